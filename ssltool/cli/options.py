@@ -1,0 +1,122 @@
+"""Click options generated from the settings in ``ssltool.config``, and what all commands share."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from ssltool.config import flag, value_type
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+SECTIONS = ("Options", "Data", "Data strategy", "Method", "Model", "Views", "Optimisation", "Run", "Hardware", "Output")
+"""Sections of a command's help, in order; what belongs to none goes into the last."""
+
+
+class Command(click.Command):
+    """A command whose flags may be spelt with ``_`` or ``-`` and whose help groups them in sections."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        settings: dict[str, Any] = {"token_normalize_func": lambda s: s.replace("_", "-"), "max_content_width": 110}
+        super().__init__(*args, context_settings=settings, **kwargs)
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        sections: dict[str, list[tuple[str, str]]] = {title: [] for title in SECTIONS}
+        for param in self.get_params(ctx):
+            record = param.get_help_record(ctx)
+            if record is not None and isinstance(param, click.Option):
+                sections[getattr(param, "section", SECTIONS[-1])].append(record)
+        for title, records in sections.items():
+            if records:
+                with formatter.section(title):
+                    formatter.write_dl(records)
+
+
+class Setting(click.Option):
+    """An option that knows its section of the help."""
+
+    def __init__(self, *args: Any, section: str, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.section = section
+
+
+def _click_type(kind: type, metadata: Any) -> Any:
+    if metadata["choices"]:
+        return click.Choice(metadata["choices"])
+    if kind is int and metadata["minimum"] is not None:
+        return click.IntRange(min=metadata["minimum"], max=metadata["maximum"])
+    return kind
+
+
+def _declarations(f: dataclasses.Field[Any], kind: type) -> list[str]:
+    names = [*f.metadata["flags"], flag(f.name)] if f.name != "options" else ["--set"]
+    if kind is bool and (f.default is not False):
+        names[-1] += f"/--no-{f.name.replace('_', '-')}"
+    return [f.name, *dict.fromkeys(names)]
+
+
+def settings(cls: type, *, positional: tuple[str, ...] = ()) -> Callable[[F], F]:
+    """Gives a command one option for each setting of ``cls`` and hands it the filled-in ``config``.
+
+    The settings in ``positional`` are left to ``click.argument`` decorators of the command.
+    """
+
+    def decorate(command: Any) -> Any:
+        @functools.wraps(command)
+        def with_config(**values: Any) -> Any:
+            names = {f.name for f in dataclasses.fields(cls)}
+            config = cls(**{k: v for k, v in values.items() if k in names})
+            return command(config, **{k: v for k, v in values.items() if k not in names})
+
+        for f in reversed(dataclasses.fields(cls)):
+            if f.name in positional:
+                continue
+            kind = value_type(cls, f.name)
+            multiple = f.name == "options"
+            extra: dict[str, Any] = {"type": str if multiple else _click_type(kind, f.metadata)}
+            if kind is bool:
+                extra = {"is_flag": True}
+            shown = f.default not in (None, (), False)
+            with_config = click.option(
+                *_declarations(f, kind),
+                cls=Setting,
+                section=f.metadata["section"],
+                default=f.default,
+                show_default=shown,
+                help=f.metadata["help"],
+                multiple=multiple,
+                metavar=f.metadata["metavar"],
+                **extra,
+            )(with_config)
+        return with_config
+
+    return decorate
+
+
+def json_option(command: F) -> F:
+    """``--json``: one JSON document on stdout instead of a table."""
+    return click.option("--json", "as_json", is_flag=True, help="print one JSON document on stdout")(command)
+
+
+def data_argument(command: F) -> F:
+    """``[DATA]``, with ``--data DIR`` as the other way to say it."""
+    return click.argument("data_dir", metavar="[DATA]", required=False)(command)
+
+
+def with_data(config: Any, data_dir: str | None) -> Any:
+    """``config`` with the positional DATA in it.
+
+    Raises:
+        click.UsageError: if DATA and ``--data`` are both given.
+    """
+    if data_dir is None:
+        return config
+    if config.data is not None:
+        raise click.UsageError("DATA is given twice, as an argument and as --data")
+    return dataclasses.replace(config, data=data_dir)
+

@@ -1,0 +1,34 @@
+"""Results on stdout: a small table, or one JSON document."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+
+def table(rows: Sequence[Sequence[Any]], header: Sequence[str] = ()) -> str:
+    """Columns as wide as they need to be; numbers to the right, text to the left."""
+    cells = [[_text(value) for value in row] for row in ([list(header)] if header else []) + [list(r) for r in rows]]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
+    right = [all(isinstance(row[i], (int, float)) for row in rows) for i in range(len(widths))]
+    lines = []
+    for row in cells:
+        padded = [c.rjust(w) if r else c.ljust(w) for c, w, r in zip(row, widths, right, strict=True)]
+        lines.append("  ".join(padded).rstrip())
+    return "\n".join(lines)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    return str(value)
+
+
+def emit(document: dict[str, Any], text: str, as_json: bool) -> None:
+    """Prints ``document`` as JSON, or ``text``."""
+    click.echo(json.dumps(document) if as_json else text)

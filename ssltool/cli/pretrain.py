@@ -1,0 +1,64 @@
+"""``ssltool pretrain``."""
+
+from __future__ import annotations
+
+import click
+
+from ssltool.cli.options import Command, data_argument, json_option, settings, with_data
+from ssltool.cli.output import emit
+from ssltool.config import PretrainConfig
+from ssltool.errors import SSLToolError
+
+ELSEWHERE = {
+    "--world-size": "the number of processes comes from torchrun",
+    "--rank": "the rank comes from torchrun",
+    "--dist-url": "the meeting point comes from torchrun",
+    "--multiprocessing-distributed": "start several processes with torchrun --nproc-per-node N -m ssltool pretrain ...",
+    "--nnsiam": "it will be --method nnsiam",
+}
+"""Flags of the paper's scripts that another tool or flag has taken over."""
+
+
+def _elsewhere(ctx: click.Context, param: click.Parameter, value: object) -> None:
+    if value:
+        name = param.opts[0]
+        raise SSLToolError(f"{name} is not a flag of ssltool: {ELSEWHERE[name]}")
+
+
+@click.command("pretrain", cls=Command)
+@data_argument
+@settings(PretrainConfig)
+@json_option
+@click.option("--world-size", type=str, hidden=True, expose_value=False, callback=_elsewhere)
+@click.option("--rank", type=str, hidden=True, expose_value=False, callback=_elsewhere)
+@click.option("--dist-url", type=str, hidden=True, expose_value=False, callback=_elsewhere)
+@click.option("--multiprocessing-distributed", is_flag=True, hidden=True, expose_value=False, callback=_elsewhere)
+@click.option("--nnsiam", is_flag=True, hidden=True, expose_value=False, callback=_elsewhere)
+def command(config: PretrainConfig, data_dir: str | None, as_json: bool) -> None:
+    """Pretrain a network on the images in DATA, without labels.
+
+    DATA is an ImageNet-style folder (train and val inside), a folder of class folders, a folder of unlabelled
+    images, or holds Fashion-MNIST, CIFAR, STL-10 or Places365; without it the bundled Fashion-MNIST subset is used.
+
+    Writes a run folder: config.json, metrics.jsonl (a line per epoch), checkpoints, and the order of the data.
+    SIGTERM, SIGINT and SIGUSR1 save and stop; the same line with --resume auto goes on to the same bits. Several
+    processes: torchrun --nproc-per-node N -m ssltool pretrain ...
+
+    \b
+    ssltool pretrain -a resnet18 --strategy current
+    ssltool pretrain -a resnet18 --strategy current --dry-run
+    ssltool pretrain -a resnet18_w16 --stem small-stride2 --epochs 2 --fix-pred-lr
+    """
+    config = with_data(config, data_dir)
+    if config.dry_run:
+        from ssltool.plan import describe_plan, make_plan
+
+        plan = make_plan(config)
+        emit(plan, describe_plan(plan), as_json)
+        return
+    from ssltool.pretrain import pretrain
+    from ssltool.training.distributed import launched, local_rank
+
+    folder = pretrain(config)
+    if not launched() or local_rank() == 0:
+        emit({"run": str(folder), "checkpoint": str(folder / "checkpoint.pt")}, str(folder), as_json)

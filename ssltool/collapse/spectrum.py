@@ -1,0 +1,98 @@
+"""The exact spectrum of any number of rows in one pass.
+
+With R the triangular factor of [1 | X], the singular values of R[1:, 1:] are those of the centred X and those of R[:, 1:]
+are those of X itself; and R of stacked blocks of rows is the R of their stacked Rs. So one pass of QR updates in
+float64 needs O(d^2) memory, merges across files, and keeps the small singular values that squaring would lose.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from ssltool.errors import SSLToolError
+
+
+class Factor:
+    """The running triangular factor of [1 | X], with the sums that per-dimension statistics need."""
+
+    def __init__(self) -> None:
+        self.rows = 0
+        self._r: Tensor | None = None
+
+    def update(self, block: Tensor) -> None:
+        """Takes in a block of rows, (n, d).
+
+        Raises:
+            SSLToolError: if its width differs from the earlier blocks', or it is not a matrix.
+        """
+        if block.dim() != 2:
+            raise SSLToolError(f"representations must be (N, d); found shape {tuple(block.shape)}")
+        block = block.double()
+        augmented = torch.cat([torch.ones_like(block[:, :1]), block], dim=1)
+        if self._r is not None:
+            if self._r.shape[1] != augmented.shape[1]:
+                raise SSLToolError(
+                    f"representations of different widths, {self._r.shape[1] - 1} and {block.shape[1]}, have no common spectrum"
+                )
+            augmented = torch.cat([self._r, augmented])
+        self._r = torch.linalg.qr(augmented, mode="r").R
+        self.rows += len(block)
+
+    def singular_values(self, *, center: bool = True) -> Tensor:
+        """Singular values of all rows so far, (min(N, d),) float64, largest first.
+
+        Raises:
+            SSLToolError: before the first row.
+        """
+        r = self._factor()
+        values = torch.linalg.svdvals(r[1:, 1:] if center else r[:, 1:])
+        count = min(self.rows, r.shape[1] - 1)
+        missing = count - len(values)  # with N <= d, centring takes one value away
+        return torch.nn.functional.pad(values, (0, max(0, missing)))[:count]
+
+    def deviations(self) -> Tensor:
+        """Standard deviation of each dimension, (d,) float64, with N - 1 in the denominator; 0 for a single row."""
+        centred = self._factor()[1:, 1:]
+        return centred.square().sum(dim=0).div(max(1, self.rows - 1)).sqrt()
+
+    def _factor(self) -> Tensor:
+        if self._r is None or not self.rows:
+            raise SSLToolError("there are no representations: the spectrum of nothing is undefined")
+        return self._r
+
+
+def row_blocks(x: Tensor, chunk_rows: int | None = None) -> Iterable[Tensor]:
+    """``x`` (N, d) in blocks of ``chunk_rows``; the default keeps the work in QR's efficient range."""
+    rows = chunk_rows or max(4096, 4 * x.shape[-1])
+    return (x[start : start + rows] for start in range(0, max(1, len(x)), rows))
+
+
+def unit_rows(block: Tensor) -> Tensor:
+    """Rows divided by (norm + 1e-6), in float64, as the collapse paper's ``--normalize``."""
+    block = block.double()
+    return block / (torch.linalg.vector_norm(block, dim=1, keepdim=True) + 1e-6)
+
+
+def factor(x: Tensor | Iterable[Tensor], *, normalize: bool = False, chunk_rows: int | None = None) -> Factor:
+    """The factor of ``x``: a matrix (N, d), or an iterable of blocks of its rows."""
+    result = Factor()
+    for block in row_blocks(x, chunk_rows) if isinstance(x, Tensor) else x:
+        if len(block):
+            result.update(unit_rows(block) if normalize else block)
+    return result
+
+
+def singular_values(
+    x: Tensor | Iterable[Tensor], *, center: bool = True, normalize: bool = False, chunk_rows: int | None = None
+) -> Tensor:
+    """Singular values of ``x``, a tensor (N, d) or an iterable of row blocks: (min(N, d),) float64, largest first.
+
+    ``center`` subtracts the column means; ``normalize`` scales the rows to length 1 first; ``chunk_rows`` bounds memory.
+
+    Raises:
+        SSLToolError: for no rows, or blocks of different widths.
+    """
+    return factor(x, normalize=normalize, chunk_rows=chunk_rows).singular_values(center=center)

@@ -1,0 +1,31 @@
+"""Cuts the bundled subset out of the original Fashion-MNIST: the first images of each class, in file order."""
+
+import gzip
+import struct
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from ssltool.data.bundled import FOLDER
+from ssltool.data.raw import read_idx
+
+PER_CLASS = {"train": 800, "t10k": 200}
+
+
+def write_idx(path: Path, array: np.ndarray) -> None:
+    header = struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape)
+    path.write_bytes(gzip.compress(header + array.tobytes(), compresslevel=9, mtime=0))
+
+
+def main(source: Path) -> None:
+    for split, count in PER_CLASS.items():
+        images = read_idx(source / f"{split}-images-idx3-ubyte.gz")
+        labels = read_idx(source / f"{split}-labels-idx1-ubyte.gz")
+        keep = np.sort(np.concatenate([np.flatnonzero(labels == c)[:count] for c in range(10)]))
+        write_idx(FOLDER / f"{split}-images-idx3-ubyte.gz", images[keep])
+        write_idx(FOLDER / f"{split}-labels-idx1-ubyte.gz", labels[keep])
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

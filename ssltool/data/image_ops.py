@@ -1,0 +1,140 @@
+"""Image operations on whole batches, with parameters of their own for every image.
+
+Images are (N, C, H, W) with C 1 or 3, float in [0, 1] unless said; parameters have N rows. Each operation equals
+torchvision's functional one, image by image, to float rounding (``tests/data/test_image_ops.py``). Colour
+operations leave grey images (C = 1) alone where they would leave a grey RGB image alone.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+GRAY = (0.2989, 0.587, 0.114)
+"""ITU-R 601 luma, rounded as torchvision rounds it."""
+
+
+def resize_matrix(start: Tensor, length: Tensor, out: int, size: int, low: Tensor, high: Tensor) -> Tensor:
+    """Antialiased linear resampling of one axis, as matrices (N, size, out) to multiply pixels with.
+
+    Row n maps pixels ``start[n] .. start[n] + length[n]`` of an axis of ``size`` pixels to ``out`` pixels by a triangle
+    filter that is as wide as the shrinking asks for; only pixels from ``low`` up to ``high`` count.
+    """
+    scale = (length / out)[:, None]
+    narrow = 1.0 / scale.clamp(min=1.0)
+    pixel = torch.arange(size, device=start.device)
+    centre = start[:, None] + (torch.arange(out, device=start.device) + 0.5) * scale - 0.5
+    weight = ((pixel * narrow)[:, :, None] - (centre * narrow)[:, None, :]).abs_()
+    weight = torch.sub(1.0, weight, out=weight).clamp_(min=0.0)
+    weight *= ((pixel >= low[:, None]) & (pixel < high[:, None])).to(weight.dtype)[:, :, None]
+    return weight.div_(weight.sum(dim=1, keepdim=True))
+
+
+def separable(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Applies a matrix to each axis of each image: (N, C, H, W) with (N, H, H') and (N, W, W') to (N, C, H', W')."""
+    n, channels, height, width = x.shape
+    x = torch.bmm(x.reshape(n, channels * height, width), columns).view(n, channels, height, -1)
+    return rows.mT[:, None] @ x
+
+
+def crop_resize(images: Tensor, boxes: Tensor, flip: Tensor, size: int) -> Tensor:
+    """Cuts ``boxes`` (N, 4), integers (top, left, height, width), out, scales each to size x size, and mirrors those with
+    ``flip`` (N,).
+
+    ``images`` uint8; the result is float in [0, 1]. Equals torchvision's ``resized_crop`` with antialiasing.
+    """
+    height, width = images.shape[-2:]
+    top, left, h, w = boxes.float().unbind(1)
+    rows = resize_matrix(top, h, size, height, top, top + h)
+    columns = resize_matrix(left, w, size, width, left, left + w)
+    columns = torch.where(flip[:, None, None], columns.flip(2), columns)
+    return separable(images.float().div_(255.0), rows, columns)
+
+
+def resize_centre(images: Tensor, size: int, resize: int) -> Tensor:
+    """Scales the shorter side to ``resize`` and cuts the central size x size out; uint8 in, float in [0, 1] out.
+
+    Equals torchvision's ``Resize(resize)`` and ``CenterCrop(size)``.
+    """
+    n, _, height, width = images.shape
+    short = min(height, width)
+    matrices = []
+    for side in (height, width):
+        scaled = resize if side == short else int(resize * side / short)
+        start = torch.full((n,), round((scaled - size) / 2) * side / scaled, device=images.device)
+        length = torch.full((n,), size * side / scaled, device=images.device)
+        matrices.append(resize_matrix(start, length, size, side, torch.zeros_like(start), torch.full_like(start, side)))
+    return separable(images.float().div_(255.0), *matrices)
+
+
+def grayscale(x: Tensor) -> Tensor:
+    """Luma, (N, 1, H, W); a grey image as it is."""
+    if x.shape[1] == 1:
+        return x
+    return GRAY[0] * x[:, 0:1] + GRAY[1] * x[:, 1:2] + GRAY[2] * x[:, 2:3]
+
+
+def adjust_brightness(x: Tensor, factor: Tensor) -> Tensor:
+    """Multiplies each image by its ``factor`` (N,), clipped to [0, 1]."""
+    return (x * factor.view(-1, 1, 1, 1)).clamp_(0.0, 1.0)
+
+
+def adjust_contrast(x: Tensor, factor: Tensor) -> Tensor:
+    """Moves each image from its mean luma by its ``factor`` (N,), clipped to [0, 1]."""
+    mean = grayscale(x).mean(dim=(1, 2, 3), keepdim=True)
+    return torch.lerp(mean, x, factor.view(-1, 1, 1, 1)).clamp_(0.0, 1.0)
+
+
+def adjust_saturation(x: Tensor, factor: Tensor) -> Tensor:
+    """Moves each image from its grey version by its ``factor`` (N,), clipped to [0, 1]."""
+    if x.shape[1] == 1:
+        return x
+    return torch.lerp(grayscale(x), x, factor.view(-1, 1, 1, 1)).clamp_(0.0, 1.0)
+
+
+def adjust_hue(x: Tensor, shift: Tensor) -> Tensor:
+    """Turns each image's hue by its ``shift`` (N,), in [-0.5, 0.5] of the colour circle."""
+    if x.shape[1] == 1:
+        return x
+    red, green, blue = x.unbind(1)
+    value, chroma = x.amax(dim=1), x.amax(dim=1) - x.amin(dim=1)
+    scale = chroma.clamp(min=1e-12).reciprocal_()
+    hue = torch.where(
+        value == red,
+        (green - blue) * scale,
+        torch.where(value == green, (blue - red) * scale + 2.0, (red - green) * scale + 4.0),
+    )
+    hue = hue + 6.0 * shift.view(-1, 1, 1)
+    # HSV to RGB: channel n is value - chroma * clip(min(k, 4 - k), 0, 1), k = (n + hue) mod 6, for n = 5, 3, 1.
+    channels = []
+    for n in (5.0, 3.0, 1.0):
+        k = (hue + n).remainder_(6.0)
+        channels.append(value - chroma * torch.minimum(k, 4.0 - k).clamp_(0.0, 1.0))
+    return torch.stack(channels, dim=1)
+
+
+@lru_cache(maxsize=8)
+def _taps(size: int, radius: int, device: torch.device) -> Tensor:
+    """(2 radius + 1, size * size): 1 where tap t of output pixel j reads pixel i, at [t, i * size + j]; reflected at the
+    border."""
+    taps = torch.zeros(2 * radius + 1, size, size)
+    pixel = torch.arange(size)
+    for t in range(-radius, radius + 1):
+        source = (pixel + t).abs()
+        source = torch.where(source > size - 1, 2 * (size - 1) - source, source).clamp(0, size - 1)
+        taps[t + radius, source, pixel] = 1.0
+    return taps.view(2 * radius + 1, -1).to(device)
+
+
+def gaussian_blur(x: Tensor, sigma: Tensor, radius: int = 6) -> Tensor:
+    """Blurs each image with its ``sigma`` (N,) in pixels, by kernels of 2 radius + 1 taps, reflecting at the border."""
+    offsets = torch.arange(-radius, radius + 1, device=x.device)
+    kernel = torch.exp(-0.5 * (offsets / sigma[:, None]) ** 2)
+    kernel = kernel / kernel.sum(dim=1, keepdim=True)
+
+    def matrix(size: int) -> Tensor:
+        return (kernel @ _taps(size, radius, x.device)).view(-1, size, size)
+
+    return separable(x, matrix(x.shape[2]), matrix(x.shape[3]))

@@ -1,0 +1,201 @@
+"""Indices to batches on the device.
+
+Images in memory are gathered and turned into views on the device. Image files are decoded once in a worker process, which
+also crops and scales each view; everything photometric happens on the device. Which images, and every parameter of
+their views, follow from the seed, the epoch and the step alone, so nothing depends on workers or ranks.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torchvision.transforms.functional as tv
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from ssltool import seeds
+from ssltool.data import views
+from ssltool.data.datasets import MEMORY_LIMIT, ImageSet, decode
+from ssltool.data.views import Draws, Recipe
+from ssltool.errors import SSLToolError
+
+
+@dataclass
+class Batch:
+    """``views``: V tensors (B, 3, S, S); ``labels`` (B,), -1 where unlabelled; ``rows`` (B,), places in the ``ImageSet``."""
+
+    views: list[Tensor]
+    labels: Tensor
+    rows: Tensor
+
+
+@dataclass(frozen=True)
+class Shard:
+    """The part of every global batch that this process works on."""
+
+    rank: int = 0
+    world: int = 1
+
+    def slice(self, batch_size: int) -> slice:
+        """This rank's rows of a batch; the ranks' slices are equal and in order."""
+        share = batch_size // self.world
+        return slice(self.rank * share, (self.rank + 1) * share)
+
+
+class Loader:
+    """Batches of one ``ImageSet`` at one input size on one device."""
+
+    def __init__(self, images: ImageSet, size: int, device: torch.device, workers: int = 0) -> None:
+        self.images = images
+        self.size = size
+        self.device = device
+        self.labels = torch.from_numpy(images.labels)
+        pixels = images.images
+        if pixels is not None and device.type == "cuda" and pixels.nbytes <= MEMORY_LIMIT:
+            pixels = pixels.to(device)
+        self.pixels = pixels
+        self._requests = _Requests()
+        self._files = None if pixels is not None else _file_loader(images, size, workers, self._requests, device)
+
+    def train(
+        self,
+        indices: np.ndarray,
+        recipes: list[Recipe],
+        *,
+        batch_size: int,
+        seed: int,
+        epoch: int,
+        first_step: int = 0,
+        shard: Shard = Shard(),  # noqa: B008  frozen
+    ) -> Iterator[Batch]:
+        """The steps of one epoch from ``first_step`` on, one view per recipe.
+
+        ``indices`` (steps * batch_size,) are places in the ``ImageSet``; a last batch may be smaller.
+
+        Raises:
+            SSLToolError: naming the image, if one cannot be decoded.
+        """
+        starts = range(first_step * batch_size, len(indices), batch_size)
+
+        def step_rows(start: int) -> tuple[np.ndarray, list[Draws]]:
+            rows = indices[start : start + batch_size]
+            generator = seeds.generator(seed, epoch, start // batch_size)
+            mine = shard.slice(len(rows))
+            return rows[mine], [views.draw(len(rows), recipe, generator)[mine] for recipe in recipes]
+
+        if self._files is None:
+            for start in starts:
+                rows, draws = step_rows(start)
+                yield self._batch(rows, [views.train_view(self._gather(rows), d, self.size) for d in draws])
+            return
+        self._requests.batches = (_crop_requests(*step_rows(start)) for start in starts)
+        for start, crops in zip(starts, self._files, strict=True):
+            rows, draws = step_rows(start)
+            pixels = self._received(crops)
+            made = [views.photometric(pixels[:, v].float() / 255.0, d) for v, d in enumerate(draws)]
+            yield self._batch(rows, [views.standardise(view) for view in made])
+
+    def evaluate(self, batch_size: int, rows: np.ndarray | None = None) -> Iterator[Batch]:
+        """All images (or ``rows``) in order, once, by the validation transform.
+
+        Raises:
+            SSLToolError: naming the image, if one cannot be decoded.
+        """
+        rows = np.arange(len(self.images)) if rows is None else rows
+        parts = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
+        if self._files is None:
+            for part in parts:
+                yield self._batch(part, [views.eval_view(self._gather(part), self.size)])
+            return
+        self._requests.batches = ([(int(row), None) for row in part] for part in parts)
+        for part, pixels in zip(parts, self._files, strict=True):
+            yield self._batch(part, [views.standardise(self._received(pixels)[:, 0].float() / 255.0)])
+
+    def _gather(self, rows: np.ndarray) -> Tensor:
+        pixels = self.pixels
+        if pixels is None:
+            raise RuntimeError("these images are files")
+        return pixels[torch.from_numpy(rows).to(pixels.device)].to(self.device)
+
+    def _received(self, crops: Tensor | SSLToolError) -> Tensor:
+        if isinstance(crops, SSLToolError):
+            raise crops
+        return crops.to(self.device, non_blocking=True)
+
+    def _batch(self, rows: np.ndarray, made: list[Tensor]) -> Batch:
+        places = torch.from_numpy(rows)
+        return Batch(made, self.labels[places].to(self.device), places.to(self.device))
+
+
+# One image to decode: its row, and for each view the draws of its crop; None asks for the validation transform.
+Request = tuple[int, list[Draws] | None]
+
+
+def _crop_requests(rows: np.ndarray, draws: list[Draws]) -> list[Request]:
+    return [(int(row), [d[i : i + 1] for d in draws]) for i, row in enumerate(rows)]
+
+
+class _Requests:
+    """The batch sampler: hands the loader whatever requests were last put in, so its workers live on between epochs."""
+
+    def __init__(self) -> None:
+        self.batches: Iterator[list[Request]] = iter(())
+
+    def __iter__(self) -> Iterator[list[Request]]:
+        return iter(self.batches)
+
+
+class _Decoded(Dataset[Tensor | SSLToolError]):
+    """Decoded, cropped and scaled images, (V, 3, S, S) uint8; an image that cannot be decoded is returned as its error,
+    which the main process raises in one piece."""
+
+    def __init__(self, paths: tuple[str, ...], size: int) -> None:
+        self.paths = np.array(paths)  # one buffer: a tuple of strings would be copied page by page into each worker
+        self.size = size
+
+    def __getitem__(self, request: Request) -> Tensor | SSLToolError:
+        row, draws = request
+        try:
+            image = decode(str(self.paths[row]))
+        except SSLToolError as error:
+            return error
+        side = [self.size, self.size]
+        if draws is None:
+            crops = [tv.center_crop(tv.resize(image, [views.eval_resize(self.size)]), side)]
+        else:
+            crops = []
+            for d in draws:
+                crop = tv.resized_crop(image, *views.crop_boxes(d, image.height, image.width)[0].tolist(), side)
+                crops.append(tv.hflip(crop) if d.flip else crop)
+        return torch.stack([tv.pil_to_tensor(crop) for crop in crops])
+
+
+def _collate(items: list[Tensor | SSLToolError]) -> Tensor | SSLToolError:
+    tensors = []
+    for item in items:
+        if isinstance(item, SSLToolError):
+            return item
+        tensors.append(item)
+    return torch.stack(tensors)
+
+
+def _ignore_interrupt(worker: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the main process saves and ends us
+
+
+def _file_loader(
+    images: ImageSet, size: int, workers: int, requests: _Requests, device: torch.device
+) -> DataLoader[Tensor | SSLToolError]:
+    return DataLoader(
+        _Decoded(images.paths or (), size),
+        batch_sampler=requests,  # type: ignore[arg-type]
+        num_workers=workers,
+        collate_fn=_collate,
+        persistent_workers=workers > 0,
+        pin_memory=device.type == "cuda",
+        worker_init_fn=_ignore_interrupt,
+    )

@@ -1,0 +1,166 @@
+"""Augmented views, for a whole batch at once: draw parameters, one row per image, then apply them on the device.
+
+Drawing takes an explicit generator and knows nothing of the images, so the views of a step are the same on one rank
+or on many and whether or not the run was interrupted. ``PAPER`` is the recipe of MoCo v2, SimSiam and the collapse paper.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ssltool.data import image_ops as ops
+
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+"""Channel means and deviations of ImageNet, in [0, 1] units; every input is standardised with them."""
+
+CROP_RATIO = (3 / 4, 4 / 3)
+"""Width over height of a random crop lies between these, as in every paper of the field."""
+
+ATTEMPTS = 10
+"""Boxes that a random crop tries before it takes the central one, as in torchvision."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How views are made: ranges and probabilities, in torchvision's meaning of the same words."""
+
+    crop_scale: tuple[float, float] = (0.2, 1.0)
+    flip_p: float = 0.5
+    jitter_p: float = 0.8
+    brightness: float = 0.4
+    contrast: float = 0.4
+    saturation: float = 0.4
+    hue: float = 0.1
+    gray_p: float = 0.2
+    blur_p: float = 0.5
+    blur_sigma: tuple[float, float] = (0.1, 2.0)
+
+
+PAPER = Recipe()
+PROBE = Recipe(crop_scale=(0.08, 1.0), jitter_p=0.0, gray_p=0.0, blur_p=0.0)
+"""The linear probe's: a crop and a flip."""
+
+
+@dataclass(frozen=True)
+class Draws:
+    """The parameters of N views, independent of the images' size.
+
+    ``area`` and ``log_ratio`` (N, 10) are the crop's attempts, ``place`` (N, 2) in [0, 1) its position;
+    ``jitter_order`` (N, 4) a permutation of brightness, contrast, saturation, hue and ``jitter`` (N, 4) their
+    parameters in that fixed order; ``sigma`` (N,) in pixels, 0 for no blur; ``flip``, ``jittered``, ``gray`` (N,) bool.
+    """
+
+    area: Tensor
+    log_ratio: Tensor
+    place: Tensor
+    flip: Tensor
+    jittered: Tensor
+    jitter_order: Tensor
+    jitter: Tensor
+    gray: Tensor
+    sigma: Tensor
+
+    def __getitem__(self, rows: slice) -> Draws:
+        return Draws(**{f.name: getattr(self, f.name)[rows] for f in dataclasses.fields(self)})
+
+
+def draw(n: int, recipe: Recipe, generator: torch.Generator) -> Draws:
+    """Parameters for ``n`` views."""
+
+    def uniform(low: float, high: float, *shape: int) -> Tensor:
+        return torch.rand(*shape, generator=generator) * (high - low) + low
+
+    def chance(p: float) -> Tensor:
+        return torch.rand(n, generator=generator) < p
+
+    r = recipe
+    strengths = (r.brightness, r.contrast, r.saturation)
+    return Draws(
+        area=uniform(*r.crop_scale, n, ATTEMPTS),
+        log_ratio=uniform(math.log(CROP_RATIO[0]), math.log(CROP_RATIO[1]), n, ATTEMPTS),
+        place=uniform(0, 1, n, 2),
+        flip=chance(r.flip_p),
+        jittered=chance(r.jitter_p),
+        jitter_order=torch.rand(n, 4, generator=generator).argsort(dim=1),
+        jitter=torch.stack([uniform(max(0, 1 - s), 1 + s, n) for s in strengths] + [uniform(-r.hue, r.hue, n)], dim=1),
+        gray=chance(r.gray_p),
+        sigma=chance(r.blur_p) * uniform(*r.blur_sigma, n),
+    )
+
+
+def crop_boxes(draws: Draws, height: int, width: int) -> Tensor:
+    """The crops as boxes (N, 4), int64 (top, left, height, width), by the rule of ``RandomResizedCrop``."""
+    area = draws.area.double() * height * width
+    ratio = draws.log_ratio.double().exp()
+    w, h = (area * ratio).sqrt().round(), (area / ratio).sqrt().round()
+    fits = (w > 0) & (w <= width) & (h > 0) & (h <= height)
+    first = fits.int().argmax(dim=1, keepdim=True)
+    w, h = w.gather(1, first).squeeze(1), h.gather(1, first).squeeze(1)
+    top = (draws.place[:, 0] * (height - h + 1)).floor()
+    left = (draws.place[:, 1] * (width - w + 1)).floor()
+    boxes = torch.stack([top, left, h, w], dim=1).long()
+    # No attempt fits: the central crop, with the aspect ratio clipped to the allowed range.
+    low, high = CROP_RATIO
+    if width / height < low:
+        w_c, h_c = width, round(width / low)
+    elif width / height > high:
+        w_c, h_c = round(height * high), height
+    else:
+        w_c, h_c = width, height
+    centre = torch.tensor([(height - h_c) // 2, (width - w_c) // 2, h_c, w_c])
+    return torch.where(fits.any(dim=1, keepdim=True), boxes, centre)
+
+
+def photometric(x: Tensor, draws: Draws) -> Tensor:
+    """Colour jitter, greying and blur, in place: ``x`` (N, C, S, S) in [0, 1], on any device.
+
+    ``draws`` stays on the CPU, so no step waits for the device to say which rows are meant.
+    """
+    jitter = draws.jitter.to(x.device)
+    adjust = (ops.adjust_brightness, ops.adjust_contrast, ops.adjust_saturation, ops.adjust_hue)
+    for position in range(4):
+        for number, op in enumerate(adjust[: 2 if x.shape[1] == 1 else 4]):
+            _on_rows(x, draws.jittered & (draws.jitter_order[:, position] == number), op, jitter[:, number])
+    if x.shape[1] == 3:
+        _on_rows(x, draws.gray, lambda rows, _: ops.grayscale(rows).expand(-1, 3, -1, -1), jitter)
+    _on_rows(x, draws.sigma > 0, ops.gaussian_blur, draws.sigma.to(x.device))
+    return x
+
+
+def _on_rows(x: Tensor, mask: Tensor, op: Callable[[Tensor, Tensor], Tensor], parameters: Tensor) -> None:
+    rows = mask.nonzero().flatten().to(x.device)
+    if len(rows):
+        x[rows] = op(x[rows], parameters[rows])
+
+
+def standardise(x: Tensor) -> Tensor:
+    """Three channels with ImageNet's means and deviations taken out; grey images become three channels here."""
+    mean = torch.tensor(MEAN, device=x.device).view(1, 3, 1, 1)
+    std = torch.tensor(STD, device=x.device).view(1, 3, 1, 1)
+    return (x - mean) / std
+
+
+def train_view(images: Tensor, draws: Draws, size: int) -> Tensor:
+    """One augmented view of each image: (N, C, H, W) uint8 to (N, 3, size, size) float32, on the images' device."""
+    boxes = crop_boxes(draws, *images.shape[-2:]).to(images.device)
+    x = ops.crop_resize(images, boxes, draws.flip.to(images.device), size)
+    return standardise(photometric(x, draws))
+
+
+def eval_view(images: Tensor, size: int) -> Tensor:
+    """The validation transform: as is where the images have that size, else scale by 256/224 of ``size`` and cut the centre."""
+    if images.shape[-1] == images.shape[-2] == size:
+        return standardise(images.float() / 255.0)
+    return standardise(ops.resize_centre(images, size, eval_resize(size)))
+
+
+def eval_resize(size: int) -> int:
+    """Length that the shorter side is scaled to before the central crop: 256 for 224."""
+    return round(size * 256 / 224)

@@ -1,0 +1,29 @@
+"""The one exception that users see."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class SSLToolError(Exception):
+    """Something the user can mend. One line: what is wrong, what was found, what to do.
+
+    The command line prints it after ``error:`` and exits with 1.
+    """
+
+
+def unknown(what: str, name: str, known: Iterable[str]) -> SSLToolError:
+    """The error for a name that is not in ``known``, with the nearest ones offered."""
+    known = sorted(known)
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}"
+    return SSLToolError(f"unknown {what} '{name}'; {hint}")
+
+
+class Interrupted(Exception):
+    """A stage saved its state and stopped because of the signal ``number``; the exit code is 128 + ``number``."""
+
+    def __init__(self, number: int, saved: str) -> None:
+        super().__init__(f"stopped by signal {number}; saved {saved}")
+        self.number = number

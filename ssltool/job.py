@@ -1,0 +1,177 @@
+"""A pretraining job: settings with every default filled in, checked against the images, and what is built from them."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from ssltool import seeds
+from ssltool.config import DataSettings, PretrainConfig, as_dict, flag
+from ssltool.data import views
+from ssltool.data.datasets import ImageSet, open_dataset
+from ssltool.data.strategies import epoch_indices, read_order, steps_in_epoch
+from ssltool.errors import SSLToolError
+from ssltool.methods import method_class, method_options
+from ssltool.methods.base import Method, gather_options
+from ssltool.models.backbones import SMALL_IMAGE, build_backbone, resolve_stem
+
+DEFAULT_SIZE = 224
+
+# Settings that say how one invocation starts, not what the run is; they are not kept with it.
+TRANSIENT = ("resume", "overwrite", "dry_run", "start_epoch", "download")
+
+
+@dataclass(frozen=True)
+class Job:
+    """``config`` has no open defaults left; ``order`` is the order in which the images arrive; ``recipe`` makes the views."""
+
+    config: PretrainConfig
+    options: Any
+    images: ImageSet
+    order: np.ndarray
+    recipe: views.Recipe
+
+    @property
+    def epochs(self) -> int:
+        return int(self.config.epochs or 0)
+
+    @property
+    def batch_size(self) -> int:
+        return int(self.config.batch_size or 0)
+
+    @property
+    def image_size(self) -> int:
+        return int(self.config.image_size or 0)
+
+    @property
+    def steps(self) -> int:
+        """Steps of every epoch."""
+        return steps_in_epoch(len(self.images), self.batch_size, self.config.steps_per_epoch)
+
+    def indices(self, epoch: int) -> np.ndarray:
+        """The image numbers of one epoch; see ``strategies.epoch_indices``."""
+        c = self.config
+        return epoch_indices(
+            self.order,
+            strategy=c.strategy,
+            epoch=epoch,
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+            chunk_size=c.chunk_size,
+            n_rounds=c.n_rounds,
+            repeat_batch=c.repeat_batch,
+            steps_per_epoch=c.steps_per_epoch,
+            seed=c.seed,
+        )
+
+    def build_method(self) -> Method:
+        """The method with fresh weights, a function of the seed."""
+        torch.manual_seed(seeds.derive(self.config.seed))
+        backbone, dim = build_backbone(
+            self.config.arch,
+            stem=self.config.stem,
+            image_size=self.image_size,
+            stop_grad_conv1=self.config.stop_grad_conv1,
+        )
+        return method_class(self.config.method)(backbone, dim, self.options)
+
+    def saved_config(self) -> dict[str, Any]:
+        """The settings as they go into ``config.json`` and checkpoints, with what was found out about the data."""
+        settings = {k: v for k, v in as_dict(self.config).items() if k not in TRANSIENT}
+        return settings | {
+            "method_options": dataclasses.asdict(self.options),
+            "dataset": self.images.name,
+            "n_images": len(self.images),
+            "order_hash": hashlib.sha256(self.order.tobytes()).hexdigest()[:16],
+        }
+
+
+def make_job(config: PretrainConfig) -> Job:
+    """Opens the data, fills in the defaults that depend on it, and checks the whole schedule.
+
+    Raises:
+        SSLToolError: for anything that would stop the run later: settings that do nothing together, a bad order, a chunk
+            smaller than a batch, ...
+    """
+    refuse_idle_settings(config)
+    options = _options(config)
+    images = open_dataset(config, "train")
+    config = _resolve(config, images)
+    order = np.arange(len(images))
+    if config.strategy != "iid":
+        order = read_order(config.incremental_idx_path, len(images), config.seed)
+    j = config.jitter
+    recipe = dataclasses.replace(
+        views.PAPER,
+        crop_scale=(config.crop_min, 1.0),
+        flip_p=config.flip_p,
+        jitter_p=config.jitter_p,
+        brightness=0.4 * j,
+        contrast=0.4 * j,
+        saturation=0.4 * j,
+        hue=min(0.5, 0.1 * j),
+        gray_p=config.gray_p,
+        blur_p=config.blur_p or 0.0,
+    )
+    job = Job(config, options, images, order, recipe)
+    for epoch in {0, *range(0, job.epochs, config.chunk_size), job.epochs - 1} if config.strategy != "iid" else {0}:
+        job.indices(epoch)
+    return job
+
+
+def default_size(images: ImageSet) -> int:
+    """224, or the images' own size where all share one up to 96 pixels."""
+    return images.own_size or DEFAULT_SIZE
+
+
+def _resolve(config: PretrainConfig, images: ImageSet) -> PretrainConfig:
+    bundled = images.name == "bundled"
+    size = config.image_size or default_size(images)
+    return dataclasses.replace(
+        config,
+        image_size=size,
+        stem=resolve_stem(config.arch, config.stem, size),
+        epochs=config.epochs or (10 if bundled else 100),
+        batch_size=config.batch_size or (128 if bundled else 512),
+        # SimSiam's recipe for small images (App. D) has no blur: two pixels of it would leave nothing to see.
+        blur_p=config.blur_p if config.blur_p is not None else (0.5 if size > SMALL_IMAGE else 0.0),
+    )
+
+
+def _options(config: PretrainConfig) -> Any:
+    flags = {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.metadata["method_option"]}
+    return method_options(config.method, gather_options(config.options, flags))
+
+
+def refuse_idle_settings(config: PretrainConfig) -> None:
+    """Refuses flags that would do nothing: an ignored flag is a misunderstanding.
+
+    Raises:
+        SSLToolError: naming the flag and why it has no effect.
+    """
+    defaults = {f.name: f.default for f in dataclasses.fields(PretrainConfig)}
+    idle = [
+        (("incremental_idx_path", "chunk_size", "n_rounds"), config.strategy == "iid", "with --strategy iid"),
+        (("momentum",), config.optimizer == "adamw", "with --optimizer adamw"),
+        (("final_lr", "warmup_epochs", "fix_pred_lr"), config.fix_all_lr, "with --fix-all-lr"),
+        (("test",), not config.wandb, "without --wandb"),
+        (("jitter",), config.jitter_p == 0, "with --jitter-p 0"),
+        (("start_epoch",), config.resume is None, "without --resume"),
+        (("overwrite",), config.resume is not None and config.resume == "auto", "with --resume auto"),
+    ]
+    for names, condition, why in idle:
+        for name in names:
+            if condition and getattr(config, name) != defaults[name]:
+                raise SSLToolError(f"{flag(name)} does nothing {why}; leave one of them out")
+    if config.warmup_epochs and config.warmup_epochs >= (config.epochs or 100):
+        raise SSLToolError(f"--warmup-epochs {config.warmup_epochs} leaves nothing of {config.epochs or 100} epochs")
+
+
+def checkpoint_size(settings: DataSettings, saved: dict[str, Any]) -> int:
+    """The input size of a later stage: as asked, else the checkpoint's."""
+    return settings.image_size or int(saved["image_size"])

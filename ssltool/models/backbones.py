@@ -1,0 +1,156 @@
+"""Architecture names to backbones: modules that map images (N, 3, S, S) to representations (N, D).
+
+Every network is torchvision's, with its classifier taken off: the ResNets, the collapse paper's variants of ResNet-18
+and ResNet-50, ResNets of reduced base width (``resnet18_w16``), and ViT-S of depth 12, 6 and 3 as MoCo v3 sets them up.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+
+import torch
+import torchvision
+from torch import Tensor, nn
+from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
+from torchvision.models.vision_transformer import VisionTransformer
+
+from ssltool.errors import SSLToolError, unknown
+
+SMALL_IMAGE = 64
+"""Pixels up to which the automatic stem is the small one and a ViT's patches are 4 pixels wide."""
+
+# Blocks of the paper's variants: (block, layers, width per group).
+VARIANTS: dict[str, tuple[type[BasicBlock | Bottleneck], list[int], int]] = {
+    "resnet18_bottleneck_w64": (Bottleneck, [2, 2, 2, 2], 64),
+    "resnet18_bottleneck_w96": (Bottleneck, [2, 2, 2, 2], 96),
+    "resnet18_bottleneck_w128": (Bottleneck, [2, 2, 2, 2], 128),
+    "resnet50_nobottleneck": (BasicBlock, [5, 6, 9, 4], 64),
+}
+
+# Depth and heads of the paper's ViTs; all are 384 wide.
+VITS = {"vit_small": (12, 12), "vit_small_depth6": (6, 6), "vit_small_depth3": (3, 6)}
+
+NARROW: dict[str, tuple[type[BasicBlock | Bottleneck], list[int]]] = {
+    "resnet18": (BasicBlock, [2, 2, 2, 2]),
+    "resnet34": (BasicBlock, [3, 4, 6, 3]),
+    "resnet50": (Bottleneck, [3, 4, 6, 3]),
+}
+
+
+def torchvision_resnets() -> list[str]:
+    """Names of the ResNets that torchvision registers, wide and ResNeXt included."""
+    return sorted(name for name in torchvision.models.list_models(module=torchvision.models) if "resne" in name)
+
+
+def architectures() -> list[str]:
+    """All names that ``build_backbone`` knows; any multiple of 8 may stand in ``resnet18_w16``."""
+    narrow = [f"{base}_w{width}" for base in NARROW for width in (16, 32)]
+    return [*torchvision_resnets(), *VARIANTS, *narrow, *VITS]
+
+
+def resolve_stem(arch: str, stem: str, image_size: int) -> str:
+    """The stem that ``auto`` means at this image size; ViTs have none and take only ``auto``.
+
+    Raises:
+        SSLToolError: for another stem on a ViT.
+    """
+    if arch in VITS:
+        if stem != "auto":
+            raise SSLToolError(f"--stem {stem} does nothing with {arch}, which has no stem; leave it out")
+        return stem
+    if stem != "auto":
+        return stem
+    return "small" if image_size <= SMALL_IMAGE else "imagenet"
+
+
+def build_backbone(
+    arch: str, *, stem: str = "auto", image_size: int = 224, stop_grad_conv1: bool = False
+) -> tuple[nn.Module, int]:
+    """The backbone and the width D of its representations, initialised from torch's global generator.
+
+    Raises:
+        SSLToolError: for an unknown name (the nearest are offered), or settings that do nothing with it.
+    """
+    stem = resolve_stem(arch, stem, image_size)
+    if arch in VITS:
+        return _vit(*VITS[arch], image_size, stop_grad_conv1), 384
+    if stop_grad_conv1:
+        raise SSLToolError(f"--stop-grad-conv1 does nothing with {arch}; it freezes the patch embedding of a ViT")
+    model = _resnet(arch)
+    dim = model.fc.in_features
+    model.fc = nn.Identity()  # type: ignore[assignment]
+    if stem != "imagenet":
+        stride = 2 if stem == "small-stride2" else 1
+        model.conv1 = _first_conv(model.bn1.num_features, 3, stride, 1)
+        model.maxpool = nn.Identity()  # type: ignore[assignment]
+    return model, dim
+
+
+def _first_conv(width: int, kernel: int, stride: int, padding: int) -> nn.Conv2d:
+    conv = nn.Conv2d(3, width, kernel, stride, padding, bias=False)
+    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+    return conv
+
+
+def _resnet(arch: str) -> ResNet:
+    # The paper's code asks torchvision for zero-initialised last BNs in every residual branch.
+    if arch in VARIANTS:
+        block, layers, width = VARIANTS[arch]
+        return ResNet(block, layers, width_per_group=width, zero_init_residual=True)
+    narrow = re.fullmatch(r"(resnet\d+)_w(\d+)", arch)
+    if narrow and narrow[1] in NARROW and int(narrow[2]) % 8 == 0 and int(narrow[2]) > 0:
+        return _NarrowResNet(*NARROW[narrow[1]], width=int(narrow[2]))
+    if arch not in torchvision_resnets():
+        raise unknown("architecture", arch, architectures())
+    return torchvision.models.get_model(arch, weights=None, zero_init_residual=True)
+
+
+class _NarrowResNet(ResNet):
+    """A ResNet whose first stage has ``width`` channels instead of 64, and the others in proportion."""
+
+    def __init__(self, block: type[BasicBlock | Bottleneck], layers: list[int], *, width: int) -> None:
+        self._width = width
+        super().__init__(block, layers, zero_init_residual=True)
+        self.conv1 = _first_conv(width, 7, 2, 3)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.fc = nn.Linear(8 * width * block.expansion, self.fc.out_features)
+
+    def _make_layer(self, block, planes, blocks, stride=1, dilate=False):  # type: ignore[no-untyped-def]
+        if planes == 64:
+            self.inplanes = self._width
+        return super()._make_layer(block, planes * self._width // 64, blocks, stride, dilate)
+
+
+def _vit(depth: int, heads: int, image_size: int, stop_grad_conv1: bool) -> VisionTransformer:
+    patch = 16 if image_size > SMALL_IMAGE else 4
+    if image_size % patch:
+        raise SSLToolError(f"--image-size {image_size} does not divide into a ViT's patches of {patch} pixels")
+    model = VisionTransformer(image_size, patch, depth, heads, hidden_dim=384, mlp_dim=1536)
+    model.heads = nn.Identity()  # type: ignore[assignment]
+    # App. of MoCo v3 (arXiv:2104.02057): fixed 2-D sine-cosine positions, Xavier-uniform weights.
+    positions = _sincos_positions(image_size // patch, 384)
+    model.encoder.pos_embedding = nn.Parameter(positions, requires_grad=False)
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.MultiheadAttention):
+            bound = math.sqrt(6 / (384 + 384))  # queries, keys and values as separate matrices
+            nn.init.uniform_(module.in_proj_weight, -bound, bound)
+    nn.init.normal_(model.class_token, std=1e-6)
+    bound = math.sqrt(6 / (3 * patch * patch + 384))
+    nn.init.uniform_(model.conv_proj.weight, -bound, bound)
+    nn.init.zeros_(model.conv_proj.bias)  # type: ignore[arg-type]
+    if stop_grad_conv1:
+        model.conv_proj.requires_grad_(False)
+    return model
+
+
+def _sincos_positions(side: int, dim: int) -> Tensor:
+    """(1, 1 + side^2, dim): zeros for the class token, then sines and cosines of each patch's column and row."""
+    omega = 1.0 / 10000 ** (torch.arange(dim // 4) / (dim // 4))
+    row, column = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
+    angles = [position.flatten()[:, None] * omega for position in (column, row)]
+    patches = torch.cat([f(a) for a in angles for f in (torch.sin, torch.cos)], dim=1)
+    return torch.cat([torch.zeros(1, dim), patches])[None]

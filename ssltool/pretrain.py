@@ -1,0 +1,250 @@
+"""The pretraining stage: images in, a run folder of checkpoints and metrics out.
+
+One loop for every method, strategy and device. A step is a function of (seed, epoch, step) and the state in the checkpoint, so a
+run that was stopped after any step goes on to the same bits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ssltool import seeds
+from ssltool.collapse.metrics import feature_std_tensor
+from ssltool.config import PretrainConfig
+from ssltool.data.loader import Batch, Loader, Shard
+from ssltool.errors import Interrupted, SSLToolError
+from ssltool.files import Checkpoint
+from ssltool.job import Job, make_job
+from ssltool.methods.base import Output
+from ssltool.resume import check_compatible, find_checkpoint
+from ssltool.runs import RunFolder, run_path
+from ssltool.training import distributed
+from ssltool.training.device import autocast, pick_device, worker_count
+from ssltool.training.logs import open_loggers
+from ssltool.training.optim import build_optimizer, epoch_rates
+from ssltool.training.progress import Progress
+from ssltool.training.signals import StopRequest
+from ssltool.training.state import TrainState
+
+FLUSH_EVERY = 10
+"""Steps between looks at the losses, which on a GPU wait for it."""
+
+MODEL_STREAM = 1
+"""Tells the model's own random numbers apart from the views', which have (seed, epoch, step)."""
+
+
+def pretrain(config: PretrainConfig) -> Path:
+    """Trains, and returns the run folder.
+
+    Raises:
+        SSLToolError: for anything the user can mend; nothing is half-written.
+        Interrupted: after SIGTERM, SIGINT or SIGUSR1, with the state saved.
+    """
+    device = pick_device(config, local_rank=distributed.local_rank())
+    with distributed.process_group(device, config.dist_backend) as shard:
+        return _Run(config, device, shard).train()
+
+
+@dataclass
+class _Epoch:
+    """What one epoch's record is made from besides the sums in the state."""
+
+    seconds: float = 0.0
+    waiting: float = 0.0
+    images: int = 0
+
+
+class _Run:
+    """One invocation: the job, where it stands, and where it writes."""
+
+    def __init__(self, config: PretrainConfig, device: torch.device, shard: Shard) -> None:
+        with distributed.failing_together():
+            self.job = make_job(config)
+            self.config = self.job.config
+            if self.job.batch_size % shard.world:
+                raise SSLToolError(f"--batch-size {self.job.batch_size} does not divide among {shard.world} ranks")
+            self.saved = self.job.saved_config()
+            self.folder = RunFolder(run_path(config, f"{config.method}-{config.arch}-{config.strategy}"))
+            checkpoint = self._checkpoint_to_resume()
+        self.device, self.shard = device, shard
+        self.state = _build_state(self.job, device)
+        if checkpoint is not None:
+            self.state.restore(checkpoint)
+            _restart_at(self.state, config.start_epoch)
+        self.loader = Loader(self.job.images, self.job.image_size, device, worker_count(config.workers))
+        if distributed.is_main():
+            self._claim()
+        distributed.barrier()
+
+    def _checkpoint_to_resume(self) -> Checkpoint | None:
+        path = find_checkpoint(self.config.resume, self.folder.newest)
+        self.folder.refuse_if_taken(overwrite=self.config.overwrite, resumed_from=path)
+        self.fresh = path is None or path.resolve().parent != self.folder.path.resolve()
+        if path is None:
+            return None
+        checkpoint = Checkpoint.load(path)
+        check_compatible(checkpoint, self.saved, path)
+        distributed.say(f"resuming {path} after epoch {checkpoint.epoch}, step {checkpoint.step}")
+        return checkpoint
+
+    def _claim(self) -> None:
+        self.folder.claim(self.saved, self.state.history, fresh=self.fresh)
+        if self.config.strategy != "iid":
+            self.folder.save_order(self.job.order)
+
+    def train(self) -> Path:
+        c, state = self.config, self.state
+        distributed.say(self.job.images.describe())
+        if self.job.images.name == "bundled":
+            distributed.say("no DATA was given, so this runs on the images that come with ssltool")
+        distributed.say(
+            f"{c.method} {c.arch} (stem {c.stem}, {c.image_size} px), {c.strategy}, {c.epochs} epochs of {self.job.steps} steps "
+            f"of {c.batch_size}, {c.precision} on {self.device} x {self.shard.world}; writing {self.folder.path}"
+        )
+        loggers = open_loggers(c, self.folder.path) if distributed.is_main() else []
+        with StopRequest() as stop:
+            while state.epoch < self.job.epochs:
+                epoch = self._train_epoch(stop)
+                record = self._finish_epoch(epoch)
+                if distributed.is_main():
+                    for log in (self.folder.log, *loggers):
+                        log(record)
+                distributed.say(_summary(record, self.job.epochs))
+                number = distributed.largest(stop.number)
+                if number and state.epoch < self.job.epochs:
+                    raise Interrupted(number, str(self.folder.newest))
+        return self.folder.path
+
+    def _train_epoch(self, stop: StopRequest) -> _Epoch:
+        c, state = self.config, self.state
+        epoch = _Epoch()
+        progress = Progress(
+            f"epoch {state.epoch + 1}/{self.job.epochs}",
+            self.job.steps,
+            done=state.epoch_step,
+            every=c.print_freq,
+            visible=distributed.is_main(),
+        )
+        state.model.train()
+        state.method.start_epoch(state.epoch)
+        with contextlib.closing(progress):
+            for batch in self._timed(self._batches(), epoch):
+                loss = self._step(batch)
+                epoch.images += self.job.batch_size
+                if state.epoch_step % FLUSH_EVERY == 0:
+                    state.flush()
+                progress.update(self.job.batch_size, f"loss {float(loss):.4f}" if self.device.type == "cpu" else "")
+                self._save_within_epoch(distributed.largest(stop.number))
+        return epoch
+
+    def _batches(self) -> Iterator[Batch]:
+        return self.loader.train(
+            self.job.indices(self.state.epoch),
+            self.state.method.recipes(self.job.recipe),
+            batch_size=self.job.batch_size,
+            seed=self.config.seed,
+            epoch=self.state.epoch,
+            first_step=self.state.epoch_step,
+            shard=self.shard,
+        )
+
+    def _timed(self, batches: Iterator[Batch], epoch: _Epoch) -> Iterator[Batch]:
+        start = time.perf_counter()
+        while True:
+            asked = time.perf_counter()
+            batch = next(batches, None)
+            epoch.waiting += time.perf_counter() - asked
+            if batch is None:
+                break
+            yield batch
+        epoch.seconds = time.perf_counter() - start
+
+    def _step(self, batch: Batch) -> torch.Tensor:
+        c, state = self.config, self.state
+        torch.manual_seed(seeds.derive(c.seed, state.epoch, state.epoch_step, MODEL_STREAM, self.shard.rank))
+        self._set_rates()
+        if c.channels_last:
+            batch.views = [view.contiguous(memory_format=torch.channels_last) for view in batch.views]
+        with autocast(self.device, c.precision):
+            output: Output = state.model(batch.views, batch.rows)
+        state.optimizer.zero_grad(set_to_none=True)
+        state.scaler.scale(output.loss).backward()
+        state.scaler.step(state.optimizer)
+        state.scaler.update()
+        state.step += 1
+        state.epoch_step += 1
+        state.method.after_step(state.step / (self.job.epochs * self.job.steps))
+        state.note(output.loss, feature_std_tensor(output.projection))
+        return output.loss.detach()
+
+    def _set_rates(self) -> None:
+        state = self.state
+        lr, fixed = epoch_rates(self.config, state.epoch)
+        frozen = state.epoch > 0 and state.epoch_step < self.config.n_warmup_steps
+        for group in state.optimizer.param_groups:
+            group["lr"] = 0.0 if frozen and group["is_encoder"] else fixed if group["fixed_lr"] else lr
+
+    def _save_within_epoch(self, stop: int) -> None:
+        state, every = self.state, self.config.save_steps
+        if state.epoch_step == self.job.steps:
+            return  # the end of the epoch saves anyway
+        if stop or (every and state.step % every == 0):
+            self._save(None)
+        if stop:
+            raise Interrupted(stop, str(self.folder.newest))
+
+    def _finish_epoch(self, epoch: _Epoch) -> dict[str, Any]:
+        c, state = self.config, self.state
+        lr, fixed = epoch_rates(c, state.epoch)
+        record = {"epoch": state.epoch, "step": state.step, "strategy": c.strategy, **state.finish_epoch()}
+        record |= {"lr": lr, "fixed_lr": fixed}
+        state.history.append(record)
+        timing = {
+            "images_per_second": round(epoch.images / epoch.seconds, 1),
+            "data_wait": round(epoch.waiting / epoch.seconds, 4),
+            "seconds": round(epoch.seconds, 2),
+        }
+        keep = state.epoch % c.save_every == 0 or state.epoch == self.job.epochs
+        self._save(state.epoch - 1 if keep else None)
+        return record | timing
+
+    def _save(self, keep_epoch: int | None) -> None:
+        self.state.flush()
+        with distributed.failing_together():
+            if distributed.is_main():
+                self.folder.save(self.state.checkpoint(self.saved), keep_epoch=keep_epoch)
+
+
+def _build_state(job: Job, device: torch.device) -> TrainState:
+    c = job.config
+    method = job.build_method()
+    if c.channels_last:
+        method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    method.to(device)
+    optimizer = build_optimizer(method.param_groups(), c)
+    model = distributed.wrap(method, device)
+    if c.compile:
+        model = torch.compile(model)  # type: ignore[assignment]
+    scaler = torch.amp.GradScaler(device.type, enabled=c.precision == "fp16")
+    return TrainState(method, model, optimizer, scaler)
+
+
+def _restart_at(state: TrainState, epoch: int | None) -> None:
+    """``--start-epoch``: counts from ``epoch`` instead of where the checkpoint stopped."""
+    if epoch is not None:
+        state.epoch, state.epoch_step = epoch, 0
+        state.history = [record for record in state.history if record["epoch"] < epoch]
+
+
+def _summary(record: dict[str, Any], epochs: int) -> str:
+    return (
+        f"epoch {record['epoch'] + 1}/{epochs}: loss {record['loss']:.4f}, feature_std {record['feature_std']:.3f}, "
+        f"lr {record['lr']:.4g}, {record['images_per_second']:,.0f} images/s, {record['data_wait']:.1%} waiting for data"
+    )

@@ -1,0 +1,53 @@
+"""Which device, and the arithmetic on it."""
+
+from __future__ import annotations
+
+import os
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+
+from ssltool.config import DeviceSettings
+from ssltool.errors import SSLToolError
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def pick_device(settings: DeviceSettings, *, local_rank: int = 0) -> torch.device:
+    """The device that the settings name; ``auto`` takes CUDA, then Apple's MPS, then the CPU.
+
+    Raises:
+        SSLToolError: if it is not there.
+    """
+    name = settings.device
+    if settings.gpu is not None and name == "auto":
+        name = "cuda"
+    if settings.gpu is not None and name != "cuda":
+        raise SSLToolError(f"--gpu {settings.gpu} and --device {name} contradict each other; leave one of them out")
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if name == "cuda":
+        found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        number = settings.gpu if settings.gpu is not None else local_rank
+        if number >= found:
+            raise SSLToolError(f"CUDA device {number} was asked for, but this machine has {found}; try --device cpu")
+        torch.cuda.set_device(number)
+        return torch.device("cuda", number)
+    if name == "mps" and not torch.backends.mps.is_available():
+        raise SSLToolError("--device mps was asked for, but this machine has no Apple GPU; try --device cpu")
+    return torch.device(name)
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
+    """The forward pass's precision as a ``with`` block; nothing for fp32."""
+    if precision == "fp32":
+        return nullcontext()
+    return torch.autocast(device.type, dtype=DTYPES[precision])
+
+
+def worker_count(workers: int | None) -> int:
+    """Processes that decode images: as asked, else one per core and at most 8."""
+    if workers is not None:
+        return workers
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(8, cores)

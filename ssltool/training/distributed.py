@@ -1,0 +1,144 @@
+"""Several processes under torchrun, or one: the only module that imports torch.distributed.
+
+On one process every function is the identity. Whatever takes part in the loss is differentiable, and its gradient is
+that of the mean loss over all ranks, which is what DistributedDataParallel's averaging expects.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.distributed.nn.functional as dist_nn
+from torch import Tensor, nn
+
+from ssltool.data.loader import Shard
+from ssltool.errors import SSLToolError
+
+
+def launched() -> bool:
+    """Whether torchrun started this process, as one of several."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def local_rank() -> int:
+    """This process's number on its machine, which is also its GPU's."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+@contextmanager
+def process_group(device: torch.device, backend: str) -> Iterator[Shard]:
+    """Joins the ranks for the length of a ``with`` block and says which one this is.
+
+    Raises:
+        SSLToolError: if the backend cannot work on the device.
+    """
+    if not launched():
+        yield Shard()
+        return
+    if backend == "nccl" and device.type != "cuda":
+        raise SSLToolError(f"--dist-backend nccl needs --device cuda; this run is on {device.type}: use gloo")
+    # Flags and counts travel by gloo also on GPUs, so that asking them never waits for the device.
+    chosen = backend if backend != "auto" else "nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group("cpu:gloo,cuda:nccl" if chosen == "nccl" else chosen)
+    yield Shard(dist.get_rank(), dist.get_world_size())
+    dist.destroy_process_group()  # not after an error: the others may be waiting in a collective; torchrun ends them
+
+
+def is_main() -> bool:
+    """Whether this process is the one that talks and writes."""
+    return not dist.is_initialized() or dist.get_rank() == 0
+
+
+def mean(values: list[float]) -> list[float]:
+    """Each number's mean over the ranks."""
+    if not dist.is_initialized():
+        return values
+    tensor = torch.tensor(values, dtype=torch.float64)
+    dist.all_reduce(tensor)
+    return (tensor / dist.get_world_size()).tolist()
+
+
+def largest(value: int) -> int:
+    """The largest of the ranks' numbers, known to all."""
+    if not dist.is_initialized():
+        return value
+    tensor = torch.tensor(value)
+    dist.all_reduce(tensor, dist.ReduceOp.MAX)
+    return int(tensor)
+
+
+def barrier() -> None:
+    """Waits for all ranks."""
+    largest(0)
+
+
+@contextmanager
+def failing_together() -> Iterator[None]:
+    """An ``SSLToolError`` on any rank inside the block becomes one on all, so that none waits for ever."""
+    failure: SSLToolError | None = None
+    try:
+        yield
+    except SSLToolError as error:
+        failure = error
+    if largest(int(failure is not None)):
+        raise failure or SSLToolError("another rank failed; its message says why")
+
+
+def wrap(model: nn.Module, device: torch.device) -> nn.Module:
+    """``model`` for training on several ranks: batch statistics over all of them, gradients averaged."""
+    if not dist.is_initialized():
+        return model
+    if device.type == "cuda":
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        return nn.parallel.DistributedDataParallel(model, device_ids=[device.index])
+    return nn.parallel.DistributedDataParallel(_sync_batchnorm(model))
+
+
+def _sync_batchnorm(model: nn.Module) -> nn.Module:
+    for module in model.modules():
+        if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
+            module.__class__ = _Sync1d if isinstance(module, nn.BatchNorm1d) else _Sync2d
+    return model
+
+
+class _SyncMixin:
+    """Batch statistics over all ranks on any device; torch's SyncBatchNorm works on GPUs only."""
+
+    def forward(self: Any, x: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(x)  # type: ignore[misc]
+        dims = [d for d in range(x.dim()) if d != 1]
+        shape = [1, -1] + [1] * (x.dim() - 2)
+        count = x.numel() // x.shape[1] * dist.get_world_size()  # every rank has an equal share
+        wide = x.float()
+        mean = dist_nn.all_reduce(wide.sum(dims)) / count
+        centred = wide - mean.view(shape)
+        variance = dist_nn.all_reduce(centred.square().sum(dims)) / count
+        with torch.no_grad():
+            self.num_batches_tracked.add_(1)
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * count / (count - 1), self.momentum)
+        out = centred * torch.rsqrt(variance + self.eps).view(shape)
+        if self.affine:
+            out = out * self.weight.view(shape) + self.bias.view(shape)
+        return out.to(x.dtype)
+
+
+class _Sync1d(_SyncMixin, nn.BatchNorm1d):
+    pass
+
+
+class _Sync2d(_SyncMixin, nn.BatchNorm2d):
+    pass
+
+
+def say(text: str) -> None:
+    """A line on stderr, from the main process only."""
+    if is_main():
+        print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,49 @@
+"""Optional loggers beside ``metrics.jsonl``: TensorBoard and Weights & Biases, imported only when asked for."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from ssltool.config import PretrainConfig
+from ssltool.errors import SSLToolError
+
+Logger = Callable[[dict[str, Any]], None]
+
+
+def open_loggers(config: PretrainConfig, folder: Path) -> list[Logger]:
+    """One function per logger asked for; each takes an epoch's record.
+
+    Raises:
+        SSLToolError: if a logger is not installed.
+    """
+    loggers: list[Logger] = []
+    if config.tensorboard:
+        writer = _import("torch.utils.tensorboard", "tensorboard").SummaryWriter(str(folder))
+
+        def to_tensorboard(record: dict[str, Any]) -> None:
+            for name, value in record.items():
+                if isinstance(value, (int, float)) and name != "epoch":
+                    writer.add_scalar(name, value, record["epoch"])
+            writer.flush()
+
+        loggers.append(to_tensorboard)
+    if config.wandb:
+        if config.test:
+            os.environ["WANDB_MODE"] = "offline"
+        run = _import("wandb", "wandb").init(
+            id=folder.name, project=f"ssltool-{config.method}", dir=str(folder), resume="allow"
+        )
+        loggers.append(lambda record: run.log(record, step=record["epoch"]))
+    return loggers
+
+
+def _import(module: str, extra: str) -> ModuleType:
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise SSLToolError(f"--{extra} needs a package that is not installed; pip install 'ssltool[{extra}]'") from error

@@ -1,0 +1,128 @@
+"""Update rules that torch lacks, and the learning rate as a function of the epoch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch.optim.optimizer import Optimizer
+
+from ssltool.config import PretrainConfig
+
+TRUST = 0.001
+"""Trust coefficient of LARS and LARC in MoCo v3, SimSiam and the collapse paper."""
+
+
+def scaled_lr(lr: float, batch_size: int) -> float:
+    """The linear scaling rule: ``lr`` is meant for a batch of 256."""
+    return lr * batch_size / 256
+
+
+def cosine(progress: float, start: float, end: float = 0.0) -> float:
+    """From ``start`` at progress 0 to ``end`` at progress 1, along half a cosine."""
+    return end + (start - end) * 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+def learning_rates(
+    epoch: int, *, epochs: int, lr: float, final_lr: float = 0.0, warmup_epochs: int = 0, constant: bool = False
+) -> tuple[float, float]:
+    """The rates of ``epoch`` (from 0): of ordinary parameters, and of those whose rate is fixed.
+
+    One value per epoch, as in the paper's code: a cosine after a linear warm-up. ``lr`` and ``final_lr`` are already
+    scaled. A fixed rate is ``lr`` throughout, in the warm-up too.
+    """
+    if constant:
+        return lr, lr
+    if epoch < warmup_epochs:
+        return lr * (1 + epoch) / (1 + warmup_epochs), lr
+    return cosine((epoch - warmup_epochs) / (epochs - warmup_epochs), lr, final_lr), lr
+
+
+def epoch_rates(config: PretrainConfig, epoch: int) -> tuple[float, float]:
+    """``learning_rates`` of a resolved pretraining configuration."""
+    if config.epochs is None or config.batch_size is None:
+        raise ValueError("the configuration is not resolved")
+    return learning_rates(
+        epoch,
+        epochs=config.epochs,
+        lr=scaled_lr(config.lr, config.batch_size),
+        final_lr=scaled_lr(config.final_lr, config.batch_size),
+        warmup_epochs=config.warmup_epochs,
+        constant=config.fix_all_lr,
+    )
+
+
+def build_optimizer(groups: Iterable[dict[str, Any]], config: PretrainConfig) -> Optimizer:
+    """The optimiser that the configuration names, over the method's parameter groups."""
+    lr, weight_decay = epoch_rates(config, 0)[0], config.weight_decay
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr, weight_decay=weight_decay)
+    if config.optimizer == "lars":
+        return LARS(groups, lr, momentum=config.momentum, weight_decay=weight_decay)
+    return torch.optim.SGD(groups, lr, momentum=config.momentum, weight_decay=weight_decay)
+
+
+class LARS(Optimizer):
+    """Layer-wise adaptive rate scaling (arXiv:1708.03888) with MoCo v3's choices: biases and norms, that is parameters with
+    fewer than two dimensions, get neither weight decay nor scaling; elsewhere
+
+        d = g + wd * p,   d <- d * trust * |p| / |d|   (unscaled where a norm is 0),   v <- m v + d,   p <- p - lr v
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float,
+        *,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        trust: float = TRUST,
+    ) -> None:
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "trust": trust})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """One update of every parameter that has a gradient."""
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                d = p.grad
+                if p.ndim > 1:
+                    d = d.add(p, alpha=group["weight_decay"])
+                    p_norm, d_norm = torch.linalg.vector_norm(p), torch.linalg.vector_norm(d)
+                    d = d * torch.where((p_norm > 0) & (d_norm > 0), group["trust"] * p_norm / d_norm, 1.0)
+                velocity = self.state[p].get("momentum_buffer")
+                if velocity is None:
+                    velocity = self.state[p]["momentum_buffer"] = torch.zeros_like(p)
+                velocity.mul_(group["momentum"]).add_(d)
+                p.add_(velocity, alpha=-group["lr"])
+
+
+class LARC(torch.optim.SGD):
+    """SGD on gradients scaled layer by layer, as apex's LARC without clipping, which SimSiam's linear probe uses:
+
+        g <- (g + wd * p) * trust * |p| / (|g| + wd |p| + 1e-8)
+
+    A gradient is left as it is, without weight decay, where its own norm or its parameter's is 0.
+    """
+
+    def __init__(self, params: Any, lr: float, *, momentum: float, weight_decay: float, trust: float = TRUST) -> None:
+        super().__init__(params, lr, momentum=momentum)
+        self.trust = trust
+        self.decay = weight_decay
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> Any:  # type: ignore[override]
+        """One update; the gradients are overwritten by their scaled versions."""
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                p_norm, g_norm = torch.linalg.vector_norm(p), torch.linalg.vector_norm(p.grad)
+                scale = self.trust * p_norm / (g_norm + self.decay * p_norm + 1e-8)
+                scaled = p.grad.add(p, alpha=self.decay).mul_(scale)
+                p.grad.copy_(torch.where((p_norm > 0) & (g_norm > 0), scaled, p.grad))
+        return super().step(closure)

@@ -1,0 +1,96 @@
+"""The state of a training run: everything that a checkpoint must bring back for the run to go on bit for bit."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.optimizer import Optimizer
+
+from ssltool.errors import SSLToolError
+from ssltool.files import Checkpoint
+from ssltool.methods.base import Method
+from ssltool.training import distributed
+
+SUMS = ("loss", "feature_std")
+"""What is averaged over an epoch's steps."""
+
+
+@dataclass
+class TrainState:
+    """``epoch`` completed epochs, ``step`` completed steps overall, ``epoch_step`` of them in the unfinished epoch."""
+
+    method: Method
+    model: nn.Module  # the method as the loop calls it: compiled, or wrapped for several ranks
+    optimizer: Optimizer
+    scaler: torch.amp.GradScaler
+    epoch: int = 0
+    step: int = 0
+    epoch_step: int = 0
+    sums: dict[str, float] = field(default_factory=lambda: dict.fromkeys(SUMS, 0.0))
+    history: list[dict[str, Any]] = field(default_factory=list)
+    pending: list[Tensor] = field(default_factory=list)
+
+    def checkpoint(self, config: dict[str, Any]) -> Checkpoint:
+        """A snapshot, to be saved at once: its tensors are the live ones."""
+        scaler = self.scaler.state_dict()
+        return Checkpoint(
+            method=config["method"],
+            arch=config["arch"],
+            epoch=self.epoch,
+            step=self.step,
+            config=config,
+            state_dict=self.method.state_dict(),
+            optimizer=self.optimizer.state_dict(),
+            scaler=scaler or None,
+            metrics={"epochs": self.history, "epoch_step": self.epoch_step, "sums": dict(self.sums)},
+        )
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Takes over all that ``checkpoint`` holds."""
+        self.method.load_state_dict(checkpoint.state_dict)
+        self.optimizer.load_state_dict(checkpoint.optimizer)
+        if checkpoint.scaler is not None:
+            self.scaler.load_state_dict(checkpoint.scaler)
+        self.epoch, self.step = checkpoint.epoch, checkpoint.step
+        self.epoch_step = checkpoint.metrics["epoch_step"]
+        self.sums = dict(checkpoint.metrics["sums"])
+        self.history = list(checkpoint.metrics["epochs"])
+
+    def note(self, *values: Tensor) -> None:
+        """Remembers one step's values of ``SUMS``, on the device, until ``flush``."""
+        self.pending.append(torch.stack([value.detach().float() for value in values]))
+
+    def flush(self) -> None:
+        """Adds the remembered steps to the sums.
+
+        Raises:
+            SSLToolError: if a loss is not finite, naming its step; on all ranks alike.
+        """
+        if not self.pending:
+            return
+        rows = torch.stack(self.pending).tolist()
+        self.pending.clear()
+        first = self.step - len(rows)
+        with distributed.failing_together():
+            for number, row in enumerate(rows, start=first + 1):
+                if not math.isfinite(row[0]):
+                    raise SSLToolError(
+                        f"the loss is {row[0]} at step {number} (epoch {self.epoch}); the last checkpoint is from before it. "
+                        "Try a lower --lr, --warmup-epochs, or --precision fp32"
+                    )
+        for row in rows:
+            for name, value in zip(SUMS, row, strict=True):
+                self.sums[name] += value
+
+    def finish_epoch(self) -> dict[str, float]:
+        """Ends the epoch and returns the means of ``SUMS`` over its steps and the ranks."""
+        self.flush()
+        means = distributed.mean([self.sums[name] / self.epoch_step for name in SUMS])
+        self.epoch += 1
+        self.epoch_step = 0
+        self.sums = dict.fromkeys(SUMS, 0.0)
+        return dict(zip(SUMS, means, strict=True))
