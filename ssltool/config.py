@@ -193,6 +193,9 @@ class PretrainConfig(RunSettings, DeviceSettings, DataSettings):
         section="Model",
         fixed=True,
     )
+    zero_init_residual: bool = setting(
+        True, "start a ResNet's residual branches at zero, as SimSiam does", section="Model", fixed=True
+    )
     stop_grad_conv1: bool = setting(False, "freeze a ViT's patch embedding", section="Model", fixed=True)
 
     crop_min: float = setting(

@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from ssltool import seeds
-from ssltool.config import DataSettings, PretrainConfig, as_dict, flag
+from ssltool.config import PretrainConfig, as_dict, flag
 from ssltool.data import views
 from ssltool.data.datasets import ImageSet, open_dataset
 from ssltool.data.strategies import epoch_indices, read_order, steps_in_epoch
@@ -71,24 +72,36 @@ class Job:
 
     def build_method(self) -> Method:
         """The method with fresh weights, a function of the seed."""
-        torch.manual_seed(seeds.derive(self.config.seed))
-        backbone, dim = build_backbone(
-            self.config.arch,
-            stem=self.config.stem,
+        c = self.config
+        return build_method(
+            c.method,
+            self.options,
+            arch=c.arch,
+            stem=c.stem,
             image_size=self.image_size,
-            stop_grad_conv1=self.config.stop_grad_conv1,
+            seed=c.seed,
+            stop_grad_conv1=c.stop_grad_conv1,
+            zero_init_residual=c.zero_init_residual,
         )
-        return method_class(self.config.method)(backbone, dim, self.options)
 
     def saved_config(self) -> dict[str, Any]:
         """The settings as they go into ``config.json`` and checkpoints, with what was found out about the data."""
         settings = {k: v for k, v in as_dict(self.config).items() if k not in TRANSIENT}
+        data = None if self.config.data is None else str(Path(self.config.data).resolve())
         return settings | {
+            "data": data,  # later stages may run elsewhere
             "method_options": dataclasses.asdict(self.options),
             "dataset": self.images.name,
             "n_images": len(self.images),
             "order_hash": hashlib.sha256(self.order.tobytes()).hexdigest()[:16],
         }
+
+
+def build_method(method: str, options: Any, *, seed: int, arch: str, **backbone_settings: Any) -> Method:
+    """A method on the backbone that ``build_backbone`` makes, with fresh weights that are a function of the seed."""
+    torch.manual_seed(seeds.derive(seed))
+    backbone, dim = build_backbone(arch, **backbone_settings)
+    return method_class(method)(backbone, dim, options)
 
 
 def make_job(config: PretrainConfig) -> Job:
@@ -171,7 +184,3 @@ def refuse_idle_settings(config: PretrainConfig) -> None:
     if config.warmup_epochs and config.warmup_epochs >= (config.epochs or 100):
         raise SSLToolError(f"--warmup-epochs {config.warmup_epochs} leaves nothing of {config.epochs or 100} epochs")
 
-
-def checkpoint_size(settings: DataSettings, saved: dict[str, Any]) -> int:
-    """The input size of a later stage: as asked, else the checkpoint's."""
-    return settings.image_size or int(saved["image_size"])

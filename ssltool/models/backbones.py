@@ -65,7 +65,12 @@ def resolve_stem(arch: str, stem: str, image_size: int) -> str:
 
 
 def build_backbone(
-    arch: str, *, stem: str = "auto", image_size: int = 224, stop_grad_conv1: bool = False
+    arch: str,
+    *,
+    stem: str = "auto",
+    image_size: int = 224,
+    stop_grad_conv1: bool = False,
+    zero_init_residual: bool = True,
 ) -> tuple[nn.Module, int]:
     """The backbone and the width D of its representations, initialised from torch's global generator.
 
@@ -77,7 +82,7 @@ def build_backbone(
         return _vit(*VITS[arch], image_size, stop_grad_conv1), 384
     if stop_grad_conv1:
         raise SSLToolError(f"--stop-grad-conv1 does nothing with {arch}; it freezes the patch embedding of a ViT")
-    model = _resnet(arch)
+    model = _resnet(arch, zero_init_residual)
     dim = model.fc.in_features
     model.fc = nn.Identity()  # type: ignore[assignment]
     if stem != "imagenet":
@@ -93,25 +98,26 @@ def _first_conv(width: int, kernel: int, stride: int, padding: int) -> nn.Conv2d
     return conv
 
 
-def _resnet(arch: str) -> ResNet:
-    # The paper's code asks torchvision for zero-initialised last BNs in every residual branch.
+def _resnet(arch: str, zero_init_residual: bool) -> ResNet:
     if arch in VARIANTS:
         block, layers, width = VARIANTS[arch]
-        return ResNet(block, layers, width_per_group=width, zero_init_residual=True)
+        return ResNet(block, layers, width_per_group=width, zero_init_residual=zero_init_residual)
     narrow = re.fullmatch(r"(resnet\d+)_w(\d+)", arch)
     if narrow and narrow[1] in NARROW and int(narrow[2]) % 8 == 0 and int(narrow[2]) > 0:
-        return _NarrowResNet(*NARROW[narrow[1]], width=int(narrow[2]))
+        return _NarrowResNet(*NARROW[narrow[1]], width=int(narrow[2]), zero_init_residual=zero_init_residual)
     if arch not in torchvision_resnets():
         raise unknown("architecture", arch, architectures())
-    return torchvision.models.get_model(arch, weights=None, zero_init_residual=True)
+    return torchvision.models.get_model(arch, weights=None, zero_init_residual=zero_init_residual)
 
 
 class _NarrowResNet(ResNet):
     """A ResNet whose first stage has ``width`` channels instead of 64, and the others in proportion."""
 
-    def __init__(self, block: type[BasicBlock | Bottleneck], layers: list[int], *, width: int) -> None:
+    def __init__(
+        self, block: type[BasicBlock | Bottleneck], layers: list[int], *, width: int, zero_init_residual: bool
+    ) -> None:
         self._width = width
-        super().__init__(block, layers, zero_init_residual=True)
+        super().__init__(block, layers, zero_init_residual=zero_init_residual)
         self.conv1 = _first_conv(width, 7, 2, 3)
         self.bn1 = nn.BatchNorm2d(width)
         self.fc = nn.Linear(8 * width * block.expansion, self.fc.out_features)

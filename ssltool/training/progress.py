@@ -14,6 +14,7 @@ class Progress:
     def __init__(self, title: str, steps: int, *, done: int = 0, every: int = 10, visible: bool = True) -> None:
         self.title, self.steps, self.every = title, steps, every
         self.done = self._started_at = done
+        self._images = 0
         self._start = time.perf_counter()
         self._plain = visible and not sys.stderr.isatty()
         self._bar = tqdm(
@@ -23,10 +24,11 @@ class Progress:
     def update(self, images: int, text: str = "") -> None:
         """One more step, of ``images`` images."""
         self.done += 1
+        self._images += images
         self._bar.update()
         elapsed = time.perf_counter() - self._start
         steps = self.done - self._started_at
-        rate = images * steps / elapsed
+        rate = self._images / elapsed
         self._bar.set_postfix_str(f"{text} {rate:,.0f} images/s".strip(), refresh=False)
         if self._plain and (self.done % self.every == 0 or self.done == self.steps):
             left = elapsed / steps * (self.steps - self.done)

@@ -1,0 +1,30 @@
+"""``ssltool save-reprs``."""
+
+from __future__ import annotations
+
+import click
+
+from ssltool.cli.options import Command, data_argument, json_option, settings, with_data
+from ssltool.cli.output import emit, table
+from ssltool.config import SaveReprsConfig
+
+
+@click.command("save-reprs", cls=Command)
+@data_argument
+@settings(SaveReprsConfig)
+@json_option
+def command(config: SaveReprsConfig, data_dir: str | None, as_json: bool) -> None:
+    """Save what a pretrained network makes of a dataset: one row per image, with its label.
+
+    Architecture, dataset, stem and image size come from the checkpoint unless given. Images go through the validation
+    transform, the network is in eval mode. --layer backbone is what the field evaluates.
+
+    \b
+    ssltool save-reprs --pretrained logs/simsiam-resnet18-current_0000/checkpoint.pt --split both
+    ssltool save-reprs --pretrained logs/simsiam-resnet18-current_0000/checkpoint.pt --split val -o val.pt
+    """
+    from ssltool.save_reprs import run
+
+    written = run(with_data(config, data_dir))
+    rows = [[w["path"], w["split"], w["layer"], w["n"], w["d"]] for w in written]
+    emit({"files": written}, table(rows, ["file", "split", "layer", "rows", "width"]), as_json)

@@ -1,0 +1,227 @@
+"""The k-nearest-neighbour stage: labelled representations vote on the classes of others.
+
+Neighbours are found in chunks of queries and of the bank, so memory is bounded by the chunk whatever the sizes. Votes are
+counted per class of the bank; ties go to the smallest label, as in the collapse paper.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ssltool.config import KnnConfig
+from ssltool.errors import SSLToolError
+from ssltool.files import Representations, write_atomically, write_json
+from ssltool.training.device import pick_device
+
+BANK_CHUNK = 16384
+"""Rows of the bank that one product of matrices compares with a chunk of queries."""
+
+PAPER_MAX_K = 255
+"""Largest k of the paper's ``compute_nn.py``."""
+
+
+def neighbours(
+    bank: Tensor, queries: Tensor, *, k: int, metric: str = "cos", chunk: int = 1024, skip: tuple[Tensor, Tensor] | None = None
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """The ``k`` nearest rows of ``bank`` (M, d) to each of ``queries`` (N, d), a chunk of queries at a time.
+
+    Yields (similarity, row), each (n, k), most similar first: cosines for ``cos``, minus the squared Euclidean distance
+    for ``l2``. ``skip`` = (bank ids (M,), query ids (N,)) leaves out a bank row whose id is the query's own.
+    """
+    unit = metric == "cos"
+    for start in range(0, len(queries), chunk):
+        query = _prepared(queries[start : start + chunk], unit)
+        best = query.new_full((len(query), 0), 0.0)
+        rows = torch.empty((len(query), 0), dtype=torch.int64, device=query.device)
+        for low in range(0, len(bank), BANK_CHUNK):
+            part = _prepared(bank[low : low + BANK_CHUNK], unit)
+            similarity = query @ part.T
+            if not unit:
+                similarity = 2 * similarity - query.square().sum(1, keepdim=True) - part.square().sum(1)
+            if skip is not None:
+                own = skip[0][low : low + BANK_CHUNK] == skip[1][start : start + chunk, None]
+                similarity.masked_fill_(own.to(similarity.device), -torch.inf)
+            near, at = similarity.topk(min(k, similarity.shape[1]), dim=1)
+            best, rows = torch.cat([best, near], dim=1), torch.cat([rows, at + low], dim=1)
+            best, order = best.topk(min(k, best.shape[1]), dim=1)
+            rows = rows.gather(1, order)
+        yield best, rows
+
+
+def _prepared(x: Tensor, unit: bool) -> Tensor:
+    x = x.float()
+    return torch.nn.functional.normalize(x, dim=1) if unit else x
+
+
+def votes(similarity: Tensor, classes: Tensor, count: int, *, weighted: bool, temperature: float, metric: str) -> Tensor:
+    """The class (n, k) that the nearest 1, 2, ..., k neighbours elect, as places among ``count`` classes.
+
+    A weighted vote counts exp(cos / temperature) (Wu et al. 2018); for ``l2``, exp(-distance^2 / (2 temperature)), which is the
+    same up to a constant on unit rows.
+    """
+    weights = torch.ones_like(similarity)
+    if weighted:
+        scale = temperature if metric == "cos" else 2 * temperature
+        weights = torch.exp((similarity - similarity[:, :1]) / scale)
+    tally = similarity.new_zeros((len(similarity), count))
+    elected = []
+    for j in range(similarity.shape[1]):
+        tally.scatter_add_(1, classes[:, j : j + 1], weights[:, j : j + 1])
+        elected.append(tally.argmax(dim=1))
+    return torch.stack(elected, dim=1)
+
+
+def knn_predict(
+    bank: Tensor,
+    labels: Tensor,
+    queries: Tensor,
+    *,
+    k: int = 20,
+    metric: str = "cos",
+    weighted: bool = False,
+    temperature: float = 0.07,
+    chunk: int = 1024,
+) -> Tensor:
+    """The label (N,) int64 that the ``k`` nearest of ``bank`` (M, d) with ``labels`` (M,) elect for each of ``queries`` (N, d).
+
+    Unlabelled rows of the bank (label below 0) do not vote.
+
+    Raises:
+        SSLToolError: for widths that differ, a bank without labels, or k larger than the labelled bank.
+    """
+    bank, labels, _ = _labelled(bank, labels)
+    _check(bank, queries, k)
+    known, classes = labels.unique(return_inverse=True)
+    predicted = []
+    for similarity, rows in neighbours(bank, queries, k=k, metric=metric, chunk=chunk):
+        elected = votes(
+            similarity, classes[rows], len(known), weighted=weighted, temperature=temperature, metric=metric
+        )
+        predicted.append(known[elected[:, -1]])
+    return torch.cat(predicted) if predicted else labels.new_empty(0)
+
+
+def _labelled(bank: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    keep = labels >= 0
+    rows = keep.nonzero().flatten()
+    if not len(rows):
+        raise SSLToolError("the bank has no labelled rows, so nothing can vote; save representations of labelled images")
+    return (bank, labels, rows) if bool(keep.all()) else (bank[keep], labels[keep], rows)
+
+
+def _check(bank: Tensor, queries: Tensor, k: int) -> None:
+    if bank.shape[1] != queries.shape[1]:
+        raise SSLToolError(
+            f"the bank's representations are {bank.shape[1]} wide and the queries' {queries.shape[1]}; "
+            "save both with the same network and --layer"
+        )
+    if k > len(bank):
+        raise SSLToolError(f"-k {k} is more than the {len(bank)} labelled rows of the bank; lower it")
+
+
+def run(config: KnnConfig) -> dict[str, Any]:
+    """The stage: reads both files and returns accuracy, k, metric, weighted, and what was compared.
+
+    With ``--folder`` it also writes the paper's three files there.
+
+    Raises:
+        SSLToolError: as ``knn_predict``, and for queries without labels.
+    """
+    device = pick_device(config)
+    if config.folder is not None:
+        if config.bank is not None or not (config.source and config.target):
+            raise SSLToolError("--folder goes with --source and --target, and instead of two file names")
+        paths = [Path(config.folder) / config.source, Path(config.folder) / config.target]
+    elif config.bank is None or config.queries is None or config.source or config.target:
+        raise SSLToolError("name two files, the bank and the queries, or --folder with --source and --target")
+    else:
+        paths = [Path(config.bank), Path(config.queries)]
+    if config.weighted is False and config.temperature != KnnConfig.temperature:
+        raise SSLToolError("--temperature does nothing without --weighted; leave one of them out")
+    bank, queries = (Representations.load(path) for path in paths)
+    same = paths[0].resolve() == paths[1].resolve()
+    result = _evaluate(config, bank, queries, same, device)
+    if config.folder is not None:
+        _write_paper_files(config, result)
+    return {
+        "accuracy": float(result["correct"][config.k - 1]),
+        "k": config.k,
+        "metric": config.metric,
+        "weighted": config.weighted,
+        "temperature": config.temperature if config.weighted else None,
+        "classes": result["classes"],
+        "bank": str(paths[0]),
+        "bank_size": result["bank_size"],
+        "queries": str(paths[1]),
+        "query_size": result["query_size"],
+        "self_excluded": same,
+    }
+
+
+def _evaluate(
+    config: KnnConfig, bank: Representations, queries: Representations, same: bool, device: torch.device
+) -> dict[str, Any]:
+    rows, labels, places = _labelled(bank.representations, bank.targets)
+    _check(rows, queries.representations, config.k + same)
+    known, classes = labels.unique(return_inverse=True)
+    scored = queries.targets >= 0
+    if not bool(scored.any()):
+        raise SSLToolError("the queries have no labels, so there is no accuracy to measure")
+    ids = (bank.index[places], queries.index[scored]) if same else None
+    truth = queries.targets[scored]
+    k = config.k if config.folder is None else max(config.k, min(PAPER_MAX_K, len(rows) - same))
+    rows, classes, known = rows.to(device), classes.to(device), known.to(device)
+    correct, similarities, found, start = torch.zeros(k, dtype=torch.float64), [], [], 0
+    for similarity, nearest in neighbours(
+        rows, queries.representations[scored].to(device), k=k, metric=config.metric, chunk=config.chunk, skip=ids
+    ):
+        elected = votes(
+            similarity,
+            classes[nearest],
+            len(known),
+            weighted=config.weighted,
+            temperature=config.temperature,
+            metric=config.metric,
+        )
+        right = known[elected].cpu() == truth[start : start + len(elected), None]
+        correct += right.sum(dim=0)
+        start += len(elected)
+        if config.folder is not None:
+            similarities.append(similarity.cpu())
+            found.append(places[nearest.cpu()])
+    return {
+        "correct": correct / len(truth),
+        "similarities": similarities,
+        "found": found,
+        "classes": len(known),
+        "bank_size": len(rows),
+        "query_size": len(truth),
+    }
+
+
+def _write_paper_files(config: KnnConfig, result: dict[str, Any]) -> None:
+    """``knn_stats_*.pt``, ``knn_accs_*.pt`` and ``knn_summary_*.json`` of the paper's script, whose ``best_k`` is chosen on the
+    evaluation labels."""
+    folder, accuracies = Path(str(config.folder)), result["correct"]
+    names = "_".join([config.metric, str(config.source).split("_")[0], str(config.target).split("_")[0]])
+    similarity = torch.cat(result["similarities"])
+    distances = 1 - similarity if config.metric == "cos" else similarity.neg().clamp(min=0).sqrt()
+    stats = {"distances": distances, "indices": torch.cat(result["found"])}
+    write_atomically(folder / f"knn_stats_{names}.pt", lambda stream: torch.save(stats, stream))
+    write_atomically(folder / f"knn_accs_{names}.pt", lambda stream: torch.save(accuracies, stream))
+    best = int(accuracies.argmax())
+    write_json(
+        folder / f"knn_summary_{names}.json",
+        {
+            "acc": float(accuracies[best]),
+            "best_k": best + 1,
+            "best_k_chosen_on": "the evaluation labels",
+            "fixed_k": config.k,
+            "fixed_k_acc": float(accuracies[config.k - 1]),
+        },
+    )

@@ -1,0 +1,135 @@
+"""``pretrain --dry-run``: what a run would do, without doing it."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+import torch
+
+from ssltool.cli.output import table
+from ssltool.config import PretrainConfig
+from ssltool.data.strategies import epoch_subset
+from ssltool.job import Job, make_job
+from ssltool.methods.base import trainable
+from ssltool.runs import run_path
+from ssltool.training.device import autocast, pick_device
+from ssltool.training.optim import build_optimizer, epoch_rates
+
+TRIAL_IMAGES = 32
+"""Images in the trial steps that time and memory are estimated from."""
+
+
+def make_plan(config: PretrainConfig) -> dict[str, Any]:
+    """The plan of a run as plain values: its settings, its epochs, its costs. Writes nothing.
+
+    Raises:
+        SSLToolError: for whatever would stop the run itself.
+    """
+    device = pick_device(config)
+    job = make_job(config)
+    return {
+        "run": str(run_path(config, f"{config.method}-{config.arch}-{config.strategy}")),
+        "data": job.images.describe(),
+        "config": job.saved_config(),
+        "steps_per_epoch": job.steps,
+        "epochs": [_epoch(job, epoch) for epoch in range(job.epochs)],
+        "exposure": _exposure(job),
+        **_costs(job, device),
+    }
+
+
+def _epoch(job: Job, epoch: int) -> dict[str, Any]:
+    c = job.config
+    subset = epoch_subset(
+        np.arange(len(job.order)),
+        strategy=c.strategy,
+        epoch=epoch,
+        epochs=job.epochs,
+        chunk_size=c.chunk_size,
+        n_rounds=c.n_rounds,
+    )
+    indices = job.indices(epoch)
+    lr, fixed = epoch_rates(c, epoch)
+    return {
+        "epoch": epoch,
+        "slice": [int(subset[0]), int(subset[-1]) + 1],
+        "unique_images": len(np.unique(indices)),
+        "steps": len(indices) // job.batch_size,
+        "times_each": len(indices) / len(np.unique(indices)),
+        "lr": lr,
+        "fixed_lr": fixed,
+    }
+
+
+def _exposure(job: Job) -> dict[str, float]:
+    """How often the images will be seen over the whole run."""
+    seen = np.zeros(len(job.images), np.int64)
+    for epoch in range(job.epochs):
+        seen += np.bincount(job.indices(epoch), minlength=len(seen))
+    return {
+        "min": int(seen.min()),
+        "mean": float(seen.mean()),
+        "max": int(seen.max()),
+        "never": int((seen == 0).sum()),
+    }
+
+
+def _costs(job: Job, device: torch.device) -> dict[str, Any]:
+    """Parameters, and memory and time from a few trial steps on noise, scaled to the batch."""
+    method = job.build_method().to(device)
+    optimizer = build_optimizer(method.param_groups(), job.config)
+    count = min(TRIAL_IMAGES, job.batch_size)
+    views = [torch.randn(count, 3, job.image_size, job.image_size, device=device) for _ in method.recipes(job.recipe)]
+    rows = torch.arange(count, device=device)
+    kept: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept[tensor.data_ptr()] = tensor.nbytes
+        return tensor
+
+    seconds = float("inf")
+    for _ in range(3):
+        start = time.perf_counter()
+        with autocast(device, job.config.precision), torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
+            loss = method(views, rows).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        float(loss.detach())
+        seconds = min(seconds, time.perf_counter() - start)
+    weights = sum(p.nbytes for p in method.parameters())
+    state = sum(v.nbytes for s in optimizer.state.values() for v in s.values() if isinstance(v, torch.Tensor))
+    parameter_pointers = {p.data_ptr() for p in method.parameters()}
+    activations = sum(size for pointer, size in kept.items() if pointer not in parameter_pointers) / 3
+    rate = count / seconds
+    return {
+        "parameters": sum(p.numel() for p in method.parameters()),
+        "trainable_parameters": sum(p.numel() for p in trainable(method)),
+        "memory_bytes": int(2 * weights + state + activations * job.batch_size / count),
+        "images_per_second": rate,
+        "estimated_seconds": job.epochs * job.steps * job.batch_size / rate,
+    }
+
+
+def describe_plan(plan: dict[str, Any]) -> str:
+    """The plan for people."""
+    c, seen = plan["config"], plan["exposure"]
+    hours, rest = divmod(int(plan["estimated_seconds"]), 3600)
+    facts = [
+        ["data", plan["data"]],
+        ["model", f"{c['method']} {c['arch']}, stem {c['stem']}, {c['image_size']} px, {plan['parameters']:,} parameters"],
+        ["strategy", f"{c['strategy']}, {c['epochs']} epochs of {plan['steps_per_epoch']} steps of {c['batch_size']}"],
+        ["each image", f"seen {seen['min']} to {seen['max']} times, {seen['mean']:.1f} on average; {seen['never']} never"],
+        ["memory", f"about {plan['memory_bytes'] / 2**30:.2f} GiB for weights, gradients, optimiser and activations"],
+        ["time", f"about {hours} h {rest // 60} min {rest % 60} s at {plan['images_per_second']:,.0f} images/s (trial steps, views not counted)"],
+        ["run folder", f"{plan['run']} (not made)"],
+    ]
+    rows = [
+        [e["epoch"], f"{e['slice'][0]}:{e['slice'][1]}", e["unique_images"], e["steps"], round(e["times_each"], 2)]
+        + [e["lr"], e["fixed_lr"]]
+        for e in plan["epochs"]
+    ]
+    header = ["epoch", "slice of the order", "unique images", "steps", "times each", "lr", "fixed lr"]
+    return f"{table(facts)}\n\n{table(rows, header)}"

@@ -1,0 +1,104 @@
+"""The representation stage: a checkpoint and images in, one row per image out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import ssltool
+from ssltool.config import SaveReprsConfig
+from ssltool.data import views
+from ssltool.data.datasets import ImageSet, open_dataset, parse_type
+from ssltool.data.loader import Loader
+from ssltool.errors import SSLToolError
+from ssltool.files import Representations
+from ssltool.pretrained import Pretrained, load_pretrained, with_saved_data
+from ssltool.training.device import pick_device, worker_count
+from ssltool.training.progress import Progress
+
+
+def run(config: SaveReprsConfig) -> list[dict[str, Any]]:
+    """The stage: writes the representations of one split or both, and says of each file its path, rows and width.
+
+    Raises:
+        SSLToolError: for a checkpoint, dataset or output that cannot be used; no file is then half-written.
+    """
+    device = pick_device(config)
+    network = load_pretrained(config, device)
+    config = with_saved_data(config, network.config)
+    splits = _splits(config)
+    written = []
+    for split in splits:
+        images = open_dataset(config, split)
+        path = _target(config, images, network, several=len(splits) > 1)
+        result = represent(network, images, config, device)
+        result.save(path)
+        rows, width = result.representations.shape
+        written.append({"path": str(path), "split": images.split, "n": rows, "d": width, "layer": config.layer})
+    return written
+
+
+def represent(
+    network: Pretrained, images: ImageSet, config: SaveReprsConfig, device: torch.device
+) -> Representations:
+    """The outputs of ``config.layer`` for all ``images`` in order, in eval mode and by the validation transform."""
+    loader = Loader(images, network.image_size, device, worker_count(config.workers))
+    rows: torch.Tensor | None = None
+    steps = -(-len(images) // config.batch_size)
+    progress = Progress(f"{images.name} {images.split}", steps, every=max(1, steps // 10))
+    with torch.inference_mode():
+        for batch in loader.evaluate(config.batch_size):
+            view = batch.views[0].contiguous(memory_format=torch.channels_last)
+            out = network.method.embed(view, config.layer).float().flatten(1)
+            if rows is None:
+                rows = torch.empty((len(images), out.shape[1]))
+            rows[batch.rows.cpu()] = out.cpu()
+            progress.update(len(out))
+    progress.close()
+    if rows is None:
+        raise SSLToolError(f"{images.name} {images.split} has no images")
+    meta = network.origin | {
+        "dataset": images.name,
+        "split": images.split,
+        "classes": list(images.classes),
+        "layer": config.layer,
+        "transform": _transform(images, network.image_size),
+        "ssltool": ssltool.__version__,
+        "torch": str(torch.__version__),
+        "seed": network.config["seed"],
+        "config": network.config,
+    }
+    return Representations(rows, torch.from_numpy(images.labels), torch.from_numpy(images.index), meta)
+
+
+def _transform(images: ImageSet, size: int) -> str:
+    normalise = f"normalise mean {views.MEAN} std {views.STD}"
+    if images.images is not None and images.images.shape[-1] == images.images.shape[-2] == size:
+        return normalise
+    return f"resize {views.eval_resize(size)}, centre crop {size}, {normalise}"
+
+
+def _splits(config: SaveReprsConfig) -> list[str]:
+    named = parse_type(config.dataset_type)[1]
+    if config.split is None:
+        return [named or "train"]
+    if named is not None and named != config.split:
+        raise SSLToolError(f"--dataset-type {config.dataset_type} and --split {config.split} contradict each other")
+    return ["train", "val"] if config.split == "both" else [config.split]
+
+
+def _target(config: SaveReprsConfig, images: ImageSet, network: Pretrained, *, several: bool) -> Path:
+    """Where one split goes: ``--out``, or the paper's name."""
+    file = f"{images.split}_reprs_e0.pt"
+    if config.out is not None:
+        if config.exp_id is not None or config.extra_info is not None:
+            raise SSLToolError("--out names the file and leaves --exp-id and --extra-info nothing to do; drop them")
+        out = Path(config.out)
+        if several and out.suffix == ".pt":
+            raise SSLToolError(f"--split both writes two files; give --out a folder instead of {out}")
+        return out / file if several or out.is_dir() else out
+    number = config.exp_id if config.exp_id is not None else int(network.config["exp_id"])
+    extra = f"_{config.extra_info}" if config.extra_info else ""
+    return Path("data") / f"{network.origin['arch']}_exp{number:04d}{extra}" / images.name / file
