@@ -16,7 +16,18 @@ from typing import Any
 from ssltool.errors import SSLToolError
 
 STRATEGIES = ("iid", "current", "accumulate", "last")
-DATASETS = ("auto", "bundled", "imagenet", "folder", "images", "fashion-mnist", "cifar10", "cifar100", "stl10", "places365")
+DATASETS = (
+    "auto",
+    "bundled",
+    "imagenet",
+    "folder",
+    "images",
+    "fashion-mnist",
+    "cifar10",
+    "cifar100",
+    "stl10",
+    "places365",
+)
 SPLITS = ("train", "val", "unlabeled")
 STEMS = ("auto", "imagenet", "small", "small-stride2")
 LAYERS = ("backbone", "projector", "predictor")
@@ -48,7 +59,8 @@ def value_type(cls: type, name: str) -> type:
     """The plain type of a setting: ``int`` for ``int | None``, say."""
     hint = typing.get_type_hints(cls)[name]
     options = [t for t in typing.get_args(hint) if t is not type(None)]
-    return options[0] if isinstance(hint, types.UnionType) else hint
+    kind: type = options[0] if isinstance(hint, types.UnionType) else hint
+    return kind
 
 
 def flag(name: str) -> str:
@@ -87,14 +99,17 @@ class DataSettings(Checked):
     """Which images, and how they are read."""
 
     data: str | None = setting(
-        None, "folder of the images; the bundled Fashion-MNIST subset when none is given", section="Data", metavar="DIR")
+        None, "folder of the images; the bundled Fashion-MNIST subset when none is given", section="Data", metavar="DIR"
+    )
     dataset_type: str = setting(
         "auto",
         f"layout of DATA: {', '.join(DATASETS)}, or the paper's imagenet_train, imagenet_train_subset, "
         "places_simsiam_train, ...; auto looks at the folder",
         section="Data",
     )
-    idx_path: str | None = setting(None, "restrict to the image numbers in this .npy file", section="Data", metavar="FILE")
+    idx_path: str | None = setting(
+        None, "restrict to the image numbers in this .npy file", section="Data", metavar="FILE"
+    )
     download: bool = setting(False, "fetch the dataset into DATA first, where torchvision can", section="Data")
     small: bool = setting(False, "the 256-pixel version of Places365", section="Data")
     skip_corrupt: bool = setting(
@@ -120,9 +135,7 @@ class DataSettings(Checked):
 class DeviceSettings(Checked):
     """Where the arithmetic happens."""
 
-    device: str = setting(
-        "auto", "where to compute", choices=("auto", "cpu", "cuda", "mps"), section="Hardware"
-    )
+    device: str = setting("auto", "where to compute", choices=("auto", "cpu", "cuda", "mps"), section="Hardware")
     gpu: int | None = setting(None, "number of the CUDA device", section="Hardware", minimum=0)
 
 
@@ -150,7 +163,9 @@ class PretrainConfig(RunSettings, DeviceSettings, DataSettings):
     incremental_idx_path: str | None = setting(
         None,
         "order of the images, a .npy file [default: random by --seed, saved as order.npy in the run folder]",
-        section="Data strategy", metavar="FILE")
+        section="Data strategy",
+        metavar="FILE",
+    )
     chunk_size: int = setting(1, "epochs spent on each chunk", section="Data strategy", minimum=1)
     n_rounds: int = setting(1, "times to go through the chunks; divides --epochs", section="Data strategy", minimum=1)
     repeat_batch: int = setting(1, "times each batch is used in a row", section="Data strategy", minimum=1)
@@ -165,7 +180,9 @@ class PretrainConfig(RunSettings, DeviceSettings, DataSettings):
     )
 
     method: str = setting("simsiam", "what is trained", "-m", section="Method", fixed=True)
-    options: tuple[str, ...] = setting((), "an option of the method, NAME=VALUE; repeatable", "--set", section="Method", metavar="NAME=VALUE")
+    options: tuple[str, ...] = setting(
+        (), "an option of the method, NAME=VALUE; repeatable", "--set", section="Method", metavar="NAME=VALUE"
+    )
     dim: int | None = setting(None, "width of the projection [simsiam: 2048]", section="Method", method_option=True)
     pred_dim: int | None = setting(
         None, "hidden width of the predictor [simsiam: 512]", section="Method", method_option=True
@@ -173,9 +190,7 @@ class PretrainConfig(RunSettings, DeviceSettings, DataSettings):
     fix_pred_lr: bool | None = setting(
         None, "keep the predictor's learning rate constant", section="Method", method_option=True
     )
-    n_augs: int | None = setting(
-        None, "views of each image [simsiam: 2]", section="Method", method_option=True
-    )
+    n_augs: int | None = setting(None, "views of each image [simsiam: 2]", section="Method", method_option=True)
 
     arch: str = setting(
         "resnet50",
@@ -226,40 +241,35 @@ class PretrainConfig(RunSettings, DeviceSettings, DataSettings):
         minimum=2,
         fixed=True,
     )
-    optimizer: str = setting(
-        "sgd", "update rule", choices=("sgd", "adamw", "lars"), section="Optimisation", fixed=True
-    )
+    optimizer: str = setting("sgd", "update rule", choices=("sgd", "adamw", "lars"), section="Optimisation", fixed=True)
     lr: float = setting(
-        0.05, "learning rate for a batch of 256; scaled with the batch", "--learning-rate", section="Optimisation",
-        above=0, fixed=True,
+        0.05,
+        "learning rate for a batch of 256; scaled with the batch",
+        "--learning-rate",
+        section="Optimisation",
+        above=0,
+        fixed=True,
     )
     final_lr: float = setting(
         0.0, "learning rate that the cosine ends on, scaled alike", section="Optimisation", minimum=0, fixed=True
     )
-    momentum: float = setting(
-        0.9, "momentum of SGD and LARS", section="Optimisation", minimum=0, maximum=1, fixed=True
-    )
+    momentum: float = setting(0.9, "momentum of SGD and LARS", section="Optimisation", minimum=0, maximum=1, fixed=True)
     weight_decay: float = setting(1e-4, "weight decay", "--wd", section="Optimisation", minimum=0, fixed=True)
-    warmup_epochs: int = setting(
-        0, "epochs of linear warm-up", section="Optimisation", minimum=0, fixed=True
-    )
+    warmup_epochs: int = setting(0, "epochs of linear warm-up", section="Optimisation", minimum=0, fixed=True)
     fix_all_lr: bool = setting(False, "keep every learning rate constant", section="Optimisation", fixed=True)
     seed: int = setting(
         10, "seed of the weights, the order and the views", section="Optimisation", minimum=0, fixed=True
     )
 
     resume: str | None = setting(
-        None, "go on from this checkpoint, or from the run folder's newest (auto)", section="Run", metavar="PATH")
+        None, "go on from this checkpoint, or from the run folder's newest (auto)", section="Run", metavar="PATH"
+    )
     start_epoch: int | None = setting(
         None, "count epochs from here instead of where the checkpoint stopped", section="Run", minimum=0
     )
     save_every: int = setting(10, "keep a checkpoint every so many epochs, and the last", section="Run", minimum=1)
-    save_steps: int | None = setting(
-        None, "also refresh checkpoint.pt every so many steps", section="Run", minimum=1
-    )
-    print_freq: int = setting(
-        10, "steps between lines where stderr is no terminal", "-p", section="Run", minimum=1
-    )
+    save_steps: int | None = setting(None, "also refresh checkpoint.pt every so many steps", section="Run", minimum=1)
+    print_freq: int = setting(10, "steps between lines where stderr is no terminal", "-p", section="Run", minimum=1)
     dry_run: bool = setting(False, "print the plan and stop", section="Run")
     tensorboard: bool = setting(False, "also log to TensorBoard, in the run folder", section="Run")
     wandb: bool = setting(False, "also log to Weights & Biases", section="Run")
@@ -286,18 +296,23 @@ class SaveReprsConfig(DeviceSettings, DataSettings):
     arch: str | None = setting(None, "backbone [default: the checkpoint's]", "-a", section="Model")
     stem: str | None = setting(None, "stem [default: the checkpoint's]", choices=STEMS, section="Model")
     layer: str = setting("backbone", "whose output to save", choices=LAYERS, section="Model")
-    random: bool = setting(False, "save an untrained network's instead, with the checkpoint's settings", section="Model")
+    random: bool = setting(
+        False, "save an untrained network's instead, with the checkpoint's settings", section="Model"
+    )
     split: str | None = setting(
-        None, "which images [default: the one --dataset_type names, else train]", choices=(*SPLITS, "both"),
+        None,
+        "which images [default: the one --dataset_type names, else train]",
+        choices=(*SPLITS, "both"),
         section="Data",
     )
     batch_size: int = setting(256, "images in a batch", "-b", section="Data", minimum=1)
     out: str | None = setting(
         None,
-        "file to write, or a folder with --split both [default: "
-        "data/ARCH_expID/DATASET/SPLIT_reprs_e0.pt]",
+        "file to write, or a folder with --split both [default: data/ARCH_expID/DATASET/SPLIT_reprs_e0.pt]",
         "-o",
-        section="Output", metavar="PATH")
+        section="Output",
+        metavar="PATH",
+    )
     exp_id: int | None = setting(
         None, "number in the default name [default: the checkpoint's]", section="Output", minimum=0
     )
@@ -315,7 +330,9 @@ class KnnConfig(DeviceSettings):
     weighted: bool = setting(False, "weight votes by exp(similarity / temperature) instead of counting them")
     temperature: float = setting(0.07, "temperature of the weighted vote", above=0)
     chunk: int = setting(1024, "queries compared at a time; bounds the memory", minimum=1)
-    folder: str | None = setting(None, "folder of --source and --target; the paper's output files go there", metavar="DIR")
+    folder: str | None = setting(
+        None, "folder of --source and --target; the paper's output files go there", metavar="DIR"
+    )
     source: str | None = setting(None, "file of the bank in --folder", metavar="FILE")
     target: str | None = setting(None, "file of the queries in --folder", metavar="FILE")
 
@@ -334,7 +351,10 @@ class LinclsConfig(RunSettings, DeviceSettings, DataSettings):
         None, "images in a batch [default: 4096; 256 on the bundled data]", "-b", section="Optimisation", minimum=1
     )
     lr: float = setting(
-        0.1, "learning rate for a batch of 256; scaled with the batch", "--learning-rate", section="Optimisation",
+        0.1,
+        "learning rate for a batch of 256; scaled with the batch",
+        "--learning-rate",
+        section="Optimisation",
         above=0,
     )
     momentum: float = setting(0.9, "momentum of SGD", section="Optimisation", minimum=0, maximum=1)
@@ -348,7 +368,8 @@ class CollapseConfig(Checked):
 
     files: tuple[str, ...] = setting((), "representations")
     type: str = setting(
-        "svd", "spectrum to save and plot: singular values (svd) or per-dimension deviations (std)",
+        "svd",
+        "spectrum to save and plot: singular values (svd) or per-dimension deviations (std)",
         choices=("svd", "std"),
     )
     normalize: bool = setting(False, "scale every row to length 1 first")

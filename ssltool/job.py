@@ -29,7 +29,8 @@ TRANSIENT = ("resume", "overwrite", "dry_run", "start_epoch", "download")
 
 @dataclass(frozen=True)
 class Job:
-    """``config`` has no open defaults left; ``order`` is the order in which the images arrive; ``recipe`` makes the views."""
+    """``config`` has no open defaults left; ``order`` is the order in which the images arrive; ``recipe`` makes the
+    views."""
 
     config: PretrainConfig
     options: Any
@@ -88,13 +89,16 @@ class Job:
         """The settings as they go into ``config.json`` and checkpoints, with what was found out about the data."""
         settings = {k: v for k, v in as_dict(self.config).items() if k not in TRANSIENT}
         data = None if self.config.data is None else str(Path(self.config.data).resolve())
-        return settings | {
-            "data": data,  # later stages may run elsewhere
-            "method_options": dataclasses.asdict(self.options),
-            "dataset": self.images.name,
-            "n_images": len(self.images),
-            "order_hash": hashlib.sha256(self.order.tobytes()).hexdigest()[:16],
-        }
+        return (
+            settings
+            | {
+                "data": data,  # later stages may run elsewhere
+                "method_options": dataclasses.asdict(self.options),
+                "dataset": self.images.name,
+                "n_images": len(self.images),
+                "order_hash": hashlib.sha256(self.order.tobytes()).hexdigest()[:16],
+            }
+        )
 
 
 def build_method(method: str, options: Any, *, seed: int, arch: str, **backbone_settings: Any) -> Method:
@@ -108,7 +112,8 @@ def make_job(config: PretrainConfig) -> Job:
     """Opens the data, fills in the defaults that depend on it, and checks the whole schedule.
 
     Raises:
-        SSLToolError: for anything that would stop the run later: settings that do nothing together, a bad order, a chunk
+        SSLToolError: for anything that would stop the run later: settings that do nothing together, a bad order, a
+        chunk
             smaller than a batch, ...
     """
     refuse_idle_settings(config)
@@ -183,4 +188,3 @@ def refuse_idle_settings(config: PretrainConfig) -> None:
                 raise SSLToolError(f"{flag(name)} does nothing {why}; leave one of them out")
     if config.warmup_epochs and config.warmup_epochs >= (config.epochs or 100):
         raise SSLToolError(f"--warmup-epochs {config.warmup_epochs} leaves nothing of {config.epochs or 100} epochs")
-

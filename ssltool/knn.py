@@ -1,7 +1,7 @@
 """The k-nearest-neighbour stage: labelled representations vote on the classes of others.
 
-Neighbours are found in chunks of queries and of the bank, so memory is bounded by the chunk whatever the sizes. Votes are
-counted per class of the bank; ties go to the smallest label, as in the collapse paper.
+Neighbours are found in chunks of queries and of the bank, so memory is bounded by the chunk whatever the sizes.
+Votes are counted per class of the bank; ties go to the smallest label, as in the collapse paper.
 """
 
 from __future__ import annotations
@@ -26,7 +26,13 @@ PAPER_MAX_K = 255
 
 
 def neighbours(
-    bank: Tensor, queries: Tensor, *, k: int, metric: str = "cos", chunk: int = 1024, skip: tuple[Tensor, Tensor] | None = None
+    bank: Tensor,
+    queries: Tensor,
+    *,
+    k: int,
+    metric: str = "cos",
+    chunk: int = 1024,
+    skip: tuple[Tensor, Tensor] | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """The ``k`` nearest rows of ``bank`` (M, d) to each of ``queries`` (N, d), a chunk of queries at a time.
 
@@ -58,11 +64,13 @@ def _prepared(x: Tensor, unit: bool) -> Tensor:
     return torch.nn.functional.normalize(x, dim=1) if unit else x
 
 
-def votes(similarity: Tensor, classes: Tensor, count: int, *, weighted: bool, temperature: float, metric: str) -> Tensor:
+def votes(
+    similarity: Tensor, classes: Tensor, count: int, *, weighted: bool, temperature: float, metric: str
+) -> Tensor:
     """The class (n, k) that the nearest 1, 2, ..., k neighbours elect, as places among ``count`` classes.
 
-    A weighted vote counts exp(cos / temperature) (Wu et al. 2018); for ``l2``, exp(-distance^2 / (2 temperature)), which is the
-    same up to a constant on unit rows.
+    A weighted vote counts exp(cos / temperature) (Wu et al. 2018); for ``l2``, exp(-distance^2 / (2 temperature)),
+    which is the same up to a constant on unit rows.
     """
     weights = torch.ones_like(similarity)
     if weighted:
@@ -87,7 +95,8 @@ def knn_predict(
     temperature: float = 0.07,
     chunk: int = 1024,
 ) -> Tensor:
-    """The label (N,) int64 that the ``k`` nearest of ``bank`` (M, d) with ``labels`` (M,) elect for each of ``queries`` (N, d).
+    """The label (N,) int64 that the ``k`` nearest of ``bank`` (M, d) with ``labels`` (M,) elect for each of
+    ``queries`` (N, d).
 
     Unlabelled rows of the bank (label below 0) do not vote.
 
@@ -110,7 +119,9 @@ def _labelled(bank: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     keep = labels >= 0
     rows = keep.nonzero().flatten()
     if not len(rows):
-        raise SSLToolError("the bank has no labelled rows, so nothing can vote; save representations of labelled images")
+        raise SSLToolError(
+            "the bank has no labelled rows, so nothing can vote; save representations of labelled images"
+        )
     return (bank, labels, rows) if bool(keep.all()) else (bank[keep], labels[keep], rows)
 
 
@@ -205,8 +216,8 @@ def _evaluate(
 
 
 def _write_paper_files(config: KnnConfig, result: dict[str, Any]) -> None:
-    """``knn_stats_*.pt``, ``knn_accs_*.pt`` and ``knn_summary_*.json`` of the paper's script, whose ``best_k`` is chosen on the
-    evaluation labels."""
+    """``knn_stats_*.pt``, ``knn_accs_*.pt`` and ``knn_summary_*.json`` of the paper's script, whose ``best_k`` is
+    chosen on the evaluation labels."""
     folder, accuracies = Path(str(config.folder)), result["correct"]
     names = "_".join([config.metric, str(config.source).split("_")[0], str(config.target).split("_")[0]])
     similarity = torch.cat(result["similarities"])

@@ -1,7 +1,8 @@
 """The linear probe: a classifier trained on a frozen backbone, by the protocol of SimSiam and the collapse paper.
 
 The backbone stays in eval mode, without gradients, and is proved unchanged at the end by a hash of its weights and
-buffers. Only the classifier learns: weights from N(0, 0.01), bias 0, SGD (or LARC), a cosine per epoch, random crops and flips.
+buffers. Only the classifier learns: weights from N(0, 0.01), bias 0, SGD (or LARC), a cosine per epoch, random crops
+and flips.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ from ssltool.training.progress import Progress
 
 
 def run(config: LinclsConfig) -> dict[str, Any]:
-    """The stage: trains the probe and returns ``acc1`` and ``acc5`` (shares of 1) on the val split after the last epoch.
+    """The stage: trains the probe and returns ``acc1`` and ``acc5`` (shares of 1) on the val split after the last
+    epoch.
 
     Raises:
         SSLToolError: for unusable files or data, a loss that is not finite, or a backbone that changed.

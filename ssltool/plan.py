@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from ssltool.cli.output import table
 from ssltool.config import PretrainConfig
 from ssltool.data.strategies import epoch_subset
 from ssltool.job import Job, make_job
@@ -111,25 +110,3 @@ def _costs(job: Job, device: torch.device) -> dict[str, Any]:
         "images_per_second": rate,
         "estimated_seconds": job.epochs * job.steps * job.batch_size / rate,
     }
-
-
-def describe_plan(plan: dict[str, Any]) -> str:
-    """The plan for people."""
-    c, seen = plan["config"], plan["exposure"]
-    hours, rest = divmod(int(plan["estimated_seconds"]), 3600)
-    facts = [
-        ["data", plan["data"]],
-        ["model", f"{c['method']} {c['arch']}, stem {c['stem']}, {c['image_size']} px, {plan['parameters']:,} parameters"],
-        ["strategy", f"{c['strategy']}, {c['epochs']} epochs of {plan['steps_per_epoch']} steps of {c['batch_size']}"],
-        ["each image", f"seen {seen['min']} to {seen['max']} times, {seen['mean']:.1f} on average; {seen['never']} never"],
-        ["memory", f"about {plan['memory_bytes'] / 2**30:.2f} GiB for weights, gradients, optimiser and activations"],
-        ["time", f"about {hours} h {rest // 60} min {rest % 60} s at {plan['images_per_second']:,.0f} images/s (trial steps, views not counted)"],
-        ["run folder", f"{plan['run']} (not made)"],
-    ]
-    rows = [
-        [e["epoch"], f"{e['slice'][0]}:{e['slice'][1]}", e["unique_images"], e["steps"], round(e["times_each"], 2)]
-        + [e["lr"], e["fixed_lr"]]
-        for e in plan["epochs"]
-    ]
-    header = ["epoch", "slice of the order", "unique images", "steps", "times each", "lr", "fixed lr"]
-    return f"{table(facts)}\n\n{table(rows, header)}"

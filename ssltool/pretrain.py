@@ -1,7 +1,7 @@
 """The pretraining stage: images in, a run folder of checkpoints and metrics out.
 
-One loop for every method, strategy and device. A step is a function of (seed, epoch, step) and the state in the checkpoint, so a
-run that was stopped after any step goes on to the same bits.
+One loop for every method, strategy and device. A step is a function of (seed, epoch, step) and the state in the
+checkpoint, so a run that was stopped after any step goes on to the same bits.
 """
 
 from __future__ import annotations
@@ -105,8 +105,9 @@ class _Run:
         if self.job.images.name == "bundled":
             distributed.say("no DATA was given, so this runs on the images that come with ssltool")
         distributed.say(
-            f"{c.method} {c.arch} (stem {c.stem}, {c.image_size} px), {c.strategy}, {c.epochs} epochs of {self.job.steps} steps "
-            f"of {c.batch_size}, {c.precision} on {self.device} x {self.shard.world}; writing {self.folder.path}"
+            f"{c.method} {c.arch} (stem {c.stem}, {c.image_size} px), {c.strategy}, {c.epochs} epochs of "
+            f"{self.job.steps} steps of {c.batch_size}, {c.precision} on {self.device} x {self.shard.world}; "
+            f"writing {self.folder.path}"
         )
         loggers = open_loggers(c, self.folder.path) if distributed.is_main() else []
         with StopRequest() as stop:
@@ -246,5 +247,5 @@ def _restart_at(state: TrainState, epoch: int | None) -> None:
 def _summary(record: dict[str, Any], epochs: int) -> str:
     return (
         f"epoch {record['epoch'] + 1}/{epochs}: loss {record['loss']:.4f}, feature_std {record['feature_std']:.3f}, "
-        f"lr {record['lr']:.4g}, {record['images_per_second']:,.0f} images/s, {record['data_wait']:.1%} waiting for data"
+        f"lr {record['lr']:.4g}, {record['images_per_second']:,.0f} images/s, {record['data_wait']:.1%} data wait"
     )

@@ -36,7 +36,8 @@ def load_pretrained(settings: SaveReprsConfig | LinclsConfig, device: torch.devi
     """The network of ``--pretrained``, or with ``--random`` an untrained one of the same make.
 
     Raises:
-        SSLToolError: if the checkpoint is missing, unreadable, or does not fit the given architecture, stem or image size.
+        SSLToolError: if the checkpoint is missing, unreadable, or does not fit the given architecture, stem or image
+        size.
     """
     if distributed.launched():
         raise SSLToolError("this stage runs in one process; start it without torchrun")
@@ -47,7 +48,9 @@ def load_pretrained(settings: SaveReprsConfig | LinclsConfig, device: torch.devi
     for name in ("arch", "stem"):
         asked = getattr(settings, name)
         if asked not in (None, "auto", saved[name]):
-            raise SSLToolError(f"--{name} is {asked}, but {settings.pretrained} was trained with {saved[name]}; leave it out")
+            raise SSLToolError(
+                f"--{name} is {asked}, but {settings.pretrained} was trained with {saved[name]}; leave it out"
+            )
     image_size = settings.image_size or int(saved["image_size"])
     method = build_method(
         saved["method"],

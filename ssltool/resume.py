@@ -16,7 +16,8 @@ WITHIN_EPOCH = ("Data strategy", "Views")
 
 
 def find_checkpoint(resume: str | None, newest: Path) -> Path | None:
-    """The file that ``--resume`` means: ``auto`` is the run folder's newest if there is one, a folder stands for its newest.
+    """The file that ``--resume`` means: ``auto`` is the run folder's newest if there is one, a folder stands for its
+    newest.
 
     Raises:
         SSLToolError: if a named file is not there.

@@ -1,6 +1,6 @@
 """Run folders: where a training stage keeps its settings, its metrics and its checkpoints.
 
-    config.json  metrics.jsonl  order.npy  checkpoint_0009.pt ...  checkpoint.pt (the newest)
+config.json  metrics.jsonl  order.npy  checkpoint_0009.pt ...  checkpoint.pt (the newest)
 """
 
 from __future__ import annotations

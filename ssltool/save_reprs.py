@@ -40,9 +40,7 @@ def run(config: SaveReprsConfig) -> list[dict[str, Any]]:
     return written
 
 
-def represent(
-    network: Pretrained, images: ImageSet, config: SaveReprsConfig, device: torch.device
-) -> Representations:
+def represent(network: Pretrained, images: ImageSet, config: SaveReprsConfig, device: torch.device) -> Representations:
     """The outputs of ``config.layer`` for all ``images`` in order, in eval mode and by the validation transform."""
     loader = Loader(images, network.image_size, device, worker_count(config.workers))
     rows: torch.Tensor | None = None

@@ -1,4 +1,5 @@
-"""The ``ssltool`` command. One file a command; none is imported before it is needed, and none imports torch on import."""
+"""The ``ssltool`` command. One file a command; none is imported before it is needed, and none imports torch on
+import."""
 
 from __future__ import annotations
 

@@ -23,8 +23,8 @@ def command(config: CollapseConfig, as_json: bool) -> None:
     feature_std     spread of directions: 1 even, 0 complete collapse; a collapse onto a
                     subspace can pass it, auc and effective_rank show that
 
-    Singular values are those of the centred matrix, in float64, in one pass. Each spectrum is written beside its input as
-    STEM_svd.pt (STEM_normalized_svd.pt with --normalize).
+    Singular values are those of the centred matrix, in float64, in one pass. Each spectrum is written beside its
+    input as STEM_svd.pt (STEM_normalized_svd.pt with --normalize).
 
     \b
     ssltool collapse train_reprs_e0.pt --type svd

@@ -17,8 +17,8 @@ def command(config: LinclsConfig, data_dir: str | None, as_json: bool) -> None:
     """Train a linear probe on the frozen backbone of a checkpoint and report its accuracy on the val images.
 
     The paper's protocol: the backbone in eval mode and proved unchanged at the end, classifier weights from N(0, 0.01),
-    random crops and flips, a cosine per epoch. --lars is its LARC. Dataset, stem and image size come from the checkpoint
-    unless given. Writes config.json, metrics.jsonl and probe.pt into a run folder.
+    random crops and flips, a cosine per epoch. --lars is its LARC. Dataset, stem and image size come from the
+    checkpoint unless given. Writes config.json, metrics.jsonl and probe.pt into a run folder.
 
     \b
     ssltool lincls --pretrained logs/simsiam-resnet18-current_0000/checkpoint.pt --epochs 10 --lr 1

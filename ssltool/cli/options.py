@@ -23,7 +23,7 @@ class Command(click.Command):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         settings: dict[str, Any] = {"token_normalize_func": lambda s: s.replace("_", "-"), "max_content_width": 110}
-        super().__init__(*args, context_settings=settings, **kwargs)
+        super().__init__(*args, **{**kwargs, "context_settings": settings})
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         sections: dict[str, list[tuple[str, str]]] = {title: [] for title in SECTIONS}
@@ -119,4 +119,3 @@ def with_data(config: Any, data_dir: str | None) -> Any:
     if config.data is not None:
         raise click.UsageError("DATA is given twice, as an argument and as --data")
     return dataclasses.replace(config, data=data_dir)
-

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from ssltool.cli.options import Command, data_argument, json_option, settings, with_data
-from ssltool.cli.output import emit
+from ssltool.cli.output import emit, table
 from ssltool.config import PretrainConfig
 from ssltool.errors import SSLToolError
 
@@ -51,10 +53,10 @@ def command(config: PretrainConfig, data_dir: str | None, as_json: bool) -> None
     """
     config = with_data(config, data_dir)
     if config.dry_run:
-        from ssltool.plan import describe_plan, make_plan
+        from ssltool.plan import make_plan
 
         plan = make_plan(config)
-        emit(plan, describe_plan(plan), as_json)
+        emit(plan, _describe(plan), as_json)
         return
     from ssltool.pretrain import pretrain
     from ssltool.training.distributed import launched, local_rank
@@ -62,3 +64,33 @@ def command(config: PretrainConfig, data_dir: str | None, as_json: bool) -> None
     folder = pretrain(config)
     if not launched() or local_rank() == 0:
         emit({"run": str(folder), "checkpoint": str(folder / "checkpoint.pt")}, str(folder), as_json)
+
+
+def _describe(plan: dict[str, Any]) -> str:
+    c, seen = plan["config"], plan["exposure"]
+    hours, rest = divmod(int(plan["estimated_seconds"]), 3600)
+    size = f"{plan['parameters']:,} parameters"
+    facts = {
+        "data": plan["data"],
+        "model": f"{c['method']} {c['arch']}, stem {c['stem']}, {c['image_size']} px, {size}",
+        "strategy": f"{c['strategy']}, {c['epochs']} epochs of {plan['steps_per_epoch']} steps of {c['batch_size']}",
+        "each image": f"{seen['min']} to {seen['max']} times, {seen['mean']:.1f} on average, {seen['never']} never",
+        "memory": f"about {plan['memory_bytes'] / 2**30:.2f} GiB for weights, gradients, optimiser and activations",
+        "time": f"about {hours} h {rest // 60} min {rest % 60} s, at the {plan['images_per_second']:,.0f} images/s "
+        "of three trial steps (making views not counted)",
+        "run folder": f"{plan['run']} (not made)",
+    }
+    rows = [
+        (
+            e["epoch"],
+            "{}:{}".format(*e["slice"]),
+            e["unique_images"],
+            e["steps"],
+            e["times_each"],
+            e["lr"],
+            e["fixed_lr"],
+        )
+        for e in plan["epochs"]
+    ]
+    header = ["epoch", "slice of the order", "unique images", "steps", "times each", "lr", "fixed lr"]
+    return f"{table(list(facts.items()))}\n\n{table(rows, header)}"

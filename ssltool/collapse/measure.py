@@ -19,8 +19,8 @@ def measure(x: Tensor, *, kind: str = "svd", normalize: bool = False) -> tuple[T
     """The spectrum of representations (N, d) and their metrics.
 
     The spectrum holds singular values of the centred matrix (``svd``, (min(N, d),)) or standard deviations by dimension
-    (``std``, (d,)). ``auc`` and ``effective_rank`` are always those of the singular values; ``feature_std`` looks at directions
-    only, so ``normalize`` does not change it.
+    (``std``, (d,)). ``auc`` and ``effective_rank`` are always those of the singular values; ``feature_std`` looks at
+    directions only, so ``normalize`` does not change it.
     """
     triangle = factor(x, normalize=normalize)
     s = triangle.singular_values()
@@ -33,7 +33,8 @@ def measure(x: Tensor, *, kind: str = "svd", normalize: bool = False) -> tuple[T
 
 
 def run(config: CollapseConfig) -> dict[str, Any]:
-    """The stage: measures each file, writes ``<stem>_[normalized_]<type>.pt`` beside it (or in ``--out``), draws ``--plot``.
+    """The stage: measures each file, writes ``<stem>_[normalized_]<type>.pt`` beside it (or in ``--out``), draws
+    ``--plot``.
 
     Returns:
         {"files": [{"path", "n", "d", "type", "normalized", "metrics", "spectrum"}, ...], "plot"}.
@@ -92,7 +93,9 @@ def _targets(config: CollapseConfig) -> list[Path]:
         folder = Path(file).parent if config.out is None else Path(config.out)
         targets.append(folder / f"{Path(file).stem}_{middle}{config.type}.pt")
     if len(set(targets)) < len(targets):
-        raise SSLToolError("two inputs would write the same spectrum file; give them different names, or leave --out away")
+        raise SSLToolError(
+            "two inputs would write the same spectrum file; give them different names, or leave --out away"
+        )
     return targets
 
 

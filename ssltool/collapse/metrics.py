@@ -1,7 +1,7 @@
 """Numbers that say how far representations have collapsed.
 
-``s`` are singular values of the centred N x d matrix of representations, (min(N, d),), largest first; ``x`` is the matrix
-itself, (N, d). Every function returns a float.
+``s`` are singular values of the centred N x d matrix of representations, (min(N, d),), largest first; ``x`` is the
+matrix itself, (N, d). Every function returns a float.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from ssltool.errors import SSLToolError
 def auc(s: Tensor) -> float:
     """Area under the cumulative explained variance, Eq. 2 of arXiv:2209.15007: mean_j (sum_{i<=j} s_i / sum s).
 
-    Range [(d + 1) / (2 d), 1] for d values: just above 0.5 is a flat spectrum, 1 complete collapse (rank 1, or all rows the same).
+    Range [(d + 1) / (2 d), 1] for d values: just above 0.5 is a flat spectrum, 1 complete collapse (rank 1, or all
+    rows the same).
     """
     s = _values(s)
     total = s.sum()

@@ -1,8 +1,9 @@
 """The exact spectrum of any number of rows in one pass.
 
-With R the triangular factor of [1 | X], the singular values of R[1:, 1:] are those of the centred X and those of R[:, 1:]
-are those of X itself; and R of stacked blocks of rows is the R of their stacked Rs. So one pass of QR updates in
-float64 needs O(d^2) memory, merges across files, and keeps the small singular values that squaring would lose.
+With R the triangular factor of [1 | X], the singular values of R[1:, 1:] are those of the centred X and those of
+R[:, 1:] are those of X itself; and R of stacked blocks of rows is the R of their stacked Rs. So one pass of QR
+updates in float64 needs O(d^2) memory, merges across files, and keeps the small singular values that squaring would
+lose.
 """
 
 from __future__ import annotations
@@ -34,9 +35,8 @@ class Factor:
         augmented = torch.cat([torch.ones_like(block[:, :1]), block], dim=1)
         if self._r is not None:
             if self._r.shape[1] != augmented.shape[1]:
-                raise SSLToolError(
-                    f"representations of different widths, {self._r.shape[1] - 1} and {block.shape[1]}, have no common spectrum"
-                )
+                widths = f"{self._r.shape[1] - 1} and {block.shape[1]}"
+                raise SSLToolError(f"representations of different widths, {widths}, have no common spectrum")
             augmented = torch.cat([self._r, augmented])
         self._r = torch.linalg.qr(augmented, mode="r").R
         self.rows += len(block)
@@ -90,7 +90,8 @@ def singular_values(
 ) -> Tensor:
     """Singular values of ``x``, a tensor (N, d) or an iterable of row blocks: (min(N, d),) float64, largest first.
 
-    ``center`` subtracts the column means; ``normalize`` scales the rows to length 1 first; ``chunk_rows`` bounds memory.
+    ``center`` subtracts the column means; ``normalize`` scales the rows to length 1 first; ``chunk_rows`` bounds
+    memory.
 
     Raises:
         SSLToolError: for no rows, or blocks of different widths.

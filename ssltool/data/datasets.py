@@ -102,13 +102,16 @@ def open_dataset(settings: DataSettings, split: str) -> ImageSet:
     """The images that the settings name.
 
     Raises:
-        SSLToolError: if the folder, the split or the file of numbers is missing, broken or empty, or if an image that had
+        SSLToolError: if the folder, the split or the file of numbers is missing, broken or empty, or if an image
+        that had
             to be read cannot be.
     """
     name, own_split, needs_numbers = parse_type(settings.dataset_type)
     split = own_split or split
     if needs_numbers and settings.idx_path is None:
-        raise SSLToolError(f"--dataset-type {settings.dataset_type} is a subset; name its images with --idx-path FILE.npy")
+        raise SSLToolError(
+            f"--dataset-type {settings.dataset_type} is a subset; name its images with --idx-path FILE.npy"
+        )
     name = detect(settings.data) if name == "auto" else name
     if name != "bundled" and settings.data is None:
         raise SSLToolError(f"--dataset-type {settings.dataset_type} needs the folder of its images as DATA")
@@ -145,7 +148,9 @@ def parse_type(dataset_type: str) -> tuple[str, str | None, bool]:
     name, split = (base, end) if end in SPLITS else (text, None)
     name = name.replace("_", "-")
     if name not in DATASETS:
-        raise unknown("dataset type", dataset_type, [*DATASETS, *PAPER_NAMES, "imagenet_train", "imagenet_train_subset"])
+        raise unknown(
+            "dataset type", dataset_type, [*DATASETS, *PAPER_NAMES, "imagenet_train", "imagenet_train_subset"]
+        )
     return name, split, subset
 
 

@@ -40,8 +40,8 @@ def separable(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
 
 
 def crop_resize(images: Tensor, boxes: Tensor, flip: Tensor, size: int) -> Tensor:
-    """Cuts ``boxes`` (N, 4), integers (top, left, height, width), out, scales each to size x size, and mirrors those with
-    ``flip`` (N,).
+    """Cuts ``boxes`` (N, 4), integers (top, left, height, width), out, scales each to size x size, and mirrors those
+    with ``flip`` (N,).
 
     ``images`` uint8; the result is float in [0, 1]. Equals torchvision's ``resized_crop`` with antialiasing.
     """
@@ -117,8 +117,8 @@ def adjust_hue(x: Tensor, shift: Tensor) -> Tensor:
 
 @lru_cache(maxsize=8)
 def _taps(size: int, radius: int, device: torch.device) -> Tensor:
-    """(2 radius + 1, size * size): 1 where tap t of output pixel j reads pixel i, at [t, i * size + j]; reflected at the
-    border."""
+    """(2 radius + 1, size * size): 1 where tap t of output pixel j reads pixel i, at [t, i * size + j]; reflected at
+    the border."""
     taps = torch.zeros(2 * radius + 1, size, size)
     pixel = torch.arange(size)
     for t in range(-radius, radius + 1):

@@ -1,8 +1,8 @@
 """Indices to batches on the device.
 
-Images in memory are gathered and turned into views on the device. Image files are decoded once in a worker process, which
-also crops and scales each view; everything photometric happens on the device. Which images, and every parameter of
-their views, follow from the seed, the epoch and the step alone, so nothing depends on workers or ranks.
+Images in memory are gathered and turned into views on the device. Image files are decoded once in a worker process,
+which also crops and scales each view; everything photometric happens on the device. Which images, and every
+parameter of their views, follow from the seed, the epoch and the step alone, so nothing depends on workers or ranks.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from ssltool.errors import SSLToolError
 
 @dataclass
 class Batch:
-    """``views``: V tensors (B, 3, S, S); ``labels`` (B,), -1 where unlabelled; ``rows`` (B,), places in the ``ImageSet``."""
+    """``views``: V tensors (B, 3, S, S); ``labels`` (B,), -1 where unlabelled; ``rows`` (B,), places in the
+    ``ImageSet``."""
 
     views: list[Tensor]
     labels: Tensor
@@ -70,7 +71,7 @@ class Loader:
         seed: int,
         epoch: int,
         first_step: int = 0,
-        shard: Shard = Shard(),  # noqa: B008  frozen
+        shard: Shard = Shard(),
     ) -> Iterator[Batch]:
         """The steps of one epoch from ``first_step`` on, one view per recipe.
 

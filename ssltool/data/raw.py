@@ -60,7 +60,7 @@ def fashion_mnist(folder: Path, split: str) -> Arrays:
 
 
 class _ArraysOnly(pickle.Unpickler):
-    _ALLOWED = {"_reconstruct", "ndarray", "dtype", "encode"}
+    _ALLOWED = frozenset({"_reconstruct", "ndarray", "dtype", "encode"})
 
     def find_class(self, module: str, name: str) -> Any:
         if module.split(".")[0] in ("numpy", "_codecs") and name in self._ALLOWED:

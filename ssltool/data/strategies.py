@@ -1,7 +1,8 @@
 """Which images each epoch sees: the collapse paper's data strategies, as index sequences. NumPy only.
 
 Li, Efros, Pathak, "Understanding Collapse in Non-Contrastive Siamese Representation Learning", ECCV 2022, Sec. 5. With
-r = epochs // n_rounds epochs in a round and c = (epoch mod r) // chunk_size the number of the chunk, an epoch's subset is
+r = epochs // n_rounds epochs in a round and c = (epoch mod r) // chunk_size the number of the chunk, an epoch's
+subset is
 
     iid         the whole order
     current     order[N*c*s // r : N*(c+1)*s // r]     a single pass: every image is seen in one chunk only
@@ -94,8 +95,8 @@ def epoch_indices(
         seed: the permutations are ``numpy.random.RandomState(epoch + seed)``'s.
 
     Returns:
-        (steps * batch_size,) int64; for ``current``, ``accumulate`` and ``last`` the sequence of the paper's code, element
-        for element.
+        (steps * batch_size,) int64; for ``current``, ``accumulate`` and ``last`` the sequence of the paper's code,
+        element for element.
 
     Raises:
         SSLToolError: for settings that do not go together, or a subset smaller than one batch.
@@ -157,6 +158,6 @@ def read_order(path: str | None, n: int, seed: int) -> np.ndarray:
     order = read_numbers(path, n, "--incremental-idx-path")
     if len(order) != n:
         raise SSLToolError(
-            f"--incremental-idx-path: {path} orders {len(order)} images, but the data has {n}; every image must be in it"
+            f"--incremental-idx-path: {path} orders {len(order)} images, but the data has {n}; name every image once"
         )
     return order

@@ -1,7 +1,8 @@
 """Augmented views, for a whole batch at once: draw parameters, one row per image, then apply them on the device.
 
 Drawing takes an explicit generator and knows nothing of the images, so the views of a step are the same on one rank
-or on many and whether or not the run was interrupted. ``PAPER`` is the recipe of MoCo v2, SimSiam and the collapse paper.
+or on many and whether or not the run was interrupted. ``PAPER`` is the recipe of MoCo v2, SimSiam and the collapse
+paper.
 """
 
 from __future__ import annotations
@@ -155,7 +156,8 @@ def train_view(images: Tensor, draws: Draws, size: int) -> Tensor:
 
 
 def eval_view(images: Tensor, size: int) -> Tensor:
-    """The validation transform: as is where the images have that size, else scale by 256/224 of ``size`` and cut the centre."""
+    """The validation transform: as is where the images have that size, else scale by 256/224 of ``size`` and cut the
+    centre."""
     if images.shape[-1] == images.shape[-2] == size:
         return standardise(images.float() / 255.0)
     return standardise(ops.resize_centre(images, size, eval_resize(size)))

@@ -76,7 +76,9 @@ class SimSiam(Method):
         return Output(torch.stack(losses).mean(), z[0].detach())
 
     def param_groups(self) -> list[dict[str, Any]]:
-        fixed = self.options.fix_pred_lr  # App. B of the paper: a predictor that keeps its rate tracks the latest projections
+        fixed = (
+            self.options.fix_pred_lr
+        )  # App. B of the paper: a predictor that keeps its rate tracks the latest projections
         return [
             {"params": trainable(self.backbone, self.projector), "fixed_lr": False, "is_encoder": True},
             {"params": trainable(self.predictor), "fixed_lr": fixed, "is_encoder": False},

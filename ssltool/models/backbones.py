@@ -120,7 +120,7 @@ class _NarrowResNet(ResNet):
         super().__init__(block, layers, zero_init_residual=zero_init_residual)
         self.conv1 = _first_conv(width, 7, 2, 3)
         self.bn1 = nn.BatchNorm2d(width)
-        self.fc = nn.Linear(8 * width * block.expansion, self.fc.out_features)
+        self.fc = nn.Linear(8 * width * block.expansion, 1)  # the caller takes it off
 
     def _make_layer(self, block, planes, blocks, stride=1, dilate=False):  # type: ignore[no-untyped-def]
         if planes == 64:

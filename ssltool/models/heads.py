@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from torch import nn
 
 
@@ -11,7 +13,7 @@ def mlp(dims: list[int], *, last_bn: bool, last_bias: bool) -> nn.Sequential:
     ``last_bn`` ends on a BN without scale and shift.
     """
     layers: list[nn.Module] = []
-    for i, (before, after) in enumerate(zip(dims[:-1], dims[1:], strict=True)):
+    for i, (before, after) in enumerate(pairwise(dims)):
         last = i == len(dims) - 2
         layers.append(nn.Linear(before, after, bias=last and last_bias))
         if not last:

@@ -46,4 +46,6 @@ def _import(module: str, extra: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise SSLToolError(f"--{extra} needs a package that is not installed; pip install 'ssltool[{extra}]'") from error
+        raise SSLToolError(
+            f"--{extra} needs a package that is not installed; pip install 'ssltool[{extra}]'"
+        ) from error

@@ -65,8 +65,8 @@ def build_optimizer(groups: Iterable[dict[str, Any]], config: PretrainConfig) ->
 
 
 class LARS(Optimizer):
-    """Layer-wise adaptive rate scaling (arXiv:1708.03888) with MoCo v3's choices: biases and norms, that is parameters with
-    fewer than two dimensions, get neither weight decay nor scaling; elsewhere
+    """Layer-wise adaptive rate scaling (arXiv:1708.03888) with MoCo v3's choices: biases and norms, that is
+    parameters with fewer than two dimensions, get neither weight decay nor scaling; elsewhere
 
         d = g + wd * p,   d <- d * trust * |p| / |d|   (unscaled where a norm is 0),   v <- m v + d,   p <- p - lr v
     """

@@ -10,7 +10,8 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
 class StopRequest:
-    """Catches the signals within a ``with`` block. ``number`` is 0 until one came; a second SIGINT interrupts at once."""
+    """Catches the signals within a ``with`` block. ``number`` is 0 until one came; a second SIGINT interrupts at
+    once."""
 
     def __init__(self) -> None:
         self.number = 0

@@ -79,8 +79,8 @@ class TrainState:
             for number, row in enumerate(rows, start=first + 1):
                 if not math.isfinite(row[0]):
                     raise SSLToolError(
-                        f"the loss is {row[0]} at step {number} (epoch {self.epoch}); the last checkpoint is from before it. "
-                        "Try a lower --lr, --warmup-epochs, or --precision fp32"
+                        f"the loss is {row[0]} at step {number} (epoch {self.epoch}); the last checkpoint is from "
+                        "before it. Try a lower --lr, --warmup-epochs, or --precision fp32"
                     )
         for row in rows:
             for name, value in zip(SUMS, row, strict=True):

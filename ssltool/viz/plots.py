@@ -11,6 +11,7 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from ssltool.collapse.metrics import auc
@@ -65,7 +66,7 @@ def plot_spectra(spectra: dict[str, Tensor], path: str, *, kind: str = "svd") ->
     save_figure(figure, path)
 
 
-def save_figure(figure: plt.Figure, path: str) -> None:
+def save_figure(figure: Figure, path: str) -> None:
     """Writes a figure in the format that its name says, atomically, and closes it."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format=Path(path).suffix[1:].lower(), dpi=160)
