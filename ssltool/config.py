@@ -83,11 +83,10 @@ class Checked:
             if m.get("choices") and value not in m["choices"]:
                 raise SSLToolError(f"{flag(f.name)} is '{value}'; it must be one of {', '.join(m['choices'])}")
             low, high, above = m.get("minimum"), m.get("maximum"), m.get("above")
-            if (
-                (low is not None and value < low)
-                or (high is not None and value > high)
-                or (above is not None and value <= above)
-            ):
+            within = (
+                (low is None or value >= low) and (high is None or value <= high) and (above is None or value > above)
+            )
+            if not within:  # NaN is within no bounds
                 bounds = [f"at least {low}"] if low is not None else []
                 bounds += [f"at most {high}"] if high is not None else []
                 bounds += [f"greater than {above}"] if above is not None else []

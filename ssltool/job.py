@@ -137,6 +137,8 @@ def make_job(config: PretrainConfig) -> Job:
         blur_p=config.blur_p or 0.0,
     )
     job = Job(config, options, images, order, recipe)
+    if config.warmup_epochs and config.warmup_epochs >= job.epochs:
+        raise SSLToolError(f"--warmup-epochs {config.warmup_epochs} leaves nothing of {job.epochs} epochs")
     for epoch in {0, *range(0, job.epochs, config.chunk_size), job.epochs - 1} if config.strategy != "iid" else {0}:
         job.indices(epoch)
     return job
@@ -186,5 +188,3 @@ def refuse_idle_settings(config: PretrainConfig) -> None:
         for name in names:
             if condition and getattr(config, name) != defaults[name]:
                 raise SSLToolError(f"{flag(name)} does nothing {why}; leave one of them out")
-    if config.warmup_epochs and config.warmup_epochs >= (config.epochs or 100):
-        raise SSLToolError(f"--warmup-epochs {config.warmup_epochs} leaves nothing of {config.epochs or 100} epochs")

@@ -125,14 +125,15 @@ def _labelled(bank: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return (bank, labels, rows) if bool(keep.all()) else (bank[keep], labels[keep], rows)
 
 
-def _check(bank: Tensor, queries: Tensor, k: int) -> None:
+def _check(bank: Tensor, queries: Tensor, k: int, *, same: bool = False) -> None:
     if bank.shape[1] != queries.shape[1]:
         raise SSLToolError(
             f"the bank's representations are {bank.shape[1]} wide and the queries' {queries.shape[1]}; "
             "save both with the same network and --layer"
         )
-    if k > len(bank):
-        raise SSLToolError(f"-k {k} is more than the {len(bank)} labelled rows of the bank; lower it")
+    voters = len(bank) - same  # in one file, a row does not vote on itself
+    if k > voters:
+        raise SSLToolError(f"-k {k} is more than the {voters} labelled rows of the bank that can vote; lower it")
 
 
 def run(config: KnnConfig) -> dict[str, Any]:
@@ -178,7 +179,7 @@ def _evaluate(
     config: KnnConfig, bank: Representations, queries: Representations, same: bool, device: torch.device
 ) -> dict[str, Any]:
     rows, labels, places = _labelled(bank.representations, bank.targets)
-    _check(rows, queries.representations, config.k + same)
+    _check(rows, queries.representations, config.k, same=same)
     known, classes = labels.unique(return_inverse=True)
     scored = queries.targets >= 0
     if not bool(scored.any()):

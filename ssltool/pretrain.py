@@ -27,7 +27,7 @@ from ssltool.resume import check_compatible, find_checkpoint
 from ssltool.runs import RunFolder, run_path
 from ssltool.training import distributed
 from ssltool.training.device import autocast, pick_device, worker_count
-from ssltool.training.logs import open_loggers
+from ssltool.training.logs import check_loggers, open_loggers
 from ssltool.training.optim import build_optimizer, epoch_rates
 from ssltool.training.progress import Progress
 from ssltool.training.signals import StopRequest
@@ -73,6 +73,7 @@ class _Run:
             self.saved = self.job.saved_config()
             self.folder = RunFolder(run_path(config, f"{config.method}-{config.arch}-{config.strategy}"))
             checkpoint = self._checkpoint_to_resume()
+            check_loggers(config)
         self.device, self.shard = device, shard
         self.state = _build_state(self.job, device)
         if checkpoint is not None:
@@ -137,11 +138,11 @@ class _Run:
         state.method.start_epoch(state.epoch)
         with contextlib.closing(progress):
             for batch in self._timed(self._batches(), epoch):
-                loss = self._step(batch)
+                self._step(batch)
                 epoch.images += self.job.batch_size
                 if state.epoch_step % FLUSH_EVERY == 0:
                     state.flush()
-                progress.update(self.job.batch_size, f"loss {float(loss):.4f}" if self.device.type == "cpu" else "")
+                progress.update(self.job.batch_size, f"loss {state.latest:.4f}" if state.latest is not None else "")
                 self._save_within_epoch(distributed.largest(stop.number))
         return epoch
 
@@ -167,7 +168,7 @@ class _Run:
             yield batch
         epoch.seconds = time.perf_counter() - start
 
-    def _step(self, batch: Batch) -> torch.Tensor:
+    def _step(self, batch: Batch) -> None:
         c, state = self.config, self.state
         torch.manual_seed(seeds.derive(c.seed, state.epoch, state.epoch_step, MODEL_STREAM, self.shard.rank))
         self._set_rates()
@@ -183,7 +184,6 @@ class _Run:
         state.epoch_step += 1
         state.method.after_step(state.step / (self.job.epochs * self.job.steps))
         state.note(output.loss, feature_std_tensor(output.projection))
-        return output.loss.detach()
 
     def _set_rates(self) -> None:
         state = self.state
@@ -241,6 +241,7 @@ def _restart_at(state: TrainState, epoch: int | None) -> None:
     """``--start-epoch``: counts from ``epoch`` instead of where the checkpoint stopped."""
     if epoch is not None:
         state.epoch, state.epoch_step = epoch, 0
+        state.sums = dict.fromkeys(state.sums, 0.0)
         state.history = [record for record in state.history if record["epoch"] < epoch]
 
 

@@ -59,10 +59,10 @@ def command(config: PretrainConfig, data_dir: str | None, as_json: bool) -> None
         emit(plan, _describe(plan), as_json)
         return
     from ssltool.pretrain import pretrain
-    from ssltool.training.distributed import launched, local_rank
+    from ssltool.training.distributed import first
 
     folder = pretrain(config)
-    if not launched() or local_rank() == 0:
+    if first():
         emit({"run": str(folder), "checkpoint": str(folder / "checkpoint.pt")}, str(folder), as_json)
 
 

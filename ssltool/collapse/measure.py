@@ -50,11 +50,12 @@ def run(config: CollapseConfig) -> dict[str, Any]:
         check_format(config.plot)
     targets = _targets(config)
     loaded = [Representations.load(path) for path in config.files]
+    for path, representations in zip(config.files, loaded, strict=True):
+        if len(representations) < 2:
+            raise SSLToolError(f"{path} has {len(representations)} row(s); a spectrum needs at least 2")
     results, spectra = [], []
     for path, target, representations in zip(config.files, targets, loaded, strict=True):
         n, d = representations.representations.shape
-        if n < 2:
-            raise SSLToolError(f"{path} has {n} row(s); a spectrum needs at least 2")
         values, found = measure(representations.representations, kind=config.type, normalize=config.normalize)
         meta = {
             "source": str(path),

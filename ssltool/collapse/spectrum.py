@@ -21,6 +21,7 @@ class Factor:
 
     def __init__(self) -> None:
         self.rows = 0
+        self._origin: Tensor | None = None  # the first row, subtracted from all: equal rows leave exactly nothing
         self._r: Tensor | None = None
 
     def update(self, block: Tensor) -> None:
@@ -31,12 +32,16 @@ class Factor:
         """
         if block.dim() != 2:
             raise SSLToolError(f"representations must be (N, d); found shape {tuple(block.shape)}")
+        if not len(block):
+            return
         block = block.double()
-        augmented = torch.cat([torch.ones_like(block[:, :1]), block], dim=1)
+        if self._origin is None:
+            self._origin = block[0].clone()
+        if len(self._origin) != block.shape[1]:
+            widths = f"{len(self._origin)} and {block.shape[1]}"
+            raise SSLToolError(f"representations of different widths, {widths}, have no common spectrum")
+        augmented = torch.cat([torch.ones_like(block[:, :1]), block - self._origin], dim=1)
         if self._r is not None:
-            if self._r.shape[1] != augmented.shape[1]:
-                widths = f"{self._r.shape[1] - 1} and {block.shape[1]}"
-                raise SSLToolError(f"representations of different widths, {widths}, have no common spectrum")
             augmented = torch.cat([self._r, augmented])
         self._r = torch.linalg.qr(augmented, mode="r").R
         self.rows += len(block)
@@ -47,21 +52,21 @@ class Factor:
         Raises:
             SSLToolError: before the first row.
         """
-        r = self._factor()
-        values = torch.linalg.svdvals(r[1:, 1:] if center else r[:, 1:])
+        r, origin = self._factor()
+        values = torch.linalg.svdvals(r[1:, 1:] if center else r[:, 1:] + r[:, :1] * origin)
         count = min(self.rows, r.shape[1] - 1)
         missing = count - len(values)  # with N <= d, centring takes one value away
         return torch.nn.functional.pad(values, (0, max(0, missing)))[:count]
 
     def deviations(self) -> Tensor:
         """Standard deviation of each dimension, (d,) float64, with N - 1 in the denominator; 0 for a single row."""
-        centred = self._factor()[1:, 1:]
+        centred = self._factor()[0][1:, 1:]
         return centred.square().sum(dim=0).div(max(1, self.rows - 1)).sqrt()
 
-    def _factor(self) -> Tensor:
-        if self._r is None or not self.rows:
+    def _factor(self) -> tuple[Tensor, Tensor]:
+        if self._r is None or self._origin is None:
             raise SSLToolError("there are no representations: the spectrum of nothing is undefined")
-        return self._r
+        return self._r, self._origin
 
 
 def row_blocks(x: Tensor, chunk_rows: int | None = None) -> Iterable[Tensor]:
@@ -80,8 +85,7 @@ def factor(x: Tensor | Iterable[Tensor], *, normalize: bool = False, chunk_rows:
     """The factor of ``x``: a matrix (N, d), or an iterable of blocks of its rows."""
     result = Factor()
     for block in row_blocks(x, chunk_rows) if isinstance(x, Tensor) else x:
-        if len(block):
-            result.update(unit_rows(block) if normalize else block)
+        result.update(unit_rows(block) if normalize else block)
     return result
 
 

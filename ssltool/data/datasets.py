@@ -103,8 +103,7 @@ def open_dataset(settings: DataSettings, split: str) -> ImageSet:
 
     Raises:
         SSLToolError: if the folder, the split or the file of numbers is missing, broken or empty, or if an image
-        that had
-            to be read cannot be.
+            that had to be read cannot be.
     """
     name, own_split, needs_numbers = parse_type(settings.dataset_type)
     split = own_split or split
@@ -167,11 +166,12 @@ def detect(data: str | None) -> str:
         "cifar100": ("cifar-100-python",),
         "stl10": ("stl10_binary", "train_X.bin"),
         "places365": ("places365_train_standard.txt", "places365_val.txt"),
-        "imagenet": ("train",),
     }
     for name, files in marks.items():
         if any((folder / file).exists() for file in files):
             return name
+    if (folder / "train").exists():  # a folder in ImageNet's layout, a file among those of CIFAR-100
+        return "imagenet" if (folder / "train").is_dir() else "cifar100"
     return "folder" if _class_folders(folder) else "images"
 
 
@@ -181,6 +181,8 @@ def _open(name: str, folder: Path, split: str, settings: DataSettings) -> ImageS
         if split not in splits:
             raise SSLToolError(f"{name} has no split '{split}'; it has {', '.join(splits)}")
         images, labels = read(folder, split)
+        if len(images) != len(labels):
+            raise SSLToolError(f"{folder} holds {len(images)} {split} images but {len(labels)} labels; copy it again")
         count = int(labels.max()) + 1 if len(labels) else 0
         classes = tuple(map(str, range(count)))
         tensor = torch.from_numpy(np.require(images, requirements="W"))
@@ -192,8 +194,8 @@ def _open(name: str, folder: Path, split: str, settings: DataSettings) -> ImageS
     if name == "imagenet":
         if not (folder / split).is_dir():
             raise SSLToolError(f"{folder} has no folder '{split}'; an ImageNet-style folder holds train and val")
-        labelled = _class_folders(folder / split)
         reference = folder / "train" if (folder / "train").is_dir() else folder / split
+        labelled = _class_folders(reference) and _subfolders(folder / split)
         return _folder(name, folder / split, split, _subfolders(reference) if labelled else None)
     if split != "train":
         raise SSLToolError(f"{folder} is one folder of images without a {split} split; name the {split} images as DATA")
@@ -219,7 +221,7 @@ def _folder(name: str, folder: Path, split: str, classes: Sequence[str] | None) 
 def _image_files(folder: Path) -> list[str]:
     found = []
     for parent, folders, files in os.walk(folder, followlinks=True):
-        folders.sort()
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
         found += [os.path.join(parent, file) for file in sorted(files) if file.lower().endswith(IMG_EXTENSIONS)]
     return found
 
@@ -263,7 +265,7 @@ def _download(name: str, settings: DataSettings, split: str) -> None:
         "cifar100": lambda: tv.CIFAR100(root, train, download=True),
         "stl10": lambda: tv.STL10(root, {"val": "test"}.get(split, split), download=True),
         "places365": lambda: tv.Places365(
-            root, "train-standard" if train else "val", small=settings.small, download=not os.path.isdir(root)
+            root, "train-standard" if train else "val", small=settings.small, download=True
         ),
     }
     if name not in fetch:

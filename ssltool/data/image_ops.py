@@ -16,19 +16,25 @@ GRAY = (0.2989, 0.587, 0.114)
 """ITU-R 601 luma, rounded as torchvision rounds it."""
 
 
-def resize_matrix(start: Tensor, length: Tensor, out: int, size: int, low: Tensor, high: Tensor) -> Tensor:
+def resize_matrix(
+    start: Tensor, length: Tensor, out: int, size: int, low: Tensor, high: Tensor, mirror: Tensor | None = None
+) -> Tensor:
     """Antialiased linear resampling of one axis, as matrices (N, size, out) to multiply pixels with.
 
     Row n maps pixels ``start[n] .. start[n] + length[n]`` of an axis of ``size`` pixels to ``out`` pixels by a triangle
-    filter that is as wide as the shrinking asks for; only pixels from ``low`` up to ``high`` count.
+    filter that is as wide as the shrinking asks for; only pixels from ``low`` up to ``high`` count. Where ``mirror``
+    (N,) is true the output runs backwards.
     """
     scale = (length / out)[:, None]
     narrow = 1.0 / scale.clamp(min=1.0)
-    pixel = torch.arange(size, device=start.device)
     centre = start[:, None] + (torch.arange(out, device=start.device) + 0.5) * scale - 0.5
-    weight = ((pixel * narrow)[:, :, None] - (centre * narrow)[:, None, :]).abs_()
+    if mirror is not None:
+        centre = torch.where(mirror[:, None], centre.flip(1), centre)
+    pixel = torch.arange(size, device=start.device)
+    counts = (pixel >= low[:, None]) & (pixel < high[:, None])
+    place = torch.where(counts, pixel * narrow, torch.inf)  # infinitely far from every centre: weight 0
+    weight = (place[:, :, None] - (centre * narrow)[:, None, :]).abs_()
     weight = torch.sub(1.0, weight, out=weight).clamp_(min=0.0)
-    weight *= ((pixel >= low[:, None]) & (pixel < high[:, None])).to(weight.dtype)[:, :, None]
     return weight.div_(weight.sum(dim=1, keepdim=True))
 
 
@@ -48,8 +54,7 @@ def crop_resize(images: Tensor, boxes: Tensor, flip: Tensor, size: int) -> Tenso
     height, width = images.shape[-2:]
     top, left, h, w = boxes.float().unbind(1)
     rows = resize_matrix(top, h, size, height, top, top + h)
-    columns = resize_matrix(left, w, size, width, left, left + w)
-    columns = torch.where(flip[:, None, None], columns.flip(2), columns)
+    columns = resize_matrix(left, w, size, width, left, left + w, flip)
     return separable(images.float().div_(255.0), rows, columns)
 
 
@@ -84,14 +89,19 @@ def adjust_brightness(x: Tensor, factor: Tensor) -> Tensor:
 def adjust_contrast(x: Tensor, factor: Tensor) -> Tensor:
     """Moves each image from its mean luma by its ``factor`` (N,), clipped to [0, 1]."""
     mean = grayscale(x).mean(dim=(1, 2, 3), keepdim=True)
-    return torch.lerp(mean, x, factor.view(-1, 1, 1, 1)).clamp_(0.0, 1.0)
+    return _blend(x, mean, factor)
 
 
 def adjust_saturation(x: Tensor, factor: Tensor) -> Tensor:
     """Moves each image from its grey version by its ``factor`` (N,), clipped to [0, 1]."""
     if x.shape[1] == 1:
         return x
-    return torch.lerp(grayscale(x), x, factor.view(-1, 1, 1, 1)).clamp_(0.0, 1.0)
+    return _blend(x, grayscale(x), factor)
+
+
+def _blend(x: Tensor, other: Tensor, factor: Tensor) -> Tensor:
+    factor = factor.view(-1, 1, 1, 1)
+    return (x * factor).add_(other * (1.0 - factor)).clamp_(0.0, 1.0)
 
 
 def adjust_hue(x: Tensor, shift: Tensor) -> Tensor:

@@ -165,7 +165,9 @@ class _Decoded(Dataset[Tensor | SSLToolError]):
         except SSLToolError as error:
             return error
         side = [self.size, self.size]
-        if draws is None:
+        if draws is None and image.size == (self.size, self.size):
+            crops = [image]
+        elif draws is None:
             crops = [tv.center_crop(tv.resize(image, [views.eval_resize(self.size)]), side)]
         else:
             crops = []

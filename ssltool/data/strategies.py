@@ -101,6 +101,8 @@ def epoch_indices(
     Raises:
         SSLToolError: for settings that do not go together, or a subset smaller than one batch.
     """
+    if min(batch_size, repeat_batch) < 1:
+        raise SSLToolError(f"batches of {batch_size} used {repeat_batch} times in a row; both must be at least 1")
     subset = epoch_subset(
         order, strategy=strategy, epoch=epoch, epochs=epochs, chunk_size=chunk_size, n_rounds=n_rounds
     )
@@ -130,11 +132,12 @@ def read_numbers(path: str, n: int, flag: str) -> np.ndarray:
     if not Path(path).is_file():
         raise SSLToolError(f"{flag}: no such file: {path}")
     try:
-        numbers = np.load(path, allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
+        with open(path, "rb") as stream:
+            numbers = np.lib.format.read_array(stream, allow_pickle=False)
+    except (ValueError, OSError) as error:
         raise SSLToolError(f"{flag}: {path} is not a .npy array ({error}); write it with numpy.save") from error
-    if not isinstance(numbers, np.ndarray) or numbers.ndim != 1 or not np.issubdtype(numbers.dtype, np.integer):
-        found = f"{numbers.dtype} of shape {numbers.shape}" if isinstance(numbers, np.ndarray) else "an archive"
+    if numbers.ndim != 1 or not np.issubdtype(numbers.dtype, np.integer):
+        found = f"{numbers.dtype} of shape {numbers.shape}"
         raise SSLToolError(f"{flag}: {path} must hold one row of integers; found {found}")
     outside = numbers[(numbers < 0) | (numbers >= n)]
     if len(outside):

@@ -145,7 +145,7 @@ def standardise(x: Tensor) -> Tensor:
     """Three channels with ImageNet's means and deviations taken out; grey images become three channels here."""
     mean = torch.tensor(MEAN, device=x.device).view(1, 3, 1, 1)
     std = torch.tensor(STD, device=x.device).view(1, 3, 1, 1)
-    return (x - mean) / std
+    return (x - mean).mul_(1.0 / std)
 
 
 def train_view(images: Tensor, draws: Draws, size: int) -> Tensor:

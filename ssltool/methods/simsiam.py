@@ -69,8 +69,8 @@ class SimSiam(Method):
         return [base] * self.options.n_augs
 
     def forward(self, views: list[Tensor], rows: Tensor) -> Output:
-        z = [self.projector(self.backbone(view)) for view in views]
-        p = [self.predictor(projection) for projection in z]
+        z = [self.projector(self.backbone(view)).float() for view in views]  # the loss is in fp32 at any precision
+        p = [self.predictor(projection).float() for projection in z]
         pairs = list(combinations(range(len(views)), 2))
         losses = [simsiam_loss(p[i], p[j], z[i], z[j], stop_grad=self.options.stop_grad) for i, j in pairs]
         return Output(torch.stack(losses).mean(), z[0].detach())

@@ -19,6 +19,8 @@ def pick_device(settings: DeviceSettings, *, local_rank: int = 0) -> torch.devic
     Raises:
         SSLToolError: if it is not there.
     """
+    if settings.gpu is not None and local_rank:
+        raise SSLToolError(f"--gpu {settings.gpu} puts every rank on one GPU; leave it out under torchrun")
     name = settings.device
     if settings.gpu is not None and name == "auto":
         name = "cuda"

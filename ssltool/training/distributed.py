@@ -26,6 +26,11 @@ def launched() -> bool:
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
+def first() -> bool:
+    """Whether this process is the first of all that torchrun started; known also before and after they have joined."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def local_rank() -> int:
     """This process's number on its machine, which is also its GPU's."""
     return int(os.environ.get("LOCAL_RANK", "0"))
@@ -55,13 +60,13 @@ def is_main() -> bool:
     return not dist.is_initialized() or dist.get_rank() == 0
 
 
-def mean(values: list[float]) -> list[float]:
-    """Each number's mean over the ranks."""
-    if not dist.is_initialized():
-        return values
-    tensor = torch.tensor(values, dtype=torch.float64)
-    dist.all_reduce(tensor)
-    return (tensor / dist.get_world_size()).tolist()
+def mean(values: Tensor) -> Tensor:
+    """Each number's mean over the ranks, in float64 on the CPU; no gradient."""
+    values = values.detach().cpu().double()
+    if dist.is_initialized():
+        dist.all_reduce(values)
+        values /= dist.get_world_size()
+    return values
 
 
 def largest(value: int) -> int:

@@ -15,12 +15,20 @@ from ssltool.errors import SSLToolError
 Logger = Callable[[dict[str, Any]], None]
 
 
-def open_loggers(config: PretrainConfig, folder: Path) -> list[Logger]:
-    """One function per logger asked for; each takes an epoch's record.
+def check_loggers(config: PretrainConfig) -> None:
+    """Makes sure that the loggers asked for can be opened, before anything is written.
 
     Raises:
         SSLToolError: if a logger is not installed.
     """
+    if config.tensorboard:
+        _import("torch.utils.tensorboard", "tensorboard")
+    if config.wandb:
+        _import("wandb", "wandb")
+
+
+def open_loggers(config: PretrainConfig, folder: Path) -> list[Logger]:
+    """One function per logger asked for; each takes an epoch's record."""
     loggers: list[Logger] = []
     if config.tensorboard:
         writer = _import("torch.utils.tensorboard", "tensorboard").SummaryWriter(str(folder))

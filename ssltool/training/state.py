@@ -18,6 +18,8 @@ from ssltool.training import distributed
 SUMS = ("loss", "feature_std")
 """What is averaged over an epoch's steps."""
 
+DIVERGED = "the last checkpoint is from before it. Try a lower --lr, --warmup-epochs, or --precision fp32"
+
 
 @dataclass
 class TrainState:
@@ -33,9 +35,17 @@ class TrainState:
     sums: dict[str, float] = field(default_factory=lambda: dict.fromkeys(SUMS, 0.0))
     history: list[dict[str, Any]] = field(default_factory=list)
     pending: list[Tensor] = field(default_factory=list)
+    latest: float | None = None  # the loss of the last flushed step
 
     def checkpoint(self, config: dict[str, Any]) -> Checkpoint:
-        """A snapshot, to be saved at once: its tensors are the live ones."""
+        """A snapshot, to be saved at once: its tensors are the live ones.
+
+        Raises:
+            SSLToolError: if the last step left weights that are not finite, from which no run could go on.
+        """
+        weights = self.method.state_dict()
+        if not bool(torch.stack([torch.isfinite(tensor).all() for tensor in weights.values()]).all()):
+            raise SSLToolError(f"the weights are not finite after step {self.step} (epoch {self.epoch}); {DIVERGED}")
         scaler = self.scaler.state_dict()
         return Checkpoint(
             method=config["method"],
@@ -43,7 +53,7 @@ class TrainState:
             epoch=self.epoch,
             step=self.step,
             config=config,
-            state_dict=self.method.state_dict(),
+            state_dict=weights,
             optimizer=self.optimizer.state_dict(),
             scaler=scaler or None,
             metrics={"epochs": self.history, "epoch_step": self.epoch_step, "sums": dict(self.sums)},
@@ -65,23 +75,20 @@ class TrainState:
         self.pending.append(torch.stack([value.detach().float() for value in values]))
 
     def flush(self) -> None:
-        """Adds the remembered steps to the sums.
+        """Adds the remembered steps' means over the ranks to the sums, which are therefore the same on all of them.
 
         Raises:
-            SSLToolError: if a loss is not finite, naming its step; on all ranks alike.
+            SSLToolError: if a loss is not finite, naming its step.
         """
         if not self.pending:
             return
-        rows = torch.stack(self.pending).tolist()
+        rows = distributed.mean(torch.stack(self.pending)).tolist()
         self.pending.clear()
         first = self.step - len(rows)
-        with distributed.failing_together():
-            for number, row in enumerate(rows, start=first + 1):
-                if not math.isfinite(row[0]):
-                    raise SSLToolError(
-                        f"the loss is {row[0]} at step {number} (epoch {self.epoch}); the last checkpoint is from "
-                        "before it. Try a lower --lr, --warmup-epochs, or --precision fp32"
-                    )
+        for number, row in enumerate(rows, start=first + 1):
+            if not math.isfinite(row[0]):
+                raise SSLToolError(f"the loss is {row[0]} at step {number} (epoch {self.epoch}); {DIVERGED}")
+        self.latest = rows[-1][0]
         for row in rows:
             for name, value in zip(SUMS, row, strict=True):
                 self.sums[name] += value
@@ -89,8 +96,8 @@ class TrainState:
     def finish_epoch(self) -> dict[str, float]:
         """Ends the epoch and returns the means of ``SUMS`` over its steps and the ranks."""
         self.flush()
-        means = distributed.mean([self.sums[name] / self.epoch_step for name in SUMS])
+        means = {name: self.sums[name] / self.epoch_step for name in SUMS}
         self.epoch += 1
         self.epoch_step = 0
         self.sums = dict.fromkeys(SUMS, 0.0)
-        return dict(zip(SUMS, means, strict=True))
+        return means

@@ -1,0 +1,44 @@
+# Two commands do all the set-up on a machine with Python, make and git:
+#   make demo    installs into .venv, then trains, measures and compares two runs on the bundled images
+#   make test    installs into .venv, then runs the whole test suite
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test lint types docs bench install clean
+
+install: $(VENV)/.installed
+$(VENV)/.installed: setup.cfg pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable .
+	touch $@
+
+$(VENV)/.developing: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --editable '.[test,docs]'
+	touch $@
+
+demo: install
+	PATH="$(CURDIR)/$(BIN):$$PATH" bash pipelines/demo.sh
+
+test: $(VENV)/.developing
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.developing
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.developing
+	$(BIN)/mypy
+
+docs: $(VENV)/.developing
+	$(BIN)/python docs/make_cli.py --check
+	$(BIN)/sphinx-build -q -W -b html docs docs/_build/html
+
+bench: install
+	$(BIN)/python benchmarks/views.py
+	$(BIN)/python benchmarks/epoch.py
+	$(BIN)/python benchmarks/startup.py
+
+clean:
+	rm -rf $(VENV) demo docs/_build build *.egg-info

@@ -1,0 +1,57 @@
+"""Where a pretraining epoch's time goes, on images in memory.
+
+    python benchmarks/epoch.py [flags of ssltool pretrain]
+
+Runs one epoch of the given settings (by default a narrow ResNet-18 on the bundled images, the cheapest model that is
+useful, so the hardest case) with a clock around each part, and prints the share spent outside the model's forward,
+backward and optimiser step: making views, logging, saving.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+
+import click
+
+import ssltool.pretrain as stage
+from ssltool.cli.options import settings
+from ssltool.config import PretrainConfig
+
+DEFAULTS = ["-a", "resnet18_w16", "--stem", "small-stride2", "-b", "256", "--epochs", "1"]
+
+
+@click.command(context_settings={"token_normalize_func": lambda s: s.replace("_", "-")})
+@settings(PretrainConfig)
+def main(config: PretrainConfig) -> None:
+    inside = 0.0
+    step = stage._Run._step
+
+    def timed(self, batch):
+        nonlocal inside
+        start = time.perf_counter()
+        loss = step(self, batch)
+        inside += time.perf_counter() - start
+        return loss
+
+    stage._Run._step = timed
+    run = stage._Run.train
+
+    def whole(self):
+        nonlocal total
+        start = time.perf_counter()
+        folder = run(self)
+        total = time.perf_counter() - start
+        return folder
+
+    total = 0.0
+    stage._Run.train = whole
+    stage.pretrain(config)
+    print(f"{config.arch}: {total:.2f} s, {inside:.2f} s in forward, backward and step")
+    print(f"outside the model {1 - inside / total:.2%}")
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as folder:
+        main([*DEFAULTS, "--out", f"{folder}/run", *sys.argv[1:]])
