@@ -180,14 +180,21 @@ class PretrainConfig(RunSettings, DeviceSettings, DataSettings):
 
     method: str = setting("simsiam", "what is trained", "-m", section="Method", fixed=True)
     options: tuple[str, ...] = setting(
-        (), "an option of the method, NAME=VALUE; repeatable", "--set", section="Method", metavar="NAME=VALUE"
+        (),
+        "an option of the method; repeatable. simsiam: dim, pred_dim, fix_pred_lr, n_augs, stop_grad",
+        "--set",
+        section="Method",
+        metavar="NAME=VALUE",
     )
     dim: int | None = setting(None, "width of the projection [simsiam: 2048]", section="Method", method_option=True)
     pred_dim: int | None = setting(
         None, "hidden width of the predictor [simsiam: 512]", section="Method", method_option=True
     )
     fix_pred_lr: bool | None = setting(
-        None, "keep the predictor's learning rate constant", section="Method", method_option=True
+        None,
+        "keep the predictor's learning rate constant",
+        section="Method",
+        method_option=True,
     )
     n_augs: int | None = setting(None, "views of each image [simsiam: 2]", section="Method", method_option=True)
 
@@ -261,7 +268,10 @@ class PretrainConfig(RunSettings, DeviceSettings, DataSettings):
     )
 
     resume: str | None = setting(
-        None, "go on from this checkpoint, or from the run folder's newest (auto)", section="Run", metavar="PATH"
+        None,
+        "go on from this checkpoint, a run folder's newest, or with auto this run folder's newest if it has one",
+        section="Run",
+        metavar="PATH",
     )
     start_epoch: int | None = setting(
         None, "count epochs from here instead of where the checkpoint stopped", section="Run", minimum=0
@@ -291,6 +301,10 @@ class PretrainConfig(RunSettings, DeviceSettings, DataSettings):
 class SaveReprsConfig(DeviceSettings, DataSettings):
     """Settings of ``ssltool save-reprs``. What is None comes from the checkpoint."""
 
+    data: str | None = setting(None, "folder of the images [default: the checkpoint's]", section="Data", metavar="DIR")
+    image_size: int | None = setting(
+        None, "side of the input in pixels [default: the checkpoint's]", section="Data", minimum=8
+    )
     pretrained: str | None = setting(None, "checkpoint of the model", section="Model", metavar="FILE")
     arch: str | None = setting(None, "backbone [default: the checkpoint's]", "-a", section="Model")
     stem: str | None = setting(None, "stem [default: the checkpoint's]", choices=STEMS, section="Model")
@@ -307,7 +321,7 @@ class SaveReprsConfig(DeviceSettings, DataSettings):
     batch_size: int = setting(256, "images in a batch", "-b", section="Data", minimum=1)
     out: str | None = setting(
         None,
-        "file to write, or a folder with --split both [default: data/ARCH_expID/DATASET/SPLIT_reprs_e0.pt]",
+        "file to write, or a folder with --split both [default: data/ARCH_exp0000/DATASET/SPLIT_reprs_e0.pt]",
         "-o",
         section="Output",
         metavar="PATH",
@@ -340,6 +354,10 @@ class KnnConfig(DeviceSettings):
 class LinclsConfig(RunSettings, DeviceSettings, DataSettings):
     """Settings of ``ssltool lincls``. What is None comes from the checkpoint."""
 
+    data: str | None = setting(None, "folder of the images [default: the checkpoint's]", section="Data", metavar="DIR")
+    image_size: int | None = setting(
+        None, "side of the input in pixels [default: the checkpoint's]", section="Data", minimum=8
+    )
     pretrained: str | None = setting(None, "checkpoint of the model", section="Model", metavar="FILE")
     arch: str | None = setting(None, "backbone [default: the checkpoint's]", "-a", section="Model")
     stem: str | None = setting(None, "stem [default: the checkpoint's]", choices=STEMS, section="Model")

@@ -16,6 +16,7 @@ from torch import Tensor
 from ssltool.config import KnnConfig
 from ssltool.errors import SSLToolError
 from ssltool.files import Representations, write_atomically, write_json
+from ssltool.precision import widest
 from ssltool.training.device import pick_device
 
 BANK_CHUNK = 16384
@@ -36,46 +37,53 @@ def neighbours(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """The ``k`` nearest rows of ``bank`` (M, d) to each of ``queries`` (N, d), a chunk of queries at a time.
 
-    Yields (similarity, row), each (n, k), most similar first: cosines for ``cos``, minus the squared Euclidean distance
-    for ``l2``. ``skip`` = (bank ids (M,), query ids (N,)) leaves out a bank row whose id is the query's own.
+    Yields (similarity, row), each (n, k), most similar first. Similarity is minus half the squared Euclidean
+    distance: of the rows as they are for ``l2``, of the rows at length 1 for ``cos``, where it is cosine - 1. The
+    mean of the bank is taken out first, so that the small differences of collapsed representations survive float32. ``skip`` =
+    (bank ids (M,), query ids (N,)) leaves out a bank row whose id is the query's own.
     """
     unit = metric == "cos"
+    parts = [slice(low, low + BANK_CHUNK) for low in range(0, len(bank), BANK_CHUNK)]
+    origin = torch.stack([_wide(bank[part], unit).sum(dim=0) for part in parts]).sum(dim=0) / len(bank)
     for start in range(0, len(queries), chunk):
-        query = _prepared(queries[start : start + chunk], unit)
-        best = query.new_full((len(query), 0), 0.0)
+        query, query_norm = _centred(queries[start : start + chunk], unit, origin)
+        best = query.new_empty((len(query), 0))
         rows = torch.empty((len(query), 0), dtype=torch.int64, device=query.device)
-        for low in range(0, len(bank), BANK_CHUNK):
-            part = _prepared(bank[low : low + BANK_CHUNK], unit)
-            similarity = query @ part.T
-            if not unit:
-                similarity = 2 * similarity - query.square().sum(1, keepdim=True) - part.square().sum(1)
+        for part in parts:
+            block, block_norm = _centred(bank[part], unit, origin)
+            similarity = torch.addmm(-block_norm, query, block.T).sub_(query_norm[:, None]).clamp_(max=0.0)
             if skip is not None:
-                own = skip[0][low : low + BANK_CHUNK] == skip[1][start : start + chunk, None]
+                own = skip[0][part] == skip[1][start : start + chunk, None]
                 similarity.masked_fill_(own.to(similarity.device), -torch.inf)
             near, at = similarity.topk(min(k, similarity.shape[1]), dim=1)
-            best, rows = torch.cat([best, near], dim=1), torch.cat([rows, at + low], dim=1)
+            best, rows = torch.cat([best, near], dim=1), torch.cat([rows, at + part.start], dim=1)
             best, order = best.topk(min(k, best.shape[1]), dim=1)
             rows = rows.gather(1, order)
         yield best, rows
 
 
-def _prepared(x: Tensor, unit: bool) -> Tensor:
-    x = x.float()
+def _wide(x: Tensor, unit: bool) -> Tensor:
+    x = x.to(widest(x.device))
     return torch.nn.functional.normalize(x, dim=1) if unit else x
 
 
+def _centred(x: Tensor, unit: bool, origin: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows from ``origin`` in float32, and half their squared lengths."""
+    x = (_wide(x, unit) - origin).float()
+    return x, x.square().sum(dim=1) / 2
+
+
 def votes(
-    similarity: Tensor, classes: Tensor, count: int, *, weighted: bool, temperature: float, metric: str
+    similarity: Tensor, classes: Tensor, count: int, *, weighted: bool = False, temperature: float = 0.07
 ) -> Tensor:
     """The class (n, k) that the nearest 1, 2, ..., k neighbours elect, as places among ``count`` classes.
 
-    A weighted vote counts exp(cos / temperature) (Wu et al. 2018); for ``l2``, exp(-distance^2 / (2 temperature)),
-    which is the same up to a constant on unit rows.
+    A weighted vote counts exp(similarity / temperature): for ``cos`` that is exp(cos / temperature) of Wu et al.
+    (2018) up to a constant, for ``l2`` exp(-distance^2 / (2 temperature)).
     """
     weights = torch.ones_like(similarity)
     if weighted:
-        scale = temperature if metric == "cos" else 2 * temperature
-        weights = torch.exp((similarity - similarity[:, :1]) / scale)
+        weights = torch.exp((similarity - similarity[:, :1]) / temperature)
     tally = similarity.new_zeros((len(similarity), count))
     elected = []
     for j in range(similarity.shape[1]):
@@ -108,9 +116,7 @@ def knn_predict(
     known, classes = labels.unique(return_inverse=True)
     predicted = []
     for similarity, rows in neighbours(bank, queries, k=k, metric=metric, chunk=chunk):
-        elected = votes(
-            similarity, classes[rows], len(known), weighted=weighted, temperature=temperature, metric=metric
-        )
+        elected = votes(similarity, classes[rows], len(known), weighted=weighted, temperature=temperature)
         predicted.append(known[elected[:, -1]])
     return torch.cat(predicted) if predicted else labels.new_empty(0)
 
@@ -198,7 +204,6 @@ def _evaluate(
             len(known),
             weighted=config.weighted,
             temperature=config.temperature,
-            metric=config.metric,
         )
         right = known[elected].cpu() == truth[start : start + len(elected), None]
         correct += right.sum(dim=0)
@@ -222,7 +227,7 @@ def _write_paper_files(config: KnnConfig, result: dict[str, Any]) -> None:
     folder, accuracies = Path(str(config.folder)), result["correct"]
     names = "_".join([config.metric, str(config.source).split("_")[0], str(config.target).split("_")[0]])
     similarity = torch.cat(result["similarities"])
-    distances = 1 - similarity if config.metric == "cos" else similarity.neg().clamp(min=0).sqrt()
+    distances = similarity.neg() if config.metric == "cos" else (-2 * similarity).sqrt()
     stats = {"distances": distances, "indices": torch.cat(result["found"])}
     write_atomically(folder / f"knn_stats_{names}.pt", lambda stream: torch.save(stats, stream))
     write_atomically(folder / f"knn_accs_{names}.pt", lambda stream: torch.save(accuracies, stream))

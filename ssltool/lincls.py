@@ -7,6 +7,7 @@ and flips.
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from ssltool import seeds
 from ssltool.config import LinclsConfig, as_dict
 from ssltool.data import views
-from ssltool.data.datasets import ImageSet, open_dataset
+from ssltool.data.datasets import ImageSet, open_dataset, parse_type
 from ssltool.data.loader import Loader
 from ssltool.errors import SSLToolError
 from ssltool.files import Probe
@@ -39,7 +40,7 @@ def run(config: LinclsConfig) -> dict[str, Any]:
     device = pick_device(config)
     network = load_pretrained(config, device)
     config = with_saved_data(config, network.config)
-    train, val = (_labelled(open_dataset(config, split)) for split in ("train", "val"))
+    train, val = map(_labelled, _open(config))
     count = int(train.labels.max()) + 1
     if int(val.labels.max()) >= count:
         raise SSLToolError(f"the val images have classes beyond the {count} of the train images; check the folders")
@@ -132,6 +133,18 @@ class _Probe:
                 first += int(hits[:, 0].sum())
                 five += int(hits.any(dim=1).sum())
         return {"acc1": first / len(loader.images), "acc5": five / len(loader.images)}
+
+
+def _open(config: LinclsConfig) -> tuple[ImageSet, ImageSet]:
+    """The train images, of which ``--idx-path`` may choose some, and all val images."""
+    name, split, _ = parse_type(config.dataset_type)
+    if split is not None:
+        raise SSLToolError(
+            f"--dataset-type {config.dataset_type} names one split, but a linear probe learns from train and is "
+            f"scored on val; give {name}"
+        )
+    everything = dataclasses.replace(config, dataset_type=name, idx_path=None)
+    return open_dataset(config, "train"), open_dataset(everything, "val")
 
 
 def _labelled(images: ImageSet) -> ImageSet:

@@ -7,17 +7,18 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.optim.optimizer import Optimizer
 
 from ssltool.config import PretrainConfig
 from ssltool.data.strategies import epoch_subset
 from ssltool.job import Job, make_job
-from ssltool.methods.base import trainable
+from ssltool.methods.base import Method, trainable
 from ssltool.runs import run_path
 from ssltool.training.device import autocast, pick_device
 from ssltool.training.optim import build_optimizer, epoch_rates
 
-TRIAL_IMAGES = 32
-"""Images in the trial steps that time and memory are estimated from."""
+TRIAL_SECONDS = 0.5
+"""The trial batch is doubled until a step takes this long, or it is the run's batch."""
 
 
 def make_plan(config: PretrainConfig) -> dict[str, Any]:
@@ -78,35 +79,47 @@ def _exposure(job: Job) -> dict[str, float]:
 def _costs(job: Job, device: torch.device) -> dict[str, Any]:
     """Parameters, and memory and time from a few trial steps on noise, scaled to the batch."""
     method = job.build_method().to(device)
+    if job.config.channels_last:
+        method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = build_optimizer(method.param_groups(), job.config)
-    count = min(TRIAL_IMAGES, job.batch_size)
+    weights = {p.data_ptr(): p.nbytes for p in method.parameters()}
+    count = min(16, job.batch_size)
+    while True:
+        _trial(job, method, optimizer, device, count)  # the first step of a shape also prepares its kernels
+        seconds, kept = _trial(job, method, optimizer, device, count)
+        if seconds > TRIAL_SECONDS or count == job.batch_size:
+            break
+        count = min(2 * count, job.batch_size)
+    state = sum(v.nbytes for s in optimizer.state.values() for v in s.values() if isinstance(v, torch.Tensor))
+    activations = sum(size for pointer, size in kept.items() if pointer not in weights)
+    return {
+        "parameters": sum(p.numel() for p in method.parameters()),
+        "trainable_parameters": sum(p.numel() for p in trainable(method)),
+        "memory_bytes": int(2 * sum(weights.values()) + state + activations * job.batch_size / count),
+        "images_per_second": count / seconds,
+        "estimated_seconds": job.epochs * job.steps * job.batch_size * seconds / count,
+    }
+
+
+def _trial(
+    job: Job, method: Method, optimizer: Optimizer, device: torch.device, count: int
+) -> tuple[float, dict[int, int]]:
+    """Seconds of one step on ``count`` images of noise, and the bytes of each tensor that it kept for the backward
+    pass."""
     views = [torch.randn(count, 3, job.image_size, job.image_size, device=device) for _ in method.recipes(job.recipe)]
-    rows = torch.arange(count, device=device)
+    if job.config.channels_last:
+        views = [view.contiguous(memory_format=torch.channels_last) for view in views]
     kept: dict[int, int] = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
         kept[tensor.data_ptr()] = tensor.nbytes
         return tensor
 
-    seconds = float("inf")
-    for _ in range(3):
-        start = time.perf_counter()
-        with autocast(device, job.config.precision), torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
-            loss = method(views, rows).loss
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        float(loss.detach())
-        seconds = min(seconds, time.perf_counter() - start)
-    weights = sum(p.nbytes for p in method.parameters())
-    state = sum(v.nbytes for s in optimizer.state.values() for v in s.values() if isinstance(v, torch.Tensor))
-    parameter_pointers = {p.data_ptr() for p in method.parameters()}
-    activations = sum(size for pointer, size in kept.items() if pointer not in parameter_pointers) / 3
-    rate = count / seconds
-    return {
-        "parameters": sum(p.numel() for p in method.parameters()),
-        "trainable_parameters": sum(p.numel() for p in trainable(method)),
-        "memory_bytes": int(2 * weights + state + activations * job.batch_size / count),
-        "images_per_second": rate,
-        "estimated_seconds": job.epochs * job.steps * job.batch_size / rate,
-    }
+    start = time.perf_counter()
+    with autocast(device, job.config.precision), torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
+        loss = method(views, torch.arange(count, device=device)).loss
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    float(loss.detach())  # waits for the device
+    return time.perf_counter() - start, kept

@@ -86,7 +86,8 @@ class _Run:
 
     def _checkpoint_to_resume(self) -> Checkpoint | None:
         path = find_checkpoint(self.config.resume, self.folder.newest)
-        self.folder.refuse_if_taken(overwrite=self.config.overwrite, resumed_from=path)
+        c = self.config
+        self.folder.refuse_if_taken(overwrite=c.overwrite, resume=c.resume, resumed_from=path)
         self.fresh = path is None or path.resolve().parent != self.folder.path.resolve()
         if path is None:
             return None
@@ -111,7 +112,7 @@ class _Run:
             f"writing {self.folder.path}"
         )
         loggers = open_loggers(c, self.folder.path) if distributed.is_main() else []
-        with StopRequest() as stop:
+        with StopRequest() as stop, contextlib.closing(self.loader):
             while state.epoch < self.job.epochs:
                 epoch = self._train_epoch(stop)
                 record = self._finish_epoch(epoch)

@@ -38,8 +38,10 @@ class RunFolder:
         self.newest = path / NEWEST
         self.metrics = path / "metrics.jsonl"
 
-    def refuse_if_taken(self, *, overwrite: bool, resumed_from: Path | None = None) -> None:
+    def refuse_if_taken(self, *, overwrite: bool, resume: str | None = None, resumed_from: Path | None = None) -> None:
         """Checks that the folder is free, or that this run goes on from a checkpoint in it.
+
+        A run that was killed before its first checkpoint left settings only; ``--resume auto`` may start it again.
 
         Raises:
             SSLToolError: if it holds another run, or is no folder.
@@ -47,7 +49,9 @@ class RunFolder:
         if self.path.exists() and not self.path.is_dir():
             raise SSLToolError(f"{self.path} is a file; name a folder with --out")
         continues = resumed_from is not None and resumed_from.resolve().parent == self.path.resolve()
-        if not continues and not overwrite and any((self.path / name).exists() for name in OURS):
+        begun = any((self.path / name).exists() for name in OURS)
+        kept = [*self.path.glob("checkpoint*.pt"), *self.path.glob("probe.pt")]
+        if begun and not (continues or overwrite or (resume == "auto" and not kept)):
             raise SSLToolError(
                 f"{self.path} already holds a run; go on with it (--resume auto), replace it (--overwrite), "
                 "or choose another folder (--out, --exp-name, --exp-id)"

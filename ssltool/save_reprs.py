@@ -28,11 +28,10 @@ def run(config: SaveReprsConfig) -> list[dict[str, Any]]:
     device = pick_device(config)
     network = load_pretrained(config, device)
     config = with_saved_data(config, network.config)
-    splits = _splits(config)
+    opened = [open_dataset(config, split) for split in _splits(config)]
     written = []
-    for split in splits:
-        images = open_dataset(config, split)
-        path = _target(config, images, network, several=len(splits) > 1)
+    for images in opened:
+        path = _target(config, images, network, several=len(opened) > 1)
         result = represent(network, images, config, device)
         result.save(path)
         rows, width = result.representations.shape

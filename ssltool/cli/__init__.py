@@ -4,6 +4,7 @@ import."""
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 
 import click
@@ -59,7 +60,9 @@ def main() -> None:
         cli()
     except SSLToolError as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
+        code = 1
     except Interrupted as stop:
-        print(stop, file=sys.stderr)
-        sys.exit(128 + stop.number)
+        if os.environ.get("RANK", "0") == "0":  # under torchrun every rank stops; one says so
+            print(stop, file=sys.stderr)
+        code = 128 + stop.number
+    sys.exit(code)  # not above: the exception would keep what the stage held, worker processes too, until the very end

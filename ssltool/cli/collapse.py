@@ -20,8 +20,9 @@ def command(config: CollapseConfig, as_json: bool) -> None:
     auc             area under the cumulative explained variance: just above 0.5 is a flat
                     spectrum, 1 complete collapse; the paper's metric
     effective_rank  dimensions in use: from 1 (or 0 where all rows are equal) to the width
-    feature_std     spread of directions: 1 even, 0 complete collapse; a collapse onto a
-                    subspace can pass it, auc and effective_rank show that
+    feature_std     spread of directions: 1 even, 0 complete collapse; below 1 for outputs
+                    of a ReLU; a collapse onto a subspace can pass it, auc and
+                    effective_rank show that
 
     Singular values are those of the centred matrix, in float64, in one pass. Each spectrum is written beside its
     input as STEM_svd.pt (STEM_normalized_svd.pt with --normalize).

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from ssltool.cli.options import Command, json_option, settings
+from ssltool.cli.options import Command, gone, json_option, settings
 from ssltool.cli.output import emit, table
 from ssltool.config import KnnConfig
 
@@ -14,6 +14,7 @@ from ssltool.config import KnnConfig
 @click.argument("queries", metavar="[VAL]", required=False)
 @settings(KnnConfig, positional=("bank", "queries"))
 @json_option
+@gone({"--recompute": "neighbours are computed anew each time"})
 def command(config: KnnConfig, as_json: bool) -> None:
     """Classify the representations in VAL by their nearest neighbours in TRAIN.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from ssltool.cli.options import Command, data_argument, json_option, settings, with_data
+from ssltool.cli.options import BY_TORCHRUN, DETECTED, Command, data_argument, gone, json_option, settings, with_data
 from ssltool.cli.output import emit, table
 from ssltool.config import LinclsConfig
 
@@ -13,6 +13,7 @@ from ssltool.config import LinclsConfig
 @data_argument
 @settings(LinclsConfig)
 @json_option
+@gone(BY_TORCHRUN | DETECTED)
 def command(config: LinclsConfig, data_dir: str | None, as_json: bool) -> None:
     """Train a linear probe on the frozen backbone of a checkpoint and report its accuracy on the val images.
 

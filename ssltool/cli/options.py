@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import click
 
 from ssltool.config import flag, value_type
+from ssltool.errors import SSLToolError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -106,6 +107,36 @@ def json_option(command: F) -> F:
 def data_argument(command: F) -> F:
     """``[DATA]``, with ``--data DIR`` as the other way to say it."""
     return click.argument("data_dir", metavar="[DATA]", required=False)(command)
+
+
+BY_TORCHRUN = {
+    "--world-size": "the number of processes comes from torchrun",
+    "--rank": "the rank comes from torchrun",
+    "--dist-url": "the meeting point comes from torchrun",
+    "--multiprocessing-distributed": "start several processes with torchrun --nproc-per-node N -m ssltool ...",
+}
+DETECTED = {
+    "--alg": "the method is read from the checkpoint",
+    "--pretrained-distributed": "checkpoints are the same however many processes trained",
+}
+
+
+def gone(flags: dict[str, str]) -> Callable[[F], F]:
+    """Flags of the paper's scripts that are not needed any more: giving one is an error that says why."""
+
+    def refuse(ctx: click.Context, param: click.Parameter, value: object) -> None:
+        if value:
+            raise SSLToolError(f"{param.opts[0]} is not a flag of ssltool, leave it out: {flags[param.opts[0]]}")
+
+    def decorate(command: F) -> F:
+        for name in flags:
+            takes_value = name in ("--world-size", "--rank", "--dist-url", "--alg", "--start-epoch")
+            command = click.option(name, is_flag=not takes_value, hidden=True, expose_value=False, callback=refuse)(
+                command
+            )
+        return command
+
+    return decorate
 
 
 def with_data(config: Any, data_dir: str | None) -> Any:

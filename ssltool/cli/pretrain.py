@@ -6,36 +6,16 @@ from typing import Any
 
 import click
 
-from ssltool.cli.options import Command, data_argument, json_option, settings, with_data
+from ssltool.cli.options import BY_TORCHRUN, Command, data_argument, gone, json_option, settings, with_data
 from ssltool.cli.output import emit, table
 from ssltool.config import PretrainConfig
-from ssltool.errors import SSLToolError
-
-ELSEWHERE = {
-    "--world-size": "the number of processes comes from torchrun",
-    "--rank": "the rank comes from torchrun",
-    "--dist-url": "the meeting point comes from torchrun",
-    "--multiprocessing-distributed": "start several processes with torchrun --nproc-per-node N -m ssltool pretrain ...",
-    "--nnsiam": "it will be --method nnsiam",
-}
-"""Flags of the paper's scripts that another tool or flag has taken over."""
-
-
-def _elsewhere(ctx: click.Context, param: click.Parameter, value: object) -> None:
-    if value:
-        name = param.opts[0]
-        raise SSLToolError(f"{name} is not a flag of ssltool: {ELSEWHERE[name]}")
 
 
 @click.command("pretrain", cls=Command)
 @data_argument
 @settings(PretrainConfig)
 @json_option
-@click.option("--world-size", type=str, hidden=True, expose_value=False, callback=_elsewhere)
-@click.option("--rank", type=str, hidden=True, expose_value=False, callback=_elsewhere)
-@click.option("--dist-url", type=str, hidden=True, expose_value=False, callback=_elsewhere)
-@click.option("--multiprocessing-distributed", is_flag=True, hidden=True, expose_value=False, callback=_elsewhere)
-@click.option("--nnsiam", is_flag=True, hidden=True, expose_value=False, callback=_elsewhere)
+@gone(BY_TORCHRUN | {"--nnsiam": "it will be --method nnsiam", "--no-resume": "nothing is resumed without --resume"})
 def command(config: PretrainConfig, data_dir: str | None, as_json: bool) -> None:
     """Pretrain a network on the images in DATA, without labels.
 
@@ -50,6 +30,7 @@ def command(config: PretrainConfig, data_dir: str | None, as_json: bool) -> None
     ssltool pretrain -a resnet18 --strategy current
     ssltool pretrain -a resnet18 --strategy current --dry-run
     ssltool pretrain -a resnet18_w16 --stem small-stride2 --epochs 2 --fix-pred-lr
+    ssltool pretrain -a resnet18_w16 --stem small-stride2 --epochs 2 --set stop_grad=false --exp-name collapsing
     """
     config = with_data(config, data_dir)
     if config.dry_run:
@@ -77,7 +58,7 @@ def _describe(plan: dict[str, Any]) -> str:
         "each image": f"{seen['min']} to {seen['max']} times, {seen['mean']:.1f} on average, {seen['never']} never",
         "memory": f"about {plan['memory_bytes'] / 2**30:.2f} GiB for weights, gradients, optimiser and activations",
         "time": f"about {hours} h {rest // 60} min {rest % 60} s, at the {plan['images_per_second']:,.0f} images/s "
-        "of three trial steps (making views not counted)",
+        "of trial steps (making views not counted)",
         "run folder": f"{plan['run']} (not made)",
     }
     rows = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from ssltool.cli.options import Command, data_argument, json_option, settings, with_data
+from ssltool.cli.options import DETECTED, Command, data_argument, gone, json_option, settings, with_data
 from ssltool.cli.output import emit, table
 from ssltool.config import SaveReprsConfig
 
@@ -13,6 +13,7 @@ from ssltool.config import SaveReprsConfig
 @data_argument
 @settings(SaveReprsConfig)
 @json_option
+@gone(DETECTED)
 def command(config: SaveReprsConfig, data_dir: str | None, as_json: bool) -> None:
     """Save what a pretrained network makes of a dataset: one row per image, with its label.
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ssltool.collapse.spectrum import row_blocks
 from ssltool.errors import SSLToolError
+from ssltool.precision import widest
 
 
 def auc(s: Tensor) -> float:
@@ -50,7 +51,7 @@ def feature_std_tensor(x: Tensor) -> Tensor:
     """``feature_std`` as a scalar tensor on x's device, so that a training step need not wait for it."""
     if x.dim() != 2 or not len(x):
         raise SSLToolError(f"representations must be (N, d) with rows; found shape {tuple(x.shape)}")
-    wide = torch.float32 if x.device.type == "mps" else torch.float64
+    wide = widest(x.device)
     total = squares = torch.zeros(x.shape[1], dtype=wide, device=x.device)
     for block in row_blocks(x):
         unit = torch.nn.functional.normalize(block.to(wide), dim=1)
@@ -69,6 +70,6 @@ def _values(s: Tensor) -> Tensor:
 READING = {
     "auc": "0.5 flat .. 1 collapsed",
     "effective_rank": "1 collapsed .. d flat",
-    "feature_std": "0 collapsed .. 1 spread",
+    "feature_std": "0 collapsed .. 1 spread; below 1 for outputs of a ReLU",
 }
 """How to read each metric, for tables and help."""

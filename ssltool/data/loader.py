@@ -23,6 +23,9 @@ from ssltool.data.datasets import MEMORY_LIMIT, ImageSet, decode
 from ssltool.data.views import Draws, Recipe
 from ssltool.errors import SSLToolError
 
+GRACE = 20
+"""Seconds that a worker goes on after SIGTERM."""
+
 
 @dataclass
 class Batch:
@@ -91,14 +94,16 @@ class Loader:
         if self._files is None:
             for start in starts:
                 rows, draws = step_rows(start)
-                yield self._batch(rows, [views.train_view(self._gather(rows), d, self.size) for d in draws])
+                images = self._gather(rows).repeat(len(draws), 1, 1, 1)
+                made = views.train_view(images, Draws.concatenate(draws), self.size)
+                yield self._batch(rows, list(made.chunk(len(draws))))
             return
         self._requests.batches = (_crop_requests(*step_rows(start)) for start in starts)
         for start, crops in zip(starts, self._files, strict=True):
             rows, draws = step_rows(start)
-            pixels = self._received(crops)
-            made = [views.photometric(pixels[:, v].float() / 255.0, d) for v, d in enumerate(draws)]
-            yield self._batch(rows, [views.standardise(view) for view in made])
+            pixels = self._received(crops).transpose(0, 1).flatten(0, 1)
+            made = views.standardise(views.photometric(pixels.float() / 255.0, Draws.concatenate(draws)))
+            yield self._batch(rows, list(made.chunk(len(draws))))
 
     def evaluate(self, batch_size: int, rows: np.ndarray | None = None) -> Iterator[Batch]:
         """All images (or ``rows``) in order, once, by the validation transform.
@@ -115,6 +120,10 @@ class Loader:
         self._requests.batches = ([(int(row), None) for row in part] for part in parts)
         for part, pixels in zip(parts, self._files, strict=True):
             yield self._batch(part, [views.standardise(self._received(pixels)[:, 0].float() / 255.0)])
+
+    def close(self) -> None:
+        """Ends the worker processes, and with them the loader of image files."""
+        self._files = None
 
     def _gather(self, rows: np.ndarray) -> Tensor:
         pixels = self.pixels
@@ -186,8 +195,12 @@ def _collate(items: list[Tensor | SSLToolError]) -> Tensor | SSLToolError:
     return torch.stack(tensors)
 
 
-def _ignore_interrupt(worker: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the main process saves and ends us
+def _outlive_signals(worker: int) -> None:
+    """Ctrl-C and batch systems signal every process, and the main one needs its workers until it has saved and ends
+    them. SIGTERM ends a worker after a while nevertheless, in case the main process came to grief."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(GRACE))
 
 
 def _file_loader(
@@ -200,5 +213,5 @@ def _file_loader(
         collate_fn=_collate,
         persistent_workers=workers > 0,
         pin_memory=device.type == "cuda",
-        worker_init_fn=_ignore_interrupt,
+        worker_init_fn=_outlive_signals,
     )

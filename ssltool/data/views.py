@@ -71,6 +71,12 @@ class Draws:
     def __getitem__(self, rows: slice) -> Draws:
         return Draws(**{f.name: getattr(self, f.name)[rows] for f in dataclasses.fields(self)})
 
+    @staticmethod
+    def concatenate(parts: list[Draws]) -> Draws:
+        """The rows of several draws, one after the other."""
+        names = [f.name for f in dataclasses.fields(Draws)]
+        return Draws(**{name: torch.cat([getattr(part, name) for part in parts]) for name in names})
+
 
 def draw(n: int, recipe: Recipe, generator: torch.Generator) -> Draws:
     """Parameters for ``n`` views."""

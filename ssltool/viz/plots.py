@@ -18,6 +18,9 @@ from ssltool.collapse.metrics import auc
 from ssltool.errors import SSLToolError
 from ssltool.files import write_atomically
 
+NOISE = 1e-9
+"""Values below this share of the largest are rounding noise of float32 representations, and not drawn."""
+
 FORMATS = (".png", ".pdf", ".svg")
 STYLES = ("-", "--", "-.", ":")
 # Okabe and Ito's colours, which stay apart for the colour-blind and in grey.
@@ -47,7 +50,7 @@ def plot_spectra(spectra: dict[str, Tensor], path: str, *, kind: str = "svd") ->
     for i, (label, spectrum) in enumerate(spectra.items()):
         s = np.sort(spectrum.double().numpy())[::-1]
         index = np.arange(1, len(s) + 1)
-        positive = np.where(s > 0, s, np.nan)
+        positive = np.where(s > NOISE * s[0], s, np.nan)
         explained = np.cumsum(s) / s.sum() if s.sum() > 0 else np.ones_like(s)
         look = {"color": COLOURS[i % len(COLOURS)], "linestyle": STYLES[i % len(STYLES)], "linewidth": 1.6}
         axes[0].plot(index, positive, **look)
@@ -62,7 +65,7 @@ def plot_spectra(spectra: dict[str, Tensor], path: str, *, kind: str = "svd") ->
         axis.set_xlabel("index, largest first")
         axis.grid(alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside lower center", ncols=min(3, len(spectra) + 1), frameon=False)
+    figure.legend(loc="outside lower center", ncols=2 if max(map(len, spectra)) > 24 else 4, frameon=False)
     save_figure(figure, path)
 
 

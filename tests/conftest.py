@@ -1,0 +1,161 @@
+"""What the tests share: small networks, small folders of images, and the command line run in-process."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ssltool import cli
+from ssltool.files import Checkpoint, Representations
+
+torch.set_num_threads(1)
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the processes that tests start
+
+TINY = ["-a", "resnet18_w8", "--stem", "small-stride2", "--image-size", "16", "--dim", "16", "--pred-dim", "8"]
+"""Flags of a network that trains in milliseconds."""
+
+
+@dataclass
+class Ran:
+    """What a command left: its exit code, and both streams."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+@pytest.fixture
+def ssltool(monkeypatch, capsys):
+    """Runs the command line as ``main`` does: ``ssltool("knn", "a.pt", "b.pt") -> Ran``."""
+
+    def run(*args: object) -> Ran:
+        monkeypatch.setattr("sys.argv", ["ssltool", *map(str, args)])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        captured = capsys.readouterr()
+        return Ran(code, captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture
+def write_images():
+    """Writes random RGB images: ``write_images(folder, 3, size=(20, 16)) -> paths``."""
+
+    def write(folder: Path, count: int, *, size: tuple[int, int] = (20, 16), seed: int = 0) -> list[Path]:
+        folder.mkdir(parents=True, exist_ok=True)
+        rng = np.random.default_rng([seed, *folder.name.encode()])
+        paths = []
+        for i in range(count):
+            path = folder / f"{i:03d}.png"
+            Image.fromarray(rng.integers(0, 256, (size[1], size[0], 3), np.uint8)).save(path)
+            paths.append(path)
+        return paths
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory) -> Path:
+    """The run folder of a tiny SimSiam run of two epochs of three steps on the bundled images."""
+    from ssltool.config import PretrainConfig
+    from ssltool.pretrain import pretrain
+
+    out = tmp_path_factory.mktemp("trained") / "run"
+    config = PretrainConfig(
+        arch="resnet18_w8",
+        stem="small-stride2",
+        image_size=16,
+        dim=16,
+        pred_dim=8,
+        epochs=2,
+        steps_per_epoch=3,
+        batch_size=32,
+        device="cpu",
+        out=str(out),
+    )
+    return pretrain(config)
+
+
+@pytest.fixture
+def write_reprs(tmp_path):
+    """Saves representations: ``write_reprs("a.pt", rows, targets) -> path``; unlabelled without targets."""
+
+    def write(name: str, rows: torch.Tensor, targets: Any = None, index: Any = None) -> Path:
+        n = len(rows)
+        labels = torch.full((n,), -1) if targets is None else torch.as_tensor(targets)
+        numbers = torch.arange(n) if index is None else torch.as_tensor(index)
+        Representations(rows, labels, numbers, {"dataset": "made-up"}).save(tmp_path / name)
+        return tmp_path / name
+
+    return write
+
+
+TINY_SETTINGS = {"arch": "resnet18_w8", "stem": "small-stride2", "image_size": 16, "dim": 16, "pred_dim": 8}
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    """Settings of two epochs of three steps into ``tmp_path/run``: ``tiny(epochs=4) -> PretrainConfig``."""
+    from ssltool.config import PretrainConfig
+
+    def make(out: str | Path = "run", **changes: Any) -> PretrainConfig:
+        schedule = {"epochs": 2, "steps_per_epoch": 3, "batch_size": 16, "device": "cpu", "out": str(tmp_path / out)}
+        return PretrainConfig(**(TINY_SETTINGS | schedule | changes))
+
+    return make
+
+
+def same_bits(a: Any, b: Any) -> bool:
+    """Whether two nested values are equal to the last bit; NaN equals nothing."""
+    if isinstance(a, torch.Tensor):
+        return isinstance(b, torch.Tensor) and a.dtype == b.dtype and torch.equal(a, b)
+    if isinstance(a, dict):
+        return isinstance(b, dict) and a.keys() == b.keys() and all(same_bits(a[k], b[k]) for k in a)
+    if isinstance(a, (list, tuple)):
+        return isinstance(b, (list, tuple)) and len(a) == len(b) and all(map(same_bits, a, b))
+    return type(a) is type(b) and bool(a == b)
+
+
+def same_run(a: Path, b: Path) -> bool:
+    """Whether two checkpoints are the same moment of the same training, bit for bit; where they lie does not matter."""
+    first, second = (Checkpoint.load(path / "checkpoint.pt" if path.is_dir() else path) for path in (a, b))
+    keys = ("method", "arch", "epoch", "step", "state_dict", "optimizer", "scaler", "metrics")
+    return all(same_bits(getattr(first, key), getattr(second, key)) for key in keys)
+
+
+@pytest.fixture
+def interrupt_at(monkeypatch):
+    """Sends this process a SIGTERM in the step that follows ``done`` steps of a run: ``interrupt_at(done)``.
+
+    The run stops at the end of that step. A run that goes on has more steps behind it and is left alone.
+    """
+    from ssltool.pretrain import _Run
+
+    step = _Run._step
+
+    def arm(done: int) -> None:
+        def stepping(run: Any, batch: Any) -> None:
+            if run.state.step == done:
+                os.kill(os.getpid(), signal.SIGTERM)
+            step(run, batch)
+
+        monkeypatch.setattr(_Run, "_step", stepping)
+
+    return arm

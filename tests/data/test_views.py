@@ -1,0 +1,332 @@
+"""Views: drawn from torchvision's distributions, functions of their generator, and composed as torchvision does."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+
+import pytest
+import torch
+from scipy import stats
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as tv
+
+from ssltool.data import views
+from ssltool.data.views import PAPER, PROBE, Recipe
+
+N = 4000
+"""Views compared with as many of torchvision's."""
+
+ACCEPT, REJECT = 1e-3, 1e-9
+"""A right recipe's p-values are above the one, a wrong recipe's smallest is below the other; the seeds are fixed."""
+
+COLOUR = Recipe(jitter_p=1, gray_p=0.5, blur_p=0.5)
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture
+def torch_seed():
+    """Torchvision draws from the global state; it is put back afterwards."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(99)
+        yield
+
+
+# Distributions
+
+
+def boxes_by_torchvision(height, width, scale):
+    image = torch.empty(3, height, width)
+    transform = v2.RandomResizedCrop(8, scale=scale)
+    params = [transform.make_params([image]) for _ in range(N)]
+    return torch.tensor([[p["top"], p["left"], p["height"], p["width"]] for p in params])
+
+
+def crop_p_values(ours, theirs, height, width):
+    """One p-value for each property of a crop that the two samples might differ in."""
+
+    def properties(boxes):
+        top, left, h, w = boxes.double().unbind(1)
+        return {
+            "area": h * w / (height * width),
+            "aspect": w / h,
+            "top": (top / (height - h))[h < height],
+            "left": (left / (width - w))[w < width],
+            "corner": top / height + left / width,
+        }
+
+    a, b = properties(ours), properties(theirs)
+    return {name: stats.ks_2samp(a[name], b[name]).pvalue for name in a}
+
+
+@pytest.mark.parametrize("scale", [PAPER.crop_scale, PROBE.crop_scale], ids=str)
+@pytest.mark.parametrize(("height", "width"), [(224, 224), (28, 28), (120, 160), (50, 200)])
+def test_crops_are_distributed_as_random_resized_crops(torch_seed, height, width, scale):
+    draws = views.draw(N, Recipe(crop_scale=scale), generator())
+    ours, theirs = views.crop_boxes(draws, height, width), boxes_by_torchvision(height, width, scale)
+    assert min(crop_p_values(ours, theirs, height, width).values()) > ACCEPT
+
+
+@pytest.mark.parametrize("wrong", ["scale", "linear ratio", "narrow ratio", "corner", "one attempt"])
+def test_wrongly_distributed_crops_are_told_from_random_resized_crops(torch_seed, monkeypatch, wrong):
+    height, width = 120, 160
+    recipe = Recipe(crop_scale=(0.25, 1.0)) if wrong == "scale" else PAPER
+    draws = views.draw(N, recipe, generator())
+    if wrong == "linear ratio":
+        share = (draws.log_ratio - math.log(3 / 4)) / math.log(16 / 9)
+        draws = dataclasses.replace(draws, log_ratio=(3 / 4 + share * (4 / 3 - 3 / 4)).log())
+    if wrong == "narrow ratio":
+        draws = dataclasses.replace(draws, log_ratio=0.8 * draws.log_ratio)
+    if wrong == "corner":
+        draws = dataclasses.replace(draws, place=draws.place.sqrt())
+    if wrong == "one attempt":
+        draws = dataclasses.replace(draws, area=draws.area[:, :1], log_ratio=draws.log_ratio[:, :1])
+    ours, theirs = views.crop_boxes(draws, height, width), boxes_by_torchvision(height, width, PAPER.crop_scale)
+    assert min(crop_p_values(ours, theirs, height, width).values()) < REJECT
+
+
+def jitter_by_torchvision(recipe):
+    transform = v2.ColorJitter(recipe.brightness, recipe.contrast, recipe.saturation, recipe.hue)
+    params = [transform.make_params([]) for _ in range(N)]
+    names = ("brightness_factor", "contrast_factor", "saturation_factor", "hue_factor")
+    return torch.tensor([[p[name] for name in names] for p in params]), torch.stack([p["fn_idx"] for p in params])
+
+
+def order_counts(orders):
+    rows = [tuple(order) for order in orders.tolist()]
+    return [rows.count(order) for order in itertools.permutations(range(4))]
+
+
+def jitter_p_values(draws, recipe):
+    factors, orders = jitter_by_torchvision(recipe)
+    p = {i: stats.ks_2samp(draws.jitter[:, i], factors[:, i]).pvalue for i in range(4)}
+    return p | {"order": stats.chi2_contingency([order_counts(draws.jitter_order), order_counts(orders)]).pvalue}
+
+
+@pytest.mark.parametrize("recipe", [PAPER, Recipe(brightness=1.6, contrast=0.2, saturation=0.8, hue=0.5)], ids=str)
+def test_jitter_factors_and_order_are_distributed_as_color_jitters(torch_seed, recipe):
+    assert min(jitter_p_values(views.draw(N, recipe, generator(1)), recipe).values()) > ACCEPT
+
+
+@pytest.mark.parametrize(
+    "wrong", [dict(brightness=0.3), dict(contrast=0.5), dict(saturation=0.6), dict(hue=0.15)], ids=str
+)
+def test_wrong_jitter_strength_is_told_from_color_jitter(torch_seed, wrong):
+    draws = views.draw(N, dataclasses.replace(PAPER, **wrong), generator(1))
+    assert min(jitter_p_values(draws, PAPER).values()) < REJECT
+
+
+def test_wrong_jitter_order_is_told_from_color_jitter(torch_seed):
+    draws = views.draw(N, PAPER, generator(1))
+    draws = dataclasses.replace(draws, jitter_order=torch.arange(4).expand(N, 4))
+    assert jitter_p_values(draws, PAPER)["order"] < REJECT
+
+
+def flag_p_value(draws, recipe):
+    """Of the sixteen combinations of flip, jitter, grey and blur, if each happens by itself with its probability."""
+    flags = [draws.flip, draws.jittered, draws.gray, draws.sigma > 0]
+    chances = [recipe.flip_p, recipe.jitter_p, recipe.gray_p, recipe.blur_p]
+    found, expected = [], []
+    for wanted in itertools.product([False, True], repeat=4):
+        together = torch.stack([f == w for f, w in zip(flags, wanted, strict=True)]).all(dim=0)
+        found.append(int(together.sum()))
+        expected.append(N * math.prod(p if w else 1 - p for p, w in zip(chances, wanted, strict=True)))
+    return stats.chisquare(found, expected).pvalue
+
+
+def test_flip_jitter_grey_and_blur_happen_independently_with_their_probabilities():
+    assert flag_p_value(views.draw(N, PAPER, generator(2)), PAPER) > ACCEPT
+
+
+@pytest.mark.parametrize("wrong", [dict(flip_p=0.4), dict(jitter_p=0.7), dict(gray_p=0.3), dict(blur_p=0.6)], ids=str)
+def test_wrong_probability_is_noticed(wrong):
+    assert flag_p_value(views.draw(N, dataclasses.replace(PAPER, **wrong), generator(2)), PAPER) < REJECT
+
+
+def test_flags_that_hang_together_are_noticed():
+    draws = views.draw(N, PAPER, generator(2))
+    draws = dataclasses.replace(draws, sigma=draws.flip * 1.0)
+    assert flag_p_value(draws, PAPER) < REJECT
+
+
+def test_blur_sigma_is_distributed_as_gaussian_blurs(torch_seed):
+    transform = v2.GaussianBlur(13, PAPER.blur_sigma)
+    theirs = [transform.make_params([])["sigma"][0] for _ in range(N)]
+    for low, accepted in [(0.1, True), (0.25, False)]:
+        draws = views.draw(N, Recipe(blur_p=1.0, blur_sigma=(low, 2.0)), generator(3))
+        p = stats.ks_2samp(draws.sigma, theirs).pvalue
+        assert p > ACCEPT if accepted else p < REJECT
+
+
+@pytest.mark.parametrize("p", [0.0, 1.0])
+def test_probabilities_of_zero_and_one_are_never_and_always(p):
+    draws = views.draw(N, Recipe(flip_p=p, jitter_p=p, gray_p=p, blur_p=p), generator())
+    for happens in (draws.flip, draws.jittered, draws.gray, draws.sigma > 0):
+        assert happens.float().mean() == p
+
+
+# Crop boxes
+
+
+@pytest.mark.parametrize(("height", "width"), [(8, 8), (10, 31), (31, 10), (224, 300)])
+def test_crops_lie_inside_the_image_and_reach_every_border(height, width):
+    top, left, h, w = views.crop_boxes(views.draw(N, PROBE, generator()), height, width).unbind(1)
+    assert (h > 0).all() and (w > 0).all()
+    assert top.min() == left.min() == 0
+    assert (top + h).max() == height
+    assert (left + w).max() == width
+
+
+@pytest.mark.parametrize(("height", "width"), [(10, 200), (200, 10), (9, 64), (301, 40)])
+def test_image_too_long_for_any_box_gives_torchvisions_central_crop(torch_seed, height, width):
+    params = v2.RandomResizedCrop(8, scale=(0.9, 1.0)).make_params([torch.empty(3, height, width)])
+    expected = [params[name] for name in ("top", "left", "height", "width")]
+    boxes = views.crop_boxes(views.draw(20, Recipe(crop_scale=(0.9, 1.0)), generator()), height, width)
+    assert boxes.tolist() == [expected] * 20
+
+
+def test_whole_image_is_the_fallback_where_its_own_ratio_is_allowed():
+    draws = views.draw(1, PAPER, generator())
+    draws = dataclasses.replace(draws, area=torch.full((1, 10), 1.0), log_ratio=torch.full((1, 10), math.log(4 / 3)))
+    assert views.crop_boxes(draws, 40, 42).tolist() == [[0, 0, 40, 42]]
+
+
+def test_first_box_that_fits_is_taken():
+    draws = views.draw(1, PAPER, generator())
+    area, log_ratio = torch.full((1, 10), 1.0), torch.full((1, 10), math.log(4 / 3))  # too wide for a square
+    area[0, 3], log_ratio[0, 3], area[0, 5], log_ratio[0, 5] = 0.25, 0.0, 0.81, 0.0
+    draws = dataclasses.replace(draws, area=area, log_ratio=log_ratio, place=torch.tensor([[0.5, 0.999]]))
+    assert views.crop_boxes(draws, 40, 40).tolist() == [[10, 20, 20, 20]]
+
+
+# Draws are a function of the generator
+
+
+def test_draws_follow_from_the_generator_alone():
+    made = []
+    for global_seed in (1, 2):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(global_seed)
+            before = torch.get_rng_state()
+            made.append(views.draw(16, PAPER, generator(7)))
+            assert torch.equal(torch.get_rng_state(), before)
+    for field in dataclasses.fields(views.Draws):
+        same = getattr(made[0], field.name)
+        assert torch.equal(same, getattr(made[1], field.name)), field.name
+        assert not torch.equal(same, getattr(views.draw(16, PAPER, generator(8)), field.name)), field.name
+
+
+def test_views_drawn_in_a_row_from_one_generator_differ():
+    g = generator()
+    first, second = views.draw(16, PAPER, g), views.draw(16, PAPER, g)
+    for field in dataclasses.fields(views.Draws):
+        assert not torch.equal(getattr(first, field.name), getattr(second, field.name)), field.name
+
+
+def test_slices_of_the_draws_are_the_draws_of_those_rows():
+    draws = views.draw(10, PAPER, generator())
+    parts = [draws[:4], draws[4:10]]
+    for field in dataclasses.fields(views.Draws):
+        rejoined = torch.cat([getattr(part, field.name) for part in parts])
+        assert torch.equal(rejoined, getattr(draws, field.name)), field.name
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_views_of_a_slice_equal_that_slice_of_the_whole_batchs_views(pixels, channels):
+    images, draws = pixels(10, channels, 24, 30), views.draw(10, COLOUR, generator())
+    whole = views.train_view(images, draws, 16)
+    parts = torch.cat([views.train_view(images[rows], draws[rows], 16) for rows in (slice(0, 3), slice(3, 10))])
+    assert (whole - parts).abs().max() < 1e-5
+
+
+# Composition
+
+
+def view_by_torchvision(image, draws, i, size):
+    """One view of one image, with the drawn parameters, by torchvision's functional operations."""
+    box = views.crop_boxes(draws[i : i + 1], *image.shape[-2:])[0].tolist()
+    x = tv.resized_crop(image.float() / 255, *box, [size, size], antialias=True)
+    x = tv.horizontal_flip(x) if draws.flip[i] else x
+    adjust = (tv.adjust_brightness, tv.adjust_contrast, tv.adjust_saturation, tv.adjust_hue)
+    if draws.jittered[i]:
+        for number in draws.jitter_order[i].tolist():
+            x = adjust[number](x, draws.jitter[i, number].item())
+    x = tv.rgb_to_grayscale(x, 3) if draws.gray[i] else x
+    x = tv.gaussian_blur(x, [13, 13], [draws.sigma[i].item()]) if draws.sigma[i] > 0 else x
+    return tv.normalize(x, views.MEAN, views.STD)
+
+
+@pytest.mark.parametrize("recipe", [PAPER, PROBE, COLOUR], ids=["paper", "probe", "colour"])
+def test_view_equals_torchvisions_operations_in_the_drawn_order(pixels, recipe):
+    images, draws = pixels(40, 3, 30, 26), views.draw(40, recipe, generator(4))
+    expected = torch.stack([view_by_torchvision(image, draws, i, 20) for i, image in enumerate(images)])
+    assert (views.train_view(images, draws, 20) - expected).abs().max() < 2e-4  # float rounding through six operations
+
+
+def test_grey_views_equal_those_of_the_same_images_as_rgb(pixels):
+    images, draws = pixels(40, 1, 28, 28), views.draw(40, COLOUR, generator(5))
+    as_rgb = views.train_view(images.expand(-1, 3, -1, -1), draws, 28)
+    made = views.train_view(images, draws, 28)
+    assert made.shape == (40, 3, 28, 28)
+    assert (made - as_rgb).abs().max() < 1e-3 / min(views.STD)  # the luma weights sum to .9999
+
+
+def test_view_leaves_the_images_alone(pixels):
+    images = pixels(8, 3, 20, 20)
+    before = images.clone()
+    made = views.train_view(images, views.draw(8, COLOUR, generator()), 20)
+    views.eval_view(images, 20)
+    assert made.dtype == torch.float32
+    assert torch.equal(images, before)
+
+
+# The validation transform
+
+
+@pytest.mark.parametrize(
+    ("shape", "size"), [((3, 300, 260), 224), ((3, 40, 64), 32), ((3, 96, 96), 64), ((3, 33, 20), 16)], ids=str
+)
+def test_evaluation_view_equals_resize_centre_crop_and_normalize(pixels, shape, size):
+    images = pixels(2, *shape)
+    transform = v2.Compose(
+        [
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Resize({224: 256, 64: 73, 32: 37, 16: 18}[size], antialias=True),  # 256 / 224 of the side
+            v2.CenterCrop(size),
+            v2.Normalize(views.MEAN, views.STD),
+        ]
+    )
+    # Float rounding of a place in 300 pixels, on noise, divided by the deviations.
+    assert (views.eval_view(images, size) - transform(images)).abs().max() < 2e-4
+
+
+def test_evaluation_view_at_the_images_own_size_is_the_images_standardised(pixels):
+    images = pixels(3, 3, 28, 28)
+    expected = tv.normalize(images.float() / 255, views.MEAN, views.STD)
+    assert (views.eval_view(images, 28) - expected).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("size", [28, 16])
+def test_evaluation_view_of_grey_images_has_three_channels(pixels, size):
+    images = pixels(3, 1, 28, 28)
+    made = views.eval_view(images, size)
+    assert made.shape == (3, 3, size, size)
+    assert (made - views.eval_view(images.expand(-1, 3, -1, -1), size)).abs().max() < 1e-5
+
+
+def test_means_and_deviations_are_imagenets():
+    from torchvision.transforms._presets import ImageClassification
+
+    preset = ImageClassification(crop_size=224)
+    assert (list(views.MEAN), list(views.STD)) == (preset.mean, preset.std)
+    assert (views.eval_resize(224), preset.resize_size[0]) == (256, 256)
+
+
+def test_paper_recipe_is_the_published_one():
+    assert (PAPER.crop_scale, PAPER.flip_p, PAPER.jitter_p, PAPER.gray_p) == ((0.2, 1.0), 0.5, 0.8, 0.2)
+    assert (PAPER.brightness, PAPER.contrast, PAPER.saturation, PAPER.hue) == (0.4, 0.4, 0.4, 0.1)
+    assert (PAPER.blur_p, PAPER.blur_sigma) == (0.5, (0.1, 2.0))

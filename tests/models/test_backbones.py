@@ -1,0 +1,283 @@
+"""The backbones: every name builds, has the blocks that it promises, and maps images to representations."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+from torchvision.models.resnet import BasicBlock, Bottleneck
+
+from ssltool.errors import SSLToolError
+from ssltool.job import build_method
+from ssltool.methods import method_options
+from ssltool.models.backbones import VARIANTS, VITS, architectures, build_backbone, resolve_stem
+
+EXPANSION = {BasicBlock: 1, Bottleneck: 4}
+
+
+def on_meta(arch: str, **settings) -> tuple[nn.Module, int]:
+    """Built without memory or arithmetic."""
+    with torch.device("meta"):
+        return build_backbone(arch, **settings)
+
+
+def size(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+def stages(model: nn.Module) -> list[nn.Sequential]:
+    return [model.layer1, model.layer2, model.layer3, model.layer4]
+
+
+@pytest.mark.parametrize("arch", architectures())
+def test_every_name_builds_a_network_without_a_classifier(arch):
+    model, dim = on_meta(arch)
+    assert dim in (128, 256, 384, 512, 1024, 2048)
+    assert isinstance(model.heads if arch in VITS else model.fc, nn.Identity)
+
+
+@pytest.mark.parametrize("arch", ["resnet50", "resnext50_32x4d", *VARIANTS, "resnet34_w32", "resnet50_w16", *VITS])
+def test_representations_are_as_wide_as_the_name_says(arch):
+    model, dim = on_meta(arch)
+    with torch.device("meta"):
+        assert model.eval()(torch.empty(2, 3, 224, 224)).shape == (2, dim)
+
+
+@pytest.mark.parametrize(
+    ("arch", "settings", "image_size"),
+    [
+        ("resnet18", {"stem": "imagenet"}, 32),
+        ("resnet18_w16", {"stem": "small-stride2"}, 28),
+        ("resnet50_w16", {"stem": "imagenet"}, 64),
+        ("resnet18_bottleneck_w64", {"stem": "small-stride2"}, 16),
+        ("vit_small_depth3", {}, 32),
+    ],
+)
+def test_images_become_finite_rows_that_carry_gradients(arch, settings, image_size):
+    torch.manual_seed(0)
+    model, dim = build_backbone(arch, image_size=image_size, **settings)
+    out = model(torch.randn(2, 3, image_size, image_size))
+    assert out.shape == (2, dim)
+    assert bool(out.isfinite().all())
+    out.sum().backward()
+    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize("arch", ["resnet18", "resnet50", "resnext50_32x4d", "wide_resnet50_2"])
+def test_torchvisions_resnets_are_complete_but_for_their_classifier(arch):
+    model, dim = on_meta(arch, stem="imagenet")
+    with torch.device("meta"):
+        original = torchvision.models.get_model(arch, weights=None)
+    assert dim == original.fc.in_features
+    assert size(model) == size(original) - size(original.fc)
+    names = [name for name, _ in original.named_parameters() if not name.startswith("fc.")]
+    assert [name for name, _ in model.named_parameters()] == names
+
+
+def test_resnet18_has_the_parameters_that_torchvision_documents_less_its_classifiers():
+    assert size(on_meta("resnet18", stem="imagenet")[0]) == 11_689_512 - (512 + 1) * 1000
+
+
+def test_the_names_hold_the_families_that_are_promised():
+    names = set(architectures())
+    assert {"resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "wide_resnet50_2"} <= names
+    assert {"resnext50_32x4d", "resnet18_bottleneck_w64", "resnet50_nobottleneck", "resnet18_w16"} <= names
+    assert {"vit_small", "vit_small_depth6", "vit_small_depth3"} <= names
+
+
+@pytest.mark.parametrize(
+    ("arch", "block", "counts"),
+    [
+        ("resnet18_bottleneck_w64", Bottleneck, [2, 2, 2, 2]),
+        ("resnet18_bottleneck_w96", Bottleneck, [2, 2, 2, 2]),
+        ("resnet18_bottleneck_w128", Bottleneck, [2, 2, 2, 2]),
+        ("resnet50_nobottleneck", BasicBlock, [5, 6, 9, 4]),
+    ],
+)
+def test_the_papers_variants_have_its_blocks(arch, block, counts):
+    model, dim = on_meta(arch)
+    assert [len(stage) for stage in stages(model)] == counts
+    assert {type(b) for stage in stages(model) for b in stage} == {block}
+    assert dim == 512 * EXPANSION[block]
+
+
+@pytest.mark.parametrize("width", [64, 96, 128])
+def test_the_number_in_a_bottleneck_variants_name_is_the_width_of_its_inner_convolutions(width):
+    model, _ = on_meta(f"resnet18_bottleneck_w{width}")
+    assert [stage[0].conv2.out_channels for stage in stages(model)] == [width * 2**i for i in range(4)]
+    assert [stage[0].conv3.out_channels for stage in stages(model)] == [256, 512, 1024, 2048]
+
+
+def test_the_net_without_bottlenecks_is_about_as_large_as_a_resnet50():
+    ours, theirs = (size(on_meta(arch)[0]) for arch in ("resnet50_nobottleneck", "resnet50"))
+    assert 0.8 < ours / theirs < 1.6
+
+
+@pytest.mark.parametrize(("base", "width"), [("resnet18", 16), ("resnet18", 32), ("resnet34", 8), ("resnet50", 16)])
+def test_a_narrow_resnet_is_its_original_in_proportion(base, width):
+    narrow, dim = on_meta(f"{base}_w{width}")
+    original, full = on_meta(base)
+    assert dim * 64 == full * width
+    for (name, ours), (other, theirs) in zip(narrow.named_modules(), original.named_modules(), strict=True):
+        assert (name, type(ours)) == (other, type(theirs)) or not name
+        if isinstance(ours, nn.Conv2d):
+            assert ours.out_channels * 64 == theirs.out_channels * width
+            assert name == "conv1" or ours.in_channels * 64 == theirs.in_channels * width
+            assert (ours.stride, ours.kernel_size, ours.padding) == (theirs.stride, theirs.kernel_size, theirs.padding)
+        if isinstance(ours, nn.BatchNorm2d):
+            assert ours.num_features * 64 == theirs.num_features * width
+
+
+def test_a_narrow_resnet_of_width_64_is_the_original():
+    assert size(on_meta("resnet18_w64")[0]) == size(on_meta("resnet18")[0])
+
+
+def test_branches_start_at_zero_only_where_asked():
+    for zero in (True, False):
+        model, _ = build_backbone("resnet18_w8", zero_init_residual=zero)
+        last = [block.bn2.weight for stage in stages(model) for block in stage]
+        assert all(bool((weight == (0.0 if zero else 1.0)).all()) for weight in last)
+
+
+@pytest.mark.parametrize(
+    ("stem", "kernel", "stride", "pooled", "side"),
+    [("imagenet", 7, 2, True, 16), ("small", 3, 1, False, 64), ("small-stride2", 3, 2, False, 32)],
+)
+@pytest.mark.parametrize("arch", ["resnet18", "resnet50_w16", "resnet18_bottleneck_w96"])
+def test_a_stem_is_its_convolution_and_its_pooling(arch, stem, kernel, stride, pooled, side):
+    model, _ = on_meta(arch, stem=stem)
+    assert (model.conv1.kernel_size, model.conv1.stride) == ((kernel, kernel), (stride, stride))
+    assert isinstance(model.maxpool, nn.MaxPool2d) is pooled
+    with torch.device("meta"):
+        out = model.maxpool(model.relu(model.bn1(model.conv1(torch.empty(1, 3, 64, 64)))))
+    assert out.shape[-2:] == (side, side)
+
+
+@pytest.mark.parametrize(
+    ("stem", "image_size", "wanted"),
+    [
+        ("auto", 28, "small"),
+        ("auto", 64, "small"),
+        ("auto", 65, "imagenet"),
+        ("auto", 224, "imagenet"),
+        ("imagenet", 28, "imagenet"),
+        ("small-stride2", 224, "small-stride2"),
+    ],
+)
+def test_the_automatic_stem_is_small_up_to_64_pixels(stem, image_size, wanted):
+    assert resolve_stem("resnet18", stem, image_size) == wanted
+
+
+def test_building_with_auto_is_building_with_what_it_means():
+    for image_size, kernel in ((32, 3), (224, 7)):
+        assert on_meta("resnet18", image_size=image_size)[0].conv1.kernel_size == (kernel, kernel)
+
+
+@pytest.mark.parametrize(("arch", "depth", "heads"), [(name, *shape) for name, shape in VITS.items()])
+def test_a_vit_has_its_depth_and_heads_and_mocos_width(arch, depth, heads):
+    assert {"vit_small": 12, "vit_small_depth6": 6, "vit_small_depth3": 3}[arch] == depth
+    model, dim = on_meta(arch)
+    attention = [m for m in model.modules() if isinstance(m, nn.MultiheadAttention)]
+    assert len(model.encoder.layers) == len(attention) == depth
+    assert {m.num_heads for m in attention} == {heads}
+    assert dim == 384
+    assert model.encoder.layers[0].mlp[0].out_features == 1536
+
+
+@pytest.mark.parametrize(("image_size", "patch"), [(32, 4), (64, 4), (96, 16), (224, 16)])
+def test_a_vits_patches_are_small_on_small_images(image_size, patch):
+    model, _ = on_meta("vit_small_depth3", image_size=image_size)
+    assert model.conv_proj.kernel_size == model.conv_proj.stride == (patch, patch)
+    assert model.encoder.pos_embedding.shape == (1, 1 + (image_size // patch) ** 2, 384)
+
+
+def test_a_vits_positions_are_fixed_sines_and_cosines():
+    # MoCo v3, vits.py: [sin(w x), cos(w x), sin(w y), cos(w y)] with w_i = 10000^(-i / (dim / 4)), x the patch's
+    # column and y its row, and zeros for the class token.
+    model, _ = build_backbone("vit_small_depth3", image_size=32)
+    positions = model.encoder.pos_embedding
+    assert not positions.requires_grad
+    assert positions.shape == (1, 65, 384)
+    assert bool((positions[0, 0] == 0).all())
+    for row in range(8):
+        for column in range(8):
+            wanted = [
+                f(place * 10000 ** (-i / 96))
+                for place in (column, row)
+                for f in (math.sin, math.cos)
+                for i in range(96)
+            ]
+            found = positions[0, 1 + 8 * row + column]
+            torch.testing.assert_close(found, torch.tensor(wanted), atol=1e-5, rtol=0)  # float32 angles up to 7
+
+
+def test_a_vits_positions_are_saved_but_never_trained():
+    model, _ = on_meta("vit_small_depth3", image_size=32)
+    assert "encoder.pos_embedding" in model.state_dict()
+    assert [name for name, p in model.named_parameters() if not p.requires_grad] == ["encoder.pos_embedding"]
+
+
+def test_stop_grad_conv1_freezes_the_patch_embedding_and_nothing_else():
+    model, _ = on_meta("vit_small_depth3", image_size=32, stop_grad_conv1=True)
+    frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
+    assert frozen == {"encoder.pos_embedding", "conv_proj.weight", "conv_proj.bias"}
+
+
+def test_a_vits_weights_are_drawn_within_mocos_bounds():
+    torch.manual_seed(0)
+    model, _ = build_backbone("vit_small_depth3", image_size=32)
+    attention, mlp = model.encoder.layers[0].self_attention, model.encoder.layers[0].mlp
+    for weight, fans in (
+        (attention.in_proj_weight, 384 + 384),  # each of queries, keys and values by itself
+        (attention.out_proj.weight, 384 + 384),
+        (mlp[0].weight, 384 + 1536),
+        (model.conv_proj.weight, 3 * 4 * 4 + 384),
+    ):
+        bound = math.sqrt(6 / fans)
+        assert 0.99 * bound < float(weight.detach().abs().max()) <= bound
+        # A uniform variable's deviation is bound / sqrt(3); of n draws it is known to about 1 / sqrt(n) of itself.
+        assert float(weight.detach().std()) == pytest.approx(bound / math.sqrt(3), rel=5 / math.sqrt(weight.numel()))
+    biases = [attention.in_proj_bias, attention.out_proj.bias, mlp[0].bias, model.conv_proj.bias]
+    assert all(bool((bias == 0).all()) for bias in biases)
+
+
+@pytest.mark.parametrize(
+    ("name", "offered"), [("resnet81", "resnet18"), ("resnet18_w17", "resnet18_w16"), ("vit_smal", "vit_small")]
+)
+def test_an_unknown_name_offers_the_nearest(name, offered):
+    with pytest.raises(SSLToolError, match=rf"unknown architecture '{name}'; did you mean .*{offered}"):
+        build_backbone(name)
+
+
+@pytest.mark.parametrize("name", ["resnet18_w0", "resnet18_w12", "resnet101_w16", "alexnet", "", "resnet18_w-8"])
+def test_names_that_only_look_like_an_architecture_are_unknown(name):
+    with pytest.raises(SSLToolError, match="unknown architecture"):
+        build_backbone(name)
+
+
+def test_settings_that_do_nothing_are_refused():
+    with pytest.raises(SSLToolError, match="--stop-grad-conv1 does nothing with resnet18"):
+        build_backbone("resnet18", stop_grad_conv1=True)
+    with pytest.raises(SSLToolError, match="--stem small does nothing with vit_small"):
+        build_backbone("vit_small", stem="small")
+
+
+def test_an_image_that_does_not_divide_into_patches_is_refused():
+    with pytest.raises(SSLToolError, match="--image-size 100 does not divide into a ViT's patches of 16 pixels"):
+        build_backbone("vit_small", image_size=100)
+
+
+def weights(seed: int) -> dict[str, torch.Tensor]:
+    options = method_options("simsiam", {"dim": 8, "pred_dim": 4})
+    return build_method("simsiam", options, seed=seed, arch="resnet18_w8", stem="small", image_size=16).state_dict()
+
+
+def test_the_weights_are_a_function_of_the_seed():
+    first = weights(3)
+    torch.rand(5)  # whatever was drawn before
+    again, other = weights(3), weights(4)
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not torch.equal(first["backbone.conv1.weight"], other["backbone.conv1.weight"])

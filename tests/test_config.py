@@ -1,0 +1,134 @@
+"""The settings: each says what it is, and refuses what it cannot be."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from ssltool.config import (
+    STEMS,
+    CollapseConfig,
+    KnnConfig,
+    LinclsConfig,
+    PretrainConfig,
+    SaveReprsConfig,
+    as_dict,
+    fixed_settings,
+    flag,
+    value_type,
+)
+from ssltool.errors import SSLToolError
+
+CLASSES = [PretrainConfig, SaveReprsConfig, KnnConfig, LinclsConfig, CollapseConfig]
+SETTINGS = [pytest.param(c, f, id=f"{c.__name__}.{f.name}") for c in CLASSES for f in dataclasses.fields(c)]
+BOUNDS = [
+    pytest.param(c, f.name, bound, f.metadata[bound], id=f"{c.__name__}.{f.name}-{bound}")
+    for c in CLASSES
+    for f in dataclasses.fields(c)
+    for bound in ("minimum", "maximum", "above")
+    if f.metadata[bound] is not None
+]
+
+
+@pytest.mark.parametrize(("cls", "field"), SETTINGS)
+def test_every_setting_says_what_it_is_in_one_line(cls, field):
+    help = field.metadata["help"]
+    assert len(help) > 5
+    assert "\n" not in help
+    assert help == help.strip()
+    assert not help.endswith(".") or help.endswith("...")
+    assert value_type(cls, field.name) in (bool, int, float, str, tuple[str, ...])
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+def test_the_defaults_are_within_their_own_ranges(cls):
+    assert dataclasses.is_dataclass(cls())
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+def test_settings_cannot_be_changed_after_they_were_checked(cls):
+    config = cls()
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        setattr(config, dataclasses.fields(cls)[0].name, None)
+
+
+@pytest.mark.parametrize(("cls", "name", "bound", "value"), BOUNDS)
+def test_a_value_on_the_wrong_side_of_a_bound_is_refused_by_the_name_of_its_flag(cls, name, bound, value):
+    wrong = {"minimum": value - 1, "maximum": value + 1, "above": value}[bound]
+    with pytest.raises(SSLToolError) as caught:
+        cls(**{name: wrong})
+    words = {"minimum": "at least", "maximum": "at most", "above": "greater than"}[bound]
+    assert str(caught.value).startswith(f"--{name.replace('_', '-')} is {wrong}; it must be ")
+    assert f"{words} {value}" in str(caught.value)
+
+
+@pytest.mark.parametrize(("cls", "name", "bound", "value"), BOUNDS)
+def test_a_value_on_an_inclusive_bound_is_accepted(cls, name, bound, value):
+    right = value + 1e-9 if bound == "above" else value
+    assert getattr(cls(**{name: right}), name) == right
+
+
+@pytest.mark.parametrize("name", ["lr", "momentum", "crop_min", "blur_p"])
+def test_nan_is_outside_every_range(name):
+    with pytest.raises(SSLToolError, match=f"{flag(name)} is nan"):
+        PretrainConfig(**{name: float("nan")})
+
+
+def test_a_range_with_two_ends_names_both():
+    with pytest.raises(SSLToolError, match=r"--flip-p is 1\.5; it must be at least 0 and at most 1"):
+        PretrainConfig(flip_p=1.5)
+
+
+@pytest.mark.parametrize(
+    ("cls", "name", "flag"),
+    [
+        (PretrainConfig, "strategy", "--strategy"),
+        (PretrainConfig, "optimizer", "--optimizer"),
+        (PretrainConfig, "device", "--device"),
+        (SaveReprsConfig, "layer", "--layer"),
+        (SaveReprsConfig, "split", "--split"),
+        (KnnConfig, "metric", "--metric"),
+        (CollapseConfig, "type", "--type"),
+    ],
+)
+def test_a_value_that_is_no_choice_is_refused_with_the_choices(cls, name, flag):
+    choices = next(f.metadata["choices"] for f in dataclasses.fields(cls) if f.name == name)
+    for choice in choices:
+        assert getattr(cls(**{name: choice}), name) == choice
+    with pytest.raises(SSLToolError) as caught:
+        cls(**{name: "nonsense"})
+    assert str(caught.value) == f"{flag} is 'nonsense'; it must be one of {', '.join(choices)}"
+
+
+def test_none_stands_for_a_default_that_is_found_later_and_is_not_checked():
+    config = SaveReprsConfig(stem=None, image_size=None)
+    assert config.stem is None
+    assert "small" in STEMS
+    with pytest.raises(SSLToolError, match="--stem"):
+        SaveReprsConfig(stem="smal")
+
+
+def test_the_papers_settings_are_the_defaults():
+    pretrain, probe = PretrainConfig(), LinclsConfig()
+    assert (pretrain.lr, pretrain.momentum, pretrain.weight_decay, pretrain.seed) == (0.05, 0.9, 1e-4, 10)
+    assert (pretrain.crop_min, pretrain.jitter_p, pretrain.gray_p, pretrain.flip_p) == (0.2, 0.8, 0.2, 0.5)
+    assert (probe.lr, probe.epochs, probe.weight_decay, probe.momentum) == (0.1, 90, 0.0, 0.9)
+
+
+def test_settings_as_plain_values_hold_lists_for_tuples():
+    document = as_dict(CollapseConfig(files=("a.pt", "b.pt"), normalize=True))
+    assert document == {"files": ["a.pt", "b.pt"], "type": "svd", "normalize": True, "plot": None, "out": None}
+
+
+def test_the_type_of_an_optional_setting_is_the_type_without_none():
+    assert value_type(PretrainConfig, "epochs") is int
+    assert value_type(PretrainConfig, "blur_p") is float
+    assert value_type(PretrainConfig, "fix_pred_lr") is bool
+    assert value_type(PretrainConfig, "out") is str
+
+
+def test_a_resumed_run_may_change_its_strategy_but_not_its_schedule():
+    fixed = fixed_settings(PretrainConfig)
+    assert {"arch", "batch_size", "epochs", "seed", "lr", "optimizer"} <= set(fixed)
+    assert not {"strategy", "chunk_size", "out", "resume", "workers"} & set(fixed)

@@ -1,0 +1,162 @@
+"""The documentation stays true: its command lines parse, marked blocks run, and the generated page is not stale.
+
+A fenced ``bash`` block is executed if the line before it is the comment ``<!-- run -->``. The marked blocks of a page
+run in order, in one temporary folder, so that they hand each other files; they may hold ``ssltool`` lines only. They
+run as written but for ``SHRINK``: flags appended to a command so that it ends within seconds (of a flag that is given
+twice the last value counts).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import shlex
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+import numpy as np
+import pytest
+
+from ssltool.cli import COMMANDS, cli
+from ssltool.config import CollapseConfig, KnnConfig, LinclsConfig, PretrainConfig, SaveReprsConfig
+from ssltool.errors import SSLToolError
+from ssltool.job import refuse_idle_settings
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
+CONFIGS = {
+    "pretrain": PretrainConfig,
+    "save-reprs": SaveReprsConfig,
+    "knn": KnnConfig,
+    "lincls": LinclsConfig,
+    "collapse": CollapseConfig,
+}
+SHRINK = {
+    "pretrain": "-a resnet18_w8 --image-size 16 --dim 16 --epochs 2 --steps-per-epoch 3 -b 32 --device cpu",
+    "save-reprs": "--idx-path few.npy --device cpu",
+    "knn": "--device cpu",
+    "lincls": "--idx-path few.npy --epochs 1 -b 250 --device cpu",
+}
+FENCE = re.compile(r"(?P<mark><!-- run -->\n)?^```bash\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced ``bash`` block of a page."""
+
+    page: Path
+    body: str
+    run: bool
+
+
+def blocks(page: Path) -> list[Block]:
+    found = FENCE.finditer(page.read_text(encoding="utf-8"))
+    return [Block(page, match["body"], match["mark"] is not None) for match in found]
+
+
+def commands(text: str) -> list[list[str]]:
+    """The arguments of every ``ssltool`` in a piece of bash: at the start of a line, or after another program."""
+    found = []
+    for line in text.replace("\\\n", " ").splitlines():
+        for match in re.finditer(r"(?:^|srun |exec |-m )ssltool (?P<rest>[^']*)", line):
+            found.append(shlex.split(match["rest"], comments=True))
+    return found
+
+
+LINES = [(page.name, arguments) for page in PAGES for block in blocks(page) for arguments in commands(block.body)]
+HELP_LINES = [
+    shlex.split(line)[1:]
+    for line in (DOCS / "cli.md").read_text(encoding="utf-8").splitlines()
+    if line.startswith("  ssltool ")
+]
+
+
+def parse(arguments: list[str]) -> None:
+    """Parses a command line as the program does and checks its settings, executing nothing."""
+    name = arguments[0].replace("_", "-")
+    assert name in COMMANDS, f"there is no command {name}"
+    command = cli.get_command(click.Context(cli), name)
+    assert command is not None
+    values = dict(command.make_context(name, arguments[1:]).params)
+    if values.get("data_dir") is not None:
+        assert values["data"] is None
+        values["data"] = values["data_dir"]
+    settings = CONFIGS[name]
+    config = settings(**{f.name: values[f.name] for f in dataclasses.fields(settings)})
+    if isinstance(config, PretrainConfig):
+        refuse_idle_settings(config)
+
+
+@pytest.mark.parametrize(("page", "arguments"), LINES, ids=[f"{page}: {' '.join(a)[:60]}" for page, a in LINES])
+def test_command_line_in_the_documentation_parses(page, arguments):
+    parse(arguments)
+
+
+@pytest.mark.parametrize("arguments", HELP_LINES, ids=[" ".join(a)[:60] for a in HELP_LINES])
+def test_example_in_a_help_text_parses(arguments):
+    parse(arguments)
+
+
+def test_every_command_is_shown_in_a_page_and_in_its_help():
+    for lines in ([a for _, a in LINES], HELP_LINES):
+        assert {a[0] for a in lines} == set(COMMANDS)
+
+
+def test_a_wrong_line_would_be_noticed():
+    for line in ("knn a.pt b.pt --no-such-flag", "pretrain --chunk-size 3", "pretrain --epochs 0", "nothing"):
+        with pytest.raises((click.UsageError, SSLToolError, AssertionError)):
+            parse(shlex.split(line))
+
+
+RUNNABLE = [page for page in PAGES if any(block.run for block in blocks(page))]
+
+
+@pytest.mark.parametrize("page", RUNNABLE, ids=[page.name for page in RUNNABLE])
+def test_marked_blocks_run_through_files(page, tmp_path, monkeypatch, ssltool):
+    monkeypatch.chdir(tmp_path)
+    np.save("few.npy", np.arange(500))
+    out = ""
+    for block in blocks(page):
+        if not block.run:
+            continue
+        assert all(line.startswith("ssltool ") for line in block.body.replace("\\\n", " ").splitlines())
+        for arguments in commands(block.body):
+            done = ssltool(*arguments, *SHRINK.get(arguments[0], "").split())
+            assert done.code == 0, f"{page.name}: {' '.join(arguments)}: {done.err}"
+            if "--json" in arguments:
+                assert isinstance(done.json, dict)
+            out += done.out
+    assert (tmp_path / "spectrum.png").stat().st_size > 10_000
+    assert (tmp_path / "probe" / "probe.pt").exists()
+    assert "accuracy@1" in out and "effective_rank" in out
+
+
+def test_command_line_page_is_what_the_commands_say():
+    done = subprocess.run([sys.executable, str(DOCS / "make_cli.py"), "--check"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_command_has_a_section():
+    text = (DOCS / "cli.md").read_text(encoding="utf-8")
+    assert re.findall(r"^## (.*)$", text, re.MULTILINE) == ["ssltool", *(f"ssltool {name}" for name in COMMANDS)]
+
+
+def test_every_page_is_in_a_toctree():
+    index = (DOCS / "index.md").read_text(encoding="utf-8")
+    trees = re.findall(r"```\{toctree\}\n(.*?)```", index, re.DOTALL)
+    listed = [line for tree in trees for line in tree.splitlines() if line and not line.startswith(":")]
+    assert sorted(listed) == sorted(page.stem for page in DOCS.glob("*.md") if page.stem != "index")
+
+
+def test_links_between_pages_lead_somewhere():
+    for page in [*PAGES, ROOT / "CHANGELOG.md"]:
+        for target in re.findall(r"\]\((?!https?://|#)([^)#]+)", page.read_text(encoding="utf-8")):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_readme_is_short():
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) < 150

@@ -1,0 +1,327 @@
+"""The files that the stages hand each other: what goes in comes out, and nothing broken or unsafe gets in."""
+
+from __future__ import annotations
+
+import errno
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import ssltool
+from ssltool.errors import SSLToolError
+from ssltool.files import (
+    Checkpoint,
+    Probe,
+    Representations,
+    Spectrum,
+    file_hash,
+    load_dict,
+    write_atomically,
+    write_json,
+)
+
+
+def checkpoint(**changes) -> Checkpoint:
+    settings = {
+        "method": "simsiam",
+        "arch": "resnet18",
+        "epoch": 3,
+        "step": 12,
+        "config": {"lr": 0.05, "data": None, "options": ["a=1"]},
+        "state_dict": {"backbone.weight": torch.arange(6.0).reshape(2, 3)},
+        "optimizer": {"state": {0: {"momentum_buffer": torch.ones(2, 3)}}, "param_groups": [{"params": [0]}]},
+        "scaler": None,
+        "metrics": {"epochs": [{"loss": -0.5}]},
+    }
+    return Checkpoint(**settings | changes)
+
+
+class Trap:
+    """Unpickling it creates a file."""
+
+    def __init__(self, marker: Path, *, shell: bool = False) -> None:
+        self.marker, self.shell = marker, shell
+
+    def __reduce__(self):
+        return (os.system, (f"touch {self.marker}",)) if self.shell else (Path.touch, (self.marker,))
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_checkpoint_comes_back_as_it_was_saved(tmp_path):
+    saved = checkpoint()
+    saved.save(tmp_path / "deep" / "c.pt")
+    found = Checkpoint.load(tmp_path / "deep" / "c.pt")
+    assert torch.equal(found.state_dict.pop("backbone.weight"), saved.state_dict.pop("backbone.weight"))
+    ours, theirs = (c.optimizer["state"][0].pop("momentum_buffer") for c in (saved, found))
+    assert torch.equal(ours, theirs)
+    assert found == saved
+
+
+def test_representations_come_back_as_they_were_saved(tmp_path):
+    saved = Representations(torch.randn(5, 3), torch.tensor([0, 2, -1, 1, 1]), torch.tensor([4, 3, 2, 9, 0]), {"a": 1})
+    saved.save(tmp_path / "r.pt")
+    found = Representations.load(tmp_path / "r.pt")
+    assert len(found) == 5
+    assert torch.equal(found.representations, saved.representations)
+    assert torch.equal(found.targets, saved.targets)
+    assert torch.equal(found.index, saved.index)
+    assert found.meta == {"a": 1}
+
+
+def test_a_spectrum_and_a_probe_come_back_as_they_were_saved(tmp_path):
+    Spectrum(torch.tensor([2.0, 1.0]).double(), {"auc": 0.8}, {"n": 7}).save(tmp_path / "s.pt")
+    spectrum = Spectrum.load(tmp_path / "s.pt")
+    assert spectrum.stds.tolist() == [2.0, 1.0]
+    assert (spectrum.metrics, spectrum.meta) == ({"auc": 0.8}, {"n": 7})
+
+    Probe(torch.ones(4, 3), torch.zeros(4), {"lr": 0.1}, {"acc1": 0.5}).save(tmp_path / "p.pt")
+    probe = Probe.load(tmp_path / "p.pt")
+    assert torch.equal(probe.weight, torch.ones(4, 3))
+    assert torch.equal(probe.bias, torch.zeros(4))
+    assert (probe.config, probe.metrics) == ({"lr": 0.1}, {"acc1": 0.5})
+
+
+def test_a_file_names_its_format_and_the_versions_that_wrote_it(tmp_path):
+    checkpoint().save(tmp_path / "c.pt")
+    contents = load_dict(tmp_path / "c.pt")
+    assert contents["format"] == "ssltool/checkpoint/1"
+    assert contents["ssltool"] == ssltool.__version__
+    assert contents["torch"] == torch.__version__
+
+
+def test_saving_leaves_one_file_with_the_new_contents(tmp_path):
+    checkpoint(epoch=1).save(tmp_path / "c.pt")
+    checkpoint(epoch=2).save(tmp_path / "c.pt")
+    assert names(tmp_path) == ["c.pt"]
+    assert Checkpoint.load(tmp_path / "c.pt").epoch == 2
+
+
+def test_a_disk_that_fills_up_costs_neither_the_previous_file_nor_leaves_half_a_new_one(tmp_path):
+    path = tmp_path / "c.pt"
+    checkpoint(epoch=1).save(path)
+    before = path.read_bytes()
+
+    def half(stream):
+        stream.write(b"half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(SSLToolError, match=r"cannot write .*c\.pt: No space left.*is kept.*free some space"):
+        write_atomically(path, half)
+    assert path.read_bytes() == before
+    assert names(tmp_path) == ["c.pt"]
+
+
+def test_a_file_size_limit_hit_by_torch_save_keeps_the_previous_checkpoint(tmp_path):
+    program = """
+import resource, signal, sys
+import torch
+from ssltool.errors import SSLToolError
+from ssltool.files import Representations
+
+def rows(n):
+    return Representations(torch.zeros(n, 8), torch.zeros(n, dtype=torch.int64), torch.arange(n))
+
+rows(2).save(sys.argv[1])
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (65536, resource.RLIM_INFINITY))
+try:
+    rows(100_000).save(sys.argv[1])
+except SSLToolError as error:
+    print(error)
+"""
+    path = tmp_path / "r.pt"
+    ran = subprocess.run([sys.executable, "-c", program, str(path)], capture_output=True, text=True, timeout=60)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.startswith(f"cannot write {path}: ")
+    assert len(ran.stdout.splitlines()) == 1
+    assert len(Representations.load(path)) == 2
+    assert names(tmp_path) == ["r.pt"]
+
+
+def test_a_failed_first_save_leaves_nothing(tmp_path):
+    def fail(stream):
+        raise OSError(errno.EIO, "Input/output error")
+
+    with pytest.raises(SSLToolError, match="Input/output error") as caught:
+        write_atomically(tmp_path / "c.pt", fail)
+    assert "is kept" not in str(caught.value)
+    assert names(tmp_path) == []
+
+
+def test_a_mistake_in_the_program_is_not_reported_as_a_full_disk_and_leaves_no_temporary_file(tmp_path):
+    def fail(stream):
+        raise TypeError("a bug")
+
+    with pytest.raises(TypeError, match="a bug"):
+        write_atomically(tmp_path / "c.pt", fail)
+    assert names(tmp_path) == []
+
+
+def test_a_folder_that_is_a_file_is_refused_in_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SSLToolError, match=r"cannot write .*c\.pt"):
+        checkpoint().save(tmp_path / "file" / "c.pt")
+
+
+def test_json_files_end_in_a_newline_and_hold_the_document(tmp_path):
+    write_json(tmp_path / "d.json", {"a": [1, None]})
+    assert (tmp_path / "d.json").read_text() == '{\n  "a": [\n    1,\n    null\n  ]\n}\n'
+
+
+def test_the_hash_of_a_file_is_the_sha256_of_its_bytes(tmp_path):
+    # The digest of "abc" is the first example of FIPS 180-2, B.1.
+    (tmp_path / "abc").write_bytes(b"abc")
+    assert file_hash(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(SSLToolError, match=r"no such file: .*absent\.pt"):
+        Checkpoint.load(tmp_path / "absent.pt")
+
+
+@pytest.mark.parametrize("kept", [0.0, 0.1, 0.5, 0.99])
+@pytest.mark.parametrize("load", [Checkpoint.load, Representations.load], ids=["read", "mapped"])
+def test_a_file_cut_short_is_refused(tmp_path, kept, load):
+    path = tmp_path / "c.pt"
+    saved = {
+        Checkpoint.load: checkpoint(),
+        Representations.load: Representations(torch.randn(50, 9), torch.zeros(50, dtype=torch.int64), torch.arange(50)),
+    }
+    saved[load].save(path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(kept * len(whole))])
+    with pytest.raises(SSLToolError, match=r"c\.pt is not a readable \.pt file; it may be cut short"):
+        load(path)
+
+
+@pytest.mark.parametrize("contents", [b"text\n", b"{}", b"\x80\x02garbage", b"\x80\x04\x95", bytes(200)])
+def test_a_file_of_something_else_is_refused(tmp_path, contents):
+    (tmp_path / "notes.pt").write_bytes(contents)
+    with pytest.raises(SSLToolError, match=r"notes\.pt is not a readable \.pt file"):
+        Checkpoint.load(tmp_path / "notes.pt")
+
+
+@pytest.mark.parametrize("load", [Checkpoint.load, Representations.load, Spectrum.load, Probe.load])
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+@pytest.mark.parametrize("shell", [True, False], ids=["system", "object"])
+def test_a_pickled_object_is_refused_and_never_executed(tmp_path, load, zipped, shell):
+    marker, path = tmp_path / "executed", tmp_path / "trap.pt"
+    trap = Trap(marker, shell=shell)
+    contents = {"format": "ssltool/checkpoint/1", "representations": torch.zeros(2, 2), "trap": trap}
+    torch.save(contents, path, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(SSLToolError, match=r"refused .*trap\.pt: it holds pickled Python objects"):
+        load(path)
+    assert not marker.exists()
+
+
+def test_a_bare_pickle_is_refused_and_never_executed(tmp_path):
+    marker, path = tmp_path / "executed", tmp_path / "trap.pt"
+    path.write_bytes(pickle.dumps(Trap(marker)))
+    with pytest.raises(SSLToolError, match=r"trap\.pt"):
+        Checkpoint.load(path)
+    assert not marker.exists()
+    pickle.loads(path.read_bytes())
+    assert marker.exists()  # the trap works where someone does unpickle it
+
+
+def test_a_file_of_another_kind_is_refused_with_what_it_is(tmp_path):
+    checkpoint().save(tmp_path / "c.pt")
+    with pytest.raises(SSLToolError, match=r"not a ssltool/probe/1 file: it says 'ssltool/checkpoint/1'"):
+        Probe.load(tmp_path / "c.pt")
+    with pytest.raises(SSLToolError, match=r"holds no representations; its keys are format"):
+        Representations.load(tmp_path / "c.pt")
+    torch.save({"state_dict": {}}, tmp_path / "foreign.pt")
+    with pytest.raises(SSLToolError, match=r"says 'no format', with keys state_dict"):
+        Checkpoint.load(tmp_path / "foreign.pt")
+
+
+def test_missing_keys_are_named(tmp_path):
+    checkpoint().save(tmp_path / "c.pt")
+    contents = load_dict(tmp_path / "c.pt")
+    del contents["optimizer"], contents["scaler"]
+    torch.save(contents, tmp_path / "c.pt")
+    with pytest.raises(SSLToolError, match="lacks optimizer, scaler"):
+        Checkpoint.load(tmp_path / "c.pt")
+
+
+def test_a_file_that_is_no_dict_is_refused(tmp_path):
+    torch.save(torch.zeros(3), tmp_path / "t.pt")
+    with pytest.raises(SSLToolError, match="holds a Tensor, not the dict"):
+        Representations.load(tmp_path / "t.pt")
+
+
+def test_the_papers_representations_load_with_integer_targets_and_rows_numbered_from_0(tmp_path):
+    rows = torch.randn(4, 3)
+    torch.save({"representations": rows, "targets": torch.tensor([3.0, 0.0, 999.0, 1.0])}, tmp_path / "paper.pt")
+    found = Representations.load(tmp_path / "paper.pt")
+    assert torch.equal(found.representations, rows)
+    assert found.targets.dtype == torch.int64
+    assert found.targets.tolist() == [3, 0, 999, 1]
+    assert found.index.tolist() == [0, 1, 2, 3]
+    assert found.meta == {}
+
+
+def test_representations_without_targets_are_unlabelled(tmp_path):
+    torch.save({"representations": torch.randn(3, 2)}, tmp_path / "r.pt")
+    assert Representations.load(tmp_path / "r.pt").targets.tolist() == [-1, -1, -1]
+
+
+def test_several_files_read_as_one_in_the_order_given(tmp_path, write_reprs):
+    rows = torch.randn(6, 3)
+    paths = [write_reprs("b.pt", rows[:4], [0, 1, 2, 3], [5, 6, 7, 8]), write_reprs("a.pt", rows[4:], [4, 5], [1, 2])]
+    found = Representations.load(paths)
+    assert torch.equal(found.representations, rows)
+    assert found.targets.tolist() == [0, 1, 2, 3, 4, 5]
+    assert found.index.tolist() == [5, 6, 7, 8, 1, 2]
+    assert found.meta == {"dataset": "made-up"}
+
+
+def test_files_of_different_widths_are_refused_by_name_and_width(write_reprs):
+    paths = [write_reprs("a.pt", torch.zeros(2, 3)), write_reprs("b.pt", torch.zeros(2, 4))]
+    with pytest.raises(SSLToolError, match=r"different widths .*a\.pt: 3, .*b\.pt: 4"):
+        Representations.load(paths)
+
+
+def test_no_files_are_refused():
+    with pytest.raises(SSLToolError, match="no representation files were given"):
+        Representations.load([])
+
+
+@pytest.mark.parametrize("key", ["targets", "index"])
+def test_rows_and_labels_that_do_not_match_are_refused(tmp_path, key):
+    torch.save({"representations": torch.zeros(3, 2), key: torch.zeros(2)}, tmp_path / "r.pt")
+    with pytest.raises(SSLToolError, match=rf"3 representations, .*2 {'targets' if key == 'targets' else 'indices'}"):
+        Representations.load(tmp_path / "r.pt")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_rows_that_are_not_finite_are_counted_and_the_first_is_named(write_reprs, value):
+    rows = torch.zeros(70_000, 2)  # more than one block of the check
+    rows[[11, 66_000, 69_999], [0, 1, 1]] = value
+    rows[11] = value  # one row, however many of its values
+    with pytest.raises(SSLToolError, match="3 of 70000 rows hold NaN or infinite values, the first is row 11;"):
+        Representations.load(write_reprs("r.pt", rows))
+
+
+def test_a_first_broken_row_in_a_later_block_is_named_by_its_own_number(write_reprs):
+    rows = torch.zeros(70_000, 2)
+    rows[66_000, 1] = float("nan")
+    with pytest.raises(SSLToolError, match=r"1 of 70000 rows .* the first is row 66000;"):
+        Representations.load(write_reprs("r.pt", rows))
+
+
+def test_the_papers_spectrum_loads(tmp_path):
+    torch.save({"stds": torch.tensor([3.0, 1.0])}, tmp_path / "paper_svd.pt")
+    found = Spectrum.load(tmp_path / "paper_svd.pt")
+    assert found.stds.dtype == torch.float64
+    assert found.stds.tolist() == [3.0, 1.0]
+    assert found.metrics == {}
+    assert found.meta == {}

@@ -1,0 +1,75 @@
+"""The bash pipelines run: each chains real commands through files, on a tiny network."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import TINY
+
+from ssltool.files import Checkpoint
+
+PIPELINES = Path(__file__).parents[1] / "pipelines"
+
+
+@pytest.fixture
+def bash(tmp_path):
+    """Runs a pipeline in ``tmp_path``, with ``ssltool`` on the path: ``bash("knn_eval.sh", ARCH, RUN) -> stdout``."""
+    binaries = tmp_path / "bin"
+    binaries.mkdir()
+    shim = binaries / "ssltool"
+    shim.write_text(f'#!/bin/sh\nexec {sys.executable} -m ssltool "$@"\n')
+    shim.chmod(0o755)
+
+    def run(script: str, *args: object, **environment: str) -> str:
+        paths = {
+            "PATH": f"{binaries}:{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "PYTHONPATH": str(PIPELINES.parent),
+        }
+        done = subprocess.run(
+            ["bash", PIPELINES / script, *map(str, args)],
+            cwd=tmp_path,
+            env=os.environ | paths | environment,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return run
+
+
+def test_eval_scripts_write_the_papers_files_beside_the_run(bash, trained, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/checkpoint.pt").write_bytes((trained / "checkpoint.pt").read_bytes())
+    assert "accuracy" in bash("knn_eval.sh", "resnet18_w8", "run")
+    assert "auc" in bash("svd_eval.sh", "resnet18_w8", "run/")
+    reprs = tmp_path / "run/reprs"
+    summary = json.loads((reprs / "knn_summary_cos_train_val.json").read_text())
+    assert 0 < summary["acc"] <= 1
+    assert (reprs / "train_reprs_e0_svd.pt").exists()
+    assert (reprs / "spectrum.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_paper_pipeline_trains_and_measures_the_five_regimes(bash, tmp_path, write_images):
+    for split, count in (("train", 24), ("val", 8)):
+        for name in ("cat", "dog"):
+            write_images(tmp_path / "data" / split / name, count, size=(16, 16))
+    flags = " ".join(TINY[2:]) + " --steps-per-epoch 1"
+    out = bash(
+        "paper.sh", "data", "resnet18_w8", EPOCHS="4", BATCH="8", HYBRID_EPOCH="2", LAST="50", FLAGS=flags
+    )
+    assert out.count("accuracy") == 5
+    logs = tmp_path / "logs"
+    assert (logs / "resnet18_w8-spectra.png").exists()
+    names = ["multiepoch_0001", "singlepass_0002", "cumulative_0003", "last50_0004", "hybrid_0005"]
+    assert all(f"resnet18_w8-{name}/reprs/train_reprs_e0.pt" in out for name in names)
+    runs = [Checkpoint.load(logs / f"resnet18_w8-{name}/checkpoint.pt") for name in names]
+    assert [run.config["strategy"] for run in runs] == ["iid", "current", "accumulate", "last", "iid"]
+    assert len({run.config["order_hash"] for run in runs[1:4]}) == 1
+    hybrid = [record["strategy"] for record in runs[4].metrics["epochs"]]
+    assert hybrid == ["current", "current", "iid", "iid"]

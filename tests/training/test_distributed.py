@@ -1,0 +1,205 @@
+"""Several processes: two ranks compute what one process computes with the same global batch, and one process pays nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import TINY, same_run
+from torch import nn
+
+from ssltool.data.loader import Shard
+from ssltool.errors import SSLToolError
+from ssltool.files import Checkpoint
+from ssltool.pretrain import _Run, pretrain
+from ssltool.training import distributed
+
+CPU = torch.device("cpu")
+
+PROGRAM = '''
+"""What both ranks run: batch statistics, numbers over the ranks, and a run that is interrupted and goes on."""
+
+import dataclasses
+import os
+import signal
+import sys
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ssltool.config import PretrainConfig
+from ssltool.errors import Interrupted, SSLToolError
+from ssltool.pretrain import _Run, pretrain
+from ssltool.training import distributed
+
+torch.set_num_threads(1)
+out = Path(sys.argv[1])
+cpu = torch.device("cpu")
+found = {}
+
+with distributed.process_group(cpu, "auto") as shard:
+    rank = shard.rank
+    found["shard"] = [shard.rank, shard.world]
+    found["mean"] = distributed.mean(torch.tensor([1.0, 10.0]) * (rank + 1))
+    found["largest"] = distributed.largest([15, 0][rank])
+    try:
+        with distributed.failing_together():
+            if rank == 1:
+                raise SSLToolError("only here")
+    except SSLToolError as error:
+        found["error"] = str(error)
+    for name, (layer, batch, weight) in torch.load(out / "layers.pt", weights_only=False).items():
+        model = distributed.wrap(layer, cpu)
+        share = batch[shard.slice(len(batch))].requires_grad_()
+        made = model(share)
+        (made * weight[shard.slice(len(batch))]).sum(dim=tuple(range(1, made.dim()))).mean().backward()
+        found[name] = {"made": made.detach(), "input": share.grad, "buffers": dict(layer.named_buffers())}
+        found[name]["parameters"] = {key: p.grad for key, p in layer.named_parameters()}
+
+settings = dict(arch="resnet18_w8", stem="small-stride2", image_size=16, dim=16, pred_dim=8, epochs=2, batch_size=16)
+config = PretrainConfig(**settings, steps_per_epoch=3, device="cpu", out=str(out / "whole"))
+pretrain(config)
+step = _Run._step
+
+
+def stepping(run, batch):
+    if run.state.step == 3 and run.shard.rank == 1:
+        os.kill(os.getpid(), signal.SIGUSR1)
+    step(run, batch)
+
+
+_Run._step = stepping
+config = dataclasses.replace(config, out=str(out / "stopped"))
+try:
+    pretrain(config)
+except Interrupted as stop:
+    found["stopped by"] = stop.number
+_Run._step = step
+torch.distributed.destroy_process_group()
+pretrain(dataclasses.replace(config, resume="auto"))
+torch.save(found, out / f"rank{rank}.pt")
+'''
+
+
+def torchrun(*command: object) -> subprocess.CompletedProcess[str]:
+    """The command on two ranks."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run([*launcher, *map(str, command)], capture_output=True, text=True, timeout=120, env=environment)
+
+
+def layers() -> dict[str, tuple[nn.Module, torch.Tensor, torch.Tensor]]:
+    """Layers with batch statistics, each with a global batch and the weights of a loss over its output."""
+    torch.manual_seed(0)
+    flat = nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4, affine=False))
+    image = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, momentum=0.3))
+    return {
+        "flat": (flat, torch.randn(8, 5), torch.randn(8, 4)),
+        "image": (image, 3 + 2 * torch.randn(6, 3, 5, 5), torch.randn(6, 4, 3, 3)),
+    }
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory) -> tuple[Path, list[dict[str, Any]]]:
+    """The folder in which two ranks ran ``PROGRAM``, and what each of them found."""
+    out = tmp_path_factory.mktemp("ranks")
+    (out / "program.py").write_text(PROGRAM)
+    torch.save(layers(), out / "layers.pt")
+    ran = torchrun(out / "program.py", out)
+    assert ran.returncode == 0, ran.stderr
+    return out, [torch.load(out / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
+
+
+@pytest.mark.parametrize("name", ["flat", "image"])
+def test_batch_statistics_and_their_gradients_are_those_of_the_whole_batch(ranks, name):
+    """The reference is torch's own BatchNorm on the ranks' shares put together, under the mean loss over all images."""
+    layer, batch, weight = layers()[name]
+    batch.requires_grad_()
+    made = layer(batch)
+    (made * weight).sum(dim=tuple(range(1, made.dim()))).mean().backward()
+    parts = [found[name] for found in ranks[1]]
+    close = {"rtol": 1e-4, "atol": 1e-6}
+    torch.testing.assert_close(torch.cat([part["made"] for part in parts]), made.detach(), **close)
+    # Each rank's loss is the mean over its own share, so its input's gradient is larger by the number of ranks.
+    torch.testing.assert_close(torch.cat([part["input"] for part in parts]) / 2, batch.grad, **close)
+    for part in parts:
+        torch.testing.assert_close(part["buffers"], dict(layer.named_buffers()), **close)
+        torch.testing.assert_close(part["parameters"], {key: p.grad for key, p in layer.named_parameters()}, **close)
+
+
+def test_ranks_know_their_share_and_each_others_numbers(ranks):
+    for rank, found in enumerate(ranks[1]):
+        assert found["shard"] == [rank, 2]
+        assert found["mean"].tolist() == [1.5, 15.0]
+        assert found["largest"] == 15
+
+
+def test_error_on_one_rank_is_an_error_on_all(ranks):
+    assert [found["error"] for found in ranks[1]] == ["another rank failed; its message says why", "only here"]
+
+
+def test_signal_to_one_rank_stops_all_and_the_resumed_run_has_the_same_bits(ranks):
+    out, found = ranks
+    assert [f["stopped by"] for f in found] == [10, 10]
+    assert same_run(out / "whole", out / "stopped")
+
+
+def test_two_ranks_equal_one_process_for_the_same_global_batch(tiny, tmp_path):
+    """The sums over a batch are taken in another order, so the last bits differ, and steps amplify the difference: after
+    one step it is about 1e-7 of a value, and 1e-4 leaves room for six."""
+    one = pretrain(tiny("one", lr=0.4))
+    schedule = ["--epochs", 2, "--steps-per-epoch", 3, "-b", 16, "--lr", 0.4, "--device", "cpu"]
+    ran = torchrun("-m", "ssltool", "pretrain", *TINY, *schedule, "--out", tmp_path / "two")
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout == f"{tmp_path / 'two'}\n"
+    assert ran.stderr.count("epoch 2/2: loss") == 1
+    single, double = (Checkpoint.load(run / "checkpoint.pt") for run in (one, tmp_path / "two"))
+    assert single.step == double.step == 6
+    torch.testing.assert_close(double.state_dict, single.state_dict, rtol=1e-4, atol=1e-5)
+    before, after = (
+        [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()] for run in (one, tmp_path / "two")
+    )
+    assert [record["epoch"] for record in after] == [0, 1]
+    assert [r["loss"] for r in after] == pytest.approx([r["loss"] for r in before], rel=1e-4, abs=1e-5)
+    moved = Checkpoint.load(pretrain(tiny("other", lr=0.4, seed=11)) / "checkpoint.pt").state_dict
+    assert not torch.allclose(moved["projector.0.weight"], single.state_dict["projector.0.weight"], rtol=1e-2)
+
+
+def test_batch_that_does_not_divide_among_the_ranks_is_refused(tiny, tmp_path):
+    with pytest.raises(SSLToolError, match="--batch-size 16 does not divide among 3 ranks"):
+        _Run(tiny(), CPU, Shard(0, 3))
+    assert not (tmp_path / "run").exists()
+
+
+def test_shards_are_equal_in_order_and_cover_the_batch():
+    rows = list(range(12))
+    assert [rows[Shard(rank, 3).slice(12)] for rank in range(3)] == [rows[:4], rows[4:8], rows[8:]]
+    assert rows[Shard().slice(12)] == rows
+
+
+def test_one_process_is_the_identity(monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    model = nn.BatchNorm1d(3)
+    with distributed.process_group(CPU, "auto") as shard:
+        assert shard == Shard(0, 1)
+        assert distributed.wrap(model, CPU) is model and type(model) is nn.BatchNorm1d
+        assert distributed.largest(7) == 7
+        assert distributed.mean(torch.tensor([1.5, 2.5])).tolist() == [1.5, 2.5]
+        assert distributed.is_main() and not distributed.launched()
+    with pytest.raises(SSLToolError, match="mine"), distributed.failing_together():
+        raise SSLToolError("mine")
+
+
+def test_nccl_without_cuda_is_refused(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(SSLToolError, match="--dist-backend nccl needs --device cuda"), distributed.process_group(
+        CPU, "nccl"
+    ):
+        pass

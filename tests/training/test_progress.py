@@ -1,0 +1,52 @@
+"""What a stage shows while it works: plain lines where stderr is no terminal, a bar where it is one."""
+
+from __future__ import annotations
+
+import re
+import sys
+
+from ssltool.training.progress import Progress
+
+
+def steps(progress: Progress, count: int, text: str = "") -> None:
+    for _ in range(count):
+        progress.update(32, text)
+    progress.close()
+
+
+def test_plain_lines_come_every_so_many_steps_and_at_the_end(capsys):
+    steps(Progress("epoch 1/2", 7, every=3), 7)
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert re.findall(r"step (\d)/7", captured.err) == ["3", "6", "7"]
+
+
+def test_line_holds_title_text_rate_and_time_left(capsys):
+    steps(Progress("epoch 1/2", 1), 1, "loss -0.5")
+    assert re.fullmatch(r"epoch 1/2 step 1/1 loss -0.5 [\d,]+ images/s, 0 s left\n", capsys.readouterr().err)
+
+
+def test_resumed_epoch_counts_on_from_its_steps(capsys):
+    steps(Progress("epoch", 6, done=4, every=1), 2)
+    assert re.findall(r"step (\d)/6", capsys.readouterr().err) == ["5", "6"]
+
+
+def test_rate_counts_the_steps_of_this_process_only(capsys, monkeypatch):
+    clock = iter([0.0, 2.0])
+    monkeypatch.setattr("ssltool.training.progress.time.perf_counter", lambda: next(clock))
+    progress = Progress("epoch", 10, done=8, every=1)
+    progress.update(64)
+    assert "32 images/s, 2 s left" in capsys.readouterr().err
+
+
+def test_invisible_progress_says_nothing(capsys):
+    steps(Progress("epoch", 2, every=1, visible=False), 2)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_terminal_gets_a_bar_and_no_lines(capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    steps(Progress("epoch 1/2", 2, every=1), 2, "loss -0.5")
+    captured = capsys.readouterr()
+    assert captured.out == "" and "epoch 1/2" in captured.err and "\r" in captured.err
+    assert "s left" not in captured.err

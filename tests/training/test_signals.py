@@ -1,0 +1,73 @@
+"""Stopping a run from outside: the state is saved, the exit code names the signal, and the same line goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import TINY
+
+from ssltool.files import Checkpoint
+from ssltool.training.signals import SIGNALS, StopRequest
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_signal_is_noted_and_nothing_else_happens(number):
+    with StopRequest() as stop:
+        assert stop.number == 0
+        os.kill(os.getpid(), number)
+        assert stop.number == number
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_handler_of_before_is_put_back(number):
+    before = signal.getsignal(number)
+    with StopRequest():
+        assert signal.getsignal(number) != before
+    assert signal.getsignal(number) == before
+
+
+def test_handlers_are_put_back_after_an_error():
+    before = [signal.getsignal(number) for number in SIGNALS]
+    with pytest.raises(ValueError, match="broken"), StopRequest():
+        raise ValueError("broken")
+    assert [signal.getsignal(number) for number in SIGNALS] == before
+
+
+def test_second_interrupt_from_the_keyboard_ends_at_once():
+    with StopRequest() as stop:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.number == signal.SIGINT
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_stopped_process_saves_exits_with_128_plus_the_signal_and_goes_on(ssltool, tmp_path, write_images, number):
+    """The signal goes to the whole process group, as Ctrl-C and batch systems send it, workers included."""
+    write_images(tmp_path / "images" / "a", 16, size=(24, 16))
+    write_images(tmp_path / "images" / "b", 16, size=(18, 30))
+    run = tmp_path / "run"
+    schedule = ["--epochs", 3, "--steps-per-epoch", 20, "-b", 8, "--device", "cpu", "-p", 1, "-j", 1, "-o", run]
+    line = list(map(str, ["pretrain", tmp_path / "images", *TINY, *schedule, "--resume", "auto"]))
+    command = [sys.executable, "-m", "ssltool", *line]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        assert process.stdout is not None and process.stderr is not None
+        assert any(text.startswith("epoch 2/3 step 1/") for text in process.stderr)
+        os.killpg(process.pid, number)
+        start = time.monotonic()
+        rest, out = process.stderr.read(), process.stdout.read()
+        assert (process.wait(), out) == (128 + number, ""), rest
+        assert time.monotonic() - start < 10
+    assert rest.splitlines()[-1] == f"stopped by signal {int(number)}; saved {run / 'checkpoint.pt'}"
+    assert 20 <= Checkpoint.load(run / "checkpoint.pt").step < 60
+    assert ssltool(*line).code == 0
+    assert Checkpoint.load(run / "checkpoint.pt").step == 60
+    assert [json.loads(text)["epoch"] for text in (run / "metrics.jsonl").read_text().splitlines()] == [0, 1, 2]
