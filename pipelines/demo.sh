@@ -29,7 +29,7 @@ measure() {  # NAME CHECKPOINT FLAGS...: representations, accuracies and spectra
   ssltool save-reprs --pretrained "$checkpoint" "$@" --split both -o "$out/$name/backbone" >/dev/null
   ssltool save-reprs --pretrained "$checkpoint" "$@" --layer projector -o "$out/$name/projector/train_reprs_e0.pt" >/dev/null
   ssltool knn "$out/$name/backbone/train_reprs_e0.pt" "$out/$name/backbone/val_reprs_e0.pt" --json >"$out/$name/knn.json"
-  ssltool lincls --pretrained "$checkpoint" "$@" --epochs 5 --lr 1 --out "$out/$name/probe" --json >"$out/$name/lincls.json"
+  ssltool lincls --pretrained "$checkpoint" "$@" --epochs 5 -b 64 --lr 1 --out "$out/$name/probe" --json >"$out/$name/lincls.json"
 }
 measure untrained "$out/simsiam/checkpoint.pt" --random
 measure simsiam "$out/simsiam/checkpoint.pt"

@@ -245,8 +245,8 @@ class Representations(_Stored):
             raise SSLToolError(f"{path} holds no representations; its keys are {_some(contents)}")
         rows = rows.reshape(-1, rows.shape[-1]).float()
         n = len(rows)
-        targets = contents.get("targets", torch.full((n,), -1)).to(torch.int64)
-        index = contents.get("index", torch.arange(n)).to(torch.int64)
+        targets = torch.as_tensor(contents.get("targets", torch.full((n,), -1))).to(torch.int64)
+        index = torch.as_tensor(contents.get("index", torch.arange(n))).to(torch.int64)
         if len(targets) != n or len(index) != n:
             raise SSLToolError(
                 f"{path}: {n} representations, {len(targets)} targets and {len(index)} indices do not match"

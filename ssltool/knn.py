@@ -39,8 +39,8 @@ def neighbours(
 
     Yields (similarity, row), each (n, k), most similar first. Similarity is minus half the squared Euclidean
     distance: of the rows as they are for ``l2``, of the rows at length 1 for ``cos``, where it is cosine - 1. The
-    mean of the bank is taken out first, so that the small differences of collapsed representations survive float32. ``skip`` =
-    (bank ids (M,), query ids (N,)) leaves out a bank row whose id is the query's own.
+    mean of the bank is taken out first, so that the small differences of collapsed representations survive float32.
+    ``skip`` = (bank ids (M,), query ids (N,)) leaves out a bank row whose id is the query's own.
     """
     unit = metric == "cos"
     parts = [slice(low, low + BANK_CHUNK) for low in range(0, len(bank), BANK_CHUNK)]

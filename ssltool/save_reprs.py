@@ -83,6 +83,8 @@ def _splits(config: SaveReprsConfig) -> list[str]:
         return [named or "train"]
     if named is not None and named != config.split:
         raise SSLToolError(f"--dataset-type {config.dataset_type} and --split {config.split} contradict each other")
+    if config.split == "both" and config.idx_path is not None:
+        raise SSLToolError("--idx-path numbers the images of one split; give --split train or val instead of both")
     return ["train", "val"] if config.split == "both" else [config.split]
 
 

@@ -122,6 +122,11 @@ def tiny(tmp_path):
     return make
 
 
+def records(run: Path) -> list[dict[str, Any]]:
+    """The lines of a run's ``metrics.jsonl``."""
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
 def same_bits(a: Any, b: Any) -> bool:
     """Whether two nested values are equal to the last bit; NaN equals nothing."""
     if isinstance(a, torch.Tensor):

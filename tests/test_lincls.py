@@ -167,18 +167,16 @@ def test_one_seed_gives_one_result_and_another_seed_another(settings, tmp_path):
     assert not torch.equal(probes[0], probes[2])
 
 
-@pytest.mark.parametrize(("lars", "lr"), [(False, 5.0), (True, 128.0)], ids=["sgd", "larc"])
-def test_a_separable_problem_is_learned(settings, lars, lr):
-    result = lincls.run(settings(epochs=20, batch_size=40, lars=lars, lr=lr))
+def test_a_separable_problem_is_learned(settings):
+    result = lincls.run(settings(epochs=10, batch_size=40, lr=5.0))
     assert result["acc1"] == 1.0
     assert result["acc5"] == 1.0  # of two classes, the first five are both
     assert (result["classes"], result["train_size"], result["val_size"]) == (2, 40, 20)
-    assert result["optimizer"] == ("larc" if lars else "sgd")
 
 
 def test_a_larc_step_moves_the_classifier_by_a_thousandth_of_its_norm(settings, tmp_path):
     # One step on all 40 images, lr scaled to 1, no momentum yet: |dW| = 0.001 |W|, and W ~ N(0, 0.01) of 128 numbers.
-    lincls.run(settings(lars=True, batch_size=40, lr=256 / 40))
+    assert lincls.run(settings(lars=True, batch_size=40, lr=256 / 40))["optimizer"] == "larc"
     after = Probe.load(tmp_path / "probe" / "probe.pt").weight
     probe = lincls._Probe(load_pretrained(settings(), CPU), settings(), 2, 40, CPU)
     before = probe.classifier.weight.detach()
@@ -237,8 +235,8 @@ def test_a_dataset_type_that_names_one_split_for_both_is_refused(settings, split
 
 
 def test_a_loss_that_is_not_finite_stops_the_probe(settings, tmp_path):
-    with pytest.raises(SSLToolError, match="the probe's loss is not finite in epoch 0; lower --lr"):
-        lincls.run(settings(lr=1e38, batch_size=2))
+    with pytest.raises(SSLToolError, match=r"the probe's loss is not finite in epoch \d; lower --lr"):
+        lincls.run(settings(lr=3e38, batch_size=256, epochs=3))
     assert not (tmp_path / "probe" / "probe.pt").exists()
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, same_bits, same_run
+from conftest import TINY, records, same_bits, same_run
 
 import ssltool.files
 from ssltool.data.strategies import epoch_indices
@@ -26,10 +26,6 @@ from ssltool.methods.simsiam import SimSiam
 from ssltool.pretrain import _Run, pretrain
 
 NEEDS_NO_CUDA = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
-
-
-def records(run: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
 def settings(run: Path) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import json
 import math
 import re
 import signal
@@ -14,16 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import TINY, same_bits, same_run
+from conftest import TINY, records, same_bits, same_run
 
 from ssltool.config import PretrainConfig
 from ssltool.errors import Interrupted, SSLToolError
 from ssltool.files import Checkpoint
 from ssltool.pretrain import _Run, pretrain
-
-
-def records(run: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
 def again(config: PretrainConfig, **changes: Any) -> Path:

@@ -55,7 +55,7 @@ def plot_spectra(spectra: dict[str, Tensor], path: str, *, kind: str = "svd") ->
         look = {"color": COLOURS[i % len(COLOURS)], "linestyle": STYLES[i % len(STYLES)], "linewidth": 1.6}
         axes[0].plot(index, positive, **look)
         axes[1].plot(index, positive / s[0] if s[0] > 0 else positive, **look)
-        axes[2].plot(index, explained, label=f"{label} (AUC {auc(spectrum):.3f})", **look)
+        axes[2].plot(index, explained, label=f"{label} (AUC {auc(spectrum):.3f})" if kind == "svd" else label, **look)
     axes[0].set(title=f"{name.capitalize()}s", ylabel=name, yscale="log")
     axes[1].set(title="Relative to the largest", ylabel=f"{name} / largest", yscale="log")
     axes[2].set(title="Cumulative explained variance", ylabel="share of the sum", ylim=(0, 1.03))

@@ -63,9 +63,9 @@ def test_damaged_gzip_is_refused_wherever_the_damage_is(tmp_path, write_fashion)
     write_fashion(tmp_path, gz=True)
     path = tmp_path / "t10k-images-idx3-ubyte.gz"
     whole = path.read_bytes()
-    for place in (0, 15, len(whole) // 2, len(whole) - 6):
+    for place in (0, 10, len(whole) // 2, len(whole) - 6):  # magic number, kind of block, contents, check sum
         broken = bytearray(whole)
-        broken[place] ^= 0xFF
+        broken[place] = 0xFF
         path.write_bytes(broken)
         with pytest.raises(SSLToolError, match="t10k-images"):
             raw.read_idx(path)

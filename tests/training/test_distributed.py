@@ -1,8 +1,7 @@
-"""Several processes: two ranks compute what one process computes with the same global batch, and one process pays nothing."""
+"""Several processes: two ranks compute what one computes with the same global batch, and one pays nothing."""
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -11,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import TINY, same_run
+from conftest import TINY, records, same_run
 from torch import nn
 
 from ssltool.data.loader import Shard
@@ -152,24 +151,24 @@ def test_signal_to_one_rank_stops_all_and_the_resumed_run_has_the_same_bits(rank
 
 
 def test_two_ranks_equal_one_process_for_the_same_global_batch(tiny, tmp_path):
-    """The sums over a batch are taken in another order, so the last bits differ, and steps amplify the difference: after
-    one step it is about 1e-7 of a value, and 1e-4 leaves room for six."""
-    one = pretrain(tiny("one", lr=0.4))
-    schedule = ["--epochs", 2, "--steps-per-epoch", 3, "-b", 16, "--lr", 0.4, "--device", "cpu"]
-    ran = torchrun("-m", "ssltool", "pretrain", *TINY, *schedule, "--out", tmp_path / "two")
+    """Sums over the batch are taken in another order, so the first step differs by about 1e-7, and training amplifies
+    that: a run whose first weights are multiplied by 1 + 1e-7 noise ends these six steps up to 5e-6 away. A step moves
+    the weights by 1e-3."""
+    one, two = pretrain(tiny("one", save_every=1)), tmp_path / "two"
+    schedule = ["--epochs", 2, "--steps-per-epoch", 3, "-b", 16, "--device", "cpu"]
+    ran = torchrun("-m", "ssltool", "pretrain", *TINY, *schedule, "--out", two)
     assert ran.returncode == 0, ran.stderr
-    assert ran.stdout == f"{tmp_path / 'two'}\n"
+    assert ran.stdout == f"{two}\n"
     assert ran.stderr.count("epoch 2/2: loss") == 1
-    single, double = (Checkpoint.load(run / "checkpoint.pt") for run in (one, tmp_path / "two"))
+    single, double = (Checkpoint.load(run / "checkpoint.pt") for run in (one, two))
     assert single.step == double.step == 6
-    torch.testing.assert_close(double.state_dict, single.state_dict, rtol=1e-4, atol=1e-5)
-    before, after = (
-        [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()] for run in (one, tmp_path / "two")
-    )
+    torch.testing.assert_close(double.state_dict, single.state_dict, rtol=1e-4, atol=2e-5)
+    halfway = Checkpoint.load(one / "checkpoint_0000.pt").state_dict
+    moved = [(tensor - halfway[name]).abs().max() for name, tensor in single.state_dict.items() if "0.weight" in name]
+    assert min(moved) > 10 * 2e-5
+    before, after = (records(run) for run in (one, two))
     assert [record["epoch"] for record in after] == [0, 1]
     assert [r["loss"] for r in after] == pytest.approx([r["loss"] for r in before], rel=1e-4, abs=1e-5)
-    moved = Checkpoint.load(pretrain(tiny("other", lr=0.4, seed=11)) / "checkpoint.pt").state_dict
-    assert not torch.allclose(moved["projector.0.weight"], single.state_dict["projector.0.weight"], rtol=1e-2)
 
 
 def test_batch_that_does_not_divide_among_the_ranks_is_refused(tiny, tmp_path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -10,7 +9,7 @@ import sys
 import time
 
 import pytest
-from conftest import TINY
+from conftest import TINY, records
 
 from ssltool.files import Checkpoint
 from ssltool.training.signals import SIGNALS, StopRequest
@@ -70,4 +69,4 @@ def test_stopped_process_saves_exits_with_128_plus_the_signal_and_goes_on(ssltoo
     assert 20 <= Checkpoint.load(run / "checkpoint.pt").step < 60
     assert ssltool(*line).code == 0
     assert Checkpoint.load(run / "checkpoint.pt").step == 60
-    assert [json.loads(text)["epoch"] for text in (run / "metrics.jsonl").read_text().splitlines()] == [0, 1, 2]
+    assert [record["epoch"] for record in records(run)] == [0, 1, 2]
