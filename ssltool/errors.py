@@ -21,6 +21,12 @@ def unknown(what: str, name: str, known: Iterable[str]) -> SSLToolError:
     return SSLToolError(f"unknown {what} '{name}'; {hint}")
 
 
+def first_line(error: BaseException) -> str:
+    """What an exception says, in one line; its type where it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
 class Interrupted(Exception):
     """A stage saved its state and stopped because of the signal ``number``; the exit code is 128 + ``number``."""
 

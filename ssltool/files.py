@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 import ssltool
-from ssltool.errors import SSLToolError
+from ssltool.errors import SSLToolError, first_line
 
 FilePath = str | os.PathLike[str]
 S = TypeVar("S", bound="_Stored")
@@ -45,7 +45,7 @@ def write_atomically(path: FilePath, write: Callable[[IO[bytes]], object]) -> No
             os.fsync(stream.fileno())
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:  # torch's zip writer turns a failed write into a RuntimeError
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0]
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else first_line(error)
         kept = "; the file that was there is kept" if path.exists() else ""
         raise SSLToolError(f"cannot write {path}: {reason}{kept}; free some space or choose another place") from error
     finally:

@@ -22,7 +22,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 from ssltool.config import DATASETS, SPLITS, DataSettings
 from ssltool.data import bundled, raw
 from ssltool.data.strategies import read_numbers
-from ssltool.errors import SSLToolError, unknown
+from ssltool.errors import SSLToolError, first_line, unknown
 
 MEMORY_LIMIT = 2 * 2**30
 """Bytes up to which image files of one size are decoded into memory once."""
@@ -126,6 +126,8 @@ def open_dataset(settings: DataSettings, split: str) -> ImageSet:
     images = _open(name, folder, split, settings)
     if settings.idx_path is not None:
         images = images.select(read_numbers(settings.idx_path, len(images), "--idx-path"))
+    if settings.skip_corrupt and images.paths is None:
+        raise SSLToolError(f"--skip-corrupt is for image files and does nothing with {name}; leave it out")
     if images.paths is not None:
         images = _into_memory(images, settings.skip_corrupt)
     if not len(images):
@@ -199,6 +201,8 @@ def _open(name: str, folder: Path, split: str, settings: DataSettings) -> ImageS
         return _folder(name, folder / split, split, _subfolders(reference) if labelled else None)
     if split != "train":
         raise SSLToolError(f"{folder} is one folder of images without a {split} split; name the {split} images as DATA")
+    if name == "folder" and not _subfolders(folder):
+        raise SSLToolError(f"{folder} holds no class folders; --dataset-type images takes unlabelled images")
     return _folder(name, folder, split, _subfolders(folder) if name == "folder" else None)
 
 
@@ -273,7 +277,7 @@ def _download(name: str, settings: DataSettings, split: str) -> None:
     try:
         fetch[name]()
     except (OSError, RuntimeError) as error:
-        raise SSLToolError(f"--download of {name} into {root} failed: {str(error).splitlines()[0]}") from error
+        raise SSLToolError(f"--download of {name} into {root} failed: {first_line(error)}") from error
 
 
 def decode(path: str) -> Image.Image:
@@ -286,9 +290,7 @@ def decode(path: str) -> Image.Image:
         with Image.open(path) as image:
             return image.convert("RGB")
     except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise SSLToolError(
-            f"corrupt image {path} ({str(error).splitlines()[0]}); remove it, or add --skip-corrupt"
-        ) from error
+        raise SSLToolError(f"corrupt image {path} ({first_line(error)}); remove it, or add --skip-corrupt") from error
 
 
 def _try_decode(path: str) -> Image.Image | SSLToolError:

@@ -139,6 +139,8 @@ def read_numbers(path: str, n: int, flag: str) -> np.ndarray:
     if numbers.ndim != 1 or not np.issubdtype(numbers.dtype, np.integer):
         found = f"{numbers.dtype} of shape {numbers.shape}"
         raise SSLToolError(f"{flag}: {path} must hold one row of integers; found {found}")
+    if not len(numbers):
+        raise SSLToolError(f"{flag}: {path} names no image at all")
     outside = numbers[(numbers < 0) | (numbers >= n)]
     if len(outside):
         raise SSLToolError(
