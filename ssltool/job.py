@@ -40,14 +40,17 @@ class Job:
 
     @property
     def epochs(self) -> int:
+        """Epochs of the whole run."""
         return int(self.config.epochs or 0)
 
     @property
     def batch_size(self) -> int:
+        """Images in a batch, over all ranks."""
         return int(self.config.batch_size or 0)
 
     @property
     def image_size(self) -> int:
+        """Side of the views in pixels."""
         return int(self.config.image_size or 0)
 
     @property

@@ -201,8 +201,6 @@ def _open(name: str, folder: Path, split: str, settings: DataSettings) -> ImageS
         return _folder(name, folder / split, split, _subfolders(reference) if labelled else None)
     if split != "train":
         raise SSLToolError(f"{folder} is one folder of images without a {split} split; name the {split} images as DATA")
-    if name == "folder" and not _subfolders(folder):
-        raise SSLToolError(f"{folder} holds no class folders; --dataset-type images takes unlabelled images")
     return _folder(name, folder, split, _subfolders(folder) if name == "folder" else None)
 
 
@@ -213,6 +211,8 @@ def _folder(name: str, folder: Path, split: str, classes: Sequence[str] | None) 
         raise SSLToolError(f"no images in {folder}; looked for {', '.join(IMG_EXTENSIONS)}")
     if classes is None:
         return ImageSet(name, split, np.full(len(paths), -1), np.arange(len(paths)), paths=tuple(paths))
+    if not classes:
+        raise SSLToolError(f"{folder} holds no class folders; --dataset-type images takes unlabelled images")
     number = {c: i for i, c in enumerate(classes)}
     firsts = [os.path.relpath(path, folder).split(os.sep)[0] for path in paths]
     strange = next((first for first in firsts if first not in number), None)

@@ -47,6 +47,8 @@ def simsiam_loss(p1: Tensor, p2: Tensor, z1: Tensor, z2: Tensor, *, stop_grad: b
 
 @dataclass(frozen=True)
 class SimSiamOptions(Checked):
+    """The method's options; the defaults are the paper's."""
+
     dim: int = setting(2048, "width of the projection", minimum=1)
     pred_dim: int = setting(512, "hidden width of the predictor", minimum=1)
     fix_pred_lr: bool = setting(False, "keep the predictor's learning rate constant")

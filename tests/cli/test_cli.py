@@ -15,7 +15,10 @@ from conftest import TINY
 from ssltool.cli import COMMANDS
 from ssltool.errors import SSLToolError
 
-SIMSIAM = "pretrain -a resnet18 --fix-pred-lr --epochs 100 --workers 10 -b 256 --dataset_type imagenet_train DIR --gpu 0 --seed 10"
+SIMSIAM = (
+    "pretrain -a resnet18 --fix-pred-lr --epochs 100 --workers 10 -b 256 --dataset_type imagenet_train DIR "
+    "--gpu 0 --seed 10"
+)
 ORDER = "--incremental_idx_path autolearn/simsiam/incremental_imagenet_ordering.npy"
 SAVE = "save-reprs -a resnet18 --batch-size 1024 --gpu 0 --exp_id 1 --data DIR --pretrained checkpoint_0099.pth.tar"
 
@@ -122,7 +125,8 @@ def test_underscore_and_hyphen_are_one_in_flags(flag):
 
 
 def test_underscore_and_hyphen_are_one_in_commands(ssltool):
-    assert ssltool("save_reprs", "--help").out.splitlines()[0] == ssltool("save-reprs", "--help").out.splitlines()[0]
+    one, other = (ssltool(name, "--help").out.splitlines() for name in ("save_reprs", "save-reprs"))
+    assert one[1:] == other[1:] and len(one) > 10
 
 
 def test_values_keep_their_underscores():

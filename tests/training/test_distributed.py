@@ -198,7 +198,8 @@ def test_one_process_is_the_identity(monkeypatch):
 
 def test_nccl_without_cuda_is_refused(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(SSLToolError, match="--dist-backend nccl needs --device cuda"), distributed.process_group(
-        CPU, "nccl"
+    with (
+        pytest.raises(SSLToolError, match="--dist-backend nccl needs --device cuda"),
+        distributed.process_group(CPU, "nccl"),
     ):
         pass
