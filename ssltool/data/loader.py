@@ -214,4 +214,5 @@ def _file_loader(
         persistent_workers=workers > 0,
         pin_memory=device.type == "cuda",
         worker_init_fn=_outlive_signals,
+        generator=torch.Generator(),  # its own, so that starting workers draws nothing from the global one
     )

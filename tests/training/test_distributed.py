@@ -22,7 +22,10 @@ from ssltool.training import distributed
 CPU = torch.device("cpu")
 
 PROGRAM = '''
-"""What both ranks run: batch statistics, numbers over the ranks, and a run that is interrupted and goes on."""
+"""What both ranks run: batch statistics, numbers over the ranks, and a run that is interrupted and goes on.
+
+All of it in one process group: a second one would meet the first one's addresses in torchrun's store.
+"""
 
 import dataclasses
 import os
@@ -31,11 +34,10 @@ import sys
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from ssltool.config import PretrainConfig
 from ssltool.errors import Interrupted, SSLToolError
-from ssltool.pretrain import _Run, pretrain
+from ssltool.pretrain import _Run
 from ssltool.training import distributed
 
 torch.set_num_threads(1)
@@ -43,17 +45,8 @@ out = Path(sys.argv[1])
 cpu = torch.device("cpu")
 found = {}
 
-with distributed.process_group(cpu, "auto") as shard:
-    rank = shard.rank
-    found["shard"] = [shard.rank, shard.world]
-    found["mean"] = distributed.mean(torch.tensor([1.0, 10.0]) * (rank + 1))
-    found["largest"] = distributed.largest([15, 0][rank])
-    try:
-        with distributed.failing_together():
-            if rank == 1:
-                raise SSLToolError("only here")
-    except SSLToolError as error:
-        found["error"] = str(error)
+
+def batch_statistics(shard):
     for name, (layer, batch, weight) in torch.load(out / "layers.pt", weights_only=False).items():
         model = distributed.wrap(layer, cpu)
         share = batch[shard.slice(len(batch))].requires_grad_()
@@ -62,28 +55,45 @@ with distributed.process_group(cpu, "auto") as shard:
         found[name] = {"made": made.detach(), "input": share.grad, "buffers": dict(layer.named_buffers())}
         found[name]["parameters"] = {key: p.grad for key, p in layer.named_parameters()}
 
-settings = dict(arch="resnet18_w8", stem="small-stride2", image_size=16, dim=16, pred_dim=8, epochs=2, batch_size=16)
-config = PretrainConfig(**settings, steps_per_epoch=3, device="cpu", out=str(out / "whole"))
-pretrain(config)
-step = _Run._step
+
+def numbers(shard):
+    found["shard"] = [shard.rank, shard.world]
+    found["mean"] = distributed.mean(torch.tensor([1.0, 10.0]) * (shard.rank + 1))
+    found["largest"] = distributed.largest([15, 0][shard.rank])
+    try:
+        with distributed.failing_together():
+            if shard.rank == 1:
+                raise SSLToolError("only here")
+    except SSLToolError as error:
+        found["error"] = str(error)
 
 
-def stepping(run, batch):
-    if run.state.step == 3 and run.shard.rank == 1:
-        os.kill(os.getpid(), signal.SIGUSR1)
-    step(run, batch)
+def interrupted_run(shard):
+    network = dict(arch="resnet18_w8", stem="small-stride2", image_size=16, dim=16, pred_dim=8)
+    whole = PretrainConfig(**network, epochs=2, steps_per_epoch=3, batch_size=16, device="cpu", out=str(out / "whole"))
+    stopped = dataclasses.replace(whole, out=str(out / "stopped"))
+    _Run(whole, cpu, shard).train()
+    step = _Run._step
+
+    def stepping(run, batch):
+        if run.state.step == 3 and shard.rank == 1:
+            os.kill(os.getpid(), signal.SIGUSR1)
+        step(run, batch)
+
+    _Run._step = stepping
+    try:
+        _Run(stopped, cpu, shard).train()
+    except Interrupted as stop:
+        found["stopped by"] = stop.number
+    _Run._step = step
+    _Run(dataclasses.replace(stopped, resume="auto"), cpu, shard).train()
 
 
-_Run._step = stepping
-config = dataclasses.replace(config, out=str(out / "stopped"))
-try:
-    pretrain(config)
-except Interrupted as stop:
-    found["stopped by"] = stop.number
-_Run._step = step
-torch.distributed.destroy_process_group()
-pretrain(dataclasses.replace(config, resume="auto"))
-torch.save(found, out / f"rank{rank}.pt")
+with distributed.process_group(cpu, "auto") as shard:
+    batch_statistics(shard)
+    numbers(shard)
+    interrupted_run(shard)
+torch.save(found, out / f"rank{shard.rank}.pt")
 '''
 
 
