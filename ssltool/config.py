@@ -8,12 +8,10 @@ choices happen here for Python and command line alike, and a run's resolved sett
 from __future__ import annotations
 
 import dataclasses
-import types
-import typing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-from ssltool.errors import SSLToolError
+from ssltool.settings import Checked, setting
 
 STRATEGIES = ("iid", "current", "accumulate", "last")
 DATASETS = (
@@ -31,66 +29,6 @@ DATASETS = (
 SPLITS = ("train", "val", "unlabeled")
 STEMS = ("auto", "imagenet", "small", "small-stride2")
 LAYERS = ("backbone", "projector", "predictor")
-
-
-def setting(
-    default: Any,
-    help: str,
-    *flags: str,
-    section: str = "Options",
-    choices: tuple[str, ...] = (),
-    minimum: float | None = None,
-    maximum: float | None = None,
-    above: float | None = None,
-    fixed: bool = False,
-    method_option: bool = False,
-    metavar: str | None = None,
-) -> Any:
-    """A dataclass field with what the command line and the checks need to know about it.
-
-    ``flags`` are further spellings beside ``--name``; ``minimum`` and ``maximum`` are inclusive, ``above`` exclusive;
-    ``fixed`` settings may not change when a run is resumed; a ``method_option`` is passed on to the method.
-    """
-    metadata = {k: v for k, v in locals().items() if k != "default"}
-    return field(default=default, metadata=metadata)
-
-
-def value_type(cls: type, name: str) -> type:
-    """The plain type of a setting: ``int`` for ``int | None``, say."""
-    hint = typing.get_type_hints(cls)[name]
-    options = [t for t in typing.get_args(hint) if t is not type(None)]
-    kind: type = options[0] if isinstance(hint, types.UnionType) else hint
-    return kind
-
-
-def flag(name: str) -> str:
-    """The command-line spelling of a setting's name."""
-    return "--" + name.replace("_", "-")
-
-
-class Checked:
-    """Refuses values outside the declared choices and ranges, naming the flag.
-
-    Raises:
-        SSLToolError: from the constructor, at the first setting that is out of range.
-    """
-
-    def __post_init__(self) -> None:
-        for f in dataclasses.fields(self):  # type: ignore[arg-type]
-            value, m = getattr(self, f.name), f.metadata
-            if value is None:
-                continue
-            if m.get("choices") and value not in m["choices"]:
-                raise SSLToolError(f"{flag(f.name)} is '{value}'; it must be one of {', '.join(m['choices'])}")
-            low, high, above = m.get("minimum"), m.get("maximum"), m.get("above")
-            within = (
-                (low is None or value >= low) and (high is None or value <= high) and (above is None or value > above)
-            )
-            if not within:  # NaN is within no bounds
-                bounds = [f"at least {low}"] if low is not None else []
-                bounds += [f"at most {high}"] if high is not None else []
-                bounds += [f"greater than {above}"] if above is not None else []
-                raise SSLToolError(f"{flag(f.name)} is {value}; it must be {' and '.join(bounds)}")
 
 
 @dataclass(frozen=True)
@@ -285,7 +223,7 @@ class PretrainConfig(RunSettings, DeviceSettings, DataSettings):
     test: bool = setting(False, "keep wandb offline", "-t", section="Run")
 
     precision: str = setting(
-        "fp32", "arithmetic of the forward pass", choices=("fp32", "bf16", "fp16"), section="Hardware", fixed=True
+        "fp32", "arithmetic of the forward pass", choices=("fp32", "bf16", "fp16"), section="Hardware"
     )
     channels_last: bool = setting(True, "keep images channels-last in memory", section="Hardware")
     compile: bool = setting(False, "compile the model with torch.compile", section="Hardware")

@@ -14,7 +14,7 @@ import json
 import os
 import warnings
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import IO, Any, ClassVar, TypeVar
@@ -29,6 +29,20 @@ FilePath = str | os.PathLike[str]
 S = TypeVar("S", bound="_Stored")
 
 
+@contextlib.contextmanager
+def writing(path: FilePath) -> Iterator[None]:
+    """Turns a failure to write ``path`` within the block into an ``SSLToolError`` that says why."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        # torch's zip writer turns a failed write into a RuntimeError; others, from a device say, are not the disk's.
+        if isinstance(error, RuntimeError) and not any(part in str(error) for part in ("inline_container", "Writer")):
+            raise
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else first_line(error)
+        kept = "; what was there is kept" if Path(path).exists() else ""
+        raise SSLToolError(f"cannot write {path}: {reason}{kept}; free some space or choose another place") from error
+
+
 def write_atomically(path: FilePath, write: Callable[[IO[bytes]], object]) -> None:
     """Calls ``write`` with a binary stream whose contents then replace ``path`` in one step.
 
@@ -38,16 +52,13 @@ def write_atomically(path: FilePath, write: Callable[[IO[bytes]], object]) -> No
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as stream:
-            write(stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:  # torch's zip writer turns a failed write into a RuntimeError
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else first_line(error)
-        kept = "; the file that was there is kept" if path.exists() else ""
-        raise SSLToolError(f"cannot write {path}: {reason}{kept}; free some space or choose another place") from error
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open(temporary, "wb") as stream:
+                write(stream)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.replace(temporary, path)
     finally:
         with contextlib.suppress(OSError):  # there is none where its folder could not be made
             temporary.unlink()

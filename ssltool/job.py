@@ -12,14 +12,15 @@ import numpy as np
 import torch
 
 from ssltool import seeds
-from ssltool.config import PretrainConfig, as_dict, flag
+from ssltool.config import PretrainConfig, as_dict
 from ssltool.data import views
 from ssltool.data.datasets import ImageSet, open_dataset
-from ssltool.data.strategies import epoch_indices, read_order, steps_in_epoch
+from ssltool.data.strategies import chunk_too_small, epoch_indices, epoch_subset, read_order, steps_in_epoch
 from ssltool.errors import SSLToolError
 from ssltool.methods import method_class, method_options
 from ssltool.methods.base import Method, gather_options
-from ssltool.models.backbones import SMALL_IMAGE, build_backbone, resolve_stem
+from ssltool.models.backbones import SMALL_IMAGE, VITS, build_backbone, check_architecture, resolve_stem
+from ssltool.settings import flag
 
 DEFAULT_SIZE = 224
 
@@ -58,6 +59,30 @@ class Job:
         """Steps of every epoch."""
         return steps_in_epoch(len(self.images), self.batch_size, self.config.steps_per_epoch)
 
+    def check_schedule(self) -> None:
+        """Makes sure that every epoch can fill a batch.
+
+        Raises:
+            SSLToolError: naming the first epoch that cannot.
+        """
+        c = self.config
+        sizes = [len(subset) for subset in map(self.subset, range(self.epochs))]
+        short = next((epoch for epoch, size in enumerate(sizes) if size < self.batch_size), None)
+        if self.steps and short is not None:
+            raise SSLToolError(chunk_too_small(c.strategy, short, sizes[short], self.batch_size))
+
+    def subset(self, epoch: int) -> np.ndarray:
+        """The images that an epoch draws from; see ``strategies.epoch_subset``."""
+        c = self.config
+        return epoch_subset(
+            self.order,
+            strategy=c.strategy,
+            epoch=epoch,
+            epochs=self.epochs,
+            chunk_size=c.chunk_size,
+            n_rounds=c.n_rounds,
+        )
+
     def indices(self, epoch: int) -> np.ndarray:
         """The image numbers of one epoch; see ``strategies.epoch_indices``."""
         c = self.config
@@ -90,18 +115,17 @@ class Job:
 
     def saved_config(self) -> dict[str, Any]:
         """The settings as they go into ``config.json`` and checkpoints, with what was found out about the data."""
-        settings = {k: v for k, v in as_dict(self.config).items() if k not in TRANSIENT}
+        flags = {f.name for f in dataclasses.fields(self.config) if f.metadata["method_option"]}
+        settings = {k: v for k, v in as_dict(self.config).items() if k not in flags.union(TRANSIENT, {"options"})}
         data = None if self.config.data is None else str(Path(self.config.data).resolve())
-        return (
-            settings
-            | {
-                "data": data,  # later stages may run elsewhere
-                "method_options": dataclasses.asdict(self.options),
-                "dataset": self.images.name,
-                "n_images": len(self.images),
-                "order_hash": hashlib.sha256(self.order.tobytes()).hexdigest()[:16],
-            }
-        )
+        return settings | {
+            "data": data,  # later stages may run elsewhere
+            "method_options": dataclasses.asdict(self.options),
+            "dataset": self.images.name,
+            "n_images": len(self.images),
+            "index_hash": _hash(self.images.index),
+            "order_hash": _hash(self.order),
+        }
 
 
 def build_method(method: str, options: Any, *, seed: int, arch: str, **backbone_settings: Any) -> Method:
@@ -120,6 +144,7 @@ def make_job(config: PretrainConfig) -> Job:
             smaller than a batch, ...
     """
     refuse_idle_settings(config)
+    check_architecture(config.arch)
     options = _options(config)
     images = open_dataset(config, "train")
     config = _resolve(config, images)
@@ -140,11 +165,20 @@ def make_job(config: PretrainConfig) -> Job:
         blur_p=config.blur_p or 0.0,
     )
     job = Job(config, options, images, order, recipe)
+    if config.n_warmup_steps >= job.steps:
+        raise SSLToolError(
+            f"--n-warmup-steps {config.n_warmup_steps} freezes the encoder for all {job.steps} steps of an epoch"
+        )
+    if config.start_epoch is not None and config.start_epoch >= job.epochs:
+        raise SSLToolError(f"--start-epoch {config.start_epoch} leaves nothing of {job.epochs} epochs")
     if config.warmup_epochs and config.warmup_epochs >= job.epochs:
         raise SSLToolError(f"--warmup-epochs {config.warmup_epochs} leaves nothing of {job.epochs} epochs")
-    for epoch in {0, *range(0, job.epochs, config.chunk_size), job.epochs - 1} if config.strategy != "iid" else {0}:
-        job.indices(epoch)
+    job.check_schedule()
     return job
+
+
+def _hash(numbers: np.ndarray) -> str:
+    return hashlib.sha256(np.ascontiguousarray(numbers).tobytes()).hexdigest()[:16]
 
 
 def default_size(images: ImageSet) -> int:
@@ -185,7 +219,9 @@ def refuse_idle_settings(config: PretrainConfig) -> None:
         (("test",), not config.wandb, "without --wandb"),
         (("jitter",), config.jitter_p == 0, "with --jitter-p 0"),
         (("start_epoch",), config.resume is None, "without --resume"),
-        (("overwrite",), config.resume is not None and config.resume == "auto", "with --resume auto"),
+        (("start_epoch",), config.resume == "auto", "with --resume auto, which knows where it stopped"),
+        (("overwrite",), config.resume == "auto", "with --resume auto"),
+        (("zero_init_residual",), config.arch in VITS, f"with {config.arch}"),
     ]
     for names, condition, why in idle:
         for name in names:

@@ -6,7 +6,6 @@ Votes are counted per class of the bank; ties go to the smallest label, as in th
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,10 @@ from torch import Tensor
 from ssltool.config import KnnConfig
 from ssltool.errors import SSLToolError
 from ssltool.files import Representations, write_atomically, write_json
-from ssltool.precision import widest
+from ssltool.numeric import widest
 from ssltool.training.device import pick_device
+
+CPU = torch.device("cpu")
 
 BANK_CHUNK = 16384
 """Rows of the bank that one product of matrices compares with a chunk of queries."""
@@ -34,32 +35,34 @@ def neighbours(
     metric: str = "cos",
     chunk: int = 1024,
     skip: tuple[Tensor, Tensor] | None = None,
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """The ``k`` nearest rows of ``bank`` (M, d) to each of ``queries`` (N, d), a chunk of queries at a time.
+    device: torch.device = CPU,
+) -> tuple[Tensor, Tensor]:
+    """The ``k`` nearest rows of ``bank`` (M, d) to each of ``queries`` (N, d), as (similarity, row), each (N, k) on the
+    CPU, most similar first.
 
-    Yields (similarity, row), each (n, k), most similar first. Similarity is minus half the squared Euclidean
-    distance: of the rows as they are for ``l2``, of the rows at length 1 for ``cos``, where it is cosine - 1. The
-    mean of the bank is taken out first, so that the small differences of collapsed representations survive float32.
-    ``skip`` = (bank ids (M,), query ids (N,)) leaves out a bank row whose id is the query's own.
+    Similarity is minus half the squared Euclidean distance: of the rows as they are for ``l2``, of the rows at length 1
+    for ``cos``, where it is cosine - 1. The mean of the bank is taken out first, so that the small differences of
+    collapsed representations survive float32. ``skip`` = (bank ids (M,), query ids (N,)) leaves out a bank row whose id
+    is the query's own. One block of the bank and one chunk of queries are on ``device`` at a time.
     """
     unit = metric == "cos"
-    parts = [slice(low, low + BANK_CHUNK) for low in range(0, len(bank), BANK_CHUNK)]
-    origin = torch.stack([_wide(bank[part], unit).sum(dim=0) for part in parts]).sum(dim=0) / len(bank)
-    for start in range(0, len(queries), chunk):
-        query, query_norm = _centred(queries[start : start + chunk], unit, origin)
-        best = query.new_empty((len(query), 0))
-        rows = torch.empty((len(query), 0), dtype=torch.int64, device=query.device)
+    blocks = [slice(low, low + BANK_CHUNK) for low in range(0, len(bank), BANK_CHUNK)]
+    parts = [slice(low, low + chunk) for low in range(0, len(queries), chunk)]
+    origin = torch.stack([_wide(bank[block].to(device), unit).sum(dim=0) for block in blocks]).sum(dim=0) / len(bank)
+    best = torch.full((len(queries), k), -torch.inf)
+    rows = torch.full((len(queries), k), -1)
+    for block in blocks:
+        near, near_norm = _centred(bank[block].to(device), unit, origin)
         for part in parts:
-            block, block_norm = _centred(bank[part], unit, origin)
-            similarity = torch.addmm(-block_norm, query, block.T).sub_(query_norm[:, None]).clamp_(max=0.0)
+            query, query_norm = _centred(queries[part].to(device), unit, origin)
+            similarity = torch.addmm(-near_norm, query, near.T).sub_(query_norm[:, None]).clamp_(max=0.0)
             if skip is not None:
-                own = skip[0][part] == skip[1][start : start + chunk, None]
-                similarity.masked_fill_(own.to(similarity.device), -torch.inf)
-            near, at = similarity.topk(min(k, similarity.shape[1]), dim=1)
-            best, rows = torch.cat([best, near], dim=1), torch.cat([rows, at + part.start], dim=1)
-            best, order = best.topk(min(k, best.shape[1]), dim=1)
-            rows = rows.gather(1, order)
-        yield best, rows
+                own = skip[0][block] == skip[1][part, None]
+                similarity.masked_fill_(own.to(device), -torch.inf)
+            found, at = (x.cpu() for x in similarity.topk(min(k, similarity.shape[1]), dim=1))
+            best[part], order = torch.cat([best[part], found], dim=1).topk(k, dim=1)
+            rows[part] = torch.cat([rows[part], at + block.start], dim=1).gather(1, order)
+    return best, rows
 
 
 def _wide(x: Tensor, unit: bool) -> Tensor:
@@ -114,11 +117,9 @@ def knn_predict(
     bank, labels, _ = _labelled(bank, labels)
     _check(bank, queries, k)
     known, classes = labels.unique(return_inverse=True)
-    predicted = []
-    for similarity, rows in neighbours(bank, queries, k=k, metric=metric, chunk=chunk):
-        elected = votes(similarity, classes[rows], len(known), weighted=weighted, temperature=temperature)
-        predicted.append(known[elected[:, -1]])
-    return torch.cat(predicted) if predicted else labels.new_empty(0)
+    similarity, rows = neighbours(bank, queries, k=k, metric=metric, chunk=chunk)
+    elected = votes(similarity, classes[rows], len(known), weighted=weighted, temperature=temperature)
+    return known[elected[:, -1]]
 
 
 def _labelled(bank: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -129,6 +130,16 @@ def _labelled(bank: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             "the bank has no labelled rows, so nothing can vote; save representations of labelled images"
         )
     return (bank, labels, rows) if bool(keep.all()) else (bank[keep], labels[keep], rows)
+
+
+def _refuse_mix(bank: dict[str, Any], queries: dict[str, Any]) -> None:
+    """Files that say where they come from must come from one network."""
+    for key in ("checkpoint_hash", "layer", "random", "image_size"):
+        if key in bank and key in queries and bank[key] != queries[key]:
+            raise SSLToolError(
+                f"bank and queries come from different networks: {key} is {bank[key]} and {queries[key]}; "
+                "save both with one checkpoint and --layer"
+            )
 
 
 def _check(bank: Tensor, queries: Tensor, k: int, *, same: bool = False) -> None:
@@ -162,6 +173,7 @@ def run(config: KnnConfig) -> dict[str, Any]:
     if config.weighted is False and config.temperature != KnnConfig.temperature:
         raise SSLToolError("--temperature does nothing without --weighted; leave one of them out")
     bank, queries = (Representations.load(path) for path in paths)
+    _refuse_mix(bank.meta, queries.meta)
     same = paths[0].resolve() == paths[1].resolve()
     result = _evaluate(config, bank, queries, same, device)
     if config.folder is not None:
@@ -193,28 +205,24 @@ def _evaluate(
     ids = (bank.index[places], queries.index[scored]) if same else None
     truth = queries.targets[scored]
     k = config.k if config.folder is None else max(config.k, min(PAPER_MAX_K, len(rows) - same))
-    rows, classes, known = rows.to(device), classes.to(device), known.to(device)
-    correct, similarities, found, start = torch.zeros(k, dtype=torch.float64), [], [], 0
-    for similarity, nearest in neighbours(
-        rows, queries.representations[scored].to(device), k=k, metric=config.metric, chunk=config.chunk, skip=ids
-    ):
+    similarity, nearest = neighbours(
+        rows, queries.representations[scored], k=k, metric=config.metric, chunk=config.chunk, skip=ids, device=device
+    )
+    correct = torch.zeros(k, dtype=torch.float64)
+    for low in range(0, len(truth), config.chunk):
+        part = slice(low, low + config.chunk)
         elected = votes(
-            similarity,
-            classes[nearest],
+            similarity[part],
+            classes[nearest[part]],
             len(known),
             weighted=config.weighted,
             temperature=config.temperature,
         )
-        right = known[elected].cpu() == truth[start : start + len(elected), None]
-        correct += right.sum(dim=0)
-        start += len(elected)
-        if config.folder is not None:
-            similarities.append(similarity.cpu())
-            found.append(places[nearest.cpu()])
+        correct += (known[elected] == truth[part, None]).sum(dim=0)
     return {
         "correct": correct / len(truth),
-        "similarities": similarities,
-        "found": found,
+        "similarity": similarity,
+        "indices": places[nearest],
         "classes": len(known),
         "bank_size": len(rows),
         "query_size": len(truth),
@@ -226,9 +234,9 @@ def _write_paper_files(config: KnnConfig, result: dict[str, Any]) -> None:
     chosen on the evaluation labels."""
     folder, accuracies = Path(str(config.folder)), result["correct"]
     names = "_".join([config.metric, str(config.source).split("_")[0], str(config.target).split("_")[0]])
-    similarity = torch.cat(result["similarities"])
+    similarity = result["similarity"]
     distances = similarity.neg() if config.metric == "cos" else (-2 * similarity).sqrt()
-    stats = {"distances": distances, "indices": torch.cat(result["found"])}
+    stats = {"distances": distances, "indices": result["indices"]}
     write_atomically(folder / f"knn_stats_{names}.pt", lambda stream: torch.save(stats, stream))
     write_atomically(folder / f"knn_accs_{names}.pt", lambda stream: torch.save(accuracies, stream))
     best = int(accuracies.argmax())

@@ -7,6 +7,7 @@ and flips.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from pathlib import Path
 from typing import Any
@@ -44,18 +45,23 @@ def run(config: LinclsConfig) -> dict[str, Any]:
     count = int(train.labels.max()) + 1
     if int(val.labels.max()) >= count:
         raise SSLToolError(f"the val images have classes beyond the {count} of the train images; check the folders")
-    folder = RunFolder(run_path(config, _default_name(config, network)))
+    folder = RunFolder(run_path(config, _default_name(config, network)), "lincls")
     folder.refuse_if_taken(overwrite=config.overwrite)
     batch_size = config.batch_size or (256 if train.name == "bundled" else 4096)
     before = weights_hash(network.method.backbone)
     probe = _Probe(network, config, count, batch_size, device)
-    folder.claim(as_dict(config) | {"batch_size": batch_size, "origin": network.origin}, [], fresh=True)
+    folder.claim(as_dict(config) | {"batch_size": batch_size, "origin": network.origin})
 
-    loaders = [Loader(images, network.image_size, device, worker_count(config.workers)) for images in (train, val)]
     record: dict[str, Any] = {}
-    for epoch in range(config.epochs):
-        record = {"epoch": epoch, **probe.train_epoch(loaders[0], epoch), **probe.evaluate(loaders[1])}
-        folder.log(record)
+    with contextlib.ExitStack() as stack:
+        workers = worker_count(config.workers)
+        loaders = [Loader(images, network.image_size, device, workers) for images in (train, val)]
+        for loader in loaders:
+            stack.enter_context(contextlib.closing(loader))
+        for epoch in range(config.epochs):
+            record = {"epoch": epoch, **probe.train_epoch(loaders[0], epoch), **probe.evaluate(loaders[1])}
+            folder.log(record)
+            probe.stored(record).save(folder.path / "probe.pt")  # of use even if the rest never happens
     if weights_hash(network.method.backbone) != before:
         raise SSLToolError("the frozen backbone changed while the probe was trained, so its accuracy is void")
 
@@ -71,8 +77,7 @@ def run(config: LinclsConfig) -> dict[str, Any]:
         "run": str(folder.path),
         **network.origin,
     }
-    fc = probe.classifier
-    Probe(fc.weight.detach().cpu(), fc.bias.detach().cpu(), as_dict(config), result).save(folder.path / "probe.pt")
+    probe.stored(result).save(folder.path / "probe.pt")
     return result
 
 
@@ -98,6 +103,11 @@ class _Probe:
         with torch.no_grad():
             features = self.backbone(view.contiguous(memory_format=torch.channels_last))
         return self.classifier(features)
+
+    def stored(self, metrics: dict[str, Any]) -> Probe:
+        """The classifier as a file."""
+        weight, bias = (p.detach().cpu() for p in self.classifier.parameters())
+        return Probe(weight, bias, as_dict(self.config), metrics)
 
     def train_epoch(self, loader: Loader, epoch: int) -> dict[str, float]:
         """One pass over the training images; returns the mean loss, the training accuracy and the rate."""

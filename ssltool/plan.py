@@ -10,10 +10,10 @@ import torch
 from torch.optim.optimizer import Optimizer
 
 from ssltool.config import PretrainConfig
-from ssltool.data.strategies import epoch_subset
+from ssltool.errors import SSLToolError
 from ssltool.job import Job, make_job
 from ssltool.methods.base import Method, trainable
-from ssltool.runs import run_path
+from ssltool.resume import find_start
 from ssltool.training.device import autocast, pick_device
 from ssltool.training.optim import build_optimizer, epoch_rates
 
@@ -29,29 +29,26 @@ def make_plan(config: PretrainConfig) -> dict[str, Any]:
     """
     device = pick_device(config)
     job = make_job(config)
+    start = find_start(config, job.saved_config())
+    first = start.checkpoint.epoch if start.checkpoint else 0
     return {
-        "run": str(run_path(config, f"{config.method}-{config.arch}-{config.strategy}")),
+        "run": str(start.folder.path),
+        "resumes": str(start.path) if start.path else None,
         "data": job.images.describe(),
         "config": job.saved_config(),
         "steps_per_epoch": job.steps,
-        "epochs": [_epoch(job, epoch) for epoch in range(job.epochs)],
+        "epochs": [_epoch(job, epoch) for epoch in range(first, job.epochs)],
         "exposure": _exposure(job),
         **_costs(job, device),
     }
 
 
 def _epoch(job: Job, epoch: int) -> dict[str, Any]:
-    c = job.config
-    subset = epoch_subset(
-        np.arange(len(job.order)),
-        strategy=c.strategy,
-        epoch=epoch,
-        epochs=job.epochs,
-        chunk_size=c.chunk_size,
-        n_rounds=c.n_rounds,
-    )
+    place = np.empty(len(job.order), np.int64)
+    place[job.order] = np.arange(len(job.order))
+    subset = place[job.subset(epoch)]
     indices = job.indices(epoch)
-    lr, fixed = epoch_rates(c, epoch)
+    lr, fixed = epoch_rates(job.config, epoch)
     return {
         "epoch": epoch,
         "slice": [int(subset[0]), int(subset[-1]) + 1],
@@ -84,20 +81,24 @@ def _costs(job: Job, device: torch.device) -> dict[str, Any]:
     optimizer = build_optimizer(method.param_groups(), job.config)
     weights = {p.data_ptr(): p.nbytes for p in method.parameters()}
     count = min(16, job.batch_size)
-    while True:
-        _trial(job, method, optimizer, device, count)  # the first step of a shape also prepares its kernels
-        seconds, kept = _trial(job, method, optimizer, device, count)
-        if seconds > TRIAL_SECONDS or count == job.batch_size:
-            break
-        count = min(2 * count, job.batch_size)
+    tried, seconds, kept = 0, 0.0, dict[int, int]()
+    while seconds < TRIAL_SECONDS and tried < job.batch_size:
+        try:
+            _trial(job, method, optimizer, device, count)  # the first step of a shape also prepares its kernels
+            seconds, kept = _trial(job, method, optimizer, device, count)
+        except torch.OutOfMemoryError:
+            break  # the memory of the batches that fitted says how much this one would need
+        tried, count = count, min(2 * count, job.batch_size)
+    if not tried:
+        raise SSLToolError(f"not even {count} images fit into the memory of {device}; lower --image-size or --dim")
     state = sum(v.nbytes for s in optimizer.state.values() for v in s.values() if isinstance(v, torch.Tensor))
     activations = sum(size for pointer, size in kept.items() if pointer not in weights)
     return {
         "parameters": sum(p.numel() for p in method.parameters()),
         "trainable_parameters": sum(p.numel() for p in trainable(method)),
-        "memory_bytes": int(2 * sum(weights.values()) + state + activations * job.batch_size / count),
-        "images_per_second": count / seconds,
-        "estimated_seconds": job.epochs * job.steps * job.batch_size * seconds / count,
+        "memory_bytes": int(2 * sum(weights.values()) + state + activations * job.batch_size / tried),
+        "images_per_second": tried / seconds,
+        "estimated_seconds": job.epochs * job.steps * job.batch_size * seconds / tried,
     }
 
 

@@ -7,6 +7,7 @@ checkpoint, so a run that was stopped after any step goes on to the same bits.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,16 +19,15 @@ import torch
 from ssltool import seeds
 from ssltool.collapse.metrics import feature_std_tensor
 from ssltool.config import PretrainConfig
+from ssltool.data.datasets import open_dataset
 from ssltool.data.loader import Batch, Loader, Shard
 from ssltool.errors import Interrupted, SSLToolError
-from ssltool.files import Checkpoint
 from ssltool.job import Job, make_job
 from ssltool.methods.base import Output
-from ssltool.resume import check_compatible, find_checkpoint
-from ssltool.runs import RunFolder, run_path
+from ssltool.resume import find_start
 from ssltool.training import distributed
 from ssltool.training.device import autocast, pick_device, worker_count
-from ssltool.training.logs import check_loggers, open_loggers
+from ssltool.training.logs import Logger, check_loggers, open_loggers
 from ssltool.training.optim import build_optimizer, epoch_rates
 from ssltool.training.progress import Progress
 from ssltool.training.signals import StopRequest
@@ -47,9 +47,16 @@ def pretrain(config: PretrainConfig) -> Path:
         SSLToolError: for anything the user can mend; nothing is half-written.
         Interrupted: after SIGTERM, SIGINT or SIGUSR1, with the state saved.
     """
+    if config.gpu is not None and distributed.launched():
+        raise SSLToolError(f"--gpu {config.gpu} puts every rank on one GPU; leave it out under torchrun")
+    if config.dist_backend != "auto" and not distributed.launched():
+        raise SSLToolError(f"--dist-backend {config.dist_backend} does nothing without torchrun; leave it out")
     device = pick_device(config, local_rank=distributed.local_rank())
-    with distributed.process_group(device, config.dist_backend) as shard:
-        return _Run(config, device, shard).train()
+    try:
+        with distributed.process_group(device, config.dist_backend) as shard:
+            return _Run(config, device, shard).train()
+    except torch.OutOfMemoryError as error:
+        raise SSLToolError(f"out of memory on {device}; lower --batch-size, or try --precision bf16") from error
 
 
 @dataclass
@@ -66,40 +73,33 @@ class _Run:
 
     def __init__(self, config: PretrainConfig, device: torch.device, shard: Shard) -> None:
         with distributed.failing_together():
-            self.job = make_job(config)
+            if config.download and distributed.is_main():
+                open_dataset(config, "train")
+        with distributed.failing_together():
+            self.job = make_job(dataclasses.replace(config, download=False))
             self.config = self.job.config
             if self.job.batch_size % shard.world:
                 raise SSLToolError(f"--batch-size {self.job.batch_size} does not divide among {shard.world} ranks")
             self.saved = self.job.saved_config()
-            self.folder = RunFolder(run_path(config, f"{config.method}-{config.arch}-{config.strategy}"))
-            checkpoint = self._checkpoint_to_resume()
+            start = find_start(config, self.saved)
             check_loggers(config)
+        self.folder = start.folder
         self.device, self.shard = device, shard
         self.state = _build_state(self.job, device)
-        if checkpoint is not None:
-            self.state.restore(checkpoint)
-            _restart_at(self.state, config.start_epoch)
+        if start.checkpoint is not None:
+            self.state.restore(start.checkpoint)
+            distributed.say(f"resuming {start.path} after epoch {self.state.epoch}, step {self.state.step}")
+            _restart_at(self.state, config.start_epoch, self.job.steps)
+        elif config.resume:
+            distributed.say(f"no checkpoint in {self.folder.path} yet: starting from scratch")
         self.loader = Loader(self.job.images, self.job.image_size, device, worker_count(config.workers))
-        if distributed.is_main():
-            self._claim()
-        distributed.barrier()
-
-    def _checkpoint_to_resume(self) -> Checkpoint | None:
-        path = find_checkpoint(self.config.resume, self.folder.newest)
-        c = self.config
-        self.folder.refuse_if_taken(overwrite=c.overwrite, resume=c.resume, resumed_from=path)
-        self.fresh = path is None or path.resolve().parent != self.folder.path.resolve()
-        if path is None:
-            return None
-        checkpoint = Checkpoint.load(path)
-        check_compatible(checkpoint, self.saved, path)
-        distributed.say(f"resuming {path} after epoch {checkpoint.epoch}, step {checkpoint.step}")
-        return checkpoint
-
-    def _claim(self) -> None:
-        self.folder.claim(self.saved, self.state.history, fresh=self.fresh)
-        if self.config.strategy != "iid":
-            self.folder.save_order(self.job.order)
+        self.loggers: list[Logger] = []
+        with distributed.failing_together():
+            if distributed.is_main():
+                self.folder.claim(self.saved, self.state.history, resumed_from=start.path)
+                if self.config.strategy != "iid":
+                    self.folder.save_order(self.job.order)
+                self.loggers = [self.folder.log, *open_loggers(self.config, self.folder.path)]
 
     def train(self) -> Path:
         c, state = self.config, self.state
@@ -111,13 +111,12 @@ class _Run:
             f"{self.job.steps} steps of {c.batch_size}, {c.precision} on {self.device} x {self.shard.world}; "
             f"writing {self.folder.path}"
         )
-        loggers = open_loggers(c, self.folder.path) if distributed.is_main() else []
         with StopRequest() as stop, contextlib.closing(self.loader):
             while state.epoch < self.job.epochs:
                 epoch = self._train_epoch(stop)
                 record = self._finish_epoch(epoch)
-                if distributed.is_main():
-                    for log in (self.folder.log, *loggers):
+                with distributed.failing_together():
+                    for log in self.loggers:
                         log(record)
                 distributed.say(_summary(record, self.job.epochs))
                 number = distributed.largest(stop.number)
@@ -162,7 +161,13 @@ class _Run:
         start = time.perf_counter()
         while True:
             asked = time.perf_counter()
-            batch = next(batches, None)
+            try:
+                with distributed.failing_together():
+                    batch = next(batches, None)
+            except SSLToolError:  # an image that cannot be read: keep what has been learnt
+                if self.state.epoch_step:
+                    self._save(None)
+                raise
             epoch.waiting += time.perf_counter() - asked
             if batch is None:
                 break
@@ -234,14 +239,15 @@ def _build_state(job: Job, device: torch.device) -> TrainState:
     model = distributed.wrap(method, device)
     if c.compile:
         model = torch.compile(model)  # type: ignore[assignment]
+    torch.backends.cudnn.benchmark = device.type == "cuda"  # shapes are fixed, so the fastest kernels are worth finding
     scaler = torch.amp.GradScaler(device.type, enabled=c.precision == "fp16")
     return TrainState(method, model, optimizer, scaler)
 
 
-def _restart_at(state: TrainState, epoch: int | None) -> None:
+def _restart_at(state: TrainState, epoch: int | None, steps: int) -> None:
     """``--start-epoch``: counts from ``epoch`` instead of where the checkpoint stopped."""
     if epoch is not None:
-        state.epoch, state.epoch_step = epoch, 0
+        state.epoch, state.step, state.epoch_step = epoch, epoch * steps, 0
         state.sums = dict.fromkeys(state.sums, 0.0)
         state.history = [record for record in state.history if record["epoch"] < epoch]
 

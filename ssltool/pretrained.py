@@ -89,6 +89,8 @@ def with_saved_data(settings: C, saved: dict[str, Any]) -> C:
     name, split, subset = parse_type(settings.dataset_type)
     if name == "auto":
         name = saved["dataset"]
+    elif name == "bundled":
+        return settings
     elif name != saved["dataset"]:
         raise SSLToolError(f"--dataset-type {settings.dataset_type} needs the folder of its images as DATA")
     spelling = name + (f"_{split}" if split else "") + ("_subset" if subset else "")

@@ -3,29 +3,60 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ssltool.config import PretrainConfig, fixed_settings, flag
+from ssltool.config import PretrainConfig, fixed_settings
 from ssltool.errors import SSLToolError
 from ssltool.files import Checkpoint
-from ssltool.runs import NEWEST
+from ssltool.runs import NEWEST, RunFolder, run_path
+from ssltool.settings import flag
 
 # Which images a step sees and how: may change between epochs (the paper's hybrid), not within one.
 WITHIN_EPOCH = ("Data strategy", "Views")
 
+FOUND_OUT = {
+    "dataset": "the dataset",
+    "n_images": "the number of images",
+    "index_hash": "the hash of their numbers",
+    "order_hash": "the hash of the order",
+}
+"""What the saved settings hold beside flags."""
 
-def find_checkpoint(resume: str | None, newest: Path) -> Path | None:
-    """The file that ``--resume`` means: ``auto`` is the run folder's newest if there is one, a folder stands for its
-    newest.
+
+@dataclass(frozen=True)
+class Start:
+    """Where a run writes, and the checkpoint that it goes on from, if any, with its file."""
+
+    folder: RunFolder
+    path: Path | None
+    checkpoint: Checkpoint | None
+
+
+def find_start(config: PretrainConfig, saved: dict[str, Any]) -> Start:
+    """Where the run of ``config`` starts; touches nothing. ``saved`` are its resolved settings.
 
     Raises:
-        SSLToolError: if a named file is not there.
+        SSLToolError: if its folder holds another run, the checkpoint is missing or unreadable, or does not fit.
     """
+    folder = RunFolder(run_path(config, f"{config.method}-{config.arch}-{config.strategy}"))
+    path = _find_checkpoint(config.resume, folder)
+    folder.refuse_if_taken(overwrite=config.overwrite, resume=config.resume, resumed_from=path)
+    if path is None:
+        return Start(folder, None, None)
+    checkpoint = Checkpoint.load(path)
+    check_compatible(checkpoint, saved, path)
+    return Start(folder, path, checkpoint)
+
+
+def _find_checkpoint(resume: str | None, folder: RunFolder) -> Path | None:
+    """The file that ``--resume`` means: ``auto`` is the run folder's newest if there is one, a folder stands for its
+    newest."""
     if resume is None:
         return None
     if resume == "auto":
-        return newest if newest.exists() else None
+        return folder.newest if folder.newest.exists() else None
     path = Path(resume)
     path = path / NEWEST if path.is_dir() else path
     if not path.is_file():
@@ -36,17 +67,21 @@ def find_checkpoint(resume: str | None, newest: Path) -> Path | None:
 def check_compatible(checkpoint: Checkpoint, config: dict[str, Any], path: Path) -> None:
     """Refuses to go on from ``checkpoint`` under settings that break its schedule.
 
-    ``config`` is resolved, as it will be saved. The data strategy may change at the end of an epoch.
+    ``config`` is resolved, as it will be saved. At the end of an epoch another data strategy may take over; the same
+    strategy goes on with the same order and chunks.
 
     Raises:
         SSLToolError: naming each setting that differs, with both values.
     """
-    names = [*fixed_settings(PretrainConfig), "method_options", "n_images"]
+    names = [*fixed_settings(PretrainConfig), "method_options", "dataset", "n_images", "index_hash"]
+    if checkpoint.config["strategy"] == config["strategy"]:
+        names += ["chunk_size", "n_rounds", "repeat_batch", "order_hash"]
     reason = "would break its schedule or its weights"
     differing = _differences(names, checkpoint.config, config)
     if not differing and checkpoint.metrics["epoch_step"]:
         fields = dataclasses.fields(PretrainConfig)
-        names = [f.name for f in fields if f.metadata["section"] in WITHIN_EPOCH] + ["idx_path", "order_hash"]
+        names = [f.name for f in fields if f.metadata["section"] in WITHIN_EPOCH]
+        names.remove("incremental_idx_path")  # what counts is the order in it
         reason = f"cannot change in the middle of epoch {checkpoint.epoch}, only at the end of one"
         differing = _differences(names, checkpoint.config, config)
     if differing:
@@ -60,5 +95,5 @@ def _differences(names: list[str], old: dict[str, Any], new: dict[str, Any]) -> 
         if isinstance(before, dict) and isinstance(after, dict):
             found += _differences(sorted(before.keys() | after.keys()), before, after)
         elif before != after:
-            found.append(f"{flag(name)} was {before}, is now {after}")
+            found.append(f"{FOUND_OUT.get(name, flag(name))} was {before}, is now {after}")
     return found

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,17 @@ import numpy as np
 
 from ssltool.config import RunSettings
 from ssltool.errors import SSLToolError
-from ssltool.files import Checkpoint, write_atomically, write_json
+from ssltool.files import Checkpoint, write_atomically, write_json, writing
 
 NEWEST = "checkpoint.pt"
-OURS = ("config.json", "metrics.jsonl", "order.npy", NEWEST, "probe.pt")
+OWN = {
+    "pretrain": ("config.json", "metrics.jsonl", "order.npy", "checkpoint*.pt", ".*.tmp"),
+    "lincls": ("config.json", "metrics.jsonl", "probe.pt", ".*.tmp"),
+}
+"""What each stage writes into its run folder, as patterns, and so may replace there."""
+
+RESULTS = {"pretrain": "checkpoint*.pt", "lincls": "probe.pt"}
+"""What tells whose folder it is, and is lost if it is replaced."""
 
 
 def run_path(settings: RunSettings, default_name: str) -> Path:
@@ -31,42 +39,61 @@ def run_path(settings: RunSettings, default_name: str) -> Path:
 
 
 class RunFolder:
-    """One run's folder. Nothing is touched before ``claim``."""
+    """One run's folder, for one stage. Nothing is touched before ``claim``."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, stage: str = "pretrain") -> None:
         self.path = path
+        self.stage = stage
         self.newest = path / NEWEST
         self.metrics = path / "metrics.jsonl"
 
     def refuse_if_taken(self, *, overwrite: bool, resume: str | None = None, resumed_from: Path | None = None) -> None:
         """Checks that the folder is free, or that this run goes on from a checkpoint in it.
 
-        A run that was killed before its first checkpoint left settings only; ``--resume auto`` may start it again.
+        A run that was killed before its first checkpoint left settings only; ``--resume`` may start it again. Another
+        stage's results are never replaced.
 
         Raises:
             SSLToolError: if it holds another run, or is no folder.
         """
         if self.path.exists() and not self.path.is_dir():
             raise SSLToolError(f"{self.path} is a file; name a folder with --out")
-        continues = resumed_from is not None and resumed_from.resolve().parent == self.path.resolve()
-        begun = any((self.path / name).exists() for name in OURS)
-        kept = [*self.path.glob("checkpoint*.pt"), *self.path.glob("probe.pt")]
-        if begun and not (continues or overwrite or (resume == "auto" and not kept)):
+        for stage, results in RESULTS.items():
+            if stage != self.stage and any(self.path.glob(results)):
+                raise SSLToolError(f"{self.path} holds the results of {stage}; choose another folder with --out")
+        continues = self._holds(resumed_from)
+        if continues and overwrite:
+            raise SSLToolError(f"--overwrite and going on from {resumed_from} contradict each other; drop one")
+        begun = any(self._own_files())
+        may_restart = resume is not None and not any(self.path.glob(RESULTS[self.stage]))
+        if begun and not (continues or overwrite or may_restart):
+            go_on = "go on with it (--resume auto), " if self.stage == "pretrain" else ""
             raise SSLToolError(
-                f"{self.path} already holds a run; go on with it (--resume auto), replace it (--overwrite), "
+                f"{self.path} already holds a run; {go_on}replace it (--overwrite), "
                 "or choose another folder (--out, --exp-name, --exp-id)"
             )
 
-    def claim(self, config: dict[str, Any], history: list[dict[str, Any]], *, fresh: bool) -> None:
-        """Makes the folder this run's: removes what an earlier one left if ``fresh``, writes the settings and the
-        records of the epochs that are already done."""
-        if fresh:
-            for name in OURS:
-                (self.path / name).unlink(missing_ok=True)
-            for old in self.path.glob("checkpoint_????.pt"):
-                old.unlink()
+    def _holds(self, checkpoint: Path | None) -> bool:
+        return checkpoint is not None and checkpoint.resolve().parent == self.path.resolve()
+
+    def _own_files(self) -> list[Path]:
+        return [path for pattern in OWN[self.stage] for path in self.path.glob(pattern)]
+
+    def claim(
+        self, config: dict[str, Any], history: Sequence[dict[str, Any]] = (), *, resumed_from: Path | None = None
+    ) -> None:
+        """Makes the folder this run's: removes what an earlier one left unless this goes on from it, writes the
+        settings and the records of the epochs that are already done.
+
+        Raises:
+            SSLToolError: if it cannot be written.
+        """
+        timed = {record["epoch"]: record for record in self.read_metrics()} if self._holds(resumed_from) else {}
+        with writing(self.path):
+            for path in self._own_files():
+                if not self._holds(resumed_from) or path.suffix == ".tmp":  # left by a save that was killed
+                    path.unlink(missing_ok=True)
         write_json(self.path / "config.json", config)
-        timed = {} if fresh else {record["epoch"]: record for record in self.read_metrics()}
         lines = [json.dumps(timed.get(record["epoch"], record)) + "\n" for record in history]
         write_atomically(self.metrics, lambda stream: stream.write("".join(lines).encode()))
 
@@ -78,11 +105,8 @@ class RunFolder:
 
     def log(self, record: dict[str, Any]) -> None:
         """Appends one record to ``metrics.jsonl``."""
-        try:
-            with open(self.metrics, "a") as stream:
-                stream.write(json.dumps(record) + "\n")
-        except OSError as error:
-            raise SSLToolError(f"cannot write {self.metrics}: {error.strerror}; free some space") from error
+        with writing(self.metrics), open(self.metrics, "a") as stream:
+            stream.write(json.dumps(record) + "\n")
 
     def save_order(self, order: np.ndarray) -> None:
         """Keeps the order in which the data arrived."""
@@ -99,11 +123,12 @@ class RunFolder:
             return self.newest
         kept = self.path / f"checkpoint_{keep_epoch:04d}.pt"
         checkpoint.save(kept)
-        link = self.path / f".{NEWEST}.link"
-        link.unlink(missing_ok=True)
-        try:
-            os.link(kept, link)
-        except OSError:  # a file system without hard links
-            shutil.copyfile(kept, link)
-        os.replace(link, self.newest)
+        link = self.path / f".{NEWEST}.link.tmp"
+        with writing(self.newest):
+            link.unlink(missing_ok=True)
+            try:
+                os.link(kept, link)
+            except OSError:  # a file system without hard links
+                shutil.copyfile(kept, link)
+            os.replace(link, self.newest)
         return kept

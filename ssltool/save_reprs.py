@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -41,11 +42,13 @@ def run(config: SaveReprsConfig) -> list[dict[str, Any]]:
 
 def represent(network: Pretrained, images: ImageSet, config: SaveReprsConfig, device: torch.device) -> Representations:
     """The outputs of ``config.layer`` for all ``images`` in order, in eval mode and by the validation transform."""
-    loader = Loader(images, network.image_size, device, worker_count(config.workers))
     rows: torch.Tensor | None = None
     steps = -(-len(images) // config.batch_size)
     progress = Progress(f"{images.name} {images.split}", steps, every=max(1, steps // 10))
-    with torch.inference_mode():
+    with (
+        torch.inference_mode(),
+        contextlib.closing(Loader(images, network.image_size, device, worker_count(config.workers))) as loader,
+    ):
         for batch in loader.evaluate(config.batch_size):
             view = batch.views[0].contiguous(memory_format=torch.channels_last)
             out = network.method.embed(view, config.layer).float().flatten(1)
@@ -99,5 +102,7 @@ def _target(config: SaveReprsConfig, images: ImageSet, network: Pretrained, *, s
             raise SSLToolError(f"--split both writes two files; give --out a folder instead of {out}")
         return out / file if several or out.is_dir() else out
     number = config.exp_id if config.exp_id is not None else int(network.config["exp_id"])
-    extra = f"_{config.extra_info}" if config.extra_info else ""
+    # The paper's name is that of the trained backbone's output; anything else must not take its place.
+    parts = ["random" if config.random else None, None if config.layer == "backbone" else config.layer]
+    extra = "".join(f"_{part}" for part in (*parts, config.extra_info) if part)
     return Path("data") / f"{network.origin['arch']}_exp{number:04d}{extra}" / images.name / file

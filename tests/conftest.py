@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,27 +12,12 @@ import pytest
 import torch
 from PIL import Image
 
+from helpers import Ran
 from ssltool import cli
-from ssltool.files import Checkpoint, Representations
+from ssltool.files import Representations
 
 torch.set_num_threads(1)
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the processes that tests start
-
-TINY = ["-a", "resnet18_w8", "--stem", "small-stride2", "--image-size", "16", "--dim", "16", "--pred-dim", "8"]
-"""Flags of a network that trains in milliseconds."""
-
-
-@dataclass
-class Ran:
-    """What a command left: its exit code, and both streams."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
 
 
 @pytest.fixture
@@ -120,29 +103,6 @@ def tiny(tmp_path):
         return PretrainConfig(**(TINY_SETTINGS | schedule | changes))
 
     return make
-
-
-def records(run: Path) -> list[dict[str, Any]]:
-    """The lines of a run's ``metrics.jsonl``."""
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-
-
-def same_bits(a: Any, b: Any) -> bool:
-    """Whether two nested values are equal to the last bit; NaN equals nothing."""
-    if isinstance(a, torch.Tensor):
-        return isinstance(b, torch.Tensor) and a.dtype == b.dtype and torch.equal(a, b)
-    if isinstance(a, dict):
-        return isinstance(b, dict) and a.keys() == b.keys() and all(same_bits(a[k], b[k]) for k in a)
-    if isinstance(a, (list, tuple)):
-        return isinstance(b, (list, tuple)) and len(a) == len(b) and all(map(same_bits, a, b))
-    return type(a) is type(b) and bool(a == b)
-
-
-def same_run(a: Path, b: Path) -> bool:
-    """Whether two checkpoints are the same moment of the same training, bit for bit; where they lie does not matter."""
-    first, second = (Checkpoint.load(path / "checkpoint.pt" if path.is_dir() else path) for path in (a, b))
-    keys = ("method", "arch", "epoch", "step", "state_dict", "optimizer", "scaler", "metrics")
-    return all(same_bits(getattr(first, key), getattr(second, key)) for key in keys)
 
 
 @pytest.fixture

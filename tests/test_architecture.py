@@ -18,7 +18,15 @@ MODULES = {
     for path in sorted(ROOT.rglob("*.py"))
 }
 
-FOUNDATION = {"ssltool", "ssltool.errors", "ssltool.config", "ssltool.files", "ssltool.precision", "ssltool.seeds"}
+FOUNDATION = {
+    "ssltool",
+    "ssltool.errors",
+    "ssltool.config",
+    "ssltool.files",
+    "ssltool.numeric",
+    "ssltool.seeds",
+    "ssltool.settings",
+}
 PARTS = {"methods", "data", "models", "collapse", "training", "viz"}
 
 
@@ -91,10 +99,10 @@ def test_only_one_module_imports_torch_distributed():
     assert users == {"ssltool.training.distributed"}
 
 
-@pytest.mark.parametrize("module", ["ssltool.config", "ssltool.errors"])
+@pytest.mark.parametrize("module", ["ssltool.config", "ssltool.errors", "ssltool.settings"])
 def test_settings_and_errors_need_the_standard_library_only(module):
     foreign = {name for name in imports(module) if name.split(".")[0] not in sys.stdlib_module_names}
-    assert foreign <= {"ssltool.errors"}
+    assert foreign <= {"ssltool.errors", "ssltool.settings"}
 
 
 def test_the_loop_names_no_method():

@@ -15,10 +15,9 @@ from ssltool.config import (
     SaveReprsConfig,
     as_dict,
     fixed_settings,
-    flag,
-    value_type,
 )
 from ssltool.errors import SSLToolError
+from ssltool.settings import flag, value_type
 
 CLASSES = [PretrainConfig, SaveReprsConfig, KnnConfig, LinclsConfig, CollapseConfig]
 SETTINGS = [pytest.param(c, f, id=f"{c.__name__}.{f.name}") for c in CLASSES for f in dataclasses.fields(c)]

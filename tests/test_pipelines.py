@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import TINY
 
+from helpers import TINY
 from ssltool.files import Checkpoint
 
 PIPELINES = Path(__file__).parents[1] / "pipelines"
@@ -60,9 +60,7 @@ def test_paper_pipeline_trains_and_measures_the_five_regimes(bash, tmp_path, wri
         for name in ("cat", "dog"):
             write_images(tmp_path / "data" / split / name, count, size=(16, 16))
     flags = " ".join(TINY[2:]) + " --steps-per-epoch 1"
-    out = bash(
-        "paper.sh", "data", "resnet18_w8", EPOCHS="4", BATCH="8", HYBRID_EPOCH="2", LAST="50", FLAGS=flags
-    )
+    out = bash("paper.sh", "data", "resnet18_w8", EPOCHS="4", BATCH="8", HYBRID_EPOCH="2", LAST="50", FLAGS=flags)
     assert out.count("accuracy") == 5
     logs = tmp_path / "logs"
     assert (logs / "resnet18_w8-spectra.png").exists()

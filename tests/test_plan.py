@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, records
 
+from helpers import TINY, records
 from ssltool.data.strategies import epoch_indices
 from ssltool.job import make_job
 from ssltool.pretrain import pretrain

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, records, same_bits, same_run
 
 import ssltool.files
+from helpers import TINY, records, same_bits, same_run
 from ssltool.data.strategies import epoch_indices
 from ssltool.errors import SSLToolError
 from ssltool.files import Checkpoint, file_hash, load_dict

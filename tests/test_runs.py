@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import TINY
 
+from helpers import TINY
 from ssltool.config import PretrainConfig
 from ssltool.errors import SSLToolError
 from ssltool.files import Checkpoint, file_hash

@@ -13,7 +13,7 @@ from ssltool.config import LinclsConfig
 @data_argument
 @settings(LinclsConfig)
 @json_option
-@gone(BY_TORCHRUN | DETECTED)
+@gone(BY_TORCHRUN | DETECTED | {"--evaluate": "the val images are evaluated after every epoch"})
 def command(config: LinclsConfig, data_dir: str | None, as_json: bool) -> None:
     """Train a linear probe on the frozen backbone of a checkpoint and report its accuracy on the val images.
 

@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 
 import click
 
-from ssltool.config import flag, value_type
 from ssltool.errors import SSLToolError
+from ssltool.settings import flag, value_type
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -110,30 +110,33 @@ def data_argument(command: F) -> F:
 
 
 BY_TORCHRUN = {
-    "--world-size": "the number of processes comes from torchrun",
-    "--rank": "the rank comes from torchrun",
-    "--dist-url": "the meeting point comes from torchrun",
+    "--world-size N": "the number of processes comes from torchrun",
+    "--rank N": "the rank comes from torchrun",
+    "--dist-url URL": "the meeting point comes from torchrun",
     "--multiprocessing-distributed": "start several processes with torchrun --nproc-per-node N -m ssltool ...",
 }
 DETECTED = {
-    "--alg": "the method is read from the checkpoint",
+    "--alg NAME": "the method is read from the checkpoint",
     "--pretrained-distributed": "checkpoints are the same however many processes trained",
 }
 
 
 def gone(flags: dict[str, str]) -> Callable[[F], F]:
-    """Flags of the paper's scripts that are not needed any more: giving one is an error that says why."""
+    """Flags of the paper's scripts that are not needed any more: giving one is an error that says why.
 
-    def refuse(ctx: click.Context, param: click.Parameter, value: object) -> None:
-        if value:
-            raise SSLToolError(f"{param.opts[0]} is not a flag of ssltool, leave it out: {flags[param.opts[0]]}")
+    A flag with a value is written with it, as in ``--rank N``.
+    """
 
     def decorate(command: F) -> F:
-        for name in flags:
-            takes_value = name in ("--world-size", "--rank", "--dist-url", "--alg", "--start-epoch")
-            command = click.option(name, is_flag=not takes_value, hidden=True, expose_value=False, callback=refuse)(
-                command
-            )
+        for spelling, why in flags.items():
+            name, _, value = spelling.partition(" ")
+
+            def refuse(ctx: click.Context, param: click.Parameter, given: object, why: str = why) -> None:
+                if given:
+                    raise SSLToolError(f"{param.opts[0]} is not a flag of ssltool, leave it out: {why}")
+
+            option = click.option(name, is_flag=not value, hidden=True, expose_value=False, callback=refuse)
+            command = option(command)
         return command
 
     return decorate

@@ -40,10 +40,10 @@ def command(config: PretrainConfig, data_dir: str | None, as_json: bool) -> None
         emit(plan, _describe(plan), as_json)
         return
     from ssltool.pretrain import pretrain
-    from ssltool.training.distributed import first
+    from ssltool.training.distributed import is_main
 
     folder = pretrain(config)
-    if first():
+    if is_main():
         emit({"run": str(folder), "checkpoint": str(folder / "checkpoint.pt")}, str(folder), as_json)
 
 

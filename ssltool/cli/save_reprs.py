@@ -13,7 +13,7 @@ from ssltool.config import SaveReprsConfig
 @data_argument
 @settings(SaveReprsConfig)
 @json_option
-@gone(DETECTED)
+@gone(DETECTED | {"--seed N": "nothing in it is random", "--epochs N": "one pass is all there is"})
 def command(config: SaveReprsConfig, data_dir: str | None, as_json: bool) -> None:
     """Save what a pretrained network makes of a dataset: one row per image, with its label.
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ssltool.collapse.spectrum import row_blocks
 from ssltool.errors import SSLToolError
-from ssltool.precision import widest
+from ssltool.numeric import widest
 
 
 def auc(s: Tensor) -> float:

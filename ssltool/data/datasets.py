@@ -18,6 +18,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS
+from tqdm import tqdm
 
 from ssltool.config import DATASETS, SPLITS, DataSettings
 from ssltool.data import bundled, raw
@@ -26,6 +27,9 @@ from ssltool.errors import SSLToolError, first_line, unknown
 
 MEMORY_LIMIT = 2 * 2**30
 """Bytes up to which image files of one size are decoded into memory once."""
+
+AT_ONCE = 1024
+"""Image files that are read ahead of their use; bounds the memory that they take meanwhile."""
 
 OWN_SIZE_LIMIT = 96
 """Pixels up to which images that share one size are used at that size."""
@@ -52,7 +56,8 @@ class ImageSet:
     """The images of one split.
 
     ``labels`` (N,) int64, -1 where unlabelled; ``index`` (N,) int64, each image's number in the whole dataset;
-    ``images`` (N, C, H, W) uint8 with C 1 or 3, or None where ``paths`` are given; ``skipped`` counts unreadable files.
+    ``images`` (N, C, H, W) uint8 with C 1 or 3, or None where ``paths`` are given; ``size`` (width, height) if all
+    files share one; ``skipped`` counts unreadable files.
     """
 
     name: str
@@ -62,6 +67,7 @@ class ImageSet:
     classes: tuple[str, ...] = ()
     images: Tensor | None = None
     paths: tuple[str, ...] | None = None
+    size: tuple[int, int] | None = None
     skipped: int = 0
 
     def __len__(self) -> int:
@@ -70,10 +76,8 @@ class ImageSet:
     @property
     def own_size(self) -> int | None:
         """The side of the images if all are squares of one size up to 96 pixels."""
-        if self.images is None or self.images.shape[-1] != self.images.shape[-2]:
-            return None
-        side = int(self.images.shape[-1])
-        return side if side <= OWN_SIZE_LIMIT else None
+        width, height = self.size or (0, 0) if self.images is None else self.images.shape[:-3:-1]
+        return int(width) if width == height and 0 < width <= OWN_SIZE_LIMIT else None
 
     def select(self, rows: np.ndarray) -> ImageSet:
         """The images in ``rows``, in that order."""
@@ -90,7 +94,7 @@ class ImageSet:
         labelled = int((self.labels >= 0).sum())
         kind = f"{len(self.classes)} classes" if self.classes else "labelled" if labelled else "unlabelled"
         if self.images is None:
-            shape = "files of varying size"
+            shape = "files of {} x {}".format(*self.size) if self.size else "files of varying size"
         else:
             channels, height, width = self.images.shape[1:]
             shape = f"{width} x {height} {'grey' if channels == 1 else 'colour'}, in memory"
@@ -122,7 +126,7 @@ def open_dataset(settings: DataSettings, split: str) -> ImageSet:
         _download(name, settings, split)
     folder = bundled.FOLDER if settings.data is None else Path(settings.data)
     if not folder.is_dir():
-        raise SSLToolError(f"no such folder: {folder}")
+        raise SSLToolError(f"no such folder: {folder}; name the images' folder as DATA")
     images = _open(name, folder, split, settings)
     if settings.idx_path is not None:
         images = images.select(read_numbers(settings.idx_path, len(images), "--idx-path"))
@@ -200,7 +204,10 @@ def _open(name: str, folder: Path, split: str, settings: DataSettings) -> ImageS
         labelled = _class_folders(reference) and _subfolders(folder / split)
         return _folder(name, folder / split, split, _subfolders(reference) if labelled else None)
     if split != "train":
-        raise SSLToolError(f"{folder} is one folder of images without a {split} split; name the {split} images as DATA")
+        raise SSLToolError(
+            f"{folder} is one folder of images without a {split} split; lay it out as "
+            f"DIR/train and DIR/val, or name the {split} images as DATA"
+        )
     return _folder(name, folder, split, _subfolders(folder) if name == "folder" else None)
 
 
@@ -241,7 +248,11 @@ def _class_folders(folder: Path) -> bool:
     def images_in(place: Path) -> int:
         return sum(entry.name.lower().endswith(IMG_EXTENSIONS) for entry in os.scandir(place) if entry.is_file())
 
-    counts = [images_in(folder / name) for name in _subfolders(folder)]
+    names = _subfolders(folder)
+    counts = [images_in(folder / name) for name in names]
+    empty = next((folder / n for n, count in zip(names, counts, strict=True) if not count), None)
+    if empty and sum(map(bool, counts)) >= 2 and not _image_files(empty):
+        raise SSLToolError(f"the class folder {empty} holds no images; fill it or remove it")
     return len(counts) >= 2 and all(counts) and max(counts) > 1 and images_in(folder) == 0
 
 
@@ -290,7 +301,9 @@ def decode(path: str) -> Image.Image:
         with Image.open(path) as image:
             return image.convert("RGB")
     except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise SSLToolError(f"corrupt image {path} ({first_line(error)}); remove it, or add --skip-corrupt") from error
+        raise SSLToolError(
+            f"corrupt image {path} ({first_line(error)}); replace it, or start a run without it by --skip-corrupt"
+        ) from error
 
 
 def _try_decode(path: str) -> Image.Image | SSLToolError:
@@ -304,19 +317,26 @@ def _into_memory(images: ImageSet, skip_corrupt: bool) -> ImageSet:
     """The same images decoded, where all share one size and fit; with ``skip_corrupt``, without the unreadable ones."""
     paths = images.paths or ()
     size = _common_size(paths)
-    if size is None and not skip_corrupt:
+    images = dataclasses.replace(images, size=size)
+    fits = size is not None and 3 * size[0] * size[1] * len(paths) <= MEMORY_LIMIT
+    if not fits and not skip_corrupt:
         return images
-    pixels = None if size is None else torch.empty((len(paths), 3, size[1], size[0]), dtype=torch.uint8)
+    pixels = torch.empty((len(paths), 3, size[1], size[0]), dtype=torch.uint8) if fits and size else None
     good = np.zeros(len(paths), bool)
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        for row, image in enumerate(pool.map(_try_decode, paths)):
-            if isinstance(image, SSLToolError):
-                if not skip_corrupt:
-                    raise image
-                continue
-            good[row] = True
-            if pixels is not None:
-                pixels[row] = torch.from_numpy(np.array(image)).permute(2, 0, 1)
+    with (
+        ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool,
+        tqdm(total=len(paths), desc="reading images", disable=None, leave=False) as bar,
+    ):
+        for start in range(0, len(paths), AT_ONCE):
+            for row, image in enumerate(pool.map(_try_decode, paths[start : start + AT_ONCE]), start):
+                bar.update()
+                if isinstance(image, SSLToolError):
+                    if not skip_corrupt:
+                        raise image
+                    continue
+                good[row] = True
+                if pixels is not None:
+                    pixels[row] = torch.from_numpy(np.array(image)).permute(2, 0, 1)
     rows = np.flatnonzero(good)
     skipped = len(paths) - len(rows)
     if pixels is not None:
@@ -325,7 +345,8 @@ def _into_memory(images: ImageSet, skip_corrupt: bool) -> ImageSet:
 
 
 def _common_size(paths: Sequence[str]) -> tuple[int, int] | None:
-    """The (width, height) that all files share, if they do and fit into memory; unreadable files have no say."""
+    """The (width, height) that all files share, if they do; unreadable files have no say. The search ends early where
+    the answer would not matter: large images that do not fit into memory."""
     common: tuple[int, int] | None = None
     for path in paths:
         try:
@@ -334,6 +355,7 @@ def _common_size(paths: Sequence[str]) -> tuple[int, int] | None:
         except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError):
             continue
         common = common or size
-        if size != common or 3 * size[0] * size[1] * len(paths) > MEMORY_LIMIT:
+        large = max(size) > OWN_SIZE_LIMIT and 3 * size[0] * size[1] * len(paths) > MEMORY_LIMIT
+        if size != common or large:
             return None
     return common

@@ -105,13 +105,13 @@ class Loader:
             made = views.standardise(views.photometric(pixels.float() / 255.0, Draws.concatenate(draws)))
             yield self._batch(rows, list(made.chunk(len(draws))))
 
-    def evaluate(self, batch_size: int, rows: np.ndarray | None = None) -> Iterator[Batch]:
-        """All images (or ``rows``) in order, once, by the validation transform.
+    def evaluate(self, batch_size: int) -> Iterator[Batch]:
+        """All images in order, once, by the validation transform.
 
         Raises:
             SSLToolError: naming the image, if one cannot be decoded.
         """
-        rows = np.arange(len(self.images)) if rows is None else rows
+        rows = np.arange(len(self.images))
         parts = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
         if self._files is None:
             for part in parts:
@@ -141,12 +141,13 @@ class Loader:
         return Batch(made, self.labels[places].to(self.device), places.to(self.device))
 
 
-# One image to decode: its row, and for each view the draws of its crop; None asks for the validation transform.
-Request = tuple[int, list[Draws] | None]
+# One image to decode: its row, and for each view a row of ``Draws.crops``; None asks for the validation transform.
+Request = tuple[int, np.ndarray | None]
 
 
 def _crop_requests(rows: np.ndarray, draws: list[Draws]) -> list[Request]:
-    return [(int(row), [d[i : i + 1] for d in draws]) for i, row in enumerate(rows)]
+    crops = np.stack([d.crops() for d in draws], axis=1)
+    return [(int(row), crops[i]) for i, row in enumerate(rows)]
 
 
 class _Requests:
@@ -180,9 +181,10 @@ class _Decoded(Dataset[Tensor | SSLToolError]):
             crops = [tv.center_crop(tv.resize(image, [views.eval_resize(self.size)]), side)]
         else:
             crops = []
-            for d in draws:
-                crop = tv.resized_crop(image, *views.crop_boxes(d, image.height, image.width)[0].tolist(), side)
-                crops.append(tv.hflip(crop) if d.flip else crop)
+            for crop in map(views.Crop.of_row, draws):
+                box = views.crop_boxes(crop, image.height, image.width)[0].tolist()
+                cropped = tv.resized_crop(image, *box, side)
+                crops.append(tv.hflip(cropped) if crop.flip else cropped)
         return torch.stack([tv.pil_to_tensor(crop) for crop in crops])
 
 

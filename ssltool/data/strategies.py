@@ -71,6 +71,14 @@ def steps_in_epoch(n: int, batch_size: int, steps_per_epoch: int | None = None) 
     return n // batch_size if steps_per_epoch is None else steps_per_epoch
 
 
+def chunk_too_small(strategy: str, epoch: int, size: int, batch_size: int) -> str:
+    """What to tell whoever asked for chunks of less than a batch."""
+    return (
+        f"epoch {epoch} of --strategy {strategy} has {size} images, fewer than one batch of {batch_size}; "
+        "lower --batch-size or --epochs, or raise --chunk-size"
+    )
+
+
 def epoch_indices(
     order: np.ndarray,
     *,
@@ -108,10 +116,7 @@ def epoch_indices(
     )
     steps = steps_in_epoch(len(order), batch_size, steps_per_epoch)
     if len(subset) < batch_size:
-        raise SSLToolError(
-            f"epoch {epoch} of --strategy {strategy} has {len(subset)} images, fewer than one batch of {batch_size}; "
-            "lower --batch-size or --epochs, or raise --chunk-size"
-        )
+        raise SSLToolError(chunk_too_small(strategy, epoch, len(subset), batch_size))
     rng = np.random.RandomState(seed=(epoch + seed) % 2**32)
     whole = len(subset) - len(subset) % batch_size
     pieces: list[np.ndarray] = []

@@ -11,7 +11,9 @@ import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -68,6 +70,11 @@ class Draws:
     gray: Tensor
     sigma: Tensor
 
+    def crops(self) -> np.ndarray:
+        """What cropping needs, (N, 2 * ATTEMPTS + 3) float32: light to send to the workers that decode."""
+        columns = [self.area, self.log_ratio, self.place, self.flip[:, None].float()]
+        return torch.cat(columns, dim=1).numpy()
+
     def __getitem__(self, rows: slice) -> Draws:
         return Draws(**{f.name: getattr(self, f.name)[rows] for f in dataclasses.fields(self)})
 
@@ -102,7 +109,22 @@ def draw(n: int, recipe: Recipe, generator: torch.Generator) -> Draws:
     )
 
 
-def crop_boxes(draws: Draws, height: int, width: int) -> Tensor:
+class Crop(NamedTuple):
+    """The part of ``Draws`` that cropping needs."""
+
+    area: Tensor
+    log_ratio: Tensor
+    place: Tensor
+    flip: Tensor
+
+    @classmethod
+    def of_row(cls, row: np.ndarray) -> Crop:
+        """One row of ``Draws.crops``, as draws for one image."""
+        area, log_ratio, place, flip = torch.from_numpy(row)[None].split([ATTEMPTS, ATTEMPTS, 2, 1], dim=1)
+        return cls(area, log_ratio, place, flip[:, 0] > 0)
+
+
+def crop_boxes(draws: Draws | Crop, height: int, width: int) -> Tensor:
     """The crops as boxes (N, 4), int64 (top, left, height, width), by the rule of ``RandomResizedCrop``."""
     area = draws.area.double() * height * width
     ratio = draws.log_ratio.double().exp()

@@ -8,9 +8,9 @@ from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor, nn
 
-from ssltool.config import Checked, flag, value_type
 from ssltool.data.views import Recipe
 from ssltool.errors import SSLToolError, unknown
+from ssltool.settings import Checked, flag, value_type
 
 
 class Output(NamedTuple):

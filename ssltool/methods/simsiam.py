@@ -19,11 +19,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssltool.config import Checked, setting
 from ssltool.data.views import Recipe
 from ssltool.errors import SSLToolError
 from ssltool.methods.base import Method, Output, trainable
 from ssltool.models.heads import mlp
+from ssltool.settings import Checked, setting
 
 
 def simsiam_loss(p1: Tensor, p2: Tensor, z1: Tensor, z2: Tensor, *, stop_grad: bool = True) -> Tensor:

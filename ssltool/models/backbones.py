@@ -49,6 +49,21 @@ def architectures() -> list[str]:
     return [*torchvision_resnets(), *VARIANTS, *narrow, *VITS]
 
 
+def check_architecture(arch: str) -> None:
+    """Refuses a name that ``build_backbone`` does not know.
+
+    Raises:
+        SSLToolError: with the nearest names.
+    """
+    if arch not in architectures() and not _narrow(arch):
+        raise unknown("architecture", arch, architectures())
+
+
+def _narrow(arch: str) -> re.Match[str] | None:
+    name = re.fullmatch(r"(resnet\d+)_w(\d+)", arch)
+    return name if name and name[1] in NARROW and int(name[2]) > 0 and int(name[2]) % 8 == 0 else None
+
+
 def resolve_stem(arch: str, stem: str, image_size: int) -> str:
     """The stem that ``auto`` means at this image size; ViTs have none and take only ``auto``.
 
@@ -102,11 +117,10 @@ def _resnet(arch: str, zero_init_residual: bool) -> ResNet:
     if arch in VARIANTS:
         block, layers, width = VARIANTS[arch]
         return ResNet(block, layers, width_per_group=width, zero_init_residual=zero_init_residual)
-    narrow = re.fullmatch(r"(resnet\d+)_w(\d+)", arch)
-    if narrow and narrow[1] in NARROW and int(narrow[2]) % 8 == 0 and int(narrow[2]) > 0:
+    narrow = _narrow(arch)
+    if narrow:
         return _NarrowResNet(*NARROW[narrow[1]], width=int(narrow[2]), zero_init_residual=zero_init_residual)
-    if arch not in torchvision_resnets():
-        raise unknown("architecture", arch, architectures())
+    check_architecture(arch)
     return torchvision.models.get_model(arch, weights=None, zero_init_residual=zero_init_residual)
 
 

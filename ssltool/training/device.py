@@ -19,8 +19,6 @@ def pick_device(settings: DeviceSettings, *, local_rank: int = 0) -> torch.devic
     Raises:
         SSLToolError: if it is not there.
     """
-    if settings.gpu is not None and local_rank:
-        raise SSLToolError(f"--gpu {settings.gpu} puts every rank on one GPU; leave it out under torchrun")
     name = settings.device
     if settings.gpu is not None and name == "auto":
         name = "cuda"
@@ -48,8 +46,9 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[obj
 
 
 def worker_count(workers: int | None) -> int:
-    """Processes that decode images: as asked, else one per core and at most 8."""
+    """Processes that decode images for this rank: as asked, else one per core, shared among the ranks, at most 8."""
     if workers is not None:
         return workers
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(8, cores)
+    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return max(1, min(8, cores // ranks))

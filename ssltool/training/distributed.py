@@ -18,17 +18,12 @@ import torch.distributed.nn.functional as dist_nn
 from torch import Tensor, nn
 
 from ssltool.data.loader import Shard
-from ssltool.errors import SSLToolError
+from ssltool.errors import Interrupted, SSLToolError
 
 
 def launched() -> bool:
     """Whether torchrun started this process, as one of several."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
-
-
-def first() -> bool:
-    """Whether this process is the first of all that torchrun started; known also before and after they have joined."""
-    return os.environ.get("RANK", "0") == "0"
 
 
 def local_rank() -> int:
@@ -51,13 +46,20 @@ def process_group(device: torch.device, backend: str) -> Iterator[Shard]:
     # Flags and counts travel by gloo also on GPUs, so that asking them never waits for the device.
     chosen = backend if backend != "auto" else "nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group("cpu:gloo,cuda:nccl" if chosen == "nccl" else chosen)
-    yield Shard(dist.get_rank(), dist.get_world_size())
-    dist.destroy_process_group()  # not after an error: the others may be waiting in a collective; torchrun ends them
+    stopped: Interrupted | None = None
+    try:
+        yield Shard(dist.get_rank(), dist.get_world_size())
+    except Interrupted as interrupted:
+        stopped = interrupted
+    # Not after another error: the other ranks may be waiting in a collective, and torchrun ends them.
+    dist.destroy_process_group()
+    if stopped is not None:
+        raise stopped
 
 
 def is_main() -> bool:
-    """Whether this process is the one that talks and writes."""
-    return not dist.is_initialized() or dist.get_rank() == 0
+    """Whether this process is the one that talks and writes; known before and after the ranks have joined."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def mean(values: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from ssltool.config import PretrainConfig
+from ssltool.config import PretrainConfig, as_dict
 from ssltool.errors import SSLToolError
 
 Logger = Callable[[dict[str, Any]], None]
@@ -44,7 +44,11 @@ def open_loggers(config: PretrainConfig, folder: Path) -> list[Logger]:
         if config.test:
             os.environ["WANDB_MODE"] = "offline"
         run = _import("wandb", "wandb").init(
-            id=folder.name, project=f"ssltool-{config.method}", dir=str(folder), resume="allow"
+            id=folder.name,
+            project=f"ssltool-{config.method}",
+            dir=str(folder),
+            resume="allow",
+            config=as_dict(config),
         )
         loggers.append(lambda record: run.log(record, step=record["epoch"]))
     return loggers

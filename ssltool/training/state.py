@@ -18,7 +18,7 @@ from ssltool.training import distributed
 SUMS = ("loss", "feature_std")
 """What is averaged over an epoch's steps."""
 
-DIVERGED = "the last checkpoint is from before it. Try a lower --lr, --warmup-epochs, or --precision fp32"
+DIVERGED = "the checkpoint, if there is one, is from before it. Try a lower --lr, --warmup-epochs, or --precision fp32"
 
 
 @dataclass

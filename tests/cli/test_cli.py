@@ -10,8 +10,8 @@ import sys
 
 import click
 import pytest
-from conftest import TINY
 
+from helpers import TINY
 from ssltool.cli import COMMANDS
 from ssltool.errors import SSLToolError
 

@@ -277,9 +277,7 @@ def test_subset_type_without_an_index_file_is_refused(imagenet):
 # Sizes
 
 
-@pytest.mark.parametrize(
-    ("size", "own"), [((96, 96), 96), ((8, 8), 8), ((97, 97), None), ((32, 31), None)], ids=str
-)
+@pytest.mark.parametrize(("size", "own"), [((96, 96), 96), ((8, 8), 8), ((97, 97), None), ((32, 31), None)], ids=str)
 def test_own_size_is_that_of_squares_up_to_96_pixels(tmp_path, write_images, size, own):
     write_images(tmp_path / "pile", 2, size=size)
     made = opened(tmp_path / "pile")

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from ssltool.config import Checked, setting
 from ssltool.data.views import PAPER
 from ssltool.errors import SSLToolError
 from ssltool.methods import METHODS, method_class, method_options
 from ssltool.methods.base import Method, gather_options, read_options, trainable
+from ssltool.settings import Checked, setting
 
 
 @dataclass(frozen=True)

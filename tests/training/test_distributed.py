@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import TINY, records, same_run
 from torch import nn
 
+from helpers import TINY, records, same_run
 from ssltool.data.loader import Shard
 from ssltool.errors import SSLToolError
 from ssltool.files import Checkpoint

@@ -9,8 +9,8 @@ import sys
 import time
 
 import pytest
-from conftest import TINY, records
 
+from helpers import TINY, records
 from ssltool.files import Checkpoint
 from ssltool.training.signals import SIGNALS, StopRequest
 

@@ -14,11 +14,13 @@ PER_CLASS = {"train": 800, "t10k": 200}
 
 
 def write_idx(path: Path, array: np.ndarray) -> None:
+    """Writes unsigned bytes in the IDX format, gzipped; the same array always gives the same file."""
     header = struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape)
     path.write_bytes(gzip.compress(header + array.tobytes(), compresslevel=9, mtime=0))
 
 
 def main(source: Path) -> None:
+    """Writes the subset of the original files in ``source`` into the package."""
     for split, count in PER_CLASS.items():
         images = read_idx(source / f"{split}-images-idx3-ubyte.gz")
         labels = read_idx(source / f"{split}-labels-idx1-ubyte.gz")

@@ -1,0 +1,51 @@
+"""Plain functions that several tests use; fixtures are in ``conftest``."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ssltool.files import Checkpoint
+
+TINY = ["-a", "resnet18_w8", "--stem", "small-stride2", "--image-size", "16", "--dim", "16", "--pred-dim", "8"]
+"""Flags of a network that trains in milliseconds."""
+
+
+@dataclass
+class Ran:
+    """What a command left: its exit code, and both streams."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+def records(run: Path) -> list[dict[str, Any]]:
+    """The lines of a run's ``metrics.jsonl``."""
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def same_bits(a: Any, b: Any) -> bool:
+    """Whether two nested values are equal to the last bit; NaN equals nothing."""
+    if isinstance(a, torch.Tensor):
+        return isinstance(b, torch.Tensor) and a.dtype == b.dtype and torch.equal(a, b)
+    if isinstance(a, dict):
+        return isinstance(b, dict) and a.keys() == b.keys() and all(same_bits(a[k], b[k]) for k in a)
+    if isinstance(a, (list, tuple)):
+        return isinstance(b, (list, tuple)) and len(a) == len(b) and all(map(same_bits, a, b))
+    return type(a) is type(b) and bool(a == b)
+
+
+def same_run(a: Path, b: Path) -> bool:
+    """Whether two checkpoints are the same moment of the same training, bit for bit; where they lie does not matter."""
+    first, second = (Checkpoint.load(path / "checkpoint.pt" if path.is_dir() else path) for path in (a, b))
+    keys = ("method", "arch", "epoch", "step", "state_dict", "optimizer", "scaler", "metrics")
+    return all(same_bits(getattr(first, key), getattr(second, key)) for key in keys)
