@@ -60,10 +60,10 @@ def run(config: LinclsConfig) -> dict[str, Any]:
             stack.enter_context(contextlib.closing(loader))
         for epoch in range(config.epochs):
             record = {"epoch": epoch, **probe.train_epoch(loaders[0], epoch), **probe.evaluate(loaders[1])}
+            if weights_hash(network.method.backbone) != before:
+                raise SSLToolError("the frozen backbone changed while the probe was trained, so its accuracy is void")
             folder.log(record)
             probe.stored(record).save(folder.path / "probe.pt")  # of use even if the rest never happens
-    if weights_hash(network.method.backbone) != before:
-        raise SSLToolError("the frozen backbone changed while the probe was trained, so its accuracy is void")
 
     result = {k: record[k] for k in ("acc1", "acc5", "loss")} | {
         "epochs": config.epochs,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,10 @@ def run(config: SaveReprsConfig) -> list[dict[str, Any]]:
     device = pick_device(config)
     network = load_pretrained(config, device)
     config = with_saved_data(config, network.config)
-    opened = [open_dataset(config, split) for split in _splits(config)]
+    splits = _splits(config)
+    # Of both splits, the numbers in --idx-path choose among the train images; the val images stay whole.
+    whole = dataclasses.replace(config, idx_path=None)
+    opened = [open_dataset(whole if split == "val" and len(splits) > 1 else config, split) for split in splits]
     written = []
     for images in opened:
         path = _target(config, images, network, several=len(opened) > 1)
@@ -86,8 +90,6 @@ def _splits(config: SaveReprsConfig) -> list[str]:
         return [named or "train"]
     if named is not None and named != config.split:
         raise SSLToolError(f"--dataset-type {config.dataset_type} and --split {config.split} contradict each other")
-    if config.split == "both" and config.idx_path is not None:
-        raise SSLToolError("--idx-path numbers the images of one split; give --split train or val instead of both")
     return ["train", "val"] if config.split == "both" else [config.split]
 
 

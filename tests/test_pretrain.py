@@ -297,12 +297,20 @@ def test_file_that_may_not_grow_leaves_the_previous_checkpoint(tiny, tmp_path):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (64 * 1024, hard))
     try:
-        with pytest.raises(SSLToolError, match=r"cannot write .*checkpoint_0001.pt.*the file that was there is kept"):
-            pretrain(tiny(resume="auto", start_epoch=1))
+        with pytest.raises(SSLToolError, match=r"cannot write .*checkpoint_0001.pt.*what was there is kept"):
+            pretrain(tiny(resume=str(tmp_path / "run"), start_epoch=1))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert file_hash(tmp_path / "run" / "checkpoint.pt") == before
     assert not list((tmp_path / "run").glob(".*"))
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_gpu_number_beside_several_ranks_is_refused_on_every_rank(tiny, monkeypatch, rank):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_RANK", rank)
+    with pytest.raises(SSLToolError, match="--gpu 1 puts every rank on one GPU"):
+        pretrain(tiny(gpu=1))
 
 
 IDLE_FLAGS = [

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from helpers import TINY, records, same_bits, same_run
@@ -191,18 +192,38 @@ def test_other_data_is_refused(tiny, trained, write_images, tmp_path):
 def test_start_epoch_counts_from_there(tiny):
     config = tiny(epochs=4, steps_per_epoch=1)
     pretrain(config)
-    run = again(config, start_epoch=2)
+    run = pretrain(dataclasses.replace(config, resume=config.out, start_epoch=2))
     assert Checkpoint.load(run / "checkpoint.pt").epoch == 4
     assert [line["epoch"] for line in records(run)] == [0, 1, 2, 3]
 
 
-def test_start_epoch_forgets_the_sums_of_the_unfinished_epoch(tiny, stopped, tmp_path):
+def test_start_epoch_forgets_the_sums_of_the_unfinished_epoch(tiny, stopped, tmp_path, monkeypatch):
     path = Path(stopped(4).out) / "checkpoint.pt"  # two steps into the second epoch
+    monkeypatch.undo()  # the run that goes on counts that step again
     checkpoint = Checkpoint.load(path)
     checkpoint.metrics["sums"] = dict.fromkeys(checkpoint.metrics["sums"], 0.0)
     checkpoint.save(tmp_path / "cleared.pt")
     runs = [pretrain(tiny(f"from {p.stem}", resume=str(p), start_epoch=1)) for p in (path, tmp_path / "cleared.pt")]
     assert same_run(*runs)
+
+
+def test_other_order_or_chunks_under_the_same_strategy_are_refused(tiny, tmp_path):
+    config = tiny(strategy="current", epochs=4)
+    pretrain(config)
+    order = tmp_path / "other.npy"
+    np.save(order, np.arange(8000)[::-1])
+    with pytest.raises(SSLToolError, match=r"the hash of the order was .* is now"):
+        again(config, incremental_idx_path=str(order))
+    with pytest.raises(SSLToolError, match="--chunk-size was 1, is now 2; --n-rounds was 1, is now 2"):
+        again(config, chunk_size=2, n_rounds=2)
+
+
+def test_run_killed_before_its_first_checkpoint_starts_again(tiny, tmp_path):
+    config = tiny()
+    first = Checkpoint.load(pretrain(config) / "checkpoint.pt")
+    for path in (tmp_path / "run").glob("checkpoint*.pt"):
+        path.unlink()
+    assert same_bits(Checkpoint.load(again(config) / "checkpoint.pt").state_dict, first.state_dict)
 
 
 def test_missing_checkpoint_is_named(tiny, tmp_path):

@@ -27,7 +27,7 @@ def checkpoint(epoch: int) -> Checkpoint:
 def folder(tmp_path):
     """A claimed run folder."""
     made = RunFolder(tmp_path / "run")
-    made.claim({"seed": 1}, [], fresh=True)
+    made.claim({"seed": 1})
     return made
 
 
@@ -125,7 +125,7 @@ def test_saving_that_fails_keeps_the_newest(folder, monkeypatch):
 
 def test_claim_writes_the_history_that_a_checkpoint_brings(tmp_path):
     folder = RunFolder(tmp_path / "run")
-    folder.claim({}, [{"epoch": 0, "loss": -0.5}, {"epoch": 1, "loss": -0.6}], fresh=True)
+    folder.claim({}, [{"epoch": 0, "loss": -0.5}, {"epoch": 1, "loss": -0.6}])
     folder.log({"epoch": 2, "loss": -0.7})
     assert [record["epoch"] for record in folder.read_metrics()] == [0, 1, 2]
 
@@ -133,7 +133,7 @@ def test_claim_writes_the_history_that_a_checkpoint_brings(tmp_path):
 def test_claim_of_ones_own_folder_keeps_the_timings_and_drops_later_epochs(folder):
     for epoch in range(3):
         folder.log({"epoch": epoch, "loss": -0.5, "seconds": 1.5})
-    folder.claim({}, [{"epoch": 0, "loss": -0.5}, {"epoch": 1, "loss": -0.5}], fresh=False)
+    folder.claim({}, [{"epoch": 0, "loss": -0.5}, {"epoch": 1, "loss": -0.5}], resumed_from=folder.newest)
     assert folder.read_metrics() == [{"epoch": epoch, "loss": -0.5, "seconds": 1.5} for epoch in (0, 1)]
 
 
@@ -147,3 +147,17 @@ def test_metrics_that_cannot_be_written_are_an_error_for_the_user(folder):
     folder.metrics.mkdir()
     with pytest.raises(SSLToolError, match=r"cannot write .*metrics.jsonl"):
         folder.log({"epoch": 0})
+
+
+def test_results_of_another_stage_are_never_replaced(ssltool, trained):
+    before = {path.name: file_hash(path) for path in trained.iterdir()}
+    ran = ssltool("lincls", "--pretrained", trained / "checkpoint.pt", "-o", trained, "--overwrite")
+    assert ran.code == 1 and "holds the results of pretrain; choose another folder" in ran.err
+    assert {path.name: file_hash(path) for path in trained.iterdir()} == before
+
+
+def test_temporary_files_of_a_killed_save_are_removed_when_the_run_goes_on(folder):
+    left = folder.path / ".checkpoint.pt.123.tmp"
+    left.write_bytes(b"half")
+    folder.claim({}, resumed_from=folder.newest)
+    assert not left.exists()

@@ -66,7 +66,8 @@ def test_without_out_the_files_have_the_papers_names(save, tmp_path, monkeypatch
     assert ran.code == 0
     names = [f"data/resnet18_w8_exp0000/bundled/{split}_reprs_e0.pt" for split in ("train", "val")]
     assert [written["path"] for written in ran.json["files"]] == names
-    assert [len(Representations.load(name)) for name in names] == [10, 10]
+    # The numbers in --idx-path are those of train images; val stays whole.
+    assert [len(Representations.load(name)) for name in names] == [10, 2000]
 
 
 def test_exp_id_and_extra_info_are_part_of_the_papers_name(save, tmp_path, monkeypatch):
@@ -101,9 +102,9 @@ def test_both_splits_do_not_fit_into_one_file(save, tmp_path):
     assert not (tmp_path / "x.pt").exists()
 
 
-def test_where_one_split_cannot_be_read_neither_is_written(ssltool, trained, tmp_path):
-    np.save(tmp_path / "some.npy", np.array([7000]))  # an image of the 8,000 in train, but of the 2,000 in val
-    flags = ["--pretrained", trained / "checkpoint.pt", "--device", "cpu", "--idx_path", tmp_path / "some.npy"]
+def test_where_one_split_cannot_be_read_neither_is_written(ssltool, trained, tmp_path, write_images):
+    write_images(tmp_path / "data" / "train", 4)  # and no val
+    flags = ["--pretrained", trained / "checkpoint.pt", "--device", "cpu", "--data", tmp_path / "data"]
     ran = ssltool("save-reprs", *flags, "--split", "both", "-o", tmp_path / "both")
     assert ran.code == 1
     assert not (tmp_path / "both").exists()
@@ -129,8 +130,8 @@ def test_rows_are_the_layers_outputs_in_eval_mode(save, trained, tmp_path, layer
 
 
 def test_rows_carry_their_labels_and_the_numbers_of_their_images(save, tmp_path):
-    save("--split", "both", "-o", tmp_path)
     for split in ("train", "val"):
+        save("--split", split, "-o", tmp_path / f"{split}_reprs_e0.pt")
         found = Representations.load(tmp_path / f"{split}_reprs_e0.pt")
         images = open_dataset(DataSettings(), split)
         assert found.index.tolist() == ROWS

@@ -57,7 +57,7 @@ def cli() -> None:
 def main() -> None:
     """Runs the command line; an error that the user can mend is one line on stderr and exit code 1."""
     try:
-        cli()
+        cli(prog_name="ssltool")
     except SSLToolError as error:
         print(f"error: {error}", file=sys.stderr)
         code = 1

@@ -126,7 +126,7 @@ def open_dataset(settings: DataSettings, split: str) -> ImageSet:
         _download(name, settings, split)
     folder = bundled.FOLDER if settings.data is None else Path(settings.data)
     if not folder.is_dir():
-        raise SSLToolError(f"no such folder: {folder}; name the images' folder as DATA")
+        raise no_folder(folder)
     images = _open(name, folder, split, settings)
     if settings.idx_path is not None:
         images = images.select(read_numbers(settings.idx_path, len(images), "--idx-path"))
@@ -137,6 +137,11 @@ def open_dataset(settings: DataSettings, split: str) -> ImageSet:
     if not len(images):
         raise SSLToolError(f"no readable images are left in {folder}")
     return images
+
+
+def no_folder(folder: Path) -> SSLToolError:
+    """The error for images that are not where they should be, by the command line or by a checkpoint."""
+    return SSLToolError(f"no such folder: {folder}; name the images' folder as DATA")
 
 
 def parse_type(dataset_type: str) -> tuple[str, str | None, bool]:
@@ -165,7 +170,7 @@ def detect(data: str | None) -> str:
         return "bundled"
     folder = Path(data)
     if not folder.is_dir():
-        raise SSLToolError(f"no such folder: {folder}")
+        raise no_folder(folder)
     marks = {
         "fashion-mnist": ("FashionMNIST", "train-images-idx3-ubyte", "train-images-idx3-ubyte.gz"),
         "cifar10": ("cifar-10-batches-py", "data_batch_1"),

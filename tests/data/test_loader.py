@@ -205,21 +205,9 @@ def test_evaluation_shows_every_image_once_in_order(images, batch_size):
     assert sum(len(b.views[0]) for b in batches) == N
 
 
-def test_evaluation_of_some_rows_equals_those_rows_of_all(images):
-    loader, rows = Loader(images, SIZE, CPU), np.array([5, 0, 17])
-    whole = torch.cat([b.views[0] for b in loader.evaluate(BATCH)])
-    some = list(loader.evaluate(2, rows))
-    assert torch.cat([b.rows for b in some]).tolist() == rows.tolist()
-    assert (torch.cat([b.views[0] for b in some]) - whole[rows]).abs().max() < 1e-5
-
-
 def test_evaluation_applies_the_validation_transform(in_memory):
     (batch,) = Loader(in_memory, SIZE, CPU).evaluate(N)
     assert torch.equal(batch.views[0], views.eval_view(in_memory.images, SIZE))
-
-
-def test_evaluation_of_no_rows_is_empty(images):
-    assert list(Loader(images, SIZE, CPU).evaluate(BATCH, np.array([], np.int64))) == []
 
 
 # Shards

@@ -54,12 +54,6 @@ def test_gpu_names_the_device(two_gpus):
     assert two_gpus == [1]
 
 
-def test_gpu_number_beside_several_ranks_is_refused(two_gpus):
-    with pytest.raises(SSLToolError, match="--gpu 1 puts every rank on one GPU"):
-        pick_device(DeviceSettings(gpu=1), local_rank=1)
-    assert two_gpus == []
-
-
 def test_gpu_number_that_is_not_there_is_refused(two_gpus):
     with pytest.raises(SSLToolError, match="CUDA device 2 was asked for, but this machine has 2"):
         pick_device(DeviceSettings(gpu=2))
