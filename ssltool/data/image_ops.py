@@ -109,20 +109,25 @@ def adjust_hue(x: Tensor, shift: Tensor) -> Tensor:
     if x.shape[1] == 1:
         return x
     red, green, blue = x.unbind(1)
-    value, chroma = x.amax(dim=1), x.amax(dim=1) - x.amin(dim=1)
+    low, value = x.amin(dim=1), x.amax(dim=1)
+    chroma = value - low
     scale = chroma.clamp(min=1e-12).reciprocal_()
     hue = torch.where(
         value == red,
-        (green - blue) * scale,
-        torch.where(value == green, (blue - red) * scale + 2.0, (red - green) * scale + 4.0),
+        (green - blue).mul_(scale),
+        torch.where(
+            value == green,
+            (blue - red).mul_(scale).add_(2.0),
+            (red - green).mul_(scale).add_(4.0),
+        ),
     )
-    hue = hue + 6.0 * shift.view(-1, 1, 1)
-    # HSV to RGB: channel n is value - chroma * clip(min(k, 4 - k), 0, 1), k = (n + hue) mod 6, for n = 5, 3, 1.
-    channels = []
-    for n in (5.0, 3.0, 1.0):
-        k = (hue + n).remainder_(6.0)
-        channels.append(value - chroma * torch.minimum(k, 4.0 - k).clamp_(0.0, 1.0))
-    return torch.stack(channels, dim=1)
+    hue.add_(6.0 * shift.view(-1, 1, 1)).remainder_(6.0)
+    # HSV to RGB: each channel is low + chroma * (a trapezoid of the hue, 2 wide at the top).
+    out = torch.empty_like(x)
+    torch.addcmul(low, chroma, (hue - 3.0).abs_().sub_(1.0).clamp_(0.0, 1.0), out=out[:, 0])
+    torch.addcmul(low, chroma, (hue - 2.0).abs_().neg_().add_(2.0).clamp_(0.0, 1.0), out=out[:, 1])
+    torch.addcmul(low, chroma, (hue - 4.0).abs_().neg_().add_(2.0).clamp_(0.0, 1.0), out=out[:, 2])
+    return out
 
 
 @lru_cache(maxsize=8)
