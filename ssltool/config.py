@@ -236,8 +236,8 @@ class PretrainConfig(RunSettings, DeviceSettings, DataSettings):
 
 
 @dataclass(frozen=True)
-class SaveReprsConfig(DeviceSettings, DataSettings):
-    """Settings of ``ssltool save-reprs``. What is None comes from the checkpoint."""
+class NetworkSettings(DeviceSettings, DataSettings):
+    """Which pretrained network a later stage looks at. What is None comes from its checkpoint."""
 
     data: str | None = setting(None, "folder of the images [default: the checkpoint's]", section="Data", metavar="DIR")
     image_size: int | None = setting(
@@ -246,10 +246,14 @@ class SaveReprsConfig(DeviceSettings, DataSettings):
     pretrained: str | None = setting(None, "checkpoint of the model", section="Model", metavar="FILE")
     arch: str | None = setting(None, "backbone [default: the checkpoint's]", "-a", section="Model")
     stem: str | None = setting(None, "stem [default: the checkpoint's]", choices=STEMS, section="Model")
+    random: bool = setting(False, "an untrained network instead, with the checkpoint's settings", section="Model")
+
+
+@dataclass(frozen=True)
+class SaveReprsConfig(NetworkSettings):
+    """Settings of ``ssltool save-reprs``."""
+
     layer: str = setting("backbone", "whose output to save", choices=LAYERS, section="Model")
-    random: bool = setting(
-        False, "save an untrained network's instead, with the checkpoint's settings", section="Model"
-    )
     split: str | None = setting(
         None,
         "which images [default: the one --dataset_type names, else train]",
@@ -259,7 +263,8 @@ class SaveReprsConfig(DeviceSettings, DataSettings):
     batch_size: int = setting(256, "images in a batch", "-b", section="Data", minimum=1)
     out: str | None = setting(
         None,
-        "file to write, or a folder with --split both [default: data/ARCH_exp0000/DATASET/SPLIT_reprs_e0.pt]",
+        "file to write, or a folder with --split both [default: data/ARCH_exp0000/DATASET/SPLIT_reprs_e0.pt, with "
+        "_random and the layer after the number where it is not the trained backbone's]",
         "-o",
         section="Output",
         metavar="PATH",
@@ -289,17 +294,9 @@ class KnnConfig(DeviceSettings):
 
 
 @dataclass(frozen=True)
-class LinclsConfig(RunSettings, DeviceSettings, DataSettings):
-    """Settings of ``ssltool lincls``. What is None comes from the checkpoint."""
+class LinclsConfig(RunSettings, NetworkSettings):
+    """Settings of ``ssltool lincls``."""
 
-    data: str | None = setting(None, "folder of the images [default: the checkpoint's]", section="Data", metavar="DIR")
-    image_size: int | None = setting(
-        None, "side of the input in pixels [default: the checkpoint's]", section="Data", minimum=8
-    )
-    pretrained: str | None = setting(None, "checkpoint of the model", section="Model", metavar="FILE")
-    arch: str | None = setting(None, "backbone [default: the checkpoint's]", "-a", section="Model")
-    stem: str | None = setting(None, "stem [default: the checkpoint's]", choices=STEMS, section="Model")
-    random: bool = setting(False, "probe an untrained network instead, with the checkpoint's settings", section="Model")
     lars: bool = setting(False, "LARC: scale each layer's update by its norms (trust 0.001)", section="Optimisation")
     epochs: int = setting(90, "epochs", section="Optimisation", minimum=1)
     batch_size: int | None = setting(

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from ssltool.config import LinclsConfig, SaveReprsConfig
+from ssltool.config import NetworkSettings
 from ssltool.data.datasets import parse_type
 from ssltool.errors import SSLToolError
 from ssltool.files import Checkpoint, file_hash
@@ -19,7 +19,7 @@ from ssltool.methods import method_options
 from ssltool.methods.base import Method
 from ssltool.training import distributed
 
-C = TypeVar("C", SaveReprsConfig, LinclsConfig)
+C = TypeVar("C", bound=NetworkSettings)
 
 
 @dataclass
@@ -32,7 +32,7 @@ class Pretrained:
     origin: dict[str, Any]
 
 
-def load_pretrained(settings: SaveReprsConfig | LinclsConfig, device: torch.device) -> Pretrained:
+def load_pretrained(settings: NetworkSettings, device: torch.device) -> Pretrained:
     """The network of ``--pretrained``, or with ``--random`` an untrained one of the same make.
 
     Raises:

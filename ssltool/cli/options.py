@@ -82,7 +82,7 @@ def settings(cls: type, *, positional: tuple[str, ...] = ()) -> Callable[[F], F]
             extra: dict[str, Any] = {"type": str if multiple else _click_type(kind, f.metadata)}
             if kind is bool:
                 extra = {"is_flag": True}
-            shown = f.default not in (None, (), False)
+            shown = f.default is not None and f.default is not False and f.default != ()
             with_config = click.option(
                 *_declarations(f, kind),
                 cls=Setting,
