@@ -27,6 +27,9 @@ DEFAULT_SIZE = 224
 # Settings that say how one invocation starts, not what the run is; they are not kept with it.
 TRANSIENT = ("resume", "overwrite", "dry_run", "start_epoch", "download")
 
+BUILDING = ("arch", "stem", "image_size", "seed", "stop_grad_conv1", "zero_init_residual")
+"""The settings that a network is built from, also again from those in its checkpoint."""
+
 
 @dataclass(frozen=True)
 class Job:
@@ -73,45 +76,34 @@ class Job:
 
     def subset(self, epoch: int) -> np.ndarray:
         """The images that an epoch draws from; see ``strategies.epoch_subset``."""
-        c = self.config
-        return epoch_subset(
-            self.order,
-            strategy=c.strategy,
-            epoch=epoch,
-            epochs=self.epochs,
-            chunk_size=c.chunk_size,
-            n_rounds=c.n_rounds,
-        )
+        return epoch_subset(self.order, **self._chunks(epoch))
 
     def indices(self, epoch: int) -> np.ndarray:
         """The image numbers of one epoch; see ``strategies.epoch_indices``."""
         c = self.config
         return epoch_indices(
             self.order,
-            strategy=c.strategy,
-            epoch=epoch,
-            epochs=self.epochs,
+            **self._chunks(epoch),
             batch_size=self.batch_size,
-            chunk_size=c.chunk_size,
-            n_rounds=c.n_rounds,
             repeat_batch=c.repeat_batch,
             steps_per_epoch=c.steps_per_epoch,
             seed=c.seed,
         )
 
+    def _chunks(self, epoch: int) -> dict[str, Any]:
+        c = self.config
+        return {
+            "strategy": c.strategy,
+            "epoch": epoch,
+            "epochs": self.epochs,
+            "chunk_size": c.chunk_size,
+            "n_rounds": c.n_rounds,
+        }
+
     def build_method(self) -> Method:
         """The method with fresh weights, a function of the seed."""
-        c = self.config
-        return build_method(
-            c.method,
-            self.options,
-            arch=c.arch,
-            stem=c.stem,
-            image_size=self.image_size,
-            seed=c.seed,
-            stop_grad_conv1=c.stop_grad_conv1,
-            zero_init_residual=c.zero_init_residual,
-        )
+        settings = {name: getattr(self.config, name) for name in BUILDING}
+        return build_method(self.config.method, self.options, **settings)
 
     def saved_config(self) -> dict[str, Any]:
         """The settings as they go into ``config.json`` and checkpoints, with what was found out about the data."""
@@ -140,8 +132,7 @@ def make_job(config: PretrainConfig) -> Job:
 
     Raises:
         SSLToolError: for anything that would stop the run later: settings that do nothing together, a bad order, a
-        chunk
-            smaller than a batch, ...
+            chunk smaller than a batch, ...
     """
     refuse_idle_settings(config)
     check_architecture(config.arch)
@@ -181,14 +172,9 @@ def _hash(numbers: np.ndarray) -> str:
     return hashlib.sha256(np.ascontiguousarray(numbers).tobytes()).hexdigest()[:16]
 
 
-def default_size(images: ImageSet) -> int:
-    """224, or the images' own size where all share one up to 96 pixels."""
-    return images.own_size or DEFAULT_SIZE
-
-
 def _resolve(config: PretrainConfig, images: ImageSet) -> PretrainConfig:
     bundled = images.name == "bundled"
-    size = config.image_size or default_size(images)
+    size = config.image_size or images.own_size or DEFAULT_SIZE
     return dataclasses.replace(
         config,
         image_size=size,

@@ -53,13 +53,13 @@ def run(config: LinclsConfig) -> dict[str, Any]:
     folder.claim(as_dict(config) | {"batch_size": batch_size, "origin": network.origin})
 
     record: dict[str, Any] = {}
-    with contextlib.ExitStack() as stack:
-        workers = worker_count(config.workers)
-        loaders = [Loader(images, network.image_size, device, workers) for images in (train, val)]
-        for loader in loaders:
-            stack.enter_context(contextlib.closing(loader))
+    size, workers = network.image_size, worker_count(config.workers)
+    with (
+        contextlib.closing(Loader(train, size, device, workers)) as training,
+        contextlib.closing(Loader(val, size, device, workers)) as validation,
+    ):
         for epoch in range(config.epochs):
-            record = {"epoch": epoch, **probe.train_epoch(loaders[0], epoch), **probe.evaluate(loaders[1])}
+            record = {"epoch": epoch, **probe.train_epoch(training, epoch), **probe.evaluate(validation)}
             if weights_hash(network.method.backbone) != before:
                 raise SSLToolError("the frozen backbone changed while the probe was trained, so its accuracy is void")
             folder.log(record)

@@ -14,7 +14,7 @@ from ssltool.config import NetworkSettings
 from ssltool.data.datasets import parse_type
 from ssltool.errors import SSLToolError
 from ssltool.files import Checkpoint, file_hash
-from ssltool.job import build_method
+from ssltool.job import BUILDING, build_method
 from ssltool.methods import method_options
 from ssltool.methods.base import Method
 from ssltool.training import distributed
@@ -52,16 +52,9 @@ def load_pretrained(settings: NetworkSettings, device: torch.device) -> Pretrain
                 f"--{name} is {asked}, but {settings.pretrained} was trained with {saved[name]}; leave it out"
             )
     image_size = settings.image_size or int(saved["image_size"])
-    method = build_method(
-        saved["method"],
-        method_options(saved["method"], saved["method_options"]),
-        arch=saved["arch"],
-        stem=saved["stem"],
-        image_size=image_size,
-        seed=saved["seed"],
-        stop_grad_conv1=saved["stop_grad_conv1"],
-        zero_init_residual=saved["zero_init_residual"],
-    )
+    options = method_options(saved["method"], saved["method_options"])
+    building = {name: saved[name] for name in BUILDING} | {"image_size": image_size}
+    method = build_method(saved["method"], options, **building)
     if not settings.random:
         try:
             method.load_state_dict(checkpoint.state_dict)

@@ -80,11 +80,6 @@ def largest(value: int) -> int:
     return int(tensor)
 
 
-def barrier() -> None:
-    """Waits for all ranks."""
-    largest(0)
-
-
 @contextmanager
 def failing_together() -> Iterator[None]:
     """An ``SSLToolError`` on any rank inside the block becomes one on all, so that none waits for ever."""
