@@ -86,6 +86,11 @@ class RunSettings(Checked):
     overwrite: bool = setting(False, "replace the run that the folder holds", section="Run")
 
 
+def _option(name: str, help: str, **more: Any) -> Any:
+    """A flag that stands for the method's option ``name``."""
+    return setting(None, f"{help} [--set {name}=]", section="Method", method_option=name, **more)
+
+
 @dataclass(frozen=True)
 class PretrainConfig(RunSettings, DeviceSettings, DataSettings):
     """Settings of ``ssltool pretrain``. Where the default is None it depends on the data; the help says how."""
@@ -116,25 +121,27 @@ class PretrainConfig(RunSettings, DeviceSettings, DataSettings):
         minimum=0,
     )
 
-    method: str = setting("simsiam", "what is trained", "-m", section="Method", fixed=True)
+    method: str = setting("simsiam", "what is trained; ssltool methods lists them", "-m", section="Method", fixed=True)
     options: tuple[str, ...] = setting(
         (),
-        "an option of the method; repeatable. simsiam: dim, pred_dim, fix_pred_lr, n_augs, stop_grad",
+        "an option of the method; repeatable. ssltool methods NAME lists them",
         "--set",
         section="Method",
         metavar="NAME=VALUE",
     )
-    dim: int | None = setting(None, "width of the projection [simsiam: 2048]", section="Method", method_option=True)
-    pred_dim: int | None = setting(
-        None, "hidden width of the predictor [simsiam: 512]", section="Method", method_option=True
-    )
-    fix_pred_lr: bool | None = setting(
-        None,
-        "keep the predictor's learning rate constant",
-        section="Method",
-        method_option=True,
-    )
-    n_augs: int | None = setting(None, "views of each image [simsiam: 2]", section="Method", method_option=True)
+    dim: int | None = _option("dim", "width of the projection")
+    pred_dim: int | None = _option("pred_dim", "hidden width of SimSiam's predictor")
+    fix_pred_lr: bool | None = _option("fix_pred_lr", "keep the predictor's learning rate constant")
+    n_augs: int | None = _option("n_augs", "views of each image")
+    moco_dim: int | None = _option("dim", "the same as --dim")
+    moco_mlp_dim: int | None = _option("hidden", "hidden width of projector and predictor")
+    moco_m: float | None = _option("momentum", "momentum of the teacher")
+    moco_m_cos: bool | None = _option("momentum_final", "let the teacher's momentum rise to 1")
+    moco_t: float | None = _option("temperature", "temperature of a contrastive loss")
+    teacher_checkpoint: str | None = _option("teacher", "checkpoint that distill learns from", metavar="FILE")
+    ema_alpha: float | None = _option("alpha", "weight of a batch in distill's running means")
+    labels_fraction: float | None = _option("labels_fraction", "share of each class's labels that paws uses")
+    labels_path: str | None = _option("labels_path", "image numbers whose labels paws uses", metavar="FILE")
 
     arch: str = setting(
         "resnet50",
@@ -174,6 +181,10 @@ class PretrainConfig(RunSettings, DeviceSettings, DataSettings):
         maximum=1,
     )
 
+    solarize_p: float = setting(
+        0.0, "probability of inverting the bright pixels", section="Views", minimum=0, maximum=1
+    )
+
     epochs: int | None = setting(
         None, "epochs [default: 100; 10 on the bundled data]", section="Optimisation", minimum=1, fixed=True
     )
@@ -185,7 +196,9 @@ class PretrainConfig(RunSettings, DeviceSettings, DataSettings):
         minimum=2,
         fixed=True,
     )
-    optimizer: str = setting("sgd", "update rule", choices=("sgd", "adamw", "lars"), section="Optimisation", fixed=True)
+    optimizer: str = setting(
+        "sgd", "update rule", choices=("sgd", "adam", "adamw", "lars"), section="Optimisation", fixed=True
+    )
     lr: float = setting(
         0.05,
         "learning rate for a batch of 256; scaled with the batch",
@@ -198,7 +211,25 @@ class PretrainConfig(RunSettings, DeviceSettings, DataSettings):
         0.0, "learning rate that the cosine ends on, scaled alike", section="Optimisation", minimum=0, fixed=True
     )
     momentum: float = setting(0.9, "momentum of SGD and LARS", section="Optimisation", minimum=0, maximum=1, fixed=True)
+    lars_trust: float = setting(0.001, "trust coefficient of LARS", section="Optimisation", above=0, fixed=True)
+    lars_clip: bool = setting(
+        False, "let LARS lower a layer's rate but not raise it, as solo-learn does", section="Optimisation", fixed=True
+    )
     weight_decay: float = setting(1e-4, "weight decay", "--wd", section="Optimisation", minimum=0, fixed=True)
+    final_weight_decay: float | None = setting(
+        None,
+        "weight decay at the end, along a cosine [default: the same throughout]",
+        section="Optimisation",
+        minimum=0,
+        fixed=True,
+    )
+    lr_schedule: str = setting(
+        "epoch",
+        "move the rate along its cosine at every epoch, or at every step",
+        choices=("epoch", "step"),
+        section="Optimisation",
+        fixed=True,
+    )
     warmup_epochs: int = setting(0, "epochs of linear warm-up", section="Optimisation", minimum=0, fixed=True)
     fix_all_lr: bool = setting(False, "keep every learning rate constant", section="Optimisation", fixed=True)
     seed: int = setting(

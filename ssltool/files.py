@@ -76,6 +76,15 @@ def file_hash(path: FilePath) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha(stream)
 
 
+def weights_hash(state_dict: dict[str, Tensor]) -> str:
+    """SHA-256 over named tensors, in hex: equal before and after means unchanged, bit for bit."""
+    digest = hashlib.sha256()
+    for name, tensor in state_dict.items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
 def _sha(stream: IO[bytes]) -> str:  # Python 3.10
     digest = hashlib.sha256()
     while block := stream.read(1 << 20):

@@ -9,17 +9,26 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from ssltool import seeds
+from ssltool.build import BUILDING, build_method, read_teacher
 from ssltool.config import PretrainConfig, as_dict
 from ssltool.data import views
 from ssltool.data.datasets import ImageSet, open_dataset
-from ssltool.data.strategies import chunk_too_small, epoch_indices, epoch_subset, read_order, steps_in_epoch
+from ssltool.data.strategies import (
+    chunk_too_small,
+    epoch_indices,
+    epoch_subset,
+    read_numbers,
+    read_order,
+    steps_in_epoch,
+)
+from ssltool.data.support import Support, labelled_rows
 from ssltool.errors import SSLToolError
+from ssltool.files import Checkpoint, weights_hash
 from ssltool.methods import method_class, method_options
-from ssltool.methods.base import Method, gather_options
-from ssltool.models.backbones import SMALL_IMAGE, VITS, build_backbone, check_architecture, resolve_stem
+from ssltool.methods.base import Method
+from ssltool.methods.options import LabelledSupport, gather_options
+from ssltool.models.backbones import SMALL_IMAGE, VITS, check_architecture, resolve_stem
 from ssltool.settings import flag
 
 DEFAULT_SIZE = 224
@@ -27,20 +36,22 @@ DEFAULT_SIZE = 224
 # Settings that say how one invocation starts, not what the run is; they are not kept with it.
 TRANSIENT = ("resume", "overwrite", "dry_run", "start_epoch", "download")
 
-BUILDING = ("arch", "stem", "image_size", "seed", "stop_grad_conv1", "zero_init_residual")
-"""The settings that a network is built from, also again from those in its checkpoint."""
+SMALL_BATCH = 16
+"""Images below which batch norm is warned of."""
 
 
 @dataclass(frozen=True)
 class Job:
     """``config`` has no open defaults left; ``order`` is the order in which the images arrive; ``recipe`` makes the
-    views."""
+    views; ``support`` are the labelled images and ``second`` the trained network that a method may ask for."""
 
     config: PretrainConfig
     options: Any
     images: ImageSet
     order: np.ndarray
     recipe: views.Recipe
+    support: Support | None = None
+    second: Checkpoint | None = None
 
     @property
     def epochs(self) -> int:
@@ -101,9 +112,27 @@ class Job:
         }
 
     def build_method(self) -> Method:
-        """The method with fresh weights, a function of the seed."""
-        settings = {name: getattr(self.config, name) for name in BUILDING}
-        return build_method(self.config.method, self.options, **settings)
+        """The method with fresh weights, a function of the seed.
+
+        Raises:
+            SSLToolError: if its options do not fit the run.
+        """
+        method = build_method(self.saved_config(), self.second)
+        if self.config.n_warmup_steps and all(group["is_encoder"] for group in method.param_groups()):
+            raise SSLToolError(
+                f"--n-warmup-steps trains the predictor alone, and {self.config.method} has none that learns; drop it"
+            )
+        return method
+
+    def warnings(self, method: Method) -> list[str]:
+        """What about the settings is likely to go wrong, one sentence each."""
+        found = method.warnings()
+        if self.batch_size < SMALL_BATCH:
+            found.append(
+                f"batch norm takes its means and variances from batches of {self.batch_size}, which is too few to be "
+                f"stable; raise --batch-size to {SMALL_BATCH} or more"
+            )
+        return found
 
     def saved_config(self) -> dict[str, Any]:
         """The settings as they go into ``config.json`` and checkpoints, with what was found out about the data."""
@@ -115,16 +144,13 @@ class Job:
             "method_options": dataclasses.asdict(self.options),
             "dataset": self.images.name,
             "n_images": len(self.images),
+            "n_classes": max(0, int(self.images.labels.max()) + 1),
+            "second_backbone": None if self.second is None else {k: self.second.config[k] for k in BUILDING},
+            "second_hash": None if self.second is None else weights_hash(self.second.state_dict),
+            "support_hash": None if self.support is None else _hash(self.support.images.index),
             "index_hash": _hash(self.images.index),
             "order_hash": _hash(self.order),
         }
-
-
-def build_method(method: str, options: Any, *, seed: int, arch: str, **backbone_settings: Any) -> Method:
-    """A method on the backbone that ``build_backbone`` makes, with fresh weights that are a function of the seed."""
-    torch.manual_seed(seeds.derive(seed))
-    backbone, dim = build_backbone(arch, **backbone_settings)
-    return method_class(method)(backbone, dim, options)
 
 
 def make_job(config: PretrainConfig) -> Job:
@@ -154,8 +180,10 @@ def make_job(config: PretrainConfig) -> Job:
         hue=min(0.5, 0.1 * j),
         gray_p=config.gray_p,
         blur_p=config.blur_p or 0.0,
+        solarize_p=config.solarize_p,
     )
-    job = Job(config, options, images, order, recipe)
+    support = _support(config, options, images)
+    job = Job(config, options, images, order, recipe, support, read_teacher(config.method, options))
     if config.n_warmup_steps >= job.steps:
         raise SSLToolError(
             f"--n-warmup-steps {config.n_warmup_steps} freezes the encoder for all {job.steps} steps of an epoch"
@@ -165,7 +193,30 @@ def make_job(config: PretrainConfig) -> Job:
     if config.warmup_epochs and config.warmup_epochs >= job.epochs:
         raise SSLToolError(f"--warmup-epochs {config.warmup_epochs} leaves nothing of {job.epochs} epochs")
     job.check_schedule()
+    unlabelled = int((images.labels < 0).sum())
+    if method_class(config.method).uses_labels and unlabelled:
+        raise SSLToolError(f"{config.method} needs labels, and {unlabelled} of {len(images)} images have none")
     return job
+
+
+def _support(config: PretrainConfig, options: Any, images: ImageSet) -> Support | None:
+    """The labelled images that the method's options ask for, if they do."""
+    if not isinstance(options, LabelledSupport):
+        return None
+    rows = labelled_rows(images.labels, options.labels_fraction, config.seed)
+    if options.labels_path is not None:
+        if options.labels_fraction != type(options)().labels_fraction:
+            raise SSLToolError("labels_path and labels_fraction contradict each other; leave one of them out")
+        numbers = read_numbers(options.labels_path, int(images.index.max()) + 1, "--labels-path")
+        rows = np.flatnonzero(np.isin(images.index, numbers) & (images.labels >= 0))
+        if not len(rows):
+            raise SSLToolError(f"none of the images that {options.labels_path} names has a label")
+    labelled = images.select(rows)
+    classes = len(np.unique(labelled.labels))
+    wanted = options.support_classes or classes
+    if wanted > classes:
+        raise SSLToolError(f"--set support_classes={wanted}: the labelled images have {classes} classes")
+    return Support(labelled, wanted, options.support_per_class, config.seed)
 
 
 def _hash(numbers: np.ndarray) -> str:
@@ -187,8 +238,14 @@ def _resolve(config: PretrainConfig, images: ImageSet) -> PretrainConfig:
 
 
 def _options(config: PretrainConfig) -> Any:
-    flags = {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.metadata["method_option"]}
-    return method_options(config.method, gather_options(config.options, flags))
+    given: dict[str, Any] = {}
+    for f in dataclasses.fields(config):
+        name, value = f.metadata["method_option"], getattr(config, f.name)
+        if name and value is not None:
+            if name in given:
+                raise SSLToolError(f"{flag(f.name)} and another flag both set the option {name}; keep one of them")
+            given[name] = value
+    return method_options(config.method, gather_options(config.options, given))
 
 
 def refuse_idle_settings(config: PretrainConfig) -> None:
@@ -200,8 +257,9 @@ def refuse_idle_settings(config: PretrainConfig) -> None:
     defaults = {f.name: f.default for f in dataclasses.fields(PretrainConfig)}
     idle = [
         (("incremental_idx_path", "chunk_size", "n_rounds"), config.strategy == "iid", "with --strategy iid"),
-        (("momentum",), config.optimizer == "adamw", "with --optimizer adamw"),
-        (("final_lr", "warmup_epochs", "fix_pred_lr"), config.fix_all_lr, "with --fix-all-lr"),
+        (("momentum",), config.optimizer in ("adam", "adamw"), f"with --optimizer {config.optimizer}"),
+        (("lars_trust", "lars_clip"), config.optimizer != "lars", f"with --optimizer {config.optimizer}"),
+        (("final_lr", "warmup_epochs", "fix_pred_lr", "lr_schedule"), config.fix_all_lr, "with --fix-all-lr"),
         (("test",), not config.wandb, "without --wandb"),
         (("jitter",), config.jitter_p == 0, "with --jitter-p 0"),
         (("start_epoch",), config.resume is None, "without --resume"),

@@ -23,8 +23,8 @@ from ssltool.data import views
 from ssltool.data.datasets import ImageSet, open_dataset, parse_type
 from ssltool.data.loader import Loader
 from ssltool.errors import SSLToolError
-from ssltool.files import Probe
-from ssltool.pretrained import Pretrained, load_pretrained, weights_hash, with_saved_data
+from ssltool.files import Probe, weights_hash
+from ssltool.pretrained import Pretrained, load_pretrained, with_saved_data
 from ssltool.runs import RunFolder, run_path
 from ssltool.training.device import pick_device, worker_count
 from ssltool.training.optim import LARC, learning_rates, scaled_lr
@@ -48,7 +48,7 @@ def run(config: LinclsConfig) -> dict[str, Any]:
     folder = RunFolder(run_path(config, _default_name(config, network)), "lincls")
     folder.refuse_if_taken(overwrite=config.overwrite)
     batch_size = config.batch_size or (256 if train.name == "bundled" else 4096)
-    before = weights_hash(network.method.backbone)
+    before = weights_hash(network.method.backbone.state_dict())
     probe = _Probe(network, config, count, batch_size, device)
     folder.claim(as_dict(config) | {"batch_size": batch_size, "origin": network.origin})
 
@@ -60,7 +60,7 @@ def run(config: LinclsConfig) -> dict[str, Any]:
     ):
         for epoch in range(config.epochs):
             record = {"epoch": epoch, **probe.train_epoch(training, epoch), **probe.evaluate(validation)}
-            if weights_hash(network.method.backbone) != before:
+            if weights_hash(network.method.backbone.state_dict()) != before:
                 raise SSLToolError("the frozen backbone changed while the probe was trained, so its accuracy is void")
             folder.log(record)
             probe.stored(record).save(folder.path / "probe.pt")  # of use even if the rest never happens
@@ -87,7 +87,7 @@ class _Probe:
     def __init__(
         self, network: Pretrained, config: LinclsConfig, classes: int, batch_size: int, device: torch.device
     ) -> None:
-        self.backbone = network.method.backbone.eval().requires_grad_(False)
+        self.method = network.method.eval().requires_grad_(False)
         self.config, self.batch_size = config, batch_size
         generator = seeds.generator(config.seed)
         self.classifier = nn.Linear(network.method.backbone_dim, classes)
@@ -101,7 +101,7 @@ class _Probe:
 
     def _logits(self, view: Tensor) -> Tensor:
         with torch.no_grad():
-            features = self.backbone(view.contiguous(memory_format=torch.channels_last))
+            features = self.method.embed(view.contiguous(memory_format=torch.channels_last), "backbone")
         return self.classifier(features)
 
     def stored(self, metrics: dict[str, Any]) -> Probe:

@@ -10,12 +10,13 @@ import torch
 from torch.optim.optimizer import Optimizer
 
 from ssltool.config import PretrainConfig
+from ssltool.data.loader import Batch
 from ssltool.errors import SSLToolError
 from ssltool.job import Job, make_job
 from ssltool.methods.base import Method, trainable
 from ssltool.resume import find_start
 from ssltool.training.device import autocast, pick_device
-from ssltool.training.optim import build_optimizer, epoch_rates
+from ssltool.training.optim import build_optimizer, rates_at
 
 TRIAL_SECONDS = 0.5
 """The trial batch is doubled until a step takes this long, or it is the run's batch."""
@@ -48,15 +49,15 @@ def _epoch(job: Job, epoch: int) -> dict[str, Any]:
     place[job.order] = np.arange(len(job.order))
     subset = place[job.subset(epoch)]
     indices = job.indices(epoch)
-    lr, fixed = epoch_rates(job.config, epoch)
+    rates = rates_at(job.config, epoch)
     return {
         "epoch": epoch,
         "slice": [int(subset[0]), int(subset[-1]) + 1],
         "unique_images": len(np.unique(indices)),
         "steps": len(indices) // job.batch_size,
         "times_each": len(indices) / len(np.unique(indices)),
-        "lr": lr,
-        "fixed_lr": fixed,
+        "lr": rates.lr,
+        "fixed_lr": rates.fixed,
     }
 
 
@@ -76,11 +77,12 @@ def _exposure(job: Job) -> dict[str, float]:
 def _costs(job: Job, device: torch.device) -> dict[str, Any]:
     """Parameters, and memory and time from a few trial steps on noise, scaled to the batch."""
     method = job.build_method().to(device)
+    warnings = job.warnings(method)
     if job.config.channels_last:
         method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = build_optimizer(method.param_groups(), job.config)
     weights = {p.data_ptr(): p.nbytes for p in method.parameters()}
-    count = min(16, job.batch_size)
+    count = min(max(16, method.smallest_batch), job.batch_size)
     tried, seconds, kept = 0, 0.0, dict[int, int]()
     while seconds < TRIAL_SECONDS and tried < job.batch_size:
         try:
@@ -92,11 +94,13 @@ def _costs(job: Job, device: torch.device) -> dict[str, Any]:
     if not tried:
         raise SSLToolError(f"not even {count} images fit into the memory of {device}; lower --image-size or --dim")
     state = sum(v.nbytes for s in optimizer.state.values() for v in s.values() if isinstance(v, torch.Tensor))
+    gradients = sum(p.nbytes for p in trainable(method))
     activations = sum(size for pointer, size in kept.items() if pointer not in weights)
     return {
+        "warnings": warnings,
         "parameters": sum(p.numel() for p in method.parameters()),
         "trainable_parameters": sum(p.numel() for p in trainable(method)),
-        "memory_bytes": int(2 * sum(weights.values()) + state + activations * job.batch_size / tried),
+        "memory_bytes": int(sum(weights.values()) + gradients + state + activations * job.batch_size / tried),
         "images_per_second": tried / seconds,
         "estimated_seconds": job.epochs * job.steps * job.batch_size * seconds / tried,
     }
@@ -107,9 +111,11 @@ def _trial(
 ) -> tuple[float, dict[int, int]]:
     """Seconds of one step on ``count`` images of noise, and the bytes of each tensor that it kept for the backward
     pass."""
-    views = [torch.randn(count, 3, job.image_size, job.image_size, device=device) for _ in method.recipes(job.recipe)]
+    batch = _noise([recipe.size or job.image_size for recipe in method.view_recipes(job.recipe)], count, device)
+    if job.support is not None:
+        batch.support = _noise([job.image_size], job.support.batch_size, device)
     if job.config.channels_last:
-        views = [view.contiguous(memory_format=torch.channels_last) for view in views]
+        batch = batch.channels_last()
     kept: dict[int, int] = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
@@ -118,9 +124,15 @@ def _trial(
 
     start = time.perf_counter()
     with autocast(device, job.config.precision), torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
-        loss = method(views, torch.arange(count, device=device)).loss
+        loss = method(batch).loss
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()
     float(loss.detach())  # waits for the device
     return time.perf_counter() - start, kept
+
+
+def _noise(sizes: list[int], count: int, device: torch.device) -> Batch:
+    """Views of those sizes of ``count`` images, with labels of two classes."""
+    numbers = torch.arange(count, device=device)
+    return Batch([torch.randn(count, 3, size, size, device=device) for size in sizes], numbers % 2, numbers)

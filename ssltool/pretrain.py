@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from ssltool import seeds
@@ -23,12 +24,12 @@ from ssltool.data.datasets import open_dataset
 from ssltool.data.loader import Batch, Loader, Shard
 from ssltool.errors import Interrupted, SSLToolError
 from ssltool.job import Job, make_job
-from ssltool.methods.base import Output
+from ssltool.methods.base import EpochImages, Now, Output
 from ssltool.resume import find_start
 from ssltool.training import distributed
 from ssltool.training.device import autocast, pick_device, worker_count
 from ssltool.training.logs import Logger, check_loggers, open_loggers
-from ssltool.training.optim import build_optimizer, epoch_rates
+from ssltool.training.optim import Rates, build_optimizer, rates_at
 from ssltool.training.progress import Progress
 from ssltool.training.signals import StopRequest
 from ssltool.training.state import TrainState
@@ -36,8 +37,9 @@ from ssltool.training.state import TrainState
 FLUSH_EVERY = 10
 """Steps between looks at the losses, which on a GPU wait for it."""
 
-MODEL_STREAM = 1
-"""Tells the model's own random numbers apart from the views', which have (seed, epoch, step)."""
+MODEL_STREAM, START_STREAM, SUPPORT_STREAM = 1, 5, 6
+"""Tell random numbers apart from the views', which have (seed, epoch, step): the model's own in a step, those of what
+happens before an epoch, and the labelled images'."""
 
 
 def pretrain(config: PretrainConfig) -> Path:
@@ -92,7 +94,11 @@ class _Run:
             _restart_at(self.state, config.start_epoch, self.job.steps)
         elif config.resume:
             distributed.say(f"no checkpoint in {self.folder.path} yet: starting from scratch")
-        self.loader = Loader(self.job.images, self.job.image_size, device, worker_count(config.workers))
+        workers = worker_count(config.workers)
+        self.loader = Loader(self.job.images, self.job.image_size, device, workers)
+        self.support: Loader | None = None
+        if self.job.support is not None:
+            self.support = Loader(self.job.support.images, self.job.image_size, device, workers)
         self.loggers: list[Logger] = []
         with distributed.failing_together():
             if distributed.is_main():
@@ -111,7 +117,9 @@ class _Run:
             f"{self.job.steps} steps of {c.batch_size}, {c.precision} on {self.device} x {self.shard.world}; "
             f"writing {self.folder.path}"
         )
-        with StopRequest() as stop, contextlib.closing(self.loader):
+        for warning in self.job.warnings(state.method):
+            distributed.say(f"warning: {warning}")
+        with StopRequest() as stop, contextlib.closing(self.loader), contextlib.closing(self.support or self.loader):
             while state.epoch < self.job.epochs:
                 epoch = self._train_epoch(stop)
                 record = self._finish_epoch(epoch)
@@ -119,6 +127,9 @@ class _Run:
                     for log in self.loggers:
                         log(record)
                 distributed.say(_summary(record, self.job.epochs))
+                wrong = state.method.diagnose(record["loss"])
+                if wrong:
+                    distributed.say(f"warning: epoch {record['epoch'] + 1}: {wrong}")
                 number = distributed.largest(stop.number)
                 if number and state.epoch < self.job.epochs:
                     raise Interrupted(number, str(self.folder.newest))
@@ -135,7 +146,7 @@ class _Run:
             visible=distributed.is_main(),
         )
         state.model.train()
-        state.method.start_epoch(state.epoch)
+        self._start_epoch()
         with contextlib.closing(progress):
             for batch in self._timed(self._batches(), epoch):
                 self._step(batch)
@@ -146,16 +157,45 @@ class _Run:
                 self._save_within_epoch(distributed.largest(stop.number))
         return epoch
 
+    def _start_epoch(self) -> None:
+        """Tells the method; not again where a run goes on within an epoch, because its state knows."""
+        c, state = self.config, self.state
+        state.method.now = Now(state.epoch, state.step)
+        if state.epoch_step:
+            return
+        torch.manual_seed(seeds.derive(c.seed, state.epoch, START_STREAM))
+        rows = torch.from_numpy(np.unique(self.job.subset(state.epoch))).to(self.device)
+        with autocast(self.device, c.precision):
+            state.method.start_epoch(EpochImages(rows, self._views_of))
+
+    def _views_of(self, rows: torch.Tensor) -> Iterator[Batch]:
+        """Views of any rows, outside the steps; the last batch is filled up from the beginning."""
+        wanted = rows.cpu().numpy()
+        size = min(self.job.batch_size, len(wanted))
+        filled = np.resize(wanted, -(-len(wanted) // size) * size)
+        recipes = self.state.method.view_recipes(self.job.recipe)
+        seed = seeds.derive(self.config.seed, START_STREAM)
+        return self.loader.train(filled, recipes, batch_size=size, seed=seed, epoch=self.state.epoch)
+
     def _batches(self) -> Iterator[Batch]:
-        return self.loader.train(
-            self.job.indices(self.state.epoch),
-            self.state.method.recipes(self.job.recipe),
-            batch_size=self.job.batch_size,
-            seed=self.config.seed,
-            epoch=self.state.epoch,
-            first_step=self.state.epoch_step,
-            shard=self.shard,
+        state, job = self.state, self.job
+        here: dict[str, Any] = {"epoch": state.epoch, "first_step": state.epoch_step, "shard": self.shard}
+        recipes = state.method.view_recipes(job.recipe)
+        seed = self.config.seed
+        batches = self.loader.train(job.indices(state.epoch), recipes, batch_size=job.batch_size, seed=seed, **here)
+        if self.support is None or job.support is None:
+            yield from batches
+            return
+        labelled = self.support.train(
+            job.support.indices(state.epoch, job.steps),
+            [job.recipe],
+            batch_size=job.support.batch_size,
+            seed=seeds.derive(seed, SUPPORT_STREAM),
+            **here,
         )
+        for batch, support in zip(batches, labelled, strict=True):
+            batch.support = support
+            yield batch
 
     def _timed(self, batches: Iterator[Batch], epoch: _Epoch) -> Iterator[Batch]:
         start = time.perf_counter()
@@ -177,26 +217,35 @@ class _Run:
     def _step(self, batch: Batch) -> None:
         c, state = self.config, self.state
         torch.manual_seed(seeds.derive(c.seed, state.epoch, state.epoch_step, MODEL_STREAM, self.shard.rank))
+        state.method.now = Now(state.epoch, state.step)
         self._set_rates()
+        if not state.method.uses_labels:
+            batch.labels = torch.full_like(batch.labels, -1)
         if c.channels_last:
-            batch.views = [view.contiguous(memory_format=torch.channels_last) for view in batch.views]
+            batch = batch.channels_last()
         with autocast(self.device, c.precision):
-            output: Output = state.model(batch.views, batch.rows)
+            output: Output = state.model(batch)
         state.optimizer.zero_grad(set_to_none=True)
         state.scaler.scale(output.loss).backward()
+        state.scaler.unscale_(state.optimizer)
+        state.method.before_update()
         state.scaler.step(state.optimizer)
         state.scaler.update()
+        state.method.after_step()
         state.step += 1
         state.epoch_step += 1
-        state.method.after_step(state.step / (self.job.epochs * self.job.steps))
         state.note(output.loss, feature_std_tensor(output.projection))
 
     def _set_rates(self) -> None:
         state = self.state
-        lr, fixed = epoch_rates(self.config, state.epoch)
+        rates = self._rates()
         frozen = state.epoch > 0 and state.epoch_step < self.config.n_warmup_steps
         for group in state.optimizer.param_groups:
-            group["lr"] = 0.0 if frozen and group["is_encoder"] else fixed if group["fixed_lr"] else lr
+            group["lr"] = 0.0 if frozen and group["is_encoder"] else rates.fixed if group["fixed_lr"] else rates.lr
+            group["weight_decay"] = rates.weight_decay if group["decays"] else 0.0
+
+    def _rates(self) -> Rates:
+        return rates_at(self.config, self.state.epoch, self.state.epoch_step / self.job.steps)
 
     def _save_within_epoch(self, stop: int) -> None:
         state, every = self.state, self.config.save_steps
@@ -209,9 +258,9 @@ class _Run:
 
     def _finish_epoch(self, epoch: _Epoch) -> dict[str, Any]:
         c, state = self.config, self.state
-        lr, fixed = epoch_rates(c, state.epoch)
+        rates = rates_at(c, state.epoch)
         record = {"epoch": state.epoch, "step": state.step, "strategy": c.strategy, **state.finish_epoch()}
-        record |= {"lr": lr, "fixed_lr": fixed}
+        record |= {"lr": rates.lr, "fixed_lr": rates.fixed}
         state.history.append(record)
         timing = {
             "images_per_second": round(epoch.images / epoch.seconds, 1),

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
-from torch import nn
 
+from ssltool.build import build_method
 from ssltool.config import NetworkSettings
 from ssltool.data.datasets import parse_type
 from ssltool.errors import SSLToolError
 from ssltool.files import Checkpoint, file_hash
-from ssltool.job import BUILDING, build_method
-from ssltool.methods import method_options
 from ssltool.methods.base import Method
 from ssltool.training import distributed
 
@@ -52,9 +49,7 @@ def load_pretrained(settings: NetworkSettings, device: torch.device) -> Pretrain
                 f"--{name} is {asked}, but {settings.pretrained} was trained with {saved[name]}; leave it out"
             )
     image_size = settings.image_size or int(saved["image_size"])
-    options = method_options(saved["method"], saved["method_options"])
-    building = {name: saved[name] for name in BUILDING} | {"image_size": image_size}
-    method = build_method(saved["method"], options, **building)
+    method = build_method(saved | {"image_size": image_size})
     if not settings.random:
         try:
             method.load_state_dict(checkpoint.state_dict)
@@ -90,12 +85,3 @@ def with_saved_data(settings: C, saved: dict[str, Any]) -> C:
     return dataclasses.replace(
         settings, data=saved["data"], dataset_type=spelling, small=settings.small or saved["small"]
     )
-
-
-def weights_hash(module: nn.Module) -> str:
-    """SHA-256 over all parameters and buffers: equal before and after means unchanged, bit for bit."""
-    digest = hashlib.sha256()
-    for name, tensor in module.state_dict().items():
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()

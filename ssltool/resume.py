@@ -20,6 +20,8 @@ FOUND_OUT = {
     "dataset": "the dataset",
     "n_images": "the number of images",
     "index_hash": "the hash of their numbers",
+    "second_hash": "the hash of the trained network to learn from",
+    "support_hash": "the hash of the labelled images' numbers",
     "order_hash": "the hash of the order",
 }
 """What the saved settings hold beside flags."""
@@ -73,7 +75,8 @@ def check_compatible(checkpoint: Checkpoint, config: dict[str, Any], path: Path)
     Raises:
         SSLToolError: naming each setting that differs, with both values.
     """
-    names = [*fixed_settings(PretrainConfig), "method_options", "dataset", "n_images", "index_hash"]
+    names = [*fixed_settings(PretrainConfig), "method_options", *FOUND_OUT]
+    names.remove("order_hash")
     if checkpoint.config["strategy"] == config["strategy"]:
         names += ["chunk_size", "n_rounds", "repeat_batch", "order_hash"]
     reason = "would break its schedule or its weights"

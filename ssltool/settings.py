@@ -25,13 +25,14 @@ def setting(
     maximum: float | None = None,
     above: float | None = None,
     fixed: bool = False,
-    method_option: bool = False,
+    method_option: str | None = None,
     metavar: str | None = None,
 ) -> Any:
     """A dataclass field with what the command line and the checks need to know about it.
 
     ``flags`` are further spellings beside ``--name``; ``minimum`` and ``maximum`` are inclusive, ``above`` exclusive;
-    ``fixed`` settings may not change when a run is resumed; a ``method_option`` is passed on to the method.
+    ``fixed`` settings may not change when a run is resumed; ``method_option`` names the method's option that a setting
+    stands for.
     """
     metadata = {k: v for k, v in locals().items() if k != "default"}
     return field(default=default, metadata=metadata)
@@ -43,6 +44,11 @@ def value_type(cls: type, name: str) -> type:
     options = [t for t in typing.get_args(hint) if t is not type(None)]
     kind: type = options[0] if isinstance(hint, types.UnionType) else hint
     return kind
+
+
+def may_be_none(cls: type, name: str) -> bool:
+    """Whether a setting may have no value."""
+    return type(None) in typing.get_args(typing.get_type_hints(cls)[name])
 
 
 def flag(name: str) -> str:

@@ -13,6 +13,7 @@ import ssltool
 from ssltool.errors import Interrupted, SSLToolError
 
 COMMANDS = {
+    "methods": "List the methods of pretraining and their options.",
     "pretrain": "Pretrain a network without labels.",
     "save-reprs": "Save what a pretrained network makes of a dataset.",
     "knn": "Classify representations by their nearest neighbours.",

@@ -2,21 +2,57 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
-from ssltool.cli.options import BY_TORCHRUN, Command, data_argument, gone, json_option, settings, with_data
+from ssltool.cli.options import BY_TORCHRUN, Command, Setting, data_argument, gone, json_option, settings, with_data
 from ssltool.cli.output import emit, table
 from ssltool.config import PretrainConfig
+
+ALGS = {"simsiam": "simsiam", "moco": "mocov3", "byol": "byol"}
+"""The paper's names of methods in its scripts, and ours."""
 
 
 @click.command("pretrain", cls=Command)
 @data_argument
 @settings(PretrainConfig)
 @json_option
-@gone(BY_TORCHRUN | {"--nnsiam": "it will be --method nnsiam", "--no-resume": "nothing is resumed without --resume"})
-def command(config: PretrainConfig, data_dir: str | None, as_json: bool) -> None:
+@click.option(
+    "--recipe",
+    cls=Setting,
+    section="Method",
+    type=click.Choice(("cifar", "imagenet")),
+    help="published settings of the method; what is given beside it wins",
+)
+@click.option(
+    "--alg",
+    cls=Setting,
+    section="Method",
+    type=click.Choice(tuple(ALGS)),
+    help="the method, by the paper's names: moco is mocov3",
+)
+@click.option("--nnsiam", cls=Setting, section="Method", is_flag=True, help="the same as --method nnsiam")
+@gone(
+    BY_TORCHRUN
+    | {
+        "--no-resume": "nothing is resumed without --resume",
+        "--teacher-arch NAME": "the architecture is read from the teacher's checkpoint",
+        "--teacher-repr-path FILE": "the running means and deviations start at 0 and 1",
+    }
+)
+@click.pass_context
+def command(
+    ctx: click.Context,
+    config: PretrainConfig,
+    data_dir: str | None,
+    as_json: bool,
+    recipe: str | None,
+    alg: str | None,
+    nnsiam: bool,
+) -> None:
     """Pretrain a network on the images in DATA, without labels.
 
     DATA is an ImageNet-style folder (train and val inside), a folder of class folders, a folder of unlabelled
@@ -31,8 +67,14 @@ def command(config: PretrainConfig, data_dir: str | None, as_json: bool) -> None
     ssltool pretrain -a resnet18 --strategy current --dry-run
     ssltool pretrain -a resnet18_w16 --stem small-stride2 --epochs 2 --fix-pred-lr
     ssltool pretrain -a resnet18_w16 --stem small-stride2 --epochs 2 --set stop_grad=false --exp-name collapsing
+    ssltool pretrain -a resnet18_w16 --stem small-stride2 --method vicreg --set dim=512 --set hidden=512 --epochs 2
     """
-    config = with_data(config, data_dir)
+    explicit = {name for name in ctx.params if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT}
+    config = _with_method(with_data(config, data_dir), alg, nnsiam, given="method" in explicit)
+    if recipe is not None:
+        from ssltool.methods.recipes import apply_recipe
+
+        config = apply_recipe(config, recipe, explicit)
     if config.dry_run:
         from ssltool.plan import make_plan
 
@@ -45,6 +87,18 @@ def command(config: PretrainConfig, data_dir: str | None, as_json: bool) -> None
     folder = pretrain(config)
     if is_main():
         emit({"run": str(folder), "checkpoint": str(folder / "checkpoint.pt")}, str(folder), as_json)
+
+
+def _with_method(config: PretrainConfig, alg: str | None, nnsiam: bool, *, given: bool) -> PretrainConfig:
+    """The method that ``--alg`` or ``--nnsiam`` names.
+
+    Raises:
+        click.UsageError: if it is named twice.
+    """
+    named = [name for name in (ALGS[alg] if alg else None, "nnsiam" if nnsiam else None) if name]
+    if len(named) + given > 1:
+        raise click.UsageError("--method, --alg and --nnsiam each name the method; keep one of them")
+    return dataclasses.replace(config, method=named[0]) if named else config
 
 
 def _describe(plan: dict[str, Any]) -> str:
@@ -74,4 +128,5 @@ def _describe(plan: dict[str, Any]) -> str:
         for e in plan["epochs"]
     ]
     header = ["epoch", "slice of the order", "unique images", "steps", "times each", "lr", "fixed lr"]
+    facts |= {f"warning {number}": text for number, text in enumerate(plan["warnings"], 1)}
     return f"{table(list(facts.items()))}\n\n{table(rows, header)}"

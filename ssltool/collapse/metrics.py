@@ -9,9 +9,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ssltool.collapse.spectrum import row_blocks
+from ssltool.collapse.spectrum import factor, row_blocks
 from ssltool.errors import SSLToolError
 from ssltool.numeric import widest
+
+RANKME_EPS = 1e-7
 
 
 def auc(s: Tensor) -> float:
@@ -37,6 +39,19 @@ def effective_rank(s: Tensor) -> float:
     if total == 0:
         return 0.0
     return float(torch.exp(torch.special.entr(s / total).sum()))
+
+
+def rankme(x: Tensor) -> float:
+    """exp of the entropy of s / sum s + 1e-7 for the uncentred matrix (Garrido et al. 2022, arXiv:2210.02885, Eq. 1).
+
+    Range [1, d]: higher is healthier. Unlike ``effective_rank`` it counts the mean as a direction.
+    """
+    s = factor(x).singular_values(center=False)
+    total = s.sum()
+    if total == 0:
+        return 1.0
+    p = s / total + RANKME_EPS
+    return float(torch.exp(-(p * p.log()).sum()))
 
 
 def feature_std(x: Tensor) -> float:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 GRAY = (0.2989, 0.587, 0.114)
@@ -128,6 +129,28 @@ def adjust_hue(x: Tensor, shift: Tensor) -> Tensor:
     torch.addcmul(low, chroma, (hue - 2.0).abs_().neg_().add_(2.0).clamp_(0.0, 1.0), out=out[:, 1])
     torch.addcmul(low, chroma, (hue - 4.0).abs_().neg_().add_(2.0).clamp_(0.0, 1.0), out=out[:, 2])
     return out
+
+
+def solarize(x: Tensor) -> Tensor:
+    """Inverts every value of 128 / 255 and above, as on bytes."""
+    return torch.where(x >= 127.5 / 255, 1.0 - x, x)
+
+
+def rotate(x: Tensor, degrees: Tensor) -> Tensor:
+    """Turns each image counter-clockwise by its ``degrees`` (N,) about its centre, bilinearly; black comes in."""
+    angle = torch.deg2rad(degrees)
+    cos, sin, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
+    theta = torch.stack([cos, -sin, zero, sin, cos, zero], dim=1).view(-1, 2, 3)
+    grid = F.affine_grid(theta, list(x.shape), align_corners=False)
+    return F.grid_sample(x, grid, align_corners=False)
+
+
+def erase(x: Tensor, boxes: Tensor) -> Tensor:
+    """Sets ``boxes`` (N, 4), integers (top, left, height, width), to 0."""
+    top, left, h, w = (side[:, None] for side in boxes.unbind(1))
+    row, column = torch.arange(x.shape[2], device=x.device), torch.arange(x.shape[3], device=x.device)
+    rows, columns = (row >= top) & (row < top + h), (column >= left) & (column < left + w)
+    return x.masked_fill((rows[:, :, None] & columns[:, None, :])[:, None], 0.0)
 
 
 @lru_cache(maxsize=8)

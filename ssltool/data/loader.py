@@ -8,7 +8,7 @@ parameter of their views, follow from the seed, the epoch and the step alone, so
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,12 +29,19 @@ GRACE = 20
 
 @dataclass
 class Batch:
-    """``views``: V tensors (B, 3, S, S); ``labels`` (B,), -1 where unlabelled; ``rows`` (B,), places in the
-    ``ImageSet``."""
+    """``views``: V tensors (B, 3, S, S), each of its own S; ``labels`` (B,), -1 where unlabelled; ``rows`` (B,), places
+    in the ``ImageSet``; ``support``, labelled images that come with the step, for a method that asks for them."""
 
     views: list[Tensor]
     labels: Tensor
     rows: Tensor
+    support: Batch | None = None
+
+    def channels_last(self) -> Batch:
+        """The same with every view's channels last in memory."""
+        views = [view.contiguous(memory_format=torch.channels_last) for view in self.views]
+        support = self.support.channels_last() if self.support is not None else None
+        return Batch(views, self.labels, self.rows, support)
 
 
 @dataclass(frozen=True)
@@ -51,7 +58,7 @@ class Shard:
 
 
 class Loader:
-    """Batches of one ``ImageSet`` at one input size on one device."""
+    """Batches of one ``ImageSet`` on one device, at one input size where a recipe names no other."""
 
     def __init__(self, images: ImageSet, size: int, device: torch.device, workers: int = 0) -> None:
         self.images = images
@@ -63,7 +70,7 @@ class Loader:
             pixels = pixels.to(device)
         self.pixels = pixels
         self._requests = _Requests()
-        self._files = None if pixels is not None else _file_loader(images, size, workers, self._requests, device)
+        self._files = None if pixels is not None else _file_loader(images, workers, self._requests, device)
 
     def train(
         self,
@@ -84,6 +91,7 @@ class Loader:
             SSLToolError: naming the image, if one cannot be decoded.
         """
         starts = range(first_step * batch_size, len(indices), batch_size)
+        sizes = [recipe.size or self.size for recipe in recipes]
 
         def step_rows(start: int) -> tuple[np.ndarray, list[Draws]]:
             rows = indices[start : start + batch_size]
@@ -94,16 +102,22 @@ class Loader:
         if self._files is None:
             for start in starts:
                 rows, draws = step_rows(start)
-                images = self._gather(rows).repeat(len(draws), 1, 1, 1)
-                made = views.train_view(images, Draws.concatenate(draws), self.size)
-                yield self._batch(rows, list(made.chunk(len(draws))))
+                images = self._gather(rows)
+
+                def cut(numbers: list[int], drawn: Draws, size: int, images: Tensor = images) -> Tensor:
+                    return views.train_view(images.repeat(len(numbers), 1, 1, 1), drawn, size)
+
+                yield self._batch(rows, _by_size(draws, sizes, cut))
             return
-        self._requests.batches = (_crop_requests(*step_rows(start)) for start in starts)
-        for start, crops in zip(starts, self._files, strict=True):
+        self._requests.batches = (_crop_requests(*step_rows(start), sizes) for start in starts)
+        for start, received in zip(starts, self._files, strict=True):
             rows, draws = step_rows(start)
-            pixels = self._received(crops).transpose(0, 1).flatten(0, 1)
-            made = views.standardise(views.photometric(pixels.float() / 255.0, Draws.concatenate(draws)))
-            yield self._batch(rows, list(made.chunk(len(draws))))
+            crops = self._received(received)
+
+            def finish(numbers: list[int], drawn: Draws, size: int, crops: list[Tensor] = crops) -> Tensor:
+                return views.finish(torch.cat([crops[i] for i in numbers]).float() / 255.0, drawn)
+
+            yield self._batch(rows, _by_size(draws, sizes, finish))
 
     def evaluate(self, batch_size: int) -> Iterator[Batch]:
         """All images in order, once, by the validation transform.
@@ -117,9 +131,9 @@ class Loader:
             for part in parts:
                 yield self._batch(part, [views.eval_view(self._gather(part), self.size)])
             return
-        self._requests.batches = ([(int(row), None) for row in part] for part in parts)
-        for part, pixels in zip(parts, self._files, strict=True):
-            yield self._batch(part, [views.standardise(self._received(pixels)[:, 0].float() / 255.0)])
+        self._requests.batches = ([(int(row), None, [self.size]) for row in part] for part in parts)
+        for part, received in zip(parts, self._files, strict=True):
+            yield self._batch(part, [views.standardise(self._received(received)[0].float() / 255.0)])
 
     def close(self) -> None:
         """Ends the worker processes, and with them the loader of image files."""
@@ -131,23 +145,34 @@ class Loader:
             raise RuntimeError("these images are files")
         return pixels[torch.from_numpy(rows).to(pixels.device)].to(self.device)
 
-    def _received(self, crops: Tensor | SSLToolError) -> Tensor:
+    def _received(self, crops: list[Tensor] | SSLToolError) -> list[Tensor]:
         if isinstance(crops, SSLToolError):
             raise crops
-        return crops.to(self.device, non_blocking=True)
+        return [view.to(self.device, non_blocking=True) for view in crops]
 
     def _batch(self, rows: np.ndarray, made: list[Tensor]) -> Batch:
         places = torch.from_numpy(rows)
         return Batch(made, self.labels[places].to(self.device), places.to(self.device))
 
 
-# One image to decode: its row, and for each view a row of ``Draws.crops``; None asks for the validation transform.
-Request = tuple[int, np.ndarray | None]
+def _by_size(draws: list[Draws], sizes: list[int], make: Callable[[list[int], Draws, int], Tensor]) -> list[Tensor]:
+    """The views, those of one size made together: ``make(numbers, draws, size)`` makes the numbered ones."""
+    made: dict[int, Tensor] = {}
+    for size in dict.fromkeys(sizes):
+        numbers = [i for i, other in enumerate(sizes) if other == size]
+        together = make(numbers, Draws.concatenate([draws[i] for i in numbers]), size)
+        made |= zip(numbers, together.chunk(len(numbers)), strict=True)
+    return [made[i] for i in range(len(draws))]
 
 
-def _crop_requests(rows: np.ndarray, draws: list[Draws]) -> list[Request]:
+# One image to decode: its row, for each view a row of ``Draws.crops`` (None asks for the validation transform), and
+# the views' sizes.
+Request = tuple[int, np.ndarray | None, list[int]]
+
+
+def _crop_requests(rows: np.ndarray, draws: list[Draws], sizes: list[int]) -> list[Request]:
     crops = np.stack([d.crops() for d in draws], axis=1)
-    return [(int(row), crops[i]) for i, row in enumerate(rows)]
+    return [(int(row), crops[i], sizes) for i, row in enumerate(rows)]
 
 
 class _Requests:
@@ -160,41 +185,39 @@ class _Requests:
         return iter(self.batches)
 
 
-class _Decoded(Dataset[Tensor | SSLToolError]):
-    """Decoded, cropped and scaled images, (V, 3, S, S) uint8; an image that cannot be decoded is returned as its error,
-    which the main process raises in one piece."""
+class _Decoded(Dataset[list[Tensor] | SSLToolError]):
+    """Decoded, cropped and scaled images, one (3, S, S) uint8 per view; an image that cannot be decoded is returned as
+    its error, which the main process raises in one piece."""
 
-    def __init__(self, paths: tuple[str, ...], size: int) -> None:
+    def __init__(self, paths: tuple[str, ...]) -> None:
         self.paths = np.array(paths)  # one buffer: a tuple of strings would be copied page by page into each worker
-        self.size = size
 
-    def __getitem__(self, request: Request) -> Tensor | SSLToolError:
-        row, draws = request
+    def __getitem__(self, request: Request) -> list[Tensor] | SSLToolError:
+        row, draws, sizes = request
         try:
             image = decode(str(self.paths[row]))
         except SSLToolError as error:
             return error
-        side = [self.size, self.size]
-        if draws is None and image.size == (self.size, self.size):
-            crops = [image]
-        elif draws is None:
-            crops = [tv.center_crop(tv.resize(image, [views.eval_resize(self.size)]), side)]
-        else:
-            crops = []
-            for crop in map(views.Crop.of_row, draws):
-                box = views.crop_boxes(crop, image.height, image.width)[0].tolist()
-                cropped = tv.resized_crop(image, *box, side)
-                crops.append(tv.hflip(cropped) if crop.flip else cropped)
-        return torch.stack([tv.pil_to_tensor(crop) for crop in crops])
+        if draws is None:
+            (size,) = sizes
+            if image.size != (size, size):
+                image = tv.center_crop(tv.resize(image, [views.eval_resize(size)]), [size, size])
+            return [tv.pil_to_tensor(image)]
+        crops = []
+        for crop, size in zip(map(views.Crop.of_row, draws), sizes, strict=True):
+            box = views.crop_boxes(crop, image.height, image.width)[0].tolist()
+            cropped = tv.resized_crop(image, *box, [size, size])
+            crops.append(tv.pil_to_tensor(tv.hflip(cropped) if crop.flip else cropped))
+        return crops
 
 
-def _collate(items: list[Tensor | SSLToolError]) -> Tensor | SSLToolError:
-    tensors = []
+def _collate(items: list[list[Tensor] | SSLToolError]) -> list[Tensor] | SSLToolError:
+    images = []
     for item in items:
         if isinstance(item, SSLToolError):
             return item
-        tensors.append(item)
-    return torch.stack(tensors)
+        images.append(item)
+    return [torch.stack(view) for view in zip(*images, strict=True)]
 
 
 def _outlive_signals(worker: int) -> None:
@@ -206,10 +229,10 @@ def _outlive_signals(worker: int) -> None:
 
 
 def _file_loader(
-    images: ImageSet, size: int, workers: int, requests: _Requests, device: torch.device
-) -> DataLoader[Tensor | SSLToolError]:
+    images: ImageSet, workers: int, requests: _Requests, device: torch.device
+) -> DataLoader[list[Tensor] | SSLToolError]:
     return DataLoader(
-        _Decoded(images.paths or (), size),
+        _Decoded(images.paths or ()),
         batch_sampler=requests,  # type: ignore[arg-type]
         num_workers=workers,
         collate_fn=_collate,

@@ -26,8 +26,11 @@ STD = (0.229, 0.224, 0.225)
 CROP_RATIO = (3 / 4, 4 / 3)
 """Width over height of a random crop lies between these, as in every paper of the field."""
 
+ERASE_RATIO = (0.3, 3.3)
+"""Height over width of an erased box."""
+
 ATTEMPTS = 10
-"""Boxes that a random crop tries before it takes the central one, as in torchvision."""
+"""Boxes that a random crop tries before it takes the central one, and erasing before it gives up, as in torchvision."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +47,18 @@ class Recipe:
     gray_p: float = 0.2
     blur_p: float = 0.5
     blur_sigma: tuple[float, float] = (0.1, 2.0)
+    solarize_p: float = 0.0
+    rotation: float = 0.0  # degrees, to either side
+    erase_p: float = 0.0
+    erase_scale: tuple[float, float] = (0.02, 0.33)
+    size: int | None = None  # side of the view in pixels; the run's image size where it is None
 
 
 PAPER = Recipe()
-PROBE = Recipe(crop_scale=(0.08, 1.0), jitter_p=0.0, gray_p=0.0, blur_p=0.0)
-"""The linear probe's: a crop and a flip."""
+PLAIN = Recipe(jitter_p=0.0, gray_p=0.0, blur_p=0.0)
+"""A crop and a flip."""
+PROBE = dataclasses.replace(PLAIN, crop_scale=(0.08, 1.0))
+"""The linear probe's."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +67,9 @@ class Draws:
 
     ``area`` and ``log_ratio`` (N, 10) are the crop's attempts, ``place`` (N, 2) in [0, 1) its position;
     ``jitter_order`` (N, 4) a permutation of brightness, contrast, saturation, hue and ``jitter`` (N, 4) their
-    parameters in that fixed order; ``sigma`` (N,) in pixels, 0 for no blur; ``flip``, ``jittered``, ``gray`` (N,) bool.
+    parameters in that fixed order; ``sigma`` (N,) in pixels, 0 for no blur; ``angle`` (N,) in degrees,
+    counter-clockwise; ``erase_area`` and ``erase_log_ratio`` (N, 10) and ``erase_place`` (N, 2) the erased box's; ``flip``,
+    ``jittered``, ``gray``, ``solarized``, ``erased`` (N,) bool.
     """
 
     area: Tensor
@@ -69,6 +81,12 @@ class Draws:
     jitter: Tensor
     gray: Tensor
     sigma: Tensor
+    solarized: Tensor
+    angle: Tensor
+    erased: Tensor
+    erase_area: Tensor
+    erase_log_ratio: Tensor
+    erase_place: Tensor
 
     def crops(self) -> np.ndarray:
         """What cropping needs, (N, 2 * ATTEMPTS + 3) float32: light to send to the workers that decode."""
@@ -94,11 +112,15 @@ def draw(n: int, recipe: Recipe, generator: torch.Generator) -> Draws:
     def chance(p: float) -> Tensor:
         return torch.rand(n, generator=generator) < p
 
+    def log_ratio(bounds: tuple[float, float]) -> Tensor:
+        return uniform(math.log(bounds[0]), math.log(bounds[1]), n, ATTEMPTS)
+
     r = recipe
+    none = torch.zeros(n, dtype=torch.bool)
     strengths = (r.brightness, r.contrast, r.saturation)
     return Draws(
         area=uniform(*r.crop_scale, n, ATTEMPTS),
-        log_ratio=uniform(math.log(CROP_RATIO[0]), math.log(CROP_RATIO[1]), n, ATTEMPTS),
+        log_ratio=log_ratio(CROP_RATIO),
         place=uniform(0, 1, n, 2),
         flip=chance(r.flip_p),
         jittered=chance(r.jitter_p),
@@ -106,6 +128,13 @@ def draw(n: int, recipe: Recipe, generator: torch.Generator) -> Draws:
         jitter=torch.stack([uniform(max(0, 1 - s), 1 + s, n) for s in strengths] + [uniform(-r.hue, r.hue, n)], dim=1),
         gray=chance(r.gray_p),
         sigma=chance(r.blur_p) * uniform(*r.blur_sigma, n),
+        # What few recipes use is drawn for them only, and last.
+        solarized=chance(r.solarize_p) if r.solarize_p else none,
+        angle=uniform(-r.rotation, r.rotation, n) if r.rotation else torch.zeros(n),
+        erased=chance(r.erase_p) if r.erase_p else none,
+        erase_area=uniform(*r.erase_scale, n, ATTEMPTS) if r.erase_p else torch.zeros(n, ATTEMPTS),
+        erase_log_ratio=log_ratio(ERASE_RATIO) if r.erase_p else torch.zeros(n, ATTEMPTS),
+        erase_place=uniform(0, 1, n, 2) if r.erase_p else torch.zeros(n, 2),
     )
 
 
@@ -126,15 +155,7 @@ class Crop(NamedTuple):
 
 def crop_boxes(draws: Draws | Crop, height: int, width: int) -> Tensor:
     """The crops as boxes (N, 4), int64 (top, left, height, width), by the rule of ``RandomResizedCrop``."""
-    area = draws.area.double() * height * width
-    ratio = draws.log_ratio.double().exp()
-    w, h = (area * ratio).sqrt().round(), (area / ratio).sqrt().round()
-    fits = (w > 0) & (w <= width) & (h > 0) & (h <= height)
-    first = fits.int().argmax(dim=1, keepdim=True)
-    w, h = w.gather(1, first).squeeze(1), h.gather(1, first).squeeze(1)
-    top = (draws.place[:, 0] * (height - h + 1)).floor()
-    left = (draws.place[:, 1] * (width - w + 1)).floor()
-    boxes = torch.stack([top, left, h, w], dim=1).long()
+    boxes, fits = _first_boxes(draws.area, -draws.log_ratio, draws.place, height, width)
     # No attempt fits: the central crop, with the aspect ratio clipped to the allowed range.
     low, high = CROP_RATIO
     if width / height < low:
@@ -144,11 +165,38 @@ def crop_boxes(draws: Draws | Crop, height: int, width: int) -> Tensor:
     else:
         w_c, h_c = width, height
     centre = torch.tensor([(height - h_c) // 2, (width - w_c) // 2, h_c, w_c])
-    return torch.where(fits.any(dim=1, keepdim=True), boxes, centre)
+    return torch.where(fits[:, None], boxes, centre)
+
+
+def _first_boxes(
+    area: Tensor, log_ratio: Tensor, place: Tensor, height: int, width: int, inside: int = 0
+) -> tuple[Tensor, Tensor]:
+    """The first attempt of each row that fits, as boxes (N, 4), and whether (N,) there is one.
+
+    ``area`` as a share of the image, ``log_ratio`` of height over width; a box is at least ``inside`` pixels smaller
+    than the image.
+    """
+    area, ratio = area.double() * height * width, log_ratio.double().exp()
+    h, w = (area * ratio).sqrt().round(), (area / ratio).sqrt().round()
+    fits = (w > 0) & (w <= width - inside) & (h > 0) & (h <= height - inside)
+    first = fits.int().argmax(dim=1, keepdim=True)
+    h, w = h.gather(1, first).squeeze(1), w.gather(1, first).squeeze(1)
+    top = (place[:, 0] * (height - h + 1)).floor()
+    left = (place[:, 1] * (width - w + 1)).floor()
+    return torch.stack([top, left, h, w], dim=1).long(), fits.any(dim=1)
+
+
+def finish(x: Tensor, draws: Draws) -> Tensor:
+    """What comes after the crop: (N, C, S, S) in [0, 1], overwritten, to a standardised view (N, 3, S, S)."""
+    _on_rows(x, draws.angle != 0, ops.rotate, draws.angle.to(x.device))
+    x = standardise(photometric(x, draws))
+    boxes, fits = _first_boxes(draws.erase_area, draws.erase_log_ratio, draws.erase_place, x.shape[2], x.shape[3], 1)
+    _on_rows(x, draws.erased & fits, ops.erase, boxes.to(x.device))
+    return x
 
 
 def photometric(x: Tensor, draws: Draws) -> Tensor:
-    """Colour jitter, greying and blur, in place: ``x`` (N, C, S, S) in [0, 1], on any device.
+    """Colour jitter, greying, blur and solarising, in place: ``x`` (N, C, S, S) in [0, 1], on any device.
 
     ``draws`` stays on the CPU, so no step waits for the device to say which rows are meant.
     """
@@ -160,6 +208,7 @@ def photometric(x: Tensor, draws: Draws) -> Tensor:
     if x.shape[1] == 3:
         _on_rows(x, draws.gray, lambda rows, _: ops.grayscale(rows).expand(-1, 3, -1, -1), jitter)
     _on_rows(x, draws.sigma > 0, ops.gaussian_blur, draws.sigma.to(x.device))
+    _on_rows(x, draws.solarized, lambda rows, _: ops.solarize(rows), jitter)
     return x
 
 
@@ -179,8 +228,7 @@ def standardise(x: Tensor) -> Tensor:
 def train_view(images: Tensor, draws: Draws, size: int) -> Tensor:
     """One augmented view of each image: (N, C, H, W) uint8 to (N, 3, size, size) float32, on the images' device."""
     boxes = crop_boxes(draws, *images.shape[-2:]).to(images.device)
-    x = ops.crop_resize(images, boxes, draws.flip.to(images.device), size)
-    return standardise(photometric(x, draws))
+    return finish(ops.crop_resize(images, boxes, draws.flip.to(images.device), size), draws)
 
 
 def eval_view(images: Tensor, size: int) -> Tensor:

@@ -1,16 +1,24 @@
-"""What the training loop knows of a method: the interface, and how its options are declared and read."""
+"""What the training loop knows of a method: the interface, and what a method may know of its run.
+
+How a method's options are declared and read is in ``options``.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor, nn
 
+from ssltool.data.loader import Batch
 from ssltool.data.views import Recipe
-from ssltool.errors import SSLToolError, unknown
-from ssltool.settings import Checked, flag, value_type
+from ssltool.errors import SSLToolError
+from ssltool.methods.options import AsymmetricViews
+
+LARGEST_LOGIT = 88.0
+"""exp of more than this overflows float32."""
 
 
 class Output(NamedTuple):
@@ -20,42 +28,121 @@ class Output(NamedTuple):
     projection: Tensor
 
 
+@dataclass(frozen=True)
+class RunFacts:
+    """What a method may know of its run: ``images`` and ``classes`` of the data, the side of its views in pixels, the
+    ``batch_size`` over all ranks, the ``steps`` of an epoch, the ``epochs``, the ``seed``.
+
+    ``second_backbone()`` makes another backbone and says its width: of the make of ``options.teacher``'s, where there
+    is such an option, else of the first one's.
+    """
+
+    images: int
+    classes: int
+    image_size: int
+    batch_size: int
+    steps: int
+    epochs: int
+    seed: int
+    second_backbone: Callable[[], tuple[nn.Module, int]]
+
+
+class Now(NamedTuple):
+    """Where the run stands: epochs and steps completed before the current step."""
+
+    epoch: int = 0
+    step: int = 0
+
+
+class EpochImages(NamedTuple):
+    """The images of the epoch that starts: their distinct ``rows``, and ``batches(rows)``, which makes views of any of
+    them, the same on every rank; its last batch is filled up from the beginning."""
+
+    rows: Tensor
+    batches: Callable[[Tensor], Iterator[Batch]]
+
+
 class Method(nn.Module):
-    """A way of training without labels. One subclass a paper.
+    """A way of training. One subclass a paper.
 
     A subclass names its options' class, builds its heads in ``__init__`` after calling ``super().__init__`` with the
-    backbone, and implements ``forward(views, rows) -> Output``. Everything else has a default. The loop calls, per
-    step, ``forward``, the optimiser, ``after_step``; per epoch, ``start_epoch``.
+    backbone, and implements ``forward(batch) -> Output``. Everything else has a default. The loop calls, per epoch,
+    ``start_epoch`` and ``diagnose``; per step ``forward``, ``before_update``, the optimiser, ``after_step``. All state
+    is in parameters and buffers, so that a checkpoint holds it; ``now`` is set before each step.
     """
 
     Options: ClassVar[type[Any]]
+    uses_labels: ClassVar[bool] = False
+    """Whether the batch's labels are shown to the method; all others are given -1."""
+
+    smallest_batch: int = 2
+    """Images that a step needs at least."""
+
     projector: nn.Module
     predictor: nn.Module
 
-    def __init__(self, backbone: nn.Module, dim: int, options: Any) -> None:
+    def __init__(self, backbone: nn.Module, dim: int, options: Any, run: RunFacts) -> None:
         super().__init__()
         self.backbone = backbone
         self.backbone_dim = dim
         self.options = options
+        self.run = run
+        self.now = Now()
 
-    def recipes(self, base: Recipe) -> list[Recipe]:
-        """How each view of an image is made; two views by the run's recipe unless a method says otherwise."""
+    @property
+    def progress(self) -> float:
+        """How much of the training is done, from 0 to 1."""
+        return self.now.step / (self.run.epochs * self.run.steps)
+
+    def view_recipes(self, base: Recipe) -> list[Recipe]:
+        """How each view of an image is made: two by the run's recipe, unless a method or its options say otherwise."""
+        if isinstance(self.options, AsymmetricViews) and self.options.asymmetric:
+            return asymmetric(base)
         return [base, base]
 
-    def forward(self, views: list[Tensor], rows: Tensor) -> Output:
-        """The loss of a batch: ``views`` are (N, 3, S, S) each, ``rows`` (N,) the images' numbers."""
+    def forward(self, batch: Batch) -> Output:
+        """The loss of a batch."""
         raise NotImplementedError
 
     def param_groups(self) -> list[dict[str, Any]]:
-        """Optimiser groups; ``fixed_lr`` keeps a group's rate constant, ``is_encoder`` marks what
-        ``--n-warmup-steps`` freezes."""
-        return [{"params": trainable(self), "fixed_lr": False, "is_encoder": True}]
+        """Optimiser groups: the predictor, if there is one that learns, and everything else.
 
-    def start_epoch(self, epoch: int) -> None:
-        """Called before the first step of an epoch, also of a resumed one."""
+        ``fixed_lr`` keeps a group's rate constant; ``is_encoder`` marks what ``--n-warmup-steps`` freezes; ``decays``
+        says whether there is weight decay.
+        """
+        predictor = trainable(self.predictor) if isinstance(getattr(self, "predictor", None), nn.Module) else []
+        apart = {id(p) for p in predictor}
+        encoder = [p for p in trainable(self) if id(p) not in apart]
+        groups = [{"params": encoder, "fixed_lr": False, "is_encoder": True, "decays": True}]
+        if predictor:
+            fixed = getattr(self.options, "fix_pred_lr", False)
+            groups.append({"params": predictor, "fixed_lr": fixed, "is_encoder": False, "decays": True})
+        return groups
 
-    def after_step(self, progress: float) -> None:
-        """Called after each optimiser step; ``progress`` runs from 0 to 1 over the training."""
+    def start_epoch(self, images: EpochImages) -> None:
+        """Called before the first step of an epoch, but not again when a run goes on within it."""
+
+    def before_update(self) -> None:
+        """Called when the gradients are there and the optimiser has not yet used them."""
+
+    def after_step(self) -> None:
+        """Called after each optimiser step."""
+
+    def warnings(self) -> list[str]:
+        """What about the settings is likely to go wrong, one sentence each."""
+        temperatures = {
+            k: v for k, v in dataclasses.asdict(self.options).items() if k.endswith(("temp", "temperature"))
+        }
+        return [
+            f"{name}={value} makes logits of up to {1 / value:.0f}, whose exp overflows float32; logarithms keep the "
+            "loss finite, but all its weight is on one term"
+            for name, value in temperatures.items()
+            if 1 / value > LARGEST_LOGIT
+        ]
+
+    def diagnose(self, loss: float) -> str | None:
+        """What an epoch's mean loss says is going wrong, if anything."""
+        return None
 
     def embed(self, images: Tensor, layer: str) -> Tensor:
         """The output (N, D) of ``backbone``, ``projector`` or ``predictor`` for ``images`` (N, 3, S, S).
@@ -67,7 +154,7 @@ class Method(nn.Module):
         for name in ("projector", "predictor"):
             if layer == "backbone":
                 break
-            if not isinstance(getattr(self, name, None), nn.Module):
+            if isinstance(getattr(self, name, nn.Identity()), nn.Identity):
                 raise SSLToolError(f"--layer {layer}: this model has no {name}")
             out = getattr(self, name)(out)
             if layer == name:
@@ -80,50 +167,23 @@ def trainable(*modules: nn.Module) -> list[nn.Parameter]:
     return [p for module in modules for p in module.parameters() if p.requires_grad]
 
 
-def read_options(method: str, cls: type[Checked], given: Mapping[str, Any]) -> Any:
-    """The options of a method from names and values, which may be text.
+def asymmetric(base: Recipe) -> list[Recipe]:
+    """BYOL's two kinds of views (arXiv:2006.07733, Table 6): the first always blurred, the second seldom, but sometimes
+    solarised; half the saturation. Where ``base`` has no blur, neither has."""
+    base = dataclasses.replace(base, saturation=base.saturation / 2)
+    first, second = (1.0, 0.1) if base.blur_p else (0.0, 0.0)
+    return [
+        dataclasses.replace(base, blur_p=first, solarize_p=0.0),
+        dataclasses.replace(base, blur_p=second, solarize_p=0.2),
+    ]
+
+
+def same_shapes(name: str, *tensors: Tensor) -> None:
+    """Refuses the arguments of a loss unless they are (N, D) tensors of one shape, with rows.
 
     Raises:
-        SSLToolError: for an unknown name (the right ones are listed), a wrong type, or a value out of range.
+        SSLToolError: with the shapes that were found.
     """
-    names = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    values = {}
-    for name, value in given.items():
-        name = name.replace("-", "_")
-        if name not in names:
-            raise unknown(f"option of {method}", name, names)
-        kind = value_type(cls, name)
-        values[name] = _parse(name, value, kind) if isinstance(value, str) else value
-    return cls(**values)
-
-
-def _parse(name: str, text: str, kind: type) -> Any:
-    if kind is bool:
-        words = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
-        if text.lower() in words:
-            return words[text.lower()]
-    else:
-        try:
-            return kind(text)
-        except ValueError:
-            pass
-    wanted = "true or false" if kind is bool else f"of type {kind.__name__}"
-    raise SSLToolError(f"--set {name}={text}: the value must be {wanted} (flag {flag(name)})")
-
-
-def gather_options(assignments: tuple[str, ...], flags: Mapping[str, Any]) -> dict[str, Any]:
-    """``--set name=value`` pairs and the flags that stand for method options, as one mapping.
-
-    Raises:
-        SSLToolError: for a pair without ``=``, or an option that is given twice.
-    """
-    given = {name: value for name, value in flags.items() if value is not None}
-    for assignment in assignments:
-        name, equals, value = assignment.partition("=")
-        name = name.strip().replace("-", "_")
-        if not equals or not name:
-            raise SSLToolError(f"--set {assignment}: write it as NAME=VALUE")
-        if name in given:
-            raise SSLToolError(f"the option {name} is given twice; keep one of them")
-        given[name] = value.strip()
-    return given
+    shapes = {tuple(t.shape) for t in tensors}
+    if len(shapes) > 1 or tensors[0].dim() != 2 or not len(tensors[0]):
+        raise SSLToolError(f"{name} takes {len(tensors)} (N, D) tensors of one shape; found {sorted(shapes)}")

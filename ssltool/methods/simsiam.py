@@ -6,54 +6,86 @@ Two views, one network, a predictor on one side and a stop-gradient on the other
     p1, p2 = h(z1), h(z2)          predictor
     loss = D(p1, sg z2) / 2 + D(p2, sg z1) / 2,   D(p, z) = -cos(p, z)
 
-Without the stop-gradient (``--set stop_grad=false``) the constant solution is reached in a few hundred steps.
+The paper's ablations are options. Without the stop-gradient (``--set stop_grad=false``) or the predictor
+(``--set predictor=none``) the constant solution is reached in a few hundred steps.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ssltool.data.loader import Batch
 from ssltool.data.views import Recipe
-from ssltool.errors import SSLToolError
-from ssltool.methods.base import Method, Output, trainable
+from ssltool.methods.base import Method, Output, RunFacts, same_shapes
+from ssltool.methods.options import fix_pred_lr, width
 from ssltool.models.heads import mlp
+from ssltool.numeric import without_autocast
 from ssltool.settings import Checked, setting
 
 
-def simsiam_loss(p1: Tensor, p2: Tensor, z1: Tensor, z2: Tensor, *, stop_grad: bool = True) -> Tensor:
+@without_autocast
+def simsiam_loss(
+    p1: Tensor,
+    p2: Tensor,
+    z1: Tensor,
+    z2: Tensor,
+    *,
+    stop_grad: bool = True,
+    symmetric: bool = True,
+    similarity: str = "cosine",
+) -> Tensor:
     """Eq. 4 of arXiv:2011.10566, in [-1, 1]; -1 says nothing about collapse.
 
     Args:
         p1, p2: predictions of two views, each (N, D).
         z1, z2: projections of the same views, each (N, D); constants unless ``stop_grad`` is False.
+        symmetric: whether both views predict each other; otherwise only the first the second (Sec. 4.6).
+        similarity: "cosine", or "cross_entropy" of softmaxes over the dimensions (Sec. 4.5), which is at least 0.
 
     Raises:
         SSLToolError: if the shapes differ or are not (N, D).
     """
-    shapes = {tuple(t.shape) for t in (p1, p2, z1, z2)}
-    if len(shapes) > 1 or p1.dim() != 2:
-        raise SSLToolError(f"simsiam_loss takes four (N, D) tensors of one shape; found {sorted(shapes)}")
+    same_shapes("simsiam_loss", p1, p2, z1, z2)
     if stop_grad:
         z1, z2 = z1.detach(), z2.detach()
-    similarity = F.cosine_similarity(p1, z2, dim=1).mean() + F.cosine_similarity(p2, z1, dim=1).mean()
-    return -0.5 * similarity
+    distance = _cosine if similarity == "cosine" else _cross_entropy
+    if not symmetric:
+        return distance(p1, z2)
+    return 0.5 * (distance(p1, z2) + distance(p2, z1))
+
+
+def _cosine(p: Tensor, z: Tensor) -> Tensor:
+    return -F.cosine_similarity(p, z, dim=1).mean()
+
+
+def _cross_entropy(p: Tensor, z: Tensor) -> Tensor:
+    return -(z.softmax(dim=1) * p.log_softmax(dim=1)).sum(dim=1).mean()
 
 
 @dataclass(frozen=True)
 class SimSiamOptions(Checked):
     """The method's options; the defaults are the paper's."""
 
-    dim: int = setting(2048, "width of the projection", minimum=1)
-    pred_dim: int = setting(512, "hidden width of the predictor", minimum=1)
-    fix_pred_lr: bool = setting(False, "keep the predictor's learning rate constant")
+    dim: int = width(2048)
+    pred_dim: int = width(512, "the predictor's hidden layer")
+    fix_pred_lr: bool = fix_pred_lr()
     n_augs: int = setting(2, "views of each image; the loss is the mean over their pairs", minimum=2)
     stop_grad: bool = setting(True, "stop the gradient through the target; without it the network collapses")
+    predictor: str = setting(
+        "mlp", "what predicts: an MLP, nothing, or an MLP that never learns", choices=("mlp", "none", "fixed")
+    )
+    symmetric: bool = setting(True, "let both views predict each other, not only the first the second")
+    bn: str = setting(
+        "default",
+        "batch norm in the heads: the paper's (default), none, after hidden layers only, or after all layers",
+        choices=("default", "none", "hidden", "all"),
+    )
+    similarity: str = setting("cosine", "what prediction and target maximise", choices=("cosine", "cross_entropy"))
 
 
 class SimSiam(Method):
@@ -61,27 +93,33 @@ class SimSiam(Method):
 
     Options = SimSiamOptions
 
-    def __init__(self, backbone: nn.Module, dim: int, options: SimSiamOptions) -> None:
-        super().__init__(backbone, dim, options)
+    def __init__(self, backbone: nn.Module, dim: int, options: SimSiamOptions, run: RunFacts) -> None:
+        super().__init__(backbone, dim, options, run)
+        hidden, last = options.bn != "none", options.bn in ("default", "all")
         # The released code freezes the bias before the last BN, which has no effect: it is left out here.
-        self.projector = mlp([dim, dim, dim, options.dim], last_bn=True, last_bias=False)
-        self.predictor = mlp([options.dim, options.pred_dim, options.dim], last_bn=False, last_bias=True)
+        self.projector = mlp([dim, dim, dim, options.dim], hidden_bn=hidden, last_bn=last, last_bias=not last)
+        self.predictor = nn.Identity()
+        if options.predictor != "none":
+            widths = [options.dim, options.pred_dim, options.dim]
+            after = options.bn == "all"
+            self.predictor = mlp(widths, hidden_bn=hidden, last_bn=after, last_bias=not after)
+        if options.predictor == "fixed":
+            self.predictor.requires_grad_(False)
 
-    def recipes(self, base: Recipe) -> list[Recipe]:
+    def view_recipes(self, base: Recipe) -> list[Recipe]:
         return [base] * self.options.n_augs
 
-    def forward(self, views: list[Tensor], rows: Tensor) -> Output:
-        z = [self.projector(self.backbone(view)).float() for view in views]  # the loss is in fp32 at any precision
+    def forward(self, batch: Batch) -> Output:
+        o = self.options
+        z = [self.projector(self.backbone(view)).float() for view in batch.views]  # losses are in fp32 at any precision
         p = [self.predictor(projection).float() for projection in z]
-        pairs = list(combinations(range(len(views)), 2))
-        losses = [simsiam_loss(p[i], p[j], z[i], z[j], stop_grad=self.options.stop_grad) for i, j in pairs]
+        t = self.targets(z)
+        losses = [
+            simsiam_loss(p[i], p[j], t[i], t[j], stop_grad=o.stop_grad, symmetric=o.symmetric, similarity=o.similarity)
+            for i, j in combinations(range(len(z)), 2)
+        ]
         return Output(torch.stack(losses).mean(), z[0].detach())
 
-    def param_groups(self) -> list[dict[str, Any]]:
-        fixed = (
-            self.options.fix_pred_lr
-        )  # App. B of the paper: a predictor that keeps its rate tracks the latest projections
-        return [
-            {"params": trainable(self.backbone, self.projector), "fixed_lr": False, "is_encoder": True},
-            {"params": trainable(self.predictor), "fixed_lr": fixed, "is_encoder": False},
-        ]
+    def targets(self, projections: list[Tensor]) -> list[Tensor]:
+        """What each view is a target as: its projection."""
+        return projections

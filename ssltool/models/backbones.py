@@ -10,6 +10,7 @@ import math
 import re
 
 import torch
+import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
@@ -28,8 +29,13 @@ VARIANTS: dict[str, tuple[type[BasicBlock | Bottleneck], list[int], int]] = {
     "resnet50_nobottleneck": (BasicBlock, [5, 6, 9, 4], 64),
 }
 
-# Depth and heads of the paper's ViTs; all are 384 wide.
-VITS = {"vit_small": (12, 12), "vit_small_depth6": (6, 6), "vit_small_depth3": (3, 6)}
+# Width, depth and heads of the collapse paper's ViTs, and of the student/teacher study's.
+VITS = {
+    "vit_small": (384, 12, 12),
+    "vit_small_depth6": (384, 6, 6),
+    "vit_small_depth3": (384, 3, 6),
+    "vit_w256_depth6": (256, 6, 4),
+}
 
 NARROW: dict[str, tuple[type[BasicBlock | Bottleneck], list[int]]] = {
     "resnet18": (BasicBlock, [2, 2, 2, 2]),
@@ -94,7 +100,7 @@ def build_backbone(
     """
     stem = resolve_stem(arch, stem, image_size)
     if arch in VITS:
-        return _vit(*VITS[arch], image_size, stop_grad_conv1), 384
+        return _vit(*VITS[arch], image_size, stop_grad_conv1), VITS[arch][0]
     if stop_grad_conv1:
         raise SSLToolError(f"--stop-grad-conv1 does nothing with {arch}; it freezes the patch embedding of a ViT")
     model = _resnet(arch, zero_init_residual)
@@ -142,24 +148,71 @@ class _NarrowResNet(ResNet):
         return super()._make_layer(block, planes * self._width // 64, blocks, stride, dilate)
 
 
-def _vit(depth: int, heads: int, image_size: int, stop_grad_conv1: bool) -> VisionTransformer:
-    patch = 16 if image_size > SMALL_IMAGE else 4
+class ViT(VisionTransformer):
+    """torchvision's, with patch tokens to be had, and for images of any number of whole patches."""
+
+    def tokens(self, x: Tensor) -> Tensor:
+        """The class token and the patches' (N, 1 + P, D) after the last layer."""
+        patches = self.conv_proj(x)
+        side = patches.shape[-1]
+        x = torch.cat([self.class_token.expand(len(x), -1, -1), patches.flatten(2).mT], dim=1)
+        out: Tensor = self.encoder.ln(self.encoder.layers(self.encoder.dropout(x + self._positions(side))))
+        return out
+
+    def _positions(self, side: int) -> Tensor:
+        """The patches' positions, stretched to ``side`` x ``side`` where the image is of another size (DINO)."""
+        positions = self.encoder.pos_embedding
+        own = math.isqrt(positions.shape[1] - 1)
+        if side == own:
+            return positions
+        grid = positions[:, 1:].mT.unflatten(2, (own, own))
+        grid = F.interpolate(grid, (side, side), mode="bicubic", align_corners=False)
+        return torch.cat([positions[:, :1], grid.flatten(2).mT], dim=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.tokens(x)[:, 0]
+
+
+def is_vit(backbone: nn.Module) -> bool:
+    """Whether a backbone is a ViT, for which some papers have other heads."""
+    return isinstance(backbone, VisionTransformer)
+
+
+def patch_tokens(backbone: nn.Module, images: Tensor) -> Tensor:
+    """What a backbone makes of each place (N, P, D): a ViT's patch tokens, or the pixels of a ResNet's last map."""
+    if isinstance(backbone, ViT):
+        return backbone.tokens(images)[:, 1:]
+    if not isinstance(backbone, ResNet):
+        raise SSLToolError(f"a {type(backbone).__name__} has no patch tokens; take a ViT or a ResNet")
+    x = backbone.maxpool(backbone.relu(backbone.bn1(backbone.conv1(images))))
+    for stage in (backbone.layer1, backbone.layer2, backbone.layer3, backbone.layer4):
+        x = stage(x)
+    return x.flatten(2).mT
+
+
+def patch_size(image_size: int) -> int:
+    """The side of a ViT's patches at an image size."""
+    return 16 if image_size > SMALL_IMAGE else 4
+
+
+def _vit(dim: int, depth: int, heads: int, image_size: int, stop_grad_conv1: bool) -> VisionTransformer:
+    patch = patch_size(image_size)
     if image_size % patch:
         raise SSLToolError(f"--image-size {image_size} does not divide into a ViT's patches of {patch} pixels")
-    model = VisionTransformer(image_size, patch, depth, heads, hidden_dim=384, mlp_dim=1536)
+    model = ViT(image_size, patch, depth, heads, hidden_dim=dim, mlp_dim=4 * dim)
     model.heads = nn.Identity()  # type: ignore[assignment]
     # App. of MoCo v3 (arXiv:2104.02057): fixed 2-D sine-cosine positions, Xavier-uniform weights.
-    positions = _sincos_positions(image_size // patch, 384)
+    positions = _sincos_positions(image_size // patch, dim)
     model.encoder.pos_embedding = nn.Parameter(positions, requires_grad=False)
     for module in model.modules():
         if isinstance(module, nn.Linear):
             nn.init.xavier_uniform_(module.weight)
             nn.init.zeros_(module.bias)
         elif isinstance(module, nn.MultiheadAttention):
-            bound = math.sqrt(6 / (384 + 384))  # queries, keys and values as separate matrices
+            bound = math.sqrt(6 / (dim + dim))  # queries, keys and values as separate matrices
             nn.init.uniform_(module.in_proj_weight, -bound, bound)
     nn.init.normal_(model.class_token, std=1e-6)
-    bound = math.sqrt(6 / (3 * patch * patch + 384))
+    bound = math.sqrt(6 / (3 * patch * patch + dim))
     nn.init.uniform_(model.conv_proj.weight, -bound, bound)
     nn.init.zeros_(model.conv_proj.bias)  # type: ignore[arg-type]
     if stop_grad_conv1:

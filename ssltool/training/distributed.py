@@ -80,6 +80,45 @@ def largest(value: int) -> int:
     return int(tensor)
 
 
+def gather(rows: Tensor) -> Tensor:
+    """The ranks' ``rows`` (N, ...) one after the other, (W N, ...); differentiable.
+
+    A loss of the gathered rows is the same number on all ranks, and its averaged gradient is that of one process with
+    the whole batch.
+    """
+    if not dist.is_initialized():
+        return rows
+    gathered: Tensor = _Gather.apply(rows)
+    return gathered
+
+
+def mine(rows: Tensor) -> Tensor:
+    """This rank's part of gathered ``rows``."""
+    return rows.chunk(dist.get_world_size())[dist.get_rank()] if dist.is_initialized() else rows
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        parts = [torch.empty_like(rows, memory_format=torch.contiguous_format) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, rows.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        # Every rank's loss depends on these rows, so their gradients add up.
+        total = gradients[0].contiguous()
+        dist.all_reduce(total)
+        return total.chunk(dist.get_world_size())[dist.get_rank()]
+
+
+def agree(tensor: Tensor) -> Tensor:
+    """``tensor`` as the first rank has it, in place: for what ranks compute alike but perhaps not to the last bit."""
+    if dist.is_initialized():
+        dist.broadcast(tensor, 0)
+    return tensor
+
+
 @contextmanager
 def failing_together() -> Iterator[None]:
     """An ``SSLToolError`` on any rank inside the block becomes one on all, so that none waits for ever."""
@@ -93,13 +132,16 @@ def failing_together() -> Iterator[None]:
 
 
 def wrap(model: nn.Module, device: torch.device) -> nn.Module:
-    """``model`` for training on several ranks: batch statistics over all of them, gradients averaged."""
+    """``model`` for training on several ranks: batch statistics over all of them, gradients averaged.
+
+    Buffers are not sent around: running statistics, queues and centres are made from all ranks' batches and agree.
+    """
     if not dist.is_initialized():
         return model
     if device.type == "cuda":
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-        return nn.parallel.DistributedDataParallel(model, device_ids=[device.index])
-    return nn.parallel.DistributedDataParallel(_sync_batchnorm(model))
+        return nn.parallel.DistributedDataParallel(model, device_ids=[device.index], broadcast_buffers=False)
+    return nn.parallel.DistributedDataParallel(_sync_batchnorm(model), broadcast_buffers=False)
 
 
 def _sync_batchnorm(model: nn.Module) -> nn.Module:

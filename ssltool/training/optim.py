@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.optim.optimizer import Optimizer
@@ -13,6 +13,10 @@ from ssltool.config import PretrainConfig
 
 TRUST = 0.001
 """Trust coefficient of LARS and LARC in MoCo v3, SimSiam and the collapse paper."""
+
+
+TINY = 1e-12
+"""Learning rates below this are as good as 0."""
 
 
 def scaled_lr(lr: float, batch_size: int) -> float:
@@ -25,42 +29,58 @@ def cosine(progress: float, start: float, end: float = 0.0) -> float:
     return end + (start - end) * 0.5 * (1.0 + math.cos(math.pi * progress))
 
 
-def learning_rates(
-    epoch: int, *, epochs: int, lr: float, final_lr: float = 0.0, warmup_epochs: int = 0, constant: bool = False
-) -> tuple[float, float]:
-    """The rates of ``epoch`` (from 0): of ordinary parameters, and of those whose rate is fixed.
+class Rates(NamedTuple):
+    """What the optimiser uses at one step: the learning rate, that of parameters whose rate is fixed, weight decay."""
 
-    One value per epoch, as in the paper's code: a cosine after a linear warm-up. ``lr`` and ``final_lr`` are already
-    scaled. A fixed rate is ``lr`` throughout, in the warm-up too.
+    lr: float
+    fixed: float
+    weight_decay: float
+
+
+def learning_rates(
+    epoch: float, *, epochs: int, lr: float, final_lr: float = 0.0, warmup_epochs: int = 0, constant: bool = False
+) -> tuple[float, float]:
+    """The rates at ``epoch`` (from 0): of ordinary parameters, and of those whose rate is fixed.
+
+    A cosine after a linear warm-up, as in the paper's code: a whole epoch's warm-up is (1 + epoch) / (1 + warm-up),
+    that of a time within an epoch is epoch / warm-up. ``lr`` and ``final_lr`` are already scaled. A fixed rate is
+    ``lr`` throughout, in the warm-up too.
     """
     if constant:
         return lr, lr
     if epoch < warmup_epochs:
-        return lr * (1 + epoch) / (1 + warmup_epochs), lr
+        share = (1 + epoch) / (1 + warmup_epochs) if isinstance(epoch, int) else epoch / warmup_epochs
+        return lr * share, lr
     return cosine((epoch - warmup_epochs) / (epochs - warmup_epochs), lr, final_lr), lr
 
 
-def epoch_rates(config: PretrainConfig, epoch: int) -> tuple[float, float]:
-    """``learning_rates`` of a resolved pretraining configuration."""
+def rates_at(config: PretrainConfig, epoch: int, within: float = 0.0) -> Rates:
+    """The rates of a resolved pretraining configuration in ``epoch``, of which a share ``within`` is done."""
     if config.epochs is None or config.batch_size is None:
         raise ValueError("the configuration is not resolved")
-    return learning_rates(
-        epoch,
+    time = epoch + within if config.lr_schedule == "step" else epoch
+    lr, fixed = learning_rates(
+        time,
         epochs=config.epochs,
         lr=scaled_lr(config.lr, config.batch_size),
         final_lr=scaled_lr(config.final_lr, config.batch_size),
         warmup_epochs=config.warmup_epochs,
         constant=config.fix_all_lr,
     )
+    if config.final_weight_decay is None:
+        return Rates(lr, fixed, config.weight_decay)
+    return Rates(lr, fixed, cosine(time / config.epochs, config.weight_decay, config.final_weight_decay))
 
 
 def build_optimizer(groups: Iterable[dict[str, Any]], config: PretrainConfig) -> Optimizer:
     """The optimiser that the configuration names, over the method's parameter groups."""
-    lr, weight_decay = epoch_rates(config, 0)[0], config.weight_decay
-    if config.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr, weight_decay=weight_decay)
+    lr, weight_decay = rates_at(config, 0).lr, config.weight_decay
+    if config.optimizer in ("adam", "adamw"):
+        adam = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
+        return adam(groups, lr, weight_decay=weight_decay)
     if config.optimizer == "lars":
-        return LARS(groups, lr, momentum=config.momentum, weight_decay=weight_decay)
+        trust, clip = config.lars_trust, config.lars_clip
+        return LARS(groups, lr, momentum=config.momentum, weight_decay=weight_decay, trust=trust, clip=clip)
     return torch.optim.SGD(groups, lr, momentum=config.momentum, weight_decay=weight_decay)
 
 
@@ -69,6 +89,8 @@ class LARS(Optimizer):
     parameters with fewer than two dimensions, get neither weight decay nor scaling; elsewhere
 
         d = g + wd * p,   d <- d * trust * |p| / |d|   (unscaled where a norm is 0),   v <- m v + d,   p <- p - lr v
+
+    With ``clip`` a layer's rate is at most ``lr``, as in solo-learn: d <- d * min(trust * |p| / (|d| lr), 1).
     """
 
     def __init__(
@@ -79,8 +101,10 @@ class LARS(Optimizer):
         momentum: float = 0.9,
         weight_decay: float = 0.0,
         trust: float = TRUST,
+        clip: bool = False,
     ) -> None:
-        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "trust": trust})
+        defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "trust": trust, "clip": clip}
+        super().__init__(params, defaults)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
@@ -93,7 +117,10 @@ class LARS(Optimizer):
                 if p.ndim > 1:
                     d = d.add(p, alpha=group["weight_decay"])
                     p_norm, d_norm = torch.linalg.vector_norm(p), torch.linalg.vector_norm(d)
-                    d = d * torch.where((p_norm > 0) & (d_norm > 0), group["trust"] * p_norm / d_norm, 1.0)
+                    ratio = group["trust"] * p_norm / d_norm
+                    if group["clip"]:
+                        ratio = (ratio / max(group["lr"], TINY)).clamp(max=1.0)
+                    d = d * torch.where((p_norm > 0) & (d_norm > 0), ratio, 1.0)
                 velocity = self.state[p].get("momentum_buffer")
                 if velocity is None:
                     velocity = self.state[p]["momentum_buffer"] = torch.zeros_like(p)

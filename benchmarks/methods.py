@@ -1,0 +1,177 @@
+"""Every method, and every collapse on purpose, for the same budget on the same images.
+
+    python benchmarks/methods.py [--ablations] [--only NAME ...] [--epochs 8] [--jobs 2] [--data DIR] [--device cuda]
+
+Trains each from the same kind of network (a narrow ResNet-18 with ordinary residual initialisation), saves its
+representations, and prints one Markdown row: the last epoch's loss, 20-NN and linear accuracy on the val images, AUC,
+effective rank and RankMe of the train representations, ``feature_std`` of the projection in the last epoch, images/s
+while training, and the process's peak memory (the device's where it is a GPU). Each run is a process of its own;
+``--json FILE`` keeps all numbers. Rates and times only compare between rows made with the same ``--jobs``.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import resource
+import sys
+import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import click
+
+HEADS = {"dim": 256, "hidden": 512}
+CROPS = {"local_crops": 4}
+NAMES: dict[str, dict[str, Any]] = {
+    "untrained": {},
+    "simsiam": {"set": {"dim": 512, "pred_dim": 128, "fix_pred_lr": True}},
+    "byol": {"set": HEADS | {"momentum": 0.98, "fix_pred_lr": True}},
+    "simclr": {"set": {"dim": 128, "hidden": 512}},
+    "moco": {"set": {"dim": 128, "hidden": 512, "queue": 2048, "momentum": 0.98, "symmetric": True}},
+    "mocov3": {"set": HEADS | {"momentum": 0.98, "temperature": 0.2}},
+    "barlow": {"lr": 0.1, "set": {"dim": 512, "hidden": 512, "scale": 0.1}},
+    "vicreg": {"lr": 0.05, "set": {"dim": 512, "hidden": 512}},
+    "wmse": {"optimizer": "adam", "lr": 4e-3, "set": {"dim": 16, "hidden": 512, "w_size": 64}},
+    "swav": {
+        "set": {"dim": 128, "hidden": 512, "prototypes": 128, "queue": 1024, "queue_start": 2, "freeze": 125, **CROPS}
+    },
+    "deepcluster": {"set": {"dim": 128, "hidden": 512, "prototypes": 128, "heads": 2, **CROPS}},
+    "dino": {
+        "optimizer": "adamw",
+        "lr": 4e-3,
+        "set": HEADS | {"prototypes": 1024, "momentum": 0.98, "head_bn": True, **CROPS},
+    },
+    "nnclr": {"set": HEADS | {"pred_hidden": 512, "queue": 2048}},
+    "nnsiam": {"set": {"dim": 512, "pred_dim": 128, "fix_pred_lr": True, "queue": 2048}},
+    "ressl": {"set": HEADS | {"queue": 2048, "momentum": 0.98}},
+    "paws": {"set": {"dim": 256, **CROPS}},
+    "distill": {"teacher": "supervised"},
+    "teacher": {"optimizer": "adamw", "lr": 2e-3, "set": {"dim": 128, "hidden": 512}},
+    "supervised": {},
+}
+"""What each method is given beside the shared settings: heads that fit the small network, and its rate."""
+
+SIMSIAM, BYOL, VICREG, DINO, TEACHER = (NAMES[name] for name in ("simsiam", "byol", "vicreg", "dino", "teacher"))
+ABLATIONS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+    "simsiam": ("simsiam", SIMSIAM, {}),
+    "simsiam stop_grad=false": ("simsiam", SIMSIAM, {"stop_grad": False}),
+    "simsiam predictor=none": ("simsiam", SIMSIAM, {"predictor": "none", "fix_pred_lr": False}),
+    "simsiam predictor=fixed": ("simsiam", SIMSIAM, {"predictor": "fixed"}),
+    "simsiam symmetric=false": ("simsiam", SIMSIAM, {"symmetric": False}),
+    "simsiam bn=none": ("simsiam", SIMSIAM, {"bn": "none"}),
+    "simsiam bn=hidden": ("simsiam", SIMSIAM, {"bn": "hidden"}),
+    "simsiam bn=all": ("simsiam", SIMSIAM, {"bn": "all"}),
+    "simsiam similarity=cross_entropy": ("simsiam", SIMSIAM, {"similarity": "cross_entropy"}),
+    "byol": ("byol", BYOL, {}),
+    "byol predictor=none": ("byol", BYOL, {"predictor": "none", "fix_pred_lr": False}),
+    "byol momentum=0": ("byol", BYOL, {"momentum": 0.0, "momentum_final": 0.0}),
+    "vicreg": ("vicreg", VICREG, {}),
+    "vicreg std=0": ("vicreg", VICREG, {"std": 0.0}),
+    "vicreg cov=0": ("vicreg", VICREG, {"cov": 0.0}),
+    "dino": ("dino", DINO, {}),
+    "dino centering=false": ("dino", DINO, {"centering": False}),
+    "dino teacher_temp=1": ("dino", DINO, {"teacher_temp": 1.0}),
+    "teacher update=ema": ("teacher", TEACHER, {"update": "ema"}),
+    "teacher update=sgd": ("teacher", TEACHER, {"update": "sgd"}),
+    "teacher update=frozen": ("teacher", TEACHER, {"update": "frozen"}),
+    "teacher update=copy": ("teacher", TEACHER, {"update": "copy"}),
+}
+"""A row's name, the method, its settings, and the one option that makes it collapse, or not."""
+
+SHARED = {"arch": "resnet18_w16", "stem": "imagenet", "zero_init_residual": False, "batch_size": 64, "crop_min": 0.5}
+COLUMNS = ["loss", "20-NN", "linear", "AUC", "eff. rank", "RankMe", "feature_std", "images/s", "memory GB"]
+
+
+def train(name: str, method: str, given: dict[str, Any], options: dict[str, Any], folder: str, **run: Any) -> Path:
+    """One pretraining run; returns its folder."""
+    from ssltool.config import PretrainConfig
+    from ssltool.pretrain import pretrain
+
+    settings = SHARED | {"lr": 0.2} | {k: v for k, v in given.items() if k not in ("set", "teacher")}
+    chosen = given.get("set", {}) | options
+    if "teacher" in given:
+        chosen |= {"teacher": f"{folder}/{given['teacher']}/checkpoint.pt"}
+    texts = tuple(f"{option}={value}" for option, value in chosen.items())
+    out = f"{folder}/{name.replace(' ', '_')}"
+    return pretrain(PretrainConfig(method=method, options=texts, out=out, overwrite=True, **settings, **run))
+
+
+def measure(
+    name: str, method: str, given: dict[str, Any], options: dict[str, Any], folder: str, threads: int, **run: Any
+):
+    """Trains, evaluates and measures one row."""
+    import torch
+
+    from ssltool import knn, lincls, save_reprs
+    from ssltool.collapse import metrics
+    from ssltool.collapse.spectrum import singular_values
+    from ssltool.config import KnnConfig, LinclsConfig, SaveReprsConfig
+    from ssltool.files import Representations
+
+    torch.set_num_threads(threads)
+    untrained = name == "untrained"
+    if untrained:
+        run = run | {"epochs": 1, "steps_per_epoch": 1}
+    result = train(name, "simsiam" if untrained else method, given, options, folder, **run)
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    if torch.cuda.is_available():
+        used = torch.cuda.max_memory_allocated() / 2**30
+    records = [json.loads(line) for line in (result / "metrics.jsonl").read_text().splitlines()]
+    network = {"pretrained": str(result / "checkpoint.pt"), "random": untrained}
+    files = [w["path"] for w in save_reprs.run(SaveReprsConfig(split="both", out=f"{result}/reprs", **network))]
+    near = knn.run(KnnConfig(bank=files[0], queries=files[1], k=20))
+    probe = LinclsConfig(epochs=5, lr=1.0, lars=True, out=f"{result}-probe", overwrite=True, **network)
+    x = Representations.load(files[0]).representations
+    s = singular_values(x)
+    row = {
+        "20-NN": f"{near['accuracy']:.1%}",
+        "linear": f"{lincls.run(probe)['acc1']:.1%}",
+        "AUC": f"{metrics.auc(s):.3f}",
+        "eff. rank": f"{metrics.effective_rank(s):.1f}",
+        "RankMe": f"{metrics.rankme(x):.1f}",
+        "memory GB": f"{used:.2f}",
+    }
+    if not untrained:
+        row |= {
+            "loss": f"{records[-1]['loss']:.3f}",
+            "feature_std": f"{records[-1]['feature_std']:.3f}",
+            "images/s": f"{sum(r['images_per_second'] for r in records) / len(records):.0f}",
+        }
+    return row
+
+
+@click.command()
+@click.option("--ablations", is_flag=True, help="the collapses on purpose instead of the methods")
+@click.option("--only", multiple=True, help="this row only; repeatable")
+@click.option("--epochs", default=8, show_default=True)
+@click.option("--jobs", default=1, show_default=True, help="rows at a time")
+@click.option("--threads", default=1, show_default=True, help="threads of each")
+@click.option("--data", help="folder of the images instead of the bundled ones")
+@click.option("--device", default="auto", show_default=True)
+@click.option("--json", "json_file", help="also write all numbers here")
+def main(ablations, only, epochs, jobs, threads, data, device, json_file) -> None:
+    rows = ABLATIONS if ablations else {name: (name, given, {}) for name, given in NAMES.items()}
+    chosen = {name: row for name, row in rows.items() if not only or name in only}
+    run = {"epochs": epochs, "data": data, "device": device, "threads": threads}
+    found: dict[str, dict[str, str]] = {}
+    print("| run | " + " | ".join(COLUMNS) + " |")
+    print("|---" * (1 + len(COLUMNS)) + "|", flush=True)
+    context = multiprocessing.get_context("spawn")
+    with tempfile.TemporaryDirectory() as folder:
+        # A teacher has to be there before its student.
+        waves = [[n for n in chosen if "teacher" not in chosen[n][1]], [n for n in chosen if "teacher" in chosen[n][1]]]
+        for wave in waves:
+            with ProcessPoolExecutor(jobs, mp_context=context, max_tasks_per_child=1) as pool:
+                futures = {name: pool.submit(measure, name, *chosen[name], folder, **run) for name in wave}
+                for name, future in futures.items():
+                    found[name] = future.result()
+                    cells = [found[name].get(column, "") for column in COLUMNS]
+                    print(f"| {name} | " + " | ".join(cells) + " |", flush=True)
+    if json_file:
+        Path(json_file).write_text(json.dumps({"argv": sys.argv[1:], "rows": found}, indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""BYOL: Grill et al., "Bootstrap Your Own Latent", NeurIPS 2020, arXiv:2006.07733.
+
+Each view predicts what a slowly following teacher makes of the other:
+
+    loss = |p1 - t2|^2 + |p2 - t1|^2,   all of length 1, so that each term is 2 - 2 cos
+
+Without a predictor (``--set predictor=none``), or with a teacher that is a copy (``--set momentum=0``), it is one of
+SimSiam's ablations.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ssltool.data.loader import Batch
+from ssltool.methods.base import Output, RunFacts, same_shapes
+from ssltool.methods.momentum import MomentumMethod
+from ssltool.methods.options import AsymmetricViews, fix_pred_lr, momentum, momentum_final, width
+from ssltool.models.heads import mlp
+from ssltool.numeric import without_autocast
+from ssltool.settings import setting
+
+
+@without_autocast
+def byol_loss(p1: Tensor, p2: Tensor, t1: Tensor, t2: Tensor) -> Tensor:
+    """Eq. 2 of arXiv:2006.07733 in both directions, the mean over the batch; in [0, 8].
+
+    Args:
+        p1, p2: predictions of two views, each (N, D).
+        t1, t2: the teacher's projections of the same views, each (N, D); constants.
+
+    Raises:
+        SSLToolError: if the shapes differ or are not (N, D).
+    """
+    same_shapes("byol_loss", p1, p2, t1, t2)
+    agreement = F.cosine_similarity(p1, t2.detach(), dim=1) + F.cosine_similarity(p2, t1.detach(), dim=1)
+    return (4.0 - 2.0 * agreement).mean()
+
+
+@dataclass(frozen=True)
+class BYOLOptions(AsymmetricViews):
+    """The method's options; the defaults are the paper's for 1000 epochs."""
+
+    dim: int = width(256)
+    hidden: int = width(4096, "the hidden layers of projector and predictor")
+    momentum: float = momentum(0.996)
+    momentum_final: float | None = momentum_final(1.0)
+    predictor: str = setting("mlp", "what predicts: an MLP or nothing", choices=("mlp", "none"))
+    fix_pred_lr: bool = fix_pred_lr()
+
+
+class BYOL(MomentumMethod):
+    """Projector and predictor: a hidden layer with BN, and a linear one."""
+
+    Options = BYOLOptions
+
+    def __init__(self, backbone: nn.Module, dim: int, options: BYOLOptions, run: RunFacts) -> None:
+        super().__init__(backbone, dim, options, run)
+        self.projector = mlp([dim, options.hidden, options.dim], last_bias=False)
+        self.predictor = nn.Identity()
+        if options.predictor == "mlp":
+            self.predictor = mlp([options.dim, options.hidden, options.dim], last_bias=False)
+        self.make_teacher()
+
+    def forward(self, batch: Batch) -> Output:
+        z1, z2 = (self.projector(self.backbone(view)).float() for view in batch.views)
+        p1, p2 = self.predictor(z1).float(), self.predictor(z2).float()
+        t1, t2 = (self.teach(view) for view in batch.views)
+        return Output(byol_loss(p1, p2, t1, t2), z1.detach())

@@ -1,0 +1,170 @@
+"""DINO: Caron et al., "Emerging Properties in Self-Supervised Vision Transformers", ICCV 2021, arXiv:2104.14294.
+
+A student matches the output distribution of a slowly following teacher across crops. Centring keeps the teacher from
+preferring one output, sharpening from answering them all alike; without the one (``--set centering=false``) or the
+other (``--set teacher_temp=1``) it collapses.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ssltool.data.loader import Batch
+from ssltool.data.views import Recipe
+from ssltool.errors import SSLToolError
+from ssltool.methods.base import Output, RunFacts
+from ssltool.methods.momentum import MomentumMethod
+from ssltool.methods.multicrop import by_size, small_crops, together
+from ssltool.methods.options import (
+    AsymmetricViews,
+    local_crops,
+    local_size,
+    momentum,
+    momentum_final,
+    temperature,
+    width,
+)
+from ssltool.methods.prototypes import stuck_at_uniform
+from ssltool.models.heads import mlp
+from ssltool.numeric import without_autocast
+from ssltool.settings import setting
+from ssltool.training.distributed import gather
+
+
+@without_autocast
+def dino_loss(
+    student: list[Tensor],
+    teacher: list[Tensor],
+    center: Tensor,
+    student_temp: float = 0.1,
+    teacher_temp: float = 0.04,
+) -> Tensor:
+    """Algorithm 1 of arXiv:2104.14294 for several crops; ln K where the student answers all outputs alike.
+
+    The mean over the teacher's crops t and all other crops s of -softmax((t - c) / tau_t) . log_softmax(s / tau_s).
+
+    Args:
+        student: logits of each of V crops, V times (N, K).
+        teacher: logits of the first crops, at most V times (N, K); constants.
+        center: c, (K,) or (1, K).
+        student_temp, teacher_temp: tau_s and tau_t.
+
+    Raises:
+        SSLToolError: if there is no pair of different crops, or the shapes do not fit.
+    """
+    shapes = {tuple(t.shape) for t in [*student, *teacher]}
+    if len(student) < 2 or not 1 <= len(teacher) <= len(student) or len(shapes) > 1:
+        raise SSLToolError(
+            f"dino_loss takes two or more student logits (N, K), and the teacher's of the first of them; found "
+            f"{len(student)} and {len(teacher)} of shapes {sorted(shapes)}"
+        )
+    if center.numel() != student[0].shape[1]:
+        raise SSLToolError(f"dino_loss takes a center (K,), K {student[0].shape[1]}; found {tuple(center.shape)}")
+    log_p = [(s / student_temp).log_softmax(dim=1) for s in student]
+    losses = []
+    for number, logits in enumerate(teacher):
+        target = ((logits.detach() - center) / teacher_temp).softmax(dim=1)
+        losses += [-(target * log_p[v]).sum(dim=1).mean() for v in range(len(student)) if v != number]
+    return torch.stack(losses).mean()
+
+
+@dataclass(frozen=True)
+class DINOOptions(AsymmetricViews):
+    """The method's options; the defaults are the released code's for ViT-S."""
+
+    dim: int = width(256, "the projection that the prototypes look at")
+    hidden: int = width(2048, "the projector's hidden layers")
+    prototypes: int = setting(65536, "outputs of the head", minimum=2)
+    student_temp: float = temperature(0.1, "the student's logits are")
+    teacher_temp: float = temperature(0.04, "the teacher's logits are")
+    warmup_teacher_temp: float = temperature(0.04, "at first the teacher's logits are")
+    warmup_teacher_temp_epochs: int = setting(0, "epochs in which that temperature becomes teacher_temp", minimum=0)
+    momentum: float = momentum(0.996)
+    momentum_final: float | None = momentum_final(1.0)
+    centering: bool = setting(True, "take the centre from the teacher's logits; without it the network collapses")
+    center_momentum: float = setting(0.9, "momentum of the centre", minimum=0, maximum=1)
+    freeze: int = setting(1, "epochs at the start in which the last layer stays as it is", minimum=0)
+    clip_grad: float = setting(3.0, "largest norm of each parameter's gradient; 0 for no limit", minimum=0)
+    head_bn: bool = setting(False, "batch norm in the head")
+    local_crops: int = local_crops(8)
+    local_size: int | None = local_size()
+
+
+class UnitPrototypes(nn.Linear):
+    """A linear layer without bias whose every row counts by its direction only, after rows scaled to length 1."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(F.normalize(x, dim=1), F.normalize(self.weight, dim=1))
+
+
+class DINO(MomentumMethod):
+    """Projector: three layers with GELU, by default without BN; then prototypes by their directions. The teacher has
+    all of these."""
+
+    Options = DINOOptions
+    TAUGHT = ("backbone", "projector", "prototypes")
+    center: Tensor
+
+    def __init__(self, backbone: nn.Module, dim: int, options: DINOOptions, run: RunFacts) -> None:
+        super().__init__(backbone, dim, options, run)
+        o = options
+        self.projector = mlp([dim, o.hidden, o.hidden, o.dim], hidden_bn=o.head_bn, activation=nn.GELU)
+        for layer in self.projector:
+            if isinstance(layer, nn.Linear):
+                nn.init.trunc_normal_(layer.weight, std=0.02)
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
+        self.prototypes = UnitPrototypes(o.dim, o.prototypes, bias=False)
+        self.make_teacher()
+        self.register_buffer("center", torch.zeros(o.prototypes))
+
+    def view_recipes(self, base: Recipe) -> list[Recipe]:
+        return [*super().view_recipes(base), *small_crops(base, self.options, self.run)]
+
+    def forward(self, batch: Batch) -> Output:
+        o = self.options
+        z = [row.float() for row in together(self.projector, by_size(self.backbone, batch.views))]
+        student = [self.prototypes(row).float() for row in z]
+        teacher = by_size(self.teach, batch.views[:2])
+        loss = dino_loss(student, teacher, self.center, o.student_temp, self._teacher_temp())
+        if self.training and o.centering:
+            with torch.no_grad():
+                mean = gather(torch.cat(teacher).mean(dim=0, keepdim=True)).mean(dim=0)
+                self.center.lerp_(mean, 1.0 - o.center_momentum)
+        return Output(loss, z[0].detach())
+
+    def _teacher_temp(self) -> float:
+        """Rises linearly, by epochs."""
+        o = self.options
+        epochs = o.warmup_teacher_temp_epochs
+        if self.now.epoch >= epochs:
+            return float(o.teacher_temp)
+        share = self.now.epoch / max(1, epochs - 1)
+        return float(o.warmup_teacher_temp + share * (o.teacher_temp - o.warmup_teacher_temp))
+
+    def param_groups(self) -> list[dict[str, Any]]:
+        """Biases and norms apart: they do not decay."""
+        groups = []
+        for group in super().param_groups():
+            for decays in (True, False):
+                params = [p for p in group["params"] if (p.ndim > 1) is decays]
+                groups.append(group | {"params": params} | ({} if decays else {"decays": False, "weight_decay": 0.0}))
+        return groups
+
+    def before_update(self) -> None:
+        o = self.options
+        if o.clip_grad:
+            for p in self.parameters():
+                if p.grad is not None:
+                    p.grad.mul_((o.clip_grad / (p.grad.norm() + 1e-6)).clamp(max=1.0))
+        if self.now.epoch < o.freeze:
+            self.prototypes.weight.grad = None
+
+    def diagnose(self, loss: float) -> str | None:
+        remedy = "Try a lower teacher_temp, a longer warm-up, or a lower lr"
+        return stuck_at_uniform(loss, self.options.prototypes, self.now.epoch, remedy)

@@ -1,0 +1,86 @@
+"""Distillation by the collapse paper's code (arXiv:2209.15007, ``distill.py``): a student regresses the standardised
+representations of a trained backbone.
+
+    loss = mean (s - (t - mu) / (sd + 1e-6))^2
+
+mu and sd are running averages of the teacher's batch means and deviations, updated after they are used.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ssltool.data.loader import Batch
+from ssltool.data.views import Recipe
+from ssltool.methods.base import Method, Output, RunFacts, same_shapes
+from ssltool.methods.options import TrainedTeacher
+from ssltool.numeric import without_autocast
+from ssltool.settings import setting
+from ssltool.training.distributed import gather
+
+EPS = 1e-6
+
+
+@without_autocast
+def distill_loss(student: Tensor, teacher: Tensor, mu: Tensor, sd: Tensor) -> Tensor:
+    """Mean squared error between the student's rows and the teacher's standardised ones, at least 0.
+
+    Args:
+        student: (N, D).
+        teacher: (N, D); constants.
+        mu, sd: means and deviations of the teacher's dimensions, each (D,).
+
+    Raises:
+        SSLToolError: if the shapes differ or are not (N, D).
+    """
+    same_shapes("distill_loss", student, teacher)
+    return F.mse_loss(student, (teacher.detach() - mu) / (sd + EPS))
+
+
+@dataclass(frozen=True)
+class DistillOptions(TrainedTeacher):
+    """The method's options; the defaults are the paper's."""
+
+    alpha: float = setting(0.05, "weight of a batch in the running means and deviations", minimum=0, maximum=1)
+
+
+class Distill(Method):
+    """A linear layer from the student's backbone to the width of the teacher's. One view of each image."""
+
+    Options = DistillOptions
+    mu: Tensor
+    sd: Tensor
+
+    def __init__(self, backbone: nn.Module, dim: int, options: DistillOptions, run: RunFacts) -> None:
+        super().__init__(backbone, dim, options, run)
+        self.teacher, width = run.second_backbone()
+        self.teacher.requires_grad_(False)
+        self.projector = nn.Linear(dim, width)
+        self.register_buffer("mu", torch.zeros(width))
+        self.register_buffer("sd", torch.ones(width))
+
+    def train(self, mode: bool = True) -> Distill:
+        """The teacher stays in eval mode."""
+        super().train(mode)
+        self.teacher.eval()
+        return self
+
+    def view_recipes(self, base: Recipe) -> list[Recipe]:
+        return [base]
+
+    def forward(self, batch: Batch) -> Output:
+        (view,) = batch.views
+        s = self.projector(self.backbone(view)).float()
+        with torch.no_grad():
+            t = self.teacher(view).float()
+        loss = distill_loss(s, t, self.mu, self.sd)
+        if self.training:
+            with torch.no_grad():
+                t = gather(t)
+                self.mu.lerp_(t.mean(dim=0), self.options.alpha)
+                self.sd.lerp_(t.std(dim=0), self.options.alpha)
+        return Output(loss, s.detach())

@@ -1,0 +1,56 @@
+"""Teachers that follow the network they teach."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from ssltool.methods.base import Method
+from ssltool.training.optim import cosine
+
+
+class MomentumMethod(Method):
+    """A method whose targets come from ``teacher``, an average of the network's past weights.
+
+    Its options have ``momentum`` and ``momentum_final``. A subclass calls ``make_teacher`` when the parts in ``TAUGHT``
+    are there. The teacher's batch norms see their own batches and keep their own running statistics, as in all papers
+    of this family.
+    """
+
+    TAUGHT: ClassVar[tuple[str, ...]] = ("backbone", "projector")
+    teacher: nn.ModuleDict
+
+    def make_teacher(self) -> None:
+        """Copies the network as it is; the copy takes no gradients."""
+        student = nn.ModuleDict({name: getattr(self, name) for name in self.TAUGHT})
+        self.teacher = copy.deepcopy(student).requires_grad_(False)
+
+    @torch.no_grad()
+    def teach(self, view: Tensor) -> Tensor:
+        """The last output (N, D) of the teacher for a view, float32."""
+        for name in self.TAUGHT:
+            view = self.teacher[name](view)
+        return view.float()
+
+    def after_step(self) -> None:
+        """The teacher takes its step after the network's."""
+        m = momentum_at(self.progress, self.options)
+        for name in self.TAUGHT:
+            follow(self.teacher[name], getattr(self, name), m)
+
+
+def momentum_at(progress: float, options: Any) -> float:
+    """The teacher's momentum at ``progress``, from 0 to 1: constant, or along a cosine (Eq. 8 of arXiv:2006.07733)."""
+    if options.momentum_final is None:
+        return float(options.momentum)
+    return cosine(progress, options.momentum, options.momentum_final)
+
+
+@torch.no_grad()
+def follow(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
+    """teacher <- momentum * teacher + (1 - momentum) * student, for every parameter; buffers are left alone."""
+    pairs = [(t.data, s.data) for t, s in zip(teacher.parameters(), student.parameters(), strict=True)]
+    torch._foreach_lerp_([t for t, _ in pairs], [s for _, s in pairs], 1.0 - momentum)

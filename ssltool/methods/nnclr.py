@@ -1,0 +1,82 @@
+"""NNCLR: Dwibedi et al., "With a Little Help from My Friends: Nearest-Neighbor Contrastive Learning of Visual
+Representations", ICCV 2021, arXiv:2104.14548.
+
+SimCLR's contrast, but the positive is the nearest neighbour of one view in a queue of earlier embeddings.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ssltool.data.loader import Batch
+from ssltool.methods.base import Method, Output, RunFacts, same_shapes
+from ssltool.methods.options import fix_pred_lr, queue_size, temperature, width
+from ssltool.methods.queue import Queue, queue_warnings
+from ssltool.models.heads import mlp
+from ssltool.numeric import without_autocast
+from ssltool.settings import Checked
+from ssltool.training.distributed import gather
+
+
+@without_autocast
+def nnclr_loss(nn1: Tensor, nn2: Tensor, p1: Tensor, p2: Tensor, temperature: float = 0.1) -> Tensor:
+    """Eq. 4 of arXiv:2104.14548 in both directions: CE(nn1 p2^T / T) / 2 + CE(nn2 p1^T / T) / 2.
+
+    With N images it is ln N where all rows are equal.
+
+    Args:
+        nn1, nn2: neighbours of two views' projections, each (N, D); constants.
+        p1, p2: predictions of the views, each (N, D), of any length.
+        temperature: T, what cosines are divided by.
+
+    Raises:
+        SSLToolError: if the shapes differ or are not (N, D).
+    """
+    same_shapes("nnclr_loss", nn1, nn2, p1, p2)
+    own = torch.arange(len(p1), device=p1.device)
+
+    def contrast(neighbours: Tensor, p: Tensor) -> Tensor:
+        logits = F.normalize(neighbours.detach(), dim=1) @ F.normalize(p, dim=1).mT / temperature
+        return F.cross_entropy(logits, own)
+
+    return 0.5 * (contrast(nn1, p2) + contrast(nn2, p1))
+
+
+@dataclass(frozen=True)
+class NNCLROptions(Checked):
+    """The method's options; the defaults are the paper's."""
+
+    dim: int = width(256)
+    hidden: int = width(2048, "the projector's hidden layers")
+    pred_hidden: int = width(4096, "the predictor's hidden layer")
+    queue: int = queue_size(98304)
+    temperature: float = temperature(0.1)
+    fix_pred_lr: bool = fix_pred_lr()
+
+
+class NNCLR(Method):
+    """Projector: three layers with BN, also after the last; predictor: a hidden layer with BN, and a linear one."""
+
+    Options = NNCLROptions
+
+    def __init__(self, backbone: nn.Module, dim: int, options: NNCLROptions, run: RunFacts) -> None:
+        super().__init__(backbone, dim, options, run)
+        o = options
+        self.projector = mlp([dim, o.hidden, o.hidden, o.dim], last_bn=True, last_bias=False)
+        self.predictor = mlp([o.dim, o.pred_hidden, o.dim])
+        self.queue = Queue(o.queue, o.dim, run.batch_size)
+
+    def forward(self, batch: Batch) -> Output:
+        z1, z2 = (self.projector(self.backbone(view)).float() for view in batch.views)
+        p1, p2 = gather(self.predictor(z1).float()), gather(self.predictor(z2).float())
+        nn1, nn2 = gather(self.queue.nearest(z1)), gather(self.queue.nearest(z2))
+        if self.training:
+            self.queue.add(z1)
+        return Output(nnclr_loss(nn1, nn2, p1, p2, self.options.temperature), z1.detach())
+
+    def warnings(self) -> list[str]:
+        return super().warnings() + queue_warnings(self.options, self.run)

@@ -1,0 +1,46 @@
+"""NNSiam: SimSiam with nearest neighbours as targets, from the collapse paper's code (arXiv:2209.15007).
+
+The target of a view is not its projection but the nearest one in a queue of earlier projections. All rows of the queue
+have length 1: the released code mixes lengths, so that its Euclidean neighbours depend on them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from ssltool.errors import SSLToolError
+from ssltool.methods.base import RunFacts
+from ssltool.methods.options import queue_size
+from ssltool.methods.queue import Queue, queue_warnings
+from ssltool.methods.simsiam import SimSiam, SimSiamOptions
+
+
+@dataclass(frozen=True)
+class NNSiamOptions(SimSiamOptions):
+    """SimSiam's options, and the queue's."""
+
+    queue: int = queue_size(25600)
+
+
+class NNSiam(SimSiam):
+    """SimSiam with a queue of projections, into which each batch's first view goes."""
+
+    Options = NNSiamOptions
+
+    def __init__(self, backbone: nn.Module, dim: int, options: NNSiamOptions, run: RunFacts) -> None:
+        if not options.stop_grad:
+            raise SSLToolError("--set stop_grad=false does nothing with nnsiam, whose targets are constants; drop it")
+        super().__init__(backbone, dim, options, run)
+        self.queue = Queue(options.queue, options.dim, run.batch_size)
+
+    def targets(self, projections: list[Tensor]) -> list[Tensor]:
+        """The neighbours of each projection, before the batch enters the queue."""
+        found = [self.queue.nearest(z) for z in projections]
+        if self.training:
+            self.queue.add(projections[0])
+        return found
+
+    def warnings(self) -> list[str]:
+        return super().warnings() + queue_warnings(self.options, self.run)

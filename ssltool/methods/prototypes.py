@@ -1,0 +1,41 @@
+"""What the clustering methods share: unit prototypes, and the sign that nothing is being told apart."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+NEAR = 0.01
+"""How close to ln K, as a share of it, a loss counts as stuck."""
+
+
+class Prototypes(nn.Module):
+    """``count`` directions in ``dim`` dimensions; maps unit rows (N, dim) to cosines (N, count)."""
+
+    def __init__(self, dim: int, count: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(count, dim))
+        nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
+        self.normalise()
+
+    @torch.no_grad()
+    def normalise(self) -> None:
+        """Scales every prototype to length 1."""
+        self.weight.copy_(F.normalize(self.weight, dim=1))
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return rows @ self.weight.mT
+
+
+def stuck_at_uniform(loss: float, count: int, epoch: int, remedy: str) -> str | None:
+    """The warning for a loss that, after the first epoch, is still that of answering all ``count`` prototypes alike."""
+    uniform = math.log(count)
+    if epoch == 0 or abs(loss - uniform) > NEAR * uniform:
+        return None
+    return (
+        f"the loss is {loss:.3f}, and ln {count} = {uniform:.3f} is what a network has that gives all {count} "
+        f"prototypes the same probability whatever the image: nothing is told apart. {remedy}"
+    )

@@ -1,0 +1,240 @@
+"""Published training settings, for ``--recipe``.
+
+``cifar``: solo-learn's for CIFAR-10 with a ResNet-18 (JMLR 2022, scripts/pretrain/cifar); PAWS's and the
+student/teacher study's own. ``imagenet``: those of each method's released code for a ResNet-50. Rates are for 256
+images. Where a source draws its views in a way that ``ssltool.data.views`` cannot, the nearest is taken;
+docs/methods.md says where.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection
+from typing import Any
+
+from ssltool.config import PretrainConfig
+from ssltool.errors import SSLToolError, unknown
+from ssltool.methods import method_entry
+
+Settings = dict[str, Any]
+
+_CIFAR = {"epochs": 1000, "batch_size": 256, "warmup_epochs": 10, "lr_schedule": "step", "crop_min": 0.08}
+_CIFAR_SGD = _CIFAR | {"optimizer": "sgd"}
+_CIFAR_LARS = _CIFAR | {"optimizer": "lars", "lars_trust": 0.02, "lars_clip": True}
+_WEAK: Settings = {"blur_p": 0.5}
+_STRONG = {"jitter": 2.0, "blur_p": 0.5}
+_UNBLURRED = {"blur_p": 0.0}
+
+_IMAGENET = {"batch_size": 4096, "warmup_epochs": 10, "lr_schedule": "step", "crop_min": 0.08, "blur_p": 0.5}
+_IMAGENET_LARS = _IMAGENET | {"optimizer": "lars"}
+_IMAGENET_SGD = _IMAGENET | {"optimizer": "sgd", "weight_decay": 1e-4, "crop_min": 0.2}
+_SIMSIAM = _IMAGENET_SGD | {"lr": 0.05, "batch_size": 512, "epochs": 100, "warmup_epochs": 0, "lr_schedule": "epoch"}
+_SWAV = _IMAGENET_LARS | {
+    "lr": 0.3,
+    "final_lr": 3e-4,
+    "weight_decay": 1e-6,
+    "epochs": 800,
+    "crop_min": 0.14,
+    "jitter": 2.0,
+}
+_TWO_CROPS = {"local_crops": 0}
+_ASYMMETRIC = {"asymmetric": True}
+
+RECIPES: dict[str, dict[str, Settings]] = {
+    "cifar": {
+        "simsiam": _CIFAR_SGD | _WEAK | {"lr": 0.5, "weight_decay": 1e-5, "options": {"fix_pred_lr": True}},
+        "byol": _CIFAR_LARS
+        | _UNBLURRED
+        | {"lr": 1.0, "weight_decay": 1e-5, "options": {"momentum": 0.99, **_ASYMMETRIC}},
+        "simclr": _CIFAR_LARS
+        | _STRONG
+        | {"lr": 0.4, "weight_decay": 1e-4, "options": {"dim": 256, "temperature": 0.2}},
+        "moco": _CIFAR_SGD
+        | _WEAK
+        | {
+            "lr": 0.3,
+            "weight_decay": 1e-4,
+            "options": {"dim": 256, "queue": 32768, "momentum": 0.99, "momentum_final": 0.999, "symmetric": True},
+        },
+        "mocov3": _CIFAR_LARS
+        | _UNBLURRED
+        | {"lr": 0.3, "weight_decay": 1e-6, "options": {"temperature": 0.2, **_ASYMMETRIC}},
+        "barlow": _CIFAR_LARS
+        | _UNBLURRED
+        | {"lr": 0.3, "weight_decay": 1e-4, "options": {"dim": 2048, "hidden": 2048, "scale": 0.1, **_ASYMMETRIC}},
+        # solo-learn does not halve the variance term: its 25 is 50 here.
+        "vicreg": _CIFAR_LARS
+        | _UNBLURRED
+        | {
+            "lr": 0.3,
+            "weight_decay": 1e-4,
+            "crop_min": 0.2,
+            "solarize_p": 0.1,
+            "options": {"dim": 2048, "hidden": 2048, "std": 50.0},
+        },
+        "wmse": _CIFAR
+        | _UNBLURRED
+        | {"optimizer": "adam", "lr": 2e-3, "weight_decay": 1e-6, "crop_min": 0.2, "jitter": 2.0},
+        "swav": _CIFAR_LARS
+        | _STRONG
+        | {"lr": 0.6, "weight_decay": 1e-6, "options": {"queue_start": 50, "freeze": 390, **_TWO_CROPS}},
+        "deepcluster": _CIFAR_LARS
+        | _STRONG
+        | {"lr": 0.6, "final_lr": 6e-4, "weight_decay": 1e-6, "warmup_epochs": 11, "options": _TWO_CROPS},
+        "dino": _CIFAR_LARS
+        | _UNBLURRED
+        | {
+            "lr": 0.3,
+            "weight_decay": 1e-6,
+            "options": {
+                "prototypes": 4096,
+                "teacher_temp": 0.07,
+                "momentum": 0.9995,
+                "clip_grad": 0.0,
+                **_TWO_CROPS,
+                **_ASYMMETRIC,
+            },
+        },
+        "nnclr": _CIFAR_LARS
+        | _UNBLURRED
+        | {"lr": 0.4, "weight_decay": 1e-5, "options": {"temperature": 0.2, "queue": 65536, **_ASYMMETRIC}},
+        "nnsiam": _CIFAR_SGD
+        | _UNBLURRED
+        | {"lr": 0.5, "weight_decay": 1e-5, "options": {"pred_dim": 4096, "queue": 65536, "fix_pred_lr": True}},
+        "ressl": _CIFAR_SGD
+        | _WEAK
+        | {
+            "lr": 0.05,
+            "weight_decay": 1e-4,
+            "options": {"dim": 256, "queue": 65536, "momentum": 0.99, "momentum_final": 1.0},
+        },
+        "paws": _CIFAR_LARS
+        | _UNBLURRED
+        | {
+            "lr": 3.2,
+            "final_lr": 0.032,
+            "weight_decay": 1e-6,
+            "lars_trust": 0.001,
+            "lars_clip": False,
+            "epochs": 600,
+            "crop_min": 0.75,
+            "gray_p": 0.0,
+            "solarize_p": 0.2,
+            "options": {"dim": 128, "predictor": False, "support_per_class": 64, "labels_fraction": 0.08},
+        },
+        "teacher": {
+            "optimizer": "adamw",
+            "lr": 2e-3,  # 0.001 for the batch of 128
+            "batch_size": 128,
+            "epochs": 10,
+            "weight_decay": 0.01,
+            "fix_all_lr": True,
+            "crop_min": 0.8,
+            "jitter_p": 0.0,
+            "gray_p": 0.0,
+            "blur_p": 0.0,
+        },
+        "supervised": {
+            "optimizer": "sgd",
+            "lr": 0.2,
+            "weight_decay": 5e-4,
+            "batch_size": 128,
+            "epochs": 200,
+            "crop_min": 0.5,
+            "jitter_p": 0.0,
+            "gray_p": 0.0,
+            "blur_p": 0.0,
+        },
+    },
+    "imagenet": {
+        "simsiam": _SIMSIAM | {"options": {"fix_pred_lr": True}},
+        "byol": _IMAGENET_LARS | {"lr": 0.2, "weight_decay": 1.5e-6, "epochs": 1000, "options": _ASYMMETRIC},
+        "simclr": _IMAGENET_LARS
+        | {"lr": 0.3, "weight_decay": 1e-6, "epochs": 100, "jitter": 2.0, "options": {"temperature": 0.1}},
+        "moco": _SIMSIAM | {"lr": 0.03, "batch_size": 256, "epochs": 200},
+        "mocov3": _IMAGENET_LARS
+        | {"lr": 0.6, "weight_decay": 1e-6, "epochs": 100, "crop_min": 0.2, "options": _ASYMMETRIC},
+        "barlow": _IMAGENET_LARS
+        | {
+            "lr": 0.2,
+            "final_lr": 2e-4,
+            "weight_decay": 1e-6,
+            "batch_size": 2048,
+            "epochs": 1000,
+            "options": _ASYMMETRIC,
+        },
+        "vicreg": _IMAGENET_LARS
+        | {
+            "lr": 0.2,
+            "final_lr": 2e-4,
+            "weight_decay": 1e-6,
+            "batch_size": 2048,
+            "epochs": 1000,
+            "options": _ASYMMETRIC,
+        },
+        "swav": _SWAV | {"options": {"queue": 0}},
+        "deepcluster": _SWAV,
+        "dino": _IMAGENET_SGD
+        | {
+            "lr": 0.03,
+            "final_lr": 5e-7,
+            "batch_size": 512,
+            "epochs": 100,
+            "crop_min": 0.14,
+            "options": _ASYMMETRIC,
+        },
+        "nnclr": _IMAGENET_LARS | {"lr": 0.3, "weight_decay": 1e-6, "epochs": 1000, "options": _ASYMMETRIC},
+        "nnsiam": _SIMSIAM | {"options": {"fix_pred_lr": True}},
+        "ressl": _IMAGENET_SGD | {"lr": 0.05, "batch_size": 256, "epochs": 200, "warmup_epochs": 5},
+        "paws": _IMAGENET_LARS
+        | {
+            "lr": 0.4,
+            "final_lr": 4e-3,
+            "weight_decay": 1e-6,
+            "epochs": 100,
+            "crop_min": 0.14,
+            "jitter": 2.0,
+        },
+        "distill": _SIMSIAM,
+        "supervised": _SIMSIAM
+        | {
+            "lr": 0.1,
+            "batch_size": 256,
+            "epochs": 90,
+            "crop_min": 0.08,
+            "jitter_p": 0.0,
+            "gray_p": 0.0,
+            "blur_p": 0.0,
+        },
+    },
+}
+
+
+def recipes_of(method: str) -> list[str]:
+    """Names of the recipes that there are for a method."""
+    return [name for name, methods in RECIPES.items() if method in methods]
+
+
+def apply_recipe(config: PretrainConfig, name: str, explicit: Collection[str] = ()) -> PretrainConfig:
+    """``config`` with the recipe ``name`` of its method, but for the settings in ``explicit`` and the options it has.
+
+    Raises:
+        SSLToolError: for an unknown recipe, or one that the method has not.
+    """
+    method_entry(config.method)
+    if name not in RECIPES:
+        raise unknown("recipe", name, RECIPES)
+    if config.method not in RECIPES[name]:
+        have = " and ".join(recipes_of(config.method)) or "none"
+        raise SSLToolError(f"there is no published {name} recipe for {config.method}; it has {have}")
+    recipe = dict(RECIPES[name][config.method])
+    options = recipe.pop("options", {})
+    given = {text.partition("=")[0].strip().replace("-", "_") for text in config.options}
+    given |= {
+        f.metadata["method_option"]
+        for f in dataclasses.fields(config)
+        if f.metadata["method_option"] and getattr(config, f.name) is not None
+    }
+    added = tuple(f"{option}={value}" for option, value in options.items() if option not in given)
+    changes = {setting: value for setting, value in recipe.items() if setting not in explicit}
+    return dataclasses.replace(config, options=(*config.options, *added), **changes)

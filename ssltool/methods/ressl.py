@@ -1,0 +1,87 @@
+"""ReSSL: Zheng et al., "ReSSL: Relational Self-Supervised Learning with Weak Augmentation", NeurIPS 2021,
+arXiv:2107.09282.
+
+A strongly augmented view has to stand to a queue of other images as a teacher says a weakly augmented one does.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ssltool.data.loader import Batch
+from ssltool.data.views import PLAIN, Recipe
+from ssltool.methods.base import Output, RunFacts, same_shapes
+from ssltool.methods.momentum import MomentumMethod
+from ssltool.methods.options import momentum, momentum_final, queue_size, temperature, width
+from ssltool.methods.queue import Queue, check_queue, queue_warnings
+from ssltool.models.heads import mlp
+from ssltool.numeric import without_autocast
+from ssltool.settings import Checked
+
+
+@without_autocast
+def ressl_loss(q: Tensor, k: Tensor, queue: Tensor, student_temp: float = 0.1, teacher_temp: float = 0.04) -> Tensor:
+    """Eq. 5 of arXiv:2107.09282, the mean over the batch of -softmax(k Q / tau_t) . log_softmax(q Q / tau_s).
+
+    ln K where all rows are equal.
+
+    Args:
+        q: the strong views' embeddings (N, D), of any length.
+        k: the teacher's of the weak views (N, D); constants.
+        queue: Q, the teacher's of other images (K, D); constants.
+        student_temp, teacher_temp: tau_s and tau_t.
+
+    Raises:
+        SSLToolError: if the shapes do not fit.
+    """
+    same_shapes("ressl_loss", q, k)
+    check_queue("ressl_loss", q, queue)
+    q, k, queue = F.normalize(q, dim=1), F.normalize(k.detach(), dim=1), F.normalize(queue.detach(), dim=1)
+    target = (k @ queue.mT / teacher_temp).softmax(dim=1)
+    return -(target * (q @ queue.mT / student_temp).log_softmax(dim=1)).sum(dim=1).mean()
+
+
+@dataclass(frozen=True)
+class ReSSLOptions(Checked):
+    """The method's options; the defaults are the released code's."""
+
+    dim: int = width(512)
+    hidden: int = width(4096, "the projector's hidden layer")
+    queue: int = queue_size(131072)
+    student_temp: float = temperature(0.1, "the student's similarities are")
+    teacher_temp: float = temperature(0.04, "the teacher's similarities are")
+    momentum: float = momentum(0.999)
+    momentum_final: float | None = momentum_final(None)
+
+
+class ReSSL(MomentumMethod):
+    """Projector: a hidden layer and a linear one, without BN."""
+
+    Options = ReSSLOptions
+
+    def __init__(self, backbone: nn.Module, dim: int, options: ReSSLOptions, run: RunFacts) -> None:
+        super().__init__(backbone, dim, options, run)
+        self.projector = mlp([dim, options.hidden, options.dim], hidden_bn=False)
+        self.make_teacher()
+        self.queue = Queue(options.queue, options.dim, run.batch_size)
+
+    def view_recipes(self, base: Recipe) -> list[Recipe]:
+        """The run's own, which is strong, and a crop and a flip."""
+        weak = dataclasses.replace(PLAIN, crop_scale=base.crop_scale, flip_p=base.flip_p)
+        return [base, weak]
+
+    def forward(self, batch: Batch) -> Output:
+        o = self.options
+        strong, weak = batch.views
+        q, k = self.projector(self.backbone(strong)).float(), self.teach(weak)
+        loss = ressl_loss(q, k, self.queue.rows.clone(), o.student_temp, o.teacher_temp)
+        if self.training:
+            self.queue.add(k)
+        return Output(loss, q.detach())
+
+    def warnings(self) -> list[str]:
+        return super().warnings() + queue_warnings(self.options, self.run)

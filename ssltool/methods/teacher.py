@@ -1,0 +1,107 @@
+"""The student/teacher collapse study: what becomes of both when the teacher learns, stands still, or follows.
+
+A student sees a strongly changed image, a teacher the plain one, and the student matches the teacher's distribution at
+every patch. Nothing else holds them apart, so what the teacher does decides (``--set update=...``):
+
+    sgd      it learns by the same gradient: both collapse onto one output
+    frozen   it stays as it was at the start
+    copy     it becomes the student at the end of each epoch
+    ema      it follows the student at every step, ever more slowly (DINO)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ssltool.data.loader import Batch
+from ssltool.data.views import PLAIN, Recipe
+from ssltool.errors import SSLToolError
+from ssltool.methods.base import EpochImages, Method, Output, RunFacts
+from ssltool.methods.momentum import follow, momentum_at
+from ssltool.methods.options import momentum, momentum_final, width
+from ssltool.models.backbones import patch_tokens
+from ssltool.models.heads import mlp
+from ssltool.numeric import without_autocast
+from ssltool.settings import Checked, setting
+
+
+@without_autocast
+def teacher_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """Mean over images and patches of -sum softmax(teacher) . log_softmax(student); at least 0, ln D where both answer
+    all outputs alike.
+
+    Args:
+        student, teacher: logits of each patch, (N, P, D) each. The gradient reaches both.
+
+    Raises:
+        SSLToolError: if the shapes differ or are not (N, P, D).
+    """
+    if student.shape != teacher.shape or student.dim() != 3:
+        raise SSLToolError(
+            f"teacher_loss takes two (N, P, D) tensors of one shape; found {tuple(student.shape)} and "
+            f"{tuple(teacher.shape)}"
+        )
+    return -(teacher.softmax(dim=2) * student.log_softmax(dim=2)).sum(dim=2).mean()
+
+
+@dataclass(frozen=True)
+class TeacherOptions(Checked):
+    """The method's options; the defaults are the study's."""
+
+    update: str = setting("ema", "what the teacher does", choices=("sgd", "frozen", "copy", "ema"))
+    dim: int = width(128)
+    hidden: int = width(2048, "the projector's hidden layers")
+    momentum: float = momentum(0.996)
+    momentum_final: float | None = momentum_final(1.0)
+
+
+class Teacher(Method):
+    """Projector: three layers without BN, at every patch. The teacher is a second network with weights of its own, but
+    under ``ema``, where it starts as a copy. The representation of an image is the mean over its patches."""
+
+    Options = TeacherOptions
+
+    def __init__(self, backbone: nn.Module, dim: int, options: TeacherOptions, run: RunFacts) -> None:
+        super().__init__(backbone, dim, options, run)
+        widths = [dim, options.hidden, options.hidden, options.dim]
+        self.projector = mlp(widths, hidden_bn=False)
+        second, _ = run.second_backbone()
+        self.teacher = nn.ModuleDict({"backbone": second, "projector": mlp(widths, hidden_bn=False)})
+        if options.update == "ema":
+            self._follow(0.0)
+        self.teacher.requires_grad_(options.update == "sgd")
+
+    def _follow(self, momentum: float) -> None:
+        follow(self.teacher["backbone"], self.backbone, momentum)
+        follow(self.teacher["projector"], self.projector, momentum)
+
+    def view_recipes(self, base: Recipe) -> list[Recipe]:
+        """The run's own, turned and with a part erased, for the student; the plain image for the teacher."""
+        strong = dataclasses.replace(base, rotation=15.0, erase_p=1.0, erase_scale=(0.4, 0.5))
+        return [strong, dataclasses.replace(PLAIN, crop_scale=(1.0, 1.0), flip_p=0.0)]
+
+    def forward(self, batch: Batch) -> Output:
+        strong, plain = batch.views
+        student = self.projector(patch_tokens(self.backbone, strong)).float()
+        with torch.set_grad_enabled(self.options.update == "sgd" and torch.is_grad_enabled()):
+            teacher = self.teacher["projector"](patch_tokens(self.teacher["backbone"], plain)).float()
+        return Output(teacher_loss(student, teacher), student.detach().mean(dim=1))
+
+    def start_epoch(self, images: EpochImages) -> None:
+        if self.options.update == "copy" and self.now.epoch > 0:
+            self.teacher["backbone"].load_state_dict(self.backbone.state_dict())
+            self.teacher["projector"].load_state_dict(self.projector.state_dict())
+
+    def after_step(self) -> None:
+        if self.options.update == "ema":
+            self._follow(momentum_at(self.progress, self.options))
+
+    def embed(self, images: Tensor, layer: str) -> Tensor:
+        tokens = patch_tokens(self.backbone, images)
+        if layer == "predictor":
+            return super().embed(images, layer)  # there is none, and that says so
+        return (self.projector(tokens) if layer == "projector" else tokens).mean(dim=1)

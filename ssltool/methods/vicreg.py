@@ -1,0 +1,83 @@
+"""VICReg: Bardes, Ponce and LeCun, "VICReg: Variance-Invariance-Covariance Regularization for Self-Supervised
+Learning", ICLR 2022, arXiv:2105.04906.
+
+The views' embeddings agree (invariance), each dimension keeps a standard deviation of 1 (variance), and dimensions
+are uncorrelated (covariance). Without the variance term (``--set std=0``) all embeddings become the same; without the
+covariance term (``--set cov=0``) the dimensions do.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ssltool.data.loader import Batch
+from ssltool.errors import SSLToolError
+from ssltool.methods.base import Method, Output, RunFacts, same_shapes
+from ssltool.methods.options import AsymmetricViews, width
+from ssltool.models.heads import mlp
+from ssltool.numeric import without_autocast
+from ssltool.settings import setting
+from ssltool.training.distributed import gather
+
+EPS = 1e-4
+"""What is added to a variance before the root."""
+
+
+@without_autocast
+def vicreg_loss(z1: Tensor, z2: Tensor, sim: float = 25.0, std: float = 25.0, cov: float = 1.0) -> Tensor:
+    """Eq. 6 of arXiv:2105.04906, by the conventions of the released code, at least 0.
+
+    sim * mean (z1 - z2)^2 + std * (v(z1) + v(z2)) / 2 + cov * (c(z1) + c(z2)), where v is the mean over dimensions of
+    max(0, 1 - sqrt(variance + 1e-4)), c the sum of squared covariances over D, and both have N - 1 in the denominator.
+
+    Args:
+        z1, z2: embeddings of two views, each (N, D), N at least 2.
+        sim, std, cov: weights of invariance, variance and covariance.
+
+    Raises:
+        SSLToolError: if the shapes differ, are not (N, D), or there is one row only.
+    """
+    same_shapes("vicreg_loss", z1, z2)
+    if len(z1) < 2:
+        raise SSLToolError("vicreg_loss needs at least 2 rows: one has no variance")
+    variance = 0.5 * (_variance(z1) + _variance(z2))
+    return sim * F.mse_loss(z1, z2) + std * variance + cov * (_covariance(z1) + _covariance(z2))
+
+
+def _variance(z: Tensor) -> Tensor:
+    return F.relu(1.0 - (z.var(dim=0) + EPS).sqrt()).mean()
+
+
+def _covariance(z: Tensor) -> Tensor:
+    centred = z - z.mean(dim=0)
+    c = centred.mT @ centred / (len(z) - 1)
+    return (c.square().sum() - c.diagonal().square().sum()) / z.shape[1]
+
+
+@dataclass(frozen=True)
+class VICRegOptions(AsymmetricViews):
+    """The method's options; the defaults are the paper's."""
+
+    dim: int = width(8192)
+    hidden: int = width(8192, "the projector's hidden layers")
+    sim: float = setting(25.0, "weight of the invariance term", minimum=0)
+    std: float = setting(25.0, "weight of the variance term; without it the network collapses", minimum=0)
+    cov: float = setting(1.0, "weight of the covariance term; without it dimensions repeat each other", minimum=0)
+
+
+class VICReg(Method):
+    """Projector (the paper's expander): three layers, the first two with BN."""
+
+    Options = VICRegOptions
+
+    def __init__(self, backbone: nn.Module, dim: int, options: VICRegOptions, run: RunFacts) -> None:
+        super().__init__(backbone, dim, options, run)
+        self.projector = mlp([dim, options.hidden, options.hidden, options.dim], last_bias=False)
+
+    def forward(self, batch: Batch) -> Output:
+        o = self.options
+        z1, z2 = (gather(self.projector(self.backbone(view)).float()) for view in batch.views)
+        return Output(vicreg_loss(z1, z2, o.sim, o.std, o.cov), z1.detach())
