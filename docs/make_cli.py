@@ -1,6 +1,6 @@
-"""Writes ``docs/cli.md`` from the commands' own ``--help``.
+"""Writes ``docs/cli.md`` from the commands' own ``--help``, and ``docs/options.md`` from ``ssltool methods NAME``.
 
-``python docs/make_cli.py`` writes the page, ``python docs/make_cli.py --check`` exits with 1 if it is stale.
+``python docs/make_cli.py`` writes the pages, ``python docs/make_cli.py --check`` exits with 1 if one is stale.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import click
 
 from ssltool.cli import COMMANDS, cli
+from ssltool.cli.methods import describe, page
+from ssltool.methods import METHODS
 
-PAGE = Path(__file__).with_name("cli.md")
 WIDTH = 100
 
 INTRODUCTION = """\
@@ -39,8 +40,24 @@ def help_text(command: click.Command, name: str) -> str:
     return "\n".join(lines)
 
 
-def page() -> str:
-    """The whole page."""
+OPTIONS = """\
+<!-- Made by docs/make_cli.py from the methods' own declarations: change those, not this page. -->
+
+# Options of the methods
+
+This is what `ssltool methods NAME` prints. An option is set with `--set option=value`, repeatable. What the methods are
+and how they differ is in [](methods.md).
+"""
+
+
+def options_page() -> str:
+    """Every method's options and recipes."""
+    sections = [f"## {name}\n\n```text\n{page(describe(name))}\n```\n" for name in METHODS]
+    return "\n".join([OPTIONS, *sections])
+
+
+def cli_page() -> str:
+    """Every command's help."""
     sections = [INTRODUCTION, section(cli, "ssltool")]
     for name in COMMANDS:
         command = cli.get_command(click.Context(cli), name)
@@ -56,18 +73,20 @@ def section(command: click.Command, name: str) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    """Writes or checks the page; returns the exit code."""
+    """Writes or checks the pages; returns the exit code."""
     if arguments not in ([], ["--check"]):
         print("usage: python docs/make_cli.py [--check]", file=sys.stderr)
         return 2
-    wanted = page()
-    if not arguments:
-        PAGE.write_text(wanted, encoding="utf-8")
-        return 0
-    if PAGE.exists() and PAGE.read_text(encoding="utf-8") == wanted:
-        return 0
-    print(f"{PAGE} is stale; run: python docs/make_cli.py", file=sys.stderr)
-    return 1
+    stale = []
+    for name, text in (("cli.md", cli_page()), ("options.md", options_page())):
+        path = Path(__file__).with_name(name)
+        if not arguments:
+            path.write_text(text, encoding="utf-8")
+        elif not path.exists() or path.read_text(encoding="utf-8") != text:
+            stale.append(name)
+    if stale:
+        print(f"docs: {' and '.join(stale)} stale; run: python docs/make_cli.py", file=sys.stderr)
+    return 1 if stale else 0
 
 
 if __name__ == "__main__":

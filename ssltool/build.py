@@ -35,6 +35,7 @@ def build_method(saved: dict[str, Any], second: Checkpoint | None = None) -> Met
     run = RunFacts(
         images=saved["n_images"],
         classes=saved["n_classes"],
+        epoch_images=saved["epoch_images"],
         image_size=saved["image_size"],
         batch_size=saved["batch_size"],
         steps=steps_in_epoch(saved["n_images"], saved["batch_size"], saved["steps_per_epoch"]),

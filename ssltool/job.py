@@ -145,6 +145,7 @@ class Job:
             "dataset": self.images.name,
             "n_images": len(self.images),
             "n_classes": max(0, int(self.images.labels.max()) + 1),
+            "epoch_images": min(len(self.subset(epoch)) for epoch in range(self.epochs)),
             "second_backbone": None if self.second is None else {k: self.second.config[k] for k in BUILDING},
             "second_hash": None if self.second is None else weights_hash(self.second.state_dict),
             "support_hash": None if self.support is None else _hash(self.support.images.index),

@@ -63,13 +63,18 @@ class Checked:
         SSLToolError: from the constructor, at the first setting that is out of range.
     """
 
+    @staticmethod
+    def spelt(name: str) -> str:
+        """How a setting is written on the command line."""
+        return flag(name)
+
     def __post_init__(self) -> None:
         for f in dataclasses.fields(self):  # type: ignore[arg-type]
             value, m = getattr(self, f.name), f.metadata
             if value is None:
                 continue
             if m.get("choices") and value not in m["choices"]:
-                raise SSLToolError(f"{flag(f.name)} is '{value}'; it must be one of {', '.join(m['choices'])}")
+                raise SSLToolError(f"{self.spelt(f.name)} is '{value}'; it must be one of {', '.join(m['choices'])}")
             low, high, above = m.get("minimum"), m.get("maximum"), m.get("above")
             within = (
                 (low is None or value >= low) and (high is None or value <= high) and (above is None or value > above)
@@ -78,4 +83,4 @@ class Checked:
                 bounds = [f"at least {low}"] if low is not None else []
                 bounds += [f"at most {high}"] if high is not None else []
                 bounds += [f"greater than {above}"] if above is not None else []
-                raise SSLToolError(f"{flag(f.name)} is {value}; it must be {' and '.join(bounds)}")
+                raise SSLToolError(f"{self.spelt(f.name)} is {value}; it must be {' and '.join(bounds)}")

@@ -20,6 +20,7 @@ def command(config: CollapseConfig, as_json: bool) -> None:
     auc             area under the cumulative explained variance: just above 0.5 is a flat
                     spectrum, 1 complete collapse; the paper's metric
     effective_rank  dimensions in use: from 1 (or 0 where all rows are equal) to the width
+    rankme          the same of the uncentred matrix (Garrido et al. 2022)
     feature_std     spread of directions: 1 even, 0 complete collapse; below 1 for outputs
                     of a ReLU; a collapse onto a subspace can pass it, auc and
                     effective_rank show that

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import textwrap
 from typing import Any
 
 import click
@@ -34,11 +35,12 @@ def command(name: str | None, as_json: bool) -> None:
         header = ["method", "year", "paper", "what prevents collapse", "what it needs"]
         emit({"methods": listed}, table(rows, header), as_json)
         return
-    found = _describe(name)
-    emit(found, _page(found), as_json)
+    found = describe(name)
+    emit(found, page(found), as_json)
 
 
-def _describe(name: str) -> dict[str, Any]:
+def describe(name: str) -> dict[str, Any]:
+    """What there is to know of a method, as plain values."""
     from ssltool.methods import method_class, method_entry
     from ssltool.methods.recipes import RECIPES
     from ssltool.settings import value_type
@@ -55,12 +57,13 @@ def _describe(name: str) -> dict[str, Any]:
         for f in dataclasses.fields(cls.Options)
     ]
     recipes = {recipe: methods[name] for recipe, methods in RECIPES.items() if name in methods}
-    about = inspect.getdoc(inspect.getmodule(cls))
+    about = (inspect.getdoc(inspect.getmodule(cls)) or "").replace("``", "")
     facts = {key: value for key, value in dataclasses.asdict(entry).items() if key != "target"}
     return {"name": name, **facts, "about": about, "options": options, "recipes": recipes}
 
 
-def _page(found: dict[str, Any]) -> str:
+def page(found: dict[str, Any]) -> str:
+    """``describe``'s findings as text."""
     rows = [[o["name"], " | ".join(o["choices"]) or o["type"], str(o["default"]), o["help"]] for o in found["options"]]
     parts = [found["about"], "needs: " + found["needs"] + "\nprevents collapse by: " + found["prevents"]]
     parts.append(table(rows, ["option", "type", "default", ""]))
@@ -69,5 +72,6 @@ def _page(found: dict[str, Any]) -> str:
         flags = [
             flag(k) if v is True else f"{flag(k)} {v}" for k, v in recipe.items() if k != "options" and v is not False
         ]
-        parts.append(f"--recipe {name} stands for\n" + " ".join([*flags, *options]))
+        line = " ".join([*flags, *options])
+        parts.append(f"--recipe {name} stands for\n" + textwrap.fill(line, 100, break_on_hyphens=False))
     return "\n\n".join(parts)

@@ -19,14 +19,15 @@ def measure(x: Tensor, *, kind: str = "svd", normalize: bool = False) -> tuple[T
     """The spectrum of representations (N, d) and their metrics.
 
     The spectrum holds singular values of the centred matrix (``svd``, (min(N, d),)) or standard deviations by dimension
-    (``std``, (d,)). ``auc`` and ``effective_rank`` are always those of the singular values; ``feature_std`` looks at
-    directions only, so ``normalize`` does not change it.
+    (``std``, (d,)). ``auc``, ``effective_rank`` and ``rankme`` are always those of the singular values; ``feature_std``
+    looks at directions only, so ``normalize`` does not change it.
     """
     triangle = factor(x, normalize=normalize)
     s = triangle.singular_values()
     values = {
         "auc": metrics.auc(s),
         "effective_rank": metrics.effective_rank(s),
+        "rankme": metrics.rankme_of_spectrum(triangle.singular_values(center=False)),
         "feature_std": metrics.feature_std(x),
     }
     return (s if kind == "svd" else triangle.deviations()), values

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ssltool.collapse.spectrum import factor, row_blocks
+from ssltool.collapse.spectrum import row_blocks, singular_values
 from ssltool.errors import SSLToolError
 from ssltool.numeric import widest
 
@@ -42,11 +42,16 @@ def effective_rank(s: Tensor) -> float:
 
 
 def rankme(x: Tensor) -> float:
-    """exp of the entropy of s / sum s + 1e-7 for the uncentred matrix (Garrido et al. 2022, arXiv:2210.02885, Eq. 1).
+    """exp of the entropy of s / sum s + 1e-7, s of the *uncentred* matrix (Garrido et al., arXiv:2210.02885, Eq. 1).
 
-    Range [1, d]: higher is healthier. Unlike ``effective_rank`` it counts the mean as a direction.
+    Range [1, d]: higher is healthier. Unlike ``effective_rank`` it counts the mean as a direction. 1 where all is 0.
     """
-    s = factor(x).singular_values(center=False)
+    return rankme_of_spectrum(singular_values(x, center=False))
+
+
+def rankme_of_spectrum(s: Tensor) -> float:
+    """``rankme`` from the singular values of the uncentred matrix, where one has them already."""
+    s = _values(s)
     total = s.sum()
     if total == 0:
         return 1.0
@@ -85,6 +90,7 @@ def _values(s: Tensor) -> Tensor:
 READING = {
     "auc": "0.5 flat .. 1 collapsed",
     "effective_rank": "1 collapsed .. d flat",
+    "rankme": "1 collapsed .. d flat; not centred",
     "feature_std": "0 collapsed .. 1 spread; below 1 for outputs of a ReLU",
 }
 """How to read each metric, for tables and help."""

@@ -68,8 +68,8 @@ class Draws:
     ``area`` and ``log_ratio`` (N, 10) are the crop's attempts, ``place`` (N, 2) in [0, 1) its position;
     ``jitter_order`` (N, 4) a permutation of brightness, contrast, saturation, hue and ``jitter`` (N, 4) their
     parameters in that fixed order; ``sigma`` (N,) in pixels, 0 for no blur; ``angle`` (N,) in degrees,
-    counter-clockwise; ``erase_area`` and ``erase_log_ratio`` (N, 10) and ``erase_place`` (N, 2) the erased box's; ``flip``,
-    ``jittered``, ``gray``, ``solarized``, ``erased`` (N,) bool.
+    counter-clockwise; ``erase_area``, ``erase_log_ratio`` (N, 10) and ``erase_place`` (N, 2) the erased box's;
+    ``flip``, ``jittered``, ``gray``, ``solarized``, ``erased`` (N,) bool.
     """
 
     area: Tensor

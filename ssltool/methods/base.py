@@ -30,8 +30,9 @@ class Output(NamedTuple):
 
 @dataclass(frozen=True)
 class RunFacts:
-    """What a method may know of its run: ``images`` and ``classes`` of the data, the side of its views in pixels, the
-    ``batch_size`` over all ranks, the ``steps`` of an epoch, the ``epochs``, the ``seed``.
+    """What a method may know of its run: ``images`` and ``classes`` of the data, the ``epoch_images`` that the smallest
+    epoch draws from, the side of its views in pixels, the ``batch_size`` over all ranks, the ``steps`` of an epoch, the
+    ``epochs``, the ``seed``.
 
     ``second_backbone()`` makes another backbone and says its width: of the make of ``options.teacher``'s, where there
     is such an option, else of the first one's.
@@ -39,6 +40,7 @@ class RunFacts:
 
     images: int
     classes: int
+    epoch_images: int
     image_size: int
     batch_size: int
     steps: int

@@ -20,11 +20,11 @@ from ssltool.data.views import Recipe
 from ssltool.errors import SSLToolError
 from ssltool.methods.base import EpochImages, Method, Output, RunFacts
 from ssltool.methods.multicrop import by_size, small_crops, together
-from ssltool.methods.options import local_crops, local_size, temperature, width
+from ssltool.methods.options import MethodOptions, local_crops, local_size, temperature, width
 from ssltool.methods.prototypes import Prototypes, stuck_at_uniform
 from ssltool.models.heads import mlp
 from ssltool.numeric import without_autocast
-from ssltool.settings import Checked, setting
+from ssltool.settings import setting
 from ssltool.training.distributed import agree, gather
 
 STREAM = 3
@@ -47,9 +47,7 @@ def spherical_kmeans(
         SSLToolError: if there are fewer rows than clusters.
     """
     if len(rows) < count:
-        raise SSLToolError(
-            f"{len(rows)} images cannot make {count} clusters; lower --set prototypes, or give an epoch more images"
-        )
+        raise SSLToolError(f"{len(rows)} rows cannot make {count} clusters; ask for fewer")
     centroids = rows[torch.randperm(len(rows), generator=generator)[:count].to(rows.device)]
     for _ in range(iterations):
         nearest = _nearest(rows, centroids)
@@ -87,7 +85,7 @@ def deepcluster_loss(scores: list[list[Tensor]], assignments: Tensor, temperatur
 
 
 @dataclass(frozen=True)
-class DeepClusterOptions(Checked):
+class DeepClusterOptions(MethodOptions):
     """The method's options; the defaults are the paper's."""
 
     dim: int = width(128)
@@ -116,6 +114,11 @@ class DeepCluster(Method):
     def __init__(self, backbone: nn.Module, dim: int, options: DeepClusterOptions, run: RunFacts) -> None:
         super().__init__(backbone, dim, options, run)
         o = options
+        if run.epoch_images < o.prototypes:
+            raise SSLToolError(
+                f"an epoch of {run.epoch_images} images cannot make {o.prototypes} clusters; lower --set prototypes, "
+                "or give an epoch more images"
+            )
         self.projector = mlp([dim, o.hidden, o.dim])
         self.heads = nn.ModuleList(Prototypes(o.dim, o.prototypes).requires_grad_(False) for _ in range(o.heads))
         self.register_buffer("bank", torch.zeros(2, run.images, o.dim))

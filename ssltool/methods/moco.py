@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from ssltool.data.loader import Batch
 from ssltool.methods.base import Output, RunFacts, same_shapes
 from ssltool.methods.momentum import MomentumMethod
-from ssltool.methods.options import momentum, momentum_final, queue_size, temperature, width
+from ssltool.methods.options import MethodOptions, momentum, momentum_final, queue_size, temperature, width
 from ssltool.methods.queue import Queue, check_queue, queue_warnings
 from ssltool.models.heads import mlp
 from ssltool.numeric import without_autocast
-from ssltool.settings import Checked, setting
+from ssltool.settings import setting
 
 
 @without_autocast
@@ -46,7 +46,7 @@ def moco_loss(q: Tensor, k: Tensor, queue: Tensor, temperature: float = 0.2) -> 
 
 
 @dataclass(frozen=True)
-class MoCoOptions(Checked):
+class MoCoOptions(MethodOptions):
     """The method's options; the defaults are MoCo v2's."""
 
     dim: int = width(128)

@@ -15,6 +15,14 @@ from ssltool.errors import SSLToolError, unknown
 from ssltool.settings import Checked, may_be_none, setting, value_type
 
 
+class MethodOptions(Checked):
+    """Refuses values out of range, naming the option as ``--set`` does."""
+
+    @staticmethod
+    def spelt(name: str) -> str:
+        return f"--set {name}"
+
+
 def width(default: int, what: str = "the projection") -> Any:
     """The width of a layer."""
     return setting(default, f"width of {what}", minimum=1)
@@ -58,14 +66,14 @@ def local_size() -> Any:
 
 
 @dataclass(frozen=True)
-class AsymmetricViews(Checked):
+class AsymmetricViews(MethodOptions):
     """Options of a method whose paper makes its two views in two ways."""
 
     asymmetric: bool = setting(False, "BYOL's two kinds of views: one always blurred, one sometimes solarised")
 
 
 @dataclass(frozen=True)
-class LabelledSupport(Checked):
+class LabelledSupport(MethodOptions):
     """Options of a method that is shown some labelled images at each step."""
 
     labels_fraction: float = setting(0.1, "share of each class's images whose labels are used", above=0, maximum=1)
@@ -75,7 +83,7 @@ class LabelledSupport(Checked):
 
 
 @dataclass(frozen=True)
-class TrainedTeacher(Checked):
+class TrainedTeacher(MethodOptions):
     """Options of a method that learns from a trained backbone."""
 
     teacher: str | None = setting(None, "checkpoint of the teacher")

@@ -16,11 +16,10 @@ from ssltool.data.loader import Batch
 from ssltool.data.views import PLAIN, Recipe
 from ssltool.methods.base import Output, RunFacts, same_shapes
 from ssltool.methods.momentum import MomentumMethod
-from ssltool.methods.options import momentum, momentum_final, queue_size, temperature, width
+from ssltool.methods.options import MethodOptions, momentum, momentum_final, queue_size, temperature, width
 from ssltool.methods.queue import Queue, check_queue, queue_warnings
 from ssltool.models.heads import mlp
 from ssltool.numeric import without_autocast
-from ssltool.settings import Checked
 
 
 @without_autocast
@@ -46,7 +45,7 @@ def ressl_loss(q: Tensor, k: Tensor, queue: Tensor, student_temp: float = 0.1, t
 
 
 @dataclass(frozen=True)
-class ReSSLOptions(Checked):
+class ReSSLOptions(MethodOptions):
     """The method's options; the defaults are the released code's."""
 
     dim: int = width(512)

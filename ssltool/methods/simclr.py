@@ -14,10 +14,9 @@ from torch import Tensor, nn
 
 from ssltool.data.loader import Batch
 from ssltool.methods.base import Method, Output, RunFacts, same_shapes
-from ssltool.methods.options import temperature, width
+from ssltool.methods.options import MethodOptions, temperature, width
 from ssltool.models.heads import mlp
 from ssltool.numeric import without_autocast
-from ssltool.settings import Checked
 from ssltool.training.distributed import gather
 
 
@@ -43,7 +42,7 @@ def nt_xent_loss(z1: Tensor, z2: Tensor, temperature: float = 0.5) -> Tensor:
 
 
 @dataclass(frozen=True)
-class SimCLROptions(Checked):
+class SimCLROptions(MethodOptions):
     """The method's options."""
 
     dim: int = width(128)

@@ -22,10 +22,10 @@ from torch import Tensor, nn
 from ssltool.data.loader import Batch
 from ssltool.data.views import Recipe
 from ssltool.methods.base import Method, Output, RunFacts, same_shapes
-from ssltool.methods.options import fix_pred_lr, width
+from ssltool.methods.options import MethodOptions, fix_pred_lr, width
 from ssltool.models.heads import mlp
 from ssltool.numeric import without_autocast
-from ssltool.settings import Checked, setting
+from ssltool.settings import setting
 
 
 @without_autocast
@@ -68,7 +68,7 @@ def _cross_entropy(p: Tensor, z: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class SimSiamOptions(Checked):
+class SimSiamOptions(MethodOptions):
     """The method's options; the defaults are the paper's."""
 
     dim: int = width(2048)

@@ -10,11 +10,12 @@ from torch import nn
 from ssltool.data.loader import Batch
 from ssltool.data.views import Recipe
 from ssltool.methods.base import Method, Output, RunFacts
-from ssltool.settings import Checked, setting
+from ssltool.methods.options import MethodOptions
+from ssltool.settings import setting
 
 
 @dataclass(frozen=True)
-class SupervisedOptions(Checked):
+class SupervisedOptions(MethodOptions):
     """The method's options."""
 
     label_smoothing: float = setting(0.0, "share of each label that is spread over all classes", minimum=0, maximum=1)

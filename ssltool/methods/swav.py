@@ -19,12 +19,12 @@ from ssltool.data.views import Recipe
 from ssltool.errors import SSLToolError
 from ssltool.methods.base import LARGEST_LOGIT, Method, Output, RunFacts
 from ssltool.methods.multicrop import by_size, small_crops, together
-from ssltool.methods.options import local_crops, local_size, temperature, width
+from ssltool.methods.options import MethodOptions, local_crops, local_size, temperature, width
 from ssltool.methods.prototypes import Prototypes, stuck_at_uniform
 from ssltool.methods.queue import Queue
 from ssltool.models.heads import mlp
 from ssltool.numeric import without_autocast
-from ssltool.settings import Checked, setting
+from ssltool.settings import setting
 from ssltool.training.distributed import gather, mine
 
 
@@ -84,7 +84,7 @@ def swav_loss(scores: list[Tensor], codes: list[Tensor], temperature: float = 0.
 
 
 @dataclass(frozen=True)
-class SwAVOptions(Checked):
+class SwAVOptions(MethodOptions):
     """The method's options; the defaults are the paper's, the queue that for small batches."""
 
     dim: int = width(128)
@@ -127,15 +127,15 @@ class SwAV(Method):
     def _assign(self, number: int, z: Tensor, scores: Tensor) -> Tensor:
         """The codes (N, K) of this rank's part of a large crop; all ranks' and the queue's rows take part."""
         o = self.options
-        together = gather(scores)
-        count = len(together)
+        assigned = gather(scores)
+        count = len(assigned)
         if o.queue and self.now.epoch >= o.queue_start:
             queue = cast(Queue, self.queues[number])
             if self._queued() >= o.queue:
-                together = torch.cat([self.prototypes(queue.rows).float(), together])
+                assigned = torch.cat([self.prototypes(queue.rows).float(), assigned])
             if self.training:
                 queue.add(z)
-        return mine(sinkhorn(together, o.epsilon, o.iterations)[-count:])
+        return mine(sinkhorn(assigned, o.epsilon, o.iterations)[-count:])
 
     def _queued(self) -> int:
         """Embeddings that each queue has been given so far."""

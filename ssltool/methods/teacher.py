@@ -22,11 +22,11 @@ from ssltool.data.views import PLAIN, Recipe
 from ssltool.errors import SSLToolError
 from ssltool.methods.base import EpochImages, Method, Output, RunFacts
 from ssltool.methods.momentum import follow, momentum_at
-from ssltool.methods.options import momentum, momentum_final, width
+from ssltool.methods.options import MethodOptions, momentum, momentum_final, width
 from ssltool.models.backbones import patch_tokens
 from ssltool.models.heads import mlp
 from ssltool.numeric import without_autocast
-from ssltool.settings import Checked, setting
+from ssltool.settings import setting
 
 
 @without_autocast
@@ -49,7 +49,7 @@ def teacher_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class TeacherOptions(Checked):
+class TeacherOptions(MethodOptions):
     """The method's options; the defaults are the study's."""
 
     update: str = setting("ema", "what the teacher does", choices=("sgd", "frozen", "copy", "ema"))

@@ -17,10 +17,10 @@ from ssltool.data.loader import Batch
 from ssltool.data.views import Recipe
 from ssltool.errors import SSLToolError
 from ssltool.methods.base import Method, Output, RunFacts, same_shapes
-from ssltool.methods.options import width
+from ssltool.methods.options import MethodOptions, width
 from ssltool.models.heads import mlp
 from ssltool.numeric import widest, without_autocast
-from ssltool.settings import Checked, setting
+from ssltool.settings import setting
 from ssltool.training.distributed import gather
 
 STREAM = 2
@@ -94,7 +94,7 @@ def wmse_loss(
 
 
 @dataclass(frozen=True)
-class WMSEOptions(Checked):
+class WMSEOptions(MethodOptions):
     """The method's options; the defaults are the paper's for CIFAR."""
 
     dim: int = width(64)
