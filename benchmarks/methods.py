@@ -31,7 +31,7 @@ NAMES: dict[str, dict[str, Any]] = {
     "simclr": {"set": {"dim": 128, "hidden": 512}},
     "moco": {"set": {"dim": 128, "hidden": 512, "queue": 2048, "momentum": 0.98, "symmetric": True}},
     "mocov3": {"set": HEADS | {"momentum": 0.98, "temperature": 0.2}},
-    "barlow": {"lr": 0.1, "set": {"dim": 512, "hidden": 512, "scale": 0.1}},
+    "barlow": {"lr": 0.02, "set": {"dim": 512, "hidden": 512, "scale": 0.1}},
     "vicreg": {"lr": 0.05, "set": {"dim": 512, "hidden": 512}},
     "wmse": {"optimizer": "adam", "lr": 4e-3, "set": {"dim": 16, "hidden": 512, "w_size": 64}},
     "swav": {
@@ -57,8 +57,8 @@ SIMSIAM, BYOL, VICREG, DINO, TEACHER = (NAMES[name] for name in ("simsiam", "byo
 ABLATIONS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "simsiam": ("simsiam", SIMSIAM, {}),
     "simsiam stop_grad=false": ("simsiam", SIMSIAM, {"stop_grad": False}),
-    "simsiam predictor=none": ("simsiam", SIMSIAM, {"predictor": "none", "fix_pred_lr": False}),
-    "simsiam predictor=fixed": ("simsiam", SIMSIAM, {"predictor": "fixed"}),
+    "simsiam predictor=none": ("simsiam", SIMSIAM, {"predictor": "none", "pred_dim": 512, "fix_pred_lr": False}),
+    "simsiam predictor=fixed": ("simsiam", SIMSIAM, {"predictor": "fixed", "fix_pred_lr": False}),
     "simsiam symmetric=false": ("simsiam", SIMSIAM, {"symmetric": False}),
     "simsiam bn=none": ("simsiam", SIMSIAM, {"bn": "none"}),
     "simsiam bn=hidden": ("simsiam", SIMSIAM, {"bn": "hidden"}),
@@ -73,7 +73,7 @@ ABLATIONS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "dino": ("dino", DINO, {}),
     "dino centering=false": ("dino", DINO, {"centering": False}),
     "dino teacher_temp=1": ("dino", DINO, {"teacher_temp": 1.0}),
-    "teacher update=ema": ("teacher", TEACHER, {"update": "ema"}),
+    "teacher update=ema": ("teacher", TEACHER, {}),
     "teacher update=sgd": ("teacher", TEACHER, {"update": "sgd"}),
     "teacher update=frozen": ("teacher", TEACHER, {"update": "frozen"}),
     "teacher update=copy": ("teacher", TEACHER, {"update": "copy"}),

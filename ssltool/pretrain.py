@@ -82,6 +82,11 @@ class _Run:
             self.config = self.job.config
             if self.job.batch_size % shard.world:
                 raise SSLToolError(f"--batch-size {self.job.batch_size} does not divide among {shard.world} ranks")
+            if self.job.support is not None and self.job.support.batch_size % shard.world:
+                raise SSLToolError(
+                    f"{self.job.support.batch_size} labelled images a step do not divide among {shard.world} ranks; "
+                    "change --set support_per_class"
+                )
             self.saved = self.job.saved_config()
             start = find_start(config, self.saved)
             check_loggers(config)

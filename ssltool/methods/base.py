@@ -180,6 +180,18 @@ def asymmetric(base: Recipe) -> list[Recipe]:
     ]
 
 
+def refuse_idle(options: Any, names: tuple[str, ...], idle: bool, why: str) -> None:
+    """Refuses options that would do nothing, if ``idle``: an ignored option is a misunderstanding.
+
+    Raises:
+        SSLToolError: naming the first of ``names`` that is not at its default.
+    """
+    defaults = {f.name: f.default for f in dataclasses.fields(options)}
+    for name in names:
+        if idle and getattr(options, name) != defaults[name]:
+            raise SSLToolError(f"--set {name}={getattr(options, name)} does nothing with {why}; leave one of them out")
+
+
 def same_shapes(name: str, *tensors: Tensor) -> None:
     """Refuses the arguments of a loss unless they are (N, D) tensors of one shape, with rows.
 

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssltool.data.loader import Batch
-from ssltool.methods.base import Output, RunFacts, same_shapes
+from ssltool.methods.base import Output, RunFacts, refuse_idle, same_shapes
 from ssltool.methods.momentum import MomentumMethod
 from ssltool.methods.options import AsymmetricViews, fix_pred_lr, momentum, momentum_final, width
 from ssltool.models.heads import mlp
@@ -59,6 +59,7 @@ class BYOL(MomentumMethod):
 
     def __init__(self, backbone: nn.Module, dim: int, options: BYOLOptions, run: RunFacts) -> None:
         super().__init__(backbone, dim, options, run)
+        refuse_idle(options, ("fix_pred_lr",), options.predictor == "none", "predictor=none")
         self.projector = mlp([dim, options.hidden, options.dim], last_bias=False)
         self.predictor = nn.Identity()
         if options.predictor == "mlp":

@@ -18,7 +18,7 @@ from ssltool import seeds
 from ssltool.data.loader import Batch
 from ssltool.data.views import Recipe
 from ssltool.errors import SSLToolError
-from ssltool.methods.base import EpochImages, Method, Output, RunFacts
+from ssltool.methods.base import EpochImages, Method, Output, RunFacts, refuse_idle
 from ssltool.methods.multicrop import by_size, small_crops, together
 from ssltool.methods.options import MethodOptions, local_crops, local_size, temperature, width
 from ssltool.methods.prototypes import Prototypes, stuck_at_uniform
@@ -114,6 +114,7 @@ class DeepCluster(Method):
     def __init__(self, backbone: nn.Module, dim: int, options: DeepClusterOptions, run: RunFacts) -> None:
         super().__init__(backbone, dim, options, run)
         o = options
+        refuse_idle(o, ("local_size",), o.local_crops == 0, "local_crops=0")
         if run.epoch_images < o.prototypes:
             raise SSLToolError(
                 f"an epoch of {run.epoch_images} images cannot make {o.prototypes} clusters; lower --set prototypes, "

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ssltool.data.loader import Batch
 from ssltool.data.views import Recipe
 from ssltool.errors import SSLToolError
-from ssltool.methods.base import Output, RunFacts
+from ssltool.methods.base import Output, RunFacts, refuse_idle
 from ssltool.methods.momentum import MomentumMethod
 from ssltool.methods.multicrop import by_size, small_crops, together
 from ssltool.methods.options import (
@@ -113,6 +113,9 @@ class DINO(MomentumMethod):
     def __init__(self, backbone: nn.Module, dim: int, options: DINOOptions, run: RunFacts) -> None:
         super().__init__(backbone, dim, options, run)
         o = options
+        refuse_idle(o, ("center_momentum",), not o.centering, "centering=false")
+        refuse_idle(o, ("warmup_teacher_temp",), o.warmup_teacher_temp_epochs == 0, "warmup_teacher_temp_epochs=0")
+        refuse_idle(o, ("local_size",), o.local_crops == 0, "local_crops=0")
         self.projector = mlp([dim, o.hidden, o.hidden, o.dim], hidden_bn=o.head_bn, activation=nn.GELU)
         for layer in self.projector:
             if isinstance(layer, nn.Linear):

@@ -3,8 +3,9 @@ arXiv:1911.05722; Chen et al., "Improved Baselines with Momentum Contrastive Lea
 symmetric version of arXiv:2011.10566, Table 5.
 
 A view's query shall be closer to its image's key than to a queue of earlier keys, which a slowly following teacher
-makes. The papers shuffle images among GPUs so that the teacher's batch norm gives no answer away; here batch statistics
-are those of the whole batch on all ranks, for queries and keys apart, and nothing is shuffled.
+makes. In v2+ the loss is the mean of both directions; the one queue takes the second view's keys. The papers shuffle
+images among GPUs so that the teacher's batch norm gives no answer away; here batch statistics are those of the whole
+batch on all ranks, for queries and keys apart, and nothing is shuffled.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ssltool.data.loader import Batch
 from ssltool.data.views import Recipe
 from ssltool.errors import SSLToolError
-from ssltool.methods.base import Method, Output, RunFacts
+from ssltool.methods.base import Method, Output, RunFacts, refuse_idle
 from ssltool.methods.multicrop import by_size, small_crops, together
 from ssltool.methods.options import LabelledSupport, local_crops, local_size, temperature, width
 from ssltool.models.heads import mlp
@@ -115,6 +115,7 @@ class PAWS(Method):
     def __init__(self, backbone: nn.Module, dim: int, options: PAWSOptions, run: RunFacts) -> None:
         super().__init__(backbone, dim, options, run)
         o = options
+        refuse_idle(o, ("local_size",), o.local_crops == 0, "local_crops=0")
         self.projector = mlp([dim, dim, dim, o.dim])
         self.predictor = nn.Identity()
         if o.predictor:

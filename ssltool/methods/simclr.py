@@ -51,7 +51,8 @@ class SimCLROptions(MethodOptions):
 
 
 class SimCLR(Method):
-    """Projector: a hidden layer and a last one, both with BN, as in Google's code."""
+    """Projector: a hidden layer and a last one, both with BN; Google's last BN also
+    learns a scale."""
 
     Options = SimCLROptions
 

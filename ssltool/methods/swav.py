@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ssltool.data.loader import Batch
 from ssltool.data.views import Recipe
 from ssltool.errors import SSLToolError
-from ssltool.methods.base import LARGEST_LOGIT, Method, Output, RunFacts
+from ssltool.methods.base import LARGEST_LOGIT, Method, Output, RunFacts, refuse_idle
 from ssltool.methods.multicrop import by_size, small_crops, together
 from ssltool.methods.options import MethodOptions, local_crops, local_size, temperature, width
 from ssltool.methods.prototypes import Prototypes, stuck_at_uniform
@@ -108,6 +108,8 @@ class SwAV(Method):
 
     def __init__(self, backbone: nn.Module, dim: int, options: SwAVOptions, run: RunFacts) -> None:
         super().__init__(backbone, dim, options, run)
+        refuse_idle(options, ("queue_start",), options.queue == 0, "queue=0")
+        refuse_idle(options, ("local_size",), options.local_crops == 0, "local_crops=0")
         self.projector = mlp([dim, options.hidden, options.dim])
         self.prototypes = Prototypes(options.dim, options.prototypes)
         if options.queue:  # one for each large crop

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from ssltool.data.loader import Batch
 from ssltool.data.views import PLAIN, Recipe
 from ssltool.errors import SSLToolError
-from ssltool.methods.base import EpochImages, Method, Output, RunFacts
+from ssltool.methods.base import EpochImages, Method, Output, RunFacts, refuse_idle
 from ssltool.methods.momentum import follow, momentum_at
 from ssltool.methods.options import MethodOptions, momentum, momentum_final, width
 from ssltool.models.backbones import patch_tokens
@@ -67,6 +67,8 @@ class Teacher(Method):
 
     def __init__(self, backbone: nn.Module, dim: int, options: TeacherOptions, run: RunFacts) -> None:
         super().__init__(backbone, dim, options, run)
+        idle = options.update != "ema"
+        refuse_idle(options, ("momentum", "momentum_final"), idle, f"update={options.update}")
         widths = [dim, options.hidden, options.hidden, options.dim]
         self.projector = mlp(widths, hidden_bn=False)
         second, _ = run.second_backbone()

@@ -34,17 +34,23 @@ def whiten(v: Tensor, eps: float = 0.0) -> Tensor:
     By the inverse Cholesky factor, in float64, of (1 - eps) S + eps I, S the covariance.
 
     Raises:
-        SSLToolError: unless N > D, without which no covariance of N rows can be inverted; or if the covariance has no
-            Cholesky factor, because dimensions repeat each other or the values are not finite.
+        SSLToolError: unless N > D, without which no covariance of N rows can be inverted, or eps > 0; or if the
+            covariance has no Cholesky factor, because dimensions repeat each other or the values are not finite.
     """
+    if v.dim() != 2 or len(v) < 2:
+        raise SSLToolError(f"whiten takes (N, D) with 2 rows or more; found {tuple(v.shape)}")
     n, d = v.shape
     if n <= d and eps == 0.0:
         raise SSLToolError(f"{n} rows cannot be whitened in {d} dimensions; there must be more rows than dimensions")
-    centred = (v - v.mean(dim=0)).to(widest(v.device))
+    wide = v.to(widest(v.device))
+    centred = wide - wide.mean(dim=0)
     covariance = centred.mT @ centred / (n - 1)
     shrunk = (1.0 - eps) * covariance + eps * torch.eye(d, dtype=centred.dtype, device=v.device)
     factor, failed = torch.linalg.cholesky_ex(shrunk)
-    if bool(failed):
+    # The share of each dimension that the earlier ones do not explain; below this it is the rounding of ``v``.
+    own = factor.detach().diagonal().square() / shrunk.detach().diagonal()
+    noise = d * max(torch.finfo(v.dtype).eps ** 2, 10 * torch.finfo(wide.dtype).eps)
+    if bool((failed > 0) | ~(own.min() > noise)):
         variances = covariance.diagonal().detach()
         state = (
             f"variances from {float(variances.min()):.2g} to {float(variances.max()):.2g}"
@@ -78,10 +84,14 @@ def wmse_loss(
     Raises:
         SSLToolError: for shapes or sizes that do not fit, or embeddings that cannot be whitened.
     """
-    same_shapes("wmse_loss", *views)
     if len(views) < 2:
         raise SSLToolError(f"wmse_loss takes two or more views; found {len(views)}")
+    same_shapes("wmse_loss", *views)
     n = len(views[0])
+    if w_size < 2 or iterations < 1:
+        raise SSLToolError(
+            f"wmse_loss takes w_size of 2 or more and iterations of 1 or more; found {w_size}, {iterations}"
+        )
     if w_size > n:
         raise SSLToolError(f"parts of w_size={w_size} images cannot be cut from a batch of {n}")
     losses = []
@@ -112,10 +122,10 @@ class WMSE(Method):
 
     def __init__(self, backbone: nn.Module, dim: int, options: WMSEOptions, run: RunFacts) -> None:
         super().__init__(backbone, dim, options, run)
-        if options.w_size <= options.dim:
+        if options.w_size <= options.dim and options.eps == 0:
             raise SSLToolError(
                 f"--set w_size={options.w_size} is not larger than dim={options.dim}: so few images cannot be whitened "
-                "in so many dimensions; raise w_size or lower dim"
+                "in so many dimensions; raise w_size, lower dim, or try eps=0.01"
             )
         if options.w_size > run.batch_size:
             raise SSLToolError(
