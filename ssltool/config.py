@@ -86,9 +86,9 @@ class RunSettings(Checked):
     overwrite: bool = setting(False, "replace the run that the folder holds", section="Run")
 
 
-def _option(name: str, help: str, **more: Any) -> Any:
-    """A flag that stands for the method's option ``name``."""
-    return setting(None, f"{help} [--set {name}=]", section="Method", method_option=name, **more)
+def _option(name: str, help: str, default: Any = None, **more: Any) -> Any:
+    """A flag that stands for the method's option ``name``; at its default it says nothing."""
+    return setting(default, f"{help} [--set {name}=]", section="Method", method_option=name, **more)
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ class PretrainConfig(RunSettings, DeviceSettings, DataSettings):
     moco_dim: int | None = _option("dim", "the same as --dim")
     moco_mlp_dim: int | None = _option("hidden", "hidden width of projector and predictor")
     moco_m: float | None = _option("momentum", "momentum of the teacher")
-    moco_m_cos: bool | None = _option("momentum_final", "let the teacher's momentum rise to 1")
+    moco_m_cos: bool = _option("momentum_final", "let the teacher's momentum rise to 1", default=False)
     moco_t: float | None = _option("temperature", "temperature of a contrastive loss")
     teacher_checkpoint: str | None = _option("teacher", "checkpoint that distill learns from", metavar="FILE")
     ema_alpha: float | None = _option("alpha", "weight of a batch in distill's running means")

@@ -242,7 +242,7 @@ def _options(config: PretrainConfig) -> Any:
     given: dict[str, Any] = {}
     for f in dataclasses.fields(config):
         name, value = f.metadata["method_option"], getattr(config, f.name)
-        if name and value is not None:
+        if name and value != f.default:
             if name in given:
                 raise SSLToolError(f"{flag(f.name)} and another flag both set the option {name}; keep one of them")
             given[name] = value

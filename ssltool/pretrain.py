@@ -174,13 +174,19 @@ class _Run:
             state.method.start_epoch(EpochImages(rows, self._views_of))
 
     def _views_of(self, rows: torch.Tensor) -> Iterator[Batch]:
-        """Views of any rows, outside the steps; the last batch is filled up from the beginning."""
-        wanted = rows.cpu().numpy()
-        size = min(self.job.batch_size, len(wanted))
+        """This rank's share of views of any rows, outside the steps; the last batch is filled up from the beginning."""
+        wanted, world = rows.cpu().numpy(), self.shard.world
+        size = min(self.job.batch_size, -(-len(wanted) // world) * world)
         filled = np.resize(wanted, -(-len(wanted) // size) * size)
         recipes = self.state.method.view_recipes(self.job.recipe)
-        seed = seeds.derive(self.config.seed, START_STREAM)
-        return self.loader.train(filled, recipes, batch_size=size, seed=seed, epoch=self.state.epoch)
+        seed, epoch = seeds.derive(self.config.seed, START_STREAM), self.state.epoch
+        batches = self.loader.train(filled, recipes, batch_size=size, seed=seed, epoch=epoch, shard=self.shard)
+        while True:
+            with torch.autocast(self.device.type, enabled=False):  # whoever asks may be under it; views never are
+                batch = next(batches, None)
+            if batch is None:
+                return
+            yield batch
 
     def _batches(self) -> Iterator[Batch]:
         state, job = self.state, self.job

@@ -58,7 +58,7 @@ class Now(NamedTuple):
 
 class EpochImages(NamedTuple):
     """The images of the epoch that starts: their distinct ``rows``, and ``batches(rows)``, which makes views of any of
-    them, the same on every rank; its last batch is filled up from the beginning."""
+    them, for each rank its share of every batch; the last batch is filled up from the beginning."""
 
     rows: Tensor
     batches: Callable[[Tensor], Iterator[Batch]]

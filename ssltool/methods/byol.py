@@ -4,8 +4,8 @@ Each view predicts what a slowly following teacher makes of the other:
 
     loss = |p1 - t2|^2 + |p2 - t1|^2,   all of length 1, so that each term is 2 - 2 cos
 
-Without a predictor (``--set predictor=none``), or with a teacher that is a copy (``--set momentum=0``), it is one of
-SimSiam's ablations.
+Without a predictor (``--set predictor=none``), or with a teacher that is a copy (``--set momentum=0
+--set momentum_final=0``), it is one of SimSiam's ablations.
 """
 
 from __future__ import annotations

@@ -147,8 +147,11 @@ class DeepCluster(Method):
             cast(Prototypes, head).weight.copy_(agree(centroids))
             self.assignments[number, images.rows] = agree(found)
 
+    @torch.no_grad()
     def _remember(self, rows: Tensor, embeddings: list[Tensor]) -> None:
-        self.bank[:, rows] = torch.stack(embeddings[:2]).to(self.bank.dtype)
+        """Keeps all ranks' embeddings of the two large crops."""
+        rows = gather(rows)
+        self.bank[:, rows] = torch.stack([gather(z) for z in embeddings[:2]]).to(self.bank.dtype)
         self.filled[rows] = True
 
     def forward(self, batch: Batch) -> Output:
@@ -156,8 +159,7 @@ class DeepCluster(Method):
         scores = [[head(row).float() for row in z] for head in self.heads]
         loss = deepcluster_loss(scores, self.assignments[:, batch.rows], self.options.temperature)
         if self.training:
-            with torch.no_grad():
-                self._remember(gather(batch.rows), [gather(row.detach()) for row in z[:2]])
+            self._remember(batch.rows, z)
         return Output(loss, z[0].detach())
 
     def diagnose(self, loss: float) -> str | None:

@@ -106,6 +106,8 @@ def read_options(method: str, cls: type[Checked], given: Mapping[str, Any]) -> A
             values[name] = None
         else:
             values[name] = _parse(name, value, kind) if isinstance(value, str) else value
+        if kind is float and values[name] is not None:
+            values[name] = float(values[name])
     return cls(**values)
 
 

@@ -233,7 +233,7 @@ def apply_recipe(config: PretrainConfig, name: str, explicit: Collection[str] = 
     given |= {
         f.metadata["method_option"]
         for f in dataclasses.fields(config)
-        if f.metadata["method_option"] and getattr(config, f.name) is not None
+        if f.metadata["method_option"] and getattr(config, f.name) != f.default
     }
     added = tuple(f"{option}={value}" for option, value in options.items() if option not in given)
     changes = {setting: value for setting, value in recipe.items() if setting not in explicit}

@@ -107,7 +107,7 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         # Every rank's loss depends on these rows, so their gradients add up.
-        total = gradients[0].contiguous()
+        total = gradients[0].clone(memory_format=torch.contiguous_format)  # autograd may share the one it gave
         dist.all_reduce(total)
         return total.chunk(dist.get_world_size())[dist.get_rank()]
 

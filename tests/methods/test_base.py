@@ -1,138 +1,166 @@
-"""What all methods share: their options from text, and the layers that can be read out."""
+"""What all methods share: layers that can be read out, groups, views, warnings, and the check of shapes."""
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import pytest
 import torch
 from torch import nn
 
-from ssltool.data.views import PAPER
+from methods_helpers import WIDTH, Flat, facts, noisy_batch
+from ssltool.data.views import PAPER, PLAIN
 from ssltool.errors import SSLToolError
-from ssltool.methods import METHODS, method_class, method_options
-from ssltool.methods.base import Method, gather_options, read_options, trainable
-from ssltool.settings import Checked, setting
+from ssltool.methods import options as declared
+from ssltool.methods.base import Method, Now, asymmetric, same_shapes, trainable
+from ssltool.settings import Checked
 
 
 @dataclass(frozen=True)
-class Options(Checked):
-    width: int = setting(8, "a width", minimum=1)
-    rate: float = setting(0.5, "a rate", above=0)
-    stop_grad: bool = setting(True, "a switch")
-    name: str = setting("a", "a name", choices=("a", "b"))
+class Options(declared.AsymmetricViews):
+    temperature: float = declared.temperature(0.1)
+    teacher_temp: float = declared.temperature(0.04)
+    fix_pred_lr: bool = declared.fix_pred_lr()
 
 
-@pytest.mark.parametrize(
-    ("text", "wanted"),
-    [("true", True), ("True", True), ("1", True), ("yes", True), ("FALSE", False), ("0", False), ("no", False)],
-)
-def test_switches_are_read_from_words(text, wanted):
-    assert read_options("m", Options, {"stop_grad": text}).stop_grad is wanted
-
-
-def test_numbers_and_names_are_read_from_text():
-    options = read_options("m", Options, {"width": "12", "rate": "1e-3", "name": "b"})
-    assert options == Options(width=12, rate=0.001, name="b")
-    assert type(options.width) is int
-
-
-def test_values_that_are_no_text_are_taken_as_they_are():
-    assert read_options("m", Options, {"width": 3, "stop_grad": False}) == Options(width=3, stop_grad=False)
-
-
-def test_nothing_given_is_the_defaults():
-    assert read_options("m", Options, {}) == Options()
-
-
-def test_names_may_be_spelt_with_hyphens():
-    assert read_options("m", Options, {"stop-grad": "no"}).stop_grad is False
-
-
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        ({"width": "wide"}, "--set width=wide: the value must be of type int"),
-        ({"width": "1.5"}, "--set width=1.5: the value must be of type int"),
-        ({"rate": "fast"}, "--set rate=fast: the value must be of type float"),
-        ({"stop_grad": "maybe"}, "--set stop_grad=maybe: the value must be true or false"),
-        ({"width": "0"}, "--width is 0; it must be at least 1"),
-        ({"rate": "nan"}, "--rate is nan; it must be greater than 0"),
-        ({"name": "c"}, "--name is 'c'; it must be one of a, b"),
-    ],
-)
-def test_a_wrong_value_is_refused_with_what_is_right(given, message):
-    with pytest.raises(SSLToolError) as caught:
-        read_options("m", Options, given)
-    assert str(caught.value).startswith(message)
-
-
-def test_an_unknown_option_offers_the_nearest():
-    with pytest.raises(SSLToolError, match=r"unknown option of m 'widht'; did you mean width\?"):
-        read_options("m", Options, {"widht": "3"})
-
-
-def test_an_unknown_option_that_is_near_nothing_lists_all():
-    with pytest.raises(SSLToolError, match="unknown option of m 'qqq'; known: name, rate, stop_grad, width"):
-        read_options("m", Options, {"qqq": "3"})
-
-
-def test_assignments_and_flags_are_gathered_into_one_mapping():
-    given = gather_options(("width=3", "stop-grad = no", "name=a=b", "empty="), {"rate": 0.1, "absent": None})
-    assert given == {"rate": 0.1, "width": "3", "stop_grad": "no", "name": "a=b", "empty": ""}
-
-
-@pytest.mark.parametrize(
-    ("assignments", "flags"),
-    [(("width=3", "width=4"), {}), (("stop-grad=1", "stop_grad=1"), {}), (("width=3",), {"width": 3})],
-)
-def test_an_option_given_twice_is_refused(assignments, flags):
-    with pytest.raises(SSLToolError, match=r"the option .* is given twice"):
-        gather_options(assignments, flags)
-
-
-@pytest.mark.parametrize("assignment", ["width", "=3", "", " =3"])
-def test_an_assignment_that_is_no_name_and_value_is_refused(assignment):
-    with pytest.raises(SSLToolError, match=f"--set {assignment}: write it as NAME=VALUE"):
-        gather_options((assignment,), {})
-
-
-def test_every_registered_method_can_be_imported_and_has_options_with_defaults():
-    for name in METHODS:
-        cls = method_class(name)
-        assert issubclass(cls, Method)
-        assert method_options(name, {}) == cls.Options()
-
-
-def test_an_unknown_method_offers_the_nearest():
-    with pytest.raises(SSLToolError, match=r"unknown method 'simsam'; did you mean simsiam\?"):
-        method_class("simsam")
+@dataclass(frozen=True)
+class Few(Checked):
+    """Options of a method that has none."""
 
 
 class OnlyProjector(Method):
-    def __init__(self) -> None:
-        super().__init__(nn.Linear(3, 4), 4, None)
-        self.projector = nn.Linear(4, 5)
+    """A projector and no predictor."""
+
+    def __init__(self, options: Checked = Few()) -> None:
+        super().__init__(Flat(), WIDTH, options, facts(steps=5, epochs=4))
+        self.projector = nn.Linear(WIDTH, 5)
 
 
-def test_a_layer_that_a_method_lacks_is_refused():
-    method, images = OnlyProjector(), torch.ones(2, 3)
-    assert method.embed(images, "backbone").shape == (2, 4)
-    assert torch.equal(method.embed(images, "projector"), method.projector(method.backbone(images)))
+class WithPredictor(OnlyProjector):
+    """A projector and a predictor."""
+
+    def __init__(self, options: Checked = Few(), predictor: nn.Module | None = None) -> None:
+        super().__init__(options)
+        self.predictor = predictor or nn.Linear(5, 5)
+
+
+def images():
+    return noisy_batch().views[0]
+
+
+def test_each_layer_is_read_out_after_the_ones_before_it():
+    method, x = WithPredictor(), images()
+    h = method.backbone(x)
+    z = method.projector(h)
+    assert torch.equal(method.embed(x, "backbone"), h)
+    assert torch.equal(method.embed(x, "projector"), z)
+    assert torch.equal(method.embed(x, "predictor"), method.predictor(z))
+
+
+@pytest.mark.parametrize("method", [OnlyProjector(), WithPredictor(predictor=nn.Identity())])
+def test_a_predictor_that_a_method_lacks_is_refused(method):
+    assert method.embed(images(), "projector").shape == (16, 5)
     with pytest.raises(SSLToolError, match="--layer predictor: this model has no predictor"):
-        method.embed(images, "predictor")
+        method.embed(images(), "predictor")
 
 
-def test_a_method_makes_two_views_and_trains_all_its_parameters_unless_it_says_otherwise():
+def test_a_projector_that_a_method_lacks_is_refused():
     method = OnlyProjector()
-    assert method.recipes(PAPER) == [PAPER, PAPER]
+    del method.projector
+    assert method.embed(images(), "backbone").shape == (16, WIDTH)
+    with pytest.raises(SSLToolError, match="--layer projector: this model has no projector"):
+        method.embed(images(), "projector")
+
+
+def test_the_base_has_no_loss_of_its_own():
+    with pytest.raises(NotImplementedError):
+        OnlyProjector()(noisy_batch())
+
+
+def test_a_method_without_a_predictor_trains_all_its_parameters_in_one_group():
+    method = OnlyProjector()
     (group,) = method.param_groups()
     assert [id(p) for p in group["params"]] == [id(p) for p in method.parameters()]
-    assert (group["fixed_lr"], group["is_encoder"]) == (False, True)
-    with pytest.raises(NotImplementedError):
-        method([torch.ones(2, 3)] * 2, torch.arange(2))
+    assert (group["fixed_lr"], group["is_encoder"], group["decays"]) == (False, True, True)
+
+
+@pytest.mark.parametrize("predictor", [nn.Identity(), nn.Linear(5, 5).requires_grad_(False)])
+def test_a_predictor_that_does_not_learn_is_in_no_group(predictor):
+    method = WithPredictor(predictor=predictor)
+    (group,) = method.param_groups()
+    learning = [*method.backbone.parameters(), *method.projector.parameters()]
+    assert {id(p) for p in group["params"]} == {id(p) for p in learning}
+
+
+@pytest.mark.parametrize(("options", "fixed"), [(Few(), False), (Options(), False), (Options(fix_pred_lr=True), True)])
+def test_a_predictor_is_a_group_of_its_own_whose_rate_may_be_fixed(options, fixed):
+    method = WithPredictor(options)
+    method.backbone.layer.bias.requires_grad_(False)
+    encoder, predictor = method.param_groups()
+    found = [id(p) for group in (encoder, predictor) for p in group["params"]]
+    assert sorted(found) == sorted(id(p) for p in method.parameters() if p.requires_grad)
+    assert {id(p) for p in predictor["params"]} == {id(p) for p in method.predictor.parameters()}
+    assert (encoder["fixed_lr"], predictor["fixed_lr"]) == (False, fixed)
+    assert (encoder["is_encoder"], predictor["is_encoder"]) == (True, False)
 
 
 def test_frozen_parameters_are_not_trainable():
     a, b = nn.Linear(2, 2), nn.Linear(2, 2).requires_grad_(False)
     assert [id(p) for p in trainable(a, b)] == [id(a.weight), id(a.bias)]
+
+
+@pytest.mark.parametrize(("step", "wanted"), [(0, 0.0), (5, 0.25), (19, 0.95), (20, 1.0)])
+def test_progress_is_the_share_of_all_epochs_steps_that_are_done(step, wanted):
+    method = OnlyProjector()
+    method.now = Now(step // 5, step)
+    assert method.progress == wanted
+
+
+@pytest.mark.parametrize("options", [Few(), Options()])
+def test_two_views_are_made_by_the_runs_recipe_unless_a_method_says_otherwise(options):
+    assert OnlyProjector(options).view_recipes(PAPER) == [PAPER, PAPER]
+
+
+def test_asymmetric_views_are_byols_table_6():
+    changes = [
+        {"saturation": 0.2, "blur_p": 1.0, "solarize_p": 0.0},
+        {"saturation": 0.2, "blur_p": 0.1, "solarize_p": 0.2},
+    ]
+    wanted = [dataclasses.replace(PAPER, **change) for change in changes]
+    assert OnlyProjector(Options(asymmetric=True)).view_recipes(PAPER) == wanted
+
+
+def test_asymmetric_views_of_a_recipe_without_blur_have_none():
+    first, second = asymmetric(PLAIN)
+    assert (first.blur_p, second.blur_p) == (0.0, 0.0)
+    assert (first.solarize_p, second.solarize_p) == (0.0, 0.2)
+
+
+def test_only_a_temperature_whose_logits_overflow_is_warned_of():
+    assert OnlyProjector(Options(temperature=0.012, teacher_temp=0.012)).warnings() == []
+    (warning,) = OnlyProjector(Options(teacher_temp=0.01)).warnings()
+    assert warning.startswith("teacher_temp=0.01 makes logits of up to 100, whose exp overflows float32")
+    assert OnlyProjector(Few()).warnings() == []
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (4, 3)])
+def test_tensors_of_one_shape_are_accepted(shape):
+    assert same_shapes("f", torch.zeros(shape), torch.ones(shape)) is None
+
+
+@pytest.mark.parametrize(
+    ("shapes", "found"),
+    [
+        ([(4, 3), (4, 2)], "[(4, 2), (4, 3)]"),
+        ([(4, 3), (5, 3)], "[(4, 3), (5, 3)]"),
+        ([(3,), (3,)], "[(3,)]"),
+        ([(2, 3, 4), (2, 3, 4)], "[(2, 3, 4)]"),
+        ([(0, 3), (0, 3)], "[(0, 3)]"),
+        ([()], "[()]"),
+    ],
+)
+def test_tensors_of_other_shapes_are_refused(shapes, found):
+    with pytest.raises(SSLToolError) as caught:
+        same_shapes("f", *(torch.zeros(shape) for shape in shapes))
+    assert str(caught.value) == f"f takes {len(shapes)} (N, D) tensors of one shape; found {found}"

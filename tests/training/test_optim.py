@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ssltool.config import PretrainConfig
-from ssltool.training.optim import LARC, LARS, build_optimizer, cosine, epoch_rates, learning_rates, scaled_lr
+from ssltool.training.optim import LARC, LARS, Rates, build_optimizer, cosine, learning_rates, rates_at, scaled_lr
 
 
 def parameter(values, gradient) -> nn.Parameter:
@@ -25,6 +25,29 @@ def test_lars_scales_a_matrixs_step_to_a_thousandth_of_its_norm():
     LARS([p], 2.0, momentum=0.9, weight_decay=0.1).step()
     wanted = [[3 - 2 * 0.005 * 0.8, 4 - 2 * 0.005 * 0.6]]
     torch.testing.assert_close(p.data, torch.tensor(wanted, dtype=torch.float64), rtol=1e-14, atol=0)
+
+
+# |p| = 5, d = g + 0.1 p = (0.8, 0.6), |d| = 1, so that a trust of 0.02 gives 0.02 x 5 / 1 = 0.1 as the layer's rate.
+@pytest.mark.parametrize(("lr", "layer_rate"), [(2.0, 0.1), (0.25, 0.1), (0.04, 0.04)])
+def test_clipped_lars_moves_a_matrix_by_its_layers_rate_but_at_most_by_the_common_one(lr, layer_rate):
+    p = parameter([[3.0, 4.0]], [[0.5, 0.2]])
+    LARS([p], lr, weight_decay=0.1, trust=0.02, clip=True).step()
+    wanted = [[3 - layer_rate * 0.8, 4 - layer_rate * 0.6]]
+    torch.testing.assert_close(p.data, torch.tensor(wanted, dtype=torch.float64), rtol=1e-14, atol=0)
+
+
+def test_clipped_lars_treats_vectors_and_zeros_as_the_plain_one():
+    for values, gradient in (([3.0, 4.0], [0.5, 0.2]), ([[0.0, 0.0]], [[0.5, 0.2]]), ([[3.0, 4.0]], [[0.0, 0.0]])):
+        plain, clipped = (parameter(values, gradient) for _ in range(2))
+        LARS([plain], 0.5).step()
+        LARS([clipped], 0.5, clip=True).step()
+        assert torch.equal(plain, clipped)
+
+
+def test_clipped_lars_stands_still_at_rate_0():
+    p = parameter([[3.0, 4.0]], [[0.5, 0.2]])
+    LARS([p], 0.0, clip=True).step()
+    assert p.tolist() == [[3.0, 4.0]]
 
 
 def test_lars_leaves_vectors_to_plain_momentum_without_weight_decay():
@@ -176,15 +199,58 @@ def test_constant_rates_ignore_the_schedule(epoch):
     assert learning_rates(epoch, epochs=100, lr=0.3, final_lr=0.1, warmup_epochs=5, constant=True) == (0.3, 0.3)
 
 
-def test_the_rates_of_a_configuration_are_scaled_with_its_batch():
-    config = PretrainConfig(epochs=10, batch_size=512, lr=0.05, final_lr=0.01)
-    assert epoch_rates(config, 0) == pytest.approx((0.1, 0.1))
-    assert epoch_rates(config, 5) == pytest.approx(((0.1 + 0.02) / 2, 0.1))
+def test_warm_up_within_epochs_climbs_in_proportion_to_the_time():
+    rates = [learning_rates(epoch, epochs=7, lr=0.4, warmup_epochs=2)[0] for epoch in (0.0, 0.5, 1.0, 1.75, 2.0)]
+    assert rates == pytest.approx([0.0, 0.1, 0.2, 0.35, 0.4])
+
+
+SCHEDULE = {"epochs": 12, "batch_size": 512, "lr": 0.05, "final_lr": 0.01, "warmup_epochs": 2}
+"""The rate climbs to 0.1 and falls to 0.02 on half a cosine of ten epochs."""
+
+
+@pytest.mark.parametrize("within", [0.0, 0.25, 0.9])
+def test_the_rates_of_a_configuration_are_scaled_with_its_batch_and_keep_for_an_epoch(within):
+    config = PretrainConfig(**SCHEDULE, weight_decay=0.3)
+    assert rates_at(config, 1, within) == pytest.approx(Rates(lr=0.1 * 2 / 3, fixed=0.1, weight_decay=0.3))
+    assert rates_at(config, 2, within) == pytest.approx(Rates(lr=0.1, fixed=0.1, weight_decay=0.3))
+    assert rates_at(config, 7, within) == pytest.approx(Rates(lr=(0.1 + 0.02) / 2, fixed=0.1, weight_decay=0.3))
+
+
+@pytest.mark.parametrize(
+    ("epoch", "within"), [(0, 0.0), (0, 0.5), (1, 0.99), (2, 0.0), (2, 1 / 3), (7, 0.5), (11, 1.0)]
+)
+def test_the_rate_by_step_is_the_line_and_the_cosine_at_that_time(epoch, within):
+    rates = rates_at(PretrainConfig(**SCHEDULE, lr_schedule="step"), epoch, within)
+    time = epoch + within
+    falling = 0.02 + (0.1 - 0.02) * (1 + math.cos(math.pi * (time - 2) / 10)) / 2
+    assert rates.lr == pytest.approx(0.1 * time / 2 if time < 2 else falling, rel=1e-12)
+    assert rates.fixed == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("schedule", ["epoch", "step"])
+@pytest.mark.parametrize(("epoch", "within"), [(0, 0.0), (3, 0.5), (6, 0.0), (9, 0.75)])
+def test_weight_decay_goes_to_its_final_value_on_half_a_cosine_of_the_whole_run(schedule, epoch, within):
+    config = PretrainConfig(**SCHEDULE, weight_decay=0.04, final_weight_decay=0.4, lr_schedule=schedule)
+    time = epoch + (within if schedule == "step" else 0.0)
+    wanted = 0.4 + (0.04 - 0.4) * (1 + math.cos(math.pi * time / 12)) / 2
+    assert rates_at(config, epoch, within).weight_decay == pytest.approx(wanted, rel=1e-12)
+
+
+@pytest.mark.parametrize("schedule", ["epoch", "step"])
+def test_a_run_of_constant_rates_has_them_at_every_step(schedule):
+    config = PretrainConfig(**SCHEDULE, fix_all_lr=True, lr_schedule=schedule)
+    assert {rates_at(config, epoch, within)[:2] for epoch in (0, 1, 7) for within in (0.0, 0.5)} == {(0.1, 0.1)}
+
+
+def test_a_configuration_with_open_defaults_has_no_rates():
     with pytest.raises(ValueError, match="not resolved"):
-        epoch_rates(PretrainConfig(), 0)
+        rates_at(PretrainConfig(), 0)
 
 
-@pytest.mark.parametrize(("name", "cls"), [("sgd", torch.optim.SGD), ("adamw", torch.optim.AdamW), ("lars", LARS)])
+@pytest.mark.parametrize(
+    ("name", "cls"),
+    [("sgd", torch.optim.SGD), ("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW), ("lars", LARS)],
+)
 def test_the_named_optimiser_is_built_with_its_settings(name, cls):
     config = PretrainConfig(optimizer=name, epochs=10, batch_size=512, lr=0.05, weight_decay=0.02)
     groups = [{"params": [nn.Parameter(torch.ones(2))], "fixed_lr": False, "is_encoder": True}]
@@ -192,4 +258,12 @@ def test_the_named_optimiser_is_built_with_its_settings(name, cls):
     assert type(optimizer) is cls
     group = optimizer.param_groups[0]
     assert (group["lr"], group["weight_decay"], group["is_encoder"]) == (pytest.approx(0.1), 0.02, True)
-    assert name == "adamw" or group["momentum"] == 0.9
+    assert name.startswith("adam") or group["momentum"] == 0.9
+
+
+def test_lars_is_built_with_its_trust_and_its_clip():
+    config = PretrainConfig(optimizer="lars", epochs=10, batch_size=512, lars_trust=0.02, lars_clip=True)
+    (group,) = build_optimizer([nn.Parameter(torch.ones(2))], config).param_groups
+    assert (group["trust"], group["clip"]) == (0.02, True)
+    plain = build_optimizer([nn.Parameter(torch.ones(2))], PretrainConfig(optimizer="lars", epochs=1, batch_size=2))
+    assert (plain.param_groups[0]["trust"], plain.param_groups[0]["clip"]) == (0.001, False)

@@ -1,0 +1,83 @@
+"""Every method interrupted after any step and resumed: the bits of the run that never stopped."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from helpers import records, same_run
+from ssltool.config import PretrainConfig
+from ssltool.errors import Interrupted
+from ssltool.files import Checkpoint
+from ssltool.methods import METHODS
+from ssltool.pretrain import pretrain
+from tiny_methods import tiny_config
+
+SCHEDULE = {"epochs": 2, "steps_per_epoch": 2}
+
+VARIANTS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+    "deepcluster in a single pass": ("deepcluster", {}, {"strategy": "current"}),
+    "swav with its queue in use": ("swav", {"queue": 32}, {}),
+    "teacher as a copy": ("teacher", {"update": "copy"}, {}),
+    "teacher by the gradient": ("teacher", {"update": "sgd"}, {}),
+    "moco, symmetric, with adamw": ("moco", {"symmetric": True}, {"optimizer": "adamw"}),
+}
+CASES = {name: (name, {}, {}) for name in METHODS} | VARIANTS
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory, trained):
+    """The settings of a case's run into a folder of this module: ``made(name, "whole")``."""
+    folder = tmp_path_factory.mktemp("resume")
+
+    def make(name: str, out: str) -> PretrainConfig:
+        method, options, settings = CASES[name]
+        place = folder / str(list(CASES).index(name)) / out
+        return tiny_config(method, place, trained, options=options, **(SCHEDULE | settings))
+
+    return make
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_run_that_stops_after_every_step_ends_with_the_bits_of_one_that_never_stops(made, interrupt_at, name):
+    """Within the first epoch, at its end, and within the second."""
+    never = pretrain(made(name, "whole"))
+    config = dataclasses.replace(made(name, "stopped"), resume="auto")
+    for step in (1, 2, 3):
+        interrupt_at(step - 1)
+        with pytest.raises(Interrupted):
+            pretrain(config)
+        newest = Checkpoint.load(Path(config.out) / "checkpoint.pt")
+        assert (newest.step, newest.epoch, newest.metrics["epoch_step"]) == (step, step // 2, step % 2)
+    assert same_run(never, pretrain(config))
+
+
+def test_each_chunk_of_a_single_pass_is_new_to_deepcluster(made, interrupt_at):
+    """What the case above is about: a chunk's images are embedded when its epoch starts, and no others are."""
+    config = made("deepcluster in a single pass", "halfway")
+    interrupt_at(1)
+    with pytest.raises(Interrupted):
+        pretrain(config)
+    bank, filled = (Checkpoint.load(Path(config.out) / "checkpoint.pt").state_dict[name] for name in ("bank", "filled"))
+    order = np.load(Path(config.out) / "order.npy")
+    assert filled[order[:80]].all() and not filled[order[80:]].any()
+    torch.testing.assert_close(bank[:, filled].norm(dim=2), torch.ones(2, 80))
+    assert not bank[:, ~filled].any()
+
+
+def test_queue_of_swav_takes_part_in_the_case_above(made):
+    """It holds one batch, and counts from the second step on; one of two batches is not yet full by then."""
+    config = made("swav with its queue in use", "queue")
+    losses = []
+    for queue in (32, 64):
+        options = tuple(f"queue={queue}" if option.startswith("queue=") else option for option in config.options)
+        for steps in (1, 2):
+            changes = {"options": options, "epochs": 1, "steps_per_epoch": steps, "overwrite": True}
+            losses.append(records(pretrain(dataclasses.replace(config, **changes)))[0]["loss"])
+    assert losses[0] == losses[2]
+    assert losses[1] != losses[3]

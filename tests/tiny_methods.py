@@ -1,0 +1,76 @@
+"""Settings under which each method of the registry trains in milliseconds; the only table of them.
+
+The network is a ResNet-18 of 8 channels on 160 of the bundled images, of which a batch is 32.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ssltool.config import PretrainConfig
+
+TRAINED = "the checkpoint of a trained network"
+"""Stands in the table for a file, which ``tiny_config`` is given."""
+
+LOCAL = {"local_crops": 2, "local_size": 12}
+"""Below 12 pixels the last stage would see maps of one pixel, where torch 2.15's bf16 convolutions on the CPU return
+gradients of uninitialised memory."""
+
+TINY_METHODS: dict[str, dict[str, Any]] = {
+    "simsiam": {"dim": 16},
+    "byol": {"dim": 16, "hidden": 32, "momentum": 0.9},
+    "simclr": {"dim": 16, "hidden": 32},
+    "moco": {"dim": 16, "hidden": 32, "momentum": 0.9, "queue": 96},
+    "mocov3": {"dim": 16, "hidden": 32, "momentum": 0.9},
+    "barlow": {"dim": 16, "hidden": 32},
+    "vicreg": {"dim": 16, "hidden": 32},
+    "wmse": {"dim": 8, "hidden": 32, "w_size": 16},
+    "swav": {"dim": 16, "hidden": 32, "prototypes": 20, "queue": 96, "queue_start": 0, "freeze": 2, **LOCAL},
+    "deepcluster": {"dim": 16, "hidden": 32, "prototypes": 20, **LOCAL},
+    "dino": {"dim": 16, "hidden": 32, "prototypes": 50, "momentum": 0.9, **LOCAL},
+    "nnclr": {"dim": 16, "hidden": 32, "pred_hidden": 32, "queue": 96},
+    "nnsiam": {"dim": 16, "queue": 96},
+    "ressl": {"dim": 16, "hidden": 32, "momentum": 0.9, "queue": 96},
+    "paws": {"dim": 16, "support_per_class": 2, **LOCAL},
+    "distill": {"teacher": TRAINED},
+    "teacher": {"dim": 16, "hidden": 32},
+    "supervised": {},
+}
+
+IDLE = {
+    "wmse": ("projector.3.bias",),  # whitening takes it away with the mean
+    "paws": ("projector.6.bias", "predictor.0.bias"),  # the predictor's batch norms do, and targets are constants
+}
+"""Parameters that have no effect on the loss, and therefore no gradient but for rounding."""
+
+NETWORK = {"arch": "resnet18_w8", "stem": "small-stride2", "image_size": 16, "batch_size": 32, "device": "cpu"}
+
+
+def tiny_options(method: str, trained: Path | None = None, **changes: Any) -> dict[str, Any]:
+    """The table's options of a method, with ``changes``; ``trained`` is the run folder of a network to learn from.
+
+    A method without a row fails the test that asks for it.
+    """
+    if method not in TINY_METHODS:
+        pytest.fail(f"the method {method} has no small settings to test it with; give it a row in {__file__}")
+    options = TINY_METHODS[method] | changes
+    return {k: str(trained / "checkpoint.pt") if v is TRAINED and trained else v for k, v in options.items()}
+
+
+def tiny_config(
+    method: str, out: Path, trained: Path, *, options: dict[str, Any] | None = None, **settings: Any
+) -> PretrainConfig:
+    """Settings of a run into ``out``, two epochs of five steps unless ``settings`` say otherwise.
+
+    ``options`` are added to the table's; the numbers of the images go to a file beside ``out``.
+    """
+    images = out.parent / "images.npy"
+    images.parent.mkdir(parents=True, exist_ok=True)
+    np.save(images, np.arange(0, 8000, 50))
+    given = tuple(f"{name}={value}" for name, value in tiny_options(method, trained, **(options or {})).items())
+    schedule = {"epochs": 2, "steps_per_epoch": 5, "idx_path": str(images), "out": str(out)}
+    return PretrainConfig(method=method, options=given, **(NETWORK | schedule | settings))

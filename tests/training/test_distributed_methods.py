@@ -1,0 +1,296 @@
+"""Every method on two ranks: the losses, gradients and state of one process with the same global batch.
+
+One launch for all. In it ``Tensor.float`` makes float64, as does every layer, so that what is left between one process
+and two ranks is the rounding of float64 and never a nearest neighbour that rounding decides.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from helpers import records
+from ssltool.config import PretrainConfig
+from ssltool.files import Checkpoint
+from ssltool.methods import METHODS
+from ssltool.pretrain import pretrain
+from ssltool.training.distributed import agree, gather, mine
+from tiny_methods import IDLE, TINY_METHODS, tiny_config, tiny_options
+
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "moco, symmetric": ("moco", {"symmetric": True}),
+    "simsiam without stop-gradient": ("simsiam", {"stop_grad": False}),
+    "simsiam by cross-entropy, one way": ("simsiam", {"similarity": "cross_entropy", "symmetric": False}),
+    "wmse, shrunk": ("wmse", {"eps": 0.1}),
+    "swav with its queue in use": ("swav", {"queue": 32}),
+    "teacher by the gradient": ("teacher", {"update": "sgd"}),
+    "teacher as a copy": ("teacher", {"update": "copy"}),
+}
+CASES = {name: (name, {}) for name in METHODS} | VARIANTS
+
+ONE_STEP = ("simsiam", "simclr", "barlow", "vicreg", "wmse", "paws", "supervised")
+"""Keep nothing from step to step but weights; the others make two steps, in two epochs."""
+
+IN_FLOAT32 = {"swav": {"queue": 32}, "deepcluster": {"prototypes": 4, "heads": 1, "kmeans_iters": 2}}
+"""Trained once more as users do; few clusters, lest rounding decide between two."""
+
+PROGRAM = '''
+"""What both ranks run; see the test file. One process group, before which each computes as one process."""
+
+import os
+import sys
+from pathlib import Path
+
+import torch
+
+from ssltool.config import PretrainConfig
+from ssltool.data.loader import Shard
+from ssltool.files import weights_hash
+from ssltool.pretrain import _Run
+from ssltool.training import distributed
+from ssltool.training.distributed import agree, gather, mine
+
+torch.set_num_threads(1)
+out, cpu = Path(sys.argv[1]), torch.device("cpu")
+found = {"apart": {}, "hash": {}}
+
+
+def configs(kind):
+    """The settings of a dict of runs."""
+    return {
+        name: PretrainConfig(**(settings | {"options": tuple(settings["options"])}))
+        for name, settings in torch.load(out / kind, weights_only=True).items()
+    }
+
+
+def trained(config, shard):
+    """The gradients of each step, the losses of each epoch, and the state at the end."""
+    run, gradients = _Run(config, cpu, shard), []
+    method = run.state.method
+    update = method.before_update
+
+    def spy():
+        gradients.append({name: p.grad.clone() for name, p in method.named_parameters() if p.requires_grad})
+        update()
+
+    method.before_update = spy
+    run.train()
+    return {
+        "gradients": gradients,
+        "losses": [record["loss"] for record in run.state.history],
+        "state": {name: tensor.clone() for name, tensor in method.state_dict().items()},
+    }
+
+
+def apart(ours, theirs):
+    """For each tensor the largest difference, and the largest number of the reference."""
+    assert ours.keys() == theirs.keys()
+    return {
+        name: [float((ours[name].double() - other.double()).abs().max()), float(other.double().abs().max())]
+        for name, other in theirs.items()
+    }
+
+
+def collectives(shard):
+    rank = shard.rank
+    made = torch.arange(6.0).view(3, 2) + 10 * rank
+    weights = torch.arange(12.0).view(6, 2) * (rank + 1) ** 2  # each rank has a loss of its own
+
+    rows = made.clone().requires_grad_()
+    gathered = gather(rows)
+    (gathered * weights).sum().backward()
+    found["gather"] = {"made": gathered.detach(), "gradient": rows.grad}
+
+    rows = made.clone().requires_grad_()
+    both = [made.clone().requires_grad_() for _ in range(2)]
+    ((gather(both[0]) + gather(both[1])) * weights).sum().backward()
+    found["gather twice"] = [part.grad for part in both]
+
+    part = mine(gather(rows))
+    (part * weights[:3]).sum().backward()
+    found["mine"] = {"made": part.detach(), "gradient": rows.grad}
+
+    found["gather of numbers"] = gather(torch.tensor([rank, 7 + rank]))
+    found["gather of columns"] = gather(made.mT[:, ::2])
+
+    tensor = made.clone()
+    same = agree(tensor)
+    found["agree"] = {"made": tensor, "in place": same is tensor}
+
+
+def main():
+    as_float = torch.Tensor.float
+    torch.set_default_dtype(torch.float64)
+    torch.Tensor.float = torch.Tensor.double
+    cases = configs("cases.pt")
+    mine_alone = list(cases)[int(os.environ["RANK"]) :: 2]  # the ranks share the work of being one process
+    alone = {name: trained(cases[name], Shard()) for name in mine_alone}
+    with distributed.process_group(cpu, "auto") as shard:
+        for name, config in cases.items():
+            pair = trained(config, shard)
+            gradients = {f"{step} {key}": g for step, found in enumerate(pair["gradients"]) for key, g in found.items()}
+            found["hash"][name] = weights_hash(pair["state"] | gradients)
+            if name in alone:
+                one = alone.pop(name)
+                found["apart"][name] = {
+                    "losses": [pair["losses"], one["losses"]],
+                    "gradients": [apart(*both) for both in zip(pair["gradients"], one["gradients"], strict=True)],
+                    "state": apart(pair["state"], one["state"]),
+                }
+        torch.Tensor.float = as_float
+        torch.set_default_dtype(torch.float32)
+        collectives(shard)
+        for config in configs("float32.pt").values():
+            _Run(config, cpu, shard).train()
+    torch.save(found, out / f"rank{shard.rank}.pt")
+
+
+main()
+'''
+
+CLOSE = 1e-9
+"""Share of a tensor's largest number that rounding may cost: sums over the batch are taken in another order, which
+batch norm and whitening enlarge."""
+
+NOTHING = 1e-12
+"""What is as good as 0 beside numbers of about 1."""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """Where the two ranks run."""
+    return tmp_path_factory.mktemp("ranks")
+
+
+@pytest.fixture(scope="module")
+def ranks(folder, trained) -> list[dict[str, Any]]:
+    """What each of two ranks found."""
+    # Residual branches start at random: where they start at zero, most of the first step's gradients are zero.
+    common = {"steps_per_epoch": 1, "zero_init_residual": False, "overwrite": True}
+    cases = {}
+    for name, (method, options) in CASES.items():
+        if method in TINY_METHODS:
+            out = folder / "double" / str(len(cases))
+            cases[name] = tiny_config(method, out, trained, options=options, epochs=steps_of(method), **common)
+    save(cases, folder / "cases.pt")
+    save({method: in_float32(method, folder / "two", trained) for method in IN_FLOAT32}, folder / "float32.pt")
+    (folder / "program.py").write_text(PROGRAM)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    command = [*launcher, str(folder / "program.py"), str(folder)]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
+    assert ran.returncode == 0, ran.stderr
+    return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
+
+
+def steps_of(method: str) -> int:
+    return 1 if method in ONE_STEP else 2
+
+
+def save(configs: dict[str, PretrainConfig], path: Path) -> None:
+    torch.save({name: dataclasses.asdict(config) for name, config in configs.items()}, path)
+
+
+def in_float32(method: str, folder: Path, trained: Path) -> PretrainConfig:
+    return tiny_config(method, folder / method, trained, options=IN_FLOAT32[method], epochs=1, steps_per_epoch=3)
+
+
+@pytest.fixture(params=CASES)
+def case(request, ranks) -> tuple[str, dict[str, Any]]:
+    """A method, and what became of one of its cases on two ranks and in one process."""
+    method, _ = CASES[request.param]
+    tiny_options(method)  # or there is no such case
+    (found,) = (found["apart"][request.param] for found in ranks if request.param in found["apart"])
+    return method, found
+
+
+def test_losses_on_two_ranks_are_those_of_one_process(case):
+    method, found = case
+    pair, one = found["losses"]
+    assert len(one) == steps_of(method)
+    assert pair == pytest.approx(one, rel=CLOSE)
+
+
+def test_gradients_on_two_ranks_are_those_of_one_process(case):
+    method, found = case
+    assert len(found["gradients"]) == steps_of(method)
+    for step in found["gradients"]:
+        off = {name: (apart, size) for name, (apart, size) in step.items() if apart > CLOSE * size + NOTHING}
+        assert not off
+
+
+def test_every_gradient_that_is_compared_is_there(case):
+    """Otherwise two zeros would have been compared."""
+    method, found = case
+    for step in found["gradients"]:
+        assert {name for name, (_, size) in step.items() if size < 1e-9} == set(IDLE.get(method, ()))
+
+
+def test_weights_and_buffers_on_two_ranks_are_those_of_one_process(case):
+    _, found = case
+    off = {name: (apart, size) for name, (apart, size) in found["state"].items() if apart > CLOSE * size + NOTHING}
+    assert not off
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_ranks_have_the_same_bits(ranks, name):
+    tiny_options(CASES[name][0])
+    first, second = (found["hash"][name] for found in ranks)
+    assert first == second
+
+
+@pytest.mark.parametrize("method", IN_FLOAT32)
+def test_run_on_two_ranks_ends_near_that_of_one_process(folder, ranks, trained, method):
+    """In float32 rounding is about 1e-7 at the first step and grows with each; a step moves the weights by 1e-3."""
+    two, one = folder / "two" / method, pretrain(in_float32(method, folder / "one", trained))
+    single, double = (Checkpoint.load(run / "checkpoint.pt") for run in (one, two))
+    assert single.step == double.step == 3
+    torch.testing.assert_close(double.state_dict, single.state_dict, rtol=1e-4, atol=2e-5)
+    before, after = (records(run) for run in (one, two))
+    assert [r["loss"] for r in after] == pytest.approx([r["loss"] for r in before], rel=1e-4)
+
+
+ROWS = [torch.arange(6.0).view(3, 2) + 10 * rank for rank in range(2)]
+WEIGHTS = torch.arange(12.0).view(6, 2)
+"""Of each rank's loss, times the square of the rank counted from 1."""
+
+
+def test_gathered_rows_are_all_ranks_one_after_the_other(ranks):
+    for found in ranks:
+        assert torch.equal(found["gather"]["made"], torch.cat(ROWS))
+        assert found["gather of numbers"].tolist() == [0, 7, 1, 8]
+        assert torch.equal(found["gather of columns"], torch.cat([rows.mT[:, ::2] for rows in ROWS]))
+
+
+def test_gradient_of_gathered_rows_is_the_sum_of_what_all_ranks_losses_ask_of_them(ranks):
+    for found, part in zip(ranks, WEIGHTS.split(3), strict=True):
+        assert torch.equal(found["gather"]["gradient"], (1 + 4) * part)
+
+
+def test_two_gathers_that_share_one_gradient_do_not_add_to_each_other(ranks):
+    for found, part in zip(ranks, WEIGHTS.chunk(2), strict=True):
+        assert all(torch.equal(gradient, (1 + 4) * part) for gradient in found["gather twice"])
+
+
+def test_own_part_of_gathered_rows_is_what_went_in_and_gets_its_own_gradient_only(ranks):
+    for rank, found in enumerate(ranks):
+        assert torch.equal(found["mine"]["made"], ROWS[rank])
+        assert torch.equal(found["mine"]["gradient"], (rank + 1) ** 2 * WEIGHTS[:3])
+
+
+def test_ranks_agree_on_the_first_ones_tensor_in_place(ranks):
+    for found in ranks:
+        assert torch.equal(found["agree"]["made"], ROWS[0])
+        assert found["agree"]["in place"]
+
+
+def test_in_one_process_gathering_agreeing_and_taking_part_are_the_identity():
+    rows = torch.ones(3, 2, requires_grad=True)
+    assert gather(rows) is mine(rows) is agree(rows) is rows
