@@ -99,8 +99,15 @@ def train(name: str, method: str, given: dict[str, Any], options: dict[str, Any]
 
 
 def measure(
-    name: str, method: str, given: dict[str, Any], options: dict[str, Any], folder: str, threads: int, **run: Any
-):
+    name: str,
+    method: str,
+    given: dict[str, Any],
+    options: dict[str, Any],
+    folder: str,
+    threads: int,
+    linear: bool = True,
+    **run: Any,
+) -> dict[str, str]:
     """Trains, evaluates and measures one row."""
     import torch
 
@@ -127,12 +134,13 @@ def measure(
     s = singular_values(x)
     row = {
         "20-NN": f"{near['accuracy']:.1%}",
-        "linear": f"{lincls.run(probe)['acc1']:.1%}",
         "AUC": f"{metrics.auc(s):.3f}",
         "eff. rank": f"{metrics.effective_rank(s):.1f}",
         "RankMe": f"{metrics.rankme(x):.1f}",
         "memory GB": f"{used:.2f}",
     }
+    if linear:
+        row["linear"] = f"{lincls.run(probe)['acc1']:.1%}"
     if not untrained:
         row |= {
             "loss": f"{records[-1]['loss']:.3f}",
@@ -154,10 +162,11 @@ def measure(
 def main(ablations, only, epochs, jobs, threads, data, device, json_file) -> None:
     rows = ABLATIONS if ablations else {name: (name, given, {}) for name, given in NAMES.items()}
     chosen = {name: row for name, row in rows.items() if not only or name in only}
-    run = {"epochs": epochs, "data": data, "device": device, "threads": threads}
+    run = {"epochs": epochs, "data": data, "device": device, "threads": threads, "linear": not ablations}
+    columns = [column for column in COLUMNS if run["linear"] or column != "linear"]
     found: dict[str, dict[str, str]] = {}
-    print("| run | " + " | ".join(COLUMNS) + " |")
-    print("|---" * (1 + len(COLUMNS)) + "|", flush=True)
+    print("| run | " + " | ".join(columns) + " |")
+    print("|---" * (1 + len(columns)) + "|", flush=True)
     context = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as folder:
         # A teacher has to be there before its student.
@@ -167,7 +176,7 @@ def main(ablations, only, epochs, jobs, threads, data, device, json_file) -> Non
                 futures = {name: pool.submit(measure, name, *chosen[name], folder, **run) for name in wave}
                 for name, future in futures.items():
                     found[name] = future.result()
-                    cells = [found[name].get(column, "") for column in COLUMNS]
+                    cells = [found[name].get(column, "") for column in columns]
                     print(f"| {name} | " + " | ".join(cells) + " |", flush=True)
     if json_file:
         Path(json_file).write_text(json.dumps({"argv": sys.argv[1:], "rows": found}, indent=2))

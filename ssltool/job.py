@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ssltool.build import BUILDING, build_method, read_teacher
+from ssltool.choices import given_options, refuse_idle_settings
 from ssltool.config import PretrainConfig, as_dict
 from ssltool.data import views
 from ssltool.data.datasets import ImageSet, open_dataset
@@ -27,9 +28,8 @@ from ssltool.errors import SSLToolError
 from ssltool.files import Checkpoint, weights_hash
 from ssltool.methods import method_class, method_options
 from ssltool.methods.base import Method
-from ssltool.methods.options import LabelledSupport, gather_options
-from ssltool.models.backbones import SMALL_IMAGE, VITS, check_architecture, resolve_stem
-from ssltool.settings import flag
+from ssltool.methods.options import LabelledSupport
+from ssltool.models.backbones import SMALL_IMAGE, check_architecture, resolve_stem
 
 DEFAULT_SIZE = 224
 
@@ -163,7 +163,7 @@ def make_job(config: PretrainConfig) -> Job:
     """
     refuse_idle_settings(config)
     check_architecture(config.arch)
-    options = _options(config)
+    options = method_options(config.method, given_options(config))
     images = open_dataset(config, "train")
     config = _resolve(config, images)
     order = np.arange(len(images))
@@ -211,7 +211,7 @@ def _support(config: PretrainConfig, options: Any, images: ImageSet) -> Support 
         numbers = read_numbers(options.labels_path, int(images.index.max()) + 1, "--labels-path")
         rows = np.flatnonzero(np.isin(images.index, numbers) & (images.labels >= 0))
         if not len(rows):
-            raise SSLToolError(f"none of the images that {options.labels_path} names has a label")
+            raise SSLToolError(f"none of the images that {options.labels_path} names is trained on and has a label")
     labelled = images.select(rows)
     classes = len(np.unique(labelled.labels))
     wanted = options.support_classes or classes
@@ -236,39 +236,3 @@ def _resolve(config: PretrainConfig, images: ImageSet) -> PretrainConfig:
         # SimSiam's recipe for small images (App. D) has no blur: two pixels of it would leave nothing to see.
         blur_p=config.blur_p if config.blur_p is not None else (0.5 if size > SMALL_IMAGE else 0.0),
     )
-
-
-def _options(config: PretrainConfig) -> Any:
-    given: dict[str, Any] = {}
-    for f in dataclasses.fields(config):
-        name, value = f.metadata["method_option"], getattr(config, f.name)
-        if name and value != f.default:
-            if name in given:
-                raise SSLToolError(f"{flag(f.name)} and another flag both set the option {name}; keep one of them")
-            given[name] = value
-    return method_options(config.method, gather_options(config.options, given))
-
-
-def refuse_idle_settings(config: PretrainConfig) -> None:
-    """Refuses flags that would do nothing: an ignored flag is a misunderstanding.
-
-    Raises:
-        SSLToolError: naming the flag and why it has no effect.
-    """
-    defaults = {f.name: f.default for f in dataclasses.fields(PretrainConfig)}
-    idle = [
-        (("incremental_idx_path", "chunk_size", "n_rounds"), config.strategy == "iid", "with --strategy iid"),
-        (("momentum",), config.optimizer in ("adam", "adamw"), f"with --optimizer {config.optimizer}"),
-        (("lars_trust", "lars_clip"), config.optimizer != "lars", f"with --optimizer {config.optimizer}"),
-        (("final_lr", "warmup_epochs", "fix_pred_lr", "lr_schedule"), config.fix_all_lr, "with --fix-all-lr"),
-        (("test",), not config.wandb, "without --wandb"),
-        (("jitter",), config.jitter_p == 0, "with --jitter-p 0"),
-        (("start_epoch",), config.resume is None, "without --resume"),
-        (("start_epoch",), config.resume == "auto", "with --resume auto, which knows where it stopped"),
-        (("overwrite",), config.resume == "auto", "with --resume auto"),
-        (("zero_init_residual",), config.arch in VITS, f"with {config.arch}"),
-    ]
-    for names, condition, why in idle:
-        for name in names:
-            if condition and getattr(config, name) != defaults[name]:
-                raise SSLToolError(f"{flag(name)} does nothing {why}; leave one of them out")

@@ -23,7 +23,7 @@ def without_autocast(function: Callable[P, T]) -> Callable[P, T]:
 
     @functools.wraps(function)
     def exact(*args: P.args, **kwargs: P.kwargs) -> T:
-        first: object = args[0]
+        first: object = next(iter((*args, *kwargs.values())), None)
         while isinstance(first, (list, tuple)) and first:
             first = first[0]
         if not isinstance(first, Tensor):

@@ -186,7 +186,13 @@ class _Run:
                 batch = next(batches, None)
             if batch is None:
                 return
-            yield batch
+            yield self._shown(batch)
+
+    def _shown(self, batch: Batch) -> Batch:
+        """What the method may see of a batch, laid out as the settings say."""
+        if not self.state.method.uses_labels:
+            batch.labels = torch.full_like(batch.labels, -1)
+        return batch.channels_last() if self.config.channels_last else batch
 
     def _batches(self) -> Iterator[Batch]:
         state, job = self.state, self.job
@@ -230,12 +236,8 @@ class _Run:
         torch.manual_seed(seeds.derive(c.seed, state.epoch, state.epoch_step, MODEL_STREAM, self.shard.rank))
         state.method.now = Now(state.epoch, state.step)
         self._set_rates()
-        if not state.method.uses_labels:
-            batch.labels = torch.full_like(batch.labels, -1)
-        if c.channels_last:
-            batch = batch.channels_last()
         with autocast(self.device, c.precision):
-            output: Output = state.model(batch)
+            output: Output = state.model(self._shown(batch))
         state.optimizer.zero_grad(set_to_none=True)
         state.scaler.scale(output.loss).backward()
         state.scaler.unscale_(state.optimizer)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from typing import Any
 from ssltool.config import PretrainConfig, fixed_settings
 from ssltool.errors import SSLToolError
 from ssltool.files import Checkpoint
+from ssltool.methods import method_class
+from ssltool.methods.options import MethodOptions
 from ssltool.runs import NEWEST, RunFolder, run_path
 from ssltool.settings import flag
 
@@ -75,12 +78,14 @@ def check_compatible(checkpoint: Checkpoint, config: dict[str, Any], path: Path)
     Raises:
         SSLToolError: naming each setting that differs, with both values.
     """
-    names = [*fixed_settings(PretrainConfig), "method_options", *FOUND_OUT]
+    names = [*fixed_settings(PretrainConfig), *FOUND_OUT]
     names.remove("order_hash")
     if checkpoint.config["strategy"] == config["strategy"]:
         names += ["chunk_size", "n_rounds", "repeat_batch", "order_hash"]
     reason = "would break its schedule or its weights"
     differing = _differences(names, checkpoint.config, config)
+    if checkpoint.config["method"] == config["method"]:
+        differing += _differing_options(checkpoint.config, config)
     if not differing and checkpoint.metrics["epoch_step"]:
         fields = dataclasses.fields(PretrainConfig)
         names = [f.name for f in fields if f.metadata["section"] in WITHIN_EPOCH]
@@ -91,12 +96,19 @@ def check_compatible(checkpoint: Checkpoint, config: dict[str, Any], path: Path)
         raise SSLToolError(f"cannot resume {path}: {'; '.join(differing)}. This {reason}; give the checkpoint's values")
 
 
-def _differences(names: list[str], old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+def _differences(
+    names: list[str], old: dict[str, Any], new: dict[str, Any], spelt: Callable[[str], str] = flag
+) -> list[str]:
     found = []
     for name in names:
         before, after = old.get(name), new.get(name)
-        if isinstance(before, dict) and isinstance(after, dict):
-            found += _differences(sorted(before.keys() | after.keys()), before, after)
-        elif before != after:
-            found.append(f"{FOUND_OUT.get(name, flag(name))} was {before}, is now {after}")
+        if before != after:
+            found.append(f"{FOUND_OUT.get(name, spelt(name))} was {before}, is now {after}")
     return found
+
+
+def _differing_options(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """The method's options that differ; what counts of a file is its contents, which ``FOUND_OUT`` has."""
+    declared = {f.name: f for f in dataclasses.fields(method_class(new["method"]).Options)}
+    names = [name for name, f in declared.items() if f.metadata["metavar"] != "FILE"]
+    return _differences(names, old["method_options"], new["method_options"], MethodOptions.spelt)

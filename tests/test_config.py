@@ -17,7 +17,8 @@ from ssltool.config import (
     fixed_settings,
 )
 from ssltool.errors import SSLToolError
-from ssltool.settings import flag, value_type
+from ssltool.methods import METHODS, method_class
+from ssltool.settings import flag, may_be_none, value_type
 
 CLASSES = [PretrainConfig, SaveReprsConfig, KnnConfig, LinclsConfig, CollapseConfig]
 SETTINGS = [pytest.param(c, f, id=f"{c.__name__}.{f.name}") for c in CLASSES for f in dataclasses.fields(c)]
@@ -131,3 +132,20 @@ def test_a_resumed_run_may_change_its_strategy_but_not_its_schedule():
     fixed = fixed_settings(PretrainConfig)
     assert {"arch", "batch_size", "epochs", "seed", "lr", "optimizer"} <= set(fixed)
     assert not {"strategy", "chunk_size", "out", "resume", "workers"} & set(fixed)
+
+
+def test_a_setting_may_be_none_where_its_type_says_so():
+    assert may_be_none(PretrainConfig, "epochs") and may_be_none(PretrainConfig, "moco_m")
+    assert not may_be_none(PretrainConfig, "lr") and not may_be_none(PretrainConfig, "options")
+
+
+FOR_OPTIONS = [f for f in dataclasses.fields(PretrainConfig) if f.metadata["method_option"]]
+
+
+@pytest.mark.parametrize("field", FOR_OPTIONS, ids=lambda field: field.name)
+def test_a_flag_for_a_methods_option_names_one_that_some_method_has_and_says_so(field):
+    option = field.metadata["method_option"]
+    owners = [f for name in METHODS for f in dataclasses.fields(method_class(name).Options) if f.name == option]
+    assert owners
+    assert field.metadata["help"].endswith(f"[--set {option}=]")
+    assert field.default in (None, False)

@@ -1,4 +1,4 @@
-"""The documentation stays true: its command lines parse, marked blocks run, and the generated page is not stale.
+"""The documentation stays true: its command lines parse, marked blocks run, and the generated pages are not stale.
 
 A fenced ``bash`` block is executed if the line before it is the comment ``<!-- run -->``. The marked blocks of a page
 run in order, in one temporary folder, so that they hand each other files; they may hold ``ssltool`` lines only. They
@@ -15,21 +15,22 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from unittest import mock
 
 import click
 import numpy as np
 import pytest
 
 from ssltool.cli import COMMANDS, cli
-from ssltool.config import CollapseConfig, KnnConfig, LinclsConfig, PretrainConfig, SaveReprsConfig
+from ssltool.config import CollapseConfig, KnnConfig, LinclsConfig, SaveReprsConfig
 from ssltool.errors import SSLToolError
-from ssltool.job import refuse_idle_settings
+from ssltool.job import make_job
+from ssltool.methods import METHODS, method_entry
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
 CONFIGS = {
-    "pretrain": PretrainConfig,
     "save-reprs": SaveReprsConfig,
     "knn": KnnConfig,
     "lincls": LinclsConfig,
@@ -75,20 +76,32 @@ HELP_LINES = [
 ]
 
 
+class Opened(Exception):
+    """The images would be opened next."""
+
+
 def parse(arguments: list[str]) -> None:
     """Parses a command line as the program does and checks its settings, executing nothing."""
     name = arguments[0].replace("_", "-")
     assert name in COMMANDS, f"there is no command {name}"
     command = cli.get_command(click.Context(cli), name)
     assert command is not None
-    values = dict(command.make_context(name, arguments[1:]).params)
-    if values.get("data_dir") is not None:
-        assert values["data"] is None
-        values["data"] = values["data_dir"]
-    settings = CONFIGS[name]
-    config = settings(**{f.name: values[f.name] for f in dataclasses.fields(settings)})
-    if isinstance(config, PretrainConfig):
-        refuse_idle_settings(config)
+    context = command.make_context(name, arguments[1:])
+    values = dict(context.params)
+    if name == "methods":
+        assert values["name"] is None or method_entry(values["name"])
+    elif name == "pretrain":
+        patched = mock.patch.multiple
+        with (
+            patched("ssltool.pretrain", pretrain=make_job),
+            patched("ssltool.plan", make_plan=make_job),
+            patched("ssltool.job", open_dataset=mock.Mock(side_effect=Opened)),
+            pytest.raises(Opened),
+        ):
+            command.invoke(context)
+    else:
+        assert values.get("data_dir") is None or values["data"] is None
+        CONFIGS[name](**{f.name: values[f.name] for f in dataclasses.fields(CONFIGS[name])})
 
 
 @pytest.mark.parametrize(("page", "arguments"), LINES, ids=[f"{page}: {' '.join(a)[:60]}" for page, a in LINES])
@@ -107,7 +120,16 @@ def test_every_command_is_shown_in_a_page_and_in_its_help():
 
 
 def test_a_wrong_line_would_be_noticed():
-    for line in ("knn a.pt b.pt --no-such-flag", "pretrain --chunk-size 3", "pretrain --epochs 0", "nothing"):
+    for line in (
+        "knn a.pt b.pt --no-such-flag",
+        "pretrain --chunk-size 3",
+        "pretrain --epochs 0",
+        "pretrain --method byol --set queue=8",
+        "pretrain --method distill --recipe cifar",
+        "pretrain --alg moco --nnsiam",
+        "methods vicrge",
+        "nothing",
+    ):
         with pytest.raises((click.UsageError, SSLToolError, AssertionError)):
             parse(shlex.split(line))
 
@@ -135,7 +157,7 @@ def test_marked_blocks_run_through_files(page, tmp_path, monkeypatch, ssltool):
     assert "accuracy@1" in out and "effective_rank" in out
 
 
-def test_command_line_page_is_what_the_commands_say():
+def test_generated_pages_are_what_the_commands_and_methods_say():
     done = subprocess.run([sys.executable, str(DOCS / "make_cli.py"), "--check"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
@@ -160,3 +182,11 @@ def test_links_between_pages_lead_somewhere():
 
 def test_readme_is_short():
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) < 150
+
+
+def test_every_method_has_a_row_in_its_page_that_says_what_the_registry_says():
+    page = (DOCS / "methods.md").read_text(encoding="utf-8")
+    for name, entry in METHODS.items():
+        link = f"[{entry.paper}](https://arxiv.org/abs/{entry.paper})"
+        row = f"| [`{name}`](options.md#{name}) | {entry.year} | {link} | {entry.prevents} | {entry.needs} |"
+        assert row in page

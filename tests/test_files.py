@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import pickle
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +23,7 @@ from ssltool.files import (
     Spectrum,
     file_hash,
     load_dict,
+    weights_hash,
     write_atomically,
     write_json,
 )
@@ -180,6 +183,23 @@ def test_the_hash_of_a_file_is_the_sha256_of_its_bytes(tmp_path):
     # The digest of "abc" is the first example of FIPS 180-2, B.1.
     (tmp_path / "abc").write_bytes(b"abc")
     assert file_hash(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_the_hash_of_weights_sees_values_names_and_buffers():
+    norm = torch.nn.BatchNorm1d(3)
+    before = weights_hash(norm.state_dict())
+    assert weights_hash(torch.nn.BatchNorm1d(3).state_dict()) == before
+    assert weights_hash(torch.nn.Sequential(norm).state_dict()) != before
+    norm.running_mean[1] = 1e-30
+    assert weights_hash(norm.state_dict()) != before
+
+
+def test_the_hash_of_weights_is_the_sha256_of_names_and_bytes():
+    weights = {"a": torch.tensor([1.5, -2.0]), "b.c": torch.tensor([[3], [4]], dtype=torch.int16)}
+    parts = b"a" + struct.pack("<2f", 1.5, -2.0) + b"b.c" + struct.pack("<2h", 3, 4)
+    assert weights_hash(weights) == hashlib.sha256(parts).hexdigest()
+    turned = torch.arange(6.0).view(2, 3).mT
+    assert weights_hash({"a": turned}) == weights_hash({"a": turned.contiguous()})
 
 
 def test_a_missing_file_is_named(tmp_path):

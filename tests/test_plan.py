@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from helpers import TINY, records
+from ssltool.data.loader import Batch
 from ssltool.data.strategies import epoch_indices
 from ssltool.job import make_job
 from ssltool.pretrain import pretrain
@@ -95,10 +96,19 @@ def test_memory_of_the_activations_is_that_of_what_the_backward_pass_keeps(sslto
     own = {p.data_ptr() for p in method.parameters()}
     kept: dict[int, torch.Tensor] = {}
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.setdefault(t.data_ptr(), t), lambda t: t):
-        loss = method([torch.randn(32, 3, 16, 16) for _ in range(2)], torch.arange(32)).loss
+        views = [torch.randn(32, 3, 16, 16) for _ in range(2)]
+        loss = method(Batch(views, torch.full((32,), -1), torch.arange(32))).loss
     activations = sum(tensor.nbytes for pointer, tensor in kept.items() if pointer not in own)
     assert loss.requires_grad
     assert high - low == pytest.approx(activations, rel=0.05)
+
+
+def test_labels_of_a_single_class_can_be_planned_for(ssltool, write_images, tmp_path):
+    write_images(tmp_path / "images" / "only", 20)
+    flags = ["-a", "resnet18_w8", "--stem", "small-stride2", "--image-size", 16, "--device", "cpu", "-b", 16]
+    flags += ["--method", "supervised", "--dataset-type", "folder", "--epochs", 1, "-o", tmp_path / "run"]
+    ran = ssltool("pretrain", tmp_path / "images", *flags, "--dry-run", "--json")
+    assert ran.json["config"]["n_classes"] == 1
 
 
 def test_text_has_a_row_per_epoch(ssltool, tmp_path):

@@ -18,6 +18,7 @@ import torch
 
 import ssltool.files
 from helpers import TINY, records, same_bits, same_run
+from ssltool.data.loader import Batch
 from ssltool.data.strategies import epoch_indices
 from ssltool.errors import SSLToolError
 from ssltool.files import Checkpoint, file_hash, load_dict
@@ -42,9 +43,9 @@ def seen(monkeypatch):
     steps: list[tuple[list[int], list[tuple[int, ...]]]] = []
     forward = SimSiam.forward
 
-    def spy(self: SimSiam, views: list[torch.Tensor], rows: torch.Tensor) -> Output:
-        steps.append((rows.tolist(), [tuple(view.shape) for view in views]))
-        return forward(self, views, rows)
+    def spy(self: SimSiam, batch: Batch) -> Output:
+        steps.append((batch.rows.tolist(), [tuple(view.shape) for view in batch.views]))
+        return forward(self, batch)
 
     monkeypatch.setattr(SimSiam, "forward", spy)
     return steps
@@ -82,9 +83,9 @@ def nan_loss(monkeypatch):
     def arm(number: int) -> None:
         calls = [0]
 
-        def poisoned(self: SimSiam, views: list[torch.Tensor], rows: torch.Tensor) -> Output:
+        def poisoned(self: SimSiam, batch: Batch) -> Output:
             calls[0] += 1
-            output = forward(self, views, rows)
+            output = forward(self, batch)
             return output._replace(loss=output.loss * math.nan) if calls[0] == number else output
 
         monkeypatch.setattr(SimSiam, "forward", poisoned)
@@ -121,7 +122,8 @@ def test_config_json_is_the_config_in_the_checkpoint_and_names_what_was_found_ou
     config = settings(run)
     assert config == Checkpoint.load(run / "checkpoint.pt").config
     assert (config["seed"], config["stem"], config["method_options"]["dim"]) == (3, "small-stride2", 16)
-    assert (config["dataset"], config["n_images"]) == ("bundled", 8000)
+    assert (config["dataset"], config["n_images"], config["n_classes"]) == ("bundled", 8000, 10)
+    assert (config["second_backbone"], config["second_hash"], config["support_hash"]) == (None, None, None)
 
 
 def test_metrics_hold_one_record_per_epoch(tiny):
@@ -153,8 +155,8 @@ def test_mean_loss_in_the_record_is_the_mean_over_the_steps(tiny, monkeypatch):
     losses = []
     forward = SimSiam.forward
 
-    def spy(self: SimSiam, views: list[torch.Tensor], rows: torch.Tensor) -> Output:
-        output = forward(self, views, rows)
+    def spy(self: SimSiam, batch: Batch) -> Output:
+        output = forward(self, batch)
         losses.append(output.loss.item())
         return output
 
@@ -204,7 +206,7 @@ def test_warmup_steps_freeze_the_encoder_at_the_start_of_every_epoch_but_the_fir
     assert moved == [every, every, every, head, head, every, head, head, every]
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw", "lars"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw", "lars"])
 def test_optimizer_moves_every_part_and_fixes_the_predictors_rate(tiny, parameters, optimizer):
     run = pretrain(tiny(epochs=4, steps_per_epoch=1, optimizer=optimizer, fix_pred_lr=True, lr=0.8))
     assert changed(parameters[0], parameters[-1]) == {"backbone", "projector", "predictor"}
@@ -216,6 +218,25 @@ def test_optimizer_moves_every_part_and_fixes_the_predictors_rate(tiny, paramete
     assert [line["lr"] for line in lines] == pytest.approx(cosine)
     encoder, predictor = Checkpoint.load(run / "checkpoint.pt").optimizer["param_groups"]
     assert (encoder["lr"], predictor["lr"]) == (lines[-1]["lr"], lines[-1]["fixed_lr"])
+
+
+def test_rates_and_weight_decay_by_step_are_those_of_the_time(tiny, monkeypatch):
+    used: list[list[tuple[float, float]]] = []
+    step = _Run._step
+
+    def spy(run: _Run, batch: Any) -> None:
+        step(run, batch)
+        used.append([(group["lr"], group["weight_decay"]) for group in run.state.optimizer.param_groups])
+
+    monkeypatch.setattr(_Run, "_step", spy)
+    schedule = {"epochs": 3, "steps_per_epoch": 4, "warmup_epochs": 1, "lr": 1.6, "weight_decay": 0.1}
+    run = pretrain(tiny(**schedule, lr_schedule="step", final_weight_decay=0.3, fix_pred_lr=True))
+    base, times = 1.6 * 16 / 256, [number / 4 for number in range(12)]
+    rates = [base * t if t < 1 else base * (1 + math.cos(math.pi * (t - 1) / 2)) / 2 for t in times]
+    decays = [0.3 - 0.2 * (1 + math.cos(math.pi * t / 3)) / 2 for t in times]
+    assert [encoder for encoder, _ in used] == [pytest.approx(pair) for pair in zip(rates, decays, strict=True)]
+    assert [predictor for _, predictor in used] == [pytest.approx((base, decay)) for decay in decays]
+    assert [line["lr"] for line in records(run)] == pytest.approx(rates[::4])  # an epoch's record has its first
 
 
 def test_predictors_rate_follows_the_cosine_unless_it_is_fixed(tiny):
@@ -318,6 +339,11 @@ IDLE_FLAGS = [
     (["--n-rounds", "2"], "--n-rounds does nothing with --strategy iid"),
     (["--incremental-idx-path", "x.npy"], "--incremental-idx-path does nothing with --strategy iid"),
     (["--optimizer", "adamw", "--momentum", "0.5"], "--momentum does nothing with --optimizer adamw"),
+    (["--optimizer", "adam", "--momentum", "0.5"], "--momentum does nothing with --optimizer adam"),
+    (["--lars-trust", "0.02"], "--lars-trust does nothing with --optimizer sgd"),
+    (["--optimizer", "adamw", "--lars-clip"], "--lars-clip does nothing with --optimizer adamw"),
+    (["--fix-all-lr", "--lr-schedule", "step"], "--lr-schedule does nothing with --fix-all-lr"),
+    (["-a", "vit_small", "--no-zero-init-residual"], "--zero-init-residual does nothing with vit_small"),
     (["--fix-all-lr", "--final-lr", "0.01"], "--final-lr does nothing with --fix-all-lr"),
     (["--fix-all-lr", "--warmup-epochs", "1"], "--warmup-epochs does nothing with --fix-all-lr"),
     (["--fix-all-lr", "--fix-pred-lr"], "--fix-pred-lr does nothing with --fix-all-lr"),
@@ -338,11 +364,15 @@ def test_flag_that_would_do_nothing_is_refused(ssltool, tmp_path, flags, message
 BAD_INPUT = [
     (["-a", "resnet81"], r"unknown arch\w* 'resnet81'; did you mean .*resnet18"),
     (["--set", "dimm=3"], "unknown option of simsiam 'dimm'; did you mean dim"),
-    (["--set", "zzzzzz=3"], "unknown option of simsiam 'zzzzzz'; known: dim, fix_pred_lr, n_augs, pred_dim, stop_grad"),
+    (
+        ["--set", "zzzzzz=3"],
+        "unknown option of simsiam 'zzzzzz'; known: bn, dim, fix_pred_lr, n_augs, pred_dim, predictor, similarity, "
+        "stop_grad, symmetric",
+    ),
     (["--set", "n_augs=many"], "n_augs=many: the value must be of type int"),
     (["--set", "dim"], "--set dim: write it as NAME=VALUE"),
     (["--set", "dim=8"], "dim is given twice"),
-    (["--n-augs", "1"], "--n-augs is 1; it must be at least 2"),
+    (["--n-augs", "1"], "--set n_augs is 1; it must be at least 2"),
     (["-m", "simsian"], "unknown method 'simsian'; did you mean simsiam"),
     (["--strategy", "current", "--epochs", "100", "-b", "128"], "has 80 images, fewer than one batch of 128"),
     (["-b", "8001"], "a batch of 8001 is larger than the data of 8000 images"),

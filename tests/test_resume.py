@@ -20,6 +20,7 @@ from ssltool.config import PretrainConfig
 from ssltool.errors import Interrupted, SSLToolError
 from ssltool.files import Checkpoint
 from ssltool.pretrain import _Run, pretrain
+from tiny_methods import tiny_config
 
 
 def again(config: PretrainConfig, **changes: Any) -> Path:
@@ -46,6 +47,8 @@ RUNS = {
     "current": {"strategy": "current", "fix_pred_lr": True},
     "accumulate with adamw in fp16": {"strategy": "accumulate", "optimizer": "adamw", "precision": "fp16"},
     "lars": {"optimizer": "lars", "repeat_batch": 2},
+    "adam by step": {"optimizer": "adam", "lr_schedule": "step", "warmup_epochs": 1, "final_weight_decay": 0.1},
+    "clipped lars": {"optimizer": "lars", "lars_clip": True, "lars_trust": 0.02, "solarize_p": 0.5},
 }
 
 
@@ -165,9 +168,12 @@ def test_views_can_change_between_epochs_but_not_within_one(stopped):
         ({"batch_size": 16}, "--batch-size was 32, is now 16"),
         ({"epochs": 3}, "--epochs was 2, is now 3"),
         ({"seed": 11}, "--seed was 10, is now 11"),
-        ({"dim": 8}, "--dim was 16, is now 8"),
+        ({"dim": 8}, "--set dim was 16, is now 8"),
         ({"optimizer": "lars"}, "--optimizer was sgd, is now lars"),
         ({"steps_per_epoch": 4}, "--steps-per-epoch was 3, is now 4"),
+        ({"lr_schedule": "step"}, "--lr-schedule was epoch, is now step"),
+        ({"final_weight_decay": 0.1}, "--final-weight-decay was None, is now 0.1"),
+        ({"options": ("predictor=fixed",)}, "--set predictor was mlp, is now fixed"),
     ],
     ids=lambda value: "" if isinstance(value, str) else next(iter(value)),
 )
@@ -187,6 +193,25 @@ def test_other_data_is_refused(tiny, trained, write_images, tmp_path):
     write_images(tmp_path / "images", 40)
     with pytest.raises(SSLToolError, match="was 8000, is now 40"):
         pretrain(tiny(batch_size=32, resume=str(trained), data=str(tmp_path / "images")))
+
+
+def test_other_labelled_images_are_refused(tmp_path, trained):
+    run = pretrain(tiny_config("paws", tmp_path / "run", trained, epochs=1, steps_per_epoch=1))
+    np.save(tmp_path / "labelled.npy", np.arange(0, 4000, 50))
+    options = {"labels_path": tmp_path / "labelled.npy"}
+    config = tiny_config("paws", run, trained, epochs=1, steps_per_epoch=1, options=options, resume="auto")
+    with pytest.raises(SSLToolError, match=r"the hash of the labelled images' numbers was \w+, is now \w+"):
+        pretrain(config)
+
+
+def test_another_teacher_is_refused(tmp_path, trained):
+    run = pretrain(tiny_config("distill", tmp_path / "run", trained, epochs=1, steps_per_epoch=1))
+    other = Checkpoint.load(trained / "checkpoint.pt")
+    other.state_dict["backbone.conv1.weight"] += 1.0
+    other.save(tmp_path / "other" / "checkpoint.pt")
+    config = tiny_config("distill", run, tmp_path / "other", epochs=1, steps_per_epoch=1, resume="auto")
+    with pytest.raises(SSLToolError, match=r"the hash of the trained network to learn from was \w+, is now \w+"):
+        pretrain(config)
 
 
 def test_start_epoch_counts_from_there(tiny):

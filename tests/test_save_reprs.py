@@ -8,13 +8,12 @@ import torch
 
 import ssltool as package
 from ssltool import save_reprs
+from ssltool.build import build_method
 from ssltool.config import DataSettings, SaveReprsConfig
 from ssltool.data.datasets import open_dataset
 from ssltool.data.loader import Loader
 from ssltool.errors import SSLToolError
 from ssltool.files import Checkpoint, Representations, file_hash, load_dict
-from ssltool.job import build_method
-from ssltool.methods import method_options
 
 ROWS = [5, 3, 1999, 40, 41, 42, 0, 7, 100, 1000]
 """Images of the bundled data that the tests run through the network, in no order."""
@@ -41,14 +40,7 @@ def save(ssltool, trained, some):
 def restored(run_folder) -> torch.nn.Module:
     """The network of a checkpoint in eval mode, without the stage under test."""
     checkpoint = Checkpoint.load(run_folder / "checkpoint.pt")
-    model = build_method(
-        "simsiam",
-        method_options("simsiam", {"dim": 16, "pred_dim": 8}),
-        seed=0,
-        arch="resnet18_w8",
-        stem="small-stride2",
-        image_size=16,
-    )
+    model = build_method(checkpoint.config)
     model.load_state_dict(checkpoint.state_dict)
     return model.eval()
 

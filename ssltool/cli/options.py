@@ -56,7 +56,7 @@ def _click_type(kind: type, metadata: Any) -> Any:
 
 def _declarations(f: dataclasses.Field[Any], kind: type) -> list[str]:
     names = [*f.metadata["flags"], flag(f.name)] if f.name != "options" else ["--set"]
-    if kind is bool and (f.default is not False):
+    if kind is bool and (f.default is not False or f.metadata["fixed"]):  # also what a recipe may have switched on
         names[-1] += f"/--no-{f.name.replace('_', '-')}"
     return [f.name, *dict.fromkeys(names)]
 

@@ -72,7 +72,7 @@ def command(
     explicit = {name for name in ctx.params if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT}
     config = _with_method(with_data(config, data_dir), alg, nnsiam, given="method" in explicit)
     if recipe is not None:
-        from ssltool.methods.recipes import apply_recipe
+        from ssltool.choices import apply_recipe
 
         config = apply_recipe(config, recipe, explicit)
     if config.dry_run:

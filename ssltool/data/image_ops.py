@@ -137,7 +137,7 @@ def solarize(x: Tensor) -> Tensor:
 
 
 def rotate(x: Tensor, degrees: Tensor) -> Tensor:
-    """Turns each image counter-clockwise by its ``degrees`` (N,) about its centre, bilinearly; black comes in."""
+    """Turns each image, a square, counter-clockwise by its ``degrees`` (N,), bilinearly; black comes in."""
     angle = torch.deg2rad(degrees)
     cos, sin, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
     theta = torch.stack([cos, -sin, zero, sin, cos, zero], dim=1).view(-1, 2, 3)

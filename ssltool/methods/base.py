@@ -180,24 +180,17 @@ def asymmetric(base: Recipe) -> list[Recipe]:
     ]
 
 
-def refuse_idle(options: Any, names: tuple[str, ...], idle: bool, why: str) -> None:
-    """Refuses options that would do nothing, if ``idle``: an ignored option is a misunderstanding.
-
-    Raises:
-        SSLToolError: naming the first of ``names`` that is not at its default.
-    """
-    defaults = {f.name: f.default for f in dataclasses.fields(options)}
-    for name in names:
-        if idle and getattr(options, name) != defaults[name]:
-            raise SSLToolError(f"--set {name}={getattr(options, name)} does nothing with {why}; leave one of them out")
-
-
 def same_shapes(name: str, *tensors: Tensor) -> None:
     """Refuses the arguments of a loss unless they are (N, D) tensors of one shape, with rows.
 
     Raises:
         SSLToolError: with the shapes that were found.
     """
-    shapes = {tuple(t.shape) for t in tensors}
-    if len(shapes) > 1 or tensors[0].dim() != 2 or not len(tensors[0]):
-        raise SSLToolError(f"{name} takes {len(tensors)} (N, D) tensors of one shape; found {sorted(shapes)}")
+    if not of_one_shape(*tensors):
+        found = sorted({tuple(t.shape) for t in tensors})
+        raise SSLToolError(f"{name} takes {len(tensors)} (N, D) tensors of one shape; found {found}")
+
+
+def of_one_shape(*tensors: Tensor) -> bool:
+    """Whether all are (N, D), of one shape and with rows."""
+    return len({t.shape for t in tensors}) == 1 and tensors[0].dim() == 2 and len(tensors[0]) > 0

@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssltool.data.loader import Batch
-from ssltool.methods.base import Output, RunFacts, refuse_idle, same_shapes
+from ssltool.methods.base import Output, RunFacts, same_shapes
 from ssltool.methods.momentum import MomentumMethod
-from ssltool.methods.options import AsymmetricViews, fix_pred_lr, momentum, momentum_final, width
+from ssltool.methods.options import AsymmetricViews, Idle, fix_pred_lr, momentum, momentum_final, width
 from ssltool.models.heads import mlp
 from ssltool.numeric import without_autocast
 from ssltool.settings import setting
@@ -51,6 +51,9 @@ class BYOLOptions(AsymmetricViews):
     predictor: str = setting("mlp", "what predicts: an MLP or nothing", choices=("mlp", "none"))
     fix_pred_lr: bool = fix_pred_lr()
 
+    def idle(self) -> list[Idle]:
+        return [Idle(("fix_pred_lr",), self.predictor == "none", "predictor=none")]
+
 
 class BYOL(MomentumMethod):
     """Projector and predictor: a hidden layer with BN, and a linear one."""
@@ -59,7 +62,6 @@ class BYOL(MomentumMethod):
 
     def __init__(self, backbone: nn.Module, dim: int, options: BYOLOptions, run: RunFacts) -> None:
         super().__init__(backbone, dim, options, run)
-        refuse_idle(options, ("fix_pred_lr",), options.predictor == "none", "predictor=none")
         self.projector = mlp([dim, options.hidden, options.dim], last_bias=False)
         self.predictor = nn.Identity()
         if options.predictor == "mlp":

@@ -18,9 +18,9 @@ from ssltool import seeds
 from ssltool.data.loader import Batch
 from ssltool.data.views import Recipe
 from ssltool.errors import SSLToolError
-from ssltool.methods.base import EpochImages, Method, Output, RunFacts, refuse_idle
+from ssltool.methods.base import EpochImages, Method, Output, RunFacts
 from ssltool.methods.multicrop import by_size, small_crops, together
-from ssltool.methods.options import MethodOptions, local_crops, local_size, temperature, width
+from ssltool.methods.options import Idle, MethodOptions, local_crops, local_size, temperature, width
 from ssltool.methods.prototypes import Prototypes, stuck_at_uniform
 from ssltool.models.heads import mlp
 from ssltool.numeric import without_autocast
@@ -41,7 +41,8 @@ def spherical_kmeans(
 ) -> tuple[Tensor, Tensor]:
     """Clusters unit ``rows`` (N, D) by cosine: ``count`` unit centroids (K, D), and each row's centroid (N,).
 
-    Starts from ``count`` of the rows, drawn by a CPU generator. A centroid that no row is nearest to stays where it is.
+    Starts from ``count`` of the rows, drawn by a CPU generator. A centroid that no row is nearest to, or whose rows
+    cancel, stays where it is.
 
     Raises:
         SSLToolError: if there are fewer rows than clusters.
@@ -52,8 +53,8 @@ def spherical_kmeans(
     for _ in range(iterations):
         nearest = _nearest(rows, centroids)
         sums = torch.zeros_like(centroids).index_add_(0, nearest, rows)
-        taken = torch.bincount(nearest, minlength=count)[:, None] > 0
-        centroids = F.normalize(torch.where(taken, sums, centroids), dim=1)
+        length = sums.norm(dim=1, keepdim=True)
+        centroids = torch.where(length > 0, F.normalize(sums, dim=1), centroids)
     return centroids, _nearest(rows, centroids)
 
 
@@ -73,9 +74,11 @@ def deepcluster_loss(scores: list[list[Tensor]], assignments: Tensor, temperatur
     Raises:
         SSLToolError: if heads and assignments do not match.
     """
-    if len(scores) != len(assignments):
+    rows = {len(crop) for crops in scores for crop in crops}
+    if not scores or len(scores) != len(assignments) or rows != {assignments.shape[-1]}:
         raise SSLToolError(
-            f"deepcluster_loss takes assignments (H, N) for H heads; found {len(assignments)}, {len(scores)} heads"
+            f"deepcluster_loss takes scores (N, K) of H heads and assignments (H, N); found {len(scores)} heads with "
+            f"rows {sorted(rows)}, and assignments {tuple(assignments.shape)}"
         )
     losses = [
         F.cross_entropy(torch.cat(crops) / temperature, target.repeat(len(crops)))
@@ -97,6 +100,9 @@ class DeepClusterOptions(MethodOptions):
     local_crops: int = local_crops(6)
     local_size: int | None = local_size()
 
+    def idle(self) -> list[Idle]:
+        return [Idle(("local_size",), self.local_crops == 0, "local_crops=0")]
+
 
 class DeepCluster(Method):
     """Projector: a hidden layer with BN, and a linear one; then heads of centroids, which k-means sets.
@@ -114,7 +120,6 @@ class DeepCluster(Method):
     def __init__(self, backbone: nn.Module, dim: int, options: DeepClusterOptions, run: RunFacts) -> None:
         super().__init__(backbone, dim, options, run)
         o = options
-        refuse_idle(o, ("local_size",), o.local_crops == 0, "local_crops=0")
         if run.epoch_images < o.prototypes:
             raise SSLToolError(
                 f"an epoch of {run.epoch_images} images cannot make {o.prototypes} clusters; lower --set prototypes, "
@@ -156,7 +161,7 @@ class DeepCluster(Method):
 
     def forward(self, batch: Batch) -> Output:
         z = self._embed(batch.views)
-        scores = [[head(row).float() for row in z] for head in self.heads]
+        scores = [[head(row) for row in z] for head in self.heads]
         loss = deepcluster_loss(scores, self.assignments[:, batch.rows], self.options.temperature)
         if self.training:
             self._remember(batch.rows, z)

@@ -17,11 +17,12 @@ from torch import Tensor, nn
 from ssltool.data.loader import Batch
 from ssltool.data.views import Recipe
 from ssltool.errors import SSLToolError
-from ssltool.methods.base import Output, RunFacts, refuse_idle
+from ssltool.methods.base import Output, RunFacts, of_one_shape
 from ssltool.methods.momentum import MomentumMethod
 from ssltool.methods.multicrop import by_size, small_crops, together
 from ssltool.methods.options import (
     AsymmetricViews,
+    Idle,
     local_crops,
     local_size,
     momentum,
@@ -29,7 +30,7 @@ from ssltool.methods.options import (
     temperature,
     width,
 )
-from ssltool.methods.prototypes import stuck_at_uniform
+from ssltool.methods.prototypes import cosines, stuck_at_uniform
 from ssltool.models.heads import mlp
 from ssltool.numeric import without_autocast
 from ssltool.settings import setting
@@ -58,7 +59,7 @@ def dino_loss(
         SSLToolError: if there is no pair of different crops, or the shapes do not fit.
     """
     shapes = {tuple(t.shape) for t in [*student, *teacher]}
-    if len(student) < 2 or not 1 <= len(teacher) <= len(student) or len(shapes) > 1:
+    if len(student) < 2 or not 1 <= len(teacher) <= len(student) or not of_one_shape(*student, *teacher):
         raise SSLToolError(
             f"dino_loss takes two or more student logits (N, K), and the teacher's of the first of them; found "
             f"{len(student)} and {len(teacher)} of shapes {sorted(shapes)}"
@@ -94,12 +95,19 @@ class DINOOptions(AsymmetricViews):
     local_crops: int = local_crops(8)
     local_size: int | None = local_size()
 
+    def idle(self) -> list[Idle]:
+        return [
+            Idle(("center_momentum",), not self.centering, "centering=false"),
+            Idle(("warmup_teacher_temp",), self.warmup_teacher_temp_epochs == 0, "warmup_teacher_temp_epochs=0"),
+            Idle(("local_size",), self.local_crops == 0, "local_crops=0"),
+        ]
+
 
 class UnitPrototypes(nn.Linear):
     """A linear layer without bias whose every row counts by its direction only, after rows scaled to length 1."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(F.normalize(x, dim=1), F.normalize(self.weight, dim=1))
+        return cosines(F.normalize(x.float(), dim=1), F.normalize(self.weight, dim=1))
 
 
 class DINO(MomentumMethod):
@@ -113,9 +121,6 @@ class DINO(MomentumMethod):
     def __init__(self, backbone: nn.Module, dim: int, options: DINOOptions, run: RunFacts) -> None:
         super().__init__(backbone, dim, options, run)
         o = options
-        refuse_idle(o, ("center_momentum",), not o.centering, "centering=false")
-        refuse_idle(o, ("warmup_teacher_temp",), o.warmup_teacher_temp_epochs == 0, "warmup_teacher_temp_epochs=0")
-        refuse_idle(o, ("local_size",), o.local_crops == 0, "local_crops=0")
         self.projector = mlp([dim, o.hidden, o.hidden, o.dim], hidden_bn=o.head_bn, activation=nn.GELU)
         for layer in self.projector:
             if isinstance(layer, nn.Linear):
@@ -132,7 +137,7 @@ class DINO(MomentumMethod):
     def forward(self, batch: Batch) -> Output:
         o = self.options
         z = [row.float() for row in together(self.projector, by_size(self.backbone, batch.views))]
-        student = [self.prototypes(row).float() for row in z]
+        student = [self.prototypes(row) for row in z]
         teacher = by_size(self.teach, batch.views[:2])
         loss = dino_loss(student, teacher, self.center, o.student_temp, self._teacher_temp())
         if self.training and o.centering:

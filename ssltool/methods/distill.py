@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ssltool.data.loader import Batch
 from ssltool.data.views import Recipe
+from ssltool.errors import SSLToolError
 from ssltool.methods.base import Method, Output, RunFacts, same_shapes
 from ssltool.methods.options import TrainedTeacher
 from ssltool.numeric import without_autocast
@@ -38,6 +39,9 @@ def distill_loss(student: Tensor, teacher: Tensor, mu: Tensor, sd: Tensor) -> Te
         SSLToolError: if the shapes differ or are not (N, D).
     """
     same_shapes("distill_loss", student, teacher)
+    if not mu.shape == sd.shape == student.shape[1:]:
+        found = f"{tuple(mu.shape)} and {tuple(sd.shape)}"
+        raise SSLToolError(f"distill_loss takes mu and sd (D,) for rows (N, D), D {student.shape[1]}; found {found}")
     return F.mse_loss(student, (teacher.detach() - mu) / (sd + EPS))
 
 
@@ -58,7 +62,7 @@ class Distill(Method):
     def __init__(self, backbone: nn.Module, dim: int, options: DistillOptions, run: RunFacts) -> None:
         super().__init__(backbone, dim, options, run)
         self.teacher, width = run.second_backbone()
-        self.teacher.requires_grad_(False)
+        self.teacher.requires_grad_(False).eval()
         self.projector = nn.Linear(dim, width)
         self.register_buffer("mu", torch.zeros(width))
         self.register_buffer("sd", torch.ones(width))

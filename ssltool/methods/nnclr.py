@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ssltool.data.loader import Batch
 from ssltool.methods.base import Method, Output, RunFacts, same_shapes
-from ssltool.methods.options import MethodOptions, fix_pred_lr, queue_size, temperature, width
+from ssltool.methods.options import AsymmetricViews, fix_pred_lr, queue_size, temperature, width
 from ssltool.methods.queue import Queue, queue_warnings
 from ssltool.models.heads import mlp
 from ssltool.numeric import without_autocast
@@ -46,7 +46,7 @@ def nnclr_loss(nn1: Tensor, nn2: Tensor, p1: Tensor, p2: Tensor, temperature: fl
 
 
 @dataclass(frozen=True)
-class NNCLROptions(MethodOptions):
+class NNCLROptions(AsymmetricViews):
     """The method's options; the defaults are the paper's."""
 
     dim: int = width(256)

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from ssltool.errors import SSLToolError
 from ssltool.methods.base import RunFacts
-from ssltool.methods.options import queue_size
+from ssltool.methods.options import Idle, queue_size
 from ssltool.methods.queue import Queue, queue_warnings
 from ssltool.methods.simsiam import SimSiam, SimSiamOptions
 
@@ -23,6 +22,9 @@ class NNSiamOptions(SimSiamOptions):
 
     queue: int = queue_size(25600)
 
+    def idle(self) -> list[Idle]:
+        return [*super().idle(), Idle(("stop_grad",), True, "nnsiam, whose targets are constants")]
+
 
 class NNSiam(SimSiam):
     """SimSiam with a queue of projections, into which each batch's first view goes."""
@@ -30,8 +32,6 @@ class NNSiam(SimSiam):
     Options = NNSiamOptions
 
     def __init__(self, backbone: nn.Module, dim: int, options: NNSiamOptions, run: RunFacts) -> None:
-        if not options.stop_grad:
-            raise SSLToolError("--set stop_grad=false does nothing with nnsiam, whose targets are constants; drop it")
         super().__init__(backbone, dim, options, run)
         self.queue = Queue(options.queue, options.dim, run.batch_size)
 

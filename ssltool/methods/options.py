@@ -7,12 +7,20 @@ as functions of their default.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from ssltool.errors import SSLToolError, unknown
 from ssltool.settings import Checked, may_be_none, setting, value_type
+
+
+class Idle(NamedTuple):
+    """The options in ``names`` do nothing ``when`` this is so, namely with ``why``."""
+
+    names: tuple[str, ...]
+    when: bool
+    why: str
 
 
 class MethodOptions(Checked):
@@ -21,6 +29,10 @@ class MethodOptions(Checked):
     @staticmethod
     def spelt(name: str) -> str:
         return f"--set {name}"
+
+    def idle(self) -> list[Idle]:
+        """Options that do nothing beside the others."""
+        return []
 
 
 def width(default: int, what: str = "the projection") -> Any:
@@ -77,7 +89,9 @@ class LabelledSupport(MethodOptions):
     """Options of a method that is shown some labelled images at each step."""
 
     labels_fraction: float = setting(0.1, "share of each class's images whose labels are used", above=0, maximum=1)
-    labels_path: str | None = setting(None, "use the labels of the image numbers in this .npy file instead")
+    labels_path: str | None = setting(
+        None, "use the labels of the image numbers in this .npy file instead", metavar="FILE"
+    )
     support_classes: int | None = setting(None, "classes in a step's support [default: all]", minimum=2)
     support_per_class: int = setting(7, "images of each class in a step's support", minimum=1)
 
@@ -86,15 +100,31 @@ class LabelledSupport(MethodOptions):
 class TrainedTeacher(MethodOptions):
     """Options of a method that learns from a trained backbone."""
 
-    teacher: str | None = setting(None, "checkpoint of the teacher")
+    teacher: str | None = setting(None, "checkpoint of the teacher", metavar="FILE")
 
 
-def read_options(method: str, cls: type[Checked], given: Mapping[str, Any]) -> Any:
+def idle_options(options: Any) -> Iterator[tuple[str, str]]:
+    """Options away from their defaults that do nothing beside the others, and with what."""
+    defaults = {f.name: f.default for f in dataclasses.fields(options)}
+    for names, when, why in options.idle():
+        yield from ((name, why) for name in names if when and getattr(options, name) != defaults[name])
+
+
+def read_options(method: str, cls: type[MethodOptions], given: Mapping[str, Any]) -> Any:
     """The options of a method from names and values, which may be text.
 
     Raises:
-        SSLToolError: for an unknown name (the right ones are listed), a wrong type, or a value out of range.
+        SSLToolError: for an unknown name (the right ones are listed), a wrong type, a value out of range, or an option
+            that does nothing beside the others.
     """
+    options = parse_options(method, cls, given)
+    for name, why in idle_options(options):
+        raise SSLToolError(f"--set {name}={getattr(options, name)} does nothing with {why}; leave one of them out")
+    return options
+
+
+def parse_options(method: str, cls: type[MethodOptions], given: Mapping[str, Any]) -> Any:
+    """``read_options`` without a look at whether each option does something."""
     names = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     values: dict[str, Any] = {}
     for name, value in given.items():

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from ssltool.data.loader import Batch
 from ssltool.data.views import Recipe
 from ssltool.errors import SSLToolError
-from ssltool.methods.base import Method, Output, RunFacts, refuse_idle
+from ssltool.methods.base import Method, Output, RunFacts, of_one_shape
 from ssltool.methods.multicrop import by_size, small_crops, together
-from ssltool.methods.options import LabelledSupport, local_crops, local_size, temperature, width
+from ssltool.methods.options import Idle, LabelledSupport, local_crops, local_size, temperature, width
 from ssltool.models.heads import mlp
 from ssltool.numeric import without_autocast
 from ssltool.settings import setting
@@ -71,24 +71,31 @@ def paws_loss(
         SSLToolError: if there are not two targets, or the shapes do not fit.
     """
     shapes = {tuple(t.shape) for t in [*anchors, *targets]}
-    if len(targets) != 2 or len(anchors) < 2 or len(shapes) > 1:
+    if len(targets) != 2 or len(anchors) < 2 or not of_one_shape(*anchors, *targets):
         raise SSLToolError(
             f"paws_loss takes two or more anchors and two targets, each (N, D); found {len(anchors)} and "
             f"{len(targets)} of shapes {sorted(shapes)}"
         )
-    if not len(support) == len(target_support) == len(labels):
-        found = f"{len(support)}, {len(target_support)} and {len(labels)}"
-        raise SSLToolError(f"paws_loss takes as many labels as rows of support; found {found}")
+    if (
+        support.shape != target_support.shape
+        or support.shape[1:] != anchors[0].shape[1:]
+        or len(labels) != len(support)
+    ):
+        found = [tuple(t.shape) for t in (support, target_support, labels)]
+        raise SSLToolError(
+            f"paws_loss takes two supports (S, D) and as many labels (S, C) for anchors (N, D); found {found}"
+        )
     answers = [soft_neighbours(anchor, support, labels, temperature) for anchor in anchors]
     with torch.no_grad():
         second, first = (sharpen(soft_neighbours(t, target_support, labels, temperature), sharpening) for t in targets)
         wanted = [first, second, *[0.5 * (first + second)] * (len(anchors) - 2)]
         wanted = [w.masked_fill(w < NEGLIGIBLE, 0.0) for w in wanted]
-    losses = [-torch.xlogy(w, p).sum(dim=1).mean() for w, p in zip(wanted, answers, strict=True)]
+    smallest = torch.finfo(answers[0].dtype).tiny  # a probability of 0 would have a gradient of 0 / 0
+    losses = [-torch.xlogy(w, p.clamp(min=smallest)).sum(dim=1).mean() for w, p in zip(wanted, answers, strict=True)]
     loss = torch.stack(losses).mean()
     if me_max:
         mean = sharpen(torch.cat(answers), sharpening).mean(dim=0)
-        loss = loss - torch.special.entr(mean).sum()
+        loss = loss - torch.special.entr(mean.clamp(min=smallest)).sum()
     return loss
 
 
@@ -105,6 +112,9 @@ class PAWSOptions(LabelledSupport):
     local_crops: int = local_crops(6)
     local_size: int | None = local_size()
 
+    def idle(self) -> list[Idle]:
+        return [Idle(("local_size",), self.local_crops == 0, "local_crops=0")]
+
 
 class PAWS(Method):
     """Projector: three layers, the first two with BN; predictor: BN, a bottleneck of a quarter with BN, and a linear
@@ -115,7 +125,6 @@ class PAWS(Method):
     def __init__(self, backbone: nn.Module, dim: int, options: PAWSOptions, run: RunFacts) -> None:
         super().__init__(backbone, dim, options, run)
         o = options
-        refuse_idle(o, ("local_size",), o.local_crops == 0, "local_crops=0")
         self.projector = mlp([dim, dim, dim, o.dim])
         self.predictor = nn.Identity()
         if o.predictor:

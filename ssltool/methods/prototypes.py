@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ssltool.numeric import without_autocast
+
 NEAR = 0.01
 """How close to ln K, as a share of it, a loss counts as stuck."""
 
@@ -27,7 +29,13 @@ class Prototypes(nn.Module):
         self.weight.copy_(F.normalize(self.weight, dim=1))
 
     def forward(self, rows: Tensor) -> Tensor:
-        return rows @ self.weight.mT
+        return cosines(rows.float(), self.weight)
+
+
+@without_autocast
+def cosines(rows: Tensor, others: Tensor) -> Tensor:
+    """Products (N, K) of unit rows (N, D) and (K, D), in their own precision: assignments feel the last digits."""
+    return rows @ others.mT
 
 
 def stuck_at_uniform(loss: float, count: int, epoch: int, remedy: str) -> str | None:

@@ -19,6 +19,7 @@ class Queue(nn.Module):
 
     rows: Tensor
     place: Tensor
+    added: Tensor
 
     def __init__(self, size: int, dim: int, batch_size: int) -> None:
         """Raises ``SSLToolError`` if the queue is shorter than a batch, which would overwrite itself."""
@@ -27,6 +28,13 @@ class Queue(nn.Module):
             raise SSLToolError(f"--set queue={size} cannot hold one batch of {batch_size}; make it at least that long")
         self.register_buffer("rows", F.normalize(torch.randn(size, dim), dim=1))
         self.register_buffer("place", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("added", torch.zeros((), dtype=torch.int64))
+        self._known_full = False
+
+    def is_full(self) -> bool:
+        """Whether no random row is left."""
+        self._known_full = self._known_full or int(self.added) >= len(self.rows)  # asks a GPU only until it is
+        return self._known_full
 
     @torch.no_grad()
     def add(self, rows: Tensor) -> None:
@@ -35,6 +43,7 @@ class Queue(nn.Module):
         places = (self.place + torch.arange(len(rows), device=rows.device)) % len(self.rows)
         self.rows[places] = rows
         self.place.copy_((self.place + len(rows)) % len(self.rows))
+        self.added.add_(len(rows))
 
     @torch.no_grad()
     def nearest(self, rows: Tensor) -> Tensor:

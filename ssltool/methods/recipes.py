@@ -8,11 +8,8 @@ docs/methods.md says where.
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Collection
 from typing import Any
 
-from ssltool.config import PretrainConfig
 from ssltool.errors import SSLToolError, unknown
 from ssltool.methods import method_entry
 
@@ -215,26 +212,16 @@ def recipes_of(method: str) -> list[str]:
     return [name for name, methods in RECIPES.items() if method in methods]
 
 
-def apply_recipe(config: PretrainConfig, name: str, explicit: Collection[str] = ()) -> PretrainConfig:
-    """``config`` with the recipe ``name`` of its method, but for the settings in ``explicit`` and the options it has.
+def published(method: str, name: str) -> Settings:
+    """The recipe ``name`` of a method: settings of ``PretrainConfig``, and the method's own under "options".
 
     Raises:
         SSLToolError: for an unknown recipe, or one that the method has not.
     """
-    method_entry(config.method)
+    method_entry(method)
     if name not in RECIPES:
         raise unknown("recipe", name, RECIPES)
-    if config.method not in RECIPES[name]:
-        have = " and ".join(recipes_of(config.method)) or "none"
-        raise SSLToolError(f"there is no published {name} recipe for {config.method}; it has {have}")
-    recipe = dict(RECIPES[name][config.method])
-    options = recipe.pop("options", {})
-    given = {text.partition("=")[0].strip().replace("-", "_") for text in config.options}
-    given |= {
-        f.metadata["method_option"]
-        for f in dataclasses.fields(config)
-        if f.metadata["method_option"] and getattr(config, f.name) != f.default
-    }
-    added = tuple(f"{option}={value}" for option, value in options.items() if option not in given)
-    changes = {setting: value for setting, value in recipe.items() if setting not in explicit}
-    return dataclasses.replace(config, options=(*config.options, *added), **changes)
+    if method not in RECIPES[name]:
+        have = " and ".join(recipes_of(method)) or "none"
+        raise SSLToolError(f"there is no published {name} recipe for {method}; it has {have}")
+    return {"options": {}} | RECIPES[name][method]

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 from ssltool.data.loader import Batch
 from ssltool.data.views import Recipe
-from ssltool.methods.base import Method, Output, RunFacts, refuse_idle, same_shapes
-from ssltool.methods.options import MethodOptions, fix_pred_lr, width
+from ssltool.methods.base import Method, Output, RunFacts, same_shapes
+from ssltool.methods.options import Idle, MethodOptions, fix_pred_lr, width
 from ssltool.models.heads import mlp
 from ssltool.numeric import without_autocast
 from ssltool.settings import setting
@@ -87,6 +87,12 @@ class SimSiamOptions(MethodOptions):
     )
     similarity: str = setting("cosine", "what prediction and target maximise", choices=("cosine", "cross_entropy"))
 
+    def idle(self) -> list[Idle]:
+        return [
+            Idle(("pred_dim", "fix_pred_lr"), self.predictor == "none", "predictor=none"),
+            Idle(("fix_pred_lr",), self.predictor == "fixed", "predictor=fixed"),
+        ]
+
 
 class SimSiam(Method):
     """Projector: three linear layers with BN, the last BN without scale and shift. Predictor: a bottleneck of two."""
@@ -95,8 +101,6 @@ class SimSiam(Method):
 
     def __init__(self, backbone: nn.Module, dim: int, options: SimSiamOptions, run: RunFacts) -> None:
         super().__init__(backbone, dim, options, run)
-        refuse_idle(options, ("pred_dim", "fix_pred_lr"), options.predictor == "none", "predictor=none")
-        refuse_idle(options, ("fix_pred_lr",), options.predictor == "fixed", "predictor=fixed")
         hidden, last = options.bn != "none", options.bn in ("default", "all")
         # The released code freezes the bias before the last BN, which has no effect: it is left out here.
         self.projector = mlp([dim, dim, dim, options.dim], hidden_bn=hidden, last_bn=last, last_bias=not last)

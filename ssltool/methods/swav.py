@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from ssltool.data.loader import Batch
 from ssltool.data.views import Recipe
 from ssltool.errors import SSLToolError
-from ssltool.methods.base import LARGEST_LOGIT, Method, Output, RunFacts, refuse_idle
+from ssltool.methods.base import LARGEST_LOGIT, Method, Output, RunFacts, of_one_shape
 from ssltool.methods.multicrop import by_size, small_crops, together
-from ssltool.methods.options import MethodOptions, local_crops, local_size, temperature, width
+from ssltool.methods.options import Idle, MethodOptions, local_crops, local_size, temperature, width
 from ssltool.methods.prototypes import Prototypes, stuck_at_uniform
 from ssltool.methods.queue import Queue
 from ssltool.models.heads import mlp
@@ -68,7 +68,7 @@ def swav_loss(scores: list[Tensor], codes: list[Tensor], temperature: float = 0.
         SSLToolError: if there are fewer than two crops, more codes than crops, or the shapes differ.
     """
     shapes = {tuple(t.shape) for t in [*scores, *codes]}
-    if len(scores) < 2 or not 1 <= len(codes) <= len(scores) or len(shapes) > 1:
+    if len(scores) < 2 or not 1 <= len(codes) <= len(scores) or not of_one_shape(*scores, *codes):
         raise SSLToolError(
             f"swav_loss takes two or more scores (N, K), and codes of the first of them; found {len(scores)} and "
             f"{len(codes)} of shapes {sorted(shapes)}"
@@ -99,6 +99,12 @@ class SwAVOptions(MethodOptions):
     local_crops: int = local_crops(6)
     local_size: int | None = local_size()
 
+    def idle(self) -> list[Idle]:
+        return [
+            Idle(("queue_start",), self.queue == 0, "queue=0"),
+            Idle(("local_size",), self.local_crops == 0, "local_crops=0"),
+        ]
+
 
 class SwAV(Method):
     """Projector: a hidden layer with BN, and a linear one; then prototypes of length 1."""
@@ -108,8 +114,6 @@ class SwAV(Method):
 
     def __init__(self, backbone: nn.Module, dim: int, options: SwAVOptions, run: RunFacts) -> None:
         super().__init__(backbone, dim, options, run)
-        refuse_idle(options, ("queue_start",), options.queue == 0, "queue=0")
-        refuse_idle(options, ("local_size",), options.local_crops == 0, "local_crops=0")
         self.projector = mlp([dim, options.hidden, options.dim])
         self.prototypes = Prototypes(options.dim, options.prototypes)
         if options.queue:  # one for each large crop
@@ -121,7 +125,7 @@ class SwAV(Method):
     def forward(self, batch: Batch) -> Output:
         o = self.options
         z = [F.normalize(z.float(), dim=1) for z in together(self.projector, by_size(self.backbone, batch.views))]
-        scores = [self.prototypes(row).float() for row in z]
+        scores = [self.prototypes(row) for row in z]
         codes = [self._assign(number, z[number], scores[number]) for number in range(2)]
         return Output(swav_loss(scores, codes, o.temperature), z[0].detach())
 
@@ -133,15 +137,11 @@ class SwAV(Method):
         count = len(assigned)
         if o.queue and self.now.epoch >= o.queue_start:
             queue = cast(Queue, self.queues[number])
-            if self._queued() >= o.queue:
-                assigned = torch.cat([self.prototypes(queue.rows).float(), assigned])
+            if queue.is_full():
+                assigned = torch.cat([self.prototypes(queue.rows), assigned])
             if self.training:
                 queue.add(z)
         return mine(sinkhorn(assigned, o.epsilon, o.iterations)[-count:])
-
-    def _queued(self) -> int:
-        """Embeddings that each queue has been given so far."""
-        return (self.now.step - self.options.queue_start * self.run.steps) * self.run.batch_size
 
     def before_update(self) -> None:
         if self.now.step < self.options.freeze:

@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from ssltool.data.loader import Batch
 from ssltool.data.views import PLAIN, Recipe
 from ssltool.errors import SSLToolError
-from ssltool.methods.base import EpochImages, Method, Output, RunFacts, refuse_idle
+from ssltool.methods.base import EpochImages, Method, Output, RunFacts
 from ssltool.methods.momentum import follow, momentum_at
-from ssltool.methods.options import MethodOptions, momentum, momentum_final, width
+from ssltool.methods.options import Idle, MethodOptions, momentum, momentum_final, width
 from ssltool.models.backbones import patch_tokens
 from ssltool.models.heads import mlp
 from ssltool.numeric import without_autocast
@@ -40,7 +40,7 @@ def teacher_loss(student: Tensor, teacher: Tensor) -> Tensor:
     Raises:
         SSLToolError: if the shapes differ or are not (N, P, D).
     """
-    if student.shape != teacher.shape or student.dim() != 3:
+    if student.shape != teacher.shape or student.dim() != 3 or not len(student):
         raise SSLToolError(
             f"teacher_loss takes two (N, P, D) tensors of one shape; found {tuple(student.shape)} and "
             f"{tuple(teacher.shape)}"
@@ -58,6 +58,9 @@ class TeacherOptions(MethodOptions):
     momentum: float = momentum(0.996)
     momentum_final: float | None = momentum_final(1.0)
 
+    def idle(self) -> list[Idle]:
+        return [Idle(("momentum", "momentum_final"), self.update != "ema", f"update={self.update}")]
+
 
 class Teacher(Method):
     """Projector: three layers without BN, at every patch. The teacher is a second network with weights of its own, but
@@ -67,15 +70,15 @@ class Teacher(Method):
 
     def __init__(self, backbone: nn.Module, dim: int, options: TeacherOptions, run: RunFacts) -> None:
         super().__init__(backbone, dim, options, run)
-        idle = options.update != "ema"
-        refuse_idle(options, ("momentum", "momentum_final"), idle, f"update={options.update}")
         widths = [dim, options.hidden, options.hidden, options.dim]
         self.projector = mlp(widths, hidden_bn=False)
         second, _ = run.second_backbone()
         self.teacher = nn.ModuleDict({"backbone": second, "projector": mlp(widths, hidden_bn=False)})
         if options.update == "ema":
             self._follow(0.0)
-        self.teacher.requires_grad_(options.update == "sgd")
+        own = [*self.backbone.parameters(), *self.projector.parameters()]
+        for p, q in zip(self.teacher.parameters(), own, strict=True):
+            p.requires_grad_(options.update == "sgd" and q.requires_grad)
 
     def _follow(self, momentum: float) -> None:
         follow(self.teacher["backbone"], self.backbone, momentum)

@@ -153,6 +153,11 @@ class ViT(VisionTransformer):
 
     def tokens(self, x: Tensor) -> Tensor:
         """The class token and the patches' (N, 1 + P, D) after the last layer."""
+        if x.shape[-1] % self.patch_size:
+            raise SSLToolError(
+                f"views of {x.shape[-1]} pixels do not divide into patches of {self.patch_size}; "
+                "change --image-size or --set local_size"
+            )
         patches = self.conv_proj(x)
         side = patches.shape[-1]
         x = torch.cat([self.class_token.expand(len(x), -1, -1), patches.flatten(2).mT], dim=1)

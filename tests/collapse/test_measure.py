@@ -29,9 +29,12 @@ def wanted_metrics(x: Tensor, *, normalize: bool = False) -> dict[str, float]:
     seen = x / (norms + 1e-6) if normalize else x
     s = np.linalg.svd(seen - seen.mean(axis=0), compute_uv=False)
     share = s / s.sum()
+    uncentred = np.linalg.svd(seen, compute_uv=False)
+    p = uncentred / uncentred.sum() + 1e-7
     return {
         "auc": pytest.approx(np.cumsum(share).mean(), rel=1e-9),
         "effective_rank": pytest.approx(np.exp(-(share * np.log(share)).sum()), rel=1e-9),
+        "rankme": pytest.approx(np.exp(-(p * np.log(p)).sum()), rel=1e-9),
         "feature_std": pytest.approx((x / norms).std(axis=0).mean() * x.shape[1] ** 0.5, rel=1e-9),
     }
 

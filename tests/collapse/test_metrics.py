@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ssltool.collapse import metrics
-from ssltool.collapse.metrics import auc, effective_rank, feature_std, feature_std_tensor
+from ssltool.collapse.metrics import auc, effective_rank, feature_std, feature_std_tensor, rankme, rankme_of_spectrum
 from ssltool.collapse.spectrum import row_blocks, singular_values
 from ssltool.errors import SSLToolError
 
@@ -88,6 +88,51 @@ def test_auc_rises_and_rank_falls_as_directions_vanish():
     assert ranks == sorted(ranks, reverse=True)
 
 
+def of_spectrum(s: list[float], n: int = 60, *, seed: int = 0) -> Tensor:
+    """A matrix of n rows with the singular values ``s``, before any centring."""
+    left = torch.linalg.qr(gaussian(n, len(s), seed).double()).Q
+    right = torch.linalg.qr(gaussian(len(s), len(s), seed + 1).double()).Q
+    return left * torch.tensor(s) @ right
+
+
+# What is added to each share, 1e-7, moves the entropy by less than d times 2e-6 (1e-7 is e^-16).
+EPSILON = 2e-6
+
+
+@pytest.mark.parametrize("d", [2, 16, 50])
+def test_rankme_of_a_flat_spectrum_is_the_width_and_of_one_direction_1(d):
+    assert rankme(of_spectrum([0.3] * d)) == pytest.approx(d, rel=d * EPSILON)
+    assert rankme(of_spectrum([0.3] + [0.0] * (d - 1))) == pytest.approx(1, rel=d * EPSILON)
+
+
+@pytest.mark.parametrize("n", [2, 3, 60])
+def test_rankme_of_a_half_and_two_quarters_is_one_and_a_half_bits_whatever_the_rows(n):
+    x = of_spectrum([2.0, 1.0, 1.0], 60)
+    assert rankme(x) == pytest.approx(2**1.5, rel=3 * EPSILON)
+    assert rankme(1e-3 * x) == pytest.approx(rankme(x), rel=1e-9)
+    assert rankme(torch.cat([x] * n)) == pytest.approx(rankme(x), rel=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_rankme_is_eq_1_by_loops_also_where_rows_are_fewer_than_dimensions(seed):
+    for x in (gaussian(40, 7, seed) + 0.5, gaussian(5, 7, seed)):
+        s = np.linalg.svd(x.double().numpy(), compute_uv=False)
+        shares = [value / sum(s) + 1e-7 for value in s]
+        assert rankme(x) == pytest.approx(math.exp(-sum(p * math.log(p) for p in shares)), rel=1e-9)
+        assert rankme_of_spectrum(torch.from_numpy(s)) == rankme_of_spectrum(torch.from_numpy(s[::-1].copy()))
+
+
+def test_rankme_counts_the_mean_as_a_direction_and_effective_rank_does_not():
+    x = torch.tensor([[1.0, 1.0], [-1.0, 1.0]])  # one direction about the mean, which is another of the same length
+    assert effective_rank(singular_values(x)) == pytest.approx(1.0)
+    assert rankme(x) == pytest.approx(2.0, rel=2 * EPSILON)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.3])
+def test_equal_rows_have_rankme_1(value):
+    assert rankme(torch.full((50, 8), value)) == pytest.approx(1.0, rel=8 * EPSILON)
+
+
 @pytest.mark.parametrize("n", [1, 3, 200])
 def test_the_ranges_hold_for_random_spectra(n):
     s = singular_values(gaussian(200, n))
@@ -159,7 +204,7 @@ def test_feature_std_is_computed_in_double_precision_for_any_dtype(dtype):
     assert float(found) == pytest.approx(feature_std(x.double()), rel=1e-12)
 
 
-@pytest.mark.parametrize("metric", [auc, effective_rank])
+@pytest.mark.parametrize("metric", [auc, effective_rank, rankme_of_spectrum])
 @pytest.mark.parametrize("s", [torch.zeros(0), torch.zeros(2, 2), torch.tensor(1.0)])
 def test_what_is_no_spectrum_is_refused(metric, s):
     with pytest.raises(SSLToolError, match="a spectrum is one row of singular values"):
@@ -172,8 +217,19 @@ def test_what_are_no_rows_is_refused(x):
         feature_std(x)
 
 
+@pytest.mark.parametrize("x", [torch.zeros(4), torch.zeros(2, 3, 4)])
+def test_what_is_no_matrix_has_no_rankme(x):
+    with pytest.raises(SSLToolError, match=r"must be \(N, d\); found shape"):
+        rankme(x)
+
+
+def test_no_rows_have_no_rankme():
+    with pytest.raises(SSLToolError, match="there are no representations"):
+        rankme(torch.zeros(0, 3))
+
+
 def test_every_metric_says_how_to_read_it():
-    assert set(metrics.READING) == {"auc", "effective_rank", "feature_std"}
+    assert set(metrics.READING) == {"auc", "effective_rank", "rankme", "feature_std"}
     for name, meaning in metrics.READING.items():
         assert "collapsed" in meaning
         assert "Range" in getattr(metrics, name).__doc__

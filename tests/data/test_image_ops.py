@@ -7,6 +7,7 @@ import pytest
 import torch
 import torchvision.transforms.functional as tv_pil
 from PIL import Image
+from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
 
 from ssltool.data import image_ops as ops
@@ -92,6 +93,52 @@ def test_grayscale_equals_torchvisions(pixels):
 def test_grayscale_leaves_grey_as_it_is(pixels):
     x = unit(pixels(4, 1, 9, 13))
     assert torch.equal(ops.grayscale(x), x)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_solarize_equals_torchvisions_on_bytes_at_128(pixels, channels):
+    images = torch.arange(256, dtype=torch.uint8).repeat(channels).view(1, channels, 16, 16)
+    images = torch.cat([images, pixels(1, channels, 16, 16)])
+    assert_close(ops.solarize(unit(images)), unit(tv.solarize(images, 128)), 1e-6)
+
+
+ANGLES = (0.0, 15.0, -14.9, 90.0, -137.3)
+
+
+@pytest.mark.parametrize("shape", [(3, 16, 16), (1, 21, 21)], ids=str)
+def test_rotate_equals_torchvisions_bilinear_rotation_image_by_image(pixels, shape):
+    x = unit(pixels(len(ANGLES), *shape))
+    expected = torch.stack(
+        [tv.rotate(image, a, InterpolationMode.BILINEAR) for image, a in zip(x, ANGLES, strict=True)]
+    )
+    assert_close(ops.rotate(x, torch.tensor(ANGLES)), expected, 1e-4)  # the place of a pixel rounds, on noise
+
+
+@pytest.mark.parametrize("turns", [1, 2, 3])
+def test_rotation_by_right_angles_is_counter_clockwise(pixels, turns):
+    x = unit(pixels(2, 3, 15, 15))
+    assert_close(ops.rotate(x, torch.tensor([90.0 * turns] * 2)), torch.rot90(x, turns, (2, 3)), 1e-4)
+
+
+BOXES_TO_ERASE = [(0, 0, 5, 7), (3, 2, 1, 12), (0, 0, 0, 0), (8, 9, 4, 5), (0, 0, 12, 14)]
+
+
+def test_erase_equals_torchvisions_image_by_image_and_leaves_the_rest_bit_for_bit(pixels):
+    x = unit(pixels(len(BOXES_TO_ERASE), 3, 12, 14))
+    erased = [tv.erase(image, *box, torch.zeros(1)) for image, box in zip(x, BOXES_TO_ERASE, strict=True)]
+    assert torch.equal(ops.erase(x, torch.tensor(BOXES_TO_ERASE)), torch.stack(erased))
+
+
+@pytest.mark.parametrize(
+    "op",
+    [ops.solarize, lambda x: ops.rotate(x, torch.full((5,), 20.0)), lambda x: ops.erase(x, torch.ones(5, 4).long())],
+    ids=["solarize", "rotate", "erase"],
+)
+def test_solarizing_turning_and_erasing_leave_their_input_alone(pixels, op):
+    x = unit(pixels(5, 3, 12, 12))
+    before = x.clone()
+    assert not torch.equal(op(x), before)
+    assert torch.equal(x, before)
 
 
 def test_hue_turned_by_a_third_turns_red_into_green():

@@ -13,14 +13,24 @@ from PIL import Image
 
 from ssltool.data import views
 from ssltool.data.datasets import ImageSet
-from ssltool.data.loader import Loader, Shard
-from ssltool.data.views import PAPER, PROBE, Recipe
+from ssltool.data.loader import Batch, Loader, Shard
+from ssltool.data.views import PAPER, PLAIN, PROBE, Recipe
 from ssltool.errors import SSLToolError
 
 CPU = torch.device("cpu")
 N, SIZE, BATCH = 24, 20, 8
 INDICES = np.random.default_rng(0).permutation(np.arange(2 * N) % N)
 RECIPES = [PAPER, PROBE]
+
+STRONG = dataclasses.replace(PLAIN, rotation=15.0, solarize_p=0.5, erase_p=1.0, erase_scale=(0.2, 0.4))
+SMALL = dataclasses.replace(PAPER, crop_scale=(0.05, 0.2), size=12)
+SEVERAL = [PAPER, SMALL, STRONG, SMALL, dataclasses.replace(STRONG, size=31), PROBE]
+"""Views of three sizes, in turns."""
+
+SIZES = [SIZE, 12, SIZE, 12, 31, SIZE]
+
+ROUNDING = 1e-4
+"""Of the same view made beside others."""
 
 PIL_ROUNDING = 1.02 / 255 / min(views.STD)
 """Largest difference of a decoded file's view from that of the image in memory: PIL rounds to whole levels after each
@@ -92,22 +102,46 @@ def test_the_same_images_get_other_views_at_another_step(images):
     assert not torch.equal(one.views[0], two.views[0])
 
 
+@pytest.mark.parametrize("recipes", [RECIPES, SEVERAL], ids=["one size", "several sizes"])
 @pytest.mark.parametrize("first_step", [1, 4, 6])
-def test_an_epoch_begun_in_the_middle_is_the_rest_of_the_whole(images, first_step):
+def test_an_epoch_begun_in_the_middle_is_the_rest_of_the_whole(images, first_step, recipes):
     loader = Loader(images, SIZE, CPU)
-    assert_same(epoch(loader, first_step=first_step), epoch(loader)[first_step:])
+    assert_same(epoch(loader, recipes=recipes, first_step=first_step), epoch(loader, recipes=recipes)[first_step:])
 
 
+@pytest.mark.parametrize("recipes", [RECIPES, SEVERAL], ids=["one size", "several sizes"])
 @pytest.mark.parametrize("world", [2, 4])
-def test_ranks_batches_put_together_are_the_batch_of_one_process(images, world):
+def test_ranks_batches_put_together_are_the_batch_of_one_process(images, world, recipes):
     loader = Loader(images, SIZE, CPU)
-    whole = epoch(loader)
-    shards = [epoch(loader, shard=Shard(rank, world)) for rank in range(world)]
+    whole = epoch(loader, recipes=recipes)
+    shards = [epoch(loader, recipes=recipes, shard=Shard(rank, world)) for rank in range(world)]
     for batch, parts in zip(whole, zip(*shards, strict=True), strict=True):
         assert torch.cat([p.rows for p in parts]).tolist() == batch.rows.tolist()
         assert torch.cat([p.labels for p in parts]).tolist() == batch.labels.tolist()
         for v, view in enumerate(batch.views):
-            assert (torch.cat([p.views[v] for p in parts]) - view).abs().max() < 1e-4  # float rounding
+            assert (torch.cat([p.views[v] for p in parts]) - view).abs().max() < ROUNDING
+
+
+def test_views_have_the_sizes_of_their_recipes_in_the_recipes_order(images):
+    for batch in epoch(Loader(images, SIZE, CPU), recipes=SEVERAL):
+        assert [view.shape for view in batch.views] == [(BATCH, 3, size, size) for size in SIZES]
+
+
+@pytest.mark.parametrize("size", [SIZE, 12, 31])
+def test_views_beside_others_of_other_sizes_are_those_of_one_size_alone(images, size):
+    together = epoch(Loader(images, SIZE, CPU), recipes=SEVERAL)
+    alone = epoch(Loader(images, size, CPU), recipes=[dataclasses.replace(recipe, size=None) for recipe in SEVERAL])
+    places = [i for i, other in enumerate(SIZES) if other == size]
+    for batch, single in zip(together, alone, strict=True):
+        assert torch.equal(batch.rows, single.rows)
+        for i in places:
+            assert (batch.views[i] - single.views[i]).abs().max() < ROUNDING
+
+
+def test_erased_parts_of_the_views_are_0_and_there_are_some_in_every_view(images):
+    for batch in epoch(Loader(images, SIZE, CPU), recipes=[STRONG]):
+        share = (batch.views[0] == 0).all(dim=1).float().mean(dim=(1, 2))
+        assert ((share > 0.15) & (share < 0.45)).all()  # 0.2 to 0.4, in whole pixels
 
 
 def test_batches_neither_read_nor_move_the_global_random_state(images):
@@ -129,6 +163,7 @@ def test_batches_neither_read_nor_move_the_global_random_state(images):
 def test_results_do_not_depend_on_the_number_of_workers(on_disk):
     alone, workers = (Loader(on_disk, SIZE, CPU, workers=n) for n in (0, 2))
     assert_same(epoch(alone), epoch(workers))
+    assert_same(epoch(alone, recipes=SEVERAL), epoch(workers, recipes=SEVERAL))
     assert_same(epoch(alone, number=2), epoch(workers, number=2))  # by the same two workers
     assert_same(list(alone.evaluate(BATCH)), list(workers.evaluate(BATCH)))
 
@@ -146,6 +181,12 @@ def test_files_and_memory_give_the_same_views_within_rounding_to_levels(in_memor
     recipes = [Recipe(jitter_p=0, blur_p=blur_p)] * 2
     in_memory_batches = epoch(Loader(in_memory, size, CPU), recipes=recipes)
     assert_same(epoch(Loader(on_disk, size, CPU), recipes=recipes), in_memory_batches, PIL_ROUNDING)
+
+
+def test_files_and_memory_give_the_same_views_of_several_sizes_within_rounding_to_levels(in_memory, on_disk):
+    recipes = [dataclasses.replace(recipe, jitter_p=0.0) for recipe in SEVERAL]
+    ours, theirs = (epoch(Loader(images, SIZE, CPU), recipes=recipes) for images in (in_memory, on_disk))
+    assert_same(ours, theirs, PIL_ROUNDING)
 
 
 def test_files_and_memory_give_the_same_jittered_views_on_the_whole(in_memory, on_disk):
@@ -218,3 +259,22 @@ def test_shards_share_every_batch_equally_and_in_order():
         parts = [list(range(8))[Shard(rank, world).slice(8)] for rank in range(world)]
         assert {len(part) for part in parts} == {8 // world}
         assert [row for part in parts for row in part] == list(range(8))
+
+
+# Batches
+
+
+def made(support: Batch | None = None) -> Batch:
+    views = [torch.randn(4, 3, size, size) for size in (8, 5)]
+    return Batch(views, torch.tensor([0, 1, -1, 2]), torch.arange(4), support)
+
+
+def test_channels_last_changes_the_place_in_memory_of_every_view_and_nothing_else():
+    batch = made(support=made())
+    last = batch.channels_last()
+    assert last.support is not None and last.support.support is None
+    for before, after in ((batch, last), (batch.support, last.support)):
+        assert torch.equal(before.labels, after.labels) and torch.equal(before.rows, after.rows)
+        for one, other in zip(before.views, after.views, strict=True):
+            assert torch.equal(one, other)
+            assert one.is_contiguous() and other.is_contiguous(memory_format=torch.channels_last)

@@ -6,14 +6,15 @@ import dataclasses
 import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
 from scipy import stats
-from torchvision.transforms import v2
+from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as tv
 
 from ssltool.data import views
-from ssltool.data.views import PAPER, PROBE, Recipe
+from ssltool.data.views import PAPER, PLAIN, PROBE, Recipe
 
 N = 4000
 """Views compared with as many of torchvision's."""
@@ -22,6 +23,9 @@ ACCEPT, REJECT = 1e-3, 1e-9
 """A right recipe's p-values are above the one, a wrong recipe's smallest is below the other; the seeds are fixed."""
 
 COLOUR = Recipe(jitter_p=1, gray_p=0.5, blur_p=0.5)
+
+EVERYTHING = Recipe(solarize_p=0.4, rotation=25.0, erase_p=0.6)
+"""Uses every draw that there is."""
 
 
 def generator(seed=0):
@@ -212,32 +216,67 @@ def test_draws_follow_from_the_generator_alone():
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(global_seed)
             before = torch.get_rng_state()
-            made.append(views.draw(16, PAPER, generator(7)))
+            made.append(views.draw(16, EVERYTHING, generator(7)))
             assert torch.equal(torch.get_rng_state(), before)
     for field in dataclasses.fields(views.Draws):
         same = getattr(made[0], field.name)
         assert torch.equal(same, getattr(made[1], field.name)), field.name
-        assert not torch.equal(same, getattr(views.draw(16, PAPER, generator(8)), field.name)), field.name
+        assert not torch.equal(same, getattr(views.draw(16, EVERYTHING, generator(8)), field.name)), field.name
 
 
 def test_views_drawn_in_a_row_from_one_generator_differ():
     g = generator()
-    first, second = views.draw(16, PAPER, g), views.draw(16, PAPER, g)
+    first, second = views.draw(16, EVERYTHING, g), views.draw(16, EVERYTHING, g)
     for field in dataclasses.fields(views.Draws):
         assert not torch.equal(getattr(first, field.name), getattr(second, field.name)), field.name
 
 
 def test_slices_of_the_draws_are_the_draws_of_those_rows():
-    draws = views.draw(10, PAPER, generator())
+    draws = views.draw(10, EVERYTHING, generator())
     parts = [draws[:4], draws[4:10]]
     for field in dataclasses.fields(views.Draws):
         rejoined = torch.cat([getattr(part, field.name) for part in parts])
         assert torch.equal(rejoined, getattr(draws, field.name)), field.name
 
 
+NUMBERS_OF_A_VIEW = 10 + 10 + 2 + 1 + 1 + 4 + 4 + 1 + 1 + 1
+"""Ten areas and ratios, a place, whether to flip and to jitter, the jitter's order and parameters, whether to make grey
+and to blur, and how far: what every view has drawn since the first release."""
+
+
+@pytest.mark.parametrize("recipe", [PAPER, PROBE, PLAIN], ids=["paper", "probe", "plain"])
+def test_recipe_without_solarising_turning_and_erasing_draws_nothing_for_them(recipe):
+    g, counting = generator(7), generator(7)
+    views.draw(16, recipe, g)
+    torch.rand(16 * NUMBERS_OF_A_VIEW, generator=counting)
+    assert torch.equal(g.get_state(), counting.get_state())
+
+
+@pytest.mark.parametrize("more", [dict(solarize_p=0.4), dict(rotation=25.0), dict(erase_p=0.6)], ids=str)
+def test_solarising_turning_and_erasing_leave_the_other_draws_as_they_are(more):
+    plain = views.draw(16, PAPER, generator(7))
+    draws = views.draw(16, dataclasses.replace(PAPER, **more), generator(7))
+    differing = {
+        f.name
+        for f in dataclasses.fields(views.Draws)
+        if not torch.equal(getattr(plain, f.name), getattr(draws, f.name))
+    }
+    wanted = {
+        "solarize_p": {"solarized"},
+        "rotation": {"angle"},
+        "erase_p": {"erased", "erase_area", "erase_log_ratio", "erase_place"},
+    }
+    assert differing == wanted[next(iter(more))]
+
+
+def test_size_of_a_recipe_changes_no_draw():
+    plain, small = (views.draw(16, dataclasses.replace(EVERYTHING, size=size), generator(7)) for size in (None, 12))
+    assert all(torch.equal(getattr(plain, f.name), getattr(small, f.name)) for f in dataclasses.fields(views.Draws))
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_views_of_a_slice_equal_that_slice_of_the_whole_batchs_views(pixels, channels):
-    images, draws = pixels(10, channels, 24, 30), views.draw(10, COLOUR, generator())
+    images, draws = pixels(10, channels, 24, 30), views.draw(10, EVERYTHING, generator())
     whole = views.train_view(images, draws, 16)
     parts = torch.cat([views.train_view(images[rows], draws[rows], 16) for rows in (slice(0, 3), slice(3, 10))])
     assert (whole - parts).abs().max() < 1e-5
@@ -246,25 +285,133 @@ def test_views_of_a_slice_equal_that_slice_of_the_whole_batchs_views(pixels, cha
 # Composition
 
 
+def erased_box(draws, i, size):
+    """The box that ``RandomErasing`` would take of the drawn areas and ratios: the first that is smaller than the
+    image; None if there is none."""
+    for area, log_ratio in zip(draws.erase_area[i].double(), draws.erase_log_ratio[i].double(), strict=True):
+        area, ratio = area.item() * size * size, math.exp(log_ratio)
+        h, w = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if h < size and w < size:
+            top, left = (draws.erase_place[i] * torch.tensor([size - h + 1, size - w + 1])).int().tolist()
+            return top, left, h, w
+    return None
+
+
 def view_by_torchvision(image, draws, i, size):
     """One view of one image, with the drawn parameters, by torchvision's functional operations."""
     box = views.crop_boxes(draws[i : i + 1], *image.shape[-2:])[0].tolist()
     x = tv.resized_crop(image.float() / 255, *box, [size, size], antialias=True)
     x = tv.horizontal_flip(x) if draws.flip[i] else x
+    x = tv.rotate(x, draws.angle[i].item(), InterpolationMode.BILINEAR)
     adjust = (tv.adjust_brightness, tv.adjust_contrast, tv.adjust_saturation, tv.adjust_hue)
     if draws.jittered[i]:
         for number in draws.jitter_order[i].tolist():
             x = adjust[number](x, draws.jitter[i, number].item())
     x = tv.rgb_to_grayscale(x, 3) if draws.gray[i] else x
     x = tv.gaussian_blur(x, [13, 13], [draws.sigma[i].item()]) if draws.sigma[i] > 0 else x
-    return tv.normalize(x, views.MEAN, views.STD)
+    x = tv.solarize(x, 127.5 / 255) if draws.solarized[i] else x
+    x = tv.normalize(x, views.MEAN, views.STD)
+    erased = erased_box(draws, i, size) if draws.erased[i] else None
+    return tv.erase(x, *erased, torch.zeros(1)) if erased else x
 
 
-@pytest.mark.parametrize("recipe", [PAPER, PROBE, COLOUR], ids=["paper", "probe", "colour"])
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        PAPER,
+        PROBE,
+        COLOUR,
+        dataclasses.replace(PAPER, solarize_p=0.5),
+        dataclasses.replace(PLAIN, rotation=15.0),
+        dataclasses.replace(PAPER, erase_p=1.0, erase_scale=(0.4, 0.5)),
+        dataclasses.replace(COLOUR, solarize_p=0.3, erase_p=0.7),
+    ],
+    ids=["paper", "probe", "colour", "solarised", "turned", "erased", "colour solarised erased"],
+)
 def test_view_equals_torchvisions_operations_in_the_drawn_order(pixels, recipe):
     images, draws = pixels(40, 3, 30, 26), views.draw(40, recipe, generator(4))
     expected = torch.stack([view_by_torchvision(image, draws, i, 20) for i, image in enumerate(images)])
     assert (views.train_view(images, draws, 20) - expected).abs().max() < 2e-4  # float rounding through six operations
+
+
+def test_view_is_turned_before_its_colours_change(pixels):
+    images, draws = pixels(20, 3, 30, 30), views.draw(20, dataclasses.replace(EVERYTHING, erase_p=0.0), generator(4))
+    expected = torch.stack([view_by_torchvision(image, draws, i, 20) for i, image in enumerate(images)])
+    difference = (views.train_view(images, draws, 20) - expected).abs()
+    # A place rounds by some 1e-6 of a pixel, and turning the hue of a nearly grey pixel magnifies what comes of it.
+    assert difference.mean() < 1e-4 and difference.quantile(0.99) < 2e-3
+
+
+# Erasing
+
+
+def boxes_by_random_erasing(size, scale):
+    transform = v2.RandomErasing(1.0, scale)
+    params = [transform.make_params([torch.empty(3, size, size)]) for _ in range(N)]
+    return torch.tensor([[p["i"], p["j"], p["h"], p["w"]] for p in params if p["v"] is not None])
+
+
+def boxes_erased(draws, size):
+    """The boxes that are 0 in finished views of white images, (top, left, height, width) each."""
+    white = torch.ones(len(draws.erased), 1, size, size)
+    inside = views.finish(white, draws)[:, 0] == 0
+    rows, columns = inside.any(dim=2), inside.any(dim=1)
+    assert torch.equal(inside, rows[:, :, None] & columns[:, None, :])
+    found = [rows.int().argmax(dim=1), columns.int().argmax(dim=1), rows.sum(dim=1), columns.sum(dim=1)]
+    return torch.stack(found, dim=1)[inside.any(dim=(1, 2))]
+
+
+def erasing(**changes):
+    return dataclasses.replace(PLAIN, **({"erase_p": 1.0, "erase_scale": (0.4, 0.5)} | changes))
+
+
+@pytest.mark.parametrize("scale", [(0.02, 0.33), (0.4, 0.5), (0.9, 0.99)], ids=str)
+def test_erased_boxes_are_distributed_as_random_erasings(torch_seed, scale):
+    ours = boxes_erased(views.draw(N, erasing(erase_scale=scale), generator(6)), 32)
+    theirs = boxes_by_random_erasing(32, scale)
+    assert min(crop_p_values(ours, theirs, 32, 32).values()) > ACCEPT
+    assert stats.fisher_exact([[len(ours), N - len(ours)], [len(theirs), N - len(theirs)]]).pvalue > ACCEPT
+
+
+@pytest.mark.parametrize("wrong", ["scale", "ratio", "corner", "one attempt"])
+def test_wrongly_distributed_erased_boxes_are_told_from_random_erasings(torch_seed, wrong):
+    draws = views.draw(N, erasing(erase_scale=(0.4, 0.55) if wrong == "scale" else (0.4, 0.5)), generator(6))
+    if wrong == "ratio":
+        draws = dataclasses.replace(draws, erase_log_ratio=draws.erase_log_ratio / 2)
+    if wrong == "corner":
+        draws = dataclasses.replace(draws, erase_place=draws.erase_place.sqrt())
+    if wrong == "one attempt":
+        kept = {name: getattr(draws, name)[:, :1] for name in ("erase_area", "erase_log_ratio")}
+        draws = dataclasses.replace(draws, **kept)
+    ours, theirs = boxes_erased(draws, 32), boxes_by_random_erasing(32, (0.4, 0.5))
+    p = min(crop_p_values(ours, theirs, 32, 32).values())
+    if wrong == "one attempt":
+        p = stats.fisher_exact([[len(ours), N - len(ours)], [len(theirs), N - len(theirs)]]).pvalue
+    assert p < REJECT
+
+
+def test_a_box_as_high_as_the_view_is_not_erased_and_nothing_is_where_no_box_is_smaller():
+    draws = views.draw(1, erasing(), generator())
+    whole = dataclasses.replace(draws, erase_area=torch.ones(1, 10), erase_log_ratio=torch.zeros(1, 10))
+    assert len(boxes_erased(whole, 20)) == 0
+    area = torch.ones(1, 10)
+    area[0, 4], area[0, 6] = 0.25, 0.49
+    second = dataclasses.replace(whole, erase_area=area, erase_place=torch.tensor([[0.5, 0.999]]))
+    assert boxes_erased(second, 20).tolist() == [[5, 10, 10, 10]]
+
+
+def test_views_are_erased_and_solarised_with_their_probabilities():
+    draws = views.draw(N, Recipe(solarize_p=0.2, erase_p=0.7), generator(2))
+    for found, p in ((draws.solarized, 0.2), (draws.erased, 0.7)):
+        assert stats.binomtest(int(found.sum()), N, p).pvalue > ACCEPT
+        assert stats.binomtest(int(found.sum()), N, p + 0.1).pvalue < REJECT
+    assert abs(np.corrcoef(draws.solarized, draws.erased)[0, 1]) < 4 / math.sqrt(N)
+
+
+def test_angles_are_uniform_to_either_side():
+    draws = views.draw(N, Recipe(rotation=15.0), generator(2))
+    assert stats.kstest(draws.angle, stats.uniform(-15.0, 30.0).cdf).pvalue > ACCEPT
+    assert stats.kstest(draws.angle, stats.uniform(-20.0, 40.0).cdf).pvalue < REJECT
 
 
 def test_grey_views_equal_those_of_the_same_images_as_rgb(pixels):

@@ -68,6 +68,7 @@ def test_the_temperature_is_0_1_by_default():
 
 def test_the_defaults_are_the_papers():
     assert defaults("nnclr") == {
+        "asymmetric": False,
         "dim": 256,
         "hidden": 2048,
         "pred_hidden": 4096,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import pytest
@@ -9,11 +10,19 @@ import torch
 import torchvision
 from torch import nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
+from torchvision.models.vision_transformer import VisionTransformer
 
 from ssltool.errors import SSLToolError
-from ssltool.job import build_method
-from ssltool.methods import method_options
-from ssltool.models.backbones import VARIANTS, VITS, architectures, build_backbone, resolve_stem
+from ssltool.models.backbones import (
+    VARIANTS,
+    VITS,
+    architectures,
+    build_backbone,
+    is_vit,
+    patch_size,
+    patch_tokens,
+    resolve_stem,
+)
 
 EXPANSION = {BasicBlock: 1, Bottleneck: 4}
 
@@ -85,7 +94,7 @@ def test_the_names_hold_the_families_that_are_promised():
     names = set(architectures())
     assert {"resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "wide_resnet50_2"} <= names
     assert {"resnext50_32x4d", "resnet18_bottleneck_w64", "resnet50_nobottleneck", "resnet18_w16"} <= names
-    assert {"vit_small", "vit_small_depth6", "vit_small_depth3"} <= names
+    assert {"vit_small", "vit_small_depth6", "vit_small_depth3", "vit_w256_depth6"} <= names
 
 
 @pytest.mark.parametrize(
@@ -176,15 +185,22 @@ def test_building_with_auto_is_building_with_what_it_means():
         assert on_meta("resnet18", image_size=image_size)[0].conv1.kernel_size == (kernel, kernel)
 
 
-@pytest.mark.parametrize(("arch", "depth", "heads"), [(name, *shape) for name, shape in VITS.items()])
-def test_a_vit_has_its_depth_and_heads_and_mocos_width(arch, depth, heads):
-    assert {"vit_small": 12, "vit_small_depth6": 6, "vit_small_depth3": 3}[arch] == depth
+@pytest.mark.parametrize(
+    ("arch", "width", "depth", "heads"),
+    [
+        ("vit_small", 384, 12, 12),
+        ("vit_small_depth6", 384, 6, 6),
+        ("vit_small_depth3", 384, 3, 6),
+        ("vit_w256_depth6", 256, 6, 4),
+    ],
+)
+def test_a_vit_has_its_width_depth_and_heads(arch, width, depth, heads):
     model, dim = on_meta(arch)
     attention = [m for m in model.modules() if isinstance(m, nn.MultiheadAttention)]
     assert len(model.encoder.layers) == len(attention) == depth
     assert {m.num_heads for m in attention} == {heads}
-    assert dim == 384
-    assert model.encoder.layers[0].mlp[0].out_features == 1536
+    assert dim == width
+    assert model.encoder.layers[0].mlp[0].out_features == 4 * width
 
 
 @pytest.mark.parametrize(("image_size", "patch"), [(32, 4), (64, 4), (96, 16), (224, 16)])
@@ -270,14 +286,89 @@ def test_an_image_that_does_not_divide_into_patches_is_refused():
         build_backbone("vit_small", image_size=100)
 
 
-def weights(seed: int) -> dict[str, torch.Tensor]:
-    options = method_options("simsiam", {"dim": 8, "pred_dim": 4})
-    return build_method("simsiam", options, seed=seed, arch="resnet18_w8", stem="small", image_size=16).state_dict()
+# Tokens
 
 
-def test_the_weights_are_a_function_of_the_seed():
-    first = weights(3)
-    torch.rand(5)  # whatever was drawn before
-    again, other = weights(3), weights(4)
-    assert all(torch.equal(first[name], again[name]) for name in first)
-    assert not torch.equal(first["backbone.conv1.weight"], other["backbone.conv1.weight"])
+@pytest.fixture(scope="module")
+def vit():
+    """A ViT for images of 32 pixels, which are 8 x 8 patches, in eval mode."""
+    torch.manual_seed(0)
+    return build_backbone("vit_small_depth3", image_size=32)[0].eval()
+
+
+def noise(*shape: int) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(1))
+
+
+def test_a_vit_makes_of_an_image_of_its_own_size_what_torchvisions_makes_of_it(vit):
+    images = noise(2, 3, 32, 32)
+    torch.testing.assert_close(vit(images), VisionTransformer.forward(vit, images))
+
+
+@pytest.mark.parametrize("image_size", [16, 32, 48])
+def test_a_vits_tokens_are_the_class_token_and_one_for_each_patch(vit, image_size):
+    tokens = vit.tokens(noise(2, 3, image_size, image_size))
+    assert tokens.shape == (2, 1 + (image_size // 4) ** 2, 384)
+    assert torch.equal(vit(noise(2, 3, image_size, image_size)), tokens[:, 0])
+    assert torch.equal(patch_tokens(vit, noise(2, 3, image_size, image_size)), tokens[:, 1:])
+
+
+def cubic(distance: float) -> float:
+    """Keys's kernel with slope -3/4, by which bicubic interpolation weighs a pixel."""
+    a, t = -0.75, abs(distance)
+    if t <= 1:
+        return (a + 2) * t**3 - (a + 3) * t**2 + 1
+    return a * (t**3 - 5 * t**2 + 8 * t - 4) if t < 2 else 0.0
+
+
+def stretching(own: int, side: int) -> torch.Tensor:
+    """The matrix (side, own) of bicubic interpolation between pixel centres, repeating the last pixel at a border."""
+    matrix = torch.zeros(side, own)
+    for i in range(side):
+        centre = (i + 0.5) * own / side - 0.5
+        for pixel in range(math.floor(centre) - 1, math.floor(centre) + 3):
+            matrix[i, min(max(pixel, 0), own - 1)] += cubic(centre - pixel)
+    return matrix
+
+
+@pytest.mark.parametrize("side", [3, 4, 8, 12, 16])
+def test_a_vits_positions_are_stretched_bicubically_row_by_row_and_the_class_tokens_is_kept(vit, side):
+    positions, matrix = vit.encoder.pos_embedding, stretching(8, side)
+    bare = copy.deepcopy(vit)  # without weights and layers, only the positions are left of the tokens
+    bare.encoder.layers = bare.encoder.ln = nn.Identity()
+    nn.init.zeros_(bare.class_token)
+    made = bare.tokens(torch.zeros(1, 3, 4 * side, 4 * side))
+    wanted = torch.einsum("yr,xc,rcd->yxd", matrix, matrix, positions[0, 1:].view(8, 8, -1))
+    assert torch.equal(made[:, 0], positions[:, 0])
+    torch.testing.assert_close(made[0, 1:].view(side, side, -1), wanted, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("stem", ["imagenet", "small", "small-stride2"])
+def test_patch_tokens_of_a_resnet_are_the_pixels_of_the_map_that_it_pools(stem):
+    torch.manual_seed(0)
+    model = build_backbone("resnet18_w8", stem=stem, image_size=64)[0].eval()
+    maps: list[torch.Tensor] = []
+    model.layer4.register_forward_hook(lambda module, inputs, output: maps.append(output))
+    images = noise(2, 3, 64, 64)
+    pooled, tokens = model(images), patch_tokens(model, images)
+    n, channels, height, width = maps[0].shape
+    assert tokens.shape == (n, height * width, channels) and height > 1
+    torch.testing.assert_close(tokens.view(n, height, width, channels).permute(0, 3, 1, 2), maps[0])
+    torch.testing.assert_close(tokens.mean(dim=1), pooled)
+
+
+def test_patch_tokens_of_another_network_are_refused():
+    with pytest.raises(SSLToolError, match="a Linear has no patch tokens; take a ViT or a ResNet"):
+        patch_tokens(nn.Linear(2, 2), noise(1, 3, 8, 8))
+
+
+def test_vits_are_told_from_resnets():
+    assert [arch for arch in ("resnet18", "vit_small", "vit_w256_depth6", *VARIANTS) if is_vit(on_meta(arch)[0])] == [
+        "vit_small",
+        "vit_w256_depth6",
+    ]
+
+
+@pytest.mark.parametrize(("image_size", "patch"), [(16, 4), (64, 4), (65, 16), (224, 16)])
+def test_patches_are_4_pixels_wide_up_to_64_and_16_above(image_size, patch):
+    assert patch_size(image_size) == patch

@@ -1,0 +1,214 @@
+"""The numbers of every recipe, defaults included, against those of the published configurations.
+
+``cifar``: solo-learn 9187ea3, scripts/pretrain/cifar and the defaults in its code; suncet's CIFAR-10 configuration for
+PAWS; the student/teacher study's notebook; kuangliu/pytorch-cifar. ``imagenet``: the released code of each method.
+Rates are for 256 images.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from ssltool.choices import apply_recipe
+from ssltool.config import PretrainConfig
+from ssltool.methods import method_options
+from ssltool.methods.options import gather_options
+from ssltool.methods.recipes import RECIPES
+
+SOLO = {"epochs": 1000, "batch_size": 256, "warmup_epochs": 10, "lr_schedule": "step", "final_lr": 0.0, "jitter_p": 0.8}
+SOLO |= {"gray_p": 0.2, "flip_p": 0.5, "solarize_p": 0.0, "final_weight_decay": None, "fix_all_lr": False}
+SGD = SOLO | {"optimizer": "sgd", "momentum": 0.9}
+LARS = SOLO | {"optimizer": "lars", "momentum": 0.9, "lars_trust": 0.02, "lars_clip": True}
+WEAK = {"crop_min": 0.08, "jitter": 1.0, "blur_p": 0.5}  # augmentations/symmetric_weak.yaml
+STRONG = {"crop_min": 0.08, "jitter": 2.0, "blur_p": 0.5}  # symmetric.yaml: 0.8, 0.8, 0.8, 0.2
+UNBLURRED = {"crop_min": 0.08, "jitter": 1.0, "blur_p": 0.0}  # asymmetric.yaml
+
+RELEASED = {"momentum": 0.9, "jitter_p": 0.8, "gray_p": 0.2, "flip_p": 0.5, "solarize_p": 0.0, "blur_p": 0.5}
+RELEASED |= {"final_weight_decay": None, "fix_all_lr": False}
+STEP = RELEASED | {"lr_schedule": "step", "warmup_epochs": 10}
+BIG = STEP | {"optimizer": "lars", "lars_trust": 0.001, "lars_clip": False, "batch_size": 4096, "final_lr": 0.0}
+BIG |= {"crop_min": 0.08, "jitter": 1.0}
+SMALL = RELEASED | {"optimizer": "sgd", "lr_schedule": "epoch", "warmup_epochs": 0, "weight_decay": 1e-4}
+SMALL |= {"final_lr": 0.0, "crop_min": 0.2, "jitter": 1.0}
+CLUSTERING = BIG | {"lr": 0.3, "final_lr": 3e-4, "weight_decay": 1e-6, "epochs": 800, "crop_min": 0.14, "jitter": 2.0}
+PLAIN = {"jitter_p": 0.0, "gray_p": 0.0, "blur_p": 0.0, "solarize_p": 0.0, "flip_p": 0.5}
+
+Wanted = tuple[dict[str, Any], dict[str, Any]]
+
+CIFAR: dict[str, Wanted] = {
+    "simsiam": (
+        SGD | WEAK | {"lr": 0.5, "weight_decay": 1e-5},
+        {"dim": 2048, "pred_dim": 512, "fix_pred_lr": True, "n_augs": 2},
+    ),
+    "byol": (
+        LARS | UNBLURRED | {"lr": 1.0, "weight_decay": 1e-5},
+        {"dim": 256, "hidden": 4096, "momentum": 0.99, "momentum_final": 1.0, "asymmetric": True},
+    ),
+    "simclr": (
+        LARS | STRONG | {"lr": 0.4, "weight_decay": 1e-4},
+        {"dim": 256, "hidden": 2048, "temperature": 0.2},
+    ),
+    "moco": (
+        SGD | WEAK | {"lr": 0.3, "weight_decay": 1e-4},
+        {"dim": 256, "hidden": 2048, "temperature": 0.2, "queue": 32768, "momentum": 0.99, "momentum_final": 0.999}
+        | {"symmetric": True},
+    ),
+    "mocov3": (
+        LARS | UNBLURRED | {"lr": 0.3, "weight_decay": 1e-6},
+        {"dim": 256, "hidden": 4096, "temperature": 0.2, "momentum": 0.99, "momentum_final": 1.0, "asymmetric": True},
+    ),
+    "barlow": (
+        LARS | UNBLURRED | {"lr": 0.3, "weight_decay": 1e-4},
+        {"dim": 2048, "hidden": 2048, "lambd": 0.0051, "scale": 0.1, "asymmetric": True},
+    ),
+    "vicreg": (  # solo-learn does not halve the variance term
+        LARS | UNBLURRED | {"lr": 0.3, "weight_decay": 1e-4, "crop_min": 0.2, "solarize_p": 0.1},
+        {"dim": 2048, "hidden": 2048, "sim": 25.0, "std": 2 * 25.0, "cov": 1.0, "asymmetric": False},
+    ),
+    "wmse": (
+        SOLO | UNBLURRED | {"optimizer": "adam", "lr": 2e-3, "weight_decay": 1e-6, "crop_min": 0.2, "jitter": 2.0},
+        {"dim": 64, "hidden": 1024, "w_size": 128, "w_iter": 1, "eps": 0.0, "n_augs": 2},
+    ),
+    "swav": (  # frozen for 2 epochs of 50000 // 256 steps
+        LARS | STRONG | {"lr": 0.6, "weight_decay": 1e-6},
+        {"dim": 128, "hidden": 2048, "prototypes": 3000, "temperature": 0.1, "epsilon": 0.05, "iterations": 3}
+        | {"queue": 3840, "queue_start": 50, "freeze": 2 * (50000 // 256), "local_crops": 0},
+    ),
+    "deepcluster": (
+        LARS | STRONG | {"lr": 0.6, "final_lr": 6e-4, "weight_decay": 1e-6, "warmup_epochs": 11},
+        {"dim": 128, "hidden": 2048, "prototypes": 3000, "heads": 3, "temperature": 0.1, "kmeans_iters": 10}
+        | {"local_crops": 0},
+    ),
+    "dino": (
+        LARS | UNBLURRED | {"lr": 0.3, "weight_decay": 1e-6},
+        {"dim": 256, "hidden": 2048, "prototypes": 4096, "student_temp": 0.1, "teacher_temp": 0.07}
+        | {"warmup_teacher_temp_epochs": 0, "center_momentum": 0.9, "momentum": 0.9995, "momentum_final": 1.0}
+        | {"freeze": 1, "clip_grad": 0.0, "head_bn": False, "local_crops": 0, "asymmetric": True},
+    ),
+    "nnclr": (
+        LARS | UNBLURRED | {"lr": 0.4, "weight_decay": 1e-5},
+        {"dim": 256, "hidden": 2048, "pred_hidden": 4096, "temperature": 0.2, "queue": 65536},
+    ),
+    "nnsiam": (
+        SGD | UNBLURRED | {"lr": 0.5, "weight_decay": 1e-5},
+        {"dim": 2048, "pred_dim": 4096, "queue": 65536, "fix_pred_lr": True},
+    ),
+    "ressl": (
+        SGD | WEAK | {"lr": 0.05, "weight_decay": 1e-4},
+        {"dim": 256, "hidden": 4096, "student_temp": 0.1, "teacher_temp": 0.04, "queue": 65536, "momentum": 0.99}
+        | {"momentum_final": 1.0},
+    ),
+    "paws": (  # 4000 labels of 50000
+        LARS
+        | {"lars_trust": 0.001, "lars_clip": False, "lr": 3.2, "final_lr": 0.032, "weight_decay": 1e-6, "epochs": 600}
+        | {"crop_min": 0.75, "jitter": 1.0, "gray_p": 0.0, "blur_p": 0.0, "solarize_p": 0.2},
+        {"dim": 128, "predictor": False, "temperature": 0.1, "sharpening": 0.25, "label_smoothing": 0.1, "me_max": True}
+        | {"support_per_class": 64, "labels_fraction": 4000 / 50000, "local_crops": 6},
+    ),
+    "teacher": (  # the study's notebook: AdamW with torch's weight decay, 0.001 for a batch of 128
+        {"optimizer": "adamw", "lr": 0.001 * 256 / 128, "batch_size": 128, "epochs": 10, "weight_decay": 0.01}
+        | {"fix_all_lr": True, "crop_min": 0.8, "flip_p": 0.5, "jitter_p": 0.0, "gray_p": 0.0, "blur_p": 0.0},
+        {"dim": 128, "hidden": 2048, "momentum": 0.996, "momentum_final": 1.0},
+    ),
+    "supervised": (  # 0.1 for a batch of 128
+        PLAIN | {"optimizer": "sgd", "lr": 0.1 * 256 / 128, "batch_size": 128, "epochs": 200, "weight_decay": 5e-4}
+        | {"momentum": 0.9, "warmup_epochs": 0, "final_lr": 0.0, "lr_schedule": "epoch"},
+        {"label_smoothing": 0.0},
+    ),
+}  # fmt: skip
+
+IMAGENET: dict[str, Wanted] = {
+    "simsiam": (
+        SMALL | {"lr": 0.05, "batch_size": 512, "epochs": 100},
+        {"dim": 2048, "pred_dim": 512, "fix_pred_lr": True},
+    ),
+    "byol": (
+        BIG | {"lr": 0.2, "weight_decay": 1.5e-6, "epochs": 1000},
+        {"dim": 256, "hidden": 4096, "momentum": 0.996, "momentum_final": 1.0, "asymmetric": True},
+    ),
+    "simclr": (
+        BIG | {"lr": 0.3, "weight_decay": 1e-6, "epochs": 100, "jitter": 2.0},
+        {"dim": 128, "hidden": 2048, "temperature": 0.1},
+    ),
+    "moco": (
+        SMALL | {"lr": 0.03, "batch_size": 256, "epochs": 200},
+        {"dim": 128, "hidden": 2048, "temperature": 0.2, "queue": 65536, "momentum": 0.999, "momentum_final": None}
+        | {"symmetric": False},
+    ),
+    "mocov3": (
+        BIG | {"lr": 0.6, "weight_decay": 1e-6, "epochs": 100, "crop_min": 0.2},
+        {"dim": 256, "hidden": 4096, "temperature": 1.0, "momentum": 0.99, "momentum_final": 1.0, "asymmetric": True},
+    ),
+    "barlow": (
+        BIG | {"lr": 0.2, "final_lr": 2e-4, "weight_decay": 1e-6, "batch_size": 2048, "epochs": 1000},
+        {"dim": 8192, "hidden": 8192, "lambd": 0.0051, "scale": 1.0, "asymmetric": True},
+    ),
+    "vicreg": (
+        BIG | {"lr": 0.2, "final_lr": 2e-4, "weight_decay": 1e-6, "batch_size": 2048, "epochs": 1000},
+        {"dim": 8192, "hidden": 8192, "sim": 25.0, "std": 25.0, "cov": 1.0, "asymmetric": True},
+    ),
+    "swav": (
+        CLUSTERING,
+        {"dim": 128, "hidden": 2048, "prototypes": 3000, "temperature": 0.1, "epsilon": 0.05, "iterations": 3}
+        | {"queue": 0, "freeze": 313, "local_crops": 6},
+    ),
+    "deepcluster": (
+        CLUSTERING,
+        {"dim": 128, "hidden": 2048, "prototypes": 3000, "heads": 3, "temperature": 0.1, "kmeans_iters": 10}
+        | {"local_crops": 6},
+    ),
+    "dino": (  # README's command for a ResNet-50: SGD, 0.03, min_lr 1e-6 at batch 512
+        STEP
+        | {"optimizer": "sgd", "lr": 0.03, "final_lr": 1e-6 * 256 / 512, "batch_size": 512, "epochs": 100}
+        | {"weight_decay": 1e-4, "crop_min": 0.14, "jitter": 1.0},
+        {"dim": 256, "hidden": 2048, "prototypes": 65536, "student_temp": 0.1, "teacher_temp": 0.04, "momentum": 0.996}
+        | {"warmup_teacher_temp_epochs": 0, "center_momentum": 0.9, "momentum_final": 1.0, "freeze": 1}
+        | {"clip_grad": 3.0, "head_bn": False, "local_crops": 8, "asymmetric": True},
+    ),
+    "nnclr": (
+        BIG | {"lr": 0.3, "weight_decay": 1e-6, "epochs": 1000},
+        {"dim": 256, "hidden": 2048, "pred_hidden": 4096, "temperature": 0.1, "queue": 98304},
+    ),
+    "nnsiam": (
+        SMALL | {"lr": 0.05, "batch_size": 512, "epochs": 100},
+        {"dim": 2048, "pred_dim": 512, "queue": 2 * 12800, "fix_pred_lr": True},
+    ),
+    "ressl": (
+        STEP
+        | {"optimizer": "sgd", "lr": 0.05, "final_lr": 0.0, "batch_size": 256, "epochs": 200, "warmup_epochs": 5}
+        | {"weight_decay": 1e-4, "crop_min": 0.2, "jitter": 1.0},
+        {"dim": 512, "hidden": 4096, "student_temp": 0.1, "teacher_temp": 0.04, "queue": 131072, "momentum": 0.999}
+        | {"momentum_final": None},
+    ),
+    "paws": (  # 6.4 and 0.064 at batch 4096
+        BIG
+        | {"lr": 6.4 * 256 / 4096, "final_lr": 0.064 * 256 / 4096, "weight_decay": 1e-6, "epochs": 100}
+        | {"crop_min": 0.14, "jitter": 2.0},
+        {"dim": 2048, "predictor": True, "temperature": 0.1, "sharpening": 0.25, "label_smoothing": 0.1, "me_max": True}
+        | {"support_per_class": 7, "labels_fraction": 0.1, "local_crops": 6},
+    ),
+    "supervised": (
+        PLAIN | {"optimizer": "sgd", "lr": 0.1, "batch_size": 256, "epochs": 90, "weight_decay": 1e-4}
+        | {"momentum": 0.9, "warmup_epochs": 0, "crop_min": 0.08, "lr_schedule": "epoch"},
+        {"label_smoothing": 0.0},
+    ),
+}  # fmt: skip
+
+PUBLISHED = {("cifar", name): wanted for name, wanted in CIFAR.items()}
+PUBLISHED |= {("imagenet", name): wanted for name, wanted in IMAGENET.items()}
+
+
+@pytest.mark.parametrize(("recipe", "method"), list(PUBLISHED))
+def test_a_recipes_numbers_are_the_published_ones(recipe, method):
+    settings, options = PUBLISHED[recipe, method]
+    config = apply_recipe(PretrainConfig(method=method), recipe)
+    found = method_options(method, gather_options(config.options, {}))
+    assert {key: getattr(config, key) for key in settings} == pytest.approx(settings)
+    assert {key: getattr(found, key) for key in options} == pytest.approx(options)
+
+
+def test_every_recipe_that_has_a_published_configuration_is_compared():
+    unpublished = {("imagenet", "distill")}
+    assert PUBLISHED.keys() | unpublished == {(name, method) for name, methods in RECIPES.items() for method in methods}
