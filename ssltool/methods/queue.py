@@ -15,10 +15,12 @@ from ssltool.training.distributed import gather
 
 
 class Queue(nn.Module):
-    """The last ``size`` embeddings of width ``dim``, of length 1; random ones at first. The same on every rank."""
+    """The last ``size`` embeddings of width ``dim``, of length 1; random ones at first. The same on every rank.
+
+    ``rows`` (size, dim) holds them, ``added`` counts all that ever entered.
+    """
 
     rows: Tensor
-    place: Tensor
     added: Tensor
 
     def __init__(self, size: int, dim: int, batch_size: int) -> None:
@@ -27,7 +29,6 @@ class Queue(nn.Module):
         if size < batch_size:
             raise SSLToolError(f"--set queue={size} cannot hold one batch of {batch_size}; make it at least that long")
         self.register_buffer("rows", F.normalize(torch.randn(size, dim), dim=1))
-        self.register_buffer("place", torch.zeros((), dtype=torch.int64))
         self.register_buffer("added", torch.zeros((), dtype=torch.int64))
         self._known_full = False
 
@@ -40,9 +41,8 @@ class Queue(nn.Module):
     def add(self, rows: Tensor) -> None:
         """Replaces the oldest embeddings by all ranks' ``rows`` (N, D), scaled to length 1."""
         rows = F.normalize(gather(rows.detach()).to(self.rows.dtype), dim=1)
-        places = (self.place + torch.arange(len(rows), device=rows.device)) % len(self.rows)
+        places = (self.added + torch.arange(len(rows), device=rows.device)) % len(self.rows)
         self.rows[places] = rows
-        self.place.copy_((self.place + len(rows)) % len(self.rows))
         self.added.add_(len(rows))
 
     @torch.no_grad()

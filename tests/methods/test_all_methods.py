@@ -193,7 +193,7 @@ def test_each_step_replaces_the_oldest_batch_of_a_queue_and_no_other_row(run):
             changed = (before[f"{queue}.rows"] != after[f"{queue}.rows"]).any(dim=1).nonzero().flatten()
             start = 32 * k % 96
             assert changed.tolist() == list(range(start, start + 32))
-            assert int(after[f"{queue}.place"]) == (start + 32) % 96
+            assert int(after[f"{queue}.added"]) == 32 * (k + 1)
             torch.testing.assert_close(after[f"{queue}.rows"].norm(dim=1), torch.ones(96))
 
 

@@ -31,7 +31,7 @@ def test_it_starts_with_different_random_rows_of_length_1():
     torch.testing.assert_close(q.rows.norm(dim=1), torch.ones(50))
     assert len(torch.unique(q.rows, dim=0)) == 50
     assert float(q.rows.mean(dim=0).norm()) < 0.5
-    assert int(q.place) == 0
+    assert int(q.added) == 0
 
 
 def test_rows_enter_scaled_to_length_1_and_the_rest_stays():
@@ -48,7 +48,7 @@ def test_the_oldest_leave_first_also_when_the_queue_is_no_multiple_of_the_batch(
     for first in range(0, 12, 3):
         q.add(numbered(first, 3))
     assert numbers(q) == [8, 9, 10, 11, 4, 5, 6, 7]
-    assert int(q.place) == 4
+    assert int(q.added) == 12
 
 
 def test_a_whole_queue_can_be_replaced_at_once():
@@ -115,7 +115,7 @@ def test_the_first_views_projections_enter_the_queue(name):
     z1 = method(noisy_batch()).projection
     torch.testing.assert_close(method.queue.rows[:16].double(), torch.from_numpy(unit(z1)), atol=1e-5, rtol=0)
     assert torch.equal(method.queue.rows[16:], before[16:])
-    assert int(method.queue.place) == 16
+    assert int(method.queue.added) == 16
 
 
 @pytest.mark.parametrize("name", QUEUED)
@@ -127,12 +127,12 @@ def test_the_queue_stays_as_it_is_outside_training(name):
 
 
 @pytest.mark.parametrize("name", QUEUED)
-def test_a_checkpoint_holds_the_queue_and_its_place(name):
+def test_a_checkpoint_holds_the_queue_and_how_many_entered_it(name):
     method, other = build(name), build(name)
     method.queue.add(torch.randn(5, 6, generator=torch.Generator().manual_seed(3)))
     other.load_state_dict(method.state_dict())
     assert torch.equal(method.queue.rows, other.queue.rows)
-    assert int(other.queue.place) == 5
+    assert int(other.queue.added) == 5
 
 
 @pytest.mark.parametrize("name", QUEUED)
@@ -165,3 +165,11 @@ def test_a_queue_of_another_width_is_refused(shape):
     with pytest.raises(SSLToolError) as caught:
         check_queue("f", torch.zeros(4, 3), torch.zeros(shape))
     assert str(caught.value) == f"f takes a queue (K, D) for rows (N, D); found {shape} for (4, 3)"
+
+
+def test_a_queue_is_full_when_no_random_row_is_left():
+    q, found = queue(size=8), []
+    for first in range(0, 12, 3):
+        q.add(numbered(first, 3))
+        found.append(q.is_full())
+    assert found == [False, False, True, True]
