@@ -13,10 +13,13 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
+import platform
 import resource
 import sys
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +126,7 @@ def measure(
         run = run | {"epochs": 1, "steps_per_epoch": 1}
     result = train(name, "simsiam" if untrained else method, given, options, folder, **run)
     used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    if torch.cuda.is_available():
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
         used = torch.cuda.max_memory_allocated() / 2**30
     records = [json.loads(line) for line in (result / "metrics.jsonl").read_text().splitlines()]
     network = {"pretrained": str(result / "checkpoint.pt"), "random": untrained}
@@ -161,7 +164,8 @@ def measure(
 @click.option("--json", "json_file", help="also write all numbers here")
 def main(ablations, only, epochs, jobs, threads, data, device, json_file) -> None:
     rows = ABLATIONS if ablations else {name: (name, given, {}) for name, given in NAMES.items()}
-    chosen = {name: row for name, row in rows.items() if not only or name in only}
+    needed = {rows[name][1].get("teacher") for name in only if name in rows}
+    chosen = {name: row for name, row in rows.items() if not only or name in needed.union(only)}
     run = {"epochs": epochs, "data": data, "device": device, "threads": threads, "linear": not ablations}
     columns = [column for column in COLUMNS if run["linear"] or column != "linear"]
     found: dict[str, dict[str, str]] = {}
@@ -179,7 +183,8 @@ def main(ablations, only, epochs, jobs, threads, data, device, json_file) -> Non
                     cells = [found[name].get(column, "") for column in columns]
                     print(f"| {name} | " + " | ".join(cells) + " |", flush=True)
     if json_file:
-        Path(json_file).write_text(json.dumps({"argv": sys.argv[1:], "rows": found}, indent=2))
+        machine = {"machine": platform.platform(), "cores": os.cpu_count(), "torch": version("torch")}
+        Path(json_file).write_text(json.dumps({"argv": sys.argv[1:], **machine, "rows": found}, indent=2))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import nn
 
 from ssltool.build import BUILDING, build_method, read_teacher
 from ssltool.choices import given_options, refuse_idle_settings
@@ -127,7 +128,8 @@ class Job:
     def warnings(self, method: Method) -> list[str]:
         """What about the settings is likely to go wrong, one sentence each."""
         found = method.warnings()
-        if self.batch_size < SMALL_BATCH:
+        has_bn = any(isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)) for module in method.modules())
+        if has_bn and self.batch_size < SMALL_BATCH:
             found.append(
                 f"batch norm takes its means and variances from batches of {self.batch_size}, which is too few to be "
                 f"stable; raise --batch-size to {SMALL_BATCH} or more"

@@ -37,10 +37,6 @@ from ssltool.training.state import TrainState
 FLUSH_EVERY = 10
 """Steps between looks at the losses, which on a GPU wait for it."""
 
-MODEL_STREAM, START_STREAM, SUPPORT_STREAM = 1, 5, 6
-"""Tell random numbers apart from the views', which have (seed, epoch, step): the model's own in a step, those of what
-happens before an epoch, and the labelled images'."""
-
 
 def pretrain(config: PretrainConfig) -> Path:
     """Trains, and returns the run folder.
@@ -168,7 +164,7 @@ class _Run:
         state.method.now = Now(state.epoch, state.step)
         if state.epoch_step:
             return
-        torch.manual_seed(seeds.derive(c.seed, state.epoch, START_STREAM))
+        torch.manual_seed(seeds.derive(c.seed, state.epoch, seeds.Stream.EPOCH_START))
         rows = torch.from_numpy(np.unique(self.job.subset(state.epoch))).to(self.device)
         with autocast(self.device, c.precision):
             state.method.start_epoch(EpochImages(rows, self._views_of))
@@ -179,7 +175,7 @@ class _Run:
         size = min(self.job.batch_size, -(-len(wanted) // world) * world)
         filled = np.resize(wanted, -(-len(wanted) // size) * size)
         recipes = self.state.method.view_recipes(self.job.recipe)
-        seed, epoch = seeds.derive(self.config.seed, START_STREAM), self.state.epoch
+        seed, epoch = seeds.derive(self.config.seed, seeds.Stream.EPOCH_START), self.state.epoch
         batches = self.loader.train(filled, recipes, batch_size=size, seed=seed, epoch=epoch, shard=self.shard)
         while True:
             with torch.autocast(self.device.type, enabled=False):  # whoever asks may be under it; views never are
@@ -207,7 +203,7 @@ class _Run:
             job.support.indices(state.epoch, job.steps),
             [job.recipe],
             batch_size=job.support.batch_size,
-            seed=seeds.derive(seed, SUPPORT_STREAM),
+            seed=seeds.derive(seed, seeds.Stream.SUPPORT_VIEWS),
             **here,
         )
         for batch, support in zip(batches, labelled, strict=True):
@@ -233,7 +229,7 @@ class _Run:
 
     def _step(self, batch: Batch) -> None:
         c, state = self.config, self.state
-        torch.manual_seed(seeds.derive(c.seed, state.epoch, state.epoch_step, MODEL_STREAM, self.shard.rank))
+        torch.manual_seed(seeds.derive(c.seed, state.epoch, state.epoch_step, seeds.Stream.MODEL, self.shard.rank))
         state.method.now = Now(state.epoch, state.step)
         self._set_rates()
         with autocast(self.device, c.precision):

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import enum
 import hashlib
 
 import torch
 
 
+class Stream(enum.IntEnum):
+    """Last of the numbers that a seed is derived from, where the views of a step have (seed, epoch, step) alone."""
+
+    MODEL = 1  # the model's own random numbers in a step
+    WHITENING = 2  # W-MSE's parts of a batch
+    CLUSTERS = 3  # DeepCluster's first centroids
+    SUPPORT = 4  # which labelled images there are, and which of them a step sees
+    EPOCH_START = 5  # what happens before an epoch's first step
+    SUPPORT_VIEWS = 6  # the labelled images' views
+
+
 def derive(*numbers: int) -> int:
     """One 63-bit seed from any integers; different numbers, more of them, or another order give unrelated seeds."""
-    text = ",".join(map(str, numbers))
+    text = ",".join(str(int(number)) for number in numbers)
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 
 

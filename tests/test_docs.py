@@ -8,7 +8,9 @@ twice the last value counts).
 
 from __future__ import annotations
 
+import ast
 import dataclasses
+import importlib
 import re
 import shlex
 import subprocess
@@ -21,11 +23,13 @@ import click
 import numpy as np
 import pytest
 
+from helpers import records
 from ssltool.cli import COMMANDS, cli
-from ssltool.config import CollapseConfig, KnnConfig, LinclsConfig, SaveReprsConfig
+from ssltool.config import CollapseConfig, KnnConfig, LinclsConfig, PretrainConfig, SaveReprsConfig
 from ssltool.errors import SSLToolError
 from ssltool.job import make_job
-from ssltool.methods import METHODS, method_entry
+from ssltool.methods import METHODS, Entry, method_entry
+from ssltool.pretrain import pretrain
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -190,3 +194,24 @@ def test_every_method_has_a_row_in_its_page_that_says_what_the_registry_says():
         link = f"[{entry.paper}](https://arxiv.org/abs/{entry.paper})"
         row = f"| [`{name}`](options.md#{name}) | {entry.year} | {link} | {entry.prevents} | {entry.needs} |"
         assert row in page
+
+
+def test_the_method_of_the_architecture_page_trains(monkeypatch, tmp_path):
+    """Its code as it stands there, put into the registry as it says."""
+    page = (DOCS / "architecture.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"^```python\n(.*?class Mine\(Method\).*?)^```$", page, re.MULTILINE | re.DOTALL)
+    (tmp_path / "mine.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(sys.modules, "ssltool.methods.mine", importlib.import_module("mine"))
+    (line,) = re.findall(r'Entry\("mine:Mine", 2026, "2601.00001", [^`]*\)', page)
+    monkeypatch.setitem(METHODS, "mine", eval(" ".join(line.split()), {"Entry": Entry}))
+    network = {"arch": "resnet18_w8", "stem": "small-stride2", "image_size": 16, "device": "cpu"}
+    schedule = {"epochs": 1, "steps_per_epoch": 2, "batch_size": 16, "out": str(tmp_path / "run")}
+    run = pretrain(PretrainConfig(method="mine", options=("dim=8",), **network, **schedule))
+    assert [record["step"] for record in records(run)] == [2]
+
+
+def test_the_benchmark_of_the_methods_has_them_all():
+    source = ast.parse((ROOT / "benchmarks" / "methods.py").read_text(encoding="utf-8"))
+    (names,) = [n.value for n in source.body if isinstance(n, ast.AnnAssign) and ast.unparse(n.target) == "NAMES"]
+    assert {ast.literal_eval(key) for key in names.keys} == {"untrained", *METHODS}

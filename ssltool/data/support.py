@@ -10,9 +10,6 @@ from ssltool import seeds
 from ssltool.data.datasets import ImageSet
 from ssltool.errors import SSLToolError
 
-STREAM = 4
-"""Tells these random numbers apart from others of the same (seed, epoch, step)."""
-
 
 def labelled_rows(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
     """Rows of ``fraction`` of the images of each class, at least one; a function of the seed.
@@ -25,7 +22,7 @@ def labelled_rows(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
     classes = np.unique(labels[labels >= 0])
     if not len(classes):
         raise SSLToolError("none of the images has a label; labelled ones are needed")
-    order = np.random.RandomState(seeds.derive(seed, STREAM) % 2**32).permutation(len(labels))
+    order = np.random.RandomState(seeds.derive(seed, seeds.Stream.SUPPORT) % 2**32).permutation(len(labels))
     chosen = []
     for number in classes:
         rows = order[labels[order] == number]
@@ -58,7 +55,7 @@ class Support:
         return np.concatenate([self._step(rows, epoch, step) for step in range(steps)])
 
     def _step(self, rows: dict[int, np.ndarray], epoch: int, step: int) -> np.ndarray:
-        random = np.random.RandomState(seeds.derive(self.seed, epoch, step, STREAM) % 2**32)
+        random = np.random.RandomState(seeds.derive(self.seed, epoch, step, seeds.Stream.SUPPORT) % 2**32)
         numbers = random.permutation(list(rows))[: self.classes]
         drawn = [random.choice(rows[n], self.per_class, replace=len(rows[n]) < self.per_class) for n in numbers]
         # One of each class in turn, so that equal parts of it, for the ranks, have about the same classes.

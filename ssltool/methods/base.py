@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ssltool.data.loader import Batch
 from ssltool.data.views import Recipe
 from ssltool.errors import SSLToolError
-from ssltool.methods.options import AsymmetricViews
+from ssltool.methods.crops import small_crops, two_views
 
 LARGEST_LOGIT = 88.0
 """exp of more than this overflows float32."""
@@ -97,10 +97,8 @@ class Method(nn.Module):
         return self.now.step / (self.run.epochs * self.run.steps)
 
     def view_recipes(self, base: Recipe) -> list[Recipe]:
-        """How each view of an image is made: two by the run's recipe, unless a method or its options say otherwise."""
-        if isinstance(self.options, AsymmetricViews) and self.options.asymmetric:
-            return asymmetric(base)
-        return [base, base]
+        """How each view of an image is made: two by the run's recipe, and what the options ask for beside."""
+        return two_views(base, self.options) + small_crops(base, self.options, self.run.image_size)
 
     def forward(self, batch: Batch) -> Output:
         """The loss of a batch."""
@@ -167,17 +165,6 @@ class Method(nn.Module):
 def trainable(*modules: nn.Module) -> list[nn.Parameter]:
     """The parameters of ``modules`` that take gradients."""
     return [p for module in modules for p in module.parameters() if p.requires_grad]
-
-
-def asymmetric(base: Recipe) -> list[Recipe]:
-    """BYOL's two kinds of views (arXiv:2006.07733, Table 6): the first always blurred, the second seldom, but sometimes
-    solarised; half the saturation. Where ``base`` has no blur, neither has."""
-    base = dataclasses.replace(base, saturation=base.saturation / 2)
-    first, second = (1.0, 0.1) if base.blur_p else (0.0, 0.0)
-    return [
-        dataclasses.replace(base, blur_p=first, solarize_p=0.0),
-        dataclasses.replace(base, blur_p=second, solarize_p=0.2),
-    ]
 
 
 def same_shapes(name: str, *tensors: Tensor) -> None:

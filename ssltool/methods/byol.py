@@ -42,7 +42,7 @@ def byol_loss(p1: Tensor, p2: Tensor, t1: Tensor, t2: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class BYOLOptions(AsymmetricViews):
-    """The method's options; the defaults are the paper's for 1000 epochs."""
+    """The method's options; the defaults are the paper's for 1000 epochs, but for its views (``asymmetric``)."""
 
     dim: int = width(256)
     hidden: int = width(4096, "the hidden layers of projector and predictor")

@@ -16,19 +16,15 @@ from torch import Tensor, nn
 
 from ssltool import seeds
 from ssltool.data.loader import Batch
-from ssltool.data.views import Recipe
 from ssltool.errors import SSLToolError
 from ssltool.methods.base import EpochImages, Method, Output, RunFacts
-from ssltool.methods.multicrop import by_size, small_crops, together
-from ssltool.methods.options import Idle, MethodOptions, local_crops, local_size, temperature, width
+from ssltool.methods.multicrop import by_size, together
+from ssltool.methods.options import MultiCrop, temperature, width
 from ssltool.methods.prototypes import Prototypes, stuck_at_uniform
 from ssltool.models.heads import mlp
 from ssltool.numeric import without_autocast
 from ssltool.settings import setting
 from ssltool.training.distributed import agree, gather
-
-STREAM = 3
-"""Tells this method's random numbers apart from others of the same (seed, epoch, step)."""
 
 BLOCK = 65536
 """Rows that are compared with the centroids at a time."""
@@ -88,7 +84,7 @@ def deepcluster_loss(scores: list[list[Tensor]], assignments: Tensor, temperatur
 
 
 @dataclass(frozen=True)
-class DeepClusterOptions(MethodOptions):
+class DeepClusterOptions(MultiCrop):
     """The method's options; the defaults are the paper's."""
 
     dim: int = width(128)
@@ -97,11 +93,6 @@ class DeepClusterOptions(MethodOptions):
     heads: int = setting(3, "clusterings made side by side", minimum=1)
     temperature: float = temperature(0.1)
     kmeans_iters: int = setting(10, "turns of k-means", minimum=1)
-    local_crops: int = local_crops(6)
-    local_size: int | None = local_size()
-
-    def idle(self) -> list[Idle]:
-        return [Idle(("local_size",), self.local_crops == 0, "local_crops=0")]
 
 
 class DeepCluster(Method):
@@ -131,9 +122,6 @@ class DeepCluster(Method):
         self.register_buffer("filled", torch.zeros(run.images, dtype=torch.bool))
         self.register_buffer("assignments", torch.zeros(o.heads, run.images, dtype=torch.int64))
 
-    def view_recipes(self, base: Recipe) -> list[Recipe]:
-        return [base, base, *small_crops(base, self.options, self.run)]
-
     def _embed(self, views: list[Tensor]) -> list[Tensor]:
         return [F.normalize(z.float(), dim=1) for z in together(self.projector, by_size(self.backbone, views))]
 
@@ -146,7 +134,7 @@ class DeepCluster(Method):
                 self._remember(batch.rows, self._embed(batch.views[:2]))
         o = self.options
         for number, head in enumerate(self.heads):
-            generator = seeds.generator(self.run.seed, self.now.epoch, number, STREAM)
+            generator = seeds.generator(self.run.seed, self.now.epoch, number, seeds.Stream.CLUSTERS)
             rows = self.bank[number % 2][images.rows]  # the heads take turns with the crops
             centroids, found = spherical_kmeans(rows, o.prototypes, o.kmeans_iters, generator)
             cast(Prototypes, head).weight.copy_(agree(centroids))
@@ -161,7 +149,7 @@ class DeepCluster(Method):
 
     def forward(self, batch: Batch) -> Output:
         z = self._embed(batch.views)
-        scores = [[head(row) for row in z] for head in self.heads]
+        scores = [together(head, z) for head in self.heads]
         loss = deepcluster_loss(scores, self.assignments[:, batch.rows], self.options.temperature)
         if self.training:
             self._remember(batch.rows, z)

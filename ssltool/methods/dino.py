@@ -15,16 +15,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssltool.data.loader import Batch
-from ssltool.data.views import Recipe
 from ssltool.errors import SSLToolError
 from ssltool.methods.base import Output, RunFacts, of_one_shape
 from ssltool.methods.momentum import MomentumMethod
-from ssltool.methods.multicrop import by_size, small_crops, together
+from ssltool.methods.multicrop import by_size, together
 from ssltool.methods.options import (
     AsymmetricViews,
     Idle,
+    MultiCrop,
     local_crops,
-    local_size,
     momentum,
     momentum_final,
     temperature,
@@ -75,8 +74,8 @@ def dino_loss(
 
 
 @dataclass(frozen=True)
-class DINOOptions(AsymmetricViews):
-    """The method's options; the defaults are the released code's for ViT-S."""
+class DINOOptions(AsymmetricViews, MultiCrop):
+    """The method's options; the defaults are the released code's for ViT-S, but for its views (``asymmetric``)."""
 
     dim: int = width(256, "the projection that the prototypes look at")
     hidden: int = width(2048, "the projector's hidden layers")
@@ -93,13 +92,12 @@ class DINOOptions(AsymmetricViews):
     clip_grad: float = setting(3.0, "largest norm of each parameter's gradient; 0 for no limit", minimum=0)
     head_bn: bool = setting(False, "batch norm in the head")
     local_crops: int = local_crops(8)
-    local_size: int | None = local_size()
 
     def idle(self) -> list[Idle]:
         return [
+            *super().idle(),
             Idle(("center_momentum",), not self.centering, "centering=false"),
             Idle(("warmup_teacher_temp",), self.warmup_teacher_temp_epochs == 0, "warmup_teacher_temp_epochs=0"),
-            Idle(("local_size",), self.local_crops == 0, "local_crops=0"),
         ]
 
 
@@ -131,13 +129,10 @@ class DINO(MomentumMethod):
         self.make_teacher()
         self.register_buffer("center", torch.zeros(o.prototypes))
 
-    def view_recipes(self, base: Recipe) -> list[Recipe]:
-        return [*super().view_recipes(base), *small_crops(base, self.options, self.run)]
-
     def forward(self, batch: Batch) -> Output:
         o = self.options
         z = [row.float() for row in together(self.projector, by_size(self.backbone, batch.views))]
-        student = [self.prototypes(row) for row in z]
+        student = together(self.prototypes, z)
         teacher = by_size(self.teach, batch.views[:2])
         loss = dino_loss(student, teacher, self.center, o.student_temp, self._teacher_temp())
         if self.training and o.centering:
@@ -161,7 +156,7 @@ class DINO(MomentumMethod):
         for group in super().param_groups():
             for decays in (True, False):
                 params = [p for p in group["params"] if (p.ndim > 1) is decays]
-                groups.append(group | {"params": params} | ({} if decays else {"decays": False, "weight_decay": 0.0}))
+                groups.append(group | {"params": params} | ({} if decays else {"decays": False}))
         return groups
 
     def before_update(self) -> None:

@@ -72,7 +72,7 @@ class MoCo(MomentumMethod):
 
     def forward(self, batch: Batch) -> Output:
         x1, x2 = batch.views
-        queue, t = self.queue.rows.clone(), self.options.temperature
+        queue, t = self.queue.rows, self.options.temperature
         q1, k2 = self.projector(self.backbone(x1)).float(), self.teach(x2)
         loss, keys = moco_loss(q1, k2, queue, t), k2
         if self.options.symmetric:

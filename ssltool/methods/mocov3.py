@@ -49,7 +49,8 @@ def mocov3_loss(q1: Tensor, q2: Tensor, k1: Tensor, k2: Tensor, temperature: flo
 
 @dataclass(frozen=True)
 class MoCoV3Options(AsymmetricViews):
-    """The method's options; the defaults are the paper's for a ResNet. A ViT takes temperature 0.2."""
+    """The method's options; the defaults are the paper's for a ResNet, but for its views (``asymmetric``). A ViT takes
+    temperature 0.2."""
 
     dim: int = width(256)
     hidden: int = width(4096, "the hidden layers of projector and predictor")

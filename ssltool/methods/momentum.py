@@ -17,7 +17,8 @@ class MomentumMethod(Method):
 
     Its options have ``momentum`` and ``momentum_final``. A subclass calls ``make_teacher`` when the parts in ``TAUGHT``
     are there. The teacher's batch norms see their own batches and keep their own running statistics, as in all papers
-    of this family.
+    of this family. MoCo v3 and the collapse paper's BYOL move the teacher at the start of the next forward pass, which
+    is the same but for one step of the schedule.
     """
 
     TAUGHT: ClassVar[tuple[str, ...]] = ("backbone", "projector")

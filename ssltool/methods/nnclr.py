@@ -47,7 +47,7 @@ def nnclr_loss(nn1: Tensor, nn2: Tensor, p1: Tensor, p2: Tensor, temperature: fl
 
 @dataclass(frozen=True)
 class NNCLROptions(AsymmetricViews):
-    """The method's options; the defaults are the paper's."""
+    """The method's options; the defaults are the paper's, but for its views (``asymmetric``)."""
 
     dim: int = width(256)
     hidden: int = width(2048, "the projector's hidden layers")

@@ -70,18 +70,24 @@ def local_crops(default: int) -> Any:
     return setting(default, "small crops of each image beside the two large ones", minimum=0)
 
 
-def local_size() -> Any:
-    """The side of the small crops."""
-    return setting(
-        None, "side of the small crops in pixels [default: 96/224 of the image size, in whole patches]", minimum=4
-    )
-
-
 @dataclass(frozen=True)
 class AsymmetricViews(MethodOptions):
     """Options of a method whose paper makes its two views in two ways."""
 
     asymmetric: bool = setting(False, "BYOL's two kinds of views: one always blurred, one sometimes solarised")
+
+
+@dataclass(frozen=True)
+class MultiCrop(MethodOptions):
+    """Options of a method that sees small crops beside its two views."""
+
+    local_crops: int = local_crops(6)
+    local_size: int | None = setting(
+        None, "side of the small crops in pixels [default: 96/224 of the image size, in whole patches]", minimum=4
+    )
+
+    def idle(self) -> list[Idle]:
+        return [Idle(("local_size",), self.local_crops == 0, "local_crops=0")]
 
 
 @dataclass(frozen=True)

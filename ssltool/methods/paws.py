@@ -14,11 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssltool.data.loader import Batch
-from ssltool.data.views import Recipe
 from ssltool.errors import SSLToolError
 from ssltool.methods.base import Method, Output, RunFacts, of_one_shape
-from ssltool.methods.multicrop import by_size, small_crops, together
-from ssltool.methods.options import Idle, LabelledSupport, local_crops, local_size, temperature, width
+from ssltool.methods.multicrop import by_size, together
+from ssltool.methods.options import LabelledSupport, MultiCrop, temperature, width
 from ssltool.models.heads import mlp
 from ssltool.numeric import without_autocast
 from ssltool.settings import setting
@@ -100,7 +99,7 @@ def paws_loss(
 
 
 @dataclass(frozen=True)
-class PAWSOptions(LabelledSupport):
+class PAWSOptions(LabelledSupport, MultiCrop):
     """The method's options; the defaults are the released code's for ImageNet."""
 
     dim: int = width(2048)
@@ -109,11 +108,6 @@ class PAWSOptions(LabelledSupport):
     temperature: float = temperature(0.1)
     label_smoothing: float = setting(0.1, "share of each label that is spread over all", minimum=0, maximum=1)
     me_max: bool = setting(True, "maximise the entropy of the mean answer; without it one class may take all")
-    local_crops: int = local_crops(6)
-    local_size: int | None = local_size()
-
-    def idle(self) -> list[Idle]:
-        return [Idle(("local_size",), self.local_crops == 0, "local_crops=0")]
 
 
 class PAWS(Method):
@@ -129,9 +123,6 @@ class PAWS(Method):
         self.predictor = nn.Identity()
         if o.predictor:
             self.predictor = nn.Sequential(nn.BatchNorm1d(o.dim), *mlp([o.dim, max(1, o.dim // 4), o.dim]))
-
-    def view_recipes(self, base: Recipe) -> list[Recipe]:
-        return [base, base, *small_crops(base, self.options, self.run)]
 
     def forward(self, batch: Batch) -> Output:
         o, labelled = self.options, batch.support

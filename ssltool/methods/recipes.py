@@ -117,7 +117,13 @@ RECIPES: dict[str, dict[str, Settings]] = {
             "crop_min": 0.75,
             "gray_p": 0.0,
             "solarize_p": 0.2,
-            "options": {"dim": 128, "predictor": False, "support_per_class": 64, "labels_fraction": 0.08},
+            "options": {
+                "dim": 128,
+                "predictor": False,
+                "support_per_class": 64,
+                "labels_fraction": 0.08,
+                "local_size": 18,
+            },
         },
         "teacher": {
             "optimizer": "adamw",
@@ -191,6 +197,7 @@ RECIPES: dict[str, dict[str, Settings]] = {
             "epochs": 100,
             "crop_min": 0.14,
             "jitter": 2.0,
+            "options": {"support_classes": 960},
         },
         "distill": _SIMSIAM,
         "supervised": _SIMSIAM

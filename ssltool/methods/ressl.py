@@ -77,7 +77,7 @@ class ReSSL(MomentumMethod):
         o = self.options
         strong, weak = batch.views
         q, k = self.projector(self.backbone(strong)).float(), self.teach(weak)
-        loss = ressl_loss(q, k, self.queue.rows.clone(), o.student_temp, o.teacher_temp)
+        loss = ressl_loss(q, k, self.queue.rows, o.student_temp, o.teacher_temp)
         if self.training:
             self.queue.add(k)
         return Output(loss, q.detach())

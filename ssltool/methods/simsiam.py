@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from ssltool.data.loader import Batch
 from ssltool.data.views import Recipe
+from ssltool.errors import unknown
 from ssltool.methods.base import Method, Output, RunFacts, same_shapes
 from ssltool.methods.options import Idle, MethodOptions, fix_pred_lr, width
 from ssltool.models.heads import mlp
@@ -48,12 +49,14 @@ def simsiam_loss(
         similarity: "cosine", or "cross_entropy" of softmaxes over the dimensions (Sec. 4.5), which is at least 0.
 
     Raises:
-        SSLToolError: if the shapes differ or are not (N, D).
+        SSLToolError: if the shapes differ or are not (N, D), or the similarity is another.
     """
     same_shapes("simsiam_loss", p1, p2, z1, z2)
     if stop_grad:
         z1, z2 = z1.detach(), z2.detach()
-    distance = _cosine if similarity == "cosine" else _cross_entropy
+    if similarity not in DISTANCES:
+        raise unknown("similarity", similarity, DISTANCES)
+    distance = DISTANCES[similarity]
     if not symmetric:
         return distance(p1, z2)
     return 0.5 * (distance(p1, z2) + distance(p2, z1))
@@ -65,6 +68,9 @@ def _cosine(p: Tensor, z: Tensor) -> Tensor:
 
 def _cross_entropy(p: Tensor, z: Tensor) -> Tensor:
     return -(z.softmax(dim=1) * p.log_softmax(dim=1)).sum(dim=1).mean()
+
+
+DISTANCES = {"cosine": _cosine, "cross_entropy": _cross_entropy}
 
 
 @dataclass(frozen=True)
@@ -85,7 +91,7 @@ class SimSiamOptions(MethodOptions):
         "batch norm in the heads: the paper's (default), none, after hidden layers only, or after all layers",
         choices=("default", "none", "hidden", "all"),
     )
-    similarity: str = setting("cosine", "what prediction and target maximise", choices=("cosine", "cross_entropy"))
+    similarity: str = setting("cosine", "what prediction and target maximise", choices=tuple(DISTANCES))
 
     def idle(self) -> list[Idle]:
         return [

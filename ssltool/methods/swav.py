@@ -15,13 +15,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssltool.data.loader import Batch
-from ssltool.data.views import Recipe
 from ssltool.errors import SSLToolError
 from ssltool.methods.base import LARGEST_LOGIT, Method, Output, RunFacts, of_one_shape
-from ssltool.methods.multicrop import by_size, small_crops, together
-from ssltool.methods.options import Idle, MethodOptions, local_crops, local_size, temperature, width
+from ssltool.methods.multicrop import by_size, together
+from ssltool.methods.options import Idle, MultiCrop, temperature, width
 from ssltool.methods.prototypes import Prototypes, stuck_at_uniform
-from ssltool.methods.queue import Queue
+from ssltool.methods.queue import Queue, queue_warnings
 from ssltool.models.heads import mlp
 from ssltool.numeric import without_autocast
 from ssltool.settings import setting
@@ -84,7 +83,7 @@ def swav_loss(scores: list[Tensor], codes: list[Tensor], temperature: float = 0.
 
 
 @dataclass(frozen=True)
-class SwAVOptions(MethodOptions):
+class SwAVOptions(MultiCrop):
     """The method's options; the defaults are the paper's, the queue that for small batches."""
 
     dim: int = width(128)
@@ -96,14 +95,9 @@ class SwAVOptions(MethodOptions):
     queue: int = setting(3840, "earlier embeddings that are assigned along with the batch; 0 for none", minimum=0)
     queue_start: int = setting(15, "epoch, from 0, from which on the queue is filled", minimum=0)
     freeze: int = setting(313, "steps at the start in which the prototypes stay as they are", minimum=0)
-    local_crops: int = local_crops(6)
-    local_size: int | None = local_size()
 
     def idle(self) -> list[Idle]:
-        return [
-            Idle(("queue_start",), self.queue == 0, "queue=0"),
-            Idle(("local_size",), self.local_crops == 0, "local_crops=0"),
-        ]
+        return [*super().idle(), Idle(("queue_start",), self.queue == 0, "queue=0")]
 
 
 class SwAV(Method):
@@ -119,13 +113,10 @@ class SwAV(Method):
         if options.queue:  # one for each large crop
             self.queues = nn.ModuleList(Queue(options.queue, options.dim, run.batch_size) for _ in range(2))
 
-    def view_recipes(self, base: Recipe) -> list[Recipe]:
-        return [base, base, *small_crops(base, self.options, self.run)]
-
     def forward(self, batch: Batch) -> Output:
         o = self.options
         z = [F.normalize(z.float(), dim=1) for z in together(self.projector, by_size(self.backbone, batch.views))]
-        scores = [self.prototypes(row) for row in z]
+        scores = together(self.prototypes, z)
         codes = [self._assign(number, z[number], scores[number]) for number in range(2)]
         return Output(swav_loss(scores, codes, o.temperature), z[0].detach())
 
@@ -162,7 +153,7 @@ class SwAV(Method):
                 f"epsilon={o.epsilon} makes assignments so hard that exp(1 / epsilon) overflows float32; here "
                 "logarithms keep them finite, but each row gets one prototype"
             )
-        return found
+        return found + (queue_warnings(o, run) if o.queue else [])
 
     def diagnose(self, loss: float) -> str | None:
         remedy = "Try a smaller epsilon or lr, a longer freeze, or fewer prototypes"

@@ -59,7 +59,7 @@ def _covariance(z: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class VICRegOptions(AsymmetricViews):
-    """The method's options; the defaults are the paper's."""
+    """The method's options; the defaults are the paper's, but for its views (``asymmetric``)."""
 
     dim: int = width(8192)
     hidden: int = width(8192, "the projector's hidden layers")

@@ -23,9 +23,6 @@ from ssltool.numeric import widest, without_autocast
 from ssltool.settings import setting
 from ssltool.training.distributed import gather
 
-STREAM = 2
-"""Tells this method's random numbers apart from others of the same (seed, epoch, step)."""
-
 
 @without_autocast
 def whiten(v: Tensor, eps: float = 0.0) -> Tensor:
@@ -141,7 +138,7 @@ class WMSE(Method):
     def forward(self, batch: Batch) -> Output:
         o = self.options
         views = [gather(self.projector(self.backbone(view)).float()) for view in batch.views]
-        generator = seeds.generator(self.run.seed, *self.now, STREAM)
+        generator = seeds.generator(self.run.seed, *self.now, seeds.Stream.WHITENING)
         return Output(wmse_loss(views, o.w_size, generator, eps=o.eps, iterations=o.w_iter), views[0].detach())
 
     def warnings(self) -> list[str]:

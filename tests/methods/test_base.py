@@ -13,7 +13,8 @@ from methods_helpers import WIDTH, Flat, facts, noisy_batch
 from ssltool.data.views import PAPER, PLAIN
 from ssltool.errors import SSLToolError
 from ssltool.methods import options as declared
-from ssltool.methods.base import Method, Now, asymmetric, same_shapes, trainable
+from ssltool.methods.base import Method, Now, same_shapes, trainable
+from ssltool.methods.crops import two_views
 from ssltool.settings import Checked
 
 
@@ -132,9 +133,16 @@ def test_asymmetric_views_are_byols_table_6():
 
 
 def test_asymmetric_views_of_a_recipe_without_blur_have_none():
-    first, second = asymmetric(PLAIN)
+    first, second = two_views(PLAIN, Options(asymmetric=True))
     assert (first.blur_p, second.blur_p) == (0.0, 0.0)
     assert (first.solarize_p, second.solarize_p) == (0.0, 0.2)
+
+
+def test_asymmetric_views_follow_the_runs_own_blur_and_solarising():
+    base = dataclasses.replace(PAPER, blur_p=0.3, solarize_p=0.5)
+    first, second = two_views(base, Options(asymmetric=True))
+    assert (first.blur_p, second.blur_p) == pytest.approx((0.6, 0.06))
+    assert (first.solarize_p, second.solarize_p) == (0.5, 0.5)
 
 
 def test_only_a_temperature_whose_logits_overflow_is_warned_of():

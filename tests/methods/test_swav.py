@@ -218,3 +218,9 @@ def test_a_loss_stuck_at_ln_k_is_named_with_what_to_try():
     model.now = Now(epoch=1, step=4)
     assert "Try a smaller epsilon or lr, a longer freeze, or fewer prototypes" in model.diagnose(math.log(5))
     assert model.diagnose(math.log(5) - 0.1) is None
+
+
+def test_a_queue_that_fits_neither_batch_nor_data_is_warned_of():
+    found = swav(queue=100, queue_start=1).warnings()
+    assert any("queue=100 is not a multiple of the batch (16)" in warning for warning in found)
+    assert any("queue=100 is longer than the 64 images" in warning for warning in found)
