@@ -1,6 +1,6 @@
 """Every method, and every collapse on purpose, for the same budget on the same images.
 
-    python benchmarks/methods.py [--ablations] [--only NAME ...] [--epochs 8] [--jobs 2] [--data DIR] [--device cuda]
+    python benchmarks/methods.py [--ablations | --speed] [--only NAME ...] [--epochs 8] [--jobs 1] [--data DIR] ...
 
 Trains each from the same kind of network (a narrow ResNet-18 with ordinary residual initialisation), saves its
 representations, and prints one Markdown row: the last epoch's loss, 20-NN and linear accuracy on the val images, AUC,
@@ -108,7 +108,7 @@ def measure(
     options: dict[str, Any],
     folder: str,
     threads: int,
-    linear: bool = True,
+    columns: list[str],
     **run: Any,
 ) -> dict[str, str]:
     """Trains, evaluates and measures one row."""
@@ -129,32 +129,35 @@ def measure(
     if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
         used = torch.cuda.max_memory_allocated() / 2**30
     records = [json.loads(line) for line in (result / "metrics.jsonl").read_text().splitlines()]
+    speed = f"{sum(r['images_per_second'] for r in records) / len(records):.0f}"
+    row = {"memory GB": f"{used:.2f}"} | ({} if untrained else {"images/s": speed})
+    if "20-NN" not in columns:
+        return row
     network = {"pretrained": str(result / "checkpoint.pt"), "random": untrained}
     files = [w["path"] for w in save_reprs.run(SaveReprsConfig(split="both", out=f"{result}/reprs", **network))]
     near = knn.run(KnnConfig(bank=files[0], queries=files[1], k=20))
     probe = LinclsConfig(epochs=5, lr=1.0, lars=True, out=f"{result}-probe", overwrite=True, **network)
     x = Representations.load(files[0]).representations
     s = singular_values(x)
-    row = {
+    row |= {
         "20-NN": f"{near['accuracy']:.1%}",
         "AUC": f"{metrics.auc(s):.3f}",
         "eff. rank": f"{metrics.effective_rank(s):.1f}",
         "RankMe": f"{metrics.rankme(x):.1f}",
-        "memory GB": f"{used:.2f}",
     }
-    if linear:
+    if "linear" in columns:
         row["linear"] = f"{lincls.run(probe)['acc1']:.1%}"
     if not untrained:
         row |= {
             "loss": f"{records[-1]['loss']:.3f}",
             "feature_std": f"{records[-1]['feature_std']:.3f}",
-            "images/s": f"{sum(r['images_per_second'] for r in records) / len(records):.0f}",
         }
     return row
 
 
 @click.command()
 @click.option("--ablations", is_flag=True, help="the collapses on purpose instead of the methods")
+@click.option("--speed", is_flag=True, help="one epoch each, and only images/s and memory")
 @click.option("--only", multiple=True, help="this row only; repeatable")
 @click.option("--epochs", default=8, show_default=True)
 @click.option("--jobs", default=1, show_default=True, help="rows at a time")
@@ -162,12 +165,14 @@ def measure(
 @click.option("--data", help="folder of the images instead of the bundled ones")
 @click.option("--device", default="auto", show_default=True)
 @click.option("--json", "json_file", help="also write all numbers here")
-def main(ablations, only, epochs, jobs, threads, data, device, json_file) -> None:
+def main(ablations, speed, only, epochs, jobs, threads, data, device, json_file) -> None:
     rows = ABLATIONS if ablations else {name: (name, given, {}) for name, given in NAMES.items()}
     needed = {rows[name][1].get("teacher") for name in only if name in rows}
     chosen = {name: row for name, row in rows.items() if not only or name in needed.union(only)}
-    run = {"epochs": epochs, "data": data, "device": device, "threads": threads, "linear": not ablations}
-    columns = [column for column in COLUMNS if run["linear"] or column != "linear"]
+    columns = COLUMNS[-2:] if speed else COLUMNS
+    if ablations:
+        columns = [column for column in COLUMNS[:-2] if column != "linear"]
+    run = {"epochs": 1 if speed else epochs, "data": data, "device": device, "threads": threads, "columns": columns}
     found: dict[str, dict[str, str]] = {}
     print("| run | " + " | ".join(columns) + " |")
     print("|---" * (1 + len(columns)) + "|", flush=True)
