@@ -38,12 +38,12 @@ def cosines(rows: Tensor, others: Tensor) -> Tensor:
     return rows @ others.mT
 
 
-def stuck_at_uniform(loss: float, count: int, epoch: int, remedy: str, what: str = "prototypes") -> str | None:
-    """The warning for a loss that, after the first epoch, is still that of giving all ``count`` outputs the same."""
+def stuck_at_uniform(loss: float, count: int, epoch: int, remedy: str) -> str | None:
+    """The warning for a loss that, after the first epoch, is still that of answering all ``count`` prototypes alike."""
     uniform = math.log(count)
     if epoch == 0 or abs(loss - uniform) > NEAR * uniform:
         return None
     return (
         f"the loss is {loss:.3f}, and ln {count} = {uniform:.3f} is what a network has that gives all {count} "
-        f"{what} the same probability whatever the image: nothing is told apart. {remedy}"
+        f"prototypes the same probability whatever the image: nothing is told apart. {remedy}"
     )

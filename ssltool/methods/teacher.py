@@ -23,7 +23,6 @@ from ssltool.errors import SSLToolError
 from ssltool.methods.base import EpochImages, Method, Output, RunFacts
 from ssltool.methods.momentum import follow, momentum_at
 from ssltool.methods.options import Idle, MethodOptions, momentum, momentum_final, width
-from ssltool.methods.prototypes import stuck_at_uniform
 from ssltool.models.backbones import patch_tokens
 from ssltool.models.heads import mlp
 from ssltool.numeric import without_autocast
@@ -105,10 +104,6 @@ class Teacher(Method):
     def after_step(self) -> None:
         if self.options.update == "ema":
             self._follow(momentum_at(self.progress, self.options))
-
-    def diagnose(self, loss: float) -> str | None:
-        remedy = "Nothing in this study prevents it; a lower lr delays it"
-        return stuck_at_uniform(loss, self.options.dim, self.now.epoch, remedy, "outputs")
 
     def embed(self, images: Tensor, layer: str) -> Tensor:
         tokens = patch_tokens(self.backbone, images)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from methods_helpers import build, defaults, layers, noisy_batch, rows, shake
+from methods_helpers import defaults, layers, noisy_batch, rows, shake
 from ssltool.data.views import PAPER
 from ssltool.errors import SSLToolError
 from ssltool.methods.base import EpochImages, Method, Now
@@ -220,13 +220,3 @@ def test_an_images_representation_is_the_mean_over_its_patches():
     torch.testing.assert_close(model.embed(view, "projector"), model.projector(patches).mean(dim=1))
     with pytest.raises(SSLToolError, match="--layer predictor: this model has no predictor"):
         model.embed(view, "predictor")
-
-
-@pytest.mark.parametrize(
-    ("epoch", "loss", "warned"), [(1, math.log(6), True), (0, math.log(6), False), (1, 1.0, False)]
-)
-def test_a_loss_of_ln_d_after_the_first_epoch_is_named(epoch, loss, warned):
-    model = build("teacher", dim=6)
-    model.now = Now(epoch=epoch, step=4 * epoch)
-    found = model.diagnose(loss)
-    assert ("gives all 6 outputs the same probability" in found) if warned else found is None
