@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,11 +81,14 @@ class Job:
         Raises:
             SSLToolError: naming the first epoch that cannot.
         """
-        c = self.config
-        sizes = [len(subset) for subset in map(self.subset, range(self.epochs))]
+        c, sizes = self.config, self._epoch_sizes
         short = next((epoch for epoch, size in enumerate(sizes) if size < self.batch_size), None)
         if self.steps and short is not None:
             raise SSLToolError(chunk_too_small(c.strategy, short, sizes[short], self.batch_size))
+
+    @property
+    def _epoch_sizes(self) -> list[int]:
+        return [len(self.subset(epoch)) for epoch in range(self.epochs)]
 
     def subset(self, epoch: int) -> np.ndarray:
         """The images that an epoch draws from; see ``strategies.epoch_subset``."""
@@ -138,6 +142,10 @@ class Job:
 
     def saved_config(self) -> dict[str, Any]:
         """The settings as they go into ``config.json`` and checkpoints, with what was found out about the data."""
+        return dict(self._saved)
+
+    @functools.cached_property
+    def _saved(self) -> dict[str, Any]:  # made once: it hashes the order, and a teacher's weights
         flags = {f.name for f in dataclasses.fields(self.config) if f.metadata["method_option"]}
         settings = {k: v for k, v in as_dict(self.config).items() if k not in flags.union(TRANSIENT, {"options"})}
         data = None if self.config.data is None else str(Path(self.config.data).resolve())
@@ -147,7 +155,7 @@ class Job:
             "dataset": self.images.name,
             "n_images": len(self.images),
             "n_classes": max(0, int(self.images.labels.max()) + 1),
-            "epoch_images": min(len(self.subset(epoch)) for epoch in range(self.epochs)),
+            "epoch_images": min(self._epoch_sizes),
             "second_backbone": None if self.second is None else {k: self.second.config[k] for k in BUILDING},
             "second_hash": None if self.second is None else weights_hash(self.second.state_dict),
             "support_hash": None if self.support is None else _hash(self.support.images.index),

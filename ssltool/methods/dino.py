@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ssltool.data.loader import Batch
 from ssltool.errors import SSLToolError
 from ssltool.methods.base import Output, RunFacts, of_one_shape
+from ssltool.methods.matching import across_crops
 from ssltool.methods.momentum import MomentumMethod
 from ssltool.methods.multicrop import by_size, together
 from ssltool.methods.options import (
@@ -65,12 +66,8 @@ def dino_loss(
         )
     if center.numel() != student[0].shape[1]:
         raise SSLToolError(f"dino_loss takes a center (K,), K {student[0].shape[1]}; found {tuple(center.shape)}")
-    log_p = [(s / student_temp).log_softmax(dim=1) for s in student]
-    losses = []
-    for number, logits in enumerate(teacher):
-        target = ((logits.detach() - center) / teacher_temp).softmax(dim=1)
-        losses += [-(target * log_p[v]).sum(dim=1).mean() for v in range(len(student)) if v != number]
-    return torch.stack(losses).mean()
+    targets = [((logits.detach() - center) / teacher_temp).softmax(dim=1) for logits in teacher]
+    return across_crops([s / student_temp for s in student], targets)
 
 
 @dataclass(frozen=True)

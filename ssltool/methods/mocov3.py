@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssltool.data.loader import Batch
 from ssltool.methods.base import Output, RunFacts, same_shapes
+from ssltool.methods.matching import own_row_among
 from ssltool.methods.momentum import MomentumMethod
 from ssltool.methods.options import AsymmetricViews, fix_pred_lr, momentum, momentum_final, temperature, width
 from ssltool.models.backbones import is_vit
@@ -38,13 +37,8 @@ def mocov3_loss(q1: Tensor, q2: Tensor, k1: Tensor, k2: Tensor, temperature: flo
         SSLToolError: if the shapes differ or are not (N, D).
     """
     same_shapes("mocov3_loss", q1, q2, k1, k2)
-    own = torch.arange(len(q1), device=q1.device)
-
-    def contrast(q: Tensor, k: Tensor) -> Tensor:
-        logits = F.normalize(q, dim=1) @ F.normalize(k.detach(), dim=1).mT / temperature
-        return F.cross_entropy(logits, own) * (2 * temperature)
-
-    return contrast(q1, k2) + contrast(q2, k1)
+    both = own_row_among(q1, k2.detach(), temperature) + own_row_among(q2, k1.detach(), temperature)
+    return both * (2 * temperature)
 
 
 @dataclass(frozen=True)

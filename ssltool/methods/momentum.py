@@ -38,9 +38,12 @@ class MomentumMethod(Method):
 
     def after_step(self) -> None:
         """The teacher takes its step after the network's."""
-        m = momentum_at(self.progress, self.options)
+        self.move_teacher(momentum_at(self.progress, self.options))
+
+    def move_teacher(self, momentum: float) -> None:
+        """teacher <- momentum * teacher + (1 - momentum) * network."""
         for name in self.TAUGHT:
-            follow(self.teacher[name], getattr(self, name), m)
+            follow(self.teacher[name], getattr(self, name), momentum)
 
 
 def momentum_at(progress: float, options: Any) -> float:

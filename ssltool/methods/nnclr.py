@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssltool.data.loader import Batch
 from ssltool.methods.base import Method, Output, RunFacts, same_shapes
+from ssltool.methods.matching import own_row_among
 from ssltool.methods.options import AsymmetricViews, fix_pred_lr, queue_size, temperature, width
 from ssltool.methods.queue import Queue, queue_warnings
 from ssltool.models.heads import mlp
@@ -36,13 +35,7 @@ def nnclr_loss(nn1: Tensor, nn2: Tensor, p1: Tensor, p2: Tensor, temperature: fl
         SSLToolError: if the shapes differ or are not (N, D).
     """
     same_shapes("nnclr_loss", nn1, nn2, p1, p2)
-    own = torch.arange(len(p1), device=p1.device)
-
-    def contrast(neighbours: Tensor, p: Tensor) -> Tensor:
-        logits = F.normalize(neighbours.detach(), dim=1) @ F.normalize(p, dim=1).mT / temperature
-        return F.cross_entropy(logits, own)
-
-    return 0.5 * (contrast(nn1, p2) + contrast(nn2, p1))
+    return 0.5 * (own_row_among(nn1.detach(), p2, temperature) + own_row_among(nn2.detach(), p1, temperature))
 
 
 @dataclass(frozen=True)

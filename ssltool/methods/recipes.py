@@ -37,6 +37,15 @@ _SWAV = _IMAGENET_LARS | {
 _TWO_CROPS = {"local_crops": 0}
 _ASYMMETRIC = {"asymmetric": True}
 
+_BARLOW = _IMAGENET_LARS | {
+    "lr": 0.2,
+    "final_lr": 2e-4,
+    "weight_decay": 1e-6,
+    "batch_size": 2048,
+    "epochs": 1000,
+    "options": _ASYMMETRIC,
+}
+
 RECIPES: dict[str, dict[str, Settings]] = {
     "cifar": {
         "simsiam": _CIFAR_SGD | _WEAK | {"lr": 0.5, "weight_decay": 1e-5, "options": {"fix_pred_lr": True}},
@@ -157,24 +166,8 @@ RECIPES: dict[str, dict[str, Settings]] = {
         "moco": _SIMSIAM | {"lr": 0.03, "batch_size": 256, "epochs": 200},
         "mocov3": _IMAGENET_LARS
         | {"lr": 0.6, "weight_decay": 1e-6, "epochs": 100, "crop_min": 0.2, "options": _ASYMMETRIC},
-        "barlow": _IMAGENET_LARS
-        | {
-            "lr": 0.2,
-            "final_lr": 2e-4,
-            "weight_decay": 1e-6,
-            "batch_size": 2048,
-            "epochs": 1000,
-            "options": _ASYMMETRIC,
-        },
-        "vicreg": _IMAGENET_LARS
-        | {
-            "lr": 0.2,
-            "final_lr": 2e-4,
-            "weight_decay": 1e-6,
-            "batch_size": 2048,
-            "epochs": 1000,
-            "options": _ASYMMETRIC,
-        },
+        "barlow": _BARLOW,
+        "vicreg": _BARLOW,
         "swav": _SWAV | {"options": {"queue": 0}},
         "deepcluster": _SWAV,
         "dino": _IMAGENET_SGD

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ssltool.data.loader import Batch
 from ssltool.errors import SSLToolError
 from ssltool.methods.base import LARGEST_LOGIT, Method, Output, RunFacts, of_one_shape
+from ssltool.methods.matching import across_crops
 from ssltool.methods.multicrop import by_size, together
 from ssltool.methods.options import Idle, MultiCrop, temperature, width
 from ssltool.methods.prototypes import Prototypes, stuck_at_uniform
@@ -72,14 +73,7 @@ def swav_loss(scores: list[Tensor], codes: list[Tensor], temperature: float = 0.
             f"swav_loss takes two or more scores (N, K), and codes of the first of them; found {len(scores)} and "
             f"{len(codes)} of shapes {sorted(shapes)}"
         )
-    log_p = [(s / temperature).log_softmax(dim=1) for s in scores]
-    losses = [
-        -(code.detach() * log_p[v]).sum(dim=1).mean()
-        for i, code in enumerate(codes)
-        for v in range(len(scores))
-        if v != i
-    ]
-    return torch.stack(losses).mean()
+    return across_crops([s / temperature for s in scores], [code.detach() for code in codes])
 
 
 @dataclass(frozen=True)

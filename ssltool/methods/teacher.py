@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from ssltool.data.loader import Batch
 from ssltool.data.views import PLAIN, Recipe
 from ssltool.errors import SSLToolError
-from ssltool.methods.base import EpochImages, Method, Output, RunFacts
-from ssltool.methods.momentum import follow, momentum_at
+from ssltool.methods.base import EpochImages, Output, RunFacts
+from ssltool.methods.momentum import MomentumMethod
 from ssltool.methods.options import Idle, MethodOptions, momentum, momentum_final, width
 from ssltool.models.backbones import patch_tokens
 from ssltool.models.heads import mlp
@@ -62,7 +62,7 @@ class TeacherOptions(MethodOptions):
         return [Idle(("momentum", "momentum_final"), self.update != "ema", f"update={self.update}")]
 
 
-class Teacher(Method):
+class Teacher(MomentumMethod):
     """Projector: three layers without BN, at every patch. The teacher is a second network with weights of its own, but
     under ``ema``, where it starts as a copy. The representation of an image is the mean over its patches."""
 
@@ -75,14 +75,10 @@ class Teacher(Method):
         second, _ = run.second_backbone()
         self.teacher = nn.ModuleDict({"backbone": second, "projector": mlp(widths, hidden_bn=False)})
         if options.update == "ema":
-            self._follow(0.0)
+            self.move_teacher(0.0)
         own = [*self.backbone.parameters(), *self.projector.parameters()]
         for p, q in zip(self.teacher.parameters(), own, strict=True):
             p.requires_grad_(options.update == "sgd" and q.requires_grad)
-
-    def _follow(self, momentum: float) -> None:
-        follow(self.teacher["backbone"], self.backbone, momentum)
-        follow(self.teacher["projector"], self.projector, momentum)
 
     def view_recipes(self, base: Recipe) -> list[Recipe]:
         """The run's own, turned and with a part erased, for the student; the plain image for the teacher."""
@@ -103,7 +99,7 @@ class Teacher(Method):
 
     def after_step(self) -> None:
         if self.options.update == "ema":
-            self._follow(momentum_at(self.progress, self.options))
+            super().after_step()
 
     def embed(self, images: Tensor, layer: str) -> Tensor:
         tokens = patch_tokens(self.backbone, images)
