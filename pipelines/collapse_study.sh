@@ -49,3 +49,36 @@ done
   done
   train w64-single-pass -a resnet18_w64 $SIMSIAM --strategy current
 }
+
+reprs() {  # NAME RUN FLAGS...: representations of the train images, both layers; of the val images; and views of some
+  local name=$1 run=$2
+  shift 2
+  [ -e "$out/$name/views.pt" ] && return
+  step "measuring $name"
+  {
+    ssltool save-reprs --pretrained "$out/$run/checkpoint.pt" "$@" --split both -o "$out/$name/backbone"
+    ssltool save-reprs --pretrained "$out/$run/checkpoint.pt" "$@" --layer projector -o "$out/$name/projector.pt"
+    ssltool save-reprs --pretrained "$out/$run/checkpoint.pt" "$@" --views 20 --sample 500 -o "$out/$name/views.pt"
+    ssltool knn "$out/$name/backbone/train_reprs_e0.pt" "$out/$name/backbone/val_reprs_e0.pt" --json
+  } 2>"$out/$name/log" | tail -n 1 >"$out/$name/knn.json"
+}
+
+RUNS="w16-100 no-stop-gradient teacher-sgd teacher-frozen teacher-copy teacher-ema
+  w16-5 w16-25 w32-5 w32-25 w32-100 w64-5 w64-25 w64-100 w16-single-pass w64-single-pass"
+for width in 16 32 64; do
+  mkdir -p "$out/w$width-untrained"
+  reprs "w$width-untrained" "w$width-100" --random
+done
+for run in $RUNS; do reprs "$run" "$run"; done
+
+step "collapse"
+names="w16-untrained w32-untrained w64-untrained $RUNS"
+for layer in backbone/train_reprs_e0 projector views; do
+  metrics=all
+  [ "$layer" = views ] && metrics=alignment,lidar
+  # shellcheck disable=SC2046
+  ssltool collapse $(printf "$out/%s/$layer.pt " $names) --metrics "$metrics" --json >"$out/$(basename "$layer").json" 2>>"$out/log"
+done
+# shellcheck disable=SC2046
+ssltool collapse $(printf "$out/%s/projector.pt " w16-100 no-stop-gradient teacher-sgd teacher-ema) --plot "$out/spectra.svg" >/dev/null 2>&1
+python "$here/study_table.py" "$out"

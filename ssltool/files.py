@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 import warnings
 import zipfile
@@ -24,6 +23,7 @@ from torch import Tensor
 
 import ssltool
 from ssltool.errors import SSLToolError, first_line
+from ssltool.plain import to_json
 
 FilePath = str | os.PathLike[str]
 S = TypeVar("S", bound="_Stored")
@@ -66,7 +66,7 @@ def write_atomically(path: FilePath, write: Callable[[IO[bytes]], object]) -> No
 
 def write_json(path: FilePath, document: Any) -> None:
     """Writes ``document`` as indented JSON, atomically."""
-    text = json.dumps(document, indent=2) + "\n"
+    text = to_json(document, indent=2) + "\n"
     write_atomically(path, lambda stream: stream.write(text.encode()))
 
 
@@ -218,8 +218,9 @@ class Spectrum(_Stored):
 
 @dataclass
 class Representations(_Stored):
-    """One row per image: ``representations`` (N, D) float32, ``targets`` (N,) int64 with -1 where unlabelled,
-    ``index`` (N,) int64, the image's number in its dataset, and ``meta``, where the rows come from."""
+    """One row per image: ``representations`` (N, D) float32, or (N, Q, D) of Q views, ``targets`` (N,) int64 with -1
+    where unlabelled, ``index`` (N,) int64, the image's number in its dataset, and ``meta``, where the rows come from.
+    """
 
     FORMAT: ClassVar[str] = "ssltool/representations/1"
 
@@ -238,8 +239,8 @@ class Representations(_Stored):
         The paper's files load too: their targets become integers, and rows are numbered from 0.
 
         Raises:
-            SSLToolError: if a file is unreadable, holds no representations, has rows and targets that do not match,
-                NaN or infinite values, or if the files' widths differ.
+            SSLToolError: if a file is unreadable, holds no representations or several views of each image, has rows
+                and targets that do not match, NaN or infinite values, or if the files' widths differ.
         """
         if isinstance(path_or_paths, (str, os.PathLike)):
             return cls._load_one(path_or_paths)
@@ -259,11 +260,28 @@ class Representations(_Stored):
 
     @classmethod
     def _load_one(cls, path: FilePath) -> Representations:
+        stored = cls.stored(path)
+        if stored.representations.dim() == 3:
+            views = stored.representations.shape[1]
+            raise SSLToolError(f"{path} holds {views} views of each image; save one row an image, without --views")
+        _refuse_nonfinite(path, stored.representations)
+        stored.representations = stored.representations.float()
+        return stored
+
+    @classmethod
+    def stored(cls, path: FilePath) -> Representations:
+        """One file as it is: memory-mapped, in its own precision, (N, D) or (N, Q, D), with whatever values.
+
+        Raises:
+            SSLToolError: if it is unreadable, holds no representations, or its rows and targets do not match.
+        """
         contents = load_dict(path, mmap=True)
         rows = contents.get("representations")
         if not isinstance(rows, Tensor) or rows.dim() < 2 or not rows.is_floating_point():
             raise SSLToolError(f"{path} holds no representations; its keys are {_some(contents)}")
-        rows = rows.reshape(-1, rows.shape[-1]).float()
+        many = rows.reshape(-1, rows.shape[-1])
+        if rows.dim() > 3 or len(contents.get("targets", many)) == len(many):  # rows by any shape, of patches say
+            rows = many
         n = len(rows)
         targets = torch.as_tensor(contents.get("targets", torch.full((n,), -1))).to(torch.int64)
         index = torch.as_tensor(contents.get("index", torch.arange(n))).to(torch.int64)
@@ -271,7 +289,6 @@ class Representations(_Stored):
             raise SSLToolError(
                 f"{path}: {n} representations, {len(targets)} targets and {len(index)} indices do not match"
             )
-        _refuse_nonfinite(path, rows)
         return cls(rows, targets, index, contents.get("meta", {}))
 
 

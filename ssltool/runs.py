@@ -17,6 +17,7 @@ import numpy as np
 from ssltool.config import RunSettings
 from ssltool.errors import SSLToolError
 from ssltool.files import Checkpoint, write_atomically, write_json, writing
+from ssltool.plain import to_json
 
 NEWEST = "checkpoint.pt"
 OWN = {
@@ -94,7 +95,7 @@ class RunFolder:
                 if not self._holds(resumed_from) or path.suffix == ".tmp":  # left by a save that was killed
                     path.unlink(missing_ok=True)
         write_json(self.path / "config.json", config)
-        lines = [json.dumps(timed.get(record["epoch"], record)) + "\n" for record in history]
+        lines = [to_json(timed.get(record["epoch"], record)) + "\n" for record in history]
         write_atomically(self.metrics, lambda stream: stream.write("".join(lines).encode()))
 
     def read_metrics(self) -> list[dict[str, Any]]:
@@ -106,7 +107,7 @@ class RunFolder:
     def log(self, record: dict[str, Any]) -> None:
         """Appends one record to ``metrics.jsonl``."""
         with writing(self.metrics), open(self.metrics, "a") as stream:
-            stream.write(json.dumps(record) + "\n")
+            stream.write(to_json(record) + "\n")
 
     def save_order(self, order: np.ndarray) -> None:
         """Keeps the order in which the data arrived."""

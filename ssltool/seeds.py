@@ -17,6 +17,8 @@ class Stream(enum.IntEnum):
     SUPPORT = 4  # which labelled images there are, and which of them a step sees
     EPOCH_START = 5  # what happens before an epoch's first step
     SUPPORT_VIEWS = 6  # the labelled images' views
+    SAVED_VIEWS = 7  # the views of save-reprs, and which images it draws
+    MONITOR = 8  # which images the collapse monitor looks at
 
 
 def derive(*numbers: int) -> int:

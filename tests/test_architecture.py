@@ -25,6 +25,7 @@ FOUNDATION = {
     "ssltool.config",
     "ssltool.files",
     "ssltool.numeric",
+    "ssltool.plain",
     "ssltool.seeds",
     "ssltool.settings",
 }

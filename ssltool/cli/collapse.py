@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import sys
+from typing import Any
+
 import click
 
 from ssltool.cli.options import Command, json_option, settings
 from ssltool.cli.output import emit, table
 from ssltool.config import CollapseConfig
+from ssltool.config.diagnose import STATES
+
+COLLAPSED = 3
+"""Exit code of a verdict that ``--fail-on`` asked for."""
 
 
 @click.command("collapse", cls=Command)
 @click.argument("files", metavar="FILE...", nargs=-1, required=True)
 @settings(CollapseConfig, positional=("files",))
 @json_option
-def command(config: CollapseConfig, as_json: bool) -> None:
-    """Measure how far the representations in each FILE have collapsed, and save their spectra.
+@click.pass_context
+def command(ctx: click.Context, config: CollapseConfig, as_json: bool) -> None:
+    """Measure how far the representations in each FILE have collapsed, give a verdict, and save their spectra.
 
     \b
     auc             area under the cumulative explained variance: just above 0.5 is a flat
@@ -25,18 +33,85 @@ def command(config: CollapseConfig, as_json: bool) -> None:
                     of a ReLU; a collapse onto a subspace can pass it, auc and
                     effective_rank show that
 
-    Singular values are those of the centred matrix, in float64, in one pass. Each spectrum is written beside its
-    input as STEM_svd.pt (STEM_normalized_svd.pt with --normalize).
+    One FILE prints every metric and how to read it, several print a row each. The verdict is healthy, partial or
+    complete collapse, by feature_std, effective_rank and dead_directions. Singular values are those of the centred
+    matrix, in float64, in one pass, however large the file. Each spectrum is written beside its input as STEM_svd.pt
+    (STEM_normalized_svd.pt with --normalize). Exit code 3: a FILE has collapsed as far as --fail-on says.
 
     \b
     ssltool collapse train_reprs_e0.pt --type svd
+    ssltool collapse train_reprs_e0.pt --metrics all --bootstrap 100 --subsample 500,2000
     ssltool collapse a/train_reprs_e0.pt b/train_reprs_e0.pt --normalize --plot spectra.png
+    ssltool collapse logs/*/train_reprs.pt --group-by arch --out table.csv
+    ssltool collapse train_reprs_e0.pt --fail-on partial --threshold partial_rank=0.2
     """
-    from ssltool.collapse.measure import run
-    from ssltool.collapse.metrics import READING
+    from ssltool.collapse.stage import run
 
     result = run(config)
-    rows = [[f["path"], f["n"], f["d"], *(f["metrics"][name] for name in READING)] for f in result["files"]]
-    text = table(rows, ["file", "rows", "width", *READING])
-    text += "\n\n" + "\n".join(f"{name}: {meaning}" for name, meaning in READING.items())
-    emit(result, text, as_json)
+    emit(result, _text(result, config), as_json)
+    if config.fail_on is not None and STATES.index(result["worst"]) >= STATES.index(config.fail_on):
+        ctx.exit(COLLAPSED)
+
+
+def _text(result: dict[str, Any], config: CollapseConfig) -> str:
+    files = result["files"]
+    parts = [_one(files[0])] if len(files) == 1 else [_many(files), _verdicts(files)]
+    parts += [_growth(one) for one in files if "subsamples" in one]
+    parts += [_groups(result["groups"])] if "groups" in result else []
+    for one in files:
+        for note in one["notes"]:
+            print(f"note: {one['path']}: {note}", file=sys.stderr)
+    return "\n\n".join(parts)
+
+
+def _one(found: dict[str, Any]) -> str:
+    """All metrics of one file, a line each."""
+    from ssltool.collapse.metrics import METRICS
+
+    extra = [name for name in ("intervals", "like") if name in found]
+    titles = {"intervals": "95 % interval", "like": "in --like"}
+    rows = []
+    for name, value in found["metrics"].items():
+        row: list[Any] = [name, _number(value)]
+        for key in extra:
+            other = found[key].get(name)
+            row.append(" .. ".join(map(_number, other)) if isinstance(other, tuple) else _number(other))
+        rows.append([*row, METRICS[name].reading])
+    head = f"{found['path']}: {found['n']:,} rows of width {found['d']:,}"
+    if found["normalized"]:
+        head += ", rows at length 1"
+    return f"{head}\n{found['verdict']['line']}\n\n" + table(
+        rows, ["metric", "value", *(titles[key] for key in extra), ""]
+    )
+
+
+def _many(files: list[dict[str, Any]]) -> str:
+    """A row for each file."""
+    names = list(dict.fromkeys(name for one in files for name in one["metrics"]))
+    rows = [
+        [one["path"], one["n"], one["d"], one["verdict"]["state"], *(_number(one["metrics"].get(n)) for n in names)]
+        for one in files
+    ]
+    return table(rows, ["file", "rows", "width", "verdict", *names])
+
+
+def _verdicts(files: list[dict[str, Any]]) -> str:
+    """Why a file is not healthy."""
+    return "\n".join(f"{one['path']}: {one['verdict']['line']}" for one in files)
+
+
+def _growth(found: dict[str, Any]) -> str:
+    rows = [[one["n"], *(_number(value) for name, value in one.items() if name != "n")] for one in found["subsamples"]]
+    return table(rows, ["rows", *(name for name in found["subsamples"][0] if name != "n")])
+
+
+def _groups(groups: list[dict[str, Any]]) -> str:
+    key, names = next(iter(groups[0])), list(groups[0]["mean"])
+    rows = [
+        [g[key], g["files"], *(f"{_number(g['mean'][n])} +- {_number(g['std'][n])}" for n in names)] for g in groups
+    ]
+    return table(rows, [key, "files", *names])
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None or value != value else f"{value:.4g}"

@@ -15,7 +15,10 @@ from ssltool.settings import flag, value_type
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-SECTIONS = ("Options", "Data", "Data strategy", "Method", "Model", "Views", "Optimisation", "Run", "Hardware", "Output")
+SECTIONS = (
+    *("Options", "Data", "Data strategy", "Method", "Model", "Views", "Optimisation", "Run", "Monitor"),
+    *("Verdict", "Hardware", "Output"),
+)
 """Sections of a command's help, in order; what belongs to none goes into the last."""
 
 
@@ -78,7 +81,7 @@ def settings(cls: type, *, positional: tuple[str, ...] = ()) -> Callable[[F], F]
             if f.name in positional:
                 continue
             kind = value_type(cls, f.name)
-            multiple = f.name == "options"
+            multiple = f.default == ()
             extra: dict[str, Any] = {"type": str if multiple else _click_type(kind, f.metadata)}
             if kind is bool:
                 extra = {"is_flag": True}

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
 import click
+
+from ssltool.plain import to_json
 
 
 def table(rows: Sequence[Sequence[Any]], header: Sequence[str] = ()) -> str:
@@ -31,4 +32,4 @@ def _text(value: Any) -> str:
 
 def emit(document: dict[str, Any], text: str, as_json: bool) -> None:
     """Prints ``document`` as JSON, or ``text``."""
-    click.echo(json.dumps(document) if as_json else text)
+    click.echo(to_json(document) if as_json else text)

@@ -13,16 +13,21 @@ from ssltool.config import SaveReprsConfig
 @data_argument
 @settings(SaveReprsConfig)
 @json_option
-@gone(DETECTED | {"--seed N": "nothing in it is random", "--epochs N": "one pass is all there is"})
+@gone(
+    DETECTED
+    | {"--seed N": "views and samples are drawn by the run's own seed", "--epochs N": "one pass is all there is"}
+)
 def command(config: SaveReprsConfig, data_dir: str | None, as_json: bool) -> None:
     """Save what a pretrained network makes of a dataset: one row per image, with its label.
 
     Architecture, dataset, stem and image size come from the checkpoint unless given. Images go through the validation
-    transform, the network is in eval mode. --layer backbone is what the field evaluates.
+    transform, the network is in eval mode. --layer backbone is what the field evaluates. With --views Q there are Q
+    rows an image, (N, Q, D), of augmented views as in the run: what alignment and lidar look at.
 
     \b
     ssltool save-reprs --pretrained logs/simsiam-resnet18-current_0000/checkpoint.pt --split both
     ssltool save-reprs --pretrained logs/simsiam-resnet18-current_0000/checkpoint.pt --split val -o val.pt
+    ssltool save-reprs --pretrained logs/simsiam-resnet18-current_0000/checkpoint.pt --views 9 --sample 100 -o views.pt
     """
     from ssltool.save_reprs import run
 

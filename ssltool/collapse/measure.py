@@ -1,112 +1,199 @@
-"""The collapse stage: representations in, spectra and metrics out."""
+"""Measuring representations: one pass over their rows for the spectrum, the directions and the traps; then metrics.
+
+``measure`` gives all of it for one set of rows; ``intervals`` and ``growth`` say how far its numbers are to be trusted.
+"""
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor
 
-import ssltool
-from ssltool.collapse import metrics
-from ssltool.collapse.spectrum import factor
-from ssltool.config import CollapseConfig
+from ssltool import seeds
+from ssltool.collapse import metrics as m
+from ssltool.collapse.rows import Rows
+from ssltool.collapse.spectrum import Factor, unit_rows
+from ssltool.collapse.traps import Traps, dead_dimensions, notes
 from ssltool.errors import SSLToolError
-from ssltool.files import Representations, Spectrum, file_hash
+
+LEVEL = 0.95
+"""Confidence of an interval."""
+
+PAIR_ROWS = 10_000
+
+OF_SPECTRUM: dict[str, Callable[[Tensor], float]] = {
+    "auc": m.auc,
+    "effective_rank": m.effective_rank,
+    "participation_ratio": m.participation_ratio,
+    "stable_rank": m.stable_rank,
+    "alpha": m.alpha,
+    "dead_directions": m.dead_directions,
+    "numerical_rank": m.numerical_rank,
+    "condition_number": m.condition_number,
+}
+OF_DIRECTIONS: dict[str, Callable[[m.Directions], float]] = {
+    "feature_std": lambda sums: float(sums.feature_std()),
+    "mean_cosine": m.Directions.mean_cosine,
+    "self_cluster": m.Directions.self_cluster,
+}
+OF_PAIRS = {"uniformity": m.uniformity, "twonn": m.twonn}
+OF_VIEWS = {"alignment": m.alignment, "lidar": m.lidar}
 
 
-def measure(x: Tensor, *, kind: str = "svd", normalize: bool = False) -> tuple[Tensor, dict[str, float]]:
-    """The spectrum of representations (N, d) and their metrics.
+@dataclass(frozen=True)
+class Measured:
+    """``n`` rows of width ``d``: singular values ``s`` (min(n, d),) of the centred matrix and ``uncentred`` of the
+    matrix itself, ``deviations`` (d,), the ``metrics`` asked for, ``details`` of some, ``notes`` on what may mislead,
+    and the numbers of ``dead`` dimensions."""
 
-    The spectrum holds singular values of the centred matrix (``svd``, (min(N, d),)) or standard deviations by dimension
-    (``std``, (d,)). ``auc``, ``effective_rank`` and ``rankme`` are always those of the singular values; ``feature_std``
-    looks at directions only, so ``normalize`` does not change it.
-    """
-    triangle = factor(x, normalize=normalize)
-    s = triangle.singular_values()
-    values = {
-        "auc": metrics.auc(s),
-        "effective_rank": metrics.effective_rank(s),
-        "rankme": metrics.rankme_of_spectrum(triangle.singular_values(center=False)),
-        "feature_std": metrics.feature_std(x),
-    }
-    return (s if kind == "svd" else triangle.deviations()), values
+    n: int
+    d: int
+    s: Tensor
+    uncentred: Tensor
+    deviations: Tensor
+    metrics: dict[str, float]
+    details: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    dead: list[int] = field(default_factory=list)
+
+    def spectrum(self, kind: str) -> Tensor:
+        """The spectrum of one ``--type``: singular values (``svd``), eigenvalues of the covariance (``cov``), or
+        per-dimension deviations (``std``)."""
+        if kind == "cov":
+            return self.s.square() / max(1, self.n - 1)
+        return self.s if kind == "svd" else self.deviations
 
 
-def run(config: CollapseConfig) -> dict[str, Any]:
-    """The stage: measures each file, writes ``<stem>_[normalized_]<type>.pt`` beside it (or in ``--out``), draws
-    ``--plot``.
+def measure(
+    x: Tensor | Rows,
+    names: Sequence[str] = m.QUICK,
+    *,
+    normalize: bool = False,
+    pair_rows: int = PAIR_ROWS,
+    seed: int = 0,
+    each: Callable[[int], object] | None = None,
+) -> Measured:
+    """What there is to say of representations, (N, d) or (N, Q, d) of views.
 
-    Returns:
-        {"files": [{"path", "n", "d", "type", "normalized", "metrics", "spectrum"}, ...], "plot"}.
+    ``normalize`` scales the rows to length 1 for the spectrum; the other metrics look at directions, or at the rows as
+    they are, and do not change. uniformity and twonn compare all pairs of ``pair_rows`` rows, drawn by ``seed`` where
+    there are more. ``each`` is told how many rows have passed by.
 
     Raises:
-        SSLToolError: for unreadable or non-finite representations, a single row, or a plot format that is not known.
+        SSLToolError: for fewer than two rows, rows that are not finite, or a metric that needs views without them.
     """
-    if not config.files:
-        raise SSLToolError("name at least one file of representations")
-    if config.plot is not None:
-        from ssltool.viz.plots import check_format
-
-        check_format(config.plot)
-    targets = _targets(config)
-    loaded = [Representations.load(path) for path in config.files]
-    for path, representations in zip(config.files, loaded, strict=True):
-        if len(representations) < 2:
-            raise SSLToolError(f"{path} has {len(representations)} row(s); a spectrum needs at least 2")
-    results, spectra = [], []
-    for path, target, representations in zip(config.files, targets, loaded, strict=True):
-        n, d = representations.representations.shape
-        values, found = measure(representations.representations, kind=config.type, normalize=config.normalize)
-        meta = {
-            "source": str(path),
-            "source_hash": file_hash(path),
-            "type": config.type,
-            "normalized": config.normalize,
-            "n": n,
-            "d": d,
-            "ssltool": ssltool.__version__,
-            "representations": representations.meta,
-        }
-        Spectrum(values, found, meta).save(target)
-        spectra.append(values)
-        results.append(
-            {
-                "path": str(path),
-                "n": n,
-                "d": d,
-                "type": config.type,
-                "normalized": config.normalize,
-                "metrics": found,
-                "spectrum": str(target),
-            }
-        )
-    if config.plot is not None:
-        from ssltool.viz.plots import plot_spectra
-
-        plot_spectra(dict(zip(labels(config.files), spectra, strict=True)), config.plot, kind=config.type)
-    return {"files": results, "plot": config.plot}
+    rows = x if isinstance(x, Rows) else Rows([x])
+    rows.check()
+    if len(rows) < 2:
+        raise SSLToolError(f"{rows.name}: {len(rows)} row(s); a spectrum needs at least 2")
+    factor, directions, traps = _pass(rows, names, normalize, Traps(), each=each)
+    s, uncentred, deviations = factor.singular_values(), factor.singular_values(center=False), factor.deviations()
+    values = _of_sums(s, uncentred, directions, names)
+    said = notes(traps, s, uncentred, deviations, len(rows), rows.width) if traps is not None else []
+    if rows.skipped:
+        said.insert(0, f"{rows.skipped:,} rows with NaN or infinite values are left out")
+    if any(name in OF_PAIRS for name in names):
+        sample, note = _sample(rows, pair_rows, seed)
+        values |= {name: OF_PAIRS[name](sample) for name in names if name in OF_PAIRS}
+        said += note
+    for name in (name for name in names if name in OF_VIEWS):
+        if rows.views is None or rows.skipped:
+            raise SSLToolError(
+                f"{name} needs several views of each image, whole; ssltool save-reprs --views writes them"
+            )
+        values[name] = OF_VIEWS[name](rows.views)
+    details = {}
+    if isinstance(fit := values.get("alpha"), m.PowerLaw):
+        details = {"alpha_ranks": [fit.first, fit.last], "alpha_r2": fit.r2}
+    values = {name: float(values[name]) for name in names}
+    return Measured(len(rows), rows.width, s, uncentred, deviations, values, details, said, dead_dimensions(deviations))
 
 
-def _targets(config: CollapseConfig) -> list[Path]:
-    middle = "normalized_" if config.normalize else ""
-    targets = []
-    for file in config.files:
-        folder = Path(file).parent if config.out is None else Path(config.out)
-        targets.append(folder / f"{Path(file).stem}_{middle}{config.type}.pt")
-    if len(set(targets)) < len(targets):
-        raise SSLToolError(
-            "two inputs would write the same spectrum file; give them different names, or leave --out away"
-        )
-    return targets
+def intervals(
+    x: Tensor | Rows, found: Measured, resamples: int, *, normalize: bool = False, seed: int = 0
+) -> dict[str, tuple[float, float]]:
+    """95 % confidence intervals of the metrics of ``found`` that one pass gives, by resampling rows.
+
+    The basic bootstrap: 2 m - q, with q the quantiles of the metric over resamples and m the metric itself. A resample
+    repeats rows, so its spectrum is steeper than that of the rows; reflecting the quantiles takes that bias out.
+    """
+    rows = x if isinstance(x, Rows) else Rows([x])
+    names = [name for name in found.metrics if name in m.QUICK]
+    drawn = []
+    for number in range(resamples):
+        random = np.random.RandomState(seeds.derive(seed, number) % 2**32)
+        counts = np.bincount(random.randint(0, found.n, size=found.n), minlength=found.n)
+        factor, directions, _ = _pass(rows, names, normalize, counts=torch.from_numpy(counts))
+        values = _of_sums(factor.singular_values(), factor.singular_values(center=False), directions, names)
+        drawn.append([values[name] for name in names])
+    low, high = np.quantile(np.array(drawn), [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+    return {name: (2 * found.metrics[name] - high[i], 2 * found.metrics[name] - low[i]) for i, name in enumerate(names)}
 
 
-def labels(paths: tuple[str, ...]) -> list[str]:
-    """Short, distinct names of files for a legend: the parts of their paths in which they differ."""
-    parts = [[*Path(path).parts[:-1], Path(path).stem] for path in paths]
-    if len(parts) == 1:
-        return [parts[0][-1]]
-    width = max(map(len, parts))
-    padded = [[""] * (width - len(p)) + p for p in parts]
-    differing = [i for i in range(width) if len({p[i] for p in padded}) > 1]
-    return ["/".join(p[i] for i in differing if p[i]) or p[-1] for p in padded]
+def growth(
+    x: Tensor | Rows, sizes: Sequence[int], names: Sequence[str] = m.QUICK, *, normalize: bool = False, seed: int = 0
+) -> list[dict[str, float]]:
+    """The metrics of ``sizes`` random rows; the smaller sets lie within the larger. Each with its ``n``.
+
+    Raises:
+        SSLToolError: for a size below 2 or above the rows there are.
+    """
+    rows = x if isinstance(x, Rows) else Rows([x])
+    for size in sizes:
+        if not 2 <= size <= len(rows):
+            raise SSLToolError(f"--subsample {size}: {rows.name} have {len(rows):,} rows; choose from 2 to that")
+    order = np.random.RandomState(seed % 2**32).permutation(len(rows))
+    quick = [name for name in names if name in m.QUICK]
+    table = []
+    for size in sizes:
+        chosen = np.zeros(len(rows), dtype=np.int64)
+        chosen[order[:size]] = 1
+        factor, directions, _ = _pass(rows, quick, normalize, counts=torch.from_numpy(chosen))
+        values = _of_sums(factor.singular_values(), factor.singular_values(center=False), directions, quick)
+        table.append({"n": size} | {name: float(value) for name, value in values.items()})
+    return table
+
+
+def _pass(
+    rows: Rows,
+    names: Sequence[str],
+    normalize: bool,
+    traps: Traps | None = None,
+    *,
+    counts: Tensor | None = None,
+    each: Callable[[int], object] | None = None,
+) -> tuple[Factor, m.Directions, Traps | None]:
+    """All rows, or each as often as ``counts`` (n,) says, through the sums that metrics are made of."""
+    factor, directions, first = Factor(), m.Directions(gram="self_cluster" in names), 0
+    for block in rows.blocks(each=each):
+        weights = None
+        if counts is not None:
+            weights = counts[first : first + len(block)].to(block.device)
+            first += len(block)
+            block, weights = block[weights > 0], weights[weights > 0]
+        if not len(block):
+            continue
+        factor.update(unit_rows(block) if normalize else block, weights)
+        directions.update(block, weights)
+        if traps is not None:
+            traps.update(block)
+    return factor, directions, traps
+
+
+def _of_sums(s: Tensor, uncentred: Tensor, directions: m.Directions, names: Sequence[str]) -> dict[str, float]:
+    values = {name: OF_SPECTRUM[name](s) for name in names if name in OF_SPECTRUM}
+    values |= {name: OF_DIRECTIONS[name](directions) for name in names if name in OF_DIRECTIONS}
+    return values | ({"rankme": m.rankme_of_spectrum(uncentred)} if "rankme" in names else {})
+
+
+def _sample(rows: Rows, count: int, seed: int) -> tuple[Tensor, list[str]]:
+    n = len(rows)
+    if n <= count:
+        return rows.take(torch.arange(n)), []
+    numbers = np.sort(np.random.RandomState(seed % 2**32).permutation(n)[:count])
+    note = f"uniformity and twonn compare {count:,} of {n:,} rows, drawn at random; --pair-rows takes more"
+    return rows.take(torch.from_numpy(numbers)), [note]

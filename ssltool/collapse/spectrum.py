@@ -24,8 +24,8 @@ class Factor:
         self._origin: Tensor | None = None  # the first row, subtracted from all: equal rows leave exactly nothing
         self._r: Tensor | None = None
 
-    def update(self, block: Tensor) -> None:
-        """Takes in a block of rows, (n, d).
+    def update(self, block: Tensor, weights: Tensor | None = None) -> None:
+        """Takes in a block of rows, (n, d), each as many times as its weight (n,) says.
 
         Raises:
             SSLToolError: if its width differs from the earlier blocks', or it is not a matrix.
@@ -37,14 +37,34 @@ class Factor:
         block = block.double()
         if self._origin is None:
             self._origin = block[0].clone()
-        if len(self._origin) != block.shape[1]:
-            widths = f"{len(self._origin)} and {block.shape[1]}"
-            raise SSLToolError(f"representations of different widths, {widths}, have no common spectrum")
-        augmented = torch.cat([torch.ones_like(block[:, :1]), block - self._origin], dim=1)
+        self._refuse_width(block[0])
+        kept = 0 if self._r is None else len(self._r)
+        stacked = block.new_empty(kept + len(block), block.shape[1] + 1)
         if self._r is not None:
-            augmented = torch.cat([self._r, augmented])
-        self._r = torch.linalg.qr(augmented, mode="r").R
-        self.rows += len(block)
+            stacked[:kept] = self._r
+        stacked[kept:, 0] = 1.0
+        torch.sub(block, self._origin, out=stacked[kept:, 1:])
+        if weights is not None:
+            stacked[kept:] *= weights.to(stacked).sqrt()[:, None]
+        self._r = torch.linalg.qr(stacked, mode="r").R
+        self.rows += len(block) if weights is None else int(weights.sum())
+
+    def merge(self, other: Factor) -> None:
+        """Takes in the rows of another factor, exactly as if they had passed by here.
+
+        Raises:
+            SSLToolError: if the widths differ.
+        """
+        if other._r is None or other._origin is None:
+            return
+        if self._r is None or self._origin is None:
+            self.rows, self._origin, self._r = other.rows, other._origin.clone(), other._r.clone()
+            return
+        self._refuse_width(other._origin)
+        theirs = other._r.clone()
+        theirs[:, 1:] += theirs[:, :1] * (other._origin - self._origin)
+        self._r = torch.linalg.qr(torch.cat([self._r, theirs]), mode="r").R
+        self.rows += other.rows
 
     def singular_values(self, *, center: bool = True) -> Tensor:
         """Singular values of all rows so far, (min(N, d),) float64, largest first.
@@ -63,10 +83,28 @@ class Factor:
         centred = self._factor()[0][1:, 1:]
         return centred.square().sum(dim=0).div(max(1, self.rows - 1)).sqrt()
 
+    def _refuse_width(self, row: Tensor) -> None:
+        if self._origin is not None and len(self._origin) != len(row):
+            widths = f"{len(self._origin)} and {len(row)}"
+            raise SSLToolError(f"representations of different widths, {widths}, have no common spectrum")
+
     def _factor(self) -> tuple[Tensor, Tensor]:
         if self._r is None or self._origin is None:
             raise SSLToolError("there are no representations: the spectrum of nothing is undefined")
         return self._r, self._origin
+
+
+def blocks_of(x: Tensor | Iterable[Tensor], chunk_rows: int | None = None) -> Iterable[Tensor]:
+    """``x`` in blocks of rows: cut where it is a matrix, as it comes where it is an iterable of blocks.
+
+    Raises:
+        SSLToolError: if a block is no (n, d) matrix.
+    """
+    for block in row_blocks(x, chunk_rows) if isinstance(x, Tensor) else x:
+        if block.dim() != 2:
+            raise SSLToolError(f"representations must be (N, d); found shape {tuple(block.shape)}")
+        if len(block):
+            yield block
 
 
 def row_blocks(x: Tensor, chunk_rows: int | None = None) -> Iterable[Tensor]:
@@ -84,7 +122,7 @@ def unit_rows(block: Tensor) -> Tensor:
 def factor(x: Tensor | Iterable[Tensor], *, normalize: bool = False, chunk_rows: int | None = None) -> Factor:
     """The factor of ``x``: a matrix (N, d), or an iterable of blocks of its rows."""
     result = Factor()
-    for block in row_blocks(x, chunk_rows) if isinstance(x, Tensor) else x:
+    for block in blocks_of(x, chunk_rows):
         result.update(unit_rows(block) if normalize else block)
     return result
 

@@ -33,11 +33,21 @@ class SaveReprsConfig(NetworkSettings):
         choices=(*SPLITS, "both"),
         section="Data",
     )
-    batch_size: int = setting(256, "images in a batch", "-b", section="Data", minimum=1)
+    views: int | None = setting(
+        None,
+        "save so many augmented views of each image, made as in the run, for alignment and lidar [default: the image "
+        "itself, by the validation transform]",
+        section="Data",
+        minimum=2,
+    )
+    sample: int | None = setting(
+        None, "only so many images, drawn at random by the run's seed [default: all]", section="Data", minimum=1
+    )
+    batch_size: int = setting(256, "images or views in a batch", "-b", section="Data", minimum=1)
     out: str | None = setting(
         None,
         "file to write, or a folder with --split both [default: data/ARCH_exp0000/DATASET/SPLIT_reprs_e0.pt, with "
-        "_random and the layer after the number where it is not the trained backbone's]",
+        "_random, the layer and the views after the number where it is not the trained backbone's of each image]",
         "-o",
         section="Output",
         metavar="PATH",

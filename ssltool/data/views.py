@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -59,6 +59,24 @@ PLAIN = Recipe(jitter_p=0.0, gray_p=0.0, blur_p=0.0)
 """A crop and a flip."""
 PROBE = dataclasses.replace(PLAIN, crop_scale=(0.08, 1.0))
 """The linear probe's."""
+
+
+def recipe_of(settings: Mapping[str, Any]) -> Recipe:
+    """How a run with these settings (``PretrainConfig``'s names, defaults filled in) makes its views."""
+    jitter = settings["jitter"]
+    return dataclasses.replace(
+        PAPER,
+        crop_scale=(settings["crop_min"], 1.0),
+        flip_p=settings["flip_p"],
+        jitter_p=settings["jitter_p"],
+        brightness=0.4 * jitter,
+        contrast=0.4 * jitter,
+        saturation=0.4 * jitter,
+        hue=min(0.5, 0.1 * jitter),
+        gray_p=settings["gray_p"],
+        blur_p=settings["blur_p"] or 0.0,
+        solarize_p=settings["solarize_p"],
+    )
 
 
 @dataclass(frozen=True)
