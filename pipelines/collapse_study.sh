@@ -47,7 +47,7 @@ done
     done
     train "w$width-100" -a "resnet18_w$width" $SIMSIAM
   done
-  train w64-single-pass -a resnet18_w64 $SIMSIAM --strategy current
+  train w32-single-pass -a resnet18_w32 $SIMSIAM --strategy current
 }
 
 reprs() {  # NAME RUN FLAGS...: representations of the train images, both layers; of the val images; and views of some
@@ -64,7 +64,7 @@ reprs() {  # NAME RUN FLAGS...: representations of the train images, both layers
 }
 
 RUNS="w16-100 no-stop-gradient teacher-sgd teacher-frozen teacher-copy teacher-ema
-  w16-5 w16-25 w32-5 w32-25 w32-100 w64-5 w64-25 w64-100 w16-single-pass w64-single-pass"
+  w16-5 w16-25 w32-5 w32-25 w32-100 w64-5 w64-25 w64-100 w16-single-pass w32-single-pass"
 for width in 16 32 64; do
   mkdir -p "$out/w$width-untrained"
   reprs "w$width-untrained" "w$width-100" --random

@@ -39,7 +39,7 @@ PAIRS = {
 """Known collapses, and what each is compared with: the teacher study has no healthy regime."""
 
 GRID = [f"w{width}-{share}" for width in (16, 32, 64) for share in (5, 25, 100)]
-PASSES = ["w16-single-pass", "w64-single-pass"]
+PASSES = ["w16-single-pass", "w32-single-pass"]
 
 
 def main(out: Path) -> None:

@@ -77,6 +77,7 @@ def represent(network: Pretrained, images: ImageSet, config: SaveReprsConfig, de
         "layer": config.layer,
         "directions": network.method.directions(config.layer),
         "views": config.views,
+        "sample": config.sample,
         "transform": _transform(images, network, config),
         "ssltool": ssltool.__version__,
         "torch": str(torch.__version__),
@@ -139,6 +140,7 @@ def _target(config: SaveReprsConfig, images: ImageSet, network: Pretrained, *, s
     number = config.exp_id if config.exp_id is not None else int(network.config["exp_id"])
     # The paper's name is that of the trained backbone's output; anything else must not take its place.
     parts = ["random" if config.random else None, None if config.layer == "backbone" else config.layer]
-    parts += [f"views{config.views}" if config.views else None]
+    counts = {"views": config.views, "sample": config.sample}
+    parts += [f"{name}{count}" for name, count in counts.items() if count]
     extra = "".join(f"_{part}" for part in (*parts, config.extra_info) if part)
     return Path("data") / f"{network.origin['arch']}_exp{number:04d}{extra}" / images.name / file

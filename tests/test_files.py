@@ -322,6 +322,78 @@ def test_rows_and_labels_that_do_not_match_are_refused(tmp_path, key):
         Representations.load(tmp_path / "r.pt")
 
 
+def write(path: Path, *shape: int, targets: int | None = None, **more: object) -> torch.Tensor:
+    """Random ``representations`` of a shape in a file, with so many targets 0, 1, 2, ...; gives the representations."""
+    x = torch.randn(*shape)
+    labels = {} if targets is None else {"targets": torch.arange(targets)}
+    torch.save({"representations": x, **labels, **more}, path)
+    return x
+
+
+def test_views_of_images_are_stored_with_one_target_an_image(tmp_path):
+    Representations(x := torch.randn(5, 4, 3), torch.arange(5), torch.arange(5) + 7, {"views": 4}).save(
+        tmp_path / "v.pt"
+    )
+    found = Representations.stored(tmp_path / "v.pt")
+    assert len(found) == 5
+    assert torch.equal(found.representations, x)
+    assert (found.targets.tolist(), found.index.tolist()) == ([0, 1, 2, 3, 4], [7, 8, 9, 10, 11])
+    assert found.meta == {"views": 4}
+
+
+def test_views_of_images_are_numbered_by_image_where_the_file_does_not_say(tmp_path):
+    write(tmp_path / "v.pt", 5, 4, 3, targets=5)
+    assert Representations.stored(tmp_path / "v.pt").index.tolist() == [0, 1, 2, 3, 4]
+
+
+def test_where_one_row_an_image_is_needed_views_are_refused(tmp_path, write_reprs):
+    write(tmp_path / "v.pt", 5, 4, 3, targets=5)
+    for paths in (tmp_path / "v.pt", [write_reprs("r.pt", torch.zeros(2, 3)), tmp_path / "v.pt"]):
+        with pytest.raises(
+            SSLToolError, match=r"v\.pt holds 4 views of each image; save one row an image, without --v"
+        ):
+            Representations.load(paths)
+
+
+@pytest.mark.parametrize("read", [Representations.stored, Representations.load])
+@pytest.mark.parametrize(("shape", "targets"), [((5, 4, 3), 20), ((5, 4, 3), None), ((5, 2, 2, 3), 20), ((5, 1, 3), 5)])
+def test_rows_by_any_shape_are_rows_where_the_targets_count_them(tmp_path, read, shape, targets):
+    x = write(tmp_path / "patches.pt", *shape, targets=targets)
+    found = read(tmp_path / "patches.pt")
+    rows = x.reshape(-1, 3)
+    assert torch.equal(found.representations, rows)
+    assert found.index.tolist() == list(range(len(rows)))
+    assert found.targets.tolist() == (list(range(targets)) if targets else [-1] * len(rows))
+
+
+@pytest.mark.parametrize(("shape", "targets"), [((5, 4, 3), 4), ((5, 4, 3), 7), ((5, 2, 2, 3), 5), ((5, 3), 15)])
+def test_targets_that_count_neither_images_nor_rows_are_refused(tmp_path, shape, targets):
+    write(tmp_path / "r.pt", *shape, targets=targets)
+    with pytest.raises(
+        SSLToolError, match=rf"r\.pt: \d+ representations, {targets} targets and \d+ indices do not match"
+    ):
+        Representations.stored(tmp_path / "r.pt")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_stored_is_in_its_own_precision_with_whatever_values_and_load_is_not(tmp_path, dtype):
+    x = torch.randn(6, 3).to(dtype)
+    torch.save({"representations": x}, tmp_path / "r.pt")
+    assert torch.equal(Representations.stored(tmp_path / "r.pt").representations, x)
+    assert torch.equal(Representations.load(tmp_path / "r.pt").representations, x.float())
+    x[2, 1], x[4, 0] = float("nan"), float("-inf")
+    torch.save({"representations": x}, tmp_path / "r.pt")
+    stored = Representations.stored(tmp_path / "r.pt").representations
+    assert torch.equal(stored.nan_to_num(7.0), x.nan_to_num(7.0))
+
+
+@pytest.mark.parametrize("rows", [torch.zeros(4), torch.zeros(4, 3, dtype=torch.int64), [[0.0, 1.0]], None])
+def test_what_is_no_matrix_of_floats_is_no_representations(tmp_path, rows):
+    torch.save({"representations": rows}, tmp_path / "r.pt")
+    with pytest.raises(SSLToolError, match=r"r\.pt holds no representations; its keys are representations"):
+        Representations.stored(tmp_path / "r.pt")
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 def test_rows_that_are_not_finite_are_counted_and_the_first_is_named(write_reprs, value):
     rows = torch.zeros(70_000, 2)  # more than one block of the check

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 
 import ssltool as package
-from ssltool import save_reprs
+from ssltool import save_reprs, seeds
 from ssltool.build import build_method
 from ssltool.config import DataSettings, SaveReprsConfig
+from ssltool.data import views
 from ssltool.data.datasets import open_dataset
 from ssltool.data.loader import Loader
 from ssltool.errors import SSLToolError
@@ -228,6 +231,167 @@ def test_weights_that_do_not_fit_the_settings_are_refused(trained, tmp_path):
     checkpoint.save(tmp_path / "c.pt")
     with pytest.raises(SSLToolError, match=r"the weights in .*c\.pt do not fit resnet18_w8: .*backbone\.conv1\.weight"):
         save_reprs.run(SaveReprsConfig(pretrained=str(tmp_path / "c.pt"), device="cpu", out=str(tmp_path / "r.pt")))
+
+
+def by_hand(run_folder, count: int, batch_size: int) -> torch.Tensor:
+    """Outputs (N, count, d) for the loader's own views of the ten val images, made by the paper's recipe, which has no
+    blur at the checkpoint's 16 pixels."""
+    images = open_dataset(DataSettings(), "val").select(np.array(ROWS))
+    seed = seeds.derive(Checkpoint.load(run_folder / "checkpoint.pt").config["seed"], seeds.Stream.SAVED_VIEWS)
+    recipes = [dataclasses.replace(views.PAPER, blur_p=0.0)] * count
+    loader, model = Loader(images, 16, torch.device("cpu")), restored(run_folder)
+    batches = loader.train(np.arange(len(ROWS)), recipes, batch_size=batch_size, seed=seed, epoch=0)
+    with torch.no_grad():
+        return torch.cat([torch.stack([model.embed(v, "backbone") for v in b.views], dim=1) for b in batches])
+
+
+@pytest.mark.parametrize(("count", "flags", "images_a_batch"), [(3, [], 85), (2, ["-b", 6], 3), (3, ["-b", 2], 1)])
+def test_views_are_the_outputs_for_augmented_views_as_the_run_makes_them(
+    save, trained, tmp_path, count, flags, images_a_batch
+):
+    ran = save("--split", "val", "--views", count, *flags, "-o", tmp_path / "r.pt", "--json")
+    assert (ran.json["files"][0]["n"], ran.json["files"][0]["d"]) == (10, 64)
+    found = Representations.stored(tmp_path / "r.pt")
+    assert (found.representations.shape, found.representations.dtype) == ((10, count, 64), torch.float32)
+    assert found.index.tolist() == ROWS
+    assert found.targets.tolist() == open_dataset(DataSettings(), "val").labels[ROWS].tolist()
+    wanted = by_hand(trained, count, images_a_batch)
+    torch.testing.assert_close(found.representations, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_views_of_one_image_differ_and_are_the_same_each_time(save, tmp_path):
+    for name in ("one.pt", "two.pt"):
+        assert save("--split", "val", "--views", 2, "-o", tmp_path / name).code == 0
+    one, two = (Representations.stored(tmp_path / name).representations for name in ("one.pt", "two.pt"))
+    assert torch.equal(one, two)
+    assert not torch.allclose(one[:, 0], one[:, 1], rtol=0.01)
+
+
+def of_another_seed(trained, tmp_path):
+    """The same network, as a run of another seed would have saved it."""
+    checkpoint = Checkpoint.load(trained / "checkpoint.pt")
+    checkpoint.config["seed"] += 1
+    checkpoint.save(tmp_path / "other.pt")
+    return ["--pretrained", tmp_path / "other.pt"]  # the last --pretrained counts
+
+
+def test_the_seed_of_the_run_draws_views_and_samples(save, trained, tmp_path):
+    other = of_another_seed(trained, tmp_path)
+    for name, flags in {"plain": [], "views": ["--views", 2], "sample": ["--sample", 5]}.items():
+        assert save("--split", "val", *flags, "-o", tmp_path / f"{name}0.pt").code == 0
+        assert save("--split", "val", *flags, *other, "-o", tmp_path / f"{name}1.pt").code == 0
+        one, two = (Representations.stored(tmp_path / f"{name}{i}.pt") for i in (0, 1))
+        assert torch.equal(one.representations, two.representations) == (name == "plain")
+        assert torch.equal(one.index, two.index) == (name != "sample")
+
+
+def test_meta_says_how_many_views_there_are_and_how_they_are_made(save, tmp_path):
+    save("--split", "val", "--views", 2, "-o", tmp_path / "views.pt")
+    save("--split", "val", "-o", tmp_path / "plain.pt")
+    made, plain = (Representations.stored(tmp_path / f"{name}.pt").meta for name in ("views", "plain"))
+    assert (made["views"], plain["views"]) == (2, None)
+    for part in ("crop_scale=(0.2, 1.0)", "jitter_p=0.8", "blur_p=0.0", str(views.MEAN), str(views.STD)):
+        assert part in made["transform"]
+    assert "centre crop" not in made["transform"]
+    assert made | {"views": None, "transform": plain["transform"]} == plain
+
+
+@pytest.mark.parametrize(("layer", "folder"), [("backbone", "views2"), ("projector", "projector_views2")])
+def test_the_default_name_of_views_is_not_that_of_single_rows(save, tmp_path, monkeypatch, layer, folder):
+    monkeypatch.chdir(tmp_path)
+    flags = ["--split", "val", "--layer", layer, "--extra_info", "again"]
+    assert save(*flags, "--views", 2).code == 0
+    assert (tmp_path / f"data/resnet18_w8_exp0000_{folder}_again/bundled/val_reprs_e0.pt").is_file()
+
+
+def test_views_are_measured_by_collapse_and_refused_by_knn(save, ssltool, tmp_path):
+    path = tmp_path / "r.pt"
+    assert save("--split", "val", "--views", 2, "-o", path).code == 0
+    found = ssltool("collapse", path, "--metrics", "alignment,lidar", "--json").json["files"][0]
+    assert (found["n"], found["d"]) == (20, 64)
+    assert 0 < found["metrics"]["alignment"] < 4
+    assert 1 <= found["metrics"]["lidar"] <= 10
+    assert "holds 2 views of each image" in ssltool("knn", path, path).err
+
+
+def test_views_of_image_files_are_the_same_however_many_processes_decode_them(ssltool, trained, write_images, tmp_path):
+    write_images(tmp_path / "pile", 5)
+    flags = ["--pretrained", trained / "checkpoint.pt", "--device", "cpu", "--views", 3, "-b", 6]
+    for workers in (0, 1):
+        out = tmp_path / f"{workers}.pt"
+        assert ssltool("save-reprs", tmp_path / "pile", *flags, "-j", workers, "-o", out).code == 0
+    one, other = (Representations.stored(tmp_path / f"{workers}.pt").representations for workers in (0, 1))
+    assert one.shape == (5, 3, 64)
+    assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize(("flag", "value"), [("--views", 1), ("--views", 0), ("--sample", 0)])
+def test_too_few_views_or_images_to_make_sense_are_refused(save, tmp_path, flag, value):
+    ran = save("--split", "val", flag, value, "-o", tmp_path / "r.pt")
+    assert ran.code == 2
+    assert flag in ran.err
+    assert not (tmp_path / "r.pt").exists()
+
+
+def test_the_directions_of_a_layer_are_those_that_its_last_part_lets_through(save, tmp_path):
+    # The run's predictor goes through 8 units to 16, so whatever comes in, at most 8 directions come out.
+    for layer, directions in (("backbone", 64), ("projector", 16), ("predictor", 8)):
+        save("--split", "val", "--layer", layer, "-o", tmp_path / f"{layer}.pt")
+        found = Representations.load(tmp_path / f"{layer}.pt")
+        assert found.meta["directions"] == directions
+        centred = found.representations - found.representations.mean(dim=0)
+        assert int(torch.linalg.matrix_rank(centred, rtol=1e-4)) <= directions
+
+
+@pytest.mark.parametrize("flags", [[], ["--views", 2]])
+def test_a_sample_is_distinct_images_in_order_and_the_same_each_time(save, tmp_path, flags):
+    for name in ("one.pt", "two.pt"):
+        assert save("--split", "val", "--sample", 6, *flags, "-o", tmp_path / name).code == 0
+    one, two = (Representations.stored(tmp_path / name) for name in ("one.pt", "two.pt"))
+    assert torch.equal(one.representations, two.representations)
+    places = [ROWS.index(number) for number in one.index.tolist()]
+    assert len(places) == 6
+    assert places == sorted(set(places))
+    assert one.targets.tolist() == open_dataset(DataSettings(), "val").labels[one.index].tolist()
+
+
+def test_a_sampled_image_has_the_row_that_it_has_among_all(save, tmp_path):
+    save("--split", "val", "-o", tmp_path / "all.pt")
+    save("--split", "val", "--sample", 6, "-o", tmp_path / "some.pt")
+    every, some = (Representations.load(tmp_path / f"{name}.pt") for name in ("all", "some"))
+    rows = [every.index.tolist().index(number) for number in some.index.tolist()]
+    torch.testing.assert_close(some.representations, every.representations[rows], rtol=1e-4, atol=1e-5)
+
+
+def test_a_sample_of_all_images_is_all_images(save, tmp_path):
+    save("--split", "val", "--sample", 10, "-o", tmp_path / "r.pt")
+    assert Representations.load(tmp_path / "r.pt").index.tolist() == ROWS
+
+
+def test_samples_are_drawn_from_the_whole_of_each_split(ssltool, trained, tmp_path):
+    flags = ["--pretrained", trained / "checkpoint.pt", "--device", "cpu", "--split", "both", "--sample", 200]
+    ran = ssltool("save-reprs", *flags, "-o", tmp_path, "--json")
+    assert [(written["split"], written["n"]) for written in ran.json["files"]] == [("train", 200), ("val", 200)]
+    for written in ran.json["files"]:
+        places = Representations.load(written["path"]).index.tolist()
+        total = len(open_dataset(DataSettings(), written["split"]))
+        # That fewer than 14 or more than 75 of 200 places lie in one fifth happens once in a million draws.
+        assert all(14 <= count <= 75 for count in np.bincount([5 * p // total for p in places], minlength=5))
+
+
+def test_more_images_than_one_of_both_splits_has_are_refused_before_either_is_written(save, tmp_path):
+    ran = save("--split", "both", "--sample", 11, "-o", tmp_path / "both")  # --idx-path leaves ten of train
+    assert (ran.code, ran.out) == (1, "")
+    assert ran.err.startswith("error: --sample 11: bundled train has 10 images; ask for fewer")
+    assert not (tmp_path / "both").exists()
+
+
+def test_more_images_than_the_second_split_has_are_refused_before_the_first_is_written(ssltool, trained, tmp_path):
+    flags = ["--pretrained", trained / "checkpoint.pt", "--device", "cpu", "--split", "both", "--sample", 2001]
+    ran = ssltool("save-reprs", *flags, "-o", tmp_path / "both")
+    assert ran.code == 1
+    assert "--sample 2001: bundled val has 2000 images" in ran.err
+    assert not (tmp_path / "both").exists()
 
 
 def test_no_checkpoint_is_refused():

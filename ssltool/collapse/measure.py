@@ -18,23 +18,25 @@ from ssltool.collapse import metrics as m
 from ssltool.collapse.rows import Rows
 from ssltool.collapse.spectrum import Factor, unit_rows
 from ssltool.collapse.traps import Traps, dead_dimensions, notes
-from ssltool.errors import SSLToolError
+from ssltool.errors import SSLToolError, unknown
 
 LEVEL = 0.95
 """Confidence of an interval."""
 
 PAIR_ROWS = 10_000
 
-OF_SPECTRUM: dict[str, Callable[[Tensor], float]] = {
-    "auc": m.auc,
-    "effective_rank": m.effective_rank,
-    "participation_ratio": m.participation_ratio,
-    "stable_rank": m.stable_rank,
-    "alpha": m.alpha,
-    "dead_directions": m.dead_directions,
-    "numerical_rank": m.numerical_rank,
-    "condition_number": m.condition_number,
+OF_SPECTRUM: dict[str, Callable[[Tensor, int], float]] = {
+    "auc": lambda s, d: m.auc(s),
+    "effective_rank": lambda s, d: m.effective_rank(s),
+    "participation_ratio": lambda s, d: m.participation_ratio(s),
+    "stable_rank": lambda s, d: m.stable_rank(s),
+    "alpha": lambda s, d: m.alpha(s, d=d),
+    "dead_directions": lambda s, d: m.dead_directions(s),
+    "numerical_rank": lambda s, d: m.numerical_rank(s, d=d),
+    "condition_number": lambda s, d: m.condition_number(s, d=d),
 }
+"""By name, of singular values of representations of width d."""
+
 OF_DIRECTIONS: dict[str, Callable[[m.Directions], float]] = {
     "feature_std": lambda sums: float(sums.feature_std()),
     "mean_cosine": m.Directions.mean_cosine,
@@ -87,25 +89,31 @@ def measure(
         SSLToolError: for fewer than two rows, rows that are not finite, or a metric that needs views without them.
     """
     rows = x if isinstance(x, Rows) else Rows([x])
+    for name in names:
+        if name not in m.METRICS:
+            raise unknown("metric", name, m.METRICS)
     rows.check()
+    of_views = [name for name in names if name in OF_VIEWS]
+    if of_views and (rows.views is None or rows.skipped):
+        raise SSLToolError(
+            f"{of_views[0]} needs several views of each image, whole; ssltool save-reprs --views writes them"
+        )
     if len(rows) < 2:
         raise SSLToolError(f"{rows.name}: {len(rows)} row(s); a spectrum needs at least 2")
     factor, directions, traps = _pass(rows, names, normalize, Traps(), each=each)
-    s, uncentred, deviations = factor.singular_values(), factor.singular_values(center=False), factor.deviations()
-    values = _of_sums(s, uncentred, directions, names)
+    s, uncentred = factor.singular_values().cpu(), factor.singular_values(center=False).cpu()
+    deviations = factor.deviations().cpu()
+    values = _of_sums(s, uncentred, directions, names, rows.width)
     said = notes(traps, s, uncentred, deviations, len(rows), rows.width) if traps is not None else []
     if rows.skipped:
-        said.insert(0, f"{rows.skipped:,} rows with NaN or infinite values are left out")
+        plural = "s" if rows.skipped > 1 else ""
+        said.insert(0, f"{rows.skipped:,} row{plural} with NaN or infinite values are left out")
     if any(name in OF_PAIRS for name in names):
         sample, note = _sample(rows, pair_rows, seed)
         values |= {name: OF_PAIRS[name](sample) for name in names if name in OF_PAIRS}
         said += note
-    for name in (name for name in names if name in OF_VIEWS):
-        if rows.views is None or rows.skipped:
-            raise SSLToolError(
-                f"{name} needs several views of each image, whole; ssltool save-reprs --views writes them"
-            )
-        values[name] = OF_VIEWS[name](rows.views)
+    if rows.views is not None:
+        values |= {name: OF_VIEWS[name](rows.views) for name in of_views}
     details = {}
     if isinstance(fit := values.get("alpha"), m.PowerLaw):
         details = {"alpha_ranks": [fit.first, fit.last], "alpha_r2": fit.r2}
@@ -119,16 +127,25 @@ def intervals(
     """95 % confidence intervals of the metrics of ``found`` that one pass gives, by resampling rows.
 
     The basic bootstrap: 2 m - q, with q the quantiles of the metric over resamples and m the metric itself. A resample
-    repeats rows, so its spectrum is steeper than that of the rows; reflecting the quantiles takes that bias out.
+    repeats rows, so its spectrum is steeper than that of the rows; reflecting the quantiles takes that bias out. Views
+    of one image are drawn together.
+
+    Raises:
+        SSLToolError: for fewer than two resamples, or rows that are not finite.
     """
+    if resamples < 2:
+        raise SSLToolError(f"--bootstrap {resamples}: an interval takes at least 2 resamples, better some hundred")
     rows = x if isinstance(x, Rows) else Rows([x])
+    rows.check()
+    together = 1 if rows.views is None or rows.skipped else rows.views.shape[1]
+    n = found.n // together
     names = [name for name in found.metrics if name in m.QUICK]
     drawn = []
     for number in range(resamples):
         random = np.random.RandomState(seeds.derive(seed, number) % 2**32)
-        counts = np.bincount(random.randint(0, found.n, size=found.n), minlength=found.n)
+        counts = np.bincount(random.randint(0, n, size=n), minlength=n).repeat(together)
         factor, directions, _ = _pass(rows, names, normalize, counts=torch.from_numpy(counts))
-        values = _of_sums(factor.singular_values(), factor.singular_values(center=False), directions, names)
+        values = _of_sums(factor.singular_values(), factor.singular_values(center=False), directions, names, rows.width)
         drawn.append([values[name] for name in names])
     low, high = np.quantile(np.array(drawn), [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
     return {name: (2 * found.metrics[name] - high[i], 2 * found.metrics[name] - low[i]) for i, name in enumerate(names)}
@@ -143,6 +160,7 @@ def growth(
         SSLToolError: for a size below 2 or above the rows there are.
     """
     rows = x if isinstance(x, Rows) else Rows([x])
+    rows.check()
     for size in sizes:
         if not 2 <= size <= len(rows):
             raise SSLToolError(f"--subsample {size}: {rows.name} have {len(rows):,} rows; choose from 2 to that")
@@ -153,8 +171,8 @@ def growth(
         chosen = np.zeros(len(rows), dtype=np.int64)
         chosen[order[:size]] = 1
         factor, directions, _ = _pass(rows, quick, normalize, counts=torch.from_numpy(chosen))
-        values = _of_sums(factor.singular_values(), factor.singular_values(center=False), directions, quick)
-        table.append({"n": size} | {name: float(value) for name, value in values.items()})
+        values = _of_sums(factor.singular_values(), factor.singular_values(center=False), directions, quick, rows.width)
+        table.append({"n": size} | {name: float(values[name]) for name in quick})
     return table
 
 
@@ -184,8 +202,8 @@ def _pass(
     return factor, directions, traps
 
 
-def _of_sums(s: Tensor, uncentred: Tensor, directions: m.Directions, names: Sequence[str]) -> dict[str, float]:
-    values = {name: OF_SPECTRUM[name](s) for name in names if name in OF_SPECTRUM}
+def _of_sums(s: Tensor, uncentred: Tensor, directions: m.Directions, names: Sequence[str], d: int) -> dict[str, float]:
+    values = {name: OF_SPECTRUM[name](s, d) for name in names if name in OF_SPECTRUM}
     values |= {name: OF_DIRECTIONS[name](directions) for name in names if name in OF_DIRECTIONS}
     return values | ({"rankme": m.rankme_of_spectrum(uncentred)} if "rankme" in names else {})
 

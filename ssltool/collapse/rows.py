@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from ssltool.collapse.spectrum import row_blocks
+from ssltool.collapse.spectrum import all_finite, row_blocks
 from ssltool.collapse.traps import NAMED, named
 from ssltool.errors import SSLToolError
 
@@ -37,7 +37,8 @@ class Rows:
         widths = sorted({part.shape[1] for part in self.parts})
         if len(widths) > 1:
             raise SSLToolError(f"{name} have different widths, {' and '.join(map(str, widths))}; they are not one set")
-        self.views = parts[0] if len(parts) == 1 and parts[0].dim() == 3 else None
+        alike = len({part.shape[1] for part in parts if part.dim() == 3}) == 1 and all(p.dim() == 3 for p in parts)
+        self.views = (parts[0] if len(parts) == 1 else torch.cat(list(parts))) if alike else None
         self.width = widths[0]
         self.name, self.device, self.skip_nonfinite = name, device, skip_nonfinite
         self._kept: list[Tensor] | None = None  # for each part, which rows are finite; None where all are
@@ -62,7 +63,7 @@ class Rows:
             finite = torch.ones(len(part), dtype=torch.bool)
             start = 0
             for block in row_blocks(part):
-                if not bool(torch.isfinite(block.sum(dtype=torch.float64))):
+                if not all_finite(block):
                     finite[start : start + len(block)] = torch.isfinite(block).all(dim=1)
                     numbers = (~finite[start : start + len(block)]).nonzero().flatten() + start + first
                     count += len(numbers)

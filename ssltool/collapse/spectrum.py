@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ssltool.errors import SSLToolError
+from ssltool.numeric import widest
 
 
 class Factor:
@@ -34,7 +35,7 @@ class Factor:
             raise SSLToolError(f"representations must be (N, d); found shape {tuple(block.shape)}")
         if not len(block):
             return
-        block = block.double()
+        block = block.detach().double()
         if self._origin is None:
             self._origin = block[0].clone()
         self._refuse_width(block[0])
@@ -94,17 +95,31 @@ class Factor:
         return self._r, self._origin
 
 
-def blocks_of(x: Tensor | Iterable[Tensor], chunk_rows: int | None = None) -> Iterable[Tensor]:
+def blocks_of(x: Tensor | Iterable[Tensor], chunk_rows: int | None = None, *, check: bool = True) -> Iterable[Tensor]:
     """``x`` in blocks of rows: cut where it is a matrix, as it comes where it is an iterable of blocks.
 
     Raises:
-        SSLToolError: if a block is no (n, d) matrix.
+        SSLToolError: if a block is no (n, d) matrix, its width differs from that of those before, or, unless ``check``
+            is off, it holds values that are not finite.
     """
-    for block in row_blocks(x, chunk_rows) if isinstance(x, Tensor) else x:
+    if isinstance(x, Tensor):
+        x = row_blocks(x, chunk_rows) if x.dim() == 2 else [x]
+    width = None
+    for block in x:
         if block.dim() != 2:
             raise SSLToolError(f"representations must be (N, d); found shape {tuple(block.shape)}")
+        if width not in (None, block.shape[1]):
+            raise SSLToolError(f"representations of different widths, {width} and {block.shape[1]}, are not one set")
+        width = block.shape[1]
+        if check and not all_finite(block):
+            raise SSLToolError("representations hold NaN or infinite values; the network that made them diverged")
         if len(block):
             yield block
+
+
+def all_finite(x: Tensor) -> bool:
+    """Whether no value is NaN or infinite."""
+    return bool(torch.isfinite(x.sum(dtype=widest(x.device)))) or bool(torch.isfinite(x).all())
 
 
 def row_blocks(x: Tensor, chunk_rows: int | None = None) -> Iterable[Tensor]:

@@ -107,10 +107,16 @@ def _read(config: CollapseConfig) -> _Asked:
         raise SSLToolError(f"--subsample {config.subsample}: give numbers of rows, as in 500,2000") from error
     device = pick_device(config)
     if device.type == "mps":
-        raise SSLToolError("the spectrum is computed in float64, which --device mps has not; use --device cpu")
-    is_table = config.out is not None and Path(config.out).suffix in (".csv", ".json")
+        if config.device == "mps":
+            raise SSLToolError("the spectrum is computed in float64, which --device mps has not; use --device cpu")
+        device = torch.device("cpu")
     out = None if config.out is None else Path(config.out)
+    is_table = out is not None and out.suffix.lower() in (".csv", ".json")
+    if out is not None and not is_table and out.is_file():
+        raise SSLToolError(f"--out {out} is a file; name a folder for the spectra, or a .csv or .json file")
     names = metrics.metric_names(config.metrics)
+    if config.subsample is not None and not (sizes and any(name in metrics.QUICK for name in names)):
+        raise SSLToolError("--subsample takes numbers of rows, and metrics of one pass among --metrics")
     return _Asked(
         names=names,
         sizes=sizes,
@@ -168,14 +174,13 @@ def _result(
     }
     if reference is not None:
         verdict = compare(verdict, measured.metrics, reference.metrics, str(config.like), asked.thresholds)
-        result["like"] = {name: reference.metrics[name] for name in shown}
+        result["like"] = {name: reference.metrics.get(name) for name in shown}
     result["verdict"] = _as_dict(verdict, measured.dead)
     rows = one.rows(config, asked.device)
-    if config.bootstrap or asked.sizes:
-        rows.check()
     settings: dict[str, Any] = {"normalize": config.normalize, "seed": config.seed}
     if config.bootstrap:
-        result["intervals"] = intervals(rows, measured, config.bootstrap, **settings)
+        found = intervals(rows, measured, config.bootstrap, **settings)
+        result["intervals"] = {name: found[name] for name in shown if name in found}
     if asked.sizes:
         result["subsamples"] = growth(rows, asked.sizes, shown, **settings)
     return result
@@ -191,7 +196,8 @@ def _as_dict(verdict: Verdict, dead: Sequence[int]) -> dict[str, Any]:
 
 def _repeated_images(one: _Set) -> list[str]:
     """Shards of a distributed sampler may hold an image twice."""
-    if len(one.stored) < 2:
+    sets = {tuple(part.meta.get(key) for key in ("dataset", "split")) for part in one.stored}
+    if len(one.stored) < 2 or len(sets) > 1 or sets.pop()[0] is None:
         return []
     numbers = torch.cat([part.index for part in one.stored])
     repeated = len(numbers) - len(numbers.unique())
@@ -218,7 +224,7 @@ def _targets(config: CollapseConfig, folder: Path | None, sets: Sequence[_Set]) 
     targets = []
     for one in sets:
         source = Path(one.paths[0])
-        stem = source.stem + ("_merged" if len(one.paths) > 1 else "")
+        stem = source.name.removesuffix(".pt") + ("_merged" if len(one.paths) > 1 else "")
         targets.append({kind: (folder or source.parent) / f"{stem}_{middle}{kind}.pt" for kind in kinds})
     if len({path for paths in targets for path in paths.values()}) < len(kinds) * len(targets):
         raise SSLToolError(

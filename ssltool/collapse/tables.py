@@ -16,7 +16,7 @@ UNKNOWN = "unknown"
 
 def labels(paths: Sequence[str]) -> list[str]:
     """Short, distinct names of files for a legend: the parts of their paths in which they differ."""
-    parts = [[*Path(path).parts[:-1], Path(path).stem] for path in paths]
+    parts = [[*Path(path).parts[:-1], Path(path).name.removesuffix(".pt")] for path in paths]
     if len(parts) == 1:
         return [parts[0][-1]]
     width = max(map(len, parts))
@@ -33,7 +33,7 @@ def means_of_groups(results: Sequence[dict[str, Any]], by: str, names: Sequence[
     groups = []
     for value in dict.fromkeys(values):
         rows = frame.loc[[value]].astype(float)
-        deviations = rows.std(ddof=1).fillna(0.0) if len(rows) > 1 else rows.mean() * 0.0
+        deviations = rows.std(ddof=1).where(rows.count() > 1, rows.mean() * 0.0)
         groups.append({by: value, "files": len(rows), "mean": rows.mean().to_dict(), "std": deviations.to_dict()})
     return groups
 
@@ -44,7 +44,7 @@ def write_table(document: dict[str, Any], path: Path) -> None:
     Raises:
         SSLToolError: if the file cannot be written.
     """
-    if path.suffix == ".json":
+    if path.suffix.lower() == ".json":
         write_json(path, document)
         return
     rows = [

@@ -16,18 +16,26 @@ from ssltool.collapse.metrics.of_spectrum import DEAD
 FEW_ROWS = 10
 """Below so many rows for each dimension, even a flat spectrum looks uneven."""
 
+EXACT = 1e-13
+"""A singular value below this share of the largest is what rounding in float64 makes of 0."""
+
 NAMED = 10
 """So many rows or dimensions are named before the rest is only counted."""
 
 
+PRECISIONS = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
+"""From the fewest digits to the most."""
+
+
 class Traps:
-    """Running facts about rows (n, d): repeated rows, dimensions without change, the precision of the values."""
+    """Running facts about rows (n, d): repeated rows, rows of zeros, dimensions without change, the precision."""
 
     def __init__(self) -> None:
+        self.zeros = 0
         self._hashes: list[np.ndarray] = []
         self._first: Tensor | None = None
         self._changed: Tensor | None = None
-        self._bits = 0
+        self._holds = dict.fromkeys(PRECISIONS, True)
 
     def update(self, block: Tensor) -> None:
         """Takes in rows, as they are stored."""
@@ -35,8 +43,12 @@ class Traps:
             self._first = block[0].clone()
             self._changed = torch.zeros_like(self._first, dtype=torch.bool)
         self._changed |= (block != self._first).any(dim=0)
-        words = (block.float() + 0.0).cpu().contiguous().numpy().view(np.uint32)  # + 0.0 makes -0.0 the same as 0.0
-        self._bits |= int(np.bitwise_or.reduce(words, axis=None))
+        self.zeros += int((block == 0).all(dim=1).sum())
+        for dtype in PRECISIONS:
+            if self._holds[dtype]:
+                self._holds[dtype] = bool((block.to(dtype).to(block.dtype) == block).all())
+        wide = block if block.dtype == torch.float64 else block.float()
+        words = (wide + 0.0).cpu().contiguous().numpy().view(np.uint32)  # + 0.0 makes -0.0 the same as 0.0
         mixed = words * np.uint64(0x9E3779B97F4A7C15)
         mixed ^= mixed >> np.uint64(29)
         factors = np.random.RandomState(0).randint(0, 2**63, size=words.shape[1], dtype=np.uint64) * np.uint64(2)
@@ -53,10 +65,8 @@ class Traps:
         return numbers
 
     def precision(self) -> torch.dtype:
-        """The narrowest of bf16, fp16 and float32 that holds all values."""
-        if not self._bits & 0xFFFF:
-            return torch.bfloat16
-        return torch.float32 if self._bits & 0x1FFF else torch.float16
+        """The one with the fewest digits that holds all values."""
+        return next(dtype for dtype in PRECISIONS if self._holds[dtype])
 
 
 def dead_dimensions(deviations: Tensor) -> list[int]:
@@ -96,6 +106,8 @@ def notes(traps: Traps, s: Tensor, uncentred: Tensor, deviations: Tensor, n: int
     repeated = traps.repeated()
     if repeated:
         found.append(f"{repeated:,} of {n:,} rows repeat an earlier one; they count as often as they are there")
+    if traps.zeros:
+        found.append(f"{traps.zeros:,} of {n:,} rows are all zeros, which have no direction")
     constant = set(traps.constant())
     if constant:
         found.append(f"{len(constant):,} of {d:,} dimensions are constant: {named(sorted(constant))}")
@@ -111,15 +123,16 @@ def notes(traps: Traps, s: Tensor, uncentred: Tensor, deviations: Tensor, n: int
 
 
 def _noise(s: Tensor, uncentred: Tensor, n: int, d: int, dtype: torch.dtype) -> list[str]:
-    below = int((s <= rounding(uncentred, n, d, dtype)).sum())
+    seen = s[s > EXACT * s[0]]  # zeros are no noise: constant dimensions, and centring where n <= d
+    below = int((seen <= rounding(uncentred, n, d, dtype)).sum())
     if not below or s[0] == 0:
         return []
     name = str(dtype).removeprefix("torch.")
-    if below == len(s):
+    if below == len(seen):
         return [f"the whole spectrum is rounding noise of {name}: the rows are the same but for it"]
     return [
-        f"the {below:,} smallest of {len(s):,} singular values are rounding noise of {name}: alpha and "
-        "condition_number leave out what is below d eps s_1, the other metrics count all"
+        f"{below:,} of {len(s):,} singular values are rounding noise of {name}: alpha, dead_directions, numerical_rank "
+        "and condition_number may look at noise"
     ]
 
 

@@ -88,12 +88,12 @@ def judge(
     """The verdict on representations of n rows and width d with these ``metrics`` (at least ``NEEDED``).
 
     ``bound`` is the rank that the layer cannot exceed however healthy it is: 128 for a layer of 512 outputs and 128
-    inputs. The values beyond it are 0, and all shares are taken of the others. ``dead`` counts the dimensions that do
-    not change. The details hold what a partial collapse is asked for: the dimensions in use (the effective rank), their
-    share, the dead ones, and how far the AUC is above a flat spectrum's.
+    inputs. The values beyond it and beyond n - 1 are 0, and all shares are taken of the others. ``dead`` counts the
+    dimensions that do not change. The details hold what a partial collapse is asked for: the dimensions in use (the
+    effective rank), their share, the dead ones, and how far the AUC is above a flat spectrum's.
     """
     t, values = thresholds, min(n, d)
-    count = min(values, bound or values)
+    count = max(1, min(n - 1, d, bound or d))  # centring leaves n - 1 directions
     std, rank = metrics["feature_std"], metrics["effective_rank"]
     lost = max(0.0, metrics["dead_directions"] * values - (values - count)) / count
     area = (metrics["auc"] * values - (values - count)) / count

@@ -72,7 +72,7 @@ def recipe_of(settings: Mapping[str, Any]) -> Recipe:
         brightness=0.4 * jitter,
         contrast=0.4 * jitter,
         saturation=0.4 * jitter,
-        hue=min(0.5, 0.1 * jitter),
+        hue=0.1 * jitter,
         gray_p=settings["gray_p"],
         blur_p=settings["blur_p"] or 0.0,
         solarize_p=settings["solarize_p"],

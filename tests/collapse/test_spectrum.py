@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from torch import Tensor
@@ -152,6 +154,138 @@ def test_inputs_are_left_as_they_were():
     assert torch.equal(x, before)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.int64])
+@pytest.mark.parametrize("center", [True, False])
+def test_any_dtype_is_decomposed_as_its_exact_double(dtype, center):
+    x = (10 * decaying(60, 5, decades=1)).to(dtype)
+    assert_same_spectrum(singular_values(x, center=center), direct(x, center=center, normalize=False))
+
+
+def of_shards(shards: list[Tensor]) -> Factor:
+    """Every shard's own factor, merged from the left."""
+    result = Factor()
+    for shard in shards:
+        result.merge(factor(shard, chunk_rows=13))
+    return result
+
+
+def assert_same_factor(found: Factor, x: Tensor) -> None:
+    """The spectra, the deviations and the count of the rows ``x``."""
+    assert found.rows == len(x)
+    for center in (True, False):
+        assert_same_spectrum(found.singular_values(center=center), direct(x, center=center, normalize=False))
+    if len(x) > 1:
+        torch.testing.assert_close(found.deviations(), x.double().std(dim=0), rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize("sizes", [[100], [0, 100], [100, 0], [1, 99], [99, 1], [3, 40, 0, 57], [1] * 5 + [95]])
+def test_merged_shards_are_one_matrix_whatever_the_split(sizes):
+    x = decaying(100, 12)
+    assert_same_factor(of_shards(list(x.split(sizes))), x)
+
+
+@pytest.mark.parametrize("sizes", [[2, 3], [4, 8], [1] * 12, [13, 1]])
+def test_merged_shards_are_one_matrix_where_rows_are_few(sizes):
+    x = decaying(sum(sizes), 12)
+    found = of_shards(list(x.split(sizes)))
+    assert_same_spectrum(found.singular_values(), direct(x, center=True, normalize=False))
+    assert_same_spectrum(found.singular_values(center=False), direct(x, center=False, normalize=False))
+
+
+def test_merged_shards_keep_the_small_values_although_each_lies_elsewhere():
+    x = decaying(300, 12)
+    places = 0.5 * torch.randn(3, 12, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    shards = [part + place for part, place in zip(x.split(100), places, strict=True)]
+    assert_same_factor(of_shards(shards), torch.cat(shards))
+
+
+@pytest.mark.parametrize("order", [[0, 1, 2, 3], [3, 2, 1, 0], [2, 0, 3, 1]])
+def test_the_order_of_merging_does_not_matter(order):
+    x = decaying(200, 10)
+    shards = x.split([7, 80, 1, 112])
+    assert_same_factor(of_shards([shards[i] for i in order]), x)
+
+
+def test_merging_in_pairs_is_merging_one_by_one():
+    x = decaying(200, 10)
+    a, b, c, d = (factor(shard) for shard in x.split(50))
+    a.merge(b)
+    c.merge(d)
+    a.merge(c)
+    assert_same_factor(a, x)
+
+
+def test_rows_may_go_on_passing_by_after_a_merge():
+    x = decaying(90, 10)
+    first, second, third = x.split(30)
+    result = factor(first)
+    result.merge(factor(second))
+    result.update(third)
+    assert_same_factor(result, x)
+
+
+def test_what_is_merged_is_left_as_it_was_and_apart():
+    x = decaying(60, 8)
+    first, second = x[:30], x[30:]
+    other = factor(second)
+    for result in (Factor(), factor(first)):
+        result.merge(other)
+        result.merge(factor(first))
+        result.update(first)
+        assert_same_factor(other, second)
+
+
+def test_equal_rows_in_several_shards_have_exactly_no_variance():
+    x = torch.randn(16, generator=torch.Generator().manual_seed(0)).expand(500, 16)
+    result = of_shards(list(x.split([1, 99, 400])))
+    assert torch.equal(result.singular_values(), torch.zeros(16, dtype=torch.float64))
+    assert torch.equal(result.deviations(), torch.zeros(16, dtype=torch.float64))
+
+
+def test_shards_of_different_widths_are_refused():
+    with pytest.raises(SSLToolError, match="different widths, 3 and 4"):
+        of_shards([torch.ones(2, 3), torch.ones(2, 4)])
+
+
+WEIGHTS = {
+    "ones": torch.ones(80, dtype=torch.int64),
+    "a bootstrap's": torch.bincount(torch.randint(80, (80,), generator=torch.Generator().manual_seed(3)), minlength=80),
+    "large": torch.randint(0, 50, (80,), generator=torch.Generator().manual_seed(4)),
+    "one row": torch.nn.functional.one_hot(torch.tensor(41), 80) * 9,
+}
+
+
+@pytest.mark.parametrize("weights", WEIGHTS.values(), ids=WEIGHTS.keys())
+@pytest.mark.parametrize("rows", [80, 17, 1])
+def test_a_weight_is_so_many_equal_rows(weights, rows):
+    x = decaying(80, 6, decades=6)
+    result = Factor()
+    for block, weight in zip(x.split(rows), weights.split(rows), strict=True):
+        result.update(block, weight)
+    repeated = x.repeat_interleave(weights, dim=0)
+    assert result.rows == len(repeated)
+    # Everything is right to the last few bits of the largest value of the uncentred matrix.
+    exact = {"rtol": 1e-9, "atol": 1e-14 * float(direct(repeated, center=False, normalize=False)[0])}
+    for center in (True, False):
+        wanted = direct(repeated, center=center, normalize=False)
+        torch.testing.assert_close(result.singular_values(center=center), wanted, **exact)
+    torch.testing.assert_close(result.deviations(), repeated.std(dim=0), **exact)
+
+
+def test_weighted_equal_rows_have_exactly_no_variance():
+    result = Factor()
+    result.update(torch.full((5, 3), 0.1), torch.tensor([3, 1, 0, 7, 2]))
+    assert torch.equal(result.singular_values(), torch.zeros(3, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_values_that_are_not_finite_are_refused(bad):
+    x = decaying(20, 4)
+    x[7, 2] = bad
+    with pytest.raises(SSLToolError, match="NaN or infinite"):
+        singular_values(x, chunk_rows=5)
+
+
 @pytest.mark.parametrize("nothing", [torch.zeros(0, 4), [], [torch.zeros(0, 4)]], ids=["matrix", "list", "block"])
 def test_no_rows_are_refused(nothing):
     with pytest.raises(SSLToolError, match="there are no representations"):
@@ -165,6 +299,8 @@ def test_blocks_of_different_widths_are_refused():
         singular_values([torch.zeros(2, 3), torch.zeros(2, 4)])
 
 
-def test_what_is_no_matrix_is_refused():
-    with pytest.raises(SSLToolError, match=r"must be \(N, d\); found shape \(5,\)"):
-        singular_values(torch.zeros(5))
+@pytest.mark.parametrize("shape", [(), (5,), (2, 3, 4)])
+def test_what_is_no_matrix_is_refused(shape):
+    for refusing in (lambda x: singular_values([x]), singular_values, lambda x: Factor().update(x)):
+        with pytest.raises(SSLToolError, match=rf"must be \(N, d\); found shape {re.escape(str(shape))}"):
+            refusing(torch.zeros(shape))

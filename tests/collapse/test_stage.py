@@ -1,4 +1,4 @@
-"""The collapse stage and its command: the document, the spectrum files, and what it refuses before it writes."""
+"""The collapse stage and its command: what is measured, what is written where, and what is refused before it is."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ from torch import Tensor
 
 from ssltool.collapse.measure import measure
 from ssltool.collapse.stage import run
-from ssltool.collapse.tables import labels
 from ssltool.config import CollapseConfig
 from ssltool.errors import SSLToolError
 from ssltool.files import Representations, Spectrum, file_hash
 from ssltool.plain import finite
-
+from ssltool.viz import plots
 
 KINDS = ("svd", "cov", "std", "all")
 
@@ -76,6 +75,7 @@ def test_the_table_shows_the_metrics_and_how_to_read_them(ssltool, write_reprs):
     [
         ([], "train_reprs_e0_svd.pt"),
         (["--type", "std"], "train_reprs_e0_std.pt"),
+        (["--type", "cov"], "train_reprs_e0_cov.pt"),
         (["--normalize"], "train_reprs_e0_normalized_svd.pt"),
         (["--type", "std", "--normalize"], "train_reprs_e0_normalized_std.pt"),
     ],
@@ -84,6 +84,25 @@ def test_the_spectrum_file_has_the_papers_name_beside_its_input(ssltool, write_r
     path = write_reprs("train_reprs_e0.pt", rows())
     assert ssltool("collapse", path, *flags).code == 0
     assert names(tmp_path) == {"train_reprs_e0.pt", name}
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+def test_type_all_writes_the_three_spectra_that_the_types_write_alone(ssltool, write_reprs, tmp_path, normalize):
+    path, flags = write_reprs("a.pt", rows()), ["--normalize"] if normalize else []
+    middle = "_normalized" if normalize else ""
+    found = ssltool("collapse", path, "--type", "all", "-o", tmp_path / "all", *flags, "--json").json["files"][0]
+    files = {kind: tmp_path / "all" / f"a{middle}_{kind}.pt" for kind in ("svd", "cov", "std")}
+    assert found["type"] == "all"
+    assert found["spectra"] == {kind: str(file) for kind, file in files.items()}
+    assert found["spectrum"] == found["spectra"]["svd"]
+    assert names(tmp_path / "all") == {file.name for file in files.values()}
+    for kind, file in files.items():
+        alone = ssltool("collapse", path, "--type", kind, "-o", tmp_path / "one", *flags, "--json").json["files"][0]
+        assert alone["spectra"] == {kind: alone["spectrum"]}
+        one, other = Spectrum.load(alone["spectrum"]), Spectrum.load(file)
+        assert torch.equal(one.stds, other.stds)
+        assert one.meta == other.meta
+        assert one.meta["type"] == kind
 
 
 def test_out_names_the_folder_of_the_spectrum_files(ssltool, write_reprs, tmp_path):
@@ -128,6 +147,18 @@ def test_the_std_spectrum_holds_torchs_deviations_of_each_dimension(write_reprs,
     torch.testing.assert_close(found, x.std(dim=0), rtol=1e-9, atol=0)
 
 
+@pytest.mark.parametrize("normalize", [False, True])
+@pytest.mark.parametrize(("n", "d"), [(80, 6), (7, 12)])
+def test_the_cov_spectrum_holds_the_eigenvalues_of_numpys_covariance(write_reprs, tmp_path, n, d, normalize):
+    x = rows(n, d)
+    run(CollapseConfig(files=(str(write_reprs("a.pt", x)),), type="cov", normalize=normalize))
+    x = x.double().numpy()
+    x = x / (np.linalg.norm(x, axis=1, keepdims=True) + 1e-6) if normalize else x
+    wanted = np.linalg.eigvalsh(np.cov(x.T))[::-1][: min(n, d)]
+    found = Spectrum.load(tmp_path / f"a_{'normalized_' if normalize else ''}cov.pt").stds
+    np.testing.assert_allclose(found, wanted, rtol=1e-9, atol=1e-13 * wanted[0])
+
+
 def test_the_metrics_are_those_of_the_singular_values_whatever_spectrum_is_saved(ssltool, write_reprs):
     path = write_reprs("a.pt", rows())
     found = [ssltool("collapse", path, "--type", kind, "--json").json["files"][0]["metrics"] for kind in KINDS]
@@ -146,6 +177,90 @@ def test_the_papers_representations_are_measured_too(ssltool, tmp_path):
     ran = ssltool("collapse", tmp_path / "train_reprs_e0.pt", "--type", "svd", "--json")
     wanted = wanted_metrics(x)
     assert {name: ran.json["files"][0]["metrics"][name] for name in wanted} == wanted
+
+
+def in_halves(write_reprs, x: Tensor, *indices: Tensor) -> list[object]:
+    """The rows as two files, a longer and a shorter one."""
+    cut = 2 * len(x) // 3
+    index = indices or (torch.arange(cut), torch.arange(cut, len(x)))
+    return [write_reprs("a.pt", x[:cut], index=index[0]), write_reprs("b.pt", x[cut:], index=index[1])]
+
+
+@pytest.mark.parametrize("flags", [[], ["--normalize"], ["--type", "all", "--metrics", "all"]])
+def test_merged_files_are_measured_as_the_file_of_all_their_rows(ssltool, write_reprs, tmp_path, flags):
+    x = rows(90, 24)  # so wide that alpha is a number too
+    parts, whole = in_halves(write_reprs, x), write_reprs("whole.pt", x)
+    (merged,) = ssltool("collapse", *parts, "--merge", *flags, "--json").json["files"]
+    (wanted,) = ssltool("collapse", whole, *flags, "--json").json["files"]
+    assert merged["path"] == f"{parts[0]} and 1 more"
+    assert (merged["n"], merged["d"], merged["notes"]) == (90, 24, wanted["notes"])
+    assert merged["metrics"] == pytest.approx(wanted["metrics"], rel=1e-12, abs=1e-12)
+    assert merged["verdict"]["state"] == wanted["verdict"]["state"]
+    for kind, path in merged["spectra"].items():
+        assert path == wanted["spectra"][kind].replace("whole", "a_merged")
+        one, other = Spectrum.load(path), Spectrum.load(wanted["spectra"][kind])
+        torch.testing.assert_close(one.stds, other.stds, rtol=1e-12, atol=0)
+        assert one.meta["source"] == [str(part) for part in parts]
+        assert one.meta["source_hash"] == [file_hash(part) for part in parts]
+
+
+def test_without_merge_each_file_is_measured_by_itself(ssltool, write_reprs):
+    parts = in_halves(write_reprs, rows(90))
+    assert [found["n"] for found in ssltool("collapse", *parts, "--json").json["files"]] == [60, 30]
+
+
+def test_images_that_are_in_more_than_one_merged_file_are_counted_in_a_note(ssltool, write_reprs):
+    parts = in_halves(write_reprs, rows(90), torch.arange(60), torch.arange(58, 88))
+    ran = ssltool("collapse", *parts, "--merge")
+    assert f"note: {parts[0]} and 1 more: 2 images are in more than one place of the merged files" in ran.err
+
+
+def test_merged_images_of_two_splits_are_different_ones_although_both_are_numbered_from_0(ssltool, tmp_path):
+    for split in ("train", "val"):
+        meta = {"dataset": "made-up", "split": split}
+        Representations(rows(90), torch.zeros(90), torch.arange(90), meta).save(tmp_path / f"{split}.pt")
+    ran = ssltool("collapse", tmp_path / "train.pt", tmp_path / "val.pt", "--merge", "--json")
+    assert not any("images are in more than one place" in note for note in ran.json["files"][0]["notes"])
+
+
+def broken(x: Tensor, *bad: int) -> Tensor:
+    x = x.clone()
+    x[list(bad), 1] = float("nan")
+    return x
+
+
+def test_rows_that_are_not_finite_are_refused_with_their_count_and_numbers(ssltool, write_reprs, tmp_path):
+    ran = ssltool("collapse", write_reprs("a.pt", broken(rows(), 7, 70)))
+    assert (ran.code, ran.out) == (1, "")
+    assert "a.pt: 2 of 80 rows hold NaN or infinite values (rows 7, 70)" in ran.err
+    assert "--skip-nonfinite leaves them out" in ran.err
+    assert names(tmp_path) == {"a.pt"}
+
+
+def test_the_numbers_of_broken_rows_count_on_over_merged_files(ssltool, write_reprs):
+    ran = ssltool("collapse", *in_halves(write_reprs, broken(rows(90), 7, 70)), "--merge")
+    assert ran.code == 1
+    assert "and 1 more: 2 of 90 rows hold NaN or infinite values (rows 7, 70)" in ran.err
+
+
+@pytest.mark.parametrize("flags", [[], ["--metrics", "all"], ["--bootstrap", 3, "--subsample", 20]])
+def test_skipped_rows_are_as_if_they_were_not_there_but_for_a_note(ssltool, write_reprs, flags):
+    x = rows(80, 24)
+    good = torch.cat([x[:7], x[8:70], x[71:]])
+    bad = write_reprs("a.pt", broken(x, 7, 70))
+    (found,) = ssltool("collapse", bad, "--skip-nonfinite", *flags, "--json").json["files"]
+    (wanted,) = ssltool("collapse", write_reprs("b.pt", good), *flags, "--json").json["files"]
+    assert found["n"] == 78
+    assert found["notes"] == ["2 rows with NaN or infinite values are left out", *wanted["notes"]]
+    assert found["metrics"] == pytest.approx(wanted["metrics"], rel=1e-12, abs=1e-12)
+    for key in ("intervals", "subsamples"):
+        assert str(found.get(key)) == str(wanted.get(key))
+
+
+def test_rows_none_of_which_is_finite_leave_nothing_to_measure(ssltool, write_reprs, tmp_path):
+    path = write_reprs("a.pt", torch.full((5, 3), float("nan")))
+    assert "0 row(s); a spectrum needs at least 2" in ssltool("collapse", path, "--skip-nonfinite").err
+    assert names(tmp_path) == {"a.pt"}
 
 
 def test_the_input_files_are_left_as_they_were(ssltool, write_reprs):
@@ -176,12 +291,71 @@ def test_plot_draws_a_picture_in_the_format_of_its_name(ssltool, write_reprs, tm
     assert picture.read_bytes().startswith(SIGNATURES[suffix.lower()])
 
 
-@pytest.mark.parametrize("name", ["p.jpg", "p", "p.png.txt"])
-def test_a_picture_format_that_is_not_known_is_refused_before_anything_is_written(ssltool, write_reprs, tmp_path, name):
-    ran = ssltool("collapse", write_reprs("a.pt", rows()), "--plot", tmp_path / name)
+@pytest.mark.parametrize(("kind", "drawn"), [("svd", "svd"), ("cov", "cov"), ("std", "std"), ("all", "svd")])
+def test_plot_draws_the_spectra_of_the_type_by_the_names_that_tell_the_files_apart(
+    ssltool, write_reprs, tmp_path, monkeypatch, kind, drawn
+):
+    calls = []
+    monkeypatch.setattr(plots, "plot_spectra", lambda spectra, path, *, kind: calls.append((spectra, path, kind)))
+    paths = write_reprs("a.pt", rows()), write_reprs("b.pt", rows(40, 3))
+    picture = tmp_path / "p.svg"
+    found = ssltool("collapse", *paths, "--type", kind, "--plot", picture, "--json").json["files"]
+    ((spectra, path, as_kind),) = calls
+    assert (path, as_kind) == (str(picture), drawn)
+    assert list(spectra) == ["a", "b"]
+    for spectrum, one in zip(spectra.values(), found, strict=True):
+        assert torch.equal(spectrum, Spectrum.load(one["spectra"][drawn]).stds)
+
+
+def test_a_picture_of_eigenvalues_is_drawn(ssltool, write_reprs, tmp_path):
+    picture = tmp_path / "p.svg"
+    assert ssltool("collapse", write_reprs("a.pt", rows()), "--type", "cov", "--plot", picture).code == 0
+    assert picture.read_bytes().startswith(SIGNATURES["svg"])
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--plot", "p.jpg"], "the name must end in .png, .pdf, .svg"),
+        (["--plot", "p"], "the name must end in .png, .pdf, .svg"),
+        (["--plot", "p.png.txt"], "the name must end in .png, .pdf, .svg"),
+        (["--merge"], "--merge takes several files as one; name more than one"),
+        (["--subsample", "20,many"], "--subsample 20,many: give numbers of rows, as in 500,2000"),
+        (["--subsample", "20,81"], "--subsample 81: a.pt have 80 rows; choose from 2 to that"),
+        (["--subsample", "1"], "--subsample 1: a.pt have 80 rows; choose from 2 to that"),
+        (["--bootstrap", "1"], "--bootstrap 1: an interval takes at least 2 resamples"),
+        (["--metrics", "auc,effective_rnk"], "unknown metric 'effective_rnk'; did you mean effective_rank"),
+        (["--metrics", "lidar"], "lidar needs several views of each image, whole; ssltool save-reprs --views"),
+        (["--threshold", "partial_rnk=0.2"], "unknown threshold 'partial_rnk'; did you mean partial_rank"),
+        (["--threshold", "0.2"], "unknown threshold '0.2'; known: complete_rank, complete_std, like_rank"),
+        (["--threshold", "partial_rank=-0.1"], "--threshold partial_rank=-0.1: a threshold is at least 0"),
+        (["--threshold", "partial_rank=nan"], "--threshold partial_rank=nan: a threshold is at least 0"),
+        (["--threshold", "partial_rank=low"], "--threshold partial_rank=low: give a number"),
+        (["--threshold", "partial_rank"], "--threshold partial_rank: give a number, as in partial_rank=0.1"),
+        (["--like", "none.pt"], "no such file: none.pt"),
+        (["--like", "a.pt", "narrow.pt", "--merge"], "have different widths, 3 and 6; they are not one set"),
+        (["short.pt"], "short.pt: 1 row(s); a spectrum needs at least 2"),
+        (["broken.pt"], "broken.pt: 3 of 3 rows hold NaN"),
+        (["none.pt"], "no such file: none.pt"),
+        (["a.pt"], "two inputs would write the same spectrum file"),
+    ],
+    ids=str,
+)
+def test_what_is_refused_is_refused_in_one_line_before_anything_is_written(
+    ssltool, write_reprs, tmp_path, monkeypatch, flags, says
+):
+    monkeypatch.chdir(tmp_path)
+    write_reprs("a.pt", rows())
+    write_reprs("narrow.pt", rows(80, 3))
+    write_reprs("short.pt", rows(1))
+    write_reprs("broken.pt", torch.full((3, 6), float("nan")))
+    outputs = [] if "--plot" in flags else ["--plot", "p.svg"]
+    ran = ssltool("collapse", "a.pt", *flags, *outputs, "--out", "table.csv")
     assert (ran.code, ran.out) == (1, "")
-    assert "the name must end in .png, .pdf, .svg" in ran.err
-    assert names(tmp_path) == {"a.pt"}
+    assert ran.err.startswith("error: ")
+    assert len(ran.err.splitlines()) == 1
+    assert says in ran.err
+    assert names(tmp_path) == {"a.pt", "narrow.pt", "short.pt", "broken.pt"}
 
 
 def test_two_inputs_of_one_name_are_refused_with_out_and_fine_without(ssltool, write_reprs, tmp_path):
@@ -195,27 +369,6 @@ def test_two_inputs_of_one_name_are_refused_with_out_and_fine_without(ssltool, w
     assert names(tmp_path) == {"x", "y"}
     assert ssltool("collapse", *paths).code == 0
     assert names(tmp_path / "x") == names(tmp_path / "y") == {"train.pt", "train_svd.pt"}
-
-
-def test_one_row_is_refused(ssltool, write_reprs, tmp_path):
-    ran = ssltool("collapse", write_reprs("a.pt", torch.zeros(1, 4)))
-    assert ran.code == 1
-    assert "1 row(s); a spectrum needs at least 2" in ran.err
-    assert names(tmp_path) == {"a.pt"}
-
-
-def test_an_unreadable_input_is_refused_before_any_spectrum_is_written(ssltool, write_reprs, tmp_path):
-    good, bad = write_reprs("a.pt", rows()), write_reprs("b.pt", torch.full((3, 4), float("nan")))
-    ran = ssltool("collapse", good, bad)
-    assert ran.code == 1
-    assert len(ran.err.splitlines()) == 1
-    assert "3 of 3 rows hold NaN" in ran.err
-    assert names(tmp_path) == {"a.pt", "b.pt"}
-
-
-def test_a_short_input_is_refused_before_any_spectrum_is_written(ssltool, write_reprs, tmp_path):
-    assert ssltool("collapse", write_reprs("a.pt", rows()), write_reprs("b.pt", rows(1))).code == 1
-    assert names(tmp_path) == {"a.pt", "b.pt"}
 
 
 def test_no_files_are_refused():
@@ -243,17 +396,3 @@ def test_rows_of_any_shape_before_the_last_axis_are_rows(tmp_path):
     x = rows(60, 4)
     Representations(x.reshape(20, 3, 4), torch.zeros(60), torch.arange(60)).save(tmp_path / "tokens.pt")
     assert run(CollapseConfig(files=(str(tmp_path / "tokens.pt"),)))["files"][0]["n"] == 60
-
-
-@pytest.mark.parametrize(
-    ("paths", "wanted"),
-    [
-        (["a/train.pt"], ["train"]),
-        (["a/train.pt", "b/train.pt"], ["a", "b"]),
-        (["a/train.pt", "a/val.pt"], ["train", "val"]),
-        (["runs/a/train.pt", "runs/b/val.pt"], ["a/train", "b/val"]),
-        (["x/a/train.pt", "val.pt"], ["x/a/train", "val"]),
-    ],
-)
-def test_labels_are_the_parts_of_the_paths_that_differ(paths, wanted):
-    assert labels(tuple(paths)) == wanted

@@ -13,6 +13,8 @@ from scipy import stats
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as tv
 
+from ssltool.config import PretrainConfig
+from ssltool.config.shared import as_dict
 from ssltool.data import views
 from ssltool.data.views import PAPER, PLAIN, PROBE, Recipe
 
@@ -477,3 +479,31 @@ def test_paper_recipe_is_the_published_one():
     assert (PAPER.crop_scale, PAPER.flip_p, PAPER.jitter_p, PAPER.gray_p) == ((0.2, 1.0), 0.5, 0.8, 0.2)
     assert (PAPER.brightness, PAPER.contrast, PAPER.saturation, PAPER.hue) == (0.4, 0.4, 0.4, 0.1)
     assert (PAPER.blur_p, PAPER.blur_sigma) == (0.5, (0.1, 2.0))
+
+
+def recipe(**settings):
+    return views.recipe_of(as_dict(PretrainConfig(**({"blur_p": 0.5} | settings))))
+
+
+def test_recipe_of_a_run_with_the_default_settings_and_blur_is_the_papers():
+    assert recipe() == PAPER
+    assert recipe(blur_p=None) == dataclasses.replace(PAPER, blur_p=0.0)
+
+
+@pytest.mark.parametrize("name", ["flip_p", "jitter_p", "gray_p", "blur_p", "solarize_p"])
+@pytest.mark.parametrize("value", [0.0, 0.3, 1.0])
+def test_recipe_of_a_run_has_its_probabilities_and_nothing_else_moves(name, value):
+    assert recipe(**{name: value}) == dataclasses.replace(PAPER, **{name: value})
+
+
+def test_recipe_of_a_run_crops_down_to_its_smallest_area():
+    assert recipe(crop_min=0.08) == dataclasses.replace(PAPER, crop_scale=(0.08, 1.0))
+
+
+@pytest.mark.parametrize("strength", [0.0, 0.5, 2.0, 2.5])
+def test_jitter_scales_all_four_of_the_papers_strengths(strength):
+    found = recipe(jitter=strength)
+    strengths = (found.brightness, found.contrast, found.saturation, found.hue)
+    assert strengths == pytest.approx(tuple(strength * of for of in (0.4, 0.4, 0.4, 0.1)))
+    kept = {name: getattr(PAPER, name) for name in ("brightness", "contrast", "saturation", "hue")}
+    assert dataclasses.replace(found, **kept) == PAPER

@@ -32,7 +32,7 @@ from ssltool.collapse.metrics.of_spectrum import (
     stable_rank,
 )
 from ssltool.collapse.metrics.of_views import alignment, lidar
-from ssltool.errors import unknown
+from ssltool.errors import SSLToolError, unknown
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def metric_names(wanted: str | None, *, views: bool = False) -> tuple[str, ...]:
     """The names in a comma-separated list; None stands for ``QUICK``, ``all`` for all that the file's kind allows.
 
     Raises:
-        SSLToolError: for a name that is no metric.
+        SSLToolError: for a name that is no metric, or for no name.
     """
     if wanted is None:
         return QUICK
@@ -86,6 +86,8 @@ def metric_names(wanted: str | None, *, views: bool = False) -> tuple[str, ...]:
     for name in names:
         if name not in METRICS:
             raise unknown("metric", name, METRICS)
+    if not names:
+        raise SSLToolError(f"--metrics '{wanted}' names none; choose among {', '.join(METRICS)}, or all")
     return tuple(dict.fromkeys(names))
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ssltool.collapse.metrics.of_spectrum import rankme_of_spectrum
-from ssltool.collapse.spectrum import blocks_of, singular_values
+from ssltool.collapse.spectrum import all_finite, blocks_of, singular_values
 from ssltool.errors import SSLToolError
 from ssltool.numeric import widest
 
@@ -35,7 +35,7 @@ def feature_std(x: Tensor | Iterable[Tensor]) -> float:
 
 def feature_std_tensor(x: Tensor) -> Tensor:
     """``feature_std`` as a scalar tensor on x's device, so that a training step need not wait for it."""
-    return Directions.of(x).feature_std()
+    return Directions.of(x, check=False).feature_std()
 
 
 def mean_cosine(x: Tensor | Iterable[Tensor]) -> float:
@@ -75,14 +75,14 @@ class Directions:
         self._wants_gram = gram
 
     @classmethod
-    def of(cls, x: Tensor | Iterable[Tensor], *, gram: bool = False) -> Directions:
+    def of(cls, x: Tensor | Iterable[Tensor], *, gram: bool = False, check: bool = True) -> Directions:
         """The sums over all rows of ``x``, a matrix or an iterable of blocks of rows.
 
         Raises:
-            SSLToolError: if there are no rows, or they are no (N, d) matrix.
+            SSLToolError: if there are no rows, they are no (N, d) matrix, or, unless ``check`` is off, not finite.
         """
         result = cls(gram=gram)
-        for block in blocks_of(x):
+        for block in blocks_of(x, check=check):
             result.update(block)
         if not result.rows:
             raise SSLToolError("there are no representations, so their directions are undefined")
@@ -90,7 +90,7 @@ class Directions:
 
     def update(self, block: Tensor, weights: Tensor | None = None) -> None:
         """Takes in rows (n, d), each as many times as its weight (n,) says."""
-        unit = torch.nn.functional.normalize(block.to(widest(block.device)), dim=1)
+        unit = unit_length(block)
         if self._total is None or self._squares is None:
             self._total = torch.zeros_like(unit[0])
             self._squares = torch.zeros_like(unit[0])
@@ -142,13 +142,14 @@ def uniformity(x: Tensor, *, t: float = 2.0) -> float:
         SSLToolError: for fewer than two rows.
     """
     _at_least(x, 2)
-    unit = torch.nn.functional.normalize(x.to(widest(x.device)), dim=1)
+    unit = unit_length(x)
     norms = unit.square().sum(dim=1)  # 1, but for rows of zeros
     n, total = len(unit), 0.0
     for block, norm in zip(unit.split(_PAIR_BLOCK), norms.split(_PAIR_BLOCK), strict=True):
         distance = (norm[:, None] + norms - 2 * block @ unit.T).clamp_(min=0.0)
         total += float(torch.exp(-t * distance).sum())
-    return math.log((total - n) / (n * (n - 1)))
+    mean = (total - n) / (n * (n - 1))
+    return math.log(mean) if mean > 0 else -math.inf
 
 
 def twonn(x: Tensor) -> float:
@@ -180,6 +181,15 @@ _PAIR_BLOCK = 1024
 """Rows that are compared with all others at a time."""
 
 
+def unit_length(x: Tensor) -> Tensor:
+    """``x`` (..., d) with rows of length 1 whatever their scale, in the widest float; rows of zeros stay zeros."""
+    x = x.to(widest(x.device))
+    x = x / x.abs().amax(dim=-1, keepdim=True).clamp(min=torch.finfo(x.dtype).tiny)
+    return x / torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp(min=1e-12)
+
+
 def _at_least(x: Tensor, rows: int) -> None:
     if x.dim() != 2 or len(x) < rows:
         raise SSLToolError(f"representations must be (N, d) with at least {rows} rows; found shape {tuple(x.shape)}")
+    if not all_finite(x):
+        raise SSLToolError("representations hold NaN or infinite values; the network that made them diverged")

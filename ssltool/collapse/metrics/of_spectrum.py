@@ -93,7 +93,7 @@ class PowerLaw(float):
         return self
 
 
-def alpha(s: Tensor, *, first: int = FIRST_RANK, last: int = LAST_RANK) -> PowerLaw:
+def alpha(s: Tensor, *, first: int = FIRST_RANK, last: int = LAST_RANK, d: int | None = None) -> PowerLaw:
     """Exponent of the power law lambda_j ~ j^-alpha (Agrawal et al., NeurIPS 2022, arXiv:2202.05808).
 
     Least squares in log-log with weights 1 / j over the ranks ``first`` to ``last``, or to the last value above
@@ -106,7 +106,7 @@ def alpha(s: Tensor, *, first: int = FIRST_RANK, last: int = LAST_RANK) -> Power
     if not 1 <= first < last:
         raise SSLToolError(f"alpha is fitted to ranks {first} to {last}; the first must be below the last")
     s = _values(s)
-    last = min(last, numerical_rank(s))
+    last = min(last, numerical_rank(s, d=d))
     if last - first + 1 < FEWEST_RANKS:
         return PowerLaw(math.nan, first, last, math.nan)
     ranks = torch.arange(first, last + 1, dtype=torch.float64)
@@ -115,14 +115,15 @@ def alpha(s: Tensor, *, first: int = FIRST_RANK, last: int = LAST_RANK) -> Power
     x, y = x - (w * x).sum(), y - (w * y).sum()
     slope = (w * x * y).sum() / (w * x * x).sum()
     spread = float((w * y * y).sum())
-    r2 = 1.0 - float((w * (y - slope * x).square()).sum()) / spread if spread > 0 else 1.0
+    straight = spread <= (1e-12 * float(s[0].log().abs() + 1)) ** 2  # a flat spectrum, but for rounding
+    r2 = 1.0 if straight else 1.0 - float((w * (y - slope * x).square()).sum()) / spread
     return PowerLaw(-float(slope), first, last, r2)
 
 
 def dead_directions(s: Tensor) -> float:
     """Share of the values below 0.001 s_1: directions in which the rows hardly differ.
 
-    Range [0, 1): 0 is healthy; 1 where all rows are the same. Not from a paper: docs/collapse.md says what it sees.
+    Range [0, 1]: 0 is healthy; 1 where all rows are the same. Not from a paper: docs/collapse.md says what it sees.
     """
     s = _values(s)
     return float((s < DEAD * s[0]).double().mean()) if s[0] > 0 else 1.0
@@ -159,7 +160,8 @@ def _shares(s: Tensor) -> Tensor | None:
 def _values(s: Tensor) -> Tensor:
     if s.dim() != 1 or not len(s):
         raise SSLToolError(f"a spectrum is one row of singular values; found shape {tuple(s.shape)}")
-    s = s.double().sort(descending=True).values
+    s = s.double().cpu().sort(descending=True).values
     if not bool(torch.isfinite(s).all()) or s[-1] < 0:
-        raise SSLToolError("a spectrum is made of finite values of at least 0; found others")
+        wrong = s[~torch.isfinite(s) | (s < 0)][0]
+        raise SSLToolError(f"a spectrum is made of finite values of at least 0; found {float(wrong)}")
     return s

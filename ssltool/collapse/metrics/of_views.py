@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from ssltool.collapse.metrics.of_rows import unit_length
+from ssltool.collapse.spectrum import all_finite
 from ssltool.errors import SSLToolError
 from ssltool.numeric import widest
 
@@ -23,7 +25,7 @@ def alignment(x: Tensor) -> float:
     Raises:
         SSLToolError: unless ``x`` is (N, Q, d) with Q at least 2.
     """
-    unit = torch.nn.functional.normalize(_views(x), dim=2)
+    unit = unit_length(_views(x))
     q = unit.shape[1]
     squares = unit.square().sum(dim=(1, 2))
     together = unit.sum(dim=1).square().sum(dim=1)
@@ -51,6 +53,7 @@ def lidar(x: Tensor) -> float:
     whitening = vectors / (eigenvalues.clamp(min=0.0) + LIDAR_DELTA).sqrt()
     # The eigenvalues of Sw^-1/2 Sb Sw^-1/2 are the squared singular values of the whitened means.
     values = torch.linalg.svdvals(between @ whitening).square()
+    values = torch.nn.functional.pad(values, (0, d - len(values)))  # fewer images than dimensions leave the others 0
     total = values.sum()
     p = (values / total if total > 0 else values) + LIDAR_EPS
     return float(torch.exp(-(p * p.log()).sum()))
@@ -62,4 +65,6 @@ def _views(x: Tensor) -> Tensor:
             f"this metric takes views of images, (N, Q, d) with Q at least 2; found shape {tuple(x.shape)}; "
             "ssltool save-reprs --views Q writes them"
         )
+    if not all_finite(x):
+        raise SSLToolError("representations hold NaN or infinite values; the network that made them diverged")
     return x.to(widest(x.device))
