@@ -24,6 +24,7 @@ def idle_settings(config: PretrainConfig) -> Iterator[tuple[str, str]]:
         (("lars_trust", "lars_clip"), config.optimizer != "lars", f"with --optimizer {config.optimizer}"),
         (("final_lr", "warmup_epochs", "fix_pred_lr", "lr_schedule"), config.fix_all_lr, "with --fix-all-lr"),
         (("test",), not config.wandb, "without --wandb"),
+        (("monitor_size", "stop_on"), config.monitor_every == 0, "with --monitor-every 0"),
         (("jitter",), config.jitter_p == 0, "with --jitter-p 0"),
         (("start_epoch",), config.resume is None, "without --resume"),
         (("start_epoch",), config.resume == "auto", "with --resume auto, which knows where it stopped"),

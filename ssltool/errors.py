@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class SSLToolError(Exception):
@@ -25,6 +26,14 @@ def first_line(error: BaseException) -> str:
     """What an exception says, in one line; its type where it says nothing."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
+
+
+class Collapsed(Exception):
+    """A run ended early because of the collapse verdict that it was to stop on; ``folder`` holds it, saved."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(f"the run in {folder} collapsed and was stopped")
+        self.folder = folder
 
 
 class Interrupted(Exception):

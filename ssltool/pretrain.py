@@ -22,9 +22,10 @@ from ssltool.collapse.metrics import feature_std_tensor
 from ssltool.config import PretrainConfig
 from ssltool.data.datasets import open_dataset
 from ssltool.data.loader import Batch, Loader, Shard
-from ssltool.errors import Interrupted, SSLToolError
+from ssltool.errors import Collapsed, Interrupted, SSLToolError
 from ssltool.job import Job, make_job
 from ssltool.methods.base import EpochImages, Now, Output
+from ssltool.monitor import Look, Monitor, has_collapsed, summary
 from ssltool.resume import find_start
 from ssltool.training import distributed
 from ssltool.training.device import autocast, pick_device, worker_count
@@ -44,6 +45,7 @@ def pretrain(config: PretrainConfig) -> Path:
     Raises:
         SSLToolError: for anything the user can mend; nothing is half-written.
         Interrupted: after SIGTERM, SIGINT or SIGUSR1, with the state saved.
+        Collapsed: if the run collapsed as far as ``stop_on`` says, with the state saved.
     """
     if config.gpu is not None and distributed.launched():
         raise SSLToolError(f"--gpu {config.gpu} puts every rank on one GPU; leave it out under torchrun")
@@ -52,9 +54,13 @@ def pretrain(config: PretrainConfig) -> Path:
     device = pick_device(config, local_rank=distributed.local_rank())
     try:
         with distributed.process_group(device, config.dist_backend) as shard:
-            return _Run(config, device, shard).train()
+            run = _Run(config, device, shard)
+            folder = run.train()
     except torch.OutOfMemoryError as error:
         raise SSLToolError(f"out of memory on {device}; lower --batch-size, or try --precision bf16") from error
+    if run.collapsed:
+        raise Collapsed(folder)
+    return folder
 
 
 @dataclass
@@ -88,6 +94,8 @@ class _Run:
             check_loggers(config)
         self.folder = start.folder
         self.device, self.shard = device, shard
+        self.monitor: Monitor | None = None
+        self.collapsed = False
         self.state = _build_state(self.job, device)
         if start.checkpoint is not None:
             self.state.restore(start.checkpoint)
@@ -120,20 +128,25 @@ class _Run:
         )
         for warning in self.job.warnings(state.method):
             distributed.say(f"warning: {warning}")
+        if c.monitor_every and state.epoch < self.job.epochs:
+            with distributed.failing_together():
+                self.monitor = Monitor(self.job, self.device, self.shard)
         with StopRequest() as stop, contextlib.closing(self.loader), contextlib.closing(self.support or self.loader):
-            while state.epoch < self.job.epochs:
+            while state.epoch < self.job.epochs and not self.collapsed:
                 epoch = self._train_epoch(stop)
-                record = self._finish_epoch(epoch)
+                record, warnings = self._finish_epoch(epoch)
                 with distributed.failing_together():
                     for log in self.loggers:
                         log(record)
                 distributed.say(_summary(record, self.job.epochs))
-                wrong = state.method.diagnose(record["loss"])
-                if wrong:
-                    distributed.say(f"warning: epoch {record['epoch'] + 1}: {wrong}")
+                for warning in warnings:
+                    distributed.say(f"warning: epoch {record['epoch'] + 1}: {warning}")
                 number = distributed.largest(stop.number)
                 if number and state.epoch < self.job.epochs:
                     raise Interrupted(number, str(self.folder.newest))
+                if self.collapsed:
+                    why = f"{record['verdict']} collapse, and --stop-on {c.stop_on}"
+                    distributed.say(f"stopped after epoch {state.epoch}: {why}; saved {self.folder.newest}")
         return self.folder.path
 
     def _train_epoch(self, stop: StopRequest) -> _Epoch:
@@ -265,20 +278,28 @@ class _Run:
         if stop:
             raise Interrupted(stop, str(self.folder.newest))
 
-    def _finish_epoch(self, epoch: _Epoch) -> dict[str, Any]:
+    def _finish_epoch(self, epoch: _Epoch) -> tuple[dict[str, Any], list[str]]:
+        """Ends the epoch and saves it; its record, and what is wrong, a sentence each."""
         c, state = self.config, self.state
         rates = rates_at(c, state.epoch)
-        record = {"epoch": state.epoch, "step": state.step, "strategy": c.strategy, **state.finish_epoch()}
-        record |= {"lr": rates.lr, "fixed_lr": rates.fixed}
+        record: dict[str, Any] = {"epoch": state.epoch, "step": state.step, "strategy": c.strategy}
+        record |= {**state.finish_epoch(), "lr": rates.lr, "fixed_lr": rates.fixed}
+        look = Look()
+        if self.monitor is not None:
+            whole = epoch.seconds * self.job.steps * self.job.batch_size / epoch.images  # it may have begun elsewhere
+            look = self.monitor.look(state.method, record, state.history, whole)
+        record |= look.values
+        self.collapsed = has_collapsed(record, c.stop_on)
         state.history.append(record)
         timing = {
             "images_per_second": round(epoch.images / epoch.seconds, 1),
             "data_wait": round(epoch.waiting / epoch.seconds, 4),
             "seconds": round(epoch.seconds, 2),
         }
-        keep = state.epoch % c.save_every == 0 or state.epoch == self.job.epochs
+        keep = state.epoch % c.save_every == 0 or state.epoch == self.job.epochs or self.collapsed
         self._save(state.epoch - 1 if keep else None)
-        return record | timing
+        said = [state.method.diagnose(record["loss"]), *look.warnings]
+        return record | timing | look.timing, [warning for warning in said if warning]
 
     def _save(self, keep_epoch: int | None) -> None:
         self.state.flush()
@@ -314,4 +335,5 @@ def _summary(record: dict[str, Any], epochs: int) -> str:
     return (
         f"epoch {record['epoch'] + 1}/{epochs}: loss {record['loss']:.4f}, feature_std {record['feature_std']:.3f}, "
         f"lr {record['lr']:.4g}, {record['images_per_second']:,.0f} images/s, {record['data_wait']:.1%} data wait"
+        f"{summary(record)}"
     )

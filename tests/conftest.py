@@ -100,7 +100,8 @@ def tiny(tmp_path):
 
     def make(out: str | Path = "run", **changes: Any) -> PretrainConfig:
         schedule = {"epochs": 2, "steps_per_epoch": 3, "batch_size": 16, "device": "cpu", "out": str(tmp_path / out)}
-        return PretrainConfig(**(TINY_SETTINGS | schedule | changes))
+        look = {"monitor_size": 64} if changes.get("monitor_every", 1) else {}
+        return PretrainConfig(**(TINY_SETTINGS | schedule | look | changes))
 
     return make
 

@@ -25,7 +25,16 @@ import pytest
 
 from helpers import records
 from ssltool.cli import COMMANDS, cli
-from ssltool.config import CollapseConfig, KnnConfig, LinclsConfig, PretrainConfig, SaveReprsConfig
+from ssltool.config import (
+    CollapseConfig,
+    KnnConfig,
+    LinclsConfig,
+    PlotConfig,
+    PretrainConfig,
+    RankConfig,
+    ReportConfig,
+    SaveReprsConfig,
+)
 from ssltool.errors import SSLToolError
 from ssltool.job import make_job
 from ssltool.methods import METHODS, Entry, method_entry
@@ -39,6 +48,9 @@ CONFIGS = {
     "knn": KnnConfig,
     "lincls": LinclsConfig,
     "collapse": CollapseConfig,
+    "rank": RankConfig,
+    "plot": PlotConfig,
+    "report": ReportConfig,
 }
 SHRINK = {
     "pretrain": "-a resnet18_w8 --image-size 16 --dim 16 --epochs 2 --steps-per-epoch 3 -b 32 --device cpu",

@@ -351,6 +351,8 @@ IDLE_FLAGS = [
     (["--jitter-p", "0", "--jitter", "0.5"], "--jitter does nothing with --jitter-p 0"),
     (["--start-epoch", "1"], "--start-epoch does nothing without --resume"),
     (["--resume", "auto", "--overwrite"], "--overwrite does nothing with --resume auto"),
+    (["--stop-on", "partial", "--monitor-every", "0"], "--stop-on does nothing with --monitor-every 0"),
+    (["--monitor-size", "100", "--monitor-every", "0"], "--monitor-size does nothing with --monitor-every 0"),
     (["--exp-name", "x"], "--out names the run folder"),
 ]
 

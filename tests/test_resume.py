@@ -86,6 +86,7 @@ def test_killed_process_goes_on_from_its_last_step_to_the_same_bits(tiny, tmp_pa
     whole = pretrain(tiny("whole", steps_per_epoch=10))
     config = tiny(steps_per_epoch=10, save_steps=1)
     flags = [*TINY, "--epochs", "2", "--steps-per-epoch", "10", "-b", "16", "--device", "cpu", "--save-steps", "1"]
+    flags += ["--monitor-size", str(config.monitor_size)]
     command = [sys.executable, "-m", "ssltool", "pretrain", *flags, "-p", "1", "-o", config.out]
     with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
         assert process.stderr is not None

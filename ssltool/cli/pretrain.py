@@ -8,9 +8,11 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from ssltool.cli.collapse import COLLAPSED
 from ssltool.cli.options import BY_TORCHRUN, Command, Setting, data_argument, gone, json_option, settings, with_data
 from ssltool.cli.output import emit, table
 from ssltool.config import PretrainConfig
+from ssltool.errors import Collapsed
 
 ALGS = {"simsiam": "simsiam", "moco": "mocov3", "byol": "byol"}
 """The paper's names of methods in its scripts, and ours."""
@@ -59,8 +61,9 @@ def command(
     images, or holds Fashion-MNIST, CIFAR, STL-10 or Places365; without it the bundled Fashion-MNIST subset is used.
 
     Writes a run folder: config.json, metrics.jsonl (a line per epoch), checkpoints, and the order of the data.
-    SIGTERM, SIGINT and SIGUSR1 save and stop; the same line with --resume auto goes on to the same bits. Several
-    processes: torchrun --nproc-per-node N -m ssltool pretrain ...
+    After each epoch a monitor says on stderr whether the network collapses; --stop-on ends the run then, with exit
+    code 3. SIGTERM, SIGINT and SIGUSR1 save and stop; the same line with --resume auto goes on to the same bits.
+    Several processes: torchrun --nproc-per-node N -m ssltool pretrain ...
 
     \b
     ssltool pretrain -a resnet18 --strategy current
@@ -84,9 +87,14 @@ def command(
     from ssltool.pretrain import pretrain
     from ssltool.training.distributed import is_main
 
-    folder = pretrain(config)
+    code = 0
+    try:
+        folder = pretrain(config)
+    except Collapsed as stop:
+        folder, code = stop.folder, COLLAPSED
     if is_main():
         emit({"run": str(folder), "checkpoint": str(folder / "checkpoint.pt")}, str(folder), as_json)
+    ctx.exit(code)
 
 
 def _with_method(config: PretrainConfig, alg: str | None, nnsiam: bool, *, given: bool) -> PretrainConfig:
@@ -110,6 +118,9 @@ def _describe(plan: dict[str, Any]) -> str:
         "model": f"{c['method']} {c['arch']}, stem {c['stem']}, {c['image_size']} px, {size}",
         "strategy": f"{c['strategy']}, {c['epochs']} epochs of {plan['steps_per_epoch']} steps of {c['batch_size']}",
         "each image": f"{seen['min']} to {seen['max']} times, {seen['mean']:.1f} on average, {seen['never']} never",
+        "monitor": f"{c['monitor_size']:,} images, --monitor-every {c['monitor_every']}"
+        if c["monitor_every"]
+        else "off",
         "memory": f"about {plan['memory_bytes'] / 2**30:.2f} GiB for weights, gradients, optimiser and activations",
         "time": f"about {hours} h {rest // 60} min {rest % 60} s, at the {plan['images_per_second']:,.0f} images/s "
         "of trial steps (making views not counted)",

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from ssltool.config.diagnose import CollapseConfig
 from ssltool.config.evaluate import KnnConfig, LinclsConfig, NetworkSettings, SaveReprsConfig
+from ssltool.config.pictures import PlotConfig, ReportConfig
 from ssltool.config.pretrain import PretrainConfig
+from ssltool.config.rank import RankConfig
 from ssltool.config.shared import (
     DATASETS,
     LAYERS,
@@ -35,7 +37,10 @@ __all__ = [
     "KnnConfig",
     "LinclsConfig",
     "NetworkSettings",
+    "PlotConfig",
     "PretrainConfig",
+    "RankConfig",
+    "ReportConfig",
     "RunSettings",
     "SaveReprsConfig",
     "as_dict",

@@ -47,7 +47,7 @@ class SaveReprsConfig(NetworkSettings):
     out: str | None = setting(
         None,
         "file to write, or a folder with --split both [default: data/ARCH_exp0000/DATASET/SPLIT_reprs_e0.pt, with "
-        "_random, the layer and the views after the number where it is not the trained backbone's of each image]",
+        "_random, the layer, views and sample after the number where it is not the trained backbone's of all images]",
         "-o",
         section="Output",
         metavar="PATH",

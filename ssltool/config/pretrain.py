@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from ssltool.config.diagnose import STATES
 from ssltool.config.shared import STEMS, STRATEGIES, DataSettings, DeviceSettings, RunSettings
 from ssltool.settings import setting
 
@@ -175,6 +176,22 @@ class PretrainConfig(RunSettings, DeviceSettings, DataSettings):
     tensorboard: bool = setting(False, "also log to TensorBoard, in the run folder", section="Run")
     wandb: bool = setting(False, "also log to Weights & Biases", section="Run")
     test: bool = setting(False, "keep wandb offline", "-t", section="Run")
+
+    monitor_every: int = setting(
+        1, "epochs between looks at whether the network collapses; 0 for none", section="Monitor", minimum=0
+    )
+    monitor_size: int | None = setting(
+        None,
+        "training images that are looked at, always the same [default: an eighth of all, but 256 to 2048]",
+        section="Monitor",
+        minimum=2,
+    )
+    stop_on: str | None = setting(
+        None,
+        "end the run, saved and with exit code 3, once it has collapsed so far",
+        choices=STATES[1:],
+        section="Monitor",
+    )
 
     precision: str = setting(
         "fp32", "arithmetic of the forward pass", choices=("fp32", "bf16", "fp16"), section="Hardware"

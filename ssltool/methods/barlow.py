@@ -69,3 +69,10 @@ class Barlow(Method):
     def forward(self, batch: Batch) -> Output:
         z1, z2 = (gather(self.projector(self.backbone(view)).float()) for view in batch.views)
         return Output(self.options.scale * barlow_loss(z1, z2, self.options.lambd), z1.detach())
+
+    def causes(self) -> dict[str, bool]:
+        return super().causes() | {"nothing keeps the dimensions apart (lambd=0)": self.options.lambd == 0}
+
+    @property
+    def collapsed_losses(self) -> tuple[float, ...]:
+        return (self.options.scale * self.options.dim,)

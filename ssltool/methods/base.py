@@ -20,6 +20,9 @@ from ssltool.methods.crops import small_crops, two_views
 LARGEST_LOGIT = 88.0
 """exp of more than this overflows float32."""
 
+NEAR = 0.01
+"""How close to a value, as a share of it or of 1, a loss counts as being there."""
+
 
 class Output(NamedTuple):
     """What a forward pass hands the loop: the ``loss``, and the ``projection`` (N, D) that is watched for collapse."""
@@ -69,11 +72,15 @@ class Method(nn.Module):
 
     A subclass names its options' class, builds its heads in ``__init__`` after calling ``super().__init__`` with the
     backbone, and implements ``forward(batch) -> Output``. Everything else has a default. The loop calls, per epoch,
-    ``start_epoch`` and ``diagnose``; per step ``forward``, ``before_update``, the optimiser, ``after_step``. All state
-    is in parameters and buffers, so that a checkpoint holds it; ``now`` is set before each step.
+    ``start_epoch`` and ``diagnose``; per step ``forward``, ``before_update``, the optimiser, ``after_step``. The
+    monitor reads ``outputs`` and asks for ``suspects``. All state is in parameters and buffers, so that a checkpoint
+    holds it; ``now`` is set before each step.
     """
 
     Options: ClassVar[type[Any]]
+    watched: ClassVar[tuple[str, ...]] = ("backbone", "projector")
+    """Layers that shall not collapse, of those there are."""
+
     uses_labels: ClassVar[bool] = False
     """Whether the batch's labels are shown to the method; all others are given -1."""
 
@@ -144,22 +151,56 @@ class Method(nn.Module):
         """What an epoch's mean loss says is going wrong, if anything."""
         return None
 
+    def causes(self) -> dict[str, bool]:
+        """What lets outputs become the same, a clause each, and whether the settings have it."""
+        return {}
+
+    @property
+    def collapsed_losses(self) -> tuple[float, ...]:
+        """The losses of outputs that are the same for all images."""
+        return ()
+
+    def suspects(self, loss: float) -> list[str]:
+        """Why the outputs may be collapsing, a clause each: what the settings have of ``causes``, and what an epoch's
+        mean loss says."""
+        found = [cause for cause, present in self.causes().items() if present]
+        if at := [value for value in self.collapsed_losses if is_near(loss, value)]:
+            found.append(f"the loss, {loss:.4g}, is that of outputs which are the same for all images ({at[0]:.4g})")
+        return found
+
+    def outputs(self, images: Tensor, last: str = "predictor") -> dict[str, Tensor]:
+        """What each layer there is makes (N, D) of ``images`` (N, 3, S, S) in one pass: ``backbone``, ``projector``,
+        ``predictor``, up to ``last``."""
+        out = self.backbone(images)
+        found = {"backbone": out}
+        for name in ("projector", "predictor"):
+            if last in found or isinstance(getattr(self, name, nn.Identity()), nn.Identity):
+                break
+            found[name] = out = getattr(self, name)(out)
+        return found
+
     def embed(self, images: Tensor, layer: str) -> Tensor:
         """The output (N, D) of ``backbone``, ``projector`` or ``predictor`` for ``images`` (N, 3, S, S).
 
         Raises:
             SSLToolError: if the method has no such layer.
         """
-        out = self.backbone(images)
-        for name in ("projector", "predictor"):
-            if layer == "backbone":
-                break
-            if isinstance(getattr(self, name, nn.Identity()), nn.Identity):
-                raise SSLToolError(f"--layer {layer}: this model has no {name}")
-            out = getattr(self, name)(out)
-            if layer == name:
-                break
-        return out
+        found = self.outputs(images, layer)
+        if layer not in found:
+            raise SSLToolError(f"--layer {layer}: this model has no {layer}")
+        return found[layer]
+
+    def directions(self, layer: str) -> int:
+        """The largest rank that the output of ``layer`` can have: its width, or the inputs of its last linear part."""
+        if layer == "backbone":
+            return self.backbone_dim
+        linear = [part for part in getattr(self, layer).modules() if isinstance(part, nn.Linear)]
+        return min(linear[-1].in_features, linear[-1].out_features)
+
+
+def is_near(loss: float, value: float) -> bool:
+    """Whether a loss is at ``value``, but for ``NEAR``."""
+    return abs(loss - value) <= NEAR * max(1.0, abs(value))
 
 
 def trainable(*modules: nn.Module) -> list[nn.Parameter]:

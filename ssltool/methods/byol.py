@@ -73,3 +73,10 @@ class BYOL(MomentumMethod):
         p1, p2 = self.predictor(z1).float(), self.predictor(z2).float()
         t1, t2 = (self.teach(view) for view in batch.views)
         return Output(byol_loss(p1, p2, t1, t2), z1.detach())
+
+    def causes(self) -> dict[str, bool]:
+        return super().causes() | {"nothing predicts (predictor=none)": self.options.predictor == "none"}
+
+    @property
+    def collapsed_losses(self) -> tuple[float, ...]:
+        return (0.0,)

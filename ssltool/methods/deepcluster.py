@@ -7,6 +7,7 @@ crop has to name its image's cluster, with the centroids as a fixed classifier.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import cast
 
@@ -158,3 +159,7 @@ class DeepCluster(Method):
     def diagnose(self, loss: float) -> str | None:
         remedy = "Try fewer prototypes or a lower lr"
         return stuck_at_uniform(loss, self.options.prototypes, self.now.epoch, remedy)
+
+    @property
+    def collapsed_losses(self) -> tuple[float, ...]:
+        return (math.log(self.options.prototypes),)

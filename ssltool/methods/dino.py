@@ -7,6 +7,7 @@ other (``--set teacher_temp=1``) it collapses.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +36,10 @@ from ssltool.models.heads import mlp
 from ssltool.numeric import without_autocast
 from ssltool.settings import setting
 from ssltool.training.distributed import gather
+
+SHARP = 0.7
+"""Share of the student's temperature that the teacher's may have: beside 0.1 the released code calls all above 0.07
+unstable."""
 
 
 @without_autocast
@@ -168,3 +173,16 @@ class DINO(MomentumMethod):
     def diagnose(self, loss: float) -> str | None:
         remedy = "Try a lower teacher_temp, a longer warm-up, or a lower lr"
         return stuck_at_uniform(loss, self.options.prototypes, self.now.epoch, remedy)
+
+    def causes(self) -> dict[str, bool]:
+        o = self.options
+        soft = f"the teacher's temperature of {o.teacher_temp} is too high beside the student's {o.student_temp}"
+        return super().causes() | {
+            "nothing is centred (centering=false)": not o.centering,
+            "the centre never moves (center_momentum=1)": o.centering and o.center_momentum == 1,
+            soft: round(o.teacher_temp / o.student_temp, 6) > SHARP,
+        }
+
+    @property
+    def collapsed_losses(self) -> tuple[float, ...]:
+        return (math.log(self.options.prototypes),)

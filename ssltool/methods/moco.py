@@ -10,6 +10,7 @@ batch on all ranks, for queries and keys apart, and nothing is shuffled.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -84,3 +85,7 @@ class MoCo(MomentumMethod):
 
     def warnings(self) -> list[str]:
         return super().warnings() + queue_warnings(self.options, self.run)
+
+    @property
+    def collapsed_losses(self) -> tuple[float, ...]:
+        return (math.log(self.options.queue + 1),)

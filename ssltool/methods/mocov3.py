@@ -7,6 +7,7 @@ paper's script trains with ``--alg moco``.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -73,3 +74,7 @@ class MoCoV3(MomentumMethod):
         q1, q2 = gather(self.predictor(z1).float()), gather(self.predictor(z2).float())
         k1, k2 = (gather(self.teach(view)) for view in batch.views)
         return Output(mocov3_loss(q1, q2, k1, k2, self.options.temperature), z1.detach())
+
+    @property
+    def collapsed_losses(self) -> tuple[float, ...]:
+        return (4 * self.options.temperature * math.log(self.run.batch_size),)

@@ -40,6 +40,13 @@ class MomentumMethod(Method):
         """The teacher takes its step after the network's."""
         self.move_teacher(momentum_at(self.progress, self.options))
 
+    def causes(self) -> dict[str, bool]:
+        start, end = self.options.momentum, self.options.momentum_final
+        return super().causes() | {
+            "the teacher is a copy of the network (momentum=0)": start == 0,
+            "the teacher stays as random as it began (momentum=1)": start == 1 and end in (None, 1),
+        }
+
     def move_teacher(self, momentum: float) -> None:
         """teacher <- momentum * teacher + (1 - momentum) * network."""
         for name in self.TAUGHT:

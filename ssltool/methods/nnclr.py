@@ -6,6 +6,7 @@ SimCLR's contrast, but the positive is the nearest neighbour of one view in a qu
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -72,3 +73,7 @@ class NNCLR(Method):
 
     def warnings(self) -> list[str]:
         return super().warnings() + queue_warnings(self.options, self.run)
+
+    @property
+    def collapsed_losses(self) -> tuple[float, ...]:
+        return (math.log(self.run.batch_size),)

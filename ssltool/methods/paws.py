@@ -142,3 +142,10 @@ class PAWS(Method):
         classes, column = labels.unique(return_inverse=True)
         smoothing = self.options.label_smoothing
         return F.one_hot(column, len(classes)).float() * (1.0 - smoothing) + smoothing / len(classes)
+
+    def causes(self) -> dict[str, bool]:
+        o = self.options
+        return super().causes() | {
+            "one class may take all (me_max=false)": not o.me_max,
+            f"targets are not sharpened (sharpening={o.sharpening})": o.sharpening >= 1,
+        }

@@ -8,10 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ssltool.methods.base import is_near
 from ssltool.numeric import without_autocast
-
-NEAR = 0.01
-"""How close to ln K, as a share of it, a loss counts as stuck."""
 
 
 class Prototypes(nn.Module):
@@ -41,7 +39,7 @@ def cosines(rows: Tensor, others: Tensor) -> Tensor:
 def stuck_at_uniform(loss: float, count: int, epoch: int, remedy: str) -> str | None:
     """The warning for a loss that, after the first epoch, is still that of answering all ``count`` prototypes alike."""
     uniform = math.log(count)
-    if epoch == 0 or abs(loss - uniform) > NEAR * uniform:
+    if epoch == 0 or not is_near(loss, uniform):
         return None
     return (
         f"the loss is {loss:.3f}, and ln {count} = {uniform:.3f} is what a network has that gives all {count} "

@@ -7,6 +7,7 @@ A strongly augmented view has to stand to a queue of other images as a teacher s
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 
 import torch.nn.functional as F
@@ -84,3 +85,12 @@ class ReSSL(MomentumMethod):
 
     def warnings(self) -> list[str]:
         return super().warnings() + queue_warnings(self.options, self.run)
+
+    def causes(self) -> dict[str, bool]:
+        o = self.options
+        soft = f"the teacher is no sharper than the student (teacher_temp={o.teacher_temp}, {o.student_temp})"
+        return super().causes() | {soft: o.teacher_temp >= o.student_temp}
+
+    @property
+    def collapsed_losses(self) -> tuple[float, ...]:
+        return (math.log(self.options.queue),)

@@ -132,6 +132,18 @@ class SimSiam(Method):
         ]
         return Output(torch.stack(losses).mean(), z[0].detach())
 
+    def causes(self) -> dict[str, bool]:
+        o = self.options
+        return super().causes() | {
+            "there is no stop-gradient (stop_grad=false)": not o.stop_grad,
+            "nothing predicts (predictor=none)": o.predictor == "none",
+            "the predictor never learns (predictor=fixed)": o.predictor == "fixed",
+        }
+
+    @property
+    def collapsed_losses(self) -> tuple[float, ...]:
+        return (-1.0,) if self.options.similarity == "cosine" else ()
+
     def targets(self, projections: list[Tensor]) -> list[Tensor]:
         """What each view is a target as: its projection."""
         return projections

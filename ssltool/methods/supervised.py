@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch.nn.functional as F
@@ -25,6 +26,7 @@ class Supervised(Method):
     """A linear classifier on the backbone; one view of each image."""
 
     Options = SupervisedOptions
+    watched = ("backbone",)  # the projector's outputs are the classes' logits
     uses_labels = True
 
     def __init__(self, backbone: nn.Module, dim: int, options: SupervisedOptions, run: RunFacts) -> None:
@@ -40,3 +42,11 @@ class Supervised(Method):
         logits = self.projector(h).float()
         loss = F.cross_entropy(logits, batch.labels, label_smoothing=self.options.label_smoothing)
         return Output(loss, h.detach().float())
+
+    def causes(self) -> dict[str, bool]:
+        classes = self.run.classes
+        return {f"labels of {classes} classes ask for {classes - 1} directions, so that no others need be used": True}
+
+    @property
+    def collapsed_losses(self) -> tuple[float, ...]:
+        return (math.log(self.run.classes),)

@@ -7,6 +7,7 @@ image has to predict the assignment.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import cast
 
@@ -152,3 +153,12 @@ class SwAV(Method):
     def diagnose(self, loss: float) -> str | None:
         remedy = "Try a smaller epsilon or lr, a longer freeze, or fewer prototypes"
         return stuck_at_uniform(loss, self.options.prototypes, self.now.epoch, remedy)
+
+    def causes(self) -> dict[str, bool]:
+        o = self.options
+        soft = f"assignments are no sharper than predictions (epsilon={o.epsilon}, temperature={o.temperature})"
+        return super().causes() | {soft: o.epsilon >= o.temperature}
+
+    @property
+    def collapsed_losses(self) -> tuple[float, ...]:
+        return (math.log(self.options.prototypes),)

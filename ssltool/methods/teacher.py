@@ -12,6 +12,7 @@ every patch. Nothing else holds them apart, so what the teacher does decides (``
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 
 import torch
@@ -101,8 +102,19 @@ class Teacher(MomentumMethod):
         if self.options.update == "ema":
             super().after_step()
 
-    def embed(self, images: Tensor, layer: str) -> Tensor:
+    def outputs(self, images: Tensor, last: str = "predictor") -> dict[str, Tensor]:
         tokens = patch_tokens(self.backbone, images)
-        if layer == "predictor":
-            return super().embed(images, layer)  # there is none, and that says so
-        return (self.projector(tokens) if layer == "projector" else tokens).mean(dim=1)
+        found = {"backbone": tokens.mean(dim=1)}
+        return found if last in found else found | {"projector": self.projector(tokens).mean(dim=1)}
+
+    def causes(self) -> dict[str, bool]:
+        update = self.options.update
+        return (super().causes() if update == "ema" else {}) | {
+            "the teacher learns by the same gradient (update=sgd), and both agree best on one answer": update == "sgd",
+            "the teacher becomes the student at each epoch (update=copy), which nothing holds apart": update == "copy",
+            "the teacher's answers are those of random weights (update=frozen)": update == "frozen",
+        }
+
+    @property
+    def collapsed_losses(self) -> tuple[float, ...]:
+        return 0.0, math.log(self.options.dim)

@@ -81,3 +81,13 @@ class VICReg(Method):
         o = self.options
         z1, z2 = (gather(self.projector(self.backbone(view)).float()) for view in batch.views)
         return Output(vicreg_loss(z1, z2, o.sim, o.std, o.cov), z1.detach())
+
+    def causes(self) -> dict[str, bool]:
+        return super().causes() | {
+            "nothing keeps the embeddings apart (std=0)": self.options.std == 0,
+            "nothing keeps the dimensions apart (cov=0)": self.options.cov == 0,
+        }
+
+    @property
+    def collapsed_losses(self) -> tuple[float, ...]:
+        return (self.options.std * (1.0 - EPS**0.5),)

@@ -149,3 +149,6 @@ class WMSE(Method):
                 "unstable; the paper's is twice the dimension"
             )
         return found
+
+    def causes(self) -> dict[str, bool]:
+        return super().causes() | {"nothing is whitened (eps=1)": self.options.eps == 1}

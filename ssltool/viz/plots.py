@@ -1,77 +1,107 @@
-"""Pictures of spectra, ready for print: labelled axes, line styles that differ in grey, vector or pixel formats."""
+"""Pictures of spectra: the paper's three curves, and the eigenvalues of the covariance."""
 
 from __future__ import annotations
 
-import io
-from pathlib import Path
-
-import matplotlib
-
-matplotlib.use("Agg")
+from collections.abc import Callable, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.figure import Figure
+from matplotlib.axes import Axes
 from torch import Tensor
 
 from ssltool.collapse.metrics import auc
-from ssltool.errors import SSLToolError
-from ssltool.files import write_atomically
+from ssltool.viz.style import (
+    COLOURS,
+    FORMATS,
+    STYLES,
+    check_format,
+    drawing,
+    key,
+    logarithmic,
+    look,
+    save_figure,
+    tidy,
+)
+
+__all__ = ["COLOURS", "FORMATS", "NOISE", "STYLES", "check_format", "panels", "plot_spectra", "plt", "save_figure"]
 
 NOISE = 1e-9
 """Values below this share of the largest are rounding noise of float32 representations, and not drawn."""
 
-FORMATS = (".png", ".pdf", ".svg")
-STYLES = ("-", "--", "-.", ":")
-# Okabe and Ito's colours, which stay apart for the colour-blind and in grey.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+NAMES = {"svd": "singular value", "cov": "eigenvalue", "std": "standard deviation"}
+TITLES = {"svd": "Singular values", "cov": "Eigenvalues of the covariance", "std": "Standard deviations"}
+
+Panel = Callable[[Axes, Sequence[Tensor | None]], None]
+"""Draws one curve of each spectrum; None leaves its place, and so its colour, free."""
 
 
-def check_format(path: str) -> None:
-    """Refuses a picture format that cannot be written.
+def panels(kind: str) -> list[Panel]:
+    """The curves of spectra of one ``--type``, left to right; each function draws all of them into an axis.
 
-    Raises:
-        SSLToolError: unless the name ends in .png, .pdf or .svg.
+    Of singular values (``svd``) and deviations (``std``) the paper's three: values, values over the largest, cumulative
+    shares. Of eigenvalues (``cov``) the one of Jing et al. (arXiv:2110.09348, Fig. 2), on a logarithmic scale.
     """
-    if Path(path).suffix.lower() not in FORMATS:
-        raise SSLToolError(f"--plot {path}: the name must end in {', '.join(FORMATS)}")
+    name = NAMES[kind]
+
+    def values(axis: Axes, spectra: Sequence[Tensor | None]) -> None:
+        for i, s in _descending(spectra):
+            axis.plot(_ranks(s), _above_noise(s, kind), **look(i))
+        axis.set(title=TITLES[kind], ylabel=name)
+        logarithmic(axis, "y")
+
+    def relative(axis: Axes, spectra: Sequence[Tensor | None]) -> None:
+        for i, s in _descending(spectra):
+            axis.plot(_ranks(s), _above_noise(s, kind) / (s[0] if s[0] > 0 else 1.0), **look(i))
+        axis.set(title="Relative to the largest", ylabel=f"{name} / largest")
+        logarithmic(axis, "y")
+
+    def cumulative(axis: Axes, spectra: Sequence[Tensor | None]) -> None:
+        for i, s in _descending(spectra):
+            axis.plot(_ranks(s), np.cumsum(s) / s.sum() if s.sum() > 0 else np.ones_like(s), **look(i))
+        longest = max(len(s) for _, s in _descending(spectra))
+        axis.plot([1, longest], [1 / longest, 1], color="black", alpha=0.45, linewidth=0.8, label="flat spectrum")
+        axis.set(title="Cumulative explained variance", ylabel="share of the sum", ylim=(0, 1.03))
+
+    return [_labelled(panel) for panel in ([values] if kind == "cov" else [values, relative, cumulative])]
 
 
 def plot_spectra(spectra: dict[str, Tensor], path: str, *, kind: str = "svd") -> None:
-    """The paper's three curves, one line for each named spectrum: values, values over the largest, cumulative explained
-    variance with its area (AUC).
+    """The curves of ``panels``, one line for each named spectrum; of singular values with its area (AUC).
 
     Raises:
         SSLToolError: if the file cannot be written, or its format is not known.
     """
     check_format(path)
-    name = "singular value" if kind == "svd" else "standard deviation"
-    figure, axes = plt.subplots(1, 3, figsize=(11, 3.6), layout="constrained")
-    for i, (label, spectrum) in enumerate(spectra.items()):
-        s = np.sort(spectrum.double().numpy())[::-1]
-        index = np.arange(1, len(s) + 1)
-        positive = np.where(s > NOISE * s[0], s, np.nan)
-        explained = np.cumsum(s) / s.sum() if s.sum() > 0 else np.ones_like(s)
-        look = {"color": COLOURS[i % len(COLOURS)], "linestyle": STYLES[i % len(STYLES)], "linewidth": 1.6}
-        axes[0].plot(index, positive, **look)
-        axes[1].plot(index, positive / s[0] if s[0] > 0 else positive, **look)
-        axes[2].plot(index, explained, label=f"{label} (AUC {auc(spectrum):.3f})" if kind == "svd" else label, **look)
-    axes[0].set(title=f"{name.capitalize()}s", ylabel=name, yscale="log")
-    axes[1].set(title="Relative to the largest", ylabel=f"{name} / largest", yscale="log")
-    axes[2].set(title="Cumulative explained variance", ylabel="share of the sum", ylim=(0, 1.03))
-    longest = max(len(s) for s in spectra.values())
-    axes[2].plot([1, longest], [1 / longest, 1], color="0.6", linewidth=0.8, label="flat spectrum")
-    for axis in axes:
+    drawn = panels(kind)
+    with drawing():
+        size = (11, 3.7) if len(drawn) > 1 else (5.4, 4.2)
+        figure, axes = plt.subplots(1, len(drawn), figsize=size, layout="constrained", squeeze=False)
+        for axis, panel in zip(axes[0], drawn, strict=True):
+            panel(axis, list(spectra.values()))
+        names = [f"{name} (AUC {auc(s):.3f})" if kind == "svd" else name for name, s in spectra.items()]
+        looks = [look(i) for i in range(len(names))]
+        flat = [] if kind == "cov" else ["flat spectrum"]
+        key(figure, names + flat, looks + [{"color": "black", "alpha": 0.45, "linewidth": 0.8}] * len(flat))
+        save_figure(figure, path)
+
+
+def _labelled(panel: Panel) -> Panel:
+    def draw(axis: Axes, spectra: Sequence[Tensor | None]) -> None:
+        panel(axis, spectra)
         axis.set_xlabel("index, largest first")
-        axis.grid(alpha=0.25)
-        axis.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside lower center", ncols=2 if max(map(len, spectra)) > 24 else 4, frameon=False)
-    save_figure(figure, path)
+        tidy(axis)
+
+    return draw
 
 
-def save_figure(figure: Figure, path: str) -> None:
-    """Writes a figure in the format that its name says, atomically, and closes it."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format=Path(path).suffix[1:].lower(), dpi=160)
-    plt.close(figure)
-    write_atomically(path, lambda stream: stream.write(buffer.getvalue()))
+def _descending(spectra: Sequence[Tensor | None]) -> list[tuple[int, np.ndarray]]:
+    return [(i, np.sort(s.double().numpy())[::-1]) for i, s in enumerate(spectra) if s is not None]
+
+
+def _ranks(s: np.ndarray) -> np.ndarray:
+    return np.arange(1, len(s) + 1)
+
+
+def _above_noise(s: np.ndarray, kind: str) -> np.ndarray:
+    limit = NOISE**2 if kind == "cov" else NOISE  # eigenvalues are squares
+    return np.where(s > limit * s[0], s, np.nan)

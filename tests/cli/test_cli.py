@@ -52,7 +52,8 @@ def parse(line: str) -> dict[str, object]:
 def test_help_lists_the_commands_with_a_line_each(ssltool):
     ran = ssltool("--help")
     assert ran.code == 0
-    assert set(COMMANDS) == {"methods", "pretrain", "save-reprs", "knn", "lincls", "collapse"}
+    stages = {"pretrain", "save-reprs", "knn", "lincls", "collapse"}
+    assert set(COMMANDS) == stages | {"methods", "rank", "plot", "report"}
     lines = {line.strip() for line in ran.out.splitlines()}
     for name, summary in COMMANDS.items():
         assert any(line.startswith(f"{name} ") and line.endswith(summary) for line in lines), name

@@ -217,7 +217,8 @@ def test_warnings_are_in_the_plan_as_text_and_as_json(ssltool, tmp_path):
 
 
 def test_warnings_of_a_run_are_on_stderr(ssltool, tmp_path):
-    planned = ssltool("pretrain", *COLD, "-o", tmp_path / "run", "--dry-run", "--json").json["warnings"]
-    ran = ssltool("pretrain", *COLD, "-o", tmp_path / "run")
+    flags = [*COLD, "--monitor-every", 0, "-o", tmp_path / "run"]
+    planned = ssltool("pretrain", *flags, "--dry-run", "--json").json["warnings"]
+    ran = ssltool("pretrain", *flags)
     assert (ran.code, ran.out) == (0, f"{tmp_path / 'run'}\n")
     assert [line for line in ran.err.splitlines() if line.startswith("warning: ")] == [f"warning: {w}" for w in planned]

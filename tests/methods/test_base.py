@@ -59,6 +59,18 @@ def test_each_layer_is_read_out_after_the_ones_before_it():
     assert torch.equal(method.embed(x, "predictor"), method.predictor(z))
 
 
+def test_all_layers_come_from_one_pass_up_to_the_last_that_is_asked_for():
+    method, x = WithPredictor(), images()
+    passes: list[nn.Module] = []
+    method.backbone.register_forward_hook(lambda module, given, made: passes.append(module))
+    found = method.outputs(x, "projector")
+    assert len(passes) == 1
+    assert list(found) == ["backbone", "projector"]
+    assert list(method.outputs(x)) == ["backbone", "projector", "predictor"]
+    assert list(method.outputs(x, "backbone")) == ["backbone"]
+    assert all(torch.equal(rows, method.embed(x, layer)) for layer, rows in found.items())
+
+
 @pytest.mark.parametrize("method", [OnlyProjector(), WithPredictor(predictor=nn.Identity())])
 def test_a_predictor_that_a_method_lacks_is_refused(method):
     assert method.embed(images(), "projector").shape == (16, 5)

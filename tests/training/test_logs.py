@@ -85,3 +85,6 @@ def test_run_logs_every_epoch_to_every_logger(tiny, writer, wandb):
     pretrain(tiny(steps_per_epoch=1, tensorboard=True, wandb=True))
     assert [(name, step) for name, _, step in writer if name == "loss"] == [("loss", 0), ("loss", 1)]
     assert [arguments[1] for name, arguments in wandb if name == "log"] == [0, 1]
+    scalars = {name for name, _, _ in writer}
+    assert {"backbone_auc", "backbone_knn", "projector_effective_rank", "monitor_share"} <= scalars
+    assert not {"verdict", "projector_alpha"} & scalars  # a word, and what 16 dimensions are too few for

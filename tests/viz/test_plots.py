@@ -9,7 +9,7 @@ import torch
 
 from ssltool.errors import SSLToolError
 from ssltool.viz import plots
-from ssltool.viz.plots import check_format, plot_spectra, save_figure
+from ssltool.viz.plots import check_format, panels, plot_spectra, save_figure
 
 
 @pytest.fixture
@@ -52,9 +52,26 @@ def test_lines_differ_in_style_and_colour_so_that_grey_prints_can_be_read(drawn)
 def test_every_axis_is_labelled_by_what_it_shows(drawn):
     for kind, name in (("svd", "singular value"), ("std", "standard deviation")):
         axes, _ = drawn({"a": torch.rand(5)}, kind=kind)
-        assert all(axis.get_xlabel() and axis.get_ylabel() and axis.get_title() for axis in axes)
+        assert all(axis.get_xlabel() and axis.get_ylabel() and axis.get_title(loc="left") for axis in axes)
         assert axes[0].get_ylabel() == name
         assert [axis.get_yscale() for axis in axes] == ["log", "log", "linear"]
+
+
+def test_eigenvalues_of_the_covariance_are_one_curve_on_a_logarithmic_scale(drawn):
+    axes, legend = drawn({"a": torch.tensor([1.0, 1e-15, 1e-19])}, kind="cov")
+    (axis,) = axes
+    assert (axis.get_yscale(), axis.get_ylabel()) == ("log", "eigenvalue")
+    # Eigenvalues are squares, so noise of 1e-9 of a singular value is 1e-18 of an eigenvalue.
+    np.testing.assert_allclose(axis.lines[0].get_ydata(), [1, 1e-15, np.nan])
+    assert legend == ["a"]
+
+
+def test_a_missing_spectrum_leaves_the_others_their_colours():
+    figure = plt.figure()
+    panels("svd")[0](figure.subplots(), [None, torch.rand(4)])
+    (line,) = figure.axes[0].lines
+    plt.close(figure)
+    assert line.get_color() == plots.COLOURS[1]
 
 
 def test_zeros_are_left_out_of_the_logarithmic_curves(drawn):

@@ -1,0 +1,80 @@
+"""``ssltool rank``."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from ssltool.cli.options import Command, json_option, settings
+from ssltool.cli.output import emit, table
+from ssltool.config import RankConfig
+
+ACCURACY = {"knn": "kNN accuracy", "linear": "linear-probe accuracy", "file": "the accuracy of a table"}
+
+
+@click.command("rank", cls=Command)
+@click.argument("items", metavar="ITEM...", nargs=-1, required=True)
+@settings(RankConfig, positional=("items",))
+@json_option
+def command(config: RankConfig, as_json: bool) -> None:
+    """Order runs or checkpoints by a metric that needs no labels, and say how well that order agrees with accuracy.
+
+    ITEM is a run folder of pretrain, whose monitor has recorded the metrics, or a file of representations, which is
+    measured now. Epochs count from 0. Best is first as each metric is read, which is said under the table: the lowest
+    auc, the highest effective_rank, the alpha nearest to 1.
+
+    Agreement is Spearman's and Kendall's rank correlation with 95 % intervals: +1 is the order of the accuracies, 0 no
+    relation, -1 the reverse. --fit learns a linear forecast of accuracy from runs where it is known, --predict applies
+    it to others. Its error is to be compared with that of always forecasting the mean.
+
+    \b
+    ssltool rank logs/*/
+    ssltool rank logs/simsiam-resnet18-iid_0000 --checkpoints --by effective_rank
+    ssltool rank logs/*/ --accuracy linear --fit forecast.json --features auc,feature_std
+    ssltool rank new/*/ --predict forecast.json --out table.csv
+    """
+    from ssltool.rank import run
+
+    result = run(config)
+    for note in result["notes"]:
+        print(f"note: {note}", file=sys.stderr)
+    emit(result, _text(result, config), as_json)
+
+
+def _text(result: dict[str, Any], config: RankConfig) -> str:
+    from ssltool.collapse.metrics import METRICS
+
+    by, rows = result["by"], result["rows"]
+    columns = [key for key in rows[0] if key != "path" and any(row[key] is not None for row in rows)]
+    parts = [table([["-" if row[key] is None else row[key] for key in columns] for row in rows], columns)]
+    parts.append(f"ordered by {by} of the {result['layer']}, {result['order']} ({METRICS[by].reading})")
+    if (found := result["agreement"]) is not None:
+        lines = [[name, f"{found[name]['value']:+.3f}", _interval(found[name])] for name in ("spearman", "kendall")]
+        title = f"agreement with {ACCURACY[result['accuracy']]} over {found['rows']} rows, +1 the same order"
+        parts.append(f"{title}\n" + table(lines, ["", "value", "95 % interval"]))
+    if (forecast := result["forecast"]) is not None:
+        parts.append(_forecast(forecast))
+    if result["forecast_error"] is not None:
+        parts.append(f"error of the forecast of these rows: {result['forecast_error']:.4g} (root mean square)")
+    if config.fit is not None:
+        parts.append(f"the forecast is in {config.fit}")
+    return "\n\n".join(parts)
+
+
+def _interval(found: dict[str, float]) -> str:
+    return f"{found['low']:+.2f} .. {found['high']:+.2f}"
+
+
+def _forecast(forecast: dict[str, Any]) -> str:
+    """What was learned, and whether it is of use."""
+    lines = [[f"{f['layer']}_{f['metric']}", f["coefficient"], f["mean"]] for f in forecast["features"]]
+    head = f"forecast of {ACCURACY[forecast['accuracy']]}, learned from {forecast['rows']} rows"
+    tail = (
+        f"R^2 {forecast['r2']:.3f}; leave-one-out error {forecast['loo_error']:.4g}, "
+        f"of forecasting the mean {forecast['loo_error_of_mean']:.4g}"
+    )
+    if forecast["loo_error"] >= forecast["loo_error_of_mean"]:
+        tail += ": of no use beyond the mean"
+    return f"{head}\n{table([['intercept', forecast['intercept'], '-'], *lines], ['', 'weight', 'mean'])}\n{tail}"

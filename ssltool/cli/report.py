@@ -1,0 +1,36 @@
+"""``ssltool report``."""
+
+from __future__ import annotations
+
+import click
+
+from ssltool.cli.options import Command, json_option, settings
+from ssltool.cli.output import emit, table
+from ssltool.config import ReportConfig
+
+
+@click.command("report", cls=Command)
+@click.argument("runs", metavar="RUN_DIR...", nargs=-1, required=True)
+@settings(ReportConfig, positional=("runs",))
+@json_option
+def command(config: ReportConfig, as_json: bool) -> None:
+    """Write one page about one or several runs, side by side, which opens from a file and needs no network.
+
+    Verdicts with their evidence, a table to sort, spectra, metrics over the epochs, a map, nearest neighbours, sample
+    views, the data schedule, and the settings. Everything comes from the run folders: the checkpoint is loaded and
+    looks at --size of the images that the run was trained on.
+
+    \b
+    ssltool report logs/simsiam-resnet18-current_0000 -o report.html
+    ssltool report logs/simsiam_0000 logs/byol_0000 --checkpoint checkpoint_0009.pt -o two.html
+    """
+    from ssltool.report import run
+
+    result = run(config)
+    rows = [
+        [one["name"], layer, found["verdict"], found["line"]]
+        for one in result["runs"]
+        for layer, found in one["layers"].items()
+    ]
+    text = table(rows, ["run", "layer", "verdict", ""]) + f"\n\n{result['report']}: {result['bytes'] / 1e6:.1f} MB"
+    emit(result, text, as_json)

@@ -1,0 +1,143 @@
+"""Pictures made of images, or of an image's place among others: grids of views, and maps of representations."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from PIL import Image
+
+from ssltool.viz.style import COLOURS, MARKERS, check_format, drawing, save_figure
+
+SIDE = 64
+"""Longer side in pixels of the images in a page; larger ones are scaled down to it."""
+
+SHADES = 96
+"""Colours in a palette of an image in a page, which keep the page small."""
+
+STRAY = 0.01
+"""Share of the points at either end of an axis that do not decide how much of it is shown."""
+
+MANY = 24
+"""So many classes have a colour and marker of their own in a map."""
+
+NUMBERED = 12
+"""Up to so many classes their numbers are written into a map."""
+
+
+@dataclass(frozen=True)
+class Views:
+    """Images and what a method sees of them: ``originals`` R images (H, W, 3) uint8, ``made`` for each the V views,
+    ``titles`` (V,), and ``recipes``, how they are made, in words."""
+
+    originals: list[np.ndarray]
+    made: list[list[np.ndarray]]
+    titles: list[str]
+    recipes: list[str]
+
+
+@dataclass(frozen=True)
+class Cloud:
+    """A map of representations: ``points`` (N, 2), their ``labels`` (N,), -1 where unlabelled, the names of
+    ``classes``, and what the two ``axes`` are."""
+
+    points: np.ndarray
+    labels: np.ndarray
+    classes: tuple[str, ...]
+    axes: tuple[str, str]
+
+    def frame(self) -> tuple[np.ndarray, float]:
+        """Middle (2,) and half the side of a square that all but the ``STRAY`` outermost points lie in."""
+        low, high = np.quantile(self.points, [STRAY, 1 - STRAY], axis=0)
+        return (low + high) / 2, 0.62 * float(max(*(high - low), 1e-12))
+
+    def outside(self) -> int:
+        """Points that are not in the frame."""
+        middle, half = self.frame()
+        return int((np.abs(self.points - middle) > half).any(axis=1).sum())
+
+
+def data_url(image: np.ndarray) -> str:
+    """An image (H, W, 3) uint8 as the address of a PNG that is written into the page."""
+    picture = Image.fromarray(image)
+    picture.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
+    pixels = np.asarray(picture)
+    if (pixels == pixels[..., :1]).all():
+        picture = picture.convert("L")
+    else:
+        picture = picture.quantize(SHADES, Image.Quantize.MEDIANCUT)
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def plot_views(views: Views, path: str) -> None:
+    """A grid: a row for each image, the original to the left, its views beside it.
+
+    Raises:
+        SSLToolError: if the file cannot be written, or its format is not known.
+    """
+    check_format(path, "--out")
+    titles = ["original", *views.titles]
+    with drawing():
+        size = (0.2 + 1.05 * len(titles), 0.35 + 1.05 * len(views.originals) + 0.16 * len(views.recipes))
+        figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02, wspace=0.02, hspace=0.02))
+        axes = figure.subplots(len(views.originals), len(titles), squeeze=False)
+        for row, original, made in zip(axes, views.originals, views.made, strict=True):
+            for axis, image in zip(row, [original, *made], strict=True):
+                axis.imshow(image, interpolation="nearest")
+                axis.axis("off")
+        for axis, title in zip(axes[0], titles, strict=True):
+            axis.set_title(title, fontsize=8.5, loc="center")
+        figure.supxlabel("\n".join(views.recipes), fontsize=7.5, x=0.01, ha="left", wrap=True)
+        save_figure(figure, path)
+
+
+def shown_classes(labels: np.ndarray) -> list[int]:
+    """The classes that a map tells apart: all, or the ``MANY`` largest, in their own order."""
+    numbers, counts = np.unique(labels[labels >= 0], return_counts=True)
+    largest: list[int] = numbers[np.argsort(-counts, kind="stable")[:MANY]].tolist()
+    return sorted(largest)
+
+
+def class_look(place: int) -> tuple[str, str]:
+    """Colour and marker of the class at ``place`` among those of ``shown_classes``; all ``MANY`` pairs differ."""
+    turn, colour = divmod(place, len(COLOURS))
+    return COLOURS[colour], MARKERS[(colour + turn) % len(MARKERS)]
+
+
+def draw_map(axis: Axes, cloud: Cloud, classes: Sequence[int]) -> None:
+    """The points in the colour and marker of their class, whose number is written at the middle of its points.
+
+    ``classes`` are those told apart; others, and points without a label, are small dots. Both axes have one scale.
+    """
+    rest = ~np.isin(cloud.labels, classes)
+    x, y = cloud.points.T
+    size, alpha = (4, 0.35) if len(classes) else (12, 0.5)
+    axis.scatter(x[rest], y[rest], s=size, marker="o", color="black", alpha=alpha, linewidths=0)
+    for place, number in enumerate(classes):
+        colour, marker = class_look(place)
+        own = cloud.labels == number
+        axis.scatter(x[own], y[own], s=13, marker=marker, color=colour, linewidths=0, alpha=0.75)
+    for number in classes if len(classes) <= NUMBERED else ():
+        own = cloud.labels == number
+        if own.any():
+            box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "boxstyle": "round,pad=0.15"}
+            middle = (float(np.median(x[own])), float(np.median(y[own])))
+            axis.text(*middle, str(number), fontsize=8, ha="center", va="center", weight="bold", bbox=box)
+    axis.set(xlabel=cloud.axes[0], ylabel=cloud.axes[1], xticks=[], yticks=[])
+    (x0, y0), half = cloud.frame()
+    axis.set(xlim=(x0 - half, x0 + half), ylim=(y0 - half, y0 + half), aspect="equal")
+    axis.spines[:].set_alpha(0.3)
+
+
+def class_name(cloud: Cloud, number: int) -> str:
+    """The number of a class, and its name where it has another."""
+    name = cloud.classes[number] if number < len(cloud.classes) else str(number)
+    return name if name == str(number) else f"{number} {name}"

@@ -1,0 +1,40 @@
+"use strict";
+(() => {
+  const root = document.documentElement;
+  const toggle = document.getElementById("theme");
+  toggle.hidden = false;
+  toggle.addEventListener("click", () => {
+    const dark = root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
+    root.dataset.theme = dark ? "light" : "dark";
+  });
+
+  const table = document.getElementById("runs");
+  const heads = [...table.tHead.rows[0].cells];
+  const body = table.tBodies[0];
+
+  // What a cell is sorted by: a number where it has one, else its text; nothing at all goes last.
+  const value = (row, column) => {
+    const cell = row.cells[column];
+    const text = cell.dataset.value ?? cell.textContent.trim();
+    return text === "" ? null : Number.isNaN(Number(text)) ? text : Number(text);
+  };
+  const compare = (a, b) => (typeof a === "number" && typeof b === "number" ? a - b : String(a).localeCompare(String(b)));
+
+  const sort = (column, descending) => {
+    const rows = [...body.rows].sort((one, other) => {
+      const a = value(one, column);
+      const b = value(other, column);
+      if (a === null || b === null) return (a === null) - (b === null);
+      return descending ? compare(b, a) : compare(a, b);
+    });
+    body.append(...rows);
+    heads.forEach((head, i) => head.setAttribute("aria-sort", i !== column ? "none" : descending ? "descending" : "ascending"));
+  };
+  heads.forEach((head, column) => {
+    head.querySelector("button").addEventListener("click", () => sort(column, head.ariaSort === "ascending"));
+  });
+
+  // report.html#sort=3 opens sorted by the fourth column, #sort=-3 from the largest.
+  const asked = /^#sort=(-?)(\d+)$/.exec(location.hash);
+  if (asked && Number(asked[2]) < heads.length) sort(Number(asked[2]), asked[1] === "-");
+})();

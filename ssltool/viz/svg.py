@@ -1,0 +1,75 @@
+"""A matplotlib figure as an ``<svg>`` element of a page: it takes on the page's colours and letters.
+
+What matplotlib writes is a document of its own: its ids would meet those of the next picture in the page, its style
+sheet would reach beyond the picture, and its black would be lost on a dark page.
+"""
+
+from __future__ import annotations
+
+import html
+import io
+import re
+
+from matplotlib.figure import Figure
+
+from ssltool.viz.style import COLOURS, UNDATED, drawing, settle
+
+SERIES = {colour.lower(): f"var(--series-{i})" for i, colour in enumerate(COLOURS) if colour != "#000000"}
+"""The colours of lines, as the page's style sheet names them: it has lighter ones for dark pages."""
+
+
+def inline_svg(figure: Figure, prefix: str, alt: str) -> str:
+    """``figure`` as an ``<svg>`` element that says ``alt`` to whoever cannot see it.
+
+    ``prefix`` sets its ids apart from those of other pictures in the page. The same figure gives the same text.
+    """
+    buffer = io.StringIO()
+    with drawing():
+        settle(figure)
+        figure.savefig(buffer, format="svg", metadata=UNDATED["svg"], transparent=True)
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :].strip()
+    for pattern in (r"<metadata>.*?</metadata>", r"<defs>\s*<style.*?</style>\s*</defs>", r"<!--.*?-->"):
+        text = re.sub(pattern, "", text, flags=re.DOTALL)
+    text = text.replace("xlink:href", "href")
+    text = _hoist(_own_ids(text, prefix))
+    text = re.sub(r'="[^"]*"', _rounded, text)
+    text = re.sub(r'font: (?:(\w+) )?([\d.]+px) [^;"]*', _font, text)  # as some versions write it
+    text = re.sub(r"; font-family: [^;\"]*|font-family: [^;\"]*;? ?", "", text)
+    text = re.sub(r"#[0-9a-f]{6}", _colour, text)
+    text = re.sub(r"\n\s*", "\n", text)
+    box = re.search(r'viewBox="([^"]*)"', text)
+    head = f'<svg class="plot" viewBox="{box[1] if box else ""}" role="img" aria-label="{html.escape(alt)}">'
+    return re.sub(r"^<svg[^>]*>", lambda _: head, text)
+
+
+def _own_ids(text: str, prefix: str) -> str:
+    """Drops the ids that nothing refers to, and puts ``prefix`` before the others."""
+    used = set(re.findall(r'(?:url\(|href=")#([^")]+)', text))
+    text = re.sub(r' id="([^"]*)"', lambda m: f' id="{prefix}-{m[1]}"' if m[1] in used else "", text)
+    return re.sub(r'(url\(|href=")#', lambda m: f"{m[1]}#{prefix}-", text)
+
+
+def _hoist(text: str) -> str:
+    """The style of markers that share one, written once for their group."""
+
+    def group(match: re.Match[str]) -> str:
+        styles = set(re.findall(r'<use [^>]*?style="([^"]*)"', match[2]))
+        if len(styles) != 1 or match[2].count("<use ") < 3:
+            return match[0]
+        return f'<g{match[1]} style="{styles.pop()}">' + re.sub(r' style="[^"]*"', "", match[2]) + "</g>"
+
+    return re.sub(r"<g( clip-path=\"[^\"]*\")?>((?:\s*<use [^>]*/>)+\s*)</g>", group, text)
+
+
+def _rounded(match: re.Match[str]) -> str:
+    return re.sub(r"(\d+\.\d\d)\d+", r"\1", match[0])  # a hundredth of a point is finer than any printer
+
+
+def _font(match: re.Match[str]) -> str:
+    return (f"font-weight: {match[1]}; " if match[1] else "") + f"font-size: {match[2]}"
+
+
+def _colour(match: re.Match[str]) -> str:
+    special = {"#000000": "currentColor", "#ffffff": "var(--page)"}
+    return special.get(match[0]) or SERIES.get(match[0], match[0])
