@@ -4,8 +4,9 @@
 
 Trains each from the same kind of network (a narrow ResNet-18 with ordinary residual initialisation), saves its
 representations, and prints one Markdown row: the last epoch's loss, 20-NN and linear accuracy on the val images, AUC,
-effective rank and RankMe of the train representations, ``feature_std`` of the projection in the last epoch, images/s
-while training, and the process's peak memory (the device's where it is a GPU). Each run is a process of its own;
+effective rank, RankMe and the share of dead directions of the train representations, ``feature_std`` of the projection
+in the last epoch, the verdicts on representations and projections, images/s while training, and the process's peak
+memory (the device's where it is a GPU). Each run is a process of its own;
 ``--json FILE`` keeps all numbers. Rates and times only compare between rows made with the same ``--jobs``.
 """
 
@@ -84,7 +85,20 @@ ABLATIONS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
 """A row's name, the method, its settings, and the one option that makes it collapse, or not."""
 
 SHARED = {"arch": "resnet18_w16", "stem": "imagenet", "zero_init_residual": False, "batch_size": 64, "crop_min": 0.5}
-COLUMNS = ["loss", "20-NN", "linear", "AUC", "eff. rank", "RankMe", "feature_std", "images/s", "memory GB"]
+COLUMNS = [
+    "loss",
+    "20-NN",
+    "linear",
+    "AUC",
+    "eff. rank",
+    "RankMe",
+    "dead",
+    "feature_std",
+    "backbone",
+    "projection",
+    "images/s",
+    "memory GB",
+]
 
 
 def train(name: str, method: str, given: dict[str, Any], options: dict[str, Any], folder: str, **run: Any) -> Path:
@@ -115,10 +129,7 @@ def measure(
     import torch
 
     from ssltool import knn, lincls, save_reprs
-    from ssltool.collapse import metrics
-    from ssltool.collapse.spectrum import singular_values
     from ssltool.config import KnnConfig, LinclsConfig, SaveReprsConfig
-    from ssltool.files import Representations
 
     torch.set_num_threads(threads)
     untrained = name == "untrained"
@@ -137,13 +148,16 @@ def measure(
     files = [w["path"] for w in save_reprs.run(SaveReprsConfig(split="both", out=f"{result}/reprs", **network))]
     near = knn.run(KnnConfig(bank=files[0], queries=files[1], k=20))
     probe = LinclsConfig(epochs=5, lr=1.0, lars=True, out=f"{result}-probe", overwrite=True, **network)
-    x = Representations.load(files[0]).representations
-    s = singular_values(x)
+    projector = save_reprs.run(SaveReprsConfig(layer="projector", out=f"{result}/projector.pt", **network))
+    found, verdict = judged(files[0])
     row |= {
         "20-NN": f"{near['accuracy']:.1%}",
-        "AUC": f"{metrics.auc(s):.3f}",
-        "eff. rank": f"{metrics.effective_rank(s):.1f}",
-        "RankMe": f"{metrics.rankme(x):.1f}",
+        "AUC": f"{found['auc']:.3f}",
+        "eff. rank": f"{found['effective_rank']:.1f}",
+        "RankMe": f"{found['rankme']:.1f}",
+        "dead": f"{found['dead_directions']:.0%}",
+        "backbone": verdict,
+        "projection": judged(projector[0]["path"])[1],
     }
     if "linear" in columns:
         row["linear"] = f"{lincls.run(probe)['acc1']:.1%}"
@@ -153,6 +167,17 @@ def measure(
             "feature_std": f"{records[-1]['feature_std']:.3f}",
         }
     return row
+
+
+def judged(path: str) -> tuple[dict[str, float], str]:
+    """The metrics and the verdict of a file of representations, as ``ssltool collapse`` gives them."""
+    from ssltool.collapse.measure import measure
+    from ssltool.collapse.verdict import judge
+    from ssltool.files import Representations
+
+    stored = Representations.stored(path)
+    found = measure(stored.representations)
+    return found.metrics, judge(found.metrics, n=found.n, d=found.d, bound=stored.meta["directions"]).state
 
 
 @click.command()
