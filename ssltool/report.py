@@ -194,18 +194,7 @@ def compose(exhibits: list[Exhibit], title: str | None = None) -> str:
     names = [exhibit.name for exhibit in exhibits]
     heading = title or (names[0] if len(names) == 1 else f"{len(names)} runs, side by side")
     header = element("h1", escape(heading)) + element("p", escape(_lead(exhibits)), class_="summary")
-    makers = {
-        "verdict": ("Verdict", sections.verdicts),
-        "metrics": ("Metrics", sections.metrics),
-        "spectra": ("Spectra", sections.spectra),
-        "training": ("Over the epochs", sections.training),
-        "map": ("Map", sections.maps),
-        "neighbours": ("Nearest neighbours", sections.neighbours),
-        "views": ("Sample views", sections.views),
-        "schedule": ("Data schedule", sections.schedules),
-        "settings": ("Settings", sections.settings),
-    }
-    parts = [(name, words, make(exhibits)) for name, (words, make) in makers.items()]
+    parts = [(name, words, make(exhibits)) for name, (words, make) in sections.SECTIONS.items()]
     sampled = [f"{count:,}" for count in sorted({exhibit.sampled for exhibit in exhibits})]
     footer = element(
         "p",

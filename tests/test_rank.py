@@ -131,8 +131,8 @@ def test_each_kept_and_monitored_checkpoint_is_a_row(write_run):
     run = write_run("a", [{"backbone_auc": x} if i != 3 else {} for i, x in enumerate(aucs)], kept=(0, 1, 3))
     result = rank(run, checkpoints=True)
     assert [(row["run"], row["epoch"]) for row in result["rows"]] == [
-        ("checkpoint_0001.pt", 1),
-        ("checkpoint_0000.pt", 0),
+        ("checkpoint_0001", 1),
+        ("checkpoint_0000", 0),
     ]
     assert result["rows"][0]["path"] == str(run / "checkpoint_0001.pt")
     assert any("1 kept checkpoints were not monitored" in note for note in result["notes"])
@@ -160,7 +160,7 @@ def test_representations_are_measured_now_by_any_metric(write_reprs):
     flat, steep = write_reprs("flat.pt", x), write_reprs("steep.pt", x * torch.tensor([1, 1e-1, 1e-2, 1e-2, 1e-2]))
     assert rank(steep, flat)["rows"][0]["auc"] == pytest.approx(auc(singular_values(x)), rel=1e-9)
     for metric in ("participation_ratio", "twonn", "condition_number", "self_cluster"):
-        assert order(rank(steep, flat, by=metric)) == ["flat.pt", "steep.pt"]
+        assert order(rank(steep, flat, by=metric)) == ["flat", "steep"]
 
 
 def test_views_are_measured_by_the_metrics_that_need_them(tmp_path):
@@ -313,7 +313,7 @@ def test_a_probe_belongs_to_representations_of_its_checkpoint(write_run, write_p
     Representations(x, targets, torch.arange(30), meta | {"random": True}).save(tmp_path / "untrained.pt")
     probe = write_probe("p", run / "checkpoint.pt", 0.75)
     rows = rank(tmp_path / "a.pt", tmp_path / "untrained.pt", accuracy="linear", probes=(str(probe),))["rows"]
-    assert {row["run"]: row["accuracy"] for row in rows} == {"a.pt": 0.75, "untrained.pt": None}
+    assert {row["run"]: row["accuracy"] for row in rows} == {"a": 0.75, "untrained": None}
 
 
 def test_a_probe_of_an_epoch_that_is_not_ranked_is_not_used(write_run, write_probe):

@@ -19,7 +19,7 @@ COMMANDS = {
     "knn": "Classify representations by their nearest neighbours.",
     "lincls": "Train a linear probe on a frozen network.",
     "collapse": "Measure how far representations have collapsed.",
-    "rank": "Order runs or checkpoints without labels, and forecast their accuracy.",
+    "rank": "Order runs or checkpoints without labels.",
     "plot": "Draw spectra, runs, views or schedules for print.",
     "report": "Write one page about one or several runs.",
 }

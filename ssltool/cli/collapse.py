@@ -12,6 +12,9 @@ from ssltool.cli.output import emit, table
 from ssltool.config import CollapseConfig
 from ssltool.config.diagnose import STATES
 
+BRIEF = ("auc", "effective_rank", "rankme", "alpha", "dead_directions", "feature_std", "mean_cosine")
+"""What a row of several files shows where ``--metrics`` does not say; the documents have all."""
+
 COLLAPSED = 3
 """Exit code of a verdict that ``--fail-on`` asked for."""
 
@@ -55,9 +58,12 @@ def command(ctx: click.Context, config: CollapseConfig, as_json: bool) -> None:
 
 def _text(result: dict[str, Any], config: CollapseConfig) -> str:
     files = result["files"]
-    parts = [_one(files[0])] if len(files) == 1 else [_many(files), _verdicts(files)]
+    names = list(dict.fromkeys(name for one in files for name in one["metrics"]))
+    if config.metrics is None:
+        names = [name for name in names if name in BRIEF]
+    parts = [_one(files[0])] if len(files) == 1 else [_many(files, names), _verdicts(files)]
     parts += [_growth(one) for one in files if "subsamples" in one]
-    parts += [_groups(result["groups"])] if "groups" in result else []
+    parts += [_groups(result["groups"], names)] if "groups" in result else []
     for one in files:
         for note in one["notes"]:
             print(f"note: {one['path']}: {note}", file=sys.stderr)
@@ -72,7 +78,7 @@ def _one(found: dict[str, Any]) -> str:
     titles = {"intervals": "95 % interval", "like": "in --like"}
     rows = []
     for name, value in found["metrics"].items():
-        row: list[Any] = [name, _number(value)]
+        row: list[Any] = [name, value]
         for key in extra:
             other = found[key].get(name)
             row.append(" .. ".join(map(_number, other)) if isinstance(other, tuple) else _number(other))
@@ -85,11 +91,10 @@ def _one(found: dict[str, Any]) -> str:
     )
 
 
-def _many(files: list[dict[str, Any]]) -> str:
+def _many(files: list[dict[str, Any]], names: list[str]) -> str:
     """A row for each file."""
-    names = list(dict.fromkeys(name for one in files for name in one["metrics"]))
     rows = [
-        [one["path"], one["n"], one["d"], one["verdict"]["state"], *(_number(one["metrics"].get(n)) for n in names)]
+        [one["path"], one["n"], one["d"], one["verdict"]["state"], *(one["metrics"].get(n) for n in names)]
         for one in files
     ]
     return table(rows, ["file", "rows", "width", "verdict", *names])
@@ -101,12 +106,12 @@ def _verdicts(files: list[dict[str, Any]]) -> str:
 
 
 def _growth(found: dict[str, Any]) -> str:
-    rows = [[one["n"], *(_number(value) for name, value in one.items() if name != "n")] for one in found["subsamples"]]
-    return table(rows, ["rows", *(name for name in found["subsamples"][0] if name != "n")])
+    names = [name for name in found["subsamples"][0] if name != "n"]
+    return table([[one["n"], *(one[name] for name in names)] for one in found["subsamples"]], ["rows", *names])
 
 
-def _groups(groups: list[dict[str, Any]]) -> str:
-    key, names = next(iter(groups[0])), list(groups[0]["mean"])
+def _groups(groups: list[dict[str, Any]], names: list[str]) -> str:
+    key = next(iter(groups[0]))
     rows = [
         [g[key], g["files"], *(f"{_number(g['mean'][n])} +- {_number(g['std'][n])}" for n in names)] for g in groups
     ]

@@ -11,10 +11,10 @@ from ssltool.plain import to_json
 
 
 def table(rows: Sequence[Sequence[Any]], header: Sequence[str] = ()) -> str:
-    """Columns as wide as they need to be; numbers to the right, text to the left."""
+    """Columns as wide as they need to be; numbers to the right, text to the left; a dash for None and NaN."""
     cells = [[_text(value) for value in row] for row in ([list(header)] if header else []) + [list(r) for r in rows]]
     widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
-    right = [all(isinstance(row[i], (int, float)) for row in rows) for i in range(len(widths))]
+    right = [all(isinstance(row[i], (int, float)) or row[i] is None for row in rows) for i in range(len(widths))]
     lines = []
     for row in cells:
         padded = [c.rjust(w) if r else c.ljust(w) for c, w, r in zip(row, widths, right, strict=True)]
@@ -23,6 +23,8 @@ def table(rows: Sequence[Sequence[Any]], header: Sequence[str] = ()) -> str:
 
 
 def _text(value: Any) -> str:
+    if value is None or value != value:
+        return "-"
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, int) and not isinstance(value, bool):

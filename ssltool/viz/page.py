@@ -37,13 +37,12 @@ def element(tag: str, content: str = "", **attributes: object) -> str:
     ``data_x`` for data-x; None leaves an attribute out."""
     given = {name.rstrip("_").replace("_", "-"): v for name, v in attributes.items() if v is not None}
     inside = "".join(f' {name}="{escape(v)}"' for name, v in given.items())
-    return f"<{tag}{inside}>{content}</{tag}>"
+    return f"<{tag}{inside}>" if tag == "img" else f"<{tag}{inside}>{content}</{tag}>"
 
 
-def section(name: str, title: str, *content: str, lead: str = "") -> str:
-    """A part of the page under a heading; ``name`` is what the contents link to."""
-    intro = element("p", lead, class_="lead") if lead else ""
-    return element("section", element("h2", escape(title)) + intro + "\n".join(content), id=name)
+def lead(text: str) -> str:
+    """What a section shows, in a sentence or two above it."""
+    return element("p", escape(text), class_="lead")
 
 
 def panel(draw: Callable[[Axes], None], prefix: str, alt: str, size: tuple[float, float] = (4.0, 2.9)) -> str:
@@ -85,15 +84,16 @@ def columns(titles: Sequence[str], rows: Sequence[str], **attributes: object) ->
 
 
 def page(title: str, header: str, parts: Sequence[tuple[str, str, str]], footer: str) -> str:
-    """The whole document; ``parts`` are (name, title, HTML) of the sections."""
-    links = [element("li", element("a", escape(name), href=f"#{anchor}")) for anchor, name, _ in parts]
+    """The whole document; ``parts`` are (name, title, HTML) of the sections, and the contents link to their names."""
+    links = [element("li", element("a", escape(words), href=f"#{name}")) for name, words, _ in parts]
+    sections = [element("section", element("h2", escape(words)) + content, id=name) for name, words, content in parts]
     contents = element("nav", element("ol", "".join(links)), aria_label="Contents")
     eyebrow = element("p", "ssltool report", class_="eyebrow")
     toggle = element("button", "dark / light", type="button", id="theme", hidden="hidden")
     body = (
         element("header", element("div", eyebrow + toggle, class_="masthead") + header)
         + contents
-        + element("main", "\n".join(text for *_, text in parts))
+        + element("main", "\n".join(sections))
         + element("footer", footer)
     )
     return (

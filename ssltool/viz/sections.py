@@ -11,12 +11,13 @@ import numpy as np
 
 from ssltool.collapse.metrics import METRICS
 from ssltool.collapse.verdict import Verdict
+from ssltool.config.diagnose import STATES
 from ssltool.viz import curves, pictures, plots, schedule
 from ssltool.viz.exhibit import Exhibit, Layer, Neighbours, Shown
-from ssltool.viz.page import SHAPES, charts, columns, element, escape, legend, panel, sample, section
+from ssltool.viz.page import SHAPES, charts, columns, element, escape, lead, legend, panel, sample
 from ssltool.viz.pictures import Cloud, Views
 
-SIGNS = {"healthy": "●", "partial": "◐", "complete": "○"}
+SIGNS = dict(zip(STATES, "●◐○", strict=True))
 """A full, a half and an empty disc: a verdict is never told by its colour alone."""
 
 TABLE = ("auc", "effective_rank", "rankme", "dead_directions", "alpha", "feature_std", "mean_cosine")
@@ -35,12 +36,12 @@ def verdicts(runs: Sequence[Exhibit]) -> str:
         name = element("h3", sample(i) + escape(run.name)) if len(runs) > 1 else ""
         head = element("div", name + element("p", escape(_what(run)), class_="what"))
         cards.append(element("article", head + "".join(map(_layer, run.layers)), class_="card"))
-    return section("verdict", "Verdict", element("div", "".join(cards), class_="cards"))
+    return element("div", "".join(cards), class_="cards")
 
 
 def badge(verdict: Verdict) -> str:
     """The state of a verdict as a sign, a word and a colour."""
-    word = verdict.state if verdict.state == "healthy" else f"{verdict.state} collapse"
+    word = f"{verdict.state} collapse" if verdict.severity else verdict.state
     return element("span", f"{SIGNS[verdict.state]} {word}", class_=f"badge {verdict.state}")
 
 
@@ -76,7 +77,7 @@ def metrics(runs: Sequence[Exhibit]) -> str:
     for i, run in enumerate(runs):
         for layer in run.layers:
             accuracy = run.neighbours.accuracy if layer.name == "backbone" else None
-            loss = run.records[-1]["loss"] if run.records else None
+            loss = next((one["loss"] for one in run.records if one["epoch"] == run.origin["epoch"] - 1), None)
             numbers = [*(layer.measured.metrics[name] for name in TABLE), accuracy and 100 * accuracy, loss]
             cells = [
                 element("th", (sample(i) if len(runs) > 1 else "") + escape(run.name), scope="row"),
@@ -90,12 +91,10 @@ def metrics(runs: Sequence[Exhibit]) -> str:
     readings.append(
         element("dt", "kNN") + element("dd", f"a vote of the {votes} nearest by cosine, each image leaving itself out")
     )
-    return section(
-        "metrics",
-        "Metrics",
-        columns(titles, rows, class_="sortable", id="runs"),
-        element("dl", "".join(readings), class_="readings"),
-        lead="Choose a column to sort by it; choose it again to turn the order round.",
+    return (
+        lead("Choose a column to sort by it; choose it again to turn the order round.")
+        + columns(titles, rows, class_="sortable", id="runs")
+        + element("dl", "".join(readings), class_="readings")
     )
 
 
@@ -112,7 +111,13 @@ def _number(value: float | None) -> str:
 
 def spectra(runs: Sequence[Exhibit]) -> str:
     """The paper's three curves of all runs, layer by layer."""
-    parts = [_runs_legend(runs)]
+    parts = [
+        lead(
+            "Singular values of the centred representations. A cliff in the first two curves, or a third that rises at "
+            "once, is a collapse onto few dimensions; the thin line is a flat spectrum."
+        ),
+        legend([run.name for run in runs], [sample(i) for i in range(len(runs))]) if len(runs) > 1 else "",
+    ]
     for name in dict.fromkeys(layer.name for run in runs for layer in run.layers):
         # Every run keeps its place, so that it keeps its colour.
         found = [run.layer(name) for run in runs]
@@ -133,13 +138,7 @@ def spectra(runs: Sequence[Exhibit]) -> str:
         ]
         caption = f"Area under the third curve (AUC): {', '.join(areas)}. {' '.join(dict.fromkeys(map(_bound, there)))}"
         parts += [element("h3", name.capitalize()), charts(drawn, escape(caption))]
-    return section(
-        "spectra",
-        "Spectra",
-        *parts,
-        lead="Singular values of the centred representations. A cliff in the first two curves, or a third that rises "
-        "at once, is a collapse onto few dimensions; the thin line is a flat spectrum.",
-    )
+    return "\n".join(parts)
 
 
 def _bound(layer: Layer) -> str:
@@ -147,10 +146,6 @@ def _bound(layer: Layer) -> str:
     if count == values:
         return ""
     return f"At most {count} of {values} directions get through the {layer.name}; the verdict is on these."
-
-
-def _runs_legend(runs: Sequence[Exhibit]) -> str:
-    return legend([run.name for run in runs], [sample(i) for i in range(len(runs))]) if len(runs) > 1 else ""
 
 
 def training(runs: Sequence[Exhibit]) -> str:
@@ -171,11 +166,9 @@ def training(runs: Sequence[Exhibit]) -> str:
         for number, curve in enumerate(shown)
     ]
     if not drawn:
-        return section("training", "Over the epochs", element("p", "No run has recorded an epoch."))
-    return section(
-        "training", "Over the epochs", legend(names, samples) if names else "", charts(drawn),
-        lead="A dotted line marks where a collapse ends.",
-    )  # fmt: skip
+        return element("p", "No run has recorded an epoch.")
+    key = legend(names, samples) if names else ""
+    return lead("A dotted line marks where a collapse ends.") + key + charts(drawn)
 
 
 def neighbours(runs: Sequence[Exhibit]) -> str:
@@ -188,13 +181,12 @@ def neighbours(runs: Sequence[Exhibit]) -> str:
             caption += f"; {found.accuracy:.1%} are put into their class by a vote of their {found.k} nearest"
         grids.append(_grid(_name_over([run], runs), _neighbour_grid(found), caption))
     labelled = any(run.neighbours.accuracy is not None for run in runs)
-    return section(
-        "neighbours",
-        "Nearest neighbours",
-        element("div", "".join(grids), class_="side"),
-        lead="To the left an image, then those nearest to it by the cosine of the backbone's representations, which is "
-        "written below." + (" A cross and a broken frame mark a neighbour of another class." if labelled else ""),
+    words = (
+        "To the left an image, then those nearest to it by the cosine of the backbone's representations, which is "
+        "written below."
     )
+    words += " A cross and a broken frame mark a neighbour of another class." if labelled else ""
+    return lead(words) + element("div", "".join(grids), class_="side")
 
 
 def _grid(title: str, grid: str, caption: str) -> str:
@@ -231,7 +223,7 @@ def _neighbour(query: Shown, one: Shown, place: int) -> str:
 
 def _picture(shown: Shown, alt: str) -> str:
     few = "few" if max(shown.image.shape[:2]) <= FEW_PIXELS else None
-    return element("img", src=pictures.data_url(shown.image), alt=alt, class_=few).removesuffix("</img>")
+    return element("img", src=pictures.data_url(shown.image), alt=alt, class_=few)
 
 
 def _under(text: str, **attributes: object) -> str:
@@ -255,10 +247,10 @@ def maps(runs: Sequence[Exhibit]) -> str:
         drawn.append(_grid(_name_over([run], runs), chart + names, caption))
     shared = _classes(runs[0].cloud, told[0]) if same else ""
     rest = any(np.any(~np.isin(run.cloud.labels, classes)) for run, classes in zip(runs, told, strict=True))
-    lead = "Each point is an image; its place is that of the backbone's representation in two dimensions."
+    words = "Each point is an image; its place is that of the backbone's representation in two dimensions."
     if any(told) and rest:
-        lead += f" The {pictures.MANY} largest classes are told apart, other images are small dots."
-    return section("map", "Map", shared, element("div", "".join(drawn), class_="charts wide"), lead=lead)
+        words += f" The {pictures.MANY} largest classes are told apart, other images are small dots."
+    return lead(words) + shared + element("div", "".join(drawn), class_="charts wide")
 
 
 def _classes(cloud: Cloud, classes: Sequence[int]) -> str:
@@ -282,8 +274,8 @@ def views(runs: Sequence[Exhibit]) -> str:
         grid = _view_grid(run.views), "<br>".join(map(escape, run.views.recipes))
         shown.setdefault(grid, []).append(run)
     grids = [_grid(_name_over(alike, runs), *grid) for grid, alike in shown.items()]
-    lead = "Training images, and the views of them in the first step of the first epoch, as the method sees them."
-    return section("views", "Sample views", element("div", "".join(grids), class_="side"), lead=lead)
+    words = "Training images, and the views of them in the first step of the first epoch, as the method sees them."
+    return lead(words) + element("div", "".join(grids), class_="side")
 
 
 def _view_grid(views: Views) -> str:
@@ -316,7 +308,7 @@ def schedules(runs: Sequence[Exhibit]) -> str:
         names = schedule.rate_names(course)
         key = legend(names, [sample(i) for i in range(len(names))]) if len(names) > 1 else ""
         parts += [_name_over(alike, runs), charts(drawn, escape(course.note)), key]
-    return section("schedule", "Data schedule", *parts)
+    return "\n".join(parts)
 
 
 def settings(runs: Sequence[Exhibit]) -> str:
@@ -343,7 +335,7 @@ def settings(runs: Sequence[Exhibit]) -> str:
     parts.append(columns(heads, rows(list(origins[0]), origins), class_="settings"))
     everything = columns(heads, rows(names, flat), class_="settings")
     parts.append(element("details", element("summary", f"All {len(names)} settings") + everything))
-    return section("settings", "Settings and environment", *parts)
+    return "\n".join(parts)
 
 
 def _flat(config: Any) -> dict[str, str]:
@@ -351,3 +343,17 @@ def _flat(config: Any) -> dict[str, str]:
     options = {f"{name} (option)": value for name, value in config["method_options"].items()}
     values = {name: value for name, value in config.items() if name != "method_options"} | options
     return {name: value if isinstance(value, str) else json.dumps(value) for name, value in values.items()}
+
+
+SECTIONS = {
+    "verdict": ("Verdict", verdicts),
+    "metrics": ("Metrics", metrics),
+    "spectra": ("Spectra", spectra),
+    "training": ("Over the epochs", training),
+    "map": ("Map", maps),
+    "neighbours": ("Nearest neighbours", neighbours),
+    "views": ("Sample views", views),
+    "schedule": ("Data schedule", schedules),
+    "settings": ("Settings", settings),
+}
+"""The sections in order: what links to each, its heading, and what makes it."""

@@ -31,6 +31,8 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 
 DEFAULTS: Any = {
     "font.size": 9.5,
+    "figure.autolayout": False,  # each figure says how it is laid out
+    "figure.constrained_layout.use": False,
     "figure.constrained_layout.w_pad": 0.08,
     "figure.constrained_layout.h_pad": 0.07,
     "figure.constrained_layout.wspace": 0.04,
@@ -132,8 +134,10 @@ def key(figure: Figure, names: list[str], looks: list[dict[str, Any]]) -> None:
 def settle(figure: Figure) -> None:
     """Lays a figure out for good, to a millionth of its size: what the solver of the layout leaves behind that differs
     from one time to the next."""
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")
+    engine = figure.get_layout_engine()
+    if engine is not None:
+        engine.execute(figure)
+    figure.set_layout_engine(None)
     for axis in figure.axes:
         left, bottom, width, height = (round(part, 6) for part in axis.get_position(original=True).bounds)
         axis.set_position((left, bottom, width, height))

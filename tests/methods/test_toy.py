@@ -194,7 +194,7 @@ def test_method_is_not_told_again_of_an_epoch_that_goes_on(watched, config, inte
 
 
 def test_diagnosis_of_an_epoch_is_a_warning_on_stderr(watched, config, capsys):
-    run = pretrain(config())
+    run = pretrain(config(monitor_every=0))
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
     assert lines == [f"warning: epoch {line['epoch'] + 1}: nothing is right at {line['loss']}" for line in records(run)]
 
