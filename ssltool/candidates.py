@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Sequence
@@ -76,7 +75,7 @@ def sort_out(items: Sequence[str], *, checkpoints: bool) -> tuple[list[str], lis
     twice = [path for path, one in zip(paths, resolved, strict=True) if resolved.count(one) > 1]
     if twice:
         raise SSLToolError(f"{twice[0]} is given twice; name it once")
-    probes = [path for path in paths if path.is_dir() and "origin" in _settings(path)]
+    probes = [path for path in paths if path.is_dir() and "origin" in RunFolder(path).read_config()]
     folders = [path for path in paths if path.is_dir() and path not in probes]
     files = [path for path in paths if not path.is_dir()]
     if not folders and not files:
@@ -93,7 +92,7 @@ def of_run(path: str, *, checkpoints: bool) -> tuple[list[Candidate], list[str]]
         SSLToolError: if the folder holds no run, no epoch of it was monitored, or none whose checkpoint is kept.
     """
     folder = RunFolder(Path(path))
-    settings, records = _settings(folder.path), folder.read_metrics()
+    settings, records = folder.read_config(), folder.read_metrics()
     monitored = {record["epoch"]: record for record in records if any(key in record for key in KEYS)}
     if not monitored:
         raise SSLToolError(
@@ -158,14 +157,6 @@ def give_labels(candidates: Sequence[Candidate]) -> None:
     paths = [one.path if Path(one.path).name not in ("", "..") else os.path.abspath(one.path) for one in candidates]
     for one, name in zip(candidates, labels(paths), strict=True):
         one.label = name
-
-
-def _settings(folder: Path) -> dict[str, Any]:
-    try:
-        settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise SSLToolError(f"{folder} is no run folder: it has no readable config.json") from error
-    return settings if isinstance(settings, dict) else {}
 
 
 def _number(value: float | None) -> float:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,14 +64,8 @@ def read_runs(paths: Sequence[str]) -> list[FinishedRun]:
 
 
 def _config(folder: Path) -> dict[str, Any]:
-    file = folder / "config.json"
-    if not file.is_file():
-        raise SSLToolError(f"{folder} is no run folder: it holds no config.json; name a folder that pretrain wrote")
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise SSLToolError(f"{file} is no JSON ({error}); it may be cut short: copy it again") from error
-    if not isinstance(config, dict) or "method_options" not in config:
+    config = RunFolder(folder).read_config()
+    if "method_options" not in config:
         raise SSLToolError(f"{folder} holds no run of pretrain; its config.json has no method_options")
     return config
 

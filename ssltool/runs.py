@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ssltool.config import RunSettings
-from ssltool.errors import SSLToolError
+from ssltool.errors import SSLToolError, first_line
 from ssltool.files import Checkpoint, write_atomically, write_json, writing
 from ssltool.plain import to_json
 
@@ -97,6 +97,23 @@ class RunFolder:
         write_json(self.path / "config.json", config)
         lines = [to_json(timed.get(record["epoch"], record)) + "\n" for record in history]
         write_atomically(self.metrics, lambda stream: stream.write("".join(lines).encode()))
+
+    def read_config(self) -> dict[str, Any]:
+        """The settings in ``config.json``.
+
+        Raises:
+            SSLToolError: if this is no run folder, or the file is cut short.
+        """
+        file = self.path / "config.json"
+        if not file.is_file():
+            raise SSLToolError(f"{self.path} is no run folder: it has no config.json; name a folder that a run wrote")
+        try:
+            config = json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise SSLToolError(f"{file} is no readable JSON ({first_line(error)}); copy it again") from error
+        if not isinstance(config, dict):
+            raise SSLToolError(f"{file} holds no settings; name a folder that a run wrote")
+        return config
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """The records of ``metrics.jsonl``, one per epoch."""
