@@ -177,7 +177,8 @@ def judged(path: str) -> tuple[dict[str, float], str]:
 
     stored = Representations.stored(path)
     found = measure(stored.representations)
-    return found.metrics, judge(found.metrics, n=found.n, d=found.d, bound=stored.meta["directions"]).state
+    of = {"bound": stored.meta["directions"], "layer": stored.meta["layer"]}
+    return found.metrics, judge(found.metrics, n=found.n, d=found.d, **of).state
 
 
 @click.command()

@@ -69,15 +69,17 @@ for width in 16 32 64; do
   mkdir -p "$out/w$width-untrained"
   reprs "w$width-untrained" "w$width-100" --random
 done
+mkdir -p "$out/teacher-untrained"
+reprs teacher-untrained teacher-sgd --random
 for run in $RUNS; do reprs "$run" "$run"; done
 
 step "collapse"
-names="w16-untrained w32-untrained w64-untrained $RUNS"
+names="w16-untrained w32-untrained w64-untrained teacher-untrained $RUNS"
 for layer in backbone/train_reprs_e0 projector views; do
   metrics=all
   [ "$layer" = views ] && metrics=alignment,lidar
   # shellcheck disable=SC2046
-  ssltool collapse $(printf "$out/%s/$layer.pt " $names) --metrics "$metrics" --json >"$out/$(basename "$layer").json" 2>>"$out/log"
+  ssltool collapse $(printf "$out/%s/$layer.pt " $names) --metrics "$metrics" --pair-rows 2000 --json >"$out/$(basename "$layer").json" 2>>"$out/log"
 done
 # shellcheck disable=SC2046
 ssltool collapse $(printf "$out/%s/projector.pt " w16-100 no-stop-gradient teacher-sgd teacher-ema) --plot "$out/spectra.svg" >/dev/null 2>&1

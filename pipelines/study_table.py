@@ -31,10 +31,10 @@ SEEN = 0.25
 
 PAIRS = {
     "no-stop-gradient": "w16-100",
-    "teacher-sgd": "w16-untrained",
-    "teacher-frozen": "w16-untrained",
-    "teacher-copy": "w16-untrained",
-    "teacher-ema": "w16-untrained",
+    "teacher-sgd": "teacher-untrained",
+    "teacher-frozen": "teacher-untrained",
+    "teacher-copy": "teacher-untrained",
+    "teacher-ema": "teacher-untrained",
 }
 """Known collapses, and what each is compared with: the teacher study has no healthy regime."""
 
@@ -47,7 +47,9 @@ def main(out: Path) -> None:
     layers: dict[str, dict[str, dict[str, Any]]] = {"backbone": {}, "projector": {}}
     for layer, file in (("backbone", "train_reprs_e0"), ("projector", "projector")):
         for found in json.loads((out / f"{file}.json").read_text())["files"]:
-            layers[layer][run_of(found["path"], out)] = {"verdict": found["verdict"]["state"], **found["metrics"]}
+            verdict = found["verdict"]
+            values = {"verdict": verdict["state"], **found["metrics"], "dead_directions": verdict["dead_directions"]}
+            layers[layer][run_of(found["path"], out)] = values
     for found in json.loads((out / "views.json").read_text())["files"]:
         layers["backbone"][run_of(found["path"], out)] |= found["metrics"]
     runs = list(layers["backbone"])
@@ -76,7 +78,9 @@ def main(out: Path) -> None:
         for name, end in ENDS.items():
             values = [layers["backbone"][run][name] for run in chosen]
             sign = -1.0 if end > values[0] else 1.0
-            row.append(f"{sign * spearmanr(values, [accuracy[run] for run in chosen]).statistic:+.2f}")
+            known = len(set(values)) > 1
+            rho = sign * spearmanr(values, [accuracy[run] for run in chosen]).statistic if known else 0.0
+            row.append(f"{rho:+.2f}" if known else "-")
         rows.append(row)
     markdown(["runs", *ENDS], rows)
 

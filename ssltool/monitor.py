@@ -128,7 +128,7 @@ class Monitor:
         for name, of in _agreed(values).items():
             (n, d), verdict = rows[name].shape, None
             if all(math.isfinite(of[needed]) for needed in NEEDED):
-                verdict = judge(of, n=n, d=d, bound=method.directions(name), dead=int(of[DEAD]))
+                verdict = judge(of, n=n, d=d, bound=method.directions(name), layer=name, dead=int(of[DEAD]))
             found[name] = Layer(of, d, verdict)
         return found
 

@@ -120,7 +120,7 @@ def _layer(reprs: Representations, run: FinishedRun) -> Layer:
         )
     measured = measure(Rows([x]), tuple(dict.fromkeys((*sections.TABLE, *NEEDED))))
     size: dict[str, Any] = {"n": measured.n, "d": measured.d, "bound": reprs.meta["directions"]}
-    return Layer(name, measured, judge(measured.metrics, **size, dead=len(measured.dead)))
+    return Layer(name, measured, judge(measured.metrics, **size, layer=name, dead=len(measured.dead)))
 
 
 def _origin(network: Pretrained, config: ReportConfig, file: Path, device: torch.device) -> dict[str, Any]:

@@ -160,7 +160,8 @@ def _result(
 ) -> dict[str, Any]:
     shown = [name for name in measured.metrics if name in asked.names or config.metrics == "all"]
     size: dict[str, Any] = {"n": measured.n, "d": measured.d, "bound": one.meta.get("directions")}
-    verdict = judge(measured.metrics, **size, dead=len(measured.dead), thresholds=asked.thresholds)
+    layer = one.meta.get("layer", "backbone")
+    verdict = judge(measured.metrics, **size, layer=layer, dead=len(measured.dead), thresholds=asked.thresholds)
     result: dict[str, Any] = {
         "path": one.name,
         "n": measured.n,

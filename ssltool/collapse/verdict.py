@@ -23,7 +23,8 @@ class Thresholds:
     """Where the verdict changes. ``complete_*`` are looked at first; what is on neither side is healthy.
 
     ``*_std`` are values of ``feature_std``; ``complete_rank`` is an effective rank, ``partial_rank`` one as a share of
-    the dimensions there are; ``partial_dead`` a share of dead directions; ``like_rank`` an effective rank as a share of
+    the dimensions there are; ``partial_dead`` a share of dead directions. ``embedding_*`` take their place behind the
+    backbone, where a head loses directions also in a healthy network. ``like_rank`` is an effective rank as a share of
     that of another run.
     """
 
@@ -32,6 +33,8 @@ class Thresholds:
     partial_std: float = 0.2
     partial_rank: float = 0.1
     partial_dead: float = 0.15
+    embedding_rank: float = 0.05
+    embedding_dead: float = 0.5
     like_rank: float = 0.5
 
     @classmethod
@@ -82,10 +85,11 @@ def judge(
     n: int,
     d: int,
     bound: int | None = None,
+    layer: str = "backbone",
     dead: int = 0,
     thresholds: Thresholds = DEFAULT,
 ) -> Verdict:
-    """The verdict on representations of n rows and width d with these ``metrics`` (at least ``NEEDED``).
+    """The verdict on outputs of ``layer``, n rows of width d, with these ``metrics`` (at least ``NEEDED``).
 
     ``bound`` is the rank that the layer cannot exceed however healthy it is: 128 for a layer of 512 outputs and 128
     inputs. The values beyond it and beyond n - 1 are 0, and all shares are taken of the others. ``dead`` counts the
@@ -93,6 +97,7 @@ def judge(
     effective rank), their share, the dead ones, and how far the AUC is above a flat spectrum's.
     """
     t, values = thresholds, min(n, d)
+    fewest, most = (t.partial_rank, t.partial_dead) if layer == "backbone" else (t.embedding_rank, t.embedding_dead)
     count = max(1, min(n - 1, d, bound or d))  # centring leaves n - 1 directions
     std, rank = metrics["feature_std"], metrics["effective_rank"]
     lost = max(0.0, metrics["dead_directions"] * values - (values - count)) / count
@@ -103,8 +108,8 @@ def judge(
     ]
     partial = [
         (std < t.partial_std, f"feature_std is below {t.partial_std:g}"),
-        (rank < t.partial_rank * count, f"{rank / count:.1%} of dimensions in use is below {t.partial_rank:.0%}"),
-        (lost > t.partial_dead, f"{lost:.1%} of directions dead is above {t.partial_dead:.0%}"),
+        (rank < fewest * count, f"{rank / count:.1%} of dimensions in use is below {fewest:.0%}"),
+        (lost > most, f"{lost:.1%} of directions dead is above {most:.0%}"),
     ]
     why = [text for crossed, text in complete if crossed]
     state = STATES[2] if why else STATES[0]

@@ -327,7 +327,7 @@ def test_a_picture_of_eigenvalues_is_drawn(ssltool, write_reprs, tmp_path):
         (["--metrics", "auc,effective_rnk"], "unknown metric 'effective_rnk'; did you mean effective_rank"),
         (["--metrics", "lidar"], "lidar needs several views of each image, whole; ssltool save-reprs --views"),
         (["--threshold", "partial_rnk=0.2"], "unknown threshold 'partial_rnk'; did you mean partial_rank"),
-        (["--threshold", "0.2"], "unknown threshold '0.2'; known: complete_rank, complete_std, like_rank"),
+        (["--threshold", "0.2"], "unknown threshold '0.2'; known: complete_rank, complete_std, "),
         (["--threshold", "partial_rank=-0.1"], "--threshold partial_rank=-0.1: a threshold is at least 0"),
         (["--threshold", "partial_rank=nan"], "--threshold partial_rank=nan: a threshold is at least 0"),
         (["--threshold", "partial_rank=low"], "--threshold partial_rank=low: give a number"),

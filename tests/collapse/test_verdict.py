@@ -276,3 +276,13 @@ def test_no_other_run_makes_a_verdict_better(changes, theirs):
     title = found.state if found.state == HEALTHY else f"{found.state} collapse"
     assert found.line.startswith(f"{title}: ")
     assert found.line.count("collapse:") == (found.state != HEALTHY)
+
+
+@pytest.mark.parametrize("layer", ["backbone", "projector", "predictor"])
+def test_a_head_may_lose_more_directions_than_a_backbone(layer):
+    metrics = {"feature_std": 0.9, "auc": 0.8, "effective_rank": 40.0, "dead_directions": 0.3}
+    found = judge(metrics, n=10_000, d=128, layer=layer)
+    assert found.state == (PARTIAL if layer == "backbone" else HEALTHY)
+    few = metrics | {"effective_rank": 128 * 0.07, "dead_directions": 0.0}
+    assert judge(few, n=10_000, d=128, layer=layer).state == (PARTIAL if layer == "backbone" else HEALTHY)
+    assert judge(few | {"dead_directions": 0.6}, n=10_000, d=128, layer=layer).state == PARTIAL
