@@ -39,6 +39,7 @@ bench: install
 	$(BIN)/python benchmarks/views.py
 	$(BIN)/python benchmarks/epoch.py
 	$(BIN)/python benchmarks/startup.py
+	$(BIN)/python benchmarks/collapse.py
 
 clean:
 	rm -rf $(VENV) demo docs/_build build *.egg-info

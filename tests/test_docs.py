@@ -25,6 +25,8 @@ import pytest
 
 from helpers import records
 from ssltool.cli import COMMANDS, cli
+from ssltool.collapse.metrics import METRICS
+from ssltool.collapse.verdict import Thresholds
 from ssltool.config import (
     CollapseConfig,
     KnnConfig,
@@ -206,6 +208,19 @@ def test_every_method_has_a_row_in_its_page_that_says_what_the_registry_says():
         link = f"[{entry.paper}](https://arxiv.org/abs/{entry.paper})"
         row = f"| [`{name}`](options.md#{name}) | {entry.year} | {link} | {entry.prevents} | {entry.needs} |"
         assert row in page
+
+
+def test_every_metric_and_threshold_has_a_row_in_its_page():
+    rows = re.findall(r"^\| (`[^|]*`) \|", (DOCS / "collapse.md").read_text(encoding="utf-8"), re.MULTILINE)
+    named = set(re.findall(r"`(\w+)`", " ".join(rows)))
+    assert named == {*METRICS, *(f.name for f in dataclasses.fields(Thresholds))}
+
+
+def test_the_thresholds_of_the_page_are_the_defaults():
+    page = (DOCS / "collapse.md").read_text(encoding="utf-8")
+    for names, values in re.findall(r"^\| (`\w+_\w+`(?:, `\w+`)?) \| ([\d., ]+) \|", page, re.MULTILINE):
+        for name, value in zip(re.findall(r"\w+", names), values.split(","), strict=True):
+            assert getattr(Thresholds(), name) == float(value)
 
 
 def test_the_method_of_the_architecture_page_trains(monkeypatch, tmp_path):

@@ -29,7 +29,7 @@ class Thresholds:
     """
 
     complete_std: float = 0.05
-    complete_rank: float = 2.0
+    complete_rank: float = 1.2
     partial_std: float = 0.2
     partial_rank: float = 0.1
     partial_dead: float = 0.15
