@@ -582,7 +582,7 @@ with distributed.process_group(cpu, "auto") as shard:
 
 def test_two_ranks_share_the_images_find_the_numbers_of_one_process_and_stop_together(tiny, tmp_path):
     """101 images do not divide by two."""
-    config = tiny(monitor_size=101, epochs=3, steps_per_epoch=1, stop_on="complete")
+    config = tiny(monitor_size=101, epochs=3, steps_per_epoch=1, stop_on="partial")
     (tmp_path / "program.py").write_text(PROGRAM)
     (tmp_path / "settings.json").write_text(json.dumps(dataclasses.asdict(config)))
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
