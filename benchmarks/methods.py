@@ -172,13 +172,12 @@ def measure(
 def judged(path: str) -> tuple[dict[str, float], str]:
     """The metrics and the verdict of a file of representations, as ``ssltool collapse`` gives them."""
     from ssltool.collapse.measure import measure
-    from ssltool.collapse.verdict import judge
+    from ssltool.collapse.verdict import judge_measured
     from ssltool.files import Representations
 
     stored = Representations.stored(path)
     found = measure(stored.representations)
-    of = {"bound": stored.meta["directions"], "layer": stored.meta["layer"]}
-    return found.metrics, judge(found.metrics, n=found.n, d=found.d, **of).state
+    return found.metrics, judge_measured(found, stored.meta).state
 
 
 @click.command()

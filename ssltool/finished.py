@@ -56,7 +56,7 @@ def read_runs(paths: Sequence[str]) -> list[FinishedRun]:
     resolved = [folder.resolve() for folder in folders]
     if len(set(resolved)) < len(resolved):
         raise SSLToolError("a run folder is given twice; name each once")
-    names = labels([str(path / "run") for path in resolved]) if len(resolved) > 1 else [path.name for path in resolved]
+    names = labels([str(path) for path in resolved])
     return [
         FinishedRun(folder, config, records, name)
         for folder, (config, records), name in zip(folders, read, names, strict=True)
@@ -180,14 +180,11 @@ def schedule_of(job: Job, method: Method, records: Sequence[dict[str, Any]] = ()
     strategy = job.config.strategy
     other = [record["epoch"] for record in records if record.get("strategy", strategy) != strategy]
     first = max(other) + 1 if other else 0
-    place = np.empty(len(job.order), np.int64)
-    place[job.order] = np.arange(len(job.order))
-    seen = np.zeros(len(place), np.int64)
+    seen = np.zeros(len(job.order), np.int64)
     slices, times = [], []
     for epoch in range(first, job.epochs):
-        start = int(place[job.subset(epoch)[0]])
-        slices.append((start, start + len(job.subset(epoch))))
-        counts = np.bincount(job.indices(epoch), minlength=len(place))
+        slices.append(job.slice(epoch))
+        counts = np.bincount(job.indices(epoch), minlength=len(seen))
         times.append(counts.sum() / (counts > 0).sum())
         seen += counts
     within = np.arange(MOMENTS) / MOMENTS if job.config.lr_schedule == "step" else np.array([0.0, 1.0 - 1e-6])
@@ -196,7 +193,7 @@ def schedule_of(job: Job, method: Method, records: Sequence[dict[str, Any]] = ()
     fixed = any(group["fixed_lr"] for group in method.param_groups())
     return Schedule(
         strategy=strategy,
-        images=len(place),
+        images=len(seen),
         first=first,
         slices=np.array(slices).reshape(-1, 2),
         times_each=np.array(times),

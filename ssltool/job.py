@@ -97,6 +97,18 @@ class Job:
         """The images that an epoch draws from; see ``strategies.epoch_subset``."""
         return epoch_subset(self.order, **self._chunks(epoch))
 
+    def slice(self, epoch: int) -> tuple[int, int]:
+        """Where in the order of the data the images of an epoch begin and end."""
+        subset = self.subset(epoch)
+        return int(self._places[subset[0]]), int(self._places[subset[-1]]) + 1
+
+    @functools.cached_property
+    def _places(self) -> np.ndarray:
+        """Each image's place in the order."""
+        places = np.empty(len(self.order), np.int64)
+        places[self.order] = np.arange(len(self.order))
+        return places
+
     def indices(self, epoch: int) -> np.ndarray:
         """The image numbers of one epoch; see ``strategies.epoch_indices``."""
         c = self.config

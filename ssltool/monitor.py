@@ -23,10 +23,10 @@ from torch import Tensor
 
 from ssltool import seeds
 from ssltool.collapse.measure import OF_DIRECTIONS, OF_SPECTRUM
-from ssltool.collapse.metrics import Directions, rankme_of_spectrum
+from ssltool.collapse.metrics import MAIN, Directions, rankme_of_spectrum
 from ssltool.collapse.traps import dead_dimensions
 from ssltool.collapse.verdict import NEEDED, Verdict, judge
-from ssltool.config.diagnose import STATES
+from ssltool.config.diagnose import STATES, reaches
 from ssltool.data.datasets import ImageSet
 from ssltool.data.loader import Loader, Shard
 from ssltool.data.views import MEAN, STD
@@ -37,7 +37,7 @@ from ssltool.plain import finite
 from ssltool.training import distributed
 from ssltool.training.device import worker_count
 
-METRICS = tuple(dict.fromkeys(("auc", "effective_rank", "rankme", "feature_std", "mean_cosine", "alpha", *NEEDED)))
+METRICS = tuple(dict.fromkeys((*MAIN, *NEEDED)))
 """What is measured of a layer."""
 
 MOST = 0.05
@@ -216,8 +216,7 @@ class _Deaths:
 
 def has_collapsed(record: dict[str, Any], state: str | None) -> bool:
     """Whether the epoch of ``record`` was judged at least ``state``; None is none."""
-    verdict = record.get("verdict")
-    return None not in (verdict, state) and STATES.index(verdict) >= STATES.index(state)
+    return reaches(record.get("verdict"), state)
 
 
 def summary(record: dict[str, Any]) -> str:
@@ -238,7 +237,7 @@ def measure(x: Tensor, bound: int) -> dict[str, float]:
     x = (x.cpu() if x.device.type == "mps" else x).double()  # Apple's GPUs have no float64
     s, uncentred = spectra(x, bound)
     directions = Directions.of(x)
-    values = {name: float(function(s, x.shape[1])) for name, function in OF_SPECTRUM.items()}
+    values = {name: float(function(s, x.shape[1])) for name, function in OF_SPECTRUM.items() if name in METRICS}
     values |= {"rankme": rankme_of_spectrum(uncentred)}
     values |= {name: OF_DIRECTIONS[name](directions) for name in METRICS if name in OF_DIRECTIONS}
     return {name: values[name] for name in METRICS} | {DEAD: len(dead_dimensions(x.std(dim=0)))}

@@ -45,14 +45,11 @@ def make_plan(config: PretrainConfig) -> dict[str, Any]:
 
 
 def _epoch(job: Job, epoch: int) -> dict[str, Any]:
-    place = np.empty(len(job.order), np.int64)
-    place[job.order] = np.arange(len(job.order))
-    subset = place[job.subset(epoch)]
     indices = job.indices(epoch)
     rates = rates_at(job.config, epoch)
     return {
         "epoch": epoch,
-        "slice": [int(subset[0]), int(subset[-1]) + 1],
+        "slice": list(job.slice(epoch)),
         "unique_images": len(np.unique(indices)),
         "steps": len(indices) // job.batch_size,
         "times_each": len(indices) / len(np.unique(indices)),

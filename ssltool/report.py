@@ -14,8 +14,9 @@ from torch import Tensor
 
 import ssltool
 from ssltool.collapse.measure import measure
+from ssltool.collapse.metrics import MAIN
 from ssltool.collapse.rows import Rows
-from ssltool.collapse.verdict import NEEDED, judge
+from ssltool.collapse.verdict import NEEDED, judge_measured
 from ssltool.config import NetworkSettings, ReportConfig, SaveReprsConfig
 from ssltool.errors import SSLToolError
 from ssltool.files import Representations, load_dict, write_atomically
@@ -118,9 +119,8 @@ def _layer(reprs: Representations, run: FinishedRun) -> Layer:
             f"{run.path}: the {name} makes NaN or infinite values of {broken} of {len(x)} images, so the run diverged; "
             "report an earlier --checkpoint"
         )
-    measured = measure(Rows([x]), tuple(dict.fromkeys((*sections.TABLE, *NEEDED))))
-    size: dict[str, Any] = {"n": measured.n, "d": measured.d, "bound": reprs.meta["directions"]}
-    return Layer(name, measured, judge(measured.metrics, **size, layer=name, dead=len(measured.dead)))
+    measured = measure(Rows([x]), tuple(dict.fromkeys((*MAIN, *NEEDED))))
+    return Layer(name, measured, judge_measured(measured, reprs.meta))
 
 
 def _origin(network: Pretrained, config: ReportConfig, file: Path, device: torch.device) -> dict[str, Any]:

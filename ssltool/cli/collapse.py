@@ -8,12 +8,9 @@ from typing import Any
 import click
 
 from ssltool.cli.options import Command, json_option, settings
-from ssltool.cli.output import emit, table
+from ssltool.cli.output import cell, emit, table
 from ssltool.config import CollapseConfig
-from ssltool.config.diagnose import STATES
-
-BRIEF = ("auc", "effective_rank", "rankme", "alpha", "dead_directions", "feature_std", "mean_cosine")
-"""What a row of several files shows where ``--metrics`` does not say; the documents have all."""
+from ssltool.config.diagnose import reaches
 
 COLLAPSED = 3
 """Exit code of a verdict that ``--fail-on`` asked for."""
@@ -51,22 +48,25 @@ def command(ctx: click.Context, config: CollapseConfig, as_json: bool) -> None:
     from ssltool.collapse.stage import run
 
     result = run(config)
+    for one in result["files"]:
+        for note in one["notes"]:
+            print(f"note: {one['path']}: {note}", file=sys.stderr)
     emit(result, _text(result, config), as_json)
-    if config.fail_on is not None and STATES.index(result["worst"]) >= STATES.index(config.fail_on):
+    if reaches(result["worst"], config.fail_on):
         ctx.exit(COLLAPSED)
 
 
 def _text(result: dict[str, Any], config: CollapseConfig) -> str:
+    """Several files show the main metrics where ``--metrics`` does not say; the documents have all."""
+    from ssltool.collapse.metrics import MAIN
+
     files = result["files"]
     names = list(dict.fromkeys(name for one in files for name in one["metrics"]))
     if config.metrics is None:
-        names = [name for name in names if name in BRIEF]
+        names = [name for name in names if name in MAIN]
     parts = [_one(files[0])] if len(files) == 1 else [_many(files, names), _verdicts(files)]
     parts += [_growth(one) for one in files if "subsamples" in one]
     parts += [_groups(result["groups"], names)] if "groups" in result else []
-    for one in files:
-        for note in one["notes"]:
-            print(f"note: {one['path']}: {note}", file=sys.stderr)
     return "\n\n".join(parts)
 
 
@@ -81,7 +81,7 @@ def _one(found: dict[str, Any]) -> str:
         row: list[Any] = [name, value]
         for key in extra:
             other = found[key].get(name)
-            row.append(" .. ".join(map(_number, other)) if isinstance(other, tuple) else _number(other))
+            row.append(" .. ".join(map(cell, other)) if isinstance(other, tuple) else cell(other))
         rows.append([*row, METRICS[name].reading])
     head = f"{found['path']}: {found['n']:,} rows of width {found['d']:,}"
     if found["normalized"]:
@@ -101,7 +101,7 @@ def _many(files: list[dict[str, Any]], names: list[str]) -> str:
 
 
 def _verdicts(files: list[dict[str, Any]]) -> str:
-    """Why a file is not healthy."""
+    """The verdict on each file, with its evidence."""
     return "\n".join(f"{one['path']}: {one['verdict']['line']}" for one in files)
 
 
@@ -112,11 +112,5 @@ def _growth(found: dict[str, Any]) -> str:
 
 def _groups(groups: list[dict[str, Any]], names: list[str]) -> str:
     key = next(iter(groups[0]))
-    rows = [
-        [g[key], g["files"], *(f"{_number(g['mean'][n])} +- {_number(g['std'][n])}" for n in names)] for g in groups
-    ]
+    rows = [[g[key], g["files"], *(f"{cell(g['mean'][n])} +- {cell(g['std'][n])}" for n in names)] for g in groups]
     return table(rows, [key, "files", *names])
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None or value != value else f"{value:.4g}"

@@ -12,7 +12,7 @@ from ssltool.plain import to_json
 
 def table(rows: Sequence[Sequence[Any]], header: Sequence[str] = ()) -> str:
     """Columns as wide as they need to be; numbers to the right, text to the left; a dash for None and NaN."""
-    cells = [[_text(value) for value in row] for row in ([list(header)] if header else []) + [list(r) for r in rows]]
+    cells = [[cell(value) for value in row] for row in ([list(header)] if header else []) + [list(r) for r in rows]]
     widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
     right = [all(isinstance(row[i], (int, float)) or row[i] is None for row in rows) for i in range(len(widths))]
     lines = []
@@ -22,7 +22,8 @@ def table(rows: Sequence[Sequence[Any]], header: Sequence[str] = ()) -> str:
     return "\n".join(lines)
 
 
-def _text(value: Any) -> str:
+def cell(value: Any) -> str:
+    """A value as tables show it: four digits of a float, a dash for None and NaN."""
     if value is None or value != value:
         return "-"
     if isinstance(value, float):

@@ -18,12 +18,11 @@ from ssltool.collapse import metrics as m
 from ssltool.collapse.rows import Rows
 from ssltool.collapse.spectrum import Factor, unit_rows
 from ssltool.collapse.traps import Traps, dead_dimensions, notes
+from ssltool.config.diagnose import CollapseConfig
 from ssltool.errors import SSLToolError, unknown
 
 LEVEL = 0.95
 """Confidence of an interval."""
-
-PAIR_ROWS = 10_000
 
 OF_SPECTRUM: dict[str, Callable[[Tensor, int], float]] = {
     "auc": lambda s, d: m.auc(s),
@@ -75,7 +74,7 @@ def measure(
     names: Sequence[str] = m.QUICK,
     *,
     normalize: bool = False,
-    pair_rows: int = PAIR_ROWS,
+    pair_rows: int = CollapseConfig.pair_rows,
     seed: int = 0,
     each: Callable[[int], object] | None = None,
 ) -> Measured:
@@ -100,11 +99,12 @@ def measure(
         )
     if len(rows) < 2:
         raise SSLToolError(f"{rows.name}: {len(rows)} row(s); a spectrum needs at least 2")
-    factor, directions, traps = _pass(rows, names, normalize, Traps(), each=each)
+    traps = Traps()
+    factor, directions = _pass(rows, names, normalize, traps, each=each)
     s, uncentred = factor.singular_values().cpu(), factor.singular_values(center=False).cpu()
     deviations = factor.deviations().cpu()
     values = _of_sums(s, uncentred, directions, names, rows.width)
-    said = notes(traps, s, uncentred, deviations, len(rows), rows.width) if traps is not None else []
+    said = notes(traps, s, uncentred, deviations, len(rows), rows.width)
     if rows.skipped:
         plural = "s" if rows.skipped > 1 else ""
         said.insert(0, f"{rows.skipped:,} row{plural} with NaN or infinite values are left out")
@@ -144,8 +144,7 @@ def intervals(
     for number in range(resamples):
         random = np.random.RandomState(seeds.derive(seed, number) % 2**32)
         counts = np.bincount(random.randint(0, n, size=n), minlength=n).repeat(together)
-        factor, directions, _ = _pass(rows, names, normalize, counts=torch.from_numpy(counts))
-        values = _of_sums(factor.singular_values(), factor.singular_values(center=False), directions, names, rows.width)
+        values = _of_counted(rows, counts, names, normalize)
         drawn.append([values[name] for name in names])
     low, high = np.quantile(np.array(drawn), [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
     return {name: (2 * found.metrics[name] - high[i], 2 * found.metrics[name] - low[i]) for i, name in enumerate(names)}
@@ -170,8 +169,7 @@ def growth(
     for size in sizes:
         chosen = np.zeros(len(rows), dtype=np.int64)
         chosen[order[:size]] = 1
-        factor, directions, _ = _pass(rows, quick, normalize, counts=torch.from_numpy(chosen))
-        values = _of_sums(factor.singular_values(), factor.singular_values(center=False), directions, quick, rows.width)
+        values = _of_counted(rows, chosen, quick, normalize)
         table.append({"n": size} | {name: float(values[name]) for name in quick})
     return table
 
@@ -184,8 +182,8 @@ def _pass(
     *,
     counts: Tensor | None = None,
     each: Callable[[int], object] | None = None,
-) -> tuple[Factor, m.Directions, Traps | None]:
-    """All rows, or each as often as ``counts`` (n,) says, through the sums that metrics are made of."""
+) -> tuple[Factor, m.Directions]:
+    """All rows, or each as often as ``counts`` (n,) says, through the sums that metrics are made of and ``traps``."""
     factor, directions, first = Factor(), m.Directions(gram="self_cluster" in names), 0
     for block in rows.blocks(each=each):
         weights = None
@@ -199,7 +197,13 @@ def _pass(
         directions.update(block, weights)
         if traps is not None:
             traps.update(block)
-    return factor, directions, traps
+    return factor, directions
+
+
+def _of_counted(rows: Rows, counts: np.ndarray, names: Sequence[str], normalize: bool) -> dict[str, float]:
+    """Metrics of one pass, of each row as often as ``counts`` (n,) says."""
+    factor, directions = _pass(rows, names, normalize, counts=torch.from_numpy(counts))
+    return _of_sums(factor.singular_values(), factor.singular_values(center=False), directions, names, rows.width)
 
 
 def _of_sums(s: Tensor, uncentred: Tensor, directions: m.Directions, names: Sequence[str], d: int) -> dict[str, float]:

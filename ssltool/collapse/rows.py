@@ -42,6 +42,7 @@ class Rows:
         self.width = widths[0]
         self.name, self.device, self.skip_nonfinite = name, device, skip_nonfinite
         self._kept: list[Tensor] | None = None  # for each part, which rows are finite; None where all are
+        self._checked = False
 
     def __len__(self) -> int:
         return sum(len(part) if kept is None else int(kept.sum()) for part, kept in self._with_kept())
@@ -52,11 +53,13 @@ class Rows:
         return sum(map(len, self.parts)) - len(self)
 
     def check(self) -> None:
-        """Looks for rows that are not finite.
+        """Looks for rows that are not finite, once.
 
         Raises:
             SSLToolError: if there are some, and they are not to be skipped; with their count and the first numbers.
         """
+        if self._checked:
+            return
         bad: list[int] = []
         count, first, kept = 0, 0, []
         for part in self.parts:
@@ -78,6 +81,7 @@ class Rows:
                 "that made them diverged or the images are broken; --skip-nonfinite leaves them out"
             )
         self._kept = kept if count else None
+        self._checked = True
 
     def blocks(self, chunk_rows: int | None = None, each: Callable[[int], object] | None = None) -> Iterator[Tensor]:
         """The rows (n, d) in order, as they are stored; ``each`` is told how many have been handed out."""

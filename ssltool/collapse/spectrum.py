@@ -112,8 +112,8 @@ def blocks_of(x: Tensor | Iterable[Tensor], chunk_rows: int | None = None, *, ch
         if width not in (None, block.shape[1]):
             raise SSLToolError(f"representations of different widths, {width} and {block.shape[1]}, are not one set")
         width = block.shape[1]
-        if check and not all_finite(block):
-            raise SSLToolError("representations hold NaN or infinite values; the network that made them diverged")
+        if check:
+            refuse_nonfinite(block)
         if len(block):
             yield block
 
@@ -121,6 +121,12 @@ def blocks_of(x: Tensor | Iterable[Tensor], chunk_rows: int | None = None, *, ch
 def all_finite(x: Tensor) -> bool:
     """Whether no value is NaN or infinite."""
     return bool(torch.isfinite(x.sum(dtype=widest(x.device)))) or bool(torch.isfinite(x).all())
+
+
+def refuse_nonfinite(x: Tensor) -> None:
+    """Raises ``SSLToolError`` if a value is NaN or infinite."""
+    if not all_finite(x):
+        raise SSLToolError("representations hold NaN or infinite values; the network that made them diverged")
 
 
 def row_blocks(x: Tensor, chunk_rows: int | None = None) -> Iterable[Tensor]:

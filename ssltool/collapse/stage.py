@@ -16,7 +16,7 @@ from ssltool.collapse import metrics
 from ssltool.collapse.measure import Measured, growth, intervals, measure
 from ssltool.collapse.rows import Rows
 from ssltool.collapse.tables import labels, means_of_groups, write_table
-from ssltool.collapse.verdict import NEEDED, Thresholds, Verdict, compare, judge
+from ssltool.collapse.verdict import NEEDED, Thresholds, Verdict, compare, judge_measured
 from ssltool.config.diagnose import SPECTRA, STATES, CollapseConfig
 from ssltool.errors import SSLToolError
 from ssltool.files import Representations, Spectrum, file_hash
@@ -72,12 +72,14 @@ def run(config: CollapseConfig) -> dict[str, Any]:
     targets = _targets(config, asked.folder, sets)
     reference = None
     if config.like is not None:
-        reference = _measure(_Set((config.like,), [Representations.stored(config.like)]), config, asked)
+        other = _Set((config.like,), [Representations.stored(config.like)])
+        reference = _measure(other.rows(config, asked.device), config, asked)
     results, found = [], []
     for one in sets:
-        measured = _measure(one, config, asked)
+        rows = one.rows(config, asked.device)  # once: they remember that they were looked through
+        measured = _measure(rows, config, asked)
         found.append(measured)
-        results.append(_result(one, measured, config, asked, reference))
+        results.append(_result(one, measured, config, asked, reference) | _spread(rows, measured, config, asked))
     for one, measured, result, paths in zip(sets, found, results, targets, strict=True):
         for kind, path in paths.items():
             _spectrum(one, measured, kind, config).save(path)
@@ -136,14 +138,13 @@ def _open(config: CollapseConfig) -> list[_Set]:
     return [_Set((path,), [one]) for path, one in zip(config.files, stored, strict=True)]
 
 
-def _measure(one: _Set, config: CollapseConfig, asked: _Asked) -> Measured:
-    rows = one.rows(config, asked.device)
+def _measure(rows: Rows, config: CollapseConfig, asked: _Asked) -> Measured:
     names = asked.names
     if config.metrics == "all":
         names = metrics.metric_names("all", views=rows.views is not None)
     total = sum(map(len, rows.parts))
     with tqdm(
-        total=total, desc=one.name, unit="row", unit_scale=True, leave=False, disable=not sys.stderr.isatty()
+        total=total, desc=rows.name, unit="row", unit_scale=True, leave=False, disable=not sys.stderr.isatty()
     ) as bar:
         return measure(
             rows,
@@ -158,10 +159,8 @@ def _measure(one: _Set, config: CollapseConfig, asked: _Asked) -> Measured:
 def _result(
     one: _Set, measured: Measured, config: CollapseConfig, asked: _Asked, reference: Measured | None
 ) -> dict[str, Any]:
-    shown = [name for name in measured.metrics if name in asked.names or config.metrics == "all"]
-    size: dict[str, Any] = {"n": measured.n, "d": measured.d, "bound": one.meta.get("directions")}
-    layer = one.meta.get("layer", "backbone")
-    verdict = judge(measured.metrics, **size, layer=layer, dead=len(measured.dead), thresholds=asked.thresholds)
+    shown = _shown(measured, config, asked)
+    verdict = judge_measured(measured, one.meta, asked.thresholds)
     result: dict[str, Any] = {
         "path": one.name,
         "n": measured.n,
@@ -177,7 +176,17 @@ def _result(
         verdict = compare(verdict, measured.metrics, reference.metrics, str(config.like), asked.thresholds)
         result["like"] = {name: reference.metrics.get(name) for name in shown}
     result["verdict"] = _as_dict(verdict, measured.dead)
-    rows = one.rows(config, asked.device)
+    return result
+
+
+def _shown(measured: Measured, config: CollapseConfig, asked: _Asked) -> list[str]:
+    """What was asked for of what was measured; the verdict needs more."""
+    return [name for name in measured.metrics if name in asked.names or config.metrics == "all"]
+
+
+def _spread(rows: Rows, measured: Measured, config: CollapseConfig, asked: _Asked) -> dict[str, Any]:
+    """How far the numbers are to be trusted, as far as was asked: "intervals" and "subsamples"."""
+    shown, result = _shown(measured, config, asked), dict[str, Any]()
     settings: dict[str, Any] = {"normalize": config.normalize, "seed": config.seed}
     if config.bootstrap:
         found = intervals(rows, measured, config.bootstrap, **settings)

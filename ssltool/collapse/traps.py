@@ -113,12 +113,8 @@ def notes(traps: Traps, s: Tensor, uncentred: Tensor, deviations: Tensor, n: int
         found.append(f"{len(constant):,} of {d:,} dimensions are constant: {named(sorted(constant))}")
     dead = [number for number in dead_dimensions(deviations) if number not in constant]
     if dead and len(constant) < d:
-        found.append(
-            f"{len(dead):,} more hardly change (deviation below {DEAD:g} of the largest): {named(dead)}"
-            if constant
-            else f"{len(dead):,} of {d:,} dimensions hardly change (deviation below {DEAD:g} of the largest): "
-            f"{named(dead)}"
-        )
+        many = f"{len(dead):,} more" if constant else f"{len(dead):,} of {d:,} dimensions"
+        found.append(f"{many} hardly change (deviation below {DEAD:g} of the largest): {named(dead)}")
     return found + _noise(s, uncentred, n, d, traps.precision())
 
 

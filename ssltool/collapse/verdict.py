@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ssltool.collapse.measure import Measured
 from ssltool.config.diagnose import STATES
 from ssltool.errors import SSLToolError, unknown
 
@@ -130,6 +131,19 @@ def judge(
         "auc_above_flat": area - flat,
     }
     return Verdict(state, line, why, details)
+
+
+def judge_measured(measured: Measured, meta: Mapping[str, Any], thresholds: Thresholds = DEFAULT) -> Verdict:
+    """The verdict on measured representations, by what their file says of itself (``layer`` and ``directions``)."""
+    return judge(
+        measured.metrics,
+        n=measured.n,
+        d=measured.d,
+        bound=meta.get("directions"),
+        layer=meta.get("layer", "backbone"),
+        dead=len(measured.dead),
+        thresholds=thresholds,
+    )
 
 
 def compare(

@@ -13,6 +13,11 @@ STATES = ("healthy", "partial", "complete")
 """How far a network has collapsed, from not at all."""
 
 
+def reaches(state: str | None, limit: str | None) -> bool:
+    """Whether ``state`` is ``limit`` or further collapsed; never where one of them is not known or not asked for."""
+    return state is not None and limit is not None and STATES.index(state) >= STATES.index(limit)
+
+
 @dataclass(frozen=True)
 class CollapseConfig(DeviceSettings):
     """Settings of ``ssltool collapse``."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ssltool.config.diagnose import SPECTRA
-from ssltool.config.shared import LAYERS, DeviceSettings
+from ssltool.config.shared import LAYERS, DeviceSettings, decoders
 from ssltool.settings import Checked, setting
 
 PLOTS = ("spectrum", "curves", "auc", "views", "schedule")
@@ -50,13 +50,7 @@ class ReportConfig(DeviceSettings):
         None, "folder of the images, where it has moved [default: each run's own]", section="Data", metavar="DIR"
     )
     size: int = setting(2000, "training images that are looked at", section="Data", minimum=2)
-    workers: int | None = setting(
-        None,
-        "processes that decode images from files [default: one per core, at most 8]",
-        "-j",
-        section="Data",
-        minimum=0,
-    )
+    workers: int | None = decoders()
     neighbours: int = setting(8, "neighbours shown of each image", minimum=1)
     queries: int = setting(8, "images whose neighbours are shown", minimum=1)
     rows: int = setting(4, "images whose views are shown", minimum=1)

@@ -26,6 +26,12 @@ STEMS = ("auto", "imagenet", "small", "small-stride2")
 LAYERS = ("backbone", "projector", "predictor")
 
 
+def decoders() -> Any:
+    """The setting of the processes that read images."""
+    help = "processes that decode images from files [default: one per core, at most 8]"
+    return setting(None, help, "-j", section="Data", minimum=0)
+
+
 @dataclass(frozen=True)
 class DataSettings(Checked):
     """Which images, and how they are read."""
@@ -54,13 +60,7 @@ class DataSettings(Checked):
         minimum=8,
         fixed=True,
     )
-    workers: int | None = setting(
-        None,
-        "processes that decode images from files [default: one per core, at most 8]",
-        "-j",
-        section="Data",
-        minimum=0,
-    )
+    workers: int | None = decoders()
 
 
 @dataclass(frozen=True)

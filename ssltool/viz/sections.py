@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ssltool.collapse.metrics import METRICS
+from ssltool.collapse.metrics import MAIN, METRICS
 from ssltool.collapse.verdict import Verdict
 from ssltool.config.diagnose import STATES
 from ssltool.viz import curves, pictures, plots, schedule
@@ -19,9 +19,6 @@ from ssltool.viz.pictures import Cloud, Views
 
 SIGNS = dict(zip(STATES, "●◐○", strict=True))
 """A full, a half and an empty disc: a verdict is never told by its colour alone."""
-
-TABLE = ("auc", "effective_rank", "rankme", "dead_directions", "alpha", "feature_std", "mean_cosine")
-"""The metrics of the table, which are those that a report measures."""
 
 FEW_PIXELS = 40
 """The pixels of images up to this side are shown as squares."""
@@ -69,7 +66,7 @@ def _what(run: Exhibit) -> str:
 
 def metrics(runs: Sequence[Exhibit]) -> str:
     """A row for each run and layer, sortable by every column, and how to read each metric."""
-    names = ["Run", "Layer", "Verdict", *map(_column, TABLE), "kNN (%)", "Loss", "Images", "Epochs"]
+    names = ["Run", "Layer", "Verdict", *map(_column, MAIN), "kNN (%)", "Loss", "Images", "Epochs"]
     titles = [
         element("th", element("button", escape(name), type="button"), scope="col", aria_sort="none") for name in names
     ]
@@ -78,7 +75,7 @@ def metrics(runs: Sequence[Exhibit]) -> str:
         for layer in run.layers:
             accuracy = run.neighbours.accuracy if layer.name == "backbone" else None
             loss = next((one["loss"] for one in run.records if one["epoch"] == run.origin["epoch"] - 1), None)
-            numbers = [*(layer.measured.metrics[name] for name in TABLE), accuracy and 100 * accuracy, loss]
+            numbers = [*(layer.measured.metrics[name] for name in MAIN), accuracy and 100 * accuracy, loss]
             cells = [
                 element("th", (sample(i) if len(runs) > 1 else "") + escape(run.name), scope="row"),
                 element("td", layer.name),
@@ -86,7 +83,7 @@ def metrics(runs: Sequence[Exhibit]) -> str:
                 *map(_number, [*numbers, run.config["n_images"], run.origin["epoch"]]),
             ]
             rows.append(element("tr", "".join(cells)))
-    readings = [element("dt", _column(name)) + element("dd", escape(METRICS[name].reading)) for name in TABLE]
+    readings = [element("dt", _column(name)) + element("dd", escape(METRICS[name].reading)) for name in MAIN]
     votes = max(run.neighbours.k for run in runs)
     readings.append(
         element("dt", "kNN") + element("dd", f"a vote of the {votes} nearest by cosine, each image leaving itself out")

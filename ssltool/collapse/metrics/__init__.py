@@ -72,6 +72,10 @@ QUICK = tuple(name for name, metric in METRICS.items() if metric.at in ("spectru
 """What one pass over the rows gives."""
 
 
+MAIN = ("auc", "effective_rank", "rankme", "dead_directions", "alpha", "feature_std", "mean_cosine")
+"""The few that tables of runs show and that are watched during training."""
+
+
 def metric_names(wanted: str | None, *, views: bool = False) -> tuple[str, ...]:
     """The names in a comma-separated list; None stands for ``QUICK``, ``all`` for all that the file's kind allows.
 
@@ -92,6 +96,7 @@ def metric_names(wanted: str | None, *, views: bool = False) -> tuple[str, ...]:
 
 
 __all__ = [
+    "MAIN",
     "METRICS",
     "QUICK",
     "Directions",

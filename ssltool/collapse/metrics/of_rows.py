@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ssltool.collapse.metrics.of_spectrum import rankme_of_spectrum
-from ssltool.collapse.spectrum import all_finite, blocks_of, singular_values
+from ssltool.collapse.spectrum import blocks_of, refuse_nonfinite, singular_values
 from ssltool.errors import SSLToolError
 from ssltool.numeric import widest
 
@@ -191,5 +191,4 @@ def unit_length(x: Tensor) -> Tensor:
 def _at_least(x: Tensor, rows: int) -> None:
     if x.dim() != 2 or len(x) < rows:
         raise SSLToolError(f"representations must be (N, d) with at least {rows} rows; found shape {tuple(x.shape)}")
-    if not all_finite(x):
-        raise SSLToolError("representations hold NaN or infinite values; the network that made them diverged")
+    refuse_nonfinite(x)

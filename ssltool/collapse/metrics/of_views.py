@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ssltool.collapse.metrics.of_rows import unit_length
-from ssltool.collapse.spectrum import all_finite
+from ssltool.collapse.spectrum import refuse_nonfinite
 from ssltool.errors import SSLToolError
 from ssltool.numeric import widest
 
@@ -65,6 +65,5 @@ def _views(x: Tensor) -> Tensor:
             f"this metric takes views of images, (N, Q, d) with Q at least 2; found shape {tuple(x.shape)}; "
             "ssltool save-reprs --views Q writes them"
         )
-    if not all_finite(x):
-        raise SSLToolError("representations hold NaN or infinite values; the network that made them diverged")
+    refuse_nonfinite(x)
     return x.to(widest(x.device))
