@@ -217,6 +217,27 @@ class Spectrum(_Stored):
 
 
 @dataclass
+class Neighbours(_Stored):
+    """The nearest rows of a bank to each query, nearest first: ``indices`` (N, k) int64, rows of the bank's file, and
+    ``distances`` (N, k) float32, 1 - cosine or Euclidean as ``meta["metric"]`` says; -1 and inf where there are fewer
+    than k. ``index`` (N,) int64 are the queries' and ``bank_index`` (N, k) the neighbours' numbers in their datasets.
+    """
+
+    FORMAT: ClassVar[str] = "ssltool/neighbours/1"
+
+    indices: Tensor
+    distances: Tensor
+    index: Tensor
+    bank_index: Tensor
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def load(cls, path: FilePath) -> Neighbours:
+        """Reads neighbours; raises ``SSLToolError`` as ``Checkpoint.load`` does."""
+        return cls._load(path)
+
+
+@dataclass
 class Representations(_Stored):
     """One row per image: ``representations`` (N, D) float32, or (N, Q, D) of Q views, ``targets`` (N,) int64 with -1
     where unlabelled, ``index`` (N,) int64, the image's number in its dataset, and ``meta``, where the rows come from.

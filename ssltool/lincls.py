@@ -8,7 +8,6 @@ and flips.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 from ssltool import seeds
 from ssltool.config import LinclsConfig, as_dict
 from ssltool.data import views
-from ssltool.data.datasets import ImageSet, open_dataset, parse_type
+from ssltool.data.labelled import open_labelled
 from ssltool.data.loader import Loader
 from ssltool.errors import SSLToolError
 from ssltool.files import Probe, weights_hash
@@ -41,10 +40,8 @@ def run(config: LinclsConfig) -> dict[str, Any]:
     device = pick_device(config)
     network = load_pretrained(config, device)
     config = with_saved_data(config, network.config)
-    train, val = map(_labelled, _open(config))
+    train, val = open_labelled(config)
     count = int(train.labels.max()) + 1
-    if int(val.labels.max()) >= count:
-        raise SSLToolError(f"the val images have classes beyond the {count} of the train images; check the folders")
     folder = RunFolder(run_path(config, _default_name(config, network)), "lincls")
     folder.refuse_if_taken(overwrite=config.overwrite)
     batch_size = config.batch_size or (256 if train.name == "bundled" else 4096)
@@ -143,25 +140,6 @@ class _Probe:
                 first += int(hits[:, 0].sum())
                 five += int(hits.any(dim=1).sum())
         return {"acc1": first / len(loader.images), "acc5": five / len(loader.images)}
-
-
-def _open(config: LinclsConfig) -> tuple[ImageSet, ImageSet]:
-    """The train images, of which ``--idx-path`` may choose some, and all val images."""
-    name, split, _ = parse_type(config.dataset_type)
-    if split is not None:
-        raise SSLToolError(
-            f"--dataset-type {config.dataset_type} names one split, but a linear probe learns from train and is "
-            f"scored on val; give {name}"
-        )
-    everything = dataclasses.replace(config, dataset_type=name, idx_path=None)
-    return open_dataset(config, "train"), open_dataset(everything, "val")
-
-
-def _labelled(images: ImageSet) -> ImageSet:
-    labelled = images.select(np.flatnonzero(images.labels >= 0))
-    if not len(labelled):
-        raise SSLToolError(f"{images.name} {images.split} has no labels; a linear probe needs labelled images as DATA")
-    return labelled
 
 
 def _default_name(config: LinclsConfig, network: Pretrained) -> str:

@@ -29,8 +29,9 @@ class Pretrained:
     origin: dict[str, Any]
 
 
-def load_pretrained(settings: NetworkSettings, device: torch.device) -> Pretrained:
-    """The network of ``--pretrained``, or with ``--random`` an untrained one of the same make.
+def load_pretrained(settings: NetworkSettings, device: torch.device, *, seed: int | None = None) -> Pretrained:
+    """The network of ``--pretrained``, or with ``--random`` an untrained one of the same make, whose weights are a
+    function of ``seed``, by default the run's.
 
     Raises:
         SSLToolError: if the checkpoint is missing, unreadable, or does not fit the given architecture, stem or image
@@ -49,7 +50,7 @@ def load_pretrained(settings: NetworkSettings, device: torch.device) -> Pretrain
                 f"--{name} is {asked}, but {settings.pretrained} was trained with {saved[name]}; leave it out"
             )
     image_size = settings.image_size or int(saved["image_size"])
-    method = build_method(saved | {"image_size": image_size})
+    method = build_method(saved | {"image_size": image_size} | ({} if seed is None else {"seed": seed}))
     if not settings.random:
         try:
             method.load_state_dict(checkpoint.state_dict)

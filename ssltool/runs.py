@@ -23,10 +23,12 @@ NEWEST = "checkpoint.pt"
 OWN = {
     "pretrain": ("config.json", "metrics.jsonl", "order.npy", "checkpoint*.pt", ".*.tmp"),
     "lincls": ("config.json", "metrics.jsonl", "probe.pt", ".*.tmp"),
+    "finetune": ("config.json", "metrics.jsonl", "finetuned*.pt", ".*.tmp"),
+    "scan": ("config.json", "metrics.jsonl", "neighbours.pt", "clusters.pt", "selflabelled.pt", ".*.tmp"),
 }
 """What each stage writes into its run folder, as patterns, and so may replace there."""
 
-RESULTS = {"pretrain": "checkpoint*.pt", "lincls": "probe.pt"}
+RESULTS = {"pretrain": "checkpoint*.pt", "lincls": "probe.pt", "finetune": "finetuned*.pt", "scan": "clusters.pt"}
 """What tells whose folder it is, and is lost if it is replaced."""
 
 

@@ -19,6 +19,7 @@ class Stream(enum.IntEnum):
     SUPPORT_VIEWS = 6  # the labelled images' views
     SAVED_VIEWS = 7  # the views of save-reprs, and which images it draws
     MONITOR = 8  # which images the collapse monitor looks at
+    HOLDOUT = 9  # which labelled rows settings are chosen on
 
 
 def derive(*numbers: int) -> int:

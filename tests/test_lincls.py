@@ -214,7 +214,7 @@ def test_without_out_the_run_folder_is_named_after_the_pretrained_run(settings, 
 def test_unlabelled_images_are_refused_before_a_folder_is_made(settings, write_images, tmp_path):
     for split in ("train", "val"):
         write_images(tmp_path / "pile" / split, 4)
-    with pytest.raises(SSLToolError, match="imagenet train has no labels; a linear probe needs labelled images"):
+    with pytest.raises(SSLToolError, match="imagenet train has no labels; labelled images are needed as DATA"):
         lincls.run(settings(data=str(tmp_path / "pile")))
     assert not (tmp_path / "probe").exists()
 

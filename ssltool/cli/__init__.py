@@ -18,10 +18,14 @@ COMMANDS = {
     "save-reprs": "Save what a pretrained network makes of a dataset.",
     "knn": "Classify representations by their nearest neighbours.",
     "lincls": "Train a linear probe on a frozen network.",
+    "finetune": "Train a whole network on labels, from a checkpoint and from scratch.",
+    "scan": "Cluster images into classes without labels.",
     "collapse": "Measure how far representations have collapsed.",
     "rank": "Order runs or checkpoints without labels.",
     "plot": "Draw spectra, runs, views or schedules for print.",
     "report": "Write one page about one or several runs.",
+    "inspect": "Say what a file is.",
+    "export": "Write a checkpoint as other programs load it.",
 }
 """Each command and its line in ``ssltool --help``."""
 

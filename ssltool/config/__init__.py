@@ -8,10 +8,15 @@ choices happen here for Python and command line alike, and a run's resolved sett
 from __future__ import annotations
 
 from ssltool.config.diagnose import CollapseConfig
-from ssltool.config.evaluate import KnnConfig, LinclsConfig, NetworkSettings, SaveReprsConfig
+from ssltool.config.evaluate import LabelledSettings, NetworkSettings, SaveReprsConfig
+from ssltool.config.exchange import ExportConfig, InspectConfig
+from ssltool.config.finetune import FinetuneConfig
+from ssltool.config.knn import KnnConfig
 from ssltool.config.pictures import PlotConfig, ReportConfig
 from ssltool.config.pretrain import PretrainConfig
+from ssltool.config.probe import LinclsConfig
 from ssltool.config.rank import RankConfig
+from ssltool.config.scan import ScanConfig
 from ssltool.config.shared import (
     DATASETS,
     LAYERS,
@@ -34,7 +39,11 @@ __all__ = [
     "CollapseConfig",
     "DataSettings",
     "DeviceSettings",
+    "ExportConfig",
+    "FinetuneConfig",
+    "InspectConfig",
     "KnnConfig",
+    "LabelledSettings",
     "LinclsConfig",
     "NetworkSettings",
     "PlotConfig",
@@ -43,6 +52,7 @@ __all__ = [
     "ReportConfig",
     "RunSettings",
     "SaveReprsConfig",
+    "ScanConfig",
     "as_dict",
     "fixed_settings",
 ]

@@ -1,10 +1,10 @@
-"""The settings of the stages that look at a trained network: representations and accuracies."""
+"""What the stages that look at a trained network share: which network, which labels; and the settings of save-reprs."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ssltool.config.shared import LAYERS, SPLITS, STEMS, DataSettings, DeviceSettings, RunSettings
+from ssltool.config.shared import LAYERS, SPLITS, STEMS, DataSettings, DeviceSettings
 from ssltool.settings import setting
 
 
@@ -20,6 +20,28 @@ class NetworkSettings(DeviceSettings, DataSettings):
     arch: str | None = setting(None, "backbone [default: the checkpoint's]", "-a", section="Model")
     stem: str | None = setting(None, "stem [default: the checkpoint's]", choices=STEMS, section="Model")
     random: bool = setting(False, "an untrained network instead, with the checkpoint's settings", section="Model")
+
+
+@dataclass(frozen=True)
+class LabelledSettings(NetworkSettings):
+    """Which labels a stage learns from."""
+
+    labels_fraction: float = setting(
+        1.0,
+        "share of the labelled training images of each class to learn from: 0.01 and 0.1 are the semi-supervised "
+        "protocols",
+        section="Data",
+        above=0,
+        maximum=1,
+    )
+    holdout: float = setting(
+        0.1,
+        "share of the training images of each class on which settings are chosen, where there is something to choose",
+        section="Data",
+        above=0,
+        maximum=0.9,
+    )
+    seed: int = setting(10, "seed of labels, weights, order and crops", section="Optimisation", minimum=0)
 
 
 @dataclass(frozen=True)
@@ -56,42 +78,3 @@ class SaveReprsConfig(NetworkSettings):
         None, "number in the default name [default: the checkpoint's]", section="Output", minimum=0
     )
     extra_info: str | None = setting(None, "added to the default name's folder", section="Output")
-
-
-@dataclass(frozen=True)
-class KnnConfig(DeviceSettings):
-    """Settings of ``ssltool knn``."""
-
-    bank: str | None = setting(None, "representations with labels, which vote")
-    queries: str | None = setting(None, "representations to classify")
-    k: int = setting(20, "neighbours that vote", "-k", minimum=1)
-    metric: str = setting("cos", "what near means: cosine similarity or Euclidean distance", choices=("cos", "l2"))
-    weighted: bool = setting(False, "weight votes by exp(similarity / temperature) instead of counting them")
-    temperature: float = setting(0.07, "temperature of the weighted vote", above=0)
-    chunk: int = setting(1024, "queries compared at a time; bounds the memory", minimum=1)
-    folder: str | None = setting(
-        None, "folder of --source and --target; the paper's output files go there", metavar="DIR"
-    )
-    source: str | None = setting(None, "file of the bank in --folder", metavar="FILE")
-    target: str | None = setting(None, "file of the queries in --folder", metavar="FILE")
-
-
-@dataclass(frozen=True)
-class LinclsConfig(RunSettings, NetworkSettings):
-    """Settings of ``ssltool lincls``."""
-
-    lars: bool = setting(False, "LARC: scale each layer's update by its norms (trust 0.001)", section="Optimisation")
-    epochs: int = setting(90, "epochs", section="Optimisation", minimum=1)
-    batch_size: int | None = setting(
-        None, "images in a batch [default: 4096; 256 on the bundled data]", "-b", section="Optimisation", minimum=1
-    )
-    lr: float = setting(
-        0.1,
-        "learning rate for a batch of 256; scaled with the batch",
-        "--learning-rate",
-        section="Optimisation",
-        above=0,
-    )
-    momentum: float = setting(0.9, "momentum of SGD", section="Optimisation", minimum=0, maximum=1)
-    weight_decay: float = setting(0.0, "weight decay", "--wd", section="Optimisation", minimum=0)
-    seed: int = setting(10, "seed of the weights, the order and the crops", section="Optimisation", minimum=0)

@@ -11,10 +11,13 @@ from ssltool.data.datasets import ImageSet
 from ssltool.errors import SSLToolError
 
 
-def labelled_rows(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
-    """Rows of ``fraction`` of the images of each class, at least one; a function of the seed.
+def labelled_rows(
+    labels: np.ndarray, fraction: float, seed: int, *, stream: seeds.Stream = seeds.Stream.SUPPORT, leave: int = 0
+) -> np.ndarray:
+    """Rows of ``fraction`` of the images of each class, at least one, in order; a function of the seed and the stream.
 
-    ``labels`` (N,), -1 where unlabelled. Larger fractions contain smaller ones.
+    ``labels`` (N,), -1 where unlabelled. Larger fractions contain smaller ones. Of each class at least ``leave`` rows
+    are not taken.
 
     Raises:
         SSLToolError: if there are no labels at all.
@@ -22,11 +25,11 @@ def labelled_rows(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
     classes = np.unique(labels[labels >= 0])
     if not len(classes):
         raise SSLToolError("none of the images has a label; labelled ones are needed")
-    order = np.random.RandomState(seeds.derive(seed, seeds.Stream.SUPPORT) % 2**32).permutation(len(labels))
+    order = np.random.RandomState(seeds.derive(seed, stream) % 2**32).permutation(len(labels))
     chosen = []
     for number in classes:
         rows = order[labels[order] == number]
-        chosen.append(rows[: max(1, round(fraction * len(rows)))])
+        chosen.append(rows[: min(max(1, round(fraction * len(rows))), len(rows) - leave)])
     return np.sort(np.concatenate(chosen))
 
 
