@@ -130,9 +130,11 @@ def refuse_nonfinite(x: Tensor) -> None:
 
 
 def row_blocks(x: Tensor, chunk_rows: int | None = None) -> Iterable[Tensor]:
-    """``x`` (N, d) in blocks of ``chunk_rows``; the default keeps the work in QR's efficient range."""
-    rows = chunk_rows or max(4096, 8 * x.shape[-1])  # R is on top of each block: an eighth more work, at most
-    return (x[start : start + rows] for start in range(0, max(1, len(x)), rows))
+    """``x`` (N, d) in blocks of at most ``chunk_rows``, about equally many in each; the default keeps the work in QR's
+    efficient range."""
+    most = chunk_rows or max(4096, 16 * x.shape[-1])  # R is on top of each block: a sixteenth more work
+    rows = -(-len(x) // max(1, -(-len(x) // most)))  # a small last block would cost as much as R alone
+    return (x[start : start + rows] for start in range(0, max(1, len(x)), max(1, rows)))
 
 
 def unit_rows(block: Tensor) -> Tensor:
