@@ -11,10 +11,12 @@ from ssltool import seeds
 from ssltool.data.strategies import steps_in_epoch
 from ssltool.errors import SSLToolError
 from ssltool.files import Checkpoint
+from ssltool.foreign.checkpoint import is_alone, read_checkpoint
 from ssltool.methods import method_class, method_options
 from ssltool.methods.base import Method, RunFacts
 from ssltool.methods.options import TrainedTeacher
 from ssltool.models.backbones import build_backbone
+from ssltool.training.distributed import say
 
 BUILDING = ("arch", "stem", "image_size", "stop_grad_conv1", "zero_init_residual")
 """The settings that a backbone is built from."""
@@ -25,8 +27,11 @@ def build_method(saved: dict[str, Any], second: Checkpoint | None = None) -> Met
 
     ``second`` is the checkpoint of a trained teacher whose weights it gets, where ``saved["second_backbone"]`` says how
     that one's backbone is made. A method that is read back from a checkpoint gets them with its own.
+    Settings of a backbone alone, another program's or an untrained one, make a method that has nothing else.
     """
-    options = method_options(saved["method"], saved["method_options"])
+    made, options = Method, None
+    if not is_alone(saved):
+        made, options = method_class(saved["method"]), method_options(saved["method"], saved["method_options"])
     own = {name: saved[name] for name in BUILDING}
 
     def second_backbone() -> tuple[nn.Module, int]:
@@ -45,7 +50,7 @@ def build_method(saved: dict[str, Any], second: Checkpoint | None = None) -> Met
     )
     torch.manual_seed(seeds.derive(saved["seed"]))
     backbone, dim = build_backbone(**own)
-    method = method_class(saved["method"])(backbone, dim, options, run)
+    method = made(backbone, dim, options, run)
     if second is not None:
         method.teacher.load_state_dict(backbone_weights(second))  # type: ignore[operator, union-attr]
     return method
@@ -62,10 +67,13 @@ def read_teacher(method: str, options: Any) -> Checkpoint | None:
     """The checkpoint that ``options`` name as the teacher, for a method that has one.
 
     Raises:
-        SSLToolError: if none is named, or it cannot be read.
+        SSLToolError: if none is named, or it cannot be read; it may be another program's.
     """
     if not isinstance(options, TrainedTeacher):
         return None
     if options.teacher is None:
         raise SSLToolError(f"{method} learns from a trained network; name its checkpoint with --set teacher=FILE")
-    return Checkpoint.load(options.teacher)
+    checkpoint, found = read_checkpoint(options.teacher)
+    if found is not None:
+        say(f"reading {options.teacher}: {found}")
+    return checkpoint

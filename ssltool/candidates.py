@@ -61,7 +61,8 @@ class Candidate:
 
 
 def sort_out(items: Sequence[str], *, checkpoints: bool) -> tuple[list[str], list[str], list[str]]:
-    """The run folders of pretrain, the files, and the run folders of lincls among ``items``.
+    """The run folders of pretrain, the files, and the run folders of lincls among ``items``; those of finetune and
+    scan, whose settings say ``stage``, are left out.
 
     Raises:
         SSLToolError: for a path that does not exist or is given twice, or if nothing is left to rank; with
@@ -75,8 +76,9 @@ def sort_out(items: Sequence[str], *, checkpoints: bool) -> tuple[list[str], lis
     twice = [path for path, one in zip(paths, resolved, strict=True) if resolved.count(one) > 1]
     if twice:
         raise SSLToolError(f"{twice[0]} is given twice; name it once")
-    probes = [path for path in paths if path.is_dir() and "origin" in RunFolder(path).read_config()]
-    folders = [path for path in paths if path.is_dir() and path not in probes]
+    settings = {path: RunFolder(path).read_config() for path in paths if path.is_dir()}
+    probes = [path for path, own in settings.items() if "origin" in own]
+    folders = [path for path, own in settings.items() if path not in probes and "stage" not in own]
     files = [path for path in paths if not path.is_dir()]
     if not folders and not files:
         raise SSLToolError("name at least one run folder of pretrain or file of representations to rank")
@@ -145,7 +147,7 @@ def of_file(path: str, layer: str, metrics: Sequence[str]) -> tuple[Candidate, l
     origin = dict(meta)
     if meta.get("random"):
         origin |= {"method": "untrained", "epoch": None}
-    elif "epoch" in meta:
+    elif meta.get("epoch") is not None:
         origin["epoch"] = meta["epoch"] - 1
     values = {f"{layer}_{name}": value for name, value in found.metrics.items()}
     trained = None if meta.get("random") else meta.get("checkpoint_hash")

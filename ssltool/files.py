@@ -9,12 +9,14 @@ full disk never costs the previous one. ``docs/file-formats.md`` lists every key
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import os
+import re
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import IO, Any, ClassVar, TypeVar
 
@@ -85,6 +87,24 @@ def weights_hash(state_dict: dict[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
+def matching(path: FilePath) -> FilePath | list[str]:
+    """The files that a name stands for: itself, or where it is a pattern such as ``train_*.pt`` what matches, in order.
+    Where there is no such file but several ranks wrote their parts of it, these parts.
+
+    Raises:
+        SSLToolError: if nothing matches.
+    """
+    path = Path(path)
+    if path.exists():
+        return path
+    if not glob.has_magic(str(path)):
+        return sorted(map(str, path.parent.glob(f"{glob.escape(path.stem)}.rank*of*{path.suffix}"))) or path
+    found = sorted(glob.glob(str(path)))
+    if not found:
+        raise SSLToolError(f"no file matches {path}")
+    return found
+
+
 def _sha(stream: IO[bytes]) -> str:  # Python 3.10
     digest = hashlib.sha256()
     while block := stream.read(1 << 20):
@@ -106,10 +126,17 @@ def load_dict(path: FilePath, *, mmap: bool = False) -> dict[str, Any]:
             warnings.simplefilter("ignore")
             contents = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap and zipfile.is_zipfile(path))
     except Exception as error:  # on bytes that are no pickle, torch's reader may fail in any way
-        if "Weights only load failed" in str(error) and "Unsupported operand" not in str(error):
+        if "TorchScript" in str(error):
             raise SSLToolError(
-                f"refused {path}: it holds pickled Python objects, which loading would execute; "
-                "save it again with tensors, numbers, strings, lists and dicts only"
+                f"refused {path}: it is a TorchScript program; save the state_dict() of its network instead, as "
+                "docs/checkpoints.md shows"
+            ) from error
+        if "Weights only load failed" in str(error) and "Unsupported operand" not in str(error):
+            named = re.search(r"GLOBAL (\S+)", str(error))
+            what = f" ({named[1]})" if named else ""
+            raise SSLToolError(
+                f"refused {path}: it holds pickled Python objects{what}, which loading would execute; save it again "
+                "with tensors, numbers, strings, lists and dicts only, as docs/checkpoints.md shows"
             ) from error
         raise SSLToolError(f"{path} is not a readable .pt file; it may be cut short: copy or make it again") from error
     if not isinstance(contents, dict):
@@ -134,15 +161,33 @@ class _Stored:
         write_atomically(path, lambda stream: torch.save(contents, stream))
 
     @classmethod
+    def load(cls: type[S], path: FilePath) -> S:
+        """Reads the file, executing nothing.
+
+        Raises:
+            SSLToolError: if it is missing, cut short, of another kind, or holds pickled objects.
+        """
+        return cls._load(path)
+
+    @classmethod
     def _load(cls: type[S], path: FilePath, *, mmap: bool = False) -> S:
-        contents = load_dict(path, mmap=mmap)
+        return cls.of(load_dict(path, mmap=mmap), path)
+
+    @classmethod
+    def of(cls: type[S], contents: dict[str, Any], path: FilePath) -> S:
+        """What the ``contents`` of ``path`` are.
+
+        Raises:
+            SSLToolError: if they are of another kind, or a key is missing.
+        """
         found = contents.get("format", "no format")
         if found != cls.FORMAT:
             raise SSLToolError(f"{path} is not a {cls.FORMAT} file: it says {found!r}, with keys {_some(contents)}")
-        missing = [f.name for f in fields(cls) if f.name not in contents]
+        needed = [f.name for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING]
+        missing = [name for name in needed if name not in contents]
         if missing:
             raise SSLToolError(f"{path} lacks {', '.join(missing)}; make it again")
-        return cls(**{f.name: contents[f.name] for f in fields(cls)})
+        return cls(**{f.name: contents[f.name] for f in fields(cls) if f.name in contents})
 
 
 def _some(contents: dict[str, Any]) -> str:
@@ -170,19 +215,14 @@ class Checkpoint(_Stored):
     scaler: dict[str, Any] | None
     metrics: dict[str, Any]
 
-    @classmethod
-    def load(cls, path: FilePath) -> Checkpoint:
-        """Reads a checkpoint, executing nothing.
-
-        Raises:
-            SSLToolError: if it is missing, cut short, of another kind, or holds pickled objects.
-        """
-        return cls._load(path)
-
 
 @dataclass
 class Probe(_Stored):
-    """A trained linear probe: ``weight`` (C, D), ``bias`` (C,), and what it was trained on."""
+    """A linear probe: ``weight`` (C, D), ``bias`` (C,), which take features as they are, and what it was trained on.
+
+    ``labels`` (C,) int64 are the classes of its rows, 0 to C - 1 where there are none. ``state`` is what training
+    goes on from.
+    """
 
     FORMAT: ClassVar[str] = "ssltool/probe/1"
 
@@ -190,11 +230,13 @@ class Probe(_Stored):
     bias: Tensor
     config: dict[str, Any]
     metrics: dict[str, Any]
+    labels: Tensor | None = None
+    state: dict[str, Any] = field(default_factory=dict)
 
-    @classmethod
-    def load(cls, path: FilePath) -> Probe:
-        """Reads a probe; raises ``SSLToolError`` as ``Checkpoint.load`` does."""
-        return cls._load(path)
+    @property
+    def classes(self) -> Tensor:
+        """The classes of the rows of ``weight``, (C,) int64."""
+        return torch.arange(len(self.weight)) if self.labels is None else self.labels
 
 
 @dataclass
@@ -231,16 +273,29 @@ class Neighbours(_Stored):
     bank_index: Tensor
     meta: dict[str, Any] = field(default_factory=dict)
 
-    @classmethod
-    def load(cls, path: FilePath) -> Neighbours:
-        """Reads neighbours; raises ``SSLToolError`` as ``Checkpoint.load`` does."""
-        return cls._load(path)
+
+@dataclass
+class Clusters(_Stored):
+    """Which cluster each image is in: ``assignments`` (N,) int64, ``confidence`` (N,) float32, its probability, NaN
+    where there is none, ``targets`` (N,) int64 with -1 where unlabelled, ``index`` (N,) int64, the image's number in
+    its dataset, and ``meta``, how they were made and how well they agree with the classes.
+    """
+
+    FORMAT: ClassVar[str] = "ssltool/clusters/1"
+
+    assignments: Tensor
+    confidence: Tensor
+    targets: Tensor
+    index: Tensor
+    meta: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
 class Representations(_Stored):
-    """One row per image: ``representations`` (N, D) float32, or (N, Q, D) of Q views, ``targets`` (N,) int64 with -1
-    where unlabelled, ``index`` (N,) int64, the image's number in its dataset, and ``meta``, where the rows come from.
+    """One row per image: ``representations`` (N, D) float32 or bfloat16, or (N, Q, D) of Q views, ``targets`` (N,)
+    int64 with -1 where unlabelled, ``index`` (N,) int64, the image's number in its dataset, and ``meta``, where the
+    rows come from. Where ``meta["places"]`` is P, an image has P rows, one after the other, each with its label and
+    number.
     """
 
     FORMAT: ClassVar[str] = "ssltool/representations/1"
@@ -260,7 +315,7 @@ class Representations(_Stored):
         The paper's files load too: their targets become integers, and rows are numbered from 0.
 
         Raises:
-            SSLToolError: if a file is unreadable, holds no representations or several views of each image, has rows
+            SSLToolError: if a file is unreadable, holds no representations or several of each image, has rows
                 and targets that do not match, NaN or infinite values, or if the files' widths differ.
         """
         if isinstance(path_or_paths, (str, os.PathLike)):
@@ -281,12 +336,20 @@ class Representations(_Stored):
 
     @classmethod
     def _load_one(cls, path: FilePath) -> Representations:
+        stored = cls.mapped(path)
+        stored.representations = stored.representations.float()
+        return stored
+
+    @classmethod
+    def mapped(cls, path: FilePath) -> Representations:
+        """One file of one row an image, memory-mapped and in its own precision; raises as ``load`` does."""
         stored = cls.stored(path)
         if stored.representations.dim() == 3:
             views = stored.representations.shape[1]
             raise SSLToolError(f"{path} holds {views} views of each image; save one row an image, without --views")
+        if places := stored.meta.get("places"):
+            raise SSLToolError(f"{path} holds {places} places of each image; save one row an image, the mean of them")
         _refuse_nonfinite(path, stored.representations)
-        stored.representations = stored.representations.float()
         return stored
 
     @classmethod
@@ -313,7 +376,7 @@ class Representations(_Stored):
         return cls(rows, targets, index, contents.get("meta", {}))
 
 
-def _refuse_nonfinite(path: FilePath, rows: Tensor, chunk: int = 65536) -> None:
+def _refuse_nonfinite(path: FilePath, rows: Tensor, chunk: int = 8192) -> None:
     bad, first = 0, None
     for start in range(0, len(rows), chunk):
         broken = (~torch.isfinite(rows[start : start + chunk])).any(dim=1)

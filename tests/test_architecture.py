@@ -29,11 +29,11 @@ FOUNDATION = {
     "ssltool.seeds",
     "ssltool.settings",
 }
-PARTS = {"methods", "data", "models", "collapse", "training", "viz"}
+PARTS = {"methods", "data", "models", "foreign", "collapse", "training", "viz"}
 
 
 def layer(module: str) -> int:
-    """cli 3 -> stages 2 -> methods, data, models, collapse, training, viz 1 -> files, config, errors, ... 0."""
+    """cli 3 -> stages 2 -> methods, data, models, foreign, collapse, training, viz 1 -> files, config, ... 0."""
     if module in FOUNDATION or module.startswith("ssltool.config."):
         return 0
     part = module.split(".")[1]
@@ -130,6 +130,9 @@ def test_nothing_but_the_registry_and_the_settings_names_a_method():
         "ssltool.methods.recipes",
         "ssltool.config.pretrain",  # the default of --method
         "ssltool.cli.pretrain",  # the paper's spellings
+        "ssltool.foreign.layouts",  # other programs, which are called as their methods
+        "ssltool.config.exchange",
+        "ssltool.export",
     }
 
 

@@ -23,6 +23,7 @@ from ssltool.files import (
     Spectrum,
     file_hash,
     load_dict,
+    matching,
     weights_hash,
     write_atomically,
     write_json,
@@ -417,3 +418,33 @@ def test_the_papers_spectrum_loads(tmp_path):
     assert found.stds.tolist() == [3.0, 1.0]
     assert found.metrics == {}
     assert found.meta == {}
+
+
+def test_a_probe_knows_the_classes_of_its_rows(tmp_path):
+    Probe(torch.ones(3, 2), torch.zeros(3), {}, {}).save(tmp_path / "plain.pt")
+    Probe(torch.ones(3, 2), torch.zeros(3), {}, {}, torch.tensor([2, 7, 9]), {"epoch": 1}).save(tmp_path / "named.pt")
+    assert Probe.load(tmp_path / "plain.pt").classes.tolist() == [0, 1, 2]
+    assert Probe.load(tmp_path / "named.pt").classes.tolist() == [2, 7, 9]
+    assert Probe.load(tmp_path / "named.pt").state == {"epoch": 1}
+
+
+def test_a_probe_of_an_earlier_version_without_labels_and_state_loads(tmp_path):
+    probe = {
+        "format": "ssltool/probe/1",
+        "weight": torch.ones(2, 3),
+        "bias": torch.zeros(2),
+        "config": {},
+        "metrics": {},
+    }
+    torch.save(probe, tmp_path / "old.pt")
+    assert Probe.load(tmp_path / "old.pt").classes.tolist() == [0, 1]
+
+
+def test_a_pattern_stands_for_the_files_that_match_in_order(tmp_path):
+    for name in ("b2.pt", "b1.pt", "c.pt", "[x].pt"):
+        (tmp_path / name).touch()
+    assert matching(str(tmp_path / "b*.pt")) == [str(tmp_path / "b1.pt"), str(tmp_path / "b2.pt")]
+    assert matching(tmp_path / "c.pt") == tmp_path / "c.pt"
+    assert matching(tmp_path / "[x].pt") == tmp_path / "[x].pt"  # a file of that name comes first
+    with pytest.raises(SSLToolError, match=r"no file matches .*d\*\.pt"):
+        matching(tmp_path / "d*.pt")

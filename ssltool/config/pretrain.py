@@ -70,7 +70,7 @@ class PretrainConfig(RunSettings, DeviceSettings, DataSettings):
     arch: str = setting(
         "resnet50",
         "backbone: a torchvision ResNet, resnet18_w16 or _w32 (narrow), "
-        "resnet18_bottleneck_w64, resnet50_nobottleneck, vit_small, vit_small_depth6, ...",
+        "resnet18_bottleneck_w64, resnet50_nobottleneck, vit_small, vit_small_depth6, vit_base_p8, ...",
         "-a",
         section="Model",
         fixed=True,
@@ -78,7 +78,7 @@ class PretrainConfig(RunSettings, DeviceSettings, DataSettings):
     stem: str = setting(
         "auto",
         "first layers of a ResNet: 7x7 and max-pool (imagenet), 3x3 without max-pool (small), the same with "
-        "stride 2; auto is small up to 64 px",
+        "stride 2, or padded by 2 px as solo-learn does; auto is small up to 64 px",
         choices=STEMS,
         section="Model",
         fixed=True,

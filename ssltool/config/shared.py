@@ -22,7 +22,7 @@ DATASETS = (
     "places365",
 )
 SPLITS = ("train", "val", "unlabeled")
-STEMS = ("auto", "imagenet", "small", "small-stride2")
+STEMS = ("auto", "imagenet", "small", "small-stride2", "small-padded")
 LAYERS = ("backbone", "projector", "predictor")
 
 

@@ -51,6 +51,9 @@ METHODS = {
     "supervised": Entry("supervised:Supervised", 2015, "1512.03385", "labels", "labels"),
 }
 
+CLASSIFIER = "supervised"
+"""The method that is a backbone and a linear classifier: what later stages train, and how they save it."""
+
 
 def method_entry(name: str) -> Entry:
     """What the registry says of a method.

@@ -1,13 +1,15 @@
 """Architecture names to backbones: modules that map images (N, 3, S, S) to representations (N, D).
 
 Every network is torchvision's, with its classifier taken off: the ResNets, the collapse paper's variants of ResNet-18
-and ResNet-50, ResNets of reduced base width (``resnet18_w16``), and ViT-S of depth 12, 6 and 3 as MoCo v3 sets them up.
+and ResNet-50, ResNets of another base width (``resnet18_w16``), and ViTs as MoCo v3 sets them up, whose names may add a
+number of heads and a patch size (``vit_small_h6_p8``).
 """
 
 from __future__ import annotations
 
 import math
 import re
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -29,19 +31,39 @@ VARIANTS: dict[str, tuple[type[BasicBlock | Bottleneck], list[int], int]] = {
     "resnet50_nobottleneck": (BasicBlock, [5, 6, 9, 4], 64),
 }
 
-# Width, depth and heads of the collapse paper's ViTs, and of the student/teacher study's.
+# Width, depth and heads of the collapse paper's ViTs, of the student/teacher study's, and of the usual sizes. MoCo v3's
+# vit_small has 12 heads; DINO's and timm's has 6, and is called vit_small_h6 here.
 VITS = {
     "vit_small": (384, 12, 12),
     "vit_small_depth6": (384, 6, 6),
     "vit_small_depth3": (384, 3, 6),
     "vit_w256_depth6": (256, 6, 4),
+    "vit_tiny": (192, 12, 3),
+    "vit_base": (768, 12, 12),
+    "vit_large": (1024, 24, 16),
+    "vit_huge": (1280, 32, 16),
 }
 
+# Blocks of the ResNets that have a base width in their name.
 NARROW: dict[str, tuple[type[BasicBlock | Bottleneck], list[int]]] = {
     "resnet18": (BasicBlock, [2, 2, 2, 2]),
     "resnet34": (BasicBlock, [3, 4, 6, 3]),
     "resnet50": (Bottleneck, [3, 4, 6, 3]),
+    "resnet200": (Bottleneck, [3, 24, 36, 3]),
 }
+
+# First convolution of each stem (kernel, stride, padding); only the first is followed by max-pooling. solo-learn pads
+# its 3x3 convolution by 2 pixels.
+STEM_CONVS = {"imagenet": (7, 2, 3), "small": (3, 1, 1), "small-stride2": (3, 2, 1), "small-padded": (3, 1, 2)}
+
+
+class ViTShape(NamedTuple):
+    """What a ViT's name says: width, depth, heads, and the side of its patches, None where the image size decides."""
+
+    dim: int
+    depth: int
+    heads: int
+    patch: int | None
 
 
 def torchvision_resnets() -> list[str]:
@@ -50,9 +72,10 @@ def torchvision_resnets() -> list[str]:
 
 
 def architectures() -> list[str]:
-    """All names that ``build_backbone`` knows; any multiple of 8 may stand in ``resnet18_w16``."""
+    """All names that ``build_backbone`` knows; any multiple of 8 may stand in ``resnet18_w16``, and ``_h6``, ``_p8`` or
+    both behind a ViT's."""
     narrow = [f"{base}_w{width}" for base in NARROW for width in (16, 32)]
-    return [*torchvision_resnets(), *VARIANTS, *narrow, *VITS]
+    return [*torchvision_resnets(), *VARIANTS, *narrow, *VITS, "vit_small_h6"]
 
 
 def check_architecture(arch: str) -> None:
@@ -61,8 +84,38 @@ def check_architecture(arch: str) -> None:
     Raises:
         SSLToolError: with the nearest names.
     """
-    if arch not in architectures() and not _narrow(arch):
+    if arch not in architectures() and not _narrow(arch) and not vit_shape(arch):
         raise unknown("architecture", arch, architectures())
+
+
+def vit_shape(arch: str) -> ViTShape | None:
+    """The shape of the ViT that ``arch`` names, None if it names none.
+
+    Raises:
+        SSLToolError: for a number of heads that does not divide the width.
+    """
+    name = re.fullmatch(r"(vit_\w+?)(?:_h([1-9]\d*))?(?:_p([1-9]\d*))?", arch)
+    if not name or name[1] not in VITS:
+        return None
+    dim, depth, heads = VITS[name[1]]
+    heads = int(name[2] or heads)
+    if dim % heads:
+        raise SSLToolError(f"{arch}: {heads} heads do not divide the width {dim}; choose another number behind _h")
+    return ViTShape(dim, depth, heads, int(name[3]) if name[3] else None)
+
+
+def vit_of(dim: int, depth: int) -> str | None:
+    """The name in ``VITS`` of this width and depth, if there is one."""
+    return next((name for name, shape in VITS.items() if shape[:2] == (dim, depth)), None)
+
+
+def vit_name(shape: ViTShape, image_size: int) -> str | None:
+    """The shortest name of a ViT of ``shape`` for images of ``image_size`` pixels; None if no name fits."""
+    name = vit_of(shape.dim, shape.depth)
+    if name is None:
+        return None
+    heads = f"_h{shape.heads}" if shape.heads != VITS[name][2] else ""
+    return name + heads + (f"_p{shape.patch}" if shape.patch not in (None, patch_size(image_size)) else "")
 
 
 def _narrow(arch: str) -> re.Match[str] | None:
@@ -76,7 +129,7 @@ def resolve_stem(arch: str, stem: str, image_size: int) -> str:
     Raises:
         SSLToolError: for another stem on a ViT.
     """
-    if arch in VITS:
+    if vit_shape(arch):
         if stem != "auto":
             raise SSLToolError(f"--stem {stem} does nothing with {arch}, which has no stem; leave it out")
         return stem
@@ -99,16 +152,16 @@ def build_backbone(
         SSLToolError: for an unknown name (the nearest are offered), or settings that do nothing with it.
     """
     stem = resolve_stem(arch, stem, image_size)
-    if arch in VITS:
-        return _vit(*VITS[arch], image_size, stop_grad_conv1), VITS[arch][0]
+    shape = vit_shape(arch)
+    if shape:
+        return _vit(shape, image_size, stop_grad_conv1), shape.dim
     if stop_grad_conv1:
         raise SSLToolError(f"--stop-grad-conv1 does nothing with {arch}; it freezes the patch embedding of a ViT")
     model = _resnet(arch, zero_init_residual)
     dim = model.fc.in_features
     model.fc = nn.Identity()  # type: ignore[assignment]
     if stem != "imagenet":
-        stride = 2 if stem == "small-stride2" else 1
-        model.conv1 = _first_conv(model.bn1.num_features, 3, stride, 1)
+        model.conv1 = _first_conv(model.bn1.num_features, *STEM_CONVS[stem])
         model.maxpool = nn.Identity()  # type: ignore[assignment]
     return model, dim
 
@@ -138,7 +191,7 @@ class _NarrowResNet(ResNet):
     ) -> None:
         self._width = width
         super().__init__(block, layers, zero_init_residual=zero_init_residual)
-        self.conv1 = _first_conv(width, 7, 2, 3)
+        self.conv1 = _first_conv(width, *STEM_CONVS["imagenet"])
         self.bn1 = nn.BatchNorm2d(width)
         self.fc = nn.Linear(8 * width * block.expansion, 1)  # the caller takes it off
 
@@ -200,8 +253,9 @@ def patch_size(image_size: int) -> int:
     return 16 if image_size > SMALL_IMAGE else 4
 
 
-def _vit(dim: int, depth: int, heads: int, image_size: int, stop_grad_conv1: bool) -> VisionTransformer:
-    patch = patch_size(image_size)
+def _vit(shape: ViTShape, image_size: int, stop_grad_conv1: bool) -> VisionTransformer:
+    dim, depth, heads, _ = shape
+    patch = shape.patch or patch_size(image_size)
     if image_size % patch:
         raise SSLToolError(f"--image-size {image_size} does not divide into a ViT's patches of {patch} pixels")
     model = ViT(image_size, patch, depth, heads, hidden_dim=dim, mlp_dim=4 * dim)

@@ -22,6 +22,8 @@ from ssltool.models.backbones import (
     patch_size,
     patch_tokens,
     resolve_stem,
+    vit_name,
+    vit_shape,
 )
 
 EXPANSION = {BasicBlock: 1, Bottleneck: 4}
@@ -44,8 +46,8 @@ def stages(model: nn.Module) -> list[nn.Sequential]:
 @pytest.mark.parametrize("arch", architectures())
 def test_every_name_builds_a_network_without_a_classifier(arch):
     model, dim = on_meta(arch)
-    assert dim in (128, 256, 384, 512, 1024, 2048)
-    assert isinstance(model.heads if arch in VITS else model.fc, nn.Identity)
+    assert dim in (128, 192, 256, 384, 512, 768, 1024, 1280, 2048)
+    assert isinstance(model.heads if vit_shape(arch) else model.fc, nn.Identity)
 
 
 @pytest.mark.parametrize("arch", ["resnet50", "resnext50_32x4d", *VARIANTS, "resnet34_w32", "resnet50_w16", *VITS])
@@ -153,7 +155,12 @@ def test_branches_start_at_zero_only_where_asked():
 
 @pytest.mark.parametrize(
     ("stem", "kernel", "stride", "pooled", "side"),
-    [("imagenet", 7, 2, True, 16), ("small", 3, 1, False, 64), ("small-stride2", 3, 2, False, 32)],
+    [
+        ("imagenet", 7, 2, True, 16),
+        ("small", 3, 1, False, 64),
+        ("small-stride2", 3, 2, False, 32),
+        ("small-padded", 3, 1, False, 66),
+    ],
 )
 @pytest.mark.parametrize("arch", ["resnet18", "resnet50_w16", "resnet18_bottleneck_w96"])
 def test_a_stem_is_its_convolution_and_its_pooling(arch, stem, kernel, stride, pooled, side):
@@ -192,6 +199,10 @@ def test_building_with_auto_is_building_with_what_it_means():
         ("vit_small_depth6", 384, 6, 6),
         ("vit_small_depth3", 384, 3, 6),
         ("vit_w256_depth6", 256, 6, 4),
+        ("vit_tiny", 192, 12, 3),
+        ("vit_base", 768, 12, 12),
+        ("vit_small_h6", 384, 12, 6),
+        ("vit_small_h6_p8", 384, 12, 6),
     ],
 )
 def test_a_vit_has_its_width_depth_and_heads(arch, width, depth, heads):
@@ -208,6 +219,37 @@ def test_a_vits_patches_are_small_on_small_images(image_size, patch):
     model, _ = on_meta("vit_small_depth3", image_size=image_size)
     assert model.conv_proj.kernel_size == model.conv_proj.stride == (patch, patch)
     assert model.encoder.pos_embedding.shape == (1, 1 + (image_size // patch) ** 2, 384)
+
+
+@pytest.mark.parametrize("image_size", [32, 224])
+def test_a_vits_patches_are_as_wide_as_its_name_says_whatever_the_image(image_size):
+    model, _ = on_meta("vit_small_depth3_p8", image_size=image_size)
+    assert model.conv_proj.kernel_size == model.conv_proj.stride == (8, 8)
+    assert model.encoder.pos_embedding.shape == (1, 1 + (image_size // 8) ** 2, 384)
+
+
+@pytest.mark.parametrize(
+    ("name", "image_size", "shortest"),
+    [
+        ("vit_small", 224, "vit_small"),
+        ("vit_small_p16", 224, "vit_small"),
+        ("vit_small_p4", 224, "vit_small_p4"),
+        ("vit_small_p4", 32, "vit_small"),
+        ("vit_small_h12_p8", 224, "vit_small_p8"),
+        ("vit_tiny_h12", 32, "vit_tiny_h12"),
+    ],
+)
+def test_a_vits_shortest_name_names_the_same_network(name, image_size, shortest):
+    found = vit_name(vit_shape(name), image_size)
+    assert found == shortest
+    state, again = (on_meta(arch, image_size=image_size)[0].state_dict() for arch in (name, shortest))
+    assert {k: v.shape for k, v in state.items()} == {k: v.shape for k, v in again.items()}
+    assert vit_shape(name).heads == vit_shape(shortest).heads
+
+
+def test_heads_that_do_not_divide_the_width_are_refused():
+    with pytest.raises(SSLToolError, match="vit_small_h7: 7 heads do not divide the width 384"):
+        build_backbone("vit_small_h7")
 
 
 def test_a_vits_positions_are_fixed_sines_and_cosines():

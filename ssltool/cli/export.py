@@ -1,0 +1,35 @@
+"""``ssltool export``."""
+
+from __future__ import annotations
+
+import click
+
+from ssltool.cli.options import Command, json_option, settings
+from ssltool.cli.output import emit, table
+from ssltool.config import ExportConfig
+
+
+@click.command("export", cls=Command)
+@click.argument("checkpoint", metavar="CKPT")
+@settings(ExportConfig, positional=("checkpoint",))
+@json_option
+def command(config: ExportConfig, as_json: bool) -> None:
+    """Write the backbone of the checkpoint CKPT, ssltool's or another program's, as other programs load it.
+
+    torchvision and timm get the weights alone, without a classifier; simsiam a checkpoint that the official
+    main_lincls.py takes. The last line of the table is how to load the file.
+
+    \b
+    ssltool export run/checkpoint.pt --to torchvision
+    ssltool export run/checkpoint.pt --to timm -o backbone.safetensors
+    ssltool export vicreg/model.pth --to simsiam -o vicreg.pth.tar --json
+    """
+    from ssltool.export import run
+
+    result = run(config)
+    rows = [
+        ["written", f"{result['path']}, {result['tensors']:,} tensors of {result['arch']} for {result['to']}"],
+        ["sha256", result["sha256"]],
+        ["load", result["load"]],
+    ]
+    emit(result, table(rows), as_json)
