@@ -47,8 +47,6 @@ def pretrain(config: PretrainConfig) -> Path:
         Interrupted: after SIGTERM, SIGINT or SIGUSR1, with the state saved.
         Collapsed: if the run collapsed as far as ``stop_on`` says, with the state saved.
     """
-    if config.gpu is not None and distributed.launched():
-        raise SSLToolError(f"--gpu {config.gpu} puts every rank on one GPU; leave it out under torchrun")
     if config.dist_backend != "auto" and not distributed.launched():
         raise SSLToolError(f"--dist-backend {config.dist_backend} does nothing without torchrun; leave it out")
     device = pick_device(config, local_rank=distributed.local_rank())
@@ -247,15 +245,7 @@ class _Run:
         self._set_rates()
         with autocast(self.device, c.precision):
             output: Output = state.model(self._shown(batch))
-        state.optimizer.zero_grad(set_to_none=True)
-        state.scaler.scale(output.loss).backward()
-        state.scaler.unscale_(state.optimizer)
-        state.method.before_update()
-        state.scaler.step(state.optimizer)
-        state.scaler.update()
-        state.method.after_step()
-        state.step += 1
-        state.epoch_step += 1
+        state.learn(output.loss)
         state.note(output.loss, feature_std_tensor(output.projection))
 
     def _set_rates(self) -> None:

@@ -25,7 +25,7 @@ from ssltool.job import Job
 from ssltool.knn import neighbours
 from ssltool.monitor import VOTERS, knn_accuracy
 from ssltool.pretrained import Pretrained, load_pretrained
-from ssltool.save_reprs import represent
+from ssltool.represent import represent
 from ssltool.training.device import pick_device
 from ssltool.viz import sections
 from ssltool.viz.exhibit import Exhibit, Layer, Neighbours, Shown

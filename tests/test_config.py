@@ -98,7 +98,7 @@ def test_a_range_with_two_ends_names_both():
         (PretrainConfig, "strategy", "--strategy"),
         (PretrainConfig, "optimizer", "--optimizer"),
         (PretrainConfig, "device", "--device"),
-        (SaveReprsConfig, "layer", "--layer"),
+        (SaveReprsConfig, "tokens", "--tokens"),
         (SaveReprsConfig, "split", "--split"),
         (KnnConfig, "metric", "--metric"),
         (CollapseConfig, "type", "--type"),

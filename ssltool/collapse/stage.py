@@ -210,7 +210,7 @@ def _repeated_images(one: _Set) -> list[str]:
     if len(one.stored) < 2 or len(sets) > 1 or sets.pop()[0] is None:
         return []
     numbers = torch.cat([part.index for part in one.stored])
-    repeated = len(numbers) - len(numbers.unique())
+    repeated = len(numbers) - len(numbers.unique()) * (one.meta.get("places") or 1)
     return [f"{repeated:,} images are in more than one place of the merged files"] if repeated else []
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ssltool.config.shared import LAYERS, SPLITS, STEMS, DataSettings, DeviceSettings
+from ssltool.config.shared import SPLITS, STEMS, DataSettings, DeviceSettings
 from ssltool.settings import setting
 
 
@@ -16,10 +16,18 @@ class NetworkSettings(DeviceSettings, DataSettings):
     image_size: int | None = setting(
         None, "side of the input in pixels [default: the checkpoint's]", section="Data", minimum=8
     )
-    pretrained: str | None = setting(None, "checkpoint of the model", section="Model", metavar="FILE")
-    arch: str | None = setting(None, "backbone [default: the checkpoint's]", "-a", section="Model")
-    stem: str | None = setting(None, "stem [default: the checkpoint's]", choices=STEMS, section="Model")
-    random: bool = setting(False, "an untrained network instead, with the checkpoint's settings", section="Model")
+    pretrained: str | None = setting(
+        None,
+        "checkpoint of the network, ssltool's or another program's; random for an untrained one of -a, "
+        "torchvision:DEFAULT for torchvision's weights of -a",
+        section="Model",
+        metavar="FILE",
+    )
+    arch: str | None = setting(None, "backbone [default: what the checkpoint holds]", "-a", section="Model")
+    stem: str | None = setting(None, "stem [default: what the checkpoint holds]", choices=STEMS, section="Model")
+    random: bool = setting(
+        False, "an untrained network instead, of the make that the checkpoint holds", section="Model"
+    )
 
 
 @dataclass(frozen=True)
@@ -33,22 +41,33 @@ class LabelledSettings(NetworkSettings):
         section="Data",
         above=0,
         maximum=1,
+        fixed=True,
     )
-    holdout: float = setting(
-        0.1,
-        "share of the training images of each class on which settings are chosen, where there is something to choose",
-        section="Data",
-        above=0,
-        maximum=0.9,
-    )
-    seed: int = setting(10, "seed of labels, weights, order and crops", section="Optimisation", minimum=0)
+    seed: int = setting(10, "seed of labels, weights, order and crops", section="Optimisation", minimum=0, fixed=True)
 
 
 @dataclass(frozen=True)
 class SaveReprsConfig(NetworkSettings):
     """Settings of ``ssltool save-reprs``."""
 
-    layer: str = setting("backbone", "whose output to save", choices=LAYERS, section="Model")
+    layer: str = setting(
+        "backbone",
+        "whose output to save: backbone, projector, predictor, or a module's dotted name such as backbone.layer3",
+        section="Model",
+        metavar="NAME",
+    )
+    tokens: str | None = setting(
+        None,
+        "which of a ViT's tokens: the class token, every patch (a row each), or the mean of the patches [default: cls]",
+        choices=("cls", "patch", "mean"),
+        section="Model",
+    )
+    pool: str | None = setting(
+        None,
+        "what becomes of a feature map: its mean, or a row for each place (none) [default: mean]",
+        choices=("mean", "none"),
+        section="Model",
+    )
     split: str | None = setting(
         None,
         "which images [default: the one --dataset_type names, else train]",
@@ -65,11 +84,21 @@ class SaveReprsConfig(NetworkSettings):
     sample: int | None = setting(
         None, "only so many images, drawn at random by the run's seed [default: all]", section="Data", minimum=1
     )
-    batch_size: int = setting(256, "images or views in a batch", "-b", section="Data", minimum=1)
+    batch_size: int = setting(256, "images in a batch; of views, 256 at most", "-b", section="Data", minimum=1)
+    precision: str = setting("fp32", "arithmetic of the forward pass", choices=("fp32", "bf16"), section="Hardware")
+    format: str = setting(
+        "pt",
+        "kind of file: ssltool's own, NumPy arrays, or parquet; the latter two are for other programs",
+        choices=("pt", "npy", "parquet"),
+        section="Output",
+    )
+    dtype: str = setting(
+        "fp32", "type of the saved numbers; bf16 halves a .pt file", choices=("fp32", "bf16"), section="Output"
+    )
     out: str | None = setting(
         None,
         "file to write, or a folder with --split both [default: data/ARCH_exp0000/DATASET/SPLIT_reprs_e0.pt, with "
-        "_random, the layer, views and sample after the number where it is not the trained backbone's of all images]",
+        "_random, the layer, views and whatever else makes it not the trained backbone's rows after the number]",
         "-o",
         section="Output",
         metavar="PATH",

@@ -119,13 +119,13 @@ class Loader:
 
             yield self._batch(rows, _by_size(draws, sizes, finish))
 
-    def evaluate(self, batch_size: int) -> Iterator[Batch]:
-        """All images in order, once, by the validation transform.
+    def evaluate(self, batch_size: int, rows: np.ndarray | None = None) -> Iterator[Batch]:
+        """All images in order, once, by the validation transform; or those in ``rows``, places in the ``ImageSet``.
 
         Raises:
             SSLToolError: naming the image, if one cannot be decoded.
         """
-        rows = np.arange(len(self.images))
+        rows = np.arange(len(self.images)) if rows is None else rows
         parts = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
         if self._files is None:
             for part in parts:

@@ -9,6 +9,7 @@ import torch
 
 from ssltool.config import DeviceSettings
 from ssltool.errors import SSLToolError
+from ssltool.training import distributed
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -17,9 +18,11 @@ def pick_device(settings: DeviceSettings, *, local_rank: int = 0) -> torch.devic
     """The device that the settings name; ``auto`` takes CUDA, then Apple's MPS, then the CPU.
 
     Raises:
-        SSLToolError: if it is not there.
+        SSLToolError: if it is not there, or one is named for all ranks.
     """
     name = settings.device
+    if settings.gpu is not None and distributed.launched():
+        raise SSLToolError(f"--gpu {settings.gpu} puts every rank on one GPU; leave it out under torchrun")
     if settings.gpu is not None and name == "auto":
         name = "cuda"
     if settings.gpu is not None and name != "cuda":

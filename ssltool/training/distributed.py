@@ -21,9 +21,14 @@ from ssltool.data.loader import Shard
 from ssltool.errors import Interrupted, SSLToolError
 
 
+def launched_as() -> Shard:
+    """Which of how many processes torchrun started this one as; known before and without the ranks' joining."""
+    return Shard(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
+
+
 def launched() -> bool:
     """Whether torchrun started this process, as one of several."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+    return launched_as().world > 1
 
 
 def local_rank() -> int:
