@@ -14,7 +14,7 @@ from ssltool.files import Probe
 Known = tuple[list[float | None], list[str]]
 """The accuracy of each row, or None, and notes on what was left out."""
 
-PROTOCOL = ("optimizer", "epochs", "batch_size", "val_size", "image_size")
+PROTOCOL = ("features", "optimizer", "epochs", "batch_size", "labels_fraction", "val_size", "image_size")
 """What probes must share for their accuracies to be compared."""
 
 
@@ -32,8 +32,9 @@ def of_probes(folders: Sequence[str], hashes: Sequence[str | None]) -> Known:
         metrics = Probe.load(Path(folder) / "probe.pt").metrics
         if "checkpoint_hash" not in metrics:
             raise SSLToolError(f"{folder}: its probe is not trained to the end; run ssltool lincls again")
-        if metrics["random"]:
-            notes.append(f"{folder} is a probe of an untrained network and is left out")
+        if metrics["random"] or metrics["checkpoint_hash"] is None:
+            what = "an untrained network" if metrics["random"] else "representations of no known checkpoint"
+            notes.append(f"{folder} is a probe of {what} and is left out")
             continue
         name, _ = found.setdefault(metrics["checkpoint_hash"], (folder, metrics))
         if name != folder:

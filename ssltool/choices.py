@@ -11,14 +11,13 @@ from ssltool.errors import SSLToolError
 from ssltool.methods import method_class
 from ssltool.methods.options import gather_options, idle_options, parse_options
 from ssltool.methods.recipes import published
-from ssltool.models.backbones import VITS
-from ssltool.settings import flag
+from ssltool.models.backbones import vit_shape
+from ssltool.settings import flag, idle, refuse_idle
 
 
 def idle_settings(config: PretrainConfig) -> Iterator[tuple[str, str]]:
     """Settings away from their defaults that do nothing beside the others, and why."""
-    defaults = {f.name: f.default for f in dataclasses.fields(PretrainConfig)}
-    idle = [
+    rules = [
         (("incremental_idx_path", "chunk_size", "n_rounds"), config.strategy == "iid", "with --strategy iid"),
         (("momentum",), config.optimizer in ("adam", "adamw"), f"with --optimizer {config.optimizer}"),
         (("lars_trust", "lars_clip"), config.optimizer != "lars", f"with --optimizer {config.optimizer}"),
@@ -29,22 +28,18 @@ def idle_settings(config: PretrainConfig) -> Iterator[tuple[str, str]]:
         (("start_epoch",), config.resume is None, "without --resume"),
         (("start_epoch",), config.resume == "auto", "with --resume auto, which knows where it stopped"),
         (("overwrite",), config.resume == "auto", "with --resume auto"),
-        (("zero_init_residual",), config.arch in VITS, f"with {config.arch}"),
+        (("zero_init_residual",), vit_shape(config.arch) is not None, f"with {config.arch}"),
     ]
-    for names, condition, why in idle:
-        for name in names:
-            if condition and getattr(config, name) != defaults[name]:
-                yield name, why
+    return idle(config, rules)
 
 
 def refuse_idle_settings(config: PretrainConfig) -> None:
-    """Refuses flags that would do nothing: an ignored flag is a misunderstanding.
+    """Refuses flags that would do nothing.
 
     Raises:
         SSLToolError: naming the flag and why it has no effect.
     """
-    for name, why in idle_settings(config):
-        raise SSLToolError(f"{flag(name)} does nothing {why}; leave one of them out")
+    refuse_idle(idle_settings(config))
 
 
 def given_options(config: PretrainConfig) -> dict[str, Any]:

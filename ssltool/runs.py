@@ -20,13 +20,20 @@ from ssltool.files import Checkpoint, write_atomically, write_json, writing
 from ssltool.plain import to_json
 
 NEWEST = "checkpoint.pt"
+PROBE = "probe.pt"
 OWN = {
     "pretrain": ("config.json", "metrics.jsonl", "order.npy", "checkpoint*.pt", ".*.tmp"),
     "lincls": ("config.json", "metrics.jsonl", "probe.pt", ".*.tmp"),
     "finetune": ("config.json", "metrics.jsonl", "finetuned*.pt", ".*.tmp"),
-    "scan": ("config.json", "metrics.jsonl", "neighbours.pt", "clusters.pt", "selflabelled.pt", ".*.tmp"),
+    "scan": (
+        *("config.json", "metrics.jsonl", "neighbours.pt", "clusters.pt", "selflabelled.pt"),
+        *("training_*.pt", "assignments_*.pt", ".*.tmp"),
+    ),
 }
 """What each stage writes into its run folder, as patterns, and so may replace there."""
+
+APART = ("arm", "seed", "phase", "epoch")
+"""What tells the records of one run from one another, where they have it."""
 
 RESULTS = {"pretrain": "checkpoint*.pt", "lincls": "probe.pt", "finetune": "finetuned*.pt", "scan": "clusters.pt"}
 """What tells whose folder it is, and is lost if it is replaced."""
@@ -70,9 +77,8 @@ class RunFolder:
         begun = any(self._own_files())
         may_restart = resume is not None and not any(self.path.glob(RESULTS[self.stage]))
         if begun and not (continues or overwrite or may_restart):
-            go_on = "go on with it (--resume auto), " if self.stage == "pretrain" else ""
             raise SSLToolError(
-                f"{self.path} already holds a run; {go_on}replace it (--overwrite), "
+                f"{self.path} already holds a run; go on with it (--resume auto), replace it (--overwrite), "
                 "or choose another folder (--out, --exp-name, --exp-id)"
             )
 
@@ -91,13 +97,13 @@ class RunFolder:
         Raises:
             SSLToolError: if it cannot be written.
         """
-        timed = {record["epoch"]: record for record in self.read_metrics()} if self._holds(resumed_from) else {}
+        timed = {_moment(record): record for record in self.read_metrics()} if self._holds(resumed_from) else {}
         with writing(self.path):
             for path in self._own_files():
                 if not self._holds(resumed_from) or path.suffix == ".tmp":  # left by a save that was killed
                     path.unlink(missing_ok=True)
         write_json(self.path / "config.json", config)
-        lines = [to_json(timed.get(record["epoch"], record)) + "\n" for record in history]
+        lines = [to_json(timed.get(_moment(record), record)) + "\n" for record in history]
         write_atomically(self.metrics, lambda stream: stream.write("".join(lines).encode()))
 
     def read_config(self) -> dict[str, Any]:
@@ -152,3 +158,7 @@ class RunFolder:
                 shutil.copyfile(kept, link)
             os.replace(link, self.newest)
         return kept
+
+
+def _moment(record: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(record.get(name) for name in APART)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import types
 import typing
+from collections.abc import Iterable, Iterator
 from dataclasses import field
 from typing import Any
 
@@ -27,12 +28,13 @@ def setting(
     fixed: bool = False,
     method_option: str | None = None,
     metavar: str | None = None,
+    nargs: int = 1,
 ) -> Any:
     """A dataclass field with what the command line and the checks need to know about it.
 
     ``flags`` are further spellings beside ``--name``; ``minimum`` and ``maximum`` are inclusive, ``above`` exclusive;
     ``fixed`` settings may not change when a run is resumed; ``method_option`` names the method's option that a setting
-    stands for.
+    stands for; ``nargs`` is how many values follow the flag.
     """
     metadata = {k: v for k, v in locals().items() if k != "default"}
     return field(default=default, metadata=metadata)
@@ -54,6 +56,44 @@ def may_be_none(cls: type, name: str) -> bool:
 def flag(name: str) -> str:
     """The command-line spelling of a setting's name."""
     return "--" + name.replace("_", "-")
+
+
+def numbers(text: str, name: str) -> tuple[float, ...]:
+    """A comma-separated list of different numbers above 0, as the setting ``name`` takes it: 0.1,1,10.
+
+    Raises:
+        SSLToolError: naming the flag.
+    """
+    try:
+        values = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        values = ()
+    if not values or not all(0 < value < float("inf") for value in values) or len(set(values)) < len(values):
+        raise SSLToolError(f"{flag(name)} is '{text}'; it must be different numbers above 0, as in 0.1,1,10")
+    return values
+
+
+Rule = tuple[tuple[str, ...], bool, str]
+"""Names of settings, whether they do nothing, and beside what: ``(("lr",), True, "with --solver lbfgs")``."""
+
+
+def idle(config: Any, rules: Iterable[Rule]) -> Iterator[tuple[str, str]]:
+    """Settings away from their defaults that do nothing by ``rules``, and why."""
+    defaults = {f.name: f.default for f in dataclasses.fields(config)}
+    for names, condition, why in rules:
+        for name in names:
+            if condition and getattr(config, name) != defaults[name]:
+                yield name, why
+
+
+def refuse_idle(found: Iterable[tuple[str, str]]) -> None:
+    """Refuses settings that do nothing: an ignored flag is a misunderstanding.
+
+    Raises:
+        SSLToolError: naming the first flag in ``found`` and why it has no effect.
+    """
+    for name, why in found:
+        raise SSLToolError(f"{flag(name)} does nothing {why}; leave one of them out")
 
 
 class Checked:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from ssltool.cli.options import BY_TORCHRUN, DETECTED, Command, data_argument, gone, json_option, settings, with_data
@@ -13,26 +15,62 @@ from ssltool.config import LinclsConfig
 @data_argument
 @settings(LinclsConfig)
 @json_option
-@gone(BY_TORCHRUN | DETECTED | {"--evaluate": "the val images are evaluated after every epoch"})
+@gone(BY_TORCHRUN | DETECTED)
 def command(config: LinclsConfig, data_dir: str | None, as_json: bool) -> None:
-    """Train a linear probe on the frozen backbone of a checkpoint and report its accuracy on the val images.
+    """Train a linear probe on frozen features and report its accuracy on the val images.
 
-    The paper's protocol: the backbone in eval mode and proved unchanged at the end, classifier weights from N(0, 0.01),
-    random crops and flips, a cosine per epoch. --lars is its LARC. Dataset, stem and image size come from the
-    checkpoint unless given. Writes config.json, metrics.jsonl and probe.pt into a run folder.
+    From images, the paper's protocol: the backbone in eval mode and proved unchanged at the end, classifier weights
+    from N(0, 0.01), random crops and flips, a cosine per epoch. --lars is its LARC. Dataset, stem and image size come
+    from the checkpoint unless given; DATA may be another labelled set. From two files of save-reprs (--reprs), the same
+    without crops, or logistic regression at its optimum (--solver lbfgs).
+
+    With --lr-sweep or --c-grid the best is chosen on held-out training images, never on the val images. Writes
+    config.json, metrics.jsonl and, after every epoch, probe.pt into a run folder; --resume auto goes on from there.
 
     \b
-    ssltool lincls --pretrained logs/simsiam-resnet18-current_0000/checkpoint.pt --epochs 10 --lr 1
-    ssltool lincls --pretrained logs/simsiam-resnet18-current_0000/checkpoint.pt --lars -b 1024
+    ssltool lincls --pretrained logs/simsiam-resnet18-current_0000/checkpoint.pt --epochs 10 --lr-sweep 0.1,0.3,1,3
+    ssltool lincls --pretrained logs/simsiam-resnet18-current_0000/checkpoint.pt --lars -b 1024 --resume auto
+    ssltool lincls --reprs train_reprs_e0.pt val_reprs_e0.pt --solver lbfgs --c-grid 0.01,0.1,1,10
+    ssltool lincls --reprs train_reprs_e0.pt val_reprs_e0.pt --labels-fraction 0.01 --lr-sweep 0.1,1,10
+    ssltool lincls --pretrained checkpoint.pt --resume logs/lincls-run_0000/probe.pt --evaluate
     """
     from ssltool.lincls import run
 
     result = run(with_data(config, data_dir))
+    emit(result, "\n\n".join(_tables(result)), as_json)
+
+
+def _tables(result: dict[str, Any]) -> list[str]:
     rows = [
         ["accuracy@1", f"{result['acc1']:.4f}"],
         ["accuracy@5", f"{result['acc5']:.4f}"],
-        ["probe", f"{result['optimizer']}, {result['epochs']} epochs, {result['classes']} classes"],
-        ["backbone", f"unchanged, sha256 {result['backbone_hash'][:16]}"],
-        ["run", result["run"]],
+        ["mean of the classes", f"{result['class_acc1']:.4f}"],
+        ["scored", f"{result['val_size']:,} {result['features']} of {result['classes']} classes"],
     ]
-    emit(result, table(rows), as_json)
+    if "train_size" in result:
+        rows += [["learnt from", f"{result['train_size']:,} {result['features']}{_held(result)}"]]
+        rows += [["probe", _probe(result)]]
+    if "backbone_hash" in result:
+        rows.append(["backbone", f"unchanged, sha256 {result['backbone_hash'][:16]}"])
+    rows.append(["run", result["run"]] if "run" in result else ["probe", result["probe"]])
+    if "tried" not in result:
+        return [table(rows)]
+    names = [
+        name for name in ("lr", "c", "held_acc1", "loss", "train_acc1", "iterations") if name in result["tried"][0]
+    ]
+    return [table([[one[name] for name in names] for one in result["tried"]], names), table(rows)]
+
+
+def _held(result: dict[str, Any]) -> str:
+    if "held_size" not in result:
+        return ""
+    again = result["optimizer"] == "lbfgs"  # it is fitted to all rows once the best is known
+    return f", {'of which' if again else 'and'} {result['held_size']:,} held out to choose"
+
+
+def _probe(result: dict[str, Any]) -> str:
+    scaled = ", standardised" if result["standardised"] else ""
+    if result["optimizer"] == "lbfgs":
+        end = "at the optimum" if result["converged"] else "NOT at the optimum"
+        return f"lbfgs, C {result['c']:g}, {result['iterations']} iterations, {end}{scaled}"
+    return f"{result['optimizer']}, lr {result['lr']:g}, {result['epochs']} epochs of {result['batch_size']}{scaled}"

@@ -81,8 +81,8 @@ def settings(cls: type, *, positional: tuple[str, ...] = ()) -> Callable[[F], F]
             if f.name in positional:
                 continue
             kind = value_type(cls, f.name)
-            multiple = f.default == ()
-            extra: dict[str, Any] = {"type": str if multiple else _click_type(kind, f.metadata)}
+            multiple, nargs = f.default == (), f.metadata["nargs"]
+            extra: dict[str, Any] = {"type": str if multiple or nargs > 1 else _click_type(kind, f.metadata)}
             if kind is bool:
                 extra = {"is_flag": True}
             shown = f.default is not None and f.default is not False and f.default != ()
@@ -94,6 +94,7 @@ def settings(cls: type, *, positional: tuple[str, ...] = ()) -> Callable[[F], F]
                 show_default=shown,
                 help=f.metadata["help"],
                 multiple=multiple,
+                nargs=nargs,
                 metavar=f.metadata["metavar"],
                 **extra,
             )(with_config)

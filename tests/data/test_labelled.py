@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ssltool.data.labelled import hold_out
+from ssltool.data.labelled import hold_out, places
 from ssltool.errors import SSLToolError
 
 LABELS = np.array([3] * 50 + [-1] * 7 + [0] * 20 + [9])
@@ -29,3 +29,10 @@ def test_what_is_held_out_is_a_function_of_the_seed():
 def test_nothing_can_be_held_out_of_classes_of_one():
     with pytest.raises(SSLToolError, match="no class has two labelled images"):
         hold_out(np.arange(5), 0.5, seed=0)
+
+
+def test_labels_become_their_places_and_unknown_ones_come_behind():
+    found, count = places(np.array([30, 7, 900, 7, 30]), np.array([7, 30]))
+    assert (found.tolist(), count) == ([1, 0, 2, 0, 1], 3)
+    found, count = places(np.array([5, 1, 9]), np.array([3, 5]))  # of the unknown ones, the smaller comes first
+    assert (found.tolist(), count) == ([1, 2, 3], 4)

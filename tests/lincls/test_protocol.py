@@ -1,65 +1,27 @@
-"""The linear probe: what it learns, what it leaves untouched, and what it writes."""
+"""The linear probe on images: what it learns, what it leaves untouched, and what it writes."""
 
 from __future__ import annotations
 
 import json
-from functools import partial
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch import nn
 
-from ssltool import lincls
-from ssltool.config import DataSettings, LinclsConfig
+from ssltool import lincls, seeds
+from ssltool.config import DataSettings
 from ssltool.data.datasets import open_dataset
 from ssltool.data.loader import Loader
 from ssltool.errors import SSLToolError
 from ssltool.files import Checkpoint, Probe, file_hash, weights_hash
+from ssltool.lincls import images, train
+from ssltool.lincls.images import Images
 from ssltool.methods.simsiam import SimSiam
 from ssltool.pretrained import load_pretrained
+from ssltool.training.classify import linear_classifier
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture
-def black_and_white(tmp_path):
-    """An ImageNet-style folder of dark and of light noise: ``train`` of 20 images each, ``val`` of 10."""
-    rng = np.random.default_rng(0)
-    for split, count in (("train", 20), ("val", 10)):
-        for name, low in (("black", 0), ("white", 200)):
-            folder = tmp_path / "images" / split / name
-            folder.mkdir(parents=True)
-            for i in range(count):
-                Image.fromarray(rng.integers(low, low + 56, (16, 16, 3), np.uint8)).save(folder / f"{i}.png")
-    return tmp_path / "images"
-
-
-@pytest.fixture
-def settings(trained, black_and_white, tmp_path):
-    """Settings of a probe of one epoch on the dark and light images: ``settings(lr=1.0) -> LinclsConfig``."""
-
-    def make(**changes) -> LinclsConfig:
-        fixed = {
-            "pretrained": str(trained / "checkpoint.pt"),
-            "data": str(black_and_white),
-            "device": "cpu",
-            "workers": 0,
-            "epochs": 1,
-            "batch_size": 20,
-            "out": str(tmp_path / "probe"),
-        }
-        return LinclsConfig(**fixed | changes)
-
-    return make
-
-
-@pytest.fixture
-def on_bundled(settings, tmp_path):
-    """The same on 200 of the bundled train images, and all its val images."""
-    np.save(tmp_path / "some.npy", np.arange(0, 8000, 40))
-    return partial(settings, data=None, idx_path=str(tmp_path / "some.npy"), batch_size=64)
 
 
 def names(folder) -> set[str]:
@@ -85,11 +47,11 @@ def test_the_accuracies_are_those_of_the_saved_probe_on_the_val_images(on_bundle
     result = lincls.run(on_bundled(lr=1.0))
     probe = Probe.load(tmp_path / "probe" / "probe.pt")
     backbone = load_pretrained(on_bundled(), CPU).method.backbone
-    images = open_dataset(DataSettings(), "val")
+    scored = open_dataset(DataSettings(), "val")
     with torch.no_grad():
-        features = torch.cat([backbone(batch.views[0]) for batch in Loader(images, 16, CPU).evaluate(500)])
+        features = torch.cat([backbone(batch.views[0]) for batch in Loader(scored, 16, CPU).evaluate(500)])
     ranks = (features @ probe.weight.T + probe.bias).argsort(dim=1, descending=True)
-    hits = ranks == torch.from_numpy(images.labels)[:, None]
+    hits = ranks == torch.from_numpy(scored.labels)[:, None]
     # A tie or a rounding difference may turn over one image of 2,000.
     assert result["acc1"] == pytest.approx(float(hits[:, 0].float().mean()), abs=0.0011)
     assert result["acc5"] == pytest.approx(float(hits[:, :5].any(dim=1).float().mean()), abs=0.0011)
@@ -131,21 +93,21 @@ def test_a_backbone_whose_running_statistics_move_voids_the_result(settings, mon
         backbone.train = lambda mode=True: nn.Module.train(backbone, True)  # whatever is asked: BN goes on averaging
         return network
 
-    monkeypatch.setattr(lincls, "load_pretrained", careless)
+    monkeypatch.setattr(images, "load_pretrained", careless)
     with pytest.raises(SSLToolError, match="the frozen backbone changed while the probe was trained"):
         lincls.run(settings())
     assert not (tmp_path / "probe" / "probe.pt").exists()
 
 
 def test_a_backbone_with_one_changed_weight_voids_the_result(settings, monkeypatch):
-    evaluate = lincls._Probe.evaluate
+    val = Images.val
 
-    def nudge(probe, loader):
+    def nudge(source):
         with torch.no_grad():
-            probe.method.backbone.conv1.weight.view(-1)[0] += 1e-6
-        return evaluate(probe, loader)
+            source.method.backbone.conv1.weight.view(-1)[0] += 1e-6
+        return val(source)
 
-    monkeypatch.setattr(lincls._Probe, "evaluate", nudge)
+    monkeypatch.setattr(Images, "val", nudge)
     with pytest.raises(SSLToolError, match="the frozen backbone changed"):
         lincls.run(settings())
 
@@ -176,11 +138,53 @@ def test_a_larc_step_moves_the_classifier_by_a_thousandth_of_its_norm(settings, 
     # One step on all 40 images, lr scaled to 1, no momentum yet: |dW| = 0.001 |W|, and W ~ N(0, 0.01) of 128 numbers.
     assert lincls.run(settings(lars=True, batch_size=40, lr=256 / 40))["optimizer"] == "larc"
     after = Probe.load(tmp_path / "probe" / "probe.pt").weight
-    probe = lincls._Probe(load_pretrained(settings(), CPU), settings(), 2, 40, CPU)
-    before = probe.classifier.weight.detach()
+    before = linear_classifier(64, 2, seeds.generator(settings().seed)).weight.detach()
     assert float((after - before).norm() / before.norm()) == pytest.approx(0.001, rel=1e-3)
-    assert float(before.std()) == pytest.approx(0.01, rel=5 / (2 * 128) ** 0.5)
-    assert probe.classifier.bias.tolist() == [0.0] * 2
+
+
+def test_the_papers_flag_is_the_optimizer_larc_and_contradicts_the_others(settings, probe_path):
+    lincls.run(settings(lars=True, batch_size=40))
+    before = Probe.load(probe_path).weight
+    assert lincls.run(settings(optimizer="larc", batch_size=40, overwrite=True))["optimizer"] == "larc"
+    assert torch.equal(Probe.load(probe_path).weight, before)
+    for other in ("sgd", "lars"):
+        with pytest.raises(SSLToolError, match=f"--lars is LARC, as in the paper, and --optimizer is {other}"):
+            lincls.run(settings(lars=True, optimizer=other))
+
+
+def test_a_lars_step_scales_the_weight_and_leaves_the_bias_to_sgd(settings, probe_path):
+    after = {}
+    for optimizer in ("sgd", "lars"):
+        lincls.run(settings(optimizer=optimizer, batch_size=40, lr=256 / 40, overwrite=True))
+        after[optimizer] = Probe.load(probe_path)
+    start = linear_classifier(64, 2, seeds.generator(settings().seed)).weight.detach()
+    sgd, lars = (after[name].weight - start for name in ("sgd", "lars"))
+    torch.testing.assert_close(lars, sgd * 0.001 * start.norm() / sgd.norm(), rtol=1e-3, atol=1e-9)
+    assert torch.equal(after["sgd"].bias, after["lars"].bias)
+
+
+def test_another_labelled_set_than_the_one_that_was_pretrained_on(ssltool, trained, black_and_white, tmp_path):
+    flags = ["--dataset-type", "imagenet", "--epochs", 1, "--device", "cpu", "-j", 0, "-o", tmp_path / "probe"]
+    ran = ssltool("lincls", "--pretrained", trained / "checkpoint.pt", black_and_white, *flags, "--json")
+    assert ran.code == 0, ran.err
+    assert (ran.json["classes"], ran.json["train_size"], ran.json["image_size"]) == (2, 40, 16)
+    config = json.loads((tmp_path / "probe" / "config.json").read_text())
+    assert config["data"] == str(black_and_white)
+
+
+def test_a_fraction_of_the_labels_is_the_same_share_of_each_class(on_bundled, settings, monkeypatch):
+    seen = []
+    train = Images.train
+    monkeypatch.setattr(Images, "train", lambda source, *a: [seen.append(y) or (x, y) for x, y in train(source, *a)])
+    result = lincls.run(settings(data=None, labels_fraction=0.01))
+    assert (result["train_size"], result["labels_fraction"]) == (80, 0.01)
+    assert torch.cat(seen).bincount().tolist() == [8] * 10
+
+
+@pytest.mark.parametrize(("many", "batch"), [(91, 256), (90, 4096)])
+def test_the_default_batch_is_simsiams_where_there_are_enough_images(many, batch, on_files, monkeypatch):
+    monkeypatch.setattr(train, "MANY", many)  # of the 90 there are
+    assert lincls.run(on_files(batch_size=None, epochs=1))["batch_size"] == batch
 
 
 def test_the_number_file_chooses_train_images_and_leaves_val_whole(on_bundled):
