@@ -20,6 +20,7 @@ class Stream(enum.IntEnum):
     SAVED_VIEWS = 7  # the views of save-reprs, and which images it draws
     MONITOR = 8  # which images the collapse monitor looks at
     HOLDOUT = 9  # which labelled rows settings are chosen on
+    NEIGHBOURS = 10  # with which of its neighbours SCAN compares an image
 
 
 def derive(*numbers: int) -> int:

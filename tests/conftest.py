@@ -76,6 +76,20 @@ def trained(tmp_path_factory) -> Path:
     return pretrain(config)
 
 
+@pytest.fixture(scope="session")
+def shades(tmp_path_factory) -> Path:
+    """An ImageNet-style folder of dark, middling and light noise: ``train`` of 16 images each, ``val`` of 8."""
+    rng = np.random.default_rng(0)
+    root = tmp_path_factory.mktemp("shades")
+    for split, count in (("train", 16), ("val", 8)):
+        for name, low in (("dark", 0), ("light", 200), ("middling", 100)):
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            for i in range(count):
+                Image.fromarray(rng.integers(low, low + 56, (16, 16, 3), np.uint8)).save(folder / f"{i}.png")
+    return root
+
+
 @pytest.fixture
 def write_reprs(tmp_path):
     """Saves representations: ``write_reprs("a.pt", rows, targets) -> path``; unlabelled without targets."""

@@ -18,7 +18,7 @@ COMMANDS = {
     "save-reprs": "Save what a pretrained network makes of a dataset.",
     "knn": "Classify representations by their nearest neighbours.",
     "lincls": "Train a linear probe on a frozen network.",
-    "finetune": "Train a whole network on labels, from a checkpoint and from scratch.",
+    "finetune": "Train a pretrained network further, on labels.",
     "scan": "Cluster images into classes without labels.",
     "collapse": "Measure how far representations have collapsed.",
     "rank": "Order runs or checkpoints without labels.",

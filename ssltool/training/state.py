@@ -16,7 +16,7 @@ from ssltool.methods.base import Method
 from ssltool.training import distributed
 
 SUMS = ("loss", "feature_std")
-"""What is averaged over an epoch's steps."""
+"""What is averaged over an epoch's steps, of which the loss comes first."""
 
 DIVERGED = "the checkpoint, if there is one, is from before it. Try a lower --lr, --warmup-epochs, or --precision fp32"
 
@@ -70,8 +70,20 @@ class TrainState:
         self.sums = dict(checkpoint.metrics["sums"])
         self.history = list(checkpoint.metrics["epochs"])
 
+    def learn(self, loss: Tensor) -> None:
+        """One update down the gradient of ``loss``, with what the method does before and after it."""
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(loss).backward()
+        self.scaler.unscale_(self.optimizer)
+        self.method.before_update()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.method.after_step()
+
     def note(self, *values: Tensor) -> None:
-        """Remembers one step's values of ``SUMS``, on the device, until ``flush``."""
+        """Ends a step: counts it, and remembers its values of what ``sums`` names, on the device, until ``flush``."""
+        self.step += 1
+        self.epoch_step += 1
         self.pending.append(torch.stack([value.detach().float() for value in values]))
 
     def flush(self) -> None:
@@ -90,14 +102,14 @@ class TrainState:
                 raise SSLToolError(f"the loss is {row[0]} at step {number} (epoch {self.epoch}); {DIVERGED}")
         self.latest = rows[-1][0]
         for row in rows:
-            for name, value in zip(SUMS, row, strict=True):
+            for name, value in zip(self.sums, row, strict=True):
                 self.sums[name] += value
 
     def finish_epoch(self) -> dict[str, float]:
-        """Ends the epoch and returns the means of ``SUMS`` over its steps and the ranks."""
+        """Ends the epoch and returns the means of what ``sums`` names over its steps and the ranks."""
         self.flush()
-        means = {name: self.sums[name] / self.epoch_step for name in SUMS}
+        means = {name: total / self.epoch_step for name, total in self.sums.items()}
         self.epoch += 1
         self.epoch_step = 0
-        self.sums = dict.fromkeys(SUMS, 0.0)
+        self.sums = dict.fromkeys(self.sums, 0.0)
         return means

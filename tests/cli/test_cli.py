@@ -52,8 +52,8 @@ def parse(line: str) -> dict[str, object]:
 def test_help_lists_the_commands_with_a_line_each(ssltool):
     ran = ssltool("--help")
     assert ran.code == 0
-    stages = {"pretrain", "save-reprs", "knn", "lincls", "collapse"}
-    assert set(COMMANDS) == stages | {"methods", "rank", "plot", "report"}
+    stages = {"pretrain", "save-reprs", "knn", "lincls", "collapse", "finetune", "scan"}
+    assert set(COMMANDS) == stages | {"methods", "rank", "plot", "report", "inspect", "export"}
     lines = {line.strip() for line in ran.out.splitlines()}
     for name, summary in COMMANDS.items():
         assert any(line.startswith(f"{name} ") and line.endswith(summary) for line in lines), name
