@@ -1,60 +1,16 @@
-"""Nearest neighbours: the same votes as a loop that anyone can read, whatever the chunks."""
+"""Votes and predictions: those of a loop that anyone can read, and of scikit-learn."""
 
 from __future__ import annotations
 
-import json
 import math
-from collections import defaultdict
 
 import pytest
 import torch
+from sklearn.neighbors import KNeighborsClassifier
 
-from ssltool import knn
-from ssltool.config import KnnConfig
+from knn_helpers import by_hand, elected, labels, nearest, random, ranked
 from ssltool.errors import SSLToolError
-from ssltool.knn import knn_predict, neighbours
-
-
-def random(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def labels(n: int, classes: list[int], seed: int = 0) -> torch.Tensor:
-    return torch.tensor(classes)[torch.randint(len(classes), (n,), generator=torch.Generator().manual_seed(seed))]
-
-
-def ranked(bank, targets, queries, *, metric, temperature=0.07, own=None) -> list[list[tuple[float, float, int]]]:
-    """For each query (nearness, weight, label) of every bank row, nearest first, by plain loops in double precision;
-    ``own`` names the bank row that a query leaves out."""
-    lists = []
-    for i, query in enumerate(queries.double().tolist()):
-        scored = []
-        for j, row in enumerate(bank.double().tolist()):
-            if own is not None and own[i] == j:
-                continue
-            if metric == "cos":
-                dot = sum(a * b for a, b in zip(query, row, strict=True))
-                near = dot / math.hypot(*query) / math.hypot(*row)
-                weight = math.exp(near / temperature)
-            else:
-                near = -math.dist(query, row)
-                weight = math.exp(-(near**2) / (2 * temperature))
-            scored.append((near, weight, int(targets[j])))
-        lists.append(sorted(scored, reverse=True))
-    return lists
-
-
-def elected(nearest: list[tuple[float, float, int]], weighted: bool = False) -> int:
-    """The label with most votes, the smallest of several."""
-    votes: dict[int, float] = defaultdict(float)
-    for _, weight, label in nearest:
-        votes[label] += weight if weighted else 1
-    return min(votes, key=lambda label: (-votes[label], label))
-
-
-def by_hand(bank, targets, queries, *, k, weighted=False, **choice) -> list[int]:
-    """Each query's label."""
-    return [elected(nearest[:k], weighted) for nearest in ranked(bank, targets, queries, **choice)]
+from ssltool.knn import knn_predict, vote, votes
 
 
 @pytest.mark.parametrize("metric", ["cos", "l2"])
@@ -101,40 +57,6 @@ def test_a_weighted_vote_at_a_tiny_temperature_does_not_underflow():
     assert predicted.tolist() == [1, 0, 2]
 
 
-@pytest.mark.parametrize("metric", ["cos", "l2"])
-@pytest.mark.parametrize("bank_chunk", [1, 7, 50, 64])
-@pytest.mark.parametrize("chunk", [1, 13, 1000])
-def test_the_neighbours_do_not_depend_on_the_chunks(monkeypatch, metric, bank_chunk, chunk):
-    bank, queries = random(50, 6), random(30, 6, seed=1)
-    distance = torch.cdist(queries.double(), bank.double())
-    cosine = torch.nn.functional.normalize(queries.double()) @ torch.nn.functional.normalize(bank.double()).T
-    wanted = (cosine - 1 if metric == "cos" else -(distance**2) / 2).topk(9, dim=1)
-    monkeypatch.setattr(knn, "BANK_CHUNK", bank_chunk)
-    similarity, rows = neighbours(bank, queries, k=9, metric=metric, chunk=chunk)
-    assert torch.equal(rows, wanted.indices)
-    # Products of float32 numbers below 10 or so in magnitude, in a handful of operations.
-    torch.testing.assert_close(similarity.double(), wanted.values, atol=1e-5, rtol=1e-5)
-
-
-@pytest.mark.parametrize("metric", ["cos", "l2"])
-def test_neighbours_of_collapsed_rows_are_those_of_double_precision(metric):
-    constant = 10 * random(1, 32, seed=2)
-    bank, queries = (constant + 1e-3 * random(n, 32, seed=n) for n in (400, 50))
-    unit = torch.nn.functional.normalize if metric == "cos" else torch.Tensor.double
-    wanted = torch.cdist(unit(queries.double()), unit(bank.double()), compute_mode="donot_use_mm_for_euclid_dist")
-    rows = neighbours(bank, queries, k=10, metric=metric)[1]
-    assert torch.equal(rows, wanted.topk(10, dim=1, largest=False).indices)
-
-
-def test_no_matrix_is_larger_than_chunk_times_bank_chunk(monkeypatch):
-    shapes = []
-    centred = knn._centred
-    monkeypatch.setattr(knn, "BANK_CHUNK", 16)
-    monkeypatch.setattr(knn, "_centred", lambda x, *rest: shapes.append(len(x)) or centred(x, *rest))
-    neighbours(random(100, 3), random(90, 3), k=5, chunk=8)
-    assert sorted(set(shapes)) == [2, 4, 8, 16]  # chunks of 8 of 90 queries, blocks of 16 of 100 rows
-
-
 def test_labels_that_are_neither_contiguous_nor_from_0_come_back_as_they_are():
     bank, queries, targets = random(50, 3), random(20, 3, seed=1), labels(50, [5, 17, 900])
     predicted = knn_predict(bank, targets, queries, k=5)
@@ -170,202 +92,100 @@ def test_inputs_are_left_as_they_were():
     assert all(map(torch.equal, before, (bank, queries, targets)))
 
 
-def test_more_neighbours_than_labelled_rows_are_refused():
+SKLEARN = {"cos": "cosine", "l2": "euclidean"}
+
+
+def classes_of_sklearn(bank, targets, queries, *, k, metric, weights="uniform"):
+    peer = KNeighborsClassifier(k, algorithm="brute", metric=SKLEARN[metric], weights=weights)
+    return peer.fit(bank.double().numpy(), targets.numpy()).predict(queries.double().numpy()).tolist()
+
+
+@pytest.mark.parametrize("metric", ["cos", "l2"])
+@pytest.mark.parametrize("k", [1, 8, 30, 300])
+def test_majority_vote_equals_scikit_learns(metric, k):
+    bank, queries, targets = random(300, 8), random(200, 8, seed=1), labels(300, [3, 5, 8, 100])
+    wanted = classes_of_sklearn(bank, targets, queries, k=k, metric=metric)
+    assert knn_predict(bank, targets, queries, k=k, metric=metric).tolist() == wanted
+
+
+@pytest.mark.parametrize("temperature", [0.07, 1.0])
+@pytest.mark.parametrize(
+    ("metric", "similarity"), [("cos", lambda distance: 1 - distance), ("l2", lambda distance: -(distance**2) / 2)]
+)
+def test_weighted_vote_equals_scikit_learns(metric, similarity, temperature):
+    bank, queries, targets = random(300, 8), random(200, 8, seed=1), labels(300, [3, 5, 8, 100])
+
+    def weights(distance):
+        return torch.exp(torch.from_numpy(similarity(distance)) / temperature).numpy()
+
+    wanted = classes_of_sklearn(bank, targets, queries, k=40, metric=metric, weights=weights)
+    found = knn_predict(bank, targets, queries, k=40, metric=metric, weighted=True, temperature=temperature)
+    assert found.tolist() == wanted
+    assert wanted != classes_of_sklearn(bank, targets, queries, k=40, metric=metric)  # so the weights mattered
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_the_votes_of_every_k_are_those_of_a_count_from_the_start(weighted):
+    bank, queries, targets = random(70, 3), random(50, 3, seed=1), labels(70, [0, 1, 2, 4, 7])
+    lists = ranked(bank, targets, queries, metric="cos", temperature=0.5)
+    rows = nearest(bank, queries, "cos", 70)
+    similarity = torch.tensor([[near - 1 for near, *_ in one] for one in lists])
+    known, classes = targets.unique(return_inverse=True)
+    found = known[votes(similarity, classes[rows], len(known), weighted=weighted, temperature=0.5)]
+    for k in range(1, 71):
+        assert found[:, k - 1].tolist() == [elected(one[:k], weighted) for one in lists]
+
+
+def test_a_class_that_catches_up_takes_over_only_where_its_label_is_smaller():
+    classes = torch.tensor([[2, 1, 1, 2, 0, 0, 2], [1, 2, 2, 1, 0, 0, 1]])
+    assert votes(torch.zeros(2, 7), classes, 3).tolist() == [[2, 1, 1, 1, 1, 0, 2], [1, 1, 2, 1, 1, 0, 1]]
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_where_there_is_no_neighbour_nobody_votes(weighted):
+    similarity = torch.tensor([[0.0, -0.1, -torch.inf, -torch.inf], [-torch.inf] * 4])
+    assert votes(similarity, torch.tensor([[2, 1, 0, 0]] * 2), 3, weighted=weighted).tolist() == [
+        [2, 2, 2, 2] if weighted else [2, 1, 1, 1],
+        [3] * 4,
+    ]
+    rows = torch.tensor([[1, 0, -1, -1], [-1] * 4])
+    labels = vote.elect(similarity, rows, torch.tensor([4, 9]), weighted=weighted)
+    assert labels.tolist() == [[9, 9, 9, 9] if weighted else [9, 4, 4, 4], [-1] * 4]
+
+
+def test_the_votes_are_counted_for_a_bounded_number_of_queries_at_a_time(monkeypatch):
+    bank, queries, targets = random(60, 4), random(40, 4, seed=1), labels(60, [0, 1, 2, 3])
+    shapes = []
+    monkeypatch.setattr(vote, "TALLY", 63)
+    monkeypatch.setattr(vote, "votes", lambda s, c, n, **how: shapes.append((len(s), n)) or votes(s, c, n, **how))
+    found = knn_predict(bank, targets, queries, k=9)
+    assert found.tolist() == by_hand(bank, targets, queries, k=9, metric="cos")
+    assert set(shapes) == {(7, 4), (5, 4)}
+
+
+def test_of_a_bank_smaller_than_k_all_labelled_rows_vote():
     targets = torch.tensor([0, 1, -1, 1])
-    assert knn_predict(random(4, 2), targets, random(1, 2), k=3).tolist() == [1]
-    with pytest.raises(SSLToolError, match="-k 4 is more than the 3 labelled rows of the bank"):
-        knn_predict(random(4, 2), targets, random(1, 2), k=4)
-
-
-def test_different_widths_are_refused():
-    with pytest.raises(SSLToolError, match="bank's representations are 3 wide and the queries' 2"):
-        knn_predict(random(9, 3), torch.zeros(9, dtype=torch.int64), random(2, 2), k=1)
-
-
-def test_a_bank_without_labels_is_refused():
-    with pytest.raises(SSLToolError, match="the bank has no labelled rows"):
-        knn_predict(random(9, 3), torch.full((9,), -1), random(2, 3), k=1)
-
-
-@pytest.fixture
-def pair(write_reprs):
-    """A bank of 60 rows in 3 classes, and 30 queries, in files; and what they hold."""
-    bank, targets = random(60, 4), labels(60, [0, 2, 5])
-    queries, truth = random(30, 4, seed=1), labels(30, [0, 2, 5], seed=1)
-    files = write_reprs("train_reprs_e0.pt", bank, targets), write_reprs("val_reprs_e0.pt", queries, truth)
-    return files, bank, targets, queries, truth
-
-
-def share_right(predicted: list[int], truth: torch.Tensor) -> float:
-    return sum(p == t for p, t in zip(predicted, truth.tolist(), strict=True)) / len(truth)
-
-
-def test_the_commands_document_has_its_keys_and_the_accuracy_of_the_plain_loop(ssltool, pair):
-    (train, val), bank, targets, queries, truth = pair
-    ran = ssltool("knn", train, val, "--device", "cpu", "-k", 7, "--json")
-    assert ran.code == 0
-    assert ran.json == {
-        "accuracy": share_right(by_hand(bank, targets, queries, k=7, metric="cos"), truth),
-        "k": 7,
-        "metric": "cos",
-        "weighted": False,
-        "temperature": None,
-        "classes": 3,
-        "bank": str(train),
-        "bank_size": 60,
-        "queries": str(val),
-        "query_size": 30,
-        "self_excluded": False,
-    }
-
-
-def test_the_commands_weighted_l2_vote_is_the_plain_loops(ssltool, pair):
-    (train, val), bank, targets, queries, truth = pair
-    flags = ["--metric", "l2", "--weighted", "--temperature", "0.5", "--chunk", "4"]
-    result = ssltool("knn", train, val, "--device", "cpu", *flags, "--json").json
-    wanted = by_hand(bank, targets, queries, k=20, metric="l2", weighted=True, temperature=0.5)
-    assert result["accuracy"] == share_right(wanted, truth)
-    assert (result["k"], result["metric"], result["weighted"], result["temperature"]) == (20, "l2", True, 0.5)
-
-
-def test_the_table_shows_the_accuracy_and_what_was_compared(ssltool, pair):
-    (train, val), bank, targets, queries, truth = pair
-    ran = ssltool("knn", train, val, "--device", "cpu", "-k", 3)
-    accuracy = share_right(by_hand(bank, targets, queries, k=3, metric="cos"), truth)
-    assert f"{accuracy:.4f}" in ran.out
-    assert "60 rows of 3 classes" in ran.out
-    assert "majority" in ran.out
-
-
-def test_unlabelled_queries_are_not_scored(ssltool, write_reprs, pair):
-    (train, _), bank, targets, queries, truth = pair
-    some = torch.where(torch.arange(30) % 3 == 0, -1, truth)
-    result = ssltool("knn", train, write_reprs("q.pt", queries, some), "--device", "cpu", "--json").json
-    keep = some >= 0
-    assert result["query_size"] == int(keep.sum()) == 20
-    wanted = by_hand(bank, targets, queries[keep], k=20, metric="cos")
-    assert result["accuracy"] == share_right(wanted, truth[keep])
-
-
-def test_a_class_that_the_bank_lacks_is_never_predicted_and_counts_as_wrong(ssltool, write_reprs):
-    bank = write_reprs("bank.pt", torch.eye(2), [0, 1])
-    queries = write_reprs("queries.pt", torch.tensor([[1.0, 0.1], [0.1, 1.0]]), [0, 9])
-    assert ssltool("knn", bank, queries, "-k", 1, "--device", "cpu", "--json").json["accuracy"] == 0.5
-
-
-def test_in_one_file_no_row_is_its_own_neighbour(ssltool, pair):
-    (train, _), bank, targets, _, _ = pair
-    result = ssltool("knn", train, train, "-k", 5, "--device", "cpu", "--json").json
-    assert result["self_excluded"] is True
-    wanted = by_hand(bank, targets, bank, k=5, metric="cos", own=list(range(60)))
-    assert result["accuracy"] == share_right(wanted, targets)
-
-
-def test_one_file_reached_by_two_names_is_one_file(ssltool, pair, tmp_path):
-    (train, _), *_ = pair
-    (tmp_path / "link.pt").symlink_to(train)
-    result = ssltool("knn", train, tmp_path / "link.pt", "-k", 1, "--device", "cpu", "--json").json
-    assert result["self_excluded"] is True
-
-
-def test_of_duplicated_rows_only_the_row_itself_is_left_out(ssltool, write_reprs):
-    # Each row has one twin. Of the first two each is told the other's label, which is wrong; of the last two, the same.
-    rows = torch.tensor([[1.0, 0.0], [0.0, 1.0]]).repeat_interleave(2, dim=0)
-    path = write_reprs("r.pt", rows, [0, 1, 4, 4], [50, 30, 10, 70])
-    assert ssltool("knn", path, path, "-k", 1, "--device", "cpu", "--json").json["accuracy"] == 0.5
-
-
-def test_the_unlabelled_rows_of_one_file_neither_vote_nor_are_scored(ssltool, write_reprs):
-    rows, targets = random(40, 3), labels(40, [-1, 0, 1])
-    path, keep = write_reprs("r.pt", rows, targets, torch.randperm(40)), targets >= 0
-    result = ssltool("knn", path, path, "-k", 3, "--device", "cpu", "--json").json
-    n = int(keep.sum())
-    wanted = by_hand(rows[keep], targets[keep], rows[keep], k=3, metric="cos", own=list(range(n)))
-    assert result["accuracy"] == share_right(wanted, targets[keep])
-
-
-def test_in_one_file_there_is_one_neighbour_less_to_ask_for(ssltool, write_reprs):
-    path = write_reprs("r.pt", random(6, 2), [0, 0, 1, 1, 0, 1])
-    assert ssltool("knn", path, path, "-k", 5, "--device", "cpu").code == 0
-    ran = ssltool("knn", path, path, "-k", 6, "--device", "cpu")
-    assert ran.code == 1
-    assert len(ran.err.splitlines()) == 1
-    assert "-k 6 is more than the 5 labelled rows" in ran.err
-
-
-def test_queries_without_labels_are_refused(ssltool, write_reprs, pair):
-    (train, _), *_ = pair
-    ran = ssltool("knn", train, write_reprs("q.pt", random(5, 4)), "--device", "cpu")
-    assert (ran.code, ran.out) == (1, "")
-    assert ran.err.startswith("error: the queries have no labels")
-
-
-def test_the_papers_flags_write_the_papers_three_files(ssltool, pair, tmp_path):
-    _, bank, targets, queries, truth = pair
-    flags = ["--folder", tmp_path, "--source", "train_reprs_e0.pt", "--target", "val_reprs_e0.pt"]
-    result = ssltool("knn", *flags, "--metric", "cos", "--device", "cpu", "--json").json
-
-    unit = [torch.nn.functional.normalize(x.double()) for x in (queries, bank)]
-    distances, order = (1 - unit[0] @ unit[1].T).sort(dim=1)
-    stats = torch.load(tmp_path / "knn_stats_cos_train_val.pt", weights_only=True)
-    assert torch.equal(stats["indices"], order)
-    torch.testing.assert_close(stats["distances"].double(), distances, atol=1e-6, rtol=0)
-
-    accuracies = torch.load(tmp_path / "knn_accs_cos_train_val.pt", weights_only=True)
-    lists = ranked(bank, targets, queries, metric="cos")
-    wanted = [share_right([elected(nearest[:k]) for nearest in lists], truth) for k in range(1, 61)]
-    assert accuracies.tolist() == pytest.approx(wanted)
-
-    summary = json.loads((tmp_path / "knn_summary_cos_train_val.json").read_text())
-    assert summary == {
-        "acc": pytest.approx(max(wanted)),
-        "best_k": wanted.index(max(wanted)) + 1,
-        "best_k_chosen_on": "the evaluation labels",
-        "fixed_k": 20,
-        "fixed_k_acc": pytest.approx(wanted[19]),
-    }
-    assert result["accuracy"] == pytest.approx(wanted[19])
-    assert result["k"] == 20
-
-
-def test_the_papers_l2_distances_are_distances_and_not_their_squares(ssltool, pair, tmp_path):
-    _, bank, _, queries, _ = pair
-    flags = ["--folder", tmp_path, "--source", "train_reprs_e0.pt", "--target", "val_reprs_e0.pt"]
-    assert ssltool("knn", *flags, "--metric", "l2", "--device", "cpu").code == 0
-    stats = torch.load(tmp_path / "knn_stats_l2_train_val.pt", weights_only=True)
-    distances, order = torch.cdist(queries.double(), bank.double()).sort(dim=1)
-    assert torch.equal(stats["indices"], order)
-    torch.testing.assert_close(stats["distances"].double(), distances, atol=1e-5, rtol=1e-5)
-
-
-def test_indices_in_the_papers_files_count_the_unlabelled_rows_of_the_bank_too(ssltool, write_reprs, tmp_path):
-    write_reprs("train_a.pt", torch.tensor([[0.0, 1.0], [1.0, 0.0], [1.0, 0.1]]), [0, -1, 1])
-    write_reprs("val_a.pt", torch.tensor([[1.0, 0.0]]), [1])
-    flags = ["--folder", tmp_path, "--source", "train_a.pt", "--target", "val_a.pt", "-k", 1, "--device", "cpu"]
-    assert ssltool("knn", *flags).code == 0
-    stats = torch.load(tmp_path / "knn_stats_cos_train_val.pt", weights_only=True)
-    assert stats["indices"].tolist() == [[2, 0]]
-
-
-def test_without_folder_no_file_is_written(ssltool, pair, tmp_path):
-    (train, val), *_ = pair
-    before = sorted(tmp_path.iterdir())
-    assert ssltool("knn", train, val, "--device", "cpu").code == 0
-    assert sorted(tmp_path.iterdir()) == before
+    bank = random(4, 2)
+    assert knn_predict(bank, targets, random(3, 2, seed=1), k=50).tolist() == [1, 1, 1]
+    assert knn_predict(bank[:1], torch.tensor([9]), random(1, 2), k=20).tolist() == [9]
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("change", "message"),
     [
-        ({}, "name two files"),
-        ({"bank": "a.pt"}, "name two files"),
-        ({"bank": "a.pt", "queries": "b.pt", "source": "c.pt"}, "name two files"),
-        ({"folder": "f", "source": "a.pt"}, "--folder goes with --source and --target"),
-        ({"folder": "f", "source": "a.pt", "target": "b.pt", "bank": "c.pt"}, "instead of two file names"),
-        ({"bank": "a.pt", "queries": "b.pt", "temperature": 0.5}, "--temperature does nothing without --weighted"),
-        ({"bank": "absent.pt", "queries": "b.pt"}, "no such file: absent.pt"),
+        ({"queries": random(2, 2)}, "bank's representations are 3 wide and the queries' 2"),
+        ({"labels": torch.full((9,), -1)}, "the bank has no labelled rows"),
+        ({"labels": torch.zeros(8, dtype=torch.int64)}, r"a bank of 9 rows has labels of shape \(8,\)"),
+        ({"queries": torch.full((2, 3), math.nan)}, "NaN or infinite"),
+        ({"bank": torch.full((9, 3), math.inf)}, "NaN or infinite"),
+        ({"bank": random(9, 3, 2)}, r"must be \(N, d\)"),
+        ({"k": 0}, "k is 0"),
+        ({"metric": "dot"}, "metric is 'dot'; it must be one of cos, l2"),
+        ({"precision": "fp8"}, "precision is 'fp8'"),
+        ({"temperature": 0.0, "weighted": True}, "temperature is 0.0"),
     ],
 )
-def test_settings_that_do_not_go_together_are_refused(settings, message):
+def test_what_cannot_be_predicted_is_refused(change, message):
+    given = {"bank": random(9, 3), "labels": torch.zeros(9, dtype=torch.int64), "queries": random(2, 3)} | change
     with pytest.raises(SSLToolError, match=message):
-        knn.run(KnnConfig(device="cpu", **settings))
+        knn_predict(given.pop("bank"), given.pop("labels"), given.pop("queries"), **given)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from typing import Any
+
 import click
 
 from ssltool.cli.options import Command, gone, json_option, settings
@@ -19,24 +22,71 @@ def command(config: KnnConfig, as_json: bool) -> None:
     """Classify the representations in VAL by their nearest neighbours in TRAIN.
 
     Accuracy is the share of VAL's labelled rows whose k nearest rows of TRAIN elect their class; ties go to the
-    smallest label. Where TRAIN and VAL are one file, a row is not its own neighbour.
+    smallest label. Its interval is Wilson's, 95 %. An image that is in both, by its number in the dataset, is not its
+    own neighbour. TRAIN and VAL may be patterns: all that matches counts as one file.
 
-    With --folder, --source and --target the paper's files (knn_stats, knn_accs, knn_summary) are written too; the
-    best_k in its summary is chosen on the evaluation labels, so quote the fixed -k.
+    Quote a fixed k, or one that --select-k holdout chose. With --folder, --source and --target the paper's files
+    (knn_stats, knn_accs, knn_summary) are written too; the best_k in its summary is chosen on the evaluation labels.
 
     \b
     ssltool knn train_reprs_e0.pt val_reprs_e0.pt
-    ssltool knn train_reprs_e0.pt val_reprs_e0.pt --weighted -k 200 --json
+    ssltool knn train_reprs_e0.pt val_reprs_e0.pt --weighted -k 10,20,100,200 --select-k holdout
+    ssltool knn 'train_reprs_e0.rank*.pt' val_reprs_e0.pt --memory 2048 --neighbours neighbours.pt --json
+    ssltool knn train_reprs_e0.pt val_reprs_e0.pt --per-class --confusion
     ssltool knn --folder data/resnet18_exp0000/bundled --source train_reprs_e0.pt --target val_reprs_e0.pt --metric cos
     """
     from ssltool.knn import run
 
     result = run(config)
+    for note in result["notes"]:
+        print(f"note: {note}", file=sys.stderr)
+    emit(result, _text(result), as_json)
+
+
+def _text(result: dict[str, Any]) -> str:
     vote = f"weighted, temperature {result['temperature']}" if result["weighted"] else "majority"
     rows = [
-        ["accuracy", f"{result['accuracy']:.4f}"],
-        ["k", f"{result['k']}, {result['metric']}, {vote}"],
+        ["vote", f"{result['metric']}, {vote}"],
         ["bank", f"{result['bank_size']:,} rows of {result['classes']} classes, {result['bank']}"],
         ["queries", f"{result['query_size']:,} rows, {result['queries']}"],
     ]
-    emit(result, table(rows), as_json)
+    if result["k"] is not None:
+        chosen = f", chosen on {result['selected_on']}" if result["selected_on"] else ""
+        rows[:0] = [
+            ["accuracy", f"{result['accuracy']:.4f}, 95 % interval {_interval(result)}"],
+            ["mean of classes", f"{result['balanced_accuracy']:.4f}"],
+            ["k", f"{result['k']}{chosen}"],
+        ]
+    parts = [table(rows), _accuracies(result["accuracies"]), _classes(result), _confusion(result)]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _interval(share: dict[str, Any]) -> str:
+    return "{:.4f} .. {:.4f}".format(*share["interval"])
+
+
+def _accuracies(found: list[dict[str, Any]]) -> str:
+    """A row for each k, where there are several."""
+    if len(found) == 1:
+        return ""
+    held = ["held_out_accuracy"] if "held_out_accuracy" in found[0] else []
+    rows = [[one["k"], f"{one['accuracy']:.4f}", _interval(one), *(f"{one[key]:.4f}" for key in held)] for one in found]
+    return table(rows, ["k", "accuracy", "95 % interval", *(["on held-out rows"] if held else [])])
+
+
+def _classes(result: dict[str, Any]) -> str:
+    """A row for each class, if asked for."""
+    rows = [
+        [str(one["class"]), f"{one['accuracy']:.4f}", _interval(one), one["queries"], one["bank"]]
+        for one in result.get("per_class", ())
+    ]
+    return table(rows, ["class", "accuracy", "95 % interval", "queries", "bank"]) if rows else ""
+
+
+def _confusion(result: dict[str, Any]) -> str:
+    """A row for each true class, a column for each elected one, if asked for."""
+    if "confusion" not in result:
+        return ""
+    labels, counts = result["confusion"]["labels"], result["confusion"]["counts"]
+    rows = [[str(label), *row] for label, row in zip(labels, counts, strict=True)]
+    return table(rows, ["true \\ elected", *map(str, labels)])
