@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from helpers import TINY
@@ -71,3 +72,23 @@ def test_paper_pipeline_trains_and_measures_the_five_regimes(bash, tmp_path, wri
     assert len({run.config["order_hash"] for run in runs[1:4]}) == 1
     hybrid = [record["strategy"] for record in runs[4].metrics["epochs"]]
     assert hybrid == ["current", "current", "iid", "iid"]
+
+
+def test_evaluation_pipeline_measures_a_network_and_an_untrained_one_by_every_stage(bash, tmp_path):
+    np.save(tmp_path / "few.npy", np.arange(0, 8000, 40))
+    few, brief = "--idx-path few.npy --device cpu", "--idx-path few.npy --device cpu --epochs 1"
+    train = " ".join(TINY) + " --steps-per-epoch 2 --monitor-size 64 --epochs 1 -b 32 --device cpu"
+    settings = {
+        "TRAIN": train,
+        "REPRS": few,
+        "PROBE": "--c-grid 0.1,1",
+        "FINETUNE": brief,
+        "SCAN": f"{brief} --threshold 0",
+    }
+    table = bash("evaluate.sh", "out", NAMES="simsiam", **settings).splitlines()
+    assert [line.split("|")[1].strip() for line in table] == ["network", "---", "untrained", "simsiam"]
+    for name, row in zip(("untrained", "simsiam"), table[2:], strict=True):
+        found = json.loads((tmp_path / "out" / name / "scan.json").read_text())["steps"]["selflabel"]
+        assert row.rstrip(" |").endswith(f"{found['accuracy']:.1%}")
+        assert row.count("%") == 8
+    assert "simsiam" in (tmp_path / "out" / "report.html").read_text()
