@@ -36,10 +36,14 @@ docs: $(VENV)/.developing
 	$(BIN)/sphinx-build -q -W -b html docs docs/_build/html
 
 bench: install
+	$(BIN)/python -m pip install --quiet --editable '.[bench]'
 	$(BIN)/python benchmarks/views.py
 	$(BIN)/python benchmarks/epoch.py
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/collapse.py
+	$(BIN)/python benchmarks/reprs.py
+	$(BIN)/python benchmarks/knn.py
+	$(BIN)/python benchmarks/probe.py
 
 clean:
 	rm -rf $(VENV) demo docs/_build build *.egg-info

@@ -29,6 +29,9 @@ from ssltool.collapse.metrics import METRICS
 from ssltool.collapse.verdict import Thresholds
 from ssltool.config import (
     CollapseConfig,
+    ExportConfig,
+    FinetuneConfig,
+    InspectConfig,
     KnnConfig,
     LinclsConfig,
     PlotConfig,
@@ -36,9 +39,11 @@ from ssltool.config import (
     RankConfig,
     ReportConfig,
     SaveReprsConfig,
+    ScanConfig,
 )
 from ssltool.errors import SSLToolError
 from ssltool.job import make_job
+from ssltool.lincls.choices import check
 from ssltool.methods import METHODS, Entry, method_entry
 from ssltool.pretrain import pretrain
 
@@ -49,11 +54,18 @@ CONFIGS = {
     "save-reprs": SaveReprsConfig,
     "knn": KnnConfig,
     "lincls": LinclsConfig,
+    "finetune": FinetuneConfig,
+    "scan": ScanConfig,
     "collapse": CollapseConfig,
     "rank": RankConfig,
     "plot": PlotConfig,
     "report": ReportConfig,
+    "inspect": InspectConfig,
+    "export": ExportConfig,
 }
+CHECKS = {"lincls": check}
+"""Commands whose settings are checked beside one another before anything is opened."""
+
 SHRINK = {
     "pretrain": "-a resnet18_w8 --image-size 16 --dim 16 --epochs 2 --steps-per-epoch 3 -b 32 --device cpu",
     "save-reprs": "--idx-path few.npy --device cpu",
@@ -119,7 +131,8 @@ def parse(arguments: list[str]) -> None:
             command.invoke(context)
     else:
         assert values.get("data_dir") is None or values["data"] is None
-        CONFIGS[name](**{f.name: values[f.name] for f in dataclasses.fields(CONFIGS[name])})
+        config = CONFIGS[name](**{f.name: values[f.name] for f in dataclasses.fields(CONFIGS[name])})
+        CHECKS.get(name, lambda config: None)(config)
 
 
 @pytest.mark.parametrize(("page", "arguments"), LINES, ids=[f"{page}: {' '.join(a)[:60]}" for page, a in LINES])

@@ -68,16 +68,18 @@ def test_torchscript_is_refused_as_what_it_is(tmp_path):
     assert "it is a TorchScript program; save the state_dict()" in refusal(tmp_path / "x.pt")
 
 
-def test_snippet_of_the_documentation_makes_dinos_checkpoint_readable(tmp_path, monkeypatch):
+@pytest.mark.parametrize("mark", ["safe_globals", "def plain"])
+def test_snippets_of_the_documentation_make_dinos_checkpoint_readable(tmp_path, monkeypatch, mark):
     case = dino()
     torch.save(case.entries | {"args": dinos_arguments()}, tmp_path / "checkpoint.pth")
     page = (Path(__file__).parents[2] / "docs" / "checkpoints.md").read_text(encoding="utf-8")
-    (snippet,) = [part.split("```")[0] for part in page.split("```python\n")[1:] if "def plain" in part]
+    (snippet,) = [part.split("```")[0] for part in page.split("```python\n")[1:] if mark in part.split("```")[0]]
     monkeypatch.chdir(tmp_path)
     exec(snippet, {})
     checkpoint, found = read_checkpoint(tmp_path / "converted.pth")
     assert found is not None and found.layout.program == "dino" and checkpoint.epoch == 5
-    assert settings_in(read_entries(tmp_path / "converted.pth"))["args"] == {"arch": "vit_small", "patch_size": 16}
+    if mark == "def plain":
+        assert settings_in(read_entries(tmp_path / "converted.pth"))["args"] == {"arch": "vit_small", "patch_size": 16}
 
 
 @pytest.mark.parametrize("contents", [b"", b"hello", b"PK\x03\x04 no archive", b"\x80\x02}q\x00(X"])
