@@ -227,6 +227,17 @@ def test_the_threads_share_the_queries_and_leave_the_settings_as_they_were(threa
     assert late == [count]
 
 
+@pytest.mark.parametrize("count", [1, 3])
+def test_inference_mode_finds_the_same_neighbours(threads, count):
+    threads(count)
+    ids = torch.arange(3000), torch.arange(400)
+    found = neighbours(random(3000, 16), random(400, 16, seed=1), k=5, skip=ids)
+    with torch.inference_mode():
+        again = neighbours(random(3000, 16), random(400, 16, seed=1), k=5, skip=ids)
+        assert torch.is_inference_mode_enabled()
+    assert all(map(torch.equal, found, again))
+
+
 def test_an_error_in_a_thread_comes_out_as_it_is(threads):
     threads(3)
     bank = random(9000, 4)

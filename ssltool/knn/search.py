@@ -75,9 +75,9 @@ def neighbours(
     if not len(bank):
         raise SSLToolError("the bank has no rows, so there is nothing near")
     fetch = min(k + _most_own(skip) + (max(k, SPARE) if precision == "bf16" else 0), len(bank))
-    similarity = torch.full((len(queries), k), -torch.inf, dtype=torch.float32)
-    rows = torch.full((len(queries), k), -1)
     with workers(device) as (threads, spread):
+        similarity = torch.full((len(queries), k), -torch.inf, dtype=torch.float32)
+        rows = torch.full((len(queries), k), -1)
         space = Space.around(bank, metric, device, precision)
         sizes = Sizes.within(memory, bank.width, fetch, threads, len(bank), len(queries), chunk)
 

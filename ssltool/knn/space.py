@@ -103,13 +103,14 @@ def product(a: Tensor, b: Tensor) -> Tensor:
 
 @contextlib.contextmanager
 def workers(device: torch.device) -> Iterator[tuple[int, Map]]:
-    """How many threads work, and a ``map`` that spreads over them.
+    """How many threads work, and a ``map`` that spreads over them. What is made meanwhile are ordinary tensors, also
+    where the caller is in inference mode, which other threads are not.
 
     On a CPU each thread has its own rows and works alone, which is quicker than all threads sharing each of many small
     operations, and does not slow down where other programs use the cores.
     """
     count = torch.get_num_threads() if device.type == "cpu" else 1
-    with torch.no_grad():
+    with torch.inference_mode(False), torch.no_grad():
         if count == 1:
             yield 1, map
             return
