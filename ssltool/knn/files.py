@@ -87,7 +87,7 @@ def refuse_mix(bank: Saved, queries: Saved) -> None:
     for key in ONE_NETWORK:
         if key in bank.meta and key in queries.meta and bank.meta[key] != queries.meta[key]:
             raise SSLToolError(
-                f"bank and queries come from different networks: {key} is {bank.meta[key]} and {queries.meta[key]}; "
+                f"TRAIN and VAL come from different networks: {key} is {bank.meta[key]} and {queries.meta[key]}; "
                 "save both with one checkpoint and --layer"
             )
 
