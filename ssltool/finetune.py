@@ -31,7 +31,7 @@ from ssltool.files import Checkpoint, weights_hash
 from ssltool.job import Job
 from ssltool.methods.base import Method
 from ssltool.models.layers import layer_groups
-from ssltool.pretrained import Pretrained, load_pretrained, with_saved_data
+from ssltool.pretrained import Pretrained, load_pretrained, run_name, with_saved_data
 from ssltool.resume import check_compatible
 from ssltool.runs import RunFolder, run_path
 from ssltool.settings import idle, refuse_idle
@@ -63,7 +63,7 @@ def run(config: FinetuneConfig) -> dict[str, Any]:
     _refuse_idle(config, network)
     config = with_saved_data(config, network.config)
     train, val = open_labelled(dataclasses.replace(config, labels_fraction=1.0))
-    folder = RunFolder(run_path(config, _default_name(config)), "finetune")
+    folder = RunFolder(run_path(config, run_name("finetune", config)), "finetune")
     arms = [
         _make_arm(arm, seed, config, network, train, folder.path)
         for seed in range(config.seed, config.seed + config.seeds)
@@ -257,8 +257,3 @@ def _refuse_idle(config: FinetuneConfig, network: Pretrained) -> None:
     refuse_idle(idle(config, rules))
     if config.warmup_epochs >= config.epochs:
         raise SSLToolError(f"--warmup-epochs {config.warmup_epochs} leaves nothing of {config.epochs} epochs")
-
-
-def _default_name(config: FinetuneConfig) -> str:
-    source = Path(str(config.pretrained)).resolve().parent.name
-    return f"finetune-{'untrained' if config.random else source}"

@@ -33,10 +33,7 @@ from ssltool.training.logs import Logger, check_loggers, open_loggers
 from ssltool.training.optim import Rates, build_optimizer, rates_at
 from ssltool.training.progress import Progress
 from ssltool.training.signals import StopRequest
-from ssltool.training.state import TrainState
-
-FLUSH_EVERY = 10
-"""Steps between looks at the losses, which on a GPU wait for it."""
+from ssltool.training.state import FLUSH_EVERY, TrainState
 
 
 def pretrain(config: PretrainConfig) -> Path:

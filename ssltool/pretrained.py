@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -131,6 +132,16 @@ def _named_architecture(settings: NetworkSettings) -> str:
     if settings.arch is None:
         raise SSLToolError(f"--pretrained {settings.pretrained} needs the architecture: add -a NAME")
     return settings.arch
+
+
+def run_name(stage: str, settings: NetworkSettings) -> str:
+    """What a stage calls its run: after the folder of the checkpoint, or what stands in its place."""
+    source = str(settings.pretrained)
+    if settings.random or source == RANDOM:
+        return f"{stage}-{UNTRAINED}"
+    if source.startswith(PUBLISHED):
+        return f"{stage}-{source.replace(':', '-')}"
+    return f"{stage}-{Path(source).resolve().parent.name}"
 
 
 def with_saved_data(settings: C, saved: dict[str, Any]) -> C:

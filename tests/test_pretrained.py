@@ -12,14 +12,14 @@ import torchvision
 from foreign_helpers import bare, mocos_vit, noise, plain_resnet18, resnet, simsiam, vit
 from helpers import same_bits
 from ssltool.build import backbone_weights, read_teacher
-from ssltool.config import LinclsConfig, SaveReprsConfig
+from ssltool.config import LinclsConfig, NetworkSettings, SaveReprsConfig
 from ssltool.data.datasets import open_dataset
 from ssltool.data.loader import Loader
 from ssltool.errors import SSLToolError
 from ssltool.files import Checkpoint, Representations, file_hash
 from ssltool.methods import method_options
 from ssltool.methods.base import Method
-from ssltool.pretrained import Pretrained, load_pretrained, with_saved_data
+from ssltool.pretrained import Pretrained, load_pretrained, run_name, with_saved_data
 
 CPU = torch.device("cpu")
 
@@ -291,3 +291,16 @@ def test_vit_teacher_keeps_its_own_size(tmp_path):
     torch.save(mocos_vit().state_dict(), tmp_path / "vit.pth")
     teacher = read_teacher("distill", method_options("distill", {"teacher": str(tmp_path / "vit.pth")}))
     assert teacher is not None and teacher.config["image_size"] == 32
+
+
+@pytest.mark.parametrize(
+    ("pretrained", "random", "name"),
+    [
+        ("logs/mine_0003/checkpoint.pt", False, "scan-mine_0003"),
+        ("logs/mine_0003/checkpoint.pt", True, "scan-untrained"),
+        ("random", False, "scan-untrained"),
+        ("torchvision:DEFAULT", False, "scan-torchvision-DEFAULT"),
+    ],
+)
+def test_a_run_is_named_after_its_network(pretrained, random, name):
+    assert run_name("scan", NetworkSettings(pretrained=pretrained, random=random)) == name

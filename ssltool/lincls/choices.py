@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ssltool.config import LinclsConfig
 from ssltool.errors import SSLToolError
-from ssltool.pretrained import PUBLISHED, RANDOM
+from ssltool.pretrained import run_name
 from ssltool.settings import Rule, idle, numbers, refuse_idle
 from ssltool.training import distributed
 
@@ -88,9 +88,4 @@ def default_name(config: LinclsConfig) -> str:
     if config.reprs is not None:
         path = Path(config.reprs[0]).resolve()
         return f"lincls-{path.parent.name}-{path.stem}"
-    source = str(config.pretrained)
-    if config.random or source == RANDOM:
-        return "lincls-untrained"
-    if source.startswith(PUBLISHED):
-        return f"lincls-{source.replace(':', '-')}"
-    return f"lincls-{Path(source).resolve().parent.name}"
+    return run_name("lincls", config)

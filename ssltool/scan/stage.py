@@ -16,7 +16,7 @@ from ssltool.errors import SSLToolError
 from ssltool.files import Checkpoint, Clusters, Neighbours, file_hash, weights_hash
 from ssltool.job import Job
 from ssltool.models.backbones import SMALL_IMAGE
-from ssltool.pretrained import Pretrained
+from ssltool.pretrained import Pretrained, run_name
 from ssltool.resume import check_compatible
 from ssltool.runs import RunFolder, run_path
 from ssltool.scan.choices import refuse_idle_settings
@@ -60,7 +60,9 @@ class _Run:
         self.config = config
         self.steps = STEPS if config.step == "all" else (config.step,)
         self.later = STEPS[STEPS.index(self.steps[0]) :]
-        self.folder = RunFolder(run_path(config, _default_name(config)), "scan")
+        self.folder = RunFolder(
+            run_path(config, "scan" if config.pretrained is None else run_name("scan", config)), "scan"
+        )
         self.own = {step: self.folder.path / WRITTEN[step] for step in STEPS}
         self.inputs = Inputs(config, self.own["cluster"])
         self.found: dict[str, Any] = {}
@@ -246,10 +248,3 @@ class _Run:
 
 def _share_above(confidence: Tensor, threshold: float) -> float | None:
     return None if bool(confidence.isnan().any()) else float((confidence > threshold).double().mean())
-
-
-def _default_name(config: ScanConfig) -> str:
-    if config.pretrained is None:
-        return "scan"
-    source = Path(config.pretrained).resolve().parent.name
-    return f"scan-{'untrained' if config.random else source}"

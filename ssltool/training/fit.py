@@ -13,10 +13,7 @@ from ssltool.data.loader import Batch
 from ssltool.errors import Interrupted
 from ssltool.training.progress import Progress
 from ssltool.training.signals import StopRequest
-from ssltool.training.state import TrainState
-
-FLUSH_EVERY = 10
-"""Steps between looks at the losses, which on a GPU wait for it."""
+from ssltool.training.state import FLUSH_EVERY, TrainState
 
 
 class Fit:

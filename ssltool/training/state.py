@@ -18,6 +18,9 @@ from ssltool.training import distributed
 SUMS = ("loss", "feature_std")
 """What is averaged over an epoch's steps, of which the loss comes first."""
 
+FLUSH_EVERY = 10
+"""Steps between looks at the losses, which on a GPU wait for it."""
+
 DIVERGED = "the checkpoint, if there is one, is from before it. Try a lower --lr, --warmup-epochs, or --precision fp32"
 
 
