@@ -26,8 +26,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ssltool.collapse.spectrum import row_blocks, singular_values
-from ssltool.files import Representations
+from ssltool.diagnosis.spectrum import row_blocks, singular_values
+from ssltool.reprs.representations import Representations
 
 WHOLE = 1e-5
 """Smaller values, as shares of the largest, are rounding noise of a float32 file."""

@@ -15,8 +15,8 @@ import time
 
 import click
 
-import ssltool.pretrain as stage
-from ssltool.cli.options import settings
+import ssltool.stages.pretrain.pretrain as stage
+from ssltool.cli.flags import settings
 from ssltool.config import PretrainConfig
 
 DEFAULTS = ["-a", "resnet18_w16", "--stem", "small-stride2", "-b", "256", "--epochs", "1"]

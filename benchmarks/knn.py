@@ -28,9 +28,9 @@ import torch
 from collapse import Watch
 from torch import Tensor
 
-from ssltool import knn
 from ssltool.config import KnnConfig
-from ssltool.files import Representations
+from ssltool.reprs.representations import Representations
+from ssltool.stages import knn
 
 CLASSES = 100
 K = 20

@@ -104,7 +104,7 @@ COLUMNS = [
 def train(name: str, method: str, given: dict[str, Any], options: dict[str, Any], folder: str, **run: Any) -> Path:
     """One pretraining run; returns its folder."""
     from ssltool.config import PretrainConfig
-    from ssltool.pretrain import pretrain
+    from ssltool.stages.pretrain import run as pretrain
 
     settings = SHARED | {"lr": 0.2} | {k: v for k, v in given.items() if k not in ("set", "teacher")}
     chosen = given.get("set", {}) | options
@@ -128,8 +128,8 @@ def measure(
     """Trains, evaluates and measures one row."""
     import torch
 
-    from ssltool import knn, lincls, save_reprs
     from ssltool.config import KnnConfig, LinclsConfig, SaveReprsConfig
+    from ssltool.stages import knn, lincls, save_reprs
 
     torch.set_num_threads(threads)
     untrained = name == "untrained"
@@ -171,9 +171,9 @@ def measure(
 
 def judged(path: str) -> tuple[dict[str, float], str]:
     """The metrics and the verdict of a file of representations, as ``ssltool collapse`` gives them."""
-    from ssltool.collapse.measure import measure
-    from ssltool.collapse.verdict import judge_measured
-    from ssltool.files import Representations
+    from ssltool.diagnosis.measure import measure
+    from ssltool.diagnosis.verdict import judge_measured
+    from ssltool.reprs.representations import Representations
 
     stored = Representations.stored(path)
     found = measure(stored.representations)

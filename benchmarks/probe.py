@@ -33,17 +33,17 @@ from collapse import Watch
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
-from ssltool import lincls
+from ssltool.checkpoints.load import load_pretrained
 from ssltool.config import LinclsConfig, PretrainConfig, SaveReprsConfig
 from ssltool.data import views
-from ssltool.data.labelled import open_labelled
+from ssltool.data.labels import open_labelled
 from ssltool.data.loader import Loader
-from ssltool.files import Representations
-from ssltool.lincls import logistic_regression
-from ssltool.pretrain import pretrain
-from ssltool.pretrained import load_pretrained
-from ssltool.save_reprs import run as save_reprs
-from ssltool.training.classify import epoch_order
+from ssltool.reprs.representations import Representations
+from ssltool.stages import lincls
+from ssltool.stages.lincls import logistic_regression
+from ssltool.stages.pretrain import run as pretrain
+from ssltool.stages.save_reprs import run as save_reprs
+from ssltool.training.classification import epoch_order
 
 RATES = "0.03,0.1,0.3,1,3,10,30,100"
 BATCH = 256

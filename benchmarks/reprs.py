@@ -24,13 +24,13 @@ import numpy as np
 import torch
 from collapse import Watch
 
+from ssltool.checkpoints.load import Pretrained, load_pretrained
 from ssltool.config import DataSettings, PretrainConfig, SaveReprsConfig
-from ssltool.data.datasets import ImageSet, open_dataset
+from ssltool.data.images import ImageSet, open_dataset
 from ssltool.data.loader import Loader, Shard
-from ssltool.pretrain import pretrain
-from ssltool.pretrained import Pretrained, load_pretrained
-from ssltool.represent import Pass
-from ssltool.save_reprs import _save
+from ssltool.reprs.extract import Pass
+from ssltool.stages.pretrain import run as pretrain
+from ssltool.stages.save_reprs import _save
 from ssltool.training.device import autocast
 from ssltool.training.signals import StopRequest
 

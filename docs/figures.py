@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 
 from ssltool.data.strategies import epoch_indices, epoch_subset
-from ssltool.viz.plots import COLOURS, plt
+from ssltool.viz.spectra import COLOURS, plt
 
 STATIC = Path(__file__).with_name("_static")
 IMAGES, BATCH, EPOCHS, BINS = 1200, 20, 10, 60

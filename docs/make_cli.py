@@ -13,8 +13,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import click
 
 from ssltool.cli import COMMANDS, cli
-from ssltool.cli.methods import describe, page
+from ssltool.cli.methods import page
 from ssltool.methods import METHODS
+from ssltool.stages.methods import describe
 
 WIDTH = 100
 

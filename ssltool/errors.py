@@ -8,18 +8,25 @@ from pathlib import Path
 
 
 class SSLToolError(Exception):
-    """Something the user can mend. One line: what is wrong, what was found, what to do.
+    """An error that the user can fix. One line: what is wrong, what was found, what to do.
 
     The command line prints it after ``error:`` and exits with 1.
     """
 
 
-def unknown(what: str, name: str, known: Iterable[str]) -> SSLToolError:
+class UsageError(SSLToolError):
+    """An error that the settings alone show, before any file or data is read.
+
+    The command line prints it with the command's usage and exits with 2.
+    """
+
+
+def unknown(what: str, name: str, known: Iterable[str]) -> UsageError:
     """The error for a name that is not in ``known``, with the nearest ones offered."""
     known = sorted(known)
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}"
-    return SSLToolError(f"unknown {what} '{name}'; {hint}")
+    return UsageError(f"unknown {what} '{name}'; {hint}")
 
 
 def first_line(error: BaseException) -> str:

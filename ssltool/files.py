@@ -11,12 +11,14 @@ from __future__ import annotations
 import contextlib
 import glob
 import hashlib
+import json
+import math
 import os
 import re
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import MISSING, dataclass, field, fields
+from collections.abc import Callable, Iterator
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import IO, Any, ClassVar, TypeVar
 
@@ -25,10 +27,9 @@ from torch import Tensor
 
 import ssltool
 from ssltool.errors import SSLToolError, first_line
-from ssltool.plain import to_json
 
 FilePath = str | os.PathLike[str]
-S = TypeVar("S", bound="_Stored")
+S = TypeVar("S", bound="Stored")
 
 
 @contextlib.contextmanager
@@ -145,7 +146,7 @@ def load_dict(path: FilePath, *, mmap: bool = False) -> dict[str, Any]:
 
 
 @dataclass
-class _Stored:
+class Stored:
     """A file kind: its dataclass fields are the file's keys."""
 
     FORMAT: ClassVar[str]
@@ -182,7 +183,9 @@ class _Stored:
         """
         found = contents.get("format", "no format")
         if found != cls.FORMAT:
-            raise SSLToolError(f"{path} is not a {cls.FORMAT} file: it says {found!r}, with keys {_some(contents)}")
+            raise SSLToolError(
+                f"{path} is not a {cls.FORMAT} file: it says {found!r}, with keys {first_keys(contents)}"
+            )
         needed = [f.name for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING]
         missing = [name for name in needed if name not in contents]
         if missing:
@@ -190,202 +193,20 @@ class _Stored:
         return cls(**{f.name: contents[f.name] for f in fields(cls) if f.name in contents})
 
 
-def _some(contents: dict[str, Any]) -> str:
+def first_keys(contents: dict[str, Any]) -> str:
+    """The first names in ``contents``, for an error."""
     return ", ".join(list(map(str, contents))[:6]) or "none"
 
 
-@dataclass
-class Checkpoint(_Stored):
-    """A run at one moment: everything needed to use the model or to go on training, bit for bit.
-
-    ``epoch`` counts completed epochs, ``step`` completed optimiser steps; ``state_dict`` has the prefixes
-    ``backbone.``, ``projector.``, ``predictor.``; ``metrics`` holds the finished epochs' records and the sums of the
-    unfinished one.
-    """
-
-    FORMAT: ClassVar[str] = "ssltool/checkpoint/1"
-
-    method: str
-    arch: str
-    epoch: int
-    step: int
-    config: dict[str, Any]
-    state_dict: dict[str, Tensor]
-    optimizer: dict[str, Any]
-    scaler: dict[str, Any] | None
-    metrics: dict[str, Any]
+def finite(value: Any) -> Any:
+    """``value`` with None in place of numbers that JSON does not know."""
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: finite(one) for key, one in value.items()}
+    return [finite(one) for one in value] if isinstance(value, (list, tuple)) else value
 
 
-@dataclass
-class Probe(_Stored):
-    """A linear probe: ``weight`` (C, D), ``bias`` (C,), which take features as they are, and what it was trained on.
-
-    ``labels`` (C,) int64 are the classes of its rows, 0 to C - 1 where there are none. ``state`` is what training
-    goes on from.
-    """
-
-    FORMAT: ClassVar[str] = "ssltool/probe/1"
-
-    weight: Tensor
-    bias: Tensor
-    config: dict[str, Any]
-    metrics: dict[str, Any]
-    labels: Tensor | None = None
-    state: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def classes(self) -> Tensor:
-        """The classes of the rows of ``weight``, (C,) int64."""
-        return torch.arange(len(self.weight)) if self.labels is None else self.labels
-
-
-@dataclass
-class Spectrum(_Stored):
-    """``stds`` (min(N, d),) float64: singular values, or per-dimension deviations (d,); the key is the paper's."""
-
-    FORMAT: ClassVar[str] = "ssltool/spectrum/1"
-
-    stds: Tensor
-    metrics: dict[str, float]
-    meta: dict[str, Any]
-
-    @classmethod
-    def load(cls, path: FilePath) -> Spectrum:
-        """Reads a spectrum; the paper's own files, which hold ``stds`` alone, load too."""
-        contents = load_dict(path)
-        if "format" not in contents and "stds" in contents:
-            return cls(contents["stds"].double(), {}, {})
-        return cls._load(path)
-
-
-@dataclass
-class Neighbours(_Stored):
-    """The nearest rows of a bank to each query, nearest first: ``indices`` (N, k) int64, rows of the bank's file, and
-    ``distances`` (N, k) float32, 1 - cosine or Euclidean as ``meta["metric"]`` says; -1 and inf where there are fewer
-    than k. ``index`` (N,) int64 are the queries' and ``bank_index`` (N, k) the neighbours' numbers in their datasets.
-    """
-
-    FORMAT: ClassVar[str] = "ssltool/neighbours/1"
-
-    indices: Tensor
-    distances: Tensor
-    index: Tensor
-    bank_index: Tensor
-    meta: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass
-class Clusters(_Stored):
-    """Which cluster each image is in: ``assignments`` (N,) int64, ``confidence`` (N,) float32, its probability, NaN
-    where there is none, ``targets`` (N,) int64 with -1 where unlabelled, ``index`` (N,) int64, the image's number in
-    its dataset, and ``meta``, how they were made and how well they agree with the classes.
-    """
-
-    FORMAT: ClassVar[str] = "ssltool/clusters/1"
-
-    assignments: Tensor
-    confidence: Tensor
-    targets: Tensor
-    index: Tensor
-    meta: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass
-class Representations(_Stored):
-    """One row per image: ``representations`` (N, D) float32 or bfloat16, or (N, Q, D) of Q views, ``targets`` (N,)
-    int64 with -1 where unlabelled, ``index`` (N,) int64, the image's number in its dataset, and ``meta``, where the
-    rows come from. Where ``meta["places"]`` is P, an image has P rows, one after the other, each with its label and
-    number.
-    """
-
-    FORMAT: ClassVar[str] = "ssltool/representations/1"
-
-    representations: Tensor
-    targets: Tensor
-    index: Tensor
-    meta: dict[str, Any] = field(default_factory=dict)
-
-    def __len__(self) -> int:
-        return len(self.representations)
-
-    @classmethod
-    def load(cls, path_or_paths: FilePath | Sequence[FilePath]) -> Representations:
-        """Reads one file (memory-mapped), or several as one, in the order given.
-
-        The paper's files load too: their targets become integers, and rows are numbered from 0.
-
-        Raises:
-            SSLToolError: if a file is unreadable, holds no representations or several of each image, has rows
-                and targets that do not match, NaN or infinite values, or if the files' widths differ.
-        """
-        if isinstance(path_or_paths, (str, os.PathLike)):
-            return cls._load_one(path_or_paths)
-        parts = [cls._load_one(path) for path in path_or_paths]
-        if not parts:
-            raise SSLToolError("no representation files were given; name at least one")
-        widths = [part.representations.shape[1] for part in parts]
-        if len(set(widths)) > 1:
-            found = ", ".join(f"{path}: {width}" for path, width in zip(path_or_paths, widths, strict=True))
-            raise SSLToolError(f"representations of different widths cannot be read as one ({found})")
-        return cls(
-            torch.cat([part.representations for part in parts]),
-            torch.cat([part.targets for part in parts]),
-            torch.cat([part.index for part in parts]),
-            parts[0].meta,
-        )
-
-    @classmethod
-    def _load_one(cls, path: FilePath) -> Representations:
-        stored = cls.mapped(path)
-        stored.representations = stored.representations.float()
-        return stored
-
-    @classmethod
-    def mapped(cls, path: FilePath) -> Representations:
-        """One file of one row an image, memory-mapped and in its own precision; raises as ``load`` does."""
-        stored = cls.stored(path)
-        if stored.representations.dim() == 3:
-            views = stored.representations.shape[1]
-            raise SSLToolError(f"{path} holds {views} views of each image; save one row an image, without --views")
-        if places := stored.meta.get("places"):
-            raise SSLToolError(f"{path} holds {places} places of each image; save one row an image, the mean of them")
-        _refuse_nonfinite(path, stored.representations)
-        return stored
-
-    @classmethod
-    def stored(cls, path: FilePath) -> Representations:
-        """One file as it is: memory-mapped, in its own precision, (N, D) or (N, Q, D), with whatever values.
-
-        Raises:
-            SSLToolError: if it is unreadable, holds no representations, or its rows and targets do not match.
-        """
-        contents = load_dict(path, mmap=True)
-        rows = contents.get("representations")
-        if not isinstance(rows, Tensor) or rows.dim() < 2 or not rows.is_floating_point():
-            raise SSLToolError(f"{path} holds no representations; its keys are {_some(contents)}")
-        many = rows.reshape(-1, rows.shape[-1])
-        if rows.dim() > 3 or len(contents.get("targets", many)) == len(many):  # rows by any shape, of patches say
-            rows = many
-        n = len(rows)
-        targets = torch.as_tensor(contents.get("targets", torch.full((n,), -1))).to(torch.int64)
-        index = torch.as_tensor(contents.get("index", torch.arange(n))).to(torch.int64)
-        if len(targets) != n or len(index) != n:
-            raise SSLToolError(
-                f"{path}: {n} representations, {len(targets)} targets and {len(index)} indices do not match"
-            )
-        return cls(rows, targets, index, contents.get("meta", {}))
-
-
-def _refuse_nonfinite(path: FilePath, rows: Tensor, chunk: int = 8192) -> None:
-    bad, first = 0, None
-    for start in range(0, len(rows), chunk):
-        broken = (~torch.isfinite(rows[start : start + chunk])).any(dim=1)
-        count = int(broken.sum())
-        if count and first is None:
-            first = start + int(broken.nonzero()[0])
-        bad += count
-    if bad:
-        raise SSLToolError(
-            f"{path}: {bad} of {len(rows)} rows hold NaN or infinite values, the first is row {first}; "
-            "the network that made them diverged or the images are broken"
-        )
+def to_json(document: Any, *, indent: int | None = None) -> str:
+    """``document`` as JSON; what is not finite becomes null."""
+    return json.dumps(finite(document), indent=indent, allow_nan=False)

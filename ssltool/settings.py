@@ -9,11 +9,11 @@ from __future__ import annotations
 import dataclasses
 import types
 import typing
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import field
 from typing import Any
 
-from ssltool.errors import SSLToolError
+from ssltool.errors import UsageError
 
 
 def setting(
@@ -21,7 +21,7 @@ def setting(
     help: str,
     *flags: str,
     section: str = "Options",
-    choices: tuple[str, ...] = (),
+    choices: Collection[str] = (),
     minimum: float | None = None,
     maximum: float | None = None,
     above: float | None = None,
@@ -62,14 +62,14 @@ def numbers(text: str, name: str) -> tuple[float, ...]:
     """A comma-separated list of different numbers above 0, as the setting ``name`` takes it: 0.1,1,10.
 
     Raises:
-        SSLToolError: naming the flag.
+        UsageError: naming the flag.
     """
     try:
         values = tuple(float(part) for part in text.split(","))
     except ValueError:
         values = ()
     if not values or not all(0 < value < float("inf") for value in values) or len(set(values)) < len(values):
-        raise SSLToolError(f"{flag(name)} is '{text}'; it must be different numbers above 0, as in 0.1,1,10")
+        raise UsageError(f"{flag(name)} is '{text}'; it must be different numbers above 0, as in 0.1,1,10")
     return values
 
 
@@ -77,7 +77,7 @@ Rule = tuple[tuple[str, ...], bool, str]
 """Names of settings, whether they do nothing, and beside what: ``(("lr",), True, "with --solver lbfgs")``."""
 
 
-def idle(config: Any, rules: Iterable[Rule]) -> Iterator[tuple[str, str]]:
+def ineffective(config: Any, rules: Iterable[Rule]) -> Iterator[tuple[str, str]]:
     """Settings away from their defaults that do nothing by ``rules``, and why."""
     defaults = {f.name: f.default for f in dataclasses.fields(config)}
     for names, condition, why in rules:
@@ -86,25 +86,25 @@ def idle(config: Any, rules: Iterable[Rule]) -> Iterator[tuple[str, str]]:
                 yield name, why
 
 
-def refuse_idle(found: Iterable[tuple[str, str]]) -> None:
+def refuse_ineffective(found: Iterable[tuple[str, str]]) -> None:
     """Refuses settings that do nothing: an ignored flag is a misunderstanding.
 
     Raises:
-        SSLToolError: naming the first flag in ``found`` and why it has no effect.
+        UsageError: naming the first flag in ``found`` and why it has no effect.
     """
     for name, why in found:
-        raise SSLToolError(f"{flag(name)} does nothing {why}; leave one of them out")
+        raise UsageError(f"{flag(name)} does nothing {why}; leave one of them out")
 
 
 class Checked:
     """Refuses values outside the declared choices and ranges, naming the flag.
 
     Raises:
-        SSLToolError: from the constructor, at the first setting that is out of range.
+        UsageError: from the constructor, at the first setting that is out of range.
     """
 
     @staticmethod
-    def spelt(name: str) -> str:
+    def flag_name(name: str) -> str:
         """How a setting is written on the command line."""
         return flag(name)
 
@@ -114,7 +114,7 @@ class Checked:
             if value is None:
                 continue
             if m.get("choices") and value not in m["choices"]:
-                raise SSLToolError(f"{self.spelt(f.name)} is '{value}'; it must be one of {', '.join(m['choices'])}")
+                raise UsageError(f"{self.flag_name(f.name)} is '{value}'; it must be one of {', '.join(m['choices'])}")
             low, high, above = m.get("minimum"), m.get("maximum"), m.get("above")
             within = (
                 (low is None or value >= low) and (high is None or value <= high) and (above is None or value > above)
@@ -123,4 +123,4 @@ class Checked:
                 bounds = [f"at least {low}"] if low is not None else []
                 bounds += [f"at most {high}"] if high is not None else []
                 bounds += [f"greater than {above}"] if above is not None else []
-                raise SSLToolError(f"{self.spelt(f.name)} is {value}; it must be {' and '.join(bounds)}")
+                raise UsageError(f"{self.flag_name(f.name)} is {value}; it must be {' and '.join(bounds)}")

@@ -14,7 +14,8 @@ from PIL import Image
 
 from helpers import Ran
 from ssltool import cli
-from ssltool.files import Representations
+from ssltool.registry import REGISTRIES
+from ssltool.reprs.representations import Representations
 
 torch.set_num_threads(1)
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the processes that tests start
@@ -38,6 +39,15 @@ def ssltool(monkeypatch, capsys):
 
 
 @pytest.fixture
+def registries():
+    """Lets a test add to any registry; afterwards they are as they were."""
+    before = [(registry, dict(registry._entries), dict(registry._plugins)) for registry in REGISTRIES]
+    yield
+    for registry, entries, plugins in before:
+        registry._entries, registry._plugins = entries, plugins
+
+
+@pytest.fixture
 def write_images():
     """Writes random RGB images: ``write_images(folder, 3, size=(20, 16)) -> paths``."""
 
@@ -58,7 +68,7 @@ def write_images():
 def trained(tmp_path_factory) -> Path:
     """The run folder of a tiny SimSiam run of two epochs of three steps on the bundled images."""
     from ssltool.config import PretrainConfig
-    from ssltool.pretrain import pretrain
+    from ssltool.stages.pretrain import run as pretrain
 
     out = tmp_path_factory.mktemp("trained") / "run"
     config = PretrainConfig(
@@ -126,7 +136,7 @@ def interrupt_at(monkeypatch):
 
     The run stops at the end of that step. A run that goes on has more steps behind it and is left alone.
     """
-    from ssltool.pretrain import _Run
+    from ssltool.stages.pretrain.pretrain import _Run
 
     step = _Run._step
 

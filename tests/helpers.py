@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ssltool.files import Checkpoint
+from ssltool.checkpoints.checkpoint import Checkpoint
 
 TINY = ["-a", "resnet18_w8", "--stem", "small-stride2", "--image-size", "16", "--dim", "16", "--pred-dim", "8"]
 """Flags of a network that trains in milliseconds."""

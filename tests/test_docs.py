@@ -25,8 +25,6 @@ import pytest
 
 from helpers import records
 from ssltool.cli import COMMANDS, cli
-from ssltool.collapse.metrics import METRICS
-from ssltool.collapse.verdict import Thresholds
 from ssltool.config import (
     CollapseConfig,
     ExportConfig,
@@ -41,11 +39,13 @@ from ssltool.config import (
     SaveReprsConfig,
     ScanConfig,
 )
+from ssltool.diagnosis.metrics import METRICS
+from ssltool.diagnosis.verdict import Thresholds
 from ssltool.errors import SSLToolError
-from ssltool.job import make_job
-from ssltool.lincls.choices import check
-from ssltool.methods import METHODS, Entry, method_entry
-from ssltool.pretrain import pretrain
+from ssltool.methods import METHODS, Entry
+from ssltool.stages.lincls.selection import check
+from ssltool.stages.pretrain import run as pretrain
+from ssltool.stages.pretrain.prepare import prepare
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -119,13 +119,13 @@ def parse(arguments: list[str]) -> None:
     context = command.make_context(name, arguments[1:])
     values = dict(context.params)
     if name == "methods":
-        assert values["name"] is None or method_entry(values["name"])
+        assert values["name"] is None or METHODS[values["name"]]
     elif name == "pretrain":
         patched = mock.patch.multiple
         with (
-            patched("ssltool.pretrain", pretrain=make_job),
-            patched("ssltool.plan", make_plan=make_job),
-            patched("ssltool.job", open_dataset=mock.Mock(side_effect=Opened)),
+            patched("ssltool.stages.pretrain", run=prepare),
+            patched("ssltool.stages.pretrain", plan=prepare),
+            patched("ssltool.stages.pretrain.prepare", open_dataset=mock.Mock(side_effect=Opened)),
             pytest.raises(Opened),
         ):
             command.invoke(context)

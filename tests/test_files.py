@@ -15,19 +15,12 @@ import pytest
 import torch
 
 import ssltool
+from ssltool.checkpoints.checkpoint import Checkpoint
+from ssltool.checkpoints.probe import Probe
+from ssltool.diagnosis.spectrum_file import Spectrum
 from ssltool.errors import SSLToolError
-from ssltool.files import (
-    Checkpoint,
-    Probe,
-    Representations,
-    Spectrum,
-    file_hash,
-    load_dict,
-    matching,
-    weights_hash,
-    write_atomically,
-    write_json,
-)
+from ssltool.files import file_hash, load_dict, matching, weights_hash, write_atomically, write_json
+from ssltool.reprs.representations import Representations
 
 
 def checkpoint(**changes) -> Checkpoint:

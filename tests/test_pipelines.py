@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from helpers import TINY
-from ssltool.files import Checkpoint
+from ssltool.checkpoints.checkpoint import Checkpoint
 
 PIPELINES = Path(__file__).parents[1] / "pipelines"
 

@@ -6,7 +6,7 @@ import pytest
 
 from ssltool.config import LinclsConfig
 from ssltool.errors import SSLToolError
-from ssltool.settings import idle, numbers, refuse_idle
+from ssltool.settings import ineffective, numbers, refuse_ineffective
 
 
 def test_a_list_of_numbers_is_read_in_its_order():
@@ -23,7 +23,7 @@ def test_what_is_no_list_of_different_positive_numbers_is_refused_by_its_flag(te
 def test_only_settings_away_from_their_defaults_are_idle_and_only_where_the_rule_holds():
     config = LinclsConfig(lr=0.5)
     rules = [(("epochs", "lr"), True, "here"), (("lr",), False, "there")]
-    assert list(idle(config, rules)) == [("lr", "here")]
+    assert list(ineffective(config, rules)) == [("lr", "here")]
     with pytest.raises(SSLToolError, match=r"^--lr does nothing here; leave one of them out$"):
-        refuse_idle(idle(config, rules))
-    refuse_idle(idle(LinclsConfig(), rules))
+        refuse_ineffective(ineffective(config, rules))
+    refuse_ineffective(ineffective(LinclsConfig(), rules))

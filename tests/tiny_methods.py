@@ -41,7 +41,7 @@ TINY_METHODS: dict[str, dict[str, Any]] = {
     "supervised": {},
 }
 
-IDLE = {
+NO_EFFECT = {
     "wmse": ("projector.3.bias",),  # whitening takes it away with the mean
     "paws": ("projector.6.bias", "predictor.0.bias"),  # the predictor's batch norms do, and targets are constants
 }

@@ -11,6 +11,7 @@ import click
 
 import ssltool
 from ssltool.errors import Interrupted, SSLToolError
+from ssltool.registry import load_installed_plugins
 
 COMMANDS = {
     "methods": "List the methods of pretraining and their options.",
@@ -65,6 +66,7 @@ def cli() -> None:
 def main() -> None:
     """Runs the command line; an error that the user can mend is one line on stderr and exit code 1."""
     try:
+        load_installed_plugins()
         cli(prog_name="ssltool")
     except SSLToolError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -7,10 +7,10 @@ from typing import Any
 
 import click
 
-from ssltool.cli.options import Command, json_option, settings
+from ssltool.cli.flags import Command, json_option, settings
 from ssltool.cli.output import cell, emit, table
 from ssltool.config import CollapseConfig
-from ssltool.config.diagnose import reaches
+from ssltool.config.common import reaches
 
 COLLAPSED = 3
 """Exit code of a verdict that ``--fail-on`` asked for."""
@@ -45,7 +45,7 @@ def command(ctx: click.Context, config: CollapseConfig, as_json: bool) -> None:
     ssltool collapse logs/*/train_reprs.pt --group-by arch --out table.csv
     ssltool collapse train_reprs_e0.pt --fail-on partial --threshold partial_rank=0.2
     """
-    from ssltool.collapse.stage import run
+    from ssltool.stages.collapse import run
 
     result = run(config)
     for one in result["files"]:
@@ -58,7 +58,7 @@ def command(ctx: click.Context, config: CollapseConfig, as_json: bool) -> None:
 
 def _text(result: dict[str, Any], config: CollapseConfig) -> str:
     """Several files show the main metrics where ``--metrics`` does not say; the documents have all."""
-    from ssltool.collapse.metrics import MAIN
+    from ssltool.diagnosis.metrics import MAIN
 
     files = result["files"]
     names = list(dict.fromkeys(name for one in files for name in one["metrics"]))
@@ -72,7 +72,7 @@ def _text(result: dict[str, Any], config: CollapseConfig) -> str:
 
 def _one(found: dict[str, Any]) -> str:
     """All metrics of one file, a line each."""
-    from ssltool.collapse.metrics import METRICS
+    from ssltool.diagnosis.metrics import METRICS
 
     extra = [name for name in ("intervals", "like") if name in found]
     titles = {"intervals": "95 % interval", "like": "in --like"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from ssltool.cli.options import Command, json_option, settings
+from ssltool.cli.flags import Command, json_option, settings
 from ssltool.cli.output import emit, table
 from ssltool.config import ExportConfig
 
@@ -24,7 +24,7 @@ def command(config: ExportConfig, as_json: bool) -> None:
     ssltool export run/checkpoint.pt --to timm -o backbone.safetensors
     ssltool export vicreg/model.pth --to simsiam -o vicreg.pth.tar --json
     """
-    from ssltool.export import run
+    from ssltool.stages.export import run
 
     result = run(config)
     rows = [

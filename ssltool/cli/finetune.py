@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from ssltool.cli.options import Command, data_argument, json_option, settings, with_data
+from ssltool.cli.flags import Command, data_argument, json_option, settings, with_data
 from ssltool.cli.output import emit, table
 from ssltool.config import FinetuneConfig
 
@@ -34,7 +34,7 @@ def command(config: FinetuneConfig, data_dir: str | None, as_json: bool) -> None
     ssltool finetune --pretrained logs/simsiam-resnet18-current_0000/checkpoint.pt --labels-fraction 0.01 -b 32
     ssltool finetune --pretrained vit/checkpoint.pt --optimizer adamw --lr 0.001 --wd 0.05 --layer-decay 0.75
     """
-    from ssltool.finetune import run
+    from ssltool.stages.finetune import run
 
     result = run(with_data(config, data_dir))
     emit(result, f"{_accuracies(result)}\n\n{_facts(result)}", as_json)

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from ssltool.cli.options import Command, json_option, settings
+from ssltool.cli.flags import Command, json_option, settings
 from ssltool.cli.output import cell, emit, table
 from ssltool.config import InspectConfig
 
@@ -31,7 +31,7 @@ def command(config: InspectConfig, as_json: bool) -> None:
     ssltool inspect checkpoint_0099.pth.tar resnet50.pth --json
     ssltool inspect model.safetensors --keys
     """
-    from ssltool.inspect import run
+    from ssltool.stages.inspect import run
 
     result = run(config)
     emit({"files": result}, "\n\n".join(map(_text, result)), as_json)

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from ssltool.cli.options import Command, gone, json_option, settings
+from ssltool.cli.flags import Command, gone, json_option, settings
 from ssltool.cli.output import emit, table
 from ssltool.config import KnnConfig
 
@@ -35,7 +35,7 @@ def command(config: KnnConfig, as_json: bool) -> None:
     ssltool knn train_reprs_e0.pt val_reprs_e0.pt --per-class --confusion
     ssltool knn --folder data/resnet18_exp0000/bundled --source train_reprs_e0.pt --target val_reprs_e0.pt --metric cos
     """
-    from ssltool.knn import run
+    from ssltool.stages.knn import run
 
     result = run(config)
     for note in result["notes"]:

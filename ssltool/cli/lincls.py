@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from ssltool.cli.options import BY_TORCHRUN, DETECTED, Command, data_argument, gone, json_option, settings, with_data
+from ssltool.cli.flags import BY_TORCHRUN, DETECTED, Command, data_argument, gone, json_option, settings, with_data
 from ssltool.cli.output import emit, table
 from ssltool.config import LinclsConfig
 
@@ -34,7 +34,7 @@ def command(config: LinclsConfig, data_dir: str | None, as_json: bool) -> None:
     ssltool lincls --reprs train_reprs_e0.pt val_reprs_e0.pt --labels-fraction 0.01 --lr-sweep 0.1,1,10
     ssltool lincls --pretrained checkpoint.pt --resume logs/lincls-run_0000/probe.pt --evaluate
     """
-    from ssltool.lincls import run
+    from ssltool.stages.lincls import run
 
     result = run(with_data(config, data_dir))
     emit(result, "\n\n".join(_tables(result)), as_json)

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import dataclasses
-import inspect
 import textwrap
 from typing import Any
 
 import click
 
-from ssltool.cli.options import Command, json_option
+from ssltool.cli.flags import Command, json_option, settings
 from ssltool.cli.output import emit, table
+from ssltool.config import MethodsConfig
 from ssltool.settings import flag
 
 
 @click.command("methods", cls=Command)
 @click.argument("name", required=False)
+@settings(MethodsConfig, positional=("name",))
 @json_option
-def command(name: str | None, as_json: bool) -> None:
+def command(config: MethodsConfig, as_json: bool) -> None:
     """List the methods that pretrain knows, or what there is to know of the method NAME.
 
     A method's options are set with --set option=value; --recipe sets its published optimiser, schedule and views.
@@ -27,39 +27,18 @@ def command(name: str | None, as_json: bool) -> None:
     ssltool methods vicreg
     ssltool pretrain --method vicreg --set std=0 --set dim=512 --dry-run
     """
-    from ssltool.methods import METHODS
+    from ssltool.stages.methods import run
 
-    if name is None:
-        rows = [[n, str(e.year), f"arXiv:{e.paper}", e.prevents, e.needs] for n, e in METHODS.items()]
-        listed = [{"name": n, **dataclasses.asdict(e)} for n, e in METHODS.items()]
-        header = ["method", "year", "paper", "what prevents collapse", "what it needs"]
-        emit({"methods": listed}, table(rows, header), as_json)
+    found = run(config)
+    if config.name is not None:
+        emit(found, page(found), as_json)
         return
-    found = describe(name)
-    emit(found, page(found), as_json)
-
-
-def describe(name: str) -> dict[str, Any]:
-    """What there is to know of a method, as plain values."""
-    from ssltool.methods import method_class, method_entry
-    from ssltool.methods.recipes import RECIPES
-    from ssltool.settings import value_type
-
-    cls, entry = method_class(name), method_entry(name)
-    options = [
-        {
-            "name": f.name,
-            "type": value_type(cls.Options, f.name).__name__,
-            "default": f.default,
-            "choices": list(f.metadata["choices"]),
-            "help": f.metadata["help"],
-        }
-        for f in dataclasses.fields(cls.Options)
+    rows = [
+        [one["name"], str(one["year"]), f"arXiv:{one['paper']}", one["prevents"], one["needs"]]
+        for one in found["methods"]
     ]
-    recipes = {recipe: methods[name] for recipe, methods in RECIPES.items() if name in methods}
-    about = (inspect.getdoc(inspect.getmodule(cls)) or "").replace("``", "")
-    facts = {key: value for key, value in dataclasses.asdict(entry).items() if key != "target"}
-    return {"name": name, **facts, "about": about, "options": options, "recipes": recipes}
+    header = ["method", "year", "paper", "what prevents collapse", "what it needs"]
+    emit(found, table(rows, header), as_json)
 
 
 def page(found: dict[str, Any]) -> str:

@@ -7,8 +7,6 @@ from typing import Any
 
 import click
 
-from ssltool.plain import to_json
-
 
 def table(rows: Sequence[Sequence[Any]], header: Sequence[str] = ()) -> str:
     """Columns as wide as they need to be; numbers to the right, text to the left; a dash for None and NaN."""
@@ -35,4 +33,6 @@ def cell(value: Any) -> str:
 
 def emit(document: dict[str, Any], text: str, as_json: bool) -> None:
     """Prints ``document`` as JSON, or ``text``."""
+    from ssltool.files import to_json
+
     click.echo(to_json(document) if as_json else text)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import click
 
-from ssltool.cli.options import Command, json_option, settings
+from ssltool.cli.flags import Command, json_option, settings
 from ssltool.cli.output import emit, table
 from ssltool.config import PlotConfig
-from ssltool.config.pictures import PLOTS
+from ssltool.config.plot import PLOTS
 
 
 @click.command("plot", cls=Command)
@@ -35,7 +35,7 @@ def command(config: PlotConfig, as_json: bool) -> None:
     ssltool plot auc logs/simsiam_0000 logs/simsiam_0001 --x accuracy --group-by arch -o auc.pdf
     ssltool plot views logs/simsiam_0000 -o views.png
     """
-    from ssltool.plot import run
+    from ssltool.stages.plot import run
 
     result = run(config)
     emit(result, table([[result["path"], result["kind"], len(result["inputs"])]], ["file", "plot", "inputs"]), as_json)

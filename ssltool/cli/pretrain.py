@@ -9,7 +9,7 @@ import click
 from click.core import ParameterSource
 
 from ssltool.cli.collapse import COLLAPSED
-from ssltool.cli.options import BY_TORCHRUN, Command, Setting, data_argument, gone, json_option, settings, with_data
+from ssltool.cli.flags import BY_TORCHRUN, Command, Setting, data_argument, gone, json_option, settings, with_data
 from ssltool.cli.output import emit, table
 from ssltool.config import PretrainConfig
 from ssltool.errors import Collapsed
@@ -75,21 +75,21 @@ def command(
     explicit = {name for name in ctx.params if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT}
     config = _with_method(with_data(config, data_dir), alg, nnsiam, given="method" in explicit)
     if recipe is not None:
-        from ssltool.choices import apply_recipe
+        from ssltool.stages.pretrain.conflicts import apply_recipe
 
         config = apply_recipe(config, recipe, explicit)
     if config.dry_run:
-        from ssltool.plan import make_plan
+        from ssltool.stages.pretrain import plan
 
-        plan = make_plan(config)
-        emit(plan, _describe(plan), as_json)
+        planned = plan(config)
+        emit(planned, _describe(planned), as_json)
         return
-    from ssltool.pretrain import pretrain
+    from ssltool.stages.pretrain import run
     from ssltool.training.distributed import is_main
 
     code = 0
     try:
-        folder = pretrain(config)
+        folder = run(config)
     except Collapsed as stop:
         folder, code = stop.folder, COLLAPSED
     if is_main():

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from ssltool.cli.options import Command, json_option, settings
+from ssltool.cli.flags import Command, json_option, settings
 from ssltool.cli.output import emit, table
 from ssltool.config import RankConfig
 
@@ -35,7 +35,7 @@ def command(config: RankConfig, as_json: bool) -> None:
     ssltool rank logs/*/ --accuracy linear --fit forecast.json --features auc,feature_std
     ssltool rank new/*/ --predict forecast.json --out table.csv
     """
-    from ssltool.rank import run
+    from ssltool.stages.rank.rank import run
 
     result = run(config)
     for note in result["notes"]:
@@ -44,7 +44,7 @@ def command(config: RankConfig, as_json: bool) -> None:
 
 
 def _text(result: dict[str, Any], config: RankConfig) -> str:
-    from ssltool.collapse.metrics import METRICS
+    from ssltool.diagnosis.metrics import METRICS
 
     by, rows = result["by"], result["rows"]
     columns = [key for key in rows[0] if key != "path" and any(row[key] is not None for row in rows)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from ssltool.cli.options import Command, json_option, settings
+from ssltool.cli.flags import Command, json_option, settings
 from ssltool.cli.output import emit, table
 from ssltool.config import ReportConfig
 
@@ -24,7 +24,7 @@ def command(config: ReportConfig, as_json: bool) -> None:
     ssltool report logs/simsiam-resnet18-current_0000 -o report.html
     ssltool report logs/simsiam_0000 logs/byol_0000 --checkpoint checkpoint_0009.pt -o two.html
     """
-    from ssltool.report import run
+    from ssltool.stages.report.report import run
 
     result = run(config)
     rows = [

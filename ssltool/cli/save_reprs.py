@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from ssltool.cli.options import DETECTED, Command, data_argument, gone, json_option, settings, with_data
+from ssltool.cli.flags import DETECTED, Command, data_argument, gone, json_option, settings, with_data
 from ssltool.cli.output import emit, table
 from ssltool.config import SaveReprsConfig
 
@@ -35,7 +35,7 @@ def command(config: SaveReprsConfig, data_dir: str | None, as_json: bool) -> Non
     ssltool save-reprs --pretrained logs/simsiam-resnet18-current_0000/checkpoint.pt --layer backbone.layer3 -o l3.pt
     ssltool save-reprs --pretrained logs/simsiam-resnet18-current_0000/checkpoint.pt --format parquet -o train.parquet
     """
-    from ssltool.save_reprs import run
+    from ssltool.stages.save_reprs import run
     from ssltool.training.distributed import is_main
 
     written = run(with_data(config, data_dir))

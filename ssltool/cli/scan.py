@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from ssltool.cli.options import Command, data_argument, json_option, settings, with_data
+from ssltool.cli.flags import Command, data_argument, json_option, settings, with_data
 from ssltool.cli.output import emit, table
 from ssltool.config import ScanConfig
 
@@ -37,7 +37,7 @@ def command(config: ScanConfig, data_dir: str | None, as_json: bool) -> None:
     ssltool scan --pretrained logs/simsiam-resnet18-current_0000/checkpoint.pt --step cluster --clusters 20 -o scan
     ssltool scan --step selflabel -o scan
     """
-    from ssltool.scan.stage import run
+    from ssltool.stages.scan.scan import run
 
     result = run(with_data(config, data_dir))
     emit(result, _text(result), as_json)

@@ -1,23 +1,14 @@
 """The settings of every stage: frozen dataclasses, the only home of names, defaults and help texts.
 
-The command line is generated from these classes (``ssltool.cli.options``), the checks of ranges and
+The command line is generated from these classes (``ssltool.cli.flags``), the checks of ranges and
 choices happen here for Python and command line alike, and a run's resolved settings are saved as
 ``config.json`` and inside each checkpoint. Only the standard library is imported.
 """
 
 from __future__ import annotations
 
-from ssltool.config.diagnose import CollapseConfig
-from ssltool.config.evaluate import LabelledSettings, NetworkSettings, SaveReprsConfig
-from ssltool.config.exchange import ExportConfig, InspectConfig
-from ssltool.config.finetune import FinetuneConfig
-from ssltool.config.knn import KnnConfig
-from ssltool.config.pictures import PlotConfig, ReportConfig
-from ssltool.config.pretrain import PretrainConfig
-from ssltool.config.probe import LinclsConfig
-from ssltool.config.rank import RankConfig
-from ssltool.config.scan import ScanConfig
-from ssltool.config.shared import (
+from ssltool.config.collapse import CollapseConfig
+from ssltool.config.common import (
     DATASETS,
     LAYERS,
     SPLITS,
@@ -25,10 +16,24 @@ from ssltool.config.shared import (
     STRATEGIES,
     DataSettings,
     DeviceSettings,
+    LabelledSettings,
+    NetworkSettings,
     RunSettings,
     as_dict,
     fixed_settings,
 )
+from ssltool.config.export import ExportConfig
+from ssltool.config.finetune import FinetuneConfig
+from ssltool.config.inspect import InspectConfig
+from ssltool.config.knn import KnnConfig
+from ssltool.config.lincls import LinclsConfig
+from ssltool.config.methods import MethodsConfig
+from ssltool.config.plot import PlotConfig
+from ssltool.config.pretrain import PretrainConfig
+from ssltool.config.rank import RankConfig
+from ssltool.config.report import ReportConfig
+from ssltool.config.save_reprs import SaveReprsConfig
+from ssltool.config.scan import ScanConfig
 
 __all__ = [
     "DATASETS",
@@ -45,6 +50,7 @@ __all__ = [
     "KnnConfig",
     "LabelledSettings",
     "LinclsConfig",
+    "MethodsConfig",
     "NetworkSettings",
     "PlotConfig",
     "PretrainConfig",

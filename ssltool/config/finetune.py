@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ssltool.config.evaluate import LabelledSettings
-from ssltool.config.shared import RunSettings
+from ssltool.config.common import LabelledSettings, RunSettings
 from ssltool.settings import setting
 
 

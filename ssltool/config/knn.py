@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ssltool.config.shared import DeviceSettings
+from ssltool.config.common import DeviceSettings
 from ssltool.errors import SSLToolError
 from ssltool.settings import setting
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ssltool.config.diagnose import STATES
-from ssltool.config.shared import STEMS, STRATEGIES, DataSettings, DeviceSettings, RunSettings
+from ssltool.config.common import STATES, STEMS, STRATEGIES, DataSettings, DeviceSettings, RunSettings
 from ssltool.settings import setting
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ssltool.config.shared import LAYERS
+from ssltool.config.common import LAYERS
 from ssltool.settings import Checked, setting
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ssltool.config.evaluate import NetworkSettings
-from ssltool.config.shared import RunSettings
+from ssltool.config.common import NetworkSettings, RunSettings
 from ssltool.settings import setting
 
 STEPS = ("mine", "cluster", "selflabel")

@@ -1,0 +1,1 @@
+"""Images, labels, data strategies, augmented views and batches."""

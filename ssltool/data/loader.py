@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ssltool import seeds
 from ssltool.data import views
-from ssltool.data.datasets import MEMORY_LIMIT, ImageSet, decode
+from ssltool.data.images import MEMORY_LIMIT, ImageSet, decode
 from ssltool.data.views import Draws, Recipe
 from ssltool.errors import SSLToolError
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ssltool import seeds
-from ssltool.data.datasets import ImageSet
+from ssltool.data.images import ImageSet
 from ssltool.errors import SSLToolError
 
 

@@ -1,78 +1,102 @@
-"""The registry of methods: a name, the module that holds it, and what there is to know before choosing it.
+"""The registry of methods: a name, the class that implements it, and what to know before choosing it.
 
-A module is imported when its method is used.
+A method's module is imported when the method is used.
 """
 
 from __future__ import annotations
 
-import importlib
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ssltool.errors import unknown
-from ssltool.methods.base import Method
-from ssltool.methods.options import read_options
+from ssltool.registry import Registry
+
+if TYPE_CHECKING:
+    from ssltool.methods.base import Method
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A method: its class as ``module:Class`` within ``ssltool.methods``, its ``paper`` (arXiv number) and ``year``,
-    what ``prevents`` collapse, and what it ``needs`` beside images."""
+    """A method: its class (``target``), its ``paper`` (arXiv number) and ``year``, what ``prevents`` collapse, and what
+    it ``needs`` beside images."""
 
-    target: str
+    target: str | type[Method]
     year: int
     paper: str
     prevents: str
     needs: str
 
 
-METHODS = {
-    "simsiam": Entry("simsiam:SimSiam", 2020, "2011.10566", "stop-gradient and predictor", "two views"),
-    "byol": Entry("byol:BYOL", 2020, "2006.07733", "momentum teacher and predictor", "two views"),
-    "simclr": Entry("simclr:SimCLR", 2020, "2002.05709", "negatives in the batch", "two views, a large batch"),
-    "moco": Entry("moco:MoCo", 2020, "2003.04297", "negatives in a queue", "two views"),
-    "mocov3": Entry("mocov3:MoCoV3", 2021, "2104.02057", "negatives in the batch, teacher", "two views, a large batch"),
-    "barlow": Entry("barlow:Barlow", 2021, "2103.03230", "decorrelated dimensions", "two views"),
-    "vicreg": Entry("vicreg:VICReg", 2021, "2105.04906", "variance and covariance terms", "two views"),
-    "wmse": Entry("wmse:WMSE", 2020, "2007.06346", "whitening", "two or more views, a batch above dim"),
-    "swav": Entry("swav:SwAV", 2020, "2006.09882", "equal use of prototypes", "multi-crop"),
-    "deepcluster": Entry(
-        "deepcluster:DeepCluster", 2020, "2006.09882", "k-means each epoch", "multi-crop, image numbers"
-    ),
-    "dino": Entry("dino:DINO", 2021, "2104.14294", "centring and sharpening of a teacher", "multi-crop"),
-    "nnclr": Entry("nnclr:NNCLR", 2021, "2104.14548", "negatives in the batch", "two views, a queue"),
-    "nnsiam": Entry("nnsiam:NNSiam", 2022, "2209.15007", "stop-gradient and predictor", "two views, a queue"),
-    "ressl": Entry("ressl:ReSSL", 2021, "2107.09282", "a sharpened teacher, a queue", "a strong and a weak view"),
-    "paws": Entry("paws:PAWS", 2021, "2104.13963", "labelled support, entropy of the mean", "multi-crop, some labels"),
-    "distill": Entry("distill:Distill", 2022, "2209.15007", "a fixed teacher", "a trained teacher's checkpoint"),
-    "teacher": Entry(
-        "teacher:Teacher", 2021, "2104.14294", "nothing, or how the teacher follows", "a plain and a strong view"
-    ),
-    "supervised": Entry("supervised:Supervised", 2015, "1512.03385", "labels", "labels"),
-}
+METHODS: Registry[Entry] = Registry(
+    "method",
+    __name__,
+    {
+        "simsiam": Entry(".simsiam:SimSiam", 2020, "2011.10566", "stop-gradient and predictor", "two views"),
+        "byol": Entry(".byol:BYOL", 2020, "2006.07733", "momentum teacher and predictor", "two views"),
+        "simclr": Entry(".simclr:SimCLR", 2020, "2002.05709", "negatives in the batch", "two views, a large batch"),
+        "moco": Entry(".moco:MoCo", 2020, "2003.04297", "negatives in a queue", "two views"),
+        "mocov3": Entry(
+            ".mocov3:MoCoV3",
+            2021,
+            "2104.02057",
+            "negatives in the batch, teacher",
+            "two views, a large batch",
+        ),
+        "barlow": Entry(".barlow:Barlow", 2021, "2103.03230", "decorrelated dimensions", "two views"),
+        "vicreg": Entry(".vicreg:VICReg", 2021, "2105.04906", "variance and covariance terms", "two views"),
+        "wmse": Entry(".wmse:WMSE", 2020, "2007.06346", "whitening", "two or more views, a batch above dim"),
+        "swav": Entry(".swav:SwAV", 2020, "2006.09882", "equal use of prototypes", "multi-crop"),
+        "deepcluster": Entry(
+            ".deepcluster:DeepCluster",
+            2020,
+            "2006.09882",
+            "k-means each epoch",
+            "multi-crop, image numbers",
+        ),
+        "dino": Entry(".dino:DINO", 2021, "2104.14294", "centring and sharpening of a teacher", "multi-crop"),
+        "nnclr": Entry(".nnclr:NNCLR", 2021, "2104.14548", "negatives in the batch", "two views, a queue"),
+        "nnsiam": Entry(".nnsiam:NNSiam", 2022, "2209.15007", "stop-gradient and predictor", "two views, a queue"),
+        "ressl": Entry(
+            ".ressl:ReSSL",
+            2021,
+            "2107.09282",
+            "a sharpened teacher, a queue",
+            "a strong and a weak view",
+        ),
+        "paws": Entry(
+            ".paws:PAWS",
+            2021,
+            "2104.13963",
+            "labelled support, entropy of the mean",
+            "multi-crop, some labels",
+        ),
+        "distill": Entry(".distill:Distill", 2022, "2209.15007", "a fixed teacher", "a trained teacher's checkpoint"),
+        "teacher": Entry(
+            ".teacher:Teacher",
+            2021,
+            "2104.14294",
+            "nothing, or how the teacher follows",
+            "a plain and a strong view",
+        ),
+        "supervised": Entry(".supervised:Supervised", 2015, "1512.03385", "labels", "labels"),
+    },
+)
 
 CLASSIFIER = "supervised"
 """The method that is a backbone and a linear classifier: what later stages train, and how they save it."""
 
 
-def method_entry(name: str) -> Entry:
-    """What the registry says of a method.
+def method_class(name: str) -> type[Method]:
+    """The class of a method.
 
     Raises:
-        SSLToolError: for an unknown name, with the nearest ones.
+        UsageError: for an unknown name, with the nearest ones.
     """
-    if name not in METHODS:
-        raise unknown("method", name, METHODS)
-    return METHODS[name]
-
-
-def method_class(name: str) -> type[Method]:
-    """The class of a method; raises ``SSLToolError`` as ``method_entry`` does."""
-    module, _, attribute = method_entry(name).target.partition(":")
-    cls: type[Method] = getattr(importlib.import_module(f"ssltool.methods.{module}"), attribute)
+    cls: type[Method] = METHODS.load(name)
     return cls
 
 
 def method_options(name: str, given: dict[str, Any]) -> Any:
     """The checked options of a method; see ``options.read_options``."""
+    from ssltool.methods.options import read_options
+
     return read_options(name, method_class(name).Options, given)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ssltool.data.loader import Batch
 from ssltool.data.views import Recipe
 from ssltool.errors import SSLToolError
-from ssltool.methods.crops import small_crops, two_views
+from ssltool.methods.parts.crops import small_crops, two_views
 
 LARGEST_LOGIT = 88.0
 """exp of more than this overflows float32."""

@@ -17,11 +17,11 @@ from torch import Tensor, nn
 
 from ssltool.data.loader import Batch
 from ssltool.methods.base import Output, RunFacts, same_shapes
-from ssltool.methods.momentum import MomentumMethod
-from ssltool.methods.options import AsymmetricViews, Idle, fix_pred_lr, momentum, momentum_final, width
+from ssltool.methods.options import AsymmetricViews, Ineffective, fix_pred_lr, momentum, momentum_final, width
+from ssltool.methods.parts.momentum import MomentumMethod
 from ssltool.models.heads import mlp
-from ssltool.numeric import without_autocast
 from ssltool.settings import setting
+from ssltool.training.precision import without_autocast
 
 
 @without_autocast
@@ -51,8 +51,8 @@ class BYOLOptions(AsymmetricViews):
     predictor: str = setting("mlp", "what predicts: an MLP or nothing", choices=("mlp", "none"))
     fix_pred_lr: bool = fix_pred_lr()
 
-    def idle(self) -> list[Idle]:
-        return [Idle(("fix_pred_lr",), self.predictor == "none", "predictor=none")]
+    def ineffective(self) -> list[Ineffective]:
+        return [Ineffective(("fix_pred_lr",), self.predictor == "none", "predictor=none")]
 
 
 class BYOL(MomentumMethod):

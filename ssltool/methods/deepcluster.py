@@ -19,13 +19,13 @@ from ssltool import seeds
 from ssltool.data.loader import Batch
 from ssltool.errors import SSLToolError
 from ssltool.methods.base import EpochImages, Method, Output, RunFacts
-from ssltool.methods.multicrop import by_size, together
 from ssltool.methods.options import MultiCrop, temperature, width
-from ssltool.methods.prototypes import Prototypes, stuck_at_uniform
+from ssltool.methods.parts.multicrop import by_size, together
+from ssltool.methods.parts.prototypes import Prototypes, stuck_at_uniform
 from ssltool.models.heads import mlp
-from ssltool.numeric import without_autocast
 from ssltool.settings import setting
 from ssltool.training.distributed import agree, gather
+from ssltool.training.precision import without_autocast
 
 BLOCK = 65536
 """Rows that are compared with the centroids at a time."""

@@ -18,12 +18,9 @@ from torch import Tensor, nn
 from ssltool.data.loader import Batch
 from ssltool.errors import SSLToolError
 from ssltool.methods.base import Output, RunFacts, of_one_shape
-from ssltool.methods.matching import across_crops
-from ssltool.methods.momentum import MomentumMethod
-from ssltool.methods.multicrop import by_size, together
 from ssltool.methods.options import (
     AsymmetricViews,
-    Idle,
+    Ineffective,
     MultiCrop,
     local_crops,
     momentum,
@@ -31,11 +28,14 @@ from ssltool.methods.options import (
     temperature,
     width,
 )
-from ssltool.methods.prototypes import cosines, stuck_at_uniform
+from ssltool.methods.parts.matching import across_crops
+from ssltool.methods.parts.momentum import MomentumMethod
+from ssltool.methods.parts.multicrop import by_size, together
+from ssltool.methods.parts.prototypes import cosines, stuck_at_uniform
 from ssltool.models.heads import mlp
-from ssltool.numeric import without_autocast
 from ssltool.settings import setting
 from ssltool.training.distributed import gather
+from ssltool.training.precision import without_autocast
 
 SHARP = 0.7
 """Share of the student's temperature that the teacher's may have: beside 0.1 the released code calls all above 0.07
@@ -95,11 +95,11 @@ class DINOOptions(AsymmetricViews, MultiCrop):
     head_bn: bool = setting(False, "batch norm in the head")
     local_crops: int = local_crops(8)
 
-    def idle(self) -> list[Idle]:
+    def ineffective(self) -> list[Ineffective]:
         return [
-            *super().idle(),
-            Idle(("center_momentum",), not self.centering, "centering=false"),
-            Idle(("warmup_teacher_temp",), self.warmup_teacher_temp_epochs == 0, "warmup_teacher_temp_epochs=0"),
+            *super().ineffective(),
+            Ineffective(("center_momentum",), not self.centering, "centering=false"),
+            Ineffective(("warmup_teacher_temp",), self.warmup_teacher_temp_epochs == 0, "warmup_teacher_temp_epochs=0"),
         ]
 
 

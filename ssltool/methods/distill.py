@@ -19,9 +19,9 @@ from ssltool.data.views import Recipe
 from ssltool.errors import SSLToolError
 from ssltool.methods.base import Method, Output, RunFacts, same_shapes
 from ssltool.methods.options import TrainedTeacher
-from ssltool.numeric import without_autocast
 from ssltool.settings import setting
 from ssltool.training.distributed import gather
+from ssltool.training.precision import without_autocast
 
 EPS = 1e-6
 

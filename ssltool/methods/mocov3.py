@@ -14,13 +14,13 @@ from torch import Tensor, nn
 
 from ssltool.data.loader import Batch
 from ssltool.methods.base import Output, RunFacts, same_shapes
-from ssltool.methods.matching import own_row_among
-from ssltool.methods.momentum import MomentumMethod
 from ssltool.methods.options import AsymmetricViews, fix_pred_lr, momentum, momentum_final, temperature, width
+from ssltool.methods.parts.matching import own_row_among
+from ssltool.methods.parts.momentum import MomentumMethod
 from ssltool.models.backbones import is_vit
 from ssltool.models.heads import mlp
-from ssltool.numeric import without_autocast
 from ssltool.training.distributed import gather
+from ssltool.training.precision import without_autocast
 
 
 @without_autocast

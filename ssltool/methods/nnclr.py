@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from ssltool.data.loader import Batch
 from ssltool.methods.base import Method, Output, RunFacts, same_shapes
-from ssltool.methods.matching import own_row_among
 from ssltool.methods.options import AsymmetricViews, fix_pred_lr, queue_size, temperature, width
-from ssltool.methods.queue import Queue, queue_warnings
+from ssltool.methods.parts.matching import own_row_among
+from ssltool.methods.parts.queue import Queue, queue_warnings
 from ssltool.models.heads import mlp
-from ssltool.numeric import without_autocast
 from ssltool.training.distributed import gather
+from ssltool.training.precision import without_autocast
 
 
 @without_autocast

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from ssltool.methods.base import RunFacts
-from ssltool.methods.options import Idle, queue_size
-from ssltool.methods.queue import Queue, queue_warnings
+from ssltool.methods.options import Ineffective, queue_size
+from ssltool.methods.parts.queue import Queue, queue_warnings
 from ssltool.methods.simsiam import SimSiam, SimSiamOptions
 
 
@@ -22,8 +22,8 @@ class NNSiamOptions(SimSiamOptions):
 
     queue: int = queue_size(25600)
 
-    def idle(self) -> list[Idle]:
-        return [*super().idle(), Idle(("stop_grad",), True, "nnsiam, whose targets are constants")]
+    def ineffective(self) -> list[Ineffective]:
+        return [*super().ineffective(), Ineffective(("stop_grad",), True, "nnsiam, whose targets are constants")]
 
 
 class NNSiam(SimSiam):

@@ -15,7 +15,7 @@ from ssltool.errors import SSLToolError, unknown
 from ssltool.settings import Checked, may_be_none, setting, value_type
 
 
-class Idle(NamedTuple):
+class Ineffective(NamedTuple):
     """The options in ``names`` do nothing ``when`` this is so, namely with ``why``."""
 
     names: tuple[str, ...]
@@ -27,10 +27,10 @@ class MethodOptions(Checked):
     """Refuses values out of range, naming the option as ``--set`` does."""
 
     @staticmethod
-    def spelt(name: str) -> str:
+    def flag_name(name: str) -> str:
         return f"--set {name}"
 
-    def idle(self) -> list[Idle]:
+    def ineffective(self) -> list[Ineffective]:
         """Options that do nothing beside the others."""
         return []
 
@@ -86,8 +86,8 @@ class MultiCrop(MethodOptions):
         None, "side of the small crops in pixels [default: 96/224 of the image size, in whole patches]", minimum=4
     )
 
-    def idle(self) -> list[Idle]:
-        return [Idle(("local_size",), self.local_crops == 0, "local_crops=0")]
+    def ineffective(self) -> list[Ineffective]:
+        return [Ineffective(("local_size",), self.local_crops == 0, "local_crops=0")]
 
 
 @dataclass(frozen=True)
@@ -109,10 +109,10 @@ class TrainedTeacher(MethodOptions):
     teacher: str | None = setting(None, "checkpoint of the teacher", metavar="FILE")
 
 
-def idle_options(options: Any) -> Iterator[tuple[str, str]]:
+def ineffective_options(options: Any) -> Iterator[tuple[str, str]]:
     """Options away from their defaults that do nothing beside the others, and with what."""
     defaults = {f.name: f.default for f in dataclasses.fields(options)}
-    for names, when, why in options.idle():
+    for names, when, why in options.ineffective():
         yield from ((name, why) for name in names if when and getattr(options, name) != defaults[name])
 
 
@@ -124,7 +124,7 @@ def read_options(method: str, cls: type[MethodOptions], given: Mapping[str, Any]
             that does nothing beside the others.
     """
     options = parse_options(method, cls, given)
-    for name, why in idle_options(options):
+    for name, why in ineffective_options(options):
         raise SSLToolError(f"--set {name}={getattr(options, name)} does nothing with {why}; leave one of them out")
     return options
 

@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from ssltool.data.loader import Batch
 from ssltool.errors import SSLToolError
 from ssltool.methods.base import Method, Output, RunFacts, of_one_shape
-from ssltool.methods.multicrop import by_size, together
 from ssltool.methods.options import LabelledSupport, MultiCrop, temperature, width
+from ssltool.methods.parts.multicrop import by_size, together
 from ssltool.models.heads import mlp
-from ssltool.numeric import without_autocast
 from ssltool.settings import setting
 from ssltool.training.distributed import gather
+from ssltool.training.precision import without_autocast
 
 NEGLIGIBLE = 1e-4
 """Probabilities of a target below this are taken as 0, as in the released code."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 from ssltool.errors import SSLToolError, unknown
-from ssltool.methods import method_entry
+from ssltool.methods import METHODS
 
 Settings = dict[str, Any]
 
@@ -218,7 +218,7 @@ def published(method: str, name: str) -> Settings:
     Raises:
         SSLToolError: for an unknown recipe, or one that the method has not.
     """
-    method_entry(method)
+    METHODS[method]
     if name not in RECIPES:
         raise unknown("recipe", name, RECIPES)
     if method not in RECIPES[name]:

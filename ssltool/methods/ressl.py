@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from ssltool.data.loader import Batch
 from ssltool.data.views import PLAIN, Recipe
 from ssltool.methods.base import Output, RunFacts, same_shapes
-from ssltool.methods.momentum import MomentumMethod
 from ssltool.methods.options import MethodOptions, momentum, momentum_final, queue_size, temperature, width
-from ssltool.methods.queue import Queue, check_queue, queue_warnings
+from ssltool.methods.parts.momentum import MomentumMethod
+from ssltool.methods.parts.queue import Queue, check_queue, queue_warnings
 from ssltool.models.heads import mlp
-from ssltool.numeric import without_autocast
+from ssltool.training.precision import without_autocast
 
 
 @without_autocast

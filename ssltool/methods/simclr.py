@@ -17,8 +17,8 @@ from ssltool.data.loader import Batch
 from ssltool.methods.base import Method, Output, RunFacts, same_shapes
 from ssltool.methods.options import MethodOptions, temperature, width
 from ssltool.models.heads import mlp
-from ssltool.numeric import without_autocast
 from ssltool.training.distributed import gather
+from ssltool.training.precision import without_autocast
 
 
 @without_autocast

@@ -23,10 +23,10 @@ from ssltool.data.loader import Batch
 from ssltool.data.views import Recipe
 from ssltool.errors import unknown
 from ssltool.methods.base import Method, Output, RunFacts, same_shapes
-from ssltool.methods.options import Idle, MethodOptions, fix_pred_lr, width
+from ssltool.methods.options import Ineffective, MethodOptions, fix_pred_lr, width
 from ssltool.models.heads import mlp
-from ssltool.numeric import without_autocast
 from ssltool.settings import setting
+from ssltool.training.precision import without_autocast
 
 
 @without_autocast
@@ -93,10 +93,10 @@ class SimSiamOptions(MethodOptions):
     )
     similarity: str = setting("cosine", "what prediction and target maximise", choices=tuple(DISTANCES))
 
-    def idle(self) -> list[Idle]:
+    def ineffective(self) -> list[Ineffective]:
         return [
-            Idle(("pred_dim", "fix_pred_lr"), self.predictor == "none", "predictor=none"),
-            Idle(("fix_pred_lr",), self.predictor == "fixed", "predictor=fixed"),
+            Ineffective(("pred_dim", "fix_pred_lr"), self.predictor == "none", "predictor=none"),
+            Ineffective(("fix_pred_lr",), self.predictor == "fixed", "predictor=fixed"),
         ]
 
 

@@ -18,15 +18,15 @@ from torch import Tensor, nn
 from ssltool.data.loader import Batch
 from ssltool.errors import SSLToolError
 from ssltool.methods.base import LARGEST_LOGIT, Method, Output, RunFacts, of_one_shape
-from ssltool.methods.matching import across_crops
-from ssltool.methods.multicrop import by_size, together
-from ssltool.methods.options import Idle, MultiCrop, temperature, width
-from ssltool.methods.prototypes import Prototypes, stuck_at_uniform
-from ssltool.methods.queue import Queue, queue_warnings
+from ssltool.methods.options import Ineffective, MultiCrop, temperature, width
+from ssltool.methods.parts.matching import across_crops
+from ssltool.methods.parts.multicrop import by_size, together
+from ssltool.methods.parts.prototypes import Prototypes, stuck_at_uniform
+from ssltool.methods.parts.queue import Queue, queue_warnings
 from ssltool.models.heads import mlp
-from ssltool.numeric import without_autocast
 from ssltool.settings import setting
 from ssltool.training.distributed import gather, mine
+from ssltool.training.precision import without_autocast
 
 
 @torch.no_grad()
@@ -91,8 +91,8 @@ class SwAVOptions(MultiCrop):
     queue_start: int = setting(15, "epoch, from 0, from which on the queue is filled", minimum=0)
     freeze: int = setting(313, "steps at the start in which the prototypes stay as they are", minimum=0)
 
-    def idle(self) -> list[Idle]:
-        return [*super().idle(), Idle(("queue_start",), self.queue == 0, "queue=0")]
+    def ineffective(self) -> list[Ineffective]:
+        return [*super().ineffective(), Ineffective(("queue_start",), self.queue == 0, "queue=0")]
 
 
 class SwAV(Method):

@@ -22,12 +22,12 @@ from ssltool.data.loader import Batch
 from ssltool.data.views import PLAIN, Recipe
 from ssltool.errors import SSLToolError
 from ssltool.methods.base import EpochImages, Output, RunFacts
-from ssltool.methods.momentum import MomentumMethod
-from ssltool.methods.options import Idle, MethodOptions, momentum, momentum_final, width
+from ssltool.methods.options import Ineffective, MethodOptions, momentum, momentum_final, width
+from ssltool.methods.parts.momentum import MomentumMethod
 from ssltool.models.backbones import patch_tokens
 from ssltool.models.heads import mlp
-from ssltool.numeric import without_autocast
 from ssltool.settings import setting
+from ssltool.training.precision import without_autocast
 
 
 @without_autocast
@@ -59,8 +59,8 @@ class TeacherOptions(MethodOptions):
     momentum: float = momentum(0.996)
     momentum_final: float | None = momentum_final(1.0)
 
-    def idle(self) -> list[Idle]:
-        return [Idle(("momentum", "momentum_final"), self.update != "ema", f"update={self.update}")]
+    def ineffective(self) -> list[Ineffective]:
+        return [Ineffective(("momentum", "momentum_final"), self.update != "ema", f"update={self.update}")]
 
 
 class Teacher(MomentumMethod):

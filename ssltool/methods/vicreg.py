@@ -18,9 +18,9 @@ from ssltool.errors import SSLToolError
 from ssltool.methods.base import Method, Output, RunFacts, same_shapes
 from ssltool.methods.options import AsymmetricViews, width
 from ssltool.models.heads import mlp
-from ssltool.numeric import without_autocast
 from ssltool.settings import setting
 from ssltool.training.distributed import gather
+from ssltool.training.precision import without_autocast
 
 EPS = 1e-4
 """What is added to a variance before the root."""

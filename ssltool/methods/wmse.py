@@ -19,9 +19,9 @@ from ssltool.errors import SSLToolError
 from ssltool.methods.base import Method, Output, RunFacts, same_shapes
 from ssltool.methods.options import MethodOptions, width
 from ssltool.models.heads import mlp
-from ssltool.numeric import widest, without_autocast
 from ssltool.settings import setting
 from ssltool.training.distributed import gather
+from ssltool.training.precision import widest, without_autocast
 
 
 @without_autocast

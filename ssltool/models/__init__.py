@@ -1,0 +1,1 @@
+"""Networks: backbones, heads, the depth of a parameter, and which output is taken."""

@@ -1,0 +1,1 @@
+"""Training: the loop, optimizers, schedules, the state, devices and processes."""

@@ -21,7 +21,7 @@ def pick_device(settings: DeviceSettings, *, local_rank: int = 0) -> torch.devic
         SSLToolError: if it is not there, or one is named for all ranks.
     """
     name = settings.device
-    if settings.gpu is not None and distributed.launched():
+    if settings.gpu is not None and distributed.under_torchrun():
         raise SSLToolError(f"--gpu {settings.gpu} puts every rank on one GPU; leave it out under torchrun")
     if settings.gpu is not None and name == "auto":
         name = "cuda"

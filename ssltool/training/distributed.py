@@ -21,14 +21,14 @@ from ssltool.data.loader import Shard
 from ssltool.errors import Interrupted, SSLToolError
 
 
-def launched_as() -> Shard:
+def shard_from_env() -> Shard:
     """Which of how many processes torchrun started this one as; known before and without the ranks' joining."""
     return Shard(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
 
 
-def launched() -> bool:
+def under_torchrun() -> bool:
     """Whether torchrun started this process, as one of several."""
-    return launched_as().world > 1
+    return shard_from_env().world > 1
 
 
 def local_rank() -> int:
@@ -43,7 +43,7 @@ def process_group(device: torch.device, backend: str) -> Iterator[Shard]:
     Raises:
         SSLToolError: if the backend cannot work on the device.
     """
-    if not launched():
+    if not under_torchrun():
         yield Shard()
         return
     if backend == "nccl" and device.type != "cuda":
@@ -76,7 +76,7 @@ def mean(values: Tensor) -> Tensor:
     return values
 
 
-def largest(value: int) -> int:
+def all_reduce_max(value: int) -> int:
     """The largest of the ranks' numbers, known to all."""
     if not dist.is_initialized():
         return value
@@ -125,14 +125,14 @@ def agree(tensor: Tensor) -> Tensor:
 
 
 @contextmanager
-def failing_together() -> Iterator[None]:
+def raise_on_all_ranks() -> Iterator[None]:
     """An ``SSLToolError`` on any rank inside the block becomes one on all, so that none waits for ever."""
     failure: SSLToolError | None = None
     try:
         yield
     except SSLToolError as error:
         failure = error
-    if largest(int(failure is not None)):
+    if all_reduce_max(int(failure is not None)):
         raise failure or SSLToolError("another rank failed; its message says why")
 
 
@@ -187,7 +187,7 @@ class _Sync2d(_SyncMixin, nn.BatchNorm2d):
     pass
 
 
-def say(text: str) -> None:
+def rank_zero_info(text: str) -> None:
     """A line on stderr, from the main process only."""
     if is_main():
         print(text, file=sys.stderr, flush=True)

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
+from ssltool.checkpoints.checkpoint import Checkpoint
 from ssltool.errors import SSLToolError
-from ssltool.files import Checkpoint
 from ssltool.methods.base import Method
 from ssltool.training import distributed
 

@@ -1,0 +1,1 @@
+"""Figures: spectra, curves, schedules, pictures."""

@@ -193,7 +193,7 @@ def test_error_of_a_stage_is_one_line_and_exit_code_1(ssltool, monkeypatch):
     def fail(*args: object) -> None:
         raise SSLToolError("what is wrong; what to do")
 
-    monkeypatch.setattr("ssltool.pretrain.pretrain", fail)
+    monkeypatch.setattr("ssltool.stages.pretrain.run", fail)
     ran = ssltool("pretrain")
     assert (ran.code, ran.out, ran.err) == (1, "", "error: what is wrong; what to do\n")
 
@@ -202,7 +202,7 @@ def test_bug_is_not_dressed_up_as_the_users_mistake(ssltool, monkeypatch):
     def fail(*args: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("ssltool.pretrain.pretrain", fail)
+    monkeypatch.setattr("ssltool.stages.pretrain.run", fail)
     with pytest.raises(ZeroDivisionError):
         ssltool("pretrain")
 

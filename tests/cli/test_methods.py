@@ -8,12 +8,12 @@ import shlex
 
 import pytest
 
-from ssltool.choices import apply_recipe
 from ssltool.cli.pretrain import command as pretrain_command
 from ssltool.config import PretrainConfig
 from ssltool.methods import METHODS, method_class, method_options
 from ssltool.methods.options import gather_options
 from ssltool.methods.recipes import RECIPES
+from ssltool.stages.pretrain.conflicts import apply_recipe
 from tiny_methods import TINY_METHODS, tiny_options
 
 RECIPE_OF = [(method, recipe) for recipe, methods in RECIPES.items() for method in methods]

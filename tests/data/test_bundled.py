@@ -10,7 +10,7 @@ import pytest
 from ssltool.config import DataSettings
 from ssltool.data import bundled
 from ssltool.data.bundled import __main__ as cut
-from ssltool.data.datasets import open_dataset
+from ssltool.data.images import open_dataset
 from ssltool.data.raw import read_idx
 
 

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from ssltool.data import views
-from ssltool.data.datasets import ImageSet
+from ssltool.data.images import ImageSet
 from ssltool.data.loader import Batch, Loader, Shard
 from ssltool.data.views import PAPER, PLAIN, PROBE, Recipe
 from ssltool.errors import SSLToolError

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from ssltool.data.datasets import ImageSet
+from ssltool.data.images import ImageSet
 from ssltool.data.support import Support, labelled_rows
 from ssltool.errors import SSLToolError
 

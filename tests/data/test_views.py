@@ -14,7 +14,7 @@ from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as tv
 
 from ssltool.config import PretrainConfig
-from ssltool.config.shared import as_dict
+from ssltool.config.common import as_dict
 from ssltool.data import views
 from ssltool.data.views import PAPER, PLAIN, PROBE, Recipe
 

@@ -13,20 +13,22 @@ import torch
 from torch import Tensor, nn
 
 from helpers import same_bits
-from ssltool import lincls, save_reprs
+from ssltool.checkpoints.checkpoint import Checkpoint
 from ssltool.config import LinclsConfig, PretrainConfig, SaveReprsConfig
-from ssltool.data.datasets import open_dataset
+from ssltool.data.images import open_dataset
 from ssltool.data.loader import Batch
 from ssltool.data.views import eval_view
 from ssltool.errors import SSLToolError
-from ssltool.files import Checkpoint, Representations
-from ssltool.job import make_job
 from ssltool.methods import METHODS
 from ssltool.methods.base import Method
-from ssltool.methods.momentum import MomentumMethod
+from ssltool.methods.parts.momentum import MomentumMethod
 from ssltool.models.backbones import patch_tokens
-from ssltool.pretrain import _Run, pretrain
-from tiny_methods import IDLE, TINY_METHODS, tiny_config, tiny_options
+from ssltool.reprs.representations import Representations
+from ssltool.stages import lincls, save_reprs
+from ssltool.stages.pretrain import run as pretrain
+from ssltool.stages.pretrain.prepare import prepare
+from ssltool.stages.pretrain.pretrain import _Run
+from tiny_methods import NO_EFFECT, TINY_METHODS, tiny_config, tiny_options
 
 State = dict[str, Tensor]
 
@@ -65,7 +67,7 @@ def copied(method: nn.Module) -> State:
 
 def recorded(config: PretrainConfig) -> Recorded:
     """Runs ``config``."""
-    fresh = make_job(config).build_method()
+    fresh = prepare(config).build_method()
     found = Recorded(config.method, fresh, Path(str(config.out)), [copied(fresh)])
     step = _Run._step
 
@@ -136,8 +138,8 @@ def test_every_method_of_the_registry_has_a_row_in_the_table_of_small_settings()
 def test_ten_steps_change_all_weights_and_buffers_but_a_trained_teachers(run):
     start, end = run.states[0], run.states[-1]
     still = {name for name in start if run.name == "distill" and name.startswith("teacher.")}
-    idle = set(IDLE.get(run.name, ()))  # rounding may move them or not
-    assert differing(start, end) - idle == start.keys() - still - idle
+    ineffective = set(NO_EFFECT.get(run.name, ()))  # rounding may move them or not
+    assert differing(start, end) - ineffective == start.keys() - still - ineffective
 
 
 def test_losses_and_spreads_are_finite_at_every_step(run):

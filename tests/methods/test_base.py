@@ -14,7 +14,7 @@ from ssltool.data.views import PAPER, PLAIN
 from ssltool.errors import SSLToolError
 from ssltool.methods import options as declared
 from ssltool.methods.base import Method, Now, same_shapes, trainable
-from ssltool.methods.crops import two_views
+from ssltool.methods.parts.crops import two_views
 from ssltool.settings import Checked
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from methods_helpers import WIDTH, build, facts, noisy_batch
 from ssltool.methods import METHODS
 from ssltool.methods.base import Method
-from ssltool.methods.queue import Queue
+from ssltool.methods.parts.queue import Queue
 from ssltool.methods.teacher import Teacher, TeacherOptions, teacher_loss
 
 K = 20

@@ -14,8 +14,8 @@ from methods_helpers import build, defaults, facts, layers, noisy_batch, rows, s
 from ssltool.data.views import PAPER
 from ssltool.errors import SSLToolError
 from ssltool.methods.base import Method, Now
-from ssltool.methods.crops import two_views
 from ssltool.methods.dino import UnitPrototypes, dino_loss
+from ssltool.methods.parts.crops import two_views
 from target_helpers import array, cross_entropy, softmax
 
 

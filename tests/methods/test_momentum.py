@@ -11,7 +11,7 @@ from torch import nn
 
 from methods_helpers import build, noisy_batch, shake
 from ssltool.methods.base import Now
-from ssltool.methods.momentum import MomentumMethod, follow, momentum_at
+from ssltool.methods.parts.momentum import MomentumMethod, follow, momentum_at
 
 FOLLOWED = ["byol", "moco", "mocov3"]
 

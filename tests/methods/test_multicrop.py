@@ -11,8 +11,8 @@ from torch import nn
 from methods_helpers import build
 from ssltool.data.views import PAPER
 from ssltool.methods import method_options
-from ssltool.methods.crops import default_size, small_crops
-from ssltool.methods.multicrop import by_size, together
+from ssltool.methods.parts.crops import default_size, small_crops
+from ssltool.methods.parts.multicrop import by_size, together
 from ssltool.models.backbones import patch_size
 
 METHODS = ("swav", "deepcluster", "dino", "paws")

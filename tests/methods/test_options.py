@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pytest
 
 from ssltool.errors import SSLToolError
-from ssltool.methods import METHODS, method_class, method_entry, method_options
+from ssltool.methods import METHODS, method_class, method_options
 from ssltool.methods.base import Method
 from ssltool.methods.options import (
     AsymmetricViews,
@@ -160,7 +160,7 @@ def test_every_registered_method_can_be_imported_and_has_options_with_defaults(n
     assert method_options(name, {}) == cls.Options()
 
 
-@pytest.mark.parametrize("lookup", [method_class, method_entry, lambda name: method_options(name, {})])
+@pytest.mark.parametrize("lookup", [method_class, METHODS.__getitem__, lambda name: method_options(name, {})])
 def test_an_unknown_method_offers_the_nearest(lookup):
     with pytest.raises(SSLToolError, match=r"unknown method 'simsam'; did you mean simsiam"):
         lookup("simsam")

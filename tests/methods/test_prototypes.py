@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from methods_helpers import rows, unit
-from ssltool.methods.prototypes import Prototypes, stuck_at_uniform
+from ssltool.methods.parts.prototypes import Prototypes, stuck_at_uniform
 
 
 def prototypes(dim: int = 5, count: int = 7) -> Prototypes:

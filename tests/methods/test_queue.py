@@ -7,7 +7,7 @@ import torch
 
 from methods_helpers import build, facts, nearest, noisy_batch, rows, unit
 from ssltool.errors import SSLToolError
-from ssltool.methods.queue import Queue, check_queue
+from ssltool.methods.parts.queue import Queue, check_queue
 
 QUEUED = ["moco", "nnclr", "nnsiam"]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import inspect
 import re
 
@@ -12,12 +11,12 @@ import torch
 from torch import nn
 
 from methods_helpers import facts
-from ssltool.choices import apply_recipe, refuse_idle_settings
 from ssltool.config import PretrainConfig
 from ssltool.errors import SSLToolError
-from ssltool.methods import METHODS, method_class, method_entry, method_options
+from ssltool.methods import METHODS, method_class, method_options
 from ssltool.methods.options import LabelledSupport, TrainedTeacher, gather_options
 from ssltool.methods.recipes import RECIPES, recipes_of
+from ssltool.stages.pretrain.conflicts import apply_recipe, refuse_ineffective_settings
 
 ALL = [(name, method) for name, methods in RECIPES.items() for method in methods]
 DEFAULTS = {f.name: f.default for f in dataclasses.fields(PretrainConfig)}
@@ -48,7 +47,7 @@ def test_every_setting_of_a_recipe_arrives(name, method):
 
 @pytest.mark.parametrize(("name", "method"), ALL)
 def test_a_recipe_says_nothing_that_does_nothing(name, method):
-    refuse_idle_settings(applied(method, name))
+    refuse_ineffective_settings(applied(method, name))
     settings = dict(RECIPES[name][method])
     options, defaults = settings.pop("options", {}), method_class(method).Options()
     assert [key for key, value in options.items() if getattr(defaults, key) == value] == []
@@ -145,24 +144,24 @@ def test_a_recipe_of_an_unknown_method_is_refused():
 
 @pytest.mark.parametrize("name", METHODS)
 def test_the_registry_names_a_class_in_a_module_that_says_what_it_is(name):
-    entry = method_entry(name)
+    entry = METHODS[name]
+    found = method_class(name)
     module, _, attribute = entry.target.partition(":")
-    found = getattr(importlib.import_module(f"ssltool.methods.{module}"), attribute)
-    assert found is method_class(name)
+    assert (found.__module__, found.__name__) == (f"ssltool.methods{module}", attribute)
     assert len(inspect.getdoc(inspect.getmodule(found))) > 80
     assert entry.prevents and entry.needs
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_papers_number_begins_with_its_year(name):
-    entry = method_entry(name)
+    entry = METHODS[name]
     assert re.fullmatch(r"\d{4}\.\d{5}", entry.paper)
     assert entry.year == 2000 + int(entry.paper[:2])
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_what_a_method_needs_is_what_its_options_ask_for(name):
-    needs, cls = method_entry(name).needs, method_class(name)
+    needs, cls = METHODS[name].needs, method_class(name)
     options = {f.name for f in dataclasses.fields(cls.Options)}
     assert ("multi-crop" in needs) is ("local_crops" in options)
     assert ("label" in needs) is (cls.uses_labels or issubclass(cls.Options, LabelledSupport))

@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from helpers import records, same_run
+from ssltool.checkpoints.checkpoint import Checkpoint
 from ssltool.config import PretrainConfig
 from ssltool.errors import Interrupted
-from ssltool.files import Checkpoint
 from ssltool.methods import METHODS
-from ssltool.pretrain import pretrain
+from ssltool.stages.pretrain import run as pretrain
 from tiny_methods import tiny_config
 
 SCHEDULE = {"epochs": 2, "steps_per_epoch": 2}

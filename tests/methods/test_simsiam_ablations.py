@@ -145,6 +145,6 @@ def test_batch_norm_is_where_table_3_has_it(bn, projector, predictor):
         ("teacher", {"update": "sgd", "momentum": 0.5}, "--set momentum=0.5 does nothing with update=sgd"),
     ],
 )
-def test_options_that_do_nothing_together_are_refused(method, options, idle):
-    with pytest.raises(SSLToolError, match=idle):
+def test_options_that_do_nothing_together_are_refused(method, options, ineffective):
+    with pytest.raises(SSLToolError, match=ineffective):
         build(method, **options)

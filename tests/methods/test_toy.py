@@ -1,12 +1,12 @@
-"""A method that is added by its module and one line of the registry, and what the loop tells any method."""
+"""A method that a plug-in could add, and what the loop tells any method.
+
+Toy: nobody, never."""
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -14,17 +14,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import ssltool.methods
 from helpers import records, same_run
-from ssltool.data.datasets import open_dataset
+from ssltool.checkpoints.checkpoint import Checkpoint
+from ssltool.data.images import open_dataset
 from ssltool.data.loader import Batch
 from ssltool.errors import Interrupted
-from ssltool.files import Checkpoint, Representations
-from ssltool.methods import Entry
+from ssltool.methods import METHODS, Entry
 from ssltool.methods.base import EpochImages, Method, Output, RunFacts
 from ssltool.methods.options import LabelledSupport, MethodOptions, width
-from ssltool.pretrain import pretrain
+from ssltool.reprs.representations import Representations
 from ssltool.settings import setting
+from ssltool.stages.pretrain import run as pretrain
 
 
 @dataclass(frozen=True)
@@ -53,16 +53,11 @@ class Toy(Method):
 
 
 @pytest.fixture
-def register(monkeypatch):
-    """Adds a class to the registry as the method ``toy``, as a module of its own would be: ``register(Toy)``."""
+def register(registries):
+    """Adds a class to the registry as the method ``toy``: ``register(Toy)``."""
 
     def add(cls: type[Method]) -> None:
-        module = ModuleType("ssltool.methods.toy", "Toy: nobody, never.")
-        cls.__module__ = module.__name__
-        setattr(module, cls.__name__, cls)
-        monkeypatch.setitem(sys.modules, module.__name__, module)
-        entry = Entry(f"toy:{cls.__name__}", 2026, "0000.00000", "nothing", "two views")
-        monkeypatch.setitem(ssltool.methods.METHODS, "toy", entry)
+        METHODS.add("toy", Entry(cls, 2026, "0000.00000", "nothing", "two views"))
 
     return add
 

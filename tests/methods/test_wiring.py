@@ -11,7 +11,7 @@ from ssltool.data.loader import Batch
 from ssltool.data.views import PAPER
 from ssltool.methods import method_class
 from ssltool.methods.base import Now, trainable
-from ssltool.methods.crops import two_views
+from ssltool.methods.parts.crops import two_views
 
 TWO_VIEWS = ["simsiam", "byol", "simclr", "moco", "mocov3", "barlow", "vicreg", "wmse", "nnclr", "nnsiam"]
 ALL = [*TWO_VIEWS, "supervised"]

@@ -206,7 +206,7 @@ def test_a_temperature_of_the_warm_up_is_looked_at_too():
     assert warning.startswith("warmup_teacher_temp=0.01 makes logits of up to 100")
 
 
-IDLE = [
+NO_EFFECT = [
     *((name, {"local_size": 4}, {"local_crops": 0}, "local_crops=0") for name in MULTICROP),
     ("swav", {"queue_start": 3}, {"queue": 0, "queue_start": 15}, "queue=0"),
     ("dino", {"center_momentum": 0.5}, {"centering": False}, "centering=false"),
@@ -216,12 +216,12 @@ IDLE = [
 ]
 
 
-@pytest.mark.parametrize(("name", "idle", "cause", "text"), IDLE)
-def test_an_option_that_another_makes_idle_is_refused(name, idle, cause, text):
-    ((option, value),) = idle.items()
+@pytest.mark.parametrize(("name", "idle", "cause", "text"), NO_EFFECT)
+def test_an_option_that_another_makes_idle_is_refused(name, ineffective, cause, text):
+    ((option, value),) = ineffective.items()
     make(name, **cause)
     with pytest.raises(SSLToolError) as caught:
-        make(name, **(cause | idle))
+        make(name, **(cause | ineffective))
     assert str(caught.value) == f"--set {option}={value} does nothing with {text}; leave one of them out"
 
 

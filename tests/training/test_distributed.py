@@ -13,10 +13,11 @@ import torch
 from torch import nn
 
 from helpers import TINY, records, same_run
+from ssltool.checkpoints.checkpoint import Checkpoint
 from ssltool.data.loader import Shard
 from ssltool.errors import SSLToolError
-from ssltool.files import Checkpoint
-from ssltool.pretrain import _Run, pretrain
+from ssltool.stages.pretrain import run as pretrain
+from ssltool.stages.pretrain.pretrain import _Run
 from ssltool.training import distributed
 
 CPU = torch.device("cpu")
@@ -37,7 +38,7 @@ import torch
 
 from ssltool.config import PretrainConfig
 from ssltool.errors import Interrupted, SSLToolError
-from ssltool.pretrain import _Run
+from ssltool.stages.pretrain.pretrain import _Run
 from ssltool.training import distributed
 
 torch.set_num_threads(1)
@@ -199,10 +200,10 @@ def test_one_process_is_the_identity(monkeypatch):
     with distributed.process_group(CPU, "auto") as shard:
         assert shard == Shard(0, 1)
         assert distributed.wrap(model, CPU) is model and type(model) is nn.BatchNorm1d
-        assert distributed.largest(7) == 7
+        assert distributed.all_reduce_max(7) == 7
         assert distributed.mean(torch.tensor([1.5, 2.5])).tolist() == [1.5, 2.5]
-        assert distributed.is_main() and not distributed.launched()
-    with pytest.raises(SSLToolError, match="mine"), distributed.failing_together():
+        assert distributed.is_main() and not distributed.under_torchrun()
+    with pytest.raises(SSLToolError, match="mine"), distributed.raise_on_all_ranks():
         raise SSLToolError("mine")
 
 

@@ -17,12 +17,12 @@ import pytest
 import torch
 
 from helpers import records
+from ssltool.checkpoints.checkpoint import Checkpoint
 from ssltool.config import PretrainConfig
-from ssltool.files import Checkpoint
 from ssltool.methods import METHODS
-from ssltool.pretrain import pretrain
+from ssltool.stages.pretrain import run as pretrain
 from ssltool.training.distributed import agree, gather, mine
-from tiny_methods import IDLE, TINY_METHODS, tiny_config, tiny_options
+from tiny_methods import NO_EFFECT, TINY_METHODS, tiny_config, tiny_options
 
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "moco, symmetric": ("moco", {"symmetric": True}),
@@ -53,7 +53,7 @@ import torch
 from ssltool.config import PretrainConfig
 from ssltool.data.loader import Shard
 from ssltool.files import weights_hash
-from ssltool.pretrain import _Run
+from ssltool.stages.pretrain.pretrain import _Run
 from ssltool.training import distributed
 from ssltool.training.distributed import agree, gather, mine
 
@@ -230,7 +230,7 @@ def test_every_gradient_that_is_compared_is_there(case):
     """Otherwise two zeros would have been compared."""
     method, found = case
     for step in found["gradients"]:
-        assert {name for name, (_, size) in step.items() if size < 1e-9} == set(IDLE.get(method, ()))
+        assert {name for name, (_, size) in step.items() if size < 1e-9} == set(NO_EFFECT.get(method, ()))
 
 
 def test_weights_and_buffers_on_two_ranks_are_those_of_one_process(case):

@@ -11,7 +11,7 @@ import time
 import pytest
 
 from helpers import TINY, records
-from ssltool.files import Checkpoint
+from ssltool.checkpoints.checkpoint import Checkpoint
 from ssltool.training.signals import SIGNALS, StopRequest
 
 

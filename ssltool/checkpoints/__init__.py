@@ -1,0 +1,1 @@
+"""Checkpoints: the file, other programs' files, and the networks that are built from them."""

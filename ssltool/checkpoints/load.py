@@ -1,0 +1,166 @@
+"""A network from anybody's checkpoint, and the data it was trained on: what the later stages start from."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from ssltool.checkpoints.build import build_method
+from ssltool.checkpoints.convert import OURS, PROGRAM, alone, is_alone, read_checkpoint
+from ssltool.checkpoints.match_architecture import BackboneSpec
+from ssltool.checkpoints.torchvision_weights import published_weights
+from ssltool.config import NetworkSettings, PretrainConfig
+from ssltool.data.images import open_dataset, parse_type
+from ssltool.errors import SSLToolError
+from ssltool.files import file_hash, weights_hash
+from ssltool.methods.base import Method
+from ssltool.models.backbones import check_architecture, resolve_stem
+from ssltool.training import distributed
+from ssltool.training.setup import DEFAULT_SIZE
+
+C = TypeVar("C", bound=NetworkSettings)
+
+RANDOM = "random"
+"""What ``--pretrained`` says for an untrained network of ``--arch``."""
+
+PUBLISHED = "torchvision:"
+"""What precedes the name of weights that torchvision publishes."""
+
+UNTRAINED = "untrained"
+
+
+@dataclass
+class Pretrained:
+    """A network in eval mode on its device, the settings it was trained with, and where it comes from."""
+
+    method: Method
+    config: dict[str, Any]
+    image_size: int
+    origin: dict[str, Any]
+
+
+@dataclass
+class _Source:
+    """What ``--pretrained`` names: settings, weights unless there are none, the epoch that they are of, if known, and
+    the hash of the file, if there is one."""
+
+    saved: dict[str, Any]
+    weights: dict[str, torch.Tensor] | None
+    epoch: int | None
+    hash: str | None
+
+
+def load_pretrained(
+    settings: NetworkSettings, device: torch.device, *, seed: int | None = None, ranks: bool = False
+) -> Pretrained:
+    """The network of ``--pretrained``, or with ``--random`` an untrained one of the same make, whose weights are a
+    function of ``seed``, by default the run's. ``ranks`` says that the stage may be one of several processes.
+
+    Another program's network is its backbone alone, in a ``Method`` that cannot train. What was found in the file is
+    said on stderr.
+
+    Raises:
+        SSLToolError: if the checkpoint is missing, unreadable, or does not fit the given architecture, stem or image
+            size; or if torchrun started several processes of a stage for one.
+    """
+    if distributed.under_torchrun() and not ranks:
+        raise SSLToolError("this stage runs in one process; start it without torchrun")
+    source = _source(settings, seed)
+    saved = source.saved
+    method = build_method(saved | ({} if seed is None else {"seed": seed}))
+    untrained = settings.random or source.weights is None
+    if source.weights is not None and not settings.random:
+        try:
+            method.load_state_dict(source.weights)
+        except RuntimeError as error:
+            reason = str(error).splitlines()[-1].strip()
+            raise SSLToolError(f"the weights in {settings.pretrained} do not fit {saved['arch']}: {reason}") from error
+    image_size = settings.image_size or int(saved["image_size"])
+    origin = {
+        "checkpoint": settings.pretrained,
+        "checkpoint_hash": source.hash or weights_hash(method.backbone.state_dict()),
+        "random": untrained,
+        PROGRAM: saved.get(PROGRAM, OURS),
+        "method": saved["method"],
+        "arch": saved["arch"],
+        "stem": saved["stem"],
+        "strategy": saved["strategy"],
+        "epoch": 0 if untrained else source.epoch,
+        "image_size": image_size,
+    }
+    return Pretrained(method.to(device).eval(), saved, image_size, origin)
+
+
+def _source(settings: NetworkSettings, seed: int | None) -> _Source:
+    name = settings.pretrained
+    if name is None:
+        raise SSLToolError("name the checkpoint with --pretrained FILE")
+    if name == RANDOM:
+        return _untrained(settings, seed)
+    if not name.startswith(PUBLISHED):
+        return _read(name, settings.arch, settings.stem)
+    arch = _named_architecture(settings)
+    return _read(str(published_weights(arch, name.removeprefix(PUBLISHED))), arch, settings.stem)
+
+
+def _read(path: str, arch: str | None, stem: str | None) -> _Source:
+    checkpoint, found = read_checkpoint(path, arch=arch, stem=stem)
+    if found is not None:
+        distributed.rank_zero_info(f"reading {path}: {found}")
+    epoch = checkpoint.epoch if found is None else found.epoch
+    return _Source(checkpoint.config, checkpoint.state_dict, epoch, file_hash(path))
+
+
+def _untrained(settings: NetworkSettings, seed: int | None) -> _Source:
+    if settings.random:
+        raise SSLToolError(f"--pretrained {RANDOM} is an untrained network as it is; --random does nothing, drop it")
+    arch = _named_architecture(settings)
+    check_architecture(arch)
+    own = open_dataset(settings, "val").own_size if settings.data is None else None
+    size = settings.image_size or own or DEFAULT_SIZE
+    saved = alone(BackboneSpec(arch, resolve_stem(arch, settings.stem or "auto", size), size), UNTRAINED, OURS)
+    if seed is None:
+        seed = getattr(settings, "seed", PretrainConfig.seed)
+    return _Source(saved | {"seed": seed}, None, 0, None)
+
+
+def _named_architecture(settings: NetworkSettings) -> str:
+    if settings.arch is None:
+        raise SSLToolError(f"--pretrained {settings.pretrained} needs the architecture: add -a NAME")
+    return settings.arch
+
+
+def run_name(stage: str, settings: NetworkSettings) -> str:
+    """What a stage calls its run: after the folder of the checkpoint, or what stands in its place."""
+    source = str(settings.pretrained)
+    if settings.random or source == RANDOM:
+        return f"{stage}-{UNTRAINED}"
+    if source.startswith(PUBLISHED):
+        return f"{stage}-{source.replace(':', '-')}"
+    return f"{stage}-{Path(source).resolve().parent.name}"
+
+
+def with_saved_data(settings: C, saved: dict[str, Any]) -> C:
+    """``settings`` with the checkpoint's dataset where none is named; a split in ``--dataset-type`` is kept. Other
+    programs do not say what they trained on: the bundled images then, which is said on stderr."""
+    if settings.data is not None:
+        return settings
+    name, split, subset = parse_type(settings.dataset_type)
+    if name == "auto":
+        name = saved["dataset"]
+        if is_alone(saved):
+            distributed.rank_zero_info(
+                f"no DATA is given, and {settings.pretrained} names none: taking the bundled images"
+            )
+    elif name == "bundled":
+        return settings
+    elif name != saved["dataset"]:
+        raise SSLToolError(f"--dataset-type {settings.dataset_type} needs the folder of its images as DATA")
+    spelling = name + (f"_{split}" if split else "") + ("_subset" if subset else "")
+    return dataclasses.replace(
+        settings, data=saved["data"], dataset_type=spelling, small=settings.small or saved["small"]
+    )

@@ -1,0 +1,1 @@
+"""Collapse: metrics, the exact spectrum, the verdict, and the monitor during training."""

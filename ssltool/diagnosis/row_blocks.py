@@ -1,0 +1,110 @@
+"""Where rows come from: tensors in memory or mapped files, several as one, passing by in blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from ssltool.diagnosis.caveats import NAMED, named
+from ssltool.diagnosis.spectrum import all_finite, row_blocks
+from ssltool.errors import SSLToolError
+
+CPU = torch.device("cpu")
+
+
+class Rows:
+    """The rows of several (n, d) tensors, or of (n, Q, d) tensors of views, which count as n Q rows.
+
+    ``blocks`` hands them out a block at a time on ``device``, so that a mapped file larger than memory is read page by
+    page. Rows with NaN or infinite values are refused, by number, or with ``skip_nonfinite`` left out and counted in
+    ``skipped``.
+    """
+
+    def __init__(
+        self,
+        parts: Sequence[Tensor],
+        *,
+        skip_nonfinite: bool = False,
+        device: torch.device = CPU,
+        name: str = "the representations",
+    ) -> None:
+        if not parts or any(part.dim() not in (2, 3) for part in parts):
+            found = [tuple(part.shape) for part in parts]
+            raise SSLToolError(f"{name} must be (N, d), or (N, Q, d) of views; found {found or 'nothing'}")
+        self.parts = [part.reshape(-1, part.shape[-1]) for part in parts]
+        widths = sorted({part.shape[1] for part in self.parts})
+        if len(widths) > 1:
+            raise SSLToolError(f"{name} have different widths, {' and '.join(map(str, widths))}; they are not one set")
+        alike = len({part.shape[1] for part in parts if part.dim() == 3}) == 1 and all(p.dim() == 3 for p in parts)
+        self.views = (parts[0] if len(parts) == 1 else torch.cat(list(parts))) if alike else None
+        self.width = widths[0]
+        self.name, self.device, self.skip_nonfinite = name, device, skip_nonfinite
+        self._kept: list[Tensor] | None = None  # for each part, which rows are finite; None where all are
+        self._checked = False
+
+    def __len__(self) -> int:
+        return sum(len(part) if kept is None else int(kept.sum()) for part, kept in self._with_kept())
+
+    @property
+    def skipped(self) -> int:
+        """Rows that are left out because they are not finite."""
+        return sum(map(len, self.parts)) - len(self)
+
+    def check(self) -> None:
+        """Looks for rows that are not finite, once.
+
+        Raises:
+            SSLToolError: if there are some, and they are not to be skipped; with their count and the first numbers.
+        """
+        if self._checked:
+            return
+        bad: list[int] = []
+        count, first, kept = 0, 0, []
+        for part in self.parts:
+            finite = torch.ones(len(part), dtype=torch.bool)
+            start = 0
+            for block in row_blocks(part):
+                if not all_finite(block):
+                    finite[start : start + len(block)] = torch.isfinite(block).all(dim=1)
+                    numbers = (~finite[start : start + len(block)]).nonzero().flatten() + start + first
+                    count += len(numbers)
+                    bad += numbers[: NAMED + 1 - len(bad)].tolist() if len(bad) <= NAMED else []
+                start += len(block)
+            kept.append(finite)
+            first += len(part)
+        if count and not self.skip_nonfinite:
+            listed = named(bad[:NAMED]) + (f" and {count - NAMED:,} more" if count > NAMED else "")
+            raise SSLToolError(
+                f"{self.name}: {count:,} of {first:,} rows hold NaN or infinite values (rows {listed}); the network "
+                "that made them diverged or the images are broken; --skip-nonfinite leaves them out"
+            )
+        self._kept = kept if count else None
+        self._checked = True
+
+    def blocks(self, chunk_rows: int | None = None, each: Callable[[int], object] | None = None) -> Iterator[Tensor]:
+        """The rows (n, d) in order, as they are stored; ``each`` is told how many have been handed out."""
+        for part, kept in self._with_kept():
+            start = 0
+            for block in row_blocks(part, chunk_rows):
+                finite = block if kept is None else block[kept[start : start + len(block)]]
+                start += len(block)
+                if len(finite):
+                    yield finite.to(self.device)
+                if each is not None:
+                    each(len(block))
+
+    def take(self, numbers: Tensor) -> Tensor:
+        """The rows with these numbers (n,), ascending, counted without what is left out."""
+        taken, first = [], 0
+        for block in self.blocks():
+            mine = numbers[(numbers >= first) & (numbers < first + len(block))]
+            if len(mine):
+                taken.append(block[(mine - first).to(block.device)])
+            first += len(block)
+        return torch.cat(taken)
+
+    def _with_kept(self) -> list[tuple[Tensor, Tensor | None]]:
+        nothing: list[Tensor | None] = [None] * len(self.parts)
+        return list(zip(self.parts, self._kept or nothing, strict=True))

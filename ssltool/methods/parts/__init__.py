@@ -1,0 +1,1 @@
+"""What several methods share: queues, momentum teachers, crops, prototypes."""

@@ -1,0 +1,157 @@
+"""Registries of named things (methods, metrics, architectures, ...), and the plug-ins that add to them.
+
+Each package that has several things of one kind keeps them in one ``Registry``: adding one is one file and one line.
+An entry names its target as ``module:attribute``, relative to the registry's package where it begins with a dot, so
+that reading names and facts imports nothing heavy; a plug-in may give the object itself. Only the standard library is
+imported here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.metadata
+import importlib.util
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Generic, Protocol, TypeVar
+
+from ssltool.errors import SSLToolError, UsageError, first_line, unknown
+
+GROUP = "ssltool.plugins"
+"""The entry-point group of installed plug-ins."""
+
+
+class Entry(Protocol):
+    """What a registry holds: at least a ``target``, which is the object or where it is imported from."""
+
+    @property
+    def target(self) -> Any:
+        """The object itself, ``"module:attribute"``, or ``".module:attribute"``."""
+
+
+E = TypeVar("E", bound=Entry)
+
+REGISTRIES: list[Registry[Any]] = []
+"""All registries that have been imported."""
+
+_loading: list[str] = []
+_loaded: dict[str, ModuleType] = {}
+
+
+class Registry(Mapping[str, E], Generic[E]):
+    """The things of one ``kind``, by name, in the order in which they were added.
+
+    Looking up an unknown name raises ``UsageError`` with the nearest names.
+    """
+
+    def __init__(self, kind: str, package: str, entries: Mapping[str, E]) -> None:
+        self.kind, self.package = kind, package
+        self._entries = dict(entries)
+        self._plugins: dict[str, str] = {}
+        REGISTRIES.append(self)
+
+    def add(self, name: str, entry: E) -> None:
+        """Adds an entry; within a plug-in, in the plug-in's name.
+
+        Raises:
+            SSLToolError: if the name is taken.
+        """
+        if name in self._entries:
+            raise SSLToolError(f"the {self.kind} '{name}' is already registered; choose another name")
+        self._entries[name] = entry
+        if _loading:
+            self._plugins[name] = _loading[-1]
+
+    def load(self, name: str) -> Any:
+        """The target of an entry, imported when needed.
+
+        Raises:
+            UsageError: for an unknown name.
+        """
+        target = self[name].target
+        if not isinstance(target, str):
+            return target
+        module, _, attribute = target.partition(":")
+        return getattr(importlib.import_module(module, self.package), attribute)
+
+    def plugin(self, name: str) -> str | None:
+        """The plug-in that added ``name``, or None."""
+        return self._plugins.get(name)
+
+    def __getitem__(self, name: str) -> E:
+        if name not in self._entries:
+            raise unknown(self.kind, name, self._entries)
+        return self._entries[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._entries
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """The entry, or ``default`` for an unknown name."""
+        return self._entries.get(name, default)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+
+def load_plugins(names: Iterable[str]) -> None:
+    """Imports plug-ins, each once: modules on the path (``my_project.ssl``) or ``.py`` files.
+
+    Raises:
+        UsageError: if there is no such module or file.
+        SSLToolError: if importing it fails.
+    """
+    for name in names:
+        if name not in _loaded:
+            _loading.append(name)
+            try:
+                _loaded[name] = _import_file(Path(name)) if name.endswith(".py") else _import_module(name)
+            finally:
+                _loading.pop()
+
+
+def load_installed_plugins() -> None:
+    """Imports the plug-ins that installed packages declare in the entry-point group ``ssltool.plugins``."""
+    load_plugins(point.module for point in importlib.metadata.entry_points(group=GROUP))
+
+
+def _import_module(name: str) -> ModuleType:
+    try:
+        if importlib.util.find_spec(name) is None:
+            raise ModuleNotFoundError(name)
+    except (ModuleNotFoundError, ValueError) as error:
+        raise UsageError(
+            f"--plugin {name}: no such module; install it, put its folder on PYTHONPATH, or name a .py file"
+        ) from error
+    try:
+        return importlib.import_module(name)
+    except SSLToolError:
+        raise
+    except Exception as error:
+        raise SSLToolError(f"--plugin {name} failed to import: {type(error).__name__}: {first_line(error)}") from error
+
+
+def _import_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise UsageError(f"--plugin {path}: no such file")
+    digest = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]
+    name = f"ssltool_plugin_{path.stem}_{digest}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise UsageError(f"--plugin {path}: not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up while it is being executed
+    try:
+        spec.loader.exec_module(module)
+    except BaseException as error:
+        del sys.modules[name]
+        if isinstance(error, SSLToolError) or not isinstance(error, Exception):
+            raise
+        raise SSLToolError(f"--plugin {path} failed to import: {type(error).__name__}: {first_line(error)}") from error
+    return module

@@ -1,0 +1,1 @@
+"""Representations: the file, groups of files, extraction, other formats, nearest neighbours."""

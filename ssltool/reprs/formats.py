@@ -1,0 +1,103 @@
+"""Representations as other programs read them: NumPy's arrays and parquet, beside ssltool's own file.
+
+Each writer takes mapped rows and keeps no more than a block of them in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from ssltool.errors import SSLToolError
+from ssltool.files import to_json, write_atomically, write_json
+from ssltool.reprs.representations import Representations
+
+GROUP_BYTES = 64 * 2**20
+"""Bytes of rows in a row group of a parquet file."""
+
+
+def write(reprs: Representations, path: Path, kind: str) -> None:
+    """Writes ``reprs`` (N, D) or (N, Q, D) as ``kind``, one of ``WRITERS``.
+
+    Raises:
+        SSLToolError: if it cannot be written, or the library that it takes is not there.
+    """
+    WRITERS[kind](reprs, path)
+
+
+def check(kind: str, dtype: str) -> None:
+    """Refuses a kind of file that cannot be written here, before there is anything to write.
+
+    Raises:
+        SSLToolError: if its library is missing, or it has no numbers of type ``dtype``.
+    """
+    if kind != "pt" and dtype == "bf16":
+        raise SSLToolError(f"--format {kind} has no bfloat16, which --dtype bf16 asks for; leave one of them out")
+    if kind == "parquet":
+        _pyarrow()
+
+
+def _pyarrow() -> tuple[Any, Any]:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise SSLToolError("--format parquet needs pyarrow: pip install 'ssltool[parquet]'") from error
+    return pyarrow, pyarrow.parquet
+
+
+def _write_npy(reprs: Representations, path: Path) -> None:
+    """``PREFIX.npy`` with the rows; ``PREFIX_targets.npy``, ``PREFIX_index.npy`` and ``PREFIX.json`` belong to it."""
+    prefix = path.with_name(path.name.removesuffix(".npy"))
+
+    def write_all(stream: IO[bytes]) -> None:
+        np.save(stream, reprs.representations.numpy())
+        # Only now, when the rows are on disk and about to take their name, do the small files take theirs.
+        for name, column in (("targets", reprs.targets), ("index", reprs.index)):
+            beside = prefix.with_name(f"{prefix.name}_{name}.npy")
+            write_atomically(beside, partial(np.save, arr=column.numpy()))
+        write_json(prefix.with_name(f"{prefix.name}.json"), _document(reprs))
+
+    write_atomically(prefix.with_name(f"{prefix.name}.npy"), write_all)
+
+
+def _write_parquet(reprs: Representations, path: Path) -> None:
+    """Columns ``index``, ``target``, ``view`` or ``place`` where an image has several rows, and ``representation``, a
+    list of D float32; the rest is in the schema's metadata, under ``ssltool``."""
+    pa, pq = _pyarrow()
+    views = reprs.representations.shape[1] if reprs.representations.dim() == 3 else 1
+    rows = reprs.representations.reshape(-1, reprs.representations.shape[-1])
+    several, count = ("view", views) if views > 1 else ("place", reprs.meta.get("places") or 1)
+    width, size = rows.shape[1], max(1, GROUP_BYTES // (4 * rows.shape[1]))
+    fields = [("index", pa.int64()), ("target", pa.int64())]
+    fields += [(several, pa.int32())] if count > 1 else []
+    fields += [("representation", pa.list_(pa.float32(), width))]
+    schema = pa.schema(fields, metadata={"ssltool": to_json(_document(reprs))})
+
+    def write_groups(stream: IO[bytes]) -> None:
+        with pq.ParquetWriter(stream, schema, use_dictionary=False) as writer:
+            for start in range(0, len(rows), size):
+                numbers = np.arange(start, min(start + size, len(rows)))
+                columns = [reprs.index.numpy()[numbers // views], reprs.targets.numpy()[numbers // views]]
+                columns += [(numbers % count).astype(np.int32)] if count > 1 else []
+                flat = pa.array(rows[start : start + size].reshape(-1).numpy())
+                arrays = [*map(pa.array, columns), pa.FixedSizeListArray.from_arrays(flat, width)]
+                writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
+
+    write_atomically(path, write_groups)
+
+
+def _document(reprs: Representations) -> dict[str, Any]:
+    return {"format": reprs.FORMAT, "meta": reprs.meta}
+
+
+WRITERS: dict[str, Callable[[Representations, Path], None]] = {
+    "pt": Representations.save,
+    "npy": _write_npy,
+    "parquet": _write_parquet,
+}
+"""How each ``--format`` is written; its name is also the file's suffix."""

@@ -1,0 +1,1 @@
+"""Run folders: what a run writes, how it is resumed, and how it is read back."""

@@ -1,0 +1,1 @@
+"""What each command does: one module or package per command, of the same name, with ``run(config)``."""

@@ -1,0 +1,106 @@
+"""A checkpoint's backbone written as other programs load it: torchvision, timm, and SimSiam's ``main_lincls.py``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ssltool.checkpoints.build import backbone_weights
+from ssltool.checkpoints.convert import read_checkpoint
+from ssltool.checkpoints.parameter_names import timm_name
+from ssltool.checkpoints.read import SAFETENSORS, safetensors_package
+from ssltool.config import ExportConfig
+from ssltool.errors import SSLToolError
+from ssltool.files import file_hash, write_atomically
+from ssltool.models.backbones import ViTShape, patch_size, torchvision_resnets, vit_shape
+
+SIMSIAM = "simsiam"
+TIMM = "timm"
+
+
+def run(config: ExportConfig) -> dict[str, Any]:
+    """The stage: writes the backbone of a checkpoint, any program's, for another one, and returns the ``path``, its
+    ``sha256``, ``arch``, the number of ``tensors``, and ``load``, how it is loaded.
+
+    Raises:
+        SSLToolError: if the checkpoint cannot be read, or the other program has no such network.
+    """
+    checkpoint, found = read_checkpoint(config.checkpoint, arch=config.arch, stem=config.stem)
+    make = checkpoint.config
+    arch, shape = make["arch"], vit_shape(make["arch"])
+    if shape is None or config.to == SIMSIAM:
+        _refuse_other_resnets(arch, make["stem"], config)
+    weights = {name: tensor.contiguous() for name, tensor in backbone_weights(checkpoint).items()}
+    path = _target(config)
+    if config.to == TIMM and shape is not None:
+        weights = {timm_name(name): tensor for name, tensor in weights.items()}
+    epoch = checkpoint.epoch if found is None else found.epoch
+    _write(path, weights, config.to, {"arch": arch, "epoch": epoch, "method": checkpoint.method})
+    return {
+        "path": str(path),
+        "to": config.to,
+        "arch": arch,
+        "tensors": len(weights),
+        "sha256": file_hash(path),
+        "load": _recipe(path, config.to, arch, shape, int(make["image_size"])),
+    }
+
+
+def _refuse_other_resnets(arch: str, stem: str, config: ExportConfig) -> None:
+    if arch not in torchvision_resnets():
+        raise SSLToolError(f"{config.to} has no {arch}; it loads {', '.join(torchvision_resnets())}")
+    if stem != "imagenet":
+        raise SSLToolError(
+            f"{config.to} builds {arch} with a 7x7 stem, and {config.checkpoint} has the stem {stem}; load it by hand "
+            "as docs/checkpoints.md shows"
+        )
+
+
+def _target(config: ExportConfig) -> Path:
+    source = Path(config.checkpoint)
+    stem = source.name.partition(".")[0] or source.name
+    default = source.with_name(f"{stem}-{config.to}.pth" + (".tar" if config.to == SIMSIAM else ""))
+    path = Path(config.out) if config.out is not None else default
+    if path.resolve() == source.resolve():
+        raise SSLToolError(f"--out {path} is the checkpoint itself; choose another name")
+    if path.suffix == SAFETENSORS and config.to == SIMSIAM:
+        raise SSLToolError(f"{SIMSIAM} does not read {SAFETENSORS} files; give --out a name that ends with .pth.tar")
+    return path
+
+
+def _write(path: Path, weights: dict[str, Tensor], to: str, about: dict[str, Any]) -> None:
+    """``weights`` alone, as libraries save them; for SimSiam in the dict that its training saves."""
+    if path.suffix == SAFETENSORS:
+        metadata = {"format": "pt"} | {key: str(value) for key, value in about.items() if value is not None}
+        contents = safetensors_package().torch.save(weights, metadata=metadata)
+        write_atomically(path, lambda stream: stream.write(contents))
+        return
+    saved: dict[str, Any] = weights
+    if to == SIMSIAM:
+        saved = about | {"state_dict": {f"module.encoder.{name}": tensor for name, tensor in weights.items()}}
+    write_atomically(path, lambda stream: torch.save(saved, stream))
+
+
+def _recipe(path: Path, to: str, arch: str, shape: ViTShape | None, image_size: int) -> str:
+    """How the file is loaded, as a line of Python, or of bash for SimSiam."""
+    if to == SIMSIAM:
+        return f"python main_lincls.py -a {arch} --pretrained {path} ..."
+    if to == TIMM:
+        vit = "" if shape is None else _keywords(shape, image_size, "img_size patch_size depth num_heads embed_dim")
+        name = arch if shape is None else "vit_base_patch16_224"
+        return f"timm.create_model('{name}', num_classes=0, {vit}checkpoint_path='{path}')"
+    head = "fc" if shape is None else "heads"
+    model = f"torchvision.models.{arch}()"
+    if shape is not None:
+        sizes = _keywords(shape, image_size, "image_size patch_size num_layers num_heads hidden_dim")
+        model = f"torchvision.models.VisionTransformer({sizes}mlp_dim={4 * shape.dim})"
+    load = "safetensors.torch.load_file" if path.suffix == SAFETENSORS else "torch.load"
+    return f"model = {model}; model.{head} = torch.nn.Identity(); model.load_state_dict({load}('{path}'))"
+
+
+def _keywords(shape: ViTShape, image_size: int, names: str) -> str:
+    values = (image_size, shape.patch or patch_size(image_size), shape.depth, shape.heads, shape.dim)
+    return "".join(f"{name}={value}, " for name, value in zip(names.split(), values, strict=True))

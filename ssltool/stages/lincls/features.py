@@ -1,0 +1,87 @@
+"""What a probe learns from: features and classes in batches, wherever they come from."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import numpy as np
+import torch
+
+from ssltool.config import LinclsConfig
+from ssltool.data.labels import hold_out
+from ssltool.files import weights_hash
+from ssltool.stages.lincls.linear_heads import Batches, Linear
+from ssltool.stages.lincls.selection import chooses
+
+
+class Source(ABC):
+    """Features and classes: some to learn from, some held out of these to choose on, some to be scored on.
+
+    ``classes`` (C,) are the labels that a classifier tells apart, in order; ``counted``, at least C, are the classes
+    with those that only occur among what is scored. ``origin`` says what made the features.
+    """
+
+    kind: str
+    slow: bool  # whether a step takes long enough to wait for
+    config: LinclsConfig
+    origin: dict[str, Any]
+    width: int
+    classes: np.ndarray
+    counted: int
+    sizes: dict[str, int]
+    identity: str
+
+    @abstractmethod
+    def train(self, epoch: int, batch_size: int, first_step: int = 0) -> Batches:
+        """The steps of an epoch from ``first_step`` on; a function of the arguments and the seed."""
+
+    @abstractmethod
+    def held(self) -> Batches:
+        """What was held out of the training rows, once, in order."""
+
+    @abstractmethod
+    def val(self) -> Batches:
+        """What is scored, once, in order."""
+
+    def of_features(self, classifier: Linear) -> Linear:
+        """A classifier of what ``train`` gives as one of the features themselves, as ``held`` and ``val`` give them."""
+        return classifier
+
+    def check(self) -> dict[str, Any]:
+        """What proves that the features have not changed meanwhile.
+
+        Raises:
+            SSLToolError: if they have.
+        """
+        return {}
+
+    def facts(self) -> dict[str, Any]:
+        """What the result says of the data."""
+        facts = {**self.sizes, "classes": len(self.classes), "features": self.kind}
+        if "train_size" in self.sizes:
+            facts |= {"labels_fraction": self.config.labels_fraction, "standardised": bool(self.config.standardise)}
+        return facts
+
+    def close(self) -> None:  # noqa: B027 - most have nothing to end
+        """Ends what reads the images."""
+
+    def describe(self) -> str:
+        """One line for people: what is learnt from and what is scored."""
+        learnt = f"{self.sizes['train_size']:,} {self.kind} to learn from, " if "train_size" in self.sizes else ""
+        held = f"{self.sizes['held_size']:,} held out to choose on, " if "held_size" in self.sizes else ""
+        strange = self.counted - len(self.classes)
+        unknown = f"; {strange} of them are never learnt, and count as wrong" if strange else ""
+        return f"{learnt}{held}{self.sizes['val_size']:,} to be scored, {self.counted} classes{unknown}"
+
+    def _choose(self, labels: np.ndarray, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Of labelled rows, those to learn from and those held out."""
+        kept, held = np.arange(len(labels)), np.arange(0)
+        if chooses(self.config):
+            kept, held = hold_out(labels, self.config.holdout, self.config.seed)
+        self.sizes["train_size"] = len(kept)
+        if len(held):
+            self.sizes["held_size"] = len(held)
+        chosen = {"index": torch.from_numpy(index[kept]), "labels": torch.from_numpy(labels[kept])}
+        self.identity = weights_hash(chosen)[:16]
+        return kept, held

@@ -1,0 +1,88 @@
+"""Features of labelled images, by a network that stays as it is."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+
+from ssltool.checkpoints.load import load_pretrained, with_saved_data
+from ssltool.config import LinclsConfig
+from ssltool.data import views
+from ssltool.data.images import ImageSet
+from ssltool.data.labels import open_labelled, open_scored, places
+from ssltool.data.loader import Batch, Loader
+from ssltool.errors import SSLToolError
+from ssltool.files import weights_hash
+from ssltool.stages.lincls.features import Source
+from ssltool.stages.lincls.linear_heads import Batches
+from ssltool.training.classification import epoch_order
+from ssltool.training.device import worker_count
+
+SCORED_AT_ONCE = 256
+"""Images in a batch that is only scored."""
+
+
+class Images(Source):
+    """Crops of labelled images, seen by a frozen network in eval mode."""
+
+    kind = "images"
+    slow = True
+
+    def __init__(self, config: LinclsConfig, device: torch.device, known: np.ndarray | None = None) -> None:
+        network = load_pretrained(config, device)
+        self.config = config = with_saved_data(config, network.config)
+        self.method = network.method.eval().requires_grad_(False)
+        self.origin = network.origin | {"layer": "backbone"}
+        self.width = network.method.backbone_dim
+        train: ImageSet | None = None
+        if known is None:
+            train, val = open_labelled(config)
+            known = np.arange(int(train.labels.max()) + 1)
+        else:
+            val = open_scored(config)
+        self.classes = known
+        numbers, self.counted = places(val.labels, known)
+        self.sizes = {"val_size": len(val)}
+        self._before = weights_hash(self.method.backbone.state_dict())
+
+        def loader(images: ImageSet) -> Loader:
+            return Loader(images, network.image_size, device, worker_count(config.workers))
+
+        self._loaders = {"val": loader(dataclasses.replace(val, labels=numbers))}
+        if train is not None:
+            kept, held = self._choose(train.labels, train.index)
+            self._loaders["train"] = loader(train.select(kept))
+            if len(held):
+                self._loaders["held"] = loader(train.select(held))
+
+    def train(self, epoch: int, batch_size: int, first_step: int = 0) -> Batches:
+        loader, seed = self._loaders["train"], self.config.seed
+        order = epoch_order(len(loader.images), seed, epoch)
+        here: dict[str, Any] = {"batch_size": batch_size, "seed": seed, "epoch": epoch, "first_step": first_step}
+        return self._seen(loader.train(order, [views.PROBE], **here))
+
+    def held(self) -> Batches:
+        return self._seen(self._loaders["held"].evaluate(SCORED_AT_ONCE))
+
+    def val(self) -> Batches:
+        return self._seen(self._loaders["val"].evaluate(SCORED_AT_ONCE))
+
+    def check(self) -> dict[str, Any]:
+        if weights_hash(self.method.backbone.state_dict()) != self._before:
+            raise SSLToolError("the frozen backbone changed while the probe was trained, so its accuracy is void")
+        return {"backbone_unchanged": True, "backbone_hash": self._before}
+
+    def close(self) -> None:
+        for loader in self._loaders.values():
+            loader.close()
+
+    def _seen(self, batches: Iterator[Batch]) -> Batches:
+        for batch in batches:
+            with torch.no_grad():
+                view = batch.views[0].contiguous(memory_format=torch.channels_last)
+                features = self.method.embed(view, "backbone")
+            yield features, batch.labels

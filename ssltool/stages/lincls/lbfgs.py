@@ -1,0 +1,76 @@
+"""The probe at its optimum: logistic regression on saved representations, its penalty chosen among several."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ssltool.checkpoints.probe import Probe
+from ssltool.config import LinclsConfig, as_dict
+from ssltool.runs.folder import PROBE, RunFolder
+from ssltool.stages.lincls.linear_heads import Linear, score
+from ssltool.stages.lincls.logistic import Logistic, logistic_regression
+from ssltool.stages.lincls.saved_features import Rows
+from ssltool.stages.lincls.selection import best, note_edge, penalties
+from ssltool.training import distributed
+from ssltool.training.precision import widest
+
+
+def solve(source: Rows, folder: RunFolder, device: torch.device) -> dict[str, Any]:
+    """Fits, scores, writes the run folder and returns the result.
+
+    Of several C the one that is best on the held-out rows, the smallest among equals, is fitted again to all training
+    rows.
+    """
+    config, values = source.config, penalties(source.config)
+    tried, fit = ([], None) if config.c_grid is None else _try_all(source, values, device)
+    chosen = best(values, [one["held_acc1"] for one in tried]) if tried else 0
+    x, y = source.matrix(everything=True)
+    fit = _fit(x, y, values[chosen], config, fit)
+    weight, bias = _linear(source, fit, device)
+    (accuracies,) = score(source.val(), [(weight, bias)], source.counted)
+    record = accuracies | _facts(values[chosen], fit)
+    result = record | {"epochs": None, "batch_size": None, "optimizer": "lbfgs"} | source.facts()
+    if tried:
+        note_edge("--c-grid", values, chosen)
+        result |= {"train_size": len(y), "held_acc1": tried[chosen]["held_acc1"], "tried": tried}
+    result |= {"run": str(folder.path)} | source.origin
+    saved = as_dict(config) | {"origin": source.origin, "identity": source.identity}
+    folder.claim(saved)
+    for line in (*tried, record):
+        folder.log(line)
+    probe = Probe(weight.cpu(), bias.cpu(), saved, result, torch.from_numpy(source.classes))
+    probe.save(folder.path / PROBE)
+    return result
+
+
+def _try_all(
+    source: Rows, values: tuple[float, ...], device: torch.device
+) -> tuple[list[dict[str, Any]], Logistic | None]:
+    """What each C comes to on the held-out rows, and the last fit; each begins where the one before it ended."""
+    x, y = source.matrix(everything=False)
+    tried, fit = [], None
+    for c in values:
+        fit = _fit(x, y, c, source.config, fit)
+        (accuracies,) = score(source.held(), [_linear(source, fit, device)], source.counted)
+        tried.append(_facts(c, fit) | {"held_acc1": accuracies["acc1"]})
+    return tried, fit
+
+
+def _fit(x: Tensor, y: Tensor, c: float, config: LinclsConfig, start: Logistic | None) -> Logistic:
+    fit = logistic_regression(x, y, c=c, max_iter=config.max_iter, start=start)
+    if not fit.converged:
+        mend = "raise --max-iter" if config.standardise else "--standardise, or raise --max-iter"
+        distributed.rank_zero_info(f"warning: not at the optimum of C {c:g} after {fit.iterations} iterations; {mend}")
+    return fit
+
+
+def _facts(c: float, fit: Logistic) -> dict[str, Any]:
+    return {"c": c, "converged": fit.converged, "iterations": fit.iterations}
+
+
+def _linear(source: Rows, fit: Logistic, device: torch.device) -> Linear:
+    wide = widest(device)
+    return source.of_features((fit.weight.to(device, wide), fit.bias.to(device, wide)))

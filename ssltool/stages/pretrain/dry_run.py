@@ -1,0 +1,137 @@
+"""``pretrain --dry-run``: what a run would do, without doing it."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+import torch
+from torch.optim.optimizer import Optimizer
+
+from ssltool.config import PretrainConfig
+from ssltool.data.loader import Batch
+from ssltool.errors import SSLToolError
+from ssltool.methods.base import Method, trainable
+from ssltool.runs.resume import find_start
+from ssltool.stages.pretrain.prepare import prepare
+from ssltool.training.device import autocast, pick_device
+from ssltool.training.optimizers import build_optimizer
+from ssltool.training.schedule import rates_at
+from ssltool.training.setup import TrainingSetup
+
+TRIAL_SECONDS = 0.5
+"""The trial batch is doubled until a step takes this long, or it is the run's batch."""
+
+
+def plan(config: PretrainConfig) -> dict[str, Any]:
+    """The plan of a run as plain values: its settings, its epochs, its costs. Writes nothing.
+
+    Raises:
+        SSLToolError: for whatever would stop the run itself.
+    """
+    device = pick_device(config)
+    setup = prepare(config)
+    start = find_start(config, setup.saved_config())
+    first = start.checkpoint.epoch if start.checkpoint else 0
+    return {
+        "run": str(start.folder.path),
+        "resumes": str(start.path) if start.path else None,
+        "data": setup.images.describe(),
+        "config": setup.saved_config(),
+        "steps_per_epoch": setup.steps,
+        "epochs": [_epoch(setup, epoch) for epoch in range(first, setup.epochs)],
+        "exposure": _exposure(setup),
+        **_costs(setup, device),
+    }
+
+
+def _epoch(setup: TrainingSetup, epoch: int) -> dict[str, Any]:
+    indices = setup.indices(epoch)
+    rates = rates_at(setup.config, epoch)
+    return {
+        "epoch": epoch,
+        "slice": list(setup.slice(epoch)),
+        "unique_images": len(np.unique(indices)),
+        "steps": len(indices) // setup.batch_size,
+        "times_each": len(indices) / len(np.unique(indices)),
+        "lr": rates.lr,
+        "fixed_lr": rates.fixed,
+    }
+
+
+def _exposure(setup: TrainingSetup) -> dict[str, float]:
+    """How often the images will be seen over the whole run."""
+    seen = np.zeros(len(setup.images), np.int64)
+    for epoch in range(setup.epochs):
+        seen += np.bincount(setup.indices(epoch), minlength=len(seen))
+    return {
+        "min": int(seen.min()),
+        "mean": float(seen.mean()),
+        "max": int(seen.max()),
+        "never": int((seen == 0).sum()),
+    }
+
+
+def _costs(setup: TrainingSetup, device: torch.device) -> dict[str, Any]:
+    """Parameters, and memory and time from a few trial steps on noise, scaled to the batch."""
+    method = setup.build_method().to(device)
+    warnings = setup.warnings(method)
+    if setup.config.channels_last:
+        method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = build_optimizer(method.param_groups(), setup.config)
+    weights = {p.data_ptr(): p.nbytes for p in method.parameters()}
+    count = min(max(16, method.smallest_batch), setup.batch_size)
+    tried, seconds, kept = 0, 0.0, dict[int, int]()
+    while seconds < TRIAL_SECONDS and tried < setup.batch_size:
+        try:
+            _trial(setup, method, optimizer, device, count)  # the first step of a shape also prepares its kernels
+            seconds, kept = _trial(setup, method, optimizer, device, count)
+        except torch.OutOfMemoryError:
+            break  # the memory of the batches that fitted says how much this one would need
+        tried, count = count, min(2 * count, setup.batch_size)
+    if not tried:
+        raise SSLToolError(f"not even {count} images fit into the memory of {device}; lower --image-size or --dim")
+    state = sum(v.nbytes for s in optimizer.state.values() for v in s.values() if isinstance(v, torch.Tensor))
+    gradients = sum(p.nbytes for p in trainable(method))
+    activations = sum(size for pointer, size in kept.items() if pointer not in weights)
+    return {
+        "warnings": warnings,
+        "parameters": sum(p.numel() for p in method.parameters()),
+        "trainable_parameters": sum(p.numel() for p in trainable(method)),
+        "memory_bytes": int(sum(weights.values()) + gradients + state + activations * setup.batch_size / tried),
+        "images_per_second": tried / seconds,
+        "estimated_seconds": setup.epochs * setup.steps * setup.batch_size * seconds / tried,
+    }
+
+
+def _trial(
+    setup: TrainingSetup, method: Method, optimizer: Optimizer, device: torch.device, count: int
+) -> tuple[float, dict[int, int]]:
+    """Seconds of one step on ``count`` images of noise, and the bytes of each tensor that it kept for the backward
+    pass."""
+    batch = _noise([recipe.size or setup.image_size for recipe in method.view_recipes(setup.recipe)], count, device)
+    if setup.support is not None:
+        batch.support = _noise([setup.image_size], setup.support.batch_size, device)
+    if setup.config.channels_last:
+        batch = batch.channels_last()
+    kept: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept[tensor.data_ptr()] = tensor.nbytes
+        return tensor
+
+    start = time.perf_counter()
+    with autocast(device, setup.config.precision), torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
+        loss = method(batch).loss
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    float(loss.detach())  # waits for the device
+    return time.perf_counter() - start, kept
+
+
+def _noise(sizes: list[int], count: int, device: torch.device) -> Batch:
+    """Views of those sizes of ``count`` images, all of class 0."""
+    numbers = torch.arange(count, device=device)
+    return Batch([torch.randn(count, 3, size, size, device=device) for size in sizes], numbers * 0, numbers)

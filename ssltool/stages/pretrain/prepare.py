@@ -1,0 +1,96 @@
+"""From the settings of ``pretrain`` to a checked training setup."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from ssltool.checkpoints.build import read_teacher
+from ssltool.config import PretrainConfig, as_dict
+from ssltool.data import views
+from ssltool.data.images import ImageSet, open_dataset
+from ssltool.data.strategies import (
+    read_numbers,
+    read_order,
+)
+from ssltool.data.support import Support, labelled_rows
+from ssltool.errors import SSLToolError
+from ssltool.methods import method_class, method_options
+from ssltool.methods.options import LabelledSupport
+from ssltool.models.backbones import SMALL_IMAGE, check_architecture, resolve_stem
+from ssltool.stages.pretrain.conflicts import given_options, refuse_ineffective_settings
+from ssltool.training.setup import DEFAULT_SIZE, TrainingSetup
+
+MIN_PROBE, MAX_PROBE = 256, 2048
+"""Images that the monitor looks at, unless told: an eighth of all, which takes a few hundredths of an epoch."""
+
+
+def prepare(config: PretrainConfig) -> TrainingSetup:
+    """Opens the data, fills in the defaults that depend on it, and checks the whole schedule.
+
+    Raises:
+        SSLToolError: for anything that would stop the run later: settings that do nothing together, a bad order, a
+            chunk smaller than a batch, ...
+    """
+    refuse_ineffective_settings(config)
+    check_architecture(config.arch)
+    options = method_options(config.method, given_options(config))
+    images = open_dataset(config, "train")
+    config = _resolve(config, images)
+    order = np.arange(len(images))
+    if config.strategy != "iid":
+        order = read_order(config.incremental_idx_path, len(images), config.seed)
+    support = _support(config, options, images)
+    setup = TrainingSetup(
+        config, options, images, order, views.recipe_of(as_dict(config)), support, read_teacher(config.method, options)
+    )
+    if config.n_warmup_steps >= setup.steps:
+        raise SSLToolError(
+            f"--n-warmup-steps {config.n_warmup_steps} freezes the encoder for all {setup.steps} steps of an epoch"
+        )
+    if config.start_epoch is not None and config.start_epoch >= setup.epochs:
+        raise SSLToolError(f"--start-epoch {config.start_epoch} leaves nothing of {setup.epochs} epochs")
+    if config.warmup_epochs and config.warmup_epochs >= setup.epochs:
+        raise SSLToolError(f"--warmup-epochs {config.warmup_epochs} leaves nothing of {setup.epochs} epochs")
+    setup.check_schedule()
+    unlabelled = int((images.labels < 0).sum())
+    if method_class(config.method).uses_labels and unlabelled:
+        raise SSLToolError(f"{config.method} needs labels, and {unlabelled} of {len(images)} images have none")
+    return setup
+
+
+def _support(config: PretrainConfig, options: Any, images: ImageSet) -> Support | None:
+    """The labelled images that the method's options ask for, if they do."""
+    if not isinstance(options, LabelledSupport):
+        return None
+    rows = labelled_rows(images.labels, options.labels_fraction, config.seed)
+    if options.labels_path is not None:
+        if options.labels_fraction != type(options)().labels_fraction:
+            raise SSLToolError("labels_path and labels_fraction contradict each other; leave one of them out")
+        numbers = read_numbers(options.labels_path, int(images.index.max()) + 1, "--labels-path")
+        rows = np.flatnonzero(np.isin(images.index, numbers) & (images.labels >= 0))
+        if not len(rows):
+            raise SSLToolError(f"none of the images that {options.labels_path} names is trained on and has a label")
+    labelled = images.select(rows)
+    classes = len(np.unique(labelled.labels))
+    wanted = options.support_classes or classes
+    if wanted > classes:
+        raise SSLToolError(f"--set support_classes={wanted}: the labelled images have {classes} classes")
+    return Support(labelled, wanted, options.support_per_class, config.seed)
+
+
+def _resolve(config: PretrainConfig, images: ImageSet) -> PretrainConfig:
+    bundled = images.name == "bundled"
+    size = config.image_size or images.own_size or DEFAULT_SIZE
+    return dataclasses.replace(
+        config,
+        image_size=size,
+        stem=resolve_stem(config.arch, config.stem, size),
+        epochs=config.epochs or (10 if bundled else 100),
+        batch_size=config.batch_size or (128 if bundled else 512),
+        monitor_size=min(len(images), config.monitor_size or min(MAX_PROBE, max(MIN_PROBE, len(images) // 8))),
+        # SimSiam's recipe for small images (App. D) has no blur: two pixels of it would leave nothing to see.
+        blur_p=config.blur_p if config.blur_p is not None else (0.5 if size > SMALL_IMAGE else 0.0),
+    )

@@ -1,0 +1,108 @@
+"""The page of a report: one HTML file that holds everything it shows and asks nothing of a network."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Callable, Iterable, Sequence
+from importlib import resources
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from ssltool.viz.style import COLOURS, drawing, look
+from ssltool.viz.svg import SERIES, inline_svg
+
+DASHES = {"-": "none", "--": "6 3", "-.": "7 3 2 3", ":": "2 3"}
+"""matplotlib's line styles in SVG."""
+
+
+SHAPES = {
+    "o": '<circle cx="6" cy="6" r="4"/>', "s": '<path d="M2 2h8v8H2z"/>', "^": '<path d="M6 1.5L11 10H1z"/>',
+    "D": '<path d="M6 1L11 6L6 11L1 6z"/>', "v": '<path d="M6 10.5L1 2h10z"/>',
+    "P": '<path d="M4 1h4v3h3v4H8v3H4V8H1V4h3z"/>',
+    "X": '<path d="M3.5 1L6 3.5L8.5 1L11 3.5L8.5 6L11 8.5L8.5 11L6 8.5L3.5 11L1 8.5L3.5 6L1 3.5z"/>',
+    "*": '<path d="M6 .8l1.4 3.7 3.9.1-3 2.5 1 3.9L6 8.8 2.7 11l1-3.9-3-2.5 3.9-.1z"/>',
+}  # fmt: skip
+"""matplotlib's markers in SVG."""
+
+
+def escape(value: Any) -> str:
+    """Any value as text that HTML shows as it is, within an attribute too."""
+    return html.escape(str(value), quote=True)
+
+
+def element(tag: str, content: str = "", **attributes: object) -> str:
+    """``<tag name="value">content</tag>``; ``content`` is HTML, values are escaped. ``class_`` stands for class,
+    ``data_x`` for data-x; None leaves an attribute out."""
+    given = {name.rstrip("_").replace("_", "-"): v for name, v in attributes.items() if v is not None}
+    inside = "".join(f' {name}="{escape(v)}"' for name, v in given.items())
+    return f"<{tag}{inside}>" if tag == "img" else f"<{tag}{inside}>{content}</{tag}>"
+
+
+def lead(text: str) -> str:
+    """What a section shows, in a sentence or two above it."""
+    return element("p", escape(text), class_="lead")
+
+
+def panel(draw: Callable[[Axes], None], prefix: str, alt: str, size: tuple[float, float] = (4.0, 2.9)) -> str:
+    """A chart of one axis that ``draw`` fills, as an SVG of ``size`` inches; ``prefix`` is unique in the page."""
+    with drawing():
+        figure = Figure(figsize=size, layout="constrained")
+        draw(figure.subplots())
+        return inline_svg(figure, prefix, alt)
+
+
+def charts(panels: Iterable[str], caption: str = "") -> str:
+    """Charts side by side where there is room, with a caption."""
+    below = element("figcaption", caption) if caption else ""
+    return element("figure", element("div", "".join(panels), class_="charts") + below)
+
+
+def sample(i: int, style: str | None = None, *, marker: bool = False) -> str:
+    """A piece of the line of run ``i``, for a legend; ``style`` for another line style than its own."""
+    colour = SERIES.get(COLOURS[i % len(COLOURS)].lower(), "currentColor")
+    dashes = DASHES[style or str(look(i)["linestyle"])]
+    shape = SHAPES[str(look(i, markers=True)["marker"])] if marker else ""
+    return (
+        f'<svg class="sample" viewBox="0 0 28 12" aria-hidden="true" fill="{colour}"><path d="M1 6H27" '
+        f'stroke="{colour}" stroke-width="2.4" stroke-dasharray="{dashes}"/>'
+        f'<g transform="translate(8 0)">{shape}</g></svg>'
+    )
+
+
+def legend(names: Sequence[str], samples: Sequence[str]) -> str:
+    """A list of names, each behind its sample."""
+    items = [element("li", sample + escape(name)) for name, sample in zip(names, samples, strict=True)]
+    return element("ul", "".join(items), class_="legend")
+
+
+def columns(titles: Sequence[str], rows: Sequence[str], **attributes: object) -> str:
+    """A table of ready-made rows that scrolls within the page where it is wider; ``titles`` are ready-made cells."""
+    body = element("thead", element("tr", "".join(titles))) + element("tbody", "\n".join(rows))
+    return element("div", element("table", body, **attributes), class_="scroll", tabindex=0)
+
+
+def page(title: str, header: str, parts: Sequence[tuple[str, str, str]], footer: str) -> str:
+    """The whole document; ``parts`` are (name, title, HTML) of the sections, and the contents link to their names."""
+    links = [element("li", element("a", escape(words), href=f"#{name}")) for name, words, _ in parts]
+    sections = [element("section", element("h2", escape(words)) + content, id=name) for name, words, content in parts]
+    contents = element("nav", element("ol", "".join(links)), aria_label="Contents")
+    eyebrow = element("p", "ssltool report", class_="eyebrow")
+    toggle = element("button", "dark / light", type="button", id="theme", hidden="hidden")
+    body = (
+        element("header", element("div", eyebrow + toggle, class_="masthead") + header)
+        + contents
+        + element("main", "\n".join(sections))
+        + element("footer", footer)
+    )
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{escape(title)}</title>\n<style>\n{_file('report.css')}</style>\n</head>\n"
+        f"<body>\n{body}\n<script>\n{_file('report.js')}</script>\n</body>\n</html>\n"
+    )
+
+
+def _file(name: str) -> str:
+    return resources.files("ssltool.stages.report").joinpath(name).read_text(encoding="utf-8")

@@ -1,0 +1,61 @@
+"""A linear classifier on a pretrained backbone, as a run: what fine-tuning and SCAN train, save and go on with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from ssltool.checkpoints.build import BUILDING, build_method
+from ssltool.checkpoints.load import Pretrained
+from ssltool.config import NetworkSettings, PretrainConfig, as_dict
+from ssltool.data import views
+from ssltool.data.images import ImageSet
+from ssltool.errors import SSLToolError
+from ssltool.methods import CLASSIFIER, method_options
+from ssltool.methods.base import Method
+from ssltool.models.backbones import is_vit
+from ssltool.training.optimizers import build_optimizer
+from ssltool.training.setup import TrainingSetup
+from ssltool.training.state import TrainState
+
+
+def classifier_setup(
+    network: Pretrained, settings: NetworkSettings, images: ImageSet, *, label_smoothing: float = 0.0, **more: Any
+) -> TrainingSetup:
+    """The run of a classifier on a backbone of the network's make, whose parameters all learn, with ``images`` of
+    ``settings``; ``more`` are settings of pretraining.
+
+    Raises:
+        SSLToolError: for a ViT and images of another size than its own.
+    """
+    if is_vit(network.method.backbone) and network.image_size != network.config["image_size"]:
+        raise SSLToolError(
+            f"--image-size {network.image_size}: the positions of this ViT are those of "
+            f"{network.config['image_size']} pixels; train it at that size"
+        )
+    make: dict[str, Any] = {name: network.config[name] for name in BUILDING}
+    make |= {"image_size": network.image_size, "stop_grad_conv1": False}
+    data: dict[str, Any] = {name: getattr(settings, name) for name in ("data", "dataset_type", "idx_path", "small")}
+    config = PretrainConfig(**make, **data, method=CLASSIFIER, monitor_every=0, **more)
+    options = method_options(CLASSIFIER, {"label_smoothing": label_smoothing})
+    return TrainingSetup(config, options, images, np.arange(len(images)), views.recipe_of(as_dict(config)))
+
+
+def build_classifier(saved: dict[str, Any], network: Pretrained | None, device: torch.device) -> Method:
+    """The classifier of settings as a checkpoint keeps them, on its device: fresh weights by the seed, and in the
+    backbone those of ``network``, if one is given."""
+    method = build_method(saved)
+    if network is not None:
+        method.backbone.load_state_dict(network.method.backbone.state_dict())
+    return method.to(memory_format=torch.channels_last).to(device)  # type: ignore[call-overload, no-any-return]
+
+
+def training_state(
+    method: Method, groups: list[dict[str, Any]], config: PretrainConfig, device: torch.device, sums: tuple[str, ...]
+) -> TrainState:
+    """The beginning of a training of ``method`` whose steps have values of what ``sums`` names."""
+    scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
+    optimizer = build_optimizer(groups, config)
+    return TrainState(method, method, optimizer, scaler, sums=dict.fromkeys(sums, 0.0))

@@ -1,0 +1,96 @@
+"""Pictures of spectra: the paper's three curves, and the eigenvalues of the covariance."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from torch import Tensor
+
+from ssltool.diagnosis.metrics import auc
+from ssltool.viz.style import COLOURS, FORMATS, STYLES, check_format, drawing, key, logarithmic, look, save_figure, tidy
+
+__all__ = ["COLOURS", "FORMATS", "NOISE", "STYLES", "check_format", "panels", "plot_spectra", "plt", "save_figure"]
+
+NOISE = 1e-9
+"""Values below this share of the largest are rounding noise of float32 representations, and not drawn."""
+
+NAMES = {"svd": "singular value", "cov": "eigenvalue", "std": "standard deviation"}
+TITLES = {"svd": "Singular values", "cov": "Eigenvalues of the covariance", "std": "Standard deviations"}
+
+Panel = Callable[[Axes, Sequence[Tensor | None]], None]
+"""Draws one curve of each spectrum; None leaves its place, and so its colour, free."""
+
+
+def panels(kind: str) -> list[Panel]:
+    """The curves of spectra of one ``--type``, left to right; each function draws all of them into an axis.
+
+    Of singular values (``svd``) and deviations (``std``) the paper's three: values, values over the largest, cumulative
+    shares. Of eigenvalues (``cov``) the one of Jing et al. (arXiv:2110.09348, Fig. 2), on a logarithmic scale.
+    """
+    name = NAMES[kind]
+
+    def values(axis: Axes, spectra: Sequence[Tensor | None]) -> None:
+        for i, s in _descending(spectra):
+            axis.plot(_ranks(s), _above_noise(s, kind), **look(i))
+        axis.set(title=TITLES[kind], ylabel=name)
+        logarithmic(axis, "y")
+
+    def relative(axis: Axes, spectra: Sequence[Tensor | None]) -> None:
+        for i, s in _descending(spectra):
+            axis.plot(_ranks(s), _above_noise(s, kind) / (s[0] if s[0] > 0 else 1.0), **look(i))
+        axis.set(title="Relative to the largest", ylabel=f"{name} / largest")
+        logarithmic(axis, "y")
+
+    def cumulative(axis: Axes, spectra: Sequence[Tensor | None]) -> None:
+        for i, s in _descending(spectra):
+            axis.plot(_ranks(s), np.cumsum(s) / s.sum() if s.sum() > 0 else np.ones_like(s), **look(i))
+        longest = max(len(s) for _, s in _descending(spectra))
+        axis.plot([1, longest], [1 / longest, 1], color="black", alpha=0.45, linewidth=0.8, label="flat spectrum")
+        axis.set(title="Cumulative explained variance", ylabel="share of the sum", ylim=(0, 1.03))
+
+    return [_labelled(panel) for panel in ([values] if kind == "cov" else [values, relative, cumulative])]
+
+
+def plot_spectra(spectra: dict[str, Tensor], path: str, *, kind: str = "svd") -> None:
+    """The curves of ``panels``, one line for each named spectrum; of singular values with its area (AUC).
+
+    Raises:
+        SSLToolError: if the file cannot be written, or its format is not known.
+    """
+    check_format(path)
+    drawn = panels(kind)
+    with drawing():
+        size = (11, 3.7) if len(drawn) > 1 else (5.4, 4.2)
+        figure, axes = plt.subplots(1, len(drawn), figsize=size, layout="constrained", squeeze=False)
+        for axis, panel in zip(axes[0], drawn, strict=True):
+            panel(axis, list(spectra.values()))
+        names = [f"{name} (AUC {auc(s):.3f})" if kind == "svd" else name for name, s in spectra.items()]
+        looks = [look(i) for i in range(len(names))]
+        flat = [] if kind == "cov" else ["flat spectrum"]
+        key(figure, names + flat, looks + [{"color": "black", "alpha": 0.45, "linewidth": 0.8}] * len(flat))
+        save_figure(figure, path)
+
+
+def _labelled(panel: Panel) -> Panel:
+    def draw(axis: Axes, spectra: Sequence[Tensor | None]) -> None:
+        panel(axis, spectra)
+        axis.set_xlabel("index, largest first")
+        tidy(axis)
+
+    return draw
+
+
+def _descending(spectra: Sequence[Tensor | None]) -> list[tuple[int, np.ndarray]]:
+    return [(i, np.sort(s.double().numpy())[::-1]) for i, s in enumerate(spectra) if s is not None]
+
+
+def _ranks(s: np.ndarray) -> np.ndarray:
+    return np.arange(1, len(s) + 1)
+
+
+def _above_noise(s: np.ndarray, kind: str) -> np.ndarray:
+    limit = NOISE**2 if kind == "cov" else NOISE  # eigenvalues are squares
+    return np.where(s > limit * s[0], s, np.nan)

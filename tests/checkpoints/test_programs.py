@@ -1,0 +1,263 @@
+"""Each program's checkpoint, laid out as it writes them, gives the backbone that the program itself evaluates."""
+
+from __future__ import annotations
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+from checkpoint_helpers import (
+    PROGRAMS,
+    Case,
+    bare,
+    dino,
+    lightning,
+    linear,
+    moco,
+    mocos_vit,
+    mocov3,
+    noise,
+    resnet,
+    simsiam,
+    under,
+    vit,
+)
+from ssltool.checkpoints.convert import find_network, read_checkpoint
+from ssltool.checkpoints.load import Pretrained, load_pretrained
+from ssltool.config import SaveReprsConfig
+from ssltool.errors import SSLToolError
+
+
+@pytest.fixture
+def load(tmp_path):
+    """Saves entries and reads the network in them: ``load(entries, arch="vit_small") -> Pretrained``."""
+
+    def loaded(entries: dict, **settings) -> Pretrained:
+        torch.save(entries, tmp_path / "foreign.pth")
+        config = SaveReprsConfig(pretrained=str(tmp_path / "foreign.pth"), device="cpu", **settings)
+        return load_pretrained(config, torch.device("cpu"))
+
+    return loaded
+
+
+def outputs(network: Pretrained | nn.Module, images: torch.Tensor) -> torch.Tensor:
+    with torch.inference_mode():
+        return network(images) if isinstance(network, nn.Module) else network.method.embed(images, "backbone")
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_backbone_is_the_one_that_the_program_evaluates(load, name):
+    case = PROGRAMS[name]()
+    network = load(case.entries)
+    images = noise(case.size, seed=5)
+    torch.testing.assert_close(outputs(network, images), outputs(case.network, images), rtol=1e-4, atol=1e-4)
+    assert not network.method.training
+    assert network.origin["program"] == network.config["program"] == case.program
+    assert network.origin["method"] == (case.method or case.program)
+    assert network.origin["epoch"] == case.epoch
+
+
+@pytest.mark.parametrize("name", ["simsiam", "distilled", "byol", "moco", "swav", "a prefix that nobody has"])
+def test_what_is_left_out_is_named_once(name):
+    case = PROGRAMS[name]()
+    assert tuple(sorted(find_network("x.pth", case.entries).left)) == tuple(sorted(case.left))
+
+
+def test_other_networks_in_the_file_differ():
+    """Else the test above would not see the wrong one taken."""
+    images = noise(seed=5)
+    assert not torch.allclose(outputs(resnet(0), images), outputs(resnet(1), images), rtol=0.1)
+
+
+def test_what_was_found_is_said_in_one_line_on_stderr(load, capsys):
+    load(simsiam().entries)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "simsiam checkpoint: arch resnet18_w8 (stem imagenet), backbone under 'encoder.', epoch 100" in line
+    assert line.endswith("; left out: encoder.fc, predictor")
+
+
+@pytest.mark.parametrize("name", ["moco", "moco-v3, ViT", "swav", "lightly, children of a ResNet", "dino"])
+def test_partial_backbone_is_refused_with_the_names_that_are_missing(load, name):
+    case = PROGRAMS[name]()
+    found = find_network("x.pth", case.entries)
+    lost = list(found.backbone)[-3]
+    state = case.entries.get("teacher") or case.entries.get("state_dict") or case.entries
+    shape = found.backbone[lost].shape
+    same = [key for key, tensor in state.items() if tensor.shape == shape and torch.equal(tensor, found.backbone[lost])]
+    for key in same:
+        del state[key]
+    with pytest.raises(SSLToolError, match="does not hold the whole of one network") as error:
+        load(case.entries)
+    assert f"missing: {lost}" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_long_lists_of_missing_names_are_counted(load):
+    case = bare()
+    entries = {key: tensor for key, tensor in case.entries.items() if not key.startswith("layer4")}
+    with pytest.raises(SSLToolError, match=r"resnet18_w8, the nearest, missing: .*, \.\.\. \(25 in all\)"):
+        load(entries)
+
+
+def test_weight_that_no_network_has_is_refused_by_name(load):
+    case = simsiam("")
+    case.entries["state_dict"]["encoder.layer1.0.attention.weight"] = torch.ones(2)
+    with pytest.raises(SSLToolError, match=r"left over: layer1\.0\.attention\.weight"):
+        load(case.entries)
+
+
+def test_weight_of_another_shape_is_refused_by_name(load):
+    case = bare()
+    case.entries["layer4.1.bn2.bias"] = torch.ones(3)
+    with pytest.raises(SSLToolError, match=r"of another shape: layer4\.1\.bn2\.bias"):
+        load(case.entries)
+
+
+def test_batch_norms_counts_may_be_missing(load):
+    case = bare()
+    entries = {key: tensor for key, tensor in case.entries.items() if "num_batches" not in key}
+    assert len(entries) == len(case.entries) - 20
+    images = noise(seed=5)
+    torch.testing.assert_close(outputs(load(entries), images), outputs(case.network, images))
+
+
+def test_half_precision_is_read_in_single(load):
+    case = bare()
+    network = load({key: t.half() if t.is_floating_point() else t for key, t in case.entries.items()})
+    assert {p.dtype for p in network.method.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"arch": "resnet34"}, r"--arch is resnet34, but .* holds resnet18_w8; leave it out"),
+        ({"arch": "vit_small"}, r"--arch is vit_small, but .* holds resnet18_w8"),
+        ({"arch": "resnet81"}, "unknown architecture 'resnet81'"),
+        ({"stem": "small"}, r"--stem is small, but .* holds imagenet"),
+    ],
+)
+def test_flags_that_contradict_the_weights_are_refused(load, settings, message):
+    with pytest.raises(SSLToolError, match=message):
+        load(bare().entries, **settings)
+    assert load(bare().entries, arch="resnet18_w8", stem="imagenet").origin["arch"] == "resnet18_w8"
+
+
+def test_stem_of_a_vit_is_refused(load):
+    with pytest.raises(SSLToolError, match=r"--stem small does nothing with .*, which holds a ViT"):
+        load(dict(vit().state_dict()), stem="small")
+
+
+def test_stride_of_a_small_stem_is_the_users_where_the_program_is_not_known(load):
+    case = PROGRAMS["lightly, its own ResNet"]()
+    assert load(case.entries).origin["stem"] == "small"
+    assert load(case.entries, stem="small-stride2").origin["stem"] == "small-stride2"
+    with pytest.raises(SSLToolError, match=r"--stem is imagenet, but .* holds small or small-stride2 or small-padded"):
+        load(case.entries, stem="imagenet")
+    with pytest.raises(SSLToolError, match=r"--stem is small, but .* holds small-padded"):
+        load(PROGRAMS["solo-learn, CIFAR"]().entries, stem="small")
+
+
+# Heads, which no weight shows
+
+
+def full_vit(zero_class: bool) -> dict[str, torch.Tensor]:
+    """Weights of the shapes of a ViT-S of twelve layers for one patch, in timm's names."""
+    with torch.device("meta"):
+        model = timm.models.VisionTransformer(img_size=8, patch_size=8, embed_dim=384, num_heads=6, num_classes=0)
+    state = {name: torch.ones(tensor.shape, dtype=torch.half) for name, tensor in model.state_dict().items()}
+    if zero_class:
+        state["pos_embed"][:, 0] = 0
+    return state
+
+
+@pytest.mark.parametrize(
+    ("entries", "arch"),
+    [
+        (lambda s: s, "vit_small_h6_p8"),  # timm's, DINO's releases
+        (lambda s: under("module.base_encoder.", s) | under("module.momentum_encoder.", s), "vit_small_p8"),
+        (lambda s: under("module.encoder.", s) | linear("module.predictor.", 0), "vit_small_p8"),
+        (lambda s: under("backbone.", s) | linear("head.last_layer.", 0), "vit_small_h6_p8"),
+        (lambda s: lightning(under("backbone.", s) | linear("classifier.", 0)), "vit_small_h6_p8"),
+        (
+            lambda s: lightning(
+                under("backbone.", s)
+                | linear("classifier.", 0)
+                | linear("momentum_projector.", 0)
+                | linear("predictor.", 0)
+            ),
+            "vit_small_p8",
+        ),
+    ],
+    ids=["timm", "moco-v3", "simsiam", "dino", "solo-learn", "solo-learn's mocov3"],
+)
+def test_heads_are_those_of_the_program(entries, arch):
+    found = find_network("x.pth", entries(full_vit(zero_class=False)))
+    assert (found.make.arch, found.make.image_size) == (arch, 8)
+
+
+def test_bare_vit_that_may_be_mocos_needs_to_be_named():
+    entries = full_vit(zero_class=True)
+    with pytest.raises(SSLToolError, match=r"-a: vit_small has 12 \(MoCo v3\), vit_small_h6 has 6 \(timm, DINO\)"):
+        find_network("x.pth", entries)
+    for arch in ("vit_small_p8", "vit_small_h6_p8"):
+        assert find_network("x.pth", entries, arch=arch).make.arch == arch
+
+
+def test_name_with_other_heads_than_the_programs_is_refused_unless_it_spells_them_out():
+    entries = full_vit(zero_class=False)
+    with pytest.raises(SSLToolError, match=r"--arch is vit_small, but x\.pth holds vit_small_h6"):
+        find_network("x.pth", entries, arch="vit_small")
+    assert find_network("x.pth", entries, arch="vit_small_h12").make.arch == "vit_small_p8"
+    with pytest.raises(SSLToolError, match="--arch is vit_small_h6_p16"):
+        find_network("x.pth", entries, arch="vit_small_h6_p16")
+
+
+def test_vits_that_are_not_ours_are_refused_by_what_they_have():
+    entries = dict(vit(depth=2).state_dict())
+    with pytest.raises(SSLToolError, match="no ViT of width 192 and 2 layers"):
+        find_network("x.pth", entries)
+    for extra, name in (("blocks.0.ls1.gamma", "ls1.gamma"), ("reg_token", "reg_token")):
+        with pytest.raises(SSLToolError, match=rf"left over: .*{name}"):
+            find_network("x.pth", dict(vit().state_dict()) | {extra: torch.ones(2)})
+    with pytest.raises(SSLToolError, match="positions of 18 tokens"):
+        find_network("x.pth", dict(vit().state_dict()) | {"pos_embed": torch.ones(1, 18, 192)})
+
+
+# Which network, which file
+
+
+def test_file_without_a_network_is_refused_with_its_names(load):
+    with pytest.raises(SSLToolError, match=r"holds no ResNet and no ViT that ssltool knows; its weights are a.weight"):
+        load({"a.weight": torch.ones(2)})
+
+
+def test_several_networks_in_no_known_layout_are_refused(load):
+    with pytest.raises(SSLToolError, match=r"several networks \(left\., right\.\)"):
+        load(under("left.", resnet()) | under("right.", resnet(1)))
+
+
+def test_another_file_of_ours_is_refused_as_what_it_is(tmp_path, write_reprs):
+    path = write_reprs("reprs.pt", torch.ones(2, 2))
+    with pytest.raises(SSLToolError, match="is not a ssltool/checkpoint/1 file: it says 'ssltool/representations/1'"):
+        read_checkpoint(path)
+
+
+def test_our_own_checkpoint_is_read_as_it_is(trained):
+    checkpoint, found = read_checkpoint(trained / "checkpoint.pt")
+    assert found is None and checkpoint.method == "simsiam" and checkpoint.epoch == 2 and checkpoint.optimizer
+
+
+@pytest.mark.parametrize("make", [moco, mocov3, dino])
+def test_checkpoint_of_another_program_holds_the_backbone_alone(tmp_path, make):
+    case: Case = make()
+    torch.save(case.entries, tmp_path / "x.pth")
+    checkpoint, found = read_checkpoint(tmp_path / "x.pth")
+    assert found is not None
+    assert all(name.startswith("backbone.") for name in checkpoint.state_dict)
+    assert (checkpoint.epoch, checkpoint.step, checkpoint.optimizer) == (case.epoch, 0, {})
+
+
+def test_mocos_vit_has_six_heads_at_depth_three():
+    case = PROGRAMS["moco-v3, ViT"]()
+    assert find_network("x.pth", case.entries).make.arch == "vit_small_depth3_p8"
+    assert mocos_vit().blocks[0].attn.num_heads == 6

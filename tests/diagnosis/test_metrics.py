@@ -1,0 +1,124 @@
+"""The list of metrics: every one under its own name, with how to read it, which healthy and collapsed rows confirm."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+import torch
+from torch import Tensor
+
+from ssltool.diagnosis import metrics
+from ssltool.diagnosis.metrics import METRICS, QUICK, metric_names
+from ssltool.diagnosis.spectrum import singular_values
+from ssltool.errors import SSLToolError
+
+OF_SPECTRUM = (
+    "auc",
+    "effective_rank",
+    "participation_ratio",
+    "stable_rank",
+    "alpha",
+    "dead_directions",
+    "numerical_rank",
+    "condition_number",
+)
+OF_ROWS = ("rankme", "feature_std", "mean_cosine", "self_cluster", "uniformity", "twonn")
+OF_VIEWS = ("alignment", "lidar")
+
+
+def gaussian(n: int, d: int, seed: int = 0) -> Tensor:
+    return torch.randn(n, d, generator=torch.Generator().manual_seed(seed))
+
+
+def views(mixing: Tensor, apart: float) -> Tensor:
+    """200 images of 5 views that differ by ``apart``, seen through a matrix (d, d)."""
+    d = len(mixing)
+    return (gaussian(200, d)[:, None] + apart * gaussian(1000, d, seed=1).reshape(200, 5, d)) @ mixing
+
+
+def value(name: str, x: Tensor) -> float:
+    """A metric of views (N, Q, d)."""
+    rows, function = x.flatten(0, 1), getattr(metrics, name)
+    if name in OF_SPECTRUM:
+        return function(singular_values(rows))
+    return function(rows if name in OF_ROWS else x)
+
+
+def test_the_list_holds_every_metric():
+    assert set(METRICS) == {*OF_SPECTRUM, *OF_ROWS, *OF_VIEWS}
+    assert set(QUICK) == {*OF_SPECTRUM, "rankme", "feature_std", "mean_cosine", "self_cluster"}
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_a_metric_is_a_function_that_says_its_range_and_its_source_is_known(name):
+    text = inspect.getdoc(getattr(metrics, name))
+    assert any(word in text for word in ("Range [", "At least ", "0 for directions", "About 1 is"))
+    assert METRICS[name].at in ("spectrum", "directions", "pairs", "views")
+    assert METRICS[name].reading
+    assert METRICS[name].source
+
+
+@pytest.mark.parametrize("name", [name for name, metric in METRICS.items() if metric.healthier])
+def test_a_collapsed_set_of_rows_is_on_the_other_side_of_a_spread_one(name):
+    shrink = torch.diag(torch.logspace(0, -8, 16))
+    shift = torch.nn.functional.one_hot(torch.tensor(0), 16) * 3.0
+    spread, collapsed = value(name, views(torch.eye(16), 0.5)), value(name, views(shrink, 0.5) + shift)
+    if name == "alignment":  # collapse lowers it, as its reading says: views that agree less are what raises it
+        assert collapsed < spread
+        collapsed = value(name, views(torch.eye(16), 2.0))
+    assert (collapsed < spread) == (METRICS[name].healthier == "high")
+
+
+@pytest.mark.parametrize("name", METRICS)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_narrow_numbers_are_measured_as_the_double_precision_numbers_that_they_are(name, dtype):
+    x = views(torch.diag(torch.linspace(1, 0.5, 30)), 0.5).to(dtype)
+    found = value(name, x)
+    assert isinstance(found, (float, int))
+    assert found == pytest.approx(value(name, x.double()), rel=1e-12)
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_what_is_measured_is_left_as_it_was(name):
+    x = views(torch.eye(8), 0.5).double()
+    before = x.clone()
+    value(name, x)
+    assert torch.equal(x, before)
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_neither_the_scale_nor_the_order_of_the_rows_matters(name):
+    x = 100 * views(torch.diag(torch.linspace(1, 0.2, 30)), 0.5).double()  # large beside the 1e-4 of lidar
+    wanted = value(name, x)
+    assert value(name, x[torch.randperm(200, generator=torch.Generator().manual_seed(3))]) == pytest.approx(wanted)
+    assert value(name, 1000 * x) == pytest.approx(wanted, rel=1e-6)
+
+
+@pytest.mark.parametrize("name", [name for name in METRICS if name != "feature_std"])
+def test_a_rotation_of_the_space_does_not_matter(name):
+    x = views(torch.diag(torch.linspace(1, 0.2, 30)), 0.5).double() + 0.3
+    rotation = torch.linalg.qr(gaussian(30, 30, seed=4).double()).Q
+    assert value(name, x @ rotation) == pytest.approx(value(name, x), rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "views", "names"),
+    [
+        (None, False, QUICK),
+        (None, True, QUICK),
+        ("all", False, tuple(name for name in METRICS if name not in OF_VIEWS)),
+        ("all", True, tuple(METRICS)),
+        ("auc", False, ("auc",)),
+        ("twonn,auc", False, ("twonn", "auc")),
+        (" effective-rank , auc,, auc ", False, ("effective_rank", "auc")),
+        ("lidar", False, ("lidar",)),
+    ],
+)
+def test_metric_names_are_a_list_with_commas(wanted, views, names):
+    assert metric_names(wanted, views=views) == names
+
+
+def test_a_name_that_is_no_metric_is_refused_with_the_nearest():
+    with pytest.raises(SSLToolError, match="unknown metric 'efective_rank'; did you mean effective_rank"):
+        metric_names("auc,efective-rank")

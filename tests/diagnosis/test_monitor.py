@@ -1,0 +1,615 @@
+"""The collapse monitor: what it measures, that it changes nothing, and what it says and does when a run collapses."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import math
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import ssltool.diagnosis.monitor
+from helpers import TINY, records, same_bits, same_run
+from ssltool.checkpoints.checkpoint import Checkpoint
+from ssltool.data.images import open_dataset
+from ssltool.data.loader import Loader, Shard
+from ssltool.diagnosis.measure import measure as measure_exactly
+from ssltool.diagnosis.monitor import (
+    METRICS,
+    Monitor,
+    has_collapsed,
+    in_memory,
+    knn_accuracy,
+    measure,
+    spectra,
+    summary,
+)
+from ssltool.diagnosis.verdict import Verdict
+from ssltool.errors import Collapsed, Interrupted
+from ssltool.methods import METHODS
+from ssltool.methods.base import Method
+from ssltool.stages.pretrain import run as pretrain
+from ssltool.stages.pretrain.prepare import prepare
+from tiny_methods import tiny_config
+
+CPU = torch.device("cpu")
+EXACT = ("auc", "effective_rank", "rankme", "feature_std", "mean_cosine", "alpha")
+RECORD = {"epoch": 0, "loss": 0.0, "lr": 1.0, "fixed_lr": 1.0}
+LONG = 1e9
+"""Seconds of an epoch beside which every look is short."""
+
+
+def random(n: int, d: int, rank: int | None = None, seed: int = 0) -> Tensor:
+    """Rows (n, d) with a spectrum that falls, of that rank; float64."""
+    generator = torch.Generator().manual_seed(seed)
+    inner = rank or min(n, d)
+    a, b = (torch.randn(*shape, generator=generator, dtype=torch.float64) for shape in ((n, inner), (inner, d)))
+    return (a * torch.linspace(1, 0.05, inner)) @ b + torch.randn(d, generator=generator)
+
+
+def by_numpy(x: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    array = x.double().numpy()
+    return np.linalg.svd(array - array.mean(axis=0), compute_uv=False), np.linalg.svd(array, compute_uv=False)
+
+
+@pytest.mark.parametrize(("n", "d"), [(50, 8), (8, 50), (30, 30), (2, 5), (5, 1)])
+def test_spectra_are_the_singular_values_centred_and_as_they_are(n, d):
+    x = random(n, d)
+    for ours, theirs in zip(spectra(x, d), by_numpy(x), strict=True):
+        assert ours.shape == (min(n, d),)
+        np.testing.assert_allclose(ours.numpy(), theirs, rtol=1e-6, atol=1e-6 * theirs[0])
+
+
+@pytest.mark.parametrize("bound", [5, 12, 3], ids=["exact", "loose", "too low"])
+@pytest.mark.parametrize(("n", "d"), [(60, 90), (90, 60)])
+def test_spectra_of_rows_of_low_rank_are_the_same_whatever_the_bound_says(n, d, bound):
+    """A bound that is too low is noticed."""
+    x = random(n, d, rank=5)
+    for ours, theirs in zip(spectra(x, bound), by_numpy(x), strict=True):
+        np.testing.assert_allclose(ours.numpy(), theirs, rtol=1e-6, atol=1e-6 * theirs[0])
+
+
+def test_rows_that_do_not_lie_in_the_span_of_the_first_ones_are_not_lost():
+    x = torch.zeros(100, 100, dtype=torch.float64)
+    x[50:, 50:] = random(50, 50)
+    for ours, theirs in zip(spectra(x, 4), by_numpy(x), strict=True):
+        np.testing.assert_allclose(ours.numpy(), theirs, rtol=1e-6, atol=1e-6 * theirs[0])
+
+
+@pytest.mark.parametrize("bound", [3, 64])
+def test_rows_that_are_all_the_same_leave_exactly_nothing(bound):
+    row = random(1, 64).float()
+    s, uncentred = spectra(row.expand(80, 64).double(), bound)
+    assert not s.any()
+    assert uncentred[0] == pytest.approx(float(row.double().norm()) * 80**0.5)
+
+
+def test_a_small_spread_beside_a_large_mean_is_measured():
+    spread = random(80, 64)
+    x = 1e6 + spread
+    s, _ = spectra(x, 64)
+    np.testing.assert_allclose(s.numpy(), by_numpy(spread)[0], rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize(("n", "d", "rank"), [(200, 40, None), (40, 200, None), (200, 300, 12)])
+def test_metrics_are_those_of_the_exact_spectrum(n, d, rank):
+    x = random(n, d, rank).float()
+    ours, exact = measure(x, rank or d), measure_exactly(x, METRICS).metrics
+    assert set(EXACT) <= set(METRICS)
+    assert {name: ours[name] for name in METRICS} == pytest.approx(exact, rel=1e-4, nan_ok=True)
+
+
+def test_dimensions_that_hardly_change_are_counted():
+    x = torch.randn(50, 10, generator=torch.Generator().manual_seed(0))
+    x[:, :3] = 1.0
+    x[:, 3] *= 1e-6
+    assert measure(x, 10)["dead_dimensions"] == 4
+
+
+def test_metrics_of_what_is_not_finite_are_not_a_number():
+    x = torch.randn(20, 5)
+    x[3, 2] = math.inf
+    assert all(math.isnan(value) for value in measure(x, 5).values())
+    assert math.isnan(knn_accuracy(x, torch.arange(20) % 2)["knn"])
+
+
+def votes_by_hand(x: Tensor, labels: Tensor, k: int) -> float:
+    """Leave-one-out by loops: k most similar others by cosine, the most votes, the smallest label of several."""
+    unit = (x / x.norm(dim=1, keepdim=True)).double().numpy()
+    right = 0
+    for i, row in enumerate(unit):
+        near = sorted((j for j in range(len(unit)) if j != i), key=lambda j: -float(row @ unit[j]))[:k]
+        tally = Counter(int(labels[j]) for j in near)
+        right += min(tally, key=lambda label: (-tally[label], label)) == int(labels[i])
+    return right / len(unit)
+
+
+@pytest.mark.parametrize("n", [60, 12], ids=["20 voters", "all others"])
+def test_knn_is_the_share_that_the_nearest_others_classify_rightly(n):
+    x = torch.randn(n, 6, generator=torch.Generator().manual_seed(1))
+    labels = (x[:, 0] > 0).long() + 5 * (x[:, 1] > 1).long()
+    assert knn_accuracy(x, labels) == {"knn": votes_by_hand(x, labels, min(20, n - 1))}
+
+
+def test_unlabelled_rows_neither_vote_nor_count():
+    x = torch.randn(40, 6, generator=torch.Generator().manual_seed(1))
+    labels = (x[:, 0] > 0).long()
+    labels[::4] = -1
+    assert knn_accuracy(x, labels) == knn_accuracy(x[labels >= 0], labels[labels >= 0])
+
+
+@pytest.mark.parametrize("labels", [torch.full((10,), -1), torch.zeros(10, dtype=torch.int64)])
+def test_without_two_classes_there_is_nothing_to_classify(labels):
+    assert knn_accuracy(torch.randn(10, 3), labels) == {}
+
+
+def test_files_read_into_memory_give_the_bits_of_the_validation_transform(tiny, tmp_path, write_images):
+    write_images(tmp_path / "images" / "a", 5, size=(24, 16))
+    write_images(tmp_path / "images" / "b", 4, size=(18, 40))
+    images = open_dataset(tiny(data=str(tmp_path / "images")), "train")
+    kept = in_memory(images, 16, 0)
+    assert images.images is None and kept.images is not None and kept.paths is None
+    with contextlib.closing(Loader(images, 16, CPU)) as files:
+        pairs = list(zip(files.evaluate(4), Loader(kept, 16, CPU).evaluate(4), strict=True))
+    assert len(pairs) == 3
+    assert all(torch.equal(a.views[0], b.views[0]) and torch.equal(a.labels, b.labels) for a, b in pairs)
+
+
+def monitor_of(config: Any) -> tuple[Monitor, Method]:
+    setup = prepare(config)
+    return Monitor(setup, CPU, Shard()), setup.build_method()
+
+
+def probe(config: Any) -> list[bytes]:
+    """The images that are looked at."""
+    pixels = monitor_of(config)[0].loader.images.images
+    assert pixels is not None
+    return [image.numpy().tobytes() for image in pixels]
+
+
+def test_probe_is_drawn_by_the_seed_from_the_runs_own_images(tiny, tmp_path):
+    np.save(tmp_path / "subset.npy", np.arange(100, 400))
+    own = {"idx_path": str(tmp_path / "subset.npy"), "monitor_size": 200}
+    first, again, other = (probe(tiny(seed=seed, **own)) for seed in (1, 1, 2))
+    images = open_dataset(tiny(**own), "train").images
+    assert images is not None
+    assert len(first) == 200 and first == again != other
+    assert set(first) | set(other) <= {image.numpy().tobytes() for image in images}
+
+
+@pytest.mark.parametrize(("images", "asked", "size"), [(8000, None, 1000), (300, None, 256), (100, None, 100)])
+def test_probe_is_an_eighth_of_the_images_but_not_few(tiny, tmp_path, images, asked, size):
+    np.save(tmp_path / "subset.npy", np.arange(images))
+    config = tiny(idx_path=str(tmp_path / "subset.npy"), monitor_size=asked)
+    assert prepare(config).config.monitor_size == len(monitor_of(config)[0].labels) == size
+
+
+@pytest.mark.parametrize(("asked", "size"), [(7, 7), (500, 300)])
+def test_size_that_is_given_is_taken_as_it_is_up_to_all_images(tiny, tmp_path, asked, size):
+    np.save(tmp_path / "subset.npy", np.arange(300))
+    config = tiny(idx_path=str(tmp_path / "subset.npy"), monitor_size=asked)
+    assert len(probe(config)) == size
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_look_changes_nothing_of_any_method_and_measures_what_embed_gives(name, trained, tmp_path):
+    monitor, method = monitor_of(tiny_config(name, tmp_path / "run", trained, monitor_size=50))
+    method.train()
+    with torch.no_grad():
+        for p in method.parameters():  # residual branches start at zero
+            p += 0.01 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel()))
+    before = {key: tensor.clone() for key, tensor in method.state_dict().items()}
+    modes, drawn = [module.training for module in method.modules()], torch.get_rng_state()
+    values = monitor.check(method, RECORD, [], LONG).values
+    assert same_bits(before, method.state_dict())
+    assert modes == [module.training for module in method.modules()]
+    assert torch.equal(drawn, torch.get_rng_state())
+    layers = {key.partition("_")[0] for key in values} - {"verdict"}
+    assert layers == ({"backbone"} if name == "supervised" else {"backbone", "projector"})
+    method.eval()
+    with torch.no_grad():
+        for layer in layers:
+            batches = monitor.loader.evaluate(50)
+            rows = torch.cat([method.embed(batch.views[0], layer) for batch in batches])
+            exact = measure_exactly(rows, EXACT).metrics
+            ours = {key: values[f"{layer}_{key}"] for key in EXACT if values[f"{layer}_{key}"] is not None}
+            assert ours == pytest.approx({key: exact[key] for key in ours}, rel=1e-3)
+            assert EXACT[:5] == tuple(ours)[:5]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"options": ("stop_grad=false",)},
+        {"precision": "bf16"},
+        {"method": "supervised", "dim": None, "pred_dim": None},
+    ],
+    ids=["plain", "collapsing", "bf16", "with labels"],
+)
+def test_weights_are_the_same_bits_with_and_without_the_monitor(tiny, changes):
+    watched, alone = (
+        Checkpoint.load(pretrain(tiny(f"every {n}", monitor_every=n, **changes)) / "checkpoint.pt") for n in (1, 0)
+    )
+    assert same_bits(watched.state_dict, alone.state_dict)
+    assert same_bits(watched.optimizer, alone.optimizer)
+
+
+TIMING = {"images_per_second", "data_wait", "seconds", "monitor_seconds", "monitor_share"}
+OF_A_LOOK = {f"{layer}_{name}" for layer in ("backbone", "projector") for name in (*METRICS, "dead_dimensions")}
+OF_A_LOOK |= {"backbone_knn", "verdict", "monitor_seconds", "monitor_share"}
+
+
+def untimed(run: Path) -> list[dict[str, Any]]:
+    return [{key: value for key, value in record.items() if key not in TIMING} for record in records(run)]
+
+
+@pytest.mark.parametrize(("every", "looks"), [(1, [0, 1, 2, 3, 4]), (2, [1, 3, 4]), (9, [4]), (0, [])])
+def test_every_so_many_epochs_and_the_last_have_the_monitors_numbers_in_their_record(tiny, every, looks):
+    run = pretrain(tiny(epochs=5, steps_per_epoch=1, monitor_every=every))
+    found = {record["epoch"]: OF_A_LOOK & record.keys() for record in records(run)}
+    assert found == {epoch: OF_A_LOOK if epoch in looks else set() for epoch in range(5)}
+    for record in records(run):
+        assert record.get("monitor_seconds", 1) > 0 and record.get("monitor_share", 1) > 0
+        assert 0 <= record.get("backbone_knn", 0) <= 1
+        assert 0.5 < record.get("backbone_auc", 1) <= 1
+
+
+def test_record_is_strict_json_with_null_for_what_cannot_be_measured(tiny):
+    """A projection of 16 dimensions has too few for alpha."""
+
+    def refuse(constant: str) -> None:
+        pytest.fail(f"{constant} is not JSON")
+
+    run = pretrain(tiny(steps_per_epoch=1))
+    for line in (run / "metrics.jsonl").read_text().splitlines():
+        record = json.loads(line, parse_constant=refuse)
+        assert record["projector_alpha"] is None
+        assert math.isfinite(record["backbone_alpha"])
+
+
+def test_images_without_labels_have_no_knn(tiny, tmp_path, write_images):
+    write_images(tmp_path / "images", 40)
+    run = pretrain(tiny(data=str(tmp_path / "images"), steps_per_epoch=1))
+    assert [OF_A_LOOK - record.keys() for record in records(run)] == [{"backbone_knn"}] * 2
+
+
+@pytest.mark.parametrize("done", [2, 3], ids=["at the end of an epoch", "in mid-epoch"])
+def test_resumed_run_has_the_records_of_one_that_never_stopped(tiny, interrupt_at, done):
+    whole = pretrain(tiny("whole"))
+    config = tiny()
+    interrupt_at(done)
+    with pytest.raises(Interrupted):
+        pretrain(config)
+    run = pretrain(dataclasses.replace(config, resume="auto"))
+    assert untimed(run) == untimed(whole)
+    assert same_run(run, whole)
+
+
+def test_share_of_an_epoch_that_was_interrupted_is_that_of_the_whole_epoch(tiny, interrupt_at, monkeypatch):
+    """What is trained after the interruption takes as long per step as the rest."""
+    told = []
+    look = Monitor.look
+
+    def spy(self: Monitor, method: Method, record: Any, history: Any, epoch_seconds: float) -> Any:
+        told.append(epoch_seconds)
+        return look(self, method, record, history, epoch_seconds)
+
+    config = tiny(epochs=1, steps_per_epoch=6)
+    interrupt_at(3)
+    with pytest.raises(Interrupted):
+        pretrain(config)
+    monkeypatch.setattr(Monitor, "check", spy)
+    (record,) = records(pretrain(dataclasses.replace(config, resume="auto")))
+    assert told == [pytest.approx(3 * record["seconds"], abs=0.02)]
+
+
+def flatten(method: Method) -> Method:
+    """Makes all outputs the same."""
+    with torch.no_grad():
+        for p in method.parameters():
+            p.zero_()
+    return method
+
+
+def test_network_whose_outputs_are_all_the_same_has_collapsed_completely(tiny):
+    monitor, method = monitor_of(tiny())
+    found = monitor.check(flatten(method), RECORD, [], LONG)
+    assert found.values["verdict"] == "complete"
+    assert found.values["backbone_auc"] == found.values["projector_auc"] == 1.0
+    (warning,) = found.warnings
+    assert "shows complete collapse: " in warning
+
+
+@pytest.mark.parametrize("states", [("healthy", "partial"), ("partial", "healthy"), ("partial", "complete")])
+def test_verdict_is_the_worse_of_the_layers_and_the_warning_names_that(tiny, monkeypatch, states):
+    by_width = dict(zip((64, 16), states, strict=True))
+    monkeypatch.setattr(
+        ssltool.diagnosis.monitor, "judge", lambda metrics, *, d, **_: Verdict(by_width[d], by_width[d], [])
+    )
+    monitor, method = monitor_of(tiny())
+    found = monitor.check(method, RECORD, [], LONG)
+    worse = "complete" if "complete" in states else "partial"
+    assert found.values["verdict"] == worse
+    (warning,) = found.warnings
+    assert warning.startswith(f"the {('backbone', 'projector')[states.index(worse)]} shows {worse}. ")
+
+
+def warnings_after(tiny: Any, *verdicts: str | None, **changes: Any) -> list[str]:
+    """What is said of a collapsed network after epochs with these verdicts; None were not looked at."""
+    history = [{"epoch": i} | ({"verdict": v} if v else {}) for i, v in enumerate(verdicts)]
+    monitor, method = monitor_of(tiny(epochs=9, **changes))
+    return monitor.check(flatten(method), RECORD | {"epoch": len(history)}, history, LONG).warnings
+
+
+@pytest.mark.parametrize("before", [(), ("healthy",), ("partial",), ("complete", "healthy"), ("partial", None)])
+def test_collapse_is_warned_of_when_the_verdict_gets_worse(tiny, before):
+    (warning,) = warnings_after(tiny, *before)
+    assert "complete collapse" in warning and "Probable cause: " in warning
+
+
+@pytest.mark.parametrize("before", [("complete",), ("healthy", "complete"), ("complete", None)])
+def test_collapse_that_goes_on_is_not_repeated(tiny, before):
+    assert warnings_after(tiny, *before) == []
+
+
+def cause(tiny: Any, record: dict[str, Any] | None = None, **changes: Any) -> str:
+    monitor, method = monitor_of(tiny(epochs=4, **changes))
+    (warning,) = monitor.check(flatten(method), RECORD | (record or {}), [], LONG).warnings
+    return warning.partition("Probable cause: ")[2]
+
+
+def test_settings_of_the_method_are_named_as_the_cause(tiny):
+    assert cause(tiny, options=("stop_grad=false",)) == "there is no stop-gradient (stop_grad=false)"
+
+
+def test_loss_at_its_collapsed_value_is_named_as_the_cause(tiny):
+    assert cause(tiny, {"loss": -0.999}).startswith("the loss, -0.999, is that of outputs which are the same")
+
+
+def test_batches_too_small_for_batch_norm_are_named_as_the_cause(tiny):
+    assert cause(tiny, batch_size=8).startswith("batch norm takes its means and variances from batches of 8")
+
+
+def test_decayed_rate_of_the_predictor_is_named_as_the_cause(tiny):
+    said = cause(tiny, {"epoch": 1, "lr": 0.25})
+    assert said == "the predictor's learning rate has fallen to 25%, which --fix-pred-lr prevents"
+
+
+@pytest.mark.parametrize(
+    ("changes", "record"),
+    [
+        ({}, {}),
+        ({"fix_pred_lr": True}, {"epoch": 1, "lr": 0.25}),
+        ({"warmup_epochs": 2}, {"epoch": 1, "lr": 0.25}),
+        ({"options": ("predictor=fixed",)}, {"epoch": 1, "lr": 0.25}),
+    ],
+    ids=["at first", "fixed", "in the warm-up", "it does not learn"],
+)
+def test_rate_of_a_predictor_that_has_not_decayed_is_no_cause(tiny, changes, record):
+    assert "learning rate" not in cause(tiny, record, **changes)
+
+
+def test_without_a_cause_that_can_be_checked_it_says_so(tiny):
+    assert cause(tiny).startswith("no usual cause is there; try a lower --lr")
+
+
+@pytest.fixture
+def dying(tiny, monkeypatch):
+    """What is said of a backbone of 64 dimensions, of which ``dead`` stand still, after looks that found ``before``."""
+
+    def warnings(dead: int, *before: int, verdict: str = "healthy") -> list[str]:
+        monkeypatch.setattr(ssltool.diagnosis.monitor, "judge", lambda metrics, **_: Verdict(verdict, verdict, []))
+        monitor, method = monitor_of(tiny(epochs=99))
+        alive = torch.arange(64) >= dead
+        method.backbone.register_forward_hook(lambda module, given, made: torch.randn(made.shape) * alive)
+        history = [{"epoch": i, "verdict": "healthy", "backbone_dead_dimensions": n} for i, n in enumerate(before)]
+        return monitor.check(method, RECORD | {"epoch": len(history)}, history, LONG).warnings
+
+    return warnings
+
+
+@pytest.mark.parametrize(
+    ("dead", "before", "said"),
+    [
+        (30, [10], True),
+        (30, [10, 14], True),
+        (30, [10, 20], False),
+        (30, [30, 30], False),
+        (30, [], False),
+        (30, [31], False),
+    ],
+    ids=["thrice", "twice as many", "not yet twice", "as many", "first look", "fewer"],
+)
+def test_growing_number_of_dead_dimensions_is_said_each_time_it_has_doubled(dying, dead, before, said):
+    first = f"{before[0]} at first" if before else ""
+    wanted = [f"{dead} of 64 dimensions of the backbone hardly change, {first}"] if said else []
+    assert dying(dead, *before) == wanted
+
+
+def test_dead_dimensions_that_grew_are_a_cause_of_collapse(dying):
+    (warning,) = dying(30, 20, verdict="complete")
+    assert warning.endswith("30 of 64 dimensions of the backbone hardly change, 20 at first")
+
+
+def test_outputs_that_are_not_finite_have_no_verdict_and_are_said(tiny):
+    monitor, method = monitor_of(tiny())
+    method.projector.register_forward_hook(lambda module, given, made: made * math.inf)
+    found = monitor.check(method, RECORD, [], LONG)
+    assert found.values["verdict"] is None is found.values["projector_auc"]
+    assert found.values["backbone_auc"] is not None
+    assert found.warnings[0] == "what the projector makes of images is not finite"
+    assert not has_collapsed(found.values, "partial")
+    assert summary(found.values) == "; no verdict, outputs are not finite"
+
+
+def test_looking_that_takes_long_says_once_what_takes_less(tiny, monkeypatch):
+    """Two seconds of looking for each ten of training are four times as much as shall be."""
+    clock = iter(range(0, 100, 2))
+    monkeypatch.setattr(ssltool.diagnosis.monitor.time, "perf_counter", lambda: next(clock))
+    monitor, method = monitor_of(tiny(epochs=9, monitor_size=64))
+    history = [{"verdict": "complete"}]
+    looks = [monitor.check(flatten(method), RECORD | {"epoch": epoch}, history, 10.0) for epoch in range(3)]
+    assert [look.timing for look in looks] == [{"monitor_seconds": 2, "monitor_share": 0.2}] * 3
+    assert [look.warnings for look in looks] == [
+        ["the collapse monitor takes 20% of the training time; --monitor-every 4 or --monitor-size 16 brings it to 5%"],
+        [],
+        [],
+    ]
+
+
+def test_looking_now_and_then_counts_beside_all_the_epochs(tiny, monkeypatch):
+    clock = iter(range(0, 100, 2))
+    monkeypatch.setattr(ssltool.diagnosis.monitor.time, "perf_counter", lambda: next(clock))
+    monitor, method = monitor_of(tiny(epochs=9, monitor_every=4))
+    history = [{"verdict": "complete"}]
+    looks = [monitor.check(flatten(method), RECORD | {"epoch": epoch}, history, 10.0) for epoch in range(4)]
+    assert [look.warnings for look in looks] == [[]] * 4
+    assert [look.timing for look in looks] == [{}, {}, {}, {"monitor_seconds": 2, "monitor_share": 0.2}]
+
+
+def test_line_of_an_epoch_shows_what_matters(ssltool, tmp_path):
+    ran = ssltool("pretrain", *TINY, "--epochs", 2, "--steps-per-epoch", 2, "-b", 16, "-o", tmp_path / "run")
+    for record in records(tmp_path / "run"):
+        (line,) = (line for line in ran.err.splitlines() if line.startswith(f"epoch {record['epoch'] + 1}/2: loss"))
+        assert line.endswith(summary(record))
+        for text in (f"AUC {record['backbone_auc']:.3f}", f"kNN {record['backbone_knn']:.1%}", record["verdict"]):
+            assert text in line
+
+
+@pytest.mark.parametrize(
+    ("verdict", "limit", "has"),
+    [
+        ("healthy", "partial", False),
+        ("partial", "partial", True),
+        ("partial", "complete", False),
+        ("complete", "partial", True),
+        ("complete", "complete", True),
+        ("complete", None, False),
+        (None, "partial", False),
+    ],
+)
+def test_collapse_counts_from_the_state_that_is_asked_for_on(verdict, limit, has):
+    assert has_collapsed({"verdict": verdict}, limit) is has
+
+
+@pytest.fixture
+def collapses(monkeypatch):
+    """Lets a run collapse in part at one epoch, counted from 0, and heal after it: ``collapses(1)``."""
+
+    def arm(epoch: int) -> None:
+        look = Monitor.look
+
+        def looking(self: Monitor, method: Method, record: Any, history: Any, seconds: float) -> Any:
+            found = look(self, method, record, history, seconds)
+            verdict = "partial" if record["epoch"] == epoch else "healthy"
+            return dataclasses.replace(found, values=found.values | {"verdict": verdict}, warnings=[])
+
+        monkeypatch.setattr(Monitor, "check", looking)
+
+    return arm
+
+
+def test_run_that_collapses_stops_saved_and_goes_on_like_any_other(tiny, collapses, ssltool, tmp_path):
+    collapses(1)
+    whole = pretrain(tiny("whole", epochs=4))
+    schedule = ["--epochs", 4, "--steps-per-epoch", 3, "-b", 16, "--monitor-size", 64, "--device", "cpu"]
+    ran = ssltool("pretrain", *TINY, *schedule, "--stop-on", "partial", "-o", tmp_path / "run")
+    run = tmp_path / "run"
+    assert (ran.code, ran.out) == (3, f"{run}\n")
+    assert ran.err.splitlines()[-1] == (
+        f"stopped after epoch 2: partial collapse, and --stop-on partial; saved {run / 'checkpoint.pt'}"
+    )
+    kept = [Checkpoint.load(run / name) for name in ("checkpoint.pt", "checkpoint_0001.pt")]
+    assert [(checkpoint.epoch, checkpoint.step) for checkpoint in kept] == [(2, 6)] * 2
+    assert [record["epoch"] for record in records(run)] == [0, 1]
+    ran = ssltool("pretrain", *TINY, *schedule, "--resume", "auto", "-o", run)
+    assert (ran.code, ran.out) == (0, f"{run}\n")
+    assert same_run(run, whole)
+    assert untimed(run) == untimed(whole)
+
+
+def test_run_goes_on_where_the_collapse_is_not_the_one_to_stop_on(tiny, collapses):
+    collapses(1)
+    assert Checkpoint.load(pretrain(tiny(epochs=3, stop_on="complete")) / "checkpoint.pt").epoch == 3
+
+
+def test_collapse_in_the_last_epoch_ends_a_run_that_is_to_stop_on_it_alike(tiny, collapses, tmp_path):
+    collapses(1)
+    with pytest.raises(Collapsed) as stop:
+        pretrain(tiny(stop_on="partial"))
+    assert stop.value.folder == tmp_path / "run"
+    assert Checkpoint.load(tmp_path / "run" / "checkpoint.pt").epoch == 2
+
+
+PROGRAM = '''
+"""What each of two ranks finds of an untrained network, and of a run that stops because one rank judges so."""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+
+import ssltool.diagnosis.monitor
+from ssltool.diagnosis.verdict import Verdict
+from ssltool.config import PretrainConfig
+from ssltool.stages.pretrain.pretrain import _Run
+from ssltool.training import distributed
+
+torch.set_num_threads(1)
+out, cpu = Path(sys.argv[1]), torch.device("cpu")
+settings = json.loads((out / "settings.json").read_text())
+with distributed.process_group(cpu, "auto") as shard:
+    run = _Run(PretrainConfig(**settings), cpu, shard)
+    monitor = ssltool.diagnosis.monitor.Monitor(run.setup, cpu, shard)
+    record = {"epoch": 0, "loss": 0.0, "lr": 1.0, "fixed_lr": 1.0}
+    found = monitor.check(run.state.method, record, [], 1e9)
+    measured = ssltool.diagnosis.monitor.measure
+
+    def other_numbers(x, bound):
+        return {name: value + shard.rank for name, value in measured(x, bound).items()}
+
+    ssltool.diagnosis.monitor.measure = other_numbers  # as if rounding differed
+    agreed = monitor.check(run.state.method, record, [], 1e9)
+    ssltool.diagnosis.monitor.judge = lambda metrics, **_: Verdict("complete", "complete collapse", [])
+    run.train()
+    ended = {"collapsed": run.collapsed, "epochs": run.state.epoch}
+(out / f"rank{shard.rank}.json").write_text(
+    json.dumps({"images": len(monitor.loader.images), "values": found.values, "agreed": agreed.values} | ended)
+)
+'''
+
+
+def test_two_ranks_share_the_images_find_the_numbers_of_one_process_and_stop_together(tiny, tmp_path):
+    """101 images do not divide by two."""
+    config = tiny(monitor_size=101, epochs=3, steps_per_epoch=1, stop_on="partial")
+    (tmp_path / "program.py").write_text(PROGRAM)
+    (tmp_path / "settings.json").write_text(json.dumps(dataclasses.asdict(config)))
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    command = [*launcher, str(tmp_path / "program.py"), str(tmp_path)]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
+    assert ran.returncode == 0, ran.stderr
+    ranks = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(2)]
+    monitor, method = monitor_of(config)
+    alone = monitor.check(method, RECORD, [], LONG).values
+    for found in ranks:
+        assert found["images"] == 51
+        assert (found["collapsed"], found["epochs"]) == (True, 1)
+        assert found["agreed"] == ranks[0]["values"]
+        assert found["values"].keys() == alone.keys()
+        for name, value in alone.items():
+            number = isinstance(value, (int, float))
+            assert found["values"][name] == (pytest.approx(value, rel=1e-3) if number else value)
+    assert ran.stderr.count("stopped after epoch 1") == 1

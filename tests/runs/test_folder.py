@@ -1,0 +1,164 @@
+"""Run folders: their names, whom they belong to, and what is in them at every moment."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from helpers import TINY
+from ssltool.checkpoints.checkpoint import Checkpoint
+from ssltool.config import PretrainConfig
+from ssltool.errors import SSLToolError
+from ssltool.files import file_hash
+from ssltool.runs.folder import RunFolder, run_path
+
+SHORT = [*TINY, "--epochs", "1", "--steps-per-epoch", "1", "-b", "16", "--device", "cpu"]
+
+
+def checkpoint(epoch: int) -> Checkpoint:
+    return Checkpoint("simsiam", "resnet18", epoch, 3 * epoch, {}, {"w": torch.ones(2)}, {}, None, {})
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A claimed run folder."""
+    made = RunFolder(tmp_path / "run")
+    made.claim({"seed": 1})
+    return made
+
+
+def test_folder_is_named_by_experiment_and_four_digits():
+    assert run_path(PretrainConfig(exp_name="rn18", exp_id=7), "made") == Path("logs/rn18_0007")
+    assert run_path(PretrainConfig(), "simsiam-resnet18-iid") == Path("logs/simsiam-resnet18-iid_0000")
+
+
+def test_out_names_the_folder_itself():
+    assert run_path(PretrainConfig(out="here"), "made") == Path("here")
+
+
+def test_run_without_a_name_lands_in_logs(ssltool, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    ran = ssltool("pretrain", *SHORT, "--exp_id", 3)
+    assert ran.out == "logs/simsiam-resnet18_w8-iid_0003\n"
+    assert (tmp_path / "logs" / "simsiam-resnet18_w8-iid_0003" / "checkpoint_0000.pt").exists()
+
+
+def test_folder_that_holds_a_run_is_refused_and_left_alone(ssltool, tmp_path, trained):
+    before = {path.name: file_hash(path) for path in trained.iterdir()}
+    ran = ssltool("pretrain", *SHORT, "-o", trained)
+    assert ran.code == 1 and ran.err.startswith(f"error: {trained} already holds a run") and ran.err.count("\n") == 1
+    assert "--resume auto" in ran.err and "--overwrite" in ran.err
+    assert {path.name: file_hash(path) for path in trained.iterdir()} == before
+
+
+def test_checkpoint_of_elsewhere_does_not_open_a_folder_that_holds_a_run(folder, tmp_path):
+    with pytest.raises(SSLToolError, match="already holds a run"):
+        folder.refuse_if_taken(overwrite=False, resumed_from=tmp_path / "other" / "checkpoint.pt")
+    folder.refuse_if_taken(overwrite=False, resumed_from=folder.path / "checkpoint_0001.pt")
+
+
+def test_folder_with_foreign_files_is_free(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    RunFolder(tmp_path).refuse_if_taken(overwrite=False)
+
+
+def test_file_in_place_of_the_folder_is_refused(ssltool, tmp_path):
+    (tmp_path / "run").write_text("mine")
+    ran = ssltool("pretrain", *SHORT, "-o", tmp_path / "run", "--overwrite")
+    assert ran.code == 1 and "is a file; name a folder with --out" in ran.err
+    assert (tmp_path / "run").read_text() == "mine"
+
+
+def test_overwrite_replaces_the_run_and_removes_its_checkpoints_but_no_foreign_file(ssltool, tmp_path):
+    run = tmp_path / "run"
+    assert ssltool("pretrain", *SHORT, "--epochs", 3, "--save-every", 1, "--strategy", "last", "-o", run).code == 0
+    (run / "notes.txt").write_text("mine")
+    assert ssltool("pretrain", *SHORT, "--overwrite", "--seed", 4, "-o", run).code == 0
+    names = ["checkpoint.pt", "checkpoint_0000.pt", "config.json", "metrics.jsonl", "notes.txt"]
+    assert sorted(path.name for path in run.iterdir()) == names
+    assert json.loads((run / "config.json").read_text())["seed"] == 4
+    assert Checkpoint.load(run / "checkpoint.pt").config["seed"] == 4
+    assert len((run / "metrics.jsonl").read_text().splitlines()) == 1
+
+
+def test_overwrite_that_is_refused_for_another_reason_removes_nothing(ssltool, trained):
+    before = sorted(path.name for path in trained.iterdir())
+    assert ssltool("pretrain", *SHORT, "--overwrite", "-b", 9000, "-o", trained).code == 1
+    assert sorted(path.name for path in trained.iterdir()) == before
+
+
+def test_newest_is_the_last_one_saved_kept_or_not(folder):
+    folder.save(checkpoint(1), keep_epoch=0)
+    folder.save(checkpoint(2))
+    assert Checkpoint.load(folder.newest).epoch == 2
+    assert Checkpoint.load(folder.path / "checkpoint_0000.pt").epoch == 1
+    folder.save(checkpoint(3), keep_epoch=2)
+    assert Checkpoint.load(folder.newest).epoch == Checkpoint.load(folder.path / "checkpoint_0002.pt").epoch == 3
+
+
+def test_file_system_without_hard_links_gets_a_copy(folder, monkeypatch):
+    def refuse(*args: object) -> None:
+        raise OSError("no links here")
+
+    monkeypatch.setattr(os, "link", refuse)
+    folder.save(checkpoint(1), keep_epoch=0)
+    assert file_hash(folder.newest) == file_hash(folder.path / "checkpoint_0000.pt")
+    assert not list(folder.path.glob(".*"))
+
+
+def test_saving_that_fails_keeps_the_newest(folder, monkeypatch):
+    folder.save(checkpoint(1))
+
+    def refuse(*args: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    with pytest.raises(SSLToolError, match="No space left on device"):
+        folder.save(checkpoint(2), keep_epoch=1)
+    assert Checkpoint.load(folder.newest).epoch == 1
+    assert sorted(path.name for path in folder.path.iterdir()) == ["checkpoint.pt", "config.json", "metrics.jsonl"]
+
+
+def test_claim_writes_the_history_that_a_checkpoint_brings(tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    folder.claim({}, [{"epoch": 0, "loss": -0.5}, {"epoch": 1, "loss": -0.6}])
+    folder.log({"epoch": 2, "loss": -0.7})
+    assert [record["epoch"] for record in folder.read_metrics()] == [0, 1, 2]
+
+
+def test_claim_of_ones_own_folder_keeps_the_timings_and_drops_later_epochs(folder):
+    for epoch in range(3):
+        folder.log({"epoch": epoch, "loss": -0.5, "seconds": 1.5})
+    folder.claim({}, [{"epoch": 0, "loss": -0.5}, {"epoch": 1, "loss": -0.5}], resumed_from=folder.newest)
+    assert folder.read_metrics() == [{"epoch": epoch, "loss": -0.5, "seconds": 1.5} for epoch in (0, 1)]
+
+
+def test_order_is_kept_as_it_was(folder):
+    folder.save_order(np.array([2, 0, 1]))
+    assert np.load(folder.path / "order.npy").tolist() == [2, 0, 1]
+
+
+def test_metrics_that_cannot_be_written_are_an_error_for_the_user(folder):
+    folder.metrics.unlink()
+    folder.metrics.mkdir()
+    with pytest.raises(SSLToolError, match=r"cannot write .*metrics.jsonl"):
+        folder.log({"epoch": 0})
+
+
+def test_results_of_another_stage_are_never_replaced(ssltool, trained):
+    before = {path.name: file_hash(path) for path in trained.iterdir()}
+    ran = ssltool("lincls", "--pretrained", trained / "checkpoint.pt", "-o", trained, "--overwrite")
+    assert ran.code == 1 and "holds the results of pretrain; choose another folder" in ran.err
+    assert {path.name: file_hash(path) for path in trained.iterdir()} == before
+
+
+def test_temporary_files_of_a_killed_save_are_removed_when_the_run_goes_on(folder):
+    left = folder.path / ".checkpoint.pt.123.tmp"
+    left.write_bytes(b"half")
+    folder.claim({}, resumed_from=folder.newest)
+    assert not left.exists()

@@ -1,0 +1,202 @@
+"""A probe that stops goes on bit for bit; a finished one can be scored again."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+import torch
+
+from helpers import records, same_bits
+from probe_helpers import clouds
+from ssltool.checkpoints.probe import Probe
+from ssltool.config import LinclsConfig
+from ssltool.errors import Interrupted, SSLToolError
+from ssltool.stages import lincls
+from ssltool.stages.lincls.linear_heads import Heads
+
+
+@pytest.fixture
+def stop_after(monkeypatch):
+    """Sends this process a SIGTERM in the given step of a run: ``stop_after(3)``; later runs are left alone."""
+    learn = Heads.learn
+
+    def arm(steps: int) -> None:
+        done = []
+
+        def learning(heads, x, y):
+            done.append(1)
+            if len(done) == steps:
+                os.kill(os.getpid(), signal.SIGTERM)
+            learn(heads, x, y)
+
+        monkeypatch.setattr(Heads, "learn", learning)
+
+    return arm
+
+
+def same_probe(a: Probe, b: Probe) -> bool:
+    parts = [[one.weight, one.bias, one.labels, one.state, {**one.metrics, "run": ""}] for one in (a, b)]
+    return same_bits(*parts)
+
+
+CASES = [
+    {},
+    {"lr_sweep": "0.1,1"},
+    {"optimizer": "lars", "weight_decay": 0.01},
+    {"lars": True},
+    {"standardise": True},
+]
+
+
+@pytest.mark.parametrize("steps", [8, 12], ids=["in mid-epoch", "at the end of an epoch"])
+@pytest.mark.parametrize("changes", CASES, ids=[str(case) for case in CASES])
+def test_a_resumed_probe_ends_with_the_bits_of_one_that_never_stopped(changes, steps, on_files, stop_after, tmp_path):
+    unbroken = lincls.run(on_files(**changes, out=str(tmp_path / "unbroken")))  # five epochs of six steps
+    stop_after(steps)
+    with pytest.raises(Interrupted, match=r"stopped by signal 15; saved .*probe\.pt"):
+        lincls.run(on_files(**changes))
+    half = Probe.load(tmp_path / "probe" / "probe.pt")
+    assert (half.state["epoch"], half.state["step"]) == divmod(steps, 6)  # of 90 rows, or 81, by 16
+    resumed = lincls.run(on_files(**changes, resume="auto"))
+    a, b = (Probe.load(tmp_path / name / "probe.pt") for name in ("unbroken", "probe"))
+    assert same_probe(a, b)
+    assert records(tmp_path / "unbroken") == records(tmp_path / "probe")
+    assert {**unbroken, "run": ""} == {**resumed, "run": ""}
+
+
+def test_images_go_on_bit_for_bit_too(settings, stop_after, tmp_path):
+    lincls.run(settings(epochs=3, out=str(tmp_path / "unbroken")))  # three epochs of two steps
+    stop_after(3)
+    with pytest.raises(Interrupted):
+        lincls.run(settings(epochs=3))
+    lincls.run(settings(epochs=3, resume=str(tmp_path / "probe")))
+    a, b = (Probe.load(tmp_path / name / "probe.pt") for name in ("unbroken", "probe"))
+    assert same_probe(a, b)
+
+
+def test_a_signal_ends_the_command_with_its_number_and_a_line(ssltool, files, stop_after, tmp_path):
+    train, val = files()
+    stop_after(8)
+    flags = ["--device", "cpu", "-b", 16, "-o", tmp_path / "probe"]
+    ran = ssltool("lincls", "--reprs", train, val, *flags, "--epochs", 5)
+    assert ran.code == 128 + signal.SIGTERM and ran.out == ""
+    assert "stopped by signal 15; saved" in ran.err
+    again = ssltool("lincls", "--reprs", train, val, *flags, "--epochs", 5)
+    assert again.code == 1 and "go on with it (--resume auto)" in again.err
+    assert ssltool("lincls", "--reprs", train, val, *flags, "--epochs", 5, "--resume", "auto").code == 0
+
+
+def test_auto_starts_where_there_is_nothing_and_is_done_where_all_is_done(on_files, probe_path):
+    first = lincls.run(on_files(resume="auto"))
+    before = Probe.load(probe_path)
+    assert lincls.run(on_files(resume="auto")) == first
+    assert same_probe(Probe.load(probe_path), before)
+
+
+def test_going_on_in_another_folder_leaves_the_first(on_files, stop_after, tmp_path):
+    stop_after(8)
+    with pytest.raises(Interrupted):
+        lincls.run(on_files())
+    before = (tmp_path / "probe" / "probe.pt").read_bytes()
+    lincls.run(on_files(resume=str(tmp_path / "probe" / "probe.pt"), out=str(tmp_path / "other")))
+    assert (tmp_path / "probe" / "probe.pt").read_bytes() == before
+    assert [record["epoch"] for record in records(tmp_path / "other")] == list(range(5))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"lr": 0.2}, "--lr was 0.1, is now 0.2"),
+        ({"epochs": 6}, "--epochs was 5, is now 6"),
+        ({"optimizer": "lars"}, "--optimizer was sgd, is now lars"),
+        ({"batch_size": 8}, "--batch-size was 16, is now 8"),
+        ({"seed": 3}, "--seed was 10, is now 3"),
+        ({"labels_fraction": 0.5}, "--labels-fraction was 1.0, is now 0.5; the hash of the training rows was"),
+        ({"standardise": True}, "--standardise was False, is now True"),
+    ],
+)
+def test_settings_that_would_break_the_schedule_are_refused(changes, message, on_files, probe_path):
+    lincls.run(on_files())
+    before = probe_path.read_bytes()
+    with pytest.raises(SSLToolError, match="cannot resume") as caught:
+        lincls.run(on_files(resume="auto", **changes))
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+    assert probe_path.read_bytes() == before
+
+
+def test_other_training_rows_or_another_network_are_refused(on_files, write_reprs, settings, tmp_path, probe_path):
+    lincls.run(on_files())
+    x, y = clouds(90, seed=1)
+    other = str(write_reprs("other.pt", x, y, torch.arange(90) + 5)), str(tmp_path / "val.pt")
+    with pytest.raises(SSLToolError, match="the hash of the training rows was"):
+        lincls.run(on_files(reprs=other, resume="auto"))
+    lincls.run(settings(out=str(tmp_path / "images")))
+    with pytest.raises(SSLToolError, match="random was False, is now True"):
+        lincls.run(settings(out=str(tmp_path / "images"), random=True, resume="auto"))
+
+
+def test_a_probe_of_lbfgs_has_no_training_to_go_on_with(on_files):
+    lincls.run(on_files(solver="lbfgs"))
+    with pytest.raises(SSLToolError, match="cannot resume"):
+        lincls.run(on_files(resume="auto"))
+
+
+@pytest.mark.parametrize("given", [{}, {"standardise": True}, {"solver": "lbfgs"}, {"lr_sweep": "0.1,1"}])
+def test_evaluating_a_probe_gives_its_accuracy_again_and_writes_nothing(given, on_files, probe_path, tmp_path):
+    trained = lincls.run(on_files(**given))
+    before = {path: path.read_bytes() for path in probe_path.parent.iterdir()}
+    again = lincls.run(on_files(evaluate=True, resume="auto"))
+    for key in ("acc1", "acc5", "class_acc1", "val_size", "classes", "checkpoint_hash"):
+        assert again[key] == trained[key]
+    assert again["probe"] == str(probe_path)
+    assert {path: path.read_bytes() for path in probe_path.parent.iterdir()} == before
+
+
+def test_the_papers_flags_evaluate_a_probe_of_images(ssltool, trained, black_and_white, settings, tmp_path):
+    result = lincls.run(settings(lr=5.0, epochs=3))
+    line = ["lincls", "--pretrained", trained / "checkpoint.pt", black_and_white, "--device", "cpu", "-j", 0]
+    ran = ssltool(*line, "--resume", tmp_path / "probe" / "probe.pt", "-e", "--json")
+    assert ran.code == 0, ran.err
+    assert (ran.json["acc1"], ran.json["acc5"]) == (result["acc1"], result["acc5"])
+    assert ran.json["backbone_hash"] == result["backbone_hash"]
+    shown = ssltool(*line, "--resume", tmp_path / "probe", "-e")
+    assert ["accuracy@1", f"{result['acc1']:.4f}"] in [row.split() for row in shown.out.splitlines()]
+
+
+def test_a_probe_scores_other_files_of_the_same_network(on_files, files, write_reprs):
+    lincls.run(on_files(epochs=30, lr=2.0))
+    u, v = clouds(40, seed=5)
+    other = files()[0], str(write_reprs("other.pt", u, v))
+    result = lincls.run(on_files(reprs=other, evaluate=True, resume="auto"))
+    assert result["val_size"] == 40 and 0.6 < result["acc1"] <= 1
+
+
+@pytest.mark.parametrize("given", [{"epochs": 2, "batch_size": 50}, {"solver": "lbfgs"}])
+def test_a_probe_that_learnt_from_files_scores_images_and_the_other_way_round(given, saved, on_bundled, tmp_path):
+    of_files = lincls.run(LinclsConfig(reprs=saved, device="cpu", out=str(tmp_path / "files"), **given))
+    of_images = lincls.run(on_bundled(out=str(tmp_path / "images")))
+    plain = {"evaluate": True, "out": None, "epochs": 90, "batch_size": None, "idx_path": None}
+    crossed = lincls.run(on_bundled(resume=str(tmp_path / "files"), **plain))
+    assert crossed["acc1"] == pytest.approx(of_files["acc1"], abs=0.0011)  # rounding may turn over an image of 2,000
+    config = LinclsConfig(reprs=saved, device="cpu", resume=str(tmp_path / "images"), evaluate=True)
+    assert lincls.run(config)["acc1"] == pytest.approx(of_images["acc1"], abs=0.0011)
+
+
+def test_evaluating_without_a_probe_or_with_another_networks_is_refused(on_files, settings, write_reprs, tmp_path):
+    with pytest.raises(SSLToolError, match=r"holds no probe\.pt to score; name one with --resume FILE"):
+        lincls.run(on_files(evaluate=True, resume="auto"))
+    lincls.run(settings(out=str(tmp_path / "images")))
+    plain = {"evaluate": True, "out": None, "epochs": 90, "batch_size": None, "resume": str(tmp_path / "images")}
+    with pytest.raises(SSLToolError, match="the probe was trained on another network: random was False, is now True"):
+        lincls.run(settings(random=True, **plain))
+    with pytest.raises(SSLToolError, match="the width was 64, is now 6"):
+        lincls.run(on_files(evaluate=True, resume=str(tmp_path / "images"), out=None))
+
+
+@pytest.mark.parametrize("changes", [{"lr": 1.0}, {"labels_fraction": 0.1}, {"epochs": 3}, {"c": 2.0}])
+def test_settings_of_training_do_nothing_in_an_evaluation(changes, on_files):
+    (name,) = changes
+    with pytest.raises(SSLToolError, match=f"--{name.replace('_', '-')} does nothing with --evaluate"):
+        lincls.run(on_files(evaluate=True, resume="auto", **changes))

@@ -1,0 +1,111 @@
+"""Classifiers side by side: each ends where it would have ended alone."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from probe_helpers import clouds
+from ssltool import seeds
+from ssltool.checkpoints.probe import Probe
+from ssltool.stages import lincls
+from ssltool.stages.lincls.linear_heads import Heads, score
+from ssltool.training.classification import linear_classifier
+
+CPU = torch.device("cpu")
+RATES = (0.01, 0.3, 2.0)
+
+
+def heads(count: int, optimizer: str) -> Heads:
+    start = linear_classifier(6, 3, seeds.generator(1))
+    return Heads(start, count, optimizer, momentum=0.9, weight_decay=0.01, device=CPU)
+
+
+def learn(one: Heads, rates) -> list[torch.Tensor]:
+    """The weights after 12 steps on the same batches."""
+    x, y = clouds(96)
+    one.set_rates(rates)
+    for low in range(0, 96, 8):
+        one.learn(x[low : low + 8], y[low : low + 8])
+    return [weight for weight, _ in one.classifiers()]
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "larc", "lars"])
+def test_classifiers_side_by_side_end_where_each_ends_alone(optimizer):
+    together = learn(heads(3, optimizer), RATES)
+    for rate, weight in zip(RATES, together, strict=True):
+        torch.testing.assert_close(weight, learn(heads(1, optimizer), [rate])[0], rtol=1e-5, atol=1e-6)
+    assert not torch.allclose(together[0], together[1], rtol=1e-2)
+
+
+def test_a_classifier_alone_takes_torchs_own_steps():
+    x, y = clouds(96)
+    layer = linear_classifier(6, 3, seeds.generator(1))
+    sgd = torch.optim.SGD(layer.parameters(), 0.3, momentum=0.9, weight_decay=0.01)
+    for low in range(0, 96, 8):
+        sgd.zero_grad()
+        torch.nn.functional.cross_entropy(layer(x[low : low + 8]), y[low : low + 8]).backward()
+        sgd.step()
+    assert torch.equal(learn(heads(1, "sgd"), [0.3])[0], layer.weight)
+
+
+def test_one_that_diverges_leaves_the_others_alone():
+    together = learn(heads(2, "sgd"), (1e30, 0.3))
+    assert not bool(together[0].isfinite().all())
+    torch.testing.assert_close(together[1], learn(heads(1, "sgd"), [0.3])[0], rtol=1e-5, atol=1e-6)
+
+
+def test_losses_and_accuracies_of_an_epoch_are_means_over_its_rows():
+    one = heads(2, "sgd")
+    one.set_rates((0.0, 0.0))  # nothing moves, so the epoch's means are those of the start
+    x, y = clouds(20)
+    for part in (slice(0, 16), slice(16, 20)):
+        one.learn(x[part], y[part])
+    weight, bias = one.classifiers()[0]
+    logits = x @ weight.T + bias
+    losses, hits = one.finish_epoch(20)
+    assert losses == pytest.approx([float(torch.nn.functional.cross_entropy(logits, y))] * 2, rel=1e-6)
+    assert hits == [float((logits.argmax(1) == y).double().mean())] * 2
+    assert one.finish_epoch(20) == ([0.0, 0.0], [0.0, 0.0])
+
+
+def test_scores_of_several_classifiers_come_from_one_pass():
+    x, y = clouds(50)
+    passes = []
+
+    def batches():
+        passes.append(1)
+        yield x[:30], y[:30]
+        yield x[30:], y[30:]
+
+    perfect = (
+        torch.eye(3)[:, [0, 1, 2]] @ torch.linalg.lstsq(torch.cat([x, torch.ones(50, 1)], 1), torch.eye(3)[y])[0].T
+    )
+    found = score(batches(), [(perfect[:, :-1], perfect[:, -1]), (torch.zeros(3, 6), torch.tensor([0.0, 1.0, 0.0]))], 3)
+    assert passes == [1]
+    wanted = (x @ perfect[:, :-1].T + perfect[:, -1]).argmax(1) == y
+    assert found[0]["acc1"] == float(wanted.double().mean())
+    assert found[1]["acc1"] == float((y == 1).double().mean())
+
+
+def test_a_sweep_is_the_runs_of_its_rates_by_themselves(on_files, tmp_path):
+    swept = lincls.run(on_files(lr_sweep="0.1,3,0.5", out=str(tmp_path / "all")))
+    for place, rate in enumerate(("0.1", "3", "0.5")):
+        alone = lincls.run(on_files(lr_sweep=rate, out=str(tmp_path / rate)))
+        one, other = swept["tried"][place], alone["tried"][0]
+        assert one["lr"] == float(rate)
+        assert {**one, "loss": 0} == {**other, "loss": 0}
+        assert one["loss"] == pytest.approx(other["loss"], rel=1e-5)
+    best = max(swept["tried"], key=lambda one: (one["held_acc1"], -one["lr"]))
+    assert (swept["lr"], swept["held_acc1"]) == (best["lr"], best["held_acc1"])
+    alone = Probe.load(tmp_path / f"{best['lr']:g}" / "probe.pt")
+    torch.testing.assert_close(Probe.load(tmp_path / "all" / "probe.pt").weight, alone.weight, rtol=1e-4, atol=1e-6)
+
+
+def test_a_sweep_over_images_is_the_run_of_its_rate(settings, tmp_path):
+    swept = lincls.run(settings(lr_sweep="0.1,5", epochs=2, out=str(tmp_path / "all")))
+    alone = lincls.run(settings(lr_sweep=str(swept["lr"]), epochs=2, out=str(tmp_path / "one")))
+    assert swept["held_size"] == alone["held_size"] == 4
+    assert swept["train_size"] == 36
+    a, b = (Probe.load(tmp_path / name / "probe.pt").weight for name in ("all", "one"))
+    torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)

@@ -1,0 +1,441 @@
+"""The pretraining stage: what it writes, what it trains on, what it refuses, and that nothing depends on chance."""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import re
+import resource
+import sys
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import ssltool.files
+from helpers import TINY, records, same_bits, same_run
+from ssltool.checkpoints.checkpoint import Checkpoint
+from ssltool.data.loader import Batch
+from ssltool.data.strategies import epoch_indices
+from ssltool.errors import SSLToolError
+from ssltool.files import file_hash, load_dict
+from ssltool.methods.base import Output
+from ssltool.methods.simsiam import SimSiam
+from ssltool.stages.pretrain import run as pretrain
+from ssltool.stages.pretrain.pretrain import _Run
+
+NEEDS_NO_CUDA = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
+
+
+def settings(run: Path) -> dict[str, Any]:
+    return json.loads((run / "config.json").read_text())
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return Checkpoint.load(run / "checkpoint.pt").state_dict
+
+
+@pytest.fixture
+def seen(monkeypatch):
+    """The image numbers and the views' shapes of every step."""
+    steps: list[tuple[list[int], list[tuple[int, ...]]]] = []
+    forward = SimSiam.forward
+
+    def spy(self: SimSiam, batch: Batch) -> Output:
+        steps.append((batch.rows.tolist(), [tuple(view.shape) for view in batch.views]))
+        return forward(self, batch)
+
+    monkeypatch.setattr(SimSiam, "forward", spy)
+    return steps
+
+
+@pytest.fixture
+def parameters(monkeypatch):
+    """All trainable parameters before each step, and at the end."""
+    moments: list[dict[str, torch.Tensor]] = []
+    step = _Run._step
+
+    def snapshot(run: _Run) -> None:
+        moments.append({name: p.detach().clone() for name, p in run.state.method.named_parameters()})
+
+    def stepping(run: _Run, batch: Any) -> None:
+        if not moments:
+            snapshot(run)
+        step(run, batch)
+        snapshot(run)
+
+    monkeypatch.setattr(_Run, "_step", stepping)
+    return moments
+
+
+def changed(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> set[str]:
+    """Which parts of the network (``backbone``, ``projector``, ``predictor``) differ."""
+    return {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
+
+
+@pytest.fixture
+def nan_loss(monkeypatch):
+    """Makes the loss of one step NaN, counted from 1: ``nan_loss(5)``."""
+    forward = SimSiam.forward
+
+    def arm(number: int) -> None:
+        calls = [0]
+
+        def poisoned(self: SimSiam, batch: Batch) -> Output:
+            calls[0] += 1
+            output = forward(self, batch)
+            return output._replace(loss=output.loss * math.nan) if calls[0] == number else output
+
+        monkeypatch.setattr(SimSiam, "forward", poisoned)
+
+    return arm
+
+
+@pytest.fixture
+def odd_images(tmp_path, write_images):
+    """A folder of 24 images of two sizes, which stay files."""
+    folder = tmp_path / "images"
+    write_images(folder / "wide", 12, size=(24, 16))
+    write_images(folder / "tall", 12, size=(18, 30))
+    return folder
+
+
+def test_run_folder_holds_settings_metrics_and_the_kept_checkpoints(tiny):
+    run = pretrain(tiny(epochs=5, steps_per_epoch=1, save_every=2))
+    assert sorted(path.name for path in run.iterdir()) == [
+        "checkpoint.pt",
+        "checkpoint_0001.pt",
+        "checkpoint_0003.pt",
+        "checkpoint_0004.pt",
+        "config.json",
+        "metrics.jsonl",
+    ]
+    epochs = [Checkpoint.load(run / f"checkpoint_{number:04d}.pt").epoch for number in (1, 3, 4)]
+    assert epochs == [2, 4, 5]
+    assert file_hash(run / "checkpoint.pt") == file_hash(run / "checkpoint_0004.pt")
+
+
+def test_config_json_is_the_config_in_the_checkpoint_and_names_what_was_found_out(tiny):
+    run = pretrain(tiny(steps_per_epoch=1, seed=3))
+    config = settings(run)
+    assert config == Checkpoint.load(run / "checkpoint.pt").config
+    assert (config["seed"], config["stem"], config["method_options"]["dim"]) == (3, "small-stride2", 16)
+    assert (config["dataset"], config["n_images"], config["n_classes"]) == ("bundled", 8000, 10)
+    assert (config["second_backbone"], config["second_hash"], config["support_hash"]) == (None, None, None)
+
+
+def test_metrics_hold_one_record_per_epoch(tiny):
+    run = pretrain(tiny(epochs=3))
+    lines = records(run)
+    assert [line["epoch"] for line in lines] == [0, 1, 2]
+    assert [line["step"] for line in lines] == [3, 6, 9]
+    for line in lines:
+        assert line.keys() >= {"loss", "lr", "fixed_lr", "images_per_second", "data_wait", "feature_std"}
+        assert -1 <= line["loss"] <= 1 and 0 < line["feature_std"] < 2
+        assert line["images_per_second"] > 0 and 0 <= line["data_wait"] <= 1
+
+
+def test_checkpoint_has_the_keys_of_the_format(tiny):
+    run = pretrain(tiny())
+    contents = load_dict(run / "checkpoint.pt")
+    keys = {"format", "method", "arch", "epoch", "step", "config", "state_dict", "optimizer", "scaler", "metrics"}
+    assert contents.keys() == keys | {"ssltool", "torch"}
+    assert (contents["format"], contents["method"], contents["arch"]) == (
+        "ssltool/checkpoint/1",
+        "simsiam",
+        "resnet18_w8",
+    )
+    assert (contents["epoch"], contents["step"], contents["scaler"]) == (2, 6, None)
+    assert {name.split(".")[0] for name in contents["state_dict"]} == {"backbone", "projector", "predictor"}
+
+
+def test_mean_loss_in_the_record_is_the_mean_over_the_steps(tiny, monkeypatch):
+    losses = []
+    forward = SimSiam.forward
+
+    def spy(self: SimSiam, batch: Batch) -> Output:
+        output = forward(self, batch)
+        losses.append(output.loss.item())
+        return output
+
+    monkeypatch.setattr(SimSiam, "forward", spy)
+    run = pretrain(tiny(epochs=1, steps_per_epoch=12))
+    assert len(losses) == 12
+    assert records(run)[0]["loss"] == pytest.approx(np.mean(losses), rel=1e-6)
+
+
+def test_same_seed_gives_the_same_bits_and_another_seed_others(tiny):
+    first, again, other = (pretrain(tiny(out, seed=seed)) for out, seed in (("a", 1), ("b", 1), ("c", 2)))
+    assert same_run(first, again)
+    assert not same_bits(weights(first), weights(other))
+
+
+def test_numbers_drawn_elsewhere_do_not_change_the_run(tiny):
+    first = pretrain(tiny("a"))
+    torch.manual_seed(12345)
+    np.random.seed(12345)
+    assert same_run(first, pretrain(tiny("b")))
+
+
+@pytest.mark.parametrize("strategy", ["iid", "current", "accumulate", "last"])
+def test_strategy_trains_on_the_images_that_epoch_indices_names(tiny, seen, strategy):
+    chunks = {} if strategy == "iid" else {"chunk_size": 2, "n_rounds": 2}
+    schedule = {"strategy": strategy, "epochs": 8, "steps_per_epoch": 2, "repeat_batch": 2, "seed": 7, **chunks}
+    run = pretrain(tiny(**schedule))
+    order = np.arange(8000) if strategy == "iid" else np.load(run / "order.npy")
+    expected = [epoch_indices(order, epoch=epoch, batch_size=16, **schedule) for epoch in range(8)]
+    assert np.array_equal(np.concatenate([rows for rows, _ in seen]), np.concatenate(expected))
+    assert (run / "order.npy").exists() == (strategy != "iid")
+
+
+def test_order_given_by_file_is_used_and_kept(tiny, seen, tmp_path):
+    order = np.arange(8000)[::-1]
+    np.save(tmp_path / "order.npy", order)
+    run = pretrain(tiny(strategy="current", incremental_idx_path=str(tmp_path / "order.npy")))
+    assert np.array_equal(np.load(run / "order.npy"), order)
+    first, second = seen[:3], seen[3:]
+    assert min(min(rows) for rows, _ in first) >= 4000 > max(max(rows) for rows, _ in second)
+
+
+def test_warmup_steps_freeze_the_encoder_at_the_start_of_every_epoch_but_the_first(tiny, parameters):
+    pretrain(tiny(epochs=3, n_warmup_steps=2, weight_decay=0.1))
+    moved = [changed(before, after) for before, after in pairwise(parameters)]
+    every, head = {"backbone", "projector", "predictor"}, {"predictor"}
+    assert moved == [every, every, every, head, head, every, head, head, every]
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw", "lars"])
+def test_optimizer_moves_every_part_and_fixes_the_predictors_rate(tiny, parameters, optimizer):
+    run = pretrain(tiny(epochs=4, steps_per_epoch=1, optimizer=optimizer, fix_pred_lr=True, lr=0.8))
+    assert changed(parameters[0], parameters[-1]) == {"backbone", "projector", "predictor"}
+    assert all(bool(torch.isfinite(p).all()) for p in parameters[-1].values())
+    base = 0.8 * 16 / 256
+    lines = records(run)
+    cosine = [base * (1 + math.cos(math.pi * epoch / 4)) / 2 for epoch in range(4)]
+    assert [line["fixed_lr"] for line in lines] == pytest.approx([base] * 4)
+    assert [line["lr"] for line in lines] == pytest.approx(cosine)
+    encoder, predictor = Checkpoint.load(run / "checkpoint.pt").optimizer["param_groups"]
+    assert (encoder["lr"], predictor["lr"]) == (lines[-1]["lr"], lines[-1]["fixed_lr"])
+
+
+def test_rates_and_weight_decay_by_step_are_those_of_the_time(tiny, monkeypatch):
+    used: list[list[tuple[float, float]]] = []
+    step = _Run._step
+
+    def spy(run: _Run, batch: Any) -> None:
+        step(run, batch)
+        used.append([(group["lr"], group["weight_decay"]) for group in run.state.optimizer.param_groups])
+
+    monkeypatch.setattr(_Run, "_step", spy)
+    schedule = {"epochs": 3, "steps_per_epoch": 4, "warmup_epochs": 1, "lr": 1.6, "weight_decay": 0.1}
+    run = pretrain(tiny(**schedule, lr_schedule="step", final_weight_decay=0.3, fix_pred_lr=True))
+    base, times = 1.6 * 16 / 256, [number / 4 for number in range(12)]
+    rates = [base * t if t < 1 else base * (1 + math.cos(math.pi * (t - 1) / 2)) / 2 for t in times]
+    decays = [0.3 - 0.2 * (1 + math.cos(math.pi * t / 3)) / 2 for t in times]
+    assert [encoder for encoder, _ in used] == [pytest.approx(pair) for pair in zip(rates, decays, strict=True)]
+    assert [predictor for _, predictor in used] == [pytest.approx((base, decay)) for decay in decays]
+    assert [line["lr"] for line in records(run)] == pytest.approx(rates[::4])  # an epoch's record has its first
+
+
+def test_predictors_rate_follows_the_cosine_unless_it_is_fixed(tiny):
+    run = pretrain(tiny(steps_per_epoch=1))
+    encoder, predictor = Checkpoint.load(run / "checkpoint.pt").optimizer["param_groups"]
+    assert encoder["lr"] == predictor["lr"] == records(run)[-1]["lr"] < records(run)[-1]["fixed_lr"]
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_low_precision_trains_and_keeps_its_scaler(tiny, precision, parameters):
+    run = pretrain(tiny(precision=precision, steps_per_epoch=2))
+    assert changed(parameters[0], parameters[-1]) == {"backbone", "projector", "predictor"}
+    assert all(math.isfinite(line["loss"]) for line in records(run))
+    scaler = Checkpoint.load(run / "checkpoint.pt").scaler
+    assert (scaler is not None and scaler["scale"] > 0) if precision == "fp16" else scaler is None
+    assert {tensor.dtype for tensor in weights(run).values()} == {torch.float32, torch.int64}
+
+
+def test_files_of_varying_size_give_the_same_bits_for_any_number_of_workers(tiny, odd_images):
+    files = {"data": str(odd_images), "steps_per_epoch": None, "batch_size": 8}
+    here, elsewhere = (pretrain(tiny(f"workers{n}", workers=n, **files)) for n in (0, 2))
+    assert same_run(here, elsewhere)
+    config = settings(here)
+    assert (config["dataset"], config["n_images"], config["image_size"]) == ("folder", 24, 16)
+
+
+def test_idx_path_restricts_the_run_to_the_named_images(tiny, tmp_path, seen):
+    np.save(tmp_path / "subset.npy", np.arange(100, 140))
+    run = pretrain(tiny(epochs=1, steps_per_epoch=None, batch_size=20, idx_path=str(tmp_path / "subset.npy")))
+    assert sorted(row for rows, _ in seen for row in rows) == list(range(40))
+    assert settings(run)["n_images"] == 40
+
+
+def test_n_augs_makes_so_many_views(tiny, seen):
+    pretrain(tiny(epochs=1, n_augs=3))
+    assert {tuple(shapes) for _, shapes in seen} == {((16, 3, 16, 16),) * 3}
+
+
+def test_nan_loss_stops_with_its_step_and_keeps_the_last_good_checkpoint(tiny, nan_loss, ssltool, tmp_path):
+    good = pretrain(tiny("good"))
+    nan_loss(5)
+    with pytest.raises(SSLToolError, match=r"loss is nan at step 5 \(epoch 1\)"):
+        pretrain(tiny(save_every=1))
+    kept = Checkpoint.load(tmp_path / "run" / "checkpoint.pt")
+    assert (kept.epoch, kept.step) == (1, 3)
+    assert all(bool(torch.isfinite(tensor).all()) for tensor in kept.state_dict.values())
+    assert kept.metrics["epochs"] == Checkpoint.load(good / "checkpoint.pt").metrics["epochs"][:1]
+    assert [line["epoch"] for line in records(tmp_path / "run")] == [0]
+
+
+def test_diverging_weights_are_never_saved(tiny, tmp_path):
+    with pytest.raises(SSLToolError, match="step"):
+        pretrain(tiny(lr=1e38, weight_decay=100.0, steps_per_epoch=10, save_steps=1))
+    for path in (tmp_path / "run").glob("*.pt"):
+        assert all(bool(torch.isfinite(tensor).all()) for tensor in Checkpoint.load(path).state_dict.values())
+
+
+def test_disk_full_while_saving_keeps_the_previous_checkpoint(tiny, tmp_path, monkeypatch):
+    save, calls = torch.save, []
+
+    def filling_up(contents: Any, stream: Any) -> None:
+        calls.append(stream)
+        if len(calls) > 1:
+            stream.write(b"half a file")
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save(contents, stream)
+
+    monkeypatch.setattr(ssltool.files.torch, "save", filling_up)
+    with pytest.raises(SSLToolError, match="No space left on device"):
+        pretrain(tiny())
+    run = tmp_path / "run"
+    assert (Checkpoint.load(run / "checkpoint.pt").epoch, len(calls)) == (1, 2)
+    assert sorted(path.name for path in run.iterdir()) == ["checkpoint.pt", "config.json", "metrics.jsonl"]
+
+
+def test_file_that_may_not_grow_leaves_the_previous_checkpoint(tiny, tmp_path):
+    pretrain(tiny())
+    before = file_hash(tmp_path / "run" / "checkpoint.pt")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (64 * 1024, hard))
+    try:
+        with pytest.raises(SSLToolError, match=r"cannot write .*checkpoint_0001.pt.*what was there is kept"):
+            pretrain(tiny(resume=str(tmp_path / "run"), start_epoch=1))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert file_hash(tmp_path / "run" / "checkpoint.pt") == before
+    assert not list((tmp_path / "run").glob(".*"))
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_gpu_number_beside_several_ranks_is_refused_on_every_rank(tiny, monkeypatch, rank):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_RANK", rank)
+    with pytest.raises(SSLToolError, match="--gpu 1 puts every rank on one GPU"):
+        pretrain(tiny(gpu=1))
+
+
+IDLE_FLAGS = [
+    (["--chunk-size", "2"], "--chunk-size does nothing with --strategy iid"),
+    (["--n-rounds", "2"], "--n-rounds does nothing with --strategy iid"),
+    (["--incremental-idx-path", "x.npy"], "--incremental-idx-path does nothing with --strategy iid"),
+    (["--optimizer", "adamw", "--momentum", "0.5"], "--momentum does nothing with --optimizer adamw"),
+    (["--optimizer", "adam", "--momentum", "0.5"], "--momentum does nothing with --optimizer adam"),
+    (["--lars-trust", "0.02"], "--lars-trust does nothing with --optimizer sgd"),
+    (["--optimizer", "adamw", "--lars-clip"], "--lars-clip does nothing with --optimizer adamw"),
+    (["--fix-all-lr", "--lr-schedule", "step"], "--lr-schedule does nothing with --fix-all-lr"),
+    (["-a", "vit_small", "--no-zero-init-residual"], "--zero-init-residual does nothing with vit_small"),
+    (["--fix-all-lr", "--final-lr", "0.01"], "--final-lr does nothing with --fix-all-lr"),
+    (["--fix-all-lr", "--warmup-epochs", "1"], "--warmup-epochs does nothing with --fix-all-lr"),
+    (["--fix-all-lr", "--fix-pred-lr"], "--fix-pred-lr does nothing with --fix-all-lr"),
+    (["--test"], "--test does nothing without --wandb"),
+    (["--jitter-p", "0", "--jitter", "0.5"], "--jitter does nothing with --jitter-p 0"),
+    (["--start-epoch", "1"], "--start-epoch does nothing without --resume"),
+    (["--resume", "auto", "--overwrite"], "--overwrite does nothing with --resume auto"),
+    (["--stop-on", "partial", "--monitor-every", "0"], "--stop-on does nothing with --monitor-every 0"),
+    (["--monitor-size", "100", "--monitor-every", "0"], "--monitor-size does nothing with --monitor-every 0"),
+    (["--exp-name", "x"], "--out names the run folder"),
+]
+
+
+@pytest.mark.parametrize(("flags", "message"), IDLE_FLAGS, ids=lambda value: value if isinstance(value, str) else "")
+def test_flag_that_would_do_nothing_is_refused(ssltool, tmp_path, flags, message):
+    ran = ssltool("pretrain", *TINY, "--device", "cpu", "-o", tmp_path / "run", *flags)
+    assert_refused(ran, message, tmp_path / "run")
+
+
+BAD_INPUT = [
+    (["-a", "resnet81"], r"unknown arch\w* 'resnet81'; did you mean .*resnet18"),
+    (["--set", "dimm=3"], "unknown option of simsiam 'dimm'; did you mean dim"),
+    (
+        ["--set", "zzzzzz=3"],
+        "unknown option of simsiam 'zzzzzz'; known: bn, dim, fix_pred_lr, n_augs, pred_dim, predictor, similarity, "
+        "stop_grad, symmetric",
+    ),
+    (["--set", "n_augs=many"], "n_augs=many: the value must be of type int"),
+    (["--set", "dim"], "--set dim: write it as NAME=VALUE"),
+    (["--set", "dim=8"], "dim is given twice"),
+    (["--n-augs", "1"], "--set n_augs is 1; it must be at least 2"),
+    (["-m", "simsian"], "unknown method 'simsian'; did you mean simsiam"),
+    (["--strategy", "current", "--epochs", "100", "-b", "128"], "has 80 images, fewer than one batch of 128"),
+    (["-b", "8001"], "a batch of 8001 is larger than the data of 8000 images"),
+    (["--strategy", "current", "--epochs", "7", "--n-rounds", "2"], "--n-rounds must divide --epochs"),
+    (["--warmup-epochs", "4", "--epochs", "4"], "--warmup-epochs 4 leaves nothing of 4 epochs"),
+    (["--warmup-epochs", "10"], "--warmup-epochs 10 leaves nothing of 10 epochs"),
+    (["--lr", "0"], "--lr is 0.0; it must be greater than 0"),
+    (["--crop-min", "1.5"], "--crop-min is 1.5; it must be at most 1"),
+    (["--gpu", "0", "--device", "cpu"], "contradict each other"),
+    (["--dataset-type", "cifra10"], "unknown dataset type 'cifra10'; did you mean cifar10"),
+    (["--data", "no/such/folder"], "no such folder: no/such/folder"),
+    (["--idx-path", "no.npy"], "--idx-path: no such file: no.npy"),
+    (["--resume", "no.pt"], "--resume: no such checkpoint: no.pt"),
+]
+
+
+def assert_refused(ran: Any, message: str, folder: Path) -> None:
+    """One line on stderr that says ``message``, exit code 1, nothing on stdout and nothing written."""
+    assert (ran.code, ran.out) == (1, "")
+    assert ran.err.startswith("error: ") and ran.err.count("\n") == 1
+    assert re.search(message, ran.err), ran.err
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize(("flags", "message"), BAD_INPUT, ids=lambda value: " ".join(value) if value[0] == "-" else "")
+def test_bad_input_is_one_line_exit_code_1_and_nothing_written(ssltool, tmp_path, flags, message):
+    ran = ssltool("pretrain", *TINY, *flags, "-o", tmp_path / "run")
+    assert_refused(ran, message, tmp_path / "run")
+
+
+@NEEDS_NO_CUDA
+@pytest.mark.parametrize("flags", [["--device", "cuda"], ["--gpu", "0"]])
+def test_cuda_asked_for_where_there_is_none_is_refused(ssltool, tmp_path, flags):
+    ran = ssltool("pretrain", *TINY, *flags, "-o", tmp_path / "run")
+    assert_refused(ran, "CUDA device 0 was asked for, but this machine has 0; try --device cpu", tmp_path / "run")
+
+
+@pytest.mark.parametrize("extra", ["tensorboard", "wandb"])
+def test_logger_that_is_not_installed_is_refused_before_anything_is_written(ssltool, tmp_path, monkeypatch, extra):
+    monkeypatch.setitem(sys.modules, {"tensorboard": "torch.utils.tensorboard"}.get(extra, extra), None)
+    ran = ssltool("pretrain", *TINY, "--epochs", 1, "--steps-per-epoch", 1, f"--{extra}", "-o", tmp_path / "run")
+    assert_refused(ran, rf"pip install 'ssltool\[{extra}\]'", tmp_path / "run")
+
+
+@pytest.mark.parametrize("size", [(24, 16), (18, 30)], ids=["read at once", "read as needed"])
+def test_corrupt_image_among_good_ones_is_named(ssltool, tmp_path, odd_images, write_images, size):
+    write_images(odd_images / "tall", 12, size=size)
+    (odd_images / "wide" / "003.png").write_bytes(b"\x89PNG\r\n\x1a\n and then nothing")
+    ran = ssltool("pretrain", odd_images, *TINY, "--epochs", 1, "-b", 24, "-j", 0, "-o", tmp_path / "run")
+    assert (ran.code, ran.out) == (1, "")
+    assert "wide/003.png" in ran.err.splitlines()[-1] and ran.err.splitlines()[-1].startswith("error: corrupt image")
+    assert not list((tmp_path / "run").glob("*.pt"))
+
+
+@pytest.mark.parametrize("size", [(24, 16), (18, 30)], ids=["read at once", "read as needed"])
+def test_skip_corrupt_goes_on_without_the_image_and_counts_it(ssltool, tmp_path, odd_images, write_images, size):
+    write_images(odd_images / "tall", 12, size=size)
+    (odd_images / "wide" / "003.png").write_bytes(b"")
+    flags = ["--epochs", 1, "-b", 23, "-j", 0, "--skip-corrupt", "-o", tmp_path / "run"]
+    ran = ssltool("pretrain", odd_images, *TINY, *flags)
+    assert ran.code == 0 and "23 images" in ran.err and "1 unreadable left out" in ran.err
+    assert settings(tmp_path / "run")["n_images"] == 23

@@ -1,0 +1,475 @@
+"""The scan stage: its steps through files, what it clusters, what it says, and going on where it stopped."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from helpers import records, same_bits
+from ssltool.checkpoints.checkpoint import Checkpoint
+from ssltool.checkpoints.load import load_pretrained
+from ssltool.config import DataSettings, NetworkSettings, ScanConfig
+from ssltool.data import views
+from ssltool.data.images import open_dataset
+from ssltool.data.loader import Loader
+from ssltool.errors import Interrupted, SSLToolError
+from ssltool.reprs.neighbours.file import Neighbours
+from ssltool.reprs.representations import Representations
+from ssltool.stages import scan
+from ssltool.stages.scan import inputs
+from ssltool.stages.scan.cluster_training import WHOLE, Clustering, SelfLabelling, table_loss
+from ssltool.stages.scan.clusters_file import Clusters
+from ssltool.stages.scan.mining import Table
+
+CPU = torch.device("cpu")
+FILES = {"neighbours.pt", "clusters.pt", "selflabelled.pt"}
+
+
+@pytest.fixture
+def settings(trained, shades, tmp_path):
+    """Settings that cluster dark, middling and light noise in a few steps: ``settings("out") -> ScanConfig``."""
+
+    def make(out: str = "scan", **changes) -> ScanConfig:
+        fixed = {
+            "pretrained": str(trained / "checkpoint.pt"),
+            "data": str(shades),
+            "device": "cpu",
+            "workers": 0,
+            "neighbours": 5,
+            "epochs": 2,
+            "selflabel_epochs": 2,
+            "batch_size": 16,
+            "selflabel_batch_size": 24,
+            "threshold": 0.2,
+            "lr": 0.003,
+            "selflabel_lr": 0.003,
+            "out": str(tmp_path / out),
+        }
+        return ScanConfig(**fixed | changes)
+
+    return make
+
+
+def names(config: ScanConfig) -> set[str]:
+    return {path.name for path in Path(str(config.out)).iterdir()}
+
+
+def file(config: ScanConfig, name: str) -> Path:
+    return Path(str(config.out)) / name
+
+
+OF_STEPS = ("neighbours", "epochs", "batch_size", "lr", "heads", "clusters", "crop_min", "threshold")
+OF_STEPS += ("selflabel_epochs", "selflabel_batch_size", "selflabel_lr")
+
+
+def defaults_of(config: ScanConfig, *besides: str) -> dict:
+    """The defaults of the settings that belong to some step, but for ``besides``."""
+    return {f.name: f.default for f in dataclasses.fields(config) if f.name in OF_STEPS and f.name not in besides}
+
+
+def step_by_step(config: ScanConfig) -> None:
+    """The three steps by three invocations."""
+    of_step = {
+        "mine": ("neighbours",),
+        "cluster": ("epochs", "batch_size", "lr", "heads", "clusters", "crop_min"),
+        "selflabel": ("selflabel_epochs", "selflabel_batch_size", "selflabel_lr", "threshold", "crop_min"),
+    }
+    for step, own in of_step.items():
+        ineffective = defaults_of(config, *own)
+        ineffective |= {"pretrained": None} if step == "selflabel" else {}
+        scan.run(dataclasses.replace(config, step=step, **ineffective))
+
+
+def test_separable_images_are_clustered(settings):
+    config = settings(epochs=8, selflabel_epochs=3, lr=0.01, crop_min=0.5, threshold=0.5, kmeans=True)
+    result = scan.run(config)
+    assert list(result["steps"]) == ["mine", "kmeans", "cluster", "selflabel"]
+    for step in ("cluster", "selflabel"):
+        found = result["steps"][step]
+        assert found["accuracy"] > 0.9 and found["nmi"] > 0.7 and found["ari"] > 0.7
+        assert (found["clusters"], found["classes"], found["scored_on"], found["images"]) == (3, 3, "val", 24)
+    assert result["steps"]["mine"]["neighbours"] == 5 and result["steps"]["mine"]["accuracy"] > 0.9
+    assert names(config) == {
+        *FILES,
+        *("config.json", "metrics.jsonl"),
+        *(f"assignments_{name}.pt" for name in ("kmeans", "cluster", "selflabel")),
+    }
+
+
+def test_steps_taken_one_by_one_give_the_bits_of_all_at_once(settings):
+    together, apart = settings("together"), settings("apart")
+    scan.run(together)
+    step_by_step(apart)
+    for name in ("clusters.pt", "selflabelled.pt"):
+        one, other = Checkpoint.load(file(together, name)), Checkpoint.load(file(apart, name))
+        assert same_bits(one.state_dict, other.state_dict)
+    assert records(Path(together.out)) == records(Path(apart.out))
+
+
+@pytest.mark.parametrize(
+    "done", [2, 3, 6, 8], ids=["in mid-epoch", "after an epoch", "between steps", "in self-labelling"]
+)
+def test_resumed_run_ends_with_the_bits_of_one_that_never_stopped(settings, monkeypatch, done):
+    whole, config = settings("whole", heads=2), settings("stopped", heads=2)
+    wanted = scan.run(whole)
+    count = []
+
+    for cls in (Clustering, SelfLabelling):
+
+        def stepping(self, batch, step=cls.step):
+            count.append(1)
+            if len(count) == done:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return step(self, batch)
+
+        monkeypatch.setattr(cls, "step", stepping)
+    with pytest.raises(Interrupted):
+        scan.run(config)
+    found = scan.run(dataclasses.replace(config, resume="auto"))
+    assert len(count) == 6 + 4
+    assert found["steps"] == wanted["steps"]
+    assert names(config) == names(whole)
+    assert records(Path(config.out)) == records(Path(whole.out))
+    for name in ("clusters.pt", "selflabelled.pt"):
+        one, other = Checkpoint.load(file(whole, name)), Checkpoint.load(file(config, name))
+        assert same_bits(one.state_dict, other.state_dict)
+
+
+def test_labels_change_scores_only(settings, monkeypatch):
+    labelled, unlabelled = settings("labelled", kmeans=True), settings("unlabelled", kmeans=True, clusters=3)
+    scan.run(labelled)
+
+    def without(config, split):
+        images = open_dataset(config, split)
+        return dataclasses.replace(images, labels=np.full(len(images), -1))
+
+    monkeypatch.setattr(inputs, "open_dataset", without)
+    result = scan.run(unlabelled)
+    for name in ("clusters.pt", "selflabelled.pt"):
+        one, other = Checkpoint.load(file(labelled, name)), Checkpoint.load(file(unlabelled, name))
+        assert same_bits(one.state_dict, other.state_dict)
+    for step in ("kmeans", "cluster", "selflabel"):
+        found = result["steps"][step]
+        assert found["accuracy"] is found["nmi"] is found["ari"] is found["majority"] is None
+        assert sum(found["sizes"]) == 24 and found["classes"] == 0
+    assert result["steps"]["mine"]["accuracy"] is None
+
+
+def test_without_labels_the_number_of_clusters_must_be_given_before_anything_is_written(settings, monkeypatch):
+    monkeypatch.setattr(
+        inputs, "open_dataset", lambda c, s: dataclasses.replace(open_dataset(c, s), labels=np.full(48, -1))
+    )
+    config = settings()
+    with pytest.raises(SSLToolError, match="0 known classes, so say how many --clusters"):
+        scan.run(config)
+    assert not Path(config.out).exists()
+
+
+def test_an_image_is_compared_with_one_of_its_neighbours(settings, monkeypatch):
+    seen = []
+    step = Clustering.step
+    monkeypatch.setattr(Clustering, "step", lambda self, batch: seen.append(batch.rows) or step(self, batch))
+    config = settings(epochs=3)
+    scan.run(config)
+    found = Neighbours.load(file(config, "neighbours.pt"))
+    anchors, near = torch.cat([rows.view(2, -1) for rows in seen], dim=1)
+    assert sorted(anchors.tolist()) == sorted([*range(48)] * 3)
+    assert bool((found.indices[anchors] == near[:, None]).any(dim=1).all())
+    assert len(set(zip(anchors.tolist(), near.tolist(), strict=True))) > 48  # not the same one each time
+
+
+def test_self_labelling_answers_on_the_image_itself_and_learns_on_an_augmented_one(settings, monkeypatch, shades):
+    seen = []
+    step = SelfLabelling.step
+    monkeypatch.setattr(SelfLabelling, "step", lambda self, batch: seen.append(batch) or step(self, batch))
+    scan.run(settings(selflabel_epochs=1))
+    images = open_dataset(DataSettings(data=str(shades)), "train")
+    weak, strong = seen[0].views
+    assert torch.allclose(weak, views.eval_view(images.images[seen[0].rows], 16), atol=1e-5)
+    assert (strong - weak).abs().flatten(1).amax(dim=1).min() > 0.01
+
+
+def test_answers_are_given_in_eval_mode_and_learnt_in_training_mode(settings, monkeypatch):
+    modes = []
+    logits = SelfLabelling.logits
+    monkeypatch.setattr(
+        SelfLabelling, "logits", lambda self, view: modes.append(self.state.method.training) or logits(self, view)
+    )
+    scan.run(settings(selflabel_epochs=1))
+    assert modes == [False, True] * 2
+
+
+@pytest.mark.parametrize(("given", "used"), [(None, 0.5), (0.3, 0.3)])
+def test_small_images_are_cropped_by_half_at_most_unless_told(settings, given, used):
+    config = settings(epochs=1, selflabel_epochs=1, crop_min=given)
+    scan.run(config)
+    for name in ("clusters.pt", "selflabelled.pt"):
+        saved = Checkpoint.load(file(config, name)).config
+        assert saved["crop_min"] == used
+        assert saved["jitter_p"] == 0.8  # the checkpoint's
+
+
+def test_the_weak_view_is_the_whole_image_in_the_recipe_too():
+    draws = views.draw(500, WHOLE, torch.Generator().manual_seed(0))
+    assert bool((views.crop_boxes(draws, 20, 20) == torch.tensor([0, 0, 20, 20])).all())
+    assert not bool(draws.flip.any() | draws.jittered.any() | draws.gray.any())
+
+
+def test_the_loss_of_a_head_is_that_of_plain_loops():
+    generator = torch.Generator().manual_seed(0)
+    log_p = torch.randn(6, 4, generator=generator).log_softmax(dim=1)
+    table = Table(np.array([[1, 2], [0, -1], [3, 4], [5, 0], [1, -1], [2, 3]]), np.array([2, 1, 2, 2, 1, 2]), 0)
+    p = log_p.double().exp()
+    each = [np.mean([-np.log(float(p[i] @ p[j])) for j in table.places[i, : table.counts[i]]]) for i in range(6)]
+    mean = p.mean(dim=0)
+    wanted = np.mean(each) + 5.0 * float((mean * mean.log()).sum())
+    assert table_loss(log_p, table, 5.0) == pytest.approx(wanted, rel=1e-5)
+
+
+def test_of_several_heads_the_one_with_the_lowest_loss_is_kept(settings, monkeypatch):
+    losses = iter([0.3, -2.0, 0.1])
+    kept = []
+    monkeypatch.setattr("ssltool.stages.scan.cluster_training.table_loss", lambda log_p, table, weight: next(losses))
+    keep = Clustering.keep_best_head
+
+    def watching(self):
+        kept.append(self.state.method.projector.weight.detach().clone())
+        return keep(self)
+
+    monkeypatch.setattr(Clustering, "keep_best_head", watching)
+    config = settings(heads=3, epochs=1)
+    scan.run(config)
+    saved = Checkpoint.load(file(config, "clusters.pt"))
+    assert kept[0].shape == (9, 64)
+    assert torch.equal(saved.state_dict["projector.weight"], kept[0][3:6])
+    assert (saved.config["head"], saved.config["n_classes"]) == (1, 3)
+
+
+def test_the_assignments_are_those_of_the_saved_network(settings, shades):
+    config = settings()
+    result = scan.run(config)
+    images = open_dataset(DataSettings(data=str(shades)), "val")
+    for name, step in (("clusters.pt", "cluster"), ("selflabelled.pt", "selflabel")):
+        method = load_pretrained(NetworkSettings(pretrained=str(file(config, name))), CPU).method
+        with torch.no_grad():
+            batches = list(Loader(images, 16, CPU).evaluate(24))
+            p = method.embed(batches[0].views[0], "projector").softmax(dim=1)
+        stored = Clusters.load(file(config, f"assignments_{step}.pt"))
+        assert torch.equal(stored.assignments, p.argmax(dim=1))
+        assert torch.allclose(stored.confidence, p.amax(dim=1), atol=1e-5)
+        assert stored.targets.tolist() == images.labels.tolist() and stored.index.tolist() == list(range(24))
+        assert stored.meta["accuracy"] == result["steps"][step]["accuracy"]
+        assert result["steps"][step]["confident"] == pytest.approx(float((p.amax(dim=1) > 0.2).double().mean()))
+
+
+def test_a_clustered_network_goes_through_the_later_stages(settings, tmp_path, ssltool):
+    config = settings(epochs=1, selflabel_epochs=1)
+    scan.run(config)
+    out = tmp_path / "logits.pt"
+    flags = ["--layer", "projector", "--split", "val", "--device", "cpu", "-o", out]
+    ran = ssltool("save-reprs", "--pretrained", file(config, "selflabelled.pt"), *flags)
+    assert ran.code == 0, ran.err
+    assert Representations.load(out).representations.shape == (24, 3)
+
+
+def test_neighbours_are_the_same_from_a_file_of_representations(settings, trained, shades, tmp_path, ssltool):
+    config = dataclasses.replace(settings(), step="mine", **defaults_of(settings(), "neighbours"))
+    scan.run(config)
+    flags = ["--pretrained", trained / "checkpoint.pt", "--device", "cpu", "-j", 0, "-o", tmp_path / "r.pt"]
+    assert ssltool("save-reprs", *flags, "--data", shades).code == 0
+    from_file = dataclasses.replace(
+        config, reprs=str(tmp_path / "r.pt"), pretrained=None, data=None, out=str(tmp_path / "other")
+    )
+    scan.run(from_file)
+    one, other = (Neighbours.load(file(c, "neighbours.pt")) for c in (config, from_file))
+    assert torch.equal(one.indices, other.indices)
+
+
+def test_a_step_reads_neighbours_that_something_else_wrote(settings, tmp_path):
+    config = dataclasses.replace(settings("other"), step="cluster", **defaults_of(settings(), "epochs"))
+    near = torch.arange(48).roll(1)[:, None]
+    Path(config.out).mkdir()
+    Neighbours(near, torch.zeros(48, 1), torch.arange(48), near).save(file(config, "neighbours.pt"))
+    before = file(config, "neighbours.pt").read_bytes()
+    assert list(scan.run(config)["steps"]) == ["cluster"]
+    assert file(config, "neighbours.pt").read_bytes() == before
+
+
+def test_images_without_a_val_split_are_scored_themselves(settings, shades):
+    result = scan.run(settings(data=str(shades / "train"), epochs=1, selflabel_epochs=1, kmeans=True))
+    for step in ("kmeans", "cluster", "selflabel"):
+        assert (result["steps"][step]["scored_on"], result["steps"][step]["images"]) == ("train", 48)
+
+
+def test_without_confident_images_self_labelling_stops_and_keeps_the_clusters(settings):
+    config = settings(threshold=1.0)
+    with pytest.raises(SSLToolError, match=r"no image had a probability above --threshold 1\.0 in epoch 0") as error:
+        scan.run(config)
+    assert "\n" not in str(error.value)
+    assert names(config) >= {"clusters.pt", "assignments_cluster.pt"} and "selflabelled.pt" not in names(config)
+    before = file(config, "clusters.pt").read_bytes()
+    scan.run(dataclasses.replace(config, threshold=0.2, resume="auto"))  # what the error says to do
+    assert file(config, "clusters.pt").read_bytes() == before and "selflabelled.pt" in names(config)
+
+
+def test_a_step_without_confident_images_leaves_the_network_as_it_is(settings, monkeypatch):
+    config = settings(selflabel_epochs=1)
+    answers = iter([(torch.zeros((), requires_grad=True) * 1.0, 0), (None, 3)])
+    real = scan.SelfLabelling.step
+    moved = []
+
+    def stepping(self, batch):
+        before = self.state.method.projector.weight.detach().clone()
+        values = real(self, batch)
+        moved.append(not torch.equal(before, self.state.method.projector.weight))
+        return values
+
+    def losing(weak, strong, threshold):
+        loss, count = next(answers)
+        return (strong.sum() if loss is None else loss), count
+
+    monkeypatch.setattr(SelfLabelling, "step", stepping)
+    monkeypatch.setattr("ssltool.stages.scan.cluster_training.confidence_loss", losing)
+    scan.run(config)
+    assert moved == [False, True]
+    assert records(Path(config.out))[-1]["confident"] == pytest.approx(3 / 24 / 2)
+
+
+def test_empty_clusters_are_reported(settings, capsys):
+    result = scan.run(settings(clusters=30, entropy_weight=0.0, epochs=4, lr=0.01))
+    found = result["steps"]["cluster"]
+    assert found["empty"] == sum(size == 0 for size in found["sizes"]) > 0
+    assert f"warning: cluster: {found['empty']} of 30 clusters are empty" in capsys.readouterr().err
+
+
+def test_the_command_shows_majority_beside_accuracy_where_there_are_more_clusters_than_classes(ssltool, settings):
+    c = settings()
+    flags = ["--pretrained", c.pretrained, "--device", "cpu", "-j", 0, "--neighbours", 5, "--epochs", 1]
+    flags += ["--selflabel-epochs", 1, "-b", 16, "--threshold", 0.05, "-o", c.out, "--kmeans"]
+    ran = ssltool("scan", c.data, *flags, "--clusters", 6)
+    assert ran.code == 0, ran.err
+    for word in ("5 neighbours of each image, 9", "% of them of its class", "majority", "24 val images", "selflabel"):
+        assert word in ran.out
+    again = ssltool("scan", c.data, *flags, "--clusters", 6, "--resume", "auto", "--json")
+    assert again.json["steps"]["cluster"]["majority"] >= again.json["steps"]["cluster"]["accuracy"]
+    assert len(again.json["steps"]["kmeans"]["sizes"]) == 6
+
+
+def test_a_folder_that_holds_a_run_is_refused_and_replaced_where_asked(settings):
+    config = settings(epochs=1, selflabel_epochs=1)
+    scan.run(config)
+    before = file(config, "clusters.pt").read_bytes()
+    with pytest.raises(SSLToolError, match=r"neighbours\.pt exists; go on with the run"):
+        scan.run(dataclasses.replace(config, seed=3))
+    assert file(config, "clusters.pt").read_bytes() == before
+    scan.run(dataclasses.replace(config, seed=3, overwrite=True))
+    assert file(config, "clusters.pt").read_bytes() != before
+    assert [r["phase"] for r in records(Path(config.out))] == ["cluster", "selflabel"]
+
+
+def test_replacing_a_step_takes_away_what_follows_from_it(settings):
+    config = settings(epochs=1, selflabel_epochs=1)
+    scan.run(config)
+    alone = {"step": "cluster", **defaults_of(config, "epochs")}
+    with pytest.raises(SSLToolError, match=r"clusters\.pt exists"):
+        scan.run(dataclasses.replace(config, **alone))
+    scan.run(dataclasses.replace(config, **alone, overwrite=True))
+    assert names(config) == {
+        *("neighbours.pt", "clusters.pt", "assignments_cluster.pt", "config.json", "metrics.jsonl")
+    }
+
+
+def test_going_on_with_other_settings_is_refused(settings, monkeypatch):
+    config = settings()
+    step = Clustering.step
+
+    def stop(self, batch):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return step(self, batch)
+
+    monkeypatch.setattr(Clustering, "step", stop)
+    with pytest.raises(Interrupted):
+        scan.run(config)
+    for change, said in (
+        ({"entropy_weight": 2.0}, "--entropy-weight was 5.0, is now 2.0"),
+        ({"clusters": 4}, "--clusters was 3, is now 4"),
+        ({"erase_p": 0.0}, "--erase-p was 0.5, is now 0.0"),
+    ):
+        with pytest.raises(SSLToolError, match=said):
+            scan.run(dataclasses.replace(config, resume="auto", **change))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"step": "cluster"}, "--neighbours does nothing with --step cluster"),
+        ({"step": "mine"}, "--epochs does nothing with --step mine"),
+        (
+            {"step": "selflabel", "neighbours": 20, "epochs": None, "batch_size": 128, "lr": None},
+            "--pretrained does nothing",
+        ),
+        ({"resume": "auto", "overwrite": True}, "--overwrite does nothing with --resume auto"),
+        ({"pretrained": None}, "name the checkpoint with --pretrained"),
+        ({"neighbours": 48}, "--neighbours 48 of 48 images; ask for fewer"),
+    ],
+)
+def test_what_cannot_be_done_is_refused(settings, changes, said):
+    config = settings(**changes)
+    with pytest.raises(SSLToolError, match=said) as error:
+        scan.run(config)
+    assert "\n" not in str(error.value)
+    assert not Path(config.out).exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"neighbours": 6}, "--neighbours was 5, is now 6"),
+        ({"epochs": 3}, "--epochs was 2, is now 3"),
+        ({"threshold": 0.5}, "--threshold was 0.2, is now 0.5"),
+        ({"selflabel_epochs": 3}, "--epochs was 2, is now 3"),
+    ],
+)
+def test_a_finished_run_is_not_passed_over_for_one_with_other_settings(settings, change, said):
+    config = settings()
+    scan.run(config)
+    before = file(config, "config.json").read_bytes()
+    with pytest.raises(SSLToolError, match=said):
+        scan.run(dataclasses.replace(config, resume="auto", **change))
+    assert file(config, "config.json").read_bytes() == before
+
+
+def test_neighbours_of_other_images_are_refused_before_anything_is_replaced(settings):
+    config = settings()
+    scan.run(config)
+    near = Neighbours.load(file(config, "neighbours.pt"))
+    dataclasses.replace(near, meta=near.meta | {"dataset": "other"}).save(file(config, "neighbours.pt"))
+    before = names(config)
+    again = dataclasses.replace(config, step="cluster", overwrite=True, **defaults_of(config, "epochs"))
+    with pytest.raises(SSLToolError, match="neighbours among images of other"):
+        scan.run(again)
+    assert names(config) == before
+
+
+def test_a_step_without_the_one_before_it_is_refused(tmp_path):
+    with pytest.raises(SSLToolError, match=r"--step selflabel reads .*clusters\.pt, which is not there"):
+        scan.run(ScanConfig(step="selflabel", device="cpu", out=str(tmp_path / "none")))
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_checkpoint_that_is_no_classifiers_is_refused(trained, tmp_path):
+    (tmp_path / "scan").mkdir()
+    (tmp_path / "scan" / "clusters.pt").write_bytes((trained / "checkpoint.pt").read_bytes())
+    with pytest.raises(SSLToolError, match=r"clusters\.pt is of simsiam; it has to be a classifier's"):
+        scan.run(ScanConfig(step="selflabel", device="cpu", out=str(tmp_path / "scan")))
+
+
+def test_another_stages_folder_is_left_alone(settings, trained):
+    with pytest.raises(SSLToolError, match="holds the results of pretrain"):
+        scan.run(settings(str(trained)))

@@ -1,0 +1,223 @@
+"""What files are, said of files whose contents the tests know."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas
+import pytest
+import torch
+
+from checkpoint_helpers import PROGRAMS, bare, dino, dinos_arguments, linear, vit
+from ssltool.checkpoints.probe import Probe
+from ssltool.config import InspectConfig
+from ssltool.diagnosis.spectrum_file import Spectrum
+from ssltool.errors import SSLToolError
+from ssltool.reprs.neighbours.file import Neighbours
+from ssltool.stages.inspect import run
+
+
+def look(path: object, **settings) -> dict:
+    (about,) = run(InspectConfig((str(path),), **settings))
+    json.dumps(about, allow_nan=False)
+    return about
+
+
+def test_our_checkpoint(trained):
+    file = trained / "checkpoint.pt"
+    about = look(file)
+    weights = torch.load(file, weights_only=True)["state_dict"]
+    wanted = {
+        "path": str(file),
+        "kind": "checkpoint",
+        "program": "ssltool",
+        "format": "ssltool/checkpoint/1",
+        "method": "simsiam",
+        "arch": "resnet18_w8",
+        "stem": "small-stride2",
+        "image_size": 16,
+        "width": 64,
+        "epoch": 2,
+        "step": 6,
+        "tensors": len(weights),
+        "parameters": sum(t.numel() for t in weights.values() if t.is_floating_point()),
+        "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
+        "bytes": file.stat().st_size,
+    }
+    assert {key: about[key] for key in wanted} == wanted
+    assert about["settings"]["batch_size"] == 32
+
+
+@pytest.mark.parametrize("name", ["simsiam", "moco-v3, ViT", "swav", "dino", "solo-learn, CIFAR", "bare weights"])
+def test_another_programs_checkpoint(tmp_path, name):
+    case = PROGRAMS[name]()
+    torch.save(case.entries, tmp_path / "x.pth")
+    about = look(tmp_path / "x.pth")
+    assert (about["kind"], about["program"], about["method"]) == ("checkpoint", case.program, case.method)
+    assert about["epoch"] == case.epoch and "problem" not in about
+    with torch.inference_mode():
+        assert about["width"] == case.network(torch.zeros(1, 3, case.size, case.size)).shape[1]
+
+
+def test_lightnings_settings_are_shown(tmp_path):
+    torch.save(PROGRAMS["solo-learn, CIFAR"]().entries, tmp_path / "x.ckpt")
+    assert look(tmp_path / "x.ckpt")["settings"]["hyper_parameters"] == {"lr": 0.1}
+
+
+def test_keys_lists_every_tensor_once(tmp_path):
+    entries = {"state_dict": bare().entries, "epoch": 1, "other": {"deep": {"a": torch.ones(2, 3)}}}
+    torch.save(entries, tmp_path / "x.pth")
+    assert "keys" not in look(tmp_path / "x.pth")
+    listed = {name: rest for name, *rest in look(tmp_path / "x.pth", keys=True)["keys"]}
+    assert listed.pop("other/deep/a") == ["float32", 2, 3]
+    assert listed == {
+        f"state_dict/{name}": [str(t.dtype).removeprefix("torch."), *t.shape] for name, t in bare().entries.items()
+    }
+
+
+def test_partial_backbone_is_weights_with_a_problem(tmp_path):
+    entries = bare().entries
+    del entries["layer4.1.conv2.weight"]
+    torch.save(entries, tmp_path / "x.pth")
+    about = look(tmp_path / "x.pth")
+    assert about["kind"] == "weights" and "missing: layer4.1.conv2.weight" in about["problem"]
+    assert about["tensors"] == len(entries)
+
+
+def test_vit_whose_heads_are_not_known_says_so(tmp_path):
+    state = vit(embed_dim=384, num_heads=6, depth=12, img_size=8).state_dict()
+    state["pos_embed"][:, 0] = 0
+    torch.save(state, tmp_path / "x.pth")
+    assert "how many heads" in look(tmp_path / "x.pth")["problem"]
+
+
+def test_weights_of_something_else(tmp_path):
+    torch.save(linear("net.", 0, 1), tmp_path / "x.pth")
+    about = look(tmp_path / "x.pth")
+    assert (about["kind"], about["tensors"], about["parameters"]) == ("weights", 4, 12)
+    torch.save({"note": "nothing", "n": 3}, tmp_path / "y.pth")
+    assert look(tmp_path / "y.pth")["settings"] == {"note": "nothing", "n": 3}
+
+
+def test_our_other_files(tmp_path, write_reprs):
+    about = look(write_reprs("reprs.pt", torch.ones(5, 3)))
+    assert (about["kind"], about["shapes"]["representations"]) == ("representations", ["float32", 5, 3])
+    assert about["settings"] == {"dataset": "made-up"}
+    files = {
+        "probe": Probe(torch.ones(2, 3), torch.ones(2), {"lr": 0.1}, {"acc1": 0.5}),
+        "spectrum": Spectrum(torch.ones(4).double(), {"auc": 0.7}, {"n": 4}),
+        "neighbours": Neighbours(torch.zeros(2, 1).long(), torch.ones(2, 1), torch.arange(2), torch.zeros(2, 1).long()),
+    }
+    for kind, file in files.items():
+        file.save(tmp_path / f"{kind}.pt")
+        assert look(tmp_path / f"{kind}.pt")["kind"] == kind
+    assert look(tmp_path / "probe.pt")["metrics"] == {"acc1": 0.5}
+
+
+def test_the_papers_files(tmp_path):
+    torch.save({"representations": torch.ones(2, 3), "targets": torch.ones(2)}, tmp_path / "r.pt")
+    torch.save({"stds": torch.ones(3)}, tmp_path / "s.pt")
+    assert [look(tmp_path / name)["kind"] for name in ("r.pt", "s.pt")] == ["representations", "spectrum"]
+
+
+def test_orders_and_image_numbers(tmp_path):
+    arrays = {"order": np.array([2, 0, 1]), "image numbers": np.array([5, 3]), "array": np.ones((2, 2))}
+    for kind, array in arrays.items():
+        np.save(tmp_path / "x.npy", array)
+        assert look(tmp_path / "x.npy")["kind"] == kind
+        assert look(tmp_path / "x.npy")["shapes"]["array"][1:] == list(array.shape)
+    np.save(tmp_path / "x.npy", np.array([{"a": 1}]), allow_pickle=True)
+    assert look(tmp_path / "x.npy")["kind"] == "unreadable"
+
+
+def test_run_folder(trained):
+    about = look(trained)
+    assert (about["kind"], about["stage"], about["epochs_done"]) == ("run folder", "pretrain", 2)
+    assert "checkpoint.pt" in about["files"] and about["last"]["epoch"] == 1
+    assert about["settings"]["arch"] == about["arch"] == "resnet18_w8"
+
+
+def test_folder_that_is_no_run(tmp_path):
+    assert "no config.json" in look(tmp_path)["problem"]
+
+
+def test_json(tmp_path):
+    (tmp_path / "a.json").write_text('{"format": "ssltool/forecast/1", "r2": 0.5}')
+    (tmp_path / "b.json").write_text("{")
+    assert look(tmp_path / "a.json")["kind"] == "forecast"
+    assert look(tmp_path / "b.json")["kind"] == "unreadable"
+
+
+def test_pickled_objects_are_named_and_not_executed(tmp_path):
+    torch.save(dino().entries | {"args": dinos_arguments()}, tmp_path / "x.pth")
+    about = look(tmp_path / "x.pth", keys=True)
+    assert about["kind"] == "unreadable" and "argparse.Namespace" in about["problem"]
+    assert about["sha256"] == hashlib.sha256((tmp_path / "x.pth").read_bytes()).hexdigest()
+
+
+def test_tables_for_other_programs(tmp_path):
+    pandas.DataFrame({"a": [1.0]}).to_parquet(tmp_path / "x.parquet")
+    assert look(tmp_path / "x.parquet")["kind"] == "table"
+
+
+@pytest.mark.parametrize("name", ["x.pt", "x.npy", "x.json", "x.safetensors", "x.parquet", "x"])
+@pytest.mark.parametrize("contents", [b"", b"\x00" * 100, b"PK\x03\x04", b"\x93NUMPY\x01", bytes(range(256))])
+def test_garbage_is_unreadable_and_no_crash(tmp_path, name, contents):
+    (tmp_path / name).write_bytes(contents)
+    about = look(tmp_path / name)
+    assert about["kind"] == "unreadable" and about["problem"] and "\n" not in about["problem"]
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        {"format": "ssltool/checkpoint/1"},
+        {"format": "ssltool/checkpoint/1", "config": 3} | dict.fromkeys(["method", "arch", "epoch", "step"], 1),
+        {"format": "ssltool/checkpoint/9"},
+        {"format": "ssltool/"},
+        {"format": 3},
+        {1: torch.ones(2), (2, 3): "x"},
+        {"layer1.0.conv1.weight": torch.ones(())},
+        {"conv_proj.weight": torch.ones(())},
+        {"conv_proj.weight": torch.ones(2, 3, 4, 4), "encoder.pos_embedding": torch.ones(())},
+        {"layer1.0.conv1.weight": torch.ones(2), "bn1.weight": torch.ones(())},
+        {"state_dict": {}, "epoch": True},
+        {},
+    ],
+)
+def test_files_that_only_look_like_something_are_no_crash(tmp_path, entries):
+    filled = entries | (
+        dict.fromkeys(["state_dict", "optimizer", "scaler", "metrics"], 2) if entries.get("config") == 3 else {}
+    )
+    torch.save(filled, tmp_path / "x.pt")
+    about = look(tmp_path / "x.pt", keys=True)
+    assert about["kind"] and (about.get("problem") or about["kind"] == "unknown")
+
+
+def test_nothing_and_what_is_not_there_is_refused(tmp_path):
+    with pytest.raises(SSLToolError, match="name at least one file or run folder"):
+        run(InspectConfig())
+    with pytest.raises(SSLToolError, match=r"no such file or folder: .*gone"):
+        look(tmp_path / "gone")
+
+
+def test_table_and_document_say_the_same(ssltool, trained, tmp_path):
+    (tmp_path / "garbage.pt").write_bytes(b"x")
+    files = (trained / "checkpoint.pt", trained, tmp_path / "garbage.pt")
+    document, text = ssltool("inspect", *files, "--json"), ssltool("inspect", *files, "--keys")
+    assert document.code == text.code == 0
+    assert [one["kind"] for one in document.json["files"]] == ["checkpoint", "run folder", "unreadable"]
+    for one in document.json["files"]:
+        assert one["path"] in text.out
+    assert "resnet18_w8" in text.out and "batch_size=32" in text.out
+    assert "state_dict/backbone.conv1.weight" in text.out and "8 x 3 x 3 x 3" in text.out
+
+
+def test_inspecting_changes_nothing(trained):
+    before = {path: path.read_bytes() for path in Path(trained).iterdir() if path.is_file()}
+    look(trained)
+    look(trained / "checkpoint.pt")
+    assert before == {path: path.read_bytes() for path in Path(trained).iterdir() if path.is_file()}

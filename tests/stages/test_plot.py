@@ -1,0 +1,162 @@
+"""``ssltool plot``: every kind draws what its inputs hold, and refuses others in one line."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from helpers import records
+from ssltool.config import PlotConfig
+from ssltool.config.plot import PLOTS
+from ssltool.diagnosis.spectrum_file import Spectrum
+from ssltool.errors import SSLToolError
+from ssltool.runs.history import read_runs
+from ssltool.settings import flag
+from ssltool.stages.plot import USED_BY, last_area, read_spectrum, run
+
+
+@pytest.fixture
+def rows(write_reprs) -> Path:
+    return write_reprs("rows.pt", torch.randn(60, 8, generator=torch.Generator().manual_seed(0)))
+
+
+@pytest.fixture
+def monitored(trained, tmp_path):
+    """A copy of the trained run with these values in its last record: ``monitored("a", backbone_auc=1)``"""
+
+    def make(name: str, *, settings: dict | None = None, **values: float | None) -> Path:
+        folder = tmp_path / name
+        shutil.copytree(trained, folder)
+        lines = [{k: v for k, v in record.items() if "_" not in k or k == "feature_std"} for record in records(folder)]
+        lines[-1] |= values
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        saved = json.loads((folder / "config.json").read_text()) | (settings or {})
+        (folder / "config.json").write_text(json.dumps(saved))
+        return folder
+
+    return make
+
+
+@pytest.mark.parametrize("kind", PLOTS)
+@pytest.mark.parametrize("ending", ["png", "pdf", "svg"])
+def test_every_kind_is_drawn_in_every_format_the_same_each_time(ssltool, tmp_path, monitored, rows, kind, ending):
+    source = rows if kind == "spectrum" else monitored("a", backbone_auc=0.8, backbone_knn=0.5)
+    out = [tmp_path / f"{i}.{ending}" for i in range(2)]
+    for path in out:
+        ran = ssltool("plot", kind, source, "-o", path, "--json")
+        assert ran.code == 0, ran.err
+        assert ran.json == {"path": str(path), "kind": kind, "inputs": [str(source)]}
+    starts = {"png": b"\x89PNG", "pdf": b"%PDF", "svg": b"<?xml"}
+    assert out[0].read_bytes().startswith(starts[ending])
+    assert out[0].read_bytes() == out[1].read_bytes()
+
+
+def test_without_json_there_is_a_small_table(ssltool, tmp_path, rows):
+    ran = ssltool("plot", "spectrum", rows, "-o", tmp_path / "p.png")
+    assert ran.out.split() == ["file", "plot", "inputs", str(tmp_path / "p.png"), "spectrum", "1"]
+
+
+def test_the_spectrum_of_representations_is_that_of_their_spectrum_file(ssltool, rows):
+    assert ssltool("collapse", rows).code == 0
+    file = rows.with_name("rows_svd.pt")
+    x = torch.load(rows, weights_only=True)["representations"].double()
+    centred = x - x.mean(dim=0)
+    wanted = {
+        "svd": torch.linalg.svdvals(centred),
+        "cov": torch.linalg.eigvalsh(x.T.cov()).flip(0),
+        "std": x.std(dim=0),
+    }
+    for kind, values in wanted.items():
+        torch.testing.assert_close(read_spectrum(str(rows), kind), values, rtol=1e-9, atol=1e-12)
+    for kind in ("svd", "cov"):
+        torch.testing.assert_close(read_spectrum(str(file), kind), wanted[kind], rtol=1e-9, atol=1e-12)
+
+
+def test_a_spectrum_that_a_file_does_not_hold_is_refused(tmp_path, rows, ssltool):
+    assert ssltool("collapse", rows, "--type", "std").code == 0
+    with pytest.raises(SSLToolError, match="holds a spectrum of type std, not svd"):
+        read_spectrum(str(rows.with_name("rows_std.pt")), "svd")
+    torch.save({"stds": torch.ones(3)}, tmp_path / "papers.pt")
+    torch.testing.assert_close(read_spectrum(str(tmp_path / "papers.pt"), "svd"), torch.ones(3).double())
+    with pytest.raises(SSLToolError, match="does not say of how many rows"):
+        read_spectrum(str(tmp_path / "papers.pt"), "cov")
+    Spectrum(torch.ones(3), {}, {"type": "cov"}).save(tmp_path / "cov.pt")
+    torch.testing.assert_close(read_spectrum(str(tmp_path / "cov.pt"), "cov"), torch.ones(3))
+
+
+def test_a_run_stands_where_its_settings_and_last_monitored_epoch_say(monitored):
+    (one,) = read_runs([str(monitored("a", backbone_auc=0.8, projector_auc=0.9, backbone_knn=0.5))])
+    assert last_area(one, "images", "backbone") == (8000, 0.8)
+    assert last_area(one, "epoch", "projector") == (2, 0.9)
+    assert last_area(one, "accuracy", "backbone") == (50, 0.8)
+
+
+@pytest.mark.parametrize("value", [None, float("nan")])
+def test_a_run_that_was_not_monitored_is_refused_and_told_how(monitored, value):
+    (one,) = read_runs([str(monitored("a", backbone_auc=value))])
+    with pytest.raises(SSLToolError, match=r"no backbone_auc .* --monitor-every"):
+        last_area(one, "images", "backbone")
+
+
+def test_accuracy_needs_labels(monitored):
+    (one,) = read_runs([str(monitored("a", backbone_auc=0.8))])
+    with pytest.raises(SSLToolError, match="needs labels"):
+        last_area(one, "accuracy", "backbone")
+
+
+def test_runs_of_one_group_share_a_line(monitored, tmp_path, monkeypatch):
+    folders = [
+        monitored("a", backbone_auc=0.8, settings={"arch": "x", "n_images": 100}),
+        monitored("b", backbone_auc=0.7, settings={"arch": "x", "n_images": 1000}),
+        monitored("c", backbone_auc=0.6, settings={"arch": "y", "n_images": 1000}),
+    ]
+    kept = {}
+    monkeypatch.setattr("ssltool.viz.curves.plot_auc", lambda points, out, **how: kept.update(how, points=points))
+    run(PlotConfig("auc", tuple(map(str, folders)), out=str(tmp_path / "p.png")))
+    assert [(point.x, point.auc, point.group) for point in kept["points"]] == [
+        (100, 0.8, "x"),
+        (1000, 0.7, "x"),
+        (1000, 0.6, "y"),
+    ]
+    assert (kept["wide"], kept["xlabel"]) == (True, "training images")
+
+
+OTHER = {"type": "cov", "x": "epoch", "group_by": "method", "layer": "projector", "rows": 2, "epoch": 1, "data": "d"}
+
+
+@pytest.mark.parametrize("kind", PLOTS)
+@pytest.mark.parametrize("name", OTHER)
+def test_a_flag_that_does_nothing_is_refused(kind, name):
+    config = PlotConfig(kind, ("input",), out="p.png", **{name: OTHER[name]})
+    with pytest.raises(SSLToolError) as caught:
+        run(config)
+    refused = f"{flag(name)} is for" in str(caught.value)
+    assert refused == (kind not in USED_BY[name])
+
+
+def test_what_cannot_be_drawn_is_refused_in_one_line(ssltool, tmp_path, trained, monitored, rows):
+    plain = monitored("plain")
+    other = monitored("other")
+    (plain / "metrics.jsonl").write_text("")
+    picture = tmp_path / "p.png"
+    for arguments, words in (
+        (["spectrum", rows], "-o FILE"),
+        (["spectrum", rows, "-o", "p.gif"], "--out p.gif: the name must end in"),
+        (["spectrum", trained, "-o", picture], "no such file"),
+        (["views", plain, other, "-o", picture], "is of one run; found 2"),
+        (["schedule", tmp_path, "-o", picture], "no run folder"),
+        (["curves", plain, "-o", picture], "no epoch is recorded"),
+    ):
+        ran = ssltool("plot", *arguments)
+        assert (ran.code, ran.out) == (1, "")
+        assert ran.err.startswith("error: ") and ran.err.count("\n") == 1 and words in ran.err
+    assert not picture.exists()
+
+
+def test_a_wrong_kind_is_a_mistake_on_the_command_line(ssltool, rows):
+    assert ssltool("plot", "pie", rows, "-o", "p.png").code == 2
+    assert ssltool("plot", "curves", "-o", "p.png").code == 2

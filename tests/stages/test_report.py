@@ -1,0 +1,435 @@
+"""``ssltool report``: the page says what was measured, stands on its own, and is the same each time."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import json
+import re
+import shutil
+import subprocess
+import sys
+import types
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from helpers import records
+from ssltool.checkpoints.checkpoint import Checkpoint
+from ssltool.cli import cli
+from ssltool.config import ReportConfig
+from ssltool.errors import SSLToolError
+from ssltool.files import to_json
+from ssltool.reprs.representations import Representations
+from ssltool.stages.pretrain import run as pretrain
+from ssltool.stages.report.report import run
+
+SECTIONS = ["verdict", "metrics", "spectra", "training", "map", "neighbours", "views", "schedule", "settings"]
+STRANGE = '<b>&"x'
+VOID = {"meta", "img", "br", "link", "input", "hr"}
+SIZE = 150
+
+
+class Page(HTMLParser):
+    """Every element of a page as (tag, attributes, its own text), and whether each was closed where it should be."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str], list[str]]] = []
+        self.open: list[int] = []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs), []))
+        if tag not in VOID:
+            self.open.append(len(self.elements) - 1)
+
+    def handle_startendtag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs), []))
+
+    def handle_endtag(self, tag):
+        assert self.elements[self.open.pop()][0] == tag
+
+    def handle_data(self, data):
+        if self.open:
+            self.elements[self.open[-1]][2].append(data)
+
+    def all(self, tag: str, **attributes: str) -> list[tuple[dict[str, str], str]]:
+        wanted = {name.rstrip("_").replace("_", "-"): value for name, value in attributes.items()}
+        return [
+            (attrs, "".join(text))
+            for name, attrs, text in self.elements
+            if name == tag and wanted.items() <= attrs.items()
+        ]
+
+    def texts(self, tag: str, **attributes: str) -> list[str]:
+        return [text for _, text in self.all(tag, **attributes)]
+
+
+def report(out: Path, *runs: Path, **settings: object) -> dict:
+    return run(ReportConfig(runs=tuple(map(str, runs)), out=str(out), device="cpu", **{"size": SIZE, **settings}))
+
+
+@pytest.fixture
+def without_charts(monkeypatch):
+    """Charts take most of the time, and are not what every test is about."""
+    monkeypatch.setattr("ssltool.stages.report.html.inline_svg", lambda figure, prefix, alt: "<svg></svg>")
+
+
+@pytest.fixture(scope="module")
+def runs(trained, tmp_path_factory) -> list[Path]:
+    """The trained run, and one that differs from it in a setting, in a folder with a name that is not plain."""
+    other = tmp_path_factory.mktemp("runs") / STRANGE
+    shutil.copytree(trained, other)
+    settings = json.loads((other / "config.json").read_text()) | {"exp_name": "</script>", "seed": 11}
+    (other / "config.json").write_text(json.dumps(settings))
+    return [trained, other]
+
+
+@pytest.fixture(scope="module")
+def made(runs, tmp_path_factory) -> tuple[Path, dict]:
+    """The page about both, and what the stage returned."""
+    out = tmp_path_factory.mktemp("page") / "report.html"
+    return out, report(out, *runs)
+
+
+@pytest.fixture(scope="module")
+def text(made) -> str:
+    return made[0].read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def page(text) -> Page:
+    return Page(text)
+
+
+def test_every_section_is_there_under_a_heading_and_in_the_contents(page):
+    assert [attrs["id"] for attrs, _ in page.all("section")] == SECTIONS
+    assert len(page.all("h2")) == len(SECTIONS)
+    assert [attrs["href"] for attrs, _ in page.all("a")] == [f"#{name}" for name in SECTIONS]
+
+
+def test_the_verdicts_are_those_of_the_same_images_saved_and_judged_on_their_own(
+    without_charts, ssltool, tmp_path, tiny
+):
+    """All images of a run, so that no choice of images is between the two."""
+    np.save(tmp_path / "some.npy", np.arange(100, 400))
+    folder = pretrain(tiny(idx_path=str(tmp_path / "some.npy")))
+    ran = ssltool("report", folder, "-o", tmp_path / "r.html", "--size", 5000, "--device", "cpu", "--json")
+    assert ran.code == 0, ran.err
+    shown = Page((tmp_path / "r.html").read_text()).texts("p", class_="evidence")
+    (found,) = ran.json["runs"]
+    assert found["images"] == 300
+    for number, layer in enumerate(("backbone", "projector")):
+        source = tmp_path / f"{layer}.pt"
+        images = ["--pretrained", folder / "checkpoint.pt", "--idx-path", tmp_path / "some.npy"]
+        assert ssltool("save-reprs", *images, "--layer", layer, "-o", source, "--device", "cpu").code == 0
+        (measured,) = ssltool("collapse", source, "--json").json["files"]
+        assert found["layers"][layer]["line"] == shown[number] == measured["verdict"]["line"]
+        assert found["layers"][layer]["notes"] == measured["notes"]
+        for name, value in found["layers"][layer]["metrics"].items():
+            other = measured["metrics"][name]
+            assert value == other or value == pytest.approx(other, rel=1e-6)
+    knn = ssltool("knn", tmp_path / "backbone.pt", tmp_path / "backbone.pt", "-k", 20, "--json").json
+    assert found["knn"] == pytest.approx(knn["accuracy"])
+
+
+def test_each_verdict_is_told_by_a_word_and_a_sign(page, made):
+    signs = {"healthy": "● healthy", "partial": "◐ partial collapse", "complete": "○ complete collapse"}
+    states = [found["verdict"] for one in made[1]["runs"] for found in one["layers"].values()]
+    badges = [(a["class"], text) for a, text in page.all("span") if a.get("class", "").startswith("badge")]
+    assert badges == [(f"badge {state}", signs[state]) for state in states * 2]  # in the cards, then in the table
+
+
+def test_the_page_asks_nothing_of_a_network(page, text):
+    for tag, attrs, _ in page.elements:
+        assert tag not in ("link", "iframe", "object", "embed", "base")
+        assert not any(name.startswith("on") for name in attrs)
+        for name in ("src", "href", "xlink:href", "srcset", "data", "poster", "action"):
+            assert attrs.get(name, "#").startswith(("#", "data:image/png;base64,"))
+    assert "http:" not in text and "https:" not in text
+    assert not re.search(r"url\((?!#)|@import|fetch\(|XMLHttpRequest|import\(", text)
+    assert [attrs for attrs, _ in page.all("script")] == [{}]
+
+
+def test_every_id_is_there_once_and_every_reference_leads_to_one(page, text):
+    ids = [attrs["id"] for _, attrs, _ in page.elements if "id" in attrs]
+    assert len(ids) == len(set(ids))
+    assert set(re.findall(r'(?:url\(|href=")#([^")]+)', text)) <= set(ids)
+
+
+def test_names_from_the_file_system_are_text_and_nothing_else(page, text):
+    assert any(name.endswith(f"/{STRANGE}") for name in page.texts("h3"))
+    assert "b" not in {tag for tag, *_ in page.elements}
+    assert html.escape(STRANGE) in text and "<b>" not in text
+    assert "</script>" in "".join(page.texts("code"))
+    assert len(page.all("script")) == 1
+
+
+def test_the_same_runs_give_the_same_bytes(runs, made, tmp_path):
+    again = report(tmp_path / "again.html", *runs)
+    assert (tmp_path / "again.html").read_bytes() == made[0].read_bytes()
+    assert again["bytes"] == made[0].stat().st_size
+    assert to_json(again["runs"]) == to_json(made[1]["runs"])
+
+
+def test_the_page_is_small(made):
+    assert made[1]["bytes"] < 1_000_000
+
+
+def test_the_table_can_be_sorted_by_buttons_in_its_heads(page, text):
+    heads = page.all("th", scope="col", aria_sort="none")
+    table = text[text.index('<table class="sortable"') :]
+    assert len(heads) == table[: table.index("</thead>")].count("<button ") == 14
+    rows = re.findall(r"<tr>.*?</tr>", table[table.index("<tbody>") : table.index("</tbody>")], re.DOTALL)
+    assert len(rows) == 4  # two runs of two layers
+    assert all(row.count("<t") - 1 == 14 for row in rows)
+
+
+def test_it_has_a_light_and_a_dark_look_and_one_for_paper(text):
+    style = text[text.index("<style>") : text.index("</style>")]
+    assert "color-scheme: light dark" in style and style.count("light-dark(") > 10
+    assert '[data-theme="dark"] { color-scheme: dark; }' in style and "@media print" in style
+    assert "@media (max-width:" in style
+    assert 'name="viewport"' in text
+    used = set(re.findall(r"var\((--[\w-]+)", text))
+    assert used <= set(re.findall(r"(--[\w-]+):", style))
+
+
+def test_pictures_say_what_they_show_and_are_not_empty(page):
+    pictures = page.all("img")
+    assert len(pictures) > 50
+    for attrs, _ in pictures:
+        assert attrs["alt"]
+        data = base64.b64decode(attrs["src"].partition(",")[2])
+        assert Image.open(io.BytesIO(data)).format == "PNG"
+    charts = page.all("svg", class_="plot")
+    assert len(charts) >= 6 + 2 + 2 + 3 and all(attrs["aria-label"] and attrs["role"] == "img" for attrs, _ in charts)
+
+
+def test_charts_show_the_runs_records(page, trained):
+    names = [attrs["aria-label"] for attrs, _ in page.all("svg", class_="plot")]
+    assert "Loss over epochs" in names
+    monitored = "backbone_auc" in records(trained)[0]
+    assert ("AUC over epochs" in names) == monitored
+
+
+def test_what_differs_between_runs_comes_first(page, text):
+    where = [text.index(words) for words in ("What differs", "Where the numbers come from", "<details>")]
+    assert where == sorted(where)
+    differing = text[where[0] : where[1]]
+    assert set(re.findall(r'<th scope="row">([^<]*)</th>', differing)) == {"exp_name", "seed"}
+    assert "2 of" in differing
+    assert "batch_size" in text[where[2] :]
+
+
+def test_where_the_numbers_come_from_is_told(page, trained):
+    codes = page.texts("code")
+    stored = torch.load(trained / "checkpoint.pt", weights_only=True)
+    assert f"ssltool {stored['ssltool']}, torch {stored['torch']}" in codes
+    assert any(re.fullmatch("[0-9a-f]{64}", code) for code in codes)
+
+
+def test_runs_that_saw_the_same_are_shown_once(page, text, trained):
+    views = text[text.index('<section id="views">') : text.index('<section id="schedule">')]
+    assert len(re.findall("<h3>", views)) == 2  # another seed makes other views
+    assert f"{trained.name}, " not in views
+
+
+def test_views_and_schedules_of_equal_runs_are_shown_once(without_charts, trained, tmp_path):
+    shutil.copytree(trained, tmp_path / "twin")
+    report(tmp_path / "r.html", trained, tmp_path / "twin")
+    text = (tmp_path / "r.html").read_text()
+    for name, end in (("views", "schedule"), ("schedule", "settings")):
+        part = text[text.index(f'<section id="{name}">') : text.index(f'<section id="{end}">')]
+        assert part.count("<h3>") == 1
+    assert "The runs have the same settings." in text
+
+
+@pytest.fixture
+def neighbours(trained, tmp_path, ssltool):
+    """What the page should show: the rows of representations that the run makes of its images, their labels."""
+    source = tmp_path / "all.pt"
+    assert ssltool("save-reprs", "--pretrained", trained / "checkpoint.pt", "-o", source, "--device", "cpu").code == 0
+    return Representations.load(source)
+
+
+def test_neighbours_are_the_nearest_by_cosine_and_those_of_another_class_are_marked(page, neighbours):
+    rows = np.sort(np.random.RandomState(10).permutation(8000)[:SIZE])
+    x = torch.nn.functional.normalize(neighbours.representations[rows].double(), dim=1)
+    labels = neighbours.targets[rows]
+    cosines = x @ x.T
+    cosines.fill_diagonal_(-2)
+    pictures = [attrs["alt"] for attrs, _ in page.all("img") if attrs["alt"].startswith(("query", "neighbour"))]
+    queries = [alt for alt in pictures if alt.startswith("query")]
+    assert len(queries) == 16  # of two runs
+    for place, number in enumerate(labels.unique()[torch.linspace(0, 9, 8).long()].tolist()):
+        row = int((labels == number).nonzero()[0])
+        assert queries[place] == f"query {place + 1}, class {number}"
+        best = cosines[row].topk(8)
+        for near, alt in enumerate(pictures[place * 9 + 1 : place * 9 + 9]):
+            kind = "the same" if labels[best.indices[near]] == number else "another"
+            assert alt.startswith(f"neighbour {near + 1}, class ") and f", {kind} class, cosine " in alt
+            assert float(alt.rpartition(" ")[2]) == pytest.approx(float(best.values[near]), abs=6e-4)
+    wrong = [alt for alt in pictures if "another class" in alt]
+    assert (
+        len(wrong) == len(page.all("td", class_="wrong")) == sum(text.startswith("✕ ") for text in page.texts("span"))
+    )
+
+
+@pytest.fixture
+def unlabelled(tiny, tmp_path, write_images) -> Path:
+    write_images(tmp_path / "images", 40)
+    return pretrain(tiny("plain", data=str(tmp_path / "images"), workers=0, steps_per_epoch=1))
+
+
+def test_images_without_classes_have_neighbours_and_a_map_without_classes(without_charts, unlabelled, tmp_path):
+    found = report(tmp_path / "r.html", unlabelled, workers=0)
+    assert found["runs"][0]["knn"] is None
+    text = (tmp_path / "r.html").read_text()
+    page = Page(text)
+    assert not page.all("td", class_="wrong") and "✕" not in text[text.index("<body>") :]
+    assert len([1 for attrs, _ in page.all("img") if re.fullmatch(r"neighbour \d, cosine [\d.]+", attrs["alt"])]) == 64
+    assert "largest classes" not in text and "another class" not in text
+    assert not page.all("svg", class_="marker")
+
+
+def test_images_that_have_moved_are_found_by_data(without_charts, unlabelled, tmp_path, ssltool):
+    (tmp_path / "images").rename(tmp_path / "moved")
+    ran = ssltool("report", unlabelled, "-o", tmp_path / "r.html")
+    assert ran.code == 1 and "--data" in ran.err and not (tmp_path / "r.html").exists()
+    ran = ssltool("report", unlabelled, "-o", tmp_path / "r.html", "--data", tmp_path / "moved", "-j", 0)
+    assert ran.code == 0 and (tmp_path / "r.html").exists()
+
+
+def test_a_method_without_a_projector_and_a_run_without_records_have_a_page(without_charts, tiny, tmp_path):
+    folder = pretrain(tiny("supervised", method="supervised", dim=None, pred_dim=None))
+    (folder / "metrics.jsonl").unlink()
+    found = report(tmp_path / "r.html", folder)
+    assert "backbone" in found["runs"][0]["layers"]
+    assert "No run has recorded an epoch." in (tmp_path / "r.html").read_text()
+
+
+def test_another_checkpoint_can_be_asked_for(without_charts, tiny, tmp_path):
+    folder = pretrain(tiny(save_every=1, epochs=2))
+    found = report(tmp_path / "r.html", folder, checkpoint="checkpoint_0000.pt")
+    assert found["runs"][0]["epoch"] == 1
+    text = (tmp_path / "r.html").read_text()
+    assert "1 of 2 epochs" in text and "checkpoint_0000.pt" in text
+    assert f"{records(folder)[0]['loss']!r}" in text  # the loss of that epoch, not of the last
+
+
+def test_a_network_that_diverged_is_named(trained, tmp_path):
+    folder = tmp_path / "nan"
+    shutil.copytree(trained, folder)
+    checkpoint = Checkpoint.load(folder / "checkpoint.pt")
+    checkpoint.state_dict["backbone.bn1.weight"].fill_(float("nan"))
+    checkpoint.save(folder / "checkpoint.pt")
+    with pytest.raises(SSLToolError, match=f"backbone makes NaN or infinite values of {SIZE} of {SIZE} images"):
+        report(tmp_path / "r.html", folder)
+
+
+def test_tsne_needs_its_package_and_uses_it(trained, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn.manifold", None)
+    with pytest.raises(SSLToolError, match="--map tsne needs scikit-learn; pip install scikit-learn"):
+        report(tmp_path / "r.html", trained, map="tsne")
+    asked = {}
+
+    class TSNE:
+        def __init__(self, n_components, **settings):
+            asked.update(settings)
+
+        def fit_transform(self, x):
+            return x[:, :2]
+
+    monkeypatch.setitem(sys.modules, "sklearn.manifold", types.SimpleNamespace(TSNE=TSNE))
+    report(tmp_path / "r.html", trained, map="tsne", seed=3)
+    assert asked["random_state"] == 3 and asked["perplexity"] < SIZE / 3
+    assert "t-SNE 1" in (tmp_path / "r.html").read_text()
+
+
+def test_what_cannot_be_reported_is_refused_in_one_line(ssltool, trained, tmp_path):
+    for arguments, words in (
+        ([tmp_path], "no run folder"),
+        ([trained, trained], "twice"),
+        ([trained, "--checkpoint", "gone.pt"], "gone.pt"),
+        ([trained, "-o", tmp_path / "r.pdf"], "let its name end in .html"),
+        ([trained, "--data", tmp_path], "leave --data out"),
+    ):
+        ran = ssltool("report", "-o", tmp_path / "r.html", *arguments)
+        assert (ran.code, ran.out) == (1, "")
+        assert ran.err.splitlines()[-1].startswith("error: ") and words in ran.err
+    assert list(tmp_path.glob("*.html")) == []
+    assert ssltool("report").code == 2
+
+
+def test_without_json_there_is_a_table_of_verdicts(without_charts, ssltool, trained, tmp_path):
+    ran = ssltool("report", trained, "-o", tmp_path / "r.html", "--size", 50)
+    lines = ran.out.splitlines()
+    assert lines[0].split() == ["run", "layer", "verdict"]
+    assert [line.split()[:2] for line in lines[1:3]] == [[trained.name, "backbone"], [trained.name, "projector"]]
+    assert lines[-1].startswith(str(tmp_path / "r.html"))
+    assert {"plot", "report"} <= set(cli.list_commands(None))
+
+
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory):
+    """Opens a page in a browser without a window: ``chromium(url) -> (the page as it is then, what was logged)``."""
+    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if program is None:
+        pytest.skip("there is no chromium on this machine")
+    profile = tmp_path_factory.mktemp("profile")
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", f"--user-data-dir={profile}"]
+
+    def open_page(url: str) -> tuple[Page, list[str]]:
+        ran = subprocess.run([program, *flags, "--dump-dom", url], capture_output=True, text=True, timeout=120)
+        assert ran.returncode == 0, ran.stderr
+        return Page(ran.stdout), [line for line in ran.stderr.splitlines() if "CONSOLE" in line]
+
+    return open_page
+
+
+def column(page: Page, number: int) -> list[str]:
+    """What the cells of a column of the sortable table are sorted by, from the page as a browser has it."""
+    start = next(i for i, (tag, attrs, _) in enumerate(page.elements) if attrs.get("id") == "runs")
+    cells = [e for e in page.elements[start:] if e[0] in ("th", "td") and e[1].get("scope") != "col"]
+    return [attrs.get("data-value", "".join(text)) for _, attrs, text in cells[number::14][:4]]
+
+
+@pytest.mark.parametrize(("anchor", "order"), [("", "none"), ("#sort=3", "ascending"), ("#sort=-3", "descending")])
+def test_a_browser_opens_the_page_sorted_as_asked_and_has_nothing_to_complain_of(chromium, made, anchor, order):
+    page, logged = chromium(f"{made[0].as_uri()}{anchor}")
+    assert logged == []
+    areas = list(map(float, column(page, 3)))
+    if order != "none":
+        assert areas == sorted(areas, reverse=order == "descending")
+    heads = [attrs["aria-sort"] for attrs, _ in page.all("th", scope="col") if "aria-sort" in attrs]
+    assert heads[3] == order and heads[:3] + heads[4:] == ["none"] * 13
+    assert "hidden" not in page.all("button", id="theme")[0][0]
+
+
+CLICKS = """<script>
+const button = document.querySelectorAll("#runs button")[%d];
+button.click(); button.click(); document.getElementById("theme").click();
+</script></body>"""
+
+
+@pytest.mark.parametrize("number", [0, 10])  # text, and numbers that are not there for every row
+def test_a_second_click_turns_the_order_round_and_the_look_can_be_changed(chromium, made, tmp_path, text, number):
+    clicked = tmp_path / "clicked.html"
+    clicked.write_text(text.replace("</body>", CLICKS % number), encoding="utf-8")
+    page, logged = chromium(clicked.as_uri())
+    assert logged == []
+    heads = [attrs["aria-sort"] for attrs, _ in page.all("th", scope="col") if "aria-sort" in attrs]
+    assert heads[number] == "descending"
+    values = column(page, number)
+    known = [value for value in values if value != ""]
+    assert values[: len(known)] == known  # what is not there comes last either way
+    assert known == sorted(known, key=str.lower if number == 0 else float, reverse=True)
+    assert page.all("html")[0][0]["data-theme"] in ("light", "dark")

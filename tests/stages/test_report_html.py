@@ -1,0 +1,54 @@
+"""The pieces of a page: everything that comes from outside is text, and its files are packaged."""
+
+from __future__ import annotations
+
+import configparser
+from fnmatch import fnmatch
+from pathlib import Path
+
+import ssltool
+from ssltool.stages.report.html import columns, element, escape, lead, legend, page, sample
+from ssltool.viz.style import COLOURS, STYLES
+
+EVIL = """</script><b onclick="x">'&"""
+ROOT = Path(ssltool.__file__).parents[1]
+
+
+def test_text_is_shown_as_it_is():
+    assert escape(EVIL) == "&lt;/script&gt;&lt;b onclick=&quot;x&quot;&gt;&#x27;&amp;"
+    for html in (lead(EVIL), legend([EVIL], [""]), page(EVIL, "", [(EVIL, EVIL, "")], "")):
+        assert EVIL not in html and "<b" not in html.replace("<body", "").replace("<button", "")
+
+
+def test_attributes_are_escaped_and_none_leaves_one_out():
+    made = element("td", "<i>", class_="a b", data_value='"', title=None)
+    assert made == '<td class="a b" data-value="&quot;"><i></td>'
+    assert element("img", src="x") == '<img src="x">'
+
+
+def test_a_wide_table_scrolls_within_the_page_and_can_be_reached_by_keyboard():
+    assert columns([], [], id="t").startswith('<div class="scroll" tabindex="0"><table id="t">')
+
+
+def test_the_samples_of_a_legend_differ_as_the_lines_do():
+    assert len({sample(i) for i in range(len(COLOURS) * len(STYLES))}) == len(COLOURS) * len(STYLES)
+    assert len({sample(0, style) for style in STYLES}) == len(STYLES)
+    assert sample(0, "-", marker=True) != sample(0, "-")
+
+
+def test_a_section_is_what_the_contents_link_to():
+    made = page("t", "", [("one", "First", "<p>x</p>")], "")
+    assert '<a href="#one">First</a>' in made and '<section id="one"><h2>First</h2><p>x</p></section>' in made
+
+
+def test_the_style_and_the_script_are_packaged():
+    settings = configparser.ConfigParser()
+    settings.read(ROOT / "setup.cfg")
+    patterns = settings["options.package_data"]["ssltool.stages.report"].split()
+    files = [
+        path.name
+        for path in (ROOT / "ssltool" / "stages" / "report").iterdir()
+        if path.is_file() and path.suffix != ".py"
+    ]
+    assert sorted(files) == ["report.css", "report.js"]
+    assert all(any(fnmatch(name, pattern) for pattern in patterns) for name in files)

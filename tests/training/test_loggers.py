@@ -1,0 +1,90 @@
+"""The optional loggers: they get every epoch's record, and their absence is said before anything starts."""
+
+from __future__ import annotations
+
+import os
+import sys
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from ssltool.errors import SSLToolError
+from ssltool.stages.pretrain import run as pretrain
+from ssltool.training.loggers import check_loggers, open_loggers
+
+RECORD = {"epoch": 3, "strategy": "iid", "loss": -0.5, "lr": 0.1}
+
+
+@pytest.fixture
+def wandb(monkeypatch):
+    """A stand-in for the wandb package that notes how it is used."""
+    calls: list[tuple[str, Any]] = []
+    run = SimpleNamespace(log=lambda record, step: calls.append(("log", (dict(record), step))))
+
+    def init(**settings: Any) -> SimpleNamespace:
+        calls.append(("init", settings | {"mode": os.environ.get("WANDB_MODE")}))
+        return run
+
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=init))
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    return calls
+
+
+@pytest.fixture
+def writer(monkeypatch):
+    """A stand-in for TensorBoard's writer that notes the scalars."""
+    scalars: list[tuple[str, float, int]] = []
+
+    class SummaryWriter:
+        def __init__(self, folder: str) -> None:
+            self.folder = folder
+
+        def add_scalar(self, name: str, value: float, step: int) -> None:
+            scalars.append((name, value, step))
+
+        def flush(self) -> None:
+            pass
+
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", SimpleNamespace(SummaryWriter=SummaryWriter))
+    return scalars
+
+
+def test_no_logger_is_opened_unless_asked_for(tiny, tmp_path):
+    assert open_loggers(tiny(), tmp_path) == []
+
+
+def test_tensorboard_gets_every_number_of_the_record_at_its_epoch(tiny, tmp_path, writer):
+    (log,) = open_loggers(tiny(tensorboard=True), tmp_path)
+    log(RECORD)
+    assert writer == [("loss", -0.5, 3), ("lr", 0.1, 3)]
+
+
+def test_wandb_run_is_named_after_the_folder_and_can_go_on(tiny, tmp_path, wandb):
+    (log,) = open_loggers(tiny(wandb=True), tmp_path / "rn18_0001")
+    log(RECORD)
+    (_, settings), logged = wandb
+    assert (settings["id"], settings["resume"], settings["mode"]) == ("rn18_0001", "allow", None)
+    assert logged == ("log", (RECORD, 3))
+
+
+def test_test_keeps_wandb_offline(tiny, tmp_path, wandb, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "online")
+    open_loggers(tiny(wandb=True, test=True), tmp_path)
+    assert wandb[0][1]["mode"] == "offline"
+
+
+@pytest.mark.parametrize(("extra", "module"), [("tensorboard", "torch.utils.tensorboard"), ("wandb", "wandb")])
+def test_package_that_is_not_installed_is_named_with_the_extra_that_brings_it(tiny, monkeypatch, extra, module):
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(SSLToolError, match=rf"--{extra} needs a package.*pip install 'ssltool\[{extra}\]'"):
+        check_loggers(tiny(**{extra: True}))
+
+
+def test_run_logs_every_epoch_to_every_logger(tiny, writer, wandb):
+    pretrain(tiny(steps_per_epoch=1, tensorboard=True, wandb=True))
+    assert [(name, step) for name, _, step in writer if name == "loss"] == [("loss", 0), ("loss", 1)]
+    assert [arguments[1] for name, arguments in wandb if name == "log"] == [0, 1]
+    scalars = {name for name, _, _ in writer}
+    assert {"backbone_auc", "backbone_knn", "projector_effective_rank", "monitor_share"} <= scalars
+    assert not {"verdict", "projector_alpha"} & scalars  # a word, and what 16 dimensions are too few for
