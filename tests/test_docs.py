@@ -236,15 +236,15 @@ def test_the_thresholds_of_the_page_are_the_defaults():
             assert getattr(Thresholds(), name) == float(value)
 
 
-def test_the_method_of_the_architecture_page_trains(monkeypatch, tmp_path):
+def test_the_method_of_the_architecture_page_trains(monkeypatch, registries, tmp_path):
     """Its code as it stands there, put into the registry as it says."""
     page = (DOCS / "architecture.md").read_text(encoding="utf-8")
     (code,) = re.findall(r"^```python\n(.*?class Mine\(Method\).*?)^```$", page, re.MULTILINE | re.DOTALL)
     (tmp_path / "mine.py").write_text(code)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setitem(sys.modules, "ssltool.methods.mine", importlib.import_module("mine"))
-    (line,) = re.findall(r'Entry\("mine:Mine", 2026, "2601.00001", [^`]*\)', page)
-    monkeypatch.setitem(METHODS, "mine", eval(" ".join(line.split()), {"Entry": Entry}))
+    (line,) = re.findall(r'Entry\("\.mine:Mine", 2026, "2601.00001", [^`]*\)', page)
+    METHODS.add("mine", eval(" ".join(line.split()), {"Entry": Entry}))
     network = {"arch": "resnet18_w8", "stem": "small-stride2", "image_size": 16, "device": "cpu"}
     schedule = {"epochs": 1, "steps_per_epoch": 2, "batch_size": 16, "out": str(tmp_path / "run")}
     run = pretrain(PretrainConfig(method="mine", options=("dim=8",), **network, **schedule))

@@ -121,7 +121,7 @@ def test_a_file_size_limit_hit_by_torch_save_keeps_the_previous_checkpoint(tmp_p
 import resource, signal, sys
 import torch
 from ssltool.errors import SSLToolError
-from ssltool.files import Representations
+from ssltool.reprs.representations import Representations
 
 def rows(n):
     return Representations(torch.zeros(n, 8), torch.zeros(n, dtype=torch.int64), torch.arange(n))

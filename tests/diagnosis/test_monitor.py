@@ -299,7 +299,7 @@ def test_resumed_run_has_the_records_of_one_that_never_stopped(tiny, interrupt_a
 def test_share_of_an_epoch_that_was_interrupted_is_that_of_the_whole_epoch(tiny, interrupt_at, monkeypatch):
     """What is trained after the interruption takes as long per step as the rest."""
     told = []
-    look = Monitor.look
+    look = Monitor.check
 
     def spy(self: Monitor, method: Method, record: Any, history: Any, epoch_seconds: float) -> Any:
         told.append(epoch_seconds)
@@ -508,7 +508,7 @@ def collapses(monkeypatch):
     """Lets a run collapse in part at one epoch, counted from 0, and heal after it: ``collapses(1)``."""
 
     def arm(epoch: int) -> None:
-        look = Monitor.look
+        look = Monitor.check
 
         def looking(self: Monitor, method: Method, record: Any, history: Any, seconds: float) -> Any:
             found = look(self, method, record, history, seconds)

@@ -54,9 +54,10 @@ class Toy(Method):
 
 @pytest.fixture
 def register(registries):
-    """Adds a class to the registry as the method ``toy``: ``register(Toy)``."""
+    """Adds a class to the registry as the method ``toy``, in place of an earlier one: ``register(Toy)``."""
 
     def add(cls: type[Method]) -> None:
+        METHODS._entries.pop("toy", None)
         METHODS.add("toy", Entry(cls, 2026, "0000.00000", "nothing", "two views"))
 
     return add

@@ -14,7 +14,7 @@ from ssltool.errors import SSLToolError
 from ssltool.files import file_hash
 from ssltool.reprs.representations import Representations
 from ssltool.stages import lincls
-from ssltool.stages.lincls import logistic_regression, saved_features
+from ssltool.stages.lincls import image_features, logistic_regression, saved_features
 from ssltool.stages.lincls.saved_features import Rows
 from ssltool.stages.rank.known_accuracies import of_probes
 
@@ -169,7 +169,7 @@ def test_a_fraction_of_the_labels_is_balanced_seeded_and_the_same_as_with_images
     assert chosen[0] == chosen[1] != chosen[2]
     assert lincls.run(on_bundled(labels_fraction=0.25))["train_size"] == len(seen)
     config = on_bundled(labels_fraction=0.25)
-    assert lincls.images.Images(config, CPU).identity == chosen[0]
+    assert image_features.Images(config, CPU).identity == chosen[0]
 
 
 def test_a_probe_of_save_reprs_files_belongs_to_their_checkpoint(saved, trained, tmp_path):
