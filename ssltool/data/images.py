@@ -18,12 +18,13 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from ssltool.config import DATASETS, SPLITS, DataSettings
 from ssltool.data import bundled, raw
 from ssltool.data.strategies import read_numbers
 from ssltool.errors import SSLToolError, first_line, unknown
+from ssltool.training.progress import has_bars, is_quiet
 
 MEMORY_LIMIT = 2 * 2**30
 """Bytes up to which image files of one size are decoded into memory once."""
@@ -330,7 +331,7 @@ def _into_memory(images: ImageSet, skip_corrupt: bool) -> ImageSet:
     good = np.zeros(len(paths), bool)
     with (
         ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool,
-        tqdm(total=len(paths), desc="reading images", disable=None, leave=False) as bar,
+        tqdm(total=len(paths), desc="reading images", disable=is_quiet() or not has_bars(), leave=False) as bar,
     ):
         for start in range(0, len(paths), AT_ONCE):
             for row, image in enumerate(pool.map(_try_decode, paths[start : start + AT_ONCE]), start):

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torchvision.transforms.functional as tv
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -185,6 +186,13 @@ class _Requests:
         return iter(self.batches)
 
 
+def eval_pixels(image: Image.Image, size: int) -> Tensor:
+    """The validation transform of a PIL image in RGB, before normalising: (3, size, size) uint8."""
+    if image.size != (size, size):
+        image = tv.center_crop(tv.resize(image, [views.eval_resize(size)]), [size, size])
+    return tv.pil_to_tensor(image)
+
+
 class _Decoded(Dataset[list[Tensor] | SSLToolError]):
     """Decoded, cropped and scaled images, one (3, S, S) uint8 per view; an image that cannot be decoded is returned as
     its error, which the main process raises in one piece."""
@@ -199,10 +207,7 @@ class _Decoded(Dataset[list[Tensor] | SSLToolError]):
         except SSLToolError as error:
             return error
         if draws is None:
-            (size,) = sizes
-            if image.size != (size, size):
-                image = tv.center_crop(tv.resize(image, [views.eval_resize(size)]), [size, size])
-            return [tv.pil_to_tensor(image)]
+            return [eval_pixels(image, sizes[0])]
         crops = []
         for crop, size in zip(map(views.Crop.of_row, draws), sizes, strict=True):
             box = views.crop_boxes(crop, image.height, image.width)[0].tolist()

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 import ssltool
 from ssltool.config.collapse import CollapseConfig
@@ -25,6 +24,7 @@ from ssltool.reprs.representations import Representations
 from ssltool.runs.display_names import labels
 from ssltool.runs.tables import means_of_groups, write_table
 from ssltool.training.device import pick_device
+from ssltool.training.progress import has_bars, is_quiet
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,7 +148,7 @@ def _measure(rows: Rows, config: CollapseConfig, asked: _Asked) -> Measured:
         names = metrics.metric_names("all", views=rows.views is not None)
     total = sum(map(len, rows.parts))
     with tqdm(
-        total=total, desc=rows.name, unit="row", unit_scale=True, leave=False, disable=not sys.stderr.isatty()
+        total=total, desc=rows.name, unit="row", unit_scale=True, leave=False, disable=is_quiet() or not has_bars()
     ) as bar:
         return measure(
             rows,

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ from ssltool.reprs.extract import Pass
 from ssltool.reprs.partial_file import Unfinished
 from ssltool.training import distributed
 from ssltool.training.device import pick_device
-from ssltool.training.progress import Progress
+from ssltool.training.progress import Progress, info
 from ssltool.training.signals import StopRequest
 
 
@@ -79,9 +78,9 @@ def _save(
     rows = Unfinished(path, one.facts(shard), one.shape, one.dtype, len(part), one.size)
     files.callback(rows.close)
     if rows.changed:
-        _say(f"{rows.path} is of another run, which differs in {', '.join(rows.changed)}: starting anew")
+        info(f"{rows.path} is of another run, which differs in {', '.join(rows.changed)}: starting anew")
     if rows.done:
-        _say(f"going on after {rows.done} of {len(part)} images in {rows.path}")
+        info(f"going on after {rows.done} of {len(part)} images in {rows.path}")
     steps, done = (-(-count // one.size) for count in (len(part), rows.done))
     title = f"{one.images.name} {one.images.split}"
     progress = Progress(title, steps, done=done, every=max(1, steps // 10), visible=distributed.is_main())
@@ -99,10 +98,6 @@ def _save(
 def _of_rank(path: Path, shard: Shard) -> Path:
     """The name of one rank's file beside the others'."""
     return path if shard.world == 1 else path.with_name(f"{path.stem}.rank{shard.rank}of{shard.world}{path.suffix}")
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 def _sample(images: ImageSet, count: int | None, seed: int) -> ImageSet:

@@ -7,7 +7,6 @@ that of the mean loss over all ranks, which is what DistributedDataParallel's av
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 
 from ssltool.data.loader import Shard
 from ssltool.errors import Interrupted, SSLToolError
+from ssltool.training.progress import info
 
 
 def shard_from_env() -> Shard:
@@ -188,6 +188,6 @@ class _Sync2d(_SyncMixin, nn.BatchNorm2d):
 
 
 def rank_zero_info(text: str) -> None:
-    """A line on stderr, from the main process only."""
+    """Prints a line on stderr, from rank 0 only."""
     if is_main():
-        print(text, file=sys.stderr, flush=True)
+        info(text)

@@ -1,28 +1,60 @@
-"""What a long stage shows while it works: a bar on a terminal, plain lines elsewhere; on stderr, from one rank."""
+"""Messages and progress on stderr: a bar on a terminal or in a notebook, plain lines elsewhere."""
 
 from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
-from tqdm import tqdm
+from tqdm.auto import tqdm
+
+_quiet = ContextVar("quiet", default=False)
+
+
+@contextmanager
+def quiet(active: bool = True) -> Iterator[None]:
+    """Suppresses messages and progress within a ``with`` block, in this thread."""
+    token = _quiet.set(active)
+    try:
+        yield
+    finally:
+        _quiet.reset(token)
+
+
+def is_quiet() -> bool:
+    """Whether messages and progress are suppressed."""
+    return _quiet.get()
+
+
+def info(text: str) -> None:
+    """Prints a line on stderr, unless suppressed."""
+    if not is_quiet():
+        print(text, file=sys.stderr, flush=True)
+
+
+def has_bars() -> bool:
+    """Whether stderr can show progress bars: it is a terminal or belongs to a notebook."""
+    return sys.stderr.isatty() or "ipykernel" in sys.modules
 
 
 class Progress:
-    """Progress of one epoch in steps; shows loss, images/s and the time left."""
+    """Progress of one epoch in steps: the loss, images/s and the time left."""
 
     def __init__(self, title: str, steps: int, *, done: int = 0, every: int = 10, visible: bool = True) -> None:
         self.title, self.steps, self.every = title, steps, every
         self.done = self._started_at = done
         self._images = 0
         self._start = time.perf_counter()
-        self._plain = visible and not sys.stderr.isatty()
+        visible = visible and not is_quiet()
+        self._plain = visible and not has_bars()
         self._bar = tqdm(
             total=steps, initial=done, desc=title, unit="step", leave=False, disable=not visible or self._plain
         )
 
     def update(self, images: int, text: str = "") -> None:
-        """One more step, of ``images`` images."""
+        """Counts one more step, of ``images`` images."""
         self.done += 1
         self._images += images
         self._bar.update()
@@ -33,8 +65,8 @@ class Progress:
         if self._plain and (self.done % self.every == 0 or self.done == self.steps):
             left = elapsed / steps * (self.steps - self.done)
             line = f"{self.title} step {self.done}/{self.steps} {text} {rate:,.0f} images/s, {left:.0f} s left"
-            print(" ".join(line.split()), file=sys.stderr, flush=True)
+            info(" ".join(line.split()))
 
     def close(self) -> None:
-        """Takes the bar away."""
+        """Removes the bar."""
         self._bar.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 from types import FrameType
 from typing import Any
 
@@ -10,14 +11,16 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
 class StopRequest:
-    """Catches the signals within a ``with`` block. ``number`` is 0 until one came; a second SIGINT interrupts at
-    once."""
+    """Catches the signals within a ``with`` block. ``number`` is 0 until one arrives; a second SIGINT interrupts at
+    once. Outside the main thread, where Python allows no handlers, signals are left alone."""
 
     def __init__(self) -> None:
         self.number = 0
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> StopRequest:
+        if threading.current_thread() is not threading.main_thread():
+            return self
         for number in SIGNALS:
             self._previous[number] = signal.signal(number, self._note)
         return self

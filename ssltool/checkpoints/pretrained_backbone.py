@@ -1,0 +1,54 @@
+"""The backbone of any checkpoint as a module that is ready to use."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from ssltool.checkpoints.load import load_pretrained
+from ssltool.config import NetworkSettings
+from ssltool.data.loader import eval_pixels
+from ssltool.data.views import standardise
+from ssltool.training.progress import quiet
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalTransform:
+    """The validation transform: a PIL image to an input (3, ``size``, ``size``), float32, normalised."""
+
+    size: int
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        return standardise(eval_pixels(image.convert("RGB"), self.size)[None].float() / 255.0)[0]
+
+
+class PretrainedBackbone(nn.Module):
+    """A pretrained backbone in eval mode: ``backbone(images)`` maps (N, 3, S, S) to representations (N, ``dim``).
+
+    ``transform`` turns a PIL image into an input; ``image_size`` is S; ``arch`` names the architecture.
+    """
+
+    def __init__(self, backbone: nn.Module, dim: int, arch: str, image_size: int) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.dim, self.arch, self.image_size = dim, arch, image_size
+        self.transform: Callable[[Image.Image], Tensor] = EvalTransform(image_size)
+        self.eval()
+
+    @classmethod
+    def load(cls, path: str, *, arch: str | None = None, stem: str | None = None, device: str) -> PretrainedBackbone:
+        """Reads a checkpoint; see ``ssltool.load_backbone``."""
+        settings = NetworkSettings(pretrained=str(path), arch=arch, stem=stem)
+        with quiet():
+            network = load_pretrained(settings, torch.device(device), ranks=True)
+        method = network.method
+        return cls(method.backbone, method.backbone_dim, network.origin["arch"], network.image_size)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Representations (N, dim) of ``images`` (N, 3, S, S)."""
+        representations: Tensor = self.backbone(images)
+        return representations

@@ -1,0 +1,44 @@
+"""A diagnosis of representations in memory: metrics and a verdict in one call."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ssltool.diagnosis.measure import measure
+from ssltool.diagnosis.metrics import metric_names
+from ssltool.diagnosis.verdict import NEEDED, Verdict, judge_measured
+from ssltool.errors import SSLToolError
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What was measured of ``n`` representations of width ``d``.
+
+    ``metrics`` by name; the ``verdict`` with ``state``, ``line`` and ``why``; ``singular_values`` (min(n, d),) of the
+    centred matrix, float64, largest first; ``notes`` on what may mislead.
+    """
+
+    n: int
+    d: int
+    metrics: dict[str, float]
+    verdict: Verdict
+    singular_values: Tensor
+    notes: list[str]
+
+    def __str__(self) -> str:
+        return self.verdict.line
+
+
+def diagnose(x: Tensor | np.ndarray, metrics: str | None = None) -> Diagnosis:
+    """The diagnosis of representations (N, d), or (N, Q, d) of views; see ``ssltool.measure``."""
+    rows = torch.as_tensor(x).detach()
+    if not rows.is_floating_point():
+        raise SSLToolError(f"representations must be floating-point numbers; found {rows.dtype}")
+    names = metric_names(metrics, views=rows.dim() == 3)
+    found = measure(rows, tuple(dict.fromkeys((*names, *NEEDED))))
+    shown = {name: found.metrics[name] for name in names}
+    return Diagnosis(found.n, found.d, shown, judge_measured(found, {}), found.s, found.notes)
