@@ -1,12 +1,13 @@
-"""The streaming spectrum against whole-matrix decompositions: time, peak memory and error, each in its own process.
+"""The streaming spectrum compared with decompositions of the whole matrix: time, peak memory and error.
 
     python benchmarks/collapse.py [--sizes 50000x512,50000x2048,2000000x512] [--threads 1]
 
-The rows are random with singular values falling over six decades and a mean, saved as float32 in a representations
-file. Every way reads that file. ``error`` is the largest relative error of a singular value above 1e-5 of the first,
-against a float64 decomposition of the whole matrix; ``memory`` is what a process takes beyond importing torch, without
-the pages of the mapped file. Where the whole matrix in float64 is larger than ``--most-memory`` there is no reference,
-and only the streaming spectrum and the Gram matrix are run, which are compared with one another.
+The data are random rows with a mean and singular values that span six decades, saved as float32 in a file of
+representations. Each implementation reads the file in its own process. ``error`` is the largest relative error of a
+singular value above 1e-5 of the first, compared with a float64 decomposition of the whole matrix. ``memory`` is the
+peak without the imported torch and the pages of the mapped file. If the whole matrix in float64 is larger than
+``--most-memory``, there is no reference: only the streaming spectrum and the Gram matrix are run, and compared with
+each other.
 """
 
 from __future__ import annotations
@@ -30,33 +31,33 @@ from ssltool.diagnosis.spectrum import row_blocks, singular_values
 from ssltool.reprs.representations import Representations
 
 WHOLE = 1e-5
-"""Smaller values, as shares of the largest, are rounding noise of a float32 file."""
+"""Smaller values, relative to the largest, are rounding noise of a float32 file."""
 
 
 def streaming(x: Tensor) -> Tensor:
-    """This project's."""
+    """``ssltool``'s streaming QR."""
     return singular_values(x)
 
 
 def paper(x: Tensor) -> Tensor:
-    """As the collapse paper's test_collapse.py: float32, vectors and all."""
+    """As in the collapse paper's test_collapse.py: float32, including the singular vectors."""
     return torch.svd(x - x.mean(dim=0)).S
 
 
 def numpy_svd(x: Tensor) -> Tensor:
-    """The usual line of a notebook, in float64."""
+    """NumPy's SVD of the whole matrix in float64."""
     wide = x.double().numpy()
     return torch.from_numpy(np.linalg.svd(wide - wide.mean(axis=0), compute_uv=False))
 
 
 def whole(x: Tensor) -> Tensor:
-    """The reference: float64, the whole matrix."""
+    """The reference: torch's singular values of the whole matrix in float64."""
     wide = x.double()
     return torch.linalg.svdvals(wide - wide.mean(dim=0))
 
 
 def gram(x: Tensor) -> Tensor:
-    """Eigenvalues of the d x d matrix of products, in float64, by blocks of rows."""
+    """Square roots of the eigenvalues of the d x d Gram matrix, in float64, accumulated over blocks of rows."""
     total, mean = torch.zeros(x.shape[1], x.shape[1], dtype=torch.float64), x.mean(dim=0, dtype=torch.float64)
     for block in row_blocks(x):
         centred = block.double() - mean
@@ -74,7 +75,7 @@ WAYS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 class Watch(threading.Thread):
-    """The most anonymous memory that this process had while it ran, in bytes."""
+    """Records the peak anonymous memory of this process, in bytes, while it runs."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
@@ -87,15 +88,15 @@ class Watch(threading.Thread):
 
 
 def anonymous() -> int:
-    """Memory of this process that belongs to no file, in bytes."""
+    """Anonymous memory of this process (not backed by a file), in bytes."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("RssAnon"):
             return int(line.split()[1]) * 1024
-    raise SystemExit("this benchmark reads /proc/self/status, which Linux has")
+    raise SystemExit("this benchmark needs /proc/self/status, which exists on Linux only")
 
 
 def work(way: str, file: str) -> None:
-    """One way in this process: prints seconds and bytes, and keeps the values beside the file."""
+    """Runs one implementation in this process; prints seconds and bytes, and saves the values beside the file."""
     watch = Watch()
     watch.start()
     start = time.perf_counter()
@@ -107,7 +108,7 @@ def work(way: str, file: str) -> None:
 
 
 def make(n: int, d: int, path: Path) -> None:
-    """The file that all read, written in blocks."""
+    """Writes the data in blocks of rows."""
     generator = torch.Generator().manual_seed(0)
     mix = torch.linalg.qr(torch.randn(d, d, generator=generator, dtype=torch.float64)).Q
     scales, mean = torch.logspace(0, -6, d, dtype=torch.float64), torch.randn(d, generator=generator)
@@ -126,15 +127,15 @@ def error(values: Tensor, reference: Tensor) -> float:
 @click.command(help=__doc__)
 @click.option("--sizes", default="50000x512,50000x2048,2000000x512")
 @click.option("--threads", default=1)
-@click.option("--most-memory", default=4.0, help="GB that the whole matrix in float64 may take")
+@click.option("--most-memory", default=4.0, help="largest size of the whole matrix in float64, in GB")
 @click.option("--worker", nargs=2, hidden=True)
 def main(sizes: str, threads: int, most_memory: float, worker: tuple[str, str] | None) -> None:
-    """Runs all ways on all sizes."""
+    """Runs all implementations on all sizes."""
     torch.set_num_threads(threads)
     if worker:
         work(*worker)
         return
-    print("| rows x width | way | seconds | ratio | memory, GB | error |\n|---|---|---|---|---|---|")
+    print("| rows x width | implementation | seconds | ratio | memory, GB | error |\n|---|---|---|---|---|---|")
     for size in sizes.split(","):
         n, d = map(int, size.split("x"))
         small = n * d * 8 / 1e9 <= most_memory

@@ -1,10 +1,10 @@
-"""Where a pretraining epoch's time goes, on images in memory.
+"""The time of a pretraining epoch inside and outside the model, on images in memory.
 
     python benchmarks/epoch.py [flags of ssltool pretrain]
 
-Runs one epoch of the given settings (by default a narrow ResNet-18 on the bundled images, the cheapest model that is
-useful, so the hardest case) with a clock around each part, and prints the share spent outside the model's forward,
-backward and optimiser step: making views, logging, saving.
+Runs one epoch with the given settings and prints the share of the time spent outside the model's forward pass, backward
+pass and optimiser step: augmentation, logging, saving. The default is a narrow ResNet-18 on the bundled images, a fast
+model for which this share is large.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def main(config: PretrainConfig) -> None:
     total = 0.0
     stage._Run.train = whole
     stage.pretrain(config)
-    print(f"{config.arch}: {total:.2f} s, {inside:.2f} s in forward, backward and step")
+    print(f"{config.arch}: {total:.2f} s, {inside:.2f} s in forward, backward and optimiser step")
     print(f"outside the model {1 - inside / total:.2%}")
 
 

@@ -1,12 +1,11 @@
-"""kNN from files against faiss-cpu, scikit-learn and the collapse paper's way: time, peak memory, accuracy, each in its
-own process.
+"""kNN from files compared with faiss-cpu, scikit-learn and the collapse paper's script: time, peak memory, accuracy.
 
     python benchmarks/knn.py [--size 60000x512] [--queries 10000] [--threads 2] [--repeat 3]
-    python benchmarks/knn.py --large                     # 1,200,000 x 512 against 50,000, ssltool alone
+    python benchmarks/knn.py --large                     # 1,200,000 x 512, 50,000 queries, ssltool only
 
-The rows are those of 100 classes, in two files of representations. Every way reads these files and votes. ``ratio`` is
-its time over that of ssltool with the same metric in the same round, the middle of all rounds; ``memory`` what its
-process takes beyond importing its library, without the pages of mapped files.
+The data are two files of representations with 100 classes. Each implementation reads and classifies them in its own
+process. ``ratio`` is its time divided by that of ssltool with the same metric in the same round, the median over the
+rounds. ``memory`` is the peak without the imported library and the pages of mapped files.
 """
 
 from __future__ import annotations
@@ -38,19 +37,19 @@ PAPER_KEPT, PAPER_KS = 128, 255
 
 
 def ssltool(folder: Path, **settings: object) -> float:
-    """This project's, as the command does it."""
+    """``ssltool knn``."""
     config = KnnConfig(bank=str(folder / "bank.pt"), queries=str(folder / "queries.pt"), device="cpu", **settings)  # type: ignore[arg-type]
     return float(knn.run(config)["accuracies"][0]["accuracy"])
 
 
 def read(folder: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Rows and labels of the bank and of the queries."""
+    """Rows and labels of the bank, then of the queries."""
     files = [Representations.load(folder / f"{name}.pt") for name in ("bank", "queries")]
     return tuple(x.numpy() for file in files for x in (file.representations, file.targets))  # type: ignore[return-value]
 
 
 def faiss_flat(folder: Path, unit: bool, k: int = K) -> float:
-    """faiss's exact index: inner products of rows at length 1, or Euclidean distances."""
+    """faiss's exact index: inner products of L2-normalised rows, or Euclidean distances."""
     import faiss
 
     bank, labels, queries, truth = read(folder)
@@ -64,7 +63,7 @@ def faiss_flat(folder: Path, unit: bool, k: int = K) -> float:
 
 
 def sklearn(folder: Path, metric: str) -> float:
-    """scikit-learn's classifier, by brute force."""
+    """scikit-learn's classifier, brute force."""
     from sklearn.neighbors import KNeighborsClassifier
 
     bank, labels, queries, truth = read(folder)
@@ -73,8 +72,8 @@ def sklearn(folder: Path, metric: str) -> float:
 
 
 def paper(folder: Path) -> float:
-    """As the paper's compute_nn.py with the cosine: the bank is normalised for each 256 queries, 128 neighbours are
-    kept, and each k up to 255 takes the mode from the start."""
+    """As in the paper's compute_nn.py with the cosine: the bank is normalised for every 256 queries, 128 neighbours are
+    kept, and the mode is computed anew for each k up to 255."""
     bank, labels, queries, truth = (torch.from_numpy(x) for x in read(folder))
     kept = []
     for some in queries.split(256):
@@ -105,7 +104,7 @@ BASE = {name: "ssltool l2" if "l2" in name or "L2" in name or "euclid" in name e
 
 
 def work(way: str, folder: str) -> None:
-    """One way in this process: prints seconds, bytes and the accuracy."""
+    """Runs one implementation in this process; prints seconds, bytes and the accuracy."""
     if "faiss" in way:
         import faiss  # noqa: F401
     if "scikit" in way:
@@ -120,7 +119,7 @@ def work(way: str, folder: str) -> None:
 
 
 def make(folder: Path, bank: int, queries: int, width: int) -> None:
-    """Both files: a mean for each class, and noise that leaves some of the rows among those of others."""
+    """Writes both files: a mean for each class plus noise, so that the classes overlap."""
     generator = torch.Generator().manual_seed(0)
     means = torch.randn(CLASSES, width, generator=generator)
     for name, count in (("bank", bank), ("queries", queries)):
@@ -133,7 +132,7 @@ def make(folder: Path, bank: int, queries: int, width: int) -> None:
 
 
 def measure(way: str, folder: Path, threads: int) -> dict[str, float]:
-    """One way in a process of its own."""
+    """Runs one implementation in a separate process."""
     line = [sys.executable, __file__, "--threads", str(threads), "--worker", way, str(folder)]
     environment = os.environ | {"OMP_NUM_THREADS": str(threads), "OPENBLAS_NUM_THREADS": str(threads)}
     done = subprocess.run(line, capture_output=True, text=True, env=environment)
@@ -147,13 +146,13 @@ def measure(way: str, folder: Path, threads: int) -> dict[str, float]:
 @click.option("--queries", default=10_000)
 @click.option("--threads", default=2)
 @click.option("--repeat", default=3)
-@click.option("--only", help="ways whose names begin so, beside those they are compared with")
+@click.option("--only", help="only implementations whose names start with this, and those they are compared with")
 @click.option("--large", is_flag=True)
 @click.option("--worker", nargs=2, hidden=True)
 def main(
     size: str, queries: int, threads: int, repeat: int, only: str | None, large: bool, worker: tuple[str, str] | None
 ) -> None:
-    """Runs all ways in turn, as often as asked for."""
+    """Runs all implementations in turn, ``repeat`` times."""
     torch.set_num_threads(threads)
     if worker:
         work(*worker)
@@ -170,7 +169,7 @@ def main(
         make(Path(name), rows, queries, width)
         rounds = [{way: measure(way, Path(name), threads) for way in ways} for _ in range(repeat)]
     print(f"{rows:,} x {width} against {queries:,}, {threads} threads, {repeat} rounds\n")
-    print("| way | seconds | ratio | memory, GB | accuracy, k = 20 |\n|---|---|---|---|---|")
+    print("| implementation | seconds | ratio | memory, GB | accuracy, k = 20 |\n|---|---|---|---|---|")
     for way in ways:
         found = [one[way] for one in rounds]
         ratio = statistics.median(one[way]["seconds"] / one[BASE[way]]["seconds"] for one in rounds)

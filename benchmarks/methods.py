@@ -1,13 +1,13 @@
-"""Every method, and every collapse on purpose, for the same budget on the same images.
+"""Every method, and the papers' ablations, with the same budget on the same images.
 
     python benchmarks/methods.py [--ablations | --speed] [--only NAME ...] [--epochs 8] [--jobs 1] [--data DIR] ...
 
-Trains each from the same kind of network (a narrow ResNet-18 with ordinary residual initialisation), saves its
+Trains each on the same architecture (a narrow ResNet-18 without zero-initialised residual branches), saves its
 representations, and prints one Markdown row: the last epoch's loss, 20-NN and linear accuracy on the val images, AUC,
 effective rank, RankMe and the share of dead directions of the train representations, ``feature_std`` of the projection
-in the last epoch, the verdicts on representations and projections, images/s while training, and the process's peak
-memory (the device's where it is a GPU). Each run is a process of its own;
-``--json FILE`` keeps all numbers. Rates and times only compare between rows made with the same ``--jobs``.
+in the last epoch, the verdicts on representations and projections, images/s during training, and the process's peak
+memory (for a GPU, the device's). Each run is a separate process. ``--json FILE`` saves all numbers. Compare speeds only
+between rows with the same ``--jobs``.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ NAMES: dict[str, dict[str, Any]] = {
     "teacher": {"optimizer": "adamw", "lr": 2e-3, "set": {"dim": 128, "hidden": 512}},
     "supervised": {},
 }
-"""What each method is given beside the shared settings: heads that fit the small network, and its rate."""
+"""The settings of each method in addition to the shared ones: heads for a small network, and the learning rate."""
 
 SIMSIAM, BYOL, VICREG, DINO, TEACHER = (NAMES[name] for name in ("simsiam", "byol", "vicreg", "dino", "teacher"))
 ABLATIONS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
@@ -82,7 +82,7 @@ ABLATIONS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "teacher update=frozen": ("teacher", TEACHER, {"update": "frozen"}),
     "teacher update=copy": ("teacher", TEACHER, {"update": "copy"}),
 }
-"""A row's name, the method, its settings, and the one option that makes it collapse, or not."""
+"""For each row the method, its settings, and the options of the ablation."""
 
 SHARED = {"arch": "resnet18_w16", "stem": "imagenet", "zero_init_residual": False, "batch_size": 64, "crop_min": 0.5}
 COLUMNS = [
@@ -170,7 +170,7 @@ def measure(
 
 
 def judged(path: str) -> tuple[dict[str, float], str]:
-    """The metrics and the verdict of a file of representations, as ``ssltool collapse`` gives them."""
+    """The metrics and the verdict of a file of representations, as in ``ssltool collapse``."""
     from ssltool.diagnosis.measure import measure
     from ssltool.diagnosis.verdict import judge_measured
     from ssltool.reprs.representations import Representations
@@ -181,15 +181,15 @@ def judged(path: str) -> tuple[dict[str, float], str]:
 
 
 @click.command()
-@click.option("--ablations", is_flag=True, help="the collapses on purpose instead of the methods")
-@click.option("--speed", is_flag=True, help="one epoch each, and only images/s and memory")
+@click.option("--ablations", is_flag=True, help="the ablations instead of the methods")
+@click.option("--speed", is_flag=True, help="one epoch each; only images/s and memory")
 @click.option("--only", multiple=True, help="this row only; repeatable")
 @click.option("--epochs", default=8, show_default=True)
-@click.option("--jobs", default=1, show_default=True, help="rows at a time")
-@click.option("--threads", default=1, show_default=True, help="threads of each")
-@click.option("--data", help="folder of the images instead of the bundled ones")
+@click.option("--jobs", default=1, show_default=True, help="rows that run in parallel")
+@click.option("--threads", default=1, show_default=True, help="threads per row")
+@click.option("--data", help="folder of images instead of the bundled ones")
 @click.option("--device", default="auto", show_default=True)
-@click.option("--json", "json_file", help="also write all numbers here")
+@click.option("--json", "json_file", help="also save all numbers in this file")
 def main(ablations, speed, only, epochs, jobs, threads, data, device, json_file) -> None:
     rows = ABLATIONS if ablations else {name: (name, given, {}) for name, given in NAMES.items()}
     needed = {rows[name][1].get("teacher") for name in only if name in rows}
@@ -203,7 +203,7 @@ def main(ablations, speed, only, epochs, jobs, threads, data, device, json_file)
     print("|---" * (1 + len(columns)) + "|", flush=True)
     context = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as folder:
-        # A teacher has to be there before its student.
+        # A teacher must be trained before its student.
         waves = [[n for n in chosen if "teacher" not in chosen[n][1]], [n for n in chosen if "teacher" in chosen[n][1]]]
         for wave in waves:
             with ProcessPoolExecutor(jobs, mp_context=context, max_tasks_per_child=1) as pool:

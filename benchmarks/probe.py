@@ -1,17 +1,17 @@
-"""The linear probe against scikit-learn, against runs one by one, and against the paper's way: time and peak memory.
+"""The linear probe compared with scikit-learn, separate runs, and the paper's script: time and peak memory.
 
     python benchmarks/probe.py [--rows 50000] [--width 512] [--classes 10,100] [--epochs 10] [--threads 1]
 
-Each way runs in its own process. ``seconds`` are the processor's, of all threads, so that neighbours on the machine
-disturb little; quote ratios of one run. ``memory`` is what a process takes beyond
-importing torch and scikit-learn, without the pages of the mapped file. Three tables:
+Each implementation runs in its own process. ``seconds`` is the processor time of all threads, which other programs on
+the machine affect little; report ratios of one run. ``memory`` is the peak without the imported torch and scikit-learn
+and the pages of the mapped file. Three tables:
 
-- Logistic regression, C 1, on float32 rows in overlapping clouds whose dimensions fall over two decades in scale.
-  ``objective`` is the mean loss with its penalty, in float64, at what each returns: lower is nearer to the optimum.
-- SGD on the same rows, batches of 256: eight rates in one pass, and each by itself.
-- Images: the bundled ones and an untrained narrow ResNet-18, as in the paper's main_lincls.py (the frozen network in
-  every epoch, one rate, losses and accuracies fetched in every step), then one rate and eight rates here, then the
-  network once (save-reprs) and eight rates on its output.
+- Logistic regression, C 1, on float32 rows in overlapping clusters; the scales of the dimensions span two decades.
+  ``objective`` is the mean loss with its penalty, in float64, at the returned solution: lower is closer to the optimum.
+- SGD on the same rows, batches of 256: eight learning rates in one pass, and in separate runs.
+- Images: the bundled ones and a narrow ResNet-18 after one step. First as in the paper's main_lincls.py (the frozen
+  network in every epoch, one rate, losses and accuracies copied to the host in every step), then one rate and eight
+  rates with ssltool, then the network once (save-reprs) and eight rates on its output.
 """
 
 from __future__ import annotations
@@ -56,13 +56,13 @@ def rows_of(folder: Path, name: str = "train") -> tuple[Tensor, Tensor]:
 
 
 def ours(folder: Path, epochs: int) -> Any:
-    """This project's logistic regression."""
+    """``ssltool``'s logistic regression."""
     fit = logistic_regression(*rows_of(folder))
     return {"iterations": fit.iterations, "objective": objective(folder, fit.weight, fit.bias)}
 
 
 def scikit(folder: Path, epochs: int) -> Any:
-    """scikit-learn's, with the same tolerance."""
+    """scikit-learn's logistic regression, with the same tolerance."""
     x, y = rows_of(folder)
     fit = LogisticRegression(max_iter=1000).fit(x.numpy(), y.numpy())
     weight, bias = torch.from_numpy(fit.coef_).double(), torch.from_numpy(fit.intercept_).double()
@@ -70,7 +70,7 @@ def scikit(folder: Path, epochs: int) -> Any:
 
 
 def objective(folder: Path, weight: Tensor, bias: Tensor) -> Any:
-    """What is minimised, divided by the number of rows; not counted, so returned as a function."""
+    """The minimised objective divided by the number of rows, as a function, so that its time is not measured."""
 
     def value() -> float:
         x, y = rows_of(folder)
@@ -84,7 +84,7 @@ def objective(folder: Path, weight: Tensor, bias: Tensor) -> Any:
 
 
 def on_rows(folder: Path, epochs: int, out: str, **settings: Any) -> None:
-    """The stage on the files."""
+    """Runs ``ssltool lincls --reprs`` on the files."""
     files = (str(folder / "train.pt"), str(folder / "val.pt"))
     common = {"device": "cpu", "epochs": epochs, "batch_size": BATCH, "out": str(folder / out), "overwrite": True}
     lincls.run(LinclsConfig(reprs=files, **common, **settings))
@@ -144,7 +144,7 @@ def eight_rates(folder: Path, epochs: int) -> None:
 
 
 def saved_first(folder: Path, epochs: int) -> None:
-    """The network once, then eight rates on its output."""
+    """Saves the network's output, then trains with eight rates on it."""
     config = of_images(folder, epochs)
     out = str(folder / "saved")
     save_reprs(SaveReprsConfig(pretrained=config.pretrained, split="both", out=out, device="cpu"))
@@ -161,7 +161,7 @@ WAYS = OPTIMA | PASSES | IMAGES
 
 
 def work(way: str, folder: Path, epochs: int) -> None:
-    """One way in this process: prints seconds, bytes, and what else it found."""
+    """Runs one implementation in this process; prints seconds, bytes and its other results."""
     watch = Watch()
     watch.start()
     start = time.process_time()
@@ -173,7 +173,7 @@ def work(way: str, folder: Path, epochs: int) -> None:
 
 
 def make(folder: Path, n: int, d: int, classes: int) -> None:
-    """The files that all read: overlapping clouds, dimensions falling in scale."""
+    """Writes the data: overlapping clusters whose dimensions decrease in scale."""
     generator = torch.Generator().manual_seed(0)
     centres = 0.12 * torch.randn(classes, d, generator=generator)
     scale = torch.logspace(0, -2, d)
@@ -184,7 +184,7 @@ def make(folder: Path, n: int, d: int, classes: int) -> None:
 
 
 def compare(title: str, ways: dict[str, Way], folder: Path, epochs: int, threads: int) -> None:
-    """A row of the table for each way, ratios to the first."""
+    """Prints a row of the table for each implementation, with ratios to the first."""
     base = None
     for way in ways:
         line = [sys.executable, __file__, "--threads", str(threads), "--epochs", str(epochs)]
@@ -213,12 +213,13 @@ def compare(title: str, ways: dict[str, Way], folder: Path, epochs: int, threads
 @click.option("--threads", default=1)
 @click.option("--worker", nargs=2, hidden=True)
 def main(rows: int, width: int, classes: str, epochs: int, threads: int, worker: tuple[str, str] | None) -> None:
-    """Runs all ways."""
+    """Runs all implementations."""
     torch.set_num_threads(threads)
     if worker:
         work(worker[0], Path(worker[1]), epochs)
         return
-    print("| data | way | seconds | ratio | memory, GB | iterations | objective |\n|---|---|---|---|---|---|---|")
+    header = ["data", "implementation", "seconds", "ratio", "memory, GB", "iterations", "objective"]
+    print(f"| {' | '.join(header)} |\n{'|---' * len(header)}|")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for count in map(int, classes.split(",")):

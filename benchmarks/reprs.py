@@ -1,13 +1,12 @@
-"""What save-reprs costs beyond the network: the whole stage against bare forward passes over the same prepared batches.
+"""The overhead of save-reprs: the whole stage compared with forward passes over prepared batches.
 
     python benchmarks/reprs.py [--arch resnet18_w16 --arch resnet18] [--images 2048] [--repeats 7] [--threads 2]
 
-An untrained network of each architecture, with the small stem, looks at bundled images. ``bare`` is a loop of forward
-passes over batches that were made, standardised and laid out beforehand, and keeps nothing; ``stage`` is what
-``ssltool save-reprs`` does once checkpoint and images are open, from pixels to the renamed file. Both run in turn in
-one process; seconds are the best of the runs, and their ratio. ``CPU`` is the ratio of the medians of the processor
-time, which other programs on the machine disturb less. ``memory`` is what the stage takes at most beyond what was there
-when it began, without the pages of mapped files.
+A network of each architecture, with the small stem, is evaluated on bundled images. ``bare`` is a loop of forward
+passes over prepared batches that discards the outputs. ``stage`` is ``ssltool save-reprs`` after opening the checkpoint
+and the images, from pixels to the renamed file. Both alternate in one process; seconds are the best of the runs,
+``ratio`` is their ratio. ``CPU`` is the ratio of the medians of the processor time, which other programs on the machine
+affect less. ``memory`` is the stage's peak above the memory at its start, without the pages of mapped files.
 """
 
 from __future__ import annotations
@@ -38,14 +37,14 @@ CPU = torch.device("cpu")
 
 
 def network(arch: str, folder: Path) -> Pretrained:
-    """One step of training, so that there is a checkpoint; its weights do not matter."""
+    """A network after one training step; its weights do not matter."""
     schedule = {"epochs": 1, "steps_per_epoch": 1, "batch_size": 8, "monitor_every": 0, "device": "cpu"}
     run = pretrain(PretrainConfig(arch=arch, dim=64, pred_dim=16, out=str(folder / arch), **schedule))
     return load_pretrained(SaveReprsConfig(pretrained=str(run / "checkpoint.pt")), CPU)
 
 
 def seconds(work: Callable[[], object]) -> tuple[float, float]:
-    """What ``work`` takes by the clock, and of the processors."""
+    """Wall time and processor time of ``work``."""
     start = time.perf_counter(), time.process_time()
     work()
     return time.perf_counter() - start[0], time.process_time() - start[1]
@@ -83,7 +82,7 @@ def measure(one: Pretrained, images: ImageSet, config: SaveReprsConfig, folder: 
 
 @click.command(help=__doc__)
 @click.option("--arch", "archs", multiple=True, default=("resnet18_w16", "resnet18"))
-@click.option("--images", default=2048, help="bundled images that are looked at")
+@click.option("--images", default=2048, help="number of bundled images")
 @click.option("--batch-size", "-b", default=256)
 @click.option("--precision", "precisions", multiple=True, default=("fp32",))
 @click.option("--repeats", default=7)
@@ -91,7 +90,7 @@ def measure(one: Pretrained, images: ImageSet, config: SaveReprsConfig, folder: 
 def main(
     archs: tuple[str, ...], images: int, batch_size: int, precisions: tuple[str, ...], repeats: int, threads: int
 ) -> None:
-    """Runs all architectures at all precisions."""
+    """Runs all architectures with all precisions."""
     torch.set_num_threads(threads)
     some = open_dataset(DataSettings(), "train").select(np.arange(images))
     print("| network | precision | bare, s | stage, s | ratio | CPU | memory, MB |\n|---|---|---|---|---|---|---|")

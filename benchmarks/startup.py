@@ -1,4 +1,4 @@
-"""How long ``ssltool --help`` takes, against a bare ``import click``: whole processes, taken in turn.
+"""The time of ``ssltool --help`` compared with a bare ``import click``: whole processes, alternating.
 
 python benchmarks/startup.py [--runs 15]
 """

@@ -1,8 +1,8 @@
-"""Batched views against torchvision's per-image transforms: the same recipe on the same images, one core each.
+"""Batched views compared with torchvision's per-image transforms: the same recipe on the same images, one core each.
 
     python benchmarks/views.py [--size 32] [--images 512] [--channels 3]
 
-Prints images/s of both and their ratio. The peer is the paper's own pipeline: PIL images through RandomResizedCrop,
+Prints views/s of both and their ratio. The reference is the paper's pipeline: PIL images through RandomResizedCrop,
 ColorJitter, RandomGrayscale, Gaussian blur, flip, ToTensor and Normalize, one image at a time.
 """
 
@@ -46,7 +46,7 @@ def peer(size: int) -> transforms.Compose:
 
 
 def seconds(work) -> float:
-    """The best of a few runs."""
+    """The shortest time of ``REPEATS`` runs."""
     times = []
     for _ in range(REPEATS):
         start = time.perf_counter()

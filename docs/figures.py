@@ -1,6 +1,6 @@
-"""Draws the pictures of the documentation into ``docs/_static``. ``python docs/figures.py``
+"""Draws the figures of the documentation into ``docs/_static``. ``python docs/figures.py``
 
-``strategies.png``: how often each image is seen in each epoch under the four data strategies, counted from the index
+``strategies.png``: how often each image is used in each epoch under the four data strategies, counted from the index
 sequences that training uses.
 """
 
@@ -19,7 +19,7 @@ from ssltool.viz.spectra import COLOURS, plt
 STATIC = Path(__file__).with_name("_static")
 IMAGES, BATCH, EPOCHS, BINS = 1200, 20, 10, 60
 
-# Title, what it means, and the settings beside the strategy.
+# Strategy: its description, and its settings.
 PANELS = {
     "iid": ("all images, every epoch", {}),
     "current": ("one new chunk each epoch", {}),
@@ -29,7 +29,7 @@ PANELS = {
 
 
 def exposure(strategy: str, **settings: int) -> np.ndarray:
-    """How often each image is seen in each epoch: (EPOCHS, IMAGES), by its place in the order."""
+    """How often each image is used in each epoch: (EPOCHS, IMAGES), by its position in the data order."""
     order = np.arange(IMAGES)
     rows = [
         np.bincount(
@@ -42,7 +42,7 @@ def exposure(strategy: str, **settings: int) -> np.ndarray:
 
 
 def draw_strategies(path: Path) -> None:
-    """The matrices epoch x place in the order, and below each its sum over the run."""
+    """Draws the matrices epoch x position in the data order, and below each its sum over the run."""
     plt.rcParams.update({"font.family": "DejaVu Sans", "font.size": 9.5})
     shades = plt.matplotlib.colors.LinearSegmentedColormap.from_list(
         "exposure", ["#C6DFF0", "#86BADD", COLOURS[0], "#00375A"]
@@ -63,24 +63,24 @@ def draw_strategies(path: Path) -> None:
             _label_block(top, e, seen[e], strategy, settings)
         top.text(0, 1.115, strategy, transform=top.transAxes, fontsize=13, fontweight="bold", family="DejaVu Sans Mono")
         top.set_title(meaning, fontsize=9.5, color="0.3", loc="left")
-        top.set_yticks(range(EPOCHS))
+        top.set_yticks(range(EPOCHS), range(1, EPOCHS + 1))
         top.tick_params(length=0)
         total = binned.sum(axis=0)
         bottom.fill_between(np.linspace(0, 100, BINS + 1), [*total, total[-1]], step="post", color=COLOURS[0])
         bottom.axhline(EPOCHS, color="0.35", linewidth=0.9, linestyle=(0, (4, 3)))
-        bottom.set(xlabel="place in the order (%)", xlim=(0, 100), ylim=(0, 55), yticks=(0, 10, 50))
+        bottom.set(xlabel="position in the order (%)", xlim=(0, 100), ylim=(0, 55), yticks=(0, 10, 50))
         bottom.set_xticks((0, 20, 40, 60, 80, 100))
         top.spines[:].set_color("0.75")
         bottom.spines[["top", "right"]].set_visible(False)
-    axes[0, 0].set_ylabel("epoch, from 0")
-    axes[1, 0].set_ylabel("times seen\nin the run")
+    axes[0, 0].set_ylabel("epoch")
+    axes[1, 0].set_ylabel("times used\nin the run")
     path.parent.mkdir(exist_ok=True)
     figure.savefig(path, dpi=160, facecolor="white", metadata={"Software": None})
     plt.close(figure)
 
 
 def _label_block(axis: plt.Axes, epoch: int, seen: np.ndarray, strategy: str, settings: dict[str, int]) -> None:
-    """Writes how often an image of the epoch's subset is seen, on it, or beside it where it is narrow."""
+    """Writes how often an image of the epoch's subset is used, on the block, or beside it if it is narrow."""
     subset = epoch_subset(np.arange(IMAGES), strategy=strategy, epoch=epoch, epochs=EPOCHS, **settings)
     low, high = 100 * subset[0] / IMAGES, 100 * (subset[-1] + 1) / IMAGES
     times = f"{seen[subset].mean():.2g} ×"

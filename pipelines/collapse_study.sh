@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# What each metric sees of a collapse, and which misses it:  bash pipelines/collapse_study.sh [FOLDER]
+# Which collapses each metric detects:  bash pipelines/collapse_study.sh [FOLDER]
 #
-# Known cases on the bundled images, all with one budget: SimSiam with and without its stop-gradient, the four regimes of
-# the student/teacher study, capacity (base width 16, 32, 64) against data (5, 25, 100 %), and one pass over the data
-# against ordinary shuffling. About an hour on one CPU core; what is there already is not made again.
-# The tables and the picture of docs/study.md are its output.
+# Known cases on the bundled images, all with the same budget: SimSiam with and without its stop-gradient, the four
+# regimes of the student/teacher study, capacity (base width 16, 32, 64) against data (5, 25, 100 %), and a single pass
+# over the data against ordinary shuffling. Takes about an hour and a half on one CPU core; existing results are kept.
+# The tables and the figure of docs/study.md are its output.
 set -euo pipefail
 out=${1:-study}
 here=$(dirname "$0")
@@ -30,7 +30,7 @@ for percent in 5 25; do
   python - "$out/$percent.npy" "$percent" <<'PYTHON'
 import sys
 import numpy as np
-everything = np.random.RandomState(0).permutation(8000)  # the smaller share lies within the larger
+everything = np.random.RandomState(0).permutation(8000)  # nested: the larger share contains the smaller
 np.save(sys.argv[1], np.sort(everything[: 8000 * int(sys.argv[2]) // 100]))
 PYTHON
 done
@@ -50,7 +50,7 @@ done
   train w32-single-pass -a resnet18_w32 $SIMSIAM --strategy current
 }
 
-reprs() {  # NAME RUN FLAGS...: representations of the train images, both layers; of the val images; and views of some
+reprs() {  # NAME RUN FLAGS...: representations of the train images (both layers) and val images, views of a sample
   local name=$1 run=$2
   shift 2
   [ -e "$out/$name/views.pt" ] && return

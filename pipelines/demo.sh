@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# What ssltool is for, in a few minutes on two CPU cores:  make demo, or  bash pipelines/demo.sh [FOLDER]
+# A demonstration of ssltool in a few minutes on two CPU cores:  make demo, or  bash pipelines/demo.sh [FOLDER]
 #
-# SimSiam on the bundled images; the same run without its stop-gradient, which collapses; and an untrained network beside
-# them. Ends with one table and one picture. The run is small (a ResNet-18 of base width 16 that sees 28-pixel images), so
-# the accuracies are small too: what counts is how the three compare.
+# Trains SimSiam on the bundled images, with its stop-gradient and without, which collapses, and compares both with an
+# untrained network in a table and a plot for each layer. The networks are small (ResNet-18 of base width 16, 28-pixel
+# images), so the accuracies are low: compare the three with each other.
 set -euo pipefail
 out=${1:-demo}
 here=$(dirname "$0")
@@ -22,7 +22,7 @@ step "the same without stop-gradient"
 # shellcheck disable=SC2086
 ssltool pretrain $SETTINGS --print-freq 125 --set stop_grad=false --out "$out/no-stop-gradient" >/dev/null
 
-measure() {  # NAME CHECKPOINT FLAGS...: representations, accuracies and spectra of one network
+measure() {  # NAME CHECKPOINT FLAGS...: representations and accuracies of one network
   local name=$1 checkpoint=$2
   shift 2
   step "measuring $name"

@@ -1,4 +1,4 @@
-"""Prints the table that ends the demo, from the JSON documents that its commands wrote into the folder argument."""
+"""Prints the table at the end of ``demo.sh`` from the JSON files in the folder argument."""
 
 from __future__ import annotations
 
@@ -42,9 +42,10 @@ def main(out: Path) -> None:
             )
         )
     print(
-        "\nAccuracies are of the backbone; effective rank says how many dimensions are in use.\n"
-        "AUC: 0.5 flat, 1 collapsed. feature_std of the projection: 1 spread, 0 collapsed.\nThe loss does not tell. "
-        f"Pictures: {out}/spectra-backbone.png, {out}/spectra-projector.png"
+        "\nAccuracies are those of the backbone. Effective rank: the effective number of dimensions.\n"
+        "AUC: 0.5 flat, 1 collapsed. feature_std of the projection: 1 healthy, 0 collapsed.\n"
+        "The loss does not show the collapse. "
+        f"Plots: {out}/spectra-backbone.png, {out}/spectra-projector.png"
     )
 
 

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# What networks are worth, by every stage after pretraining:  bash pipelines/evaluate.sh [FOLDER]
+# Every evaluation of several pretrained networks:  bash pipelines/evaluate.sh [FOLDER]
 #
-# Three methods and an untrained network, all of one make, on the bundled images. Each is pretrained, then measured
-# through files: representations, neighbours, linear probes, the whole network fine-tuned on a tenth and on all of the
-# labels, clusters, collapse. Ends with a page about all runs and the table of docs/evaluation.md. About half an hour on
-# two CPU cores; what is there already is not made again. NAMES chooses among the networks, no-stop-gradient is one more;
-# TRAIN, REPRS, PROBE, FINETUNE and SCAN hold further flags of these commands.
+# Pretrains three methods on the bundled images and evaluates each, and an untrained network of the same architecture:
+# kNN, linear probes and fine-tuning on a tenth and on all of the labels, clustering, collapse metrics. Writes a report
+# about all runs and prints the table of docs/evaluation.md. Takes about half an hour on two CPU cores; existing results
+# are kept. NAMES selects the networks (also no-stop-gradient); TRAIN, REPRS, PROBE, FINETUNE and SCAN are additional
+# flags of the commands.
 set -euo pipefail
 out=${1:-evaluation}
 here=$(dirname "$0")
@@ -17,7 +17,7 @@ SIMSIAM="--dim 512 --pred-dim 128 --fix-pred-lr --lr 0.2"
 
 step() { printf '\n== %s\n' "$*" >&2; }
 
-flags() {  # NAME: what a network is pretrained with
+flags() {  # NAME: the pretraining flags of a network
   case $1 in
     simsiam) echo "$SIMSIAM" ;;
     no-stop-gradient) echo "$SIMSIAM --set stop_grad=false" ;;
@@ -27,7 +27,7 @@ flags() {  # NAME: what a network is pretrained with
   esac
 }
 
-once() {  # FILE COMMAND...: what the command prints goes into the file, unless it is there
+once() {  # FILE COMMAND...: writes the command's output into the file, unless it exists
   local file=$1
   shift
   [ -s "$file" ] && return
@@ -37,7 +37,7 @@ once() {  # FILE COMMAND...: what the command prints goes into the file, unless 
 }
 
 # shellcheck disable=SC2086
-measure() {  # NAME CHECKPOINT [--random]: one JSON document for each stage, in the network's folder
+measure() {  # NAME CHECKPOINT [--random]: one JSON file per evaluation, in the network's folder
   local to=$out/$1 network="--pretrained $2 ${3:-}"
   local train=$to/reprs/train_reprs_e0.pt val=$to/reprs/val_reprs_e0.pt
   mkdir -p "$to"

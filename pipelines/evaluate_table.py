@@ -1,4 +1,4 @@
-"""Prints the table that ends ``evaluate.sh``, in Markdown, from the JSON documents in the folder argument.
+"""Prints the table at the end of ``evaluate.sh``, in Markdown, from the JSON files in the folder argument.
 
 python pipelines/evaluate_table.py FOLDER NAME...
 """
@@ -24,7 +24,7 @@ HEADER = [
 
 
 def row(folder: Path) -> list[str]:
-    """What is known of one network."""
+    """The row of one network."""
 
     def document(name: str) -> dict[str, Any]:
         return json.loads((folder / f"{name}.json").read_text())
@@ -43,7 +43,7 @@ def row(folder: Path) -> list[str]:
 
 
 def tuned(arms: dict[str, Any]) -> str:
-    """The accuracy of the one arm, with its deviation over the seeds."""
+    """The accuracy of the only arm, with its standard deviation over the seeds."""
     (arm,) = arms.values()
     found = arm["acc1"]
     return percent(found["mean"]) + (f" ± {100 * found['sd']:.1f}" if found["sd"] is not None else "")

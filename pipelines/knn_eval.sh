@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # k-NN accuracy of a run:  bash pipelines/knn_eval.sh ARCH RUN_DIR [DATA]
-# DATA is the folder the run was trained on unless given. Further flags of save-reprs go into SAVE_FLAGS.
+# DATA defaults to the run's training data. SAVE_FLAGS are additional flags of save-reprs.
 set -euo pipefail
 [ $# -ge 2 ] || { echo "usage: $0 ARCH RUN_DIR [DATA]" >&2; exit 2; }
 arch=$1 run=${2%/} data=${3:-}

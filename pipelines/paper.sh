@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# The five training regimes of "Understanding Collapse in Non-Contrastive Siamese Representation Learning", then the
-# k-NN accuracy of each, and all five spectra in one table and one picture:
+# The five training regimes of "Understanding Collapse in Non-Contrastive Siamese Representation Learning", the k-NN
+# accuracy of each, and all five spectra in one table and one plot:
 #
 #   bash pipelines/paper.sh DATA [ARCH [ORDER.npy]]
 #
-# DATA is an ImageNet-style folder, or anything else that ssltool pretrain takes. Without ORDER.npy one random order is
-# made by the first run that needs one and shared by the others. EPOCHS (100), BATCH (256), HYBRID_EPOCH (40, the epochs of
-# the single pass that the hybrid starts from), LAST (20, the percentage of regime 4), FLAGS (more flags of pretrain)
-# change the scale.
+# DATA is an ImageNet-style folder, or anything else that ssltool pretrain takes. Without ORDER.npy, the
+# single pass creates a random order and the other regimes share it. Environment variables: EPOCHS (100), BATCH (256),
+# HYBRID_EPOCH (40, the epochs of the single pass before the hybrid starts), LAST (20, the percentage of regime 4),
+# FLAGS (additional flags of pretrain).
 set -euo pipefail
 [ $# -ge 1 ] || { echo "usage: $0 DATA [ARCH [ORDER.npy]]" >&2; exit 2; }
 data=$1 arch=${2:-resnet18} order=${3:-}
@@ -26,7 +26,7 @@ train "$arch-singlepass" 2 --strategy current --save-every "$hybrid" ${order:+--
 order=${order:-logs/$arch-singlepass_0002/order.npy}
 train "$arch-cumulative" 3 --strategy accumulate --incremental-idx-path "$order"
 train "$arch-last$last" 4 --strategy last --chunk-size $((epochs * last / 100)) --incremental-idx-path "$order"
-# The hybrid goes on from the single pass, on all the data and the same cosine.
+# The hybrid continues the single pass on all images, with the same cosine schedule.
 hybrid_run=logs/$arch-hybrid_0005
 if [ -e "$hybrid_run/checkpoint.pt" ]; then start=$hybrid_run
 else start=logs/$arch-singlepass_0002/checkpoint_$(printf %04d $((hybrid - 1))).pt; fi

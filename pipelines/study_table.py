@@ -1,4 +1,4 @@
-"""The tables of docs/study.md, from the JSON documents that collapse_study.sh wrote into the folder argument."""
+"""Prints the tables of docs/study.md from the JSON files of collapse_study.sh in the folder argument."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ ENDS = {
     "twonn": 0.0,
     "lidar": 1.0,
 }
-"""Where each metric ends in complete collapse."""
+"""The value of each metric at complete collapse."""
 
 OTHERS = ("alpha", "alignment")
 SEEN = 0.25
-"""A metric sees a collapse if it goes at least so much of the way from the healthy run's value to the end."""
+"""A metric detects a collapse if it covers at least this share of the distance from healthy to collapsed."""
 
 PAIRS = {
     "no-stop-gradient": "w16-100",
@@ -36,7 +36,7 @@ PAIRS = {
     "teacher-copy": "teacher-untrained",
     "teacher-ema": "teacher-untrained",
 }
-"""Known collapses, and what each is compared with: the teacher study has no healthy regime."""
+"""Known collapses and their reference runs; the teacher study has no healthy regime."""
 
 GRID = [f"w{width}-{share}" for width in (16, 32, 64) for share in (5, 25, 100)]
 PASSES = ["w16-single-pass", "w32-single-pass"]
@@ -63,7 +63,7 @@ def main(out: Path) -> None:
             for run in runs
         ]
         markdown(["run", "loss", "20-NN", "verdict", *names], rows)
-    print("\nsees (+) or misses (-) a collapse\n")
+    print("\ndetects (+) or misses (-) a collapse\n")
     rows = []
     for layer, found in layers.items():
         names = [name for name in ENDS if name in found[runs[0]]]
@@ -91,25 +91,25 @@ def run_of(path: str, out: Path) -> str:
 
 
 def last_loss(run: Path) -> str:
-    """The loss of a run's last epoch, or nothing for an untrained network."""
+    """The loss of a run's last epoch; empty for an untrained network."""
     log = run / "metrics.jsonl"
     return f"{json.loads(log.read_text().splitlines()[-1])['loss']:.3f}" if log.exists() else ""
 
 
 def mark(value: float | None, healthy: float | None, end: float) -> str:
-    """Whether ``value`` went far enough from the healthy one to the end of collapse."""
+    """``+`` if ``value`` is far enough from the healthy value towards ``end``, else ``-``."""
     if value is None or healthy is None:
         return ""
     return "+" if (value - healthy) / (end - healthy) >= SEEN else "-"
 
 
 def number(value: float | None) -> str:
-    """Three digits, or a dash."""
+    """Three significant digits, or a dash for None."""
     return "-" if value is None else f"{value:.3g}"
 
 
 def markdown(header: list[str], rows: list[list[str]]) -> None:
-    """Prints a table."""
+    """Prints a Markdown table."""
     for row in (header, ["---"] * len(header), *rows):
         print(f"| {' | '.join(row)} |")
 

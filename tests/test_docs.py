@@ -1,9 +1,9 @@
-"""The documentation stays true: its command lines parse, marked blocks run, and the generated pages are not stale.
+"""The documentation is correct: its command lines parse, marked blocks run, and the generated pages are up to date.
 
 A fenced ``bash`` block is executed if the line before it is the comment ``<!-- run -->``. The marked blocks of a page
-run in order, in one temporary folder, so that they hand each other files; they may hold ``ssltool`` lines only. They
-run as written but for ``SHRINK``: flags appended to a command so that it ends within seconds (of a flag that is given
-twice the last value counts).
+run in order, in one temporary folder, so that later ones read the files of earlier ones; they may contain only
+``ssltool`` lines. ``SHRINK`` appends flags to a command so that it ends within seconds (the last value of a repeated
+flag counts).
 """
 
 from __future__ import annotations
