@@ -16,7 +16,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 from ssltool.errors import SSLToolError, UsageError, first_line, unknown
 
@@ -24,15 +24,7 @@ GROUP = "ssltool.plugins"
 """The entry-point group of installed plug-ins."""
 
 
-class Entry(Protocol):
-    """What a registry holds: at least a ``target``, which is the object or where it is imported from."""
-
-    @property
-    def target(self) -> Any:
-        """The object itself, ``"module:attribute"``, or ``".module:attribute"``."""
-
-
-E = TypeVar("E", bound=Entry)
+E = TypeVar("E")
 
 REGISTRIES: list[Registry[Any]] = []
 """All registries that have been imported."""
@@ -53,25 +45,26 @@ class Registry(Mapping[str, E], Generic[E]):
         self._plugins: dict[str, str] = {}
         REGISTRIES.append(self)
 
-    def add(self, name: str, entry: E) -> None:
-        """Adds an entry; within a plug-in, in the plug-in's name.
+    def add(self, name: str, entry: E, *, first: bool = False) -> None:
+        """Adds an entry at the end, or as the ``first``, which counts where entries are tried in order.
 
         Raises:
             SSLToolError: if the name is taken.
         """
         if name in self._entries:
             raise SSLToolError(f"the {self.kind} '{name}' is already registered; choose another name")
-        self._entries[name] = entry
+        self._entries = {name: entry, **self._entries} if first else {**self._entries, name: entry}
         if _loading:
             self._plugins[name] = _loading[-1]
 
     def load(self, name: str) -> Any:
-        """The target of an entry, imported when needed.
+        """The ``target`` of an entry: the object itself, or what ``"module:attribute"`` names, imported when needed.
 
         Raises:
             UsageError: for an unknown name.
         """
-        target = self[name].target
+        entry: Any = self[name]
+        target = entry.target
         if not isinstance(target, str):
             return target
         module, _, attribute = target.partition(":")

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from methods_helpers import SMALL, WIDTH, facts
 from ssltool.methods import method_class, method_options
 from ssltool.methods.base import Method
-from ssltool.models.backbones import ViT
+from ssltool.models.vit import ViT
 
 
 def array(rows: Any) -> np.ndarray:

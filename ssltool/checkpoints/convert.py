@@ -16,7 +16,7 @@ from ssltool.checkpoints.read import read_entries
 from ssltool.config import PretrainConfig, as_dict
 from ssltool.errors import SSLToolError
 from ssltool.files import FilePath
-from ssltool.models.backbones import SMALL_IMAGE
+from ssltool.models.family import SMALL_IMAGE
 
 PROGRAM = "program"
 """The setting that names whose network it is, where there is a backbone alone and no method of ours around it."""

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ssltool.checkpoints.parameter_names import Family, networks_in
 from ssltool.errors import SSLToolError
+from ssltool.registry import Registry
 
 # Under which key programs keep their weights, the one that they evaluate first: DINO its teacher, timm the moving
 # average where there is one.
@@ -60,37 +61,45 @@ class Layout:
 _PAPERS = "noncontrastive-ssl"
 _BYOLS = ("base_encoder.fc.3.weight", "momentum_encoder.")
 
-LAYOUTS = (
-    Layout(_PAPERS, "distill", "", ("teacher_mean",)),
-    Layout("moco", "moco", "encoder_q.", ("encoder_k.",)),
-    Layout(_PAPERS, "byol", "base_encoder.", _BYOLS, ("base_encoder.fc.4.running_mean",)),
-    Layout("moco-v3", "mocov3", "base_encoder.", ("momentum_encoder.",), heads=MOCOS),
-    Layout(_PAPERS, "nnsiam", "encoder.", ("predictor.", "queue_ptr")),
-    Layout("simsiam", "simsiam", "encoder.", ("predictor.",), ("classifier.",), heads=MOCOS),
-    Layout(
-        "solo-learn",
-        "mocov3",
-        "backbone.",
-        ("classifier.", "momentum_projector.", "predictor."),
-        ("projector.0.bias",),
-        "small-padded",
-        {"vit_tiny": 12},
-    ),
-    Layout("solo-learn", None, "backbone.", ("classifier.",), stem="small-padded"),
-    Layout("solo-learn", None, "encoder.", ("classifier.",), stem="small-padded"),  # as earlier versions call it
-    Layout("barlowtwins", "barlow", "backbone.", ("projector.", "bn.running_mean")),
-    Layout("vicreg", "vicreg", "backbone.", ("projector.",)),
-    Layout("dino", "dino", "backbone.", ("head.last_layer.",)),
-    Layout("lightly", None, "backbone.vit."),
-    Layout("lightly", None, "backbone.", ("projection_head.",)),
-    Layout("lightly", None, "backbone.", ("pytorch-lightning_version",)),
-    Layout("lightly", None, "teacher_backbone.vit."),
-    Layout("lightly", None, "teacher_backbone."),
-    Layout("swav", "deepcluster", "", ("prototypes.prototypes0.",)),
-    Layout("swav", "swav", "", ("projection_head.",)),
-    Layout("torchvision", None, "", ("conv_proj.",)),
-    Layout("timm", None, "", ("patch_embed.",)),
-    Layout("torchvision", None, "", heads=None),  # and whoever saves a bare ResNet
+CHECKPOINT_LAYOUTS: Registry[Layout] = Registry(
+    "checkpoint layout",
+    __name__,
+    {
+        "noncontrastive-ssl/distill": Layout(_PAPERS, "distill", "", ("teacher_mean",)),
+        "moco": Layout("moco", "moco", "encoder_q.", ("encoder_k.",)),
+        "noncontrastive-ssl/byol": Layout(
+            _PAPERS, "byol", "base_encoder.", _BYOLS, ("base_encoder.fc.4.running_mean",)
+        ),
+        "moco-v3": Layout("moco-v3", "mocov3", "base_encoder.", ("momentum_encoder.",), heads=MOCOS),
+        "noncontrastive-ssl/nnsiam": Layout(_PAPERS, "nnsiam", "encoder.", ("predictor.", "queue_ptr")),
+        "simsiam": Layout("simsiam", "simsiam", "encoder.", ("predictor.",), ("classifier.",), heads=MOCOS),
+        "solo-learn/mocov3": Layout(
+            "solo-learn",
+            "mocov3",
+            "backbone.",
+            ("classifier.", "momentum_projector.", "predictor."),
+            ("projector.0.bias",),
+            "small-padded",
+            {"vit_tiny": 12},
+        ),
+        "solo-learn": Layout("solo-learn", None, "backbone.", ("classifier.",), stem="small-padded"),
+        "solo-learn/encoder": Layout(
+            "solo-learn", None, "encoder.", ("classifier.",), stem="small-padded"
+        ),  # as earlier versions call it
+        "barlowtwins": Layout("barlowtwins", "barlow", "backbone.", ("projector.", "bn.running_mean")),
+        "vicreg": Layout("vicreg", "vicreg", "backbone.", ("projector.",)),
+        "dino": Layout("dino", "dino", "backbone.", ("head.last_layer.",)),
+        "lightly/vit": Layout("lightly", None, "backbone.vit."),
+        "lightly/projection-head": Layout("lightly", None, "backbone.", ("projection_head.",)),
+        "lightly/lightning": Layout("lightly", None, "backbone.", ("pytorch-lightning_version",)),
+        "lightly/teacher-vit": Layout("lightly", None, "teacher_backbone.vit."),
+        "lightly/teacher": Layout("lightly", None, "teacher_backbone."),
+        "swav/deepcluster": Layout("swav", "deepcluster", "", ("prototypes.prototypes0.",)),
+        "swav": Layout("swav", "swav", "", ("projection_head.",)),
+        "torchvision/vit": Layout("torchvision", None, "", ("conv_proj.",)),
+        "timm/vit": Layout("timm", None, "", ("patch_embed.",)),
+        "torchvision": Layout("torchvision", None, "", heads=None),  # and whoever saves a bare ResNet
+    },
 )
 """In the order in which they are tried."""
 
@@ -117,7 +126,7 @@ def recognise(path: str, names: Collection[str], entries: Collection[str]) -> tu
         SSLToolError: if there is no network among the names, or several and no telling which.
     """
     networks = networks_in(names)
-    for layout in LAYOUTS:
+    for layout in CHECKPOINT_LAYOUTS.values():
         if layout.prefix in networks and layout.fits(names, entries):
             return layout, networks[layout.prefix]
     if not networks:

@@ -18,7 +18,7 @@ from ssltool.data.images import open_dataset, parse_type
 from ssltool.errors import SSLToolError
 from ssltool.files import file_hash, weights_hash
 from ssltool.methods.base import Method
-from ssltool.models.backbones import check_architecture, resolve_stem
+from ssltool.models.backbones import family_of, resolve_stem
 from ssltool.training import distributed
 from ssltool.training.setup import DEFAULT_SIZE
 
@@ -119,7 +119,7 @@ def _untrained(settings: NetworkSettings, seed: int | None) -> _Source:
     if settings.random:
         raise SSLToolError(f"--pretrained {RANDOM} is an untrained network as it is; --random does nothing, drop it")
     arch = _named_architecture(settings)
-    check_architecture(arch)
+    family_of(arch)
     own = open_dataset(settings, "val").own_size if settings.data is None else None
     size = settings.image_size or own or DEFAULT_SIZE
     saved = alone(BackboneSpec(arch, resolve_stem(arch, settings.stem or "auto", size), size), UNTRAINED, OURS)

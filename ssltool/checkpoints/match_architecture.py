@@ -18,19 +18,9 @@ from torch import Tensor
 
 from ssltool.checkpoints.layouts import TIMMS, Layout
 from ssltool.errors import SSLToolError
-from ssltool.models.backbones import (
-    NARROW,
-    STEM_CONVS,
-    VARIANTS,
-    VITS,
-    ViTShape,
-    build_backbone,
-    check_architecture,
-    torchvision_resnets,
-    vit_name,
-    vit_of,
-    vit_shape,
-)
+from ssltool.models.backbones import build_backbone, family_of
+from ssltool.models.resnet import NARROW, STEM_CONVS, VARIANTS, torchvision_resnets
+from ssltool.models.vit import VITS, ViTShape, vit_name, vit_of, vit_shape
 
 COUNTER = "num_batches_tracked"
 """Batch norm's count of steps. It changes nothing and old files lack it."""
@@ -64,7 +54,7 @@ def match_backbone(
             they contradict ``arch`` or ``stem``.
     """
     if arch is not None:
-        check_architecture(arch)
+        family_of(arch)
     find = _vit if "conv_proj.weight" in weights else _resnet
     return find(path, weights, layout, arch, None if stem == "auto" else stem)
 

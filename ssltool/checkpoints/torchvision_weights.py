@@ -9,7 +9,7 @@ import torch
 import torchvision
 
 from ssltool.errors import SSLToolError, first_line, unknown
-from ssltool.models.backbones import torchvision_resnets
+from ssltool.models.resnet import torchvision_resnets
 
 # torchvision's ViTs by our names for their image sizes.
 VITS = {

@@ -17,8 +17,8 @@ from ssltool.methods.base import Output, RunFacts, same_shapes
 from ssltool.methods.options import AsymmetricViews, fix_pred_lr, momentum, momentum_final, temperature, width
 from ssltool.methods.parts.matching import own_row_among
 from ssltool.methods.parts.momentum import MomentumMethod
-from ssltool.models.backbones import is_vit
 from ssltool.models.heads import mlp
+from ssltool.models.vit import is_vit
 from ssltool.training.distributed import gather
 from ssltool.training.precision import without_autocast
 

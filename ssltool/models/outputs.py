@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from ssltool.config import LAYERS
 from ssltool.errors import SSLToolError, unknown
 from ssltool.methods.base import Method
-from ssltool.models.backbones import ViT, patch_tokens
+from ssltool.models.backbones import patch_tokens
+from ssltool.models.vit import ViT
 
 
 class Features:

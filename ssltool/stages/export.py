@@ -15,7 +15,8 @@ from ssltool.checkpoints.read import SAFETENSORS, safetensors_package
 from ssltool.config import ExportConfig
 from ssltool.errors import SSLToolError
 from ssltool.files import file_hash, write_atomically
-from ssltool.models.backbones import ViTShape, patch_size, torchvision_resnets, vit_shape
+from ssltool.models.resnet import torchvision_resnets
+from ssltool.models.vit import ViTShape, patch_size, vit_shape
 
 SIMSIAM = "simsiam"
 TIMM = "timm"

@@ -15,7 +15,7 @@ from ssltool.data.images import ImageSet
 from ssltool.errors import SSLToolError
 from ssltool.methods import CLASSIFIER, method_options
 from ssltool.methods.base import Method
-from ssltool.models.backbones import is_vit
+from ssltool.models.vit import is_vit
 from ssltool.training.optimizers import build_optimizer
 from ssltool.training.setup import TrainingSetup
 from ssltool.training.state import TrainState

@@ -10,14 +10,17 @@ from torch import nn
 
 from checkpoint_helpers import headless, noise, plain_resnet18, settled, vit
 from ssltool.checkpoints.convert import find_network
-from ssltool.checkpoints.layouts import HEADS, LAYOUTS, Layout
+from ssltool.checkpoints.layouts import CHECKPOINT_LAYOUTS, HEADS, Layout
 from ssltool.checkpoints.match_architecture import match_backbone
 from ssltool.checkpoints.parameter_names import FAMILIES, networks_in, timm_name
 from ssltool.errors import SSLToolError
-from ssltool.models.backbones import architectures, build_backbone, vit_shape
+from ssltool.models.backbones import architectures, build_backbone
+from ssltool.models.vit import vit_shape
 
 BARE = Layout("torchvision", None, "")
 RESNETS = [arch for arch in architectures() if not vit_shape(arch)]
+
+LAYOUTS = tuple(CHECKPOINT_LAYOUTS.values())
 
 
 def shapes(arch: str, **settings) -> dict[str, torch.Tensor]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from methods_helpers import build, defaults, facts, layers, negative_log_share, noisy_batch, rows, shake, unit
 from ssltool.methods import method_options
 from ssltool.methods.mocov3 import MoCoV3, mocov3_loss
-from ssltool.models.backbones import ViT
+from ssltool.models.vit import ViT
 
 
 def by_hand(q1: Tensor, q2: Tensor, k1: Tensor, k2: Tensor, temperature: float) -> float:

@@ -13,7 +13,7 @@ from ssltool.data.views import PAPER
 from ssltool.methods import method_options
 from ssltool.methods.parts.crops import default_size, small_crops
 from ssltool.methods.parts.multicrop import by_size, together
-from ssltool.models.backbones import patch_size
+from ssltool.models.vit import patch_size
 
 METHODS = ("swav", "deepcluster", "dino", "paws")
 

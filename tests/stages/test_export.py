@@ -17,7 +17,8 @@ from ssltool.checkpoints.build import backbone_weights
 from ssltool.checkpoints.convert import read_checkpoint
 from ssltool.config import ExportConfig
 from ssltool.errors import SSLToolError
-from ssltool.models.backbones import build_backbone, torchvision_resnets
+from ssltool.models.backbones import build_backbone
+from ssltool.models.resnet import torchvision_resnets
 from ssltool.stages.export import run
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from ssltool.data.views import Recipe
 from ssltool.methods.options import AsymmetricViews, MultiCrop
-from ssltool.models.backbones import patch_size
+from ssltool.models.vit import patch_size
 
 SMALLEST = 0.05
 """Area of the smallest crop as a share of the image, as in SwAV and DINO."""

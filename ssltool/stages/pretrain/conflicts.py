@@ -11,7 +11,7 @@ from ssltool.errors import SSLToolError
 from ssltool.methods import method_class
 from ssltool.methods.options import gather_options, ineffective_options, parse_options
 from ssltool.methods.recipes import published
-from ssltool.models.backbones import vit_shape
+from ssltool.models.vit import vit_shape
 from ssltool.settings import flag, ineffective, refuse_ineffective
 
 

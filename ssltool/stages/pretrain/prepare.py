@@ -19,7 +19,8 @@ from ssltool.data.support import Support, labelled_rows
 from ssltool.errors import SSLToolError
 from ssltool.methods import method_class, method_options
 from ssltool.methods.options import LabelledSupport
-from ssltool.models.backbones import SMALL_IMAGE, check_architecture, resolve_stem
+from ssltool.models.backbones import family_of, resolve_stem
+from ssltool.models.family import SMALL_IMAGE
 from ssltool.stages.pretrain.conflicts import given_options, refuse_ineffective_settings
 from ssltool.training.setup import DEFAULT_SIZE, TrainingSetup
 
@@ -35,7 +36,7 @@ def prepare(config: PretrainConfig) -> TrainingSetup:
             chunk smaller than a batch, ...
     """
     refuse_ineffective_settings(config)
-    check_architecture(config.arch)
+    family_of(config.arch)
     options = method_options(config.method, given_options(config))
     images = open_dataset(config, "train")
     config = _resolve(config, images)

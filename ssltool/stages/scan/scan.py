@@ -15,7 +15,7 @@ from ssltool.config import ScanConfig, as_dict
 from ssltool.config.scan import STEPS
 from ssltool.errors import SSLToolError
 from ssltool.files import file_hash, weights_hash
-from ssltool.models.backbones import SMALL_IMAGE
+from ssltool.models.family import SMALL_IMAGE
 from ssltool.reprs.neighbours.file import Neighbours
 from ssltool.runs.folder import RunFolder, run_path
 from ssltool.runs.resume import check_compatible

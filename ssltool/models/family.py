@@ -1,0 +1,104 @@
+"""What is known of a family of backbones: their names, how they are built, and what their parts are."""
+
+from __future__ import annotations
+
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from ssltool.errors import SSLToolError
+from ssltool.models import Architecture
+
+SMALL_IMAGE = 64
+"""Pixels up to which the automatic stem is the small one and a ViT's patches are 4 pixels wide."""
+
+
+class Family(ABC):
+    """Backbones that are built alike. A family is a single object without state.
+
+    ``settings`` names what its backbones can be built with, of ``stem``, ``zero_init_residual`` and
+    ``stop_grad_conv1``; the others must stay at their defaults. ``declares_layers`` says whether ``layer_of`` is
+    defined.
+    """
+
+    settings: frozenset[str] = frozenset()
+    declares_layers: bool = False
+
+    @abstractmethod
+    def names(self) -> list[str]:
+        """The names to list and to suggest; more may match."""
+
+    @abstractmethod
+    def matches(self, name: str) -> bool:
+        """Whether ``name`` is a backbone of this family."""
+
+    @abstractmethod
+    def build(
+        self, name: str, *, stem: str, image_size: int, stop_grad_conv1: bool, zero_init_residual: bool
+    ) -> tuple[nn.Module, int]:
+        """The backbone and the width of its representations, initialised from torch's global generator."""
+
+    def owns(self, backbone: nn.Module) -> bool:
+        """Whether ``backbone`` was built by this family."""
+        return False
+
+    def layer_of(self, parameter: str) -> int | None:
+        """The layer of a parameter, from 0 at the input; None for what counts with the head.
+
+        Raises:
+            SSLToolError: for a parameter that the family does not have.
+        """
+        raise SSLToolError(f"no layer is declared for the parameter {parameter}; use --layer-decay 1")
+
+    def patch_tokens(self, backbone: nn.Module, images: Tensor) -> Tensor:
+        """The representation of each patch or position (N, P, D), of ``images`` (N, 3, S, S).
+
+        Raises:
+            SSLToolError: if the backbone has none.
+        """
+        raise SSLToolError(f"a {type(backbone).__name__} has no patch tokens; use a ViT or a ResNet")
+
+
+class Single(Family):
+    """One backbone by the name under which it is registered, made by a factory."""
+
+    def __init__(self, name: str, factory: Callable[..., nn.Module], entry: Architecture) -> None:
+        self.name, self.factory, self.entry = name, factory, entry
+        self.declares_layers = entry.layer_of is not None
+
+    def names(self) -> list[str]:
+        return [self.name]
+
+    def matches(self, name: str) -> bool:
+        return name == self.name
+
+    def build(
+        self, name: str, *, stem: str, image_size: int, stop_grad_conv1: bool, zero_init_residual: bool
+    ) -> tuple[nn.Module, int]:
+        sized = "image_size" in inspect.signature(self.factory).parameters
+        backbone = self.factory(image_size=image_size) if sized else self.factory()
+        if not isinstance(backbone, nn.Module):
+            raise SSLToolError(f"the factory of {name} returned a {type(backbone).__name__}, not a torch.nn.Module")
+        backbone.architecture_name = name  # type: ignore[assignment]
+        return backbone, self.entry.dim or _width(backbone, name, image_size)
+
+    def owns(self, backbone: nn.Module) -> bool:
+        return getattr(backbone, "architecture_name", None) == self.name
+
+    def layer_of(self, parameter: str) -> int | None:
+        return super().layer_of(parameter) if self.entry.layer_of is None else self.entry.layer_of(parameter)
+
+
+def _width(backbone: nn.Module, name: str, image_size: int) -> int:
+    """The width of a backbone's representations, by a forward pass in eval mode."""
+    training = backbone.training
+    with torch.no_grad():
+        out = backbone.eval()(torch.zeros(2, 3, image_size, image_size))
+    backbone.train(training)
+    if not isinstance(out, Tensor) or out.dim() != 2 or len(out) != 2:
+        found = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
+        raise SSLToolError(f"{name} maps images (2, 3, {image_size}, {image_size}) to {found}; it must return (2, dim)")
+    return out.shape[1]

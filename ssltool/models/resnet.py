@@ -1,0 +1,129 @@
+"""ResNets: torchvision's, the collapse paper's variants, and those of another base width (``resnet18_w16``)."""
+
+from __future__ import annotations
+
+import functools
+import re
+
+import torchvision
+from torch import Tensor, nn
+from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
+
+from ssltool.errors import SSLToolError
+from ssltool.models.family import Family
+
+# Blocks of the paper's variants: (block, layers, width per group).
+VARIANTS: dict[str, tuple[type[BasicBlock | Bottleneck], list[int], int]] = {
+    "resnet18_bottleneck_w64": (Bottleneck, [2, 2, 2, 2], 64),
+    "resnet18_bottleneck_w96": (Bottleneck, [2, 2, 2, 2], 96),
+    "resnet18_bottleneck_w128": (Bottleneck, [2, 2, 2, 2], 128),
+    "resnet50_nobottleneck": (BasicBlock, [5, 6, 9, 4], 64),
+}
+
+# Blocks of the ResNets that have a base width in their name.
+NARROW: dict[str, tuple[type[BasicBlock | Bottleneck], list[int]]] = {
+    "resnet18": (BasicBlock, [2, 2, 2, 2]),
+    "resnet34": (BasicBlock, [3, 4, 6, 3]),
+    "resnet50": (Bottleneck, [3, 4, 6, 3]),
+    "resnet200": (Bottleneck, [3, 24, 36, 3]),
+}
+
+# First convolution of each stem (kernel, stride, padding); only the first is followed by max-pooling. solo-learn pads
+# its 3x3 convolution by 2 pixels.
+STEM_CONVS = {"imagenet": (7, 2, 3), "small": (3, 1, 1), "small-stride2": (3, 2, 1), "small-padded": (3, 1, 2)}
+
+
+STAGE = re.compile(r"layer(\d+)\.")
+
+
+@functools.cache
+def torchvision_resnets() -> list[str]:
+    """Names of the ResNets that torchvision registers, wide and ResNeXt included."""
+    return sorted(name for name in torchvision.models.list_models(module=torchvision.models) if "resne" in name)
+
+
+class ResNets(Family):
+    """All ResNets; their stem is one of ``STEM_CONVS``."""
+
+    settings = frozenset({"stem", "zero_init_residual"})
+    declares_layers = True
+
+    def names(self) -> list[str]:
+        narrow = [f"{base}_w{width}" for base in NARROW for width in (16, 32)]
+        return [*torchvision_resnets(), *VARIANTS, *narrow]
+
+    def matches(self, name: str) -> bool:
+        return name in torchvision_resnets() or name in VARIANTS or _narrow(name) is not None
+
+    def build(
+        self, name: str, *, stem: str, image_size: int, stop_grad_conv1: bool, zero_init_residual: bool
+    ) -> tuple[nn.Module, int]:
+        model = _resnet(name, zero_init_residual)
+        dim = model.fc.in_features
+        model.fc = nn.Identity()  # type: ignore[assignment]
+        if stem != "imagenet":
+            model.conv1 = _first_conv(model.bn1.num_features, *STEM_CONVS[stem])
+            model.maxpool = nn.Identity()  # type: ignore[assignment]
+        return model, dim
+
+    def owns(self, backbone: nn.Module) -> bool:
+        return isinstance(backbone, ResNet)
+
+    def layer_of(self, parameter: str) -> int | None:
+        """The stem is layer 0, the four stages are layers 1 to 4."""
+        if stage := STAGE.match(parameter):
+            return int(stage[1])
+        if parameter.startswith(("conv1.", "bn1.")):
+            return 0
+        raise SSLToolError(f"a ResNet has no parameter {parameter}; its layer is not known")
+
+    def patch_tokens(self, backbone: nn.Module, images: Tensor) -> Tensor:
+        """The positions of the last feature map."""
+        if not isinstance(backbone, ResNet):
+            return super().patch_tokens(backbone, images)
+        x = backbone.maxpool(backbone.relu(backbone.bn1(backbone.conv1(images))))
+        for stage in (backbone.layer1, backbone.layer2, backbone.layer3, backbone.layer4):
+            x = stage(x)
+        return x.flatten(2).mT
+
+
+FAMILY = ResNets()
+
+
+def _narrow(arch: str) -> re.Match[str] | None:
+    name = re.fullmatch(r"(resnet\d+)_w(\d+)", arch)
+    return name if name and name[1] in NARROW and int(name[2]) > 0 and int(name[2]) % 8 == 0 else None
+
+
+def _first_conv(width: int, kernel: int, stride: int, padding: int) -> nn.Conv2d:
+    conv = nn.Conv2d(3, width, kernel, stride, padding, bias=False)
+    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+    return conv
+
+
+def _resnet(arch: str, zero_init_residual: bool) -> ResNet:
+    if arch in VARIANTS:
+        block, layers, width = VARIANTS[arch]
+        return ResNet(block, layers, width_per_group=width, zero_init_residual=zero_init_residual)
+    narrow = _narrow(arch)
+    if narrow:
+        return _NarrowResNet(*NARROW[narrow[1]], width=int(narrow[2]), zero_init_residual=zero_init_residual)
+    return torchvision.models.get_model(arch, weights=None, zero_init_residual=zero_init_residual)
+
+
+class _NarrowResNet(ResNet):
+    """A ResNet whose first stage has ``width`` channels instead of 64, and the others in proportion."""
+
+    def __init__(
+        self, block: type[BasicBlock | Bottleneck], layers: list[int], *, width: int, zero_init_residual: bool
+    ) -> None:
+        self._width = width
+        super().__init__(block, layers, zero_init_residual=zero_init_residual)
+        self.conv1 = _first_conv(width, *STEM_CONVS["imagenet"])
+        self.bn1 = nn.BatchNorm2d(width)
+        self.fc = nn.Linear(8 * width * block.expansion, 1)  # the caller takes it off
+
+    def _make_layer(self, block, planes, blocks, stride=1, dilate=False):  # type: ignore[no-untyped-def]
+        if planes == 64:
+            self.inplanes = self._width
+        return super()._make_layer(block, planes * self._width // 64, blocks, stride, dilate)

@@ -1,0 +1,185 @@
+"""Vision transformers as MoCo v3 sets them up; names may add heads and a patch size (``vit_small_h6_p8``)."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.models.vision_transformer import VisionTransformer
+
+from ssltool.errors import SSLToolError
+from ssltool.models.family import SMALL_IMAGE, Family
+
+BLOCK = re.compile(r"encoder\.layers\.encoder_layer_(\d+)\.")
+
+# Width, depth and heads of the collapse paper's ViTs, of the student/teacher study's, and of the usual sizes. MoCo v3's
+# vit_small has 12 heads; DINO's and timm's has 6, and is called vit_small_h6 here.
+VITS = {
+    "vit_small": (384, 12, 12),
+    "vit_small_depth6": (384, 6, 6),
+    "vit_small_depth3": (384, 3, 6),
+    "vit_w256_depth6": (256, 6, 4),
+    "vit_tiny": (192, 12, 3),
+    "vit_base": (768, 12, 12),
+    "vit_large": (1024, 24, 16),
+    "vit_huge": (1280, 32, 16),
+}
+
+
+class ViTShape(NamedTuple):
+    """What a ViT's name says: width, depth, heads, and the side of its patches, None where the image size decides."""
+
+    dim: int
+    depth: int
+    heads: int
+    patch: int | None
+
+
+def vit_shape(arch: str) -> ViTShape | None:
+    """The shape of the ViT that ``arch`` names, None if it names none.
+
+    Raises:
+        SSLToolError: for a number of heads that does not divide the width.
+    """
+    name = re.fullmatch(r"(vit_\w+?)(?:_h([1-9]\d*))?(?:_p([1-9]\d*))?", arch)
+    if not name or name[1] not in VITS:
+        return None
+    dim, depth, heads = VITS[name[1]]
+    heads = int(name[2] or heads)
+    if dim % heads:
+        raise SSLToolError(f"{arch}: {heads} heads do not divide the width {dim}; choose another number behind _h")
+    return ViTShape(dim, depth, heads, int(name[3]) if name[3] else None)
+
+
+def vit_of(dim: int, depth: int) -> str | None:
+    """The name in ``VITS`` of this width and depth, if there is one."""
+    return next((name for name, shape in VITS.items() if shape[:2] == (dim, depth)), None)
+
+
+def vit_name(shape: ViTShape, image_size: int) -> str | None:
+    """The shortest name of a ViT of ``shape`` for images of ``image_size`` pixels; None if no name fits."""
+    name = vit_of(shape.dim, shape.depth)
+    if name is None:
+        return None
+    heads = f"_h{shape.heads}" if shape.heads != VITS[name][2] else ""
+    return name + heads + (f"_p{shape.patch}" if shape.patch not in (None, patch_size(image_size)) else "")
+
+
+class ViT(VisionTransformer):
+    """torchvision's, with patch tokens to be had, and for images of any number of whole patches."""
+
+    def tokens(self, x: Tensor) -> Tensor:
+        """The class token and the patches' (N, 1 + P, D) after the last layer."""
+        if x.shape[-1] % self.patch_size:
+            raise SSLToolError(
+                f"views of {x.shape[-1]} pixels do not divide into patches of {self.patch_size}; "
+                "change --image-size or --set local_size"
+            )
+        patches = self.conv_proj(x)
+        side = patches.shape[-1]
+        x = torch.cat([self.class_token.expand(len(x), -1, -1), patches.flatten(2).mT], dim=1)
+        out: Tensor = self.encoder.ln(self.encoder.layers(self.encoder.dropout(x + self._positions(side))))
+        return out
+
+    def _positions(self, side: int) -> Tensor:
+        """The patches' positions, stretched to ``side`` x ``side`` where the image is of another size (DINO)."""
+        positions = self.encoder.pos_embedding
+        own = math.isqrt(positions.shape[1] - 1)
+        if side == own:
+            return positions
+        grid = positions[:, 1:].mT.unflatten(2, (own, own))
+        grid = F.interpolate(grid, (side, side), mode="bicubic", align_corners=False)
+        return torch.cat([positions[:, :1], grid.flatten(2).mT], dim=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.tokens(x)[:, 0]
+
+
+class ViTs(Family):
+    """All vision transformers of ``VITS``."""
+
+    settings = frozenset({"stop_grad_conv1"})
+    declares_layers = True
+
+    def names(self) -> list[str]:
+        return [*VITS, "vit_small_h6"]
+
+    def matches(self, name: str) -> bool:
+        return vit_shape(name) is not None
+
+    def build(
+        self, name: str, *, stem: str, image_size: int, stop_grad_conv1: bool, zero_init_residual: bool
+    ) -> tuple[nn.Module, int]:
+        shape = vit_shape(name)
+        if shape is None:
+            raise SSLToolError(f"{name} is not the name of a ViT")
+        return _vit(shape, image_size, stop_grad_conv1), shape.dim
+
+    def owns(self, backbone: nn.Module) -> bool:
+        return isinstance(backbone, VisionTransformer)
+
+    def layer_of(self, parameter: str) -> int | None:
+        """The embedding is layer 0, the blocks are layers 1 to L, the last norm counts with the head."""
+        if block := BLOCK.match(parameter):
+            return int(block[1]) + 1
+        if parameter.startswith("encoder.ln."):
+            return None
+        if parameter.startswith(("conv_proj.", "class_token", "encoder.pos_embedding")):
+            return 0
+        raise SSLToolError(f"a ViT has no parameter {parameter}; its layer is not known")
+
+    def patch_tokens(self, backbone: nn.Module, images: Tensor) -> Tensor:
+        """The tokens of the patches after the last layer."""
+        return backbone.tokens(images)[:, 1:] if isinstance(backbone, ViT) else super().patch_tokens(backbone, images)
+
+
+FAMILY = ViTs()
+
+
+def is_vit(backbone: nn.Module) -> bool:
+    """Whether a backbone is a ViT, for which some papers have other heads."""
+    return isinstance(backbone, VisionTransformer)
+
+
+def patch_size(image_size: int) -> int:
+    """The side of a ViT's patches at an image size."""
+    return 16 if image_size > SMALL_IMAGE else 4
+
+
+def _vit(shape: ViTShape, image_size: int, stop_grad_conv1: bool) -> VisionTransformer:
+    dim, depth, heads, _ = shape
+    patch = shape.patch or patch_size(image_size)
+    if image_size % patch:
+        raise SSLToolError(f"--image-size {image_size} does not divide into a ViT's patches of {patch} pixels")
+    model = ViT(image_size, patch, depth, heads, hidden_dim=dim, mlp_dim=4 * dim)
+    model.heads = nn.Identity()  # type: ignore[assignment]
+    # App. of MoCo v3 (arXiv:2104.02057): fixed 2-D sine-cosine positions, Xavier-uniform weights.
+    positions = _sincos_positions(image_size // patch, dim)
+    model.encoder.pos_embedding = nn.Parameter(positions, requires_grad=False)
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.MultiheadAttention):
+            bound = math.sqrt(6 / (dim + dim))  # queries, keys and values as separate matrices
+            nn.init.uniform_(module.in_proj_weight, -bound, bound)
+    nn.init.normal_(model.class_token, std=1e-6)
+    bound = math.sqrt(6 / (3 * patch * patch + dim))
+    nn.init.uniform_(model.conv_proj.weight, -bound, bound)
+    nn.init.zeros_(model.conv_proj.bias)  # type: ignore[arg-type]
+    if stop_grad_conv1:
+        model.conv_proj.requires_grad_(False)
+    return model
+
+
+def _sincos_positions(side: int, dim: int) -> Tensor:
+    """(1, 1 + side^2, dim): zeros for the class token, then sines and cosines of each patch's column and row."""
+    omega = 1.0 / 10000 ** (torch.arange(dim // 4) / (dim // 4))
+    row, column = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
+    angles = [position.flatten()[:, None] * omega for position in (column, row)]
+    patches = torch.cat([f(a) for a in angles for f in (torch.sin, torch.cos)], dim=1)
+    return torch.cat([torch.zeros(1, dim), patches])[None]
