@@ -26,7 +26,7 @@ from ssltool.data.images import ImageSet
 from ssltool.data.labels import open_labelled
 from ssltool.data.loader import Batch, Loader
 from ssltool.data.support import labelled_rows
-from ssltool.diagnosis.metrics import feature_std_tensor
+from ssltool.diagnosis.metrics.of_rows import feature_std_tensor
 from ssltool.errors import SSLToolError
 from ssltool.files import weights_hash
 from ssltool.methods.base import Method

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from torch import Tensor
 
-from ssltool.diagnosis.metrics import auc
+from ssltool.diagnosis.metrics.of_spectrum import auc
 from ssltool.viz.style import COLOURS, FORMATS, STYLES, check_format, drawing, key, logarithmic, look, save_figure, tidy
 
 __all__ = ["COLOURS", "FORMATS", "NOISE", "STYLES", "check_format", "panels", "plot_spectra", "plt", "save_figure"]

@@ -25,7 +25,7 @@ from ssltool.data.images import open_dataset
 from ssltool.data.loader import Loader, Shard
 from ssltool.diagnosis.measure import measure as measure_exactly
 from ssltool.diagnosis.monitor import (
-    METRICS,
+    MEASURED,
     Monitor,
     has_collapsed,
     in_memory,
@@ -104,9 +104,9 @@ def test_a_small_spread_beside_a_large_mean_is_measured():
 @pytest.mark.parametrize(("n", "d", "rank"), [(200, 40, None), (40, 200, None), (200, 300, 12)])
 def test_metrics_are_those_of_the_exact_spectrum(n, d, rank):
     x = random(n, d, rank).float()
-    ours, exact = measure(x, rank or d), measure_exactly(x, METRICS).metrics
-    assert set(EXACT) <= set(METRICS)
-    assert {name: ours[name] for name in METRICS} == pytest.approx(exact, rel=1e-4, nan_ok=True)
+    ours, exact = measure(x, rank or d), measure_exactly(x, MEASURED).metrics
+    assert set(EXACT) <= set(MEASURED)
+    assert {name: ours[name] for name in MEASURED} == pytest.approx(exact, rel=1e-4, nan_ok=True)
 
 
 def test_dimensions_that_hardly_change_are_counted():
@@ -246,7 +246,7 @@ def test_weights_are_the_same_bits_with_and_without_the_monitor(tiny, changes):
 
 
 TIMING = {"images_per_second", "data_wait", "seconds", "monitor_seconds", "monitor_share"}
-OF_A_LOOK = {f"{layer}_{name}" for layer in ("backbone", "projector") for name in (*METRICS, "dead_dimensions")}
+OF_A_LOOK = {f"{layer}_{name}" for layer in ("backbone", "projector") for name in (*MEASURED, "dead_dimensions")}
 OF_A_LOOK |= {"backbone_knn", "verdict", "monitor_seconds", "monitor_share"}
 
 
@@ -299,7 +299,7 @@ def test_resumed_run_has_the_records_of_one_that_never_stopped(tiny, interrupt_a
 def test_share_of_an_epoch_that_was_interrupted_is_that_of_the_whole_epoch(tiny, interrupt_at, monkeypatch):
     """What is trained after the interruption takes as long per step as the rest."""
     told = []
-    look = Monitor.look
+    look = Monitor.check
 
     def spy(self: Monitor, method: Method, record: Any, history: Any, epoch_seconds: float) -> Any:
         told.append(epoch_seconds)
@@ -508,7 +508,7 @@ def collapses(monkeypatch):
     """Lets a run collapse in part at one epoch, counted from 0, and heal after it: ``collapses(1)``."""
 
     def arm(epoch: int) -> None:
-        look = Monitor.look
+        look = Monitor.check
 
         def looking(self: Monitor, method: Method, record: Any, history: Any, seconds: float) -> Any:
             found = look(self, method, record, history, seconds)

@@ -1,6 +1,7 @@
-"""Metrics of representations ``x`` (N, d) that look at their directions: every row counts at length 1.
+"""Metrics of representations ``x`` (N, d) that look at rows: at their directions (rows at length 1), or at all pairs.
 
-``Directions`` holds the sums they are made of, so that rows may pass by in blocks.
+Metrics of directions are made of running sums, ``Directions``: ``x`` may be a matrix, an iterable of blocks of rows, or
+the sums.
 """
 
 from __future__ import annotations
@@ -11,21 +12,15 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from ssltool.diagnosis.metrics.of_spectrum import rankme_of_spectrum
-from ssltool.diagnosis.spectrum import blocks_of, refuse_nonfinite, singular_values
+from ssltool.diagnosis.spectrum import blocks_of, refuse_nonfinite
 from ssltool.errors import SSLToolError
 from ssltool.training.precision import widest
 
-
-def rankme(x: Tensor | Iterable[Tensor]) -> float:
-    """exp of the entropy of s / sum s + 1e-7, s of the *uncentred* matrix (Garrido et al., arXiv:2210.02885, Eq. 1).
-
-    Range [1, d]: higher is healthier. Unlike ``effective_rank`` it counts the mean as a direction. 1 where all is 0.
-    """
-    return rankme_of_spectrum(singular_values(x, center=False))
+Rows = Tensor | Iterable[Tensor]
+"""A matrix (N, d), or an iterable of blocks of its rows."""
 
 
-def feature_std(x: Tensor | Iterable[Tensor]) -> float:
+def feature_std(x: Rows | Directions) -> float:
     """Mean over dimensions of the standard deviation of L2-normalised rows, times sqrt(d) (SimSiam, Fig. 2).
 
     Range [0, about 1]: 1 for directions spread evenly, 0 for complete collapse. A collapse onto a subspace can pass it.
@@ -38,7 +33,7 @@ def feature_std_tensor(x: Tensor) -> Tensor:
     return Directions.of(x, check=False).feature_std()
 
 
-def mean_cosine(x: Tensor | Iterable[Tensor]) -> float:
+def mean_cosine(x: Rows | Directions) -> float:
     """Mean cosine over all pairs of different rows, (norm(sum of unit rows)^2 - N) / (N (N - 1)); exact in O(N d).
 
     Range [-1 / (N - 1), 1]: 0 for directions spread evenly, 1 for complete collapse. Outputs of a ReLU are above 0.
@@ -49,7 +44,7 @@ def mean_cosine(x: Tensor | Iterable[Tensor]) -> float:
     return Directions.of(x).mean_cosine()
 
 
-def self_cluster(x: Tensor | Iterable[Tensor]) -> float:
+def self_cluster(x: Rows | Directions) -> float:
     """(Q - E) / (N^2 - E) with Q the sum of squared cosines over all pairs and E = N + N (N - 1) / d its expectation
     for even directions (Tsitsulin et al., arXiv:2305.16562).
 
@@ -75,12 +70,14 @@ class Directions:
         self._wants_gram = gram
 
     @classmethod
-    def of(cls, x: Tensor | Iterable[Tensor], *, gram: bool = False, check: bool = True) -> Directions:
-        """The sums over all rows of ``x``, a matrix or an iterable of blocks of rows.
+    def of(cls, x: Rows | Directions, *, gram: bool = False, check: bool = True) -> Directions:
+        """The sums over all rows of ``x``, or ``x`` itself where it is such sums.
 
         Raises:
             SSLToolError: if there are no rows, they are no (N, d) matrix, or, unless ``check`` is off, not finite.
         """
+        if isinstance(x, Directions):
+            return x
         result = cls(gram=gram)
         for block in blocks_of(x, check=check):
             result.update(block)
@@ -118,7 +115,7 @@ class Directions:
         """``self_cluster`` of the rows so far; needs ``gram``."""
         total, _ = self._sums(at_least=2)
         if self._gram is None:
-            raise RuntimeError("these Directions were made without gram")
+            raise RuntimeError("these Directions were made without gram; set needs_gram in the metric's entry")
         n, d = self.rows, len(total)
         expected = n + n * (n - 1) / d
         if expected == n * n:  # d = 1: every direction is the same up to its sign
