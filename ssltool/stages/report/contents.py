@@ -10,7 +10,7 @@ import numpy as np
 
 from ssltool.diagnosis.measure import Measured
 from ssltool.diagnosis.verdict import Verdict
-from ssltool.viz.pictures import Cloud, Views
+from ssltool.viz.pictures import EmbeddingMap, Views
 from ssltool.viz.schedule import Schedule
 
 
@@ -59,7 +59,7 @@ class Exhibit:
     sampled: int
     layers: list[Layer]
     neighbours: Neighbours
-    cloud: Cloud
+    cloud: EmbeddingMap
     views: Views
     schedule: Schedule
 

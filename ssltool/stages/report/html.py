@@ -10,7 +10,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ssltool.viz.style import COLOURS, drawing, look
+from ssltool.viz.style import COLOURS, figure_style, line_style
 from ssltool.viz.svg import SERIES, inline_svg
 
 DASHES = {"-": "none", "--": "6 3", "-.": "7 3 2 3", ":": "2 3"}
@@ -47,7 +47,7 @@ def lead(text: str) -> str:
 
 def panel(draw: Callable[[Axes], None], prefix: str, alt: str, size: tuple[float, float] = (4.0, 2.9)) -> str:
     """A chart of one axis that ``draw`` fills, as an SVG of ``size`` inches; ``prefix`` is unique in the page."""
-    with drawing():
+    with figure_style():
         figure = Figure(figsize=size, layout="constrained")
         draw(figure.subplots())
         return inline_svg(figure, prefix, alt)
@@ -62,8 +62,8 @@ def charts(panels: Iterable[str], caption: str = "") -> str:
 def sample(i: int, style: str | None = None, *, marker: bool = False) -> str:
     """A piece of the line of run ``i``, for a legend; ``style`` for another line style than its own."""
     colour = SERIES.get(COLOURS[i % len(COLOURS)].lower(), "currentColor")
-    dashes = DASHES[style or str(look(i)["linestyle"])]
-    shape = SHAPES[str(look(i, markers=True)["marker"])] if marker else ""
+    dashes = DASHES[style or str(line_style(i)["linestyle"])]
+    shape = SHAPES[str(line_style(i, markers=True)["marker"])] if marker else ""
     return (
         f'<svg class="sample" viewBox="0 0 28 12" aria-hidden="true" fill="{colour}"><path d="M1 6H27" '
         f'stroke="{colour}" stroke-width="2.4" stroke-dasharray="{dashes}"/>'

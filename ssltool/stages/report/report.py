@@ -32,7 +32,7 @@ from ssltool.stages.report.contents import Exhibit, Layer, Neighbours, Shown
 from ssltool.stages.report.html import element, escape, page
 from ssltool.training.device import pick_device
 from ssltool.training.setup import TrainingSetup
-from ssltool.viz.pictures import Cloud
+from ssltool.viz.pictures import EmbeddingMap
 
 MAP_POINTS = 1000
 """Points of a map at most; more would hide one another and make the page large."""
@@ -166,14 +166,14 @@ def _queries(targets: Tensor, count: int) -> Tensor:
     return torch.stack([(targets == number).nonzero()[0, 0] for number in chosen])
 
 
-def _map(reprs: Representations, config: ReportConfig) -> Cloud:
+def _map(reprs: Representations, config: ReportConfig) -> EmbeddingMap:
     x = reprs.representations.double()
     some = torch.linspace(0, len(x) - 1, min(MAP_POINTS, len(x))).long()
     labels, classes = reprs.targets[some].numpy(), tuple(reprs.meta["classes"])
     if config.map == "tsne":
         perplexity = min(30.0, (len(x) - 1) / 3)
         points = _tsne()(2, init="pca", perplexity=perplexity, random_state=config.seed).fit_transform(x.numpy())
-        return Cloud(np.asarray(points)[some.numpy()], labels, classes, ("t-SNE 1", "t-SNE 2"))
+        return EmbeddingMap(np.asarray(points)[some.numpy()], labels, classes, ("t-SNE 1", "t-SNE 2"))
     u, s, _ = torch.linalg.svd(x - x.mean(dim=0), full_matrices=False)
     axes = u[:, :2] * s[:2]
     axes = axes * axes.gather(0, axes.abs().argmax(dim=0, keepdim=True)).sign()  # of two mirror images always one
@@ -181,7 +181,7 @@ def _map(reprs: Representations, config: ReportConfig) -> Cloud:
     titles = [f"principal component {i + 1} ({float(share):.0%} of the variance)" for i, share in enumerate(shares[:2])]
     if axes.shape[1] < 2:
         axes, titles = torch.nn.functional.pad(axes, (0, 1)), [*titles, ""]
-    return Cloud(axes[some].numpy(), labels, classes, (titles[0], titles[1]))
+    return EmbeddingMap(axes[some].numpy(), labels, classes, (titles[0], titles[1]))
 
 
 def _tsne() -> Any:

@@ -16,7 +16,7 @@ from ssltool.stages.report.contents import Exhibit, Layer, Neighbours, Shown
 from ssltool.stages.report.html import SHAPES, charts, columns, element, escape, lead, legend, panel, sample
 from ssltool.viz import curves, pictures, schedule
 from ssltool.viz import spectra as spectra_figure
-from ssltool.viz.pictures import Cloud, Views
+from ssltool.viz.pictures import EmbeddingMap, Views
 
 SIGNS = dict(zip(STATES, "●◐○", strict=True))
 """A full, a half and an empty disc: a verdict is never told by its colour alone."""
@@ -247,11 +247,11 @@ def maps(runs: Sequence[Exhibit]) -> str:
     rest = any(np.any(~np.isin(run.cloud.labels, classes)) for run, classes in zip(runs, told, strict=True))
     words = "Each point is an image; its place is that of the backbone's representation in two dimensions."
     if any(told) and rest:
-        words += f" The {pictures.MANY} largest classes are told apart, other images are small dots."
+        words += f" The {pictures.MAX_CLASSES} largest classes are told apart, other images are small dots."
     return lead(words) + shared + element("div", "".join(drawn), class_="charts wide")
 
 
-def _classes(cloud: Cloud, classes: Sequence[int]) -> str:
+def _classes(cloud: EmbeddingMap, classes: Sequence[int]) -> str:
     return legend(
         [pictures.class_name(cloud, number) for number in classes],
         [_marker(place) for place in range(len(classes))],
@@ -259,7 +259,7 @@ def _classes(cloud: Cloud, classes: Sequence[int]) -> str:
 
 
 def _marker(place: int) -> str:
-    colour, marker = pictures.class_look(place)
+    colour, marker = pictures.class_style(place)
     fill = spectra_figure.COLOURS.index(colour)
     name = "currentColor" if colour == "#000000" else f"var(--series-{fill})"
     return f'<svg class="marker" viewBox="0 0 12 12" aria-hidden="true" fill="{name}">{SHAPES[marker]}</svg>'
