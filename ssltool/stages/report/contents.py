@@ -1,4 +1,4 @@
-"""What a report shows of a run: plain values and pictures, gathered by ``ssltool.report``, laid out by ``page``."""
+"""What a report shows of a run: plain values and pictures, gathered by ``report``, laid out by ``sections``."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Neighbours:
 
 
 @dataclass(frozen=True)
-class Exhibit:
+class ReportedRun:
     """A run in a report: its ``name`` there, resolved settings and epochs' records, ``origin`` (what the checkpoint
     says of itself), its images in words, how many of them were ``sampled``, and what was made of them."""
 
@@ -59,7 +59,7 @@ class Exhibit:
     sampled: int
     layers: list[Layer]
     neighbours: Neighbours
-    cloud: EmbeddingMap
+    map: EmbeddingMap
     views: Views
     schedule: Schedule
 

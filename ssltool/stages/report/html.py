@@ -1,4 +1,4 @@
-"""The page of a report: one HTML file that holds everything it shows and asks nothing of a network."""
+"""The HTML of a report: elements, charts, tables, and the page, which loads nothing from a network."""
 
 from __future__ import annotations
 
@@ -7,11 +7,22 @@ from collections.abc import Callable, Iterable, Sequence
 from importlib import resources
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ssltool.config.common import STATES
+from ssltool.diagnosis.verdict import Verdict
+from ssltool.stages.report.contents import ReportedRun
+from ssltool.viz.pictures import data_url
 from ssltool.viz.style import COLOURS, figure_style, line_style
 from ssltool.viz.svg import SERIES, inline_svg
+
+SIGNS = dict(zip(STATES, "●◐○", strict=True))
+"""A full, a half and an empty disc: a verdict is never told by its colour alone."""
+
+FEW_PIXELS = 40
+"""The pixels of images up to this side are shown as squares."""
 
 DASHES = {"-": "none", "--": "6 3", "-.": "7 3 2 3", ":": "2 3"}
 """matplotlib's line styles in SVG."""
@@ -81,6 +92,33 @@ def columns(titles: Sequence[str], rows: Sequence[str], **attributes: object) ->
     """A table of ready-made rows that scrolls within the page where it is wider; ``titles`` are ready-made cells."""
     body = element("thead", element("tr", "".join(titles))) + element("tbody", "\n".join(rows))
     return element("div", element("table", body, **attributes), class_="scroll", tabindex=0)
+
+
+def badge(verdict: Verdict) -> str:
+    """The state of a verdict as a sign, a word and a colour."""
+    word = f"{verdict.state} collapse" if verdict.severity else verdict.state
+    return element("span", f"{SIGNS[verdict.state]} {word}", class_=f"badge {verdict.state}")
+
+
+def picture(image: np.ndarray, alt: str) -> str:
+    """An image (H, W, 3) uint8, which is written into the page."""
+    few = "few" if max(image.shape[:2]) <= FEW_PIXELS else None
+    return element("img", src=data_url(image), alt=alt, class_=few)
+
+
+def caption_below(text: str, **attributes: object) -> str:
+    """A caption below a picture; ``text`` is HTML."""
+    return element("span", text, **attributes)
+
+
+def grid(heading: str, pictures: str, caption: str) -> str:
+    """Pictures below a heading, with a caption where there is one; all are HTML."""
+    return element("figure", heading + pictures + (element("figcaption", caption) if caption else ""))
+
+
+def run_heading(shown: Sequence[ReportedRun], runs: Sequence[ReportedRun]) -> str:
+    """The heading over what belongs to some of the runs; none where there is one run only."""
+    return element("h3", escape(", ".join(run.name for run in shown))) if len(runs) > 1 else ""
 
 
 def page(title: str, header: str, parts: Sequence[tuple[str, str, str]], footer: str) -> str:
