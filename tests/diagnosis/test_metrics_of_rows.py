@@ -321,9 +321,8 @@ def test_a_weight_is_so_many_equal_rows():
     for block, weight in zip(x.split(33), weights.split(33), strict=True):
         found.update(block, weight)
     assert found.rows == wanted.rows
-    assert float(found.feature_std()) == pytest.approx(float(wanted.feature_std()), rel=1e-12)
-    assert found.mean_cosine() == pytest.approx(wanted.mean_cosine(), rel=1e-12)
-    assert found.self_cluster() == pytest.approx(wanted.self_cluster(), rel=1e-12)
+    for metric in (feature_std, mean_cosine, self_cluster):
+        assert metric(found) == pytest.approx(metric(wanted), rel=1e-12)
 
 
 def test_rows_of_zeros_have_cosine_0_with_all_and_distance_0_from_one_another():
