@@ -83,7 +83,7 @@ def measure(
 
     ``normalize`` scales the rows to length 1 for the spectrum; the other metrics look at directions, or at the rows as
     they are, and do not change. uniformity and twonn compare all pairs of ``pair_rows`` rows, drawn by ``seed`` where
-    there are more. ``each`` is told how many rows have passed by.
+    there are more. ``each`` is called with the number of rows of each block.
 
     Raises:
         SSLToolError: for fewer than two rows, rows that are not finite, or a metric that needs views without them.

@@ -29,8 +29,9 @@ def run(config: PlotConfig) -> dict[str, Any]:
         raise SSLToolError("name the picture with -o FILE, which ends in .png, .pdf or .svg")
     check_format(config.out, "--out")
     _refuse_unused(config)
-    if PLOTS[config.kind].one_input and len(config.inputs) > 1:
-        raise SSLToolError(f"plot {config.kind} is of one run; found {len(config.inputs)} folders")
+    plot = PLOTS[config.kind]
+    if plot.one_input and len(config.inputs) > 1:
+        raise SSLToolError(f"plot {config.kind} takes {plot.inputs}; found {len(config.inputs)} inputs")
     PLOTS.load(config.kind)(config, config.out)
     return {"path": config.out, "kind": config.kind, "inputs": list(config.inputs)}
 

@@ -132,8 +132,8 @@ def legend(figure: Figure, names: list[str], styles: list[dict[str, Any]]) -> No
 
 
 def fix_layout(figure: Figure) -> None:
-    """Lays a figure out for good, to a millionth of its size: what the solver of the layout leaves behind that differs
-    from one time to the next."""
+    """Fixes the layout of a figure and rounds it to a millionth of its size, because the solver of the layout is not
+    deterministic beyond that."""
     engine = figure.get_layout_engine()
     if engine is not None:
         engine.execute(figure)

@@ -149,7 +149,7 @@ def test_what_cannot_be_drawn_is_refused_in_one_line(ssltool, tmp_path, trained,
         (["spectrum", rows], "-o FILE"),
         (["spectrum", rows, "-o", "p.gif"], "--out p.gif: the name must end in"),
         (["spectrum", trained, "-o", picture], "no such file"),
-        (["views", plain, other, "-o", picture], "is of one run; found 2"),
+        (["views", plain, other, "-o", picture], "found 2"),
         (["schedule", tmp_path, "-o", picture], "no run folder"),
         (["curves", plain, "-o", picture], "no epoch is recorded"),
     ):

@@ -49,9 +49,9 @@ class Metric:
 
     def __post_init__(self) -> None:
         if self.at not in AT:
-            raise SSLToolError(f"a metric is at '{self.at}'; it must be one of {', '.join(AT)}")
+            raise SSLToolError(f"a metric cannot look at '{self.at}'; choose one of {', '.join(AT)}")
         if self.healthier not in ("high", "low", ""):
-            raise SSLToolError(f"a metric's healthier is '{self.healthier}'; it must be high, low or empty")
+            raise SSLToolError(f"healthier of a metric is '{self.healthier}'; it must be high, low or empty")
 
     @property
     def grows_with_width(self) -> bool:

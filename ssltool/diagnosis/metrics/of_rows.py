@@ -188,7 +188,7 @@ def twonn(x: Tensor) -> float:
 
 
 _PAIR_BLOCK = 1024
-"""Blocks that are compared with all others at a time."""
+"""Rows that are compared with all others at a time."""
 
 
 def unit_length(x: Tensor) -> Tensor:

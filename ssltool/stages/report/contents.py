@@ -1,4 +1,4 @@
-"""What a report shows of a run: plain values and pictures, gathered by ``report``, laid out by ``sections``."""
+"""The data of a report: what ``report.measure_run`` gathers of each run, and ``sections`` lay out."""
 
 from __future__ import annotations
 
@@ -48,8 +48,9 @@ class Neighbours:
 
 @dataclass(frozen=True)
 class ReportedRun:
-    """A run in a report: its ``name`` there, resolved settings and epochs' records, ``origin`` (what the checkpoint
-    says of itself), its images in words, how many of them were ``sampled``, and what was made of them."""
+    """A run in a report: its ``name`` there, its resolved settings (``config``), the ``records`` of its epochs, the
+    ``origin`` of the numbers (checkpoint and versions), a description of its ``images``, how many of them were
+    ``sampled``, and the results."""
 
     name: str
     config: Mapping[str, Any]

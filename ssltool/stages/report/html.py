@@ -19,7 +19,7 @@ from ssltool.viz.style import COLOURS, figure_style, line_style
 from ssltool.viz.svg import SERIES, inline_svg
 
 SIGNS = dict(zip(STATES, "●◐○", strict=True))
-"""A full, a half and an empty disc: a verdict is never told by its colour alone."""
+"""A full, a half and an empty disc: a verdict does not depend on colour alone."""
 
 FEW_PIXELS = 40
 """The pixels of images up to this side are shown as squares."""

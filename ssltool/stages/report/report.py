@@ -39,20 +39,20 @@ MAP_POINTS = 1000
 
 
 def run(config: ReportConfig) -> dict[str, Any]:
-    """The stage: looks at each run's checkpoint through some of its own training images and writes the page.
+    """The stage: measures each run's checkpoint on some of its own training images, and writes the page.
 
     Returns:
         {"report", "bytes", "runs": [{"run", "name", "checkpoint", "epoch", "images", "verdict", "layers": {layer:
         {"verdict", "line", "why", "notes", "metrics"}}, "knn", "k"}, ...]}.
 
     Raises:
-        SSLToolError: for a folder that is no run, images that are not where they were, weights that do not fit, a map
-            that needs a package, or a page that cannot be written.
+        SSLToolError: for a folder that holds no run, images that have moved, weights that do not fit, a map that needs
+            a missing package, or a page that cannot be written.
     """
     if not config.runs:
         raise SSLToolError("name at least one run folder")
     if Path(config.out).suffix.lower() not in (".html", ".htm"):
-        raise SSLToolError(f"--out {config.out}: a report is a page; let its name end in .html")
+        raise SSLToolError(f"--out {config.out}: a report is an HTML page; use a name that ends in .html")
     if config.map == "tsne":
         _tsne()
     device = pick_device(config)
@@ -70,7 +70,7 @@ def run(config: ReportConfig) -> dict[str, Any]:
 
 
 def measure_run(run: FinishedRun, config: ReportConfig, device: torch.device, data: str | None = None) -> ReportedRun:
-    """Everything that the report shows of one run, with its images in ``data`` where they have moved there.
+    """Everything that the report shows of one run. ``data`` is the folder of its images, if they have moved.
 
     Raises:
         SSLToolError: as ``run``.
@@ -105,7 +105,7 @@ def _represent(
 
 
 def _watched(network: Pretrained, device: torch.device) -> list[str]:
-    """The layers that shall not collapse, of those that this method has."""
+    """The layers that are monitored for collapse, of those that this method has."""
     watched = network.method.watched
     two = torch.zeros(2, 3, network.image_size, network.image_size, device=device)
     with torch.inference_mode():

@@ -15,9 +15,9 @@ from ssltool.viz.style import COLOURS
 
 def render(runs: Sequence[ReportedRun]) -> str:
     """Two dimensions of each run's representations."""
-    drawn, told = [], [pictures.shown_classes(run.map.labels) for run in runs]
-    same = len({(tuple(told_), run.map.classes) for told_, run in zip(told, runs, strict=True)}) == 1
-    for number, (run, classes) in enumerate(zip(runs, told, strict=True)):
+    drawn, classes_of = [], [pictures.shown_classes(run.map.labels) for run in runs]
+    same = len({(tuple(ids), run.map.classes) for ids, run in zip(classes_of, runs, strict=True)}) == 1
+    for number, (run, classes) in enumerate(zip(runs, classes_of, strict=True)):
         chart = panel(
             lambda axis, run=run, classes=classes: pictures.draw_map(axis, run.map, classes),  # type: ignore[misc]
             f"map-{number}",
@@ -28,10 +28,10 @@ def render(runs: Sequence[ReportedRun]) -> str:
         away = run.map.outside()
         caption = f"{away} of {len(run.map.points):,} points lie outside the frame." if away else ""
         drawn.append(grid(run_heading([run], runs), chart + names, caption))
-    shared = _classes(runs[0].map, told[0]) if same else ""
-    rest = any(np.any(~np.isin(run.map.labels, classes)) for run, classes in zip(runs, told, strict=True))
+    shared = _classes(runs[0].map, classes_of[0]) if same else ""
+    rest = any(np.any(~np.isin(run.map.labels, classes)) for run, classes in zip(runs, classes_of, strict=True))
     words = "Each point is an image; its place is that of the backbone's representation in two dimensions."
-    if any(told) and rest:
+    if any(classes_of) and rest:
         words += f" The {pictures.MAX_CLASSES} largest classes are told apart, other images are small dots."
     return lead(words) + shared + element("div", "".join(drawn), class_="charts wide")
 

@@ -9,7 +9,7 @@ from ssltool.stages.report.html import badge, element, escape, sample
 
 
 def render(runs: Sequence[ReportedRun]) -> str:
-    """A card for each run: the verdict on each layer with its evidence, and what to beware of."""
+    """A card for each run: the verdict on each layer with its evidence and caveats."""
     cards = []
     for i, run in enumerate(runs):
         name = element("h3", sample(i) + escape(run.name)) if len(runs) > 1 else ""
