@@ -41,9 +41,16 @@ class OnePass:
         """A metric of ``QUICK``."""
         function = METRICS.load(name)
         given = {"spectrum": self.s, "uncentred spectrum": self.uncentred, "directions": self.directions}
-        width = {"d": self.d} if "d" in inspect.signature(function).parameters else {}
+        width = {"d": self.d} if _takes_width(function) else {}
         value: float = function(given[METRICS[name].at], **width)
         return value
+
+
+def _takes_width(function: Callable[..., float]) -> bool:
+    try:
+        return "d" in inspect.signature(function).parameters
+    except ValueError:  # a function of torch that is written in C
+        return False
 
 
 @dataclass(frozen=True)
