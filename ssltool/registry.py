@@ -13,7 +13,7 @@ import importlib
 import importlib.metadata
 import importlib.util
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Generic, TypeVar
@@ -70,6 +70,10 @@ class Registry(Mapping[str, E], Generic[E]):
         module, _, attribute = target.partition(":")
         return getattr(importlib.import_module(module, self.package), attribute)
 
+    def where(self, condition: Callable[[E], bool]) -> Selection[E]:
+        """The entries that fulfil ``condition``, including those that are added later."""
+        return Selection(self, condition)
+
     def plugin(self, name: str) -> str | None:
         """The plug-in that added ``name``, or None."""
         return self._plugins.get(name)
@@ -91,6 +95,31 @@ class Registry(Mapping[str, E], Generic[E]):
 
     def __len__(self) -> int:
         return len(self._entries)
+
+
+class Selection(Mapping[str, E], Generic[E]):
+    """A view of the entries of a registry that fulfil a condition. Nothing is copied: plug-ins may add to it."""
+
+    def __init__(self, registry: Registry[E], condition: Callable[[E], bool]) -> None:
+        self.registry, self.condition = registry, condition
+
+    def __getitem__(self, name: str) -> E:
+        if name not in self:
+            raise unknown(self.registry.kind, name, tuple(self))
+        return self.registry[name]
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and name in self.registry and self.condition(self.registry[name])
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """The entry, or ``default`` for an unknown name."""
+        return self.registry.get(name, default) if name in self else default
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name, entry in self.registry.items() if self.condition(entry))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
 
 
 def load_plugins(names: Iterable[str]) -> None:

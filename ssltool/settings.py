@@ -32,9 +32,9 @@ def setting(
 ) -> Any:
     """A dataclass field with what the command line and the checks need to know about it.
 
-    ``flags`` are further spellings beside ``--name``; ``minimum`` and ``maximum`` are inclusive, ``above`` exclusive;
-    ``fixed`` settings may not change when a run is resumed; ``method_option`` names the method's option that a setting
-    stands for; ``nargs`` is how many values follow the flag.
+    ``flags`` are further spellings beside ``--name``; ``choices`` may be a registry, to which plug-ins add; ``minimum``
+    and ``maximum`` are inclusive, ``above`` exclusive; ``fixed`` settings may not change when a run is resumed;
+    ``method_option`` names the method's option that a setting stands for; ``nargs`` is how many values follow the flag.
     """
     metadata = {k: v for k, v in locals().items() if k != "default"}
     return field(default=default, metadata=metadata)

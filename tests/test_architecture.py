@@ -19,12 +19,14 @@ MODULES = {
     for path in sorted(ROOT.rglob("*.py"))
 }
 FOUNDATION = {"ssltool.errors", "ssltool.settings", "ssltool.registry", "ssltool.seeds", "ssltool.files"}
+REGISTRIES = {"ssltool.training", "ssltool.viz", "ssltool.diagnosis.metrics"}
+"""Packages whose ``__init__`` holds names and facts only: settings take their names as choices."""
 OF_METHODS = {METHODS[name].target.partition(":")[0].replace(".", "ssltool.methods.", 1) for name in METHODS}
 
 
 def layer(module: str) -> int:
-    """The public API and cli 3 -> stages 2 -> the library 1 -> config and the foundation 0."""
-    if module in FOUNDATION or module.startswith("ssltool.config"):
+    """The public API and cli 3 -> stages 2 -> the library 1 -> config, registries and the foundation 0."""
+    if module in FOUNDATION | REGISTRIES or module.startswith("ssltool.config"):
         return 0
     part = module.split(".")[1] if "." in module else ""
     return {"stages": 2, "cli": 3, "__main__": 3, "": 3}.get(part, 1)
@@ -123,7 +125,7 @@ def test_only_one_module_imports_torch_distributed():
 
 def test_settings_registries_and_errors_need_the_standard_library_only():
     wanted = [m for m in MODULES if m.startswith("ssltool.config")]
-    wanted += ["ssltool", "ssltool.errors", "ssltool.settings", "ssltool.registry"]
+    wanted += ["ssltool", "ssltool.errors", "ssltool.settings", "ssltool.registry", *REGISTRIES]
     seen: set[str] = set()
     while wanted:
         module = wanted.pop()

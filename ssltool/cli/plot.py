@@ -4,30 +4,28 @@ from __future__ import annotations
 
 import click
 
-from ssltool.cli.flags import Command, json_option, settings
+from ssltool.cli.flags import Command, OneOf, json_option, settings
 from ssltool.cli.output import emit, table
 from ssltool.config import PlotConfig
-from ssltool.config.plot import PLOTS
+from ssltool.viz import PLOTS
 
 
-@click.command("plot", cls=Command)
-@click.argument("kind", type=click.Choice(PLOTS))
+class PlotCommand(Command):
+    """A command whose help lists the kinds of plots, those of plug-ins included."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Kinds"):
+            formatter.write_dl([(kind, f"INPUT: {plot.inputs}. {plot.help}") for kind, plot in PLOTS.items()])
+        super().format_options(ctx, formatter)
+
+
+@click.command("plot", cls=PlotCommand)
+@click.argument("kind", type=OneOf(PLOTS))
 @click.argument("inputs", metavar="INPUT...", nargs=-1, required=True)
 @settings(PlotConfig, positional=("kind", "inputs"))
 @json_option
 def command(config: PlotConfig, as_json: bool) -> None:
     """Draw a picture, ready for print: .png, .pdf or .svg with its text as text.
-
-    \b
-    spectrum  INPUT: spectra or representations. Singular values, the same over the largest, and
-              their cumulative shares with the AUC; with --type cov the eigenvalues of the
-              covariance, on a logarithmic scale
-    curves    INPUT: run folders. Loss, AUC, effective rank, feature std and kNN over the epochs
-    auc       INPUT: run folders. AUC of the last monitored epoch against --x, a line for each
-              --group-by
-    views     INPUT: a run folder. Training images, and the views that the run made of them
-    schedule  INPUT: a run folder. The images of each epoch, how often each is seen, the
-              learning rate
 
     \b
     ssltool plot spectrum a/train_svd.pt b/train_svd.pt -o spectra.pdf

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from ssltool.config.common import LabelledSettings, RunSettings
 from ssltool.settings import setting
+from ssltool.training import optimizers_of
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class FinetuneConfig(RunSettings, LabelledSettings):
         section="Optimisation",
         minimum=2,
     )
-    optimizer: str = setting("sgd", "update rule", choices=("sgd", "adamw"), section="Optimisation")
+    optimizer: str = setting("sgd", "update rule", choices=optimizers_of("finetune"), section="Optimisation")
     lr: float = setting(
         0.3,
         "learning rate for a batch of 256; scaled with the batch",

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from ssltool.config.common import LabelledSettings, RunSettings
 from ssltool.settings import setting
+from ssltool.training import optimizers_of
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class LinclsConfig(RunSettings, LabelledSettings):
     optimizer: str | None = setting(
         None,
         "update rule [default: sgd]",
-        choices=("sgd", "larc", "lars"),
+        choices=optimizers_of("lincls"),
         section="Optimisation",
         fixed=True,
     )

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from ssltool.config.common import LAYERS, SPECTRA
 from ssltool.settings import Checked, setting
+from ssltool.viz import PLOTS
 
-PLOTS = ("spectrum", "curves", "auc", "views", "schedule")
 AGAINST = ("images", "epoch", "accuracy")
 GROUPED = ("arch", "method", "strategy")
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from ssltool.config.common import STATES, STEMS, STRATEGIES, DataSettings, DeviceSettings, RunSettings
 from ssltool.settings import setting
+from ssltool.training import optimizers_of
 
 
 def _option(name: str, help: str, default: Any = None, **more: Any) -> Any:
@@ -120,7 +121,7 @@ class PretrainConfig(RunSettings, DeviceSettings, DataSettings):
         fixed=True,
     )
     optimizer: str = setting(
-        "sgd", "update rule", choices=("sgd", "adam", "adamw", "lars"), section="Optimisation", fixed=True
+        "sgd", "update rule", choices=optimizers_of("pretrain"), section="Optimisation", fixed=True
     )
     lr: float = setting(
         0.05,

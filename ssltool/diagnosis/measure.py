@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import inspect
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,34 +16,41 @@ from torch import Tensor
 
 from ssltool import seeds
 from ssltool.config.collapse import CollapseConfig
-from ssltool.diagnosis import metrics as m
 from ssltool.diagnosis.caveats import CaveatTracker, dead_dimensions, notes
+from ssltool.diagnosis.metrics import METRICS, QUICK, check_names
+from ssltool.diagnosis.metrics.of_rows import Directions
 from ssltool.diagnosis.row_blocks import Rows
 from ssltool.diagnosis.spectrum import Factor, unit_rows
-from ssltool.errors import SSLToolError, unknown
+from ssltool.errors import SSLToolError
 
 LEVEL = 0.95
 """Confidence of an interval."""
 
-OF_SPECTRUM: dict[str, Callable[[Tensor, int], float]] = {
-    "auc": lambda s, d: m.auc(s),
-    "effective_rank": lambda s, d: m.effective_rank(s),
-    "participation_ratio": lambda s, d: m.participation_ratio(s),
-    "stable_rank": lambda s, d: m.stable_rank(s),
-    "alpha": lambda s, d: m.alpha(s, d=d),
-    "dead_directions": lambda s, d: m.dead_directions(s),
-    "numerical_rank": lambda s, d: m.numerical_rank(s, d=d),
-    "condition_number": lambda s, d: m.condition_number(s, d=d),
-}
-"""By name, of singular values of representations of width d."""
 
-OF_DIRECTIONS: dict[str, Callable[[m.Directions], float]] = {
-    "feature_std": lambda sums: float(sums.feature_std()),
-    "mean_cosine": m.Directions.mean_cosine,
-    "self_cluster": m.Directions.self_cluster,
-}
-OF_PAIRS = {"uniformity": m.uniformity, "twonn": m.twonn}
-OF_VIEWS = {"alignment": m.alignment, "lidar": m.lidar}
+@dataclass(frozen=True)
+class OnePass:
+    """What one pass over rows of width ``d`` gives: singular values ``s`` of the centred and ``uncentred`` of the plain
+    rows, (min(n, d),) each, and sums over ``directions``."""
+
+    s: Tensor
+    uncentred: Tensor
+    directions: Directions
+    d: int
+
+    def metric(self, name: str) -> float:
+        """A metric of ``QUICK``."""
+        function = METRICS.load(name)
+        given = {"spectrum": self.s, "uncentred spectrum": self.uncentred, "directions": self.directions}
+        width = {"d": self.d} if _takes_width(function) else {}
+        value: float = function(given[METRICS[name].at], **width)
+        return value
+
+
+def _takes_width(function: Callable[..., float]) -> bool:
+    try:
+        return "d" in inspect.signature(function).parameters
+    except ValueError:  # a function of torch that is written in C
+        return False
 
 
 @dataclass(frozen=True)
@@ -71,7 +79,7 @@ class Measured:
 
 def measure(
     x: Tensor | Rows,
-    names: Sequence[str] = m.QUICK,
+    names: Collection[str] = QUICK,
     *,
     normalize: bool = False,
     pair_rows: int = CollapseConfig.pair_rows,
@@ -82,17 +90,15 @@ def measure(
 
     ``normalize`` scales the rows to length 1 for the spectrum; the other metrics look at directions, or at the rows as
     they are, and do not change. uniformity and twonn compare all pairs of ``pair_rows`` rows, drawn by ``seed`` where
-    there are more. ``each`` is told how many rows have passed by.
+    there are more. ``each`` is called with the number of rows of each block.
 
     Raises:
         SSLToolError: for fewer than two rows, rows that are not finite, or a metric that needs views without them.
     """
     rows = x if isinstance(x, Rows) else Rows([x])
-    for name in names:
-        if name not in m.METRICS:
-            raise unknown("metric", name, m.METRICS)
+    check_names(names)
     rows.check()
-    of_views = [name for name in names if name in OF_VIEWS]
+    of_views, of_pairs = ([name for name in names if METRICS[name].at == at] for at in ("views", "pairs"))
     if of_views and (rows.views is None or rows.skipped):
         raise SSLToolError(
             f"{of_views[0]} needs several views of each image, whole; ssltool save-reprs --views writes them"
@@ -103,22 +109,26 @@ def measure(
     factor, directions = _pass(rows, names, normalize, caveats, each=each)
     s, uncentred = factor.singular_values().cpu(), factor.singular_values(center=False).cpu()
     deviations = factor.deviations().cpu()
-    values = _of_sums(s, uncentred, directions, names, rows.width)
+    one_pass = OnePass(s, uncentred, directions, rows.width)
+    values = {name: one_pass.metric(name) for name in names if name in QUICK}
     said = notes(caveats, s, uncentred, deviations, len(rows), rows.width)
     if rows.skipped:
         plural = "s" if rows.skipped > 1 else ""
         said.insert(0, f"{rows.skipped:,} row{plural} with NaN or infinite values are left out")
-    if any(name in OF_PAIRS for name in names):
-        sample, note = _sample(rows, pair_rows, seed)
-        values |= {name: OF_PAIRS[name](sample) for name in names if name in OF_PAIRS}
+    if of_pairs:
+        sample, note = _sample(rows, pair_rows, seed, of_pairs)
+        values |= {name: METRICS.load(name)(sample) for name in of_pairs}
         said += note
-    if rows.views is not None:
-        values |= {name: OF_VIEWS[name](rows.views) for name in of_views}
-    details = {}
-    if isinstance(fit := values.get("alpha"), m.PowerLaw):
-        details = {"alpha_ranks": [fit.first, fit.last], "alpha_r2": fit.r2}
+    if of_views:
+        values |= {name: METRICS.load(name)(rows.views) for name in of_views}
+    details = {f"{name}_{key}": detail for name in names for key, detail in _details(values[name]).items()}
     values = {name: float(values[name]) for name in names}
     return Measured(len(rows), rows.width, s, uncentred, deviations, values, details, said, dead_dimensions(deviations))
+
+
+def _details(value: float) -> dict[str, Any]:
+    """What a metric says beside its value, as ``of_spectrum.PowerLaw`` does."""
+    return getattr(value, "details", {})
 
 
 def intervals(
@@ -139,7 +149,7 @@ def intervals(
     rows.check()
     together = 1 if rows.views is None or rows.skipped else rows.views.shape[1]
     n = found.n // together
-    names = [name for name in found.metrics if name in m.QUICK]
+    names = [name for name in found.metrics if name in QUICK]
     drawn = []
     for number in range(resamples):
         random = np.random.RandomState(seeds.derive(seed, number) % 2**32)
@@ -151,7 +161,7 @@ def intervals(
 
 
 def growth(
-    x: Tensor | Rows, sizes: Sequence[int], names: Sequence[str] = m.QUICK, *, normalize: bool = False, seed: int = 0
+    x: Tensor | Rows, sizes: Sequence[int], names: Collection[str] = QUICK, *, normalize: bool = False, seed: int = 0
 ) -> list[dict[str, float]]:
     """The metrics of ``sizes`` random rows; the smaller sets lie within the larger. Each with its ``n``.
 
@@ -164,7 +174,7 @@ def growth(
         if not 2 <= size <= len(rows):
             raise SSLToolError(f"--subsample {size}: {rows.name} have {len(rows):,} rows; choose from 2 to that")
     order = np.random.RandomState(seed % 2**32).permutation(len(rows))
-    quick = [name for name in names if name in m.QUICK]
+    quick = [name for name in names if name in QUICK]
     table = []
     for size in sizes:
         chosen = np.zeros(len(rows), dtype=np.int64)
@@ -174,17 +184,22 @@ def growth(
     return table
 
 
+def needs_gram(names: Iterable[str]) -> bool:
+    """Whether any of the metrics needs the Gram matrix of the directions."""
+    return any(METRICS[name].needs_gram for name in names)
+
+
 def _pass(
     rows: Rows,
-    names: Sequence[str],
+    names: Collection[str],
     normalize: bool,
     caveats: CaveatTracker | None = None,
     *,
     counts: Tensor | None = None,
     each: Callable[[int], object] | None = None,
-) -> tuple[Factor, m.Directions]:
+) -> tuple[Factor, Directions]:
     """All rows, or each as often as ``counts`` (n,) says, through the sums that metrics are made of and ``traps``."""
-    factor, directions, first = Factor(), m.Directions(gram="self_cluster" in names), 0
+    factor, directions, first = Factor(), Directions(gram=needs_gram(names)), 0
     for block in rows.blocks(each=each):
         weights = None
         if counts is not None:
@@ -203,19 +218,16 @@ def _pass(
 def _of_counted(rows: Rows, counts: np.ndarray, names: Sequence[str], normalize: bool) -> dict[str, float]:
     """Metrics of one pass, of each row as often as ``counts`` (n,) says."""
     factor, directions = _pass(rows, names, normalize, counts=torch.from_numpy(counts))
-    return _of_sums(factor.singular_values(), factor.singular_values(center=False), directions, names, rows.width)
+    s, uncentred = factor.singular_values(), factor.singular_values(center=False)
+    one_pass = OnePass(s, uncentred, directions, rows.width)
+    return {name: one_pass.metric(name) for name in names}
 
 
-def _of_sums(s: Tensor, uncentred: Tensor, directions: m.Directions, names: Sequence[str], d: int) -> dict[str, float]:
-    values = {name: OF_SPECTRUM[name](s, d) for name in names if name in OF_SPECTRUM}
-    values |= {name: OF_DIRECTIONS[name](directions) for name in names if name in OF_DIRECTIONS}
-    return values | ({"rankme": m.rankme_of_spectrum(uncentred)} if "rankme" in names else {})
-
-
-def _sample(rows: Rows, count: int, seed: int) -> tuple[Tensor, list[str]]:
+def _sample(rows: Rows, count: int, seed: int, names: Sequence[str]) -> tuple[Tensor, list[str]]:
     n = len(rows)
     if n <= count:
         return rows.take(torch.arange(n)), []
     numbers = np.sort(np.random.RandomState(seed % 2**32).permutation(n)[:count])
-    note = f"uniformity and twonn compare {count:,} of {n:,} rows, drawn at random; --pair-rows takes more"
+    compare = f"{' and '.join(names)} compare{'' if len(names) > 1 else 's'}"
+    note = f"{compare} {count:,} of {n:,} rows, drawn at random; --pair-rows takes more"
     return rows.take(torch.from_numpy(numbers)), [note]

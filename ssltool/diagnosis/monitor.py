@@ -27,8 +27,9 @@ from ssltool.data.images import ImageSet
 from ssltool.data.loader import Loader, Shard
 from ssltool.data.views import MEAN, STD
 from ssltool.diagnosis.caveats import dead_dimensions
-from ssltool.diagnosis.measure import OF_DIRECTIONS, OF_SPECTRUM
-from ssltool.diagnosis.metrics import MAIN, Directions, rankme_of_spectrum
+from ssltool.diagnosis.measure import OnePass, needs_gram
+from ssltool.diagnosis.metrics import MAIN
+from ssltool.diagnosis.metrics.of_rows import Directions
 from ssltool.diagnosis.verdict import NEEDED, Verdict, judge
 from ssltool.files import finite
 from ssltool.methods.base import Method
@@ -38,8 +39,8 @@ from ssltool.training import distributed
 from ssltool.training.device import worker_count
 from ssltool.training.setup import TrainingSetup
 
-METRICS = tuple(dict.fromkeys((*MAIN, *NEEDED)))
-"""What is measured of a layer."""
+MEASURED = tuple(dict.fromkeys((*MAIN, *NEEDED)))
+"""The metrics that are measured of a layer."""
 
 MOST = 0.05
 """Share of the training time above which the monitor says how it would take less."""
@@ -231,17 +232,14 @@ def summary(record: dict[str, Any]) -> str:
 
 
 def measure(x: Tensor, bound: int) -> dict[str, float]:
-    """``METRICS`` of outputs (N, d) whose rank is at most ``bound``, and how many dimensions hardly change; NaN where
+    """``MEASURED`` of outputs (N, d) whose rank is at most ``bound``, and how many dimensions hardly change; NaN where
     the outputs are not finite."""
     if not bool(torch.isfinite(x).all()):
-        return dict.fromkeys((*METRICS, DEAD), math.nan)
+        return dict.fromkeys((*MEASURED, DEAD), math.nan)
     x = (x.cpu() if x.device.type == "mps" else x).double()  # Apple's GPUs have no float64
-    s, uncentred = spectra(x, bound)
-    directions = Directions.of(x)
-    values = {name: float(function(s, x.shape[1])) for name, function in OF_SPECTRUM.items() if name in METRICS}
-    values |= {"rankme": rankme_of_spectrum(uncentred)}
-    values |= {name: OF_DIRECTIONS[name](directions) for name in METRICS if name in OF_DIRECTIONS}
-    return {name: values[name] for name in METRICS} | {DEAD: len(dead_dimensions(x.std(dim=0)))}
+    one_pass = OnePass(*spectra(x, bound), Directions.of(x, gram=needs_gram(MEASURED)), x.shape[1])
+    values = {name: float(one_pass.metric(name)) for name in MEASURED}
+    return values | {DEAD: len(dead_dimensions(x.std(dim=0)))}
 
 
 def spectra(x: Tensor, bound: int) -> tuple[Tensor, Tensor]:

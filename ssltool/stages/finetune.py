@@ -26,7 +26,7 @@ from ssltool.data.images import ImageSet
 from ssltool.data.labels import open_labelled
 from ssltool.data.loader import Batch, Loader
 from ssltool.data.support import labelled_rows
-from ssltool.diagnosis.metrics import feature_std_tensor
+from ssltool.diagnosis.metrics.of_rows import feature_std_tensor
 from ssltool.errors import SSLToolError
 from ssltool.files import weights_hash
 from ssltool.methods.base import Method
@@ -34,6 +34,7 @@ from ssltool.models.depth import layer_groups
 from ssltool.runs.folder import RunFolder, run_path
 from ssltool.runs.resume import check_compatible
 from ssltool.settings import ineffective, refuse_ineffective
+from ssltool.training import optimizer_rule
 from ssltool.training.classification import Accuracy
 from ssltool.training.classifier_setup import build_classifier, classifier_setup, training_state
 from ssltool.training.device import autocast, pick_device, worker_count
@@ -252,7 +253,7 @@ def _refuse_idle(config: FinetuneConfig, network: Pretrained) -> None:
     rules = [
         (("from_scratch", "layer_decay", "head_lr", "scratch_lr"), scratch_only, "without a trained network"),
         (("scratch_lr",), not config.from_scratch, "without --from-scratch"),
-        (("momentum",), config.optimizer == "adamw", "with --optimizer adamw"),
+        optimizer_rule(config, config.optimizer),
         (("overwrite",), config.resume is not None, "with --resume auto"),
     ]
     refuse_ineffective(ineffective(config, rules))

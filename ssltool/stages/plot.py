@@ -3,35 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Callable
 from typing import Any
 
-from torch import Tensor
-
-from ssltool.checkpoints.build import build_method
 from ssltool.config import PlotConfig
-from ssltool.diagnosis.measure import measure
-from ssltool.diagnosis.row_blocks import Rows
-from ssltool.diagnosis.spectrum_file import Spectrum
 from ssltool.errors import SSLToolError
-from ssltool.files import load_dict
-from ssltool.reprs.representations import Representations
-from ssltool.runs.data_preview import schedule_of, views_of
-from ssltool.runs.display_names import labels
-from ssltool.runs.history import FinishedRun, read_runs, restore_setup
 from ssltool.settings import flag
-
-USED_BY = {
-    "type": ("spectrum",),
-    "x": ("auc",),
-    "group_by": ("auc",),
-    "layer": ("auc",),
-    "rows": ("views",),
-    "epoch": ("views",),
-    "data": ("views", "schedule"),
-}
-"""The kinds of plots that look at a setting."""
+from ssltool.viz import PLOTS
 
 
 def run(config: PlotConfig) -> dict[str, Any]:
@@ -41,7 +18,7 @@ def run(config: PlotConfig) -> dict[str, Any]:
         {"path", "kind", "inputs"}.
 
     Raises:
-        SSLToolError: for inputs of another kind than the plot's, a flag that does nothing with it, or a picture that
+        SSLToolError: for inputs of another kind than the plot's, a flag that has no effect on it, or a picture that
             cannot be written.
     """
     from ssltool.viz.style import check_format
@@ -51,119 +28,17 @@ def run(config: PlotConfig) -> dict[str, Any]:
     if config.out is None:
         raise SSLToolError("name the picture with -o FILE, which ends in .png, .pdf or .svg")
     check_format(config.out, "--out")
-    for f in dataclasses.fields(config):
-        kinds = USED_BY.get(f.name)
-        if kinds and config.kind not in kinds and getattr(config, f.name) != f.default:
-            raise SSLToolError(f"{flag(f.name)} is for {' and '.join(kinds)} and does nothing with plot {config.kind}")
-    DRAW[config.kind](config, config.out)
+    _refuse_unused(config)
+    plot = PLOTS[config.kind]
+    if plot.one_input and len(config.inputs) > 1:
+        raise SSLToolError(f"plot {config.kind} takes {plot.inputs}; found {len(config.inputs)} inputs")
+    PLOTS.load(config.kind)(config, config.out)
     return {"path": config.out, "kind": config.kind, "inputs": list(config.inputs)}
 
 
-def _spectrum(config: PlotConfig, out: str) -> None:
-    from ssltool.viz.spectra import plot_spectra
-
-    values = [read_spectrum(path, config.type) for path in config.inputs]
-    plot_spectra(dict(zip(labels(config.inputs), values, strict=True)), out, kind=config.type)
-
-
-def read_spectrum(path: str, kind: str) -> Tensor:
-    """The spectrum of one ``--type`` from a file that holds it, or singular values, or representations.
-
-    Raises:
-        SSLToolError: if the file has another spectrum, or does not say what is needed to convert it.
-    """
-    if "representations" in load_dict(path, mmap=True):
-        rows = Rows([Representations.stored(path).representations], name=path)
-        return measure(rows, ("auc",)).spectrum(kind)
-    spectrum = Spectrum.load(path)
-    has = spectrum.meta.get("type", "svd")
-    if has == kind:
-        return spectrum.stds
-    if (has, kind) != ("svd", "cov"):
-        raise SSLToolError(f"{path} holds a spectrum of type {has}, not {kind}; give its representations instead")
-    if "n" not in spectrum.meta:
-        raise SSLToolError(f"{path} does not say of how many rows it is, which cov needs; give its representations")
-    return spectrum.stds.double().square() / max(1, spectrum.meta["n"] - 1)
-
-
-def _curves(config: PlotConfig, out: str) -> None:
-    from ssltool.viz.curves import curves_of, plot_curves
-
-    runs = {run.name: run.records for run in read_runs(config.inputs)}
-    if not curves_of(list(runs.values())):
-        raise SSLToolError(f"no epoch is recorded in {', '.join(config.inputs)}; let the run finish one first")
-    plot_curves(runs, out)
-
-
-LABELS = {"images": "training images", "epoch": "epochs trained", "accuracy": "kNN accuracy of the backbone (%)"}
-WIDE = 8.0
-"""Numbers of images that are further apart than this factor are drawn on a logarithmic axis."""
-
-
-def _auc(config: PlotConfig, out: str) -> None:
-    from ssltool.viz.curves import Point, plot_auc
-
-    points = []
-    for run in read_runs(config.inputs):
-        x, area = last_area(run, config.x, config.layer)
-        points.append(Point(x, area, str(run.config[config.group_by]), run.name))
-    places = [point.x for point in points]
-    wide = config.x == "images" and max(places) > WIDE * min(places)
-    plot_auc(points, out, xlabel=LABELS[config.x], layer=config.layer, wide=wide)
-
-
-def last_area(run: FinishedRun, against: str, layer: str) -> tuple[float, float]:
-    """Where the run stands along ``against`` (images, epoch or accuracy), and the AUC of its last monitored epoch.
-
-    Raises:
-        SSLToolError: if no epoch has what is needed.
-    """
-    key = f"{layer}_auc"
-    records = [record for record in run.records if _finite(record.get(key))]
-    if not records:
-        raise SSLToolError(f"{run.path} has no {key} in its metrics.jsonl; pretrain writes it with --monitor-every")
-    last = records[-1]
-    if against == "images":
-        return float(run.config["n_images"]), last[key]
-    if against == "epoch":
-        return last["epoch"] + 1.0, last[key]
-    if not _finite(last.get("backbone_knn")):
-        raise SSLToolError(
-            f"{run.path} has no backbone_knn in its metrics.jsonl, which needs labels; choose another --x"
-        )
-    return 100.0 * last["backbone_knn"], last[key]
-
-
-def _finite(value: Any) -> bool:
-    return isinstance(value, (int, float)) and math.isfinite(value)
-
-
-def _views(config: PlotConfig, out: str) -> None:
-    from ssltool.viz.pictures import plot_views
-
-    run = _only_run(config)
-    setup = restore_setup(run, config.data)
-    method = build_method(run.config)
-    plot_views(views_of(setup, method, config.rows, epoch=config.epoch), out)
-
-
-def _schedule(config: PlotConfig, out: str) -> None:
-    from ssltool.viz.schedule import plot_schedule
-
-    run = _only_run(config)
-    plot_schedule(schedule_of(restore_setup(run, config.data), build_method(run.config), run.records), out)
-
-
-def _only_run(config: PlotConfig) -> FinishedRun:
-    if len(config.inputs) > 1:
-        raise SSLToolError(f"plot {config.kind} is of one run; found {len(config.inputs)} folders")
-    return read_runs(config.inputs)[0]
-
-
-DRAW: dict[str, Callable[[PlotConfig, str], None]] = {
-    "spectrum": _spectrum,
-    "curves": _curves,
-    "auc": _auc,
-    "views": _views,
-    "schedule": _schedule,
-}
+def _refuse_unused(config: PlotConfig) -> None:
+    """Refuses settings that other kinds of plots use and this one does not."""
+    for f in dataclasses.fields(config):
+        kinds = [kind for kind, plot in PLOTS.items() if f.name in plot.settings]
+        if kinds and config.kind not in kinds and getattr(config, f.name) != f.default:
+            raise SSLToolError(f"{flag(f.name)} is for {' and '.join(kinds)} and does nothing with plot {config.kind}")

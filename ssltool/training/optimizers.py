@@ -1,34 +1,40 @@
-"""Update rules that torch lacks, and the learning rate as a function of the epoch."""
+"""Building optimizers by name, and those that torch lacks."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 from torch.optim.optimizer import Optimizer
 
 from ssltool.config import PretrainConfig
+from ssltool.training import OPTIMIZERS
 from ssltool.training.schedule import rates_at
 
 TRUST = 0.001
 """Trust coefficient of LARS and LARC in MoCo v3, SimSiam and the collapse paper."""
-
 
 TINY = 1e-12
 """Learning rates below this are as good as 0."""
 
 
 def build_optimizer(groups: Iterable[dict[str, Any]], config: PretrainConfig) -> Optimizer:
-    """The optimiser that the configuration names, over the method's parameter groups."""
-    lr, weight_decay = rates_at(config, 0).lr, config.weight_decay
-    if config.optimizer in ("adam", "adamw"):
-        adam = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
-        return adam(groups, lr, weight_decay=weight_decay)
-    if config.optimizer == "lars":
-        trust, clip = config.lars_trust, config.lars_clip
-        return LARS(groups, lr, momentum=config.momentum, weight_decay=weight_decay, trust=trust, clip=clip)
-    return torch.optim.SGD(groups, lr, momentum=config.momentum, weight_decay=weight_decay)
+    """The optimizer that the configuration names, over the method's parameter groups."""
+    return create_optimizer(config.optimizer, groups, rates_at(config, 0).lr, vars(config))
+
+
+def create_optimizer(name: str, groups: Iterable[dict[str, Any]], lr: float, settings: Mapping[str, Any]) -> Optimizer:
+    """An optimizer of the registry, with its share of ``settings``: ``weight_decay``, and what its entry names.
+
+    A setting that is missing stays at the optimizer's own default.
+
+    Raises:
+        UsageError: for an unknown name.
+    """
+    used = {keyword: settings[one] for keyword, one in OPTIMIZERS[name].settings.items() if one in settings}
+    optimizer: Optimizer = OPTIMIZERS.load(name)(groups, lr, weight_decay=settings["weight_decay"], **used)
+    return optimizer
 
 
 class LARS(Optimizer):

@@ -1,4 +1,4 @@
-"""Pictures of runs: metrics over epochs, and the AUC of many runs against what sets them apart."""
+"""Metrics of runs over epochs: small multiples, one panel a metric."""
 
 from __future__ import annotations
 
@@ -10,7 +10,15 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ssltool.viz.style import check_format, counted, drawing, key, logarithmic, look, plain, save_figure, tidy
+from ssltool.viz.style import (
+    check_format,
+    figure_style,
+    integer_ticks,
+    legend,
+    light_grid,
+    line_style,
+    save_figure,
+)
 
 LAYERS = {"backbone": "-", "projector": "--"}
 """The layers that are watched during training, and how their lines are drawn."""
@@ -65,7 +73,7 @@ def draw_curve(axis: Axes, curve: Curve, runs: Sequence[Records]) -> None:
     for i, records in enumerate(runs):
         for name, style in curve.keys:
             points = _points(records, name)
-            own = look(i, markers=True) | {"linestyle": style, "markevery": max(1, len(points) // 8)}
+            own = line_style(i, markers=True) | {"linestyle": style, "markevery": max(1, len(points) // 8)}
             hollow: dict[str, Any] = {"markerfacecolor": "white"} if style != "-" else {}
             axis.plot([e for e, _ in points], [curve.scale * value for _, value in points], **own, **hollow)
     if curve.collapsed is not None:
@@ -75,8 +83,8 @@ def draw_curve(axis: Axes, curve: Curve, runs: Sequence[Records]) -> None:
         low = max((low + high - LEAST) / 2, -LEAST / 20)
         axis.set_ylim(low, low + LEAST)
     axis.set(title=curve.title, ylabel=curve.label, xlabel="epoch, from 0")
-    counted(axis, "x")
-    tidy(axis)
+    integer_ticks(axis, "x")
+    light_grid(axis)
 
 
 def has_projector(curves: Sequence[Curve], runs: Sequence[Records]) -> bool:
@@ -96,61 +104,19 @@ def plot_curves(runs: Mapping[str, Records], path: str) -> None:
     curves = curves_of(records)
     columns = min(3, len(curves))
     rows = -(-len(curves) // columns)
-    with drawing():
+    with figure_style():
         figure = Figure(figsize=(3.6 * columns, 2.7 * rows + 0.5), layout="constrained")
         axes = figure.subplots(rows, columns, squeeze=False).flatten()
         for axis, curve in zip(axes, curves, strict=False):
             draw_curve(axis, curve, records)
         for axis in axes[len(curves) :]:
             axis.set_visible(False)
-        names, looks = list(runs), [look(i, markers=True) for i in range(len(runs))]
+        names, styles = list(runs), [line_style(i, markers=True) for i in range(len(runs))]
         if has_projector(curves, records):
             names += [*LAYERS]
-            looks += [{"color": "black", "alpha": 0.7, "linestyle": style} for style in LAYERS.values()]
-        key(figure, names, looks)
+            styles += [{"color": "black", "alpha": 0.7, "linestyle": style} for style in LAYERS.values()]
+        legend(figure, names, styles)
         save_figure(figure, path)
-
-
-@dataclass(frozen=True)
-class Point:
-    """A run in the picture of AUCs: where it stands, the line that it belongs to, and its name."""
-
-    x: float
-    auc: float
-    group: str
-    name: str
-
-
-def plot_auc(points: Sequence[Point], path: str, *, xlabel: str, layer: str = "backbone", wide: bool = False) -> None:
-    """AUCs against ``x``: a marker for each run, a line through the means of each group; ``wide`` for a logarithmic x.
-
-    Raises:
-        SSLToolError: if the file cannot be written, or its format is not known.
-    """
-    check_format(path, "--out")
-    groups = list(dict.fromkeys(point.group for point in points))
-    with drawing():
-        figure = Figure(figsize=(5.4, 4.0), layout="constrained")
-        axis = figure.subplots()
-        for i, group in enumerate(groups):
-            own = [point for point in points if point.group == group]
-            line = look(i, markers=True) | {"linestyle": look(i)["linestyle"]}
-            axis.plot([p.x for p in own], [p.auc for p in own], **(line | {"linestyle": "none", "alpha": 0.75}))
-            places = sorted({point.x for point in own})
-            means = [_mean([point.auc for point in own if point.x == x]) for x in places]
-            axis.plot(places, means, **(line | {"marker": "none"}))
-        axis.xaxis.set_major_formatter(lambda x, _: plain(x))
-        if wide:
-            logarithmic(axis, "x")
-        axis.set(xlabel=xlabel, ylabel=f"AUC of the {layer}; 1 is collapsed")
-        axis.set_title("Area under the cumulative explained variance")
-        tidy(axis)
-        key(figure, groups, [look(i, markers=True) | {"linestyle": look(i)["linestyle"]} for i in range(len(groups))])
-        save_figure(figure, path)
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
 
 
 def _points(records: Records, name: str) -> list[tuple[int, float]]:

@@ -13,21 +13,21 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from PIL import Image
 
-from ssltool.viz.style import COLOURS, MARKERS, check_format, drawing, save_figure
+from ssltool.viz.style import COLOURS, MARKERS, check_format, figure_style, save_figure
 
-SIDE = 64
+THUMBNAIL_SIDE = 64
 """Longer side in pixels of the images in a page; larger ones are scaled down to it."""
 
-SHADES = 96
+PALETTE_COLOURS = 96
 """Colours in a palette of an image in a page, which keep the page small."""
 
-STRAY = 0.01
+OUTLIERS = 0.01
 """Share of the points at either end of an axis that do not decide how much of it is shown."""
 
-MANY = 24
+MAX_CLASSES = 24
 """So many classes have a colour and marker of their own in a map."""
 
-NUMBERED = 12
+MAX_NUMBERED = 12
 """Up to so many classes their numbers are written into a map."""
 
 
@@ -43,7 +43,7 @@ class Views:
 
 
 @dataclass(frozen=True)
-class Cloud:
+class EmbeddingMap:
     """A map of representations: ``points`` (N, 2), their ``labels`` (N,), -1 where unlabelled, the names of
     ``classes``, and what the two ``axes`` are."""
 
@@ -53,8 +53,8 @@ class Cloud:
     axes: tuple[str, str]
 
     def frame(self) -> tuple[np.ndarray, float]:
-        """Middle (2,) and half the side of a square that all but the ``STRAY`` outermost points lie in."""
-        low, high = np.quantile(self.points, [STRAY, 1 - STRAY], axis=0)
+        """Middle (2,) and half the side of a square that all but the ``OUTLIERS`` outermost points lie in."""
+        low, high = np.quantile(self.points, [OUTLIERS, 1 - OUTLIERS], axis=0)
         return (low + high) / 2, 0.62 * float(max(*(high - low), 1e-12))
 
     def outside(self) -> int:
@@ -66,12 +66,12 @@ class Cloud:
 def data_url(image: np.ndarray) -> str:
     """An image (H, W, 3) uint8 as the address of a PNG that is written into the page."""
     picture = Image.fromarray(image)
-    picture.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
+    picture.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.LANCZOS)
     pixels = np.asarray(picture)
     if (pixels == pixels[..., :1]).all():
         picture = picture.convert("L")
     else:
-        picture = picture.quantize(SHADES, Image.Quantize.MEDIANCUT)
+        picture = picture.quantize(PALETTE_COLOURS, Image.Quantize.MEDIANCUT)
     buffer = io.BytesIO()
     picture.save(buffer, "PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
@@ -85,7 +85,7 @@ def plot_views(views: Views, path: str) -> None:
     """
     check_format(path, "--out")
     titles = ["original", *views.titles]
-    with drawing():
+    with figure_style():
         size = (0.2 + 1.05 * len(titles), 0.35 + 1.05 * len(views.originals) + 0.16 * len(views.recipes))
         figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02, wspace=0.02, hspace=0.02))
         axes = figure.subplots(len(views.originals), len(titles), squeeze=False)
@@ -100,19 +100,19 @@ def plot_views(views: Views, path: str) -> None:
 
 
 def shown_classes(labels: np.ndarray) -> list[int]:
-    """The classes that a map tells apart: all, or the ``MANY`` largest, in their own order."""
+    """The classes that a map tells apart: all, or the ``MAX_CLASSES`` largest, in their own order."""
     numbers, counts = np.unique(labels[labels >= 0], return_counts=True)
-    largest: list[int] = numbers[np.argsort(-counts, kind="stable")[:MANY]].tolist()
+    largest: list[int] = numbers[np.argsort(-counts, kind="stable")[:MAX_CLASSES]].tolist()
     return sorted(largest)
 
 
-def class_look(place: int) -> tuple[str, str]:
-    """Colour and marker of the class at ``place`` among those of ``shown_classes``; all ``MANY`` pairs differ."""
+def class_style(place: int) -> tuple[str, str]:
+    """Colour and marker of the class at ``place`` among those of ``shown_classes``; ``MAX_CLASSES`` pairs differ."""
     turn, colour = divmod(place, len(COLOURS))
     return COLOURS[colour], MARKERS[(colour + turn) % len(MARKERS)]
 
 
-def draw_map(axis: Axes, cloud: Cloud, classes: Sequence[int]) -> None:
+def draw_map(axis: Axes, cloud: EmbeddingMap, classes: Sequence[int]) -> None:
     """The points in the colour and marker of their class, whose number is written at the middle of its points.
 
     ``classes`` are those told apart; others, and points without a label, are small dots. Both axes have one scale.
@@ -122,10 +122,10 @@ def draw_map(axis: Axes, cloud: Cloud, classes: Sequence[int]) -> None:
     size, alpha = (4, 0.35) if len(classes) else (12, 0.5)
     axis.scatter(x[rest], y[rest], s=size, marker="o", color="black", alpha=alpha, linewidths=0)
     for place, number in enumerate(classes):
-        colour, marker = class_look(place)
+        colour, marker = class_style(place)
         own = cloud.labels == number
         axis.scatter(x[own], y[own], s=13, marker=marker, color=colour, linewidths=0, alpha=0.75)
-    for number in classes if len(classes) <= NUMBERED else ():
+    for number in classes if len(classes) <= MAX_NUMBERED else ():
         own = cloud.labels == number
         if own.any():
             box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "boxstyle": "round,pad=0.15"}
@@ -137,7 +137,7 @@ def draw_map(axis: Axes, cloud: Cloud, classes: Sequence[int]) -> None:
     axis.spines[:].set_alpha(0.3)
 
 
-def class_name(cloud: Cloud, number: int) -> str:
+def class_name(cloud: EmbeddingMap, number: int) -> str:
     """The number of a class, and its name where it has another."""
     name = cloud.classes[number] if number < len(cloud.classes) else str(number)
     return name if name == str(number) else f"{number} {name}"

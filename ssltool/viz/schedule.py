@@ -10,17 +10,26 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from ssltool.viz.style import COLOURS, STYLES, check_format, counted, drawing, key, save_figure, tidy
+from ssltool.viz.style import (
+    COLOURS,
+    STYLES,
+    check_format,
+    figure_style,
+    integer_ticks,
+    legend,
+    light_grid,
+    save_figure,
+)
 
-FEW_EPOCHS = 48
+MAX_BARS = 48
 """Up to so many epochs each has a bar of its own; more melt into an area."""
 
-LABELLED = 16
+MAX_LABELLED_BARS = 16
 """Up to so many epochs the bars say how often an image is seen."""
 
 BINS = 100
 
-TINT = 0.35
+AREA_ALPHA = 0.35
 """How strong the colour of an area is."""
 
 
@@ -57,17 +66,19 @@ def draw_slices(axis: Axes, schedule: Schedule) -> None:
     """A horizontal bar for each epoch: its part of the order."""
     start, stop = schedule.slices.T
     epochs = schedule.first + np.arange(len(start))
-    if len(epochs) <= FEW_EPOCHS:
-        axis.barh(epochs, stop - start, left=start, height=0.74, color=COLOURS[0], alpha=TINT, linewidth=0)
+    if len(epochs) <= MAX_BARS:
+        axis.barh(epochs, stop - start, left=start, height=0.74, color=COLOURS[0], alpha=AREA_ALPHA, linewidth=0)
     else:
         edges = np.repeat(np.append(epochs - 0.5, epochs[-1] + 0.5), 2)[1:-1]
-        axis.fill_betweenx(edges, np.repeat(start, 2), np.repeat(stop, 2), color=COLOURS[0], alpha=TINT, linewidth=0)
-    if len(epochs) <= LABELLED:
+        axis.fill_betweenx(
+            edges, np.repeat(start, 2), np.repeat(stop, 2), color=COLOURS[0], alpha=AREA_ALPHA, linewidth=0
+        )
+    if len(epochs) <= MAX_LABELLED_BARS:
         for epoch, low, high, times in zip(epochs.tolist(), start, stop, schedule.times_each, strict=True):
             _label(axis, epoch, low / schedule.images, high / schedule.images, f"{times:.2g} ×", schedule.images)
     axis.set(title=f"Images of each epoch ({schedule.strategy})", ylabel="epoch, from 0")
     axis.set(xlim=(0, schedule.images), ylim=(epochs[-1] + 0.6, epochs[0] - 0.6))
-    counted(axis, "y")
+    integer_ticks(axis, "y")
     _by_place(axis)
 
 
@@ -84,7 +95,7 @@ def draw_exposure(axis: Axes, schedule: Schedule) -> None:
     bins = min(BINS, schedule.images)
     edges = np.linspace(0, schedule.images, bins + 1).astype(int)
     mean = np.add.reduceat(schedule.seen, edges[:-1]) / np.diff(edges)
-    axis.stairs(mean, edges, fill=True, color=COLOURS[0], alpha=TINT, linewidth=0)
+    axis.stairs(mean, edges, fill=True, color=COLOURS[0], alpha=AREA_ALPHA, linewidth=0)
     axis.stairs(mean, edges, baseline=None, color=COLOURS[0], linewidth=1.4)
     axis.set(title="Times an image is seen", ylabel="times in the run", xlim=(0, schedule.images))
     axis.set_ylim(0, 1.08 * max(1.0, float(mean.max())))
@@ -98,8 +109,8 @@ def draw_rates(axis: Axes, schedule: Schedule) -> None:
         axis.plot(schedule.at, schedule.fixed, color=COLOURS[1], linestyle=STYLES[1])
     top = float(max(schedule.lr.max(), 0 if schedule.fixed is None else schedule.fixed.max()))
     axis.set(title="Learning rate", ylabel="learning rate", xlabel="epochs done", ylim=(0, 1.06 * top or 1.0))
-    counted(axis, "x")
-    tidy(axis)
+    integer_ticks(axis, "x")
+    light_grid(axis)
 
 
 def rate_names(schedule: Schedule) -> list[str]:
@@ -107,7 +118,7 @@ def rate_names(schedule: Schedule) -> list[str]:
     return ["learning rate"] if schedule.fixed is None else ["learning rate", "fixed rate of the predictor"]
 
 
-def rate_looks() -> list[dict[str, Any]]:
+def rate_styles() -> list[dict[str, Any]]:
     """How they are drawn."""
     return [{"color": COLOURS[i], "linestyle": STYLES[i]} for i in range(2)]
 
@@ -119,7 +130,7 @@ def plot_schedule(schedule: Schedule, path: str) -> None:
         SSLToolError: if the file cannot be written, or its format is not known.
     """
     check_format(path, "--out")
-    with drawing():
+    with figure_style():
         tall = min(5.0, 0.9 + 0.24 * len(schedule.slices))
         figure = Figure(figsize=(6.4, tall + 3.6), layout="constrained")
         top, middle, bottom = figure.subplots(3, 1, height_ratios=(tall, 1.5, 1.5))
@@ -128,7 +139,7 @@ def plot_schedule(schedule: Schedule, path: str) -> None:
         draw_rates(bottom, schedule)
         names = rate_names(schedule)
         if len(names) > 1:
-            key(figure, names, rate_looks())
+            legend(figure, names, rate_styles())
         save_figure(figure, path)
 
 
@@ -136,5 +147,5 @@ def _by_place(axis: Axes) -> None:
     axis.set_xlabel("image, by its place in the order")
     axis.xaxis.set_major_locator(MaxNLocator(5))
     axis.xaxis.set_major_formatter(lambda x, _: f"{x:,.0f}")
-    tidy(axis)
+    light_grid(axis)
     axis.grid(False, axis="y")

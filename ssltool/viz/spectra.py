@@ -9,8 +9,19 @@ import numpy as np
 from matplotlib.axes import Axes
 from torch import Tensor
 
-from ssltool.diagnosis.metrics import auc
-from ssltool.viz.style import COLOURS, FORMATS, STYLES, check_format, drawing, key, logarithmic, look, save_figure, tidy
+from ssltool.diagnosis.metrics.of_spectrum import auc
+from ssltool.viz.style import (
+    COLOURS,
+    FORMATS,
+    STYLES,
+    check_format,
+    figure_style,
+    legend,
+    light_grid,
+    line_style,
+    log_scale,
+    save_figure,
+)
 
 __all__ = ["COLOURS", "FORMATS", "NOISE", "STYLES", "check_format", "panels", "plot_spectra", "plt", "save_figure"]
 
@@ -34,19 +45,19 @@ def panels(kind: str) -> list[Panel]:
 
     def values(axis: Axes, spectra: Sequence[Tensor | None]) -> None:
         for i, s in _descending(spectra):
-            axis.plot(_ranks(s), _above_noise(s, kind), **look(i))
+            axis.plot(_ranks(s), _above_noise(s, kind), **line_style(i))
         axis.set(title=TITLES[kind], ylabel=name)
-        logarithmic(axis, "y")
+        log_scale(axis, "y")
 
     def relative(axis: Axes, spectra: Sequence[Tensor | None]) -> None:
         for i, s in _descending(spectra):
-            axis.plot(_ranks(s), _above_noise(s, kind) / (s[0] if s[0] > 0 else 1.0), **look(i))
+            axis.plot(_ranks(s), _above_noise(s, kind) / (s[0] if s[0] > 0 else 1.0), **line_style(i))
         axis.set(title="Relative to the largest", ylabel=f"{name} / largest")
-        logarithmic(axis, "y")
+        log_scale(axis, "y")
 
     def cumulative(axis: Axes, spectra: Sequence[Tensor | None]) -> None:
         for i, s in _descending(spectra):
-            axis.plot(_ranks(s), np.cumsum(s) / s.sum() if s.sum() > 0 else np.ones_like(s), **look(i))
+            axis.plot(_ranks(s), np.cumsum(s) / s.sum() if s.sum() > 0 else np.ones_like(s), **line_style(i))
         longest = max(len(s) for _, s in _descending(spectra))
         axis.plot([1, longest], [1 / longest, 1], color="black", alpha=0.45, linewidth=0.8, label="flat spectrum")
         axis.set(title="Cumulative explained variance", ylabel="share of the sum", ylim=(0, 1.03))
@@ -62,15 +73,15 @@ def plot_spectra(spectra: dict[str, Tensor], path: str, *, kind: str = "svd") ->
     """
     check_format(path)
     drawn = panels(kind)
-    with drawing():
+    with figure_style():
         size = (11, 3.7) if len(drawn) > 1 else (5.4, 4.2)
         figure, axes = plt.subplots(1, len(drawn), figsize=size, layout="constrained", squeeze=False)
         for axis, panel in zip(axes[0], drawn, strict=True):
             panel(axis, list(spectra.values()))
         names = [f"{name} (AUC {auc(s):.3f})" if kind == "svd" else name for name, s in spectra.items()]
-        looks = [look(i) for i in range(len(names))]
+        styles = [line_style(i) for i in range(len(names))]
         flat = [] if kind == "cov" else ["flat spectrum"]
-        key(figure, names + flat, looks + [{"color": "black", "alpha": 0.45, "linewidth": 0.8}] * len(flat))
+        legend(figure, names + flat, styles + [{"color": "black", "alpha": 0.45, "linewidth": 0.8}] * len(flat))
         save_figure(figure, path)
 
 
@@ -78,7 +89,7 @@ def _labelled(panel: Panel) -> Panel:
     def draw(axis: Axes, spectra: Sequence[Tensor | None]) -> None:
         panel(axis, spectra)
         axis.set_xlabel("index, largest first")
-        tidy(axis)
+        light_grid(axis)
 
     return draw
 

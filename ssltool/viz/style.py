@@ -29,7 +29,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 # Okabe and Ito's colours, which stay apart for the colour-blind and in grey.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
-DEFAULTS: Any = {
+RC_PARAMS: Any = {
     "font.size": 9.5,
     "figure.autolayout": False,  # each figure says how it is laid out
     "figure.constrained_layout.use": False,
@@ -49,9 +49,9 @@ DEFAULTS: Any = {
     "svg.hashsalt": "ssltool",
     "text.parse_math": False,  # a folder's name may hold any sign
 }
-"""matplotlib's settings, within ``drawing``."""
+"""matplotlib's settings, within ``figure_style``."""
 
-UNDATED = {
+METADATA = {
     "svg": {"Date": None, "Creator": None, "Format": None, "Type": None},
     "pdf": {"CreationDate": None, "ModDate": None},
     "png": {"Software": None},
@@ -72,41 +72,41 @@ def check_format(path: str, flag: str = "--plot") -> None:
 
 
 @contextmanager
-def drawing() -> Iterator[None]:
+def figure_style() -> Iterator[None]:
     """A block in which figures are made and written in this module's style."""
-    with plt.rc_context(DEFAULTS), warnings.catch_warnings():
+    with plt.rc_context(RC_PARAMS), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")  # a name in letters that the font lacks
         yield
 
 
-def look(i: int, *, markers: bool = False) -> dict[str, Any]:
+def line_style(i: int, *, markers: bool = False) -> dict[str, Any]:
     """How line ``i`` is drawn: its colour with a style of its own, or with ``markers`` a marker on a solid line."""
     own = {"marker": MARKERS[i % len(MARKERS)]} if markers else {"linestyle": STYLES[i % len(STYLES)]}
     return {"color": COLOURS[i % len(COLOURS)], **own}
 
 
-def tidy(axis: Axes) -> None:
+def light_grid(axis: Axes) -> None:
     """A light grid and no frame above and to the right."""
     axis.grid(color="black", alpha=0.12, linewidth=0.7)
     axis.set_axisbelow(True)
     axis.spines[["top", "right"]].set_visible(False)
 
 
-def logarithmic(axis: Axes, which: str) -> None:
+def log_scale(axis: Axes, which: str) -> None:
     """Makes ``which`` ("x" or "y") of an axis logarithmic, with plain numbers at its ticks."""
     axis.set(**{f"{which}scale": "log"})
     side = axis.xaxis if which == "x" else axis.yaxis
-    side.set_major_formatter(_Plain())
-    side.set_minor_formatter(_Plain(minor_thresholds=(1, 0.4)))
+    side.set_major_formatter(_TickFormatter())
+    side.set_minor_formatter(_TickFormatter(minor_thresholds=(1, 0.4)))
 
 
-def counted(axis: Axes, which: str) -> None:
+def integer_ticks(axis: Axes, which: str) -> None:
     """Whole numbers only at the ticks of ``which`` ("x" or "y"), such as epochs have."""
     side = axis.xaxis if which == "x" else axis.yaxis
     side.set_major_locator(MaxNLocator(integer=True))
 
 
-def plain(value: float) -> str:
+def tick_label(value: float) -> str:
     """A number for a tick: as it is where that is short, else as a power of ten."""
     if value == 0 or 1e-2 <= abs(value) < 1e5:
         return f"{value:,.10g}"
@@ -116,24 +116,24 @@ def plain(value: float) -> str:
     return power if math.isclose(mantissa, 1.0) else f"{mantissa:.3g}·{power}"
 
 
-class _Plain(LogFormatter):
+class _TickFormatter(LogFormatter):
     def __call__(self, x: float, pos: int | None = None) -> str:
-        return plain(x) if super().__call__(x, pos) else ""
+        return tick_label(x) if super().__call__(x, pos) else ""
 
 
-def key(figure: Figure, names: list[str], looks: list[dict[str, Any]]) -> None:
+def legend(figure: Figure, names: list[str], styles: list[dict[str, Any]]) -> None:
     """A legend below the axes, with as many columns as there is room for."""
     if not names:
         return
-    handles = [Line2D([], [], **look) for look in looks]
+    handles = [Line2D([], [], **style) for style in styles]
     shown = [" " + name if name.startswith("_") else name for name in names]  # matplotlib would leave it out
     per_line = max(1, int(figure.get_figwidth() * 13 // (max(map(len, shown)) + 6)))
     figure.legend(handles, shown, loc="outside lower center", ncols=min(per_line, len(shown)))
 
 
-def settle(figure: Figure) -> None:
-    """Lays a figure out for good, to a millionth of its size: what the solver of the layout leaves behind that differs
-    from one time to the next."""
+def fix_layout(figure: Figure) -> None:
+    """Fixes the layout of a figure and rounds it to a millionth of its size, because the solver of the layout is not
+    deterministic beyond that."""
     engine = figure.get_layout_engine()
     if engine is not None:
         engine.execute(figure)
@@ -152,9 +152,9 @@ def save_figure(figure: Figure, path: str) -> None:
     kind = Path(path).suffix[1:].lower()
     buffer = io.BytesIO()
     try:
-        with drawing():
-            settle(figure)
-            figure.savefig(buffer, format=kind, dpi=160, metadata=UNDATED[kind])
+        with figure_style():
+            fix_layout(figure)
+            figure.savefig(buffer, format=kind, dpi=160, metadata=METADATA[kind])
     finally:
         plt.close(figure)
     write_atomically(path, lambda stream: stream.write(buffer.getvalue()))

@@ -12,7 +12,7 @@ import re
 
 from matplotlib.figure import Figure
 
-from ssltool.viz.style import COLOURS, UNDATED, drawing, settle
+from ssltool.viz.style import COLOURS, METADATA, figure_style, fix_layout
 
 SERIES = {colour.lower(): f"var(--series-{i})" for i, colour in enumerate(COLOURS) if colour != "#000000"}
 """The colours of lines, as the page's style sheet names them: it has lighter ones for dark pages."""
@@ -24,9 +24,9 @@ def inline_svg(figure: Figure, prefix: str, alt: str) -> str:
     ``prefix`` sets its ids apart from those of other pictures in the page. The same figure gives the same text.
     """
     buffer = io.StringIO()
-    with drawing():
-        settle(figure)
-        figure.savefig(buffer, format="svg", metadata=UNDATED["svg"], transparent=True)
+    with figure_style():
+        fix_layout(figure)
+        figure.savefig(buffer, format="svg", metadata=METADATA["svg"], transparent=True)
     text = buffer.getvalue()
     text = text[text.index("<svg") :].strip()
     for pattern in (r"<metadata>.*?</metadata>", r"<defs>\s*<style.*?</style>\s*</defs>", r"<!--.*?-->"):

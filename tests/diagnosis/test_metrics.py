@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import inspect
+import math
 
 import pytest
 import torch
 from torch import Tensor
 
-from ssltool.diagnosis import metrics
-from ssltool.diagnosis.metrics import METRICS, QUICK, metric_names
+from ssltool.diagnosis.metrics import METRICS, QUICK, Metric, metric_names
 from ssltool.diagnosis.spectrum import singular_values
 from ssltool.errors import SSLToolError
 
 OF_SPECTRUM = (
     "auc",
     "effective_rank",
+    "rankme",
     "participation_ratio",
     "stable_rank",
     "alpha",
@@ -23,7 +24,7 @@ OF_SPECTRUM = (
     "numerical_rank",
     "condition_number",
 )
-OF_ROWS = ("rankme", "feature_std", "mean_cosine", "self_cluster", "uniformity", "twonn")
+OF_ROWS = ("feature_std", "mean_cosine", "self_cluster", "uniformity", "twonn")
 OF_VIEWS = ("alignment", "lidar")
 
 
@@ -39,22 +40,21 @@ def views(mixing: Tensor, apart: float) -> Tensor:
 
 def value(name: str, x: Tensor) -> float:
     """A metric of views (N, Q, d)."""
-    rows, function = x.flatten(0, 1), getattr(metrics, name)
+    rows, function = x.flatten(0, 1), METRICS.load(name)
     if name in OF_SPECTRUM:
-        return function(singular_values(rows))
+        return function(singular_values(rows, center=name != "rankme"))
     return function(rows if name in OF_ROWS else x)
 
 
 def test_the_list_holds_every_metric():
     assert set(METRICS) == {*OF_SPECTRUM, *OF_ROWS, *OF_VIEWS}
-    assert set(QUICK) == {*OF_SPECTRUM, "rankme", "feature_std", "mean_cosine", "self_cluster"}
+    assert set(QUICK) == {*OF_SPECTRUM, "feature_std", "mean_cosine", "self_cluster"}
 
 
 @pytest.mark.parametrize("name", METRICS)
 def test_a_metric_is_a_function_that_says_its_range_and_its_source_is_known(name):
-    text = inspect.getdoc(getattr(metrics, name))
+    text = inspect.getdoc(METRICS.load(name))
     assert any(word in text for word in ("Range [", "At least ", "0 for directions", "About 1 is"))
-    assert METRICS[name].at in ("spectrum", "directions", "pairs", "views")
     assert METRICS[name].reading
     assert METRICS[name].source
 
@@ -68,6 +68,20 @@ def test_a_collapsed_set_of_rows_is_on_the_other_side_of_a_spread_one(name):
         assert collapsed < spread
         collapsed = value(name, views(torch.eye(16), 2.0))
     assert (collapsed < spread) == (METRICS[name].healthier == "high")
+
+
+@pytest.mark.parametrize("name", METRICS)
+@pytest.mark.parametrize("x", [views(torch.eye(8), 0.5), views(torch.diag(torch.logspace(0, -8, 8)), 0.1) + 3.0])
+def test_a_metric_is_within_its_range(name, x):
+    low, high = METRICS[name].range
+    slack = 1e-5  # rankme adds 1e-7 to each share
+    assert low - slack <= value(name, x) <= (8 if high == "d" else high) + slack or math.isnan(value(name, x))
+
+
+@pytest.mark.parametrize(("at", "healthier"), [("rows", "low"), ("spectrum", "best")])
+def test_an_entry_of_no_kind_is_refused(at, healthier):
+    with pytest.raises(SSLToolError):
+        Metric(".of_spectrum:auc", at, healthier, "a reading", "a source")
 
 
 @pytest.mark.parametrize("name", METRICS)
@@ -105,8 +119,8 @@ def test_a_rotation_of_the_space_does_not_matter(name):
 @pytest.mark.parametrize(
     ("wanted", "views", "names"),
     [
-        (None, False, QUICK),
-        (None, True, QUICK),
+        (None, False, tuple(QUICK)),
+        (None, True, tuple(QUICK)),
         ("all", False, tuple(name for name in METRICS if name not in OF_VIEWS)),
         ("all", True, tuple(METRICS)),
         ("auc", False, ("auc",)),

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ssltool.diagnosis.metrics import (
+from ssltool.diagnosis.metrics.of_spectrum import (
     alpha,
     auc,
     condition_number,
@@ -17,7 +17,7 @@ from ssltool.diagnosis.metrics import (
     effective_rank,
     numerical_rank,
     participation_ratio,
-    rankme_of_spectrum,
+    rankme,
     stable_rank,
 )
 from ssltool.diagnosis.spectrum import singular_values
@@ -26,7 +26,7 @@ from ssltool.errors import SSLToolError
 ALL = [
     auc,
     effective_rank,
-    rankme_of_spectrum,
+    rankme,
     participation_ratio,
     stable_rank,
     alpha,
@@ -73,7 +73,7 @@ def test_equal_rows_are_complete_collapse():
     s = singular_values(torch.full((4000, 32), 0.3))
     assert auc(s) == 1.0
     assert [rank(s) for rank in RANKS] == [0.0] * 4
-    assert rankme_of_spectrum(s) == 1.0
+    assert rankme(s) == 1.0
     assert math.isnan(condition_number(s))
     assert math.isnan(alpha(s))
 
@@ -116,7 +116,7 @@ def test_rankme_equals_eq_1_of_its_paper_by_loops(seed):
     s = np.random.default_rng(seed).gamma(0.1, size=40)  # with many tiny shares, for which the 1e-7 matters
     shares = [value / sum(s) + 1e-7 for value in s]
     wanted = math.exp(-sum(p * math.log(p) for p in shares))
-    assert rankme_of_spectrum(torch.from_numpy(s)) == pytest.approx(wanted, rel=1e-12)
+    assert rankme(torch.from_numpy(s)) == pytest.approx(wanted, rel=1e-12)
 
 
 @pytest.mark.parametrize("seed", range(3))

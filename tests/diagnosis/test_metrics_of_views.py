@@ -11,7 +11,7 @@ import scipy.linalg
 import torch
 from torch import Tensor
 
-from ssltool.diagnosis.metrics import alignment, lidar
+from ssltool.diagnosis.metrics.of_views import alignment, lidar
 from ssltool.errors import SSLToolError
 
 DELTA = 1e-4

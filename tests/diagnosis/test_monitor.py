@@ -25,7 +25,7 @@ from ssltool.data.images import open_dataset
 from ssltool.data.loader import Loader, Shard
 from ssltool.diagnosis.measure import measure as measure_exactly
 from ssltool.diagnosis.monitor import (
-    METRICS,
+    MEASURED,
     Monitor,
     has_collapsed,
     in_memory,
@@ -104,9 +104,9 @@ def test_a_small_spread_beside_a_large_mean_is_measured():
 @pytest.mark.parametrize(("n", "d", "rank"), [(200, 40, None), (40, 200, None), (200, 300, 12)])
 def test_metrics_are_those_of_the_exact_spectrum(n, d, rank):
     x = random(n, d, rank).float()
-    ours, exact = measure(x, rank or d), measure_exactly(x, METRICS).metrics
-    assert set(EXACT) <= set(METRICS)
-    assert {name: ours[name] for name in METRICS} == pytest.approx(exact, rel=1e-4, nan_ok=True)
+    ours, exact = measure(x, rank or d), measure_exactly(x, MEASURED).metrics
+    assert set(EXACT) <= set(MEASURED)
+    assert {name: ours[name] for name in MEASURED} == pytest.approx(exact, rel=1e-4, nan_ok=True)
 
 
 def test_dimensions_that_hardly_change_are_counted():
@@ -246,7 +246,7 @@ def test_weights_are_the_same_bits_with_and_without_the_monitor(tiny, changes):
 
 
 TIMING = {"images_per_second", "data_wait", "seconds", "monitor_seconds", "monitor_share"}
-OF_A_LOOK = {f"{layer}_{name}" for layer in ("backbone", "projector") for name in (*METRICS, "dead_dimensions")}
+OF_A_LOOK = {f"{layer}_{name}" for layer in ("backbone", "projector") for name in (*MEASURED, "dead_dimensions")}
 OF_A_LOOK |= {"backbone_knn", "verdict", "monitor_seconds", "monitor_share"}
 
 

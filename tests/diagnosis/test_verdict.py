@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from ssltool.config.common import STATES
-from ssltool.diagnosis import metrics
 from ssltool.diagnosis.measure import measure
+from ssltool.diagnosis.metrics import METRICS
 from ssltool.diagnosis.verdict import DEFAULT, NEEDED, Thresholds, Verdict, compare, judge
 from ssltool.errors import SSLToolError
 
@@ -218,7 +218,7 @@ def test_values_beyond_the_bound_of_a_layer_count_as_if_they_were_not_there(boun
 
     def of(values: Tensor, **size: int) -> Verdict:
         names = ("auc", "effective_rank", "dead_directions")
-        found = {name: getattr(metrics, name)(values) for name in names} | {"feature_std": 1.0}
+        found = {name: METRICS.load(name)(values) for name in names} | {"feature_std": 1.0}
         return judge(found, n=1000, **size)
 
     alone, within = of(s, d=bound), of(padded, d=100, bound=bound)

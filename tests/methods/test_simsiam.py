@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from methods_helpers import Flat, build, defaults, facts, layers, noisy_batch, rows
 from ssltool.data.loader import Batch
-from ssltool.diagnosis.metrics import feature_std
+from ssltool.diagnosis.metrics.of_rows import feature_std
 from ssltool.errors import SSLToolError
 from ssltool.methods import method_options
 from ssltool.methods.simsiam import SimSiam, simsiam_loss

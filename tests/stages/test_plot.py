@@ -11,12 +11,14 @@ import torch
 
 from helpers import records
 from ssltool.config import PlotConfig
-from ssltool.config.plot import PLOTS
 from ssltool.diagnosis.spectrum_file import Spectrum
 from ssltool.errors import SSLToolError
 from ssltool.runs.history import read_runs
 from ssltool.settings import flag
-from ssltool.stages.plot import USED_BY, last_area, read_spectrum, run
+from ssltool.stages.plot import run
+from ssltool.viz import PLOTS
+from ssltool.viz.plot_auc import last_area
+from ssltool.viz.plot_spectrum import read_spectrum
 
 
 @pytest.fixture
@@ -115,7 +117,7 @@ def test_runs_of_one_group_share_a_line(monitored, tmp_path, monkeypatch):
         monitored("c", backbone_auc=0.6, settings={"arch": "y", "n_images": 1000}),
     ]
     kept = {}
-    monkeypatch.setattr("ssltool.viz.curves.plot_auc", lambda points, out, **how: kept.update(how, points=points))
+    monkeypatch.setattr("ssltool.viz.plot_auc.plot_auc", lambda points, out, **how: kept.update(how, points=points))
     run(PlotConfig("auc", tuple(map(str, folders)), out=str(tmp_path / "p.png")))
     assert [(point.x, point.auc, point.group) for point in kept["points"]] == [
         (100, 0.8, "x"),
@@ -135,7 +137,7 @@ def test_a_flag_that_does_nothing_is_refused(kind, name):
     with pytest.raises(SSLToolError) as caught:
         run(config)
     refused = f"{flag(name)} is for" in str(caught.value)
-    assert refused == (kind not in USED_BY[name])
+    assert refused == (name not in PLOTS[kind].settings)
 
 
 def test_what_cannot_be_drawn_is_refused_in_one_line(ssltool, tmp_path, trained, monitored, rows):
@@ -147,7 +149,7 @@ def test_what_cannot_be_drawn_is_refused_in_one_line(ssltool, tmp_path, trained,
         (["spectrum", rows], "-o FILE"),
         (["spectrum", rows, "-o", "p.gif"], "--out p.gif: the name must end in"),
         (["spectrum", trained, "-o", picture], "no such file"),
-        (["views", plain, other, "-o", picture], "is of one run; found 2"),
+        (["views", plain, other, "-o", picture], "found 2"),
         (["schedule", tmp_path, "-o", picture], "no run folder"),
         (["curves", plain, "-o", picture], "no epoch is recorded"),
     ):

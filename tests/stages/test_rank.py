@@ -14,7 +14,9 @@ from scipy import stats
 from ssltool.checkpoints.checkpoint import Checkpoint
 from ssltool.checkpoints.probe import Probe
 from ssltool.config import RankConfig
-from ssltool.diagnosis.metrics import METRICS, auc, lidar
+from ssltool.diagnosis.metrics import METRICS
+from ssltool.diagnosis.metrics.of_spectrum import auc
+from ssltool.diagnosis.metrics.of_views import lidar
 from ssltool.diagnosis.spectrum import singular_values
 from ssltool.errors import SSLToolError
 from ssltool.files import file_hash

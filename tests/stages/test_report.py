@@ -359,7 +359,7 @@ def test_what_cannot_be_reported_is_refused_in_one_line(ssltool, trained, tmp_pa
         ([tmp_path], "no run folder"),
         ([trained, trained], "twice"),
         ([trained, "--checkpoint", "gone.pt"], "gone.pt"),
-        ([trained, "-o", tmp_path / "r.pdf"], "let its name end in .html"),
+        ([trained, "-o", tmp_path / "r.pdf"], ".html"),
         ([trained, "--data", tmp_path], "leave --data out"),
     ):
         ran = ssltool("report", "-o", tmp_path / "r.html", *arguments)

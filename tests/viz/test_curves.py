@@ -6,8 +6,10 @@ import matplotlib.pyplot as plt
 import pytest
 
 from ssltool.viz import curves
-from ssltool.viz.curves import LOSS, MONITORED, Point, curves_of, draw_curve, has_projector, plot_auc, plot_curves
-from ssltool.viz.style import COLOURS, MARKERS, drawing
+from ssltool.viz import plot_auc as plot_auc_module
+from ssltool.viz.curves import LOSS, MONITORED, curves_of, draw_curve, has_projector, plot_curves
+from ssltool.viz.plot_auc import Point, plot_auc
+from ssltool.viz.style import COLOURS, MARKERS, figure_style
 
 
 def record(epoch: int, **values: object) -> dict[str, object]:
@@ -21,7 +23,7 @@ def monitored(epoch: int, **values: object) -> dict[str, object]:
 
 @pytest.fixture
 def axis():
-    with drawing():
+    with figure_style():
         figure = plt.figure()
         yield figure.subplots()
     plt.close(figure)
@@ -33,7 +35,8 @@ def drawn(monkeypatch):
 
     def draw(plot, *arguments, **choice):
         kept = []
-        monkeypatch.setattr(curves, "save_figure", lambda figure, path: kept.append(figure))
+        for module in (curves, plot_auc_module):
+            monkeypatch.setattr(module, "save_figure", lambda figure, path: kept.append(figure))
         plot(*arguments, "p.png", **choice)
         return kept[0]
 

@@ -12,13 +12,13 @@ import pytest
 from PIL import Image
 
 from ssltool.viz.pictures import (
-    MANY,
-    NUMBERED,
-    SIDE,
-    Cloud,
+    MAX_CLASSES,
+    MAX_NUMBERED,
+    THUMBNAIL_SIDE,
+    EmbeddingMap,
     Views,
-    class_look,
     class_name,
+    class_style,
     data_url,
     draw_map,
     plot_views,
@@ -36,8 +36,8 @@ def noise(*shape: int) -> np.ndarray:
     return np.random.RandomState(0).randint(0, 256, shape, np.uint8)
 
 
-def cloud(points: np.ndarray, labels: list[int], classes: tuple[str, ...] = ()) -> Cloud:
-    return Cloud(points, np.array(labels), classes, ("x", "y"))
+def cloud(points: np.ndarray, labels: list[int], classes: tuple[str, ...] = ()) -> EmbeddingMap:
+    return EmbeddingMap(points, np.array(labels), classes, ("x", "y"))
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def test_small_grey_images_and_those_of_few_colours_are_kept_to_the_last_bit():
 
 
 def test_large_images_are_scaled_down_in_their_own_proportions():
-    assert decoded(data_url(noise(300, 600, 3))).shape == (SIDE // 2, SIDE, 3)
+    assert decoded(data_url(noise(300, 600, 3))).shape == (THUMBNAIL_SIDE // 2, THUMBNAIL_SIDE, 3)
 
 
 def test_an_image_in_a_page_is_small_whatever_it_shows():
@@ -63,14 +63,14 @@ def test_an_image_in_a_page_is_small_whatever_it_shows():
 
 
 def test_classes_on_a_map_differ_in_colour_or_marker():
-    looks = [class_look(place) for place in range(MANY)]
-    assert len(set(looks)) == MANY
-    assert all(one[0] != other[0] and one[1] != other[1] for one, other in itertools.pairwise(looks))
+    styles = [class_style(place) for place in range(MAX_CLASSES)]
+    assert len(set(styles)) == MAX_CLASSES
+    assert all(one[0] != other[0] and one[1] != other[1] for one, other in itertools.pairwise(styles))
 
 
 def test_the_largest_classes_are_told_apart_and_unlabelled_images_are_none():
-    labels = np.repeat(np.arange(MANY + 5), np.arange(1, MANY + 6))
-    assert shown_classes(labels) == list(range(5, MANY + 5))
+    labels = np.repeat(np.arange(MAX_CLASSES + 5), np.arange(1, MAX_CLASSES + 6))
+    assert shown_classes(labels) == list(range(5, MAX_CLASSES + 5))
     assert shown_classes(np.array([-1, -1])) == []
 
 
@@ -100,7 +100,7 @@ def test_a_map_has_one_scale_and_every_point(axis):
 
 
 def test_many_classes_are_not_written_over_one_another(axis):
-    count = NUMBERED + 1
+    count = MAX_NUMBERED + 1
     draw_map(axis, cloud(noise(count, 2).astype(float), list(range(count))), list(range(count)))
     assert not axis.texts
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ssltool.viz import schedule as module
-from ssltool.viz.schedule import FEW_EPOCHS, Schedule, draw_exposure, draw_rates, draw_slices, plot_schedule, rate_names
+from ssltool.viz.schedule import MAX_BARS, Schedule, draw_exposure, draw_rates, draw_slices, plot_schedule, rate_names
 
 
 def schedule(epochs: int = 4, *, fixed: bool = False) -> Schedule:
@@ -38,7 +38,7 @@ def test_a_bar_for_each_epoch_is_its_part_of_the_order_and_says_how_often_an_ima
 
 
 def test_many_epochs_melt_into_one_area_of_the_same_outline(axis):
-    long = schedule(FEW_EPOCHS + 1)
+    long = schedule(MAX_BARS + 1)
     draw_slices(axis, long)
     (area,) = axis.collections
     corners = area.get_paths()[0].vertices

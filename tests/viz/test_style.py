@@ -13,22 +13,22 @@ from ssltool.viz.style import (
     MARKERS,
     STYLES,
     check_format,
-    drawing,
-    key,
-    logarithmic,
-    look,
-    plain,
+    figure_style,
+    legend,
+    line_style,
+    log_scale,
     save_figure,
+    tick_label,
 )
 
 
 def figure(name: str = "a run") -> Figure:
-    with drawing():
+    with figure_style():
         made = Figure(figsize=(4, 3), layout="constrained")
         axis = made.subplots()
-        axis.plot([1, 2, 3], [1e-8, 1e-3, 1.0], **look(0))
-        logarithmic(axis, "y")
-        key(made, [name], [look(0)])
+        axis.plot([1, 2, 3], [1e-8, 1e-3, 1.0], **line_style(0))
+        log_scale(axis, "y")
+        legend(made, [name], [line_style(0)])
     return made
 
 
@@ -57,13 +57,13 @@ def test_any_name_can_stand_in_a_legend(tmp_path, name):
     [(0, "0"), (0.01, "0.01"), (10, "10"), (1000, "1,000"), (1e-3, "10⁻³"), (1e6, "10⁶"), (5e-10, "5·10⁻¹⁰")],
 )
 def test_numbers_at_ticks_are_plain(value, text):
-    assert plain(value) == text
+    assert tick_label(value) == text
 
 
 def test_lines_differ_in_colour_and_in_style_or_marker():
-    assert len({look(i)["color"] for i in range(len(COLOURS))}) == len(COLOURS)
-    assert len({look(i)["linestyle"] for i in range(len(STYLES))}) == len(STYLES)
-    assert len({look(i, markers=True)["marker"] for i in range(len(MARKERS))}) == len(MARKERS)
+    assert len({line_style(i)["color"] for i in range(len(COLOURS))}) == len(COLOURS)
+    assert len({line_style(i)["linestyle"] for i in range(len(STYLES))}) == len(STYLES)
+    assert len({line_style(i, markers=True)["marker"] for i in range(len(MARKERS))}) == len(MARKERS)
 
 
 def test_the_refusal_of_a_format_names_the_flag():

@@ -7,7 +7,7 @@ import re
 import pytest
 from matplotlib.figure import Figure
 
-from ssltool.viz.style import COLOURS, drawing, look, tidy
+from ssltool.viz.style import COLOURS, figure_style, light_grid, line_style
 from ssltool.viz.svg import inline_svg
 
 
@@ -17,14 +17,14 @@ def svg() -> str:
 
 
 def chart() -> Figure:
-    with drawing():
+    with figure_style():
         figure = Figure(figsize=(3, 2), layout="constrained")
         axis = figure.subplots()
-        axis.plot([0, 1, 2], [0.00012345, 2, 1], **look(0, markers=True))
+        axis.plot([0, 1, 2], [0.00012345, 2, 1], **line_style(0, markers=True))
         axis.scatter(range(5), range(5), color=COLOURS[1])
         axis.scatter(range(5), range(5), color="black")
         axis.text(0.5, 0.5, "0.123456 & more", bbox={"facecolor": "white", "edgecolor": "none"})
-        tidy(axis)
+        light_grid(axis)
     return figure
 
 

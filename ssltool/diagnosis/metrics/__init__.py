@@ -1,124 +1,230 @@
-"""Numbers that say how far representations have collapsed: every metric of the literature under its own name.
+"""The registry of metrics: numbers that say how far representations have collapsed.
 
-``of_spectrum`` are functions of the singular values, ``of_rows`` of the representations, ``of_views`` of several views
-of each image. Each returns a float. ``METRICS`` is the one list of them, with how to read each.
+A metric is a plain function that returns a float. What it is given follows from ``Metric.at``, see ``AT``. The
+functions are in ``of_spectrum``, ``of_rows`` and ``of_views``; a metric's module is imported when it is computed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from math import inf
 
-from ssltool.diagnosis.metrics.of_rows import (
-    Directions,
-    feature_std,
-    feature_std_tensor,
-    mean_cosine,
-    rankme,
-    self_cluster,
-    twonn,
-    uniformity,
-)
-from ssltool.diagnosis.metrics.of_spectrum import (
-    PowerLaw,
-    alpha,
-    auc,
-    condition_number,
-    dead_directions,
-    effective_rank,
-    numerical_rank,
-    participation_ratio,
-    rankme_of_spectrum,
-    stable_rank,
-)
-from ssltool.diagnosis.metrics.of_views import alignment, lidar
-from ssltool.errors import SSLToolError, unknown
+from ssltool.errors import SSLToolError
+from ssltool.registry import Registry
+
+AT = {
+    "spectrum": "singular values s (min(N, d),) of the centred rows",
+    "uncentred spectrum": "singular values s (min(N, d),) of the rows, not centred",
+    "directions": "sums over the rows at length 1, not centred: ``of_rows.Directions``",
+    "pairs": "rows x (N, d), at most ``--pair-rows`` of them",
+    "views": "views x (N, Q, d): Q of each of N images",
+}
+"""What a metric can look at, and so what its function takes. A function of a spectrum may also take the width, as the
+keyword ``d``. With ``--normalize`` the rows of a spectrum have length 1; everything else does not change."""
+
+ONE_PASS = ("spectrum", "uncentred spectrum", "directions")
+"""What one pass over the rows gives."""
+
+Target = str | Callable[..., float]
 
 
 @dataclass(frozen=True)
 class Metric:
-    """What is known of a metric: what it looks ``at`` ("spectrum", "directions", "pairs" of rows, "views"), whether
-    ``healthier`` is "high", "low" or neither (""), how to read it, and where it comes from."""
+    """A metric: its function (``target``), what it looks ``at``, whether ``healthier`` is "high", "low" or neither ("",
+    where 1 is best), how to read it, where it comes from, the lowest and highest value (``range``, "d" for the width),
+    and whether it ``needs_gram``: the d x d Gram matrix of the directions.
 
+    Raises:
+        SSLToolError: for an ``at`` or ``healthier`` that does not exist.
+    """
+
+    target: Target
     at: str
     healthier: str
     reading: str
     source: str
+    range: tuple[float, float | str] = (-inf, inf)
+    needs_gram: bool = False
+
+    def __post_init__(self) -> None:
+        if self.at not in AT:
+            raise SSLToolError(f"a metric cannot look at '{self.at}'; choose one of {', '.join(AT)}")
+        if self.healthier not in ("high", "low", ""):
+            raise SSLToolError(f"healthier of a metric is '{self.healthier}'; it must be high, low or empty")
+
+    @property
+    def grows_with_width(self) -> bool:
+        """Whether the metric counts dimensions, so that only representations of one width can be compared."""
+        return self.range[1] == "d"
 
 
-METRICS = {
-    "auc": Metric("spectrum", "low", "0.5 flat .. 1 collapsed", "arXiv:2209.15007, Eq. 2"),
-    "effective_rank": Metric("spectrum", "high", "1 collapsed .. d flat", "Roy and Vetterli 2007"),
-    "rankme": Metric("spectrum", "high", "1 collapsed .. d flat; not centred", "arXiv:2210.02885, Eq. 1"),
-    "participation_ratio": Metric("spectrum", "high", "1 collapsed .. d flat; of variances", "Gao et al. 2017"),
-    "stable_rank": Metric("spectrum", "high", "1 collapsed .. d flat; against the largest", "He and Ozay 2022"),
-    "alpha": Metric("spectrum", "", "fall of the spectrum; about 1 in networks that transfer", "arXiv:2202.05808"),
-    "dead_directions": Metric("spectrum", "low", "share of directions below 0.001 of the largest", "docs/collapse.md"),
-    "numerical_rank": Metric("spectrum", "high", "dimensions above rounding, 0 .. d", "d eps s_1"),
-    "condition_number": Metric("spectrum", "low", "1 flat; largest over smallest value", "s_1 / s_rank"),
-    "feature_std": Metric(
-        "directions", "high", "0 collapsed .. 1 spread; below 1 for outputs of a ReLU", "arXiv:2011.10566, Fig. 2"
-    ),
-    "mean_cosine": Metric("directions", "low", "0 spread .. 1 collapsed", "mean over pairs"),
-    "self_cluster": Metric("directions", "low", "0 spread .. 1 collapsed", "arXiv:2305.16562"),
-    "uniformity": Metric("pairs", "low", "-4 spread .. 0 collapsed", "arXiv:2005.10242"),
-    "twonn": Metric("pairs", "high", "intrinsic dimension of the surface", "Facco et al. 2017"),
-    "alignment": Metric("views", "low", "0 views agree .. 2 unrelated; collapse lowers it", "arXiv:2005.10242"),
-    "lidar": Metric("views", "high", "1 collapsed .. d; needs --views", "arXiv:2312.04000"),
-}
+METRICS: Registry[Metric] = Registry(
+    "metric",
+    __name__,
+    {
+        "auc": Metric(
+            ".of_spectrum:auc",
+            "spectrum",
+            "low",
+            "0.5 flat .. 1 collapsed",
+            "arXiv:2209.15007, Eq. 2",
+            (0.5, 1),
+        ),
+        "effective_rank": Metric(
+            ".of_spectrum:effective_rank",
+            "spectrum",
+            "high",
+            "1 collapsed .. d flat",
+            "Roy and Vetterli 2007",
+            (0, "d"),
+        ),
+        "rankme": Metric(
+            ".of_spectrum:rankme",
+            "uncentred spectrum",
+            "high",
+            "1 collapsed .. d flat; not centred",
+            "arXiv:2210.02885, Eq. 1",
+            (1, "d"),
+        ),
+        "participation_ratio": Metric(
+            ".of_spectrum:participation_ratio",
+            "spectrum",
+            "high",
+            "1 collapsed .. d flat; of variances",
+            "Gao et al. 2017",
+            (0, "d"),
+        ),
+        "stable_rank": Metric(
+            ".of_spectrum:stable_rank",
+            "spectrum",
+            "high",
+            "1 collapsed .. d flat; against the largest",
+            "He and Ozay 2022",
+            (0, "d"),
+        ),
+        "alpha": Metric(
+            ".of_spectrum:alpha",
+            "spectrum",
+            "",
+            "fall of the spectrum; about 1 in networks that transfer",
+            "arXiv:2202.05808",
+            (0, inf),
+        ),
+        "dead_directions": Metric(
+            ".of_spectrum:dead_directions",
+            "spectrum",
+            "low",
+            "share of directions below 0.001 of the largest",
+            "docs/collapse.md",
+            (0, 1),
+        ),
+        "numerical_rank": Metric(
+            ".of_spectrum:numerical_rank",
+            "spectrum",
+            "high",
+            "dimensions above rounding, 0 .. d",
+            "d eps s_1",
+            (0, "d"),
+        ),
+        "condition_number": Metric(
+            ".of_spectrum:condition_number",
+            "spectrum",
+            "low",
+            "1 flat; largest over smallest value",
+            "s_1 / s_rank",
+            (1, inf),
+        ),
+        "feature_std": Metric(
+            ".of_rows:feature_std",
+            "directions",
+            "high",
+            "0 collapsed .. 1 spread; below 1 for outputs of a ReLU",
+            "arXiv:2011.10566, Fig. 2",
+            (0, 1),
+        ),
+        "mean_cosine": Metric(
+            ".of_rows:mean_cosine",
+            "directions",
+            "low",
+            "0 spread .. 1 collapsed",
+            "mean over pairs",
+            (-1, 1),
+        ),
+        "self_cluster": Metric(
+            ".of_rows:self_cluster",
+            "directions",
+            "low",
+            "0 spread .. 1 collapsed",
+            "arXiv:2305.16562",
+            (-1, 1),
+            needs_gram=True,
+        ),
+        "uniformity": Metric(
+            ".of_rows:uniformity",
+            "pairs",
+            "low",
+            "-4 spread .. 0 collapsed",
+            "arXiv:2005.10242",
+            (-8, 0),
+        ),
+        "twonn": Metric(
+            ".of_rows:twonn",
+            "pairs",
+            "high",
+            "intrinsic dimension of the surface",
+            "Facco et al. 2017",
+            (0, inf),
+        ),
+        "alignment": Metric(
+            ".of_views:alignment",
+            "views",
+            "low",
+            "0 views agree .. 2 unrelated; collapse lowers it",
+            "arXiv:2005.10242",
+            (0, 4),
+        ),
+        "lidar": Metric(
+            ".of_views:lidar",
+            "views",
+            "high",
+            "1 collapsed .. d; needs --views",
+            "arXiv:2312.04000",
+            (1, "d"),
+        ),
+    },
+)
 """All metrics, in the order of tables."""
 
-QUICK = tuple(name for name, metric in METRICS.items() if metric.at in ("spectrum", "directions"))
-"""What one pass over the rows gives."""
-
+QUICK = METRICS.where(lambda metric: metric.at in ONE_PASS)
+"""The metrics that one pass over the rows gives."""
 
 MAIN = ("auc", "effective_rank", "rankme", "dead_directions", "alpha", "feature_std", "mean_cosine")
-"""The few that tables of runs show and that are watched during training."""
+"""The metrics that tables of runs show and that are measured during training."""
 
 
 def metric_names(wanted: str | None, *, views: bool = False) -> tuple[str, ...]:
     """The names in a comma-separated list; None stands for ``QUICK``, ``all`` for all that the file's kind allows.
 
     Raises:
-        SSLToolError: for a name that is no metric, or for no name.
+        SSLToolError: for an unknown name, or for no name.
     """
     if wanted is None:
-        return QUICK
+        return tuple(QUICK)
     if wanted == "all":
         return tuple(name for name, metric in METRICS.items() if views or metric.at != "views")
     names: Sequence[str] = [name.strip().replace("-", "_") for name in wanted.split(",") if name.strip()]
-    for name in names:
-        if name not in METRICS:
-            raise unknown("metric", name, METRICS)
     if not names:
         raise SSLToolError(f"--metrics '{wanted}' names none; choose among {', '.join(METRICS)}, or all")
+    check_names(names)
     return tuple(dict.fromkeys(names))
 
 
-__all__ = [
-    "MAIN",
-    "METRICS",
-    "QUICK",
-    "Directions",
-    "Metric",
-    "PowerLaw",
-    "alignment",
-    "alpha",
-    "auc",
-    "condition_number",
-    "dead_directions",
-    "effective_rank",
-    "feature_std",
-    "feature_std_tensor",
-    "lidar",
-    "mean_cosine",
-    "metric_names",
-    "numerical_rank",
-    "participation_ratio",
-    "rankme",
-    "rankme_of_spectrum",
-    "self_cluster",
-    "stable_rank",
-    "twonn",
-    "uniformity",
-]
+def check_names(names: Iterable[str]) -> None:
+    """Refuses unknown metrics.
+
+    Raises:
+        UsageError: for an unknown name, with the nearest ones.
+    """
+    for name in names:
+        METRICS[name]

@@ -1,6 +1,7 @@
-"""Metrics of representations ``x`` (N, d) that look at their directions: every row counts at length 1.
+"""Metrics of representations ``x`` (N, d) that look at rows: at their directions (rows at length 1), or at all pairs.
 
-``Directions`` holds the sums they are made of, so that rows may pass by in blocks.
+Metrics of directions are made of running sums, ``Directions``: ``x`` may be a matrix, an iterable of blocks of rows, or
+the sums.
 """
 
 from __future__ import annotations
@@ -11,34 +12,33 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from ssltool.diagnosis.metrics.of_spectrum import rankme_of_spectrum
-from ssltool.diagnosis.spectrum import blocks_of, refuse_nonfinite, singular_values
+from ssltool.diagnosis.spectrum import blocks_of, refuse_nonfinite
 from ssltool.errors import SSLToolError
 from ssltool.training.precision import widest
 
-
-def rankme(x: Tensor | Iterable[Tensor]) -> float:
-    """exp of the entropy of s / sum s + 1e-7, s of the *uncentred* matrix (Garrido et al., arXiv:2210.02885, Eq. 1).
-
-    Range [1, d]: higher is healthier. Unlike ``effective_rank`` it counts the mean as a direction. 1 where all is 0.
-    """
-    return rankme_of_spectrum(singular_values(x, center=False))
+Blocks = Tensor | Iterable[Tensor]
+"""A matrix (N, d), or an iterable of blocks of its rows."""
 
 
-def feature_std(x: Tensor | Iterable[Tensor]) -> float:
+def feature_std(x: Blocks | Directions) -> float:
     """Mean over dimensions of the standard deviation of L2-normalised rows, times sqrt(d) (SimSiam, Fig. 2).
 
     Range [0, about 1]: 1 for directions spread evenly, 0 for complete collapse. A collapse onto a subspace can pass it.
     """
-    return float(Directions.of(x).feature_std())
+    return float(_feature_std(Directions.of(x)))
 
 
 def feature_std_tensor(x: Tensor) -> Tensor:
     """``feature_std`` as a scalar tensor on x's device, so that a training step need not wait for it."""
-    return Directions.of(x, check=False).feature_std()
+    return _feature_std(Directions.of(x, check=False))
 
 
-def mean_cosine(x: Tensor | Iterable[Tensor]) -> float:
+def _feature_std(sums: Directions) -> Tensor:
+    variance = sums.squares / sums.rows - (sums.total / sums.rows).square()
+    return variance.clamp(min=0.0).sqrt().mean() * len(sums.total) ** 0.5
+
+
+def mean_cosine(x: Blocks | Directions) -> float:
     """Mean cosine over all pairs of different rows, (norm(sum of unit rows)^2 - N) / (N (N - 1)); exact in O(N d).
 
     Range [-1 / (N - 1), 1]: 0 for directions spread evenly, 1 for complete collapse. Outputs of a ReLU are above 0.
@@ -46,10 +46,12 @@ def mean_cosine(x: Tensor | Iterable[Tensor]) -> float:
     Raises:
         SSLToolError: for fewer than two rows.
     """
-    return Directions.of(x).mean_cosine()
+    sums = _with_pairs(Directions.of(x))
+    pairs = sums.rows * (sums.rows - 1)
+    return float((sums.total.square().sum() - sums.squares.sum()) / pairs)
 
 
-def self_cluster(x: Tensor | Iterable[Tensor]) -> float:
+def self_cluster(x: Blocks | Directions) -> float:
     """(Q - E) / (N^2 - E) with Q the sum of squared cosines over all pairs and E = N + N (N - 1) / d its expectation
     for even directions (Tsitsulin et al., arXiv:2305.16562).
 
@@ -58,11 +60,22 @@ def self_cluster(x: Tensor | Iterable[Tensor]) -> float:
     Raises:
         SSLToolError: for fewer than two rows.
     """
-    return Directions.of(x, gram=True).self_cluster()
+    sums = _with_pairs(Directions.of(x, gram=True))
+    n, d = sums.rows, len(sums.total)
+    expected = n + n * (n - 1) / d
+    if expected == n * n:  # d = 1: every direction is the same up to its sign
+        return 1.0
+    return (float(sums.gram.square().sum()) - expected) / (n * n - expected)
+
+
+def _with_pairs(sums: Directions) -> Directions:
+    if sums.rows < 2:
+        raise SSLToolError(f"there are {sums.rows:g} rows; this metric needs at least 2")
+    return sums
 
 
 class Directions:
-    """Running sums over rows at length 1: their sum (d,), their squares' (d,) and, on request, their d x d Gram matrix.
+    """Running sums over ``rows`` rows at length 1: ``total``, ``squares`` and, on request, ``gram``.
 
     All are tensors in float64 on the rows' device, or float32 where that has none.
     """
@@ -75,12 +88,14 @@ class Directions:
         self._wants_gram = gram
 
     @classmethod
-    def of(cls, x: Tensor | Iterable[Tensor], *, gram: bool = False, check: bool = True) -> Directions:
-        """The sums over all rows of ``x``, a matrix or an iterable of blocks of rows.
+    def of(cls, x: Blocks | Directions, *, gram: bool = False, check: bool = True) -> Directions:
+        """The sums over all rows of ``x``, or ``x`` itself where it is such sums.
 
         Raises:
             SSLToolError: if there are no rows, they are no (N, d) matrix, or, unless ``check`` is off, not finite.
         """
+        if isinstance(x, Directions):
+            return x
         result = cls(gram=gram)
         for block in blocks_of(x, check=check):
             result.update(block)
@@ -102,33 +117,28 @@ class Directions:
         if self._gram is not None:
             self._gram = self._gram + weighted.T @ unit
 
-    def feature_std(self) -> Tensor:
-        """``feature_std`` of the rows so far, a scalar."""
-        total, squares = self._sums()
-        variance = squares / self.rows - (total / self.rows).square()
-        return variance.clamp(min=0.0).sqrt().mean() * len(total) ** 0.5
+    @property
+    def total(self) -> Tensor:
+        """The sum of the rows (d,)."""
+        return _made(self._total)
 
-    def mean_cosine(self) -> float:
-        """``mean_cosine`` of the rows so far."""
-        total, squares = self._sums(at_least=2)
-        pairs = self.rows * (self.rows - 1)
-        return float((total.square().sum() - squares.sum()) / pairs)
+    @property
+    def squares(self) -> Tensor:
+        """The sum of the rows' squares (d,), element by element."""
+        return _made(self._squares)
 
-    def self_cluster(self) -> float:
-        """``self_cluster`` of the rows so far; needs ``gram``."""
-        total, _ = self._sums(at_least=2)
-        if self._gram is None:
-            raise RuntimeError("these Directions were made without gram")
-        n, d = self.rows, len(total)
-        expected = n + n * (n - 1) / d
-        if expected == n * n:  # d = 1: every direction is the same up to its sign
-            return 1.0
-        return (float(self._gram.square().sum()) - expected) / (n * n - expected)
+    @property
+    def gram(self) -> Tensor:
+        """The sum of the rows' outer products (d, d)."""
+        if not self._wants_gram:
+            raise SSLToolError("these directions have no Gram matrix; set needs_gram in the entry of the metric")
+        return _made(self._gram)
 
-    def _sums(self, at_least: int = 1) -> tuple[Tensor, Tensor]:
-        if self._total is None or self._squares is None or self.rows < at_least:
-            raise SSLToolError(f"there are {self.rows:g} rows; this metric needs at least {at_least}")
-        return self._total, self._squares
+
+def _made(value: Tensor | None) -> Tensor:
+    if value is None:
+        raise SSLToolError("there are no representations, so their directions are undefined")
+    return value
 
 
 def uniformity(x: Tensor, *, t: float = 2.0) -> float:

@@ -50,8 +50,11 @@ def effective_rank(s: Tensor) -> float:
     return float(torch.exp(torch.special.entr(s / total).sum()))
 
 
-def rankme_of_spectrum(s: Tensor) -> float:
-    """``rankme`` from the singular values of the uncentred matrix, where one has them already."""
+def rankme(s: Tensor) -> float:
+    """exp of the entropy of s / sum s + 1e-7, s of the *uncentred* matrix (Garrido et al., arXiv:2210.02885, Eq. 1).
+
+    Range [1, d]: higher is healthier. Unlike ``effective_rank`` it counts the mean as a direction. 1 where all is 0.
+    """
     s = _values(s)
     total = s.sum()
     if total == 0:
@@ -91,6 +94,11 @@ class PowerLaw(float):
         self = super().__new__(cls, exponent)
         self.first, self.last, self.r2 = first, last, r2
         return self
+
+    @property
+    def details(self) -> dict[str, object]:
+        """What ``collapse --json`` says beside the exponent, by the name after that of the metric."""
+        return {"ranks": [self.first, self.last], "r2": self.r2}
 
 
 def alpha(s: Tensor, *, first: int = FIRST_RANK, last: int = LAST_RANK, d: int | None = None) -> PowerLaw:

@@ -9,13 +9,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim.optimizer import Optimizer
 
 from ssltool.training.classification import Accuracy
-from ssltool.training.optimizers import LARC, LARS
+from ssltool.training.optimizers import create_optimizer
 from ssltool.training.precision import widest
-
-OPTIMIZERS: dict[str, Any] = {"sgd": torch.optim.SGD, "larc": LARC, "lars": LARS}
 
 Batches = Iterator[tuple[Tensor, Tensor]]
 """Features (B, d) and the places of their classes (B,)."""
@@ -26,7 +23,7 @@ Linear = tuple[Tensor, Tensor]
 
 class Heads:
     """One classifier for each rate. All start alike and see the same batches, and none knows of the others: each ends
-    where it would have ended alone."""
+    where it would have ended alone. ``settings`` are those of the optimizer: ``weight_decay`` and ``momentum``."""
 
     def __init__(
         self,
@@ -34,13 +31,12 @@ class Heads:
         count: int,
         optimizer: str,
         *,
-        momentum: float,
-        weight_decay: float,
         device: torch.device,
+        **settings: Any,
     ) -> None:
         self.layers = [copy.deepcopy(start).to(device) for _ in range(count)]
         groups = [{"params": list(layer.parameters())} for layer in self.layers]
-        self.optimizer: Optimizer = OPTIMIZERS[optimizer](groups, 0.0, momentum=momentum, weight_decay=weight_decay)
+        self.optimizer = create_optimizer(optimizer, groups, 0.0, settings)
         self.sums = torch.zeros(2, count, dtype=widest(device), device=device)  # of losses and of hits, by classifier
 
     def set_rates(self, rates: Sequence[float]) -> None:

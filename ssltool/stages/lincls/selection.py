@@ -8,7 +8,7 @@ from ssltool.checkpoints.load import run_name
 from ssltool.config import LinclsConfig
 from ssltool.errors import SSLToolError
 from ssltool.settings import Rule, ineffective, numbers, refuse_ineffective
-from ssltool.training import distributed
+from ssltool.training import distributed, optimizer_rule
 
 OF_IMAGES = (
     *("data", "dataset_type", "idx_path", "download", "small", "skip_corrupt", "image_size", "workers"),
@@ -43,12 +43,18 @@ def _rules(config: LinclsConfig) -> list[Rule]:
         (OF_IMAGES, files, "with --reprs, whose files hold what a network made of the images"),
         (("solver", "standardise"), not files, "without --reprs"),
         ((*OF_SGD, "resume"), lbfgs, "with --solver lbfgs"),
+        optimizer_rule(config, optimizer(config)),
         (OF_LBFGS, not lbfgs, "without --solver lbfgs"),
         (("lr",), config.lr_sweep is not None, "with --lr-sweep"),
         (("c",), config.c_grid is not None, "with --c-grid"),
         (("holdout",), not chooses(config), "without --lr-sweep or --c-grid"),
         (("overwrite",), config.resume == "auto", "with --resume auto"),
     ]
+
+
+def optimizer(config: LinclsConfig) -> str:
+    """The optimizer of SGD: ``--lars`` stands for LARC, as in the paper."""
+    return "larc" if config.lars else config.optimizer or "sgd"
 
 
 def chooses(config: LinclsConfig) -> bool:

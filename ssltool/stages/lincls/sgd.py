@@ -20,7 +20,7 @@ from ssltool.runs.resume import differences
 from ssltool.settings import flag
 from ssltool.stages.lincls.features import Source
 from ssltool.stages.lincls.linear_heads import Heads, Linear, score
-from ssltool.stages.lincls.selection import best, chooses, note_edge, rates
+from ssltool.stages.lincls.selection import best, chooses, note_edge, optimizer, rates
 from ssltool.training.classification import linear_classifier
 from ssltool.training.progress import Progress
 from ssltool.training.schedule import learning_rates, scaled_lr
@@ -49,7 +49,7 @@ class Training:
         self.n = source.sizes["train_size"]
         self.batch_size = c.batch_size or (4096 if self.n >= MANY else 256)
         self.steps = -(-self.n // self.batch_size)
-        self.optimizer = "larc" if c.lars else c.optimizer or "sgd"
+        self.optimizer = optimizer(c)
         self.saved = as_dict(c) | {
             "batch_size": self.batch_size,
             "optimizer": self.optimizer,

@@ -13,14 +13,14 @@ from ssltool.methods.options import gather_options, ineffective_options, parse_o
 from ssltool.methods.recipes import published
 from ssltool.models.vit import vit_shape
 from ssltool.settings import flag, ineffective, refuse_ineffective
+from ssltool.training import optimizer_rule
 
 
 def ineffective_settings(config: PretrainConfig) -> Iterator[tuple[str, str]]:
     """Settings away from their defaults that do nothing beside the others, and why."""
     rules = [
         (("incremental_idx_path", "chunk_size", "n_rounds"), config.strategy == "iid", "with --strategy iid"),
-        (("momentum",), config.optimizer in ("adam", "adamw"), f"with --optimizer {config.optimizer}"),
-        (("lars_trust", "lars_clip"), config.optimizer != "lars", f"with --optimizer {config.optimizer}"),
+        optimizer_rule(config, config.optimizer),
         (("final_lr", "warmup_epochs", "fix_pred_lr", "lr_schedule"), config.fix_all_lr, "with --fix-all-lr"),
         (("test",), not config.wandb, "without --wandb"),
         (("monitor_size", "stop_on"), config.monitor_every == 0, "with --monitor-every 0"),

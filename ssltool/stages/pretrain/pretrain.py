@@ -21,7 +21,7 @@ from ssltool import seeds
 from ssltool.config import PretrainConfig
 from ssltool.data.images import open_dataset
 from ssltool.data.loader import Batch, Loader, Shard
-from ssltool.diagnosis.metrics import feature_std_tensor
+from ssltool.diagnosis.metrics.of_rows import feature_std_tensor
 from ssltool.diagnosis.monitor import Monitor, MonitorResult, has_collapsed, summary
 from ssltool.errors import Collapsed, Interrupted, SSLToolError
 from ssltool.methods.base import EpochImages, Now, Output

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,6 @@ from ssltool.files import file_hash, load_dict
 from ssltool.reprs.representations import Representations
 from ssltool.runs.display_names import labels
 from ssltool.runs.folder import RunFolder
-
-KEYS = [f"{layer}_{metric}" for layer in LAYERS for metric in METRICS]
-"""What the monitor may record."""
 
 
 @dataclass
@@ -97,7 +94,7 @@ def of_run(path: str, *, checkpoints: bool) -> tuple[list[Candidate], list[str]]
     """
     folder = RunFolder(Path(path))
     settings, records = folder.read_config(), folder.read_metrics()
-    monitored = {record["epoch"]: record for record in records if any(key in record for key in KEYS)}
+    monitored = {record["epoch"]: record for record in records if recorded_metrics(record)}
     if not monitored:
         raise SSLToolError(
             f"{path} has no records of the monitor; train with --monitor-every, "
@@ -120,13 +117,19 @@ def of_run(path: str, *, checkpoints: bool) -> tuple[list[Candidate], list[str]]
         Candidate(
             str(kept[epoch]) if checkpoints else path,
             {**settings, **monitored[epoch]},
-            {key: _number(monitored[epoch][key]) for key in KEYS if key in monitored[epoch]},
+            recorded_metrics(monitored[epoch]),
             verdict=monitored[epoch].get("verdict"),
             accuracy=monitored[epoch].get("backbone_knn"),
             checkpoint=kept.get(epoch),
         )
         for epoch in epochs
     ], notes
+
+
+def recorded_metrics(record: Mapping[str, Any]) -> dict[str, float]:
+    """The metrics that the monitor recorded in an epoch, by layer and name."""
+    keys = (f"{layer}_{metric}" for layer in LAYERS for metric in METRICS)
+    return {key: _number(record[key]) for key in keys if key in record}
 
 
 def of_file(path: str, layer: str, metrics: Sequence[str]) -> tuple[Candidate, list[str]]:

@@ -25,8 +25,6 @@ from ssltool.stages.rank.items import Candidate, give_labels, of_file, of_run, s
 ORDER = {"low": "lowest first", "high": "highest first", "": "nearest to 1 first"}
 """What is best first, by ``Metric.healthier``."""
 
-GROW_WITH_WIDTH = ("effective_rank", "rankme", "participation_ratio", "stable_rank", "numerical_rank")
-
 
 @dataclass(frozen=True)
 class _Asked:
@@ -207,7 +205,7 @@ def _differences(by: str, rows: Sequence[Candidate]) -> list[str]:
     """What makes metrics or accuracies of these rows hard to compare."""
     found = {key: sorted({str(row.origin[key]) for row in rows if key in row.origin}) for key in ("arch", "dataset")}
     notes = []
-    if len(found["arch"]) > 1 and by in GROW_WITH_WIDTH:
+    if len(found["arch"]) > 1 and METRICS[by].grows_with_width:
         notes.append(f"{by} grows with the width, and the rows are of {', '.join(found['arch'])}: compare one width")
     if len(found["dataset"]) > 1:
         notes.append(f"the rows are of {', '.join(found['dataset'])}: neither metrics nor accuracies compare")

@@ -1,4 +1,4 @@
-"""What a report shows of a run: plain values and pictures, gathered by ``ssltool.report``, laid out by ``page``."""
+"""The data of a report: what ``report.measure_run`` gathers of each run, and ``sections`` lay out."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from ssltool.diagnosis.measure import Measured
 from ssltool.diagnosis.verdict import Verdict
-from ssltool.viz.pictures import Cloud, Views
+from ssltool.viz.pictures import EmbeddingMap, Views
 from ssltool.viz.schedule import Schedule
 
 
@@ -47,9 +47,10 @@ class Neighbours:
 
 
 @dataclass(frozen=True)
-class Exhibit:
-    """A run in a report: its ``name`` there, resolved settings and epochs' records, ``origin`` (what the checkpoint
-    says of itself), its images in words, how many of them were ``sampled``, and what was made of them."""
+class ReportedRun:
+    """A run in a report: its ``name`` there, its resolved settings (``config``), the ``records`` of its epochs, the
+    ``origin`` of the numbers (checkpoint and versions), a description of its ``images``, how many of them were
+    ``sampled``, and the results."""
 
     name: str
     config: Mapping[str, Any]
@@ -59,7 +60,7 @@ class Exhibit:
     sampled: int
     layers: list[Layer]
     neighbours: Neighbours
-    cloud: Cloud
+    map: EmbeddingMap
     views: Views
     schedule: Schedule
 

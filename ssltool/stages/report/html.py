@@ -1,4 +1,4 @@
-"""The page of a report: one HTML file that holds everything it shows and asks nothing of a network."""
+"""The HTML of a report: elements, charts, tables, and the page, which loads nothing from a network."""
 
 from __future__ import annotations
 
@@ -7,11 +7,22 @@ from collections.abc import Callable, Iterable, Sequence
 from importlib import resources
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ssltool.viz.style import COLOURS, drawing, look
+from ssltool.config.common import STATES
+from ssltool.diagnosis.verdict import Verdict
+from ssltool.stages.report.contents import ReportedRun
+from ssltool.viz.pictures import data_url
+from ssltool.viz.style import COLOURS, figure_style, line_style
 from ssltool.viz.svg import SERIES, inline_svg
+
+SIGNS = dict(zip(STATES, "●◐○", strict=True))
+"""A full, a half and an empty disc: a verdict does not depend on colour alone."""
+
+FEW_PIXELS = 40
+"""The pixels of images up to this side are shown as squares."""
 
 DASHES = {"-": "none", "--": "6 3", "-.": "7 3 2 3", ":": "2 3"}
 """matplotlib's line styles in SVG."""
@@ -47,7 +58,7 @@ def lead(text: str) -> str:
 
 def panel(draw: Callable[[Axes], None], prefix: str, alt: str, size: tuple[float, float] = (4.0, 2.9)) -> str:
     """A chart of one axis that ``draw`` fills, as an SVG of ``size`` inches; ``prefix`` is unique in the page."""
-    with drawing():
+    with figure_style():
         figure = Figure(figsize=size, layout="constrained")
         draw(figure.subplots())
         return inline_svg(figure, prefix, alt)
@@ -62,8 +73,8 @@ def charts(panels: Iterable[str], caption: str = "") -> str:
 def sample(i: int, style: str | None = None, *, marker: bool = False) -> str:
     """A piece of the line of run ``i``, for a legend; ``style`` for another line style than its own."""
     colour = SERIES.get(COLOURS[i % len(COLOURS)].lower(), "currentColor")
-    dashes = DASHES[style or str(look(i)["linestyle"])]
-    shape = SHAPES[str(look(i, markers=True)["marker"])] if marker else ""
+    dashes = DASHES[style or str(line_style(i)["linestyle"])]
+    shape = SHAPES[str(line_style(i, markers=True)["marker"])] if marker else ""
     return (
         f'<svg class="sample" viewBox="0 0 28 12" aria-hidden="true" fill="{colour}"><path d="M1 6H27" '
         f'stroke="{colour}" stroke-width="2.4" stroke-dasharray="{dashes}"/>'
@@ -81,6 +92,33 @@ def columns(titles: Sequence[str], rows: Sequence[str], **attributes: object) ->
     """A table of ready-made rows that scrolls within the page where it is wider; ``titles`` are ready-made cells."""
     body = element("thead", element("tr", "".join(titles))) + element("tbody", "\n".join(rows))
     return element("div", element("table", body, **attributes), class_="scroll", tabindex=0)
+
+
+def badge(verdict: Verdict) -> str:
+    """The state of a verdict as a sign, a word and a colour."""
+    word = f"{verdict.state} collapse" if verdict.severity else verdict.state
+    return element("span", f"{SIGNS[verdict.state]} {word}", class_=f"badge {verdict.state}")
+
+
+def picture(image: np.ndarray, alt: str) -> str:
+    """An image (H, W, 3) uint8, which is written into the page."""
+    few = "few" if max(image.shape[:2]) <= FEW_PIXELS else None
+    return element("img", src=data_url(image), alt=alt, class_=few)
+
+
+def caption_below(text: str, **attributes: object) -> str:
+    """A caption below a picture; ``text`` is HTML."""
+    return element("span", text, **attributes)
+
+
+def grid(heading: str, pictures: str, caption: str) -> str:
+    """Pictures below a heading, with a caption where there is one; all are HTML."""
+    return element("figure", heading + pictures + (element("figcaption", caption) if caption else ""))
+
+
+def run_heading(shown: Sequence[ReportedRun], runs: Sequence[ReportedRun]) -> str:
+    """The heading over what belongs to some of the runs; none where there is one run only."""
+    return element("h3", escape(", ".join(run.name for run in shown))) if len(runs) > 1 else ""
 
 
 def page(title: str, header: str, parts: Sequence[tuple[str, str, str]], footer: str) -> str:

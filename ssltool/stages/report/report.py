@@ -1,4 +1,4 @@
-"""The report stage: run folders in, one page out that opens anywhere and asks nothing of a network."""
+"""The report stage: run folders in, one page out that opens anywhere and loads nothing from a network."""
 
 from __future__ import annotations
 
@@ -27,50 +27,50 @@ from ssltool.reprs.neighbours.search import neighbours
 from ssltool.reprs.representations import Representations
 from ssltool.runs.data_preview import pixels, schedule_of, views_of
 from ssltool.runs.history import FinishedRun, read_runs, restore_setup
-from ssltool.stages.report import sections
-from ssltool.stages.report.contents import Exhibit, Layer, Neighbours, Shown
+from ssltool.stages.report.contents import Layer, Neighbours, ReportedRun, Shown
 from ssltool.stages.report.html import element, escape, page
+from ssltool.stages.report.sections import SECTIONS
 from ssltool.training.device import pick_device
 from ssltool.training.setup import TrainingSetup
-from ssltool.viz.pictures import Cloud
+from ssltool.viz.pictures import EmbeddingMap
 
 MAP_POINTS = 1000
 """Points of a map at most; more would hide one another and make the page large."""
 
 
 def run(config: ReportConfig) -> dict[str, Any]:
-    """The stage: looks at each run's checkpoint through some of its own training images and writes the page.
+    """The stage: measures each run's checkpoint on some of its own training images, and writes the page.
 
     Returns:
         {"report", "bytes", "runs": [{"run", "name", "checkpoint", "epoch", "images", "verdict", "layers": {layer:
         {"verdict", "line", "why", "notes", "metrics"}}, "knn", "k"}, ...]}.
 
     Raises:
-        SSLToolError: for a folder that is no run, images that are not where they were, weights that do not fit, a map
-            that needs a package, or a page that cannot be written.
+        SSLToolError: for a folder that holds no run, images that have moved, weights that do not fit, a map that needs
+            a missing package, or a page that cannot be written.
     """
     if not config.runs:
         raise SSLToolError("name at least one run folder")
     if Path(config.out).suffix.lower() not in (".html", ".htm"):
-        raise SSLToolError(f"--out {config.out}: a report is a page; let its name end in .html")
+        raise SSLToolError(f"--out {config.out}: a report is an HTML page; use a name that ends in .html")
     if config.map == "tsne":
         _tsne()
     device = pick_device(config)
     runs = read_runs(config.runs)
     own = all(one.config["data"] is None for one in runs)  # then --data is refused, else it is for the others
     data = [config.data if own or one.config["data"] is not None else None for one in runs]
-    exhibits = [look_at(one, config, device, folder) for one, folder in zip(runs, data, strict=True)]
-    text = compose(exhibits, config.title).encode("utf-8", errors="replace")
+    reported = [measure_run(one, config, device, folder) for one, folder in zip(runs, data, strict=True)]
+    text = make_page(reported, config.title).encode("utf-8", errors="replace")
     write_atomically(config.out, lambda stream: stream.write(text))
     return {
         "report": config.out,
         "bytes": len(text),
-        "runs": [_summary(one, exhibit) for one, exhibit in zip(runs, exhibits, strict=True)],
+        "runs": [_summary(run, one) for run, one in zip(runs, reported, strict=True)],
     }
 
 
-def look_at(run: FinishedRun, config: ReportConfig, device: torch.device, data: str | None = None) -> Exhibit:
-    """Everything that the report shows of one run, with its images in ``data`` where they have moved there.
+def measure_run(run: FinishedRun, config: ReportConfig, device: torch.device, data: str | None = None) -> ReportedRun:
+    """Everything that the report shows of one run. ``data`` is the folder of its images, if they have moved.
 
     Raises:
         SSLToolError: as ``run``.
@@ -82,7 +82,7 @@ def look_at(run: FinishedRun, config: ReportConfig, device: torch.device, data: 
     images = setup.images.select(rows)
     found = {name: _represent(network, images, name, config, device) for name in _watched(network, device)}
     backbone = found["backbone"]
-    return Exhibit(
+    return ReportedRun(
         name=run.name,
         config=run.config,
         records=run.records,
@@ -91,7 +91,7 @@ def look_at(run: FinishedRun, config: ReportConfig, device: torch.device, data: 
         sampled=len(images),
         layers=[_layer(reprs, run) for reprs in found.values()],
         neighbours=_neighbours(backbone, setup, rows, config),
-        cloud=_map(backbone, config),
+        map=_map(backbone, config),
         views=views_of(setup, network.method, config.rows, workers=config.workers),
         schedule=schedule_of(setup, network.method, run.records),
     )
@@ -105,7 +105,7 @@ def _represent(
 
 
 def _watched(network: Pretrained, device: torch.device) -> list[str]:
-    """The layers that shall not collapse, of those that this method has."""
+    """The layers that are monitored for collapse, of those that this method has."""
     watched = network.method.watched
     two = torch.zeros(2, 3, network.image_size, network.image_size, device=device)
     with torch.inference_mode():
@@ -166,14 +166,14 @@ def _queries(targets: Tensor, count: int) -> Tensor:
     return torch.stack([(targets == number).nonzero()[0, 0] for number in chosen])
 
 
-def _map(reprs: Representations, config: ReportConfig) -> Cloud:
+def _map(reprs: Representations, config: ReportConfig) -> EmbeddingMap:
     x = reprs.representations.double()
     some = torch.linspace(0, len(x) - 1, min(MAP_POINTS, len(x))).long()
     labels, classes = reprs.targets[some].numpy(), tuple(reprs.meta["classes"])
     if config.map == "tsne":
         perplexity = min(30.0, (len(x) - 1) / 3)
         points = _tsne()(2, init="pca", perplexity=perplexity, random_state=config.seed).fit_transform(x.numpy())
-        return Cloud(np.asarray(points)[some.numpy()], labels, classes, ("t-SNE 1", "t-SNE 2"))
+        return EmbeddingMap(np.asarray(points)[some.numpy()], labels, classes, ("t-SNE 1", "t-SNE 2"))
     u, s, _ = torch.linalg.svd(x - x.mean(dim=0), full_matrices=False)
     axes = u[:, :2] * s[:2]
     axes = axes * axes.gather(0, axes.abs().argmax(dim=0, keepdim=True)).sign()  # of two mirror images always one
@@ -181,7 +181,7 @@ def _map(reprs: Representations, config: ReportConfig) -> Cloud:
     titles = [f"principal component {i + 1} ({float(share):.0%} of the variance)" for i, share in enumerate(shares[:2])]
     if axes.shape[1] < 2:
         axes, titles = torch.nn.functional.pad(axes, (0, 1)), [*titles, ""]
-    return Cloud(axes[some].numpy(), labels, classes, (titles[0], titles[1]))
+    return EmbeddingMap(axes[some].numpy(), labels, classes, (titles[0], titles[1]))
 
 
 def _tsne() -> Any:
@@ -191,13 +191,13 @@ def _tsne() -> Any:
         raise SSLToolError("--map tsne needs scikit-learn; pip install scikit-learn, or leave it at pca") from error
 
 
-def compose(exhibits: list[Exhibit], title: str | None = None) -> str:
+def make_page(reported: list[ReportedRun], title: str | None = None) -> str:
     """The page of these runs."""
-    names = [exhibit.name for exhibit in exhibits]
+    names = [one.name for one in reported]
     heading = title or (names[0] if len(names) == 1 else f"{len(names)} runs, side by side")
-    header = element("h1", escape(heading)) + element("p", escape(_lead(exhibits)), class_="summary")
-    parts = [(name, words, make(exhibits)) for name, (words, make) in sections.SECTIONS.items()]
-    sampled = [f"{count:,}" for count in sorted({exhibit.sampled for exhibit in exhibits})]
+    header = element("h1", escape(heading)) + element("p", escape(_lead(reported)), class_="summary")
+    parts = [(name, section.title, SECTIONS.load(name)(reported)) for name, section in SECTIONS.items()]
+    sampled = [f"{count:,}" for count in sorted({one.sampled for one in reported})]
     footer = element(
         "p",
         f"Made by ssltool {ssltool.__version__} from the run folders alone: {' or '.join(sampled)} training images of "
@@ -206,19 +206,19 @@ def compose(exhibits: list[Exhibit], title: str | None = None) -> str:
     return page(heading, header, parts, footer)
 
 
-def _lead(exhibits: list[Exhibit]) -> str:
+def _lead(reported: list[ReportedRun]) -> str:
     """What came out, in a sentence, and of which images."""
-    healthy = [exhibit.name for exhibit in exhibits if exhibit.worst.severity == 0]
-    images = "; ".join(dict.fromkeys(exhibit.images for exhibit in exhibits))
-    if len(exhibits) == 1:
-        state = exhibits[0].worst.state
+    healthy = [one.name for one in reported if one.worst.severity == 0]
+    images = "; ".join(dict.fromkeys(one.images for one in reported))
+    if len(reported) == 1:
+        state = reported[0].worst.state
         return ("Healthy." if healthy else f"There is {state} collapse.") + f" Trained on {images}."
-    ill = [f"{one.name}: {one.worst.state} collapse" for one in exhibits if one.worst.severity]
-    said = [f"{len(healthy)} of {len(exhibits)} runs {'is' if len(healthy) == 1 else 'are'} healthy", "; ".join(ill)]
+    ill = [f"{one.name}: {one.worst.state} collapse" for one in reported if one.worst.severity]
+    said = [f"{len(healthy)} of {len(reported)} runs {'is' if len(healthy) == 1 else 'are'} healthy", "; ".join(ill)]
     return f"{'. '.join(filter(None, said))}. Trained on {images}."
 
 
-def _summary(run: FinishedRun, exhibit: Exhibit) -> dict[str, Any]:
+def _summary(run: FinishedRun, one: ReportedRun) -> dict[str, Any]:
     layers = {
         layer.name: {
             "verdict": layer.verdict.state,
@@ -227,16 +227,16 @@ def _summary(run: FinishedRun, exhibit: Exhibit) -> dict[str, Any]:
             "notes": layer.measured.notes,
             "metrics": layer.measured.metrics,
         }
-        for layer in exhibit.layers
+        for layer in one.layers
     }
     return {
         "run": str(run.path),
         "name": run.name,
-        "checkpoint": exhibit.origin["checkpoint"],
-        "epoch": exhibit.origin["epoch"],
-        "images": exhibit.sampled,
-        "verdict": exhibit.worst.state,
+        "checkpoint": one.origin["checkpoint"],
+        "epoch": one.origin["epoch"],
+        "images": one.sampled,
+        "verdict": one.worst.state,
         "layers": layers,
-        "knn": exhibit.neighbours.accuracy,
-        "k": exhibit.neighbours.k,
+        "knn": one.neighbours.accuracy,
+        "k": one.neighbours.k,
     }

@@ -1,0 +1,41 @@
+"""The registry of a report's sections, from top to bottom.
+
+A section's module is imported when the report is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ssltool.registry import Registry
+
+if TYPE_CHECKING:
+    from ssltool.stages.report.contents import ReportedRun
+
+
+@dataclass(frozen=True)
+class Section:
+    """A section: the function ``target(runs)`` that returns its HTML, and its ``title``. The contents of the page link
+    to its name."""
+
+    target: str | Callable[[Sequence[ReportedRun]], str]
+    title: str
+
+
+SECTIONS: Registry[Section] = Registry(
+    "section",
+    __name__,
+    {
+        "verdict": Section(".verdict:render", "Verdict"),
+        "metrics": Section(".metrics:render", "Metrics"),
+        "spectra": Section(".spectra:render", "Spectra"),
+        "training": Section(".training:render", "Over the epochs"),
+        "map": Section(".map:render", "Map"),
+        "neighbours": Section(".neighbours:render", "Nearest neighbours"),
+        "views": Section(".views:render", "Sample views"),
+        "schedule": Section(".schedule:render", "Data schedule"),
+        "settings": Section(".settings:render", "Settings"),
+    },
+)

@@ -1,0 +1,50 @@
+"""The section of maps: two dimensions of the representations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ssltool.stages.report.contents import ReportedRun
+from ssltool.stages.report.html import SHAPES, element, grid, lead, legend, panel, run_heading
+from ssltool.viz import pictures
+from ssltool.viz.pictures import EmbeddingMap
+from ssltool.viz.style import COLOURS
+
+
+def render(runs: Sequence[ReportedRun]) -> str:
+    """Two dimensions of each run's representations."""
+    drawn, classes_of = [], [pictures.shown_classes(run.map.labels) for run in runs]
+    same = len({(tuple(ids), run.map.classes) for ids, run in zip(classes_of, runs, strict=True)}) == 1
+    for number, (run, classes) in enumerate(zip(runs, classes_of, strict=True)):
+        chart = panel(
+            lambda axis, run=run, classes=classes: pictures.draw_map(axis, run.map, classes),  # type: ignore[misc]
+            f"map-{number}",
+            f"Map of the representations of {run.name}",
+            (4.4, 4.2),
+        )
+        names = "" if same else _classes(run.map, classes)
+        away = run.map.outside()
+        caption = f"{away} of {len(run.map.points):,} points lie outside the frame." if away else ""
+        drawn.append(grid(run_heading([run], runs), chart + names, caption))
+    shared = _classes(runs[0].map, classes_of[0]) if same else ""
+    rest = any(np.any(~np.isin(run.map.labels, classes)) for run, classes in zip(runs, classes_of, strict=True))
+    words = "Each point is an image; its place is that of the backbone's representation in two dimensions."
+    if any(classes_of) and rest:
+        words += f" The {pictures.MAX_CLASSES} largest classes are told apart, other images are small dots."
+    return lead(words) + shared + element("div", "".join(drawn), class_="charts wide")
+
+
+def _classes(cloud: EmbeddingMap, classes: Sequence[int]) -> str:
+    return legend(
+        [pictures.class_name(cloud, number) for number in classes],
+        [_marker(place) for place in range(len(classes))],
+    )
+
+
+def _marker(place: int) -> str:
+    colour, marker = pictures.class_style(place)
+    fill = COLOURS.index(colour)
+    name = "currentColor" if colour == "#000000" else f"var(--series-{fill})"
+    return f'<svg class="marker" viewBox="0 0 12 12" aria-hidden="true" fill="{name}">{SHAPES[marker]}</svg>'

@@ -1,0 +1,54 @@
+"""The section of metrics: a table that can be sorted."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from ssltool.diagnosis.metrics import MAIN, METRICS
+from ssltool.stages.report.contents import ReportedRun
+from ssltool.stages.report.html import badge, columns, element, escape, lead, sample
+
+SHORT = {"auc": "AUC", "rankme": "RankMe"}
+
+
+def render(runs: Sequence[ReportedRun]) -> str:
+    """A row for each run and layer, sortable by every column, and how to read each metric."""
+    names = ["Run", "Layer", "Verdict", *map(_column, MAIN), "kNN (%)", "Loss", "Images", "Epochs"]
+    titles = [
+        element("th", element("button", escape(name), type="button"), scope="col", aria_sort="none") for name in names
+    ]
+    rows = []
+    for i, run in enumerate(runs):
+        for layer in run.layers:
+            accuracy = run.neighbours.accuracy if layer.name == "backbone" else None
+            loss = next((one["loss"] for one in run.records if one["epoch"] == run.origin["epoch"] - 1), None)
+            numbers = [*(layer.measured.metrics[name] for name in MAIN), accuracy and 100 * accuracy, loss]
+            cells = [
+                element("th", (sample(i) if len(runs) > 1 else "") + escape(run.name), scope="row"),
+                element("td", layer.name),
+                element("td", badge(layer.verdict), data_value=layer.verdict.severity),
+                *map(_number, [*numbers, run.config["n_images"], run.origin["epoch"]]),
+            ]
+            rows.append(element("tr", "".join(cells)))
+    readings = [element("dt", _column(name)) + element("dd", escape(METRICS[name].reading)) for name in MAIN]
+    votes = max(run.neighbours.k for run in runs)
+    readings.append(
+        element("dt", "kNN") + element("dd", f"a vote of the {votes} nearest by cosine, each image leaving itself out")
+    )
+    return (
+        lead("Choose a column to sort by it; choose it again to turn the order round.")
+        + columns(titles, rows, class_="sortable", id="runs")
+        + element("dl", "".join(readings), class_="readings")
+    )
+
+
+def _column(name: str) -> str:
+    return SHORT.get(name, name.replace("_", " ").capitalize())
+
+
+def _number(value: float | None) -> str:
+    if value is None or not math.isfinite(value):
+        return element("td", "–", class_="number", data_value="")
+    text = f"{value:,}" if isinstance(value, int) else f"{value:.1f}" if abs(value) >= 10 else f"{value:.3f}"
+    return element("td", text, class_="number", data_value=repr(value))

@@ -1,0 +1,33 @@
+"""The section of training: metrics over the epochs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ssltool.stages.report.contents import ReportedRun
+from ssltool.stages.report.html import charts, element, lead, legend, panel, sample
+from ssltool.viz import curves
+from ssltool.viz.style import COLOURS
+
+
+def render(runs: Sequence[ReportedRun]) -> str:
+    """Metrics over epochs, from the runs' own records."""
+    records = [run.records for run in runs]
+    shown = curves.curves_of(records)
+    names = [run.name for run in runs] if len(runs) > 1 else []
+    samples = [sample(i, "-", marker=True) for i in range(len(names))]
+    if curves.has_projector(shown, records):
+        names += list(curves.LAYERS)
+        samples += [sample(len(COLOURS) - 1, style) for style in curves.LAYERS.values()]
+    drawn = [
+        panel(
+            lambda axis, curve=curve: curves.draw_curve(axis, curve, records),  # type: ignore[misc]
+            f"curve-{number}",
+            f"{curve.title} over epochs",
+        )
+        for number, curve in enumerate(shown)
+    ]
+    if not drawn:
+        return element("p", "No run has recorded an epoch.")
+    lines = legend(names, samples) if names else ""
+    return lead("A dotted line marks where a collapse ends.") + lines + charts(drawn)

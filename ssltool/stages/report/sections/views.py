@@ -1,0 +1,31 @@
+"""The section of sample views."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ssltool.stages.report.contents import ReportedRun
+from ssltool.stages.report.html import columns, element, escape, grid, lead, picture, run_heading
+from ssltool.viz.pictures import Views
+
+
+def render(runs: Sequence[ReportedRun]) -> str:
+    """What each method sees of some images; once for runs that see the same."""
+    shown: dict[tuple[str, str], list[ReportedRun]] = {}
+    for run in runs:
+        content = _view_grid(run.views), "<br>".join(map(escape, run.views.recipes))
+        shown.setdefault(content, []).append(run)
+    grids = [grid(run_heading(alike, runs), *content) for content, alike in shown.items()]
+    words = "Training images, and the views of them in the first step of the first epoch, as the method sees them."
+    return lead(words) + element("div", "".join(grids), class_="side")
+
+
+def _view_grid(views: Views) -> str:
+    rows = []
+    for number, (original, made) in enumerate(zip(views.originals, views.made, strict=True)):
+        cells = [element("th", picture(original, f"image {number + 1}"), scope="row")]
+        for title, view in zip(views.titles, made, strict=True):
+            cells.append(element("td", picture(view, f"{title} of image {number + 1}")))
+        rows.append(element("tr", "".join(cells)))
+    titles = [element("th", escape(title), scope="col") for title in ("image", *views.titles)]
+    return columns(titles, rows, class_="pictures")

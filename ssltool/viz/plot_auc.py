@@ -1,0 +1,107 @@
+"""``ssltool plot auc``: the AUC of many runs against what sets them apart."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from ssltool.config import PlotConfig
+from ssltool.errors import SSLToolError
+from ssltool.runs.history import FinishedRun, read_runs
+from ssltool.viz.style import (
+    check_format,
+    figure_style,
+    legend,
+    light_grid,
+    line_style,
+    log_scale,
+    save_figure,
+    tick_label,
+)
+
+LABELS = {"images": "training images", "epoch": "epochs trained", "accuracy": "kNN accuracy of the backbone (%)"}
+WIDE = 8.0
+"""Numbers of images that are further apart than this factor are drawn on a logarithmic axis."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """A run in the picture of AUCs: where it stands, the line that it belongs to, and its name."""
+
+    x: float
+    auc: float
+    group: str
+    name: str
+
+
+def draw(config: PlotConfig, out: str) -> None:
+    """Draws a marker for each run: the AUC of its last monitored epoch against ``x``."""
+    points = []
+    for run in read_runs(config.inputs):
+        x, area = last_area(run, config.x, config.layer)
+        points.append(Point(x, area, str(run.config[config.group_by]), run.name))
+    places = [point.x for point in points]
+    wide = config.x == "images" and max(places) > WIDE * min(places)
+    plot_auc(points, out, xlabel=LABELS[config.x], layer=config.layer, wide=wide)
+
+
+def last_area(run: FinishedRun, against: str, layer: str) -> tuple[float, float]:
+    """Where the run stands along ``against`` (images, epoch or accuracy), and the AUC of its last monitored epoch.
+
+    Raises:
+        SSLToolError: if no epoch has what is needed.
+    """
+    key = f"{layer}_auc"
+    records = [record for record in run.records if _finite(record.get(key))]
+    if not records:
+        raise SSLToolError(f"{run.path} has no {key} in its metrics.jsonl; pretrain writes it with --monitor-every")
+    last = records[-1]
+    if against == "images":
+        return float(run.config["n_images"]), last[key]
+    if against == "epoch":
+        return last["epoch"] + 1.0, last[key]
+    if not _finite(last.get("backbone_knn")):
+        raise SSLToolError(
+            f"{run.path} has no backbone_knn in its metrics.jsonl, which needs labels; choose another --x"
+        )
+    return 100.0 * last["backbone_knn"], last[key]
+
+
+def _finite(value: Any) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)
+
+
+def plot_auc(points: Sequence[Point], path: str, *, xlabel: str, layer: str = "backbone", wide: bool = False) -> None:
+    """AUCs against ``x``: a marker for each run, a line through the means of each group; ``wide`` for a logarithmic x.
+
+    Raises:
+        SSLToolError: if the file cannot be written, or its format is not known.
+    """
+    check_format(path, "--out")
+    groups = list(dict.fromkeys(point.group for point in points))
+    styles = [line_style(i, markers=True) | {"linestyle": line_style(i)["linestyle"]} for i in range(len(groups))]
+    with figure_style():
+        figure = Figure(figsize=(5.4, 4.0), layout="constrained")
+        axis = figure.subplots()
+        for group, line in zip(groups, styles, strict=True):
+            own = [point for point in points if point.group == group]
+            axis.plot([p.x for p in own], [p.auc for p in own], **(line | {"linestyle": "none", "alpha": 0.75}))
+            places = sorted({point.x for point in own})
+            means = [_mean([point.auc for point in own if point.x == x]) for x in places]
+            axis.plot(places, means, **(line | {"marker": "none"}))
+        axis.xaxis.set_major_formatter(lambda x, _: tick_label(x))
+        if wide:
+            log_scale(axis, "x")
+        axis.set(xlabel=xlabel, ylabel=f"AUC of the {layer}; 1 is collapsed")
+        axis.set_title("Area under the cumulative explained variance")
+        light_grid(axis)
+        legend(figure, groups, styles)
+        save_figure(figure, path)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

@@ -1,0 +1,20 @@
+"""``ssltool plot curves``: metrics of runs over epochs."""
+
+from __future__ import annotations
+
+from ssltool.config import PlotConfig
+from ssltool.errors import SSLToolError
+from ssltool.runs.history import read_runs
+from ssltool.viz.curves import curves_of, plot_curves
+
+
+def draw(config: PlotConfig, out: str) -> None:
+    """Draws the recorded metrics of the runs.
+
+    Raises:
+        SSLToolError: if no run has a recorded epoch.
+    """
+    runs = {run.name: run.records for run in read_runs(config.inputs)}
+    if not curves_of(list(runs.values())):
+        raise SSLToolError(f"no epoch is recorded in {', '.join(config.inputs)}; let the run finish one first")
+    plot_curves(runs, out)

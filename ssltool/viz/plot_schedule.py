@@ -1,0 +1,15 @@
+"""``ssltool plot schedule``: the images of each epoch of a run, and its learning rate."""
+
+from __future__ import annotations
+
+from ssltool.checkpoints.build import build_method
+from ssltool.config import PlotConfig
+from ssltool.runs.data_preview import schedule_of
+from ssltool.runs.history import read_runs, restore_setup
+from ssltool.viz.schedule import plot_schedule
+
+
+def draw(config: PlotConfig, out: str) -> None:
+    """Draws the schedule of the run."""
+    (run,) = read_runs(config.inputs)
+    plot_schedule(schedule_of(restore_setup(run, config.data), build_method(run.config), run.records), out)

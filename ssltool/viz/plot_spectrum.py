@@ -1,0 +1,41 @@
+"""``ssltool plot spectrum``: the spectra of files."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ssltool.config import PlotConfig
+from ssltool.diagnosis.measure import measure
+from ssltool.diagnosis.row_blocks import Rows
+from ssltool.diagnosis.spectrum_file import Spectrum
+from ssltool.errors import SSLToolError
+from ssltool.files import load_dict
+from ssltool.reprs.representations import Representations
+from ssltool.runs.display_names import labels
+from ssltool.viz.spectra import plot_spectra
+
+
+def draw(config: PlotConfig, out: str) -> None:
+    """Draws the spectrum of each input."""
+    values = [read_spectrum(path, config.type) for path in config.inputs]
+    plot_spectra(dict(zip(labels(config.inputs), values, strict=True)), out, kind=config.type)
+
+
+def read_spectrum(path: str, kind: str) -> Tensor:
+    """The spectrum of one ``--type`` from a file that holds it, or singular values, or representations.
+
+    Raises:
+        SSLToolError: if the file has another spectrum, or does not say what is needed to convert it.
+    """
+    if "representations" in load_dict(path, mmap=True):
+        rows = Rows([Representations.stored(path).representations], name=path)
+        return measure(rows, ("auc",)).spectrum(kind)
+    spectrum = Spectrum.load(path)
+    has = spectrum.meta.get("type", "svd")
+    if has == kind:
+        return spectrum.stds
+    if (has, kind) != ("svd", "cov"):
+        raise SSLToolError(f"{path} holds a spectrum of type {has}, not {kind}; give its representations instead")
+    if "n" not in spectrum.meta:
+        raise SSLToolError(f"{path} does not say of how many rows it is, which cov needs; give its representations")
+    return spectrum.stds.double().square() / max(1, spectrum.meta["n"] - 1)

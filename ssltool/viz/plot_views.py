@@ -1,0 +1,17 @@
+"""``ssltool plot views``: training images, and the views of them that a run made."""
+
+from __future__ import annotations
+
+from ssltool.checkpoints.build import build_method
+from ssltool.config import PlotConfig
+from ssltool.runs.data_preview import views_of
+from ssltool.runs.history import read_runs, restore_setup
+from ssltool.viz.pictures import plot_views
+
+
+def draw(config: PlotConfig, out: str) -> None:
+    """Draws some images of the run, and their views in the first step of an epoch."""
+    (run,) = read_runs(config.inputs)
+    setup = restore_setup(run, config.data)
+    method = build_method(run.config)
+    plot_views(views_of(setup, method, config.rows, epoch=config.epoch), out)
