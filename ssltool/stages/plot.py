@@ -18,7 +18,7 @@ from ssltool.errors import SSLToolError
 from ssltool.files import load_dict
 from ssltool.reprs.representations import Representations
 from ssltool.runs.data_preview import schedule_of, views_of
-from ssltool.runs.display_names import labels
+from ssltool.runs.display_names import display_names
 from ssltool.runs.history import FinishedRun, read_runs, restore_setup
 from ssltool.settings import flag
 
@@ -63,7 +63,7 @@ def _spectrum(config: PlotConfig, out: str) -> None:
     from ssltool.viz.spectra import plot_spectra
 
     values = [read_spectrum(path, config.type) for path in config.inputs]
-    plot_spectra(dict(zip(labels(config.inputs), values, strict=True)), out, kind=config.type)
+    plot_spectra(display_names(config.inputs), values, out, kind=config.type)
 
 
 def read_spectrum(path: str, kind: str) -> Tensor:

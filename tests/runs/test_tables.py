@@ -1,4 +1,4 @@
-"""Many runs in one table: names that tell them apart, groups with means by hand, files that other programs read."""
+"""Many runs in one table: groups with means by hand, files that other programs read."""
 
 from __future__ import annotations
 
@@ -10,26 +10,7 @@ import pandas as pd
 import pytest
 
 from ssltool.errors import SSLToolError
-from ssltool.runs.display_names import labels
 from ssltool.runs.tables import means_of_groups, write_table
-
-
-@pytest.mark.parametrize(
-    ("paths", "wanted"),
-    [
-        (["a/train.pt"], ["train"]),
-        (["a/train.pt", "b/train.pt"], ["a", "b"]),
-        (["a/train.pt", "a/val.pt"], ["train", "val"]),
-        (["runs/a/train.pt", "runs/b/val.pt"], ["a/train", "b/val"]),
-        (["x/a/train.pt", "val.pt"], ["x/a/train", "val"]),
-        (["/x/a/1/train.pt", "/x/b/1/train.pt", "/x/b/2/train.pt"], ["a/1", "b/1", "b/2"]),
-        (["a/train.pt", "train.pt"], ["a", "train"]),
-        (["lr0.1.pt", "lr0.5.pt"], ["lr0.1", "lr0.5"]),
-        (["lr0.1", "lr0.5"], ["lr0.1", "lr0.5"]),
-    ],
-)
-def test_labels_are_the_parts_of_the_paths_that_differ(paths, wanted):
-    assert labels(paths) == wanted
 
 
 def result(values: dict[str, float], notes: tuple[str, ...] = (), **origin: object) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -74,6 +75,16 @@ def test_the_spectrum_of_representations_is_that_of_their_spectrum_file(ssltool,
         torch.testing.assert_close(read_spectrum(str(rows), kind), values, rtol=1e-9, atol=1e-12)
     for kind in ("svd", "cov"):
         torch.testing.assert_close(read_spectrum(str(file), kind), wanted[kind], rtol=1e-9, atol=1e-12)
+
+
+def test_files_whose_names_agree_are_curves_of_their_own(ssltool, tmp_path, write_reprs, monkeypatch):
+    (tmp_path / "x").mkdir()
+    for seed, name in enumerate(("x/x.pt", "x.pt")):
+        write_reprs(name, torch.randn(60, 8, generator=torch.Generator().manual_seed(seed)))
+    monkeypatch.chdir(tmp_path)
+    assert ssltool("plot", "spectrum", "x/x.pt", "x.pt", "-o", "p.svg").code == 0
+    legend = re.findall(r">([^<]+) \(AUC ", (tmp_path / "p.svg").read_text())
+    assert legend == ["x/x", "x"]
 
 
 def test_a_spectrum_that_a_file_does_not_hold_is_refused(tmp_path, rows, ssltool):

@@ -158,6 +158,14 @@ def test_folders_that_differ_behind_a_dot_are_told_apart(write_run):
     assert order(rank(*runs)) == ["lr0.2", "lr0.1"]
 
 
+def test_rows_of_files_whose_names_agree_are_named_differently(write_reprs, tmp_path, monkeypatch):
+    (tmp_path / "x").mkdir()
+    for name in ("x/x.pt", "x.pt"):
+        write_reprs(name, torch.randn(30, 3))
+    monkeypatch.chdir(tmp_path)
+    assert {row["path"]: row["run"] for row in rank("x/x.pt", "x.pt")["rows"]} == {"x/x.pt": "x/x", "x.pt": "x"}
+
+
 def test_representations_are_measured_now_by_any_metric(write_reprs):
     x = torch.randn(60, 5, generator=torch.Generator().manual_seed(0))
     flat, steep = write_reprs("flat.pt", x), write_reprs("steep.pt", x * torch.tensor([1, 1e-1, 1e-2, 1e-2, 1e-2]))

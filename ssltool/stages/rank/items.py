@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from ssltool.diagnosis.row_blocks import Rows
 from ssltool.errors import SSLToolError
 from ssltool.files import file_hash, load_dict
 from ssltool.reprs.representations import Representations
-from ssltool.runs.display_names import labels
+from ssltool.runs.display_names import display_names
 from ssltool.runs.folder import RunFolder
 
 KEYS = [f"{layer}_{metric}" for layer in LAYERS for metric in METRICS]
@@ -158,8 +157,7 @@ def of_file(path: str, layer: str, metrics: Sequence[str]) -> tuple[Candidate, l
 
 def give_labels(candidates: Sequence[Candidate]) -> None:
     """Gives each a short name that no other has."""
-    paths = [one.path if Path(one.path).name not in ("", "..") else os.path.abspath(one.path) for one in candidates]
-    for one, name in zip(candidates, labels(paths), strict=True):
+    for one, name in zip(candidates, display_names([one.path for one in candidates]), strict=True):
         one.label = name
 
 
