@@ -37,13 +37,14 @@ def pixels(images: ImageSet, row: int) -> np.ndarray:
 
 
 def views_of(setup: TrainingSetup, method: Method, rows: int, *, epoch: int = 0, workers: int | None = 0) -> Views:
-    """The first ``rows`` images of an epoch's first step, and the views that the run made of them, bit for bit.
+    """The first ``rows`` images of the first step of ``epoch`` (from 0), and the views that the run made of them, bit
+    for bit.
 
     Raises:
         SSLToolError: if the run has no such epoch, or an image cannot be decoded.
     """
     if epoch >= setup.epochs:
-        raise SSLToolError(f"--epoch {epoch} is not among the run's {setup.epochs} epochs, which count from 0")
+        raise SSLToolError(f"--epoch {epoch + 1} is not one of the run's epochs, 1 to {setup.epochs}")
     rows = min(rows, setup.batch_size)
     recipes = method.view_recipes(setup.recipe)
     loader = Loader(setup.images, setup.image_size, torch.device("cpu"), worker_count(workers))
@@ -121,5 +122,5 @@ def schedule_of(setup: TrainingSetup, method: Method, records: Sequence[dict[str
         at=np.array([epoch + share for epoch, share in moments]),
         lr=np.array([rate.lr for rate in rates]),
         fixed=np.array([rate.fixed for rate in rates]) if fixed else None,
-        note=f"Epochs 0 to {first - 1} ran with another data strategy and are not drawn." if first else "",
+        note=f"Epochs 1 to {first} ran with another data strategy and are not drawn." if first else "",
     )

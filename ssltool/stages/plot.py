@@ -144,7 +144,7 @@ def _views(config: PlotConfig, out: str) -> None:
     run = _only_run(config)
     setup = restore_setup(run, config.data)
     method = build_method(run.config)
-    plot_views(views_of(setup, method, config.rows, epoch=config.epoch), out)
+    plot_views(views_of(setup, method, config.rows, epoch=config.epoch - 1), out)
 
 
 def _schedule(config: PlotConfig, out: str) -> None:

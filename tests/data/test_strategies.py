@@ -212,7 +212,7 @@ def test_order_given_is_left_as_it_was(order):
 
 @pytest.mark.parametrize("strategy", ["current", "accumulate", "last"])
 def test_chunk_smaller_than_the_batch_is_refused(order, strategy):
-    with pytest.raises(SSLToolError, match=r"epoch 0 of --strategy .* has 1[01] images, fewer than one batch of 12"):
+    with pytest.raises(SSLToolError, match=r"epoch 1 of --strategy .* has 1[01] images, fewer than one batch of 12"):
         epoch_indices(order, strategy=strategy, epoch=0, epochs=10, batch_size=12)
 
 

@@ -136,7 +136,7 @@ def test_runs_of_one_group_share_a_line(monitored, tmp_path, monkeypatch):
     assert (kept["wide"], kept["xlabel"]) == (True, "training images")
 
 
-OTHER = {"type": "cov", "x": "epoch", "group_by": "method", "layer": "projector", "rows": 2, "epoch": 1, "data": "d"}
+OTHER = {"type": "cov", "x": "epoch", "group_by": "method", "layer": "projector", "rows": 2, "epoch": 2, "data": "d"}
 
 
 @pytest.mark.parametrize("kind", PLOTS)
@@ -147,6 +147,15 @@ def test_a_flag_that_does_nothing_is_refused(kind, name):
         run(config)
     refused = f"{flag(name)} is for" in str(caught.value)
     assert refused == (kind not in USED_BY[name])
+
+
+def test_epochs_of_views_count_from_1(tmp_path, trained, monkeypatch):
+    asked = []
+    monkeypatch.setattr("ssltool.stages.plot.views_of", lambda setup, method, rows, *, epoch: asked.append(epoch))
+    monkeypatch.setattr("ssltool.viz.pictures.plot_views", lambda views, out: None)
+    for epoch in ({}, {"epoch": 1}, {"epoch": 2}):
+        run(PlotConfig("views", (str(trained),), out=str(tmp_path / "p.png"), **epoch))
+    assert asked == [0, 0, 1]
 
 
 def test_what_cannot_be_drawn_is_refused_in_one_line(ssltool, tmp_path, trained, monitored, rows):
@@ -171,3 +180,4 @@ def test_what_cannot_be_drawn_is_refused_in_one_line(ssltool, tmp_path, trained,
 def test_a_wrong_kind_is_a_mistake_on_the_command_line(ssltool, rows):
     assert ssltool("plot", "pie", rows, "-o", "p.png").code == 2
     assert ssltool("plot", "curves", "-o", "p.png").code == 2
+    assert ssltool("plot", "views", rows, "-o", "p.png", "--epoch", 0).code == 2

@@ -583,6 +583,13 @@ def test_the_table_is_written_as_csv_or_json(several, tmp_path, ssltool):
     )
 
 
+def test_epochs_count_from_1_in_the_table_and_from_0_in_json(write_run, ssltool):
+    path = write_run("a", [{"backbone_auc": 0.9}, {"backbone_auc": 0.7}])
+    header, row = (line.split() for line in ssltool("rank", path).out.splitlines()[:2])
+    assert row[header.index("epoch")] == "2"
+    assert ssltool("rank", path, "--json").json["rows"][0]["epoch"] == 1
+
+
 def test_notes_are_on_stderr_and_the_table_on_stdout(several, write_run, ssltool):
     ran = ssltool("rank", *several(), write_run("without", [{"backbone_auc": 0.5}]))
     assert ran.err == "note: 1 of 7 rows have no accuracy: they are ranked and not compared\n"
@@ -625,7 +632,7 @@ def test_a_run_without_a_monitor_is_refused_with_what_to_do(write_run):
 def test_checkpoints_that_are_not_there_are_refused(write_run, write_reprs):
     with pytest.raises(SSLToolError, match="kept checkpoints: none"):
         rank(write_run("a", [{"backbone_auc": 0.6}]), checkpoints=True)
-    with pytest.raises(SSLToolError, match="of epochs 1, none of them monitored"):
+    with pytest.raises(SSLToolError, match="of epochs 2, none of them monitored"):
         rank(write_run("b", [{"backbone_auc": 0.6}, {}], kept=(1,)), checkpoints=True)
     with pytest.raises(SSLToolError, match="--checkpoints does nothing without a run folder"):
         rank(write_reprs("x.pt", torch.randn(30, 3)), checkpoints=True)

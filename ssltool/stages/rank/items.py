@@ -107,7 +107,9 @@ def of_run(path: str, *, checkpoints: bool) -> tuple[list[Candidate], list[str]]
     if checkpoints:
         epochs = [epoch for epoch in kept if epoch in monitored]
         if not epochs:
-            found = f"of epochs {', '.join(map(str, kept))}, none of them monitored" if kept else "none"
+            found = (
+                f"of epochs {', '.join(str(epoch + 1) for epoch in kept)}, none of them monitored" if kept else "none"
+            )
             raise SSLToolError(
                 f"{path}: kept checkpoints: {found}; --checkpoints needs a --monitor-every that divides --save-every"
             )
