@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ssltool.errors import SSLToolError
 from ssltool.files import FilePath, Stored, first_keys, load_dict
+from ssltool.reprs.nonfinite import finite_rows, refuse_nonfinite_rows
 
 
 @dataclass
@@ -73,7 +74,7 @@ class Representations(Stored):
             raise SSLToolError(f"{path} holds {views} views of each image; save one row an image, without --views")
         if places := stored.meta.get("places"):
             raise SSLToolError(f"{path} holds {places} places of each image; save one row an image, the mean of them")
-        _refuse_nonfinite(path, stored.representations)
+        refuse_nonfinite_rows(finite_rows(stored.representations), str(path))
         return stored
 
     @classmethod
@@ -98,18 +99,3 @@ class Representations(Stored):
                 f"{path}: {n} representations, {len(targets)} targets and {len(index)} indices do not match"
             )
         return cls(rows, targets, index, contents.get("meta", {}))
-
-
-def _refuse_nonfinite(path: FilePath, rows: Tensor, chunk: int = 8192) -> None:
-    bad, first = 0, None
-    for start in range(0, len(rows), chunk):
-        broken = (~torch.isfinite(rows[start : start + chunk])).any(dim=1)
-        count = int(broken.sum())
-        if count and first is None:
-            first = start + int(broken.nonzero()[0])
-        bad += count
-    if bad:
-        raise SSLToolError(
-            f"{path}: {bad} of {len(rows)} rows hold NaN or infinite values, the first is row {first}; "
-            "the network that made them diverged or the images are broken"
-        )

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from ssltool.diagnosis.metrics.of_spectrum import rankme_of_spectrum
-from ssltool.diagnosis.spectrum import blocks_of, refuse_nonfinite, singular_values
+from ssltool.diagnosis.spectrum import blocks_of, singular_values
 from ssltool.errors import SSLToolError
+from ssltool.reprs.nonfinite import refuse_nonfinite
 from ssltool.training.precision import widest
 
 

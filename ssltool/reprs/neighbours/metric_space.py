@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ssltool.errors import SSLToolError
+from ssltool.reprs.nonfinite import refuse_nonfinite
 from ssltool.reprs.row_set import RowSet
 from ssltool.training.precision import widest
 
@@ -76,8 +76,7 @@ class Space:
             part = slice(low, low + step)
             wide, lack[part] = self._wide(rows[part])
             torch.sub(wide, self.origin, out=x[part])
-        if not bool(torch.isfinite(x.sum())):
-            raise SSLToolError("some representations hold NaN or infinite values; leave those rows out")
+        refuse_nonfinite(x)
         return Placed(x, lack)
 
     def operand(self, x: Tensor) -> Tensor:
