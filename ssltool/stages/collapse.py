@@ -23,7 +23,7 @@ from ssltool.errors import SSLToolError
 from ssltool.files import file_hash
 from ssltool.reprs.representations import Representations
 from ssltool.runs.display_names import display_names
-from ssltool.runs.tables import means_of_groups, write_table
+from ssltool.runs.tables import file_rows, means_of_groups, write_table
 from ssltool.training.device import pick_device
 
 
@@ -96,7 +96,7 @@ def run(config: CollapseConfig) -> dict[str, Any]:
     if config.plot is not None:
         _plot(config, sets, found)
     if asked.table is not None:
-        write_table(document, asked.table)
+        write_table(asked.table, document, file_rows(results))
     return document
 
 

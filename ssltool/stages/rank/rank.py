@@ -17,7 +17,8 @@ from scipy import stats
 from ssltool.config import RankConfig
 from ssltool.diagnosis.metrics import METRICS, metric_names
 from ssltool.errors import SSLToolError
-from ssltool.files import finite, write_atomically, write_json
+from ssltool.files import finite
+from ssltool.runs.tables import write_table
 from ssltool.stages.rank import known_accuracies
 from ssltool.stages.rank.forecast import FEWEST, Forecast, feature_keys, fit, kendall, rms, spearman
 from ssltool.stages.rank.items import Candidate, give_labels, of_file, of_run, sort_out
@@ -243,8 +244,6 @@ def _table(
 def _write(config: RankConfig, document: dict[str, Any], forecast: Forecast | None) -> None:
     if config.fit is not None and forecast is not None:
         forecast.save(config.fit)
-    if config.out is not None and Path(config.out).suffix == ".json":
-        write_json(config.out, document)
-    elif config.out is not None:
-        text = pd.DataFrame(document["rows"]).astype({"rank": "Int64", "epoch": "Int64"}).to_csv(index=False)
-        write_atomically(config.out, lambda stream: stream.write(text.encode()))
+    if config.out is not None:
+        rows = pd.DataFrame(document["rows"]).astype({"rank": "Int64", "epoch": "Int64"})
+        write_table(config.out, document, rows)
