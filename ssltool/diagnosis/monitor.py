@@ -25,7 +25,7 @@ from ssltool import seeds
 from ssltool.config.common import STATES, reaches
 from ssltool.data.images import ImageSet
 from ssltool.data.loader import Loader, Shard
-from ssltool.data.views import MEAN, STD
+from ssltool.data.views import to_pixels
 from ssltool.diagnosis.caveats import dead_dimensions
 from ssltool.diagnosis.measure import OF_DIRECTIONS, OF_SPECTRUM
 from ssltool.diagnosis.metrics import MAIN, Directions, rankme_of_spectrum
@@ -299,9 +299,8 @@ def in_memory(images: ImageSet, size: int, workers: int | None) -> ImageSet:
     """
     if images.images is not None:
         return images
-    mean, std = (torch.tensor(numbers).view(1, 3, 1, 1) for numbers in (MEAN, STD))
     with contextlib.closing(Loader(images, size, torch.device("cpu"), worker_count(workers))) as loader:
-        pixels = [((batch.views[0] * std + mean) * 255).round().to(torch.uint8) for batch in loader.evaluate(BATCH)]
+        pixels = [to_pixels(batch.views[0]) for batch in loader.evaluate(BATCH)]
     return dataclasses.replace(images, images=torch.cat(pixels), paths=None, size=None)
 
 

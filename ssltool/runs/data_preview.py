@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from ssltool.data import views
 from ssltool.data.images import ImageSet, decode
@@ -55,17 +54,11 @@ def views_of(setup: TrainingSetup, method: Method, rows: int, *, epoch: int = 0,
         batch = next(
             loader.train(step, recipes, batch_size=setup.batch_size, seed=setup.config.seed, epoch=epoch, shard=shard)
         )
-    made = [_shown(view[:rows]) for view in batch.views]
+    made = [views.to_pixels(view[:rows]).permute(0, 2, 3, 1).numpy() for view in batch.views]
     sizes = [view.shape[-1] for view in batch.views]
     titles = [f"view {i + 1}" + (f", {size} px" if size != sizes[0] else "") for i, size in enumerate(sizes)]
     originals = [pixels(setup.images, int(row)) for row in batch.rows[:rows]]
     return Views(originals, [[view[i] for view in made] for i in range(rows)], titles, _in_words(recipes))
-
-
-def _shown(view: Tensor) -> np.ndarray:
-    """Standardised views (N, 3, S, S) as images (N, S, S, 3) uint8."""
-    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (views.MEAN, views.STD))
-    return (view * std + mean).clamp(0, 1).mul(255).round().byte().permute(0, 2, 3, 1).numpy()
 
 
 def _in_words(recipes: Sequence[views.Recipe]) -> list[str]:
