@@ -7,6 +7,8 @@ import math
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from knn_helpers import by_hand, elected, labels, random, ranked, share_right, similarities
 from ssltool.config import KnnConfig
@@ -335,6 +337,15 @@ def test_classes_and_confusion_are_those_of_the_plain_loop(ssltool, pair, write_
     ]
     without, _ = run(ssltool, train, val, "-k", 5, "--out", out)
     assert not {"per_class", "confusion"} & without.keys() and json.loads(out.read_text()) == document
+
+
+@given(st.integers(1, 10**6).flatmap(lambda count: st.tuples(st.integers(0, count), st.just(count))))
+def test_wilsons_interval_is_its_closed_form(counts):
+    correct, count = counts
+    share, z = correct / count, 1.959963984540054**2 / count
+    middle = (share + z / 2) / (1 + z)
+    reach = math.sqrt(share * (1 - share) * z + z * z / 4) / (1 + z)
+    assert wilson(correct, count) == pytest.approx((max(0, middle - reach), min(1, middle + reach)), rel=0, abs=1e-12)
 
 
 def test_wilsons_interval_is_the_root_of_its_equation():

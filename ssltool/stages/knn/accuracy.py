@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
-Z = 1.959963984540054
-"""The normal distribution's 97.5 % point."""
+
+def wilson(correct: int, count: int) -> tuple[float, float]:
+    """The 95 % confidence interval of a proportion, ``correct`` of ``count`` > 0 (Wilson 1927).
+
+    Within [0, 1], and accurate also for proportions near 0 or 1 and for small counts.
+    """
+    from scipy import stats  # slow to import
+
+    interval = stats.binomtest(correct, count).proportion_ci(confidence_level=0.95, method="wilson")
+    return float(interval.low), float(interval.high)
 
 
-def wilson(right: int, count: int) -> tuple[float, float]:
-    """The 95 % interval of a share of which ``right`` of ``count`` > 0 have been seen (Wilson 1927). It stays within
-    0 and 1, and holds its level where the share is near one of them, or the count is small."""
-    share, z = right / count, Z**2 / count
-    middle = (share + z / 2) / (1 + z)
-    reach = math.sqrt(share * (1 - share) * z + z * z / 4) / (1 + z)
-    return max(0.0, middle - reach), min(1.0, middle + reach)
-
-
-def share(right: int, count: int) -> dict[str, Any]:
+def share(correct: int, count: int) -> dict[str, Any]:
     """A share and its interval."""
-    return {"accuracy": right / count, "interval": list(wilson(right, count))}
+    return {"accuracy": correct / count, "interval": list(wilson(correct, count))}
 
 
 def of_classes(predicted: Tensor, truth: Tensor, bank: Tensor) -> list[dict[str, Any]]:
