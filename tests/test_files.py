@@ -343,9 +343,7 @@ def test_views_of_images_are_numbered_by_image_where_the_file_does_not_say(tmp_p
 def test_where_one_row_an_image_is_needed_views_are_refused(tmp_path, write_reprs):
     write(tmp_path / "v.pt", 5, 4, 3, targets=5)
     for paths in (tmp_path / "v.pt", [write_reprs("r.pt", torch.zeros(2, 3)), tmp_path / "v.pt"]):
-        with pytest.raises(
-            SSLToolError, match=r"v\.pt holds 4 views of each image; save one row an image, without --v"
-        ):
+        with pytest.raises(SSLToolError, match=r"v\.pt holds 4 views of each image;.* --v"):
             Representations.load(paths)
 
 
