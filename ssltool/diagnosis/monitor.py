@@ -33,7 +33,7 @@ from ssltool.diagnosis.verdict import NEEDED, Verdict, judge
 from ssltool.files import finite
 from ssltool.methods.base import Method
 from ssltool.reprs.neighbours.search import neighbours
-from ssltool.reprs.neighbours.vote import votes
+from ssltool.reprs.neighbours.vote import predicted_classes
 from ssltool.training import distributed
 from ssltool.training.device import worker_count
 from ssltool.training.setup import TrainingSetup
@@ -286,8 +286,8 @@ def knn_accuracy(x: Tensor, labels: Tensor) -> dict[str, float]:
         return {"knn": math.nan}
     k = min(VOTERS, len(rows) - 1)
     similarity, nearest = neighbours(rows, rows, k=k, skip=(ids, ids), device=x.device)
-    elected = votes(similarity, classes[nearest], len(known))[:, -1]
-    return {"knn": float((elected == classes).double().mean())}
+    predicted = predicted_classes(similarity, classes[nearest], len(known))[:, -1]
+    return {"knn": float((predicted == classes).double().mean())}
 
 
 def in_memory(images: ImageSet, size: int, workers: int | None) -> ImageSet:

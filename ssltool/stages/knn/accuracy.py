@@ -1,4 +1,4 @@
-"""How many queries are classified rightly: of all, of each class, and how sure that is."""
+"""Accuracies with confidence intervals, per class, and the confusion matrix."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ def wilson(correct: int, count: int) -> tuple[float, float]:
     return float(interval.low), float(interval.high)
 
 
-def share(correct: int, count: int) -> dict[str, Any]:
-    """A share and its interval."""
+def accuracy_with_interval(correct: int, count: int) -> dict[str, Any]:
+    """The accuracy and its 95 % confidence interval."""
     return {"accuracy": correct / count, "interval": list(wilson(correct, count))}
 
 
-def of_classes(predicted: Tensor, truth: Tensor, bank: Tensor) -> list[dict[str, Any]]:
-    """For each class among the queries' labels ``truth`` (N,), the smallest first: ``class``, ``accuracy`` and
-    ``interval``, ``queries`` and ``bank``, how many rows it has in both."""
+def per_class_accuracy(predicted: Tensor, truth: Tensor, bank: Tensor) -> list[dict[str, Any]]:
+    """For each class among the true labels ``truth`` (N,) of the queries, in ascending order: ``class``, ``accuracy``,
+    ``interval``, and the numbers of rows with this label among the ``queries`` and in the ``bank``."""
     found = []
     for label in truth.unique().tolist():
-        mine = truth == label
-        count = int(mine.sum())
-        right = int((predicted[mine] == label).sum())
-        found.append({"class": label} | share(right, count) | {"queries": count, "bank": int((bank == label).sum())})
+        of_class = truth == label
+        count, correct = int(of_class.sum()), int((predicted[of_class] == label).sum())
+        rows = {"queries": count, "bank": int((bank == label).sum())}
+        found.append({"class": label} | accuracy_with_interval(correct, count) | rows)
     return found
 
 
-def confusion(predicted: Tensor, truth: Tensor) -> dict[str, Any]:
-    """``labels``, all that occur, the smallest first, and ``counts``: a row for each true label, a column for each
+def confusion_matrix(predicted: Tensor, truth: Tensor) -> dict[str, Any]:
+    """``labels``, all that occur, in ascending order, and ``counts``, a row for each true label and a column for each
     predicted one."""
-    labels, places = torch.cat([truth, predicted]).unique(return_inverse=True)
-    true, guess = places.view(2, -1)
-    counts = torch.bincount(true * len(labels) + guess, minlength=len(labels) ** 2).view(len(labels), -1)
+    labels, classes = torch.cat([truth, predicted]).unique(return_inverse=True)
+    true, guessed = classes.view(2, -1)
+    counts = torch.bincount(true * len(labels) + guessed, minlength=len(labels) ** 2).view(len(labels), -1)
     return {"labels": labels.tolist(), "counts": counts.tolist()}
