@@ -55,11 +55,9 @@ def neighbours(
 ) -> tuple[Tensor, Tensor]:
     """The ``k`` nearest rows of ``bank`` (M, d) to each of ``queries`` (N, d).
 
-    Similarity is minus half the squared Euclidean distance: of the rows themselves for ``l2``, of the normalised rows
-    for ``cos``, where it equals cosine - 1.
-
     Args:
-        metric: "cos" or "l2".
+        metric: similarity is minus half the squared Euclidean distance: of the rows themselves for "l2", of the
+            normalised rows for "cos", where it equals cosine - 1.
         skip: (bank ids (M,), query ids (N,)); rows of the bank with the id of the query are not its neighbours.
         precision: "fp32", or "bf16" to search in bfloat16 and rank the found rows in float32.
         memory: MiB that the search may use in addition to its inputs and result.
