@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import SupportsInt
 
 
 class SSLToolError(Exception):
@@ -33,6 +34,12 @@ def first_line(error: BaseException) -> str:
     """What an exception says, in one line; its type where it says nothing."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
+
+
+def first_few(numbers: Sequence[SupportsInt], most: int = 10) -> str:
+    """The first ``most`` of ``numbers``, and how many more there are: "3, 5 and 2 more"."""
+    text = ", ".join(str(int(number)) for number in numbers[:most])
+    return text + (f" and {len(numbers) - most:,} more" if len(numbers) > most else "")
 
 
 class Collapsed(Exception):

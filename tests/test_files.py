@@ -343,9 +343,7 @@ def test_views_of_images_are_numbered_by_image_where_the_file_does_not_say(tmp_p
 def test_where_one_row_an_image_is_needed_views_are_refused(tmp_path, write_reprs):
     write(tmp_path / "v.pt", 5, 4, 3, targets=5)
     for paths in (tmp_path / "v.pt", [write_reprs("r.pt", torch.zeros(2, 3)), tmp_path / "v.pt"]):
-        with pytest.raises(
-            SSLToolError, match=r"v\.pt holds 4 views of each image; save one row an image, without --v"
-        ):
+        with pytest.raises(SSLToolError, match=r"v\.pt holds 4 views of each image;.* --v"):
             Representations.load(paths)
 
 
@@ -389,18 +387,18 @@ def test_what_is_no_matrix_of_floats_is_no_representations(tmp_path, rows):
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
-def test_rows_that_are_not_finite_are_counted_and_the_first_is_named(write_reprs, value):
+def test_rows_that_are_not_finite_are_counted_and_listed(write_reprs, value):
     rows = torch.zeros(70_000, 2)  # more than one block of the check
     rows[[11, 66_000, 69_999], [0, 1, 1]] = value
     rows[11] = value  # one row, however many of its values
-    with pytest.raises(SSLToolError, match="3 of 70000 rows hold NaN or infinite values, the first is row 11;"):
+    with pytest.raises(SSLToolError, match=r"3 of 70,000 rows hold .* \(rows 11, 66000, 69999\)"):
         Representations.load(write_reprs("r.pt", rows))
 
 
 def test_a_first_broken_row_in_a_later_block_is_named_by_its_own_number(write_reprs):
     rows = torch.zeros(70_000, 2)
     rows[66_000, 1] = float("nan")
-    with pytest.raises(SSLToolError, match=r"1 of 70000 rows .* the first is row 66000;"):
+    with pytest.raises(SSLToolError, match=r"1 of 70,000 rows .* \(rows 66000\)"):
         Representations.load(write_reprs("r.pt", rows))
 
 

@@ -21,9 +21,9 @@ from ssltool.config import KnnConfig
 def command(config: KnnConfig, as_json: bool) -> None:
     """Classify the representations in VAL by their nearest neighbours in TRAIN.
 
-    Accuracy is the share of VAL's labelled rows whose k nearest rows of TRAIN elect their class; ties go to the
-    smallest label. Its interval is Wilson's, 95 %. An image that is in both, by its number in the dataset, is not its
-    own neighbour. TRAIN and VAL may be patterns: all that matches counts as one file.
+    Accuracy is the share of VAL's labelled rows whose k nearest rows of TRAIN vote for the correct class; ties go to
+    the smallest label. Its interval is Wilson's, 95 %. An image that is in both, by its number in the dataset, is not
+    its own neighbour. TRAIN and VAL may be patterns: all matching files count as one.
 
     Quote a fixed k, or one that --select-k holdout chose. With --folder, --source and --target the paper's files
     (knn_stats, knn_accs, knn_summary) are written too; the best_k in its summary is chosen on the evaluation labels.
@@ -66,7 +66,7 @@ def _interval(share: dict[str, Any]) -> str:
 
 
 def _accuracies(found: list[dict[str, Any]]) -> str:
-    """A row for each k, where there are several."""
+    """A row for each k, if there are several."""
     if len(found) == 1:
         return ""
     held = ["held_out_accuracy"] if "held_out_accuracy" in found[0] else []
@@ -75,7 +75,7 @@ def _accuracies(found: list[dict[str, Any]]) -> str:
 
 
 def _classes(result: dict[str, Any]) -> str:
-    """A row for each class, if asked for."""
+    """A row for each class, if requested."""
     rows = [
         [str(one["class"]), f"{one['accuracy']:.4f}", _interval(one), one["queries"], one["bank"]]
         for one in result.get("per_class", ())
@@ -84,9 +84,9 @@ def _classes(result: dict[str, Any]) -> str:
 
 
 def _confusion(result: dict[str, Any]) -> str:
-    """A row for each true class, a column for each elected one, if asked for."""
+    """A row for each true class, a column for each predicted class, if requested."""
     if "confusion" not in result:
         return ""
     labels, counts = result["confusion"]["labels"], result["confusion"]["counts"]
     rows = [[str(label), *row] for label, row in zip(labels, counts, strict=True)]
-    return table(rows, ["true \\ elected", *map(str, labels)])
+    return table(rows, ["true \\ predicted", *map(str, labels)])

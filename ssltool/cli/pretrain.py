@@ -128,7 +128,7 @@ def _describe(plan: dict[str, Any]) -> str:
     }
     rows = [
         (
-            e["epoch"],
+            e["epoch"] + 1,
             "{}:{}".format(*e["slice"]),
             e["unique_images"],
             e["steps"],

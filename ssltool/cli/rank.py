@@ -22,7 +22,7 @@ def command(config: RankConfig, as_json: bool) -> None:
     """Order runs or checkpoints by a metric that needs no labels, and say how well that order agrees with accuracy.
 
     ITEM is a run folder of pretrain, whose monitor has recorded the metrics, or a file of representations, which is
-    measured now. Epochs count from 0. Best is first as each metric is read, which is said under the table: the lowest
+    measured now. Best is first as each metric is read, which is said under the table: the lowest
     auc, the highest effective_rank, the alpha nearest to 1.
 
     Agreement is Spearman's and Kendall's rank correlation with 95 % intervals: +1 is the order of the accuracies, 0 no
@@ -48,7 +48,7 @@ def _text(result: dict[str, Any], config: RankConfig) -> str:
 
     by, rows = result["by"], result["rows"]
     columns = [key for key in rows[0] if key != "path" and any(row[key] is not None for row in rows)]
-    parts = [table([["-" if row[key] is None else row[key] for key in columns] for row in rows], columns)]
+    parts = [table([["-" if row[key] is None else row[key] for key in columns] for row in map(_shown, rows)], columns)]
     parts.append(f"ordered by {by} of the {result['layer']}, {result['order']} ({METRICS[by].reading})")
     if (found := result["agreement"]) is not None:
         lines = [[name, f"{found[name]['value']:+.3f}", _interval(found[name])] for name in ("spearman", "kendall")]
@@ -61,6 +61,11 @@ def _text(result: dict[str, Any], config: RankConfig) -> str:
     if config.fit is not None:
         parts.append(f"the forecast is in {config.fit}")
     return "\n\n".join(parts)
+
+
+def _shown(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of the table, where epochs count from 1."""
+    return row if row["epoch"] is None else row | {"epoch": row["epoch"] + 1}
 
 
 def _interval(found: dict[str, float]) -> str:

@@ -31,7 +31,7 @@ class PlotConfig(Checked):
     group_by: str = setting("arch", "auc: what the runs of one line share", choices=GROUPED)
     layer: str = setting("backbone", "auc: of which layer's outputs", choices=LAYERS[:2])
     rows: int = setting(6, "views: how many images", minimum=1)
-    epoch: int = setting(0, "views: those of the first step of which epoch", minimum=0)
+    epoch: int = setting(1, "views: those of the first step of this epoch, counted from 1", minimum=1)
     data: str | None = setting(
         None, "views, schedule: folder of the images [default: the run's]", section="Data", metavar="DIR"
     )

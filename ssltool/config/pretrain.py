@@ -167,7 +167,7 @@ class PretrainConfig(RunSettings, DeviceSettings, DataSettings):
         metavar="PATH",
     )
     start_epoch: int | None = setting(
-        None, "count epochs from here instead of where the checkpoint stopped", section="Run", minimum=0
+        None, "number of completed epochs, instead of the checkpoint's own", section="Run", minimum=0
     )
     save_every: int = setting(10, "keep a checkpoint every so many epochs, and the last", section="Run", minimum=1)
     save_steps: int | None = setting(None, "also refresh checkpoint.pt every so many steps", section="Run", minimum=1)

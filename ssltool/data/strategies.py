@@ -48,7 +48,7 @@ def _bounds(
             "--n-rounds must divide --epochs, and both it and --chunk-size be at least 1"
         )
     if not 0 <= epoch < epochs:
-        raise SSLToolError(f"epoch {epoch} is outside the run's {epochs} epochs, which count from 0")
+        raise SSLToolError(f"epoch is {epoch}; it must be from 0 to {epochs - 1}")
     per_round = epochs // n_rounds
     chunk = (epoch % per_round) // chunk_size
     if strategy == "current":
@@ -74,7 +74,7 @@ def steps_in_epoch(n: int, batch_size: int, steps_per_epoch: int | None = None) 
 def chunk_too_small(strategy: str, epoch: int, size: int, batch_size: int) -> str:
     """What to tell whoever asked for chunks of less than a batch."""
     return (
-        f"epoch {epoch} of --strategy {strategy} has {size} images, fewer than one batch of {batch_size}; "
+        f"epoch {epoch + 1} of --strategy {strategy} has {size} images, fewer than one batch of {batch_size}; "
         "lower --batch-size or --epochs, or raise --chunk-size"
     )
 

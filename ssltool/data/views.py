@@ -243,6 +243,12 @@ def standardise(x: Tensor) -> Tensor:
     return (x - mean).mul_(1.0 / std)
 
 
+def to_pixels(x: Tensor) -> Tensor:
+    """Standardised views (N, 3, S, S) as pixels, uint8 of the same shape; undoes ``standardise``."""
+    mean, std = (torch.tensor(values, device=x.device).view(1, 3, 1, 1) for values in (MEAN, STD))
+    return (x * std + mean).clamp(0, 1).mul(255).round().to(torch.uint8)
+
+
 def train_view(images: Tensor, draws: Draws, size: int) -> Tensor:
     """One augmented view of each image: (N, C, H, W) uint8 to (N, 3, size, size) float32, on the images' device."""
     boxes = crop_boxes(draws, *images.shape[-2:]).to(images.device)

@@ -5,23 +5,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 from torch import Tensor
 
 from ssltool.diagnosis.metrics.of_spectrum import DEAD
+from ssltool.errors import first_few
 
 FEW_ROWS = 10
 """Below so many rows for each dimension, even a flat spectrum looks uneven."""
 
 EXACT = 1e-13
 """A singular value below this share of the largest is what rounding in float64 makes of 0."""
-
-NAMED = 10
-"""So many rows or dimensions are named before the rest is only counted."""
-
 
 PRECISIONS = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 """From the fewest digits to the most."""
@@ -110,11 +105,11 @@ def notes(caveats: CaveatTracker, s: Tensor, uncentred: Tensor, deviations: Tens
         found.append(f"{caveats.zeros:,} of {n:,} rows are all zeros, which have no direction")
     constant = set(caveats.constant())
     if constant:
-        found.append(f"{len(constant):,} of {d:,} dimensions are constant: {named(sorted(constant))}")
+        found.append(f"{len(constant):,} of {d:,} dimensions are constant: {first_few(sorted(constant))}")
     dead = [number for number in dead_dimensions(deviations) if number not in constant]
     if dead and len(constant) < d:
         many = f"{len(dead):,} more" if constant else f"{len(dead):,} of {d:,} dimensions"
-        found.append(f"{many} hardly change (deviation below {DEAD:g} of the largest): {named(dead)}")
+        found.append(f"{many} hardly change (deviation below {DEAD:g} of the largest): {first_few(dead)}")
     return found + _noise(s, uncentred, n, d, caveats.precision())
 
 
@@ -130,9 +125,3 @@ def _noise(s: Tensor, uncentred: Tensor, n: int, d: int, dtype: torch.dtype) -> 
         f"{below:,} of {len(s):,} singular values are rounding noise of {name}: alpha, dead_directions, numerical_rank "
         "and condition_number may look at noise"
     ]
-
-
-def named(numbers: Sequence[int]) -> str:
-    """The first of ``numbers`` in words, and how many more there are."""
-    text = ", ".join(map(str, numbers[:NAMED]))
-    return text + (f" and {len(numbers) - NAMED:,} more" if len(numbers) > NAMED else "")

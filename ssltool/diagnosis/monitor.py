@@ -25,7 +25,7 @@ from ssltool import seeds
 from ssltool.config.common import STATES, reaches
 from ssltool.data.images import ImageSet
 from ssltool.data.loader import Loader, Shard
-from ssltool.data.views import MEAN, STD
+from ssltool.data.views import to_pixels
 from ssltool.diagnosis.caveats import dead_dimensions
 from ssltool.diagnosis.measure import OnePass, needs_gram
 from ssltool.diagnosis.metrics import MAIN
@@ -34,7 +34,7 @@ from ssltool.diagnosis.verdict import NEEDED, Verdict, judge
 from ssltool.files import finite
 from ssltool.methods.base import Method
 from ssltool.reprs.neighbours.search import neighbours
-from ssltool.reprs.neighbours.vote import votes
+from ssltool.reprs.neighbours.vote import predicted_classes
 from ssltool.training import distributed
 from ssltool.training.device import worker_count
 from ssltool.training.setup import TrainingSetup
@@ -284,8 +284,8 @@ def knn_accuracy(x: Tensor, labels: Tensor) -> dict[str, float]:
         return {"knn": math.nan}
     k = min(VOTERS, len(rows) - 1)
     similarity, nearest = neighbours(rows, rows, k=k, skip=(ids, ids), device=x.device)
-    elected = votes(similarity, classes[nearest], len(known))[:, -1]
-    return {"knn": float((elected == classes).double().mean())}
+    predicted = predicted_classes(similarity, classes[nearest], len(known))[:, -1]
+    return {"knn": float((predicted == classes).double().mean())}
 
 
 def in_memory(images: ImageSet, size: int, workers: int | None) -> ImageSet:
@@ -297,9 +297,8 @@ def in_memory(images: ImageSet, size: int, workers: int | None) -> ImageSet:
     """
     if images.images is not None:
         return images
-    mean, std = (torch.tensor(numbers).view(1, 3, 1, 1) for numbers in (MEAN, STD))
     with contextlib.closing(Loader(images, size, torch.device("cpu"), worker_count(workers))) as loader:
-        pixels = [((batch.views[0] * std + mean) * 255).round().to(torch.uint8) for batch in loader.evaluate(BATCH)]
+        pixels = [to_pixels(batch.views[0]) for batch in loader.evaluate(BATCH)]
     return dataclasses.replace(images, images=torch.cat(pixels), paths=None, size=None)
 
 

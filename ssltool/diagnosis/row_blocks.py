@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from ssltool.diagnosis.caveats import NAMED, named
-from ssltool.diagnosis.spectrum import all_finite, row_blocks
+from ssltool.diagnosis.spectrum import row_blocks
 from ssltool.errors import SSLToolError
+from ssltool.reprs.nonfinite import finite_rows, refuse_nonfinite_rows
 
 CPU = torch.device("cpu")
 
@@ -60,27 +60,10 @@ class Rows:
         """
         if self._checked:
             return
-        bad: list[int] = []
-        count, first, kept = 0, 0, []
-        for part in self.parts:
-            finite = torch.ones(len(part), dtype=torch.bool)
-            start = 0
-            for block in row_blocks(part):
-                if not all_finite(block):
-                    finite[start : start + len(block)] = torch.isfinite(block).all(dim=1)
-                    numbers = (~finite[start : start + len(block)]).nonzero().flatten() + start + first
-                    count += len(numbers)
-                    bad += numbers[: NAMED + 1 - len(bad)].tolist() if len(bad) <= NAMED else []
-                start += len(block)
-            kept.append(finite)
-            first += len(part)
-        if count and not self.skip_nonfinite:
-            listed = named(bad[:NAMED]) + (f" and {count - NAMED:,} more" if count > NAMED else "")
-            raise SSLToolError(
-                f"{self.name}: {count:,} of {first:,} rows hold NaN or infinite values (rows {listed}); the network "
-                "that made them diverged or the images are broken; --skip-nonfinite leaves them out"
-            )
-        self._kept = kept if count else None
+        kept = [finite_rows(part) for part in self.parts]
+        if not self.skip_nonfinite:
+            refuse_nonfinite_rows(torch.cat(kept), self.name, "--skip-nonfinite leaves them out")
+        self._kept = None if all(bool(finite.all()) for finite in kept) else kept
         self._checked = True
 
     def blocks(self, chunk_rows: int | None = None, each: Callable[[int], object] | None = None) -> Iterator[Tensor]:

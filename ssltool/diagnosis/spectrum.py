@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ssltool.errors import SSLToolError
-from ssltool.training.precision import widest
+from ssltool.reprs.nonfinite import refuse_nonfinite
 
 
 class Factor:
@@ -116,17 +116,6 @@ def blocks_of(x: Tensor | Iterable[Tensor], chunk_rows: int | None = None, *, ch
             refuse_nonfinite(block)
         if len(block):
             yield block
-
-
-def all_finite(x: Tensor) -> bool:
-    """Whether no value is NaN or infinite."""
-    return bool(torch.isfinite(x.sum(dtype=widest(x.device)))) or bool(torch.isfinite(x).all())
-
-
-def refuse_nonfinite(x: Tensor) -> None:
-    """Raises ``SSLToolError`` if a value is NaN or infinite."""
-    if not all_finite(x):
-        raise SSLToolError("representations hold NaN or infinite values; the network that made them diverged")
 
 
 def row_blocks(x: Tensor, chunk_rows: int | None = None) -> Iterable[Tensor]:

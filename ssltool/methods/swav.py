@@ -88,7 +88,7 @@ class SwAVOptions(MultiCrop):
     epsilon: float = setting(0.05, "entropy of the assignments; small is hard", above=0)
     iterations: int = setting(3, "turns of Sinkhorn-Knopp", minimum=1)
     queue: int = setting(3840, "earlier embeddings that are assigned along with the batch; 0 for none", minimum=0)
-    queue_start: int = setting(15, "epoch, from 0, from which on the queue is filled", minimum=0)
+    queue_start: int = setting(15, "completed epochs before the queue is filled", minimum=0)
     freeze: int = setting(313, "steps at the start in which the prototypes stay as they are", minimum=0)
 
     def ineffective(self) -> list[Ineffective]:

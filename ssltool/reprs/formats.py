@@ -1,6 +1,6 @@
-"""Representations as other programs read them: NumPy's arrays and parquet, beside ssltool's own file.
+"""Writers of representations for ``--format``: ssltool's own file, NumPy arrays, and parquet.
 
-Each writer takes mapped rows and keeps no more than a block of them in memory.
+Each writer takes memory-mapped rows and holds only a block of them in memory.
 """
 
 from __future__ import annotations
@@ -17,26 +17,26 @@ from ssltool.files import to_json, write_atomically, write_json
 from ssltool.reprs.representations import Representations
 
 GROUP_BYTES = 64 * 2**20
-"""Bytes of rows in a row group of a parquet file."""
+"""Size of a row group of a parquet file in bytes."""
 
 
 def write(reprs: Representations, path: Path, kind: str) -> None:
     """Writes ``reprs`` (N, D) or (N, Q, D) as ``kind``, one of ``WRITERS``.
 
     Raises:
-        SSLToolError: if it cannot be written, or the library that it takes is not there.
+        SSLToolError: if it cannot be written, or a library is missing.
     """
     WRITERS[kind](reprs, path)
 
 
 def check(kind: str, dtype: str) -> None:
-    """Refuses a kind of file that cannot be written here, before there is anything to write.
+    """Checks, before anything is computed, that files of this kind can be written.
 
     Raises:
-        SSLToolError: if its library is missing, or it has no numbers of type ``dtype``.
+        SSLToolError: if a library is missing, or the format does not support ``dtype``.
     """
     if kind != "pt" and dtype == "bf16":
-        raise SSLToolError(f"--format {kind} has no bfloat16, which --dtype bf16 asks for; leave one of them out")
+        raise SSLToolError(f"--format {kind} does not support --dtype bf16; leave one of them out")
     if kind == "parquet":
         _pyarrow()
 
@@ -51,12 +51,12 @@ def _pyarrow() -> tuple[Any, Any]:
 
 
 def _write_npy(reprs: Representations, path: Path) -> None:
-    """``PREFIX.npy`` with the rows; ``PREFIX_targets.npy``, ``PREFIX_index.npy`` and ``PREFIX.json`` belong to it."""
+    """``PREFIX.npy`` with the rows, beside ``PREFIX_targets.npy``, ``PREFIX_index.npy`` and ``PREFIX.json``."""
     prefix = path.with_name(path.name.removesuffix(".npy"))
 
     def write_all(stream: IO[bytes]) -> None:
         np.save(stream, reprs.representations.numpy())
-        # Only now, when the rows are on disk and about to take their name, do the small files take theirs.
+        # The small files are renamed only now, when the rows are on disk and about to be renamed too.
         for name, column in (("targets", reprs.targets), ("index", reprs.index)):
             beside = prefix.with_name(f"{prefix.name}_{name}.npy")
             write_atomically(beside, partial(np.save, arr=column.numpy()))
@@ -66,8 +66,8 @@ def _write_npy(reprs: Representations, path: Path) -> None:
 
 
 def _write_parquet(reprs: Representations, path: Path) -> None:
-    """Columns ``index``, ``target``, ``view`` or ``place`` where an image has several rows, and ``representation``, a
-    list of D float32; the rest is in the schema's metadata, under ``ssltool``."""
+    """Columns ``index``, ``target``, ``view`` or ``place`` if an image has several rows, and ``representation``, a list
+    of D float32. The metadata is in the schema's, under ``ssltool``."""
     pa, pq = _pyarrow()
     views = reprs.representations.shape[1] if reprs.representations.dim() == 3 else 1
     rows = reprs.representations.reshape(-1, reprs.representations.shape[-1])
@@ -100,4 +100,4 @@ WRITERS: dict[str, Callable[[Representations, Path], None]] = {
     "npy": _write_npy,
     "parquet": _write_parquet,
 }
-"""How each ``--format`` is written; its name is also the file's suffix."""
+"""The writer of each ``--format``, whose name is also the suffix of its files."""

@@ -1,8 +1,8 @@
-"""Rows on their way into a file: what a stage that is stopped half-way, or killed, leaves behind and goes on from.
+"""Partially written rows, from which a stage that was stopped or killed resumes.
 
-A hidden file beside the target begins with one line of JSON, everything that the rows depend on; the rows follow as
-they are, each batch appended when it is made. What is in the file is what has been done, so there is no count to keep
-in step with it, whenever the process ends. Finished, it is mapped, so memory holds a batch and never all rows.
+A hidden file beside the target begins with one line of JSON, which holds everything that the rows depend on. The raw
+rows follow, appended batch by batch. Their number follows from the size of the file, so it is right whenever the
+process ends. The finished file is memory-mapped, so memory holds one batch and never all rows.
 """
 
 from __future__ import annotations
@@ -23,18 +23,17 @@ from ssltool.errors import SSLToolError
 from ssltool.files import to_json, writing
 
 ALIGNED = 64
-"""Bytes of which the first line is a multiple, so that mapped rows begin where any number may."""
+"""The length of the first line is a multiple of this many bytes, so that mapped rows are aligned."""
 
 LONGEST_LINE = 2**24
-"""Bytes within which the first line ends; without an end it is none of ours."""
+"""Longest first line in bytes; a file with a longer one was not written by this class."""
 
 
-class Unfinished:
-    """The rows (N, ...) of ``shape`` each, bound for ``target``, of which there will be ``total``, in batches of
-    ``batch``.
+class PartialFile:
+    """The first rows, each of ``shape``, of the ``total`` rows of ``target``, in batches of ``batch``.
 
-    Opening it takes over what an earlier process with the same ``facts`` has done: ``done`` rows, whole batches. Where
-    the facts have changed it starts anew, and ``changed`` names them.
+    Opening it keeps the ``done`` rows, whole batches, that an earlier process with the same ``facts`` has written. If
+    the facts have changed it starts with no rows, and ``changed`` has their names.
 
     Raises:
         SSLToolError: if the file cannot be written, or another process is writing it.
@@ -61,13 +60,13 @@ class Unfinished:
                 rows = (os.fstat(self._stream.fileno()).st_size - self._start) // self._row
                 self.done = total if rows >= total else rows // batch * batch
             else:
-                self._stream.truncate(0)  # first, lest rows of other facts follow a new line
+                self._stream.truncate(0)  # first, so that no old rows follow the new line
                 self._stream.seek(0)
                 self._write(line)
             self._stream.seek(self._stream.truncate(self._start + self.done * self._row))
 
     def append(self, rows: Tensor) -> None:
-        """Takes in the next rows (n, ...), on the CPU.
+        """Writes the next rows (n, ...), on the CPU.
 
         Raises:
             SSLToolError: if the disk is full; the rows before these are kept.
@@ -77,17 +76,19 @@ class Unfinished:
         self.done += len(rows)
 
     def rows(self) -> Tensor:
-        """All that is done, (done, ...), mapped."""
+        """The rows so far, (done, ...), memory-mapped."""
         length = self.done * self._row
-        mapped = np.memmap(self._stream, np.uint8, "c", self._start, (length,))  # "c": torch dislikes what is read-only
+        mapped = np.memmap(
+            self._stream, np.uint8, "c", self._start, (length,)
+        )  # "c": torch warns about read-only arrays
         return torch.from_numpy(mapped).view(self.dtype).view(self.done, *self.shape)
 
     def close(self) -> None:
-        """Lets go of the file; another process may go on with it."""
+        """Closes the file and releases its lock; another process may resume from it."""
         self._stream.close()
 
     def remove(self) -> None:
-        """Deletes the file when its rows are where they belong."""
+        """Deletes the file, once its rows are in the target."""
         self.path.unlink(missing_ok=True)
         self.close()
 
@@ -104,12 +105,12 @@ class Unfinished:
             raise SSLToolError(
                 f"another process is writing {self.path}; wait for it, or choose another place with --out"
             ) from error
-        except OSError:  # a file system without locks: then nothing keeps two processes apart
+        except OSError:  # a file system without locks: two processes are then not detected
             pass
 
 
 def _differences(line: bytes, facts: dict[str, Any]) -> list[str]:
-    """Names of the facts that are not those in the line; all of them where it is no line of ours."""
+    """Names of the facts that differ from those in ``line``; all of them if it is not JSON."""
     try:
         found = json.loads(line)
     except ValueError:

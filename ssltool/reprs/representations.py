@@ -1,4 +1,4 @@
-"""The file of representations."""
+"""The file format of representations."""
 
 from __future__ import annotations
 
@@ -12,14 +12,19 @@ from torch import Tensor
 
 from ssltool.errors import SSLToolError
 from ssltool.files import FilePath, Stored, first_keys, load_dict
+from ssltool.reprs.nonfinite import finite_rows, refuse_nonfinite_rows
 
 
 @dataclass
 class Representations(Stored):
-    """One row per image: ``representations`` (N, D) float32 or bfloat16, or (N, Q, D) of Q views, ``targets`` (N,)
-    int64 with -1 where unlabelled, ``index`` (N,) int64, the image's number in its dataset, and ``meta``, where the
-    rows come from. Where ``meta["places"]`` is P, an image has P rows, one after the other, each with its label and
-    number.
+    """Representations of images with their labels.
+
+    Attributes:
+        representations: (N, D) float32 or bfloat16, one row per image, or (N, Q, D) for Q views of each image. If
+            ``meta["places"]`` is P, each image has P consecutive rows.
+        targets: (N,) int64, the labels; -1 if unlabelled.
+        index: (N,) int64, the numbers of the images in their dataset.
+        meta: the checkpoint, network and dataset that the rows come from.
     """
 
     FORMAT: ClassVar[str] = "ssltool/representations/1"
@@ -34,13 +39,13 @@ class Representations(Stored):
 
     @classmethod
     def load(cls, path_or_paths: FilePath | Sequence[FilePath]) -> Representations:
-        """Reads one file (memory-mapped), or several as one, in the order given.
+        """Reads one file (memory-mapped), or several and concatenates them in the order given.
 
-        The paper's files load too: their targets become integers, and rows are numbered from 0.
+        Files of the paper can be read too: their targets become integers, and ``index`` counts from 0.
 
         Raises:
-            SSLToolError: if a file is unreadable, holds no representations or several of each image, has rows
-                and targets that do not match, NaN or infinite values, or if the files' widths differ.
+            SSLToolError: if a file is unreadable, holds no representations or several rows per image, has different
+                numbers of rows and targets, or NaN or infinite values, or if the files have different widths.
         """
         if isinstance(path_or_paths, (str, os.PathLike)):
             return cls._load_one(path_or_paths)
@@ -50,7 +55,7 @@ class Representations(Stored):
         widths = [part.representations.shape[1] for part in parts]
         if len(set(widths)) > 1:
             found = ", ".join(f"{path}: {width}" for path, width in zip(path_or_paths, widths, strict=True))
-            raise SSLToolError(f"representations of different widths cannot be read as one ({found})")
+            raise SSLToolError(f"representations of different widths cannot be concatenated ({found})")
         return cls(
             torch.cat([part.representations for part in parts]),
             torch.cat([part.targets for part in parts]),
@@ -66,29 +71,29 @@ class Representations(Stored):
 
     @classmethod
     def mapped(cls, path: FilePath) -> Representations:
-        """One file of one row an image, memory-mapped and in its own precision; raises as ``load`` does."""
+        """Reads one file with one row per image, memory-mapped, in its own precision; raises as ``load``."""
         stored = cls.stored(path)
         if stored.representations.dim() == 3:
             views = stored.representations.shape[1]
-            raise SSLToolError(f"{path} holds {views} views of each image; save one row an image, without --views")
+            raise SSLToolError(f"{path} holds {views} views of each image; save one row per image, without --views")
         if places := stored.meta.get("places"):
-            raise SSLToolError(f"{path} holds {places} places of each image; save one row an image, the mean of them")
-        _refuse_nonfinite(path, stored.representations)
+            raise SSLToolError(f"{path} holds {places} places of each image; save one row per image, their mean")
+        refuse_nonfinite_rows(finite_rows(stored.representations), str(path))
         return stored
 
     @classmethod
     def stored(cls, path: FilePath) -> Representations:
-        """One file as it is: memory-mapped, in its own precision, (N, D) or (N, Q, D), with whatever values.
+        """Reads one file, memory-mapped, in its own precision, (N, D) or (N, Q, D), without checking the values.
 
         Raises:
-            SSLToolError: if it is unreadable, holds no representations, or its rows and targets do not match.
+            SSLToolError: if it is unreadable, holds no representations, or has different numbers of rows and targets.
         """
         contents = load_dict(path, mmap=True)
         rows = contents.get("representations")
         if not isinstance(rows, Tensor) or rows.dim() < 2 or not rows.is_floating_point():
             raise SSLToolError(f"{path} holds no representations; its keys are {first_keys(contents)}")
         many = rows.reshape(-1, rows.shape[-1])
-        if rows.dim() > 3 or len(contents.get("targets", many)) == len(many):  # rows by any shape, of patches say
+        if rows.dim() > 3 or len(contents.get("targets", many)) == len(many):  # rows of any shape, such as patches
             rows = many
         n = len(rows)
         targets = torch.as_tensor(contents.get("targets", torch.full((n,), -1))).to(torch.int64)
@@ -98,18 +103,3 @@ class Representations(Stored):
                 f"{path}: {n} representations, {len(targets)} targets and {len(index)} indices do not match"
             )
         return cls(rows, targets, index, contents.get("meta", {}))
-
-
-def _refuse_nonfinite(path: FilePath, rows: Tensor, chunk: int = 8192) -> None:
-    bad, first = 0, None
-    for start in range(0, len(rows), chunk):
-        broken = (~torch.isfinite(rows[start : start + chunk])).any(dim=1)
-        count = int(broken.sum())
-        if count and first is None:
-            first = start + int(broken.nonzero()[0])
-        bad += count
-    if bad:
-        raise SSLToolError(
-            f"{path}: {bad} of {len(rows)} rows hold NaN or infinite values, the first is row {first}; "
-            "the network that made them diverged or the images are broken"
-        )

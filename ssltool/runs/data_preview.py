@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from ssltool.data import views
 from ssltool.data.images import ImageSet, decode
@@ -37,13 +36,14 @@ def pixels(images: ImageSet, row: int) -> np.ndarray:
 
 
 def views_of(setup: TrainingSetup, method: Method, rows: int, *, epoch: int = 0, workers: int | None = 0) -> Views:
-    """The first ``rows`` images of an epoch's first step, and the views that the run made of them, bit for bit.
+    """The first ``rows`` images of the first step of ``epoch`` (from 0), and the views that the run made of them, bit
+    for bit.
 
     Raises:
         SSLToolError: if the run has no such epoch, or an image cannot be decoded.
     """
     if epoch >= setup.epochs:
-        raise SSLToolError(f"--epoch {epoch} is not among the run's {setup.epochs} epochs, which count from 0")
+        raise SSLToolError(f"--epoch {epoch + 1} is not one of the run's epochs, 1 to {setup.epochs}")
     rows = min(rows, setup.batch_size)
     recipes = method.view_recipes(setup.recipe)
     loader = Loader(setup.images, setup.image_size, torch.device("cpu"), worker_count(workers))
@@ -54,17 +54,11 @@ def views_of(setup: TrainingSetup, method: Method, rows: int, *, epoch: int = 0,
         batch = next(
             loader.train(step, recipes, batch_size=setup.batch_size, seed=setup.config.seed, epoch=epoch, shard=shard)
         )
-    made = [_shown(view[:rows]) for view in batch.views]
+    made = [views.to_pixels(view[:rows]).permute(0, 2, 3, 1).numpy() for view in batch.views]
     sizes = [view.shape[-1] for view in batch.views]
     titles = [f"view {i + 1}" + (f", {size} px" if size != sizes[0] else "") for i, size in enumerate(sizes)]
     originals = [pixels(setup.images, int(row)) for row in batch.rows[:rows]]
     return Views(originals, [[view[i] for view in made] for i in range(rows)], titles, _in_words(recipes))
-
-
-def _shown(view: Tensor) -> np.ndarray:
-    """Standardised views (N, 3, S, S) as images (N, S, S, 3) uint8."""
-    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (views.MEAN, views.STD))
-    return (view * std + mean).clamp(0, 1).mul(255).round().byte().permute(0, 2, 3, 1).numpy()
 
 
 def _in_words(recipes: Sequence[views.Recipe]) -> list[str]:
@@ -121,5 +115,5 @@ def schedule_of(setup: TrainingSetup, method: Method, records: Sequence[dict[str
         at=np.array([epoch + share for epoch, share in moments]),
         lr=np.array([rate.lr for rate in rates]),
         fixed=np.array([rate.fixed for rate in rates]) if fixed else None,
-        note=f"Epochs 0 to {first - 1} ran with another data strategy and are not drawn." if first else "",
+        note=f"Epochs 1 to {first} ran with another data strategy and are not drawn." if first else "",
     )

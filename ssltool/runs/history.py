@@ -16,7 +16,7 @@ from ssltool.data.images import open_dataset
 from ssltool.data.strategies import read_order
 from ssltool.errors import SSLToolError
 from ssltool.methods import method_options
-from ssltool.runs.display_names import labels
+from ssltool.runs.display_names import display_names
 from ssltool.runs.folder import RunFolder
 from ssltool.runs.resume import FOUND_OUT
 from ssltool.training.setup import TrainingSetup
@@ -44,7 +44,7 @@ def read_runs(paths: Sequence[str]) -> list[FinishedRun]:
     resolved = [folder.resolve() for folder in folders]
     if len(set(resolved)) < len(resolved):
         raise SSLToolError("a run folder is given twice; name each once")
-    names = labels([str(path) for path in resolved])
+    names = display_names([str(path) for path in resolved])
     return [
         FinishedRun(folder, config, records, name)
         for folder, (config, records), name in zip(folders, read, names, strict=True)

@@ -96,7 +96,7 @@ def check_compatible(checkpoint: Checkpoint, config: dict[str, Any], path: Path,
         fields = dataclasses.fields(PretrainConfig)
         names = [f.name for f in fields if f.metadata["section"] in WITHIN_EPOCH]
         names.remove("incremental_idx_path")  # what counts is the order in it
-        reason = f"cannot change in the middle of epoch {checkpoint.epoch}, only at the end of one"
+        reason = f"cannot change in the middle of epoch {checkpoint.epoch + 1}, only at the end of one"
         differing = differences(names, checkpoint.config, config)
     if differing:
         raise SSLToolError(f"cannot resume {path}: {'; '.join(differing)}. This {reason}; give the checkpoint's values")

@@ -1,4 +1,4 @@
-"""Many runs in one table: short names, groups, and files that other programs read."""
+"""Tables of many runs or files: group means, and .csv or .json files."""
 
 from __future__ import annotations
 
@@ -8,42 +8,51 @@ from typing import Any
 
 import pandas as pd
 
-from ssltool.files import write_atomically, write_json
+from ssltool.files import FilePath, write_atomically, write_json
 
 UNKNOWN = "unknown"
-"""The group of files that do not say where they come from."""
+"""The group of files whose metadata lacks the key to group by."""
 
 
 def means_of_groups(results: Sequence[dict[str, Any]], by: str, names: Sequence[str]) -> list[dict[str, Any]]:
-    """For each value of ``by`` in the files' own accounts: how many files have it, and the mean and standard deviation
-    (N - 1; 0 for one file) of each metric, as {by: value, "files", "mean": {...}, "std": {...}}."""
+    """The mean and standard deviation (N - 1; 0 for one file) of the metrics ``names`` in each group of files.
+
+    ``results`` are the "files" of the collapse stage. A group is the files with the same value of ``by`` in their
+    "origin", in the order of the first file of each.
+
+    Returns:
+        One {by: value, "files", "mean": {...}, "std": {...}} for each group.
+    """
     values = [str(result["origin"].get(by, UNKNOWN)) for result in results]
-    frame = pd.DataFrame([{name: result["metrics"].get(name) for name in names} for result in results], index=values)
+    frame = pd.DataFrame([{name: result["metrics"].get(name) for name in names} for result in results]).astype(float)
     groups = []
-    for value in dict.fromkeys(values):
-        rows = frame.loc[[value]].astype(float)
+    for value, rows in frame.groupby(pd.Series(values, dtype=object), sort=False):
         deviations = rows.std(ddof=1).where(rows.count() > 1, rows.mean() * 0.0)
         groups.append({by: value, "files": len(rows), "mean": rows.mean().to_dict(), "std": deviations.to_dict()})
     return groups
 
 
-def write_table(document: dict[str, Any], path: Path) -> None:
-    """Writes the stage's document as .json, or its files as rows of a .csv.
-
-    Raises:
-        SSLToolError: if the file cannot be written.
-    """
-    if path.suffix.lower() == ".json":
-        write_json(path, document)
-        return
-    rows = [
+def file_rows(results: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """A row for each of the "files" of the collapse stage: path, size, origin, metrics, verdict and notes."""
+    return pd.DataFrame(
         {"path": result["path"], "n": result["n"], "d": result["d"], **result["origin"], **result["metrics"]}
         | {
             "verdict": result["verdict"]["state"],
             "used": result["verdict"]["used"],
             "notes": "; ".join(result["notes"]),
         }
-        for result in document["files"]
-    ]
-    text = pd.DataFrame(rows).to_csv(index=False)
-    write_atomically(path, lambda stream: stream.write(text.encode()))
+        for result in results
+    )
+
+
+def write_table(path: FilePath, document: dict[str, Any], rows: pd.DataFrame) -> None:
+    """Writes ``document`` where ``path`` ends in .json, else ``rows`` as .csv.
+
+    Raises:
+        SSLToolError: if the file cannot be written.
+    """
+    if Path(path).suffix.lower() == ".json":
+        write_json(path, document)
+    else:
+        text = rows.to_csv(index=False)
+        write_atomically(path, lambda stream: stream.write(text.encode()))

@@ -21,8 +21,8 @@ from ssltool.diagnosis.verdict import NEEDED, Thresholds, Verdict, compare, judg
 from ssltool.errors import SSLToolError
 from ssltool.files import file_hash
 from ssltool.reprs.representations import Representations
-from ssltool.runs.display_names import labels
-from ssltool.runs.tables import means_of_groups, write_table
+from ssltool.runs.display_names import display_names
+from ssltool.runs.tables import file_rows, means_of_groups, write_table
 from ssltool.training.device import pick_device
 from ssltool.training.progress import has_bars, is_quiet
 
@@ -96,7 +96,7 @@ def run(config: CollapseConfig) -> dict[str, Any]:
     if config.plot is not None:
         _plot(config, sets, found)
     if asked.table is not None:
-        write_table(document, asked.table)
+        write_table(asked.table, document, file_rows(results))
     return document
 
 
@@ -251,5 +251,5 @@ def _plot(config: CollapseConfig, sets: Sequence[_Set], found: Sequence[Measured
     from ssltool.viz.spectra import plot_spectra
 
     kind = "svd" if config.type == "all" else config.type
-    names = labels([one.paths[0] for one in sets])
-    plot_spectra({n: m.spectrum(kind) for n, m in zip(names, found, strict=True)}, str(config.plot), kind=kind)
+    names = display_names([one.paths[0] for one in sets])
+    plot_spectra(names, [measured.spectrum(kind) for measured in found], str(config.plot), kind=kind)

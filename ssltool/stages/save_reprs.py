@@ -22,7 +22,7 @@ from ssltool.data.loader import Shard
 from ssltool.errors import Interrupted, SSLToolError
 from ssltool.reprs import formats
 from ssltool.reprs.extract import Pass
-from ssltool.reprs.partial_file import Unfinished
+from ssltool.reprs.partial_file import PartialFile
 from ssltool.training import distributed
 from ssltool.training.device import pick_device
 from ssltool.training.progress import Progress, info
@@ -72,10 +72,10 @@ def run(config: SaveReprsConfig) -> list[dict[str, Any]]:
 
 def _save(
     one: Pass, path: Path, shard: Shard, config: SaveReprsConfig, stop: StopRequest, files: contextlib.ExitStack
-) -> Unfinished:
+) -> PartialFile:
     """Makes the rows that are still missing and writes the file; what it was made from is returned, to be removed."""
     path, part = _of_rank(path, shard), one.part(shard)
-    rows = Unfinished(path, one.facts(shard), one.shape, one.dtype, len(part), one.size)
+    rows = PartialFile(path, one.facts(shard), one.shape, one.dtype, len(part), one.size)
     files.callback(rows.close)
     if rows.changed:
         info(f"{rows.path} is of another run, which differs in {', '.join(rows.changed)}: starting anew")

@@ -40,6 +40,11 @@ class TrainState:
     pending: list[Tensor] = field(default_factory=list)
     latest: float | None = None  # the loss of the last flushed step
 
+    @property
+    def epoch_number(self) -> int:
+        """The epoch of the last step, counted from 1, as messages give it."""
+        return self.epoch + (self.epoch_step > 0)
+
     def checkpoint(self, config: dict[str, Any]) -> Checkpoint:
         """A snapshot, to be saved at once: its tensors are the live ones.
 
@@ -48,7 +53,9 @@ class TrainState:
         """
         weights = self.method.state_dict()
         if not bool(torch.stack([torch.isfinite(tensor).all() for tensor in weights.values()]).all()):
-            raise SSLToolError(f"the weights are not finite after step {self.step} (epoch {self.epoch}); {DIVERGED}")
+            raise SSLToolError(
+                f"the weights are not finite after step {self.step} (epoch {self.epoch_number}); {DIVERGED}"
+            )
         scaler = self.scaler.state_dict()
         return Checkpoint(
             method=config["method"],
@@ -102,7 +109,7 @@ class TrainState:
         first = self.step - len(rows)
         for number, row in enumerate(rows, start=first + 1):
             if not math.isfinite(row[0]):
-                raise SSLToolError(f"the loss is {row[0]} at step {number} (epoch {self.epoch}); {DIVERGED}")
+                raise SSLToolError(f"the loss is {row[0]} at step {number} (epoch {self.epoch_number}); {DIVERGED}")
         self.latest = rows[-1][0]
         for row in rows:
             for name, value in zip(self.sums, row, strict=True):

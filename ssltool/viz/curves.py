@@ -82,7 +82,7 @@ def draw_curve(axis: Axes, curve: Curve, runs: Sequence[Records]) -> None:
     if curve.scale == PERCENT and high - low < LEAST:  # rounding is not to look like a change
         low = max((low + high - LEAST) / 2, -LEAST / 20)
         axis.set_ylim(low, low + LEAST)
-    axis.set(title=curve.title, ylabel=curve.label, xlabel="epoch, from 0")
+    axis.set(title=curve.title, ylabel=curve.label, xlabel="epoch")
     integer_ticks(axis, "x")
     light_grid(axis)
 
@@ -120,6 +120,6 @@ def plot_curves(runs: Mapping[str, Records], path: str) -> None:
 
 
 def _points(records: Records, name: str) -> list[tuple[int, float]]:
-    """(epoch, value) of the records that have a value."""
-    values = [(record["epoch"], record.get(name)) for record in records]
+    """(epoch, counted from 1, value) of the records that have a value."""
+    values = [(record["epoch"] + 1, record.get(name)) for record in records]
     return [(epoch, value) for epoch, value in values if isinstance(value, (int, float)) and math.isfinite(value)]

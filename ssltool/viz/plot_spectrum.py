@@ -11,14 +11,14 @@ from ssltool.diagnosis.spectrum_file import Spectrum
 from ssltool.errors import SSLToolError
 from ssltool.files import load_dict
 from ssltool.reprs.representations import Representations
-from ssltool.runs.display_names import labels
+from ssltool.runs.display_names import display_names
 from ssltool.viz.spectra import plot_spectra
 
 
 def draw(config: PlotConfig, out: str) -> None:
     """Draws the spectrum of each input."""
     values = [read_spectrum(path, config.type) for path in config.inputs]
-    plot_spectra(dict(zip(labels(config.inputs), values, strict=True)), out, kind=config.type)
+    plot_spectra(display_names(config.inputs), values, out, kind=config.type)
 
 
 def read_spectrum(path: str, kind: str) -> Tensor:

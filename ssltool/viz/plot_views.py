@@ -14,4 +14,4 @@ def draw(config: PlotConfig, out: str) -> None:
     (run,) = read_runs(config.inputs)
     setup = restore_setup(run, config.data)
     method = build_method(run.config)
-    plot_views(views_of(setup, method, config.rows, epoch=config.epoch), out)
+    plot_views(views_of(setup, method, config.rows, epoch=config.epoch - 1), out)

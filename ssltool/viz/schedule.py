@@ -37,7 +37,7 @@ AREA_ALPHA = 0.35
 class Schedule:
     """What a run's settings say of its course.
 
-    ``epochs`` are the epochs that they speak of, from ``first`` on; ``slices`` (E, 2) their first and last + 1 place in
+    The epochs are those from ``first`` (from 0) on; ``slices`` (E, 2) their first and last + 1 place in
     the order of ``images`` images; ``times_each`` (E,) how often an image of the slice is seen in the epoch; ``seen``
     (images,) how often each is over the run, by its place; ``at`` (T,) moments in epochs with the learning rates ``lr``
     and ``fixed``, the rate of what keeps it constant, or None where nothing does. ``strategy`` is its data strategy,
@@ -65,7 +65,7 @@ class Schedule:
 def draw_slices(axis: Axes, schedule: Schedule) -> None:
     """A horizontal bar for each epoch: its part of the order."""
     start, stop = schedule.slices.T
-    epochs = schedule.first + np.arange(len(start))
+    epochs = schedule.first + 1 + np.arange(len(start))  # counted from 1
     if len(epochs) <= MAX_BARS:
         axis.barh(epochs, stop - start, left=start, height=0.74, color=COLOURS[0], alpha=AREA_ALPHA, linewidth=0)
     else:
@@ -76,7 +76,7 @@ def draw_slices(axis: Axes, schedule: Schedule) -> None:
     if len(epochs) <= MAX_LABELLED_BARS:
         for epoch, low, high, times in zip(epochs.tolist(), start, stop, schedule.times_each, strict=True):
             _label(axis, epoch, low / schedule.images, high / schedule.images, f"{times:.2g} ×", schedule.images)
-    axis.set(title=f"Images of each epoch ({schedule.strategy})", ylabel="epoch, from 0")
+    axis.set(title=f"Images of each epoch ({schedule.strategy})", ylabel="epoch")
     axis.set(xlim=(0, schedule.images), ylim=(epochs[-1] + 0.6, epochs[0] - 0.6))
     integer_ticks(axis, "y")
     _by_place(axis)

@@ -65,8 +65,9 @@ def panels(kind: str) -> list[Panel]:
     return [_labelled(panel) for panel in ([values] if kind == "cov" else [values, relative, cumulative])]
 
 
-def plot_spectra(spectra: dict[str, Tensor], path: str, *, kind: str = "svd") -> None:
-    """The curves of ``panels``, one line for each named spectrum; of singular values with its area (AUC).
+def plot_spectra(names: Sequence[str], spectra: Sequence[Tensor], path: str, *, kind: str = "svd") -> None:
+    """The curves of ``panels``, one line for each of ``spectra``, under its name in ``names``; of singular values with
+    its area (AUC).
 
     Raises:
         SSLToolError: if the file cannot be written, or its format is not known.
@@ -77,11 +78,12 @@ def plot_spectra(spectra: dict[str, Tensor], path: str, *, kind: str = "svd") ->
         size = (11, 3.7) if len(drawn) > 1 else (5.4, 4.2)
         figure, axes = plt.subplots(1, len(drawn), figsize=size, layout="constrained", squeeze=False)
         for axis, panel in zip(axes[0], drawn, strict=True):
-            panel(axis, list(spectra.values()))
-        names = [f"{name} (AUC {auc(s):.3f})" if kind == "svd" else name for name, s in spectra.items()]
-        styles = [line_style(i) for i in range(len(names))]
+            panel(axis, spectra)
+        areas = [f" (AUC {auc(s):.3f})" if kind == "svd" else "" for s in spectra]
+        lines = [name + area for name, area in zip(names, areas, strict=True)]
+        styles = [line_style(i) for i in range(len(lines))]
         flat = [] if kind == "cov" else ["flat spectrum"]
-        legend(figure, names + flat, styles + [{"color": "black", "alpha": 0.45, "linewidth": 0.8}] * len(flat))
+        legend(figure, lines + flat, styles + [{"color": "black", "alpha": 0.45, "linewidth": 0.8}] * len(flat))
         save_figure(figure, path)
 
 

@@ -507,3 +507,10 @@ def test_jitter_scales_all_four_of_the_papers_strengths(strength):
     assert strengths == pytest.approx(tuple(strength * of for of in (0.4, 0.4, 0.4, 0.1)))
     kept = {name: getattr(PAPER, name) for name in ("brightness", "contrast", "saturation", "hue")}
     assert dataclasses.replace(found, **kept) == PAPER
+
+
+def test_pixels_of_standardised_views_are_the_pixels_that_they_were_made_from():
+    images = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16).repeat(2, 3, 1, 1)
+    assert torch.equal(views.to_pixels(views.standardise(images.float() / 255)), images)
+    beyond = views.to_pixels(torch.tensor([-9.0, 9.0]).view(2, 1, 1, 1).expand(2, 3, 1, 1))
+    assert beyond.flatten(1).tolist() == [[0, 0, 0], [255, 255, 255]]

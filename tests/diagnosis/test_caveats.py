@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ssltool.diagnosis.caveats import CaveatTracker, dead_dimensions, named, rounding
+from ssltool.diagnosis.caveats import CaveatTracker, dead_dimensions, rounding
 from ssltool.diagnosis.measure import measure
 from ssltool.diagnosis.spectrum import singular_values
 
@@ -251,16 +251,3 @@ def test_equal_rows_are_repeated_and_constant_and_no_noise():
 def test_small_changes_of_double_precision_rows_are_not_called_rounding():
     x = 1 + 1e-10 * gaussian(500, 4).double()
     assert said(x) == []
-
-
-@pytest.mark.parametrize(
-    ("numbers", "text"),
-    [
-        ([], ""),
-        ([3], "3"),
-        (range(10), "0, 1, 2, 3, 4, 5, 6, 7, 8, 9"),
-        (range(1500), "0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 1,490 more"),
-    ],
-)
-def test_ten_numbers_are_named(numbers, text):
-    assert named(list(numbers)) == text

@@ -1,4 +1,4 @@
-"""Unfinished rows: what is done is kept whole, whenever the process ends, and only for the same facts."""
+"""Partially written rows: what is done is kept whole, whenever the process ends, and only for the same facts."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import pytest
 import torch
 
 from ssltool.errors import SSLToolError
-from ssltool.reprs.partial_file import ALIGNED, Unfinished
+from ssltool.reprs.partial_file import ALIGNED, PartialFile
 
 FACTS = {"layer": "backbone", "batch_size": 3, "config": {"seed": 10, "lr": float("nan")}}
 ROWS = torch.randn(10, 4, generator=torch.Generator().manual_seed(0))
 
 
-def opened(folder: Path, facts: dict | None = None, *, shape=(4,), dtype=torch.float32, batch: int = 3) -> Unfinished:
-    return Unfinished(folder / "r.pt", facts or FACTS, shape, dtype, 10, batch)
+def opened(folder: Path, facts: dict | None = None, *, shape=(4,), dtype=torch.float32, batch: int = 3) -> PartialFile:
+    return PartialFile(folder / "r.pt", facts or FACTS, shape, dtype, 10, batch)
 
 
 def left(folder: Path, rows: int, extra: bytes = b"") -> Path:
@@ -122,7 +122,7 @@ def test_two_processes_do_not_write_one_file(tmp_path):
 def test_a_place_that_cannot_be_written_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(SSLToolError, match=r"cannot write .*unfinished"):
-        Unfinished(tmp_path / "file" / "r.pt", FACTS, (4,), torch.float32, 10, 3)
+        PartialFile(tmp_path / "file" / "r.pt", FACTS, (4,), torch.float32, 10, 3)
 
 
 def test_rows_before_a_full_disk_are_kept(tmp_path):

@@ -10,7 +10,7 @@ import torch
 from knn_helpers import nearest, random, similarities
 from ssltool.errors import SSLToolError
 from ssltool.reprs.neighbours import search
-from ssltool.reprs.neighbours.search import Sizes, Tile, neighbours
+from ssltool.reprs.neighbours.search import Tile, TileSizes, neighbours
 from ssltool.reprs.row_set import RowSet
 
 
@@ -20,7 +20,7 @@ def sizes(monkeypatch):
 
     def use(**change: int) -> None:
         values = {"rows": 8, "queries": 8, "block": 16, "chunk": 20, "ranked": 7} | change
-        monkeypatch.setattr(Sizes, "within", classmethod(lambda cls, *_: cls(**values)))
+        monkeypatch.setattr(TileSizes, "within", classmethod(lambda cls, *_: cls(**values)))
 
     return use
 
@@ -87,12 +87,12 @@ def test_several_parts_are_one_bank(metric):
     torch.testing.assert_close(found[0], wanted[0], atol=1e-6, rtol=1e-5)
 
 
-def test_a_kept_part_of_several_tensors_has_its_places_and_numbers():
+def test_a_kept_part_of_several_tensors_has_its_positions_and_indices():
     rows = random(30, 4)
     kept = RowSet([rows[:11], rows[11:]]).keep(torch.arange(30) % 3 > 0).keep(torch.arange(20) >= 5)
     wanted = [i for i in range(30) if i % 3 > 0][5:]
     assert len(kept) == 15
-    assert kept.number(torch.tensor([0, 14, -1])).tolist() == [wanted[0], wanted[14], -1]
+    assert kept.index_of(torch.tensor([0, 14, -1])).tolist() == [wanted[0], wanted[14], -1]
     assert torch.equal(kept.block(2, 9), rows[wanted[2:9]])
     assert torch.equal(kept.take(torch.tensor([7, 0, 14])), rows[[wanted[7], wanted[0], wanted[14]]])
     assert RowSet([rows]).keep(torch.ones(30, dtype=torch.bool)).block(3, 5).data_ptr() == rows[3:].data_ptr()
@@ -206,13 +206,13 @@ def test_bfloat16_multiplies_bfloat16(monkeypatch):
 def test_the_threads_share_the_queries_and_leave_the_settings_as_they_were(threads, monkeypatch, count):
     threads(count)
     seen = set()
-    offer = Tile.offer
+    update = Tile.update
 
     def watched(tile: Tile, *args: object) -> None:
         seen.add((threading.get_ident(), torch.get_num_threads()))
-        offer(tile, *args)
+        update(tile, *args)
 
-    monkeypatch.setattr(Tile, "offer", watched)
+    monkeypatch.setattr(Tile, "update", watched)
     bank, queries = random(9000, 16), random(400, 16, seed=1).requires_grad_()
     similarity, rows = neighbours(bank, queries, k=5)
     assert torch.equal(rows, nearest(bank, queries.detach(), "cos", 5))
@@ -258,18 +258,18 @@ def test_the_search_tells_how_much_it_has_compared(sizes):
 @pytest.mark.parametrize("width", [8, 512, 4096])
 @pytest.mark.parametrize("threads", [1, 2, 64])
 def test_the_sizes_fit_into_the_memory(memory, width, threads):
-    sizes = Sizes.within(memory, width, 20, threads, 1_200_000, 50_000, None)
+    sizes = TileSizes.within(memory, width, 20, threads, 1_200_000, 50_000, None)
     budget = memory * 2**20
-    assert threads * sizes.rows * sizes.queries * search.CELL <= budget / 2 or sizes.queries == search.EVEN
-    assert sizes.block * width * 8 <= budget / 4 or sizes.block == sizes.rows == search.EVEN
+    assert threads * sizes.rows * sizes.queries * search.CELL <= budget / 2 or sizes.queries == search.MULTIPLE
+    assert sizes.block * width * 8 <= budget / 4 or sizes.block == sizes.rows == search.MULTIPLE
     assert sizes.chunk * width * 8 <= budget / 4 or sizes.chunk == 1
-    assert sizes.rows % search.EVEN == sizes.queries % search.EVEN == sizes.block % sizes.rows == 0
+    assert sizes.rows % search.MULTIPLE == sizes.queries % search.MULTIPLE == sizes.block % sizes.rows == 0
 
 
 def test_few_queries_and_a_small_bank_need_no_large_tiles():
-    sizes = Sizes.within(512, 16, 20, 2, 100, 30, None)
+    sizes = TileSizes.within(512, 16, 20, 2, 100, 30, None)
     assert (sizes.rows, sizes.queries, sizes.chunk) == (104, 16, 30)
-    assert Sizes.within(512, 16, 20, 2, 100, 30, 7).chunk == 7
+    assert TileSizes.within(512, 16, 20, 2, 100, 30, 7).chunk == 7
 
 
 def test_tiles_are_no_larger_than_the_sizes_say(sizes, monkeypatch):
@@ -284,7 +284,7 @@ def test_tiles_are_no_larger_than_the_sizes_say(sizes, monkeypatch):
 @pytest.mark.parametrize(
     ("bank", "queries", "message"),
     [
-        (random(9, 3), random(2, 2), "bank's representations are 3 wide and the queries' 2"),
+        (random(9, 3), random(2, 2), "bank has width 3 and the queries have width 2"),
         (random(0, 3), random(2, 3), "the bank has no rows"),
         (random(9, 3), torch.full((2, 3), torch.inf), "NaN or infinite"),
     ],

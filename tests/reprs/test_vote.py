@@ -11,7 +11,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from knn_helpers import by_hand, elected, labels, nearest, random, ranked
 from ssltool.errors import SSLToolError
 from ssltool.reprs.neighbours import vote
-from ssltool.reprs.neighbours.vote import knn_predict, votes
+from ssltool.reprs.neighbours.vote import knn_predict, predicted_classes
 
 
 @pytest.mark.parametrize("metric", ["cos", "l2"])
@@ -132,33 +132,37 @@ def test_the_votes_of_every_k_are_those_of_a_count_from_the_start(weighted):
     rows = nearest(bank, queries, "cos", 70)
     similarity = torch.tensor([[near - 1 for near, *_ in one] for one in lists])
     known, classes = targets.unique(return_inverse=True)
-    found = known[votes(similarity, classes[rows], len(known), weighted=weighted, temperature=0.5)]
+    found = known[predicted_classes(similarity, classes[rows], len(known), weighted=weighted, temperature=0.5)]
     for k in range(1, 71):
         assert found[:, k - 1].tolist() == [elected(one[:k], weighted) for one in lists]
 
 
 def test_a_class_that_catches_up_takes_over_only_where_its_label_is_smaller():
     classes = torch.tensor([[2, 1, 1, 2, 0, 0, 2], [1, 2, 2, 1, 0, 0, 1]])
-    assert votes(torch.zeros(2, 7), classes, 3).tolist() == [[2, 1, 1, 1, 1, 0, 2], [1, 1, 2, 1, 1, 0, 1]]
+    assert predicted_classes(torch.zeros(2, 7), classes, 3).tolist() == [[2, 1, 1, 1, 1, 0, 2], [1, 1, 2, 1, 1, 0, 1]]
 
 
 @pytest.mark.parametrize("weighted", [False, True])
 def test_where_there_is_no_neighbour_nobody_votes(weighted):
     similarity = torch.tensor([[0.0, -0.1, -torch.inf, -torch.inf], [-torch.inf] * 4])
-    assert votes(similarity, torch.tensor([[2, 1, 0, 0]] * 2), 3, weighted=weighted).tolist() == [
+    assert predicted_classes(similarity, torch.tensor([[2, 1, 0, 0]] * 2), 3, weighted=weighted).tolist() == [
         [2, 2, 2, 2] if weighted else [2, 1, 1, 1],
         [3] * 4,
     ]
     rows = torch.tensor([[1, 0, -1, -1], [-1] * 4])
-    labels = vote.elect(similarity, rows, torch.tensor([4, 9]), weighted=weighted)
+    labels = vote.predicted_labels(similarity, rows, torch.tensor([4, 9]), weighted=weighted)
     assert labels.tolist() == [[9, 9, 9, 9] if weighted else [9, 4, 4, 4], [-1] * 4]
 
 
 def test_the_votes_are_counted_for_a_bounded_number_of_queries_at_a_time(monkeypatch):
     bank, queries, targets = random(60, 4), random(40, 4, seed=1), labels(60, [0, 1, 2, 3])
     shapes = []
-    monkeypatch.setattr(vote, "TALLY", 63)
-    monkeypatch.setattr(vote, "votes", lambda s, c, n, **how: shapes.append((len(s), n)) or votes(s, c, n, **how))
+    monkeypatch.setattr(vote, "MAX_CELLS", 63)
+    monkeypatch.setattr(
+        vote,
+        "predicted_classes",
+        lambda s, c, n, **how: shapes.append((len(s), n)) or predicted_classes(s, c, n, **how),
+    )
     found = knn_predict(bank, targets, queries, k=9)
     assert found.tolist() == by_hand(bank, targets, queries, k=9, metric="cos")
     assert set(shapes) == {(7, 4), (5, 4)}
@@ -174,7 +178,7 @@ def test_of_a_bank_smaller_than_k_all_labelled_rows_vote():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"queries": random(2, 2)}, "bank's representations are 3 wide and the queries' 2"),
+        ({"queries": random(2, 2)}, "bank has width 3 and the queries have width 2"),
         ({"labels": torch.full((9,), -1)}, "the bank has no labelled rows"),
         ({"labels": torch.zeros(8, dtype=torch.int64)}, r"a bank of 9 rows has labels of shape \(8,\)"),
         ({"queries": torch.full((2, 3), math.nan)}, "NaN or infinite"),

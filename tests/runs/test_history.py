@@ -154,7 +154,7 @@ def test_originals_of_files_keep_their_own_size(on_files):
 def test_more_rows_than_a_batch_are_a_batch_and_no_epoch_is_made_up(trained):
     setup, method = job_and_method(trained)
     assert len(views_of(setup, method, 1000).originals) == setup.batch_size
-    with pytest.raises(SSLToolError, match="--epoch 2 is not among the run's 2 epochs"):
+    with pytest.raises(SSLToolError, match=r"--epoch 3 .* 1 to 2"):
         views_of(setup, method, 1, epoch=2)
 
 
@@ -208,5 +208,5 @@ def test_epochs_of_another_strategy_before_a_resume_are_left_out_and_said(tiny):
     before = [{"epoch": 0, "strategy": "current"}, {"epoch": 1, "strategy": "current"}, {"epoch": 2, "strategy": "iid"}]
     found = schedule_of(setup, setup.build_method(), before)
     assert (found.first, len(found.slices)) == (2, 2)
-    assert found.note.startswith("Epochs 0 to 1 ran with another data strategy")
+    assert found.note.startswith("Epochs 1 to 2 ")
     assert found.seen.sum() == 2 * setup.steps * setup.batch_size

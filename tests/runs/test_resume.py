@@ -153,12 +153,12 @@ def test_hybrid_goes_on_with_iid_on_the_same_cosine_with_the_optimisers_state(ti
 
 def test_strategy_cannot_change_in_the_middle_of_an_epoch(stopped):
     config = stopped(3)
-    with pytest.raises(SSLToolError, match=r"--strategy was iid, is now current.*in the middle of epoch 1"):
+    with pytest.raises(SSLToolError, match=r"--strategy was iid, is now current.*in the middle of epoch 2"):
         again(config, strategy="current")
 
 
 def test_views_can_change_between_epochs_but_not_within_one(stopped):
-    with pytest.raises(SSLToolError, match=r"--flip-p was 0.5, is now 0.0.*in the middle of epoch 1"):
+    with pytest.raises(SSLToolError, match=r"--flip-p was 0.5, is now 0.0.*in the middle of epoch 2"):
         again(stopped(3), flip_p=0.0)
     assert Checkpoint.load(again(stopped(2, out="other"), flip_p=0.0) / "checkpoint.pt").epoch == 2
 

@@ -1,4 +1,4 @@
-"""Many runs in one table: names that tell them apart, groups with means by hand, files that other programs read."""
+"""Many runs in one table: groups with means by hand, files that other programs read."""
 
 from __future__ import annotations
 
@@ -10,26 +10,7 @@ import pandas as pd
 import pytest
 
 from ssltool.errors import SSLToolError
-from ssltool.runs.display_names import labels
-from ssltool.runs.tables import means_of_groups, write_table
-
-
-@pytest.mark.parametrize(
-    ("paths", "wanted"),
-    [
-        (["a/train.pt"], ["train"]),
-        (["a/train.pt", "b/train.pt"], ["a", "b"]),
-        (["a/train.pt", "a/val.pt"], ["train", "val"]),
-        (["runs/a/train.pt", "runs/b/val.pt"], ["a/train", "b/val"]),
-        (["x/a/train.pt", "val.pt"], ["x/a/train", "val"]),
-        (["/x/a/1/train.pt", "/x/b/1/train.pt", "/x/b/2/train.pt"], ["a/1", "b/1", "b/2"]),
-        (["a/train.pt", "train.pt"], ["a", "train"]),
-        (["lr0.1.pt", "lr0.5.pt"], ["lr0.1", "lr0.5"]),
-        (["lr0.1", "lr0.5"], ["lr0.1", "lr0.5"]),
-    ],
-)
-def test_labels_are_the_parts_of_the_paths_that_differ(paths, wanted):
-    assert labels(paths) == wanted
+from ssltool.runs.tables import file_rows, means_of_groups, write_table
 
 
 def result(values: dict[str, float], notes: tuple[str, ...] = (), **origin: object) -> dict[str, Any]:
@@ -87,7 +68,7 @@ def test_of_no_numbers_there_is_neither_a_mean_nor_a_deviation(files):
 def test_a_csv_holds_size_origin_metrics_verdict_and_notes_of_each_file(tmp_path):
     notes = ('few rows, "hardly" any', "two\nlines; with a semicolon")
     results = [result({"auc": 0.1 + 0.2, "alpha": math.nan}, notes, arch="a,b", epoch=3), result({"auc": 1.0})]
-    write_table({"files": results}, tmp_path / "t.csv")
+    write_table(tmp_path / "t.csv", {"files": results}, file_rows(results))
     frame = pd.read_csv(tmp_path / "t.csv")
     one, other = (row for _, row in frame.iterrows())
     assert (one["path"], one["n"], one["d"], one["arch"], one["epoch"]) == ("2.pt", 70, 8, "a,b", 3)
@@ -101,7 +82,7 @@ def test_a_csv_holds_size_origin_metrics_verdict_and_notes_of_each_file(tmp_path
 
 def test_json_holds_the_document_with_null_for_what_is_not_finite(tmp_path):
     document = {"files": [result({"alpha": math.nan, "twonn": math.inf})], "worst": "partial"}
-    write_table(document, tmp_path / "t.json")
+    write_table(tmp_path / "t.json", document, file_rows(document["files"]))
     found = json.loads((tmp_path / "t.json").read_text(), parse_constant=pytest.fail)
     assert found["files"][0].pop("metrics") == {"alpha": None, "twonn": None}
     del document["files"][0]["metrics"]
@@ -112,5 +93,5 @@ def test_json_holds_the_document_with_null_for_what_is_not_finite(tmp_path):
 def test_a_table_that_cannot_be_written_is_refused_in_one_line(tmp_path, name):
     (tmp_path / "file").write_text("")
     with pytest.raises(SSLToolError, match=rf"^cannot write .*{name}[^\n]*$"):
-        write_table({"files": [result({"auc": 0.5})]}, tmp_path / "file" / name)
+        write_table(tmp_path / "file" / name, {}, file_rows([result({"auc": 0.5})]))
     assert [path.name for path in tmp_path.iterdir()] == ["file"]

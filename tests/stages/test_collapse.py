@@ -297,15 +297,16 @@ def test_plot_draws_the_spectra_of_the_type_by_the_names_that_tell_the_files_apa
 ):
     calls = []
     monkeypatch.setattr(
-        "ssltool.viz.spectra.plot_spectra", lambda spectra, path, *, kind: calls.append((spectra, path, kind))
+        "ssltool.viz.spectra.plot_spectra",
+        lambda names, spectra, path, *, kind: calls.append((names, spectra, path, kind)),
     )
     paths = write_reprs("a.pt", rows()), write_reprs("b.pt", rows(40, 3))
     picture = tmp_path / "p.svg"
     found = ssltool("collapse", *paths, "--type", kind, "--plot", picture, "--json").json["files"]
-    ((spectra, path, as_kind),) = calls
+    ((drawn_names, spectra, path, as_kind),) = calls
     assert (path, as_kind) == (str(picture), drawn)
-    assert list(spectra) == ["a", "b"]
-    for spectrum, one in zip(spectra.values(), found, strict=True):
+    assert drawn_names == ["a", "b"]
+    for spectrum, one in zip(spectra, found, strict=True):
         assert torch.equal(spectrum, Spectrum.load(one["spectra"][drawn]).stds)
 
 

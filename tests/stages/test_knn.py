@@ -7,6 +7,8 @@ import math
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from knn_helpers import by_hand, elected, labels, random, ranked, share_right, similarities
 from ssltool.config import KnnConfig
@@ -138,7 +140,7 @@ def test_where_k_is_larger_than_what_can_vote_all_do_and_it_says_so(ssltool, wri
     all_vote = share_right(by_hand(bank, targets, queries, k=60, metric="cos"), truth)
     assert [one["accuracy"] for one in document["accuracies"]][1:] == [all_vote] * 3
     assert [one["k"] for one in document["accuracies"]] == [1, 60, 61, 100000000000]
-    assert said == "note: 60 rows can vote; where k is larger, all do\n"
+    assert said.startswith("note: 60 rows can vote") and said.count("\n") == 1
     path = write_reprs("r.pt", random(6, 2), [0, 0, 1, 1, 0, 1])
     assert "5 rows can vote" not in run(ssltool, path, path, "-k", 5)[1]
     assert "5 rows can vote" in run(ssltool, path, path, "-k", 6)[1]
@@ -147,7 +149,7 @@ def test_where_k_is_larger_than_what_can_vote_all_do_and_it_says_so(ssltool, wri
 def test_a_bank_of_one_row_cannot_classify_that_row(ssltool, write_reprs):
     path = write_reprs("r.pt", random(1, 2), [3])
     ran = ssltool("knn", path, path, "--device", "cpu")
-    assert ran.code == 1 and "has one labelled row, and the query is that row" in ran.err
+    assert ran.code == 1 and "has one labelled row" in ran.err
     assert run(ssltool, path, write_reprs("q.pt", random(2, 2), [3, 4]))[0]["accuracy"] == 0.5
 
 
@@ -218,20 +220,20 @@ def test_without_folder_no_file_is_written(ssltool, pair, tmp_path):
         ({"bank": None}, "name two files"),
         ({"queries": None}, "name two files"),
         ({"source": "c.pt"}, "name two files"),
-        ({"folder": "f", "source": "a.pt"}, "--folder goes with --source and --target"),
-        ({"folder": "f", "source": "a.pt", "target": "b.pt"}, "instead of two file names"),
+        ({"folder": "f", "source": "a.pt"}, "--folder requires --source and --target"),
+        ({"folder": "f", "source": "a.pt", "target": "b.pt"}, "no file names"),
         ({"temperature": 0.5}, "--temperature does nothing without --weighted"),
         ({"k": "7", "k_max": 9}, "--k does nothing with --k-max"),
         ({"holdout": 0.2}, "--holdout does nothing without --select-k holdout"),
         ({"k": "1,2", "select_k": "eval", "seed": 3}, "--seed does nothing without --select-k holdout"),
-        ({"select_k": "eval"}, "--select-k chooses among several k"),
-        ({"k": "1,5", "per_class": True}, "--per-class is of one k"),
-        ({"k_max": 3, "confusion": True}, "--confusion is of one k"),
+        ({"select_k": "eval"}, "--select-k needs several k"),
+        ({"k": "1,5", "per_class": True}, "--per-class needs a single k"),
+        ({"k_max": 3, "confusion": True}, "--confusion needs a single k"),
         (
             {"k_max": 3, "folder": "f", "bank": None, "queries": None, "source": "a", "target": "b"},
-            "--folder is of one",
+            "--folder needs a single k",
         ),
-        ({"out": "table.csv"}, "--out table.csv: the document is JSON"),
+        ({"out": "table.csv"}, "--out table.csv"),
         ({"bank": "absent.pt"}, "no such file: absent.pt"),
         ({"bank": "absent*.pt"}, r"no file matches absent\*.pt"),
     ],
@@ -271,7 +273,7 @@ def test_the_best_k_of_the_evaluation_labels_says_what_it_is(ssltool, pair):
     assert document["k"] == accuracies.index(max(accuracies)) + 1
     assert document["accuracy"] == max(accuracies)
     assert document["selected_on"] == "the evaluation labels"
-    assert "k is tuned on the evaluation set: the accuracy flatters" in said
+    assert "evaluation set" in said and "--select-k holdout" in said
     text = ssltool("knn", train, val, "--device", "cpu", "--k-max", 60, "--select-k", "eval").out
     assert f"k {document['k']}, chosen on the evaluation labels" in [
         " ".join(line.split()) for line in text.splitlines()
@@ -337,6 +339,15 @@ def test_classes_and_confusion_are_those_of_the_plain_loop(ssltool, pair, write_
     assert not {"per_class", "confusion"} & without.keys() and json.loads(out.read_text()) == document
 
 
+@given(st.integers(1, 10**6).flatmap(lambda count: st.tuples(st.integers(0, count), st.just(count))))
+def test_wilsons_interval_is_its_closed_form(counts):
+    correct, count = counts
+    share, z = correct / count, 1.959963984540054**2 / count
+    middle = (share + z / 2) / (1 + z)
+    reach = math.sqrt(share * (1 - share) * z + z * z / 4) / (1 + z)
+    assert wilson(correct, count) == pytest.approx((max(0, middle - reach), min(1, middle + reach)), rel=0, abs=1e-12)
+
+
 def test_wilsons_interval_is_the_root_of_its_equation():
     for right, count in ((0, 7), (7, 7), (3, 10), (950, 1000)):
         low, high = wilson(right, count)
@@ -375,7 +386,7 @@ def test_the_distances_of_the_file_are_1_minus_cosine_and_0_for_copies(ssltool, 
     assert found.indices[:, 0].tolist() == list(range(5)) and bool((found.distances[:, 0] == 0).all())
     wanted = -similarities(rows, rows[:5], "cos").gather(1, found.indices)
     torch.testing.assert_close(found.distances.double(), wanted, atol=1e-6, rtol=0)
-    assert "5 of the queries are in exactly the direction of a row of the bank" in said
+    assert "5 of the queries" in said and "direction" in said
 
 
 @pytest.fixture
@@ -400,7 +411,7 @@ def test_an_image_in_two_files_of_one_split_does_not_vote_on_itself(ssltool, wri
     wanted = by_hand(rows[:30], targets[:30], rows[order], k=3, metric="cos", own=own)
     assert document["accuracy"] == share_right(wanted, targets[order])
     assert document["self_excluded"] is True and document["excluded"] == 10
-    assert said == "note: 10 of the queries are in the bank; none votes on itself\n"
+    assert said.startswith("note: 10 of the queries are in the bank") and said.count("\n") == 1
 
 
 @pytest.mark.parametrize("change", [{"split": "val"}, {"dataset": "other"}, {"split": None}])
@@ -476,7 +487,7 @@ def test_a_row_that_is_not_finite_is_named_before_anything_is_computed(ssltool, 
     rows[7, 1] = torch.nan
     monkeypatch.setattr("ssltool.stages.knn.knn.neighbours", None)
     ran = ssltool("knn", train, write_reprs("nan.pt", rows, [0] * 9), "--device", "cpu")
-    assert ran.code == 1 and "1 of 9 rows hold NaN or infinite values, the first is row 7" in ran.err
+    assert ran.code == 1 and "nan.pt: 1 of 9 rows" in ran.err and "(rows 7)" in ran.err
 
 
 @pytest.mark.parametrize("flag", ["--out", "--neighbours"])
@@ -486,7 +497,7 @@ def test_what_is_read_is_never_overwritten(ssltool, pair, flag, tmp_path):
     link.symlink_to(train)
     before = train.read_bytes()
     ran = ssltool("knn", train, val, "--device", "cpu", flag, link)
-    assert ran.code == 1 and "is what is read" in ran.err and train.read_bytes() == before
+    assert ran.code == 1 and flag in ran.err and train.read_bytes() == before
 
 
 def test_of_mapped_files_a_block_is_read_at_a_time(ssltool, write_reprs, monkeypatch):

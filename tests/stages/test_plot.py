@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -78,6 +79,16 @@ def test_the_spectrum_of_representations_is_that_of_their_spectrum_file(ssltool,
         torch.testing.assert_close(read_spectrum(str(file), kind), wanted[kind], rtol=1e-9, atol=1e-12)
 
 
+def test_files_whose_names_agree_are_curves_of_their_own(ssltool, tmp_path, write_reprs, monkeypatch):
+    (tmp_path / "x").mkdir()
+    for seed, name in enumerate(("x/x.pt", "x.pt")):
+        write_reprs(name, torch.randn(60, 8, generator=torch.Generator().manual_seed(seed)))
+    monkeypatch.chdir(tmp_path)
+    assert ssltool("plot", "spectrum", "x/x.pt", "x.pt", "-o", "p.svg").code == 0
+    legend = re.findall(r">([^<]+) \(AUC ", (tmp_path / "p.svg").read_text())
+    assert legend == ["x/x", "x"]
+
+
 def test_a_spectrum_that_a_file_does_not_hold_is_refused(tmp_path, rows, ssltool):
     assert ssltool("collapse", rows, "--type", "std").code == 0
     with pytest.raises(SSLToolError, match="holds a spectrum of type std, not svd"):
@@ -127,7 +138,7 @@ def test_runs_of_one_group_share_a_line(monitored, tmp_path, monkeypatch):
     assert (kept["wide"], kept["xlabel"]) == (True, "training images")
 
 
-OTHER = {"type": "cov", "x": "epoch", "group_by": "method", "layer": "projector", "rows": 2, "epoch": 1, "data": "d"}
+OTHER = {"type": "cov", "x": "epoch", "group_by": "method", "layer": "projector", "rows": 2, "epoch": 2, "data": "d"}
 
 
 @pytest.mark.parametrize("kind", PLOTS)
@@ -138,6 +149,15 @@ def test_a_flag_that_does_nothing_is_refused(kind, name):
         run(config)
     refused = f"{flag(name)} is for" in str(caught.value)
     assert refused == (name not in PLOTS[kind].settings)
+
+
+def test_epochs_of_views_count_from_1(tmp_path, trained, monkeypatch):
+    asked = []
+    monkeypatch.setattr("ssltool.stages.plot.views_of", lambda setup, method, rows, *, epoch: asked.append(epoch))
+    monkeypatch.setattr("ssltool.viz.pictures.plot_views", lambda views, out: None)
+    for epoch in ({}, {"epoch": 1}, {"epoch": 2}):
+        run(PlotConfig("views", (str(trained),), out=str(tmp_path / "p.png"), **epoch))
+    assert asked == [0, 0, 1]
 
 
 def test_what_cannot_be_drawn_is_refused_in_one_line(ssltool, tmp_path, trained, monitored, rows):
@@ -162,3 +182,4 @@ def test_what_cannot_be_drawn_is_refused_in_one_line(ssltool, tmp_path, trained,
 def test_a_wrong_kind_is_a_mistake_on_the_command_line(ssltool, rows):
     assert ssltool("plot", "pie", rows, "-o", "p.png").code == 2
     assert ssltool("plot", "curves", "-o", "p.png").code == 2
+    assert ssltool("plot", "views", rows, "-o", "p.png", "--epoch", 0).code == 2

@@ -14,7 +14,7 @@ import torch
 
 from helpers import same_bits
 from ssltool.reprs.extract import Pass
-from ssltool.reprs.partial_file import Unfinished
+from ssltool.reprs.partial_file import PartialFile
 from ssltool.reprs.representations import Representations
 
 N = 47
@@ -32,7 +32,7 @@ def save(ssltool, trained, tmp_path):
 @pytest.fixture
 def stop_after(monkeypatch):
     """Sends this process a signal while the batch that follows so many is kept: ``stop_after(2)``."""
-    append = Unfinished.append
+    append = PartialFile.append
 
     def arm(batches: int, number: int = signal.SIGTERM) -> None:
         count = 0
@@ -44,7 +44,7 @@ def stop_after(monkeypatch):
                 os.kill(os.getpid(), number)
             append(self, rows)
 
-        monkeypatch.setattr(Unfinished, "append", counting)
+        monkeypatch.setattr(PartialFile, "append", counting)
 
     return arm
 

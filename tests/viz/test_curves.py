@@ -65,8 +65,8 @@ def test_epochs_without_a_value_are_passed_over(axis):
     lines = [monitored(0), record(1), monitored(2) | {"backbone_auc": None}, monitored(3)]
     draw_curve(axis, MONITORED[0], [lines])
     backbone, projector = axis.lines[:2]
-    assert backbone.get_xdata().tolist() == [0, 3]
-    assert projector.get_xdata().tolist() == [0, 2, 3]
+    assert backbone.get_xdata().tolist() == [1, 4]
+    assert projector.get_xdata().tolist() == [1, 3, 4]
 
 
 def test_layers_differ_in_line_style_and_runs_in_colour_and_marker(axis):
@@ -87,7 +87,7 @@ def test_every_panel_names_what_it_shows_with_its_unit(axis):
     for curve in (LOSS, *MONITORED):
         axis.clear()
         draw_curve(axis, curve, [[monitored(0)]])
-        assert axis.get_xlabel() == "epoch, from 0" and axis.get_ylabel() and axis.get_title(loc="left")
+        assert axis.get_xlabel() == "epoch" and axis.get_ylabel() and axis.get_title(loc="left")
 
 
 def test_the_projector_is_in_the_legend_where_it_is_drawn(drawn):

@@ -32,7 +32,7 @@ def axis():
 def test_a_bar_for_each_epoch_is_its_part_of_the_order_and_says_how_often_an_image_is_seen(axis):
     draw_slices(axis, schedule())
     bars = [(bar.get_x(), bar.get_width(), bar.get_y() + bar.get_height() / 2) for bar in axis.patches]
-    assert bars == [(0, 8, 0), (8, 8, 1), (16, 8, 2), (24, 8, 3)]
+    assert bars == [(0, 8, 1), (8, 8, 2), (16, 8, 3), (24, 8, 4)]
     assert [text.get_text() for text in axis.texts] == ["2.5 ×"] * 4
     assert axis.get_ylim()[0] > axis.get_ylim()[1]  # time runs downwards
 
@@ -42,15 +42,15 @@ def test_many_epochs_melt_into_one_area_of_the_same_outline(axis):
     draw_slices(axis, long)
     (area,) = axis.collections
     corners = area.get_paths()[0].vertices
-    for epoch, (start, stop) in enumerate(long.slices):
+    for epoch, (start, stop) in enumerate(long.slices, 1):
         row = corners[(corners[:, 1] > epoch - 0.6) & (corners[:, 1] < epoch + 0.6), 0]
         assert {start, stop} <= set(row.tolist())
     assert not axis.texts
 
 
-def test_epochs_count_from_the_first_that_is_drawn(axis):
+def test_epochs_count_from_1_and_start_with_the_first_that_is_drawn(axis):
     draw_slices(axis, dataclasses.replace(schedule(), first=40))
-    assert [round(bar.get_y() + bar.get_height() / 2) for bar in axis.patches] == [40, 41, 42, 43]
+    assert [round(bar.get_y() + bar.get_height() / 2) for bar in axis.patches] == [41, 42, 43, 44]
 
 
 def test_exposure_is_the_mean_of_neighbouring_images(axis):

@@ -19,7 +19,7 @@ def drawn(monkeypatch, tmp_path):
     def draw(spectra, **choice):
         kept = []
         monkeypatch.setattr(spectra_module, "save_figure", lambda figure, path: kept.append(figure))
-        plot_spectra(spectra, str(tmp_path / "p.png"), **choice)
+        plot_spectra(list(spectra), list(spectra.values()), str(tmp_path / "p.png"), **choice)
         return kept[0].axes, [text.get_text() for text in kept[0].legends[0].get_texts()]
 
     yield draw
@@ -81,14 +81,14 @@ def test_zeros_are_left_out_of_the_logarithmic_curves(drawn):
     assert axes[2].lines[0].get_ydata().tolist() == pytest.approx([2 / 3, 1, 1])
 
 
-@pytest.mark.parametrize("spectra", [{"only": torch.zeros(4)}, {"only": torch.ones(1)}], ids=["zeros", "one value"])
-def test_a_degenerate_spectrum_can_be_drawn(tmp_path, spectra):
-    plot_spectra(spectra, str(tmp_path / "p.png"))
+@pytest.mark.parametrize("spectrum", [torch.zeros(4), torch.ones(1)], ids=["zeros", "one value"])
+def test_a_degenerate_spectrum_can_be_drawn(tmp_path, spectrum):
+    plot_spectra(["only"], [spectrum], str(tmp_path / "p.png"))
     assert (tmp_path / "p.png").stat().st_size > 1000
 
 
 def test_more_spectra_than_colours_and_styles_can_be_drawn_and_no_figure_stays_open(tmp_path):
-    plot_spectra({f"run {i}": torch.rand(20 + i) for i in range(9)}, str(tmp_path / "p.png"))
+    plot_spectra([f"run {i}" for i in range(9)], [torch.rand(20 + i) for i in range(9)], str(tmp_path / "p.png"))
     height, width, channels = plt.imread(tmp_path / "p.png").shape
     assert width > height > 300
     assert channels == 4

@@ -12,8 +12,9 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from ssltool.diagnosis.spectrum import blocks_of, refuse_nonfinite
+from ssltool.diagnosis.spectrum import blocks_of
 from ssltool.errors import SSLToolError
+from ssltool.reprs.nonfinite import refuse_nonfinite
 from ssltool.training.precision import widest
 
 Blocks = Tensor | Iterable[Tensor]

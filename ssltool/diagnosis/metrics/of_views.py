@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from ssltool.diagnosis.metrics.of_rows import unit_length
-from ssltool.diagnosis.spectrum import refuse_nonfinite
 from ssltool.errors import SSLToolError
+from ssltool.reprs.nonfinite import refuse_nonfinite
 from ssltool.training.precision import widest
 
 LIDAR_DELTA = 1e-4

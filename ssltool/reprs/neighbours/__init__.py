@@ -1,1 +1,1 @@
-"""Exact nearest neighbours among representations, and their votes."""
+"""Exact nearest neighbours of representations, and kNN classification."""

@@ -1,4 +1,4 @@
-"""The file of nearest neighbours."""
+"""The file format of nearest neighbours."""
 
 from __future__ import annotations
 
@@ -12,9 +12,14 @@ from ssltool.files import Stored
 
 @dataclass
 class Neighbours(Stored):
-    """The nearest rows of a bank to each query, nearest first: ``indices`` (N, k) int64, rows of the bank's file, and
-    ``distances`` (N, k) float32, 1 - cosine or Euclidean as ``meta["metric"]`` says; -1 and inf where there are fewer
-    than k. ``index`` (N,) int64 are the queries' and ``bank_index`` (N, k) the neighbours' numbers in their datasets.
+    """The nearest rows of a bank to each query, nearest first.
+
+    Attributes:
+        indices: (N, k) int64, rows of the bank's file; -1 where there are fewer than k.
+        distances: (N, k) float32, 1 - cosine or Euclidean according to ``meta["metric"]``; inf where there are fewer.
+        index: (N,) int64, the numbers of the queries' images in their dataset.
+        bank_index: (N, k) int64, the numbers of the neighbours' images in their dataset.
+        meta: where the rows come from.
     """
 
     FORMAT: ClassVar[str] = "ssltool/neighbours/1"

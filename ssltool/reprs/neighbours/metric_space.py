@@ -1,4 +1,4 @@
-"""Where rows are compared: in float32, seen from the middle of the bank, and how fast products are made there."""
+"""The space in which rows are compared: float32 coordinates around the bank's mean, and fast matrix products."""
 
 from __future__ import annotations
 
@@ -12,88 +12,84 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ssltool.errors import SSLToolError
+from ssltool.reprs.nonfinite import refuse_nonfinite
 from ssltool.reprs.row_set import RowSet
 from ssltool.training.precision import widest
 
 SAMPLE = 4096
-"""Rows of the bank whose mean is the origin."""
+"""Number of rows of the bank whose mean is the origin."""
 
 SLICE = 1 << 18
-"""Numbers that are in double precision at a time: they stay in the cache."""
+"""Numbers that are converted in double precision at a time, so that they stay in the cache."""
 
 Map = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
 
 
-class Placed(NamedTuple):
-    """Rows in their space: ``x`` (n, d) float32, and what they ``lack`` (n,): half for a row of zeros under ``cos``."""
+class Transformed(NamedTuple):
+    """Rows in a ``MetricSpace``: the coordinates ``x`` (n, d) float32, and a ``penalty`` (n,) that is subtracted from
+    each similarity: 1/2 for a row of zeros with ``cos``, else 0."""
 
     x: Tensor
-    lack: Tensor
+    penalty: Tensor
 
     @property
-    def half(self) -> Tensor:
-        """What a row takes from each similarity: half its squared length, and what it lacks."""
-        return self.x.square().sum(dim=1) / 2 + self.lack
+    def half_norms(self) -> Tensor:
+        """Half the squared norms plus the penalties, (n,): similarity = x . y - half_norms(x) - half_norms(y)."""
+        return self.x.square().sum(dim=1) / 2 + self.penalty
 
 
 @dataclass(frozen=True)
-class Space:
-    """Similarity is minus half the squared Euclidean distance: of the rows as they are (``l2``), or at length 1
-    (``cos``), where it is cosine - 1, also of a row of zeros, whose cosine with anything is 0.
+class MetricSpace:
+    """Similarity is minus half the squared Euclidean distance: of the rows themselves (``l2``), or of the normalised
+    rows (``cos``), where it equals cosine - 1. The cosine of a row of zeros with any row is 0.
 
-    The mean of the bank is taken out first, in double precision. It changes no distance, and what is left of collapsed
-    rows are their small differences, which float32 then holds; in the cosines themselves they would be lost.
+    The mean of the bank is subtracted first, in double precision. This changes no distance, and float32 can then hold
+    the small differences between the rows of a collapsed network, which cosines in float32 would lose.
     """
 
-    unit: bool
+    normalise: bool
     device: torch.device
     half_precision: bool
     origin: Tensor
 
     @classmethod
-    def around(cls, bank: RowSet, metric: str, device: torch.device, precision: str) -> Space:
-        """The space around rows drawn evenly from ``bank``."""
+    def centred_on(cls, bank: RowSet, metric: str, device: torch.device, precision: str) -> MetricSpace:
+        """The space whose origin is the mean of rows drawn evenly from ``bank``."""
         space = cls(metric == "cos", device, precision == "bf16", torch.zeros((), device=device))
         sample = torch.linspace(0, len(bank) - 1, min(SAMPLE, len(bank)), dtype=torch.float64).long()
-        return cls(
-            space.unit,
-            device,
-            space.half_precision,
-            space._wide(bank.take(sample))[0].mean(dim=0, dtype=widest(device)),
-        )
+        rows, _ = space._normalised(bank.take(sample))
+        return cls(space.normalise, device, space.half_precision, rows.mean(dim=0, dtype=widest(device)))
 
-    def place(self, rows: Tensor) -> Placed:
+    def transform(self, rows: Tensor) -> Transformed:
         """``rows`` (n, d) of any precision and device, in this space.
 
         Raises:
-            SSLToolError: if one holds NaN or infinite values.
+            SSLToolError: if a value is NaN or infinite.
         """
         x = torch.empty(rows.shape, dtype=torch.float32, device=self.device)
-        lack = torch.zeros(len(rows), dtype=torch.float32, device=self.device)
+        penalty = torch.zeros(len(rows), dtype=torch.float32, device=self.device)
         step = max(1, SLICE // max(1, rows.shape[1]))
         for low in range(0, len(rows), step):
             part = slice(low, low + step)
-            wide, lack[part] = self._wide(rows[part])
+            wide, penalty[part] = self._normalised(rows[part])
             torch.sub(wide, self.origin, out=x[part])
-        if not bool(torch.isfinite(x.sum())):
-            raise SSLToolError("some representations hold NaN or infinite values; leave those rows out")
-        return Placed(x, lack)
+        refuse_nonfinite(x)
+        return Transformed(x, penalty)
 
     def operand(self, x: Tensor) -> Tensor:
-        """Rows (n, d) as ``similarity`` multiplies them fastest. oneDNN's products are quicker than those of the
-        library that PyTorch takes for plain tensors: by a third on AMD's processors."""
+        """Rows (n, d) in the format that ``product`` multiplies fastest. On AMD processors oneDNN's matrix products
+        are faster by a third than those of the library that PyTorch uses for plain tensors."""
         if self.half_precision:
             return x.bfloat16()
         return x.to_mkldnn() if self.device.type == "cpu" and torch.backends.mkldnn.is_available() else x
 
-    def _wide(self, rows: Tensor) -> tuple[Tensor, Tensor | float]:
-        """The rows on the device, at length 1 in double precision for ``cos``, and what they lack."""
+    def _normalised(self, rows: Tensor) -> tuple[Tensor, Tensor | float]:
+        """The rows on the device, with ``cos`` normalised in double precision, and their penalties."""
         rows = rows.to(self.device)
-        if not self.unit:
+        if not self.normalise:
             return rows, 0.0
-        length = torch.linalg.vector_norm(rows, dim=1, keepdim=True, dtype=widest(self.device))
-        return rows / length.clamp(min=torch.finfo(length.dtype).tiny), (length[:, 0] == 0).float() / 2
+        norms = torch.linalg.vector_norm(rows, dim=1, keepdim=True, dtype=widest(self.device))
+        return rows / norms.clamp(min=torch.finfo(norms.dtype).tiny), (norms[:, 0] == 0).float() / 2
 
 
 def product(a: Tensor, b: Tensor) -> Tensor:
@@ -103,11 +99,11 @@ def product(a: Tensor, b: Tensor) -> Tensor:
 
 @contextlib.contextmanager
 def workers(device: torch.device) -> Iterator[tuple[int, Map]]:
-    """How many threads work, and a ``map`` that spreads over them. What is made meanwhile are ordinary tensors, also
-    where the caller is in inference mode, which other threads are not.
+    """The number of worker threads, and a ``map`` that runs on them. Tensors made inside are ordinary ones, also if the
+    caller is in inference mode, which does not apply to other threads.
 
-    On a CPU each thread has its own rows and works alone, which is quicker than all threads sharing each of many small
-    operations, and does not slow down where other programs use the cores.
+    On a CPU each thread works on its own rows with single-threaded operations. That is faster than many small
+    multi-threaded operations, and does not slow down when other programs use the cores.
     """
     count = torch.get_num_threads() if device.type == "cpu" else 1
     with torch.inference_mode(False), torch.no_grad():
@@ -115,12 +111,12 @@ def workers(device: torch.device) -> Iterator[tuple[int, Map]]:
             yield 1, map
             return
         try:
-            with ThreadPoolExecutor(count, initializer=_alone) as pool:
+            with ThreadPoolExecutor(count, initializer=_init_worker) as pool:
                 yield count, pool.map
         finally:
-            torch.set_num_threads(count)  # which threads that start later go by
+            torch.set_num_threads(count)  # which threads that start later inherit
 
 
-def _alone() -> None:
+def _init_worker() -> None:
     torch.set_num_threads(1)
     torch.set_grad_enabled(False)

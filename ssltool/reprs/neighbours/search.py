@@ -1,10 +1,10 @@
 """Exact nearest neighbours in bounded memory.
 
-A tile of similarities, some rows of the bank by some queries, is made at a time and stays in the cache. The maxima of
-its blocks of rows tell which blocks hold anything nearer than the k-th neighbour so far; only those are looked at. So
-the work is one product of matrices, and little beside it. Where the products of two neighbours are closer than their
-rounding, the differences of the rows decide: equal rows are equally far, copies of the query at distance 0, and equally
-near rows in the order of the bank.
+Similarities are computed in tiles, some rows of the bank by some queries, that fit into the cache. The maximum of each
+block of rows in a tile shows whether the block holds a row nearer than the k-th neighbour so far; only such blocks are
+searched. So most of the work is one matrix product. Where two neighbours differ by less than the rounding error of the
+product, their distances are computed again from the differences of the rows: equal rows have equal distances, copies
+of the query have distance 0, and equally near rows are in the order of the bank.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ssltool.errors import SSLToolError
-from ssltool.reprs.neighbours.metric_space import Map, Placed, Space, product, workers
+from ssltool.reprs.neighbours.metric_space import Map, MetricSpace, Transformed, product, workers
 from ssltool.reprs.row_set import RowSet
 
 CPU = torch.device("cpu")
 
 MEMORY = 512
-"""MiB that a search takes where nothing else is said."""
+"""Default memory of a search in MiB."""
 
 CELL = 96
-"""Bytes that a similarity may take while a tile is sorted out, where all are equal; else a tenth."""
+"""Bytes per similarity that processing a tile takes in the worst case, when all are equal; usually a tenth."""
 
 SPARE = 64
-"""More neighbours than asked for that bfloat16 looks for, at least; else as many again. In tight clusters it confuses
-many."""
+"""Least number of additional neighbours, else k, that a search in bfloat16 finds before ranking them in float32: in
+tight clusters bfloat16 cannot tell many rows apart."""
 
 ROUNDING = 2.0**-21
-"""What a product of two rows of length 1 may be off in float32, for each root of their width; it is less."""
+"""Bound of the error of the float32 product of two unit vectors, divided by the square root of their width."""
 
-EVEN = 8
-"""Tiles are a multiple of this in height and width: then equal rows have equal products, wherever they stand."""
+MULTIPLE = 8
+"""Tiles have multiples of this many rows and columns, so that equal rows have equal products at any position."""
 
 
 def neighbours(
@@ -53,41 +53,46 @@ def neighbours(
     chunk: int | None = None,
     each: Callable[[int], object] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The ``k`` nearest rows of ``bank`` (M, d) to each of ``queries`` (N, d), as (similarity, row), each (N, k) on the
-    CPU, most similar first, equally similar ones in the order of the bank; -inf and -1 where there are fewer than k.
+    """The ``k`` nearest rows of ``bank`` (M, d) to each of ``queries`` (N, d).
 
-    Similarity is minus half the squared Euclidean distance: of the rows as they are for ``l2``, of the rows at length 1
-    for ``cos``, where it is cosine - 1. ``skip`` = (bank ids (M,), query ids (N,)) leaves out the bank rows whose id is
-    the query's own. With ``precision`` "bf16" neighbours are looked for in bfloat16 and ranked in float32.
+    Args:
+        metric: similarity is minus half the squared Euclidean distance: of the rows themselves for "l2", of the
+            normalised rows for "cos", where it equals cosine - 1.
+        skip: (bank ids (M,), query ids (N,)); rows of the bank with the id of the query are not its neighbours.
+        precision: "fp32", or "bf16" to search in bfloat16 and rank the found rows in float32.
+        memory: MiB that the search may use in addition to its inputs and result.
+        chunk: the largest number of queries that are compared at a time.
+        each: called from time to time with the number of comparisons since the last call.
 
-    ``memory`` is what the search may take in MiB beside the rows as given and the result; at most ``chunk`` queries are
-    compared at a time. ``each`` is told how many queries times rows of the bank have been compared, now and then.
+    Returns:
+        Similarities and rows of the bank, each (N, k) on the CPU, most similar first, equally similar rows in the order
+        of the bank; -inf and -1 where there are fewer than k.
 
     Raises:
-        SSLToolError: for widths that differ, an empty bank, or NaN or infinite values.
+        SSLToolError: for different widths, an empty bank, or NaN or infinite values.
     """
     bank, queries = RowSet.of(bank), RowSet.of(queries)
     if bank.width != queries.width:
         raise SSLToolError(
-            f"the bank's representations are {bank.width} wide and the queries' {queries.width}; "
+            f"the bank has width {bank.width} and the queries have width {queries.width}; "
             "save both with the same network and --layer"
         )
     if not len(bank):
-        raise SSLToolError("the bank has no rows, so there is nothing near")
-    fetch = min(k + _most_own(skip) + (max(k, SPARE) if precision == "bf16" else 0), len(bank))
+        raise SSLToolError("the bank has no rows")
+    fetch = min(k + _most_repeated(skip) + (max(k, SPARE) if precision == "bf16" else 0), len(bank))
     with workers(device) as (threads, spread):
         similarity = torch.full((len(queries), k), -torch.inf, dtype=torch.float32)
         rows = torch.full((len(queries), k), -1)
-        space = Space.around(bank, metric, device, precision)
-        sizes = Sizes.within(memory, bank.width, fetch, threads, len(bank), len(queries), chunk)
+        space = MetricSpace.centred_on(bank, metric, device, precision)
+        sizes = TileSizes.within(memory, bank.width, fetch, threads, len(bank), len(queries), chunk)
 
         def finish(tile: Tile) -> None:
-            found, places = tile.ranked(bank, sizes.ranked)
+            found, near = tile.ranked(bank, sizes.ranked)
             if skip is not None:
-                found, places = _without_own(found, places, skip[0], skip[1][tile.low : tile.high])
+                found, near = _exclude(found, near, skip[0], skip[1][tile.low : tile.high])
             count = min(k, found.shape[1])
             similarity[tile.low : tile.high, :count] = found[:, :count]
-            rows[tile.low : tile.high, :count] = places[:, :count]
+            rows[tile.low : tile.high, :count] = near[:, :count]
 
         for low in range(0, len(queries), sizes.chunk):
             spans = _spans(low, min(low + sizes.chunk, len(queries)), sizes.queries)
@@ -101,66 +106,71 @@ def _spans(low: int, high: int, step: int) -> list[tuple[int, int]]:
     return [(start, min(start + step, high)) for start in range(low, high, step)]
 
 
-def _most_own(skip: tuple[Tensor, Tensor] | None) -> int:
-    """The most rows of the bank that have one id."""
+def _most_repeated(skip: tuple[Tensor, Tensor] | None) -> int:
+    """The largest number of rows of the bank with the same id."""
     return 0 if skip is None or not len(skip[0]) else int(skip[0].unique(return_counts=True)[1].max())
 
 
 def _search(
-    space: Space, bank: RowSet, tiles: list[Tile], sizes: Sizes, spread: Map, each: Callable[[int], object] | None
+    space: MetricSpace,
+    bank: RowSet,
+    tiles: list[Tile],
+    sizes: TileSizes,
+    spread: Map,
+    each: Callable[[int], object] | None,
 ) -> None:
-    """Shows every row of the bank to every tile, a block of the bank after the other."""
+    """Compares every row of the bank with every tile, one block of the bank at a time."""
 
     def prepare(span: tuple[int, int]) -> tuple[int, Tensor, Tensor]:
-        placed = space.place(bank.block(*span))
-        missing = sizes.rows - len(placed.x)
-        half = F.pad(placed.half, (0, missing), value=torch.inf)
-        return span[0], space.operand(F.pad(placed.x, (0, 0, 0, missing))), half[:, None]
+        transformed = space.transform(bank.block(*span))
+        missing = sizes.rows - len(transformed.x)
+        half_norms = F.pad(transformed.half_norms, (0, missing), value=torch.inf)
+        return span[0], space.operand(F.pad(transformed.x, (0, 0, 0, missing))), half_norms[:, None]
 
-    def show(tile: Tile) -> None:
-        for low, near, half in block:
-            tile.offer(product(near, tile.operand).sub_(half), low)
+    def compare(tile: Tile) -> None:
+        for low, rows, half_norms in block:
+            tile.update(product(rows, tile.operand).sub_(half_norms), low)
 
     for low, high in _spans(0, len(bank), sizes.block):
         block = list(spread(prepare, _spans(low, high, sizes.rows)))
-        list(spread(show, tiles))
+        list(spread(compare, tiles))
         if each is not None:
             each((high - low) * sum(len(tile) for tile in tiles))
 
 
 class Tile:
-    """Some queries, those from ``low`` to ``high`` - 1, and the best that each has met: ``values`` (n, k), similarities
-    without the query's own half, and ``rows`` (n, k), the most similar first."""
+    """The queries ``low`` to ``high`` - 1 and their k nearest rows so far: ``rows`` (n, k), most similar first, and
+    ``values`` (n, k), the similarities plus the query's half norm."""
 
-    def __init__(self, space: Space, queries: RowSet, span: tuple[int, int], k: int) -> None:
+    def __init__(self, space: MetricSpace, queries: RowSet, span: tuple[int, int], k: int) -> None:
         self.space, self.queries = space, queries
         self.low, self.high = span
-        placed = space.place(queries.block(*span))
-        self.operand = space.operand(F.pad(placed.x, (0, 0, 0, -len(self) % EVEN)))
+        transformed = space.transform(queries.block(*span))
+        self.operand = space.operand(F.pad(transformed.x, (0, 0, 0, -len(self) % MULTIPLE)))
         self.values = torch.full((len(self), k), -torch.inf, dtype=torch.float32, device=space.device)
         self.rows = torch.full((len(self), k), -1, device=space.device)
 
     def __len__(self) -> int:
         return self.high - self.low
 
-    def offer(self, similarity: Tensor, first: int) -> None:
-        """Takes what is among the best from (m, n or more) similarities of the rows from ``first`` on."""
+    def update(self, similarity: Tensor, first: int) -> None:
+        """Updates the nearest rows by the similarities (m, n or more) of the rows from ``first`` on."""
         n, k = self.values.shape
         blocks = similarity.unflatten(0, (-1, _block_of(len(similarity), k)))
         maxima = blocks.amax(dim=1)[:, :n].T
         limit = self.values[:, -1]
         if maxima.shape[1] >= k and not bool((limit > -torch.inf).all()):
-            # Each of the k blocks with the largest maxima has something as good as the last of these maxima.
+            # Each of the k blocks with the largest maxima has a row at least as similar as the least of these maxima.
             least = maxima.topk(k, dim=1, sorted=False).values.amin(dim=1)
             limit = torch.maximum(limit, torch.nextafter(least, least.new_tensor(-torch.inf)))
         query, block = (maxima > limit[:, None]).nonzero(as_tuple=True)
         inside = blocks[block, :, query]
-        pair, place = (inside > limit[query, None]).nonzero(as_tuple=True)
+        pair, offset = (inside > limit[query, None]).nonzero(as_tuple=True)
         if len(pair):
-            self._merge(query[pair], inside[pair, place], block[pair] * blocks.shape[1] + place + first)
+            self._merge(query[pair], inside[pair, offset], block[pair] * blocks.shape[1] + offset + first)
 
     def _merge(self, query: Tensor, values: Tensor, rows: Tensor) -> None:
-        """Takes in similarities ``values`` (e,) of ``rows`` (e,), in the order of ``query`` (e,), then of the rows."""
+        """Adds ``rows`` (e,) with the similarities ``values`` (e,), sorted by ``query`` (e,), then by row."""
         n, k = self.values.shape
         count = torch.bincount(query, minlength=n)
         column = torch.arange(len(query), device=query.device) - (count.cumsum(0) - count)[query] + k
@@ -171,43 +181,43 @@ class Tile:
         self.values, self.rows = values[:, :k].clone(), rows.gather(1, order[:, :k])
 
     def ranked(self, bank: RowSet, count: int) -> tuple[Tensor, Tensor]:
-        """(similarity, row), each (n, k) on the CPU, in their final order.
+        """Similarities and rows, each (n, k) on the CPU, in their final order.
 
-        What rounding may have put out of order, and copies of the query, are compared again by the differences of the
-        rows, ``count`` at a time: products of float32 numbers leave an error, differences of equal rows are 0.
+        Neighbours whose order may be due to rounding, and copies of the query, are compared again by the differences of
+        the rows, ``count`` at a time: unlike float32 products, differences of equal rows are exactly 0.
         """
-        query = self.space.place(self.queries.block(self.low, self.high))
+        query = self.space.transform(self.queries.block(self.low, self.high))
         rows, order = self.rows.sort(dim=1, stable=True)
-        similarity = self.values.gather(1, order) - query.half[:, None]
-        at, column = self._close(query).gather(1, order).nonzero(as_tuple=True)
+        similarity = self.values.gather(1, order) - query.half_norms[:, None]
+        at, column = self._within_rounding(query).gather(1, order).nonzero(as_tuple=True)
         for part in torch.arange(len(at), device=at.device).split(count):
-            place = (at[part], column[part])
-            near = self.space.place(bank.take(rows[place].cpu()))
-            away = near.x.sub_(query.x[at[part]]).square_().sum(dim=1)
-            similarity[place] = away.div_(-2).sub_(near.lack).sub_(query.lack[at[part]])
+            cell = (at[part], column[part])
+            near = self.space.transform(bank.take(rows[cell].cpu()))
+            distance = near.x.sub_(query.x[at[part]]).square_().sum(dim=1)
+            similarity[cell] = distance.div_(-2).sub_(near.penalty).sub_(query.penalty[at[part]])
         similarity, order = similarity.sort(dim=1, descending=True, stable=True)
         return similarity.clamp(max=0.0).cpu(), rows.gather(1, order).cpu()
 
-    def _close(self, query: Placed) -> Tensor:
-        """Which neighbours (n, k) are as similar as another, or as the query itself, to within the error of products;
-        all where it is that of bfloat16."""
+    def _within_rounding(self, query: Transformed) -> Tensor:
+        """Which neighbours (n, k) are as similar as another one, or as a copy of the query, up to the rounding error of
+        products; all of them in bfloat16."""
         if self.space.half_precision:
             return torch.ones_like(self.rows, dtype=torch.bool)
-        # Of a product and of half a squared length: neither row is longer, squared, than twice the query's squared
-        # length and its squared distance together.
-        longest = 2 * (2 * query.half - self.values[:, -1])
-        error = (ROUNDING * self.operand.shape[1] ** 0.5 * longest)[:, None]
+        # The error of a product and of a half norm: no squared norm exceeds twice the sum of the query's squared norm
+        # and the squared distance.
+        largest = 2 * (2 * query.half_norms - self.values[:, -1])
+        error = (ROUNDING * self.operand.shape[1] ** 0.5 * largest)[:, None]
         gap = F.pad(self.values.diff(dim=1).neg() <= error, (1, 0))
-        return gap | F.pad(gap[:, 1:], (0, 1)) | (query.half[:, None] - self.values <= error)
+        return gap | F.pad(gap[:, 1:], (0, 1)) | (query.half_norms[:, None] - self.values <= error)
 
 
 def _block_of(rows: int, k: int) -> int:
-    """Rows in a block, so that there are twice as many blocks as neighbours where that can be."""
+    """Rows per block, so that there are at least twice as many blocks as neighbours, if possible."""
     return next((size for size in (32, 16, 8, 4, 2) if rows % size == 0 and rows // size >= 2 * k), 1)
 
 
-def _without_own(similarity: Tensor, rows: Tensor, bank_ids: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
-    """Moves a query's own rows to the end, where they are none."""
+def _exclude(similarity: Tensor, rows: Tensor, bank_ids: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+    """Replaces the rows that have the query's id by -1, at the end."""
     own = bank_ids[rows] == ids[:, None]
     order = own.long().sort(dim=1, stable=True).indices
     own = own.gather(1, order)
@@ -218,9 +228,12 @@ def _without_own(similarity: Tensor, rows: Tensor, bank_ids: Tensor, ids: Tensor
 
 
 @dataclass(frozen=True)
-class Sizes:
-    """How much is compared at a time: a tile is ``rows`` of the bank by ``queries``, ``block`` rows of the bank are
-    prepared at once, and ``chunk`` queries; ``ranked`` rows are compared by their differences."""
+class TileSizes:
+    """How much is compared at a time.
+
+    A tile is ``rows`` rows of the bank by ``queries`` queries. ``block`` rows of the bank and ``chunk`` queries are
+    transformed at once, and ``ranked`` rows are compared by their differences.
+    """
 
     rows: int
     queries: int
@@ -231,16 +244,16 @@ class Sizes:
     @classmethod
     def within(
         cls, memory: float, width: int, fetch: int, threads: int, bank: int, queries: int, chunk: int | None
-    ) -> Sizes:
-        """What fits: half of ``memory``, in MiB, for tiles, of which each thread has one, a quarter for rows of the
-        bank, a quarter for queries."""
+    ) -> TileSizes:
+        """The sizes that fit into ``memory`` MiB: half for the tiles, one per thread, a quarter for rows of the bank, a
+        quarter for queries."""
         half = memory * 2**20 / 2
-        row = 8 * (width + 2)  # as it is placed, and as an operand
+        row = 8 * (width + 2)  # transformed, and as an operand
         cells = half / threads / CELL
-        rows = 2 ** int(math.log2(max(EVEN, min(4096, 4 * cells**0.5, half / 2 / row))))
-        rows = min(rows, -(-bank // EVEN) * EVEN)
-        share = -(-queries // threads)  # each thread has something to do
-        wide = max(EVEN, int(min(512, cells / rows, share + EVEN - 1)) // EVEN * EVEN)
+        rows = 2 ** int(math.log2(max(MULTIPLE, min(4096, 4 * cells**0.5, half / 2 / row))))
+        rows = min(rows, -(-bank // MULTIPLE) * MULTIPLE)
+        share = -(-queries // threads)  # so that each thread has work
+        wide = max(MULTIPLE, int(min(512, cells / rows, share + MULTIPLE - 1)) // MULTIPLE * MULTIPLE)
         most = max(1, min(int(half / 2 / (row + 32 * fetch)), chunk or queries))
         together = max(1, min(8, int(half / 2 / row / rows)))
         return cls(rows, wide, rows * together, most, max(1, int(half / threads / (32 * width))))

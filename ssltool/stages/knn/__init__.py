@@ -1,7 +1,7 @@
-"""The k-nearest-neighbour stage: labelled representations vote on the classes of others."""
+"""The knn stage: k-nearest-neighbour classification of representations."""
 
 from ssltool.reprs.neighbours.search import neighbours
-from ssltool.reprs.neighbours.vote import knn_predict, votes
+from ssltool.reprs.neighbours.vote import knn_predict, predicted_classes
 from ssltool.stages.knn.knn import run
 
-__all__ = ["knn_predict", "neighbours", "run", "votes"]
+__all__ = ["knn_predict", "neighbours", "predicted_classes", "run"]

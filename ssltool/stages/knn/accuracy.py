@@ -1,47 +1,45 @@
-"""How many queries are classified rightly: of all, of each class, and how sure that is."""
+"""Accuracies with confidence intervals, per class, and the confusion matrix."""
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
-Z = 1.959963984540054
-"""The normal distribution's 97.5 % point."""
+
+def wilson(correct: int, count: int) -> tuple[float, float]:
+    """The 95 % confidence interval of a proportion, ``correct`` of ``count`` > 0 (Wilson 1927).
+
+    Within [0, 1], and accurate also for proportions near 0 or 1 and for small counts.
+    """
+    from scipy import stats  # slow to import
+
+    interval = stats.binomtest(correct, count).proportion_ci(confidence_level=0.95, method="wilson")
+    return float(interval.low), float(interval.high)
 
 
-def wilson(right: int, count: int) -> tuple[float, float]:
-    """The 95 % interval of a share of which ``right`` of ``count`` > 0 have been seen (Wilson 1927). It stays within
-    0 and 1, and holds its level where the share is near one of them, or the count is small."""
-    share, z = right / count, Z**2 / count
-    middle = (share + z / 2) / (1 + z)
-    reach = math.sqrt(share * (1 - share) * z + z * z / 4) / (1 + z)
-    return max(0.0, middle - reach), min(1.0, middle + reach)
+def accuracy_with_interval(correct: int, count: int) -> dict[str, Any]:
+    """The accuracy and its 95 % confidence interval."""
+    return {"accuracy": correct / count, "interval": list(wilson(correct, count))}
 
 
-def share(right: int, count: int) -> dict[str, Any]:
-    """A share and its interval."""
-    return {"accuracy": right / count, "interval": list(wilson(right, count))}
-
-
-def of_classes(predicted: Tensor, truth: Tensor, bank: Tensor) -> list[dict[str, Any]]:
-    """For each class among the queries' labels ``truth`` (N,), the smallest first: ``class``, ``accuracy`` and
-    ``interval``, ``queries`` and ``bank``, how many rows it has in both."""
+def per_class_accuracy(predicted: Tensor, truth: Tensor, bank: Tensor) -> list[dict[str, Any]]:
+    """For each class among the true labels ``truth`` (N,) of the queries, in ascending order: ``class``, ``accuracy``,
+    ``interval``, and the numbers of rows with this label among the ``queries`` and in the ``bank``."""
     found = []
     for label in truth.unique().tolist():
-        mine = truth == label
-        count = int(mine.sum())
-        right = int((predicted[mine] == label).sum())
-        found.append({"class": label} | share(right, count) | {"queries": count, "bank": int((bank == label).sum())})
+        of_class = truth == label
+        count, correct = int(of_class.sum()), int((predicted[of_class] == label).sum())
+        rows = {"queries": count, "bank": int((bank == label).sum())}
+        found.append({"class": label} | accuracy_with_interval(correct, count) | rows)
     return found
 
 
-def confusion(predicted: Tensor, truth: Tensor) -> dict[str, Any]:
-    """``labels``, all that occur, the smallest first, and ``counts``: a row for each true label, a column for each
+def confusion_matrix(predicted: Tensor, truth: Tensor) -> dict[str, Any]:
+    """``labels``, all that occur, in ascending order, and ``counts``, a row for each true label and a column for each
     predicted one."""
-    labels, places = torch.cat([truth, predicted]).unique(return_inverse=True)
-    true, guess = places.view(2, -1)
-    counts = torch.bincount(true * len(labels) + guess, minlength=len(labels) ** 2).view(len(labels), -1)
+    labels, classes = torch.cat([truth, predicted]).unique(return_inverse=True)
+    true, guessed = classes.view(2, -1)
+    counts = torch.bincount(true * len(labels) + guessed, minlength=len(labels) ** 2).view(len(labels), -1)
     return {"labels": labels.tolist(), "counts": counts.tolist()}

@@ -1,4 +1,4 @@
-"""The stage behind ``ssltool knn``: files in, accuracies out."""
+"""The knn stage: reads two files of representations and computes accuracies."""
 
 from __future__ import annotations
 
@@ -17,71 +17,78 @@ from ssltool.files import write_json
 from ssltool.reprs.group import ONE_SET, Saved, of_one_set, refuse_mix
 from ssltool.reprs.neighbours.file import Neighbours
 from ssltool.reprs.neighbours.search import neighbours
-from ssltool.reprs.neighbours.vote import elect, labelled
+from ssltool.reprs.neighbours.vote import keep_labelled, predicted_labels
 from ssltool.reprs.row_set import RowSet
 from ssltool.settings import flag, ineffective, refuse_ineffective
 from ssltool.stages.knn import paper_files
-from ssltool.stages.knn.accuracy import confusion, of_classes, share
+from ssltool.stages.knn.accuracy import accuracy_with_interval, confusion_matrix, per_class_accuracy
 from ssltool.training.device import pick_device
 from ssltool.training.progress import Progress
 
 LONG = 2 * 10**10
-"""Comparisons beyond which a search says how far it is."""
+"""Number of comparisons above which a search shows its progress."""
 
 
 @dataclass(frozen=True)
-class Found:
-    """The nearest ``rows`` (N, k) of a bank to some queries, what they ``elect`` (N, k), and how many of the labelled
-    queries are ``right`` (k,) by the nearest 1, 2, ..., k."""
+class Classification:
+    """The neighbours and predictions of some queries.
+
+    Attributes:
+        similarity: (N, k), to the neighbours.
+        rows: (N, k), the neighbours, nearest first.
+        predicted: (N, k), the labels that the nearest 1, 2, ..., k predict.
+        correct: (k,), the numbers of labelled queries whose prediction is correct.
+    """
 
     similarity: Tensor
     rows: Tensor
-    elected: Tensor
-    right: Tensor
+    predicted: Tensor
+    correct: Tensor
 
     def column(self, k: int) -> int:
-        """Where the ``k`` nearest stand: of fewer rows that can vote all do."""
-        return min(k, len(self.right)) - 1
+        """The column of ``k`` neighbours; the last one if fewer rows can vote."""
+        return min(k, len(self.correct)) - 1
 
-    def right_of(self, k: int) -> int:
-        """How many queries the ``k`` nearest classify rightly."""
-        return int(self.right[self.column(k)])
+    def correct_at(self, k: int) -> int:
+        """The number of correct predictions with ``k`` neighbours."""
+        return int(self.correct[self.column(k)])
 
     def best(self, ks: tuple[int, ...]) -> int:
-        """The k with most queries right, the smallest of several."""
-        return max(ks, key=lambda k: (self.right_of(k), -k))
+        """The smallest k with most correct predictions."""
+        return max(ks, key=lambda k: (self.correct_at(k), -k))
 
 
 def run(config: KnnConfig) -> dict[str, Any]:
-    """The stage: reads the files and returns ``accuracy``, ``interval``, ``balanced_accuracy`` and ``k``, what was
-    compared and how, and ``accuracies``, one for each k that was asked for.
+    """The stage: classifies the labelled queries by the labelled rows of the bank.
 
-    Where several k were asked for and none was to be chosen, the first four are None.
+    Returns:
+        {"accuracy", "interval", "balanced_accuracy", "k", "accuracies": one for each requested k, ...}. The first four
+        are None if several k were requested and none is to be chosen.
 
     Raises:
-        SSLToolError: for settings that do not go together, files that cannot be read or compared, a bank without
-            labels or whose rows cannot vote, and queries without labels.
+        SSLToolError: for incompatible settings, files that cannot be read or compared, a bank in which no row can vote,
+            and queries without labels.
     """
     device = pick_device(config)
-    _refuse_settings(config)
-    bank, queries = (Saved.open(name) for name in _names(config))
-    _refuse_overwriting(config, bank, queries)
+    _check_settings(config)
+    bank, queries = (Saved.open(name) for name in _file_names(config))
+    _check_outputs(config, bank, queries)
     refuse_mix(bank, queries)
-    voters, labels = labelled(bank.rows, bank.targets)
+    voters, labels = keep_labelled(bank.rows, bank.targets)
     if not bool((queries.targets >= 0).any()):
         raise SSLToolError("the queries have no labels, so there is no accuracy to measure")
-    if config.neighbours is None:  # which has those of unlabelled rows, too
+    if config.neighbours is None:  # the file has the neighbours of unlabelled queries, too
         queries = queries.keep(queries.targets >= 0)
     numbers = bank.index[bank.targets >= 0]
     same = of_one_set(bank, queries)
     most = len(voters) - same
     if most < 1:
-        raise SSLToolError(f"{bank.name} has one labelled row, and the query is that row; nothing can vote")
+        raise SSLToolError(f"{bank.name} has one labelled row, and the query is the same row: no row can vote")
     k_max = min(max(config.ks) if config.folder is None else max(*config.ks, paper_files.MAX_K), most)
     held = _held_out(config, voters, labels, device) if config.select_k == "holdout" else None
     skip = (numbers, queries.index) if same else None
     found = _classify(config, (voters, labels), (queries.rows, queries.targets), k_max, skip, device)
-    k = _chosen(config, found, held)
+    k = _choose_k(config, found, held)
     document = _document(config, found, held, k, (bank, labels), queries)
     own = int(torch.isin(queries.index, numbers).sum()) if same else 0
     document |= {"self_excluded": own > 0, "excluded": own, "notes": _notes(config, found, own, most)}
@@ -89,7 +96,11 @@ def run(config: KnnConfig) -> dict[str, Any]:
         _save_neighbours(config, found, (bank, voters, numbers), queries, document)
     if config.folder is not None and k is not None:
         paper_files.write(
-            config, found.similarity, voters.number(found.rows), _shares(found, document["query_size"]), found.column(k)
+            config,
+            found.similarity,
+            voters.index_of(found.rows),
+            _accuracies(found, document["query_size"]),
+            found.column(k),
         )
     if config.out is not None:
         write_json(config.out, document)
@@ -99,17 +110,17 @@ def run(config: KnnConfig) -> dict[str, Any]:
     return document
 
 
-def _names(config: KnnConfig) -> tuple[str, str]:
+def _file_names(config: KnnConfig) -> tuple[str, str]:
     if config.folder is not None:
         if config.bank is not None or not (config.source and config.target):
-            raise SSLToolError("--folder goes with --source and --target, and instead of two file names")
+            raise SSLToolError("--folder requires --source and --target, and no file names as arguments")
         return str(Path(config.folder) / config.source), str(Path(config.folder) / config.target)
     if config.bank is None or config.queries is None or config.source or config.target:
-        raise SSLToolError("name two files, the bank and the queries, or --folder with --source and --target")
+        raise SSLToolError("name two files, the bank and the queries, or use --folder with --source and --target")
     return config.bank, config.queries
 
 
-def _refuse_settings(config: KnnConfig) -> None:
+def _check_settings(config: KnnConfig) -> None:
     several = len(config.ks) > 1
     rules = [
         (("k",), config.k_max is not None, "with --k-max"),
@@ -118,24 +129,24 @@ def _refuse_settings(config: KnnConfig) -> None:
     ]
     refuse_ineffective(ineffective(config, rules))
     if config.select_k is not None and not several:
-        raise SSLToolError("--select-k chooses among several k; give them, as in -k 1,5,20,200 or --k-max 200")
+        raise SSLToolError("--select-k needs several k, as in -k 1,5,20,200 or --k-max 200")
     for name in ("per_class", "confusion", "folder"):
         if getattr(config, name) and several and config.select_k is None:
-            raise SSLToolError(f"{flag(name)} is of one k; give one, or let --select-k choose")
+            raise SSLToolError(f"{flag(name)} needs a single k; give one, or choose it with --select-k")
     if config.out is not None and Path(config.out).suffix != ".json":
-        raise SSLToolError(f"--out {config.out}: the document is JSON; give it a name that ends in .json")
+        raise SSLToolError(f"--out {config.out}: the output is JSON; give a name that ends in .json")
 
 
-def _refuse_overwriting(config: KnnConfig, *inputs: Saved) -> None:
+def _check_outputs(config: KnnConfig, *inputs: Saved) -> None:
     read = {path.resolve() for one in inputs for path in one.paths}
     for name in ("out", "neighbours"):
         path = getattr(config, name)
         if path is not None and Path(path).resolve() in read:
-            raise SSLToolError(f"{flag(name)} {path} is what is read; give another name")
+            raise SSLToolError(f"{flag(name)} {path} is also an input; give another name")
 
 
-def _held_out(config: KnnConfig, voters: RowSet, labels: Tensor, device: torch.device) -> Found:
-    """How held-out rows of the bank are classified by the others."""
+def _held_out(config: KnnConfig, voters: RowSet, labels: Tensor, device: torch.device) -> Classification:
+    """Classifies held-out rows of the bank by the others."""
     held = torch.zeros(len(labels), dtype=torch.bool)
     held[torch.from_numpy(hold_out(labels.numpy(), config.holdout, config.seed)[1])] = True
     rest = (voters.keep(~held), labels[~held])
@@ -149,23 +160,23 @@ def _classify(
     k: int,
     skip: tuple[Tensor, Tensor] | None,
     device: torch.device,
-) -> Found:
-    """Searches and votes; long searches say how far they are."""
-    (rows, labels), (asked, truth) = bank, queries
+) -> Classification:
+    """Finds the neighbours and predicts labels; long searches show their progress."""
+    (rows, labels), (query_rows, truth) = bank, queries
     steps = 100
-    total, done = len(rows) * len(asked), 0
+    total, done = len(rows) * len(query_rows), 0
     progress = Progress("neighbours", steps, visible=total > LONG)
 
     def each(compared: int) -> None:
         nonlocal done
         done += compared
         while progress.done < steps * done // total:
-            progress.update(len(asked) // steps)
+            progress.update(len(query_rows) // steps)
 
     with contextlib.closing(progress):
         similarity, near = neighbours(
             rows,
-            asked,
+            query_rows,
             k=k,
             metric=config.metric,
             skip=skip,
@@ -175,11 +186,12 @@ def _classify(
             chunk=config.chunk,
             each=each,
         )
-    elected = elect(similarity, near, labels, weighted=config.weighted, temperature=config.temperature)
-    return Found(similarity, near, elected, ((elected == truth[:, None]) & (truth >= 0)[:, None]).sum(dim=0))
+    predicted = predicted_labels(similarity, near, labels, weighted=config.weighted, temperature=config.temperature)
+    correct = ((predicted == truth[:, None]) & (truth >= 0)[:, None]).sum(dim=0)
+    return Classification(similarity, near, predicted, correct)
 
 
-def _chosen(config: KnnConfig, found: Found, held: Found | None) -> int | None:
+def _choose_k(config: KnnConfig, found: Classification, held: Classification | None) -> int | None:
     if held is not None:
         return held.best(config.ks)
     if config.select_k == "eval":
@@ -187,27 +199,33 @@ def _chosen(config: KnnConfig, found: Found, held: Found | None) -> int | None:
     return config.ks[0] if len(config.ks) == 1 else None
 
 
-def _shares(found: Found, count: int) -> list[float]:
-    return [int(right) / count for right in found.right]
+def _accuracies(found: Classification, count: int) -> list[float]:
+    """The accuracies with 1, 2, ..., k neighbours."""
+    return [int(correct) / count for correct in found.correct]
 
 
 def _document(
-    config: KnnConfig, found: Found, held: Found | None, k: int | None, bank: tuple[Saved, Tensor], queries: Saved
+    config: KnnConfig,
+    found: Classification,
+    held: Classification | None,
+    k: int | None,
+    bank: tuple[Saved, Tensor],
+    queries: Saved,
 ) -> dict[str, Any]:
-    """What the command prints, with the classes and the confusion of the chosen k."""
+    """The result, with the accuracy of each class and the confusion matrix at the chosen k."""
     scored = queries.targets >= 0
     count, truth = int(scored.sum()), queries.targets[scored]
-    accuracies = [{"k": one} | share(found.right_of(one), count) for one in config.ks]
+    accuracies = [{"k": one} | accuracy_with_interval(found.correct_at(one), count) for one in config.ks]
     if held is not None:
         for one in accuracies:
-            one["held_out_accuracy"] = held.right_of(one["k"]) / len(held.elected)
+            one["held_out_accuracy"] = held.correct_at(one["k"]) / len(held.predicted)
     document: dict[str, Any] = {"accuracy": None, "interval": None, "balanced_accuracy": None, "k": k}
     if k is not None:
-        predicted = found.elected[scored, found.column(k)]
-        classes = of_classes(predicted, truth, bank[1])
-        document |= share(found.right_of(k), count)
+        predicted = found.predicted[scored, found.column(k)]
+        classes = per_class_accuracy(predicted, truth, bank[1])
+        document |= accuracy_with_interval(found.correct_at(k), count)
         document["balanced_accuracy"] = sum(one["accuracy"] for one in classes) / len(classes)
-        document |= {"per_class": classes, "confusion": confusion(predicted, truth)}
+        document |= {"per_class": classes, "confusion": confusion_matrix(predicted, truth)}
     return document | {
         "selected_on": {"holdout": "held-out rows of the bank", "eval": "the evaluation labels"}.get(
             str(config.select_k)
@@ -225,24 +243,30 @@ def _document(
     }
 
 
-def _notes(config: KnnConfig, found: Found, own: int, most: int) -> list[str]:
-    """What a reader of the accuracy should know."""
+def _notes(config: KnnConfig, found: Classification, own: int, most: int) -> list[str]:
+    """Notes for the user."""
     notes = []
     if own:
-        notes.append(f"{own:,} of the queries are in the bank; none votes on itself")
+        notes.append(f"{own:,} of the queries are in the bank; no row votes on itself")
     if max(config.ks) > most:
-        notes.append(f"{most:,} rows can vote; where k is larger, all do")
+        notes.append(f"{most:,} rows can vote; with a larger k, all of them do")
     copies = int((found.similarity[:, 0] == 0).sum())
     if copies:
-        what = "direction" if config.metric == "cos" else "place"
-        notes.append(f"{copies:,} of the queries are in exactly the {what} of a row of the bank: copies, or collapse")
+        what = "has the same direction as" if config.metric == "cos" else "equals"
+        notes.append(f"{copies:,} of the queries: the nearest row of the bank {what} the query (a copy, or collapse)")
     if config.select_k == "eval":
-        notes.append("k is tuned on the evaluation set: the accuracy flatters; --select-k holdout does not")
+        notes.append(
+            "k is chosen on the evaluation set, so the accuracy is biased upwards; --select-k holdout avoids this"
+        )
     return notes
 
 
 def _save_neighbours(
-    config: KnnConfig, found: Found, bank: tuple[Saved, RowSet, Tensor], queries: Saved, document: dict[str, Any]
+    config: KnnConfig,
+    found: Classification,
+    bank: tuple[Saved, RowSet, Tensor],
+    queries: Saved,
+    document: dict[str, Any],
 ) -> None:
     saved, voters, numbers = bank
     k = max(config.ks)
@@ -252,7 +276,7 @@ def _save_neighbours(
     meta |= {key: document[key] for key in ("metric", "precision", "self_excluded")}
     meta |= {"k": k, "bank": [str(path) for path in saved.paths], "queries": [str(path) for path in queries.paths]}
     Neighbours(
-        indices=voters.number(near),
+        indices=voters.index_of(near),
         distances=paper_files.distances(found.similarity[:, :k], config.metric),
         index=queries.index,
         bank_index=torch.where(near < 0, -1, numbers[near.clamp(min=0)]),

@@ -12,7 +12,7 @@ from ssltool.config import KnnConfig
 from ssltool.files import write_atomically, write_json
 
 MAX_K = 255
-"""Largest k of the paper's script."""
+"""The largest k in the paper's script."""
 
 
 def distances(similarity: Tensor, metric: str) -> Tensor:
@@ -21,8 +21,11 @@ def distances(similarity: Tensor, metric: str) -> Tensor:
 
 
 def write(config: KnnConfig, similarity: Tensor, rows: Tensor, accuracies: list[float], fixed: int) -> None:
-    """Writes ``knn_stats_*.pt``, ``knn_accs_*.pt`` and ``knn_summary_*.json`` into ``--folder``, of accuracies for
-    k = 1, 2, ..., of which that at ``fixed`` was not chosen here; ``best_k`` is chosen on the evaluation labels."""
+    """Writes ``knn_stats_*.pt``, ``knn_accs_*.pt`` and ``knn_summary_*.json`` into ``--folder``.
+
+    ``accuracies`` are those of k = 1, 2, ...; ``fixed`` is the index of the chosen one. ``best_k`` in the summary is
+    chosen on the evaluation labels.
+    """
     folder = Path(str(config.folder))
     names = "_".join([config.metric, str(config.source).split("_")[0], str(config.target).split("_")[0]])
     stats = {"distances": distances(similarity, config.metric), "indices": rows}

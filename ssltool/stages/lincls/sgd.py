@@ -124,7 +124,7 @@ class Training:
         finite = [math.isfinite(loss) and bool(w.isfinite().all()) for loss, w in zip(losses, weights, strict=True)]
         if not any(finite):
             given = f"--lr (it is {self.rates[0]:g})" if len(self.rates) == 1 else "--lr-sweep"
-            raise SSLToolError(f"the probe's loss is not finite in epoch {self.epoch}; lower {given}")
+            raise SSLToolError(f"the probe's loss is not finite in epoch {self.epoch + 1}; lower {given}")
         columns: dict[str, Sequence[float]] = {"lr": self.rates, "loss": losses, "train_acc1": hits}
         if chooses(self.config):
             held = score(self.source.held(), self._linear(), self.source.counted)

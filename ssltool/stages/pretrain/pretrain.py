@@ -96,7 +96,9 @@ class _Run:
         self.state = _build_state(self.setup, device)
         if start.checkpoint is not None:
             self.state.restore(start.checkpoint)
-            distributed.rank_zero_info(f"resuming {start.path} after epoch {self.state.epoch}, step {self.state.step}")
+            distributed.rank_zero_info(
+                f"resuming {start.path} after {self.state.epoch} epochs, {self.state.step} steps"
+            )
             _restart_at(self.state, config.start_epoch, self.setup.steps)
         elif config.resume:
             distributed.rank_zero_info(f"no checkpoint in {self.folder.path} yet: starting from scratch")

@@ -1,4 +1,4 @@
-"""Ordering runs and checkpoints without labels."""
+"""The rank stage: orders runs and checkpoints by metrics that need no labels."""
 
 from ssltool.stages.rank.rank import run
 

@@ -1,4 +1,4 @@
-"""What metrics without labels say of accuracy: how far two orders agree, and a linear forecast learned from runs."""
+"""Rank correlations with accuracy, and a linear forecast of accuracy from metrics that need no labels."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ LEVEL = 0.95
 """Confidence of an interval."""
 
 FEWEST = 4
-"""Below so many rows the orders are not compared: no interval could be given."""
+"""Rows that are needed to compare the orders; fewer allow no interval."""
 
 FEATURES = ("auc", "feature_std")
-"""What a forecast is learned from by default: auc sees partial collapse, feature_std complete collapse."""
+"""Default features of a forecast: auc detects partial collapse, feature_std complete collapse."""
 
-ALIKE = 1e-8
-"""Singular values of the standardised features below this share of the largest count as 0."""
+COLLINEAR = 1e-8
+"""Standardised features are collinear if their smallest singular value is below this share of the largest."""
 
 
 @dataclass(frozen=True)
 class Coefficient:
-    """A rank correlation, -1 to 1, and the ends of its 95 % confidence interval."""
+    """A rank correlation in [-1, 1] with its 95 % confidence interval."""
 
     value: float
     low: float
@@ -42,7 +42,7 @@ class Coefficient:
 
 
 def spearman(x: Sequence[float], y: Sequence[float]) -> Coefficient:
-    """Spearman's rank correlation of two rows of n >= 4 numbers, neither constant; ties share their mean rank.
+    """Spearman's rank correlation of two sequences of n >= 4 numbers, neither constant; ties share their mean rank.
 
     The interval is Fisher's z with the variance (1 + r^2 / 2) / (n - 3) of Bonett and Wright (Psychometrika 2000).
     """
@@ -52,10 +52,10 @@ def spearman(x: Sequence[float], y: Sequence[float]) -> Coefficient:
 
 
 def kendall(x: Sequence[float], y: Sequence[float]) -> Coefficient:
-    """Kendall's tau-b of two rows of n >= 4 numbers, neither constant.
+    """Kendall's tau-b of two sequences of n >= 4 numbers, neither constant.
 
     The interval is Fisher's z with the variance 0.437 / (n - 4) of Fieller, Hartley and Pearson (Biometrika 1957),
-    which says nothing of four rows: -1 to 1.
+    which is infinite for n = 4: the interval is then [-1, 1].
     """
     n = len(x)
     near = 1 - 4 / (n * (n - 1))
@@ -64,8 +64,8 @@ def kendall(x: Sequence[float], y: Sequence[float]) -> Coefficient:
 
 
 def _interval(value: float, near: float, variance: Any) -> Coefficient:
-    """Fisher's interval. Perfect agreement of a few rows is not certainty, but its z is infinite: the interval then
-    starts from ``near``, the value when two neighbours swap places, and reaches to 1."""
+    """Fisher's interval. The z of a perfect correlation is infinite: its interval is that of ``near``, the value with
+    two neighbours swapped, extended to 1."""
     inner = min(max(value, -near), near)
     reach = float(stats.norm.ppf((1 + LEVEL) / 2)) * math.sqrt(variance(inner))
     low, high = math.tanh(math.atanh(inner) - reach), math.tanh(math.atanh(inner) + reach)
@@ -74,7 +74,7 @@ def _interval(value: float, near: float, variance: Any) -> Coefficient:
 
 @dataclass(frozen=True)
 class Feature:
-    """A metric of one layer, what it weighs in a forecast, and its mean and range over the rows learned from."""
+    """A metric of one layer, its coefficient in a forecast, and its mean and range over the training rows."""
 
     layer: str
     metric: str
@@ -85,12 +85,12 @@ class Feature:
 
     @property
     def key(self) -> str:
-        """Its name in the records of a run: ``backbone_auc``."""
+        """Its key in the records of a run, as ``backbone_auc``."""
         return f"{self.layer}_{self.metric}"
 
 
 def feature_keys(text: str | None, layer: str) -> list[tuple[str, str]]:
-    """(layer, metric) of each name in a comma-separated list; a name without a layer's prefix is of ``layer``.
+    """The (layer, metric) of each name in a comma-separated list; a name without a layer's prefix belongs to ``layer``.
 
     Raises:
         SSLToolError: for a name that is no metric, or no name at all.
@@ -107,11 +107,18 @@ def feature_keys(text: str | None, layer: str) -> list[tuple[str, str]]:
 
 @dataclass(frozen=True)
 class Forecast:
-    """accuracy = intercept + sum of coefficient x feature, as learned from ``rows`` rows.
+    """A linear model, accuracy = intercept + sum of coefficient x feature.
 
-    ``r2`` is the share of the accuracies' variance that it explains; ``loo_error`` the root mean square error of the
-    forecast of each row by the other rows, and ``loo_error_of_mean`` the same of forecasting their mean: a forecast
-    that is not below it is of no use. ``accuracy`` is "knn", "linear" or "file", ``runs`` are the paths of the rows.
+    Attributes:
+        accuracy: the kind of accuracy, "knn", "linear" or "file".
+        rows: number of training rows.
+        runs: their paths.
+        intercept: the intercept.
+        features: the features with their coefficients.
+        r2: the share of the accuracies' variance that the model explains.
+        loo_error: the leave-one-out root mean square error.
+        loo_error_of_mean: the same for predicting the mean of the other rows. A model whose ``loo_error`` is not
+            smaller is useless.
     """
 
     FORMAT: ClassVar[str] = "ssltool/forecast/1"
@@ -130,31 +137,31 @@ class Forecast:
         return self.intercept + values @ np.array([feature.coefficient for feature in self.features])
 
     def outside(self, values: np.ndarray) -> np.ndarray:
-        """Which rows (n,) of ``values`` (n, k) have a feature beyond the range learned from."""
+        """Which rows (n,) of ``values`` (n, k) have a feature outside the range of the training rows."""
         low, high = (np.array([getattr(f, end) for f in self.features]) for end in ("lowest", "highest"))
         return np.any((values < low) | (values > high), axis=1)
 
     def as_dict(self) -> dict[str, Any]:
-        """The forecast as plain values, with the name of its format."""
+        """The forecast as a dict for JSON, with the name of its format."""
         return {"format": self.FORMAT, "ssltool": ssltool.__version__, **dataclasses.asdict(self)}
 
     def save(self, path: FilePath) -> None:
-        """Writes the forecast as JSON; raises ``SSLToolError`` where that cannot be done."""
+        """Writes the forecast as JSON; raises ``SSLToolError`` if it cannot be written."""
         write_json(path, self.as_dict())
 
     @classmethod
     def load(cls, path: FilePath) -> Forecast:
-        """Reads what ``save`` wrote.
+        """Reads a file that ``save`` wrote.
 
         Raises:
-            SSLToolError: if it is missing, no JSON, of another format, or incomplete.
+            SSLToolError: if it is missing, not JSON, of another format, or incomplete.
         """
         if not Path(path).is_file():
             raise SSLToolError(f"no such file: {path}; ssltool rank --fit writes a forecast")
         try:
             contents = json.loads(Path(path).read_text(encoding="utf-8"))
         except ValueError as error:
-            raise SSLToolError(f"{path} is no JSON; give a file that ssltool rank --fit wrote") from error
+            raise SSLToolError(f"{path} is not JSON; give a file that ssltool rank --fit wrote") from error
         found = contents.get("format", "no format") if isinstance(contents, dict) else type(contents).__name__
         if found != cls.FORMAT:
             raise SSLToolError(f"{path} is not a {cls.FORMAT} file: it says {found!r}; fit it again with --fit")
@@ -176,39 +183,39 @@ def fit(
 ) -> Forecast:
     """Least squares of ``accuracies`` (n,) on the features' ``values`` (n, k), named by (layer, metric) ``keys``.
 
-    The features are taken as they are, ranks too. Leave-one-out errors are e_i / (1 - h_i), with h the leverages: the
-    same as fitting n times. ``runs`` are the paths of the rows.
+    The features are not transformed. Leave-one-out errors are e_i / (1 - h_i), with h the leverages, which equals
+    fitting n times. ``runs`` are the paths of the rows.
 
     Raises:
-        SSLToolError: for fewer than k + 2 rows, equal accuracies, features that are constant or follow from one
-            another, or a row without which they would.
+        SSLToolError: for fewer than k + 2 rows, equal accuracies, features that are constant or collinear, or a row
+            without which they would be.
     """
     n, k = values.shape
     titles = [f"{layer}_{metric}" for layer, metric in keys]
     if n < k + 2:
         raise SSLToolError(
             f"a forecast from {k} feature(s) needs at least {k + 2} rows with an accuracy, and there are {n}; "
-            "add runs, or learn from fewer --features"
+            "add runs, or use fewer --features"
         )
     mean, spread = values.mean(axis=0), np.ptp(values, axis=0)
     if np.ptp(accuracies) == 0:
-        raise SSLToolError(f"all {n} accuracies are {accuracies[0]:g}, so there is nothing to learn; add other runs")
-    constant = [title for title, one in zip(titles, spread, strict=True) if one == 0]
+        raise SSLToolError(f"all {n} accuracies are {accuracies[0]:g}, so there is nothing to fit; add other runs")
+    constant = [title for title, width in zip(titles, spread, strict=True) if width == 0]
     if constant:
         raise SSLToolError(f"{' and '.join(constant)}: the same in all {n} rows; leave it out of --features")
     design = np.column_stack([np.ones(n), (values - mean) / spread])
     s = np.linalg.svd(design[:, 1:], compute_uv=False)
-    if s[-1] < ALIKE * s[0]:
+    if s[-1] < COLLINEAR * s[0]:
         raise SSLToolError(
-            f"{', '.join(titles)} follow from one another in these rows, so their weights are not determined; "
+            f"{', '.join(titles)} are collinear in these rows, so their coefficients are not determined; "
             "leave one out of --features"
         )
     q, r = np.linalg.qr(design)
     leverage = (q * q).sum(axis=1)
-    if leverage.max() > 1 - ALIKE:
+    if leverage.max() > 1 - COLLINEAR:
         raise SSLToolError(
-            f"{runs[int(leverage.argmax())]} alone decides the forecast: without it the features would be constant or "
-            "follow from one another; add runs like it, or leave a feature out of --features"
+            f"{runs[int(leverage.argmax())]} alone determines the forecast: without it the features would be constant "
+            "or collinear; add similar runs, or leave a feature out of --features"
         )
     weights = np.linalg.solve(r, q.T @ accuracies)
     coefficients = weights[1:] / spread

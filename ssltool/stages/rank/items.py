@@ -1,9 +1,9 @@
-"""What can be ranked: run folders with the monitor's records, their kept checkpoints, and files of representations."""
+"""The items that ``rank`` orders: run folders with the monitor's records, their kept checkpoints, and files of
+representations."""
 
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,17 +17,23 @@ from ssltool.diagnosis.row_blocks import Rows
 from ssltool.errors import SSLToolError
 from ssltool.files import file_hash, load_dict
 from ssltool.reprs.representations import Representations
-from ssltool.runs.display_names import labels
+from ssltool.runs.display_names import display_names
 from ssltool.runs.folder import RunFolder
 
 
 @dataclass
-class Candidate:
+class RankedItem:
     """A run at one epoch, a kept checkpoint, or a file of representations.
 
-    ``metrics`` go by layer and name (``backbone_auc``), NaN where there was nothing to measure; ``origin`` is what the
-    run or file says of itself, with ``epoch`` counted from 0. ``checkpoint`` is the file of that epoch, where it is
-    kept, and ``checkpoint_hash`` what a file of representations says of the checkpoint behind it.
+    Attributes:
+        path: the run folder or file.
+        origin: the settings of the run, or the metadata of the file, with ``epoch`` counted from 0.
+        metrics: values by layer and name (``backbone_auc``), NaN where a metric is undefined.
+        verdict: the monitor's verdict at this epoch, or None.
+        accuracy: the accuracy in [0, 1] to compare with, or None.
+        checkpoint: the checkpoint file of this epoch, or None if it was not kept.
+        checkpoint_hash: for a file of representations, the hash of the checkpoint that they were computed with.
+        display_name: a short name that differs from the other items'.
     """
 
     path: str
@@ -37,47 +43,47 @@ class Candidate:
     accuracy: float | None = None
     checkpoint: Path | None = None
     checkpoint_hash: str | None = None
-    label: str = ""
+    display_name: str = ""
 
     def value(self, layer: str, metric: str) -> float:
-        """One of its metrics; raises ``SSLToolError`` where it has none."""
+        """The value of one metric; raises ``SSLToolError`` if the item does not have it."""
         key = f"{layer}_{metric}"
         if key not in self.metrics:
             raise SSLToolError(
-                f"{self.path} has no {key}, only {', '.join(self.metrics)}; choose among these, or give a file of the "
+                f"{self.path} has no {key}, only {', '.join(self.metrics)}; choose one of these, or give a file of the "
                 f"{layer}'s representations instead (ssltool save-reprs)"
             )
         return self.metrics[key]
 
     def source_hash(self) -> str | None:
-        """The hash of the checkpoint that it stands for, if that is known."""
+        """The hash of the item's checkpoint, or None if it is not known."""
         return file_hash(self.checkpoint) if self.checkpoint is not None else self.checkpoint_hash
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What it may be called in a table: its path as given, then shorter."""
-        return self.path, self.label, Path(self.path).name
+        """The names that a table of accuracies may use: the path as given, then shorter ones."""
+        return self.path, self.display_name, Path(self.path).name
 
 
-def sort_out(items: Sequence[str], *, checkpoints: bool) -> tuple[list[str], list[str], list[str]]:
-    """The run folders of pretrain, the files, and the run folders of lincls among ``items``; those of finetune and
-    scan, whose settings say ``stage``, are left out.
+def split_items(items: Sequence[str], *, checkpoints: bool) -> tuple[list[str], list[str], list[str]]:
+    """Splits ``items`` into run folders of pretrain, files, and run folders of lincls. Run folders of finetune and
+    scan, whose settings have ``stage``, are ignored.
 
     Raises:
-        SSLToolError: for a path that does not exist or is given twice, or if nothing is left to rank; with
-            ``checkpoints``, if there is no run folder.
+        SSLToolError: for a path that does not exist or is given twice, if there is nothing to rank, or if
+            ``checkpoints`` is set and there is no run folder.
     """
     paths = [Path(item) for item in items]
     missing = [path for path in paths if not path.exists()]
     if missing:
         raise SSLToolError(f"no such run folder or file: {missing[0]}")
     resolved = [path.resolve() for path in paths]
-    twice = [path for path, one in zip(paths, resolved, strict=True) if resolved.count(one) > 1]
-    if twice:
-        raise SSLToolError(f"{twice[0]} is given twice; name it once")
+    repeated = [path for path, target in zip(paths, resolved, strict=True) if resolved.count(target) > 1]
+    if repeated:
+        raise SSLToolError(f"{repeated[0]} is given twice; name it once")
     settings = {path: RunFolder(path).read_config() for path in paths if path.is_dir()}
-    probes = [path for path, own in settings.items() if "origin" in own]
-    folders = [path for path, own in settings.items() if path not in probes and "stage" not in own]
+    probes = [path for path, config in settings.items() if "origin" in config]
+    folders = [path for path, config in settings.items() if path not in probes and "stage" not in config]
     files = [path for path in paths if not path.is_dir()]
     if not folders and not files:
         raise SSLToolError("name at least one run folder of pretrain or file of representations to rank")
@@ -86,11 +92,15 @@ def sort_out(items: Sequence[str], *, checkpoints: bool) -> tuple[list[str], lis
     return list(map(str, folders)), list(map(str, files)), list(map(str, probes))
 
 
-def of_run(path: str, *, checkpoints: bool) -> tuple[list[Candidate], list[str]]:
-    """A run at its last monitored epoch, or with ``checkpoints`` each of its kept ones; and what is to be said of it.
+def read_run_folder(path: str, *, checkpoints: bool) -> tuple[list[RankedItem], list[str]]:
+    """The run in ``path`` at its last monitored epoch, or with ``checkpoints`` at the epoch of each kept checkpoint.
+
+    Returns:
+        The items, and notes for the user.
 
     Raises:
-        SSLToolError: if the folder holds no run, no epoch of it was monitored, or none whose checkpoint is kept.
+        SSLToolError: if the folder holds no run, no epoch was monitored, or with ``checkpoints`` none whose checkpoint
+            was kept.
     """
     folder = RunFolder(Path(path))
     settings, records = folder.read_config(), folder.read_metrics()
@@ -105,7 +115,7 @@ def of_run(path: str, *, checkpoints: bool) -> tuple[list[Candidate], list[str]]
     if checkpoints:
         epochs = [epoch for epoch in kept if epoch in monitored]
         if not epochs:
-            found = f"of epochs {', '.join(map(str, kept))}, none of them monitored" if kept else "none"
+            found = f"of epochs {', '.join(str(epoch + 1) for epoch in kept)}, none monitored" if kept else "none"
             raise SSLToolError(
                 f"{path}: kept checkpoints: {found}; --checkpoints needs a --monitor-every that divides --save-every"
             )
@@ -114,7 +124,7 @@ def of_run(path: str, *, checkpoints: bool) -> tuple[list[Candidate], list[str]]
     elif epochs[0] not in kept and epochs[0] == records[-1]["epoch"] and folder.newest.exists():
         kept[epochs[0]] = folder.newest
     return [
-        Candidate(
+        RankedItem(
             str(kept[epoch]) if checkpoints else path,
             {**settings, **monitored[epoch]},
             recorded_metrics(monitored[epoch]),
@@ -129,14 +139,17 @@ def of_run(path: str, *, checkpoints: bool) -> tuple[list[Candidate], list[str]]
 def recorded_metrics(record: Mapping[str, Any]) -> dict[str, float]:
     """The metrics that the monitor recorded in an epoch, by layer and name."""
     keys = (f"{layer}_{metric}" for layer in LAYERS for metric in METRICS)
-    return {key: _number(record[key]) for key in keys if key in record}
+    return {key: _nan_if_none(record[key]) for key in keys if key in record}
 
 
-def of_file(path: str, layer: str, metrics: Sequence[str]) -> tuple[Candidate, list[str]]:
-    """Representations with these ``metrics``, measured now; and what may mislead in them.
+def measure_file(path: str, layer: str, metrics: Sequence[str]) -> tuple[RankedItem, list[str]]:
+    """The ``metrics`` of the representations in ``path``.
+
+    Returns:
+        The item, and notes for the user.
 
     Raises:
-        SSLToolError: if the file is unreadable, no representations or another layer's, or cannot be measured.
+        SSLToolError: if the file is unreadable, holds no representations or another layer's, or cannot be measured.
     """
     if load_dict(path, mmap=True).get("format") == Checkpoint.FORMAT:
         raise SSLToolError(
@@ -146,25 +159,25 @@ def of_file(path: str, layer: str, metrics: Sequence[str]) -> tuple[Candidate, l
     meta = stored.meta
     if meta.get("layer", layer) != layer:
         raise SSLToolError(
-            f"{path} holds outputs of the {meta['layer']}, and --layer is {layer}; rank one layer at a time"
+            f"{path} holds outputs of the {meta['layer']}, but --layer is {layer}; rank one layer at a time"
         )
-    found = measure(Rows([stored.representations], name=path), metrics)
+    measured = measure(Rows([stored.representations], name=path), metrics)
     origin = dict(meta)
     if meta.get("random"):
         origin |= {"method": "untrained", "epoch": None}
     elif meta.get("epoch") is not None:
         origin["epoch"] = meta["epoch"] - 1
-    values = {f"{layer}_{name}": value for name, value in found.metrics.items()}
-    trained = None if meta.get("random") else meta.get("checkpoint_hash")
-    return Candidate(path, origin, values, checkpoint_hash=trained), [f"{path}: {note}" for note in found.notes]
+    values = {f"{layer}_{name}": value for name, value in measured.metrics.items()}
+    checkpoint_hash = None if meta.get("random") else meta.get("checkpoint_hash")
+    notes = [f"{path}: {note}" for note in measured.notes]
+    return RankedItem(path, origin, values, checkpoint_hash=checkpoint_hash), notes
 
 
-def give_labels(candidates: Sequence[Candidate]) -> None:
-    """Gives each a short name that no other has."""
-    paths = [one.path if Path(one.path).name not in ("", "..") else os.path.abspath(one.path) for one in candidates]
-    for one, name in zip(candidates, labels(paths), strict=True):
-        one.label = name
+def assign_display_names(items: Sequence[RankedItem]) -> None:
+    """Gives each item a short name that no other item has."""
+    for item, name in zip(items, display_names([item.path for item in items]), strict=True):
+        item.display_name = name
 
 
-def _number(value: float | None) -> float:
+def _nan_if_none(value: float | None) -> float:
     return math.nan if value is None else float(value)

@@ -1,4 +1,4 @@
-"""Where the accuracy of a run is known from, other than its own records: linear probes, or a table."""
+"""Known accuracies of runs, from linear probes or from a table."""
 
 from __future__ import annotations
 
@@ -11,39 +11,38 @@ import pandas as pd
 from ssltool.checkpoints.probe import Probe
 from ssltool.errors import SSLToolError, first_line
 
-Known = tuple[list[float | None], list[str]]
-"""The accuracy of each row, or None, and notes on what was left out."""
+Accuracies = tuple[list[float | None], list[str]]
+"""The accuracy of each item, None where it is not known, and notes for the user."""
 
 PROTOCOL = ("features", "optimizer", "epochs", "batch_size", "labels_fraction", "val_size", "image_size")
-"""What probes must share for their accuracies to be compared."""
+"""The settings that probes must share for their accuracies to be comparable."""
 
 
-def of_probes(folders: Sequence[str], hashes: Sequence[str | None]) -> Known:
-    """The ``acc1`` of the probe in ``folders``, run folders of lincls, that was trained on the checkpoint with each of
-    ``hashes``.
+def probe_accuracies(folders: Sequence[str], hashes: Sequence[str | None]) -> Accuracies:
+    """For each of the checkpoint ``hashes``, the ``acc1`` of its linear probe in ``folders``, run folders of lincls.
 
     Raises:
-        SSLToolError: for a folder without a finished probe, two probes of one checkpoint, or none that belongs to any
-            row.
+        SSLToolError: for a folder without a finished probe, two probes of one checkpoint, or if no probe belongs to any
+            of the checkpoints.
     """
     found: dict[str, tuple[str, dict[str, Any]]] = {}
     notes = []
     for folder in folders:
         metrics = Probe.load(Path(folder) / "probe.pt").metrics
         if "checkpoint_hash" not in metrics:
-            raise SSLToolError(f"{folder}: its probe is not trained to the end; run ssltool lincls again")
+            raise SSLToolError(f"{folder}: the probe is not trained to the end; run ssltool lincls again")
         if metrics["random"] or metrics["checkpoint_hash"] is None:
-            what = "an untrained network" if metrics["random"] else "representations of no known checkpoint"
+            what = "an untrained network" if metrics["random"] else "representations of an unknown checkpoint"
             notes.append(f"{folder} is a probe of {what} and is left out")
             continue
         name, _ = found.setdefault(metrics["checkpoint_hash"], (folder, metrics))
         if name != folder:
             raise SSLToolError(f"{name} and {folder} are probes of one checkpoint; leave one of them out")
-    used = [found[one] for one in hashes if one in found]
+    used = [found[checkpoint] for checkpoint in hashes if checkpoint in found]
     if not used:
         raise SSLToolError(
-            f"none of {len(folders)} probe(s) was trained on a checkpoint of these rows; a probe belongs to the very "
-            "file that lincls was given: probe the checkpoint of the epoch that is ranked"
+            f"none of {len(folders)} probe(s) was trained on a ranked checkpoint; probe the checkpoint of the epoch "
+            "that is ranked"
         )
     if len(used) < len(found):
         notes.append(f"{len(found) - len(used)} of {len(found)} probes belong to none of the rows")
@@ -53,14 +52,36 @@ def of_probes(folders: Sequence[str], hashes: Sequence[str | None]) -> Known:
     return [float(found[one][1]["acc1"]) if one in found else None for one in hashes], notes
 
 
-def of_table(path: str, names: Sequence[tuple[str, ...]]) -> Known:
-    """The accuracies in a .csv file with the columns ``run`` and ``accuracy``, of rows that go by any of ``names``:
-    the path as given, then shorter ones. A name that is the path of one row is of no other.
+def table_accuracies(path: str, names: Sequence[tuple[str, ...]]) -> Accuracies:
+    """For each item, its accuracy in the .csv file ``path`` with the columns ``run`` and ``accuracy``.
+
+    Args:
+        path: the table.
+        names: for each item the names that its row may have, its path as given first. The path of one item is never
+            read as a shorter name of another.
 
     Raises:
-        SSLToolError: if it cannot be read, lacks a column, has a run twice or an accuracy that is no number, has a name
-            that several rows go by, or knows none of the rows.
+        SSLToolError: if the file cannot be read, lacks a column, has a run twice or an accuracy that is not a finite
+            number, uses a name that several items have, or matches no item.
     """
+    table = _read_table(path)
+    accuracies, used, paths = [], set(), {own[0] for own in names}
+    for own in names:
+        shorter = [name for name in dict.fromkeys(own[1:]) if name not in paths]
+        matches = [name for name in (own[0], *shorter) if name in table]
+        for name in matches:
+            if name in shorter and sum(name in other for other in names) > 1:
+                raise SSLToolError(f"{path}: several of the ITEMs are called {name}; write their paths as given")
+        used.update(matches)
+        accuracies.append(table[matches[0]] if matches else None)
+    if not used:
+        raise SSLToolError(f"{path} has none of these runs; in its column run, write {names[0][0]} or {names[0][-1]}")
+    unmatched = len(table) - len(used)
+    return accuracies, [f"{unmatched} of {len(table)} runs in {path} are not among the ITEMs"] if unmatched else []
+
+
+def _read_table(path: str) -> dict[str, float | None]:
+    """The accuracy of each run, None where the cell is empty."""
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False, skipinitialspace=True)
     except (OSError, ValueError) as error:
@@ -70,23 +91,11 @@ def of_table(path: str, names: Sequence[tuple[str, ...]]) -> Known:
         raise SSLToolError(f"{path} has no column {' and '.join(missing)}; it has {', '.join(map(str, table.columns))}")
     known: dict[str, float | None] = {}
     for run, text in zip(table["run"].str.strip(), table["accuracy"].str.strip(), strict=True):
-        run = str(Path(run))  # without a slash at its end
+        run = str(Path(run))  # without a trailing slash
         if run in known:
             raise SSLToolError(f"{path} has {run} twice; leave one of them out")
         value = pd.to_numeric(text, errors="coerce") if text else None
         if value is not None and not abs(value) < float("inf"):
-            raise SSLToolError(f"{path}: the accuracy of {run} is '{text}', which is no number")
+            raise SSLToolError(f"{path}: the accuracy of {run} is '{text}', which is not a finite number")
         known[run] = None if value is None else float(value)
-    accuracies, used, paths = [], set(), {mine[0] for mine in names}
-    for mine in names:
-        short = [name for name in dict.fromkeys(mine[1:]) if name not in paths]
-        hits = [name for name in (mine[0], *short) if name in known]
-        for name in hits:
-            if name in short and sum(name in other for other in names) > 1:
-                raise SSLToolError(f"{path}: several of the ITEMs are called {name}; write their paths as given")
-        used.update(hits)
-        accuracies.append(known[hits[0]] if hits else None)
-    if not used:
-        raise SSLToolError(f"{path} has none of these runs; in its column run, write {names[0][0]} or {names[0][-1]}")
-    unmatched = len(known) - len(used)
-    return accuracies, [f"{unmatched} of {len(known)} runs in {path} are none of the ITEMs"] if unmatched else []
+    return known

@@ -1,5 +1,5 @@
-"""The rank stage: runs or checkpoints in the order of a metric that needs no labels, how well that order agrees with
-accuracy where it is known, and a forecast of accuracy learned from runs."""
+"""The rank stage: orders runs or checkpoints by a metric that needs no labels, compares the order with accuracies, and
+fits or applies a forecast of accuracy."""
 
 from __future__ import annotations
 
@@ -17,18 +17,20 @@ from scipy import stats
 from ssltool.config import RankConfig
 from ssltool.diagnosis.metrics import METRICS, metric_names
 from ssltool.errors import SSLToolError
-from ssltool.files import finite, write_atomically, write_json
-from ssltool.stages.rank import known_accuracies
+from ssltool.files import finite
+from ssltool.runs.tables import write_table
 from ssltool.stages.rank.forecast import FEWEST, Forecast, feature_keys, fit, kendall, rms, spearman
-from ssltool.stages.rank.items import Candidate, give_labels, of_file, of_run, sort_out
+from ssltool.stages.rank.items import RankedItem, assign_display_names, measure_file, read_run_folder, split_items
+from ssltool.stages.rank.known_accuracies import probe_accuracies, table_accuracies
 
 ORDER = {"low": "lowest first", "high": "highest first", "": "nearest to 1 first"}
-"""What is best first, by ``Metric.healthier``."""
+"""The order of the table, by ``Metric.healthier``."""
 
 
 @dataclass(frozen=True)
-class _Asked:
-    """The settings, read and checked before any item is opened."""
+class _Request:
+    """The parsed settings: the metric to order by, the (layer, metric) features of the forecast, and the forecast that
+    is to be applied."""
 
     by: str
     features: list[tuple[str, str]]
@@ -36,41 +38,44 @@ class _Asked:
 
 
 def run(config: RankConfig) -> dict[str, Any]:
-    """The stage: reads or measures each item, orders them, compares the order with accuracy, learns or applies a
+    """The stage: reads or measures each item, orders the items, compares the order with accuracy, fits or applies a
     forecast, and writes the table ``out``.
 
     Returns:
         {"by", "layer", "order", "accuracy", "rows": [{"rank", "run", "epoch", ..., "path"}, ...], "agreement",
-        "forecast", "forecast_error", "notes"}, rows best first. "accuracy" is "knn", "linear", "file" or None.
+        "forecast", "forecast_error", "notes"}, rows best first, epochs counted from 0. "accuracy" is "knn", "linear",
+        "file" or None.
 
     Raises:
         SSLToolError: for items that are neither run folders with the monitor's records nor representations, metrics
-            that they lack, accuracies that cannot be read or belong to none, or a forecast that cannot be learned.
+            that they lack, accuracies that cannot be read or match no item, or a forecast that cannot be fitted.
     """
-    asked = _read(config)
-    rows, probes, notes = _gather(config, asked)
-    values = np.array([row.value(config.layer, asked.by) for row in rows])
-    kind = _accuracies(config, rows, probes, notes)
-    distance = {"low": values, "high": -values, "": np.abs(values - 1)}[METRICS[asked.by].healthier]
+    request = _parse(config)
+    rows, probes, notes = _read_items(config, request)
+    values = np.array([row.value(config.layer, request.by) for row in rows])
+    kind = _set_accuracies(config, rows, probes, notes)
+    distance = {"low": values, "high": -values, "": np.abs(values - 1)}[METRICS[request.by].healthier]
     agreement = None if kind is None else _agreement(-distance, rows, notes)
     if config.checkpoints and agreement is not None:
-        notes.append("checkpoints of one run are alike, but the intervals take all rows for independent")
-    forecast = _fitted(config, asked, rows, kind, notes) if config.fit is not None else asked.forecast
+        notes.append("checkpoints of one run are correlated, but the intervals assume independent rows")
+    forecast = _fit_forecast(config, request, rows, kind, notes) if config.fit is not None else request.forecast
     forecasts = np.full(len(rows), np.nan)
     errors = forecasts
     if forecast is not None and config.predict is not None:
-        forecasts = _predicted(forecast, rows, notes)
+        forecasts = _apply_forecast(forecast, rows, notes)
         if kind in (None, forecast.accuracy, "file") or forecast.accuracy == "file":
-            errors = forecasts - _known(rows)
+            errors = forecasts - _known_accuracies(rows)
         else:
-            notes.append(f"the forecast is of {forecast.accuracy} accuracy, which {kind} accuracy is not: no errors")
-    notes += _differences(asked.by, rows)
+            notes.append(
+                f"the forecast is of {forecast.accuracy} accuracy and the rows have {kind} accuracy: no errors"
+            )
+    notes += _differences(request.by, rows)
     document = {
-        "by": asked.by,
+        "by": request.by,
         "layer": config.layer,
-        "order": ORDER[METRICS[asked.by].healthier],
+        "order": ORDER[METRICS[request.by].healthier],
         "accuracy": kind,
-        "rows": _table(asked.by, rows, values, distance, forecasts, errors),
+        "rows": _table(request.by, rows, values, distance, forecasts, errors),
         "agreement": agreement,
         "forecast": None if forecast is None else forecast.as_dict(),
         "forecast_error": rms(errors[np.isfinite(errors)]) if np.isfinite(errors).any() else None,
@@ -81,12 +86,12 @@ def run(config: RankConfig) -> dict[str, Any]:
     return document
 
 
-def _read(config: RankConfig) -> _Asked:
+def _parse(config: RankConfig) -> _Request:
     names = metric_names(config.by)
     if len(names) != 1:
-        raise SSLToolError(f"--by {config.by}: name one metric to order by")
+        raise SSLToolError(f"--by {config.by}: name one metric")
     if config.fit is not None and config.predict is not None:
-        raise SSLToolError("--fit learns a forecast and --predict applies one; do one after the other")
+        raise SSLToolError("--fit and --predict cannot be combined; do one after the other")
     if config.features is not None and config.fit is None:
         raise SSLToolError("--features does nothing without --fit; leave it out")
     if config.probes and config.accuracy != "linear":
@@ -101,34 +106,36 @@ def _read(config: RankConfig) -> _Asked:
         raise SSLToolError(f"--out and --fit are both {config.out}; write the table and the forecast to two files")
     forecast = None if config.predict is None else Forecast.load(config.predict)
     if forecast is not None:
-        return _Asked(names[0], [(feature.layer, feature.metric) for feature in forecast.features], forecast)
-    return _Asked(names[0], [] if config.fit is None else feature_keys(config.features, config.layer), None)
+        return _Request(names[0], [(feature.layer, feature.metric) for feature in forecast.features], forecast)
+    return _Request(names[0], [] if config.fit is None else feature_keys(config.features, config.layer), None)
 
 
-def _gather(config: RankConfig, asked: _Asked) -> tuple[list[Candidate], list[str], list[str]]:
-    """What is ranked, the folders of probes, and what is to be said of them."""
-    folders, files, probes = sort_out(config.items, checkpoints=config.checkpoints)
+def _read_items(config: RankConfig, request: _Request) -> tuple[list[RankedItem], list[str], list[str]]:
+    """The items, the run folders of lincls, and notes for the user."""
+    folders, files, probes = split_items(config.items, checkpoints=config.checkpoints)
     rows, notes = [], []
     for path in folders:
-        found, said = of_run(path, checkpoints=config.checkpoints)
-        rows += found
-        notes += said
-    names = dict.fromkeys([asked.by, *(metric for layer, metric in asked.features if layer == config.layer)])
+        items, more = read_run_folder(path, checkpoints=config.checkpoints)
+        rows += items
+        notes += more
+    names = dict.fromkeys([request.by, *(metric for layer, metric in request.features if layer == config.layer)])
     for path in files:
-        one, said = of_file(path, config.layer, tuple(names))
-        rows.append(one)
-        notes += said
+        item, more = measure_file(path, config.layer, tuple(names))
+        rows.append(item)
+        notes += more
     if probes and config.accuracy != "linear":
-        notes.append(f"{len(probes)} run folders of lincls are left out; --accuracy linear takes their accuracies")
+        notes.append(f"{len(probes)} run folders of lincls are ignored; --accuracy linear reads their accuracies")
     if folders and files:
-        notes.append("run folders are measured on the monitor's images, files on the rows they hold: compare with care")
-    give_labels(rows)
-    among = {Path(path).resolve() for path in probes}
-    return rows, probes + [path for path in config.probes if Path(path).resolve() not in among], notes
+        notes.append("run folders are measured on the monitor's images, files on their own rows: compare with care")
+    assign_display_names(rows)
+    resolved = {Path(path).resolve() for path in probes}
+    return rows, probes + [path for path in config.probes if Path(path).resolve() not in resolved], notes
 
 
-def _accuracies(config: RankConfig, rows: Sequence[Candidate], probes: Sequence[str], notes: list[str]) -> str | None:
-    """Gives the rows their accuracies; returns their kind, or None where there are none."""
+def _set_accuracies(
+    config: RankConfig, rows: Sequence[RankedItem], probes: Sequence[str], notes: list[str]
+) -> str | None:
+    """Sets the accuracies of the rows; returns their kind, or None if there are none."""
     kind = config.accuracy if config.accuracy in ("knn", "linear") else "file" if config.accuracy else None
     if kind in (None, "knn"):
         if all(row.accuracy is None for row in rows):
@@ -142,29 +149,29 @@ def _accuracies(config: RankConfig, rows: Sequence[Candidate], probes: Sequence[
         if kind == "linear":
             if not probes:
                 raise SSLToolError("--accuracy linear: name run folders of lincls with --probes, or among the ITEMs")
-            known, said = known_accuracies.of_probes(probes, [row.source_hash() for row in rows])
+            accuracies, more = probe_accuracies(probes, [row.source_hash() for row in rows])
         else:
-            known, said = known_accuracies.of_table(str(config.accuracy), [row.names for row in rows])
-        for row, accuracy in zip(rows, known, strict=True):
+            accuracies, more = table_accuracies(str(config.accuracy), [row.names for row in rows])
+        for row, accuracy in zip(rows, accuracies, strict=True):
             row.accuracy = accuracy
-        notes += said
+        notes += more
     without = sum(row.accuracy is None for row in rows)
     if without:
-        notes.append(f"{without} of {len(rows)} rows have no accuracy: they are ranked and not compared")
+        notes.append(f"{without} of {len(rows)} rows have no accuracy: they are ranked but not compared")
     return kind or "knn"
 
 
-def _known(rows: Sequence[Candidate]) -> np.ndarray:
+def _known_accuracies(rows: Sequence[RankedItem]) -> np.ndarray:
     return np.array([np.nan if row.accuracy is None else row.accuracy for row in rows])
 
 
-def _agreement(scores: np.ndarray, rows: Sequence[Candidate], notes: list[str]) -> dict[str, Any] | None:
-    """How far ``scores`` (n,), higher for healthier, order as the accuracies do; None where that cannot be said."""
-    known = _known(rows)
+def _agreement(scores: np.ndarray, rows: Sequence[RankedItem], notes: list[str]) -> dict[str, Any] | None:
+    """Rank correlations of ``scores`` (n,), higher is healthier, with the accuracies; None if they are undefined."""
+    known = _known_accuracies(rows)
     usable = np.isfinite(scores) & np.isfinite(known)
     x, y, n = scores[usable], known[usable], int(usable.sum())
     if n < FEWEST:
-        notes.append(f"{n} row(s) with an accuracy are too few to compare the orders; {FEWEST} are needed")
+        notes.append(f"{n} row(s) with an accuracy are too few to compare the orders; at least {FEWEST} are needed")
         return None
     if np.ptp(x) == 0 or np.ptp(y) == 0:
         notes.append(f"all {'metrics' if np.ptp(x) == 0 else 'accuracies'} are equal: there is no order to compare")
@@ -172,60 +179,64 @@ def _agreement(scores: np.ndarray, rows: Sequence[Candidate], notes: list[str]) 
     return {"rows": n} | {f.__name__: dataclasses.asdict(f(x, y)) for f in (spearman, kendall)}
 
 
-def _features(rows: Sequence[Candidate], keys: Sequence[tuple[str, str]]) -> np.ndarray:
+def _features(rows: Sequence[RankedItem], keys: Sequence[tuple[str, str]]) -> np.ndarray:
     return np.array([[row.value(*key) for key in keys] for row in rows])
 
 
-def _fitted(
-    config: RankConfig, asked: _Asked, rows: Sequence[Candidate], kind: str | None, notes: list[str]
+def _fit_forecast(
+    config: RankConfig, request: _Request, rows: Sequence[RankedItem], kind: str | None, notes: list[str]
 ) -> Forecast:
     if kind is None:
-        raise SSLToolError("--fit needs accuracies to learn from, and no row has one; give --accuracy linear or FILE")
+        raise SSLToolError("--fit needs accuracies, and no row has one; give --accuracy linear or FILE")
     rows = [row for row in rows if row.accuracy is not None]
-    values = _features(rows, asked.features)
-    whole = np.isfinite(values).all(axis=1)
-    if not whole.all():
-        notes.append(f"{int((~whole).sum())} rows with a feature that is not finite are not learned from")
-    runs = [row.path for row, one in zip(rows, whole, strict=True) if one]
-    return fit(asked.features, values[whole], _known(rows)[whole], accuracy=kind, runs=runs)
+    values = _features(rows, request.features)
+    usable = np.isfinite(values).all(axis=1)
+    if not usable.all():
+        notes.append(f"{int((~usable).sum())} rows with a feature that is not finite are not used to fit the forecast")
+    runs = [row.path for row, use in zip(rows, usable, strict=True) if use]
+    return fit(request.features, values[usable], _known_accuracies(rows)[usable], accuracy=kind, runs=runs)
 
 
-def _predicted(forecast: Forecast, rows: Sequence[Candidate], notes: list[str]) -> np.ndarray:
+def _apply_forecast(forecast: Forecast, rows: Sequence[RankedItem], notes: list[str]) -> np.ndarray:
     values = _features(rows, [(feature.layer, feature.metric) for feature in forecast.features])
     outside = int(forecast.outside(values).sum())
     if outside:
-        notes.append(f"{outside} of {len(rows)} rows lie outside the features that the forecast was learned from")
-    again = sum(row.path in forecast.runs for row in rows)
-    if again:
-        notes.append(f"{again} of {len(rows)} rows are what the forecast was learned from: their errors are too small")
+        notes.append(
+            f"{outside} of {len(rows)} rows lie outside the range of the features that the forecast was fitted to"
+        )
+    training = sum(row.path in forecast.runs for row in rows)
+    if training:
+        notes.append(f"{training} of {len(rows)} rows were used to fit the forecast: their errors are too small")
     return forecast.predict(values)
 
 
-def _differences(by: str, rows: Sequence[Candidate]) -> list[str]:
-    """What makes metrics or accuracies of these rows hard to compare."""
+def _differences(by: str, rows: Sequence[RankedItem]) -> list[str]:
+    """Notes on differences that make the rows hard to compare."""
     found = {key: sorted({str(row.origin[key]) for row in rows if key in row.origin}) for key in ("arch", "dataset")}
     notes = []
     if len(found["arch"]) > 1 and METRICS[by].grows_with_width:
-        notes.append(f"{by} grows with the width, and the rows are of {', '.join(found['arch'])}: compare one width")
+        notes.append(
+            f"{by} grows with the width, and the rows have different architectures ({', '.join(found['arch'])})"
+        )
     if len(found["dataset"]) > 1:
-        notes.append(f"the rows are of {', '.join(found['dataset'])}: neither metrics nor accuracies compare")
+        notes.append(f"the rows have different datasets ({', '.join(found['dataset'])}): they are not comparable")
     return notes
 
 
 def _table(
     by: str,
-    rows: Sequence[Candidate],
+    rows: Sequence[RankedItem],
     values: np.ndarray,
     distance: np.ndarray,
     forecasts: np.ndarray,
     errors: np.ndarray,
 ) -> list[dict[str, Any]]:
-    """The rows, best first; equal metrics share a rank, and what could not be measured is last and has none."""
+    """The rows, best first. Equal metrics share a rank; rows whose metric is NaN are last and have no rank."""
     ranks = stats.rankdata(distance, method="min", nan_policy="omit")
     return [
         {
             "rank": int(ranks[i]) if math.isfinite(distance[i]) else None,
-            "run": rows[i].label,
+            "run": rows[i].display_name,
             **{key: rows[i].origin.get(key) for key in ("epoch", "method", "arch", "strategy")},
             by: values[i],
             "verdict": rows[i].verdict,
@@ -241,8 +252,6 @@ def _table(
 def _write(config: RankConfig, document: dict[str, Any], forecast: Forecast | None) -> None:
     if config.fit is not None and forecast is not None:
         forecast.save(config.fit)
-    if config.out is not None and Path(config.out).suffix == ".json":
-        write_json(config.out, document)
-    elif config.out is not None:
-        text = pd.DataFrame(document["rows"]).astype({"rank": "Int64", "epoch": "Int64"}).to_csv(index=False)
-        write_atomically(config.out, lambda stream: stream.write(text.encode()))
+    if config.out is not None:
+        rows = pd.DataFrame(document["rows"]).astype({"rank": "Int64", "epoch": "Int64"})
+        write_table(config.out, document, rows)

@@ -140,7 +140,7 @@ class SelfLabelling(_Steps):
     def finish(self, means: dict[str, float]) -> dict[str, Any]:
         if means["confident"] == 0:
             raise SSLToolError(
-                f"no image had a probability above --threshold {self.threshold} in epoch {self.state.epoch - 1} of "
+                f"no image had a probability above --threshold {self.threshold} in epoch {self.state.epoch_number} of "
                 "self-labelling, so there was nothing to learn from; lower it, or cluster for longer (--epochs)"
             )
         return {}

@@ -16,7 +16,7 @@ from ssltool.reprs.representations import Representations
 from ssltool.stages import lincls
 from ssltool.stages.lincls import image_features, logistic_regression, saved_features
 from ssltool.stages.lincls.saved_features import Rows
-from ssltool.stages.rank.known_accuracies import of_probes
+from ssltool.stages.rank.known_accuracies import probe_accuracies
 
 CPU = torch.device("cpu")
 
@@ -152,7 +152,7 @@ def test_a_rate_that_diverges_is_no_candidate(on_files):
     result = lincls.run(on_files(lr_sweep="5e39,1"))
     assert result["lr"] == 1.0
     assert result["tried"][0] == {"lr": 5e39, "loss": None, "train_acc1": None, "held_acc1": None}
-    with pytest.raises(SSLToolError, match=r"the probe's loss is not finite in epoch \d; lower --lr-sweep"):
+    with pytest.raises(SSLToolError, match=r"the probe's loss is not finite in epoch [1-9]; lower --lr-sweep"):
         lincls.run(on_files(lr_sweep="4e39,5e39", overwrite=True))
 
 
@@ -177,14 +177,14 @@ def test_a_probe_of_save_reprs_files_belongs_to_their_checkpoint(saved, trained,
     checkpoint = trained / "checkpoint.pt"
     assert result["checkpoint_hash"] == file_hash(checkpoint)
     assert (result["layer"], result["method"], result["epoch"], result["image_size"]) == ("backbone", "simsiam", 2, 16)
-    (known,), notes = of_probes([str(tmp_path / "probe")], [file_hash(checkpoint)])
+    (known,), notes = probe_accuracies([str(tmp_path / "probe")], [file_hash(checkpoint)])
     assert (known, notes) == (result["acc1"], [])
 
 
 def test_a_probe_of_rows_of_unknown_origin_has_no_place_in_a_ranking(on_files, tmp_path):
     lincls.run(on_files())
-    with pytest.raises(SSLToolError, match=r"none of 1 probe\(s\) was trained on a checkpoint of these rows"):
-        of_probes([str(tmp_path / "probe")], ["abc"])
+    with pytest.raises(SSLToolError, match=r"none of 1 probe"):
+        probe_accuracies([str(tmp_path / "probe")], ["abc"])
 
 
 def test_shards_are_read_as_one_file(on_files, write_reprs, tmp_path):

@@ -111,12 +111,12 @@ def test_labels_of_a_single_class_can_be_planned_for(ssltool, write_images, tmp_
     assert ran.json["config"]["n_classes"] == 1
 
 
-def test_text_has_a_row_per_epoch(ssltool, tmp_path):
+def test_text_has_a_row_per_epoch_counted_from_1(ssltool, tmp_path):
     flags = ["--device", "cpu", "--epochs", 5, "--strategy", "current", "-o", tmp_path / "run", "--dry-run"]
     ran = ssltool("pretrain", *TINY, *flags)
     rows = ran.out.split("\n\n")[1].splitlines()
     assert rows[0].split()[:2] == ["epoch", "slice"]
-    assert [row.split()[:2] for row in rows[1:]] == [[str(e), f"{1600 * e}:{1600 * (e + 1)}"] for e in range(5)]
+    assert [row.split()[:2] for row in rows[1:]] == [[str(e + 1), f"{1600 * e}:{1600 * (e + 1)}"] for e in range(5)]
 
 
 def test_what_would_stop_the_run_stops_the_plan(ssltool, tmp_path):

@@ -309,7 +309,7 @@ def test_images_without_a_val_split_are_scored_themselves(settings, shades):
 
 def test_without_confident_images_self_labelling_stops_and_keeps_the_clusters(settings):
     config = settings(threshold=1.0)
-    with pytest.raises(SSLToolError, match=r"no image had a probability above --threshold 1\.0 in epoch 0") as error:
+    with pytest.raises(SSLToolError, match=r"no image had a probability above --threshold 1\.0 in epoch 1") as error:
         scan.run(config)
     assert "\n" not in str(error.value)
     assert names(config) >= {"clusters.pt", "assignments_cluster.pt"} and "selflabelled.pt" not in names(config)

@@ -1,0 +1,46 @@
+"""Rows with NaN or infinite values: found in blocks, and refused in one sentence."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ssltool.errors import SSLToolError, first_few
+from ssltool.training.precision import widest
+
+BLOCK = 8192
+"""Rows that are checked at a time, so that a mapped file is read page by page."""
+
+CAUSE = "the network that made them diverged or the images are broken"
+
+
+def all_finite(x: Tensor) -> bool:
+    """Whether no value of ``x`` is NaN or infinite."""
+    return bool(torch.isfinite(x.sum(dtype=widest(x.device)))) or bool(torch.isfinite(x).all())
+
+
+def refuse_nonfinite(x: Tensor) -> None:
+    """Raises ``SSLToolError`` if a value of ``x`` is NaN or infinite."""
+    if not all_finite(x):
+        raise SSLToolError(f"representations hold NaN or infinite values; {CAUSE}")
+
+
+def finite_rows(x: Tensor) -> Tensor:
+    """Which rows (n,) of ``x`` (n, d) hold only finite values, bool on the CPU."""
+    finite = torch.ones(len(x), dtype=torch.bool)
+    for start in range(0, len(x), BLOCK):
+        block = x[start : start + BLOCK]
+        if not all_finite(block):
+            finite[start : start + BLOCK] = torch.isfinite(block).all(dim=1)
+    return finite
+
+
+def refuse_nonfinite_rows(finite: Tensor, name: str, hint: str = "") -> None:
+    """Raises ``SSLToolError`` if some of the rows of ``name`` are not ``finite`` (n,): how many, the first numbers, and
+    ``hint``, what can be done."""
+    numbers = (~finite).nonzero().flatten()
+    if len(numbers):
+        raise SSLToolError(
+            f"{name}: {len(numbers):,} of {len(finite):,} rows hold NaN or infinite values "
+            f"(rows {first_few(numbers.tolist())}); {CAUSE}{hint and '; '}{hint}"
+        )
