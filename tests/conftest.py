@@ -7,6 +7,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import numpy as np
 import pytest
 import torch
@@ -19,6 +20,16 @@ from ssltool.reprs.representations import Representations
 
 torch.set_num_threads(1)
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the processes that tests start
+
+# The same examples in every run, and no limit of time, so that neither chance nor a busy machine fails a test.
+hypothesis.settings.register_profile(
+    "ssltool",
+    derandomize=True,
+    max_examples=50,
+    deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("ssltool")
 
 
 @pytest.fixture

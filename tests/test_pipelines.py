@@ -47,8 +47,10 @@ def bash(tmp_path):
 def test_eval_scripts_write_the_papers_files_beside_the_run(bash, trained, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run/checkpoint.pt").write_bytes((trained / "checkpoint.pt").read_bytes())
-    assert "accuracy" in bash("knn_eval.sh", "resnet18_w8", "run")
-    assert "auc" in bash("svd_eval.sh", "resnet18_w8", "run/")
+    np.save(tmp_path / "few.npy", np.arange(0, 8000, 40))
+    few = {"SAVE_FLAGS": "--idx-path few.npy --device cpu"}
+    assert "accuracy" in bash("knn_eval.sh", "resnet18_w8", "run", **few)
+    assert "auc" in bash("svd_eval.sh", "resnet18_w8", "run/", **few)
     reprs = tmp_path / "run/reprs"
     summary = json.loads((reprs / "knn_summary_cos_train_val.json").read_text())
     assert 0 < summary["acc"] <= 1

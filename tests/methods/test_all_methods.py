@@ -30,6 +30,8 @@ from ssltool.stages.pretrain.prepare import prepare
 from ssltool.stages.pretrain.pretrain import _Run
 from tiny_methods import NO_EFFECT, TINY_METHODS, tiny_config, tiny_options
 
+pytestmark = pytest.mark.xdist_group("all methods")  # a method's tests share its run
+
 State = dict[str, Tensor]
 
 MOVING = {"optimizer": "adam", "lr": 0.01, "weight_decay": 0.0}

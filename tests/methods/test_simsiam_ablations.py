@@ -132,7 +132,7 @@ def test_batch_norm_is_where_table_3_has_it(bn, projector, predictor):
 
 
 @pytest.mark.parametrize(
-    ("method", "options", "idle"),
+    ("method", "options", "ineffective"),
     [
         ("simsiam", {"predictor": "none", "pred_dim": 4}, "--set pred_dim=4 does nothing with predictor=none"),
         ("simsiam", {"predictor": "none", "pred_dim": 512, "fix_pred_lr": True}, "--set fix_pred_lr=True"),

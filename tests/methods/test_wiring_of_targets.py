@@ -216,8 +216,8 @@ NO_EFFECT = [
 ]
 
 
-@pytest.mark.parametrize(("name", "idle", "cause", "text"), NO_EFFECT)
-def test_an_option_that_another_makes_idle_is_refused(name, ineffective, cause, text):
+@pytest.mark.parametrize(("name", "ineffective", "cause", "text"), NO_EFFECT)
+def test_an_option_that_another_makes_ineffective_is_refused(name, ineffective, cause, text):
     ((option, value),) = ineffective.items()
     make(name, **cause)
     with pytest.raises(SSLToolError) as caught:

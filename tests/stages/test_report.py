@@ -29,6 +29,8 @@ from ssltool.reprs.representations import Representations
 from ssltool.stages.pretrain import run as pretrain
 from ssltool.stages.report.report import run
 
+pytestmark = pytest.mark.xdist_group("report")  # most tests share one page
+
 SECTIONS = ["verdict", "metrics", "spectra", "training", "map", "neighbours", "views", "schedule", "settings"]
 STRANGE = '<b>&"x'
 VOID = {"meta", "img", "br", "link", "input", "hr"}

@@ -20,6 +20,8 @@ from ssltool.stages.pretrain import run as pretrain
 from ssltool.stages.pretrain.pretrain import _Run
 from ssltool.training import distributed
 
+pytestmark = pytest.mark.xdist_group("two ranks")  # most tests share one launch
+
 CPU = torch.device("cpu")
 
 PROGRAM = '''

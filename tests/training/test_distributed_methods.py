@@ -24,6 +24,8 @@ from ssltool.stages.pretrain import run as pretrain
 from ssltool.training.distributed import agree, gather, mine
 from tiny_methods import NO_EFFECT, TINY_METHODS, tiny_config, tiny_options
 
+pytestmark = pytest.mark.xdist_group("every method on two ranks")  # they share one launch, which takes half a minute
+
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "moco, symmetric": ("moco", {"symmetric": True}),
     "simsiam without stop-gradient": ("simsiam", {"stop_grad": False}),
