@@ -106,7 +106,7 @@ def _auc(config: PlotConfig, out: str) -> None:
     points = []
     for run in read_runs(config.inputs):
         x, area = last_area(run, config.x, config.layer)
-        points.append(Point(x, area, str(run.config[config.group_by]), run.name))
+        points.append(Point(x, area, str(run.saved.settings[config.group_by]), run.name))
     places = [point.x for point in points]
     wide = config.x == "images" and max(places) > WIDE * min(places)
     plot_auc(points, out, xlabel=LABELS[config.x], layer=config.layer, wide=wide)
@@ -124,7 +124,7 @@ def last_area(run: FinishedRun, against: str, layer: str) -> tuple[float, float]
         raise SSLToolError(f"{run.path} has no {key} in its metrics.jsonl; pretrain writes it with --monitor-every")
     last = records[-1]
     if against == "images":
-        return float(run.config["n_images"]), last[key]
+        return float(run.saved.settings["n_images"]), last[key]
     if against == "epoch":
         return last["epoch"] + 1.0, last[key]
     if not _finite(last.get("backbone_knn")):
@@ -143,7 +143,7 @@ def _views(config: PlotConfig, out: str) -> None:
 
     run = _only_run(config)
     setup = restore_setup(run, config.data)
-    method = build_method(run.config)
+    method = build_method(run.saved)
     plot_views(views_of(setup, method, config.rows, epoch=config.epoch), out)
 
 
@@ -151,7 +151,7 @@ def _schedule(config: PlotConfig, out: str) -> None:
     from ssltool.viz.schedule import plot_schedule
 
     run = _only_run(config)
-    plot_schedule(schedule_of(restore_setup(run, config.data), build_method(run.config), run.records), out)
+    plot_schedule(schedule_of(restore_setup(run, config.data), build_method(run.saved), run.records), out)
 
 
 def _only_run(config: PlotConfig) -> FinishedRun:

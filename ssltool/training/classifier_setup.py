@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
 import torch
 
-from ssltool.checkpoints.build import BUILDING, build_method
+from ssltool.checkpoints.build import build_method
 from ssltool.checkpoints.load import Pretrained
+from ssltool.checkpoints.saved_run import SavedRun
 from ssltool.config import NetworkSettings, PretrainConfig, as_dict
 from ssltool.data import views
 from ssltool.data.images import ImageSet
@@ -30,23 +32,23 @@ def classifier_setup(
     Raises:
         SSLToolError: for a ViT and images of another size than its own.
     """
-    if is_vit(network.method.backbone) and network.image_size != network.config["image_size"]:
+    backbone = network.run.backbone
+    if is_vit(network.method.backbone) and network.image_size != backbone.image_size:
         raise SSLToolError(
             f"--image-size {network.image_size}: the positions of this ViT are those of "
-            f"{network.config['image_size']} pixels; train it at that size"
+            f"{backbone.image_size} pixels; train it at that size"
         )
-    make: dict[str, Any] = {name: network.config[name] for name in BUILDING}
-    make |= {"image_size": network.image_size, "stop_grad_conv1": False}
-    data: dict[str, Any] = {name: getattr(settings, name) for name in ("data", "dataset_type", "idx_path", "small")}
-    config = PretrainConfig(**make, **data, method=CLASSIFIER, monitor_every=0, **more)
+    own = dataclasses.replace(backbone, image_size=network.image_size, stop_grad_conv1=False)
+    data = {name: getattr(settings, name) for name in ("data", "dataset_type", "idx_path", "small")}
+    config = PretrainConfig(**dataclasses.asdict(own), **data, method=CLASSIFIER, monitor_every=0, **more)
     options = method_options(CLASSIFIER, {"label_smoothing": label_smoothing})
     return TrainingSetup(config, options, images, np.arange(len(images)), views.recipe_of(as_dict(config)))
 
 
-def build_classifier(saved: dict[str, Any], network: Pretrained | None, device: torch.device) -> Method:
-    """The classifier of settings as a checkpoint keeps them, on its device: fresh weights by the seed, and in the
-    backbone those of ``network``, if one is given."""
-    method = build_method(saved)
+def build_classifier(run: SavedRun, network: Pretrained | None, device: torch.device) -> Method:
+    """The classifier of a saved run, on its device: fresh weights by the seed, and in the backbone those of
+    ``network``, if one is given."""
+    method = build_method(run)
     if network is not None:
         method.backbone.load_state_dict(network.method.backbone.state_dict())
     return method.to(memory_format=torch.channels_last).to(device)  # type: ignore[call-overload, no-any-return]

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ssltool.checkpoints.saved_run import SavedRun
 from ssltool.data.loader import Batch
 from ssltool.errors import Interrupted
 from ssltool.training.progress import Progress
@@ -20,14 +21,14 @@ class Fit:
     """A network's training from wherever ``state`` stands to the end of the last of ``epochs`` epochs of ``steps``.
 
     A subclass says what is seen (``batches``), what a step does (``step``) and what an epoch's record holds beside the
-    means of ``state.sums`` (``finish``). ``path`` is the checkpoint, ``config`` the settings in it, ``label`` what
+    means of ``state.sums`` (``finish``). ``path`` is the checkpoint, ``saved`` the run in it, ``label`` what
     tells its records from others in the run folder.
     """
 
     def __init__(
-        self, state: TrainState, config: dict[str, Any], path: Path, *, epochs: int, steps: int, label: dict[str, Any]
+        self, state: TrainState, saved: SavedRun, path: Path, *, epochs: int, steps: int, label: dict[str, Any]
     ) -> None:
-        self.state, self.config, self.path = state, config, path
+        self.state, self.saved, self.path = state, saved, path
         self.epochs, self.steps, self.label = epochs, steps, label
 
     def batches(self, epoch: int, first_step: int) -> Iterator[Batch]:
@@ -83,4 +84,4 @@ class Fit:
     def save(self) -> None:
         """Writes the checkpoint."""
         self.state.flush()
-        self.state.checkpoint(self.config).save(self.path)
+        self.state.checkpoint(self.saved).save(self.path)

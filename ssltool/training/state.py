@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
 from ssltool.checkpoints.checkpoint import Checkpoint
+from ssltool.checkpoints.saved_run import SavedRun
 from ssltool.errors import SSLToolError
 from ssltool.methods.base import Method
 from ssltool.training import distributed
@@ -40,8 +41,8 @@ class TrainState:
     pending: list[Tensor] = field(default_factory=list)
     latest: float | None = None  # the loss of the last flushed step
 
-    def checkpoint(self, config: dict[str, Any]) -> Checkpoint:
-        """A snapshot, to be saved at once: its tensors are the live ones.
+    def checkpoint(self, run: SavedRun) -> Checkpoint:
+        """A snapshot of ``run``, to be saved at once: its tensors are the live ones.
 
         Raises:
             SSLToolError: if the last step left weights that are not finite, from which no run could go on.
@@ -51,11 +52,11 @@ class TrainState:
             raise SSLToolError(f"the weights are not finite after step {self.step} (epoch {self.epoch}); {DIVERGED}")
         scaler = self.scaler.state_dict()
         return Checkpoint(
-            method=config["method"],
-            arch=config["arch"],
+            method=run.method_name,
+            arch=run.backbone.arch,
             epoch=self.epoch,
             step=self.step,
-            config=config,
+            config=run.settings,
             state_dict=weights,
             optimizer=self.optimizer.state_dict(),
             scaler=scaler or None,

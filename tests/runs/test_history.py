@@ -42,13 +42,13 @@ def copied(trained, tmp_path):
 
 def job_and_method(folder: Path):
     (run,) = read_runs([str(folder)])
-    return restore_setup(run), build_method(run.config)
+    return restore_setup(run), build_method(run.saved)
 
 
 def test_a_run_is_what_its_folder_says(trained):
     (run,) = read_runs([str(trained)])
     assert run.name == trained.name
-    assert run.config == json.loads((trained / "config.json").read_text())
+    assert run.saved.settings == json.loads((trained / "config.json").read_text())
     assert run.records == records(trained)
 
 
@@ -188,8 +188,8 @@ def test_the_schedule_is_the_plan_of_the_run(tiny, settings):
     found = schedule_of(setup, setup.build_method())
     assert found.slices.tolist() == [epoch["slice"] for epoch in planned["epochs"]]
     assert found.times_each.tolist() == pytest.approx([epoch["times_each"] for epoch in planned["epochs"]])
-    assert found.seen.mean() == pytest.approx(plan["exposure"]["mean"])
-    assert (found.seen.min(), found.seen.max()) == (plan["exposure"]["min"], plan["exposure"]["max"])
+    assert found.seen.mean() == pytest.approx(planned["exposure"]["mean"])
+    assert (found.seen.min(), found.seen.max()) == (planned["exposure"]["min"], planned["exposure"]["max"])
     starts = {int(at): rate for at, rate in zip(found.at, found.lr, strict=True) if at == int(at)}
     assert [starts[epoch["epoch"]] for epoch in planned["epochs"]] == pytest.approx([e["lr"] for e in plan["epochs"]])
     assert (found.fixed is not None) == bool(settings.get("fix_pred_lr"))

@@ -34,7 +34,7 @@ class Images(Source):
 
     def __init__(self, config: LinclsConfig, device: torch.device, known: np.ndarray | None = None) -> None:
         network = load_pretrained(config, device)
-        self.config = config = with_saved_data(config, network.config)
+        self.config = config = with_saved_data(config, network.run)
         self.method = network.method.eval().requires_grad_(False)
         self.origin = network.origin | {"layer": "backbone"}
         self.width = network.method.backbone_dim

@@ -86,7 +86,7 @@ class _Run:
                     f"{self.setup.support.batch_size} labelled images a step do not divide among {shard.world} ranks; "
                     "change --set support_per_class"
                 )
-            self.saved = self.setup.saved_config()
+            self.saved = self.setup.saved_run
             start = find_start(config, self.saved)
             check_loggers(config)
         self.folder = start.folder
@@ -108,7 +108,7 @@ class _Run:
         self.loggers: list[Logger] = []
         with distributed.raise_on_all_ranks():
             if distributed.is_main():
-                self.folder.claim(self.saved, self.state.history, resumed_from=start.path)
+                self.folder.claim(self.saved.settings, self.state.history, resumed_from=start.path)
                 if self.config.strategy != "iid":
                     self.folder.save_order(self.setup.order)
                 self.loggers = [self.folder.log, *open_loggers(self.config, self.folder.path)]

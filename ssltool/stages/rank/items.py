@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ssltool.checkpoints.checkpoint import Checkpoint
+from ssltool.checkpoints.saved_run import stage_of
 from ssltool.config import LAYERS
 from ssltool.diagnosis.measure import measure
 from ssltool.diagnosis.metrics import METRICS
@@ -64,7 +65,7 @@ class Candidate:
 
 def sort_out(items: Sequence[str], *, checkpoints: bool) -> tuple[list[str], list[str], list[str]]:
     """The run folders of pretrain, the files, and the run folders of lincls among ``items``; those of finetune and
-    scan, whose settings say ``stage``, are left out.
+    scan are left out.
 
     Raises:
         SSLToolError: for a path that does not exist or is given twice, or if nothing is left to rank; with
@@ -79,8 +80,9 @@ def sort_out(items: Sequence[str], *, checkpoints: bool) -> tuple[list[str], lis
     if twice:
         raise SSLToolError(f"{twice[0]} is given twice; name it once")
     settings = {path: RunFolder(path).read_config() for path in paths if path.is_dir()}
-    probes = [path for path, own in settings.items() if "origin" in own]
-    folders = [path for path, own in settings.items() if path not in probes and "stage" not in own]
+    stages = {path: stage_of(own) for path, own in settings.items()}
+    probes = [path for path, stage in stages.items() if stage == "lincls"]
+    folders = [path for path, stage in stages.items() if stage == "pretrain"]
     files = [path for path in paths if not path.is_dir()]
     if not folders and not files:
         raise SSLToolError("name at least one run folder of pretrain or file of representations to rank")

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ssltool.checkpoints.checkpoint import Checkpoint
+from ssltool.checkpoints.saved_run import SavedRun
 from ssltool.data import views
 from ssltool.data.loader import Batch, Loader
 from ssltool.errors import SSLToolError
@@ -41,13 +42,13 @@ class _Steps(Fit):
         phase: str,
         method: Method,
         setup: TrainingSetup,
-        saved: dict[str, Any],
+        saved: SavedRun,
         path: Path,
         loader: Loader,
         sums: tuple[str, ...],
     ) -> None:
         self.setup, self.loader, self.device = setup, loader, loader.device
-        self.strong = dataclasses.replace(setup.recipe, erase_p=saved["erase_p"], erase_scale=ERASED)
+        self.strong = dataclasses.replace(setup.recipe, erase_p=saved.settings["erase_p"], erase_scale=ERASED)
         groups = [{"params": [p for p in method.parameters() if p.requires_grad]}]
         state = training_state(method, groups, setup.config, self.device, sums)
         super().__init__(state, saved, path, epochs=setup.epochs, steps=setup.steps, label={"phase": phase})
@@ -72,10 +73,11 @@ class Clustering(_Steps):
     """SCAN's second step. The classifier is that of ``heads`` clusterings side by side."""
 
     def __init__(
-        self, method: Method, setup: TrainingSetup, saved: dict[str, Any], path: Path, loader: Loader, table: Table
+        self, method: Method, setup: TrainingSetup, saved: SavedRun, path: Path, loader: Loader, table: Table
     ) -> None:
         super().__init__("cluster", method, setup, saved, path, loader, ("loss", "consistency", "entropy"))
-        self.table, self.heads, self.weight = table, saved["heads"], saved["entropy_weight"]
+        self.table = table
+        self.heads, self.weight = saved.settings["heads"], saved.settings["entropy_weight"]
 
     def batches(self, epoch: int, first_step: int) -> Iterator[Batch]:
         """Images and a neighbour of each, one after the other."""
@@ -118,9 +120,9 @@ def table_loss(log_p: Tensor, table: Table, entropy_weight: float) -> float:
 class SelfLabelling(_Steps):
     """SCAN's third step. ``confident`` is the share of images that were learnt from."""
 
-    def __init__(self, method: Method, setup: TrainingSetup, saved: dict[str, Any], path: Path, loader: Loader) -> None:
+    def __init__(self, method: Method, setup: TrainingSetup, saved: SavedRun, path: Path, loader: Loader) -> None:
         super().__init__("selflabel", method, setup, saved, path, loader, ("loss", "confident"))
-        self.threshold = saved["threshold"]
+        self.threshold = saved.settings["threshold"]
 
     def batches(self, epoch: int, first_step: int) -> Iterator[Batch]:
         setup = self.setup
