@@ -36,9 +36,8 @@ from ssltool.runs.folder import RunFolder, run_path
 from ssltool.runs.resume import check_compatible
 from ssltool.settings import ineffective, refuse_ineffective
 from ssltool.training.classification import Accuracy
-from ssltool.training.classifier_setup import build_classifier, classifier_setup, training_state
+from ssltool.training.classifier_setup import ClassifierLoop, build_classifier, classifier_setup, training_state
 from ssltool.training.device import autocast, pick_device, worker_count
-from ssltool.training.loop import Fit
 from ssltool.training.schedule import rates_at
 from ssltool.training.setup import TrainingSetup
 from ssltool.training.signals import StopRequest
@@ -167,7 +166,7 @@ def _begun(arm: _Arm) -> list[Record]:
     return history
 
 
-class _Finetuning(Fit):
+class _Finetuning(ClassifierLoop):
     """The training of one arm."""
 
     def __init__(self, arm: _Arm, network: Pretrained, training: Loader, validation: Loader, device: torch.device):
@@ -177,12 +176,10 @@ class _Finetuning(Fit):
         state = training_state(method, _groups(method, arm.saved.settings), c, device, SUMS)
         label = {"arm": arm.name, "seed": arm.seed}
         super().__init__(state, arm.saved, arm.path, epochs=arm.setup.epochs, steps=arm.setup.steps, label=label)
-        if arm.path.exists():
-            state.restore(Checkpoint.load(arm.path))
 
     def batches(self, epoch: int, first_step: int) -> Iterator[Batch]:
         setup = self.setup
-        return self.training.train(
+        batches = self.training.train(
             setup.indices(epoch),
             [setup.recipe],
             batch_size=setup.batch_size,
@@ -190,6 +187,7 @@ class _Finetuning(Fit):
             epoch=epoch,
             first_step=first_step,
         )
+        return map(Batch.channels_last, batches)
 
     def step(self, batch: Batch) -> tuple[Tensor, ...]:
         state, c = self.state, self.setup.config
@@ -198,10 +196,10 @@ class _Finetuning(Fit):
             group["lr"] = rate * group["scale"]
         with autocast(self.device, c.precision):
             loss, features = state.method(batch)
-        state.learn(loss)
+        state.update(loss)
         return loss, feature_std_tensor(features)
 
-    def finish(self, means: dict[str, float]) -> Record:
+    def results(self, means: dict[str, float]) -> Record:
         state = self.state
         record = {"lr": rates_at(self.setup.config, state.epoch - 1).lr}
         return record | self._evaluate() if state.epoch == self.epochs else record

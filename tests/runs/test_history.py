@@ -191,7 +191,9 @@ def test_the_schedule_is_the_plan_of_the_run(tiny, settings):
     assert found.seen.mean() == pytest.approx(planned["exposure"]["mean"])
     assert (found.seen.min(), found.seen.max()) == (planned["exposure"]["min"], planned["exposure"]["max"])
     starts = {int(at): rate for at, rate in zip(found.at, found.lr, strict=True) if at == int(at)}
-    assert [starts[epoch["epoch"]] for epoch in planned["epochs"]] == pytest.approx([e["lr"] for e in plan["epochs"]])
+    assert [starts[epoch["epoch"]] for epoch in planned["epochs"]] == pytest.approx(
+        [e["lr"] for e in planned["epochs"]]
+    )
     assert (found.fixed is not None) == bool(settings.get("fix_pred_lr"))
 
 

@@ -53,7 +53,7 @@ import torch
 from ssltool.config import PretrainConfig
 from ssltool.data.loader import Shard
 from ssltool.files import weights_hash
-from ssltool.stages.pretrain.pretrain import _Run
+from ssltool.stages.pretrain.pretrain import Pretraining
 from ssltool.training import distributed
 from ssltool.training.distributed import agree, gather, mine
 
@@ -72,7 +72,7 @@ def configs(kind):
 
 def trained(config, shard):
     """The gradients of each step, the losses of each epoch, and the state at the end."""
-    run, gradients = _Run(config, cpu, shard), []
+    run, gradients = Pretraining(config, cpu, shard), []
     method = run.state.method
     update = method.before_update
 
@@ -148,7 +148,7 @@ def main():
         torch.set_default_dtype(torch.float32)
         collectives(shard)
         for config in configs("float32.pt").values():
-            _Run(config, cpu, shard).train()
+            Pretraining(config, cpu, shard).train()
     torch.save(found, out / f"rank{shard.rank}.pt")
 
 

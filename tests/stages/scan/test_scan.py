@@ -321,7 +321,7 @@ def test_without_confident_images_self_labelling_stops_and_keeps_the_clusters(se
 def test_a_step_without_confident_images_leaves_the_network_as_it_is(settings, monkeypatch):
     config = settings(selflabel_epochs=1)
     answers = iter([(torch.zeros((), requires_grad=True) * 1.0, 0), (None, 3)])
-    real = scan.SelfLabelling.step
+    real = SelfLabelling.step
     moved = []
 
     def stepping(self, batch):
