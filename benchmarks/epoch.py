@@ -26,7 +26,7 @@ DEFAULTS = ["-a", "resnet18_w16", "--stem", "small-stride2", "-b", "256", "--epo
 @settings(PretrainConfig)
 def main(config: PretrainConfig) -> None:
     inside = 0.0
-    step = stage._Run._step
+    step = stage.Pretraining.step
 
     def timed(self, batch):
         nonlocal inside
@@ -35,8 +35,8 @@ def main(config: PretrainConfig) -> None:
         inside += time.perf_counter() - start
         return loss
 
-    stage._Run._step = timed
-    run = stage._Run.train
+    stage.Pretraining.step = timed
+    run = stage.Pretraining.train
 
     def whole(self):
         nonlocal total
@@ -46,7 +46,7 @@ def main(config: PretrainConfig) -> None:
         return folder
 
     total = 0.0
-    stage._Run.train = whole
+    stage.Pretraining.train = whole
     stage.pretrain(config)
     print(f"{config.arch}: {total:.2f} s, {inside:.2f} s in forward, backward and optimiser step")
     print(f"outside the model {1 - inside / total:.2%}")

@@ -29,6 +29,13 @@ import ssltool
 from ssltool.errors import SSLToolError, first_line
 
 FilePath = str | os.PathLike[str]
+
+Settings = dict[str, Any]
+"""Settings as plain values: what ``config.json`` and a checkpoint's ``config`` hold."""
+
+Record = dict[str, Any]
+"""Named results as plain values: a line of ``metrics.jsonl``, or what a stage returns."""
+
 S = TypeVar("S", bound="Stored")
 
 

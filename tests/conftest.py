@@ -147,16 +147,16 @@ def interrupt_at(monkeypatch):
 
     The run stops at the end of that step. A run that goes on has more steps behind it and is left alone.
     """
-    from ssltool.stages.pretrain.pretrain import _Run
+    from ssltool.stages.pretrain.pretrain import Pretraining
 
-    step = _Run._step
+    step = Pretraining.step
 
     def arm(done: int) -> None:
-        def stepping(run: Any, batch: Any) -> None:
+        def stepping(run: Any, batch: Any) -> Any:
             if run.state.step == done:
                 os.kill(os.getpid(), signal.SIGTERM)
-            step(run, batch)
+            return step(run, batch)
 
-        monkeypatch.setattr(_Run, "_step", stepping)
+        monkeypatch.setattr(Pretraining, "step", stepping)
 
     return arm

@@ -1,7 +1,8 @@
-"""From settings, as a checkpoint keeps them, to the method that they describe."""
+"""From a saved run to the method that it trained."""
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import torch
@@ -9,7 +10,9 @@ from torch import nn
 
 from ssltool import seeds
 from ssltool.checkpoints.checkpoint import Checkpoint
-from ssltool.checkpoints.convert import is_alone, read_checkpoint
+from ssltool.checkpoints.convert import read_checkpoint
+from ssltool.checkpoints.match_architecture import BackboneSpec
+from ssltool.checkpoints.saved_run import SavedRun
 from ssltool.data.strategies import steps_in_epoch
 from ssltool.errors import SSLToolError
 from ssltool.methods import method_class, method_options
@@ -18,42 +21,49 @@ from ssltool.methods.options import TrainedTeacher
 from ssltool.models.backbones import build_backbone
 from ssltool.training.distributed import rank_zero_info
 
-BUILDING = ("arch", "stem", "image_size", "stop_grad_conv1", "zero_init_residual")
-"""The settings that a backbone is built from."""
 
+def build_method(run: SavedRun, teacher: Checkpoint | None = None) -> Method:
+    """The method of a saved run with fresh weights, which are a function of the run's seed.
 
-def build_method(saved: dict[str, Any], second: Checkpoint | None = None) -> Method:
-    """The method of resolved settings with fresh weights, which are a function of the seed.
+    ``teacher`` is the checkpoint of a trained teacher, whose backbone the method's teacher gets. A method that is read
+    back from a checkpoint gets it with its own weights. A backbone alone becomes a plain ``Method``, which cannot
+    train.
 
-    ``second`` is the checkpoint of a trained teacher whose weights it gets, where ``saved["second_backbone"]`` says how
-    that one's backbone is made. A method that is read back from a checkpoint gets them with its own.
-    Settings of a backbone alone, another program's or an untrained one, make a method that has nothing else.
+    Raises:
+        SSLToolError: if the method, one of its options or the architecture is unknown.
     """
-    made, options = Method, None
-    if not is_alone(saved):
-        made, options = method_class(saved["method"]), method_options(saved["method"], saved["method_options"])
-    own = {name: saved[name] for name in BUILDING}
-
-    def second_backbone() -> tuple[nn.Module, int]:
-        return build_backbone(**(saved["second_backbone"] or own))
-
-    run = RunFacts(
-        images=saved["n_images"],
-        classes=saved["n_classes"],
-        epoch_images=saved["epoch_images"],
-        image_size=saved["image_size"],
-        batch_size=saved["batch_size"],
-        steps=steps_in_epoch(saved["n_images"], saved["batch_size"], saved["steps_per_epoch"]),
-        epochs=saved["epochs"],
-        seed=saved["seed"],
-        second_backbone=second_backbone,
-    )
-    torch.manual_seed(seeds.derive(saved["seed"]))
-    backbone, dim = build_backbone(**own)
-    method = made(backbone, dim, options, run)
-    if second is not None:
-        method.teacher.load_state_dict(backbone_weights(second))  # type: ignore[operator, union-attr]
+    cls, options, facts = Method, None, _run_facts(run)
+    if run.method is not None:
+        cls, options = method_class(run.method.name), method_options(run.method.name, run.method.options)
+    torch.manual_seed(seeds.derive(run.seed))
+    backbone, width = _build_backbone(run.backbone)
+    method = cls(backbone, width, options, facts)
+    if teacher is not None:
+        method.teacher.load_state_dict(backbone_weights(teacher))  # type: ignore[operator, union-attr]
     return method
+
+
+def _run_facts(run: SavedRun) -> RunFacts:
+    """What a method may know of its run. Nothing is known of the training of a backbone alone."""
+    data, schedule = run.data, run.schedule
+    images = data.images if data else 0
+    batch_size = schedule.batch_size if schedule else 0
+    teacher = run.method.teacher_backbone if run.method else None
+    return RunFacts(
+        images=images,
+        classes=data.classes if data else 0,
+        epoch_images=data.epoch_images if data else 0,
+        image_size=run.backbone.image_size,
+        batch_size=batch_size,
+        steps=steps_in_epoch(images, batch_size, schedule.steps_per_epoch) if schedule else 0,
+        epochs=schedule.epochs if schedule else 0,
+        seed=run.seed,
+        second_backbone=lambda: _build_backbone(teacher or run.backbone),
+    )
+
+
+def _build_backbone(backbone: BackboneSpec) -> tuple[nn.Module, int]:
+    return build_backbone(**dataclasses.asdict(backbone))
 
 
 def backbone_weights(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:

@@ -7,7 +7,8 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from ssltool.files import Stored
+from ssltool.checkpoints.saved_run import SavedRun
+from ssltool.files import Record, Settings, Stored
 
 
 @dataclass
@@ -25,8 +26,17 @@ class Checkpoint(Stored):
     arch: str
     epoch: int
     step: int
-    config: dict[str, Any]
+    config: Settings
     state_dict: dict[str, Tensor]
     optimizer: dict[str, Any]
     scaler: dict[str, Any] | None
-    metrics: dict[str, Any]
+    metrics: Record
+
+    @property
+    def run(self) -> SavedRun:
+        """The run that the checkpoint is of.
+
+        Raises:
+            SSLToolError: if ``config`` lacks a setting, which is named.
+        """
+        return SavedRun.read(self.config, "the checkpoint")

@@ -1,8 +1,7 @@
-"""Any program's checkpoint as one of ours: the backbone under our names, and settings as a run would have them."""
+"""Any program's checkpoint as one of ours: the backbone under our names, and what is known of its run."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,15 +12,9 @@ from ssltool.checkpoints.checkpoint import Checkpoint
 from ssltool.checkpoints.layouts import HEADS, Layout, recognise, weights_in
 from ssltool.checkpoints.match_architecture import BackboneSpec, complete, match_backbone
 from ssltool.checkpoints.read import read_entries
-from ssltool.config import PretrainConfig, as_dict
+from ssltool.checkpoints.saved_run import OURS, SavedRun
 from ssltool.errors import SSLToolError
 from ssltool.files import FilePath
-from ssltool.models.family import SMALL_IMAGE
-
-PROGRAM = "program"
-"""The setting that names whose network it is, where there is a backbone alone and no method of ours around it."""
-
-OURS = "ssltool"
 
 
 @dataclass(frozen=True)
@@ -41,11 +34,6 @@ class Found:
         epoch = "" if self.epoch is None else f", epoch {self.epoch}"
         left = f"; left out: {', '.join(self.left)}" if self.left else ""
         return f"{self.layout.program} checkpoint: arch {self.make.arch}{stem}, {where}{epoch}{left}"
-
-
-def is_alone(saved: Mapping[str, Any]) -> bool:
-    """Whether these are the settings of a backbone alone: another program's, or an untrained one."""
-    return PROGRAM in saved
 
 
 def find_network(path: FilePath, entries: dict[str, Any], *, arch: str | None = None, stem: str | None = None) -> Found:
@@ -78,8 +66,7 @@ def read_checkpoint(
     """Any program's checkpoint as one of ours, and for another program's what was found in it.
 
     Another program's has ``state_dict`` with the backbone alone (``backbone.*``), no optimiser, ``step`` 0, ``epoch``
-    0 where the file does not say, and as ``config`` that of a run that never was, with the network's make and its
-    ``program``.
+    0 where the file does not say, and as ``config`` the settings of a backbone alone.
 
     Raises:
         SSLToolError: if the file is unreadable, would have to be executed, or holds no whole network that ssltool
@@ -88,8 +75,8 @@ def read_checkpoint(
     entries = read_entries(path)
     if str(entries.get("format", "")).startswith(f"{OURS}/"):
         checkpoint = Checkpoint.of(entries, path)
-        for name, asked in (("arch", arch), ("stem", stem)):
-            saved = checkpoint.config[name]
+        backbone = SavedRun.read(checkpoint.config, path).backbone
+        for name, asked, saved in (("arch", arch, backbone.arch), ("stem", stem, backbone.stem)):
             if asked not in (None, "auto", saved):
                 raise SSLToolError(f"--{name} is {asked}, but {path} was trained with {saved}; leave it out")
         return checkpoint, None
@@ -99,22 +86,8 @@ def read_checkpoint(
 
 def as_checkpoint(backbone: Mapping[str, Tensor], make: BackboneSpec, layout: Layout, epoch: int) -> Checkpoint:
     """A checkpoint of a backbone alone, with no training to go on with."""
-    method = layout.method or layout.program
-    config = alone(make, method, layout.program)
+    run = SavedRun.of_backbone(make, method=layout.method or layout.program, program=layout.program)
     weights = {f"backbone.{name}": tensor for name, tensor in backbone.items()}
-    return Checkpoint(method, make.arch, epoch, 0, config, weights, optimizer={}, scaler=None, metrics={})
-
-
-def alone(make: BackboneSpec, method: str, program: str) -> dict[str, Any]:
-    """Settings of a run that never was: ours by default, on the bundled images, of a network of this ``make``."""
-    nothing = ("n_images", "n_classes", "epoch_images", "batch_size", "steps_per_epoch", "epochs")
-    unknown = ("data", "second_backbone", "second_hash", "support_hash", "index_hash", "order_hash", "strategy")
-    known = {
-        **dataclasses.asdict(make),
-        PROGRAM: program,
-        "method": method,
-        "method_options": {},
-        "blur_p": 0.5 if make.image_size > SMALL_IMAGE else 0.0,
-        "dataset": "bundled",
-    }
-    return as_dict(PretrainConfig()) | known | dict.fromkeys(nothing, 0) | dict.fromkeys(unknown)
+    return Checkpoint(
+        run.method_name, make.arch, epoch, 0, run.settings, weights, optimizer={}, scaler=None, metrics={}
+    )

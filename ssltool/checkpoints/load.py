@@ -5,18 +5,19 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 
 from ssltool.checkpoints.build import build_method
-from ssltool.checkpoints.convert import OURS, PROGRAM, alone, is_alone, read_checkpoint
+from ssltool.checkpoints.convert import read_checkpoint
 from ssltool.checkpoints.match_architecture import BackboneSpec
+from ssltool.checkpoints.saved_run import OURS, PROGRAM, SavedRun
 from ssltool.checkpoints.torchvision_weights import published_weights
 from ssltool.config import NetworkSettings, PretrainConfig
 from ssltool.data.images import open_dataset, parse_type
 from ssltool.errors import SSLToolError
-from ssltool.files import file_hash, weights_hash
+from ssltool.files import Record, file_hash, weights_hash
 from ssltool.methods.base import Method
 from ssltool.models.backbones import family_of, resolve_stem
 from ssltool.training import distributed
@@ -32,23 +33,27 @@ PUBLISHED = "torchvision:"
 
 UNTRAINED = "untrained"
 
+BUNDLED = "bundled"
+"""The dataset that comes with ssltool."""
+
 
 @dataclass
 class Pretrained:
-    """A network in eval mode on its device, the settings it was trained with, and where it comes from."""
+    """A network in eval mode on its device, the run that trained it, the side of its input in pixels, and where it
+    comes from, as results and files say it."""
 
     method: Method
-    config: dict[str, Any]
+    run: SavedRun
     image_size: int
-    origin: dict[str, Any]
+    origin: Record
 
 
 @dataclass
 class _Source:
-    """What ``--pretrained`` names: settings, weights unless there are none, the epoch that they are of, if known, and
+    """What ``--pretrained`` names: a run, its weights unless there are none, the epoch that they are of, if known, and
     the hash of the file, if there is one."""
 
-    saved: dict[str, Any]
+    run: SavedRun
     weights: dict[str, torch.Tensor] | None
     epoch: int | None
     hash: str | None
@@ -70,29 +75,31 @@ def load_pretrained(
     if distributed.under_torchrun() and not ranks:
         raise SSLToolError("this stage runs in one process; start it without torchrun")
     source = _source(settings, seed)
-    saved = source.saved
-    method = build_method(saved | ({} if seed is None else {"seed": seed}))
+    run = source.run
+    method = build_method(run if seed is None else run.updated(seed=seed))
     untrained = settings.random or source.weights is None
     if source.weights is not None and not settings.random:
         try:
             method.load_state_dict(source.weights)
         except RuntimeError as error:
             reason = str(error).splitlines()[-1].strip()
-            raise SSLToolError(f"the weights in {settings.pretrained} do not fit {saved['arch']}: {reason}") from error
-    image_size = settings.image_size or int(saved["image_size"])
+            raise SSLToolError(
+                f"the weights in {settings.pretrained} do not fit {run.backbone.arch}: {reason}"
+            ) from error
+    image_size = settings.image_size or run.backbone.image_size
     origin = {
         "checkpoint": settings.pretrained,
         "checkpoint_hash": source.hash or weights_hash(method.backbone.state_dict()),
         "random": untrained,
-        PROGRAM: saved.get(PROGRAM, OURS),
-        "method": saved["method"],
-        "arch": saved["arch"],
-        "stem": saved["stem"],
-        "strategy": saved["strategy"],
+        PROGRAM: run.program,
+        "method": run.method_name,
+        "arch": run.backbone.arch,
+        "stem": run.backbone.stem,
+        "strategy": run.schedule.strategy if run.schedule else None,
         "epoch": 0 if untrained else source.epoch,
         "image_size": image_size,
     }
-    return Pretrained(method.to(device).eval(), saved, image_size, origin)
+    return Pretrained(method.to(device).eval(), run, image_size, origin)
 
 
 def _source(settings: NetworkSettings, seed: int | None) -> _Source:
@@ -112,7 +119,7 @@ def _read(path: str, arch: str | None, stem: str | None) -> _Source:
     if found is not None:
         distributed.rank_zero_info(f"reading {path}: {found}")
     epoch = checkpoint.epoch if found is None else found.epoch
-    return _Source(checkpoint.config, checkpoint.state_dict, epoch, file_hash(path))
+    return _Source(SavedRun.read(checkpoint.config, path), checkpoint.state_dict, epoch, file_hash(path))
 
 
 def _untrained(settings: NetworkSettings, seed: int | None) -> _Source:
@@ -122,10 +129,11 @@ def _untrained(settings: NetworkSettings, seed: int | None) -> _Source:
     family_of(arch)
     own = open_dataset(settings, "val").own_size if settings.data is None else None
     size = settings.image_size or own or DEFAULT_SIZE
-    saved = alone(BackboneSpec(arch, resolve_stem(arch, settings.stem or "auto", size), size), UNTRAINED, OURS)
+    backbone = BackboneSpec(arch, resolve_stem(arch, settings.stem or "auto", size), size)
+    run = SavedRun.of_backbone(backbone, method=UNTRAINED, program=OURS)
     if seed is None:
         seed = getattr(settings, "seed", PretrainConfig.seed)
-    return _Source(saved | {"seed": seed}, None, 0, None)
+    return _Source(run.updated(seed=seed), None, 0, None)
 
 
 def _named_architecture(settings: NetworkSettings) -> str:
@@ -144,23 +152,22 @@ def run_name(stage: str, settings: NetworkSettings) -> str:
     return f"{stage}-{Path(source).resolve().parent.name}"
 
 
-def with_saved_data(settings: C, saved: dict[str, Any]) -> C:
-    """``settings`` with the checkpoint's dataset where none is named; a split in ``--dataset-type`` is kept. Other
-    programs do not say what they trained on: the bundled images then, which is said on stderr."""
+def with_saved_data(settings: C, run: SavedRun) -> C:
+    """``settings`` with the dataset of the checkpoint's ``run``, where they name none. A split in ``--dataset-type`` is
+    kept. Other programs do not say what they trained on: then these are the bundled images, and stderr says so."""
     if settings.data is not None:
         return settings
+    dataset, folder, small = (run.data.dataset, run.data.folder, run.data.small) if run.data else (BUNDLED, None, False)
     name, split, subset = parse_type(settings.dataset_type)
     if name == "auto":
-        name = saved["dataset"]
-        if is_alone(saved):
+        name = dataset
+        if run.data is None:
             distributed.rank_zero_info(
                 f"no DATA is given, and {settings.pretrained} names none: taking the bundled images"
             )
-    elif name == "bundled":
+    elif name == BUNDLED:
         return settings
-    elif name != saved["dataset"]:
+    elif name != dataset:
         raise SSLToolError(f"--dataset-type {settings.dataset_type} needs the folder of its images as DATA")
     spelling = name + (f"_{split}" if split else "") + ("_subset" if subset else "")
-    return dataclasses.replace(
-        settings, data=saved["data"], dataset_type=spelling, small=settings.small or saved["small"]
-    )
+    return dataclasses.replace(settings, data=folder, dataset_type=spelling, small=settings.small or small)

@@ -41,6 +41,8 @@ class BackboneSpec:
     arch: str
     stem: str
     image_size: int
+    stop_grad_conv1: bool = False
+    zero_init_residual: bool = True
 
 
 def match_backbone(

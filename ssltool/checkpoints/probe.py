@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ssltool.files import Stored
+from ssltool.files import Record, Settings, Stored
 
 
 @dataclass
@@ -23,8 +23,8 @@ class Probe(Stored):
 
     weight: Tensor
     bias: Tensor
-    config: dict[str, Any]
-    metrics: dict[str, Any]
+    config: Settings
+    metrics: Record
     labels: Tensor | None = None
     state: dict[str, Any] = field(default_factory=dict)
 

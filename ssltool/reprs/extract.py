@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections.abc import Generator, Iterable, Iterator
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +18,7 @@ from ssltool.data import views
 from ssltool.data.images import ImageSet
 from ssltool.data.loader import Batch, Loader, Shard
 from ssltool.errors import SSLToolError
+from ssltool.files import Record
 from ssltool.models.outputs import Features
 from ssltool.reprs.representations import Representations
 from ssltool.training.device import DTYPES, autocast, worker_count
@@ -84,8 +84,8 @@ class Pass:
     def _loaded(self, loader: Loader, part: range) -> Iterator[Batch]:
         if self.config.views is None:
             return loader.evaluate(self.size, np.arange(part.start, part.stop))
-        seed = seeds.derive(self.network.config["seed"], seeds.Stream.SAVED_VIEWS)
-        recipes = [views.recipe_of(self.network.config)] * self.config.views
+        seed = seeds.derive(self.network.run.seed, seeds.Stream.SAVED_VIEWS)
+        recipes = [self.network.run.recipe] * self.config.views
         first, upto = part.start // self.size, np.arange(part.stop)
         return loader.train(upto, recipes, batch_size=self.size, seed=seed, epoch=0, first_step=first)
 
@@ -103,7 +103,7 @@ class Pass:
         labels, index = (torch.from_numpy(column).repeat_interleave(self.places) for column in columns)
         return Representations(rows.flatten(0, 1) if self.keeps_places else rows, labels, index, self.meta(shard))
 
-    def meta(self, shard: Shard) -> dict[str, Any]:
+    def meta(self, shard: Shard) -> Record:
         """Where the rows come from."""
         c, network, images = self.config, self.network, self.images
         return network.origin | {
@@ -122,11 +122,11 @@ class Pass:
             "shard": [shard.rank, shard.world] if shard.world > 1 else None,
             "ssltool": ssltool.__version__,
             "torch": str(torch.__version__),
-            "seed": network.config["seed"],
-            "config": network.config,
+            "seed": network.run.seed,
+            "config": network.run.settings,
         }
 
-    def facts(self, shard: Shard) -> dict[str, Any]:
+    def facts(self, shard: Shard) -> Record:
         """Everything that the rows depend on, to the last bit."""
         digest = hashlib.sha256("\0".join(self.images.paths or ()).encode())
         for column in (self.images.labels, self.images.index):
@@ -159,7 +159,7 @@ def _arrived(copy: Tensor, copied: torch.cuda.Event | None) -> Tensor:
 def _transform(images: ImageSet, network: Pretrained, config: SaveReprsConfig) -> str:
     normalise, size = f"normalise mean {views.MEAN} std {views.STD}", network.image_size
     if config.views is not None:
-        return f"{views.recipe_of(network.config)}, {normalise}"
+        return f"{network.run.recipe}, {normalise}"
     if images.images is not None and images.images.shape[-1] == images.images.shape[-2] == size:
         return normalise
     return f"resize {views.eval_resize(size)}, centre crop {size}, {normalise}"

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ssltool.errors import SSLToolError
-from ssltool.files import matching
+from ssltool.files import Record, matching
 from ssltool.reprs.representations import Representations
 from ssltool.reprs.row_set import RowSet
 
@@ -32,7 +32,7 @@ class Saved:
     rows: RowSet
     targets: Tensor
     index: Tensor
-    meta: dict[str, Any]
+    meta: Record
 
     @classmethod
     def open(cls, name: str) -> Saved:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +12,7 @@ from ssltool.data import views
 from ssltool.data.images import ImageSet, decode
 from ssltool.data.loader import Loader, Shard
 from ssltool.errors import SSLToolError
+from ssltool.files import Record
 from ssltool.methods.base import Method
 from ssltool.training.device import worker_count
 from ssltool.training.schedule import rates_at
@@ -85,7 +85,7 @@ def _in_words(recipes: Sequence[views.Recipe]) -> list[str]:
     return lines
 
 
-def schedule_of(setup: TrainingSetup, method: Method, records: Sequence[dict[str, Any]] = ()) -> Schedule:
+def schedule_of(setup: TrainingSetup, method: Method, records: Sequence[Record] = ()) -> Schedule:
     """Which images each epoch draws from, how often each is seen, and the learning rates.
 
     Epochs that ``records`` tell to have run with another data strategy, in a run that was gone on from, are left out:

@@ -10,14 +10,13 @@ import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from ssltool.checkpoints.checkpoint import Checkpoint
 from ssltool.config import RunSettings
 from ssltool.errors import SSLToolError, first_line
-from ssltool.files import to_json, write_atomically, write_json, writing
+from ssltool.files import Record, Settings, to_json, write_atomically, write_json, writing
 
 NEWEST = "checkpoint.pt"
 PROBE = "probe.pt"
@@ -55,6 +54,7 @@ class RunFolder:
         self.path = path
         self.stage = stage
         self.newest = path / NEWEST
+        self.config = path / "config.json"
         self.metrics = path / "metrics.jsonl"
 
     def refuse_if_taken(self, *, overwrite: bool, resume: str | None = None, resumed_from: Path | None = None) -> None:
@@ -88,9 +88,7 @@ class RunFolder:
     def _own_files(self) -> list[Path]:
         return [path for pattern in OWN[self.stage] for path in self.path.glob(pattern)]
 
-    def claim(
-        self, config: dict[str, Any], history: Sequence[dict[str, Any]] = (), *, resumed_from: Path | None = None
-    ) -> None:
+    def claim(self, settings: Settings, history: Sequence[Record] = (), *, resumed_from: Path | None = None) -> None:
         """Makes the folder this run's: removes what an earlier one left unless this goes on from it, writes the
         settings and the records of the epochs that are already done.
 
@@ -102,17 +100,17 @@ class RunFolder:
             for path in self._own_files():
                 if not self._holds(resumed_from) or path.suffix == ".tmp":  # left by a save that was killed
                     path.unlink(missing_ok=True)
-        write_json(self.path / "config.json", config)
+        write_json(self.config, settings)
         lines = [to_json(timed.get(_moment(record), record)) + "\n" for record in history]
         write_atomically(self.metrics, lambda stream: stream.write("".join(lines).encode()))
 
-    def read_config(self) -> dict[str, Any]:
+    def read_config(self) -> Settings:
         """The settings in ``config.json``.
 
         Raises:
             SSLToolError: if this is no run folder, or the file is cut short.
         """
-        file = self.path / "config.json"
+        file = self.config
         if not file.is_file():
             raise SSLToolError(f"{self.path} is no run folder: it has no config.json; name a folder that a run wrote")
         try:
@@ -123,13 +121,13 @@ class RunFolder:
             raise SSLToolError(f"{file} holds no settings; name a folder that a run wrote")
         return config
 
-    def read_metrics(self) -> list[dict[str, Any]]:
+    def read_metrics(self) -> list[Record]:
         """The records of ``metrics.jsonl``, one per epoch."""
         if not self.metrics.exists():
             return []
         return [json.loads(line) for line in self.metrics.read_text().splitlines() if line.endswith("}")]
 
-    def log(self, record: dict[str, Any]) -> None:
+    def log(self, record: Record) -> None:
         """Appends one record to ``metrics.jsonl``."""
         with writing(self.metrics), open(self.metrics, "a") as stream:
             stream.write(to_json(record) + "\n")
@@ -160,5 +158,5 @@ class RunFolder:
         return kept
 
 
-def _moment(record: dict[str, Any]) -> tuple[Any, ...]:
+def _moment(record: Record) -> tuple[object, ...]:
     return tuple(record.get(name) for name in APART)

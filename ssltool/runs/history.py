@@ -6,15 +6,15 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from ssltool.checkpoints.saved_run import SavedRun, stage_of
 from ssltool.config import PretrainConfig
-from ssltool.data import views
 from ssltool.data.images import open_dataset
 from ssltool.data.strategies import read_order
 from ssltool.errors import SSLToolError
+from ssltool.files import Record
 from ssltool.methods import method_options
 from ssltool.runs.display_names import display_names
 from ssltool.runs.folder import RunFolder
@@ -24,12 +24,12 @@ from ssltool.training.setup import TrainingSetup
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """What a run folder says: ``config`` are the resolved settings, ``records`` the lines of ``metrics.jsonl``, one an
-    epoch; ``name`` tells the run from those beside it."""
+    """A run folder of ``pretrain``: ``saved`` is the run of its ``config.json``, ``records`` are the lines of
+    ``metrics.jsonl``, one per epoch; ``name`` tells the run from those beside it."""
 
     path: Path
-    config: dict[str, Any]
-    records: list[dict[str, Any]]
+    saved: SavedRun
+    records: list[Record]
     name: str
 
 
@@ -40,34 +40,36 @@ def read_runs(paths: Sequence[str]) -> list[FinishedRun]:
         SSLToolError: if one is no such folder, cannot be read, or is given twice.
     """
     folders = [Path(path) for path in paths]
-    read = [(_config(folder), RunFolder(folder).read_metrics()) for folder in folders]
+    read = [(_read_run(RunFolder(folder)), RunFolder(folder).read_metrics()) for folder in folders]
     resolved = [folder.resolve() for folder in folders]
     if len(set(resolved)) < len(resolved):
         raise SSLToolError("a run folder is given twice; name each once")
     names = display_names([str(path) for path in resolved])
     return [
-        FinishedRun(folder, config, records, name)
-        for folder, (config, records), name in zip(folders, read, names, strict=True)
+        FinishedRun(folder, saved, records, name)
+        for folder, (saved, records), name in zip(folders, read, names, strict=True)
     ]
 
 
-def _config(folder: Path) -> dict[str, Any]:
-    config = RunFolder(folder).read_config()
-    if "method_options" not in config:
-        raise SSLToolError(f"{folder} holds no run of pretrain; its config.json has no method_options")
-    return config
+def _read_run(folder: RunFolder) -> SavedRun:
+    settings = folder.read_config()
+    stage = stage_of(settings)
+    if stage != "pretrain":
+        raise SSLToolError(f"{folder.path} is a run folder of {stage}; name one of pretrain")
+    return SavedRun.read(settings, folder.config)
 
 
 def restore_setup(run: FinishedRun, data: str | None = None) -> TrainingSetup:
-    """The setup that the run was, with its images in ``data`` where they have moved there; without what only training
-    needs, a trained teacher and labelled images.
+    """The setup of the run, with its images in ``data`` where they have moved there, but without a trained teacher and
+    labelled images, which only training needs.
 
     Raises:
         SSLToolError: if its images cannot be opened, or are not those that it was trained on.
     """
     own = [f.name for f in dataclasses.fields(PretrainConfig) if not f.metadata["method_option"]]
-    values = {name: run.config[name] for name in own if name in run.config and name != "options"}
-    if data is not None and run.config["data"] is None:
+    settings = run.saved.settings
+    values = {name: settings[name] for name in own if name in settings and name != "options"}
+    if data is not None and settings["data"] is None:
         raise SSLToolError(f"{run.path} was trained on the images that come with ssltool; leave --data out")
     config = PretrainConfig(**(values if data is None else values | {"data": data}))
     if config.data is not None and not Path(config.data).is_dir():
@@ -81,13 +83,13 @@ def restore_setup(run: FinishedRun, data: str | None = None) -> TrainingSetup:
     if config.strategy != "iid":
         kept = run.path / "order.npy"
         order = read_order(str(kept) if kept.is_file() else config.incremental_idx_path, len(images), config.seed)
-    options = method_options(config.method, run.config["method_options"])
-    setup = TrainingSetup(config, options, images, order, views.recipe_of(run.config))
-    found = setup.saved_config()
+    options = method_options(config.method, settings["method_options"])
+    setup = TrainingSetup(config, options, images, order, run.saved.recipe)
+    found = setup.saved_run.settings
     for key in ("dataset", "n_images", "index_hash", "order_hash"):
-        if key in run.config and found[key] != run.config[key]:
+        if key in settings and found[key] != settings[key]:
             raise SSLToolError(
-                f"{run.path} was trained on other images: {FOUND_OUT[key]} was {run.config[key]}, is now {found[key]}; "
+                f"{run.path} was trained on other images: {FOUND_OUT[key]} was {settings[key]}, is now {found[key]}; "
                 "name the folder of its own with --data"
             )
     return setup

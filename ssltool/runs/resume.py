@@ -6,11 +6,12 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ssltool.checkpoints.checkpoint import Checkpoint
+from ssltool.checkpoints.saved_run import SavedRun
 from ssltool.config import PretrainConfig, fixed_settings
 from ssltool.errors import SSLToolError
+from ssltool.files import Settings
 from ssltool.methods import method_class
 from ssltool.methods.options import MethodOptions
 from ssltool.runs.folder import RunFolder, run_path
@@ -29,7 +30,7 @@ FOUND_OUT = {
     "start_hash": "the hash of the network to start from",
     "neighbours_hash": "the hash of the neighbours",
 }
-"""What the saved settings hold beside flags."""
+"""What saved settings hold beside flags, and how it is called."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,8 @@ class Start:
     checkpoint: Checkpoint | None
 
 
-def find_start(config: PretrainConfig, saved: dict[str, Any]) -> Start:
-    """Where the run of ``config`` starts; touches nothing. ``saved`` are its resolved settings.
+def find_start(config: PretrainConfig, run: SavedRun) -> Start:
+    """Where the run of ``config`` starts; touches nothing. ``run`` has its resolved settings.
 
     Raises:
         SSLToolError: if its folder holds another run, the checkpoint is missing or unreadable, or does not fit.
@@ -53,7 +54,7 @@ def find_start(config: PretrainConfig, saved: dict[str, Any]) -> Start:
     if path is None:
         return Start(folder, None, None)
     checkpoint = Checkpoint.load(path)
-    check_compatible(checkpoint, saved, path)
+    check_compatible(checkpoint, run, path)
     return Start(folder, path, checkpoint)
 
 
@@ -75,37 +76,37 @@ def find_file(resume: str | None, newest: Path) -> Path | None:
     return path
 
 
-def check_compatible(checkpoint: Checkpoint, config: dict[str, Any], path: Path, *, more: Sequence[str] = ()) -> None:
-    """Refuses to go on from ``checkpoint`` under settings that break its schedule.
+def check_compatible(checkpoint: Checkpoint, run: SavedRun, path: Path, *, more: Sequence[str] = ()) -> None:
+    """Refuses to go on from ``checkpoint`` with a ``run`` that breaks its schedule.
 
-    ``config`` is resolved, as it will be saved; ``more`` names what must agree beside what pretraining has. At the end
+    ``more`` names the settings that must agree beside those of pretraining. At the end
     of an epoch another data strategy may take over; the same strategy goes on with the same order and chunks.
 
     Raises:
         SSLToolError: naming each setting that differs, with both values.
     """
+    old, new = checkpoint.config, run.settings
     names = [*fixed_settings(PretrainConfig), *FOUND_OUT, *more]
     names.remove("order_hash")
-    if checkpoint.config["strategy"] == config["strategy"]:
+    if old["strategy"] == new["strategy"]:
         names += ["chunk_size", "n_rounds", "repeat_batch", "order_hash"]
     reason = "would break its schedule or its weights"
-    differing = differences(names, checkpoint.config, config)
-    if checkpoint.config["method"] == config["method"]:
-        differing += _differing_options(checkpoint.config, config)
+    differing = differences(names, old, new)
+    if old["method"] == new["method"]:
+        differing += _differing_options(old, new)
     if not differing and checkpoint.metrics["epoch_step"]:
         fields = dataclasses.fields(PretrainConfig)
         names = [f.name for f in fields if f.metadata["section"] in WITHIN_EPOCH]
         names.remove("incremental_idx_path")  # what counts is the order in it
         reason = f"cannot change in the middle of epoch {checkpoint.epoch + 1}, only at the end of one"
-        differing = differences(names, checkpoint.config, config)
+        differing = differences(names, old, new)
     if differing:
         raise SSLToolError(f"cannot resume {path}: {'; '.join(differing)}. This {reason}; give the checkpoint's values")
 
 
-def differences(
-    names: list[str], old: dict[str, Any], new: dict[str, Any], flag_name: Callable[[str], str] = flag
-) -> list[str]:
-    """Which of the settings ``names`` differ, each with both values; ``spelt`` makes a flag of a name."""
+def differences(names: list[str], old: Settings, new: Settings, flag_name: Callable[[str], str] = flag) -> list[str]:
+    """Which of the settings ``names`` differ, each with both values; ``flag_name`` turns a name into what is
+    shown, by default its flag."""
     found = []
     for name in names:
         before, after = old.get(name), new.get(name)
@@ -114,8 +115,8 @@ def differences(
     return found
 
 
-def _differing_options(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """The method's options that differ; what counts of a file is its contents, which ``FOUND_OUT`` has."""
+def _differing_options(old: Settings, new: Settings) -> list[str]:
+    """The method's options that differ. Files are compared by their contents, whose hashes are in ``FOUND_OUT``."""
     declared = {f.name: f for f in dataclasses.fields(method_class(new["method"]).Options)}
     names = [name for name, f in declared.items() if f.metadata["metavar"] != "FILE"]
     return differences(names, old["method_options"], new["method_options"], MethodOptions.flag_name)

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ssltool.checkpoints.checkpoint import Checkpoint
 from ssltool.checkpoints.load import Pretrained, load_pretrained, run_name, with_saved_data
+from ssltool.checkpoints.saved_run import SavedRun
 from ssltool.config import FinetuneConfig, as_dict
 from ssltool.data.images import ImageSet
 from ssltool.data.labels import open_labelled
@@ -28,7 +29,7 @@ from ssltool.data.loader import Batch, Loader
 from ssltool.data.support import labelled_rows
 from ssltool.diagnosis.metrics.of_rows import feature_std_tensor
 from ssltool.errors import SSLToolError
-from ssltool.files import weights_hash
+from ssltool.files import Record, Settings, weights_hash
 from ssltool.methods.base import Method
 from ssltool.models.depth import layer_groups
 from ssltool.runs.folder import RunFolder, run_path
@@ -36,9 +37,8 @@ from ssltool.runs.resume import check_compatible
 from ssltool.settings import ineffective, refuse_ineffective
 from ssltool.training import optimizer_rule
 from ssltool.training.classification import Accuracy
-from ssltool.training.classifier_setup import build_classifier, classifier_setup, training_state
+from ssltool.training.classifier_setup import ClassifierLoop, build_classifier, classifier_setup, training_state
 from ssltool.training.device import autocast, pick_device, worker_count
-from ssltool.training.loop import Fit
 from ssltool.training.schedule import rates_at
 from ssltool.training.setup import TrainingSetup
 from ssltool.training.signals import StopRequest
@@ -52,7 +52,7 @@ FIXED = ("crop_min", "layer_decay", "head_lr")
 ACCURACIES = ("acc1", "acc5", "class_acc1")
 
 
-def run(config: FinetuneConfig) -> dict[str, Any]:
+def run(config: FinetuneConfig) -> Record:
     """The stage: trains every arm with every seed and returns, by arm, the accuracies (shares of 1) on the val split
     after the last epoch, and the difference between the arms.
 
@@ -63,7 +63,7 @@ def run(config: FinetuneConfig) -> dict[str, Any]:
     device = pick_device(config)
     network = load_pretrained(config, device)
     _refuse_idle(config, network)
-    config = with_saved_data(config, network.config)
+    config = with_saved_data(config, network.run)
     train, val = open_labelled(dataclasses.replace(config, labels_fraction=1.0))
     folder = RunFolder(run_path(config, run_name("finetune", config)), "finetune")
     arms = [
@@ -76,10 +76,10 @@ def run(config: FinetuneConfig) -> dict[str, Any]:
     folder.refuse_if_taken(overwrite=config.overwrite, resume=config.resume, resumed_from=resumed_from)
     batch_size = arms[0].setup.batch_size
     done = [record for history in begun.values() for record in history]
-    saved = as_dict(config) | {"stage": "finetune", "batch_size": batch_size, "network": network.origin}
-    folder.claim(saved, done, resumed_from=resumed_from)
+    settings = as_dict(config) | {"stage": "finetune", "batch_size": batch_size, "network": network.origin}
+    folder.claim(settings, done, resumed_from=resumed_from)
 
-    last: dict[tuple[str, int], dict[str, Any]] = {}
+    last: dict[tuple[str, int], Record] = {}
     workers = worker_count(config.workers)
     with StopRequest() as stop, contextlib.closing(Loader(val, network.image_size, device, workers)) as validation:
         for arm in arms:
@@ -96,7 +96,7 @@ def run(config: FinetuneConfig) -> dict[str, Any]:
         "labels_fraction": config.labels_fraction,
         "train_size": len(arms[0].setup.images),
         "val_size": len(val),
-        "classes": arms[0].saved["n_classes"],
+        "classes": arms[0].saved.settings["n_classes"],
         "run": str(folder.path),
         **network.origin,
     }
@@ -104,12 +104,12 @@ def run(config: FinetuneConfig) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class _Arm:
-    """One training: what it starts from (``name``), with which seed, and its resolved settings."""
+    """One training: what it starts from (``name``), with which seed, and the run that it saves."""
 
     name: str
     seed: int
     setup: TrainingSetup
-    saved: dict[str, Any]
+    saved: SavedRun
     path: Path
 
 
@@ -148,41 +148,39 @@ def _make_arm(name: str, seed: int, config: FinetuneConfig, network: Pretrained,
         seed=seed,
         precision=config.precision,
     )
-    saved = setup.saved_config() | {
-        "arm": name,
-        "labels_fraction": config.labels_fraction,
-        "layer_decay": config.layer_decay if pretrained else 1.0,
-        "head_lr": (config.head_lr or lr) if pretrained else lr,
-        "network": network.origin if pretrained else None,
-        "start_hash": weights_hash(network.method.backbone.state_dict()) if pretrained else None,
-    }
+    saved = setup.saved_run.updated(
+        arm=name,
+        labels_fraction=config.labels_fraction,
+        layer_decay=config.layer_decay if pretrained else 1.0,
+        head_lr=(config.head_lr or lr) if pretrained else lr,
+        network=network.origin if pretrained else None,
+        start_hash=weights_hash(network.method.backbone.state_dict()) if pretrained else None,
+    )
     return _Arm(name, seed, setup, saved, folder / f"finetuned_{name}_seed{seed}.pt")
 
 
-def _begun(arm: _Arm) -> list[dict[str, Any]]:
+def _begun(arm: _Arm) -> list[Record]:
     """The records of an arm that was stopped, or that ended."""
     checkpoint = Checkpoint.load(arm.path)
     check_compatible(checkpoint, arm.saved, arm.path, more=FIXED)
-    history: list[dict[str, Any]] = checkpoint.metrics["epochs"]
+    history: list[Record] = checkpoint.metrics["epochs"]
     return history
 
 
-class _Finetuning(Fit):
+class _Finetuning(ClassifierLoop):
     """The training of one arm."""
 
     def __init__(self, arm: _Arm, network: Pretrained, training: Loader, validation: Loader, device: torch.device):
         self.setup, self.training, self.validation, self.device = arm.setup, training, validation, device
         c = arm.setup.config
         method = build_classifier(arm.saved, network if arm.name == PRETRAINED else None, device)
-        state = training_state(method, _groups(method, arm.saved), c, device, SUMS)
+        state = training_state(method, _groups(method, arm.saved.settings), c, device, SUMS)
         label = {"arm": arm.name, "seed": arm.seed}
         super().__init__(state, arm.saved, arm.path, epochs=arm.setup.epochs, steps=arm.setup.steps, label=label)
-        if arm.path.exists():
-            state.restore(Checkpoint.load(arm.path))
 
     def batches(self, epoch: int, first_step: int) -> Iterator[Batch]:
         setup = self.setup
-        return self.training.train(
+        batches = self.training.train(
             setup.indices(epoch),
             [setup.recipe],
             batch_size=setup.batch_size,
@@ -190,6 +188,7 @@ class _Finetuning(Fit):
             epoch=epoch,
             first_step=first_step,
         )
+        return map(Batch.channels_last, batches)
 
     def step(self, batch: Batch) -> tuple[Tensor, ...]:
         state, c = self.state, self.setup.config
@@ -198,10 +197,10 @@ class _Finetuning(Fit):
             group["lr"] = rate * group["scale"]
         with autocast(self.device, c.precision):
             loss, features = state.method(batch)
-        state.learn(loss)
+        state.update(loss)
         return loss, feature_std_tensor(features)
 
-    def finish(self, means: dict[str, float]) -> dict[str, Any]:
+    def results(self, means: dict[str, float]) -> Record:
         state = self.state
         record = {"lr": rates_at(self.setup.config, state.epoch - 1).lr}
         return record | self._evaluate() if state.epoch == self.epochs else record
@@ -209,24 +208,24 @@ class _Finetuning(Fit):
     @torch.no_grad()
     def _evaluate(self) -> dict[str, float]:
         method = self.state.method.eval()
-        accuracy = Accuracy(self.config["n_classes"], self.device)
+        accuracy = Accuracy(self.saved.settings["n_classes"], self.device)
         for batch in self.validation.evaluate(256):
             accuracy.add(method.embed(batch.channels_last().views[0], "projector"), batch.labels)
         return accuracy.result()
 
 
-def _groups(method: Method, saved: dict[str, Any]) -> list[dict[str, Any]]:
+def _groups(method: Method, saved: Settings) -> list[dict[str, Any]]:
     head = {"params": list(method.projector.parameters()), "scale": saved["head_lr"] / saved["lr"]}
     return [*layer_groups(method.backbone, saved["layer_decay"]), head]
 
 
-def _compare(last: dict[tuple[str, int], dict[str, Any]]) -> dict[str, Any]:
+def _compare(last: dict[tuple[str, int], Record]) -> Record:
     """The accuracies of each arm over the seeds, and their difference, seed by seed."""
     arms = list(dict.fromkeys(arm for arm, _ in last))
     values = {
         arm: {key: [record[key] for (of, _), record in last.items() if of == arm] for key in ACCURACIES} for arm in arms
     }
-    found: dict[str, Any] = {
+    found: Record = {
         "seeds": list(dict.fromkeys(seed for _, seed in last)),
         "arms": {arm: {key: spread(values[arm][key]) for key in ACCURACIES} for arm in arms},
     }
@@ -237,7 +236,7 @@ def _compare(last: dict[tuple[str, int], dict[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def spread(values: Sequence[float]) -> dict[str, Any]:
+def spread(values: Sequence[float]) -> Record:
     """``mean``, ``sd`` (of a sample) and the 95 % interval ``low`` to ``high`` of the mean by Student's t, which are
     None for one value; and the ``values``."""
     mean, n = statistics.fmean(values), len(values)

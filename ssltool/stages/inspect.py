@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from ssltool.checkpoints.checkpoint import Checkpoint
-from ssltool.checkpoints.convert import OURS, PROGRAM, find_network
+from ssltool.checkpoints.convert import find_network
 from ssltool.checkpoints.layouts import weights_in
 from ssltool.checkpoints.read import read_entries, settings_in
+from ssltool.checkpoints.saved_run import OURS, PROGRAM
 from ssltool.config import InspectConfig
 from ssltool.errors import SSLToolError, first_line
 from ssltool.files import file_hash

@@ -43,12 +43,12 @@ def run(config: SaveReprsConfig) -> list[dict[str, Any]]:
     formats.check(config.format, config.dtype)
     device = pick_device(config, local_rank=distributed.local_rank())
     network = load_pretrained(config, device, ranks=True)
-    config = with_saved_data(config, network.config)
+    config = with_saved_data(config, network.run)
     splits = _splits(config)
     # Of both splits, the numbers in --idx-path choose among the train images; the val images stay whole.
     whole = dataclasses.replace(config, idx_path=None)
     opened = [open_dataset(whole if split == "val" and len(splits) > 1 else config, split) for split in splits]
-    sampled = [_sample(one, config.sample, network.config["seed"]) for one in opened]
+    sampled = [_sample(one, config.sample, network.run.seed) for one in opened]
     passes = [Pass(network, images, config, device) for images in sampled]
     paths = [_target(config, images, network, several=len(splits) > 1) for images in sampled]
     parts = [[one.part(Shard(rank, shard.world)) for rank in range(shard.world)] for one in passes]
@@ -138,7 +138,7 @@ def _target(config: SaveReprsConfig, images: ImageSet, network: Pretrained, *, s
             raise SSLToolError(f"--split both writes two files; give --out a folder instead of {out}")
         out = out / file if several or out.is_dir() else out
         return out if config.format != "npy" or out.suffix == suffix else out.with_name(out.name + suffix)
-    number = config.exp_id if config.exp_id is not None else int(network.config["exp_id"])
+    number = config.exp_id if config.exp_id is not None else int(network.run.settings["exp_id"])
     # The paper's name is that of the trained backbone's output; anything else must not take its place.
     parts = ["random" if network.origin["random"] else None, None if config.layer == "backbone" else config.layer]
     parts += [config.tokens, "places" if config.pool == "none" else None]

@@ -1,86 +1,127 @@
-"""The loop of the stages that train a network in one process: saved after every epoch, and when a signal asks."""
+"""The training loop of every stage: epochs of steps, saved after every epoch and when a signal asks.
+
+A step is a function of the seed, the epoch, the step and the saved state, so a training that was stopped after any step
+goes on to the same bits.
+"""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Generic, TypeVar
 
 from torch import Tensor
 
-from ssltool.data.loader import Batch
 from ssltool.errors import Interrupted
+from ssltool.files import Record
+from ssltool.training import distributed
 from ssltool.training.progress import Progress
 from ssltool.training.signals import StopRequest
-from ssltool.training.state import FLUSH_EVERY, TrainState
+from ssltool.training.state import FLUSH_EVERY, LoopState
+
+S = TypeVar("S", bound=LoopState)
+B = TypeVar("B")
 
 
-class Fit:
-    """A network's training from wherever ``state`` stands to the end of the last of ``epochs`` epochs of ``steps``.
+class TrainingLoop(Generic[S, B]):
+    """Trains from wherever ``state`` stands to the end of the last of ``epochs`` epochs of ``steps`` steps each.
 
-    A subclass says what is seen (``batches``), what a step does (``step``) and what an epoch's record holds beside the
-    means of ``state.sums`` (``finish``). ``path`` is the checkpoint, ``config`` the settings in it, ``label`` what
-    tells its records from others in the run folder.
+    A subclass defines what the steps of an epoch see (``batches``), what a step does (``step``), what the record of an
+    epoch says (``finish_epoch``) and how the state is saved (``save``). ``path`` is the file that a stopped training
+    goes on from, ``name`` what the progress of each epoch begins with.
     """
 
     def __init__(
-        self, state: TrainState, config: dict[str, Any], path: Path, *, epochs: int, steps: int, label: dict[str, Any]
+        self, state: S, path: Path, *, epochs: int, steps: int, name: str = "", steps_per_line: int = 50
     ) -> None:
-        self.state, self.config, self.path = state, config, path
-        self.epochs, self.steps, self.label = epochs, steps, label
+        self.state, self.path = state, path
+        self.epochs, self.steps = epochs, steps
+        self.name, self.steps_per_line = name, steps_per_line
 
-    def batches(self, epoch: int, first_step: int) -> Iterator[Batch]:
-        """The batches of an epoch from a step on."""
+    def batches(self, epoch: int, first_step: int) -> Iterator[B]:
+        """The batches of an epoch, from a step on."""
         raise NotImplementedError
 
-    def step(self, batch: Batch) -> tuple[Tensor, ...]:
-        """Learns from a batch; returns the values of what ``state.sums`` names, the loss first."""
+    def step(self, batch: B) -> Sequence[Tensor]:
+        """Trains on a batch and returns the numbers that ``state`` records of the step."""
         raise NotImplementedError
 
-    def finish(self, means: dict[str, float]) -> dict[str, Any]:
-        """What the record of the epoch that has just ended holds beside its ``means``.
+    def finish_epoch(self) -> Record:
+        """Ends the epoch in ``state`` and returns the epoch's record.
 
         Raises:
-            SSLToolError: if there is no use in going on.
+            SSLToolError: if training on would be useless.
         """
-        return {}
+        raise NotImplementedError
 
-    def run(self, stop: StopRequest, log: Callable[[dict[str, Any]], None]) -> list[dict[str, Any]]:
+    def save(self) -> None:
+        """Writes ``path``, at the end of an epoch, where ``state.epoch_step`` is 0, or within one."""
+        raise NotImplementedError
+
+    def images_in(self, batch: B) -> int:
+        """The images in a batch, over all ranks."""
+        raise NotImplementedError
+
+    def start_epoch(self) -> None:
+        """Called before the batches of an epoch, or of the rest of one that was stopped."""
+
+    def must_save(self) -> bool:
+        """Whether to save after a step within an epoch although no signal came."""
+        return False
+
+    def is_done(self) -> bool:
+        """Whether the last epoch is done, or no other is needed."""
+        return self.state.epoch >= self.epochs
+
+    @contextlib.contextmanager
+    def progress(self) -> Iterator[Progress]:
+        """The display of the epoch's progress."""
+        state, number = self.state, f"epoch {self.state.epoch + 1}/{self.epochs}"
+        shown = Progress(
+            f"{self.name} {number}".strip(),
+            self.steps,
+            done=state.epoch_step,
+            every=self.steps_per_line,
+            visible=distributed.is_main(),
+        )
+        with contextlib.closing(shown):
+            yield shown
+
+    def run(self, stop: StopRequest, log: Callable[[Record], None]) -> list[Record]:
         """Trains to the end, handing each epoch's record to ``log``; returns all records, of earlier epochs too.
 
         Raises:
             SSLToolError: for a loss that is not finite, or what the subclass raises.
-            Interrupted: after a signal, with the state saved.
+            Interrupted: after a signal on any rank, with the state saved.
         """
         state = self.state
-        while state.epoch < self.epochs:
+        while not self.is_done():
             self._train_epoch(stop)
-            means = state.finish_epoch()
-            record = self.label | {"epoch": state.epoch - 1, "step": state.step, **means, **self.finish(means)}
+            record = self.finish_epoch()
             state.history.append(record)
             self.save()
             log(record)
-            if stop.number and state.epoch < self.epochs:
-                raise Interrupted(stop.number, str(self.path))
+            signal = distributed.all_reduce_max(stop.number)
+            if signal and state.epoch < self.epochs:
+                raise Interrupted(signal, str(self.path))
         return state.history
 
     def _train_epoch(self, stop: StopRequest) -> None:
         state = self.state
-        state.model.train()
-        name = " ".join(str(value) for value in self.label.values())
-        title = f"{name} epoch {state.epoch + 1}/{self.epochs}"
-        with contextlib.closing(Progress(title, self.steps, done=state.epoch_step, every=50)) as progress:
+        with self.progress() as progress:
+            self.start_epoch()
             for batch in self.batches(state.epoch, state.epoch_step):
-                state.note(*self.step(batch.channels_last()))
+                state.record_step(*self.step(batch))
                 if state.epoch_step % FLUSH_EVERY == 0:
                     state.flush()
-                progress.update(len(batch.labels), f"loss {state.latest:.4f}" if state.latest is not None else "")
-                if stop.number and state.epoch_step < self.steps:  # the end of the epoch saves anyway
-                    self.save()
-                    raise Interrupted(stop.number, str(self.path))
+                progress.update(self.images_in(batch), state.status())
+                self._save_within_epoch(distributed.all_reduce_max(stop.number))
 
-    def save(self) -> None:
-        """Writes the checkpoint."""
-        self.state.flush()
-        self.state.checkpoint(self.config).save(self.path)
+    def _save_within_epoch(self, signal: int) -> None:
+        if self.state.epoch_step == self.steps:
+            return  # the end of the epoch saves anyway
+        if signal or self.must_save():
+            self.save()
+        if signal:
+            raise Interrupted(signal, str(self.path))

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from ssltool.checkpoints.build import BUILDING, build_method
+from ssltool.checkpoints.build import build_method
 from ssltool.checkpoints.checkpoint import Checkpoint
+from ssltool.checkpoints.saved_run import SavedRun
 from ssltool.config import PretrainConfig, as_dict
 from ssltool.data import views
 from ssltool.data.images import ImageSet
@@ -129,7 +130,7 @@ class TrainingSetup:
         Raises:
             SSLToolError: if its options do not fit the run.
         """
-        method = build_method(self.saved_config(), self.second)
+        method = build_method(self.saved_run, self.second)
         if self.config.n_warmup_steps and all(group["is_encoder"] for group in method.param_groups()):
             raise SSLToolError(
                 f"--n-warmup-steps trains the predictor alone, and {self.config.method} has none that learns; drop it"
@@ -150,28 +151,30 @@ class TrainingSetup:
             f"stable; raise --batch-size to {SMALL_BATCH} or more"
         ]
 
-    def saved_config(self) -> dict[str, Any]:
-        """The settings as they go into ``config.json`` and checkpoints, with what was found out about the data."""
-        return dict(self._saved)
-
     @functools.cached_property
-    def _saved(self) -> dict[str, Any]:  # made once: it hashes the order, and a teacher's weights
+    def saved_run(self) -> SavedRun:
+        """The run as it goes into ``config.json`` and checkpoints: the settings and what was found out about the data.
+
+        It is made once, because it hashes the order and a teacher's weights.
+        """
         flags = {f.name for f in dataclasses.fields(self.config) if f.metadata["method_option"]}
         settings = {k: v for k, v in as_dict(self.config).items() if k not in flags.union(TRANSIENT, {"options"})}
         data = None if self.config.data is None else str(Path(self.config.data).resolve())
-        return settings | {
+        second = self.second
+        found = {
             "data": data,  # later stages may run elsewhere
             "method_options": dataclasses.asdict(self.options),
             "dataset": self.images.name,
             "n_images": len(self.images),
             "n_classes": max(0, int(self.images.labels.max()) + 1),
             "epoch_images": min(self._epoch_sizes),
-            "second_backbone": None if self.second is None else {k: self.second.config[k] for k in BUILDING},
-            "second_hash": None if self.second is None else weights_hash(self.second.state_dict),
+            "second_backbone": second and dataclasses.asdict(second.run.backbone),
+            "second_hash": second and weights_hash(second.state_dict),
             "support_hash": None if self.support is None else _hash(self.support.images.index),
             "index_hash": _hash(self.images.index),
             "order_hash": _hash(self.order),
         }
+        return SavedRun.read(settings | found)
 
 
 def _hash(numbers: np.ndarray) -> str:

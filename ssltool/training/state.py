@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
 from ssltool.checkpoints.checkpoint import Checkpoint
+from ssltool.checkpoints.saved_run import SavedRun
 from ssltool.errors import SSLToolError
+from ssltool.files import Record
 from ssltool.methods.base import Method
 from ssltool.training import distributed
 
@@ -24,19 +25,48 @@ FLUSH_EVERY = 10
 DIVERGED = "the checkpoint, if there is one, is from before it. Try a lower --lr, --warmup-epochs, or --precision fp32"
 
 
+@dataclass(kw_only=True)
+class LoopState:
+    """Where a training stands: ``epoch`` completed epochs, ``epoch_step`` completed steps of the unfinished one, and in
+    ``history`` the records of the completed ones."""
+
+    epoch: int = 0
+    epoch_step: int = 0
+    history: list[Record] = field(default_factory=list)
+
+    def record_step(self, *values: Tensor) -> None:
+        """Counts a step and records its values."""
+        self.epoch_step += 1
+
+    def flush(self) -> None:
+        """Takes account of the recorded values, which on a GPU waits for it.
+
+        Raises:
+            SSLToolError: if a loss is not finite, naming its step.
+        """
+
+    def finish_epoch(self) -> dict[str, float]:
+        """Ends the epoch and returns the means of the recorded values over its steps."""
+        self.epoch += 1
+        self.epoch_step = 0
+        return {}
+
+    def status(self) -> str:
+        """What the progress shows beside the number of steps."""
+        return ""
+
+
 @dataclass
-class TrainState:
-    """``epoch`` completed epochs, ``step`` completed steps overall, ``epoch_step`` of them in the unfinished epoch."""
+class TrainState(LoopState):
+    """The state of the training of a ``Method``: ``step`` counts the completed steps of all epochs, ``sums`` holds the
+    sums of the recorded values over the steps of the unfinished epoch."""
 
     method: Method
     model: nn.Module  # the method as the loop calls it: compiled, or wrapped for several ranks
     optimizer: Optimizer
     scaler: torch.amp.GradScaler
-    epoch: int = 0
     step: int = 0
-    epoch_step: int = 0
     sums: dict[str, float] = field(default_factory=lambda: dict.fromkeys(SUMS, 0.0))
-    history: list[dict[str, Any]] = field(default_factory=list)
     pending: list[Tensor] = field(default_factory=list)
     latest: float | None = None  # the loss of the last flushed step
 
@@ -45,8 +75,8 @@ class TrainState:
         """The epoch of the last step, counted from 1, as messages give it."""
         return self.epoch + (self.epoch_step > 0)
 
-    def checkpoint(self, config: dict[str, Any]) -> Checkpoint:
-        """A snapshot, to be saved at once: its tensors are the live ones.
+    def checkpoint(self, run: SavedRun) -> Checkpoint:
+        """A snapshot of ``run``, to be saved at once: its tensors are the live ones.
 
         Raises:
             SSLToolError: if the last step left weights that are not finite, from which no run could go on.
@@ -58,11 +88,11 @@ class TrainState:
             )
         scaler = self.scaler.state_dict()
         return Checkpoint(
-            method=config["method"],
-            arch=config["arch"],
+            method=run.method_name,
+            arch=run.backbone.arch,
             epoch=self.epoch,
             step=self.step,
-            config=config,
+            config=run.settings,
             state_dict=weights,
             optimizer=self.optimizer.state_dict(),
             scaler=scaler or None,
@@ -80,8 +110,8 @@ class TrainState:
         self.sums = dict(checkpoint.metrics["sums"])
         self.history = list(checkpoint.metrics["epochs"])
 
-    def learn(self, loss: Tensor) -> None:
-        """One update down the gradient of ``loss``, with what the method does before and after it."""
+    def update(self, loss: Tensor) -> None:
+        """One optimiser step on ``loss``, with what the method does before and after it."""
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()
         self.scaler.unscale_(self.optimizer)
@@ -90,14 +120,14 @@ class TrainState:
         self.scaler.update()
         self.method.after_step()
 
-    def note(self, *values: Tensor) -> None:
-        """Ends a step: counts it, and remembers its values of what ``sums`` names, on the device, until ``flush``."""
+    def record_step(self, *values: Tensor) -> None:
+        """Counts a step and keeps its values, one for each name in ``sums``, on the device until ``flush``."""
+        super().record_step()
         self.step += 1
-        self.epoch_step += 1
         self.pending.append(torch.stack([value.detach().float() for value in values]))
 
     def flush(self) -> None:
-        """Adds the remembered steps' means over the ranks to the sums, which are therefore the same on all of them.
+        """Adds the means of the recorded values over the ranks to the sums, which are the same on all ranks.
 
         Raises:
             SSLToolError: if a loss is not finite, naming its step.
@@ -116,10 +146,13 @@ class TrainState:
                 self.sums[name] += value
 
     def finish_epoch(self) -> dict[str, float]:
-        """Ends the epoch and returns the means of what ``sums`` names over its steps and the ranks."""
+        """Ends the epoch and returns the mean of each value in ``sums`` over its steps and the ranks."""
         self.flush()
         means = {name: total / self.epoch_step for name, total in self.sums.items()}
-        self.epoch += 1
-        self.epoch_step = 0
+        super().finish_epoch()
         self.sums = dict.fromkeys(self.sums, 0.0)
         return means
+
+    def status(self) -> str:
+        """The loss of the last flushed step."""
+        return "" if self.latest is None else f"loss {self.latest:.4f}"

@@ -43,7 +43,7 @@ def draw(config: PlotConfig, out: str) -> None:
     points = []
     for run in read_runs(config.inputs):
         x, area = last_area(run, config.x, config.layer)
-        points.append(Point(x, area, str(run.config[config.group_by]), run.name))
+        points.append(Point(x, area, str(run.saved.settings[config.group_by]), run.name))
     places = [point.x for point in points]
     wide = config.x == "images" and max(places) > WIDE * min(places)
     plot_auc(points, out, xlabel=LABELS[config.x], layer=config.layer, wide=wide)
@@ -61,7 +61,7 @@ def last_area(run: FinishedRun, against: str, layer: str) -> tuple[float, float]
         raise SSLToolError(f"{run.path} has no {key} in its metrics.jsonl; pretrain writes it with --monitor-every")
     last = records[-1]
     if against == "images":
-        return float(run.config["n_images"]), last[key]
+        return float(run.saved.settings["n_images"]), last[key]
     if against == "epoch":
         return last["epoch"] + 1.0, last[key]
     if not _finite(last.get("backbone_knn")):

@@ -12,4 +12,4 @@ from ssltool.viz.schedule import plot_schedule
 def draw(config: PlotConfig, out: str) -> None:
     """Draws the schedule of the run."""
     (run,) = read_runs(config.inputs)
-    plot_schedule(schedule_of(restore_setup(run, config.data), build_method(run.config), run.records), out)
+    plot_schedule(schedule_of(restore_setup(run, config.data), build_method(run.saved), run.records), out)

@@ -13,5 +13,5 @@ def draw(config: PlotConfig, out: str) -> None:
     """Draws some images of the run, and their views in the first step of an epoch."""
     (run,) = read_runs(config.inputs)
     setup = restore_setup(run, config.data)
-    method = build_method(run.config)
+    method = build_method(run.saved)
     plot_views(views_of(setup, method, config.rows, epoch=config.epoch - 1), out)

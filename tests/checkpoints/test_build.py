@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
 import torch
 
 from helpers import same_bits
-from ssltool.checkpoints.build import BUILDING, backbone_weights, build_method, read_teacher
+from ssltool.checkpoints.build import backbone_weights, build_method, read_teacher
 from ssltool.checkpoints.checkpoint import Checkpoint
+from ssltool.checkpoints.saved_run import SavedRun
 from ssltool.errors import SSLToolError
 from ssltool.methods import METHODS, method_options
 from ssltool.stages.pretrain.prepare import prepare
@@ -33,7 +35,7 @@ def weights(setup) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("method", METHODS)
 def test_method_of_the_saved_settings_is_the_first_one_bit_for_bit(setup, method):
     first = setup(method)
-    saved = json.loads(json.dumps(first.saved_config()))
+    saved = SavedRun.read(json.loads(json.dumps(first.saved_run.settings)))
     torch.rand(5)  # whatever was drawn before
     again = build_method(saved, first.second)
     assert type(again) is type(first.build_method())
@@ -75,14 +77,14 @@ def test_second_backbone_is_the_named_teacher_whatever_the_first_one_is(setup, t
     first = setup("distill", arch="resnet18_w16", stem="small")
     method = first.build_method()
     teacher = Checkpoint.load(trained / "checkpoint.pt")
-    assert first.saved_config()["second_backbone"] == {name: teacher.config[name] for name in BUILDING}
+    assert first.saved_run.settings["second_backbone"] == dataclasses.asdict(teacher.run.backbone)
     assert (method.backbone_dim, method.projector.in_features, method.projector.out_features) == (128, 128, 64)
     assert same_bits(dict(method.teacher.state_dict()), backbone_weights(teacher))
 
 
 def test_method_with_a_teacher_takes_its_weights_from_a_checkpoint_of_its_own_later(setup):
     first = setup("distill")
-    method, again = first.build_method(), build_method(first.saved_config())
+    method, again = first.build_method(), build_method(first.saved_run)
     assert not same_bits(dict(again.teacher.state_dict()), dict(method.teacher.state_dict()))
     again.load_state_dict(method.state_dict())
     assert same_bits(again.state_dict(), method.state_dict())

@@ -42,9 +42,9 @@ def weights(network: Pretrained) -> dict[str, torch.Tensor]:
 
 
 def test_config_has_every_setting_of_a_run_that_trained(foreign, trained):
-    ours = load(trained / "checkpoint.pt").config
-    assert ours.keys() <= load(foreign).config.keys()
-    assert "program" not in ours and load(foreign).config["program"] == "simsiam"
+    ours = load(trained / "checkpoint.pt").run.settings
+    assert ours.keys() <= load(foreign).run.settings.keys()
+    assert "program" not in ours and load(foreign).run.program == "simsiam"
 
 
 def test_origin_says_the_same_of_any_programs_network(foreign, trained):
@@ -78,7 +78,7 @@ def test_untrained_network_of_the_same_make_follows_the_seed(foreign, trained):
 def test_vit_takes_images_of_another_size(tmp_path, image_size):
     torch.save(vit().state_dict(), tmp_path / "vit.pth")
     network = load(tmp_path / "vit.pth", image_size=image_size)
-    assert (network.image_size, network.config["image_size"], network.origin["image_size"]) == (
+    assert (network.image_size, network.run.backbone.image_size, network.origin["image_size"]) == (
         image_size,
         32,
         image_size,
@@ -110,13 +110,13 @@ def test_checkpoint_must_be_named():
 
 def test_missing_data_is_the_bundled_images_and_is_said_for_other_programs(foreign, trained, capsys):
     for file, said in ((foreign, True), (trained / "checkpoint.pt", False)):
-        config = with_saved_data(SaveReprsConfig(pretrained=str(file)), load(file).config)
+        config = with_saved_data(SaveReprsConfig(pretrained=str(file)), load(file).run)
         assert (config.data, config.dataset_type) == (None, "bundled")
         assert ("taking the bundled images" in capsys.readouterr().err) is said
     named = SaveReprsConfig(pretrained=foreign, dataset_type="bundled")
-    assert with_saved_data(named, load(foreign).config) == named
+    assert with_saved_data(named, load(foreign).run) == named
     capsys.readouterr()
-    with_saved_data(named, load(trained / "checkpoint.pt").config)
+    with_saved_data(named, load(trained / "checkpoint.pt").run)
     assert capsys.readouterr().err == ""
 
 
@@ -125,8 +125,8 @@ def test_missing_data_is_the_bundled_images_and_is_said_for_other_programs(forei
 
 def test_random_is_an_untrained_network_of_the_named_architecture():
     network = load("random", arch="resnet18_w8", stem="small-stride2", image_size=16)
-    config = network.config
-    assert (config["arch"], config["stem"], network.image_size) == ("resnet18_w8", "small-stride2", 16)
+    backbone = network.run.backbone
+    assert (backbone.arch, backbone.stem, network.image_size) == ("resnet18_w8", "small-stride2", 16)
     assert network.origin | {"checkpoint_hash": None} == {
         "checkpoint": "random",
         "checkpoint_hash": None,

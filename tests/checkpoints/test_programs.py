@@ -53,7 +53,7 @@ def test_backbone_is_the_one_that_the_program_evaluates(load, name):
     images = noise(case.size, seed=5)
     torch.testing.assert_close(outputs(network, images), outputs(case.network, images), rtol=1e-4, atol=1e-4)
     assert not network.method.training
-    assert network.origin["program"] == network.config["program"] == case.program
+    assert network.origin["program"] == network.run.program == case.program
     assert network.origin["method"] == (case.method or case.program)
     assert network.origin["epoch"] == case.epoch
 

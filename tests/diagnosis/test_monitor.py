@@ -564,14 +564,14 @@ import torch
 import ssltool.diagnosis.monitor
 from ssltool.diagnosis.verdict import Verdict
 from ssltool.config import PretrainConfig
-from ssltool.stages.pretrain.pretrain import _Run
+from ssltool.stages.pretrain.pretrain import Pretraining
 from ssltool.training import distributed
 
 torch.set_num_threads(1)
 out, cpu = Path(sys.argv[1]), torch.device("cpu")
 settings = json.loads((out / "settings.json").read_text())
 with distributed.process_group(cpu, "auto") as shard:
-    run = _Run(PretrainConfig(**settings), cpu, shard)
+    run = Pretraining(PretrainConfig(**settings), cpu, shard)
     monitor = ssltool.diagnosis.monitor.Monitor(run.setup, cpu, shard)
     record = {"epoch": 0, "loss": 0.0, "lr": 1.0, "fixed_lr": 1.0}
     found = monitor.check(run.state.method, record, [], 1e9)

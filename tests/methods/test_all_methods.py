@@ -27,7 +27,7 @@ from ssltool.reprs.representations import Representations
 from ssltool.stages import lincls, save_reprs
 from ssltool.stages.pretrain import run as pretrain
 from ssltool.stages.pretrain.prepare import prepare
-from ssltool.stages.pretrain.pretrain import _Run
+from ssltool.stages.pretrain.pretrain import Pretraining
 from tiny_methods import NO_EFFECT, TINY_METHODS, tiny_config, tiny_options
 
 pytestmark = pytest.mark.xdist_group("all methods")  # a method's tests share its run
@@ -71,17 +71,18 @@ def recorded(config: PretrainConfig) -> Recorded:
     """Runs ``config``."""
     fresh = prepare(config).build_method()
     found = Recorded(config.method, fresh, Path(str(config.out)), [copied(fresh)])
-    step = _Run._step
+    step = Pretraining.step
 
-    def stepping(run: _Run, batch: Any) -> None:
-        step(run, batch)
-        loss, spread = run.state.pending[-1].tolist()
+    def stepping(run: Pretraining, batch: Any) -> Any:
+        values = step(run, batch)
+        loss, spread = map(float, values)
         found.states.append(copied(run.state.method))
         found.losses.append(loss)
         found.spreads.append(spread)
+        return values
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_Run, "_step", stepping)
+        patch.setattr(Pretraining, "step", stepping)
         pretrain(config)
     return found
 

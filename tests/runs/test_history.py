@@ -42,13 +42,13 @@ def copied(trained, tmp_path):
 
 def job_and_method(folder: Path):
     (run,) = read_runs([str(folder)])
-    return restore_setup(run), build_method(run.config)
+    return restore_setup(run), build_method(run.saved)
 
 
 def test_a_run_is_what_its_folder_says(trained):
     (run,) = read_runs([str(trained)])
     assert run.name == trained.name
-    assert run.config == json.loads((trained / "config.json").read_text())
+    assert run.saved.settings == json.loads((trained / "config.json").read_text())
     assert run.records == records(trained)
 
 

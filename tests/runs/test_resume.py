@@ -20,7 +20,7 @@ from ssltool.checkpoints.checkpoint import Checkpoint
 from ssltool.config import PretrainConfig
 from ssltool.errors import Interrupted, SSLToolError
 from ssltool.stages.pretrain import run as pretrain
-from ssltool.stages.pretrain.pretrain import _Run
+from ssltool.stages.pretrain.pretrain import Pretraining
 from tiny_methods import tiny_config
 
 
@@ -133,13 +133,13 @@ def test_hybrid_goes_on_with_iid_on_the_same_cosine_with_the_optimisers_state(ti
     single = pretrain(tiny("single", epochs=4, strategy="current", save_every=1))
     start = Checkpoint.load(single / "checkpoint_0001.pt")
     before_steps = []
-    step = _Run._step
+    step = Pretraining.step
 
-    def spy(run: _Run, batch: Any) -> None:
+    def spy(run: Pretraining, batch: Any) -> Any:
         before_steps.append(copy.deepcopy(run.state.optimizer.state_dict()["state"]))
-        step(run, batch)
+        return step(run, batch)
 
-    monkeypatch.setattr(_Run, "_step", spy)
+    monkeypatch.setattr(Pretraining, "step", spy)
     run = pretrain(tiny("hybrid", epochs=4, resume=str(single / "checkpoint_0001.pt")))
     assert len(before_steps) == 6
     assert same_bits(before_steps[0], start.optimizer["state"])

@@ -46,7 +46,7 @@ def save(ssltool, trained, some):
 def restored(run_folder) -> torch.nn.Module:
     """The network of a checkpoint in eval mode, without the stage under test."""
     checkpoint = Checkpoint.load(run_folder / "checkpoint.pt")
-    model = build_method(checkpoint.config)
+    model = build_method(checkpoint.run)
     model.load_state_dict(checkpoint.state_dict)
     return model.eval()
 

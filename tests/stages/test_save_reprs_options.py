@@ -37,14 +37,14 @@ def vit(trained, tmp_path):
     saved = Checkpoint.load(trained / "checkpoint.pt")
     saved.config |= {"arch": "vit_w256_depth6", "stem": "auto"}
     saved.arch = "vit_w256_depth6"
-    saved.state_dict = build_method(saved.config).state_dict()
+    saved.state_dict = build_method(saved.run).state_dict()
     saved.save(tmp_path / "vit.pt")
     return ["--pretrained", tmp_path / "vit.pt"]
 
 
 def network(path) -> torch.nn.Module:
     checkpoint = Checkpoint.load(path)
-    model = build_method(checkpoint.config)
+    model = build_method(checkpoint.run)
     model.load_state_dict(checkpoint.state_dict)
     return model.eval()
 

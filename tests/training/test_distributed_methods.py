@@ -55,7 +55,7 @@ import torch
 from ssltool.config import PretrainConfig
 from ssltool.data.loader import Shard
 from ssltool.files import weights_hash
-from ssltool.stages.pretrain.pretrain import _Run
+from ssltool.stages.pretrain.pretrain import Pretraining
 from ssltool.training import distributed
 from ssltool.training.distributed import agree, gather, mine
 
@@ -74,7 +74,7 @@ def configs(kind):
 
 def trained(config, shard):
     """The gradients of each step, the losses of each epoch, and the state at the end."""
-    run, gradients = _Run(config, cpu, shard), []
+    run, gradients = Pretraining(config, cpu, shard), []
     method = run.state.method
     update = method.before_update
 
@@ -150,7 +150,7 @@ def main():
         torch.set_default_dtype(torch.float32)
         collectives(shard)
         for config in configs("float32.pt").values():
-            _Run(config, cpu, shard).train()
+            Pretraining(config, cpu, shard).train()
     torch.save(found, out / f"rank{shard.rank}.pt")
 
 

@@ -62,7 +62,7 @@ def test_flag_sets_the_methods_option_and_is_saved_as_such(plain, trained, metho
     teacher = {"teacher_checkpoint": str(trained / "checkpoint.pt")} if method == "distill" else {}
     setup = plain(method, **{setting: given}, **teacher)
     assert getattr(setup.options, option) == value
-    saved = setup.saved_config()
+    saved = setup.saved_run.settings
     assert saved["method_options"] == dataclasses.asdict(setup.options)
     assert not OPTION_FLAGS.keys() & saved.keys() and "options" not in saved
 
@@ -87,7 +87,7 @@ def test_flag_that_is_off_says_nothing_about_its_option(plain):
 
 
 def test_a_flag_that_is_on_is_the_number_1_in_the_saved_settings(plain):
-    value = plain("moco", moco_m_cos=True).saved_config()["method_options"]["momentum_final"]
+    value = plain("moco", moco_m_cos=True).saved_run.settings["method_options"]["momentum_final"]
     assert (value, type(value)) == (1.0, float)
 
 
@@ -158,7 +158,7 @@ def test_support_is_the_share_of_each_classs_images(setup, fraction):
 
 
 def test_support_is_a_function_of_the_seed(setup):
-    one, again, other = (setup("paws", seed=seed).saved_config()["support_hash"] for seed in (1, 1, 2))
+    one, again, other = (setup("paws", seed=seed).saved_run.settings["support_hash"] for seed in (1, 1, 2))
     assert one == again != other
 
 
@@ -222,18 +222,19 @@ def test_method_that_needs_labels_is_refused_images_without(setup, write_images,
 def test_methods_that_ask_for_no_support_get_none(setup, method):
     made = setup(method)
     assert made.support is None
-    assert made.saved_config()["support_hash"] is None
+    assert made.saved_run.settings["support_hash"] is None
 
 
 # Teachers
 
 
 def test_teachers_make_and_weights_are_part_of_the_saved_settings(setup, trained):
-    saved = setup("distill").saved_config()
+    saved = setup("distill").saved_run.settings
     teacher = Checkpoint.load(trained / "checkpoint.pt")
     assert saved["second_hash"] == weights_hash(teacher.state_dict)
     assert saved["second_backbone"]["arch"] == "resnet18_w8"
-    assert setup("simsiam").saved_config()["second_hash"] is setup("simsiam").saved_config()["second_backbone"] is None
+    saved = setup("simsiam").saved_run.settings
+    assert saved["second_hash"] is saved["second_backbone"] is None
 
 
 def test_distilling_without_a_teacher_is_refused_before_anything_is_written(ssltool, tmp_path):

@@ -1,31 +1,30 @@
-"""What a probe learns from: features and classes in batches, wherever they come from."""
+"""The features that a probe is trained and scored on, in batches, wherever they come from."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
 
 import numpy as np
 import torch
 
 from ssltool.config import LinclsConfig
 from ssltool.data.labels import hold_out
-from ssltool.files import weights_hash
+from ssltool.files import Record, weights_hash
 from ssltool.stages.lincls.linear_heads import Batches, Linear
 from ssltool.stages.lincls.selection import chooses
 
 
-class Source(ABC):
-    """Features and classes: some to learn from, some held out of these to choose on, some to be scored on.
+class FeatureSource(ABC):
+    """Features and classes: some to train on, some held out of these for selection, some to be scored on.
 
-    ``classes`` (C,) are the labels that a classifier tells apart, in order; ``counted``, at least C, are the classes
-    with those that only occur among what is scored. ``origin`` says what made the features.
+    ``classes`` (C,) are the labels of the training rows, in order; ``counted``, at least C, is the number of classes
+    with those that only occur in what is scored. ``origin`` says what made the features.
     """
 
     kind: str
     slow: bool  # whether a step takes long enough to wait for
     config: LinclsConfig
-    origin: dict[str, Any]
+    origin: Record
     width: int
     classes: np.ndarray
     counted: int
@@ -48,26 +47,26 @@ class Source(ABC):
         """A classifier of what ``train`` gives as one of the features themselves, as ``held`` and ``val`` give them."""
         return classifier
 
-    def check(self) -> dict[str, Any]:
-        """What proves that the features have not changed meanwhile.
+    def check(self) -> Record:
+        """Checks that the features have not changed since the source was opened, and returns what shows it.
 
         Raises:
             SSLToolError: if they have.
         """
         return {}
 
-    def facts(self) -> dict[str, Any]:
-        """What the result says of the data."""
+    def facts(self) -> Record:
+        """The entries of the result that describe the data."""
         facts = {**self.sizes, "classes": len(self.classes), "features": self.kind}
         if "train_size" in self.sizes:
             facts |= {"labels_fraction": self.config.labels_fraction, "standardised": bool(self.config.standardise)}
         return facts
 
-    def close(self) -> None:  # noqa: B027 - most have nothing to end
-        """Ends what reads the images."""
+    def close(self) -> None:  # noqa: B027 - saved features have nothing to stop
+        """Stops the processes that read images."""
 
     def describe(self) -> str:
-        """One line for people: what is learnt from and what is scored."""
+        """One line for people: the sizes of what is trained on and what is scored."""
         learnt = f"{self.sizes['train_size']:,} {self.kind} to learn from, " if "train_size" in self.sizes else ""
         held = f"{self.sizes['held_size']:,} held out to choose on, " if "held_size" in self.sizes else ""
         strange = self.counted - len(self.classes)
@@ -75,7 +74,7 @@ class Source(ABC):
         return f"{learnt}{held}{self.sizes['val_size']:,} to be scored, {self.counted} classes{unknown}"
 
     def _choose(self, labels: np.ndarray, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Of labelled rows, those to learn from and those held out."""
+        """Of labelled rows, those to train on and those held out."""
         kept, held = np.arange(len(labels)), np.arange(0)
         if chooses(self.config):
             kept, held = hold_out(labels, self.config.holdout, self.config.seed)

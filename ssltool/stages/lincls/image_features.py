@@ -1,10 +1,9 @@
-"""Features of labelled images, by a network that stays as it is."""
+"""Features of labelled images from a frozen network."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,8 +15,8 @@ from ssltool.data.images import ImageSet
 from ssltool.data.labels import open_labelled, open_scored, places
 from ssltool.data.loader import Batch, Loader
 from ssltool.errors import SSLToolError
-from ssltool.files import weights_hash
-from ssltool.stages.lincls.features import Source
+from ssltool.files import Record, weights_hash
+from ssltool.stages.lincls.features import FeatureSource
 from ssltool.stages.lincls.linear_heads import Batches
 from ssltool.training.classification import epoch_order
 from ssltool.training.device import worker_count
@@ -26,7 +25,7 @@ SCORED_AT_ONCE = 256
 """Images in a batch that is only scored."""
 
 
-class Images(Source):
+class ImageFeatures(FeatureSource):
     """Crops of labelled images, seen by a frozen network in eval mode."""
 
     kind = "images"
@@ -34,7 +33,7 @@ class Images(Source):
 
     def __init__(self, config: LinclsConfig, device: torch.device, known: np.ndarray | None = None) -> None:
         network = load_pretrained(config, device)
-        self.config = config = with_saved_data(config, network.config)
+        self.config = config = with_saved_data(config, network.run)
         self.method = network.method.eval().requires_grad_(False)
         self.origin = network.origin | {"layer": "backbone"}
         self.width = network.method.backbone_dim
@@ -62,8 +61,10 @@ class Images(Source):
     def train(self, epoch: int, batch_size: int, first_step: int = 0) -> Batches:
         loader, seed = self._loaders["train"], self.config.seed
         order = epoch_order(len(loader.images), seed, epoch)
-        here: dict[str, Any] = {"batch_size": batch_size, "seed": seed, "epoch": epoch, "first_step": first_step}
-        return self._seen(loader.train(order, [views.PROBE], **here))
+        batches = loader.train(
+            order, [views.PROBE], batch_size=batch_size, seed=seed, epoch=epoch, first_step=first_step
+        )
+        return self._seen(batches)
 
     def held(self) -> Batches:
         return self._seen(self._loaders["held"].evaluate(SCORED_AT_ONCE))
@@ -71,7 +72,7 @@ class Images(Source):
     def val(self) -> Batches:
         return self._seen(self._loaders["val"].evaluate(SCORED_AT_ONCE))
 
-    def check(self) -> dict[str, Any]:
+    def check(self) -> Record:
         if weights_hash(self.method.backbone.state_dict()) != self._before:
             raise SSLToolError("the frozen backbone changed while the probe was trained, so its accuracy is void")
         return {"backbone_unchanged": True, "backbone_hash": self._before}

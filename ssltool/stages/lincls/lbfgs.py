@@ -1,24 +1,23 @@
-"""The probe at its optimum: logistic regression on saved representations, its penalty chosen among several."""
+"""The probe at its optimum: logistic regression on saved representations; of several penalties the best is chosen."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from ssltool.checkpoints.probe import Probe
 from ssltool.config import LinclsConfig, as_dict
+from ssltool.files import Record
 from ssltool.runs.folder import PROBE, RunFolder
 from ssltool.stages.lincls.linear_heads import Linear, score
 from ssltool.stages.lincls.logistic import Logistic, logistic_regression
-from ssltool.stages.lincls.saved_features import Rows
+from ssltool.stages.lincls.saved_features import SavedFeatures
 from ssltool.stages.lincls.selection import best, note_edge, penalties
 from ssltool.training import distributed
 from ssltool.training.precision import widest
 
 
-def solve(source: Rows, folder: RunFolder, device: torch.device) -> dict[str, Any]:
+def solve(source: SavedFeatures, folder: RunFolder, device: torch.device) -> Record:
     """Fits, scores, writes the run folder and returns the result.
 
     Of several C the one that is best on the held-out rows, the smallest among equals, is fitted again to all training
@@ -32,7 +31,7 @@ def solve(source: Rows, folder: RunFolder, device: torch.device) -> dict[str, An
     weight, bias = _linear(source, fit, device)
     (accuracies,) = score(source.val(), [(weight, bias)], source.counted)
     record = accuracies | _facts(values[chosen], fit)
-    result = record | {"epochs": None, "batch_size": None, "optimizer": "lbfgs"} | source.facts()
+    result: Record = record | {"epochs": None, "batch_size": None, "optimizer": "lbfgs"} | source.facts()
     if tried:
         note_edge("--c-grid", values, chosen)
         result |= {"train_size": len(y), "held_acc1": tried[chosen]["held_acc1"], "tried": tried}
@@ -47,9 +46,9 @@ def solve(source: Rows, folder: RunFolder, device: torch.device) -> dict[str, An
 
 
 def _try_all(
-    source: Rows, values: tuple[float, ...], device: torch.device
-) -> tuple[list[dict[str, Any]], Logistic | None]:
-    """What each C comes to on the held-out rows, and the last fit; each begins where the one before it ended."""
+    source: SavedFeatures, values: tuple[float, ...], device: torch.device
+) -> tuple[list[Record], Logistic | None]:
+    """The held-out accuracy of each C, and the last fit. Each fit starts from the one before it."""
     x, y = source.matrix(everything=False)
     tried, fit = [], None
     for c in values:
@@ -62,15 +61,17 @@ def _try_all(
 def _fit(x: Tensor, y: Tensor, c: float, config: LinclsConfig, start: Logistic | None) -> Logistic:
     fit = logistic_regression(x, y, c=c, max_iter=config.max_iter, start=start)
     if not fit.converged:
-        mend = "raise --max-iter" if config.standardise else "--standardise, or raise --max-iter"
-        distributed.rank_zero_info(f"warning: not at the optimum of C {c:g} after {fit.iterations} iterations; {mend}")
+        advice = "raise --max-iter" if config.standardise else "--standardise, or raise --max-iter"
+        distributed.rank_zero_info(
+            f"warning: not at the optimum of C {c:g} after {fit.iterations} iterations; {advice}"
+        )
     return fit
 
 
-def _facts(c: float, fit: Logistic) -> dict[str, Any]:
+def _facts(c: float, fit: Logistic) -> Record:
     return {"c": c, "converged": fit.converged, "iterations": fit.iterations}
 
 
-def _linear(source: Rows, fit: Logistic, device: torch.device) -> Linear:
+def _linear(source: SavedFeatures, fit: Logistic, device: torch.device) -> Linear:
     wide = widest(device)
     return source.of_features((fit.weight.to(device, wide), fit.bias.to(device, wide)))

@@ -9,29 +9,29 @@ learning rate or a penalty, is chosen on held-out training rows, never on those 
 from __future__ import annotations
 
 import contextlib
-from typing import Any
 
 import torch
 
 from ssltool.checkpoints.probe import Probe
 from ssltool.config import LinclsConfig
 from ssltool.errors import SSLToolError
+from ssltool.files import Record
 from ssltool.reprs.group import ONE_NETWORK
 from ssltool.runs.folder import PROBE, RunFolder, run_path
 from ssltool.runs.resume import differences, find_file
-from ssltool.stages.lincls.features import Source
-from ssltool.stages.lincls.image_features import Images
+from ssltool.stages.lincls.features import FeatureSource
+from ssltool.stages.lincls.image_features import ImageFeatures
 from ssltool.stages.lincls.lbfgs import solve
 from ssltool.stages.lincls.linear_heads import score
-from ssltool.stages.lincls.saved_features import Rows
+from ssltool.stages.lincls.saved_features import SavedFeatures
 from ssltool.stages.lincls.selection import check, default_name
-from ssltool.stages.lincls.sgd import Training
+from ssltool.stages.lincls.sgd import ProbeLoop
 from ssltool.training import distributed
 from ssltool.training.device import pick_device
 from ssltool.training.precision import widest
 
 
-def run(config: LinclsConfig) -> dict[str, Any]:
+def run(config: LinclsConfig) -> Record:
     """The stage: trains the probe, or scores a trained one, and returns ``acc1``, ``acc5`` and ``class_acc1`` (shares
     of 1) on what is scored, after the last epoch or at the optimum, and what was learnt from what.
 
@@ -51,18 +51,18 @@ def run(config: LinclsConfig) -> dict[str, Any]:
     folder.refuse_if_taken(overwrite=config.overwrite, resume=config.resume, resumed_from=path)
     with contextlib.closing(_open(config, device)) as source:
         distributed.rank_zero_info(source.describe())
-        if isinstance(source, Rows) and config.solver == "lbfgs":
+        if isinstance(source, SavedFeatures) and config.solver == "lbfgs":
             return solve(source, folder, device)
-        return Training(source, folder, device, path).run()
+        return ProbeLoop(source, folder, device, path).train()
 
 
-def _open(config: LinclsConfig, device: torch.device, probe: Probe | None = None) -> Source:
+def _open(config: LinclsConfig, device: torch.device, probe: Probe | None = None) -> FeatureSource:
     """Where the features come from: only what is scored, where a trained probe is given."""
     known = None if probe is None else probe.classes.numpy()
-    return Images(config, device, known) if config.reprs is None else Rows(config, device, known)
+    return ImageFeatures(config, device, known) if config.reprs is None else SavedFeatures(config, device, known)
 
 
-def _evaluate(config: LinclsConfig, device: torch.device, probe: Probe) -> dict[str, Any]:
+def _evaluate(config: LinclsConfig, device: torch.device, probe: Probe) -> Record:
     with contextlib.closing(_open(config, device, probe)) as source:
         distributed.rank_zero_info(source.describe())
         names = {name: name.replace("_", " ") for name in ONE_NETWORK}

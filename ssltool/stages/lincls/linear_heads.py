@@ -1,4 +1,4 @@
-"""Linear classifiers that learn side by side from the same features, each at its own rate, and how they are scored."""
+"""Linear classifiers trained side by side on the same features, each at its own learning rate, and their scores."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ssltool.files import Record
 from ssltool.training.classification import Accuracy
 from ssltool.training.optimizers import create_optimizer
 from ssltool.training.precision import widest
@@ -22,8 +23,9 @@ Linear = tuple[Tensor, Tensor]
 
 
 class Heads:
-    """One classifier for each rate. All start alike and see the same batches, and none knows of the others: each ends
-    where it would have ended alone. ``settings`` are those of the optimizer: ``weight_decay`` and ``momentum``."""
+    """One classifier for each learning rate. All start from the same weights and see the same batches, and none affects
+    another: each ends with the weights that it would have had alone. ``settings`` are those of the optimizer:
+    ``weight_decay`` and ``momentum``."""
 
     def __init__(
         self,
@@ -44,7 +46,7 @@ class Heads:
         for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
 
-    def learn(self, x: Tensor, y: Tensor) -> None:
+    def update(self, x: Tensor, y: Tensor) -> None:
         """One step of every classifier on features (B, d) with classes (B,)."""
         weight, bias = torch.cat([one.weight for one in self.layers]), torch.cat([one.bias for one in self.layers])
         scores = F.linear(x, weight, bias).unflatten(1, (len(self.layers), -1))  # (B, K, C), in one product
@@ -57,7 +59,7 @@ class Heads:
         self.sums += torch.stack([losses.detach() * len(x), hits])
 
     def finish_epoch(self, n: int) -> tuple[list[float], list[float]]:
-        """The mean loss and the accuracy of each classifier over the ``n`` rows of the epoch, while it learnt."""
+        """The mean loss and the training accuracy of each classifier over the ``n`` rows of the epoch."""
         losses, hits = (self.sums / n).tolist()
         self.sums.zero_()
         return losses, hits
@@ -66,12 +68,12 @@ class Heads:
         """Each classifier as it stands."""
         return [(layer.weight.detach(), layer.bias.detach()) for layer in self.layers]
 
-    def state(self) -> dict[str, Any]:
-        """What ``restore`` takes over to go on bit for bit."""
+    def state(self) -> Record:
+        """What ``restore`` needs to go on bit for bit."""
         layers = [layer.state_dict() for layer in self.layers]
         return {"layers": layers, "optimizer": self.optimizer.state_dict(), "sums": self.sums}
 
-    def restore(self, state: dict[str, Any]) -> None:
+    def restore(self, state: Record) -> None:
         """Goes on from ``state``."""
         for layer, saved in zip(self.layers, state["layers"], strict=True):
             layer.load_state_dict(saved)

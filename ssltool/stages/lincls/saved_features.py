@@ -1,4 +1,4 @@
-"""Features from files of representations: the same in every epoch, and so quick to learn from."""
+"""Features from files of representations: they are the same in every epoch, which makes training fast."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ssltool.data.labels import places
 from ssltool.data.support import labelled_rows
 from ssltool.errors import SSLToolError
 from ssltool.reprs.group import ONE_NETWORK, ONE_SET, Saved, refuse_mix
-from ssltool.stages.lincls.features import Source
+from ssltool.stages.lincls.features import FeatureSource
 from ssltool.stages.lincls.linear_heads import Batches, Linear
 from ssltool.training import distributed
 from ssltool.training.classification import epoch_order
@@ -31,7 +31,7 @@ ORIGIN = ("checkpoint", "program", "method", "arch", "stem", "strategy", "epoch"
 """What the meta of representations says of the network that made them."""
 
 
-class Rows(Source):
+class SavedFeatures(FeatureSource):
     """Representations from files, as they are: the same in every epoch."""
 
     kind = "representations"

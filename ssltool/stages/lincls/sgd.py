@@ -1,36 +1,40 @@
-"""The probe by mini-batch SGD: one rate, or several at once, saved after every epoch, and when a signal asks."""
+"""The probe by mini-batch SGD, at one learning rate or at several at once."""
 
 from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
+from torch import Tensor
 
 from ssltool import seeds
 from ssltool.checkpoints.probe import Probe
 from ssltool.config import LinclsConfig, as_dict, fixed_settings
-from ssltool.errors import Interrupted, SSLToolError
+from ssltool.errors import SSLToolError
+from ssltool.files import Record
 from ssltool.reprs.group import ONE_NETWORK
 from ssltool.runs.folder import PROBE, RunFolder
 from ssltool.runs.resume import differences
 from ssltool.settings import flag
-from ssltool.stages.lincls.features import Source
-from ssltool.stages.lincls.linear_heads import Heads, Linear, score
+from ssltool.stages.lincls.features import FeatureSource
+from ssltool.stages.lincls.linear_heads import Batches, Heads, Linear, score
 from ssltool.stages.lincls.selection import best, chooses, note_edge, optimizer, rates
 from ssltool.training.classification import linear_classifier
+from ssltool.training.loop import TrainingLoop
 from ssltool.training.progress import Progress
 from ssltool.training.schedule import learning_rates, scaled_lr
 from ssltool.training.signals import StopRequest
+from ssltool.training.state import LoopState
 
 FOUND_OUT = {"identity": "the hash of the training rows", **{name: name.replace("_", " ") for name in ONE_NETWORK}}
-"""What a probe's settings hold beside flags and must share with a run that goes on from it."""
+"""What a resumed probe must share with its beginning beside settings with flags."""
 
-MANY = 100_000
-"""From so many training images on, batches are SimSiam's 4096 by default, below it 256."""
+LARGE = 100_000
+"""Training images from which the default batch size is SimSiam's 4096; below, it is 256."""
 
 LINES = 20
 """Lines of progress of a quick source where there is no terminal."""
@@ -39,16 +43,29 @@ STEPS_A_LINE = 50
 """Steps between lines of progress of a slow source."""
 
 
-class Training:
-    """One invocation: the classifiers, where they stand, and where they are written."""
+@dataclass
+class ProbeState(LoopState):
+    """The state of the training of a probe: the classifiers, and the number of the best one so far."""
 
-    def __init__(self, source: Source, folder: RunFolder, device: torch.device, path: Path | None) -> None:
+    heads: Heads
+    chosen: int = 0
+
+    def status(self) -> str:
+        """The epoch, because one display shows them all."""
+        return f"epoch {self.epoch + 1}"
+
+
+class ProbeLoop(TrainingLoop[ProbeState, tuple[Tensor, Tensor]]):
+    """The training of a probe on the features of ``source``, which goes on from the probe ``resumed_from`` if given."""
+
+    def __init__(
+        self, source: FeatureSource, folder: RunFolder, device: torch.device, resumed_from: Path | None
+    ) -> None:
         c = source.config
         self.source, self.folder, self.config = source, folder, c
         self.rates = rates(c)
-        self.n = source.sizes["train_size"]
-        self.batch_size = c.batch_size or (4096 if self.n >= MANY else 256)
-        self.steps = -(-self.n // self.batch_size)
+        self.train_size = source.sizes["train_size"]
+        self.batch_size = c.batch_size or (4096 if self.train_size >= LARGE else 256)
         self.optimizer = optimizer(c)
         self.saved = as_dict(c) | {
             "batch_size": self.batch_size,
@@ -58,73 +75,72 @@ class Training:
         }
         start = linear_classifier(source.width, len(source.classes), seeds.generator(c.seed))
         options = {"momentum": c.momentum, "weight_decay": c.weight_decay}
-        self.heads = Heads(start, len(self.rates), self.optimizer, device=device, **options)
-        self.epoch = self.step = self.chosen = 0
-        self.history: list[dict[str, Any]] = []
-        if path is not None:
-            self._restore(Probe.load(path), path)
-        folder.claim(self.saved, self.history, resumed_from=path)
+        state = ProbeState(Heads(start, len(self.rates), self.optimizer, device=device, **options))
+        steps = -(-self.train_size // self.batch_size)
+        super().__init__(state, folder.path / PROBE, epochs=c.epochs, steps=steps)
+        if resumed_from is not None:
+            self._restore(Probe.load(resumed_from), resumed_from)
+        folder.claim(self.saved, state.history, resumed_from=resumed_from)
+        total, done = c.epochs * steps, state.epoch * steps + state.epoch_step
+        self.display = Progress("probe", total, done=done, every=STEPS_A_LINE if source.slow else -(-total // LINES))
 
-    def run(self) -> dict[str, Any]:
+    def train(self) -> Record:
         """Trains to the last epoch and returns the result, which the probe then holds.
 
         Raises:
             SSLToolError: if a loss is not finite, or the features changed.
             Interrupted: after a signal, with the state saved.
         """
-        total = self.config.epochs * self.steps
-        done = self.epoch * self.steps + self.step
-        every = STEPS_A_LINE if self.source.slow else -(-total // LINES)
-        progress = Progress("probe", total, done=done, every=every)
-        with StopRequest() as stop, contextlib.closing(progress):
-            while self.epoch < self.config.epochs:
-                self._train_epoch(progress, stop)
-                self._finish_epoch()
-                if self.epoch < self.config.epochs:
-                    self._give_way(stop)
+        with StopRequest() as stop, contextlib.closing(self.display):
+            self.run(stop, self.folder.log)
         return self._finish()
 
-    def _train_epoch(self, progress: Progress, stop: StopRequest) -> None:
-        self.heads.set_rates(self._rates_now())
-        for x, y in self.source.train(self.epoch, self.batch_size, self.step):
-            self.heads.learn(x, y)
-            self.step += 1
-            progress.update(len(x), f"epoch {self.epoch + 1}")
-            if self.step < self.steps and stop.number:
-                self._save(self.history[-1] if self.history else {})
-                self._give_way(stop)
+    @contextlib.contextmanager
+    def progress(self) -> Iterator[Progress]:
+        """One display for all epochs, which are short."""
+        yield self.display
 
-    def _give_way(self, stop: StopRequest) -> None:
-        if stop.number:
-            raise Interrupted(stop.number, str(self.folder.path / PROBE))
+    def start_epoch(self) -> None:
+        self.state.heads.set_rates(self._rates_now())
+
+    def batches(self, epoch: int, first_step: int) -> Batches:
+        return self.source.train(epoch, self.batch_size, first_step)
+
+    def images_in(self, batch: tuple[Tensor, Tensor]) -> int:
+        return len(batch[0])
+
+    def step(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
+        self.state.heads.update(*batch)
+        return ()  # the heads sum their losses themselves
 
     def _rates_now(self) -> list[float]:
-        epochs = self.config.epochs
-        return [learning_rates(self.epoch, epochs=epochs, lr=scaled_lr(r, self.batch_size))[0] for r in self.rates]
+        epoch, epochs = self.state.epoch, self.epochs
+        return [learning_rates(epoch, epochs=epochs, lr=scaled_lr(rate, self.batch_size))[0] for rate in self.rates]
 
-    def _finish_epoch(self) -> None:
+    def finish_epoch(self) -> Record:
+        state = self.state
         tried = self._tried()
         if chooses(self.config):
-            self.chosen = best(self.rates, [one["held_acc1"] for one in tried])
-        mine, rate = tried[self.chosen], self._rates_now()[self.chosen]
-        (accuracies,) = score(self.source.val(), [self._linear()[self.chosen]], self.source.counted)
+            state.chosen = best(self.rates, [one["held_acc1"] for one in tried])
+        chosen, rate = tried[state.chosen], self._rates_now()[state.chosen]
+        (accuracies,) = score(self.source.val(), [self._linear()[state.chosen]], self.source.counted)
         self.source.check()
-        record: dict[str, Any] = {"epoch": self.epoch} | mine | {"lr": rate} | accuracies
+        record: Record = {"epoch": state.epoch} | chosen | {"lr": rate} | accuracies
         if chooses(self.config):
-            record |= {"base_lr": mine["lr"], "tried": tried}
-        self.history.append(record)
-        self.folder.log(record)
-        self.epoch, self.step = self.epoch + 1, 0
-        self._save(record)
+            record |= {"base_lr": chosen["lr"], "tried": tried}
+        state.finish_epoch()
+        return record
 
-    def _tried(self) -> list[dict[str, Any]]:
-        """What each rate came to in this epoch, and on the held-out rows if there are any; None where it diverged."""
-        losses, hits = self.heads.finish_epoch(self.n)
-        weights = [weight for weight, _ in self.heads.classifiers()]
+    def _tried(self) -> list[Record]:
+        """The results of each rate in this epoch, also on the held-out rows if there are any; None where it
+        diverged."""
+        heads = self.state.heads
+        losses, hits = heads.finish_epoch(self.train_size)
+        weights = [weight for weight, _ in heads.classifiers()]
         finite = [math.isfinite(loss) and bool(w.isfinite().all()) for loss, w in zip(losses, weights, strict=True)]
         if not any(finite):
             given = f"--lr (it is {self.rates[0]:g})" if len(self.rates) == 1 else "--lr-sweep"
-            raise SSLToolError(f"the probe's loss is not finite in epoch {self.epoch + 1}; lower {given}")
+            raise SSLToolError(f"the probe's loss is not finite in epoch {self.state.epoch + 1}; lower {given}")
         columns: dict[str, Sequence[float]] = {"lr": self.rates, "loss": losses, "train_acc1": hits}
         if chooses(self.config):
             held = score(self.source.held(), self._linear(), self.source.counted)
@@ -136,33 +152,39 @@ class Training:
         ]
 
     def _linear(self) -> list[Linear]:
-        return [self.source.of_features(one) for one in self.heads.classifiers()]
+        return [self.source.of_features(one) for one in self.state.heads.classifiers()]
 
-    def _finish(self) -> dict[str, Any]:
-        c, last = self.config, self.history[-1]
+    def _finish(self) -> Record:
+        """The result, which is also written into the probe."""
+        c, state, last = self.config, self.state, self.state.history[-1]
         kept = ("acc1", "acc5", "class_acc1", "loss", "held_acc1", "tried")
         result = {name: last[name] for name in kept if name in last} | {
             "epochs": c.epochs,
             "batch_size": self.batch_size,
             "optimizer": self.optimizer,
-            "lr": self.rates[self.chosen],
+            "lr": self.rates[state.chosen],
         }
         if chooses(c):
-            note_edge("--lr-sweep", self.rates, self.chosen)
+            note_edge("--lr-sweep", self.rates, state.chosen)
         result |= self.source.facts() | self.source.check() | {"run": str(self.folder.path)} | self.source.origin
-        self._save(result)
+        self._write(result)
         return result
 
-    def _save(self, metrics: dict[str, Any]) -> None:
-        weight, bias = (tensor.cpu() for tensor in self._linear()[self.chosen])
-        state = self.heads.state() | {
-            "epoch": self.epoch,
-            "step": self.step,
-            "chosen": self.chosen,
-            "history": self.history,
+    def save(self) -> None:
+        history = self.state.history
+        self._write(history[-1] if history else {})
+
+    def _write(self, metrics: Record) -> None:
+        state = self.state
+        weight, bias = (tensor.cpu() for tensor in self._linear()[state.chosen])
+        training = state.heads.state() | {
+            "epoch": state.epoch,
+            "step": state.epoch_step,
+            "chosen": state.chosen,
+            "history": state.history,
         }
         labels = torch.from_numpy(self.source.classes)
-        Probe(weight, bias, self.saved, metrics, labels, state).save(self.folder.path / PROBE)
+        Probe(weight, bias, self.saved, metrics, labels, training).save(self.path)
 
     def _restore(self, probe: Probe, path: Path) -> None:
         names = [*fixed_settings(LinclsConfig), *FOUND_OUT]
@@ -172,6 +194,7 @@ class Training:
             raise SSLToolError(f"cannot resume {path}: {'; '.join(found)}. Give the probe's own values")
         if not probe.state:
             raise SSLToolError(f"cannot resume {path}: it holds no state to go on from; train it again")
-        self.heads.restore(probe.state)
-        self.epoch, self.step, self.chosen = (int(probe.state[key]) for key in ("epoch", "step", "chosen"))
-        self.history = list(probe.state["history"])
+        state = self.state
+        state.heads.restore(probe.state)
+        state.epoch, state.epoch_step, state.chosen = (int(probe.state[key]) for key in ("epoch", "step", "chosen"))
+        state.history = list(probe.state["history"])

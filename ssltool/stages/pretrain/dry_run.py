@@ -32,13 +32,13 @@ def plan(config: PretrainConfig) -> dict[str, Any]:
     """
     device = pick_device(config)
     setup = prepare(config)
-    start = find_start(config, setup.saved_config())
+    start = find_start(config, setup.saved_run)
     first = start.checkpoint.epoch if start.checkpoint else 0
     return {
         "run": str(start.folder.path),
         "resumes": str(start.path) if start.path else None,
         "data": setup.images.describe(),
-        "config": setup.saved_config(),
+        "config": setup.saved_run.settings,
         "steps_per_epoch": setup.steps,
         "epochs": [_epoch(setup, epoch) for epoch in range(first, setup.epochs)],
         "exposure": _exposure(setup),

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ssltool.checkpoints.checkpoint import Checkpoint
+from ssltool.checkpoints.saved_run import stage_of
 from ssltool.config import LAYERS
 from ssltool.diagnosis.measure import measure
 from ssltool.diagnosis.metrics import METRICS
@@ -82,8 +83,9 @@ def split_items(items: Sequence[str], *, checkpoints: bool) -> tuple[list[str], 
     if repeated:
         raise SSLToolError(f"{repeated[0]} is given twice; name it once")
     settings = {path: RunFolder(path).read_config() for path in paths if path.is_dir()}
-    probes = [path for path, config in settings.items() if "origin" in config]
-    folders = [path for path, config in settings.items() if path not in probes and "stage" not in config]
+    stages = {path: stage_of(config) for path, config in settings.items()}
+    probes = [path for path, stage in stages.items() if stage == "lincls"]
+    folders = [path for path, stage in stages.items() if stage == "pretrain"]
     files = [path for path in paths if not path.is_dir()]
     if not folders and not files:
         raise SSLToolError("name at least one run folder of pretrain or file of representations to rank")

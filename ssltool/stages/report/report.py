@@ -57,8 +57,8 @@ def run(config: ReportConfig) -> dict[str, Any]:
         _tsne()
     device = pick_device(config)
     runs = read_runs(config.runs)
-    own = all(one.config["data"] is None for one in runs)  # then --data is refused, else it is for the others
-    data = [config.data if own or one.config["data"] is not None else None for one in runs]
+    own = all(one.saved.settings["data"] is None for one in runs)  # then --data is refused, else it is for the others
+    data = [config.data if own or one.saved.settings["data"] is not None else None for one in runs]
     reported = [measure_run(one, config, device, folder) for one, folder in zip(runs, data, strict=True)]
     text = make_page(reported, config.title).encode("utf-8", errors="replace")
     write_atomically(config.out, lambda stream: stream.write(text))
@@ -84,7 +84,7 @@ def measure_run(run: FinishedRun, config: ReportConfig, device: torch.device, da
     backbone = found["backbone"]
     return ReportedRun(
         name=run.name,
-        config=run.config,
+        config=run.saved.settings,
         records=run.records,
         origin=_origin(network, config, file, device),
         images=setup.images.describe(),

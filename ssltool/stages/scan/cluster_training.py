@@ -11,16 +11,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ssltool.checkpoints.checkpoint import Checkpoint
+from ssltool.checkpoints.saved_run import SavedRun
 from ssltool.data import views
 from ssltool.data.loader import Batch, Loader
 from ssltool.errors import SSLToolError
 from ssltool.methods.base import Method
 from ssltool.stages.scan.losses import confidence_loss, scan_loss
 from ssltool.stages.scan.mining import Table
-from ssltool.training.classifier_setup import training_state
+from ssltool.training.classifier_setup import ClassifierLoop, training_state
 from ssltool.training.device import autocast
-from ssltool.training.loop import Fit
 from ssltool.training.setup import TrainingSetup
 
 WHOLE = dataclasses.replace(views.PLAIN, crop_scale=(1.0, 1.0), flip_p=0.0)
@@ -33,49 +32,49 @@ AT_ONCE = 4096
 """Images whose probabilities are compared with their neighbours' at a time."""
 
 
-class _Steps(Fit):
-    """What both steps share: a classifier of ``clusters`` clusters that learns by Adam at a constant rate."""
+class _ClusterLoop(ClassifierLoop):
+    """What both steps share: a classifier of ``clusters`` clusters, trained by Adam at a constant rate."""
 
     def __init__(
         self,
         phase: str,
         method: Method,
         setup: TrainingSetup,
-        saved: dict[str, Any],
+        saved: SavedRun,
         path: Path,
         loader: Loader,
         sums: tuple[str, ...],
     ) -> None:
         self.setup, self.loader, self.device = setup, loader, loader.device
-        self.strong = dataclasses.replace(setup.recipe, erase_p=saved["erase_p"], erase_scale=ERASED)
+        self.strong = dataclasses.replace(setup.recipe, erase_p=saved.settings["erase_p"], erase_scale=ERASED)
         groups = [{"params": [p for p in method.parameters() if p.requires_grad]}]
         state = training_state(method, groups, setup.config, self.device, sums)
         super().__init__(state, saved, path, epochs=setup.epochs, steps=setup.steps, label={"phase": phase})
-        if path.exists():
-            state.restore(Checkpoint.load(path))
 
     def augmented(
         self, rows: np.ndarray, recipes: list[views.Recipe], size: int, epoch: int, step: int
     ) -> Iterator[Batch]:
         """Augmented views of images, batch after batch."""
         seed = self.setup.config.seed
-        return self.loader.train(rows, recipes, batch_size=size, seed=seed, epoch=epoch, first_step=step)
+        batches = self.loader.train(rows, recipes, batch_size=size, seed=seed, epoch=epoch, first_step=step)
+        return map(Batch.channels_last, batches)
 
     def logits(self, view: Tensor) -> Tensor:
-        """What the classifier makes of a view, (N, clusters of all heads)."""
+        """The classifier's logits (N, clusters of all heads) of a view (N, 3, S, S)."""
         with autocast(self.device, self.setup.config.precision):
-            out = self.state.method.embed(view, "projector")
-        return out.float()
+            logits = self.state.method.embed(view, "projector")
+        return logits.float()
 
 
-class Clustering(_Steps):
+class Clustering(_ClusterLoop):
     """SCAN's second step. The classifier is that of ``heads`` clusterings side by side."""
 
     def __init__(
-        self, method: Method, setup: TrainingSetup, saved: dict[str, Any], path: Path, loader: Loader, table: Table
+        self, method: Method, setup: TrainingSetup, saved: SavedRun, path: Path, loader: Loader, table: Table
     ) -> None:
         super().__init__("cluster", method, setup, saved, path, loader, ("loss", "consistency", "entropy"))
-        self.table, self.heads, self.weight = table, saved["heads"], saved["entropy_weight"]
+        self.table = table
+        self.heads, self.weight = saved.settings["heads"], saved.settings["entropy_weight"]
 
     def batches(self, epoch: int, first_step: int) -> Iterator[Batch]:
         """Images and a neighbour of each, one after the other."""
@@ -88,7 +87,7 @@ class Clustering(_Steps):
         anchors, near = self.logits(batch.views[0]).unflatten(1, (self.heads, -1)).chunk(2)
         losses = [scan_loss(anchors[:, h], near[:, h], self.weight) for h in range(self.heads)]
         total, consistency, entropy = (torch.stack(values) for values in zip(*losses, strict=True))
-        self.state.learn(total.sum())  # each head as if it were alone
+        self.state.update(total.sum())  # each head as if it were alone
         return total.mean(), consistency.mean(), entropy.mean()
 
     def keep_best_head(self) -> int:
@@ -115,12 +114,12 @@ def table_loss(log_p: Tensor, table: Table, entropy_weight: float) -> float:
     return consistency / len(log_p) + entropy_weight * float(torch.special.xlogy(mean, mean).sum())
 
 
-class SelfLabelling(_Steps):
+class SelfLabelling(_ClusterLoop):
     """SCAN's third step. ``confident`` is the share of images that were learnt from."""
 
-    def __init__(self, method: Method, setup: TrainingSetup, saved: dict[str, Any], path: Path, loader: Loader) -> None:
+    def __init__(self, method: Method, setup: TrainingSetup, saved: SavedRun, path: Path, loader: Loader) -> None:
         super().__init__("selflabel", method, setup, saved, path, loader, ("loss", "confident"))
-        self.threshold = saved["threshold"]
+        self.threshold = saved.settings["threshold"]
 
     def batches(self, epoch: int, first_step: int) -> Iterator[Batch]:
         setup = self.setup
@@ -134,10 +133,10 @@ class SelfLabelling(_Steps):
         method.train()
         loss, confident = confidence_loss(answers, self.logits(strong), self.threshold)
         if confident:
-            self.state.learn(loss)
+            self.state.update(loss)
         return loss, torch.tensor(confident / len(weak), device=self.device)
 
-    def finish(self, means: dict[str, float]) -> dict[str, Any]:
+    def results(self, means: dict[str, float]) -> dict[str, Any]:
         if means["confident"] == 0:
             raise SSLToolError(
                 f"no image had a probability above --threshold {self.threshold} in epoch {self.state.epoch_number} of "
@@ -148,7 +147,7 @@ class SelfLabelling(_Steps):
 
 @torch.inference_mode()
 def predict(method: Method, loader: Loader) -> Tensor:
-    """What the classifier makes of all images of a loader in eval mode, (N, clusters of all heads) on the CPU."""
+    """The classifier's logits (N, clusters of all heads) of all images of a loader, in eval mode, on the CPU."""
     method.eval()
-    made = [method.embed(b.channels_last().views[0], "projector").float().cpu() for b in loader.evaluate(256)]
-    return torch.cat(made)
+    logits = [method.embed(b.channels_last().views[0], "projector").float().cpu() for b in loader.evaluate(256)]
+    return torch.cat(logits)

@@ -43,14 +43,14 @@ class Inputs:
         """
         own: dict[str, Any] = {"pretrained": str(self.clusters_path), "arch": None, "stem": None, "random": False}
         network = load_pretrained(dataclasses.replace(self.config, **own), self.device)
-        if network.config["method"] != CLASSIFIER:
-            raise SSLToolError(f"{self.clusters_path} is of {network.config['method']}; it has to be a classifier's")
+        if network.run.method_name != CLASSIFIER:
+            raise SSLToolError(f"{self.clusters_path} is of {network.run.method_name}; it has to be a classifier's")
         return network
 
     @functools.cached_property
     def data(self) -> ScanConfig:
         """The settings with the images that the network was trained on, where none are named."""
-        return with_saved_data(self.config, self.network.config)
+        return with_saved_data(self.config, self.network.run)
 
     @functools.cached_property
     def train(self) -> ImageSet:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from ssltool.checkpoints.checkpoint import Checkpoint
 from ssltool.checkpoints.load import Pretrained, run_name
+from ssltool.checkpoints.saved_run import SavedRun
 from ssltool.config import ScanConfig, as_dict
 from ssltool.config.scan import STEPS
 from ssltool.errors import SSLToolError
-from ssltool.files import file_hash, weights_hash
+from ssltool.files import Record, Settings, file_hash, weights_hash
 from ssltool.models.family import SMALL_IMAGE
 from ssltool.reprs.neighbours.file import Neighbours
 from ssltool.runs.folder import RunFolder, run_path
@@ -44,7 +44,7 @@ OWN = {"cluster": ("heads", "entropy_weight", "erase_p"), "selflabel": ("thresho
 """Settings of each step's training beside those that pretraining has."""
 
 
-def run(config: ScanConfig) -> dict[str, Any]:
+def run(config: ScanConfig) -> Record:
     """The stage: takes the steps asked for, and says of each how many images are in each cluster and, where classes
     are known, how well the clusters agree with them, on the val images, where there are any.
 
@@ -68,9 +68,9 @@ class _Run:
         )
         self.own = {step: self.folder.path / WRITTEN[step] for step in STEPS}
         self.inputs = Inputs(config, self.own["cluster"])
-        self.found: dict[str, Any] = {}
+        self.found: Record = {}
 
-    def take(self) -> dict[str, Any]:
+    def take(self) -> Record:
         """All steps asked for, in order."""
         self._check()
         self._claim()
@@ -142,8 +142,8 @@ class _Run:
         records = [record for record in self.folder.read_metrics() if record["phase"] not in again]
         for path in again.values():
             records += Checkpoint.load(path).metrics["epochs"] if path.exists() else []
-        saved = as_dict(self.config) | {"stage": "scan"}
-        self.folder.claim(saved, records, resumed_from=self.own["mine"])
+        settings = as_dict(self.config) | {"stage": "scan"}
+        self.folder.claim(settings, records, resumed_from=self.own["mine"])
 
     def _mine(self) -> None:
         path = self.own["mine"]
@@ -160,7 +160,7 @@ class _Run:
         self._keep("kmeans", clusters, count, str(scored.meta.get("split", "train")))
 
     @functools.cached_property
-    def clustering(self) -> tuple[TrainingSetup, dict[str, Any], Table]:
+    def clustering(self) -> tuple[TrainingSetup, SavedRun, Table]:
         """What the second step does: its run, as it is saved, and the neighbours."""
         c, inputs, train, path = self.config, self.inputs, self.inputs.train, self.own["mine"]
         table = Table.of(Neighbours.load(path), train, path)
@@ -168,7 +168,7 @@ class _Run:
         setup = self._job(inputs.network, c.epochs or epochs, c.batch_size, c.lr or lr)
         count = inputs.count(train.labels)
         saved = self._saved(setup, "cluster", count, inputs.network)
-        return setup, saved | {"n_classes": count * c.heads, "neighbours_hash": file_hash(path)}, table
+        return setup, saved.updated(n_classes=count * c.heads, neighbours_hash=file_hash(path)), table
 
     def _cluster(self, stop: StopRequest) -> None:
         if self.own["cluster"].exists():
@@ -183,17 +183,17 @@ class _Run:
         with inputs.loader(inputs.train) as loader:
             fit = Clustering(method, setup, saved, self._training("cluster"), loader, table)
             fit.run(stop, self.folder.log)
-            saved = saved | {"n_classes": saved["clusters"], "head": fit.keep_best_head()}
+            saved = saved.updated(n_classes=saved.settings["clusters"], head=fit.keep_best_head())
         self._finish(fit, saved)
 
     @functools.cached_property
-    def selflabelling(self) -> tuple[TrainingSetup, dict[str, Any], Pretrained]:
+    def selflabelling(self) -> tuple[TrainingSetup, SavedRun, Pretrained]:
         """What the third step does: its run, as it is saved, and the network that it starts from."""
         c, network = self.config, self.inputs.clustered()
         epochs, size = (5, 250) if self.inputs.train.name == "bundled" else (100, 1000)
         setup = self._job(network, c.selflabel_epochs or epochs, c.selflabel_batch_size or size, c.selflabel_lr)
-        count = network.config["n_classes"]
-        return setup, self._saved(setup, "selflabel", count, network) | {"n_classes": count}, network
+        count = network.run.settings["n_classes"]
+        return setup, self._saved(setup, "selflabel", count, network).updated(n_classes=count), network
 
     def _selflabel(self, stop: StopRequest) -> None:
         if self.own["selflabel"].exists():
@@ -209,7 +209,7 @@ class _Run:
 
     def _job(self, network: Pretrained, epochs: int, batch_size: int, lr: float) -> TrainingSetup:
         c, train = self.config, self.inputs.train
-        own: dict[str, Any] = {name: network.config[name] for name in VIEWS}
+        own: Settings = {name: network.run.settings[name] for name in VIEWS}
         if c.crop_min or network.image_size <= SMALL_IMAGE:
             own["crop_min"] = c.crop_min or SMALL_CROP
         size = min(batch_size, len(train))
@@ -217,22 +217,22 @@ class _Run:
         own |= {"optimizer": "adam", "lr": lr * 256 / size, "fix_all_lr": True}  # a run's rate is for a batch of 256
         return classifier_setup(network, self.inputs.data, train, **own, precision=c.precision)
 
-    def _saved(self, setup: TrainingSetup, phase: str, count: int, network: Pretrained) -> dict[str, Any]:
+    def _saved(self, setup: TrainingSetup, phase: str, count: int, network: Pretrained) -> SavedRun:
         own = {name: getattr(self.config, name) for name in OWN[phase]}
         start = weights_hash(network.method.state_dict())
         facts = {"phase": phase, "clusters": count, "network": network.origin, "start_hash": start}
-        return setup.saved_config() | own | facts
+        return setup.saved_run.updated(**own, **facts)
 
     def _training(self, phase: str) -> Path:
         return self.folder.path / f"training_{phase}.pt"
 
-    def _finish(self, fit: Clustering | SelfLabelling, saved: dict[str, Any]) -> None:
+    def _finish(self, fit: Clustering | SelfLabelling, saved: SavedRun) -> None:
         """Scores the network, writes the step's files, and removes the training's."""
-        phase, images = str(saved["phase"]), self.inputs.scored
+        phase, images = str(saved.settings["phase"]), self.inputs.scored
         with self.inputs.loader(images) as loader:
             confidence, assignments = predict(fit.state.method, loader).softmax(dim=1).max(dim=1)
         targets, index = torch.from_numpy(images.labels), torch.from_numpy(images.index)
-        self._keep(phase, Clusters(assignments, confidence, targets, index), saved["clusters"], images.split)
+        self._keep(phase, Clusters(assignments, confidence, targets, index), saved.settings["clusters"], images.split)
         fit.state.checkpoint(saved).save(self.own[phase])
         fit.path.unlink(missing_ok=True)
 

@@ -20,18 +20,18 @@ from ssltool.stages.lincls.linear_heads import Heads
 @pytest.fixture
 def stop_after(monkeypatch):
     """Sends this process a SIGTERM in the given step of a run: ``stop_after(3)``; later runs are left alone."""
-    learn = Heads.learn
+    update = Heads.update
 
     def arm(steps: int) -> None:
         done = []
 
-        def learning(heads, x, y):
+        def updating(heads, x, y):
             done.append(1)
             if len(done) == steps:
                 os.kill(os.getpid(), signal.SIGTERM)
-            learn(heads, x, y)
+            update(heads, x, y)
 
-        monkeypatch.setattr(Heads, "learn", learning)
+        monkeypatch.setattr(Heads, "update", updating)
 
     return arm
 

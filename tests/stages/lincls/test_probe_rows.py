@@ -15,7 +15,7 @@ from ssltool.files import file_hash
 from ssltool.reprs.representations import Representations
 from ssltool.stages import lincls
 from ssltool.stages.lincls import image_features, logistic_regression, saved_features
-from ssltool.stages.lincls.saved_features import Rows
+from ssltool.stages.lincls.saved_features import SavedFeatures
 from ssltool.stages.rank.known_accuracies import probe_accuracies
 
 CPU = torch.device("cpu")
@@ -115,7 +115,7 @@ def test_the_best_rate_and_penalty_are_chosen_without_the_scored_rows(on_files, 
 def test_the_held_out_rows_are_those_of_hold_out_and_are_not_learnt_from(on_files):
     x, y = clouds(90, seed=1)
     kept, held = hold_out(y.numpy(), 0.2, 10)
-    source = Rows(on_files(lr_sweep="1,2", holdout=0.2), CPU)
+    source = SavedFeatures(on_files(lr_sweep="1,2", holdout=0.2), CPU)
     seen = torch.cat([rows_ for rows_, _ in source.train(0, 16)])
     assert sorted(map(tuple, seen.tolist())) == sorted(map(tuple, x[kept].tolist()))
     ((rows_, labels),) = source.held()
@@ -160,7 +160,7 @@ def test_a_fraction_of_the_labels_is_balanced_seeded_and_the_same_as_with_images
     train, val = saved
     chosen = []
     for seed in (10, 10, 11):
-        source = Rows(LinclsConfig(reprs=(train, val), labels_fraction=0.25, seed=seed, device="cpu"), CPU)
+        source = SavedFeatures(LinclsConfig(reprs=(train, val), labels_fraction=0.25, seed=seed, device="cpu"), CPU)
         seen = torch.cat([labels for _, labels in source.train(0, 16)])
         chosen.append(source.identity)
         assert seen.bincount(minlength=10).tolist() == [
@@ -169,7 +169,7 @@ def test_a_fraction_of_the_labels_is_balanced_seeded_and_the_same_as_with_images
     assert chosen[0] == chosen[1] != chosen[2]
     assert lincls.run(on_bundled(labels_fraction=0.25))["train_size"] == len(seen)
     config = on_bundled(labels_fraction=0.25)
-    assert image_features.Images(config, CPU).identity == chosen[0]
+    assert image_features.ImageFeatures(config, CPU).identity == chosen[0]
 
 
 def test_a_probe_of_save_reprs_files_belongs_to_their_checkpoint(saved, trained, tmp_path):

@@ -21,7 +21,7 @@ from ssltool.files import file_hash, weights_hash
 from ssltool.methods.simsiam import SimSiam
 from ssltool.stages import lincls
 from ssltool.stages.lincls import image_features, sgd
-from ssltool.stages.lincls.image_features import Images
+from ssltool.stages.lincls.image_features import ImageFeatures
 from ssltool.training.classification import linear_classifier
 
 CPU = torch.device("cpu")
@@ -103,14 +103,14 @@ def test_a_backbone_whose_running_statistics_move_voids_the_result(settings, mon
 
 
 def test_a_backbone_with_one_changed_weight_voids_the_result(settings, monkeypatch):
-    val = Images.val
+    val = ImageFeatures.val
 
     def nudge(source):
         with torch.no_grad():
             source.method.backbone.conv1.weight.view(-1)[0] += 1e-6
         return val(source)
 
-    monkeypatch.setattr(Images, "val", nudge)
+    monkeypatch.setattr(ImageFeatures, "val", nudge)
     with pytest.raises(SSLToolError, match="the frozen backbone changed"):
         lincls.run(settings())
 
@@ -177,8 +177,10 @@ def test_another_labelled_set_than_the_one_that_was_pretrained_on(ssltool, train
 
 def test_a_fraction_of_the_labels_is_the_same_share_of_each_class(on_bundled, settings, monkeypatch):
     seen = []
-    train = Images.train
-    monkeypatch.setattr(Images, "train", lambda source, *a: [seen.append(y) or (x, y) for x, y in train(source, *a)])
+    train = ImageFeatures.train
+    monkeypatch.setattr(
+        ImageFeatures, "train", lambda source, *a: [seen.append(y) or (x, y) for x, y in train(source, *a)]
+    )
     result = lincls.run(settings(data=None, labels_fraction=0.01))
     assert (result["train_size"], result["labels_fraction"]) == (80, 0.01)
     assert torch.cat(seen).bincount().tolist() == [8] * 10
@@ -186,7 +188,7 @@ def test_a_fraction_of_the_labels_is_the_same_share_of_each_class(on_bundled, se
 
 @pytest.mark.parametrize(("many", "batch"), [(91, 256), (90, 4096)])
 def test_the_default_batch_is_simsiams_where_there_are_enough_images(many, batch, on_files, monkeypatch):
-    monkeypatch.setattr(sgd, "MANY", many)  # of the 90 there are
+    monkeypatch.setattr(sgd, "LARGE", many)  # of the 90 there are
     assert lincls.run(on_files(batch_size=None, epochs=1))["batch_size"] == batch
 
 

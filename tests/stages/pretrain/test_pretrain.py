@@ -26,7 +26,7 @@ from ssltool.files import file_hash, load_dict
 from ssltool.methods.base import Output
 from ssltool.methods.simsiam import SimSiam
 from ssltool.stages.pretrain import run as pretrain
-from ssltool.stages.pretrain.pretrain import _Run
+from ssltool.stages.pretrain.pretrain import Pretraining
 
 NEEDS_NO_CUDA = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
 
@@ -57,18 +57,19 @@ def seen(monkeypatch):
 def parameters(monkeypatch):
     """All trainable parameters before each step, and at the end."""
     moments: list[dict[str, torch.Tensor]] = []
-    step = _Run._step
+    step = Pretraining.step
 
-    def snapshot(run: _Run) -> None:
+    def snapshot(run: Pretraining) -> None:
         moments.append({name: p.detach().clone() for name, p in run.state.method.named_parameters()})
 
-    def stepping(run: _Run, batch: Any) -> None:
+    def stepping(run: Pretraining, batch: Any) -> Any:
         if not moments:
             snapshot(run)
-        step(run, batch)
+        values = step(run, batch)
         snapshot(run)
+        return values
 
-    monkeypatch.setattr(_Run, "_step", stepping)
+    monkeypatch.setattr(Pretraining, "step", stepping)
     return moments
 
 
@@ -224,13 +225,14 @@ def test_optimizer_moves_every_part_and_fixes_the_predictors_rate(tiny, paramete
 
 def test_rates_and_weight_decay_by_step_are_those_of_the_time(tiny, monkeypatch):
     used: list[list[tuple[float, float]]] = []
-    step = _Run._step
+    step = Pretraining.step
 
-    def spy(run: _Run, batch: Any) -> None:
-        step(run, batch)
+    def spy(run: Pretraining, batch: Any) -> Any:
+        values = step(run, batch)
         used.append([(group["lr"], group["weight_decay"]) for group in run.state.optimizer.param_groups])
+        return values
 
-    monkeypatch.setattr(_Run, "_step", spy)
+    monkeypatch.setattr(Pretraining, "step", spy)
     schedule = {"epochs": 3, "steps_per_epoch": 4, "warmup_epochs": 1, "lr": 1.6, "weight_decay": 0.1}
     run = pretrain(tiny(**schedule, lr_schedule="step", final_weight_decay=0.3, fix_pred_lr=True))
     base, times = 1.6 * 16 / 256, [number / 4 for number in range(12)]
