@@ -11,7 +11,7 @@ from ssltool import seeds
 from ssltool.checkpoints.checkpoint import Checkpoint
 from ssltool.checkpoints.convert import is_alone, read_checkpoint
 from ssltool.data.strategies import steps_in_epoch
-from ssltool.errors import SSLToolError
+from ssltool.errors import UsageError
 from ssltool.methods import method_class, method_options
 from ssltool.methods.base import Method, RunFacts
 from ssltool.methods.options import TrainedTeacher
@@ -72,7 +72,7 @@ def read_teacher(method: str, options: Any) -> Checkpoint | None:
     if not isinstance(options, TrainedTeacher):
         return None
     if options.teacher is None:
-        raise SSLToolError(f"{method} learns from a trained network; name its checkpoint with --set teacher=FILE")
+        raise UsageError(f"{method} learns from a trained network; name its checkpoint with --set teacher=FILE")
     checkpoint, found = read_checkpoint(options.teacher)
     if found is not None:
         rank_zero_info(f"reading {options.teacher}: {found}")

@@ -16,18 +16,18 @@ from ssltool.config.plot import PLOTS
 @settings(PlotConfig, positional=("kind", "inputs"))
 @json_option
 def command(config: PlotConfig, as_json: bool) -> None:
-    """Draw a picture, ready for print: .png, .pdf or .svg with its text as text.
+    """Plot a figure for print: .png, .pdf or .svg, with text as text.
 
     \b
-    spectrum  INPUT: spectra or representations. Singular values, the same over the largest, and
-              their cumulative shares with the AUC; with --type cov the eigenvalues of the
-              covariance, on a logarithmic scale
-    curves    INPUT: run folders. Loss, AUC, effective rank, feature std and kNN over the epochs
+    spectrum  INPUT: spectra or representations. Singular values, singular values divided by the
+              largest, and cumulative explained variance with the AUC; with --type cov the
+              eigenvalues of the covariance on a logarithmic scale
+    curves    INPUT: run folders. Loss, AUC, effective rank, feature std and kNN accuracy over
+              the epochs
     auc       INPUT: run folders. AUC of the last monitored epoch against --x, a line for each
-              --group-by
-    views     INPUT: a run folder. Training images, and the views that the run made of them
-    schedule  INPUT: a run folder. The images of each epoch, how often each is seen, the
-              learning rate
+              value of --group-by
+    views     INPUT: a run folder. Training images and the views that the run trained on
+    schedule  INPUT: a run folder. Images of each epoch, how often each is seen, learning rate
 
     \b
     ssltool plot spectrum a/train_svd.pt b/train_svd.pt -o spectra.pdf

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 from torchvision.models.vision_transformer import VisionTransformer
 
-from ssltool.errors import SSLToolError, unknown
+from ssltool.errors import SSLToolError, UsageError, unknown
 
 SMALL_IMAGE = 64
 """Pixels up to which the automatic stem is the small one and a ViT's patches are 4 pixels wide."""
@@ -100,7 +100,7 @@ def vit_shape(arch: str) -> ViTShape | None:
     dim, depth, heads = VITS[name[1]]
     heads = int(name[2] or heads)
     if dim % heads:
-        raise SSLToolError(f"{arch}: {heads} heads do not divide the width {dim}; choose another number behind _h")
+        raise UsageError(f"{arch}: the width {dim} is not divisible by {heads} heads; change the number after _h")
     return ViTShape(dim, depth, heads, int(name[3]) if name[3] else None)
 
 
@@ -131,7 +131,7 @@ def resolve_stem(arch: str, stem: str, image_size: int) -> str:
     """
     if vit_shape(arch):
         if stem != "auto":
-            raise SSLToolError(f"--stem {stem} does nothing with {arch}, which has no stem; leave it out")
+            raise UsageError(f"--stem {stem} does nothing with {arch}, which has no stem; leave it out")
         return stem
     if stem != "auto":
         return stem
@@ -156,7 +156,7 @@ def build_backbone(
     if shape:
         return _vit(shape, image_size, stop_grad_conv1), shape.dim
     if stop_grad_conv1:
-        raise SSLToolError(f"--stop-grad-conv1 does nothing with {arch}; it freezes the patch embedding of a ViT")
+        raise UsageError(f"--stop-grad-conv1 does nothing with {arch}; it freezes the patch embedding of a ViT")
     model = _resnet(arch, zero_init_residual)
     dim = model.fc.in_features
     model.fc = nn.Identity()  # type: ignore[assignment]

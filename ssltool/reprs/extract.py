@@ -52,8 +52,6 @@ class Pass:
         self.dtype = DTYPES.get(config.dtype, torch.float32)
         self.size = config.batch_size
         if config.views is not None:
-            if self.keeps_places:
-                raise SSLToolError("--views wants one row a view, but --tokens patch and --pool none keep the places")
             self.shape = (config.views, *self.shape)
             self.size = max(1, VIEWS_AT_ONCE // config.views)
 

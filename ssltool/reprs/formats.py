@@ -29,14 +29,12 @@ def write(reprs: Representations, path: Path, kind: str) -> None:
     WRITERS[kind](reprs, path)
 
 
-def check(kind: str, dtype: str) -> None:
+def check(kind: str) -> None:
     """Refuses a kind of file that cannot be written here, before there is anything to write.
 
     Raises:
-        SSLToolError: if its library is missing, or it has no numbers of type ``dtype``.
+        SSLToolError: if its library is missing.
     """
-    if kind != "pt" and dtype == "bf16":
-        raise SSLToolError(f"--format {kind} has no bfloat16, which --dtype bf16 asks for; leave one of them out")
     if kind == "parquet":
         _pyarrow()
 

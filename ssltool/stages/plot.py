@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any
@@ -20,18 +19,6 @@ from ssltool.reprs.representations import Representations
 from ssltool.runs.data_preview import schedule_of, views_of
 from ssltool.runs.display_names import labels
 from ssltool.runs.history import FinishedRun, read_runs, restore_setup
-from ssltool.settings import flag
-
-USED_BY = {
-    "type": ("spectrum",),
-    "x": ("auc",),
-    "group_by": ("auc",),
-    "layer": ("auc",),
-    "rows": ("views",),
-    "epoch": ("views",),
-    "data": ("views", "schedule"),
-}
-"""The kinds of plots that look at a setting."""
 
 
 def run(config: PlotConfig) -> dict[str, Any]:
@@ -44,19 +31,10 @@ def run(config: PlotConfig) -> dict[str, Any]:
         SSLToolError: for inputs of another kind than the plot's, a flag that does nothing with it, or a picture that
             cannot be written.
     """
-    from ssltool.viz.style import check_format
-
-    if not config.inputs:
-        raise SSLToolError(f"plot {config.kind} needs at least one input")
-    if config.out is None:
-        raise SSLToolError("name the picture with -o FILE, which ends in .png, .pdf or .svg")
-    check_format(config.out, "--out")
-    for f in dataclasses.fields(config):
-        kinds = USED_BY.get(f.name)
-        if kinds and config.kind not in kinds and getattr(config, f.name) != f.default:
-            raise SSLToolError(f"{flag(f.name)} is for {' and '.join(kinds)} and does nothing with plot {config.kind}")
-    DRAW[config.kind](config, config.out)
-    return {"path": config.out, "kind": config.kind, "inputs": list(config.inputs)}
+    config.check()
+    out = str(config.out)
+    DRAW[config.kind](config, out)
+    return {"path": out, "kind": config.kind, "inputs": list(config.inputs)}
 
 
 def _spectrum(config: PlotConfig, out: str) -> None:
@@ -141,7 +119,7 @@ def _finite(value: Any) -> bool:
 def _views(config: PlotConfig, out: str) -> None:
     from ssltool.viz.pictures import plot_views
 
-    run = _only_run(config)
+    (run,) = read_runs(config.inputs)
     setup = restore_setup(run, config.data)
     method = build_method(run.config)
     plot_views(views_of(setup, method, config.rows, epoch=config.epoch), out)
@@ -150,14 +128,8 @@ def _views(config: PlotConfig, out: str) -> None:
 def _schedule(config: PlotConfig, out: str) -> None:
     from ssltool.viz.schedule import plot_schedule
 
-    run = _only_run(config)
+    (run,) = read_runs(config.inputs)
     plot_schedule(schedule_of(restore_setup(run, config.data), build_method(run.config), run.records), out)
-
-
-def _only_run(config: PlotConfig) -> FinishedRun:
-    if len(config.inputs) > 1:
-        raise SSLToolError(f"plot {config.kind} is of one run; found {len(config.inputs)} folders")
-    return read_runs(config.inputs)[0]
 
 
 DRAW: dict[str, Callable[[PlotConfig, str], None]] = {

@@ -11,12 +11,12 @@ import torch
 
 from helpers import records
 from ssltool.config import PlotConfig
-from ssltool.config.plot import PLOTS
+from ssltool.config.plot import PLOTS, USED_BY
 from ssltool.diagnosis.spectrum_file import Spectrum
 from ssltool.errors import SSLToolError
 from ssltool.runs.history import read_runs
 from ssltool.settings import flag
-from ssltool.stages.plot import USED_BY, last_area, read_spectrum, run
+from ssltool.stages.plot import last_area, read_spectrum, run
 
 
 @pytest.fixture

@@ -32,7 +32,7 @@ from ssltool.diagnosis.metrics.of_spectrum import (
     stable_rank,
 )
 from ssltool.diagnosis.metrics.of_views import alignment, lidar
-from ssltool.errors import SSLToolError, unknown
+from ssltool.errors import UsageError, unknown
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def metric_names(wanted: str | None, *, views: bool = False) -> tuple[str, ...]:
         if name not in METRICS:
             raise unknown("metric", name, METRICS)
     if not names:
-        raise SSLToolError(f"--metrics '{wanted}' names none; choose among {', '.join(METRICS)}, or all")
+        raise UsageError(f"--metrics '{wanted}' names none; choose among {', '.join(METRICS)}, or all")
     return tuple(dict.fromkeys(names))
 
 

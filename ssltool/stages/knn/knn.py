@@ -19,7 +19,7 @@ from ssltool.reprs.neighbours.file import Neighbours
 from ssltool.reprs.neighbours.search import neighbours
 from ssltool.reprs.neighbours.vote import elect, labelled
 from ssltool.reprs.row_set import RowSet
-from ssltool.settings import flag, ineffective, refuse_ineffective
+from ssltool.settings import flag
 from ssltool.stages.knn import paper_files
 from ssltool.stages.knn.accuracy import confusion, of_classes, share
 from ssltool.training.device import pick_device
@@ -63,7 +63,7 @@ def run(config: KnnConfig) -> dict[str, Any]:
             labels or whose rows cannot vote, and queries without labels.
     """
     device = pick_device(config)
-    _refuse_settings(config)
+    config.check()
     bank, queries = (Saved.open(name) for name in _names(config))
     _refuse_overwriting(config, bank, queries)
     refuse_mix(bank, queries)
@@ -100,30 +100,10 @@ def run(config: KnnConfig) -> dict[str, Any]:
 
 
 def _names(config: KnnConfig) -> tuple[str, str]:
+    """The files of the bank and of the queries."""
     if config.folder is not None:
-        if config.bank is not None or not (config.source and config.target):
-            raise SSLToolError("--folder goes with --source and --target, and instead of two file names")
-        return str(Path(config.folder) / config.source), str(Path(config.folder) / config.target)
-    if config.bank is None or config.queries is None or config.source or config.target:
-        raise SSLToolError("name two files, the bank and the queries, or --folder with --source and --target")
-    return config.bank, config.queries
-
-
-def _refuse_settings(config: KnnConfig) -> None:
-    several = len(config.ks) > 1
-    rules = [
-        (("k",), config.k_max is not None, "with --k-max"),
-        (("holdout", "seed"), config.select_k != "holdout", "without --select-k holdout"),
-        (("temperature",), not config.weighted, "without --weighted"),
-    ]
-    refuse_ineffective(ineffective(config, rules))
-    if config.select_k is not None and not several:
-        raise SSLToolError("--select-k chooses among several k; give them, as in -k 1,5,20,200 or --k-max 200")
-    for name in ("per_class", "confusion", "folder"):
-        if getattr(config, name) and several and config.select_k is None:
-            raise SSLToolError(f"{flag(name)} is of one k; give one, or let --select-k choose")
-    if config.out is not None and Path(config.out).suffix != ".json":
-        raise SSLToolError(f"--out {config.out}: the document is JSON; give it a name that ends in .json")
+        return str(Path(config.folder) / str(config.source)), str(Path(config.folder) / str(config.target))
+    return str(config.bank), str(config.queries)
 
 
 def _refuse_overwriting(config: KnnConfig, *inputs: Saved) -> None:

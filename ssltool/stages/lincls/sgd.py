@@ -20,7 +20,7 @@ from ssltool.runs.resume import differences
 from ssltool.settings import flag
 from ssltool.stages.lincls.features import Source
 from ssltool.stages.lincls.linear_heads import Heads, Linear, score
-from ssltool.stages.lincls.selection import best, chooses, note_edge, rates
+from ssltool.stages.lincls.selection import best, note_edge, rates
 from ssltool.training.classification import linear_classifier
 from ssltool.training.progress import Progress
 from ssltool.training.schedule import learning_rates, scaled_lr
@@ -104,13 +104,13 @@ class Training:
 
     def _finish_epoch(self) -> None:
         tried = self._tried()
-        if chooses(self.config):
+        if self.config.chooses:
             self.chosen = best(self.rates, [one["held_acc1"] for one in tried])
         mine, rate = tried[self.chosen], self._rates_now()[self.chosen]
         (accuracies,) = score(self.source.val(), [self._linear()[self.chosen]], self.source.counted)
         self.source.check()
         record: dict[str, Any] = {"epoch": self.epoch} | mine | {"lr": rate} | accuracies
-        if chooses(self.config):
+        if self.config.chooses:
             record |= {"base_lr": mine["lr"], "tried": tried}
         self.history.append(record)
         self.folder.log(record)
@@ -126,7 +126,7 @@ class Training:
             given = f"--lr (it is {self.rates[0]:g})" if len(self.rates) == 1 else "--lr-sweep"
             raise SSLToolError(f"the probe's loss is not finite in epoch {self.epoch}; lower {given}")
         columns: dict[str, Sequence[float]] = {"lr": self.rates, "loss": losses, "train_acc1": hits}
-        if chooses(self.config):
+        if self.config.chooses:
             held = score(self.source.held(), self._linear(), self.source.counted)
             columns["held_acc1"] = [one["acc1"] for one in held]
         rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
@@ -147,7 +147,7 @@ class Training:
             "optimizer": self.optimizer,
             "lr": self.rates[self.chosen],
         }
-        if chooses(c):
+        if c.chooses:
             note_edge("--lr-sweep", self.rates, self.chosen)
         result |= self.source.facts() | self.source.check() | {"run": str(self.folder.path)} | self.source.origin
         self._save(result)

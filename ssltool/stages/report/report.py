@@ -49,10 +49,7 @@ def run(config: ReportConfig) -> dict[str, Any]:
         SSLToolError: for a folder that is no run, images that are not where they were, weights that do not fit, a map
             that needs a package, or a page that cannot be written.
     """
-    if not config.runs:
-        raise SSLToolError("name at least one run folder")
-    if Path(config.out).suffix.lower() not in (".html", ".htm"):
-        raise SSLToolError(f"--out {config.out}: a report is a page; let its name end in .html")
+    config.check()
     if config.map == "tsne":
         _tsne()
     device = pick_device(config)
