@@ -170,7 +170,7 @@ class DataSettings(Checked):
 class DeviceSettings(Checked):
     """The device that computes."""
 
-    device: str = setting("auto", "device", choices=("auto", "cpu", "cuda", "mps"), section="Hardware")
+    device: str = setting("auto", "device to compute on", choices=("auto", "cpu", "cuda", "mps"), section="Hardware")
     gpu: int | None = setting(None, "index of the CUDA device", section="Hardware", minimum=0, alias=True)
 
     def conflicts(self) -> list[Rule]:
@@ -183,7 +183,9 @@ class RunSettings(Checked):
     """The run folder of a training stage, and what to do with an existing one."""
 
     exp_name: str | None = setting(None, "name of the run folder [default: made from the settings]", section="Run")
-    exp_id: int = setting(0, "number of the run: the folder is logs/EXP_NAME_EXP_ID", section="Run", minimum=0)
+    exp_id: int = setting(
+        0, "number of the run: the folder is logs/EXP_NAME_EXP_ID", section="Run", minimum=0, advanced=True
+    )
     out: str | None = setting(None, "run folder, instead of logs/EXP_NAME_EXP_ID", "-o", section="Run", metavar="PATH")
     overwrite: bool = setting(False, "replace the run in the run folder", section="Run")
 

@@ -132,7 +132,12 @@ class PretrainConfig(RunSettings, DeviceSettings, DataSettings):
     stop_grad_conv1: bool = setting(False, "freeze a ViT's patch embedding", section="Model", fixed=True, advanced=True)
 
     crop_min: float = setting(
-        0.2, "minimum area of a random crop, as a fraction of the image", section="Views", above=0, maximum=1
+        0.2,
+        "minimum area of a random crop, as a fraction of the image",
+        section="Views",
+        above=0,
+        maximum=1,
+        advanced=True,
     )
     flip_p: float = setting(
         0.5, "probability of a horizontal flip", section="Views", minimum=0, maximum=1, advanced=True
@@ -226,7 +231,7 @@ class PretrainConfig(RunSettings, DeviceSettings, DataSettings):
         minimum=0,
         advanced=True,
     )
-    save_every: int = setting(10, "epochs between checkpoints that are kept", section="Run", minimum=1)
+    save_every: int = setting(10, "epochs between checkpoints that are kept", section="Run", minimum=1, advanced=True)
     save_steps: int | None = setting(
         None, "also update checkpoint.pt after every this many steps", section="Run", minimum=1, advanced=True
     )

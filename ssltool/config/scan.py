@@ -50,12 +50,18 @@ class ScanConfig(RunSettings, NetworkSettings):
         "classifiers trained in parallel on the backbone; the one with the lowest loss is kept",
         section="Method",
         minimum=1,
+        advanced=True,
     )
     entropy_weight: float = setting(
-        5.0, "weight of the entropy term, which prevents empty clusters", section="Method", minimum=0
+        5.0, "weight of the entropy term, which prevents empty clusters", section="Method", minimum=0, advanced=True
     )
     threshold: float = setting(
-        0.99, "probability above which self-labelling uses a prediction", section="Method", minimum=0, maximum=1
+        0.99,
+        "probability above which self-labelling uses a prediction",
+        section="Method",
+        minimum=0,
+        maximum=1,
+        advanced=True,
     )
 
     crop_min: float | None = setting(
@@ -64,8 +70,9 @@ class ScanConfig(RunSettings, NetworkSettings):
         section="Views",
         above=0,
         maximum=1,
+        advanced=True,
     )
-    erase_p: float = setting(0.5, "probability of random erasing", section="Views", minimum=0, maximum=1)
+    erase_p: float = setting(0.5, "probability of random erasing", section="Views", minimum=0, maximum=1, advanced=True)
 
     epochs: int | None = epochs(None, "epochs of clustering [default: 50; 15 on the bundled data]")
     selflabel_epochs: int | None = setting(
@@ -77,6 +84,7 @@ class ScanConfig(RunSettings, NetworkSettings):
         "images in a batch of self-labelling [default: 1000; 250 on the bundled data]",
         section="Optimisation",
         minimum=2,
+        advanced=True,
     )
     lr: float | None = learning_rate(
         None,
@@ -84,9 +92,9 @@ class ScanConfig(RunSettings, NetworkSettings):
         "[default: 0.0001; 0.001 on the bundled data]",
     )
     selflabel_lr: float = setting(
-        1e-4, "learning rate of self-labelling with Adam; constant", section="Optimisation", above=0
+        1e-4, "learning rate of self-labelling with Adam; constant", section="Optimisation", above=0, advanced=True
     )
-    weight_decay: float = weight_decay(1e-4)
+    weight_decay: float = weight_decay(1e-4, advanced=True)
     seed: int = seed("weights, order, neighbours and crops", section="Optimisation")
 
     resume: str | None = resume_auto()

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
+import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +18,7 @@ import pytest
 
 import ssltool as package
 from helpers import TINY
+from ssltool.checkpoints.checkpoint import Checkpoint
 from ssltool.cli import COMMANDS
 from ssltool.cli.flags import Setting
 from ssltool.errors import SSLToolError, UsageError
@@ -100,10 +104,10 @@ def test_every_option_is_shown_by_help_all(ssltool, name):
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_help_has_at_most_40_options_and_names_help_all_where_it_has_more(ssltool, name):
+def test_help_has_at_most_35_options_and_names_help_all_where_it_has_more(ssltool, name):
     shown = [line for line in ssltool(name, "--help").out.splitlines() if re.match(r"  -", line)]
     every = [line for line in ssltool(name, "--help-all").out.splitlines() if re.match(r"  -", line)]
-    assert len(shown) <= 40
+    assert len(shown) <= 35
     assert len(shown) < len(every)  # --plugin at least
 
 
@@ -344,6 +348,24 @@ def test_usage_error_of_a_stage_has_clicks_form_and_exit_code_2(ssltool, monkeyp
     ran = ssltool("pretrain")
     assert (ran.code, ran.out) == (2, "")
     assert ran.err.startswith("Usage: ssltool pretrain") and ran.err.endswith("\nError: what is wrong; what to do\n")
+
+
+def test_an_unknown_name_in_a_checkpoint_is_an_error_of_the_file_not_of_usage(ssltool, trained, tmp_path):
+    checkpoint = Checkpoint.load(trained / "checkpoint.pt")
+    path = tmp_path / "odd.pt"
+    dataclasses.replace(checkpoint, config=checkpoint.config | {"method": "simsaim"}).save(path)
+    ran = ssltool("save-reprs", "--pretrained", path, "-o", tmp_path / "r.pt", "--device", "cpu")
+    assert (ran.code, ran.out, ran.err.count("\n")) == (1, "", 1)
+    assert ran.err.startswith("error: ") and str(path) in ran.err and "simsaim" in ran.err
+
+
+def test_an_unknown_name_in_a_run_folder_is_an_error_of_the_file_not_of_usage(ssltool, trained, tmp_path):
+    shutil.copytree(trained, tmp_path / "run")
+    file = tmp_path / "run" / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"strategy": "later"}))
+    ran = ssltool("plot", "schedule", tmp_path / "run", "-o", tmp_path / "a.png")
+    assert (ran.code, ran.out, ran.err.count("\n")) == (1, "", 1)
+    assert str(file) in ran.err and "later" in ran.err and not (tmp_path / "a.png").exists()
 
 
 def test_bug_is_not_dressed_up_as_the_users_mistake(ssltool, monkeypatch):
