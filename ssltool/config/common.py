@@ -115,6 +115,11 @@ def seed(help: str, *, section: str = "Options", **more: Any) -> Any:
     return setting(10, f"seed of {help}", section=section, minimum=0, **more)
 
 
+def probability(default: float | None, what: str) -> Any:
+    """How often a random change is made to a view."""
+    return setting(default, f"probability of {what}", section="Views", minimum=0, maximum=1, advanced=True)
+
+
 def resume_auto() -> Any:
     """Whether to continue the run of the folder."""
     help = "continue the run in the run folder, if there is one"

@@ -20,6 +20,7 @@ from ssltool.config.common import (
     learning_rate,
     momentum,
     precision,
+    probability,
     seed,
     too_long_a_warmup,
     warmup_epochs,
@@ -139,10 +140,8 @@ class PretrainConfig(RunSettings, DeviceSettings, DataSettings):
         maximum=1,
         advanced=True,
     )
-    flip_p: float = setting(
-        0.5, "probability of a horizontal flip", section="Views", minimum=0, maximum=1, advanced=True
-    )
-    jitter_p: float = setting(0.8, "probability of colour jitter", section="Views", minimum=0, maximum=1, advanced=True)
+    flip_p: float = probability(0.5, "a horizontal flip")
+    jitter_p: float = probability(0.8, "colour jitter")
     jitter: float = setting(
         1.0,
         "strength of colour jitter; 1 is the paper's 0.4/0.4/0.4/0.1",
@@ -151,21 +150,9 @@ class PretrainConfig(RunSettings, DeviceSettings, DataSettings):
         maximum=2.5,
         advanced=True,
     )
-    gray_p: float = setting(
-        0.2, "probability of conversion to greyscale", section="Views", minimum=0, maximum=1, advanced=True
-    )
-    blur_p: float | None = setting(
-        None,
-        "probability of Gaussian blur, sigma 0.1-2 px [default: 0.5 above 64 px, else 0]",
-        section="Views",
-        minimum=0,
-        maximum=1,
-        advanced=True,
-    )
-
-    solarize_p: float = setting(
-        0.0, "probability of solarisation", section="Views", minimum=0, maximum=1, advanced=True
-    )
+    gray_p: float = probability(0.2, "conversion to greyscale")
+    blur_p: float | None = probability(None, "Gaussian blur, sigma 0.1-2 px [default: 0.5 above 64 px, else 0]")
+    solarize_p: float = probability(0.0, "solarisation")
 
     epochs: int | None = epochs(None, "epochs [default: 100; 10 on the bundled data]", fixed=True)
     batch_size: int | None = batch_size(

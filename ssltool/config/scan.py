@@ -11,6 +11,7 @@ from ssltool.config.common import (
     epochs,
     learning_rate,
     precision,
+    probability,
     resume_auto,
     seed,
     weight_decay,
@@ -72,7 +73,7 @@ class ScanConfig(RunSettings, NetworkSettings):
         maximum=1,
         advanced=True,
     )
-    erase_p: float = setting(0.5, "probability of random erasing", section="Views", minimum=0, maximum=1, advanced=True)
+    erase_p: float = probability(0.5, "random erasing")
 
     epochs: int | None = epochs(None, "epochs of clustering [default: 50; 15 on the bundled data]")
     selflabel_epochs: int | None = setting(

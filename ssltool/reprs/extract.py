@@ -18,7 +18,7 @@ from ssltool.config import SaveReprsConfig
 from ssltool.data import views
 from ssltool.data.images import ImageSet
 from ssltool.data.loader import Batch, Loader, Shard
-from ssltool.errors import SSLToolError
+from ssltool.errors import SSLToolError, found_in
 from ssltool.models.outputs import Features
 from ssltool.reprs.representations import Representations
 from ssltool.training.device import DTYPES, autocast, worker_count
@@ -45,7 +45,8 @@ class Pass:
         if not len(images):
             raise SSLToolError(f"{images.name} {images.split} has no images")
         self.network, self.images, self.config, self.device = network, images, config, device
-        self.features = Features(network.method, config.layer, tokens=config.tokens, pool=config.pool)
+        with found_in(config.pretrained):  # which layers there are
+            self.features = Features(network.method, config.layer, tokens=config.tokens, pool=config.pool)
         self.shape = self.features.shape(network.image_size, device)
         self.keeps_places = len(self.shape) == 2
         self.places = self.shape[0] if self.keeps_places else 1
