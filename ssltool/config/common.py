@@ -120,6 +120,12 @@ def probability(default: float | None, what: str) -> Any:
     return setting(default, f"probability of {what}", section="Views", minimum=0, maximum=1, advanced=True)
 
 
+def crop_min(default: float | None, note: str = "", **more: Any) -> Any:
+    """The minimum area of a random crop."""
+    help = f"minimum area of a random crop, as a fraction of the image{note}"
+    return setting(default, help, section="Views", above=0, maximum=1, **more)
+
+
 def resume_auto() -> Any:
     """Whether to continue the run of the folder."""
     help = "continue the run in the run folder, if there is one"

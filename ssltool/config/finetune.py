@@ -9,6 +9,7 @@ from ssltool.config.common import (
     LabelledSettings,
     RunSettings,
     batch_size,
+    crop_min,
     epochs,
     learning_rate,
     momentum,
@@ -32,9 +33,7 @@ class FinetuneConfig(RunSettings, LabelledSettings):
         1, "number of repetitions, with the seeds --seed, --seed + 1, ...; two or more also print the spread", minimum=1
     )
 
-    crop_min: float = setting(
-        0.08, "minimum area of a random crop, as a fraction of the image", section="Views", above=0, maximum=1
-    )
+    crop_min: float = crop_min(0.08)
 
     epochs: int = epochs(30)
     batch_size: int | None = batch_size(

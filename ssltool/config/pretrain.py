@@ -16,6 +16,7 @@ from ssltool.config.common import (
     DeviceSettings,
     RunSettings,
     batch_size,
+    crop_min,
     epochs,
     learning_rate,
     momentum,
@@ -132,14 +133,7 @@ class PretrainConfig(RunSettings, DeviceSettings, DataSettings):
     )
     stop_grad_conv1: bool = setting(False, "freeze a ViT's patch embedding", section="Model", fixed=True, advanced=True)
 
-    crop_min: float = setting(
-        0.2,
-        "minimum area of a random crop, as a fraction of the image",
-        section="Views",
-        above=0,
-        maximum=1,
-        advanced=True,
-    )
+    crop_min: float = crop_min(0.2, advanced=True)
     flip_p: float = probability(0.5, "a horizontal flip")
     jitter_p: float = probability(0.8, "colour jitter")
     jitter: float = setting(
@@ -270,7 +264,7 @@ class PretrainConfig(RunSettings, DeviceSettings, DataSettings):
             (("jitter",), self.jitter_p == 0, "with --jitter-p 0"),
             (("start_epoch",), self.resume is None, "without --resume"),
             (("start_epoch",), self.resume == "auto", "with --resume auto, which continues at the checkpoint's epoch"),
-            (("stem", "zero_init_residual"), vit, f"with {self.arch}, which is no ResNet"),
+            (("zero_init_residual", "stem"), vit, f"with {self.arch}, which is no ResNet"),
             (("stop_grad_conv1",), not vit, f"with {self.arch}, which is no ViT"),
         ]
 

@@ -8,6 +8,7 @@ from ssltool.config.common import (
     NetworkSettings,
     RunSettings,
     batch_size,
+    crop_min,
     epochs,
     learning_rate,
     precision,
@@ -65,14 +66,7 @@ class ScanConfig(RunSettings, NetworkSettings):
         advanced=True,
     )
 
-    crop_min: float | None = setting(
-        None,
-        "minimum area of a random crop, as a fraction of the image [default: 0.5 up to 64 px, else the checkpoint's]",
-        section="Views",
-        above=0,
-        maximum=1,
-        advanced=True,
-    )
+    crop_min: float | None = crop_min(None, " [default: 0.5 up to 64 px, else the checkpoint's]", advanced=True)
     erase_p: float = probability(0.5, "random erasing")
 
     epochs: int | None = epochs(None, "epochs of clustering [default: 50; 15 on the bundled data]")
