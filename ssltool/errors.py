@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import SupportsInt
 
@@ -28,6 +29,19 @@ def unknown(what: str, name: str, known: Iterable[str]) -> UsageError:
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}"
     return UsageError(f"unknown {what} '{name}'; {hint}")
+
+
+@contextmanager
+def found_in(path: object) -> Iterator[None]:
+    """Settings are read from the file ``path`` inside the ``with`` block: an error in them is not one of usage.
+
+    Raises:
+        SSLToolError: in place of a ``UsageError``, naming the file.
+    """
+    try:
+        yield
+    except UsageError as error:
+        raise SSLToolError(f"{path}: {error}") from error
 
 
 def first_line(error: BaseException) -> str:

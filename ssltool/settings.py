@@ -21,6 +21,10 @@ def setting(
     help: str,
     *flags: str,
     section: str = "Options",
+    aliases: Collection[str] = (),
+    alias: bool = False,
+    advanced: bool = False,
+    names: str = "",
     choices: Collection[str] = (),
     minimum: float | None = None,
     maximum: float | None = None,
@@ -32,9 +36,17 @@ def setting(
 ) -> Any:
     """A dataclass field with what the command line and the checks need to know about it.
 
-    ``flags`` are further spellings beside ``--name``; ``choices`` may be a registry, to which plug-ins add; ``minimum``
-    and ``maximum`` are inclusive, ``above`` exclusive; ``fixed`` settings may not change when a run is resumed;
-    ``method_option`` names the method's option that a setting stands for; ``nargs`` is how many values follow the flag.
+    Args:
+        flags: further flags beside ``--name``, such as ``-b``.
+        aliases: further flags that are accepted but not shown, such as ``--learning-rate``.
+        alias: the whole setting is another name for something else; only ``--help-all`` shows it.
+        advanced: only ``--help-all`` shows it.
+        names: the registry or function that lists the values, as ``module:attribute``; shell completion offers them.
+        choices: the allowed values; may be a registry, to which plug-ins add.
+        minimum, maximum, above: bounds; the first two are inclusive, ``above`` is exclusive.
+        fixed: the setting may not change when a run is resumed.
+        method_option: the method's option that the setting stands for.
+        nargs: how many values follow the flag.
     """
     metadata = {k: v for k, v in locals().items() if k != "default"}
     return field(default=default, metadata=metadata)
@@ -59,7 +71,7 @@ def flag(name: str) -> str:
 
 
 def numbers(text: str, name: str) -> tuple[float, ...]:
-    """A comma-separated list of different numbers above 0, as the setting ``name`` takes it: 0.1,1,10.
+    """The values of a setting that is a comma-separated list of distinct numbers above 0, such as 0.1,1,10.
 
     Raises:
         UsageError: naming the flag.
@@ -74,11 +86,11 @@ def numbers(text: str, name: str) -> tuple[float, ...]:
 
 
 Rule = tuple[tuple[str, ...], bool, str]
-"""Names of settings, whether they do nothing, and beside what: ``(("lr",), True, "with --solver lbfgs")``."""
+"""Names of settings, whether they have no effect, and why: ``(("lr",), True, "with --solver lbfgs")``."""
 
 
 def ineffective(config: Any, rules: Iterable[Rule]) -> Iterator[tuple[str, str]]:
-    """Settings away from their defaults that do nothing by ``rules``, and why."""
+    """Settings that are not at their defaults and have no effect by ``rules``, and why."""
     defaults = {f.name: f.default for f in dataclasses.fields(config)}
     for names, condition, why in rules:
         for name in names:
@@ -86,22 +98,40 @@ def ineffective(config: Any, rules: Iterable[Rule]) -> Iterator[tuple[str, str]]
                 yield name, why
 
 
-def refuse_ineffective(found: Iterable[tuple[str, str]]) -> None:
-    """Refuses settings that do nothing: an ignored flag is a misunderstanding.
-
-    Raises:
-        UsageError: naming the first flag in ``found`` and why it has no effect.
-    """
-    for name, why in found:
-        raise UsageError(f"{flag(name)} does nothing {why}; leave one of them out")
+def reset_ineffective(config: Any, names: Collection[str]) -> Any:
+    """``config`` with the defaults of the settings in ``names`` that have no effect."""
+    defaults = {f.name: f.default for f in dataclasses.fields(config)}
+    reset = {name: defaults[name] for name, _ in ineffective(config, config.conflicts()) if name in names}
+    return dataclasses.replace(config, **reset)
 
 
 class Checked:
-    """Refuses values outside the declared choices and ranges, naming the flag.
+    """Base of all settings classes. The constructor checks each value, ``check`` how they fit together.
+
+    The two are apart because settings are also built from saved ones, whose filled-in defaults may have no effect.
 
     Raises:
-        UsageError: from the constructor, at the first setting that is out of range.
+        UsageError: from the constructor, at the first value outside its choices or range.
     """
+
+    def conflicts(self) -> list[Rule]:
+        """Which settings have no effect beside the others."""
+        return []
+
+    def mistakes(self) -> Iterator[str]:
+        """What is wrong with the settings together, a message each."""
+        yield from ()
+
+    def check(self) -> None:
+        """Refuses settings that have no effect or contradict each other. Stages call it once, before anything else.
+
+        Raises:
+            UsageError: for the first one.
+        """
+        for name, why in ineffective(self, self.conflicts()):
+            raise UsageError(f"{flag(name)} does nothing {why}; leave one of them out")
+        for message in self.mistakes():
+            raise UsageError(message)
 
     @staticmethod
     def flag_name(name: str) -> str:

@@ -28,6 +28,21 @@ class Ran:
         return json.loads(self.out)
 
 
+def usage_message(ran: Ran) -> str:
+    """The message of a mistake on the command line, which is printed in click's form, with exit code 2."""
+    assert (ran.code, ran.out) == (2, "")
+    usage, *_, message = ran.err.splitlines()
+    assert usage.startswith("Usage: ssltool ") and message.startswith("Error: ")
+    return message
+
+
+def error_message(ran: Ran) -> str:
+    """The message of what files or data show to be wrong, which is one line, with exit code 1."""
+    assert (ran.code, ran.out, ran.err.count("\n")) == (1, "", 1)
+    assert ran.err.startswith("error: ")
+    return ran.err
+
+
 def records(run: Path) -> list[dict[str, Any]]:
     """The lines of a run's ``metrics.jsonl``."""
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]

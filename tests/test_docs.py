@@ -43,7 +43,6 @@ from ssltool.diagnosis.metrics import METRICS
 from ssltool.diagnosis.verdict import Thresholds
 from ssltool.errors import SSLToolError
 from ssltool.methods import METHODS, Entry
-from ssltool.stages.lincls.selection import check
 from ssltool.stages.pretrain import run as pretrain
 from ssltool.stages.pretrain.prepare import prepare
 
@@ -63,9 +62,6 @@ CONFIGS = {
     "inspect": InspectConfig,
     "export": ExportConfig,
 }
-CHECKS = {"lincls": check}
-"""Commands whose settings are checked beside one another before anything is opened."""
-
 SHRINK = {
     "pretrain": "-a resnet18_w8 --image-size 16 --dim 16 --epochs 2 --steps-per-epoch 3 -b 32 --device cpu",
     "save-reprs": "--idx-path few.npy --device cpu",
@@ -93,7 +89,7 @@ def commands(text: str) -> list[list[str]]:
     """The arguments of every ``ssltool`` in a piece of bash: at the start of a line, or after another program."""
     found = []
     for line in text.replace("\\\n", " ").splitlines():
-        for match in re.finditer(r"(?:^|srun |exec |-m )ssltool (?P<rest>[^']*)", line):
+        for match in re.finditer(r"(?:^|srun |exec |-m )ssltool (?P<rest>(?:'[^']*'|[^'])*)", line):
             found.append(shlex.split(match["rest"], comments=True))
     return found
 
@@ -131,8 +127,7 @@ def parse(arguments: list[str]) -> None:
             command.invoke(context)
     else:
         assert values.get("data_dir") is None or values["data"] is None
-        config = CONFIGS[name](**{f.name: values[f.name] for f in dataclasses.fields(CONFIGS[name])})
-        CHECKS.get(name, lambda config: None)(config)
+        CONFIGS[name](**{f.name: values[f.name] for f in dataclasses.fields(CONFIGS[name])}).check()
 
 
 @pytest.mark.parametrize(("page", "arguments"), LINES, ids=[f"{page}: {' '.join(a)[:60]}" for page, a in LINES])
@@ -158,6 +153,8 @@ def test_a_wrong_line_would_be_noticed():
         "pretrain --method byol --set queue=8",
         "pretrain --method distill --recipe cifar",
         "pretrain --alg moco --nnsiam",
+        "lincls --pretrained a.pt --c 3",
+        "rank run --features auc",
         "methods vicrge",
         "nothing",
     ):
@@ -195,7 +192,8 @@ def test_generated_pages_are_what_the_commands_and_methods_say():
 
 def test_every_command_has_a_section():
     text = (DOCS / "cli.md").read_text(encoding="utf-8")
-    assert re.findall(r"^## (.*)$", text, re.MULTILINE) == ["ssltool", *(f"ssltool {name}" for name in COMMANDS)]
+    titles = ["Shell completion", "ssltool"]
+    assert re.findall(r"^## (.*)$", text, re.MULTILINE) == [*titles, *(f"ssltool {name}" for name in COMMANDS)]
 
 
 def test_every_page_is_in_a_toctree():

@@ -1,12 +1,12 @@
-"""Lists of numbers as settings, and settings that do nothing."""
+"""Lists of numbers as settings, and how settings are checked together."""
 
 from __future__ import annotations
 
 import pytest
 
-from ssltool.config import LinclsConfig
-from ssltool.errors import SSLToolError
-from ssltool.settings import ineffective, numbers, refuse_ineffective
+from ssltool.config import LinclsConfig, PretrainConfig
+from ssltool.errors import SSLToolError, UsageError, found_in
+from ssltool.settings import ineffective, numbers, reset_ineffective
 
 
 def test_a_list_of_numbers_is_read_in_its_order():
@@ -20,10 +20,32 @@ def test_what_is_no_list_of_different_positive_numbers_is_refused_by_its_flag(te
         numbers(text, "lr_sweep")
 
 
-def test_only_settings_away_from_their_defaults_are_idle_and_only_where_the_rule_holds():
+def test_only_settings_that_differ_from_their_defaults_are_ineffective_and_only_where_the_rule_holds():
     config = LinclsConfig(lr=0.5)
     rules = [(("epochs", "lr"), True, "here"), (("lr",), False, "there")]
     assert list(ineffective(config, rules)) == [("lr", "here")]
-    with pytest.raises(SSLToolError, match=r"^--lr does nothing here; leave one of them out$"):
-        refuse_ineffective(ineffective(config, rules))
-    refuse_ineffective(ineffective(LinclsConfig(), rules))
+
+
+def test_check_names_a_setting_without_effect_and_the_constructor_accepts_it():
+    config = LinclsConfig(lr=0.5, lr_sweep="0.1,1")
+    with pytest.raises(UsageError, match=r"^--lr does nothing with --lr-sweep"):
+        config.check()
+    LinclsConfig(lr_sweep="0.1,1").check()
+
+
+def test_check_refuses_settings_that_contradict_each_other():
+    with pytest.raises(UsageError, match=r"--warmup-epochs 5 .*--epochs"):
+        PretrainConfig(warmup_epochs=5, epochs=5).check()
+    PretrainConfig(warmup_epochs=4, epochs=5).check()
+
+
+def test_resetting_changes_only_the_named_settings_without_effect():
+    config = PretrainConfig(chunk_size=2, n_rounds=3, lr=1.0)
+    assert reset_ineffective(config, {"chunk_size", "lr"}) == PretrainConfig(n_rounds=3, lr=1.0)
+    assert reset_ineffective(PretrainConfig(strategy="last", chunk_size=2), {"chunk_size"}).chunk_size == 2
+
+
+def test_a_usage_error_in_a_file_names_the_file_and_is_none_of_usage():
+    with pytest.raises(SSLToolError, match=r"run\.pt: wrong") as caught, found_in("run.pt"):
+        raise UsageError("wrong")
+    assert not isinstance(caught.value, UsageError)

@@ -14,7 +14,7 @@ from ssltool.checkpoints.convert import read_checkpoint
 from ssltool.checkpoints.match_architecture import BackboneSpec
 from ssltool.checkpoints.saved_run import SavedRun
 from ssltool.data.strategies import steps_in_epoch
-from ssltool.errors import SSLToolError
+from ssltool.errors import UsageError
 from ssltool.methods import method_class, method_options
 from ssltool.methods.base import Method, RunFacts
 from ssltool.methods.options import TrainedTeacher
@@ -82,7 +82,7 @@ def read_teacher(method: str, options: Any) -> Checkpoint | None:
     if not isinstance(options, TrainedTeacher):
         return None
     if options.teacher is None:
-        raise SSLToolError(f"{method} learns from a trained network; name its checkpoint with --set teacher=FILE")
+        raise UsageError(f"{method} learns from a trained network; name its checkpoint with --set teacher=FILE")
     checkpoint, found = read_checkpoint(options.teacher)
     if found is not None:
         rank_zero_info(f"reading {options.teacher}: {found}")

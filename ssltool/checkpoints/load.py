@@ -16,7 +16,7 @@ from ssltool.checkpoints.saved_run import OURS, PROGRAM, SavedRun
 from ssltool.checkpoints.torchvision_weights import published_weights
 from ssltool.config import NetworkSettings, PretrainConfig
 from ssltool.data.images import open_dataset, parse_type
-from ssltool.errors import SSLToolError
+from ssltool.errors import SSLToolError, UsageError, found_in
 from ssltool.files import Record, file_hash, weights_hash
 from ssltool.methods.base import Method
 from ssltool.models.backbones import family_of, resolve_stem
@@ -76,7 +76,8 @@ def load_pretrained(
         raise SSLToolError("this stage runs in one process; start it without torchrun")
     source = _source(settings, seed)
     run = source.run
-    method = build_method(run if seed is None else run.updated(seed=seed))
+    with found_in(settings.pretrained):
+        method = build_method(run if seed is None else run.updated(seed=seed))
     untrained = settings.random or source.weights is None
     if source.weights is not None and not settings.random:
         try:
@@ -105,7 +106,7 @@ def load_pretrained(
 def _source(settings: NetworkSettings, seed: int | None) -> _Source:
     name = settings.pretrained
     if name is None:
-        raise SSLToolError("name the checkpoint with --pretrained FILE")
+        raise UsageError("name the checkpoint with --pretrained FILE")
     if name == RANDOM:
         return _untrained(settings, seed)
     if not name.startswith(PUBLISHED):
@@ -123,8 +124,6 @@ def _read(path: str, arch: str | None, stem: str | None) -> _Source:
 
 
 def _untrained(settings: NetworkSettings, seed: int | None) -> _Source:
-    if settings.random:
-        raise SSLToolError(f"--pretrained {RANDOM} is an untrained network as it is; --random does nothing, drop it")
     arch = _named_architecture(settings)
     family_of(arch)
     own = open_dataset(settings, "val").own_size if settings.data is None else None
@@ -138,7 +137,7 @@ def _untrained(settings: NetworkSettings, seed: int | None) -> _Source:
 
 def _named_architecture(settings: NetworkSettings) -> str:
     if settings.arch is None:
-        raise SSLToolError(f"--pretrained {settings.pretrained} needs the architecture: add -a NAME")
+        raise UsageError(f"--pretrained {settings.pretrained} needs the architecture: add -a NAME")
     return settings.arch
 
 

@@ -10,23 +10,24 @@ import sys
 import click
 
 import ssltool
-from ssltool.errors import Interrupted, SSLToolError
+from ssltool.cli.flags import HELP_NAMES
+from ssltool.errors import Interrupted, SSLToolError, unknown
 from ssltool.registry import load_installed_plugins
 
 COMMANDS = {
-    "methods": "List the methods of pretraining and their options.",
+    "methods": "List the pretraining methods and their options.",
     "pretrain": "Pretrain a network without labels.",
-    "save-reprs": "Save what a pretrained network makes of a dataset.",
+    "save-reprs": "Compute and save representations.",
     "knn": "Classify representations by their nearest neighbours.",
     "lincls": "Train a linear probe on a frozen network.",
-    "finetune": "Train a pretrained network further, on labels.",
+    "finetune": "Fine-tune a pretrained network with labels.",
     "scan": "Cluster images into classes without labels.",
-    "collapse": "Measure how far representations have collapsed.",
-    "rank": "Order runs or checkpoints without labels.",
-    "plot": "Draw spectra, runs, views or schedules for print.",
-    "report": "Write one page about one or several runs.",
-    "inspect": "Say what a file is.",
-    "export": "Write a checkpoint as other programs load it.",
+    "collapse": "Measure the collapse of representations.",
+    "rank": "Rank runs or checkpoints without labels.",
+    "plot": "Plot spectra, runs, views or schedules.",
+    "report": "Write an HTML report on one or several runs.",
+    "inspect": "Describe checkpoints and other files.",
+    "export": "Convert a checkpoint for another library.",
 }
 """Each command and its line in ``ssltool --help``."""
 
@@ -43,18 +44,26 @@ class _Group(click.Group):
         command: click.Command = module.command
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if not ctx.resilient_parsing and not name.startswith("-") and name.replace("_", "-") not in COMMANDS:
+            raise click.UsageError(str(unknown("command", name, COMMANDS)), ctx=ctx)
+        return super().resolve_command(ctx, args)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
 
 
-@click.group(cls=_Group, context_settings={"max_content_width": 110})
+@click.group(cls=_Group, context_settings={"max_content_width": 110, "help_option_names": HELP_NAMES})
 @click.version_option(ssltool.__version__, prog_name="ssltool")
 def cli() -> None:
-    """Pretrain without labels, and see whether the representations collapsed.
+    """Pretrain image networks without labels, and measure whether their representations collapsed.
 
-    The stages hand each other files: pretrain writes checkpoints, save-reprs turns one into representations, and knn,
-    lincls and collapse say what these are worth.
+    The commands exchange files: pretrain writes checkpoints, save-reprs computes representations with one of them, and
+    knn, lincls and collapse evaluate these.
 
     \b
     ssltool pretrain -a resnet18 --strategy current
@@ -64,7 +73,8 @@ def cli() -> None:
 
 
 def main() -> None:
-    """Runs the command line; an error that the user can mend is one line on stderr and exit code 1."""
+    """Runs the command line; an error that the user can fix is one line on stderr and exit code 1, a wrong command line
+    exit code 2."""
     try:
         load_installed_plugins()
         cli(prog_name="ssltool")

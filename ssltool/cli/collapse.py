@@ -13,7 +13,7 @@ from ssltool.config import CollapseConfig
 from ssltool.config.common import reaches
 
 COLLAPSED = 3
-"""Exit code of a verdict that ``--fail-on`` asked for."""
+"""Exit code for a verdict at least as severe as ``--fail-on``."""
 
 
 @click.command("collapse", cls=Command)
@@ -22,21 +22,22 @@ COLLAPSED = 3
 @json_option
 @click.pass_context
 def command(ctx: click.Context, config: CollapseConfig, as_json: bool) -> None:
-    """Measure how far the representations in each FILE have collapsed, give a verdict, and save their spectra.
+    """Measure the collapse of the representations in each FILE, give a verdict, and save their spectra.
 
     \b
-    auc             area under the cumulative explained variance: just above 0.5 is a flat
-                    spectrum, 1 complete collapse; the paper's metric
-    effective_rank  dimensions in use: from 1 (or 0 where all rows are equal) to the width
-    rankme          the same of the uncentred matrix (Garrido et al. 2022)
-    feature_std     spread of directions: 1 even, 0 complete collapse; below 1 for outputs
-                    of a ReLU; a collapse onto a subspace can pass it, auc and
-                    effective_rank show that
+    auc             area under the cumulative explained variance, the paper's metric: just
+                    above 0.5 for a flat spectrum, 1 for complete collapse
+    effective_rank  dimensions in use: from 1 (0 if all rows are equal) to the width
+    rankme          effective rank of the uncentred matrix (Garrido et al. 2022)
+    feature_std     spread of directions: 1 uniform, 0 complete collapse; below 1 for outputs
+                    of a ReLU; does not detect a collapse onto a subspace, which auc and
+                    effective_rank do
 
-    One FILE prints every metric and how to read it, several print a row each. The verdict is healthy, partial or
-    complete collapse, by feature_std, effective_rank and dead_directions. Singular values are those of the centred
-    matrix, in float64, in one pass, however large the file. Each spectrum is written beside its input as STEM_svd.pt
-    (STEM_normalized_svd.pt with --normalize). Exit code 3: a FILE has collapsed as far as --fail-on says.
+    One FILE prints every metric and its interpretation, several print a row each. The verdict is healthy, partial or
+    complete collapse and depends on feature_std, effective_rank and dead_directions. The singular values are those of
+    the centred matrix in float64, computed in one pass for files of any size. Each spectrum is written next to its
+    input as STEM_svd.pt (STEM_normalized_svd.pt with --normalize). Exit code 3: the collapse of a FILE is at least as
+    severe as --fail-on.
 
     \b
     ssltool collapse train_reprs_e0.pt --type svd
@@ -57,7 +58,7 @@ def command(ctx: click.Context, config: CollapseConfig, as_json: bool) -> None:
 
 
 def _text(result: dict[str, Any], config: CollapseConfig) -> str:
-    """Several files show the main metrics where ``--metrics`` does not say; the documents have all."""
+    """Without ``--metrics``, several files show only the main metrics; JSON and tables in files have all."""
     from ssltool.diagnosis.metrics import MAIN
 
     files = result["files"]
@@ -85,7 +86,7 @@ def _one(found: dict[str, Any]) -> str:
         rows.append([*row, METRICS[name].reading])
     head = f"{found['path']}: {found['n']:,} rows of width {found['d']:,}"
     if found["normalized"]:
-        head += ", rows at length 1"
+        head += ", rows scaled to length 1"
     return f"{head}\n{found['verdict']['line']}\n\n" + table(
         rows, ["metric", "value", *(titles[key] for key in extra), ""]
     )

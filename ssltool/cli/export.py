@@ -14,10 +14,10 @@ from ssltool.config import ExportConfig
 @settings(ExportConfig, positional=("checkpoint",))
 @json_option
 def command(config: ExportConfig, as_json: bool) -> None:
-    """Write the backbone of the checkpoint CKPT, ssltool's or another program's, as other programs load it.
+    """Convert the backbone of the checkpoint CKPT, of ssltool or another library, for another library.
 
-    torchvision and timm get the weights alone, without a classifier; simsiam a checkpoint that the official
-    main_lincls.py takes. The last line of the table is how to load the file.
+    torchvision and timm get the weights without a classifier; simsiam gets a checkpoint for the official
+    main_lincls.py. The last line of the table shows how to load the file.
 
     \b
     ssltool export run/checkpoint.pt --to torchvision

@@ -6,8 +6,8 @@ from typing import Any
 
 import click
 
-from ssltool.cli.flags import Command, data_argument, json_option, settings, with_data
-from ssltool.cli.output import emit, table
+from ssltool.cli.flags import Command, config_option, data_argument, json_option, settings, with_file
+from ssltool.cli.output import counted, emit, table
 from ssltool.config import FinetuneConfig
 
 TITLES = {"pretrained": "pretrained", "scratch": "from scratch"}
@@ -16,27 +16,31 @@ TITLES = {"pretrained": "pretrained", "scratch": "from scratch"}
 @click.command("finetune", cls=Command)
 @data_argument
 @settings(FinetuneConfig)
+@config_option
 @json_option
-def command(config: FinetuneConfig, data_dir: str | None, as_json: bool) -> None:
-    """Train the whole network of a checkpoint, with a new linear classifier, on labelled images, and report its
+@click.pass_context
+def command(
+    ctx: click.Context, config: FinetuneConfig, data_dir: str | None, config_file: str | None, as_json: bool
+) -> None:
+    """Fine-tune the whole network of a checkpoint, with a new linear classifier, on labelled images, and report its
     accuracy on the val images.
 
-    With --from-scratch an untrained network of the same make is trained beside it, on the same images, batches, order
-    and crops, from the same classifier, for as many epochs; the difference is what pretraining was worth. Of several
-    --seeds the spread is printed too, and a 95 % interval of the difference, seed by seed. The val images are looked at
-    once, after the last epoch.
+    --from-scratch also trains an untrained network of the same architecture on the same images, batches, order and
+    crops, with the same initial classifier and for as many epochs; the difference is the gain from pretraining. With
+    several --seeds, the standard deviation and a 95 % interval of the paired difference are printed too. The val images
+    are evaluated once, after the last epoch.
 
     Writes config.json, metrics.jsonl and a checkpoint of each network, which the other commands read. SIGTERM, SIGINT
-    and SIGUSR1 save and stop; the same line with --resume auto goes on to the same bits.
+    and SIGUSR1 save and stop; re-run the command with --resume auto to continue: the result is bit-identical.
 
     \b
     ssltool finetune --pretrained logs/simsiam-resnet18-current_0000/checkpoint.pt --from-scratch --seeds 3
     ssltool finetune --pretrained logs/simsiam-resnet18-current_0000/checkpoint.pt --labels-fraction 0.01 -b 32
-    ssltool finetune --pretrained vit/checkpoint.pt --optimizer adamw --lr 0.001 --wd 0.05 --layer-decay 0.75
+    ssltool finetune --pretrained vit/checkpoint.pt --optimizer adamw --lr 0.001 --weight-decay 0.05 --layer-decay 0.75
     """
     from ssltool.stages.finetune import run
 
-    result = run(with_data(config, data_dir))
+    result = run(with_file(ctx, config, data_dir, config_file))
     emit(result, f"{_accuracies(result)}\n\n{_facts(result)}", as_json)
 
 
@@ -64,9 +68,9 @@ def _facts(result: dict[str, Any]) -> str:
     rows = [
         [
             "images",
-            f"{result['train_size']:,} of {result['classes']} classes to learn from, {result['val_size']:,} val",
+            f"{result['train_size']:,} train of {result['classes']} classes, {result['val_size']:,} val",
         ],
-        ["training", f"{result['optimizer']}, {result['epochs']} epochs, batches of {result['batch_size']}"],
+        ["training", f"{result['optimizer']}, {counted(result['epochs'], 'epoch')}, batches of {result['batch_size']}"],
         ["seeds", f"{seeds}{spread}"],
         ["run", result["run"]],
     ]

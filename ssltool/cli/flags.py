@@ -4,33 +4,47 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import importlib
 from collections.abc import Callable, Collection
 from typing import Any, TypeVar
 
 import click
+from click.core import ParameterSource
 from click.shell_completion import CompletionItem
+from click.types import StringParamType
 
-from ssltool.errors import SSLToolError, UsageError
+from ssltool.errors import UsageError
 from ssltool.registry import load_plugins
 from ssltool.settings import flag, value_type
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+HELP_NAMES = ["-h", "--help"]
 
 SECTIONS = (
     *("Options", "Data", "Data strategy", "Method", "Model", "Views", "Optimisation", "Run", "Monitor"),
     *("Verdict", "Hardware", "Output"),
 )
-"""Sections of a command's help, in order; what belongs to none goes into the last."""
+"""Sections of a command's help, in order; options without a section are in the last one."""
+
+EVERY_OPTION = "ssltool.every_option"
+"""Key in ``ctx.meta``: the help shows advanced options and aliases too."""
 
 
 class Command(click.Command):
-    """A command whose flags may be spelt with ``_`` or ``-`` and whose help groups them in sections."""
+    """A command whose flags may be written with ``_`` or ``-`` and whose help groups them in sections.
+
+    ``--help`` leaves out advanced options and aliases, ``--help-all`` shows them.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        settings: dict[str, Any] = {"token_normalize_func": lambda s: s.replace("_", "-"), "max_content_width": 110}
+        settings: dict[str, Any] = {
+            "token_normalize_func": lambda s: s.replace("_", "-"),
+            "max_content_width": 110,
+            "help_option_names": HELP_NAMES,
+        }
         super().__init__(*args, **{**kwargs, "context_settings": settings})
-        self.params.append(_plugin_option())
+        self.params += [_plugin_option(), _help_all_option()]
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -40,22 +54,57 @@ class Command(click.Command):
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         sections: dict[str, list[tuple[str, str]]] = {title: [] for title in SECTIONS}
-        for param in self.get_params(ctx):
-            record = param.get_help_record(ctx)
-            if record is not None and isinstance(param, click.Option):
-                sections[getattr(param, "section", SECTIONS[-1])].append(record)
+        for option in self._shown(ctx):
+            record = option.get_help_record(ctx)
+            if record is not None:
+                sections[getattr(option, "section", SECTIONS[-1])].append(record)
         for title, records in sections.items():
             if records:
                 with formatter.section(title):
                     formatter.write_dl(records)
 
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        options = [param for param in self.params if isinstance(param, Setting)]
+        notes = []
+        if any(option.advanced for option in options) and not ctx.meta.get(EVERY_OPTION):
+            notes.append("--help-all shows every option.")
+        if any(option.alias or option.aliases for option in options):
+            notes.append("The options of the paper's scripts are accepted too; docs/paper.md lists them.")
+        if notes:
+            formatter.write_paragraph()
+            formatter.write_text(" ".join(notes))
+
+    def _shown(self, ctx: click.Context) -> list[click.Option]:
+        options = [param for param in self.get_params(ctx) if isinstance(param, click.Option)]
+        if ctx.meta.get(EVERY_OPTION):
+            return options
+        return [option for option in options if not (isinstance(option, Setting) and (option.advanced or option.alias))]
+
 
 class Setting(click.Option):
-    """An option that knows its section of the help."""
+    """An option with its section of the help, and whether only ``--help-all`` shows it (``advanced``, ``alias``) or
+    some of its names (``aliases``)."""
 
-    def __init__(self, *args: Any, section: str, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        section: str,
+        aliases: Collection[str] = (),
+        alias: bool = False,
+        advanced: bool = False,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
-        self.section = section
+        self.section, self.aliases, self.alias, self.advanced = section, aliases, alias, advanced
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        names = self.opts
+        if not ctx.meta.get(EVERY_OPTION):
+            self.opts = [name for name in names if name not in self.aliases]
+        try:
+            return super().get_help_record(ctx)
+        finally:
+            self.opts = names
 
 
 def _plugin_option() -> Setting:
@@ -73,8 +122,27 @@ def _plugin_option() -> Setting:
         expose_value=False,
         callback=load,
         metavar="MODULE|FILE.py",
-        help="plug-in to import first: a module on the path or a .py file; repeatable",
+        help="plug-in to import first: a module or a .py file; repeatable",
+        advanced=True,
     )
+
+
+def _help_all_option() -> Setting:
+    def show(ctx: click.Context, param: click.Parameter, given: bool) -> None:
+        if given and not ctx.resilient_parsing:
+            click.echo(help_all(ctx), color=ctx.color)
+            ctx.exit()
+
+    help = "Show every option and exit."
+    return Setting(
+        ["--help-all"], section="Output", is_flag=True, is_eager=True, expose_value=False, callback=show, help=help
+    )
+
+
+def help_all(ctx: click.Context) -> str:
+    """What ``--help-all`` prints."""
+    ctx.meta[EVERY_OPTION] = True
+    return ctx.get_help()
 
 
 class OneOf(click.ParamType):  # type: ignore[type-arg]
@@ -95,19 +163,38 @@ class OneOf(click.ParamType):  # type: ignore[type-arg]
         return click.Choice(tuple(self.names)).shell_complete(ctx, param, incomplete)
 
 
+class Named(StringParamType):
+    """Text for which the shell completes names, or a comma-separated list of them.
+
+    ``target`` is the registry or function that has the names, as ``module:attribute``.
+    """
+
+    def __init__(self, target: str) -> None:
+        self.target = target
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        module, _, attribute = self.target.partition(":")
+        found = getattr(importlib.import_module(module), attribute)
+        head, comma, last = incomplete.rpartition(",")
+        names = found() if callable(found) else found
+        return [CompletionItem(f"{head}{comma}{name}") for name in names if name.startswith(last)]
+
+
 def _click_type(kind: type, metadata: Any) -> Any:
     if metadata["choices"]:
         return OneOf(metadata["choices"])
+    if metadata["names"]:
+        return Named(metadata["names"])
     if kind is int and metadata["minimum"] is not None:
         return click.IntRange(min=metadata["minimum"], max=metadata["maximum"])
     return kind
 
 
 def _declarations(f: dataclasses.Field[Any], kind: type) -> list[str]:
-    names = [*f.metadata["flags"], flag(f.name)] if f.name != "options" else ["--set"]
+    name = flag(f.name) if f.name != "options" else "--set"
     if kind is bool and (f.default is not False or f.metadata["fixed"]):  # also what a recipe may have switched on
-        names[-1] += f"/--no-{f.name.replace('_', '-')}"
-    return [f.name, *dict.fromkeys(names)]
+        name += f"/--no-{f.name.replace('_', '-')}"
+    return [f.name, *f.metadata["flags"], name, *f.metadata["aliases"]]
 
 
 def settings(cls: type, *, positional: tuple[str, ...] = ()) -> Callable[[F], F]:
@@ -124,29 +211,29 @@ def settings(cls: type, *, positional: tuple[str, ...] = ()) -> Callable[[F], F]
             return command(config, **{k: v for k, v in values.items() if k not in names})
 
         for f in reversed(dataclasses.fields(cls)):
-            if f.name in positional:
-                continue
-            kind = value_type(cls, f.name)
-            multiple, nargs = f.default == (), f.metadata["nargs"]
-            extra: dict[str, Any] = {"type": str if multiple or nargs > 1 else _click_type(kind, f.metadata)}
-            if kind is bool:
-                extra = {"is_flag": True}
-            shown = f.default is not None and f.default is not False and f.default != ()
-            with_config = click.option(
-                *_declarations(f, kind),
-                cls=Setting,
-                section=f.metadata["section"],
-                default=f.default,
-                show_default=shown,
-                help=f.metadata["help"],
-                multiple=multiple,
-                nargs=nargs,
-                metavar=f.metadata["metavar"],
-                **extra,
-            )(with_config)
+            if f.name not in positional:
+                with_config = _option(cls, f)(with_config)
         return with_config
 
     return decorate
+
+
+def _option(cls: type, f: dataclasses.Field[Any]) -> Callable[[F], F]:
+    kind, m = value_type(cls, f.name), f.metadata
+    multiple, nargs = f.default == (), m["nargs"]
+    extra: dict[str, Any] = {"type": str if multiple or nargs > 1 else _click_type(kind, m)}
+    if kind is bool:
+        extra = {"is_flag": True}
+    return click.option(
+        *_declarations(f, kind),
+        cls=Setting,
+        **{name: m[name] for name in ("section", "aliases", "alias", "advanced", "help", "metavar")},
+        default=f.default,
+        show_default=f.default is not None and f.default is not False and f.default != (),
+        multiple=multiple,
+        nargs=nargs,
+        **extra,
+    )
 
 
 def json_option(command: F) -> F:
@@ -155,26 +242,26 @@ def json_option(command: F) -> F:
 
 
 def data_argument(command: F) -> F:
-    """``[DATA]``, with ``--data DIR`` as the other way to say it."""
+    """``[DATA]``, the same as ``--data DIR``."""
     return click.argument("data_dir", metavar="[DATA]", required=False)(command)
 
 
 BY_TORCHRUN = {
-    "--world-size N": "the number of processes comes from torchrun",
-    "--rank N": "the rank comes from torchrun",
-    "--dist-url URL": "the meeting point comes from torchrun",
+    "--world-size N": "torchrun sets the number of processes",
+    "--rank N": "torchrun sets the rank",
+    "--dist-url URL": "the rendezvous address is set by torchrun",
     "--multiprocessing-distributed": "start several processes with torchrun --nproc-per-node N -m ssltool ...",
 }
 DETECTED = {
     "--alg NAME": "the method is read from the checkpoint",
-    "--pretrained-distributed": "checkpoints are the same however many processes trained",
+    "--pretrained-distributed": "checkpoints do not depend on the number of processes",
 }
 
 
 def gone(flags: dict[str, str]) -> Callable[[F], F]:
-    """Flags of the paper's scripts that are not needed any more: giving one is an error that says why.
+    """Flags of the paper's scripts that are no longer needed: giving one is an error that says why.
 
-    A flag with a value is written with it, as in ``--rank N``.
+    A flag with a value is declared with it, as in ``--rank N``.
     """
 
     def decorate(command: F) -> F:
@@ -183,13 +270,30 @@ def gone(flags: dict[str, str]) -> Callable[[F], F]:
 
             def refuse(ctx: click.Context, param: click.Parameter, given: object, why: str = why) -> None:
                 if given:
-                    raise SSLToolError(f"{param.opts[0]} is not a flag of ssltool, leave it out: {why}")
+                    raise click.UsageError(f"{param.opts[0]} is not a flag of ssltool, leave it out: {why}", ctx=ctx)
 
             option = click.option(name, is_flag=not value, hidden=True, expose_value=False, callback=refuse)
             command = option(command)
         return command
 
     return decorate
+
+
+def config_option(command: F) -> F:
+    """``--config``: repeat a run of this command."""
+    return click.option(
+        "--config",
+        "config_file",
+        cls=Setting,
+        section="Run",
+        metavar="FILE",
+        help="take the settings from another run's config.json; options given here take precedence",
+    )(command)
+
+
+def given(ctx: click.Context) -> set[str]:
+    """Names of the parameters that are on the command line."""
+    return {name for name in ctx.params if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE}
 
 
 def with_data(config: Any, data_dir: str | None) -> Any:
@@ -203,3 +307,15 @@ def with_data(config: Any, data_dir: str | None) -> Any:
     if config.data is not None:
         raise click.UsageError("DATA is given twice, as an argument and as --data")
     return dataclasses.replace(config, data=data_dir)
+
+
+def with_file(ctx: click.Context, config: Any, data_dir: str | None, config_file: str | None) -> Any:
+    """``config`` with the positional DATA, and the settings of ``--config`` that are not on the command line."""
+    config = with_data(config, data_dir)
+    if config_file is None:
+        return config
+    from ssltool.runs.repeat import read_settings, repeat
+
+    stage = str(ctx.command.name)
+    names = given(ctx) | ({"data"} if data_dir is not None else set())
+    return repeat(config, config_file, read_settings(config_file, stage), stage, names)

@@ -12,7 +12,7 @@ from ssltool.cli.output import cell, emit, table
 from ssltool.config import InspectConfig
 
 APART = ("settings", "keys", "last", "metrics")
-"""What stands below the table, as it is long."""
+"""Long values, printed below the table."""
 
 
 @click.command("inspect", cls=Command)
@@ -20,11 +20,11 @@ APART = ("settings", "keys", "last", "metrics")
 @settings(InspectConfig, positional=("files",))
 @json_option
 def command(config: InspectConfig, as_json: bool) -> None:
-    """Say what each FILE is: a checkpoint of ssltool's or of another program, representations, a spectrum, a probe,
-    neighbours, an order, a run folder.
+    """Describe each FILE: a checkpoint of ssltool or another library, representations, a spectrum, a probe, neighbours,
+    an order, or a run folder.
 
-    Of a checkpoint: its program, method, architecture, epoch, numbers of tensors and parameters, settings. Nothing is
-    executed: a file that would have to be is said to be unreadable.
+    For a checkpoint it prints the library, method, architecture, epoch, number of tensors and parameters, and settings.
+    Nothing is executed: a file that cannot be loaded without that is reported as unreadable.
 
     \b
     ssltool inspect run/checkpoint.pt

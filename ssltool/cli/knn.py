@@ -17,23 +17,21 @@ from ssltool.config import KnnConfig
 @click.argument("queries", metavar="[VAL]", required=False)
 @settings(KnnConfig, positional=("bank", "queries"))
 @json_option
-@gone({"--recompute": "neighbours are computed anew each time"})
+@gone({"--recompute": "neighbours are not cached"})
 def command(config: KnnConfig, as_json: bool) -> None:
     """Classify the representations in VAL by their nearest neighbours in TRAIN.
 
-    Accuracy is the share of VAL's labelled rows whose k nearest rows of TRAIN vote for the correct class; ties go to
-    the smallest label. Its interval is Wilson's, 95 %. An image that is in both, by its number in the dataset, is not
-    its own neighbour. TRAIN and VAL may be patterns: all matching files count as one.
+    Accuracy is the fraction of VAL's labelled rows whose k nearest rows of TRAIN vote for the correct class; ties go to
+    the smallest label. Its interval is Wilson's, 95 %. An image in both files, by its number in the dataset, is not
+    its own neighbour. TRAIN and VAL may be glob patterns; all matching files are read as one.
 
-    Quote a fixed k, or one that --select-k holdout chose. With --folder, --source and --target the paper's files
-    (knn_stats, knn_accs, knn_summary) are written too; the best_k in its summary is chosen on the evaluation labels.
+    Report a fixed k, or one that --select-k holdout chose.
 
     \b
     ssltool knn train_reprs_e0.pt val_reprs_e0.pt
     ssltool knn train_reprs_e0.pt val_reprs_e0.pt --weighted -k 10,20,100,200 --select-k holdout
     ssltool knn 'train_reprs_e0.rank*.pt' val_reprs_e0.pt --memory 2048 --neighbours neighbours.pt --json
     ssltool knn train_reprs_e0.pt val_reprs_e0.pt --per-class --confusion
-    ssltool knn --folder data/resnet18_exp0000/bundled --source train_reprs_e0.pt --target val_reprs_e0.pt --metric cos
     """
     from ssltool.stages.knn import run
 
@@ -84,7 +82,7 @@ def _classes(result: dict[str, Any]) -> str:
 
 
 def _confusion(result: dict[str, Any]) -> str:
-    """A row for each true class, a column for each predicted class, if requested."""
+    """A row for each true class, a column for each predicted one, if asked for."""
     if "confusion" not in result:
         return ""
     labels, counts = result["confusion"]["labels"], result["confusion"]["counts"]

@@ -6,37 +6,51 @@ from typing import Any
 
 import click
 
-from ssltool.cli.flags import BY_TORCHRUN, DETECTED, Command, data_argument, gone, json_option, settings, with_data
-from ssltool.cli.output import emit, table
+from ssltool.cli.flags import (
+    BY_TORCHRUN,
+    DETECTED,
+    Command,
+    config_option,
+    data_argument,
+    gone,
+    json_option,
+    settings,
+    with_file,
+)
+from ssltool.cli.output import counted, emit, table
 from ssltool.config import LinclsConfig
 
 
 @click.command("lincls", cls=Command)
 @data_argument
 @settings(LinclsConfig)
+@config_option
 @json_option
 @gone(BY_TORCHRUN | DETECTED)
-def command(config: LinclsConfig, data_dir: str | None, as_json: bool) -> None:
+@click.pass_context
+def command(
+    ctx: click.Context, config: LinclsConfig, data_dir: str | None, config_file: str | None, as_json: bool
+) -> None:
     """Train a linear probe on frozen features and report its accuracy on the val images.
 
-    From images, the paper's protocol: the backbone in eval mode and proved unchanged at the end, classifier weights
-    from N(0, 0.01), random crops and flips, a cosine per epoch. --lars is its LARC. Dataset, stem and image size come
-    from the checkpoint unless given; DATA may be another labelled set. From two files of save-reprs (--reprs), the same
-    without crops, or logistic regression at its optimum (--solver lbfgs).
+    On images it follows the paper's protocol: the backbone in eval mode and verified to be unchanged at the end,
+    classifier weights from N(0, 0.01), random crops and flips, a cosine schedule per epoch. --optimizer larc is the
+    paper's LARC. Dataset, stem and image size are the checkpoint's unless given; DATA may be another labelled dataset.
+    On two files of save-reprs (--reprs) it does the same without crops, or logistic regression (--solver lbfgs).
 
-    With --lr-sweep or --c-grid the best is chosen on held-out training images, never on the val images. Writes
-    config.json, metrics.jsonl and, after every epoch, probe.pt into a run folder; --resume auto goes on from there.
+    --lr-sweep and --c-grid choose the best value on held-out training images, never on the val images. Writes
+    config.json, metrics.jsonl and, after every epoch, probe.pt into a run folder; --resume auto continues from it.
 
     \b
     ssltool lincls --pretrained logs/simsiam-resnet18-current_0000/checkpoint.pt --epochs 10 --lr-sweep 0.1,0.3,1,3
-    ssltool lincls --pretrained logs/simsiam-resnet18-current_0000/checkpoint.pt --lars -b 1024 --resume auto
+    ssltool lincls --pretrained logs/simsiam-resnet18-current_0000/checkpoint.pt --optimizer larc -b 1024
     ssltool lincls --reprs train_reprs_e0.pt val_reprs_e0.pt --solver lbfgs --c-grid 0.01,0.1,1,10
     ssltool lincls --reprs train_reprs_e0.pt val_reprs_e0.pt --labels-fraction 0.01 --lr-sweep 0.1,1,10
     ssltool lincls --pretrained checkpoint.pt --resume logs/lincls-run_0000/probe.pt --evaluate
     """
     from ssltool.stages.lincls import run
 
-    result = run(with_data(config, data_dir))
+    result = run(with_file(ctx, config, data_dir, config_file))
     emit(result, "\n\n".join(_tables(result)), as_json)
 
 
@@ -48,7 +62,7 @@ def _tables(result: dict[str, Any]) -> list[str]:
         ["scored", f"{result['val_size']:,} {result['features']} of {result['classes']} classes"],
     ]
     if "train_size" in result:
-        rows += [["learnt from", f"{result['train_size']:,} {result['features']}{_held(result)}"]]
+        rows += [["trained on", f"{result['train_size']:,} {result['features']}{_held(result)}"]]
         rows += [["probe", _probe(result)]]
     if "backbone_hash" in result:
         rows.append(["backbone", f"unchanged, sha256 {result['backbone_hash'][:16]}"])
@@ -73,4 +87,5 @@ def _probe(result: dict[str, Any]) -> str:
     if result["optimizer"] == "lbfgs":
         end = "at the optimum" if result["converged"] else "NOT at the optimum"
         return f"lbfgs, C {result['c']:g}, {result['iterations']} iterations, {end}{scaled}"
-    return f"{result['optimizer']}, lr {result['lr']:g}, {result['epochs']} epochs of {result['batch_size']}{scaled}"
+    schedule = f"{counted(result['epochs'], 'epoch')}, batches of {result['batch_size']}"
+    return f"{result['optimizer']}, lr {result['lr']:g}, {schedule}{scaled}"

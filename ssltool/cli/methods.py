@@ -7,20 +7,21 @@ from typing import Any
 
 import click
 
-from ssltool.cli.flags import Command, json_option, settings
+from ssltool.cli.flags import Command, Named, json_option, settings
 from ssltool.cli.output import emit, table
 from ssltool.config import MethodsConfig
+from ssltool.config.common import METHODS
 from ssltool.settings import flag
 
 
 @click.command("methods", cls=Command)
-@click.argument("name", required=False)
+@click.argument("name", required=False, type=Named(METHODS))
 @settings(MethodsConfig, positional=("name",))
 @json_option
 def command(config: MethodsConfig, as_json: bool) -> None:
-    """List the methods that pretrain knows, or what there is to know of the method NAME.
+    """List the methods of pretrain, or describe the method NAME and its options.
 
-    A method's options are set with --set option=value; --recipe sets its published optimiser, schedule and views.
+    Options are set with --set NAME=VALUE; --recipe sets a method's published optimizer, schedule and views.
 
     \b
     ssltool methods

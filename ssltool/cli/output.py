@@ -8,8 +8,13 @@ from typing import Any
 import click
 
 
+def counted(number: int, noun: str) -> str:
+    """A number and its noun: ``1 epoch``, ``2 epochs``, ``10,000 images``."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def table(rows: Sequence[Sequence[Any]], header: Sequence[str] = ()) -> str:
-    """Columns as wide as they need to be; numbers to the right, text to the left; a dash for None and NaN."""
+    """Columns of minimum width; numbers right-aligned, text left-aligned; a dash for None and NaN."""
     cells = [[cell(value) for value in row] for row in ([list(header)] if header else []) + [list(r) for r in rows]]
     widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
     right = [all(isinstance(row[i], (int, float)) or row[i] is None for row in rows) for i in range(len(widths))]
@@ -21,7 +26,7 @@ def table(rows: Sequence[Sequence[Any]], header: Sequence[str] = ()) -> str:
 
 
 def cell(value: Any) -> str:
-    """A value as tables show it: four digits of a float, a dash for None and NaN."""
+    """A value as text: floats with four significant digits, a dash for None and NaN."""
     if value is None or value != value:
         return "-"
     if isinstance(value, float):

@@ -6,11 +6,21 @@ import dataclasses
 from typing import Any
 
 import click
-from click.core import ParameterSource
 
 from ssltool.cli.collapse import COLLAPSED
-from ssltool.cli.flags import BY_TORCHRUN, Command, Setting, data_argument, gone, json_option, settings, with_data
-from ssltool.cli.output import emit, table
+from ssltool.cli.flags import (
+    BY_TORCHRUN,
+    Command,
+    Setting,
+    config_option,
+    data_argument,
+    given,
+    gone,
+    json_option,
+    settings,
+    with_data,
+)
+from ssltool.cli.output import counted, emit, table
 from ssltool.config import PretrainConfig
 from ssltool.errors import Collapsed
 
@@ -18,25 +28,31 @@ ALGS = {"simsiam": "simsiam", "moco": "mocov3", "byol": "byol"}
 """The paper's names of methods in its scripts, and ours."""
 
 
+SAME_AS = {"data_dir": "data", "alg": "method", "nnsiam": "method"}
+"""Parameters that give a setting another name."""
+
+
 @click.command("pretrain", cls=Command)
 @data_argument
 @settings(PretrainConfig)
+@config_option
 @json_option
 @click.option(
     "--recipe",
     cls=Setting,
     section="Method",
     type=click.Choice(("cifar", "imagenet")),
-    help="published settings of the method; what is given beside it wins",
+    help="use the method's published settings; options given here take precedence",
 )
 @click.option(
     "--alg",
     cls=Setting,
     section="Method",
     type=click.Choice(tuple(ALGS)),
-    help="the method, by the paper's names: moco is mocov3",
+    help="method by the paper's names; moco is mocov3",
+    alias=True,
 )
-@click.option("--nnsiam", cls=Setting, section="Method", is_flag=True, help="the same as --method nnsiam")
+@click.option("--nnsiam", cls=Setting, section="Method", is_flag=True, help="same as --method nnsiam", alias=True)
 @gone(
     BY_TORCHRUN
     | {
@@ -50,6 +66,7 @@ def command(
     ctx: click.Context,
     config: PretrainConfig,
     data_dir: str | None,
+    config_file: str | None,
     as_json: bool,
     recipe: str | None,
     alg: str | None,
@@ -57,13 +74,14 @@ def command(
 ) -> None:
     """Pretrain a network on the images in DATA, without labels.
 
-    DATA is an ImageNet-style folder (train and val inside), a folder of class folders, a folder of unlabelled
-    images, or holds Fashion-MNIST, CIFAR, STL-10 or Places365; without it the bundled Fashion-MNIST subset is used.
+    DATA is an ImageNet-style folder (with train and val), a folder of class folders, a folder of unlabelled images, or
+    contains Fashion-MNIST, CIFAR, STL-10 or Places365. The default is the bundled Fashion-MNIST subset.
 
-    Writes a run folder: config.json, metrics.jsonl (a line per epoch), checkpoints, and the order of the data.
-    After each epoch a monitor says on stderr whether the network collapses; --stop-on ends the run then, with exit
-    code 3. SIGTERM, SIGINT and SIGUSR1 save and stop; the same line with --resume auto goes on to the same bits.
-    Several processes: torchrun --nproc-per-node N -m ssltool pretrain ...
+    Writes a run folder: config.json, metrics.jsonl (a line per epoch), checkpoints, and the order of the data. After
+    each epoch a monitor measures collapse and reports it on stderr; --stop-on stops a collapsed run with exit code 3.
+    SIGTERM, SIGINT and SIGUSR1 save and stop; re-run the command with --resume auto to continue: the result is
+    bit-identical. --config repeats a run into a new folder. For several processes, use
+    torchrun --nproc-per-node N -m ssltool pretrain ...
 
     \b
     ssltool pretrain -a resnet18 --strategy current
@@ -72,12 +90,20 @@ def command(
     ssltool pretrain -a resnet18_w16 --stem small-stride2 --epochs 2 --set stop_grad=false --exp-name collapsing
     ssltool pretrain -a resnet18_w16 --stem small-stride2 --method vicreg --set dim=512 --set hidden=512 --epochs 2
     """
-    explicit = {name for name in ctx.params if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT}
+    explicit = given(ctx)
     config = _with_method(with_data(config, data_dir), alg, nnsiam, given="method" in explicit)
+    if config_file is not None and recipe is not None:
+        raise click.UsageError(
+            "--recipe does nothing with --config, whose file has all settings; leave one of them out"
+        )
     if recipe is not None:
-        from ssltool.stages.pretrain.conflicts import apply_recipe
+        from ssltool.stages.pretrain.recipe import apply_recipe
 
         config = apply_recipe(config, recipe, explicit)
+    if config_file is not None:
+        from ssltool.stages.pretrain.recipe import repeat_run
+
+        config = repeat_run(config, config_file, explicit | {SAME_AS[name] for name in explicit & SAME_AS.keys()})
     if config.dry_run:
         from ssltool.stages.pretrain import plan
 
@@ -116,15 +142,16 @@ def _describe(plan: dict[str, Any]) -> str:
     facts = {
         "data": plan["data"],
         "model": f"{c['method']} {c['arch']}, stem {c['stem']}, {c['image_size']} px, {size}",
-        "strategy": f"{c['strategy']}, {c['epochs']} epochs of {plan['steps_per_epoch']} steps of {c['batch_size']}",
+        "strategy": f"{c['strategy']}, {counted(c['epochs'], 'epoch')} of {counted(plan['steps_per_epoch'], 'step')}, "
+        f"batches of {c['batch_size']}",
         "each image": f"{seen['min']} to {seen['max']} times, {seen['mean']:.1f} on average, {seen['never']} never",
         "monitor": f"{c['monitor_size']:,} images, --monitor-every {c['monitor_every']}"
         if c["monitor_every"]
         else "off",
-        "memory": f"about {plan['memory_bytes'] / 2**30:.2f} GiB for weights, gradients, optimiser and activations",
+        "memory": f"about {plan['memory_bytes'] / 2**30:.2f} GiB for weights, gradients, optimizer and activations",
         "time": f"about {hours} h {rest // 60} min {rest % 60} s, at the {plan['images_per_second']:,.0f} images/s "
-        "of trial steps (making views not counted)",
-        "run folder": f"{plan['run']} (not made)",
+        "of trial steps (without augmentation)",
+        "run folder": f"{plan['run']} (not created)",
     }
     rows = [
         (

@@ -8,10 +8,10 @@ from typing import Any
 import click
 
 from ssltool.cli.flags import Command, json_option, settings
-from ssltool.cli.output import emit, table
+from ssltool.cli.output import counted, emit, table
 from ssltool.config import RankConfig
 
-ACCURACY = {"knn": "kNN accuracy", "linear": "linear-probe accuracy", "file": "the accuracy of a table"}
+ACCURACY = {"knn": "kNN accuracy", "linear": "linear-probe accuracy", "file": "the accuracy in the table"}
 
 
 @click.command("rank", cls=Command)
@@ -19,15 +19,15 @@ ACCURACY = {"knn": "kNN accuracy", "linear": "linear-probe accuracy", "file": "t
 @settings(RankConfig, positional=("items",))
 @json_option
 def command(config: RankConfig, as_json: bool) -> None:
-    """Order runs or checkpoints by a metric that needs no labels, and say how well that order agrees with accuracy.
+    """Rank runs or checkpoints by a metric that needs no labels, and measure its agreement with accuracy.
 
-    ITEM is a run folder of pretrain, whose monitor has recorded the metrics, or a file of representations, which is
-    measured now. Best is first as each metric is read, which is said under the table: the lowest
-    auc, the highest effective_rank, the alpha nearest to 1.
+    ITEM is a run folder of pretrain, whose monitor recorded the metrics, or a file of representations, which is
+    measured now. The best is first: the lowest auc, the highest effective_rank, the alpha nearest to 1. The line below
+    the table names the order.
 
-    Agreement is Spearman's and Kendall's rank correlation with 95 % intervals: +1 is the order of the accuracies, 0 no
-    relation, -1 the reverse. --fit learns a linear forecast of accuracy from runs where it is known, --predict applies
-    it to others. Its error is to be compared with that of always forecasting the mean.
+    Agreement is Spearman's and Kendall's rank correlation with 95 % intervals: +1 for the same order as the accuracies,
+    0 for no relation, -1 for the reverse order. --fit fits a linear forecast of accuracy to runs with known accuracy,
+    --predict applies it to others. Compare its error with that of always predicting the mean.
 
     \b
     ssltool rank logs/*/
@@ -52,7 +52,9 @@ def _text(result: dict[str, Any], config: RankConfig) -> str:
     parts.append(f"ordered by {by} of the {result['layer']}, {result['order']} ({METRICS[by].reading})")
     if (found := result["agreement"]) is not None:
         lines = [[name, f"{found[name]['value']:+.3f}", _interval(found[name])] for name in ("spearman", "kendall")]
-        title = f"agreement with {ACCURACY[result['accuracy']]} over {found['rows']} rows, +1 the same order"
+        title = (
+            f"agreement with {ACCURACY[result['accuracy']]} over {counted(found['rows'], 'row')}, +1 is the same order"
+        )
         parts.append(f"{title}\n" + table(lines, ["", "value", "95 % interval"]))
     if (forecast := result["forecast"]) is not None:
         parts.append(_forecast(forecast))
@@ -73,13 +75,13 @@ def _interval(found: dict[str, float]) -> str:
 
 
 def _forecast(forecast: dict[str, Any]) -> str:
-    """What was learned, and whether it is of use."""
+    """The coefficients of a forecast, and whether it is better than the mean."""
     lines = [[f"{f['layer']}_{f['metric']}", f["coefficient"], f["mean"]] for f in forecast["features"]]
-    head = f"forecast of {ACCURACY[forecast['accuracy']]}, learned from {forecast['rows']} rows"
+    head = f"forecast of {ACCURACY[forecast['accuracy']]}, fitted to {counted(forecast['rows'], 'row')}"
     tail = (
         f"R^2 {forecast['r2']:.3f}; leave-one-out error {forecast['loo_error']:.4g}, "
         f"of forecasting the mean {forecast['loo_error_of_mean']:.4g}"
     )
     if forecast["loo_error"] >= forecast["loo_error_of_mean"]:
-        tail += ": of no use beyond the mean"
+        tail += ": no better than the mean"
     return f"{head}\n{table([['intercept', forecast['intercept'], '-'], *lines], ['', 'weight', 'mean'])}\n{tail}"

@@ -14,11 +14,11 @@ from ssltool.config import ReportConfig
 @settings(ReportConfig, positional=("runs",))
 @json_option
 def command(config: ReportConfig, as_json: bool) -> None:
-    """Write one page about one or several runs, side by side, which opens from a file and needs no network.
+    """Write an HTML report that compares one or several runs; it is one file and needs no network.
 
-    Verdicts with their evidence, a table to sort, spectra, metrics over the epochs, a map, nearest neighbours, sample
-    views, the data schedule, and the settings. Everything comes from the run folders: the checkpoint is loaded and
-    looks at --size of the images that the run was trained on.
+    It shows verdicts with their evidence, a sortable table, spectra, metrics over the epochs, a map, nearest
+    neighbours, sample views, the data schedule, and the settings. The checkpoint of each run is evaluated on --size of
+    its training images.
 
     \b
     ssltool report logs/simsiam-resnet18-current_0000 -o report.html

@@ -14,19 +14,19 @@ from ssltool.config import SaveReprsConfig
 @settings(SaveReprsConfig)
 @json_option
 @gone(
-    DETECTED
-    | {"--seed N": "views and samples are drawn by the run's own seed", "--epochs N": "one pass is all there is"}
+    DETECTED | {"--seed N": "views and samples use the run's own seed", "--epochs N": "representations need one pass"}
 )
 def command(config: SaveReprsConfig, data_dir: str | None, as_json: bool) -> None:
-    """Save what a pretrained network makes of a dataset: one row per image, with its label.
+    """Compute the representations of a dataset with a pretrained network and save them: one row per image, with its
+    label.
 
-    Architecture, dataset, stem and image size come from the checkpoint unless given. Images go through the validation
-    transform, the network is in eval mode. --layer backbone is what the field evaluates. With --views Q there are Q
-    rows an image, (N, Q, D), of augmented views as in the run: what alignment and lidar look at. With --tokens patch or
-    --pool none there is a row for each place of an image.
+    Architecture, dataset, stem and image size are the checkpoint's unless given. Images are preprocessed with the
+    validation transform, and the network is in eval mode. --layer backbone is the usual choice for evaluation.
+    --views Q saves Q rows per image, (N, Q, D), of augmented views as in the run, for alignment and lidar. --tokens
+    patch and --pool none save a row for each position of an image.
 
-    A run that is stopped goes on where it was when the same line is started again. Under torchrun each rank writes a
-    file of its own, and all together hold each image once.
+    If it is interrupted, re-run the command to continue. Under torchrun each rank writes its own file, and together
+    they hold each image once.
 
     \b
     ssltool save-reprs --pretrained logs/simsiam-resnet18-current_0000/checkpoint.pt --split both

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from ssltool.cli.flags import Command, data_argument, json_option, settings, with_data
+from ssltool.cli.flags import Command, config_option, data_argument, json_option, settings, with_file
 from ssltool.cli.output import emit, table
 from ssltool.config import ScanConfig
 
@@ -14,22 +14,27 @@ from ssltool.config import ScanConfig
 @click.command("scan", cls=Command)
 @data_argument
 @settings(ScanConfig)
+@config_option
 @json_option
-def command(config: ScanConfig, data_dir: str | None, as_json: bool) -> None:
-    """Cluster the train images into classes without labels, by the three steps of SCAN (Van Gansbeke et al. 2020).
+@click.pass_context
+def command(
+    ctx: click.Context, config: ScanConfig, data_dir: str | None, config_file: str | None, as_json: bool
+) -> None:
+    """Cluster the train images into classes without labels, with the three steps of SCAN (Van Gansbeke et al. 2020).
 
     \b
-    mine       finds the neighbours of each image among representations   -> neighbours.pt
-    cluster    trains the network and a linear classifier to put an image
-               and its neighbours into one cluster                        -> clusters.pt
-    selflabel  trains it on, by its own most confident answers            -> selflabelled.pt
+    mine       finds the nearest neighbours of each image                 -> neighbours.pt
+    cluster    trains the network and a linear classifier to assign an
+               image and its neighbours to the same cluster               -> clusters.pt
+    selflabel  trains both further on their most confident predictions    -> selflabelled.pt
 
-    Each step reads the file of the one before it from the run folder, so any of them may be made by other means.
-    Labels are used for the scores only: accuracy by the best one-to-one matching of clusters and classes, normalised
-    mutual information and adjusted Rand index, on the val images where there are any. With more clusters than classes
-    majority, where each cluster stands for its most frequent class, is shown beside them. --kmeans gives the baseline.
+    Each step reads the previous step's file in the run folder, so any of them may come from elsewhere. Labels are used
+    only for the scores: accuracy with the best one-to-one matching of clusters and classes, normalised mutual
+    information and adjusted Rand index, on the val images if there are any. With more clusters than classes, majority
+    is the accuracy if each cluster predicts its most frequent class. --kmeans adds a baseline.
 
-    SIGTERM, SIGINT and SIGUSR1 save and stop; the same line with --resume auto goes on to the same bits.
+    SIGTERM, SIGINT and SIGUSR1 save and stop; re-run the command with --resume auto to continue: the result is
+    bit-identical.
 
     \b
     ssltool scan --pretrained logs/simsiam-resnet18-current_0000/checkpoint.pt --kmeans
@@ -39,7 +44,7 @@ def command(config: ScanConfig, data_dir: str | None, as_json: bool) -> None:
     """
     from ssltool.stages.scan.scan import run
 
-    result = run(with_data(config, data_dir))
+    result = run(with_file(ctx, config, data_dir, config_file))
     emit(result, _text(result), as_json)
 
 
@@ -48,7 +53,7 @@ def _text(result: dict[str, Any]) -> str:
     parts = []
     if "mine" in steps:
         mined = steps.pop("mine")
-        share = "" if mined["accuracy"] is None else f", {mined['accuracy']:.1%} of them of its class"
+        share = "" if mined["accuracy"] is None else f", {mined['accuracy']:.1%} of them of the same class"
         parts.append(f"{mined['neighbours']} neighbours of each image{share}")
     if steps:
         over = any(found["clusters"] > found["classes"] > 0 for found in steps.values())

@@ -1,8 +1,8 @@
-"""The settings of every stage: frozen dataclasses, the only home of names, defaults and help texts.
+"""The settings of every stage: frozen dataclasses that declare names, defaults, help texts and rules once.
 
-The command line is generated from these classes (``ssltool.cli.flags``), the checks of ranges and
-choices happen here for Python and command line alike, and a run's resolved settings are saved as
-``config.json`` and inside each checkpoint. Only the standard library is imported.
+The command line is generated from these classes (``ssltool.cli.flags``). The constructor checks each value, ``check``
+how they fit together, for Python and command line alike. A run's settings are saved as ``config.json`` and in each
+checkpoint. Only the standard library is imported.
 """
 
 from __future__ import annotations

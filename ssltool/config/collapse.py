@@ -1,10 +1,12 @@
-"""The settings of the stages that say what has collapsed."""
+"""The settings of ``ssltool collapse``."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ssltool.config.common import SPECTRA, STATES, DeviceSettings
+from ssltool.config.common import FIGURES, METRICS, SPECTRA, STATES, DeviceSettings, output, seed, wrong_suffix
+from ssltool.errors import UsageError
 from ssltool.settings import setting
 
 GROUPS = ("arch", "method", "strategy", "epoch")
@@ -17,47 +19,78 @@ class CollapseConfig(DeviceSettings):
     files: tuple[str, ...] = setting((), "representations")
     type: str = setting(
         "svd",
-        "spectrum to save and plot: singular values (svd), eigenvalues of the covariance (cov), per-dimension "
-        "deviations (std), or all of them",
+        "spectrum to save and plot: singular values (svd), eigenvalues of the covariance (cov), standard deviations "
+        "of the dimensions (std), or all",
         choices=(*SPECTRA, "all"),
     )
     normalize: bool = setting(False, "scale every row to length 1 first")
     metrics: str | None = setting(
-        None, "names of metrics, separated by commas, or all [default: what one pass gives]", metavar="A,B"
+        None,
+        "comma-separated names of metrics, or all [default: those that one pass over the rows gives]",
+        metavar="A,B",
+        names=METRICS,
     )
-    merge: bool = setting(False, "take all FILEs as one, as the shards of several ranks")
-    skip_nonfinite: bool = setting(False, "leave rows with NaN or infinite values out, instead of refusing them")
+    merge: bool = setting(False, "read all FILEs as one, for instance the files of several ranks")
+    skip_nonfinite: bool = setting(False, "leave out rows with NaN or infinite values instead of raising an error")
     pair_rows: int = setting(
-        10_000, "rows among which uniformity and twonn compare all pairs; of more, so many are drawn", minimum=3
+        10_000, "maximum number of rows for uniformity and twonn, which compare all pairs; more are sampled", minimum=3
     )
-    bootstrap: int = setting(0, "resamples of the rows for 95 % confidence intervals; some hundred", minimum=0)
-    subsample: str | None = setting(None, "also measure so many random rows, for instance 500,2000", metavar="N1,N2")
-    seed: int = setting(10, "seed of resamples and subsamples", minimum=0)
+    bootstrap: int = setting(0, "number of resamples for 95 % confidence intervals; use a few hundred", minimum=0)
+    subsample: str | None = setting(
+        None, "also measure random subsets of these sizes, for instance 500,2000", metavar="N1,N2"
+    )
+    seed: int = seed("resamples and subsamples")
 
     fail_on: str | None = setting(
-        None, "exit with code 3 if any FILE has collapsed so far", choices=STATES[1:], section="Verdict"
+        None,
+        "exit with code 3 if the collapse of any FILE is at least this severe",
+        choices=STATES[1:],
+        section="Verdict",
     )
     threshold: tuple[str, ...] = setting(
         (),
-        "move a threshold of the verdict; repeatable. docs/collapse.md lists them",
+        "change a threshold of the verdict; repeatable. docs/collapse.md lists them",
         section="Verdict",
         metavar="NAME=VALUE",
     )
-    like: str | None = setting(None, "representations of a run to compare with", section="Verdict", metavar="FILE")
+    like: str | None = setting(
+        None, "representations of another run to compare with", section="Verdict", metavar="FILE"
+    )
 
     group_by: str | None = setting(
         None,
-        "gather rows by what the files say of themselves, with the mean of each group",
+        "also print the mean and standard deviation of each group of files",
         choices=GROUPS,
         section="Output",
     )
     plot: str | None = setting(
-        None, "draw the spectra into this file: .png, .pdf or .svg", section="Output", metavar="FILE"
+        None, "plot the spectra to this file: .png, .pdf or .svg", section="Output", metavar="FILE"
     )
-    out: str | None = setting(
-        None,
-        "folder for the spectrum files [default: beside each input], or a .csv or .json file for the table",
-        "-o",
-        section="Output",
-        metavar="PATH",
+    out: str | None = output(
+        "folder for the spectrum files [default: that of each input], or a .csv or .json file for the table", "PATH"
     )
+
+    @property
+    def subsample_sizes(self) -> tuple[int, ...]:
+        """The sizes in ``subsample``.
+
+        Raises:
+            UsageError: if they are not integers.
+        """
+        try:
+            return tuple(int(text) for text in (self.subsample or "").split(",") if text.strip())
+        except ValueError as error:
+            raise UsageError(f"--subsample {self.subsample}: give numbers of rows, as in 500,2000") from error
+
+    def mistakes(self) -> Iterator[str]:
+        if not self.files:
+            yield "name at least one file of representations"
+        if self.subsample is not None and not self.subsample_sizes:
+            yield f"--subsample '{self.subsample}': give numbers of rows, as in 500,2000"
+        if self.bootstrap == 1:
+            yield "--bootstrap 1: an interval needs at least 2 resamples, better a few hundred"
+        if self.merge and len(self.files) < 2:
+            yield "--merge reads several files as one; name more than one, or leave it out"
+        yield from wrong_suffix("plot", self.plot, *FIGURES)
+        if self.device == "mps":
+            yield "the spectrum is computed in float64, which MPS does not support; use --device cpu"

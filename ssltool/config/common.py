@@ -1,12 +1,14 @@
-"""What several stages' settings share: which images, which device, which run folder."""
+"""What the settings of several stages share: images, device, run folder, optimisation."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from ssltool.settings import Checked, setting
+from ssltool.settings import Checked, Rule, flag, setting
 
 STRATEGIES = ("iid", "current", "accumulate", "last")
 DATASETS = (
@@ -24,61 +26,187 @@ DATASETS = (
 SPLITS = ("train", "val", "unlabeled")
 STEMS = ("auto", "imagenet", "small", "small-stride2", "small-padded")
 LAYERS = ("backbone", "projector", "predictor")
+SPECTRA = ("svd", "cov", "std")
+FIGURES = (".png", ".pdf", ".svg")
+
+STATES = ("healthy", "partial", "complete")
+"""The verdicts on collapse, from none to complete."""
+
+ARCHITECTURES = "ssltool.models.backbones:architectures"
+METHODS = "ssltool.methods:METHODS"
+METRICS = "ssltool.diagnosis.metrics:METRICS"
+"""Where the names of architectures, methods and metrics are listed."""
+
+
+def reaches(state: str | None, limit: str | None) -> bool:
+    """Whether the verdict ``state`` is at least as severe as ``limit``; False if either is None."""
+    return state is not None and limit is not None and STATES.index(state) >= STATES.index(limit)
 
 
 def decoders() -> Any:
-    """The setting of the processes that read images."""
-    help = "processes that decode images from files [default: one per core, at most 8]"
+    """The number of processes that decode images."""
+    help = "processes that decode image files [default: one per core, at most 8]"
     return setting(None, help, "-j", section="Data", minimum=0)
+
+
+def image_folder(help: str) -> Any:
+    """The folder of the images."""
+    return setting(None, help, section="Data", metavar="DIR")
+
+
+def image_size(default: str, **more: Any) -> Any:
+    """The side of the input; ``default`` says what None stands for."""
+    return setting(None, f"side of the input in pixels [default: {default}]", section="Data", minimum=8, **more)
+
+
+def network_arch() -> Any:
+    """The backbone of a checkpoint."""
+    help = "backbone [default: the checkpoint's]"
+    return setting(None, help, "-a", section="Model", names=ARCHITECTURES)
+
+
+def network_stem() -> Any:
+    """The stem of a checkpoint's backbone."""
+    help = "first layers of a ResNet [default: the checkpoint's]"
+    return setting(None, help, section="Model", choices=STEMS, advanced=True)
+
+
+def epochs(default: int | None, help: str = "epochs", **more: Any) -> Any:
+    """How many epochs to train."""
+    return setting(default, help, section="Optimisation", minimum=1, **more)
+
+
+def batch_size(default: int | None, help: str, *, section: str = "Optimisation", minimum: int = 2, **more: Any) -> Any:
+    """How many images are in a batch."""
+    return setting(default, help, "-b", section=section, minimum=minimum, **more)
+
+
+def learning_rate(
+    default: float | None, help: str = "learning rate for a batch of 256; scaled with the batch size", **more: Any
+) -> Any:
+    """The learning rate; by default it is scaled with the batch size."""
+    return setting(default, help, section="Optimisation", aliases=("--learning-rate",), above=0, **more)
+
+
+def momentum(help: str, **more: Any) -> Any:
+    """The momentum of the optimizer."""
+    return setting(0.9, help, section="Optimisation", minimum=0, maximum=1, advanced=True, **more)
+
+
+def weight_decay(default: float, **more: Any) -> Any:
+    """The weight decay."""
+    return setting(default, "weight decay", section="Optimisation", aliases=("--wd",), minimum=0, **more)
+
+
+def warmup_epochs(**more: Any) -> Any:
+    """How many epochs the learning rate rises before it falls."""
+    return setting(0, "epochs of linear warm-up", section="Optimisation", minimum=0, **more)
+
+
+def too_long_a_warmup(warmup: int, epochs: int | None) -> list[str]:
+    """The message about a warm-up that leaves no epoch to train, if it does."""
+    if not warmup or epochs is None or warmup < epochs:
+        return []
+    return [f"--warmup-epochs {warmup} must be smaller than --epochs ({epochs})"]
+
+
+def seed(help: str, *, section: str = "Options", **more: Any) -> Any:
+    """The seed of random numbers."""
+    return setting(10, f"seed of {help}", section=section, minimum=0, **more)
+
+
+def probability(default: float | None, what: str) -> Any:
+    """How often a random change is made to a view."""
+    return setting(default, f"probability of {what}", section="Views", minimum=0, maximum=1, advanced=True)
+
+
+def crop_min(default: float | None, note: str = "", **more: Any) -> Any:
+    """The minimum area of a random crop."""
+    help = f"minimum area of a random crop, as a fraction of the image{note}"
+    return setting(default, help, section="Views", above=0, maximum=1, **more)
+
+
+def resume_auto() -> Any:
+    """Whether to continue the run of the folder."""
+    help = "continue the run in the run folder, if there is one"
+    return setting(None, help, choices=("auto",), section="Run")
+
+
+def precision(help: str = "precision of the forward pass", choices: Collection[str] = ("fp32", "bf16", "fp16")) -> Any:
+    """The precision of the arithmetic."""
+    return setting("fp32", help, choices=choices, section="Hardware")
+
+
+def output(help: str, metavar: str = "FILE") -> Any:
+    """Where a result is written."""
+    return setting(None, help, "-o", section="Output", metavar=metavar)
+
+
+def wrong_suffix(name: str, path: str | None, *suffixes: str) -> list[str]:
+    """The message about the file of the setting ``name`` unless it ends in one of ``suffixes``."""
+    if path is None or Path(path).suffix.lower() in suffixes:
+        return []
+    return [f"{flag(name)} {path}: the name must end in {' or '.join(suffixes)}"]
 
 
 @dataclass(frozen=True)
 class DataSettings(Checked):
     """Which images, and how they are read."""
 
-    data: str | None = setting(
-        None, "folder of the images; the bundled Fashion-MNIST subset when none is given", section="Data", metavar="DIR"
-    )
+    data: str | None = image_folder("folder of the images [default: the bundled Fashion-MNIST subset]")
     dataset_type: str = setting(
         "auto",
         f"layout of DATA: {', '.join(DATASETS)}, or the paper's imagenet_train, imagenet_train_subset, "
-        "places_simsiam_train, ...; auto looks at the folder",
+        "places_simsiam_train, ...; auto detects it",
         section="Data",
     )
     idx_path: str | None = setting(
-        None, "restrict to the image numbers in this .npy file", section="Data", metavar="FILE"
+        None, "use only the image numbers in this .npy file", section="Data", metavar="FILE", advanced=True
     )
-    download: bool = setting(False, "fetch the dataset into DATA first, where torchvision can", section="Data")
-    small: bool = setting(False, "the 256-pixel version of Places365", section="Data")
+    download: bool = setting(
+        False, "download the dataset into DATA first, if torchvision can", section="Data", advanced=True
+    )
+    small: bool = setting(False, "the 256-pixel version of Places365", section="Data", advanced=True)
     skip_corrupt: bool = setting(
-        False, "read every image once before starting and leave out those that cannot be decoded", section="Data"
-    )
-    image_size: int | None = setting(
-        None,
-        "side of the input in pixels [default: 224, or the images' own size where all share one up to 96]",
+        False,
+        "read every image once before starting and leave out those that cannot be decoded",
         section="Data",
-        minimum=8,
-        fixed=True,
+        advanced=True,
     )
+    image_size: int | None = image_size("224, or the images' own size if all share one up to 96", fixed=True)
     workers: int | None = decoders()
 
 
 @dataclass(frozen=True)
 class DeviceSettings(Checked):
-    """Where the arithmetic happens."""
+    """The device that computes."""
 
-    device: str = setting("auto", "where to compute", choices=("auto", "cpu", "cuda", "mps"), section="Hardware")
-    gpu: int | None = setting(None, "number of the CUDA device", section="Hardware", minimum=0)
+    device: str = setting("auto", "device to compute on", choices=("auto", "cpu", "cuda", "mps"), section="Hardware")
+    gpu: int | None = setting(None, "index of the CUDA device", section="Hardware", minimum=0, alias=True)
+
+    def conflicts(self) -> list[Rule]:
+        unused = self.device not in ("auto", "cuda")
+        return [*super().conflicts(), (("gpu",), unused, f"with --device {self.device}")]
 
 
 @dataclass(frozen=True)
 class RunSettings(Checked):
-    """Where a training stage writes, and what it does with what is there."""
+    """The run folder of a training stage, and what to do with an existing one."""
 
     exp_name: str | None = setting(None, "name of the run folder [default: made from the settings]", section="Run")
-    exp_id: int = setting(0, "number of the run: the folder is logs/EXP_NAME_EXP_ID", section="Run", minimum=0)
+    exp_id: int = setting(
+        0, "number of the run: the folder is logs/EXP_NAME_EXP_ID", section="Run", minimum=0, advanced=True
+    )
     out: str | None = setting(None, "run folder, instead of logs/EXP_NAME_EXP_ID", "-o", section="Run", metavar="PATH")
-    overwrite: bool = setting(False, "replace the run that the folder holds", section="Run")
+    overwrite: bool = setting(False, "replace the run in the run folder", section="Run")
+
+    def conflicts(self) -> list[Rule]:
+        resumes = getattr(self, "resume", None) == "auto"
+        return [
+            *super().conflicts(),
+            (("exp_name", "exp_id"), self.out is not None, "with --out, which names the run folder"),
+            (("overwrite",), resumes, "with --resume auto"),
+        ]
 
 
 def as_dict(config: Any) -> dict[str, Any]:
@@ -87,42 +215,37 @@ def as_dict(config: Any) -> dict[str, Any]:
 
 
 def fixed_settings(cls: type) -> list[str]:
-    """Names of the settings that a resumed run must share with the run it goes on from."""
+    """Names of the settings that must stay the same when a run is resumed."""
     return [f.name for f in dataclasses.fields(cls) if f.metadata.get("fixed")]
-
-
-SPECTRA = ("svd", "cov", "std")
-
-
-STATES = ("healthy", "partial", "complete")
-"""How far a network has collapsed, from not at all."""
-
-
-def reaches(state: str | None, limit: str | None) -> bool:
-    """Whether ``state`` is ``limit`` or further collapsed; never where one of them is not known or not asked for."""
-    return state is not None and limit is not None and STATES.index(state) >= STATES.index(limit)
 
 
 @dataclass(frozen=True)
 class NetworkSettings(DeviceSettings, DataSettings):
-    """Which pretrained network a later stage looks at. What is None comes from its checkpoint."""
+    """Which pretrained network a later stage uses. None stands for the checkpoint's own value."""
 
-    data: str | None = setting(None, "folder of the images [default: the checkpoint's]", section="Data", metavar="DIR")
-    image_size: int | None = setting(
-        None, "side of the input in pixels [default: the checkpoint's]", section="Data", minimum=8
-    )
+    data: str | None = image_folder("folder of the images [default: the checkpoint's]")
+    image_size: int | None = image_size("the checkpoint's")
     pretrained: str | None = setting(
         None,
-        "checkpoint of the network, ssltool's or another program's; random for an untrained one of -a, "
-        "torchvision:DEFAULT for torchvision's weights of -a",
+        "checkpoint of ssltool or another library; random: an untrained network of --arch; torchvision:DEFAULT: "
+        "torchvision's weights of --arch",
         section="Model",
         metavar="FILE",
     )
-    arch: str | None = setting(None, "backbone [default: what the checkpoint holds]", "-a", section="Model")
-    stem: str | None = setting(None, "stem [default: what the checkpoint holds]", choices=STEMS, section="Model")
+    arch: str | None = network_arch()
+    stem: str | None = network_stem()
     random: bool = setting(
-        False, "an untrained network instead, of the make that the checkpoint holds", section="Model"
+        False, "use an untrained network of the checkpoint's architecture, as a baseline", section="Model"
     )
+
+    @property
+    def untrained(self) -> bool:
+        """Whether the network has random weights."""
+        return self.random or self.pretrained == "random"
+
+    def conflicts(self) -> list[Rule]:
+        unused = self.pretrained == "random"
+        return [*super().conflicts(), (("random",), unused, "with --pretrained random")]
 
 
 @dataclass(frozen=True)
@@ -131,11 +254,10 @@ class LabelledSettings(NetworkSettings):
 
     labels_fraction: float = setting(
         1.0,
-        "share of the labelled training images of each class to learn from: 0.01 and 0.1 are the semi-supervised "
-        "protocols",
+        "fraction of the labelled training images of each class to use; the semi-supervised protocols use 0.01 and 0.1",
         section="Data",
         above=0,
         maximum=1,
         fixed=True,
     )
-    seed: int = setting(10, "seed of labels, weights, order and crops", section="Optimisation", minimum=0, fixed=True)
+    seed: int = seed("labels, weights, order and crops", section="Optimisation", fixed=True)

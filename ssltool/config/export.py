@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
-from ssltool.config.common import STEMS
+from ssltool.config.common import network_arch, network_stem, output
 from ssltool.settings import Checked, setting
 
 TARGETS = ("torchvision", "timm", "simsiam")
@@ -14,15 +16,17 @@ TARGETS = ("torchvision", "timm", "simsiam")
 class ExportConfig(Checked):
     """Settings of ``ssltool export``."""
 
-    checkpoint: str = setting("", "checkpoint to export")
-    to: str = setting("torchvision", "who shall load it", choices=TARGETS, section="Output")
-    out: str | None = setting(
-        None,
-        "file to write; .safetensors writes that format, for torchvision and timm [default: beside the checkpoint, "
-        "NAME-TARGET.pth]",
-        "-o",
-        section="Output",
-        metavar="FILE",
+    checkpoint: str = setting("", "checkpoint to convert")
+    to: str = setting("torchvision", "target library", choices=TARGETS, section="Output")
+    out: str | None = output(
+        "file to write; a name ending in .safetensors selects that format, for torchvision and timm [default: "
+        "NAME-TARGET.pth in the checkpoint's folder]"
     )
-    arch: str | None = setting(None, "backbone [default: what the checkpoint holds]", "-a", section="Model")
-    stem: str | None = setting(None, "stem [default: what the checkpoint holds]", choices=STEMS, section="Model")
+    arch: str | None = network_arch()
+    stem: str | None = network_stem()
+
+    def mistakes(self) -> Iterator[str]:
+        if self.to == "simsiam" and self.out is not None and Path(self.out).suffix == ".safetensors":
+            yield f"--out {self.out}: simsiam does not read .safetensors files; let the name end in .pth.tar"
+        if self.out is not None and Path(self.out) == Path(self.checkpoint):
+            yield f"--out {self.out} is the checkpoint itself; choose another name"

@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ssltool.config.common import LabelledSettings, RunSettings
-from ssltool.settings import setting
-from ssltool.training import optimizers_of
+from ssltool.config.common import (
+    LabelledSettings,
+    RunSettings,
+    batch_size,
+    crop_min,
+    epochs,
+    learning_rate,
+    momentum,
+    precision,
+    resume_auto,
+    too_long_a_warmup,
+    warmup_epochs,
+    weight_decay,
+)
+from ssltool.settings import Rule, setting
+from ssltool.training import optimizer_rule, optimizers_of
 
 
 @dataclass(frozen=True)
@@ -14,32 +28,20 @@ class FinetuneConfig(RunSettings, LabelledSettings):
     """Settings of ``ssltool finetune``."""
 
     from_scratch: bool = setting(
-        False, "also train an untrained network of the same make by the same budget, and print the difference"
+        False, "also train an untrained network of the same architecture for as long, and print the difference"
     )
     seeds: int = setting(
-        1, "how often, with the seeds --seed, --seed + 1, ...; of two and more the spread is printed", minimum=1
+        1, "number of repetitions, with the seeds --seed, --seed + 1, ...; two or more also print the spread", minimum=1
     )
 
-    crop_min: float = setting(
-        0.08, "smallest area of a random crop, as a share of the image", section="Views", above=0, maximum=1
-    )
+    crop_min: float = crop_min(0.08)
 
-    epochs: int = setting(30, "epochs", section="Optimisation", minimum=1)
-    batch_size: int | None = setting(
-        None,
-        "images in a batch; all of them, where there are fewer [default: 256; 128 on the bundled data]",
-        "-b",
-        section="Optimisation",
-        minimum=2,
+    epochs: int = epochs(30)
+    batch_size: int | None = batch_size(
+        None, "images in a batch, or all if there are fewer [default: 256; 128 on the bundled data]"
     )
-    optimizer: str = setting("sgd", "update rule", choices=optimizers_of("finetune"), section="Optimisation")
-    lr: float = setting(
-        0.3,
-        "learning rate for a batch of 256; scaled with the batch",
-        "--learning-rate",
-        section="Optimisation",
-        above=0,
-    )
+    optimizer: str = setting("sgd", "optimizer", choices=optimizers_of("finetune"), section="Optimisation")
+    lr: float = learning_rate(0.3)
     head_lr: float | None = setting(
         None,
         "learning rate of the pretrained network's new classifier [default: --lr]",
@@ -51,21 +53,34 @@ class FinetuneConfig(RunSettings, LabelledSettings):
     )
     layer_decay: float = setting(
         1.0,
-        "factor from each layer of the pretrained network to the one before it, by which its learning rate is lower",
+        "factor between the learning rates of successive layers of the pretrained network, the last having --lr",
         section="Optimisation",
         above=0,
         maximum=1,
     )
-    momentum: float = setting(0.9, "momentum of SGD", section="Optimisation", minimum=0, maximum=1)
-    weight_decay: float = setting(1e-4, "weight decay", "--wd", section="Optimisation", minimum=0)
-    warmup_epochs: int = setting(0, "epochs of linear warm-up", section="Optimisation", minimum=0)
+    momentum: float = momentum("momentum of SGD")
+    weight_decay: float = weight_decay(1e-4)
+    warmup_epochs: int = warmup_epochs()
     label_smoothing: float = setting(
-        0.0, "share of each label that is spread over all classes", section="Optimisation", minimum=0, maximum=1
+        0.0,
+        "probability mass of a label that is spread over all classes",
+        section="Optimisation",
+        minimum=0,
+        maximum=1,
+        advanced=True,
     )
 
-    resume: str | None = setting(
-        None, "go on with the run that the folder holds, if it holds one", choices=("auto",), section="Run"
-    )
-    precision: str = setting(
-        "fp32", "arithmetic of the forward pass", choices=("fp32", "bf16", "fp16"), section="Hardware"
-    )
+    resume: str | None = resume_auto()
+    precision: str = precision()
+
+    def conflicts(self) -> list[Rule]:
+        trained = ("from_scratch", "layer_decay", "head_lr", "scratch_lr")
+        return [
+            *super().conflicts(),
+            (trained, self.untrained, "without a trained network"),
+            (("scratch_lr",), not self.from_scratch, "without --from-scratch"),
+            optimizer_rule(self, self.optimizer),
+        ]
+
+    def mistakes(self) -> Iterator[str]:
+        yield from too_long_a_warmup(self.warmup_epochs, self.epochs)

@@ -1,7 +1,8 @@
-"""The settings of the commands that look at files and hand them to other programs: inspect and export."""
+"""The settings of ``ssltool inspect``."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ssltool.settings import Checked, setting
@@ -11,5 +12,9 @@ from ssltool.settings import Checked, setting
 class InspectConfig(Checked):
     """Settings of ``ssltool inspect``."""
 
-    files: tuple[str, ...] = setting((), "what to look at")
-    keys: bool = setting(False, "also list every tensor: its name, type and shape", section="Output")
+    files: tuple[str, ...] = setting((), "files or run folders to describe")
+    keys: bool = setting(False, "also list the name, type and shape of every tensor", section="Output")
+
+    def mistakes(self) -> Iterator[str]:
+        if not self.files:
+            yield "name at least one file or run folder"

@@ -2,11 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ssltool.config.common import LabelledSettings, RunSettings
-from ssltool.settings import setting
-from ssltool.training import optimizers_of
+from ssltool.config.common import (
+    LabelledSettings,
+    RunSettings,
+    batch_size,
+    epochs,
+    learning_rate,
+    momentum,
+    weight_decay,
+)
+from ssltool.settings import Rule, numbers, setting
+from ssltool.training import optimizer_rule, optimizers_of
+
+OF_IMAGES = (
+    *("data", "dataset_type", "idx_path", "download", "small", "skip_corrupt", "image_size", "workers"),
+    *("pretrained", "arch", "stem", "random"),
+)
+OF_SGD = ("optimizer", "lars", "epochs", "batch_size", "lr", "lr_sweep", "momentum", "weight_decay")
+OF_LBFGS = ("c", "c_grid", "max_iter")
+OF_TRAINING = (*OF_SGD, *OF_LBFGS, "solver", "standardise", "labels_fraction", "holdout", "idx_path", "overwrite")
+OF_THE_FOLDER = ("out", "exp_name", "exp_id")
 
 
 @dataclass(frozen=True)
@@ -15,14 +33,14 @@ class LinclsConfig(RunSettings, LabelledSettings):
 
     reprs: tuple[str, ...] | None = setting(
         None,
-        "learn from two files of save-reprs instead of images, and be scored on the second",
+        "train on a file of save-reprs instead of images, and evaluate on a second one",
         section="Data",
         metavar="TRAIN VAL",
         nargs=2,
     )
     holdout: float = setting(
         0.1,
-        "share of the training images of each class on which --lr-sweep and --c-grid choose",
+        "fraction of the training images of each class that --lr-sweep and --c-grid hold out for the choice",
         section="Data",
         above=0,
         maximum=0.9,
@@ -30,69 +48,95 @@ class LinclsConfig(RunSettings, LabelledSettings):
     )
     standardise: bool | None = setting(
         None,
-        "bring every dimension of the representations to mean 0 and deviation 1 first, as those of TRAIN have it "
-        "[default: with lbfgs]",
+        "scale every dimension to mean 0 and standard deviation 1 on TRAIN first [default: only with lbfgs]",
         section="Data",
         fixed=True,
+        advanced=True,
     )
     solver: str = setting(
         "sgd",
-        "how to learn from representations: SGD as from images, or L-BFGS, which ends at the optimum",
+        "solver for --reprs: SGD as on images, or L-BFGS, which converges to the optimum",
         choices=("sgd", "lbfgs"),
         section="Optimisation",
         fixed=True,
     )
     optimizer: str | None = setting(
         None,
-        "update rule [default: sgd]",
+        "optimizer [default: sgd]",
         choices=optimizers_of("lincls"),
         section="Optimisation",
         fixed=True,
     )
-    lars: bool = setting(False, "the paper's name for --optimizer larc", section="Optimisation")
-    epochs: int = setting(90, "epochs", section="Optimisation", minimum=1, fixed=True)
-    batch_size: int | None = setting(
+    lars: bool = setting(False, "same as --optimizer larc", section="Optimisation", alias=True)
+    epochs: int = epochs(90, fixed=True)
+    batch_size: int | None = batch_size(
         None,
-        "images in a batch [default: 4096; 256 where fewer than 100,000 are learnt from]",
-        "-b",
-        section="Optimisation",
+        "images in a batch [default: 4096; 256 for fewer than 100,000 training images]",
         minimum=1,
         fixed=True,
     )
-    lr: float = setting(
-        0.1,
-        "learning rate for a batch of 256; scaled with the batch",
-        "--learning-rate",
-        section="Optimisation",
-        above=0,
-        fixed=True,
-    )
+    lr: float = learning_rate(0.1, fixed=True)
     lr_sweep: str | None = setting(
         None,
-        "several rates at once, as in 0.03,0.1,0.3,1: one pass over the data, the best chosen on held-out training "
-        "images",
+        "train with several learning rates at once, as in 0.03,0.1,0.3,1, in one pass over the data; the best is "
+        "chosen on held-out training images",
         section="Optimisation",
         metavar="LIST",
         fixed=True,
     )
-    momentum: float = setting(0.9, "momentum", section="Optimisation", minimum=0, maximum=1, fixed=True)
-    weight_decay: float = setting(0.0, "weight decay", "--wd", section="Optimisation", minimum=0, fixed=True)
+    momentum: float = momentum("momentum", fixed=True)
+    weight_decay: float = weight_decay(0.0, fixed=True, advanced=True)
     c: float = setting(
-        1.0, "inverse strength of the penalty of lbfgs, as in scikit-learn", section="Optimisation", above=0
+        1.0, "inverse regularisation strength of lbfgs, as in scikit-learn", section="Optimisation", above=0
     )
     c_grid: str | None = setting(
         None,
-        "several C, as in 0.01,0.1,1,10: the best chosen on held-out training rows, then all are learnt from",
+        "try several values of --c, as in 0.01,0.1,1,10; the best is chosen on held-out training rows, then all rows "
+        "are used",
         section="Optimisation",
         metavar="LIST",
     )
-    max_iter: int = setting(1000, "most iterations of lbfgs", section="Optimisation", minimum=1)
+    max_iter: int = setting(1000, "maximum number of iterations of lbfgs", section="Optimisation", minimum=1)
     resume: str | None = setting(
         None,
-        "go on from a probe.pt, or with auto from the run folder's own if there is one",
+        "resume from this probe.pt, or with auto from the one in the run folder if there is one",
         section="Run",
         metavar="PATH|auto",
     )
     evaluate: bool = setting(
-        False, "score the probe that --resume names on the val images, and train nothing", "-e", section="Run"
+        False, "evaluate the probe that --resume names on the val images, train nothing", "-e", section="Run"
     )
+
+    @property
+    def chooses(self) -> bool:
+        """Whether a learning rate or C is chosen on held-out training rows."""
+        return self.lr_sweep is not None or self.c_grid is not None
+
+    @property
+    def optimizer_name(self) -> str:
+        """The optimizer of SGD: ``--lars`` is LARC, as in the paper."""
+        return "larc" if self.lars else self.optimizer or "sgd"
+
+    def conflicts(self) -> list[Rule]:
+        files, lbfgs = self.reprs is not None, self.solver == "lbfgs"
+        return [
+            *super().conflicts(),
+            (("evaluate",), self.resume is None, "without --resume, which names the probe to evaluate"),
+            (OF_TRAINING, self.evaluate, "with --evaluate, which trains nothing"),
+            (OF_THE_FOLDER, self.evaluate and self.resume != "auto", "with --evaluate, which writes nothing"),
+            (OF_IMAGES, files, "with --reprs, which replaces images and network"),
+            (("solver", "standardise"), not files, "without --reprs"),
+            ((*OF_SGD, "resume"), lbfgs, "with --solver lbfgs"),
+            optimizer_rule(self, self.optimizer_name),
+            (OF_LBFGS, not lbfgs, "without --solver lbfgs"),
+            (("lr",), self.lr_sweep is not None, "with --lr-sweep"),
+            (("c",), self.c_grid is not None, "with --c-grid"),
+            (("holdout",), not self.chooses, "without --lr-sweep or --c-grid"),
+        ]
+
+    def mistakes(self) -> Iterator[str]:
+        if self.lars and self.optimizer not in (None, "larc"):
+            yield f"--lars is --optimizer larc, and --optimizer is {self.optimizer}; leave one of them out"
+        for name in ("lr_sweep", "c_grid"):
+            if getattr(self, name) is not None:
+                numbers(getattr(self, name), name)

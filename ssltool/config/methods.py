@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ssltool.config.common import METHODS
 from ssltool.settings import Checked, setting
 
 
@@ -11,4 +12,4 @@ from ssltool.settings import Checked, setting
 class MethodsConfig(Checked):
     """Settings of ``ssltool methods``."""
 
-    name: str | None = setting(None, "method to describe [default: list all]")
+    name: str | None = setting(None, "method to describe [default: list all]", names=METHODS)

@@ -1,38 +1,71 @@
-"""The settings of the stages that draw: single pictures, and the report of runs."""
+"""The settings of ``ssltool plot``."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ssltool.config.common import LAYERS, SPECTRA
-from ssltool.settings import Checked, setting
+from ssltool.config.common import FIGURES, LAYERS, SPECTRA, image_folder, output, wrong_suffix
+from ssltool.settings import Checked, Rule, setting
 from ssltool.viz import PLOTS
 
 AGAINST = ("images", "epoch", "accuracy")
 GROUPED = ("arch", "method", "strategy")
+
+USED_BY = {
+    "type": ("spectrum",),
+    "x": ("auc",),
+    "group_by": ("auc",),
+    "layer": ("auc",),
+    "rows": ("views",),
+    "epoch": ("views",),
+    "data": ("views", "schedule"),
+}
+"""The kinds of plots that use a setting."""
 
 
 @dataclass(frozen=True)
 class PlotConfig(Checked):
     """Settings of ``ssltool plot``."""
 
-    kind: str = setting("spectrum", "what to draw", choices=PLOTS)
+    kind: str = setting("spectrum", "kind of plot", choices=PLOTS)
     inputs: tuple[str, ...] = setting((), "spectra or representations, or run folders")
     type: str = setting(
         "svd",
-        "spectrum: singular values (svd), eigenvalues of the covariance (cov) or per-dimension deviations (std)",
+        "spectrum: singular values (svd), eigenvalues of the covariance (cov) or standard deviations of the dimensions "
+        "(std)",
         choices=SPECTRA,
     )
     x: str = setting(
         "images",
-        "auc: what it is drawn against: training images, epochs, or kNN accuracy of the backbone",
+        "auc: horizontal axis: number of training images, epochs, or kNN accuracy of the backbone",
         choices=AGAINST,
     )
-    group_by: str = setting("arch", "auc: what the runs of one line share", choices=GROUPED)
-    layer: str = setting("backbone", "auc: of which layer's outputs", choices=LAYERS[:2])
-    rows: int = setting(6, "views: how many images", minimum=1)
-    epoch: int = setting(1, "views: those of the first step of this epoch, counted from 1", minimum=1)
-    data: str | None = setting(
-        None, "views, schedule: folder of the images [default: the run's]", section="Data", metavar="DIR"
-    )
-    out: str | None = setting(None, "picture to write: .png, .pdf or .svg", "-o", section="Output", metavar="FILE")
+    group_by: str = setting("arch", "auc: setting that the runs of one line share", choices=GROUPED)
+    layer: str = setting("backbone", "auc: layer", choices=LAYERS[:2])
+    rows: int = setting(6, "views: number of images", minimum=1)
+    epoch: int = setting(1, "views: epoch whose first step is shown, counted from 1", minimum=1)
+    data: str | None = image_folder("views, schedule: folder of the images [default: the run's]")
+    out: str | None = output("figure to write: .png, .pdf or .svg")
+
+    def conflicts(self) -> list[Rule]:
+        used_by: dict[str, list[str]] = {}
+        for kind, plot in PLOTS.items():
+            for name in plot.settings:
+                used_by.setdefault(name, []).append(kind)
+        return [
+            *super().conflicts(),
+            *(
+                ((name,), self.kind not in kinds, f"with plot {self.kind}; it is for plot {' and '.join(kinds)}")
+                for name, kinds in used_by.items()
+            ),
+        ]
+
+    def mistakes(self) -> Iterator[str]:
+        if not self.inputs:
+            yield f"plot {self.kind} needs at least one input"
+        if PLOTS[self.kind].one_input and len(self.inputs) > 1:
+            yield f"plot {self.kind} takes {PLOTS[self.kind].inputs}; found {len(self.inputs)} inputs"
+        if self.out is None:
+            yield f"name the figure with --out FILE, which must end in {' or '.join(FIGURES)}"
+        yield from wrong_suffix("out", self.out, *FIGURES)

@@ -2,27 +2,48 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from ssltool.config.common import STATES, STEMS, STRATEGIES, DataSettings, DeviceSettings, RunSettings
-from ssltool.settings import setting
-from ssltool.training import optimizers_of
+from ssltool.config.common import (
+    ARCHITECTURES,
+    METHODS,
+    STATES,
+    STEMS,
+    STRATEGIES,
+    DataSettings,
+    DeviceSettings,
+    RunSettings,
+    batch_size,
+    crop_min,
+    epochs,
+    learning_rate,
+    momentum,
+    precision,
+    probability,
+    seed,
+    too_long_a_warmup,
+    warmup_epochs,
+    weight_decay,
+)
+from ssltool.settings import Rule, setting
+from ssltool.training import optimizer_rule, optimizers_of
 
 
 def _option(name: str, help: str, default: Any = None, **more: Any) -> Any:
-    """A flag that stands for the method's option ``name``; at its default it says nothing."""
+    """A flag for the method's option ``name``; the default leaves the option as it is."""
     return setting(default, f"{help} [--set {name}=]", section="Method", method_option=name, **more)
 
 
 @dataclass(frozen=True)
 class PretrainConfig(RunSettings, DeviceSettings, DataSettings):
-    """Settings of ``ssltool pretrain``. Where the default is None it depends on the data; the help says how."""
+    """Settings of ``ssltool pretrain``. None is a default that depends on the data; the help says how."""
 
     strategy: str = setting(
         "iid",
-        "which images each epoch sees: all of them (iid), the next chunk (current: a single pass), "
-        "all chunks so far (accumulate), the last chunk (last)",
+        "images of each epoch: all (iid), the next chunk (current: a single pass), all chunks so far (accumulate), "
+        "the last chunk (last)",
         choices=STRATEGIES,
         section="Data strategy",
     )
@@ -31,41 +52,61 @@ class PretrainConfig(RunSettings, DeviceSettings, DataSettings):
         "order of the images, a .npy file [default: random by --seed, saved as order.npy in the run folder]",
         section="Data strategy",
         metavar="FILE",
+        advanced=True,
     )
     chunk_size: int = setting(1, "epochs spent on each chunk", section="Data strategy", minimum=1)
-    n_rounds: int = setting(1, "times to go through the chunks; divides --epochs", section="Data strategy", minimum=1)
-    repeat_batch: int = setting(1, "times each batch is used in a row", section="Data strategy", minimum=1)
+    n_rounds: int = setting(
+        1, "passes over the chunks; --epochs must be divisible by it", section="Data strategy", minimum=1, advanced=True
+    )
+    repeat_batch: int = setting(
+        1, "times each batch is used in a row", section="Data strategy", minimum=1, advanced=True
+    )
     steps_per_epoch: int | None = setting(
-        None, "steps in an epoch [default: images / batch size]", section="Data strategy", minimum=1, fixed=True
+        None,
+        "steps in an epoch [default: images / batch size]",
+        section="Data strategy",
+        minimum=1,
+        fixed=True,
+        advanced=True,
     )
     n_warmup_steps: int = setting(
         0,
-        "steps at the start of each epoch after the first in which only the predictor learns",
+        "steps at the start of each epoch after the first that train only the predictor",
         section="Data strategy",
         minimum=0,
+        advanced=True,
     )
 
-    method: str = setting("simsiam", "what is trained; ssltool methods lists them", "-m", section="Method", fixed=True)
+    method: str = setting(
+        "simsiam", "method; ssltool methods lists them", "-m", section="Method", fixed=True, names=METHODS
+    )
     options: tuple[str, ...] = setting(
         (),
-        "an option of the method; repeatable. ssltool methods NAME lists them",
-        "--set",
+        "set an option of the method; repeatable. ssltool methods NAME lists them",
         section="Method",
         metavar="NAME=VALUE",
     )
     dim: int | None = _option("dim", "width of the projection")
-    pred_dim: int | None = _option("pred_dim", "hidden width of SimSiam's predictor")
+    pred_dim: int | None = _option("pred_dim", "hidden width of SimSiam's predictor", advanced=True)
     fix_pred_lr: bool | None = _option("fix_pred_lr", "keep the predictor's learning rate constant")
-    n_augs: int | None = _option("n_augs", "views of each image")
-    moco_dim: int | None = _option("dim", "the same as --dim")
-    moco_mlp_dim: int | None = _option("hidden", "hidden width of projector and predictor")
-    moco_m: float | None = _option("momentum", "momentum of the teacher")
-    moco_m_cos: bool = _option("momentum_final", "let the teacher's momentum rise to 1", default=False)
-    moco_t: float | None = _option("temperature", "temperature of a contrastive loss")
-    teacher_checkpoint: str | None = _option("teacher", "checkpoint that distill learns from", metavar="FILE")
-    ema_alpha: float | None = _option("alpha", "weight of a batch in distill's running means")
-    labels_fraction: float | None = _option("labels_fraction", "share of each class's labels that paws uses")
-    labels_path: str | None = _option("labels_path", "image numbers whose labels paws uses", metavar="FILE")
+    n_augs: int | None = _option("n_augs", "views of each image", advanced=True)
+    moco_dim: int | None = _option("dim", "width of the projection", alias=True)
+    moco_mlp_dim: int | None = _option("hidden", "hidden width of projector and predictor", alias=True)
+    moco_m: float | None = _option("momentum", "momentum of the teacher", alias=True)
+    moco_m_cos: bool = _option(
+        "momentum_final", "raise the teacher's momentum to 1 along a cosine", default=False, alias=True
+    )
+    moco_t: float | None = _option("temperature", "temperature of the contrastive loss", alias=True)
+    teacher_checkpoint: str | None = _option(
+        "teacher", "checkpoint of the network that distill learns from", metavar="FILE", alias=True
+    )
+    ema_alpha: float | None = _option("alpha", "weight of a batch in distill's running means", alias=True)
+    labels_fraction: float | None = _option(
+        "labels_fraction", "fraction of each class's labels that paws uses", advanced=True
+    )
+    labels_path: str | None = _option(
+        "labels_path", "numbers of the images whose labels paws uses", metavar="FILE", advanced=True
+    )
 
     arch: str = setting(
         "resnet50",
@@ -74,133 +115,159 @@ class PretrainConfig(RunSettings, DeviceSettings, DataSettings):
         "-a",
         section="Model",
         fixed=True,
+        names=ARCHITECTURES,
     )
     stem: str = setting(
         "auto",
         "first layers of a ResNet: 7x7 and max-pool (imagenet), 3x3 without max-pool (small), the same with "
-        "stride 2, or padded by 2 px as solo-learn does; auto is small up to 64 px",
+        "stride 2, or padded by 2 px as in solo-learn; auto is small up to 64 px",
         choices=STEMS,
         section="Model",
         fixed=True,
     )
     zero_init_residual: bool = setting(
-        True, "start a ResNet's residual branches at zero, as SimSiam does", section="Model", fixed=True
+        True,
+        "initialise the last batch norm of each residual branch to zero, as SimSiam does",
+        section="Model",
+        fixed=True,
+        advanced=True,
     )
-    stop_grad_conv1: bool = setting(False, "freeze a ViT's patch embedding", section="Model", fixed=True)
+    stop_grad_conv1: bool = setting(False, "freeze a ViT's patch embedding", section="Model", fixed=True, advanced=True)
 
-    crop_min: float = setting(
-        0.2, "smallest area of a random crop, as a share of the image", section="Views", above=0, maximum=1
-    )
-    flip_p: float = setting(0.5, "probability of a horizontal flip", section="Views", minimum=0, maximum=1)
-    jitter_p: float = setting(0.8, "probability of colour jitter", section="Views", minimum=0, maximum=1)
+    crop_min: float = crop_min(0.2, advanced=True)
+    flip_p: float = probability(0.5, "a horizontal flip")
+    jitter_p: float = probability(0.8, "colour jitter")
     jitter: float = setting(
-        1.0, "strength of colour jitter; 1 is the paper's 0.4/0.4/0.4/0.1", section="Views", minimum=0, maximum=2.5
-    )
-    gray_p: float = setting(0.2, "probability of turning grey", section="Views", minimum=0, maximum=1)
-    blur_p: float | None = setting(
-        None,
-        "probability of Gaussian blur, sigma 0.1-2 px [default: 0.5 above 64 px, else 0]",
+        1.0,
+        "strength of colour jitter; 1 is the paper's 0.4/0.4/0.4/0.1",
         section="Views",
         minimum=0,
-        maximum=1,
+        maximum=2.5,
+        advanced=True,
     )
+    gray_p: float = probability(0.2, "conversion to greyscale")
+    blur_p: float | None = probability(None, "Gaussian blur, sigma 0.1-2 px [default: 0.5 above 64 px, else 0]")
+    solarize_p: float = probability(0.0, "solarisation")
 
-    solarize_p: float = setting(
-        0.0, "probability of inverting the bright pixels", section="Views", minimum=0, maximum=1
+    epochs: int | None = epochs(None, "epochs [default: 100; 10 on the bundled data]", fixed=True)
+    batch_size: int | None = batch_size(
+        None, "images in a batch, over all ranks [default: 512; 128 on the bundled data]", fixed=True
     )
-
-    epochs: int | None = setting(
-        None, "epochs [default: 100; 10 on the bundled data]", section="Optimisation", minimum=1, fixed=True
-    )
-    batch_size: int | None = setting(
-        None,
-        "images in a batch, over all ranks [default: 512; 128 on the bundled data]",
-        "-b",
-        section="Optimisation",
-        minimum=2,
-        fixed=True,
-    )
-    optimizer: str = setting(
-        "sgd", "update rule", choices=optimizers_of("pretrain"), section="Optimisation", fixed=True
-    )
-    lr: float = setting(
-        0.05,
-        "learning rate for a batch of 256; scaled with the batch",
-        "--learning-rate",
-        section="Optimisation",
-        above=0,
-        fixed=True,
-    )
+    optimizer: str = setting("sgd", "optimizer", choices=optimizers_of("pretrain"), section="Optimisation", fixed=True)
+    lr: float = learning_rate(0.05, fixed=True)
     final_lr: float = setting(
-        0.0, "learning rate that the cosine ends on, scaled alike", section="Optimisation", minimum=0, fixed=True
-    )
-    momentum: float = setting(0.9, "momentum of SGD and LARS", section="Optimisation", minimum=0, maximum=1, fixed=True)
-    lars_trust: float = setting(0.001, "trust coefficient of LARS", section="Optimisation", above=0, fixed=True)
-    lars_clip: bool = setting(
-        False, "let LARS lower a layer's rate but not raise it, as solo-learn does", section="Optimisation", fixed=True
-    )
-    weight_decay: float = setting(1e-4, "weight decay", "--wd", section="Optimisation", minimum=0, fixed=True)
-    final_weight_decay: float | None = setting(
-        None,
-        "weight decay at the end, along a cosine [default: the same throughout]",
+        0.0,
+        "learning rate at the end of the cosine schedule, scaled alike",
         section="Optimisation",
         minimum=0,
         fixed=True,
+        advanced=True,
+    )
+    momentum: float = momentum("momentum of SGD and LARS", fixed=True)
+    lars_trust: float = setting(
+        0.001, "trust coefficient of LARS", section="Optimisation", above=0, fixed=True, advanced=True
+    )
+    lars_clip: bool = setting(
+        False,
+        "let LARS lower a layer's learning rate but not raise it, as solo-learn does",
+        section="Optimisation",
+        fixed=True,
+        advanced=True,
+    )
+    weight_decay: float = weight_decay(1e-4, fixed=True)
+    final_weight_decay: float | None = setting(
+        None,
+        "weight decay at the end of a cosine schedule [default: constant]",
+        section="Optimisation",
+        minimum=0,
+        fixed=True,
+        advanced=True,
     )
     lr_schedule: str = setting(
         "epoch",
-        "move the rate along its cosine at every epoch, or at every step",
+        "update the learning rate at every epoch or at every step",
         choices=("epoch", "step"),
         section="Optimisation",
         fixed=True,
+        advanced=True,
     )
-    warmup_epochs: int = setting(0, "epochs of linear warm-up", section="Optimisation", minimum=0, fixed=True)
-    fix_all_lr: bool = setting(False, "keep every learning rate constant", section="Optimisation", fixed=True)
-    seed: int = setting(
-        10, "seed of the weights, the order and the views", section="Optimisation", minimum=0, fixed=True
+    warmup_epochs: int = warmup_epochs(fixed=True)
+    fix_all_lr: bool = setting(
+        False, "keep every learning rate constant", section="Optimisation", fixed=True, advanced=True
     )
+    seed: int = seed("weights, order and views", section="Optimisation", fixed=True)
 
     resume: str | None = setting(
         None,
-        "go on from this checkpoint, a run folder's newest, or with auto this run folder's newest if it has one",
+        "resume from this checkpoint, or from the newest one of this run folder; auto: from the newest one of this "
+        "run, if there is one",
         section="Run",
-        metavar="PATH",
+        metavar="PATH|auto",
     )
     start_epoch: int | None = setting(
-        None, "number of completed epochs, instead of the checkpoint's own", section="Run", minimum=0
+        None,
+        "number of completed epochs, instead of the checkpoint's own",
+        section="Run",
+        minimum=0,
+        advanced=True,
     )
-    save_every: int = setting(10, "keep a checkpoint every so many epochs, and the last", section="Run", minimum=1)
-    save_steps: int | None = setting(None, "also refresh checkpoint.pt every so many steps", section="Run", minimum=1)
-    print_freq: int = setting(10, "steps between lines where stderr is no terminal", "-p", section="Run", minimum=1)
-    dry_run: bool = setting(False, "print the plan and stop", section="Run")
-    tensorboard: bool = setting(False, "also log to TensorBoard, in the run folder", section="Run")
-    wandb: bool = setting(False, "also log to Weights & Biases", section="Run")
-    test: bool = setting(False, "keep wandb offline", "-t", section="Run")
+    save_every: int = setting(10, "epochs between checkpoints that are kept", section="Run", minimum=1, advanced=True)
+    save_steps: int | None = setting(
+        None, "also update checkpoint.pt after every this many steps", section="Run", minimum=1, advanced=True
+    )
+    print_freq: int = setting(
+        10, "steps between progress lines if stderr is not a terminal", "-p", section="Run", minimum=1, advanced=True
+    )
+    dry_run: bool = setting(False, "print the plan, train nothing", section="Run")
+    tensorboard: bool = setting(False, "also log to TensorBoard, in the run folder", section="Run", advanced=True)
+    wandb: bool = setting(False, "also log to Weights & Biases", section="Run", advanced=True)
+    test: bool = setting(False, "keep wandb offline", section="Run", aliases=("-t",), advanced=True)
 
-    monitor_every: int = setting(
-        1, "epochs between looks at whether the network collapses; 0 for none", section="Monitor", minimum=0
-    )
+    monitor_every: int = setting(1, "epochs between measurements of collapse; 0 for none", section="Monitor", minimum=0)
     monitor_size: int | None = setting(
         None,
-        "training images that are looked at, always the same [default: an eighth of all, but 256 to 2048]",
+        "training images to measure, a fixed sample [default: an eighth of all, at least 256 and at most 2048]",
         section="Monitor",
         minimum=2,
+        advanced=True,
     )
     stop_on: str | None = setting(
         None,
-        "end the run, saved and with exit code 3, once it has collapsed so far",
+        "stop the run, saved and with exit code 3, once the collapse is at least this severe",
         choices=STATES[1:],
         section="Monitor",
     )
 
-    precision: str = setting(
-        "fp32", "arithmetic of the forward pass", choices=("fp32", "bf16", "fp16"), section="Hardware"
-    )
-    channels_last: bool = setting(True, "keep images channels-last in memory", section="Hardware")
-    compile: bool = setting(False, "compile the model with torch.compile", section="Hardware")
+    precision: str = precision()
+    channels_last: bool = setting(True, "use the channels-last memory format", section="Hardware", advanced=True)
+    compile: bool = setting(False, "compile the model with torch.compile", section="Hardware", advanced=True)
     dist_backend: str = setting(
         "auto",
-        "backend under torchrun: gloo on CPU and nccl on CUDA when auto",
+        "backend under torchrun; auto is gloo on CPU and nccl on CUDA",
         choices=("auto", "gloo", "nccl"),
         section="Hardware",
+        advanced=True,
     )
+
+    def conflicts(self) -> list[Rule]:
+        vit = self.arch.startswith("vit_")
+        return [
+            *super().conflicts(),
+            (("incremental_idx_path", "chunk_size", "n_rounds"), self.strategy == "iid", "with --strategy iid"),
+            optimizer_rule(self, self.optimizer),
+            (("final_lr", "warmup_epochs", "fix_pred_lr", "lr_schedule"), self.fix_all_lr, "with --fix-all-lr"),
+            (("test",), not self.wandb, "without --wandb"),
+            (("monitor_size", "stop_on"), self.monitor_every == 0, "with --monitor-every 0"),
+            (("jitter",), self.jitter_p == 0, "with --jitter-p 0"),
+            (("start_epoch",), self.resume is None, "without --resume"),
+            (("start_epoch",), self.resume == "auto", "with --resume auto, which continues at the checkpoint's epoch"),
+            (("zero_init_residual", "stem"), vit, f"with {self.arch}, which is no ResNet"),
+            (("stop_grad_conv1",), not vit, f"with {self.arch}, which is no ViT"),
+        ]
+
+    def mistakes(self) -> Iterator[str]:
+        yield from too_long_a_warmup(self.warmup_epochs, self.epochs)
+        if self.epochs and self.epochs % self.n_rounds:
+            yield f"--epochs ({self.epochs}) must be divisible by --n-rounds ({self.n_rounds})"
+        if self.epochs and self.start_epoch is not None and self.start_epoch >= self.epochs:
+            yield f"--start-epoch {self.start_epoch} must be smaller than --epochs ({self.epochs})"

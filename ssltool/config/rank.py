@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
-from ssltool.config.common import LAYERS
-from ssltool.settings import Checked, setting
+from ssltool.config.common import LAYERS, METRICS, output, wrong_suffix
+from ssltool.settings import Checked, Rule, setting
 
 
 @dataclass(frozen=True)
@@ -15,34 +17,52 @@ class RankConfig(Checked):
     items: tuple[str, ...] = setting((), "run folders of pretrain, or files of representations")
     by: str = setting(
         "auc",
-        "metric to order by: of a run folder one that the monitor records, of a file of representations any",
+        "metric to sort by: for a run folder, one that the monitor records; for a file of representations, any",
         metavar="METRIC",
+        names=METRICS,
     )
-    layer: str = setting("backbone", "whose output the metric looks at", choices=LAYERS)
+    layer: str = setting("backbone", "layer whose output is measured", choices=LAYERS)
     checkpoints: bool = setting(
-        False, "a row for each kept checkpoint of a run, instead of one for its last monitored epoch"
+        False, "one row for each kept checkpoint of a run, instead of one for its last monitored epoch"
     )
     accuracy: str | None = setting(
         None,
         "accuracy to compare with: the monitor's (knn), that of lincls runs (linear), or a .csv file with the columns "
-        "run and accuracy [default: knn where it is recorded]",
+        "run and accuracy [default: knn if recorded]",
         metavar="knn|linear|FILE",
     )
     probes: tuple[str, ...] = setting(
         (),
-        "run folder of lincls, for --accuracy linear; repeatable, and such folders may stand among the ITEMs",
+        "run folder of lincls for --accuracy linear; repeatable. Such folders may also be among the ITEMs",
         metavar="DIR",
     )
     fit: str | None = setting(
-        None, "learn a forecast of the accuracy from metrics, and write it to this .json file", metavar="FORECAST"
+        None, "fit a linear forecast of the accuracy to metrics and write it to this .json file", metavar="FORECAST"
     )
     features: str | None = setting(
         None,
-        "metrics that --fit learns from, separated by commas; projector_auc names another layer's "
-        "[default: auc,feature_std]",
+        "comma-separated metrics for --fit; projector_auc names another layer's [default: auc,feature_std]",
         metavar="A,B",
+        names=METRICS,
     )
-    predict: str | None = setting(None, "forecast accuracies by a file that --fit wrote", metavar="FORECAST")
-    out: str | None = setting(
-        None, "write the table to this .csv or .json file", "-o", section="Output", metavar="FILE"
-    )
+    predict: str | None = setting(None, "forecast accuracies with a file that --fit wrote", metavar="FORECAST")
+    out: str | None = output("write the table to this .csv or .json file")
+
+    def conflicts(self) -> list[Rule]:
+        return [
+            *super().conflicts(),
+            (("features",), self.fit is None, "without --fit"),
+            (("probes",), self.accuracy != "linear", "without --accuracy linear"),
+        ]
+
+    def mistakes(self) -> Iterator[str]:
+        if len(self.by.split(",")) != 1 or self.by == "all":
+            yield f"--by {self.by}: name one metric"
+        if self.fit is not None and self.predict is not None:
+            yield "--fit learns a forecast and --predict applies one; use one of them"
+        if self.accuracy not in (None, "knn", "linear") and Path(str(self.accuracy)).suffix != ".csv":
+            yield f"--accuracy is '{self.accuracy}'; it must be knn, linear, or a .csv file"
+        yield from wrong_suffix("fit", self.fit, ".json")
+        yield from wrong_suffix("out", self.out, ".csv", ".json")
+        if self.out is not None and self.out == self.fit:
+            yield f"--out and --fit are both {self.out}; write the table and the forecast to two files"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ssltool.config.common import DeviceSettings, decoders
+from ssltool.config.common import DeviceSettings, decoders, image_folder, seed, wrong_suffix
 from ssltool.settings import setting
 
 MAPS = ("pca", "tsne")
@@ -15,18 +16,21 @@ class ReportConfig(DeviceSettings):
     """Settings of ``ssltool report``."""
 
     runs: tuple[str, ...] = setting((), "run folders of pretrain")
-    checkpoint: str = setting("checkpoint.pt", "which checkpoint of each run", section="Model", metavar="NAME")
-    data: str | None = setting(
-        None, "folder of the images, where it has moved [default: each run's own]", section="Data", metavar="DIR"
-    )
-    size: int = setting(2000, "training images that are looked at", section="Data", minimum=2)
+    checkpoint: str = setting("checkpoint.pt", "checkpoint of each run", section="Model", metavar="NAME")
+    data: str | None = image_folder("folder of the images, if it was moved [default: each run's own]")
+    size: int = setting(2000, "number of training images to measure", section="Data", minimum=2)
     workers: int | None = decoders()
-    neighbours: int = setting(8, "neighbours shown of each image", minimum=1)
-    queries: int = setting(8, "images whose neighbours are shown", minimum=1)
-    rows: int = setting(4, "images whose views are shown", minimum=1)
+    neighbours: int = setting(8, "neighbours shown for each image", minimum=1)
+    queries: int = setting(8, "number of images whose neighbours are shown", minimum=1)
+    rows: int = setting(4, "number of images whose views are shown", minimum=1)
     map: str = setting(
-        "pca", "the two dimensions of the map: principal components, or t-SNE by scikit-learn", choices=MAPS
+        "pca", "projection of the map to two dimensions: principal components, or t-SNE from scikit-learn", choices=MAPS
     )
-    seed: int = setting(10, "seed of the choice of images, and of t-SNE", minimum=0)
+    seed: int = seed("the choice of images and of t-SNE")
     title: str | None = setting(None, "heading of the page [default: the runs' names]", section="Output")
-    out: str = setting("report.html", "page to write", "-o", section="Output", metavar="FILE")
+    out: str = setting("report.html", "HTML file to write", "-o", section="Output", metavar="FILE")
+
+    def mistakes(self) -> Iterator[str]:
+        if not self.runs:
+            yield "name at least one run folder"
+        yield from wrong_suffix("out", self.out, ".html", ".htm")

@@ -1,11 +1,15 @@
-"""What the stages that look at a trained network share: which network, which labels; and the settings of save-reprs."""
+"""The settings of ``ssltool save-reprs``."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
-from ssltool.config.common import SPLITS, NetworkSettings
-from ssltool.settings import setting
+from ssltool.config.common import SPLITS, NetworkSettings, batch_size, output, precision
+from ssltool.settings import Rule, setting
+
+FORMATS = ("pt", "npy", "parquet")
 
 
 @dataclass(frozen=True)
@@ -14,58 +18,70 @@ class SaveReprsConfig(NetworkSettings):
 
     layer: str = setting(
         "backbone",
-        "whose output to save: backbone, projector, predictor, or a module's dotted name such as backbone.layer3",
+        "layer whose output to save: backbone, projector, predictor, or a module's dotted name such as backbone.layer3",
         section="Model",
         metavar="NAME",
     )
     tokens: str | None = setting(
         None,
-        "which of a ViT's tokens: the class token, every patch (a row each), or the mean of the patches [default: cls]",
+        "tokens of a ViT: the class token, every patch (a row each), or the mean of the patches [default: cls]",
         choices=("cls", "patch", "mean"),
         section="Model",
     )
     pool: str | None = setting(
         None,
-        "what becomes of a feature map: its mean, or a row for each place (none) [default: mean]",
+        "pooling of a feature map: its mean, or none (a row for each position) [default: mean]",
         choices=("mean", "none"),
         section="Model",
     )
     split: str | None = setting(
         None,
-        "which images [default: the one --dataset_type names, else train]",
+        "split [default: the one that --dataset-type names, else train]",
         choices=(*SPLITS, "both"),
         section="Data",
     )
     views: int | None = setting(
         None,
-        "save so many augmented views of each image, made as in the run, for alignment and lidar [default: the image "
-        "itself, by the validation transform]",
+        "save this many augmented views of each image, made as in the run, for alignment and lidar [default: the image "
+        "itself, with the validation transform]",
         section="Data",
         minimum=2,
     )
     sample: int | None = setting(
-        None, "only so many images, drawn at random by the run's seed [default: all]", section="Data", minimum=1
+        None, "only this many images, drawn at random with the run's seed [default: all]", section="Data", minimum=1
     )
-    batch_size: int = setting(256, "images in a batch; of views, 256 at most", "-b", section="Data", minimum=1)
-    precision: str = setting("fp32", "arithmetic of the forward pass", choices=("fp32", "bf16"), section="Hardware")
+    batch_size: int = batch_size(256, "images in a batch; of views, at most 256", section="Data", minimum=1)
+    precision: str = precision(choices=("fp32", "bf16"))
     format: str = setting(
         "pt",
-        "kind of file: ssltool's own, NumPy arrays, or parquet; the latter two are for other programs",
-        choices=("pt", "npy", "parquet"),
+        "file format: ssltool's own, NumPy arrays, or parquet; the last two are for other programs",
+        choices=FORMATS,
         section="Output",
     )
     dtype: str = setting(
-        "fp32", "type of the saved numbers; bf16 halves a .pt file", choices=("fp32", "bf16"), section="Output"
+        "fp32", "data type of the file; bf16 halves a .pt file", choices=("fp32", "bf16"), section="Output"
     )
-    out: str | None = setting(
-        None,
-        "file to write, or a folder with --split both [default: data/ARCH_exp0000/DATASET/SPLIT_reprs_e0.pt, with "
-        "_random, the layer, views and whatever else makes it not the trained backbone's rows after the number]",
-        "-o",
-        section="Output",
-        metavar="PATH",
+    out: str | None = output(
+        "file to write, or a folder with --split both [default: data/ARCH_exp0000/DATASET/SPLIT_reprs_e0.pt; the "
+        "number is followed by _random, the layer, views and other settings that differ from their defaults]",
+        "PATH",
     )
     exp_id: int | None = setting(
         None, "number in the default name [default: the checkpoint's]", section="Output", minimum=0
     )
-    extra_info: str | None = setting(None, "added to the default name's folder", section="Output")
+    extra_info: str | None = setting(None, "text to add to the folder of the default name", section="Output")
+
+    def conflicts(self) -> list[Rule]:
+        named = "with --out, which names the file"
+        return [*super().conflicts(), (("exp_id", "extra_info"), self.out is not None, named)]
+
+    def mistakes(self) -> Iterator[str]:
+        if self.format != "pt" and self.dtype == "bf16":
+            yield f"--format {self.format} has no bfloat16; leave --dtype bf16 out, or use --format pt"
+        if self.views is not None and (self.tokens == "patch" or self.pool == "none"):
+            yield "--views saves one row per view, --tokens patch and --pool none several; leave one of them out"
+        suffix = "" if self.out is None else Path(self.out).suffix.removeprefix(".")
+        if suffix in FORMATS and suffix != self.format:
+            yield f"--out {self.out} and --format {self.format} contradict each other; change one of them"
+        if suffix == self.format and self.split == "both":
+            yield f"--split both writes two files; give --out a folder instead of {self.out}"

@@ -4,11 +4,28 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ssltool.config.common import NetworkSettings, RunSettings
-from ssltool.settings import setting
+from ssltool.config.common import (
+    NetworkSettings,
+    RunSettings,
+    batch_size,
+    crop_min,
+    epochs,
+    learning_rate,
+    precision,
+    probability,
+    resume_auto,
+    seed,
+    weight_decay,
+)
+from ssltool.settings import Rule, setting
 
 STEPS = ("mine", "cluster", "selflabel")
 """The steps of SCAN, in order."""
+
+OF_TRAINING = ("crop_min", "erase_p", "weight_decay", "precision")
+OF_CLUSTERING = ("heads", "entropy_weight", "epochs", "batch_size", "lr")
+OF_LABELLING = ("threshold", "selflabel_epochs", "selflabel_batch_size", "selflabel_lr")
+OF_NETWORK = ("pretrained", "arch", "stem", "random")
 
 
 @dataclass(frozen=True)
@@ -16,71 +33,78 @@ class ScanConfig(RunSettings, NetworkSettings):
     """Settings of ``ssltool scan``."""
 
     step: str = setting(
-        "all", "which step; each reads what the one before it wrote into the run folder", choices=(*STEPS, "all")
+        "all", "step to run; each reads the previous step's file in the run folder", choices=(*STEPS, "all")
     )
-    clusters: int | None = setting(None, "clusters [default: the classes of the images, where known]", minimum=2)
-    kmeans: bool = setting(False, "also cluster the representations by k-means, as the baseline")
+    clusters: int | None = setting(None, "number of clusters [default: the number of classes, if known]", minimum=2)
+    kmeans: bool = setting(False, "also cluster the representations with k-means, as a baseline")
 
     reprs: str | None = setting(
         None,
-        "representations of the train images to mine in, a file of save-reprs [default: the backbone's outputs]",
+        "find neighbours in these representations of the train images, a file of save-reprs "
+        "[default: the backbone's outputs]",
         section="Data",
         metavar="FILE",
     )
 
-    neighbours: int = setting(20, "neighbours of each image to mine", section="Method", minimum=1)
+    neighbours: int = setting(20, "neighbours of each image", section="Method", minimum=1)
     heads: int = setting(
         1,
-        "classifiers trained side by side on the backbone; the one with the lowest loss is kept",
+        "classifiers trained in parallel on the backbone; the one with the lowest loss is kept",
         section="Method",
         minimum=1,
+        advanced=True,
     )
     entropy_weight: float = setting(
-        5.0, "weight of the entropy that keeps the clusters apart", section="Method", minimum=0
+        5.0, "weight of the entropy term, which prevents empty clusters", section="Method", minimum=0, advanced=True
     )
     threshold: float = setting(
-        0.99, "probability above which self-labelling trusts an answer", section="Method", minimum=0, maximum=1
-    )
-
-    crop_min: float | None = setting(
-        None,
-        "smallest area of a random crop [default: 0.5 up to 64 px, else the checkpoint's]",
-        section="Views",
-        above=0,
+        0.99,
+        "probability above which self-labelling uses a prediction",
+        section="Method",
+        minimum=0,
         maximum=1,
+        advanced=True,
     )
-    erase_p: float = setting(0.5, "probability of erasing a box", section="Views", minimum=0, maximum=1)
 
-    epochs: int | None = setting(
-        None, "epochs of clustering [default: 50; 15 on the bundled data]", section="Optimisation", minimum=1
-    )
+    crop_min: float | None = crop_min(None, " [default: 0.5 up to 64 px, else the checkpoint's]", advanced=True)
+    erase_p: float = probability(0.5, "random erasing")
+
+    epochs: int | None = epochs(None, "epochs of clustering [default: 50; 15 on the bundled data]")
     selflabel_epochs: int | None = setting(
         None, "epochs of self-labelling [default: 100; 5 on the bundled data]", section="Optimisation", minimum=1
     )
-    batch_size: int = setting(
-        128, "images in a batch of clustering, beside a neighbour of each", "-b", section="Optimisation", minimum=2
-    )
+    batch_size: int = batch_size(128, "images in a batch of clustering, each with a neighbour")
     selflabel_batch_size: int | None = setting(
         None,
         "images in a batch of self-labelling [default: 1000; 250 on the bundled data]",
         section="Optimisation",
         minimum=2,
+        advanced=True,
     )
-    lr: float | None = setting(
+    lr: float | None = learning_rate(
         None,
-        "learning rate of clustering by Adam; constant, and not scaled with the batch "
+        "learning rate of clustering with Adam; constant, and not scaled with the batch size "
         "[default: 0.0001; 0.001 on the bundled data]",
-        "--learning-rate",
-        section="Optimisation",
-        above=0,
     )
-    selflabel_lr: float = setting(1e-4, "learning rate of self-labelling, alike", section="Optimisation", above=0)
-    weight_decay: float = setting(1e-4, "weight decay", "--wd", section="Optimisation", minimum=0)
-    seed: int = setting(10, "seed of weights, order, neighbours and crops", section="Optimisation", minimum=0)
+    selflabel_lr: float = setting(
+        1e-4, "learning rate of self-labelling with Adam; constant", section="Optimisation", above=0, advanced=True
+    )
+    weight_decay: float = weight_decay(1e-4, advanced=True)
+    seed: int = seed("weights, order, neighbours and crops", section="Optimisation")
 
-    resume: str | None = setting(
-        None, "go on with the run that the folder holds, if it holds one", choices=("auto",), section="Run"
-    )
-    precision: str = setting(
-        "fp32", "arithmetic of the forward pass", choices=("fp32", "bf16", "fp16"), section="Hardware"
-    )
+    resume: str | None = resume_auto()
+    precision: str = precision()
+
+    def conflicts(self) -> list[Rule]:
+        step, why = self.step, f"with --step {self.step}"
+        return [
+            *super().conflicts(),
+            (("neighbours",), step not in ("mine", "all"), why),
+            (("reprs",), step not in ("mine", "all") and not self.kmeans, why),
+            (OF_CLUSTERING, step not in ("cluster", "all"), why),
+            (OF_LABELLING, step not in ("selflabel", "all"), why),
+            (OF_TRAINING, step == "mine", why),
+            (("clusters", "seed"), step == "mine" and not self.kmeans, why),
+            (("clusters", "kmeans", *OF_NETWORK), step == "selflabel", f"{why}, which reads clusters.pt"),
+            (OF_NETWORK, step == "mine" and self.reprs is not None, "with --step mine and --reprs"),
+        ]

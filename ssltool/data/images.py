@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 from ssltool.config import DATASETS, SPLITS, DataSettings
 from ssltool.data import bundled, raw
 from ssltool.data.strategies import read_numbers
-from ssltool.errors import SSLToolError, first_line, unknown
+from ssltool.errors import SSLToolError, UsageError, first_line, unknown
 from ssltool.training.progress import has_bars, is_quiet
 
 MEMORY_LIMIT = 2 * 2**30
@@ -113,16 +113,16 @@ def open_dataset(settings: DataSettings, split: str) -> ImageSet:
     name, own_split, needs_numbers = parse_type(settings.dataset_type)
     split = own_split or split
     if needs_numbers and settings.idx_path is None:
-        raise SSLToolError(
+        raise UsageError(
             f"--dataset-type {settings.dataset_type} is a subset; name its images with --idx-path FILE.npy"
         )
     name = detect(settings.data) if name == "auto" else name
     if name != "bundled" and settings.data is None:
-        raise SSLToolError(f"--dataset-type {settings.dataset_type} needs the folder of its images as DATA")
+        raise UsageError(f"--dataset-type {settings.dataset_type} needs the folder of its images as DATA")
     if name == "bundled" and settings.data is not None:
-        raise SSLToolError("--dataset-type bundled comes with ssltool and takes no DATA; leave one of the two out")
+        raise UsageError("--dataset-type bundled comes with ssltool and takes no DATA; leave one of the two out")
     if settings.small and name != "places365":
-        raise SSLToolError(f"--small chooses a version of Places365 and does nothing with {name}; leave it out")
+        raise UsageError(f"--small chooses a version of Places365 and does nothing with {name}; leave it out")
     if settings.download:
         _download(name, settings, split)
     folder = bundled.FOLDER if settings.data is None else Path(settings.data)

@@ -16,7 +16,7 @@ from typing import Any
 
 from ssltool.config.common import STATES
 from ssltool.diagnosis.measure import Measured
-from ssltool.errors import SSLToolError, unknown
+from ssltool.errors import UsageError, unknown
 
 
 @dataclass(frozen=True)
@@ -53,9 +53,9 @@ class Thresholds:
             try:
                 changed[name] = float(value)
             except ValueError as error:
-                raise SSLToolError(f"--threshold {text}: give a number, as in {name}=0.1") from error
+                raise UsageError(f"--threshold {text}: give a number, as in {name}=0.1") from error
             if not changed[name] >= 0:
-                raise SSLToolError(f"--threshold {text}: a threshold is at least 0")
+                raise UsageError(f"--threshold {text}: a threshold is at least 0")
         return cls(**changed)
 
 

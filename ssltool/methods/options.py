@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from ssltool.errors import SSLToolError, unknown
+from ssltool.errors import UsageError, unknown
 from ssltool.settings import Checked, may_be_none, setting, value_type
 
 
@@ -125,7 +125,7 @@ def read_options(method: str, cls: type[MethodOptions], given: Mapping[str, Any]
     """
     options = parse_options(method, cls, given)
     for name, why in ineffective_options(options):
-        raise SSLToolError(f"--set {name}={getattr(options, name)} does nothing with {why}; leave one of them out")
+        raise UsageError(f"--set {name}={getattr(options, name)} does nothing with {why}; leave one of them out")
     return options
 
 
@@ -158,7 +158,7 @@ def _parse(name: str, text: str, kind: type) -> Any:
         except ValueError:
             pass
     wanted = "true or false" if kind is bool else f"of type {kind.__name__}"
-    raise SSLToolError(f"--set {name}={text}: the value must be {wanted}")
+    raise UsageError(f"--set {name}={text}: the value must be {wanted}")
 
 
 def gather_options(assignments: tuple[str, ...], flags: Mapping[str, Any]) -> dict[str, Any]:
@@ -172,8 +172,8 @@ def gather_options(assignments: tuple[str, ...], flags: Mapping[str, Any]) -> di
         name, equals, value = assignment.partition("=")
         name = name.strip().replace("-", "_")
         if not equals or not name:
-            raise SSLToolError(f"--set {assignment}: write it as NAME=VALUE")
+            raise UsageError(f"--set {assignment}: write it as NAME=VALUE")
         if name in given:
-            raise SSLToolError(f"the option {name} is given twice; keep one of them")
+            raise UsageError(f"the option {name} is given twice; keep one of them")
         given[name] = value.strip()
     return given

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ssltool.errors import SSLToolError, unknown
+from ssltool.errors import UsageError, unknown
 from ssltool.methods import METHODS
 
 Settings = dict[str, Any]
@@ -223,5 +223,5 @@ def published(method: str, name: str) -> Settings:
         raise unknown("recipe", name, RECIPES)
     if method not in RECIPES[name]:
         have = " and ".join(recipes_of(method)) or "none"
-        raise SSLToolError(f"there is no published {name} recipe for {method}; it has {have}")
+        raise UsageError(f"there is no published {name} recipe for {method}; it has {have}")
     return {"options": {}} | RECIPES[name][method]

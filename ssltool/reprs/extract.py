@@ -17,7 +17,7 @@ from ssltool.config import SaveReprsConfig
 from ssltool.data import views
 from ssltool.data.images import ImageSet
 from ssltool.data.loader import Batch, Loader, Shard
-from ssltool.errors import SSLToolError
+from ssltool.errors import SSLToolError, found_in
 from ssltool.files import Record
 from ssltool.models.outputs import Features
 from ssltool.reprs.representations import Representations
@@ -45,15 +45,14 @@ class Pass:
         if not len(images):
             raise SSLToolError(f"{images.name} {images.split} has no images")
         self.network, self.images, self.config, self.device = network, images, config, device
-        self.features = Features(network.method, config.layer, tokens=config.tokens, pool=config.pool)
+        with found_in(config.pretrained):  # which layers there are
+            self.features = Features(network.method, config.layer, tokens=config.tokens, pool=config.pool)
         self.shape = self.features.shape(network.image_size, device)
         self.keeps_places = len(self.shape) == 2
         self.places = self.shape[0] if self.keeps_places else 1
         self.dtype = DTYPES.get(config.dtype, torch.float32)
         self.size = config.batch_size
         if config.views is not None:
-            if self.keeps_places:
-                raise SSLToolError("--views wants one row a view, but --tokens patch and --pool none keep the places")
             self.shape = (config.views, *self.shape)
             self.size = max(1, VIEWS_AT_ONCE // config.views)
 

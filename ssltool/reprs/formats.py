@@ -29,14 +29,12 @@ def write(reprs: Representations, path: Path, kind: str) -> None:
     WRITERS[kind](reprs, path)
 
 
-def check(kind: str, dtype: str) -> None:
+def check(kind: str) -> None:
     """Checks, before anything is computed, that files of this kind can be written.
 
     Raises:
-        SSLToolError: if a library is missing, or the format does not support ``dtype``.
+        SSLToolError: if a library is missing.
     """
-    if kind != "pt" and dtype == "bf16":
-        raise SSLToolError(f"--format {kind} does not support --dtype bf16; leave one of them out")
     if kind == "parquet":
         _pyarrow()
 

@@ -41,8 +41,6 @@ RESULTS = {"pretrain": "checkpoint*.pt", "lincls": "probe.pt", "finetune": "fine
 def run_path(settings: RunSettings, default_name: str) -> Path:
     """``--out``, or ``logs/<exp_name>_<exp_id, 4 digits>``."""
     if settings.out is not None:
-        if settings.exp_name is not None or settings.exp_id != 0:
-            raise SSLToolError("--out names the run folder and leaves --exp-name and --exp-id nothing to do; drop them")
         return Path(settings.out)
     return Path("logs") / f"{settings.exp_name or default_name}_{settings.exp_id:04d}"
 

@@ -13,7 +13,7 @@ from ssltool.checkpoints.saved_run import SavedRun, stage_of
 from ssltool.config import PretrainConfig
 from ssltool.data.images import open_dataset
 from ssltool.data.strategies import read_order
-from ssltool.errors import SSLToolError
+from ssltool.errors import SSLToolError, found_in
 from ssltool.files import Record
 from ssltool.methods import method_options
 from ssltool.runs.display_names import display_names
@@ -71,7 +71,9 @@ def restore_setup(run: FinishedRun, data: str | None = None) -> TrainingSetup:
     values = {name: settings[name] for name in own if name in settings and name != "options"}
     if data is not None and settings["data"] is None:
         raise SSLToolError(f"{run.path} was trained on the images that come with ssltool; leave --data out")
-    config = PretrainConfig(**(values if data is None else values | {"data": data}))
+    with found_in(run.path / "config.json"):
+        config = PretrainConfig(**(values if data is None else values | {"data": data}))
+        options = method_options(config.method, settings["method_options"])
     if config.data is not None and not Path(config.data).is_dir():
         raise SSLToolError(f"the images of {run.path} are not in {config.data}; name their folder with --data")
     if config.idx_path is not None and not Path(config.idx_path).is_file():
@@ -83,7 +85,6 @@ def restore_setup(run: FinishedRun, data: str | None = None) -> TrainingSetup:
     if config.strategy != "iid":
         kept = run.path / "order.npy"
         order = read_order(str(kept) if kept.is_file() else config.incremental_idx_path, len(images), config.seed)
-    options = method_options(config.method, settings["method_options"])
     setup = TrainingSetup(config, options, images, order, run.saved.recipe)
     found = setup.saved_run.settings
     for key in ("dataset", "n_images", "index_hash", "order_hash"):

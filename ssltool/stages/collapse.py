@@ -18,7 +18,7 @@ from ssltool.diagnosis.measure import Measured, growth, intervals, measure
 from ssltool.diagnosis.row_blocks import Rows
 from ssltool.diagnosis.spectrum_file import Spectrum
 from ssltool.diagnosis.verdict import NEEDED, Thresholds, Verdict, compare, judge_measured
-from ssltool.errors import SSLToolError
+from ssltool.errors import SSLToolError, UsageError
 from ssltool.files import file_hash
 from ssltool.reprs.representations import Representations
 from ssltool.runs.display_names import display_names
@@ -101,31 +101,20 @@ def run(config: CollapseConfig) -> dict[str, Any]:
 
 
 def _read(config: CollapseConfig) -> _Asked:
-    if not config.files:
-        raise SSLToolError("name at least one file of representations")
-    if config.plot is not None:
-        from ssltool.viz.spectra import check_format
-
-        check_format(config.plot)
-    try:
-        sizes = tuple(int(text) for text in (config.subsample or "").split(",") if text.strip())
-    except ValueError as error:
-        raise SSLToolError(f"--subsample {config.subsample}: give numbers of rows, as in 500,2000") from error
+    config.check()
     device = pick_device(config)
-    if device.type == "mps":
-        if config.device == "mps":
-            raise SSLToolError("the spectrum is computed in float64, which --device mps has not; use --device cpu")
+    if device.type == "mps":  # which has no float64
         device = torch.device("cpu")
     out = None if config.out is None else Path(config.out)
     is_table = out is not None and out.suffix.lower() in (".csv", ".json")
     if out is not None and not is_table and out.is_file():
         raise SSLToolError(f"--out {out} is a file; name a folder for the spectra, or a .csv or .json file")
     names = metrics.metric_names(config.metrics)
-    if config.subsample is not None and not (sizes and any(name in metrics.QUICK for name in names)):
-        raise SSLToolError("--subsample takes numbers of rows, and metrics of one pass among --metrics")
+    if config.subsample is not None and not any(name in metrics.QUICK for name in names):
+        raise UsageError(f"--subsample needs one of these among --metrics: {', '.join(metrics.QUICK)}")
     return _Asked(
         names=names,
-        sizes=sizes,
+        sizes=config.subsample_sizes,
         thresholds=Thresholds.parse(config.threshold),
         device=device,
         table=out if is_table else None,
@@ -134,8 +123,6 @@ def _read(config: CollapseConfig) -> _Asked:
 
 
 def _open(config: CollapseConfig) -> list[_Set]:
-    if config.merge and len(config.files) < 2:
-        raise SSLToolError("--merge takes several files as one; name more than one, or leave it out")
     stored = [Representations.stored(path) for path in config.files]
     if config.merge:
         return [_Set(tuple(config.files), stored)]

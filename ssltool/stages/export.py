@@ -29,6 +29,7 @@ def run(config: ExportConfig) -> dict[str, Any]:
     Raises:
         SSLToolError: if the checkpoint cannot be read, or the other program has no such network.
     """
+    config.check()
     checkpoint, found = read_checkpoint(config.checkpoint, arch=config.arch, stem=config.stem)
     make = checkpoint.config
     arch, shape = make["arch"], vit_shape(make["arch"])
@@ -55,8 +56,8 @@ def _refuse_other_resnets(arch: str, stem: str, config: ExportConfig) -> None:
         raise SSLToolError(f"{config.to} has no {arch}; it loads {', '.join(torchvision_resnets())}")
     if stem != "imagenet":
         raise SSLToolError(
-            f"{config.to} builds {arch} with a 7x7 stem, and {config.checkpoint} has the stem {stem}; load it by hand "
-            "as docs/checkpoints.md shows"
+            f"{config.to} builds {arch} with a 7x7 stem, and {config.checkpoint} has the stem {stem}; load it as "
+            "docs/checkpoints.md shows"
         )
 
 
@@ -67,8 +68,6 @@ def _target(config: ExportConfig) -> Path:
     path = Path(config.out) if config.out is not None else default
     if path.resolve() == source.resolve():
         raise SSLToolError(f"--out {path} is the checkpoint itself; choose another name")
-    if path.suffix == SAFETENSORS and config.to == SIMSIAM:
-        raise SSLToolError(f"{SIMSIAM} does not read {SAFETENSORS} files; give --out a name that ends with .pth.tar")
     return path
 
 

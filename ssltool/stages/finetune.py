@@ -34,8 +34,6 @@ from ssltool.methods.base import Method
 from ssltool.models.depth import layer_groups
 from ssltool.runs.folder import RunFolder, run_path
 from ssltool.runs.resume import check_compatible
-from ssltool.settings import ineffective, refuse_ineffective
-from ssltool.training import optimizer_rule
 from ssltool.training.classification import Accuracy
 from ssltool.training.classifier_setup import ClassifierLoop, build_classifier, classifier_setup, training_state
 from ssltool.training.device import autocast, pick_device, worker_count
@@ -60,9 +58,9 @@ def run(config: FinetuneConfig) -> Record:
         SSLToolError: for unusable files or data, settings that do nothing, or a loss that is not finite.
         Interrupted: after a signal, with the state saved.
     """
+    config.check()
     device = pick_device(config)
     network = load_pretrained(config, device)
-    _refuse_idle(config, network)
     config = with_saved_data(config, network.run)
     train, val = open_labelled(dataclasses.replace(config, labels_fraction=1.0))
     folder = RunFolder(run_path(config, run_name("finetune", config)), "finetune")
@@ -245,16 +243,3 @@ def spread(values: Sequence[float]) -> Record:
     sd = statistics.stdev(values)
     half = float(scipy.stats.t.ppf(0.975, n - 1)) * sd / n**0.5
     return {"mean": mean, "sd": sd, "low": mean - half, "high": mean + half, "values": list(values)}
-
-
-def _refuse_idle(config: FinetuneConfig, network: Pretrained) -> None:
-    scratch_only = network.origin["random"]
-    rules = [
-        (("from_scratch", "layer_decay", "head_lr", "scratch_lr"), scratch_only, "without a trained network"),
-        (("scratch_lr",), not config.from_scratch, "without --from-scratch"),
-        optimizer_rule(config, config.optimizer),
-        (("overwrite",), config.resume is not None, "with --resume auto"),
-    ]
-    refuse_ineffective(ineffective(config, rules))
-    if config.warmup_epochs >= config.epochs:
-        raise SSLToolError(f"--warmup-epochs {config.warmup_epochs} leaves nothing of {config.epochs} epochs")

@@ -35,8 +35,7 @@ def run(config: InspectConfig) -> list[dict[str, Any]]:
     Raises:
         SSLToolError: if nothing is named, or a path does not exist.
     """
-    if not config.files:
-        raise SSLToolError("name at least one file or run folder to look at")
+    config.check()
     missing = [path for path in config.files if not Path(path).exists()]
     if missing:
         raise SSLToolError(f"no such file or folder: {missing[0]}")

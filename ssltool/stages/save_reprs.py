@@ -19,7 +19,7 @@ from ssltool.checkpoints.load import Pretrained, load_pretrained, with_saved_dat
 from ssltool.config import SaveReprsConfig
 from ssltool.data.images import ImageSet, open_dataset, parse_type
 from ssltool.data.loader import Shard
-from ssltool.errors import Interrupted, SSLToolError
+from ssltool.errors import Interrupted, SSLToolError, UsageError
 from ssltool.reprs import formats
 from ssltool.reprs.extract import Pass
 from ssltool.reprs.partial_file import PartialFile
@@ -37,10 +37,11 @@ def run(config: SaveReprsConfig) -> list[dict[str, Any]]:
         SSLToolError: for a checkpoint, dataset, layer or output that cannot be used; no file is then half-written.
         Interrupted: after SIGTERM, SIGINT or SIGUSR1; the same settings go on from there.
     """
+    config.check()
     shard = distributed.shard_from_env()
     if config.download and shard.world > 1:
         raise SSLToolError("--download under torchrun would fetch once for each rank; download in one process first")
-    formats.check(config.format, config.dtype)
+    formats.check(config.format)
     device = pick_device(config, local_rank=distributed.local_rank())
     network = load_pretrained(config, device, ranks=True)
     config = with_saved_data(config, network.run)
@@ -119,7 +120,7 @@ def _splits(config: SaveReprsConfig) -> list[str]:
     if config.split is None:
         return [named or "train"]
     if named is not None and named != config.split:
-        raise SSLToolError(f"--dataset-type {config.dataset_type} and --split {config.split} contradict each other")
+        raise UsageError(f"--dataset-type {config.dataset_type} and --split {config.split} contradict each other")
     return ["train", "val"] if config.split == "both" else [config.split]
 
 
@@ -128,14 +129,7 @@ def _target(config: SaveReprsConfig, images: ImageSet, network: Pretrained, *, s
     suffix = f".{config.format}"
     file = f"{images.split}_reprs_e0{suffix}"
     if config.out is not None:
-        if config.exp_id is not None or config.extra_info is not None:
-            raise SSLToolError("--out names the file and leaves --exp-id and --extra-info nothing to do; drop them")
         out = Path(config.out)
-        other = out.suffix.removeprefix(".")
-        if other in formats.WRITERS and other != config.format:
-            raise SSLToolError(f"--out {out} and --format {config.format} contradict each other; change one of them")
-        if several and out.suffix == suffix:
-            raise SSLToolError(f"--split both writes two files; give --out a folder instead of {out}")
         out = out / file if several or out.is_dir() else out
         return out if config.format != "npy" or out.suffix == suffix else out.with_name(out.name + suffix)
     number = config.exp_id if config.exp_id is not None else int(network.run.settings["exp_id"])

@@ -25,8 +25,6 @@ def pick_device(settings: DeviceSettings, *, local_rank: int = 0) -> torch.devic
         raise SSLToolError(f"--gpu {settings.gpu} puts every rank on one GPU; leave it out under torchrun")
     if settings.gpu is not None and name == "auto":
         name = "cuda"
-    if settings.gpu is not None and name != "cuda":
-        raise SSLToolError(f"--gpu {settings.gpu} and --device {name} contradict each other; leave one of them out")
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     if name == "cuda":

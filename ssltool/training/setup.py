@@ -25,7 +25,7 @@ from ssltool.data.strategies import (
     steps_in_epoch,
 )
 from ssltool.data.support import Support
-from ssltool.errors import SSLToolError
+from ssltool.errors import SSLToolError, UsageError
 from ssltool.files import weights_hash
 from ssltool.methods.base import Method
 
@@ -132,7 +132,7 @@ class TrainingSetup:
         """
         method = build_method(self.saved_run, self.second)
         if self.config.n_warmup_steps and all(group["is_encoder"] for group in method.param_groups()):
-            raise SSLToolError(
+            raise UsageError(
                 f"--n-warmup-steps trains the predictor alone, and {self.config.method} has none that learns; drop it"
             )
         return method

@@ -20,10 +20,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogFormatter, MaxNLocator
 
+from ssltool.config.common import FIGURES
 from ssltool.errors import SSLToolError
 from ssltool.files import write_atomically
 
-FORMATS = (".png", ".pdf", ".svg")
+FORMATS = FIGURES
 STYLES = ("-", "--", "-.", ":")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 # Okabe and Ito's colours, which stay apart for the colour-blind and in grey.

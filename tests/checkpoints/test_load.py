@@ -162,7 +162,6 @@ def test_random_is_for_images_of_the_bundled_size_or_of_224_pixels(tmp_path):
     ("settings", "message"),
     [
         ({}, "--pretrained random needs the architecture: add -a NAME"),
-        ({"arch": "resnet18", "random": True}, "--random does nothing, drop it"),
         ({"arch": "resnet81"}, "unknown architecture 'resnet81'"),
         ({"arch": "vit_small", "stem": "small"}, "--stem small"),
     ],

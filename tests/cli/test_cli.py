@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
+import json
 import os
+import re
 import shlex
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import click
 import pytest
 
+import ssltool as package
 from helpers import TINY
+from ssltool.checkpoints.checkpoint import Checkpoint
 from ssltool.cli import COMMANDS
-from ssltool.errors import SSLToolError
+from ssltool.cli.flags import Setting
+from ssltool.errors import SSLToolError, UsageError
 
 SIMSIAM = (
     "pretrain -a resnet18 --fix-pred-lr --epochs 100 --workers 10 -b 256 --dataset_type imagenet_train DIR "
@@ -21,6 +29,8 @@ SIMSIAM = (
 )
 ORDER = "--incremental_idx_path autolearn/simsiam/incremental_imagenet_ordering.npy"
 SAVE = "save-reprs -a resnet18 --batch-size 1024 --gpu 0 --exp_id 1 --data DIR --pretrained checkpoint_0099.pth.tar"
+
+ROOT = Path(package.__file__).parents[1]
 
 PAPER_LINES = [
     f"{SIMSIAM} --exp_name rn18-imagenet-multiepoch --exp_id 1",
@@ -82,11 +92,63 @@ def test_every_option_says_what_it_does(name):
     assert [option.name for option in options if not option.help] == []
 
 
+def words(text: str) -> set[str]:
+    return set(re.findall(r"-[\w-]+", text))
+
+
 @pytest.mark.parametrize("name", COMMANDS)
-def test_every_option_is_shown_in_the_help(ssltool, name):
-    shown = ssltool(name, "--help").out
+def test_every_option_is_shown_by_help_all(ssltool, name):
+    shown = words(ssltool(name, "--help-all").out)
     options = [p for p in command(name).params if isinstance(p, click.Option) and not p.hidden]
-    assert [option.opts[-1] for option in options if option.opts[-1] not in shown] == []
+    assert [opt for option in options for opt in option.opts if opt not in shown] == []
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_has_at_most_35_options_and_names_help_all_where_it_has_more(ssltool, name):
+    shown = [line for line in ssltool(name, "--help").out.splitlines() if re.match(r"  -", line)]
+    every = [line for line in ssltool(name, "--help-all").out.splitlines() if re.match(r"  -", line)]
+    assert len(shown) <= 35
+    assert len(shown) < len(every)  # --plugin at least
+
+
+def test_help_leaves_out_advanced_options_and_the_papers_names():
+    options = [p for p in command("pretrain").params if isinstance(p, Setting)]
+    hidden = {opt for p in options for opt in (p.opts if p.advanced or p.alias else p.aliases)}
+    assert {"--lars-trust", "--alg", "--nnsiam", "--moco-dim", "--gpu", "--wd", "--learning-rate", "-t"} <= hidden
+    shown = words(command("pretrain").get_help(click.Context(command("pretrain"), info_name="pretrain")))
+    assert not shown & hidden
+    assert {"--lr", "--weight-decay", "--dim", "--method", "--epochs", "--help-all"} <= shown
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_options_of_the_paper_that_the_help_leaves_out_are_in_the_page_that_it_names(ssltool, name):
+    options = [p for p in command(name).params if isinstance(p, Setting)]
+    aliases = {opt for p in options for opt in (p.opts if p.alias else p.aliases)}
+    shown = ssltool(name, "--help").out
+    assert ("docs/paper.md" in shown) == bool(aliases)
+    page = (ROOT / "docs" / "paper.md").read_text(encoding="utf-8").replace("_", "-")
+    assert sorted(aliases - words(page)) == []
+
+
+@pytest.mark.parametrize("name", [None, *COMMANDS])
+def test_h_is_help(ssltool, name):
+    words = [] if name is None else [name]
+    short, long = ssltool(*words, "-h"), ssltool(*words, "--help")
+    assert (short.code, short.out) == (0, long.out)
+
+
+@pytest.mark.parametrize(
+    ("line", "near"),
+    [
+        ("pretrian", "pretrain"),
+        ("save-repr", "save-reprs"),
+        ("pretrain --epoch 3", "--epochs"),
+        ("pretrain --batchsize 3", "--batch-size"),
+    ],
+)
+def test_a_misspelled_command_or_option_suggests_the_right_one(ssltool, line, near):
+    ran = ssltool(*line.split())
+    assert (ran.code, ran.out) == (2, "") and near in ran.err.splitlines()[-1]
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -158,7 +220,87 @@ def test_misuse_is_exit_code_2_with_nothing_on_stdout(ssltool, line):
 
 
 @pytest.mark.parametrize(
-    ("flags", "mend"),
+    ("line", "named"),
+    [
+        ("pretrain --lr 0", "--lr"),
+        ("pretrain --crop-min 2", "--crop-min"),
+        ("pretrain --arch resnet19", "resnet19"),
+        ("pretrain --method simsaim", "simsaim"),
+        ("pretrain --set x=1", "'x'"),
+        ("pretrain --set stop_grad=maybe", "stop_grad"),
+        ("pretrain --set stop_grad", "stop_grad"),
+        ("pretrain --set dim=8 --dim 8", "dim"),
+        ("pretrain --dim 8 --moco-dim 8", "--moco-dim"),
+        ("pretrain --method distill", "--set teacher"),
+        ("pretrain --method distill --recipe cifar", "distill"),
+        ("pretrain --config config.json --recipe cifar", "--recipe"),
+        ("pretrain --chunk-size 3", "--chunk-size"),
+        ("pretrain --epochs 10 --warmup-epochs 10", "--warmup-epochs"),
+        ("pretrain --epochs 10 --n-rounds 3 --strategy current", "--n-rounds"),
+        ("pretrain --epochs 10 --start-epoch 10 --resume run", "--start-epoch"),
+        ("pretrain -a vit_small --stem small", "--stem"),
+        ("pretrain -a resnet18 --stop-grad-conv1", "--stop-grad-conv1"),
+        ("pretrain --out run --exp-name run", "--exp-name"),
+        ("pretrain --device cpu --gpu 0", "--gpu"),
+        ("pretrain --dist-backend gloo", "--dist-backend"),
+        ("pretrain --dataset-type cifar10", "--dataset-type"),
+        ("pretrain --plugin no_such_module", "no_such_module"),
+        ("save-reprs", "--pretrained"),
+        ("save-reprs --pretrained random", "-a"),
+        ("save-reprs --pretrained random -a resnet18 --random", "--random"),
+        ("save-reprs --pretrained a.pt --format npy --dtype bf16", "--format"),
+        ("save-reprs --pretrained a.pt --format npy --out a.pt", "--format"),
+        ("save-reprs --pretrained a.pt --split both --out a.pt", "--split"),
+        ("save-reprs --pretrained a.pt --views 2 --pool none", "--views"),
+        ("save-reprs --pretrained a.pt --exp-id 3 --out a.pt", "--exp-id"),
+        ("knn", "--folder"),
+        ("knn a.pt", "--folder"),
+        ("knn a.pt b.pt -k 0", "-k"),
+        ("knn a.pt b.pt --temperature 1", "--temperature"),
+        ("knn a.pt b.pt --out b.csv", "--out"),
+        ("knn a.pt b.pt --select-k holdout", "--select-k"),
+        ("lincls --pretrained a.pt --lars --optimizer sgd", "--lars"),
+        ("lincls --pretrained a.pt --lr-sweep 1,x", "--lr-sweep"),
+        ("lincls --pretrained a.pt --lr 1 --lr-sweep 1,2", "--lr"),
+        ("lincls --evaluate", "--evaluate"),
+        ("finetune --pretrained a.pt --scratch-lr 1", "--scratch-lr"),
+        ("finetune --pretrained random -a resnet18 --from-scratch", "--from-scratch"),
+        ("finetune --pretrained a.pt --warmup-epochs 30", "--warmup-epochs"),
+        ("scan --step mine --lr 1", "--lr"),
+        ("collapse a.pt --metrics acu", "acu"),
+        ("collapse a.pt --plot a.bmp", "--plot"),
+        ("collapse a.pt --subsample many", "--subsample"),
+        ("collapse a.pt --threshold partial=1", "partial"),
+        ("collapse a.pt --threshold partial_rank=much", "partial_rank"),
+        ("collapse a.pt --bootstrap 1", "--bootstrap"),
+        ("collapse a.pt --merge", "--merge"),
+        ("rank run --by acu", "acu"),
+        ("rank run --by auc,rankme", "--by"),
+        ("rank run --fit a.csv", "--fit"),
+        ("rank run --out a.txt", "--out"),
+        ("rank run --features auc", "--features"),
+        ("rank run --probes b", "--probes"),
+        ("plot curves run", "--out"),
+        ("plot curves run -o a.gif", "--out"),
+        ("plot curves run -o a.png --rows 3", "--rows"),
+        ("plot views a b -o a.png", "views"),
+        ("report run -o a.pdf", "--out"),
+        ("inspect", "file"),
+        ("export a.pt --to simsiam -o a.safetensors", "--out"),
+        ("methods vicrge", "vicreg"),
+    ],
+)
+def test_what_the_command_line_alone_shows_to_be_wrong_is_a_usage_error(ssltool, tmp_path, monkeypatch, line, named):
+    monkeypatch.chdir(tmp_path)
+    ran = ssltool(*line.split())
+    assert (ran.code, ran.out) == (2, "")
+    usage, *_, message = ran.err.splitlines()
+    assert usage.startswith(f"Usage: ssltool {line.split()[0]}") and message.startswith("Error: ") and named in message
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("flags", "reason"),
     [
         (["--multiprocessing-distributed"], "torchrun --nproc-per-node"),
         (["--multiprocessing_distributed"], "torchrun --nproc-per-node"),
@@ -166,14 +308,14 @@ def test_misuse_is_exit_code_2_with_nothing_on_stdout(ssltool, line):
         (["--world-size", "1"], "torchrun"),
         (["--rank", "0"], "torchrun"),
         (["--no-resume"], "nothing is resumed without --resume"),
-        (["--teacher-arch", "resnet50"], "read from the teacher's checkpoint"),
+        (["--teacher-arch", "resnet50"], "teacher's checkpoint"),
         (["--teacher-repr-path", "train.pt"], "running means and deviations start at 0 and 1"),
     ],
 )
-def test_flag_of_the_papers_scripts_that_is_not_needed_says_why(ssltool, flags, mend):
+def test_flag_of_the_papers_scripts_that_is_not_needed_says_why(ssltool, flags, reason):
     ran = ssltool("pretrain", *flags)
-    assert (ran.code, ran.out, ran.err.count("\n")) == (1, "", 1)
-    assert ran.err.startswith(f"error: {flags[0].replace('_', '-')} is not a flag of ssltool") and mend in ran.err
+    assert (ran.code, ran.out) == (2, "") and ran.err.startswith("Usage: ssltool pretrain")
+    assert flags[0].replace("_", "-") in ran.err and reason in ran.err
 
 
 def test_hidden_flags_are_not_in_the_help(ssltool):
@@ -196,6 +338,34 @@ def test_error_of_a_stage_is_one_line_and_exit_code_1(ssltool, monkeypatch):
     monkeypatch.setattr("ssltool.stages.pretrain.run", fail)
     ran = ssltool("pretrain")
     assert (ran.code, ran.out, ran.err) == (1, "", "error: what is wrong; what to do\n")
+
+
+def test_usage_error_of_a_stage_has_clicks_form_and_exit_code_2(ssltool, monkeypatch):
+    def fail(*args: object) -> None:
+        raise UsageError("what is wrong; what to do")
+
+    monkeypatch.setattr("ssltool.stages.pretrain.run", fail)
+    ran = ssltool("pretrain")
+    assert (ran.code, ran.out) == (2, "")
+    assert ran.err.startswith("Usage: ssltool pretrain") and ran.err.endswith("\nError: what is wrong; what to do\n")
+
+
+def test_an_unknown_name_in_a_checkpoint_is_an_error_of_the_file_not_of_usage(ssltool, trained, tmp_path):
+    checkpoint = Checkpoint.load(trained / "checkpoint.pt")
+    path = tmp_path / "odd.pt"
+    dataclasses.replace(checkpoint, config=checkpoint.config | {"method": "simsaim"}).save(path)
+    ran = ssltool("save-reprs", "--pretrained", path, "-o", tmp_path / "r.pt", "--device", "cpu")
+    assert (ran.code, ran.out, ran.err.count("\n")) == (1, "", 1)
+    assert ran.err.startswith("error: ") and str(path) in ran.err and "simsaim" in ran.err
+
+
+def test_an_unknown_name_in_a_run_folder_is_an_error_of_the_file_not_of_usage(ssltool, trained, tmp_path):
+    shutil.copytree(trained, tmp_path / "run")
+    file = tmp_path / "run" / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"strategy": "later"}))
+    ran = ssltool("plot", "schedule", tmp_path / "run", "-o", tmp_path / "a.png")
+    assert (ran.code, ran.out, ran.err.count("\n")) == (1, "", 1)
+    assert str(file) in ran.err and "later" in ran.err and not (tmp_path / "a.png").exists()
 
 
 def test_bug_is_not_dressed_up_as_the_users_mistake(ssltool, monkeypatch):

@@ -15,7 +15,7 @@ from ssltool.config import PretrainConfig
 from ssltool.methods import method_options
 from ssltool.methods.options import gather_options
 from ssltool.methods.recipes import RECIPES
-from ssltool.stages.pretrain.conflicts import apply_recipe
+from ssltool.stages.pretrain.recipe import apply_recipe
 
 SOLO = {"epochs": 1000, "batch_size": 256, "warmup_epochs": 10, "lr_schedule": "step", "final_lr": 0.0, "jitter_p": 0.8}
 SOLO |= {"gray_p": 0.2, "flip_p": 0.5, "solarize_p": 0.0, "final_weight_decay": None, "fix_all_lr": False}

@@ -16,7 +16,7 @@ from ssltool.errors import SSLToolError
 from ssltool.methods import METHODS, method_class, method_options
 from ssltool.methods.options import LabelledSupport, TrainedTeacher, gather_options
 from ssltool.methods.recipes import RECIPES, recipes_of
-from ssltool.stages.pretrain.conflicts import apply_recipe, refuse_ineffective_settings
+from ssltool.stages.pretrain.recipe import apply_recipe
 
 ALL = [(name, method) for name, methods in RECIPES.items() for method in methods]
 DEFAULTS = {f.name: f.default for f in dataclasses.fields(PretrainConfig)}
@@ -47,7 +47,7 @@ def test_every_setting_of_a_recipe_arrives(name, method):
 
 @pytest.mark.parametrize(("name", "method"), ALL)
 def test_a_recipe_says_nothing_that_does_nothing(name, method):
-    refuse_ineffective_settings(applied(method, name))
+    applied(method, name).check()
     settings = dict(RECIPES[name][method])
     options, defaults = settings.pop("options", {}), method_class(method).Options()
     assert [key for key, value in options.items() if getattr(defaults, key) == value] == []

@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from ssltool.errors import SSLToolError
+from ssltool.config import SaveReprsConfig
+from ssltool.errors import SSLToolError, UsageError
 from ssltool.reprs import formats
 from ssltool.reprs.representations import Representations
 
@@ -92,10 +93,10 @@ def test_ssltools_own_file_is_the_one_that_it_reads(tmp_path):
 
 @pytest.mark.parametrize("kind", ["npy", "parquet"])
 def test_other_programs_have_no_bfloat16(kind):
-    with pytest.raises(SSLToolError, match=f"--format {kind} .*--dtype bf16"):
-        formats.check(kind, "bf16")
-    formats.check(kind, "fp32")
-    formats.check("pt", "bf16")
+    with pytest.raises(UsageError, match=f"--format {kind} .*--dtype bf16"):
+        SaveReprsConfig(format=kind, dtype="bf16").check()
+    SaveReprsConfig(format=kind).check()
+    SaveReprsConfig(dtype="bf16").check()
 
 
 def test_parquet_without_pyarrow_says_what_to_install(monkeypatch):
@@ -108,8 +109,8 @@ def test_parquet_without_pyarrow_says_what_to_install(monkeypatch):
 
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(SSLToolError, match=r"pip install 'ssltool\[parquet\]'"):
-        formats.check("parquet", "fp32")
-    formats.check("npy", "fp32")
+        formats.check("parquet")
+    formats.check("npy")
 
 
 def test_the_small_arrays_take_their_names_when_the_rows_are_on_disk(tmp_path, monkeypatch):

@@ -161,7 +161,7 @@ def test_table_ends_with_the_line_that_loads(ssltool, resnet18):
 @pytest.mark.parametrize(
     ("to", "settings", "message"),
     [
-        ("simsiam", {"out": "x.safetensors"}, "simsiam does not read .safetensors files; give --out a name"),
+        ("simsiam", {"out": "x.safetensors"}, r"--out x\.safetensors"),
         ("timm", {"out": "simsiam.pth.tar"}, "is the checkpoint itself; choose another name"),
         ("timm", {"arch": "resnet50"}, r"--arch is resnet50, but .* holds resnet18"),
     ],

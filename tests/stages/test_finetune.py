@@ -304,7 +304,7 @@ def test_a_folder_that_holds_a_run_is_refused_and_replaced_where_asked(settings)
         ({"optimizer": "adamw", "momentum": 0.5}, "--momentum does nothing with --optimizer adamw"),
         ({"random": True, "from_scratch": True}, "--from-scratch does nothing without a trained network"),
         ({"random": True, "layer_decay": 0.5}, "--layer-decay does nothing without a trained network"),
-        ({"warmup_epochs": 2}, "--warmup-epochs 2 leaves nothing of 2 epochs"),
+        ({"warmup_epochs": 2}, r"--warmup-epochs 2 .*\(2\)"),
         ({"resume": "auto", "overwrite": True}, "--overwrite does nothing with --resume auto"),
         ({"dataset_type": "imagenet_train"}, "names one split"),
     ],
@@ -337,7 +337,7 @@ def test_the_command_prints_both_arms_and_their_difference(ssltool, settings):
     flags = ["--pretrained", c.pretrained, "--device", "cpu", "-j", 0, "-b", 16, "--epochs", 1, "-o", c.out]
     ran = ssltool("finetune", c.data, *flags, "--from-scratch", "--seeds", 2)
     assert ran.code == 0, ran.err
-    for word in ("pretrained", "from scratch", "difference", "95 % interval", "48 of 3 classes"):
+    for word in ("pretrained", "from scratch", "difference", "95 % interval", "48 train of 3 classes"):
         assert word in ran.out
     again = ssltool("finetune", c.data, *flags, "--from-scratch", "--seeds", 2, "--resume", "auto", "--json")
     assert again.json["arms"]["scratch"]["acc1"]["values"]

@@ -19,7 +19,7 @@ import pytest
 import torch
 from PIL import Image
 
-from helpers import records
+from helpers import records, usage_message
 from ssltool.checkpoints.checkpoint import Checkpoint
 from ssltool.cli import cli
 from ssltool.config import ReportConfig
@@ -361,13 +361,13 @@ def test_what_cannot_be_reported_is_refused_in_one_line(ssltool, trained, tmp_pa
         ([tmp_path], "no run folder"),
         ([trained, trained], "twice"),
         ([trained, "--checkpoint", "gone.pt"], "gone.pt"),
-        ([trained, "-o", tmp_path / "r.pdf"], ".html"),
         ([trained, "--data", tmp_path], "leave --data out"),
     ):
         ran = ssltool("report", "-o", tmp_path / "r.html", *arguments)
         assert (ran.code, ran.out) == (1, "")
         assert ran.err.splitlines()[-1].startswith("error: ") and words in ran.err
     assert list(tmp_path.glob("*.html")) == []
+    assert "--out" in usage_message(ssltool("report", trained, "-o", tmp_path / "r.pdf"))
     assert ssltool("report").code == 2
 
 

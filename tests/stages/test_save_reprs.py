@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import ssltool as package
+from helpers import usage_message
 from ssltool import seeds
 from ssltool.checkpoints.build import build_method
 from ssltool.checkpoints.checkpoint import Checkpoint
@@ -95,8 +96,7 @@ def test_out_may_be_a_folder_that_is_there_also_for_one_split(save, tmp_path):
 
 def test_both_splits_do_not_fit_into_one_file(save, tmp_path):
     ran = save("--split", "both", "-o", tmp_path / "x.pt")
-    assert ran.code == 1
-    assert ran.err.startswith("error: --split both writes two files")
+    assert "--split both" in usage_message(ran)
     assert not (tmp_path / "x.pt").exists()
 
 
@@ -111,8 +111,7 @@ def test_where_one_split_cannot_be_read_neither_is_written(ssltool, trained, tmp
 def test_out_leaves_exp_id_and_extra_info_nothing_to_do(save, tmp_path):
     for flags in (("--exp_id", 3), ("--extra_info", "x")):
         ran = save("--split", "val", "-o", tmp_path / "x.pt", *flags)
-        assert ran.code == 1
-        assert "leaves --exp-id and --extra-info nothing to do" in ran.err
+        assert flags[0].replace("_", "-") in usage_message(ran)
 
 
 @pytest.mark.parametrize(("layer", "width"), [("backbone", 64), ("projector", 16), ("predictor", 16)])
@@ -189,8 +188,7 @@ def test_the_default_split_is_train(save, tmp_path):
 
 def test_a_dataset_type_and_a_split_that_contradict_each_other_are_refused(save, tmp_path):
     ran = save("--dataset_type", "bundled_val", "--split", "train", "-o", tmp_path / "r.pt")
-    assert ran.code == 1
-    assert "contradict each other" in ran.err
+    assert "--dataset-type bundled_val and --split train" in usage_message(ran)
 
 
 @pytest.mark.parametrize(("flag", "value"), [("--arch", "resnet18"), ("--stem", "imagenet")])

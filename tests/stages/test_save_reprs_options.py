@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
+from helpers import usage_message
 from ssltool.checkpoints.build import build_method
 from ssltool.checkpoints.checkpoint import Checkpoint
 from ssltool.config import DataSettings
@@ -73,7 +74,7 @@ def test_a_modules_output_is_saved_under_its_name(save, trained, tmp_path, monke
 def test_an_unknown_layer_is_one_line_with_the_nearest_and_leaves_no_file(save, tmp_path):
     ran = save("--layer", "backbone.layr3", "-o", tmp_path / "out" / "r.pt")
     assert (ran.code, ran.out) == (1, "")
-    assert ran.err.startswith("error: unknown layer 'backbone.layr3'; did you mean backbone.layer3")
+    assert "unknown layer 'backbone.layr3'; did you mean backbone.layer3" in ran.err
     assert ran.err.count("\n") == 1
     assert not (tmp_path / "out").exists()
 
@@ -139,11 +140,9 @@ def test_the_default_token_is_the_class_token(save, vit, tmp_path):
     [
         (["--tokens", "mean"], "--tokens mean does nothing with --layer backbone: it is for the tokens of a ViT"),
         (["--layer", "projector", "--pool", "none"], "--pool none does nothing with --layer projector"),
-        (["--views", 2, "--pool", "none"], "--views wants one row a view"),
-        (["--format", "npy", "--dtype", "bf16"], "--format npy has no bfloat16"),
     ],
 )
-def test_settings_that_make_no_sense_together_are_refused(save, tmp_path, flags, line):
+def test_settings_that_do_nothing_with_the_network_are_refused(save, tmp_path, flags, line):
     ran = save(*flags, "-o", tmp_path / "out" / "r")
     assert (ran.code, ran.out) == (1, "")
     assert ran.err.startswith(f"error: {line}")
@@ -219,15 +218,27 @@ def test_out_names_the_files_of_each_format(save, tmp_path, monkeypatch, flags, 
     assert {other.name for other in path.parent.iterdir()} == files
 
 
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (["--views", 2, "--pool", "none"], "--views"),
+        (["--views", 2, "--tokens", "patch"], "--views"),
+        (["--format", "npy", "--dtype", "bf16"], "--format npy"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_a_mistake_on_the_command_line(save, tmp_path, flags, named):
+    assert named in usage_message(save(*flags, "-o", tmp_path / "out" / "r"))
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(("kind", "out"), [("npy", "r.pt"), ("pt", "r.npy"), ("parquet", "r.npy"), ("pt", "r.parquet")])
 def test_a_name_and_a_format_that_contradict_each_other_are_refused(save, tmp_path, kind, out):
     ran = save("--format", kind, "-o", tmp_path / out)
-    assert ran.code == 1
-    assert f"and --format {kind} contradict each other" in ran.err
+    assert f"and --format {kind} contradict each other" in usage_message(ran)
+    assert not list(tmp_path.glob("r*"))
 
 
 def test_both_splits_in_another_format_need_a_folder(ssltool, trained, tmp_path):
     flags = ["--pretrained", trained / "checkpoint.pt", "--device", "cpu", "--split", "both", "--format", "npy"]
     ran = ssltool("save-reprs", *flags, "-o", tmp_path / "r.npy")
-    assert ran.code == 1
-    assert ran.err.startswith("error: --split both writes two files")
+    assert "--split both" in usage_message(ran)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ssltool.config import DeviceSettings
-from ssltool.errors import SSLToolError
+from ssltool.errors import SSLToolError, UsageError
 from ssltool.training.device import autocast, pick_device, worker_count
 
 CPU = torch.device("cpu")
@@ -61,9 +61,14 @@ def test_gpu_number_that_is_not_there_is_refused(two_gpus):
 
 
 @pytest.mark.parametrize("device", ["cpu", "mps"])
-def test_gpu_beside_another_device_is_a_contradiction(device):
-    with pytest.raises(SSLToolError, match=f"--gpu 0 and --device {device} contradict each other"):
-        pick_device(DeviceSettings(device=device, gpu=0))
+def test_gpu_beside_another_device_is_refused(device):
+    with pytest.raises(UsageError, match=f"--gpu .* --device {device}"):
+        DeviceSettings(device=device, gpu=0).check()
+
+
+@pytest.mark.parametrize("device", ["auto", "cuda"])
+def test_gpu_beside_cuda_is_accepted(device):
+    DeviceSettings(device=device, gpu=0).check()
 
 
 def test_unknown_device_is_refused_by_the_settings():

@@ -7,6 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from helpers import usage_message
 from ssltool.checkpoints.checkpoint import Checkpoint
 from ssltool.config import PretrainConfig
 from ssltool.data import views
@@ -239,8 +240,7 @@ def test_teachers_make_and_weights_are_part_of_the_saved_settings(setup, trained
 
 def test_distilling_without_a_teacher_is_refused_before_anything_is_written(ssltool, tmp_path):
     ran = ssltool("pretrain", "--method", "distill", "-a", "resnet18_w8", "--device", "cpu", "-o", tmp_path / "run")
-    assert (ran.code, ran.out) == (1, "")
-    assert "distill learns from a trained network; name its checkpoint with --set teacher=FILE" in ran.err
+    assert "--set teacher=FILE" in usage_message(ran)
     assert not (tmp_path / "run").exists()
 
 
@@ -268,7 +268,7 @@ def test_warm_up_of_the_predictor_is_possible_where_one_learns(setup, method):
 def test_warm_up_of_the_predictor_that_is_refused_leaves_no_folder(ssltool, tmp_path):
     flags = ["--method", "simclr", "--n-warmup-steps", 1, "-a", "resnet18_w8", "--device", "cpu"]
     ran = ssltool("pretrain", *flags, "-o", tmp_path / "run")
-    assert (ran.code, ran.out) == (1, "") and "--n-warmup-steps trains the predictor alone" in ran.err
+    assert "--n-warmup-steps" in usage_message(ran)
     assert not (tmp_path / "run").exists()
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from math import inf
 
-from ssltool.errors import SSLToolError
+from ssltool.errors import SSLToolError, UsageError
 from ssltool.registry import Registry
 
 AT = {
@@ -215,7 +215,7 @@ def metric_names(wanted: str | None, *, views: bool = False) -> tuple[str, ...]:
         return tuple(name for name, metric in METRICS.items() if views or metric.at != "views")
     names: Sequence[str] = [name.strip().replace("-", "_") for name in wanted.split(",") if name.strip()]
     if not names:
-        raise SSLToolError(f"--metrics '{wanted}' names none; choose among {', '.join(METRICS)}, or all")
+        raise UsageError(f"--metrics '{wanted}' names none; choose among {', '.join(METRICS)}, or all")
     check_names(names)
     return tuple(dict.fromkeys(names))
 

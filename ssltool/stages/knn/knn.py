@@ -19,7 +19,7 @@ from ssltool.reprs.neighbours.file import Neighbours
 from ssltool.reprs.neighbours.search import neighbours
 from ssltool.reprs.neighbours.vote import keep_labelled, predicted_labels
 from ssltool.reprs.row_set import RowSet
-from ssltool.settings import flag, ineffective, refuse_ineffective
+from ssltool.settings import flag
 from ssltool.stages.knn import paper_files
 from ssltool.stages.knn.accuracy import accuracy_with_interval, confusion_matrix, per_class_accuracy
 from ssltool.training.device import pick_device
@@ -70,7 +70,7 @@ def run(config: KnnConfig) -> dict[str, Any]:
             and queries without labels.
     """
     device = pick_device(config)
-    _check_settings(config)
+    config.check()
     bank, queries = (Saved.open(name) for name in _file_names(config))
     _check_outputs(config, bank, queries)
     refuse_mix(bank, queries)
@@ -111,30 +111,10 @@ def run(config: KnnConfig) -> dict[str, Any]:
 
 
 def _file_names(config: KnnConfig) -> tuple[str, str]:
+    """The files of the bank and of the queries."""
     if config.folder is not None:
-        if config.bank is not None or not (config.source and config.target):
-            raise SSLToolError("--folder requires --source and --target, and no file names as arguments")
-        return str(Path(config.folder) / config.source), str(Path(config.folder) / config.target)
-    if config.bank is None or config.queries is None or config.source or config.target:
-        raise SSLToolError("name two files, the bank and the queries, or use --folder with --source and --target")
-    return config.bank, config.queries
-
-
-def _check_settings(config: KnnConfig) -> None:
-    several = len(config.ks) > 1
-    rules = [
-        (("k",), config.k_max is not None, "with --k-max"),
-        (("holdout", "seed"), config.select_k != "holdout", "without --select-k holdout"),
-        (("temperature",), not config.weighted, "without --weighted"),
-    ]
-    refuse_ineffective(ineffective(config, rules))
-    if config.select_k is not None and not several:
-        raise SSLToolError("--select-k needs several k, as in -k 1,5,20,200 or --k-max 200")
-    for name in ("per_class", "confusion", "folder"):
-        if getattr(config, name) and several and config.select_k is None:
-            raise SSLToolError(f"{flag(name)} needs a single k; give one, or choose it with --select-k")
-    if config.out is not None and Path(config.out).suffix != ".json":
-        raise SSLToolError(f"--out {config.out}: the output is JSON; give a name that ends in .json")
+        return str(Path(config.folder) / str(config.source)), str(Path(config.folder) / str(config.target))
+    return str(config.bank), str(config.queries)
 
 
 def _check_outputs(config: KnnConfig, *inputs: Saved) -> None:

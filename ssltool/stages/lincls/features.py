@@ -11,7 +11,6 @@ from ssltool.config import LinclsConfig
 from ssltool.data.labels import hold_out
 from ssltool.files import Record, weights_hash
 from ssltool.stages.lincls.linear_heads import Batches, Linear
-from ssltool.stages.lincls.selection import chooses
 
 
 class FeatureSource(ABC):
@@ -76,7 +75,7 @@ class FeatureSource(ABC):
     def _choose(self, labels: np.ndarray, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Of labelled rows, those to train on and those held out."""
         kept, held = np.arange(len(labels)), np.arange(0)
-        if chooses(self.config):
+        if self.config.chooses:
             kept, held = hold_out(labels, self.config.holdout, self.config.seed)
         self.sizes["train_size"] = len(kept)
         if len(held):

@@ -24,7 +24,7 @@ from ssltool.stages.lincls.image_features import ImageFeatures
 from ssltool.stages.lincls.lbfgs import solve
 from ssltool.stages.lincls.linear_heads import score
 from ssltool.stages.lincls.saved_features import SavedFeatures
-from ssltool.stages.lincls.selection import check, default_name
+from ssltool.stages.lincls.selection import default_name
 from ssltool.stages.lincls.sgd import ProbeLoop
 from ssltool.training import distributed
 from ssltool.training.device import pick_device
@@ -40,7 +40,7 @@ def run(config: LinclsConfig) -> Record:
             backbone that changed.
         Interrupted: after SIGTERM, SIGINT or SIGUSR1, with the state saved.
     """
-    check(config)
+    config.check()
     device = pick_device(config)
     folder = RunFolder(run_path(config, default_name(config)), "lincls")
     path = find_file(config.resume, folder.path / PROBE)

@@ -13,7 +13,7 @@ from ssltool.config import LinclsConfig
 from ssltool.data.images import MEMORY_LIMIT
 from ssltool.data.labels import places
 from ssltool.data.support import labelled_rows
-from ssltool.errors import SSLToolError
+from ssltool.errors import SSLToolError, UsageError
 from ssltool.reprs.group import ONE_NETWORK, ONE_SET, Saved, refuse_mix
 from ssltool.stages.lincls.features import FeatureSource
 from ssltool.stages.lincls.linear_heads import Batches, Linear
@@ -43,7 +43,7 @@ class SavedFeatures(FeatureSource):
         self.config, self.device = config, device
         names = config.reprs or ()
         if len(names) != 2 or Path(names[0]).resolve() == Path(names[1]).resolve():
-            raise SSLToolError("--reprs takes two different files: one to learn from, and one to be scored on")
+            raise UsageError("--reprs takes two different files: one to learn from, and one to be scored on")
         train, val = map(_labelled, names)
         refuse_mix(train, val)
         self.width = train.rows.width

@@ -1,4 +1,4 @@
-"""The settings of the probe beside one another: which contradict, and which do nothing."""
+"""What the probe tries, how it chooses among that, and what its run is called."""
 
 from __future__ import annotations
 
@@ -6,60 +6,8 @@ from pathlib import Path
 
 from ssltool.checkpoints.load import run_name
 from ssltool.config import LinclsConfig
-from ssltool.errors import SSLToolError
-from ssltool.settings import Rule, ineffective, numbers, refuse_ineffective
-from ssltool.training import distributed, optimizer_rule
-
-OF_IMAGES = (
-    *("data", "dataset_type", "idx_path", "download", "small", "skip_corrupt", "image_size", "workers"),
-    *("pretrained", "arch", "stem", "random"),
-)
-OF_SGD = ("optimizer", "lars", "epochs", "batch_size", "lr", "lr_sweep", "momentum", "weight_decay")
-OF_LBFGS = ("c", "c_grid", "max_iter")
-OF_TRAINING = (*OF_SGD, *OF_LBFGS, "solver", "standardise", "labels_fraction", "holdout", "idx_path", "overwrite")
-OF_THE_FOLDER = ("out", "exp_name", "exp_id")
-
-
-def check(config: LinclsConfig) -> None:
-    """Refuses settings that contradict one another or do nothing.
-
-    Raises:
-        SSLToolError: naming the first.
-    """
-    if config.lars and config.optimizer not in (None, "larc"):
-        raise SSLToolError(f"--lars is LARC, as in the paper, and --optimizer is {config.optimizer}; keep one of them")
-    for name in ("lr_sweep", "c_grid"):
-        if getattr(config, name) is not None:
-            numbers(getattr(config, name), name)
-    refuse_ineffective(ineffective(config, _rules(config)))
-
-
-def _rules(config: LinclsConfig) -> list[Rule]:
-    files, lbfgs = config.reprs is not None, config.solver == "lbfgs"
-    return [
-        (("evaluate",), config.resume is None, "without --resume, which names the probe to score"),
-        (OF_TRAINING, config.evaluate, "with --evaluate, which trains nothing"),
-        (OF_THE_FOLDER, config.evaluate and config.resume != "auto", "with --evaluate, which writes nothing"),
-        (OF_IMAGES, files, "with --reprs, whose files hold what a network made of the images"),
-        (("solver", "standardise"), not files, "without --reprs"),
-        ((*OF_SGD, "resume"), lbfgs, "with --solver lbfgs"),
-        optimizer_rule(config, optimizer(config)),
-        (OF_LBFGS, not lbfgs, "without --solver lbfgs"),
-        (("lr",), config.lr_sweep is not None, "with --lr-sweep"),
-        (("c",), config.c_grid is not None, "with --c-grid"),
-        (("holdout",), not chooses(config), "without --lr-sweep or --c-grid"),
-        (("overwrite",), config.resume == "auto", "with --resume auto"),
-    ]
-
-
-def optimizer(config: LinclsConfig) -> str:
-    """The optimizer of SGD: ``--lars`` stands for LARC, as in the paper."""
-    return "larc" if config.lars else config.optimizer or "sgd"
-
-
-def chooses(config: LinclsConfig) -> bool:
-    """Whether something is chosen on held-out training rows."""
-    return config.lr_sweep is not None or config.c_grid is not None
+from ssltool.settings import numbers
+from ssltool.training import distributed
 
 
 def rates(config: LinclsConfig) -> tuple[float, ...]:

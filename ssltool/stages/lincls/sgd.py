@@ -22,7 +22,7 @@ from ssltool.runs.resume import differences
 from ssltool.settings import flag
 from ssltool.stages.lincls.features import FeatureSource
 from ssltool.stages.lincls.linear_heads import Batches, Heads, Linear, score
-from ssltool.stages.lincls.selection import best, chooses, note_edge, optimizer, rates
+from ssltool.stages.lincls.selection import best, note_edge, rates
 from ssltool.training.classification import linear_classifier
 from ssltool.training.loop import TrainingLoop
 from ssltool.training.progress import Progress
@@ -66,7 +66,7 @@ class ProbeLoop(TrainingLoop[ProbeState, tuple[Tensor, Tensor]]):
         self.rates = rates(c)
         self.train_size = source.sizes["train_size"]
         self.batch_size = c.batch_size or (4096 if self.train_size >= LARGE else 256)
-        self.optimizer = optimizer(c)
+        self.optimizer = c.optimizer_name
         self.saved = as_dict(c) | {
             "batch_size": self.batch_size,
             "optimizer": self.optimizer,
@@ -120,13 +120,13 @@ class ProbeLoop(TrainingLoop[ProbeState, tuple[Tensor, Tensor]]):
     def finish_epoch(self) -> Record:
         state = self.state
         tried = self._tried()
-        if chooses(self.config):
+        if self.config.chooses:
             state.chosen = best(self.rates, [one["held_acc1"] for one in tried])
         chosen, rate = tried[state.chosen], self._rates_now()[state.chosen]
         (accuracies,) = score(self.source.val(), [self._linear()[state.chosen]], self.source.counted)
         self.source.check()
         record: Record = {"epoch": state.epoch} | chosen | {"lr": rate} | accuracies
-        if chooses(self.config):
+        if self.config.chooses:
             record |= {"base_lr": chosen["lr"], "tried": tried}
         state.finish_epoch()
         return record
@@ -142,7 +142,7 @@ class ProbeLoop(TrainingLoop[ProbeState, tuple[Tensor, Tensor]]):
             given = f"--lr (it is {self.rates[0]:g})" if len(self.rates) == 1 else "--lr-sweep"
             raise SSLToolError(f"the probe's loss is not finite in epoch {self.state.epoch + 1}; lower {given}")
         columns: dict[str, Sequence[float]] = {"lr": self.rates, "loss": losses, "train_acc1": hits}
-        if chooses(self.config):
+        if self.config.chooses:
             held = score(self.source.held(), self._linear(), self.source.counted)
             columns["held_acc1"] = [one["acc1"] for one in held]
         rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
@@ -164,7 +164,7 @@ class ProbeLoop(TrainingLoop[ProbeState, tuple[Tensor, Tensor]]):
             "optimizer": self.optimizer,
             "lr": self.rates[state.chosen],
         }
-        if chooses(c):
+        if c.chooses:
             note_edge("--lr-sweep", self.rates, state.chosen)
         result |= self.source.facts() | self.source.check() | {"run": str(self.folder.path)} | self.source.origin
         self._write(result)

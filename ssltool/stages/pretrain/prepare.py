@@ -21,7 +21,7 @@ from ssltool.methods import method_class, method_options
 from ssltool.methods.options import LabelledSupport
 from ssltool.models.backbones import family_of, resolve_stem
 from ssltool.models.family import SMALL_IMAGE
-from ssltool.stages.pretrain.conflicts import given_options, refuse_ineffective_settings
+from ssltool.stages.pretrain.recipe import given_options
 from ssltool.training.setup import DEFAULT_SIZE, TrainingSetup
 
 MIN_PROBE, MAX_PROBE = 256, 2048
@@ -35,11 +35,13 @@ def prepare(config: PretrainConfig) -> TrainingSetup:
         SSLToolError: for anything that would stop the run later: settings that do nothing together, a bad order, a
             chunk smaller than a batch, ...
     """
-    refuse_ineffective_settings(config)
+    config.check()
     family_of(config.arch)
     options = method_options(config.method, given_options(config))
     images = open_dataset(config, "train")
     config = _resolve(config, images)
+    for message in config.mistakes():  # what only the defaults that depend on the data show
+        raise SSLToolError(message)
     order = np.arange(len(images))
     if config.strategy != "iid":
         order = read_order(config.incremental_idx_path, len(images), config.seed)
@@ -51,10 +53,6 @@ def prepare(config: PretrainConfig) -> TrainingSetup:
         raise SSLToolError(
             f"--n-warmup-steps {config.n_warmup_steps} freezes the encoder for all {setup.steps} steps of an epoch"
         )
-    if config.start_epoch is not None and config.start_epoch >= setup.epochs:
-        raise SSLToolError(f"--start-epoch {config.start_epoch} leaves nothing of {setup.epochs} epochs")
-    if config.warmup_epochs and config.warmup_epochs >= setup.epochs:
-        raise SSLToolError(f"--warmup-epochs {config.warmup_epochs} leaves nothing of {setup.epochs} epochs")
     setup.check_schedule()
     unlabelled = int((images.labels < 0).sum())
     if method_class(config.method).uses_labels and unlabelled:

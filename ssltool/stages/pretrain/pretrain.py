@@ -23,7 +23,7 @@ from ssltool.data.images import open_dataset
 from ssltool.data.loader import Batch, Loader, Shard
 from ssltool.diagnosis.metrics.of_rows import feature_std_tensor
 from ssltool.diagnosis.monitor import Monitor, MonitorResult, has_collapsed, summary
-from ssltool.errors import Collapsed, SSLToolError
+from ssltool.errors import Collapsed, SSLToolError, UsageError
 from ssltool.files import Record
 from ssltool.methods.base import EpochImages, Now, Output
 from ssltool.runs.resume import find_start
@@ -48,7 +48,7 @@ def run(config: PretrainConfig) -> Path:
         Collapsed: if the run collapsed as far as ``stop_on`` says, with the state saved.
     """
     if config.dist_backend != "auto" and not distributed.under_torchrun():
-        raise SSLToolError(f"--dist-backend {config.dist_backend} does nothing without torchrun; leave it out")
+        raise UsageError(f"--dist-backend {config.dist_backend} does nothing without torchrun; leave it out")
     device = pick_device(config, local_rank=distributed.local_rank())
     try:
         with distributed.process_group(device, config.dist_backend) as shard:

@@ -87,27 +87,12 @@ def run(config: RankConfig) -> dict[str, Any]:
 
 
 def _parse(config: RankConfig) -> _Request:
-    names = metric_names(config.by)
-    if len(names) != 1:
-        raise SSLToolError(f"--by {config.by}: name one metric")
-    if config.fit is not None and config.predict is not None:
-        raise SSLToolError("--fit and --predict cannot be combined; do one after the other")
-    if config.features is not None and config.fit is None:
-        raise SSLToolError("--features does nothing without --fit; leave it out")
-    if config.probes and config.accuracy != "linear":
-        raise SSLToolError("--probes does nothing without --accuracy linear; add that, or leave it out")
-    if config.accuracy not in (None, "knn", "linear") and Path(str(config.accuracy)).suffix != ".csv":
-        raise SSLToolError(f"--accuracy is '{config.accuracy}'; it must be knn, linear, or a .csv file")
-    if config.fit is not None and Path(config.fit).suffix != ".json":
-        raise SSLToolError(f"--fit {config.fit}: name the .json file to write the forecast to")
-    if config.out is not None and Path(config.out).suffix not in (".csv", ".json"):
-        raise SSLToolError(f"--out {config.out}: the table is written as .csv or .json; name such a file")
-    if config.out is not None and config.out == config.fit:
-        raise SSLToolError(f"--out and --fit are both {config.out}; write the table and the forecast to two files")
+    config.check()
+    (by,) = metric_names(config.by)
     forecast = None if config.predict is None else Forecast.load(config.predict)
     if forecast is not None:
-        return _Request(names[0], [(feature.layer, feature.metric) for feature in forecast.features], forecast)
-    return _Request(names[0], [] if config.fit is None else feature_keys(config.features, config.layer), None)
+        return _Request(by, [(feature.layer, feature.metric) for feature in forecast.features], forecast)
+    return _Request(by, [] if config.fit is None else feature_keys(config.features, config.layer), None)
 
 
 def _read_items(config: RankConfig, request: _Request) -> tuple[list[RankedItem], list[str], list[str]]:

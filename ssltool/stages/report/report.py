@@ -49,10 +49,7 @@ def run(config: ReportConfig) -> dict[str, Any]:
         SSLToolError: for a folder that holds no run, images that have moved, weights that do not fit, a map that needs
             a missing package, or a page that cannot be written.
     """
-    if not config.runs:
-        raise SSLToolError("name at least one run folder")
-    if Path(config.out).suffix.lower() not in (".html", ".htm"):
-        raise SSLToolError(f"--out {config.out}: a report is an HTML page; use a name that ends in .html")
+    config.check()
     if config.map == "tsne":
         _tsne()
     device = pick_device(config)

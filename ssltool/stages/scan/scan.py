@@ -22,7 +22,6 @@ from ssltool.runs.resume import check_compatible
 from ssltool.stages.scan.cluster_scores import score
 from ssltool.stages.scan.cluster_training import Clustering, SelfLabelling, predict
 from ssltool.stages.scan.clusters_file import Clusters
-from ssltool.stages.scan.conflicts import refuse_ineffective_settings
 from ssltool.stages.scan.inputs import Inputs, unit
 from ssltool.stages.scan.kmeans import kmeans, nearest
 from ssltool.stages.scan.mining import Table, mine
@@ -52,7 +51,7 @@ def run(config: ScanConfig) -> Record:
         SSLToolError: for unusable files or data, settings that do nothing, or self-labelling without confident images.
         Interrupted: after a signal, with the state saved.
     """
-    refuse_ineffective_settings(config)
+    config.check()
     return _Run(config).take()
 
 

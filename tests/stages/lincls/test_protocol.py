@@ -151,7 +151,7 @@ def test_the_papers_flag_is_the_optimizer_larc_and_contradicts_the_others(settin
     assert lincls.run(settings(optimizer="larc", batch_size=40, overwrite=True))["optimizer"] == "larc"
     assert torch.equal(Probe.load(probe_path).weight, before)
     for other in ("sgd", "lars"):
-        with pytest.raises(SSLToolError, match=f"--lars is LARC, as in the paper, and --optimizer is {other}"):
+        with pytest.raises(SSLToolError, match=f"--lars .*--optimizer is {other}"):
             lincls.run(settings(lars=True, optimizer=other))
 
 

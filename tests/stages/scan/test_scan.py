@@ -354,7 +354,13 @@ def test_the_command_shows_majority_beside_accuracy_where_there_are_more_cluster
     flags += ["--selflabel-epochs", 1, "-b", 16, "--threshold", 0.05, "-o", c.out, "--kmeans"]
     ran = ssltool("scan", c.data, *flags, "--clusters", 6)
     assert ran.code == 0, ran.err
-    for word in ("5 neighbours of each image, 9", "% of them of its class", "majority", "24 val images", "selflabel"):
+    for word in (
+        "5 neighbours of each image, 9",
+        "% of them of the same class",
+        "majority",
+        "24 val images",
+        "selflabel",
+    ):
         assert word in ran.out
     again = ssltool("scan", c.data, *flags, "--clusters", 6, "--resume", "auto", "--json")
     assert again.json["steps"]["cluster"]["majority"] >= again.json["steps"]["cluster"]["accuracy"]

@@ -1,0 +1,76 @@
+"""A published recipe, or the settings of another run, beside the settings that are given."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from ssltool.config import PretrainConfig
+from ssltool.errors import UsageError, found_in
+from ssltool.methods import method_class
+from ssltool.methods.options import gather_options, ineffective_options, parse_options
+from ssltool.methods.recipes import published
+from ssltool.runs.repeat import read_settings, repeat
+from ssltool.settings import flag, reset_ineffective
+
+
+def given_options(config: PretrainConfig) -> dict[str, Any]:
+    """The method's options that are given, with ``--set`` or a flag of their own.
+
+    Raises:
+        UsageError: if one is given twice.
+    """
+    flags: dict[str, Any] = {}
+    for f in dataclasses.fields(config):
+        name, value = f.metadata["method_option"], getattr(config, f.name)
+        if name and value != f.default:
+            if name in flags:
+                raise UsageError(f"{flag(f.name)} and another flag both set the option {name}; keep one of them")
+            flags[name] = value
+    return gather_options(config.options, flags)
+
+
+def apply_recipe(config: PretrainConfig, name: str, explicit: Collection[str] = ()) -> PretrainConfig:
+    """``config`` with the recipe ``name`` of its method; the settings in ``explicit`` and its own options take
+    precedence.
+
+    Settings of the recipe that then have no effect stay at their defaults, and a warm-up that does not fit into the
+    epochs becomes a tenth of them.
+
+    Raises:
+        UsageError: for an unknown recipe, or one that the method does not have.
+    """
+    recipe = published(config.method, name)
+    result = add_options(config, recipe.pop("options"))
+    changes = {setting: value for setting, value in recipe.items() if setting not in explicit}
+    result = reset_ineffective(dataclasses.replace(result, **changes), changes)
+    if result.epochs and result.warmup_epochs >= result.epochs and "warmup_epochs" in changes:
+        return dataclasses.replace(result, warmup_epochs=result.epochs // 10)
+    return result
+
+
+def add_options(config: PretrainConfig, options: Mapping[str, Any]) -> PretrainConfig:
+    """``config`` with those ``options`` of its method that are not given and have an effect beside the given ones."""
+    given = given_options(config)
+    added = {option: value for option, value in options.items() if option not in given}
+    parsed = parse_options(config.method, method_class(config.method).Options, given | added)
+    for option, _ in ineffective_options(parsed):
+        added.pop(option, None)
+    texts = (f"{option}={value}" for option, value in added.items())
+    return dataclasses.replace(config, options=(*config.options, *texts))
+
+
+def repeat_run(config: PretrainConfig, path: str, given: Collection[str]) -> PretrainConfig:
+    """``config`` with the settings and the method's options of the run whose ``config.json`` is ``path``, except for
+    those that are ``given`` beside it. The options of another method are left out.
+
+    Raises:
+        SSLToolError: if the file cannot be read, or holds something else.
+    """
+    saved = read_settings(path, "pretrain")
+    repeated = repeat(config, path, saved, "pretrain", given)
+    if saved.get("method", repeated.method) != repeated.method:
+        return repeated
+    with found_in(f"--config {path}"):
+        return add_options(repeated, saved.get("method_options", {}))
