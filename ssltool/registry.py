@@ -65,13 +65,13 @@ class Registry(Mapping[str, E], Generic[E]):
         if _loading:
             self._plugins[name] = _loading[-1]
 
-    def load(self, name: str) -> Any:
-        """The target of an entry, imported when needed.
+    def load(self, name: str, field: str = "target") -> Any:
+        """The target of an entry, or what another ``field`` names in the same way, imported when needed.
 
         Raises:
             UsageError: for an unknown name.
         """
-        target = self[name].target
+        target = getattr(self[name], field)
         if not isinstance(target, str):
             return target
         module, _, attribute = target.partition(":")

@@ -21,6 +21,7 @@ def setting(
     help: str,
     *flags: str,
     section: str = "Options",
+    names: str = "",
     choices: Collection[str] = (),
     minimum: float | None = None,
     maximum: float | None = None,
@@ -32,7 +33,8 @@ def setting(
 ) -> Any:
     """A dataclass field with what the command line and the checks need to know about it.
 
-    ``flags`` are further spellings beside ``--name``; ``minimum`` and ``maximum`` are inclusive, ``above`` exclusive;
+    ``flags`` are further spellings beside ``--name``; ``names`` is the registry of the values, as ``module:attribute``,
+    whose names replace ``{names}`` in the help; ``minimum`` and ``maximum`` are inclusive, ``above`` exclusive;
     ``fixed`` settings may not change when a run is resumed; ``method_option`` names the method's option that a setting
     stands for; ``nargs`` is how many values follow the flag.
     """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import importlib
 from collections.abc import Callable, Collection
 from typing import Any, TypeVar
 
@@ -53,9 +54,17 @@ class Command(click.Command):
 class Setting(click.Option):
     """An option that knows its section of the help."""
 
-    def __init__(self, *args: Any, section: str, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, section: str, names: str = "", **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.section = section
+        self.section, self.names = section, names
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        record = super().get_help_record(ctx)
+        if record is None or not self.names:
+            return record
+        module, _, attribute = self.names.partition(":")
+        names = ", ".join(getattr(importlib.import_module(module), attribute))
+        return record[0], record[1].replace("{names}", names)
 
 
 def _plugin_option() -> Setting:
@@ -136,6 +145,7 @@ def settings(cls: type, *, positional: tuple[str, ...] = ()) -> Callable[[F], F]
                 *_declarations(f, kind),
                 cls=Setting,
                 section=f.metadata["section"],
+                names=f.metadata["names"],
                 default=f.default,
                 show_default=shown,
                 help=f.metadata["help"],
