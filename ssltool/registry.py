@@ -57,14 +57,14 @@ class Registry(Mapping[str, E], Generic[E]):
         if _loading:
             self._plugins[name] = _loading[-1]
 
-    def load(self, name: str) -> Any:
-        """The ``target`` of an entry: the object itself, or what ``"module:attribute"`` names, imported when needed.
+    def load(self, name: str, field: str = "target") -> Any:
+        """The ``target`` of an entry, or another ``field``: the object itself, or what ``"module:attribute"`` names,
+        imported when needed.
 
         Raises:
             UsageError: for an unknown name.
         """
-        entry: Any = self[name]
-        target = entry.target
+        target = getattr(self[name], field)
         if not isinstance(target, str):
             return target
         module, _, attribute = target.partition(":")

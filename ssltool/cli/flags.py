@@ -102,9 +102,13 @@ class Setting(click.Option):
         if not ctx.meta.get(EVERY_OPTION):
             self.opts = [name for name in names if name not in self.aliases]
         try:
-            return super().get_help_record(ctx)
+            record = super().get_help_record(ctx)
         finally:
             self.opts = names
+        if record is None or not isinstance(self.type, Named):
+            return record
+        usage, help = record
+        return usage, help.replace("{names}", ", ".join(self.type.names())) if "{names}" in help else help
 
 
 def _plugin_option() -> Setting:
@@ -172,12 +176,15 @@ class Named(StringParamType):
     def __init__(self, target: str) -> None:
         self.target = target
 
-    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    def names(self) -> list[str]:
+        """The names that are known now."""
         module, _, attribute = self.target.partition(":")
         found = getattr(importlib.import_module(module), attribute)
+        return list(found() if callable(found) else found)
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         head, comma, last = incomplete.rpartition(",")
-        names = found() if callable(found) else found
-        return [CompletionItem(f"{head}{comma}{name}") for name in names if name.startswith(last)]
+        return [CompletionItem(f"{head}{comma}{name}") for name in self.names() if name.startswith(last)]
 
 
 def _click_type(kind: type, metadata: Any) -> Any:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from ssltool.config.collapse import CollapseConfig
 from ssltool.config.common import (
-    DATASETS,
     LAYERS,
     SPLITS,
     STEMS,
@@ -36,7 +35,6 @@ from ssltool.config.save_reprs import SaveReprsConfig
 from ssltool.config.scan import ScanConfig
 
 __all__ = [
-    "DATASETS",
     "LAYERS",
     "SPLITS",
     "STEMS",

@@ -11,18 +11,9 @@ from typing import Any
 from ssltool.settings import Checked, Rule, flag, setting
 
 STRATEGIES = ("iid", "current", "accumulate", "last")
-DATASETS = (
-    "auto",
-    "bundled",
-    "imagenet",
-    "folder",
-    "images",
-    "fashion-mnist",
-    "cifar10",
-    "cifar100",
-    "stl10",
-    "places365",
-)
+LAYOUTS = "ssltool.data.layouts:LAYOUTS"
+"""The registry of dataset layouts."""
+
 SPLITS = ("train", "val", "unlabeled")
 STEMS = ("auto", "imagenet", "small", "small-stride2", "small-padded")
 LAYERS = ("backbone", "projector", "predictor")
@@ -156,9 +147,10 @@ class DataSettings(Checked):
     data: str | None = image_folder("folder of the images [default: the bundled Fashion-MNIST subset]")
     dataset_type: str = setting(
         "auto",
-        f"layout of DATA: {', '.join(DATASETS)}, or the paper's imagenet_train, imagenet_train_subset, "
+        "layout of DATA: auto, {names}, or the paper's imagenet_train, imagenet_train_subset, "
         "places_simsiam_train, ...; auto detects it",
         section="Data",
+        names=LAYOUTS,
     )
     idx_path: str | None = setting(
         None, "use only the image numbers in this .npy file", section="Data", metavar="FILE", advanced=True

@@ -17,11 +17,10 @@ import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
-from torchvision.datasets.folder import IMG_EXTENSIONS
 from tqdm.auto import tqdm
 
-from ssltool.config import DATASETS, SPLITS, DataSettings
-from ssltool.data import bundled, raw
+from ssltool.config import SPLITS, DataSettings
+from ssltool.data.layouts import LAYOUTS
 from ssltool.data.strategies import read_numbers
 from ssltool.errors import SSLToolError, UsageError, first_line, unknown
 from ssltool.training.progress import has_bars, is_quiet
@@ -34,22 +33,6 @@ AT_ONCE = 1024
 
 OWN_SIZE_LIMIT = 96
 """Pixels up to which images that share one size are used at that size."""
-
-ARRAYS = {
-    "bundled": (raw.fashion_mnist, ("train", "val")),
-    "fashion-mnist": (raw.fashion_mnist, ("train", "val")),
-    "cifar10": (raw.cifar10, ("train", "val")),
-    "cifar100": (raw.cifar100, ("train", "val")),
-    "stl10": (raw.stl10, ("train", "val", "unlabeled")),
-}
-
-# The paper's --dataset_type spellings that are no NAME_SPLIT of a name in DATASETS.
-PAPER_NAMES = {
-    "places": ("places365", None),
-    "places_simsiam_train": ("places365", "train"),
-    "places_train": ("places365", "train"),
-    "places_val": ("places365", "val"),
-}
 
 
 @dataclass(frozen=True)
@@ -107,6 +90,7 @@ def open_dataset(settings: DataSettings, split: str) -> ImageSet:
     """The images that the settings name.
 
     Raises:
+        UsageError: if the settings contradict each other.
         SSLToolError: if the folder, the split or the file of numbers is missing, broken or empty, or if an image
             that had to be read cannot be.
     """
@@ -117,18 +101,20 @@ def open_dataset(settings: DataSettings, split: str) -> ImageSet:
             f"--dataset-type {settings.dataset_type} is a subset; name its images with --idx-path FILE.npy"
         )
     name = detect(settings.data) if name == "auto" else name
-    if name != "bundled" and settings.data is None:
+    layout = LAYOUTS[name]
+    if layout.folder is None and settings.data is None:
         raise UsageError(f"--dataset-type {settings.dataset_type} needs the folder of its images as DATA")
-    if name == "bundled" and settings.data is not None:
-        raise UsageError("--dataset-type bundled comes with ssltool and takes no DATA; leave one of the two out")
-    if settings.small and name != "places365":
+    if layout.folder is not None and settings.data is not None:
+        package = LAYOUTS.plugin(name) or "ssltool"
+        raise UsageError(f"--dataset-type {name} comes with {package} and takes no DATA; leave one of the two out")
+    if settings.small and not layout.small:
         raise UsageError(f"--small chooses a version of Places365 and does nothing with {name}; leave it out")
     if settings.download:
-        _download(name, settings, split)
-    folder = bundled.FOLDER if settings.data is None else Path(settings.data)
+        _download(name, split, settings)
+    folder = layout.folder or Path(str(settings.data))
     if not folder.is_dir():
         raise no_folder(folder)
-    images = _open(name, folder, split, settings)
+    images = _read(name, folder, split, settings)
     if settings.idx_path is not None:
         images = images.select(read_numbers(settings.idx_path, len(images), "--idx-path"))
     if settings.skip_corrupt and images.paths is None:
@@ -149,152 +135,74 @@ def parse_type(dataset_type: str) -> tuple[str, str | None, bool]:
     """``--dataset-type`` as (name, split or None, whether it is a subset by ``--idx-path``).
 
     Raises:
-        SSLToolError: for an unknown name.
+        UsageError: for an unknown name.
     """
     text = dataset_type.removesuffix("_subset")
     subset = text != dataset_type
-    if text in PAPER_NAMES:
-        return *PAPER_NAMES[text], subset
+    aliases = {alias: (name, own) for name, layout in LAYOUTS.items() for alias, own in layout.aliases.items()}
+    if text in aliases:
+        return *aliases[text], subset
     base, _, end = text.rpartition("_")
-    name, split = (base, end) if end in SPLITS else (text, None)
-    name = name.replace("_", "-")
-    if name not in DATASETS:
-        raise unknown(
-            "dataset type", dataset_type, [*DATASETS, *PAPER_NAMES, "imagenet_train", "imagenet_train_subset"]
-        )
+    written, split = (base, end) if end in SPLITS else (text, None)
+    names = {name.replace("_", "-"): name for name in ("auto", *LAYOUTS)}
+    name = names.get(written.replace("_", "-"))
+    if name is None:
+        raise unknown(LAYOUTS.kind, dataset_type, [*names.values(), *aliases, "imagenet_train_subset"])
     return name, split, subset
 
 
 def detect(data: str | None) -> str:
-    """The dataset type of a folder, from what lies in it."""
+    """The dataset type of a folder, from its contents; see ``Layout`` for the order."""
     if data is None:
         return "bundled"
     folder = Path(data)
     if not folder.is_dir():
         raise no_folder(folder)
-    marks = {
-        "fashion-mnist": ("FashionMNIST", "train-images-idx3-ubyte", "train-images-idx3-ubyte.gz"),
-        "cifar10": ("cifar-10-batches-py", "data_batch_1"),
-        "cifar100": ("cifar-100-python",),
-        "stl10": ("stl10_binary", "train_X.bin"),
-        "places365": ("places365_train_standard.txt", "places365_val.txt"),
-    }
-    for name, files in marks.items():
-        if any((folder / file).exists() for file in files):
+    for name, layout in LAYOUTS.items():
+        if any((folder / file).exists() for file in layout.files):
             return name
-    if (folder / "train").exists():  # a folder in ImageNet's layout, a file among those of CIFAR-100
-        return "imagenet" if (folder / "train").is_dir() else "cifar100"
-    return "folder" if _class_folders(folder) else "images"
+    for name in sorted(LAYOUTS, key=lambda name: LAYOUTS[name].generic):
+        if LAYOUTS[name].recogniser and LAYOUTS.load(name, "recogniser")(folder):
+            return name
+    return "images"
 
 
-def _open(name: str, folder: Path, split: str, settings: DataSettings) -> ImageSet:
-    if name in ARRAYS:
-        read, splits = ARRAYS[name]
-        if split not in splits:
-            raise SSLToolError(f"{name} has no split '{split}'; it has {', '.join(splits)}")
-        images, labels = read(folder, split)
-        if len(images) != len(labels):
-            raise SSLToolError(f"{folder} holds {len(images)} {split} images but {len(labels)} labels; copy it again")
-        count = int(labels.max()) + 1 if len(labels) else 0
-        classes = tuple(map(str, range(count)))
-        tensor = torch.from_numpy(np.require(images, requirements="W"))
-        return ImageSet(name, split, labels, np.arange(len(labels)), classes, images=tensor)
-    if split == "unlabeled":
-        raise SSLToolError(f"{name} has no split 'unlabeled'; it has train, val")
-    if name == "places365":
-        return _places365(folder, split, settings.small)
-    if name == "imagenet":
-        if not (folder / split).is_dir():
-            raise SSLToolError(f"{folder} has no folder '{split}'; an ImageNet-style folder holds train and val")
-        reference = folder / "train" if (folder / "train").is_dir() else folder / split
-        labelled = _class_folders(reference) and _subfolders(folder / split)
-        return _folder(name, folder / split, split, _subfolders(reference) if labelled else None)
-    if split != "train":
+def _read(name: str, folder: Path, split: str, settings: DataSettings) -> ImageSet:
+    """What the reader of the layout returns, as an image set."""
+    splits = LAYOUTS[name].splits
+    if split == "val" and splits == ("train",):
         raise SSLToolError(
-            f"{folder} is one folder of images without a {split} split; lay it out as "
-            f"DIR/train and DIR/val, or name the {split} images as DATA"
+            f"{folder} is one folder of images without a val split; lay it out as DIR/train and DIR/val, or name the "
+            "val images as DATA"
         )
-    return _folder(name, folder, split, _subfolders(folder) if name == "folder" else None)
+    if split not in splits:
+        raise SSLToolError(f"{name} has no split '{split}'; it has {', '.join(splits)}")
+    found = LAYOUTS.load(name)(folder, split, settings)
+    if isinstance(found, ImageSet):
+        return found
+    images, labels = found[0], np.asarray(found[1], np.int64)
+    if len(images) != len(labels):
+        raise SSLToolError(f"{folder} holds {len(images)} {split} images but {len(labels)} labels; copy it again")
+    classes = tuple(map(str, range(int(labels.max()) + 1 if len(labels) else 0)))
+    made = ImageSet(name, split, labels, np.arange(len(labels)), classes)
+    if not isinstance(images, np.ndarray):
+        return dataclasses.replace(made, paths=tuple(map(str, images)))
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
+        raise SSLToolError(
+            f"{folder}: the {split} images are {images.dtype} {images.shape}; {name} needs uint8 images (N, C, H, W) "
+            "with C 1 or 3"
+        )
+    return dataclasses.replace(made, images=torch.from_numpy(np.require(images, requirements="W")))
 
 
-def _folder(name: str, folder: Path, split: str, classes: Sequence[str] | None) -> ImageSet:
-    """All images under ``folder``; their labels are the first folder's place in ``classes``, or -1 without."""
-    paths = _image_files(folder)
-    if not paths:
-        raise SSLToolError(f"no images in {folder}; looked for {', '.join(IMG_EXTENSIONS)}")
-    if classes is None:
-        return ImageSet(name, split, np.full(len(paths), -1), np.arange(len(paths)), paths=tuple(paths))
-    if not classes:
-        raise SSLToolError(f"{folder} holds no class folders; --dataset-type images takes unlabelled images")
-    number = {c: i for i, c in enumerate(classes)}
-    firsts = [os.path.relpath(path, folder).split(os.sep)[0] for path in paths]
-    strange = next((first for first in firsts if first not in number), None)
-    if strange is not None:
-        raise SSLToolError(f"{folder}: '{strange}' is none of the {len(classes)} classes of the training folder")
-    labels = np.array([number[first] for first in firsts], np.int64)
-    return ImageSet(name, split, labels, np.arange(len(paths)), tuple(classes), paths=tuple(paths))
-
-
-def _image_files(folder: Path) -> list[str]:
-    found = []
-    for parent, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [os.path.join(parent, file) for file in sorted(files) if file.lower().endswith(IMG_EXTENSIONS)]
-    return found
-
-
-def _subfolders(folder: Path) -> list[str]:
-    return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
-
-
-def _class_folders(folder: Path) -> bool:
-    """Whether the subfolders look like classes: two or more, images directly in each, not one image apiece, and none
-    beside them. Anything else is a pile of unlabelled images."""
-
-    def images_in(place: Path) -> int:
-        return sum(entry.name.lower().endswith(IMG_EXTENSIONS) for entry in os.scandir(place) if entry.is_file())
-
-    names = _subfolders(folder)
-    counts = [images_in(folder / name) for name in names]
-    empty = next((folder / n for n, count in zip(names, counts, strict=True) if not count), None)
-    if empty and sum(map(bool, counts)) >= 2 and not _image_files(empty):
-        raise SSLToolError(f"the class folder {empty} holds no images; fill it or remove it")
-    return len(counts) >= 2 and all(counts) and max(counts) > 1 and images_in(folder) == 0
-
-
-def _places365(folder: Path, split: str, small: bool) -> ImageSet:
-    """Places365-Standard in torchvision's layout: a list file, and images 256 pixels (small) or up to 512 wide."""
-    listing = raw.find(folder, "places365_train_standard.txt" if split == "train" else "places365_val.txt")
-    kind = "256" if small else "large"
-    base = raw.find(folder, f"data_{kind}_standard" if split == "train" else f"val_{kind}")
+def _download(name: str, split: str, settings: DataSettings) -> None:
+    if LAYOUTS[name].download is None:
+        able = ", ".join(name for name, layout in LAYOUTS.items() if layout.download)
+        raise SSLToolError(f"--download cannot fetch {name}; it can {able}: name one as --dataset-type")
     try:
-        rows = [line.split() for line in listing.read_text().splitlines() if line.strip()]
-        paths = tuple(str(base / row[0].lstrip("/")) for row in rows)
-        labels = np.array([int(row[1]) for row in rows], np.int64)
-    except (ValueError, IndexError) as error:
-        raise raw.broken(listing, error) from error
-    return ImageSet("places365", split, labels, np.arange(len(labels)), tuple(map(str, range(365))), paths=paths)
-
-
-def _download(name: str, settings: DataSettings, split: str) -> None:
-    import torchvision.datasets as tv
-
-    root, train = str(settings.data), split == "train"
-    fetch = {
-        "fashion-mnist": lambda: tv.FashionMNIST(root, train, download=True),
-        "cifar10": lambda: tv.CIFAR10(root, train, download=True),
-        "cifar100": lambda: tv.CIFAR100(root, train, download=True),
-        "stl10": lambda: tv.STL10(root, {"val": "test"}.get(split, split), download=True),
-        "places365": lambda: tv.Places365(
-            root, "train-standard" if train else "val", small=settings.small, download=True
-        ),
-    }
-    if name not in fetch:
-        raise SSLToolError(f"--download cannot fetch {name}; it can {', '.join(fetch)}: name one as --dataset-type")
-    try:
-        fetch[name]()
+        LAYOUTS.load(name, "download")(Path(str(settings.data)), split, settings)
     except (OSError, RuntimeError) as error:
-        raise SSLToolError(f"--download of {name} into {root} failed: {first_line(error)}") from error
+        raise SSLToolError(f"--download of {name} into {settings.data} failed: {first_line(error)}") from error
 
 
 def decode(path: str) -> Image.Image:

@@ -10,8 +10,12 @@ import numpy as np
 import pytest
 import torchvision.datasets as tv
 
-from ssltool.data import raw
+from ssltool.config import DataSettings
+from ssltool.data.layouts import cifar, fashion_mnist, stl10
+from ssltool.data.raw import read_idx
 from ssltool.errors import SSLToolError
+
+SETTINGS = DataSettings()
 
 
 def assert_equal(read, expected):
@@ -29,14 +33,16 @@ def assert_equal(read, expected):
 def test_fashion_mnist_is_read_from_its_files_or_a_torchvision_root(tmp_path, write_fashion, place, gz):
     written = write_fashion(tmp_path / place, gz=gz)
     for split in ("train", "val"):
-        assert_equal(raw.fashion_mnist(tmp_path, split), written[split])
+        assert_equal(fashion_mnist.read(tmp_path, split, SETTINGS), written[split])
 
 
 def test_fashion_mnist_equals_torchvisions(tmp_path, write_fashion):
     write_fashion(tmp_path / "FashionMNIST/raw")
     for split in ("train", "val"):
         theirs = tv.FashionMNIST(tmp_path, train=split == "train")
-        assert_equal(raw.fashion_mnist(tmp_path, split), (theirs.data.numpy()[:, None], theirs.targets.numpy()))
+        assert_equal(
+            fashion_mnist.read(tmp_path, split, SETTINGS), (theirs.data.numpy()[:, None], theirs.targets.numpy())
+        )
 
 
 @pytest.mark.parametrize(
@@ -56,7 +62,7 @@ def test_damaged_idx_file_is_refused_by_name(tmp_path, write_fashion, damage):
     path = tmp_path / "train-images-idx3-ubyte"
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(SSLToolError, match="train-images-idx3-ubyte is not a readable file of its dataset"):
-        raw.fashion_mnist(tmp_path, "train")
+        fashion_mnist.read(tmp_path, "train", SETTINGS)
 
 
 def test_damaged_gzip_is_refused_wherever_the_damage_is(tmp_path, write_fashion):
@@ -68,18 +74,18 @@ def test_damaged_gzip_is_refused_wherever_the_damage_is(tmp_path, write_fashion)
         broken[place] = 0xFF
         path.write_bytes(broken)
         with pytest.raises(SSLToolError, match="t10k-images"):
-            raw.read_idx(path)
+            read_idx(path)
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(SSLToolError, match="t10k-images"):
-        raw.read_idx(path)
+        read_idx(path)
     path.write_bytes(gzip.compress(b"something else"))
     with pytest.raises(SSLToolError, match="no IDX header"):
-        raw.read_idx(path)
+        read_idx(path)
 
 
 def test_missing_files_are_listed_with_a_way_out(tmp_path):
     with pytest.raises(SSLToolError, match=r"holds none of train-images-idx3-ubyte, .*add --download"):
-        raw.fashion_mnist(tmp_path, "train")
+        fashion_mnist.read(tmp_path, "train", SETTINGS)
 
 
 # CIFAR
@@ -90,20 +96,20 @@ def test_missing_files_are_listed_with_a_way_out(tmp_path):
 def test_cifar_is_read_from_its_files_or_a_torchvision_root(tmp_path, write_cifar, classes, place):
     inner = {10: "cifar-10-batches-py", 100: "cifar-100-python"}[classes] if place == "root" else "."
     written = write_cifar(tmp_path / inner, classes)
-    read = {10: raw.cifar10, 100: raw.cifar100}[classes]
+    read = {10: cifar.read_cifar10, 100: cifar.read_cifar100}[classes]
     for split in ("train", "val"):
-        assert_equal(read(tmp_path, split), written[split])
+        assert_equal(read(tmp_path, split, SETTINGS), written[split])
 
 
 @pytest.mark.parametrize("classes", [10, 100])
 def test_cifar_equals_torchvisions(tmp_path, write_cifar, monkeypatch, classes):
-    dataset, read = {10: (tv.CIFAR10, raw.cifar10), 100: (tv.CIFAR100, raw.cifar100)}[classes]
+    dataset, read = {10: (tv.CIFAR10, cifar.read_cifar10), 100: (tv.CIFAR100, cifar.read_cifar100)}[classes]
     monkeypatch.setattr(dataset, "_check_integrity", lambda self: True)  # these are not the original files
     monkeypatch.setattr(dataset, "_load_meta", lambda self: None)
     write_cifar(tmp_path / dataset.base_folder, classes)
     for split in ("train", "val"):
         theirs = dataset(tmp_path, train=split == "train")
-        assert_equal(read(tmp_path, split), (theirs.data.transpose(0, 3, 1, 2), np.array(theirs.targets)))
+        assert_equal(read(tmp_path, split, SETTINGS), (theirs.data.transpose(0, 3, 1, 2), np.array(theirs.targets)))
 
 
 @pytest.mark.parametrize("function", [os.mkdir, exec, getattr], ids=lambda f: f.__name__)
@@ -116,7 +122,7 @@ def test_hostile_pickle_in_place_of_a_batch_is_refused_and_not_run(tmp_path, wri
     hostile = bomb(function, *arguments[function])
     path.write_bytes(pickle.dumps({b"data": hostile, b"labels": [0]}, protocol))
     with pytest.raises(SSLToolError, match=r"data_batch_3 is not a readable file .* which is no array"):
-        raw.cifar10(tmp_path, "train")
+        cifar.read_cifar10(tmp_path, "train", SETTINGS)
     assert not ran.exists()
 
 
@@ -131,7 +137,7 @@ def test_unpickler_reads_arrays_and_nothing_else(tmp_path, write_cifar, name):
     module, attribute = name.rsplit(".", 1)
     (tmp_path / "test_batch").write_bytes(f"c{module}\n{attribute}\n(tR.".encode())
     with pytest.raises(SSLToolError, match=f"it asks for {name}, which is no array"):
-        raw.cifar10(tmp_path, "val")
+        cifar.read_cifar10(tmp_path, "val", SETTINGS)
 
 
 @pytest.mark.parametrize(
@@ -143,7 +149,7 @@ def test_pickle_without_images_and_labels_is_refused(tmp_path, write_cifar, cont
     write_cifar(tmp_path, 10)
     (tmp_path / "test_batch").write_bytes(pickle.dumps(contents, 2))
     with pytest.raises(SSLToolError, match="test_batch is not a readable file"):
-        raw.cifar10(tmp_path, "val")
+        cifar.read_cifar10(tmp_path, "val", SETTINGS)
 
 
 def test_damaged_batch_gives_arrays_or_one_clean_error(tmp_path, write_cifar):
@@ -158,7 +164,7 @@ def test_damaged_batch_gives_arrays_or_one_clean_error(tmp_path, write_cifar):
             broken[place] = rng.integers(256)
         path.write_bytes(broken)
         try:
-            raw.cifar10(tmp_path, "val")
+            cifar.read_cifar10(tmp_path, "val", SETTINGS)
         except SSLToolError:
             refused += 1
     assert 100 < refused < 300  # all that are cut off and some of the others
@@ -168,7 +174,7 @@ def test_missing_batch_is_named(tmp_path, write_cifar):
     write_cifar(tmp_path, 10)
     (tmp_path / "data_batch_4").unlink()
     with pytest.raises(SSLToolError, match="data_batch_4 is not a readable file"):
-        raw.cifar10(tmp_path, "train")
+        cifar.read_cifar10(tmp_path, "train", SETTINGS)
 
 
 # STL-10
@@ -178,7 +184,7 @@ def test_missing_batch_is_named(tmp_path, write_cifar):
 def test_stl10_is_read_from_its_files_or_a_torchvision_root(tmp_path, write_stl10, place):
     written = write_stl10(tmp_path / place)
     for split in ("train", "val", "unlabeled"):
-        assert_equal(raw.stl10(tmp_path, split), written[split])
+        assert_equal(stl10.read(tmp_path, split, SETTINGS), written[split])
 
 
 def test_stl10_equals_torchvisions(tmp_path, write_stl10, monkeypatch):
@@ -186,25 +192,26 @@ def test_stl10_equals_torchvisions(tmp_path, write_stl10, monkeypatch):
     write_stl10(tmp_path / "stl10_binary")
     for split in ("train", "val", "unlabeled"):
         theirs = tv.STL10(tmp_path, split={"val": "test"}.get(split, split))
-        assert_equal(raw.stl10(tmp_path, split), (theirs.data, theirs.labels.astype(int)))
+        assert_equal(stl10.read(tmp_path, split, SETTINGS), (theirs.data, theirs.labels.astype(int)))
 
 
 def test_stl10_stores_columns_so_the_second_byte_is_one_row_down(tmp_path):
     data = np.zeros(3 * 96 * 96, np.uint8)
     data[1 * 96 * 96 + 7 * 96 + 5] = 200
     data.tofile(tmp_path / "unlabeled_X.bin")
-    images, labels = raw.stl10(tmp_path, "unlabeled")
+    images, labels = stl10.read(tmp_path, "unlabeled", SETTINGS)
     assert np.argwhere(images).tolist() == [[0, 1, 5, 7]]  # channel 1, row 5, column 7
     assert labels.tolist() == [-1]
 
 
 def test_unlabelled_split_of_stl10_stays_on_the_disk(tmp_path, write_stl10):
     write_stl10(tmp_path)
-    images, _ = raw.stl10(tmp_path, "unlabeled")
+    images, _ = stl10.read(tmp_path, "unlabeled", SETTINGS)
     assert isinstance(images, np.memmap)
     assert images.flags.writeable  # else making a tensor of it would copy all of it into memory
     images[0, 0, 0, 0] += 1
-    assert raw.stl10(tmp_path, "unlabeled")[0][0, 0, 0, 0] == images[0, 0, 0, 0] - 1  # the file is not written to
+    again, _ = stl10.read(tmp_path, "unlabeled", SETTINGS)
+    assert again[0, 0, 0, 0] == images[0, 0, 0, 0] - 1  # the file is not written to
 
 
 @pytest.mark.parametrize("damage", [lambda p: p.write_bytes(p.read_bytes()[:-5]), lambda p: p.write_bytes(b"")])
@@ -212,11 +219,11 @@ def test_truncated_stl10_is_refused_by_name(tmp_path, write_stl10, damage):
     write_stl10(tmp_path)
     damage(tmp_path / "train_X.bin")
     with pytest.raises(SSLToolError, match=r"train_X\.bin is not a readable file"):
-        raw.stl10(tmp_path, "train")
+        stl10.read(tmp_path, "train", SETTINGS)
 
 
 def test_stl10_without_its_labels_is_refused(tmp_path, write_stl10):
     write_stl10(tmp_path)
     (tmp_path / "test_y.bin").unlink()
     with pytest.raises(SSLToolError, match="is not a readable file"):
-        raw.stl10(tmp_path, "val")
+        stl10.read(tmp_path, "val", SETTINGS)

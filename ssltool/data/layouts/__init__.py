@@ -1,0 +1,103 @@
+"""The registry of dataset layouts: a name, the function that reads the images, and how a folder is recognised.
+
+A layout's module is imported when the layout is used. A plug-in adds a layout with one line::
+
+    LAYOUTS.add("birds", Layout(read_birds, files=("birds.csv",)))
+
+Only the standard library is imported here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+from ssltool.data import bundled
+from ssltool.registry import Registry
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ssltool.config import DataSettings
+    from ssltool.data.images import ImageSet
+
+    Images: TypeAlias = np.ndarray | Sequence[str | Path]
+    Labels: TypeAlias = np.ndarray | Sequence[int]
+    Read: TypeAlias = ImageSet | tuple[Images, Labels]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the files of a dataset are arranged in a folder.
+
+    A function is given as itself or as ``"module:function"``. Relative paths are relative to the dataset's folder.
+
+    Args:
+        target: the reader, ``read(folder, split, settings)``. It returns ``(images, labels)``: the images are a uint8
+            array (N, C, H, W) with C 1 or 3, or the N paths of image files; the labels are N integers, -1 for an
+            unlabelled image. It may return an ``ImageSet`` instead, to name the classes.
+        splits: the splits that it has, of "train", "val" and "unlabeled".
+        files: relative paths, any one of which identifies a folder of this layout.
+        recogniser: ``recogniser(folder)``, whether the folder has this layout. It is called if the ``files`` of no
+            layout exist in the folder. A folder that no layout recognises is read as ``images``.
+        generic: the recogniser accepts folders of many datasets; it is called after those of the other layouts.
+        download: ``download(folder, split, settings)``, which downloads the dataset into the folder.
+        aliases: other names of the layout, and the split that each implies or None.
+        small: ``--small`` selects a version of the dataset.
+        folder: the folder of the images, if they are installed with a package; the layout then takes no DATA.
+    """
+
+    target: str | Callable[[Path, str, DataSettings], Read]
+    splits: tuple[str, ...] = ("train", "val")
+    files: tuple[str, ...] = ()
+    recogniser: str | Callable[[Path], bool] | None = None
+    generic: bool = False
+    download: str | Callable[[Path, str, DataSettings], object] | None = None
+    aliases: Mapping[str, str | None] = field(default_factory=dict)
+    small: bool = False
+    folder: Path | None = None
+
+
+LAYOUTS: Registry[Layout] = Registry(
+    "dataset type",
+    __name__,
+    {
+        "bundled": Layout(".fashion_mnist:read", folder=bundled.FOLDER),
+        "imagenet": Layout(
+            ".imagenet:read", recogniser=".imagenet:recognise", generic=True, aliases={"imagenet_train": "train"}
+        ),
+        "folder": Layout(
+            ".class_folders:read", splits=("train",), recogniser=".class_folders:has_class_folders", generic=True
+        ),
+        "images": Layout(".unlabelled:read", splits=("train",)),
+        "fashion-mnist": Layout(
+            ".fashion_mnist:read",
+            files=("FashionMNIST", "train-images-idx3-ubyte", "train-images-idx3-ubyte.gz"),
+            download=".fashion_mnist:download",
+        ),
+        "cifar10": Layout(
+            ".cifar:read_cifar10", files=("cifar-10-batches-py", "data_batch_1"), download=".cifar:download_cifar10"
+        ),
+        "cifar100": Layout(
+            ".cifar:read_cifar100",
+            files=("cifar-100-python",),
+            recogniser=".cifar:recognise_cifar100",
+            download=".cifar:download_cifar100",
+        ),
+        "stl10": Layout(
+            ".stl10:read",
+            splits=("train", "val", "unlabeled"),
+            files=("stl10_binary", "train_X.bin"),
+            download=".stl10:download",
+        ),
+        "places365": Layout(
+            ".places365:read",
+            files=("places365_train_standard.txt", "places365_val.txt"),
+            download=".places365:download",
+            aliases={"places": None, "places_simsiam_train": "train", "places_train": "train", "places_val": "val"},
+            small=True,
+        ),
+    },
+)

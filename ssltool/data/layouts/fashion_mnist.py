@@ -1,0 +1,27 @@
+"""Fashion-MNIST: four IDX files, or a torchvision root. The bundled subset has the same files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torchvision.datasets as tv
+
+from ssltool.config import DataSettings
+from ssltool.data.raw import Arrays, find, read_idx
+
+
+def read(folder: Path, split: str, settings: DataSettings) -> Arrays:
+    """The images (N, 1, 28, 28) and labels of a split."""
+    prefix = {"train": "train", "val": "t10k"}[split]
+    arrays = []
+    for kind in ("images-idx3", "labels-idx1"):
+        name = f"{prefix}-{kind}-ubyte"
+        places = ("", "FashionMNIST/raw/", "raw/")
+        arrays.append(read_idx(find(folder, *(f"{place}{name}{end}" for place in places for end in ("", ".gz")))))
+    return arrays[0][:, None], arrays[1].astype(np.int64)
+
+
+def download(folder: Path, split: str, settings: DataSettings) -> None:
+    """Downloads both splits with torchvision."""
+    tv.FashionMNIST(str(folder), split == "train", download=True)

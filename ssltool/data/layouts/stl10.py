@@ -1,0 +1,35 @@
+"""STL-10: its binary files, or a torchvision root."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torchvision.datasets as tv
+
+from ssltool.config import DataSettings
+from ssltool.data.raw import Arrays, broken, find
+
+
+def read(folder: Path, split: str, settings: DataSettings) -> Arrays:
+    """The images (N, 3, 96, 96) and labels of a split; the unlabelled split is memory-mapped."""
+    name = _own_split(split)
+    path = find(folder, f"stl10_binary/{name}_X.bin", f"{name}_X.bin")
+    try:
+        # The files are column-major: axis 2 runs over columns.
+        images = np.memmap(path, np.uint8, "c").reshape(-1, 3, 96, 96).transpose(0, 1, 3, 2)
+        if split == "unlabeled":
+            return images, np.full(len(images), -1)
+        labels = np.fromfile(path.with_name(f"{name}_y.bin"), np.uint8).astype(np.int64) - 1
+    except (OSError, ValueError) as error:
+        raise broken(path, error) from error
+    return np.ascontiguousarray(images), labels
+
+
+def download(folder: Path, split: str, settings: DataSettings) -> None:
+    """Downloads all splits with torchvision."""
+    tv.STL10(str(folder), _own_split(split), download=True)
+
+
+def _own_split(split: str) -> str:
+    return {"val": "test"}.get(split, split)
