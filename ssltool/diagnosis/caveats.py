@@ -11,15 +11,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ssltool.diagnosis.metrics.of_spectrum import DEAD
+from ssltool.diagnosis.metrics.of_spectrum import DEAD_RATIO
 
-FEW_ROWS = 10
+MIN_ROWS_PER_DIMENSION = 10
 """Below so many rows for each dimension, even a flat spectrum looks uneven."""
 
-EXACT = 1e-13
+ZERO_TOLERANCE = 1e-13
 """A singular value below this share of the largest is what rounding in float64 makes of 0."""
 
-NAMED = 10
+MAX_LISTED = 10
 """So many rows or dimensions are named before the rest is only counted."""
 
 
@@ -71,11 +71,11 @@ class CaveatTracker:
 
 def dead_dimensions(deviations: Tensor) -> list[int]:
     """Dimensions that hardly change, by their deviations (d,): those below 0.001 of the largest."""
-    numbers: list[int] = (deviations <= DEAD * deviations.max()).nonzero().flatten().tolist()
+    numbers: list[int] = (deviations <= DEAD_RATIO * deviations.max()).nonzero().flatten().tolist()
     return numbers
 
 
-def rounding(uncentred: Tensor, n: int, d: int, dtype: torch.dtype) -> float:
+def rounding_noise(uncentred: Tensor, n: int, d: int, dtype: torch.dtype) -> float:
     """The largest singular value that rounding n x d values to ``dtype`` is expected to make.
 
     ``uncentred`` are the singular values of the matrix itself, whose root mean square is that of the values. Each is
@@ -86,7 +86,9 @@ def rounding(uncentred: Tensor, n: int, d: int, dtype: torch.dtype) -> float:
     return float((n**0.5 + d**0.5) * torch.finfo(dtype).eps * rms)
 
 
-def notes(caveats: CaveatTracker, s: Tensor, uncentred: Tensor, deviations: Tensor, n: int, d: int) -> list[str]:
+def caveat_messages(
+    caveats: CaveatTracker, s: Tensor, uncentred: Tensor, deviations: Tensor, n: int, d: int
+) -> list[str]:
     """What a reader of the metrics must know, one sentence each.
 
     ``s`` and ``uncentred`` are singular values with and without centring, ``deviations`` those of the d dimensions over
@@ -98,7 +100,7 @@ def notes(caveats: CaveatTracker, s: Tensor, uncentred: Tensor, deviations: Tens
             f"{n:,} rows of width {d:,} have at most {n - 1:,} directions: metrics of the spectrum are bounded by the "
             "rows, not by the network"
         )
-    elif n < FEW_ROWS * d:
+    elif n < MIN_ROWS_PER_DIMENSION * d:
         found.append(
             f"{n:,} rows are few for a width of {d:,}: even a flat spectrum looks uneven; see --subsample how the "
             "metrics move"
@@ -110,17 +112,17 @@ def notes(caveats: CaveatTracker, s: Tensor, uncentred: Tensor, deviations: Tens
         found.append(f"{caveats.zeros:,} of {n:,} rows are all zeros, which have no direction")
     constant = set(caveats.constant())
     if constant:
-        found.append(f"{len(constant):,} of {d:,} dimensions are constant: {named(sorted(constant))}")
+        found.append(f"{len(constant):,} of {d:,} dimensions are constant: {format_numbers(sorted(constant))}")
     dead = [number for number in dead_dimensions(deviations) if number not in constant]
     if dead and len(constant) < d:
         many = f"{len(dead):,} more" if constant else f"{len(dead):,} of {d:,} dimensions"
-        found.append(f"{many} hardly change (deviation below {DEAD:g} of the largest): {named(dead)}")
+        found.append(f"{many} hardly change (deviation below {DEAD_RATIO:g} of the largest): {format_numbers(dead)}")
     return found + _noise(s, uncentred, n, d, caveats.precision())
 
 
 def _noise(s: Tensor, uncentred: Tensor, n: int, d: int, dtype: torch.dtype) -> list[str]:
-    seen = s[s > EXACT * s[0]]  # zeros are no noise: constant dimensions, and centring where n <= d
-    below = int((seen <= rounding(uncentred, n, d, dtype)).sum())
+    seen = s[s > ZERO_TOLERANCE * s[0]]  # zeros are no noise: constant dimensions, and centring where n <= d
+    below = int((seen <= rounding_noise(uncentred, n, d, dtype)).sum())
     if not below or s[0] == 0:
         return []
     name = str(dtype).removeprefix("torch.")
@@ -132,7 +134,7 @@ def _noise(s: Tensor, uncentred: Tensor, n: int, d: int, dtype: torch.dtype) -> 
     ]
 
 
-def named(numbers: Sequence[int]) -> str:
+def format_numbers(numbers: Sequence[int]) -> str:
     """The first of ``numbers`` in words, and how many more there are."""
-    text = ", ".join(map(str, numbers[:NAMED]))
-    return text + (f" and {len(numbers) - NAMED:,} more" if len(numbers) > NAMED else "")
+    text = ", ".join(map(str, numbers[:MAX_LISTED]))
+    return text + (f" and {len(numbers) - MAX_LISTED:,} more" if len(numbers) > MAX_LISTED else "")

@@ -16,7 +16,7 @@ from torch import Tensor
 from ssltool import seeds
 from ssltool.config.collapse import CollapseConfig
 from ssltool.diagnosis import metrics as m
-from ssltool.diagnosis.caveats import CaveatTracker, dead_dimensions, notes
+from ssltool.diagnosis.caveats import CaveatTracker, caveat_messages, dead_dimensions
 from ssltool.diagnosis.row_blocks import Rows
 from ssltool.diagnosis.spectrum import Factor, unit_rows
 from ssltool.errors import SSLToolError, unknown
@@ -104,7 +104,7 @@ def measure(
     s, uncentred = factor.singular_values().cpu(), factor.singular_values(center=False).cpu()
     deviations = factor.deviations().cpu()
     values = _of_sums(s, uncentred, directions, names, rows.width)
-    said = notes(caveats, s, uncentred, deviations, len(rows), rows.width)
+    said = caveat_messages(caveats, s, uncentred, deviations, len(rows), rows.width)
     if rows.skipped:
         plural = "s" if rows.skipped > 1 else ""
         said.insert(0, f"{rows.skipped:,} row{plural} with NaN or infinite values are left out")

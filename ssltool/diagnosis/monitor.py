@@ -41,22 +41,22 @@ from ssltool.training.setup import TrainingSetup
 METRICS = tuple(dict.fromkeys((*MAIN, *NEEDED)))
 """What is measured of a layer."""
 
-MOST = 0.05
+MAX_TIME_SHARE = 0.05
 """Share of the training time above which the monitor says how it would take less."""
 
-BATCH = 256
+BATCH_SIZE = 256
 """Images that are embedded at a time."""
 
-VOTERS = 20
+KNN_NEIGHBOURS = 20
 """Neighbours that vote on an image's class, where there are so many."""
 
-SPARE = 8
+OVERSAMPLING = 8
 """Rows beyond the bound of the rank that the span of all rows is made from."""
 
-LOST = 1e-10
+SPAN_TOLERANCE = 1e-10
 """Share of the rows' variance that may lie outside that span."""
 
-DEAD = "dead_dimensions"
+DEAD_KEY = "dead_dimensions"
 """How the number of dimensions that hardly change is called in a record."""
 
 CAUSE_UNKNOWN = (
@@ -96,7 +96,7 @@ class Monitor:
         mine = np.resize(rows, share * shard.world)[share * shard.rank : share * (shard.rank + 1)]
         self.labels = torch.from_numpy(images.labels[rows])
         self.loader = Loader(in_memory(images.select(mine), setup.image_size, c.workers), setup.image_size, device)
-        self._spent, self._trained, self._said = 0.0, 0.0, False
+        self._spent, self._trained, self._warned = 0.0, 0.0, False
 
     def check(
         self, method: Method, record: dict[str, Any], history: Sequence[dict[str, Any]], epoch_seconds: float
@@ -117,19 +117,19 @@ class Monitor:
         known = [layer.verdict.severity for layer in layers.values() if layer.verdict is not None]
         verdict = STATES[max(known)] if len(known) == len(layers) else None
         timing = {"monitor_seconds": round(seconds, 3), "monitor_share": round(seconds / epoch_seconds, 4)}
-        warnings = self._warnings(layers, method, record, history) + self._slowness()
+        warnings = self._warnings(layers, method, record, history) + self._time_warnings()
         return MonitorResult(finite(values) | {"verdict": verdict}, timing, warnings)
 
     @torch.inference_mode()
     def _layers(self, method: Method) -> dict[str, Layer]:
         rows = self._embed(method)
-        values = {name: measure(x, method.directions(name)) for name, x in rows.items()}
+        values = {name: measure(x, method.max_rank(name)) for name, x in rows.items()}
         values["backbone"] |= knn_accuracy(rows["backbone"], self.labels)
         found = {}
         for name, of in _broadcast_values(values).items():
             (n, d), verdict = rows[name].shape, None
             if all(math.isfinite(of[needed]) for needed in NEEDED):
-                verdict = judge(of, n=n, d=d, bound=method.directions(name), layer=name, dead=int(of[DEAD]))
+                verdict = judge(of, n=n, d=d, bound=method.max_rank(name), layer=name, dead=int(of[DEAD_KEY]))
             found[name] = Layer(of, d, verdict)
         return found
 
@@ -139,28 +139,30 @@ class Monitor:
         training = method.training
         method.eval()
         try:
-            for batch in self.loader.evaluate(BATCH):
+            for batch in self.loader.evaluate(BATCH_SIZE):
                 view = (batch.channels_last() if self.setup.config.channels_last else batch).views[0]
-                for name, out in method.outputs(view, method.watched[-1]).items():
+                for name, out in method.outputs(view, method.monitored_layers[-1]).items():
                     parts.setdefault(name, []).append(out.float().flatten(1))
         finally:
             method.train(training)
         n = len(self.labels)
-        return {name: distributed.gather(torch.cat(parts[name]))[:n] for name in method.watched if name in parts}
+        return {
+            name: distributed.gather(torch.cat(parts[name]))[:n] for name in method.monitored_layers if name in parts
+        }
 
     def _warnings(
         self, layers: dict[str, Layer], method: Method, record: dict[str, Any], history: Sequence[dict[str, Any]]
     ) -> list[str]:
         """That outputs are not finite, that the verdict is worse than the last one, and why, or that dimensions die."""
         found = [f"what the {name} makes of images is not finite" for name, of in layers.items() if of.verdict is None]
-        deaths = {name: _Deaths.of(name, layer, history) for name, layer in layers.items()}
+        deaths = {name: _DeadDimensions.of(name, layer, history) for name, layer in layers.items()}
         before = next((r["verdict"] for r in reversed(history) if r.get("verdict")), STATES[0])
         judged = {name: layer.verdict for name, layer in layers.items() if layer.verdict is not None}
         name = max(judged, key=lambda name: judged[name].severity, default=None)
         if name is None or judged[name].severity <= STATES.index(before):
-            return found + [str(of) for of in deaths.values() if of.are_many()]
-        causes = method.suspects(record["loss"]) + self.setup.thin_batches(method)
-        causes += self._decayed_predictor(method, record) + [str(of) for of in deaths.values() if of.are_more()]
+            return found + [str(of) for of in deaths.values() if of.increased_sharply()]
+        causes = method.probable_causes(record["loss"]) + self.setup.small_batch_causes(method)
+        causes += self._decayed_predictor(method, record) + [str(of) for of in deaths.values() if of.increased()]
         line = judged[name].line
         return [*found, f"the {name} shows {line}. Probable cause: {'; '.join(causes) or CAUSE_UNKNOWN}"]
 
@@ -173,22 +175,22 @@ class Monitor:
             return []
         return [f"the predictor's learning rate has fallen to {share:.0%}, which --fix-pred-lr prevents"]
 
-    def _slowness(self) -> list[str]:
-        """How to look less, said once, where looking takes more than ``MOST`` of the training."""
+    def _time_warnings(self) -> list[str]:
+        """How to look less, said once, where looking takes more than ``MAX_TIME_SHARE`` of the training."""
         share = self._spent / self._trained
-        if self._said or share <= MOST:
+        if self._warned or share <= MAX_TIME_SHARE:
             return []
-        self._said = True
-        every = math.ceil(self.every * share / MOST)
-        size = max(2, int(len(self.labels) * MOST / share))
+        self._warned = True
+        every = math.ceil(self.every * share / MAX_TIME_SHARE)
+        size = max(2, int(len(self.labels) * MAX_TIME_SHARE / share))
         return [
             f"the collapse monitor takes {share:.0%} of the training time; --monitor-every {every} or --monitor-size "
-            f"{size} brings it to {MOST:.0%}"
+            f"{size} brings it to {MAX_TIME_SHARE:.0%}"
         ]
 
 
 @dataclass(frozen=True)
-class _Deaths:
+class _DeadDimensions:
     """Dimensions of a layer that hardly change any more: how many ``now``, at the ``first`` look, ``most`` before."""
 
     layer: str
@@ -198,16 +200,16 @@ class _Deaths:
     most: float
 
     @classmethod
-    def of(cls, name: str, layer: Layer, history: Sequence[dict[str, Any]]) -> _Deaths:
-        now = layer.values[DEAD]
-        earlier = [r[key] for r in history if r.get(key := f"{name}_{DEAD}") is not None] or [now]
+    def of(cls, name: str, layer: Layer, history: Sequence[dict[str, Any]]) -> _DeadDimensions:
+        now = layer.values[DEAD_KEY]
+        earlier = [r[key] for r in history if r.get(key := f"{name}_{DEAD_KEY}") is not None] or [now]
         return cls(name, layer.width, now, earlier[0], max(earlier))
 
-    def are_more(self) -> bool:
+    def increased(self) -> bool:
         """Whether there are more than at first."""
         return self.now > self.first
 
-    def are_many(self) -> bool:
+    def increased_sharply(self) -> bool:
         """Whether a hundredth of all died since the first look, and as many as ever again since this was last so."""
         return self.now - self.first >= max(1.0, self.width / 100) and self.now >= 2 * self.most
 
@@ -234,14 +236,14 @@ def measure(x: Tensor, bound: int) -> dict[str, float]:
     """``METRICS`` of outputs (N, d) whose rank is at most ``bound``, and how many dimensions hardly change; NaN where
     the outputs are not finite."""
     if not bool(torch.isfinite(x).all()):
-        return dict.fromkeys((*METRICS, DEAD), math.nan)
+        return dict.fromkeys((*METRICS, DEAD_KEY), math.nan)
     x = (x.cpu() if x.device.type == "mps" else x).double()  # Apple's GPUs have no float64
     s, uncentred = spectra(x, bound)
     directions = Directions.of(x)
     values = {name: float(function(s, x.shape[1])) for name, function in OF_SPECTRUM.items() if name in METRICS}
     values |= {"rankme": rankme_of_spectrum(uncentred)}
     values |= {name: OF_DIRECTIONS[name](directions) for name in METRICS if name in OF_DIRECTIONS}
-    return {name: values[name] for name in METRICS} | {DEAD: len(dead_dimensions(x.std(dim=0)))}
+    return {name: values[name] for name in METRICS} | {DEAD_KEY: len(dead_dimensions(x.std(dim=0)))}
 
 
 def spectra(x: Tensor, bound: int) -> tuple[Tensor, Tensor]:
@@ -257,11 +259,11 @@ def spectra(x: Tensor, bound: int) -> tuple[Tensor, Tensor]:
     count = min(x.shape)
     origin = x[0].clone()
     x = x - origin  # rows that are all the same leave exactly nothing
-    some = bound + SPARE
+    some = bound + OVERSAMPLING
     if 2 * some < count:
         basis = torch.linalg.qr(torch.cat([origin[None], x[1:some]]).T).Q
         inside = x @ basis
-        if x.square().sum() - inside.square().sum() <= LOST * (x - x.mean(dim=0)).square().sum():
+        if x.square().sum() - inside.square().sum() <= SPAN_TOLERANCE * (x - x.mean(dim=0)).square().sum():
             x, origin = inside, origin @ basis
     centred, uncentred = (_roots(rows, count) for rows in (x - x.mean(dim=0), x + origin))
     return centred, uncentred
@@ -284,7 +286,7 @@ def knn_accuracy(x: Tensor, labels: Tensor) -> dict[str, float]:
     rows, ids = x[labelled.to(x.device)], torch.arange(len(classes))
     if not bool(torch.isfinite(rows).all()):
         return {"knn": math.nan}
-    k = min(VOTERS, len(rows) - 1)
+    k = min(KNN_NEIGHBOURS, len(rows) - 1)
     similarity, nearest = neighbours(rows, rows, k=k, skip=(ids, ids), device=x.device)
     elected = votes(similarity, classes[nearest], len(known))[:, -1]
     return {"knn": float((elected == classes).double().mean())}
@@ -301,12 +303,14 @@ def in_memory(images: ImageSet, size: int, workers: int | None) -> ImageSet:
         return images
     mean, std = (torch.tensor(numbers).view(1, 3, 1, 1) for numbers in (MEAN, STD))
     with contextlib.closing(Loader(images, size, torch.device("cpu"), worker_count(workers))) as loader:
-        pixels = [((batch.views[0] * std + mean) * 255).round().to(torch.uint8) for batch in loader.evaluate(BATCH)]
+        pixels = [
+            ((batch.views[0] * std + mean) * 255).round().to(torch.uint8) for batch in loader.evaluate(BATCH_SIZE)
+        ]
     return dataclasses.replace(images, images=torch.cat(pixels), paths=None, size=None)
 
 
 def _broadcast_values(values: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
     """The first rank's ``values``, lest rounding make ranks decide differently."""
     flat = torch.tensor([value for of in values.values() for value in of.values()], dtype=torch.float64)
-    numbers = iter(distributed.agree(flat).tolist())
+    numbers = iter(distributed.broadcast(flat).tolist())
     return {name: {key: type(value)(next(numbers)) for key, value in of.items()} for name, of in values.items()}

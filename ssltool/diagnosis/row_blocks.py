@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from ssltool.diagnosis.caveats import NAMED, named
+from ssltool.diagnosis.caveats import MAX_LISTED, format_numbers
 from ssltool.diagnosis.spectrum import all_finite, row_blocks
 from ssltool.errors import SSLToolError
 
@@ -70,12 +70,14 @@ class Rows:
                     finite[start : start + len(block)] = torch.isfinite(block).all(dim=1)
                     numbers = (~finite[start : start + len(block)]).nonzero().flatten() + start + first
                     count += len(numbers)
-                    bad += numbers[: NAMED + 1 - len(bad)].tolist() if len(bad) <= NAMED else []
+                    bad += numbers[: MAX_LISTED + 1 - len(bad)].tolist() if len(bad) <= MAX_LISTED else []
                 start += len(block)
             kept.append(finite)
             first += len(part)
         if count and not self.skip_nonfinite:
-            listed = named(bad[:NAMED]) + (f" and {count - NAMED:,} more" if count > NAMED else "")
+            listed = format_numbers(bad[:MAX_LISTED]) + (
+                f" and {count - MAX_LISTED:,} more" if count > MAX_LISTED else ""
+            )
             raise SSLToolError(
                 f"{self.name}: {count:,} of {first:,} rows hold NaN or infinite values (rows {listed}); the network "
                 "that made them diverged or the images are broken; --skip-nonfinite leaves them out"

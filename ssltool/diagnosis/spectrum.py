@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ssltool.errors import SSLToolError
-from ssltool.training.precision import widest
+from ssltool.training.precision import widest_float
 
 
 class Factor:
@@ -38,7 +38,7 @@ class Factor:
         block = block.detach()
         if self._origin is None:
             self._origin = block[0].double().clone()
-        self._refuse_width(block[0])
+        self._check_width(block[0])
         kept = 0 if self._r is None else len(self._r)
         stacked = block.new_empty(kept + len(block), block.shape[1] + 1, dtype=torch.float64)
         if self._r is not None:
@@ -62,7 +62,7 @@ class Factor:
         if self._r is None or self._origin is None:
             self.rows, self._origin, self._r = other.rows, other._origin.clone(), other._r.clone()
             return
-        self._refuse_width(other._origin)
+        self._check_width(other._origin)
         theirs = other._r.clone()
         theirs[:, 1:] += theirs[:, :1] * (other._origin - self._origin)
         self._r = torch.linalg.qr(torch.cat([self._r, theirs]), mode="r").R
@@ -85,7 +85,7 @@ class Factor:
         centred = self._factor()[0][1:, 1:]
         return centred.square().sum(dim=0).div(max(1, self.rows - 1)).sqrt()
 
-    def _refuse_width(self, row: Tensor) -> None:
+    def _check_width(self, row: Tensor) -> None:
         if self._origin is not None and len(self._origin) != len(row):
             widths = f"{len(self._origin)} and {len(row)}"
             raise SSLToolError(f"representations of different widths, {widths}, have no common spectrum")
@@ -113,17 +113,17 @@ def blocks_of(x: Tensor | Iterable[Tensor], chunk_rows: int | None = None, *, ch
             raise SSLToolError(f"representations of different widths, {width} and {block.shape[1]}, are not one set")
         width = block.shape[1]
         if check:
-            refuse_nonfinite(block)
+            check_finite(block)
         if len(block):
             yield block
 
 
 def all_finite(x: Tensor) -> bool:
     """Whether no value is NaN or infinite."""
-    return bool(torch.isfinite(x.sum(dtype=widest(x.device)))) or bool(torch.isfinite(x).all())
+    return bool(torch.isfinite(x.sum(dtype=widest_float(x.device)))) or bool(torch.isfinite(x).all())
 
 
-def refuse_nonfinite(x: Tensor) -> None:
+def check_finite(x: Tensor) -> None:
     """Raises ``SSLToolError`` if a value is NaN or infinite."""
     if not all_finite(x):
         raise SSLToolError("representations hold NaN or infinite values; the network that made them diverged")

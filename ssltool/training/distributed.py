@@ -67,7 +67,7 @@ def is_main() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def mean(values: Tensor) -> Tensor:
+def all_reduce_mean(values: Tensor) -> Tensor:
     """Each number's mean over the ranks, in float64 on the CPU; no gradient."""
     values = values.detach().cpu().double()
     if dist.is_initialized():
@@ -97,7 +97,7 @@ def gather(rows: Tensor) -> Tensor:
     return gathered
 
 
-def mine(rows: Tensor) -> Tensor:
+def local_rows(rows: Tensor) -> Tensor:
     """This rank's part of gathered ``rows``."""
     return rows.chunk(dist.get_world_size())[dist.get_rank()] if dist.is_initialized() else rows
 
@@ -117,7 +117,7 @@ class _Gather(torch.autograd.Function):
         return total.chunk(dist.get_world_size())[dist.get_rank()]
 
 
-def agree(tensor: Tensor) -> Tensor:
+def broadcast(tensor: Tensor) -> Tensor:
     """``tensor`` as the first rank has it, in place: for what ranks compute alike but perhaps not to the last bit."""
     if dist.is_initialized():
         dist.broadcast(tensor, 0)
@@ -136,7 +136,7 @@ def raise_on_all_ranks() -> Iterator[None]:
         raise failure or SSLToolError("another rank failed; its message says why")
 
 
-def wrap(model: nn.Module, device: torch.device) -> nn.Module:
+def wrap_ddp(model: nn.Module, device: torch.device) -> nn.Module:
     """``model`` for training on several ranks: batch statistics over all of them, gradients averaged.
 
     Buffers are not sent around: running statistics, queues and centres are made from all ranks' batches and agree.

@@ -13,7 +13,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-def widest(device: torch.device) -> torch.dtype:
+def widest_float(device: torch.device) -> torch.dtype:
     """float64, but on Apple's GPUs, which have none, float32."""
     return torch.float32 if device.type == "mps" else torch.float64
 

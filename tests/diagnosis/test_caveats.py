@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ssltool.diagnosis.caveats import CaveatTracker, dead_dimensions, named, rounding
+from ssltool.diagnosis.caveats import CaveatTracker, dead_dimensions, format_numbers, rounding_noise
 from ssltool.diagnosis.measure import measure
 from ssltool.diagnosis.spectrum import singular_values
 
@@ -148,13 +148,13 @@ def rounded(x: Tensor, dtype: torch.dtype) -> Tensor:
 def test_rounding_is_a_bound_of_what_rounding_adds_and_not_a_loose_one(dtype, n, d, shift):
     x = math.pi * gaussian(n, d).double() + shift
     errors = torch.linalg.svdvals(rounded(x, dtype) - x)
-    bound = rounding(torch.linalg.svdvals(x), n, d, dtype)
+    bound = rounding_noise(torch.linalg.svdvals(x), n, d, dtype)
     assert bound / 20 < float(errors[0]) < bound
 
 
 def test_rounding_scales_with_the_values():
     s = torch.rand(7, generator=torch.Generator().manual_seed(0)).double()
-    assert rounding(1e6 * s, 50, 7, torch.float32) == 1e6 * rounding(s, 50, 7, torch.float32)
+    assert rounding_noise(1e6 * s, 50, 7, torch.float32) == 1e6 * rounding_noise(s, 50, 7, torch.float32)
 
 
 def test_nothing_is_said_of_many_healthy_rows():
@@ -263,4 +263,4 @@ def test_small_changes_of_double_precision_rows_are_not_called_rounding():
     ],
 )
 def test_ten_numbers_are_named(numbers, text):
-    assert named(list(numbers)) == text
+    assert format_numbers(list(numbers)) == text

@@ -303,7 +303,7 @@ WIDTHS = {"wmse": 8, "distill": 64, "supervised": 10}
 @pytest.mark.parametrize("layer", ["backbone", "projector", "predictor"])
 def test_layers_of_a_checkpoint_are_saved_as_its_modules_make_them_and_a_missing_one_is_refused(run, layer):
     if layer == "predictor" and run.name not in PREDICTORS:
-        with pytest.raises(SSLToolError, match="--layer predictor: this model has no predictor"):
+        with pytest.raises(SSLToolError, match="--layer predictor"):
             saved(run, layer)
         return
     rows = saved(run, layer)

@@ -128,7 +128,7 @@ def test_rotated_rows_have_the_rotated_clusters():
 @pytest.mark.parametrize("block", [1, 7, 40])
 def test_the_size_of_blocks_changes_nothing(monkeypatch, block):
     wanted = spherical_kmeans(directions(), 5, 4, generator())
-    monkeypatch.setattr(deepcluster, "BLOCK", block)
+    monkeypatch.setattr(deepcluster, "ROWS_PER_BLOCK", block)
     found = spherical_kmeans(directions(), 5, 4, generator())
     torch.testing.assert_close(found[0], wanted[0])
     assert torch.equal(found[1], wanted[1])
@@ -148,5 +148,5 @@ def test_clusters_are_constants():
 
 
 def test_more_clusters_than_rows_are_refused():
-    with pytest.raises(SSLToolError, match="40 rows cannot make 41 clusters; ask for fewer"):
+    with pytest.raises(SSLToolError, match="40 rows and 41 clusters"):
         spherical_kmeans(directions(), 41)

@@ -11,7 +11,7 @@ from torch import nn
 
 from methods_helpers import build, noisy_batch, shake
 from ssltool.methods.base import Now
-from ssltool.methods.parts.momentum import MomentumMethod, follow, momentum_at
+from ssltool.methods.parts.momentum import MomentumMethod, ema_update, momentum_at
 
 FOLLOWED = ["byol", "moco", "mocov3"]
 
@@ -50,7 +50,7 @@ def test_no_gradient_reaches_the_teacher_and_no_optimiser_sees_it(name):
 def test_teaching_is_the_teachers_projection_without_a_graph(name):
     method, (view, _) = build(name), noisy_batch().views
     shake(method.teacher)
-    found = method.teach(view.clone().requires_grad_())
+    found = method.teacher_forward(view.clone().requires_grad_())
     wanted = method.teacher["projector"](method.teacher["backbone"](view))
     torch.testing.assert_close(found, wanted)
     assert not found.requires_grad
@@ -102,7 +102,7 @@ def test_momentum_0_is_a_copy_and_1_stands_still(momentum, moves):
     torch.manual_seed(0)
     teacher, student = nn.Linear(3, 2), nn.Linear(3, 2)
     wanted = copy.deepcopy(student if moves else teacher)
-    follow(teacher, student, momentum)
+    ema_update(teacher, student, momentum)
     assert torch.equal(teacher.weight, wanted.weight)
     assert torch.equal(teacher.bias, wanted.bias)
 
@@ -111,7 +111,7 @@ def test_following_leaves_buffers_and_gradients_alone():
     teacher, student = nn.BatchNorm1d(2), nn.BatchNorm1d(2)
     nn.init.zeros_(student.weight)
     student.running_mean.fill_(5.0)
-    follow(teacher, student, 0.5)
+    ema_update(teacher, student, 0.5)
     assert torch.equal(teacher.weight, torch.tensor([0.5, 0.5]))
     assert torch.equal(teacher.running_mean, torch.zeros(2))
     assert student.weight.grad is None and teacher.weight.grad_fn is None
@@ -119,7 +119,7 @@ def test_following_leaves_buffers_and_gradients_alone():
 
 def test_following_another_architecture_is_refused():
     with pytest.raises(ValueError, match="zip"):
-        follow(nn.Linear(2, 2), nn.Linear(2, 2, bias=False), 0.5)
+        ema_update(nn.Linear(2, 2), nn.Linear(2, 2, bias=False), 0.5)
 
 
 @pytest.mark.parametrize("name", ["byol", "mocov3"])

@@ -11,8 +11,8 @@ from torch import nn
 from methods_helpers import build
 from ssltool.data.views import PAPER
 from ssltool.methods import method_options
-from ssltool.methods.parts.crops import default_size, small_crops
-from ssltool.methods.parts.multicrop import by_size, together
+from ssltool.methods.parts.crops import default_local_size, small_crops
+from ssltool.methods.parts.multicrop import forward_by_size, forward_concatenated
 from ssltool.models.backbones import patch_size
 
 METHODS = ("swav", "deepcluster", "dino", "paws")
@@ -37,7 +37,7 @@ class Counting(nn.Module):
 
 
 def test_small_crops_of_224_pixels_have_the_papers_96():
-    assert default_size(224) == 96
+    assert default_local_size(224) == 96
 
 
 @pytest.mark.parametrize(
@@ -46,12 +46,12 @@ def test_small_crops_of_224_pixels_have_the_papers_96():
     [(32, 3, 4), (64, 7, 4), (96, 3, 16), (8, 1, 4)],
 )
 def test_small_crops_are_in_proportion_and_made_of_whole_patches(image_size, patches, patch):
-    assert default_size(image_size) == patches * patch
+    assert default_local_size(image_size) == patches * patch
 
 
 @pytest.mark.parametrize("image_size", range(8, 257, 4))
 def test_small_crops_are_whole_patches_near_the_papers_proportion(image_size):
-    patch, found = patch_size(image_size), default_size(image_size)
+    patch, found = patch_size(image_size), default_local_size(image_size)
     assert found % patch == 0
     assert found >= patch
     assert abs(found - image_size * 96 / 224) <= patch / 2 or found == patch
@@ -95,7 +95,7 @@ def test_the_number_of_small_crops_is_the_papers(name, count):
 )
 def test_neighbours_of_one_size_go_through_the_network_together(sides, batches):
     network, given = Counting(), views(*((2, side) for side in sides))
-    found = by_size(network, given)
+    found = forward_by_size(network, given)
     assert [shape[0] for shape in network.shapes] == batches
     for out, view in zip(found, given, strict=True):
         torch.testing.assert_close(out, view.mean(dim=(2, 3)))
@@ -103,7 +103,7 @@ def test_neighbours_of_one_size_go_through_the_network_together(sides, batches):
 
 def test_parts_of_different_lengths_go_through_at_once_and_come_back_apart():
     network, given = Counting(), views((5, 4), (2, 4), (3, 4))
-    found = together(network, given)
+    found = forward_concatenated(network, given)
     assert network.shapes == [(10, 3, 4, 4)]
     assert [len(out) for out in found] == [5, 2, 3]
     for out, view in zip(found, given, strict=True):
@@ -114,7 +114,7 @@ def test_views_of_one_size_share_batch_statistics_and_those_of_another_do_not():
     norm = nn.BatchNorm2d(3, affine=False)
     a, b, c = views((4, 8), (4, 8), (4, 4))
     b, c = b + 5, c - 5
-    found = by_size(lambda x: norm(x).flatten(1), [a, b, c])
+    found = forward_by_size(lambda x: norm(x).flatten(1), [a, b, c])
     both = torch.cat([a, b])
     mean, deviation = (f(both, dim=(0, 2, 3), keepdim=True) for f in (torch.mean, torch.std))
     for out, view in zip(found, (a, b), strict=False):

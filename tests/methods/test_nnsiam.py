@@ -62,5 +62,5 @@ def test_the_defaults_are_simsiams_and_the_released_codes_queue():
 
 
 def test_a_stop_gradient_cannot_be_taken_from_constants():
-    with pytest.raises(SSLToolError, match="--set stop_grad=False does nothing with nnsiam, whose targets"):
+    with pytest.raises(SSLToolError, match=r"--set stop_grad=False .*nnsiam"):
         build("nnsiam", stop_grad=False)

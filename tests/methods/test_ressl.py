@@ -68,12 +68,12 @@ def test_the_loss_sees_directions_only_and_neither_rotations_nor_the_queues_orde
 
 @pytest.mark.parametrize("shapes", [[(4, 3), (4, 2), (7, 3)], [(4, 3), (5, 3), (7, 3)], [(3,), (3,), (3,)]])
 def test_embeddings_of_different_shapes_are_refused(shapes):
-    with pytest.raises(SSLToolError, match=r"ressl_loss takes 2 \(N, D\) tensors of one shape; found"):
+    with pytest.raises(SSLToolError, match=r"ressl_loss .*; found"):
         ressl_loss(*(torch.zeros(shape) for shape in shapes))
 
 
 def test_a_queue_of_another_width_is_refused():
-    with pytest.raises(SSLToolError, match=r"ressl_loss takes a queue \(K, D\) for rows \(N, D\); found \(7, 2\)"):
+    with pytest.raises(SSLToolError, match=r"ressl_loss .* queue \(K, D\) for rows \(N, D\); found \(7, 2\)"):
         ressl_loss(torch.zeros(4, 3), torch.zeros(4, 3), torch.zeros(7, 2))
 
 
@@ -126,13 +126,13 @@ def test_the_student_sees_the_runs_views_and_the_teacher_a_crop_and_a_flip():
 
 
 def test_a_queue_shorter_than_a_batch_is_refused():
-    with pytest.raises(SSLToolError, match="--set queue=15 cannot hold one batch of 16"):
+    with pytest.raises(SSLToolError, match=r"--set queue=15 .*16"):
         build("ressl", queue=15)
 
 
 def test_settings_that_are_likely_to_go_wrong_are_named():
     assert build("ressl", queue=64).warnings() == []
     cold, broken, long = build("ressl", facts(images=30), queue=40, teacher_temp=0.01).warnings()
-    assert cold.startswith("teacher_temp=0.01 makes logits of up to 100")
-    assert broken.startswith("queue=40 is not a multiple of the batch (16)")
-    assert long.startswith("queue=40 is longer than the 30 images")
+    assert cold.startswith("teacher_temp=0.01 ") and "100" in cold
+    assert broken.startswith("queue=40 ") and "multiple" in broken and "16" in broken
+    assert long.startswith("queue=40 ") and "images (30)" in long

@@ -65,5 +65,5 @@ def test_labels_are_not_smoothed_by_default():
 
 
 def test_smoothing_of_more_than_everything_is_refused():
-    with pytest.raises(SSLToolError, match=r"--set label_smoothing is 1\.1; it must be at least 0 and at most 1"):
+    with pytest.raises(SSLToolError, match=r"--set label_smoothing .*1\.1"):
         build("supervised", label_smoothing=1.1)

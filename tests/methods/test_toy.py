@@ -36,7 +36,7 @@ class ToyOptions(MethodOptions):
 
 
 class Toy(Method):
-    """Draws the two views of an image together; a sum of all projections is kept in a buffer."""
+    """ViewParams the two views of an image together; a sum of all projections is kept in a buffer."""
 
     Options = ToyOptions
     total: Tensor

@@ -88,7 +88,7 @@ def test_a_deviation_of_more_than_1_costs_nothing():
 def test_one_row_is_refused():
     with pytest.raises(SSLToolError) as caught:
         vicreg_loss(torch.zeros(1, 3), torch.zeros(1, 3))
-    assert str(caught.value) == "vicreg_loss needs at least 2 rows: one has no variance"
+    assert str(caught.value).startswith("vicreg_loss ") and "at least 2 rows" in str(caught.value)
 
 
 def test_the_defaults_are_the_papers():

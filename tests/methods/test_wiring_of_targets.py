@@ -12,7 +12,7 @@ from methods_helpers import build, noisy_batch, shake
 from ssltool.data.loader import Batch
 from ssltool.errors import SSLToolError
 from ssltool.methods import method_class
-from ssltool.methods.base import EpochImages, Method, Now, trainable
+from ssltool.methods.base import EpochImages, Method, Now, trainable_parameters
 from target_helpers import study
 
 CLUSTERED = {"prototypes": 5}
@@ -53,7 +53,7 @@ def images() -> EpochImages:
 
 def train(model: Method, name: str, steps: int, *, same: bool = False, lr: float = 0.02) -> list[float]:
     """Losses of steps as the loop makes them, on the same batch or a new one each."""
-    optimizer = torch.optim.SGD(trainable(model), lr)
+    optimizer = torch.optim.SGD(trainable_parameters(model), lr)
     losses = []
     for step in range(steps):
         model.now = Now(0, step)
@@ -95,7 +95,7 @@ def test_the_gradient_reaches_every_parameter_that_learns(name):
     model = make(name)
     model(batch_for(name)).loss.backward()
     assert [key for key, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
-    assert all(float(p.grad.norm()) > 0 for p in trainable(model.projector))
+    assert all(float(p.grad.norm()) > 0 for p in trainable_parameters(model.projector))
 
 
 def test_under_autocast_the_loss_is_near_that_without(name):
@@ -195,15 +195,15 @@ def test_a_teacher_follows_by_the_momentum_of_the_step(name, step):
         ("paws", "temperature", 0.01, 0.05),
     ],
 )
-def test_a_temperature_whose_exp_overflows_is_named(name, option, cold, fine):
+def test_an_overflowing_temperature_gives_a_warning(name, option, cold, fine):
     assert make(name, **{option: fine}).warnings() == []
     (warning,) = make(name, **{option: cold}).warnings()
-    assert warning.startswith(f"{option}={cold} makes logits of up to {1 / cold:.0f}, whose exp overflows float32")
+    assert warning.startswith(f"{option}={cold} ") and f"{1 / cold:.0f}" in warning
 
 
-def test_a_temperature_of_the_warm_up_is_looked_at_too():
+def test_an_overflowing_warm_up_temperature_gives_a_warning():
     (warning,) = make("dino", warmup_teacher_temp=0.01, warmup_teacher_temp_epochs=1).warnings()
-    assert warning.startswith("warmup_teacher_temp=0.01 makes logits of up to 100")
+    assert warning.startswith("warmup_teacher_temp=0.01 ") and "100" in warning
 
 
 NO_EFFECT = [
@@ -216,17 +216,17 @@ NO_EFFECT = [
 ]
 
 
-@pytest.mark.parametrize(("name", "idle", "cause", "text"), NO_EFFECT)
-def test_an_option_that_another_makes_idle_is_refused(name, ineffective, cause, text):
+@pytest.mark.parametrize(("name", "ineffective", "cause", "text"), NO_EFFECT)
+def test_an_option_without_effect_is_refused(name, ineffective, cause, text):
     ((option, value),) = ineffective.items()
     make(name, **cause)
     with pytest.raises(SSLToolError) as caught:
         make(name, **(cause | ineffective))
-    assert str(caught.value) == f"--set {option}={value} does nothing with {text}; leave one of them out"
+    assert str(caught.value).startswith(f"--set {option}={value} ") and text in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["ressl", "paws", "distill", "teacher"])
-def test_methods_without_prototypes_find_nothing_wrong_with_a_loss(name):
+def test_methods_without_prototypes_do_not_warn_about_the_loss(name):
     model = make(name)
     model.now = Now(1, 4)
     assert [model.diagnose(math.log(k)) for k in (2, 6, 32, 128)] == [None] * 4

@@ -49,7 +49,7 @@ found = {}
 
 def batch_statistics(shard):
     for name, (layer, batch, weight) in torch.load(out / "layers.pt", weights_only=False).items():
-        model = distributed.wrap(layer, cpu)
+        model = distributed.wrap_ddp(layer, cpu)
         share = batch[shard.slice(len(batch))].requires_grad_()
         made = model(share)
         (made * weight[shard.slice(len(batch))]).sum(dim=tuple(range(1, made.dim()))).mean().backward()
@@ -59,7 +59,7 @@ def batch_statistics(shard):
 
 def numbers(shard):
     found["shard"] = [shard.rank, shard.world]
-    found["mean"] = distributed.mean(torch.tensor([1.0, 10.0]) * (shard.rank + 1))
+    found["mean"] = distributed.all_reduce_mean(torch.tensor([1.0, 10.0]) * (shard.rank + 1))
     found["largest"] = distributed.largest([15, 0][shard.rank])
     try:
         with distributed.failing_together():
@@ -199,9 +199,9 @@ def test_one_process_is_the_identity(monkeypatch):
     model = nn.BatchNorm1d(3)
     with distributed.process_group(CPU, "auto") as shard:
         assert shard == Shard(0, 1)
-        assert distributed.wrap(model, CPU) is model and type(model) is nn.BatchNorm1d
+        assert distributed.wrap_ddp(model, CPU) is model and type(model) is nn.BatchNorm1d
         assert distributed.all_reduce_max(7) == 7
-        assert distributed.mean(torch.tensor([1.5, 2.5])).tolist() == [1.5, 2.5]
+        assert distributed.all_reduce_mean(torch.tensor([1.5, 2.5])).tolist() == [1.5, 2.5]
         assert distributed.is_main() and not distributed.under_torchrun()
     with pytest.raises(SSLToolError, match="mine"), distributed.raise_on_all_ranks():
         raise SSLToolError("mine")

@@ -21,7 +21,7 @@ from ssltool.checkpoints.checkpoint import Checkpoint
 from ssltool.config import PretrainConfig
 from ssltool.methods import METHODS
 from ssltool.stages.pretrain import run as pretrain
-from ssltool.training.distributed import agree, gather, mine
+from ssltool.training.distributed import broadcast, gather, local_rows
 from tiny_methods import NO_EFFECT, TINY_METHODS, tiny_config, tiny_options
 
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -55,7 +55,7 @@ from ssltool.data.loader import Shard
 from ssltool.files import weights_hash
 from ssltool.stages.pretrain.pretrain import _Run
 from ssltool.training import distributed
-from ssltool.training.distributed import agree, gather, mine
+from ssltool.training.distributed import broadcast, gather, local_rows
 
 torch.set_num_threads(1)
 out, cpu = Path(sys.argv[1]), torch.device("cpu")
@@ -113,16 +113,16 @@ def collectives(shard):
     ((gather(both[0]) + gather(both[1])) * weights).sum().backward()
     found["gather twice"] = [part.grad for part in both]
 
-    part = mine(gather(rows))
+    part = local_rows(gather(rows))
     (part * weights[:3]).sum().backward()
-    found["mine"] = {"made": part.detach(), "gradient": rows.grad}
+    found["local rows"] = {"made": part.detach(), "gradient": rows.grad}
 
     found["gather of numbers"] = gather(torch.tensor([rank, 7 + rank]))
     found["gather of columns"] = gather(made.mT[:, ::2])
 
     tensor = made.clone()
-    same = agree(tensor)
-    found["agree"] = {"made": tensor, "in place": same is tensor}
+    same = broadcast(tensor)
+    found["broadcast"] = {"made": tensor, "in place": same is tensor}
 
 
 def main():
@@ -281,16 +281,16 @@ def test_two_gathers_that_share_one_gradient_do_not_add_to_each_other(ranks):
 
 def test_own_part_of_gathered_rows_is_what_went_in_and_gets_its_own_gradient_only(ranks):
     for rank, found in enumerate(ranks):
-        assert torch.equal(found["mine"]["made"], ROWS[rank])
-        assert torch.equal(found["mine"]["gradient"], (rank + 1) ** 2 * WEIGHTS[:3])
+        assert torch.equal(found["local rows"]["made"], ROWS[rank])
+        assert torch.equal(found["local rows"]["gradient"], (rank + 1) ** 2 * WEIGHTS[:3])
 
 
 def test_ranks_agree_on_the_first_ones_tensor_in_place(ranks):
     for found in ranks:
-        assert torch.equal(found["agree"]["made"], ROWS[0])
-        assert found["agree"]["in place"]
+        assert torch.equal(found["broadcast"]["made"], ROWS[0])
+        assert found["broadcast"]["in place"]
 
 
 def test_in_one_process_gathering_agreeing_and_taking_part_are_the_identity():
     rows = torch.ones(3, 2, requires_grad=True)
-    assert gather(rows) is mine(rows) is agree(rows) is rows
+    assert gather(rows) is local_rows(rows) is broadcast(rows) is rows

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ssltool.training.precision import widest, without_autocast
+from ssltool.training.precision import widest_float, without_autocast
 
 CPU = torch.device("cpu")
 
@@ -78,7 +78,7 @@ def test_the_function_keeps_its_name_and_its_documentation():
 
 
 def test_the_widest_numbers_are_float64_but_on_apples_gpus():
-    assert (widest(CPU), widest(torch.device("cuda")), widest(torch.device("mps"))) == (
+    assert (widest_float(CPU), widest_float(torch.device("cuda")), widest_float(torch.device("mps"))) == (
         torch.float64,
         torch.float64,
         torch.float32,

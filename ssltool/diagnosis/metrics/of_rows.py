@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from ssltool.diagnosis.metrics.of_spectrum import rankme_of_spectrum
-from ssltool.diagnosis.spectrum import blocks_of, refuse_nonfinite, singular_values
+from ssltool.diagnosis.spectrum import blocks_of, check_finite, singular_values
 from ssltool.errors import SSLToolError
-from ssltool.training.precision import widest
+from ssltool.training.precision import widest_float
 
 
 def rankme(x: Tensor | Iterable[Tensor]) -> float:
@@ -159,7 +159,7 @@ def twonn(x: Tensor) -> float:
     rows count once. NaN where fewer than three different rows are left. O(N^2 d) time.
     """
     _at_least(x, 1)
-    x = torch.unique(x.to(widest(x.device)), dim=0)
+    x = torch.unique(x.to(widest_float(x.device)), dim=0)
     n = len(x)
     if n < 3:
         return math.nan
@@ -183,7 +183,7 @@ _PAIR_BLOCK = 1024
 
 def unit_length(x: Tensor) -> Tensor:
     """``x`` (..., d) with rows of length 1 whatever their scale, in the widest float; rows of zeros stay zeros."""
-    x = x.to(widest(x.device))
+    x = x.to(widest_float(x.device))
     x = x / x.abs().amax(dim=-1, keepdim=True).clamp(min=torch.finfo(x.dtype).tiny)
     return x / torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp(min=1e-12)
 
@@ -191,4 +191,4 @@ def unit_length(x: Tensor) -> Tensor:
 def _at_least(x: Tensor, rows: int) -> None:
     if x.dim() != 2 or len(x) < rows:
         raise SSLToolError(f"representations must be (N, d) with at least {rows} rows; found shape {tuple(x.shape)}")
-    refuse_nonfinite(x)
+    check_finite(x)

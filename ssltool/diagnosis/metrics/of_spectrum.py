@@ -18,10 +18,10 @@ RANKME_EPS = 1e-7
 FIRST_RANK, LAST_RANK = 11, 100
 """Ranks between which ``alpha`` is fitted: below are the few large values, above the noise."""
 
-DEAD = 1e-3
+DEAD_RATIO = 1e-3
 """A direction in which rows differ by less than this share of the largest is dead."""
 
-FEWEST_RANKS = 10
+MIN_FITTED_RANKS = 10
 """A power law through fewer values than this would say nothing."""
 
 
@@ -107,7 +107,7 @@ def alpha(s: Tensor, *, first: int = FIRST_RANK, last: int = LAST_RANK, d: int |
         raise SSLToolError(f"alpha is fitted to ranks {first} to {last}; the first must be below the last")
     s = _values(s)
     last = min(last, numerical_rank(s, d=d))
-    if last - first + 1 < FEWEST_RANKS:
+    if last - first + 1 < MIN_FITTED_RANKS:
         return PowerLaw(math.nan, first, last, math.nan)
     ranks = torch.arange(first, last + 1, dtype=torch.float64)
     x, y, w = ranks.log(), 2 * s[first - 1 : last].log(), 1 / ranks
@@ -126,7 +126,7 @@ def dead_directions(s: Tensor) -> float:
     Range [0, 1]: 0 is healthy; 1 where all rows are the same. Not from a paper: docs/collapse.md says what it sees.
     """
     s = _values(s)
-    return float((s < DEAD * s[0]).double().mean()) if s[0] > 0 else 1.0
+    return float((s < DEAD_RATIO * s[0]).double().mean()) if s[0] > 0 else 1.0
 
 
 def numerical_rank(s: Tensor, *, dtype: torch.dtype = torch.float32, d: int | None = None) -> int:

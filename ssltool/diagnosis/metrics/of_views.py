@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from ssltool.diagnosis.metrics.of_rows import unit_length
-from ssltool.diagnosis.spectrum import refuse_nonfinite
+from ssltool.diagnosis.spectrum import check_finite
 from ssltool.errors import SSLToolError
-from ssltool.training.precision import widest
+from ssltool.training.precision import widest_float
 
 LIDAR_DELTA = 1e-4
 LIDAR_EPS = 1e-8
@@ -65,5 +65,5 @@ def _views(x: Tensor) -> Tensor:
             f"this metric takes views of images, (N, Q, d) with Q at least 2; found shape {tuple(x.shape)}; "
             "ssltool save-reprs --views Q writes them"
         )
-    refuse_nonfinite(x)
-    return x.to(widest(x.device))
+    check_finite(x)
+    return x.to(widest_float(x.device))

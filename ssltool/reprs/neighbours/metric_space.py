@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ssltool.errors import SSLToolError
 from ssltool.reprs.row_set import RowSet
-from ssltool.training.precision import widest
+from ssltool.training.precision import widest_float
 
 SAMPLE = 4096
 """Rows of the bank whose mean is the origin."""
@@ -60,7 +60,7 @@ class Space:
             space.unit,
             device,
             space.half_precision,
-            space._wide(bank.take(sample))[0].mean(dim=0, dtype=widest(device)),
+            space._wide(bank.take(sample))[0].mean(dim=0, dtype=widest_float(device)),
         )
 
     def place(self, rows: Tensor) -> Placed:
@@ -92,7 +92,7 @@ class Space:
         rows = rows.to(self.device)
         if not self.unit:
             return rows, 0.0
-        length = torch.linalg.vector_norm(rows, dim=1, keepdim=True, dtype=widest(self.device))
+        length = torch.linalg.vector_norm(rows, dim=1, keepdim=True, dtype=widest_float(self.device))
         return rows / length.clamp(min=torch.finfo(length.dtype).tiny), (length[:, 0] == 0).float() / 2
 
 

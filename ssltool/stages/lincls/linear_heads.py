@@ -13,7 +13,7 @@ from torch.optim.optimizer import Optimizer
 
 from ssltool.training.classification import Accuracy
 from ssltool.training.optimizers import LARC, LARS
-from ssltool.training.precision import widest
+from ssltool.training.precision import widest_float
 
 OPTIMIZERS: dict[str, Any] = {"sgd": torch.optim.SGD, "larc": LARC, "lars": LARS}
 
@@ -41,7 +41,9 @@ class Heads:
         self.layers = [copy.deepcopy(start).to(device) for _ in range(count)]
         groups = [{"params": list(layer.parameters())} for layer in self.layers]
         self.optimizer: Optimizer = OPTIMIZERS[optimizer](groups, 0.0, momentum=momentum, weight_decay=weight_decay)
-        self.sums = torch.zeros(2, count, dtype=widest(device), device=device)  # of losses and of hits, by classifier
+        self.sums = torch.zeros(
+            2, count, dtype=widest_float(device), device=device
+        )  # of losses and of hits, by classifier
 
     def set_rates(self, rates: Sequence[float]) -> None:
         """The rate of each classifier from here on."""
