@@ -1,9 +1,9 @@
-"""The collapse monitor: what the network makes of some of its training images, looked at while it trains.
+"""The collapse monitor: measures the outputs for a fixed sample of training images during training.
 
-The images are always the same, drawn by the run's seed. A look embeds them in eval mode by the validation transform, in
-float32 at any training precision, because the rounding of bf16 would pass for directions in use. It changes nothing: no
-weight, no running statistic, no random number. Its numbers belong to the epoch's record, and with those before them say
-whether the run is collapsing and, as far as settings and loss show it, why.
+The sample depends on the seed of the run only. A check embeds it in eval mode with the validation transform, in float32
+at any training precision, because bf16 rounding noise would count as dimensions in use. It does not change weights,
+running statistics or random numbers. Its metrics are part of the record of the epoch. Compared with earlier records,
+they show whether the run collapses; settings and loss may show the cause.
 """
 
 from __future__ import annotations
@@ -39,35 +39,35 @@ from ssltool.training.device import worker_count
 from ssltool.training.setup import TrainingSetup
 
 METRICS = tuple(dict.fromkeys((*MAIN, *NEEDED)))
-"""What is measured of a layer."""
+"""The metrics of each layer."""
 
 MAX_TIME_SHARE = 0.05
-"""Share of the training time above which the monitor says how it would take less."""
+"""Fraction of the training time above which the monitor suggests cheaper settings."""
 
 BATCH_SIZE = 256
-"""Images that are embedded at a time."""
+"""Images per forward pass."""
 
 KNN_NEIGHBOURS = 20
-"""Neighbours that vote on an image's class, where there are so many."""
+"""Maximum number of neighbours that vote on the class of an image."""
 
 OVERSAMPLING = 8
-"""Rows beyond the bound of the rank that the span of all rows is made from."""
+"""Number of rows, in addition to the bound on the rank, that determine the span of all rows."""
 
 SPAN_TOLERANCE = 1e-10
-"""Share of the rows' variance that may lie outside that span."""
+"""Largest fraction of the variance of the rows outside that span."""
 
 DEAD_KEY = "dead_dimensions"
-"""How the number of dimensions that hardly change is called in a record."""
+"""Key of the number of dead dimensions in a record."""
 
 CAUSE_UNKNOWN = (
-    "no usual cause is there; try a lower --lr, or a wider network, since one that is small for its data collapses in "
-    "part (arXiv:2209.15007)"
+    "unknown; try a lower --lr, or a wider network, because networks that are small for their data collapse partially "
+    "(arXiv:2209.15007)"
 )
 
 
 @dataclass(frozen=True)
 class MonitorResult:
-    """What one look found: ``values`` for the epoch's record, its ``timing``, and ``warnings``, a sentence each."""
+    """The result of a check: ``values`` for the record of the epoch, ``timing``, and ``warnings``, one per problem."""
 
     values: dict[str, Any] = field(default_factory=dict)
     timing: dict[str, float] = field(default_factory=dict)
@@ -76,7 +76,7 @@ class MonitorResult:
 
 @dataclass(frozen=True)
 class Layer:
-    """The ``values`` of one layer's outputs, their ``width``, and the ``verdict``, None if they are not finite."""
+    """The ``values`` (metrics) and ``width`` of a layer's output, and the ``verdict``, None if it is not finite."""
 
     values: dict[str, float]
     width: int
@@ -84,26 +84,26 @@ class Layer:
 
 
 class Monitor:
-    """The monitor of one run on this rank, which embeds its share of the images; all ranks find the same numbers."""
+    """The monitor of a run. Each rank embeds its share of the images; all ranks get the same results."""
 
     def __init__(self, setup: TrainingSetup, device: torch.device, shard: Shard) -> None:
-        """Raises ``SSLToolError`` if an image cannot be read."""
+        """Raises ``SSLToolError`` if an image cannot be decoded."""
         c, images = setup.config, setup.images
         self.setup, self.every = setup, c.monitor_every
         drawn = torch.randperm(len(images), generator=seeds.generator(c.seed, seeds.Stream.MONITOR))
         rows = drawn[: c.monitor_size].sort().values.numpy()
-        share = -(-len(rows) // shard.world)  # equal for all ranks, so that they can be gathered
-        mine = np.resize(rows, share * shard.world)[share * shard.rank : share * (shard.rank + 1)]
+        share = -(-len(rows) // shard.world)  # equal on all ranks, as gather requires
+        local = np.resize(rows, share * shard.world)[share * shard.rank : share * (shard.rank + 1)]
         self.labels = torch.from_numpy(images.labels[rows])
-        self.loader = Loader(in_memory(images.select(mine), setup.image_size, c.workers), setup.image_size, device)
+        self.loader = Loader(in_memory(images.select(local), setup.image_size, c.workers), setup.image_size, device)
         self._spent, self._trained, self._warned = 0.0, 0.0, False
 
     def check(
         self, method: Method, record: dict[str, Any], history: Sequence[dict[str, Any]], epoch_seconds: float
     ) -> MonitorResult:
-        """What there is to say after the epoch of ``record``, which took ``epoch_seconds``, after those of ``history``.
+        """The check after the epoch of ``record``, which took ``epoch_seconds``; ``history`` holds earlier records.
 
-        Nothing, unless it is the turn of this epoch or it is the last.
+        The result is empty unless ``monitor_every`` divides the number of completed epochs or the epoch is the last.
         """
         self._trained += epoch_seconds
         done = record["epoch"] + 1
@@ -134,7 +134,7 @@ class Monitor:
         return found
 
     def _embed(self, method: Method) -> dict[str, Tensor]:
-        """What each watched layer there is makes of all images, (n, d) each, the same on all ranks."""
+        """The outputs (n, d) of each monitored layer for all images, identical on all ranks."""
         parts: dict[str, list[Tensor]] = {}
         training = method.training
         method.eval()
@@ -153,30 +153,30 @@ class Monitor:
     def _warnings(
         self, layers: dict[str, Layer], method: Method, record: dict[str, Any], history: Sequence[dict[str, Any]]
     ) -> list[str]:
-        """That outputs are not finite, that the verdict is worse than the last one, and why, or that dimensions die."""
-        found = [f"what the {name} makes of images is not finite" for name, of in layers.items() if of.verdict is None]
-        deaths = {name: _DeadDimensions.of(name, layer, history) for name, layer in layers.items()}
+        """Warnings about non-finite outputs, a worse verdict and its probable cause, and dead dimensions."""
+        found = [f"the output of the {name} is not finite" for name, of in layers.items() if of.verdict is None]
+        dead = {name: _DeadDimensions.of(name, layer, history) for name, layer in layers.items()}
         before = next((r["verdict"] for r in reversed(history) if r.get("verdict")), STATES[0])
         judged = {name: layer.verdict for name, layer in layers.items() if layer.verdict is not None}
         name = max(judged, key=lambda name: judged[name].severity, default=None)
         if name is None or judged[name].severity <= STATES.index(before):
-            return found + [str(of) for of in deaths.values() if of.increased_sharply()]
+            return found + [str(of) for of in dead.values() if of.increased_sharply()]
         causes = method.probable_causes(record["loss"]) + self.setup.small_batch_causes(method)
-        causes += self._decayed_predictor(method, record) + [str(of) for of in deaths.values() if of.increased()]
+        causes += self._decayed_predictor(method, record) + [str(of) for of in dead.values() if of.increased()]
         line = judged[name].line
         return [*found, f"the {name} shows {line}. Probable cause: {'; '.join(causes) or CAUSE_UNKNOWN}"]
 
     def _decayed_predictor(self, method: Method, record: dict[str, Any]) -> list[str]:
-        """A predictor has to keep up with what it predicts; its rate falls with the others' unless that is fixed."""
+        """A predictor whose learning rate decays may not track the projections; ``fix_pred_lr`` keeps it constant."""
         learns = any(not group["is_encoder"] for group in method.param_groups())
         share = record["lr"] / record["fixed_lr"]
         warming_up = record["epoch"] < self.setup.config.warmup_epochs
         if getattr(method.options, "fix_pred_lr", True) or not learns or warming_up or share >= 1:
             return []
-        return [f"the predictor's learning rate has fallen to {share:.0%}, which --fix-pred-lr prevents"]
+        return [f"the learning rate of the predictor has decayed to {share:.0%}; --fix-pred-lr keeps it constant"]
 
     def _time_warnings(self) -> list[str]:
-        """How to look less, said once, where looking takes more than ``MAX_TIME_SHARE`` of the training."""
+        """Suggests cheaper settings, once, if the monitor takes more than ``MAX_TIME_SHARE`` of the training time."""
         share = self._spent / self._trained
         if self._warned or share <= MAX_TIME_SHARE:
             return []
@@ -185,13 +185,13 @@ class Monitor:
         size = max(2, int(len(self.labels) * MAX_TIME_SHARE / share))
         return [
             f"the collapse monitor takes {share:.0%} of the training time; --monitor-every {every} or --monitor-size "
-            f"{size} brings it to {MAX_TIME_SHARE:.0%}"
+            f"{size} reduces it to {MAX_TIME_SHARE:.0%}"
         ]
 
 
 @dataclass(frozen=True)
 class _DeadDimensions:
-    """Dimensions of a layer that hardly change any more: how many ``now``, at the ``first`` look, ``most`` before."""
+    """Number of dead dimensions of a layer: ``now``, in the ``first`` check, and the maximum (``most``) before."""
 
     layer: str
     width: int
@@ -206,26 +206,26 @@ class _DeadDimensions:
         return cls(name, layer.width, now, earlier[0], max(earlier))
 
     def increased(self) -> bool:
-        """Whether there are more than at first."""
+        """Whether there are more than in the first check."""
         return self.now > self.first
 
     def increased_sharply(self) -> bool:
-        """Whether a hundredth of all died since the first look, and as many as ever again since this was last so."""
+        """Whether at least 1 % of the width died since the first check, and the number doubled since the maximum."""
         return self.now - self.first >= max(1.0, self.width / 100) and self.now >= 2 * self.most
 
     def __str__(self) -> str:
-        return f"{self.now:.0f} of {self.width} dimensions of the {self.layer} hardly change, {self.first:.0f} at first"
+        return f"dead dimensions of the {self.layer}: {self.now:.0f} of {self.width}, initially {self.first:.0f}"
 
 
 def has_collapsed(record: dict[str, Any], state: str | None) -> bool:
-    """Whether the epoch of ``record`` was judged at least ``state``; None is none."""
+    """Whether the verdict of ``record`` is at least as severe as ``state``; False if ``state`` is None."""
     return reaches(record.get("verdict"), state)
 
 
 def summary(record: dict[str, Any]) -> str:
-    """What the monitor found in an epoch, for people; nothing where it did not look."""
+    """A summary of the monitor's results in ``record``, empty if there are none."""
     if record.get("verdict") is None:
-        return "; no verdict, outputs are not finite" if "verdict" in record else ""
+        return "; no verdict: outputs are not finite" if "verdict" in record else ""
     text = f"; backbone AUC {record['backbone_auc']:.3f}, effective rank {record['backbone_effective_rank']:.1f}"
     if "backbone_knn" in record:
         text += f", kNN {record['backbone_knn']:.1%}"
@@ -233,8 +233,8 @@ def summary(record: dict[str, Any]) -> str:
 
 
 def measure(x: Tensor, bound: int) -> dict[str, float]:
-    """``METRICS`` of outputs (N, d) whose rank is at most ``bound``, and how many dimensions hardly change; NaN where
-    the outputs are not finite."""
+    """``METRICS`` and the number of dead dimensions of outputs (N, d) whose rank is at most ``bound``; NaN if they are
+    not finite."""
     if not bool(torch.isfinite(x).all()):
         return dict.fromkeys((*METRICS, DEAD_KEY), math.nan)
     x = (x.cpu() if x.device.type == "mps" else x).double()  # Apple's GPUs have no float64
@@ -247,18 +247,18 @@ def measure(x: Tensor, bound: int) -> dict[str, float]:
 
 
 def spectra(x: Tensor, bound: int) -> tuple[Tensor, Tensor]:
-    """Singular values of ``x`` (N, d) float64, centred and as it is, (min(N, d),) each, largest first, in little time.
+    """Singular values of ``x`` (N, d) float64, with and without centring, (min(N, d),) each, descending; fast.
 
-    They are roots of the eigenvalues of the smaller Gram matrix, which are off by some eps lambda_1, eps that of
-    float64. So values below about 1e-7 s_1 are lost; the rounding of float32, in which networks compute, is as large,
-    and what is lost changes no metric here by a thousandth. ``ssltool collapse`` takes the exact ones.
+    They are square roots of the eigenvalues of the smaller Gram matrix, with an error of about eps lambda_1, eps that
+    of float64. Values below about 1e-7 s_1 are lost. This is the size of float32 rounding noise, and changes the
+    metrics by less than 0.1 %. ``ssltool collapse`` computes exact values.
 
-    Outputs of rank r lie in the span of any r + 1 rows, so where ``bound`` says that r is small, the rows are first
-    written in a basis of that span, unless it turns out that they do not fit into it.
+    Outputs of rank r lie in the span of any r + 1 rows in general position. If ``bound`` is small, the rows are first
+    projected onto a basis of that span, unless they do not lie in it.
     """
     count = min(x.shape)
     origin = x[0].clone()
-    x = x - origin  # rows that are all the same leave exactly nothing
+    x = x - origin  # equal rows become exactly 0
     some = bound + OVERSAMPLING
     if 2 * some < count:
         basis = torch.linalg.qr(torch.cat([origin[None], x[1:some]]).T).Q
@@ -270,15 +270,15 @@ def spectra(x: Tensor, bound: int) -> tuple[Tensor, Tensor]:
 
 
 def _roots(x: Tensor, count: int) -> Tensor:
-    """``count`` singular values of ``x``; those that its shape does not have are 0."""
+    """``count`` singular values of ``x``, padded with zeros."""
     gram = x @ x.mT if len(x) < x.shape[1] else x.mT @ x
     values = torch.linalg.eigvalsh(gram).clamp(min=0.0).sqrt().flip(0)
     return F.pad(values, (0, max(0, count - len(values))))
 
 
 def knn_accuracy(x: Tensor, labels: Tensor) -> dict[str, float]:
-    """``knn``: how many of the rows (N, d) with ``labels`` (N,) their nearest neighbours among the others classify
-    rightly. Nothing without two classes, NaN where rows are not finite."""
+    """``knn``: leave-one-out kNN accuracy of the labelled rows (N, d). Empty for fewer than two classes, NaN if rows
+    are not finite."""
     labelled = labels >= 0
     known, classes = labels[labelled].unique(return_inverse=True)
     if len(known) < 2:
@@ -288,16 +288,16 @@ def knn_accuracy(x: Tensor, labels: Tensor) -> dict[str, float]:
         return {"knn": math.nan}
     k = min(KNN_NEIGHBOURS, len(rows) - 1)
     similarity, nearest = neighbours(rows, rows, k=k, skip=(ids, ids), device=x.device)
-    elected = votes(similarity, classes[nearest], len(known))[:, -1]
-    return {"knn": float((elected == classes).double().mean())}
+    predicted = votes(similarity, classes[nearest], len(known))[:, -1]
+    return {"knn": float((predicted == classes).double().mean())}
 
 
 def in_memory(images: ImageSet, size: int, workers: int | None) -> ImageSet:
-    """``images`` as a set that needs no decoding: files are read once, at the ``size`` that the validation transform
-    gives them, which it then leaves as they are.
+    """``images`` with all pixels in memory. Files are decoded once and stored after the validation transform, at
+    ``size``, which leaves them unchanged afterwards.
 
     Raises:
-        SSLToolError: if one cannot be decoded.
+        SSLToolError: if an image cannot be decoded.
     """
     if images.images is not None:
         return images
@@ -310,7 +310,7 @@ def in_memory(images: ImageSet, size: int, workers: int | None) -> ImageSet:
 
 
 def _broadcast_values(values: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
-    """The first rank's ``values``, lest rounding make ranks decide differently."""
+    """Broadcasts the ``values`` of rank 0, so that all ranks take the same decisions."""
     flat = torch.tensor([value for of in values.values() for value in of.values()], dtype=torch.float64)
     numbers = iter(distributed.broadcast(flat).tolist())
     return {name: {key: type(value)(next(numbers)) for key, value in of.items()} for name, of in values.items()}

@@ -1,4 +1,4 @@
-"""What a long stage shows while it works: a bar on a terminal, plain lines elsewhere; on stderr, from one rank."""
+"""Progress of long stages on stderr: a bar on a terminal, plain lines otherwise."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from tqdm import tqdm
 
 
 class Progress:
-    """Progress of one epoch in steps; shows loss, images/s and the time left."""
+    """Progress of one epoch in steps, with throughput and remaining time. ``done`` steps were completed before; plain
+    lines are printed every ``every`` steps."""
 
     def __init__(self, title: str, steps: int, *, done: int = 0, every: int = 10, visible: bool = True) -> None:
         self.title, self.steps, self.every = title, steps, every
@@ -22,7 +23,7 @@ class Progress:
         )
 
     def update(self, images: int, text: str = "") -> None:
-        """One more step, of ``images`` images."""
+        """Counts a completed step of ``images`` images; ``text`` is shown beside it."""
         self.done += 1
         self._images += images
         self._bar.update()
@@ -36,5 +37,5 @@ class Progress:
             print(" ".join(line.split()), file=sys.stderr, flush=True)
 
     def close(self) -> None:
-        """Takes the bar away."""
+        """Removes the bar."""
         self._bar.close()

@@ -1,4 +1,4 @@
-"""Asking a running loop to stop: SIGTERM, SIGINT and SIGUSR1 are noted, and the loop saves at its next step."""
+"""Stop requests: SIGTERM, SIGINT and SIGUSR1 are recorded, and the training loop saves and stops at its next step."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
 class StopRequest:
-    """Catches the signals within a ``with`` block. ``number`` is 0 until one came; a second SIGINT interrupts at
-    once."""
+    """Context manager that records stop signals. ``number`` is 0, or the number of the latest signal. A SIGINT after
+    another signal raises ``KeyboardInterrupt``."""
 
     def __init__(self) -> None:
         self.number = 0

@@ -209,7 +209,7 @@ def test_the_first_valid_box_is_used():
     assert views.crop_boxes(params, 40, 40).tolist() == [[10, 20, 20, 20]]
 
 
-# ViewParams are a function of the generator
+# Dependence on the generator
 
 
 def test_parameters_depend_only_on_the_generator():

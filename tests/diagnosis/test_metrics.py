@@ -120,5 +120,5 @@ def test_metric_names_are_a_list_with_commas(wanted, views, names):
 
 
 def test_a_name_that_is_no_metric_is_refused_with_the_nearest():
-    with pytest.raises(SSLToolError, match="unknown metric 'efective_rank'; did you mean effective_rank"):
+    with pytest.raises(SSLToolError, match=r"efective_rank.* effective_rank"):
         metric_names("auc,efective-rank")

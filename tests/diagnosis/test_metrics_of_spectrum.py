@@ -235,7 +235,7 @@ def test_ten_values_above_rounding_are_enough_for_alpha():
 
 @pytest.mark.parametrize(("first", "last"), [(0, 10), (-1, 20), (20, 20), (30, 20)])
 def test_a_range_of_ranks_that_is_none_is_refused(first, last):
-    with pytest.raises(SSLToolError, match=f"alpha is fitted to ranks {first} to {last}"):
+    with pytest.raises(SSLToolError, match=f"alpha .*found ranks {first} to {last}"):
         alpha(power_law(1.0, 100), first=first, last=last)
 
 
@@ -281,12 +281,12 @@ def test_rank_and_condition_take_representations_for_float32_unless_told():
 @pytest.mark.parametrize("metric", ALL)
 @pytest.mark.parametrize("s", [torch.zeros(0), torch.zeros(2, 2), torch.tensor(1.0)])
 def test_what_is_no_spectrum_is_refused(metric, s):
-    with pytest.raises(SSLToolError, match="a spectrum is one row of singular values; found shape"):
+    with pytest.raises(SSLToolError, match=r"spectrum .*found shape"):
         metric(s)
 
 
 @pytest.mark.parametrize("metric", ALL)
 @pytest.mark.parametrize("value", [math.nan, math.inf, -1.0])
 def test_values_that_no_spectrum_has_are_refused_by_name(metric, value):
-    with pytest.raises(SSLToolError, match=f"finite values of at least 0; found .*{value:g}"):
+    with pytest.raises(SSLToolError, match=f"finite .*found .*{value:g}"):
         metric(torch.tensor([2.0, value, 1.0]))

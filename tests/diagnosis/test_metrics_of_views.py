@@ -152,12 +152,12 @@ def test_lidar_lies_between_1_and_the_width_or_the_images(q):
 @pytest.mark.parametrize("metric", [alignment, lidar])
 @pytest.mark.parametrize("shape", [(), (4,), (5, 4), (5, 1, 4), (0, 2, 4), (2, 2, 2, 2)])
 def test_what_are_no_views_is_refused_by_its_shape(metric, shape):
-    with pytest.raises(SSLToolError, match=r"\(N, Q, d\) with Q at least 2; found shape \(.*--views Q writes them"):
+    with pytest.raises(SSLToolError, match=r"\(N, Q, d\) with Q at least 2; found shape \(.*--views Q"):
         metric(torch.zeros(shape))
 
 
 def test_lidar_of_one_image_is_refused_and_its_alignment_is_not():
-    with pytest.raises(SSLToolError, match="lidar compares images; found 1"):
+    with pytest.raises(SSLToolError, match=r"lidar .*found 1"):
         lidar(views(1, 5, 3))
     assert alignment(views(1, 5, 3)) > 0
 

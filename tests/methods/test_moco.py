@@ -74,7 +74,7 @@ def test_the_temperature_is_0_2_by_default():
         ([(4, 3), (4, 3), (3,)], r"queue \(K, D\) for rows \(N, D\); found \(3,\) for \(4, 3\)"),
     ],
 )
-def test_shapes_that_do_not_fit_are_refused(shapes, message):
+def test_mismatched_shapes_are_refused(shapes, message):
     with pytest.raises(SSLToolError, match=message):
         moco_loss(*(torch.zeros(shape) for shape in shapes))
 
@@ -134,7 +134,7 @@ def test_keys_enter_the_queue_after_the_loss_is_taken():
     assert again != pytest.approx(first, abs=1e-3)
 
 
-def test_the_temperature_is_the_options():
+def test_the_temperature_option_is_used():
     model = built(temperature=1.0)
     queue = model.queue.rows.clone()
     q1 = model.projector(model.backbone(noisy_batch().views[0]))

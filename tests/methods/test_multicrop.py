@@ -1,4 +1,4 @@
-"""Several crops: their sizes and areas, and that crops of one size go through a network together."""
+"""Multi-crop: sizes and areas of crops, and shared forward passes of crops of the same size."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def views(*shapes: tuple[int, int]) -> list[torch.Tensor]:
 
 
 class Counting(nn.Module):
-    """Passes means of pixels on and keeps the shapes that it was given."""
+    """Returns means of pixels and records the shapes of its inputs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -58,19 +58,19 @@ def test_small_crops_are_whole_patches_near_the_papers_proportion(image_size):
 
 
 @pytest.mark.parametrize("count", [0, 1, 6])
-def test_there_are_as_many_small_crops_as_asked_for(count):
+def test_local_crops_sets_the_number_of_small_crops(count):
     options = method_options("swav", {"local_crops": count})
     assert len(small_crops(PAPER, options, 8)) == count
 
 
 @pytest.mark.parametrize(("smallest", "scale"), [(0.14, (0.05, 0.14)), (0.3, (0.05, 0.3)), (0.02, (0.02, 0.02))])
-def test_small_crops_are_smaller_than_large_ones_and_otherwise_made_alike(smallest, scale):
+def test_small_crops_differ_from_large_ones_only_in_scale_and_size(smallest, scale):
     base = dataclasses.replace(PAPER, crop_scale=(smallest, 1.0), gray_p=0.7, solarize_p=0.1)
     crops = small_crops(base, method_options("swav", {}), 224)
     assert crops == [dataclasses.replace(base, crop_scale=scale, size=96)] * 6
 
 
-def test_a_given_size_is_taken():
+def test_a_given_local_size_is_used():
     crops = small_crops(PAPER, method_options("swav", {"local_size": 18}), 224)
     assert {crop.size for crop in crops} == {18}
 
@@ -93,7 +93,7 @@ def test_the_number_of_small_crops_is_the_papers(name, count):
     ("sides", "batches"),
     [((8, 8), [4]), ((8, 8, 4, 4, 4), [4, 6]), ((8, 4, 8), [2, 2, 2]), ((4,), [2])],
 )
-def test_neighbours_of_one_size_go_through_the_network_together(sides, batches):
+def test_consecutive_views_of_the_same_size_share_a_forward_pass(sides, batches):
     network, given = Counting(), views(*((2, side) for side in sides))
     found = forward_by_size(network, given)
     assert [shape[0] for shape in network.shapes] == batches
@@ -101,7 +101,7 @@ def test_neighbours_of_one_size_go_through_the_network_together(sides, batches):
         torch.testing.assert_close(out, view.mean(dim=(2, 3)))
 
 
-def test_parts_of_different_lengths_go_through_at_once_and_come_back_apart():
+def test_parts_of_different_lengths_share_a_forward_pass():
     network, given = Counting(), views((5, 4), (2, 4), (3, 4))
     found = forward_concatenated(network, given)
     assert network.shapes == [(10, 3, 4, 4)]

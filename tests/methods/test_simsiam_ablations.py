@@ -46,7 +46,7 @@ def test_the_cross_entropy_of_equal_shares_is_ln_d_and_that_of_one_hot_rows_is_0
     assert simsiam_loss(*[hot] * 4, similarity="cross_entropy").item() == 0.0
 
 
-def test_the_cross_entropy_sees_lengths_but_no_shift_of_a_row():
+def test_the_cross_entropy_is_invariant_to_row_shifts_but_not_to_norms():
     inputs = rows(4)
     value = simsiam_loss(*inputs, similarity="cross_entropy").item()
     shifted = [x + 5.0 * i for i, x in enumerate(inputs)]
@@ -98,7 +98,7 @@ def test_without_a_predictor_projections_predict_each_other():
         model.embed(batch.views[0], "predictor")
 
 
-def test_a_fixed_predictor_has_the_same_layers_passes_gradients_on_and_never_learns():
+def test_a_fixed_predictor_passes_gradients_and_is_not_trained():
     model, batch = build("simsiam", predictor="fixed"), noisy_batch()
     assert layers(model.predictor) == layers(build("simsiam").predictor)
     model(batch).loss.backward()

@@ -1,4 +1,4 @@
-"""What holds alike for a step of the methods whose targets are clusters, a teacher's answers, or labelled images."""
+"""Properties of a step of the methods whose targets are clusters, teacher outputs or labelled images."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def images() -> EpochImages:
 
 
 def train(model: Method, name: str, steps: int, *, same: bool = False, lr: float = 0.02) -> list[float]:
-    """Losses of steps as the loop makes them, on the same batch or a new one each."""
+    """Losses of training steps, on the same batch or a new batch per step."""
     optimizer = torch.optim.SGD(trainable_parameters(model), lr)
     losses = []
     for step in range(steps):
@@ -74,7 +74,7 @@ def name(request) -> str:
     return request.param
 
 
-def test_the_projection_is_one_constant_float32_row_an_image_of_the_first_view(name):
+def test_the_projection_has_one_detached_float32_row_per_image_of_the_first_view(name):
     model, batch = shake(make(name)), batch_for(name)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         within = model(batch)
@@ -91,7 +91,7 @@ def test_the_projection_is_one_constant_float32_row_an_image_of_the_first_view(n
     assert not torch.allclose(model(batch_for(name, seed=7)).projection, out.projection, atol=1e-3)
 
 
-def test_the_gradient_reaches_every_parameter_that_learns(name):
+def test_the_gradient_reaches_all_trainable_parameters(name):
     model = make(name)
     model(batch_for(name)).loss.backward()
     assert [key for key, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
@@ -106,12 +106,12 @@ def test_under_autocast_the_loss_is_near_that_without(name):
     assert found != plain
 
 
-def test_training_on_one_batch_makes_its_loss_lower_than_resting(name):
+def test_training_on_one_batch_decreases_its_loss(name):
     learnt, rested = (train(make(name), name, 6, same=True, lr=lr)[-1] for lr in (0.05, 0.0))
     assert learnt < rested  # queues, centres and running means are the same in both
 
 
-def test_a_run_is_a_function_of_its_seed_and_batches(name):
+def test_a_run_is_deterministic_in_seed_and_batches(name):
     first, again = make(name), make(name)
     assert train(first, name, 3) == train(again, name, 3)
     state, other = first.state_dict(), again.state_dict()
@@ -130,14 +130,14 @@ def test_all_state_is_in_the_checkpoint(name):
     assert all(torch.equal(tensor, after[key]) for key, tensor in trained.state_dict().items())
 
 
-def test_the_labels_of_unlabelled_images_are_not_seen(name):
+def test_the_loss_does_not_depend_on_labels_of_unlabelled_images(name):
     batch, labelled = batch_for(name), batch_for(name)
     labelled.labels = torch.arange(16) % 4
     assert make(name)(batch).loss.item() == make(name)(labelled).loss.item()
     assert not method_class(name).uses_labels
 
 
-def test_the_groups_hold_every_parameter_that_learns_once(name):
+def test_the_groups_have_each_trainable_parameter_once(name):
     model = make(name)
     groups = model.param_groups()
     found = [id(p) for group in groups for p in group["params"]]
@@ -147,14 +147,14 @@ def test_the_groups_hold_every_parameter_that_learns_once(name):
 
 
 @pytest.mark.parametrize("name", MULTICROP)
-def test_small_crops_count(name):
+def test_the_loss_depends_on_small_crops(name):
     large, all_crops = batch_for(name), batch_for(name, sizes=(8, 8, 4, 4))
     wanted = make(name)(large).loss.item()
     assert make(name)(all_crops).loss.item() != pytest.approx(wanted, rel=1e-6)
 
 
 @pytest.mark.parametrize("name", FOLLOWED)
-def test_a_teacher_starts_as_a_copy_with_weights_of_its_own(name):
+def test_a_teacher_is_initialised_as_a_separate_copy(name):
     model = make(name)
     assert tuple(model.teacher) == FOLLOWED[name]
     for part in FOLLOWED[name]:
@@ -165,7 +165,7 @@ def test_a_teacher_starts_as_a_copy_with_weights_of_its_own(name):
 
 
 @pytest.mark.parametrize("name", FOLLOWED)
-def test_a_teacher_learns_nothing_by_gradient(name):
+def test_a_teacher_receives_no_gradient(name):
     model = make(name)
     model(batch_for(name)).loss.backward()
     assert all(p.grad is None and not p.requires_grad for p in model.teacher.parameters())
@@ -173,7 +173,7 @@ def test_a_teacher_learns_nothing_by_gradient(name):
 
 @pytest.mark.parametrize("name", FOLLOWED)
 @pytest.mark.parametrize("step", [0, 3, 7])
-def test_a_teacher_follows_by_the_momentum_of_the_step(name, step):
+def test_a_teacher_is_updated_with_the_momentum_of_the_step(name, step):
     model = make(name, momentum=0.5, momentum_final=0.9)
     shake(model.teacher)
     before = [p.clone() for p in model.teacher.parameters()]

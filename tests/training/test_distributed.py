@@ -1,4 +1,4 @@
-"""Several processes: two ranks compute what one computes with the same global batch, and one pays nothing."""
+"""Distributed training: two ranks give the results of one process with the same global batch."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def layers() -> dict[str, tuple[nn.Module, torch.Tensor, torch.Tensor]]:
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory) -> tuple[Path, list[dict[str, Any]]]:
-    """The folder in which two ranks ran ``PROGRAM``, and what each of them found."""
+    """The folder in which two ranks ran ``PROGRAM``, and the results of each."""
     out = tmp_path_factory.mktemp("ranks")
     (out / "program.py").write_text(PROGRAM)
     torch.save(layers(), out / "layers.pt")
@@ -144,18 +144,19 @@ def test_batch_statistics_and_their_gradients_are_those_of_the_whole_batch(ranks
         torch.testing.assert_close(part["parameters"], {key: p.grad for key, p in layer.named_parameters()}, **close)
 
 
-def test_ranks_know_their_share_and_each_others_numbers(ranks):
+def test_shards_and_reductions_over_ranks(ranks):
     for rank, found in enumerate(ranks[1]):
         assert found["shard"] == [rank, 2]
         assert found["mean"].tolist() == [1.5, 15.0]
         assert found["largest"] == 15
 
 
-def test_error_on_one_rank_is_an_error_on_all(ranks):
-    assert [found["error"] for found in ranks[1]] == ["another rank failed; its message says why", "only here"]
+def test_error_on_one_rank_is_raised_on_all(ranks):
+    first, second = (found["error"] for found in ranks[1])
+    assert "another rank" in first and second == "only here"
 
 
-def test_signal_to_one_rank_stops_all_and_the_resumed_run_has_the_same_bits(ranks):
+def test_signal_to_one_rank_stops_all_and_the_run_resumes_bit_identically(ranks):
     out, found = ranks
     assert [f["stopped by"] for f in found] == [10, 10]
     assert same_run(out / "whole", out / "stopped")
@@ -182,13 +183,13 @@ def test_two_ranks_equal_one_process_for_the_same_global_batch(tiny, tmp_path):
     assert [r["loss"] for r in after] == pytest.approx([r["loss"] for r in before], rel=1e-4, abs=1e-5)
 
 
-def test_batch_that_does_not_divide_among_the_ranks_is_refused(tiny, tmp_path):
-    with pytest.raises(SSLToolError, match="--batch-size 16 does not divide among 3 ranks"):
+def test_batch_size_not_divisible_by_the_number_of_ranks_is_refused(tiny, tmp_path):
+    with pytest.raises(SSLToolError, match=r"--batch-size 16 .*3"):
         _Run(tiny(), CPU, Shard(0, 3))
     assert not (tmp_path / "run").exists()
 
 
-def test_shards_are_equal_in_order_and_cover_the_batch():
+def test_shards_partition_the_batch_in_order():
     rows = list(range(12))
     assert [rows[Shard(rank, 3).slice(12)] for rank in range(3)] == [rows[:4], rows[4:8], rows[8:]]
     assert rows[Shard().slice(12)] == rows
@@ -203,14 +204,14 @@ def test_one_process_is_the_identity(monkeypatch):
         assert distributed.all_reduce_max(7) == 7
         assert distributed.all_reduce_mean(torch.tensor([1.5, 2.5])).tolist() == [1.5, 2.5]
         assert distributed.is_main() and not distributed.under_torchrun()
-    with pytest.raises(SSLToolError, match="mine"), distributed.raise_on_all_ranks():
-        raise SSLToolError("mine")
+    with pytest.raises(SSLToolError, match="local error"), distributed.raise_on_all_ranks():
+        raise SSLToolError("local error")
 
 
 def test_nccl_without_cuda_is_refused(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with (
-        pytest.raises(SSLToolError, match="--dist-backend nccl needs --device cuda"),
+        pytest.raises(SSLToolError, match=r"--dist-backend nccl .*--device cuda"),
         distributed.process_group(CPU, "nccl"),
     ):
         pass

@@ -1,7 +1,7 @@
-"""Numbers that say how far representations have collapsed: every metric of the literature under its own name.
+"""Metrics of representation collapse from the literature.
 
-``of_spectrum`` are functions of the singular values, ``of_rows`` of the representations, ``of_views`` of several views
-of each image. Each returns a float. ``METRICS`` is the one list of them, with how to read each.
+``of_spectrum`` has functions of the singular values, ``of_rows`` of the representations, ``of_views`` of several views
+per image. Each returns a float. ``METRICS`` lists all of them, with their interpretation.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ from ssltool.errors import SSLToolError, unknown
 
 @dataclass(frozen=True)
 class Metric:
-    """What is known of a metric: what it looks ``at`` ("spectrum", "directions", "pairs" of rows, "views"), whether
-    ``healthier`` is "high", "low" or neither (""), how to read it, and where it comes from."""
+    """Facts about a metric: its input ``at`` ("spectrum", "directions", "pairs" of rows, "views"), whether
+    ``healthier`` is "high", "low" or neither (""), the ``reading`` (interpretation of values) and the ``source``."""
 
     at: str
     healthier: str
@@ -69,18 +69,17 @@ METRICS = {
 """All metrics, in the order of tables."""
 
 QUICK = tuple(name for name, metric in METRICS.items() if metric.at in ("spectrum", "directions"))
-"""What one pass over the rows gives."""
-
+"""Metrics that require a single pass over the rows."""
 
 MAIN = ("auc", "effective_rank", "rankme", "dead_directions", "alpha", "feature_std", "mean_cosine")
-"""The few that tables of runs show and that are watched during training."""
+"""Metrics shown in tables of runs and monitored during training."""
 
 
 def metric_names(wanted: str | None, *, views: bool = False) -> tuple[str, ...]:
-    """The names in a comma-separated list; None stands for ``QUICK``, ``all`` for all that the file's kind allows.
+    """Parses a comma-separated list of metrics; None means ``QUICK``, ``all`` means all metrics that apply to the file.
 
     Raises:
-        SSLToolError: for a name that is no metric, or for no name.
+        SSLToolError: for an unknown metric, or an empty list.
     """
     if wanted is None:
         return QUICK
@@ -91,7 +90,7 @@ def metric_names(wanted: str | None, *, views: bool = False) -> tuple[str, ...]:
         if name not in METRICS:
             raise unknown("metric", name, METRICS)
     if not names:
-        raise SSLToolError(f"--metrics '{wanted}' names none; choose among {', '.join(METRICS)}, or all")
+        raise SSLToolError(f"--metrics '{wanted}' is empty; choose from {', '.join(METRICS)}, or all")
     return tuple(dict.fromkeys(names))
 
 

@@ -1,6 +1,6 @@
-"""Metrics of representations ``x`` (N, d) that look at their directions: every row counts at length 1.
+"""Metrics of the directions of representations ``x`` (N, d): rows are L2-normalised.
 
-``Directions`` holds the sums they are made of, so that rows may pass by in blocks.
+``Directions`` accumulates the sums that the metrics need, block by block.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ssltool.training.precision import widest_float
 def rankme(x: Tensor | Iterable[Tensor]) -> float:
     """exp of the entropy of s / sum s + 1e-7, s of the *uncentred* matrix (Garrido et al., arXiv:2210.02885, Eq. 1).
 
-    Range [1, d]: higher is healthier. Unlike ``effective_rank`` it counts the mean as a direction. 1 where all is 0.
+    Range [1, d]: higher is healthier. Unlike ``effective_rank`` it counts the mean as a direction. 1 for zeros.
     """
     return rankme_of_spectrum(singular_values(x, center=False))
 
@@ -28,20 +28,21 @@ def rankme(x: Tensor | Iterable[Tensor]) -> float:
 def feature_std(x: Tensor | Iterable[Tensor]) -> float:
     """Mean over dimensions of the standard deviation of L2-normalised rows, times sqrt(d) (SimSiam, Fig. 2).
 
-    Range [0, about 1]: 1 for directions spread evenly, 0 for complete collapse. A collapse onto a subspace can pass it.
+    Range [0, about 1]: 1 for uniformly distributed directions, 0 for complete collapse. Collapse to
+    a subspace can go undetected.
     """
     return float(Directions.of(x).feature_std())
 
 
 def feature_std_tensor(x: Tensor) -> Tensor:
-    """``feature_std`` as a scalar tensor on x's device, so that a training step need not wait for it."""
+    """``feature_std`` as a scalar tensor on the device of ``x``, without synchronisation."""
     return Directions.of(x, check=False).feature_std()
 
 
 def mean_cosine(x: Tensor | Iterable[Tensor]) -> float:
     """Mean cosine over all pairs of different rows, (norm(sum of unit rows)^2 - N) / (N (N - 1)); exact in O(N d).
 
-    Range [-1 / (N - 1), 1]: 0 for directions spread evenly, 1 for complete collapse. Outputs of a ReLU are above 0.
+    Range [-1 / (N - 1), 1]: 0 for uniformly distributed directions, 1 for complete collapse. Above 0 after a ReLU.
 
     Raises:
         SSLToolError: for fewer than two rows.
@@ -51,9 +52,9 @@ def mean_cosine(x: Tensor | Iterable[Tensor]) -> float:
 
 def self_cluster(x: Tensor | Iterable[Tensor]) -> float:
     """(Q - E) / (N^2 - E) with Q the sum of squared cosines over all pairs and E = N + N (N - 1) / d its expectation
-    for even directions (Tsitsulin et al., arXiv:2305.16562).
+    for uniformly distributed directions (Tsitsulin et al., arXiv:2305.16562).
 
-    0 for directions spread evenly, 1 for complete collapse; slightly below 0 where rows repel each other.
+    0 for directions distributed uniformly, 1 for complete collapse; slightly below 0 if rows repel each other.
 
     Raises:
         SSLToolError: for fewer than two rows.
@@ -62,9 +63,9 @@ def self_cluster(x: Tensor | Iterable[Tensor]) -> float:
 
 
 class Directions:
-    """Running sums over rows at length 1: their sum (d,), their squares' (d,) and, on request, their d x d Gram matrix.
+    """Running sums of L2-normalised rows: their sum (d,), sum of squares (d,) and, with ``gram``, d x d Gram matrix.
 
-    All are tensors in float64 on the rows' device, or float32 where that has none.
+    The sums are on the device of the rows, in float64, or float32 on MPS.
     """
 
     def __init__(self, *, gram: bool = False) -> None:
@@ -76,20 +77,20 @@ class Directions:
 
     @classmethod
     def of(cls, x: Tensor | Iterable[Tensor], *, gram: bool = False, check: bool = True) -> Directions:
-        """The sums over all rows of ``x``, a matrix or an iterable of blocks of rows.
+        """The sums over all rows of ``x``, a matrix or an iterable of row blocks.
 
         Raises:
-            SSLToolError: if there are no rows, they are no (N, d) matrix, or, unless ``check`` is off, not finite.
+            SSLToolError: if there are no rows, they are not (N, d), or, if ``check``, values are not finite.
         """
         result = cls(gram=gram)
         for block in blocks_of(x, check=check):
             result.update(block)
         if not result.rows:
-            raise SSLToolError("there are no representations, so their directions are undefined")
+            raise SSLToolError("there are no representations; this metric requires at least one row")
         return result
 
     def update(self, block: Tensor, weights: Tensor | None = None) -> None:
-        """Takes in rows (n, d), each as many times as its weight (n,) says."""
+        """Adds rows (n, d), each with an optional weight (n,), its number of occurrences."""
         unit = unit_length(block)
         if self._total is None or self._squares is None:
             self._total = torch.zeros_like(unit[0])
@@ -103,47 +104,47 @@ class Directions:
             self._gram = self._gram + weighted.T @ unit
 
     def feature_std(self) -> Tensor:
-        """``feature_std`` of the rows so far, a scalar."""
+        """``feature_std`` of all rows, a scalar tensor."""
         total, squares = self._sums()
         variance = squares / self.rows - (total / self.rows).square()
         return variance.clamp(min=0.0).sqrt().mean() * len(total) ** 0.5
 
     def mean_cosine(self) -> float:
-        """``mean_cosine`` of the rows so far."""
+        """``mean_cosine`` of all rows."""
         total, squares = self._sums(at_least=2)
         pairs = self.rows * (self.rows - 1)
         return float((total.square().sum() - squares.sum()) / pairs)
 
     def self_cluster(self) -> float:
-        """``self_cluster`` of the rows so far; needs ``gram``."""
+        """``self_cluster`` of all rows; requires ``gram``."""
         total, _ = self._sums(at_least=2)
         if self._gram is None:
-            raise RuntimeError("these Directions were made without gram")
+            raise RuntimeError("self_cluster requires Directions(gram=True)")
         n, d = self.rows, len(total)
         expected = n + n * (n - 1) / d
-        if expected == n * n:  # d = 1: every direction is the same up to its sign
+        if expected == n * n:  # d = 1: all directions are equal up to sign
             return 1.0
         return (float(self._gram.square().sum()) - expected) / (n * n - expected)
 
     def _sums(self, at_least: int = 1) -> tuple[Tensor, Tensor]:
         if self._total is None or self._squares is None or self.rows < at_least:
-            raise SSLToolError(f"there are {self.rows:g} rows; this metric needs at least {at_least}")
+            raise SSLToolError(f"this metric requires at least {at_least} rows; found {self.rows:g}")
         return self._total, self._squares
 
 
 def uniformity(x: Tensor, *, t: float = 2.0) -> float:
-    """log of the mean over pairs of different rows of exp(-t dist^2), rows at length 1 (Wang and Isola,
+    """log of the mean over pairs of different rows of exp(-t dist^2), of L2-normalised rows (Wang and Isola,
     arXiv:2005.10242).
 
-    Range [-4 t, 0] : lower is more even, about -2 t for even directions in a wide space; 0 is complete collapse. Exact,
-    in blocks: O(N^2 d) time.
+    Range [-4 t, 0]: lower is more uniform, about -2 t for uniform directions in a wide space; 0 is complete collapse.
+    Exact, in blocks: O(N^2 d) time.
 
     Raises:
         SSLToolError: for fewer than two rows.
     """
     _at_least(x, 2)
     unit = unit_length(x)
-    norms = unit.square().sum(dim=1)  # 1, but for rows of zeros
+    norms = unit.square().sum(dim=1)  # 1, or 0 for rows of zeros
     n, total = len(unit), 0.0
     for block, norm in zip(unit.split(_PAIR_BLOCK), norms.split(_PAIR_BLOCK), strict=True):
         distance = (norm[:, None] + norms - 2 * block @ unit.T).clamp_(min=0.0)
@@ -153,10 +154,10 @@ def uniformity(x: Tensor, *, t: float = 2.0) -> float:
 
 
 def twonn(x: Tensor) -> float:
-    """Intrinsic dimension from each row's two nearest others, N / sum log(r2 / r1) (Facco et al. 2017).
+    """Intrinsic dimension from the distances to the two nearest neighbours, N / sum log(r2 / r1) (Facco et al. 2017).
 
-    At least 0: the dimension of the surface on which the rows lie, however it is bent; low means collapsed. Repeated
-    rows count once. NaN where fewer than three different rows are left. O(N^2 d) time.
+    At least 0: the dimension of the manifold on which the rows lie; low means collapsed. Duplicate rows count once. NaN
+    for fewer than three distinct rows. O(N^2 d) time.
     """
     _at_least(x, 1)
     x = torch.unique(x.to(widest_float(x.device)), dim=0)
@@ -169,7 +170,7 @@ def twonn(x: Tensor) -> float:
     for start in range(0, n, _PAIR_BLOCK):
         rows = slice(start, start + _PAIR_BLOCK)
         distance = norms[rows, None] + norms - 2 * x[rows] @ x.T
-        near = distance.topk(min(n, 8), largest=False).indices  # the exact distances decide among these
+        near = distance.topk(min(n, 8), largest=False).indices  # candidates, ranked by exact distances
         exact = (x[rows, None] - x[near]).square().sum(dim=2)
         own = near == torch.arange(start, start + len(near), device=x.device)[:, None]
         nearest = exact.masked_fill(own, math.inf).sort(dim=1).values
@@ -178,11 +179,11 @@ def twonn(x: Tensor) -> float:
 
 
 _PAIR_BLOCK = 1024
-"""Rows that are compared with all others at a time."""
+"""Number of rows compared with all rows at a time."""
 
 
 def unit_length(x: Tensor) -> Tensor:
-    """``x`` (..., d) with rows of length 1 whatever their scale, in the widest float; rows of zeros stay zeros."""
+    """L2-normalises the rows of ``x`` (..., d) at any scale, in float64 (float32 on MPS). Rows of zeros stay zero."""
     x = x.to(widest_float(x.device))
     x = x / x.abs().amax(dim=-1, keepdim=True).clamp(min=torch.finfo(x.dtype).tiny)
     return x / torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp(min=1e-12)
