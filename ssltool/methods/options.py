@@ -181,6 +181,6 @@ def gather_options(assignments: tuple[str, ...], flags: Mapping[str, Any]) -> di
         if not equals or not name:
             raise SSLToolError(f"--set {assignment}: write it as NAME=VALUE")
         if name in given:
-            raise SSLToolError(f"the option {name} is given more than once; give it once")
+            raise SSLToolError(f"the option {name} is given twice; keep one of them")
         given[name] = value.strip()
     return given

@@ -23,7 +23,7 @@ class Progress:
         )
 
     def update(self, images: int, text: str = "") -> None:
-        """Counts a completed step of ``images`` images; ``text`` is shown beside it."""
+        """Counts a completed step of ``images`` images; ``text`` is displayed with it."""
         self.done += 1
         self._images += images
         self._bar.update()

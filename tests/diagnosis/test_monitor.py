@@ -1,4 +1,4 @@
-"""The collapse monitor: what it measures, that it changes nothing, and what it says and does when a run collapses."""
+"""The collapse monitor: its metrics, that it does not change the run, its warnings and stopping."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def by_numpy(x: Tensor) -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize(("n", "d"), [(50, 8), (8, 50), (30, 30), (2, 5), (5, 1)])
-def test_spectra_are_the_singular_values_centred_and_as_they_are(n, d):
+def test_spectra_equal_numpys_singular_values(n, d):
     x = random(n, d)
     for ours, theirs in zip(spectra(x, d), by_numpy(x), strict=True):
         assert ours.shape == (min(n, d),)
@@ -72,14 +72,14 @@ def test_spectra_are_the_singular_values_centred_and_as_they_are(n, d):
 
 @pytest.mark.parametrize("bound", [5, 12, 3], ids=["exact", "loose", "too low"])
 @pytest.mark.parametrize(("n", "d"), [(60, 90), (90, 60)])
-def test_spectra_of_rows_of_low_rank_are_the_same_whatever_the_bound_says(n, d, bound):
-    """A bound that is too low is noticed."""
+def test_spectra_of_low_rank_rows_do_not_depend_on_the_bound(n, d, bound):
+    """A bound that is too low is detected."""
     x = random(n, d, rank=5)
     for ours, theirs in zip(spectra(x, bound), by_numpy(x), strict=True):
         np.testing.assert_allclose(ours.numpy(), theirs, rtol=1e-6, atol=1e-6 * theirs[0])
 
 
-def test_rows_that_do_not_lie_in_the_span_of_the_first_ones_are_not_lost():
+def test_rows_outside_the_span_of_the_first_rows_are_measured():
     x = torch.zeros(100, 100, dtype=torch.float64)
     x[50:, 50:] = random(50, 50)
     for ours, theirs in zip(spectra(x, 4), by_numpy(x), strict=True):
@@ -87,14 +87,14 @@ def test_rows_that_do_not_lie_in_the_span_of_the_first_ones_are_not_lost():
 
 
 @pytest.mark.parametrize("bound", [3, 64])
-def test_rows_that_are_all_the_same_leave_exactly_nothing(bound):
+def test_equal_rows_have_exactly_no_variance(bound):
     row = random(1, 64).float()
     s, uncentred = spectra(row.expand(80, 64).double(), bound)
     assert not s.any()
     assert uncentred[0] == pytest.approx(float(row.double().norm()) * 80**0.5)
 
 
-def test_a_small_spread_beside_a_large_mean_is_measured():
+def test_a_small_spread_around_a_large_mean_is_measured():
     spread = random(80, 64)
     x = 1e6 + spread
     s, _ = spectra(x, 64)
@@ -102,21 +102,21 @@ def test_a_small_spread_beside_a_large_mean_is_measured():
 
 
 @pytest.mark.parametrize(("n", "d", "rank"), [(200, 40, None), (40, 200, None), (200, 300, 12)])
-def test_metrics_are_those_of_the_exact_spectrum(n, d, rank):
+def test_metrics_equal_those_of_the_exact_spectrum(n, d, rank):
     x = random(n, d, rank).float()
     ours, exact = measure(x, rank or d), measure_exactly(x, METRICS).metrics
     assert set(EXACT) <= set(METRICS)
     assert {name: ours[name] for name in METRICS} == pytest.approx(exact, rel=1e-4, nan_ok=True)
 
 
-def test_dimensions_that_hardly_change_are_counted():
+def test_dead_dimensions_are_counted():
     x = torch.randn(50, 10, generator=torch.Generator().manual_seed(0))
     x[:, :3] = 1.0
     x[:, 3] *= 1e-6
     assert measure(x, 10)["dead_dimensions"] == 4
 
 
-def test_metrics_of_what_is_not_finite_are_not_a_number():
+def test_metrics_of_non_finite_outputs_are_nan():
     x = torch.randn(20, 5)
     x[3, 2] = math.inf
     assert all(math.isnan(value) for value in measure(x, 5).values())
@@ -135,13 +135,13 @@ def votes_by_hand(x: Tensor, labels: Tensor, k: int) -> float:
 
 
 @pytest.mark.parametrize("n", [60, 12], ids=["20 voters", "all others"])
-def test_knn_is_the_share_that_the_nearest_others_classify_rightly(n):
+def test_knn_is_the_leave_one_out_accuracy(n):
     x = torch.randn(n, 6, generator=torch.Generator().manual_seed(1))
     labels = (x[:, 0] > 0).long() + 5 * (x[:, 1] > 1).long()
     assert knn_accuracy(x, labels) == {"knn": votes_by_hand(x, labels, min(20, n - 1))}
 
 
-def test_unlabelled_rows_neither_vote_nor_count():
+def test_unlabelled_rows_are_ignored_by_knn():
     x = torch.randn(40, 6, generator=torch.Generator().manual_seed(1))
     labels = (x[:, 0] > 0).long()
     labels[::4] = -1
@@ -149,11 +149,11 @@ def test_unlabelled_rows_neither_vote_nor_count():
 
 
 @pytest.mark.parametrize("labels", [torch.full((10,), -1), torch.zeros(10, dtype=torch.int64)])
-def test_without_two_classes_there_is_nothing_to_classify(labels):
+def test_fewer_than_two_classes_give_no_knn(labels):
     assert knn_accuracy(torch.randn(10, 3), labels) == {}
 
 
-def test_files_read_into_memory_give_the_bits_of_the_validation_transform(tiny, tmp_path, write_images):
+def test_files_in_memory_are_bit_identical_to_the_validation_transform(tiny, tmp_path, write_images):
     write_images(tmp_path / "images" / "a", 5, size=(24, 16))
     write_images(tmp_path / "images" / "b", 4, size=(18, 40))
     images = open_dataset(tiny(data=str(tmp_path / "images")), "train")
@@ -255,7 +255,7 @@ def untimed(run: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize(("every", "looks"), [(1, [0, 1, 2, 3, 4]), (2, [1, 3, 4]), (9, [4]), (0, [])])
-def test_every_so_many_epochs_and_the_last_have_the_monitors_numbers_in_their_record(tiny, every, looks):
+def test_every_nth_and_the_last_epoch_have_the_monitors_metrics_in_their_record(tiny, every, looks):
     run = pretrain(tiny(epochs=5, steps_per_epoch=1, monitor_every=every))
     found = {record["epoch"]: OF_A_LOOK & record.keys() for record in records(run)}
     assert found == {epoch: OF_A_LOOK if epoch in looks else set() for epoch in range(5)}
@@ -265,7 +265,7 @@ def test_every_so_many_epochs_and_the_last_have_the_monitors_numbers_in_their_re
         assert 0.5 < record.get("backbone_auc", 1) <= 1
 
 
-def test_record_is_strict_json_with_null_for_what_cannot_be_measured(tiny):
+def test_the_record_is_strict_json_with_null_for_undefined_metrics(tiny):
     """A projection of 16 dimensions has too few for alpha."""
 
     def refuse(constant: str) -> None:
@@ -296,14 +296,14 @@ def test_a_resumed_run_has_the_records_of_an_uninterrupted_run(tiny, interrupt_a
     assert same_run(run, whole)
 
 
-def test_share_of_an_epoch_that_was_interrupted_is_that_of_the_whole_epoch(tiny, interrupt_at, monkeypatch):
+def test_the_share_of_an_interrupted_epoch_is_that_of_the_whole_epoch(tiny, interrupt_at, monkeypatch):
     """What is trained after the interruption takes as long per step as the rest."""
     told = []
-    look = Monitor.check
+    check = Monitor.check
 
     def spy(self: Monitor, method: Method, record: Any, history: Any, epoch_seconds: float) -> Any:
         told.append(epoch_seconds)
-        return look(self, method, record, history, epoch_seconds)
+        return check(self, method, record, history, epoch_seconds)
 
     config = tiny(epochs=1, steps_per_epoch=6)
     interrupt_at(3)
@@ -332,7 +332,7 @@ def test_constant_outputs_are_a_complete_collapse(tiny):
 
 
 @pytest.mark.parametrize("states", [("healthy", "partial"), ("partial", "healthy"), ("partial", "complete")])
-def test_verdict_is_the_worse_of_the_layers_and_the_warning_names_that(tiny, monkeypatch, states):
+def test_the_verdict_is_that_of_the_worst_layer(tiny, monkeypatch, states):
     by_width = dict(zip((64, 16), states, strict=True))
     monkeypatch.setattr(
         ssltool.diagnosis.monitor, "judge", lambda metrics, *, d, **_: Verdict(by_width[d], by_width[d], [])
@@ -429,7 +429,7 @@ def dying(tiny, monkeypatch):
         (30, [], False),
         (30, [31], False),
     ],
-    ids=["thrice", "twice as many", "not yet twice", "as many", "first look", "fewer"],
+    ids=["thrice", "twice as many", "not yet twice", "as many", "first check", "fewer"],
 )
 def test_dead_dimensions_give_a_warning_each_time_their_number_doubles(dying, dead, before, said):
     first = f"initially {before[0]}" if before else ""
@@ -506,10 +506,10 @@ def collapses(monkeypatch):
     """Lets a run collapse in part at one epoch, counted from 0, and heal after it: ``collapses(1)``."""
 
     def arm(epoch: int) -> None:
-        look = Monitor.check
+        check = Monitor.check
 
         def looking(self: Monitor, method: Method, record: Any, history: Any, seconds: float) -> Any:
-            found = look(self, method, record, history, seconds)
+            found = check(self, method, record, history, seconds)
             verdict = "partial" if record["epoch"] == epoch else "healthy"
             return dataclasses.replace(found, values=found.values | {"verdict": verdict}, warnings=[])
 
@@ -589,8 +589,8 @@ with distributed.process_group(cpu, "auto") as shard:
 '''
 
 
-def test_two_ranks_share_the_images_find_the_numbers_of_one_process_and_stop_together(tiny, tmp_path):
-    """101 images do not divide by two."""
+def test_two_ranks_split_the_images_agree_with_one_process_and_stop_together(tiny, tmp_path):
+    """101 images are not divisible by two."""
     config = tiny(monitor_size=101, epochs=3, steps_per_epoch=1, stop_on="partial")
     (tmp_path / "program.py").write_text(PROGRAM)
     (tmp_path / "settings.json").write_text(json.dumps(dataclasses.asdict(config)))
