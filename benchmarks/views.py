@@ -69,7 +69,7 @@ def main() -> None:
     pictures = [Image.fromarray(image) for image in colour]
     transform, generator = peer(args.size), seeds.generator(0)
 
-    ours = seconds(lambda: views.train_view(batch, views.draw(args.images, views.PAPER, generator), args.size))
+    ours = seconds(lambda: views.train_view(batch, views.sample_params(args.images, views.PAPER, generator), args.size))
     theirs = seconds(lambda: torch.stack([transform(picture) for picture in pictures]))
     print(f"{args.images} images of {args.size} px, {args.channels} channel(s), one thread, best of {REPEATS}")
     print(f"per-image PIL transforms  {args.images / theirs:10,.0f} views/s")

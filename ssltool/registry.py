@@ -1,9 +1,8 @@
-"""Registries of named things (methods, metrics, architectures, ...), and the plug-ins that add to them.
+"""Registries of named objects (methods, metrics, architectures, ...), and plug-ins.
 
-Each package that has several things of one kind keeps them in one ``Registry``: adding one is one file and one line.
-An entry names its target as ``module:attribute``, relative to the registry's package where it begins with a dot, so
-that reading names and facts imports nothing heavy; a plug-in may give the object itself. Only the standard library is
-imported here.
+Each kind of object has one ``Registry``, so that adding an object takes one file and one line. An entry gives its
+target as ``module:attribute``, relative to the package of the registry if it starts with a dot. The target is imported
+only when it is loaded. A plug-in may give the object itself. This module imports only the standard library.
 """
 
 from __future__ import annotations
@@ -21,22 +20,22 @@ from typing import Any, Generic, TypeVar
 from ssltool.errors import SSLToolError, UsageError, first_line, unknown
 
 GROUP = "ssltool.plugins"
-"""The entry-point group of installed plug-ins."""
+"""Entry-point group of installed plug-ins."""
 
 
 E = TypeVar("E")
 
 REGISTRIES: list[Registry[Any]] = []
-"""All registries that have been imported."""
+"""All imported registries."""
 
 _loading: list[str] = []
 _loaded: dict[str, ModuleType] = {}
 
 
 class Registry(Mapping[str, E], Generic[E]):
-    """The things of one ``kind``, by name, in the order in which they were added.
+    """Mapping from names to entries of one ``kind``, in insertion order.
 
-    Looking up an unknown name raises ``UsageError`` with the nearest names.
+    Looking up an unknown name raises ``UsageError`` with similar names.
     """
 
     def __init__(self, kind: str, package: str, entries: Mapping[str, E]) -> None:
@@ -46,10 +45,11 @@ class Registry(Mapping[str, E], Generic[E]):
         REGISTRIES.append(self)
 
     def add(self, name: str, entry: E, *, first: bool = False) -> None:
-        """Adds an entry at the end, or as the ``first``, which counts where entries are tried in order.
+        """Adds an entry at the end, or as the ``first`` one, which matters if entries are tried in order. While a
+        plug-in is loading, the entry is attributed to it.
 
         Raises:
-            SSLToolError: if the name is taken.
+            SSLToolError: if the name is already registered.
         """
         if name in self._entries:
             raise SSLToolError(f"the {self.kind} '{name}' is already registered; choose another name")
@@ -58,8 +58,8 @@ class Registry(Mapping[str, E], Generic[E]):
             self._plugins[name] = _loading[-1]
 
     def load(self, name: str, field: str = "target") -> Any:
-        """The ``target`` of an entry, or another ``field``: the object itself, or what ``"module:attribute"`` names,
-        imported when needed.
+        """Imports and returns the ``target`` of an entry, or another ``field``: the object itself, or what
+        ``"module:attribute"`` or ``".module:attribute"`` names.
 
         Raises:
             UsageError: for an unknown name.
@@ -123,11 +123,11 @@ class Selection(Mapping[str, E], Generic[E]):
 
 
 def load_plugins(names: Iterable[str]) -> None:
-    """Imports plug-ins, each once: modules on the path (``my_project.ssl``) or ``.py`` files.
+    """Imports plug-ins once each: importable modules (``my_project.ssl``) or ``.py`` files.
 
     Raises:
-        UsageError: if there is no such module or file.
-        SSLToolError: if importing it fails.
+        UsageError: if the module or file does not exist.
+        SSLToolError: if the import fails.
     """
     for name in names:
         if name not in _loaded:
@@ -139,7 +139,7 @@ def load_plugins(names: Iterable[str]) -> None:
 
 
 def load_installed_plugins() -> None:
-    """Imports the plug-ins that installed packages declare in the entry-point group ``ssltool.plugins``."""
+    """Imports the plug-ins of installed packages, declared in the entry-point group ``ssltool.plugins``."""
     load_plugins(point.module for point in importlib.metadata.entry_points(group=GROUP))
 
 
@@ -168,7 +168,7 @@ def _import_file(path: Path) -> ModuleType:
     if spec is None or spec.loader is None:
         raise UsageError(f"--plugin {path}: not a Python file")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look their module up while it is being executed
+    sys.modules[name] = module  # dataclasses look up their module during execution
     try:
         spec.loader.exec_module(module)
     except BaseException as error:

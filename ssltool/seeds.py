@@ -1,4 +1,4 @@
-"""Randomness as a function of (seed, epoch, step, ...), never of history."""
+"""Random seeds derived from (seed, epoch, step, ...), independent of previous random numbers."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ import torch
 
 
 class Stream(enum.IntEnum):
-    """Last of the numbers that a seed is derived from, where the views of a step have (seed, epoch, step) alone."""
+    """Last number of a derived seed. Views of a step use (seed, epoch, step) without a stream."""
 
-    MODEL = 1  # the model's own random numbers in a step
-    WHITENING = 2  # W-MSE's parts of a batch
-    CLUSTERS = 3  # DeepCluster's first centroids
-    SUPPORT = 4  # which labelled images there are, and which of them a step sees
-    EPOCH_START = 5  # what happens before an epoch's first step
-    SUPPORT_VIEWS = 6  # the labelled images' views
-    SAVED_VIEWS = 7  # the views of save-reprs, and which images it draws
-    MONITOR = 8  # which images the collapse monitor looks at
-    HOLDOUT = 9  # which labelled rows settings are chosen on
-    NEIGHBOURS = 10  # with which of its neighbours SCAN compares an image
+    MODEL = 1  # random numbers of the model in a step
+    WHITENING = 2  # split of a batch in W-MSE
+    CLUSTERS = 3  # initial centroids of DeepCluster
+    SUPPORT = 4  # selection of the labelled images, and their samples per step
+    EPOCH_START = 5  # views before the first step of an epoch
+    SUPPORT_VIEWS = 6  # views of the labelled images
+    SAVED_VIEWS = 7  # views and sampled images of save-reprs
+    MONITOR = 8  # images of the collapse monitor
+    HOLDOUT = 9  # holdout rows for model selection
+    NEIGHBOURS = 10  # sampled neighbours in SCAN
 
 
 def derive(*numbers: int) -> int:
-    """One 63-bit seed from any integers; different numbers, more of them, or another order give unrelated seeds."""
+    """Derives a 63-bit seed from integers; different sequences give independent seeds."""
     text = ",".join(str(int(number)) for number in numbers)
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 

@@ -1,8 +1,8 @@
-"""Image operations on whole batches, with parameters of their own for every image.
+"""Image operations on batches, with separate parameters for each image.
 
-Images are (N, C, H, W) with C 1 or 3, float in [0, 1] unless said; parameters have N rows. Each operation equals
-torchvision's functional one, image by image, to float rounding (``tests/data/test_image_ops.py``). Colour
-operations leave grey images (C = 1) alone where they would leave a grey RGB image alone.
+Images are (N, C, H, W) with C 1 or 3, float in [0, 1] unless stated otherwise; parameters have N rows. Each operation
+equals the functional one of torchvision for each image, up to float rounding (``tests/data/test_image_ops.py``). Colour
+operations return grey images (C = 1) unchanged if they would not change a grey RGB image.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 GRAY = (0.2989, 0.587, 0.114)
-"""ITU-R 601 luma, rounded as torchvision rounds it."""
+"""ITU-R 601 luma coefficients, rounded as in torchvision."""
 
 
 def resize_matrix(
     start: Tensor, length: Tensor, out: int, size: int, low: Tensor, high: Tensor, mirror: Tensor | None = None
 ) -> Tensor:
-    """Antialiased linear resampling of one axis, as matrices (N, size, out) to multiply pixels with.
+    """Antialiased linear resampling of one axis, as matrices (N, size, out).
 
-    Row n maps pixels ``start[n] .. start[n] + length[n]`` of an axis of ``size`` pixels to ``out`` pixels by a triangle
-    filter that is as wide as the shrinking asks for; only pixels from ``low`` up to ``high`` count. Where ``mirror``
-    (N,) is true the output runs backwards.
+    Matrix n maps pixels ``start[n] .. start[n] + length[n]`` of an axis of ``size`` pixels to ``out`` pixels with a
+    triangle filter, widened when downsampling. Only pixels from ``low`` up to ``high`` (exclusive) have weight. Where
+    ``mirror`` (N,) is true, the output is reversed.
     """
     scale = (length / out)[:, None]
     narrow = 1.0 / scale.clamp(min=1.0)
@@ -33,24 +33,24 @@ def resize_matrix(
         centre = torch.where(mirror[:, None], centre.flip(1), centre)
     pixel = torch.arange(size, device=start.device)
     counts = (pixel >= low[:, None]) & (pixel < high[:, None])
-    place = torch.where(counts, pixel * narrow, torch.inf)  # infinitely far from every centre: weight 0
-    weight = (place[:, :, None] - (centre * narrow)[:, None, :]).abs_()
+    position = torch.where(counts, pixel * narrow, torch.inf)  # infinite distance to all centres: weight 0
+    weight = (position[:, :, None] - (centre * narrow)[:, None, :]).abs_()
     weight = torch.sub(1.0, weight, out=weight).clamp_(min=0.0)
     return weight.div_(weight.sum(dim=1, keepdim=True))
 
 
 def separable(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """Applies a matrix to each axis of each image: (N, C, H, W) with (N, H, H') and (N, W, W') to (N, C, H', W')."""
+    """Multiplies each axis of each image by a matrix: (N, C, H, W) with (N, H, H') and (N, W, W') to (N, C, H', W')."""
     n, channels, height, width = x.shape
     x = torch.bmm(x.reshape(n, channels * height, width), columns).view(n, channels, height, -1)
     return rows.mT[:, None] @ x
 
 
 def crop_resize(images: Tensor, boxes: Tensor, flip: Tensor, size: int) -> Tensor:
-    """Cuts ``boxes`` (N, 4), integers (top, left, height, width), out, scales each to size x size, and mirrors those
-    with ``flip`` (N,).
+    """Crops ``boxes`` (N, 4), integers (top, left, height, width), resizes them to size x size, and mirrors where
+    ``flip`` (N,) is true.
 
-    ``images`` uint8; the result is float in [0, 1]. Equals torchvision's ``resized_crop`` with antialiasing.
+    ``images`` are uint8; the result is float in [0, 1]. Equals torchvision's ``resized_crop`` with antialiasing.
     """
     height, width = images.shape[-2:]
     top, left, h, w = boxes.float().unbind(1)
@@ -60,7 +60,7 @@ def crop_resize(images: Tensor, boxes: Tensor, flip: Tensor, size: int) -> Tenso
 
 
 def resize_centre(images: Tensor, size: int, resize: int) -> Tensor:
-    """Scales the shorter side to ``resize`` and cuts the central size x size out; uint8 in, float in [0, 1] out.
+    """Resizes the shorter side to ``resize`` and centre crops to size x size; uint8 in, float in [0, 1] out.
 
     Equals torchvision's ``Resize(resize)`` and ``CenterCrop(size)``.
     """
@@ -76,7 +76,7 @@ def resize_centre(images: Tensor, size: int, resize: int) -> Tensor:
 
 
 def grayscale(x: Tensor) -> Tensor:
-    """Luma, (N, 1, H, W); a grey image as it is."""
+    """Luma (N, 1, H, W); grey images are returned unchanged."""
     if x.shape[1] == 1:
         return x
     return GRAY[0] * x[:, 0:1] + GRAY[1] * x[:, 1:2] + GRAY[2] * x[:, 2:3]
@@ -88,13 +88,13 @@ def adjust_brightness(x: Tensor, factor: Tensor) -> Tensor:
 
 
 def adjust_contrast(x: Tensor, factor: Tensor) -> Tensor:
-    """Moves each image from its mean luma by its ``factor`` (N,), clipped to [0, 1]."""
+    """Scales the difference of each image to its mean luma by its ``factor`` (N,), clipped to [0, 1]."""
     mean = grayscale(x).mean(dim=(1, 2, 3), keepdim=True)
     return _blend(x, mean, factor)
 
 
 def adjust_saturation(x: Tensor, factor: Tensor) -> Tensor:
-    """Moves each image from its grey version by its ``factor`` (N,), clipped to [0, 1]."""
+    """Scales the difference of each image to its greyscale version by its ``factor`` (N,), clipped to [0, 1]."""
     if x.shape[1] == 1:
         return x
     return _blend(x, grayscale(x), factor)
@@ -106,7 +106,7 @@ def _blend(x: Tensor, other: Tensor, factor: Tensor) -> Tensor:
 
 
 def adjust_hue(x: Tensor, shift: Tensor) -> Tensor:
-    """Turns each image's hue by its ``shift`` (N,), in [-0.5, 0.5] of the colour circle."""
+    """Rotates the hue of each image by its ``shift`` (N,), in [-0.5, 0.5] of the colour circle."""
     if x.shape[1] == 1:
         return x
     red, green, blue = x.unbind(1)
@@ -132,12 +132,12 @@ def adjust_hue(x: Tensor, shift: Tensor) -> Tensor:
 
 
 def solarize(x: Tensor) -> Tensor:
-    """Inverts every value of 128 / 255 and above, as on bytes."""
+    """Inverts values of at least 128 / 255, as for uint8 images."""
     return torch.where(x >= 127.5 / 255, 1.0 - x, x)
 
 
 def rotate(x: Tensor, degrees: Tensor) -> Tensor:
-    """Turns each image, a square, counter-clockwise by its ``degrees`` (N,), bilinearly; black comes in."""
+    """Rotates square images counter-clockwise by ``degrees`` (N,), with bilinear interpolation and black fill."""
     angle = torch.deg2rad(degrees)
     cos, sin, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
     theta = torch.stack([cos, -sin, zero, sin, cos, zero], dim=1).view(-1, 2, 3)
@@ -155,8 +155,8 @@ def erase(x: Tensor, boxes: Tensor) -> Tensor:
 
 @lru_cache(maxsize=8)
 def _taps(size: int, radius: int, device: torch.device) -> Tensor:
-    """(2 radius + 1, size * size): 1 where tap t of output pixel j reads pixel i, at [t, i * size + j]; reflected at
-    the border."""
+    """(2 radius + 1, size * size): entry [t, i * size + j] is 1 if tap t of output pixel j reads pixel i, with
+    reflection padding."""
     taps = torch.zeros(2 * radius + 1, size, size)
     pixel = torch.arange(size)
     for t in range(-radius, radius + 1):
@@ -167,7 +167,7 @@ def _taps(size: int, radius: int, device: torch.device) -> Tensor:
 
 
 def gaussian_blur(x: Tensor, sigma: Tensor, radius: int = 6) -> Tensor:
-    """Blurs each image with its ``sigma`` (N,) in pixels, by kernels of 2 radius + 1 taps, reflecting at the border."""
+    """Gaussian blur with ``sigma`` (N,) in pixels, a kernel of 2 radius + 1 taps and reflection padding."""
     offsets = torch.arange(-radius, radius + 1, device=x.device)
     kernel = torch.exp(-0.5 * (offsets / sigma[:, None]) ** 2)
     kernel = kernel / kernel.sum(dim=1, keepdim=True)

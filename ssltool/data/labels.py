@@ -1,4 +1,4 @@
-"""Labelled images to learn from and to be scored on: whole splits, a fraction of the labels, a part held out."""
+"""Labelled train and val images, subsets of the labels, and holdout splits."""
 
 from __future__ import annotations
 
@@ -9,68 +9,71 @@ import numpy as np
 from ssltool import seeds
 from ssltool.config import LabelledSettings
 from ssltool.data.images import ImageSet, open_dataset, parse_type
-from ssltool.data.support import labelled_rows
+from ssltool.data.support import stratified_sample
 from ssltool.errors import SSLToolError
 
 
 def open_labelled(settings: LabelledSettings) -> tuple[ImageSet, ImageSet]:
-    """The labelled train images, of which ``--idx-path`` and ``--labels-fraction`` may choose some, and all labelled
-    val images.
+    """The labelled train images, restricted by ``--idx-path`` and ``--labels-fraction``, and all labelled val images.
 
     Raises:
-        SSLToolError: if a split has no labels, ``--dataset-type`` names one split, or val has classes that train has
-            not.
+        SSLToolError: if a split has no labels, ``--dataset-type`` names a split, or val has classes that are not in
+            train.
     """
-    _refuse_one_split(settings)
-    train, val = _labelled(open_dataset(settings, "train")), open_scored(settings)
-    if int(val.labels.max()) > int(train.labels.max()):
+    _check_no_split(settings)
+    train, val = _labelled(open_dataset(settings, "train")), open_labelled_val(settings)
+    largest, known = int(val.labels.max()), int(train.labels.max())
+    if largest > known:
         raise SSLToolError(
-            f"the val images have classes beyond the {int(train.labels.max()) + 1} of the train images; check the "
-            "folders"
+            f"the val images have labels up to {largest}, but the train images only up to {known}; check the folders"
         )
     if settings.labels_fraction < 1:
-        train = train.select(labelled_rows(train.labels, settings.labels_fraction, settings.seed))
+        train = train.select(stratified_sample(train.labels, settings.labels_fraction, settings.seed))
     return train, val
 
 
-def open_scored(settings: LabelledSettings) -> ImageSet:
+def open_labelled_val(settings: LabelledSettings) -> ImageSet:
     """All labelled val images.
 
     Raises:
-        SSLToolError: if they have no labels, or ``--dataset-type`` names one split.
+        SSLToolError: if they have no labels, or ``--dataset-type`` names a split.
     """
-    name = _refuse_one_split(settings)
+    name = _check_no_split(settings)
     return _labelled(open_dataset(dataclasses.replace(settings, dataset_type=name, idx_path=None), "val"))
 
 
 def hold_out(labels: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows to learn from and rows held out, ``share`` of each class and at least one, both in order; a function of the
-    seed. A class with one row keeps it.
+    """Stratified split into training and holdout rows, both sorted; deterministic in the seed.
+
+    The holdout has a fraction ``share`` of each class, at least one row. A class with a single row is not held out.
 
     Raises:
-        SSLToolError: if nothing can be held out.
+        SSLToolError: if no row can be held out.
     """
-    held = labelled_rows(labels, share, seed, stream=seeds.Stream.HOLDOUT, leave=1)
+    held = stratified_sample(labels, share, seed, stream=seeds.Stream.HOLDOUT, reserve=1)
     if not len(held):
-        raise SSLToolError("no class has two labelled images, so none can be held out to choose settings on")
+        raise SSLToolError("a holdout requires a class with at least two labelled images; found none")
     return np.setdiff1d(np.flatnonzero(labels >= 0), held), held
 
 
-def places(labels: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, int]:
-    """Each label's place among the classes ``known``, and how many classes there are in all: labels that are not among
-    them get the places behind, where no score of a classifier for ``known`` can be right."""
+def class_indices(labels: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, int]:
+    """The class index of each label, and the number of classes.
+
+    Labels in ``known`` get their index in ``known``. Other labels get larger indices, which a classifier of ``known``
+    never predicts.
+    """
     names = np.concatenate([known, np.setdiff1d(labels, known)])
     order = names.argsort()
     return order[np.searchsorted(names, labels, sorter=order)], len(names)
 
 
-def _refuse_one_split(settings: LabelledSettings) -> str:
-    """The dataset's name, whose splits are both meant."""
+def _check_no_split(settings: LabelledSettings) -> str:
+    """The name of the dataset; ``--dataset-type`` must not name a split."""
     name, split, _ = parse_type(settings.dataset_type)
     if split is not None:
         raise SSLToolError(
-            f"--dataset-type {settings.dataset_type} names one split, but this learns from train and is scored on val; "
-            f"give {name}"
+            f"--dataset-type {settings.dataset_type} names a split, but this command trains on train and evaluates on "
+            f"val; use {name}"
         )
     return name
 
@@ -78,5 +81,5 @@ def _refuse_one_split(settings: LabelledSettings) -> str:
 def _labelled(images: ImageSet) -> ImageSet:
     labelled = images.select(np.flatnonzero(images.labels >= 0))
     if not len(labelled):
-        raise SSLToolError(f"{images.name} {images.split} has no labels; labelled images are needed as DATA")
+        raise SSLToolError(f"{images.name} {images.split} has no labels; DATA must have labelled images")
     return labelled

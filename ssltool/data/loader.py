@@ -1,8 +1,8 @@
-"""Indices to batches on the device.
+"""Batches on the device from image indices.
 
-Images in memory are gathered and turned into views on the device. Image files are decoded once in a worker process,
-which also crops and scales each view; everything photometric happens on the device. Which images, and every
-parameter of their views, follow from the seed, the epoch and the step alone, so nothing depends on workers or ranks.
+Images in memory are augmented on the device. Image files are decoded once in a worker process, which also crops and
+resizes each view; all other augmentations run on the device. The images of a step and the parameters of their views
+depend only on the seed, the epoch and the step, not on the number of workers or ranks.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from torch.utils.data import DataLoader, Dataset
 from ssltool import seeds
 from ssltool.data import views
 from ssltool.data.images import MEMORY_LIMIT, ImageSet, decode
-from ssltool.data.views import Draws, Recipe
+from ssltool.data.views import Recipe, ViewParams
 from ssltool.errors import SSLToolError
 
-GRACE = 20
-"""Seconds that a worker goes on after SIGTERM."""
+SIGTERM_GRACE_SECONDS = 20
+"""Seconds until a worker exits after SIGTERM."""
 
 
 @dataclass
 class Batch:
-    """``views``: V tensors (B, 3, S, S), each of its own S; ``labels`` (B,), -1 where unlabelled; ``rows`` (B,), places
-    in the ``ImageSet``; ``support``, labelled images that come with the step, for a method that asks for them."""
+    """``views``: V tensors (B, 3, S, S), where S may differ; ``labels`` (B,), -1 if unlabelled; ``rows`` (B,), indices
+    into the ``ImageSet``; ``support``: the labelled images of the step, for methods that use them."""
 
     views: list[Tensor]
     labels: Tensor
@@ -39,7 +39,7 @@ class Batch:
     support: Batch | None = None
 
     def channels_last(self) -> Batch:
-        """The same with every view's channels last in memory."""
+        """The batch with all views in channels-last memory format."""
         views = [view.contiguous(memory_format=torch.channels_last) for view in self.views]
         support = self.support.channels_last() if self.support is not None else None
         return Batch(views, self.labels, self.rows, support)
@@ -47,19 +47,19 @@ class Batch:
 
 @dataclass(frozen=True)
 class Shard:
-    """The part of every global batch that this process works on."""
+    """The part of each global batch that this process handles."""
 
     rank: int = 0
     world: int = 1
 
     def slice(self, batch_size: int) -> slice:
-        """This rank's rows of a batch; the ranks' slices are equal and in order."""
+        """The rows of this rank in a batch. Slices have equal size and are ordered by rank."""
         share = batch_size // self.world
         return slice(self.rank * share, (self.rank + 1) * share)
 
 
 class Loader:
-    """Batches of one ``ImageSet`` on one device, at one input size where a recipe names no other."""
+    """Batches of one ``ImageSet`` on one device. ``size`` is the side of views whose recipe has no size."""
 
     def __init__(self, images: ImageSet, size: int, device: torch.device, workers: int = 0) -> None:
         self.images = images
@@ -84,9 +84,9 @@ class Loader:
         first_step: int = 0,
         shard: Shard = Shard(),
     ) -> Iterator[Batch]:
-        """The steps of one epoch from ``first_step`` on, one view per recipe.
+        """The batches of one epoch, starting at ``first_step``, with one view per recipe.
 
-        ``indices`` (steps * batch_size,) are places in the ``ImageSet``; a last batch may be smaller.
+        ``indices`` (steps * batch_size,) index the ``ImageSet``; the last batch may be smaller.
 
         Raises:
             SSLToolError: naming the image, if one cannot be decoded.
@@ -94,34 +94,34 @@ class Loader:
         starts = range(first_step * batch_size, len(indices), batch_size)
         sizes = [recipe.size or self.size for recipe in recipes]
 
-        def step_rows(start: int) -> tuple[np.ndarray, list[Draws]]:
+        def step_rows(start: int) -> tuple[np.ndarray, list[ViewParams]]:
             rows = indices[start : start + batch_size]
             generator = seeds.generator(seed, epoch, start // batch_size)
-            mine = shard.slice(len(rows))
-            return rows[mine], [views.draw(len(rows), recipe, generator)[mine] for recipe in recipes]
+            local = shard.slice(len(rows))
+            return rows[local], [views.sample_params(len(rows), recipe, generator)[local] for recipe in recipes]
 
         if self._files is None:
             for start in starts:
-                rows, draws = step_rows(start)
+                rows, params = step_rows(start)
                 images = self._gather(rows)
 
-                def cut(numbers: list[int], drawn: Draws, size: int, images: Tensor = images) -> Tensor:
+                def cut(numbers: list[int], drawn: ViewParams, size: int, images: Tensor = images) -> Tensor:
                     return views.train_view(images.repeat(len(numbers), 1, 1, 1), drawn, size)
 
-                yield self._batch(rows, _by_size(draws, sizes, cut))
+                yield self._batch(rows, _by_size(params, sizes, cut))
             return
         self._requests.batches = (_crop_requests(*step_rows(start), sizes) for start in starts)
         for start, received in zip(starts, self._files, strict=True):
-            rows, draws = step_rows(start)
-            crops = self._received(received)
+            rows, params = step_rows(start)
+            crops = self._to_device(received)
 
-            def finish(numbers: list[int], drawn: Draws, size: int, crops: list[Tensor] = crops) -> Tensor:
+            def finish(numbers: list[int], drawn: ViewParams, size: int, crops: list[Tensor] = crops) -> Tensor:
                 return views.finish(torch.cat([crops[i] for i in numbers]).float() / 255.0, drawn)
 
-            yield self._batch(rows, _by_size(draws, sizes, finish))
+            yield self._batch(rows, _by_size(params, sizes, finish))
 
     def evaluate(self, batch_size: int, rows: np.ndarray | None = None) -> Iterator[Batch]:
-        """All images in order, once, by the validation transform; or those in ``rows``, places in the ``ImageSet``.
+        """All images in order, or those at indices ``rows``, with the validation transform.
 
         Raises:
             SSLToolError: naming the image, if one cannot be decoded.
@@ -134,50 +134,52 @@ class Loader:
             return
         self._requests.batches = ([(int(row), None, [self.size]) for row in part] for part in parts)
         for part, received in zip(parts, self._files, strict=True):
-            yield self._batch(part, [views.standardise(self._received(received)[0].float() / 255.0)])
+            yield self._batch(part, [views.standardise(self._to_device(received)[0].float() / 255.0)])
 
     def close(self) -> None:
-        """Ends the worker processes, and with them the loader of image files."""
+        """Stops the worker processes. Image files cannot be loaded afterwards."""
         self._files = None
 
     def _gather(self, rows: np.ndarray) -> Tensor:
         pixels = self.pixels
         if pixels is None:
-            raise RuntimeError("these images are files")
+            raise RuntimeError("the images are not in memory")
         return pixels[torch.from_numpy(rows).to(pixels.device)].to(self.device)
 
-    def _received(self, crops: list[Tensor] | SSLToolError) -> list[Tensor]:
+    def _to_device(self, crops: list[Tensor] | SSLToolError) -> list[Tensor]:
         if isinstance(crops, SSLToolError):
             raise crops
         return [view.to(self.device, non_blocking=True) for view in crops]
 
     def _batch(self, rows: np.ndarray, made: list[Tensor]) -> Batch:
-        places = torch.from_numpy(rows)
-        return Batch(made, self.labels[places].to(self.device), places.to(self.device))
+        indices = torch.from_numpy(rows)
+        return Batch(made, self.labels[indices].to(self.device), indices.to(self.device))
 
 
-def _by_size(draws: list[Draws], sizes: list[int], make: Callable[[list[int], Draws, int], Tensor]) -> list[Tensor]:
-    """The views, those of one size made together: ``make(numbers, draws, size)`` makes the numbered ones."""
+def _by_size(
+    params: list[ViewParams], sizes: list[int], make: Callable[[list[int], ViewParams, int], Tensor]
+) -> list[Tensor]:
+    """The views, computed by one call of ``make(view_indices, params, size)`` per size."""
     made: dict[int, Tensor] = {}
     for size in dict.fromkeys(sizes):
         numbers = [i for i, other in enumerate(sizes) if other == size]
-        together = make(numbers, Draws.concatenate([draws[i] for i in numbers]), size)
+        together = make(numbers, ViewParams.concatenate([params[i] for i in numbers]), size)
         made |= zip(numbers, together.chunk(len(numbers)), strict=True)
-    return [made[i] for i in range(len(draws))]
+    return [made[i] for i in range(len(params))]
 
 
-# One image to decode: its row, for each view a row of ``Draws.crops`` (None asks for the validation transform), and
-# the views' sizes.
+# One image to decode: its row, a row of ``ViewParams.crops`` per view (None for the validation transform), and the
+# sizes of the views.
 Request = tuple[int, np.ndarray | None, list[int]]
 
 
-def _crop_requests(rows: np.ndarray, draws: list[Draws], sizes: list[int]) -> list[Request]:
-    crops = np.stack([d.crops() for d in draws], axis=1)
+def _crop_requests(rows: np.ndarray, params: list[ViewParams], sizes: list[int]) -> list[Request]:
+    crops = np.stack([d.crops() for d in params], axis=1)
     return [(int(row), crops[i], sizes) for i, row in enumerate(rows)]
 
 
 class _Requests:
-    """The batch sampler: hands the loader whatever requests were last put in, so its workers live on between epochs."""
+    """Batch sampler that yields the current ``batches``, so that workers persist between epochs."""
 
     def __init__(self) -> None:
         self.batches: Iterator[list[Request]] = iter(())
@@ -194,22 +196,22 @@ def eval_pixels(image: Image.Image, size: int) -> Tensor:
 
 
 class _Decoded(Dataset[list[Tensor] | SSLToolError]):
-    """Decoded, cropped and scaled images, one (3, S, S) uint8 per view; an image that cannot be decoded is returned as
-    its error, which the main process raises in one piece."""
+    """Decoded, cropped and resized images, one (3, S, S) uint8 per view. If decoding fails, the error is returned and
+    raised in the main process."""
 
     def __init__(self, paths: tuple[str, ...]) -> None:
-        self.paths = np.array(paths)  # one buffer: a tuple of strings would be copied page by page into each worker
+        self.paths = np.array(paths)  # one buffer: a tuple of strings would be copied into each worker (copy-on-write)
 
     def __getitem__(self, request: Request) -> list[Tensor] | SSLToolError:
-        row, draws, sizes = request
+        row, params, sizes = request
         try:
             image = decode(str(self.paths[row]))
         except SSLToolError as error:
             return error
-        if draws is None:
+        if params is None:
             return [eval_pixels(image, sizes[0])]
         crops = []
-        for crop, size in zip(map(views.Crop.of_row, draws), sizes, strict=True):
+        for crop, size in zip(map(views.Crop.from_row, params), sizes, strict=True):
             box = views.crop_boxes(crop, image.height, image.width)[0].tolist()
             cropped = tv.resized_crop(image, *box, [size, size])
             crops.append(tv.pil_to_tensor(tv.hflip(cropped) if crop.flip else cropped))
@@ -225,12 +227,12 @@ def _collate(items: list[list[Tensor] | SSLToolError]) -> list[Tensor] | SSLTool
     return [torch.stack(view) for view in zip(*images, strict=True)]
 
 
-def _outlive_signals(worker: int) -> None:
-    """Ctrl-C and batch systems signal every process, and the main one needs its workers until it has saved and ends
-    them. SIGTERM ends a worker after a while nevertheless, in case the main process came to grief."""
+def _set_worker_signals(worker: int) -> None:
+    """Keeps workers alive on signals. Ctrl-C and batch systems signal all processes, but the main process needs its
+    workers until it has saved. After SIGTERM a worker exits after a delay, in case the main process crashed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(GRACE))
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(SIGTERM_GRACE_SECONDS))
 
 
 def _file_loader(
@@ -243,6 +245,6 @@ def _file_loader(
         collate_fn=_collate,
         persistent_workers=workers > 0,
         pin_memory=device.type == "cuda",
-        worker_init_fn=_outlive_signals,
-        generator=torch.Generator(),  # its own, so that starting workers draws nothing from the global one
+        worker_init_fn=_set_worker_signals,
+        generator=torch.Generator(),  # separate, so that starting workers does not advance the global one
     )

@@ -1,16 +1,15 @@
-"""Which images each epoch sees: the collapse paper's data strategies, as index sequences. NumPy only.
+"""Data strategies of the collapse paper: the image indices of each epoch. NumPy only.
 
 Li, Efros, Pathak, "Understanding Collapse in Non-Contrastive Siamese Representation Learning", ECCV 2022, Sec. 5. With
-r = epochs // n_rounds epochs in a round and c = (epoch mod r) // chunk_size the number of the chunk, an epoch's
-subset is
+r = epochs // n_rounds epochs per round and chunk index c = (epoch mod r) // chunk_size, the subset of an epoch is
 
     iid         the whole order
-    current     order[N*c*s // r : N*(c+1)*s // r]     a single pass: every image is seen in one chunk only
+    current     order[N*c*s // r : N*(c+1)*s // r]     a single pass: each image is in one chunk only
     accumulate  order[: N*(c+1)*s // r]                all chunks so far
-    last        order[-N*s // r :]                     the last chunk, throughout
+    last        order[-N*s // r :]                     always the last chunk
 
-for N images and chunks of s epochs. Every epoch has the same number of steps whatever its subset: the subset is
-permuted, trimmed to whole batches, and permuted again until there are enough.
+for N images and s = chunk_size epochs per chunk. All epochs have the same number of steps: the subset is permuted and
+trimmed to whole batches, repeatedly, until there are enough batches.
 """
 
 from __future__ import annotations
@@ -26,10 +25,10 @@ from ssltool.errors import SSLToolError, unknown
 def epoch_subset(
     order: np.ndarray, *, strategy: str, epoch: int, epochs: int, chunk_size: int = 1, n_rounds: int = 1
 ) -> np.ndarray:
-    """The part of ``order`` (N,) that ``epoch`` (from 0) draws from.
+    """The subset of ``order`` (N,) used in ``epoch`` (from 0).
 
     Raises:
-        SSLToolError: for an unknown strategy, or rounds that do not divide the epochs.
+        SSLToolError: for an unknown strategy, or if ``n_rounds`` does not divide ``epochs``.
     """
     start, stop = _bounds(
         len(order), strategy=strategy, epoch=epoch, epochs=epochs, chunk_size=chunk_size, n_rounds=n_rounds
@@ -44,8 +43,8 @@ def _bounds(
         raise unknown("strategy", strategy, STRATEGIES)
     if chunk_size < 1 or n_rounds < 1 or epochs % n_rounds:
         raise SSLToolError(
-            f"{epochs} epochs, {n_rounds} rounds and chunks of {chunk_size} epochs do not go together; "
-            "--n-rounds must divide --epochs, and both it and --chunk-size be at least 1"
+            f"--epochs {epochs}, --n-rounds {n_rounds} and --chunk-size {chunk_size} are incompatible; --n-rounds must "
+            "divide --epochs, and --n-rounds and --chunk-size must be at least 1"
         )
     if not 0 <= epoch < epochs:
         raise SSLToolError(f"epoch is {epoch}; it must be from 0 to {epochs - 1}")
@@ -56,25 +55,25 @@ def _bounds(
     if strategy == "accumulate":
         return None, n * (chunk + 1) * chunk_size // per_round
     if strategy == "last":
-        return -n * chunk_size // per_round, None  # the minus binds first: the length is rounded up
+        return -n * chunk_size // per_round, None  # the unary minus binds first, so the length is rounded up
     return None, None
 
 
 def steps_in_epoch(n: int, batch_size: int, steps_per_epoch: int | None = None) -> int:
-    """Steps of every epoch over ``n`` images: ``steps_per_epoch``, or as many whole batches as there are.
+    """Steps per epoch for ``n`` images: ``steps_per_epoch``, or the number of whole batches if None.
 
     Raises:
-        SSLToolError: if not even one batch fits.
+        SSLToolError: if ``batch_size`` is larger than ``n``.
     """
     if batch_size > n:
-        raise SSLToolError(f"a batch of {batch_size} is larger than the data of {n} images; lower --batch-size")
+        raise SSLToolError(f"--batch-size {batch_size} is larger than the number of images ({n}); lower it")
     return n // batch_size if steps_per_epoch is None else steps_per_epoch
 
 
-def chunk_too_small(strategy: str, epoch: int, size: int, batch_size: int) -> str:
-    """What to tell whoever asked for chunks of less than a batch."""
+def chunk_too_small_message(strategy: str, epoch: int, size: int, batch_size: int) -> str:
+    """The error message for chunks that are smaller than a batch."""
     return (
-        f"epoch {epoch + 1} of --strategy {strategy} has {size} images, fewer than one batch of {batch_size}; "
+        f"epoch {epoch + 1} of --strategy {strategy} has {size} images, fewer than the batch size ({batch_size}); "
         "lower --batch-size or --epochs, or raise --chunk-size"
     )
 
@@ -92,31 +91,30 @@ def epoch_indices(
     steps_per_epoch: int | None = None,
     seed: int = 10,
 ) -> np.ndarray:
-    """The image numbers of one epoch, batch after batch.
+    """The image indices of one epoch, in batch order.
 
     Args:
-        order: (N,) integers, the order in which the data arrives.
+        order: (N,) integers, the order of the data.
         epoch: the epoch, from 0.
-        batch_size: the batch over all ranks.
-        repeat_batch: times each batch is used in a row.
-        steps_per_epoch: steps of the epoch; N // batch_size when None.
-        seed: the permutations are ``numpy.random.RandomState(epoch + seed)``'s.
+        batch_size: images per batch, over all ranks.
+        repeat_batch: number of consecutive uses of each batch.
+        steps_per_epoch: steps of the epoch; N // batch_size if None.
+        seed: permutations come from ``numpy.random.RandomState(epoch + seed)``.
 
     Returns:
-        (steps * batch_size,) int64; for ``current``, ``accumulate`` and ``last`` the sequence of the paper's code,
-        element for element.
+        (steps * batch_size,) int64. For ``current``, ``accumulate`` and ``last`` identical to the paper's code.
 
     Raises:
-        SSLToolError: for settings that do not go together, or a subset smaller than one batch.
+        SSLToolError: for incompatible settings, or a subset smaller than a batch.
     """
     if min(batch_size, repeat_batch) < 1:
-        raise SSLToolError(f"batches of {batch_size} used {repeat_batch} times in a row; both must be at least 1")
+        raise SSLToolError(f"--batch-size {batch_size} and --repeat-batch {repeat_batch} must be at least 1")
     subset = epoch_subset(
         order, strategy=strategy, epoch=epoch, epochs=epochs, chunk_size=chunk_size, n_rounds=n_rounds
     )
     steps = steps_in_epoch(len(order), batch_size, steps_per_epoch)
     if len(subset) < batch_size:
-        raise SSLToolError(chunk_too_small(strategy, epoch, len(subset), batch_size))
+        raise SSLToolError(chunk_too_small_message(strategy, epoch, len(subset), batch_size))
     rng = np.random.RandomState(seed=(epoch + seed) % 2**32)
     whole = len(subset) - len(subset) % batch_size
     pieces: list[np.ndarray] = []
@@ -129,10 +127,10 @@ def epoch_indices(
 
 
 def read_numbers(path: str, n: int, flag: str) -> np.ndarray:
-    """Image numbers from the ``.npy`` file given with ``flag``: int64, each from 0 to n - 1 and only once.
+    """Unique image indices from 0 to n - 1, int64, from the ``.npy`` file given with ``flag``.
 
     Raises:
-        SSLToolError: if the file is missing, no array of integers, or its numbers are out of range or repeated.
+        SSLToolError: if the file is missing or not a 1-d integer array, or if indices are out of range or repeated.
     """
     if not Path(path).is_file():
         raise SSLToolError(f"{flag}: no such file: {path}")
@@ -143,22 +141,23 @@ def read_numbers(path: str, n: int, flag: str) -> np.ndarray:
         raise SSLToolError(f"{flag}: {path} is not a .npy array ({error}); write it with numpy.save") from error
     if numbers.ndim != 1 or not np.issubdtype(numbers.dtype, np.integer):
         found = f"{numbers.dtype} of shape {numbers.shape}"
-        raise SSLToolError(f"{flag}: {path} must hold one row of integers; found {found}")
+        raise SSLToolError(f"{flag}: {path} must be a 1-d array of integers; found {found}")
     if not len(numbers):
-        raise SSLToolError(f"{flag}: {path} names no image at all")
+        raise SSLToolError(f"{flag}: {path} is empty")
     outside = numbers[(numbers < 0) | (numbers >= n)]
     if len(outside):
         raise SSLToolError(
-            f"{flag}: {path} names image {outside[0]}, but the data's {n} images are numbered 0 to {n - 1}"
+            f"{flag}: {path} contains index {outside[0]}, which is out of range for {n} images (0 to {n - 1})"
         )
     unique, counts = np.unique(numbers, return_counts=True)
     if len(unique) < len(numbers):
-        raise SSLToolError(f"{flag}: {path} names image {unique[counts > 1][0]} more than once; remove the duplicates")
+        repeated = unique[counts > 1][0]
+        raise SSLToolError(f"{flag}: {path} contains index {repeated} more than once; remove the duplicates")
     return numbers.astype(np.int64)
 
 
 def read_order(path: str | None, n: int, seed: int) -> np.ndarray:
-    """The order of ``n`` images: from ``path``, or random by ``seed``.
+    """The order of ``n`` images: from ``path``, or a random permutation by ``seed`` if None.
 
     Raises:
         SSLToolError: if the file is not a permutation of 0 to n - 1.
@@ -168,6 +167,6 @@ def read_order(path: str | None, n: int, seed: int) -> np.ndarray:
     order = read_numbers(path, n, "--incremental-idx-path")
     if len(order) != n:
         raise SSLToolError(
-            f"--incremental-idx-path: {path} orders {len(order)} images, but the data has {n}; name every image once"
+            f"--incremental-idx-path: {path} has {len(order)} indices, but there are {n} images; list each image once"
         )
     return order

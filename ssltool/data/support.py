@@ -1,4 +1,4 @@
-"""Labelled images beside the unlabelled ones: which they are, and which of them each step sees."""
+"""The labelled support of semi-supervised methods: selection of the images, and sampling for each step."""
 
 from __future__ import annotations
 
@@ -11,31 +11,31 @@ from ssltool.data.images import ImageSet
 from ssltool.errors import SSLToolError
 
 
-def labelled_rows(
-    labels: np.ndarray, fraction: float, seed: int, *, stream: seeds.Stream = seeds.Stream.SUPPORT, leave: int = 0
+def stratified_sample(
+    labels: np.ndarray, fraction: float, seed: int, *, stream: seeds.Stream = seeds.Stream.SUPPORT, reserve: int = 0
 ) -> np.ndarray:
-    """Rows of ``fraction`` of the images of each class, at least one, in order; a function of the seed and the stream.
+    """Sorted row indices of a random ``fraction`` of each class, at least one row; deterministic in seed and stream.
 
-    ``labels`` (N,), -1 where unlabelled. Larger fractions contain smaller ones. Of each class at least ``leave`` rows
-    are not taken.
+    ``labels`` (N,), -1 if unlabelled. Larger fractions contain smaller ones. At least ``reserve`` rows of each class
+    are not selected.
 
     Raises:
-        SSLToolError: if there are no labels at all.
+        SSLToolError: if no image has a label.
     """
     classes = np.unique(labels[labels >= 0])
     if not len(classes):
-        raise SSLToolError("none of the images has a label; labelled ones are needed")
+        raise SSLToolError("labelled images are required, but no image has a label")
     order = np.random.RandomState(seeds.derive(seed, stream) % 2**32).permutation(len(labels))
     chosen = []
     for number in classes:
         rows = order[labels[order] == number]
-        chosen.append(rows[: min(max(1, round(fraction * len(rows))), len(rows) - leave)])
+        chosen.append(rows[: min(max(1, round(fraction * len(rows))), len(rows) - reserve)])
     return np.sort(np.concatenate(chosen))
 
 
 @dataclass(frozen=True)
 class Support:
-    """The labelled ``images``, of which every step sees ``per_class`` of each of ``classes`` classes."""
+    """The labelled ``images``. Each step samples ``classes`` classes and ``per_class`` images of each."""
 
     images: ImageSet
     classes: int
@@ -44,14 +44,14 @@ class Support:
 
     @property
     def batch_size(self) -> int:
-        """Labelled images of a step, over all ranks."""
+        """Labelled images per step, over all ranks."""
         return self.classes * self.per_class
 
     def indices(self, epoch: int, steps: int) -> np.ndarray:
-        """Places in ``images`` for the steps of an epoch, (steps * batch_size,).
+        """Indices into ``images`` for the steps of an epoch, (steps * batch_size,).
 
-        Classes are drawn anew for each step where not all take part; images of a class repeat only where it has too
-        few.
+        Each step samples its classes without replacement. Images of a class are sampled with replacement only if it has
+        fewer than ``per_class``.
         """
         labels = self.images.labels
         rows = {number: np.flatnonzero(labels == number) for number in np.unique(labels)}
@@ -61,5 +61,5 @@ class Support:
         random = np.random.RandomState(seeds.derive(self.seed, epoch, step, seeds.Stream.SUPPORT) % 2**32)
         numbers = random.permutation(list(rows))[: self.classes]
         drawn = [random.choice(rows[n], self.per_class, replace=len(rows[n]) < self.per_class) for n in numbers]
-        # One of each class in turn, so that equal parts of it, for the ranks, have about the same classes.
+        # Interleave the classes, so that the parts of the ranks have about the same classes.
         return np.stack(drawn, axis=1).ravel()

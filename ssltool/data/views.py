@@ -1,8 +1,7 @@
-"""Augmented views, for a whole batch at once: draw parameters, one row per image, then apply them on the device.
+"""Augmented views of whole batches: sample the parameters, one row per image, then apply them on the device.
 
-Drawing takes an explicit generator and knows nothing of the images, so the views of a step are the same on one rank
-or on many and whether or not the run was interrupted. ``PAPER`` is the recipe of MoCo v2, SimSiam and the collapse
-paper.
+The parameters depend only on an explicit generator, not on the images. So the views of a step do not depend on the
+number of ranks or on interruptions. ``PAPER`` is the recipe of MoCo v2, SimSiam and the collapse paper.
 """
 
 from __future__ import annotations
@@ -21,21 +20,21 @@ from ssltool.data import image_ops as ops
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
-"""Channel means and deviations of ImageNet, in [0, 1] units; every input is standardised with them."""
+"""Channel means and standard deviations of ImageNet, for pixels in [0, 1]. All inputs are standardised with them."""
 
 CROP_RATIO = (3 / 4, 4 / 3)
-"""Width over height of a random crop lies between these, as in every paper of the field."""
+"""Range of the aspect ratio (width / height) of a random crop, as in the papers."""
 
 ERASE_RATIO = (0.3, 3.3)
-"""Height over width of an erased box."""
+"""Range of the aspect ratio (height / width) of an erased box."""
 
 ATTEMPTS = 10
-"""Boxes that a random crop tries before it takes the central one, and erasing before it gives up, as in torchvision."""
+"""Attempts to sample a box, before a random crop uses the central crop and erasing is skipped; as in torchvision."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How views are made: ranges and probabilities, in torchvision's meaning of the same words."""
+    """Augmentation settings: ranges and probabilities, with the names and meaning of torchvision."""
 
     crop_scale: tuple[float, float] = (0.2, 1.0)
     flip_p: float = 0.5
@@ -48,21 +47,21 @@ class Recipe:
     blur_p: float = 0.5
     blur_sigma: tuple[float, float] = (0.1, 2.0)
     solarize_p: float = 0.0
-    rotation: float = 0.0  # degrees, to either side
+    rotation: float = 0.0  # degrees, in both directions
     erase_p: float = 0.0
     erase_scale: tuple[float, float] = (0.02, 0.33)
-    size: int | None = None  # side of the view in pixels; the run's image size where it is None
+    size: int | None = None  # side of the view in pixels; None for the run's image size
 
 
 PAPER = Recipe()
 PLAIN = Recipe(jitter_p=0.0, gray_p=0.0, blur_p=0.0)
-"""A crop and a flip."""
+"""Random crop and flip only."""
 PROBE = dataclasses.replace(PLAIN, crop_scale=(0.08, 1.0))
-"""The linear probe's."""
+"""The recipe of the linear probe."""
 
 
 def recipe_of(settings: Mapping[str, Any]) -> Recipe:
-    """How a run with these settings (``PretrainConfig``'s names, defaults filled in) makes its views."""
+    """The recipe for the resolved settings of a run, a mapping with the names of ``PretrainConfig``."""
     jitter = settings["jitter"]
     return dataclasses.replace(
         PAPER,
@@ -80,19 +79,19 @@ def recipe_of(settings: Mapping[str, Any]) -> Recipe:
 
 
 @dataclass(frozen=True)
-class Draws:
-    """The parameters of N views, independent of the images' size.
+class ViewParams:
+    """Sampled augmentation parameters of N views, independent of the image size.
 
-    ``area`` and ``log_ratio`` (N, 10) are the crop's attempts, ``place`` (N, 2) in [0, 1) its position;
-    ``jitter_order`` (N, 4) a permutation of brightness, contrast, saturation, hue and ``jitter`` (N, 4) their
-    parameters in that fixed order; ``sigma`` (N,) in pixels, 0 for no blur; ``angle`` (N,) in degrees,
-    counter-clockwise; ``erase_area``, ``erase_log_ratio`` (N, 10) and ``erase_place`` (N, 2) the erased box's;
-    ``flip``, ``jittered``, ``gray``, ``solarized``, ``erased`` (N,) bool.
+    ``area`` and ``log_ratio`` (N, 10) are the crop attempts and ``position`` (N, 2) in [0, 1) is the crop position;
+    ``jitter_order`` (N, 4) is a permutation of brightness, contrast, saturation, hue, and ``jitter`` (N, 4) holds their
+    parameters in that fixed order; ``sigma`` (N,) is in pixels, 0 for no blur; ``angle`` (N,) is in degrees,
+    counter-clockwise; ``erase_area``, ``erase_log_ratio`` (N, 10) and ``erase_position`` (N, 2) describe the erased
+    box; ``flip``, ``jittered``, ``gray``, ``solarized``, ``erased`` (N,) are bool.
     """
 
     area: Tensor
     log_ratio: Tensor
-    place: Tensor
+    position: Tensor
     flip: Tensor
     jittered: Tensor
     jitter_order: Tensor
@@ -104,25 +103,25 @@ class Draws:
     erased: Tensor
     erase_area: Tensor
     erase_log_ratio: Tensor
-    erase_place: Tensor
+    erase_position: Tensor
 
     def crops(self) -> np.ndarray:
-        """What cropping needs, (N, 2 * ATTEMPTS + 3) float32: light to send to the workers that decode."""
-        columns = [self.area, self.log_ratio, self.place, self.flip[:, None].float()]
+        """The parameters of cropping, (N, 2 * ATTEMPTS + 3) float32; a compact form for worker processes."""
+        columns = [self.area, self.log_ratio, self.position, self.flip[:, None].float()]
         return torch.cat(columns, dim=1).numpy()
 
-    def __getitem__(self, rows: slice) -> Draws:
-        return Draws(**{f.name: getattr(self, f.name)[rows] for f in dataclasses.fields(self)})
+    def __getitem__(self, rows: slice) -> ViewParams:
+        return ViewParams(**{f.name: getattr(self, f.name)[rows] for f in dataclasses.fields(self)})
 
     @staticmethod
-    def concatenate(parts: list[Draws]) -> Draws:
-        """The rows of several draws, one after the other."""
-        names = [f.name for f in dataclasses.fields(Draws)]
-        return Draws(**{name: torch.cat([getattr(part, name) for part in parts]) for name in names})
+    def concatenate(parts: list[ViewParams]) -> ViewParams:
+        """The concatenated rows of several ``ViewParams``."""
+        names = [f.name for f in dataclasses.fields(ViewParams)]
+        return ViewParams(**{name: torch.cat([getattr(part, name) for part in parts]) for name in names})
 
 
-def draw(n: int, recipe: Recipe, generator: torch.Generator) -> Draws:
-    """Parameters for ``n`` views."""
+def sample_params(n: int, recipe: Recipe, generator: torch.Generator) -> ViewParams:
+    """Samples the parameters of ``n`` views."""
 
     def uniform(low: float, high: float, *shape: int) -> Tensor:
         return torch.rand(*shape, generator=generator) * (high - low) + low
@@ -136,45 +135,45 @@ def draw(n: int, recipe: Recipe, generator: torch.Generator) -> Draws:
     r = recipe
     none = torch.zeros(n, dtype=torch.bool)
     strengths = (r.brightness, r.contrast, r.saturation)
-    return Draws(
+    return ViewParams(
         area=uniform(*r.crop_scale, n, ATTEMPTS),
         log_ratio=log_ratio(CROP_RATIO),
-        place=uniform(0, 1, n, 2),
+        position=uniform(0, 1, n, 2),
         flip=chance(r.flip_p),
         jittered=chance(r.jitter_p),
         jitter_order=torch.rand(n, 4, generator=generator).argsort(dim=1),
         jitter=torch.stack([uniform(max(0, 1 - s), 1 + s, n) for s in strengths] + [uniform(-r.hue, r.hue, n)], dim=1),
         gray=chance(r.gray_p),
         sigma=chance(r.blur_p) * uniform(*r.blur_sigma, n),
-        # What few recipes use is drawn for them only, and last.
+        # Sampled last and only if used, so that they do not change the random numbers of the other parameters.
         solarized=chance(r.solarize_p) if r.solarize_p else none,
         angle=uniform(-r.rotation, r.rotation, n) if r.rotation else torch.zeros(n),
         erased=chance(r.erase_p) if r.erase_p else none,
         erase_area=uniform(*r.erase_scale, n, ATTEMPTS) if r.erase_p else torch.zeros(n, ATTEMPTS),
         erase_log_ratio=log_ratio(ERASE_RATIO) if r.erase_p else torch.zeros(n, ATTEMPTS),
-        erase_place=uniform(0, 1, n, 2) if r.erase_p else torch.zeros(n, 2),
+        erase_position=uniform(0, 1, n, 2) if r.erase_p else torch.zeros(n, 2),
     )
 
 
 class Crop(NamedTuple):
-    """The part of ``Draws`` that cropping needs."""
+    """The fields of ``ViewParams`` that cropping uses."""
 
     area: Tensor
     log_ratio: Tensor
-    place: Tensor
+    position: Tensor
     flip: Tensor
 
     @classmethod
-    def of_row(cls, row: np.ndarray) -> Crop:
-        """One row of ``Draws.crops``, as draws for one image."""
+    def from_row(cls, row: np.ndarray) -> Crop:
+        """Parameters of one image, from one row of ``ViewParams.crops``."""
         area, log_ratio, place, flip = torch.from_numpy(row)[None].split([ATTEMPTS, ATTEMPTS, 2, 1], dim=1)
         return cls(area, log_ratio, place, flip[:, 0] > 0)
 
 
-def crop_boxes(draws: Draws | Crop, height: int, width: int) -> Tensor:
-    """The crops as boxes (N, 4), int64 (top, left, height, width), by the rule of ``RandomResizedCrop``."""
-    boxes, fits = _first_boxes(draws.area, -draws.log_ratio, draws.place, height, width)
-    # No attempt fits: the central crop, with the aspect ratio clipped to the allowed range.
+def crop_boxes(params: ViewParams | Crop, height: int, width: int) -> Tensor:
+    """Crop boxes (N, 4), int64 (top, left, height, width), as computed by ``RandomResizedCrop``."""
+    boxes, fits = _first_boxes(params.area, -params.log_ratio, params.position, height, width)
+    # If no attempt fits: the central crop, with the aspect ratio clipped to the allowed range.
     low, high = CROP_RATIO
     if width / height < low:
         w_c, h_c = width, round(width / low)
@@ -187,57 +186,59 @@ def crop_boxes(draws: Draws | Crop, height: int, width: int) -> Tensor:
 
 
 def _first_boxes(
-    area: Tensor, log_ratio: Tensor, place: Tensor, height: int, width: int, inside: int = 0
+    area: Tensor, log_ratio: Tensor, position: Tensor, height: int, width: int, inside: int = 0
 ) -> tuple[Tensor, Tensor]:
-    """The first attempt of each row that fits, as boxes (N, 4), and whether (N,) there is one.
+    """The first valid attempt of each row as boxes (N, 4), and whether there is one (N,).
 
-    ``area`` as a share of the image, ``log_ratio`` of height over width; a box is at least ``inside`` pixels smaller
-    than the image.
+    ``area`` is a fraction of the image, ``log_ratio`` the log of height / width. A box must be at least ``inside``
+    pixels smaller than the image.
     """
     area, ratio = area.double() * height * width, log_ratio.double().exp()
     h, w = (area * ratio).sqrt().round(), (area / ratio).sqrt().round()
     fits = (w > 0) & (w <= width - inside) & (h > 0) & (h <= height - inside)
     first = fits.int().argmax(dim=1, keepdim=True)
     h, w = h.gather(1, first).squeeze(1), w.gather(1, first).squeeze(1)
-    top = (place[:, 0] * (height - h + 1)).floor()
-    left = (place[:, 1] * (width - w + 1)).floor()
+    top = (position[:, 0] * (height - h + 1)).floor()
+    left = (position[:, 1] * (width - w + 1)).floor()
     return torch.stack([top, left, h, w], dim=1).long(), fits.any(dim=1)
 
 
-def finish(x: Tensor, draws: Draws) -> Tensor:
-    """What comes after the crop: (N, C, S, S) in [0, 1], overwritten, to a standardised view (N, 3, S, S)."""
-    _on_rows(x, draws.angle != 0, ops.rotate, draws.angle.to(x.device))
-    x = standardise(photometric(x, draws))
-    boxes, fits = _first_boxes(draws.erase_area, draws.erase_log_ratio, draws.erase_place, x.shape[2], x.shape[3], 1)
-    _on_rows(x, draws.erased & fits, ops.erase, boxes.to(x.device))
+def finish(x: Tensor, params: ViewParams) -> Tensor:
+    """Applies all steps after the crop: (N, C, S, S) in [0, 1], modified in place, to standardised (N, 3, S, S)."""
+    _apply_to_rows(x, params.angle != 0, ops.rotate, params.angle.to(x.device))
+    x = standardise(photometric(x, params))
+    boxes, fits = _first_boxes(
+        params.erase_area, params.erase_log_ratio, params.erase_position, x.shape[2], x.shape[3], 1
+    )
+    _apply_to_rows(x, params.erased & fits, ops.erase, boxes.to(x.device))
     return x
 
 
-def photometric(x: Tensor, draws: Draws) -> Tensor:
-    """Colour jitter, greying, blur and solarising, in place: ``x`` (N, C, S, S) in [0, 1], on any device.
+def photometric(x: Tensor, params: ViewParams) -> Tensor:
+    """Colour jitter, greyscale, blur and solarisation, in place: ``x`` (N, C, S, S) in [0, 1], on any device.
 
-    ``draws`` stays on the CPU, so no step waits for the device to say which rows are meant.
+    ``params`` stays on the CPU, so that selecting rows does not synchronise with the device.
     """
-    jitter = draws.jitter.to(x.device)
+    jitter = params.jitter.to(x.device)
     adjust = (ops.adjust_brightness, ops.adjust_contrast, ops.adjust_saturation, ops.adjust_hue)
     for position in range(4):
         for number, op in enumerate(adjust[: 2 if x.shape[1] == 1 else 4]):
-            _on_rows(x, draws.jittered & (draws.jitter_order[:, position] == number), op, jitter[:, number])
+            _apply_to_rows(x, params.jittered & (params.jitter_order[:, position] == number), op, jitter[:, number])
     if x.shape[1] == 3:
-        _on_rows(x, draws.gray, lambda rows, _: ops.grayscale(rows).expand(-1, 3, -1, -1), jitter)
-    _on_rows(x, draws.sigma > 0, ops.gaussian_blur, draws.sigma.to(x.device))
-    _on_rows(x, draws.solarized, lambda rows, _: ops.solarize(rows), jitter)
+        _apply_to_rows(x, params.gray, lambda rows, _: ops.grayscale(rows).expand(-1, 3, -1, -1), jitter)
+    _apply_to_rows(x, params.sigma > 0, ops.gaussian_blur, params.sigma.to(x.device))
+    _apply_to_rows(x, params.solarized, lambda rows, _: ops.solarize(rows), jitter)
     return x
 
 
-def _on_rows(x: Tensor, mask: Tensor, op: Callable[[Tensor, Tensor], Tensor], parameters: Tensor) -> None:
+def _apply_to_rows(x: Tensor, mask: Tensor, op: Callable[[Tensor, Tensor], Tensor], parameters: Tensor) -> None:
     rows = mask.nonzero().flatten().to(x.device)
     if len(rows):
         x[rows] = op(x[rows], parameters[rows])
 
 
 def standardise(x: Tensor) -> Tensor:
-    """Three channels with ImageNet's means and deviations taken out; grey images become three channels here."""
+    """Standardises with the ImageNet statistics: (N, C, H, W) to (N, 3, H, W). Grey images get three channels."""
     mean = torch.tensor(MEAN, device=x.device).view(1, 3, 1, 1)
     std = torch.tensor(STD, device=x.device).view(1, 3, 1, 1)
     return (x - mean).mul_(1.0 / std)
@@ -249,20 +250,20 @@ def to_pixels(x: Tensor) -> Tensor:
     return (x * std + mean).clamp(0, 1).mul(255).round().to(torch.uint8)
 
 
-def train_view(images: Tensor, draws: Draws, size: int) -> Tensor:
+def train_view(images: Tensor, params: ViewParams, size: int) -> Tensor:
     """One augmented view of each image: (N, C, H, W) uint8 to (N, 3, size, size) float32, on the images' device."""
-    boxes = crop_boxes(draws, *images.shape[-2:]).to(images.device)
-    return finish(ops.crop_resize(images, boxes, draws.flip.to(images.device), size), draws)
+    boxes = crop_boxes(params, *images.shape[-2:]).to(images.device)
+    return finish(ops.crop_resize(images, boxes, params.flip.to(images.device), size), params)
 
 
 def eval_view(images: Tensor, size: int) -> Tensor:
-    """The validation transform: as is where the images have that size, else scale by 256/224 of ``size`` and cut the
-    centre."""
+    """The validation transform: resize the shorter side to 256/224 of ``size``, then centre crop. Images that already
+    have this size are only standardised."""
     if images.shape[-1] == images.shape[-2] == size:
         return standardise(images.float() / 255.0)
     return standardise(ops.resize_centre(images, size, eval_resize(size)))
 
 
 def eval_resize(size: int) -> int:
-    """Length that the shorter side is scaled to before the central crop: 256 for 224."""
+    """Length of the shorter side before the centre crop: 256 for 224."""
     return round(size * 256 / 224)

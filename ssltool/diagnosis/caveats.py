@@ -1,6 +1,6 @@
-"""What can make a metric mislead: said in a sentence, never silent.
+"""Properties of the data that make metrics misleading, reported as messages.
 
-``Traps`` watches rows pass by; ``notes`` says what it saw.
+``CaveatTracker`` collects them in one pass over the rows; ``caveat_messages`` formats them.
 """
 
 from __future__ import annotations
@@ -9,21 +9,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ssltool.diagnosis.metrics.of_spectrum import DEAD
+from ssltool.diagnosis.metrics.of_spectrum import DEAD_RATIO
 from ssltool.errors import first_few
 
-FEW_ROWS = 10
-"""Below so many rows for each dimension, even a flat spectrum looks uneven."""
+MIN_ROWS_PER_DIMENSION = 10
+"""With fewer rows per dimension, the spectrum of isotropic rows is not flat."""
 
-EXACT = 1e-13
-"""A singular value below this share of the largest is what rounding in float64 makes of 0."""
+ZERO_TOLERANCE = 1e-13
+"""Singular values below this fraction of the largest are zeros rounded in float64."""
 
 PRECISIONS = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
-"""From the fewest digits to the most."""
+"""Floating-point formats in order of increasing precision."""
 
 
 class CaveatTracker:
-    """Running facts about rows (n, d): repeated rows, rows of zeros, dimensions without change, the precision."""
+    """Tracks duplicate rows, all-zero rows, constant dimensions and the precision of rows (n, d) in one pass."""
 
     def __init__(self) -> None:
         self.zeros = 0
@@ -33,7 +33,7 @@ class CaveatTracker:
         self._holds = dict.fromkeys(PRECISIONS, True)
 
     def update(self, block: Tensor) -> None:
-        """Takes in rows, as they are stored."""
+        """Adds rows in their stored precision."""
         if self._first is None or self._changed is None:
             self._first = block[0].clone()
             self._changed = torch.zeros_like(self._first, dtype=torch.bool)
@@ -43,85 +43,87 @@ class CaveatTracker:
             if self._holds[dtype]:
                 self._holds[dtype] = bool((block.to(dtype).to(block.dtype) == block).all())
         wide = block if block.dtype == torch.float64 else block.float()
-        words = (wide + 0.0).cpu().contiguous().numpy().view(np.uint32)  # + 0.0 makes -0.0 the same as 0.0
+        words = (wide + 0.0).cpu().contiguous().numpy().view(np.uint32)  # + 0.0 turns -0.0 into 0.0
         mixed = words * np.uint64(0x9E3779B97F4A7C15)
         mixed ^= mixed >> np.uint64(29)
         factors = np.random.RandomState(0).randint(0, 2**63, size=words.shape[1], dtype=np.uint64) * np.uint64(2)
         self._hashes.append(mixed @ (factors + np.uint64(1)))
 
     def repeated(self) -> int:
-        """How many rows are equal to an earlier one."""
+        """Number of rows that are equal to an earlier row."""
         hashes = np.concatenate(self._hashes)
         return len(hashes) - len(np.unique(hashes))
 
     def constant(self) -> list[int]:
-        """The dimensions that are the same in all rows."""
+        """Indices of the dimensions that are constant over all rows."""
         numbers: list[int] = [] if self._changed is None else (~self._changed).nonzero().flatten().tolist()
         return numbers
 
     def precision(self) -> torch.dtype:
-        """The one with the fewest digits that holds all values."""
+        """The lowest-precision format that represents all values exactly."""
         return next(dtype for dtype in PRECISIONS if self._holds[dtype])
 
 
 def dead_dimensions(deviations: Tensor) -> list[int]:
-    """Dimensions that hardly change, by their deviations (d,): those below 0.001 of the largest."""
-    numbers: list[int] = (deviations <= DEAD * deviations.max()).nonzero().flatten().tolist()
+    """Indices of dead dimensions: those whose standard deviation, of (d,), is at most 0.001 of the largest."""
+    numbers: list[int] = (deviations <= DEAD_RATIO * deviations.max()).nonzero().flatten().tolist()
     return numbers
 
 
-def rounding(uncentred: Tensor, n: int, d: int, dtype: torch.dtype) -> float:
-    """The largest singular value that rounding n x d values to ``dtype`` is expected to make.
+def rounding_noise(uncentred: Tensor, n: int, d: int, dtype: torch.dtype) -> float:
+    """Approximate upper bound on the singular values of the rounding error of an n x d matrix in ``dtype``.
 
-    ``uncentred`` are the singular values of the matrix itself, whose root mean square is that of the values. Each is
-    off by up to eps times itself; a matrix of such errors has singular values of at most about
-    (sqrt(n) + sqrt(d)) eps rms.
+    ``uncentred`` are the singular values of the matrix, from which the root mean square (rms) of its values follows.
+    Rounding changes each value by a relative error of up to eps, so the singular values of the error matrix are at most
+    about (sqrt(n) + sqrt(d)) eps rms.
     """
     rms = float(uncentred.square().sum() / (n * d)) ** 0.5
     return float((n**0.5 + d**0.5) * torch.finfo(dtype).eps * rms)
 
 
-def notes(caveats: CaveatTracker, s: Tensor, uncentred: Tensor, deviations: Tensor, n: int, d: int) -> list[str]:
-    """What a reader of the metrics must know, one sentence each.
+def caveat_messages(
+    caveats: CaveatTracker, s: Tensor, uncentred: Tensor, deviations: Tensor, n: int, d: int
+) -> list[str]:
+    """Messages about properties that affect the metrics, one each.
 
-    ``s`` and ``uncentred`` are singular values with and without centring, ``deviations`` those of the d dimensions over
-    n rows.
+    ``s`` and ``uncentred`` are the singular values with and without centring; ``deviations`` are the standard
+    deviations of the d dimensions over n rows.
     """
     found = []
     if n <= d:
         found.append(
-            f"{n:,} rows of width {d:,} have at most {n - 1:,} directions: metrics of the spectrum are bounded by the "
-            "rows, not by the network"
+            f"{n:,} rows of width {d:,} span at most {n - 1:,} dimensions: the number of rows bounds the metrics of "
+            "the spectrum"
         )
-    elif n < FEW_ROWS * d:
+    elif n < MIN_ROWS_PER_DIMENSION * d:
         found.append(
-            f"{n:,} rows are few for a width of {d:,}: even a flat spectrum looks uneven; see --subsample how the "
-            "metrics move"
+            f"{n:,} rows are few for a width of {d:,}: even isotropic rows do not have a flat spectrum; use "
+            "--subsample to see how the metrics depend on the number of rows"
         )
     repeated = caveats.repeated()
     if repeated:
-        found.append(f"{repeated:,} of {n:,} rows repeat an earlier one; they count as often as they are there")
+        found.append(f"duplicate rows: {repeated:,} of {n:,}; each occurrence counts")
     if caveats.zeros:
-        found.append(f"{caveats.zeros:,} of {n:,} rows are all zeros, which have no direction")
+        found.append(f"all-zero rows: {caveats.zeros:,} of {n:,}; their direction is undefined")
     constant = set(caveats.constant())
     if constant:
-        found.append(f"{len(constant):,} of {d:,} dimensions are constant: {first_few(sorted(constant))}")
+        found.append(f"constant dimensions: {len(constant):,} of {d:,} ({first_few(sorted(constant))})")
     dead = [number for number in dead_dimensions(deviations) if number not in constant]
     if dead and len(constant) < d:
-        many = f"{len(dead):,} more" if constant else f"{len(dead):,} of {d:,} dimensions"
-        found.append(f"{many} hardly change (deviation below {DEAD:g} of the largest): {first_few(dead)}")
+        limit = f"standard deviation below {DEAD_RATIO:g} of the largest"
+        found.append(f"dead dimensions ({limit}): {len(dead):,} of {d:,} ({first_few(dead)})")
     return found + _noise(s, uncentred, n, d, caveats.precision())
 
 
 def _noise(s: Tensor, uncentred: Tensor, n: int, d: int, dtype: torch.dtype) -> list[str]:
-    seen = s[s > EXACT * s[0]]  # zeros are no noise: constant dimensions, and centring where n <= d
-    below = int((seen <= rounding(uncentred, n, d, dtype)).sum())
+    seen = s[s > ZERO_TOLERANCE * s[0]]  # exact zeros are not noise: constant dimensions, and centring if n <= d
+    below = int((seen <= rounding_noise(uncentred, n, d, dtype)).sum())
     if not below or s[0] == 0:
         return []
     name = str(dtype).removeprefix("torch.")
     if below == len(seen):
-        return [f"the whole spectrum is rounding noise of {name}: the rows are the same but for it"]
+        return [f"the whole spectrum is rounding noise of {name}: all rows are equal up to rounding"]
     return [
-        f"{below:,} of {len(s):,} singular values are rounding noise of {name}: alpha, dead_directions, numerical_rank "
-        "and condition_number may look at noise"
+        f"singular values that are rounding noise of {name}: {below:,} of {len(s):,}; alpha, dead_directions, "
+        "numerical_rank and condition_number may be affected"
     ]

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ssltool import seeds
 from ssltool.config.collapse import CollapseConfig
-from ssltool.diagnosis.caveats import CaveatTracker, dead_dimensions, notes
+from ssltool.diagnosis.caveats import CaveatTracker, caveat_messages, dead_dimensions
 from ssltool.diagnosis.metrics import METRICS, QUICK, check_names
 from ssltool.diagnosis.metrics.of_rows import Directions
 from ssltool.diagnosis.row_blocks import Rows
@@ -111,7 +111,7 @@ def measure(
     deviations = factor.deviations().cpu()
     one_pass = OnePass(s, uncentred, directions, rows.width)
     values = {name: one_pass.metric(name) for name in names if name in QUICK}
-    said = notes(caveats, s, uncentred, deviations, len(rows), rows.width)
+    said = caveat_messages(caveats, s, uncentred, deviations, len(rows), rows.width)
     if rows.skipped:
         plural = "s" if rows.skipped > 1 else ""
         said.insert(0, f"{rows.skipped:,} row{plural} with NaN or infinite values are left out")

@@ -1,4 +1,4 @@
-"""Where rows come from: tensors in memory or mapped files, several as one, passing by in blocks."""
+"""Rows of several tensors, in memory or memory-mapped, read in blocks."""
 
 from __future__ import annotations
 
@@ -17,9 +17,8 @@ CPU = torch.device("cpu")
 class Rows:
     """The rows of several (n, d) tensors, or of (n, Q, d) tensors of views, which count as n Q rows.
 
-    ``blocks`` hands them out a block at a time on ``device``, so that a mapped file larger than memory is read page by
-    page. Rows with NaN or infinite values are refused, by number, or with ``skip_nonfinite`` left out and counted in
-    ``skipped``.
+    ``blocks`` yields one block at a time on ``device``, so that memory-mapped files may be larger than memory. Rows
+    with NaN or infinite values raise an error, or with ``skip_nonfinite`` are left out and counted in ``skipped``.
     """
 
     def __init__(
@@ -36,12 +35,12 @@ class Rows:
         self.parts = [part.reshape(-1, part.shape[-1]) for part in parts]
         widths = sorted({part.shape[1] for part in self.parts})
         if len(widths) > 1:
-            raise SSLToolError(f"{name} have different widths, {' and '.join(map(str, widths))}; they are not one set")
+            raise SSLToolError(f"{name} must have the same width; found widths {' and '.join(map(str, widths))}")
         alike = len({part.shape[1] for part in parts if part.dim() == 3}) == 1 and all(p.dim() == 3 for p in parts)
         self.views = (parts[0] if len(parts) == 1 else torch.cat(list(parts))) if alike else None
         self.width = widths[0]
         self.name, self.device, self.skip_nonfinite = name, device, skip_nonfinite
-        self._kept: list[Tensor] | None = None  # for each part, which rows are finite; None where all are
+        self._kept: list[Tensor] | None = None  # mask of finite rows per part; None if all rows are finite
         self._checked = False
 
     def __len__(self) -> int:
@@ -49,14 +48,14 @@ class Rows:
 
     @property
     def skipped(self) -> int:
-        """Rows that are left out because they are not finite."""
+        """Number of rows left out because they are not finite."""
         return sum(map(len, self.parts)) - len(self)
 
     def check(self) -> None:
-        """Looks for rows that are not finite, once.
+        """Finds the rows that are not finite. Later calls do nothing.
 
         Raises:
-            SSLToolError: if there are some, and they are not to be skipped; with their count and the first numbers.
+            SSLToolError: if there are such rows, unless ``skip_nonfinite``; lists the first indices.
         """
         if self._checked:
             return
@@ -67,7 +66,7 @@ class Rows:
         self._checked = True
 
     def blocks(self, chunk_rows: int | None = None, each: Callable[[int], object] | None = None) -> Iterator[Tensor]:
-        """The rows (n, d) in order, as they are stored; ``each`` is told how many have been handed out."""
+        """Yields the rows (n, d) in order, in their stored precision; calls ``each`` with the number of rows read."""
         for part, kept in self._with_kept():
             start = 0
             for block in row_blocks(part, chunk_rows):
@@ -79,12 +78,12 @@ class Rows:
                     each(len(block))
 
     def take(self, numbers: Tensor) -> Tensor:
-        """The rows with these numbers (n,), ascending, counted without what is left out."""
+        """The rows at the given indices (n,), in ascending order; rows left out have no index."""
         taken, first = [], 0
         for block in self.blocks():
-            mine = numbers[(numbers >= first) & (numbers < first + len(block))]
-            if len(mine):
-                taken.append(block[(mine - first).to(block.device)])
+            inside = numbers[(numbers >= first) & (numbers < first + len(block))]
+            if len(inside):
+                taken.append(block[(inside - first).to(block.device)])
             first += len(block)
         return torch.cat(taken)
 

@@ -1,9 +1,9 @@
-"""The exact spectrum of any number of rows in one pass.
+"""Exact singular values of any number of rows in one pass.
 
-With R the triangular factor of [1 | X], the singular values of R[1:, 1:] are those of the centred X and those of
-R[:, 1:] are those of X itself; and R of stacked blocks of rows is the R of their stacked Rs. So one pass of QR
-updates in float64 needs O(d^2) memory, merges across files, and keeps the small singular values that squaring would
-lose.
+Let R be the triangular QR factor of [1 | X]. The singular values of R[1:, 1:] are those of the centred X, and the
+singular values of R[:, 1:] are those of X. The R of stacked blocks of rows is the R of their stacked Rs. So one pass of
+QR updates in float64 needs O(d^2) memory, can be merged across files, and keeps small singular values, which a
+covariance matrix would lose.
 """
 
 from __future__ import annotations
@@ -14,22 +14,23 @@ import torch
 from torch import Tensor
 
 from ssltool.errors import SSLToolError
-from ssltool.reprs.nonfinite import refuse_nonfinite
 
 
 class Factor:
-    """The running triangular factor of [1 | X], with the sums that per-dimension statistics need."""
+    """Incremental QR factor R of [1 | X]; also gives per-dimension standard deviations."""
 
     def __init__(self) -> None:
         self.rows = 0
-        self._origin: Tensor | None = None  # the first row, subtracted from all: equal rows leave exactly nothing
+        self._origin: Tensor | None = (
+            None  # the first row, subtracted from all rows, so that equal rows become exactly 0
+        )
         self._r: Tensor | None = None
 
     def update(self, block: Tensor, weights: Tensor | None = None) -> None:
-        """Takes in a block of rows, (n, d), each as many times as its weight (n,) says.
+        """Adds a block of rows (n, d), each with an optional integer weight (n,), its number of occurrences.
 
         Raises:
-            SSLToolError: if its width differs from the earlier blocks', or it is not a matrix.
+            SSLToolError: if the block is not a matrix or has a different width than earlier blocks.
         """
         if block.dim() != 2:
             raise SSLToolError(f"representations must be (N, d); found shape {tuple(block.shape)}")
@@ -38,7 +39,7 @@ class Factor:
         block = block.detach()
         if self._origin is None:
             self._origin = block[0].double().clone()
-        self._refuse_width(block[0])
+        self._check_width(block[0])
         kept = 0 if self._r is None else len(self._r)
         stacked = block.new_empty(kept + len(block), block.shape[1] + 1, dtype=torch.float64)
         if self._r is not None:
@@ -52,7 +53,7 @@ class Factor:
         self.rows += len(block) if weights is None else int(weights.sum())
 
     def merge(self, other: Factor) -> None:
-        """Takes in the rows of another factor, exactly as if they had passed by here.
+        """Adds all rows of another factor.
 
         Raises:
             SSLToolError: if the widths differ.
@@ -62,22 +63,22 @@ class Factor:
         if self._r is None or self._origin is None:
             self.rows, self._origin, self._r = other.rows, other._origin.clone(), other._r.clone()
             return
-        self._refuse_width(other._origin)
+        self._check_width(other._origin)
         theirs = other._r.clone()
         theirs[:, 1:] += theirs[:, :1] * (other._origin - self._origin)
         self._r = torch.linalg.qr(torch.cat([self._r, theirs]), mode="r").R
         self.rows += other.rows
 
     def singular_values(self, *, center: bool = True) -> Tensor:
-        """Singular values of all rows so far, (min(N, d),) float64, largest first.
+        """Singular values of all rows, (min(N, d),) float64, in descending order.
 
         Raises:
-            SSLToolError: before the first row.
+            SSLToolError: if there are no rows.
         """
         r, origin = self._factor()
         values = torch.linalg.svdvals(r[1:, 1:] if center else r[:, 1:] + r[:, :1] * origin)
         count = min(self.rows, r.shape[1] - 1)
-        missing = count - len(values)  # with N <= d, centring takes one value away
+        missing = count - len(values)  # for N <= d, centring removes one value
         return torch.nn.functional.pad(values, (0, max(0, missing)))[:count]
 
     def deviations(self) -> Tensor:
@@ -85,23 +86,22 @@ class Factor:
         centred = self._factor()[0][1:, 1:]
         return centred.square().sum(dim=0).div(max(1, self.rows - 1)).sqrt()
 
-    def _refuse_width(self, row: Tensor) -> None:
+    def _check_width(self, row: Tensor) -> None:
         if self._origin is not None and len(self._origin) != len(row):
             widths = f"{len(self._origin)} and {len(row)}"
-            raise SSLToolError(f"representations of different widths, {widths}, have no common spectrum")
+            raise SSLToolError(f"representations must have the same width; found widths {widths}")
 
     def _factor(self) -> tuple[Tensor, Tensor]:
         if self._r is None or self._origin is None:
-            raise SSLToolError("there are no representations: the spectrum of nothing is undefined")
+            raise SSLToolError("there are no representations; a spectrum requires at least one row")
         return self._r, self._origin
 
 
 def blocks_of(x: Tensor | Iterable[Tensor], chunk_rows: int | None = None, *, check: bool = True) -> Iterable[Tensor]:
-    """``x`` in blocks of rows: cut where it is a matrix, as it comes where it is an iterable of blocks.
+    """Yields ``x`` in blocks of rows. A matrix is split; an iterable of blocks is passed through.
 
     Raises:
-        SSLToolError: if a block is no (n, d) matrix, its width differs from that of those before, or, unless ``check``
-            is off, it holds values that are not finite.
+        SSLToolError: if a block is not an (n, d) matrix, widths differ, or, if ``check``, values are not finite.
     """
     if isinstance(x, Tensor):
         x = row_blocks(x, chunk_rows) if x.dim() == 2 else [x]
@@ -110,7 +110,7 @@ def blocks_of(x: Tensor | Iterable[Tensor], chunk_rows: int | None = None, *, ch
         if block.dim() != 2:
             raise SSLToolError(f"representations must be (N, d); found shape {tuple(block.shape)}")
         if width not in (None, block.shape[1]):
-            raise SSLToolError(f"representations of different widths, {width} and {block.shape[1]}, are not one set")
+            raise SSLToolError(f"representations must have the same width; found widths {width} and {block.shape[1]}")
         width = block.shape[1]
         if check:
             refuse_nonfinite(block)
@@ -119,21 +119,20 @@ def blocks_of(x: Tensor | Iterable[Tensor], chunk_rows: int | None = None, *, ch
 
 
 def row_blocks(x: Tensor, chunk_rows: int | None = None) -> Iterable[Tensor]:
-    """``x`` (N, d) in blocks of at most ``chunk_rows``, about equally many in each; the default keeps the work in QR's
-    efficient range."""
-    most = chunk_rows or max(4096, 16 * x.shape[-1])  # R is on top of each block: a sixteenth more work
-    rows = -(-len(x) // max(1, -(-len(x) // most)))  # a small last block would cost as much as R alone
+    """``x`` (N, d) in blocks of about equal size, at most ``chunk_rows`` rows. The default is efficient for QR."""
+    most = chunk_rows or max(4096, 16 * x.shape[-1])  # R is stacked on each block, at most a sixteenth more work
+    rows = -(-len(x) // max(1, -(-len(x) // most)))  # equal sizes avoid a small last block, which costs as much as R
     return (x[start : start + rows] for start in range(0, max(1, len(x)), max(1, rows)))
 
 
 def unit_rows(block: Tensor) -> Tensor:
-    """Rows divided by (norm + 1e-6), in float64, as the collapse paper's ``--normalize``."""
+    """Rows divided by (norm + 1e-6), in float64, as in the collapse paper's ``--normalize``."""
     block = block.double()
     return block / (torch.linalg.vector_norm(block, dim=1, keepdim=True) + 1e-6)
 
 
 def factor(x: Tensor | Iterable[Tensor], *, normalize: bool = False, chunk_rows: int | None = None) -> Factor:
-    """The factor of ``x``: a matrix (N, d), or an iterable of blocks of its rows."""
+    """The factor of ``x``, a matrix (N, d) or an iterable of row blocks."""
     result = Factor()
     for block in blocks_of(x, chunk_rows):
         result.update(unit_rows(block) if normalize else block)
@@ -143,12 +142,11 @@ def factor(x: Tensor | Iterable[Tensor], *, normalize: bool = False, chunk_rows:
 def singular_values(
     x: Tensor | Iterable[Tensor], *, center: bool = True, normalize: bool = False, chunk_rows: int | None = None
 ) -> Tensor:
-    """Singular values of ``x``, a tensor (N, d) or an iterable of row blocks: (min(N, d),) float64, largest first.
+    """Singular values of ``x``, a tensor (N, d) or an iterable of row blocks: (min(N, d),) float64, descending.
 
-    ``center`` subtracts the column means; ``normalize`` scales the rows to length 1 first; ``chunk_rows`` bounds
-    memory.
+    ``center`` subtracts the column means; ``normalize`` first scales rows to length 1; ``chunk_rows`` limits memory.
 
     Raises:
-        SSLToolError: for no rows, or blocks of different widths.
+        SSLToolError: if there are no rows, or widths differ.
     """
     return factor(x, normalize=normalize, chunk_rows=chunk_rows).singular_values(center=center)

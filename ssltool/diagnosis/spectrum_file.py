@@ -1,4 +1,4 @@
-"""The file of a spectrum."""
+"""The file format of a spectrum."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ssltool.files import FilePath, Stored, load_dict
 
 @dataclass
 class Spectrum(Stored):
-    """``stds`` (min(N, d),) float64: singular values, or per-dimension deviations (d,); the key is the paper's."""
+    """``stds`` float64: singular values (min(N, d),) or per-dimension standard deviations (d,); the paper's key."""
 
     FORMAT: ClassVar[str] = "ssltool/spectrum/1"
 
@@ -22,7 +22,7 @@ class Spectrum(Stored):
 
     @classmethod
     def load(cls, path: FilePath) -> Spectrum:
-        """Reads a spectrum; the paper's own files, which hold ``stds`` alone, load too."""
+        """Loads a spectrum. Files of the paper's code, which contain only ``stds``, are supported."""
         contents = load_dict(path)
         if "format" not in contents and "stds" in contents:
             return cls(contents["stds"].double(), {}, {})

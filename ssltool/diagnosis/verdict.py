@@ -1,10 +1,9 @@
-"""The verdict: healthy, partial or complete collapse, with the three numbers that decided it.
+"""The verdict: healthy, partial collapse or complete collapse, from three metrics.
 
-No single number sees every collapse. Outputs that are all nearly the same can have a flat spectrum once they are
-centred, that of what little differs: ``feature_std`` sees it, the spectrum does not. Outputs in a few dimensions can be
-spread evenly within these: the spectrum sees it, ``feature_std`` does not. Of the spectrum, ``effective_rank`` says how
-many dimensions are in use and ``dead_directions`` how many are lost. The thresholds are calibrated on networks that are
-known to be healthy or collapsed; docs/collapse.md has the numbers.
+No single metric detects all kinds of collapse. Nearly constant outputs can have a flat spectrum after centring;
+``feature_std`` detects them. Outputs in a few dimensions can be isotropic within these dimensions; the spectrum detects
+them. ``effective_rank`` measures the dimensions in use and ``dead_directions`` the dimensions lost. The thresholds are
+calibrated on networks that are known to be healthy or collapsed; docs/collapse.md has the numbers.
 """
 
 from __future__ import annotations
@@ -21,12 +20,12 @@ from ssltool.errors import UsageError, unknown
 
 @dataclass(frozen=True)
 class Thresholds:
-    """Where the verdict changes. ``complete_*`` are looked at first; what is on neither side is healthy.
+    """Thresholds of the verdict. ``complete_*`` are checked before ``partial_*``; otherwise the verdict is healthy.
 
-    ``*_std`` are values of ``feature_std``; ``complete_rank`` is an effective rank, ``partial_rank`` one as a share of
-    the dimensions there are; ``partial_dead`` a share of dead directions. ``embedding_*`` take their place behind the
-    backbone, where a head loses directions also in a healthy network. ``like_rank`` is an effective rank as a share of
-    that of another run.
+    ``*_std`` are values of ``feature_std``. ``complete_rank`` is an effective rank, and ``partial_rank`` an effective
+    rank as a fraction of the dimensions. ``partial_dead`` is a fraction of dead directions. ``embedding_rank`` and
+    ``embedding_dead`` replace the latter two for projector and predictor, which lose directions in healthy networks
+    too. ``like_rank`` is an effective rank as a fraction of that of a reference run.
     """
 
     complete_std: float = 0.05
@@ -40,10 +39,10 @@ class Thresholds:
 
     @classmethod
     def parse(cls, assignments: Iterable[str]) -> Thresholds:
-        """The thresholds with some of them moved by ``NAME=VALUE``.
+        """The default thresholds, overridden by ``NAME=VALUE`` assignments.
 
         Raises:
-            SSLToolError: for a name that is none, or a value that is no number of at least 0.
+            SSLToolError: for an unknown name, or a value that is not a number of at least 0.
         """
         names, changed = {f.name for f in dataclasses.fields(cls)}, {}
         for text in assignments:
@@ -53,21 +52,21 @@ class Thresholds:
             try:
                 changed[name] = float(value)
             except ValueError as error:
-                raise UsageError(f"--threshold {text}: give a number, as in {name}=0.1") from error
+                raise UsageError(f"--threshold {text}: the value must be a number, such as {name}=0.1") from error
             if not changed[name] >= 0:
-                raise UsageError(f"--threshold {text}: a threshold is at least 0")
+                raise UsageError(f"--threshold {text}: the value must be at least 0")
         return cls(**changed)
 
 
 DEFAULT = Thresholds()
 
 NEEDED = ("auc", "effective_rank", "dead_directions", "feature_std")
-"""The metrics that a verdict looks at; the AUC decides nothing, but says how far a spectrum is from flat."""
+"""The metrics that a verdict requires. The AUC is reported only: it shows how far the spectrum is from flat."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """``state`` is one of ``STATES``; ``line`` says so in one line; ``why`` names what crossed which threshold."""
+    """``state`` is one of ``STATES``, ``line`` is a one-line summary, ``why`` lists the exceeded thresholds."""
 
     state: str
     line: str
@@ -90,12 +89,12 @@ def judge(
     dead: int = 0,
     thresholds: Thresholds = DEFAULT,
 ) -> Verdict:
-    """The verdict on outputs of ``layer``, n rows of width d, with these ``metrics`` (at least ``NEEDED``).
+    """The verdict on n rows of width d, outputs of ``layer``, from ``metrics`` (at least ``NEEDED``).
 
-    ``bound`` is the rank that the layer cannot exceed however healthy it is: 128 for a layer of 512 outputs and 128
-    inputs. The values beyond it and beyond n - 1 are 0, and all shares are taken of the others. ``dead`` counts the
-    dimensions that do not change. The details hold what a partial collapse is asked for: the dimensions in use (the
-    effective rank), their share, the dead ones, and how far the AUC is above a flat spectrum's.
+    ``bound`` is the largest possible rank of the layer, e.g. 128 for a layer of 512 outputs and 128 inputs. Singular
+    values beyond it and beyond n - 1 are 0; all fractions refer to the others. ``dead`` is the number of dead
+    dimensions. The details hold the dimensions in use (the effective rank) and their fraction, the dead directions and
+    dimensions, and the difference of the AUC to that of a flat spectrum.
     """
     t, values = thresholds, min(n, d)
     fewest, most = (t.partial_rank, t.partial_dead) if layer == "backbone" else (t.embedding_rank, t.embedding_dead)
@@ -109,8 +108,8 @@ def judge(
     ]
     partial = [
         (std < t.partial_std, f"feature_std is below {t.partial_std:g}"),
-        (rank < fewest * count, f"{rank / count:.1%} of dimensions in use is below {fewest:.0%}"),
-        (lost > most, f"{lost:.1%} of directions dead is above {most:.0%}"),
+        (rank < fewest * count, f"{rank / count:.1%} of the dimensions are in use, below {fewest:.0%}"),
+        (lost > most, f"{lost:.1%} of the directions are dead, above {most:.0%}"),
     ]
     why = [text for crossed, text in complete if crossed]
     state = STATES[2] if why else STATES[0]
@@ -120,8 +119,8 @@ def judge(
     flat = (count + 1) / (2 * count)
     line = f"{_title(state)}: feature_std {std:.3g}, effective rank {rank:.3g} of {count}, {lost:.0%} dead directions"
     if why:
-        line += f" ({' and '.join(why)}); AUC {area:.3f}, flat is {flat:.3f}"
-        line += f"; {dead} of {d} dimensions do not change" if dead else ""
+        line += f" ({' and '.join(why)}); AUC {area:.3f} (flat spectrum: {flat:.3f})"
+        line += f"; dead dimensions: {dead} of {d}" if dead else ""
     details = {
         "dimensions": count,
         "used": rank,
@@ -134,7 +133,7 @@ def judge(
 
 
 def judge_measured(measured: Measured, meta: Mapping[str, Any], thresholds: Thresholds = DEFAULT) -> Verdict:
-    """The verdict on measured representations, by what their file says of itself (``layer`` and ``directions``)."""
+    """The verdict on measured representations, with ``layer`` and ``directions`` from the metadata of their file."""
     return judge(
         measured.metrics,
         n=measured.n,
@@ -153,12 +152,12 @@ def compare(
     name: str,
     thresholds: Thresholds = DEFAULT,
 ) -> Verdict:
-    """``verdict`` beside another run's metrics: at least partial where far fewer dimensions are in use than there."""
+    """``verdict`` compared with a reference run: at least partial if far fewer dimensions are in use."""
     ours, theirs = metrics["effective_rank"], reference["effective_rank"]
-    text = f"{ours:.3g} dimensions in use, {theirs:.3g} in {name}"
+    text = f"dimensions in use: {ours:.3g} ({name}: {theirs:.3g})"
     if ours >= thresholds.like_rank * theirs:
         return dataclasses.replace(verdict, line=f"{verdict.line}; {text}")
-    text += f", below {thresholds.like_rank:.0%} of it"
+    text += f", a ratio below {thresholds.like_rank:.0%}"
     state = max(verdict.state, STATES[1], key=STATES.index)
     line = verdict.line.replace(_title(verdict.state), _title(state), 1)
     return dataclasses.replace(verdict, state=state, line=f"{line}; {text}", why=[*verdict.why, text])

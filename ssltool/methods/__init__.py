@@ -1,4 +1,4 @@
-"""The registry of methods: a name, the class that implements it, and what to know before choosing it.
+"""The registry of pretraining methods.
 
 A method's module is imported when the method is used.
 """
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Entry:
-    """A method: its class (``target``), its ``paper`` (arXiv number) and ``year``, what ``prevents`` collapse, and what
-    it ``needs`` beside images."""
+    """A method: its class (``target``), its ``paper`` (arXiv number) and ``year``, the mechanism that ``prevents``
+    collapse, and the inputs that it ``needs``."""
 
     target: str | type[Method]
     year: int
@@ -43,14 +43,14 @@ METHODS: Registry[Entry] = Registry(
         ),
         "barlow": Entry(".barlow:Barlow", 2021, "2103.03230", "decorrelated dimensions", "two views"),
         "vicreg": Entry(".vicreg:VICReg", 2021, "2105.04906", "variance and covariance terms", "two views"),
-        "wmse": Entry(".wmse:WMSE", 2020, "2007.06346", "whitening", "two or more views, a batch above dim"),
+        "wmse": Entry(".wmse:WMSE", 2020, "2007.06346", "whitening", "two or more views, a batch larger than dim"),
         "swav": Entry(".swav:SwAV", 2020, "2006.09882", "equal use of prototypes", "multi-crop"),
         "deepcluster": Entry(
             ".deepcluster:DeepCluster",
             2020,
             "2006.09882",
             "k-means each epoch",
-            "multi-crop, image numbers",
+            "multi-crop, image indices",
         ),
         "dino": Entry(".dino:DINO", 2021, "2104.14294", "centring and sharpening of a teacher", "multi-crop"),
         "nnclr": Entry(".nnclr:NNCLR", 2021, "2104.14548", "negatives in the batch", "two views, a queue"),
@@ -74,7 +74,7 @@ METHODS: Registry[Entry] = Registry(
             ".teacher:Teacher",
             2021,
             "2104.14294",
-            "nothing, or how the teacher follows",
+            "depends on the teacher's update",
             "a plain and a strong view",
         ),
         "supervised": Entry(".supervised:Supervised", 2015, "1512.03385", "labels", "labels"),
@@ -82,21 +82,21 @@ METHODS: Registry[Entry] = Registry(
 )
 
 CLASSIFIER = "supervised"
-"""The method that is a backbone and a linear classifier: what later stages train, and how they save it."""
+"""The method that consists of a backbone and a linear classifier. Later stages train and save it."""
 
 
 def method_class(name: str) -> type[Method]:
     """The class of a method.
 
     Raises:
-        UsageError: for an unknown name, with the nearest ones.
+        UsageError: for an unknown name; the message suggests similar names.
     """
     cls: type[Method] = METHODS.load(name)
     return cls
 
 
 def method_options(name: str, given: dict[str, Any]) -> Any:
-    """The checked options of a method; see ``options.read_options``."""
+    """The validated options of a method; see ``options.read_options``."""
     from ssltool.methods.options import read_options
 
     return read_options(name, method_class(name).Options, given)

@@ -1,8 +1,7 @@
 """Barlow Twins: Zbontar et al., "Barlow Twins: Self-Supervised Learning via Redundancy Reduction", ICML 2021,
 arXiv:2103.03230.
 
-The cross-correlation of the two views' embeddings shall be the identity: each dimension agrees with itself and with
-no other.
+The loss drives the cross-correlation matrix of the two views' embeddings towards the identity.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from ssltool.data.loader import Batch
-from ssltool.methods.base import Method, Output, RunFacts, same_shapes
+from ssltool.methods.base import Method, Output, RunFacts, check_same_shape
 from ssltool.methods.options import AsymmetricViews, width
 from ssltool.models.heads import mlp
 from ssltool.settings import setting
@@ -20,14 +19,14 @@ from ssltool.training.distributed import gather
 from ssltool.training.precision import without_autocast
 
 EPS = 1e-5
-"""What is added to variances, that of the released code's batch norm."""
+"""Added to variances, as by the batch norm of the released code."""
 
 
 @without_autocast
 def barlow_loss(z1: Tensor, z2: Tensor, lambd: float = 0.0051) -> Tensor:
     """Eq. 1 of arXiv:2103.03230: sum_i (C_ii - 1)^2 + lambd sum_{i != j} C_ij^2, at least 0.
 
-    C is the cross-correlation over the batch, with biased variances. Where all rows are equal C is 0 and the loss D.
+    C is the cross-correlation over the batch, with biased variances. If all rows are equal, C is 0 and the loss is D.
 
     Args:
         z1, z2: embeddings of two views, each (N, D).
@@ -36,7 +35,7 @@ def barlow_loss(z1: Tensor, z2: Tensor, lambd: float = 0.0051) -> Tensor:
     Raises:
         SSLToolError: if the shapes differ or are not (N, D).
     """
-    same_shapes("barlow_loss", z1, z2)
+    check_same_shape("barlow_loss", z1, z2)
     c = _standardise(z1).mT @ _standardise(z2) / len(z1)
     diagonal = c.diagonal()
     off_diagonal = c.square().sum() - diagonal.square().sum()
@@ -49,16 +48,16 @@ def _standardise(z: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class BarlowOptions(AsymmetricViews):
-    """The method's options; the defaults are the paper's, but for its views (``asymmetric``)."""
+    """Options of Barlow Twins. Defaults follow the paper, except for its views (``asymmetric``)."""
 
     dim: int = width(8192)
     hidden: int = width(8192, "the projector's hidden layers")
     lambd: float = setting(0.0051, "weight of the redundancy term", minimum=0)
-    scale: float = setting(1.0, "what the loss is multiplied by; the released run had 0.024", above=0)
+    scale: float = setting(1.0, "factor of the loss; 0.024 in the released code", above=0)
 
 
 class Barlow(Method):
-    """Projector: three layers, the first two with BN."""
+    """Barlow Twins. Projector: three linear layers, BN after the first two."""
 
     Options = BarlowOptions
 
@@ -70,9 +69,9 @@ class Barlow(Method):
         z1, z2 = (gather(self.projector(self.backbone(view)).float()) for view in batch.views)
         return Output(self.options.scale * barlow_loss(z1, z2, self.options.lambd), z1.detach())
 
-    def causes(self) -> dict[str, bool]:
-        return super().causes() | {"nothing keeps the dimensions apart (lambd=0)": self.options.lambd == 0}
+    def collapse_causes(self) -> dict[str, bool]:
+        return super().collapse_causes() | {"no term decorrelates the dimensions (lambd=0)": self.options.lambd == 0}
 
     @property
-    def collapsed_losses(self) -> tuple[float, ...]:
+    def constant_output_losses(self) -> tuple[float, ...]:
         return (self.options.scale * self.options.dim,)

@@ -1,6 +1,6 @@
-"""What the training loop knows of a method: the interface, and what a method may know of its run.
+"""The interface between a method and the training loop, and the facts about the run that a method can read.
 
-How a method's options are declared and read is in ``options``.
+Method options are declared and parsed in ``options``.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from ssltool.errors import SSLToolError
 from ssltool.methods.parts.crops import small_crops, two_views
 
 LARGEST_LOGIT = 88.0
-"""exp of more than this overflows float32."""
+"""exp of a larger value overflows float32."""
 
-NEAR = 0.01
-"""How close to a value, as a share of it or of 1, a loss counts as being there."""
+LOSS_TOLERANCE = 0.01
+"""Tolerance of ``is_close``, relative to max(1, |value|)."""
 
 
 class Output(NamedTuple):
-    """What a forward pass hands the loop: the ``loss``, and the ``projection`` (N, D) that is watched for collapse."""
+    """The result of a forward pass: the ``loss``, and the ``projection`` (N, D) that is monitored for collapse."""
 
     loss: Tensor
     projection: Tensor
@@ -33,12 +33,11 @@ class Output(NamedTuple):
 
 @dataclass(frozen=True)
 class RunFacts:
-    """What a method may know of its run: ``images`` and ``classes`` of the data, the ``epoch_images`` that the smallest
-    epoch draws from, the side of its views in pixels, the ``batch_size`` over all ranks, the ``steps`` of an epoch, the
-    ``epochs``, the ``seed``.
+    """Facts about the run: number of ``images`` and ``classes``, ``epoch_images`` of the smallest epoch, ``image_size``
+    (side of the views in pixels), ``batch_size`` over all ranks, ``steps`` per epoch, ``epochs``, ``seed``.
 
-    ``second_backbone()`` makes another backbone and says its width: of the make of ``options.teacher``'s, where there
-    is such an option, else of the first one's.
+    ``second_backbone()`` builds another backbone and returns it with its output width. It has the architecture of
+    ``options.teacher`` if there is one, otherwise that of the first backbone.
     """
 
     images: int
@@ -53,39 +52,41 @@ class RunFacts:
 
 
 class Now(NamedTuple):
-    """Where the run stands: epochs and steps completed before the current step."""
+    """The position in the run: epochs and steps completed before the current step."""
 
     epoch: int = 0
     step: int = 0
 
 
 class EpochImages(NamedTuple):
-    """The images of the epoch that starts: their distinct ``rows``, and ``batches(rows)``, which makes views of any of
-    them, for each rank its share of every batch; the last batch is filled up from the beginning."""
+    """The images of an epoch: their distinct ``rows``, and ``batches(rows)``, which yields augmented batches of rows.
+
+    Each rank gets its share of every batch; the last batch is padded with the first rows.
+    """
 
     rows: Tensor
     batches: Callable[[Tensor], Iterator[Batch]]
 
 
 class Method(nn.Module):
-    """A way of training. One subclass a paper.
+    """Base class of pretraining methods; one subclass per paper.
 
-    A subclass names its options' class, builds its heads in ``__init__`` after calling ``super().__init__`` with the
-    backbone, and implements ``forward(batch) -> Output``. Everything else has a default. The loop calls, per epoch,
-    ``start_epoch`` and ``diagnose``; per step ``forward``, ``before_update``, the optimiser, ``after_step``. The
-    monitor reads ``outputs`` and asks for ``suspects``. All state is in parameters and buffers, so that a checkpoint
-    holds it; ``now`` is set before each step.
+    A subclass sets ``Options``, calls ``super().__init__`` with the backbone, builds its heads in ``__init__``, and
+    implements ``forward(batch) -> Output``. Everything else has a default. Per epoch the training loop calls
+    ``start_epoch`` and ``diagnose``; per step it calls ``forward``, ``before_update``, the optimiser and
+    ``after_step``. The collapse monitor calls ``outputs`` and ``probable_causes``. All state must be in parameters and
+    buffers, so that checkpoints contain it. The loop sets ``now`` before each step.
     """
 
     Options: ClassVar[type[Any]]
-    watched: ClassVar[tuple[str, ...]] = ("backbone", "projector")
-    """Layers that shall not collapse, of those there are."""
+    monitored_layers: ClassVar[tuple[str, ...]] = ("backbone", "projector")
+    """Layers that the collapse monitor measures, if the method has them."""
 
     uses_labels: ClassVar[bool] = False
-    """Whether the batch's labels are shown to the method; all others are given -1."""
+    """Whether ``forward`` receives the labels of the batch; otherwise they are all -1."""
 
-    smallest_batch: int = 2
-    """Images that a step needs at least."""
+    min_batch_size: int = 2
+    """The smallest number of images in a step."""
 
     projector: nn.Module
     predictor: nn.Module
@@ -100,11 +101,11 @@ class Method(nn.Module):
 
     @property
     def progress(self) -> float:
-        """How much of the training is done, from 0 to 1."""
+        """The completed fraction of the training, from 0 to 1."""
         return self.now.step / (self.run.epochs * self.run.steps)
 
     def view_recipes(self, base: Recipe) -> list[Recipe]:
-        """How each view of an image is made: two by the run's recipe, and what the options ask for beside."""
+        """One recipe per view of an image: two large views, and the small crops that the options request."""
         return two_views(base, self.options) + small_crops(base, self.options, self.run.image_size)
 
     def forward(self, batch: Batch) -> Output:
@@ -112,14 +113,16 @@ class Method(nn.Module):
         raise NotImplementedError
 
     def param_groups(self) -> list[dict[str, Any]]:
-        """Optimiser groups: the predictor, if there is one that learns, and everything else.
+        """Optimiser parameter groups: the trainable predictor, if any, and all other trainable parameters.
 
-        ``fixed_lr`` keeps a group's rate constant; ``is_encoder`` marks what ``--n-warmup-steps`` freezes; ``decays``
-        says whether there is weight decay.
+        ``fixed_lr`` keeps the learning rate of a group constant, ``is_encoder`` marks the parameters that
+        ``--n-warmup-steps`` freezes, and ``decays`` enables weight decay.
         """
-        predictor = trainable(self.predictor) if isinstance(getattr(self, "predictor", None), nn.Module) else []
-        apart = {id(p) for p in predictor}
-        encoder = [p for p in trainable(self) if id(p) not in apart]
+        predictor = (
+            trainable_parameters(self.predictor) if isinstance(getattr(self, "predictor", None), nn.Module) else []
+        )
+        predictor_ids = {id(p) for p in predictor}
+        encoder = [p for p in trainable_parameters(self) if id(p) not in predictor_ids]
         groups = [{"params": encoder, "fixed_lr": False, "is_encoder": True, "decays": True}]
         if predictor:
             fixed = getattr(self.options, "fix_pred_lr", False)
@@ -127,50 +130,49 @@ class Method(nn.Module):
         return groups
 
     def start_epoch(self, images: EpochImages) -> None:
-        """Called before the first step of an epoch, but not again when a run goes on within it."""
+        """Called before the first step of an epoch. Not called again when a run resumes within an epoch."""
 
     def before_update(self) -> None:
-        """Called when the gradients are there and the optimiser has not yet used them."""
+        """Called after the backward pass and before the optimiser step."""
 
     def after_step(self) -> None:
         """Called after each optimiser step."""
 
     def warnings(self) -> list[str]:
-        """What about the settings is likely to go wrong, one sentence each."""
+        """Warnings about settings that are likely to fail, one sentence each."""
         temperatures = {
             k: v for k, v in dataclasses.asdict(self.options).items() if k.endswith(("temp", "temperature"))
         }
         return [
-            f"{name}={value} makes logits of up to {1 / value:.0f}, whose exp overflows float32; logarithms keep the "
-            "loss finite, but all its weight is on one term"
+            f"{name}={value} gives logits of up to {1 / value:.0f}, whose exp overflows float32; the loss stays "
+            "finite, but a single term dominates it"
             for name, value in temperatures.items()
             if 1 / value > LARGEST_LOGIT
         ]
 
     def diagnose(self, loss: float) -> str | None:
-        """What an epoch's mean loss says is going wrong, if anything."""
+        """A warning about the mean ``loss`` of an epoch, or None."""
         return None
 
-    def causes(self) -> dict[str, bool]:
-        """What lets outputs become the same, a clause each, and whether the settings have it."""
+    def collapse_causes(self) -> dict[str, bool]:
+        """Known causes of collapse, one clause each, and whether the settings have them."""
         return {}
 
     @property
-    def collapsed_losses(self) -> tuple[float, ...]:
-        """The losses of outputs that are the same for all images."""
+    def constant_output_losses(self) -> tuple[float, ...]:
+        """The values of the loss if the output is the same for all images."""
         return ()
 
-    def suspects(self, loss: float) -> list[str]:
-        """Why the outputs may be collapsing, a clause each: what the settings have of ``causes``, and what an epoch's
-        mean loss says."""
-        found = [cause for cause, present in self.causes().items() if present]
-        if at := [value for value in self.collapsed_losses if is_near(loss, value)]:
-            found.append(f"the loss, {loss:.4g}, is that of outputs which are the same for all images ({at[0]:.4g})")
+    def probable_causes(self, loss: float) -> list[str]:
+        """Probable causes of a collapse, one clause each, from the settings and the mean ``loss`` of an epoch."""
+        found = [cause for cause, present in self.collapse_causes().items() if present]
+        if at := [value for value in self.constant_output_losses if is_close(loss, value)]:
+            found.append(f"the loss of {loss:.4g} is that of a constant output ({at[0]:.4g})")
         return found
 
     def outputs(self, images: Tensor, last: str = "predictor") -> dict[str, Tensor]:
-        """What each layer there is makes (N, D) of ``images`` (N, 3, S, S) in one pass: ``backbone``, ``projector``,
-        ``predictor``, up to ``last``."""
+        """The outputs (N, D) of ``backbone``, ``projector`` and ``predictor``, up to ``last``, for ``images``
+        (N, 3, S, S), in one forward pass. Layers that the method does not have are left out."""
         out = self.backbone(images)
         found = {"backbone": out}
         for name in ("projector", "predictor"):
@@ -183,42 +185,43 @@ class Method(nn.Module):
         """The output (N, D) of ``backbone``, ``projector`` or ``predictor`` for ``images`` (N, 3, S, S).
 
         Raises:
-            SSLToolError: if the method has no such layer.
+            SSLToolError: if the method does not have this layer.
         """
         found = self.outputs(images, layer)
         if layer not in found:
             raise SSLToolError(f"--layer {layer}: this model has no {layer}")
         return found[layer]
 
-    def directions(self, layer: str) -> int:
-        """The largest rank that the output of ``layer`` can have: its width, or the inputs of its last linear part."""
+    def max_rank(self, layer: str) -> int:
+        """Largest possible rank of the output of ``layer``: the backbone's width, or the smaller width of the last
+        linear layer of a head."""
         if layer == "backbone":
             return self.backbone_dim
         linear = [part for part in getattr(self, layer).modules() if isinstance(part, nn.Linear)]
         return min(linear[-1].in_features, linear[-1].out_features)
 
 
-def is_near(loss: float, value: float) -> bool:
-    """Whether a loss is at ``value``, but for ``NEAR``."""
-    return abs(loss - value) <= NEAR * max(1.0, abs(value))
+def is_close(loss: float, value: float) -> bool:
+    """Whether ``loss`` equals ``value`` within ``LOSS_TOLERANCE``."""
+    return abs(loss - value) <= LOSS_TOLERANCE * max(1.0, abs(value))
 
 
-def trainable(*modules: nn.Module) -> list[nn.Parameter]:
-    """The parameters of ``modules`` that take gradients."""
+def trainable_parameters(*modules: nn.Module) -> list[nn.Parameter]:
+    """The parameters of ``modules`` that require gradients."""
     return [p for module in modules for p in module.parameters() if p.requires_grad]
 
 
-def same_shapes(name: str, *tensors: Tensor) -> None:
-    """Refuses the arguments of a loss unless they are (N, D) tensors of one shape, with rows.
+def check_same_shape(name: str, *tensors: Tensor) -> None:
+    """Checks that the arguments of the loss ``name`` are (N, D) tensors of the same shape, N at least 1.
 
     Raises:
-        SSLToolError: with the shapes that were found.
+        SSLToolError: if they are not.
     """
-    if not of_one_shape(*tensors):
+    if not have_same_shape(*tensors):
         found = sorted({tuple(t.shape) for t in tensors})
-        raise SSLToolError(f"{name} takes {len(tensors)} (N, D) tensors of one shape; found {found}")
+        raise SSLToolError(f"{name} expects {len(tensors)} (N, D) tensors of the same shape; found {found}")
 
 
-def of_one_shape(*tensors: Tensor) -> bool:
-    """Whether all are (N, D), of one shape and with rows."""
+def have_same_shape(*tensors: Tensor) -> bool:
+    """Whether all tensors are (N, D), N at least 1, and of the same shape."""
     return len({t.shape for t in tensors}) == 1 and tensors[0].dim() == 2 and len(tensors[0]) > 0

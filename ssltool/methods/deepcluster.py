@@ -1,8 +1,8 @@
 """DeepCluster v2: Caron et al., appendix D of arXiv:2006.09882, after "Deep Clustering for Unsupervised Learning of
 Visual Features", ECCV 2018, arXiv:1807.05520.
 
-Before each epoch the embeddings of the last one are clustered by spherical k-means, several times; in the epoch every
-crop has to name its image's cluster, with the centroids as a fixed classifier.
+Before each epoch, spherical k-means clusters the embeddings of the previous epoch, once per head. During the epoch each
+crop is classified into the cluster of its image, with the centroids as a fixed linear classifier.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from ssltool.data.loader import Batch
 from ssltool.errors import SSLToolError
 from ssltool.methods.base import EpochImages, Method, Output, RunFacts
 from ssltool.methods.options import MultiCrop, temperature, width
-from ssltool.methods.parts.multicrop import by_size, together
-from ssltool.methods.parts.prototypes import Prototypes, stuck_at_uniform
+from ssltool.methods.parts.multicrop import forward_by_size, forward_concatenated
+from ssltool.methods.parts.prototypes import Prototypes, uniform_loss_warning
 from ssltool.models.heads import mlp
 from ssltool.settings import setting
-from ssltool.training.distributed import agree, gather
+from ssltool.training.distributed import broadcast, gather
 from ssltool.training.precision import without_autocast
 
-BLOCK = 65536
-"""Rows that are compared with the centroids at a time."""
+ROWS_PER_BLOCK = 65536
+"""Number of rows compared with the centroids at a time."""
 
 
 @torch.no_grad()
@@ -36,16 +36,18 @@ BLOCK = 65536
 def spherical_kmeans(
     rows: Tensor, count: int, iterations: int = 10, generator: torch.Generator | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Clusters unit ``rows`` (N, D) by cosine: ``count`` unit centroids (K, D), and each row's centroid (N,).
+    """Spherical k-means of unit ``rows`` (N, D): ``count`` unit centroids (K, D), and each row's cluster index (N,).
 
-    Starts from ``count`` of the rows, drawn by a CPU generator. A centroid that no row is nearest to, or whose rows
-    cancel, stays where it is.
+    The initial centroids are ``count`` rows, sampled by a CPU generator. A centroid without rows, or whose rows sum to
+    0, is not updated.
 
     Raises:
         SSLToolError: if there are fewer rows than clusters.
     """
     if len(rows) < count:
-        raise SSLToolError(f"{len(rows)} rows cannot make {count} clusters; ask for fewer")
+        raise SSLToolError(
+            f"k-means needs at least as many rows as clusters; found {len(rows)} rows and {count} clusters"
+        )
     centroids = rows[torch.randperm(len(rows), generator=generator)[:count].to(rows.device)]
     for _ in range(iterations):
         nearest = _nearest(rows, centroids)
@@ -56,25 +58,25 @@ def spherical_kmeans(
 
 
 def _nearest(rows: Tensor, centroids: Tensor) -> Tensor:
-    return torch.cat([(block @ centroids.mT).argmax(dim=1) for block in rows.split(BLOCK)])
+    return torch.cat([(block @ centroids.mT).argmax(dim=1) for block in rows.split(ROWS_PER_BLOCK)])
 
 
 @without_autocast
 def deepcluster_loss(scores: list[list[Tensor]], assignments: Tensor, temperature: float = 0.1) -> Tensor:
-    """Cross-entropy with the cluster of each image, the mean over heads, crops and images.
+    """Cross-entropy with the cluster of each image, averaged over heads, crops and images.
 
     Args:
-        scores: for each of H heads the cosines of each of V crops with its K centroids, (N, K).
-        assignments: the clusters' numbers (H, N).
-        temperature: what cosines are divided by.
+        scores: for each of H heads and V crops, the cosines (N, K) with the K centroids.
+        assignments: cluster indices (H, N).
+        temperature: divides the cosines.
 
     Raises:
-        SSLToolError: if heads and assignments do not match.
+        SSLToolError: if the shapes of scores and assignments do not match.
     """
     rows = {len(crop) for crops in scores for crop in crops}
     if not scores or len(scores) != len(assignments) or rows != {assignments.shape[-1]}:
         raise SSLToolError(
-            f"deepcluster_loss takes scores (N, K) of H heads and assignments (H, N); found {len(scores)} heads with "
+            f"deepcluster_loss expects scores (N, K) of H heads and assignments (H, N); found {len(scores)} heads with "
             f"rows {sorted(rows)}, and assignments {tuple(assignments.shape)}"
         )
     losses = [
@@ -86,22 +88,22 @@ def deepcluster_loss(scores: list[list[Tensor]], assignments: Tensor, temperatur
 
 @dataclass(frozen=True)
 class DeepClusterOptions(MultiCrop):
-    """The method's options; the defaults are the paper's."""
+    """Options of DeepCluster v2. Defaults follow the paper."""
 
     dim: int = width(128)
     hidden: int = width(2048, "the projector's hidden layer")
-    prototypes: int = setting(3000, "clusters of each head", minimum=2)
-    heads: int = setting(3, "clusterings made side by side", minimum=1)
+    prototypes: int = setting(3000, "number of clusters per head", minimum=2)
+    heads: int = setting(3, "number of independent clusterings", minimum=1)
     temperature: float = temperature(0.1)
-    kmeans_iters: int = setting(10, "turns of k-means", minimum=1)
+    kmeans_iters: int = setting(10, "iterations of k-means", minimum=1)
 
 
 class DeepCluster(Method):
-    """Projector: a hidden layer with BN, and a linear one; then heads of centroids, which k-means sets.
+    """DeepCluster v2. Projector: a hidden layer with BN and a linear layer; then heads of k-means centroids.
 
-    ``bank`` (2, images, D) holds the last embedding of each large crop, ``filled`` (images,) says of which images,
-    ``assignments`` (heads, images) their clusters. An image that is new to this run, as in a single pass, is embedded
-    when its epoch starts.
+    ``bank`` (2, images, D) holds the latest embedding of each large crop, ``filled`` (images,) marks the images that
+    have one, and ``assignments`` (heads, images) holds their clusters. Images without an embedding are embedded at the
+    start of the epoch that uses them.
     """
 
     Options = DeepClusterOptions
@@ -114,8 +116,8 @@ class DeepCluster(Method):
         o = options
         if run.epoch_images < o.prototypes:
             raise SSLToolError(
-                f"an epoch of {run.epoch_images} images cannot make {o.prototypes} clusters; lower --set prototypes, "
-                "or give an epoch more images"
+                f"--set prototypes={o.prototypes} is more than the {run.epoch_images} images of an epoch; lower it, or "
+                "use more images per epoch"
             )
         self.projector = mlp([dim, o.hidden, o.dim])
         self.heads = nn.ModuleList(Prototypes(o.dim, o.prototypes).requires_grad_(False) for _ in range(o.heads))
@@ -124,42 +126,45 @@ class DeepCluster(Method):
         self.register_buffer("assignments", torch.zeros(o.heads, run.images, dtype=torch.int64))
 
     def _embed(self, views: list[Tensor]) -> list[Tensor]:
-        return [F.normalize(z.float(), dim=1) for z in together(self.projector, by_size(self.backbone, views))]
+        return [
+            F.normalize(z.float(), dim=1)
+            for z in forward_concatenated(self.projector, forward_by_size(self.backbone, views))
+        ]
 
     @torch.no_grad()
     def start_epoch(self, images: EpochImages) -> None:
-        """Embeds the epoch's images that have no embedding yet, and clusters them all."""
+        """Embeds the images of the epoch that have no embedding yet, then clusters all images of the epoch."""
         new = images.rows[~self.filled[images.rows]]
         if len(new):
             for batch in images.batches(new):
-                self._remember(batch.rows, self._embed(batch.views[:2]))
+                self._update_bank(batch.rows, self._embed(batch.views[:2]))
         o = self.options
         for number, head in enumerate(self.heads):
             generator = seeds.generator(self.run.seed, self.now.epoch, number, seeds.Stream.CLUSTERS)
-            rows = self.bank[number % 2][images.rows]  # the heads take turns with the crops
+            rows = self.bank[number % 2][images.rows]  # heads alternate between the crops
             centroids, found = spherical_kmeans(rows, o.prototypes, o.kmeans_iters, generator)
-            cast(Prototypes, head).weight.copy_(agree(centroids))
-            self.assignments[number, images.rows] = agree(found)
+            cast(Prototypes, head).weight.copy_(broadcast(centroids))
+            self.assignments[number, images.rows] = broadcast(found)
 
     @torch.no_grad()
-    def _remember(self, rows: Tensor, embeddings: list[Tensor]) -> None:
-        """Keeps all ranks' embeddings of the two large crops."""
+    def _update_bank(self, rows: Tensor, embeddings: list[Tensor]) -> None:
+        """Stores the embeddings of the two large crops from all ranks."""
         rows = gather(rows)
         self.bank[:, rows] = torch.stack([gather(z) for z in embeddings[:2]]).to(self.bank.dtype)
         self.filled[rows] = True
 
     def forward(self, batch: Batch) -> Output:
         z = self._embed(batch.views)
-        scores = [together(head, z) for head in self.heads]
+        scores = [forward_concatenated(head, z) for head in self.heads]
         loss = deepcluster_loss(scores, self.assignments[:, batch.rows], self.options.temperature)
         if self.training:
-            self._remember(batch.rows, z)
+            self._update_bank(batch.rows, z)
         return Output(loss, z[0].detach())
 
     def diagnose(self, loss: float) -> str | None:
         remedy = "Try fewer prototypes or a lower lr"
-        return stuck_at_uniform(loss, self.options.prototypes, self.now.epoch, remedy)
+        return uniform_loss_warning(loss, self.options.prototypes, self.now.epoch, remedy)
 
     @property
-    def collapsed_losses(self) -> tuple[float, ...]:
+    def constant_output_losses(self) -> tuple[float, ...]:
         return (math.log(self.options.prototypes),)

@@ -1,8 +1,8 @@
 """DINO: Caron et al., "Emerging Properties in Self-Supervised Vision Transformers", ICCV 2021, arXiv:2104.14294.
 
-A student matches the output distribution of a slowly following teacher across crops. Centring keeps the teacher from
-preferring one output, sharpening from answering them all alike; without the one (``--set centering=false``) or the
-other (``--set teacher_temp=1``) it collapses.
+A student matches the output distribution of a momentum teacher across crops. Centring prevents collapse to one output
+and sharpening prevents collapse to the uniform distribution. Without centring (``--set centering=false``) or sharpening
+(``--set teacher_temp=1``) the network collapses.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ssltool.data.loader import Batch
 from ssltool.errors import SSLToolError
-from ssltool.methods.base import Output, RunFacts, of_one_shape
+from ssltool.methods.base import Output, RunFacts, have_same_shape
 from ssltool.methods.options import (
     AsymmetricViews,
     Ineffective,
@@ -28,18 +28,17 @@ from ssltool.methods.options import (
     temperature,
     width,
 )
-from ssltool.methods.parts.matching import across_crops
+from ssltool.methods.parts.matching import multicrop_cross_entropy
 from ssltool.methods.parts.momentum import MomentumMethod
-from ssltool.methods.parts.multicrop import by_size, together
-from ssltool.methods.parts.prototypes import cosines, stuck_at_uniform
+from ssltool.methods.parts.multicrop import forward_by_size, forward_concatenated
+from ssltool.methods.parts.prototypes import cosines, uniform_loss_warning
 from ssltool.models.heads import mlp
 from ssltool.settings import setting
 from ssltool.training.distributed import gather
 from ssltool.training.precision import without_autocast
 
-SHARP = 0.7
-"""Share of the student's temperature that the teacher's may have: beside 0.1 the released code calls all above 0.07
-unstable."""
+MAX_TEMPERATURE_RATIO = 0.7
+"""Largest stable ratio of teacher to student temperature. The released code calls more than 0.07 to 0.1 unstable."""
 
 
 @without_autocast
@@ -50,49 +49,51 @@ def dino_loss(
     student_temp: float = 0.1,
     teacher_temp: float = 0.04,
 ) -> Tensor:
-    """Algorithm 1 of arXiv:2104.14294 for several crops; ln K where the student answers all outputs alike.
+    """Algorithm 1 of arXiv:2104.14294 for several crops; ln K if the student's output is uniform.
 
     The mean over the teacher's crops t and all other crops s of -softmax((t - c) / tau_t) . log_softmax(s / tau_s).
 
     Args:
-        student: logits of each of V crops, V times (N, K).
-        teacher: logits of the first crops, at most V times (N, K); constants.
+        student: logits of V crops, each (N, K).
+        teacher: logits of the first crops, each (N, K), at most V; detached.
         center: c, (K,) or (1, K).
         student_temp, teacher_temp: tau_s and tau_t.
 
     Raises:
-        SSLToolError: if there is no pair of different crops, or the shapes do not fit.
+        SSLToolError: if there is no pair of different crops, or the shapes do not match.
     """
     shapes = {tuple(t.shape) for t in [*student, *teacher]}
-    if len(student) < 2 or not 1 <= len(teacher) <= len(student) or not of_one_shape(*student, *teacher):
+    if len(student) < 2 or not 1 <= len(teacher) <= len(student) or not have_same_shape(*student, *teacher):
         raise SSLToolError(
-            f"dino_loss takes two or more student logits (N, K), and the teacher's of the first of them; found "
+            f"dino_loss expects student logits (N, K) of two or more crops and teacher logits of the first; found "
             f"{len(student)} and {len(teacher)} of shapes {sorted(shapes)}"
         )
     if center.numel() != student[0].shape[1]:
-        raise SSLToolError(f"dino_loss takes a center (K,), K {student[0].shape[1]}; found {tuple(center.shape)}")
+        raise SSLToolError(f"dino_loss expects a center of shape ({student[0].shape[1]},); found {tuple(center.shape)}")
     targets = [((logits.detach() - center) / teacher_temp).softmax(dim=1) for logits in teacher]
-    return across_crops([s / student_temp for s in student], targets)
+    return multicrop_cross_entropy([s / student_temp for s in student], targets)
 
 
 @dataclass(frozen=True)
 class DINOOptions(AsymmetricViews, MultiCrop):
-    """The method's options; the defaults are the released code's for ViT-S, but for its views (``asymmetric``)."""
+    """Options of DINO. Defaults follow the released code for ViT-S, except for its views (``asymmetric``)."""
 
-    dim: int = width(256, "the projection that the prototypes look at")
+    dim: int = width(256, "the projection before the prototypes")
     hidden: int = width(2048, "the projector's hidden layers")
-    prototypes: int = setting(65536, "outputs of the head", minimum=2)
+    prototypes: int = setting(65536, "number of outputs of the head", minimum=2)
     student_temp: float = temperature(0.1, "the student's logits are")
     teacher_temp: float = temperature(0.04, "the teacher's logits are")
-    warmup_teacher_temp: float = temperature(0.04, "at first the teacher's logits are")
-    warmup_teacher_temp_epochs: int = setting(0, "epochs in which that temperature becomes teacher_temp", minimum=0)
+    warmup_teacher_temp: float = temperature(0.04, "the teacher's logits are initially")
+    warmup_teacher_temp_epochs: int = setting(
+        0, "epochs over which the teacher's temperature increases to teacher_temp", minimum=0
+    )
     momentum: float = momentum(0.996)
     momentum_final: float | None = momentum_final(1.0)
-    centering: bool = setting(True, "take the centre from the teacher's logits; without it the network collapses")
+    centering: bool = setting(True, "subtract the centre from the teacher's logits; without it the network collapses")
     center_momentum: float = setting(0.9, "momentum of the centre", minimum=0, maximum=1)
-    freeze: int = setting(1, "epochs at the start in which the last layer stays as it is", minimum=0)
-    clip_grad: float = setting(3.0, "largest norm of each parameter's gradient; 0 for no limit", minimum=0)
-    head_bn: bool = setting(False, "batch norm in the head")
+    freeze: int = setting(1, "number of initial epochs in which the last layer is frozen", minimum=0)
+    clip_grad: float = setting(3.0, "maximum gradient norm of each parameter; 0 disables clipping", minimum=0)
+    head_bn: bool = setting(False, "use batch norm in the head")
     local_crops: int = local_crops(8)
 
     def ineffective(self) -> list[Ineffective]:
@@ -104,18 +105,18 @@ class DINOOptions(AsymmetricViews, MultiCrop):
 
 
 class UnitPrototypes(nn.Linear):
-    """A linear layer without bias whose every row counts by its direction only, after rows scaled to length 1."""
+    """A linear layer without bias, applied to L2-normalised rows with L2-normalised weights."""
 
     def forward(self, x: Tensor) -> Tensor:
         return cosines(F.normalize(x.float(), dim=1), F.normalize(self.weight, dim=1))
 
 
 class DINO(MomentumMethod):
-    """Projector: three layers with GELU, by default without BN; then prototypes by their directions. The teacher has
-    all of these."""
+    """DINO. Projector: three layers with GELU, by default without BN; then L2-normalised prototypes. The teacher has
+    the same modules."""
 
     Options = DINOOptions
-    TAUGHT = ("backbone", "projector", "prototypes")
+    TEACHER_MODULES = ("backbone", "projector", "prototypes")
     center: Tensor
 
     def __init__(self, backbone: nn.Module, dim: int, options: DINOOptions, run: RunFacts) -> None:
@@ -133,9 +134,9 @@ class DINO(MomentumMethod):
 
     def forward(self, batch: Batch) -> Output:
         o = self.options
-        z = [row.float() for row in together(self.projector, by_size(self.backbone, batch.views))]
-        student = together(self.prototypes, z)
-        teacher = by_size(self.teach, batch.views[:2])
+        z = [row.float() for row in forward_concatenated(self.projector, forward_by_size(self.backbone, batch.views))]
+        student = forward_concatenated(self.prototypes, z)
+        teacher = forward_by_size(self.teacher_forward, batch.views[:2])
         loss = dino_loss(student, teacher, self.center, o.student_temp, self._teacher_temp())
         if self.training and o.centering:
             with torch.no_grad():
@@ -144,7 +145,7 @@ class DINO(MomentumMethod):
         return Output(loss, z[0].detach())
 
     def _teacher_temp(self) -> float:
-        """Rises linearly, by epochs."""
+        """The teacher's temperature, with a linear warm-up per epoch."""
         o = self.options
         epochs = o.warmup_teacher_temp_epochs
         if self.now.epoch >= epochs:
@@ -153,7 +154,7 @@ class DINO(MomentumMethod):
         return float(o.warmup_teacher_temp + share * (o.teacher_temp - o.warmup_teacher_temp))
 
     def param_groups(self) -> list[dict[str, Any]]:
-        """Biases and norms apart: they do not decay."""
+        """The groups of ``Method``, with biases and normalisation parameters in groups without weight decay."""
         groups = []
         for group in super().param_groups():
             for decays in (True, False):
@@ -172,17 +173,17 @@ class DINO(MomentumMethod):
 
     def diagnose(self, loss: float) -> str | None:
         remedy = "Try a lower teacher_temp, a longer warm-up, or a lower lr"
-        return stuck_at_uniform(loss, self.options.prototypes, self.now.epoch, remedy)
+        return uniform_loss_warning(loss, self.options.prototypes, self.now.epoch, remedy)
 
-    def causes(self) -> dict[str, bool]:
+    def collapse_causes(self) -> dict[str, bool]:
         o = self.options
-        soft = f"the teacher's temperature of {o.teacher_temp} is too high beside the student's {o.student_temp}"
-        return super().causes() | {
-            "nothing is centred (centering=false)": not o.centering,
-            "the centre never moves (center_momentum=1)": o.centering and o.center_momentum == 1,
-            soft: round(o.teacher_temp / o.student_temp, 6) > SHARP,
+        soft = f"the teacher is not sharpened enough (teacher_temp={o.teacher_temp}, student_temp={o.student_temp})"
+        return super().collapse_causes() | {
+            "the teacher is not centred (centering=false)": not o.centering,
+            "the centre is never updated (center_momentum=1)": o.centering and o.center_momentum == 1,
+            soft: round(o.teacher_temp / o.student_temp, 6) > MAX_TEMPERATURE_RATIO,
         }
 
     @property
-    def collapsed_losses(self) -> tuple[float, ...]:
+    def constant_output_losses(self) -> tuple[float, ...]:
         return (math.log(self.options.prototypes),)

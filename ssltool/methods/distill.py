@@ -1,9 +1,9 @@
-"""Distillation by the collapse paper's code (arXiv:2209.15007, ``distill.py``): a student regresses the standardised
-representations of a trained backbone.
+"""Distillation, from the collapse paper's code (arXiv:2209.15007, ``distill.py``): a student regresses the
+standardised representations of a trained backbone.
 
     loss = mean (s - (t - mu) / (sd + 1e-6))^2
 
-mu and sd are running averages of the teacher's batch means and deviations, updated after they are used.
+mu and sd are running averages of the batch means and standard deviations of the teacher, updated after use.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ssltool.data.loader import Batch
 from ssltool.data.views import Recipe
 from ssltool.errors import SSLToolError
-from ssltool.methods.base import Method, Output, RunFacts, same_shapes
+from ssltool.methods.base import Method, Output, RunFacts, check_same_shape
 from ssltool.methods.options import TrainedTeacher
 from ssltool.settings import setting
 from ssltool.training.distributed import gather
@@ -28,32 +28,32 @@ EPS = 1e-6
 
 @without_autocast
 def distill_loss(student: Tensor, teacher: Tensor, mu: Tensor, sd: Tensor) -> Tensor:
-    """Mean squared error between the student's rows and the teacher's standardised ones, at least 0.
+    """Mean squared error between the student's rows and the teacher's standardised rows; at least 0.
 
     Args:
         student: (N, D).
-        teacher: (N, D); constants.
-        mu, sd: means and deviations of the teacher's dimensions, each (D,).
+        teacher: (N, D); detached.
+        mu, sd: means and standard deviations of the teacher's dimensions, each (D,).
 
     Raises:
         SSLToolError: if the shapes differ or are not (N, D).
     """
-    same_shapes("distill_loss", student, teacher)
+    check_same_shape("distill_loss", student, teacher)
     if not mu.shape == sd.shape == student.shape[1:]:
         found = f"{tuple(mu.shape)} and {tuple(sd.shape)}"
-        raise SSLToolError(f"distill_loss takes mu and sd (D,) for rows (N, D), D {student.shape[1]}; found {found}")
+        raise SSLToolError(f"distill_loss expects mu and sd of shape ({student.shape[1]},); found {found}")
     return F.mse_loss(student, (teacher.detach() - mu) / (sd + EPS))
 
 
 @dataclass(frozen=True)
 class DistillOptions(TrainedTeacher):
-    """The method's options; the defaults are the paper's."""
+    """Options of distillation. Defaults follow the paper."""
 
-    alpha: float = setting(0.05, "weight of a batch in the running means and deviations", minimum=0, maximum=1)
+    alpha: float = setting(0.05, "weight of a batch in the running means and standard deviations", minimum=0, maximum=1)
 
 
 class Distill(Method):
-    """A linear layer from the student's backbone to the width of the teacher's. One view of each image."""
+    """Distillation. Projector: a linear layer from the student's width to the teacher's. One view per image."""
 
     Options = DistillOptions
     mu: Tensor
@@ -90,5 +90,5 @@ class Distill(Method):
         return Output(loss, s.detach())
 
     @property
-    def collapsed_losses(self) -> tuple[float, ...]:
-        return (1.0,)  # the variance of what it regresses
+    def constant_output_losses(self) -> tuple[float, ...]:
+        return (1.0,)  # the variance of the standardised targets

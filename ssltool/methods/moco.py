@@ -2,10 +2,10 @@
 arXiv:1911.05722; Chen et al., "Improved Baselines with Momentum Contrastive Learning", arXiv:2003.04297; v2+ is the
 symmetric version of arXiv:2011.10566, Table 5.
 
-A view's query shall be closer to its image's key than to a queue of earlier keys, which a slowly following teacher
-makes. In v2+ the loss is the mean of both directions; the one queue takes the second view's keys. The papers shuffle
-images among GPUs so that the teacher's batch norm gives no answer away; here batch statistics are those of the whole
-batch on all ranks, for queries and keys apart, and nothing is shuffled.
+Each query is contrasted with the key of its image and a queue of earlier keys, computed by a momentum teacher. In v2+
+the loss is the mean of both directions, and the keys of the second view enter the queue. The papers shuffle images
+between GPUs so that batch norm does not leak information. Here batch norm uses the statistics of the whole batch over
+all ranks, separately for queries and keys, and images are not shuffled.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssltool.data.loader import Batch
-from ssltool.methods.base import Output, RunFacts, same_shapes
+from ssltool.methods.base import Output, RunFacts, check_same_shape
 from ssltool.methods.options import MethodOptions, momentum, momentum_final, queue_size, temperature, width
 from ssltool.methods.parts.momentum import MomentumMethod
 from ssltool.methods.parts.queue import Queue, check_queue, queue_warnings
@@ -29,18 +29,18 @@ from ssltool.training.precision import without_autocast
 
 @without_autocast
 def moco_loss(q: Tensor, k: Tensor, queue: Tensor, temperature: float = 0.2) -> Tensor:
-    """Eq. 1 of arXiv:1911.05722, the mean over the batch; ln(K + 1) where all rows are equal.
+    """Eq. 1 of arXiv:1911.05722, averaged over the batch; ln(K + 1) if all rows are equal.
 
     Args:
-        q: queries (N, D), of any length.
-        k: the teacher's keys of the same images (N, D); constants.
-        queue: keys of earlier images (K, D); constants.
-        temperature: what cosines are divided by.
+        q: queries (N, D), not necessarily normalised.
+        k: the teacher's keys of the same images (N, D); detached.
+        queue: keys of earlier images (K, D); detached.
+        temperature: divides the cosines.
 
     Raises:
-        SSLToolError: if the shapes do not fit.
+        SSLToolError: if the shapes do not match.
     """
-    same_shapes("moco_loss", q, k)
+    check_same_shape("moco_loss", q, k)
     check_queue("moco_loss", q, queue)
     q, k, queue = F.normalize(q, dim=1), F.normalize(k.detach(), dim=1), F.normalize(queue.detach(), dim=1)
     logits = torch.cat([(q * k).sum(dim=1, keepdim=True), q @ queue.mT], dim=1) / temperature
@@ -49,7 +49,7 @@ def moco_loss(q: Tensor, k: Tensor, queue: Tensor, temperature: float = 0.2) -> 
 
 @dataclass(frozen=True)
 class MoCoOptions(MethodOptions):
-    """The method's options; the defaults are MoCo v2's."""
+    """Options of MoCo. Defaults follow MoCo v2."""
 
     dim: int = width(128)
     hidden: int = width(2048, "the projector's hidden layer")
@@ -57,11 +57,13 @@ class MoCoOptions(MethodOptions):
     temperature: float = temperature(0.2)
     momentum: float = momentum(0.999)
     momentum_final: float | None = momentum_final(None)
-    symmetric: bool = setting(False, "v2+: let each view be query and key; the loss is the mean of both directions")
+    symmetric: bool = setting(
+        False, "use both views as queries and keys (v2+); the loss is the mean of both directions"
+    )
 
 
 class MoCo(MomentumMethod):
-    """Projector: a hidden layer and a linear one, without BN."""
+    """MoCo v2. Projector: a hidden layer and a linear layer, without BN."""
 
     Options = MoCoOptions
 
@@ -74,10 +76,10 @@ class MoCo(MomentumMethod):
     def forward(self, batch: Batch) -> Output:
         x1, x2 = batch.views
         queue, t = self.queue.rows, self.options.temperature
-        q1, k2 = self.projector(self.backbone(x1)).float(), self.teach(x2)
+        q1, k2 = self.projector(self.backbone(x1)).float(), self.teacher_forward(x2)
         loss, keys = moco_loss(q1, k2, queue, t), k2
         if self.options.symmetric:
-            q2, k1 = self.projector(self.backbone(x2)).float(), self.teach(x1)
+            q2, k1 = self.projector(self.backbone(x2)).float(), self.teacher_forward(x1)
             loss = 0.5 * (loss + moco_loss(q2, k1, queue, t))
         if self.training:
             self.queue.add(keys)
@@ -87,5 +89,5 @@ class MoCo(MomentumMethod):
         return super().warnings() + queue_warnings(self.options, self.run)
 
     @property
-    def collapsed_losses(self) -> tuple[float, ...]:
+    def constant_output_losses(self) -> tuple[float, ...]:
         return (math.log(self.options.queue + 1),)

@@ -1,8 +1,8 @@
 """MoCo v3: Chen, Xie and He, "An Empirical Study of Training Self-Supervised Vision Transformers", ICCV 2021,
 arXiv:2104.02057.
 
-Contrast within the batch, a predictor, and a slowly following teacher that makes the keys. Also what the collapse
-paper's script trains with ``--alg moco``.
+Contrastive learning within the batch, with a predictor and a momentum teacher for the keys. The collapse paper's script
+trains this method for ``--alg moco``.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from ssltool.data.loader import Batch
-from ssltool.methods.base import Output, RunFacts, same_shapes
+from ssltool.methods.base import Output, RunFacts, check_same_shape
 from ssltool.methods.options import AsymmetricViews, fix_pred_lr, momentum, momentum_final, temperature, width
-from ssltool.methods.parts.matching import own_row_among
+from ssltool.methods.parts.matching import info_nce
 from ssltool.methods.parts.momentum import MomentumMethod
 from ssltool.models.heads import mlp
 from ssltool.models.vit import is_vit
@@ -25,27 +25,27 @@ from ssltool.training.precision import without_autocast
 
 @without_autocast
 def mocov3_loss(q1: Tensor, q2: Tensor, k1: Tensor, k2: Tensor, temperature: float = 1.0) -> Tensor:
-    """Algorithm 1 of arXiv:2104.02057: ctr(q1, k2) + ctr(q2, k1), each the mean over the batch times 2 T.
+    """Algorithm 1 of arXiv:2104.02057: ctr(q1, k2) + ctr(q2, k1), each averaged over the batch and times 2 T.
 
-    With N images it is 4 T ln N where all rows are equal.
+    For N images the loss is 4 T ln N if all rows are equal.
 
     Args:
-        q1, q2: predictions of two views, each (N, D), of any length.
-        k1, k2: the teacher's projections of the same views, each (N, D); constants.
-        temperature: T, what cosines are divided by.
+        q1, q2: predictions for two views, each (N, D), not necessarily normalised.
+        k1, k2: the teacher's projections of the same views, each (N, D); detached.
+        temperature: T, divides the cosines.
 
     Raises:
         SSLToolError: if the shapes differ or are not (N, D).
     """
-    same_shapes("mocov3_loss", q1, q2, k1, k2)
-    both = own_row_among(q1, k2.detach(), temperature) + own_row_among(q2, k1.detach(), temperature)
+    check_same_shape("mocov3_loss", q1, q2, k1, k2)
+    both = info_nce(q1, k2.detach(), temperature) + info_nce(q2, k1.detach(), temperature)
     return both * (2 * temperature)
 
 
 @dataclass(frozen=True)
 class MoCoV3Options(AsymmetricViews):
-    """The method's options; the defaults are the paper's for a ResNet, but for its views (``asymmetric``). A ViT takes
-    temperature 0.2."""
+    """Options of MoCo v3. Defaults follow the paper for a ResNet, except for its views (``asymmetric``). For a ViT the
+    paper uses temperature 0.2."""
 
     dim: int = width(256)
     hidden: int = width(4096, "the hidden layers of projector and predictor")
@@ -56,8 +56,8 @@ class MoCoV3Options(AsymmetricViews):
 
 
 class MoCoV3(MomentumMethod):
-    """On a ResNet: a projector of two layers that ends on a BN, and a predictor of two that does not. On a ViT: one
-    layer more in the projector, and a BN at the end of the predictor too."""
+    """MoCo v3. With a ResNet: a two-layer projector with a final BN, and a two-layer predictor without. With a ViT: a
+    three-layer projector, and a final BN in the predictor too."""
 
     Options = MoCoV3Options
 
@@ -72,9 +72,9 @@ class MoCoV3(MomentumMethod):
     def forward(self, batch: Batch) -> Output:
         z1, z2 = (self.projector(self.backbone(view)).float() for view in batch.views)
         q1, q2 = gather(self.predictor(z1).float()), gather(self.predictor(z2).float())
-        k1, k2 = (gather(self.teach(view)) for view in batch.views)
+        k1, k2 = (gather(self.teacher_forward(view)) for view in batch.views)
         return Output(mocov3_loss(q1, q2, k1, k2, self.options.temperature), z1.detach())
 
     @property
-    def collapsed_losses(self) -> tuple[float, ...]:
+    def constant_output_losses(self) -> tuple[float, ...]:
         return (4 * self.options.temperature * math.log(self.run.batch_size),)

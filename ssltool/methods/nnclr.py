@@ -1,7 +1,7 @@
 """NNCLR: Dwibedi et al., "With a Little Help from My Friends: Nearest-Neighbor Contrastive Learning of Visual
 Representations", ICCV 2021, arXiv:2104.14548.
 
-SimCLR's contrast, but the positive is the nearest neighbour of one view in a queue of earlier embeddings.
+SimCLR, with the nearest neighbour of one view in a queue of earlier embeddings as the positive.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from ssltool.data.loader import Batch
-from ssltool.methods.base import Method, Output, RunFacts, same_shapes
+from ssltool.methods.base import Method, Output, RunFacts, check_same_shape
 from ssltool.methods.options import AsymmetricViews, fix_pred_lr, queue_size, temperature, width
-from ssltool.methods.parts.matching import own_row_among
+from ssltool.methods.parts.matching import info_nce
 from ssltool.methods.parts.queue import Queue, queue_warnings
 from ssltool.models.heads import mlp
 from ssltool.training.distributed import gather
@@ -25,23 +25,23 @@ from ssltool.training.precision import without_autocast
 def nnclr_loss(nn1: Tensor, nn2: Tensor, p1: Tensor, p2: Tensor, temperature: float = 0.1) -> Tensor:
     """Eq. 4 of arXiv:2104.14548 in both directions: CE(nn1 p2^T / T) / 2 + CE(nn2 p1^T / T) / 2.
 
-    With N images it is ln N where all rows are equal.
+    For N images the loss is ln N if all rows are equal.
 
     Args:
-        nn1, nn2: neighbours of two views' projections, each (N, D); constants.
-        p1, p2: predictions of the views, each (N, D), of any length.
-        temperature: T, what cosines are divided by.
+        nn1, nn2: nearest neighbours of the projections of two views, each (N, D); detached.
+        p1, p2: predictions for the views, each (N, D), not necessarily normalised.
+        temperature: T, divides the cosines.
 
     Raises:
         SSLToolError: if the shapes differ or are not (N, D).
     """
-    same_shapes("nnclr_loss", nn1, nn2, p1, p2)
-    return 0.5 * (own_row_among(nn1.detach(), p2, temperature) + own_row_among(nn2.detach(), p1, temperature))
+    check_same_shape("nnclr_loss", nn1, nn2, p1, p2)
+    return 0.5 * (info_nce(nn1.detach(), p2, temperature) + info_nce(nn2.detach(), p1, temperature))
 
 
 @dataclass(frozen=True)
 class NNCLROptions(AsymmetricViews):
-    """The method's options; the defaults are the paper's, but for its views (``asymmetric``)."""
+    """Options of NNCLR. Defaults follow the paper, except for its views (``asymmetric``)."""
 
     dim: int = width(256)
     hidden: int = width(2048, "the projector's hidden layers")
@@ -52,7 +52,7 @@ class NNCLROptions(AsymmetricViews):
 
 
 class NNCLR(Method):
-    """Projector: three layers with BN, also after the last; predictor: a hidden layer with BN, and a linear one."""
+    """NNCLR. Projector: three linear layers, each with BN. Predictor: a hidden layer with BN and a linear layer."""
 
     Options = NNCLROptions
 
@@ -75,5 +75,5 @@ class NNCLR(Method):
         return super().warnings() + queue_warnings(self.options, self.run)
 
     @property
-    def collapsed_losses(self) -> tuple[float, ...]:
+    def constant_output_losses(self) -> tuple[float, ...]:
         return (math.log(self.run.batch_size),)

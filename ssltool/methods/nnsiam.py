@@ -1,7 +1,7 @@
 """NNSiam: SimSiam with nearest neighbours as targets, from the collapse paper's code (arXiv:2209.15007).
 
-The target of a view is not its projection but the nearest one in a queue of earlier projections. All rows of the queue
-have length 1: the released code mixes lengths, so that its Euclidean neighbours depend on them.
+The target of a view is the nearest neighbour of its projection in a queue of earlier projections. All rows of the queue
+are L2-normalised. The released code mixes normalised and other rows, so its Euclidean neighbours depend on their norms.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from ssltool.methods.simsiam import SimSiam, SimSiamOptions
 
 @dataclass(frozen=True)
 class NNSiamOptions(SimSiamOptions):
-    """SimSiam's options, and the queue's."""
+    """Options of SimSiam, and the size of the queue."""
 
     queue: int = queue_size(25600)
 
     def ineffective(self) -> list[Ineffective]:
-        return [*super().ineffective(), Ineffective(("stop_grad",), True, "nnsiam, whose targets are constants")]
+        return [*super().ineffective(), Ineffective(("stop_grad",), True, "nnsiam, whose targets are always detached")]
 
 
 class NNSiam(SimSiam):
-    """SimSiam with a queue of projections, into which each batch's first view goes."""
+    """SimSiam with a queue of projections. The projections of the first view of each batch enter the queue."""
 
     Options = NNSiamOptions
 
@@ -36,7 +36,7 @@ class NNSiam(SimSiam):
         self.queue = Queue(options.queue, options.dim, run.batch_size)
 
     def targets(self, projections: list[Tensor]) -> list[Tensor]:
-        """The neighbours of each projection, before the batch enters the queue."""
+        """The nearest neighbour of each projection, before the batch enters the queue."""
         found = [self.queue.nearest(z) for z in projections]
         if self.training:
             self.queue.add(projections[0])

@@ -1,7 +1,7 @@
-"""How a method's options are declared and read.
+"""Declaration and parsing of method options.
 
-Each method has a frozen dataclass of ``settings.setting``; options that several methods share are declared here once,
-as functions of their default.
+Each method has a frozen dataclass of ``settings.setting``. Options that several methods share are declared here, as
+functions of their default.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ssltool.settings import Checked, may_be_none, setting, value_type
 
 
 class Ineffective(NamedTuple):
-    """The options in ``names`` do nothing ``when`` this is so, namely with ``why``."""
+    """If ``when`` is true, the options in ``names`` have no effect because of the setting ``why``."""
 
     names: tuple[str, ...]
     when: bool
@@ -24,14 +24,14 @@ class Ineffective(NamedTuple):
 
 
 class MethodOptions(Checked):
-    """Refuses values out of range, naming the option as ``--set`` does."""
+    """Base class of method options. Values are range-checked; errors name the option as ``--set NAME``."""
 
     @staticmethod
     def flag_name(name: str) -> str:
         return f"--set {name}"
 
     def ineffective(self) -> list[Ineffective]:
-        """Options that do nothing beside the others."""
+        """Options that have no effect in combination with the others."""
         return []
 
 
@@ -41,49 +41,55 @@ def width(default: int, what: str = "the projection") -> Any:
 
 
 def temperature(default: float, what: str = "the similarities are") -> Any:
-    """What logits are divided by."""
+    """The temperature that logits are divided by."""
     return setting(default, f"temperature that {what} divided by", above=0)
 
 
 def queue_size(default: int) -> Any:
-    """How many earlier embeddings are kept."""
-    return setting(default, "embeddings of earlier batches that are kept", minimum=1)
+    """The number of earlier embeddings in a queue."""
+    return setting(default, "number of embeddings of earlier batches in the queue", minimum=1)
 
 
 def fix_pred_lr() -> Any:
-    """Whether the predictor's learning rate stays constant."""
-    return setting(False, "keep the predictor's learning rate constant")
+    """Whether the learning rate of the predictor is constant."""
+    return setting(False, "keep the learning rate of the predictor constant")
 
 
 def momentum(default: float) -> Any:
-    """How slowly the teacher follows."""
-    return setting(default, "momentum of the teacher: 1 stands still, 0 is a copy", minimum=0, maximum=1)
+    """The momentum of the teacher."""
+    return setting(
+        default, "momentum of the teacher; 0 copies the student, 1 freezes the teacher", minimum=0, maximum=1
+    )
 
 
 def momentum_final(default: float | None) -> Any:
-    """Where the teacher's momentum ends."""
-    return setting(default, "momentum at the end, along a cosine [None: the same throughout]", minimum=0, maximum=1)
+    """The final momentum of the teacher."""
+    return setting(default, "final momentum of the cosine schedule [None: constant momentum]", minimum=0, maximum=1)
 
 
 def local_crops(default: int) -> Any:
-    """How many small crops there are beside the two large ones."""
-    return setting(default, "small crops of each image beside the two large ones", minimum=0)
+    """The number of small crops in addition to the two large views."""
+    return setting(default, "small crops per image, in addition to the two large ones", minimum=0)
 
 
 @dataclass(frozen=True)
 class AsymmetricViews(MethodOptions):
-    """Options of a method whose paper makes its two views in two ways."""
+    """Options of a method whose paper uses different augmentations for its two views."""
 
-    asymmetric: bool = setting(False, "BYOL's two kinds of views: one always blurred, one sometimes solarised")
+    asymmetric: bool = setting(
+        False, "BYOL's asymmetric augmentations: one view always blurred, the other sometimes solarised"
+    )
 
 
 @dataclass(frozen=True)
 class MultiCrop(MethodOptions):
-    """Options of a method that sees small crops beside its two views."""
+    """Options of a multi-crop method: two large views and several small crops."""
 
     local_crops: int = local_crops(6)
     local_size: int | None = setting(
-        None, "side of the small crops in pixels [default: 96/224 of the image size, in whole patches]", minimum=4
+        None,
+        "side of the small crops in pixels [default: 96/224 of the image size, rounded to whole patches]",
+        minimum=4,
     )
 
     def ineffective(self) -> list[Ineffective]:
@@ -92,36 +98,37 @@ class MultiCrop(MethodOptions):
 
 @dataclass(frozen=True)
 class LabelledSupport(MethodOptions):
-    """Options of a method that is shown some labelled images at each step."""
+    """Options of a method that uses a support of labelled images at each step."""
 
-    labels_fraction: float = setting(0.1, "share of each class's images whose labels are used", above=0, maximum=1)
-    labels_path: str | None = setting(
-        None, "use the labels of the image numbers in this .npy file instead", metavar="FILE"
+    labels_fraction: float = setting(
+        0.1, "fraction of the images of each class whose labels are used", above=0, maximum=1
     )
-    support_classes: int | None = setting(None, "classes in a step's support [default: all]", minimum=2)
-    support_per_class: int = setting(7, "images of each class in a step's support", minimum=1)
+    labels_path: str | None = setting(
+        None, "use the labels of the image indices in this .npy file instead", metavar="FILE"
+    )
+    support_classes: int | None = setting(None, "number of classes in the support of a step [default: all]", minimum=2)
+    support_per_class: int = setting(7, "images per class in the support of a step", minimum=1)
 
 
 @dataclass(frozen=True)
 class TrainedTeacher(MethodOptions):
-    """Options of a method that learns from a trained backbone."""
+    """Options of a method that distils a trained backbone."""
 
     teacher: str | None = setting(None, "checkpoint of the teacher", metavar="FILE")
 
 
 def ineffective_options(options: Any) -> Iterator[tuple[str, str]]:
-    """Options away from their defaults that do nothing beside the others, and with what."""
+    """Yields (name, reason) of each non-default option that has no effect."""
     defaults = {f.name: f.default for f in dataclasses.fields(options)}
     for names, when, why in options.ineffective():
         yield from ((name, why) for name in names if when and getattr(options, name) != defaults[name])
 
 
 def read_options(method: str, cls: type[MethodOptions], given: Mapping[str, Any]) -> Any:
-    """The options of a method from names and values, which may be text.
+    """Parses and validates the options of a method. Values may be strings.
 
     Raises:
-        SSLToolError: for an unknown name (the right ones are listed), a wrong type, a value out of range, or an option
-            that does nothing beside the others.
+        SSLToolError: for an unknown name, a wrong type, a value out of range, or an option that has no effect.
     """
     options = parse_options(method, cls, given)
     for name, why in ineffective_options(options):
@@ -130,7 +137,7 @@ def read_options(method: str, cls: type[MethodOptions], given: Mapping[str, Any]
 
 
 def parse_options(method: str, cls: type[MethodOptions], given: Mapping[str, Any]) -> Any:
-    """``read_options`` without a look at whether each option does something."""
+    """``read_options`` without the check for options that have no effect."""
     names = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     values: dict[str, Any] = {}
     for name, value in given.items():
@@ -162,10 +169,10 @@ def _parse(name: str, text: str, kind: type) -> Any:
 
 
 def gather_options(assignments: tuple[str, ...], flags: Mapping[str, Any]) -> dict[str, Any]:
-    """``--set name=value`` pairs and the flags that stand for method options, as one mapping.
+    """Merges ``--set NAME=VALUE`` pairs with the flags that are aliases of method options.
 
     Raises:
-        SSLToolError: for a pair without ``=``, or an option that is given twice.
+        SSLToolError: for a pair without ``=``, or an option that is given more than once.
     """
     given = {name: value for name, value in flags.items() if value is not None}
     for assignment in assignments:

@@ -1,9 +1,9 @@
 """Published training settings, for ``--recipe``.
 
-``cifar``: solo-learn's for CIFAR-10 with a ResNet-18 (JMLR 2022, scripts/pretrain/cifar); PAWS's and the
-student/teacher study's own. ``imagenet``: those of each method's released code for a ResNet-50. Rates are for 256
-images. Where a source draws its views in a way that ``ssltool.data.views`` cannot, the nearest is taken;
-docs/methods.md says where.
+``cifar``: solo-learn's settings for CIFAR-10 with a ResNet-18 (JMLR 2022, scripts/pretrain/cifar); for PAWS and the
+student/teacher study, their own. ``imagenet``: the settings of each method's released code for a ResNet-50. Learning
+rates are per 256 images. Augmentations that ``ssltool.data.views`` does not support are replaced by the closest ones;
+docs/methods.md lists them.
 """
 
 from __future__ import annotations
@@ -208,20 +208,20 @@ RECIPES: dict[str, dict[str, Settings]] = {
 
 
 def recipes_of(method: str) -> list[str]:
-    """Names of the recipes that there are for a method."""
+    """Names of the recipes available for a method."""
     return [name for name, methods in RECIPES.items() if method in methods]
 
 
 def published(method: str, name: str) -> Settings:
-    """The recipe ``name`` of a method: settings of ``PretrainConfig``, and the method's own under "options".
+    """The recipe ``name`` of a method: settings of ``PretrainConfig``, and the method's options under "options".
 
     Raises:
-        SSLToolError: for an unknown recipe, or one that the method has not.
+        SSLToolError: for an unknown recipe, or a recipe that is not available for the method.
     """
     METHODS[method]
     if name not in RECIPES:
         raise unknown("recipe", name, RECIPES)
     if method not in RECIPES[name]:
-        have = " and ".join(recipes_of(method)) or "none"
-        raise UsageError(f"there is no published {name} recipe for {method}; it has {have}")
+        available = " and ".join(recipes_of(method)) or "none"
+        raise UsageError(f"--recipe {name} is not available for {method}; available: {available}")
     return {"options": {}} | RECIPES[name][method]

@@ -1,7 +1,8 @@
 """ReSSL: Zheng et al., "ReSSL: Relational Self-Supervised Learning with Weak Augmentation", NeurIPS 2021,
 arXiv:2107.09282.
 
-A strongly augmented view has to stand to a queue of other images as a teacher says a weakly augmented one does.
+A strongly augmented view is trained to match the similarities of a weakly augmented view to a queue of other images,
+as computed by a momentum teacher.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from ssltool.data.loader import Batch
 from ssltool.data.views import PLAIN, Recipe
-from ssltool.methods.base import Output, RunFacts, same_shapes
+from ssltool.methods.base import Output, RunFacts, check_same_shape
 from ssltool.methods.options import MethodOptions, momentum, momentum_final, queue_size, temperature, width
 from ssltool.methods.parts.momentum import MomentumMethod
 from ssltool.methods.parts.queue import Queue, check_queue, queue_warnings
@@ -27,18 +28,18 @@ from ssltool.training.precision import without_autocast
 def ressl_loss(q: Tensor, k: Tensor, queue: Tensor, student_temp: float = 0.1, teacher_temp: float = 0.04) -> Tensor:
     """Eq. 5 of arXiv:2107.09282, the mean over the batch of -softmax(k Q / tau_t) . log_softmax(q Q / tau_s).
 
-    ln K where all rows are equal.
+    ln K if all rows are equal.
 
     Args:
-        q: the strong views' embeddings (N, D), of any length.
-        k: the teacher's of the weak views (N, D); constants.
-        queue: Q, the teacher's of other images (K, D); constants.
+        q: embeddings of the strong views (N, D), not necessarily normalised.
+        k: the teacher's embeddings of the weak views (N, D); detached.
+        queue: Q, the teacher's embeddings of other images (K, D); detached.
         student_temp, teacher_temp: tau_s and tau_t.
 
     Raises:
-        SSLToolError: if the shapes do not fit.
+        SSLToolError: if the shapes do not match.
     """
-    same_shapes("ressl_loss", q, k)
+    check_same_shape("ressl_loss", q, k)
     check_queue("ressl_loss", q, queue)
     q, k, queue = F.normalize(q, dim=1), F.normalize(k.detach(), dim=1), F.normalize(queue.detach(), dim=1)
     target = (k @ queue.mT / teacher_temp).softmax(dim=1)
@@ -47,7 +48,7 @@ def ressl_loss(q: Tensor, k: Tensor, queue: Tensor, student_temp: float = 0.1, t
 
 @dataclass(frozen=True)
 class ReSSLOptions(MethodOptions):
-    """The method's options; the defaults are the released code's."""
+    """Options of ReSSL. Defaults follow the released code."""
 
     dim: int = width(512)
     hidden: int = width(4096, "the projector's hidden layer")
@@ -59,7 +60,7 @@ class ReSSLOptions(MethodOptions):
 
 
 class ReSSL(MomentumMethod):
-    """Projector: a hidden layer and a linear one, without BN."""
+    """ReSSL. Projector: a hidden layer and a linear layer, without BN."""
 
     Options = ReSSLOptions
 
@@ -70,14 +71,14 @@ class ReSSL(MomentumMethod):
         self.queue = Queue(options.queue, options.dim, run.batch_size)
 
     def view_recipes(self, base: Recipe) -> list[Recipe]:
-        """The run's own, which is strong, and a crop and a flip."""
+        """The run's recipe for the strong view; a crop and a flip for the weak view."""
         weak = dataclasses.replace(PLAIN, crop_scale=base.crop_scale, flip_p=base.flip_p)
         return [base, weak]
 
     def forward(self, batch: Batch) -> Output:
         o = self.options
         strong, weak = batch.views
-        q, k = self.projector(self.backbone(strong)).float(), self.teach(weak)
+        q, k = self.projector(self.backbone(strong)).float(), self.teacher_forward(weak)
         loss = ressl_loss(q, k, self.queue.rows, o.student_temp, o.teacher_temp)
         if self.training:
             self.queue.add(k)
@@ -86,11 +87,12 @@ class ReSSL(MomentumMethod):
     def warnings(self) -> list[str]:
         return super().warnings() + queue_warnings(self.options, self.run)
 
-    def causes(self) -> dict[str, bool]:
+    def collapse_causes(self) -> dict[str, bool]:
         o = self.options
-        soft = f"the teacher is no sharper than the student (teacher_temp={o.teacher_temp}, {o.student_temp})"
-        return super().causes() | {soft: o.teacher_temp >= o.student_temp}
+        temperatures = f"teacher_temp={o.teacher_temp}, student_temp={o.student_temp}"
+        not_sharper = f"the teacher is not sharper than the student ({temperatures})"
+        return super().collapse_causes() | {not_sharper: o.teacher_temp >= o.student_temp}
 
     @property
-    def collapsed_losses(self) -> tuple[float, ...]:
+    def constant_output_losses(self) -> tuple[float, ...]:
         return (math.log(self.options.queue),)

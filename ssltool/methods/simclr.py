@@ -1,7 +1,7 @@
 """SimCLR: Chen et al., "A Simple Framework for Contrastive Learning of Visual Representations", ICML 2020,
 arXiv:2002.05709.
 
-The two views of an image shall be more alike than any of them is to the 2 N - 2 views of other images in the batch.
+The two views of an image are contrasted with the 2 N - 2 views of the other images in the batch.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssltool.data.loader import Batch
-from ssltool.methods.base import Method, Output, RunFacts, same_shapes
+from ssltool.methods.base import Method, Output, RunFacts, check_same_shape
 from ssltool.methods.options import MethodOptions, temperature, width
 from ssltool.models.heads import mlp
 from ssltool.training.distributed import gather
@@ -23,28 +23,28 @@ from ssltool.training.precision import without_autocast
 
 @without_autocast
 def nt_xent_loss(z1: Tensor, z2: Tensor, temperature: float = 0.5) -> Tensor:
-    """Eq. 1 of arXiv:2002.05709, the mean over all 2 N views (Google's code adds the two halves' means: twice this).
+    """Eq. 1 of arXiv:2002.05709, averaged over all 2 N views. Google's code sums the means of both halves: twice this.
 
-    With N images the loss is ln(2 N - 1) where all rows are equal.
+    For N images the loss is ln(2 N - 1) if all rows are equal.
 
     Args:
-        z1, z2: projections of two views, each (N, D), of any length.
-        temperature: what cosines are divided by.
+        z1, z2: projections of two views, each (N, D), not necessarily normalised.
+        temperature: divides the cosines.
 
     Raises:
         SSLToolError: if the shapes differ or are not (N, D).
     """
-    same_shapes("nt_xent_loss", z1, z2)
+    check_same_shape("nt_xent_loss", z1, z2)
     z = F.normalize(torch.cat([z1, z2]), dim=1)
-    itself = torch.eye(len(z), dtype=torch.bool, device=z.device)
-    logits = (z @ z.mT / temperature).masked_fill(itself, -torch.inf)
+    diagonal = torch.eye(len(z), dtype=torch.bool, device=z.device)
+    logits = (z @ z.mT / temperature).masked_fill(diagonal, -torch.inf)
     other_view = torch.arange(len(z), device=z.device).roll(len(z1))
     return F.cross_entropy(logits, other_view)
 
 
 @dataclass(frozen=True)
 class SimCLROptions(MethodOptions):
-    """The method's options."""
+    """Options of SimCLR."""
 
     dim: int = width(128)
     hidden: int = width(2048, "the projector's hidden layer")
@@ -52,8 +52,8 @@ class SimCLROptions(MethodOptions):
 
 
 class SimCLR(Method):
-    """Projector: a hidden layer and a last one, both with BN; Google's last BN also
-    learns a scale."""
+    """SimCLR. Projector: a hidden layer and an output layer, both with BN. In Google's code the last BN also learns a
+    scale."""
 
     Options = SimCLROptions
 
@@ -66,5 +66,5 @@ class SimCLR(Method):
         return Output(nt_xent_loss(z1, z2, self.options.temperature), z1.detach())
 
     @property
-    def collapsed_losses(self) -> tuple[float, ...]:
+    def constant_output_losses(self) -> tuple[float, ...]:
         return (math.log(2 * self.run.batch_size - 1),)

@@ -1,13 +1,13 @@
 """SimSiam: Chen and He, "Exploring Simple Siamese Representation Learning", CVPR 2021, arXiv:2011.10566.
 
-Two views, one network, a predictor on one side and a stop-gradient on the other:
+Two views of an image pass through one network. The predictor is applied to one view and a stop-gradient to the other:
 
     z1, z2 = f(x1), f(x2)          backbone and projector
     p1, p2 = h(z1), h(z2)          predictor
     loss = D(p1, sg z2) / 2 + D(p2, sg z1) / 2,   D(p, z) = -cos(p, z)
 
-The paper's ablations are options. Without the stop-gradient (``--set stop_grad=false``) all outputs become the same
-within some hundred steps; the paper finds the same in the end without the predictor (``--set predictor=none``).
+The paper's ablations are options. Without the stop-gradient (``--set stop_grad=false``) the network collapses within a
+few hundred steps. In the paper it also collapses without the predictor (``--set predictor=none``).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from ssltool.data.loader import Batch
 from ssltool.data.views import Recipe
 from ssltool.errors import unknown
-from ssltool.methods.base import Method, Output, RunFacts, same_shapes
+from ssltool.methods.base import Method, Output, RunFacts, check_same_shape
 from ssltool.methods.options import Ineffective, MethodOptions, fix_pred_lr, width
 from ssltool.models.heads import mlp
 from ssltool.settings import setting
@@ -40,18 +40,18 @@ def simsiam_loss(
     symmetric: bool = True,
     similarity: str = "cosine",
 ) -> Tensor:
-    """Eq. 4 of arXiv:2011.10566, in [-1, 1]; -1 says nothing about collapse.
+    """Eq. 4 of arXiv:2011.10566, in [-1, 1]. A loss of -1 does not imply collapse.
 
     Args:
-        p1, p2: predictions of two views, each (N, D).
-        z1, z2: projections of the same views, each (N, D); constants unless ``stop_grad`` is False.
-        symmetric: whether both views predict each other; otherwise only the first the second (Sec. 4.6).
+        p1, p2: predictions for two views, each (N, D).
+        z1, z2: projections of the same views, each (N, D); detached unless ``stop_grad`` is False.
+        symmetric: whether both views predict each other; otherwise only the first predicts the second (Sec. 4.6).
         similarity: "cosine", or "cross_entropy" of softmaxes over the dimensions (Sec. 4.5), which is at least 0.
 
     Raises:
-        SSLToolError: if the shapes differ or are not (N, D), or the similarity is another.
+        SSLToolError: if the shapes differ or are not (N, D), or the similarity is unknown.
     """
-    same_shapes("simsiam_loss", p1, p2, z1, z2)
+    check_same_shape("simsiam_loss", p1, p2, z1, z2)
     if stop_grad:
         z1, z2 = z1.detach(), z2.detach()
     if similarity not in DISTANCES:
@@ -75,23 +75,25 @@ DISTANCES = {"cosine": _cosine, "cross_entropy": _cross_entropy}
 
 @dataclass(frozen=True)
 class SimSiamOptions(MethodOptions):
-    """The method's options; the defaults are the paper's."""
+    """Options of SimSiam. Defaults follow the paper."""
 
     dim: int = width(2048)
     pred_dim: int = width(512, "the predictor's hidden layer")
     fix_pred_lr: bool = fix_pred_lr()
-    n_augs: int = setting(2, "views of each image; the loss is the mean over their pairs", minimum=2)
+    n_augs: int = setting(2, "number of views per image; the loss is the mean over all pairs", minimum=2)
     stop_grad: bool = setting(True, "stop the gradient through the target; without it the network collapses")
     predictor: str = setting(
-        "mlp", "what predicts: an MLP, nothing, or an MLP that never learns", choices=("mlp", "none", "fixed")
+        "mlp", "predictor: an MLP, none, or an MLP with fixed weights", choices=("mlp", "none", "fixed")
     )
-    symmetric: bool = setting(True, "let both views predict each other, not only the first the second")
+    symmetric: bool = setting(True, "both views predict each other; otherwise only the first predicts the second")
     bn: str = setting(
         "default",
-        "batch norm in the heads: the paper's (default), none, after hidden layers only, or after all layers",
+        "batch norm in the heads: as in the paper (default), none, after hidden layers, or after all layers",
         choices=("default", "none", "hidden", "all"),
     )
-    similarity: str = setting("cosine", "what prediction and target maximise", choices=tuple(DISTANCES))
+    similarity: str = setting(
+        "cosine", "similarity of prediction and target that the loss maximises", choices=tuple(DISTANCES)
+    )
 
     def ineffective(self) -> list[Ineffective]:
         return [
@@ -101,14 +103,15 @@ class SimSiamOptions(MethodOptions):
 
 
 class SimSiam(Method):
-    """Projector: three linear layers with BN, the last BN without scale and shift. Predictor: a bottleneck of two."""
+    """SimSiam. Projector: three linear layers with BN, the last BN without affine parameters. Predictor: a two-layer
+    bottleneck."""
 
     Options = SimSiamOptions
 
     def __init__(self, backbone: nn.Module, dim: int, options: SimSiamOptions, run: RunFacts) -> None:
         super().__init__(backbone, dim, options, run)
         hidden, last = options.bn != "none", options.bn in ("default", "all")
-        # The released code freezes the bias before the last BN, which has no effect: it is left out here.
+        # The released code freezes the bias before the last BN, which has no effect; here there is no bias.
         self.projector = mlp([dim, dim, dim, options.dim], hidden_bn=hidden, last_bn=last, last_bias=not last)
         self.predictor = nn.Identity()
         if options.predictor != "none":
@@ -123,7 +126,7 @@ class SimSiam(Method):
 
     def forward(self, batch: Batch) -> Output:
         o = self.options
-        z = [self.projector(self.backbone(view)).float() for view in batch.views]  # losses are in fp32 at any precision
+        z = [self.projector(self.backbone(view)).float() for view in batch.views]  # the loss is always computed in fp32
         p = [self.predictor(projection).float() for projection in z]
         t = self.targets(z)
         losses = [
@@ -132,18 +135,18 @@ class SimSiam(Method):
         ]
         return Output(torch.stack(losses).mean(), z[0].detach())
 
-    def causes(self) -> dict[str, bool]:
+    def collapse_causes(self) -> dict[str, bool]:
         o = self.options
-        return super().causes() | {
+        return super().collapse_causes() | {
             "there is no stop-gradient (stop_grad=false)": not o.stop_grad,
-            "nothing predicts (predictor=none)": o.predictor == "none",
-            "the predictor never learns (predictor=fixed)": o.predictor == "fixed",
+            "there is no predictor (predictor=none)": o.predictor == "none",
+            "the predictor is not trained (predictor=fixed)": o.predictor == "fixed",
         }
 
     @property
-    def collapsed_losses(self) -> tuple[float, ...]:
+    def constant_output_losses(self) -> tuple[float, ...]:
         return (-1.0,) if self.options.similarity == "cosine" else ()
 
     def targets(self, projections: list[Tensor]) -> list[Tensor]:
-        """What each view is a target as: its projection."""
+        """The target of each view: its projection."""
         return projections

@@ -1,4 +1,4 @@
-"""Cross-entropy with labels: the reference that methods without labels are compared with."""
+"""Supervised training with cross-entropy: the reference for methods without labels."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from ssltool.settings import setting
 
 @dataclass(frozen=True)
 class SupervisedOptions(MethodOptions):
-    """The method's options."""
+    """Options of supervised training."""
 
-    label_smoothing: float = setting(0.0, "share of each label that is spread over all classes", minimum=0, maximum=1)
+    label_smoothing: float = setting(0.0, "fraction of each label distributed over all classes", minimum=0, maximum=1)
 
 
 class Supervised(Method):
-    """A linear classifier on the backbone; one view of each image."""
+    """A linear classifier on the backbone. One view per image."""
 
     Options = SupervisedOptions
-    watched = ("backbone",)  # the projector's outputs are the classes' logits
+    monitored_layers = ("backbone",)  # the projector outputs class logits
     uses_labels = True
 
     def __init__(self, backbone: nn.Module, dim: int, options: SupervisedOptions, run: RunFacts) -> None:
@@ -43,10 +43,10 @@ class Supervised(Method):
         loss = F.cross_entropy(logits, batch.labels, label_smoothing=self.options.label_smoothing)
         return Output(loss, h.detach().float())
 
-    def causes(self) -> dict[str, bool]:
+    def collapse_causes(self) -> dict[str, bool]:
         classes = self.run.classes
-        return {f"labels of {classes} classes ask for {classes - 1} directions, so that no others need be used": True}
+        return {f"{classes} classes require only {classes - 1} dimensions; the loss does not require others": True}
 
     @property
-    def collapsed_losses(self) -> tuple[float, ...]:
+    def constant_output_losses(self) -> tuple[float, ...]:
         return (math.log(self.run.classes),)

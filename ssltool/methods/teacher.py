@@ -1,12 +1,12 @@
-"""The student/teacher collapse study: what becomes of both when the teacher learns, stands still, or follows.
+"""The student/teacher collapse study: the effect of the teacher's update rule on collapse.
 
-A student sees a strongly changed image, a teacher the plain one, and the student matches the teacher's distribution at
-every patch. Nothing else holds them apart, so what the teacher does decides (``--set update=...``):
+The student sees a strongly augmented image and the teacher the plain image. The student matches the teacher's
+distribution at each patch. No other term prevents collapse, so the teacher's update decides (``--set update=...``):
 
-    sgd      it learns by the same gradient: both collapse onto one output
-    frozen   it stays as it was at the start
-    copy     it becomes the student at the end of each epoch
-    ema      it follows the student at every step, ever more slowly (DINO)
+    sgd      trained with the same gradient: both collapse to one output
+    frozen   keeps its initial weights
+    copy     copies the student at the end of each epoch
+    ema      moving average of the student, updated at each step with increasing momentum (DINO)
 """
 
 from __future__ import annotations
@@ -32,18 +32,17 @@ from ssltool.training.precision import without_autocast
 
 @without_autocast
 def teacher_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """Mean over images and patches of -sum softmax(teacher) . log_softmax(student); at least 0, ln D where both answer
-    all outputs alike.
+    """Mean over images and patches of -softmax(teacher) . log_softmax(student); at least 0, ln D if both are uniform.
 
     Args:
-        student, teacher: logits of each patch, (N, P, D) each. The gradient reaches both.
+        student, teacher: logits of each patch, each (N, P, D). Both receive gradients.
 
     Raises:
         SSLToolError: if the shapes differ or are not (N, P, D).
     """
     if student.shape != teacher.shape or student.dim() != 3 or not len(student):
         raise SSLToolError(
-            f"teacher_loss takes two (N, P, D) tensors of one shape; found {tuple(student.shape)} and "
+            f"teacher_loss expects two (N, P, D) tensors of the same shape; found {tuple(student.shape)} and "
             f"{tuple(teacher.shape)}"
         )
     return -(teacher.softmax(dim=2) * student.log_softmax(dim=2)).sum(dim=2).mean()
@@ -51,9 +50,9 @@ def teacher_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class TeacherOptions(MethodOptions):
-    """The method's options; the defaults are the study's."""
+    """Options of the study. Defaults follow the study."""
 
-    update: str = setting("ema", "what the teacher does", choices=("sgd", "frozen", "copy", "ema"))
+    update: str = setting("ema", "update rule of the teacher", choices=("sgd", "frozen", "copy", "ema"))
     dim: int = width(128)
     hidden: int = width(2048, "the projector's hidden layers")
     momentum: float = momentum(0.996)
@@ -64,8 +63,8 @@ class TeacherOptions(MethodOptions):
 
 
 class Teacher(MomentumMethod):
-    """Projector: three layers without BN, at every patch. The teacher is a second network with weights of its own, but
-    under ``ema``, where it starts as a copy. The representation of an image is the mean over its patches."""
+    """Projector: three linear layers without BN, applied to each patch. The teacher has its own random weights, except
+    with ``ema``, where it is initialised as a copy. The representation of an image is the mean over its patches."""
 
     Options = TeacherOptions
 
@@ -76,13 +75,13 @@ class Teacher(MomentumMethod):
         second, _ = run.second_backbone()
         self.teacher = nn.ModuleDict({"backbone": second, "projector": mlp(widths, hidden_bn=False)})
         if options.update == "ema":
-            self.move_teacher(0.0)
+            self.update_teacher(0.0)
         own = [*self.backbone.parameters(), *self.projector.parameters()]
         for p, q in zip(self.teacher.parameters(), own, strict=True):
             p.requires_grad_(options.update == "sgd" and q.requires_grad)
 
     def view_recipes(self, base: Recipe) -> list[Recipe]:
-        """The run's own, turned and with a part erased, for the student; the plain image for the teacher."""
+        """The run's recipe with rotation and erasing for the student; the plain image for the teacher."""
         strong = dataclasses.replace(base, rotation=15.0, erase_p=1.0, erase_scale=(0.4, 0.5))
         return [strong, dataclasses.replace(PLAIN, crop_scale=(1.0, 1.0), flip_p=0.0)]
 
@@ -107,14 +106,16 @@ class Teacher(MomentumMethod):
         found = {"backbone": tokens.mean(dim=1)}
         return found if last in found else found | {"projector": self.projector(tokens).mean(dim=1)}
 
-    def causes(self) -> dict[str, bool]:
+    def collapse_causes(self) -> dict[str, bool]:
         update = self.options.update
-        return (super().causes() if update == "ema" else {}) | {
-            "the teacher learns by the same gradient (update=sgd), and both agree best on one answer": update == "sgd",
-            "the teacher becomes the student at each epoch (update=copy), which nothing holds apart": update == "copy",
-            "the teacher's answers are those of random weights (update=frozen)": update == "frozen",
+        return (super().collapse_causes() if update == "ema" else {}) | {
+            "the teacher is trained with the same gradient (update=sgd), which favours a constant output": update
+            == "sgd",
+            "the teacher copies the student at each epoch (update=copy), and no term prevents collapse": update
+            == "copy",
+            "the teacher has random weights (update=frozen)": update == "frozen",
         }
 
     @property
-    def collapsed_losses(self) -> tuple[float, ...]:
+    def constant_output_losses(self) -> tuple[float, ...]:
         return 0.0, math.log(self.options.dim)

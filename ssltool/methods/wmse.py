@@ -1,6 +1,6 @@
 """W-MSE: Ermolov et al., "Whitening for Self-Supervised Representation Learning", ICML 2021, arXiv:2007.06346.
 
-Embeddings are whitened over a part of the batch, so they cannot collapse, and the views of an image shall agree.
+Embeddings are whitened within parts of the batch, which prevents collapse. The loss aligns the views of each image.
 """
 
 from __future__ import annotations
@@ -16,35 +16,35 @@ from ssltool import seeds
 from ssltool.data.loader import Batch
 from ssltool.data.views import Recipe
 from ssltool.errors import SSLToolError
-from ssltool.methods.base import Method, Output, RunFacts, same_shapes
+from ssltool.methods.base import Method, Output, RunFacts, check_same_shape
 from ssltool.methods.options import MethodOptions, width
 from ssltool.models.heads import mlp
 from ssltool.settings import setting
 from ssltool.training.distributed import gather
-from ssltool.training.precision import widest, without_autocast
+from ssltool.training.precision import widest_float, without_autocast
 
 
 @without_autocast
 def whiten(v: Tensor, eps: float = 0.0) -> Tensor:
-    """Sec. 3 of arXiv:2007.06346: ``v`` (N, D) with mean 0 and, at eps 0, covariance the identity (N - 1 below).
+    """Sec. 3 of arXiv:2007.06346: ``v`` (N, D) with zero mean and, for eps 0, identity covariance (unbiased).
 
-    By the inverse Cholesky factor, in float64, of (1 - eps) S + eps I, S the covariance.
+    Uses the inverse Cholesky factor, in float64, of (1 - eps) S + eps I, where S is the covariance.
 
     Raises:
-        SSLToolError: unless N > D, without which no covariance of N rows can be inverted, or eps > 0; or if the
-            covariance has no Cholesky factor, because dimensions repeat each other or the values are not finite.
+        SSLToolError: if N <= D and eps is 0, because S is singular; or if the Cholesky factorisation fails, because
+            dimensions are linearly dependent or values are not finite.
     """
     if v.dim() != 2 or len(v) < 2:
-        raise SSLToolError(f"whiten takes (N, D) with 2 rows or more; found {tuple(v.shape)}")
+        raise SSLToolError(f"whiten expects (N, D) with at least 2 rows; found {tuple(v.shape)}")
     n, d = v.shape
     if n <= d and eps == 0.0:
-        raise SSLToolError(f"{n} rows cannot be whitened in {d} dimensions; there must be more rows than dimensions")
-    wide = v.to(widest(v.device))
+        raise SSLToolError(f"whiten expects more rows than dimensions; found {n} rows and {d} dimensions")
+    wide = v.to(widest_float(v.device))
     centred = wide - wide.mean(dim=0)
     covariance = centred.mT @ centred / (n - 1)
     shrunk = (1.0 - eps) * covariance + eps * torch.eye(d, dtype=centred.dtype, device=v.device)
     factor, failed = torch.linalg.cholesky_ex(shrunk)
-    # The share of each dimension that the earlier ones do not explain; below this it is the rounding of ``v``.
+    # Fraction of each dimension's variance that the previous ones do not explain. Below ``noise`` it is rounding error.
     own = factor.detach().diagonal().square() / shrunk.detach().diagonal()
     noise = d * max(torch.finfo(v.dtype).eps ** 2, 10 * torch.finfo(wide.dtype).eps)
     if bool((failed > 0) | ~(own.min() > noise)):
@@ -52,11 +52,11 @@ def whiten(v: Tensor, eps: float = 0.0) -> Tensor:
         state = (
             f"variances from {float(variances.min()):.2g} to {float(variances.max()):.2g}"
             if bool(v.detach().isfinite().all())
-            else "values that are not finite"
+            else "non-finite values"
         )
         raise SSLToolError(
-            f"the embeddings cannot be whitened: the Cholesky factorisation of their {d} x {d} covariance fails, with "
-            f"{state}. They are broken or have lost dimensions: lower --lr, lengthen --warmup-epochs, or try "
+            f"the embeddings cannot be whitened: the Cholesky factorisation of their {d} x {d} covariance failed, with "
+            f"{state}. They are not finite or rank-deficient: lower --lr, increase --warmup-epochs, or try "
             "--set eps=0.01 or a smaller --set dim"
         )
     return torch.linalg.solve_triangular(factor, centred.mT, upper=False).mT.to(v.dtype)
@@ -68,29 +68,29 @@ def wmse_loss(
 ) -> Tensor:
     """Eq. 4 of arXiv:2007.06346: mean over pairs of views and over images of 2 - 2 cos of the whitened embeddings.
 
-    In [0, 4]. The images are dealt at random into parts of ``w_size``, the same for all views, and each part of each
-    view is whitened by itself; images left over after the last whole part are not used.
+    In [0, 4]. The images are randomly split into parts of ``w_size``, identical for all views. Each part of each view
+    is whitened separately; a last incomplete part is dropped.
 
     Args:
         views: two or more embeddings of the same images, each (N, D).
-        w_size: images whitened together, more than D and at most N.
-        generator: a CPU generator that deals the images; torch's global one if None.
-        eps: shrinks the covariance towards the identity.
-        iterations: how often the images are dealt anew; the loss is the mean.
+        w_size: number of images whitened together, more than D and at most N.
+        generator: CPU generator for the random split; the global generator if None.
+        eps: shrinkage of the covariance towards the identity.
+        iterations: number of random splits; the loss is their mean.
 
     Raises:
-        SSLToolError: for shapes or sizes that do not fit, or embeddings that cannot be whitened.
+        SSLToolError: for invalid shapes or sizes, or embeddings that cannot be whitened.
     """
     if len(views) < 2:
-        raise SSLToolError(f"wmse_loss takes two or more views; found {len(views)}")
-    same_shapes("wmse_loss", *views)
+        raise SSLToolError(f"wmse_loss expects two or more views; found {len(views)}")
+    check_same_shape("wmse_loss", *views)
     n = len(views[0])
     if w_size < 2 or iterations < 1:
         raise SSLToolError(
-            f"wmse_loss takes w_size of 2 or more and iterations of 1 or more; found {w_size}, {iterations}"
+            f"wmse_loss expects w_size of at least 2 and iterations of at least 1; found {w_size}, {iterations}"
         )
     if w_size > n:
-        raise SSLToolError(f"parts of w_size={w_size} images cannot be cut from a batch of {n}")
+        raise SSLToolError(f"wmse_loss expects w_size of at most the batch size ({n}); found {w_size}")
     losses = []
     for _ in range(iterations):
         order = torch.randperm(n, generator=generator)[: n // w_size * w_size].to(views[0].device)
@@ -102,18 +102,18 @@ def wmse_loss(
 
 @dataclass(frozen=True)
 class WMSEOptions(MethodOptions):
-    """The method's options; the defaults are the paper's for CIFAR."""
+    """Options of W-MSE. Defaults follow the paper for CIFAR."""
 
     dim: int = width(64)
     hidden: int = width(1024, "the projector's hidden layer")
-    w_size: int = setting(128, "images that are whitened together; more than dim, at most the batch", minimum=2)
-    w_iter: int = setting(1, "times that a batch is dealt into such parts", minimum=1)
-    eps: float = setting(0.0, "shrinks the covariance towards the identity", minimum=0, maximum=1)
-    n_augs: int = setting(2, "views of each image; the loss is the mean over their pairs", minimum=2)
+    w_size: int = setting(128, "number of images whitened together; more than dim, at most the batch size", minimum=2)
+    w_iter: int = setting(1, "number of random splits of a batch into such parts", minimum=1)
+    eps: float = setting(0.0, "shrinkage of the covariance towards the identity", minimum=0, maximum=1)
+    n_augs: int = setting(2, "number of views per image; the loss is the mean over all pairs", minimum=2)
 
 
 class WMSE(Method):
-    """Projector: a hidden layer with BN, and a linear one."""
+    """W-MSE. Projector: a hidden layer with BN and a linear layer."""
 
     Options = WMSEOptions
 
@@ -121,15 +121,15 @@ class WMSE(Method):
         super().__init__(backbone, dim, options, run)
         if options.w_size <= options.dim and options.eps == 0:
             raise SSLToolError(
-                f"--set w_size={options.w_size} is not larger than dim={options.dim}: so few images cannot be whitened "
-                "in so many dimensions; raise w_size, lower dim, or try eps=0.01"
+                f"--set w_size={options.w_size} must be larger than dim={options.dim}: the covariance would be "
+                "singular; raise w_size, lower dim, or try eps=0.01"
             )
         if options.w_size > run.batch_size:
             raise SSLToolError(
-                f"--set w_size={options.w_size} is more than the batch of {run.batch_size}; lower w_size and dim, or "
-                "raise --batch-size"
+                f"--set w_size={options.w_size} must be at most the batch size ({run.batch_size}); lower w_size and "
+                "dim, or raise --batch-size"
             )
-        self.smallest_batch = options.w_size
+        self.min_batch_size = options.w_size
         self.projector = mlp([dim, options.hidden, options.dim])
 
     def view_recipes(self, base: Recipe) -> list[Recipe]:
@@ -145,10 +145,10 @@ class WMSE(Method):
         found = super().warnings()
         if self.options.w_size < 2 * self.options.dim:
             found.append(
-                f"w_size={self.options.w_size} is less than twice dim={self.options.dim}: whitening so few images is "
-                "unstable; the paper's is twice the dimension"
+                f"w_size={self.options.w_size} is less than twice dim={self.options.dim}: whitening is unstable for "
+                "so few images; the paper uses twice the dimension"
             )
         return found
 
-    def causes(self) -> dict[str, bool]:
-        return super().causes() | {"nothing is whitened (eps=1)": self.options.eps == 1}
+    def collapse_causes(self) -> dict[str, bool]:
+        return super().collapse_causes() | {"embeddings are not whitened (eps=1)": self.options.eps == 1}

@@ -50,7 +50,7 @@ class Features:
     @property
     def directions(self) -> int | None:
         """The largest rank that the output can have, where it is known."""
-        return self.method.directions(self.layer) if self.layer in LAYERS else None
+        return self.method.max_rank(self.layer) if self.layer in LAYERS else None
 
     def __call__(self, images: Tensor) -> Tensor:
         out, has_class_token = self._output(images)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ssltool.errors import SSLToolError, first_few
-from ssltool.training.precision import widest
+from ssltool.training.precision import widest_float
 
 BLOCK = 8192
 """Rows that are checked at a time, so that a mapped file is read page by page."""
@@ -16,7 +16,7 @@ CAUSE = "the network that made them diverged or the images are broken"
 
 def all_finite(x: Tensor) -> bool:
     """Whether no value of ``x`` is NaN or infinite."""
-    return bool(torch.isfinite(x.sum(dtype=widest(x.device)))) or bool(torch.isfinite(x).all())
+    return bool(torch.isfinite(x.sum(dtype=widest_float(x.device)))) or bool(torch.isfinite(x).all())
 
 
 def refuse_nonfinite(x: Tensor) -> None:

@@ -26,7 +26,7 @@ from ssltool.config import FinetuneConfig, as_dict
 from ssltool.data.images import ImageSet
 from ssltool.data.labels import open_labelled
 from ssltool.data.loader import Batch, Loader
-from ssltool.data.support import labelled_rows
+from ssltool.data.support import stratified_sample
 from ssltool.diagnosis.metrics.of_rows import feature_std_tensor
 from ssltool.errors import SSLToolError
 from ssltool.files import Record, Settings, weights_hash
@@ -121,7 +121,7 @@ def _make_arm(name: str, seed: int, config: FinetuneConfig, network: Pretrained,
     """One arm with one seed, which chooses its labelled images where there is a choice."""
     images = train
     if config.labels_fraction < 1:
-        images = train.select(labelled_rows(train.labels, config.labels_fraction, seed))
+        images = train.select(stratified_sample(train.labels, config.labels_fraction, seed))
     if len(images) < 2:
         raise SSLToolError(f"{len(images)} labelled image is too few to train on; raise --labels-fraction")
     pretrained = name == PRETRAINED

@@ -1,4 +1,4 @@
-"""Which device, and the arithmetic on it."""
+"""Selection of the device, autocast, and number of workers."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def pick_device(settings: DeviceSettings, *, local_rank: int = 0) -> torch.device:
-    """The device that the settings name; ``auto`` takes CUDA, then Apple's MPS, then the CPU.
+    """The device of the settings; ``auto`` selects CUDA, then MPS, then the CPU.
 
     Raises:
-        SSLToolError: if it is not there, or one is named for all ranks.
+        SSLToolError: if the device is not available, or ``--gpu`` is used under torchrun.
     """
     name = settings.device
     if settings.gpu is not None and distributed.under_torchrun():
-        raise SSLToolError(f"--gpu {settings.gpu} puts every rank on one GPU; leave it out under torchrun")
+        raise SSLToolError(f"--gpu {settings.gpu} would put all ranks on one GPU; leave it out under torchrun")
     if settings.gpu is not None and name == "auto":
         name = "cuda"
     if name == "auto":
@@ -31,23 +31,23 @@ def pick_device(settings: DeviceSettings, *, local_rank: int = 0) -> torch.devic
         found = torch.cuda.device_count() if torch.cuda.is_available() else 0
         number = settings.gpu if settings.gpu is not None else local_rank
         if number >= found:
-            raise SSLToolError(f"CUDA device {number} was asked for, but this machine has {found}; try --device cpu")
+            raise SSLToolError(f"CUDA device {number} is not available; CUDA devices found: {found}; try --device cpu")
         torch.cuda.set_device(number)
         return torch.device("cuda", number)
     if name == "mps" and not torch.backends.mps.is_available():
-        raise SSLToolError("--device mps was asked for, but this machine has no Apple GPU; try --device cpu")
+        raise SSLToolError("--device mps is not available on this machine; try --device cpu")
     return torch.device(name)
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
-    """The forward pass's precision as a ``with`` block; nothing for fp32."""
+    """Context manager for the precision of the forward pass; no autocast for fp32."""
     if precision == "fp32":
         return nullcontext()
     return torch.autocast(device.type, dtype=DTYPES[precision])
 
 
 def worker_count(workers: int | None) -> int:
-    """Processes that decode images for this rank: as asked, else one per core, shared among the ranks, at most 8."""
+    """Worker processes of this rank: ``workers``, or by default the cores divided by the local ranks, at most 8."""
     if workers is not None:
         return workers
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,7 +1,7 @@
-"""Several processes under torchrun, or one: the only module that imports torch.distributed.
+"""Distributed training under torchrun; the only module that imports torch.distributed.
 
-On one process every function is the identity. Whatever takes part in the loss is differentiable, and its gradient is
-that of the mean loss over all ranks, which is what DistributedDataParallel's averaging expects.
+On a single process all collectives are the identity. Collectives used in losses are differentiable. Their gradient is
+that of the mean loss over all ranks, as DistributedDataParallel's gradient averaging expects.
 """
 
 from __future__ import annotations
@@ -22,33 +22,33 @@ from ssltool.training.progress import info
 
 
 def shard_from_env() -> Shard:
-    """Which of how many processes torchrun started this one as; known before and without the ranks' joining."""
+    """Rank and world size from torchrun's environment variables; requires no process group."""
     return Shard(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
 
 
 def under_torchrun() -> bool:
-    """Whether torchrun started this process, as one of several."""
+    """Whether torchrun started this process as one of several ranks."""
     return shard_from_env().world > 1
 
 
 def local_rank() -> int:
-    """This process's number on its machine, which is also its GPU's."""
+    """The rank of this process on its machine, which is also its GPU index."""
     return int(os.environ.get("LOCAL_RANK", "0"))
 
 
 @contextmanager
 def process_group(device: torch.device, backend: str) -> Iterator[Shard]:
-    """Joins the ranks for the length of a ``with`` block and says which one this is.
+    """Context manager that initialises the process group and yields the shard of this rank.
 
     Raises:
-        SSLToolError: if the backend cannot work on the device.
+        SSLToolError: if the backend does not support the device.
     """
     if not under_torchrun():
         yield Shard()
         return
     if backend == "nccl" and device.type != "cuda":
-        raise SSLToolError(f"--dist-backend nccl needs --device cuda; this run is on {device.type}: use gloo")
-    # Flags and counts travel by gloo also on GPUs, so that asking them never waits for the device.
+        raise SSLToolError(f"--dist-backend nccl requires --device cuda; found {device.type}; use gloo")
+    # Flags and counts use gloo on the CPU, so that exchanging them does not synchronise with the device.
     chosen = backend if backend != "auto" else "nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group("cpu:gloo,cuda:nccl" if chosen == "nccl" else chosen)
     stopped: Interrupted | None = None
@@ -56,19 +56,19 @@ def process_group(device: torch.device, backend: str) -> Iterator[Shard]:
         yield Shard(dist.get_rank(), dist.get_world_size())
     except Interrupted as interrupted:
         stopped = interrupted
-    # Not after another error: the other ranks may be waiting in a collective, and torchrun ends them.
+    # Not after other errors: other ranks may be waiting in a collective, and torchrun terminates them.
     dist.destroy_process_group()
     if stopped is not None:
         raise stopped
 
 
 def is_main() -> bool:
-    """Whether this process is the one that talks and writes; known before and after the ranks have joined."""
+    """Whether this is rank 0, which prints and writes files; requires no process group."""
     return os.environ.get("RANK", "0") == "0"
 
 
-def mean(values: Tensor) -> Tensor:
-    """Each number's mean over the ranks, in float64 on the CPU; no gradient."""
+def all_reduce_mean(values: Tensor) -> Tensor:
+    """Element-wise mean over the ranks, float64 on the CPU; no gradient."""
     values = values.detach().cpu().double()
     if dist.is_initialized():
         dist.all_reduce(values)
@@ -77,7 +77,7 @@ def mean(values: Tensor) -> Tensor:
 
 
 def all_reduce_max(value: int) -> int:
-    """The largest of the ranks' numbers, known to all."""
+    """The maximum of ``value`` over the ranks."""
     if not dist.is_initialized():
         return value
     tensor = torch.tensor(value)
@@ -86,9 +86,9 @@ def all_reduce_max(value: int) -> int:
 
 
 def gather(rows: Tensor) -> Tensor:
-    """The ranks' ``rows`` (N, ...) one after the other, (W N, ...); differentiable.
+    """Concatenates the ``rows`` (N, ...) of all W ranks to (W N, ...); differentiable.
 
-    A loss of the gathered rows is the same number on all ranks, and its averaged gradient is that of one process with
+    A loss of gathered rows has the same value on all ranks. Its averaged gradient equals that of a single process with
     the whole batch.
     """
     if not dist.is_initialized():
@@ -97,8 +97,8 @@ def gather(rows: Tensor) -> Tensor:
     return gathered
 
 
-def mine(rows: Tensor) -> Tensor:
-    """This rank's part of gathered ``rows``."""
+def local_rows(rows: Tensor) -> Tensor:
+    """The part of gathered ``rows`` that belongs to this rank."""
     return rows.chunk(dist.get_world_size())[dist.get_rank()] if dist.is_initialized() else rows
 
 
@@ -111,14 +111,14 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        # Every rank's loss depends on these rows, so their gradients add up.
-        total = gradients[0].clone(memory_format=torch.contiguous_format)  # autograd may share the one it gave
+        # The loss of every rank depends on these rows, so the gradients are summed.
+        total = gradients[0].clone(memory_format=torch.contiguous_format)  # autograd may reuse the given tensor
         dist.all_reduce(total)
         return total.chunk(dist.get_world_size())[dist.get_rank()]
 
 
-def agree(tensor: Tensor) -> Tensor:
-    """``tensor`` as the first rank has it, in place: for what ranks compute alike but perhaps not to the last bit."""
+def broadcast(tensor: Tensor) -> Tensor:
+    """Broadcasts ``tensor`` from rank 0, in place. For results that may differ between ranks by rounding."""
     if dist.is_initialized():
         dist.broadcast(tensor, 0)
     return tensor
@@ -126,20 +126,20 @@ def agree(tensor: Tensor) -> Tensor:
 
 @contextmanager
 def raise_on_all_ranks() -> Iterator[None]:
-    """An ``SSLToolError`` on any rank inside the block becomes one on all, so that none waits for ever."""
+    """Context manager that raises an ``SSLToolError`` on all ranks if one rank raises it, to avoid deadlocks."""
     failure: SSLToolError | None = None
     try:
         yield
     except SSLToolError as error:
         failure = error
     if all_reduce_max(int(failure is not None)):
-        raise failure or SSLToolError("another rank failed; its message says why")
+        raise failure or SSLToolError("another rank failed; see its error message")
 
 
-def wrap(model: nn.Module, device: torch.device) -> nn.Module:
-    """``model`` for training on several ranks: batch statistics over all of them, gradients averaged.
+def wrap_ddp(model: nn.Module, device: torch.device) -> nn.Module:
+    """Wraps ``model`` in DistributedDataParallel, with batch norm synchronised over the ranks.
 
-    Buffers are not sent around: running statistics, queues and centres are made from all ranks' batches and agree.
+    Buffers are not broadcast: running statistics, queues and centres are computed from the batches of all ranks.
     """
     if not dist.is_initialized():
         return model
@@ -157,14 +157,14 @@ def _sync_batchnorm(model: nn.Module) -> nn.Module:
 
 
 class _SyncMixin:
-    """Batch statistics over all ranks on any device; torch's SyncBatchNorm works on GPUs only."""
+    """Batch norm synchronised over the ranks, on any device; torch's SyncBatchNorm supports GPUs only."""
 
     def forward(self: Any, x: Tensor) -> Tensor:
         if not self.training:
             return super().forward(x)  # type: ignore[misc]
         dims = [d for d in range(x.dim()) if d != 1]
         shape = [1, -1] + [1] * (x.dim() - 2)
-        count = x.numel() // x.shape[1] * dist.get_world_size()  # every rank has an equal share
+        count = x.numel() // x.shape[1] * dist.get_world_size()  # all ranks have equally many rows
         wide = x.float()
         mean = dist_nn.all_reduce(wide.sum(dims)) / count
         centred = wide - mean.view(shape)
@@ -188,6 +188,6 @@ class _Sync2d(_SyncMixin, nn.BatchNorm2d):
 
 
 def rank_zero_info(text: str) -> None:
-    """Prints a line on stderr, from rank 0 only."""
+    """Prints a line on stderr on rank 0."""
     if is_main():
         info(text)

@@ -1,4 +1,4 @@
-"""Optional loggers beside ``metrics.jsonl``: TensorBoard and Weights & Biases, imported only when asked for."""
+"""Optional loggers: TensorBoard and Weights & Biases, imported only if enabled."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Logger = Callable[[dict[str, Any]], None]
 
 
 def check_loggers(config: PretrainConfig) -> None:
-    """Makes sure that the loggers asked for can be opened, before anything is written.
+    """Checks that the enabled loggers are installed.
 
     Raises:
         SSLToolError: if a logger is not installed.
@@ -28,7 +28,7 @@ def check_loggers(config: PretrainConfig) -> None:
 
 
 def open_loggers(config: PretrainConfig, folder: Path) -> list[Logger]:
-    """One function per logger asked for; each takes an epoch's record."""
+    """One function per enabled logger; each logs the record of an epoch."""
     loggers: list[Logger] = []
     if config.tensorboard:
         writer = _import("torch.utils.tensorboard", "tensorboard").SummaryWriter(str(folder))
@@ -59,5 +59,5 @@ def _import(module: str, extra: str) -> ModuleType:
         return importlib.import_module(module)
     except ImportError as error:
         raise SSLToolError(
-            f"--{extra} needs a package that is not installed; pip install 'ssltool[{extra}]'"
+            f"--{extra} requires a package that is not installed; run pip install 'ssltool[{extra}]'"
         ) from error

@@ -1,4 +1,4 @@
-"""How wide numbers are."""
+"""Floating-point precision of computations."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-def widest(device: torch.device) -> torch.dtype:
-    """float64, but on Apple's GPUs, which have none, float32."""
+def widest_float(device: torch.device) -> torch.dtype:
+    """float64, or float32 on MPS, which does not support float64."""
     return torch.float32 if device.type == "mps" else torch.float64
 
 
 def without_autocast(function: Callable[P, T]) -> Callable[P, T]:
-    """``function`` in the precision of its arguments: autocast would make its matrix products bf16 or fp16."""
+    """Decorator: runs ``function`` with autocast disabled, so that it computes in the precision of its arguments."""
 
     @functools.wraps(function)
-    def exact(*args: P.args, **kwargs: P.kwargs) -> T:
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> T:
         first: object = next(iter((*args, *kwargs.values())), None)
         while isinstance(first, (list, tuple)) and first:
             first = first[0]
         if not isinstance(first, Tensor):
-            return function(*args, **kwargs)  # which will say what it takes
+            return function(*args, **kwargs)  # which raises its own error
         with torch.autocast(first.device.type, enabled=False):
             return function(*args, **kwargs)
 
-    return exact
+    return wrapper

@@ -40,7 +40,8 @@ def has_bars() -> bool:
 
 
 class Progress:
-    """Progress of one epoch in steps: the loss, images/s and the time left."""
+    """Progress of one epoch in steps, with throughput and remaining time. ``done`` steps were completed before; plain
+    lines are printed every ``every`` steps."""
 
     def __init__(self, title: str, steps: int, *, done: int = 0, every: int = 10, visible: bool = True) -> None:
         self.title, self.steps, self.every = title, steps, every
@@ -54,7 +55,7 @@ class Progress:
         )
 
     def update(self, images: int, text: str = "") -> None:
-        """Counts one more step, of ``images`` images."""
+        """Counts a completed step of ``images`` images; ``text`` is displayed with it."""
         self.done += 1
         self._images += images
         self._bar.update()

@@ -9,17 +9,17 @@ from ssltool.config import PretrainConfig
 
 
 def scaled_lr(lr: float, batch_size: int) -> float:
-    """The linear scaling rule: ``lr`` is meant for a batch of 256."""
+    """Linear scaling rule: ``lr`` is per 256 images."""
     return lr * batch_size / 256
 
 
 def cosine(progress: float, start: float, end: float = 0.0) -> float:
-    """From ``start`` at progress 0 to ``end`` at progress 1, along half a cosine."""
+    """Half a cosine from ``start`` at progress 0 to ``end`` at progress 1."""
     return end + (start - end) * 0.5 * (1.0 + math.cos(math.pi * progress))
 
 
 class Rates(NamedTuple):
-    """What the optimiser uses at one step: the learning rate, that of parameters whose rate is fixed, weight decay."""
+    """Rates of one step: the learning rate, the learning rate of groups with a fixed rate, and the weight decay."""
 
     lr: float
     fixed: float
@@ -29,11 +29,11 @@ class Rates(NamedTuple):
 def learning_rates(
     epoch: float, *, epochs: int, lr: float, final_lr: float = 0.0, warmup_epochs: int = 0, constant: bool = False
 ) -> tuple[float, float]:
-    """The rates at ``epoch`` (from 0): of ordinary parameters, and of those whose rate is fixed.
+    """The scheduled and the fixed learning rate at ``epoch`` (from 0).
 
-    A cosine after a linear warm-up, as in the paper's code: a whole epoch's warm-up is (1 + epoch) / (1 + warm-up),
-    that of a time within an epoch is epoch / warm-up. ``lr`` and ``final_lr`` are already scaled. A fixed rate is
-    ``lr`` throughout, in the warm-up too.
+    A cosine schedule after a linear warm-up, as in the paper's code. The warm-up factor is (1 + epoch) /
+    (1 + warmup_epochs) for an integer epoch and epoch / warmup_epochs for a fractional one. ``lr`` and ``final_lr`` are
+    already scaled. The fixed rate is always ``lr``, including the warm-up.
     """
     if constant:
         return lr, lr
@@ -44,7 +44,7 @@ def learning_rates(
 
 
 def rates_at(config: PretrainConfig, epoch: int, within: float = 0.0) -> Rates:
-    """The rates of a resolved pretraining configuration in ``epoch``, of which a share ``within`` is done."""
+    """The rates of a resolved pretraining configuration in ``epoch``, after a fraction ``within`` of it."""
     if config.epochs is None or config.batch_size is None:
         raise ValueError("the configuration is not resolved")
     time = epoch + within if config.lr_schedule == "step" else epoch

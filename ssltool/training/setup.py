@@ -19,7 +19,7 @@ from ssltool.config import PretrainConfig, as_dict
 from ssltool.data import views
 from ssltool.data.images import ImageSet
 from ssltool.data.strategies import (
-    chunk_too_small,
+    chunk_too_small_message,
     epoch_indices,
     epoch_subset,
     steps_in_epoch,
@@ -80,7 +80,7 @@ class TrainingSetup:
         c, sizes = self.config, self._epoch_sizes
         short = next((epoch for epoch, size in enumerate(sizes) if size < self.batch_size), None)
         if self.steps and short is not None:
-            raise SSLToolError(chunk_too_small(c.strategy, short, sizes[short], self.batch_size))
+            raise SSLToolError(chunk_too_small_message(c.strategy, short, sizes[short], self.batch_size))
 
     @property
     def _epoch_sizes(self) -> list[int]:
@@ -139,9 +139,9 @@ class TrainingSetup:
 
     def warnings(self, method: Method) -> list[str]:
         """What about the settings is likely to go wrong, one sentence each."""
-        return method.warnings() + self.thin_batches(method)
+        return method.warnings() + self.small_batch_causes(method)
 
-    def thin_batches(self, method: Method) -> list[str]:
+    def small_batch_causes(self, method: Method) -> list[str]:
         """What is said of batches that are too small for the method's batch norms, if they are."""
         has_bn = any(isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)) for module in method.modules())
         if not has_bn or self.batch_size >= SMALL_BATCH:

@@ -1,4 +1,4 @@
-"""Asking a running loop to stop: SIGTERM, SIGINT and SIGUSR1 are noted, and the loop saves at its next step."""
+"""Stop requests: SIGTERM, SIGINT and SIGUSR1 are recorded, and the training loop saves and stops at its next step."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
 class StopRequest:
-    """Catches the signals within a ``with`` block. ``number`` is 0 until one arrives; a second SIGINT interrupts at
-    once. Outside the main thread, where Python allows no handlers, signals are left alone."""
+    """Context manager that records stop signals. ``number`` is 0, or the number of the latest signal. A SIGINT after
+    another signal raises ``KeyboardInterrupt``. Outside the main thread, where Python allows no handlers, signals are
+    left alone."""
 
     def __init__(self) -> None:
         self.number = 0

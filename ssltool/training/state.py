@@ -134,7 +134,7 @@ class TrainState(LoopState):
         """
         if not self.pending:
             return
-        rows = distributed.mean(torch.stack(self.pending)).tolist()
+        rows = distributed.all_reduce_mean(torch.stack(self.pending)).tolist()
         self.pending.clear()
         first = self.step - len(rows)
         for number, row in enumerate(rows, start=first + 1):

@@ -58,7 +58,7 @@ def test_origin_says_the_same_of_any_programs_network(foreign, trained):
 def test_another_programs_network_is_its_backbone_alone(foreign):
     network = load(foreign)
     assert type(network.method) is Method and not network.method.training
-    assert network.method.backbone_dim == network.method.directions("backbone") == 64
+    assert network.method.backbone_dim == network.method.max_rank("backbone") == 64
     with pytest.raises(SSLToolError, match="--layer projector: this model has no projector"):
         network.method.embed(noise(), "projector")
 

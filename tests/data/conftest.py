@@ -1,4 +1,4 @@
-"""What the tests of the data path share: random images, and small datasets in the layouts of the real ones."""
+"""Fixtures of the data tests: random images, and small datasets in the formats of the real ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The bundled images: balanced, small, licensed, and cut from the originals as said."""
+"""The bundled images: class balance, size, licence, and the script that creates them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_no_two_bundled_images_are_the_same():
     assert len(np.unique(images.reshape(10_000, -1), axis=0)) == 10_000
 
 
-def test_bundled_images_show_something():
+def test_bundled_images_are_not_constant():
     images = open_dataset(DataSettings(), "val").images.flatten(1).float()
     assert (images.std(dim=1) > 5).all()
     assert images.min() == 0
@@ -39,7 +39,7 @@ def test_bundled_files_are_under_five_megabytes():
     assert 0 < sum(path.stat().st_size for path in bundled.FOLDER.glob("*.gz")) < 5_000_000
 
 
-def test_licence_and_attribution_lie_beside_the_images():
+def test_licence_and_attribution_are_bundled():
     licence = (bundled.FOLDER / "LICENSE").read_text()
     assert "Zalando SE" in licence
     assert "Permission is hereby granted, free of charge" in licence
@@ -67,7 +67,7 @@ def test_written_idx_files_have_mnists_header_and_no_time_stamp(tmp_path, idx_by
 
 @pytest.fixture
 def original(tmp_path, idx_bytes):
-    """A Fashion-MNIST of more images than are kept, in no order; every image tells its own number."""
+    """A Fashion-MNIST with more images than the subset, in random order; each image encodes its index."""
     rng = np.random.default_rng(3)
     for split, per_class in {"train": 830, "t10k": 215}.items():
         labels = rng.permutation(np.repeat(np.arange(10, dtype=np.uint8), per_class))

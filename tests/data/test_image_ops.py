@@ -61,7 +61,7 @@ def test_op_equals_torchvisions_on_few_levels_with_ties_between_channels(pixels,
 
 
 @pytest.mark.parametrize("name", COLOUR_OPS)
-def test_op_leaves_its_input_alone(pixels, name):
+def test_op_does_not_modify_its_input(pixels, name):
     ours, _, parameters = COLOUR_OPS[name]
     x = unit(pixels(5, 3, 12, 12))
     before = x.clone()
@@ -70,7 +70,7 @@ def test_op_leaves_its_input_alone(pixels, name):
 
 
 @pytest.mark.parametrize("name", COLOUR_OPS)
-def test_each_image_depends_on_its_own_parameter_alone(pixels, name):
+def test_each_image_depends_only_on_its_own_parameter(pixels, name):
     ours, _, parameters = COLOUR_OPS[name]
     x, p = unit(pixels(5, 3, 12, 12)), torch.tensor(parameters)
     alone = torch.cat([ours(x[i : i + 1], p[i : i + 1]) for i in range(5)])
@@ -90,7 +90,7 @@ def test_grayscale_equals_torchvisions(pixels):
     assert_close(ops.grayscale(x), tv.rgb_to_grayscale(x), ROUNDING)
 
 
-def test_grayscale_leaves_grey_as_it_is(pixels):
+def test_grayscale_returns_grey_images_unchanged(pixels):
     x = unit(pixels(4, 1, 9, 13))
     assert torch.equal(ops.grayscale(x), x)
 
@@ -134,14 +134,14 @@ def test_erase_equals_torchvisions_image_by_image_and_leaves_the_rest_bit_for_bi
     [ops.solarize, lambda x: ops.rotate(x, torch.full((5,), 20.0)), lambda x: ops.erase(x, torch.ones(5, 4).long())],
     ids=["solarize", "rotate", "erase"],
 )
-def test_solarizing_turning_and_erasing_leave_their_input_alone(pixels, op):
+def test_solarize_rotate_and_erase_do_not_modify_their_input(pixels, op):
     x = unit(pixels(5, 3, 12, 12))
     before = x.clone()
     assert not torch.equal(op(x), before)
     assert torch.equal(x, before)
 
 
-def test_hue_turned_by_a_third_turns_red_into_green():
+def test_hue_shift_of_a_third_maps_red_to_green():
     red = torch.tensor([0.8, 0.1, 0.1]).view(1, 3, 1, 1)
     turned = ops.adjust_hue(red, torch.tensor([1 / 3])).flatten()
     assert torch.allclose(turned, torch.tensor([0.1, 0.8, 0.1]), atol=1e-6)
@@ -181,13 +181,13 @@ def test_crop_equals_torchvisions_resized_crop_up_and_down(pixels, channels, siz
         assert (got - expected).abs().max() <= ROUNDING, name
 
 
-def test_crop_of_a_box_of_the_output_size_is_the_pixels_themselves(pixels):
+def test_crop_of_a_box_of_the_output_size_copies_the_pixels(pixels):
     images = pixels(1, 3, 40, 56)
     made = ops.crop_resize(images, torch.tensor([[10, 20, 16, 16]]), torch.tensor([False]), 16)
     assert_close(made, unit(images[:, :, 10:26, 20:36]), 1e-6)
 
 
-def test_crop_is_mirrored_where_flip_says_so(pixels):
+def test_crop_is_mirrored_where_flip_is_true(pixels):
     images = pixels(4, 3, 40, 56)
     boxes = torch.tensor([[3, 4, 30, 40], [0, 0, 40, 56], [5, 6, 7, 8], [10, 10, 20, 9]])
     flip = torch.tensor([True, False, True, True])
@@ -208,7 +208,7 @@ def test_crop_equals_pils_within_its_rounding_to_levels(pixels, size):
         assert (got - expected).abs().max() <= TWO_ROUNDINGS, name
 
 
-def test_crop_reads_nothing_outside_its_box(pixels):
+def test_crop_does_not_read_outside_its_box(pixels):
     images = pixels(1, 3, 40, 56)
     other = 255 - images
     other[:, :, 12:30, 20:41] = images[:, :, 12:30, 20:41]

@@ -1,4 +1,4 @@
-"""Batches: functions of seed, epoch and step, whatever the rank, the workers, or where the images lie."""
+"""Batches depend on seed, epoch and step only, not on ranks, workers or where images are stored."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ RECIPES = [PAPER, PROBE]
 STRONG = dataclasses.replace(PLAIN, rotation=15.0, solarize_p=0.5, erase_p=1.0, erase_scale=(0.2, 0.4))
 SMALL = dataclasses.replace(PAPER, crop_scale=(0.05, 0.2), size=12)
 SEVERAL = [PAPER, SMALL, STRONG, SMALL, dataclasses.replace(STRONG, size=31), PROBE]
-"""Views of three sizes, in turns."""
+"""Views of three sizes, alternating."""
 
 SIZES = [SIZE, 12, SIZE, 12, 31, SIZE]
 
@@ -96,7 +96,7 @@ def test_views_differ_between_seeds_and_epochs(images, other):
         assert not torch.equal(one.views[0], two.views[0])
 
 
-def test_the_same_images_get_other_views_at_another_step(images):
+def test_views_of_the_same_images_differ_between_steps(images):
     indices = np.tile(np.arange(BATCH), 2)
     one, two = Loader(images, SIZE, CPU).train(indices, RECIPES, batch_size=BATCH, seed=3, epoch=0)
     assert not torch.equal(one.views[0], two.views[0])
@@ -104,14 +104,14 @@ def test_the_same_images_get_other_views_at_another_step(images):
 
 @pytest.mark.parametrize("recipes", [RECIPES, SEVERAL], ids=["one size", "several sizes"])
 @pytest.mark.parametrize("first_step", [1, 4, 6])
-def test_an_epoch_begun_in_the_middle_is_the_rest_of_the_whole(images, first_step, recipes):
+def test_an_epoch_started_at_a_later_step_equals_the_rest_of_the_whole_epoch(images, first_step, recipes):
     loader = Loader(images, SIZE, CPU)
     assert_same(epoch(loader, recipes=recipes, first_step=first_step), epoch(loader, recipes=recipes)[first_step:])
 
 
 @pytest.mark.parametrize("recipes", [RECIPES, SEVERAL], ids=["one size", "several sizes"])
 @pytest.mark.parametrize("world", [2, 4])
-def test_ranks_batches_put_together_are_the_batch_of_one_process(images, world, recipes):
+def test_concatenated_batches_of_all_ranks_equal_the_batch_of_one_process(images, world, recipes):
     loader = Loader(images, SIZE, CPU)
     whole = epoch(loader, recipes=recipes)
     shards = [epoch(loader, recipes=recipes, shard=Shard(rank, world)) for rank in range(world)]
@@ -128,7 +128,7 @@ def test_views_have_the_sizes_of_their_recipes_in_the_recipes_order(images):
 
 
 @pytest.mark.parametrize("size", [SIZE, 12, 31])
-def test_views_beside_others_of_other_sizes_are_those_of_one_size_alone(images, size):
+def test_views_do_not_depend_on_views_of_other_sizes(images, size):
     together = epoch(Loader(images, SIZE, CPU), recipes=SEVERAL)
     alone = epoch(Loader(images, size, CPU), recipes=[dataclasses.replace(recipe, size=None) for recipe in SEVERAL])
     places = [i for i, other in enumerate(SIZES) if other == size]
@@ -138,13 +138,13 @@ def test_views_beside_others_of_other_sizes_are_those_of_one_size_alone(images, 
             assert (batch.views[i] - single.views[i]).abs().max() < ROUNDING
 
 
-def test_erased_parts_of_the_views_are_0_and_there_are_some_in_every_view(images):
+def test_erased_parts_of_all_views_are_0(images):
     for batch in epoch(Loader(images, SIZE, CPU), recipes=[STRONG]):
         share = (batch.views[0] == 0).all(dim=1).float().mean(dim=(1, 2))
         assert ((share > 0.15) & (share < 0.45)).all()  # 0.2 to 0.4, in whole pixels
 
 
-def test_batches_neither_read_nor_move_the_global_random_state(images):
+def test_batches_do_not_use_the_global_random_state(images):
     made = []
     for global_seed in (1, 2):
         torch.manual_seed(global_seed)
@@ -152,7 +152,7 @@ def test_batches_neither_read_nor_move_the_global_random_state(images):
         before = torch.get_rng_state(), np.random.get_state()[1].copy()
         made.append(epoch(Loader(images, SIZE, CPU)))
         assert (np.random.get_state()[1] == before[1]).all()
-        if images.paths is None:  # torch's DataLoader draws a seed for its workers
+        if images.paths is None:  # torch's DataLoader samples a seed for its workers
             assert torch.equal(torch.get_rng_state(), before[0])
     assert_same(*made)
 
@@ -168,7 +168,7 @@ def test_results_do_not_depend_on_the_number_of_workers(on_disk):
     assert_same(list(alone.evaluate(BATCH)), list(workers.evaluate(BATCH)))
 
 
-def test_an_epoch_left_early_leaves_nothing_behind_for_the_next(on_disk):
+def test_an_interrupted_epoch_does_not_affect_the_next(on_disk):
     loader = Loader(on_disk, SIZE, CPU, workers=2)
     for _ in loader.train(INDICES, RECIPES, batch_size=BATCH, seed=3, epoch=0):
         break
@@ -189,7 +189,7 @@ def test_files_and_memory_give_the_same_views_of_several_sizes_within_rounding_t
     assert_same(ours, theirs, PIL_ROUNDING)
 
 
-def test_files_and_memory_give_the_same_jittered_views_on_the_whole(in_memory, on_disk):
+def test_files_and_memory_give_the_same_jittered_views_on_average(in_memory, on_disk):
     ours, theirs = (epoch(Loader(images, SIZE, CPU), recipes=[PAPER]) for images in (in_memory, on_disk))
     for a, b in zip(ours, theirs, strict=True):
         difference = (a.views[0] - b.views[0]).abs()
@@ -202,7 +202,7 @@ def test_files_and_memory_give_the_same_evaluation_views(in_memory, on_disk, siz
     assert_same(ours, theirs, PIL_ROUNDING)
 
 
-def test_files_of_the_input_size_are_evaluated_as_they_are(in_memory, on_disk, pixels):
+def test_files_of_the_input_size_are_not_resized_in_evaluation(in_memory, on_disk, pixels):
     squares = dataclasses.replace(in_memory, images=pixels(N, 3, SIZE, SIZE))
     for path, image in zip(on_disk.paths, squares.images, strict=True):
         Image.fromarray(image.permute(1, 2, 0).numpy()).save(path)
@@ -220,7 +220,7 @@ def test_files_of_any_size_fit_into_one_batch(on_disk, pixels):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_corrupt_file_is_one_clean_error_that_names_it(on_disk, workers):
+def test_a_corrupt_file_raises_a_single_error_with_its_name(on_disk, workers):
     Path(on_disk.paths[INDICES[11]]).write_bytes(b"no image at all")
     loader = Loader(on_disk, SIZE, CPU, workers=workers)
     batches = loader.train(INDICES, RECIPES, batch_size=BATCH, seed=3, epoch=0)
@@ -238,7 +238,7 @@ def test_corrupt_file_is_one_clean_error_that_names_it(on_disk, workers):
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 24, 100])
-def test_evaluation_shows_every_image_once_in_order(images, batch_size):
+def test_evaluation_yields_each_image_once_in_order(images, batch_size):
     batches = list(Loader(images, SIZE, CPU).evaluate(batch_size))
     assert torch.cat([b.rows for b in batches]).tolist() == list(range(N))
     assert torch.cat([b.labels for b in batches]).tolist() == images.labels.tolist()
@@ -269,7 +269,7 @@ def made(support: Batch | None = None) -> Batch:
     return Batch(views, torch.tensor([0, 1, -1, 2]), torch.arange(4), support)
 
 
-def test_channels_last_changes_the_place_in_memory_of_every_view_and_nothing_else():
+def test_channels_last_changes_only_the_memory_format_of_the_views():
     batch = made(support=made())
     last = batch.channels_last()
     assert last.support is not None and last.support.support is None

@@ -201,7 +201,7 @@ def test_indices_neither_read_nor_move_numpys_global_state(order):
     assert made[0] == made[1]
 
 
-def test_order_given_is_left_as_it_was(order):
+def test_order_is_not_modified(order):
     before = order.copy()
     epoch_indices(order, strategy="accumulate", epoch=1, epochs=2, batch_size=8, repeat_batch=2)
     assert (order == before).all()
@@ -212,11 +212,11 @@ def test_order_given_is_left_as_it_was(order):
 
 @pytest.mark.parametrize("strategy", ["current", "accumulate", "last"])
 def test_chunk_smaller_than_the_batch_is_refused(order, strategy):
-    with pytest.raises(SSLToolError, match=r"epoch 1 of --strategy .* has 1[01] images, fewer than one batch of 12"):
+    with pytest.raises(SSLToolError, match=r"epoch 1 of --strategy .* 1[01] images.* \(12\)"):
         epoch_indices(order, strategy=strategy, epoch=0, epochs=10, batch_size=12)
 
 
-def test_chunk_of_just_one_batch_is_taken(order):
+def test_chunk_of_exactly_one_batch_is_accepted(order):
     made = epoch_indices(order, strategy="current", epoch=0, epochs=10, batch_size=10)
     assert set(made) == set(order[:10])
 
@@ -224,23 +224,23 @@ def test_chunk_of_just_one_batch_is_taken(order):
 def test_partial_last_chunk_smaller_than_the_batch_is_refused(order):
     settings = dict(strategy="current", epochs=7, chunk_size=3, batch_size=40)  # chunks of 44, 44 and 15
     assert len(epoch_indices(order, epoch=5, **settings)) == 80
-    with pytest.raises(SSLToolError, match="has 15 images"):
+    with pytest.raises(SSLToolError, match=r"epoch 6 .* 15 images.* \(40\)"):
         epoch_indices(order, epoch=6, **settings)
 
 
 def test_batch_larger_than_the_data_is_refused(order):
-    with pytest.raises(SSLToolError, match="batch of 104 is larger than the data of 103 images"):
+    with pytest.raises(SSLToolError, match=r"--batch-size 104 .* \(103\)"):
         epoch_indices(order, strategy="iid", epoch=0, epochs=1, batch_size=104)
 
 
 @pytest.mark.parametrize(("epochs", "n_rounds"), [(10, 3), (2, 4), (5, 0)])
 def test_rounds_that_do_not_divide_the_epochs_are_refused(order, epochs, n_rounds):
-    with pytest.raises(SSLToolError, match="--n-rounds must divide --epochs"):
+    with pytest.raises(SSLToolError, match=f"--epochs {epochs}, --n-rounds {n_rounds} "):
         epoch_indices(order, strategy="current", epoch=0, epochs=epochs, batch_size=2, n_rounds=n_rounds)
 
 
 def test_chunk_size_below_one_is_refused(order):
-    with pytest.raises(SSLToolError, match="chunk"):
+    with pytest.raises(SSLToolError, match="--chunk-size 0 "):
         epoch_indices(order, strategy="current", epoch=0, epochs=2, batch_size=2, chunk_size=0)
 
 
@@ -256,8 +256,8 @@ def test_epoch_outside_the_run_is_refused(order, epoch):
         epoch_indices(order, strategy="iid", epoch=epoch, epochs=4, batch_size=2)
 
 
-def test_unknown_strategy_offers_the_nearest(order):
-    with pytest.raises(SSLToolError, match=r"unknown strategy 'accumlate'; did you mean accumulate\?"):
+def test_unknown_strategy_suggests_similar_names(order):
+    with pytest.raises(SSLToolError, match=r"accumlate.* accumulate"):
         epoch_indices(order, strategy="accumlate", epoch=0, epochs=1, batch_size=2)
 
 
@@ -295,19 +295,19 @@ def test_subset_file_keeps_its_own_order(saved):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (np.arange(9), "orders 9 images, but the data has 10"),
-        (np.array([0, 1, 2, 3, 4, 5, 6, 7, 8, 8]), "names image 8 more than once"),
-        (np.arange(1, 11), "names image 10, but the data's 10 images are numbered 0 to 9"),
-        (np.arange(-1, 9), "names image -1, but"),
-        (np.arange(11), "names image 10, but"),
-        (np.arange(10.0), r"must hold one row of integers; found float64 of shape \(10,\)"),
-        (np.ones(10, bool), "must hold one row of integers; found bool"),
+        (np.arange(9), "9 indices.* 10 images"),
+        (np.array([0, 1, 2, 3, 4, 5, 6, 7, 8, 8]), "index 8 more than once"),
+        (np.arange(1, 11), r"index 10,.* 10 images \(0 to 9\)"),
+        (np.arange(-1, 9), "index -1,"),
+        (np.arange(11), "index 10,"),
+        (np.arange(10.0), r"found float64 of shape \(10,\)"),
+        (np.ones(10, bool), "found bool"),
         (np.arange(10).reshape(2, 5), r"found int64 of shape \(2, 5\)"),
         (np.int64(3), r"found int64 of shape \(\)"),
     ],
     ids=["short", "duplicate", "too large", "negative", "long", "floats", "bools", "table", "scalar"],
 )
-def test_order_file_that_is_no_permutation_is_refused(saved, content, message):
+def test_order_file_that_is_not_a_permutation_is_refused(saved, content, message):
     path = saved(content)
     with pytest.raises(SSLToolError, match=message) as caught:
         read_order(path, 10, seed=0)
@@ -315,7 +315,7 @@ def test_order_file_that_is_no_permutation_is_refused(saved, content, message):
     assert "\n" not in str(caught.value)
 
 
-def test_missing_order_file_is_named(tmp_path):
+def test_missing_order_file_is_refused(tmp_path):
     with pytest.raises(SSLToolError, match=r"--incremental-idx-path: no such file: .*/nowhere\.npy"):
         read_order(str(tmp_path / "nowhere.npy"), 10, seed=0)
 
@@ -337,7 +337,7 @@ def test_archive_of_arrays_is_refused_as_order(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"0\n1\n2\n", b"\x93NUMPY\x01\x00", b"PK\x03\x04 cut off"], ids=str)
-def test_file_that_is_no_array_is_refused_as_order(tmp_path, content):
+def test_order_file_that_is_not_an_array_is_refused(tmp_path, content):
     path = tmp_path / "order.npy"
     path.write_bytes(content)
     with pytest.raises(SSLToolError, match=r"order\.npy is not a \.npy array") as caught:

@@ -1,4 +1,4 @@
-"""Views: drawn from torchvision's distributions, functions of their generator, and composed as torchvision does."""
+"""Views: distributions and composition against torchvision, and dependence on the generator."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from ssltool.data import views
 from ssltool.data.views import PAPER, PLAIN, PROBE, Recipe
 
 N = 4000
-"""Views compared with as many of torchvision's."""
+"""Number of views compared with torchvision's."""
 
 ACCEPT, REJECT = 1e-3, 1e-9
-"""A right recipe's p-values are above the one, a wrong recipe's smallest is below the other; the seeds are fixed."""
+"""p-values of correct recipes are above ACCEPT, the smallest of wrong recipes is below REJECT; seeds are fixed."""
 
 COLOUR = Recipe(jitter_p=1, gray_p=0.5, blur_p=0.5)
 
 EVERYTHING = Recipe(solarize_p=0.4, rotation=25.0, erase_p=0.6)
-"""Uses every draw that there is."""
+"""Uses all parameters."""
 
 
 def generator(seed=0):
@@ -36,7 +36,7 @@ def generator(seed=0):
 
 @pytest.fixture
 def torch_seed():
-    """Torchvision draws from the global state; it is put back afterwards."""
+    """Torchvision uses the global random state; it is restored afterwards."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(99)
         yield
@@ -53,7 +53,7 @@ def boxes_by_torchvision(height, width, scale):
 
 
 def crop_p_values(ours, theirs, height, width):
-    """One p-value for each property of a crop that the two samples might differ in."""
+    """One p-value per property of a crop."""
 
     def properties(boxes):
         top, left, h, w = boxes.double().unbind(1)
@@ -72,26 +72,26 @@ def crop_p_values(ours, theirs, height, width):
 @pytest.mark.parametrize("scale", [PAPER.crop_scale, PROBE.crop_scale], ids=str)
 @pytest.mark.parametrize(("height", "width"), [(224, 224), (28, 28), (120, 160), (50, 200)])
 def test_crops_are_distributed_as_random_resized_crops(torch_seed, height, width, scale):
-    draws = views.draw(N, Recipe(crop_scale=scale), generator())
-    ours, theirs = views.crop_boxes(draws, height, width), boxes_by_torchvision(height, width, scale)
+    params = views.sample_params(N, Recipe(crop_scale=scale), generator())
+    ours, theirs = views.crop_boxes(params, height, width), boxes_by_torchvision(height, width, scale)
     assert min(crop_p_values(ours, theirs, height, width).values()) > ACCEPT
 
 
 @pytest.mark.parametrize("wrong", ["scale", "linear ratio", "narrow ratio", "corner", "one attempt"])
-def test_wrongly_distributed_crops_are_told_from_random_resized_crops(torch_seed, monkeypatch, wrong):
+def test_wrongly_distributed_crops_are_rejected(torch_seed, monkeypatch, wrong):
     height, width = 120, 160
     recipe = Recipe(crop_scale=(0.25, 1.0)) if wrong == "scale" else PAPER
-    draws = views.draw(N, recipe, generator())
+    params = views.sample_params(N, recipe, generator())
     if wrong == "linear ratio":
-        share = (draws.log_ratio - math.log(3 / 4)) / math.log(16 / 9)
-        draws = dataclasses.replace(draws, log_ratio=(3 / 4 + share * (4 / 3 - 3 / 4)).log())
+        share = (params.log_ratio - math.log(3 / 4)) / math.log(16 / 9)
+        params = dataclasses.replace(params, log_ratio=(3 / 4 + share * (4 / 3 - 3 / 4)).log())
     if wrong == "narrow ratio":
-        draws = dataclasses.replace(draws, log_ratio=0.8 * draws.log_ratio)
+        params = dataclasses.replace(params, log_ratio=0.8 * params.log_ratio)
     if wrong == "corner":
-        draws = dataclasses.replace(draws, place=draws.place.sqrt())
+        params = dataclasses.replace(params, position=params.position.sqrt())
     if wrong == "one attempt":
-        draws = dataclasses.replace(draws, area=draws.area[:, :1], log_ratio=draws.log_ratio[:, :1])
-    ours, theirs = views.crop_boxes(draws, height, width), boxes_by_torchvision(height, width, PAPER.crop_scale)
+        params = dataclasses.replace(params, area=params.area[:, :1], log_ratio=params.log_ratio[:, :1])
+    ours, theirs = views.crop_boxes(params, height, width), boxes_by_torchvision(height, width, PAPER.crop_scale)
     assert min(crop_p_values(ours, theirs, height, width).values()) < REJECT
 
 
@@ -107,34 +107,34 @@ def order_counts(orders):
     return [rows.count(order) for order in itertools.permutations(range(4))]
 
 
-def jitter_p_values(draws, recipe):
+def jitter_p_values(params, recipe):
     factors, orders = jitter_by_torchvision(recipe)
-    p = {i: stats.ks_2samp(draws.jitter[:, i], factors[:, i]).pvalue for i in range(4)}
-    return p | {"order": stats.chi2_contingency([order_counts(draws.jitter_order), order_counts(orders)]).pvalue}
+    p = {i: stats.ks_2samp(params.jitter[:, i], factors[:, i]).pvalue for i in range(4)}
+    return p | {"order": stats.chi2_contingency([order_counts(params.jitter_order), order_counts(orders)]).pvalue}
 
 
 @pytest.mark.parametrize("recipe", [PAPER, Recipe(brightness=1.6, contrast=0.2, saturation=0.8, hue=0.5)], ids=str)
 def test_jitter_factors_and_order_are_distributed_as_color_jitters(torch_seed, recipe):
-    assert min(jitter_p_values(views.draw(N, recipe, generator(1)), recipe).values()) > ACCEPT
+    assert min(jitter_p_values(views.sample_params(N, recipe, generator(1)), recipe).values()) > ACCEPT
 
 
 @pytest.mark.parametrize(
     "wrong", [dict(brightness=0.3), dict(contrast=0.5), dict(saturation=0.6), dict(hue=0.15)], ids=str
 )
-def test_wrong_jitter_strength_is_told_from_color_jitter(torch_seed, wrong):
-    draws = views.draw(N, dataclasses.replace(PAPER, **wrong), generator(1))
-    assert min(jitter_p_values(draws, PAPER).values()) < REJECT
+def test_wrong_jitter_strength_is_rejected(torch_seed, wrong):
+    params = views.sample_params(N, dataclasses.replace(PAPER, **wrong), generator(1))
+    assert min(jitter_p_values(params, PAPER).values()) < REJECT
 
 
-def test_wrong_jitter_order_is_told_from_color_jitter(torch_seed):
-    draws = views.draw(N, PAPER, generator(1))
-    draws = dataclasses.replace(draws, jitter_order=torch.arange(4).expand(N, 4))
-    assert jitter_p_values(draws, PAPER)["order"] < REJECT
+def test_wrong_jitter_order_is_rejected(torch_seed):
+    params = views.sample_params(N, PAPER, generator(1))
+    params = dataclasses.replace(params, jitter_order=torch.arange(4).expand(N, 4))
+    assert jitter_p_values(params, PAPER)["order"] < REJECT
 
 
-def flag_p_value(draws, recipe):
-    """Of the sixteen combinations of flip, jitter, grey and blur, if each happens by itself with its probability."""
-    flags = [draws.flip, draws.jittered, draws.gray, draws.sigma > 0]
+def flag_p_value(params, recipe):
+    """p-value of the sixteen combinations of flip, jitter, grey and blur, if they are independent."""
+    flags = [params.flip, params.jittered, params.gray, params.sigma > 0]
     chances = [recipe.flip_p, recipe.jitter_p, recipe.gray_p, recipe.blur_p]
     found, expected = [], []
     for wanted in itertools.product([False, True], repeat=4):
@@ -145,33 +145,33 @@ def flag_p_value(draws, recipe):
 
 
 def test_flip_jitter_grey_and_blur_happen_independently_with_their_probabilities():
-    assert flag_p_value(views.draw(N, PAPER, generator(2)), PAPER) > ACCEPT
+    assert flag_p_value(views.sample_params(N, PAPER, generator(2)), PAPER) > ACCEPT
 
 
 @pytest.mark.parametrize("wrong", [dict(flip_p=0.4), dict(jitter_p=0.7), dict(gray_p=0.3), dict(blur_p=0.6)], ids=str)
-def test_wrong_probability_is_noticed(wrong):
-    assert flag_p_value(views.draw(N, dataclasses.replace(PAPER, **wrong), generator(2)), PAPER) < REJECT
+def test_wrong_probability_is_rejected(wrong):
+    assert flag_p_value(views.sample_params(N, dataclasses.replace(PAPER, **wrong), generator(2)), PAPER) < REJECT
 
 
-def test_flags_that_hang_together_are_noticed():
-    draws = views.draw(N, PAPER, generator(2))
-    draws = dataclasses.replace(draws, sigma=draws.flip * 1.0)
-    assert flag_p_value(draws, PAPER) < REJECT
+def test_dependent_flags_are_rejected():
+    params = views.sample_params(N, PAPER, generator(2))
+    params = dataclasses.replace(params, sigma=params.flip * 1.0)
+    assert flag_p_value(params, PAPER) < REJECT
 
 
 def test_blur_sigma_is_distributed_as_gaussian_blurs(torch_seed):
     transform = v2.GaussianBlur(13, PAPER.blur_sigma)
     theirs = [transform.make_params([])["sigma"][0] for _ in range(N)]
     for low, accepted in [(0.1, True), (0.25, False)]:
-        draws = views.draw(N, Recipe(blur_p=1.0, blur_sigma=(low, 2.0)), generator(3))
-        p = stats.ks_2samp(draws.sigma, theirs).pvalue
+        params = views.sample_params(N, Recipe(blur_p=1.0, blur_sigma=(low, 2.0)), generator(3))
+        p = stats.ks_2samp(params.sigma, theirs).pvalue
         assert p > ACCEPT if accepted else p < REJECT
 
 
 @pytest.mark.parametrize("p", [0.0, 1.0])
 def test_probabilities_of_zero_and_one_are_never_and_always(p):
-    draws = views.draw(N, Recipe(flip_p=p, jitter_p=p, gray_p=p, blur_p=p), generator())
-    for happens in (draws.flip, draws.jittered, draws.gray, draws.sigma > 0):
+    params = views.sample_params(N, Recipe(flip_p=p, jitter_p=p, gray_p=p, blur_p=p), generator())
+    for happens in (params.flip, params.jittered, params.gray, params.sigma > 0):
         assert happens.float().mean() == p
 
 
@@ -180,7 +180,7 @@ def test_probabilities_of_zero_and_one_are_never_and_always(p):
 
 @pytest.mark.parametrize(("height", "width"), [(8, 8), (10, 31), (31, 10), (224, 300)])
 def test_crops_lie_inside_the_image_and_reach_every_border(height, width):
-    top, left, h, w = views.crop_boxes(views.draw(N, PROBE, generator()), height, width).unbind(1)
+    top, left, h, w = views.crop_boxes(views.sample_params(N, PROBE, generator()), height, width).unbind(1)
     assert (h > 0).all() and (w > 0).all()
     assert top.min() == left.min() == 0
     assert (top + h).max() == height
@@ -191,54 +191,54 @@ def test_crops_lie_inside_the_image_and_reach_every_border(height, width):
 def test_image_too_long_for_any_box_gives_torchvisions_central_crop(torch_seed, height, width):
     params = v2.RandomResizedCrop(8, scale=(0.9, 1.0)).make_params([torch.empty(3, height, width)])
     expected = [params[name] for name in ("top", "left", "height", "width")]
-    boxes = views.crop_boxes(views.draw(20, Recipe(crop_scale=(0.9, 1.0)), generator()), height, width)
+    boxes = views.crop_boxes(views.sample_params(20, Recipe(crop_scale=(0.9, 1.0)), generator()), height, width)
     assert boxes.tolist() == [expected] * 20
 
 
-def test_whole_image_is_the_fallback_where_its_own_ratio_is_allowed():
-    draws = views.draw(1, PAPER, generator())
-    draws = dataclasses.replace(draws, area=torch.full((1, 10), 1.0), log_ratio=torch.full((1, 10), math.log(4 / 3)))
-    assert views.crop_boxes(draws, 40, 42).tolist() == [[0, 0, 40, 42]]
+def test_the_fallback_is_the_whole_image_if_its_aspect_ratio_is_allowed():
+    params = views.sample_params(1, PAPER, generator())
+    params = dataclasses.replace(params, area=torch.full((1, 10), 1.0), log_ratio=torch.full((1, 10), math.log(4 / 3)))
+    assert views.crop_boxes(params, 40, 42).tolist() == [[0, 0, 40, 42]]
 
 
-def test_first_box_that_fits_is_taken():
-    draws = views.draw(1, PAPER, generator())
+def test_the_first_valid_box_is_used():
+    params = views.sample_params(1, PAPER, generator())
     area, log_ratio = torch.full((1, 10), 1.0), torch.full((1, 10), math.log(4 / 3))  # too wide for a square
     area[0, 3], log_ratio[0, 3], area[0, 5], log_ratio[0, 5] = 0.25, 0.0, 0.81, 0.0
-    draws = dataclasses.replace(draws, area=area, log_ratio=log_ratio, place=torch.tensor([[0.5, 0.999]]))
-    assert views.crop_boxes(draws, 40, 40).tolist() == [[10, 20, 20, 20]]
+    params = dataclasses.replace(params, area=area, log_ratio=log_ratio, position=torch.tensor([[0.5, 0.999]]))
+    assert views.crop_boxes(params, 40, 40).tolist() == [[10, 20, 20, 20]]
 
 
-# Draws are a function of the generator
+# Dependence on the generator
 
 
-def test_draws_follow_from_the_generator_alone():
+def test_parameters_depend_only_on_the_generator():
     made = []
     for global_seed in (1, 2):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(global_seed)
             before = torch.get_rng_state()
-            made.append(views.draw(16, EVERYTHING, generator(7)))
+            made.append(views.sample_params(16, EVERYTHING, generator(7)))
             assert torch.equal(torch.get_rng_state(), before)
-    for field in dataclasses.fields(views.Draws):
+    for field in dataclasses.fields(views.ViewParams):
         same = getattr(made[0], field.name)
         assert torch.equal(same, getattr(made[1], field.name)), field.name
-        assert not torch.equal(same, getattr(views.draw(16, EVERYTHING, generator(8)), field.name)), field.name
+        assert not torch.equal(same, getattr(views.sample_params(16, EVERYTHING, generator(8)), field.name)), field.name
 
 
-def test_views_drawn_in_a_row_from_one_generator_differ():
+def test_successive_samples_of_one_generator_differ():
     g = generator()
-    first, second = views.draw(16, EVERYTHING, g), views.draw(16, EVERYTHING, g)
-    for field in dataclasses.fields(views.Draws):
+    first, second = views.sample_params(16, EVERYTHING, g), views.sample_params(16, EVERYTHING, g)
+    for field in dataclasses.fields(views.ViewParams):
         assert not torch.equal(getattr(first, field.name), getattr(second, field.name)), field.name
 
 
-def test_slices_of_the_draws_are_the_draws_of_those_rows():
-    draws = views.draw(10, EVERYTHING, generator())
-    parts = [draws[:4], draws[4:10]]
-    for field in dataclasses.fields(views.Draws):
+def test_slices_of_parameters_are_the_parameters_of_those_rows():
+    params = views.sample_params(10, EVERYTHING, generator())
+    parts = [params[:4], params[4:10]]
+    for field in dataclasses.fields(views.ViewParams):
         rejoined = torch.cat([getattr(part, field.name) for part in parts])
-        assert torch.equal(rejoined, getattr(draws, field.name)), field.name
+        assert torch.equal(rejoined, getattr(params, field.name)), field.name
 
 
 NUMBERS_OF_A_VIEW = 10 + 10 + 2 + 1 + 1 + 4 + 4 + 1 + 1 + 1
@@ -247,73 +247,77 @@ and to blur, and how far: what every view has drawn since the first release."""
 
 
 @pytest.mark.parametrize("recipe", [PAPER, PROBE, PLAIN], ids=["paper", "probe", "plain"])
-def test_recipe_without_solarising_turning_and_erasing_draws_nothing_for_them(recipe):
+def test_unused_solarisation_rotation_and_erasing_use_no_random_numbers(recipe):
     g, counting = generator(7), generator(7)
-    views.draw(16, recipe, g)
+    views.sample_params(16, recipe, g)
     torch.rand(16 * NUMBERS_OF_A_VIEW, generator=counting)
     assert torch.equal(g.get_state(), counting.get_state())
 
 
 @pytest.mark.parametrize("more", [dict(solarize_p=0.4), dict(rotation=25.0), dict(erase_p=0.6)], ids=str)
-def test_solarising_turning_and_erasing_leave_the_other_draws_as_they_are(more):
-    plain = views.draw(16, PAPER, generator(7))
-    draws = views.draw(16, dataclasses.replace(PAPER, **more), generator(7))
+def test_solarisation_rotation_and_erasing_do_not_change_other_parameters(more):
+    plain = views.sample_params(16, PAPER, generator(7))
+    params = views.sample_params(16, dataclasses.replace(PAPER, **more), generator(7))
     differing = {
         f.name
-        for f in dataclasses.fields(views.Draws)
-        if not torch.equal(getattr(plain, f.name), getattr(draws, f.name))
+        for f in dataclasses.fields(views.ViewParams)
+        if not torch.equal(getattr(plain, f.name), getattr(params, f.name))
     }
     wanted = {
         "solarize_p": {"solarized"},
         "rotation": {"angle"},
-        "erase_p": {"erased", "erase_area", "erase_log_ratio", "erase_place"},
+        "erase_p": {"erased", "erase_area", "erase_log_ratio", "erase_position"},
     }
     assert differing == wanted[next(iter(more))]
 
 
-def test_size_of_a_recipe_changes_no_draw():
-    plain, small = (views.draw(16, dataclasses.replace(EVERYTHING, size=size), generator(7)) for size in (None, 12))
-    assert all(torch.equal(getattr(plain, f.name), getattr(small, f.name)) for f in dataclasses.fields(views.Draws))
+def test_the_size_of_a_recipe_does_not_change_parameters():
+    plain, small = (
+        views.sample_params(16, dataclasses.replace(EVERYTHING, size=size), generator(7)) for size in (None, 12)
+    )
+    assert all(
+        torch.equal(getattr(plain, f.name), getattr(small, f.name)) for f in dataclasses.fields(views.ViewParams)
+    )
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_views_of_a_slice_equal_that_slice_of_the_whole_batchs_views(pixels, channels):
-    images, draws = pixels(10, channels, 24, 30), views.draw(10, EVERYTHING, generator())
-    whole = views.train_view(images, draws, 16)
-    parts = torch.cat([views.train_view(images[rows], draws[rows], 16) for rows in (slice(0, 3), slice(3, 10))])
+    images, params = pixels(10, channels, 24, 30), views.sample_params(10, EVERYTHING, generator())
+    whole = views.train_view(images, params, 16)
+    parts = torch.cat([views.train_view(images[rows], params[rows], 16) for rows in (slice(0, 3), slice(3, 10))])
     assert (whole - parts).abs().max() < 1e-5
 
 
 # Composition
 
 
-def erased_box(draws, i, size):
+def erased_box(params, i, size):
     """The box that ``RandomErasing`` would take of the drawn areas and ratios: the first that is smaller than the
     image; None if there is none."""
-    for area, log_ratio in zip(draws.erase_area[i].double(), draws.erase_log_ratio[i].double(), strict=True):
+    for area, log_ratio in zip(params.erase_area[i].double(), params.erase_log_ratio[i].double(), strict=True):
         area, ratio = area.item() * size * size, math.exp(log_ratio)
         h, w = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
         if h < size and w < size:
-            top, left = (draws.erase_place[i] * torch.tensor([size - h + 1, size - w + 1])).int().tolist()
+            top, left = (params.erase_position[i] * torch.tensor([size - h + 1, size - w + 1])).int().tolist()
             return top, left, h, w
     return None
 
 
-def view_by_torchvision(image, draws, i, size):
+def view_by_torchvision(image, params, i, size):
     """One view of one image, with the drawn parameters, by torchvision's functional operations."""
-    box = views.crop_boxes(draws[i : i + 1], *image.shape[-2:])[0].tolist()
+    box = views.crop_boxes(params[i : i + 1], *image.shape[-2:])[0].tolist()
     x = tv.resized_crop(image.float() / 255, *box, [size, size], antialias=True)
-    x = tv.horizontal_flip(x) if draws.flip[i] else x
-    x = tv.rotate(x, draws.angle[i].item(), InterpolationMode.BILINEAR)
+    x = tv.horizontal_flip(x) if params.flip[i] else x
+    x = tv.rotate(x, params.angle[i].item(), InterpolationMode.BILINEAR)
     adjust = (tv.adjust_brightness, tv.adjust_contrast, tv.adjust_saturation, tv.adjust_hue)
-    if draws.jittered[i]:
-        for number in draws.jitter_order[i].tolist():
-            x = adjust[number](x, draws.jitter[i, number].item())
-    x = tv.rgb_to_grayscale(x, 3) if draws.gray[i] else x
-    x = tv.gaussian_blur(x, [13, 13], [draws.sigma[i].item()]) if draws.sigma[i] > 0 else x
-    x = tv.solarize(x, 127.5 / 255) if draws.solarized[i] else x
+    if params.jittered[i]:
+        for number in params.jitter_order[i].tolist():
+            x = adjust[number](x, params.jitter[i, number].item())
+    x = tv.rgb_to_grayscale(x, 3) if params.gray[i] else x
+    x = tv.gaussian_blur(x, [13, 13], [params.sigma[i].item()]) if params.sigma[i] > 0 else x
+    x = tv.solarize(x, 127.5 / 255) if params.solarized[i] else x
     x = tv.normalize(x, views.MEAN, views.STD)
-    erased = erased_box(draws, i, size) if draws.erased[i] else None
+    erased = erased_box(params, i, size) if params.erased[i] else None
     return tv.erase(x, *erased, torch.zeros(1)) if erased else x
 
 
@@ -330,16 +334,19 @@ def view_by_torchvision(image, draws, i, size):
     ],
     ids=["paper", "probe", "colour", "solarised", "turned", "erased", "colour solarised erased"],
 )
-def test_view_equals_torchvisions_operations_in_the_drawn_order(pixels, recipe):
-    images, draws = pixels(40, 3, 30, 26), views.draw(40, recipe, generator(4))
-    expected = torch.stack([view_by_torchvision(image, draws, i, 20) for i, image in enumerate(images)])
-    assert (views.train_view(images, draws, 20) - expected).abs().max() < 2e-4  # float rounding through six operations
+def test_view_equals_torchvisions_operations_in_the_sampled_order(pixels, recipe):
+    images, params = pixels(40, 3, 30, 26), views.sample_params(40, recipe, generator(4))
+    expected = torch.stack([view_by_torchvision(image, params, i, 20) for i, image in enumerate(images)])
+    assert (views.train_view(images, params, 20) - expected).abs().max() < 2e-4  # float rounding through six operations
 
 
-def test_view_is_turned_before_its_colours_change(pixels):
-    images, draws = pixels(20, 3, 30, 30), views.draw(20, dataclasses.replace(EVERYTHING, erase_p=0.0), generator(4))
-    expected = torch.stack([view_by_torchvision(image, draws, i, 20) for i, image in enumerate(images)])
-    difference = (views.train_view(images, draws, 20) - expected).abs()
+def test_rotation_precedes_colour_jitter(pixels):
+    images, params = (
+        pixels(20, 3, 30, 30),
+        views.sample_params(20, dataclasses.replace(EVERYTHING, erase_p=0.0), generator(4)),
+    )
+    expected = torch.stack([view_by_torchvision(image, params, i, 20) for i, image in enumerate(images)])
+    difference = (views.train_view(images, params, 20) - expected).abs()
     # A place rounds by some 1e-6 of a pixel, and turning the hue of a nearly grey pixel magnifies what comes of it.
     assert difference.mean() < 1e-4 and difference.quantile(0.99) < 2e-3
 
@@ -353,10 +360,10 @@ def boxes_by_random_erasing(size, scale):
     return torch.tensor([[p["i"], p["j"], p["h"], p["w"]] for p in params if p["v"] is not None])
 
 
-def boxes_erased(draws, size):
+def boxes_erased(params, size):
     """The boxes that are 0 in finished views of white images, (top, left, height, width) each."""
-    white = torch.ones(len(draws.erased), 1, size, size)
-    inside = views.finish(white, draws)[:, 0] == 0
+    white = torch.ones(len(params.erased), 1, size, size)
+    inside = views.finish(white, params)[:, 0] == 0
     rows, columns = inside.any(dim=2), inside.any(dim=1)
     assert torch.equal(inside, rows[:, :, None] & columns[:, None, :])
     found = [rows.int().argmax(dim=1), columns.int().argmax(dim=1), rows.sum(dim=1), columns.sum(dim=1)]
@@ -369,65 +376,65 @@ def erasing(**changes):
 
 @pytest.mark.parametrize("scale", [(0.02, 0.33), (0.4, 0.5), (0.9, 0.99)], ids=str)
 def test_erased_boxes_are_distributed_as_random_erasings(torch_seed, scale):
-    ours = boxes_erased(views.draw(N, erasing(erase_scale=scale), generator(6)), 32)
+    ours = boxes_erased(views.sample_params(N, erasing(erase_scale=scale), generator(6)), 32)
     theirs = boxes_by_random_erasing(32, scale)
     assert min(crop_p_values(ours, theirs, 32, 32).values()) > ACCEPT
     assert stats.fisher_exact([[len(ours), N - len(ours)], [len(theirs), N - len(theirs)]]).pvalue > ACCEPT
 
 
 @pytest.mark.parametrize("wrong", ["scale", "ratio", "corner", "one attempt"])
-def test_wrongly_distributed_erased_boxes_are_told_from_random_erasings(torch_seed, wrong):
-    draws = views.draw(N, erasing(erase_scale=(0.4, 0.55) if wrong == "scale" else (0.4, 0.5)), generator(6))
+def test_wrongly_distributed_erased_boxes_are_rejected(torch_seed, wrong):
+    params = views.sample_params(N, erasing(erase_scale=(0.4, 0.55) if wrong == "scale" else (0.4, 0.5)), generator(6))
     if wrong == "ratio":
-        draws = dataclasses.replace(draws, erase_log_ratio=draws.erase_log_ratio / 2)
+        params = dataclasses.replace(params, erase_log_ratio=params.erase_log_ratio / 2)
     if wrong == "corner":
-        draws = dataclasses.replace(draws, erase_place=draws.erase_place.sqrt())
+        params = dataclasses.replace(params, erase_position=params.erase_position.sqrt())
     if wrong == "one attempt":
-        kept = {name: getattr(draws, name)[:, :1] for name in ("erase_area", "erase_log_ratio")}
-        draws = dataclasses.replace(draws, **kept)
-    ours, theirs = boxes_erased(draws, 32), boxes_by_random_erasing(32, (0.4, 0.5))
+        kept = {name: getattr(params, name)[:, :1] for name in ("erase_area", "erase_log_ratio")}
+        params = dataclasses.replace(params, **kept)
+    ours, theirs = boxes_erased(params, 32), boxes_by_random_erasing(32, (0.4, 0.5))
     p = min(crop_p_values(ours, theirs, 32, 32).values())
     if wrong == "one attempt":
         p = stats.fisher_exact([[len(ours), N - len(ours)], [len(theirs), N - len(theirs)]]).pvalue
     assert p < REJECT
 
 
-def test_a_box_as_high_as_the_view_is_not_erased_and_nothing_is_where_no_box_is_smaller():
-    draws = views.draw(1, erasing(), generator())
-    whole = dataclasses.replace(draws, erase_area=torch.ones(1, 10), erase_log_ratio=torch.zeros(1, 10))
+def test_boxes_as_high_as_the_view_are_not_erased():
+    params = views.sample_params(1, erasing(), generator())
+    whole = dataclasses.replace(params, erase_area=torch.ones(1, 10), erase_log_ratio=torch.zeros(1, 10))
     assert len(boxes_erased(whole, 20)) == 0
     area = torch.ones(1, 10)
     area[0, 4], area[0, 6] = 0.25, 0.49
-    second = dataclasses.replace(whole, erase_area=area, erase_place=torch.tensor([[0.5, 0.999]]))
+    second = dataclasses.replace(whole, erase_area=area, erase_position=torch.tensor([[0.5, 0.999]]))
     assert boxes_erased(second, 20).tolist() == [[5, 10, 10, 10]]
 
 
 def test_views_are_erased_and_solarised_with_their_probabilities():
-    draws = views.draw(N, Recipe(solarize_p=0.2, erase_p=0.7), generator(2))
-    for found, p in ((draws.solarized, 0.2), (draws.erased, 0.7)):
+    params = views.sample_params(N, Recipe(solarize_p=0.2, erase_p=0.7), generator(2))
+    for found, p in ((params.solarized, 0.2), (params.erased, 0.7)):
         assert stats.binomtest(int(found.sum()), N, p).pvalue > ACCEPT
         assert stats.binomtest(int(found.sum()), N, p + 0.1).pvalue < REJECT
-    assert abs(np.corrcoef(draws.solarized, draws.erased)[0, 1]) < 4 / math.sqrt(N)
+    assert abs(np.corrcoef(params.solarized, params.erased)[0, 1]) < 4 / math.sqrt(N)
 
 
-def test_angles_are_uniform_to_either_side():
-    draws = views.draw(N, Recipe(rotation=15.0), generator(2))
-    assert stats.kstest(draws.angle, stats.uniform(-15.0, 30.0).cdf).pvalue > ACCEPT
-    assert stats.kstest(draws.angle, stats.uniform(-20.0, 40.0).cdf).pvalue < REJECT
+def test_angles_are_uniform_in_both_directions():
+    params = views.sample_params(N, Recipe(rotation=15.0), generator(2))
+    assert stats.kstest(params.angle, stats.uniform(-15.0, 30.0).cdf).pvalue > ACCEPT
+    assert stats.kstest(params.angle, stats.uniform(-20.0, 40.0).cdf).pvalue < REJECT
 
 
 def test_grey_views_equal_those_of_the_same_images_as_rgb(pixels):
-    images, draws = pixels(40, 1, 28, 28), views.draw(40, COLOUR, generator(5))
-    as_rgb = views.train_view(images.expand(-1, 3, -1, -1), draws, 28)
-    made = views.train_view(images, draws, 28)
+    images, params = pixels(40, 1, 28, 28), views.sample_params(40, COLOUR, generator(5))
+    as_rgb = views.train_view(images.expand(-1, 3, -1, -1), params, 28)
+    made = views.train_view(images, params, 28)
     assert made.shape == (40, 3, 28, 28)
     assert (made - as_rgb).abs().max() < 1e-3 / min(views.STD)  # the luma weights sum to .9999
 
 
-def test_view_leaves_the_images_alone(pixels):
+def test_views_do_not_modify_the_images(pixels):
     images = pixels(8, 3, 20, 20)
     before = images.clone()
-    made = views.train_view(images, views.draw(8, COLOUR, generator()), 20)
+    made = views.train_view(images, views.sample_params(8, COLOUR, generator()), 20)
     views.eval_view(images, 20)
     assert made.dtype == torch.float32
     assert torch.equal(images, before)
@@ -492,7 +499,7 @@ def test_recipe_of_a_run_with_the_default_settings_and_blur_is_the_papers():
 
 @pytest.mark.parametrize("name", ["flip_p", "jitter_p", "gray_p", "blur_p", "solarize_p"])
 @pytest.mark.parametrize("value", [0.0, 0.3, 1.0])
-def test_recipe_of_a_run_has_its_probabilities_and_nothing_else_moves(name, value):
+def test_recipe_of_a_run_changes_only_the_given_probabilities(name, value):
     assert recipe(**{name: value}) == dataclasses.replace(PAPER, **{name: value})
 
 

@@ -1,4 +1,4 @@
-"""How far a metric is to be trusted: intervals that hold the truth as often as they say, and growth with the rows."""
+"""Bootstrap intervals and their coverage, and metrics of random subsets of the rows."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_every_metric_of_one_pass_has_an_interval_about_it():
     assert bounds["numerical_rank"] == (4.0, 4.0)
 
 
-def test_a_resample_draws_as_many_rows_as_there_are_with_replacement():
+def test_a_resample_has_n_rows_sampled_with_replacement():
     """Of two rows, +1 and -1, a resample is both of them half of the time, and one of them twice otherwise."""
     x = torch.tensor([[1.0, 2.0], [-1.0, -2.0]])
     bounds = intervals(x, measure(x, ("effective_rank", "mean_cosine")), 60)
@@ -49,7 +49,7 @@ def test_a_resample_draws_as_many_rows_as_there_are_with_replacement():
     assert bounds["mean_cosine"] == pytest.approx((-3.0, -1.0))  # -1 and 1, reflected about -1
 
 
-def test_intervals_depend_on_the_seed_alone():
+def test_intervals_depend_only_on_the_seed():
     x = gaussian(100, VARIANCES)
     found = measure(x, STEADY)
     first = intervals(x, found, 10, seed=3)
@@ -61,7 +61,7 @@ def test_intervals_depend_on_the_seed_alone():
     assert intervals(x, found, 10, seed=4) != first
 
 
-def test_equal_rows_leave_no_doubt():
+def test_intervals_of_equal_rows_have_width_0():
     x = torch.full((40, 3), 0.7)
     found = measure(x, STEADY)
     for name, (low, high) in intervals(x, found, 5).items():
@@ -77,7 +77,7 @@ def test_normalize_is_that_of_the_measurement():
         assert bounds[name] == pytest.approx(wanted[name], rel=1e-4, abs=1e-6)
 
 
-def test_rows_that_are_left_out_are_not_drawn():
+def test_rows_left_out_are_not_resampled():
     x = gaussian(120, VARIANCES)
     broken = torch.cat([x[:50], torch.full((3, 4), math.nan, dtype=torch.float64), x[50:]])
     rows = Rows([broken], skip_nonfinite=True)
@@ -99,7 +99,7 @@ def coverage(variances: list[float], n: int, truth: dict[str, float]) -> tuple[d
     return held, by_quantiles
 
 
-def test_95_percent_intervals_hold_the_truth_about_as_often_as_they_say():
+def test_95_percent_intervals_have_about_their_nominal_coverage():
     # 40 resamples make intervals of some 93 %; in 40 samples fewer than 34 of those hold the truth once in 50 times.
     share = torch.tensor(VARIANCES).sqrt() / torch.tensor(VARIANCES).sqrt().sum()
     truth = {
@@ -112,14 +112,14 @@ def test_95_percent_intervals_hold_the_truth_about_as_often_as_they_say():
     assert min(held.values()) >= 0.85, held
 
 
-def test_intervals_of_directions_hold_the_truth_of_the_projected_normal():
+def test_intervals_of_directions_cover_the_value_of_the_projected_normal():
     # With covariance diag(a^2, 1), the first coordinate of the direction has the mean square a / (1 + a).
     wanted = math.sqrt(2) * (math.sqrt(3 / 4) + math.sqrt(1 / 4)) / 2
     held, _ = coverage([9.0, 1.0], 200, {"feature_std": wanted})
     assert held["feature_std"] >= 0.85
 
 
-def test_few_rows_for_each_dimension_do_not_lead_the_intervals_astray_as_they_do_plain_quantiles():
+def test_intervals_have_coverage_for_few_rows_unlike_percentile_intervals():
     """With 10 rows a dimension, a sample's rank is too low and a resample's lower still; reflecting sets it right."""
     variances = [0.9**i for i in range(16)]
     share = torch.tensor(variances).sqrt() / torch.tensor(variances).sqrt().sum()
@@ -128,7 +128,7 @@ def test_few_rows_for_each_dimension_do_not_lead_the_intervals_astray_as_they_do
     assert by_quantiles["effective_rank"] <= 0.1
 
 
-def test_the_views_of_an_image_are_drawn_together():
+def test_the_views_of_an_image_are_resampled_together():
     """Four equal views of each image tell no more than one, so the interval stays as wide."""
     x = gaussian(200, VARIANCES)
     views = x[:, None].repeat(1, 4, 1)
@@ -159,7 +159,7 @@ def of_subset(x: Tensor, found: dict[str, float]) -> set[int]:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_the_smaller_sets_of_rows_lie_within_the_larger(seed):
+def test_smaller_subsets_are_contained_in_larger_ones(seed):
     x = gaussian(8, VARIANCES)
     subsets = [of_subset(x, row) for row in growth(x, range(3, 9), ("participation_ratio",), seed=seed)]
     assert [len(subset) for subset in subsets] == [3, 4, 5, 6, 7, 8]
@@ -176,7 +176,7 @@ def test_growth_measures_the_chosen_rows(normalize):
     assert row == pytest.approx({"n": 5} | wanted, rel=1e-9, abs=1e-9)
 
 
-def test_all_rows_are_the_whole_set_and_a_size_has_the_same_rows_beside_any_others():
+def test_a_subset_does_not_depend_on_the_other_sizes():
     x = gaussian(300, VARIANCES)
     rows = growth(x, [20, 300, 50], STEADY)
     assert by_name(rows, "n") == [20, 300, 50]
@@ -184,7 +184,7 @@ def test_all_rows_are_the_whole_set_and_a_size_has_the_same_rows_beside_any_othe
     assert growth(x, [50], STEADY) == [rows[2]]
 
 
-def test_growth_depends_on_the_seed_and_the_rows_alone():
+def test_growth_depends_only_on_the_seed_and_the_rows():
     x = gaussian(300, VARIANCES)
     first = growth(x, [50], STEADY, seed=1)
     torch.manual_seed(9)
@@ -199,13 +199,13 @@ def test_growth_gives_the_metrics_of_one_pass_only():
 
 
 @pytest.mark.parametrize("size", [-3, 0, 1, 301])
-def test_sizes_that_the_rows_do_not_have_are_refused(size):
+def test_invalid_sizes_are_refused(size):
     with pytest.raises(SSLToolError, match=rf"--subsample {size}: .* 300 rows; choose from 2"):
         growth(gaussian(300, VARIANCES), [50, size])
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_rows_that_are_not_finite_are_refused_by_number(bad):
+def test_rows_that_are_not_finite_are_refused_with_their_index(bad):
     x = gaussian(50, VARIANCES)
     x[7, 1] = bad
     with pytest.raises(SSLToolError, match=r"1 of 50 rows hold NaN or infinite values \(rows 7\)"):

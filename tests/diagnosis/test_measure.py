@@ -1,4 +1,4 @@
-"""Measuring a set of rows: its numbers are those of the metrics themselves, whatever the rows come in."""
+"""Measuring rows gives the values of the metric functions, independent of the storage of the rows."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def pure(x: Tensor, name: str) -> float:
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
-def test_every_metric_is_that_of_its_own_function(dtype):
+def test_each_metric_equals_its_function(dtype):
     x = falling().to(dtype)
     found = measure(x, OF_ROWS)
     assert (found.n, found.d) == (400, 30)
@@ -78,7 +78,7 @@ def test_spectrum_gives_singular_values_eigenvalues_of_the_covariance_or_deviati
     assert found.spectrum("std").numpy() == pytest.approx(np.sqrt(np.diag(covariance)), rel=1e-9)
 
 
-def test_normalize_changes_the_spectrum_and_leaves_directions_and_pairs():
+def test_normalize_changes_the_spectrum_but_not_directions_and_pairs():
     x = falling() * (0.1 + torch.rand(400, 1, generator=torch.Generator().manual_seed(1)))
     plain, normalized = measure(x, OF_ROWS), measure(x, OF_ROWS, normalize=True)
     unit = unit_rows(x)
@@ -99,7 +99,7 @@ def test_rows_in_several_tensors_are_one_set(sizes, normalize):
     assert found.metrics == pytest.approx(measure(x, OF_ROWS, normalize=normalize).metrics, rel=1e-9)
 
 
-def test_metrics_of_views_are_their_own_and_the_others_count_every_view_as_a_row():
+def test_other_metrics_of_views_count_each_view_as_a_row():
     x = views()
     found = measure(x, tuple(METRICS))
     rows = measure(x.flatten(0, 1), OF_ROWS)
@@ -133,7 +133,7 @@ def test_alpha_of_few_dimensions_is_nan_and_so_is_its_r2():
     assert math.isnan(found.details["alpha_r2"])
 
 
-def test_the_rank_is_counted_against_the_width_also_where_rows_are_fewer():
+def test_the_numerical_rank_uses_the_width_even_with_fewer_rows():
     x = torch.zeros(20, 2048)
     x[range(20), range(20)] = torch.logspace(0, -4.4, 20)
     s = singular_values(x)
@@ -149,14 +149,14 @@ def test_dead_dimensions_are_those_of_the_deviations():
     assert measure(falling(400, 8)).dead == []
 
 
-def test_each_is_told_of_all_rows():
+def test_each_counts_all_rows():
     seen: list[int] = []
     measure(Rows([falling(9000, 4), falling(10, 4)]), each=seen.append)
     assert sum(seen) == 9010
     assert len(seen) > 2
 
 
-def test_rows_that_are_left_out_do_not_count_and_are_said():
+def test_rows_left_out_are_not_measured_and_reported():
     x = falling()
     x[[3, 200]] = math.nan
     found = measure(Rows([x], skip_nonfinite=True), OF_ROWS)
@@ -168,7 +168,7 @@ def test_rows_that_are_left_out_do_not_count_and_are_said():
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_rows_that_are_not_finite_are_refused_by_number(bad):
+def test_rows_that_are_not_finite_are_refused_with_their_index(bad):
     x = falling()
     x[17, 3] = bad
     with pytest.raises(SSLToolError, match=r"1 of 400 rows hold NaN or infinite values \(rows 17\)"):
@@ -187,12 +187,12 @@ def test_two_rows_are_enough():
     assert found["mean_cosine"] == pytest.approx(0.0, abs=1e-15)
 
 
-def test_a_name_that_is_no_metric_is_refused():
+def test_an_unknown_metric_is_refused():
     with pytest.raises(SSLToolError, match="unknown metric 'efective_rank'"):
         measure(falling(), ("auc", "efective_rank"))
 
 
-def test_pairs_of_all_rows_are_compared_without_a_note_where_they_are_few_enough():
+def test_few_rows_use_all_pairs_without_a_note():
     x = falling(200, 5)
     for count in (200, 10_000):
         found = measure(x, ("uniformity", "twonn"), pair_rows=count)
@@ -200,7 +200,7 @@ def test_pairs_of_all_rows_are_compared_without_a_note_where_they_are_few_enough
         assert found.notes == []
 
 
-def test_pairs_of_a_sample_are_compared_where_rows_are_many_and_that_is_said():
+def test_many_rows_use_pairs_of_a_sample_with_a_note():
     x = falling(3000, 5)
     found = measure(x, ("uniformity", "twonn", "auc"), pair_rows=1000)
     assert [note for note in found.notes if "1,000 of 3,000 rows, drawn at random; --pair-rows" in note] == found.notes
@@ -212,7 +212,7 @@ def test_pairs_of_a_sample_are_compared_where_rows_are_many_and_that_is_said():
     assert measure(x, ("auc",), pair_rows=1000).notes == []
 
 
-def test_the_sample_of_pairs_depends_on_the_seed_and_the_rows_alone():
+def test_the_sample_of_pairs_depends_only_on_the_seed_and_the_rows():
     x = falling(500, 5)
     names = ("uniformity", "twonn")
     first = measure(x, names, pair_rows=100, seed=1).metrics
@@ -223,7 +223,7 @@ def test_the_sample_of_pairs_depends_on_the_seed_and_the_rows_alone():
     assert measure(x, names, pair_rows=100, seed=2).metrics != first
 
 
-def test_the_rows_are_left_as_they_were():
+def test_rows_are_not_modified():
     x = falling()
     before = x.clone()
     measure(x, OF_ROWS, normalize=True)

@@ -1,4 +1,4 @@
-"""Metrics of the rows: closed forms, loops over pairs, known distributions, and what is left out or refused."""
+"""Metrics of the rows: closed forms, loops over pairs, known distributions, and invalid inputs."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_rankme_of_a_half_and_two_quarters_is_one_and_a_half_bits_however_often_
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_rankme_is_eq_1_by_loops_also_where_rows_are_fewer_than_dimensions(seed):
+def test_rankme_equals_eq_1_by_loops_for_any_number_of_rows(seed):
     for x in (gaussian(40, 7, seed) + 0.5, gaussian(5, 7, seed)):
         s = np.linalg.svd(x.double().numpy(), compute_uv=False)
         shares = [value / sum(s) + 1e-7 for value in s]
@@ -101,7 +101,7 @@ def test_rankme_counts_the_mean_as_a_direction_and_effective_rank_does_not():
 
 
 @pytest.mark.parametrize(("n", "d"), [(2000, 16), (5000, 64), (500, 256)])
-def test_directions_spread_evenly_have_feature_std_1(n, d):
+def test_uniform_directions_have_feature_std_1(n, d):
     # A coordinate of a random unit vector has variance 1 / d, which N rows estimate with a relative deviation of
     # sqrt(2 / N) and a bias of -1 / N; the square root halves both, and the mean over d nearly independent
     # dimensions averages.
@@ -126,7 +126,7 @@ def test_two_opposite_rows_have_the_feature_std_of_their_direction():
     assert feature_std(torch.tensor([[3.0, 4.0], [-3.0, -4.0]])) == pytest.approx(math.sqrt(2) * 0.7)
 
 
-def test_a_subspace_can_pass_feature_std_but_not_the_rank():
+def test_feature_std_does_not_detect_a_subspace_but_the_rank_does():
     mixed = torch.nn.functional.pad(gaussian(4000, 4), (0, 4)).double() @ rotation(8)
     assert feature_std(mixed) > 0.9
     assert effective_rank(singular_values(mixed)) == pytest.approx(4, rel=1e-2)
@@ -169,7 +169,7 @@ def test_self_cluster_is_the_papers_ratio_over_all_pairs(seed):
 
 
 @pytest.mark.parametrize(("copies", "d"), [(1, 2), (1, 8), (5, 3), (40, 16)])
-def test_self_cluster_of_a_basis_however_often_is_as_low_as_it_goes(copies, d):
+def test_self_cluster_of_a_repeated_basis_is_the_minimum(copies, d):
     # Every tight frame of N rows has Q = N^2 / d, which gives -1 / (N - 1).
     x = torch.cat([rotation(d)] * copies)
     assert self_cluster(x) == pytest.approx(-1 / (len(x) - 1))
@@ -190,7 +190,7 @@ def test_self_cluster_of_even_directions_is_0_within_its_standard_error():
     assert self_cluster(gaussian(n, d)) == pytest.approx(0.0, abs=5 * spread / (n * n * (1 - 1 / d)))
 
 
-def test_self_cluster_does_not_see_signs_and_in_one_dimension_there_is_nothing_else():
+def test_self_cluster_is_invariant_to_signs_and_1_in_one_dimension():
     x = gaussian(50, 6) + 0.4
     assert self_cluster(x * gaussian(50, 1, seed=9).sign()) == pytest.approx(self_cluster(x), rel=1e-12)
     assert self_cluster(gaussian(50, 1)) == 1.0
@@ -233,7 +233,7 @@ def test_twonn_is_that_of_scipys_distances(n, d):
 
 
 @pytest.mark.parametrize("jitter", [1e-3, 1e-5, 1e-7])
-def test_twonn_sees_the_dimension_of_tight_clusters_that_lie_far_apart(jitter):
+def test_twonn_of_distant_clusters_is_the_dimension_within_clusters(jitter):
     inner = gaussian(900, 4).double()
     centres = 3 * gaussian(3, 4, seed=1).double().repeat_interleave(300, dim=0)
     each = [cdist(part, part) for part in inner.split(300)]  # the distances within clusters are those that count
@@ -265,7 +265,7 @@ def test_twonn_of_evenly_spaced_points_comes_from_the_ends_alone():
     assert twonn(torch.eye(3)) == math.inf  # an equilateral triangle: r1 = r2 everywhere
 
 
-def test_twonn_counts_repeated_rows_once():
+def test_twonn_counts_duplicate_rows_once():
     x = gaussian(200, 4)
     assert twonn(torch.cat([x, x, x[:30]])) == pytest.approx(twonn(x), rel=1e-12)
     signed = torch.cat([torch.tensor([[0.0, 1.0], [-0.0, 1.0]]), gaussian(9, 2)])
@@ -277,7 +277,7 @@ def test_fewer_than_three_different_rows_have_no_twonn(x):
     assert math.isnan(twonn(x))
 
 
-def test_twonn_does_not_see_where_the_rows_lie():
+def test_twonn_is_invariant_to_shifts():
     x = gaussian(300, 4).double()
     assert twonn(x + 1000) == pytest.approx(twonn(x), rel=1e-6)
 
@@ -295,26 +295,26 @@ def test_equal_directions_are_complete_collapse(n):
 
 
 @pytest.mark.parametrize("metric", OF_DIRECTIONS)
-def test_directions_do_not_have_lengths(metric):
+def test_metrics_of_directions_are_invariant_to_row_norms(metric):
     x = gaussian(300, 8).double() + 0.3
     assert metric(x * lengths(300)) == pytest.approx(metric(x), rel=1e-9)
 
 
 @pytest.mark.parametrize("metric", ALL)
 @pytest.mark.parametrize("scale", [1e-30, 1e-15, 1e-6, 1e15, 1e30])
-def test_no_scale_is_too_small_or_too_large(metric, scale):
+def test_metrics_of_directions_work_at_any_scale(metric, scale):
     x = gaussian(60, 8).double() + 0.3
     assert metric(scale * x) == pytest.approx(metric(x), rel=1e-9)
 
 
 @pytest.mark.parametrize("metric", STREAMING)
 @pytest.mark.parametrize("sizes", [[500], [1, 499], [0, 7, 0, 493], [100] * 5, [1] * 500])
-def test_blocks_are_one_matrix_whatever_the_cuts(metric, sizes):
+def test_blocks_give_the_result_of_the_whole_matrix(metric, sizes):
     x = gaussian(500, 8) + 0.3
     assert metric(iter(x.split(sizes))) == pytest.approx(metric(x), rel=1e-9)
 
 
-def test_a_weight_is_so_many_equal_rows():
+def test_an_integer_weight_equals_repeated_rows():
     x = gaussian(80, 6) + 0.3
     weights = torch.randint(0, 6, (80,), generator=torch.Generator().manual_seed(4))
     found, wanted = Directions(gram=True), Directions.of(x.repeat_interleave(weights, dim=0), gram=True)
@@ -346,14 +346,14 @@ def test_a_single_row_has_no_pairs():
 
 @pytest.mark.parametrize("metric", ALL)
 @pytest.mark.parametrize("shape", [(0, 3), (), (4,), (2, 3, 4)])
-def test_what_are_no_rows_is_refused(metric, shape):
+def test_invalid_shapes_are_refused(metric, shape):
     with pytest.raises(SSLToolError, match=r"there are no representations|must be \(N, d\).*; found shape"):
         metric(torch.zeros(shape))
 
 
 @pytest.mark.parametrize("metric", STREAMING)
 def test_blocks_of_different_widths_are_refused(metric):
-    with pytest.raises(SSLToolError, match="different widths, 3 and 4"):
+    with pytest.raises(SSLToolError, match="widths 3 and 4"):
         metric([gaussian(2, 3), gaussian(2, 4)])
 
 

@@ -1,4 +1,4 @@
-"""The collapse monitor: what it measures, that it changes nothing, and what it says and does when a run collapses."""
+"""The collapse monitor: its metrics, that it does not change the run, its warnings and stopping."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ CPU = torch.device("cpu")
 EXACT = ("auc", "effective_rank", "rankme", "feature_std", "mean_cosine", "alpha")
 RECORD = {"epoch": 0, "loss": 0.0, "lr": 1.0, "fixed_lr": 1.0}
 LONG = 1e9
-"""Seconds of an epoch beside which every look is short."""
+"""Seconds of an epoch, long compared with any check."""
 
 
 def random(n: int, d: int, rank: int | None = None, seed: int = 0) -> Tensor:
@@ -63,7 +63,7 @@ def by_numpy(x: Tensor) -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize(("n", "d"), [(50, 8), (8, 50), (30, 30), (2, 5), (5, 1)])
-def test_spectra_are_the_singular_values_centred_and_as_they_are(n, d):
+def test_spectra_equal_numpys_singular_values(n, d):
     x = random(n, d)
     for ours, theirs in zip(spectra(x, d), by_numpy(x), strict=True):
         assert ours.shape == (min(n, d),)
@@ -72,14 +72,14 @@ def test_spectra_are_the_singular_values_centred_and_as_they_are(n, d):
 
 @pytest.mark.parametrize("bound", [5, 12, 3], ids=["exact", "loose", "too low"])
 @pytest.mark.parametrize(("n", "d"), [(60, 90), (90, 60)])
-def test_spectra_of_rows_of_low_rank_are_the_same_whatever_the_bound_says(n, d, bound):
-    """A bound that is too low is noticed."""
+def test_spectra_of_low_rank_rows_do_not_depend_on_the_bound(n, d, bound):
+    """A bound that is too low is detected."""
     x = random(n, d, rank=5)
     for ours, theirs in zip(spectra(x, bound), by_numpy(x), strict=True):
         np.testing.assert_allclose(ours.numpy(), theirs, rtol=1e-6, atol=1e-6 * theirs[0])
 
 
-def test_rows_that_do_not_lie_in_the_span_of_the_first_ones_are_not_lost():
+def test_rows_outside_the_span_of_the_first_rows_are_measured():
     x = torch.zeros(100, 100, dtype=torch.float64)
     x[50:, 50:] = random(50, 50)
     for ours, theirs in zip(spectra(x, 4), by_numpy(x), strict=True):
@@ -87,14 +87,14 @@ def test_rows_that_do_not_lie_in_the_span_of_the_first_ones_are_not_lost():
 
 
 @pytest.mark.parametrize("bound", [3, 64])
-def test_rows_that_are_all_the_same_leave_exactly_nothing(bound):
+def test_equal_rows_have_exactly_no_variance(bound):
     row = random(1, 64).float()
     s, uncentred = spectra(row.expand(80, 64).double(), bound)
     assert not s.any()
     assert uncentred[0] == pytest.approx(float(row.double().norm()) * 80**0.5)
 
 
-def test_a_small_spread_beside_a_large_mean_is_measured():
+def test_a_small_spread_around_a_large_mean_is_measured():
     spread = random(80, 64)
     x = 1e6 + spread
     s, _ = spectra(x, 64)
@@ -102,21 +102,21 @@ def test_a_small_spread_beside_a_large_mean_is_measured():
 
 
 @pytest.mark.parametrize(("n", "d", "rank"), [(200, 40, None), (40, 200, None), (200, 300, 12)])
-def test_metrics_are_those_of_the_exact_spectrum(n, d, rank):
+def test_metrics_equal_those_of_the_exact_spectrum(n, d, rank):
     x = random(n, d, rank).float()
     ours, exact = measure(x, rank or d), measure_exactly(x, MEASURED).metrics
     assert set(EXACT) <= set(MEASURED)
     assert {name: ours[name] for name in MEASURED} == pytest.approx(exact, rel=1e-4, nan_ok=True)
 
 
-def test_dimensions_that_hardly_change_are_counted():
+def test_dead_dimensions_are_counted():
     x = torch.randn(50, 10, generator=torch.Generator().manual_seed(0))
     x[:, :3] = 1.0
     x[:, 3] *= 1e-6
     assert measure(x, 10)["dead_dimensions"] == 4
 
 
-def test_metrics_of_what_is_not_finite_are_not_a_number():
+def test_metrics_of_non_finite_outputs_are_nan():
     x = torch.randn(20, 5)
     x[3, 2] = math.inf
     assert all(math.isnan(value) for value in measure(x, 5).values())
@@ -135,13 +135,13 @@ def votes_by_hand(x: Tensor, labels: Tensor, k: int) -> float:
 
 
 @pytest.mark.parametrize("n", [60, 12], ids=["20 voters", "all others"])
-def test_knn_is_the_share_that_the_nearest_others_classify_rightly(n):
+def test_knn_is_the_leave_one_out_accuracy(n):
     x = torch.randn(n, 6, generator=torch.Generator().manual_seed(1))
     labels = (x[:, 0] > 0).long() + 5 * (x[:, 1] > 1).long()
     assert knn_accuracy(x, labels) == {"knn": votes_by_hand(x, labels, min(20, n - 1))}
 
 
-def test_unlabelled_rows_neither_vote_nor_count():
+def test_unlabelled_rows_are_ignored_by_knn():
     x = torch.randn(40, 6, generator=torch.Generator().manual_seed(1))
     labels = (x[:, 0] > 0).long()
     labels[::4] = -1
@@ -149,11 +149,11 @@ def test_unlabelled_rows_neither_vote_nor_count():
 
 
 @pytest.mark.parametrize("labels", [torch.full((10,), -1), torch.zeros(10, dtype=torch.int64)])
-def test_without_two_classes_there_is_nothing_to_classify(labels):
+def test_fewer_than_two_classes_give_no_knn(labels):
     assert knn_accuracy(torch.randn(10, 3), labels) == {}
 
 
-def test_files_read_into_memory_give_the_bits_of_the_validation_transform(tiny, tmp_path, write_images):
+def test_files_in_memory_are_bit_identical_to_the_validation_transform(tiny, tmp_path, write_images):
     write_images(tmp_path / "images" / "a", 5, size=(24, 16))
     write_images(tmp_path / "images" / "b", 4, size=(18, 40))
     images = open_dataset(tiny(data=str(tmp_path / "images")), "train")
@@ -171,13 +171,13 @@ def monitor_of(config: Any) -> tuple[Monitor, Method]:
 
 
 def probe(config: Any) -> list[bytes]:
-    """The images that are looked at."""
+    """The sampled images."""
     pixels = monitor_of(config)[0].loader.images.images
     assert pixels is not None
     return [image.numpy().tobytes() for image in pixels]
 
 
-def test_probe_is_drawn_by_the_seed_from_the_runs_own_images(tiny, tmp_path):
+def test_the_sample_depends_on_the_seed_and_is_from_the_training_images(tiny, tmp_path):
     np.save(tmp_path / "subset.npy", np.arange(100, 400))
     own = {"idx_path": str(tmp_path / "subset.npy"), "monitor_size": 200}
     first, again, other = (probe(tiny(seed=seed, **own)) for seed in (1, 1, 2))
@@ -188,21 +188,21 @@ def test_probe_is_drawn_by_the_seed_from_the_runs_own_images(tiny, tmp_path):
 
 
 @pytest.mark.parametrize(("images", "asked", "size"), [(8000, None, 1000), (300, None, 256), (100, None, 100)])
-def test_probe_is_an_eighth_of_the_images_but_not_few(tiny, tmp_path, images, asked, size):
+def test_the_default_sample_is_an_eighth_of_the_images_but_at_least_256(tiny, tmp_path, images, asked, size):
     np.save(tmp_path / "subset.npy", np.arange(images))
     config = tiny(idx_path=str(tmp_path / "subset.npy"), monitor_size=asked)
     assert prepare(config).config.monitor_size == len(monitor_of(config)[0].labels) == size
 
 
 @pytest.mark.parametrize(("asked", "size"), [(7, 7), (500, 300)])
-def test_size_that_is_given_is_taken_as_it_is_up_to_all_images(tiny, tmp_path, asked, size):
+def test_a_given_sample_size_is_used_up_to_all_images(tiny, tmp_path, asked, size):
     np.save(tmp_path / "subset.npy", np.arange(300))
     config = tiny(idx_path=str(tmp_path / "subset.npy"), monitor_size=asked)
     assert len(probe(config)) == size
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_a_look_changes_nothing_of_any_method_and_measures_what_embed_gives(name, trained, tmp_path):
+def test_a_check_does_not_change_the_method_and_measures_the_output_of_embed(name, trained, tmp_path):
     monitor, method = monitor_of(tiny_config(name, tmp_path / "run", trained, monitor_size=50))
     method.train()
     with torch.no_grad():
@@ -237,7 +237,7 @@ def test_a_look_changes_nothing_of_any_method_and_measures_what_embed_gives(name
     ],
     ids=["plain", "collapsing", "bf16", "with labels"],
 )
-def test_weights_are_the_same_bits_with_and_without_the_monitor(tiny, changes):
+def test_weights_are_bit_identical_with_and_without_the_monitor(tiny, changes):
     watched, alone = (
         Checkpoint.load(pretrain(tiny(f"every {n}", monitor_every=n, **changes)) / "checkpoint.pt") for n in (1, 0)
     )
@@ -255,7 +255,7 @@ def untimed(run: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize(("every", "looks"), [(1, [0, 1, 2, 3, 4]), (2, [1, 3, 4]), (9, [4]), (0, [])])
-def test_every_so_many_epochs_and_the_last_have_the_monitors_numbers_in_their_record(tiny, every, looks):
+def test_every_nth_and_the_last_epoch_have_the_monitors_metrics_in_their_record(tiny, every, looks):
     run = pretrain(tiny(epochs=5, steps_per_epoch=1, monitor_every=every))
     found = {record["epoch"]: OF_A_LOOK & record.keys() for record in records(run)}
     assert found == {epoch: OF_A_LOOK if epoch in looks else set() for epoch in range(5)}
@@ -265,7 +265,7 @@ def test_every_so_many_epochs_and_the_last_have_the_monitors_numbers_in_their_re
         assert 0.5 < record.get("backbone_auc", 1) <= 1
 
 
-def test_record_is_strict_json_with_null_for_what_cannot_be_measured(tiny):
+def test_the_record_is_strict_json_with_null_for_undefined_metrics(tiny):
     """A projection of 16 dimensions has too few for alpha."""
 
     def refuse(constant: str) -> None:
@@ -285,7 +285,7 @@ def test_images_without_labels_have_no_knn(tiny, tmp_path, write_images):
 
 
 @pytest.mark.parametrize("done", [2, 3], ids=["at the end of an epoch", "in mid-epoch"])
-def test_resumed_run_has_the_records_of_one_that_never_stopped(tiny, interrupt_at, done):
+def test_a_resumed_run_has_the_records_of_an_uninterrupted_run(tiny, interrupt_at, done):
     whole = pretrain(tiny("whole"))
     config = tiny()
     interrupt_at(done)
@@ -296,14 +296,14 @@ def test_resumed_run_has_the_records_of_one_that_never_stopped(tiny, interrupt_a
     assert same_run(run, whole)
 
 
-def test_share_of_an_epoch_that_was_interrupted_is_that_of_the_whole_epoch(tiny, interrupt_at, monkeypatch):
+def test_the_share_of_an_interrupted_epoch_is_that_of_the_whole_epoch(tiny, interrupt_at, monkeypatch):
     """What is trained after the interruption takes as long per step as the rest."""
     told = []
-    look = Monitor.check
+    check = Monitor.check
 
     def spy(self: Monitor, method: Method, record: Any, history: Any, epoch_seconds: float) -> Any:
         told.append(epoch_seconds)
-        return look(self, method, record, history, epoch_seconds)
+        return check(self, method, record, history, epoch_seconds)
 
     config = tiny(epochs=1, steps_per_epoch=6)
     interrupt_at(3)
@@ -315,24 +315,24 @@ def test_share_of_an_epoch_that_was_interrupted_is_that_of_the_whole_epoch(tiny,
 
 
 def flatten(method: Method) -> Method:
-    """Makes all outputs the same."""
+    """Makes all outputs constant."""
     with torch.no_grad():
         for p in method.parameters():
             p.zero_()
     return method
 
 
-def test_network_whose_outputs_are_all_the_same_has_collapsed_completely(tiny):
+def test_constant_outputs_are_a_complete_collapse(tiny):
     monitor, method = monitor_of(tiny())
     found = monitor.check(flatten(method), RECORD, [], LONG)
     assert found.values["verdict"] == "complete"
     assert found.values["backbone_auc"] == found.values["projector_auc"] == 1.0
     (warning,) = found.warnings
-    assert "shows complete collapse: " in warning
+    assert "complete collapse: " in warning
 
 
 @pytest.mark.parametrize("states", [("healthy", "partial"), ("partial", "healthy"), ("partial", "complete")])
-def test_verdict_is_the_worse_of_the_layers_and_the_warning_names_that(tiny, monkeypatch, states):
+def test_the_verdict_is_that_of_the_worst_layer(tiny, monkeypatch, states):
     by_width = dict(zip((64, 16), states, strict=True))
     monkeypatch.setattr(
         ssltool.diagnosis.monitor, "judge", lambda metrics, *, d, **_: Verdict(by_width[d], by_width[d], [])
@@ -353,13 +353,13 @@ def warnings_after(tiny: Any, *verdicts: str | None, **changes: Any) -> list[str
 
 
 @pytest.mark.parametrize("before", [(), ("healthy",), ("partial",), ("complete", "healthy"), ("partial", None)])
-def test_collapse_is_warned_of_when_the_verdict_gets_worse(tiny, before):
+def test_a_worse_verdict_gives_a_warning(tiny, before):
     (warning,) = warnings_after(tiny, *before)
     assert "complete collapse" in warning and "Probable cause: " in warning
 
 
 @pytest.mark.parametrize("before", [("complete",), ("healthy", "complete"), ("complete", None)])
-def test_collapse_that_goes_on_is_not_repeated(tiny, before):
+def test_an_unchanged_verdict_gives_no_warning(tiny, before):
     assert warnings_after(tiny, *before) == []
 
 
@@ -369,21 +369,21 @@ def cause(tiny: Any, record: dict[str, Any] | None = None, **changes: Any) -> st
     return warning.partition("Probable cause: ")[2]
 
 
-def test_settings_of_the_method_are_named_as_the_cause(tiny):
-    assert cause(tiny, options=("stop_grad=false",)) == "there is no stop-gradient (stop_grad=false)"
+def test_settings_of_the_method_are_reported_as_cause(tiny):
+    assert cause(tiny, options=("stop_grad=false",)).endswith("(stop_grad=false)")
 
 
-def test_loss_at_its_collapsed_value_is_named_as_the_cause(tiny):
-    assert cause(tiny, {"loss": -0.999}).startswith("the loss, -0.999, is that of outputs which are the same")
+def test_the_loss_of_a_constant_output_is_reported_as_cause(tiny):
+    assert cause(tiny, {"loss": -0.999}).startswith("the loss of -0.999 ")
 
 
-def test_batches_too_small_for_batch_norm_are_named_as_the_cause(tiny):
+def test_small_batches_with_batch_norm_are_reported_as_cause(tiny):
     assert cause(tiny, batch_size=8).startswith("batch norm takes its means and variances from batches of 8")
 
 
-def test_decayed_rate_of_the_predictor_is_named_as_the_cause(tiny):
+def test_a_decayed_predictor_learning_rate_is_reported_as_cause(tiny):
     said = cause(tiny, {"epoch": 1, "lr": 0.25})
-    assert said == "the predictor's learning rate has fallen to 25%, which --fix-pred-lr prevents"
+    assert "25%" in said and "--fix-pred-lr" in said
 
 
 @pytest.mark.parametrize(
@@ -396,17 +396,17 @@ def test_decayed_rate_of_the_predictor_is_named_as_the_cause(tiny):
     ],
     ids=["at first", "fixed", "in the warm-up", "it does not learn"],
 )
-def test_rate_of_a_predictor_that_has_not_decayed_is_no_cause(tiny, changes, record):
+def test_a_predictor_learning_rate_that_has_not_decayed_is_not_a_cause(tiny, changes, record):
     assert "learning rate" not in cause(tiny, record, **changes)
 
 
-def test_without_a_cause_that_can_be_checked_it_says_so(tiny):
-    assert cause(tiny).startswith("no usual cause is there; try a lower --lr")
+def test_an_unknown_cause_is_reported_as_unknown(tiny):
+    assert cause(tiny).startswith("unknown; try a lower --lr")
 
 
 @pytest.fixture
 def dying(tiny, monkeypatch):
-    """What is said of a backbone of 64 dimensions, of which ``dead`` stand still, after looks that found ``before``."""
+    """Warnings for a backbone with ``dead`` of 64 dimensions dead, after checks that found ``before``."""
 
     def warnings(dead: int, *before: int, verdict: str = "healthy") -> list[str]:
         monkeypatch.setattr(ssltool.diagnosis.monitor, "judge", lambda metrics, **_: Verdict(verdict, verdict, []))
@@ -429,46 +429,44 @@ def dying(tiny, monkeypatch):
         (30, [], False),
         (30, [31], False),
     ],
-    ids=["thrice", "twice as many", "not yet twice", "as many", "first look", "fewer"],
+    ids=["thrice", "twice as many", "not yet twice", "as many", "first check", "fewer"],
 )
-def test_growing_number_of_dead_dimensions_is_said_each_time_it_has_doubled(dying, dead, before, said):
-    first = f"{before[0]} at first" if before else ""
-    wanted = [f"{dead} of 64 dimensions of the backbone hardly change, {first}"] if said else []
+def test_dead_dimensions_give_a_warning_each_time_their_number_doubles(dying, dead, before, said):
+    first = f"initially {before[0]}" if before else ""
+    wanted = [f"dead dimensions of the backbone: {dead} of 64, {first}"] if said else []
     assert dying(dead, *before) == wanted
 
 
-def test_dead_dimensions_that_grew_are_a_cause_of_collapse(dying):
+def test_an_increase_of_dead_dimensions_is_reported_as_cause(dying):
     (warning,) = dying(30, 20, verdict="complete")
-    assert warning.endswith("30 of 64 dimensions of the backbone hardly change, 20 at first")
+    assert warning.endswith("dead dimensions of the backbone: 30 of 64, initially 20")
 
 
-def test_outputs_that_are_not_finite_have_no_verdict_and_are_said(tiny):
+def test_non_finite_outputs_have_no_verdict_and_give_a_warning(tiny):
     monitor, method = monitor_of(tiny())
     method.projector.register_forward_hook(lambda module, given, made: made * math.inf)
     found = monitor.check(method, RECORD, [], LONG)
     assert found.values["verdict"] is None is found.values["projector_auc"]
     assert found.values["backbone_auc"] is not None
-    assert found.warnings[0] == "what the projector makes of images is not finite"
+    assert found.warnings[0] == "the output of the projector is not finite"
     assert not has_collapsed(found.values, "partial")
-    assert summary(found.values) == "; no verdict, outputs are not finite"
+    assert summary(found.values) == "; no verdict: outputs are not finite"
 
 
-def test_looking_that_takes_long_says_once_what_takes_less(tiny, monkeypatch):
-    """Two seconds of looking for each ten of training are four times as much as shall be."""
+def test_a_slow_monitor_gives_a_single_warning_with_cheaper_settings(tiny, monkeypatch):
+    """Two seconds per ten seconds of training are four times the limit."""
     clock = iter(range(0, 100, 2))
     monkeypatch.setattr(ssltool.diagnosis.monitor.time, "perf_counter", lambda: next(clock))
     monitor, method = monitor_of(tiny(epochs=9, monitor_size=64))
     history = [{"verdict": "complete"}]
     looks = [monitor.check(flatten(method), RECORD | {"epoch": epoch}, history, 10.0) for epoch in range(3)]
     assert [look.timing for look in looks] == [{"monitor_seconds": 2, "monitor_share": 0.2}] * 3
-    assert [look.warnings for look in looks] == [
-        ["the collapse monitor takes 20% of the training time; --monitor-every 4 or --monitor-size 16 brings it to 5%"],
-        [],
-        [],
-    ]
+    (warning,) = looks[0].warnings
+    assert all(text in warning for text in ("20%", "--monitor-every 4 ", "--monitor-size 16 ", "5%"))
+    assert [look.warnings for look in looks[1:]] == [[], []]
 
 
-def test_looking_now_and_then_counts_beside_all_the_epochs(tiny, monkeypatch):
+def test_the_share_of_the_monitor_includes_epochs_without_a_check(tiny, monkeypatch):
     clock = iter(range(0, 100, 2))
     monkeypatch.setattr(ssltool.diagnosis.monitor.time, "perf_counter", lambda: next(clock))
     monitor, method = monitor_of(tiny(epochs=9, monitor_every=4))
@@ -478,7 +476,7 @@ def test_looking_now_and_then_counts_beside_all_the_epochs(tiny, monkeypatch):
     assert [look.timing for look in looks] == [{}, {}, {}, {"monitor_seconds": 2, "monitor_share": 0.2}]
 
 
-def test_line_of_an_epoch_shows_what_matters(ssltool, tmp_path):
+def test_the_line_of_an_epoch_shows_the_summary(ssltool, tmp_path):
     ran = ssltool("pretrain", *TINY, "--epochs", 2, "--steps-per-epoch", 2, "-b", 16, "-o", tmp_path / "run")
     for record in records(tmp_path / "run"):
         (line,) = (line for line in ran.err.splitlines() if line.startswith(f"epoch {record['epoch'] + 1}/2: loss"))
@@ -499,7 +497,7 @@ def test_line_of_an_epoch_shows_what_matters(ssltool, tmp_path):
         (None, "partial", False),
     ],
 )
-def test_collapse_counts_from_the_state_that_is_asked_for_on(verdict, limit, has):
+def test_has_collapsed_compares_severities(verdict, limit, has):
     assert has_collapsed({"verdict": verdict}, limit) is has
 
 
@@ -508,10 +506,10 @@ def collapses(monkeypatch):
     """Lets a run collapse in part at one epoch, counted from 0, and heal after it: ``collapses(1)``."""
 
     def arm(epoch: int) -> None:
-        look = Monitor.check
+        check = Monitor.check
 
         def looking(self: Monitor, method: Method, record: Any, history: Any, seconds: float) -> Any:
-            found = look(self, method, record, history, seconds)
+            found = check(self, method, record, history, seconds)
             verdict = "partial" if record["epoch"] == epoch else "healthy"
             return dataclasses.replace(found, values=found.values | {"verdict": verdict}, warnings=[])
 
@@ -520,7 +518,7 @@ def collapses(monkeypatch):
     return arm
 
 
-def test_run_that_collapses_stops_saved_and_goes_on_like_any_other(tiny, collapses, ssltool, tmp_path):
+def test_a_collapsed_run_stops_saved_and_can_be_resumed(tiny, collapses, ssltool, tmp_path):
     collapses(1)
     whole = pretrain(tiny("whole", epochs=4))
     schedule = ["--epochs", 4, "--steps-per-epoch", 3, "-b", 16, "--monitor-size", 64, "--device", "cpu"]
@@ -539,12 +537,12 @@ def test_run_that_collapses_stops_saved_and_goes_on_like_any_other(tiny, collaps
     assert untimed(run) == untimed(whole)
 
 
-def test_run_goes_on_where_the_collapse_is_not_the_one_to_stop_on(tiny, collapses):
+def test_a_run_continues_after_a_less_severe_collapse(tiny, collapses):
     collapses(1)
     assert Checkpoint.load(pretrain(tiny(epochs=3, stop_on="complete")) / "checkpoint.pt").epoch == 3
 
 
-def test_collapse_in_the_last_epoch_ends_a_run_that_is_to_stop_on_it_alike(tiny, collapses, tmp_path):
+def test_collapse_in_the_last_epoch_stops_the_run_too(tiny, collapses, tmp_path):
     collapses(1)
     with pytest.raises(Collapsed) as stop:
         pretrain(tiny(stop_on="partial"))
@@ -591,8 +589,8 @@ with distributed.process_group(cpu, "auto") as shard:
 '''
 
 
-def test_two_ranks_share_the_images_find_the_numbers_of_one_process_and_stop_together(tiny, tmp_path):
-    """101 images do not divide by two."""
+def test_two_ranks_split_the_images_agree_with_one_process_and_stop_together(tiny, tmp_path):
+    """101 images are not divisible by two."""
     config = tiny(monitor_size=101, epochs=3, steps_per_epoch=1, stop_on="partial")
     (tmp_path / "program.py").write_text(PROGRAM)
     (tmp_path / "settings.json").write_text(json.dumps(dataclasses.asdict(config)))

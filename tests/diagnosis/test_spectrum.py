@@ -1,4 +1,4 @@
-"""The spectrum: the same singular values as a decomposition of the whole matrix, in one pass over any blocks."""
+"""The spectrum: one pass over any blocks gives the singular values of the whole matrix."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def test_a_single_row_has_no_variance_and_its_norm_as_uncentred_value():
 
 @pytest.mark.parametrize("chunk_rows", [None, 1, 13])
 @pytest.mark.parametrize("normalize", [False, True])
-def test_deviations_are_torchs(chunk_rows, normalize):
+def test_deviations_equal_torch_std(chunk_rows, normalize):
     x = decaying(90, 6, decades=3)
     wanted = (unit_rows(x) if normalize else x).std(dim=0)
     found = factor(x, normalize=normalize, chunk_rows=chunk_rows).deviations()
@@ -147,7 +147,7 @@ def test_row_blocks_are_all_rows_in_order(chunk_rows):
     assert torch.equal(torch.cat(list(row_blocks(x, chunk_rows))), x)
 
 
-def test_inputs_are_left_as_they_were():
+def test_inputs_are_not_modified():
     x = decaying(30, 4)
     before = x.clone()
     singular_values(x, normalize=True)
@@ -192,7 +192,7 @@ def test_merged_shards_are_one_matrix_where_rows_are_few(sizes):
     assert_same_spectrum(found.singular_values(center=False), direct(x, center=False, normalize=False))
 
 
-def test_merged_shards_keep_the_small_values_although_each_lies_elsewhere():
+def test_merging_shifted_shards_keeps_small_values():
     x = decaying(300, 12)
     places = 0.5 * torch.randn(3, 12, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
     shards = [part + place for part, place in zip(x.split(100), places, strict=True)]
@@ -215,7 +215,7 @@ def test_merging_in_pairs_is_merging_one_by_one():
     assert_same_factor(a, x)
 
 
-def test_rows_may_go_on_passing_by_after_a_merge():
+def test_a_factor_can_be_updated_after_a_merge():
     x = decaying(90, 10)
     first, second, third = x.split(30)
     result = factor(first)
@@ -224,7 +224,7 @@ def test_rows_may_go_on_passing_by_after_a_merge():
     assert_same_factor(result, x)
 
 
-def test_what_is_merged_is_left_as_it_was_and_apart():
+def test_merge_does_not_modify_or_share_the_other_factor():
     x = decaying(60, 8)
     first, second = x[:30], x[30:]
     other = factor(second)
@@ -243,7 +243,7 @@ def test_equal_rows_in_several_shards_have_exactly_no_variance():
 
 
 def test_shards_of_different_widths_are_refused():
-    with pytest.raises(SSLToolError, match="different widths, 3 and 4"):
+    with pytest.raises(SSLToolError, match="widths 3 and 4"):
         of_shards([torch.ones(2, 3), torch.ones(2, 4)])
 
 
@@ -257,7 +257,7 @@ WEIGHTS = {
 
 @pytest.mark.parametrize("weights", WEIGHTS.values(), ids=WEIGHTS.keys())
 @pytest.mark.parametrize("rows", [80, 17, 1])
-def test_a_weight_is_so_many_equal_rows(weights, rows):
+def test_an_integer_weight_equals_repeated_rows(weights, rows):
     x = decaying(80, 6, decades=6)
     result = Factor()
     for block, weight in zip(x.split(rows), weights.split(rows), strict=True):
@@ -295,12 +295,12 @@ def test_no_rows_are_refused(nothing):
 
 
 def test_blocks_of_different_widths_are_refused():
-    with pytest.raises(SSLToolError, match="different widths, 3 and 4"):
+    with pytest.raises(SSLToolError, match="widths 3 and 4"):
         singular_values([torch.zeros(2, 3), torch.zeros(2, 4)])
 
 
 @pytest.mark.parametrize("shape", [(), (5,), (2, 3, 4)])
-def test_what_is_no_matrix_is_refused(shape):
+def test_a_tensor_that_is_not_a_matrix_is_refused(shape):
     for refusing in (lambda x: singular_values([x]), singular_values, lambda x: Factor().update(x)):
         with pytest.raises(SSLToolError, match=rf"must be \(N, d\); found shape {re.escape(str(shape))}"):
             refusing(torch.zeros(shape))

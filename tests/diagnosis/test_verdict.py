@@ -1,4 +1,4 @@
-"""The verdict: what known collapses are called, where each threshold lies, and what the one line says."""
+"""The verdict: known collapses, thresholds, and the one-line summary."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ def verdict(x: Tensor, bound: int | None = None) -> Verdict:
 
 @pytest.mark.parametrize(("n", "d"), [(2000, 64), (2000, 3), (60, 60), (40, 512)])
 @pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
-def test_rows_spread_evenly_in_all_directions_are_healthy(n, d, scale):
+def test_isotropic_rows_are_healthy(n, d, scale):
     found = verdict(scale * gaussian(n, d))
     assert (found.state, found.why, found.severity) == (HEALTHY, [], 0)
 
 
 @pytest.mark.parametrize("n", [4, 5, 6, 10])
-def test_rows_that_fill_as_many_directions_as_their_number_allows_are_healthy(n):
+def test_few_rows_of_full_rank_are_healthy(n):
     # The corners of a simplex: n - 1 equal singular values, and no further direction.
     assert verdict(torch.eye(n, 64)).state == HEALTHY
 
@@ -61,8 +61,8 @@ def test_rows_on_one_line_are_a_complete_collapse(n, d):
 
 @pytest.mark.parametrize("noise", [0.0, 1e-7, 1e-5])
 @pytest.mark.parametrize("value", [1.0, -300.0])
-def test_rows_that_are_all_the_same_but_for_rounding_are_a_complete_collapse(noise, value):
-    """Their centred spectrum is flat, that of the noise: only the directions tell."""
+def test_rows_that_are_equal_up_to_rounding_are_a_complete_collapse(noise, value):
+    """Their centred spectrum is that of the noise and flat; only feature_std detects the collapse."""
     x = value * (1 + gaussian(1, 64, seed=2).abs()) * (1 + noise * gaussian(1000, 64))
     found = verdict(x)
     assert found.state == COMPLETE
@@ -74,12 +74,12 @@ def test_rows_of_zeros_are_a_complete_collapse():
 
 
 def around_one_direction(std: float, d: int = 64) -> Tensor:
-    """Evenly spread rows moved away from the origin, so far that their feature_std is nearly this."""
+    """Isotropic rows, shifted from the origin such that their feature_std is about ``std``."""
     distance = math.sqrt(d * (1 / std**2 - 1))
     return gaussian(4000, d) + distance * gaussian(1, d, seed=2) / gaussian(1, d, seed=2).norm()
 
 
-def test_rows_near_one_direction_collapse_by_their_directions_though_their_spectrum_is_flat():
+def test_rows_near_one_direction_are_collapsed_by_feature_std_despite_a_flat_spectrum():
     t = Thresholds()
     between = math.sqrt(t.complete_std * t.partial_std)
     wanted = {t.complete_std / 2: COMPLETE, between: PARTIAL, (t.partial_std + 1) / 2: HEALTHY}
@@ -100,12 +100,12 @@ def test_rows_in_a_twentieth_of_the_dimensions_are_a_partial_collapse(d):
     assert found.details["dead_directions"] == pytest.approx(19 / 20)
 
 
-def test_many_dead_directions_are_a_partial_collapse_though_many_others_are_in_use():
+def test_many_dead_directions_are_a_partial_collapse_despite_a_high_effective_rank():
     x = gaussian(1000, 100)
     x[:, 60:] *= 1e-5
     found = verdict(x @ rotation(100))
     assert found.state == PARTIAL
-    assert found.why == [f"40.0% of directions dead is above {DEFAULT.partial_dead:.0%}"]
+    assert found.why == [f"40.0% of the directions are dead, above {DEFAULT.partial_dead:.0%}"]
     x[:, 60:] *= 1e5
     assert verdict(x @ rotation(100)).state == HEALTHY
 
@@ -124,7 +124,7 @@ MOVED = Thresholds(0.11, 3.0, 0.31, 0.21, 0.41, 0.7)
 
 
 @pytest.mark.parametrize("t", [DEFAULT, MOVED], ids=["default", "moved"])
-def test_each_threshold_lies_where_it_says_and_what_is_on_it_is_not_beyond(t):
+def test_the_verdict_changes_at_each_threshold_exclusively(t):
     assert state(t) == HEALTHY
     for name, limit, beyond in [
         ("feature_std", t.complete_std, COMPLETE),
@@ -138,7 +138,7 @@ def test_each_threshold_lies_where_it_says_and_what_is_on_it_is_not_beyond(t):
     assert state(t, dead_directions=t.partial_dead - 1e-9) == HEALTHY
 
 
-def test_a_verdict_never_gets_better_as_a_metric_gets_worse():
+def test_the_verdict_is_monotonic_in_each_metric():
     falling = {
         "feature_std": [i / 50 for i in range(50, -1, -1)],
         "effective_rank": [i / 2 for i in range(200, -1, -1)],
@@ -156,7 +156,7 @@ def test_a_complete_collapse_is_at_least_a_partial_one():
     assert 0 < DEFAULT.partial_dead < 1
 
 
-def test_thresholds_are_moved_by_name_and_the_others_stay():
+def test_parse_changes_only_the_named_thresholds():
     assert Thresholds.parse([]) == DEFAULT
     moved = Thresholds.parse(["partial_rank=0.25", "like_rank=1", "partial_rank=1e-3"])
     assert moved == dataclasses.replace(DEFAULT, partial_rank=1e-3, like_rank=1.0)
@@ -164,13 +164,13 @@ def test_thresholds_are_moved_by_name_and_the_others_stay():
 
 @pytest.mark.parametrize("value", ["", "low", "-1", "-1e-9", "nan", "-inf", "0.1=0.2"])
 @pytest.mark.parametrize("name", [f.name for f in dataclasses.fields(Thresholds)])
-def test_what_is_no_threshold_is_refused(name, value):
+def test_an_invalid_threshold_value_is_refused(name, value):
     with pytest.raises(SSLToolError, match=rf"--threshold {name}={value}: "):
         Thresholds.parse([f"{name}={value}"])
 
 
-def test_an_unknown_threshold_is_refused_with_the_nearest_known():
-    with pytest.raises(SSLToolError, match="unknown threshold 'complete_rnk'; did you mean complete_rank"):
+def test_an_unknown_threshold_suggests_similar_names():
+    with pytest.raises(SSLToolError, match=r"complete_rnk.* complete_rank"):
         Thresholds.parse(["complete_rnk=1"])
 
 
@@ -185,7 +185,7 @@ def test_an_unknown_threshold_is_refused_with_the_nearest_known():
         ({"feature_std": 0.01234, "auc": 0.777}, "complete collapse: "),
     ],
 )
-def test_the_line_holds_the_state_and_the_three_numbers(changes, starts):
+def test_the_line_has_the_state_and_the_three_metrics(changes, starts):
     found = SPREAD | changes
     line = judge(found, n=1000, d=100).line
     assert line.startswith(starts)
@@ -195,24 +195,24 @@ def test_the_line_holds_the_state_and_the_three_numbers(changes, starts):
     assert f"{found['dead_directions']:.0%} dead directions" in line
 
 
-def test_a_collapse_says_what_crossed_which_threshold_and_how_far_from_flat_the_spectrum_is():
+def test_a_collapse_reports_exceeded_thresholds_and_the_auc_of_a_flat_spectrum():
     metrics = SPREAD | {"feature_std": 0.15, "effective_rank": 4.0, "auc": 0.9}
     found = judge(metrics, n=1000, d=100, dead=3, thresholds=MOVED)
-    assert found.why == ["feature_std is below 0.31", "4.0% of dimensions in use is below 21%"]
+    assert found.why == ["feature_std is below 0.31", "4.0% of the dimensions are in use, below 21%"]
     assert all(text in found.line for text in found.why)
-    assert "AUC 0.900, flat is 0.505" in found.line
-    assert "3 of 100 dimensions do not change" in found.line
+    assert "AUC 0.900 (flat spectrum: 0.505)" in found.line
+    assert "dead dimensions: 3 of 100" in found.line
     assert found.details["auc_above_flat"] == pytest.approx(0.9 - 0.505)
     assert found.details["dead_dimensions"] == 3
 
 
-def test_a_complete_collapse_names_only_what_makes_it_complete():
+def test_a_complete_collapse_reports_only_complete_thresholds():
     found = judge(SPREAD | {"feature_std": 0.01, "dead_directions": 0.9}, n=1000, d=100)
     assert found.why == [f"feature_std is below {DEFAULT.complete_std:g}"]
 
 
 @pytest.mark.parametrize("bound", [5, 40])
-def test_values_beyond_the_bound_of_a_layer_count_as_if_they_were_not_there(bound):
+def test_values_beyond_the_bound_of_a_layer_are_ignored(bound):
     s = torch.linspace(1, 0.2, bound, dtype=torch.float64)
     padded = torch.cat([s, torch.zeros(100 - bound, dtype=torch.float64)])
 
@@ -228,12 +228,12 @@ def test_values_beyond_the_bound_of_a_layer_count_as_if_they_were_not_there(boun
     assert of(padded, d=100).state == PARTIAL
 
 
-def test_a_bound_above_the_values_there_are_changes_nothing():
+def test_a_bound_above_the_number_of_values_has_no_effect():
     for n, d in ((1000, 100), (50, 100)):
         assert judge(SPREAD, n=n, d=d, bound=500) == judge(SPREAD, n=n, d=d)
 
 
-def test_two_directions_at_most_cannot_be_collapsed_by_their_number():
+def test_complete_rank_does_not_apply_to_two_dimensions():
     assert verdict(gaussian(500, 2)).state == HEALTHY
     assert verdict(gaussian(500, 2) @ rotation(9)[:2], bound=2).state == HEALTHY
 
@@ -248,27 +248,27 @@ def beside(ours: float, theirs: float, thresholds: Thresholds = DEFAULT, **chang
 
 
 @pytest.mark.parametrize("t", [DEFAULT, MOVED], ids=["default", "moved"])
-def test_a_healthy_run_with_far_fewer_dimensions_than_another_is_partly_collapsed(t):
+def test_a_healthy_run_with_far_fewer_dimensions_than_the_reference_is_a_partial_collapse(t):
     alone, found = beside(math.nextafter(80 * t.like_rank, 0), 80, t)
     assert (alone.state, found.state) == (HEALTHY, PARTIAL)
     assert found.line.startswith("partial collapse: ")
     assert found.line.endswith(found.why[-1])
-    assert f"{80 * t.like_rank:.3g} dimensions in use, 80 in other.pt" in found.why[-1]
+    assert f"dimensions in use: {80 * t.like_rank:.3g} (other.pt: 80)" in found.why[-1]
     assert found.details == alone.details
 
 
 @pytest.mark.parametrize("ours", [100 * DEFAULT.like_rank, 90.0, 100.0])
-def test_a_run_with_about_as_many_dimensions_keeps_its_verdict(ours):
+def test_a_run_with_a_similar_number_of_dimensions_keeps_its_verdict(ours):
     alone, found = beside(ours, 100)
     assert found == dataclasses.replace(alone, line=found.line)
-    assert found.line == f"{alone.line}; {ours:.3g} dimensions in use, 100 in other.pt"
+    assert found.line == f"{alone.line}; dimensions in use: {ours:.3g} (other.pt: 100)"
 
 
 @pytest.mark.parametrize("theirs", [0.0, 1.0, 50.0, 100.0])
 @pytest.mark.parametrize(
     "changes", [{}, {"effective_rank": 5.0}, {"dead_directions": 0.9}, {"feature_std": 0.0}, {"effective_rank": 0.0}]
 )
-def test_no_other_run_makes_a_verdict_better(changes, theirs):
+def test_no_reference_improves_a_verdict(changes, theirs):
     ours = changes.pop("effective_rank", 100.0)
     alone, found = beside(ours, theirs, **changes)
     assert found.severity >= alone.severity

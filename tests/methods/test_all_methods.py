@@ -1,4 +1,4 @@
-"""What holds for every method of the registry, on the bundled images: what a run changes, and what it leaves."""
+"""Properties of all registered methods, on the bundled images: the state that a run changes or keeps."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ MOVING = {"optimizer": "adam", "lr": 0.01, "weight_decay": 0.0}
 """Adam moves whatever has a gradient, however small, by about the same; without decay nothing else moves."""
 
 FOLLOWED = ("byol", "moco", "mocov3", "dino", "ressl", "teacher")
-"""Methods whose teacher follows the network by a momentum."""
+"""Methods with a momentum teacher."""
 
 QUEUES = {
     "moco": ("queue",),
@@ -53,7 +53,7 @@ PREDICTORS = ("simsiam", "byol", "mocov3", "nnclr", "nnsiam", "paws")
 
 @dataclass
 class Recorded:
-    """A run as it went: fresh weights, the state after each step, each step's loss and spread."""
+    """A recorded run: initial weights, and state, loss and feature_std of each step."""
 
     name: str
     method: Method
@@ -117,7 +117,7 @@ def steps(folder, trained):
 
 
 def differing(before: State, after: State) -> set[str]:
-    """Names of what is not the same to the last bit."""
+    """Names of entries that are not bit-identical."""
     return {name for name in before if not torch.equal(before[name], after[name])}
 
 
@@ -127,14 +127,14 @@ def of(prefix: str, state: State) -> State:
 
 
 def pairs(state: State, method: Method) -> list[tuple[str, str]]:
-    """Names of the teacher's parameters, each with that of the network's which it follows."""
+    """Pairs of parameter names: the teacher's, and the corresponding one of the network."""
     names = [name for name, _ in method.named_parameters() if name.startswith("teacher.")]
     return [(name, name.removeprefix("teacher.")) for name in names if name in state]
 
 
 def test_every_method_of_the_registry_has_a_row_in_the_table_of_small_settings():
     for method in METHODS:
-        tiny_options(method)  # fails, and says what is missing
+        tiny_options(method)  # raises if there is none
     assert TINY_METHODS.keys() == METHODS.keys()
 
 
@@ -155,7 +155,7 @@ def test_checkpoint_holds_the_state_after_the_last_step(run):
     assert same_bits(Checkpoint.load(run.path / "checkpoint.pt").state_dict, run.states[-1])
 
 
-def test_only_what_takes_gradients_is_in_the_optimiser_and_once(run):
+def test_the_optimiser_has_each_trainable_parameter_once(run):
     groups = run.method.param_groups()
     optimised = [id(p) for group in groups for p in group["params"]]
     assert sorted(optimised) == sorted(id(p) for p in run.method.parameters() if p.requires_grad)
@@ -165,7 +165,7 @@ def test_only_what_takes_gradients_is_in_the_optimiser_and_once(run):
 
 
 @pytest.mark.parametrize("run", FOLLOWED, indirect=True)
-def test_teacher_starts_as_the_network_and_follows_it_by_its_momentum(run):
+def test_the_teacher_is_an_ema_of_the_network(run):
     """t <- m t + (1 - m) s at each of the ten steps, m along half a cosine to ``momentum_final`` (Eq. 8 of BYOL)."""
     options = run.method.options
     for k, (before, after) in enumerate(zip(run.states[:-1], run.states[1:], strict=True)):
@@ -179,7 +179,7 @@ def test_teacher_starts_as_the_network_and_follows_it_by_its_momentum(run):
 
 
 @pytest.mark.parametrize("run", FOLLOWED, indirect=True)
-def test_teachers_batch_norms_keep_statistics_of_their_own(run):
+def test_batch_norms_of_the_teacher_have_their_own_statistics(run):
     """By the first step the teacher's weights are still the network's; its statistics are not an average of those."""
     first = run.states[1]
     names = [name for name in of("teacher", first) if name.endswith("backbone.bn1.running_mean")]
@@ -203,7 +203,7 @@ def test_each_step_replaces_the_oldest_batch_of_a_queue_and_no_other_row(run):
 
 
 @pytest.mark.parametrize("run", ["dino"], indirect=True)
-def test_last_layer_of_dino_stands_still_in_the_first_epoch(run):
+def test_the_last_layer_of_dino_is_frozen_in_the_first_epoch(run):
     first, halfway, end = (run.states[k]["prototypes.weight"] for k in (0, 5, 10))
     assert torch.equal(first, halfway)
     assert not torch.equal(halfway, end)
@@ -211,14 +211,14 @@ def test_last_layer_of_dino_stands_still_in_the_first_epoch(run):
 
 
 @pytest.mark.parametrize("run", ["dino"], indirect=True)
-def test_centre_of_dino_moves_at_every_step(run):
+def test_the_centre_of_dino_is_updated_at_every_step(run):
     assert not run.states[0]["center"].any()
     for before, after in zip(run.states[:-1], run.states[1:], strict=True):
         assert not torch.equal(before["center"], after["center"])
 
 
 @pytest.mark.parametrize("run", ["swav"], indirect=True)
-def test_prototypes_of_swav_stand_still_for_the_first_two_steps_and_keep_their_length(run):
+def test_the_prototypes_of_swav_are_frozen_for_two_steps_and_stay_normalised(run):
     states = [state["prototypes.weight"] for state in run.states]
     for state in states[1:3]:
         torch.testing.assert_close(state, states[0], rtol=0, atol=3e-7)
@@ -228,7 +228,7 @@ def test_prototypes_of_swav_stand_still_for_the_first_two_steps_and_keep_their_l
 
 
 @pytest.mark.parametrize("run", ["deepcluster"], indirect=True)
-def test_clusters_of_deepcluster_are_made_anew_for_each_epoch_and_kept_within_it(run):
+def test_the_clusters_of_deepcluster_change_only_between_epochs(run):
     names = [name for name in run.states[0] if name.startswith("heads.") or name == "assignments"]
     assert len(names) == 4
     for name in names:
@@ -246,14 +246,14 @@ def test_bank_of_deepcluster_is_filled_when_the_first_epoch_starts(run):
 
 
 @pytest.mark.parametrize("run", ["distill"], indirect=True)
-def test_teacher_of_distill_is_the_checkpoints_to_the_last_bit(run, trained):
+def test_the_teacher_of_distill_is_bit_identical_to_the_checkpoint(run, trained):
     weights = of("backbone", Checkpoint.load(trained / "checkpoint.pt").state_dict)
     for state in run.states:
         assert same_bits(of("teacher", state), weights)
 
 
 @pytest.mark.parametrize("run", ["distill"], indirect=True)
-def test_running_numbers_of_distill_take_their_share_of_each_batch(run):
+def test_running_statistics_of_distill_are_moving_averages(run):
     method = run.method.train()
     mu, sd = method.mu.clone(), method.sd.clone()
     view = torch.randn(8, 3, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -286,7 +286,7 @@ def layer_by_hand(run: Recorded, layer: str) -> Tensor:
 
 
 def saved(run: Recorded, layer: str) -> Tensor:
-    """What ``save-reprs`` makes of the run's checkpoint."""
+    """The output of ``save-reprs`` for the checkpoint of the run."""
     images_and_network(run)
     config = SaveReprsConfig(
         pretrained=str(run.path / "checkpoint.pt"),
@@ -304,9 +304,9 @@ WIDTHS = {"wmse": 8, "distill": 64, "supervised": 10}
 
 
 @pytest.mark.parametrize("layer", ["backbone", "projector", "predictor"])
-def test_layers_of_a_checkpoint_are_saved_as_its_modules_make_them_and_a_missing_one_is_refused(run, layer):
+def test_save_reprs_saves_the_output_of_each_layer_and_refuses_missing_layers(run, layer):
     if layer == "predictor" and run.name not in PREDICTORS:
-        with pytest.raises(SSLToolError, match="--layer predictor: this model has no predictor"):
+        with pytest.raises(SSLToolError, match="--layer predictor"):
             saved(run, layer)
         return
     rows = saved(run, layer)
@@ -316,7 +316,7 @@ def test_layers_of_a_checkpoint_are_saved_as_its_modules_make_them_and_a_missing
 
 
 @pytest.mark.parametrize("run", ["deepcluster"], indirect=True)
-def test_linear_probe_of_a_method_with_state_leaves_its_backbone_alone(run, tmp_path):
+def test_a_linear_probe_does_not_change_the_backbone(run, tmp_path):
     images_and_network(run)
     config = LinclsConfig(
         pretrained=str(run.path / "checkpoint.pt"),
@@ -331,7 +331,7 @@ def test_linear_probe_of_a_method_with_state_leaves_its_backbone_alone(run, tmp_
 
 
 @pytest.mark.parametrize("run", METHODS, indirect=True)
-def test_bf16_makes_nearly_the_same_first_loss_and_keeps_the_weights_in_float32(run, steps):
+def test_bf16_gives_nearly_the_same_first_loss_and_float32_weights(run, steps):
     half = steps(run.name, {}, precision="bf16")
     assert half.losses[0] != run.losses[0]
     assert half.losses[0] == pytest.approx(run.losses[0], rel=0.01, abs=0.03)
@@ -340,7 +340,7 @@ def test_bf16_makes_nearly_the_same_first_loss_and_keeps_the_weights_in_float32(
 
 
 @pytest.mark.parametrize("method", ["dino", "swav", "mocov3", "teacher"])
-def test_vit_trains_all_its_weights_but_its_positions(steps, method):
+def test_all_weights_of_a_vit_are_trained_except_its_position_embedding(steps, method):
     options = {"local_size": 8} if "local_size" in tiny_options(method) else {}
     vit = {"arch": "vit_small_depth3", "stem": "auto", "batch_size": 16, "epochs": 1, "steps_per_epoch": 2}
     found = steps(method, options, **vit)
@@ -366,7 +366,7 @@ def test_vit_trains_all_its_weights_but_its_positions(steps, method):
     ],
     ids=lambda options: "-".join(f"{name}={value}" for name, value in options.items()),
 )
-def test_each_ablation_of_simsiam_trains_another_network(steps, options):
+def test_ablations_of_simsiam_give_different_networks(steps, options):
     plain, other = steps("simsiam", {}), steps("simsiam", options)
     assert all(map(math.isfinite, other.losses + other.spreads))
     assert differing(of("backbone", plain.states[-1]), of("backbone", other.states[-1]))
@@ -380,7 +380,7 @@ def test_fixed_predictor_of_simsiam_keeps_its_weights(steps):
     weights = {name for name, _ in found.method.predictor.named_parameters()}
     start, end = (of("predictor", found.states[k]) for k in (0, -1))
     assert weights and not weights & differing(start, end)
-    assert differing(start, end)  # running statistics go on
+    assert differing(start, end)  # running statistics still change
 
 
 @pytest.mark.parametrize(
@@ -394,7 +394,7 @@ def test_ablation_changes_the_first_loss_and_trains(steps, method, options):
     assert differing(of("backbone", other.states[0]), of("backbone", other.states[-1]))
 
 
-def test_momentum_of_nought_makes_byols_teacher_a_copy_of_the_network(steps):
+def test_momentum_0_makes_the_teacher_of_byol_a_copy_of_the_network(steps):
     found = steps("byol", {"momentum": 0, "momentum_final": 0})
     assert isinstance(found.method, MomentumMethod)
     for state in found.states:
@@ -422,7 +422,7 @@ def test_frozen_teacher_keeps_its_weights(steps):
     assert len(differing(of("projector", found.states[0]), of("projector", found.states[-1]))) == 6
 
 
-def test_copied_teacher_becomes_the_student_when_an_epoch_ends(steps):
+def test_a_copied_teacher_equals_the_student_at_the_end_of_an_epoch(steps):
     found = steps("teacher", {"update": "copy"})
     first, halfway, end = (parameters_of_teacher(found, found.states[k]) for k in (0, 1, 2))
     assert not differing(first, halfway)
@@ -431,7 +431,7 @@ def test_copied_teacher_becomes_the_student_when_an_epoch_ends(steps):
     assert differing(halfway, end)
 
 
-def test_teacher_by_the_gradient_learns_and_the_student_learns_the_same_as_beside_a_frozen_one_at_first(steps):
+def test_an_sgd_teacher_is_trained_and_the_first_step_of_the_student_is_that_with_a_frozen_teacher(steps):
     found, frozen = steps("teacher", {"update": "sgd"}), steps("teacher", {"update": "frozen"})
     start, end = (parameters_of_teacher(found, found.states[k]) for k in (0, -1))
     assert differing(start, end) == start.keys()

@@ -41,18 +41,18 @@ def test_equal_rows_have_the_loss_d(d):
     assert barlow_loss(z, z).item() == pytest.approx(d, rel=1e-12)
 
 
-def test_equal_views_of_uncorrelated_dimensions_have_no_loss():
+def test_equal_views_with_uncorrelated_dimensions_have_the_loss_0():
     z = 1e4 * UNCORRELATED
     assert barlow_loss(z, z, 1.0).item() == pytest.approx(0.0, abs=1e-12)
 
 
 @pytest.mark.parametrize("d", [2, 5])
-def test_dimensions_that_repeat_each_other_cost_lambda_for_each_pair(d):
+def test_equal_dimensions_have_the_loss_lambda_per_pair(d):
     z = 1e4 * rows(1, d=1)[0].expand(-1, d)
     assert barlow_loss(z, z, 0.25).item() == pytest.approx(0.25 * d * (d - 1), rel=1e-9)
 
 
-def test_opposite_views_cost_4_a_dimension():
+def test_opposite_views_have_the_loss_4_per_dimension():
     z = 1e4 * UNCORRELATED
     assert barlow_loss(z, -z).item() == pytest.approx(8.0, rel=1e-9)
 
@@ -63,7 +63,7 @@ def test_the_loss_of_a_hand_worked_pair_of_views():
     assert barlow_loss(z1, z2, 0.1).item() == pytest.approx((1 - 1) ** 2 + (-1 - 1) ** 2 + 0.1 * 2, rel=1e-5)
 
 
-def test_permuting_dimensions_of_both_views_alike_does_not_matter_but_of_one_does():
+def test_the_loss_is_invariant_to_a_common_permutation_of_dimensions_only():
     z1, z2 = rows(2)
     order = torch.tensor([1, 2, 3, 4, 0])
     value = barlow_loss(z1, z2).item()

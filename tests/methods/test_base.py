@@ -1,4 +1,4 @@
-"""What all methods share: layers that can be read out, groups, views, warnings, and the check of shapes."""
+"""The base class of methods: outputs of layers, parameter groups, views, warnings, and the check of shapes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from methods_helpers import WIDTH, Flat, facts, noisy_batch
 from ssltool.data.views import PAPER, PLAIN
 from ssltool.errors import SSLToolError
 from ssltool.methods import options as declared
-from ssltool.methods.base import Method, Now, same_shapes, trainable
+from ssltool.methods.base import Method, Now, check_same_shape, trainable_parameters
 from ssltool.methods.parts.crops import two_views
 from ssltool.settings import Checked
 
@@ -27,7 +27,7 @@ class Options(declared.AsymmetricViews):
 
 @dataclass(frozen=True)
 class Few(Checked):
-    """Options of a method that has none."""
+    """Options without fields."""
 
 
 class OnlyProjector(Method):
@@ -50,7 +50,7 @@ def images():
     return noisy_batch().views[0]
 
 
-def test_each_layer_is_read_out_after_the_ones_before_it():
+def test_embed_returns_the_output_of_each_layer():
     method, x = WithPredictor(), images()
     h = method.backbone(x)
     z = method.projector(h)
@@ -59,7 +59,7 @@ def test_each_layer_is_read_out_after_the_ones_before_it():
     assert torch.equal(method.embed(x, "predictor"), method.predictor(z))
 
 
-def test_all_layers_come_from_one_pass_up_to_the_last_that_is_asked_for():
+def test_outputs_runs_one_forward_pass_up_to_the_last_requested_layer():
     method, x = WithPredictor(), images()
     passes: list[nn.Module] = []
     method.backbone.register_forward_hook(lambda module, given, made: passes.append(module))
@@ -72,21 +72,21 @@ def test_all_layers_come_from_one_pass_up_to_the_last_that_is_asked_for():
 
 
 @pytest.mark.parametrize("method", [OnlyProjector(), WithPredictor(predictor=nn.Identity())])
-def test_a_predictor_that_a_method_lacks_is_refused(method):
+def test_a_missing_predictor_is_refused(method):
     assert method.embed(images(), "projector").shape == (16, 5)
-    with pytest.raises(SSLToolError, match="--layer predictor: this model has no predictor"):
+    with pytest.raises(SSLToolError, match="--layer predictor"):
         method.embed(images(), "predictor")
 
 
-def test_a_projector_that_a_method_lacks_is_refused():
+def test_a_missing_projector_is_refused():
     method = OnlyProjector()
     del method.projector
     assert method.embed(images(), "backbone").shape == (16, WIDTH)
-    with pytest.raises(SSLToolError, match="--layer projector: this model has no projector"):
+    with pytest.raises(SSLToolError, match="--layer projector"):
         method.embed(images(), "projector")
 
 
-def test_the_base_has_no_loss_of_its_own():
+def test_forward_of_the_base_class_is_not_implemented():
     with pytest.raises(NotImplementedError):
         OnlyProjector()(noisy_batch())
 
@@ -99,7 +99,7 @@ def test_a_method_without_a_predictor_trains_all_its_parameters_in_one_group():
 
 
 @pytest.mark.parametrize("predictor", [nn.Identity(), nn.Linear(5, 5).requires_grad_(False)])
-def test_a_predictor_that_does_not_learn_is_in_no_group(predictor):
+def test_a_frozen_predictor_is_in_no_parameter_group(predictor):
     method = WithPredictor(predictor=predictor)
     (group,) = method.param_groups()
     learning = [*method.backbone.parameters(), *method.projector.parameters()]
@@ -107,7 +107,7 @@ def test_a_predictor_that_does_not_learn_is_in_no_group(predictor):
 
 
 @pytest.mark.parametrize(("options", "fixed"), [(Few(), False), (Options(), False), (Options(fix_pred_lr=True), True)])
-def test_a_predictor_is_a_group_of_its_own_whose_rate_may_be_fixed(options, fixed):
+def test_a_predictor_has_its_own_parameter_group_with_an_optional_fixed_learning_rate(options, fixed):
     method = WithPredictor(options)
     method.backbone.layer.bias.requires_grad_(False)
     encoder, predictor = method.param_groups()
@@ -118,20 +118,20 @@ def test_a_predictor_is_a_group_of_its_own_whose_rate_may_be_fixed(options, fixe
     assert (encoder["is_encoder"], predictor["is_encoder"]) == (True, False)
 
 
-def test_frozen_parameters_are_not_trainable():
+def test_trainable_parameters_excludes_frozen_parameters():
     a, b = nn.Linear(2, 2), nn.Linear(2, 2).requires_grad_(False)
-    assert [id(p) for p in trainable(a, b)] == [id(a.weight), id(a.bias)]
+    assert [id(p) for p in trainable_parameters(a, b)] == [id(a.weight), id(a.bias)]
 
 
 @pytest.mark.parametrize(("step", "wanted"), [(0, 0.0), (5, 0.25), (19, 0.95), (20, 1.0)])
-def test_progress_is_the_share_of_all_epochs_steps_that_are_done(step, wanted):
+def test_progress_is_the_completed_fraction_of_all_steps(step, wanted):
     method = OnlyProjector()
     method.now = Now(step // 5, step)
     assert method.progress == wanted
 
 
 @pytest.mark.parametrize("options", [Few(), Options()])
-def test_two_views_are_made_by_the_runs_recipe_unless_a_method_says_otherwise(options):
+def test_by_default_both_views_use_the_recipe_of_the_run(options):
     assert OnlyProjector(options).view_recipes(PAPER) == [PAPER, PAPER]
 
 
@@ -150,23 +150,23 @@ def test_asymmetric_views_of_a_recipe_without_blur_have_none():
     assert (first.solarize_p, second.solarize_p) == (0.0, 0.2)
 
 
-def test_asymmetric_views_follow_the_runs_own_blur_and_solarising():
+def test_asymmetric_views_scale_the_blur_and_solarisation_of_the_run():
     base = dataclasses.replace(PAPER, blur_p=0.3, solarize_p=0.5)
     first, second = two_views(base, Options(asymmetric=True))
     assert (first.blur_p, second.blur_p) == pytest.approx((0.6, 0.06))
     assert (first.solarize_p, second.solarize_p) == (0.5, 0.5)
 
 
-def test_only_a_temperature_whose_logits_overflow_is_warned_of():
+def test_only_temperatures_whose_logits_overflow_give_a_warning():
     assert OnlyProjector(Options(temperature=0.012, teacher_temp=0.012)).warnings() == []
     (warning,) = OnlyProjector(Options(teacher_temp=0.01)).warnings()
-    assert warning.startswith("teacher_temp=0.01 makes logits of up to 100, whose exp overflows float32")
+    assert warning.startswith("teacher_temp=0.01 ") and "100" in warning
     assert OnlyProjector(Few()).warnings() == []
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (4, 3)])
-def test_tensors_of_one_shape_are_accepted(shape):
-    assert same_shapes("f", torch.zeros(shape), torch.ones(shape)) is None
+def test_tensors_of_the_same_shape_are_accepted(shape):
+    assert check_same_shape("f", torch.zeros(shape), torch.ones(shape)) is None
 
 
 @pytest.mark.parametrize(
@@ -182,5 +182,5 @@ def test_tensors_of_one_shape_are_accepted(shape):
 )
 def test_tensors_of_other_shapes_are_refused(shapes, found):
     with pytest.raises(SSLToolError) as caught:
-        same_shapes("f", *(torch.zeros(shape) for shape in shapes))
-    assert str(caught.value) == f"f takes {len(shapes)} (N, D) tensors of one shape; found {found}"
+        check_same_shape("f", *(torch.zeros(shape) for shape in shapes))
+    assert str(caught.value).startswith("f ") and str(caught.value).endswith(f"found {found}")

@@ -87,13 +87,13 @@ def test_without_a_predictor_the_loss_of_one_image_seen_twice_is_0_at_first():
     assert build("byol")(batch).loss.item() > 1.0
 
 
-def test_without_a_predictor_there_is_none_to_read_out_or_to_train():
+def test_without_a_predictor_none_can_be_embedded_or_trained():
     model = build("byol", predictor="none")
     assert len(model.param_groups()) == 1
-    with pytest.raises(SSLToolError, match="--layer predictor: this model has no predictor"):
+    with pytest.raises(SSLToolError, match="--layer predictor"):
         model.embed(noisy_batch().views[0], "predictor")
 
 
 def test_an_unknown_predictor_is_refused():
-    with pytest.raises(SSLToolError, match="--set predictor is 'fixed'; it must be one of mlp, none"):
+    with pytest.raises(SSLToolError, match=r"--set predictor .*fixed.* mlp, none"):
         build("byol", predictor="fixed")

@@ -1,4 +1,4 @@
-"""DeepCluster v2: its loss against a plain loop, its memory, and what it clusters when an epoch starts."""
+"""DeepCluster v2: loss against a plain loop, bank of embeddings, and clustering at the start of an epoch."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ def test_the_loss_of_two_hand_worked_crops():
 
 
 @pytest.mark.parametrize("k", [2, 7, 3000])
-def test_where_all_clusters_score_alike_the_loss_is_ln_k(k):
+def test_equal_scores_have_the_loss_ln_k(k):
     scores = [[torch.full((3, k), 0.4, dtype=torch.float64)] * 2]
     assert deepcluster_loss(scores, torch.tensor([[0, 1, k - 1]])).item() == pytest.approx(math.log(k), rel=1e-12)
 
 
-def test_images_and_clusters_have_no_order_of_their_own():
+def test_the_loss_does_not_depend_on_the_order_of_images_and_clusters():
     scores, assignments = [rows(2)], torch.arange(8)[None] % 5
     wanted = deepcluster_loss(scores, assignments).item()
     order, numbers = torch.arange(8).roll(3), torch.tensor([2, 0, 1, 4, 3])
@@ -64,12 +64,12 @@ def test_assignments_of_other_heads_are_refused(heads, given):
     with pytest.raises(SSLToolError) as caught:
         deepcluster_loss([rows(2)] * heads, torch.zeros(given, 8, dtype=torch.int64))
     found = f"found {heads} heads with rows [8], and assignments ({given}, 8)"
-    assert str(caught.value) == f"deepcluster_loss takes scores (N, K) of H heads and assignments (H, N); {found}"
+    assert str(caught.value).startswith("deepcluster_loss ") and str(caught.value).endswith(found)
 
 
 @pytest.mark.parametrize(("heads", "n"), [(0, 8), (1, 7)])
 def test_no_heads_and_assignments_of_other_images_are_refused(heads, n):
-    with pytest.raises(SSLToolError, match="deepcluster_loss takes scores"):
+    with pytest.raises(SSLToolError, match="deepcluster_loss "):
         deepcluster_loss([rows(2)] * heads, torch.zeros(heads, n, dtype=torch.int64))
 
 
@@ -78,7 +78,7 @@ def deepcluster(run=None, **options) -> Method:
 
 
 class Images:
-    """An epoch's images, which remembers of which of them it was asked for views."""
+    """The images of an epoch; records the rows whose views were requested."""
 
     def __init__(self, *numbers: int) -> None:
         self.asked: list[int] = []
@@ -94,7 +94,7 @@ class Images:
 
 
 def filled(seed: int = 0, **options) -> Method:
-    """A method that has an embedding of each image, random ones."""
+    """A method whose bank holds random embeddings of all images."""
     model = deepcluster(**options)
     model.bank.copy_(torch.stack([torch.from_numpy(unit(x)) for x in rows(2, 64, 6, seed)]))
     model.filled.fill_(True)
@@ -130,7 +130,7 @@ def test_a_forward_pass_is_the_loss_of_the_batchs_own_clusters(sizes):
     assert out.projection.numpy() == pytest.approx(z[0], abs=1e-5)
 
 
-def test_training_remembers_the_large_crops_of_the_batchs_images():
+def test_training_stores_embeddings_of_the_large_crops_in_the_bank():
     model, batch = deepcluster(), noisy_batch(sizes=(8, 8, 4))
     batch.rows = torch.arange(20, 36)
     z = model.projector(torch.cat([model.backbone(v) for v in batch.views])).split(16)
@@ -141,13 +141,13 @@ def test_training_remembers_the_large_crops_of_the_batchs_images():
     assert not model.bank[:, :20].any() and not model.bank[:, 36:].any()
 
 
-def test_evaluation_remembers_nothing():
+def test_evaluation_does_not_change_the_bank():
     model = deepcluster().eval()
     model(noisy_batch())
     assert not model.filled.any() and not model.bank.any()
 
 
-def test_an_epoch_first_embeds_the_images_that_are_new_and_only_those():
+def test_start_epoch_embeds_only_images_without_an_embedding():
     model, first, second, third = deepcluster(), Images(*range(20)), Images(*range(12, 30)), Images(5, 25, 15, 29, 0)
     model.start_epoch(first.epoch)
     assert sorted(first.asked) == list(range(20))
@@ -160,7 +160,7 @@ def test_an_epoch_first_embeds_the_images_that_are_new_and_only_those():
     assert third.asked == []
 
 
-def test_new_images_are_remembered_by_their_own_views_without_gradient():
+def test_new_images_are_stored_in_the_bank_without_gradient():
     model, images = deepcluster(), Images(*range(10, 26))
     model.start_epoch(images.epoch)
     for batch in images.given:
@@ -170,7 +170,7 @@ def test_new_images_are_remembered_by_their_own_views_without_gradient():
     assert not model.bank.requires_grad
 
 
-def test_the_heads_cluster_the_crops_in_turn():
+def test_heads_alternate_between_the_crops():
     model = filled(heads=4)
     model.start_epoch(Images(*range(64)).epoch)
     for number, head in enumerate(model.heads):
@@ -180,13 +180,13 @@ def test_the_heads_cluster_the_crops_in_turn():
         torch.testing.assert_close(head.weight.norm(dim=1), torch.ones(5))
 
 
-def test_heads_of_one_crop_find_clusters_of_their_own():
+def test_heads_of_the_same_crop_have_different_clusters():
     model = filled(heads=3)
     model.start_epoch(Images(*range(64)).epoch)
     assert not torch.equal(model.heads[0].weight, model.heads[2].weight)
 
 
-def test_only_the_epochs_images_are_clustered_and_get_new_clusters():
+def test_only_images_of_the_epoch_are_clustered():
     model, epoch = filled(), list(range(3, 40, 2))
     model.assignments.fill_(-7)
     model.bank[:, [i for i in range(64) if i not in epoch]] = math.nan
@@ -210,15 +210,13 @@ def test_clusters_are_a_function_of_the_seed_and_the_epoch():
 
 def test_an_epoch_of_fewer_images_than_clusters_is_refused():
     assert len(deepcluster(facts(epoch_images=5)).heads[0].weight) == 5
-    with pytest.raises(SSLToolError) as caught:
+    with pytest.raises(SSLToolError, match=r"--set prototypes=5 .* 4 images"):
         deepcluster(facts(epoch_images=4))
-    wanted = "an epoch of 4 images cannot make 5 clusters; lower --set prototypes, or give an epoch more images"
-    assert str(caught.value) == wanted
 
 
-def test_a_loss_stuck_at_ln_k_is_named_with_what_to_try():
+def test_a_loss_of_ln_k_after_the_first_epoch_gives_a_warning():
     model = deepcluster()
     assert model.diagnose(math.log(5)) is None
     model.now = Now(epoch=1, step=4)
-    assert "Try fewer prototypes or a lower lr" in model.diagnose(math.log(5))
+    assert "fewer prototypes or a lower lr" in model.diagnose(math.log(5))
     assert model.diagnose(math.log(5) - 0.1) is None

@@ -1,4 +1,4 @@
-"""Distillation: its loss against a plain loop, the running means in closed form, and a teacher that stands still."""
+"""Distillation: loss against a plain loop, running means in closed form, and a fixed teacher."""
 
 from __future__ import annotations
 
@@ -43,17 +43,17 @@ def test_the_loss_of_a_hand_worked_row():
     assert found == pytest.approx((1 + 9) / 2, rel=1e-5)
 
 
-def test_a_student_that_answers_the_standardised_rows_has_no_loss():
+def test_a_student_that_outputs_the_standardised_targets_has_the_loss_0():
     _, teacher, mu, sd = inputs()
     assert distill_loss((teacher - mu) / (sd + 1e-6), teacher, mu, sd).item() == 0.0
 
 
-def test_a_dimension_without_deviation_is_divided_by_a_millionth():
+def test_a_constant_dimension_is_divided_by_epsilon():
     found = distill_loss(torch.zeros(1, 1), torch.full((1, 1), 3e-6), torch.zeros(1), torch.zeros(1)).item()
     assert found == pytest.approx(9.0, rel=1e-5)
 
 
-def test_a_shift_and_a_scale_of_the_teacher_is_taken_back_by_its_mean_and_deviation():
+def test_mean_and_standard_deviation_cancel_shift_and_scale_of_the_teacher():
     student, teacher, mu, sd = inputs()
     moved = distill_loss(student, 1e3 * teacher + 7, 1e3 * mu + 7, 1e3 * sd).item()
     assert moved == pytest.approx(distill_loss(student, teacher, mu, sd).item(), rel=1e-4)
@@ -61,7 +61,7 @@ def test_a_shift_and_a_scale_of_the_teacher_is_taken_back_by_its_mean_and_deviat
 
 @pytest.mark.parametrize("shapes", [[(4, 3), (4, 2)], [(4, 3), (5, 3)], [(3,), (3,)], [(0, 3), (0, 3)]])
 def test_rows_of_different_shapes_are_refused(shapes):
-    with pytest.raises(SSLToolError, match=r"distill_loss takes 2 \(N, D\) tensors of one shape; found"):
+    with pytest.raises(SSLToolError, match=r"distill_loss .*; found"):
         distill_loss(*(torch.zeros(shape) for shape in shapes), torch.zeros(3), torch.ones(3))
 
 
@@ -96,7 +96,7 @@ def test_one_view_of_each_image_is_made_by_the_runs_recipe():
 
 
 @pytest.mark.parametrize("alpha", [0.05, 0.5])
-def test_means_and_unbiased_deviations_run_along_after_they_are_used(alpha):
+def test_running_means_and_unbiased_deviations_are_updated_after_use(alpha):
     model, mu, sd = distill(alpha=alpha), np.zeros(5), np.ones(5)
     for seed in range(3):
         batch = noisy_batch(sizes=(8,), seed=seed)
@@ -109,14 +109,14 @@ def test_means_and_unbiased_deviations_run_along_after_they_are_used(alpha):
         assert array(model.sd) == pytest.approx(sd, abs=1e-6)
 
 
-def test_in_evaluation_they_stand_still():
+def test_running_statistics_do_not_change_in_evaluation():
     model = distill().eval()
     model(noisy_batch(sizes=(8,)))
     assert not model.mu.any()
     assert torch.equal(model.sd, torch.ones(5))
 
 
-def test_the_teacher_stays_in_eval_mode_whatever_the_student_does():
+def test_the_teacher_is_always_in_eval_mode():
     model = distill()
     for mode in (True, False, True):
         assert model.train(mode) is model
@@ -126,7 +126,7 @@ def test_the_teacher_stays_in_eval_mode_whatever_the_student_does():
     assert torch.equal(model.teacher[1].running_mean, torch.full((5,), 0.2))
 
 
-def test_the_teacher_learns_nothing():
+def test_the_teacher_is_not_trained():
     model = distill()
     model(noisy_batch(sizes=(8,))).loss.backward()
     assert all(p.grad is None and not p.requires_grad for p in model.teacher.parameters())

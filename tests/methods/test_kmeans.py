@@ -69,14 +69,14 @@ def test_separated_clusters_are_found(iterations):
     assert len(set(found.tolist())) == 3
 
 
-def test_a_cluster_that_no_row_is_nearest_to_stays_where_it_is():
+def test_an_empty_cluster_is_not_updated():
     x = torch.eye(2, dtype=torch.float64)[[0, 0, 0, 1]]
     centroids, found = spherical_kmeans(x, 4, 5, generator())
     assert len(set(found.tolist())) == 2
     assert torch.equal(centroids, x[start(x, 4)])
 
 
-def test_every_row_is_its_own_cluster_where_there_are_as_many():
+def test_with_as_many_clusters_as_rows_each_row_is_a_cluster():
     x = directions(n=9)
     centroids, found = spherical_kmeans(x, 9, 10, generator())
     assert sorted(found.tolist()) == list(range(9))
@@ -97,7 +97,7 @@ def test_centroids_have_length_1_and_rows_are_assigned_to_the_nearest():
     assert torch.equal(found, (x @ centroids.T).argmax(dim=1))
 
 
-def test_turns_never_make_clusters_worse():
+def test_iterations_never_decrease_the_objective():
     x = directions(n=100)
     fits = []
     for iterations in range(12):
@@ -107,7 +107,7 @@ def test_turns_never_make_clusters_worse():
     assert fits[-1] > fits[0]
 
 
-def test_the_generator_alone_decides():
+def test_clusters_depend_only_on_the_generator():
     x = directions(seed=3)
     a, b, other = (spherical_kmeans(x, 6, 5, generator(seed)) for seed in (1, 1, 2))
     assert torch.equal(a[0], b[0]) and torch.equal(a[1], b[1])
@@ -126,15 +126,15 @@ def test_rotated_rows_have_the_rotated_clusters():
 
 
 @pytest.mark.parametrize("block", [1, 7, 40])
-def test_the_size_of_blocks_changes_nothing(monkeypatch, block):
+def test_the_result_does_not_depend_on_the_block_size(monkeypatch, block):
     wanted = spherical_kmeans(directions(), 5, 4, generator())
-    monkeypatch.setattr(deepcluster, "BLOCK", block)
+    monkeypatch.setattr(deepcluster, "ROWS_PER_BLOCK", block)
     found = spherical_kmeans(directions(), 5, 4, generator())
     torch.testing.assert_close(found[0], wanted[0])
     assert torch.equal(found[1], wanted[1])
 
 
-def test_autocast_changes_nothing():
+def test_the_result_does_not_depend_on_autocast():
     x = directions(n=500).float()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         centroids, found = spherical_kmeans(x, 50, 5, generator())
@@ -143,10 +143,10 @@ def test_autocast_changes_nothing():
     assert torch.equal(centroids, wanted[0]) and torch.equal(found, wanted[1])
 
 
-def test_clusters_are_constants():
+def test_clusters_have_no_gradient():
     assert not spherical_kmeans(directions().requires_grad_(), 3, 2)[0].requires_grad
 
 
 def test_more_clusters_than_rows_are_refused():
-    with pytest.raises(SSLToolError, match="40 rows cannot make 41 clusters; ask for fewer"):
+    with pytest.raises(SSLToolError, match="40 rows and 41 clusters"):
         spherical_kmeans(directions(), 41)

@@ -1,4 +1,4 @@
-"""What holds alike for the losses that match a distribution or another target: gradients, precision, autocast."""
+"""Properties of the losses that match a distribution or another target: gradients, precision, autocast."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def loss(request) -> Loss:
     return request.param
 
 
-def test_the_gradient_reaches_what_learns_and_stops_at_what_does_not(loss):
+def test_only_learnt_inputs_receive_gradients(loss):
     inputs = [x.requires_grad_() for x in loss.inputs()]
     loss.of(*inputs).backward()
     assert [x.grad is None for x in inputs] == [i in loss.constants for i in range(len(inputs))]
@@ -126,7 +126,7 @@ def test_autocast_changes_neither_the_loss_nor_its_gradient(loss):
 
 
 @pytest.mark.parametrize("name", [name for name, loss in LOSSES.items() if loss.images])
-def test_images_have_no_order_but_belong_to_their_targets(name):
+def test_the_loss_is_invariant_to_the_order_of_images_but_not_to_their_targets(name):
     loss = LOSSES[name]
     inputs, order = loss.inputs(), torch.arange(N).roll(3)
     wanted = loss.of(*inputs).item()

@@ -67,14 +67,14 @@ def test_the_temperature_is_0_2_by_default():
 @pytest.mark.parametrize(
     ("shapes", "message"),
     [
-        ([(4, 3), (4, 2), (7, 3)], r"moco_loss takes 2 \(N, D\) tensors of one shape; found \[\(4, 2\), \(4, 3\)\]"),
-        ([(4, 3), (5, 3), (7, 3)], r"moco_loss takes 2 \(N, D\) tensors of one shape; found \[\(4, 3\), \(5, 3\)\]"),
-        ([(3,), (3,), (7, 3)], r"moco_loss takes 2 \(N, D\) tensors of one shape; found \[\(3,\)\]"),
+        ([(4, 3), (4, 2), (7, 3)], r"moco_loss .* 2 .* found \[\(4, 2\), \(4, 3\)\]"),
+        ([(4, 3), (5, 3), (7, 3)], r"moco_loss .* 2 .* found \[\(4, 3\), \(5, 3\)\]"),
+        ([(3,), (3,), (7, 3)], r"moco_loss .* 2 .* found \[\(3,\)\]"),
         ([(4, 3), (4, 3), (7, 2)], r"queue \(K, D\) for rows \(N, D\); found \(7, 2\) for \(4, 3\)"),
         ([(4, 3), (4, 3), (3,)], r"queue \(K, D\) for rows \(N, D\); found \(3,\) for \(4, 3\)"),
     ],
 )
-def test_shapes_that_do_not_fit_are_refused(shapes, message):
+def test_mismatched_shapes_are_refused(shapes, message):
     with pytest.raises(SSLToolError, match=message):
         moco_loss(*(torch.zeros(shape) for shape in shapes))
 
@@ -126,7 +126,7 @@ def test_keys_enter_the_queue_after_the_loss_is_taken():
     model = built()
     before = model.queue.rows.clone()
     first = model(noisy_batch()).loss.item()
-    keys = model.teach(noisy_batch().views[1])
+    keys = model.teacher_forward(noisy_batch().views[1])
     torch.testing.assert_close(model.queue.rows[:16].double(), torch.from_numpy(unit(keys)), atol=1e-5, rtol=0)
     assert torch.equal(model.queue.rows[16:], before[16:])
     again = model(noisy_batch()).loss.item()  # its keys are now among the negatives
@@ -134,9 +134,9 @@ def test_keys_enter_the_queue_after_the_loss_is_taken():
     assert again != pytest.approx(first, abs=1e-3)
 
 
-def test_the_temperature_is_the_options():
+def test_the_temperature_option_is_used():
     model = built(temperature=1.0)
     queue = model.queue.rows.clone()
     q1 = model.projector(model.backbone(noisy_batch().views[0]))
-    wanted = by_hand(q1, model.teach(noisy_batch().views[1]), queue, 1.0)
+    wanted = by_hand(q1, model.teacher_forward(noisy_batch().views[1]), queue, 1.0)
     assert model(noisy_batch()).loss.item() == pytest.approx(wanted, rel=1e-5)

@@ -1,4 +1,4 @@
-"""Teachers that follow: where they start, how far a step takes them, and what they keep to themselves."""
+"""Momentum teachers: initialisation, updates, and their own batch statistics."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from torch import nn
 
 from methods_helpers import build, noisy_batch, shake
 from ssltool.methods.base import Now
-from ssltool.methods.parts.momentum import MomentumMethod, follow, momentum_at
+from ssltool.methods.parts.momentum import MomentumMethod, ema_update, momentum_at
 
 FOLLOWED = ["byol", "moco", "mocov3"]
 
 
 def taught(method: MomentumMethod) -> nn.ModuleDict:
-    """The student's part that the teacher has too."""
+    """The modules of the student that the teacher has too."""
     return nn.ModuleDict({"backbone": method.backbone, "projector": method.projector})
 
 
@@ -47,10 +47,10 @@ def test_no_gradient_reaches_the_teacher_and_no_optimiser_sees_it(name):
 
 
 @pytest.mark.parametrize("name", FOLLOWED)
-def test_teaching_is_the_teachers_projection_without_a_graph(name):
+def test_teacher_forward_is_the_teachers_projection_without_gradient(name):
     method, (view, _) = build(name), noisy_batch().views
     shake(method.teacher)
-    found = method.teach(view.clone().requires_grad_())
+    found = method.teacher_forward(view.clone().requires_grad_())
     wanted = method.teacher["projector"](method.teacher["backbone"](view))
     torch.testing.assert_close(found, wanted)
     assert not found.requires_grad
@@ -68,7 +68,7 @@ def test_teaching_is_the_teachers_projection_without_a_graph(name):
         ("mocov3", {"momentum": 0.5}),
     ],
 )
-def test_a_step_takes_the_teacher_towards_the_student_by_the_schedules_momentum(name, options, step):
+def test_a_step_updates_the_teacher_with_the_scheduled_momentum(name, options, step):
     method = build(name, **options)
     shake(taught(method))
     before, student = weights(method.teacher), weights(taught(method))
@@ -93,37 +93,37 @@ def test_byols_schedule_is_its_eq_8():
 
 
 @pytest.mark.parametrize("progress", [0.0, 0.3, 1.0])
-def test_without_an_end_the_momentum_stays(progress):
+def test_without_momentum_final_the_momentum_is_constant(progress):
     assert momentum_at(progress, build("moco", momentum=0.99).options) == 0.99
 
 
 @pytest.mark.parametrize(("momentum", "moves"), [(0.0, True), (1.0, False)])
-def test_momentum_0_is_a_copy_and_1_stands_still(momentum, moves):
+def test_momentum_0_copies_and_1_freezes(momentum, moves):
     torch.manual_seed(0)
     teacher, student = nn.Linear(3, 2), nn.Linear(3, 2)
     wanted = copy.deepcopy(student if moves else teacher)
-    follow(teacher, student, momentum)
+    ema_update(teacher, student, momentum)
     assert torch.equal(teacher.weight, wanted.weight)
     assert torch.equal(teacher.bias, wanted.bias)
 
 
-def test_following_leaves_buffers_and_gradients_alone():
+def test_ema_update_does_not_change_buffers_and_gradients():
     teacher, student = nn.BatchNorm1d(2), nn.BatchNorm1d(2)
     nn.init.zeros_(student.weight)
     student.running_mean.fill_(5.0)
-    follow(teacher, student, 0.5)
+    ema_update(teacher, student, 0.5)
     assert torch.equal(teacher.weight, torch.tensor([0.5, 0.5]))
     assert torch.equal(teacher.running_mean, torch.zeros(2))
     assert student.weight.grad is None and teacher.weight.grad_fn is None
 
 
-def test_following_another_architecture_is_refused():
+def test_ema_update_of_another_architecture_is_refused():
     with pytest.raises(ValueError, match="zip"):
-        follow(nn.Linear(2, 2), nn.Linear(2, 2, bias=False), 0.5)
+        ema_update(nn.Linear(2, 2), nn.Linear(2, 2, bias=False), 0.5)
 
 
 @pytest.mark.parametrize("name", ["byol", "mocov3"])
-def test_the_teachers_batch_norms_keep_statistics_of_their_own(name):
+def test_batch_norms_of_the_teacher_have_their_own_statistics(name):
     method = build(name)
     shake(method.teacher)
     method(noisy_batch())
@@ -145,7 +145,7 @@ def test_a_checkpoint_holds_the_teacher(name):
 
 
 @pytest.mark.parametrize("name", FOLLOWED)
-def test_what_is_read_out_is_the_student(name):
+def test_embed_uses_the_student(name):
     method, (view, _) = build(name).eval(), noisy_batch().views
     before = method.embed(view, "projector")
     shake(method.teacher)

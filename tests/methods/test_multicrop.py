@@ -1,4 +1,4 @@
-"""Several crops: their sizes and areas, and that crops of one size go through a network together."""
+"""Multi-crop: sizes and areas of crops, and shared forward passes of crops of the same size."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from torch import nn
 from methods_helpers import build
 from ssltool.data.views import PAPER
 from ssltool.methods import method_options
-from ssltool.methods.parts.crops import default_size, small_crops
-from ssltool.methods.parts.multicrop import by_size, together
+from ssltool.methods.parts.crops import default_local_size, small_crops
+from ssltool.methods.parts.multicrop import forward_by_size, forward_concatenated
 from ssltool.models.vit import patch_size
 
 METHODS = ("swav", "deepcluster", "dino", "paws")
@@ -25,7 +25,7 @@ def views(*shapes: tuple[int, int]) -> list[torch.Tensor]:
 
 
 class Counting(nn.Module):
-    """Passes means of pixels on and keeps the shapes that it was given."""
+    """Returns means of pixels and records the shapes of its inputs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class Counting(nn.Module):
 
 
 def test_small_crops_of_224_pixels_have_the_papers_96():
-    assert default_size(224) == 96
+    assert default_local_size(224) == 96
 
 
 @pytest.mark.parametrize(
@@ -46,31 +46,31 @@ def test_small_crops_of_224_pixels_have_the_papers_96():
     [(32, 3, 4), (64, 7, 4), (96, 3, 16), (8, 1, 4)],
 )
 def test_small_crops_are_in_proportion_and_made_of_whole_patches(image_size, patches, patch):
-    assert default_size(image_size) == patches * patch
+    assert default_local_size(image_size) == patches * patch
 
 
 @pytest.mark.parametrize("image_size", range(8, 257, 4))
 def test_small_crops_are_whole_patches_near_the_papers_proportion(image_size):
-    patch, found = patch_size(image_size), default_size(image_size)
+    patch, found = patch_size(image_size), default_local_size(image_size)
     assert found % patch == 0
     assert found >= patch
     assert abs(found - image_size * 96 / 224) <= patch / 2 or found == patch
 
 
 @pytest.mark.parametrize("count", [0, 1, 6])
-def test_there_are_as_many_small_crops_as_asked_for(count):
+def test_local_crops_sets_the_number_of_small_crops(count):
     options = method_options("swav", {"local_crops": count})
     assert len(small_crops(PAPER, options, 8)) == count
 
 
 @pytest.mark.parametrize(("smallest", "scale"), [(0.14, (0.05, 0.14)), (0.3, (0.05, 0.3)), (0.02, (0.02, 0.02))])
-def test_small_crops_are_smaller_than_large_ones_and_otherwise_made_alike(smallest, scale):
+def test_small_crops_differ_from_large_ones_only_in_scale_and_size(smallest, scale):
     base = dataclasses.replace(PAPER, crop_scale=(smallest, 1.0), gray_p=0.7, solarize_p=0.1)
     crops = small_crops(base, method_options("swav", {}), 224)
     assert crops == [dataclasses.replace(base, crop_scale=scale, size=96)] * 6
 
 
-def test_a_given_size_is_taken():
+def test_a_given_local_size_is_used():
     crops = small_crops(PAPER, method_options("swav", {"local_size": 18}), 224)
     assert {crop.size for crop in crops} == {18}
 
@@ -93,17 +93,17 @@ def test_the_number_of_small_crops_is_the_papers(name, count):
     ("sides", "batches"),
     [((8, 8), [4]), ((8, 8, 4, 4, 4), [4, 6]), ((8, 4, 8), [2, 2, 2]), ((4,), [2])],
 )
-def test_neighbours_of_one_size_go_through_the_network_together(sides, batches):
+def test_consecutive_views_of_the_same_size_share_a_forward_pass(sides, batches):
     network, given = Counting(), views(*((2, side) for side in sides))
-    found = by_size(network, given)
+    found = forward_by_size(network, given)
     assert [shape[0] for shape in network.shapes] == batches
     for out, view in zip(found, given, strict=True):
         torch.testing.assert_close(out, view.mean(dim=(2, 3)))
 
 
-def test_parts_of_different_lengths_go_through_at_once_and_come_back_apart():
+def test_parts_of_different_lengths_share_a_forward_pass():
     network, given = Counting(), views((5, 4), (2, 4), (3, 4))
-    found = together(network, given)
+    found = forward_concatenated(network, given)
     assert network.shapes == [(10, 3, 4, 4)]
     assert [len(out) for out in found] == [5, 2, 3]
     for out, view in zip(found, given, strict=True):
@@ -114,7 +114,7 @@ def test_views_of_one_size_share_batch_statistics_and_those_of_another_do_not():
     norm = nn.BatchNorm2d(3, affine=False)
     a, b, c = views((4, 8), (4, 8), (4, 4))
     b, c = b + 5, c - 5
-    found = by_size(lambda x: norm(x).flatten(1), [a, b, c])
+    found = forward_by_size(lambda x: norm(x).flatten(1), [a, b, c])
     both = torch.cat([a, b])
     mean, deviation = (f(both, dim=(0, 2, 3), keepdim=True) for f in (torch.mean, torch.std))
     for out, view in zip(found, (a, b), strict=False):

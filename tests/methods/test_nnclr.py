@@ -1,4 +1,4 @@
-"""NNCLR: its loss against plain loops and closed forms, its neighbours, its wiring against the paper."""
+"""NNCLR: loss against plain loops and closed forms, neighbours, and wiring against the paper."""
 
 from __future__ import annotations
 

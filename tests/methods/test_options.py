@@ -1,4 +1,4 @@
-"""Options of methods: from text and flags to checked values."""
+"""Method options: parsing of strings and flags, and validation."""
 
 from __future__ import annotations
 
@@ -50,57 +50,57 @@ def test_numbers_and_names_are_read_from_text():
 
 
 @pytest.mark.parametrize("text", ["none", "None", "NONE"])
-def test_none_is_read_where_there_may_be_no_value(text):
+def test_none_is_parsed_for_optional_settings(text):
     options = read_options("m", Options, {"end": text, "path": text})
     assert (options.end, options.path) == (None, None)
 
 
-def test_a_setting_that_may_be_none_is_otherwise_read_as_its_type():
+def test_other_values_of_optional_settings_are_parsed_as_their_type():
     assert read_options("m", Options, {"end": "0.25"}).end == 0.25
-    with pytest.raises(SSLToolError, match="--set end=last: the value must be of type float"):
+    with pytest.raises(SSLToolError, match=r"--set end=last: .* float"):
         read_options("m", Options, {"end": "last"})
 
 
-def test_values_that_are_no_text_are_taken_as_they_are():
+def test_values_that_are_not_strings_are_not_parsed():
     assert read_options("m", Options, {"width": 3, "stop_grad": False, "end": None}) == Options(
         width=3, stop_grad=False, end=None
     )
 
 
-def test_nothing_given_is_the_defaults():
+def test_omitted_options_have_their_defaults():
     assert read_options("m", Options, {}) == Options()
 
 
-def test_names_may_be_spelt_with_hyphens():
+def test_names_may_contain_hyphens():
     assert read_options("m", Options, {"stop-grad": "no"}).stop_grad is False
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("given", "terms"),
     [
-        ({"width": "wide"}, "--set width=wide: the value must be of type int"),
-        ({"width": "1.5"}, "--set width=1.5: the value must be of type int"),
-        ({"width": "none"}, "--set width=none: the value must be of type int"),
-        ({"rate": "fast"}, "--set rate=fast: the value must be of type float"),
-        ({"stop_grad": "maybe"}, "--set stop_grad=maybe: the value must be true or false"),
-        ({"width": "0"}, "--set width is 0; it must be at least 1"),
-        ({"rate": "nan"}, "--set rate is nan; it must be greater than 0"),
-        ({"name": "c"}, "--set name is 'c'; it must be one of a, b"),
+        ({"width": "wide"}, ("--set width=wide", "int")),
+        ({"width": "1.5"}, ("--set width=1.5", "int")),
+        ({"width": "none"}, ("--set width=none", "int")),
+        ({"rate": "fast"}, ("--set rate=fast", "float")),
+        ({"stop_grad": "maybe"}, ("--set stop_grad=maybe", "true or false")),
+        ({"width": "0"}, ("--set width", "at least 1")),
+        ({"rate": "nan"}, ("--set rate", "greater than 0")),
+        ({"name": "c"}, ("--set name", "a, b")),
     ],
 )
-def test_a_wrong_value_is_refused_with_what_is_right(given, message):
+def test_an_invalid_value_is_refused(given, terms):
     with pytest.raises(SSLToolError) as caught:
         read_options("m", Options, given)
-    assert str(caught.value).startswith(message)
+    assert all(term in str(caught.value) for term in terms)
 
 
-def test_an_unknown_option_offers_the_nearest():
-    with pytest.raises(SSLToolError, match=r"unknown option of m 'widht'; did you mean width\?"):
+def test_an_unknown_option_suggests_similar_names():
+    with pytest.raises(SSLToolError, match=r"widht.* width"):
         read_options("m", Options, {"widht": "3"})
 
 
-def test_an_unknown_option_that_is_near_nothing_lists_all():
-    with pytest.raises(SSLToolError, match="unknown option of m 'qqq'; known: end, name, path, rate, stop_grad, width"):
+def test_an_unknown_option_without_similar_names_lists_all_names():
+    with pytest.raises(SSLToolError, match=r"qqq.* end, name, path, rate, stop_grad, width"):
         read_options("m", Options, {"qqq": "3"})
 
 
@@ -113,14 +113,14 @@ def test_assignments_and_flags_are_gathered_into_one_mapping():
     ("assignments", "flags"),
     [(("width=3", "width=4"), {}), (("stop-grad=1", "stop_grad=1"), {}), (("width=3",), {"width": 3})],
 )
-def test_an_option_given_twice_is_refused(assignments, flags):
-    with pytest.raises(SSLToolError, match=r"the option .* is given twice"):
+def test_a_repeated_option_is_refused(assignments, flags):
+    with pytest.raises(SSLToolError, match=r"the option (width|stop_grad) "):
         gather_options(assignments, flags)
 
 
 @pytest.mark.parametrize("assignment", ["width", "=3", "", " =3"])
-def test_an_assignment_that_is_no_name_and_value_is_refused(assignment):
-    with pytest.raises(SSLToolError, match=f"--set {assignment}: write it as NAME=VALUE"):
+def test_an_assignment_without_name_or_equals_sign_is_refused(assignment):
+    with pytest.raises(SSLToolError, match=f"--set {assignment}: .*NAME=VALUE"):
         gather_options((assignment,), {})
 
 
@@ -147,7 +147,7 @@ class Shared(AsymmetricViews, LabelledSupport, TrainedTeacher):
         ("support_per_class", "1", "0"),
     ],
 )
-def test_shared_options_end_where_they_make_no_sense(name, lowest, beyond):
+def test_shared_options_are_range_checked(name, lowest, beyond):
     assert getattr(read_options("m", Shared, {name: lowest}), name) == float(lowest)
     with pytest.raises(SSLToolError, match=f"--set {name} is "):
         read_options("m", Shared, {name: beyond})
@@ -161,6 +161,6 @@ def test_every_registered_method_can_be_imported_and_has_options_with_defaults(n
 
 
 @pytest.mark.parametrize("lookup", [method_class, METHODS.__getitem__, lambda name: method_options(name, {})])
-def test_an_unknown_method_offers_the_nearest(lookup):
-    with pytest.raises(SSLToolError, match=r"unknown method 'simsam'; did you mean simsiam"):
+def test_an_unknown_method_suggests_similar_names(lookup):
+    with pytest.raises(SSLToolError, match=r"simsam.* simsiam"):
         lookup("simsam")

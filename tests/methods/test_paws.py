@@ -70,14 +70,14 @@ def test_soft_neighbours_of_a_hand_worked_row():
     assert found.tolist() == [pytest.approx([0.75, 0.25])]
 
 
-def test_soft_neighbours_see_directions_only_and_the_support_has_no_order():
+def test_soft_neighbours_are_invariant_to_norms_and_support_order():
     x, support = rows(1)[0], rows(1, n=6, seed=1)[0]
     wanted, order = soft_neighbours(x, support, LABELS, 0.1), torch.tensor([4, 0, 5, 1, 3, 2])
     torch.testing.assert_close(soft_neighbours(7 * x, 0.2 * support, LABELS, 0.1), wanted)
     torch.testing.assert_close(soft_neighbours(x, support[order], LABELS[order], 0.1), wanted)
 
 
-def test_at_a_low_temperature_the_nearest_label_is_the_answer_and_at_a_high_one_the_mean_of_all():
+def test_soft_neighbours_at_low_and_high_temperature_are_the_nearest_and_the_mean_label():
     x, support = rows(1)[0], rows(1, n=6, seed=1)[0]
     nearest = torch.from_numpy(unit(x) @ unit(support).T).argmax(dim=1)
     torch.testing.assert_close(soft_neighbours(x, support, LABELS, 1e-4), LABELS[nearest])
@@ -104,7 +104,7 @@ def test_by_default_temperatures_and_entropy_are_the_papers():
     assert paws_loss(*inputs()).item() == pytest.approx(by_hand(*inputs(), 0.1, 0.25, True), rel=1e-11)
 
 
-def test_large_views_have_to_predict_each_other():
+def test_large_views_predict_each_other():
     support, labels = torch.eye(2), torch.eye(2)
     a, b = support[:1], support[1:]
     agree = paws_loss([b, a], support, [a, b], support, labels, me_max=False).item()
@@ -121,7 +121,7 @@ def test_a_small_view_predicts_the_mean_of_both_targets():
     assert 3 * small - 2 * large == pytest.approx(math.log(2), rel=1e-3)
 
 
-def test_what_of_a_target_is_below_1e_4_counts_as_nothing():
+def test_target_probabilities_below_1e_4_are_0():
     # The target's share of the second class is 2e-5 after sharpening; the anchor gives it hardly anything.
     support, labels = torch.eye(2, dtype=torch.float64), torch.eye(2, dtype=torch.float64)
     target = torch.tensor([[math.cos(0.4), math.sin(0.4)]], dtype=torch.float64)
@@ -133,14 +133,14 @@ def test_what_of_a_target_is_below_1e_4_counts_as_nothing():
 
 
 @pytest.mark.parametrize("classes", [2, 3])
-def test_collapsed_embeddings_have_ln_c_and_nothing_when_the_entropy_counts(classes):
+def test_collapsed_embeddings_have_the_loss_ln_c_or_0_with_the_entropy_term(classes):
     support, labels = torch.ones(6, 5), torch.eye(classes)[torch.arange(6) % classes]
     collapsed = ([torch.ones(8, 5)] * 2, support, [torch.ones(8, 5)] * 2, support, labels)
     assert paws_loss(*collapsed, me_max=False).item() == pytest.approx(math.log(classes))
     assert paws_loss(*collapsed).item() == pytest.approx(0.0, abs=1e-6)
 
 
-def test_sure_answers_spread_over_all_classes_are_the_best_there_is():
+def test_confident_predictions_over_all_classes_have_the_smallest_loss():
     support, labels = torch.eye(3), torch.eye(3)
     views = [support] * 2
     assert paws_loss(views, support, views, support, labels).item() == pytest.approx(-math.log(3), abs=1e-3)
@@ -156,30 +156,30 @@ def test_sure_answers_spread_over_all_classes_are_the_best_there_is():
         ([(4, 3), (5, 3)], [(4, 3)] * 2),
     ],
 )
-def test_views_that_do_not_fit_are_refused(anchors, targets):
+def test_mismatched_views_are_refused(anchors, targets):
     support = torch.zeros(6, 3)
     with pytest.raises(SSLToolError) as caught:
         paws_loss([torch.zeros(s) for s in anchors], support, [torch.zeros(s) for s in targets], support, support)
     found = f"found {len(anchors)} and {len(targets)} of shapes {sorted({*anchors, *targets})}"
-    assert str(caught.value) == f"paws_loss takes two or more anchors and two targets, each (N, D); {found}"
+    assert str(caught.value).startswith("paws_loss ") and str(caught.value).endswith(found)
 
 
 @pytest.mark.parametrize("lengths", [(6, 5, 6), (5, 6, 6), (6, 6, 5)])
-def test_a_support_of_another_length_than_its_labels_is_refused(lengths):
+def test_a_support_and_labels_of_different_lengths_are_refused(lengths):
     views = [torch.zeros(4, 3)] * 2
     support, target_support, labels = (torch.zeros(n, 3) for n in lengths)
     found = re.escape(str([(n, 3) for n in lengths]))
-    with pytest.raises(SSLToolError, match=f"takes two supports .* and as many labels .*; found {found}"):
+    with pytest.raises(SSLToolError, match=f"paws_loss .* support.*; found {found}"):
         paws_loss(views, support, views, target_support, labels)
 
 
-def test_a_support_of_another_width_than_the_anchors_is_refused():
+def test_a_support_and_anchors_of_different_widths_are_refused():
     views, support = [torch.zeros(4, 3)] * 2, torch.zeros(6, 2)
-    with pytest.raises(SSLToolError, match="takes two supports"):
+    with pytest.raises(SSLToolError, match=r"paws_loss .* support.*; found \[\(6, 2\), \(6, 2\), \(6, 3\)\]"):
         paws_loss(views, support, views, support, torch.zeros(6, 3))
 
 
-def test_a_class_of_no_probability_gives_no_nan():
+def test_a_class_with_probability_0_gives_finite_gradients():
     a = torch.tensor([[1.0, 0.0]] * 3, requires_grad=True)
     support = torch.tensor([[1.0, 0.0], [-1.0, 0.0]])
     loss = paws_loss([a, a], support, [a.detach()] * 2, support, torch.eye(2), 0.005)
@@ -237,5 +237,5 @@ def test_without_a_predictor_projections_are_the_anchors():
 
 
 def test_a_step_without_labelled_images_is_refused():
-    with pytest.raises(SSLToolError, match="paws needs labelled images at each step; it was given none"):
+    with pytest.raises(SSLToolError, match="labelled images"):
         build("paws")(noisy_batch())

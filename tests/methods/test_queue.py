@@ -1,4 +1,4 @@
-"""The queue of earlier embeddings: what it holds, what it drops, and which stored row is nearest."""
+"""The queue of earlier embeddings: contents, replacement and nearest neighbours."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_it_starts_with_different_random_rows_of_length_1():
     assert int(q.added) == 0
 
 
-def test_rows_enter_scaled_to_length_1_and_the_rest_stays():
+def test_added_rows_are_normalised_and_other_rows_do_not_change():
     q, (new,) = queue(), rows(1, 3, 3)
     before = q.rows.clone()
     q.add(10 * new)
@@ -43,7 +43,7 @@ def test_rows_enter_scaled_to_length_1_and_the_rest_stays():
     assert q.rows.dtype == torch.float32
 
 
-def test_the_oldest_leave_first_also_when_the_queue_is_no_multiple_of_the_batch():
+def test_the_oldest_rows_are_replaced_first():
     q = queue(size=8)
     for first in range(0, 12, 3):
         q.add(numbered(first, 3))
@@ -58,7 +58,7 @@ def test_a_whole_queue_can_be_replaced_at_once():
     assert numbers(q) == [4, 5, 6]
 
 
-def test_what_enters_is_cut_from_the_graph():
+def test_added_rows_are_detached():
     q, (new,) = queue(), rows(1, 3, 3)
     q.add(new.requires_grad_())
     assert not q.rows.requires_grad
@@ -87,7 +87,7 @@ def test_a_stored_row_is_its_own_nearest():
     assert torch.equal(q.nearest(q.rows), q.rows)
 
 
-def test_the_nearest_is_a_constant_and_exact_under_autocast():
+def test_the_nearest_is_detached_and_exact_under_autocast():
     q, (found_for,) = queue(size=500, dim=3), rows(1, 100, 3)
     exact = q.nearest(found_for.float().requires_grad_())
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -98,13 +98,13 @@ def test_the_nearest_is_a_constant_and_exact_under_autocast():
 
 def test_a_queue_shorter_than_a_batch_is_refused():
     assert len(Queue(16, 3, 16).rows) == 16
-    with pytest.raises(SSLToolError, match="--set queue=15 cannot hold one batch of 16; make it at least that long"):
+    with pytest.raises(SSLToolError, match=r"--set queue=15 .*16"):
         Queue(15, 3, 16)
 
 
 @pytest.mark.parametrize("name", QUEUED)
 def test_a_method_refuses_a_queue_shorter_than_its_batch(name):
-    with pytest.raises(SSLToolError, match="--set queue=15 cannot hold one batch of 16"):
+    with pytest.raises(SSLToolError, match=r"--set queue=15 .*16"):
         build(name, queue=15)
 
 
@@ -119,7 +119,7 @@ def test_the_first_views_projections_enter_the_queue(name):
 
 
 @pytest.mark.parametrize("name", QUEUED)
-def test_the_queue_stays_as_it_is_outside_training(name):
+def test_the_queue_does_not_change_in_evaluation(name):
     method = build(name).eval()
     before = method.queue.rows.clone()
     method(noisy_batch())
@@ -127,7 +127,7 @@ def test_the_queue_stays_as_it_is_outside_training(name):
 
 
 @pytest.mark.parametrize("name", QUEUED)
-def test_a_checkpoint_holds_the_queue_and_how_many_entered_it(name):
+def test_a_checkpoint_has_the_queue_and_its_counter(name):
     method, other = build(name), build(name)
     method.queue.add(torch.randn(5, 6, generator=torch.Generator().manual_seed(3)))
     other.load_state_dict(method.state_dict())
@@ -136,22 +136,22 @@ def test_a_checkpoint_holds_the_queue_and_how_many_entered_it(name):
 
 
 @pytest.mark.parametrize("name", QUEUED)
-def test_a_queue_of_whole_batches_that_is_no_longer_than_the_data_is_not_warned_of(name):
+def test_a_queue_of_whole_batches_within_the_data_size_gives_no_warning(name):
     assert build(name, queue=64).warnings() == []
 
 
 @pytest.mark.parametrize("name", QUEUED)
-def test_a_queue_that_cuts_batches_is_warned_of(name):
+def test_a_queue_that_is_not_a_multiple_of_the_batch_gives_a_warning(name):
     (warning,) = build(name, queue=33).warnings()
-    assert warning.startswith("queue=33 is not a multiple of the batch (16)")
+    assert "queue=33 " in warning and "multiple" in warning and "16" in warning
 
 
 @pytest.mark.parametrize(("images", "batch_size", "wanted"), [(64, 16, 32), (40, 16, 16), (20, 16, 16), (100, 7, 49)])
 @pytest.mark.parametrize("name", QUEUED)
-def test_a_queue_longer_than_the_data_is_warned_of_with_half_the_data_offered(name, images, batch_size, wanted):
+def test_a_queue_longer_than_the_data_gives_a_warning_that_suggests_half_the_data(name, images, batch_size, wanted):
     run = facts(images=images, batch_size=batch_size)
     (warning,) = build(name, run, queue=16 * batch_size).warnings()
-    assert warning.startswith(f"queue={16 * batch_size} is longer than the {images} images")
+    assert warning.startswith(f"queue={16 * batch_size} ") and f"images ({images})" in warning
     assert warning.endswith(f"try --set queue={wanted}")
     assert build(name, run, queue=wanted).warnings() == []
 
@@ -164,7 +164,7 @@ def test_a_queue_fits_rows_of_its_width():
 def test_a_queue_of_another_width_is_refused(shape):
     with pytest.raises(SSLToolError) as caught:
         check_queue("f", torch.zeros(4, 3), torch.zeros(shape))
-    assert str(caught.value) == f"f takes a queue (K, D) for rows (N, D); found {shape} for (4, 3)"
+    assert str(caught.value).startswith("f ") and str(caught.value).endswith(f"found {shape} for (4, 3)")
 
 
 def test_a_queue_is_full_when_no_random_row_is_left():

@@ -1,4 +1,4 @@
-"""ReSSL: its loss against a plain loop, its two kinds of views, and the queue of the teacher's answers."""
+"""ReSSL: loss against a plain loop, strong and weak views, and the queue of the teacher's embeddings."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_where_all_rows_are_equal_the_loss_is_the_log_of_the_queues_length():
     assert ressl_loss(row.expand(8, 5), -row.expand(8, 5), row.expand(11, 5)).item() == pytest.approx(math.log(11))
 
 
-def test_a_student_that_stands_as_the_teacher_does_has_the_entropy_of_its_answer_and_none_has_less():
+def test_the_smallest_loss_is_the_entropy_of_the_teachers_distribution():
     _, k, queue = inputs()
     found = ressl_loss(k, k, queue, 0.1, 0.1).item()
     answers = softmax(unit(k) @ unit(queue).T / 0.1)
@@ -58,7 +58,7 @@ def test_a_student_that_stands_as_the_teacher_does_has_the_entropy_of_its_answer
     assert all(ressl_loss(rows(1, seed=seed)[0], k, queue, 0.1, 0.1).item() > found for seed in range(5))
 
 
-def test_the_loss_sees_directions_only_and_neither_rotations_nor_the_queues_order():
+def test_the_loss_is_invariant_to_norms_rotations_and_queue_order():
     q, k, queue = inputs()
     wanted, turn = ressl_loss(q, k, queue).item(), torch.linalg.qr(rows(1, 5, 5, 9)[0]).Q
     assert ressl_loss(0.01 * q, 3 * k, 100 * queue).item() == pytest.approx(wanted, rel=1e-10)
@@ -68,12 +68,12 @@ def test_the_loss_sees_directions_only_and_neither_rotations_nor_the_queues_orde
 
 @pytest.mark.parametrize("shapes", [[(4, 3), (4, 2), (7, 3)], [(4, 3), (5, 3), (7, 3)], [(3,), (3,), (3,)]])
 def test_embeddings_of_different_shapes_are_refused(shapes):
-    with pytest.raises(SSLToolError, match=r"ressl_loss takes 2 \(N, D\) tensors of one shape; found"):
+    with pytest.raises(SSLToolError, match=r"ressl_loss .*; found"):
         ressl_loss(*(torch.zeros(shape) for shape in shapes))
 
 
 def test_a_queue_of_another_width_is_refused():
-    with pytest.raises(SSLToolError, match=r"ressl_loss takes a queue \(K, D\) for rows \(N, D\); found \(7, 2\)"):
+    with pytest.raises(SSLToolError, match=r"ressl_loss .* queue \(K, D\) for rows \(N, D\); found \(7, 2\)"):
         ressl_loss(torch.zeros(4, 3), torch.zeros(4, 3), torch.zeros(7, 2))
 
 
@@ -88,7 +88,7 @@ def test_the_head_is_two_layers_without_batch_norm():
     assert layers(build("ressl").projector) == ["linear 8-10+bias", "relu", "linear 10-6+bias"]
 
 
-def test_a_forward_pass_relates_the_strong_view_as_the_teacher_does_the_weak_to_the_queue_before():
+def test_a_forward_pass_uses_the_queue_before_the_batch():
     model, batch = build("ressl"), noisy_batch()
     shake(model.teacher)
     before = model.queue.rows.clone()
@@ -109,7 +109,7 @@ def test_temperatures_are_options():
     assert model(batch).loss.item() == pytest.approx(by_hand(q, k, before, 0.5, 0.2), rel=1e-4)
 
 
-def test_evaluation_leaves_the_queue_alone():
+def test_the_queue_does_not_change_in_evaluation():
     model = build("ressl").eval()
     before = model.queue.rows.clone()
     model(noisy_batch())
@@ -126,13 +126,13 @@ def test_the_student_sees_the_runs_views_and_the_teacher_a_crop_and_a_flip():
 
 
 def test_a_queue_shorter_than_a_batch_is_refused():
-    with pytest.raises(SSLToolError, match="--set queue=15 cannot hold one batch of 16"):
+    with pytest.raises(SSLToolError, match=r"--set queue=15 .*16"):
         build("ressl", queue=15)
 
 
-def test_settings_that_are_likely_to_go_wrong_are_named():
+def test_problematic_settings_give_warnings():
     assert build("ressl", queue=64).warnings() == []
     cold, broken, long = build("ressl", facts(images=30), queue=40, teacher_temp=0.01).warnings()
-    assert cold.startswith("teacher_temp=0.01 makes logits of up to 100")
-    assert broken.startswith("queue=40 is not a multiple of the batch (16)")
-    assert long.startswith("queue=40 is longer than the 30 images")
+    assert cold.startswith("teacher_temp=0.01 ") and "100" in cold
+    assert broken.startswith("queue=40 ") and "multiple" in broken and "16" in broken
+    assert long.startswith("queue=40 ") and "images (30)" in long

@@ -1,4 +1,4 @@
-"""Every method interrupted after any step and resumed: the bits of the run that never stopped."""
+"""Runs of all methods, interrupted after any step and resumed, are bit-identical to uninterrupted runs."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def made(tmp_path_factory, trained):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_run_that_stops_after_every_step_ends_with_the_bits_of_one_that_never_stops(made, interrupt_at, name):
+def test_a_run_interrupted_after_every_step_resumes_bit_identically(made, interrupt_at, name):
     """Within the first epoch, at its end, and within the second."""
     never = pretrain(made(name, "whole"))
     config = dataclasses.replace(made(name, "stopped"), resume="auto")

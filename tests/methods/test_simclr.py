@@ -66,7 +66,7 @@ def test_the_temperature_is_one_half_by_default():
     assert nt_xent_loss(z1, z2).item() != nt_xent_loss(z1, z2, 0.4).item()
 
 
-def test_views_of_one_image_may_be_swapped_for_some_images_only():
+def test_the_loss_is_invariant_to_swapping_the_views_of_some_images():
     z1, z2 = rows(2, n=6)
     some = torch.tensor([True, False, False, True, True, False])[:, None]
     swapped = nt_xent_loss(torch.where(some, z2, z1), torch.where(some, z1, z2))

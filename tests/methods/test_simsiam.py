@@ -43,7 +43,7 @@ def test_the_loss_of_two_hand_worked_rows():
     assert simsiam_loss(p1, p2, z1, z2).item() == pytest.approx(-0.6)
 
 
-def test_the_loss_of_identical_opposite_and_orthogonal_rows_is_the_end_and_the_middle_of_its_range():
+def test_the_loss_of_identical_opposite_and_orthogonal_rows_is_minus_1_1_and_0():
     (a,) = rows(1)
     assert simsiam_loss(a, a, a, a).item() == pytest.approx(-1.0)
     assert simsiam_loss(a, a, -a, -a).item() == pytest.approx(1.0)
@@ -85,7 +85,7 @@ def test_the_defaults_are_the_papers():
     }
 
 
-def test_the_projector_is_three_layers_whose_last_bn_trains_nothing():
+def test_the_projector_has_three_layers_and_a_last_bn_without_affine_parameters():
     # No layer has a bias: each is followed by a BN, which takes it away.
     assert layers(build("simsiam").projector) == [
         *("linear 8-8", "bn+affine", "relu"),
@@ -131,7 +131,7 @@ def test_the_module_stops_the_gradient_where_the_loss_does():
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_without_the_stop_gradient_projections_soon_lose_their_spread(seed):
+def test_without_stop_gradient_projections_collapse(seed):
     def spread_after(steps: int, *, stop_grad: bool) -> float:
         torch.manual_seed(seed)
         options = method_options("simsiam", {"dim": 32, "pred_dim": 8, "stop_grad": stop_grad})

@@ -46,7 +46,7 @@ def test_the_cross_entropy_of_equal_shares_is_ln_d_and_that_of_one_hot_rows_is_0
     assert simsiam_loss(*[hot] * 4, similarity="cross_entropy").item() == 0.0
 
 
-def test_the_cross_entropy_sees_lengths_but_no_shift_of_a_row():
+def test_the_cross_entropy_is_invariant_to_row_shifts_but_not_to_norms():
     inputs = rows(4)
     value = simsiam_loss(*inputs, similarity="cross_entropy").item()
     shifted = [x + 5.0 * i for i, x in enumerate(inputs)]
@@ -94,11 +94,11 @@ def test_without_a_predictor_projections_predict_each_other():
     p1, p2, z1, z2 = outputs(model, batch)
     assert torch.equal(p1, z1) and torch.equal(p2, z2)
     assert len(model.param_groups()) == 1
-    with pytest.raises(SSLToolError, match="--layer predictor: this model has no predictor"):
+    with pytest.raises(SSLToolError, match="--layer predictor"):
         model.embed(batch.views[0], "predictor")
 
 
-def test_a_fixed_predictor_has_the_same_layers_passes_gradients_on_and_never_learns():
+def test_a_fixed_predictor_passes_gradients_and_is_not_trained():
     model, batch = build("simsiam", predictor="fixed"), noisy_batch()
     assert layers(model.predictor) == layers(build("simsiam").predictor)
     model(batch).loss.backward()
@@ -134,17 +134,17 @@ def test_batch_norm_is_where_table_3_has_it(bn, projector, predictor):
 @pytest.mark.parametrize(
     ("method", "options", "ineffective"),
     [
-        ("simsiam", {"predictor": "none", "pred_dim": 4}, "--set pred_dim=4 does nothing with predictor=none"),
+        ("simsiam", {"predictor": "none", "pred_dim": 4}, "--set pred_dim=4 .*predictor=none"),
         ("simsiam", {"predictor": "none", "pred_dim": 512, "fix_pred_lr": True}, "--set fix_pred_lr=True"),
-        ("simsiam", {"predictor": "fixed", "fix_pred_lr": True}, "--set fix_pred_lr=True does nothing"),
-        ("byol", {"predictor": "none", "fix_pred_lr": True}, "--set fix_pred_lr=True does nothing"),
-        ("dino", {"centering": False, "center_momentum": 0.5}, "--set center_momentum=0.5 does nothing"),
-        ("dino", {"warmup_teacher_temp": 0.01}, "--set warmup_teacher_temp=0.01 does nothing"),
-        ("swav", {"queue": 0, "queue_start": 2}, "--set queue_start=2 does nothing with queue=0"),
-        ("swav", {"local_crops": 0, "local_size": 8}, "--set local_size=8 does nothing with local_crops=0"),
-        ("teacher", {"update": "sgd", "momentum": 0.5}, "--set momentum=0.5 does nothing with update=sgd"),
+        ("simsiam", {"predictor": "fixed", "fix_pred_lr": True}, "--set fix_pred_lr=True "),
+        ("byol", {"predictor": "none", "fix_pred_lr": True}, "--set fix_pred_lr=True "),
+        ("dino", {"centering": False, "center_momentum": 0.5}, "--set center_momentum=0.5 "),
+        ("dino", {"warmup_teacher_temp": 0.01}, "--set warmup_teacher_temp=0.01 "),
+        ("swav", {"queue": 0, "queue_start": 2}, "--set queue_start=2 .*queue=0"),
+        ("swav", {"local_crops": 0, "local_size": 8}, "--set local_size=8 .*local_crops=0"),
+        ("teacher", {"update": "sgd", "momentum": 0.5}, "--set momentum=0.5 .*update=sgd"),
     ],
 )
-def test_options_that_do_nothing_together_are_refused(method, options, ineffective):
+def test_an_option_without_effect_is_refused(method, options, ineffective):
     with pytest.raises(SSLToolError, match=ineffective):
         build(method, **options)

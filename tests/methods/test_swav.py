@@ -62,7 +62,7 @@ def test_a_crop_does_not_predict_its_own_code():
     assert swav_loss([scores[0], other, scores[2]], codes[:1]).item() != pytest.approx(wanted)
 
 
-def test_the_loss_knows_neither_the_order_of_images_nor_of_prototypes_nor_a_shift_of_a_row():
+def test_the_loss_is_invariant_to_image_order_prototype_order_and_row_shifts():
     scores, codes = inputs()
     order, columns = torch.randperm(8), torch.randperm(5)
     wanted = swav_loss(scores, codes).item()
@@ -83,10 +83,10 @@ def test_the_loss_knows_neither_the_order_of_images_nor_of_prototypes_nor_a_shif
         ([(4, 3)] * 2, [(5, 3)], "found 2 and 1 of shapes [(4, 3), (5, 3)]"),
     ],
 )
-def test_crops_that_do_not_fit_are_refused(scores, codes, text):
+def test_mismatched_crops_are_refused(scores, codes, text):
     with pytest.raises(SSLToolError) as caught:
         swav_loss([torch.zeros(shape) for shape in scores], [torch.zeros(shape) for shape in codes])
-    assert str(caught.value) == f"swav_loss takes two or more scores (N, K), and codes of the first of them; {text}"
+    assert str(caught.value).startswith("swav_loss ") and str(caught.value).endswith(text)
 
 
 def swav(run=None, **options) -> Method:
@@ -132,7 +132,7 @@ def test_a_forward_pass_is_eq_3_to_6_of_its_views(sizes):
 
 
 @pytest.mark.parametrize(("batches", "full"), [(0, False), (1, False), (2, True), (3, True)])
-def test_the_queue_is_assigned_along_only_when_it_is_full(batches, full):
+def test_the_queue_is_used_only_when_full(batches, full):
     model, batch = swav(queue=32, queue_start=1), noisy_batch()  # it holds two batches
     for q in model.queues:
         for _ in range(batches):
@@ -144,7 +144,7 @@ def test_the_queue_is_assigned_along_only_when_it_is_full(batches, full):
     assert model(batch).loss.item() == pytest.approx(along if full else without, rel=1e-5)
 
 
-def test_each_large_crop_fills_a_queue_of_its_own_from_its_epoch_on():
+def test_each_large_crop_has_its_own_queue_filled_from_queue_start_on():
     model, batch = swav(queue=32, queue_start=1), noisy_batch(sizes=(8, 8, 4))
     before = [q.rows.clone() for q in model.queues]
     model.now = Now(epoch=0, step=3)
@@ -159,7 +159,7 @@ def test_each_large_crop_fills_a_queue_of_its_own_from_its_epoch_on():
         assert torch.equal(q.rows[16:], rows_before[16:])
 
 
-def test_evaluation_leaves_the_queue_alone():
+def test_the_queue_does_not_change_in_evaluation():
     model = swav(queue=32, queue_start=0).eval()
     before = [q.rows.clone() for q in model.queues]
     model(noisy_batch())
@@ -167,7 +167,7 @@ def test_evaluation_leaves_the_queue_alone():
 
 
 def test_a_queue_shorter_than_a_batch_is_refused():
-    with pytest.raises(SSLToolError, match="--set queue=8 cannot hold one batch of 16"):
+    with pytest.raises(SSLToolError, match=r"--set queue=8 .*16"):
         swav(queue=8)
 
 
@@ -193,34 +193,34 @@ def test_prototypes_have_length_1_after_each_step():
 @pytest.mark.parametrize(
     ("options", "epochs", "batch", "said"),
     [
-        ({"prototypes": 17}, 2, 16, ["17 prototypes share batches of 16 without a queue (queue=0, "]),
+        ({"prototypes": 17}, 2, 16, ["17 prototypes"]),
         (
             {"prototypes": 17, "queue": 32, "queue_start": 2},
             2,
             16,
-            ["17 prototypes share batches of 16 without a queue"],
+            ["17 prototypes"],
         ),
         ({"prototypes": 17, "queue": 32, "queue_start": 1}, 2, 16, []),
         ({"prototypes": 16}, 2, 16, []),
-        ({"epsilon": 0.011}, 2, 16, ["epsilon=0.011 makes assignments so hard"]),
+        ({"epsilon": 0.011}, 2, 16, ["epsilon=0.011 "]),
         ({"epsilon": 0.012}, 2, 16, []),
-        ({"temperature": 0.01}, 2, 16, ["temperature=0.01 makes logits of up to 100"]),
+        ({"temperature": 0.01}, 2, 16, ["temperature=0.01 "]),
     ],
 )
-def test_settings_that_are_likely_to_go_wrong_are_named(options, epochs, batch, said):
+def test_problematic_settings_give_warnings(options, epochs, batch, said):
     found = swav(facts(epochs=epochs, batch_size=batch), **options).warnings()
     assert [text.startswith(start) for text, start in zip(found, said, strict=True)] == [True] * len(said)
 
 
-def test_a_loss_stuck_at_ln_k_is_named_with_what_to_try():
+def test_a_loss_of_ln_k_after_the_first_epoch_gives_a_warning():
     model = swav()
     assert model.diagnose(math.log(5)) is None
     model.now = Now(epoch=1, step=4)
-    assert "Try a smaller epsilon or lr, a longer freeze, or fewer prototypes" in model.diagnose(math.log(5))
+    assert "smaller epsilon or lr" in model.diagnose(math.log(5))
     assert model.diagnose(math.log(5) - 0.1) is None
 
 
-def test_a_queue_that_fits_neither_batch_nor_data_is_warned_of():
+def test_a_queue_that_fits_neither_batch_nor_data_gives_warnings():
     found = swav(queue=100, queue_start=1).warnings()
-    assert any("queue=100 is not a multiple of the batch (16)" in warning for warning in found)
-    assert any("queue=100 is longer than the 64 images" in warning for warning in found)
+    assert any("queue=100 is not a multiple" in warning for warning in found)
+    assert any("queue=100 " in warning and "images (64)" in warning for warning in found)

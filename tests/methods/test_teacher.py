@@ -1,4 +1,4 @@
-"""The student/teacher study: its loss against a plain loop, and what each kind of update does to the teacher."""
+"""The student/teacher study: loss against a plain loop, and the effect of each update rule."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_a_student_that_answers_as_the_teacher_has_the_entropy_of_its_answer_and
     assert all(teacher_loss(inputs(seed=seed)[0], teacher).item() > found for seed in range(5))
 
 
-def test_patches_and_outputs_have_no_order_and_a_shift_of_a_patch_changes_nothing():
+def test_the_loss_is_invariant_to_patch_order_output_order_and_shifts():
     student, teacher = inputs()
     wanted, columns = teacher_loss(student, teacher).item(), torch.tensor([3, 1, 4, 0, 2])
     for change in (lambda x: x.flip(1), lambda x: x.flip(0), lambda x: x[..., columns]):
@@ -79,9 +79,8 @@ def test_patches_and_outputs_have_no_order_and_a_shift_of_a_patch_changes_nothin
 def test_logits_of_different_shapes_are_refused(shapes):
     with pytest.raises(SSLToolError) as caught:
         teacher_loss(*(torch.zeros(shape) for shape in shapes))
-    assert (
-        str(caught.value) == f"teacher_loss takes two (N, P, D) tensors of one shape; found {shapes[0]} and {shapes[1]}"
-    )
+    assert str(caught.value).startswith("teacher_loss ")
+    assert str(caught.value).endswith(f"found {shapes[0]} and {shapes[1]}")
 
 
 def weights(*modules: nn.Module) -> list[Tensor]:
@@ -116,8 +115,8 @@ def test_the_defaults_are_the_studys():
     }  # fmt: skip
 
 
-def test_another_update_is_refused():
-    with pytest.raises(SSLToolError, match="update is 'sometimes'; it must be one of sgd, frozen, copy, ema"):
+def test_an_unknown_update_is_refused():
+    with pytest.raises(SSLToolError, match=r"update .*sometimes.* sgd, frozen, copy, ema"):
         study(update="sometimes")
 
 
@@ -138,14 +137,14 @@ def test_a_forward_pass_compares_the_students_patches_of_the_first_view_with_the
     torch.testing.assert_close(out.projection, student.mean(dim=1))
 
 
-def test_only_under_ema_does_the_teacher_start_as_a_copy():
+def test_the_teacher_is_initialised_as_a_copy_only_with_ema():
     for update in UPDATES:
         model = study(update=update)
         assert equal(weights(model.teacher), students(model)) is (update == "ema")
 
 
 @pytest.mark.parametrize("update", UPDATES)
-def test_only_under_sgd_does_the_gradient_reach_the_teacher(update):
+def test_gradients_reach_the_teacher_only_with_sgd(update):
     model, learns = study(update=update), update == "sgd"
     model(noisy_batch()).loss.backward()
     token = model.teacher["backbone"].class_token
@@ -157,7 +156,7 @@ def test_only_under_sgd_does_the_gradient_reach_the_teacher(update):
     assert all(p.grad is not None for p in model.projector.parameters())
 
 
-def test_under_sgd_the_teacher_learns_and_so_does_the_student():
+def test_sgd_trains_teacher_and_student():
     model = study(update="sgd")
     before = weights(model.teacher), students(model)
     train(model, 1)
@@ -165,14 +164,14 @@ def test_under_sgd_the_teacher_learns_and_so_does_the_student():
     assert not equal(students(model), before[1])
 
 
-def test_under_frozen_the_teacher_stays_as_it_was():
+def test_frozen_does_not_change_the_teacher():
     model = study(update="frozen")
     before = weights(model.teacher)
     train(model, 8)
     assert equal(weights(model.teacher), before)
 
 
-def test_under_copy_the_teacher_becomes_the_student_when_an_epoch_has_ended_and_not_before():
+def test_copy_updates_the_teacher_only_at_the_end_of_an_epoch():
     model = study(update="copy")
     first = weights(model.teacher)
     train(model, 4)
@@ -184,7 +183,7 @@ def test_under_copy_the_teacher_becomes_the_student_when_an_epoch_has_ended_and_
 
 
 @pytest.mark.parametrize("step", [0, 4, 7])
-def test_under_ema_the_teacher_follows_at_every_step_ever_more_slowly(step):
+def test_ema_updates_the_teacher_with_increasing_momentum(step):
     model = study(update="ema", momentum=0.9)
     shake(model.teacher)
     before, student = weights(model.teacher), students(model)
@@ -196,7 +195,7 @@ def test_under_ema_the_teacher_follows_at_every_step_ever_more_slowly(step):
 
 
 @pytest.mark.parametrize(("update", "collapses"), [("sgd", True), ("frozen", False), ("ema", False)])
-def test_both_collapse_onto_one_output_where_the_teacher_learns_too_and_not_otherwise(update, collapses):
+def test_both_networks_collapse_to_one_output_only_with_sgd(update, collapses):
     model = study(update=update)
     train(model, 40)
     batch = noisy_batch(seed=999)
@@ -205,7 +204,7 @@ def test_both_collapse_onto_one_output_where_the_teacher_learns_too_and_not_othe
     assert found == (collapses, collapses)
 
 
-def test_the_student_sees_a_turned_and_partly_erased_image_and_the_teacher_the_plain_one():
+def test_the_student_view_is_rotated_and_erased_and_the_teacher_view_is_plain():
     strong, plain = study().view_recipes(PAPER)
     assert strong == dataclasses.replace(PAPER, rotation=15.0, erase_p=1.0, erase_scale=(0.4, 0.5))
     assert (plain.crop_scale, plain.flip_p) == ((1.0, 1.0), 0.0)
@@ -213,10 +212,10 @@ def test_the_student_sees_a_turned_and_partly_erased_image_and_the_teacher_the_p
     assert changes == (0.0,) * 6
 
 
-def test_an_images_representation_is_the_mean_over_its_patches():
+def test_the_representation_of_an_image_is_the_mean_over_its_patches():
     model, view = study(), noisy_batch().views[0]
     patches = model.backbone.tokens(view)[:, 1:]
     torch.testing.assert_close(model.embed(view, "backbone"), patches.mean(dim=1))
     torch.testing.assert_close(model.embed(view, "projector"), model.projector(patches).mean(dim=1))
-    with pytest.raises(SSLToolError, match="--layer predictor: this model has no predictor"):
+    with pytest.raises(SSLToolError, match="--layer predictor"):
         model.embed(view, "predictor")

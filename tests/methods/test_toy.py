@@ -1,4 +1,4 @@
-"""A method that a plug-in could add, and what the loop tells any method.
+"""A method that a plug-in could add, and the calls of the training loop to a method.
 
 Toy: nobody, never."""
 
@@ -29,14 +29,14 @@ from ssltool.stages.pretrain import run as pretrain
 
 @dataclass(frozen=True)
 class ToyOptions(MethodOptions):
-    """The method's options."""
+    """Options of the toy method."""
 
     dim: int = width(4)
     pull: float = setting(0.5, "how strongly the views attract each other", above=0)
 
 
 class Toy(Method):
-    """Draws the two views of an image together; a sum of all projections is kept in a buffer."""
+    """Aligns the two views of an image; a buffer accumulates the sum of all projections."""
 
     Options = ToyOptions
     total: Tensor
@@ -84,7 +84,7 @@ def test_registered_method_is_listed_and_described(register, ssltool):
     assert "how strongly the views attract each other" in page.out
 
 
-def test_registered_method_is_planned_trained_and_read_out_on_the_command_line(register, ssltool, tmp_path):
+def test_registered_method_works_with_all_commands(register, ssltool, tmp_path):
     register(Toy)
     flags = ["-a", "resnet18_w8", "--stem", "small-stride2", "--image-size", 16, "-b", 16, "--device", "cpu"]
     flags += ["--method", "toy", "--set", "pull=2", "--dim", 6, "--epochs", 2, "--steps-per-epoch", 3]
@@ -113,7 +113,7 @@ def test_options_of_a_registered_method_are_checked(register, ssltool):
 
 
 @pytest.mark.parametrize("done", [2, 3], ids=["at the end of an epoch", "in mid-epoch"])
-def test_registered_method_goes_on_to_the_same_bits_with_its_buffers(register, config, interrupt_at, done):
+def test_registered_method_resumes_bit_identically_with_its_buffers(register, config, interrupt_at, done):
     register(Toy)
     whole = pretrain(config("whole"))
     interrupt_at(done)
@@ -124,11 +124,11 @@ def test_registered_method_goes_on_to_the_same_bits_with_its_buffers(register, c
     assert Checkpoint.load(run / "checkpoint.pt").state_dict["total"].abs().min() > 0
 
 
-# What the loop tells a method
+# Calls of the training loop
 
 
 class Watched(Toy):
-    """Notes what the loop calls, and when."""
+    """Records the calls of the training loop."""
 
     calls: list[tuple[Any, ...]]
 
@@ -156,7 +156,7 @@ STEP = [("gradients", True), ("updated", True)]
 
 @pytest.fixture
 def watched(register):
-    """A registered method whose class notes in ``calls`` what the loop calls."""
+    """A registered method whose class records the calls of the training loop in ``calls``."""
 
     class Fresh(Watched):
         calls: list[tuple[Any, ...]] = []  # noqa: RUF012
@@ -165,7 +165,7 @@ def watched(register):
     return Fresh
 
 
-def test_method_is_told_of_each_epoch_each_step_and_each_loss_and_knows_the_time(watched, config):
+def test_the_loop_calls_a_method_per_epoch_and_step_and_sets_now(watched, config):
     run = pretrain(config(steps_per_epoch=2, strategy="current"))
     losses = [line["loss"] for line in records(run)]
     assert watched.calls == [
@@ -180,7 +180,7 @@ def test_method_is_told_of_each_epoch_each_step_and_each_loss_and_knows_the_time
     ]
 
 
-def test_method_is_not_told_again_of_an_epoch_that_goes_on(watched, config, interrupt_at):
+def test_start_epoch_is_not_called_again_for_a_resumed_epoch(watched, config, interrupt_at):
     interrupt_at(3)
     with pytest.raises(Interrupted):
         pretrain(config())
@@ -216,7 +216,7 @@ def test_gradients_before_an_update_are_those_of_the_loss_at_any_precision(regis
     assert found == [3.0] * 3
 
 
-def test_images_of_an_epoch_come_in_batches_the_last_filled_up_from_the_beginning(register, config):
+def test_the_last_batch_of_epoch_images_is_padded_with_the_first_rows(register, config):
     seen: list[tuple[list[int], list[Batch], list[Batch]]] = []
 
     class Looking(Toy):
@@ -236,7 +236,7 @@ def test_images_of_an_epoch_come_in_batches_the_last_filled_up_from_the_beginnin
     assert len(seen) == 2
 
 
-def test_looking_at_images_before_an_epoch_does_not_change_its_steps(register, config):
+def test_using_images_in_start_epoch_does_not_change_the_steps(register, config):
     class Looking(Toy):
         def start_epoch(self, images: EpochImages) -> None:
             for _ in images.batches(images.rows[:40]):
@@ -276,23 +276,23 @@ def true_labels(config, rows: Tensor) -> list[int]:
     return open_dataset(config(), "train").labels[rows.numpy()].tolist()
 
 
-def test_labels_are_hidden_from_a_method_that_does_not_ask_for_them(register, config):
+def test_labels_are_hidden_from_methods_without_uses_labels(register, config):
     labels, rows, _ = labels_seen(register, config)
     assert {len(row.unique()) for row in rows} == {16}
     assert torch.cat(labels).tolist() == [-1] * 2 * 3 * 16
 
 
-def test_labels_are_hidden_before_an_epoch_too(register, config):
+def test_labels_are_hidden_in_start_epoch_too(register, config):
     _, _, before = labels_seen(register, config)
     assert set(torch.cat(before).tolist()) == {-1}
 
 
-def test_labels_are_shown_to_a_method_that_asks_for_them(register, config):
+def test_labels_are_given_to_methods_with_uses_labels(register, config):
     labels, rows, _ = labels_seen(register, config, uses_labels=True)
     assert torch.cat(labels).tolist() == true_labels(config, torch.cat(rows))
 
 
-def test_labels_of_the_support_alone_are_shown_to_a_method_that_asks_for_some(register, config):
+def test_only_labels_of_the_support_are_given_to_methods_with_a_support(register, config):
     supports: list[Batch] = []
 
     class Some(Toy):
@@ -313,7 +313,7 @@ def test_labels_of_the_support_alone_are_shown_to_a_method_that_asks_for_some(re
     assert len({tuple(support.rows.tolist()) for support in supports}) == 6
 
 
-def test_support_goes_on_to_the_same_bits(register, config, interrupt_at):
+def test_support_resumes_bit_identically(register, config, interrupt_at):
     class Some(Toy):
         Options = LabelledSupport
 

@@ -1,4 +1,4 @@
-"""What holds alike for a step of the methods whose targets are clusters, a teacher's answers, or labelled images."""
+"""Properties of a step of the methods whose targets are clusters, teacher outputs or labelled images."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from methods_helpers import build, noisy_batch, shake
 from ssltool.data.loader import Batch
 from ssltool.errors import SSLToolError
 from ssltool.methods import method_class
-from ssltool.methods.base import EpochImages, Method, Now, trainable
+from ssltool.methods.base import EpochImages, Method, Now, trainable_parameters
 from target_helpers import study
 
 CLUSTERED = {"prototypes": 5}
@@ -52,8 +52,8 @@ def images() -> EpochImages:
 
 
 def train(model: Method, name: str, steps: int, *, same: bool = False, lr: float = 0.02) -> list[float]:
-    """Losses of steps as the loop makes them, on the same batch or a new one each."""
-    optimizer = torch.optim.SGD(trainable(model), lr)
+    """Losses of training steps, on the same batch or a new batch per step."""
+    optimizer = torch.optim.SGD(trainable_parameters(model), lr)
     losses = []
     for step in range(steps):
         model.now = Now(0, step)
@@ -74,7 +74,7 @@ def name(request) -> str:
     return request.param
 
 
-def test_the_projection_is_one_constant_float32_row_an_image_of_the_first_view(name):
+def test_the_projection_has_one_detached_float32_row_per_image_of_the_first_view(name):
     model, batch = shake(make(name)), batch_for(name)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         within = model(batch)
@@ -91,11 +91,11 @@ def test_the_projection_is_one_constant_float32_row_an_image_of_the_first_view(n
     assert not torch.allclose(model(batch_for(name, seed=7)).projection, out.projection, atol=1e-3)
 
 
-def test_the_gradient_reaches_every_parameter_that_learns(name):
+def test_the_gradient_reaches_all_trainable_parameters(name):
     model = make(name)
     model(batch_for(name)).loss.backward()
     assert [key for key, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
-    assert all(float(p.grad.norm()) > 0 for p in trainable(model.projector))
+    assert all(float(p.grad.norm()) > 0 for p in trainable_parameters(model.projector))
 
 
 def test_under_autocast_the_loss_is_near_that_without(name):
@@ -106,12 +106,12 @@ def test_under_autocast_the_loss_is_near_that_without(name):
     assert found != plain
 
 
-def test_training_on_one_batch_makes_its_loss_lower_than_resting(name):
+def test_training_on_one_batch_decreases_its_loss(name):
     learnt, rested = (train(make(name), name, 6, same=True, lr=lr)[-1] for lr in (0.05, 0.0))
     assert learnt < rested  # queues, centres and running means are the same in both
 
 
-def test_a_run_is_a_function_of_its_seed_and_batches(name):
+def test_a_run_is_deterministic_in_seed_and_batches(name):
     first, again = make(name), make(name)
     assert train(first, name, 3) == train(again, name, 3)
     state, other = first.state_dict(), again.state_dict()
@@ -130,14 +130,14 @@ def test_all_state_is_in_the_checkpoint(name):
     assert all(torch.equal(tensor, after[key]) for key, tensor in trained.state_dict().items())
 
 
-def test_the_labels_of_unlabelled_images_are_not_seen(name):
+def test_the_loss_does_not_depend_on_labels_of_unlabelled_images(name):
     batch, labelled = batch_for(name), batch_for(name)
     labelled.labels = torch.arange(16) % 4
     assert make(name)(batch).loss.item() == make(name)(labelled).loss.item()
     assert not method_class(name).uses_labels
 
 
-def test_the_groups_hold_every_parameter_that_learns_once(name):
+def test_the_groups_have_each_trainable_parameter_once(name):
     model = make(name)
     groups = model.param_groups()
     found = [id(p) for group in groups for p in group["params"]]
@@ -147,14 +147,14 @@ def test_the_groups_hold_every_parameter_that_learns_once(name):
 
 
 @pytest.mark.parametrize("name", MULTICROP)
-def test_small_crops_count(name):
+def test_the_loss_depends_on_small_crops(name):
     large, all_crops = batch_for(name), batch_for(name, sizes=(8, 8, 4, 4))
     wanted = make(name)(large).loss.item()
     assert make(name)(all_crops).loss.item() != pytest.approx(wanted, rel=1e-6)
 
 
 @pytest.mark.parametrize("name", FOLLOWED)
-def test_a_teacher_starts_as_a_copy_with_weights_of_its_own(name):
+def test_a_teacher_is_initialised_as_a_separate_copy(name):
     model = make(name)
     assert tuple(model.teacher) == FOLLOWED[name]
     for part in FOLLOWED[name]:
@@ -165,7 +165,7 @@ def test_a_teacher_starts_as_a_copy_with_weights_of_its_own(name):
 
 
 @pytest.mark.parametrize("name", FOLLOWED)
-def test_a_teacher_learns_nothing_by_gradient(name):
+def test_a_teacher_receives_no_gradient(name):
     model = make(name)
     model(batch_for(name)).loss.backward()
     assert all(p.grad is None and not p.requires_grad for p in model.teacher.parameters())
@@ -173,7 +173,7 @@ def test_a_teacher_learns_nothing_by_gradient(name):
 
 @pytest.mark.parametrize("name", FOLLOWED)
 @pytest.mark.parametrize("step", [0, 3, 7])
-def test_a_teacher_follows_by_the_momentum_of_the_step(name, step):
+def test_a_teacher_is_updated_with_the_momentum_of_the_step(name, step):
     model = make(name, momentum=0.5, momentum_final=0.9)
     shake(model.teacher)
     before = [p.clone() for p in model.teacher.parameters()]
@@ -195,15 +195,15 @@ def test_a_teacher_follows_by_the_momentum_of_the_step(name, step):
         ("paws", "temperature", 0.01, 0.05),
     ],
 )
-def test_a_temperature_whose_exp_overflows_is_named(name, option, cold, fine):
+def test_an_overflowing_temperature_gives_a_warning(name, option, cold, fine):
     assert make(name, **{option: fine}).warnings() == []
     (warning,) = make(name, **{option: cold}).warnings()
-    assert warning.startswith(f"{option}={cold} makes logits of up to {1 / cold:.0f}, whose exp overflows float32")
+    assert warning.startswith(f"{option}={cold} ") and f"{1 / cold:.0f}" in warning
 
 
-def test_a_temperature_of_the_warm_up_is_looked_at_too():
+def test_an_overflowing_warm_up_temperature_gives_a_warning():
     (warning,) = make("dino", warmup_teacher_temp=0.01, warmup_teacher_temp_epochs=1).warnings()
-    assert warning.startswith("warmup_teacher_temp=0.01 makes logits of up to 100")
+    assert warning.startswith("warmup_teacher_temp=0.01 ") and "100" in warning
 
 
 NO_EFFECT = [
@@ -217,16 +217,16 @@ NO_EFFECT = [
 
 
 @pytest.mark.parametrize(("name", "ineffective", "cause", "text"), NO_EFFECT)
-def test_an_option_that_another_makes_ineffective_is_refused(name, ineffective, cause, text):
+def test_an_option_without_effect_is_refused(name, ineffective, cause, text):
     ((option, value),) = ineffective.items()
     make(name, **cause)
     with pytest.raises(SSLToolError) as caught:
         make(name, **(cause | ineffective))
-    assert str(caught.value) == f"--set {option}={value} does nothing with {text}; leave one of them out"
+    assert str(caught.value).startswith(f"--set {option}={value} ") and text in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["ressl", "paws", "distill", "teacher"])
-def test_methods_without_prototypes_find_nothing_wrong_with_a_loss(name):
+def test_methods_without_prototypes_do_not_warn_about_the_loss(name):
     model = make(name)
     model.now = Now(1, 4)
     assert [model.diagnose(math.log(k)) for k in (2, 6, 32, 128)] == [None] * 4

@@ -1,4 +1,4 @@
-"""W-MSE: whitening's properties, the loss against every way to deal a batch, its wiring against the paper."""
+"""W-MSE: properties of whitening, the loss against all splits of a batch, wiring against the paper."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_whitening_three_hand_worked_numbers():
     assert whiten(torch.tensor([[0.0], [2.0], [4.0]])).flatten().tolist() == pytest.approx([-1.0, 0.0, 1.0])
 
 
-def test_white_rows_stay_as_they_are():
+def test_white_rows_do_not_change():
     white = whiten(rows(1, n=20)[0])
     torch.testing.assert_close(whiten(white), white, rtol=1e-10, atol=1e-10)
 
@@ -85,21 +85,21 @@ def test_whitening_happens_in_float64_and_gives_back_the_dtype():
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 4), (6,), (2, 3, 4)])
-def test_what_is_no_matrix_of_two_rows_is_not_whitened(shape):
-    with pytest.raises(SSLToolError, match=r"whiten takes \(N, D\) with 2 rows or more; found"):
+def test_invalid_shapes_are_not_whitened(shape):
+    with pytest.raises(SSLToolError, match=r"whiten .*; found"):
         whiten(torch.randn(shape), eps=0.5)
 
 
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("d", [2, 4, 16])
-def test_dimensions_that_repeat_others_are_not_whitened(d, dtype, seed):
+def test_linearly_dependent_dimensions_are_not_whitened(d, dtype, seed):
     v = torch.randn(64, d, generator=torch.Generator().manual_seed(seed)).to(dtype)
     twin, total = v.clone(), v.clone()
     twin[:, -1] = v[:, 0]
     total[:, -1] = v[:, :-1].sum(dim=1)
     for broken in (twin, total):
-        with pytest.raises(SSLToolError, match="lost dimensions"):
+        with pytest.raises(SSLToolError, match="cannot be whitened"):
             whiten(broken)
     whiten(v)
 
@@ -110,17 +110,16 @@ def test_whitening_centres_in_float64():
 
 
 @pytest.mark.parametrize(("views", "w_size", "iterations"), [(0, 4, 1), (1, 4, 1), (2, 0, 1), (2, 1, 1), (2, 4, 0)])
-def test_too_few_views_rows_or_turns_are_refused(views, w_size, iterations):
-    with pytest.raises(SSLToolError, match="wmse_loss takes"):
+def test_too_few_views_rows_or_iterations_are_refused(views, w_size, iterations):
+    with pytest.raises(SSLToolError, match=r"wmse_loss .*found"):
         wmse_loss([torch.randn(8, 2) for _ in range(views)], w_size, iterations=iterations)
 
 
 @pytest.mark.parametrize(("n", "d"), [(5, 5), (2, 2), (4, 6)])
-def test_no_more_rows_than_dimensions_are_refused(n, d):
+def test_too_few_rows_are_refused(n, d):
     with pytest.raises(SSLToolError) as caught:
         whiten(rows(1, n=n, d=d)[0])
-    wanted = f"{n} rows cannot be whitened in {d} dimensions; there must be more rows than dimensions"
-    assert str(caught.value) == wanted
+    assert f"{n} rows and {d} dimensions" in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -128,20 +127,18 @@ def test_no_more_rows_than_dimensions_are_refused(n, d):
     [
         (lambda v: v * 0, "variances from 0 to 0"),
         (lambda v: v * torch.tensor([0.0, 2.0]), "variances from 0 to 4"),
-        (lambda v: v + torch.tensor([[0.0, torch.nan]]), "values that are not finite"),
-        (lambda v: v + torch.tensor([[torch.inf, 0.0]]), "values that are not finite"),
+        (lambda v: v + torch.tensor([[0.0, torch.nan]]), "non-finite"),
+        (lambda v: v + torch.tensor([[torch.inf, 0.0]]), "non-finite"),
     ],
     ids=["all rows equal", "a dead dimension", "NaN", "infinity"],
 )
-def test_broken_embeddings_are_refused_with_what_is_wrong_and_what_to_do(spoil, state):
+def test_embeddings_that_cannot_be_whitened_are_refused(spoil, state):
     v = whiten(rows(1, n=10, d=2)[0])
     with pytest.raises(SSLToolError) as caught:
         whiten(spoil(v))
-    assert str(caught.value) == (
-        f"the embeddings cannot be whitened: the Cholesky factorisation of their 2 x 2 covariance fails, with {state}. "
-        "They are broken or have lost dimensions: lower --lr, lengthen --warmup-epochs, or try --set eps=0.01 or a "
-        "smaller --set dim"
-    )
+    message = str(caught.value)
+    assert state in message and "2 x 2" in message
+    assert all(name in message for name in ("--lr", "--warmup-epochs", "--set eps=0.01", "--set dim"))
 
 
 @pytest.mark.parametrize("count", [2, 3])
@@ -157,7 +154,7 @@ def test_the_loss_with_eps_equals_that_of_the_shrunk_covariance():
 
 @pytest.mark.parametrize("n", [6, 7])
 @pytest.mark.parametrize("count", [2, 3])
-def test_a_batch_is_dealt_into_parts_the_same_for_all_views(n, count):
+def test_a_batch_is_split_identically_for_all_views(n, count):
     views, generator = rows(count, n=n, d=2), torch.Generator().manual_seed(0)
     possible = np.array([by_hand(views, deal) for deal in deals(tuple(range(n)), 3)])
     found = [wmse_loss(views, 3, generator).item() for _ in range(5)]
@@ -165,16 +162,16 @@ def test_a_batch_is_dealt_into_parts_the_same_for_all_views(n, count):
     assert len(set(found)) > 1
 
 
-def test_the_deal_is_the_generators():
+def test_the_split_depends_only_on_the_generator():
     views = rows(2, n=12, d=2)
 
-    def dealt_by(seed: int) -> float:
+    def loss_with(seed: int) -> float:
         return wmse_loss(views, 3, torch.Generator().manual_seed(seed)).item()
 
-    assert dealt_by(1) == dealt_by(1) != dealt_by(2)
+    assert loss_with(1) == loss_with(1) != loss_with(2)
 
 
-def test_more_iterations_give_the_mean_over_deals():
+def test_more_iterations_give_the_mean_over_splits():
     views = rows(2, n=12, d=2)
     once, together = (torch.Generator().manual_seed(4) for _ in range(2))
     wanted = sum(wmse_loss(views, 4, once).item() for _ in range(3)) / 3
@@ -194,13 +191,13 @@ def test_the_loss_of_two_hand_worked_views():
 
 
 def test_one_view_is_refused():
-    with pytest.raises(SSLToolError, match="wmse_loss takes two or more views; found 1"):
+    with pytest.raises(SSLToolError, match=r"wmse_loss .*; found 1"):
         wmse_loss(rows(1), 6)
 
 
 @pytest.mark.parametrize(
     ("w_size", "message"),
-    [(9, "parts of w_size=9 images cannot be cut from a batch of 8"), (5, "5 rows cannot be whitened in 5 dimensions")],
+    [(9, r"batch size \(8\); found 9"), (5, "5 rows and 5 dimensions")],
 )
 def test_parts_larger_than_the_batch_or_as_small_as_the_width_are_refused(w_size, message):
     with pytest.raises(SSLToolError, match=message):
@@ -223,7 +220,7 @@ def test_a_forward_pass_is_the_loss_of_all_projections(options):
     assert model(batch).loss.item() == pytest.approx(wanted, rel=1e-4)
 
 
-def test_each_step_deals_its_batch_anew_and_a_repeated_step_does_not():
+def test_the_split_differs_between_steps_and_is_reproducible():
     model, batch = build("wmse", w_size=8), noisy_batch()
 
     def loss_at(epoch: int, step: int) -> float:
@@ -234,7 +231,7 @@ def test_each_step_deals_its_batch_anew_and_a_repeated_step_does_not():
     assert len({loss_at(0, 0), loss_at(0, 1), loss_at(1, 4)}) == 3
 
 
-def test_w_iter_deals_a_batch_several_times():
+def test_w_iter_changes_the_loss():
     batch = noisy_batch()
     assert build("wmse", w_size=8, w_iter=5)(batch).loss.item() != build("wmse", w_size=8)(batch).loss.item()
 
@@ -242,22 +239,22 @@ def test_w_iter_deals_a_batch_several_times():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"w_size": 6}, "--set w_size=6 is not larger than dim=6"),
-        ({"w_size": 17}, "--set w_size=17 is more than the batch of 16"),
+        ({"w_size": 6}, "--set w_size=6 .*dim=6"),
+        ({"w_size": 17}, r"--set w_size=17 .*\(16\)"),
         ({"w_size": 1}, "--set w_size is 1; it must be at least 2"),
         ({"eps": 1.5}, "--set eps is 1.5; it must be at least 0 and at most 1"),
     ],
 )
-def test_options_that_cannot_work_are_refused(options, message):
+def test_invalid_options_are_refused(options, message):
     with pytest.raises(SSLToolError, match=message):
         build("wmse", **options)
 
 
-def test_the_smallest_batch_is_one_part():
-    assert (build("wmse", w_size=9).smallest_batch, build("wmse", w_size=16).smallest_batch) == (9, 16)
+def test_min_batch_size_is_w_size():
+    assert (build("wmse", w_size=9).min_batch_size, build("wmse", w_size=16).min_batch_size) == (9, 16)
 
 
-def test_parts_of_less_than_twice_the_width_are_warned_of():
+def test_parts_of_less_than_twice_the_width_give_a_warning():
     (warning,) = build("wmse", w_size=11).warnings()
     assert warning.startswith("w_size=11 is less than twice dim=6")
     assert build("wmse", facts(batch_size=256), dim=64, w_size=128).warnings() == []

@@ -135,7 +135,7 @@ def test_views_are_those_of_the_whole_batch_that_the_run_saw(trained, epoch):
     generator = seeds.generator(setup.config.seed, epoch, 0)
     images = setup.images.images[torch.from_numpy(rows)]
     for number in range(2):
-        drawn = views.draw(setup.batch_size, setup.recipe, generator)
+        drawn = views.sample_params(setup.batch_size, setup.recipe, generator)
         whole = views.train_view(images, drawn, setup.image_size)
         mean, std = torch.tensor(views.MEAN)[:, None, None], torch.tensor(views.STD)[:, None, None]
         for place in range(5):

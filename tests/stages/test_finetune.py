@@ -306,7 +306,7 @@ def test_a_folder_that_holds_a_run_is_refused_and_replaced_where_asked(settings)
         ({"random": True, "layer_decay": 0.5}, "--layer-decay does nothing without a trained network"),
         ({"warmup_epochs": 2}, r"--warmup-epochs 2 .*\(2\)"),
         ({"resume": "auto", "overwrite": True}, "--overwrite does nothing with --resume auto"),
-        ({"dataset_type": "imagenet_train"}, "names one split"),
+        ({"dataset_type": "imagenet_train"}, "--dataset-type imagenet_train "),
     ],
 )
 def test_what_cannot_be_done_is_refused_before_a_folder_is_made(settings, changes, said):

@@ -21,7 +21,7 @@ from ssltool.checkpoints.checkpoint import Checkpoint
 from ssltool.config import PretrainConfig
 from ssltool.methods import METHODS
 from ssltool.stages.pretrain import run as pretrain
-from ssltool.training.distributed import agree, gather, mine
+from ssltool.training.distributed import broadcast, gather, local_rows
 from tiny_methods import NO_EFFECT, TINY_METHODS, tiny_config, tiny_options
 
 pytestmark = pytest.mark.xdist_group("every method on two ranks")  # they share one launch, which takes half a minute
@@ -38,7 +38,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 CASES = {name: (name, {}) for name in METHODS} | VARIANTS
 
 ONE_STEP = ("simsiam", "simclr", "barlow", "vicreg", "wmse", "paws", "supervised")
-"""Keep nothing from step to step but weights; the others make two steps, in two epochs."""
+"""Methods whose only state is weights; the others run two steps, in two epochs."""
 
 IN_FLOAT32 = {"swav": {"queue": 32}, "deepcluster": {"prototypes": 4, "heads": 1, "kmeans_iters": 2}}
 """Trained once more as users do; few clusters, lest rounding decide between two."""
@@ -57,7 +57,7 @@ from ssltool.data.loader import Shard
 from ssltool.files import weights_hash
 from ssltool.stages.pretrain.pretrain import Pretraining
 from ssltool.training import distributed
-from ssltool.training.distributed import agree, gather, mine
+from ssltool.training.distributed import broadcast, gather, local_rows
 
 torch.set_num_threads(1)
 out, cpu = Path(sys.argv[1]), torch.device("cpu")
@@ -103,7 +103,7 @@ def apart(ours, theirs):
 def collectives(shard):
     rank = shard.rank
     made = torch.arange(6.0).view(3, 2) + 10 * rank
-    weights = torch.arange(12.0).view(6, 2) * (rank + 1) ** 2  # each rank has a loss of its own
+    weights = torch.arange(12.0).view(6, 2) * (rank + 1) ** 2  # a different loss per rank
 
     rows = made.clone().requires_grad_()
     gathered = gather(rows)
@@ -115,16 +115,16 @@ def collectives(shard):
     ((gather(both[0]) + gather(both[1])) * weights).sum().backward()
     found["gather twice"] = [part.grad for part in both]
 
-    part = mine(gather(rows))
+    part = local_rows(gather(rows))
     (part * weights[:3]).sum().backward()
-    found["mine"] = {"made": part.detach(), "gradient": rows.grad}
+    found["local rows"] = {"made": part.detach(), "gradient": rows.grad}
 
     found["gather of numbers"] = gather(torch.tensor([rank, 7 + rank]))
     found["gather of columns"] = gather(made.mT[:, ::2])
 
     tensor = made.clone()
-    same = agree(tensor)
-    found["agree"] = {"made": tensor, "in place": same is tensor}
+    same = broadcast(tensor)
+    found["broadcast"] = {"made": tensor, "in place": same is tensor}
 
 
 def main():
@@ -132,8 +132,8 @@ def main():
     torch.set_default_dtype(torch.float64)
     torch.Tensor.float = torch.Tensor.double
     cases = configs("cases.pt")
-    mine_alone = list(cases)[int(os.environ["RANK"]) :: 2]  # the ranks share the work of being one process
-    alone = {name: trained(cases[name], Shard()) for name in mine_alone}
+    single_process_cases = list(cases)[int(os.environ["RANK"]) :: 2]  # the ranks split the single-process runs
+    alone = {name: trained(cases[name], Shard()) for name in single_process_cases}
     with distributed.process_group(cpu, "auto") as shard:
         for name, config in cases.items():
             pair = trained(config, shard)
@@ -162,18 +162,18 @@ CLOSE = 1e-9
 batch norm and whitening enlarge."""
 
 NOTHING = 1e-12
-"""What is as good as 0 beside numbers of about 1."""
+"""Absolute tolerance."""
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """Where the two ranks run."""
+    """The working folder of the two ranks."""
     return tmp_path_factory.mktemp("ranks")
 
 
 @pytest.fixture(scope="module")
 def ranks(folder, trained) -> list[dict[str, Any]]:
-    """What each of two ranks found."""
+    """The results of each of two ranks."""
     # Residual branches start at random: where they start at zero, most of the first step's gradients are zero.
     common = {"steps_per_epoch": 1, "zero_init_residual": False, "overwrite": True}
     cases = {}
@@ -206,7 +206,7 @@ def in_float32(method: str, folder: Path, trained: Path) -> PretrainConfig:
 
 @pytest.fixture(params=CASES)
 def case(request, ranks) -> tuple[str, dict[str, Any]]:
-    """A method, and what became of one of its cases on two ranks and in one process."""
+    """A method, and the results of one of its cases on two ranks and in one process."""
     method, _ = CASES[request.param]
     tiny_options(method)  # or there is no such case
     (found,) = (found["apart"][request.param] for found in ranks if request.param in found["apart"])
@@ -228,7 +228,7 @@ def test_gradients_on_two_ranks_are_those_of_one_process(case):
         assert not off
 
 
-def test_every_gradient_that_is_compared_is_there(case):
+def test_compared_gradients_are_not_zero(case):
     """Otherwise two zeros would have been compared."""
     method, found = case
     for step in found["gradients"]:
@@ -261,38 +261,38 @@ def test_run_on_two_ranks_ends_near_that_of_one_process(folder, ranks, trained, 
 
 ROWS = [torch.arange(6.0).view(3, 2) + 10 * rank for rank in range(2)]
 WEIGHTS = torch.arange(12.0).view(6, 2)
-"""Of each rank's loss, times the square of the rank counted from 1."""
+"""Weights of each rank's loss, times the square of the rank counted from 1."""
 
 
-def test_gathered_rows_are_all_ranks_one_after_the_other(ranks):
+def test_gathered_rows_are_concatenated_by_rank(ranks):
     for found in ranks:
         assert torch.equal(found["gather"]["made"], torch.cat(ROWS))
         assert found["gather of numbers"].tolist() == [0, 7, 1, 8]
         assert torch.equal(found["gather of columns"], torch.cat([rows.mT[:, ::2] for rows in ROWS]))
 
 
-def test_gradient_of_gathered_rows_is_the_sum_of_what_all_ranks_losses_ask_of_them(ranks):
+def test_gradient_of_gathered_rows_is_the_sum_over_the_ranks_losses(ranks):
     for found, part in zip(ranks, WEIGHTS.split(3), strict=True):
         assert torch.equal(found["gather"]["gradient"], (1 + 4) * part)
 
 
-def test_two_gathers_that_share_one_gradient_do_not_add_to_each_other(ranks):
+def test_two_gathers_that_share_a_gradient_tensor_are_independent(ranks):
     for found, part in zip(ranks, WEIGHTS.chunk(2), strict=True):
         assert all(torch.equal(gradient, (1 + 4) * part) for gradient in found["gather twice"])
 
 
-def test_own_part_of_gathered_rows_is_what_went_in_and_gets_its_own_gradient_only(ranks):
+def test_local_rows_of_gathered_rows_are_the_input_with_its_own_gradient(ranks):
     for rank, found in enumerate(ranks):
-        assert torch.equal(found["mine"]["made"], ROWS[rank])
-        assert torch.equal(found["mine"]["gradient"], (rank + 1) ** 2 * WEIGHTS[:3])
+        assert torch.equal(found["local rows"]["made"], ROWS[rank])
+        assert torch.equal(found["local rows"]["gradient"], (rank + 1) ** 2 * WEIGHTS[:3])
 
 
-def test_ranks_agree_on_the_first_ones_tensor_in_place(ranks):
+def test_broadcast_copies_the_tensor_of_rank_0_in_place(ranks):
     for found in ranks:
-        assert torch.equal(found["agree"]["made"], ROWS[0])
-        assert found["agree"]["in place"]
+        assert torch.equal(found["broadcast"]["made"], ROWS[0])
+        assert found["broadcast"]["in place"]
 
 
-def test_in_one_process_gathering_agreeing_and_taking_part_are_the_identity():
+def test_collectives_are_the_identity_on_one_process():
     rows = torch.ones(3, 2, requires_grad=True)
-    assert gather(rows) is mine(rows) is agree(rows) is rows
+    assert gather(rows) is local_rows(rows) is broadcast(rows) is rows

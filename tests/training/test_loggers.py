@@ -1,4 +1,4 @@
-"""The optional loggers: they get every epoch's record, and their absence is said before anything starts."""
+"""The optional loggers: records of all epochs, and errors for missing packages."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ RECORD = {"epoch": 3, "strategy": "iid", "loss": -0.5, "lr": 0.1}
 
 @pytest.fixture
 def wandb(monkeypatch):
-    """A stand-in for the wandb package that notes how it is used."""
+    """A mock of the wandb package that records its calls."""
     calls: list[tuple[str, Any]] = []
     run = SimpleNamespace(log=lambda record, step: calls.append(("log", (dict(record), step))))
 
@@ -33,7 +33,7 @@ def wandb(monkeypatch):
 
 @pytest.fixture
 def writer(monkeypatch):
-    """A stand-in for TensorBoard's writer that notes the scalars."""
+    """A mock of TensorBoard's writer that records the scalars."""
     scalars: list[tuple[str, float, int]] = []
 
     class SummaryWriter:
@@ -50,17 +50,17 @@ def writer(monkeypatch):
     return scalars
 
 
-def test_no_logger_is_opened_unless_asked_for(tiny, tmp_path):
+def test_no_logger_is_opened_by_default(tiny, tmp_path):
     assert open_loggers(tiny(), tmp_path) == []
 
 
-def test_tensorboard_gets_every_number_of_the_record_at_its_epoch(tiny, tmp_path, writer):
+def test_tensorboard_logs_all_numbers_of_a_record_at_its_epoch(tiny, tmp_path, writer):
     (log,) = open_loggers(tiny(tensorboard=True), tmp_path)
     log(RECORD)
     assert writer == [("loss", -0.5, 3), ("lr", 0.1, 3)]
 
 
-def test_wandb_run_is_named_after_the_folder_and_can_go_on(tiny, tmp_path, wandb):
+def test_wandb_run_is_named_after_the_folder_and_can_be_resumed(tiny, tmp_path, wandb):
     (log,) = open_loggers(tiny(wandb=True), tmp_path / "rn18_0001")
     log(RECORD)
     (_, settings), logged = wandb
@@ -75,9 +75,9 @@ def test_test_keeps_wandb_offline(tiny, tmp_path, wandb, monkeypatch):
 
 
 @pytest.mark.parametrize(("extra", "module"), [("tensorboard", "torch.utils.tensorboard"), ("wandb", "wandb")])
-def test_package_that_is_not_installed_is_named_with_the_extra_that_brings_it(tiny, monkeypatch, extra, module):
+def test_missing_package_is_refused_with_the_extra_to_install(tiny, monkeypatch, extra, module):
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(SSLToolError, match=rf"--{extra} needs a package.*pip install 'ssltool\[{extra}\]'"):
+    with pytest.raises(SSLToolError, match=rf"--{extra} .*pip install .ssltool\[{extra}\]"):
         check_loggers(tiny(**{extra: True}))
 
 

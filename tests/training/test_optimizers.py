@@ -45,7 +45,7 @@ def test_clipped_lars_treats_vectors_and_zeros_as_the_plain_one():
         assert torch.equal(plain, clipped)
 
 
-def test_clipped_lars_stands_still_at_rate_0():
+def test_clipped_lars_does_not_move_at_learning_rate_0():
     p = parameter([[3.0, 4.0]], [[0.5, 0.2]])
     LARS([p], 0.0, clip=True).step()
     assert p.tolist() == [[3.0, 4.0]]
@@ -93,7 +93,7 @@ def test_lars_skips_parameters_without_a_gradient():
     assert p.tolist() == [[1.0, 1.0], [1.0, 1.0]]
 
 
-def test_lars_leaves_the_gradients_as_they_were():
+def test_lars_does_not_modify_gradients():
     p = parameter([[3.0, 4.0]], [[0.5, 0.2]])
     LARS([p], 1.0, weight_decay=0.1).step()
     assert p.grad.tolist() == [[0.5, 0.2]]
@@ -184,7 +184,7 @@ def test_the_cosine_ends_on_the_final_rate():
     assert rates == pytest.approx([0.2 + 0.4 * (1 + math.cos(math.pi * e / 4)) for e in range(4)])
 
 
-def test_warm_up_climbs_in_equal_steps_and_the_cosine_starts_after_it():
+def test_warm_up_is_linear_and_followed_by_the_cosine():
     rates = [learning_rates(epoch, epochs=7, lr=1.0, warmup_epochs=3)[0] for epoch in range(7)]
     assert rates[:4] == pytest.approx([1 / 4, 2 / 4, 3 / 4, 1])
     assert rates[3:] == pytest.approx([(1 + math.cos(math.pi * e / 4)) / 2 for e in range(4)])
@@ -243,7 +243,7 @@ def test_a_run_of_constant_rates_has_them_at_every_step(schedule):
     assert {rates_at(config, epoch, within)[:2] for epoch in (0, 1, 7) for within in (0.0, 0.5)} == {(0.1, 0.1)}
 
 
-def test_a_configuration_with_open_defaults_has_no_rates():
+def test_an_unresolved_configuration_has_no_rates():
     with pytest.raises(ValueError, match="not resolved"):
         rates_at(PretrainConfig(), 0)
 

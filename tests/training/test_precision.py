@@ -1,4 +1,4 @@
-"""How wide numbers are, inside autocast too."""
+"""Floating-point precision, with and without autocast."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ssltool.training.precision import widest, without_autocast
+from ssltool.training.precision import widest_float, without_autocast
 
 CPU = torch.device("cpu")
 
@@ -25,7 +25,7 @@ def matrices(dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
 def test_a_function_without_autocast_computes_in_the_precision_of_its_arguments(dtype):
     a, b = matrices(dtype)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert product(*matrices()).dtype == torch.bfloat16  # what it is protected from
+        assert product(*matrices()).dtype == torch.bfloat16  # with autocast
         found = without_autocast(product)(a, b)
     assert found.dtype == dtype
     assert torch.equal(found, a @ b.mT)
@@ -40,7 +40,7 @@ def test_gradients_pass_through_in_that_precision():
     torch.testing.assert_close(a.grad, b.sum(dim=0).expand(5, 7))
 
 
-def test_autocast_goes_on_after_the_function_even_if_it_fails():
+def test_autocast_is_restored_after_the_function_even_if_it_raises():
     def fail(a: Tensor) -> Tensor:
         raise ZeroDivisionError
 
@@ -64,7 +64,7 @@ def test_the_first_argument_may_be_a_list_of_tensors_or_of_lists_of_them():
 
 
 @pytest.mark.parametrize("first", [3, [], "rows", [[]]], ids=repr)
-def test_a_function_that_is_given_no_tensor_first_says_itself_what_it_takes(first):
+def test_a_function_without_a_tensor_argument_raises_its_own_error(first):
     def particular(a: object) -> None:
         raise ValueError(f"I take no {a}")
 
@@ -77,8 +77,8 @@ def test_the_function_keeps_its_name_and_its_documentation():
     assert (wrapped.__name__, wrapped.__doc__) == ("product", "The product of two matrices.")
 
 
-def test_the_widest_numbers_are_float64_but_on_apples_gpus():
-    assert (widest(CPU), widest(torch.device("cuda")), widest(torch.device("mps"))) == (
+def test_the_widest_float_is_float64_except_on_mps():
+    assert (widest_float(CPU), widest_float(torch.device("cuda")), widest_float(torch.device("mps"))) == (
         torch.float64,
         torch.float64,
         torch.float32,

@@ -1,4 +1,4 @@
-"""What a stage shows while it works: plain lines where stderr is no terminal, a bar where it is one."""
+"""Progress: a bar if stderr is a terminal, plain lines otherwise."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def steps(progress: Progress, count: int, text: str = "") -> None:
     progress.close()
 
 
-def test_plain_lines_come_every_so_many_steps_and_at_the_end(capsys):
+def test_plain_lines_are_printed_every_n_steps_and_at_the_end(capsys):
     steps(Progress("epoch 1/2", 7, every=3), 7)
     captured = capsys.readouterr()
     assert captured.out == ""
@@ -26,7 +26,7 @@ def test_line_holds_title_text_rate_and_time_left(capsys):
     assert re.fullmatch(r"epoch 1/2 step 1/1 loss -0.5 [\d,]+ images/s, 0 s left\n", capsys.readouterr().err)
 
 
-def test_resumed_epoch_counts_on_from_its_steps(capsys):
+def test_resumed_epoch_continues_its_step_count(capsys):
     steps(Progress("epoch", 6, done=4, every=1), 2)
     assert re.findall(r"step (\d)/6", capsys.readouterr().err) == ["5", "6"]
 
@@ -39,7 +39,7 @@ def test_rate_counts_the_steps_of_this_process_only(capsys, monkeypatch):
     assert "32 images/s, 2 s left" in capsys.readouterr().err
 
 
-def test_invisible_progress_says_nothing(capsys):
+def test_invisible_progress_prints_nothing(capsys):
     steps(Progress("epoch", 2, every=1, visible=False), 2)
     assert capsys.readouterr() == ("", "")
 

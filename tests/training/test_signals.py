@@ -1,4 +1,4 @@
-"""Stopping a run from outside: the state is saved, the exit code names the signal, and the same line goes on."""
+"""Stopping a run by a signal: the state is saved, the exit code is 128 plus the signal, and the run can be resumed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ssltool.training.signals import SIGNALS, StopRequest
 
 
 @pytest.mark.parametrize("number", SIGNALS)
-def test_signal_is_noted_and_nothing_else_happens(number):
+def test_signal_is_recorded(number):
     with StopRequest() as stop:
         assert stop.number == 0
         os.kill(os.getpid(), number)
@@ -24,21 +24,21 @@ def test_signal_is_noted_and_nothing_else_happens(number):
 
 
 @pytest.mark.parametrize("number", SIGNALS)
-def test_handler_of_before_is_put_back(number):
+def test_previous_handler_is_restored(number):
     before = signal.getsignal(number)
     with StopRequest():
         assert signal.getsignal(number) != before
     assert signal.getsignal(number) == before
 
 
-def test_handlers_are_put_back_after_an_error():
+def test_handlers_are_restored_after_an_error():
     before = [signal.getsignal(number) for number in SIGNALS]
     with pytest.raises(ValueError, match="broken"), StopRequest():
         raise ValueError("broken")
     assert [signal.getsignal(number) for number in SIGNALS] == before
 
 
-def test_second_interrupt_from_the_keyboard_ends_at_once():
+def test_second_sigint_raises_keyboard_interrupt():
     with StopRequest() as stop:
         os.kill(os.getpid(), signal.SIGINT)
         assert stop.number == signal.SIGINT
@@ -47,7 +47,7 @@ def test_second_interrupt_from_the_keyboard_ends_at_once():
 
 
 @pytest.mark.parametrize("number", SIGNALS)
-def test_stopped_process_saves_exits_with_128_plus_the_signal_and_goes_on(ssltool, tmp_path, write_images, number):
+def test_stopped_process_saves_exits_with_128_plus_the_signal_and_resumes(ssltool, tmp_path, write_images, number):
     """The signal goes to the whole process group, as Ctrl-C and batch systems send it, workers included."""
     write_images(tmp_path / "images" / "a", 16, size=(24, 16))
     write_images(tmp_path / "images" / "b", 16, size=(18, 30))

@@ -1,4 +1,4 @@
-"""Cuts the bundled subset out of the original Fashion-MNIST: the first images of each class, in file order."""
+"""Creates the bundled subset of Fashion-MNIST: the first images of each class, in file order."""
 
 import gzip
 import struct
@@ -14,13 +14,13 @@ PER_CLASS = {"train": 800, "t10k": 200}
 
 
 def write_idx(path: Path, array: np.ndarray) -> None:
-    """Writes unsigned bytes in the IDX format, gzipped; the same array always gives the same file."""
+    """Writes a uint8 array as a gzipped IDX file; equal arrays give identical files."""
     header = struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape)
     path.write_bytes(gzip.compress(header + array.tobytes(), compresslevel=9, mtime=0))
 
 
 def main(source: Path) -> None:
-    """Writes the subset of the original files in ``source`` into the package."""
+    """Writes the subset of the original files in ``source`` to the package."""
     for split, count in PER_CLASS.items():
         images = read_idx(source / f"{split}-images-idx3-ubyte.gz")
         labels = read_idx(source / f"{split}-labels-idx1-ubyte.gz")

@@ -1,7 +1,7 @@
-"""The registry of metrics: numbers that say how far representations have collapsed.
+"""The registry of metrics of representation collapse.
 
-A metric is a plain function that returns a float. What it is given follows from ``Metric.at``, see ``AT``. The
-functions are in ``of_spectrum``, ``of_rows`` and ``of_views``; a metric's module is imported when it is computed.
+A metric is a plain function that returns a float. Its input follows from ``Metric.at``, see ``AT``. The functions are
+in ``of_spectrum``, ``of_rows`` and ``of_views``; a metric's module is imported when it is computed.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ Target = str | Callable[..., float]
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric: its function (``target``), what it looks ``at``, whether ``healthier`` is "high", "low" or neither ("",
-    where 1 is best), how to read it, where it comes from, the lowest and highest value (``range``, "d" for the width),
-    and whether it ``needs_gram``: the d x d Gram matrix of the directions.
+    """A metric: its function (``target``), its input ``at`` (a key of ``AT``), whether ``healthier`` is "high", "low"
+    or neither ("", where 1 is best), the ``reading`` (interpretation of values), the ``source``, the lowest and highest
+    value (``range``, "d" for the width), and whether it ``needs_gram``: the d x d Gram matrix of the directions.
 
     Raises:
         SSLToolError: for an ``at`` or ``healthier`` that does not exist.
@@ -197,17 +197,17 @@ METRICS: Registry[Metric] = Registry(
 """All metrics, in the order of tables."""
 
 QUICK = METRICS.where(lambda metric: metric.at in ONE_PASS)
-"""The metrics that one pass over the rows gives."""
+"""The metrics that require a single pass over the rows."""
 
 MAIN = ("auc", "effective_rank", "rankme", "dead_directions", "alpha", "feature_std", "mean_cosine")
-"""The metrics that tables of runs show and that are measured during training."""
+"""Metrics shown in tables of runs and monitored during training."""
 
 
 def metric_names(wanted: str | None, *, views: bool = False) -> tuple[str, ...]:
-    """The names in a comma-separated list; None stands for ``QUICK``, ``all`` for all that the file's kind allows.
+    """Parses a comma-separated list of metrics; None means ``QUICK``, ``all`` means all metrics that apply to the file.
 
     Raises:
-        SSLToolError: for an unknown name, or for no name.
+        UsageError: for an unknown metric, or an empty list.
     """
     if wanted is None:
         return tuple(QUICK)
@@ -215,7 +215,7 @@ def metric_names(wanted: str | None, *, views: bool = False) -> tuple[str, ...]:
         return tuple(name for name, metric in METRICS.items() if views or metric.at != "views")
     names: Sequence[str] = [name.strip().replace("-", "_") for name in wanted.split(",") if name.strip()]
     if not names:
-        raise UsageError(f"--metrics '{wanted}' names none; choose among {', '.join(METRICS)}, or all")
+        raise UsageError(f"--metrics '{wanted}' is empty; choose from {', '.join(METRICS)}, or all")
     check_names(names)
     return tuple(dict.fromkeys(names))
 

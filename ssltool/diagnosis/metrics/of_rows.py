@@ -1,7 +1,7 @@
-"""Metrics of representations ``x`` (N, d) that look at rows: at their directions (rows at length 1), or at all pairs.
+"""Metrics of the rows of representations ``x`` (N, d): of their directions (L2-normalised rows), or of all pairs.
 
-Metrics of directions are made of running sums, ``Directions``: ``x`` may be a matrix, an iterable of blocks of rows, or
-the sums.
+Metrics of directions are computed from running sums, ``Directions``: ``x`` may be a matrix, an iterable of blocks of
+rows, or the sums.
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ from torch import Tensor
 
 from ssltool.diagnosis.spectrum import blocks_of
 from ssltool.errors import SSLToolError
-from ssltool.reprs.nonfinite import refuse_nonfinite
-from ssltool.training.precision import widest
+from ssltool.training.precision import widest_float
 
 Blocks = Tensor | Iterable[Tensor]
 """A matrix (N, d), or an iterable of blocks of its rows."""
@@ -24,13 +23,14 @@ Blocks = Tensor | Iterable[Tensor]
 def feature_std(x: Blocks | Directions) -> float:
     """Mean over dimensions of the standard deviation of L2-normalised rows, times sqrt(d) (SimSiam, Fig. 2).
 
-    Range [0, about 1]: 1 for directions spread evenly, 0 for complete collapse. A collapse onto a subspace can pass it.
+    Range [0, about 1]: 1 for uniformly distributed directions, 0 for complete collapse. Collapse to
+    a subspace can go undetected.
     """
     return float(_feature_std(Directions.of(x)))
 
 
 def feature_std_tensor(x: Tensor) -> Tensor:
-    """``feature_std`` as a scalar tensor on x's device, so that a training step need not wait for it."""
+    """``feature_std`` as a scalar tensor on the device of ``x``, without synchronisation."""
     return _feature_std(Directions.of(x, check=False))
 
 
@@ -42,7 +42,7 @@ def _feature_std(sums: Directions) -> Tensor:
 def mean_cosine(x: Blocks | Directions) -> float:
     """Mean cosine over all pairs of different rows, (norm(sum of unit rows)^2 - N) / (N (N - 1)); exact in O(N d).
 
-    Range [-1 / (N - 1), 1]: 0 for directions spread evenly, 1 for complete collapse. Outputs of a ReLU are above 0.
+    Range [-1 / (N - 1), 1]: 0 for uniformly distributed directions, 1 for complete collapse. Above 0 after a ReLU.
 
     Raises:
         SSLToolError: for fewer than two rows.
@@ -54,9 +54,9 @@ def mean_cosine(x: Blocks | Directions) -> float:
 
 def self_cluster(x: Blocks | Directions) -> float:
     """(Q - E) / (N^2 - E) with Q the sum of squared cosines over all pairs and E = N + N (N - 1) / d its expectation
-    for even directions (Tsitsulin et al., arXiv:2305.16562).
+    for uniformly distributed directions (Tsitsulin et al., arXiv:2305.16562).
 
-    0 for directions spread evenly, 1 for complete collapse; slightly below 0 where rows repel each other.
+    0 for directions distributed uniformly, 1 for complete collapse; slightly below 0 if rows repel each other.
 
     Raises:
         SSLToolError: for fewer than two rows.
@@ -76,9 +76,9 @@ def _with_pairs(sums: Directions) -> Directions:
 
 
 class Directions:
-    """Running sums over ``rows`` rows at length 1: ``total``, ``squares`` and, on request, ``gram``.
+    """Running sums over ``rows`` L2-normalised rows: ``total``, ``squares`` and, on request, ``gram``.
 
-    All are tensors in float64 on the rows' device, or float32 where that has none.
+    The sums are on the device of the rows, in float64, or float32 on MPS.
     """
 
     def __init__(self, *, gram: bool = False) -> None:
@@ -90,10 +90,10 @@ class Directions:
 
     @classmethod
     def of(cls, x: Blocks | Directions, *, gram: bool = False, check: bool = True) -> Directions:
-        """The sums over all rows of ``x``, or ``x`` itself where it is such sums.
+        """The sums over all rows of ``x``, or ``x`` itself if it is such sums.
 
         Raises:
-            SSLToolError: if there are no rows, they are no (N, d) matrix, or, unless ``check`` is off, not finite.
+            SSLToolError: if there are no rows, they are not (N, d), or, if ``check``, values are not finite.
         """
         if isinstance(x, Directions):
             return x
@@ -101,11 +101,11 @@ class Directions:
         for block in blocks_of(x, check=check):
             result.update(block)
         if not result.rows:
-            raise SSLToolError("there are no representations, so their directions are undefined")
+            raise SSLToolError("there are no representations; this metric requires at least one row")
         return result
 
     def update(self, block: Tensor, weights: Tensor | None = None) -> None:
-        """Takes in rows (n, d), each as many times as its weight (n,) says."""
+        """Adds rows (n, d), each with an optional weight (n,), its number of occurrences."""
         unit = unit_length(block)
         if self._total is None or self._squares is None:
             self._total = torch.zeros_like(unit[0])
@@ -143,18 +143,18 @@ def _made(value: Tensor | None) -> Tensor:
 
 
 def uniformity(x: Tensor, *, t: float = 2.0) -> float:
-    """log of the mean over pairs of different rows of exp(-t dist^2), rows at length 1 (Wang and Isola,
+    """log of the mean over pairs of different rows of exp(-t dist^2), of L2-normalised rows (Wang and Isola,
     arXiv:2005.10242).
 
-    Range [-4 t, 0] : lower is more even, about -2 t for even directions in a wide space; 0 is complete collapse. Exact,
-    in blocks: O(N^2 d) time.
+    Range [-4 t, 0]: lower is more uniform, about -2 t for uniform directions in a wide space; 0 is complete collapse.
+    Exact, in blocks: O(N^2 d) time.
 
     Raises:
         SSLToolError: for fewer than two rows.
     """
     _at_least(x, 2)
     unit = unit_length(x)
-    norms = unit.square().sum(dim=1)  # 1, but for rows of zeros
+    norms = unit.square().sum(dim=1)  # 1, or 0 for rows of zeros
     n, total = len(unit), 0.0
     for block, norm in zip(unit.split(_PAIR_BLOCK), norms.split(_PAIR_BLOCK), strict=True):
         distance = (norm[:, None] + norms - 2 * block @ unit.T).clamp_(min=0.0)
@@ -164,13 +164,13 @@ def uniformity(x: Tensor, *, t: float = 2.0) -> float:
 
 
 def twonn(x: Tensor) -> float:
-    """Intrinsic dimension from each row's two nearest others, N / sum log(r2 / r1) (Facco et al. 2017).
+    """Intrinsic dimension from the distances to the two nearest neighbours, N / sum log(r2 / r1) (Facco et al. 2017).
 
-    At least 0: the dimension of the surface on which the rows lie, however it is bent; low means collapsed. Repeated
-    rows count once. NaN where fewer than three different rows are left. O(N^2 d) time.
+    At least 0: the dimension of the manifold on which the rows lie; low means collapsed. Duplicate rows count once. NaN
+    for fewer than three distinct rows. O(N^2 d) time.
     """
     _at_least(x, 1)
-    x = torch.unique(x.to(widest(x.device)), dim=0)
+    x = torch.unique(x.to(widest_float(x.device)), dim=0)
     n = len(x)
     if n < 3:
         return math.nan
@@ -180,7 +180,7 @@ def twonn(x: Tensor) -> float:
     for start in range(0, n, _PAIR_BLOCK):
         rows = slice(start, start + _PAIR_BLOCK)
         distance = norms[rows, None] + norms - 2 * x[rows] @ x.T
-        near = distance.topk(min(n, 8), largest=False).indices  # the exact distances decide among these
+        near = distance.topk(min(n, 8), largest=False).indices  # candidates, ranked by exact distances
         exact = (x[rows, None] - x[near]).square().sum(dim=2)
         own = near == torch.arange(start, start + len(near), device=x.device)[:, None]
         nearest = exact.masked_fill(own, math.inf).sort(dim=1).values
@@ -189,12 +189,12 @@ def twonn(x: Tensor) -> float:
 
 
 _PAIR_BLOCK = 1024
-"""Rows that are compared with all others at a time."""
+"""Number of rows compared with all rows at a time."""
 
 
 def unit_length(x: Tensor) -> Tensor:
-    """``x`` (..., d) with rows of length 1 whatever their scale, in the widest float; rows of zeros stay zeros."""
-    x = x.to(widest(x.device))
+    """L2-normalises the rows of ``x`` (..., d) at any scale, in float64 (float32 on MPS). Rows of zeros stay zero."""
+    x = x.to(widest_float(x.device))
     x = x / x.abs().amax(dim=-1, keepdim=True).clamp(min=torch.finfo(x.dtype).tiny)
     return x / torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp(min=1e-12)
 

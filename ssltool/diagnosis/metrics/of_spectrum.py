@@ -1,6 +1,6 @@
-"""Metrics of a spectrum: pure functions of singular values ``s``, (min(N, d),), in any order.
+"""Metrics of a spectrum: functions of the singular values ``s`` (min(N, d),), in any order.
 
-They are those of the centred N x d matrix of representations unless a docstring says otherwise; lambda = s^2 is
+Unless stated otherwise, they are the singular values of the centred N x d matrix of representations. lambda = s^2 is
 proportional to the eigenvalues of the covariance.
 """
 
@@ -16,20 +16,20 @@ from ssltool.errors import SSLToolError
 RANKME_EPS = 1e-7
 
 FIRST_RANK, LAST_RANK = 11, 100
-"""Ranks between which ``alpha`` is fitted: below are the few large values, above the noise."""
+"""Range of ranks that ``alpha`` is fitted to. It excludes the few largest values, and noise."""
 
-DEAD = 1e-3
-"""A direction in which rows differ by less than this share of the largest is dead."""
+DEAD_RATIO = 1e-3
+"""A direction is dead if its singular value is below this fraction of the largest."""
 
-FEWEST_RANKS = 10
-"""A power law through fewer values than this would say nothing."""
+MIN_FITTED_RANKS = 10
+"""Smallest number of values for the fit of a power law."""
 
 
 def auc(s: Tensor) -> float:
     """Area under the cumulative explained variance, Eq. 2 of arXiv:2209.15007: mean_j (sum_{i<=j} s_i / sum s).
 
-    Range [(d + 1) / (2 d), 1] for d values: just above 0.5 is a flat spectrum, 1 complete collapse (rank 1, or all
-    rows the same).
+    Range [(d + 1) / (2 d), 1] for d values: slightly above 0.5 for a flat spectrum, 1 for complete collapse (rank 1, or
+    equal rows).
     """
     s = _values(s)
     total = s.sum()
@@ -41,7 +41,7 @@ def auc(s: Tensor) -> float:
 def effective_rank(s: Tensor) -> float:
     """exp of the entropy of s / sum s (Roy and Vetterli 2007).
 
-    Range [1, d]: higher is healthier; 0 where all rows are the same.
+    Range [1, d]: higher is healthier; 0 if all rows are equal.
     """
     s = _values(s)
     total = s.sum()
@@ -53,7 +53,7 @@ def effective_rank(s: Tensor) -> float:
 def rankme(s: Tensor) -> float:
     """exp of the entropy of s / sum s + 1e-7, s of the *uncentred* matrix (Garrido et al., arXiv:2210.02885, Eq. 1).
 
-    Range [1, d]: higher is healthier. Unlike ``effective_rank`` it counts the mean as a direction. 1 where all is 0.
+    Range [1, d]: higher is healthier. Unlike ``effective_rank`` it counts the mean as a direction. 1 for zeros.
     """
     s = _values(s)
     total = s.sum()
@@ -66,7 +66,7 @@ def rankme(s: Tensor) -> float:
 def participation_ratio(s: Tensor) -> float:
     """(sum lambda)^2 / sum lambda^2.
 
-    Range [1, d]: higher is healthier; 0 where all rows are the same. Large eigenvalues weigh more than in
+    Range [1, d]: higher is healthier; 0 if all rows are equal. Large eigenvalues have more weight than in
     ``effective_rank``.
     """
     share = _shares(s)
@@ -76,15 +76,14 @@ def participation_ratio(s: Tensor) -> float:
 def stable_rank(s: Tensor) -> float:
     """sum lambda / lambda_1, called NESum by He and Ozay (ICML 2022).
 
-    Range [1, d]: higher is healthier; 0 where all rows are the same. Only the largest eigenvalue stands against the
-    rest.
+    Range [1, d]: higher is healthier; 0 if all rows are equal. Compares the sum of all eigenvalues with the largest.
     """
     share = _shares(s)
     return 0.0 if share is None else float(1.0 / share[0])
 
 
 class PowerLaw(float):
-    """An exponent, with the ranks ``first`` to ``last`` (from 1) that it was fitted to and the weighted ``r2``."""
+    """A fitted exponent, with the range of ranks ``first`` to ``last`` (from 1) and the weighted ``r2`` of the fit."""
 
     first: int
     last: int
@@ -104,18 +103,18 @@ class PowerLaw(float):
 def alpha(s: Tensor, *, first: int = FIRST_RANK, last: int = LAST_RANK, d: int | None = None) -> PowerLaw:
     """Exponent of the power law lambda_j ~ j^-alpha (Agrawal et al., NeurIPS 2022, arXiv:2202.05808).
 
-    Least squares in log-log with weights 1 / j over the ranks ``first`` to ``last``, or to the last value above
-    rounding (``numerical_rank``). About 1 is what the authors find in networks that transfer well; larger is a
-    spectrum that falls faster, smaller a flatter one. NaN where fewer than ten values are left to fit.
+    Weighted least squares in log-log space, with weights 1 / j, over the ranks ``first`` to ``last``, or to the last
+    value above rounding noise (``numerical_rank``). About 1 is what the authors find in networks that transfer well; a
+    larger exponent means faster decay. NaN for fewer than ten values.
 
     Raises:
         SSLToolError: unless 1 <= first < last.
     """
     if not 1 <= first < last:
-        raise SSLToolError(f"alpha is fitted to ranks {first} to {last}; the first must be below the last")
+        raise SSLToolError(f"alpha requires 1 <= first < last; found ranks {first} to {last}")
     s = _values(s)
     last = min(last, numerical_rank(s, d=d))
-    if last - first + 1 < FEWEST_RANKS:
+    if last - first + 1 < MIN_FITTED_RANKS:
         return PowerLaw(math.nan, first, last, math.nan)
     ranks = torch.arange(first, last + 1, dtype=torch.float64)
     x, y, w = ranks.log(), 2 * s[first - 1 : last].log(), 1 / ranks
@@ -123,22 +122,22 @@ def alpha(s: Tensor, *, first: int = FIRST_RANK, last: int = LAST_RANK, d: int |
     x, y = x - (w * x).sum(), y - (w * y).sum()
     slope = (w * x * y).sum() / (w * x * x).sum()
     spread = float((w * y * y).sum())
-    straight = spread <= (1e-12 * float(s[0].log().abs() + 1)) ** 2  # a flat spectrum, but for rounding
+    straight = spread <= (1e-12 * float(s[0].log().abs() + 1)) ** 2  # a flat spectrum up to rounding
     r2 = 1.0 if straight else 1.0 - float((w * (y - slope * x).square()).sum()) / spread
     return PowerLaw(-float(slope), first, last, r2)
 
 
 def dead_directions(s: Tensor) -> float:
-    """Share of the values below 0.001 s_1: directions in which the rows hardly differ.
+    """Fraction of the values below 0.001 s_1: directions with almost no variance.
 
-    Range [0, 1]: 0 is healthy; 1 where all rows are the same. Not from a paper: docs/collapse.md says what it sees.
+    Range [0, 1]: 0 is healthy; 1 if all rows are equal. Not from a paper; see docs/collapse.md.
     """
     s = _values(s)
-    return float((s < DEAD * s[0]).double().mean()) if s[0] > 0 else 1.0
+    return float((s < DEAD_RATIO * s[0]).double().mean()) if s[0] > 0 else 1.0
 
 
 def numerical_rank(s: Tensor, *, dtype: torch.dtype = torch.float32, d: int | None = None) -> int:
-    """How many values are above d eps s_1, eps of the ``dtype`` the representations were computed in.
+    """Number of values above d eps s_1, with eps of the ``dtype`` in which the representations were computed.
 
     Range [0, d]. ``d`` is the width, by default the number of values.
     """
@@ -147,9 +146,9 @@ def numerical_rank(s: Tensor, *, dtype: torch.dtype = torch.float32, d: int | No
 
 
 def condition_number(s: Tensor, *, dtype: torch.dtype = torch.float32, d: int | None = None) -> float:
-    """s_1 over the smallest value that ``numerical_rank`` keeps.
+    """s_1 divided by the smallest value that ``numerical_rank`` counts.
 
-    At least 1, which is a flat spectrum; what falls below rounding does not count. NaN where all rows are the same.
+    At least 1, which is a flat spectrum. Values below rounding noise are ignored. NaN if all rows are equal.
     """
     s = _values(s)
     rank = numerical_rank(s, dtype=dtype, d=d)
@@ -157,19 +156,19 @@ def condition_number(s: Tensor, *, dtype: torch.dtype = torch.float32, d: int | 
 
 
 def _shares(s: Tensor) -> Tensor | None:
-    """lambda / sum lambda, largest first, or None where all are 0."""
+    """lambda / sum lambda in descending order, or None if all are 0."""
     s = _values(s)
     if s[0] == 0:
         return None
-    squares = (s / s[0]).square()  # by the largest, so that nothing under- or overflows
+    squares = (s / s[0]).square()  # divided by the largest to avoid under- and overflow
     return squares / squares.sum()
 
 
 def _values(s: Tensor) -> Tensor:
     if s.dim() != 1 or not len(s):
-        raise SSLToolError(f"a spectrum is one row of singular values; found shape {tuple(s.shape)}")
+        raise SSLToolError(f"a spectrum must be a 1-d tensor of singular values; found shape {tuple(s.shape)}")
     s = s.double().cpu().sort(descending=True).values
     if not bool(torch.isfinite(s).all()) or s[-1] < 0:
         wrong = s[~torch.isfinite(s) | (s < 0)][0]
-        raise SSLToolError(f"a spectrum is made of finite values of at least 0; found {float(wrong)}")
+        raise SSLToolError(f"singular values must be finite and at least 0; found {float(wrong)}")
     return s

@@ -9,18 +9,17 @@ from torch import Tensor
 
 from ssltool.diagnosis.metrics.of_rows import unit_length
 from ssltool.errors import SSLToolError
-from ssltool.reprs.nonfinite import refuse_nonfinite
-from ssltool.training.precision import widest
+from ssltool.training.precision import widest_float
 
 LIDAR_DELTA = 1e-4
 LIDAR_EPS = 1e-8
 
 
 def alignment(x: Tensor) -> float:
-    """Mean squared distance between two views of one image, rows at length 1 (Wang and Isola, arXiv:2005.10242).
+    """Mean squared distance between views of an image, of L2-normalised rows (Wang and Isola, arXiv:2005.10242).
 
-    Range [0, 4]: 0 where all views of an image agree, which collapsed representations do best; about 2 for unrelated
-    views. All Q (Q - 1) / 2 pairs count.
+    Range [0, 4]: 0 if all views of an image are equal, as in collapsed representations; about 2 for unrelated views.
+    The mean is over all Q (Q - 1) / 2 pairs.
 
     Raises:
         SSLToolError: unless ``x`` is (N, Q, d) with Q at least 2.
@@ -33,11 +32,12 @@ def alignment(x: Tensor) -> float:
 
 
 def lidar(x: Tensor) -> float:
-    """exp of the entropy of the eigenvalues of Sw^-1/2 Sb Sw^-1/2, how many directions tell images apart rather than
-    views (Thilak et al., ICLR 2024, arXiv:2312.04000).
+    """exp of the entropy of the eigenvalues of Sw^-1/2 Sb Sw^-1/2: the number of directions that discriminate images,
+    not views (Thilak et al., ICLR 2024, arXiv:2312.04000).
 
-    Range [1, d]: higher is healthier. Sb is the unbiased covariance of the images' means, Sw that of the views around
-    them plus 1e-4 I; the shares have 1e-8 added. The paper takes about 50 views of each of 1,000 images.
+    Range [1, d]: higher is healthier. Sb is the unbiased covariance of the image means. Sw is the covariance of the
+    views around them, plus 1e-4 I. 1e-8 is added to the normalised eigenvalues. The paper uses about 50 views of 1,000
+    images.
 
     Raises:
         SSLToolError: unless ``x`` is (N, Q, d) with N and Q at least 2.
@@ -45,7 +45,7 @@ def lidar(x: Tensor) -> float:
     x = _views(x)
     n, q, d = x.shape
     if n < 2:
-        raise SSLToolError(f"lidar compares images; found {n}")
+        raise SSLToolError(f"lidar requires at least 2 images; found {n}")
     means = x.mean(dim=1)
     between = (means - means.mean(dim=0)) / math.sqrt(n - 1)
     within = (x - means[:, None]).reshape(-1, d) / math.sqrt(n * (q - 1))
@@ -53,7 +53,9 @@ def lidar(x: Tensor) -> float:
     whitening = vectors / (eigenvalues.clamp(min=0.0) + LIDAR_DELTA).sqrt()
     # The eigenvalues of Sw^-1/2 Sb Sw^-1/2 are the squared singular values of the whitened means.
     values = torch.linalg.svdvals(between @ whitening).square()
-    values = torch.nn.functional.pad(values, (0, d - len(values)))  # fewer images than dimensions leave the others 0
+    values = torch.nn.functional.pad(
+        values, (0, d - len(values))
+    )  # with fewer images than dimensions the other values are 0
     total = values.sum()
     p = (values / total if total > 0 else values) + LIDAR_EPS
     return float(torch.exp(-(p * p.log()).sum()))
@@ -62,8 +64,8 @@ def lidar(x: Tensor) -> float:
 def _views(x: Tensor) -> Tensor:
     if x.dim() != 3 or x.shape[1] < 2 or not len(x):
         raise SSLToolError(
-            f"this metric takes views of images, (N, Q, d) with Q at least 2; found shape {tuple(x.shape)}; "
-            "ssltool save-reprs --views Q writes them"
+            f"this metric requires views, (N, Q, d) with Q at least 2; found shape {tuple(x.shape)}; "
+            "ssltool save-reprs --views Q saves them"
         )
     refuse_nonfinite(x)
-    return x.to(widest(x.device))
+    return x.to(widest_float(x.device))

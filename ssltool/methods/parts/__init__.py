@@ -1,1 +1,1 @@
-"""What several methods share: queues, momentum teachers, crops, prototypes."""
+"""Components that several methods share: queues, momentum teachers, multi-crop, prototypes."""

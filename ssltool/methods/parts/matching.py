@@ -1,4 +1,4 @@
-"""What several losses do alike: name one's own row among a batch's, and match targets across crops."""
+"""Losses that several methods share: InfoNCE, and cross-entropy between crops."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def own_row_among(rows: Tensor, others: Tensor, temperature: float) -> Tensor:
-    """Mean cross-entropy of picking row i of ``others`` for row i of ``rows``, both (N, D), by cosine / temperature."""
+def info_nce(rows: Tensor, others: Tensor, temperature: float) -> Tensor:
+    """InfoNCE: mean cross-entropy of matching row i of ``rows`` (N, D) to row i of ``others`` (N, D), with logits
+    cosine / temperature."""
     logits = F.normalize(rows, dim=1) @ F.normalize(others, dim=1).mT / temperature
     return F.cross_entropy(logits, torch.arange(len(rows), device=rows.device))
 
 
-def across_crops(logits: list[Tensor], targets: list[Tensor]) -> Tensor:
-    """Mean over the targets i and all crops v other than i of the cross-entropy of softmax(logits_v) with target_i.
+def multicrop_cross_entropy(logits: list[Tensor], targets: list[Tensor]) -> Tensor:
+    """Cross-entropy of softmax(logits_v) with target_i, averaged over the targets i and all other crops v.
 
-    ``logits``: V times (N, K); ``targets``: probabilities (N, K) of the first of them.
+    ``logits``: V tensors (N, K); ``targets``: probabilities (N, K) of the first crops.
     """
     log_p = [crop.log_softmax(dim=1) for crop in logits]
     losses = [

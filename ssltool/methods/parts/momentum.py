@@ -1,4 +1,4 @@
-"""Teachers that follow the network they teach."""
+"""Momentum teachers: exponential moving averages (EMA) of the student's weights."""
 
 from __future__ import annotations
 
@@ -13,55 +13,55 @@ from ssltool.training.schedule import cosine
 
 
 class MomentumMethod(Method):
-    """A method whose targets come from ``teacher``, an average of the network's past weights.
+    """Base class of methods whose targets come from ``teacher``, an EMA of the network's weights.
 
-    Its options have ``momentum`` and ``momentum_final``. A subclass calls ``make_teacher`` when the parts in ``TAUGHT``
-    are there. The teacher's batch norms see their own batches and keep their own running statistics, as in all papers
-    of this family. MoCo v3 and the collapse paper's BYOL move the teacher at the start of the next forward pass, which
-    is the same but for one step of the schedule.
+    The options have ``momentum`` and ``momentum_final``. A subclass calls ``make_teacher`` after it has created the
+    modules in ``TEACHER_MODULES``. The teacher's batch norms use their own batch and running statistics, as in the
+    papers. MoCo v3 and the collapse paper's BYOL update the teacher at the start of the next forward pass, which shifts
+    the momentum schedule by one step.
     """
 
-    TAUGHT: ClassVar[tuple[str, ...]] = ("backbone", "projector")
+    TEACHER_MODULES: ClassVar[tuple[str, ...]] = ("backbone", "projector")
     teacher: nn.ModuleDict
 
     def make_teacher(self) -> None:
-        """Copies the network as it is; the copy takes no gradients."""
-        student = nn.ModuleDict({name: getattr(self, name) for name in self.TAUGHT})
+        """Creates the teacher as a copy of the network, without gradients."""
+        student = nn.ModuleDict({name: getattr(self, name) for name in self.TEACHER_MODULES})
         self.teacher = copy.deepcopy(student).requires_grad_(False)
 
     @torch.no_grad()
-    def teach(self, view: Tensor) -> Tensor:
-        """The last output (N, D) of the teacher for a view, float32."""
-        for name in self.TAUGHT:
+    def teacher_forward(self, view: Tensor) -> Tensor:
+        """The output (N, D) of the teacher for a view, in float32."""
+        for name in self.TEACHER_MODULES:
             view = self.teacher[name](view)
         return view.float()
 
     def after_step(self) -> None:
-        """The teacher takes its step after the network's."""
-        self.move_teacher(momentum_at(self.progress, self.options))
+        """Updates the teacher after each optimiser step."""
+        self.update_teacher(momentum_at(self.progress, self.options))
 
-    def causes(self) -> dict[str, bool]:
+    def collapse_causes(self) -> dict[str, bool]:
         start, end = self.options.momentum, self.options.momentum_final
-        return super().causes() | {
+        return super().collapse_causes() | {
             "the teacher is a copy of the network (momentum=0)": start == 0,
-            "the teacher stays as random as it began (momentum=1)": start == 1 and end in (None, 1),
+            "the teacher keeps its random weights (momentum=1)": start == 1 and end in (None, 1),
         }
 
-    def move_teacher(self, momentum: float) -> None:
+    def update_teacher(self, momentum: float) -> None:
         """teacher <- momentum * teacher + (1 - momentum) * network."""
-        for name in self.TAUGHT:
-            follow(self.teacher[name], getattr(self, name), momentum)
+        for name in self.TEACHER_MODULES:
+            ema_update(self.teacher[name], getattr(self, name), momentum)
 
 
 def momentum_at(progress: float, options: Any) -> float:
-    """The teacher's momentum at ``progress``, from 0 to 1: constant, or along a cosine (Eq. 8 of arXiv:2006.07733)."""
+    """The teacher's momentum at ``progress`` in [0, 1]: constant, or a cosine schedule (Eq. 8 of arXiv:2006.07733)."""
     if options.momentum_final is None:
         return float(options.momentum)
     return cosine(progress, options.momentum, options.momentum_final)
 
 
 @torch.no_grad()
-def follow(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
-    """teacher <- momentum * teacher + (1 - momentum) * student, for every parameter; buffers are left alone."""
+def ema_update(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
+    """teacher <- momentum * teacher + (1 - momentum) * student, for each parameter. Buffers do not change."""
     pairs = [(t.data, s.data) for t, s in zip(teacher.parameters(), student.parameters(), strict=True)]
     torch._foreach_lerp_([t for t, _ in pairs], [s for _, s in pairs], 1.0 - momentum)

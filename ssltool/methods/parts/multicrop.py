@@ -1,4 +1,4 @@
-"""Views of several sizes through one network."""
+"""Forward passes of one network on views of several sizes."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 
-def by_size(network: Callable[[Tensor], Tensor], views: list[Tensor]) -> list[Tensor]:
-    """``network`` of each view; neighbours of one size go through it together, so they share batch statistics."""
+def forward_by_size(network: Callable[[Tensor], Tensor], views: list[Tensor]) -> list[Tensor]:
+    """``network(view)`` for each view. Consecutive views of the same size share a forward pass and batch statistics."""
     out: list[Tensor] = []
     for _, group in groupby(views, key=lambda view: view.shape[-1]):
-        out += together(network, list(group))
+        out += forward_concatenated(network, list(group))
     return out
 
 
-def together(network: Callable[[Tensor], Tensor], parts: list[Tensor]) -> list[Tensor]:
-    """``network`` of all ``parts`` at once, in as many parts."""
+def forward_concatenated(network: Callable[[Tensor], Tensor], parts: list[Tensor]) -> list[Tensor]:
+    """``network`` of the concatenated ``parts``, split again into parts."""
     return list(network(torch.cat(parts)).split([len(part) for part in parts]))

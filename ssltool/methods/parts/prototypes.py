@@ -1,4 +1,4 @@
-"""What the clustering methods share: unit prototypes, and the sign that nothing is being told apart."""
+"""Components of the clustering methods: unit prototypes, and a warning about uniform assignments."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssltool.methods.base import is_near
+from ssltool.methods.base import is_close
 from ssltool.training.precision import without_autocast
 
 
 class Prototypes(nn.Module):
-    """``count`` directions in ``dim`` dimensions; maps unit rows (N, dim) to cosines (N, count)."""
+    """``count`` unit vectors of width ``dim``; maps unit rows (N, dim) to cosines (N, count)."""
 
     def __init__(self, dim: int, count: int) -> None:
         super().__init__()
@@ -23,7 +23,7 @@ class Prototypes(nn.Module):
 
     @torch.no_grad()
     def normalise(self) -> None:
-        """Scales every prototype to length 1."""
+        """L2-normalises the prototypes."""
         self.weight.copy_(F.normalize(self.weight, dim=1))
 
     def forward(self, rows: Tensor) -> Tensor:
@@ -32,16 +32,16 @@ class Prototypes(nn.Module):
 
 @without_autocast
 def cosines(rows: Tensor, others: Tensor) -> Tensor:
-    """Products (N, K) of unit rows (N, D) and (K, D), in their own precision: assignments feel the last digits."""
+    """Products (N, K) of unit rows (N, D) and (K, D). Without autocast, because assignments depend on the precision."""
     return rows @ others.mT
 
 
-def stuck_at_uniform(loss: float, count: int, epoch: int, remedy: str) -> str | None:
-    """The warning for a loss that, after the first epoch, is still that of answering all ``count`` prototypes alike."""
+def uniform_loss_warning(loss: float, count: int, epoch: int, remedy: str) -> str | None:
+    """A warning if, after the first epoch, the loss is still that of a uniform output over ``count`` prototypes."""
     uniform = math.log(count)
-    if epoch == 0 or not is_near(loss, uniform):
+    if epoch == 0 or not is_close(loss, uniform):
         return None
     return (
-        f"the loss is {loss:.3f}, and ln {count} = {uniform:.3f} is what a network has that gives all {count} "
-        f"prototypes the same probability whatever the image: nothing is told apart. {remedy}"
+        f"the loss of {loss:.3f} is that of a uniform output over {count} prototypes (ln {count} = {uniform:.3f}): "
+        f"the network does not distinguish images. {remedy}"
     )

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ssltool.reprs.nonfinite import refuse_nonfinite
 from ssltool.reprs.row_set import RowSet
-from ssltool.training.precision import widest
+from ssltool.training.precision import widest_float
 
 SAMPLE = 4096
 """Number of rows of the bank whose mean is the origin."""
@@ -58,7 +58,7 @@ class MetricSpace:
         space = cls(metric == "cos", device, precision == "bf16", torch.zeros((), device=device))
         sample = torch.linspace(0, len(bank) - 1, min(SAMPLE, len(bank)), dtype=torch.float64).long()
         rows, _ = space._normalised(bank.take(sample))
-        return cls(space.normalise, device, space.half_precision, rows.mean(dim=0, dtype=widest(device)))
+        return cls(space.normalise, device, space.half_precision, rows.mean(dim=0, dtype=widest_float(device)))
 
     def transform(self, rows: Tensor) -> Transformed:
         """``rows`` (n, d) of any precision and device, in this space.
@@ -88,7 +88,7 @@ class MetricSpace:
         rows = rows.to(self.device)
         if not self.normalise:
             return rows, 0.0
-        norms = torch.linalg.vector_norm(rows, dim=1, keepdim=True, dtype=widest(self.device))
+        norms = torch.linalg.vector_norm(rows, dim=1, keepdim=True, dtype=widest_float(self.device))
         return rows / norms.clamp(min=torch.finfo(norms.dtype).tiny), (norms[:, 0] == 0).float() / 2
 
 

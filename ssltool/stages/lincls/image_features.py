@@ -12,7 +12,7 @@ from ssltool.checkpoints.load import load_pretrained, with_saved_data
 from ssltool.config import LinclsConfig
 from ssltool.data import views
 from ssltool.data.images import ImageSet
-from ssltool.data.labels import open_labelled, open_scored, places
+from ssltool.data.labels import class_indices, open_labelled, open_labelled_val
 from ssltool.data.loader import Batch, Loader
 from ssltool.errors import SSLToolError
 from ssltool.files import Record, weights_hash
@@ -42,9 +42,9 @@ class ImageFeatures(FeatureSource):
             train, val = open_labelled(config)
             known = np.arange(int(train.labels.max()) + 1)
         else:
-            val = open_scored(config)
+            val = open_labelled_val(config)
         self.classes = known
-        numbers, self.counted = places(val.labels, known)
+        numbers, self.counted = class_indices(val.labels, known)
         self.sizes = {"val_size": len(val)}
         self._before = weights_hash(self.method.backbone.state_dict())
 

@@ -14,7 +14,7 @@ from ssltool.stages.lincls.logistic import Logistic, logistic_regression
 from ssltool.stages.lincls.saved_features import SavedFeatures
 from ssltool.stages.lincls.selection import best, note_edge, penalties
 from ssltool.training import distributed
-from ssltool.training.precision import widest
+from ssltool.training.precision import widest_float
 
 
 def solve(source: SavedFeatures, folder: RunFolder, device: torch.device) -> Record:
@@ -73,5 +73,5 @@ def _facts(c: float, fit: Logistic) -> Record:
 
 
 def _linear(source: SavedFeatures, fit: Logistic, device: torch.device) -> Linear:
-    wide = widest(device)
+    wide = widest_float(device)
     return source.of_features((fit.weight.to(device, wide), fit.bias.to(device, wide)))

@@ -28,7 +28,7 @@ from ssltool.stages.lincls.selection import default_name
 from ssltool.stages.lincls.sgd import ProbeLoop
 from ssltool.training import distributed
 from ssltool.training.device import pick_device
-from ssltool.training.precision import widest
+from ssltool.training.precision import widest_float
 
 
 def run(config: LinclsConfig) -> Record:
@@ -71,7 +71,7 @@ def _evaluate(config: LinclsConfig, device: torch.device, probe: Probe) -> Recor
             found.append(f"the width was {probe.weight.shape[1]}, is now {source.width}")
         if found:
             raise SSLToolError(f"the probe was trained on another network: {'; '.join(found)}. Give the one it was")
-        wide = widest(device) if probe.weight.dtype == torch.float64 else probe.weight.dtype
+        wide = widest_float(device) if probe.weight.dtype == torch.float64 else probe.weight.dtype
         classifier = probe.weight.to(device, wide), probe.bias.to(device, wide)
         (accuracies,) = score(source.val(), [classifier], source.counted)
         return accuracies | source.facts() | source.check() | source.origin

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ssltool.files import Record
 from ssltool.training.classification import Accuracy
 from ssltool.training.optimizers import create_optimizer
-from ssltool.training.precision import widest
+from ssltool.training.precision import widest_float
 
 Batches = Iterator[tuple[Tensor, Tensor]]
 """Features (B, d) and the places of their classes (B,)."""
@@ -39,7 +39,8 @@ class Heads:
         self.layers = [copy.deepcopy(start).to(device) for _ in range(count)]
         groups = [{"params": list(layer.parameters())} for layer in self.layers]
         self.optimizer = create_optimizer(optimizer, groups, 0.0, settings)
-        self.sums = torch.zeros(2, count, dtype=widest(device), device=device)  # of losses and of hits, by classifier
+        dtype = widest_float(device)
+        self.sums = torch.zeros(2, count, dtype=dtype, device=device)  # of losses and of hits, by classifier
 
     def set_rates(self, rates: Sequence[float]) -> None:
         """The rate of each classifier from here on."""

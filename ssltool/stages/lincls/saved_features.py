@@ -11,15 +11,15 @@ from torch import Tensor
 
 from ssltool.config import LinclsConfig
 from ssltool.data.images import MEMORY_LIMIT
-from ssltool.data.labels import places
-from ssltool.data.support import labelled_rows
+from ssltool.data.labels import class_indices
+from ssltool.data.support import stratified_sample
 from ssltool.errors import SSLToolError, UsageError
 from ssltool.reprs.group import ONE_NETWORK, ONE_SET, Saved, refuse_mix
 from ssltool.stages.lincls.features import FeatureSource
 from ssltool.stages.lincls.linear_heads import Batches, Linear
 from ssltool.training import distributed
 from ssltool.training.classification import epoch_order
-from ssltool.training.precision import widest
+from ssltool.training.precision import widest_float
 
 ROWS_AT_ONCE = 8192
 """Rows in a batch that is only scored."""
@@ -55,7 +55,7 @@ class SavedFeatures(FeatureSource):
         self.origin = dict.fromkeys(("checkpoint", *ONE_NETWORK)) | {"random": False}
         self.origin |= {key: value for key, value in val.meta.items() if key in ORIGIN}
         self.classes = np.unique(train.targets.numpy()) if known is None else known
-        numbers, self.counted = places(val.targets.numpy(), self.classes)
+        numbers, self.counted = class_indices(val.targets.numpy(), self.classes)
         self.sizes = {"val_size": len(val)}
         self._val = val.rows.block(0, len(val)), torch.from_numpy(numbers)
         if known is None:
@@ -66,10 +66,10 @@ class SavedFeatures(FeatureSource):
         config = self.config
         rows, labels, index = train.rows.block(0, len(train)), train.targets.numpy(), train.index.numpy()
         if config.labels_fraction < 1:
-            some = labelled_rows(labels, config.labels_fraction, config.seed)
+            some = stratified_sample(labels, config.labels_fraction, config.seed)
             rows, labels, index = rows[torch.from_numpy(some)], labels[some], index[some]
         self._kept, self._held = map(torch.from_numpy, self._choose(labels, index))
-        self._raw, self._numbers = rows.float(), torch.from_numpy(places(labels, self.classes)[0])
+        self._raw, self._numbers = rows.float(), torch.from_numpy(class_indices(labels, self.classes)[0])
         standardise = config.solver == "lbfgs" if config.standardise is None else config.standardise
         self.config = dataclasses.replace(config, standardise=standardise)
         self._scale = _scale(self._raw) if standardise else None
@@ -101,7 +101,7 @@ class SavedFeatures(FeatureSource):
         if self._scale is None:
             return classifier
         # In float64: where the mean is far larger than the deviations, as in collapse, float32 would lose the classes.
-        weight, bias = (tensor.to(widest(self.device)) for tensor in classifier)
+        weight, bias = (tensor.to(widest_float(self.device)) for tensor in classifier)
         mean, deviation = (tensor.to(weight) for tensor in self._scale)
         weight = weight / deviation
         return weight, bias - weight @ mean

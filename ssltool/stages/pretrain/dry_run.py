@@ -12,7 +12,7 @@ from torch.optim.optimizer import Optimizer
 from ssltool.config import PretrainConfig
 from ssltool.data.loader import Batch
 from ssltool.errors import SSLToolError
-from ssltool.methods.base import Method, trainable
+from ssltool.methods.base import Method, trainable_parameters
 from ssltool.runs.resume import find_start
 from ssltool.stages.pretrain.prepare import prepare
 from ssltool.training.device import autocast, pick_device
@@ -81,7 +81,7 @@ def _costs(setup: TrainingSetup, device: torch.device) -> dict[str, Any]:
         method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = build_optimizer(method.param_groups(), setup.config)
     weights = {p.data_ptr(): p.nbytes for p in method.parameters()}
-    count = min(max(16, method.smallest_batch), setup.batch_size)
+    count = min(max(16, method.min_batch_size), setup.batch_size)
     tried, seconds, kept = 0, 0.0, dict[int, int]()
     while seconds < TRIAL_SECONDS and tried < setup.batch_size:
         try:
@@ -93,12 +93,12 @@ def _costs(setup: TrainingSetup, device: torch.device) -> dict[str, Any]:
     if not tried:
         raise SSLToolError(f"not even {count} images fit into the memory of {device}; lower --image-size or --dim")
     state = sum(v.nbytes for s in optimizer.state.values() for v in s.values() if isinstance(v, torch.Tensor))
-    gradients = sum(p.nbytes for p in trainable(method))
+    gradients = sum(p.nbytes for p in trainable_parameters(method))
     activations = sum(size for pointer, size in kept.items() if pointer not in weights)
     return {
         "warnings": warnings,
         "parameters": sum(p.numel() for p in method.parameters()),
-        "trainable_parameters": sum(p.numel() for p in trainable(method)),
+        "trainable_parameters": sum(p.numel() for p in trainable_parameters(method)),
         "memory_bytes": int(sum(weights.values()) + gradients + state + activations * setup.batch_size / tried),
         "images_per_second": tried / seconds,
         "estimated_seconds": setup.epochs * setup.steps * setup.batch_size * seconds / tried,

@@ -15,7 +15,7 @@ from ssltool.data.strategies import (
     read_numbers,
     read_order,
 )
-from ssltool.data.support import Support, labelled_rows
+from ssltool.data.support import Support, stratified_sample
 from ssltool.errors import SSLToolError
 from ssltool.methods import method_class, method_options
 from ssltool.methods.options import LabelledSupport
@@ -64,7 +64,7 @@ def _support(config: PretrainConfig, options: Any, images: ImageSet) -> Support 
     """The labelled images that the method's options ask for, if they do."""
     if not isinstance(options, LabelledSupport):
         return None
-    rows = labelled_rows(images.labels, options.labels_fraction, config.seed)
+    rows = stratified_sample(images.labels, options.labels_fraction, config.seed)
     if options.labels_path is not None:
         if options.labels_fraction != type(options)().labels_fraction:
             raise SSLToolError("labels_path and labels_fraction contradict each other; leave one of them out")

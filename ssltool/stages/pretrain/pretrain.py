@@ -310,7 +310,7 @@ def _build_state(setup: TrainingSetup, device: torch.device) -> TrainState:
         method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     method.to(device)
     optimizer = build_optimizer(method.param_groups(), c)
-    model = distributed.wrap(method, device)
+    model = distributed.wrap_ddp(method, device)
     if c.compile:
         model = torch.compile(model)  # type: ignore[assignment]
     torch.backends.cudnn.benchmark = device.type == "cuda"  # shapes are fixed, so the fastest kernels are worth finding

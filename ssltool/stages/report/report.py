@@ -17,7 +17,7 @@ from ssltool.checkpoints.load import Pretrained, load_pretrained
 from ssltool.config import NetworkSettings, ReportConfig, SaveReprsConfig
 from ssltool.diagnosis.measure import measure
 from ssltool.diagnosis.metrics import MAIN
-from ssltool.diagnosis.monitor import VOTERS, knn_accuracy
+from ssltool.diagnosis.monitor import KNN_NEIGHBOURS, knn_accuracy
 from ssltool.diagnosis.row_blocks import Rows
 from ssltool.diagnosis.verdict import NEEDED, judge_measured
 from ssltool.errors import SSLToolError
@@ -103,7 +103,7 @@ def _represent(
 
 def _watched(network: Pretrained, device: torch.device) -> list[str]:
     """The layers that are monitored for collapse, of those that this method has."""
-    watched = network.method.watched
+    watched = network.method.monitored_layers
     two = torch.zeros(2, 3, network.image_size, network.image_size, device=device)
     with torch.inference_mode():
         there = network.method.outputs(two, watched[-1])
@@ -151,7 +151,7 @@ def _neighbours(reprs: Representations, setup: TrainingSetup, rows: np.ndarray, 
         [shown(int(row), 1.0 + float(s)) for row, s in zip(rows_, cosines, strict=True)]
         for rows_, cosines in zip(near, similarity, strict=True)
     ]
-    return Neighbours([shown(int(row)) for row in queries], found, VOTERS, knn_accuracy(x, targets).get("knn"))
+    return Neighbours([shown(int(row)) for row in queries], found, KNN_NEIGHBOURS, knn_accuracy(x, targets).get("knn"))
 
 
 def _queries(targets: Tensor, count: int) -> Tensor:

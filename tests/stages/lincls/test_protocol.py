@@ -223,7 +223,7 @@ def test_without_out_the_run_folder_is_named_after_the_pretrained_run(settings, 
 def test_unlabelled_images_are_refused_before_a_folder_is_made(settings, write_images, tmp_path):
     for split in ("train", "val"):
         write_images(tmp_path / "pile" / split, 4)
-    with pytest.raises(SSLToolError, match="imagenet train has no labels; labelled images are needed as DATA"):
+    with pytest.raises(SSLToolError, match="imagenet train has no labels"):
         lincls.run(settings(data=str(tmp_path / "pile")))
     assert not (tmp_path / "probe").exists()
 
@@ -231,13 +231,13 @@ def test_unlabelled_images_are_refused_before_a_folder_is_made(settings, write_i
 def test_val_classes_that_train_lacks_are_refused(settings, tmp_path):
     few = tmp_path / "few.npy"
     np.save(few, np.arange(20))  # the first class only
-    with pytest.raises(SSLToolError, match="the val images have classes beyond the 1 of the train images"):
+    with pytest.raises(SSLToolError, match="train images only up to 0"):
         lincls.run(settings(idx_path=str(few)))
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_a_dataset_type_that_names_one_split_for_both_is_refused(settings, split):
-    with pytest.raises(SSLToolError, match=f"--dataset-type imagenet_{split} names one split"):
+    with pytest.raises(SSLToolError, match=f"--dataset-type imagenet_{split} "):
         lincls.run(settings(dataset_type=f"imagenet_{split}"))
 
 

@@ -216,7 +216,7 @@ def test_small_images_are_cropped_by_half_at_most_unless_told(settings, given, u
 
 
 def test_the_weak_view_is_the_whole_image_in_the_recipe_too():
-    draws = views.draw(500, WHOLE, torch.Generator().manual_seed(0))
+    draws = views.sample_params(500, WHOLE, torch.Generator().manual_seed(0))
     assert bool((views.crop_boxes(draws, 20, 20) == torch.tensor([0, 0, 20, 20])).all())
     assert not bool(draws.flip.any() | draws.jittered.any() | draws.gray.any())
 
