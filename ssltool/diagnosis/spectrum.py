@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ssltool.errors import SSLToolError
+from ssltool.reprs.nonfinite import refuse_nonfinite
 
 
 class Factor:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ssltool.diagnosis.spectrum import blocks_of
 from ssltool.errors import SSLToolError
+from ssltool.reprs.nonfinite import refuse_nonfinite
 from ssltool.training.precision import widest_float
 
 Blocks = Tensor | Iterable[Tensor]

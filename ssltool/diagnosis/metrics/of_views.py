@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ssltool.diagnosis.metrics.of_rows import unit_length
 from ssltool.errors import SSLToolError
+from ssltool.reprs.nonfinite import refuse_nonfinite
 from ssltool.training.precision import widest_float
 
 LIDAR_DELTA = 1e-4
