@@ -140,7 +140,7 @@ def test_the_table_has_no_notes_and_a_dash_for_what_is_not_a_number(ssltool, wri
     ran = ssltool("collapse", write("a.pt", gaussian(5, 8)))
     assert [line.split()[1] for line in ran.out.splitlines() if line.startswith("alpha")] == ["-"]
     assert "note" not in ran.out
-    assert ran.err.startswith("note: a.pt: 5 rows of width 8 have at most 4 directions")
+    assert ran.err.startswith("note: a.pt: 5 rows of width 8 span at most 4 ")
 
 
 def test_a_device_without_float64_is_refused(ssltool, write, tmp_path, monkeypatch):

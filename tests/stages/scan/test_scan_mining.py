@@ -133,5 +133,5 @@ def test_kmeans_of_rows_with_fewer_different_ones_than_clusters_leaves_clusters_
 
 
 def test_fewer_rows_than_clusters_are_refused():
-    with pytest.raises(SSLToolError, match="3 rows and 4 clusters"):
+    with pytest.raises(SSLToolError, match="3 rows cannot make 4 clusters"):
         kmeans(np.eye(3, dtype=np.float32), 4, seed=0)
