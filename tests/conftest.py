@@ -52,10 +52,11 @@ def ssltool(monkeypatch, capsys):
 @pytest.fixture
 def registries():
     """Lets a test add to any registry; afterwards they are as they were."""
-    before = [(registry, dict(registry._entries), dict(registry._plugins)) for registry in REGISTRIES]
+    before = {id(registry): (dict(registry._entries), dict(registry._plugins)) for registry in REGISTRIES}
     yield
-    for registry, entries, plugins in before:
-        registry._entries, registry._plugins = entries, plugins
+    for registry in REGISTRIES:
+        built_in = {name: entry for name, entry in registry._entries.items() if registry.plugin(name) is None}
+        registry._entries, registry._plugins = before.get(id(registry), (built_in, {}))
 
 
 @pytest.fixture

@@ -15,10 +15,10 @@ from ssltool.checkpoints.match_architecture import BackboneSpec
 from ssltool.checkpoints.saved_run import SavedRun
 from ssltool.data.strategies import steps_in_epoch
 from ssltool.errors import UsageError
-from ssltool.methods import method_class, method_options
+from ssltool.methods import METHODS, method_class, method_options
 from ssltool.methods.base import Method, RunFacts
 from ssltool.methods.options import TrainedTeacher
-from ssltool.models.backbones import build_backbone
+from ssltool.models.backbones import build_backbone, is_known
 from ssltool.training.distributed import rank_zero_info
 
 
@@ -32,6 +32,7 @@ def build_method(run: SavedRun, teacher: Checkpoint | None = None) -> Method:
     Raises:
         SSLToolError: if the method, one of its options or the architecture is unknown.
     """
+    require_plugins(run)
     cls, options, facts = Method, None, _run_facts(run)
     if run.method is not None:
         cls, options = method_class(run.method.name), method_options(run.method.name, run.method.options)
@@ -41,6 +42,21 @@ def build_method(run: SavedRun, teacher: Checkpoint | None = None) -> Method:
     if teacher is not None:
         method.teacher.load_state_dict(backbone_weights(teacher))  # type: ignore[operator, union-attr]
     return method
+
+
+def require_plugins(run: SavedRun) -> None:
+    """Checks that the method and architecture of a run that used plug-ins are registered.
+
+    Raises:
+        UsageError: naming what is missing and the plug-ins that the run used.
+    """
+    if not run.plugins:
+        return
+    missing = [] if run.method is None or run.method.name in METHODS else [f"the method '{run.method.name}'"]
+    missing += [] if is_known(run.backbone.arch) else [f"the architecture '{run.backbone.arch}'"]
+    if missing:
+        flags = " ".join(f"--plugin {name}" for name in run.plugins)
+        raise UsageError(f"{' and '.join(missing)} came from a plug-in that is not loaded; add {flags}")
 
 
 def _run_facts(run: SavedRun) -> RunFacts:

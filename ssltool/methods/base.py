@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ssltool.data.loader import Batch
 from ssltool.data.views import Recipe
 from ssltool.errors import SSLToolError
+from ssltool.methods.options import MethodOptions
 from ssltool.methods.parts.crops import small_crops, two_views
 
 LARGEST_LOGIT = 88.0
@@ -78,7 +79,7 @@ class Method(nn.Module):
     buffers, so that checkpoints contain it. The loop sets ``now`` before each step.
     """
 
-    Options: ClassVar[type[Any]]
+    Options: ClassVar[type[Any]] = MethodOptions
     monitored_layers: ClassVar[tuple[str, ...]] = ("backbone", "projector")
     """Layers that the collapse monitor measures, if the method has them."""
 

@@ -23,6 +23,7 @@ class Ineffective(NamedTuple):
     why: str
 
 
+@dataclass(frozen=True)
 class MethodOptions(Checked):
     """Base class of method options. Values are range-checked; errors name the option as ``--set NAME``."""
 

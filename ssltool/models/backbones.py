@@ -9,13 +9,19 @@ from ssltool.models import ARCHITECTURES
 from ssltool.models.family import SMALL_IMAGE, Family, Single
 
 
-def families() -> list[Family]:
-    """All registered families; a single backbone is a family of one."""
+def families() -> dict[str, Family]:
+    """All registered families by the names of their entries; a single backbone is a family of one."""
     targets = {name: ARCHITECTURES.load(name) for name in ARCHITECTURES}
-    return [
-        target if isinstance(target, Family) else Single(name, target, ARCHITECTURES[name])
+    return {
+        name: target if isinstance(target, Family) else Single(name, target, ARCHITECTURES[name])
         for name, target in targets.items()
-    ]
+    }
+
+
+def plugin_of(arch: str) -> str | None:
+    """The plug-in that registered the architecture, or None."""
+    entry = next((name for name, family in families().items() if family.matches(arch)), None)
+    return None if entry is None else ARCHITECTURES.plugin(entry)
 
 
 def family_of(arch: str) -> Family:
@@ -24,15 +30,20 @@ def family_of(arch: str) -> Family:
     Raises:
         UsageError: for an unknown name, with the nearest ones.
     """
-    found = next((family for family in families() if family.matches(arch)), None)
+    found = next((family for family in families().values() if family.matches(arch)), None)
     if found is None:
         raise unknown("architecture", arch, architectures())
     return found
 
 
+def is_known(arch: str) -> bool:
+    """Whether an architecture of this name is registered."""
+    return any(family.matches(arch) for family in families().values())
+
+
 def architectures() -> list[str]:
     """The names to list. More are known: any multiple of 8 in ``resnet18_w16``, ``_h6`` and ``_p8`` behind a ViT's."""
-    return [name for family in families() for name in family.names()]
+    return [name for family in families().values() for name in family.names()]
 
 
 def resolve_stem(arch: str, stem: str, image_size: int) -> str:
@@ -78,7 +89,7 @@ def build_backbone(
 
 def family_of_backbone(backbone: nn.Module) -> Family | None:
     """The family that built ``backbone``, if it is known."""
-    return next((family for family in families() if family.owns(backbone)), None)
+    return next((family for family in families().values() if family.owns(backbone)), None)
 
 
 def patch_tokens(backbone: nn.Module, images: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ssltool.checkpoints.build import require_plugins
 from ssltool.checkpoints.saved_run import SavedRun, stage_of
 from ssltool.config import PretrainConfig
 from ssltool.data.images import open_dataset
@@ -72,6 +73,7 @@ def restore_setup(run: FinishedRun, data: str | None = None) -> TrainingSetup:
     if data is not None and settings["data"] is None:
         raise SSLToolError(f"{run.path} was trained on the images that come with ssltool; leave --data out")
     with found_in(run.path / "config.json"):
+        require_plugins(run.saved)
         config = PretrainConfig(**(values if data is None else values | {"data": data}))
         options = method_options(config.method, settings["method_options"])
     if config.data is not None and not Path(config.data).is_dir():

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ssltool.checkpoints.build import require_plugins
 from ssltool.checkpoints.checkpoint import Checkpoint
 from ssltool.checkpoints.convert import find_network
 from ssltool.checkpoints.layouts import weights_in
@@ -93,6 +94,7 @@ def _ours(path: Path, kind: str, entries: dict[str, Any]) -> dict[str, Any]:
         return about | {key: value for key, value in shown.items() if value}
     try:
         checkpoint = Checkpoint.of(entries, path)
+        require_plugins(checkpoint.run)
         network = _network(*(checkpoint.config[name] for name in ("arch", "stem", "image_size")))
         size = {"tensors": len(checkpoint.state_dict), "parameters": _count(checkpoint.state_dict)}
     except (SSLToolError, KeyError, TypeError, AttributeError) as error:  # what only says that it is one of ours

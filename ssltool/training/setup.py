@@ -18,6 +18,7 @@ from ssltool.checkpoints.saved_run import SavedRun
 from ssltool.config import PretrainConfig, as_dict
 from ssltool.data import views
 from ssltool.data.images import ImageSet
+from ssltool.data.layouts import LAYOUTS
 from ssltool.data.strategies import (
     chunk_too_small_message,
     epoch_indices,
@@ -27,7 +28,10 @@ from ssltool.data.strategies import (
 from ssltool.data.support import Support
 from ssltool.errors import SSLToolError, UsageError
 from ssltool.files import weights_hash
+from ssltool.methods import METHODS
 from ssltool.methods.base import Method
+from ssltool.models.backbones import plugin_of
+from ssltool.training import OPTIMIZERS
 
 DEFAULT_SIZE = 224
 
@@ -174,7 +178,20 @@ class TrainingSetup:
             "index_hash": _hash(self.images.index),
             "order_hash": _hash(self.order),
         }
-        return SavedRun.read(settings | found)
+        plugins = self._plugins()
+        return SavedRun.read(settings | found | ({"plugins": plugins} if plugins else {}))
+
+    def _plugins(self) -> list[str]:
+        """The plug-ins that registered what this training uses."""
+        c = self.config
+        used = {
+            METHODS.plugin(c.method),
+            plugin_of(c.arch),
+            OPTIMIZERS.plugin(c.optimizer),
+            LAYOUTS.plugin(self.images.name),
+            *(self.second.run.plugins if self.second else ()),
+        }
+        return sorted(name for name in used if name is not None)
 
 
 def _hash(numbers: np.ndarray) -> str:
