@@ -46,7 +46,7 @@ from ssltool.training.state import SUMS
 PRETRAINED, SCRATCH = "pretrained", "scratch"
 
 FIXED = ("crop_min", "layer_decay", "head_lr")
-"""What a resumed arm must share with its beginning, beside what every run must."""
+"""Settings that a resumed arm must share with its beginning, besides those of every run."""
 
 ACCURACIES = ("acc1", "acc5", "class_acc1")
 
@@ -61,7 +61,7 @@ def run(config: FinetuneConfig) -> Record:
     """
     device = pick_device(config)
     network = load_pretrained(config, device)
-    _refuse_idle(config, network)
+    _refuse_ineffective(config, network)
     config = with_saved_data(config, network.run)
     train, val = open_labelled(dataclasses.replace(config, labels_fraction=1.0))
     folder = RunFolder(run_path(config, run_name("finetune", config)), "finetune")
@@ -246,7 +246,7 @@ def spread(values: Sequence[float]) -> Record:
     return {"mean": mean, "sd": sd, "low": mean - half, "high": mean + half, "values": list(values)}
 
 
-def _refuse_idle(config: FinetuneConfig, network: Pretrained) -> None:
+def _refuse_ineffective(config: FinetuneConfig, network: Pretrained) -> None:
     scratch_only = network.origin["random"]
     rules = [
         (("from_scratch", "layer_decay", "head_lr", "scratch_lr"), scratch_only, "without a trained network"),
@@ -256,4 +256,4 @@ def _refuse_idle(config: FinetuneConfig, network: Pretrained) -> None:
     ]
     refuse_ineffective(ineffective(config, rules))
     if config.warmup_epochs >= config.epochs:
-        raise SSLToolError(f"--warmup-epochs {config.warmup_epochs} leaves nothing of {config.epochs} epochs")
+        raise SSLToolError(f"--warmup-epochs {config.warmup_epochs} must be smaller than --epochs ({config.epochs})")

@@ -138,11 +138,11 @@ class TrainingSetup:
         return method
 
     def warnings(self, method: Method) -> list[str]:
-        """What about the settings is likely to go wrong, one sentence each."""
+        """What is likely to go wrong with these settings, one sentence each."""
         return method.warnings() + self.thin_batches(method)
 
     def thin_batches(self, method: Method) -> list[str]:
-        """What is said of batches that are too small for the method's batch norms, if they are."""
+        """A warning of batches that are too small for the method's batch norms, if they are."""
         has_bn = any(isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)) for module in method.modules())
         if not has_bn or self.batch_size >= SMALL_BATCH:
             return []
@@ -153,7 +153,7 @@ class TrainingSetup:
 
     @functools.cached_property
     def saved_run(self) -> SavedRun:
-        """The run as it goes into ``config.json`` and checkpoints: the settings and what was found out about the data.
+        """The run as it goes into ``config.json`` and checkpoints: the settings, and facts about the data.
 
         It is made once, because it hashes the order and a teacher's weights.
         """
@@ -161,7 +161,7 @@ class TrainingSetup:
         settings = {k: v for k, v in as_dict(self.config).items() if k not in flags.union(TRANSIENT, {"options"})}
         data = None if self.config.data is None else str(Path(self.config.data).resolve())
         second = self.second
-        found = {
+        facts = {
             "data": data,  # later stages may run elsewhere
             "method_options": dataclasses.asdict(self.options),
             "dataset": self.images.name,
@@ -174,7 +174,7 @@ class TrainingSetup:
             "index_hash": _hash(self.images.index),
             "order_hash": _hash(self.order),
         }
-        return SavedRun.read(settings | found)
+        return SavedRun.read(settings | facts)
 
 
 def _hash(numbers: np.ndarray) -> str:

@@ -60,9 +60,9 @@ def batch_statistics(shard):
 def numbers(shard):
     found["shard"] = [shard.rank, shard.world]
     found["mean"] = distributed.mean(torch.tensor([1.0, 10.0]) * (shard.rank + 1))
-    found["largest"] = distributed.largest([15, 0][shard.rank])
+    found["largest"] = distributed.all_reduce_max([15, 0][shard.rank])
     try:
-        with distributed.failing_together():
+        with distributed.raise_on_all_ranks():
             if shard.rank == 1:
                 raise SSLToolError("only here")
     except SSLToolError as error:
