@@ -13,7 +13,7 @@ from ssltool.files import Record, Settings, Stored
 
 @dataclass
 class Checkpoint(Stored):
-    """A run at one moment: everything needed to use the model or to go on training, bit for bit.
+    """A run at one moment: everything needed to use the model, or to resume the training bit for bit.
 
     ``epoch`` counts completed epochs, ``step`` completed optimiser steps; ``state_dict`` has the prefixes
     ``backbone.``, ``projector.``, ``predictor.``; ``metrics`` holds the finished epochs' records and the sums of the

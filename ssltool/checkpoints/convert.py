@@ -1,4 +1,4 @@
-"""Any program's checkpoint as one of ours: the backbone under our names, and what is known of its run."""
+"""Reading a checkpoint of any program as one of ssltool: the backbone with torchvision's names, and its run."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def find_network(path: FilePath, entries: dict[str, Any], *, arch: str | None = 
 def read_checkpoint(
     path: FilePath, *, arch: str | None = None, stem: str | None = None
 ) -> tuple[Checkpoint, Found | None]:
-    """Any program's checkpoint as one of ours, and for another program's what was found in it.
+    """A checkpoint of any program as one of ssltool, and for another program's what was found in it.
 
     Another program's has ``state_dict`` with the backbone alone (``backbone.*``), no optimiser, ``step`` 0, ``epoch``
     0 where the file does not say, and as ``config`` the settings of a backbone alone.
@@ -85,7 +85,7 @@ def read_checkpoint(
 
 
 def as_checkpoint(backbone: Mapping[str, Tensor], make: BackboneSpec, layout: Layout, epoch: int) -> Checkpoint:
-    """A checkpoint of a backbone alone, with no training to go on with."""
+    """A checkpoint of a backbone alone, from which no training can be resumed."""
     run = SavedRun.of_backbone(make, method=layout.method or layout.program, program=layout.program)
     weights = {f"backbone.{name}": tensor for name, tensor in backbone.items()}
     return Checkpoint(

@@ -1,4 +1,4 @@
-"""A network from anybody's checkpoint, and the data it was trained on: what the later stages start from."""
+"""Loading a pretrained network and the data that it was trained on, with which the later stages start."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from ssltool.training.setup import DEFAULT_SIZE
 C = TypeVar("C", bound=NetworkSettings)
 
 RANDOM = "random"
-"""What ``--pretrained`` says for an untrained network of ``--arch``."""
+"""The value of ``--pretrained`` for an untrained network of ``--arch``."""
 
 PUBLISHED = "torchvision:"
-"""What precedes the name of weights that torchvision publishes."""
+"""The prefix of ``--pretrained`` for weights that torchvision publishes."""
 
 UNTRAINED = "untrained"
 
@@ -62,11 +62,11 @@ class _Source:
 def load_pretrained(
     settings: NetworkSettings, device: torch.device, *, seed: int | None = None, ranks: bool = False
 ) -> Pretrained:
-    """The network of ``--pretrained``, or with ``--random`` an untrained one of the same make, whose weights are a
-    function of ``seed``, by default the run's. ``ranks`` says that the stage may be one of several processes.
+    """The network of ``--pretrained``, or with ``--random`` an untrained one of the same architecture. Its weights are
+    then a function of ``seed``, by default the run's. ``ranks`` says that the stage may be one of several processes.
 
-    Another program's network is its backbone alone, in a ``Method`` that cannot train. What was found in the file is
-    said on stderr.
+    Another program's network is its backbone alone, in a ``Method`` that cannot train. Stderr says what was found in
+    the file.
 
     Raises:
         SSLToolError: if the checkpoint is missing, unreadable, or does not fit the given architecture, stem or image
@@ -168,5 +168,5 @@ def with_saved_data(settings: C, run: SavedRun) -> C:
         return settings
     elif name != dataset:
         raise SSLToolError(f"--dataset-type {settings.dataset_type} needs the folder of its images as DATA")
-    spelling = name + (f"_{split}" if split else "") + ("_subset" if subset else "")
-    return dataclasses.replace(settings, data=folder, dataset_type=spelling, small=settings.small or small)
+    dataset_type = name + (f"_{split}" if split else "") + ("_subset" if subset else "")
+    return dataclasses.replace(settings, data=folder, dataset_type=dataset_type, small=settings.small or small)

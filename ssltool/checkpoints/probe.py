@@ -15,8 +15,8 @@ from ssltool.files import Record, Settings, Stored
 class Probe(Stored):
     """A linear probe: ``weight`` (C, D), ``bias`` (C,), which take features as they are, and what it was trained on.
 
-    ``labels`` (C,) int64 are the classes of its rows, 0 to C - 1 where there are none. ``state`` is what training
-    goes on from.
+    ``labels`` (C,) int64 are the classes of its rows, 0 to C - 1 where there are none. ``state`` is what
+    training is resumed from.
     """
 
     FORMAT: ClassVar[str] = "ssltool/probe/1"

@@ -1,6 +1,6 @@
 """What saved settings say of a run: its stage, backbone, method, data and schedule.
 
-``config.json`` and a checkpoint's ``config`` are one flat dict. Here, and nowhere else, it is read.
+``config.json`` and a checkpoint's ``config`` are one flat dict. It is read here and nowhere else.
 """
 
 from __future__ import annotations
@@ -62,12 +62,11 @@ class SavedSchedule:
 
 @dataclass(frozen=True)
 class SavedRun:
-    """A saved run with a network.
+    """The run that a network comes from.
 
-    ``stage`` is the command that trained it. A backbone alone, another program's or an untrained one, has no stage,
-    method, data or schedule; ``program`` says whose it is, and ``method_name`` what the other program calls its
-    method. ``plugins`` are the plug-ins that the run needs. ``settings`` is the dict that was read, which is also what
-    is written.
+    ``stage`` is the command that trained it, ``program`` the program. A backbone alone, from another program or
+    untrained, has no stage, method, data or schedule; ``method_name`` is then the other program's name of its method.
+    ``plugins`` are the plug-ins that the run needs. ``settings`` is the dict that was read, and that is written.
     """
 
     stage: str | None

@@ -1,4 +1,4 @@
-"""What becomes of images in a network: a batch at a time, each image the same whichever batches are asked for."""
+"""Representations of images by a network, batch by batch; those of an image do not depend on the other images."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ VIEWS_AT_ONCE = 256
 
 
 def represent(network: Pretrained, images: ImageSet, config: SaveReprsConfig, device: torch.device) -> Representations:
-    """What the settings ask of all ``images`` in order, in eval mode, in memory: (N, d) by the validation transform,
+    """The representations of all ``images`` in order, in eval mode, in memory: (N, d) with the validation transform,
     (N, Q, d) of Q augmented views, or (N P, d) of P places."""
-    one = Pass(network, images, config, device)
-    rows, done = torch.empty((len(images), *one.shape), dtype=one.dtype), 0
-    for batch in one.batches(range(len(images))):
+    extraction = Pass(network, images, config, device)
+    rows, done = torch.empty((len(images), *extraction.shape), dtype=extraction.dtype), 0
+    for batch in extraction.batches(range(len(images))):
         rows[done : done + len(batch)] = batch
         done += len(batch)
-    return one.stored(rows, range(len(images)), Shard())
+    return extraction.stored(rows, range(len(images)), Shard())
 
 
 class Pass:
-    """One network and one set of images: what becomes of each image, and in what order."""
+    """One pass of a set of images through a network, in order."""
 
     def __init__(self, network: Pretrained, images: ImageSet, config: SaveReprsConfig, device: torch.device) -> None:
         if not len(images):
@@ -74,8 +74,8 @@ class Pass:
 
     @torch.inference_mode()
     def batches(self, part: range) -> Generator[Tensor, None, None]:
-        """What becomes of the images in ``part``, which begins at a whole batch: (n, d), (n, Q, d) or (n, P, d) on the
-        CPU, in order."""
+        """The representations of the images in ``part``, which begins at a whole batch: (n, d), (n, Q, d) or (n, P, d)
+        on the CPU, in order."""
         images, workers = self.images, worker_count(self.config.workers)
         with contextlib.closing(Loader(images, self.network.image_size, self.device, workers)) as loader:
             yield from _on_cpu(self._outputs(batch) for batch in self._loaded(loader, part))
@@ -92,8 +92,8 @@ class Pass:
         view = torch.cat(batch.views) if len(batch.views) > 1 else batch.views[0]
         view = view.contiguous(memory_format=torch.channels_last)
         with autocast(self.device, self.config.precision):
-            made = [self.features(few) for few in view.split(self.config.batch_size)]
-        out = (torch.cat(made) if len(made) > 1 else made[0]).to(self.dtype)
+            parts = [self.features(part) for part in view.split(self.config.batch_size)]
+        out = (torch.cat(parts) if len(parts) > 1 else parts[0]).to(self.dtype)
         return out if self.config.views is None else out.unflatten(0, (self.config.views, -1)).transpose(0, 1)
 
     def stored(self, rows: Tensor, part: range, shard: Shard) -> Representations:
@@ -131,15 +131,15 @@ class Pass:
         for column in (self.images.labels, self.images.index):
             digest.update(np.ascontiguousarray(column).tobytes())
         c = self.config
-        own = {"batch_size": c.batch_size, "dtype": c.dtype, "device": self.device.type, "data": c.data}
-        return self.meta(shard) | own | {"images": digest.hexdigest()}
+        settings = {"batch_size": c.batch_size, "dtype": c.dtype, "device": self.device.type, "data": c.data}
+        return self.meta(shard) | settings | {"images": digest.hexdigest()}
 
 
-def _on_cpu(made: Iterable[Tensor]) -> Iterator[Tensor]:
+def _on_cpu(outputs: Iterable[Tensor]) -> Iterator[Tensor]:
     """The tensors on the CPU, each handed on when a GPU has begun with the next, so that it does not wait for what is
     done with them here."""
     before: tuple[Tensor, torch.cuda.Event | None] | None = None
-    for out in made:
+    for out in outputs:
         copy = out.to("cpu", non_blocking=out.is_cuda)
         copied = torch.cuda.current_stream(out.device).record_event() if out.is_cuda else None
         if before is not None:

@@ -54,11 +54,11 @@ def views_of(setup: TrainingSetup, method: Method, rows: int, *, epoch: int = 0,
         batch = next(
             loader.train(step, recipes, batch_size=setup.batch_size, seed=setup.config.seed, epoch=epoch, shard=shard)
         )
-    made = [views.to_pixels(view[:rows]).permute(0, 2, 3, 1).numpy() for view in batch.views]
+    shown = [views.to_pixels(view[:rows]).permute(0, 2, 3, 1).numpy() for view in batch.views]
     sizes = [view.shape[-1] for view in batch.views]
     titles = [f"view {i + 1}" + (f", {size} px" if size != sizes[0] else "") for i, size in enumerate(sizes)]
     originals = [pixels(setup.images, int(row)) for row in batch.rows[:rows]]
-    return Views(originals, [[view[i] for view in made] for i in range(rows)], titles, _in_words(recipes))
+    return Views(originals, [[view[i] for view in shown] for i in range(rows)], titles, _in_words(recipes))
 
 
 def _in_words(recipes: Sequence[views.Recipe]) -> list[str]:
@@ -88,8 +88,8 @@ def _in_words(recipes: Sequence[views.Recipe]) -> list[str]:
 def schedule_of(setup: TrainingSetup, method: Method, records: Sequence[Record] = ()) -> Schedule:
     """Which images each epoch draws from, how often each is seen, and the learning rates.
 
-    Epochs that ``records`` tell to have run with another data strategy, in a run that was gone on from, are left out:
-    their settings are not in this run's.
+    Epochs of a resumed run that had another data strategy, according to ``records``, are left out, because this run's
+    settings do not describe them.
     """
     strategy = setup.config.strategy
     other = [record["epoch"] for record in records if record.get("strategy", strategy) != strategy]

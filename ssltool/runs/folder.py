@@ -56,7 +56,7 @@ class RunFolder:
         self.metrics = path / "metrics.jsonl"
 
     def refuse_if_taken(self, *, overwrite: bool, resume: str | None = None, resumed_from: Path | None = None) -> None:
-        """Checks that the folder is free, or that this run goes on from a checkpoint in it.
+        """Checks that the folder is free, or that this run resumes from a checkpoint in it.
 
         A run that was killed before its first checkpoint left settings only; ``--resume`` may start it again. Another
         stage's results are never replaced.
@@ -71,12 +71,12 @@ class RunFolder:
                 raise SSLToolError(f"{self.path} holds the results of {stage}; choose another folder with --out")
         continues = self._holds(resumed_from)
         if continues and overwrite:
-            raise SSLToolError(f"--overwrite and going on from {resumed_from} contradict each other; drop one")
+            raise SSLToolError(f"--overwrite and resuming from {resumed_from} contradict each other; drop one")
         begun = any(self._own_files())
         may_restart = resume is not None and not any(self.path.glob(RESULTS[self.stage]))
         if begun and not (continues or overwrite or may_restart):
             raise SSLToolError(
-                f"{self.path} already holds a run; go on with it (--resume auto), replace it (--overwrite), "
+                f"{self.path} already holds a run; resume it (--resume auto), replace it (--overwrite), "
                 "or choose another folder (--out, --exp-name, --exp-id)"
             )
 
@@ -87,7 +87,7 @@ class RunFolder:
         return [path for pattern in OWN[self.stage] for path in self.path.glob(pattern)]
 
     def claim(self, settings: Settings, history: Sequence[Record] = (), *, resumed_from: Path | None = None) -> None:
-        """Makes the folder this run's: removes what an earlier one left unless this goes on from it, writes the
+        """Makes the folder this run's: removes the files of an earlier run unless this one resumes it, writes the
         settings and the records of the epochs that are already done.
 
         Raises:

@@ -1,4 +1,4 @@
-"""A run folder, read back: its settings and records, its images and their views, the course of its epochs."""
+"""Reading a run folder back: its settings, its records, its images."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ssltool.files import Record
 from ssltool.methods import method_options
 from ssltool.runs.display_names import display_names
 from ssltool.runs.folder import RunFolder
-from ssltool.runs.resume import FOUND_OUT
+from ssltool.runs.resume import DESCRIPTIONS
 from ssltool.training.setup import TrainingSetup
 
 
@@ -67,9 +67,9 @@ def restore_setup(run: FinishedRun, data: str | None = None) -> TrainingSetup:
     Raises:
         SSLToolError: if its images cannot be opened, or are not those that it was trained on.
     """
-    own = [f.name for f in dataclasses.fields(PretrainConfig) if not f.metadata["method_option"]]
+    names = [f.name for f in dataclasses.fields(PretrainConfig) if not f.metadata["method_option"]]
     settings = run.saved.settings
-    values = {name: settings[name] for name in own if name in settings and name != "options"}
+    values = {name: settings[name] for name in names if name in settings and name != "options"}
     if data is not None and settings["data"] is None:
         raise SSLToolError(f"{run.path} was trained on the images that come with ssltool; leave --data out")
     with found_in(run.path / "config.json"):
@@ -80,7 +80,7 @@ def restore_setup(run: FinishedRun, data: str | None = None) -> TrainingSetup:
         raise SSLToolError(f"the images of {run.path} are not in {config.data}; name their folder with --data")
     if config.idx_path is not None and not Path(config.idx_path).is_file():
         raise SSLToolError(
-            f"{run.path} was trained on the images that {config.idx_path} names, and there is no such file; put it back"
+            f"{run.path} was trained on the images that {config.idx_path} lists; the file is missing, put it back"
         )
     images = open_dataset(config, "train")
     order = np.arange(len(images))
@@ -92,7 +92,7 @@ def restore_setup(run: FinishedRun, data: str | None = None) -> TrainingSetup:
     for key in ("dataset", "n_images", "index_hash", "order_hash"):
         if key in settings and found[key] != settings[key]:
             raise SSLToolError(
-                f"{run.path} was trained on other images: {FOUND_OUT[key]} was {settings[key]}, is now {found[key]}; "
-                "name the folder of its own with --data"
+                f"{run.path} was trained on other images: {DESCRIPTIONS[key]} was {settings[key]}, is now "
+                f"{found[key]}; name the folder of its images with --data"
             )
     return setup

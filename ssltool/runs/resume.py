@@ -1,4 +1,4 @@
-"""Going on from a checkpoint: finding it, and refusing settings that would break its schedule."""
+"""Resuming from a checkpoint: finding it, and refusing settings that would break its schedule."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ssltool.settings import flag
 # Which images a step sees and how: may change between epochs (the paper's hybrid), not within one.
 WITHIN_EPOCH = ("Data strategy", "Views")
 
-FOUND_OUT = {
+DESCRIPTIONS = {
     "dataset": "the dataset",
     "n_images": "the number of images",
     "index_hash": "the hash of their numbers",
@@ -30,12 +30,12 @@ FOUND_OUT = {
     "start_hash": "the hash of the network to start from",
     "neighbours_hash": "the hash of the neighbours",
 }
-"""What saved settings hold beside flags, and how it is called."""
+"""Saved settings without a flag that a resumed run must share, and what errors call them."""
 
 
 @dataclass(frozen=True)
 class Start:
-    """Where a run writes, and the checkpoint that it goes on from, if any, with its file."""
+    """Where a run writes, and the checkpoint that it resumes from, if any, with its file."""
 
     folder: RunFolder
     path: Path | None
@@ -77,7 +77,7 @@ def find_file(resume: str | None, newest: Path) -> Path | None:
 
 
 def check_compatible(checkpoint: Checkpoint, run: SavedRun, path: Path, *, more: Sequence[str] = ()) -> None:
-    """Refuses to go on from ``checkpoint`` with a ``run`` that breaks its schedule.
+    """Refuses to resume ``checkpoint`` with a ``run`` that breaks its schedule.
 
     ``more`` names the settings that must agree beside those of pretraining. At the end
     of an epoch another data strategy may take over; the same strategy goes on with the same order and chunks.
@@ -86,7 +86,7 @@ def check_compatible(checkpoint: Checkpoint, run: SavedRun, path: Path, *, more:
         SSLToolError: naming each setting that differs, with both values.
     """
     old, new = checkpoint.config, run.settings
-    names = [*fixed_settings(PretrainConfig), *FOUND_OUT, *more]
+    names = [*fixed_settings(PretrainConfig), *DESCRIPTIONS, *more]
     names.remove("order_hash")
     if old["strategy"] == new["strategy"]:
         names += ["chunk_size", "n_rounds", "repeat_batch", "order_hash"]
@@ -111,12 +111,12 @@ def differences(names: list[str], old: Settings, new: Settings, flag_name: Calla
     for name in names:
         before, after = old.get(name), new.get(name)
         if before != after:
-            found.append(f"{FOUND_OUT.get(name, flag_name(name))} was {before}, is now {after}")
+            found.append(f"{DESCRIPTIONS.get(name, flag_name(name))} was {before}, is now {after}")
     return found
 
 
 def _differing_options(old: Settings, new: Settings) -> list[str]:
-    """The method's options that differ. Files are compared by their contents, whose hashes are in ``FOUND_OUT``."""
+    """The method's options that differ. Files are compared by their contents, whose hashes are in ``DESCRIPTIONS``."""
     declared = {f.name: f for f in dataclasses.fields(method_class(new["method"]).Options)}
     names = [name for name, f in declared.items() if f.metadata["metavar"] != "FILE"]
     return differences(names, old["method_options"], new["method_options"], MethodOptions.flag_name)

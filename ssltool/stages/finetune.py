@@ -45,7 +45,7 @@ from ssltool.training.state import SUMS
 PRETRAINED, SCRATCH = "pretrained", "scratch"
 
 FIXED = ("crop_min", "layer_decay", "head_lr")
-"""What a resumed arm must share with its beginning, beside what every run must."""
+"""Settings that a resumed arm must share with its beginning, besides those of every run."""
 
 ACCURACIES = ("acc1", "acc5", "class_acc1")
 

@@ -1,4 +1,4 @@
-"""What every stage that learns classes does: the order of an epoch, a classifier's first weights, and counting hits."""
+"""Shared by the stages that train a classifier: the order of an epoch, the initial weights, and the accuracy."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 FIRST = 5
-"""``acc5`` counts a class among the first so many."""
+"""The k of the top-k accuracy ``acc5``."""
 
 
 def epoch_order(n: int, seed: int, epoch: int) -> np.ndarray:
@@ -36,8 +36,8 @@ class Accuracy:
     def add(self, scores: Tensor, labels: Tensor) -> None:
         """Takes in ``scores`` (B, C) and the classes ``labels`` (B,), each in [0, C)."""
         hits = scores.topk(min(FIRST, scores.shape[1]), dim=1).indices == labels[:, None]
-        found = torch.stack([torch.ones_like(hits[:, 0]), hits[:, 0], hits.any(dim=1)])
-        self._counts.index_add_(1, labels, found.long())
+        counts = torch.stack([torch.ones_like(hits[:, 0]), hits[:, 0], hits.any(dim=1)])
+        self._counts.index_add_(1, labels, counts.long())
 
     def result(self) -> dict[str, float]:
         """Shares of 1: ``acc1`` and ``acc5`` of all rows seen, and ``class_acc1``, the mean of the classes' own acc1,
@@ -47,9 +47,9 @@ class Accuracy:
             ZeroDivisionError: if nothing was seen.
         """
         seen, first, five = self._counts.cpu()
-        total, there = int(seen.sum()), seen > 0
+        total, present = int(seen.sum()), seen > 0
         return {
             "acc1": int(first.sum()) / total,
             "acc5": int(five.sum()) / total,
-            "class_acc1": float((first[there].double() / seen[there]).mean()),
+            "class_acc1": float((first[present].double() / seen[present]).mean()),
         }

@@ -34,8 +34,8 @@ from ssltool.training.state import TrainState
 def classifier_setup(
     network: Pretrained, settings: NetworkSettings, images: ImageSet, *, label_smoothing: float = 0.0, **more: Any
 ) -> TrainingSetup:
-    """The run of a classifier on a backbone of the network's make, whose parameters all learn, with ``images`` of
-    ``settings``; ``more`` are settings of pretraining.
+    """The setup of a classifier on a backbone of the network's architecture, all of whose parameters are trained, on
+    the ``images`` of ``settings``; ``more`` are settings of pretraining.
 
     Raises:
         SSLToolError: for a ViT and images of another size than its own.
@@ -46,9 +46,9 @@ def classifier_setup(
             f"--image-size {network.image_size}: the positions of this ViT are those of "
             f"{backbone.image_size} pixels; train it at that size"
         )
-    own = dataclasses.replace(backbone, image_size=network.image_size, stop_grad_conv1=False)
+    trained = dataclasses.replace(backbone, image_size=network.image_size, stop_grad_conv1=False)
     data = {name: getattr(settings, name) for name in ("data", "dataset_type", "idx_path", "small")}
-    config = PretrainConfig(**dataclasses.asdict(own), **data, method=CLASSIFIER, monitor_every=0, **more)
+    config = PretrainConfig(**dataclasses.asdict(trained), **data, method=CLASSIFIER, monitor_every=0, **more)
     options = method_options(CLASSIFIER, {"label_smoothing": label_smoothing})
     return TrainingSetup(config, options, images, np.arange(len(images)), views.recipe_of(as_dict(config)))
 
@@ -65,14 +65,14 @@ def build_classifier(run: SavedRun, network: Pretrained | None, device: torch.de
 def training_state(
     method: Method, groups: list[dict[str, Any]], config: PretrainConfig, device: torch.device, sums: tuple[str, ...]
 ) -> TrainState:
-    """The beginning of a training of ``method`` whose steps have values of what ``sums`` names."""
+    """The initial state of a training of ``method`` whose steps record the values named in ``sums``."""
     scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
     optimizer = build_optimizer(groups, config)
     return TrainState(method, method, optimizer, scaler, sums=dict.fromkeys(sums, 0.0))
 
 
 class ClassifierLoop(TrainingLoop[TrainState, Batch]):
-    """The training of a classifier in one process, which goes on from the checkpoint ``path`` if there is one.
+    """The training of a classifier in one process, which is resumed from the checkpoint ``path`` if there is one.
 
     ``saved`` is the run in that checkpoint; ``label`` is what tells the records from others in the run folder.
     """

@@ -7,12 +7,12 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 from ssltool.config import PretrainConfig, as_dict
 from ssltool.errors import SSLToolError
+from ssltool.files import Record
 
-Logger = Callable[[dict[str, Any]], None]
+Logger = Callable[[Record], None]
 
 
 def check_loggers(config: PretrainConfig) -> None:
@@ -33,7 +33,7 @@ def open_loggers(config: PretrainConfig, folder: Path) -> list[Logger]:
     if config.tensorboard:
         writer = _import("torch.utils.tensorboard", "tensorboard").SummaryWriter(str(folder))
 
-        def to_tensorboard(record: dict[str, Any]) -> None:
+        def to_tensorboard(record: Record) -> None:
             for name, value in record.items():
                 if isinstance(value, (int, float)) and name != "epoch":
                     writer.add_scalar(name, value, record["epoch"])

@@ -1,7 +1,7 @@
 """The training loop of every stage: epochs of steps, saved after every epoch and when a signal asks.
 
-A step is a function of the seed, the epoch, the step and the saved state, so a training that was stopped after any step
-goes on to the same bits.
+A step is a function of the seed, the epoch, the step and the saved state, so a training that is stopped after any step
+and resumed ends with the same bits.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ class TrainingLoop(Generic[S, B]):
     """Trains from wherever ``state`` stands to the end of the last of ``epochs`` epochs of ``steps`` steps each.
 
     A subclass defines what the steps of an epoch see (``batches``), what a step does (``step``), what the record of an
-    epoch says (``finish_epoch``) and how the state is saved (``save``). ``path`` is the file that a stopped training
-    goes on from, ``name`` what the progress of each epoch begins with.
+    epoch says (``finish_epoch``) and how the state is saved (``save``). ``path`` is the file that the training
+    is resumed from, ``name`` precedes the epoch in the progress display.
     """
 
     def __init__(

@@ -142,11 +142,11 @@ class TrainingSetup:
         return method
 
     def warnings(self, method: Method) -> list[str]:
-        """What about the settings is likely to go wrong, one sentence each."""
+        """What is likely to go wrong with these settings, one sentence each."""
         return method.warnings() + self.small_batch_causes(method)
 
     def small_batch_causes(self, method: Method) -> list[str]:
-        """What is said of batches that are too small for the method's batch norms, if they are."""
+        """A warning of batches that are too small for the method's batch norms, if they are."""
         has_bn = any(isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)) for module in method.modules())
         if not has_bn or self.batch_size >= SMALL_BATCH:
             return []
@@ -157,7 +157,7 @@ class TrainingSetup:
 
     @functools.cached_property
     def saved_run(self) -> SavedRun:
-        """The run as it goes into ``config.json`` and checkpoints: the settings and what was found out about the data.
+        """The run as it goes into ``config.json`` and checkpoints: the settings, and facts about the data.
 
         It is made once, because it hashes the order and a teacher's weights.
         """
@@ -165,7 +165,7 @@ class TrainingSetup:
         settings = {k: v for k, v in as_dict(self.config).items() if k not in flags.union(TRANSIENT, {"options"})}
         data = None if self.config.data is None else str(Path(self.config.data).resolve())
         second = self.second
-        found = {
+        facts = {
             "data": data,  # later stages may run elsewhere
             "method_options": dataclasses.asdict(self.options),
             "dataset": self.images.name,
@@ -179,7 +179,7 @@ class TrainingSetup:
             "order_hash": _hash(self.order),
         }
         plugins = self._plugins()
-        return SavedRun.read(settings | found | ({"plugins": plugins} if plugins else {}))
+        return SavedRun.read(settings | facts | ({"plugins": plugins} if plugins else {}))
 
     def _plugins(self) -> list[str]:
         """The plug-ins that registered what this training uses."""

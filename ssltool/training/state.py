@@ -1,4 +1,4 @@
-"""The state of a training run: everything that a checkpoint must bring back for the run to go on bit for bit."""
+"""The state of a training: everything that a checkpoint must restore to resume it bit for bit."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class TrainState(LoopState):
         """A snapshot of ``run``, to be saved at once: its tensors are the live ones.
 
         Raises:
-            SSLToolError: if the last step left weights that are not finite, from which no run could go on.
+            SSLToolError: if the last step left weights that are not finite, from which no run could be resumed.
         """
         weights = self.method.state_dict()
         if not bool(torch.stack([torch.isfinite(tensor).all() for tensor in weights.values()]).all()):

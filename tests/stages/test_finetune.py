@@ -304,7 +304,7 @@ def test_a_folder_that_holds_a_run_is_refused_and_replaced_where_asked(settings)
         ({"optimizer": "adamw", "momentum": 0.5}, "--momentum does nothing with --optimizer adamw"),
         ({"random": True, "from_scratch": True}, "--from-scratch does nothing without a trained network"),
         ({"random": True, "layer_decay": 0.5}, "--layer-decay does nothing without a trained network"),
-        ({"warmup_epochs": 2}, r"--warmup-epochs 2 .*\(2\)"),
+        ({"warmup_epochs": 2}, "--warmup-epochs 2 "),
         ({"resume": "auto", "overwrite": True}, "--overwrite does nothing with --resume auto"),
         ({"dataset_type": "imagenet_train"}, "--dataset-type imagenet_train "),
     ],

@@ -66,11 +66,11 @@ class FeatureSource(ABC):
 
     def describe(self) -> str:
         """One line for people: the sizes of what is trained on and what is scored."""
-        learnt = f"{self.sizes['train_size']:,} {self.kind} to learn from, " if "train_size" in self.sizes else ""
-        held = f"{self.sizes['held_size']:,} held out to choose on, " if "held_size" in self.sizes else ""
-        strange = self.counted - len(self.classes)
-        unknown = f"; {strange} of them are never learnt, and count as wrong" if strange else ""
-        return f"{learnt}{held}{self.sizes['val_size']:,} to be scored, {self.counted} classes{unknown}"
+        trained = f"{self.sizes['train_size']:,} {self.kind} to train on, " if "train_size" in self.sizes else ""
+        held = f"{self.sizes['held_size']:,} held out for selection, " if "held_size" in self.sizes else ""
+        unseen = self.counted - len(self.classes)
+        unknown = f"; {unseen} of them have no training rows and count as wrong" if unseen else ""
+        return f"{trained}{held}{self.sizes['val_size']:,} to be scored, {self.counted} classes{unknown}"
 
     def _choose(self, labels: np.ndarray, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Of labelled rows, those to train on and those held out."""

@@ -33,7 +33,7 @@ from ssltool.training.precision import widest_float
 
 def run(config: LinclsConfig) -> Record:
     """The stage: trains the probe, or scores a trained one, and returns ``acc1``, ``acc5`` and ``class_acc1`` (shares
-    of 1) on what is scored, after the last epoch or at the optimum, and what was learnt from what.
+    of 1) on what is scored, after the last epoch or at the optimum, and what was trained on.
 
     Raises:
         SSLToolError: for settings that contradict one another, unusable files or data, a loss that is not finite, or a

@@ -70,7 +70,7 @@ class Heads:
         return [(layer.weight.detach(), layer.bias.detach()) for layer in self.layers]
 
     def state(self) -> Record:
-        """What ``restore`` needs to go on bit for bit."""
+        """What ``restore`` needs to resume the training bit for bit."""
         layers = [layer.state_dict() for layer in self.layers]
         return {"layers": layers, "optimizer": self.optimizer.state_dict(), "sums": self.sums}
 

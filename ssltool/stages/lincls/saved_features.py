@@ -59,15 +59,15 @@ class SavedFeatures(FeatureSource):
         self.sizes = {"val_size": len(val)}
         self._val = val.rows.block(0, len(val)), torch.from_numpy(numbers)
         if known is None:
-            self._learn_from(train)
+            self._set_training_rows(train)
 
-    def _learn_from(self, train: Saved) -> None:
-        """Takes the training rows: a share of the labels, without those held out, standardised where that is asked."""
+    def _set_training_rows(self, train: Saved) -> None:
+        """Keeps the training rows: a share of the labels, without the held-out rows, and standardised if asked for."""
         config = self.config
         rows, labels, index = train.rows.block(0, len(train)), train.targets.numpy(), train.index.numpy()
         if config.labels_fraction < 1:
-            some = stratified_sample(labels, config.labels_fraction, config.seed)
-            rows, labels, index = rows[torch.from_numpy(some)], labels[some], index[some]
+            sampled = stratified_sample(labels, config.labels_fraction, config.seed)
+            rows, labels, index = rows[torch.from_numpy(sampled)], labels[sampled], index[sampled]
         self._kept, self._held = map(torch.from_numpy, self._choose(labels, index))
         self._raw, self._numbers = rows.float(), torch.from_numpy(class_indices(labels, self.classes)[0])
         standardise = config.solver == "lbfgs" if config.standardise is None else config.standardise
@@ -121,12 +121,12 @@ def _labelled(name: str) -> Saved:
 
 
 def _refuse_repeats(train: Saved, val: Saved) -> None:
-    """What is scored must not be what was learnt from."""
+    """Refuses training rows among the rows to be scored."""
     a, b = train.meta, val.meta
-    both = int(torch.isin(val.index, train.index).sum())
-    if both and all(key in a and a[key] == b.get(key) for key in ONE_SET):
+    repeated = int(torch.isin(val.index, train.index).sum())
+    if repeated and all(key in a and a[key] == b.get(key) for key in ONE_SET):
         raise SSLToolError(
-            f"{both:,} of {len(val):,} rows to be scored are images that are learnt from: both files are of "
+            f"{repeated:,} of {len(val):,} rows to be scored are training images: both files are of "
             f"{a['dataset']} {a['split']}; save the val images for the second"
         )
 

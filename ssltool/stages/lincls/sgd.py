@@ -30,8 +30,8 @@ from ssltool.training.schedule import learning_rates, scaled_lr
 from ssltool.training.signals import StopRequest
 from ssltool.training.state import LoopState
 
-FOUND_OUT = {"identity": "the hash of the training rows", **{name: name.replace("_", " ") for name in ONE_NETWORK}}
-"""What a resumed probe must share with its beginning beside settings with flags."""
+DESCRIPTIONS = {"identity": "the hash of the training rows", **{name: name.replace("_", " ") for name in ONE_NETWORK}}
+"""What a resumed probe must share with its beginning and has no flag, and what errors call it."""
 
 LARGE = 100_000
 """Training images from which the default batch size is SimSiam's 4096; below, it is 256."""
@@ -56,7 +56,7 @@ class ProbeState(LoopState):
 
 
 class ProbeLoop(TrainingLoop[ProbeState, tuple[Tensor, Tensor]]):
-    """The training of a probe on the features of ``source``, which goes on from the probe ``resumed_from`` if given."""
+    """The training of a probe on the features of ``source``, resumed from the probe file ``resumed_from`` if given."""
 
     def __init__(
         self, source: FeatureSource, folder: RunFolder, device: torch.device, resumed_from: Path | None
@@ -187,13 +187,13 @@ class ProbeLoop(TrainingLoop[ProbeState, tuple[Tensor, Tensor]]):
         Probe(weight, bias, self.saved, metrics, labels, training).save(self.path)
 
     def _restore(self, probe: Probe, path: Path) -> None:
-        names = [*fixed_settings(LinclsConfig), *FOUND_OUT]
+        names = [*fixed_settings(LinclsConfig), *DESCRIPTIONS]
         old, new = ({**saved, **saved.get("origin", {})} for saved in (probe.config, self.saved))
-        found = differences(names, old, new, lambda name: FOUND_OUT.get(name) or flag(name))
+        found = differences(names, old, new, lambda name: DESCRIPTIONS.get(name) or flag(name))
         if found:
             raise SSLToolError(f"cannot resume {path}: {'; '.join(found)}. Give the probe's own values")
         if not probe.state:
-            raise SSLToolError(f"cannot resume {path}: it holds no state to go on from; train it again")
+            raise SSLToolError(f"cannot resume {path}: it holds no state of its training; train it again")
         state = self.state
         state.heads.restore(probe.state)
         state.epoch, state.epoch_step, state.chosen = (int(probe.state[key]) for key in ("epoch", "step", "chosen"))

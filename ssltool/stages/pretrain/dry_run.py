@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +11,7 @@ from torch.optim.optimizer import Optimizer
 from ssltool.config import PretrainConfig
 from ssltool.data.loader import Batch
 from ssltool.errors import SSLToolError
+from ssltool.files import Record
 from ssltool.methods.base import Method, trainable_parameters
 from ssltool.runs.resume import find_start
 from ssltool.stages.pretrain.prepare import prepare
@@ -24,7 +24,7 @@ TRIAL_SECONDS = 0.5
 """The trial batch is doubled until a step takes this long, or it is the run's batch."""
 
 
-def plan(config: PretrainConfig) -> dict[str, Any]:
+def plan(config: PretrainConfig) -> Record:
     """The plan of a run as plain values: its settings, its epochs, its costs. Writes nothing.
 
     Raises:
@@ -46,7 +46,7 @@ def plan(config: PretrainConfig) -> dict[str, Any]:
     }
 
 
-def _epoch(setup: TrainingSetup, epoch: int) -> dict[str, Any]:
+def _epoch(setup: TrainingSetup, epoch: int) -> Record:
     indices = setup.indices(epoch)
     rates = rates_at(setup.config, epoch)
     return {
@@ -73,7 +73,7 @@ def _exposure(setup: TrainingSetup) -> dict[str, float]:
     }
 
 
-def _costs(setup: TrainingSetup, device: torch.device) -> dict[str, Any]:
+def _costs(setup: TrainingSetup, device: torch.device) -> Record:
     """Parameters, and memory and time from a few trial steps on noise, scaled to the batch."""
     method = setup.build_method().to(device)
     warnings = setup.warnings(method)

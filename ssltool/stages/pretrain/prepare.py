@@ -74,10 +74,10 @@ def _support(config: PretrainConfig, options: Any, images: ImageSet) -> Support 
             raise SSLToolError(f"none of the images that {options.labels_path} names is trained on and has a label")
     labelled = images.select(rows)
     classes = len(np.unique(labelled.labels))
-    wanted = options.support_classes or classes
-    if wanted > classes:
-        raise SSLToolError(f"--set support_classes={wanted}: the labelled images have {classes} classes")
-    return Support(labelled, wanted, options.support_per_class, config.seed)
+    per_step = options.support_classes or classes
+    if per_step > classes:
+        raise SSLToolError(f"--set support_classes={per_step}: the labelled images have {classes} classes")
+    return Support(labelled, per_step, options.support_per_class, config.seed)
 
 
 def _resolve(config: PretrainConfig, images: ImageSet) -> PretrainConfig:
@@ -90,6 +90,6 @@ def _resolve(config: PretrainConfig, images: ImageSet) -> PretrainConfig:
         epochs=config.epochs or (10 if bundled else 100),
         batch_size=config.batch_size or (128 if bundled else 512),
         monitor_size=min(len(images), config.monitor_size or min(MAX_PROBE, max(MIN_PROBE, len(images) // 8))),
-        # SimSiam's recipe for small images (App. D) has no blur: two pixels of it would leave nothing to see.
+        # SimSiam's recipe for small images (App. D) has no blur: a blur of two pixels would remove their content.
         blur_p=config.blur_p if config.blur_p is not None else (0.5 if size > SMALL_IMAGE else 0.0),
     )

@@ -163,8 +163,8 @@ class Pretraining(TrainingLoop[TrainState, Batch]):
         return self.setup.batch_size
 
     def start_epoch(self) -> None:
-        """Calls the method's ``start_epoch``; not again where a run goes on within an epoch, because the method's state
-        is saved."""
+        """Calls the method's ``start_epoch``, except where a run is resumed within an epoch: the method's state is then
+        that of the checkpoint."""
         c, state = self.config, self.state
         state.model.train()
         self.epoch_time = _EpochTime()
@@ -178,9 +178,9 @@ class Pretraining(TrainingLoop[TrainState, Batch]):
 
     def _views_of(self, rows: torch.Tensor) -> Iterator[Batch]:
         """This rank's share of views of any rows, outside the steps; the last batch is filled up from the beginning."""
-        wanted, world = rows.cpu().numpy(), self.shard.world
-        size = min(self.setup.batch_size, -(-len(wanted) // world) * world)
-        filled = np.resize(wanted, -(-len(wanted) // size) * size)
+        numbers, world = rows.cpu().numpy(), self.shard.world
+        size = min(self.setup.batch_size, -(-len(numbers) // world) * world)
+        filled = np.resize(numbers, -(-len(numbers) // size) * size)
         recipes = self.state.method.view_recipes(self.setup.recipe)
         seed, epoch = seeds.derive(self.config.seed, seeds.Stream.EPOCH_START), self.state.epoch
         batches = self.loader.train(filled, recipes, batch_size=size, seed=seed, epoch=epoch, shard=self.shard)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
+from ssltool.files import Record
 
-def score(assignments: np.ndarray, labels: np.ndarray, clusters: int) -> dict[str, Any]:
-    """What is to be said of ``assignments`` (N,) to ``clusters`` clusters, of images with ``labels`` (N,), -1 where
-    there is none.
+
+def score(assignments: np.ndarray, labels: np.ndarray, clusters: int) -> Record:
+    """The scores of ``assignments`` (N,) to ``clusters`` clusters, of images with ``labels`` (N,), -1 where there is
+    none.
 
     ``sizes`` (K,) and ``empty``, the number of empty clusters, are of all images. Of the labelled ones, None where
     there are none: ``accuracy``, a share of 1, with each cluster matched to another class by the Hungarian method, so
@@ -18,12 +18,12 @@ def score(assignments: np.ndarray, labels: np.ndarray, clusters: int) -> dict[st
     for its most frequent class, which more clusters can only raise; ``nmi``; ``ari``.
     """
     sizes = np.bincount(assignments, minlength=clusters)
-    found: dict[str, Any] = {"sizes": sizes.tolist(), "empty": int((sizes == 0).sum())}
+    scores: Record = {"sizes": sizes.tolist(), "empty": int((sizes == 0).sum())}
     known = labels >= 0
     if not known.any():
-        return found | dict.fromkeys(("accuracy", "majority", "nmi", "ari"))
+        return scores | dict.fromkeys(("accuracy", "majority", "nmi", "ari"))
     table = contingency(assignments[known], labels[known])
-    return found | {"accuracy": matched(table), "majority": majority(table), "nmi": nmi(table), "ari": ari(table)}
+    return scores | {"accuracy": matched(table), "majority": majority(table), "nmi": nmi(table), "ari": ari(table)}
 
 
 def contingency(assignments: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -48,8 +48,8 @@ def majority(table: np.ndarray) -> float:
 def nmi(table: np.ndarray) -> float:
     """Mutual information over the mean of both entropies, in [0, 1]; 1 where there is one cluster and one class."""
     p = table / table.sum()
-    both = _entropy(p.sum(axis=1)) + _entropy(p.sum(axis=0))
-    return float(np.clip(2 * (both - _entropy(p)) / both, 0.0, 1.0)) if both > 0 else 1.0
+    entropies = _entropy(p.sum(axis=1)) + _entropy(p.sum(axis=0))
+    return float(np.clip(2 * (entropies - _entropy(p)) / entropies, 0.0, 1.0)) if entropies > 0 else 1.0
 
 
 def _entropy(p: np.ndarray) -> float:

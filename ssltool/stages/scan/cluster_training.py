@@ -1,11 +1,10 @@
-"""The second and third steps: a classifier that puts neighbours into one cluster, and one that learns from itself."""
+"""The second and third steps: training a classifier to put neighbours into one cluster, and then on its own labels."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +14,7 @@ from ssltool.checkpoints.saved_run import SavedRun
 from ssltool.data import views
 from ssltool.data.loader import Batch, Loader
 from ssltool.errors import SSLToolError
+from ssltool.files import Record
 from ssltool.methods.base import Method
 from ssltool.stages.scan.losses import confidence_loss, scan_loss
 from ssltool.stages.scan.mining import Table
@@ -108,14 +108,14 @@ def table_loss(log_p: Tensor, table: Table, entropy_weight: float) -> float:
     for rows in torch.arange(len(log_p)).split(AT_ONCE):
         near = places[rows].clamp(min=0)
         agreement = torch.stack([(log_p[rows] + log_p[column]).logsumexp(dim=1) for column in near.T], dim=1)
-        meant = torch.arange(near.shape[1]) < counts[rows, None]
-        consistency -= float((agreement.double() * meant).sum(dim=1).div(counts[rows]).sum())
+        valid = torch.arange(near.shape[1]) < counts[rows, None]
+        consistency -= float((agreement.double() * valid).sum(dim=1).div(counts[rows]).sum())
     mean = log_p.double().exp().mean(dim=0)
     return consistency / len(log_p) + entropy_weight * float(torch.special.xlogy(mean, mean).sum())
 
 
 class SelfLabelling(_ClusterLoop):
-    """SCAN's third step. ``confident`` is the share of images that were learnt from."""
+    """SCAN's third step. ``confident`` is the share of images that were trained on."""
 
     def __init__(self, method: Method, setup: TrainingSetup, saved: SavedRun, path: Path, loader: Loader) -> None:
         super().__init__("selflabel", method, setup, saved, path, loader, ("loss", "confident"))
@@ -127,20 +127,20 @@ class SelfLabelling(_ClusterLoop):
 
     def step(self, batch: Batch) -> tuple[Tensor, ...]:
         weak, strong = batch.views
-        method = self.state.method.eval()  # the answers are those that it would give when it is used
+        method = self.state.method.eval()  # labels are assigned as they are when the network is used
         with torch.no_grad():
-            answers = self.logits(weak)
+            labelling = self.logits(weak)
         method.train()
-        loss, confident = confidence_loss(answers, self.logits(strong), self.threshold)
+        loss, confident = confidence_loss(labelling, self.logits(strong), self.threshold)
         if confident:
             self.state.update(loss)
         return loss, torch.tensor(confident / len(weak), device=self.device)
 
-    def results(self, means: dict[str, float]) -> dict[str, Any]:
+    def results(self, means: dict[str, float]) -> Record:
         if means["confident"] == 0:
             raise SSLToolError(
                 f"no image had a probability above --threshold {self.threshold} in epoch {self.state.epoch_number} of "
-                "self-labelling, so there was nothing to learn from; lower it, or cluster for longer (--epochs)"
+                "self-labelling, so no image was trained on; lower it, or cluster for longer (--epochs)"
             )
         return {}
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch import Tensor
 
-from ssltool.files import Stored
+from ssltool.files import Record, Stored
 
 
 @dataclass
@@ -23,4 +23,4 @@ class Clusters(Stored):
     confidence: Tensor
     targets: Tensor
     index: Tensor
-    meta: dict[str, Any] = field(default_factory=dict)
+    meta: Record = field(default_factory=dict)

@@ -23,8 +23,8 @@ def kmeans(rows: np.ndarray, count: int, seed: int) -> np.ndarray:
     """
     if len(rows) < count:
         raise SSLToolError(f"{len(rows)} rows cannot make {count} clusters; ask for fewer")
-    found = [_once(rows, count, seeds.derive(seed, start, seeds.Stream.CLUSTERS)) for start in range(RESTARTS)]
-    return min(found, key=lambda one: one[0])[1]
+    runs = [_once(rows, count, seeds.derive(seed, start, seeds.Stream.CLUSTERS)) for start in range(RESTARTS)]
+    return min(runs, key=lambda run: run[0])[1]
 
 
 def _once(rows: np.ndarray, count: int, seed: int) -> tuple[float, np.ndarray]:

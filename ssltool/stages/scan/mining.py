@@ -21,15 +21,15 @@ def mine(rows: Representations, k: int, device: torch.device) -> Neighbours:
     have length 1. ``meta["accuracy"]`` is the share of neighbours that have their image's label, None without labels.
 
     Raises:
-        SSLToolError: if there are not so many others.
+        SSLToolError: if there are fewer other rows.
     """
     if k >= len(rows):
         raise SSLToolError(f"--neighbours {k}: each of {len(rows)} images has {len(rows) - 1} others; ask for fewer")
     features, index = rows.representations, rows.index
     similarity, places = neighbours(features, features, k=k, skip=(index, index), device=device)
-    there = places >= 0  # not where a number occurs twice
+    valid = places >= 0  # not where a number occurs twice
     labels = rows.targets[places.clamp(min=0)]
-    compared = there & (labels >= 0) & (rows.targets[:, None] >= 0)
+    compared = valid & (labels >= 0) & (rows.targets[:, None] >= 0)
     agree = (labels == rows.targets[:, None])[compared]
     own = {name: rows.meta.get(name) for name in ("checkpoint_hash", "layer", "dataset", "split")}
     accuracy = float(agree.double().mean()) if len(agree) else None
@@ -37,7 +37,7 @@ def mine(rows: Representations, k: int, device: torch.device) -> Neighbours:
         places,
         -similarity,
         index,
-        torch.where(there, index[places.clamp(min=0)], -1),
+        torch.where(valid, index[places.clamp(min=0)], -1),
         own | {"metric": "cos", "k": k, "accuracy": accuracy},
     )
 

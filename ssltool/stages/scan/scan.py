@@ -31,7 +31,7 @@ from ssltool.training.setup import TrainingSetup
 from ssltool.training.signals import StopRequest
 
 WRITTEN = {"mine": "neighbours.pt", "cluster": "clusters.pt", "selflabel": "selflabelled.pt"}
-"""What each step hands on."""
+"""The file that each step writes for the next one."""
 
 VIEWS = ("crop_min", "flip_p", "jitter_p", "jitter", "gray_p", "blur_p", "solarize_p")
 """How the strong views are made, which comes from the checkpoint."""
@@ -40,7 +40,7 @@ SMALL_CROP = 0.5
 """The smallest crop of small images, of which the authors' code cuts nothing off at all."""
 
 OWN = {"cluster": ("heads", "entropy_weight", "erase_p"), "selflabel": ("threshold", "erase_p")}
-"""Settings of each step's training beside those that pretraining has."""
+"""Settings of each step's training besides those of pretraining."""
 
 
 def run(config: ScanConfig) -> Record:
@@ -65,8 +65,8 @@ class _Run:
         self.folder = RunFolder(
             run_path(config, "scan" if config.pretrained is None else run_name("scan", config)), "scan"
         )
-        self.own = {step: self.folder.path / WRITTEN[step] for step in STEPS}
-        self.inputs = Inputs(config, self.own["cluster"])
+        self.outputs = {step: self.folder.path / WRITTEN[step] for step in STEPS}
+        self.inputs = Inputs(config, self.outputs["cluster"])
         self.found: Record = {}
 
     def take(self) -> Record:
@@ -90,17 +90,17 @@ class _Run:
     def _check(self) -> None:
         """Whatever can be refused before anything is written."""
         c, first = self.config, self.steps[0]
-        self.folder.refuse_if_taken(overwrite=False, resumed_from=self.own["mine"])  # another stage's results
-        there = [path for path in self._files() if path.exists()]
-        if there and not (c.overwrite or c.resume):
+        self.folder.refuse_if_taken(overwrite=False, resumed_from=self.outputs["mine"])  # another stage's results
+        existing = [path for path in self._files() if path.exists()]
+        if existing and not (c.overwrite or c.resume):
             raise SSLToolError(
-                f"{there[0]} exists; go on with the run (--resume auto), replace it and what follows from it "
+                f"{existing[0]} exists; resume the run (--resume auto), replace it and what follows from it "
                 "(--overwrite), or choose another folder (--out, --exp-name, --exp-id)"
             )
         if first != "mine":
-            before = self.own[STEPS[STEPS.index(first) - 1]]
+            before = self.outputs[STEPS[STEPS.index(first) - 1]]
             if not before.is_file():
-                raise SSLToolError(f"--step {first} reads {before}, which is not there; take the step before it first")
+                raise SSLToolError(f"--step {first} reads {before}, which is missing; run the step before it first")
         elif c.neighbours >= (others := len(self.inputs.rows if c.reprs else self.inputs.train)):
             raise SSLToolError(f"--neighbours {c.neighbours} of {others} images; ask for fewer than there are others")
         if c.kmeans or "cluster" in self.steps:
@@ -108,19 +108,19 @@ class _Run:
         self._check_fits()
 
     def _check_fits(self) -> None:
-        """Refuses files of earlier steps that do not fit, and to go on with other settings than a step began with."""
+        """Refuses files of earlier steps that do not fit, and to resume a step with other settings."""
         c, first = self.config, self.steps[0]
-        if first == "mine" and c.resume and self.own["mine"].exists():
-            k = Neighbours.load(self.own["mine"]).meta.get("k")
+        if first == "mine" and c.resume and self.outputs["mine"].exists():
+            k = Neighbours.load(self.outputs["mine"]).meta.get("k")
             if k != c.neighbours:
                 raise SSLToolError(
-                    f"cannot resume {self.own['mine']}: --neighbours was {k}, is now {c.neighbours}; give its value"
+                    f"cannot resume {self.outputs['mine']}: --neighbours was {k}, is now {c.neighbours}; give its value"
                 )
         for phase, before in (("cluster", "mine"), ("selflabel", "cluster")):
-            if phase not in self.steps or not self.own[before].exists() or not (first == phase or c.resume):
+            if phase not in self.steps or not self.outputs[before].exists() or not (first == phase or c.resume):
                 continue
             _, saved, _ = self.clustering if phase == "cluster" else self.selflabelling
-            for path in (self._training(phase), self.own[phase]):
+            for path in (self._training(phase), self.outputs[phase]):
                 if c.resume and path.exists():
                     checkpoint = Checkpoint.load(path)
                     check_compatible(checkpoint, saved, path, more=(*VIEWS, *OWN[phase], "clusters", "phase"))
@@ -128,7 +128,7 @@ class _Run:
     def _files(self) -> list[Path]:
         """The files of the first step asked for and of those that follow from it."""
         also = (f"{kind}_{step}.pt" for step in self.later for kind in ("training", "assignments"))
-        return [*(self.own[step] for step in self.later), *(self.folder.path / name for name in also)]
+        return [*(self.outputs[step] for step in self.later), *(self.folder.path / name for name in also)]
 
     def _claim(self) -> None:
         """Removes what is to be replaced, and makes the folder this run's."""
@@ -142,10 +142,10 @@ class _Run:
         for path in again.values():
             records += Checkpoint.load(path).metrics["epochs"] if path.exists() else []
         settings = as_dict(self.config) | {"stage": "scan"}
-        self.folder.claim(settings, records, resumed_from=self.own["mine"])
+        self.folder.claim(settings, records, resumed_from=self.outputs["mine"])
 
     def _mine(self) -> None:
-        path = self.own["mine"]
+        path = self.outputs["mine"]
         if not path.exists():
             mine(self.inputs.rows, self.config.neighbours, self.inputs.device).save(path)
         meta = Neighbours.load(path).meta
@@ -161,7 +161,7 @@ class _Run:
     @functools.cached_property
     def clustering(self) -> tuple[TrainingSetup, SavedRun, Table]:
         """What the second step does: its run, as it is saved, and the neighbours."""
-        c, inputs, train, path = self.config, self.inputs, self.inputs.train, self.own["mine"]
+        c, inputs, train, path = self.config, self.inputs, self.inputs.train, self.outputs["mine"]
         table = Table.of(Neighbours.load(path), train, path)
         epochs, lr = (15, 1e-3) if train.name == "bundled" else (50, 1e-4)
         setup = self._job(inputs.network, c.epochs or epochs, c.batch_size, c.lr or lr)
@@ -170,7 +170,7 @@ class _Run:
         return setup, saved.updated(n_classes=count * c.heads, neighbours_hash=file_hash(path)), table
 
     def _cluster(self, stop: StopRequest) -> None:
-        if self.own["cluster"].exists():
+        if self.outputs["cluster"].exists():
             self._again("cluster")
             return
         (setup, saved, table), inputs = self.clustering, self.inputs
@@ -195,7 +195,7 @@ class _Run:
         return setup, self._saved(setup, "selflabel", count, network).updated(n_classes=count), network
 
     def _selflabel(self, stop: StopRequest) -> None:
-        if self.own["selflabel"].exists():
+        if self.outputs["selflabel"].exists():
             self._again("selflabel")
             return
         setup, saved, network = self.selflabelling
@@ -232,7 +232,7 @@ class _Run:
             confidence, assignments = predict(fit.state.method, loader).softmax(dim=1).max(dim=1)
         targets, index = torch.from_numpy(images.labels), torch.from_numpy(images.index)
         self._keep(phase, Clusters(assignments, confidence, targets, index), saved.settings["clusters"], images.split)
-        fit.state.checkpoint(saved).save(self.own[phase])
+        fit.state.checkpoint(saved).save(self.outputs[phase])
         fit.path.unlink(missing_ok=True)
 
     def _keep(self, name: str, clusters: Clusters, count: int, split: str) -> None:

