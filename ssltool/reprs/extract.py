@@ -27,10 +27,12 @@ VIEWS_AT_ONCE = 256
 """Views that are drawn together, so that they are the same at any batch size."""
 
 
-def represent(network: Pretrained, images: ImageSet, config: SaveReprsConfig, device: torch.device) -> Representations:
+def extract_all(
+    network: Pretrained, images: ImageSet, config: SaveReprsConfig, device: torch.device
+) -> Representations:
     """What the settings ask of all ``images`` in order, in eval mode, in memory: (N, d) by the validation transform,
     (N, Q, d) of Q augmented views, or (N P, d) of P places."""
-    one = Pass(network, images, config, device)
+    one = Extraction(network, images, config, device)
     rows, done = torch.empty((len(images), *one.shape), dtype=one.dtype), 0
     for batch in one.batches(range(len(images))):
         rows[done : done + len(batch)] = batch
@@ -38,7 +40,7 @@ def represent(network: Pretrained, images: ImageSet, config: SaveReprsConfig, de
     return one.stored(rows, range(len(images)), Shard())
 
 
-class Pass:
+class Extraction:
     """One network and one set of images: what becomes of each image, and in what order."""
 
     def __init__(self, network: Pretrained, images: ImageSet, config: SaveReprsConfig, device: torch.device) -> None:

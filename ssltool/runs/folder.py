@@ -20,7 +20,7 @@ from ssltool.files import Record, Settings, to_json, write_atomically, write_jso
 
 NEWEST = "checkpoint.pt"
 PROBE = "probe.pt"
-OWN = {
+STAGE_FILES = {
     "pretrain": ("config.json", "metrics.jsonl", "order.npy", "checkpoint*.pt", ".*.tmp"),
     "lincls": ("config.json", "metrics.jsonl", "probe.pt", ".*.tmp"),
     "finetune": ("config.json", "metrics.jsonl", "finetuned*.pt", ".*.tmp"),
@@ -31,10 +31,10 @@ OWN = {
 }
 """What each stage writes into its run folder, as patterns, and so may replace there."""
 
-APART = ("arm", "seed", "phase", "epoch")
+RECORD_KEYS = ("arm", "seed", "phase", "epoch")
 """What tells the records of one run from one another, where they have it."""
 
-RESULTS = {"pretrain": "checkpoint*.pt", "lincls": "probe.pt", "finetune": "finetuned*.pt", "scan": "clusters.pt"}
+RESULT_FILES = {"pretrain": "checkpoint*.pt", "lincls": "probe.pt", "finetune": "finetuned*.pt", "scan": "clusters.pt"}
 """What tells whose folder it is, and is lost if it is replaced."""
 
 
@@ -66,14 +66,14 @@ class RunFolder:
         """
         if self.path.exists() and not self.path.is_dir():
             raise SSLToolError(f"{self.path} is a file; name a folder with --out")
-        for stage, results in RESULTS.items():
+        for stage, results in RESULT_FILES.items():
             if stage != self.stage and any(self.path.glob(results)):
                 raise SSLToolError(f"{self.path} holds the results of {stage}; choose another folder with --out")
         continues = self._holds(resumed_from)
         if continues and overwrite:
             raise SSLToolError(f"--overwrite and going on from {resumed_from} contradict each other; drop one")
         begun = any(self._own_files())
-        may_restart = resume is not None and not any(self.path.glob(RESULTS[self.stage]))
+        may_restart = resume is not None and not any(self.path.glob(RESULT_FILES[self.stage]))
         if begun and not (continues or overwrite or may_restart):
             raise SSLToolError(
                 f"{self.path} already holds a run; go on with it (--resume auto), replace it (--overwrite), "
@@ -84,7 +84,7 @@ class RunFolder:
         return checkpoint is not None and checkpoint.resolve().parent == self.path.resolve()
 
     def _own_files(self) -> list[Path]:
-        return [path for pattern in OWN[self.stage] for path in self.path.glob(pattern)]
+        return [path for pattern in STAGE_FILES[self.stage] for path in self.path.glob(pattern)]
 
     def claim(self, settings: Settings, history: Sequence[Record] = (), *, resumed_from: Path | None = None) -> None:
         """Makes the folder this run's: removes what an earlier one left unless this goes on from it, writes the
@@ -93,13 +93,13 @@ class RunFolder:
         Raises:
             SSLToolError: if it cannot be written.
         """
-        timed = {_moment(record): record for record in self.read_metrics()} if self._holds(resumed_from) else {}
+        timed = {_record_key(record): record for record in self.read_metrics()} if self._holds(resumed_from) else {}
         with writing(self.path):
             for path in self._own_files():
                 if not self._holds(resumed_from) or path.suffix == ".tmp":  # left by a save that was killed
                     path.unlink(missing_ok=True)
         write_json(self.config, settings)
-        lines = [to_json(timed.get(_moment(record), record)) + "\n" for record in history]
+        lines = [to_json(timed.get(_record_key(record), record)) + "\n" for record in history]
         write_atomically(self.metrics, lambda stream: stream.write("".join(lines).encode()))
 
     def read_config(self) -> Settings:
@@ -156,5 +156,5 @@ class RunFolder:
         return kept
 
 
-def _moment(record: Record) -> tuple[object, ...]:
-    return tuple(record.get(name) for name in APART)
+def _record_key(record: Record) -> tuple[object, ...]:
+    return tuple(record.get(name) for name in RECORD_KEYS)

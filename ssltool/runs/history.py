@@ -18,7 +18,7 @@ from ssltool.files import Record
 from ssltool.methods import method_options
 from ssltool.runs.display_names import display_names
 from ssltool.runs.folder import RunFolder
-from ssltool.runs.resume import FOUND_OUT
+from ssltool.runs.resume import DERIVED_SETTINGS
 from ssltool.training.setup import TrainingSetup
 
 
@@ -90,7 +90,7 @@ def restore_setup(run: FinishedRun, data: str | None = None) -> TrainingSetup:
     for key in ("dataset", "n_images", "index_hash", "order_hash"):
         if key in settings and found[key] != settings[key]:
             raise SSLToolError(
-                f"{run.path} was trained on other images: {FOUND_OUT[key]} was {settings[key]}, is now {found[key]}; "
+                f"{run.path} was trained on other images: {DERIVED_SETTINGS[key]} was {settings[key]}, is now {found[key]}; "
                 "name the folder of its own with --data"
             )
     return setup

@@ -20,7 +20,7 @@ from ssltool.settings import flag
 # Which images a step sees and how: may change between epochs (the paper's hybrid), not within one.
 WITHIN_EPOCH = ("Data strategy", "Views")
 
-FOUND_OUT = {
+DERIVED_SETTINGS = {
     "dataset": "the dataset",
     "n_images": "the number of images",
     "index_hash": "the hash of their numbers",
@@ -86,7 +86,7 @@ def check_compatible(checkpoint: Checkpoint, run: SavedRun, path: Path, *, more:
         SSLToolError: naming each setting that differs, with both values.
     """
     old, new = checkpoint.config, run.settings
-    names = [*fixed_settings(PretrainConfig), *FOUND_OUT, *more]
+    names = [*fixed_settings(PretrainConfig), *DERIVED_SETTINGS, *more]
     names.remove("order_hash")
     if old["strategy"] == new["strategy"]:
         names += ["chunk_size", "n_rounds", "repeat_batch", "order_hash"]
@@ -111,12 +111,12 @@ def differences(names: list[str], old: Settings, new: Settings, flag_name: Calla
     for name in names:
         before, after = old.get(name), new.get(name)
         if before != after:
-            found.append(f"{FOUND_OUT.get(name, flag_name(name))} was {before}, is now {after}")
+            found.append(f"{DERIVED_SETTINGS.get(name, flag_name(name))} was {before}, is now {after}")
     return found
 
 
 def _differing_options(old: Settings, new: Settings) -> list[str]:
-    """The method's options that differ. Files are compared by their contents, whose hashes are in ``FOUND_OUT``."""
+    """The method's options that differ. Files are compared by their contents, whose hashes are in ``DERIVED_SETTINGS``."""
     declared = {f.name: f for f in dataclasses.fields(method_class(new["method"]).Options)}
     names = [name for name, f in declared.items() if f.metadata["metavar"] != "FILE"]
     return differences(names, old["method_options"], new["method_options"], MethodOptions.flag_name)

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from ssltool.checkpoints.checkpoint import Checkpoint
-from ssltool.checkpoints.load import Pretrained, load_pretrained, run_name, with_saved_data
+from ssltool.checkpoints.load import Pretrained, default_run_name, load_pretrained, use_saved_dataset
 from ssltool.checkpoints.saved_run import SavedRun
 from ssltool.config import FinetuneConfig, as_dict
 from ssltool.data.images import ImageSet
@@ -61,9 +61,9 @@ def run(config: FinetuneConfig) -> Record:
     config.check()
     device = pick_device(config)
     network = load_pretrained(config, device)
-    config = with_saved_data(config, network.run)
+    config = use_saved_dataset(config, network.run)
     train, val = open_labelled(dataclasses.replace(config, labels_fraction=1.0))
-    folder = RunFolder(run_path(config, run_name("finetune", config)), "finetune")
+    folder = RunFolder(run_path(config, default_run_name("finetune", config)), "finetune")
     arms = [
         _make_arm(arm, seed, config, network, train, folder.path)
         for seed in range(config.seed, config.seed + config.seeds)

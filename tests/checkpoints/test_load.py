@@ -13,7 +13,7 @@ from checkpoint_helpers import bare, mocos_vit, noise, plain_resnet18, resnet, s
 from helpers import same_bits
 from ssltool.checkpoints.build import backbone_weights, read_teacher
 from ssltool.checkpoints.checkpoint import Checkpoint
-from ssltool.checkpoints.load import Pretrained, load_pretrained, run_name, with_saved_data
+from ssltool.checkpoints.load import Pretrained, default_run_name, load_pretrained, use_saved_dataset
 from ssltool.config import LinclsConfig, NetworkSettings, SaveReprsConfig
 from ssltool.data.images import open_dataset
 from ssltool.data.loader import Loader
@@ -110,13 +110,13 @@ def test_checkpoint_must_be_named():
 
 def test_missing_data_is_the_bundled_images_and_is_said_for_other_programs(foreign, trained, capsys):
     for file, said in ((foreign, True), (trained / "checkpoint.pt", False)):
-        config = with_saved_data(SaveReprsConfig(pretrained=str(file)), load(file).run)
+        config = use_saved_dataset(SaveReprsConfig(pretrained=str(file)), load(file).run)
         assert (config.data, config.dataset_type) == (None, "bundled")
         assert ("taking the bundled images" in capsys.readouterr().err) is said
     named = SaveReprsConfig(pretrained=foreign, dataset_type="bundled")
-    assert with_saved_data(named, load(foreign).run) == named
+    assert use_saved_dataset(named, load(foreign).run) == named
     capsys.readouterr()
-    with_saved_data(named, load(trained / "checkpoint.pt").run)
+    use_saved_dataset(named, load(trained / "checkpoint.pt").run)
     assert capsys.readouterr().err == ""
 
 
@@ -304,4 +304,4 @@ def test_vit_teacher_keeps_its_own_size(tmp_path):
     ],
 )
 def test_a_run_is_named_after_its_network(pretrained, random, name):
-    assert run_name("scan", NetworkSettings(pretrained=pretrained, random=random)) == name
+    assert default_run_name("scan", NetworkSettings(pretrained=pretrained, random=random)) == name

@@ -9,15 +9,15 @@ import torchvision
 from torch import nn
 
 from checkpoint_helpers import headless, noise, plain_resnet18, settled, vit
-from ssltool.checkpoints.convert import find_network
-from ssltool.checkpoints.layouts import CHECKPOINT_LAYOUTS, HEADS, Layout
+from ssltool.checkpoints.convert import find_backbone
+from ssltool.checkpoints.layouts import CHECKPOINT_LAYOUTS, HEADS, CheckpointLayout
 from ssltool.checkpoints.match_architecture import match_backbone
-from ssltool.checkpoints.parameter_names import FAMILIES, networks_in, timm_name
+from ssltool.checkpoints.parameter_names import FAMILIES, find_naming_schemes, timm_name
 from ssltool.errors import SSLToolError
 from ssltool.models.backbones import architectures, build_backbone
 from ssltool.models.vit import vit_shape
 
-BARE = Layout("torchvision", None, "")
+BARE = CheckpointLayout("torchvision", None, "")
 RESNETS = [arch for arch in architectures() if not vit_shape(arch)]
 
 LAYOUTS = tuple(CHECKPOINT_LAYOUTS.values())
@@ -81,15 +81,15 @@ def test_widths_that_are_no_networks_are_refused(width):
 def test_networks_of_timm_and_torchvision_are_ours_with_the_same_weights(make, arch, size):
     torch.manual_seed(0)
     theirs = settled(make(), 0, size)
-    found = find_network("x.pth", dict(theirs.state_dict()))
-    ours, width = build_backbone(found.make.arch, stem=found.make.stem, image_size=found.make.image_size)
-    ours.load_state_dict(found.backbone)
+    found = find_backbone("x.pth", dict(theirs.state_dict()))
+    ours, width = build_backbone(found.spec.arch, stem=found.spec.stem, image_size=found.spec.image_size)
+    ours.load_state_dict(found.weights)
     images = noise(size, seed=3)
     with torch.inference_mode():
         out, wanted = ours.eval()(images), headless(theirs)(images)
-    assert (found.make.arch, out.shape) == (arch, (3, width))
+    assert (found.spec.arch, out.shape) == (arch, (3, width))
     torch.testing.assert_close(out, wanted, rtol=1e-4, atol=1e-4)
-    assert set(found.left) <= {"fc", "head", "heads"}
+    assert set(found.ignored) <= {"fc", "head", "heads"}
 
 
 # Names
@@ -98,7 +98,7 @@ def test_networks_of_timm_and_torchvision_are_ours_with_the_same_weights(make, a
 def test_names_of_a_vit_in_timm_and_torchvision_are_each_others_inverse():
     model = vit()
     ours = build_backbone("vit_tiny_p8", image_size=32)[0].state_dict()
-    (family,) = networks_in(model.state_dict()).values()
+    (family,) = find_naming_schemes(model.state_dict()).values()
     renamed = [family.rename(name) for name in model.state_dict()]
     assert sorted(renamed) == sorted(ours)
     assert [timm_name(name) for name in renamed] == list(model.state_dict())
@@ -108,8 +108,8 @@ def test_torchvisions_vits_saved_before_its_rename_are_read():
     state = torchvision.models.VisionTransformer(32, 8, 12, 3, 192, 768).state_dict()
     old = {k.replace("mlp.0", "mlp.linear_1").replace("mlp.3", "mlp.linear_2"): v for k, v in state.items()}
     assert old.keys() != state.keys()
-    found = find_network("x.pth", old)
-    assert found.make.arch == "vit_tiny_p8" and found.backbone.keys() == state.keys() - {
+    found = find_backbone("x.pth", old)
+    assert found.spec.arch == "vit_tiny_p8" and found.weights.keys() == state.keys() - {
         "heads.head.weight",
         "heads.head.bias",
     }
@@ -118,14 +118,14 @@ def test_torchvisions_vits_saved_before_its_rename_are_read():
 def test_children_of_a_resnet_get_their_names_back():
     model = build_backbone("resnet18_w8")[0]
     children = nn.Sequential(*list(model.children())[:-1])
-    networks = networks_in({f"a.{name}": 0 for name in children.state_dict()})
+    networks = find_naming_schemes({f"a.{name}": 0 for name in children.state_dict()})
     assert list(networks) == ["a."]
     assert [networks["a."].rename(name) for name in children.state_dict()] == list(model.state_dict())
 
 
 def test_prefix_ends_at_a_point():
-    assert networks_in(["my_layer1.0.conv1.weight", "xpatch_embed.proj.weight"]) == {}
-    assert list(networks_in(["a.b.layer1.0.conv1.weight", "layer1.0.conv1.weight"])) == ["a.b.", ""]
+    assert find_naming_schemes(["my_layer1.0.conv1.weight", "xpatch_embed.proj.weight"]) == {}
+    assert list(find_naming_schemes(["a.b.layer1.0.conv1.weight", "layer1.0.conv1.weight"])) == ["a.b.", ""]
 
 
 def test_no_part_of_a_backbone_is_taken_for_a_head():

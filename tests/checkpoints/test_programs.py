@@ -23,7 +23,7 @@ from checkpoint_helpers import (
     under,
     vit,
 )
-from ssltool.checkpoints.convert import find_network, read_checkpoint
+from ssltool.checkpoints.convert import find_backbone, read_checkpoint
 from ssltool.checkpoints.load import Pretrained, load_pretrained
 from ssltool.config import SaveReprsConfig
 from ssltool.errors import SSLToolError
@@ -61,7 +61,7 @@ def test_backbone_is_the_one_that_the_program_evaluates(load, name):
 @pytest.mark.parametrize("name", ["simsiam", "distilled", "byol", "moco", "swav", "a prefix that nobody has"])
 def test_what_is_left_out_is_named_once(name):
     case = PROGRAMS[name]()
-    assert tuple(sorted(find_network("x.pth", case.entries).left)) == tuple(sorted(case.left))
+    assert tuple(sorted(find_backbone("x.pth", case.entries).ignored)) == tuple(sorted(case.left))
 
 
 def test_other_networks_in_the_file_differ():
@@ -80,11 +80,11 @@ def test_what_was_found_is_said_in_one_line_on_stderr(load, capsys):
 @pytest.mark.parametrize("name", ["moco", "moco-v3, ViT", "swav", "lightly, children of a ResNet", "dino"])
 def test_partial_backbone_is_refused_with_the_names_that_are_missing(load, name):
     case = PROGRAMS[name]()
-    found = find_network("x.pth", case.entries)
-    lost = list(found.backbone)[-3]
+    found = find_backbone("x.pth", case.entries)
+    lost = list(found.weights)[-3]
     state = case.entries.get("teacher") or case.entries.get("state_dict") or case.entries
-    shape = found.backbone[lost].shape
-    same = [key for key, tensor in state.items() if tensor.shape == shape and torch.equal(tensor, found.backbone[lost])]
+    shape = found.weights[lost].shape
+    same = [key for key, tensor in state.items() if tensor.shape == shape and torch.equal(tensor, found.weights[lost])]
     for key in same:
         del state[key]
     with pytest.raises(SSLToolError, match="does not hold the whole of one network") as error:
@@ -191,36 +191,36 @@ def full_vit(zero_class: bool) -> dict[str, torch.Tensor]:
     ids=["timm", "moco-v3", "simsiam", "dino", "solo-learn", "solo-learn's mocov3"],
 )
 def test_heads_are_those_of_the_program(entries, arch):
-    found = find_network("x.pth", entries(full_vit(zero_class=False)))
-    assert (found.make.arch, found.make.image_size) == (arch, 8)
+    found = find_backbone("x.pth", entries(full_vit(zero_class=False)))
+    assert (found.spec.arch, found.spec.image_size) == (arch, 8)
 
 
 def test_bare_vit_that_may_be_mocos_needs_to_be_named():
     entries = full_vit(zero_class=True)
     with pytest.raises(SSLToolError, match=r"-a: vit_small has 12 \(MoCo v3\), vit_small_h6 has 6 \(timm, DINO\)"):
-        find_network("x.pth", entries)
+        find_backbone("x.pth", entries)
     for arch in ("vit_small_p8", "vit_small_h6_p8"):
-        assert find_network("x.pth", entries, arch=arch).make.arch == arch
+        assert find_backbone("x.pth", entries, arch=arch).spec.arch == arch
 
 
 def test_name_with_other_heads_than_the_programs_is_refused_unless_it_spells_them_out():
     entries = full_vit(zero_class=False)
     with pytest.raises(SSLToolError, match=r"--arch is vit_small, but x\.pth holds vit_small_h6"):
-        find_network("x.pth", entries, arch="vit_small")
-    assert find_network("x.pth", entries, arch="vit_small_h12").make.arch == "vit_small_p8"
+        find_backbone("x.pth", entries, arch="vit_small")
+    assert find_backbone("x.pth", entries, arch="vit_small_h12").spec.arch == "vit_small_p8"
     with pytest.raises(SSLToolError, match="--arch is vit_small_h6_p16"):
-        find_network("x.pth", entries, arch="vit_small_h6_p16")
+        find_backbone("x.pth", entries, arch="vit_small_h6_p16")
 
 
 def test_vits_that_are_not_ours_are_refused_by_what_they_have():
     entries = dict(vit(depth=2).state_dict())
     with pytest.raises(SSLToolError, match="no ViT of width 192 and 2 layers"):
-        find_network("x.pth", entries)
+        find_backbone("x.pth", entries)
     for extra, name in (("blocks.0.ls1.gamma", "ls1.gamma"), ("reg_token", "reg_token")):
         with pytest.raises(SSLToolError, match=rf"left over: .*{name}"):
-            find_network("x.pth", dict(vit().state_dict()) | {extra: torch.ones(2)})
+            find_backbone("x.pth", dict(vit().state_dict()) | {extra: torch.ones(2)})
     with pytest.raises(SSLToolError, match="positions of 18 tokens"):
-        find_network("x.pth", dict(vit().state_dict()) | {"pos_embed": torch.ones(1, 18, 192)})
+        find_backbone("x.pth", dict(vit().state_dict()) | {"pos_embed": torch.ones(1, 18, 192)})
 
 
 # Which network, which file
@@ -259,5 +259,5 @@ def test_checkpoint_of_another_program_holds_the_backbone_alone(tmp_path, make):
 
 def test_mocos_vit_has_six_heads_at_depth_three():
     case = PROGRAMS["moco-v3, ViT"]()
-    assert find_network("x.pth", case.entries).make.arch == "vit_small_depth3_p8"
+    assert find_backbone("x.pth", case.entries).spec.arch == "vit_small_depth3_p8"
     assert mocos_vit().blocks[0].attn.num_heads == 6

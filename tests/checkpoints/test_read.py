@@ -15,8 +15,8 @@ import torch
 
 from checkpoint_helpers import bare, dino, dinos_arguments, plain_resnet18, resnet
 from ssltool.checkpoints.convert import read_checkpoint
-from ssltool.checkpoints.layouts import weights_in
-from ssltool.checkpoints.read import read_entries, settings_in
+from ssltool.checkpoints.layouts import extract_weights
+from ssltool.checkpoints.read import extract_settings, read_entries
 from ssltool.errors import SSLToolError
 
 
@@ -79,7 +79,10 @@ def test_snippets_of_the_documentation_make_dinos_checkpoint_readable(tmp_path, 
     checkpoint, found = read_checkpoint(tmp_path / "converted.pth")
     assert found is not None and found.layout.program == "dino" and checkpoint.epoch == 5
     if mark == "def plain":
-        assert settings_in(read_entries(tmp_path / "converted.pth"))["args"] == {"arch": "vit_small", "patch_size": 16}
+        assert extract_settings(read_entries(tmp_path / "converted.pth"))["args"] == {
+            "arch": "vit_small",
+            "patch_size": 16,
+        }
 
 
 @pytest.mark.parametrize("contents", [b"", b"hello", b"PK\x03\x04 no archive", b"\x80\x02}q\x00(X"])
@@ -100,7 +103,7 @@ def test_safetensors_give_the_same_weights_as_torchs_files(tmp_path):
     torch.save(entries, tmp_path / "x.pth")
     first, second = (read_checkpoint(tmp_path / f"x.{suffix}")[0].state_dict for suffix in ("safetensors", "pth"))
     assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
-    assert settings_in(read_entries(tmp_path / "x.safetensors")) == {"__metadata__": {"note": "made here"}}
+    assert extract_settings(read_entries(tmp_path / "x.safetensors")) == {"__metadata__": {"note": "made here"}}
 
 
 def test_safetensors_without_their_package_say_what_to_install(tmp_path, monkeypatch):
@@ -125,22 +128,22 @@ def test_files_of_torchs_old_format_are_read(tmp_path):
 
 def test_weights_are_found_in_the_first_place_where_a_program_evaluates_them():
     one, two = {"a": torch.ones(1)}, {"a": torch.zeros(1)}
-    assert weights_in({"student": two, "teacher": one}) == one
-    assert weights_in({"state_dict": two, "state_dict_ema": one}) == one
-    assert weights_in({"model": {"note": "no tensors"}, "state_dict": one}) == one
-    assert weights_in({"module.a": one["a"]}) == one
-    assert weights_in({"epoch": 3}) == {}
+    assert extract_weights({"student": two, "teacher": one}) == one
+    assert extract_weights({"state_dict": two, "state_dict_ema": one}) == one
+    assert extract_weights({"model": {"note": "no tensors"}, "state_dict": one}) == one
+    assert extract_weights({"module.a": one["a"]}) == one
+    assert extract_weights({"epoch": 3}) == {}
 
 
 def test_wrappers_come_off_only_where_all_names_have_them():
     weights = {"_orig_mod.module.a": torch.ones(1), "_orig_mod.module.b": torch.ones(1)}
-    assert list(weights_in(weights)) == ["a", "b"]
-    assert list(weights_in(weights | {"c": torch.ones(1)})) == [*weights, "c"]
+    assert list(extract_weights(weights)) == ["a", "b"]
+    assert list(extract_weights(weights | {"c": torch.ones(1)})) == [*weights, "c"]
 
 
 def test_settings_are_what_json_can_hold():
     entries = {"epoch": 3, "hyper_parameters": {1: (2, None), "x": torch.ones(2)}, "state_dict": {"a": torch.ones(1)}}
-    assert settings_in(entries) == {"epoch": 3, "hyper_parameters": {"1": [2, None], "x": "<Tensor>"}}
+    assert extract_settings(entries) == {"epoch": 3, "hyper_parameters": {"1": [2, None], "x": "<Tensor>"}}
 
 
 def test_reading_leaves_the_file_alone(tmp_path):

@@ -16,7 +16,7 @@ from ssltool.checkpoints.probe import Probe
 from ssltool.config import LinclsConfig, as_dict, fixed_settings
 from ssltool.errors import SSLToolError
 from ssltool.files import Record
-from ssltool.reprs.group import ONE_NETWORK
+from ssltool.reprs.representation_set import NETWORK_KEYS
 from ssltool.runs.folder import PROBE, RunFolder
 from ssltool.runs.resume import differences
 from ssltool.settings import flag
@@ -30,7 +30,7 @@ from ssltool.training.schedule import learning_rates, scaled_lr
 from ssltool.training.signals import StopRequest
 from ssltool.training.state import LoopState
 
-FOUND_OUT = {"identity": "the hash of the training rows", **{name: name.replace("_", " ") for name in ONE_NETWORK}}
+FOUND_OUT = {"identity": "the hash of the training rows", **{name: name.replace("_", " ") for name in NETWORK_KEYS}}
 """What a resumed probe must share with its beginning beside settings with flags."""
 
 LARGE = 100_000

@@ -15,15 +15,15 @@ from ssltool.files import Record, matching
 from ssltool.reprs.representations import Representations
 from ssltool.reprs.row_set import RowSet
 
-ONE_NETWORK = ("checkpoint_hash", "layer", "tokens", "pool", "random", "image_size")
+NETWORK_KEYS = ("checkpoint_hash", "layer", "tokens", "pool", "random", "image_size")
 """What files say of themselves that must be the same of all rows that are compared."""
 
-ONE_SET = ("dataset", "split")
+SPLIT_KEYS = ("dataset", "split")
 """What numbers of images are numbers in."""
 
 
 @dataclass(frozen=True)
-class Saved:
+class RepresentationSet:
     """Rows of one or several files, with their labels (N,), their numbers in the dataset (N,), and what the files say
     that they are."""
 
@@ -35,7 +35,7 @@ class Saved:
     meta: Record
 
     @classmethod
-    def open(cls, name: str) -> Saved:
+    def open(cls, name: str) -> RepresentationSet:
         """The file ``name``, the files that match it as a pattern, or where several ranks wrote it, all of theirs.
 
         Raises:
@@ -46,7 +46,7 @@ class Saved:
         paths = tuple(map(Path, found if isinstance(found, list) else [found]))
         files = [Representations.mapped(path) for path in paths]
         for path, file in zip(paths[1:], files[1:], strict=True):
-            for key in (*ONE_NETWORK, *ONE_SET):
+            for key in (*NETWORK_KEYS, *SPLIT_KEYS):
                 if file.meta.get(key) != files[0].meta.get(key):
                     raise SSLToolError(
                         f"{paths[0]} and {path} are not parts of one set: {key} is {files[0].meta.get(key)} and "
@@ -60,10 +60,10 @@ class Saved:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def keep(self, mask: Tensor) -> Saved:
+    def keep(self, mask: Tensor) -> RepresentationSet:
         """The rows where ``mask`` (N,) is true."""
         rows = self.rows.keep(mask)
-        return Saved(self.name, self.paths, rows, self.targets[mask], self.index[mask], self.meta)
+        return RepresentationSet(self.name, self.paths, rows, self.targets[mask], self.index[mask], self.meta)
 
 
 def _refuse_part(name: str, shards: Sequence[Any]) -> None:
@@ -79,13 +79,13 @@ def _refuse_part(name: str, shards: Sequence[Any]) -> None:
         )
 
 
-def refuse_mix(bank: Saved, queries: Saved) -> None:
+def check_same_network(bank: RepresentationSet, queries: RepresentationSet) -> None:
     """Files that say where they come from must come from one network.
 
     Raises:
         SSLToolError: naming what differs.
     """
-    for key in ONE_NETWORK:
+    for key in NETWORK_KEYS:
         if key in bank.meta and key in queries.meta and bank.meta[key] != queries.meta[key]:
             raise SSLToolError(
                 f"TRAIN and VAL come from different networks: {key} is {bank.meta[key]} and {queries.meta[key]}; "
@@ -93,7 +93,7 @@ def refuse_mix(bank: Saved, queries: Saved) -> None:
             )
 
 
-def of_one_set(bank: Saved, queries: Saved) -> bool:
+def share_image_numbers(bank: RepresentationSet, queries: RepresentationSet) -> bool:
     """Whether an image that both have has the same number in both, so that it must not vote on itself: they have a
     file in common, or are of one split of one dataset and their labels agree wherever their numbers do.
 
@@ -102,7 +102,7 @@ def of_one_set(bank: Saved, queries: Saved) -> bool:
     """
     if {path.resolve() for path in bank.paths} & {path.resolve() for path in queries.paths}:
         same = True
-    elif any(bank.meta.get(key) is None or bank.meta.get(key) != queries.meta.get(key) for key in ONE_SET):
+    elif any(bank.meta.get(key) is None or bank.meta.get(key) != queries.meta.get(key) for key in SPLIT_KEYS):
         same = False
     else:
         numbers, order = bank.index.sort()
