@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from ssltool.errors import SSLToolError, first_line
-from ssltool.files import FilePath, Settings, load_dict
+from ssltool.files import Entries, FilePath, Settings, load_dict
 
 SAFETENSORS = ".safetensors"
 
 PLAIN_TYPES = (str, int, float, bool)
 
 
-def read_entries(path: FilePath) -> dict[str, Any]:
+def read_entries(path: FilePath) -> Entries:
     """The top-level entries of a file of weights, memory-mapped if possible.
 
     The entries of a .safetensors file are its tensors, and the ``__metadata__`` of its header.
@@ -27,7 +27,7 @@ def read_entries(path: FilePath) -> dict[str, Any]:
     return load_dict(path, mmap=True)
 
 
-def _read_safetensors(path: FilePath) -> dict[str, Any]:
+def _read_safetensors(path: FilePath) -> Entries:
     if not Path(path).is_file():
         raise SSLToolError(f"no such file: {path}")
     package = safetensors_package()

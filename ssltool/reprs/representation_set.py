@@ -1,11 +1,10 @@
-"""Files of representations as a bank and as queries: several as one, mapped, and whose rows are whose."""
+"""Sets of representations that are saved in one or several files, and how two such sets are related."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,16 +15,24 @@ from ssltool.reprs.representations import Representations
 from ssltool.reprs.row_set import RowSet
 
 NETWORK_KEYS = ("checkpoint_hash", "layer", "tokens", "pool", "random", "image_size")
-"""What files say of themselves that must be the same of all rows that are compared."""
+"""Keys of the metadata that identify the network; rows can be compared only if these are equal."""
 
 SPLIT_KEYS = ("dataset", "split")
-"""What numbers of images are numbers in."""
+"""Keys of the metadata that identify the images; an image's number is its position in this split."""
 
 
 @dataclass(frozen=True)
 class RepresentationSet:
-    """Rows of one or several files, with their labels (N,), their numbers in the dataset (N,), and what the files say
-    that they are."""
+    """The representations in one or several files, memory-mapped.
+
+    Attributes:
+        name: the file name or pattern that was opened.
+        paths: the files.
+        rows: N rows.
+        targets: (N,) int64, the labels.
+        index: (N,) int64, the numbers of the images in their dataset.
+        meta: the metadata of the first file.
+    """
 
     name: str
     paths: tuple[Path, ...]
@@ -36,11 +43,11 @@ class RepresentationSet:
 
     @classmethod
     def open(cls, name: str) -> RepresentationSet:
-        """The file ``name``, the files that match it as a pattern, or where several ranks wrote it, all of theirs.
+        """Opens the file ``name``, the files that match it as a pattern, or the files of all ranks that wrote it.
 
         Raises:
-            SSLToolError: if one cannot be read, or they do not belong together: other networks, datasets or widths, or
-                a rank's file is missing.
+            SSLToolError: if a file cannot be read, the files differ in network, dataset or width, or a rank's file is
+                missing.
         """
         found = matching(name)
         paths = tuple(map(Path, found if isinstance(found, list) else [found]))
@@ -50,9 +57,9 @@ class RepresentationSet:
                 if file.meta.get(key) != files[0].meta.get(key):
                     raise SSLToolError(
                         f"{paths[0]} and {path} are not parts of one set: {key} is {files[0].meta.get(key)} and "
-                        f"{file.meta.get(key)}; name files that are"
+                        f"{file.meta.get(key)}; name the files of one network and split"
                     )
-        _refuse_part(name, [file.meta.get("shard") for file in files])
+        _check_all_ranks(name, [file.meta.get("shard") for file in files])
         rows = RowSet([file.representations for file in files])
         targets, index = (torch.cat([getattr(file, key) for file in files]) for key in ("targets", "index"))
         return cls(name, paths, rows, targets, index, files[0].meta)
@@ -66,24 +73,24 @@ class RepresentationSet:
         return RepresentationSet(self.name, self.paths, rows, self.targets[mask], self.index[mask], self.meta)
 
 
-def _refuse_part(name: str, shards: Sequence[Any]) -> None:
-    """A rank's file is a part of the set, and the accuracy of a part is another number."""
+def _check_all_ranks(name: str, shards: Sequence[Sequence[int] | None]) -> None:
+    """Raises ``SSLToolError`` if the file of a rank is missing: a metric of part of the rows is a different number."""
     if not any(shards):
         return
     world = next(shard[1] for shard in shards if shard)
     missing = [rank for rank in range(world) if [rank, world] not in [list(shard or ()) for shard in shards]]
     if missing:
         raise SSLToolError(
-            f"{name} lacks the rows of rank {', '.join(map(str, missing))} of {world}, which wrote files of their own; "
-            "name all, as in 'train_reprs_e0.rank*.pt'"
+            f"{name} lacks the rows of rank {', '.join(map(str, missing))} of {world}, which are in other files; "
+            "name the files of all ranks, as in 'train_reprs_e0.rank*.pt'"
         )
 
 
 def check_same_network(bank: RepresentationSet, queries: RepresentationSet) -> None:
-    """Files that say where they come from must come from one network.
+    """Checks that both sets come from the same network, as far as their metadata show it.
 
     Raises:
-        SSLToolError: naming what differs.
+        SSLToolError: if they differ; the message names the key and both values.
     """
     for key in NETWORK_KEYS:
         if key in bank.meta and key in queries.meta and bank.meta[key] != queries.meta[key]:
@@ -94,11 +101,14 @@ def check_same_network(bank: RepresentationSet, queries: RepresentationSet) -> N
 
 
 def share_image_numbers(bank: RepresentationSet, queries: RepresentationSet) -> bool:
-    """Whether an image that both have has the same number in both, so that it must not vote on itself: they have a
-    file in common, or are of one split of one dataset and their labels agree wherever their numbers do.
+    """Whether equal numbers in ``index`` mean the same image in both sets, so that a query can be excluded from its
+    own neighbours.
+
+    This holds if they have a file in common, or if they come from the same split and all rows with equal numbers have
+    equal labels.
 
     Raises:
-        SSLToolError: if that is so, and several files of the bank number their images alike.
+        SSLToolError: if this holds, but several files of the bank contain the same numbers.
     """
     if {path.resolve() for path in bank.paths} & {path.resolve() for path in queries.paths}:
         same = True
@@ -111,7 +121,7 @@ def share_image_numbers(bank: RepresentationSet, queries: RepresentationSet) -> 
         same = not bool((other & (numbers[place] == queries.index)).any())
     if same and len(bank.paths) > 1 and len(bank.index.unique()) < len(bank):
         raise SSLToolError(
-            f"the files of {bank.name} number their images alike, so no row knows which is itself; save them by "
-            "save-reprs, whose index is the image's number in the dataset"
+            f"several files of {bank.name} contain the same image numbers, so a query cannot be excluded from its own "
+            "neighbours; write the files with save-reprs, whose index is unique in the dataset"
         )
     return same

@@ -13,7 +13,6 @@ import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import scipy.stats
 import torch
@@ -31,7 +30,7 @@ from ssltool.diagnosis.metrics.of_rows import feature_std_tensor
 from ssltool.errors import SSLToolError
 from ssltool.files import Record, Settings, weights_hash
 from ssltool.methods.base import Method
-from ssltool.models.depth import layer_groups
+from ssltool.models.depth import LayerGroup, layer_groups
 from ssltool.runs.folder import RunFolder, run_path
 from ssltool.runs.resume import check_compatible
 from ssltool.training.classification import Accuracy
@@ -212,8 +211,8 @@ class _Finetuning(ClassifierLoop):
         return accuracy.result()
 
 
-def _groups(method: Method, saved: Settings) -> list[dict[str, Any]]:
-    head = {"params": list(method.projector.parameters()), "scale": saved["head_lr"] / saved["lr"]}
+def _groups(method: Method, saved: Settings) -> list[LayerGroup]:
+    head: LayerGroup = {"params": list(method.projector.parameters()), "scale": saved["head_lr"] / saved["lr"]}
     return [*layer_groups(method.backbone, saved["layer_decay"]), head]
 
 

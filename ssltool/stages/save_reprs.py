@@ -52,7 +52,7 @@ def run(config: SaveReprsConfig) -> list[dict[str, Any]]:
     sampled = [_sample(one, config.sample, network.run.seed) for one in opened]
     passes = [Extraction(network, images, config, device) for images in sampled]
     paths = [_target(config, images, network, several=len(splits) > 1) for images in sampled]
-    parts = [[one.part(Shard(rank, shard.world)) for rank in range(shard.world)] for one in passes]
+    parts = [[one.images_of(Shard(rank, shard.world)) for rank in range(shard.world)] for one in passes]
     with contextlib.ExitStack() as opened_files, StopRequest() as stop:
         # All are kept until all are done: the first split need not be made again where the second is stopped.
         unfinished = [_save(p, path, shard, config, stop, opened_files) for p, path in zip(passes, paths, strict=True)]
@@ -75,7 +75,7 @@ def _save(
     one: Extraction, path: Path, shard: Shard, config: SaveReprsConfig, stop: StopRequest, files: contextlib.ExitStack
 ) -> PartialFile:
     """Makes the rows that are still missing and writes the file; what it was made from is returned, to be removed."""
-    path, part = _of_rank(path, shard), one.part(shard)
+    path, part = _of_rank(path, shard), one.images_of(shard)
     rows = PartialFile(path, one.facts(shard), one.shape, one.dtype, len(part), one.size)
     files.callback(rows.close)
     if rows.changed:
@@ -92,7 +92,7 @@ def _save(
             progress.update(len(batch) * (config.views or 1))
             if stop.number and rows.done < len(part):
                 raise Interrupted(stop.number, f"{rows.done} of {len(part)} images in {rows.path}")
-    formats.write(one.stored(rows.rows(), part, shard), path, config.format)
+    formats.write(one.to_representations(rows.rows(), part, shard), path, config.format)
     return rows
 
 

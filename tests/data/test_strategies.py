@@ -224,7 +224,7 @@ def test_chunk_of_exactly_one_batch_is_accepted(order):
 def test_partial_last_chunk_smaller_than_the_batch_is_refused(order):
     settings = dict(strategy="current", epochs=7, chunk_size=3, batch_size=40)  # chunks of 44, 44 and 15
     assert len(epoch_indices(order, epoch=5, **settings)) == 80
-    with pytest.raises(SSLToolError, match=r"epoch 6 .* 15 images.* \(40\)"):
+    with pytest.raises(SSLToolError, match=r"epoch 7 .* 15 images.* \(40\)"):
         epoch_indices(order, epoch=6, **settings)
 
 
