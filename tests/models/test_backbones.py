@@ -239,7 +239,7 @@ def test_a_vits_shortest_name_names_the_same_network(name, image_size, shortest)
 
 
 def test_heads_that_do_not_divide_the_width_are_refused():
-    with pytest.raises(SSLToolError, match="vit_small_h7: 7 heads do not divide the width 384"):
+    with pytest.raises(SSLToolError, match=r"vit_small_h7.* 384 "):
         build_backbone("vit_small_h7")
 
 
@@ -297,7 +297,7 @@ def test_a_vits_weights_are_drawn_within_mocos_bounds():
     ("name", "offered"), [("resnet81", "resnet18"), ("resnet18_w17", "resnet18_w16"), ("vit_smal", "vit_small")]
 )
 def test_an_unknown_name_offers_the_nearest(name, offered):
-    with pytest.raises(SSLToolError, match=rf"unknown architecture '{name}'; did you mean .*{offered}"):
+    with pytest.raises(SSLToolError, match=rf"'{name}'.* {offered}"):
         build_backbone(name)
 
 
@@ -315,7 +315,7 @@ def test_settings_that_do_nothing_are_refused():
 
 
 def test_an_image_that_does_not_divide_into_patches_is_refused():
-    with pytest.raises(SSLToolError, match="--image-size 100 does not divide into a ViT's patches of 16 pixels"):
+    with pytest.raises(SSLToolError, match=r"--image-size 100 .* 16 pixels"):
         build_backbone("vit_small", image_size=100)
 
 

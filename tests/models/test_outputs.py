@@ -175,17 +175,17 @@ def test_directions_are_known_of_the_layers_and_not_of_modules():
 @pytest.mark.parametrize(
     ("name", "hint"),
     [
-        ("backbone.layer9", "did you mean backbone.layer"),
+        ("backbone.layer9", " backbone.layer"),
         ("layer3", "did you mean backbone.layer3"),
-        ("projektor", "did you mean projector"),
+        ("projektor", " projector"),
         ("backbone.layer3.7", "backbone.layer3.0"),
-        ("xyz", "known: backbone, predictor, projector, teacher"),
-        ("", "known: backbone, predictor, projector, teacher"),
-        ("backbone.", "unknown layer 'backbone.'"),
+        ("xyz", "backbone, predictor, projector, teacher"),
+        ("", "backbone, predictor, projector, teacher"),
+        ("backbone.", "'backbone.'"),
     ],
 )
 def test_an_unknown_name_is_refused_with_the_nearest(name, hint):
-    with pytest.raises(SSLToolError, match="unknown layer") as error:
+    with pytest.raises(SSLToolError, match=f"layer '{name}'") as error:
         Features(small(), name)
     assert hint in str(error.value)
     assert len(str(error.value)) < 300
@@ -194,24 +194,24 @@ def test_an_unknown_name_is_refused_with_the_nearest(name, hint):
 @pytest.mark.parametrize(
     ("arch", "layer", "settings", "line"),
     [
-        ("resnet18_w8", "backbone", {"tokens": "cls"}, "--tokens cls does nothing with --layer backbone"),
+        ("resnet18_w8", "backbone", {"tokens": "cls"}, "--tokens cls has no effect with --layer backbone"),
         (
             "resnet18_w8",
             "backbone.layer3",
             {"tokens": "mean"},
-            "--tokens mean does nothing with --layer backbone.layer3",
+            "--tokens mean has no effect with --layer backbone.layer3",
         ),
-        ("resnet18_w8", "projector", {"pool": "mean"}, "--pool mean does nothing with --layer projector"),
-        ("resnet18_w8", "projector.0", {"pool": "none"}, "--pool none does nothing with --layer projector.0"),
-        (VIT, "projector", {"tokens": "cls"}, "--tokens cls does nothing with --layer projector"),
-        (VIT, "backbone", {"pool": "none"}, "--pool none does nothing with --layer backbone"),
-        (VIT, "backbone", {"tokens": "patch", "pool": "none"}, "--pool none does nothing with --layer backbone"),
-        (VIT, "backbone.conv_proj", {"tokens": "cls"}, "--tokens cls does nothing with --layer backbone.conv_proj"),
-        ("resnet18_w8", "teacher.projector.0", {}, "--layer teacher.projector.0 is not called on the way"),
-        (VIT, "backbone.encoder", {}, "--layer backbone.encoder is not called on the way"),
+        ("resnet18_w8", "projector", {"pool": "mean"}, "--pool mean has no effect with --layer projector"),
+        ("resnet18_w8", "projector.0", {"pool": "none"}, "--pool none has no effect with --layer projector.0"),
+        (VIT, "projector", {"tokens": "cls"}, "--tokens cls has no effect with --layer projector"),
+        (VIT, "backbone", {"pool": "none"}, "--pool none has no effect with --layer backbone"),
+        (VIT, "backbone", {"tokens": "patch", "pool": "none"}, "--pool none has no effect with --layer backbone"),
+        (VIT, "backbone.conv_proj", {"tokens": "cls"}, "--tokens cls has no effect with --layer backbone.conv_proj"),
+        ("resnet18_w8", "teacher.projector.0", {}, "--layer teacher.projector.0 is not called"),
+        (VIT, "backbone.encoder", {}, "--layer backbone.encoder is not called"),
     ],
 )
-def test_settings_that_do_nothing_and_modules_that_are_not_called_are_refused(arch, layer, settings, line):
+def test_settings_without_effect_and_modules_that_are_not_called_are_refused(arch, layer, settings, line):
     features = Features(small(arch=arch), layer, **settings)
     with pytest.raises(SSLToolError) as error:
         features.shape(SIZE, CPU)
@@ -219,8 +219,8 @@ def test_settings_that_do_nothing_and_modules_that_are_not_called_are_refused(ar
     assert "\n" not in str(error.value)
 
 
-def test_a_layer_that_the_model_has_not_is_refused():
-    with pytest.raises(SSLToolError, match="this model has no predictor"):
+def test_a_layer_that_the_model_does_not_have_is_refused():
+    with pytest.raises(SSLToolError, match="--layer predictor"):
         Features(build("simclr"), "predictor").shape(8, CPU)
 
 
@@ -231,8 +231,8 @@ class Turned(nn.Module):
         return x.flatten(1).T
 
 
-def test_an_output_that_is_not_one_of_each_image_is_refused():
+def test_an_output_without_one_item_per_image_is_refused():
     method = build("simclr")
     method.projector = nn.Sequential(Turned(), nn.Identity())
-    with pytest.raises(SSLToolError, match=r"--layer projector.0 makes \(8, 2\) of 2 images"):
+    with pytest.raises(SSLToolError, match=r"--layer projector\.0 .*\(8, 2\) .*2 images"):
         Features(method, "projector.0").shape(8, CPU)

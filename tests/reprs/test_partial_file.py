@@ -112,7 +112,7 @@ def test_rows_begin_where_numbers_may(tmp_path):
 def test_two_processes_do_not_write_one_file(tmp_path):
     unfinished = opened(tmp_path)
     unfinished.append(ROWS[:3])
-    with pytest.raises(SSLToolError, match=r"another process is writing .*unfinished; wait for it"):
+    with pytest.raises(SSLToolError, match=r"another process .*unfinished"):
         opened(tmp_path)
     assert torch.equal(unfinished.rows(), ROWS[:3])
     unfinished.close()
@@ -121,7 +121,7 @@ def test_two_processes_do_not_write_one_file(tmp_path):
 
 def test_a_place_that_cannot_be_written_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(SSLToolError, match=r"cannot write .*unfinished"):
+    with pytest.raises(SSLToolError, match="unfinished"):
         PartialFile(tmp_path / "file" / "r.pt", FACTS, (4,), torch.float32, 10, 3)
 
 
@@ -131,7 +131,7 @@ def test_rows_before_a_full_disk_are_kept(tmp_path):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (unfinished.path.stat().st_size + 20, limits[1]))
     try:
-        with pytest.raises(SSLToolError, match=r"cannot write .*: File too large; what was there is kept"):
+        with pytest.raises(SSLToolError, match=r"unfinished: File too large"):
             unfinished.append(ROWS[6:9])
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)

@@ -284,11 +284,11 @@ def test_tiles_are_no_larger_than_the_sizes_say(sizes, monkeypatch):
 @pytest.mark.parametrize(
     ("bank", "queries", "message"),
     [
-        (random(9, 3), random(2, 2), "bank has width 3 and the queries have width 2"),
-        (random(0, 3), random(2, 3), "the bank has no rows"),
-        (random(9, 3), torch.full((2, 3), torch.inf), "NaN or infinite"),
+        (random(9, 3), random(2, 2), "width 3 .*width 2"),
+        (random(0, 3), random(2, 3), "bank"),
+        (random(9, 3), torch.full((2, 3), torch.inf), "NaN"),
     ],
 )
-def test_what_cannot_be_searched_is_refused(bank, queries, message):
+def test_invalid_banks_and_queries_are_refused(bank, queries, message):
     with pytest.raises(SSLToolError, match=message):
         neighbours(bank, queries, k=1)

@@ -178,19 +178,19 @@ def test_of_a_bank_smaller_than_k_all_labelled_rows_vote():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"queries": random(2, 2)}, "bank has width 3 and the queries have width 2"),
-        ({"labels": torch.full((9,), -1)}, "the bank has no labelled rows"),
-        ({"labels": torch.zeros(8, dtype=torch.int64)}, r"a bank of 9 rows has labels of shape \(8,\)"),
-        ({"queries": torch.full((2, 3), math.nan)}, "NaN or infinite"),
-        ({"bank": torch.full((9, 3), math.inf)}, "NaN or infinite"),
-        ({"bank": random(9, 3, 2)}, r"must be \(N, d\)"),
+        ({"queries": random(2, 2)}, "width 3 .*width 2"),
+        ({"labels": torch.full((9,), -1)}, "labelled"),
+        ({"labels": torch.zeros(8, dtype=torch.int64)}, r" 9 rows .*\(8,\)"),
+        ({"queries": torch.full((2, 3), math.nan)}, "NaN"),
+        ({"bank": torch.full((9, 3), math.inf)}, "NaN"),
+        ({"bank": random(9, 3, 2)}, r"\(N, d\)"),
         ({"k": 0}, "k is 0"),
-        ({"metric": "dot"}, "metric is 'dot'; it must be one of cos, l2"),
-        ({"precision": "fp8"}, "precision is 'fp8'"),
-        ({"temperature": 0.0, "weighted": True}, "temperature is 0.0"),
+        ({"metric": "dot"}, "metric .*'dot'.* cos, l2"),
+        ({"precision": "fp8"}, "precision .*'fp8'"),
+        ({"temperature": 0.0, "weighted": True}, r"temperature .*0\.0"),
     ],
 )
-def test_what_cannot_be_predicted_is_refused(change, message):
+def test_invalid_arguments_of_knn_predict_are_refused(change, message):
     given = {"bank": random(9, 3), "labels": torch.zeros(9, dtype=torch.int64), "queries": random(2, 3)} | change
     with pytest.raises(SSLToolError, match=message):
         knn_predict(given.pop("bank"), given.pop("labels"), given.pop("queries"), **given)

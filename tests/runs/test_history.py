@@ -101,7 +101,7 @@ def on_files(tiny, tmp_path, write_images):
 def test_images_that_have_moved_are_found_by_data(on_files, tmp_path):
     (run,) = read_runs([str(on_files)])
     (tmp_path / "images").rename(tmp_path / "moved")
-    with pytest.raises(SSLToolError, match="name their folder with --data"):
+    with pytest.raises(SSLToolError, match=r"images .*--data"):
         restore_setup(run)
     assert restore_setup(run, str(tmp_path / "moved")).images.classes == ("cat", "dog")
 
@@ -111,14 +111,14 @@ def test_other_images_are_refused(on_files, tmp_path, write_images):
     for name in ("cat", "dog"):
         write_images(tmp_path / "fewer" / name, 5)
     write_images(tmp_path / "unlabelled", 40)
-    with pytest.raises(SSLToolError, match="the number of images was 40, is now 10"):
+    with pytest.raises(SSLToolError, match="number of images was 40, is now 10"):
         restore_setup(run, str(tmp_path / "fewer"))
-    with pytest.raises(SSLToolError, match="the dataset was folder, is now images"):
+    with pytest.raises(SSLToolError, match="dataset was folder, is now images"):
         restore_setup(run, str(tmp_path / "unlabelled"))
 
 
 def test_a_folder_for_images_that_come_with_ssltool_is_refused(trained, tmp_path):
-    with pytest.raises(SSLToolError, match="leave --data out"):
+    with pytest.raises(SSLToolError, match="--data"):
         restore_setup(read_runs([str(trained)])[0], str(tmp_path))
 
 
