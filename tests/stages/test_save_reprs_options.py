@@ -138,8 +138,8 @@ def test_the_default_token_is_the_class_token(save, vit, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "line"),
     [
-        (["--tokens", "mean"], "--tokens mean does nothing with --layer backbone: it is for the tokens of a ViT"),
-        (["--layer", "projector", "--pool", "none"], "--pool none does nothing with --layer projector"),
+        (["--tokens", "mean"], "--tokens mean has no effect with --layer backbone: "),
+        (["--layer", "projector", "--pool", "none"], "--pool none has no effect with --layer projector"),
     ],
 )
 def test_settings_that_do_nothing_with_the_network_are_refused(save, tmp_path, flags, line):

@@ -235,7 +235,7 @@ def test_a_rank_that_was_stopped_goes_on_with_its_own_part(save, stop_after, mon
 @pytest.mark.parametrize(
     ("flags", "line"),
     [
-        (["-b", 100], f"{N} images of bundled train are 1 batches of 100, too few for 2 ranks"),
+        (["-b", 100], f"{N} images of bundled train are 1 batches of 100, fewer than 2 ranks"),
         (["--gpu", 0, "--device", "auto"], "--gpu 0 "),
         (["--download"], "--download under torchrun would fetch once for each rank"),
     ],
