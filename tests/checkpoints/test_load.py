@@ -9,7 +9,7 @@ import pytest
 import torch
 import torchvision
 
-from checkpoint_helpers import bare, mocos_vit, noise, plain_resnet18, resnet, simsiam, vit
+from checkpoint_helpers import bare, moco_vit, noise, plain_resnet18, resnet, simsiam, vit
 from helpers import same_bits
 from ssltool.checkpoints.build import backbone_weights, read_teacher
 from ssltool.checkpoints.checkpoint import Checkpoint
@@ -47,7 +47,7 @@ def test_config_has_every_setting_of_a_run_that_trained(foreign, trained):
     assert "program" not in ours and load(foreign).run.program == "simsiam"
 
 
-def test_origin_says_the_same_of_any_programs_network(foreign, trained):
+def test_origin_has_the_same_keys_for_every_program(foreign, trained):
     ours, theirs = load(trained / "checkpoint.pt").origin, load(foreign).origin
     assert ours.keys() == theirs.keys()
     assert (ours["program"], theirs["program"]) == ("ssltool", "simsiam")
@@ -88,7 +88,7 @@ def test_vit_takes_images_of_another_size(tmp_path, image_size):
         network.method.embed(noise(20), "backbone")
 
 
-def test_flags_that_contradict_our_own_checkpoint_are_refused(trained):
+def test_flags_that_contradict_a_checkpoint_of_ssltool_are_refused(trained):
     with pytest.raises(SSLToolError, match=r"--arch .*resnet18, .*resnet18_w8"):
         load(trained / "checkpoint.pt", arch="resnet18")
 
@@ -151,7 +151,7 @@ def test_random_weights_follow_the_seed_of_the_settings_or_the_one_given():
     assert first["checkpoint_hash"] != second["checkpoint_hash"]
 
 
-def test_random_is_for_images_of_the_bundled_size_or_of_224_pixels(tmp_path):
+def test_random_network_is_built_for_the_bundled_image_size_or_224_pixels(tmp_path):
     assert load("random", arch="resnet18_w8").image_size == 28
     assert load("random", arch="resnet18_w8").origin["stem"] == "small"
     network = load("random", arch="resnet18_w8", data=str(tmp_path))
@@ -289,7 +289,7 @@ def test_distill_takes_its_teacher_from_another_program(ssltool, foreign, tmp_pa
 
 
 def test_vit_teacher_keeps_its_own_size(tmp_path):
-    torch.save(mocos_vit().state_dict(), tmp_path / "vit.pth")
+    torch.save(moco_vit().state_dict(), tmp_path / "vit.pth")
     teacher = read_teacher("distill", method_options("distill", {"teacher": str(tmp_path / "vit.pth")}))
     assert teacher is not None and teacher.config["image_size"] == 32
 

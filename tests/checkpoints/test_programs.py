@@ -17,7 +17,7 @@ from checkpoint_helpers import (
     lightning,
     linear,
     moco,
-    mocos_vit,
+    moco_vit,
     mocov3,
     noise,
     resnet,
@@ -63,7 +63,7 @@ def test_backbone_is_the_one_that_the_program_evaluates(load, name):
 @pytest.mark.parametrize("name", ["simsiam", "distilled", "byol", "moco", "swav", "a prefix that nobody has"])
 def test_ignored_modules_are_listed_once(name):
     case = PROGRAMS[name]()
-    assert tuple(sorted(find_backbone("x.pth", case.entries).ignored)) == tuple(sorted(case.left))
+    assert tuple(sorted(find_backbone("x.pth", case.entries).ignored)) == tuple(sorted(case.ignored))
 
 
 def test_other_networks_in_the_file_differ():
@@ -261,4 +261,4 @@ def test_converted_checkpoint_contains_only_the_backbone(tmp_path, make):
 def test_mocov3_vit_of_depth_three_has_six_heads():
     case = PROGRAMS["moco-v3, ViT"]()
     assert find_backbone("x.pth", case.entries).spec.arch == "vit_small_depth3_p8"
-    assert mocos_vit().blocks[0].attn.num_heads == 6
+    assert moco_vit().blocks[0].attn.num_heads == 6

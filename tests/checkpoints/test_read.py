@@ -14,7 +14,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from checkpoint_helpers import bare, dino, dinos_arguments, plain_resnet18, resnet
+from checkpoint_helpers import bare, dino, dino_arguments, plain_resnet18, resnet
 from ssltool.checkpoints.convert import read_checkpoint
 from ssltool.checkpoints.layouts import extract_weights
 from ssltool.checkpoints.read import extract_settings, read_entries
@@ -48,7 +48,7 @@ def test_loading_never_executes_code(tmp_path):
 @pytest.mark.parametrize(
     ("contents", "name"),
     [
-        (lambda: dino().entries | {"args": dinos_arguments()}, r"argparse\.Namespace"),
+        (lambda: dino().entries | {"args": dino_arguments()}, r"argparse\.Namespace"),
         (plain_resnet18, r"torchvision\.models\.resnet\.ResNet"),
         (lambda: {"state_dict": bare().entries, "best": np.float64(0.5)}, r"numpy\._?core\.multiarray\.scalar"),
     ],
@@ -70,7 +70,7 @@ def test_torchscript_is_refused(tmp_path):
 @pytest.mark.parametrize("mark", ["safe_globals", "def plain"])
 def test_snippets_of_the_documentation_make_dinos_checkpoint_readable(tmp_path, monkeypatch, mark):
     case = dino()
-    torch.save(case.entries | {"args": dinos_arguments()}, tmp_path / "checkpoint.pth")
+    torch.save(case.entries | {"args": dino_arguments()}, tmp_path / "checkpoint.pth")
     page = (Path(__file__).parents[2] / "docs" / "checkpoints.md").read_text(encoding="utf-8")
     (snippet,) = [part.split("```")[0] for part in page.split("```python\n")[1:] if mark in part.split("```")[0]]
     monkeypatch.chdir(tmp_path)

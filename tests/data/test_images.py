@@ -72,7 +72,7 @@ def test_imagenet_folder_equals_torchvisions_image_folder(imagenet):
         assert torch.equal(made.images, torch.stack(expected))
 
 
-def test_validation_class_unknown_to_training_is_named(imagenet, write_images):
+def test_validation_class_unknown_to_training_is_refused_by_name(imagenet, write_images):
     write_images(imagenet / "val" / "dog", 2)
     with pytest.raises(SSLToolError, match=r"'dog' .* 3 classes"):
         opened(imagenet, "val")
@@ -320,7 +320,7 @@ def spoil(path):
 
 
 @pytest.mark.parametrize("sizes", [1, 2], ids=["one size", "varying sizes"])
-def test_skip_corrupt_leaves_out_and_counts_unreadable_images(tmp_path, write_images, sizes):
+def test_skip_corrupt_skips_and_counts_unreadable_images(tmp_path, write_images, sizes):
     good = write_images(tmp_path / "a", 3) + write_images(tmp_path / "b", 3, size=(20, 16 * sizes))
     spoil(good.pop(1))
     good.pop(3).write_bytes(b"no image at all")
@@ -350,7 +350,7 @@ def test_corrupt_image_among_good_ones_is_named(tmp_path, write_images):
     assert "\n" not in str(caught.value)
 
 
-def test_folder_of_corrupt_images_only_has_none_left(tmp_path, write_images):
+def test_folder_with_only_corrupt_images_is_refused(tmp_path, write_images):
     for path in write_images(tmp_path / "pile", 2):
         spoil(path)
     with pytest.raises(SSLToolError, match="no readable images"):
@@ -394,7 +394,7 @@ def test_file_in_place_of_a_folder_is_refused(tmp_path, write_images):
 
 
 @pytest.mark.parametrize("dataset_type", ["auto", "images", "folder"])
-def test_empty_folder_says_what_was_looked_for(tmp_path, dataset_type):
+def test_empty_folder_is_refused_with_the_supported_extensions(tmp_path, dataset_type):
     with pytest.raises(SSLToolError, match=r"no images .*\.jpg"):
         opened(tmp_path, dataset_type=dataset_type)
 
@@ -437,7 +437,7 @@ def test_named_dataset_needs_its_folder(dataset_type):
         open_dataset(DataSettings(dataset_type=dataset_type), "train")
 
 
-def test_small_is_for_places365_alone(imagenet):
+def test_small_is_refused_for_other_datasets(imagenet):
     with pytest.raises(SSLToolError, match=r"--small .*imagenet"):
         opened(imagenet, small=True)
 
@@ -476,6 +476,6 @@ def test_failed_download_is_told_in_one_line(tmp_path, monkeypatch, error):
         opened(tmp_path, dataset_type="stl10", download=True)
 
 
-def test_download_of_what_torchvision_cannot_fetch_is_refused(imagenet):
+def test_download_of_an_unsupported_dataset_is_refused(imagenet):
     with pytest.raises(SSLToolError, match=r"--download .*imagenet.* fashion-mnist, cifar10"):
         opened(imagenet, download=True)

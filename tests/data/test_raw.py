@@ -83,7 +83,7 @@ def test_damaged_gzip_is_refused_wherever_the_damage_is(tmp_path, write_fashion)
         read_idx(path)
 
 
-def test_missing_files_are_listed_with_a_way_out(tmp_path):
+def test_missing_files_are_listed_with_the_download_flag(tmp_path):
     with pytest.raises(SSLToolError, match=r"train-images-idx3-ubyte, .*--download"):
         fashion_mnist.read(tmp_path, "train", SETTINGS)
 
@@ -114,7 +114,7 @@ def test_cifar_equals_torchvisions(tmp_path, write_cifar, monkeypatch, classes):
 
 @pytest.mark.parametrize("function", [os.mkdir, exec, getattr], ids=lambda f: f.__name__)
 @pytest.mark.parametrize("protocol", [0, 2, 5])
-def test_hostile_pickle_in_place_of_a_batch_is_refused_and_not_run(tmp_path, write_cifar, bomb, function, protocol):
+def test_malicious_pickle_is_refused_and_not_executed(tmp_path, write_cifar, bomb, function, protocol):
     write_cifar(tmp_path, 10)
     ran = tmp_path / "ran"
     arguments = {os.mkdir: (str(ran),), exec: (f"import os; os.mkdir({str(ran)!r})",), getattr: ("text", "upper")}

@@ -61,14 +61,14 @@ VIT = "vit_w256_depth6"
 
 
 @pytest.mark.parametrize("layer", ["backbone", "projector", "predictor"])
-def test_the_three_layers_are_those_that_the_method_embeds(layer):
+def test_the_three_layers_equal_the_methods_embeddings(layer):
     method = small()
     with torch.no_grad():
         assert torch.equal(take(method, layer), method.embed(images(), layer))
 
 
 @pytest.mark.parametrize("stage", ["conv1", "layer1", "layer3"])
-def test_a_module_of_a_resnet_is_the_mean_of_its_map_or_a_row_for_each_place(stage):
+def test_a_resnet_module_gives_its_mean_or_a_row_per_position(stage):
     method = small()
     wanted = maps(method.backbone, stage)
     torch.testing.assert_close(take(method, f"backbone.{stage}"), wanted.mean(dim=(2, 3)))
@@ -81,7 +81,7 @@ def test_a_module_of_a_resnet_is_the_mean_of_its_map_or_a_row_for_each_place(sta
             torch.testing.assert_close(kept[:, row * side + column], wanted[:, :, row, column])
 
 
-def test_the_places_of_a_resnet_are_its_last_map_and_their_mean_is_its_output():
+def test_the_positions_of_a_resnet_average_to_its_output():
     method = small(arch="resnet18_w16")
     large = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(2))
     with torch.inference_mode():
@@ -94,7 +94,7 @@ def test_the_places_of_a_resnet_are_its_last_map_and_their_mean_is_its_output():
 @pytest.mark.parametrize(
     ("layer", "upto"), [("backbone.encoder.layers.encoder_layer_1", 1), ("backbone.encoder.layers.encoder_layer_5", 5)]
 )
-def test_the_tokens_of_a_vits_module_are_chosen(layer, upto):
+def test_tokens_of_a_vit_module_can_be_selected(layer, upto):
     method = small(arch=VIT)
     wanted = sequence(method.backbone, upto)
     close = {"rtol": 1e-4, "atol": 1e-5}
@@ -104,7 +104,7 @@ def test_the_tokens_of_a_vits_module_are_chosen(layer, upto):
     torch.testing.assert_close(take(method, layer, tokens="mean"), wanted[:, 1:].mean(dim=1), **close)
 
 
-def test_the_tokens_of_a_vit_are_those_behind_its_last_norm():
+def test_the_tokens_of_a_vit_are_those_after_its_last_norm():
     method = small(arch=VIT)
     with torch.no_grad():
         wanted = method.backbone.encoder.ln(sequence(method.backbone, 5))
@@ -116,7 +116,7 @@ def test_the_tokens_of_a_vit_are_those_behind_its_last_norm():
     torch.testing.assert_close(take(method, "backbone.encoder.ln", tokens="patch"), wanted[:, 1:], **close)
 
 
-def test_a_method_that_averages_patches_has_them_as_places_behind_its_projector():
+def test_a_projector_of_patch_tokens_gives_a_row_per_position():
     method = small("teacher", VIT)
     with torch.no_grad():
         first = method.projector[0](method.backbone.tokens(images())[:, 1:])
@@ -127,7 +127,7 @@ def test_a_method_that_averages_patches_has_them_as_places_behind_its_projector(
 
 
 @pytest.mark.parametrize("layer", ["projector.0", "predictor.1", "projector"])
-def test_a_module_of_a_head_is_its_output_on_the_way(layer):
+def test_a_module_of_a_head_gives_its_output(layer):
     method = small()
     head, _, number = layer.partition(".")
     with torch.no_grad():
@@ -137,7 +137,7 @@ def test_a_module_of_a_head_is_its_output_on_the_way(layer):
     torch.testing.assert_close(take(method, layer), x)
 
 
-def test_another_backbone_of_the_model_is_fed_the_images():
+def test_another_backbone_of_the_model_can_be_used():
     method = small()
     with torch.no_grad():
         for p in method.teacher.parameters():
@@ -149,7 +149,7 @@ def test_another_backbone_of_the_model_is_fed_the_images():
     torch.testing.assert_close(take(method, "teacher.backbone.layer2"), inner.mean(dim=(2, 3)))
 
 
-def test_what_follows_the_module_is_not_computed_and_nothing_is_left_hooked():
+def test_later_modules_are_not_run_and_the_hook_is_removed():
     method, calls = small(), []
     method.backbone.layer4.register_forward_hook(lambda *_: calls.append("layer4"))
     take(method, "backbone.layer3")
@@ -158,14 +158,14 @@ def test_what_follows_the_module_is_not_computed_and_nothing_is_left_hooked():
     assert calls == ["layer4"]
 
 
-def test_the_shape_of_an_image_is_known_before_there_is_one():
+def test_the_shape_is_known_without_images():
     method, vit = small(), small(arch=VIT)
     assert Features(method, "backbone").shape(SIZE, CPU) == (64,)
     assert Features(method, "backbone.layer1", pool="none").shape(SIZE, CPU) == (64, 8)
     assert Features(vit, "backbone", tokens="patch").shape(SIZE, CPU) == (16, 256)
 
 
-def test_directions_are_known_of_the_layers_and_not_of_modules():
+def test_directions_are_known_for_layers_but_not_for_modules():
     method = small(hidden=4)
     assert Features(method, "backbone").directions == 64
     assert Features(method, "projector").directions == 4

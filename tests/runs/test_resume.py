@@ -83,7 +83,7 @@ def test_run_resumed_twice_has_the_same_bits(tiny, stopped, interrupt_at):
     assert same_run(whole, again(config))
 
 
-def test_killed_process_goes_on_from_its_last_step_to_the_same_bits(tiny, tmp_path):
+def test_killed_process_resumes_from_its_last_step_to_the_same_bits(tiny, tmp_path):
     whole = pretrain(tiny("whole", steps_per_epoch=10))
     config = tiny(steps_per_epoch=10, save_steps=1)
     flags = [*TINY, "--epochs", "2", "--steps-per-epoch", "10", "-b", "16", "--device", "cpu", "--save-steps", "1"]
@@ -105,7 +105,7 @@ def test_signal_in_the_last_step_lets_the_run_finish(tiny, interrupt_at):
     assert Checkpoint.load(run / "checkpoint.pt").epoch == 2
 
 
-def test_handlers_are_put_back_after_an_interruption(stopped):
+def test_handlers_are_restored_after_an_interruption(stopped):
     before = signal.getsignal(signal.SIGTERM)
     stopped(1)
     assert signal.getsignal(signal.SIGTERM) is before
@@ -119,17 +119,17 @@ def test_finished_run_resumed_changes_nothing(tiny):
     assert {path.name: path.read_bytes() for path in run.iterdir()} == before
 
 
-def test_resume_auto_where_there_is_nothing_starts_afresh(tiny):
+def test_resume_auto_without_a_checkpoint_starts_a_new_run(tiny):
     assert same_run(pretrain(tiny("plain")), again(tiny("auto")))
 
 
-def test_folder_stands_for_its_newest_checkpoint(tiny, stopped):
+def test_resume_with_a_folder_uses_its_newest_checkpoint(tiny, stopped):
     whole = pretrain(tiny("whole"))
     config = stopped(3)
     assert same_run(whole, pretrain(tiny("elsewhere", resume=config.out)))
 
 
-def test_hybrid_goes_on_with_iid_on_the_same_cosine_with_the_optimisers_state(tiny, monkeypatch):
+def test_hybrid_continues_with_iid_and_the_same_schedule_and_optimizer_state(tiny, monkeypatch):
     single = pretrain(tiny("single", epochs=4, strategy="current", save_every=1))
     start = Checkpoint.load(single / "checkpoint_0001.pt")
     before_steps = []
@@ -216,7 +216,7 @@ def test_another_teacher_is_refused(tmp_path, trained):
         pretrain(config)
 
 
-def test_start_epoch_counts_from_there(tiny):
+def test_start_epoch_sets_the_first_epoch(tiny):
     config = tiny(epochs=4, steps_per_epoch=1)
     pretrain(config)
     run = pretrain(dataclasses.replace(config, resume=config.out, start_epoch=2))
@@ -269,7 +269,7 @@ def test_truncated_checkpoint_is_refused_and_not_changed(tiny):
     assert newest.read_bytes() == half
 
 
-def test_half_written_line_of_metrics_is_replaced(stopped):
+def test_truncated_line_of_metrics_is_replaced(stopped):
     config = stopped(3)
     with open(Path(config.out) / "metrics.jsonl", "a") as stream:
         stream.write('{"epoch": 1, "loss"')

@@ -11,7 +11,7 @@ import pandas
 import pytest
 import torch
 
-from checkpoint_helpers import PROGRAMS, bare, dino, dinos_arguments, linear, vit
+from checkpoint_helpers import PROGRAMS, bare, dino, dino_arguments, linear, vit
 from ssltool.checkpoints.probe import Probe
 from ssltool.config import InspectConfig
 from ssltool.diagnosis.spectrum_file import Spectrum
@@ -152,7 +152,7 @@ def test_json(tmp_path):
 
 
 def test_pickled_objects_are_named_and_not_executed(tmp_path):
-    torch.save(dino().entries | {"args": dinos_arguments()}, tmp_path / "x.pth")
+    torch.save(dino().entries | {"args": dino_arguments()}, tmp_path / "x.pth")
     about = look(tmp_path / "x.pth", keys=True)
     assert about["kind"] == "unreadable" and "argparse.Namespace" in about["problem"]
     assert about["sha256"] == hashlib.sha256((tmp_path / "x.pth").read_bytes()).hexdigest()
