@@ -328,7 +328,7 @@ def test_skip_corrupt_skips_and_counts_unreadable_images(tmp_path, write_images,
     assert made.skipped == 2
     assert made.index.tolist() == [0, 2, 3, 5]
     assert made.labels.tolist() == [0, 0, 1, 1]
-    assert made.describe().endswith("2 unreadable left out")
+    assert made.describe().endswith(", 2 unreadable skipped")
     if sizes == 2:
         assert made.paths == tuple(map(str, good))
     else:
