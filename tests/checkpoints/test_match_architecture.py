@@ -12,7 +12,7 @@ from checkpoint_helpers import headless, noise, plain_resnet18, settled, vit
 from ssltool.checkpoints.convert import find_backbone
 from ssltool.checkpoints.layouts import CHECKPOINT_LAYOUTS, HEADS, CheckpointLayout
 from ssltool.checkpoints.match_architecture import match_backbone
-from ssltool.checkpoints.parameter_names import FAMILIES, find_naming_schemes, timm_name
+from ssltool.checkpoints.parameter_names import NAMING_SCHEMES, find_naming_schemes, timm_name
 from ssltool.errors import SSLToolError
 from ssltool.models.backbones import architectures, build_backbone
 from ssltool.models.vit import vit_shape
@@ -98,8 +98,8 @@ def test_networks_of_timm_and_torchvision_equal_ssltools_with_the_same_weights(m
 def test_translations_between_timm_and_torchvision_are_inverse():
     model = vit()
     ours = build_backbone("vit_tiny_p8", image_size=32)[0].state_dict()
-    (family,) = find_naming_schemes(model.state_dict()).values()
-    renamed = [family.rename(name) for name in model.state_dict()]
+    (scheme,) = find_naming_schemes(model.state_dict()).values()
+    renamed = [scheme.rename(name) for name in model.state_dict()]
     assert sorted(renamed) == sorted(ours)
     assert [timm_name(name) for name in renamed] == list(model.state_dict())
 
@@ -142,4 +142,4 @@ def test_every_layout_is_the_first_match_of_some_file():
 
 
 def test_naming_schemes_are_distinguished_by_their_anchors():
-    assert len({family.anchor for family in FAMILIES}) == len(FAMILIES)
+    assert len({scheme.anchor for scheme in NAMING_SCHEMES}) == len(NAMING_SCHEMES)

@@ -91,7 +91,7 @@ def test_vit_whose_heads_are_not_known_says_so(tmp_path):
     state = vit(embed_dim=384, num_heads=6, depth=12, img_size=8).state_dict()
     state["pos_embed"][:, 0] = 0
     torch.save(state, tmp_path / "x.pth")
-    assert "how many heads" in look(tmp_path / "x.pth")["problem"]
+    assert "-a vit_small_h6" in look(tmp_path / "x.pth")["problem"]
 
 
 def test_weights_of_something_else(tmp_path):
