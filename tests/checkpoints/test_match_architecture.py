@@ -138,7 +138,9 @@ def test_every_layout_is_the_first_match_of_some_file():
     """A layout is never behind one that asks for less under the same prefix."""
     for i, layout in enumerate(LAYOUTS):
         for earlier in LAYOUTS[:i]:
-            assert earlier.prefix != layout.prefix or not set(earlier.has) <= set(layout.has) or earlier.lacks
+            assert (
+                earlier.prefix != layout.prefix or not set(earlier.requires) <= set(layout.requires) or earlier.excludes
+            )
 
 
 def test_naming_schemes_are_distinguished_by_their_anchors():

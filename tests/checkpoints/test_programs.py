@@ -88,7 +88,7 @@ def test_incomplete_backbone_is_refused_with_the_missing_names(load, name):
     same = [key for key, tensor in state.items() if tensor.shape == shape and torch.equal(tensor, found.weights[lost])]
     for key in same:
         del state[key]
-    with pytest.raises(SSLToolError, match=r"x\.pth") as error:
+    with pytest.raises(SSLToolError, match=r"foreign\.pth") as error:
         load(case.entries)
     assert f"missing: {lost}" in str(error.value) and "\n" not in str(error.value)
 
@@ -228,7 +228,7 @@ def test_unsupported_vits_are_refused():
 
 
 def test_file_without_a_network_is_refused_with_its_names(load):
-    with pytest.raises(SSLToolError, match=r"x\.pth .*a\.weight"):
+    with pytest.raises(SSLToolError, match=r"foreign\.pth .*a\.weight"):
         load({"a.weight": torch.ones(2)})
 
 

@@ -41,7 +41,7 @@ def refusal(path: Path) -> str:
 def test_loading_never_executes_code(tmp_path):
     for name, save in (("new.pth", torch.save), ("raw.pkl", lambda x, p: p.write_bytes(pickle.dumps(x)))):
         save({"state_dict": bare().entries, "trap": Trap(tmp_path / "sprung")}, tmp_path / name)
-        assert "refused" in refusal(tmp_path / name) or "not a readable" in refusal(tmp_path / name)
+        assert name in refusal(tmp_path / name)
     assert not (tmp_path / "sprung").exists()
 
 
