@@ -390,8 +390,8 @@ MISTAKES = [
 ]
 
 BAD_INPUT = [
-    (["--strategy", "current", "--epochs", "100", "-b", "128"], "has 80 images, fewer than one batch of 128"),
-    (["-b", "8001"], "a batch of 8001 is larger than the data of 8000 images"),
+    (["--strategy", "current", "--epochs", "100", "-b", "128"], r"epoch 1 .* 80 images.*\(128\)"),
+    (["-b", "8001"], r"--batch-size 8001 .*\(8000\)"),
     (["--warmup-epochs", "10"], r"--warmup-epochs 10 .*\(10\)"),  # the default of the bundled images
     (["--data", "no/such/folder"], "no such folder: no/such/folder"),
     (["--idx-path", "no.npy"], "--idx-path: no such file: no.npy"),
