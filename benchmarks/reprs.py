@@ -27,7 +27,7 @@ from ssltool.checkpoints.load import Pretrained, load_pretrained
 from ssltool.config import DataSettings, PretrainConfig, SaveReprsConfig
 from ssltool.data.images import ImageSet, open_dataset
 from ssltool.data.loader import Loader, Shard
-from ssltool.reprs.extract import Pass
+from ssltool.reprs.extract import Extraction
 from ssltool.stages.pretrain import run as pretrain
 from ssltool.stages.save_reprs import _save
 from ssltool.training.device import autocast
@@ -62,7 +62,7 @@ def measure(one: Pretrained, images: ImageSet, config: SaveReprsConfig, folder: 
 
     def stage() -> None:
         with contextlib.ExitStack() as files, StopRequest() as stop:
-            made = Pass(one, images, config, CPU)
+            made = Extraction(one, images, config, CPU)
             _save(made, folder / "reprs.pt", Shard(), config, stop, files).remove()
 
     bare()

@@ -1,9 +1,9 @@
-"""The files that the stages hand each other: checkpoints, representations, spectra, probes.
+"""ssltool's file formats (checkpoints, representations, spectra, probes), and reading and writing files.
 
 Each file is one dict of tensors, strings, numbers, lists and dicts that names its format
-(``ssltool/<kind>/<version>``) and is read with ``weights_only=True``: loading never executes anything. Files are
-written to a temporary name beside the target, flushed to disk and renamed, so a reader never sees half a file and a
-full disk never costs the previous one. ``docs/file-formats.md`` lists every key.
+(``ssltool/<kind>/<version>``). It is loaded with ``weights_only=True``, which never executes code. Files are written
+atomically: to a temporary file in the same folder, which is flushed to disk and then renamed. A reader never sees a
+partly written file, and if the disk is full the previous file is kept. ``docs/file-formats.md`` lists every key.
 """
 
 from __future__ import annotations
@@ -31,33 +31,36 @@ from ssltool.errors import SSLToolError, first_line
 FilePath = str | os.PathLike[str]
 
 Settings = dict[str, Any]
-"""Settings as plain values: what ``config.json`` and a checkpoint's ``config`` hold."""
+"""Settings as plain values, as in ``config.json`` and in a checkpoint's ``config``."""
 
 Record = dict[str, Any]
-"""Named results as plain values: a line of ``metrics.jsonl``, or what a stage returns."""
+"""Named results as plain values: a line of ``metrics.jsonl``, or the result of a stage."""
+
+Entries = dict[str, Any]
+"""The top-level entries of a file: tensors, numbers, strings, lists and dicts."""
 
 S = TypeVar("S", bound="Stored")
 
 
 @contextlib.contextmanager
 def writing(path: FilePath) -> Iterator[None]:
-    """Turns a failure to write ``path`` within the block into an ``SSLToolError`` that says why."""
+    """Raises ``SSLToolError`` with the reason if writing ``path`` fails in the ``with`` block."""
     try:
         yield
     except (OSError, RuntimeError) as error:
-        # torch's zip writer turns a failed write into a RuntimeError; others, from a device say, are not the disk's.
+        # torch's zip writer raises RuntimeError if a write fails; other RuntimeErrors, as from a GPU, are re-raised.
         if isinstance(error, RuntimeError) and not any(part in str(error) for part in ("inline_container", "Writer")):
             raise
         reason = error.strerror if isinstance(error, OSError) and error.strerror else first_line(error)
-        kept = "; what was there is kept" if Path(path).exists() else ""
-        raise SSLToolError(f"cannot write {path}: {reason}{kept}; free some space or choose another place") from error
+        kept = "; the existing file is kept" if Path(path).exists() else ""
+        raise SSLToolError(f"cannot write {path}: {reason}{kept}; free space or choose another location") from error
 
 
 def write_atomically(path: FilePath, write: Callable[[IO[bytes]], object]) -> None:
-    """Calls ``write`` with a binary stream whose contents then replace ``path`` in one step.
+    """Replaces ``path`` atomically by what ``write`` writes to the binary stream that it is called with.
 
     Raises:
-        SSLToolError: if the file cannot be written (disk full, no permission); ``path`` is then as it was before.
+        SSLToolError: if the file cannot be written (disk full, no permission); ``path`` is then unchanged.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -70,7 +73,7 @@ def write_atomically(path: FilePath, write: Callable[[IO[bytes]], object]) -> No
                 os.fsync(stream.fileno())
             os.replace(temporary, path)
     finally:
-        with contextlib.suppress(OSError):  # there is none where its folder could not be made
+        with contextlib.suppress(OSError):  # it does not exist if it was renamed or its folder could not be created
             temporary.unlink()
 
 
@@ -81,13 +84,13 @@ def write_json(path: FilePath, document: Any) -> None:
 
 
 def file_hash(path: FilePath) -> str:
-    """SHA-256 of a file's bytes, in hex."""
+    """The SHA-256 of a file's bytes, in hex."""
     with open(path, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha(stream)
 
 
 def weights_hash(state_dict: dict[str, Tensor]) -> str:
-    """SHA-256 over named tensors, in hex: equal before and after means unchanged, bit for bit."""
+    """The SHA-256 of the names and bytes of tensors, in hex."""
     digest = hashlib.sha256()
     for name, tensor in state_dict.items():
         digest.update(name.encode())
@@ -96,11 +99,13 @@ def weights_hash(state_dict: dict[str, Tensor]) -> str:
 
 
 def matching(path: FilePath) -> FilePath | list[str]:
-    """The files that a name stands for: itself, or where it is a pattern such as ``train_*.pt`` what matches, in order.
-    Where there is no such file but several ranks wrote their parts of it, these parts.
+    """The files that ``path`` names.
+
+    This is ``path`` itself if it exists; the sorted matches if it is a pattern such as ``train_*.pt``; and otherwise
+    the files of all ranks, if several ranks wrote it.
 
     Raises:
-        SSLToolError: if nothing matches.
+        SSLToolError: if a pattern matches nothing.
     """
     path = Path(path)
     if path.exists():
@@ -120,11 +125,11 @@ def _sha(stream: IO[bytes]) -> str:  # Python 3.10
     return digest.hexdigest()
 
 
-def load_dict(path: FilePath, *, mmap: bool = False) -> dict[str, Any]:
-    """The dict that a ``.pt`` file holds, on the CPU.
+def load_dict(path: FilePath, *, mmap: bool = False) -> Entries:
+    """Loads the dict in a ``.pt`` file, to the CPU.
 
     Raises:
-        SSLToolError: if there is no such file, it is cut short, it is no dict, or reading it would mean executing it.
+        SSLToolError: if the file does not exist, is truncated, is not a dict, or could only be read by executing code.
     """
     path = Path(path)
     if not path.is_file():
@@ -133,28 +138,28 @@ def load_dict(path: FilePath, *, mmap: bool = False) -> dict[str, Any]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             contents = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap and zipfile.is_zipfile(path))
-    except Exception as error:  # on bytes that are no pickle, torch's reader may fail in any way
+    except Exception as error:  # torch.load may raise anything if the bytes are not a pickle
         if "TorchScript" in str(error):
             raise SSLToolError(
-                f"refused {path}: it is a TorchScript program; save the state_dict() of its network instead, as "
-                "docs/checkpoints.md shows"
+                f"{path} is a TorchScript program, which loading would execute; save the state_dict() of its network "
+                "instead, as docs/checkpoints.md shows"
             ) from error
         if "Weights only load failed" in str(error) and "Unsupported operand" not in str(error):
-            named = re.search(r"GLOBAL (\S+)", str(error))
-            what = f" ({named[1]})" if named else ""
+            match = re.search(r"GLOBAL (\S+)", str(error))
+            name = f" ({match[1]})" if match else ""
             raise SSLToolError(
-                f"refused {path}: it holds pickled Python objects{what}, which loading would execute; save it again "
-                "with tensors, numbers, strings, lists and dicts only, as docs/checkpoints.md shows"
+                f"{path} contains pickled Python objects{name}, which loading would execute; save it again with "
+                "tensors, numbers, strings, lists and dicts only, as docs/checkpoints.md shows"
             ) from error
-        raise SSLToolError(f"{path} is not a readable .pt file; it may be cut short: copy or make it again") from error
+        raise SSLToolError(f"{path} is not a readable .pt file and may be truncated; copy or regenerate it") from error
     if not isinstance(contents, dict):
-        raise SSLToolError(f"{path} holds a {type(contents).__name__}, not the dict that ssltool's files are")
+        raise SSLToolError(f"{path} contains a {type(contents).__name__}; ssltool reads files that contain a dict")
     return contents
 
 
 @dataclass
 class Stored:
-    """A file kind: its dataclass fields are the file's keys."""
+    """Base class of file formats. The dataclass fields of a format are the file's keys."""
 
     FORMAT: ClassVar[str]
 
@@ -162,7 +167,7 @@ class Stored:
         """Writes the file atomically.
 
         Raises:
-            SSLToolError: if it cannot be written; what was there before is kept.
+            SSLToolError: if it cannot be written; an existing file is kept.
         """
         contents = {"format": self.FORMAT, "ssltool": ssltool.__version__, "torch": str(torch.__version__)}
         contents |= {f.name: getattr(self, f.name) for f in fields(self)}
@@ -170,10 +175,10 @@ class Stored:
 
     @classmethod
     def load(cls: type[S], path: FilePath) -> S:
-        """Reads the file, executing nothing.
+        """Loads the file, without executing code.
 
         Raises:
-            SSLToolError: if it is missing, cut short, of another kind, or holds pickled objects.
+            SSLToolError: if it is missing, truncated, of another format, or contains pickled objects.
         """
         return cls._load(path)
 
@@ -182,38 +187,38 @@ class Stored:
         return cls.of(load_dict(path, mmap=mmap), path)
 
     @classmethod
-    def of(cls: type[S], contents: dict[str, Any], path: FilePath) -> S:
-        """What the ``contents`` of ``path`` are.
+    def of(cls: type[S], contents: Entries, path: FilePath) -> S:
+        """An instance with the ``contents`` of the file ``path``.
 
         Raises:
-            SSLToolError: if they are of another kind, or a key is missing.
+            SSLToolError: if the format is another one, or a key is missing.
         """
         found = contents.get("format", "no format")
         if found != cls.FORMAT:
             raise SSLToolError(
-                f"{path} is not a {cls.FORMAT} file: it says {found!r}, with keys {first_keys(contents)}"
+                f"{path} is not a {cls.FORMAT} file: its format is {found!r}, its keys are {first_keys(contents)}"
             )
         needed = [f.name for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING]
         missing = [name for name in needed if name not in contents]
         if missing:
-            raise SSLToolError(f"{path} lacks {', '.join(missing)}; make it again")
+            raise SSLToolError(f"{path} lacks {', '.join(missing)}; regenerate it")
         return cls(**{f.name: contents[f.name] for f in fields(cls) if f.name in contents})
 
 
-def first_keys(contents: dict[str, Any]) -> str:
-    """The first names in ``contents``, for an error."""
+def first_keys(contents: Entries) -> str:
+    """The first keys of ``contents``, for error messages."""
     return ", ".join(list(map(str, contents))[:6]) or "none"
 
 
 def finite(value: Any) -> Any:
-    """``value`` with None in place of numbers that JSON does not know."""
+    """``value`` with None in place of NaN and infinity, which JSON does not support."""
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else None
     if isinstance(value, dict):
-        return {key: finite(one) for key, one in value.items()}
-    return [finite(one) for one in value] if isinstance(value, (list, tuple)) else value
+        return {key: finite(item) for key, item in value.items()}
+    return [finite(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def to_json(document: Any, *, indent: int | None = None) -> str:
-    """``document`` as JSON; what is not finite becomes null."""
+    """``document`` as JSON; NaN and infinity become null."""
     return json.dumps(finite(document), indent=indent, allow_nan=False)

@@ -24,7 +24,7 @@ def noise(size: int = 64, seed: int = 1) -> Tensor:
 
 
 def settled(model: nn.Module, seed: int, size: int = 64) -> nn.Module:
-    """``model`` in eval mode with random weights everywhere and batch norms that have seen images."""
+    """``model`` in eval mode, with random weights everywhere and batch norm statistics of random images."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for p in model.parameters():
@@ -41,7 +41,7 @@ def resnet(seed: int = 0) -> nn.Module:
 
 
 def small_resnet(padding: int, seed: int = 0) -> nn.Module:
-    """The same with a 3x3 convolution of stride 1 as its stem."""
+    """``resnet`` with a 3x3 convolution of stride 1 as its stem."""
     model = resnet(seed)
     model.conv1 = nn.Conv2d(3, WIDTH, 3, 1, padding, bias=False)
     model.maxpool = nn.Identity()
@@ -49,21 +49,21 @@ def small_resnet(padding: int, seed: int = 0) -> nn.Module:
 
 
 def padded_resnet(seed: int = 0) -> nn.Module:
-    """As SwAV and VICReg build it: one pixel of zeros before a first convolution that pads by two."""
+    """``resnet`` as in SwAV and VICReg: padding of one pixel before a first convolution with padding 2."""
     model = resnet(seed)
     model.conv1.padding = (2, 2)
     return nn.Sequential(nn.ConstantPad2d(1, 0.0), model).eval()
 
 
 def vit(seed: int = 0, **settings: Any) -> nn.Module:
-    """timm's, for images of 32 pixels; a ViT-Ti with patches of 8 unless told."""
+    """timm's ViT for images of 32 pixels; by default a ViT-Ti with patches of 8 pixels."""
     torch.manual_seed(seed)
     shape = {"img_size": 32, "patch_size": 8, "embed_dim": 192, "depth": 12, "num_heads": 3, "num_classes": 0}
     return settled(timm.models.VisionTransformer(**(shape | settings)), seed, (shape | settings)["img_size"])
 
 
-def mocos_vit(seed: int = 0) -> nn.Module:
-    """A ViT-S of three layers with six heads, and positions that are zero for the class token."""
+def moco_vit(seed: int = 0) -> nn.Module:
+    """A ViT-S with three layers, six heads, and position 0 for the class token, as in MoCo v3."""
     model = vit(seed, embed_dim=384, depth=3, num_heads=6)
     with torch.no_grad():
         model.pos_embed[:, 0] = 0
@@ -71,13 +71,13 @@ def mocos_vit(seed: int = 0) -> nn.Module:
 
 
 def under(prefix: str, model: nn.Module | State) -> State:
-    """The weights of a network under a prefix."""
+    """The weights of a network with a prefix."""
     state = model if isinstance(model, dict) else model.state_dict()
     return {prefix + name: tensor for name, tensor in state.items()}
 
 
 def linear(prefix: str, *numbers: int, bias: bool = True) -> State:
-    """Weights of linear layers with these numbers: what heads look like."""
+    """Weights of linear layers with these numbers, as in heads."""
     weights = {f"{prefix}{number}.weight": torch.ones(2, 2) for number in numbers}
     return weights | ({f"{prefix}{number}.bias": torch.ones(2) for number in numbers} if bias else {})
 
@@ -88,7 +88,7 @@ def norm(prefix: str) -> State:
 
 @dataclass
 class Case:
-    """What a program saves (``entries``), the network in it that its users evaluate, and what is to be found."""
+    """A checkpoint of a program (``entries``), the network that the program evaluates, and the expected results."""
 
     entries: dict[str, Any]
     network: nn.Module
@@ -96,7 +96,7 @@ class Case:
     method: str | None
     epoch: int | None = None
     size: int = 64
-    left: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()
 
 
 def official(state: State, **more: Any) -> dict[str, Any]:
@@ -111,11 +111,11 @@ def lightning(state: State) -> dict[str, Any]:
 def simsiam(wrapper: str = "module.") -> Case:
     m = resnet()
     state = under("encoder.", m) | linear("encoder.fc.", 0, 3, 6) | linear("predictor.", 0, 3)
-    return Case(official(under(wrapper, state)), m, "simsiam", "simsiam", 100, left=("encoder.fc", "predictor"))
+    return Case(official(under(wrapper, state)), m, "simsiam", "simsiam", 100, ignored=("encoder.fc", "predictor"))
 
 
-def simsiams_vit() -> Case:
-    m = mocos_vit()
+def simsiam_vit() -> Case:
+    m = moco_vit()
     state = under("encoder.", m) | linear("encoder.head.", 0, 3, 6) | linear("predictor.", 0, 3)
     return Case(official(state), m, "simsiam", "simsiam", 100, 32, ("encoder.head", "predictor"))
 
@@ -131,7 +131,7 @@ def distilled() -> Case:
     m = resnet()
     state = m.state_dict() | {"fc.weight": torch.ones(2, 2), "fc.bias": torch.ones(2)}
     statistics = {"teacher_mean": torch.zeros(2), "teacher_std": torch.ones(2)}
-    return Case(official(state, **statistics), m, "noncontrastive-ssl", "distill", 100, left=("fc",))
+    return Case(official(state, **statistics), m, "noncontrastive-ssl", "distill", 100, ignored=("fc",))
 
 
 def _momentum(m: nn.Module, head: str, other: nn.Module, **heads: tuple[int, ...]) -> State:
@@ -146,8 +146,8 @@ def _momentum(m: nn.Module, head: str, other: nn.Module, **heads: tuple[int, ...
 def byol() -> Case:
     m = resnet()
     state = _momentum(m, "fc", resnet(1), linear=(0, 3), norms=(1,))
-    left = ("base_encoder.fc", "momentum_encoder", "predictor")
-    return Case(official(state), m, "noncontrastive-ssl", "byol", 100, left=left)
+    ignored = ("base_encoder.fc", "momentum_encoder", "predictor")
+    return Case(official(state), m, "noncontrastive-ssl", "byol", 100, ignored=ignored)
 
 
 def mocov3(wrapper: str = "module.") -> Case:
@@ -156,9 +156,9 @@ def mocov3(wrapper: str = "module.") -> Case:
     return Case(official(under(wrapper, state), scaler={}), m, "moco-v3", "mocov3", 100)
 
 
-def mocov3s_vit() -> Case:
-    m = mocos_vit()
-    state = _momentum(m, "head", mocos_vit(1), linear=(0, 3, 6), norms=(1, 4, 7))
+def mocov3_vit() -> Case:
+    m = moco_vit()
+    state = _momentum(m, "head", moco_vit(1), linear=(0, 3, 6), norms=(1, 4, 7))
     return Case(official(under("module.", state)), m, "moco-v3", "mocov3", 100, 32)
 
 
@@ -166,8 +166,8 @@ def moco() -> Case:
     m = resnet()
     state = under("encoder_q.", m) | under("encoder_k.", resnet(1)) | linear("encoder_q.fc.", 0, 2)
     state |= {"queue": torch.ones(2, 4), "queue_ptr": torch.zeros(1, dtype=torch.long)}
-    left = ("encoder_k", "encoder_q.fc", "queue", "queue_ptr")
-    return Case(official(under("module.", state)), m, "moco", "moco", 100, left=left)
+    ignored = ("encoder_k", "encoder_q.fc", "queue", "queue_ptr")
+    return Case(official(under("module.", state)), m, "moco", "moco", 100, ignored=ignored)
 
 
 def barlow() -> Case:
@@ -185,7 +185,7 @@ def vicreg() -> Case:
 def swav() -> Case:
     m = padded_resnet()
     state = m[1].state_dict() | linear("projection_head.", 0, 3) | {"prototypes.weight": torch.ones(3, 2)}
-    return Case(under("module.", state), m, "swav", "swav", left=("projection_head", "prototypes"))
+    return Case(under("module.", state), m, "swav", "swav", ignored=("projection_head", "prototypes"))
 
 
 def deepcluster() -> Case:
@@ -195,7 +195,7 @@ def deepcluster() -> Case:
 
 
 def dino(make: Callable[[int], nn.Module] = vit, size: int = 32) -> Case:
-    """Its checkpoints of training hold ``args``, which they must lose first; both networks have a head."""
+    """A training checkpoint of DINO without ``args``, which is a pickled object; both networks have a head."""
     teacher, student = make(0), make(1)
     heads = linear("head.mlp.", 0, 2, 4) | {"head.last_layer.weight_g": torch.ones(3, 1)}
     entries: dict[str, Any] = {
@@ -214,40 +214,40 @@ def solo(stem: str = "small-padded") -> Case:
     return Case(lightning(state), m, "solo-learn", None, 100)
 
 
-def old_solo() -> Case:
+def solo_older() -> Case:
     m = small_resnet(padding=2)
     return Case(lightning(under("encoder.", m) | linear("classifier.", 0)), m, "solo-learn", None, 100)
 
 
-def lightlys_sequential() -> Case:
+def lightly_sequential() -> Case:
     m = resnet()
     children = nn.Sequential(*list(m.children())[:-1])
     state = under("backbone.", children) | under("backbone_momentum.", nn.Sequential(*list(resnet(1).children())[:-1]))
     return Case(lightning(state | linear("projection_head.layers.", 0, 3)), m, "lightly", None, 100)
 
 
-def lightlys_generator() -> Case:
+def lightly_generator() -> Case:
     m = small_resnet(padding=1)
     parts = nn.Sequential(m.conv1, m.bn1, m.layer1, m.layer2, m.layer3, m.layer4)
     state = {name.replace("downsample", "shortcut"): tensor for name, tensor in parts.state_dict().items()}
     return Case(lightning(under("backbone.", state) | linear("prediction_head.layers.", 0)), m, "lightly", None, 100)
 
 
-def lightlys_vit() -> Case:
+def lightly_vit() -> Case:
     m = vit()
     state = under("teacher_backbone.vit.", m) | under("student_backbone.vit.", vit(1))
     state |= {"teacher_backbone.mask_token": torch.zeros(1, 1, 192)}
     return Case(lightning(state), m, "lightly", None, 100, 32)
 
 
-def lightlys_byol() -> Case:
-    """As its benchmarks do: they evaluate ``backbone``, which is the student here, and DINO's teacher elsewhere."""
+def lightly_byol() -> Case:
+    """As lightly's benchmarks save it. They evaluate ``backbone``, which is the student of BYOL."""
     m = resnet()
     state = under("backbone.", m) | under("teacher_backbone.", resnet(1)) | under("student_backbone.", resnet(1))
     return Case(lightning(state | linear("projection_head.layers.", 0, 3)), m, "lightly", None, 100)
 
 
-def timms_training() -> Case:
+def timm_training() -> Case:
     m = vit()
     state = {"epoch": 3, "arch": "vit_tiny", "state_dict": vit(1).state_dict(), "state_dict_ema": m.state_dict()}
     return Case(state, m, "timm", None, 3, 32)
@@ -255,7 +255,7 @@ def timms_training() -> Case:
 
 def unknown() -> Case:
     m = resnet()
-    return Case(official(under("net.trunk.", m) | linear("net.top.", 0)), m, "unknown", None, 100, left=("net",))
+    return Case(official(under("net.trunk.", m) | linear("net.top.", 0)), m, "unknown", None, 100, ignored=("net",))
 
 
 def bare() -> Case:
@@ -271,14 +271,14 @@ def compiled() -> Case:
 PROGRAMS: dict[str, Callable[[], Case]] = {
     "simsiam": simsiam,
     "simsiam in one process": lambda: simsiam(""),
-    "simsiam, ViT": simsiams_vit,
+    "simsiam, ViT": simsiam_vit,
     "nnsiam": nnsiam,
     "distilled": distilled,
     "byol": byol,
     "moco": moco,
     "moco-v3": mocov3,
     "moco-v3 in one process": lambda: mocov3(""),
-    "moco-v3, ViT": mocov3s_vit,
+    "moco-v3, ViT": mocov3_vit,
     "barlowtwins": barlow,
     "vicreg": vicreg,
     "swav": swav,
@@ -287,25 +287,25 @@ PROGRAMS: dict[str, Callable[[], Case]] = {
     "dino, ResNet": lambda: dino(resnet, 64),
     "solo-learn, CIFAR": solo,
     "solo-learn, ImageNet": lambda: solo("imagenet"),
-    "solo-learn, older": old_solo,
-    "lightly, children of a ResNet": lightlys_sequential,
-    "lightly, its own ResNet": lightlys_generator,
-    "lightly, ViT": lightlys_vit,
-    "lightly, BYOL": lightlys_byol,
-    "timm, training": timms_training,
+    "solo-learn, older": solo_older,
+    "lightly, children of a ResNet": lightly_sequential,
+    "lightly, its own ResNet": lightly_generator,
+    "lightly, ViT": lightly_vit,
+    "lightly, BYOL": lightly_byol,
+    "timm, training": timm_training,
     "a prefix that nobody has": unknown,
     "bare weights": bare,
     "compiled": compiled,
 }
 
 
-def dinos_arguments() -> Namespace:
-    """What makes DINO's checkpoints of training unreadable without executing something."""
+def dino_arguments() -> Namespace:
+    """The pickled object in DINO's training checkpoints."""
     return Namespace(arch="vit_small", patch_size=16)
 
 
 def plain_resnet18(seed: int = 0) -> ResNet:
-    """torchvision's at its full width, with its classifier."""
+    """torchvision's ResNet-18 with its classifier."""
     torch.manual_seed(seed)
     model = ResNet(BasicBlock, [2, 2, 2, 2])
     settled(model, seed)

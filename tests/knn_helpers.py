@@ -1,4 +1,4 @@
-"""Nearest neighbours and their votes by plain loops in double precision, which anyone can read."""
+"""Reference implementation of nearest neighbours and their votes: plain loops in double precision."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def labels(n: int, classes: list[int], seed: int = 0) -> torch.Tensor:
 
 
 def similarities(bank: torch.Tensor, queries: torch.Tensor, metric: str) -> torch.Tensor:
-    """(N, M) float64: cosine - 1, 0 being the cosine of a row of zeros, or minus half the squared distance."""
+    """(N, M) float64: cosine - 1, where the cosine of a row of zeros is 0, or minus half the squared distance."""
     bank, queries = bank.double(), queries.double()
     if metric == "l2":
         return torch.cdist(queries, bank, compute_mode="donot_use_mm_for_euclid_dist").square() / -2
@@ -25,13 +25,13 @@ def similarities(bank: torch.Tensor, queries: torch.Tensor, metric: str) -> torc
 
 
 def nearest(bank: torch.Tensor, queries: torch.Tensor, metric: str, k: int) -> torch.Tensor:
-    """(N, k): the rows of the bank, the most similar first, those of one similarity in order."""
+    """(N, k): indices of rows of the bank, the most similar first; equally similar rows are in order."""
     return similarities(bank, queries, metric).sort(dim=1, descending=True, stable=True).indices[:, :k]
 
 
 def ranked(bank, targets, queries, *, metric, temperature=0.07, own=None) -> list[list[tuple[float, float, int]]]:
-    """For each query (nearness, weight, label) of every bank row, nearest first, by plain loops in double precision;
-    ``own`` names the bank row that a query leaves out."""
+    """For each query, (nearness, weight, label) of every row of the bank, nearest first. ``own`` is the row of the bank
+    that each query excludes."""
     lists = []
     for i, query in enumerate(queries.double().tolist()):
         scored = []
@@ -50,17 +50,17 @@ def ranked(bank, targets, queries, *, metric, temperature=0.07, own=None) -> lis
     return lists
 
 
-def elected(nearest: list[tuple[float, float, int]], weighted: bool = False) -> int:
-    """The label with most votes, the smallest of several."""
+def winner(nearest: list[tuple[float, float, int]], weighted: bool = False) -> int:
+    """The label with the most votes; the smallest if there are several."""
     votes: dict[int, float] = defaultdict(float)
     for _, weight, label in nearest:
         votes[label] += weight if weighted else 1
     return min(votes, key=lambda label: (-votes[label], label))
 
 
-def by_hand(bank, targets, queries, *, k, weighted=False, **choice) -> list[int]:
-    """Each query's label."""
-    return [elected(nearest[:k], weighted) for nearest in ranked(bank, targets, queries, **choice)]
+def expected_labels(bank, targets, queries, *, k, weighted=False, **choice) -> list[int]:
+    """The predicted label of each query."""
+    return [winner(nearest[:k], weighted) for nearest in ranked(bank, targets, queries, **choice)]
 
 
 def share_right(predicted: list[int], truth: torch.Tensor) -> float:

@@ -101,7 +101,7 @@ def test_saving_leaves_one_file_with_the_new_contents(tmp_path):
     assert Checkpoint.load(tmp_path / "c.pt").epoch == 2
 
 
-def test_a_disk_that_fills_up_costs_neither_the_previous_file_nor_leaves_half_a_new_one(tmp_path):
+def test_a_full_disk_keeps_the_previous_file_and_leaves_no_partial_one(tmp_path):
     path = tmp_path / "c.pt"
     checkpoint(epoch=1).save(path)
     before = path.read_bytes()
@@ -110,7 +110,7 @@ def test_a_disk_that_fills_up_costs_neither_the_previous_file_nor_leaves_half_a_
         stream.write(b"half")
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    with pytest.raises(SSLToolError, match=r"cannot write .*c\.pt: No space left.*is kept.*free some space"):
+    with pytest.raises(SSLToolError, match=r"c\.pt: No space left.*is kept"):
         write_atomically(path, half)
     assert path.read_bytes() == before
     assert names(tmp_path) == ["c.pt"]
@@ -153,7 +153,7 @@ def test_a_failed_first_save_leaves_nothing(tmp_path):
     assert names(tmp_path) == []
 
 
-def test_a_mistake_in_the_program_is_not_reported_as_a_full_disk_and_leaves_no_temporary_file(tmp_path):
+def test_a_bug_is_not_reported_as_a_full_disk_and_leaves_no_temporary_file(tmp_path):
     def fail(stream):
         raise TypeError("a bug")
 
@@ -164,7 +164,7 @@ def test_a_mistake_in_the_program_is_not_reported_as_a_full_disk_and_leaves_no_t
 
 def test_a_folder_that_is_a_file_is_refused_in_one_line(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(SSLToolError, match=r"cannot write .*c\.pt"):
+    with pytest.raises(SSLToolError, match=r"c\.pt"):
         checkpoint().save(tmp_path / "file" / "c.pt")
 
 
@@ -196,14 +196,14 @@ def test_the_hash_of_weights_is_the_sha256_of_names_and_bytes():
     assert weights_hash({"a": turned}) == weights_hash({"a": turned.contiguous()})
 
 
-def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(SSLToolError, match=r"no such file: .*absent\.pt"):
+def test_a_missing_file_is_refused_by_name(tmp_path):
+    with pytest.raises(SSLToolError, match=r"absent\.pt"):
         Checkpoint.load(tmp_path / "absent.pt")
 
 
 @pytest.mark.parametrize("kept", [0.0, 0.1, 0.5, 0.99])
 @pytest.mark.parametrize("load", [Checkpoint.load, Representations.load], ids=["read", "mapped"])
-def test_a_file_cut_short_is_refused(tmp_path, kept, load):
+def test_a_truncated_file_is_refused(tmp_path, kept, load):
     path = tmp_path / "c.pt"
     saved = {
         Checkpoint.load: checkpoint(),
@@ -212,14 +212,14 @@ def test_a_file_cut_short_is_refused(tmp_path, kept, load):
     saved[load].save(path)
     whole = path.read_bytes()
     path.write_bytes(whole[: int(kept * len(whole))])
-    with pytest.raises(SSLToolError, match=r"c\.pt is not a readable \.pt file; it may be cut short"):
+    with pytest.raises(SSLToolError, match=r"c\.pt "):
         load(path)
 
 
 @pytest.mark.parametrize("contents", [b"text\n", b"{}", b"\x80\x02garbage", b"\x80\x04\x95", bytes(200)])
-def test_a_file_of_something_else_is_refused(tmp_path, contents):
+def test_a_text_file_is_refused(tmp_path, contents):
     (tmp_path / "notes.pt").write_bytes(contents)
-    with pytest.raises(SSLToolError, match=r"notes\.pt is not a readable \.pt file"):
+    with pytest.raises(SSLToolError, match=r"notes\.pt "):
         Checkpoint.load(tmp_path / "notes.pt")
 
 
@@ -231,7 +231,7 @@ def test_a_pickled_object_is_refused_and_never_executed(tmp_path, load, zipped, 
     trap = Trap(marker, shell=shell)
     contents = {"format": "ssltool/checkpoint/1", "representations": torch.zeros(2, 2), "trap": trap}
     torch.save(contents, path, _use_new_zipfile_serialization=zipped)
-    with pytest.raises(SSLToolError, match=r"refused .*trap\.pt: it holds pickled Python objects"):
+    with pytest.raises(SSLToolError, match=r"trap\.pt .*pickled"):
         load(path)
     assert not marker.exists()
 
@@ -246,14 +246,14 @@ def test_a_bare_pickle_is_refused_and_never_executed(tmp_path):
     assert marker.exists()  # the trap works where someone does unpickle it
 
 
-def test_a_file_of_another_kind_is_refused_with_what_it_is(tmp_path):
+def test_a_file_of_another_format_is_refused_with_its_format(tmp_path):
     checkpoint().save(tmp_path / "c.pt")
-    with pytest.raises(SSLToolError, match=r"not a ssltool/probe/1 file: it says 'ssltool/checkpoint/1'"):
+    with pytest.raises(SSLToolError, match=r"ssltool/probe/1 .*'ssltool/checkpoint/1'"):
         Probe.load(tmp_path / "c.pt")
-    with pytest.raises(SSLToolError, match=r"holds no representations; its keys are format"):
+    with pytest.raises(SSLToolError, match=r"representations; .* format"):
         Representations.load(tmp_path / "c.pt")
     torch.save({"state_dict": {}}, tmp_path / "foreign.pt")
-    with pytest.raises(SSLToolError, match=r"says 'no format', with keys state_dict"):
+    with pytest.raises(SSLToolError, match=r"'no format', .* state_dict"):
         Checkpoint.load(tmp_path / "foreign.pt")
 
 
@@ -262,13 +262,13 @@ def test_missing_keys_are_named(tmp_path):
     contents = load_dict(tmp_path / "c.pt")
     del contents["optimizer"], contents["scaler"]
     torch.save(contents, tmp_path / "c.pt")
-    with pytest.raises(SSLToolError, match="lacks optimizer, scaler"):
+    with pytest.raises(SSLToolError, match="optimizer, scaler"):
         Checkpoint.load(tmp_path / "c.pt")
 
 
-def test_a_file_that_is_no_dict_is_refused(tmp_path):
+def test_a_file_that_is_not_a_dict_is_refused(tmp_path):
     torch.save(torch.zeros(3), tmp_path / "t.pt")
-    with pytest.raises(SSLToolError, match="holds a Tensor, not the dict"):
+    with pytest.raises(SSLToolError, match=r"Tensor.* dict"):
         Representations.load(tmp_path / "t.pt")
 
 
@@ -288,7 +288,7 @@ def test_representations_without_targets_are_unlabelled(tmp_path):
     assert Representations.load(tmp_path / "r.pt").targets.tolist() == [-1, -1, -1]
 
 
-def test_several_files_read_as_one_in_the_order_given(tmp_path, write_reprs):
+def test_several_files_are_concatenated_in_the_given_order(tmp_path, write_reprs):
     rows = torch.randn(6, 3)
     paths = [write_reprs("b.pt", rows[:4], [0, 1, 2, 3], [5, 6, 7, 8]), write_reprs("a.pt", rows[4:], [4, 5], [1, 2])]
     found = Representations.load(paths)
@@ -305,7 +305,7 @@ def test_files_of_different_widths_are_refused_by_name_and_width(write_reprs):
 
 
 def test_no_files_are_refused():
-    with pytest.raises(SSLToolError, match="no representation files were given"):
+    with pytest.raises(SSLToolError, match="representation files"):
         Representations.load([])
 
 
@@ -324,7 +324,7 @@ def write(path: Path, *shape: int, targets: int | None = None, **more: object) -
     return x
 
 
-def test_views_of_images_are_stored_with_one_target_an_image(tmp_path):
+def test_views_of_images_have_one_target_per_image(tmp_path):
     Representations(x := torch.randn(5, 4, 3), torch.arange(5), torch.arange(5) + 7, {"views": 4}).save(
         tmp_path / "v.pt"
     )
@@ -335,21 +335,21 @@ def test_views_of_images_are_stored_with_one_target_an_image(tmp_path):
     assert found.meta == {"views": 4}
 
 
-def test_views_of_images_are_numbered_by_image_where_the_file_does_not_say(tmp_path):
+def test_views_of_images_are_numbered_by_image_by_default(tmp_path):
     write(tmp_path / "v.pt", 5, 4, 3, targets=5)
     assert Representations.stored(tmp_path / "v.pt").index.tolist() == [0, 1, 2, 3, 4]
 
 
-def test_where_one_row_an_image_is_needed_views_are_refused(tmp_path, write_reprs):
+def test_views_are_refused_where_one_row_per_image_is_needed(tmp_path, write_reprs):
     write(tmp_path / "v.pt", 5, 4, 3, targets=5)
     for paths in (tmp_path / "v.pt", [write_reprs("r.pt", torch.zeros(2, 3)), tmp_path / "v.pt"]):
-        with pytest.raises(SSLToolError, match=r"v\.pt holds 4 views of each image;.* --v"):
+        with pytest.raises(SSLToolError, match=r"v\.pt .*4 views .* --views"):
             Representations.load(paths)
 
 
 @pytest.mark.parametrize("read", [Representations.stored, Representations.load])
 @pytest.mark.parametrize(("shape", "targets"), [((5, 4, 3), 20), ((5, 4, 3), None), ((5, 2, 2, 3), 20), ((5, 1, 3), 5)])
-def test_rows_by_any_shape_are_rows_where_the_targets_count_them(tmp_path, read, shape, targets):
+def test_leading_dimensions_are_flattened_if_there_is_a_target_per_row(tmp_path, read, shape, targets):
     x = write(tmp_path / "patches.pt", *shape, targets=targets)
     found = read(tmp_path / "patches.pt")
     rows = x.reshape(-1, 3)
@@ -359,16 +359,14 @@ def test_rows_by_any_shape_are_rows_where_the_targets_count_them(tmp_path, read,
 
 
 @pytest.mark.parametrize(("shape", "targets"), [((5, 4, 3), 4), ((5, 4, 3), 7), ((5, 2, 2, 3), 5), ((5, 3), 15)])
-def test_targets_that_count_neither_images_nor_rows_are_refused(tmp_path, shape, targets):
+def test_targets_that_match_neither_images_nor_rows_are_refused(tmp_path, shape, targets):
     write(tmp_path / "r.pt", *shape, targets=targets)
-    with pytest.raises(
-        SSLToolError, match=rf"r\.pt: \d+ representations, {targets} targets and \d+ indices do not match"
-    ):
+    with pytest.raises(SSLToolError, match=rf"r\.pt: \d+ representations, {targets} targets"):
         Representations.stored(tmp_path / "r.pt")
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_stored_is_in_its_own_precision_with_whatever_values_and_load_is_not(tmp_path, dtype):
+def test_stored_keeps_the_precision_and_does_not_check_the_values(tmp_path, dtype):
     x = torch.randn(6, 3).to(dtype)
     torch.save({"representations": x}, tmp_path / "r.pt")
     assert torch.equal(Representations.stored(tmp_path / "r.pt").representations, x)
@@ -380,9 +378,9 @@ def test_stored_is_in_its_own_precision_with_whatever_values_and_load_is_not(tmp
 
 
 @pytest.mark.parametrize("rows", [torch.zeros(4), torch.zeros(4, 3, dtype=torch.int64), [[0.0, 1.0]], None])
-def test_what_is_no_matrix_of_floats_is_no_representations(tmp_path, rows):
+def test_representations_that_are_not_a_float_matrix_are_refused(tmp_path, rows):
     torch.save({"representations": rows}, tmp_path / "r.pt")
-    with pytest.raises(SSLToolError, match=r"r\.pt holds no representations; its keys are representations"):
+    with pytest.raises(SSLToolError, match=r"r\.pt .*representations"):
         Representations.stored(tmp_path / "r.pt")
 
 
@@ -391,11 +389,11 @@ def test_rows_that_are_not_finite_are_counted_and_listed(write_reprs, value):
     rows = torch.zeros(70_000, 2)  # more than one block of the check
     rows[[11, 66_000, 69_999], [0, 1, 1]] = value
     rows[11] = value  # one row, however many of its values
-    with pytest.raises(SSLToolError, match=r"3 of 70,000 rows hold .* \(rows 11, 66000, 69999\)"):
+    with pytest.raises(SSLToolError, match=r"3 of 70,000 rows .* \(rows 11, 66000, 69999\)"):
         Representations.load(write_reprs("r.pt", rows))
 
 
-def test_a_first_broken_row_in_a_later_block_is_named_by_its_own_number(write_reprs):
+def test_a_nonfinite_row_in_a_later_block_has_its_own_number(write_reprs):
     rows = torch.zeros(70_000, 2)
     rows[66_000, 1] = float("nan")
     with pytest.raises(SSLToolError, match=r"1 of 70,000 rows .* \(rows 66000\)"):
@@ -411,7 +409,7 @@ def test_the_papers_spectrum_loads(tmp_path):
     assert found.meta == {}
 
 
-def test_a_probe_knows_the_classes_of_its_rows(tmp_path):
+def test_a_probe_has_the_classes_of_its_rows(tmp_path):
     Probe(torch.ones(3, 2), torch.zeros(3), {}, {}).save(tmp_path / "plain.pt")
     Probe(torch.ones(3, 2), torch.zeros(3), {}, {}, torch.tensor([2, 7, 9]), {"epoch": 1}).save(tmp_path / "named.pt")
     assert Probe.load(tmp_path / "plain.pt").classes.tolist() == [0, 1, 2]
@@ -431,11 +429,11 @@ def test_a_probe_of_an_earlier_version_without_labels_and_state_loads(tmp_path):
     assert Probe.load(tmp_path / "old.pt").classes.tolist() == [0, 1]
 
 
-def test_a_pattern_stands_for_the_files_that_match_in_order(tmp_path):
+def test_a_pattern_gives_the_matching_files_in_order(tmp_path):
     for name in ("b2.pt", "b1.pt", "c.pt", "[x].pt"):
         (tmp_path / name).touch()
     assert matching(str(tmp_path / "b*.pt")) == [str(tmp_path / "b1.pt"), str(tmp_path / "b2.pt")]
     assert matching(tmp_path / "c.pt") == tmp_path / "c.pt"
     assert matching(tmp_path / "[x].pt") == tmp_path / "[x].pt"  # a file of that name comes first
-    with pytest.raises(SSLToolError, match=r"no file matches .*d\*\.pt"):
+    with pytest.raises(SSLToolError, match=r"d\*\.pt"):
         matching(tmp_path / "d*.pt")

@@ -23,20 +23,20 @@ def strict(text: str) -> object:
     return json.loads(text, parse_constant=refuse)
 
 
-def test_what_json_knows_comes_back_as_it_was():
+def test_values_that_json_supports_survive_a_round_trip():
     assert finite(DOCUMENT) == DOCUMENT
     assert strict(to_json(DOCUMENT)) == DOCUMENT
     assert list(strict(to_json(DOCUMENT))) == list(DOCUMENT)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, np.float64("nan"), np.float64("-inf")])
-def test_what_is_not_finite_becomes_null_wherever_it_is(value):
+def test_nonfinite_numbers_become_null_at_any_depth(value):
     document = {"x": value, "y": [1.0, value, {"z": (value,)}], "n": 3}
     assert strict(to_json(document)) == {"x": None, "y": [1.0, None, {"z": [None]}], "n": 3}
     assert to_json(value) == "null"
 
 
-def test_kinds_of_floats_become_plain_ones():
+def test_subclasses_of_float_become_plain_floats():
     assert type(finite(np.float64(0.1))) is float
     exponent = finite({"alpha": PowerLaw(1.25, 11, 100, math.nan)})["alpha"]
     assert (type(exponent), exponent) == (float, 1.25)
@@ -44,7 +44,7 @@ def test_kinds_of_floats_become_plain_ones():
 
 
 @pytest.mark.parametrize("value", [0, 2**70, True, False, None, "inf", ""])
-def test_what_is_no_float_is_left_as_it_is(value):
+def test_values_that_are_not_floats_are_unchanged(value):
     assert finite(value) is value
 
 
@@ -52,7 +52,7 @@ def test_tuples_become_lists_as_in_json():
     assert finite({"interval": (1.0, (2, 3))}) == {"interval": [1.0, [2, 3]]}
 
 
-def test_the_document_itself_is_left_as_it_was():
+def test_the_document_is_not_modified():
     inner = [math.nan, 1.0]
     document = {"x": inner}
     to_json(document)
@@ -67,6 +67,6 @@ def test_json_is_one_line_unless_it_is_indented():
 
 
 @pytest.mark.parametrize("value", [{1, 2}, object(), b"bytes"])
-def test_what_no_reader_could_take_back_is_an_error(value):
+def test_values_that_json_does_not_support_are_an_error(value):
     with pytest.raises(TypeError):
         to_json({"a": value})

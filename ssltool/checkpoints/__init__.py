@@ -1,1 +1,1 @@
-"""Checkpoints: the file, other programs' files, and the networks that are built from them."""
+"""Checkpoints: ssltool's file format, checkpoints of other programs, and building networks from both."""

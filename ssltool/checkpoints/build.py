@@ -1,4 +1,4 @@
-"""From a saved run to the method that it trained."""
+"""Builds the method of a saved run."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from ssltool.training.distributed import rank_zero_info
 
 
 def build_method(run: SavedRun, teacher: Checkpoint | None = None) -> Method:
-    """The method of a saved run with fresh weights, which are a function of the run's seed.
+    """Builds the method of a saved run and initialises its weights from the run's seed.
 
-    ``teacher`` is the checkpoint of a trained teacher, whose backbone the method's teacher gets. A method that is read
-    back from a checkpoint gets it with its own weights. A backbone alone becomes a plain ``Method``, which cannot
-    train.
+    ``teacher`` is the checkpoint of a trained teacher; its backbone's weights are loaded into the method's teacher.
+    Leave it out if a checkpoint of the method itself is loaded afterwards, since that contains the teacher's weights.
+    A run that holds only a backbone yields a plain ``Method``, which cannot be trained.
 
     Raises:
         SSLToolError: if the method, one of its options or the architecture is unknown.
@@ -60,7 +60,7 @@ def require_plugins(run: SavedRun) -> None:
 
 
 def _run_facts(run: SavedRun) -> RunFacts:
-    """What a method may know of its run. Nothing is known of the training of a backbone alone."""
+    """The facts about the run that the method receives; 0 if the run holds only a backbone."""
     data, schedule = run.data, run.schedule
     images = data.images if data else 0
     batch_size = schedule.batch_size if schedule else 0
@@ -83,23 +83,24 @@ def _build_backbone(backbone: BackboneSpec) -> tuple[nn.Module, int]:
 
 
 def backbone_weights(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
-    """The backbone's part of a checkpoint's weights, under the backbone's own names."""
+    """The backbone's weights in a checkpoint, without the prefix ``backbone.``."""
     prefix = "backbone."
     weights = checkpoint.state_dict.items()
     return {name.removeprefix(prefix): tensor for name, tensor in weights if name.startswith(prefix)}
 
 
 def read_teacher(method: str, options: Any) -> Checkpoint | None:
-    """The checkpoint that ``options`` name as the teacher, for a method that has one.
+    """Reads the teacher's checkpoint, in any supported format, for a method that uses a trained teacher; else None.
 
     Raises:
-        SSLToolError: if none is named, or it cannot be read; it may be another program's.
+        UsageError: if the method needs a teacher and ``options`` name none.
+        SSLToolError: if the checkpoint cannot be read.
     """
     if not isinstance(options, TrainedTeacher):
         return None
     if options.teacher is None:
-        raise UsageError(f"{method} learns from a trained network; name its checkpoint with --set teacher=FILE")
-    checkpoint, found = read_checkpoint(options.teacher)
-    if found is not None:
-        rank_zero_info(f"reading {options.teacher}: {found}")
+        raise UsageError(f"{method} needs a trained teacher; give its checkpoint with --set teacher=FILE")
+    checkpoint, foreign = read_checkpoint(options.teacher)
+    if foreign is not None:
+        rank_zero_info(f"reading {options.teacher}: {foreign}")
     return checkpoint

@@ -13,11 +13,14 @@ from ssltool.files import Record, Settings, Stored
 
 @dataclass
 class Checkpoint(Stored):
-    """A run at one moment: everything needed to use the model, or to resume the training bit for bit.
+    """The state of a run after some step: everything needed to use the model or to resume training bit for bit.
 
-    ``epoch`` counts completed epochs, ``step`` completed optimiser steps; ``state_dict`` has the prefixes
-    ``backbone.``, ``projector.``, ``predictor.``; ``metrics`` holds the finished epochs' records and the sums of the
-    unfinished one.
+    Attributes:
+        epoch: the number of completed epochs.
+        step: the number of completed optimizer steps.
+        config: the settings of the run; ``run`` gives them typed.
+        state_dict: the method's weights, with the prefixes ``backbone.``, ``projector.`` and ``predictor.``.
+        metrics: the records of the completed epochs, and the sums over the steps of the unfinished epoch.
     """
 
     FORMAT: ClassVar[str] = "ssltool/checkpoint/1"
@@ -34,9 +37,9 @@ class Checkpoint(Stored):
 
     @property
     def run(self) -> SavedRun:
-        """The run that the checkpoint is of.
+        """The run that wrote the checkpoint.
 
         Raises:
-            SSLToolError: if ``config`` lacks a setting, which is named.
+            SSLToolError: if a setting is missing from ``config``.
         """
         return SavedRun.read(self.config, "the checkpoint")

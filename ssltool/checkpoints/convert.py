@@ -1,4 +1,4 @@
-"""Reading a checkpoint of any program as one of ssltool: the backbone with torchvision's names, and its run."""
+"""Converts checkpoints of other programs: parameters renamed as in torchvision, and what is known about the run."""
 
 from __future__ import annotations
 
@@ -9,85 +9,107 @@ from typing import Any
 from torch import Tensor
 
 from ssltool.checkpoints.checkpoint import Checkpoint
-from ssltool.checkpoints.layouts import HEADS, Layout, recognise, weights_in
-from ssltool.checkpoints.match_architecture import BackboneSpec, complete, match_backbone
+from ssltool.checkpoints.layouts import HEADS, CheckpointLayout, detect_layout, extract_weights
+from ssltool.checkpoints.match_architecture import BackboneSpec, add_batch_counters, match_backbone
 from ssltool.checkpoints.read import read_entries
-from ssltool.checkpoints.saved_run import OURS, SavedRun
+from ssltool.checkpoints.saved_run import SSLTOOL, SavedRun
 from ssltool.errors import SSLToolError
 from ssltool.files import FilePath
 
 
 @dataclass(frozen=True)
-class Found:
-    """What was found in another program's file: the ``backbone`` (torchvision's names) and its make, the names of what
-    was ``left`` out, the ``epoch`` (completed; None if the file does not say), and whose layout it is."""
+class ForeignBackbone:
+    """The backbone in another program's checkpoint.
 
-    layout: Layout
-    make: BackboneSpec
-    backbone: dict[str, Tensor]
-    left: Sequence[str]
+    Attributes:
+        layout: the layout of the file, which names the program.
+        spec: how the backbone is built.
+        weights: the backbone's state dict, with torchvision's names.
+        ignored: names of the modules that are not part of the backbone.
+        epoch: completed epochs; None if the file does not contain them.
+    """
+
+    layout: CheckpointLayout
+    spec: BackboneSpec
+    weights: dict[str, Tensor]
+    ignored: Sequence[str]
     epoch: int | None
 
     def __str__(self) -> str:
-        stem = "" if self.make.stem == "auto" else f" (stem {self.make.stem})"
+        """A one-line description."""
+        """A one-line description."""
+        stem = "" if self.spec.stem == "auto" else f" (stem {self.spec.stem})"
         where = f"backbone under '{self.layout.prefix}'" if self.layout.prefix else "backbone without prefix"
         epoch = "" if self.epoch is None else f", epoch {self.epoch}"
-        left = f"; left out: {', '.join(self.left)}" if self.left else ""
-        return f"{self.layout.program} checkpoint: arch {self.make.arch}{stem}, {where}{epoch}{left}"
+        ignored = f"; ignored: {', '.join(self.ignored)}" if self.ignored else ""
+        return f"{self.layout.program} checkpoint: arch {self.spec.arch}{stem}, {where}{epoch}{ignored}"
 
 
-def find_network(path: FilePath, entries: dict[str, Any], *, arch: str | None = None, stem: str | None = None) -> Found:
-    """The network in another program's file, by the ``entries`` at its top level.
+def find_backbone(
+    path: FilePath, entries: Mapping[str, Any], *, arch: str | None = None, stem: str | None = None
+) -> ForeignBackbone:
+    """Finds the backbone among the top-level ``entries`` of another program's checkpoint ``path``.
 
     Raises:
-        SSLToolError: if there is none that ssltool knows, it is not whole, or it contradicts ``arch`` or ``stem``.
+        SSLToolError: if there is no supported backbone, it is incomplete, or it contradicts ``arch`` or ``stem``.
     """
-    weights = weights_in(entries)
-    layout, family = recognise(str(path), weights, entries)
+    weights = extract_weights(entries)
+    layout, scheme = detect_layout(str(path), weights, entries)
     backbone: dict[str, Tensor] = {}
-    left: dict[str, None] = {}  # a set in order
+    ignored: dict[str, None] = {}  # an ordered set
     for name, tensor in weights.items():
-        own = name.removeprefix(layout.prefix)
-        inside = name.startswith(layout.prefix)
-        if inside and own.split(".")[0] not in HEADS:
-            backbone[family.rename(own)] = tensor
+        local_name = name.removeprefix(layout.prefix)
+        has_prefix = name.startswith(layout.prefix)
+        if has_prefix and local_name.split(".")[0] not in HEADS:
+            backbone[scheme.rename(local_name)] = tensor
         else:
-            left[layout.prefix + own.split(".")[0] if inside else name.split(".")[0]] = None
-    make = match_backbone(str(path), backbone, layout, arch=arch, stem=stem)
-    epoch = entries.get("epoch")
-    if isinstance(epoch, int) and "pytorch-lightning_version" in entries:
-        epoch += 1  # Lightning counts the epoch it is in, others those that are done
-    return Found(layout, make, complete(backbone, make), list(left), epoch if isinstance(epoch, int) else None)
+            ignored[layout.prefix + local_name.split(".")[0] if has_prefix else name.split(".")[0]] = None
+    spec = match_backbone(str(path), backbone, layout, arch=arch, stem=stem)
+    epoch = entries["epoch"] if isinstance(entries.get("epoch"), int) else None
+    if epoch is not None and "pytorch-lightning_version" in entries:
+        epoch += 1  # Lightning saves the number of the current epoch, other programs that of completed epochs
+    return ForeignBackbone(layout, spec, add_batch_counters(backbone, spec), list(ignored), epoch)
 
 
 def read_checkpoint(
     path: FilePath, *, arch: str | None = None, stem: str | None = None
-) -> tuple[Checkpoint, Found | None]:
-    """A checkpoint of any program as one of ssltool, and for another program's what was found in it.
+) -> tuple[Checkpoint, ForeignBackbone | None]:
+    """Reads a checkpoint of ssltool, or converts one of another program.
 
-    Another program's has ``state_dict`` with the backbone alone (``backbone.*``), no optimiser, ``step`` 0, ``epoch``
-    0 where the file does not say, and as ``config`` the settings of a backbone alone.
+    A converted checkpoint has only the backbone (``backbone.*``) in its ``state_dict``, the settings of a backbone
+    without a run as ``config``, no optimizer state, and ``step`` 0. Its ``epoch`` is 0 if the file does not contain it.
+
+    Returns:
+        The checkpoint, and the backbone that was found in another program's file; None for a checkpoint of ssltool.
 
     Raises:
-        SSLToolError: if the file is unreadable, would have to be executed, or holds no whole network that ssltool
-            knows, or contradicts ``arch`` or ``stem``.
+        SSLToolError: if the file is unreadable, could only be read by executing code, contains no complete and
+            supported backbone, or contradicts ``arch`` or ``stem``.
     """
     entries = read_entries(path)
-    if str(entries.get("format", "")).startswith(f"{OURS}/"):
+    if str(entries.get("format", "")).startswith(f"{SSLTOOL}/"):
         checkpoint = Checkpoint.of(entries, path)
         backbone = SavedRun.read(checkpoint.config, path).backbone
-        for name, asked, saved in (("arch", arch, backbone.arch), ("stem", stem, backbone.stem)):
-            if asked not in (None, "auto", saved):
-                raise SSLToolError(f"--{name} is {asked}, but {path} was trained with {saved}; leave it out")
+        for name, given, saved in (("arch", arch, backbone.arch), ("stem", stem, backbone.stem)):
+            if given not in (None, "auto", saved):
+                raise SSLToolError(f"--{name} is {given}, but {path} was trained with {saved}; leave it out")
         return checkpoint, None
-    found = find_network(path, entries, arch=arch, stem=stem)
-    return as_checkpoint(found.backbone, found.make, found.layout, found.epoch or 0), found
+    foreign = find_backbone(path, entries, arch=arch, stem=stem)
+    return _backbone_checkpoint(foreign), foreign
 
 
-def as_checkpoint(backbone: Mapping[str, Tensor], make: BackboneSpec, layout: Layout, epoch: int) -> Checkpoint:
-    """A checkpoint of a backbone alone, from which no training can be resumed."""
-    run = SavedRun.of_backbone(make, method=layout.method or layout.program, program=layout.program)
-    weights = {f"backbone.{name}": tensor for name, tensor in backbone.items()}
+def _backbone_checkpoint(foreign: ForeignBackbone) -> Checkpoint:
+    """A checkpoint with a backbone only, from which training cannot resume."""
+    layout = foreign.layout
+    run = SavedRun.of_backbone(foreign.spec, method=layout.method or layout.program, program=layout.program)
     return Checkpoint(
-        run.method_name, make.arch, epoch, 0, run.settings, weights, optimizer={}, scaler=None, metrics={}
+        method=run.method_name,
+        arch=foreign.spec.arch,
+        epoch=foreign.epoch or 0,
+        step=0,
+        config=run.settings,
+        state_dict={f"backbone.{name}": tensor for name, tensor in foreign.weights.items()},
+        optimizer={},
+        scaler=None,
+        metrics={},
     )

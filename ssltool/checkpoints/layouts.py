@@ -1,7 +1,7 @@
-"""Whose file it is: the table of the programs' layouts, by the names of what they save.
+"""The registry of checkpoint layouts: how other programs name what they save.
 
-A layout says which of the networks in a file is the backbone, namely the one that its program itself evaluates: the
-student or online network where a program takes that one, the teacher of DINO.
+A layout gives the prefix of the backbone. If a file holds several networks, this is the one that the program itself
+evaluates, such as the online network in MoCo v3 and the teacher in DINO.
 """
 
 from __future__ import annotations
@@ -12,68 +12,80 @@ from typing import Any
 
 from torch import Tensor
 
-from ssltool.checkpoints.parameter_names import Family, networks_in
+from ssltool.checkpoints.parameter_names import NamingScheme, find_naming_schemes
 from ssltool.errors import SSLToolError
 from ssltool.registry import Registry
 
-# Under which key programs keep their weights, the one that they evaluate first: DINO its teacher, timm the moving
-# average where there is one.
 CONTAINERS = ("teacher", "state_dict_ema", "model_ema", "state_dict", "model", "model_state_dict")
+"""Top-level keys of the weights. Those that a program evaluates come first: DINO's teacher, timm's moving average."""
 
-# What wraps a network while it is trained: DistributedDataParallel, torch.compile.
 WRAPPERS = ("module.", "_orig_mod.")
+"""Prefixes added by DistributedDataParallel and torch.compile."""
 
-# What may follow a backbone under its own prefix; it is left out, and named.
 HEADS = ("fc", "head", "heads", "pre_logits", "linear", "classifier", "projection_head", "prototypes")
+"""Modules that are not part of the backbone although they may have its prefix; they are ignored and listed."""
 
-# Heads of attention in timm, which DINO and nearly all others follow: 64 dimensions each. MoCo v3's vit_small has 12.
-TIMMS: Mapping[str, int] = {"vit_small": 6}
-MOCOS: Mapping[str, int] = {}
+TIMM_HEADS: Mapping[str, int] = {"vit_small": 6}
+"""Attention heads in timm, DINO and most other programs where they differ from ssltool's (MoCo v3's): one for every 64
+dimensions. MoCo v3's vit_small has 12."""
+
+MOCO_HEADS: Mapping[str, int] = {}
 
 
 @dataclass(frozen=True)
-class Layout:
-    """A file of ``program`` has its backbone under ``prefix``, ``has`` these beginnings of names or entries at its top
-    level, and ``lacks`` those.
+class CheckpointLayout:
+    """The layout of the checkpoints of a program.
 
-    ``method`` is our name of how it was trained, None where that is not told apart. ``stem`` is the one that a 3x3
-    convolution means there, None where the program has no such. ``heads`` are those of ViTs that have not as many as
-    ours of that name; None where they are not known.
+    Args:
+        program: the name of the program.
+        method: ssltool's name of the method that trained the network; None if the file does not show it.
+        prefix: the prefix of the backbone's parameters.
+        requires: prefixes of parameter names, or top-level keys, that a file of this layout contains.
+        excludes: prefixes of parameter names, or top-level keys, that a file of this layout does not contain.
+        stem: the stem of ResNets whose first convolution is 3x3; None if the program has none.
+        heads: attention heads of ViTs that have another number than ssltool's ViT of the same size, by ssltool's
+            name; None if they are unknown.
     """
 
     program: str
     method: str | None
     prefix: str
-    has: tuple[str, ...] = ()
-    lacks: tuple[str, ...] = ()
+    requires: tuple[str, ...] = ()
+    excludes: tuple[str, ...] = ()
     stem: str | None = None
-    heads: Mapping[str, int] | None = field(default_factory=lambda: TIMMS)
+    heads: Mapping[str, int] | None = field(default_factory=lambda: TIMM_HEADS)
 
-    def fits(self, names: Collection[str], entries: Collection[str]) -> bool:
-        """Whether a file with these names of weights and these entries at its top level is laid out so."""
+    def matches(self, names: Collection[str], entries: Collection[str]) -> bool:
+        """Whether a file with these parameter ``names`` and top-level ``entries`` has this layout."""
 
-        def found(mark: str) -> bool:
-            return mark in entries or any(name.startswith(mark) for name in names)
+        def present(marker: str) -> bool:
+            return marker in entries or any(name.startswith(marker) for name in names)
 
-        return all(map(found, self.has)) and not any(map(found, self.lacks))
+        return all(map(present, self.requires)) and not any(map(present, self.excludes))
 
 
-_PAPERS = "noncontrastive-ssl"
-_BYOLS = ("base_encoder.fc.3.weight", "momentum_encoder.")
+_PAPER = "noncontrastive-ssl"
+"""The code of the collapse paper."""
 
-CHECKPOINT_LAYOUTS: Registry[Layout] = Registry(
+CHECKPOINT_LAYOUTS: Registry[CheckpointLayout] = Registry(
     "checkpoint layout",
     __name__,
     {
-        "noncontrastive-ssl/distill": Layout(_PAPERS, "distill", "", ("teacher_mean",)),
-        "moco": Layout("moco", "moco", "encoder_q.", ("encoder_k.",)),
-        "noncontrastive-ssl/byol": Layout(
-            _PAPERS, "byol", "base_encoder.", _BYOLS, ("base_encoder.fc.4.running_mean",)
+        "noncontrastive-ssl/distill": CheckpointLayout(_PAPER, "distill", "", ("teacher_mean",)),
+        "moco": CheckpointLayout("moco", "moco", "encoder_q.", ("encoder_k.",)),
+        "noncontrastive-ssl/byol": CheckpointLayout(
+            _PAPER,
+            "byol",
+            "base_encoder.",
+            ("base_encoder.fc.3.weight", "momentum_encoder."),
+            ("base_encoder.fc.4.running_mean",),
         ),
-        "moco-v3": Layout("moco-v3", "mocov3", "base_encoder.", ("momentum_encoder.",), heads=MOCOS),
-        "noncontrastive-ssl/nnsiam": Layout(_PAPERS, "nnsiam", "encoder.", ("predictor.", "queue_ptr")),
-        "simsiam": Layout("simsiam", "simsiam", "encoder.", ("predictor.",), ("classifier.",), heads=MOCOS),
-        "solo-learn/mocov3": Layout(
+        "moco-v3": CheckpointLayout("moco-v3", "mocov3", "base_encoder.", ("momentum_encoder.",), heads=MOCO_HEADS),
+        "noncontrastive-ssl/nnsiam": CheckpointLayout(_PAPER, "nnsiam", "encoder.", ("predictor.", "queue_ptr")),
+        "simsiam": CheckpointLayout(
+            "simsiam", "simsiam", "encoder.", ("predictor.",), ("classifier.",), heads=MOCO_HEADS
+        ),
+        "solo-learn/mocov3": CheckpointLayout(
             "solo-learn",
             "mocov3",
             "backbone.",
@@ -82,63 +94,67 @@ CHECKPOINT_LAYOUTS: Registry[Layout] = Registry(
             "small-padded",
             {"vit_tiny": 12},
         ),
-        "solo-learn": Layout("solo-learn", None, "backbone.", ("classifier.",), stem="small-padded"),
-        "solo-learn/encoder": Layout(
+        "solo-learn": CheckpointLayout("solo-learn", None, "backbone.", ("classifier.",), stem="small-padded"),
+        "solo-learn/encoder": CheckpointLayout(
             "solo-learn", None, "encoder.", ("classifier.",), stem="small-padded"
-        ),  # as earlier versions call it
-        "barlowtwins": Layout("barlowtwins", "barlow", "backbone.", ("projector.", "bn.running_mean")),
-        "vicreg": Layout("vicreg", "vicreg", "backbone.", ("projector.",)),
-        "dino": Layout("dino", "dino", "backbone.", ("head.last_layer.",)),
-        "lightly/vit": Layout("lightly", None, "backbone.vit."),
-        "lightly/projection-head": Layout("lightly", None, "backbone.", ("projection_head.",)),
-        "lightly/lightning": Layout("lightly", None, "backbone.", ("pytorch-lightning_version",)),
-        "lightly/teacher-vit": Layout("lightly", None, "teacher_backbone.vit."),
-        "lightly/teacher": Layout("lightly", None, "teacher_backbone."),
-        "swav/deepcluster": Layout("swav", "deepcluster", "", ("prototypes.prototypes0.",)),
-        "swav": Layout("swav", "swav", "", ("projection_head.",)),
-        "torchvision/vit": Layout("torchvision", None, "", ("conv_proj.",)),
-        "timm/vit": Layout("timm", None, "", ("patch_embed.",)),
-        "torchvision": Layout("torchvision", None, "", heads=None),  # and whoever saves a bare ResNet
+        ),  # earlier versions
+        "barlowtwins": CheckpointLayout("barlowtwins", "barlow", "backbone.", ("projector.", "bn.running_mean")),
+        "vicreg": CheckpointLayout("vicreg", "vicreg", "backbone.", ("projector.",)),
+        "dino": CheckpointLayout("dino", "dino", "backbone.", ("head.last_layer.",)),
+        "lightly/vit": CheckpointLayout("lightly", None, "backbone.vit."),
+        "lightly/projection-head": CheckpointLayout("lightly", None, "backbone.", ("projection_head.",)),
+        "lightly/lightning": CheckpointLayout("lightly", None, "backbone.", ("pytorch-lightning_version",)),
+        "lightly/teacher-vit": CheckpointLayout("lightly", None, "teacher_backbone.vit."),
+        "lightly/teacher": CheckpointLayout("lightly", None, "teacher_backbone."),
+        "swav/deepcluster": CheckpointLayout("swav", "deepcluster", "", ("prototypes.prototypes0.",)),
+        "swav": CheckpointLayout("swav", "swav", "", ("projection_head.",)),
+        "torchvision/vit": CheckpointLayout("torchvision", None, "", ("conv_proj.",)),
+        "timm/vit": CheckpointLayout("timm", None, "", ("patch_embed.",)),
+        "torchvision": CheckpointLayout("torchvision", None, "", heads=None),  # and any bare ResNet
     },
 )
-"""In the order in which they are tried."""
+"""Tried in this order; the first that matches is used."""
 
 
-def weights_in(entries: dict[str, Any]) -> dict[str, Tensor]:
-    """The weights among a file's ``entries``, wherever its program keeps them, without what wraps a network while it is
-    trained; empty if there are none."""
+def extract_weights(entries: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The weights among the top-level ``entries`` of a file, or in one of its ``CONTAINERS``, without the prefixes of
+    ``WRAPPERS``; empty if there are none."""
     inner = [entries[key] for key in CONTAINERS if isinstance(entries.get(key), dict)]
-    found = next((weights for weights in map(_tensors, inner) if weights), _tensors(entries))
-    while wrapper := next((w for w in WRAPPERS if found and all(name.startswith(w) for name in found)), ""):
-        found = {name.removeprefix(wrapper): tensor for name, tensor in found.items()}
-    return found
+    weights = next((tensors for tensors in map(_tensors, inner) if tensors), _tensors(entries))
+    while wrapper := next((w for w in WRAPPERS if weights and all(name.startswith(w) for name in weights)), ""):
+        weights = {name.removeprefix(wrapper): tensor for name, tensor in weights.items()}
+    return weights
 
 
-def _tensors(entries: dict[Any, Any]) -> dict[str, Tensor]:
+def _tensors(entries: Mapping[Any, Any]) -> dict[str, Tensor]:
     return {name: value for name, value in entries.items() if isinstance(name, str) and isinstance(value, Tensor)}
 
 
-def recognise(path: str, names: Collection[str], entries: Collection[str]) -> tuple[Layout, Family]:
-    """Whose layout these names of weights and entries at the top level of ``path`` are, and how the backbone's parts
-    are called. A single network under a prefix that no program in the table has is taken, as an unknown program's.
+def detect_layout(path: str, names: Collection[str], entries: Collection[str]) -> tuple[CheckpointLayout, NamingScheme]:
+    """Detects the layout of the file ``path`` from its parameter ``names`` and top-level ``entries``.
+
+    If no registered layout matches and the file holds a single network, under any prefix, the program is "unknown".
+
+    Returns:
+        The layout, and the naming scheme of the backbone's parameters.
 
     Raises:
-        SSLToolError: if there is no network among the names, or several and no telling which.
+        SSLToolError: if the file holds no network, or several and no registered layout matches.
     """
-    networks = networks_in(names)
+    networks = find_naming_schemes(names)
     for layout in CHECKPOINT_LAYOUTS.values():
-        if layout.prefix in networks and layout.fits(names, entries):
+        if layout.prefix in networks and layout.matches(names, entries):
             return layout, networks[layout.prefix]
     if not networks:
         some = ", ".join(list(names)[:4]) or "none"
         raise SSLToolError(
-            f"{path} holds no ResNet and no ViT that ssltool knows; its weights are {some}, ...; "
-            "ssltool inspect --keys lists them"
+            f"{path} contains no ResNet or ViT that ssltool supports; its parameters are {some}, ...; "
+            "list all with ssltool inspect --keys"
         )
     if len(networks) > 1:
         raise SSLToolError(
-            f"{path} holds several networks ({', '.join(networks)}) and none of the layouts that ssltool knows; "
-            "save the one that you mean by itself"
+            f"{path} contains several networks ({', '.join(networks)}) and matches no layout that ssltool supports; "
+            "save the state_dict of one network"
         )
-    ((prefix, family),) = networks.items()
-    return Layout("unknown", None, prefix, heads=None), family
+    ((prefix, scheme),) = networks.items()
+    return CheckpointLayout("unknown", None, prefix, heads=None), scheme

@@ -1,4 +1,4 @@
-"""Loading a pretrained network and the data that it was trained on, with which the later stages start."""
+"""Loads the network of ``--pretrained``, and finds the dataset that it was trained on."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from ssltool.checkpoints.build import build_method
 from ssltool.checkpoints.convert import read_checkpoint
 from ssltool.checkpoints.match_architecture import BackboneSpec
-from ssltool.checkpoints.saved_run import OURS, PROGRAM, SavedRun
+from ssltool.checkpoints.saved_run import PROGRAM, SSLTOOL, SavedRun
 from ssltool.checkpoints.torchvision_weights import published_weights
 from ssltool.config import NetworkSettings, PretrainConfig
 from ssltool.data.images import open_dataset, parse_type
@@ -29,18 +29,24 @@ RANDOM = "random"
 """The value of ``--pretrained`` for an untrained network of ``--arch``."""
 
 PUBLISHED = "torchvision:"
-"""The prefix of ``--pretrained`` for weights that torchvision publishes."""
+"""The prefix, in ``--pretrained``, of the name of weights published by torchvision."""
 
 UNTRAINED = "untrained"
+"""The method name of untrained networks."""
 
 BUNDLED = "bundled"
-"""The dataset that comes with ssltool."""
+"""The name of the dataset that is installed with ssltool."""
 
 
 @dataclass
 class Pretrained:
-    """A network in eval mode on its device, the run that trained it, the side of its input in pixels, and where it
-    comes from, as results and files say it."""
+    """A network in eval mode on its device.
+
+    Attributes:
+        run: the run that trained it.
+        image_size: the side of its input in pixels.
+        origin: the checkpoint, method and architecture, as results and files record them.
+    """
 
     method: Method
     run: SavedRun
@@ -50,8 +56,8 @@ class Pretrained:
 
 @dataclass
 class _Source:
-    """What ``--pretrained`` names: a run, its weights unless there are none, the epoch that they are of, if known, and
-    the hash of the file, if there is one."""
+    """What ``--pretrained`` names. ``weights`` and ``hash`` (of the file) are None for an untrained network, ``epoch``
+    is None if it is unknown."""
 
     run: SavedRun
     weights: dict[str, torch.Tensor] | None
@@ -62,15 +68,19 @@ class _Source:
 def load_pretrained(
     settings: NetworkSettings, device: torch.device, *, seed: int | None = None, ranks: bool = False
 ) -> Pretrained:
-    """The network of ``--pretrained``, or with ``--random`` an untrained one of the same architecture. Its weights are
-    then a function of ``seed``, by default the run's. ``ranks`` says that the stage may be one of several processes.
+    """Loads the network of ``--pretrained``, or with ``--random`` an untrained one of the same architecture.
 
-    Another program's network is its backbone alone, in a ``Method`` that cannot train. Stderr says what was found in
-    the file.
+    From another program's checkpoint, only the backbone is loaded, into a ``Method`` that cannot be trained; stderr
+    reports what was found in the file.
+
+    Args:
+        seed: the seed of untrained weights; by default the run's.
+        ranks: whether the stage supports several processes.
 
     Raises:
-        SSLToolError: if the checkpoint is missing, unreadable, or does not fit the given architecture, stem or image
-            size; or if torchrun started several processes of a stage for one.
+        UsageError: if ``--pretrained`` or the architecture is missing or unknown.
+        SSLToolError: if the checkpoint is missing, unreadable, or contradicts the given architecture or stem; or if
+            the stage supports one process only and runs under torchrun.
     """
     if distributed.under_torchrun() and not ranks:
         raise SSLToolError("this stage runs in one process; start it without torchrun")
@@ -85,7 +95,7 @@ def load_pretrained(
         except RuntimeError as error:
             reason = str(error).splitlines()[-1].strip()
             raise SSLToolError(
-                f"the weights in {settings.pretrained} do not fit {run.backbone.arch}: {reason}"
+                f"the weights in {settings.pretrained} do not match {run.backbone.arch}: {reason}"
             ) from error
     image_size = settings.image_size or run.backbone.image_size
     origin = {
@@ -106,7 +116,7 @@ def load_pretrained(
 def _source(settings: NetworkSettings, seed: int | None) -> _Source:
     name = settings.pretrained
     if name is None:
-        raise UsageError("name the checkpoint with --pretrained FILE")
+        raise UsageError("no checkpoint is given; add --pretrained FILE")
     if name == RANDOM:
         return _untrained(settings, seed)
     if not name.startswith(PUBLISHED):
@@ -116,10 +126,10 @@ def _source(settings: NetworkSettings, seed: int | None) -> _Source:
 
 
 def _read(path: str, arch: str | None, stem: str | None) -> _Source:
-    checkpoint, found = read_checkpoint(path, arch=arch, stem=stem)
-    if found is not None:
-        distributed.rank_zero_info(f"reading {path}: {found}")
-    epoch = checkpoint.epoch if found is None else found.epoch
+    checkpoint, foreign = read_checkpoint(path, arch=arch, stem=stem)
+    if foreign is not None:
+        distributed.rank_zero_info(f"reading {path}: {foreign}")
+    epoch = checkpoint.epoch if foreign is None else foreign.epoch
     return _Source(SavedRun.read(checkpoint.config, path), checkpoint.state_dict, epoch, file_hash(path))
 
 
@@ -129,7 +139,7 @@ def _untrained(settings: NetworkSettings, seed: int | None) -> _Source:
     own = open_dataset(settings, "val").own_size if settings.data is None else None
     size = settings.image_size or own or DEFAULT_SIZE
     backbone = BackboneSpec(arch, resolve_stem(arch, settings.stem or "auto", size), size)
-    run = SavedRun.of_backbone(backbone, method=UNTRAINED, program=OURS)
+    run = SavedRun.of_backbone(backbone, method=UNTRAINED, program=SSLTOOL)
     if seed is None:
         seed = getattr(settings, "seed", PretrainConfig.seed)
     return _Source(run.updated(seed=seed), None, 0, None)
@@ -141,8 +151,8 @@ def _named_architecture(settings: NetworkSettings) -> str:
     return settings.arch
 
 
-def run_name(stage: str, settings: NetworkSettings) -> str:
-    """What a stage calls its run: after the folder of the checkpoint, or what stands in its place."""
+def default_run_name(stage: str, settings: NetworkSettings) -> str:
+    """The default name of a stage's run: the stage, and the folder of the checkpoint or the kind of network."""
     source = str(settings.pretrained)
     if settings.random or source == RANDOM:
         return f"{stage}-{UNTRAINED}"
@@ -151,9 +161,15 @@ def run_name(stage: str, settings: NetworkSettings) -> str:
     return f"{stage}-{Path(source).resolve().parent.name}"
 
 
-def with_saved_data(settings: C, run: SavedRun) -> C:
-    """``settings`` with the dataset of the checkpoint's ``run``, where they name none. A split in ``--dataset-type`` is
-    kept. Other programs do not say what they trained on: then these are the bundled images, and stderr says so."""
+def use_saved_dataset(settings: C, run: SavedRun) -> C:
+    """``settings`` with the dataset of the checkpoint's ``run``, unless they name a dataset.
+
+    A split in ``--dataset-type`` is kept. The checkpoints of other programs do not contain the dataset; the bundled
+    images are then used, and stderr says so.
+
+    Raises:
+        SSLToolError: if ``--dataset-type`` is another dataset than the run's, and no folder is given.
+    """
     if settings.data is not None:
         return settings
     dataset, folder, small = (run.data.dataset, run.data.folder, run.data.small) if run.data else (BUNDLED, None, False)
@@ -162,7 +178,7 @@ def with_saved_data(settings: C, run: SavedRun) -> C:
         name = dataset
         if run.data is None:
             distributed.rank_zero_info(
-                f"no DATA is given, and {settings.pretrained} names none: taking the bundled images"
+                f"no DATA is given, and {settings.pretrained} names no dataset: using the bundled images"
             )
     elif name == BUNDLED:
         return settings

@@ -1,7 +1,7 @@
-"""Which network the weights are of, by the names and shapes of their tensors.
+"""Determines the architecture of a backbone from the names and shapes of its weights.
 
-The backbones are built without memory and compared. Nothing is guessed: what shapes leave open (a ViT's heads, the
-padding and stride of a small stem) the layout says, or the user.
+The weights are compared with backbones that are built on the meta device. Nothing is guessed: what shapes do not show
+(the number of a ViT's heads, the padding and stride of a small stem) is given by the layout or by the user.
 """
 
 from __future__ import annotations
@@ -16,27 +16,28 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ssltool.checkpoints.layouts import TIMMS, Layout
+from ssltool.checkpoints.layouts import TIMM_HEADS, CheckpointLayout
 from ssltool.errors import SSLToolError
 from ssltool.models.backbones import build_backbone, family_of
 from ssltool.models.resnet import NARROW, STEM_CONVS, VARIANTS, torchvision_resnets
 from ssltool.models.vit import VITS, ViTShape, vit_name, vit_of, vit_shape
 
 COUNTER = "num_batches_tracked"
-"""Batch norm's count of steps. It changes nothing and old files lack it."""
+"""Batch norm's counter of steps. It does not affect the outputs and is missing in old files."""
 
 SHOWN = 4
-"""Names that an error lists before it counts the rest."""
+"""Parameter names that an error message lists."""
 
-RESNETS_SIZE = 224
-SMALL_STEMS_SIZE = 32
+RESNET_SIZE = 224
+SMALL_STEM_SIZE = 32
+"""Image sizes in pixels of ResNets with the ImageNet stem and with the others."""
 
 Shapes = dict[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
 class BackboneSpec:
-    """How a backbone is built: the arguments of ``build_backbone``."""
+    """The arguments of ``build_backbone``."""
 
     arch: str
     stem: str
@@ -46,14 +47,21 @@ class BackboneSpec:
 
 
 def match_backbone(
-    path: str, weights: Mapping[str, Tensor], layout: Layout, *, arch: str | None = None, stem: str | None = None
+    path: str,
+    weights: Mapping[str, Tensor],
+    layout: CheckpointLayout,
+    *,
+    arch: str | None = None,
+    stem: str | None = None,
 ) -> BackboneSpec:
-    """The make of the network with these ``weights`` (torchvision's names, no head). ``arch`` and ``stem`` are what the
-    user says it is; they decide where the weights leave it open.
+    """Determines how to build the backbone with these ``weights`` (torchvision's names, without a head).
+
+    ``arch`` and ``stem`` are the user's; they decide what the weights do not show.
 
     Raises:
-        SSLToolError: if the weights are of no network that ``build_backbone`` knows, some are missing or left over, or
-            they contradict ``arch`` or ``stem``.
+        UsageError: if ``arch`` is unknown.
+        SSLToolError: if the weights are not exactly those of a backbone that ``build_backbone`` can build, or
+            contradict ``arch`` or ``stem``.
     """
     if arch is not None:
         family_of(arch)
@@ -62,57 +70,60 @@ def match_backbone(
 
 
 def _resnet(
-    path: str, weights: Mapping[str, Tensor], layout: Layout, arch: str | None, stem: str | None
+    path: str, weights: Mapping[str, Tensor], layout: CheckpointLayout, arch: str | None, stem: str | None
 ) -> BackboneSpec:
     names = torchvision_resnets() + list(VARIANTS)
     bn1 = weights.get("bn1.weight")
     width = 64 if bn1 is None else bn1.numel()
     if width != 64 and width % 8 == 0:
         names = [f"{base}_w{width}" for base in NARROW]
-    names += [f"{base}_w64" for base in NARROW if base not in names]  # what is in no library by a name of its own
+    names += [f"{base}_w64" for base in NARROW if base not in names]  # such as resnet200_w64
     shapes = _shapes(weights)
     found = next((name for name in names if _shapes_of(name) == shapes), None)
     if found is None:
         nearest = min(names, key=lambda name: len(shapes.items() ^ _shapes_of(name).items()))
-        raise _mismatch(path, shapes, _shapes_of(nearest), f"{nearest}, the nearest")
+        raise _mismatch(path, shapes, _shapes_of(nearest), f"{nearest}, the nearest architecture")
     if arch is not None and _shapes_of(arch) != shapes:
         raise _contradiction(path, "arch", arch, found)
     stem = _stem(path, weights, layout, stem)
-    return BackboneSpec(found, stem, RESNETS_SIZE if stem == "imagenet" else SMALL_STEMS_SIZE)
+    return BackboneSpec(found, stem, RESNET_SIZE if stem == "imagenet" else SMALL_STEM_SIZE)
 
 
-def _stem(path: str, weights: Mapping[str, Tensor], layout: Layout, asked: str | None) -> str:
+def _stem(path: str, weights: Mapping[str, Tensor], layout: CheckpointLayout, given: str | None) -> str:
     kernel = weights["conv1.weight"].shape[-1]
     possible = [name for name, (side, *_) in STEM_CONVS.items() if side == kernel]
     if not possible:
-        raise SSLToolError(f"{path}: a first convolution of {kernel}x{kernel} is of no stem that ssltool knows")
+        raise SSLToolError(f"{path}: the first convolution is {kernel}x{kernel}; no stem of ssltool has such a kernel")
     if len(possible) > 1 and layout.stem is not None:
         possible = [layout.stem]
-    if asked is not None and asked not in possible:
-        raise _contradiction(path, "stem", asked, " or ".join(possible))
-    return asked or possible[0]
+    if given is not None and given not in possible:
+        raise _contradiction(path, "stem", given, " or ".join(possible))
+    return given or possible[0]
 
 
-def _vit(path: str, weights: Mapping[str, Tensor], layout: Layout, arch: str | None, stem: str | None) -> BackboneSpec:
+def _vit(
+    path: str, weights: Mapping[str, Tensor], layout: CheckpointLayout, arch: str | None, stem: str | None
+) -> BackboneSpec:
     if stem is not None:
-        raise SSLToolError(f"--stem {stem} does nothing with {path}, which holds a ViT; leave it out")
+        raise SSLToolError(f"--stem {stem} has no effect with {path}, which contains a ViT; leave it out")
     positions, projection = weights.get("encoder.pos_embedding"), weights["conv_proj.weight"]
     tokens = positions.shape[1] if positions is not None and positions.dim() == 3 else 0
     if positions is None or projection.dim() != 4 or math.isqrt(tokens - 1 if tokens else 0) ** 2 != tokens - 1:
         raise SSLToolError(
-            f"{path} has the positions of {tokens} tokens; ssltool's ViTs have a class token and a square of patches"
+            f"{path} has positional embeddings of {tokens} tokens; ssltool's ViTs have a class token and a square "
+            "number of patches"
         )
     dim, patch = projection.shape[0], projection.shape[-1]
     depth = len({name.split(".")[2] for name in weights if name.startswith("encoder.layers.")})
     size = math.isqrt(tokens - 1) * patch
     base = vit_of(dim, depth)
     if base is None:
-        raise SSLToolError(f"{path}: ssltool has no ViT of width {dim} and {depth} layers")
+        raise SSLToolError(f"{path}: ssltool has no ViT with width {dim} and {depth} layers")
     shape = ViTShape(dim, depth, _heads(path, base, positions, layout, arch), patch)
     found = vit_name(shape, size) or base
     if arch is not None:
-        asked = vit_shape(arch)
-        if asked is None or asked._replace(patch=asked.patch or patch) != shape:
+        given = vit_shape(arch)
+        if given is None or given._replace(patch=given.patch or patch) != shape:
             raise _contradiction(path, "arch", arch, found)
     shapes = _shapes(weights)
     if shapes != _shapes_of(found, size):
@@ -120,63 +131,63 @@ def _vit(path: str, weights: Mapping[str, Tensor], layout: Layout, arch: str | N
     return BackboneSpec(found, "auto", size)
 
 
-def _heads(path: str, base: str, positions: Tensor, layout: Layout, arch: str | None) -> int:
-    """The number of heads, which no weight shows: what the name given spells out, else the layout's."""
+def _heads(path: str, base: str, positions: Tensor, layout: CheckpointLayout, arch: str | None) -> int:
+    """The number of heads, which the weights do not show: that in the name ``arch``, or else the layout's."""
     named = vit_shape(arch) if arch is not None else None
     if named and re.search(r"_h\d", str(arch)):
         return named.heads
-    usual = VITS[base][2]
-    heads = (TIMMS if layout.heads is None else layout.heads).get(base, usual)
-    # MoCo v3's positions are fixed and its class token's zero: a bare file with such positions may be MoCo v3's.
-    unsure = layout.heads is None or (layout.method is None and not layout.prefix and not positions[:, 0].any())
-    if heads == usual or not unsure:
+    default = VITS[base][2]
+    heads = (TIMM_HEADS if layout.heads is None else layout.heads).get(base, default)
+    # MoCo v3's class token has the position 0, so a bare state dict with such positions may come from MoCo v3.
+    ambiguous = layout.heads is None or (layout.method is None and not layout.prefix and not positions[:, 0].any())
+    if heads == default or not ambiguous:
         return heads
     if named is None:
         raise SSLToolError(
-            f"{path}: the weights do not show how many heads this ViT has; say it with -a: {base} has {usual} "
-            f"(MoCo v3), {base}_h{heads} has {heads} (timm, DINO)"
+            f"{path}: the weights do not show the number of heads of this ViT; give -a {base} for {default} heads "
+            f"(MoCo v3) or -a {base}_h{heads} for {heads} (timm, DINO)"
         )
     return named.heads
 
 
 def _shapes(weights: Mapping[str, Tensor]) -> Shapes:
-    """Names and shapes of what makes a network the one that it is."""
+    """The shapes of the parameters and buffers that identify an architecture."""
     return {
-        name: tuple(tensor.shape[:2] if name == "conv1.weight" else tensor.shape)  # its kernel is the stem's
+        name: tuple(tensor.shape[:2] if name == "conv1.weight" else tensor.shape)  # the kernel size depends on the stem
         for name, tensor in weights.items()
         if not name.endswith(COUNTER)
     }
 
 
 @functools.cache
-def _shapes_of(arch: str, image_size: int = RESNETS_SIZE) -> Shapes:
+def _shapes_of(arch: str, image_size: int = RESNET_SIZE) -> Shapes:
     with torch.device("meta"):
         backbone, _ = build_backbone(arch, image_size=image_size)
     return _shapes(backbone.state_dict())
 
 
-def _contradiction(path: str, flag: str, asked: str, found: str) -> SSLToolError:
-    return SSLToolError(f"--{flag} is {asked}, but {path} holds {found}; leave it out")
+def _contradiction(path: str, flag: str, given: str, found: str) -> SSLToolError:
+    return SSLToolError(f"--{flag} is {given}, but {path} contains {found}; leave it out")
 
 
-def _mismatch(path: str, found: Shapes, wanted: Shapes, arch: str) -> SSLToolError:
-    """The error for weights that are not those of any network; ``arch`` is what they are compared with."""
+def _mismatch(path: str, found: Shapes, expected: Shapes, arch: str) -> SSLToolError:
+    """The error for weights that are not those of a backbone; ``expected`` are the shapes of ``arch``."""
     parts = {
-        "missing": [name for name in wanted if name not in found],
-        "left over": [name for name in found if name not in wanted],
-        "of another shape": [name for name in wanted if name in found and found[name] != wanted[name]],
+        "missing": [name for name in expected if name not in found],
+        "unexpected": [name for name in found if name not in expected],
+        "of another shape": [name for name in expected if name in found and found[name] != expected[name]],
     }
     listed = "; ".join(f"{what}: {_some(names)}" for what, names in parts.items() if names)
-    return SSLToolError(f"{path} does not hold the whole of one network; beside {arch}, {listed}")
+    return SSLToolError(f"{path} does not contain one complete backbone; compared with {arch}, {listed}")
 
 
 def _some(names: list[str]) -> str:
-    more = f", ... ({len(names)} in all)" if len(names) > SHOWN else ""
+    more = f", ... ({len(names)} in total)" if len(names) > SHOWN else ""
     return ", ".join(names[:SHOWN]) + more
 
 
-def complete(weights: Mapping[str, Tensor], make: BackboneSpec) -> dict[str, Tensor]:
-    """``weights`` with batch norm's counts of steps, at zero where the file has none."""
+def add_batch_counters(weights: Mapping[str, Tensor], spec: BackboneSpec) -> dict[str, Tensor]:
+    """``weights`` with batch norm's counters, set to 0 if the file does not contain them."""
     with torch.device("meta"):
-        backbone, _ = build_backbone(**dataclasses.asdict(make))
+        backbone, _ = build_backbone(**dataclasses.asdict(spec))
     return {name: weights.get(name, torch.tensor(0)) for name in backbone.state_dict()}

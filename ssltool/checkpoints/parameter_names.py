@@ -1,8 +1,8 @@
-"""How programs call the parts of a network, and torchvision's names for the same parts, which are ours.
+"""Naming schemes of other programs' parameters, and their translation to torchvision's names, which ssltool uses.
 
-A ResNet is stored by torchvision's names, or as the children of one, numbered by ``nn.Sequential``. A ViT is stored by
-torchvision's names or by timm's, which MoCo v3 and DINO share. All of them are the same arithmetic: timm's rows of
-``qkv`` are the queries', keys' and values' matrices of ``in_proj_weight``, in this order.
+A ResNet is saved with torchvision's names, or as an ``nn.Sequential`` of its children, which are then numbered. A ViT
+is saved with torchvision's names, or with timm's, which MoCo v3 and DINO use too. The tensors are the same in all
+schemes: timm's ``qkv`` has the rows of the query, key and value matrices in the same order as ``in_proj_weight``.
 """
 
 from __future__ import annotations
@@ -13,29 +13,32 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Family:
-    """One way to call the parts of a network. It is recognised by ``anchor``, a name that it always has, and turned
-    into torchvision's names by replacing what stands at the beginning of a name (``starts``) and within (``within``).
+class NamingScheme:
+    """A way to name the parameters of a network.
+
+    ``anchor`` is a parameter name that identifies the scheme. Rules are pairs of a regular expression and its
+    replacement by torchvision's name: the first of ``prefix_rules`` that matches replaces the beginning of a name,
+    all ``inner_rules`` replace later parts.
     """
 
     name: str
     anchor: str
-    starts: tuple[tuple[str, str], ...] = ()
-    within: tuple[tuple[str, str], ...] = ()
+    prefix_rules: tuple[tuple[str, str], ...] = ()
+    inner_rules: tuple[tuple[str, str], ...] = ()
 
     def rename(self, name: str) -> str:
-        """torchvision's name of what this family calls ``name``."""
-        for pattern, replacement in self.starts:
+        """Translates ``name`` to torchvision's name."""
+        for pattern, replacement in self.prefix_rules:
             name, count = re.subn(rf"^{pattern}(?=\.|$)", replacement, name)
             if count:
                 break
-        for pattern, replacement in self.within:
+        for pattern, replacement in self.inner_rules:
             name = re.sub(rf"(?<=\.){pattern}(?=\.|$)", replacement, name)
         return name
 
 
-# Pairs of timm's and torchvision's names within a layer, and of the rest of a ViT.
-_OF_A_LAYER = (
+# Pairs of timm's and torchvision's names: inside a layer of a ViT, and outside.
+_VIT_LAYER = (
     ("norm1", "ln_1"),
     ("norm2", "ln_2"),
     ("attn.qkv.weight", "self_attention.in_proj_weight"),
@@ -44,7 +47,7 @@ _OF_A_LAYER = (
     ("mlp.fc1", "mlp.0"),
     ("mlp.fc2", "mlp.3"),
 )
-_OF_A_VIT = (
+_VIT = (
     ("cls_token", "class_token"),
     ("pos_embed", "encoder.pos_embedding"),
     ("patch_embed.proj", "conv_proj"),
@@ -56,49 +59,52 @@ def _numbered(**stages: str) -> tuple[tuple[str, str], ...]:
     return tuple((number, name) for name, number in stages.items())
 
 
-FAMILIES = (
-    Family("torchvision", "layer1.0.conv1.weight", within=(("shortcut", "downsample"),)),
-    Family(
+NAMING_SCHEMES = (
+    NamingScheme("torchvision", "layer1.0.conv1.weight", inner_rules=(("shortcut", "downsample"),)),
+    NamingScheme(
         "children of torchvision's",
         "7.0.conv1.weight",
         _numbered(conv1="0", bn1="1", layer1="4", layer2="5", layer3="6", layer4="7"),
     ),
-    Family(
+    NamingScheme(
         "children of lightly's",
         "2.0.conv1.weight",
         _numbered(conv1="0", bn1="1", layer1="2", layer2="3", layer3="4", layer4="5"),
         (("shortcut", "downsample"),),
     ),
-    Family(
+    NamingScheme(
         "torchvision's ViT",
         "conv_proj.weight",
-        within=((r"mlp\.linear_1", "mlp.0"), (r"mlp\.linear_2", "mlp.3")),
+        inner_rules=((r"mlp\.linear_1", "mlp.0"), (r"mlp\.linear_2", "mlp.3")),
     ),
-    Family(
+    NamingScheme(
         "timm's ViT",
         "patch_embed.proj.weight",
-        ((r"blocks\.(\d+)", r"encoder.layers.encoder_layer_\1"), *((re.escape(a), b) for a, b in _OF_A_VIT)),
-        tuple((re.escape(a), b) for a, b in _OF_A_LAYER),
+        ((r"blocks\.(\d+)", r"encoder.layers.encoder_layer_\1"), *((re.escape(a), b) for a, b in _VIT)),
+        tuple((re.escape(a), b) for a, b in _VIT_LAYER),
     ),
 )
-"""In the order in which they are looked for: the first that fits a prefix is taken."""
+"""Tried in this order; the first that matches a prefix is used."""
 
 
-def networks_in(names: Iterable[str]) -> dict[str, Family]:
-    """The prefixes under which ``names`` hold a network, each ending with a point or empty, and how it is called."""
-    found: dict[str, Family] = {}
+def find_naming_schemes(names: Iterable[str]) -> dict[str, NamingScheme]:
+    """The naming scheme of each network among the parameter ``names``, by the network's prefix.
+
+    A prefix is empty or ends with a dot.
+    """
+    found: dict[str, NamingScheme] = {}
     names = list(names)
-    for family in FAMILIES:
+    for scheme in NAMING_SCHEMES:
         for name in names:
-            prefix = name.removesuffix(family.anchor)
+            prefix = name.removesuffix(scheme.anchor)
             if prefix != name and (not prefix or prefix.endswith(".")):
-                found.setdefault(prefix, family)
+                found.setdefault(prefix, scheme)
     return found
 
 
 def timm_name(name: str) -> str:
-    """timm's name of what torchvision calls ``name`` in a ViT."""
+    """Translates torchvision's ``name`` of a ViT's parameter to timm's."""
     name = re.sub(r"^encoder\.layers\.encoder_layer_(\d+)\.", r"blocks.\1.", name)
-    for timm, torchvision in (*_OF_A_LAYER, *_OF_A_VIT):
+    for timm, torchvision in (*_VIT_LAYER, *_VIT):
         name = re.sub(rf"(?:(?<=\.)|^){re.escape(torchvision)}(?=\.|$)", timm, name)
     return name

@@ -1,4 +1,4 @@
-"""The backbone of any checkpoint as a module that is ready to use."""
+"""The backbone of a checkpoint as a module that is ready to use."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ssltool.training.progress import quiet
 
 @dataclasses.dataclass(frozen=True)
 class EvalTransform:
-    """The validation transform: a PIL image to an input (3, ``size``, ``size``), float32, normalised."""
+    """The validation transform: converts a PIL image to a normalised float32 tensor (3, ``size``, ``size``)."""
 
     size: int
 
@@ -29,7 +29,7 @@ class EvalTransform:
 class PretrainedBackbone(nn.Module):
     """A pretrained backbone in eval mode: ``backbone(images)`` maps (N, 3, S, S) to representations (N, ``dim``).
 
-    ``transform`` turns a PIL image into an input; ``image_size`` is S; ``arch`` names the architecture.
+    ``transform`` converts a PIL image to an input, ``image_size`` is S, and ``arch`` is the architecture's name.
     """
 
     def __init__(self, backbone: nn.Module, dim: int, arch: str, image_size: int) -> None:

@@ -1,4 +1,4 @@
-"""The file of a linear probe."""
+"""The file format of linear probes."""
 
 from __future__ import annotations
 
@@ -13,10 +13,14 @@ from ssltool.files import Record, Settings, Stored
 
 @dataclass
 class Probe(Stored):
-    """A linear probe: ``weight`` (C, D), ``bias`` (C,), which take features as they are, and what it was trained on.
+    """A linear probe.
 
-    ``labels`` (C,) int64 are the classes of its rows, 0 to C - 1 where there are none. ``state`` is what
-    training is resumed from.
+    Attributes:
+        weight: (C, D), applied to features that are not normalised.
+        bias: (C,).
+        config: the settings of the probe's training.
+        labels: (C,) int64, the class of each row of ``weight``; None if they are 0 to C - 1.
+        state: the state that training resumes from.
     """
 
     FORMAT: ClassVar[str] = "ssltool/probe/1"
@@ -30,5 +34,5 @@ class Probe(Stored):
 
     @property
     def classes(self) -> Tensor:
-        """The classes of the rows of ``weight``, (C,) int64."""
+        """The class of each row of ``weight``, (C,) int64."""
         return torch.arange(len(self.weight)) if self.labels is None else self.labels

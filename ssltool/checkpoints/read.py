@@ -1,40 +1,44 @@
-"""Opening a file of weights, whoever wrote it, without executing anything: torch's files, and safetensors."""
+"""Reads files of weights written by any program, in torch's format or as safetensors, without executing code."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ssltool.errors import SSLToolError, first_line
-from ssltool.files import FilePath, load_dict
+from ssltool.files import Entries, FilePath, Settings, load_dict
 
 SAFETENSORS = ".safetensors"
 
-PLAIN = (str, int, float, bool)
+PLAIN_TYPES = (str, int, float, bool)
 
 
-def read_entries(path: FilePath) -> dict[str, Any]:
-    """What a file of weights holds at its top level, memory-mapped where it can be. Of a .safetensors file these are
-    the tensors, and its header's ``__metadata__``.
+def read_entries(path: FilePath) -> Entries:
+    """The top-level entries of a file of weights, memory-mapped if possible.
+
+    The entries of a .safetensors file are its tensors, and the ``__metadata__`` of its header.
 
     Raises:
-        SSLToolError: if there is no such file, it is unreadable, or reading it would mean executing it.
+        SSLToolError: if the file does not exist, is unreadable, or could only be read by executing code.
     """
     if Path(path).suffix == SAFETENSORS:
         return _read_safetensors(path)
     return load_dict(path, mmap=True)
 
 
-def _read_safetensors(path: FilePath) -> dict[str, Any]:
+def _read_safetensors(path: FilePath) -> Entries:
     if not Path(path).is_file():
         raise SSLToolError(f"no such file: {path}")
     package = safetensors_package()
     try:
         with package.safe_open(str(path), framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
             return tensors | {"__metadata__": dict(file.metadata() or {})}
     except (package.SafetensorError, OSError) as error:
-        raise SSLToolError(f"{path} is no readable .safetensors file ({first_line(error)}); copy it again") from error
+        raise SSLToolError(
+            f"{path} is not a readable .safetensors file ({first_line(error)}); copy it again"
+        ) from error
 
 
 def safetensors_package() -> Any:
@@ -46,22 +50,22 @@ def safetensors_package() -> Any:
     try:
         import safetensors.torch
     except ImportError as error:
-        raise SSLToolError(f"{SAFETENSORS} files need a package: pip install 'ssltool[safetensors]'") from error
+        raise SSLToolError(f"{SAFETENSORS} files need safetensors: pip install 'ssltool[safetensors]'") from error
     return safetensors
 
 
-def settings_in(entries: dict[str, Any]) -> dict[str, Any]:
-    """What a file's ``entries`` say beside weights and the state of an optimiser: numbers, texts, settings."""
+def extract_settings(entries: Mapping[str, Any]) -> Settings:
+    """The numbers, strings and saved settings among a file's ``entries``, as values that JSON can hold."""
     named = ("args", "config", "hyper_parameters", "__metadata__")
-    kept = {key: value for key, value in entries.items() if isinstance(value, PLAIN) or key in named}
-    found: dict[str, Any] = _plain(kept)
-    return found
+    kept = {key: value for key, value in entries.items() if isinstance(value, PLAIN_TYPES) or key in named}
+    settings: Settings = _plain(kept)
+    return settings
 
 
 def _plain(value: Any) -> Any:
-    """``value`` as JSON can hold it: what is no number, text, list or dict by the name of its type."""
+    """``value`` as JSON can hold it; an object of another type becomes the name of its type."""
     if isinstance(value, dict):
-        return {str(key): _plain(one) for key, one in value.items()}
+        return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(one) for one in value]
-    return value if isinstance(value, PLAIN) or value is None else f"<{type(value).__name__}>"
+        return [_plain(item) for item in value]
+    return value if isinstance(value, PLAIN_TYPES) or value is None else f"<{type(value).__name__}>"

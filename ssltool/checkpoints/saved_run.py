@@ -1,6 +1,6 @@
-"""What saved settings say of a run: its stage, backbone, method, data and schedule.
+"""The settings of a saved run as typed records: its stage, backbone, method, data and schedule.
 
-``config.json`` and a checkpoint's ``config`` are one flat dict. It is read here and nowhere else.
+``config.json`` and the ``config`` of a checkpoint are one flat dict. Only this module interprets it.
 """
 
 from __future__ import annotations
@@ -17,19 +17,18 @@ from ssltool.errors import SSLToolError
 from ssltool.files import FilePath, Settings
 from ssltool.models.family import SMALL_IMAGE
 
-OURS = "ssltool"
+SSLTOOL = "ssltool"
 
 PROGRAM = "program"
-"""The key that names the program that a network comes from. Only settings of a backbone alone have it."""
+"""The key of the program that wrote the network. Only settings of a backbone without a run have it."""
 
 STAGE_KEYS = {"origin": "lincls", "arm": "finetune", "phase": "scan"}
-"""Keys that only one stage writes, for settings that do not name their stage."""
+"""Keys that only one stage writes; they identify the stage of settings that do not name it."""
 
 
 @dataclass(frozen=True)
 class SavedMethod:
-    """The method that a run trained with: its name, its options as plain values, and the backbone of the trained
-    network that it learned from, if it had one."""
+    """The method of a run, its options as plain values, and the backbone of its trained teacher, if it has one."""
 
     name: str
     options: Settings
@@ -38,8 +37,15 @@ class SavedMethod:
 
 @dataclass(frozen=True)
 class SavedData:
-    """The images that a run trained on: the name of the dataset, its folder (None for the bundled images), whether it
-    is the small version, the numbers of images and classes, and of images in the smallest epoch."""
+    """The training images of a run.
+
+    Attributes:
+        folder: None for the bundled images.
+        small: whether it is the small version of the dataset.
+        images: the number of images.
+        classes: the number of classes.
+        epoch_images: the number of images in the smallest epoch.
+    """
 
     dataset: str
     folder: str | None
@@ -51,8 +57,8 @@ class SavedData:
 
 @dataclass(frozen=True)
 class SavedSchedule:
-    """How long a run trains: ``batch_size`` is over all ranks, ``steps_per_epoch`` is None where an epoch is as long
-    as its data."""
+    """The length of a run. ``batch_size`` is over all ranks; ``steps_per_epoch`` is None if an epoch is one pass over
+    its images."""
 
     strategy: str
     epochs: int
@@ -62,11 +68,16 @@ class SavedSchedule:
 
 @dataclass(frozen=True)
 class SavedRun:
-    """The run that a network comes from.
+    """A run, as its saved settings describe it.
 
-    ``stage`` is the command that trained it, ``program`` the program. A backbone alone, from another program or
-    untrained, has no stage, method, data or schedule; ``method_name`` is then the other program's name of its method.
-    ``plugins`` are the plug-ins that the run needs. ``settings`` is the dict that was read, and that is written.
+    A backbone without a run, which is untrained or from another program, has no stage, method, data and schedule.
+
+    Attributes:
+        stage: the command that trained the network.
+        program: the program that trained the network.
+        method_name: the method, as ``program`` names it.
+        plugins: the plug-ins that the run needs.
+        settings: the dict that was read; it is what is saved.
     """
 
     stage: str | None
@@ -85,36 +96,37 @@ class SavedRun:
         """The run with these ``settings``, which come from the file ``source``.
 
         Raises:
-            SSLToolError: if the settings are not a dict or lack a key, which is named.
+            SSLToolError: if the settings are not a dict, or a key is missing.
         """
         if not isinstance(settings, Mapping):
-            raise SSLToolError(f"{source} holds no settings of a run; use a file that ssltool wrote")
+            raise SSLToolError(f"{source} contains no settings of a run; use a file that ssltool wrote")
         try:
             return cls._read(settings)
         except KeyError as error:
             key = error.args[0]
-            raise SSLToolError(f"{source} holds incomplete settings: {key} is missing; save it again") from error
+            raise SSLToolError(f"{source} contains incomplete settings: {key} is missing; save it again") from error
 
     @classmethod
     def _read(cls, settings: Settings) -> SavedRun:
         stage = stage_of(settings)
-        alone = stage is None
+        backbone_only = stage is None
         return cls(
             stage=stage,
-            program=settings.get(PROGRAM, OURS),
+            program=settings.get(PROGRAM, SSLTOOL),
             backbone=_backbone(settings),
             method_name=settings["method"],
             seed=settings["seed"],
-            method=None if alone else _method(settings),
-            data=None if alone else _data(settings),
-            schedule=None if alone else _schedule(settings),
+            method=None if backbone_only else _method(settings),
+            data=None if backbone_only else _data(settings),
+            schedule=None if backbone_only else _schedule(settings),
             plugins=tuple(settings.get("plugins", ())),
             settings=settings,
         )
 
     @classmethod
     def of_backbone(cls, backbone: BackboneSpec, *, method: str, program: str) -> SavedRun:
-        """A backbone alone: a network of another ``program``, trained with its ``method``, or an untrained one."""
+        """The settings of a backbone without a run: one that another ``program`` trained with its ``method``, or an
+        untrained one."""
         return cls.read(_settings_of_backbone(backbone, method, program))
 
     def updated(self, **changes: Any) -> SavedRun:
@@ -128,7 +140,7 @@ class SavedRun:
 
 
 def stage_of(settings: Settings) -> str | None:
-    """The stage that wrote ``settings``; None for a backbone alone."""
+    """The stage that wrote ``settings``; None for a backbone without a run."""
     if PROGRAM in settings:
         return None
     if "stage" in settings:
@@ -161,8 +173,8 @@ def _schedule(settings: Settings) -> SavedSchedule:
 
 
 def _settings_of_backbone(backbone: BackboneSpec, method: str, program: str) -> Settings:
-    """What files of representations hold as the settings of such a network: those of pretraining, with 0 or None for
-    what is not known."""
+    """The settings that files of representations contain for such a network: those of pretraining, with 0 or None for
+    unknown values."""
     counts = ("n_images", "n_classes", "epoch_images", "batch_size", "steps_per_epoch", "epochs")
     unknown = ("data", "second_backbone", "second_hash", "support_hash", "index_hash", "order_hash", "strategy")
     known = {

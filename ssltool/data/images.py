@@ -1,7 +1,7 @@
-"""Names and folders to images and labels.
+"""Opens datasets: the images and labels of a split.
 
-An ``ImageSet`` either holds all images in memory as uint8 (they share one size) or the paths of files of varying
-size, which ``loader`` decodes as they are needed.
+An ``ImageSet`` contains either all images in memory, as uint8 and of one size, or the paths of image files, which
+``loader`` decodes when they are needed.
 """
 
 from __future__ import annotations
@@ -26,22 +26,27 @@ from ssltool.errors import SSLToolError, UsageError, first_line, unknown
 from ssltool.training.progress import has_bars, is_quiet
 
 MEMORY_LIMIT = 2 * 2**30
-"""Bytes up to which image files of one size are decoded into memory once."""
+"""Bytes up to which image files of one size are decoded into memory."""
 
-AT_ONCE = 1024
-"""Image files that are read ahead of their use; bounds the memory that they take meanwhile."""
+READ_AHEAD = 1024
+"""Image files that are decoded ahead of their use, which bounds the memory that they take."""
 
 OWN_SIZE_LIMIT = 96
-"""Pixels up to which images that share one size are used at that size."""
+"""Pixels up to which images of one size are used at that size by default."""
 
 
 @dataclass(frozen=True)
 class ImageSet:
     """The images of one split.
 
-    ``labels`` (N,) int64, -1 where unlabelled; ``index`` (N,) int64, each image's number in the whole dataset;
-    ``images`` (N, C, H, W) uint8 with C 1 or 3, or None where ``paths`` are given; ``size`` (width, height) if all
-    files share one; ``skipped`` counts unreadable files.
+    Attributes:
+        name: the dataset type.
+        labels: (N,) int64, -1 if unlabelled.
+        index: (N,) int64, the numbers of the images in the split.
+        classes: the names of the classes.
+        images: (N, C, H, W) uint8 with C 1 or 3; None if ``paths`` are given.
+        size: (width, height) if all files have the same size.
+        skipped: the number of unreadable files, which are not in the set.
     """
 
     name: str
@@ -59,12 +64,12 @@ class ImageSet:
 
     @property
     def own_size(self) -> int | None:
-        """The side of the images if all are squares of one size up to 96 pixels."""
+        """The side of the images if all are square, of one size, and at most 96 pixels wide; else None."""
         width, height = self.size or (0, 0) if self.images is None else self.images.shape[:-3:-1]
         return int(width) if width == height and 0 < width <= OWN_SIZE_LIMIT else None
 
     def select(self, rows: np.ndarray) -> ImageSet:
-        """The images in ``rows``, in that order."""
+        """The images at ``rows``, in that order."""
         return dataclasses.replace(
             self,
             labels=self.labels[rows],
@@ -74,7 +79,7 @@ class ImageSet:
         )
 
     def describe(self) -> str:
-        """One line for people: what these images are."""
+        """A one-line description."""
         labelled = int((self.labels >= 0).sum())
         kind = f"{len(self.classes)} classes" if self.classes else "labelled" if labelled else "unlabelled"
         if self.images is None:
@@ -82,17 +87,17 @@ class ImageSet:
         else:
             channels, height, width = self.images.shape[1:]
             shape = f"{width} x {height} {'grey' if channels == 1 else 'colour'}, in memory"
-        left_out = f", {self.skipped} unreadable left out" if self.skipped else ""
-        return f"{self.name} {self.split}: {len(self):,} images, {kind}, {shape}{left_out}"
+        skipped = f", {self.skipped} unreadable skipped" if self.skipped else ""
+        return f"{self.name} {self.split}: {len(self):,} images, {kind}, {shape}{skipped}"
 
 
 def open_dataset(settings: DataSettings, split: str) -> ImageSet:
-    """The images that the settings name.
+    """Opens the images that the settings name.
 
     Raises:
         UsageError: if the settings contradict each other.
-        SSLToolError: if the folder, the split or the file of numbers is missing, broken or empty, or if an image
-            that had to be read cannot be.
+        SSLToolError: if the folder, the split or the file of image numbers is missing, corrupt or empty, or if an
+            image cannot be decoded.
     """
     name, own_split, needs_numbers = parse_type(settings.dataset_type)
     split = own_split or split
@@ -106,9 +111,9 @@ def open_dataset(settings: DataSettings, split: str) -> ImageSet:
         raise UsageError(f"--dataset-type {settings.dataset_type} needs the folder of its images as DATA")
     if layout.folder is not None and settings.data is not None:
         package = LAYOUTS.plugin(name) or "ssltool"
-        raise UsageError(f"--dataset-type {name} comes with {package} and takes no DATA; leave one of the two out")
+        raise UsageError(f"--dataset-type {name} is installed with {package} and takes no DATA; leave one of them out")
     if settings.small and not layout.small:
-        raise UsageError(f"--small chooses a version of Places365 and does nothing with {name}; leave it out")
+        raise UsageError(f"--small has no effect with {name}; leave it out")
     if settings.download:
         _download(name, split, settings)
     folder = layout.folder or Path(str(settings.data))
@@ -118,21 +123,24 @@ def open_dataset(settings: DataSettings, split: str) -> ImageSet:
     if settings.idx_path is not None:
         images = images.select(read_numbers(settings.idx_path, len(images), "--idx-path"))
     if settings.skip_corrupt and images.paths is None:
-        raise SSLToolError(f"--skip-corrupt is for image files and does nothing with {name}; leave it out")
+        raise SSLToolError(f"--skip-corrupt has no effect with {name}, which has no image files; leave it out")
     if images.paths is not None:
         images = _into_memory(images, settings.skip_corrupt)
     if not len(images):
-        raise SSLToolError(f"no readable images are left in {folder}")
+        raise SSLToolError(f"{folder} contains no readable images")
     return images
 
 
 def no_folder(folder: Path) -> SSLToolError:
-    """The error for images that are not where they should be, by the command line or by a checkpoint."""
-    return SSLToolError(f"no such folder: {folder}; name the images' folder as DATA")
+    """The error for a folder of images that does not exist."""
+    return SSLToolError(f"no such folder: {folder}; name the folder of the images as DATA")
 
 
 def parse_type(dataset_type: str) -> tuple[str, str | None, bool]:
-    """``--dataset-type`` as (name, split or None, whether it is a subset by ``--idx-path``).
+    """Parses ``--dataset-type``, such as ``imagenet_val_subset``.
+
+    Returns:
+        The dataset type, the split or None, and whether it is a subset, which needs ``--idx-path``.
 
     Raises:
         UsageError: for an unknown name.
@@ -152,7 +160,7 @@ def parse_type(dataset_type: str) -> tuple[str, str | None, bool]:
 
 
 def detect(data: str | None) -> str:
-    """The dataset type of a folder, from its contents; see ``Layout`` for the order."""
+    """Detects the dataset type of a folder from its contents; ``Layout`` describes the order of the checks."""
     if data is None:
         return "bundled"
     folder = Path(data)
@@ -168,37 +176,37 @@ def detect(data: str | None) -> str:
 
 
 def _read(name: str, folder: Path, split: str, settings: DataSettings) -> ImageSet:
-    """What the reader of the layout returns, as an image set."""
+    """Calls the reader of the layout and converts its result to an ``ImageSet``."""
     splits = LAYOUTS[name].splits
     if split == "val" and splits == ("train",):
         raise SSLToolError(
-            f"{folder} is one folder of images without a val split; lay it out as DIR/train and DIR/val, or name the "
-            "val images as DATA"
+            f"{folder} has no val split; arrange the images in DIR/train and DIR/val, or name the folder of the val "
+            "images as DATA"
         )
     if split not in splits:
         raise SSLToolError(f"{name} has no split '{split}'; it has {', '.join(splits)}")
-    found = LAYOUTS.load(name)(folder, split, settings)
-    if isinstance(found, ImageSet):
-        return found
-    images, labels = found[0], np.asarray(found[1], np.int64)
+    result = LAYOUTS.load(name)(folder, split, settings)
+    if isinstance(result, ImageSet):
+        return result
+    images, labels = result[0], np.asarray(result[1], np.int64)
     if len(images) != len(labels):
-        raise SSLToolError(f"{folder} holds {len(images)} {split} images but {len(labels)} labels; copy it again")
+        raise SSLToolError(f"{folder} contains {len(images)} {split} images but {len(labels)} labels; copy it again")
     classes = tuple(map(str, range(int(labels.max()) + 1 if len(labels) else 0)))
-    made = ImageSet(name, split, labels, np.arange(len(labels)), classes)
+    image_set = ImageSet(name, split, labels, np.arange(len(labels)), classes)
     if not isinstance(images, np.ndarray):
-        return dataclasses.replace(made, paths=tuple(map(str, images)))
+        return dataclasses.replace(image_set, paths=tuple(map(str, images)))
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
         raise SSLToolError(
             f"{folder}: the {split} images are {images.dtype} {images.shape}; {name} needs uint8 images (N, C, H, W) "
             "with C 1 or 3"
         )
-    return dataclasses.replace(made, images=torch.from_numpy(np.require(images, requirements="W")))
+    return dataclasses.replace(image_set, images=torch.from_numpy(np.require(images, requirements="W")))
 
 
 def _download(name: str, split: str, settings: DataSettings) -> None:
     if LAYOUTS[name].download is None:
-        able = ", ".join(name for name, layout in LAYOUTS.items() if layout.download)
-        raise SSLToolError(f"--download cannot fetch {name}; it can {able}: name one as --dataset-type")
+        supported = ", ".join(name for name, layout in LAYOUTS.items() if layout.download)
+        raise SSLToolError(f"--download does not support {name}; use --dataset-type with one of {supported}")
     try:
         LAYOUTS.load(name, "download")(Path(str(settings.data)), split, settings)
     except (OSError, RuntimeError) as error:
@@ -209,14 +217,14 @@ def decode(path: str) -> Image.Image:
     """The image in a file, as RGB.
 
     Raises:
-        SSLToolError: naming the file, if it cannot be decoded.
+        SSLToolError: if it cannot be decoded; the message names the file.
     """
     try:
         with Image.open(path) as image:
             return image.convert("RGB")
     except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise SSLToolError(
-            f"corrupt image {path} ({first_line(error)}); replace it, or start a run without it by --skip-corrupt"
+            f"corrupt image {path} ({first_line(error)}); replace it, or skip it with --skip-corrupt"
         ) from error
 
 
@@ -228,7 +236,7 @@ def _try_decode(path: str) -> Image.Image | SSLToolError:
 
 
 def _into_memory(images: ImageSet, skip_corrupt: bool) -> ImageSet:
-    """The same images decoded, where all share one size and fit; with ``skip_corrupt``, without the unreadable ones."""
+    """Decodes the images into memory if they have one size and fit; with ``skip_corrupt``, drops unreadable ones."""
     paths = images.paths or ()
     size = _common_size(paths)
     images = dataclasses.replace(images, size=size)
@@ -236,22 +244,22 @@ def _into_memory(images: ImageSet, skip_corrupt: bool) -> ImageSet:
     if not fits and not skip_corrupt:
         return images
     pixels = torch.empty((len(paths), 3, size[1], size[0]), dtype=torch.uint8) if fits and size else None
-    good = np.zeros(len(paths), bool)
+    readable = np.zeros(len(paths), bool)
     with (
         ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool,
         tqdm(total=len(paths), desc="reading images", disable=is_quiet() or not has_bars(), leave=False) as bar,
     ):
-        for start in range(0, len(paths), AT_ONCE):
-            for row, image in enumerate(pool.map(_try_decode, paths[start : start + AT_ONCE]), start):
+        for start in range(0, len(paths), READ_AHEAD):
+            for row, image in enumerate(pool.map(_try_decode, paths[start : start + READ_AHEAD]), start):
                 bar.update()
                 if isinstance(image, SSLToolError):
                     if not skip_corrupt:
                         raise image
                     continue
-                good[row] = True
+                readable[row] = True
                 if pixels is not None:
                     pixels[row] = torch.from_numpy(np.array(image)).permute(2, 0, 1)
-    rows = np.flatnonzero(good)
+    rows = np.flatnonzero(readable)
     skipped = len(paths) - len(rows)
     if pixels is not None:
         images = dataclasses.replace(images, images=pixels, paths=None)
@@ -259,8 +267,8 @@ def _into_memory(images: ImageSet, skip_corrupt: bool) -> ImageSet:
 
 
 def _common_size(paths: Sequence[str]) -> tuple[int, int] | None:
-    """The (width, height) that all files share, if they do; unreadable files have no say. The search ends early where
-    the answer would not matter: large images that do not fit into memory."""
+    """The (width, height) of all readable files if it is the same; None if it is not, or if the images are large and
+    do not fit into memory, so that it does not matter."""
     common: tuple[int, int] | None = None
     for path in paths:
         try:

@@ -1,4 +1,4 @@
-"""Networks: backbones, heads, the depth of a parameter, and which output is taken; here the registry of architectures.
+"""Networks: the registry of architectures; backbones, heads, the depth of parameters, and the outputs of layers.
 
 An architecture's module is imported when its name is looked up.
 """
@@ -21,10 +21,12 @@ if TYPE_CHECKING:
 class Architecture:
     """A backbone, or a family of them.
 
-    ``target`` is a factory: a callable that returns a module which maps images (N, 3, S, S) to representations
-    (N, dim); it is called with ``image_size`` if it takes such an argument. Or ``target`` is a ``family.Family`` that
-    builds many names. Of a factory, ``dim`` is the width of the representations, None to measure it by a forward pass,
-    and ``layer_of`` maps a parameter's name to its layer, 0 at the input and None at the head, for ``--layer-decay``.
+    Args:
+        target: a factory that returns a module which maps images (N, 3, S, S) to representations (N, dim), and is
+            called with ``image_size`` if it has such a parameter; or a ``family.Family``.
+        dim: the width of a factory's representations; None to measure it by a forward pass.
+        layer_of: maps the name of a parameter of a factory's module to its layer, 0 at the input and None for
+            parameters that count with the head. ``--layer-decay`` needs it.
     """
 
     target: str | Callable[..., nn.Module] | Family

@@ -1,4 +1,4 @@
-"""Architecture names to backbones: modules that map images (N, 3, S, S) to representations (N, D)."""
+"""Builds backbones by name: modules that map images (N, 3, S, S) to representations (N, D)."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ def family_of(arch: str) -> Family:
     Raises:
         UsageError: for an unknown name, with the nearest ones.
     """
-    found = next((family for family in families().values() if family.matches(arch)), None)
-    if found is None:
+    family = next((family for family in families().values() if family.matches(arch)), None)
+    if family is None:
         raise unknown("architecture", arch, architectures())
-    return found
+    return family
 
 
 def is_known(arch: str) -> bool:
@@ -42,7 +42,8 @@ def is_known(arch: str) -> bool:
 
 
 def architectures() -> list[str]:
-    """The names to list. More are known: any multiple of 8 in ``resnet18_w16``, ``_h6`` and ``_p8`` behind a ViT's."""
+    """The names to list. Others are valid too: other multiples of 8 in ``resnet18_w16``, and a ViT's name followed by
+    its heads (``_h6``) and patch size (``_p8``)."""
     return [name for family in families().values() for name in family.names()]
 
 
@@ -50,7 +51,7 @@ def resolve_stem(arch: str, stem: str, image_size: int) -> str:
     """The stem that ``auto`` means at this image size; an architecture without stems takes only ``auto``.
 
     Raises:
-        UsageError: for another stem of such an architecture.
+        UsageError: for any other stem of an architecture without stems.
     """
     if "stem" not in family_of(arch).settings:
         if stem != "auto":
@@ -69,10 +70,10 @@ def build_backbone(
     stop_grad_conv1: bool = False,
     zero_init_residual: bool = True,
 ) -> tuple[nn.Module, int]:
-    """The backbone and the width D of its representations, initialised from torch's global generator.
+    """Builds a backbone, initialised from torch's global generator; returns it and the width D of its output.
 
     Raises:
-        UsageError: for an unknown name (the nearest are suggested), or settings that have no effect with it.
+        UsageError: for an unknown name, with the nearest ones, or settings that have no effect with it.
     """
     family = family_of(arch)
     stem = resolve_stem(arch, stem, image_size)
@@ -88,15 +89,15 @@ def build_backbone(
 
 
 def family_of_backbone(backbone: nn.Module) -> Family | None:
-    """The family that built ``backbone``, if it is known."""
+    """The family that built ``backbone``; None if it is unknown."""
     return next((family for family in families().values() if family.owns(backbone)), None)
 
 
 def patch_tokens(backbone: nn.Module, images: Tensor) -> Tensor:
-    """The representation of each position (N, P, D): a ViT's patch tokens, or the positions of a ResNet's last map.
+    """The representation of each position, (N, P, D): a ViT's patch tokens, or a ResNet's last feature map.
 
     Raises:
-        SSLToolError: if the backbone has none.
+        SSLToolError: if the backbone's family is unknown or defines none.
     """
     family = family_of_backbone(backbone)
     if family is None:

@@ -1,8 +1,8 @@
-"""The layers of a backbone from its input to its output, and learning rates that grow with depth."""
+"""Layer-wise decay of the learning rate: parameter groups by the depth of their layer."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TypedDict
 
 from torch import nn
 
@@ -10,17 +10,26 @@ from ssltool.errors import SSLToolError
 from ssltool.models.backbones import family_of_backbone
 
 
-def layer_groups(backbone: nn.Module, decay: float = 1.0) -> list[dict[str, Any]]:
-    """Optimizer groups of a backbone's trainable parameters, from the input on: ``params``, and ``scale``, their share
-    of the learning rate.
+class LayerGroup(TypedDict):
+    """An optimizer group: parameters, and the factor of their learning rate."""
 
-    Layer-wise decay, Sec. 3.1 of ELECTRA (arXiv:2003.10555), with the counting of BEiT (arXiv:2106.08254): the rate of
-    layer i is ``decay ** (depth - i)`` of the head's, which is layer ``depth``. A ResNet's layers are its stem (0) and
-    its four stages (1 to 4), so its head is layer 5; a ViT's are its embedding (0) and its blocks (1 to L), and its
-    last norm counts with the head (L + 1). ``decay`` in (0, 1]; at 1 all rates are equal.
+    params: list[nn.Parameter]
+    scale: float
+
+
+def layer_groups(backbone: nn.Module, decay: float = 1.0) -> list[LayerGroup]:
+    """Optimizer groups of a backbone's trainable parameters, one for each layer, from the input to the output.
+
+    Layer-wise decay, Sec. 3.1 of ELECTRA (arXiv:2003.10555), with layers numbered as in BEiT (arXiv:2106.08254): the
+    learning rate of layer i is ``decay ** (depth - i)`` times the head's, which is layer ``depth``. The layers of a
+    ResNet are its stem (0) and its four stages (1 to 4), so its head is layer 5. The layers of a ViT are its embedding
+    (0) and its blocks (1 to L); its last norm counts with the head (L + 1).
+
+    Args:
+        decay: in (0, 1]; with 1 all learning rates are equal.
 
     Raises:
-        SSLToolError: for another decay than 1 and an architecture that declares no layers, or a parameter of no layer.
+        SSLToolError: if ``decay`` is not 1 and the architecture declares no layers, or a parameter has no layer.
     """
     names = [name for name, parameter in backbone.named_parameters() if parameter.requires_grad]
     family = family_of_backbone(backbone)

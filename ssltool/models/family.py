@@ -1,4 +1,4 @@
-"""What is known of a family of backbones: their names, how they are built, and what their parts are."""
+"""The base class of families of backbones: their names, how they are built, and their layers."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from ssltool.errors import SSLToolError
 from ssltool.models import Architecture
 
 SMALL_IMAGE = 64
-"""Pixels up to which the automatic stem is the small one and a ViT's patches are 4 pixels wide."""
+"""Image size in pixels up to which ``auto`` is the small stem and a ViT's patches are 4 pixels wide."""
 
 
 class Family(ABC):
-    """Backbones that are built alike. A family is a single object without state.
+    """Backbones that are built by the same code. A family is a single object without state.
 
-    ``settings`` names what its backbones can be built with, of ``stem``, ``zero_init_residual`` and
-    ``stop_grad_conv1``; the others must stay at their defaults. ``declares_layers`` says whether ``layer_of`` is
-    defined.
+    Attributes:
+        settings: which of ``stem``, ``zero_init_residual`` and ``stop_grad_conv1`` have an effect.
+        declares_layers: whether ``layer_of`` is defined.
     """
 
     settings: frozenset[str] = frozenset()
@@ -39,14 +39,14 @@ class Family(ABC):
     def build(
         self, name: str, *, stem: str, image_size: int, stop_grad_conv1: bool, zero_init_residual: bool
     ) -> tuple[nn.Module, int]:
-        """The backbone and the width of its representations, initialised from torch's global generator."""
+        """Builds a backbone, initialised from torch's global generator; returns it and the width of its output."""
 
     def owns(self, backbone: nn.Module) -> bool:
         """Whether ``backbone`` was built by this family."""
         return False
 
     def layer_of(self, parameter: str) -> int | None:
-        """The layer of a parameter, from 0 at the input; None for what counts with the head.
+        """The layer of a parameter, from 0 at the input; None if it counts with the head.
 
         Raises:
             SSLToolError: for a parameter that the family does not have.
@@ -54,16 +54,16 @@ class Family(ABC):
         raise SSLToolError(f"no layer is declared for the parameter {parameter}; use --layer-decay 1")
 
     def patch_tokens(self, backbone: nn.Module, images: Tensor) -> Tensor:
-        """The representation of each patch or position (N, P, D), of ``images`` (N, 3, S, S).
+        """The representation (N, P, D) of each patch or position of ``images`` (N, 3, S, S).
 
         Raises:
-            SSLToolError: if the backbone has none.
+            SSLToolError: if the family does not define them.
         """
         raise SSLToolError(f"a {type(backbone).__name__} has no patch tokens; use a ViT or a ResNet")
 
 
 class Single(Family):
-    """One backbone by the name under which it is registered, made by a factory."""
+    """One backbone, registered under its name with a factory."""
 
     def __init__(self, name: str, factory: Callable[..., nn.Module], entry: Architecture) -> None:
         self.name, self.factory, self.entry = name, factory, entry
@@ -93,7 +93,7 @@ class Single(Family):
 
 
 def _width(backbone: nn.Module, name: str, image_size: int) -> int:
-    """The width of a backbone's representations, by a forward pass in eval mode."""
+    """The width of a backbone's representations, measured by a forward pass in eval mode."""
     training = backbone.training
     with torch.no_grad():
         out = backbone.eval()(torch.zeros(2, 3, image_size, image_size))

@@ -1,4 +1,4 @@
-"""The small networks behind a backbone."""
+"""Projectors and predictors: the small networks after a backbone."""
 
 from __future__ import annotations
 
@@ -21,10 +21,12 @@ def mlp(
     last_bias: bool = True,
     activation: Callable[[], nn.Module] = relu,
 ) -> nn.Sequential:
-    """Linear layers of widths ``dims``, each hidden one followed by BN and the activation.
+    """A multilayer perceptron with widths ``dims``; each hidden layer is followed by batch norm and the activation.
 
-    With ``hidden_bn`` a hidden layer has no bias of its own, which the BN would take away; ``last_bn`` ends on a BN
-    without scale and shift.
+    Args:
+        hidden_bn: batch norm after hidden layers, which then have no bias, since batch norm would cancel it.
+        last_bn: batch norm without scale and shift after the last layer.
+        last_bias: whether the last layer has a bias.
     """
     layers: list[nn.Module] = []
     for i, (before, after) in enumerate(pairwise(dims)):

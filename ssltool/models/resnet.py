@@ -12,7 +12,7 @@ from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 from ssltool.errors import SSLToolError
 from ssltool.models.family import Family
 
-# Blocks of the paper's variants: (block, layers, width per group).
+# The collapse paper's variants: (block, layers, width per group).
 VARIANTS: dict[str, tuple[type[BasicBlock | Bottleneck], list[int], int]] = {
     "resnet18_bottleneck_w64": (Bottleneck, [2, 2, 2, 2], 64),
     "resnet18_bottleneck_w96": (Bottleneck, [2, 2, 2, 2], 96),
@@ -20,7 +20,7 @@ VARIANTS: dict[str, tuple[type[BasicBlock | Bottleneck], list[int], int]] = {
     "resnet50_nobottleneck": (BasicBlock, [5, 6, 9, 4], 64),
 }
 
-# Blocks of the ResNets that have a base width in their name.
+# ResNets whose name may contain a base width: (block, layers).
 NARROW: dict[str, tuple[type[BasicBlock | Bottleneck], list[int]]] = {
     "resnet18": (BasicBlock, [2, 2, 2, 2]),
     "resnet34": (BasicBlock, [3, 4, 6, 3]),
@@ -38,7 +38,7 @@ STAGE = re.compile(r"layer(\d+)\.")
 
 @functools.cache
 def torchvision_resnets() -> list[str]:
-    """Names of the ResNets that torchvision registers, wide and ResNeXt included."""
+    """Names of torchvision's ResNets, including wide ResNets and ResNeXts."""
     return sorted(name for name in torchvision.models.list_models(module=torchvision.models) if "resne" in name)
 
 
@@ -75,7 +75,7 @@ class ResNets(Family):
             return int(stage[1])
         if parameter.startswith(("conv1.", "bn1.")):
             return 0
-        raise SSLToolError(f"a ResNet has no parameter {parameter}; its layer is not known")
+        raise SSLToolError(f"the layer of {parameter} is unknown: a ResNet has no such parameter")
 
     def patch_tokens(self, backbone: nn.Module, images: Tensor) -> Tensor:
         """The positions of the last feature map."""
@@ -112,7 +112,7 @@ def _resnet(arch: str, zero_init_residual: bool) -> ResNet:
 
 
 class _NarrowResNet(ResNet):
-    """A ResNet whose first stage has ``width`` channels instead of 64, and the others in proportion."""
+    """A ResNet whose first stage has ``width`` channels instead of 64; the other stages are scaled likewise."""
 
     def __init__(
         self, block: type[BasicBlock | Bottleneck], layers: list[int], *, width: int, zero_init_residual: bool
@@ -121,7 +121,7 @@ class _NarrowResNet(ResNet):
         super().__init__(block, layers, zero_init_residual=zero_init_residual)
         self.conv1 = _first_conv(width, *STEM_CONVS["imagenet"])
         self.bn1 = nn.BatchNorm2d(width)
-        self.fc = nn.Linear(8 * width * block.expansion, 1)  # the caller takes it off
+        self.fc = nn.Linear(8 * width * block.expansion, 1)  # the caller removes it
 
     def _make_layer(self, block, planes, blocks, stride=1, dilate=False):  # type: ignore[no-untyped-def]
         if planes == 64:

@@ -1,4 +1,4 @@
-"""Vision transformers as MoCo v3 sets them up; names may add heads and a patch size (``vit_small_h6_p8``)."""
+"""Vision transformers as in MoCo v3. A name may contain the heads and the patch size (``vit_small_h6_p8``)."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from ssltool.models.family import SMALL_IMAGE, Family
 
 BLOCK = re.compile(r"encoder\.layers\.encoder_layer_(\d+)\.")
 
-# Width, depth and heads of the collapse paper's ViTs, of the student/teacher study's, and of the usual sizes. MoCo v3's
-# vit_small has 12 heads; DINO's and timm's has 6, and is called vit_small_h6 here.
+# (width, depth, heads) of the ViTs of the collapse paper, of the student/teacher study, and of the standard sizes.
+# MoCo v3's vit_small has 12 heads; that of DINO and timm has 6, and is named vit_small_h6 here.
 VITS = {
     "vit_small": (384, 12, 12),
     "vit_small_depth6": (384, 6, 6),
@@ -31,7 +31,7 @@ VITS = {
 
 
 class ViTShape(NamedTuple):
-    """What a ViT's name says: width, depth, heads, and the side of its patches, None where the image size decides."""
+    """Width, depth, heads, and the patch size in pixels; None if the patch size depends on the image size."""
 
     dim: int
     depth: int
@@ -40,10 +40,10 @@ class ViTShape(NamedTuple):
 
 
 def vit_shape(arch: str) -> ViTShape | None:
-    """The shape of the ViT that ``arch`` names, None if it names none.
+    """The shape of the ViT named ``arch``; None if ``arch`` is not a ViT.
 
     Raises:
-        SSLToolError: for a number of heads that does not divide the width.
+        SSLToolError: if the width is not divisible by the number of heads.
     """
     name = re.fullmatch(r"(vit_\w+?)(?:_h([1-9]\d*))?(?:_p([1-9]\d*))?", arch)
     if not name or name[1] not in VITS:
@@ -51,17 +51,17 @@ def vit_shape(arch: str) -> ViTShape | None:
     dim, depth, heads = VITS[name[1]]
     heads = int(name[2] or heads)
     if dim % heads:
-        raise SSLToolError(f"{arch}: {heads} heads do not divide the width {dim}; choose another number behind _h")
+        raise SSLToolError(f"{arch}: the width {dim} is not divisible by {heads} heads; choose another number after _h")
     return ViTShape(dim, depth, heads, int(name[3]) if name[3] else None)
 
 
 def vit_of(dim: int, depth: int) -> str | None:
-    """The name in ``VITS`` of this width and depth, if there is one."""
+    """The name in ``VITS`` with this width and depth; None if there is none."""
     return next((name for name, shape in VITS.items() if shape[:2] == (dim, depth)), None)
 
 
 def vit_name(shape: ViTShape, image_size: int) -> str | None:
-    """The shortest name of a ViT of ``shape`` for images of ``image_size`` pixels; None if no name fits."""
+    """The shortest name of a ViT of ``shape`` for images of ``image_size`` pixels; None if there is none."""
     name = vit_of(shape.dim, shape.depth)
     if name is None:
         return None
@@ -70,13 +70,17 @@ def vit_name(shape: ViTShape, image_size: int) -> str | None:
 
 
 class ViT(VisionTransformer):
-    """torchvision's, with patch tokens to be had, and for images of any number of whole patches."""
+    """torchvision's ViT, which also returns patch tokens and takes images of any number of whole patches."""
 
     def tokens(self, x: Tensor) -> Tensor:
-        """The class token and the patches' (N, 1 + P, D) after the last layer."""
+        """The class token and the patch tokens (N, 1 + P, D) after the last layer.
+
+        Raises:
+            SSLToolError: if the side of the images is not divisible by the patch size.
+        """
         if x.shape[-1] % self.patch_size:
             raise SSLToolError(
-                f"views of {x.shape[-1]} pixels do not divide into patches of {self.patch_size}; "
+                f"views of {x.shape[-1]} pixels are not divisible into patches of {self.patch_size} pixels; "
                 "change --image-size or --set local_size"
             )
         patches = self.conv_proj(x)
@@ -86,12 +90,12 @@ class ViT(VisionTransformer):
         return out
 
     def _positions(self, side: int) -> Tensor:
-        """The patches' positions, stretched to ``side`` x ``side`` where the image is of another size (DINO)."""
+        """The positional embeddings, interpolated to ``side`` x ``side`` patches as in DINO."""
         positions = self.encoder.pos_embedding
-        own = math.isqrt(positions.shape[1] - 1)
-        if side == own:
+        trained_side = math.isqrt(positions.shape[1] - 1)
+        if side == trained_side:
             return positions
-        grid = positions[:, 1:].mT.unflatten(2, (own, own))
+        grid = positions[:, 1:].mT.unflatten(2, (trained_side, trained_side))
         grid = F.interpolate(grid, (side, side), mode="bicubic", align_corners=False)
         return torch.cat([positions[:, :1], grid.flatten(2).mT], dim=1)
 
@@ -116,24 +120,24 @@ class ViTs(Family):
     ) -> tuple[nn.Module, int]:
         shape = vit_shape(name)
         if shape is None:
-            raise SSLToolError(f"{name} is not the name of a ViT")
+            raise SSLToolError(f"{name} is not a ViT; choose among {', '.join(self.names())}")
         return _vit(shape, image_size, stop_grad_conv1), shape.dim
 
     def owns(self, backbone: nn.Module) -> bool:
         return isinstance(backbone, VisionTransformer)
 
     def layer_of(self, parameter: str) -> int | None:
-        """The embedding is layer 0, the blocks are layers 1 to L, the last norm counts with the head."""
+        """The embedding is layer 0, the blocks are layers 1 to L; the last norm counts with the head."""
         if block := BLOCK.match(parameter):
             return int(block[1]) + 1
         if parameter.startswith("encoder.ln."):
             return None
         if parameter.startswith(("conv_proj.", "class_token", "encoder.pos_embedding")):
             return 0
-        raise SSLToolError(f"a ViT has no parameter {parameter}; its layer is not known")
+        raise SSLToolError(f"the layer of {parameter} is unknown: a ViT has no such parameter")
 
     def patch_tokens(self, backbone: nn.Module, images: Tensor) -> Tensor:
-        """The tokens of the patches after the last layer."""
+        """The patch tokens after the last layer."""
         return backbone.tokens(images)[:, 1:] if isinstance(backbone, ViT) else super().patch_tokens(backbone, images)
 
 
@@ -141,12 +145,12 @@ FAMILY = ViTs()
 
 
 def is_vit(backbone: nn.Module) -> bool:
-    """Whether a backbone is a ViT, for which some papers have other heads."""
+    """Whether a backbone is a ViT, for which some methods use other projectors."""
     return isinstance(backbone, VisionTransformer)
 
 
 def patch_size(image_size: int) -> int:
-    """The side of a ViT's patches at an image size."""
+    """The default patch size of a ViT in pixels."""
     return 16 if image_size > SMALL_IMAGE else 4
 
 
@@ -154,10 +158,10 @@ def _vit(shape: ViTShape, image_size: int, stop_grad_conv1: bool) -> VisionTrans
     dim, depth, heads, _ = shape
     patch = shape.patch or patch_size(image_size)
     if image_size % patch:
-        raise SSLToolError(f"--image-size {image_size} does not divide into a ViT's patches of {patch} pixels")
+        raise SSLToolError(f"--image-size {image_size} is not divisible by the patch size of the ViT, {patch} pixels")
     model = ViT(image_size, patch, depth, heads, hidden_dim=dim, mlp_dim=4 * dim)
     model.heads = nn.Identity()  # type: ignore[assignment]
-    # App. of MoCo v3 (arXiv:2104.02057): fixed 2-D sine-cosine positions, Xavier-uniform weights.
+    # Appendix of MoCo v3 (arXiv:2104.02057): fixed 2-D sine-cosine positions, Xavier-uniform weights.
     positions = _sincos_positions(image_size // patch, dim)
     model.encoder.pos_embedding = nn.Parameter(positions, requires_grad=False)
     for module in model.modules():
@@ -177,7 +181,8 @@ def _vit(shape: ViTShape, image_size: int, stop_grad_conv1: bool) -> VisionTrans
 
 
 def _sincos_positions(side: int, dim: int) -> Tensor:
-    """(1, 1 + side^2, dim): zeros for the class token, then sines and cosines of each patch's column and row."""
+    """Positional embeddings (1, 1 + side^2, dim): 0 for the class token, sines and cosines of column and row for each
+    patch."""
     omega = 1.0 / 10000 ** (torch.arange(dim // 4) / (dim // 4))
     row, column = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
     angles = [position.flatten()[:, None] * omega for position in (column, row)]

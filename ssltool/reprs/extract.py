@@ -1,4 +1,4 @@
-"""Representations of images by a network, batch by batch; those of an image do not depend on the other images."""
+"""Extracts the representations of images, batch by batch. A row does not depend on which batches are extracted."""
 
 from __future__ import annotations
 
@@ -23,29 +23,41 @@ from ssltool.models.outputs import Features
 from ssltool.reprs.representations import Representations
 from ssltool.training.device import DTYPES, autocast, worker_count
 
-VIEWS_AT_ONCE = 256
+VIEW_BLOCK = 256
 """Views that are drawn together, so that they are the same at any batch size."""
 
 
-def represent(network: Pretrained, images: ImageSet, config: SaveReprsConfig, device: torch.device) -> Representations:
-    """The representations of all ``images`` in order, in eval mode, in memory: (N, d) with the validation transform,
-    (N, Q, d) of Q augmented views, or (N P, d) of P places."""
-    extraction = Pass(network, images, config, device)
+def extract_all(
+    network: Pretrained, images: ImageSet, config: SaveReprsConfig, device: torch.device
+) -> Representations:
+    """The representations of all ``images``, in order, in eval mode and in memory.
+
+    Their shape is (N, d) with the validation transform, (N, Q, d) for Q augmented views, (N P, d) for P positions.
+    """
+    extraction = Extraction(network, images, config, device)
     rows, done = torch.empty((len(images), *extraction.shape), dtype=extraction.dtype), 0
     for batch in extraction.batches(range(len(images))):
         rows[done : done + len(batch)] = batch
         done += len(batch)
-    return extraction.stored(rows, range(len(images)), Shard())
+    return extraction.to_representations(rows, range(len(images)), Shard())
 
 
-class Pass:
-    """One pass of a set of images through a network, in order."""
+class Extraction:
+    """The extraction of the representations of ``images`` by ``network``, in the order of the images.
+
+    ``shape`` is the shape of an image's rows: (d,), (Q, d) for Q views, or (P, d) for P positions. ``size`` is the
+    number of images in a batch.
+
+    Raises:
+        UsageError: if the network has no such layer.
+        SSLToolError: if there are no images, or a setting has no effect with the layer.
+    """
 
     def __init__(self, network: Pretrained, images: ImageSet, config: SaveReprsConfig, device: torch.device) -> None:
         if not len(images):
             raise SSLToolError(f"{images.name} {images.split} has no images")
         self.network, self.images, self.config, self.device = network, images, config, device
-        with found_in(config.pretrained):  # which layers there are
+        with found_in(config.pretrained):  # the layers depend on the checkpoint
             self.features = Features(network.method, config.layer, tokens=config.tokens, pool=config.pool)
         self.shape = self.features.shape(network.image_size, device)
         self.keeps_places = len(self.shape) == 2
@@ -54,10 +66,10 @@ class Pass:
         self.size = config.batch_size
         if config.views is not None:
             self.shape = (config.views, *self.shape)
-            self.size = max(1, VIEWS_AT_ONCE // config.views)
+            self.size = max(1, VIEW_BLOCK // config.views)
 
-    def part(self, shard: Shard) -> range:
-        """The images of one rank: whole batches, so that they are those of a single process.
+    def images_of(self, shard: Shard) -> range:
+        """The images of one rank. They are whole batches, so that the rows are those of a single process.
 
         Raises:
             SSLToolError: if there are fewer batches than ranks.
@@ -66,44 +78,46 @@ class Pass:
         steps = -(-total // self.size)
         if steps < shard.world:
             raise SSLToolError(
-                f"{total} images of {self.images.name} {self.images.split} are {steps} batches of {self.size}, too few "
-                f"for {shard.world} ranks; lower --batch-size or start fewer"
+                f"{total} images of {self.images.name} {self.images.split} are {steps} batches of {self.size}, fewer "
+                f"than {shard.world} ranks; lower --batch-size or start fewer ranks"
             )
         first, last = (steps * rank // shard.world * self.size for rank in (shard.rank, shard.rank + 1))
         return range(first, min(last, total))
 
     @torch.inference_mode()
-    def batches(self, part: range) -> Generator[Tensor, None, None]:
-        """The representations of the images in ``part``, which begins at a whole batch: (n, d), (n, Q, d) or (n, P, d)
-        on the CPU, in order."""
+    def batches(self, numbers: range) -> Generator[Tensor, None, None]:
+        """The representations of the images ``numbers``, which start at the beginning of a batch.
+
+        Yields (n, d), (n, Q, d) or (n, P, d) on the CPU, in order.
+        """
         images, workers = self.images, worker_count(self.config.workers)
         with contextlib.closing(Loader(images, self.network.image_size, self.device, workers)) as loader:
-            yield from _on_cpu(self._outputs(batch) for batch in self._loaded(loader, part))
+            yield from _on_cpu(self._outputs(batch) for batch in self._loaded(loader, numbers))
 
-    def _loaded(self, loader: Loader, part: range) -> Iterator[Batch]:
+    def _loaded(self, loader: Loader, numbers: range) -> Iterator[Batch]:
         if self.config.views is None:
-            return loader.evaluate(self.size, np.arange(part.start, part.stop))
+            return loader.evaluate(self.size, np.arange(numbers.start, numbers.stop))
         seed = seeds.derive(self.network.run.seed, seeds.Stream.SAVED_VIEWS)
         recipes = [self.network.run.recipe] * self.config.views
-        first, upto = part.start // self.size, np.arange(part.stop)
-        return loader.train(upto, recipes, batch_size=self.size, seed=seed, epoch=0, first_step=first)
+        first, rows = numbers.start // self.size, np.arange(numbers.stop)
+        return loader.train(rows, recipes, batch_size=self.size, seed=seed, epoch=0, first_step=first)
 
     def _outputs(self, batch: Batch) -> Tensor:
         view = torch.cat(batch.views) if len(batch.views) > 1 else batch.views[0]
         view = view.contiguous(memory_format=torch.channels_last)
         with autocast(self.device, self.config.precision):
-            parts = [self.features(part) for part in view.split(self.config.batch_size)]
-        out = (torch.cat(parts) if len(parts) > 1 else parts[0]).to(self.dtype)
+            outputs = [self.features(chunk) for chunk in view.split(self.config.batch_size)]
+        out = (torch.cat(outputs) if len(outputs) > 1 else outputs[0]).to(self.dtype)
         return out if self.config.views is None else out.unflatten(0, (self.config.views, -1)).transpose(0, 1)
 
-    def stored(self, rows: Tensor, part: range, shard: Shard) -> Representations:
-        """The finished file of the images in ``part``."""
-        columns = [column[part.start : part.stop] for column in (self.images.labels, self.images.index)]
+    def to_representations(self, rows: Tensor, numbers: range, shard: Shard) -> Representations:
+        """The ``rows`` of the images ``numbers`` with their labels and metadata."""
+        columns = [column[numbers.start : numbers.stop] for column in (self.images.labels, self.images.index)]
         labels, index = (torch.from_numpy(column).repeat_interleave(self.places) for column in columns)
         return Representations(rows.flatten(0, 1) if self.keeps_places else rows, labels, index, self.meta(shard))
 
     def meta(self, shard: Shard) -> Record:
-        """Where the rows come from."""
+        """The network, images and settings that the rows come from, as files record them."""
         c, network, images = self.config, self.network, self.images
         return network.origin | {
             "dataset": images.name,
@@ -126,7 +140,7 @@ class Pass:
         }
 
     def facts(self, shard: Shard) -> Record:
-        """Everything that the rows depend on, to the last bit."""
+        """Everything that determines the rows bit for bit."""
         digest = hashlib.sha256("\0".join(self.images.paths or ()).encode())
         for column in (self.images.labels, self.images.index):
             digest.update(np.ascontiguousarray(column).tobytes())
@@ -136,20 +150,20 @@ class Pass:
 
 
 def _on_cpu(outputs: Iterable[Tensor]) -> Iterator[Tensor]:
-    """The tensors on the CPU, each handed on when a GPU has begun with the next, so that it does not wait for what is
-    done with them here."""
-    before: tuple[Tensor, torch.cuda.Event | None] | None = None
+    """Copies tensors to the CPU. Each is yielded after the next has been started, so that a GPU never waits for the
+    caller."""
+    previous: tuple[Tensor, torch.cuda.Event | None] | None = None
     for out in outputs:
         copy = out.to("cpu", non_blocking=out.is_cuda)
         copied = torch.cuda.current_stream(out.device).record_event() if out.is_cuda else None
-        if before is not None:
-            yield _arrived(*before)
-        before = copy, copied
-    if before is not None:
-        yield _arrived(*before)
+        if previous is not None:
+            yield _synchronised(*previous)
+        previous = copy, copied
+    if previous is not None:
+        yield _synchronised(*previous)
 
 
-def _arrived(copy: Tensor, copied: torch.cuda.Event | None) -> Tensor:
+def _synchronised(copy: Tensor, copied: torch.cuda.Event | None) -> Tensor:
     if copied is not None:
         copied.synchronize()
     return copy

@@ -13,7 +13,7 @@ from typing import IO, Any
 import numpy as np
 
 from ssltool.errors import SSLToolError
-from ssltool.files import to_json, write_atomically, write_json
+from ssltool.files import Record, to_json, write_atomically, write_json
 from ssltool.reprs.representations import Representations
 
 GROUP_BYTES = 64 * 2**20
@@ -89,7 +89,7 @@ def _write_parquet(reprs: Representations, path: Path) -> None:
     write_atomically(path, write_groups)
 
 
-def _document(reprs: Representations) -> dict[str, Any]:
+def _document(reprs: Representations) -> Record:
     return {"format": reprs.FORMAT, "meta": reprs.meta}
 
 

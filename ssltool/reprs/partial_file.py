@@ -13,14 +13,13 @@ import json
 import math
 import os
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ssltool.errors import SSLToolError
-from ssltool.files import to_json, writing
+from ssltool.files import Record, to_json, writing
 
 ALIGNED = 64
 """The length of the first line is a multiple of this many bytes, so that mapped rows are aligned."""
@@ -40,7 +39,7 @@ class PartialFile:
     """
 
     def __init__(
-        self, target: Path, facts: dict[str, Any], shape: tuple[int, ...], dtype: torch.dtype, total: int, batch: int
+        self, target: Path, facts: Record, shape: tuple[int, ...], dtype: torch.dtype, total: int, batch: int
     ) -> None:
         self.path = target.with_name(f".{target.name}.unfinished")
         self.shape, self.dtype = shape, dtype
@@ -109,7 +108,7 @@ class PartialFile:
             pass
 
 
-def _differences(line: bytes, facts: dict[str, Any]) -> list[str]:
+def _differences(line: bytes, facts: Record) -> list[str]:
     """Names of the facts that differ from those in ``line``; all of them if it is not JSON."""
     try:
         found = json.loads(line)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from ssltool.errors import SSLToolError
-from ssltool.files import FilePath, Stored, first_keys, load_dict
+from ssltool.files import FilePath, Record, Stored, first_keys, load_dict
 from ssltool.reprs.nonfinite import finite_rows, refuse_nonfinite_rows
 
 
@@ -32,7 +32,7 @@ class Representations(Stored):
     representations: Tensor
     targets: Tensor
     index: Tensor
-    meta: dict[str, Any] = field(default_factory=dict)
+    meta: Record = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.representations)

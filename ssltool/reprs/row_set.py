@@ -29,7 +29,7 @@ class RowSet:
 
     @classmethod
     def of(cls, rows: Tensor | RowSet) -> RowSet:
-        """``rows`` as a set."""
+        """``rows`` as a ``RowSet``."""
         return rows if isinstance(rows, RowSet) else cls([rows])
 
     def __len__(self) -> int:

@@ -1,1 +1,1 @@
-"""Run folders: what a run writes, how it is resumed, and how it is read back."""
+"""Run folders: writing, resuming, repeating and reading runs."""

@@ -1,4 +1,4 @@
-"""What a run saw: images, augmented views, and the data schedule."""
+"""Previews of a run's data: its images, augmented views and data schedule."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from ssltool.training.setup import TrainingSetup
 from ssltool.viz.pictures import Views
 from ssltool.viz.schedule import Schedule
 
-MOMENTS = 8
-"""Points of an epoch at which a learning rate that moves at every step is drawn."""
+POINTS_PER_EPOCH = 8
+"""Points at which a learning rate that changes at every step is evaluated, per epoch."""
 
 
 def pixels(images: ImageSet, row: int) -> np.ndarray:
-    """One image as it is stored, (H, W, 3) uint8.
+    """The image in ``row`` without transforms, (H, W, 3) uint8.
 
     Raises:
         SSLToolError: if its file cannot be decoded.
@@ -36,33 +36,32 @@ def pixels(images: ImageSet, row: int) -> np.ndarray:
 
 
 def views_of(setup: TrainingSetup, method: Method, rows: int, *, epoch: int = 0, workers: int | None = 0) -> Views:
-    """The first ``rows`` images of the first step of ``epoch`` (from 0), and the views that the run made of them, bit
-    for bit.
+    """The first ``rows`` images of the first step of ``epoch`` (from 0), and their views, bit for bit as in the run.
 
     Raises:
-        SSLToolError: if the run has no such epoch, or an image cannot be decoded.
+        SSLToolError: if ``epoch`` is out of range, or an image cannot be decoded.
     """
     if epoch >= setup.epochs:
-        raise SSLToolError(f"--epoch {epoch + 1} is not one of the run's epochs, 1 to {setup.epochs}")
+        raise SSLToolError(f"--epoch {epoch + 1} is out of range; the run has epochs 1 to {setup.epochs}")
     rows = min(rows, setup.batch_size)
     recipes = method.view_recipes(setup.recipe)
     loader = Loader(setup.images, setup.image_size, torch.device("cpu"), worker_count(workers))
-    # The first of several ranks has the first images of the batch, with the views that they have in all of it.
+    # The shard of the first of several ranks: the first images of the batch, with the same views as in the full batch.
     shard = Shard(0, setup.batch_size // rows)
     with contextlib.closing(loader):
         step = setup.indices(epoch)[: setup.batch_size]
         batch = next(
             loader.train(step, recipes, batch_size=setup.batch_size, seed=setup.config.seed, epoch=epoch, shard=shard)
         )
-    shown = [views.to_pixels(view[:rows]).permute(0, 2, 3, 1).numpy() for view in batch.views]
+    drawn = [views.to_pixels(view[:rows]).permute(0, 2, 3, 1).numpy() for view in batch.views]
     sizes = [view.shape[-1] for view in batch.views]
     titles = [f"view {i + 1}" + (f", {size} px" if size != sizes[0] else "") for i, size in enumerate(sizes)]
     originals = [pixels(setup.images, int(row)) for row in batch.rows[:rows]]
-    return Views(originals, [[view[i] for view in shown] for i in range(rows)], titles, _in_words(recipes))
+    return Views(originals, [[view[i] for view in drawn] for i in range(rows)], titles, _describe(recipes))
 
 
-def _in_words(recipes: Sequence[views.Recipe]) -> list[str]:
-    """Each different recipe in a line, with the views that it makes."""
+def _describe(recipes: Sequence[views.Recipe]) -> list[str]:
+    """One line for each distinct recipe, with the numbers of its views."""
     lines = []
     for recipe in dict.fromkeys(recipes):
         low, high = recipe.crop_scale
@@ -86,10 +85,10 @@ def _in_words(recipes: Sequence[views.Recipe]) -> list[str]:
 
 
 def schedule_of(setup: TrainingSetup, method: Method, records: Sequence[Record] = ()) -> Schedule:
-    """Which images each epoch draws from, how often each is seen, and the learning rates.
+    """The images that each epoch draws from, how often each image is seen, and the learning rates.
 
-    Epochs of a resumed run that had another data strategy, according to ``records``, are left out, because this run's
-    settings do not describe them.
+    Epochs that ran with another data strategy, before the run was resumed with this one, are omitted, because their
+    settings were not saved. ``records`` show which these are.
     """
     strategy = setup.config.strategy
     other = [record["epoch"] for record in records if record.get("strategy", strategy) != strategy]
@@ -101,9 +100,10 @@ def schedule_of(setup: TrainingSetup, method: Method, records: Sequence[Record] 
         counts = np.bincount(setup.indices(epoch), minlength=len(seen))
         times.append(counts.sum() / (counts > 0).sum())
         seen += counts
-    within = np.arange(MOMENTS) / MOMENTS if setup.config.lr_schedule == "step" else np.array([0.0, 1.0 - 1e-6])
-    moments = [(epoch, float(share)) for epoch in range(setup.epochs) for share in within]
-    rates = [rates_at(setup.config, epoch, share) for epoch, share in moments]
+    continuous = setup.config.lr_schedule == "step"
+    shares = np.arange(POINTS_PER_EPOCH) / POINTS_PER_EPOCH if continuous else np.array([0.0, 1.0 - 1e-6])
+    points = [(epoch, float(share)) for epoch in range(setup.epochs) for share in shares]
+    rates = [rates_at(setup.config, epoch, share) for epoch, share in points]
     fixed = any(group["fixed_lr"] for group in method.param_groups())
     return Schedule(
         strategy=strategy,
@@ -112,7 +112,7 @@ def schedule_of(setup: TrainingSetup, method: Method, records: Sequence[Record] 
         slices=np.array(slices).reshape(-1, 2),
         times_each=np.array(times),
         seen=seen[setup.order],
-        at=np.array([epoch + share for epoch, share in moments]),
+        at=np.array([epoch + share for epoch, share in points]),
         lr=np.array([rate.lr for rate in rates]),
         fixed=np.array([rate.fixed for rate in rates]) if fixed else None,
         note=f"Epochs 1 to {first} ran with another data strategy and are not drawn." if first else "",

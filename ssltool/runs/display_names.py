@@ -51,10 +51,10 @@ def _differing_parts(paths: Sequence[Path]) -> list[list[str]]:
 
 
 def _numbered(names: Sequence[str]) -> list[str]:
-    """``names``, where a name that is there already gets a number that makes it new."""
-    found: list[str] = []
+    """``names``, with a number appended to each repetition."""
+    distinct: list[str] = []
     for name in names:
         numbered = (f"{name} ({number})" for number in itertools.count(2))
-        free = (other for other in numbered if other not in found and other not in names)
-        found.append(next(free) if name in found else name)
-    return found
+        unused = (other for other in numbered if other not in distinct and other not in names)
+        distinct.append(next(unused) if name in distinct else name)
+    return distinct

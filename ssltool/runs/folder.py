@@ -1,4 +1,4 @@
-"""Run folders: where a training stage keeps its settings, its metrics and its checkpoints.
+"""Run folders: where a training stage writes its settings, metrics and checkpoints.
 
 config.json  metrics.jsonl  order.npy  checkpoint_0009.pt ...  checkpoint.pt (the newest)
 """
@@ -20,7 +20,7 @@ from ssltool.files import Record, Settings, to_json, write_atomically, write_jso
 
 NEWEST = "checkpoint.pt"
 PROBE = "probe.pt"
-OWN = {
+STAGE_FILES = {
     "pretrain": ("config.json", "metrics.jsonl", "order.npy", "checkpoint*.pt", ".*.tmp"),
     "lincls": ("config.json", "metrics.jsonl", "probe.pt", ".*.tmp"),
     "finetune": ("config.json", "metrics.jsonl", "finetuned*.pt", ".*.tmp"),
@@ -29,13 +29,13 @@ OWN = {
         *("training_*.pt", "assignments_*.pt", ".*.tmp"),
     ),
 }
-"""What each stage writes into its run folder, as patterns, and so may replace there."""
+"""Patterns of the files that each stage writes into its run folder, and may replace there."""
 
-APART = ("arm", "seed", "phase", "epoch")
-"""What tells the records of one run from one another, where they have it."""
+RECORD_KEYS = ("arm", "seed", "phase", "epoch")
+"""Keys that identify a record among those of a run; a record has some of them."""
 
-RESULTS = {"pretrain": "checkpoint*.pt", "lincls": "probe.pt", "finetune": "finetuned*.pt", "scan": "clusters.pt"}
-"""What tells whose folder it is, and is lost if it is replaced."""
+RESULT_FILES = {"pretrain": "checkpoint*.pt", "lincls": "probe.pt", "finetune": "finetuned*.pt", "scan": "clusters.pt"}
+"""Patterns of the results of each stage. They show which stage wrote a folder."""
 
 
 def run_path(settings: RunSettings, default_name: str) -> Path:
@@ -46,7 +46,7 @@ def run_path(settings: RunSettings, default_name: str) -> Path:
 
 
 class RunFolder:
-    """One run's folder, for one stage. Nothing is touched before ``claim``."""
+    """The folder of one run of a stage. Nothing is written before ``claim``."""
 
     def __init__(self, path: Path, stage: str = "pretrain") -> None:
         self.path = path
@@ -58,65 +58,67 @@ class RunFolder:
     def refuse_if_taken(self, *, overwrite: bool, resume: str | None = None, resumed_from: Path | None = None) -> None:
         """Checks that the folder is free, or that this run resumes from a checkpoint in it.
 
-        A run that was killed before its first checkpoint left settings only; ``--resume`` may start it again. Another
-        stage's results are never replaced.
+        A run that was killed before its first checkpoint left only settings; ``--resume`` may start it again. The
+        results of another stage are never replaced.
 
         Raises:
-            SSLToolError: if it holds another run, or is no folder.
+            SSLToolError: if it contains another run, or is not a folder.
         """
         if self.path.exists() and not self.path.is_dir():
             raise SSLToolError(f"{self.path} is a file; name a folder with --out")
-        for stage, results in RESULTS.items():
+        for stage, results in RESULT_FILES.items():
             if stage != self.stage and any(self.path.glob(results)):
-                raise SSLToolError(f"{self.path} holds the results of {stage}; choose another folder with --out")
-        continues = self._holds(resumed_from)
-        if continues and overwrite:
-            raise SSLToolError(f"--overwrite and resuming from {resumed_from} contradict each other; drop one")
-        begun = any(self._own_files())
-        may_restart = resume is not None and not any(self.path.glob(RESULTS[self.stage]))
-        if begun and not (continues or overwrite or may_restart):
+                raise SSLToolError(f"{self.path} contains the results of {stage}; choose another folder with --out")
+        resumes = self._contains(resumed_from)
+        if resumes and overwrite:
+            raise SSLToolError(f"--overwrite contradicts --resume from {resumed_from}; leave one of them out")
+        started = any(self._own_files())
+        may_restart = resume is not None and not any(self.path.glob(RESULT_FILES[self.stage]))
+        if started and not (resumes or overwrite or may_restart):
             raise SSLToolError(
-                f"{self.path} already holds a run; resume it (--resume auto), replace it (--overwrite), "
+                f"{self.path} already contains a run; resume it (--resume auto), replace it (--overwrite), "
                 "or choose another folder (--out, --exp-name, --exp-id)"
             )
 
-    def _holds(self, checkpoint: Path | None) -> bool:
+    def _contains(self, checkpoint: Path | None) -> bool:
         return checkpoint is not None and checkpoint.resolve().parent == self.path.resolve()
 
     def _own_files(self) -> list[Path]:
-        return [path for pattern in OWN[self.stage] for path in self.path.glob(pattern)]
+        return [path for pattern in STAGE_FILES[self.stage] for path in self.path.glob(pattern)]
 
     def claim(self, settings: Settings, history: Sequence[Record] = (), *, resumed_from: Path | None = None) -> None:
-        """Makes the folder this run's: removes the files of an earlier run unless this one resumes it, writes the
-        settings and the records of the epochs that are already done.
+        """Starts this run in the folder: writes its settings and the records of the completed epochs.
+
+        The files of an earlier run are deleted, unless this run resumes from a checkpoint in the folder.
 
         Raises:
-            SSLToolError: if it cannot be written.
+            SSLToolError: if the folder cannot be written.
         """
-        timed = {_moment(record): record for record in self.read_metrics()} if self._holds(resumed_from) else {}
+        resumes = self._contains(resumed_from)
+        timed = {_record_key(record): record for record in self.read_metrics()} if resumes else {}
         with writing(self.path):
             for path in self._own_files():
-                if not self._holds(resumed_from) or path.suffix == ".tmp":  # left by a save that was killed
+                if not resumes or path.suffix == ".tmp":  # left by a save that was killed
                     path.unlink(missing_ok=True)
         write_json(self.config, settings)
-        lines = [to_json(timed.get(_moment(record), record)) + "\n" for record in history]
+        lines = [to_json(timed.get(_record_key(record), record)) + "\n" for record in history]
         write_atomically(self.metrics, lambda stream: stream.write("".join(lines).encode()))
 
     def read_config(self) -> Settings:
         """The settings in ``config.json``.
 
         Raises:
-            SSLToolError: if this is no run folder, or the file is cut short.
+            SSLToolError: if this is not a run folder, or the file is unreadable.
         """
         file = self.config
         if not file.is_file():
-            raise SSLToolError(f"{self.path} is no run folder: it has no config.json; name a folder that a run wrote")
+            raise SSLToolError(f"{self.path} is not a run folder: it has no config.json; name a folder of a run")
         try:
             config = json.loads(file.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise SSLToolError(f"{file} is no readable JSON ({first_line(error)}); copy it again") from error
+            raise SSLToolError(f"{file} is not a readable JSON file ({first_line(error)}); copy it again") from error
         if not isinstance(config, dict):
-            raise SSLToolError(f"{file} holds no settings; name a folder that a run wrote")
+            raise SSLToolError(f"{file} contains no settings; name a folder of a run")
         return config
 
     def read_metrics(self) -> list[Record]:
@@ -131,14 +133,14 @@ class RunFolder:
             stream.write(to_json(record) + "\n")
 
     def save_order(self, order: np.ndarray) -> None:
-        """Keeps the order in which the data arrived."""
+        """Writes the order of the data, (N,) image numbers, to ``order.npy``."""
         write_atomically(self.path / "order.npy", lambda stream: np.save(stream, order))
 
     def save(self, checkpoint: Checkpoint, *, keep_epoch: int | None = None) -> Path:
-        """Makes ``checkpoint`` the newest, and with ``keep_epoch`` (from 0) also keeps it as that epoch's.
+        """Writes ``checkpoint`` to ``checkpoint.pt``, and with ``keep_epoch`` (from 0) also to that epoch's file.
 
         Raises:
-            SSLToolError: if it cannot be written; the previous ones are kept.
+            SSLToolError: if it cannot be written; the previous files are kept.
         """
         if keep_epoch is None:
             checkpoint.save(self.newest)
@@ -156,5 +158,5 @@ class RunFolder:
         return kept
 
 
-def _moment(record: Record) -> tuple[object, ...]:
-    return tuple(record.get(name) for name in APART)
+def _record_key(record: Record) -> tuple[object, ...]:
+    return tuple(record.get(name) for name in RECORD_KEYS)

@@ -1,4 +1,4 @@
-"""Reading a run folder back: its settings, its records, its images."""
+"""Reads run folders: their settings and records, and the setup of their training."""
 
 from __future__ import annotations
 
@@ -19,14 +19,19 @@ from ssltool.files import Record
 from ssltool.methods import method_options
 from ssltool.runs.display_names import display_names
 from ssltool.runs.folder import RunFolder
-from ssltool.runs.resume import DESCRIPTIONS
+from ssltool.runs.resume import DERIVED_SETTINGS
 from ssltool.training.setup import TrainingSetup
 
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """A run folder of ``pretrain``: ``saved`` is the run of its ``config.json``, ``records`` are the lines of
-    ``metrics.jsonl``, one per epoch; ``name`` tells the run from those beside it."""
+    """A run folder of ``pretrain``.
+
+    Attributes:
+        saved: the settings in ``config.json``.
+        records: the lines of ``metrics.jsonl``, one per epoch.
+        name: a short name that differs from those of the other runs.
+    """
 
     path: Path
     saved: SavedRun
@@ -35,10 +40,10 @@ class FinishedRun:
 
 
 def read_runs(paths: Sequence[str]) -> list[FinishedRun]:
-    """The runs in these folders of ``pretrain``, under short names that differ.
+    """Reads the run folders of ``pretrain`` at ``paths``.
 
     Raises:
-        SSLToolError: if one is no such folder, cannot be read, or is given twice.
+        SSLToolError: if one is not such a folder, cannot be read, or is given twice.
     """
     folders = [Path(path) for path in paths]
     read = [(_read_run(RunFolder(folder)), RunFolder(folder).read_metrics()) for folder in folders]
@@ -56,22 +61,23 @@ def _read_run(folder: RunFolder) -> SavedRun:
     settings = folder.read_config()
     stage = stage_of(settings)
     if stage != "pretrain":
-        raise SSLToolError(f"{folder.path} is a run folder of {stage}; name one of pretrain")
+        raise SSLToolError(f"{folder.path} is a run folder of {stage}; name a run folder of pretrain")
     return SavedRun.read(settings, folder.config)
 
 
 def restore_setup(run: FinishedRun, data: str | None = None) -> TrainingSetup:
-    """The setup of the run, with its images in ``data`` where they have moved there, but without a trained teacher and
-    labelled images, which only training needs.
+    """Restores the setup of a run, without its trained teacher and labelled images, which only training needs.
+
+    ``data`` is the folder of the images, if they have been moved.
 
     Raises:
-        SSLToolError: if its images cannot be opened, or are not those that it was trained on.
+        SSLToolError: if the images cannot be opened, or are not those that the run was trained on.
     """
     names = [f.name for f in dataclasses.fields(PretrainConfig) if not f.metadata["method_option"]]
     settings = run.saved.settings
     values = {name: settings[name] for name in names if name in settings and name != "options"}
     if data is not None and settings["data"] is None:
-        raise SSLToolError(f"{run.path} was trained on the images that come with ssltool; leave --data out")
+        raise SSLToolError(f"{run.path} was trained on the bundled images; leave --data out")
     with found_in(run.path / "config.json"):
         require_plugins(run.saved)
         config = PretrainConfig(**(values if data is None else values | {"data": data}))
@@ -80,19 +86,20 @@ def restore_setup(run: FinishedRun, data: str | None = None) -> TrainingSetup:
         raise SSLToolError(f"the images of {run.path} are not in {config.data}; name their folder with --data")
     if config.idx_path is not None and not Path(config.idx_path).is_file():
         raise SSLToolError(
-            f"{run.path} was trained on the images that {config.idx_path} lists; the file is missing, put it back"
+            f"{run.path} was trained on the images listed in {config.idx_path}, which does not exist; restore the file"
         )
     images = open_dataset(config, "train")
     order = np.arange(len(images))
     if config.strategy != "iid":
-        kept = run.path / "order.npy"
-        order = read_order(str(kept) if kept.is_file() else config.incremental_idx_path, len(images), config.seed)
+        saved_order = run.path / "order.npy"
+        order_file = str(saved_order) if saved_order.is_file() else config.incremental_idx_path
+        order = read_order(order_file, len(images), config.seed)
     setup = TrainingSetup(config, options, images, order, run.saved.recipe)
-    found = setup.saved_run.settings
+    current = setup.saved_run.settings
     for key in ("dataset", "n_images", "index_hash", "order_hash"):
-        if key in settings and found[key] != settings[key]:
+        if key in settings and current[key] != settings[key]:
             raise SSLToolError(
-                f"{run.path} was trained on other images: {DESCRIPTIONS[key]} was {settings[key]}, is now "
-                f"{found[key]}; name the folder of its images with --data"
+                f"{run.path} was trained on other images: {DERIVED_SETTINGS[key]} was {settings[key]}, "
+                f"is now {current[key]}; name the folder of its images with --data"
             )
     return setup

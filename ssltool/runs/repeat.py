@@ -1,4 +1,4 @@
-"""Repeating a run: settings read back from a ``config.json``."""
+"""Repeats a run with the settings in its ``config.json``."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from typing import Any, TypeVar
 
 from ssltool.config import RunSettings
 from ssltool.errors import SSLToolError, UsageError, first_line, found_in, unknown
+from ssltool.files import Settings
 from ssltool.settings import may_be_none, reset_ineffective, value_type
 
 C = TypeVar("C", bound=RunSettings)
 
 NOT_REPEATED = ("out", "exp_name", "exp_id", "overwrite", "resume", "start_epoch", "download", "dry_run", "evaluate")
-"""Settings of one invocation: where it writes, and how it starts."""
+"""Settings of one invocation, which are not taken from the file: where it writes and how it starts."""
 
 RECORDED = {
     "pretrain": (
@@ -26,17 +27,17 @@ RECORDED = {
     "finetune": ("stage", "network"),
     "scan": ("stage",),
 }
-"""What each stage's ``config.json`` holds beside settings."""
+"""Keys of each stage's ``config.json`` that are not settings."""
 
 KINDS: dict[type, tuple[type, ...]] = {bool: (bool,), int: (int,), float: (int, float), str: (str,)}
-"""Python's types of what JSON holds for a setting of a type; lists stand for the others."""
+"""The types of JSON values for each type of setting; settings of other types are lists."""
 
 
-def read_settings(path: str, stage: str) -> dict[str, Any]:
-    """What the ``config.json`` of a run of ``stage`` holds; a run folder stands for its file.
+def read_settings(path: str, stage: str) -> Settings:
+    """Reads the ``config.json`` of a run of ``stage``, by its own path or by that of the run folder.
 
     Raises:
-        SSLToolError: if it cannot be read, or is another stage's.
+        SSLToolError: if it cannot be read, or another stage wrote it.
     """
     file = Path(path) / "config.json" if Path(path).is_dir() else Path(path)
     try:
@@ -46,23 +47,23 @@ def read_settings(path: str, stage: str) -> dict[str, Any]:
     except ValueError as error:
         raise SSLToolError(f"--config {file}: not a JSON file: {first_line(error)}") from error
     if not isinstance(saved, dict):
-        raise SSLToolError(f"--config {file}: holds no settings; name the config.json of a run")
-    owner = _stage_of(saved)
-    if owner not in (None, stage):
-        raise SSLToolError(f"--config {file} is from a run of {owner}; name the config.json of a run of {stage}")
+        raise SSLToolError(f"--config {file} contains no settings; name the config.json of a run")
+    saved_stage = _stage_of(saved)
+    if saved_stage not in (None, stage):
+        raise SSLToolError(f"--config {file} is from a run of {saved_stage}; name the config.json of a run of {stage}")
     return saved
 
 
-def _stage_of(saved: dict[str, Any]) -> str | None:
-    """The stage that wrote these settings, if they show it."""
-    own = {"pretrain": "method_options", "lincls": "identity"}
-    return saved.get("stage") or next((stage for stage, key in own.items() if key in saved), None)
+def _stage_of(saved: Settings) -> str | None:
+    """The stage that wrote these settings; None if they do not show it."""
+    keys = {"pretrain": "method_options", "lincls": "identity"}
+    return saved.get("stage") or next((stage for stage, key in keys.items() if key in saved), None)
 
 
-def repeat(config: C, path: str, saved: dict[str, Any], stage: str, given: Collection[str]) -> C:
-    """``config`` with the settings ``saved`` in the file ``path``, except for those that are ``given`` beside it.
+def repeat(config: C, path: str, saved: Settings, stage: str, given: Collection[str]) -> C:
+    """``config`` with the settings ``saved`` in the file ``path``, except for those that are ``given`` as flags.
 
-    Saved settings that have no effect beside the given ones take their defaults.
+    Saved settings that have no effect together with the given ones are reset to their defaults.
 
     Raises:
         SSLToolError: for an unknown key, or a value of the wrong type or out of range.
@@ -82,16 +83,16 @@ def repeat(config: C, path: str, saved: dict[str, Any], stage: str, given: Colle
 
 
 def _value(cls: type, name: str, value: Any) -> Any:
-    """What JSON holds for a setting as the settings class takes it."""
+    """A JSON ``value`` as the settings class takes it."""
     kind = value_type(cls, name)
     if value is None and may_be_none(cls, name):
         return None
     if kind in KINDS:
-        right = isinstance(value, KINDS[kind]) and (kind is bool or not isinstance(value, bool))
-        wanted = kind.__name__
+        valid = isinstance(value, KINDS[kind]) and (kind is bool or not isinstance(value, bool))
+        expected = kind.__name__
     else:
-        right = isinstance(value, list) and all(isinstance(item, str) for item in value)
-        value, wanted = tuple(value) if right else value, "list of str"
-    if not right:
-        raise UsageError(f"{name} is {json.dumps(value)}; it must be of type {wanted}")
+        valid = isinstance(value, list) and all(isinstance(item, str) for item in value)
+        value, expected = tuple(value) if valid else value, "list of str"
+    if not valid:
+        raise UsageError(f"{name} is {json.dumps(value)}; it must be of type {expected}")
     return value

@@ -1,4 +1,4 @@
-"""Resuming from a checkpoint: finding it, and refusing settings that would break its schedule."""
+"""Resuming from a checkpoint: finding it, and checking that the settings match."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from ssltool.methods.options import MethodOptions
 from ssltool.runs.folder import RunFolder, run_path
 from ssltool.settings import flag
 
-# Which images a step sees and how: may change between epochs (the paper's hybrid), not within one.
 WITHIN_EPOCH = ("Data strategy", "Views")
+"""Sections of settings that may change between epochs, as in the paper's hybrid strategy, but not within one."""
 
-DESCRIPTIONS = {
+DERIVED_SETTINGS = {
     "dataset": "the dataset",
     "n_images": "the number of images",
     "index_hash": "the hash of their numbers",
-    "second_hash": "the hash of the trained network to learn from",
+    "second_hash": "the hash of the teacher",
     "support_hash": "the hash of the labelled images' numbers",
     "order_hash": "the hash of the order",
-    "start_hash": "the hash of the network to start from",
+    "start_hash": "the hash of the initial network",
     "neighbours_hash": "the hash of the neighbours",
 }
-"""Saved settings without a flag that a resumed run must share, and what errors call them."""
+"""Saved settings that are derived from files and data instead of flags, with their names in messages."""
 
 
 @dataclass(frozen=True)
 class Start:
-    """Where a run writes, and the checkpoint that it resumes from, if any, with its file."""
+    """The folder of a run, and the checkpoint that it resumes from and its file, or None."""
 
     folder: RunFolder
     path: Path | None
@@ -43,10 +43,10 @@ class Start:
 
 
 def find_start(config: PretrainConfig, run: SavedRun) -> Start:
-    """Where the run of ``config`` starts; touches nothing. ``run`` has its resolved settings.
+    """Finds where the run of ``config`` starts, without writing anything. ``run`` has the resolved settings.
 
     Raises:
-        SSLToolError: if its folder holds another run, the checkpoint is missing or unreadable, or does not fit.
+        SSLToolError: if the folder contains another run, or the checkpoint is missing, unreadable or incompatible.
     """
     folder = RunFolder(run_path(config, f"{config.method}-{config.arch}-{config.strategy}"))
     path = find_file(config.resume, folder.newest)
@@ -59,11 +59,12 @@ def find_start(config: PretrainConfig, run: SavedRun) -> Start:
 
 
 def find_file(resume: str | None, newest: Path) -> Path | None:
-    """The file that ``--resume`` means: ``auto`` is the run's ``newest`` if there is one, a folder stands for its file
-    of that name.
+    """The checkpoint that ``--resume`` names.
+
+    ``auto`` is the run's ``newest`` checkpoint, or None if there is none. A folder is its file of the same name.
 
     Raises:
-        SSLToolError: if it is named and not there.
+        SSLToolError: if the named checkpoint does not exist.
     """
     if resume is None:
         return None
@@ -77,16 +78,16 @@ def find_file(resume: str | None, newest: Path) -> Path | None:
 
 
 def check_compatible(checkpoint: Checkpoint, run: SavedRun, path: Path, *, more: Sequence[str] = ()) -> None:
-    """Refuses to resume ``checkpoint`` with a ``run`` that breaks its schedule.
+    """Checks that ``run`` can resume from ``checkpoint``.
 
-    ``more`` names the settings that must agree beside those of pretraining. At the end
-    of an epoch another data strategy may take over; the same strategy goes on with the same order and chunks.
+    The data strategy may change at the end of an epoch. If it does not change, the order and the chunks must be equal.
+    ``more`` names settings that must be equal in addition to those of pretraining.
 
     Raises:
-        SSLToolError: naming each setting that differs, with both values.
+        SSLToolError: if settings differ that must be equal; the message gives each with both values.
     """
     old, new = checkpoint.config, run.settings
-    names = [*fixed_settings(PretrainConfig), *DESCRIPTIONS, *more]
+    names = [*fixed_settings(PretrainConfig), *DERIVED_SETTINGS, *more]
     names.remove("order_hash")
     if old["strategy"] == new["strategy"]:
         names += ["chunk_size", "n_rounds", "repeat_batch", "order_hash"]
@@ -97,26 +98,24 @@ def check_compatible(checkpoint: Checkpoint, run: SavedRun, path: Path, *, more:
     if not differing and checkpoint.metrics["epoch_step"]:
         fields = dataclasses.fields(PretrainConfig)
         names = [f.name for f in fields if f.metadata["section"] in WITHIN_EPOCH]
-        names.remove("incremental_idx_path")  # what counts is the order in it
-        reason = f"cannot change in the middle of epoch {checkpoint.epoch + 1}, only at the end of one"
+        names.remove("incremental_idx_path")  # its contents are compared by order_hash
+        reason = f"cannot change within epoch {checkpoint.epoch + 1}, only between epochs"
         differing = differences(names, old, new)
     if differing:
-        raise SSLToolError(f"cannot resume {path}: {'; '.join(differing)}. This {reason}; give the checkpoint's values")
+        raise SSLToolError(f"cannot resume {path}: {'; '.join(differing)}. This {reason}; use the checkpoint's values")
 
 
 def differences(names: list[str], old: Settings, new: Settings, flag_name: Callable[[str], str] = flag) -> list[str]:
-    """Which of the settings ``names`` differ, each with both values; ``flag_name`` turns a name into what is
-    shown, by default its flag."""
-    found = []
-    for name in names:
-        before, after = old.get(name), new.get(name)
-        if before != after:
-            found.append(f"{DESCRIPTIONS.get(name, flag_name(name))} was {before}, is now {after}")
-    return found
+    """Describes the settings among ``names`` that differ, with both values.
+
+    ``flag_name`` maps the name of a setting to its name in messages, by default its flag.
+    """
+    changed = [(name, old.get(name), new.get(name)) for name in names if old.get(name) != new.get(name)]
+    return [f"{DERIVED_SETTINGS.get(name, flag_name(name))} was {a}, is now {b}" for name, a, b in changed]
 
 
 def _differing_options(old: Settings, new: Settings) -> list[str]:
-    """The method's options that differ. Files are compared by their contents, whose hashes are in ``DESCRIPTIONS``."""
+    """The method's options that differ. Files are compared by the hashes in ``DERIVED_SETTINGS`` instead."""
     declared = {f.name: f for f in dataclasses.fields(method_class(new["method"]).Options)}
     names = [name for name, f in declared.items() if f.metadata["metavar"] != "FILE"]
     return differences(names, old["method_options"], new["method_options"], MethodOptions.flag_name)

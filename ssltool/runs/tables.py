@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
-from ssltool.files import FilePath, write_atomically, write_json
+from ssltool.files import FilePath, Record, write_atomically, write_json
 
 UNKNOWN = "unknown"
 """The group of files whose metadata lacks the key to group by."""
 
 
-def means_of_groups(results: Sequence[dict[str, Any]], by: str, names: Sequence[str]) -> list[dict[str, Any]]:
+def means_of_groups(results: Sequence[Record], by: str, names: Sequence[str]) -> list[Record]:
     """The mean and standard deviation (N - 1; 0 for one file) of the metrics ``names`` in each group of files.
 
     ``results`` are the "files" of the collapse stage. A group is the files with the same value of ``by`` in their
@@ -32,7 +31,7 @@ def means_of_groups(results: Sequence[dict[str, Any]], by: str, names: Sequence[
     return groups
 
 
-def file_rows(results: Sequence[dict[str, Any]]) -> pd.DataFrame:
+def file_rows(results: Sequence[Record]) -> pd.DataFrame:
     """A row for each of the "files" of the collapse stage: path, size, origin, metrics, verdict and notes."""
     return pd.DataFrame(
         {"path": result["path"], "n": result["n"], "d": result["d"], **result["origin"], **result["metrics"]}
@@ -45,7 +44,7 @@ def file_rows(results: Sequence[dict[str, Any]]) -> pd.DataFrame:
     )
 
 
-def write_table(path: FilePath, document: dict[str, Any], rows: pd.DataFrame) -> None:
+def write_table(path: FilePath, document: Record, rows: pd.DataFrame) -> None:
     """Writes ``document`` where ``path`` ends in .json, else ``rows`` as .csv.
 
     Raises:

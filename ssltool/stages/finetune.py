@@ -13,14 +13,13 @@ import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import scipy.stats
 import torch
 from torch import Tensor
 
 from ssltool.checkpoints.checkpoint import Checkpoint
-from ssltool.checkpoints.load import Pretrained, load_pretrained, run_name, with_saved_data
+from ssltool.checkpoints.load import Pretrained, default_run_name, load_pretrained, use_saved_dataset
 from ssltool.checkpoints.saved_run import SavedRun
 from ssltool.config import FinetuneConfig, as_dict
 from ssltool.data.images import ImageSet
@@ -31,7 +30,7 @@ from ssltool.diagnosis.metrics.of_rows import feature_std_tensor
 from ssltool.errors import SSLToolError
 from ssltool.files import Record, Settings, weights_hash
 from ssltool.methods.base import Method
-from ssltool.models.depth import layer_groups
+from ssltool.models.depth import LayerGroup, layer_groups
 from ssltool.runs.folder import RunFolder, run_path
 from ssltool.runs.resume import check_compatible
 from ssltool.training.classification import Accuracy
@@ -61,9 +60,9 @@ def run(config: FinetuneConfig) -> Record:
     config.check()
     device = pick_device(config)
     network = load_pretrained(config, device)
-    config = with_saved_data(config, network.run)
+    config = use_saved_dataset(config, network.run)
     train, val = open_labelled(dataclasses.replace(config, labels_fraction=1.0))
-    folder = RunFolder(run_path(config, run_name("finetune", config)), "finetune")
+    folder = RunFolder(run_path(config, default_run_name("finetune", config)), "finetune")
     arms = [
         _make_arm(arm, seed, config, network, train, folder.path)
         for seed in range(config.seed, config.seed + config.seeds)
@@ -212,8 +211,8 @@ class _Finetuning(ClassifierLoop):
         return accuracy.result()
 
 
-def _groups(method: Method, saved: Settings) -> list[dict[str, Any]]:
-    head = {"params": list(method.projector.parameters()), "scale": saved["head_lr"] / saved["lr"]}
+def _groups(method: Method, saved: Settings) -> list[LayerGroup]:
+    head: LayerGroup = {"params": list(method.projector.parameters()), "scale": saved["head_lr"] / saved["lr"]}
     return [*layer_groups(method.backbone, saved["layer_decay"]), head]
 
 

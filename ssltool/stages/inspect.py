@@ -15,15 +15,15 @@ from torch import Tensor
 
 from ssltool.checkpoints.build import require_plugins
 from ssltool.checkpoints.checkpoint import Checkpoint
-from ssltool.checkpoints.convert import find_network
-from ssltool.checkpoints.layouts import weights_in
-from ssltool.checkpoints.read import read_entries, settings_in
-from ssltool.checkpoints.saved_run import OURS, PROGRAM
+from ssltool.checkpoints.convert import find_backbone
+from ssltool.checkpoints.layouts import extract_weights
+from ssltool.checkpoints.read import extract_settings, read_entries
+from ssltool.checkpoints.saved_run import PROGRAM, SSLTOOL
 from ssltool.config import InspectConfig
 from ssltool.errors import SSLToolError, first_line
 from ssltool.files import file_hash
 from ssltool.models.backbones import build_backbone
-from ssltool.runs.folder import RESULTS, RunFolder
+from ssltool.runs.folder import RESULT_FILES, RunFolder
 
 UNREADABLE = "unreadable"
 CHECKPOINT = "checkpoint"
@@ -59,34 +59,34 @@ def _describe(path: Path, keys: bool) -> dict[str, Any]:
 
 def _contents(path: Path, entries: dict[str, Any]) -> dict[str, Any]:
     kind = str(entries.get("format", ""))
-    if kind.startswith(f"{OURS}/"):
+    if kind.startswith(f"{SSLTOOL}/"):
         return _ours(path, kind, entries)
     for key, name in (("representations", "representations"), ("stds", "spectrum")):  # the collapse paper's
         if isinstance(entries.get(key), Tensor):
             return {"kind": name, PROGRAM: "noncontrastive-ssl", "shapes": _shapes(entries)}
-    weights = weights_in(entries)
+    weights = extract_weights(entries)
     if not weights:
-        return {"kind": "dict", "settings": settings_in(entries), "problem": "holds no weights"}
+        return {"kind": "dict", "settings": extract_settings(entries), "problem": "holds no weights"}
     size = {"tensors": len(weights), "parameters": _count(weights)}
     try:
-        found = find_network(path, entries)
+        found = find_backbone(path, entries)
     except SSLToolError as error:
-        return {"kind": "weights", **size, "settings": settings_in(entries), "problem": str(error)}
+        return {"kind": "weights", **size, "settings": extract_settings(entries), "problem": str(error)}
     return {
         "kind": CHECKPOINT,
         PROGRAM: found.layout.program,
         "method": found.layout.method,
-        **_network(found.make.arch, found.make.stem, found.make.image_size),
+        **_network(found.spec.arch, found.spec.stem, found.spec.image_size),
         "epoch": found.epoch,
         "prefix": found.layout.prefix,
-        "left_out": list(found.left),
+        "left_out": list(found.ignored),
         **size,
-        "settings": settings_in(entries),
+        "settings": extract_settings(entries),
     }
 
 
 def _ours(path: Path, kind: str, entries: dict[str, Any]) -> dict[str, Any]:
-    about = {"kind": kind.split("/")[1] or "unknown", PROGRAM: OURS}
+    about = {"kind": kind.split("/")[1] or "unknown", PROGRAM: SSLTOOL}
     about |= {key: entries[key] for key in ("format", "ssltool", "torch", "method", "epoch", "step") if key in entries}
     settings = entries.get("config", entries.get("meta"))
     if about["kind"] != CHECKPOINT:
@@ -114,7 +114,7 @@ def _folder(path: Path) -> dict[str, Any]:
         settings, records = folder.read_config(), folder.read_metrics()
     except (SSLToolError, ValueError) as error:
         return {"kind": "folder", "problem": first_line(error)}
-    stages = [stage for stage, results in RESULTS.items() if any(path.glob(results))]
+    stages = [stage for stage, results in RESULT_FILES.items() if any(path.glob(results))]
     return {
         "kind": "run folder",
         "stage": stages[0] if stages else None,
@@ -151,7 +151,7 @@ def _json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         return {"kind": UNREADABLE, "problem": first_line(error)}
     kind = str(document.get("format", "JSON")) if isinstance(document, dict) else "JSON"
-    return {"kind": kind.split("/")[1] if kind.startswith(f"{OURS}/") else kind, "settings": document}
+    return {"kind": kind.split("/")[1] if kind.startswith(f"{SSLTOOL}/") else kind, "settings": document}
 
 
 def _count(weights: dict[str, Tensor]) -> int:

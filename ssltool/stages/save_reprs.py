@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 
 from ssltool import seeds
-from ssltool.checkpoints.load import Pretrained, load_pretrained, with_saved_data
+from ssltool.checkpoints.load import Pretrained, load_pretrained, use_saved_dataset
 from ssltool.config import SaveReprsConfig
 from ssltool.data.images import ImageSet, open_dataset, parse_type
 from ssltool.data.loader import Shard
 from ssltool.errors import Interrupted, SSLToolError, UsageError
 from ssltool.reprs import formats
-from ssltool.reprs.extract import Pass
+from ssltool.reprs.extract import Extraction
 from ssltool.reprs.partial_file import PartialFile
 from ssltool.training import distributed
 from ssltool.training.device import pick_device
@@ -44,15 +44,15 @@ def run(config: SaveReprsConfig) -> list[dict[str, Any]]:
     formats.check(config.format)
     device = pick_device(config, local_rank=distributed.local_rank())
     network = load_pretrained(config, device, ranks=True)
-    config = with_saved_data(config, network.run)
+    config = use_saved_dataset(config, network.run)
     splits = _splits(config)
     # Of both splits, the numbers in --idx-path choose among the train images; the val images stay whole.
     whole = dataclasses.replace(config, idx_path=None)
     opened = [open_dataset(whole if split == "val" and len(splits) > 1 else config, split) for split in splits]
     sampled = [_sample(one, config.sample, network.run.seed) for one in opened]
-    passes = [Pass(network, images, config, device) for images in sampled]
+    passes = [Extraction(network, images, config, device) for images in sampled]
     paths = [_target(config, images, network, several=len(splits) > 1) for images in sampled]
-    parts = [[one.part(Shard(rank, shard.world)) for rank in range(shard.world)] for one in passes]
+    parts = [[one.images_of(Shard(rank, shard.world)) for rank in range(shard.world)] for one in passes]
     with contextlib.ExitStack() as opened_files, StopRequest() as stop:
         # All are kept until all are done: the first split need not be made again where the second is stopped.
         unfinished = [_save(p, path, shard, config, stop, opened_files) for p, path in zip(passes, paths, strict=True)]
@@ -72,10 +72,10 @@ def run(config: SaveReprsConfig) -> list[dict[str, Any]]:
 
 
 def _save(
-    one: Pass, path: Path, shard: Shard, config: SaveReprsConfig, stop: StopRequest, files: contextlib.ExitStack
+    one: Extraction, path: Path, shard: Shard, config: SaveReprsConfig, stop: StopRequest, files: contextlib.ExitStack
 ) -> PartialFile:
     """Makes the rows that are still missing and writes the file; what it was made from is returned, to be removed."""
-    path, part = _of_rank(path, shard), one.part(shard)
+    path, part = _of_rank(path, shard), one.images_of(shard)
     rows = PartialFile(path, one.facts(shard), one.shape, one.dtype, len(part), one.size)
     files.callback(rows.close)
     if rows.changed:
@@ -92,7 +92,7 @@ def _save(
             progress.update(len(batch) * (config.views or 1))
             if stop.number and rows.done < len(part):
                 raise Interrupted(stop.number, f"{rows.done} of {len(part)} images in {rows.path}")
-    formats.write(one.stored(rows.rows(), part, shard), path, config.format)
+    formats.write(one.to_representations(rows.rows(), part, shard), path, config.format)
     return rows
 
 

@@ -1,4 +1,4 @@
-"""Training: the loop, schedules, the state, devices and processes; here the registry of optimizers.
+"""Training: the registry of optimizers; the loop, its state, schedules, devices and processes.
 
 An optimizer's module is imported when the optimizer is used.
 """
@@ -23,11 +23,15 @@ STAGES = ("pretrain", "finetune", "lincls")
 
 @dataclass(frozen=True)
 class OptimizerEntry:
-    """An optimizer: its class (``target``), called as ``target(groups, lr, weight_decay=...)``, the ``stages`` that
-    offer it, and the further ``settings`` it uses, by the keyword that takes each.
+    """An optimizer.
+
+    Args:
+        target: the class, called as ``target(groups, lr, weight_decay=...)``.
+        stages: the stages that offer it.
+        settings: the other settings that it uses, by the keyword argument that takes each.
 
     Raises:
-        SSLToolError: for a stage that has no ``--optimizer``, or for finetune without pretrain, whose loop it uses.
+        SSLToolError: for a stage without ``--optimizer``, or for finetune without pretrain, whose settings it uses.
     """
 
     target: str | Callable[..., Optimizer]
@@ -37,8 +41,8 @@ class OptimizerEntry:
     def __post_init__(self) -> None:
         if not set(self.stages) <= set(STAGES) or ("finetune" in self.stages and "pretrain" not in self.stages):
             raise SSLToolError(
-                f"an optimizer is offered by {', '.join(self.stages)}; choose among {', '.join(STAGES)}, "
-                "and pretrain where finetune is named"
+                f"the stages of an optimizer are {', '.join(self.stages)}; choose among {', '.join(STAGES)}, "
+                "and add pretrain if finetune is one of them"
             )
 
 
@@ -65,7 +69,7 @@ def optimizers_of(stage: str) -> Selection[OptimizerEntry]:
 
 
 def optimizer_rule(config: Any, optimizer: str) -> Rule:
-    """The settings of ``config`` that other optimizers use and this one does not; see ``settings.ineffective``."""
+    """The settings of ``config`` that only other optimizers use; see ``settings.ineffective``."""
     every = dict.fromkeys(name for entry in OPTIMIZERS.values() for name in entry.settings.values())
     known = {f.name for f in dataclasses.fields(config)}
     unused = tuple(name for name in every if name in known and name not in OPTIMIZERS[optimizer].settings.values())

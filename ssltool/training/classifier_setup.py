@@ -1,11 +1,9 @@
-"""A linear classifier on a pretrained backbone as a run: its setup, its method, its training loop.
-
-Fine-tuning and SCAN train, save and resume it.
-"""
+"""Training of a classifier with its pretrained backbone, for fine-tuning and SCAN: setup, method and training loop."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,27 +32,31 @@ from ssltool.training.state import TrainState
 def classifier_setup(
     network: Pretrained, settings: NetworkSettings, images: ImageSet, *, label_smoothing: float = 0.0, **more: Any
 ) -> TrainingSetup:
-    """The setup of a classifier on a backbone of the network's architecture, all of whose parameters are trained, on
-    the ``images`` of ``settings``; ``more`` are settings of pretraining.
+    """The setup of training a classifier and all parameters of its backbone, which has the architecture of ``network``.
+
+    Args:
+        settings: the settings of the dataset.
+        images: the images of that dataset.
+        more: settings of pretraining.
 
     Raises:
-        SSLToolError: for a ViT and images of another size than its own.
+        SSLToolError: for a ViT whose image size is not that of its checkpoint.
     """
     backbone = network.run.backbone
     if is_vit(network.method.backbone) and network.image_size != backbone.image_size:
         raise SSLToolError(
-            f"--image-size {network.image_size}: the positions of this ViT are those of "
+            f"--image-size {network.image_size}: the positional embeddings of this ViT are for images of "
             f"{backbone.image_size} pixels; train it at that size"
         )
-    trained = dataclasses.replace(backbone, image_size=network.image_size, stop_grad_conv1=False)
+    trainable = dataclasses.replace(backbone, image_size=network.image_size, stop_grad_conv1=False)
     data = {name: getattr(settings, name) for name in ("data", "dataset_type", "idx_path", "small")}
-    config = PretrainConfig(**dataclasses.asdict(trained), **data, method=CLASSIFIER, monitor_every=0, **more)
+    config = PretrainConfig(**dataclasses.asdict(trainable), **data, method=CLASSIFIER, monitor_every=0, **more)
     options = method_options(CLASSIFIER, {"label_smoothing": label_smoothing})
     return TrainingSetup(config, options, images, np.arange(len(images)), views.recipe_of(as_dict(config)))
 
 
 def build_classifier(run: SavedRun, network: Pretrained | None, device: torch.device) -> Method:
-    """The classifier of a saved run, on its device: fresh weights by the seed, and in the backbone those of
+    """The classifier of a saved run on ``device``, initialised from the run's seed; its backbone has the weights of
     ``network``, if one is given."""
     method = build_method(run)
     if network is not None:
@@ -63,18 +65,23 @@ def build_classifier(run: SavedRun, network: Pretrained | None, device: torch.de
 
 
 def training_state(
-    method: Method, groups: list[dict[str, Any]], config: PretrainConfig, device: torch.device, sums: tuple[str, ...]
+    method: Method,
+    groups: Iterable[Mapping[str, Any]],
+    config: PretrainConfig,
+    device: torch.device,
+    sums: tuple[str, ...],
 ) -> TrainState:
-    """The initial state of a training of ``method`` whose steps record the values named in ``sums``."""
+    """The initial state of training ``method``; ``sums`` names the values that each step records."""
     scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
     optimizer = build_optimizer(groups, config)
     return TrainState(method, method, optimizer, scaler, sums=dict.fromkeys(sums, 0.0))
 
 
 class ClassifierLoop(TrainingLoop[TrainState, Batch]):
-    """The training of a classifier in one process, which is resumed from the checkpoint ``path`` if there is one.
+    """The training of a classifier in one process, resumed from the checkpoint ``path`` if it exists.
 
-    ``saved`` is the run in that checkpoint; ``label`` is what tells the records from others in the run folder.
+    ``saved`` is the run as the checkpoint records it; ``label`` is added to each record, to identify it among others
+    in the run folder.
     """
 
     def __init__(
@@ -97,10 +104,10 @@ class ClassifierLoop(TrainingLoop[TrainState, Batch]):
         return self.label | {"epoch": state.epoch - 1, "step": state.step, **means, **self.results(means)}
 
     def results(self, means: dict[str, float]) -> Record:
-        """What the record of the epoch that has just ended holds beside the ``means`` over its steps.
+        """Further entries of the record of the completed epoch; ``means`` are the means over its steps.
 
         Raises:
-            SSLToolError: if training on would be useless.
+            SSLToolError: if training must stop.
         """
         return {}
 

@@ -1,7 +1,7 @@
-"""The training loop of every stage: epochs of steps, saved after every epoch and when a signal asks.
+"""The training loop of all stages: epochs of steps, saved after every epoch and on a signal.
 
-A step is a function of the seed, the epoch, the step and the saved state, so a training that is stopped after any step
-and resumed ends with the same bits.
+A step is a function of the seed, the epoch, the step and the saved state, so a run that is stopped after any step
+resumes to the same weights bit for bit.
 """
 
 from __future__ import annotations
@@ -25,11 +25,15 @@ B = TypeVar("B")
 
 
 class TrainingLoop(Generic[S, B]):
-    """Trains from wherever ``state`` stands to the end of the last of ``epochs`` epochs of ``steps`` steps each.
+    """Trains from ``state`` to the end of ``epochs`` epochs of ``steps`` steps each.
 
-    A subclass defines what the steps of an epoch see (``batches``), what a step does (``step``), what the record of an
-    epoch says (``finish_epoch``) and how the state is saved (``save``). ``path`` is the file that the training
-    is resumed from, ``name`` precedes the epoch in the progress display.
+    A subclass defines the batches of an epoch (``batches``), a step (``step``), the record of an epoch
+    (``finish_epoch``) and how the state is saved (``save``).
+
+    Args:
+        path: the file that a stopped run resumes from.
+        name: the beginning of the progress display.
+        steps_per_line: steps between lines of progress if the output is not a terminal.
     """
 
     def __init__(
@@ -40,23 +44,23 @@ class TrainingLoop(Generic[S, B]):
         self.name, self.steps_per_line = name, steps_per_line
 
     def batches(self, epoch: int, first_step: int) -> Iterator[B]:
-        """The batches of an epoch, from a step on."""
+        """The batches of an epoch, starting at ``first_step``."""
         raise NotImplementedError
 
     def step(self, batch: B) -> Sequence[Tensor]:
-        """Trains on a batch and returns the numbers that ``state`` records of the step."""
+        """Trains on a batch and returns the values that ``state`` records for the step."""
         raise NotImplementedError
 
     def finish_epoch(self) -> Record:
         """Ends the epoch in ``state`` and returns the epoch's record.
 
         Raises:
-            SSLToolError: if training on would be useless.
+            SSLToolError: if training must stop.
         """
         raise NotImplementedError
 
     def save(self) -> None:
-        """Writes ``path``, at the end of an epoch, where ``state.epoch_step`` is 0, or within one."""
+        """Writes ``path``; ``state.epoch_step`` is 0 at the end of an epoch."""
         raise NotImplementedError
 
     def images_in(self, batch: B) -> int:
@@ -64,36 +68,39 @@ class TrainingLoop(Generic[S, B]):
         raise NotImplementedError
 
     def start_epoch(self) -> None:
-        """Called before the batches of an epoch, or of the rest of one that was stopped."""
+        """Called before the batches of an epoch, also of an epoch that is resumed."""
 
     def must_save(self) -> bool:
-        """Whether to save after a step within an epoch although no signal came."""
+        """Whether to save after a step within an epoch, without a signal."""
         return False
 
     def is_done(self) -> bool:
-        """Whether the last epoch is done, or no other is needed."""
+        """Whether training is complete."""
         return self.state.epoch >= self.epochs
 
     @contextlib.contextmanager
     def progress(self) -> Iterator[Progress]:
-        """The display of the epoch's progress."""
+        """The progress display of the epoch."""
         state, number = self.state, f"epoch {self.state.epoch + 1}/{self.epochs}"
-        shown = Progress(
+        display = Progress(
             f"{self.name} {number}".strip(),
             self.steps,
             done=state.epoch_step,
             every=self.steps_per_line,
             visible=distributed.is_main(),
         )
-        with contextlib.closing(shown):
-            yield shown
+        with contextlib.closing(display):
+            yield display
 
     def run(self, stop: StopRequest, log: Callable[[Record], None]) -> list[Record]:
-        """Trains to the end, handing each epoch's record to ``log``; returns all records, of earlier epochs too.
+        """Trains to the end, and calls ``log`` with the record of each epoch.
+
+        Returns:
+            The records of all epochs, including those before a resumption.
 
         Raises:
-            SSLToolError: for a loss that is not finite, or what the subclass raises.
-            Interrupted: after a signal on any rank, with the state saved.
+            SSLToolError: if a loss is not finite, or if a method of the subclass raises it.
+            Interrupted: after a signal on any rank; the state is saved.
         """
         state = self.state
         while not self.is_done():
@@ -120,7 +127,7 @@ class TrainingLoop(Generic[S, B]):
 
     def _save_within_epoch(self, signal: int) -> None:
         if self.state.epoch_step == self.steps:
-            return  # the end of the epoch saves anyway
+            return  # run() saves at the end of the epoch
         if signal or self.must_save():
             self.save()
         if signal:

@@ -1,4 +1,4 @@
-"""Building optimizers by name, and those that torch lacks."""
+"""Builds optimizers by name, and implements those that torch does not have."""
 
 from __future__ import annotations
 
@@ -16,34 +16,39 @@ TRUST = 0.001
 """Trust coefficient of LARS and LARC in MoCo v3, SimSiam and the collapse paper."""
 
 TINY = 1e-12
-"""Learning rates below this are as good as 0."""
+"""Lower bound of the learning rate where it is a divisor."""
 
 
-def build_optimizer(groups: Iterable[dict[str, Any]], config: PretrainConfig) -> Optimizer:
-    """The optimizer that the configuration names, over the method's parameter groups."""
+def build_optimizer(groups: Iterable[Mapping[str, Any]], config: PretrainConfig) -> Optimizer:
+    """The optimizer of ``config``, for the method's parameter groups."""
     return create_optimizer(config.optimizer, groups, rates_at(config, 0).lr, vars(config))
 
 
-def create_optimizer(name: str, groups: Iterable[dict[str, Any]], lr: float, settings: Mapping[str, Any]) -> Optimizer:
-    """An optimizer of the registry, with its share of ``settings``: ``weight_decay``, and what its entry names.
+def create_optimizer(
+    name: str, groups: Iterable[Mapping[str, Any]], lr: float, settings: Mapping[str, Any]
+) -> Optimizer:
+    """Creates the registered optimizer ``name`` with ``weight_decay`` and those ``settings`` that its entry names.
 
-    A setting that is missing stays at the optimizer's own default.
+    For a missing setting, the default of the optimizer's class is used.
 
     Raises:
         UsageError: for an unknown name.
     """
-    used = {keyword: settings[one] for keyword, one in OPTIMIZERS[name].settings.items() if one in settings}
+    used = {keyword: settings[key] for keyword, key in OPTIMIZERS[name].settings.items() if key in settings}
     optimizer: Optimizer = OPTIMIZERS.load(name)(groups, lr, weight_decay=settings["weight_decay"], **used)
     return optimizer
 
 
 class LARS(Optimizer):
-    """Layer-wise adaptive rate scaling (arXiv:1708.03888) with MoCo v3's choices: biases and norms, that is
-    parameters with fewer than two dimensions, get neither weight decay nor scaling; elsewhere
+    """Layer-wise adaptive rate scaling (arXiv:1708.03888) as in MoCo v3.
 
-        d = g + wd * p,   d <- d * trust * |p| / |d|   (unscaled where a norm is 0),   v <- m v + d,   p <- p - lr v
+    Parameters with fewer than two dimensions (biases and norms) have neither weight decay nor scaling. The update of
+    the others is
 
-    With ``clip`` a layer's rate is at most ``lr``, as in solo-learn: d <- d * min(trust * |p| / (|d| lr), 1).
+        d = g + wd * p,   d <- d * trust * |p| / |d|   (unscaled if a norm is 0),   v <- m v + d,   p <- p - lr v
+
+    With ``clip``, the learning rate of a layer is at most ``lr``, as in solo-learn:
+    d <- d * min(trust * |p| / (|d| lr), 1).
     """
 
     def __init__(
@@ -82,11 +87,11 @@ class LARS(Optimizer):
 
 
 class LARC(torch.optim.SGD):
-    """SGD on gradients scaled layer by layer, as apex's LARC without clipping, which SimSiam's linear probe uses:
+    """SGD with gradients scaled per layer: apex's LARC without clipping, as in SimSiam's linear probe.
 
         g <- (g + wd * p) * trust * |p| / (|g| + wd |p| + 1e-8)
 
-    A gradient is left as it is, without weight decay, where its own norm or its parameter's is 0.
+    The gradient is unchanged, without weight decay, if its norm or that of its parameter is 0.
     """
 
     def __init__(self, params: Any, lr: float, *, momentum: float, weight_decay: float, trust: float = TRUST) -> None:
@@ -96,7 +101,7 @@ class LARC(torch.optim.SGD):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> Any:  # type: ignore[override]
-        """One update; the gradients are overwritten by their scaled versions."""
+        """One update; the gradients are scaled in place."""
         for group in self.param_groups:
             for p in group["params"]:
                 if p.grad is None:

@@ -1,4 +1,4 @@
-"""A training setup: settings with every default filled in, checked against the images, and what is built from them."""
+"""The setup of training: resolved settings, the images, their order, and the method that is built from them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import functools
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 from torch import nn
@@ -34,21 +34,40 @@ from ssltool.models.backbones import plugin_of
 from ssltool.training import OPTIMIZERS
 
 DEFAULT_SIZE = 224
+"""Default image size in pixels."""
 
-# Settings that say how one invocation starts, not what the run is; they are not kept with it.
 TRANSIENT = ("resume", "overwrite", "dry_run", "start_epoch", "download")
+"""Settings of one invocation; they are not saved with the run."""
 
 SMALL_BATCH = 16
-"""Images below which batch norm is warned of."""
+"""Batch size below which a method with batch norm causes a warning."""
+
+
+class _Chunks(TypedDict):
+    """The arguments of ``strategies.epoch_subset``."""
+
+    strategy: str
+    epoch: int
+    epochs: int
+    chunk_size: int
+    n_rounds: int
 
 
 @dataclass(frozen=True)
 class TrainingSetup:
-    """``config`` has no open defaults left; ``order`` is the order in which the images arrive; ``recipe`` makes the
-    views; ``support`` are the labelled images and ``second`` the trained network that a method may ask for."""
+    """The setup of a training run.
+
+    Attributes:
+        config: the settings, with all defaults resolved.
+        options: the method's options.
+        order: (N,) image numbers, the order of the data.
+        recipe: the augmentation of the views.
+        support: the labelled images, if the method uses them.
+        second: the checkpoint of the trained teacher, if the method uses one.
+    """
 
     config: PretrainConfig
-    options: Any
+    options: MethodOptions
     images: ImageSet
     order: np.ndarray
     recipe: views.Recipe
@@ -76,10 +95,10 @@ class TrainingSetup:
         return steps_in_epoch(len(self.images), self.batch_size, self.config.steps_per_epoch)
 
     def check_schedule(self) -> None:
-        """Makes sure that every epoch can fill a batch.
+        """Checks that every epoch has enough images for a batch.
 
         Raises:
-            SSLToolError: naming the first epoch that cannot.
+            SSLToolError: if an epoch has too few; the message gives the first.
         """
         c, sizes = self.config, self._epoch_sizes
         short = next((epoch for epoch, size in enumerate(sizes) if size < self.batch_size), None)
@@ -95,16 +114,16 @@ class TrainingSetup:
         return epoch_subset(self.order, **self._chunks(epoch))
 
     def slice(self, epoch: int) -> tuple[int, int]:
-        """Where in the order of the data the images of an epoch begin and end."""
+        """The slice [start, end) of the order that an epoch draws from."""
         subset = self.subset(epoch)
-        return int(self._places[subset[0]]), int(self._places[subset[-1]]) + 1
+        return int(self._positions[subset[0]]), int(self._positions[subset[-1]]) + 1
 
     @functools.cached_property
-    def _places(self) -> np.ndarray:
-        """Each image's place in the order."""
-        places = np.empty(len(self.order), np.int64)
-        places[self.order] = np.arange(len(self.order))
-        return places
+    def _positions(self) -> np.ndarray:
+        """The position of each image in the order."""
+        positions = np.empty(len(self.order), np.int64)
+        positions[self.order] = np.arange(len(self.order))
+        return positions
 
     def indices(self, epoch: int) -> np.ndarray:
         """The image numbers of one epoch; see ``strategies.epoch_indices``."""
@@ -118,7 +137,7 @@ class TrainingSetup:
             seed=c.seed,
         )
 
-    def _chunks(self, epoch: int) -> dict[str, Any]:
+    def _chunks(self, epoch: int) -> _Chunks:
         c = self.config
         return {
             "strategy": c.strategy,
@@ -129,45 +148,47 @@ class TrainingSetup:
         }
 
     def build_method(self) -> Method:
-        """The method with fresh weights, a function of the seed.
+        """Builds the method and initialises its weights from the seed.
 
         Raises:
-            SSLToolError: if its options do not fit the run.
+            UsageError: if a setting has no effect with the method.
+            SSLToolError: if its options contradict the run.
         """
         method = build_method(self.saved_run, self.second)
         if self.config.n_warmup_steps and all(group["is_encoder"] for group in method.param_groups()):
             raise UsageError(
-                f"--n-warmup-steps trains the predictor alone, and {self.config.method} has none that learns; drop it"
+                f"--n-warmup-steps trains the predictor only, and {self.config.method} has no trainable predictor; "
+                "leave it out"
             )
         return method
 
     def warnings(self, method: Method) -> list[str]:
-        """What is likely to go wrong with these settings, one sentence each."""
+        """Warnings about settings that are likely to fail."""
         return method.warnings() + self.small_batch_causes(method)
 
     def small_batch_causes(self, method: Method) -> list[str]:
-        """A warning of batches that are too small for the method's batch norms, if they are."""
+        """A warning if the batches are too small for the method's batch norms."""
         has_bn = any(isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)) for module in method.modules())
         if not has_bn or self.batch_size >= SMALL_BATCH:
             return []
         return [
-            f"batch norm takes its means and variances from batches of {self.batch_size}, which is too few to be "
-            f"stable; raise --batch-size to {SMALL_BATCH} or more"
+            f"batch norm statistics of only {self.batch_size} images are unstable; raise --batch-size to at least "
+            f"{SMALL_BATCH}"
         ]
 
     @functools.cached_property
     def saved_run(self) -> SavedRun:
-        """The run as it goes into ``config.json`` and checkpoints: the settings, and facts about the data.
+        """The run as ``config.json`` and checkpoints record it: its settings, and facts derived from the data.
 
-        It is made once, because it hashes the order and a teacher's weights.
+        It is computed once, because it hashes the order and the teacher's weights.
         """
         flags = {f.name for f in dataclasses.fields(self.config) if f.metadata["method_option"]}
         settings = {k: v for k, v in as_dict(self.config).items() if k not in flags.union(TRANSIENT, {"options"})}
         data = None if self.config.data is None else str(Path(self.config.data).resolve())
         second = self.second
-        facts = {
-            "data": data,  # later stages may run elsewhere
-            "method_options": dataclasses.asdict(self.options),
+        derived = {
+            "data": data,  # absolute, since later stages may run in another folder
+            "method_options": dataclasses.asdict(self.options),  # type: ignore[call-overload]  # subclasses are dataclasses
             "dataset": self.images.name,
             "n_images": len(self.images),
             "n_classes": max(0, int(self.images.labels.max()) + 1),
@@ -179,7 +200,7 @@ class TrainingSetup:
             "order_hash": _hash(self.order),
         }
         plugins = self._plugins()
-        return SavedRun.read(settings | facts | ({"plugins": plugins} if plugins else {}))
+        return SavedRun.read(settings | derived | ({"plugins": plugins} if plugins else {}))
 
     def _plugins(self) -> list[str]:
         """The plug-ins that registered what this training uses."""

@@ -1,4 +1,4 @@
-"""The state of a training: everything that a checkpoint must restore to resume it bit for bit."""
+"""The state of training: everything that a run needs to resume bit for bit from a checkpoint."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from ssltool.methods.base import Method
 from ssltool.training import distributed
 
 SUMS = ("loss", "feature_std")
-"""What is averaged over an epoch's steps, of which the loss comes first."""
+"""The values that are averaged over the steps of an epoch; the loss is first."""
 
 FLUSH_EVERY = 10
-"""Steps between looks at the losses, which on a GPU wait for it."""
+"""Steps between checks of the losses, each of which synchronises with a GPU."""
 
-DIVERGED = "the checkpoint, if there is one, is from before it. Try a lower --lr, --warmup-epochs, or --precision fp32"
+DIVERGED = "the last checkpoint, if any, is unaffected; try a lower --lr, --warmup-epochs, or --precision fp32"
 
 
 @dataclass(kw_only=True)
 class LoopState:
-    """Where a training stands: ``epoch`` completed epochs, ``epoch_step`` completed steps of the unfinished one, and in
-    ``history`` the records of the completed ones."""
+    """The progress of training: the number of completed epochs, the number of completed steps of the current epoch,
+    and the records of the completed epochs."""
 
     epoch: int = 0
     epoch_step: int = 0
@@ -39,10 +39,10 @@ class LoopState:
         self.epoch_step += 1
 
     def flush(self) -> None:
-        """Takes account of the recorded values, which on a GPU waits for it.
+        """Processes the recorded values; this synchronises with a GPU.
 
         Raises:
-            SSLToolError: if a loss is not finite, naming its step.
+            SSLToolError: if a loss is not finite; the message gives its step.
         """
 
     def finish_epoch(self) -> dict[str, float]:
@@ -52,34 +52,41 @@ class LoopState:
         return {}
 
     def status(self) -> str:
-        """What the progress shows beside the number of steps."""
+        """Text for the progress display."""
         return ""
 
 
 @dataclass
 class TrainState(LoopState):
-    """The state of the training of a ``Method``: ``step`` counts the completed steps of all epochs, ``sums`` holds the
-    sums of the recorded values over the steps of the unfinished epoch."""
+    """The state of training a ``Method``.
+
+    Attributes:
+        model: the method as the loop calls it: compiled, or wrapped for several ranks.
+        step: the number of completed steps of all epochs.
+        sums: the sums of the recorded values over the steps of the current epoch.
+        pending: the values of the steps since the last ``flush``.
+        latest: the loss of the last flushed step.
+    """
 
     method: Method
-    model: nn.Module  # the method as the loop calls it: compiled, or wrapped for several ranks
+    model: nn.Module
     optimizer: Optimizer
     scaler: torch.amp.GradScaler
     step: int = 0
     sums: dict[str, float] = field(default_factory=lambda: dict.fromkeys(SUMS, 0.0))
     pending: list[Tensor] = field(default_factory=list)
-    latest: float | None = None  # the loss of the last flushed step
+    latest: float | None = None
 
     @property
     def epoch_number(self) -> int:
-        """The epoch of the last step, counted from 1, as messages give it."""
+        """The epoch of the last step, counted from 1 as in messages."""
         return self.epoch + (self.epoch_step > 0)
 
     def checkpoint(self, run: SavedRun) -> Checkpoint:
-        """A snapshot of ``run``, to be saved at once: its tensors are the live ones.
+        """The checkpoint of ``run`` in this state. Its tensors are the live ones, so save it before the next step.
 
         Raises:
-            SSLToolError: if the last step left weights that are not finite, from which no run could be resumed.
+            SSLToolError: if the weights are not finite.
         """
         weights = self.method.state_dict()
         if not bool(torch.stack([torch.isfinite(tensor).all() for tensor in weights.values()]).all()):
@@ -100,7 +107,7 @@ class TrainState(LoopState):
         )
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Takes over all that ``checkpoint`` holds."""
+        """Restores the state from ``checkpoint``."""
         self.method.load_state_dict(checkpoint.state_dict)
         self.optimizer.load_state_dict(checkpoint.optimizer)
         if checkpoint.scaler is not None:
@@ -111,7 +118,7 @@ class TrainState(LoopState):
         self.history = list(checkpoint.metrics["epochs"])
 
     def update(self, loss: Tensor) -> None:
-        """One optimiser step on ``loss``, with what the method does before and after it."""
+        """One optimizer step on ``loss``, with the method's hooks before and after it."""
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()
         self.scaler.unscale_(self.optimizer)
@@ -121,16 +128,17 @@ class TrainState(LoopState):
         self.method.after_step()
 
     def record_step(self, *values: Tensor) -> None:
-        """Counts a step and keeps its values, one for each name in ``sums``, on the device until ``flush``."""
+        """Counts a step and records its values, one for each name in ``sums``. They stay on the device until
+        ``flush``."""
         super().record_step()
         self.step += 1
         self.pending.append(torch.stack([value.detach().float() for value in values]))
 
     def flush(self) -> None:
-        """Adds the means of the recorded values over the ranks to the sums, which are the same on all ranks.
+        """Adds the recorded values, averaged over the ranks, to the sums, which are then equal on all ranks.
 
         Raises:
-            SSLToolError: if a loss is not finite, naming its step.
+            SSLToolError: if a loss is not finite; the message gives its step.
         """
         if not self.pending:
             return
@@ -146,7 +154,7 @@ class TrainState(LoopState):
                 self.sums[name] += value
 
     def finish_epoch(self) -> dict[str, float]:
-        """Ends the epoch and returns the mean of each value in ``sums`` over its steps and the ranks."""
+        """Ends the epoch and returns the mean of each value over its steps and the ranks."""
         self.flush()
         means = {name: total / self.epoch_step for name, total in self.sums.items()}
         super().finish_epoch()

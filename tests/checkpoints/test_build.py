@@ -33,7 +33,7 @@ def weights(setup) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_method_of_the_saved_settings_is_the_first_one_bit_for_bit(setup, method):
+def test_method_is_rebuilt_bit_for_bit_from_its_saved_settings(setup, method):
     first = setup(method)
     saved = SavedRun.read(json.loads(json.dumps(first.saved_run.settings)))
     torch.rand(5)  # whatever was drawn before
@@ -65,7 +65,7 @@ def test_method_knows_the_facts_of_its_run(setup):
     assert (run.steps, run.epochs, run.seed, run.epoch_images) == (5, 4, 7, 40)
 
 
-def test_second_backbone_is_of_the_first_ones_make_where_no_teacher_is_named(setup):
+def test_second_backbone_equals_the_first_without_a_teacher(setup):
     method = setup("simsiam").build_method()
     second, dim = method.run.second_backbone()
     shapes = {name: tensor.shape for name, tensor in second.state_dict().items()}
@@ -73,7 +73,7 @@ def test_second_backbone_is_of_the_first_ones_make_where_no_teacher_is_named(set
     assert (dim, method.backbone_dim) == (64, 64)
 
 
-def test_second_backbone_is_the_named_teacher_whatever_the_first_one_is(setup, trained):
+def test_second_backbone_has_the_architecture_of_the_teacher(setup, trained):
     first = setup("distill", arch="resnet18_w16", stem="small")
     method = first.build_method()
     teacher = Checkpoint.load(trained / "checkpoint.pt")
@@ -82,7 +82,7 @@ def test_second_backbone_is_the_named_teacher_whatever_the_first_one_is(setup, t
     assert same_bits(dict(method.teacher.state_dict()), backbone_weights(teacher))
 
 
-def test_method_with_a_teacher_takes_its_weights_from_a_checkpoint_of_its_own_later(setup):
+def test_method_with_a_teacher_loads_the_teachers_weights_from_its_own_checkpoint(setup):
     first = setup("distill")
     method, again = first.build_method(), build_method(first.saved_run)
     assert not same_bits(dict(again.teacher.state_dict()), dict(method.teacher.state_dict()))
@@ -90,7 +90,7 @@ def test_method_with_a_teacher_takes_its_weights_from_a_checkpoint_of_its_own_la
     assert same_bits(again.state_dict(), method.state_dict())
 
 
-def test_backbones_weights_are_those_under_its_prefix_without_it(trained):
+def test_backbone_weights_have_no_prefix(trained):
     checkpoint = Checkpoint.load(trained / "checkpoint.pt")
     found = backbone_weights(checkpoint)
     assert found
@@ -98,7 +98,7 @@ def test_backbones_weights_are_those_under_its_prefix_without_it(trained):
     assert len(found) == sum(name.startswith("backbone.") for name in checkpoint.state_dict)
 
 
-def test_teacher_is_read_for_methods_that_have_one_only(trained):
+def test_teacher_is_read_only_for_methods_that_use_one(trained):
     options = method_options("distill", {"teacher": str(trained / "checkpoint.pt")})
     assert read_teacher("distill", options).epoch == 2
     assert read_teacher("simsiam", method_options("simsiam", {})) is None
@@ -107,10 +107,10 @@ def test_teacher_is_read_for_methods_that_have_one_only(trained):
 @pytest.mark.parametrize(
     ("teacher", "message"),
     [
-        (None, "distill learns from a trained network; name its checkpoint with --set teacher=FILE"),
-        ("gone.pt", "no such file: gone.pt"),
+        (None, "distill .*--set teacher=FILE"),
+        ("gone.pt", r"gone\.pt"),
     ],
 )
-def test_distilling_without_a_teachers_checkpoint_is_refused(teacher, message):
+def test_distillation_without_a_teacher_is_refused(teacher, message):
     with pytest.raises(SSLToolError, match=message):
         read_teacher("distill", method_options("distill", {"teacher": teacher}))

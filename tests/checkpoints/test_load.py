@@ -9,11 +9,11 @@ import pytest
 import torch
 import torchvision
 
-from checkpoint_helpers import bare, mocos_vit, noise, plain_resnet18, resnet, simsiam, vit
+from checkpoint_helpers import bare, moco_vit, noise, plain_resnet18, resnet, simsiam, vit
 from helpers import same_bits
 from ssltool.checkpoints.build import backbone_weights, read_teacher
 from ssltool.checkpoints.checkpoint import Checkpoint
-from ssltool.checkpoints.load import Pretrained, load_pretrained, run_name, with_saved_data
+from ssltool.checkpoints.load import Pretrained, default_run_name, load_pretrained, use_saved_dataset
 from ssltool.config import LinclsConfig, NetworkSettings, SaveReprsConfig
 from ssltool.data.images import open_dataset
 from ssltool.data.loader import Loader
@@ -47,7 +47,7 @@ def test_config_has_every_setting_of_a_run_that_trained(foreign, trained):
     assert "program" not in ours and load(foreign).run.program == "simsiam"
 
 
-def test_origin_says_the_same_of_any_programs_network(foreign, trained):
+def test_origin_has_the_same_keys_for_every_program(foreign, trained):
     ours, theirs = load(trained / "checkpoint.pt").origin, load(foreign).origin
     assert ours.keys() == theirs.keys()
     assert (ours["program"], theirs["program"]) == ("ssltool", "simsiam")
@@ -55,15 +55,15 @@ def test_origin_says_the_same_of_any_programs_network(foreign, trained):
     assert (ours["epoch"], theirs["epoch"], theirs["strategy"]) == (2, 100, None)
 
 
-def test_another_programs_network_is_its_backbone_alone(foreign):
+def test_network_of_another_program_is_only_its_backbone(foreign):
     network = load(foreign)
     assert type(network.method) is Method and not network.method.training
     assert network.method.backbone_dim == network.method.max_rank("backbone") == 64
-    with pytest.raises(SSLToolError, match="--layer projector: this model has no projector"):
+    with pytest.raises(SSLToolError, match="--layer projector"):
         network.method.embed(noise(), "projector")
 
 
-def test_untrained_network_of_the_same_make_follows_the_seed(foreign, trained):
+def test_untrained_network_depends_on_the_seed(foreign, trained):
     for file in (foreign, trained / "checkpoint.pt"):
         own, one, again, other = (
             weights(load(file, random=random, seed=seed))
@@ -84,39 +84,39 @@ def test_vit_takes_images_of_another_size(tmp_path, image_size):
         image_size,
     )
     assert network.method.embed(noise(image_size), "backbone").shape == (3, 192)
-    with pytest.raises(SSLToolError, match="views of 20 pixels do not divide into patches of 8"):
+    with pytest.raises(SSLToolError, match=r" 20 pixels .* 8 pixels"):
         network.method.embed(noise(20), "backbone")
 
 
-def test_flags_that_contradict_our_own_checkpoint_are_refused(trained):
-    with pytest.raises(SSLToolError, match=r"--arch is resnet18, but .* was trained with resnet18_w8; leave it out"):
+def test_flags_that_contradict_a_checkpoint_of_ssltool_are_refused(trained):
+    with pytest.raises(SSLToolError, match=r"--arch .*resnet18, .*resnet18_w8"):
         load(trained / "checkpoint.pt", arch="resnet18")
 
 
-def test_several_processes_are_refused_unless_the_stage_says_that_it_takes_them(foreign, monkeypatch):
+def test_several_processes_are_refused_unless_the_stage_supports_them(foreign, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(SSLToolError, match="this stage runs in one process"):
+    with pytest.raises(SSLToolError, match="torchrun"):
         load(foreign)
     load_pretrained(SaveReprsConfig(pretrained=foreign), CPU, ranks=True)
 
 
-def test_checkpoint_must_be_named():
-    with pytest.raises(SSLToolError, match="name the checkpoint with --pretrained FILE"):
+def test_checkpoint_is_required():
+    with pytest.raises(SSLToolError, match="--pretrained FILE"):
         load_pretrained(SaveReprsConfig(), CPU)
 
 
 # Data
 
 
-def test_missing_data_is_the_bundled_images_and_is_said_for_other_programs(foreign, trained, capsys):
+def test_default_data_are_the_bundled_images_with_a_message_for_other_programs(foreign, trained, capsys):
     for file, said in ((foreign, True), (trained / "checkpoint.pt", False)):
-        config = with_saved_data(SaveReprsConfig(pretrained=str(file)), load(file).run)
+        config = use_saved_dataset(SaveReprsConfig(pretrained=str(file)), load(file).run)
         assert (config.data, config.dataset_type) == (None, "bundled")
-        assert ("taking the bundled images" in capsys.readouterr().err) is said
+        assert ("bundled images" in capsys.readouterr().err) is said
     named = SaveReprsConfig(pretrained=foreign, dataset_type="bundled")
-    assert with_saved_data(named, load(foreign).run) == named
+    assert use_saved_dataset(named, load(foreign).run) == named
     capsys.readouterr()
-    with_saved_data(named, load(trained / "checkpoint.pt").run)
+    use_saved_dataset(named, load(trained / "checkpoint.pt").run)
     assert capsys.readouterr().err == ""
 
 
@@ -151,7 +151,7 @@ def test_random_weights_follow_the_seed_of_the_settings_or_the_one_given():
     assert first["checkpoint_hash"] != second["checkpoint_hash"]
 
 
-def test_random_is_for_images_of_the_bundled_size_or_of_224_pixels(tmp_path):
+def test_random_network_is_built_for_the_bundled_image_size_or_224_pixels(tmp_path):
     assert load("random", arch="resnet18_w8").image_size == 28
     assert load("random", arch="resnet18_w8").origin["stem"] == "small"
     network = load("random", arch="resnet18_w8", data=str(tmp_path))
@@ -161,12 +161,12 @@ def test_random_is_for_images_of_the_bundled_size_or_of_224_pixels(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({}, "--pretrained random needs the architecture: add -a NAME"),
-        ({"arch": "resnet81"}, "unknown architecture 'resnet81'"),
+        ({}, "--pretrained random .*-a NAME"),
+        ({"arch": "resnet81"}, "'resnet81'"),
         ({"arch": "vit_small", "stem": "small"}, "--stem small"),
     ],
 )
-def test_settings_that_make_no_untrained_network_are_refused(settings, message):
+def test_invalid_settings_of_an_untrained_network_are_refused(settings, message):
     with pytest.raises(SSLToolError, match=message):
         load("random", **settings)
 
@@ -206,11 +206,11 @@ def test_torchvisions_weights_are_taken_from_its_cache(cached):
     assert not same_bits(weights(scratch), weights(network))
 
 
-def test_failed_download_says_where_the_file_would_have_to_lie(cached):
+def test_failed_download_names_the_path_of_the_file(cached):
     with pytest.raises(SSLToolError) as error:
         load("torchvision:IMAGENET1K_V1", arch="resnet50")
     name = torchvision.models.ResNet50_Weights.IMAGENET1K_V1.url.rpartition("/")[2]
-    assert f"put that file at {cached / name}" in str(error.value) and "no network" in str(error.value)
+    assert str(cached / name) in str(error.value)
     assert "\n" not in str(error.value)
     assert list(cached.iterdir()) == []
 
@@ -218,10 +218,10 @@ def test_failed_download_says_where_the_file_would_have_to_lie(cached):
 @pytest.mark.parametrize(
     ("name", "arch", "message"),
     [
-        ("DEFAULT", None, "needs the architecture: add -a NAME"),
-        ("DEFAULT", "resnet18_w16", "unknown architecture with weights of torchvision's 'resnet18_w16'"),
-        ("IMAGENET1K_V9", "resnet18", "unknown weights of torchvision's resnet18, 'IMAGENET1K_V9'; did you mean"),
-        ("", "vit_base", "unknown weights of torchvision's vit_base"),
+        ("DEFAULT", None, "-a NAME"),
+        ("DEFAULT", "resnet18_w16", "'resnet18_w16'"),
+        ("IMAGENET1K_V9", "resnet18", "resnet18 'IMAGENET1K_V9'.* IMAGENET1K_V1"),
+        ("", "vit_base", "vit_base ''"),
     ],
 )
 def test_weights_that_torchvision_does_not_publish_are_refused(cached, name, arch, message):
@@ -238,7 +238,7 @@ def test_foreign_checkpoint_goes_through_save_reprs_to_knn(ssltool, foreign, tmp
         *("-o", tmp_path / "reprs", "--device", "cpu"),
     )
     assert saved.code == 0, saved.err
-    assert "simsiam checkpoint" in saved.err and "taking the bundled images" in saved.err
+    assert "simsiam checkpoint" in saved.err and "bundled images" in saved.err
     train, val = (tmp_path / "reprs" / f"{split}_reprs_e0.pt" for split in ("train", "val"))
     assert Representations.load(train).meta["program"] == "simsiam"
     found = ssltool("knn", train, val, "-k", "5", "--json")
@@ -289,7 +289,7 @@ def test_distill_takes_its_teacher_from_another_program(ssltool, foreign, tmp_pa
 
 
 def test_vit_teacher_keeps_its_own_size(tmp_path):
-    torch.save(mocos_vit().state_dict(), tmp_path / "vit.pth")
+    torch.save(moco_vit().state_dict(), tmp_path / "vit.pth")
     teacher = read_teacher("distill", method_options("distill", {"teacher": str(tmp_path / "vit.pth")}))
     assert teacher is not None and teacher.config["image_size"] == 32
 
@@ -304,4 +304,4 @@ def test_vit_teacher_keeps_its_own_size(tmp_path):
     ],
 )
 def test_a_run_is_named_after_its_network(pretrained, random, name):
-    assert run_name("scan", NetworkSettings(pretrained=pretrained, random=random)) == name
+    assert default_run_name("scan", NetworkSettings(pretrained=pretrained, random=random)) == name

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import timm
 import torch
@@ -15,7 +17,7 @@ from checkpoint_helpers import (
     lightning,
     linear,
     moco,
-    mocos_vit,
+    moco_vit,
     mocov3,
     noise,
     resnet,
@@ -23,7 +25,7 @@ from checkpoint_helpers import (
     under,
     vit,
 )
-from ssltool.checkpoints.convert import find_network, read_checkpoint
+from ssltool.checkpoints.convert import find_backbone, read_checkpoint
 from ssltool.checkpoints.load import Pretrained, load_pretrained
 from ssltool.config import SaveReprsConfig
 from ssltool.errors import SSLToolError
@@ -59,9 +61,9 @@ def test_backbone_is_the_one_that_the_program_evaluates(load, name):
 
 
 @pytest.mark.parametrize("name", ["simsiam", "distilled", "byol", "moco", "swav", "a prefix that nobody has"])
-def test_what_is_left_out_is_named_once(name):
+def test_ignored_modules_are_listed_once(name):
     case = PROGRAMS[name]()
-    assert tuple(sorted(find_network("x.pth", case.entries).left)) == tuple(sorted(case.left))
+    assert tuple(sorted(find_backbone("x.pth", case.entries).ignored)) == tuple(sorted(case.ignored))
 
 
 def test_other_networks_in_the_file_differ():
@@ -70,24 +72,23 @@ def test_other_networks_in_the_file_differ():
     assert not torch.allclose(outputs(resnet(0), images), outputs(resnet(1), images), rtol=0.1)
 
 
-def test_what_was_found_is_said_in_one_line_on_stderr(load, capsys):
+def test_stderr_describes_the_backbone_in_one_line(load, capsys):
     load(simsiam().entries)
     (line,) = capsys.readouterr().err.splitlines()
-    assert "simsiam checkpoint: arch resnet18_w8 (stem imagenet), backbone under 'encoder.', epoch 100" in line
-    assert line.endswith("; left out: encoder.fc, predictor")
+    assert re.search(r"simsiam.* resnet18_w8 .*imagenet.*'encoder\.'.* 100.*encoder\.fc, predictor$", line)
 
 
 @pytest.mark.parametrize("name", ["moco", "moco-v3, ViT", "swav", "lightly, children of a ResNet", "dino"])
-def test_partial_backbone_is_refused_with_the_names_that_are_missing(load, name):
+def test_incomplete_backbone_is_refused_with_the_missing_names(load, name):
     case = PROGRAMS[name]()
-    found = find_network("x.pth", case.entries)
-    lost = list(found.backbone)[-3]
+    found = find_backbone("x.pth", case.entries)
+    lost = list(found.weights)[-3]
     state = case.entries.get("teacher") or case.entries.get("state_dict") or case.entries
-    shape = found.backbone[lost].shape
-    same = [key for key, tensor in state.items() if tensor.shape == shape and torch.equal(tensor, found.backbone[lost])]
+    shape = found.weights[lost].shape
+    same = [key for key, tensor in state.items() if tensor.shape == shape and torch.equal(tensor, found.weights[lost])]
     for key in same:
         del state[key]
-    with pytest.raises(SSLToolError, match="does not hold the whole of one network") as error:
+    with pytest.raises(SSLToolError, match=r"foreign\.pth") as error:
         load(case.entries)
     assert f"missing: {lost}" in str(error.value) and "\n" not in str(error.value)
 
@@ -95,25 +96,25 @@ def test_partial_backbone_is_refused_with_the_names_that_are_missing(load, name)
 def test_long_lists_of_missing_names_are_counted(load):
     case = bare()
     entries = {key: tensor for key, tensor in case.entries.items() if not key.startswith("layer4")}
-    with pytest.raises(SSLToolError, match=r"resnet18_w8, the nearest, missing: .*, \.\.\. \(25 in all\)"):
+    with pytest.raises(SSLToolError, match=r"resnet18_w8.* missing: .*\(25 "):
         load(entries)
 
 
-def test_weight_that_no_network_has_is_refused_by_name(load):
+def test_unexpected_weight_is_refused_by_name(load):
     case = simsiam("")
     case.entries["state_dict"]["encoder.layer1.0.attention.weight"] = torch.ones(2)
-    with pytest.raises(SSLToolError, match=r"left over: layer1\.0\.attention\.weight"):
+    with pytest.raises(SSLToolError, match=r"unexpected: layer1\.0\.attention\.weight"):
         load(case.entries)
 
 
 def test_weight_of_another_shape_is_refused_by_name(load):
     case = bare()
     case.entries["layer4.1.bn2.bias"] = torch.ones(3)
-    with pytest.raises(SSLToolError, match=r"of another shape: layer4\.1\.bn2\.bias"):
+    with pytest.raises(SSLToolError, match=r"shape: layer4\.1\.bn2\.bias"):
         load(case.entries)
 
 
-def test_batch_norms_counts_may_be_missing(load):
+def test_batch_norm_counters_may_be_missing(load):
     case = bare()
     entries = {key: tensor for key, tensor in case.entries.items() if "num_batches" not in key}
     assert len(entries) == len(case.entries) - 20
@@ -121,7 +122,7 @@ def test_batch_norms_counts_may_be_missing(load):
     torch.testing.assert_close(outputs(load(entries), images), outputs(case.network, images))
 
 
-def test_half_precision_is_read_in_single(load):
+def test_half_precision_is_converted_to_single(load):
     case = bare()
     network = load({key: t.half() if t.is_floating_point() else t for key, t in case.entries.items()})
     assert {p.dtype for p in network.method.parameters()} == {torch.float32}
@@ -130,10 +131,10 @@ def test_half_precision_is_read_in_single(load):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"arch": "resnet34"}, r"--arch is resnet34, but .* holds resnet18_w8; leave it out"),
-        ({"arch": "vit_small"}, r"--arch is vit_small, but .* holds resnet18_w8"),
-        ({"arch": "resnet81"}, "unknown architecture 'resnet81'"),
-        ({"stem": "small"}, r"--stem is small, but .* holds imagenet"),
+        ({"arch": "resnet34"}, r"--arch .*resnet34.* resnet18_w8"),
+        ({"arch": "vit_small"}, r"--arch .*vit_small.* resnet18_w8"),
+        ({"arch": "resnet81"}, "'resnet81'"),
+        ({"stem": "small"}, r"--stem .*small.* imagenet"),
     ],
 )
 def test_flags_that_contradict_the_weights_are_refused(load, settings, message):
@@ -143,17 +144,17 @@ def test_flags_that_contradict_the_weights_are_refused(load, settings, message):
 
 
 def test_stem_of_a_vit_is_refused(load):
-    with pytest.raises(SSLToolError, match=r"--stem small does nothing with .*, which holds a ViT"):
+    with pytest.raises(SSLToolError, match=r"--stem small .*ViT"):
         load(dict(vit().state_dict()), stem="small")
 
 
-def test_stride_of_a_small_stem_is_the_users_where_the_program_is_not_known(load):
+def test_user_sets_the_small_stem_if_the_program_is_unknown(load):
     case = PROGRAMS["lightly, its own ResNet"]()
     assert load(case.entries).origin["stem"] == "small"
     assert load(case.entries, stem="small-stride2").origin["stem"] == "small-stride2"
-    with pytest.raises(SSLToolError, match=r"--stem is imagenet, but .* holds small or small-stride2 or small-padded"):
+    with pytest.raises(SSLToolError, match=r"--stem .*imagenet.* small .*small-stride2 .*small-padded"):
         load(case.entries, stem="imagenet")
-    with pytest.raises(SSLToolError, match=r"--stem is small, but .* holds small-padded"):
+    with pytest.raises(SSLToolError, match=r"--stem .*small.* small-padded"):
         load(PROGRAMS["solo-learn, CIFAR"]().entries, stem="small")
 
 
@@ -190,65 +191,65 @@ def full_vit(zero_class: bool) -> dict[str, torch.Tensor]:
     ],
     ids=["timm", "moco-v3", "simsiam", "dino", "solo-learn", "solo-learn's mocov3"],
 )
-def test_heads_are_those_of_the_program(entries, arch):
-    found = find_network("x.pth", entries(full_vit(zero_class=False)))
-    assert (found.make.arch, found.make.image_size) == (arch, 8)
+def test_number_of_heads_is_that_of_the_program(entries, arch):
+    found = find_backbone("x.pth", entries(full_vit(zero_class=False)))
+    assert (found.spec.arch, found.spec.image_size) == (arch, 8)
 
 
-def test_bare_vit_that_may_be_mocos_needs_to_be_named():
+def test_bare_vit_with_an_unknown_number_of_heads_needs_an_architecture():
     entries = full_vit(zero_class=True)
-    with pytest.raises(SSLToolError, match=r"-a: vit_small has 12 \(MoCo v3\), vit_small_h6 has 6 \(timm, DINO\)"):
-        find_network("x.pth", entries)
+    with pytest.raises(SSLToolError, match=r"-a vit_small .*12 .*-a vit_small_h6 .*6 "):
+        find_backbone("x.pth", entries)
     for arch in ("vit_small_p8", "vit_small_h6_p8"):
-        assert find_network("x.pth", entries, arch=arch).make.arch == arch
+        assert find_backbone("x.pth", entries, arch=arch).spec.arch == arch
 
 
-def test_name_with_other_heads_than_the_programs_is_refused_unless_it_spells_them_out():
+def test_architecture_with_other_heads_is_refused_unless_its_name_contains_them():
     entries = full_vit(zero_class=False)
-    with pytest.raises(SSLToolError, match=r"--arch is vit_small, but x\.pth holds vit_small_h6"):
-        find_network("x.pth", entries, arch="vit_small")
-    assert find_network("x.pth", entries, arch="vit_small_h12").make.arch == "vit_small_p8"
-    with pytest.raises(SSLToolError, match="--arch is vit_small_h6_p16"):
-        find_network("x.pth", entries, arch="vit_small_h6_p16")
+    with pytest.raises(SSLToolError, match=r"--arch .*vit_small,.* x\.pth .*vit_small_h6"):
+        find_backbone("x.pth", entries, arch="vit_small")
+    assert find_backbone("x.pth", entries, arch="vit_small_h12").spec.arch == "vit_small_p8"
+    with pytest.raises(SSLToolError, match=r"--arch .*vit_small_h6_p16"):
+        find_backbone("x.pth", entries, arch="vit_small_h6_p16")
 
 
-def test_vits_that_are_not_ours_are_refused_by_what_they_have():
+def test_unsupported_vits_are_refused():
     entries = dict(vit(depth=2).state_dict())
-    with pytest.raises(SSLToolError, match="no ViT of width 192 and 2 layers"):
-        find_network("x.pth", entries)
+    with pytest.raises(SSLToolError, match=r"width 192 .*2 layers"):
+        find_backbone("x.pth", entries)
     for extra, name in (("blocks.0.ls1.gamma", "ls1.gamma"), ("reg_token", "reg_token")):
-        with pytest.raises(SSLToolError, match=rf"left over: .*{name}"):
-            find_network("x.pth", dict(vit().state_dict()) | {extra: torch.ones(2)})
-    with pytest.raises(SSLToolError, match="positions of 18 tokens"):
-        find_network("x.pth", dict(vit().state_dict()) | {"pos_embed": torch.ones(1, 18, 192)})
+        with pytest.raises(SSLToolError, match=rf"unexpected: .*{name}"):
+            find_backbone("x.pth", dict(vit().state_dict()) | {extra: torch.ones(2)})
+    with pytest.raises(SSLToolError, match="18 tokens"):
+        find_backbone("x.pth", dict(vit().state_dict()) | {"pos_embed": torch.ones(1, 18, 192)})
 
 
 # Which network, which file
 
 
 def test_file_without_a_network_is_refused_with_its_names(load):
-    with pytest.raises(SSLToolError, match=r"holds no ResNet and no ViT that ssltool knows; its weights are a.weight"):
+    with pytest.raises(SSLToolError, match=r"foreign\.pth .*a\.weight"):
         load({"a.weight": torch.ones(2)})
 
 
-def test_several_networks_in_no_known_layout_are_refused(load):
-    with pytest.raises(SSLToolError, match=r"several networks \(left\., right\.\)"):
+def test_several_networks_without_a_known_layout_are_refused(load):
+    with pytest.raises(SSLToolError, match=r"\(left\., right\.\)"):
         load(under("left.", resnet()) | under("right.", resnet(1)))
 
 
-def test_another_file_of_ours_is_refused_as_what_it_is(tmp_path, write_reprs):
+def test_other_file_format_is_refused_by_name(tmp_path, write_reprs):
     path = write_reprs("reprs.pt", torch.ones(2, 2))
-    with pytest.raises(SSLToolError, match="is not a ssltool/checkpoint/1 file: it says 'ssltool/representations/1'"):
+    with pytest.raises(SSLToolError, match=r"ssltool/checkpoint/1 .*'ssltool/representations/1'"):
         read_checkpoint(path)
 
 
-def test_our_own_checkpoint_is_read_as_it_is(trained):
+def test_checkpoint_of_ssltool_is_not_converted(trained):
     checkpoint, found = read_checkpoint(trained / "checkpoint.pt")
     assert found is None and checkpoint.method == "simsiam" and checkpoint.epoch == 2 and checkpoint.optimizer
 
 
 @pytest.mark.parametrize("make", [moco, mocov3, dino])
-def test_checkpoint_of_another_program_holds_the_backbone_alone(tmp_path, make):
+def test_converted_checkpoint_contains_only_the_backbone(tmp_path, make):
     case: Case = make()
     torch.save(case.entries, tmp_path / "x.pth")
     checkpoint, found = read_checkpoint(tmp_path / "x.pth")
@@ -257,7 +258,7 @@ def test_checkpoint_of_another_program_holds_the_backbone_alone(tmp_path, make):
     assert (checkpoint.epoch, checkpoint.step, checkpoint.optimizer) == (case.epoch, 0, {})
 
 
-def test_mocos_vit_has_six_heads_at_depth_three():
+def test_mocov3_vit_of_depth_three_has_six_heads():
     case = PROGRAMS["moco-v3, ViT"]()
-    assert find_network("x.pth", case.entries).make.arch == "vit_small_depth3_p8"
-    assert mocos_vit().blocks[0].attn.num_heads == 6
+    assert find_backbone("x.pth", case.entries).spec.arch == "vit_small_depth3_p8"
+    assert moco_vit().blocks[0].attn.num_heads == 6

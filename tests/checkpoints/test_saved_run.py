@@ -25,7 +25,7 @@ NEEDED += ("second_backbone", "dataset", "data", "small", "n_images", "n_classes
 NEEDED += ("epochs", "batch_size", "steps_per_epoch")
 
 
-def test_a_run_of_pretrain_has_the_parts_that_its_settings_name(settings, trained):
+def test_a_pretrained_run_has_the_values_of_its_settings(settings, trained):
     run = SavedRun.read(settings)
     assert (run.stage, run.program, run.plugins) == ("pretrain", "ssltool", ())
     assert run.backbone == BackboneSpec(
@@ -42,7 +42,7 @@ def test_a_run_of_pretrain_has_the_parts_that_its_settings_name(settings, traine
     assert run.recipe == views.recipe_of(settings)
 
 
-def test_the_settings_come_back_as_they_were(settings, trained):
+def test_settings_are_kept_unchanged(settings, trained):
     assert SavedRun.read(settings).settings == settings == Checkpoint.load(trained / "checkpoint.pt").run.settings
 
 
@@ -53,7 +53,7 @@ def test_a_missing_setting_is_named(settings, key):
         SavedRun.read(settings, "x.json")
 
 
-def test_what_is_no_dict_is_refused():
+def test_settings_that_are_not_a_dict_are_refused():
     with pytest.raises(SSLToolError, match=r"x\.pt"):
         SavedRun.read(["arch"], "x.pt")  # type: ignore[arg-type]
 
@@ -70,11 +70,11 @@ def test_what_is_no_dict_is_refused():
         ({"program": "torchvision"}, None),
     ],
 )
-def test_the_stage_is_the_one_that_writes_such_settings(settings, added, stage):
+def test_the_stage_is_detected_from_the_settings(settings, added, stage):
     assert stage_of(settings | added) == SavedRun.read(settings | added).stage == stage
 
 
-def test_a_backbone_alone_has_no_method_data_or_schedule_and_reads_back_from_its_settings():
+def test_a_backbone_without_a_run_has_no_method_data_or_schedule():
     backbone = BackboneSpec("resnet18", "imagenet", 224, zero_init_residual=False)
     run = SavedRun.of_backbone(backbone, method="dino", program="dino")
     assert (run.stage, run.method, run.data, run.schedule) == (None, None, None, None)
@@ -82,12 +82,12 @@ def test_a_backbone_alone_has_no_method_data_or_schedule_and_reads_back_from_its
     assert SavedRun.read(json.loads(json.dumps(run.settings))) == run
 
 
-def test_an_updated_run_has_the_new_settings_and_leaves_the_old_run_as_it_is(settings):
+def test_updating_a_run_does_not_change_the_original(settings):
     run = SavedRun.read(settings)
     other = run.updated(seed=run.seed + 1, head=3)
     assert (other.seed, other.settings["head"]) == (run.seed + 1, 3)
     assert run.seed == settings["seed"] and "head" not in run.settings
 
 
-def test_plugins_are_those_that_the_settings_name(settings):
+def test_plugins_are_read_from_the_settings(settings):
     assert SavedRun.read(settings | {"plugins": ["one", "two"]}).plugins == ("one", "two")

@@ -72,9 +72,9 @@ def test_imagenet_folder_equals_torchvisions_image_folder(imagenet):
         assert torch.equal(made.images, torch.stack(expected))
 
 
-def test_validation_class_unknown_to_training_is_named(imagenet, write_images):
+def test_validation_class_unknown_to_training_is_refused_by_name(imagenet, write_images):
     write_images(imagenet / "val" / "dog", 2)
-    with pytest.raises(SSLToolError, match="'dog' is none of the 3 classes of the training folder"):
+    with pytest.raises(SSLToolError, match=r"'dog' .* 3 classes"):
         opened(imagenet, "val")
 
 
@@ -103,7 +103,7 @@ def test_flat_validation_folder_beside_training_classes_is_unlabelled(imagenet, 
 
 def test_missing_val_folder_is_named(tmp_path, write_images):
     write_images(tmp_path / "train" / "ant", 2)
-    with pytest.raises(SSLToolError, match="has no folder 'val'"):
+    with pytest.raises(SSLToolError, match="'val'"):
         opened(tmp_path, "val")
 
 
@@ -185,13 +185,13 @@ def test_places365_is_read_from_its_lists(tmp_path, write_images, small):
 def test_broken_list_of_places365_is_named(tmp_path, write_images):
     write_images(tmp_path / "val_large", 1)
     (tmp_path / "places365_val.txt").write_text("000.png\n")
-    with pytest.raises(SSLToolError, match=r"places365_val\.txt is not a readable file"):
+    with pytest.raises(SSLToolError, match=r"places365_val\.txt "):
         opened(tmp_path, "val", dataset_type="places365")
 
 
 def test_places365_without_its_images_says_what_is_looked_for(tmp_path):
     (tmp_path / "places365_val.txt").write_text("000.png 1\n")
-    with pytest.raises(SSLToolError, match="holds none of val_256"):
+    with pytest.raises(SSLToolError, match="val_256"):
         opened(tmp_path, "val", dataset_type="places365", small=True)
 
 
@@ -229,7 +229,7 @@ def test_dataset_types_are_understood_in_the_papers_spellings_too(spelling, mean
     ("name", "offered"), [("cifra10", "cifar10"), ("imagnet_train", "imagenet_train"), ("mnist", "fashion-mnist")]
 )
 def test_unknown_dataset_type_offers_the_nearest(tmp_path, name, offered):
-    with pytest.raises(SSLToolError, match=f"unknown dataset type '{name}'; did you mean .*{offered}"):
+    with pytest.raises(SSLToolError, match=f"dataset type '{name}'.* {offered}"):
         opened(tmp_path, dataset_type=name)
 
 
@@ -261,7 +261,7 @@ def test_index_file_restricts_arrays_too(tmp_path, write_cifar):
 
 @pytest.mark.parametrize(
     ("numbers", "message"),
-    [([0, 9], "index 9,.* 9 images"), ([1, 1], "index 1 more than once"), ([0.5], "integers")],
+    [([0, 9], "index 9,.* 9 images"), ([1, 1], "index 1 "), ([0.5], "integers")],
 )
 def test_bad_index_file_is_refused_by_its_flag(imagenet, tmp_path, numbers, message):
     np.save(tmp_path / "some.npy", numbers)
@@ -270,7 +270,7 @@ def test_bad_index_file_is_refused_by_its_flag(imagenet, tmp_path, numbers, mess
 
 
 def test_subset_type_without_an_index_file_is_refused(imagenet):
-    with pytest.raises(SSLToolError, match="imagenet_train_subset is a subset; name its images with --idx-path"):
+    with pytest.raises(SSLToolError, match=r"imagenet_train_subset .*--idx-path"):
         opened(imagenet, dataset_type="imagenet_train_subset")
 
 
@@ -320,7 +320,7 @@ def spoil(path):
 
 
 @pytest.mark.parametrize("sizes", [1, 2], ids=["one size", "varying sizes"])
-def test_skip_corrupt_leaves_out_and_counts_unreadable_images(tmp_path, write_images, sizes):
+def test_skip_corrupt_skips_and_counts_unreadable_images(tmp_path, write_images, sizes):
     good = write_images(tmp_path / "a", 3) + write_images(tmp_path / "b", 3, size=(20, 16 * sizes))
     spoil(good.pop(1))
     good.pop(3).write_bytes(b"no image at all")
@@ -328,7 +328,7 @@ def test_skip_corrupt_leaves_out_and_counts_unreadable_images(tmp_path, write_im
     assert made.skipped == 2
     assert made.index.tolist() == [0, 2, 3, 5]
     assert made.labels.tolist() == [0, 0, 1, 1]
-    assert made.describe().endswith("2 unreadable left out")
+    assert made.describe().endswith(", 2 unreadable skipped")
     if sizes == 2:
         assert made.paths == tuple(map(str, good))
     else:
@@ -345,15 +345,15 @@ def test_skip_corrupt_changes_nothing_where_all_images_are_good(imagenet):
 def test_corrupt_image_among_good_ones_is_named(tmp_path, write_images):
     paths = write_images(tmp_path / "pile", 5)
     spoil(paths[3])
-    with pytest.raises(SSLToolError, match=r"corrupt image .*/pile/003\.png .*--skip-corrupt") as caught:
+    with pytest.raises(SSLToolError, match=r"/pile/003\.png .*--skip-corrupt") as caught:
         opened(tmp_path / "pile")
     assert "\n" not in str(caught.value)
 
 
-def test_folder_of_corrupt_images_only_has_none_left(tmp_path, write_images):
+def test_folder_with_only_corrupt_images_is_refused(tmp_path, write_images):
     for path in write_images(tmp_path / "pile", 2):
         spoil(path)
-    with pytest.raises(SSLToolError, match="no readable images are left in"):
+    with pytest.raises(SSLToolError, match="no readable images"):
         opened(tmp_path / "pile", skip_corrupt=True)
 
 
@@ -374,7 +374,7 @@ def test_file_cut_anywhere_is_an_image_or_one_clean_error(tmp_path, pixels, exte
 
 
 def test_image_that_has_vanished_is_named(tmp_path):
-    with pytest.raises(SSLToolError, match=r"corrupt image .*gone\.png"):
+    with pytest.raises(SSLToolError, match=r"gone\.png"):
         decode(str(tmp_path / "gone.png"))
 
 
@@ -383,7 +383,7 @@ def test_image_that_has_vanished_is_named(tmp_path):
 
 @pytest.mark.parametrize("dataset_type", ["auto", "imagenet", "cifar10", "images"])
 def test_folder_that_is_not_there_is_named(tmp_path, dataset_type):
-    with pytest.raises(SSLToolError, match=r"^no such folder: .*/nowhere; name"):
+    with pytest.raises(SSLToolError, match=r"/nowhere;"):
         opened(tmp_path / "nowhere", dataset_type=dataset_type)
 
 
@@ -394,51 +394,51 @@ def test_file_in_place_of_a_folder_is_refused(tmp_path, write_images):
 
 
 @pytest.mark.parametrize("dataset_type", ["auto", "images", "folder"])
-def test_empty_folder_says_what_was_looked_for(tmp_path, dataset_type):
-    with pytest.raises(SSLToolError, match=r"no images in .*; looked for \.jpg"):
+def test_empty_folder_is_refused_with_the_supported_extensions(tmp_path, dataset_type):
+    with pytest.raises(SSLToolError, match=r"no images .*\.jpg"):
         opened(tmp_path, dataset_type=dataset_type)
 
 
 @pytest.mark.parametrize("dataset_type", ["fashion-mnist", "cifar10", "cifar100", "stl10", "places365"])
 def test_named_dataset_in_an_empty_folder_says_which_files_are_missing(tmp_path, dataset_type):
-    with pytest.raises(SSLToolError, match=r"holds none of .*; check the folder, or add --download"):
+    with pytest.raises(SSLToolError, match="--download"):
         opened(tmp_path, dataset_type=dataset_type)
 
 
 def test_dataset_without_the_split_names_those_it_has(tmp_path, write_cifar, imagenet):
     write_cifar(tmp_path / "cifar", 10)
-    with pytest.raises(SSLToolError, match="cifar10 has no split 'unlabeled'; it has train, val"):
+    with pytest.raises(SSLToolError, match=r"cifar10 .*'unlabeled'.* train, val"):
         opened(tmp_path / "cifar", "unlabeled")
-    with pytest.raises(SSLToolError, match="imagenet has no split 'unlabeled'; it has train, val"):
+    with pytest.raises(SSLToolError, match=r"imagenet .*'unlabeled'.* train, val"):
         opened(imagenet, "unlabeled")
 
 
 def test_one_folder_of_images_has_no_val_split(tmp_path, write_images):
     write_images(tmp_path / "pile", 2)
-    with pytest.raises(SSLToolError, match="is one folder of images without a val split"):
+    with pytest.raises(SSLToolError, match="no val split"):
         opened(tmp_path / "pile", "val")
 
 
 def test_stray_image_in_class_folders_is_named_when_the_type_is_given(tmp_path, write_images):
     for name in ("a", "b", "."):
         write_images(tmp_path / name, 2)
-    with pytest.raises(SSLToolError, match=r"'000\.png' is none of the 2 classes"):
+    with pytest.raises(SSLToolError, match=r"'000\.png' .* 2 classes"):
         opened(tmp_path, dataset_type="folder")
 
 
 def test_bundled_images_take_no_folder(tmp_path):
-    with pytest.raises(SSLToolError, match="bundled comes with ssltool and takes no DATA"):
+    with pytest.raises(SSLToolError, match=r"bundled .*ssltool .*DATA"):
         opened(tmp_path, dataset_type="bundled")
 
 
 @pytest.mark.parametrize("dataset_type", ["imagenet_train", "cifar10"])
 def test_named_dataset_needs_its_folder(dataset_type):
-    with pytest.raises(SSLToolError, match=f"{dataset_type} needs the folder of its images as DATA"):
+    with pytest.raises(SSLToolError, match=f"{dataset_type} .*DATA"):
         open_dataset(DataSettings(dataset_type=dataset_type), "train")
 
 
-def test_small_is_for_places365_alone(imagenet):
-    with pytest.raises(SSLToolError, match=r"--small .* does nothing with imagenet"):
+def test_small_is_refused_for_other_datasets(imagenet):
+    with pytest.raises(SSLToolError, match=r"--small .*imagenet"):
         opened(imagenet, small=True)
 
 
@@ -476,6 +476,6 @@ def test_failed_download_is_told_in_one_line(tmp_path, monkeypatch, error):
         opened(tmp_path, dataset_type="stl10", download=True)
 
 
-def test_download_of_what_torchvision_cannot_fetch_is_refused(imagenet):
-    with pytest.raises(SSLToolError, match="--download cannot fetch imagenet; it can fashion-mnist, cifar10"):
+def test_download_of_an_unsupported_dataset_is_refused(imagenet):
+    with pytest.raises(SSLToolError, match=r"--download .*imagenet.* fashion-mnist, cifar10"):
         opened(imagenet, download=True)

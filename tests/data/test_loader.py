@@ -226,7 +226,7 @@ def test_a_corrupt_file_raises_a_single_error_with_its_name(on_disk, workers):
     batches = loader.train(INDICES, RECIPES, batch_size=BATCH, seed=3, epoch=0)
     assert next(batches).rows.tolist() == INDICES[:BATCH].tolist()  # the image is in the second batch
     name = os.path.basename(on_disk.paths[INDICES[11]])
-    with pytest.raises(SSLToolError, match=f"corrupt image .*{name} .*--skip-corrupt") as caught:
+    with pytest.raises(SSLToolError, match=f"{name} .*--skip-corrupt") as caught:
         next(batches)
     assert "\n" not in str(caught.value)
     assert "Traceback" not in str(caught.value)

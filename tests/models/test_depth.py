@@ -36,13 +36,13 @@ def test_a_vits_embedding_is_layer_0_its_blocks_follow_and_its_norm_counts_with_
 
 
 @pytest.mark.parametrize("arch", ["resnet18_w8", "vit_small_depth3"])
-def test_every_parameter_that_learns_is_in_one_group_and_no_other_is(arch):
+def test_every_trainable_parameter_is_in_exactly_one_group(arch):
     backbone, _ = build_backbone(arch, image_size=16)
     grouped = [id(p) for group in layer_groups(backbone, 0.9) for p in group["params"]]
     assert sorted(grouped) == sorted(id(p) for p in backbone.parameters() if p.requires_grad)
     assert len(grouped) < len(list(backbone.parameters())) or arch == "resnet18_w8"  # a ViT's positions are fixed
 
 
-def test_without_decay_all_layers_learn_alike():
+def test_without_decay_all_layers_have_the_same_rate():
     backbone, _ = build_backbone("resnet18_w8")
     assert {group["scale"] for group in layer_groups(backbone)} == {1.0}

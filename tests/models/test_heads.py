@@ -23,7 +23,7 @@ def test_hidden_layers_are_followed_by_bn_and_relu():
 @pytest.mark.parametrize("hidden_bn", [True, False])
 @pytest.mark.parametrize("last_bn", [True, False])
 @pytest.mark.parametrize("activation", [nn.GELU, relu])
-def test_bn_and_activation_stand_where_asked(hidden_bn, last_bn, activation):
+def test_bn_and_activation_are_placed_by_the_arguments(hidden_bn, last_bn, activation):
     hidden = ["Linear", *["BatchNorm1d"] * hidden_bn, type(activation()).__name__]
     head = mlp([4, 5, 6, 7], hidden_bn=hidden_bn, last_bn=last_bn, activation=activation)
     assert kinds(head) == [*hidden, *hidden, "Linear", *["BatchNorm1d"] * last_bn]
@@ -33,7 +33,7 @@ def test_two_widths_are_one_linear_layer():
     assert kinds(mlp([4, 5])) == ["Linear"]
 
 
-def test_hidden_bns_learn_scale_and_shift_and_a_last_bn_has_none():
+def test_only_hidden_bns_have_scale_and_shift():
     head = mlp([4, 5, 6], last_bn=True)
     hidden, last = (layer for layer in head if isinstance(layer, nn.BatchNorm1d))
     assert [p.shape for p in hidden.parameters()] == [(5,), (5,)]
@@ -42,7 +42,7 @@ def test_hidden_bns_learn_scale_and_shift_and_a_last_bn_has_none():
 
 @pytest.mark.parametrize("last_bias", [True, False])
 @pytest.mark.parametrize("hidden_bn", [True, False])
-def test_a_hidden_layer_has_a_bias_where_no_bn_takes_it_away_and_the_last_where_asked(hidden_bn, last_bias):
+def test_a_hidden_layer_has_a_bias_only_without_bn(hidden_bn, last_bias):
     head = mlp([4, 5, 5, 6], hidden_bn=hidden_bn, last_bias=last_bias)
     linear = [layer for layer in head if isinstance(layer, nn.Linear)]
     assert [layer.bias is not None for layer in linear] == [not hidden_bn, not hidden_bn, last_bias]

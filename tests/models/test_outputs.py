@@ -61,14 +61,14 @@ VIT = "vit_w256_depth6"
 
 
 @pytest.mark.parametrize("layer", ["backbone", "projector", "predictor"])
-def test_the_three_layers_are_those_that_the_method_embeds(layer):
+def test_the_three_layers_equal_the_methods_embeddings(layer):
     method = small()
     with torch.no_grad():
         assert torch.equal(take(method, layer), method.embed(images(), layer))
 
 
 @pytest.mark.parametrize("stage", ["conv1", "layer1", "layer3"])
-def test_a_module_of_a_resnet_is_the_mean_of_its_map_or_a_row_for_each_place(stage):
+def test_a_resnet_module_gives_its_mean_or_a_row_per_position(stage):
     method = small()
     wanted = maps(method.backbone, stage)
     torch.testing.assert_close(take(method, f"backbone.{stage}"), wanted.mean(dim=(2, 3)))
@@ -81,7 +81,7 @@ def test_a_module_of_a_resnet_is_the_mean_of_its_map_or_a_row_for_each_place(sta
             torch.testing.assert_close(kept[:, row * side + column], wanted[:, :, row, column])
 
 
-def test_the_places_of_a_resnet_are_its_last_map_and_their_mean_is_its_output():
+def test_the_positions_of_a_resnet_average_to_its_output():
     method = small(arch="resnet18_w16")
     large = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(2))
     with torch.inference_mode():
@@ -94,7 +94,7 @@ def test_the_places_of_a_resnet_are_its_last_map_and_their_mean_is_its_output():
 @pytest.mark.parametrize(
     ("layer", "upto"), [("backbone.encoder.layers.encoder_layer_1", 1), ("backbone.encoder.layers.encoder_layer_5", 5)]
 )
-def test_the_tokens_of_a_vits_module_are_chosen(layer, upto):
+def test_tokens_of_a_vit_module_can_be_selected(layer, upto):
     method = small(arch=VIT)
     wanted = sequence(method.backbone, upto)
     close = {"rtol": 1e-4, "atol": 1e-5}
@@ -104,7 +104,7 @@ def test_the_tokens_of_a_vits_module_are_chosen(layer, upto):
     torch.testing.assert_close(take(method, layer, tokens="mean"), wanted[:, 1:].mean(dim=1), **close)
 
 
-def test_the_tokens_of_a_vit_are_those_behind_its_last_norm():
+def test_the_tokens_of_a_vit_are_those_after_its_last_norm():
     method = small(arch=VIT)
     with torch.no_grad():
         wanted = method.backbone.encoder.ln(sequence(method.backbone, 5))
@@ -116,7 +116,7 @@ def test_the_tokens_of_a_vit_are_those_behind_its_last_norm():
     torch.testing.assert_close(take(method, "backbone.encoder.ln", tokens="patch"), wanted[:, 1:], **close)
 
 
-def test_a_method_that_averages_patches_has_them_as_places_behind_its_projector():
+def test_a_projector_of_patch_tokens_gives_a_row_per_position():
     method = small("teacher", VIT)
     with torch.no_grad():
         first = method.projector[0](method.backbone.tokens(images())[:, 1:])
@@ -127,7 +127,7 @@ def test_a_method_that_averages_patches_has_them_as_places_behind_its_projector(
 
 
 @pytest.mark.parametrize("layer", ["projector.0", "predictor.1", "projector"])
-def test_a_module_of_a_head_is_its_output_on_the_way(layer):
+def test_a_module_of_a_head_gives_its_output(layer):
     method = small()
     head, _, number = layer.partition(".")
     with torch.no_grad():
@@ -137,7 +137,7 @@ def test_a_module_of_a_head_is_its_output_on_the_way(layer):
     torch.testing.assert_close(take(method, layer), x)
 
 
-def test_another_backbone_of_the_model_is_fed_the_images():
+def test_another_backbone_of_the_model_can_be_used():
     method = small()
     with torch.no_grad():
         for p in method.teacher.parameters():
@@ -149,7 +149,7 @@ def test_another_backbone_of_the_model_is_fed_the_images():
     torch.testing.assert_close(take(method, "teacher.backbone.layer2"), inner.mean(dim=(2, 3)))
 
 
-def test_what_follows_the_module_is_not_computed_and_nothing_is_left_hooked():
+def test_later_modules_are_not_run_and_the_hook_is_removed():
     method, calls = small(), []
     method.backbone.layer4.register_forward_hook(lambda *_: calls.append("layer4"))
     take(method, "backbone.layer3")
@@ -158,14 +158,14 @@ def test_what_follows_the_module_is_not_computed_and_nothing_is_left_hooked():
     assert calls == ["layer4"]
 
 
-def test_the_shape_of_an_image_is_known_before_there_is_one():
+def test_the_shape_is_known_without_images():
     method, vit = small(), small(arch=VIT)
     assert Features(method, "backbone").shape(SIZE, CPU) == (64,)
     assert Features(method, "backbone.layer1", pool="none").shape(SIZE, CPU) == (64, 8)
     assert Features(vit, "backbone", tokens="patch").shape(SIZE, CPU) == (16, 256)
 
 
-def test_directions_are_known_of_the_layers_and_not_of_modules():
+def test_directions_are_known_for_layers_but_not_for_modules():
     method = small(hidden=4)
     assert Features(method, "backbone").directions == 64
     assert Features(method, "projector").directions == 4
@@ -175,17 +175,17 @@ def test_directions_are_known_of_the_layers_and_not_of_modules():
 @pytest.mark.parametrize(
     ("name", "hint"),
     [
-        ("backbone.layer9", "did you mean backbone.layer"),
+        ("backbone.layer9", " backbone.layer"),
         ("layer3", "did you mean backbone.layer3"),
-        ("projektor", "did you mean projector"),
+        ("projektor", " projector"),
         ("backbone.layer3.7", "backbone.layer3.0"),
-        ("xyz", "known: backbone, predictor, projector, teacher"),
-        ("", "known: backbone, predictor, projector, teacher"),
-        ("backbone.", "unknown layer 'backbone.'"),
+        ("xyz", "backbone, predictor, projector, teacher"),
+        ("", "backbone, predictor, projector, teacher"),
+        ("backbone.", "'backbone.'"),
     ],
 )
 def test_an_unknown_name_is_refused_with_the_nearest(name, hint):
-    with pytest.raises(SSLToolError, match="unknown layer") as error:
+    with pytest.raises(SSLToolError, match=f"layer '{name}'") as error:
         Features(small(), name)
     assert hint in str(error.value)
     assert len(str(error.value)) < 300
@@ -194,24 +194,24 @@ def test_an_unknown_name_is_refused_with_the_nearest(name, hint):
 @pytest.mark.parametrize(
     ("arch", "layer", "settings", "line"),
     [
-        ("resnet18_w8", "backbone", {"tokens": "cls"}, "--tokens cls does nothing with --layer backbone"),
+        ("resnet18_w8", "backbone", {"tokens": "cls"}, "--tokens cls has no effect with --layer backbone"),
         (
             "resnet18_w8",
             "backbone.layer3",
             {"tokens": "mean"},
-            "--tokens mean does nothing with --layer backbone.layer3",
+            "--tokens mean has no effect with --layer backbone.layer3",
         ),
-        ("resnet18_w8", "projector", {"pool": "mean"}, "--pool mean does nothing with --layer projector"),
-        ("resnet18_w8", "projector.0", {"pool": "none"}, "--pool none does nothing with --layer projector.0"),
-        (VIT, "projector", {"tokens": "cls"}, "--tokens cls does nothing with --layer projector"),
-        (VIT, "backbone", {"pool": "none"}, "--pool none does nothing with --layer backbone"),
-        (VIT, "backbone", {"tokens": "patch", "pool": "none"}, "--pool none does nothing with --layer backbone"),
-        (VIT, "backbone.conv_proj", {"tokens": "cls"}, "--tokens cls does nothing with --layer backbone.conv_proj"),
-        ("resnet18_w8", "teacher.projector.0", {}, "--layer teacher.projector.0 is not called on the way"),
-        (VIT, "backbone.encoder", {}, "--layer backbone.encoder is not called on the way"),
+        ("resnet18_w8", "projector", {"pool": "mean"}, "--pool mean has no effect with --layer projector"),
+        ("resnet18_w8", "projector.0", {"pool": "none"}, "--pool none has no effect with --layer projector.0"),
+        (VIT, "projector", {"tokens": "cls"}, "--tokens cls has no effect with --layer projector"),
+        (VIT, "backbone", {"pool": "none"}, "--pool none has no effect with --layer backbone"),
+        (VIT, "backbone", {"tokens": "patch", "pool": "none"}, "--pool none has no effect with --layer backbone"),
+        (VIT, "backbone.conv_proj", {"tokens": "cls"}, "--tokens cls has no effect with --layer backbone.conv_proj"),
+        ("resnet18_w8", "teacher.projector.0", {}, "--layer teacher.projector.0 is not called"),
+        (VIT, "backbone.encoder", {}, "--layer backbone.encoder is not called"),
     ],
 )
-def test_settings_that_do_nothing_and_modules_that_are_not_called_are_refused(arch, layer, settings, line):
+def test_settings_without_effect_and_modules_that_are_not_called_are_refused(arch, layer, settings, line):
     features = Features(small(arch=arch), layer, **settings)
     with pytest.raises(SSLToolError) as error:
         features.shape(SIZE, CPU)
@@ -219,8 +219,8 @@ def test_settings_that_do_nothing_and_modules_that_are_not_called_are_refused(ar
     assert "\n" not in str(error.value)
 
 
-def test_a_layer_that_the_model_has_not_is_refused():
-    with pytest.raises(SSLToolError, match="this model has no predictor"):
+def test_a_layer_that_the_model_does_not_have_is_refused():
+    with pytest.raises(SSLToolError, match="--layer predictor"):
         Features(build("simclr"), "predictor").shape(8, CPU)
 
 
@@ -231,8 +231,8 @@ class Turned(nn.Module):
         return x.flatten(1).T
 
 
-def test_an_output_that_is_not_one_of_each_image_is_refused():
+def test_an_output_without_one_item_per_image_is_refused():
     method = build("simclr")
     method.projector = nn.Sequential(Turned(), nn.Identity())
-    with pytest.raises(SSLToolError, match=r"--layer projector.0 makes \(8, 2\) of 2 images"):
+    with pytest.raises(SSLToolError, match=r"--layer projector\.0 .*\(8, 2\) .*2 images"):
         Features(method, "projector.0").shape(8, CPU)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from ssltool.checkpoints.parameter_names import FAMILIES, networks_in, timm_name
+from ssltool.checkpoints.parameter_names import NAMING_SCHEMES, find_naming_schemes, timm_name
 from ssltool.errors import SSLToolError
 from ssltool.models.vit import VITS, ViTShape, patch_size, vit_name, vit_shape
 from ssltool.settings import flag
@@ -47,41 +47,41 @@ prefixes = st.lists(st.sampled_from(["module", "base_encoder", "0", "student"]),
 
 def timm_vit() -> dict[str, str]:
     """A ViT with all its parameters: timm's names and torchvision's."""
-    (family,) = (family for family in FAMILIES if family.name == "timm's ViT")
-    assert family.anchor in OF_A_VIT
+    (scheme,) = (scheme for scheme in NAMING_SCHEMES if scheme.name == "timm's ViT")
+    assert scheme.anchor in OF_A_VIT
     return OF_A_VIT
 
 
 @given(layers, st.sampled_from(sorted(OF_A_LAYER)))
 def test_parameters_of_any_layer_have_torchvisions_names_and_come_back(layer, name):
-    (family,) = networks_in(timm_vit()).values()
+    (scheme,) = find_naming_schemes(timm_vit()).values()
     theirs, ours = f"blocks.{layer}.{name}", f"encoder.layers.encoder_layer_{layer}.{OF_A_LAYER[name]}"
-    assert family.rename(theirs) == ours
+    assert scheme.rename(theirs) == ours
     assert timm_name(ours) == theirs
 
 
 @pytest.mark.parametrize(("theirs", "ours"), OF_A_VIT.items())
 def test_parameters_outside_the_layers_have_torchvisions_names_and_come_back(theirs, ours):
-    (family,) = networks_in(timm_vit()).values()
-    assert family.rename(theirs) == ours
+    (scheme,) = find_naming_schemes(timm_vit()).values()
+    assert scheme.rename(theirs) == ours
     assert timm_name(ours) == theirs
 
 
-@given(prefixes, st.sampled_from(FAMILIES))
-def test_a_network_is_found_under_any_prefix(prefix, family):
-    assert networks_in([f"{prefix}{family.anchor}"]) == {prefix: family}
+@given(prefixes, st.sampled_from(NAMING_SCHEMES))
+def test_a_network_is_found_under_any_prefix(prefix, scheme):
+    assert find_naming_schemes([f"{prefix}{scheme.anchor}"]) == {prefix: scheme}
 
 
 @given(
-    st.sampled_from([family for family in FAMILIES if family.name.startswith("children")]),
+    st.sampled_from([scheme for scheme in NAMING_SCHEMES if scheme.name.startswith("children")]),
     st.integers(1, 4),
     st.integers(0, 40),
     st.sampled_from(["conv1.weight", "bn3.running_var", "downsample.0.weight"]),
 )
-def test_blocks_of_a_resnets_children_belong_to_their_layer(family, layer, block, name):
+def test_blocks_of_a_resnets_children_belong_to_their_layer(scheme, layer, block, name):
     """torchvision's children are conv1, bn1, relu, maxpool, layer1...; lightly's lack relu and maxpool."""
-    first = {"children of torchvision's": 4, "children of lightly's": 2}[family.name]
-    assert family.rename(f"{first + layer - 1}.{block}.{name}") == f"layer{layer}.{block}.{name}"
+    first = {"children of torchvision's": 4, "children of lightly's": 2}[scheme.name]
+    assert scheme.rename(f"{first + layer - 1}.{block}.{name}") == f"layer{layer}.{block}.{name}"
 
 
 @given(widths_and_depths, st.integers(1, 64), st.none() | st.integers(1, 64), st.integers(8, 512))

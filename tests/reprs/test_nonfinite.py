@@ -30,7 +30,7 @@ def test_finite_values_whose_sum_overflows_are_finite():
 def test_infinite_values_that_cancel_are_found():
     x = torch.tensor([[math.inf, 0.0], [-math.inf, 0.0]])
     assert not all_finite(x)
-    with pytest.raises(SSLToolError, match="NaN or infinite"):
+    with pytest.raises(SSLToolError, match="NaN"):
         refuse_nonfinite(x)
 
 

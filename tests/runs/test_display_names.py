@@ -48,7 +48,7 @@ def test_paths_whose_short_names_agree_get_longer_ones(paths, wanted):
 
 
 @pytest.mark.parametrize("paths", [["a/x.pt", "a/x.pt"], ["x", "./x"], ["x", "y", "x", "x (2)", "x"]])
-def test_a_path_that_is_given_again_gets_a_name_of_its_own(paths):
+def test_a_repeated_path_gets_a_distinct_name(paths):
     assert len(set(display_names(paths))) == len(paths)
 
 

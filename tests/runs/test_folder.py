@@ -48,16 +48,16 @@ def test_run_without_a_name_lands_in_logs(ssltool, tmp_path, monkeypatch):
     assert (tmp_path / "logs" / "simsiam-resnet18_w8-iid_0003" / "checkpoint_0000.pt").exists()
 
 
-def test_folder_that_holds_a_run_is_refused_and_left_alone(ssltool, tmp_path, trained):
+def test_folder_with_a_run_is_refused_and_not_changed(ssltool, tmp_path, trained):
     before = {path.name: file_hash(path) for path in trained.iterdir()}
     ran = ssltool("pretrain", *SHORT, "-o", trained)
-    assert ran.code == 1 and ran.err.startswith(f"error: {trained} already holds a run") and ran.err.count("\n") == 1
+    assert ran.code == 1 and ran.err.startswith(f"error: {trained} ") and ran.err.count("\n") == 1
     assert "--resume auto" in ran.err and "--overwrite" in ran.err
     assert {path.name: file_hash(path) for path in trained.iterdir()} == before
 
 
-def test_checkpoint_of_elsewhere_does_not_open_a_folder_that_holds_a_run(folder, tmp_path):
-    with pytest.raises(SSLToolError, match="already holds a run"):
+def test_resuming_from_another_folder_does_not_allow_a_folder_with_a_run(folder, tmp_path):
+    with pytest.raises(SSLToolError, match="--overwrite"):
         folder.refuse_if_taken(overwrite=False, resumed_from=tmp_path / "other" / "checkpoint.pt")
     folder.refuse_if_taken(overwrite=False, resumed_from=folder.path / "checkpoint_0001.pt")
 
@@ -67,10 +67,10 @@ def test_folder_with_foreign_files_is_free(tmp_path):
     RunFolder(tmp_path).refuse_if_taken(overwrite=False)
 
 
-def test_file_in_place_of_the_folder_is_refused(ssltool, tmp_path):
+def test_file_instead_of_a_folder_is_refused(ssltool, tmp_path):
     (tmp_path / "run").write_text("mine")
     ran = ssltool("pretrain", *SHORT, "-o", tmp_path / "run", "--overwrite")
-    assert ran.code == 1 and "is a file; name a folder with --out" in ran.err
+    assert ran.code == 1 and str(tmp_path / "run") in ran.err and "--out" in ran.err
     assert (tmp_path / "run").read_text() == "mine"
 
 
@@ -92,7 +92,7 @@ def test_overwrite_that_is_refused_for_another_reason_removes_nothing(ssltool, t
     assert sorted(path.name for path in trained.iterdir()) == before
 
 
-def test_newest_is_the_last_one_saved_kept_or_not(folder):
+def test_newest_is_the_last_saved_checkpoint(folder):
     folder.save(checkpoint(1), keep_epoch=0)
     folder.save(checkpoint(2))
     assert Checkpoint.load(folder.newest).epoch == 2
@@ -111,7 +111,7 @@ def test_file_system_without_hard_links_gets_a_copy(folder, monkeypatch):
     assert not list(folder.path.glob(".*"))
 
 
-def test_saving_that_fails_keeps_the_newest(folder, monkeypatch):
+def test_failed_save_keeps_the_newest_checkpoint(folder, monkeypatch):
     folder.save(checkpoint(1))
 
     def refuse(*args: object) -> None:
@@ -124,21 +124,21 @@ def test_saving_that_fails_keeps_the_newest(folder, monkeypatch):
     assert sorted(path.name for path in folder.path.iterdir()) == ["checkpoint.pt", "config.json", "metrics.jsonl"]
 
 
-def test_claim_writes_the_history_that_a_checkpoint_brings(tmp_path):
+def test_claim_writes_the_history_of_the_checkpoint(tmp_path):
     folder = RunFolder(tmp_path / "run")
     folder.claim({}, [{"epoch": 0, "loss": -0.5}, {"epoch": 1, "loss": -0.6}])
     folder.log({"epoch": 2, "loss": -0.7})
     assert [record["epoch"] for record in folder.read_metrics()] == [0, 1, 2]
 
 
-def test_claim_of_ones_own_folder_keeps_the_timings_and_drops_later_epochs(folder):
+def test_claim_on_resume_keeps_the_timings_and_drops_later_epochs(folder):
     for epoch in range(3):
         folder.log({"epoch": epoch, "loss": -0.5, "seconds": 1.5})
     folder.claim({}, [{"epoch": 0, "loss": -0.5}, {"epoch": 1, "loss": -0.5}], resumed_from=folder.newest)
     assert folder.read_metrics() == [{"epoch": epoch, "loss": -0.5, "seconds": 1.5} for epoch in (0, 1)]
 
 
-def test_order_is_kept_as_it_was(folder):
+def test_order_is_saved_unchanged(folder):
     folder.save_order(np.array([2, 0, 1]))
     assert np.load(folder.path / "order.npy").tolist() == [2, 0, 1]
 
@@ -146,18 +146,18 @@ def test_order_is_kept_as_it_was(folder):
 def test_metrics_that_cannot_be_written_are_an_error_for_the_user(folder):
     folder.metrics.unlink()
     folder.metrics.mkdir()
-    with pytest.raises(SSLToolError, match=r"cannot write .*metrics.jsonl"):
+    with pytest.raises(SSLToolError, match=r"metrics\.jsonl"):
         folder.log({"epoch": 0})
 
 
 def test_results_of_another_stage_are_never_replaced(ssltool, trained):
     before = {path.name: file_hash(path) for path in trained.iterdir()}
     ran = ssltool("lincls", "--pretrained", trained / "checkpoint.pt", "-o", trained, "--overwrite")
-    assert ran.code == 1 and "holds the results of pretrain; choose another folder" in ran.err
+    assert ran.code == 1 and f"{trained} " in ran.err and "pretrain" in ran.err and "--out" in ran.err
     assert {path.name: file_hash(path) for path in trained.iterdir()} == before
 
 
-def test_temporary_files_of_a_killed_save_are_removed_when_the_run_goes_on(folder):
+def test_temporary_files_of_a_killed_save_are_removed_on_resume(folder):
     left = folder.path / ".checkpoint.pt.123.tmp"
     left.write_bytes(b"half")
     folder.claim({}, resumed_from=folder.newest)

@@ -83,7 +83,7 @@ def test_run_resumed_twice_has_the_same_bits(tiny, stopped, interrupt_at):
     assert same_run(whole, again(config))
 
 
-def test_killed_process_goes_on_from_its_last_step_to_the_same_bits(tiny, tmp_path):
+def test_killed_process_resumes_from_its_last_step_to_the_same_bits(tiny, tmp_path):
     whole = pretrain(tiny("whole", steps_per_epoch=10))
     config = tiny(steps_per_epoch=10, save_steps=1)
     flags = [*TINY, "--epochs", "2", "--steps-per-epoch", "10", "-b", "16", "--device", "cpu", "--save-steps", "1"]
@@ -105,7 +105,7 @@ def test_signal_in_the_last_step_lets_the_run_finish(tiny, interrupt_at):
     assert Checkpoint.load(run / "checkpoint.pt").epoch == 2
 
 
-def test_handlers_are_put_back_after_an_interruption(stopped):
+def test_handlers_are_restored_after_an_interruption(stopped):
     before = signal.getsignal(signal.SIGTERM)
     stopped(1)
     assert signal.getsignal(signal.SIGTERM) is before
@@ -119,17 +119,17 @@ def test_finished_run_resumed_changes_nothing(tiny):
     assert {path.name: path.read_bytes() for path in run.iterdir()} == before
 
 
-def test_resume_auto_where_there_is_nothing_starts_afresh(tiny):
+def test_resume_auto_without_a_checkpoint_starts_a_new_run(tiny):
     assert same_run(pretrain(tiny("plain")), again(tiny("auto")))
 
 
-def test_folder_stands_for_its_newest_checkpoint(tiny, stopped):
+def test_resume_with_a_folder_uses_its_newest_checkpoint(tiny, stopped):
     whole = pretrain(tiny("whole"))
     config = stopped(3)
     assert same_run(whole, pretrain(tiny("elsewhere", resume=config.out)))
 
 
-def test_hybrid_goes_on_with_iid_on_the_same_cosine_with_the_optimisers_state(tiny, monkeypatch):
+def test_hybrid_continues_with_iid_and_the_same_schedule_and_optimizer_state(tiny, monkeypatch):
     single = pretrain(tiny("single", epochs=4, strategy="current", save_every=1))
     start = Checkpoint.load(single / "checkpoint_0001.pt")
     before_steps = []
@@ -153,12 +153,12 @@ def test_hybrid_goes_on_with_iid_on_the_same_cosine_with_the_optimisers_state(ti
 
 def test_strategy_cannot_change_in_the_middle_of_an_epoch(stopped):
     config = stopped(3)
-    with pytest.raises(SSLToolError, match=r"--strategy was iid, is now current.*in the middle of epoch 2"):
+    with pytest.raises(SSLToolError, match=r"--strategy was iid, is now current.* epoch 2"):
         again(config, strategy="current")
 
 
 def test_views_can_change_between_epochs_but_not_within_one(stopped):
-    with pytest.raises(SSLToolError, match=r"--flip-p was 0.5, is now 0.0.*in the middle of epoch 2"):
+    with pytest.raises(SSLToolError, match=r"--flip-p was 0.5, is now 0.0.* epoch 2"):
         again(stopped(3), flip_p=0.0)
     assert Checkpoint.load(again(stopped(2, out="other"), flip_p=0.0) / "checkpoint.pt").epoch == 2
 
@@ -202,7 +202,7 @@ def test_other_labelled_images_are_refused(tmp_path, trained):
     np.save(tmp_path / "labelled.npy", np.arange(0, 4000, 50))
     options = {"labels_path": tmp_path / "labelled.npy"}
     config = tiny_config("paws", run, trained, epochs=1, steps_per_epoch=1, options=options, resume="auto")
-    with pytest.raises(SSLToolError, match=r"the hash of the labelled images' numbers was \w+, is now \w+"):
+    with pytest.raises(SSLToolError, match=r"labelled images.* was \w+, is now \w+"):
         pretrain(config)
 
 
@@ -212,11 +212,11 @@ def test_another_teacher_is_refused(tmp_path, trained):
     other.state_dict["backbone.conv1.weight"] += 1.0
     other.save(tmp_path / "other" / "checkpoint.pt")
     config = tiny_config("distill", run, tmp_path / "other", epochs=1, steps_per_epoch=1, resume="auto")
-    with pytest.raises(SSLToolError, match=r"the hash of the trained network to learn from was \w+, is now \w+"):
+    with pytest.raises(SSLToolError, match=r"teacher was \w+, is now \w+"):
         pretrain(config)
 
 
-def test_start_epoch_counts_from_there(tiny):
+def test_start_epoch_sets_the_first_epoch(tiny):
     config = tiny(epochs=4, steps_per_epoch=1)
     pretrain(config)
     run = pretrain(dataclasses.replace(config, resume=config.out, start_epoch=2))
@@ -239,7 +239,7 @@ def test_other_order_or_chunks_under_the_same_strategy_are_refused(tiny, tmp_pat
     pretrain(config)
     order = tmp_path / "other.npy"
     np.save(order, np.arange(8000)[::-1])
-    with pytest.raises(SSLToolError, match=r"the hash of the order was .* is now"):
+    with pytest.raises(SSLToolError, match=r"order was .* is now"):
         again(config, incremental_idx_path=str(order))
     with pytest.raises(SSLToolError, match="--chunk-size was 1, is now 2; --n-rounds was 1, is now 2"):
         again(config, chunk_size=2, n_rounds=2)
@@ -253,23 +253,23 @@ def test_run_killed_before_its_first_checkpoint_starts_again(tiny, tmp_path):
     assert same_bits(Checkpoint.load(again(config) / "checkpoint.pt").state_dict, first.state_dict)
 
 
-def test_missing_checkpoint_is_named(tiny, tmp_path):
-    with pytest.raises(SSLToolError, match=r"--resume: no such checkpoint: .*gone.pt"):
+def test_missing_checkpoint_is_refused_by_name(tiny, tmp_path):
+    with pytest.raises(SSLToolError, match=r"--resume.*gone\.pt"):
         pretrain(tiny(resume=str(tmp_path / "gone.pt")))
 
 
-def test_truncated_checkpoint_is_refused_and_left_alone(tiny):
+def test_truncated_checkpoint_is_refused_and_not_changed(tiny):
     config = tiny()
     newest = pretrain(config) / "checkpoint.pt"
     half = newest.read_bytes()[: newest.stat().st_size // 2]
     newest.unlink()
     newest.write_bytes(half)
-    with pytest.raises(SSLToolError, match=r"checkpoint.pt is not a readable .pt file; it may be cut short"):
+    with pytest.raises(SSLToolError, match=r"checkpoint\.pt "):
         again(config)
     assert newest.read_bytes() == half
 
 
-def test_half_written_line_of_metrics_is_replaced(stopped):
+def test_truncated_line_of_metrics_is_replaced(stopped):
     config = stopped(3)
     with open(Path(config.out) / "metrics.jsonl", "a") as stream:
         stream.write('{"epoch": 1, "loss"')

@@ -92,6 +92,6 @@ def test_json_holds_the_document_with_null_for_what_is_not_finite(tmp_path):
 @pytest.mark.parametrize("name", ["t.csv", "t.json"])
 def test_a_table_that_cannot_be_written_is_refused_in_one_line(tmp_path, name):
     (tmp_path / "file").write_text("")
-    with pytest.raises(SSLToolError, match=rf"^cannot write .*{name}[^\n]*$"):
+    with pytest.raises(SSLToolError, match=rf"^[^\n]*{name}[^\n]*$"):
         write_table(tmp_path / "file" / name, {}, file_rows([result({"auc": 0.5})]))
     assert [path.name for path in tmp_path.iterdir()] == ["file"]

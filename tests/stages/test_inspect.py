@@ -11,7 +11,7 @@ import pandas
 import pytest
 import torch
 
-from checkpoint_helpers import PROGRAMS, bare, dino, dinos_arguments, linear, vit
+from checkpoint_helpers import PROGRAMS, bare, dino, dino_arguments, linear, vit
 from ssltool.checkpoints.probe import Probe
 from ssltool.config import InspectConfig
 from ssltool.diagnosis.spectrum_file import Spectrum
@@ -91,7 +91,7 @@ def test_vit_whose_heads_are_not_known_says_so(tmp_path):
     state = vit(embed_dim=384, num_heads=6, depth=12, img_size=8).state_dict()
     state["pos_embed"][:, 0] = 0
     torch.save(state, tmp_path / "x.pth")
-    assert "how many heads" in look(tmp_path / "x.pth")["problem"]
+    assert "-a vit_small_h6" in look(tmp_path / "x.pth")["problem"]
 
 
 def test_weights_of_something_else(tmp_path):
@@ -152,7 +152,7 @@ def test_json(tmp_path):
 
 
 def test_pickled_objects_are_named_and_not_executed(tmp_path):
-    torch.save(dino().entries | {"args": dinos_arguments()}, tmp_path / "x.pth")
+    torch.save(dino().entries | {"args": dino_arguments()}, tmp_path / "x.pth")
     about = look(tmp_path / "x.pth", keys=True)
     assert about["kind"] == "unreadable" and "argparse.Namespace" in about["problem"]
     assert about["sha256"] == hashlib.sha256((tmp_path / "x.pth").read_bytes()).hexdigest()

@@ -230,7 +230,7 @@ def test_weights_that_do_not_fit_the_settings_are_refused(trained, tmp_path):
     checkpoint = Checkpoint.load(trained / "checkpoint.pt")
     checkpoint.state_dict["backbone.conv1.weight"] = torch.zeros(8, 3, 5, 5)
     checkpoint.save(tmp_path / "c.pt")
-    with pytest.raises(SSLToolError, match=r"the weights in .*c\.pt do not fit resnet18_w8: .*backbone\.conv1\.weight"):
+    with pytest.raises(SSLToolError, match=r"c\.pt .*resnet18_w8: .*backbone\.conv1\.weight"):
         save_reprs.run(SaveReprsConfig(pretrained=str(tmp_path / "c.pt"), device="cpu", out=str(tmp_path / "r.pt")))
 
 
@@ -395,5 +395,5 @@ def test_more_images_than_the_second_split_has_are_refused_before_the_first_is_w
 
 
 def test_no_checkpoint_is_refused():
-    with pytest.raises(SSLToolError, match="name the checkpoint with --pretrained"):
+    with pytest.raises(SSLToolError, match="--pretrained FILE"):
         save_reprs.run(SaveReprsConfig(device="cpu"))

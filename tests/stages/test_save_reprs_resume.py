@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from helpers import same_bits
-from ssltool.reprs.extract import Pass
+from ssltool.reprs.extract import Extraction
 from ssltool.reprs.partial_file import PartialFile
 from ssltool.reprs.representations import Representations
 
@@ -52,13 +52,13 @@ def stop_after(monkeypatch):
 @pytest.fixture
 def outputs(monkeypatch):
     """The sizes of the batches that went through the network."""
-    made, seen = Pass._outputs, []
+    made, seen = Extraction._outputs, []
 
     def counting(self, batch):
         seen.append(len(batch.rows))
         return made(self, batch)
 
-    monkeypatch.setattr(Pass, "_outputs", counting)
+    monkeypatch.setattr(Extraction, "_outputs", counting)
     return seen
 
 
@@ -235,7 +235,7 @@ def test_a_rank_that_was_stopped_goes_on_with_its_own_part(save, stop_after, mon
 @pytest.mark.parametrize(
     ("flags", "line"),
     [
-        (["-b", 100], f"{N} images of bundled train are 1 batches of 100, too few for 2 ranks"),
+        (["-b", 100], f"{N} images of bundled train are 1 batches of 100, fewer than 2 ranks"),
         (["--gpu", 0, "--device", "auto"], "--gpu 0 "),
         (["--download"], "--download under torchrun would fetch once for each rank"),
     ],

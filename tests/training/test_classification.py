@@ -12,7 +12,7 @@ from ssltool.training.classification import Accuracy, epoch_order, linear_classi
 CPU = torch.device("cpu")
 
 
-def by_hand(scores: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
+def reference(scores: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
     ranks = [sorted(range(scores.shape[1]), key=lambda c, row=row: -row[c]) for row in scores.tolist()]
     first = [rank[0] == label for rank, label in zip(ranks, labels.tolist(), strict=True)]
     five = [label in rank[:5] for rank, label in zip(ranks, labels.tolist(), strict=True)]
@@ -30,7 +30,7 @@ def test_accuracies_in_batches_are_those_of_a_loop_over_all_rows(classes):
     count = Accuracy(classes, CPU)
     for part in (slice(0, 7), slice(7, 60)):
         count.add(scores[part], labels[part])
-    assert count.result() == pytest.approx(by_hand(scores, labels))
+    assert count.result() == pytest.approx(reference(scores, labels))
 
 
 def test_rare_classes_count_as_much_as_frequent_ones_in_the_mean_of_the_classes():
@@ -39,7 +39,7 @@ def test_rare_classes_count_as_much_as_frequent_ones_in_the_mean_of_the_classes(
     assert count.result() == {"acc1": 0.9, "acc5": 1.0, "class_acc1": 0.5}
 
 
-def test_a_class_beyond_the_scores_is_never_hit():
+def test_a_class_without_a_score_is_never_predicted():
     count = Accuracy(4, CPU)
     count.add(torch.eye(3), torch.tensor([0, 1, 3]))
     assert count.result() == {

@@ -59,7 +59,7 @@ def plain(tmp_path):
         ("paws", "labels_fraction", 0.5, "labels_fraction", 0.5),
     ],
 )
-def test_flag_sets_the_methods_option_and_is_saved_as_such(plain, trained, method, setting, given, option, value):
+def test_flag_sets_the_option_of_the_method(plain, trained, method, setting, given, option, value):
     teacher = {"teacher_checkpoint": str(trained / "checkpoint.pt")} if method == "distill" else {}
     setup = plain(method, **{setting: given}, **teacher)
     assert getattr(setup.options, option) == value
@@ -82,7 +82,7 @@ def test_an_option_without_its_flag_keeps_the_methods_default(plain):
     assert (options.momentum, options.momentum_final, options.temperature) == (0.999, None, 0.2)
 
 
-def test_flag_that_is_off_says_nothing_about_its_option(plain):
+def test_flag_that_is_off_does_not_set_its_option(plain):
     for method, momentum_final in (("mocov3", 1.0), ("moco", None)):
         assert plain(method, moco_m_cos=False).options.momentum_final == momentum_final
 
@@ -95,11 +95,11 @@ def test_a_flag_that_is_on_is_the_number_1_in_the_saved_settings(plain):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"dim": 8, "moco_dim": 8}, "--moco-dim and another flag both set the option dim; keep one of them"),
-        ({"moco_m": 0.9, "options": ("momentum=0.9",)}, "the option momentum "),
-        ({"moco_t": 0.1, "options": ("temperature=0.1",)}, "the option temperature "),
-        ({"moco_mlp_dim": 8, "options": ("hidden=8",)}, "the option hidden "),
-        ({"moco_m_cos": True, "options": ("momentum-final=1",)}, "the option momentum_final "),
+        ({"dim": 8, "moco_dim": 8}, "--moco-dim .*option dim;"),
+        ({"moco_m": 0.9, "options": ("momentum=0.9",)}, "option momentum "),
+        ({"moco_t": 0.1, "options": ("temperature=0.1",)}, "option temperature "),
+        ({"moco_mlp_dim": 8, "options": ("hidden=8",)}, "option hidden "),
+        ({"moco_m_cos": True, "options": ("momentum-final=1",)}, "option momentum_final "),
     ],
     ids=str,
 )
@@ -118,7 +118,7 @@ def test_option_that_is_given_twice_is_refused(plain, given, message):
     ],
 )
 def test_flag_for_an_option_that_the_method_lacks_is_refused(plain, method, given, option):
-    with pytest.raises(SSLToolError, match=f"unknown option of {method} '{option}'"):
+    with pytest.raises(SSLToolError, match=f"{method} '{option}'"):
         plain(method, **given)
 
 
@@ -174,7 +174,7 @@ def test_labels_file_names_the_labelled_images_by_their_numbers_in_the_data(setu
 def test_labels_file_beside_a_share_is_refused(setup, tmp_path):
     np.save(tmp_path / "labelled.npy", np.arange(0, 500, 50))
     options = {"labels_path": tmp_path / "labelled.npy", "labels_fraction": 0.5}
-    with pytest.raises(SSLToolError, match="labels_path and labels_fraction contradict each other"):
+    with pytest.raises(SSLToolError, match=r"labels_path .*labels_fraction"):
         setup("paws", options=options)
 
 
@@ -183,8 +183,8 @@ def test_labels_file_beside_a_share_is_refused(setup, tmp_path):
     [
         ([50, 8000], "--labels-path: .*labelled.npy .*index 8000,"),
         ([-1], "--labels-path: .*labelled.npy .*index -1,"),
-        ([50, 50], "--labels-path: .*labelled.npy .*index 50 more than once"),
-        ([51, 52], "none of the images that .*labelled.npy names is trained on and has a label"),
+        ([50, 50], "--labels-path: .*labelled.npy .*index 50 "),
+        ([51, 52], "labelled.npy"),
     ],
     ids=["too large", "negative", "twice", "of the left out"],
 )
@@ -194,7 +194,7 @@ def test_labels_file_with_numbers_of_no_labelled_image_is_refused(setup, tmp_pat
         setup("paws", options={"labels_path": tmp_path / "labelled.npy"})
 
 
-def test_step_of_the_support_has_so_many_images_of_so_many_classes(setup):
+def test_support_options_set_the_images_and_classes_of_a_step(setup):
     whole = setup("paws", options={"support_per_class": 3}).support
     assert (whole.classes, whole.batch_size) == (10, 30)
     part = setup("paws", options={"support_per_class": 3, "support_classes": 4}).support
@@ -202,25 +202,25 @@ def test_step_of_the_support_has_so_many_images_of_so_many_classes(setup):
 
 
 def test_more_classes_in_a_step_than_are_labelled_are_refused(setup):
-    with pytest.raises(SSLToolError, match="--set support_classes=11: the labelled images have 10 classes"):
+    with pytest.raises(SSLToolError, match=r"--set support_classes=11.* 10 classes"):
         setup("paws", options={"support_classes": 11})
 
 
 @pytest.mark.parametrize(
     ("method", "message"),
     [
-        ("supervised", "supervised needs labels, and 40 of 40 images have none"),
-        ("paws", "no image has a label"),
+        ("supervised", "supervised .*40 of 40 images"),
+        ("paws", "label"),
     ],
 )
-def test_method_that_needs_labels_is_refused_images_without(setup, write_images, tmp_path, method, message):
+def test_method_that_needs_labels_refuses_unlabelled_images(setup, write_images, tmp_path, method, message):
     write_images(tmp_path / "pile", 40)
     with pytest.raises(SSLToolError, match=message):
         setup(method, data=str(tmp_path / "pile"), idx_path=None)
 
 
 @pytest.mark.parametrize("method", ["simsiam", "supervised", "distill"])
-def test_methods_that_ask_for_no_support_get_none(setup, method):
+def test_methods_without_support_get_none(setup, method):
     made = setup(method)
     assert made.support is None
     assert made.saved_run.settings["support_hash"] is None
@@ -229,7 +229,7 @@ def test_methods_that_ask_for_no_support_get_none(setup, method):
 # Teachers
 
 
-def test_teachers_make_and_weights_are_part_of_the_saved_settings(setup, trained):
+def test_saved_settings_contain_the_teachers_architecture_and_hash(setup, trained):
     saved = setup("distill").saved_run.settings
     teacher = Checkpoint.load(trained / "checkpoint.pt")
     assert saved["second_hash"] == weights_hash(teacher.state_dict)
@@ -252,20 +252,20 @@ def test_distilling_without_a_teacher_is_refused_before_anything_is_written(sslt
     [("simclr", {}), ("supervised", {}), ("byol", {"predictor": "none"}), ("simsiam", {"predictor": "fixed"})],
     ids=["simclr", "supervised", "byol without a predictor", "simsiam with a fixed one"],
 )
-def test_warm_up_of_the_predictor_is_refused_where_none_learns(setup, method, options):
+def test_predictor_warm_up_is_refused_without_a_trainable_predictor(setup, method, options):
     made = setup(method, n_warmup_steps=2, options=options)
-    with pytest.raises(SSLToolError, match=f"--n-warmup-steps trains the predictor alone, and {method} has none that"):
+    with pytest.raises(SSLToolError, match=f"--n-warmup-steps .*{method} "):
         made.build_method()
     assert setup(method, options=options).build_method()
 
 
 @pytest.mark.parametrize("method", ["simsiam", "byol", "mocov3", "nnclr"])
-def test_warm_up_of_the_predictor_is_possible_where_one_learns(setup, method):
+def test_predictor_warm_up_is_accepted_with_a_trainable_predictor(setup, method):
     groups = setup(method, n_warmup_steps=2).build_method().param_groups()
     assert [group["is_encoder"] for group in groups] == [True, False]
 
 
-def test_warm_up_of_the_predictor_that_is_refused_leaves_no_folder(ssltool, tmp_path):
+def test_refused_predictor_warm_up_leaves_no_folder(ssltool, tmp_path):
     flags = ["--method", "simclr", "--n-warmup-steps", 1, "-a", "resnet18_w8", "--device", "cpu"]
     ran = ssltool("pretrain", *flags, "-o", tmp_path / "run")
     assert "--n-warmup-steps" in usage_message(ran)
@@ -276,10 +276,10 @@ def test_warm_up_of_the_predictor_that_is_refused_leaves_no_folder(ssltool, tmp_
 
 
 @pytest.mark.parametrize(("batch_size", "warned"), [(2, True), (15, True), (16, False), (32, False)])
-def test_batch_too_small_for_batch_norm_is_warned_of(setup, batch_size, warned):
+def test_small_batches_with_batch_norm_cause_a_warning(setup, batch_size, warned):
     made = setup("simsiam", batch_size=batch_size)
     found = made.warnings(made.build_method())
-    assert [f"batches of {batch_size}, which is too few" in text for text in found] == [True] * warned
+    assert [f" {batch_size} images" in text and "--batch-size" in text for text in found] == [True] * warned
 
 
 def test_warnings_of_the_method_come_first(setup):

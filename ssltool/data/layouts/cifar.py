@@ -1,7 +1,7 @@
 """CIFAR-10 and CIFAR-100, Python version: the folder of the batches, or a torchvision root.
 
-The files are pickles. The unpickler here extracts the bytes of arrays and can call nothing, not even NumPy, which a
-damaged array can crash.
+The files are pickles. The unpickler here only extracts the bytes of arrays. It calls no function, not even NumPy's,
+which a corrupt array can crash.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class _ArraysOnly(pickle.Unpickler):
             return _Stub
         if (module, name) == ("_codecs", "encode"):  # how Python 3 writes bytes for Python 2
             return codecs.encode
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}, which is no array")
+        raise pickle.UnpicklingError(f"it contains {module}.{name}, which is not an array")
 
 
 def _read(folder: Path, names: list[str], label_key: bytes) -> Arrays:
@@ -72,6 +72,6 @@ def _read(folder: Path, names: list[str], label_key: bytes) -> Arrays:
                 contents = _ArraysOnly(stream, encoding="bytes").load()
             images.append(np.frombuffer(contents[b"data"].state[-1], np.uint8).reshape(-1, 3, 32, 32))
             labels.append(np.asarray(contents[label_key], np.int64))
-        except Exception as error:  # a damaged pickle can raise nearly anything
+        except Exception as error:  # a corrupt pickle can raise nearly anything
             raise broken(folder / name, error) from error
     return np.concatenate(images), np.concatenate(labels)

@@ -18,7 +18,7 @@ def recognise(folder: Path) -> bool:
 def read(folder: Path, split: str, settings: DataSettings) -> ImageSet:
     """The images of a split; the class folders of ``train`` number the classes of both splits."""
     if not (folder / split).is_dir():
-        raise SSLToolError(f"{folder} has no folder '{split}'; an ImageNet-style folder holds train and val")
+        raise SSLToolError(f"{folder} has no folder '{split}'; ImageNet's layout has the folders train and val")
     reference = folder / "train" if (folder / "train").is_dir() else folder / split
     labelled = has_class_folders(reference) and subfolders(folder / split)
     return read_files("imagenet", folder / split, split, subfolders(reference) if labelled else None)

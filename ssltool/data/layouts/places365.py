@@ -13,7 +13,7 @@ from ssltool.data.raw import broken, find
 
 
 def read(folder: Path, split: str, settings: DataSettings) -> ImageSet:
-    """The files that the list of a split names, in its order."""
+    """The image files in the list of a split, in its order."""
     listing = find(folder, "places365_train_standard.txt" if split == "train" else "places365_val.txt")
     kind = "256" if settings.small else "large"
     base = find(folder, f"data_{kind}_standard" if split == "train" else f"val_{kind}")

@@ -1,4 +1,4 @@
-"""STL-10: its binary files, or a torchvision root."""
+"""STL-10: the folder of the binary files, or a torchvision root."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from ssltool.data.raw import Arrays, broken, find
 
 def read(folder: Path, split: str, settings: DataSettings) -> Arrays:
     """The images (N, 3, 96, 96) and labels of a split; the unlabelled split is memory-mapped."""
-    name = _own_split(split)
+    name = _file_prefix(split)
     path = find(folder, f"stl10_binary/{name}_X.bin", f"{name}_X.bin")
     try:
-        # The files are column-major: axis 2 runs over columns.
+        # The files are column-major: axis 2 is the column.
         images = np.memmap(path, np.uint8, "c").reshape(-1, 3, 96, 96).transpose(0, 1, 3, 2)
         if split == "unlabeled":
             return images, np.full(len(images), -1)
@@ -28,8 +28,8 @@ def read(folder: Path, split: str, settings: DataSettings) -> Arrays:
 
 def download(folder: Path, split: str, settings: DataSettings) -> None:
     """Downloads all splits with torchvision."""
-    tv.STL10(str(folder), _own_split(split), download=True)
+    tv.STL10(str(folder), _file_prefix(split), download=True)
 
 
-def _own_split(split: str) -> str:
+def _file_prefix(split: str) -> str:
     return {"val": "test"}.get(split, split)

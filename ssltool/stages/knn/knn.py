@@ -14,10 +14,10 @@ from ssltool.config import KnnConfig
 from ssltool.data.labels import hold_out
 from ssltool.errors import SSLToolError
 from ssltool.files import write_json
-from ssltool.reprs.group import ONE_SET, Saved, of_one_set, refuse_mix
 from ssltool.reprs.neighbours.file import Neighbours
 from ssltool.reprs.neighbours.search import neighbours
 from ssltool.reprs.neighbours.vote import keep_labelled, predicted_labels
+from ssltool.reprs.representation_set import SPLIT_KEYS, RepresentationSet, check_same_network, share_image_numbers
 from ssltool.reprs.row_set import RowSet
 from ssltool.settings import flag
 from ssltool.stages.knn import paper_files
@@ -71,16 +71,16 @@ def run(config: KnnConfig) -> dict[str, Any]:
     """
     device = pick_device(config)
     config.check()
-    bank, queries = (Saved.open(name) for name in _file_names(config))
+    bank, queries = (RepresentationSet.open(name) for name in _file_names(config))
     _check_outputs(config, bank, queries)
-    refuse_mix(bank, queries)
+    check_same_network(bank, queries)
     voters, labels = keep_labelled(bank.rows, bank.targets)
     if not bool((queries.targets >= 0).any()):
         raise SSLToolError("the queries have no labels, so there is no accuracy to measure")
     if config.neighbours is None:  # the file has the neighbours of unlabelled queries, too
         queries = queries.keep(queries.targets >= 0)
     numbers = bank.index[bank.targets >= 0]
-    same = of_one_set(bank, queries)
+    same = share_image_numbers(bank, queries)
     most = len(voters) - same
     if most < 1:
         raise SSLToolError(f"{bank.name} has one labelled row, and the query is the same row: no row can vote")
@@ -117,7 +117,7 @@ def _file_names(config: KnnConfig) -> tuple[str, str]:
     return str(config.bank), str(config.queries)
 
 
-def _check_outputs(config: KnnConfig, *inputs: Saved) -> None:
+def _check_outputs(config: KnnConfig, *inputs: RepresentationSet) -> None:
     read = {path.resolve() for one in inputs for path in one.paths}
     for name in ("out", "neighbours"):
         path = getattr(config, name)
@@ -189,8 +189,8 @@ def _document(
     found: Classification,
     held: Classification | None,
     k: int | None,
-    bank: tuple[Saved, Tensor],
-    queries: Saved,
+    bank: tuple[RepresentationSet, Tensor],
+    queries: RepresentationSet,
 ) -> dict[str, Any]:
     """The result, with the accuracy of each class and the confusion matrix at the chosen k."""
     scored = queries.targets >= 0
@@ -244,15 +244,15 @@ def _notes(config: KnnConfig, found: Classification, own: int, most: int) -> lis
 def _save_neighbours(
     config: KnnConfig,
     found: Classification,
-    bank: tuple[Saved, RowSet, Tensor],
-    queries: Saved,
+    bank: tuple[RepresentationSet, RowSet, Tensor],
+    queries: RepresentationSet,
     document: dict[str, Any],
 ) -> None:
     saved, voters, numbers = bank
     k = max(config.ks)
     near = found.rows[:, :k]
-    meta = {key: queries.meta.get(key) for key in ("checkpoint_hash", "layer", *ONE_SET)}
-    meta |= {f"bank_{key}": saved.meta.get(key) for key in ONE_SET}
+    meta = {key: queries.meta.get(key) for key in ("checkpoint_hash", "layer", *SPLIT_KEYS)}
+    meta |= {f"bank_{key}": saved.meta.get(key) for key in SPLIT_KEYS}
     meta |= {key: document[key] for key in ("metric", "precision", "self_excluded")}
     meta |= {"k": k, "bank": [str(path) for path in saved.paths], "queries": [str(path) for path in queries.paths]}
     Neighbours(

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from ssltool.checkpoints.load import load_pretrained, with_saved_data
+from ssltool.checkpoints.load import load_pretrained, use_saved_dataset
 from ssltool.config import LinclsConfig
 from ssltool.data import views
 from ssltool.data.images import ImageSet
@@ -33,7 +33,7 @@ class ImageFeatures(FeatureSource):
 
     def __init__(self, config: LinclsConfig, device: torch.device, known: np.ndarray | None = None) -> None:
         network = load_pretrained(config, device)
-        self.config = config = with_saved_data(config, network.run)
+        self.config = config = use_saved_dataset(config, network.run)
         self.method = network.method.eval().requires_grad_(False)
         self.origin = network.origin | {"layer": "backbone"}
         self.width = network.method.backbone_dim

@@ -16,7 +16,7 @@ from ssltool.checkpoints.probe import Probe
 from ssltool.config import LinclsConfig
 from ssltool.errors import SSLToolError
 from ssltool.files import Record
-from ssltool.reprs.group import ONE_NETWORK
+from ssltool.reprs.representation_set import NETWORK_KEYS
 from ssltool.runs.folder import PROBE, RunFolder, run_path
 from ssltool.runs.resume import differences, find_file
 from ssltool.stages.lincls.features import FeatureSource
@@ -65,8 +65,8 @@ def _open(config: LinclsConfig, device: torch.device, probe: Probe | None = None
 def _evaluate(config: LinclsConfig, device: torch.device, probe: Probe) -> Record:
     with contextlib.closing(_open(config, device, probe)) as source:
         distributed.rank_zero_info(source.describe())
-        names = {name: name.replace("_", " ") for name in ONE_NETWORK}
-        found = differences(list(ONE_NETWORK), probe.config.get("origin", {}), source.origin, names.__getitem__)
+        names = {name: name.replace("_", " ") for name in NETWORK_KEYS}
+        found = differences(list(NETWORK_KEYS), probe.config.get("origin", {}), source.origin, names.__getitem__)
         if probe.weight.shape[1] != source.width:
             found.append(f"the width was {probe.weight.shape[1]}, is now {source.width}")
         if found:

@@ -14,7 +14,7 @@ from ssltool.data.images import MEMORY_LIMIT
 from ssltool.data.labels import class_indices
 from ssltool.data.support import stratified_sample
 from ssltool.errors import SSLToolError, UsageError
-from ssltool.reprs.group import ONE_NETWORK, ONE_SET, Saved, refuse_mix
+from ssltool.reprs.representation_set import NETWORK_KEYS, SPLIT_KEYS, RepresentationSet, check_same_network
 from ssltool.stages.lincls.features import FeatureSource
 from ssltool.stages.lincls.linear_heads import Batches, Linear
 from ssltool.training import distributed
@@ -27,7 +27,7 @@ ROWS_AT_ONCE = 8192
 TINY = 1e-7
 """A dimension that varies by less than this share of its mean is constant in float32."""
 
-ORIGIN = ("checkpoint", "program", "method", "arch", "stem", "strategy", "epoch", "dataset", *ONE_NETWORK)
+ORIGIN = ("checkpoint", "program", "method", "arch", "stem", "strategy", "epoch", "dataset", *NETWORK_KEYS)
 """What the meta of representations says of the network that made them."""
 
 
@@ -45,14 +45,14 @@ class SavedFeatures(FeatureSource):
         if len(names) != 2 or Path(names[0]).resolve() == Path(names[1]).resolve():
             raise UsageError("--reprs takes two different files: one to learn from, and one to be scored on")
         train, val = map(_labelled, names)
-        refuse_mix(train, val)
+        check_same_network(train, val)
         self.width = train.rows.width
         if val.rows.width != self.width:
             raise SSLToolError(
                 f"the files of --reprs are {self.width} and {val.rows.width} wide; save both with one network and layer"
             )
         _refuse_repeats(train, val)
-        self.origin = dict.fromkeys(("checkpoint", *ONE_NETWORK)) | {"random": False}
+        self.origin = dict.fromkeys(("checkpoint", *NETWORK_KEYS)) | {"random": False}
         self.origin |= {key: value for key, value in val.meta.items() if key in ORIGIN}
         self.classes = np.unique(train.targets.numpy()) if known is None else known
         numbers, self.counted = class_indices(val.targets.numpy(), self.classes)
@@ -61,7 +61,7 @@ class SavedFeatures(FeatureSource):
         if known is None:
             self._set_training_rows(train)
 
-    def _set_training_rows(self, train: Saved) -> None:
+    def _set_training_rows(self, train: RepresentationSet) -> None:
         """Keeps the training rows: a share of the labels, without the held-out rows, and standardised if asked for."""
         config = self.config
         rows, labels, index = train.rows.block(0, len(train)), train.targets.numpy(), train.index.numpy()
@@ -112,19 +112,19 @@ class SavedFeatures(FeatureSource):
             yield rows[part].to(self.device).float(), numbers[part].to(self.device)
 
 
-def _labelled(name: str) -> Saved:
-    saved = Saved.open(name)
+def _labelled(name: str) -> RepresentationSet:
+    saved = RepresentationSet.open(name)
     known = saved.targets >= 0
     if not bool(known.any()):
         raise SSLToolError(f"{name} has no labels; save representations of labelled images")
     return saved.keep(known)
 
 
-def _refuse_repeats(train: Saved, val: Saved) -> None:
+def _refuse_repeats(train: RepresentationSet, val: RepresentationSet) -> None:
     """Refuses training rows among the rows to be scored."""
     a, b = train.meta, val.meta
     repeated = int(torch.isin(val.index, train.index).sum())
-    if repeated and all(key in a and a[key] == b.get(key) for key in ONE_SET):
+    if repeated and all(key in a and a[key] == b.get(key) for key in SPLIT_KEYS):
         raise SSLToolError(
             f"{repeated:,} of {len(val):,} rows to be scored are training images: both files are of "
             f"{a['dataset']} {a['split']}; save the val images for the second"

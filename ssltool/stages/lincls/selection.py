@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ssltool.checkpoints.load import run_name
+from ssltool.checkpoints.load import default_run_name
 from ssltool.config import LinclsConfig
 from ssltool.settings import numbers
 from ssltool.training import distributed
@@ -44,4 +44,4 @@ def default_name(config: LinclsConfig) -> str:
     if config.reprs is not None:
         path = Path(config.reprs[0]).resolve()
         return f"lincls-{path.parent.name}-{path.stem}"
-    return run_name("lincls", config)
+    return default_run_name("lincls", config)

@@ -16,7 +16,7 @@ from ssltool.checkpoints.probe import Probe
 from ssltool.config import LinclsConfig, as_dict, fixed_settings
 from ssltool.errors import SSLToolError
 from ssltool.files import Record
-from ssltool.reprs.group import ONE_NETWORK
+from ssltool.reprs.representation_set import NETWORK_KEYS
 from ssltool.runs.folder import PROBE, RunFolder
 from ssltool.runs.resume import differences
 from ssltool.settings import flag
@@ -30,7 +30,7 @@ from ssltool.training.schedule import learning_rates, scaled_lr
 from ssltool.training.signals import StopRequest
 from ssltool.training.state import LoopState
 
-DESCRIPTIONS = {"identity": "the hash of the training rows", **{name: name.replace("_", " ") for name in ONE_NETWORK}}
+DERIVED_SETTINGS = {"identity": "the hash of the training rows", **{name: name.replace("_", " ") for name in NETWORK_KEYS}}
 """What a resumed probe must share with its beginning and has no flag, and what errors call it."""
 
 LARGE = 100_000
@@ -187,9 +187,9 @@ class ProbeLoop(TrainingLoop[ProbeState, tuple[Tensor, Tensor]]):
         Probe(weight, bias, self.saved, metrics, labels, training).save(self.path)
 
     def _restore(self, probe: Probe, path: Path) -> None:
-        names = [*fixed_settings(LinclsConfig), *DESCRIPTIONS]
+        names = [*fixed_settings(LinclsConfig), *DERIVED_SETTINGS]
         old, new = ({**saved, **saved.get("origin", {})} for saved in (probe.config, self.saved))
-        found = differences(names, old, new, lambda name: DESCRIPTIONS.get(name) or flag(name))
+        found = differences(names, old, new, lambda name: DERIVED_SETTINGS.get(name) or flag(name))
         if found:
             raise SSLToolError(f"cannot resume {path}: {'; '.join(found)}. Give the probe's own values")
         if not probe.state:

@@ -22,7 +22,7 @@ from ssltool.diagnosis.row_blocks import Rows
 from ssltool.diagnosis.verdict import NEEDED, judge_measured
 from ssltool.errors import SSLToolError
 from ssltool.files import load_dict, write_atomically
-from ssltool.reprs.extract import represent
+from ssltool.reprs.extract import extract_all
 from ssltool.reprs.neighbours.search import neighbours
 from ssltool.reprs.representations import Representations
 from ssltool.runs.data_preview import pixels, schedule_of, views_of
@@ -98,7 +98,7 @@ def _represent(
     network: Pretrained, images: Any, layer: str, config: ReportConfig, device: torch.device
 ) -> Representations:
     settings = SaveReprsConfig(layer=layer, workers=config.workers)
-    return represent(network, images, settings, device)
+    return extract_all(network, images, settings, device)
 
 
 def _watched(network: Pretrained, device: torch.device) -> list[str]:

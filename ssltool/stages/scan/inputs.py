@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from ssltool.checkpoints.load import Pretrained, load_pretrained, with_saved_data
+from ssltool.checkpoints.load import Pretrained, load_pretrained, use_saved_dataset
 from ssltool.config import SaveReprsConfig, ScanConfig
 from ssltool.data.images import ImageSet, detect, open_dataset, parse_type
 from ssltool.data.loader import Loader
 from ssltool.errors import SSLToolError
 from ssltool.methods import CLASSIFIER
-from ssltool.reprs.extract import represent
+from ssltool.reprs.extract import extract_all
 from ssltool.reprs.representations import Representations
 from ssltool.training.device import pick_device, worker_count
 
@@ -50,7 +50,7 @@ class Inputs:
     @functools.cached_property
     def data(self) -> ScanConfig:
         """The settings with the images that the network was trained on, where none are named."""
-        return with_saved_data(self.config, self.network.run)
+        return use_saved_dataset(self.config, self.network.run)
 
     @functools.cached_property
     def train(self) -> ImageSet:
@@ -87,7 +87,7 @@ class Inputs:
 
     def _represent(self, images: ImageSet) -> Representations:
         own = SaveReprsConfig(workers=self.config.workers)
-        return represent(self.network, images, own, self.device)
+        return extract_all(self.network, images, own, self.device)
 
     def count(self, labels: np.ndarray) -> int:
         """How many clusters are to be made, of images with these ``labels``.

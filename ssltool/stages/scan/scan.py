@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ssltool.checkpoints.checkpoint import Checkpoint
-from ssltool.checkpoints.load import Pretrained, run_name
+from ssltool.checkpoints.load import Pretrained, default_run_name
 from ssltool.checkpoints.saved_run import SavedRun
 from ssltool.config import ScanConfig, as_dict
 from ssltool.config.scan import STEPS
@@ -63,7 +63,7 @@ class _Run:
         self.steps = STEPS if config.step == "all" else (config.step,)
         self.later = STEPS[STEPS.index(self.steps[0]) :]
         self.folder = RunFolder(
-            run_path(config, "scan" if config.pretrained is None else run_name("scan", config)), "scan"
+            run_path(config, "scan" if config.pretrained is None else default_run_name("scan", config)), "scan"
         )
         self.outputs = {step: self.folder.path / WRITTEN[step] for step in STEPS}
         self.inputs = Inputs(config, self.outputs["cluster"])

@@ -207,7 +207,7 @@ def test_random_probes_an_untrained_network_of_the_same_make(settings, tmp_path)
 def test_a_folder_that_holds_a_run_is_refused_before_training_and_replaced_where_asked(settings, tmp_path):
     lincls.run(settings())
     before = (tmp_path / "probe" / "probe.pt").read_bytes()
-    with pytest.raises(SSLToolError, match="already holds a run"):
+    with pytest.raises(SSLToolError, match="--overwrite"):
         lincls.run(settings(seed=5))
     assert (tmp_path / "probe" / "probe.pt").read_bytes() == before
     lincls.run(settings(seed=5, overwrite=True))

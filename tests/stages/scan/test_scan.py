@@ -421,7 +421,7 @@ def test_going_on_with_other_settings_is_refused(settings, monkeypatch):
             "--pretrained does nothing",
         ),
         ({"resume": "auto", "overwrite": True}, "--overwrite does nothing with --resume auto"),
-        ({"pretrained": None}, "name the checkpoint with --pretrained"),
+        ({"pretrained": None}, "--pretrained FILE"),
         ({"neighbours": 48}, "--neighbours 48 of 48 images; ask for fewer"),
     ],
 )
@@ -477,5 +477,5 @@ def test_a_checkpoint_that_is_no_classifiers_is_refused(trained, tmp_path):
 
 
 def test_another_stages_folder_is_left_alone(settings, trained):
-    with pytest.raises(SSLToolError, match="holds the results of pretrain"):
+    with pytest.raises(SSLToolError, match="pretrain"):
         scan.run(settings(str(trained)))
