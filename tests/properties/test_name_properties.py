@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from ssltool.checkpoints.parameter_names import FAMILIES, networks_in, timm_name
 from ssltool.errors import SSLToolError
-from ssltool.models.backbones import VITS, ViTShape, patch_size, vit_name, vit_shape
+from ssltool.models.vit import VITS, ViTShape, patch_size, vit_name, vit_shape
 from ssltool.settings import flag
 
 OF_A_LAYER = {

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from knn_helpers import similarities
 from ssltool.reprs.neighbours.search import neighbours
-from ssltool.reprs.neighbours.vote import votes
+from ssltool.reprs.neighbours.vote import predicted_classes
 from ssltool.reprs.row_set import RowSet
 
 seeds = st.integers(0, 2**32 - 1)
@@ -50,7 +50,7 @@ def test_a_row_set_is_the_rows_that_were_kept_of_all_parts_in_order(made, data):
     if numbers:
         places = data.draw(st.lists(st.integers(0, len(rows) - 1), max_size=8))
         assert torch.equal(rows.take(torch.tensor(places, dtype=torch.int64)), wanted[places])
-        found = rows.number(torch.tensor([*places, -1]))
+        found = rows.index_of(torch.tensor([*places, -1]))
         assert found.tolist() == [*(numbers[place] for place in places), -1]
 
 
@@ -138,7 +138,7 @@ def neighbour_lists(draw: st.DrawFn) -> tuple[Tensor, Tensor, int]:
 @given(neighbour_lists())
 def test_the_most_frequent_class_of_the_first_neighbours_wins_and_the_smallest_of_several(made):
     similarity, classes, count = made
-    found = votes(similarity, classes, count)
+    found = predicted_classes(similarity, classes, count)
     for near, labels, winners in zip(similarity.tolist(), classes.tolist(), found.tolist(), strict=True):
         for j, winner in enumerate(winners, start=1):
             tally = Counter(label for label, value in zip(labels[:j], near[:j], strict=True) if value > -np.inf)
@@ -149,7 +149,7 @@ def test_the_most_frequent_class_of_the_first_neighbours_wins_and_the_smallest_o
 def test_the_class_with_the_largest_sum_of_weights_wins(made, temperature):
     """Sums that differ by their rounding only are equal here, since the order of adding decides between them."""
     similarity, classes, count = made
-    found = votes(similarity, classes, count, weighted=True, temperature=temperature)
+    found = predicted_classes(similarity, classes, count, weighted=True, temperature=temperature)
     weights = np.exp(similarity.double().numpy() / temperature)
     for weight, labels, winners in zip(weights, classes.numpy(), found.tolist(), strict=True):
         for j, winner in enumerate(winners, start=1):
