@@ -90,7 +90,7 @@ def plot_spectra(names: Sequence[str], spectra: Sequence[Tensor], path: str, *, 
 def _labelled(panel: Panel) -> Panel:
     def draw(axis: Axes, spectra: Sequence[Tensor | None]) -> None:
         panel(axis, spectra)
-        axis.set_xlabel("index, in descending order")
+        axis.set_xlabel("index (largest first)")
         light_grid(axis)
 
     return draw

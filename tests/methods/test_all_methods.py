@@ -75,7 +75,7 @@ def recorded(config: PretrainConfig) -> Recorded:
 
     def stepping(run: Pretraining, batch: Any) -> Any:
         values = step(run, batch)
-        loss, spread = map(float, values)
+        loss, spread = (float(value.detach()) for value in values)
         found.states.append(copied(run.state.method))
         found.losses.append(loss)
         found.spreads.append(spread)

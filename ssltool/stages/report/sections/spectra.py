@@ -36,9 +36,8 @@ def render(runs: Sequence[ReportedRun]) -> str:
             for run, layer in zip(runs, found, strict=True)
             if layer
         ]
-        caption = (
-            f"Area under the third curve (AUC): {', '.join(aucs)}. {' '.join(dict.fromkeys(map(_bound, present)))}"
-        )
+        bounds = " ".join(dict.fromkeys(map(_bound, present)))
+        caption = f"Area under the third curve (AUC): {', '.join(aucs)}. {bounds}"
         parts += [element("h3", name.capitalize()), charts(drawn, escape(caption))]
     return "\n".join(parts)
 
@@ -47,4 +46,4 @@ def _bound(layer: Layer) -> str:
     count, values = layer.verdict.details["dimensions"], len(layer.measured.s)
     if count == values:
         return ""
-    return f"The rank of the {layer.name} is at most {count} of {values}; the verdict refers to {count} directions."
+    return f"At most {count} of {values} singular values can be nonzero; the verdict refers to these."
