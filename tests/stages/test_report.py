@@ -117,9 +117,7 @@ def test_every_section_has_a_heading_and_is_in_the_contents(page):
     assert [attrs["href"] for attrs, _ in page.all("a")] == [f"#{name}" for name in SECTIONS]
 
 
-def test_verdicts_equal_those_of_collapse_on_the_same_images(
-    without_charts, ssltool, tmp_path, tiny
-):
+def test_verdicts_equal_those_of_collapse_on_the_same_images(without_charts, ssltool, tmp_path, tiny):
     """The run has fewer images than --size, so all are measured."""
     np.save(tmp_path / "some.npy", np.arange(100, 400))
     folder = pretrain(tiny(idx_path=str(tmp_path / "some.npy")))
@@ -339,7 +337,7 @@ def test_a_network_that_diverged_is_refused(trained, tmp_path):
 
 def test_tsne_requires_scikit_learn(trained, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.manifold", None)
-    with pytest.raises(SSLToolError, match="--map tsne .*pip install scikit-learn"):
+    with pytest.raises(SSLToolError, match=r"--map tsne .*pip install scikit-learn"):
         report(tmp_path / "r.html", trained, map="tsne")
     asked = {}
 
