@@ -183,14 +183,14 @@ def test_a_plot_is_a_choice_with_a_line_of_help_and_settings_of_its_own(ssltool,
     assert out.read_text() == "2 rows of 2 inputs"
     text = ssltool("plot", "--help").out
     assert "|toy}" in text and "INPUT: anything. A file of words" in text
-    ran = ssltool("plot", "toy", "a", "--epoch", 1, "-o", out)
-    assert ran.code != 0 and "--epoch" in ran.err
+    ran = ssltool("plot", "toy", "a", "--epoch", 2, "-o", out)
+    assert ran.code == 2 and "--epoch" in ran.err
 
 
 def test_a_plot_of_one_input_refuses_more(ssltool, registries, tmp_path):
     PLOTS.add("toy", Plot(lambda config, out: None, "a file", "-", one_input=True))
     assert ssltool("plot", "toy", "a", "-o", tmp_path / "a.png").code == 0
-    assert ssltool("plot", "toy", "a", "b", "-o", tmp_path / "a.png").code != 0
+    assert ssltool("plot", "toy", "a", "b", "-o", tmp_path / "a.png").code == 2
 
 
 def test_a_section_is_in_the_report_and_its_contents(ssltool, plugin, trained, tmp_path, monkeypatch):

@@ -16,10 +16,13 @@ from ssltool.errors import SSLToolError
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What was measured of ``n`` representations of width ``d``.
+    """The diagnosis of ``n`` representations of width ``d``.
 
-    ``metrics`` by name; the ``verdict`` with ``state``, ``line`` and ``why``; ``singular_values`` (min(n, d),) of the
-    centred matrix, float64, largest first; ``notes`` on what may mislead.
+    Attributes:
+        metrics: values by name.
+        verdict: ``state``, ``line`` and ``why``.
+        singular_values: (min(n, d),) of the centred matrix, float64, descending.
+        notes: messages about data that make metrics misleading.
     """
 
     n: int
@@ -39,6 +42,7 @@ def diagnose(x: Tensor | np.ndarray, metrics: str | None = None) -> Diagnosis:
     if not rows.is_floating_point():
         raise SSLToolError(f"representations must be floating-point numbers; found {rows.dtype}")
     names = metric_names(metrics, views=rows.dim() == 3)
-    found = measure(rows, tuple(dict.fromkeys((*names, *NEEDED))))
-    shown = {name: found.metrics[name] for name in names}
-    return Diagnosis(found.n, found.d, shown, judge_measured(found, {}), found.s, found.notes)
+    measured = measure(rows, tuple(dict.fromkeys((*names, *NEEDED))))
+    requested = {name: measured.metrics[name] for name in names}
+    verdict = judge_measured(measured, {})
+    return Diagnosis(measured.n, measured.d, requested, verdict, measured.s, measured.notes)

@@ -36,8 +36,8 @@ class Rows:
         widths = sorted({part.shape[1] for part in self.parts})
         if len(widths) > 1:
             raise SSLToolError(f"{name} must have the same width; found widths {' and '.join(map(str, widths))}")
-        alike = len({part.shape[1] for part in parts if part.dim() == 3}) == 1 and all(p.dim() == 3 for p in parts)
-        self.views = (parts[0] if len(parts) == 1 else torch.cat(list(parts))) if alike else None
+        all_views = all(part.dim() == 3 for part in parts) and len({part.shape[1] for part in parts}) == 1
+        self.views = (parts[0] if len(parts) == 1 else torch.cat(list(parts))) if all_views else None
         self.width = widths[0]
         self.name, self.device, self.skip_nonfinite = name, device, skip_nonfinite
         self._kept: list[Tensor] | None = None  # mask of finite rows per part; None if all rows are finite
@@ -88,5 +88,5 @@ class Rows:
         return torch.cat(taken)
 
     def _with_kept(self) -> list[tuple[Tensor, Tensor | None]]:
-        nothing: list[Tensor | None] = [None] * len(self.parts)
-        return list(zip(self.parts, self._kept or nothing, strict=True))
+        all_kept: list[Tensor | None] = [None] * len(self.parts)
+        return list(zip(self.parts, self._kept or all_kept, strict=True))

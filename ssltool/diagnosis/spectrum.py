@@ -22,9 +22,8 @@ class Factor:
 
     def __init__(self) -> None:
         self.rows = 0
-        self._origin: Tensor | None = (
-            None  # the first row, subtracted from all rows, so that equal rows become exactly 0
-        )
+        # The first row is subtracted from all rows, so that equal rows become exactly 0.
+        self._origin: Tensor | None = None
         self._r: Tensor | None = None
 
     def update(self, block: Tensor, weights: Tensor | None = None) -> None:

@@ -1,11 +1,10 @@
-"""The collapse stage: representations in; spectra, metrics and verdicts out."""
+"""The collapse stage: spectra, metrics and verdicts of representations."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from tqdm.auto import tqdm
@@ -14,24 +13,28 @@ import ssltool
 from ssltool.config.collapse import CollapseConfig
 from ssltool.config.common import SPECTRA, STATES
 from ssltool.diagnosis import metrics
-from ssltool.diagnosis.measure import Measured, growth, intervals, measure
+from ssltool.diagnosis.measure import Measured, bootstrap_intervals, measure, subsample_metrics
 from ssltool.diagnosis.row_blocks import Rows
 from ssltool.diagnosis.spectrum_file import Spectrum
 from ssltool.diagnosis.verdict import NEEDED, Thresholds, Verdict, compare, judge_measured
 from ssltool.errors import SSLToolError, UsageError
-from ssltool.files import file_hash
+from ssltool.files import Record, file_hash
 from ssltool.reprs.representations import Representations
 from ssltool.runs.display_names import display_names
 from ssltool.runs.tables import file_rows, means_of_groups, write_table
 from ssltool.training.device import pick_device
 from ssltool.training.progress import has_bars, is_quiet
 
+ORIGIN = ("checkpoint", "method", "arch", "strategy", "epoch", "layer", "dataset", "split", "random")
+"""Metadata of a file that is part of its result."""
+
 
 @dataclasses.dataclass(frozen=True)
-class _Asked:
-    """The settings, read and checked before anything is computed."""
+class _Request:
+    """The parsed settings: the ``metrics`` to report, the ``sizes`` of subsamples, and ``table`` or ``folder``,
+    whichever ``--out`` names."""
 
-    names: tuple[str, ...]
+    metrics: tuple[str, ...]
     sizes: tuple[int, ...]
     thresholds: Thresholds
     device: torch.device
@@ -40,80 +43,81 @@ class _Asked:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Set:
-    """One set of representations: the file it comes from, or the files it is merged from."""
+class _Input:
+    """A set of rows: the representations in one file, or with ``--merge`` in several."""
 
     paths: tuple[str, ...]
-    stored: list[Representations]
+    files: list[Representations]
 
     @property
     def name(self) -> str:
         return self.paths[0] if len(self.paths) == 1 else f"{self.paths[0]} and {len(self.paths) - 1} more"
 
     @property
-    def meta(self) -> dict[str, Any]:
-        return self.stored[0].meta
+    def meta(self) -> Record:
+        return self.files[0].meta
 
     def rows(self, config: CollapseConfig, device: torch.device) -> Rows:
-        parts = [one.representations for one in self.stored]
+        parts = [file.representations for file in self.files]
         return Rows(parts, skip_nonfinite=config.skip_nonfinite, device=device, name=self.name)
 
 
-def run(config: CollapseConfig) -> dict[str, Any]:
-    """The stage: measures each file, or all as one with ``merge``, writes ``<stem>_[normalized_]<type>.pt`` beside it
-    (or in the folder ``out``), the table ``out`` and the picture ``plot``.
+def run(config: CollapseConfig) -> Record:
+    """The stage: measures each file, or with ``merge`` all files as one. Writes ``<stem>_[normalized_]<type>.pt``
+    beside the file (or into the folder ``out``), the table ``out`` and the figure ``plot``.
 
     Returns:
         {"files": [{"path", "n", "d", "type", "normalized", "metrics", "verdict", "notes", "spectrum", ...}, ...],
         "worst", "plot", ...}; "worst" is the most severe state.
 
     Raises:
-        SSLToolError: for unreadable or non-finite representations, a single row, names that are no metric or
-            threshold, or a plot format that is not known. Nothing is then written.
+        SSLToolError: for unreadable or non-finite representations, a single row, an unknown metric, threshold or plot
+            format. Nothing is written then.
     """
-    asked = _read(config)
-    sets = _open(config)
-    targets = _targets(config, asked.folder, sets)
+    request = _parse(config)
+    inputs = _open(config)
+    targets = _targets(config, request.folder, inputs)
     reference = None
     if config.like is not None:
-        other = _Set((config.like,), [Representations.stored(config.like)])
-        reference = _measure(other.rows(config, asked.device), config, asked)
-    results, found = [], []
-    for one in sets:
-        rows = one.rows(config, asked.device)  # once: they remember that they were looked through
-        measured = _measure(rows, config, asked)
-        found.append(measured)
-        results.append(_result(one, measured, config, asked, reference) | _spread(rows, measured, config, asked))
-    for one, measured, result, paths in zip(sets, found, results, targets, strict=True):
+        like = _Input((config.like,), [Representations.stored(config.like)])
+        reference = _measure(like.rows(config, request.device), config, request)
+    results, measurements = [], []
+    for source in inputs:
+        rows = source.rows(config, request.device)  # built once, because they cache the check for non-finite rows
+        measured = _measure(rows, config, request)
+        measurements.append(measured)
+        result = _result(source, measured, config, request, reference)
+        results.append(result | _uncertainty(rows, measured, config, request))
+    for source, measured, result, paths in zip(inputs, measurements, results, targets, strict=True):
         for kind, path in paths.items():
-            _spectrum(one, measured, kind, config).save(path)
+            _spectrum(source, measured, kind, config).save(path)
         result["spectra"] = {kind: str(path) for kind, path in paths.items()}
         result["spectrum"] = str(next(iter(paths.values())))
-    document: dict[str, Any] = {"files": results, "plot": config.plot}
+    document: Record = {"files": results, "plot": config.plot}
     document["worst"] = max((result["verdict"]["state"] for result in results), key=STATES.index)
     if config.group_by is not None:
-        document["groups"] = means_of_groups(results, config.group_by, asked.names)
+        document["groups"] = means_of_groups(results, config.group_by, request.metrics)
     if config.plot is not None:
-        _plot(config, sets, found)
-    if asked.table is not None:
-        write_table(asked.table, document, file_rows(results))
+        _plot(config, inputs, measurements)
+    if request.table is not None:
+        write_table(request.table, document, file_rows(results))
     return document
 
 
-def _read(config: CollapseConfig) -> _Asked:
+def _parse(config: CollapseConfig) -> _Request:
     config.check()
     device = pick_device(config)
-    if device.type == "mps":  # which has no float64
+    if device.type == "mps":  # MPS does not support float64
         device = torch.device("cpu")
     out = None if config.out is None else Path(config.out)
     is_table = out is not None and out.suffix.lower() in (".csv", ".json")
     if out is not None and not is_table and out.is_file():
-        raise SSLToolError(f"--out {out} is a file; name a folder for the spectra, or a .csv or .json file")
+        raise SSLToolError(f"--out {out} is a file; give a folder for spectra, or a .csv or .json file for the table")
     names = metrics.metric_names(config.metrics)
     if config.subsample is not None and not any(name in metrics.QUICK for name in names):
-        raise UsageError(f"--subsample needs one of these among --metrics: {', '.join(metrics.QUICK)}")
-    return _Asked(
-        names=names,
+        raise UsageError(f"--subsample requires --metrics with at least one of {', '.join(metrics.QUICK)}")
+    return _Request(
+        metrics=names,
         sizes=config.subsample_sizes,
         thresholds=Thresholds.parse(config.threshold),
         device=device,
@@ -122,15 +126,15 @@ def _read(config: CollapseConfig) -> _Asked:
     )
 
 
-def _open(config: CollapseConfig) -> list[_Set]:
-    stored = [Representations.stored(path) for path in config.files]
+def _open(config: CollapseConfig) -> list[_Input]:
+    files = [Representations.stored(path) for path in config.files]
     if config.merge:
-        return [_Set(tuple(config.files), stored)]
-    return [_Set((path,), [one]) for path, one in zip(config.files, stored, strict=True)]
+        return [_Input(tuple(config.files), files)]
+    return [_Input((path,), [file]) for path, file in zip(config.files, files, strict=True)]
 
 
-def _measure(rows: Rows, config: CollapseConfig, asked: _Asked) -> Measured:
-    names = asked.names
+def _measure(rows: Rows, config: CollapseConfig, request: _Request) -> Measured:
+    names = request.metrics
     if config.metrics == "all":
         names = metrics.metric_names("all", views=rows.views is not None)
     total = sum(map(len, rows.parts))
@@ -148,95 +152,91 @@ def _measure(rows: Rows, config: CollapseConfig, asked: _Asked) -> Measured:
 
 
 def _result(
-    one: _Set, measured: Measured, config: CollapseConfig, asked: _Asked, reference: Measured | None
-) -> dict[str, Any]:
-    shown = _shown(measured, config, asked)
-    verdict = judge_measured(measured, one.meta, asked.thresholds)
-    result: dict[str, Any] = {
-        "path": one.name,
+    source: _Input, measured: Measured, config: CollapseConfig, request: _Request, reference: Measured | None
+) -> Record:
+    names = _reported(measured, config, request)
+    verdict = judge_measured(measured, source.meta, request.thresholds)
+    result: Record = {
+        "path": source.name,
         "n": measured.n,
         "d": measured.d,
         "type": config.type,
         "normalized": config.normalize,
-        "metrics": {name: measured.metrics[name] for name in shown},
+        "metrics": {name: measured.metrics[name] for name in names},
         **measured.details,
-        "notes": measured.notes + _repeated_images(one),
-        "origin": {key: one.meta[key] for key in ORIGIN if key in one.meta},
+        "notes": measured.notes + _repeated_images(source),
+        "origin": {key: source.meta[key] for key in ORIGIN if key in source.meta},
     }
     if reference is not None:
-        verdict = compare(verdict, measured.metrics, reference.metrics, str(config.like), asked.thresholds)
-        result["like"] = {name: reference.metrics.get(name) for name in shown}
+        verdict = compare(verdict, measured.metrics, reference.metrics, str(config.like), request.thresholds)
+        result["like"] = {name: reference.metrics.get(name) for name in names}
     result["verdict"] = _as_dict(verdict, measured.dead)
     return result
 
 
-def _shown(measured: Measured, config: CollapseConfig, asked: _Asked) -> list[str]:
-    """What was asked for of what was measured; the verdict needs more."""
-    return [name for name in measured.metrics if name in asked.names or config.metrics == "all"]
+def _reported(measured: Measured, config: CollapseConfig, request: _Request) -> list[str]:
+    """The requested metrics; the verdict may require others too."""
+    return [name for name in measured.metrics if name in request.metrics or config.metrics == "all"]
 
 
-def _spread(rows: Rows, measured: Measured, config: CollapseConfig, asked: _Asked) -> dict[str, Any]:
-    """How far the numbers are to be trusted, as far as was asked: "intervals" and "subsamples"."""
-    shown, result = _shown(measured, config, asked), dict[str, Any]()
-    settings: dict[str, Any] = {"normalize": config.normalize, "seed": config.seed}
+def _uncertainty(rows: Rows, measured: Measured, config: CollapseConfig, request: _Request) -> Record:
+    """ "intervals" and "subsamples", if requested."""
+    names, result = _reported(measured, config, request), Record()
+    normalize, seed = config.normalize, config.seed
     if config.bootstrap:
-        found = intervals(rows, measured, config.bootstrap, **settings)
-        result["intervals"] = {name: found[name] for name in shown if name in found}
-    if asked.sizes:
-        result["subsamples"] = growth(rows, asked.sizes, shown, **settings)
+        intervals = bootstrap_intervals(rows, measured, config.bootstrap, normalize=normalize, seed=seed)
+        result["intervals"] = {name: intervals[name] for name in names if name in intervals}
+    if request.sizes:
+        result["subsamples"] = subsample_metrics(rows, request.sizes, names, normalize=normalize, seed=seed)
     return result
 
 
-ORIGIN = ("checkpoint", "method", "arch", "strategy", "epoch", "layer", "dataset", "split", "random")
-"""What is repeated of a file's own account of itself."""
-
-
-def _as_dict(verdict: Verdict, dead: Sequence[int]) -> dict[str, Any]:
+def _as_dict(verdict: Verdict, dead: Sequence[int]) -> Record:
     return {"state": verdict.state, "line": verdict.line, "why": verdict.why, **verdict.details, "dead": list(dead)}
 
 
-def _repeated_images(one: _Set) -> list[str]:
-    """Shards of a distributed sampler may hold an image twice."""
-    sets = {tuple(part.meta.get(key) for key in ("dataset", "split")) for part in one.stored}
-    if len(one.stored) < 2 or len(sets) > 1 or sets.pop()[0] is None:
+def _repeated_images(source: _Input) -> list[str]:
+    """A note on repeated images in merged files: a distributed sampler pads its shards with them."""
+    origins = {tuple(file.meta.get(key) for key in ("dataset", "split")) for file in source.files}
+    if len(source.files) < 2 or len(origins) > 1 or origins.pop()[0] is None:
         return []
-    numbers = torch.cat([part.index for part in one.stored])
-    repeated = len(numbers) - len(numbers.unique()) * (one.meta.get("places") or 1)
-    return [f"{repeated:,} images are in more than one place of the merged files"] if repeated else []
+    index = torch.cat([file.index for file in source.files])
+    repeated = len(index) - len(index.unique()) * (source.meta.get("places") or 1)
+    return [f"repeated images in the merged files: {repeated:,}"] if repeated else []
 
 
-def _spectrum(one: _Set, measured: Measured, kind: str, config: CollapseConfig) -> Spectrum:
+def _spectrum(source: _Input, measured: Measured, kind: str, config: CollapseConfig) -> Spectrum:
+    hashes = [file_hash(path) for path in source.paths]
     meta = {
-        "source": list(one.paths) if len(one.paths) > 1 else one.paths[0],
-        "source_hash": [file_hash(path) for path in one.paths] if len(one.paths) > 1 else file_hash(one.paths[0]),
+        "source": list(source.paths) if len(source.paths) > 1 else source.paths[0],
+        "source_hash": hashes if len(hashes) > 1 else hashes[0],
         "type": kind,
         "normalized": config.normalize,
         "n": measured.n,
         "d": measured.d,
         "ssltool": ssltool.__version__,
-        "representations": one.meta,
+        "representations": source.meta,
     }
     return Spectrum(measured.spectrum(kind), measured.metrics, meta)
 
 
-def _targets(config: CollapseConfig, folder: Path | None, sets: Sequence[_Set]) -> list[dict[str, Path]]:
+def _targets(config: CollapseConfig, folder: Path | None, inputs: Sequence[_Input]) -> list[dict[str, Path]]:
+    """The path of each spectrum, by its type, for each input."""
     middle = "normalized_" if config.normalize else ""
     kinds = SPECTRA if config.type == "all" else (config.type,)
     targets = []
-    for one in sets:
-        source = Path(one.paths[0])
-        stem = source.name.removesuffix(".pt") + ("_merged" if len(one.paths) > 1 else "")
-        targets.append({kind: (folder or source.parent) / f"{stem}_{middle}{kind}.pt" for kind in kinds})
+    for source in inputs:
+        first = Path(source.paths[0])
+        stem = first.name.removesuffix(".pt") + ("_merged" if len(source.paths) > 1 else "")
+        targets.append({kind: (folder or first.parent) / f"{stem}_{middle}{kind}.pt" for kind in kinds})
     if len({path for paths in targets for path in paths.values()}) < len(kinds) * len(targets):
-        raise SSLToolError(
-            "two inputs would write the same spectrum file; give them different names, or leave --out away"
-        )
+        raise SSLToolError("two inputs have the same spectrum file; rename one of them, or leave out --out")
     return targets
 
 
-def _plot(config: CollapseConfig, sets: Sequence[_Set], found: Sequence[Measured]) -> None:
+def _plot(config: CollapseConfig, inputs: Sequence[_Input], measurements: Sequence[Measured]) -> None:
     from ssltool.viz.spectra import plot_spectra
 
     kind = "svd" if config.type == "all" else config.type
-    names = display_names([one.paths[0] for one in sets])
-    plot_spectra(names, [measured.spectrum(kind) for measured in found], str(config.plot), kind=kind)
+    names = display_names([source.paths[0] for source in inputs])
+    plot_spectra(names, [measured.spectrum(kind) for measured in measurements], str(config.plot), kind=kind)

@@ -1,22 +1,25 @@
-"""The plot stage: spectra, runs or a run's settings in, one picture out."""
+"""The plot stage: figures of spectra and runs."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ssltool.config import PlotConfig
 from ssltool.viz import PLOTS
 
+if TYPE_CHECKING:
+    from ssltool.files import Record
 
-def run(config: PlotConfig) -> dict[str, Any]:
-    """The stage: draws ``config.kind`` of ``config.inputs`` into ``config.out``.
+
+def run(config: PlotConfig) -> Record:
+    """The stage: plots ``config.inputs`` to the file ``config.out``.
 
     Returns:
         {"path", "kind", "inputs"}.
 
     Raises:
-        SSLToolError: for inputs of another kind than the plot's, a flag that has no effect on it, or a picture that
-            cannot be written.
+        SSLToolError: for inputs of another type, a setting that the plot does not use, or a file that cannot be
+            written.
     """
     config.check()
     out = str(config.out)

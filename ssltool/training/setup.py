@@ -30,6 +30,7 @@ from ssltool.errors import SSLToolError, UsageError
 from ssltool.files import weights_hash
 from ssltool.methods import METHODS
 from ssltool.methods.base import Method
+from ssltool.methods.options import MethodOptions
 from ssltool.models.backbones import plugin_of
 from ssltool.training import OPTIMIZERS
 

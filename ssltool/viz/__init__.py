@@ -1,6 +1,6 @@
-"""Figures: spectra, curves, schedules, pictures; here the registry of what ``ssltool plot`` draws.
+"""Figures: spectra, curves, schedules and images; and the registry of the plots of ``ssltool plot``.
 
-A plot's module is imported when the plot is drawn.
+The module of a plot is imported when the plot is drawn.
 """
 
 from __future__ import annotations
@@ -17,9 +17,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Plot:
-    """A kind of plot: the function ``target(config, out)`` that draws ``config.inputs`` into the file ``out``, what the
-    ``inputs`` are, a line of ``help``, the ``settings`` of ``PlotConfig`` that it uses, and whether it takes one
-    input only."""
+    """A kind of plot.
+
+    Attributes:
+        target: the function ``target(config, out)``, which plots ``config.inputs`` to the file ``out``.
+        inputs: the type of its inputs, for help and messages.
+        help: one line.
+        settings: the settings of ``PlotConfig`` that it uses.
+        one_input: whether it accepts a single input only.
+    """
 
     target: str | Callable[[PlotConfig, str], None]
     inputs: str
@@ -35,33 +41,35 @@ PLOTS: Registry[Plot] = Registry(
         "spectrum": Plot(
             ".plot_spectrum:draw",
             "spectra or representations",
-            "Singular values, the same over the largest, and their cumulative shares with the AUC; with --type cov the "
+            "Singular values, relative to the largest, and their cumulative sums with the AUC; with --type cov the "
             "eigenvalues of the covariance, on a logarithmic scale",
             ("type",),
         ),
         "curves": Plot(
-            ".plot_curves:draw", "run folders", "Loss, AUC, effective rank, feature std and kNN over the epochs"
+            ".plot_curves:draw",
+            "run folders",
+            "Loss, AUC, effective rank, feature std and kNN accuracy over the epochs",
         ),
         "auc": Plot(
             ".plot_auc:draw",
             "run folders",
-            "AUC of the last monitored epoch against --x, a line for each --group-by",
+            "AUC of the last monitored epoch against --x, one line per --group-by",
             ("x", "group_by", "layer"),
         ),
         "views": Plot(
             ".plot_views:draw",
             "a run folder",
-            "Training images, and the views that the run made of them",
+            "Training images and their augmented views",
             ("rows", "epoch", "data"),
             one_input=True,
         ),
         "schedule": Plot(
             ".plot_schedule:draw",
             "a run folder",
-            "The images of each epoch, how often each is seen, the learning rate",
+            "The images of each epoch, how often each is seen, and the learning rate",
             ("data",),
             one_input=True,
         ),
     },
 )
-"""What ``ssltool plot`` draws."""
+"""The plots of ``ssltool plot``."""

@@ -1,4 +1,4 @@
-"""Metrics of runs over epochs: small multiples, one panel a metric."""
+"""Metrics of runs over epochs, one panel per metric."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from ssltool.viz.style import (
 )
 
 LAYERS = {"backbone": "-", "projector": "--"}
-"""The layers that are watched during training, and how their lines are drawn."""
+"""The monitored layers and their line styles."""
 
 PERCENT = 100.0
 
-LEAST = 5.0
-"""Percentage points that an axis spans at least."""
+MIN_SPAN = 5.0
+"""Minimum range of an axis in percentage points."""
 
 Records = Sequence[Mapping[str, Any]]
 """The lines of a run's ``metrics.jsonl``."""
@@ -34,8 +34,15 @@ Records = Sequence[Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Curve:
-    """A panel over epochs: its title, the axis' label with the unit, the ``keys`` of a record with the line style of
-    each, a factor that the values are multiplied by, and the value that a collapse leads to, if that is known."""
+    """A panel over epochs.
+
+    Attributes:
+        title: its title.
+        label: label of the vertical axis, with the unit.
+        keys: keys of a record, each with its line style.
+        scale: factor by which the values are multiplied.
+        collapsed: the value at complete collapse, or None if it is not known.
+    """
 
     title: str
     label: str
@@ -44,32 +51,34 @@ class Curve:
     collapsed: float | None = None
 
 
-def _of_layers(metric: str, title: str, label: str, collapsed: float | None, scale: float = 1.0) -> Curve:
+def _layers_curve(metric: str, title: str, label: str, collapsed: float | None, scale: float = 1.0) -> Curve:
     return Curve(title, label, tuple((f"{layer}_{metric}", style) for layer, style in LAYERS.items()), scale, collapsed)
 
 
 MONITORED = (
-    _of_layers("auc", "AUC", "area; 1 is collapsed", 1.0),
-    _of_layers("effective_rank", "Effective rank", "dimensions in use", 1.0),
-    _of_layers("feature_std", "Feature std", "std of directions × √d", 0.0),
-    _of_layers("dead_directions", "Dead directions", "share of all directions (%)", None, PERCENT),
+    _layers_curve("auc", "AUC", "AUC (1: collapsed)", 1.0),
+    _layers_curve("effective_rank", "Effective rank", "dimensions in use", 1.0),
+    _layers_curve("feature_std", "Feature std", "std of directions × √d", 0.0),
+    _layers_curve("dead_directions", "Dead directions", "dead directions (%)", None, PERCENT),
     Curve("kNN accuracy", "accuracy (%)", (("backbone_knn", "-"),), PERCENT),
 )
-LOSS = Curve("Loss", "loss, mean of the epoch", (("loss", "-"),))
-IN_TRAINING = Curve("Feature std in training", "std of directions × √d", (("feature_std", "--"),), 1.0, 0.0)
-"""Of the projection, in the batches of the epoch: what a run without a monitor records."""
+LOSS = Curve("Loss", "mean loss of the epoch", (("loss", "-"),))
+BATCH_FEATURE_STD = Curve(
+    "Feature std of training batches", "std of directions × √d", (("feature_std", "--"),), 1.0, 0.0
+)
+"""``feature_std`` of the projections in the training batches, for runs without a monitor."""
 
 
 def curves_of(runs: Sequence[Records]) -> list[Curve]:
-    """The panels for which at least one run has a value; the loss first."""
-    found = [LOSS, *MONITORED]
+    """The panels for which at least one run has values; the loss is first."""
+    curves = [LOSS, *MONITORED]
     if not any(_points(records, MONITORED[2].keys[0][0]) for records in runs):
-        found.append(IN_TRAINING)
-    return [curve for curve in found if any(_points(records, name) for records in runs for name, _ in curve.keys)]
+        curves.append(BATCH_FEATURE_STD)
+    return [curve for curve in curves if any(_points(records, name) for records in runs for name, _ in curve.keys)]
 
 
 def draw_curve(axis: Axes, curve: Curve, runs: Sequence[Records]) -> None:
-    """One panel: each run in its colour and marker, each layer in its line style."""
+    """Plots one panel: runs differ in colour and marker, layers in line style."""
     for i, records in enumerate(runs):
         for name, style in curve.keys:
             points = _points(records, name)
@@ -79,25 +88,25 @@ def draw_curve(axis: Axes, curve: Curve, runs: Sequence[Records]) -> None:
     if curve.collapsed is not None:
         axis.axhline(curve.collapsed, color="black", alpha=0.45, linewidth=0.8, linestyle=(0, (1, 2)))
     low, high = axis.get_ylim()
-    if curve.scale == PERCENT and high - low < LEAST:  # rounding is not to look like a change
-        low = max((low + high - LEAST) / 2, -LEAST / 20)
-        axis.set_ylim(low, low + LEAST)
+    if curve.scale == PERCENT and high - low < MIN_SPAN:  # avoids magnifying rounding errors
+        low = max((low + high - MIN_SPAN) / 2, -MIN_SPAN / 20)
+        axis.set_ylim(low, low + MIN_SPAN)
     axis.set(title=curve.title, ylabel=curve.label, xlabel="epoch")
     integer_ticks(axis, "x")
     light_grid(axis)
 
 
 def has_projector(curves: Sequence[Curve], runs: Sequence[Records]) -> bool:
-    """Whether any dashed line is drawn, which a legend has to explain."""
+    """Whether there are dashed lines, which the legend must explain."""
     names = [name for curve in curves for name, style in curve.keys if style != "-"]
     return any(_points(records, name) for records in runs for name in names)
 
 
 def plot_curves(runs: Mapping[str, Records], path: str) -> None:
-    """Small multiples over epochs, a panel for each of ``curves_of``, for one or more named runs.
+    """Plots the panels of ``curves_of`` for one or more runs, given by name.
 
     Raises:
-        SSLToolError: if the file cannot be written, or its format is not known.
+        SSLToolError: if the file cannot be written, or its format is unknown.
     """
     check_format(path, "--out")
     records = list(runs.values())
@@ -120,6 +129,6 @@ def plot_curves(runs: Mapping[str, Records], path: str) -> None:
 
 
 def _points(records: Records, name: str) -> list[tuple[int, float]]:
-    """(epoch, counted from 1, value) of the records that have a value."""
+    """(epoch, value) of the records that have a finite value; epochs count from 1."""
     values = [(record["epoch"] + 1, record.get(name)) for record in records]
     return [(epoch, value) for epoch, value in values if isinstance(value, (int, float)) and math.isfinite(value)]

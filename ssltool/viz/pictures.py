@@ -1,4 +1,4 @@
-"""Pictures made of images, or of an image's place among others: grids of views, and maps of representations."""
+"""Figures of images: grids of views, and two-dimensional maps of representations."""
 
 from __future__ import annotations
 
@@ -16,25 +16,31 @@ from PIL import Image
 from ssltool.viz.style import COLOURS, MARKERS, check_format, figure_style, save_figure
 
 THUMBNAIL_SIDE = 64
-"""Longer side in pixels of the images in a page; larger ones are scaled down to it."""
+"""Maximum length of the longer side, in pixels, of images embedded in HTML; larger images are scaled down."""
 
 PALETTE_COLOURS = 96
-"""Colours in a palette of an image in a page, which keep the page small."""
+"""Number of colours of images embedded in HTML, to keep the file small."""
 
-OUTLIERS = 0.01
-"""Share of the points at either end of an axis that do not decide how much of it is shown."""
+OUTLIER_FRACTION = 0.01
+"""Fraction of the points at either end of an axis that its limits ignore."""
 
 MAX_CLASSES = 24
-"""So many classes have a colour and marker of their own in a map."""
+"""Maximum number of classes with their own colour and marker in a map."""
 
 MAX_NUMBERED = 12
-"""Up to so many classes their numbers are written into a map."""
+"""Maximum number of classes whose numbers are written into a map."""
 
 
 @dataclass(frozen=True)
 class Views:
-    """Images and what a method sees of them: ``originals`` R images (H, W, 3) uint8, ``made`` for each the V views,
-    ``titles`` (V,), and ``recipes``, how they are made, in words."""
+    """R images and their augmented views.
+
+    Attributes:
+        originals: R images (H, W, 3) uint8.
+        made: the V views of each image, (H, W, 3) uint8.
+        titles: the titles of the V views.
+        recipes: descriptions of the augmentations.
+    """
 
     originals: list[np.ndarray]
     made: list[list[np.ndarray]]
@@ -44,8 +50,14 @@ class Views:
 
 @dataclass(frozen=True)
 class EmbeddingMap:
-    """A map of representations: ``points`` (N, 2), their ``labels`` (N,), -1 where unlabelled, the names of
-    ``classes``, and what the two ``axes`` are."""
+    """A two-dimensional map of representations.
+
+    Attributes:
+        points: (N, 2).
+        labels: (N,), -1 for unlabelled points.
+        classes: the names of the classes.
+        axes: labels of the two axes.
+    """
 
     points: np.ndarray
     labels: np.ndarray
@@ -53,18 +65,18 @@ class EmbeddingMap:
     axes: tuple[str, str]
 
     def frame(self) -> tuple[np.ndarray, float]:
-        """Middle (2,) and half the side of a square that all but the ``OUTLIERS`` outermost points lie in."""
-        low, high = np.quantile(self.points, [OUTLIERS, 1 - OUTLIERS], axis=0)
+        """Centre (2,) and half the side of a square that contains all points except the outliers of each axis."""
+        low, high = np.quantile(self.points, [OUTLIER_FRACTION, 1 - OUTLIER_FRACTION], axis=0)
         return (low + high) / 2, 0.62 * float(max(*(high - low), 1e-12))
 
     def outside(self) -> int:
-        """Points that are not in the frame."""
-        middle, half = self.frame()
-        return int((np.abs(self.points - middle) > half).any(axis=1).sum())
+        """The number of points outside the frame."""
+        centre, half = self.frame()
+        return int((np.abs(self.points - centre) > half).any(axis=1).sum())
 
 
 def data_url(image: np.ndarray) -> str:
-    """An image (H, W, 3) uint8 as the address of a PNG that is written into the page."""
+    """An image (H, W, 3) uint8 as the data URL of a PNG file."""
     picture = Image.fromarray(image)
     picture.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.LANCZOS)
     pixels = np.asarray(picture)
@@ -78,10 +90,10 @@ def data_url(image: np.ndarray) -> str:
 
 
 def plot_views(views: Views, path: str) -> None:
-    """A grid: a row for each image, the original to the left, its views beside it.
+    """Plots a grid with one row per image: the original on the left, then its views.
 
     Raises:
-        SSLToolError: if the file cannot be written, or its format is not known.
+        SSLToolError: if the file cannot be written, or its format is unknown.
     """
     check_format(path, "--out")
     titles = ["original", *views.titles]
@@ -100,22 +112,23 @@ def plot_views(views: Views, path: str) -> None:
 
 
 def shown_classes(labels: np.ndarray) -> list[int]:
-    """The classes that a map tells apart: all, or the ``MAX_CLASSES`` largest, in their own order."""
+    """The classes with their own colour and marker: the ``MAX_CLASSES`` largest, in ascending order."""
     numbers, counts = np.unique(labels[labels >= 0], return_counts=True)
     largest: list[int] = numbers[np.argsort(-counts, kind="stable")[:MAX_CLASSES]].tolist()
     return sorted(largest)
 
 
 def class_style(place: int) -> tuple[str, str]:
-    """Colour and marker of the class at ``place`` among those of ``shown_classes``; ``MAX_CLASSES`` pairs differ."""
+    """Colour and marker of the class at index ``place`` of ``shown_classes``; unique for ``MAX_CLASSES`` classes."""
     turn, colour = divmod(place, len(COLOURS))
     return COLOURS[colour], MARKERS[(colour + turn) % len(MARKERS)]
 
 
 def draw_map(axis: Axes, cloud: EmbeddingMap, classes: Sequence[int]) -> None:
-    """The points in the colour and marker of their class, whose number is written at the middle of its points.
+    """Plots the points, with the number of each class at the median of its points.
 
-    ``classes`` are those told apart; others, and points without a label, are small dots. Both axes have one scale.
+    Points of ``classes`` have the colour and marker of their class; other points are small dots. Both axes have the
+    same scale.
     """
     rest = ~np.isin(cloud.labels, classes)
     x, y = cloud.points.T
@@ -138,6 +151,6 @@ def draw_map(axis: Axes, cloud: EmbeddingMap, classes: Sequence[int]) -> None:
 
 
 def class_name(cloud: EmbeddingMap, number: int) -> str:
-    """The number of a class, and its name where it has another."""
+    """The number of a class, followed by its name if that is not the number."""
     name = cloud.classes[number] if number < len(cloud.classes) else str(number)
     return name if name == str(number) else f"{number} {name}"

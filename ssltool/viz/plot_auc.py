@@ -1,4 +1,4 @@
-"""``ssltool plot auc``: the AUC of many runs against what sets them apart."""
+"""``ssltool plot auc``: the AUC of many runs against the number of images, epochs or the kNN accuracy."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from ssltool.viz.style import (
     tick_label,
 )
 
-LABELS = {"images": "training images", "epoch": "epochs trained", "accuracy": "kNN accuracy of the backbone (%)"}
+LABELS = {"images": "training images", "epoch": "epochs", "accuracy": "kNN accuracy of the backbone (%)"}
 WIDE = 8.0
-"""Numbers of images that are further apart than this factor are drawn on a logarithmic axis."""
+"""Ratio of the largest to the smallest number of images above which the axis is logarithmic."""
 
 
 @dataclass(frozen=True)
 class Point:
-    """A run in the picture of AUCs: where it stands, the line that it belongs to, and its name."""
+    """A run in the plot: its coordinates, the ``group`` whose line it belongs to, and its name."""
 
     x: float
     auc: float
@@ -39,35 +39,33 @@ class Point:
 
 
 def draw(config: PlotConfig, out: str) -> None:
-    """Draws a marker for each run: the AUC of its last monitored epoch against ``x``."""
+    """Plots the AUC of the last monitored epoch of each run against ``config.x``."""
     points = []
     for run in read_runs(config.inputs):
-        x, area = last_area(run, config.x, config.layer)
-        points.append(Point(x, area, str(run.saved.settings[config.group_by]), run.name))
-    places = [point.x for point in points]
-    wide = config.x == "images" and max(places) > WIDE * min(places)
+        x, auc = last_auc(run, config.x, config.layer)
+        points.append(Point(x, auc, str(run.saved.settings[config.group_by]), run.name))
+    values = [point.x for point in points]
+    wide = config.x == "images" and max(values) > WIDE * min(values)
     plot_auc(points, out, xlabel=LABELS[config.x], layer=config.layer, wide=wide)
 
 
-def last_area(run: FinishedRun, against: str, layer: str) -> tuple[float, float]:
-    """Where the run stands along ``against`` (images, epoch or accuracy), and the AUC of its last monitored epoch.
+def last_auc(run: FinishedRun, against: str, layer: str) -> tuple[float, float]:
+    """The value of ``against`` (images, epoch or accuracy) and the AUC, both at the last monitored epoch.
 
     Raises:
-        SSLToolError: if no epoch has what is needed.
+        SSLToolError: if no epoch has these values.
     """
     key = f"{layer}_auc"
     records = [record for record in run.records if _finite(record.get(key))]
     if not records:
-        raise SSLToolError(f"{run.path} has no {key} in its metrics.jsonl; pretrain writes it with --monitor-every")
+        raise SSLToolError(f"{run.path}: metrics.jsonl has no {key}; pretrain --monitor-every records it")
     last = records[-1]
     if against == "images":
         return float(run.saved.settings["n_images"]), last[key]
     if against == "epoch":
         return last["epoch"] + 1.0, last[key]
     if not _finite(last.get("backbone_knn")):
-        raise SSLToolError(
-            f"{run.path} has no backbone_knn in its metrics.jsonl, which needs labels; choose another --x"
-        )
+        raise SSLToolError(f"{run.path}: metrics.jsonl has no backbone_knn, which requires labels; choose another --x")
     return 100.0 * last["backbone_knn"], last[key]
 
 
@@ -76,10 +74,10 @@ def _finite(value: Any) -> bool:
 
 
 def plot_auc(points: Sequence[Point], path: str, *, xlabel: str, layer: str = "backbone", wide: bool = False) -> None:
-    """AUCs against ``x``: a marker for each run, a line through the means of each group; ``wide`` for a logarithmic x.
+    """Plots a marker for each run and a line through the means of each group; ``wide`` makes the x axis logarithmic.
 
     Raises:
-        SSLToolError: if the file cannot be written, or its format is not known.
+        SSLToolError: if the file cannot be written, or its format is unknown.
     """
     check_format(path, "--out")
     groups = list(dict.fromkeys(point.group for point in points))
@@ -90,13 +88,13 @@ def plot_auc(points: Sequence[Point], path: str, *, xlabel: str, layer: str = "b
         for group, line in zip(groups, styles, strict=True):
             own = [point for point in points if point.group == group]
             axis.plot([p.x for p in own], [p.auc for p in own], **(line | {"linestyle": "none", "alpha": 0.75}))
-            places = sorted({point.x for point in own})
-            means = [_mean([point.auc for point in own if point.x == x]) for x in places]
-            axis.plot(places, means, **(line | {"marker": "none"}))
+            values = sorted({point.x for point in own})
+            means = [_mean([point.auc for point in own if point.x == x]) for x in values]
+            axis.plot(values, means, **(line | {"marker": "none"}))
         axis.xaxis.set_major_formatter(lambda x, _: tick_label(x))
         if wide:
             log_scale(axis, "x")
-        axis.set(xlabel=xlabel, ylabel=f"AUC of the {layer}; 1 is collapsed")
+        axis.set(xlabel=xlabel, ylabel=f"AUC of the {layer} (1: collapsed)")
         axis.set_title("Area under the cumulative explained variance")
         light_grid(axis)
         legend(figure, groups, styles)

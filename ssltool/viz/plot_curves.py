@@ -9,12 +9,12 @@ from ssltool.viz.curves import curves_of, plot_curves
 
 
 def draw(config: PlotConfig, out: str) -> None:
-    """Draws the recorded metrics of the runs.
+    """Plots the recorded metrics of the runs.
 
     Raises:
         SSLToolError: if no run has a recorded epoch.
     """
     runs = {run.name: run.records for run in read_runs(config.inputs)}
     if not curves_of(list(runs.values())):
-        raise SSLToolError(f"no epoch is recorded in {', '.join(config.inputs)}; let the run finish one first")
+        raise SSLToolError(f"no recorded epoch in {', '.join(config.inputs)}; a run must complete at least one epoch")
     plot_curves(runs, out)

@@ -1,4 +1,4 @@
-"""``ssltool plot schedule``: the images of each epoch of a run, and its learning rate."""
+"""``ssltool plot schedule``: the images of each epoch of a run, and the learning rate."""
 
 from __future__ import annotations
 
@@ -10,6 +10,6 @@ from ssltool.viz.schedule import plot_schedule
 
 
 def draw(config: PlotConfig, out: str) -> None:
-    """Draws the schedule of the run."""
+    """Plots the schedule of the run."""
     (run,) = read_runs(config.inputs)
     plot_schedule(schedule_of(restore_setup(run, config.data), build_method(run.saved), run.records), out)

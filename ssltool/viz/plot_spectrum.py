@@ -1,4 +1,4 @@
-"""``ssltool plot spectrum``: the spectra of files."""
+"""``ssltool plot spectrum``: spectra of representations."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from ssltool.viz.spectra import plot_spectra
 
 
 def draw(config: PlotConfig, out: str) -> None:
-    """Draws the spectrum of each input."""
+    """Plots the spectrum of each input."""
     values = [read_spectrum(path, config.type) for path in config.inputs]
     plot_spectra(display_names(config.inputs), values, out, kind=config.type)
 
 
 def read_spectrum(path: str, kind: str) -> Tensor:
-    """The spectrum of one ``--type`` from a file that holds it, or singular values, or representations.
+    """The spectrum of type ``kind`` from a file of spectra or representations.
 
     Raises:
-        SSLToolError: if the file has another spectrum, or does not say what is needed to convert it.
+        SSLToolError: if the file has another type of spectrum and cannot be converted.
     """
     if "representations" in load_dict(path, mmap=True):
         rows = Rows([Representations.stored(path).representations], name=path)
         return measure(rows, ("auc",)).spectrum(kind)
     spectrum = Spectrum.load(path)
-    has = spectrum.meta.get("type", "svd")
-    if has == kind:
+    found = spectrum.meta.get("type", "svd")
+    if found == kind:
         return spectrum.stds
-    if (has, kind) != ("svd", "cov"):
-        raise SSLToolError(f"{path} holds a spectrum of type {has}, not {kind}; give its representations instead")
+    if (found, kind) != ("svd", "cov"):
+        raise SSLToolError(f"{path} has a spectrum of type {found}, not {kind}; give the representations instead")
     if "n" not in spectrum.meta:
-        raise SSLToolError(f"{path} does not say of how many rows it is, which cov needs; give its representations")
+        raise SSLToolError(f"{path} has no number of rows, which --type cov requires; give the representations")
     return spectrum.stds.double().square() / max(1, spectrum.meta["n"] - 1)

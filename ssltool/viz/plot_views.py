@@ -1,4 +1,4 @@
-"""``ssltool plot views``: training images, and the views of them that a run made."""
+"""``ssltool plot views``: training images of a run and their augmented views."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ssltool.viz.pictures import plot_views
 
 
 def draw(config: PlotConfig, out: str) -> None:
-    """Draws some images of the run, and their views in the first step of an epoch."""
+    """Plots some training images and their views in the first step of an epoch."""
     (run,) = read_runs(config.inputs)
     setup = restore_setup(run, config.data)
     method = build_method(run.saved)

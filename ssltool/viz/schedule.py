@@ -1,4 +1,4 @@
-"""Pictures of a schedule: which images an epoch draws from, how often each is seen, and the learning rate."""
+"""Plots of a schedule: the images of each epoch, how often each is seen, and the learning rate."""
 
 from __future__ import annotations
 
@@ -22,26 +22,32 @@ from ssltool.viz.style import (
 )
 
 MAX_BARS = 48
-"""Up to so many epochs each has a bar of its own; more melt into an area."""
+"""Maximum number of epochs with one bar each; more epochs are drawn as one area."""
 
 MAX_LABELLED_BARS = 16
-"""Up to so many epochs the bars say how often an image is seen."""
+"""Maximum number of epochs whose bars are labelled with how often an image is seen."""
 
 BINS = 100
+"""Maximum number of bins of the images, in the plot of how often each is seen."""
 
 AREA_ALPHA = 0.35
-"""How strong the colour of an area is."""
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """What a run's settings say of its course.
+    """The images and learning rates of a run with E epochs.
 
-    The epochs are those from ``first`` (from 0) on; ``slices`` (E, 2) their first and last + 1 place in
-    the order of ``images`` images; ``times_each`` (E,) how often an image of the slice is seen in the epoch; ``seen``
-    (images,) how often each is over the run, by its place; ``at`` (T,) moments in epochs with the learning rates ``lr``
-    and ``fixed``, the rate of what keeps it constant, or None where nothing does. ``strategy`` is its data strategy,
-    ``note`` what else a reader must know.
+    Attributes:
+        strategy: the data strategy.
+        images: the number of training images.
+        first: the first of the E epochs, counted from 0.
+        slices: (E, 2), the slice of each epoch: start and stop positions in the order of the images.
+        times_each: (E,), how often an image of the slice is seen in the epoch, on average.
+        seen: (images,), how often each image is seen in the run, by its position in the order.
+        at: (T,), the times at which learning rates are given, in epochs.
+        lr: (T,), the learning rates.
+        fixed: (T,), the constant learning rate of the predictor, or None if there is none.
+        note: a note for the reader.
     """
 
     strategy: str
@@ -56,14 +62,14 @@ class Schedule:
     note: str = ""
 
     def key(self) -> tuple[bytes, ...]:
-        """Equal for schedules that look the same."""
+        """A key that is equal for schedules with equal plots."""
         fixed = self.lr[:0] if self.fixed is None else self.fixed
         arrays = (self.slices, self.times_each, self.seen, self.at, self.lr, fixed)
         return (f"{self.strategy} {self.first} {self.note}".encode(), *(values.tobytes() for values in arrays))
 
 
 def draw_slices(axis: Axes, schedule: Schedule) -> None:
-    """A horizontal bar for each epoch: its part of the order."""
+    """Plots the slice of each epoch as a horizontal bar."""
     start, stop = schedule.slices.T
     epochs = schedule.first + 1 + np.arange(len(start))  # counted from 1
     if len(epochs) <= MAX_BARS:
@@ -79,11 +85,11 @@ def draw_slices(axis: Axes, schedule: Schedule) -> None:
     axis.set(title=f"Images of each epoch ({schedule.strategy})", ylabel="epoch")
     axis.set(xlim=(0, schedule.images), ylim=(epochs[-1] + 0.6, epochs[0] - 0.6))
     integer_ticks(axis, "y")
-    _by_place(axis)
+    _position_axis(axis)
 
 
 def _label(axis: Axes, epoch: float, low: float, high: float, text: str, images: int) -> None:
-    """Writes on a bar, or beside it where it is narrow; ``low`` and ``high`` are shares of the order."""
+    """Labels a bar, or the space beside it if the bar is narrow; ``low`` and ``high`` are fractions of the order."""
     at, align = (low + high) / 2, "center"
     if high - low < 0.12:
         at, align = (high + 0.012, "left") if high < 0.85 else (low - 0.012, "right")
@@ -91,43 +97,43 @@ def _label(axis: Axes, epoch: float, low: float, high: float, text: str, images:
 
 
 def draw_exposure(axis: Axes, schedule: Schedule) -> None:
-    """How often each image is seen over the run, by its place in the order; the mean of neighbours where many."""
+    """Plots how often each image is seen in the run, by its position in the order; the mean of each bin."""
     bins = min(BINS, schedule.images)
     edges = np.linspace(0, schedule.images, bins + 1).astype(int)
     mean = np.add.reduceat(schedule.seen, edges[:-1]) / np.diff(edges)
     axis.stairs(mean, edges, fill=True, color=COLOURS[0], alpha=AREA_ALPHA, linewidth=0)
     axis.stairs(mean, edges, baseline=None, color=COLOURS[0], linewidth=1.4)
-    axis.set(title="Times an image is seen", ylabel="times in the run", xlim=(0, schedule.images))
+    axis.set(title="Number of times each image is seen", ylabel="times seen", xlim=(0, schedule.images))
     axis.set_ylim(0, 1.08 * max(1.0, float(mean.max())))
-    _by_place(axis)
+    _position_axis(axis)
 
 
 def draw_rates(axis: Axes, schedule: Schedule) -> None:
-    """The learning rate over epochs, and the fixed one beside it."""
+    """Plots the learning rate over epochs, and the constant one if there is one."""
     axis.plot(schedule.at, schedule.lr, color=COLOURS[0], linestyle=STYLES[0])
     if schedule.fixed is not None:
         axis.plot(schedule.at, schedule.fixed, color=COLOURS[1], linestyle=STYLES[1])
     top = float(max(schedule.lr.max(), 0 if schedule.fixed is None else schedule.fixed.max()))
-    axis.set(title="Learning rate", ylabel="learning rate", xlabel="epochs done", ylim=(0, 1.06 * top or 1.0))
+    axis.set(title="Learning rate", ylabel="learning rate", xlabel="completed epochs", ylim=(0, 1.06 * top or 1.0))
     integer_ticks(axis, "x")
     light_grid(axis)
 
 
 def rate_names(schedule: Schedule) -> list[str]:
-    """What the lines of ``draw_rates`` are."""
-    return ["learning rate"] if schedule.fixed is None else ["learning rate", "fixed rate of the predictor"]
+    """The names of the lines of ``draw_rates``."""
+    return ["learning rate"] if schedule.fixed is None else ["learning rate", "constant learning rate of the predictor"]
 
 
 def rate_styles() -> list[dict[str, Any]]:
-    """How they are drawn."""
+    """The styles of the lines of ``draw_rates``."""
     return [{"color": COLOURS[i], "linestyle": STYLES[i]} for i in range(2)]
 
 
 def plot_schedule(schedule: Schedule, path: str) -> None:
-    """The three panels of a schedule, one below the other.
+    """Plots the three panels of a schedule, one below the other.
 
     Raises:
-        SSLToolError: if the file cannot be written, or its format is not known.
+        SSLToolError: if the file cannot be written, or its format is unknown.
     """
     check_format(path, "--out")
     with figure_style():
@@ -143,8 +149,8 @@ def plot_schedule(schedule: Schedule, path: str) -> None:
         save_figure(figure, path)
 
 
-def _by_place(axis: Axes) -> None:
-    axis.set_xlabel("image, by its place in the order")
+def _position_axis(axis: Axes) -> None:
+    axis.set_xlabel("position of the image in the order")
     axis.xaxis.set_major_locator(MaxNLocator(5))
     axis.xaxis.set_major_formatter(lambda x, _: f"{x:,.0f}")
     light_grid(axis)

@@ -1,4 +1,4 @@
-"""Pictures of spectra: the paper's three curves, and the eigenvalues of the covariance."""
+"""Plots of spectra: the three curves of the collapse paper, and the eigenvalues of the covariance."""
 
 from __future__ import annotations
 
@@ -26,20 +26,21 @@ from ssltool.viz.style import (
 __all__ = ["COLOURS", "FORMATS", "NOISE", "STYLES", "check_format", "panels", "plot_spectra", "plt", "save_figure"]
 
 NOISE = 1e-9
-"""Values below this share of the largest are rounding noise of float32 representations, and not drawn."""
+"""Values below this fraction of the largest are rounding noise of float32 representations and are not plotted."""
 
 NAMES = {"svd": "singular value", "cov": "eigenvalue", "std": "standard deviation"}
 TITLES = {"svd": "Singular values", "cov": "Eigenvalues of the covariance", "std": "Standard deviations"}
 
 Panel = Callable[[Axes, Sequence[Tensor | None]], None]
-"""Draws one curve of each spectrum; None leaves its place, and so its colour, free."""
+"""Plots one curve of each spectrum; None skips a colour."""
 
 
 def panels(kind: str) -> list[Panel]:
-    """The curves of spectra of one ``--type``, left to right; each function draws all of them into an axis.
+    """The panels for spectra of type ``kind``, from left to right; each plots all spectra.
 
-    Of singular values (``svd``) and deviations (``std``) the paper's three: values, values over the largest, cumulative
-    shares. Of eigenvalues (``cov``) the one of Jing et al. (arXiv:2110.09348, Fig. 2), on a logarithmic scale.
+    For singular values (``svd``) and standard deviations (``std``) the three of the paper: the values, the values
+    divided by the largest, and their cumulative sums divided by the total. For eigenvalues (``cov``) that of Jing et
+    al. (arXiv:2110.09348, Fig. 2), on a logarithmic scale.
     """
     name = NAMES[kind]
 
@@ -60,17 +61,16 @@ def panels(kind: str) -> list[Panel]:
             axis.plot(_ranks(s), np.cumsum(s) / s.sum() if s.sum() > 0 else np.ones_like(s), **line_style(i))
         longest = max(len(s) for _, s in _descending(spectra))
         axis.plot([1, longest], [1 / longest, 1], color="black", alpha=0.45, linewidth=0.8, label="flat spectrum")
-        axis.set(title="Cumulative explained variance", ylabel="share of the sum", ylim=(0, 1.03))
+        axis.set(title="Cumulative explained variance", ylabel="fraction of the sum", ylim=(0, 1.03))
 
     return [_labelled(panel) for panel in ([values] if kind == "cov" else [values, relative, cumulative])]
 
 
 def plot_spectra(names: Sequence[str], spectra: Sequence[Tensor], path: str, *, kind: str = "svd") -> None:
-    """The curves of ``panels``, one line for each of ``spectra``, under its name in ``names``; of singular values with
-    its area (AUC).
+    """Plots the ``panels``, with one line and name for each spectrum; for singular values the legend includes the AUC.
 
     Raises:
-        SSLToolError: if the file cannot be written, or its format is not known.
+        SSLToolError: if the file cannot be written, or its format is unknown.
     """
     check_format(path)
     drawn = panels(kind)
@@ -79,8 +79,8 @@ def plot_spectra(names: Sequence[str], spectra: Sequence[Tensor], path: str, *, 
         figure, axes = plt.subplots(1, len(drawn), figsize=size, layout="constrained", squeeze=False)
         for axis, panel in zip(axes[0], drawn, strict=True):
             panel(axis, spectra)
-        areas = [f" (AUC {auc(s):.3f})" if kind == "svd" else "" for s in spectra]
-        lines = [name + area for name, area in zip(names, areas, strict=True)]
+        aucs = [f" (AUC {auc(s):.3f})" if kind == "svd" else "" for s in spectra]
+        lines = [name + value for name, value in zip(names, aucs, strict=True)]
         styles = [line_style(i) for i in range(len(lines))]
         flat = [] if kind == "cov" else ["flat spectrum"]
         legend(figure, lines + flat, styles + [{"color": "black", "alpha": 0.45, "linewidth": 0.8}] * len(flat))
@@ -90,7 +90,7 @@ def plot_spectra(names: Sequence[str], spectra: Sequence[Tensor], path: str, *, 
 def _labelled(panel: Panel) -> Panel:
     def draw(axis: Axes, spectra: Sequence[Tensor | None]) -> None:
         panel(axis, spectra)
-        axis.set_xlabel("index, largest first")
+        axis.set_xlabel("index (largest first)")
         light_grid(axis)
 
     return draw

@@ -1,4 +1,4 @@
-"""How every picture looks: colours, line styles, axes; and how it is written, the same bytes for the same contents."""
+"""The style of all figures, and saving them: equal figures are equal files, byte for byte."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from ssltool.files import write_atomically
 FORMATS = FIGURES
 STYLES = ("-", "--", "-.", ":")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-# Okabe and Ito's colours, which stay apart for the colour-blind and in grey.
+# The colour-blind safe palette of Okabe and Ito, which is distinguishable in greyscale too.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
 RC_PARAMS: Any = {
     "font.size": 9.5,
-    "figure.autolayout": False,  # each figure says how it is laid out
+    "figure.autolayout": False,  # each figure sets its layout
     "figure.constrained_layout.use": False,
     "figure.constrained_layout.w_pad": 0.08,
     "figure.constrained_layout.h_pad": 0.07,
@@ -45,25 +45,25 @@ RC_PARAMS: Any = {
     "lines.linewidth": 1.6,
     "lines.markersize": 4.5,
     "legend.frameon": False,
-    "pdf.fonttype": 42,  # letters stay letters, to be searched and edited
+    "pdf.fonttype": 42,  # text stays text, which can be searched and edited
     "svg.fonttype": "none",
     "svg.hashsalt": "ssltool",
-    "text.parse_math": False,  # a folder's name may hold any sign
+    "text.parse_math": False,  # names of runs may contain $
 }
-"""matplotlib's settings, within ``figure_style``."""
+"""matplotlib settings in ``figure_style``."""
 
 METADATA = {
     "svg": {"Date": None, "Creator": None, "Format": None, "Type": None},
     "pdf": {"CreationDate": None, "ModDate": None},
     "png": {"Software": None},
 }
-"""Metadata that would make two pictures of the same contents differ."""
+"""Metadata that would make files of equal figures differ; None removes it."""
 
 SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def check_format(path: str, flag: str = "--plot") -> None:
-    """Refuses a picture format that cannot be written; ``flag`` is how the path was given.
+    """Refuses an unsupported file format; ``flag`` is the flag that the path belongs to.
 
     Raises:
         SSLToolError: unless the name ends in .png, .pdf or .svg.
@@ -74,27 +74,27 @@ def check_format(path: str, flag: str = "--plot") -> None:
 
 @contextmanager
 def figure_style() -> Iterator[None]:
-    """A block in which figures are made and written in this module's style."""
+    """Context manager that applies the style of this module to figures created and saved in it."""
     with plt.rc_context(RC_PARAMS), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph")  # a name in letters that the font lacks
+        warnings.filterwarnings("ignore", message="Glyph")  # the font may lack characters of a name
         yield
 
 
 def line_style(i: int, *, markers: bool = False) -> dict[str, Any]:
-    """How line ``i`` is drawn: its colour with a style of its own, or with ``markers`` a marker on a solid line."""
+    """Colour and line style of line ``i``, or with ``markers`` its colour and marker."""
     own = {"marker": MARKERS[i % len(MARKERS)]} if markers else {"linestyle": STYLES[i % len(STYLES)]}
     return {"color": COLOURS[i % len(COLOURS)], **own}
 
 
 def light_grid(axis: Axes) -> None:
-    """A light grid and no frame above and to the right."""
+    """Adds a light grid and hides the top and right spines."""
     axis.grid(color="black", alpha=0.12, linewidth=0.7)
     axis.set_axisbelow(True)
     axis.spines[["top", "right"]].set_visible(False)
 
 
 def log_scale(axis: Axes, which: str) -> None:
-    """Makes ``which`` ("x" or "y") of an axis logarithmic, with plain numbers at its ticks."""
+    """Makes the ``which`` ("x" or "y") axis logarithmic, with tick labels of ``tick_label``."""
     axis.set(**{f"{which}scale": "log"})
     side = axis.xaxis if which == "x" else axis.yaxis
     side.set_major_formatter(_TickFormatter())
@@ -102,13 +102,13 @@ def log_scale(axis: Axes, which: str) -> None:
 
 
 def integer_ticks(axis: Axes, which: str) -> None:
-    """Whole numbers only at the ticks of ``which`` ("x" or "y"), such as epochs have."""
+    """Restricts the ticks of the ``which`` ("x" or "y") axis to integers."""
     side = axis.xaxis if which == "x" else axis.yaxis
     side.set_major_locator(MaxNLocator(integer=True))
 
 
 def tick_label(value: float) -> str:
-    """A number for a tick: as it is where that is short, else as a power of ten."""
+    """The label of a tick: a plain number, or a power of ten if the number is long."""
     if value == 0 or 1e-2 <= abs(value) < 1e5:
         return f"{value:,.10g}"
     exponent = math.floor(math.log10(abs(value)) + 1e-9)
@@ -123,18 +123,17 @@ class _TickFormatter(LogFormatter):
 
 
 def legend(figure: Figure, names: list[str], styles: list[dict[str, Any]]) -> None:
-    """A legend below the axes, with as many columns as there is room for."""
+    """Adds a legend below the axes, with as many columns as fit."""
     if not names:
         return
     handles = [Line2D([], [], **style) for style in styles]
-    shown = [" " + name if name.startswith("_") else name for name in names]  # matplotlib would leave it out
-    per_line = max(1, int(figure.get_figwidth() * 13 // (max(map(len, shown)) + 6)))
-    figure.legend(handles, shown, loc="outside lower center", ncols=min(per_line, len(shown)))
+    labels = [" " + name if name.startswith("_") else name for name in names]  # matplotlib omits names with _
+    per_line = max(1, int(figure.get_figwidth() * 13 // (max(map(len, labels)) + 6)))
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(per_line, len(labels)))
 
 
 def fix_layout(figure: Figure) -> None:
-    """Fixes the layout of a figure and rounds it to a millionth of its size, because the solver of the layout is not
-    deterministic beyond that."""
+    """Fixes the layout of a figure, rounded to 1e-6 of its size because the layout solver is not deterministic."""
     engine = figure.get_layout_engine()
     if engine is not None:
         engine.execute(figure)
@@ -145,7 +144,7 @@ def fix_layout(figure: Figure) -> None:
 
 
 def save_figure(figure: Figure, path: str) -> None:
-    """Writes a figure in the format that its name says, atomically, and closes it.
+    """Saves a figure atomically, in the format of the file extension, and closes it.
 
     Raises:
         SSLToolError: if it cannot be written.

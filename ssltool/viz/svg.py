@@ -1,7 +1,7 @@
-"""A matplotlib figure as an ``<svg>`` element of a page: it takes on the page's colours and letters.
+"""A matplotlib figure as an ``<svg>`` element of an HTML page, with the colours and font of the page.
 
-What matplotlib writes is a document of its own: its ids would meet those of the next picture in the page, its style
-sheet would reach beyond the picture, and its black would be lost on a dark page.
+matplotlib writes a separate document: its ids may be equal to those of other figures in the page, its style sheet
+applies to the whole page, and its black is invisible on a dark page.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from matplotlib.figure import Figure
 from ssltool.viz.style import COLOURS, METADATA, figure_style, fix_layout
 
 SERIES = {colour.lower(): f"var(--series-{i})" for i, colour in enumerate(COLOURS) if colour != "#000000"}
-"""The colours of lines, as the page's style sheet names them: it has lighter ones for dark pages."""
+"""CSS variables of the colours of lines; the style sheet has lighter ones for dark pages."""
 
 
 def inline_svg(figure: Figure, prefix: str, alt: str) -> str:
-    """``figure`` as an ``<svg>`` element that says ``alt`` to whoever cannot see it.
+    """``figure`` as an ``<svg>`` element with the label ``alt``.
 
-    ``prefix`` sets its ids apart from those of other pictures in the page. The same figure gives the same text.
+    ``prefix`` makes its ids unique in the page. Equal figures give equal text.
     """
     buffer = io.StringIO()
     with figure_style():
@@ -32,9 +32,9 @@ def inline_svg(figure: Figure, prefix: str, alt: str) -> str:
     for pattern in (r"<metadata>.*?</metadata>", r"<defs>\s*<style.*?</style>\s*</defs>", r"<!--.*?-->"):
         text = re.sub(pattern, "", text, flags=re.DOTALL)
     text = text.replace("xlink:href", "href")
-    text = _hoist(_own_ids(text, prefix))
+    text = _hoist(_unique_ids(text, prefix))
     text = re.sub(r'="[^"]*"', _rounded, text)
-    text = re.sub(r'font: (?:(\w+) )?([\d.]+px) [^;"]*', _font, text)  # as some versions write it
+    text = re.sub(r'font: (?:(\w+) )?([\d.]+px) [^;"]*', _font, text)  # of some versions of matplotlib
     text = re.sub(r"; font-family: [^;\"]*|font-family: [^;\"]*;? ?", "", text)
     text = re.sub(r"#[0-9a-f]{6}", _colour, text)
     text = re.sub(r"\n\s*", "\n", text)
@@ -43,15 +43,15 @@ def inline_svg(figure: Figure, prefix: str, alt: str) -> str:
     return re.sub(r"^<svg[^>]*>", lambda _: head, text)
 
 
-def _own_ids(text: str, prefix: str) -> str:
-    """Drops the ids that nothing refers to, and puts ``prefix`` before the others."""
+def _unique_ids(text: str, prefix: str) -> str:
+    """Removes unused ids and adds ``prefix`` to the others."""
     used = set(re.findall(r'(?:url\(|href=")#([^")]+)', text))
     text = re.sub(r' id="([^"]*)"', lambda m: f' id="{prefix}-{m[1]}"' if m[1] in used else "", text)
     return re.sub(r'(url\(|href=")#', lambda m: f"{m[1]}#{prefix}-", text)
 
 
 def _hoist(text: str) -> str:
-    """The style of markers that share one, written once for their group."""
+    """Moves the style that all markers of a group share to the group."""
 
     def group(match: re.Match[str]) -> str:
         styles = set(re.findall(r'<use [^>]*?style="([^"]*)"', match[2]))
@@ -63,7 +63,7 @@ def _hoist(text: str) -> str:
 
 
 def _rounded(match: re.Match[str]) -> str:
-    return re.sub(r"(\d+\.\d\d)\d+", r"\1", match[0])  # a hundredth of a point is finer than any printer
+    return re.sub(r"(\d+\.\d\d)\d+", r"\1", match[0])  # 0.01 points are below the resolution of printers
 
 
 def _font(match: re.Match[str]) -> str:

@@ -114,7 +114,7 @@ def test_metrics_of_views_are_refused_without_whole_views(name):
     broken = views()
     broken[3, 1, 2] = math.nan
     for rows in (Rows([falling()]), Rows([views(), views().flatten(0, 1)]), Rows([broken], skip_nonfinite=True)):
-        with pytest.raises(SSLToolError, match=f"{name} needs several views of each image, whole; .*--views"):
+        with pytest.raises(SSLToolError, match=f"{name} .*--views"):
             measure(rows, ("auc", name))
 
 
@@ -149,7 +149,7 @@ def test_dead_dimensions_are_those_of_the_deviations():
     assert measure(falling(400, 8)).dead == []
 
 
-def test_each_counts_all_rows():
+def test_the_callback_counts_all_rows():
     seen: list[int] = []
     measure(Rows([falling(9000, 4), falling(10, 4)]), each=seen.append)
     assert sum(seen) == 9010
@@ -162,7 +162,7 @@ def test_rows_left_out_are_not_measured_and_reported():
     found = measure(Rows([x], skip_nonfinite=True), OF_ROWS)
     kept = torch.cat([x[:3], x[4:200], x[201:]])
     wanted = measure(kept, OF_ROWS)
-    assert (found.n, found.notes[0]) == (398, "2 rows with NaN or infinite values are left out")
+    assert (found.n, found.notes[0]) == (398, "rows with NaN or infinite values, left out: 2")
     assert found.notes[1:] == wanted.notes
     assert found.metrics == pytest.approx(wanted.metrics, rel=1e-12)
 
@@ -171,13 +171,13 @@ def test_rows_left_out_are_not_measured_and_reported():
 def test_rows_that_are_not_finite_are_refused_with_their_index(bad):
     x = falling()
     x[17, 3] = bad
-    with pytest.raises(SSLToolError, match=r"1 of 400 rows hold NaN or infinite values \(rows 17\)"):
+    with pytest.raises(SSLToolError, match=r"1 of 400 .*\(rows 17\)"):
         measure(x)
 
 
 @pytest.mark.parametrize("n", [0, 1])
 def test_fewer_than_two_rows_are_refused(n):
-    with pytest.raises(SSLToolError, match=f"{n} row.* a spectrum needs at least 2"):
+    with pytest.raises(SSLToolError, match=f"2 rows; found {n}"):
         measure(falling(n, 5))
 
 
@@ -188,7 +188,7 @@ def test_two_rows_are_enough():
 
 
 def test_an_unknown_metric_is_refused():
-    with pytest.raises(SSLToolError, match="unknown metric 'efective_rank'"):
+    with pytest.raises(SSLToolError, match=r"efective_rank.* effective_rank"):
         measure(falling(), ("auc", "efective_rank"))
 
 
@@ -203,7 +203,7 @@ def test_few_rows_use_all_pairs_without_a_note():
 def test_many_rows_use_pairs_of_a_sample_with_a_note():
     x = falling(3000, 5)
     found = measure(x, ("uniformity", "twonn", "auc"), pair_rows=1000)
-    assert [note for note in found.notes if "1,000 of 3,000 rows, drawn at random; --pair-rows" in note] == found.notes
+    assert [note for note in found.notes if "1,000 of 3,000 rows" in note and "--pair-rows" in note] == found.notes
     whole = measure(x, ("uniformity", "twonn", "auc"), pair_rows=3000).metrics
     assert found.metrics["auc"] == whole["auc"]
     assert found.metrics["uniformity"] != whole["uniformity"]

@@ -347,7 +347,7 @@ def test_a_single_row_has_no_pairs():
 @pytest.mark.parametrize("metric", ALL)
 @pytest.mark.parametrize("shape", [(0, 3), (), (4,), (2, 3, 4)])
 def test_invalid_shapes_are_refused(metric, shape):
-    with pytest.raises(SSLToolError, match=r"there are no representations|must be \(N, d\).*; found shape"):
+    with pytest.raises(SSLToolError, match=r"no representations|\(N, d\)"):
         metric(torch.zeros(shape))
 
 

@@ -152,7 +152,7 @@ def test_lidar_lies_between_1_and_the_width_or_the_images(q):
 @pytest.mark.parametrize("metric", [alignment, lidar])
 @pytest.mark.parametrize("shape", [(), (4,), (5, 4), (5, 1, 4), (0, 2, 4), (2, 2, 2, 2)])
 def test_invalid_shapes_are_refused(metric, shape):
-    with pytest.raises(SSLToolError, match=r"\(N, Q, d\) with Q at least 2; found shape \(.*--views Q"):
+    with pytest.raises(SSLToolError, match=r"\(N, Q, d\) .*--views"):
         metric(torch.zeros(shape))
 
 

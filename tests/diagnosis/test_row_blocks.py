@@ -97,24 +97,24 @@ def test_finite_rows_with_an_infinite_sum_pass_the_check():
 def test_a_row_that_is_not_finite_is_refused_with_its_index(value, dtype):
     x = numbered(5000).to(dtype)
     x[4500, 1] = value
-    with pytest.raises(SSLToolError, match=r"1 of 5,000 rows hold NaN or infinite values \(rows 4500\)"):
+    with pytest.raises(SSLToolError, match=r"1 of 5,000 rows .*\(rows 4500\)"):
         checked(x, skip=False)
 
 
 def test_infinities_that_cancel_are_found():
     x = numbered(9)
     x[3, 0], x[5, 0] = math.inf, -math.inf
-    with pytest.raises(SSLToolError, match=r"2 of 9 rows hold NaN or infinite values \(rows 3, 5\)"):
+    with pytest.raises(SSLToolError, match=r"2 of 9 rows .*\(rows 3, 5\)"):
         checked(x, skip=False)
 
 
 def test_numbers_of_broken_rows_count_over_all_tensors():
-    with pytest.raises(SSLToolError, match=r"3 of 35 rows hold .* \(rows 2, 14, 34\); .*--skip-nonfinite"):
+    with pytest.raises(SSLToolError, match=r"3 of 35 .* \(rows 2, 14, 34\); .*--skip-nonfinite"):
         checked(broken(10, [2]), broken(5, [4]), broken(20, [19]), skip=False)
 
 
 def test_numbers_of_broken_views_are_those_of_rows():
-    with pytest.raises(SSLToolError, match=r"1 of 12 rows hold .* \(rows 7\)"):
+    with pytest.raises(SSLToolError, match=r"1 of 12 .* \(rows 7\)"):
         checked(broken(12, [7]).reshape(4, 3, 3), skip=False)
 
 
@@ -129,13 +129,13 @@ def test_numbers_of_broken_views_are_those_of_rows():
 def test_at_most_ten_broken_rows_are_listed(count, named):
     x = broken(6000, [2 * i for i in range(count)])
     for parts in ([x], x.split(4), x.split(4500)):
-        with pytest.raises(SSLToolError, match=rf"{count:,} of 6,000 rows hold .* \(rows {named}\);"):
+        with pytest.raises(SSLToolError, match=rf"{count:,} of 6,000 .* \(rows {named}\);"):
             checked(*parts, skip=False)
 
 
 def test_the_error_has_the_name_of_the_rows():
     rows = Rows([broken(5, [1])], name="a.pt and b.pt")
-    with pytest.raises(SSLToolError, match=r"^a\.pt and b.pt: 1 of 5 rows"):
+    with pytest.raises(SSLToolError, match=r"^a\.pt and b.pt: 1 of 5 "):
         rows.check()
 
 
@@ -177,7 +177,7 @@ def test_different_widths_are_refused_by_what_they_are():
 
 
 def test_invalid_shapes_are_refused():
-    with pytest.raises(SSLToolError, match=r"must be \(N, d\), or \(N, Q, d\) of views; found nothing"):
+    with pytest.raises(SSLToolError, match=r"\(N, d\), or \(N, Q, d\) of views.*nothing"):
         Rows([])
     with pytest.raises(SSLToolError, match=r"found \[\(2, 3\), \(4,\)\]"):
         Rows([torch.zeros(2, 3), torch.zeros(4)])

@@ -302,5 +302,5 @@ def test_blocks_of_different_widths_are_refused():
 @pytest.mark.parametrize("shape", [(), (5,), (2, 3, 4)])
 def test_a_tensor_that_is_not_a_matrix_is_refused(shape):
     for refusing in (lambda x: singular_values([x]), singular_values, lambda x: Factor().update(x)):
-        with pytest.raises(SSLToolError, match=rf"must be \(N, d\); found shape {re.escape(str(shape))}"):
+        with pytest.raises(SSLToolError, match=rf"\(N, d\).*{re.escape(str(shape))}"):
             refusing(torch.zeros(shape))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -210,10 +212,11 @@ def test_without_merge_each_file_is_measured_by_itself(ssltool, write_reprs):
     assert [found["n"] for found in ssltool("collapse", *parts, "--json").json["files"]] == [60, 30]
 
 
-def test_images_that_are_in_more_than_one_merged_file_are_counted_in_a_note(ssltool, write_reprs):
+def test_repeated_images_in_merged_files_are_counted_in_a_note(ssltool, write_reprs):
     parts = in_halves(write_reprs, rows(90), torch.arange(60), torch.arange(58, 88))
     ran = ssltool("collapse", *parts, "--merge")
-    assert f"note: {parts[0]} and 1 more: 2 images are in more than one place of the merged files" in ran.err
+    (note,) = [line for line in ran.err.splitlines() if "repeated images" in line]
+    assert note.startswith(f"note: {parts[0]} and 1 more: ") and note.endswith(": 2")
 
 
 def test_merged_images_of_two_splits_are_different_ones_although_both_are_numbered_from_0(ssltool, tmp_path):
@@ -221,7 +224,7 @@ def test_merged_images_of_two_splits_are_different_ones_although_both_are_number
         meta = {"dataset": "made-up", "split": split}
         Representations(rows(90), torch.zeros(90), torch.arange(90), meta).save(tmp_path / f"{split}.pt")
     ran = ssltool("collapse", tmp_path / "train.pt", tmp_path / "val.pt", "--merge", "--json")
-    assert not any("images are in more than one place" in note for note in ran.json["files"][0]["notes"])
+    assert not any("repeated images" in note for note in ran.json["files"][0]["notes"])
 
 
 def broken(x: Tensor, *bad: int) -> Tensor:
@@ -230,37 +233,38 @@ def broken(x: Tensor, *bad: int) -> Tensor:
     return x
 
 
-def test_rows_that_are_not_finite_are_refused_with_their_count_and_numbers(ssltool, write_reprs, tmp_path):
+def test_rows_that_are_not_finite_are_refused_with_their_count_and_indices(ssltool, write_reprs, tmp_path):
     ran = ssltool("collapse", write_reprs("a.pt", broken(rows(), 7, 70)))
     assert (ran.code, ran.out) == (1, "")
-    assert "a.pt: 2 of 80 rows hold NaN or infinite values (rows 7, 70)" in ran.err
+    assert re.search(r"a\.pt: 2 of 80 .*\(rows 7, 70\)", ran.err)
     assert "--skip-nonfinite" in ran.err
     assert names(tmp_path) == {"a.pt"}
 
 
-def test_the_numbers_of_broken_rows_count_on_over_merged_files(ssltool, write_reprs):
+def test_the_indices_of_nonfinite_rows_continue_over_merged_files(ssltool, write_reprs):
     ran = ssltool("collapse", *in_halves(write_reprs, broken(rows(90), 7, 70)), "--merge")
     assert ran.code == 1
-    assert "and 1 more: 2 of 90 rows hold NaN or infinite values (rows 7, 70)" in ran.err
+    assert re.search(r"and 1 more: 2 of 90 .*\(rows 7, 70\)", ran.err)
 
 
 @pytest.mark.parametrize("flags", [[], ["--metrics", "all"], ["--bootstrap", 3, "--subsample", 20]])
-def test_skipped_rows_are_as_if_they_were_not_there_but_for_a_note(ssltool, write_reprs, flags):
+def test_skipped_rows_do_not_change_results_and_are_counted_in_a_note(ssltool, write_reprs, flags):
     x = rows(80, 24)
     good = torch.cat([x[:7], x[8:70], x[71:]])
     bad = write_reprs("a.pt", broken(x, 7, 70))
     (found,) = ssltool("collapse", bad, "--skip-nonfinite", *flags, "--json").json["files"]
     (wanted,) = ssltool("collapse", write_reprs("b.pt", good), *flags, "--json").json["files"]
     assert found["n"] == 78
-    assert found["notes"] == ["2 rows with NaN or infinite values are left out", *wanted["notes"]]
+    assert found["notes"][0].endswith("left out: 2") and found["notes"][1:] == wanted["notes"]
     assert found["metrics"] == pytest.approx(wanted["metrics"], rel=1e-12, abs=1e-12)
     for key in ("intervals", "subsamples"):
         assert str(found.get(key)) == str(wanted.get(key))
 
 
-def test_rows_none_of_which_is_finite_leave_nothing_to_measure(ssltool, write_reprs, tmp_path):
+def test_a_file_without_a_finite_row_is_refused(ssltool, write_reprs, tmp_path):
     path = write_reprs("a.pt", torch.full((5, 3), float("nan")))
-    assert "0 row(s); a spectrum needs at least 2" in ssltool("collapse", path, "--skip-nonfinite").err
+    message = error_message(ssltool("collapse", path, "--skip-nonfinite"))
+    assert str(path) in message and "found 0" in message
     assert names(tmp_path) == {"a.pt"}
 
 
@@ -293,9 +297,7 @@ def test_plot_draws_a_picture_in_the_format_of_its_name(ssltool, write_reprs, tm
 
 
 @pytest.mark.parametrize(("kind", "drawn"), [("svd", "svd"), ("cov", "cov"), ("std", "std"), ("all", "svd")])
-def test_plot_draws_the_spectra_of_the_type_by_the_names_that_tell_the_files_apart(
-    ssltool, write_reprs, tmp_path, monkeypatch, kind, drawn
-):
+def test_plot_draws_the_spectra_of_the_type_with_short_names(ssltool, write_reprs, tmp_path, monkeypatch, kind, drawn):
     calls = []
     monkeypatch.setattr(
         "ssltool.viz.spectra.plot_spectra",
@@ -319,7 +321,7 @@ def test_a_picture_of_eigenvalues_is_drawn(ssltool, write_reprs, tmp_path):
 
 @pytest.fixture
 def refused(ssltool, write_reprs, tmp_path, monkeypatch):
-    """What the command says that is asked to write a plot and a table and writes nothing."""
+    """Runs the command with --plot and --out, and checks that nothing is written."""
     monkeypatch.chdir(tmp_path)
     write_reprs("a.pt", rows())
     write_reprs("narrow.pt", rows(80, 3))
@@ -342,12 +344,12 @@ def refused(ssltool, write_reprs, tmp_path, monkeypatch):
         (["--plot", "p"], "--plot"),
         (["--plot", "p.png.txt"], "--plot"),
         (["--merge"], "--merge"),
-        (["--subsample", "20,many"], "--subsample 20,many: give numbers of rows, as in 500,2000"),
+        (["--subsample", "20,many"], "--subsample 20,many"),
         (["--bootstrap", "1"], "--bootstrap 1"),
-        (["--metrics", "auc,effective_rnk"], "unknown metric 'effective_rnk'; did you mean effective_rank"),
+        (["--metrics", "auc,effective_rnk"], "effective_rnk'; did you mean effective_rank"),
         (["--metrics", "twonn", "--subsample", "20"], "--subsample"),
-        (["--threshold", "partial_rnk=0.2"], "unknown threshold 'partial_rnk'; did you mean partial_rank"),
-        (["--threshold", "0.2"], "unknown threshold '0.2'; known: complete_rank, complete_std, "),
+        (["--threshold", "partial_rnk=0.2"], "partial_rnk'; did you mean partial_rank"),
+        (["--threshold", "0.2"], "complete_rank, complete_std, "),
         (["--threshold", "partial_rank=-0.1"], "--threshold partial_rank=-0.1: "),
         (["--threshold", "partial_rank=nan"], "--threshold partial_rank=nan: "),
         (["--threshold", "partial_rank=low"], "--threshold partial_rank=low: "),
@@ -365,12 +367,12 @@ def test_a_mistake_in_the_settings_is_exit_code_2_and_nothing_is_written(refused
         (["--metrics", "lidar"], "lidar"),
         (["--subsample", "20,81"], "--subsample 81"),
         (["--subsample", "1"], "--subsample 1"),
-        (["--like", "none.pt"], "no such file: none.pt"),
+        (["--like", "none.pt"], "none.pt"),
         (["--like", "a.pt", "narrow.pt", "--merge"], "widths 3 and 6"),
-        (["short.pt"], "short.pt: 1 row(s); a spectrum needs at least 2"),
-        (["broken.pt"], "broken.pt: 3 of 3 rows hold NaN"),
-        (["none.pt"], "no such file: none.pt"),
-        (["a.pt"], "two inputs would write the same spectrum file"),
+        (["short.pt"], "short.pt"),
+        (["broken.pt"], "broken.pt: 3 of 3 "),
+        (["none.pt"], "none.pt"),
+        (["a.pt"], "--out"),
     ],
     ids=str,
 )
@@ -378,21 +380,20 @@ def test_what_the_files_do_not_allow_is_one_line_and_nothing_is_written(refused,
     assert says in error_message(refused(flags))
 
 
-def test_two_inputs_of_one_name_are_refused_with_out_and_fine_without(ssltool, write_reprs, tmp_path):
+def test_two_inputs_of_one_name_are_refused_only_with_out(ssltool, write_reprs, tmp_path):
     for folder in ("x", "y"):
         (tmp_path / folder).mkdir()
         write_reprs(f"{folder}/train.pt", rows())
     paths = [tmp_path / "x" / "train.pt", tmp_path / "y" / "train.pt"]
     ran = ssltool("collapse", *paths, "--out", tmp_path / "out")
-    assert ran.code == 1
-    assert "two inputs would write the same spectrum file" in ran.err
+    assert "--out" in error_message(ran)
     assert names(tmp_path) == {"x", "y"}
     assert ssltool("collapse", *paths).code == 0
     assert names(tmp_path / "x") == names(tmp_path / "y") == {"train.pt", "train_svd.pt"}
 
 
 def test_no_files_are_refused():
-    with pytest.raises(SSLToolError, match="name at least one file"):
+    with pytest.raises(SSLToolError, match="file"):
         run(CollapseConfig())
 
 
@@ -400,8 +401,7 @@ def test_a_spectrum_given_as_input_is_refused(ssltool, write_reprs, tmp_path):
     path = write_reprs("a.pt", rows())
     assert ssltool("collapse", path).code == 0
     ran = ssltool("collapse", tmp_path / "a_svd.pt")
-    assert ran.code == 1
-    assert "holds no representations" in ran.err
+    assert "a_svd.pt" in error_message(ran)
 
 
 def test_completely_collapsed_rows_are_reported_as_such(ssltool, write_reprs):

@@ -1,4 +1,4 @@
-"""The pieces of a page: everything that comes from outside is text, and its files are packaged."""
+"""Elements of a report: escaping, tables, legends, and packaged files."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ EVIL = """</script><b onclick="x">'&"""
 ROOT = Path(ssltool.__file__).parents[1]
 
 
-def test_text_is_shown_as_it_is():
+def test_text_is_escaped():
     assert escape(EVIL) == "&lt;/script&gt;&lt;b onclick=&quot;x&quot;&gt;&#x27;&amp;"
     for html in (lead(EVIL), legend([EVIL], [""]), page(EVIL, "", [(EVIL, EVIL, "")], "")):
         assert EVIL not in html and "<b" not in html.replace("<body", "").replace("<button", "")
 
 
-def test_attributes_are_escaped_and_none_leaves_one_out():
+def test_attributes_are_escaped_and_those_of_none_are_omitted():
     made = element("td", "<i>", class_="a b", data_value='"', title=None)
     assert made == '<td class="a b" data-value="&quot;"><i></td>'
     assert element("img", src="x") == '<img src="x">'
 
 
-def test_a_wide_table_scrolls_within_the_page_and_can_be_reached_by_keyboard():
+def test_a_table_scrolls_and_can_be_focused():
     assert columns([], [], id="t").startswith('<div class="scroll" tabindex="0"><table id="t">')
 
 
-def test_the_samples_of_a_legend_differ_as_the_lines_do():
+def test_the_symbols_of_a_legend_differ():
     assert len({sample(i) for i in range(len(COLOURS) * len(STYLES))}) == len(COLOURS) * len(STYLES)
     assert len({sample(0, style) for style in STYLES}) == len(STYLES)
     assert sample(0, "-", marker=True) != sample(0, "-")
 
 
-def test_a_section_is_what_the_contents_link_to():
+def test_the_contents_link_to_the_sections():
     made = page("t", "", [("one", "First", "<p>x</p>")], "")
     assert '<a href="#one">First</a>' in made and '<section id="one"><h2>First</h2><p>x</p></section>' in made
 

@@ -1,4 +1,4 @@
-"""Pictures of runs: which panels there are, what they show, and what is left out."""
+"""Plots of runs: panels, lines, axes and legends."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def axis():
 
 @pytest.fixture
 def drawn(monkeypatch):
-    """The figure that a function would have saved: ``drawn(plot_curves, runs) -> figure``."""
+    """The figure that a function saves: ``drawn(plot_curves, runs) -> figure``."""
 
     def draw(plot, *arguments, **choice):
         kept = []
@@ -52,16 +52,16 @@ def test_a_monitored_run_has_a_panel_for_each_metric_that_was_recorded():
     assert found == ["Loss", "AUC", "Effective rank", "Feature std", "kNN accuracy"]
 
 
-def test_a_run_without_a_monitor_shows_the_loss_and_the_std_of_its_training_batches():
-    assert titles([[record(0), record(1)]]) == ["Loss", "Feature std in training"]
+def test_a_run_without_a_monitor_has_panels_of_the_loss_and_the_std_of_training_batches():
+    assert titles([[record(0), record(1)]]) == ["Loss", "Feature std of training batches"]
     assert titles([[]]) == []
 
 
-def test_a_panel_is_there_if_one_of_the_runs_has_it():
+def test_one_run_with_values_is_enough_for_a_panel():
     assert "kNN accuracy" in titles([[record(0)], [monitored(0)]])
 
 
-def test_epochs_without_a_value_are_passed_over(axis):
+def test_epochs_without_a_value_are_skipped(axis):
     lines = [monitored(0), record(1), monitored(2) | {"backbone_auc": None}, monitored(3)]
     draw_curve(axis, MONITORED[0], [lines])
     backbone, projector = axis.lines[:2]
@@ -76,28 +76,28 @@ def test_layers_differ_in_line_style_and_runs_in_colour_and_marker(axis):
     assert found == [("-", *first), ("--", *first), ("-", *second), ("--", *second)]
 
 
-def test_shares_are_drawn_in_percent_on_an_axis_that_does_not_magnify_rounding(axis):
+def test_accuracies_are_in_percent_on_an_axis_that_does_not_magnify_rounding(axis):
     draw_curve(axis, MONITORED[-1], [[monitored(0), monitored(1) | {"backbone_knn": 0.701}]])
     assert axis.lines[0].get_ydata().tolist() == pytest.approx([70, 70.1])
     low, high = axis.get_ylim()
     assert low < 70 < high and high - low == pytest.approx(5)
 
 
-def test_every_panel_names_what_it_shows_with_its_unit(axis):
+def test_every_panel_has_a_title_and_axis_labels(axis):
     for curve in (LOSS, *MONITORED):
         axis.clear()
         draw_curve(axis, curve, [[monitored(0)]])
         assert axis.get_xlabel() == "epoch" and axis.get_ylabel() and axis.get_title(loc="left")
 
 
-def test_the_projector_is_in_the_legend_where_it_is_drawn(drawn):
+def test_the_projector_is_in_the_legend_if_it_is_drawn(drawn):
     without = [{k: v for k, v in monitored(0).items() if not k.startswith("projector")}]
     assert not has_projector(curves_of([without]), [without])
     figure = drawn(plot_curves, {"a": [monitored(0)], "b": without})
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["a", "b", "backbone", "projector"]
 
 
-def test_there_are_as_many_axes_as_curves_and_the_rest_is_blank(drawn):
+def test_unused_axes_are_hidden(drawn):
     figure = drawn(plot_curves, {"a": [monitored(0)]})
     assert [axis.get_visible() for axis in figure.axes] == [True] * 5 + [False]
 
@@ -106,7 +106,7 @@ POINTS = [Point(100, 0.9, "small", "a"), Point(10, 0.8, "small", "b"), Point(10,
           Point(10, 0.5, "wide", "d")]  # fmt: skip
 
 
-def test_a_group_is_a_line_through_the_means_of_its_runs_in_order(drawn):
+def test_a_group_is_a_line_through_the_means_of_its_runs(drawn):
     figure = drawn(plot_auc, POINTS, xlabel="training images")
     small, line, *_ = figure.axes[0].lines
     assert sorted(zip(small.get_xdata(), small.get_ydata(), strict=True)) == [(10, 0.6), (10, 0.8), (100, 0.9)]
@@ -115,6 +115,6 @@ def test_a_group_is_a_line_through_the_means_of_its_runs_in_order(drawn):
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["small", "wide"]
 
 
-def test_numbers_of_images_far_apart_have_a_logarithmic_axis(drawn):
+def test_wide_makes_the_x_axis_logarithmic(drawn):
     assert drawn(plot_auc, POINTS, xlabel="x", wide=True).axes[0].get_xscale() == "log"
     assert drawn(plot_auc, POINTS, xlabel="x").axes[0].get_xscale() == "linear"

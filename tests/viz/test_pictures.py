@@ -1,4 +1,4 @@
-"""Pictures made of images: what stands in a page is the image, and classes on a map can be told apart."""
+"""Figures of images: embedded images, grids of views, and maps with distinct classes."""
 
 from __future__ import annotations
 
@@ -47,18 +47,18 @@ def axis():
     plt.close(figure)
 
 
-def test_small_grey_images_and_those_of_few_colours_are_kept_to_the_last_bit():
+def test_small_grey_images_and_images_of_few_colours_are_embedded_losslessly():
     grey = np.repeat(noise(28, 28, 1), 3, axis=2)
     np.testing.assert_array_equal(decoded(data_url(grey)), grey)
     few = np.array([[255, 0, 0], [0, 200, 30], [7, 7, 99]], np.uint8)[noise(20, 16) % 3]
     np.testing.assert_array_equal(decoded(data_url(few)), few)
 
 
-def test_large_images_are_scaled_down_in_their_own_proportions():
+def test_large_images_are_scaled_down_with_their_aspect_ratio():
     assert decoded(data_url(noise(300, 600, 3))).shape == (THUMBNAIL_SIDE // 2, THUMBNAIL_SIDE, 3)
 
 
-def test_an_image_in_a_page_is_small_whatever_it_shows():
+def test_an_embedded_image_is_small_for_any_content():
     assert len(data_url(noise(224, 224, 3))) < 8000
 
 
@@ -68,13 +68,13 @@ def test_classes_on_a_map_differ_in_colour_or_marker():
     assert all(one[0] != other[0] and one[1] != other[1] for one, other in itertools.pairwise(styles))
 
 
-def test_the_largest_classes_are_told_apart_and_unlabelled_images_are_none():
+def test_shown_classes_are_the_largest_without_unlabelled_images():
     labels = np.repeat(np.arange(MAX_CLASSES + 5), np.arange(1, MAX_CLASSES + 6))
     assert shown_classes(labels) == list(range(5, MAX_CLASSES + 5))
     assert shown_classes(np.array([-1, -1])) == []
 
 
-def test_the_frame_of_a_map_holds_the_points_but_for_strays():
+def test_the_frame_of_a_map_contains_all_points_except_outliers():
     points = np.random.RandomState(0).randn(1000, 2)
     assert cloud(points, [0] * 1000).outside() < 20
     points[0] = 1e6
@@ -83,7 +83,7 @@ def test_the_frame_of_a_map_holds_the_points_but_for_strays():
     assert cloud(points, [0] * 1000).outside() >= 1
 
 
-def test_points_that_are_all_the_same_have_a_frame_too():
+def test_equal_points_have_a_frame():
     _, half = cloud(np.zeros((5, 2)), [0] * 5).frame()
     assert half > 0
     assert cloud(np.zeros((5, 2)), [0] * 5).outside() == 0
@@ -99,7 +99,7 @@ def test_a_map_has_one_scale_and_every_point(axis):
     assert (axis.get_xlabel(), axis.get_ylabel()) == ("x", "y")
 
 
-def test_many_classes_are_not_written_over_one_another(axis):
+def test_the_numbers_of_many_classes_are_not_written(axis):
     count = MAX_NUMBERED + 1
     draw_map(axis, cloud(noise(count, 2).astype(float), list(range(count))), list(range(count)))
     assert not axis.texts

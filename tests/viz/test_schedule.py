@@ -1,4 +1,4 @@
-"""Pictures of a schedule: bars, counts and rates are those of the schedule."""
+"""Plots of a schedule: bars, counts and learning rates equal those of the schedule."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ def axis():
     plt.close(figure)
 
 
-def test_a_bar_for_each_epoch_is_its_part_of_the_order_and_says_how_often_an_image_is_seen(axis):
+def test_each_epoch_is_a_bar_of_its_slice_labelled_with_how_often_an_image_is_seen(axis):
     draw_slices(axis, schedule())
     bars = [(bar.get_x(), bar.get_width(), bar.get_y() + bar.get_height() / 2) for bar in axis.patches]
     assert bars == [(0, 8, 1), (8, 8, 2), (16, 8, 3), (24, 8, 4)]
     assert [text.get_text() for text in axis.texts] == ["2.5 ×"] * 4
-    assert axis.get_ylim()[0] > axis.get_ylim()[1]  # time runs downwards
+    assert axis.get_ylim()[0] > axis.get_ylim()[1]  # the first epoch is at the top
 
 
-def test_many_epochs_melt_into_one_area_of_the_same_outline(axis):
+def test_many_epochs_are_one_area_of_the_same_outline(axis):
     long = schedule(MAX_BARS + 1)
     draw_slices(axis, long)
     (area,) = axis.collections
@@ -66,7 +66,7 @@ def test_few_images_are_not_binned(axis):
     np.testing.assert_array_equal(axis.patches[0].get_data().values, np.arange(32))
 
 
-def test_rates_are_drawn_with_the_fixed_one_where_there_is_one(axis):
+def test_learning_rates_are_plotted_with_the_constant_one(axis):
     draw_rates(axis, schedule(fixed=True))
     moving, fixed = axis.lines
     assert moving.get_ydata().tolist() == pytest.approx([0.1, 0.09, 0.08, 0.07])
@@ -75,7 +75,7 @@ def test_rates_are_drawn_with_the_fixed_one_where_there_is_one(axis):
     assert rate_names(schedule()) == ["learning rate"]
 
 
-def test_schedules_that_look_the_same_have_one_key():
+def test_schedules_have_equal_keys_if_their_plots_are_equal():
     assert schedule().key() == schedule().key()
     assert schedule().key() != schedule(fixed=True).key()
     assert schedule().key() != dataclasses.replace(schedule(), note="x").key()

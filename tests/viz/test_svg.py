@@ -1,4 +1,4 @@
-"""A chart within a page: no id that meets another's, no colour of its own but those of lines, nothing from outside."""
+"""Inline SVG: unique ids, the colours and font of the page, and no external references."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ def chart() -> Figure:
     return figure
 
 
-def test_it_is_one_element_that_says_what_it_shows(svg):
+def test_it_is_one_element_with_a_label(svg):
     assert svg.startswith("<svg ") and svg.endswith("</svg>")
     assert 'role="img" aria-label="a &lt;chart&gt;"' in svg
     assert re.search(r'viewBox="0 0 216 144"', svg) and not re.search(r"^<svg[^>]*\bwidth=", svg)
 
 
-def test_it_refers_to_nothing_outside(svg):
+def test_it_has_no_external_references(svg):
     assert not re.search(r"http|<style|<!|xlink|<metadata", svg)
 
 
-def test_every_id_is_its_own_and_is_referred_to(svg):
+def test_ids_are_unique_and_used(svg):
     ids = re.findall(r' id="([^"]*)"', svg)
     used = set(re.findall(r'(?:url\(|href=")#([^")]*)', svg))
     assert set(ids) == used and len(ids) == len(set(ids)) > 0
@@ -47,21 +47,21 @@ def test_every_id_is_its_own_and_is_referred_to(svg):
     assert not set(ids) & set(re.findall(r' id="([^"]*)"', other))
 
 
-def test_black_and_white_are_the_pages_and_lines_take_its_colours(svg):
+def test_all_colours_are_those_of_the_page(svg):
     assert not re.search(r"#[0-9a-f]{6}", svg)
     assert {"var(--series-0)", "var(--series-1)", "var(--page)", "currentColor"} <= set(
         re.findall(r"var\(--[\w-]+\)|currentColor", svg)
     )
 
 
-def test_text_stays_text_in_the_letters_of_the_page_and_no_digit_is_lost(svg):
+def test_text_stays_text_in_the_font_of_the_page_without_rounding(svg):
     assert ">0.123456 &amp; more</text>" in svg
     assert "font-family" not in svg and "DejaVu" not in svg
 
 
-def test_coordinates_are_as_fine_as_a_printer(svg):
+def test_coordinates_have_at_most_two_decimals(svg):
     assert not re.search(r'd="[^"]*\.\d\d\d', svg)
 
 
-def test_the_same_chart_gives_the_same_text(svg):
+def test_equal_figures_give_equal_text(svg):
     assert inline_svg(chart(), "one", "a <chart>") == svg

@@ -16,15 +16,15 @@ from ssltool.registry import Registry
 AT = {
     "spectrum": "singular values s (min(N, d),) of the centred rows",
     "uncentred spectrum": "singular values s (min(N, d),) of the rows, not centred",
-    "directions": "sums over the rows at length 1, not centred: ``of_rows.Directions``",
+    "directions": "sums over the L2-normalised rows, not centred: ``of_rows.Directions``",
     "pairs": "rows x (N, d), at most ``--pair-rows`` of them",
-    "views": "views x (N, Q, d): Q of each of N images",
+    "views": "views x (N, Q, d): Q views of each of N images",
 }
-"""What a metric can look at, and so what its function takes. A function of a spectrum may also take the width, as the
-keyword ``d``. With ``--normalize`` the rows of a spectrum have length 1; everything else does not change."""
+"""The inputs of metrics. The function of a metric of a spectrum may also take the width, as the keyword ``d``.
+``--normalize`` scales the rows to length 1 for the spectra; other inputs do not change."""
 
 ONE_PASS = ("spectrum", "uncentred spectrum", "directions")
-"""What one pass over the rows gives."""
+"""The inputs that one pass over the rows gives."""
 
 Target = str | Callable[..., float]
 
@@ -49,9 +49,9 @@ class Metric:
 
     def __post_init__(self) -> None:
         if self.at not in AT:
-            raise SSLToolError(f"a metric cannot look at '{self.at}'; choose one of {', '.join(AT)}")
+            raise SSLToolError(f"unknown input of a metric: '{self.at}'; choose one of {', '.join(AT)}")
         if self.healthier not in ("high", "low", ""):
-            raise SSLToolError(f"healthier of a metric is '{self.healthier}'; it must be high, low or empty")
+            raise SSLToolError(f"healthier must be high, low or empty; found '{self.healthier}'")
 
     @property
     def grows_with_width(self) -> bool:
@@ -99,7 +99,7 @@ METRICS: Registry[Metric] = Registry(
             ".of_spectrum:stable_rank",
             "spectrum",
             "high",
-            "1 collapsed .. d flat; against the largest",
+            "1 collapsed .. d flat; relative to the largest",
             "He and Ozay 2022",
             (0, "d"),
         ),
@@ -107,7 +107,7 @@ METRICS: Registry[Metric] = Registry(
             ".of_spectrum:alpha",
             "spectrum",
             "",
-            "fall of the spectrum; about 1 in networks that transfer",
+            "decay of the spectrum; about 1 in networks that transfer well",
             "arXiv:2202.05808",
             (0, inf),
         ),
@@ -115,7 +115,7 @@ METRICS: Registry[Metric] = Registry(
             ".of_spectrum:dead_directions",
             "spectrum",
             "low",
-            "share of directions below 0.001 of the largest",
+            "fraction of directions below 0.001 of the largest",
             "docs/collapse.md",
             (0, 1),
         ),
@@ -123,7 +123,7 @@ METRICS: Registry[Metric] = Registry(
             ".of_spectrum:numerical_rank",
             "spectrum",
             "high",
-            "dimensions above rounding, 0 .. d",
+            "dimensions above rounding noise, 0 .. d",
             "d eps s_1",
             (0, "d"),
         ),
@@ -131,7 +131,7 @@ METRICS: Registry[Metric] = Registry(
             ".of_spectrum:condition_number",
             "spectrum",
             "low",
-            "1 flat; largest over smallest value",
+            "1 flat; ratio of largest to smallest value",
             "s_1 / s_rank",
             (1, inf),
         ),
@@ -172,7 +172,7 @@ METRICS: Registry[Metric] = Registry(
             ".of_rows:twonn",
             "pairs",
             "high",
-            "intrinsic dimension of the surface",
+            "intrinsic dimension of the manifold",
             "Facco et al. 2017",
             (0, inf),
         ),

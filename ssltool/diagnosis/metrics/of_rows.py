@@ -57,7 +57,8 @@ def self_cluster(x: Blocks | Directions) -> float:
     """(Q - E) / (N^2 - E) with Q the sum of squared cosines over all pairs and E = N + N (N - 1) / d its expectation
     for uniformly distributed directions (Tsitsulin et al., arXiv:2305.16562).
 
-    0 for directions distributed uniformly, 1 for complete collapse; slightly below 0 if rows repel each other.
+    Range [-1, 1]: 0 for uniformly distributed directions, slightly below 0 if rows repel each other, 1 for complete
+    collapse.
 
     Raises:
         SSLToolError: for fewer than two rows.
@@ -72,7 +73,7 @@ def self_cluster(x: Blocks | Directions) -> float:
 
 def _with_pairs(sums: Directions) -> Directions:
     if sums.rows < 2:
-        raise SSLToolError(f"there are {sums.rows:g} rows; this metric needs at least 2")
+        raise SSLToolError(f"this metric requires at least 2 rows; found {sums.rows:g}")
     return sums
 
 
@@ -122,22 +123,22 @@ class Directions:
     @property
     def total(self) -> Tensor:
         """The sum of the rows (d,)."""
-        return _made(self._total)
+        return _defined(self._total)
 
     @property
     def squares(self) -> Tensor:
-        """The sum of the rows' squares (d,), element by element."""
-        return _made(self._squares)
+        """The sum of the element-wise squares of the rows (d,)."""
+        return _defined(self._squares)
 
     @property
     def gram(self) -> Tensor:
-        """The sum of the rows' outer products (d, d)."""
+        """The sum of the outer products of the rows (d, d)."""
         if not self._wants_gram:
             raise SSLToolError("these directions have no Gram matrix; set needs_gram in the entry of the metric")
-        return _made(self._gram)
+        return _defined(self._gram)
 
 
-def _made(value: Tensor | None) -> Tensor:
+def _defined(value: Tensor | None) -> Tensor:
     if value is None:
         raise SSLToolError("there are no representations, so their directions are undefined")
     return value

@@ -96,7 +96,7 @@ class PowerLaw(float):
 
     @property
     def details(self) -> dict[str, object]:
-        """What ``collapse --json`` says beside the exponent, by the name after that of the metric."""
+        """Additional results in ``collapse --json``; their keys start with the name of the metric."""
         return {"ranks": [self.first, self.last], "r2": self.r2}
 
 

@@ -54,9 +54,7 @@ def lidar(x: Tensor) -> float:
     whitening = vectors / (eigenvalues.clamp(min=0.0) + LIDAR_DELTA).sqrt()
     # The eigenvalues of Sw^-1/2 Sb Sw^-1/2 are the squared singular values of the whitened means.
     values = torch.linalg.svdvals(between @ whitening).square()
-    values = torch.nn.functional.pad(
-        values, (0, d - len(values))
-    )  # with fewer images than dimensions the other values are 0
+    values = torch.nn.functional.pad(values, (0, d - len(values)))  # fewer images than dimensions
     total = values.sum()
     p = (values / total if total > 0 else values) + LIDAR_EPS
     return float(torch.exp(-(p * p.log()).sum()))

@@ -30,7 +30,10 @@ from ssltool.training.schedule import learning_rates, scaled_lr
 from ssltool.training.signals import StopRequest
 from ssltool.training.state import LoopState
 
-DERIVED_SETTINGS = {"identity": "the hash of the training rows", **{name: name.replace("_", " ") for name in NETWORK_KEYS}}
+DERIVED_SETTINGS = {
+    "identity": "the hash of the training rows",
+    **{name: name.replace("_", " ") for name in NETWORK_KEYS},
+}
 """What a resumed probe must share with its beginning and has no flag, and what errors call it."""
 
 LARGE = 100_000

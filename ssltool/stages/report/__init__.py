@@ -1,14 +1,15 @@
-"""The report stage: one HTML page about one or several runs. Importing the package imports no torch."""
+"""The report stage: an HTML page that compares one or several runs. Importing the package does not import torch."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ssltool.config import ReportConfig
+    from ssltool.files import Record
 
 
-def run(config: ReportConfig) -> dict[str, Any]:
+def run(config: ReportConfig) -> Record:
     """The stage; see ``report.run``."""
     from ssltool.stages.report.report import run as stage
 

@@ -1,22 +1,22 @@
-"""The data of a report: what ``report.measure_run`` gathers of each run, and ``sections`` lay out."""
+"""The data of a report, which ``report.measure_run`` computes for each run and the sections render."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from ssltool.diagnosis.measure import Measured
 from ssltool.diagnosis.verdict import Verdict
+from ssltool.files import Record, Settings
 from ssltool.viz.pictures import EmbeddingMap, Views
 from ssltool.viz.schedule import Schedule
 
 
 @dataclass(frozen=True)
 class Layer:
-    """What was measured of the outputs of a layer (``backbone`` or ``projector``), and the verdict on them."""
+    """Measurement of the outputs of a layer (``backbone`` or ``projector``), and their verdict."""
 
     name: str
     measured: Measured
@@ -24,38 +24,53 @@ class Layer:
 
 
 @dataclass(frozen=True)
-class Shown:
-    """An image (H, W, 3) uint8 with the name of its class, None where unlabelled, and its similarity to a query."""
+class LabelledImage:
+    """An image (H, W, 3) uint8 with the name of its class, None if unlabelled, and its cosine with a query."""
 
     image: np.ndarray
     label: str | None
-    similarity: float = 1.0
+    cosine: float = 1.0
 
 
 @dataclass(frozen=True)
 class Neighbours:
-    """Queries, and for each its nearest other images, nearest first.
+    """The nearest neighbours of some images.
 
-    ``accuracy`` is that of a vote of the ``k`` nearest (of all, where there are fewer) over the labelled images of the
-    sample, each leaving itself out; None without labels.
+    Attributes:
+        queries: the images.
+        nearest: the neighbours of each query, nearest first.
+        k: the maximum number of neighbours that vote.
+        accuracy: leave-one-out kNN accuracy of the labelled images of the sample, None without labels.
     """
 
-    queries: list[Shown]
-    found: list[list[Shown]]
+    queries: list[LabelledImage]
+    nearest: list[list[LabelledImage]]
     k: int
     accuracy: float | None
 
 
 @dataclass(frozen=True)
 class ReportedRun:
-    """A run in a report: its ``name`` there, its resolved settings (``config``), the ``records`` of its epochs, the
-    ``origin`` of the numbers (checkpoint and versions), a description of its ``images``, how many of them were
-    ``sampled``, and the results."""
+    """A run in a report.
+
+    Attributes:
+        name: its display name.
+        settings: its resolved settings.
+        records: the records of its epochs.
+        origin: the checkpoint and the versions of software.
+        images: a description of its training images.
+        sampled: the number of images that were measured.
+        layers: the results of each layer.
+        neighbours: the nearest neighbours of some images.
+        map: the map of the representations.
+        views: augmented views of some images.
+        schedule: the data and learning rate schedule.
+    """
 
     name: str
-    config: Mapping[str, Any]
-    records: Sequence[Mapping[str, Any]]
-    origin: Mapping[str, Any]
+    settings: Settings
+    records: Sequence[Record]
+    origin: Record
     images: str
     sampled: int
     layers: list[Layer]
@@ -65,10 +80,10 @@ class ReportedRun:
     schedule: Schedule
 
     def layer(self, name: str) -> Layer | None:
-        """The layer of that name, if the method has it."""
+        """The layer ``name``, or None if the method does not have it."""
         return next((layer for layer in self.layers if layer.name == name), None)
 
     @property
     def worst(self) -> Verdict:
-        """The worst of the layers' verdicts."""
+        """The most severe verdict of the layers."""
         return max((layer.verdict for layer in self.layers), key=lambda verdict: verdict.severity)

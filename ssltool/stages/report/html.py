@@ -1,4 +1,4 @@
-"""The HTML of a report: elements, charts, tables, and the page, which loads nothing from a network."""
+"""HTML of a report: elements, charts, tables, and the page. The page has no external resources."""
 
 from __future__ import annotations
 
@@ -19,14 +19,13 @@ from ssltool.viz.style import COLOURS, figure_style, line_style
 from ssltool.viz.svg import SERIES, inline_svg
 
 SIGNS = dict(zip(STATES, "●◐○", strict=True))
-"""A full, a half and an empty disc: a verdict does not depend on colour alone."""
+"""Symbols of the verdicts, in addition to colour."""
 
 FEW_PIXELS = 40
-"""The pixels of images up to this side are shown as squares."""
+"""Images up to this side length in pixels are scaled up without interpolation."""
 
 DASHES = {"-": "none", "--": "6 3", "-.": "7 3 2 3", ":": "2 3"}
-"""matplotlib's line styles in SVG."""
-
+"""Line styles of matplotlib in SVG."""
 
 SHAPES = {
     "o": '<circle cx="6" cy="6" r="4"/>', "s": '<path d="M2 2h8v8H2z"/>', "^": '<path d="M6 1.5L11 10H1z"/>',
@@ -35,29 +34,29 @@ SHAPES = {
     "X": '<path d="M3.5 1L6 3.5L8.5 1L11 3.5L8.5 6L11 8.5L8.5 11L6 8.5L3.5 11L1 8.5L3.5 6L1 3.5z"/>',
     "*": '<path d="M6 .8l1.4 3.7 3.9.1-3 2.5 1 3.9L6 8.8 2.7 11l1-3.9-3-2.5 3.9-.1z"/>',
 }  # fmt: skip
-"""matplotlib's markers in SVG."""
+"""Markers of matplotlib in SVG."""
 
 
 def escape(value: Any) -> str:
-    """Any value as text that HTML shows as it is, within an attribute too."""
+    """A value as text, escaped for HTML content and attributes."""
     return html.escape(str(value), quote=True)
 
 
 def element(tag: str, content: str = "", **attributes: object) -> str:
-    """``<tag name="value">content</tag>``; ``content`` is HTML, values are escaped. ``class_`` stands for class,
-    ``data_x`` for data-x; None leaves an attribute out."""
-    given = {name.rstrip("_").replace("_", "-"): v for name, v in attributes.items() if v is not None}
-    inside = "".join(f' {name}="{escape(v)}"' for name, v in given.items())
+    """``<tag name="value">content</tag>``; ``content`` is HTML, values of attributes are escaped. ``class_``
+    means class, and ``data_x`` data-x; attributes that are None are omitted."""
+    present = {name.rstrip("_").replace("_", "-"): v for name, v in attributes.items() if v is not None}
+    inside = "".join(f' {name}="{escape(v)}"' for name, v in present.items())
     return f"<{tag}{inside}>" if tag == "img" else f"<{tag}{inside}>{content}</{tag}>"
 
 
 def lead(text: str) -> str:
-    """What a section shows, in a sentence or two above it."""
+    """An introductory sentence of a section."""
     return element("p", escape(text), class_="lead")
 
 
 def panel(draw: Callable[[Axes], None], prefix: str, alt: str, size: tuple[float, float] = (4.0, 2.9)) -> str:
-    """A chart of one axis that ``draw`` fills, as an SVG of ``size`` inches; ``prefix`` is unique in the page."""
+    """A chart with one axis, plotted by ``draw``, as SVG of ``size`` inches; ``prefix`` must be unique in the page."""
     with figure_style():
         figure = Figure(figsize=size, layout="constrained")
         draw(figure.subplots())
@@ -65,13 +64,13 @@ def panel(draw: Callable[[Axes], None], prefix: str, alt: str, size: tuple[float
 
 
 def charts(panels: Iterable[str], caption: str = "") -> str:
-    """Charts side by side where there is room, with a caption."""
+    """Charts side by side, if they fit, with a caption."""
     below = element("figcaption", caption) if caption else ""
     return element("figure", element("div", "".join(panels), class_="charts") + below)
 
 
 def sample(i: int, style: str | None = None, *, marker: bool = False) -> str:
-    """A piece of the line of run ``i``, for a legend; ``style`` for another line style than its own."""
+    """A legend symbol for the line of run ``i``; ``style`` overrides its line style."""
     colour = SERIES.get(COLOURS[i % len(COLOURS)].lower(), "currentColor")
     dashes = DASHES[style or str(line_style(i)["linestyle"])]
     shape = SHAPES[str(line_style(i, markers=True)["marker"])] if marker else ""
@@ -83,25 +82,25 @@ def sample(i: int, style: str | None = None, *, marker: bool = False) -> str:
 
 
 def legend(names: Sequence[str], samples: Sequence[str]) -> str:
-    """A list of names, each behind its sample."""
+    """A legend: a list of names, each with its symbol."""
     items = [element("li", sample + escape(name)) for name, sample in zip(names, samples, strict=True)]
     return element("ul", "".join(items), class_="legend")
 
 
 def columns(titles: Sequence[str], rows: Sequence[str], **attributes: object) -> str:
-    """A table of ready-made rows that scrolls within the page where it is wider; ``titles`` are ready-made cells."""
+    """A table that scrolls horizontally if it is wider than the page; ``titles`` and ``rows`` are HTML."""
     body = element("thead", element("tr", "".join(titles))) + element("tbody", "\n".join(rows))
     return element("div", element("table", body, **attributes), class_="scroll", tabindex=0)
 
 
 def badge(verdict: Verdict) -> str:
-    """The state of a verdict as a sign, a word and a colour."""
+    """The state of a verdict as symbol, word and colour."""
     word = f"{verdict.state} collapse" if verdict.severity else verdict.state
     return element("span", f"{SIGNS[verdict.state]} {word}", class_=f"badge {verdict.state}")
 
 
 def picture(image: np.ndarray, alt: str) -> str:
-    """An image (H, W, 3) uint8, which is written into the page."""
+    """An image (H, W, 3) uint8, embedded in the page."""
     few = "few" if max(image.shape[:2]) <= FEW_PIXELS else None
     return element("img", src=data_url(image), alt=alt, class_=few)
 
@@ -112,17 +111,17 @@ def caption_below(text: str, **attributes: object) -> str:
 
 
 def grid(heading: str, pictures: str, caption: str) -> str:
-    """Pictures below a heading, with a caption where there is one; all are HTML."""
+    """Pictures below a heading, with an optional caption; all arguments are HTML."""
     return element("figure", heading + pictures + (element("figcaption", caption) if caption else ""))
 
 
 def run_heading(shown: Sequence[ReportedRun], runs: Sequence[ReportedRun]) -> str:
-    """The heading over what belongs to some of the runs; none where there is one run only."""
+    """The names of the ``shown`` runs as a heading; empty if the report has one run."""
     return element("h3", escape(", ".join(run.name for run in shown))) if len(runs) > 1 else ""
 
 
 def page(title: str, header: str, parts: Sequence[tuple[str, str, str]], footer: str) -> str:
-    """The whole document; ``parts`` are (name, title, HTML) of the sections, and the contents link to their names."""
+    """The complete document; ``parts`` are (name, title, HTML) of the sections. The contents link to the names."""
     links = [element("li", element("a", escape(words), href=f"#{name}")) for name, words, _ in parts]
     sections = [element("section", element("h2", escape(words)) + content, id=name) for name, words, content in parts]
     contents = element("nav", element("ol", "".join(links)), aria_label="Contents")

@@ -12,7 +12,7 @@
   const heads = [...table.tHead.rows[0].cells];
   const body = table.tBodies[0];
 
-  // What a cell is sorted by: a number where it has one, else its text; nothing at all goes last.
+  // The sort key of a cell: a number, else text; empty cells are last.
   const value = (row, column) => {
     const cell = row.cells[column];
     const text = cell.dataset.value ?? cell.textContent.trim();
@@ -21,9 +21,9 @@
   const compare = (a, b) => (typeof a === "number" && typeof b === "number" ? a - b : String(a).localeCompare(String(b)));
 
   const sort = (column, descending) => {
-    const rows = [...body.rows].sort((one, other) => {
-      const a = value(one, column);
-      const b = value(other, column);
+    const rows = [...body.rows].sort((first, second) => {
+      const a = value(first, column);
+      const b = value(second, column);
       if (a === null || b === null) return (a === null) - (b === null);
       return descending ? compare(b, a) : compare(a, b);
     });
@@ -34,7 +34,7 @@
     head.querySelector("button").addEventListener("click", () => sort(column, head.ariaSort === "ascending"));
   });
 
-  // report.html#sort=3 opens sorted by the fourth column, #sort=-3 from the largest.
-  const asked = /^#sort=(-?)(\d+)$/.exec(location.hash);
-  if (asked && Number(asked[2]) < heads.length) sort(Number(asked[2]), asked[1] === "-");
+  // report.html#sort=3 sorts by the fourth column in ascending order, #sort=-3 in descending order.
+  const anchor = /^#sort=(-?)(\d+)$/.exec(location.hash);
+  if (anchor && Number(anchor[2]) < heads.length) sort(Number(anchor[2]), anchor[1] === "-");
 })();

@@ -1,6 +1,6 @@
-"""The registry of a report's sections, from top to bottom.
+"""The registry of the sections of a report, from top to bottom.
 
-A section's module is imported when the report is written.
+The module of a section is imported when the report is written.
 """
 
 from __future__ import annotations

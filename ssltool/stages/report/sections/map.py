@@ -14,7 +14,7 @@ from ssltool.viz.style import COLOURS
 
 
 def render(runs: Sequence[ReportedRun]) -> str:
-    """Two dimensions of each run's representations."""
+    """A two-dimensional map of the representations of each run."""
     drawn, classes_of = [], [pictures.shown_classes(run.map.labels) for run in runs]
     same = len({(tuple(ids), run.map.classes) for ids, run in zip(classes_of, runs, strict=True)}) == 1
     for number, (run, classes) in enumerate(zip(runs, classes_of, strict=True)):
@@ -25,15 +25,15 @@ def render(runs: Sequence[ReportedRun]) -> str:
             (4.4, 4.2),
         )
         names = "" if same else _classes(run.map, classes)
-        away = run.map.outside()
-        caption = f"{away} of {len(run.map.points):,} points lie outside the frame." if away else ""
+        outside = run.map.outside()
+        caption = f"{outside} of {len(run.map.points):,} points are outside the frame." if outside else ""
         drawn.append(grid(run_heading([run], runs), chart + names, caption))
     shared = _classes(runs[0].map, classes_of[0]) if same else ""
     rest = any(np.any(~np.isin(run.map.labels, classes)) for run, classes in zip(runs, classes_of, strict=True))
-    words = "Each point is an image; its place is that of the backbone's representation in two dimensions."
+    text = "Each point is an image: its backbone representation, projected to two dimensions."
     if any(classes_of) and rest:
-        words += f" The {pictures.MAX_CLASSES} largest classes are told apart, other images are small dots."
-    return lead(words) + shared + element("div", "".join(drawn), class_="charts wide")
+        text += f" The {pictures.MAX_CLASSES} largest classes have colours and markers; other images are small dots."
+    return lead(text) + shared + element("div", "".join(drawn), class_="charts wide")
 
 
 def _classes(cloud: EmbeddingMap, classes: Sequence[int]) -> str:

@@ -1,4 +1,4 @@
-"""The section of metrics: a table that can be sorted."""
+"""The section of metrics: a sortable table."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SHORT = {"auc": "AUC", "rankme": "RankMe"}
 
 
 def render(runs: Sequence[ReportedRun]) -> str:
-    """A row for each run and layer, sortable by every column, and how to read each metric."""
+    """One row per run and layer, sortable by each column, and the interpretation of each metric."""
     names = ["Run", "Layer", "Verdict", *map(_column, MAIN), "kNN (%)", "Loss", "Images", "Epochs"]
     titles = [
         element("th", element("button", escape(name), type="button"), scope="col", aria_sort="none") for name in names
@@ -22,22 +22,22 @@ def render(runs: Sequence[ReportedRun]) -> str:
     for i, run in enumerate(runs):
         for layer in run.layers:
             accuracy = run.neighbours.accuracy if layer.name == "backbone" else None
-            loss = next((one["loss"] for one in run.records if one["epoch"] == run.origin["epoch"] - 1), None)
+            loss = next((record["loss"] for record in run.records if record["epoch"] == run.origin["epoch"] - 1), None)
             numbers = [*(layer.measured.metrics[name] for name in MAIN), accuracy and 100 * accuracy, loss]
             cells = [
                 element("th", (sample(i) if len(runs) > 1 else "") + escape(run.name), scope="row"),
                 element("td", layer.name),
                 element("td", badge(layer.verdict), data_value=layer.verdict.severity),
-                *map(_number, [*numbers, run.config["n_images"], run.origin["epoch"]]),
+                *map(_number, [*numbers, run.settings["n_images"], run.origin["epoch"]]),
             ]
             rows.append(element("tr", "".join(cells)))
     readings = [element("dt", _column(name)) + element("dd", escape(METRICS[name].reading)) for name in MAIN]
     votes = max(run.neighbours.k for run in runs)
     readings.append(
-        element("dt", "kNN") + element("dd", f"a vote of the {votes} nearest by cosine, each image leaving itself out")
+        element("dt", "kNN") + element("dd", f"leave-one-out accuracy of the {votes} nearest neighbours by cosine")
     )
     return (
-        lead("Choose a column to sort by it; choose it again to turn the order round.")
+        lead("Click a column heading to sort by this column; click again to reverse the order.")
         + columns(titles, rows, class_="sortable", id="runs")
         + element("dl", "".join(readings), class_="readings")
     )

@@ -4,46 +4,43 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ssltool.stages.report.contents import Neighbours, ReportedRun, Shown
+from ssltool.stages.report.contents import LabelledImage, Neighbours, ReportedRun
 from ssltool.stages.report.html import caption_below, columns, element, escape, grid, lead, picture, run_heading
 
 
 def render(runs: Sequence[ReportedRun]) -> str:
-    """Images with those that the backbone takes for most alike."""
+    """Some images with their nearest neighbours in the space of the backbone."""
     grids = []
     for run in runs:
         found = run.neighbours
-        caption = f"{run.sampled:,} images"
+        caption = f"Neighbours among {run.sampled:,} images"
         if found.accuracy is not None:
-            caption += f"; {found.accuracy:.1%} are put into their class by a vote of their {found.k} nearest"
-        grids.append(grid(run_heading([run], runs), _neighbour_grid(found), caption))
+            caption += f"; kNN accuracy (k = {found.k}): {found.accuracy:.1%}"
+        grids.append(grid(run_heading([run], runs), _neighbour_grid(found), f"{caption}."))
     labelled = any(run.neighbours.accuracy is not None for run in runs)
-    words = (
-        "To the left an image, then those nearest to it by the cosine of the backbone's representations, which is "
-        "written below."
-    )
-    words += " A cross and a broken frame mark a neighbour of another class." if labelled else ""
-    return lead(words) + element("div", "".join(grids), class_="side")
+    text = "Each row shows an image and its nearest neighbours, with the cosine of the backbone representations."
+    text += " A cross and a dashed frame mark neighbours of another class." if labelled else ""
+    return lead(text) + element("div", "".join(grids), class_="side")
 
 
 def _neighbour_grid(found: Neighbours) -> str:
     rows = []
-    for number, (query, near) in enumerate(zip(found.queries, found.found, strict=True)):
+    for number, (query, near) in enumerate(zip(found.queries, found.nearest, strict=True)):
         alt = f"query {number + 1}" + (f", class {query.label}" if query.label is not None else "")
         under = caption_below(escape(query.label), title=query.label) if query.label is not None else ""
         cells = [element("th", picture(query.image, alt) + under, scope="row")]
-        cells += [_neighbour(query, one, place + 1) for place, one in enumerate(near)]
+        cells += [_neighbour(query, image, rank) for rank, image in enumerate(near, start=1)]
         rows.append(element("tr", "".join(cells)))
-    count = max(map(len, found.found), default=0)
+    count = max(map(len, found.nearest), default=0)
     titles = [element("th", "image", scope="col")] + [element("th", str(i + 1), scope="col") for i in range(count)]
     return columns(titles, rows, class_="pictures")
 
 
-def _neighbour(query: Shown, one: Shown, place: int) -> str:
-    cosine = f"{one.similarity:.3f}"
-    if one.label is None:
-        return element("td", picture(one.image, f"neighbour {place}, cosine {cosine}") + caption_below(cosine))
-    wrong = query.label is not None and one.label != query.label
-    said = f"neighbour {place}, class {one.label}, {'another' if wrong else 'the same'} class, cosine {cosine}"
-    name = caption_below(escape(("✕ " if wrong else "") + one.label), title=one.label)
-    return element("td", picture(one.image, said) + name + caption_below(cosine), class_="wrong" if wrong else None)
+def _neighbour(query: LabelledImage, near: LabelledImage, rank: int) -> str:
+    cosine = f"{near.cosine:.3f}"
+    if near.label is None:
+        return element("td", picture(near.image, f"neighbour {rank}, cosine {cosine}") + caption_below(cosine))
+    wrong = query.label is not None and near.label != query.label
+    alt = f"neighbour {rank}, class {near.label}, {'another' if wrong else 'the same'} class, cosine {cosine}"
+    name = caption_below(escape(("✕ " if wrong else "") + near.label), title=near.label)
+    return element("td", picture(near.image, alt) + name + caption_below(cosine), class_="wrong" if wrong else None)

@@ -10,22 +10,22 @@ from ssltool.viz import schedule
 
 
 def render(runs: Sequence[ReportedRun]) -> str:
-    """Which images each epoch draws from, how often each is seen, the learning rate; once for runs with the same."""
-    shown: dict[tuple[bytes, ...], list[ReportedRun]] = {}
+    """The images of each epoch, how often each is seen, and the learning rate; once for runs with equal schedules."""
+    groups: dict[tuple[bytes, ...], list[ReportedRun]] = {}
     for run in runs:
-        shown.setdefault(run.schedule.key(), []).append(run)
+        groups.setdefault(run.schedule.key(), []).append(run)
     parts = []
-    for number, alike in enumerate(shown.values()):
-        course = alike[0].schedule
+    for number, group in enumerate(groups.values()):
+        plan = group[0].schedule
         drawn = [
             panel(
-                lambda axis, draw=draw, course=course: draw(axis, course),  # type: ignore[misc]
+                lambda axis, draw=draw, plan=plan: draw(axis, plan),  # type: ignore[misc]
                 f"schedule-{number}-{which}",
-                f"Schedule of {', '.join(run.name for run in alike)}, chart {which + 1} of 3",
+                f"Schedule of {', '.join(run.name for run in group)}, chart {which + 1} of 3",
             )
             for which, draw in enumerate((schedule.draw_slices, schedule.draw_exposure, schedule.draw_rates))
         ]
-        names = schedule.rate_names(course)
+        names = schedule.rate_names(plan)
         lines = legend(names, [sample(i) for i in range(len(names))]) if len(names) > 1 else ""
-        parts += [run_heading(alike, runs), charts(drawn, escape(course.note)), lines]
+        parts += [run_heading(group, runs), charts(drawn, escape(plan.note)), lines]
     return "\n".join(parts)

@@ -1,4 +1,4 @@
-"""The section of spectra: the paper's three curves of all runs."""
+"""The section of spectra: the three curves of the collapse paper."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from ssltool.viz.spectra import panels
 
 
 def render(runs: Sequence[ReportedRun]) -> str:
-    """The paper's three curves of all runs, layer by layer."""
+    """The three curves of the collapse paper for all runs, by layer."""
     parts = [
         lead(
-            "Singular values of the centred representations. A cliff in the first two curves, or a third that rises at "
-            "once, is a collapse onto few dimensions; the thin line is a flat spectrum."
+            "Singular values of the centred representations. A steep drop in the first two curves, or a third curve "
+            "that rises immediately, indicates collapse to few dimensions. Thin line: a flat spectrum."
         ),
         legend([run.name for run in runs], [sample(i) for i in range(len(runs))]) if len(runs) > 1 else "",
     ]
     for name in dict.fromkeys(layer.name for run in runs for layer in run.layers):
-        # Every run keeps its place, so that it keeps its colour.
+        # A run without the layer keeps its place, so that the colours of runs are the same in all charts.
         found = [run.layer(name) for run in runs]
         values = [layer.measured.s if layer else None for layer in found]
         drawn = [
@@ -30,13 +30,14 @@ def render(runs: Sequence[ReportedRun]) -> str:
             )
             for number, draw in enumerate(panels("svd"))
         ]
-        there = [layer for layer in found if layer]
-        areas = [
+        present = [layer for layer in found if layer]
+        aucs = [
             (f"{run.name} " if len(runs) > 1 else "") + f"{layer.measured.metrics['auc']:.3f}"
             for run, layer in zip(runs, found, strict=True)
             if layer
         ]
-        caption = f"Area under the third curve (AUC): {', '.join(areas)}. {' '.join(dict.fromkeys(map(_bound, there)))}"
+        bounds = " ".join(dict.fromkeys(map(_bound, present)))
+        caption = f"Area under the third curve (AUC): {', '.join(aucs)}. {bounds}"
         parts += [element("h3", name.capitalize()), charts(drawn, escape(caption))]
     return "\n".join(parts)
 
@@ -45,4 +46,4 @@ def _bound(layer: Layer) -> str:
     count, values = layer.verdict.details["dimensions"], len(layer.measured.s)
     if count == values:
         return ""
-    return f"At most {count} of {values} directions get through the {layer.name}; the verdict is on these."
+    return f"At most {count} of {values} singular values can be nonzero; the verdict refers to these."

@@ -11,7 +11,7 @@ from ssltool.viz.style import COLOURS
 
 
 def render(runs: Sequence[ReportedRun]) -> str:
-    """Metrics over epochs, from the runs' own records."""
+    """Metrics over epochs, from the records of the runs."""
     records = [run.records for run in runs]
     shown = curves.curves_of(records)
     names = [run.name for run in runs] if len(runs) > 1 else []
@@ -28,6 +28,6 @@ def render(runs: Sequence[ReportedRun]) -> str:
         for number, curve in enumerate(shown)
     ]
     if not drawn:
-        return element("p", "No run has recorded an epoch.")
+        return element("p", "No epochs are recorded.")
     lines = legend(names, samples) if names else ""
-    return lead("A dotted line marks where a collapse ends.") + lines + charts(drawn)
+    return lead("Dotted: the value at complete collapse.") + lines + charts(drawn)

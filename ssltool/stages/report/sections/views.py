@@ -10,14 +10,14 @@ from ssltool.viz.pictures import Views
 
 
 def render(runs: Sequence[ReportedRun]) -> str:
-    """What each method sees of some images; once for runs that see the same."""
-    shown: dict[tuple[str, str], list[ReportedRun]] = {}
+    """Augmented views of some training images; once for runs with equal views."""
+    groups: dict[tuple[str, str], list[ReportedRun]] = {}
     for run in runs:
         content = _view_grid(run.views), "<br>".join(map(escape, run.views.recipes))
-        shown.setdefault(content, []).append(run)
-    grids = [grid(run_heading(alike, runs), *content) for content, alike in shown.items()]
-    words = "Training images, and the views of them in the first step of the first epoch, as the method sees them."
-    return lead(words) + element("div", "".join(grids), class_="side")
+        groups.setdefault(content, []).append(run)
+    grids = [grid(run_heading(group, runs), *content) for content, group in groups.items()]
+    text = "Training images and their augmented views in the first step of the first epoch."
+    return lead(text) + element("div", "".join(grids), class_="side")
 
 
 def _view_grid(views: Views) -> str:
