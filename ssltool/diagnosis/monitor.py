@@ -14,7 +14,6 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
@@ -31,7 +30,7 @@ from ssltool.diagnosis.measure import OnePass, needs_gram
 from ssltool.diagnosis.metrics import MAIN
 from ssltool.diagnosis.metrics.of_rows import Directions
 from ssltool.diagnosis.verdict import NEEDED, Verdict, judge
-from ssltool.files import finite
+from ssltool.files import Record, finite
 from ssltool.methods.base import Method
 from ssltool.reprs.neighbours.search import neighbours
 from ssltool.reprs.neighbours.vote import predicted_classes
@@ -70,7 +69,7 @@ CAUSE_UNKNOWN = (
 class MonitorResult:
     """The result of a check: ``values`` for the record of the epoch, ``timing``, and ``warnings``, one per problem."""
 
-    values: dict[str, Any] = field(default_factory=dict)
+    values: Record = field(default_factory=dict)
     timing: dict[str, float] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
 
@@ -99,9 +98,7 @@ class Monitor:
         self.loader = Loader(in_memory(images.select(local), setup.image_size, c.workers), setup.image_size, device)
         self._spent, self._trained, self._warned = 0.0, 0.0, False
 
-    def check(
-        self, method: Method, record: dict[str, Any], history: Sequence[dict[str, Any]], epoch_seconds: float
-    ) -> MonitorResult:
+    def check(self, method: Method, record: Record, history: Sequence[Record], epoch_seconds: float) -> MonitorResult:
         """The check after the epoch of ``record``, which took ``epoch_seconds``; ``history`` holds earlier records.
 
         The result is empty unless ``monitor_every`` divides the number of completed epochs or the epoch is the last.
@@ -152,7 +149,7 @@ class Monitor:
         }
 
     def _warnings(
-        self, layers: dict[str, Layer], method: Method, record: dict[str, Any], history: Sequence[dict[str, Any]]
+        self, layers: dict[str, Layer], method: Method, record: Record, history: Sequence[Record]
     ) -> list[str]:
         """Warnings about non-finite outputs, a worse verdict and its probable cause, and dead dimensions."""
         found = [f"the output of the {name} is not finite" for name, of in layers.items() if of.verdict is None]
@@ -167,7 +164,7 @@ class Monitor:
         line = judged[name].line
         return [*found, f"the {name} shows {line}. Probable cause: {'; '.join(causes) or CAUSE_UNKNOWN}"]
 
-    def _decayed_predictor(self, method: Method, record: dict[str, Any]) -> list[str]:
+    def _decayed_predictor(self, method: Method, record: Record) -> list[str]:
         """A predictor whose learning rate decays may not track the projections; ``fix_pred_lr`` keeps it constant."""
         learns = any(not group["is_encoder"] for group in method.param_groups())
         share = record["lr"] / record["fixed_lr"]
@@ -201,7 +198,7 @@ class _DeadDimensions:
     most: float
 
     @classmethod
-    def of(cls, name: str, layer: Layer, history: Sequence[dict[str, Any]]) -> _DeadDimensions:
+    def of(cls, name: str, layer: Layer, history: Sequence[Record]) -> _DeadDimensions:
         now = layer.values[DEAD_KEY]
         earlier = [r[key] for r in history if r.get(key := f"{name}_{DEAD_KEY}") is not None] or [now]
         return cls(name, layer.width, now, earlier[0], max(earlier))
@@ -218,12 +215,12 @@ class _DeadDimensions:
         return f"dead dimensions of the {self.layer}: {self.now:.0f} of {self.width}, initially {self.first:.0f}"
 
 
-def has_collapsed(record: dict[str, Any], state: str | None) -> bool:
+def has_collapsed(record: Record, state: str | None) -> bool:
     """Whether the verdict of ``record`` is at least as severe as ``state``; False if ``state`` is None."""
     return reaches(record.get("verdict"), state)
 
 
-def summary(record: dict[str, Any]) -> str:
+def summary(record: Record) -> str:
     """A summary of the monitor's results in ``record``, empty if there are none."""
     if record.get("verdict") is None:
         return "; no verdict: outputs are not finite" if "verdict" in record else ""

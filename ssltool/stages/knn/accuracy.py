@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
+
+from ssltool.files import Record
 
 
 def wilson(correct: int, count: int) -> tuple[float, float]:
@@ -19,12 +19,12 @@ def wilson(correct: int, count: int) -> tuple[float, float]:
     return float(interval.low), float(interval.high)
 
 
-def accuracy_with_interval(correct: int, count: int) -> dict[str, Any]:
+def accuracy_with_interval(correct: int, count: int) -> Record:
     """The accuracy and its 95 % confidence interval."""
     return {"accuracy": correct / count, "interval": list(wilson(correct, count))}
 
 
-def per_class_accuracy(predicted: Tensor, truth: Tensor, bank: Tensor) -> list[dict[str, Any]]:
+def per_class_accuracy(predicted: Tensor, truth: Tensor, bank: Tensor) -> list[Record]:
     """For each class among the true labels ``truth`` (N,) of the queries, in ascending order: ``class``, ``accuracy``,
     ``interval``, and the numbers of rows with this label among the ``queries`` and in the ``bank``."""
     found = []
@@ -36,7 +36,7 @@ def per_class_accuracy(predicted: Tensor, truth: Tensor, bank: Tensor) -> list[d
     return found
 
 
-def confusion_matrix(predicted: Tensor, truth: Tensor) -> dict[str, Any]:
+def confusion_matrix(predicted: Tensor, truth: Tensor) -> Record:
     """``labels``, all that occur, in ascending order, and ``counts``, a row for each true label and a column for each
     predicted one."""
     labels, classes = torch.cat([truth, predicted]).unique(return_inverse=True)

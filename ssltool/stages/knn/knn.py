@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,7 +12,7 @@ from torch import Tensor
 from ssltool.config import KnnConfig
 from ssltool.data.labels import hold_out
 from ssltool.errors import SSLToolError
-from ssltool.files import write_json
+from ssltool.files import Record, write_json
 from ssltool.reprs.neighbours.file import Neighbours
 from ssltool.reprs.neighbours.search import neighbours
 from ssltool.reprs.neighbours.vote import keep_labelled, predicted_labels
@@ -58,7 +57,7 @@ class Classification:
         return max(ks, key=lambda k: (self.correct_at(k), -k))
 
 
-def run(config: KnnConfig) -> dict[str, Any]:
+def run(config: KnnConfig) -> Record:
     """The stage: classifies the labelled queries by the labelled rows of the bank.
 
     Returns:
@@ -191,15 +190,15 @@ def _document(
     k: int | None,
     bank: tuple[RepresentationSet, Tensor],
     queries: RepresentationSet,
-) -> dict[str, Any]:
+) -> Record:
     """The result, with the accuracy of each class and the confusion matrix at the chosen k."""
     scored = queries.targets >= 0
     count, truth = int(scored.sum()), queries.targets[scored]
-    accuracies = [{"k": one} | accuracy_with_interval(found.correct_at(one), count) for one in config.ks]
+    accuracies: list[Record] = [{"k": one} | accuracy_with_interval(found.correct_at(one), count) for one in config.ks]
     if held is not None:
         for one in accuracies:
             one["held_out_accuracy"] = held.correct_at(one["k"]) / len(held.predicted)
-    document: dict[str, Any] = {"accuracy": None, "interval": None, "balanced_accuracy": None, "k": k}
+    document: Record = {"accuracy": None, "interval": None, "balanced_accuracy": None, "k": k}
     if k is not None:
         predicted = found.predicted[scored, found.column(k)]
         classes = per_class_accuracy(predicted, truth, bank[1])
@@ -246,7 +245,7 @@ def _save_neighbours(
     found: Classification,
     bank: tuple[RepresentationSet, RowSet, Tensor],
     queries: RepresentationSet,
-    document: dict[str, Any],
+    document: Record,
 ) -> None:
     saved, voters, numbers = bank
     k = max(config.ks)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from ssltool.config import KnnConfig
-from ssltool.files import write_atomically, write_json
+from ssltool.files import Record, write_atomically, write_json
 
 MAX_K = 255
 """The largest k in the paper's script."""
@@ -31,7 +30,7 @@ def write(config: KnnConfig, similarity: Tensor, rows: Tensor, accuracies: list[
     stats = {"distances": distances(similarity, config.metric), "indices": rows}
     of_k = torch.tensor(accuracies, dtype=torch.float64)
     best = int(of_k.argmax())
-    summary: dict[str, Any] = {
+    summary: Record = {
         "acc": accuracies[best],
         "best_k": best + 1,
         "best_k_chosen_on": "the evaluation labels",

@@ -17,12 +17,12 @@ import ssltool
 from ssltool.config import LAYERS
 from ssltool.diagnosis.metrics import METRICS
 from ssltool.errors import SSLToolError, unknown
-from ssltool.files import FilePath, write_json
+from ssltool.files import FilePath, Record, write_json
 
 LEVEL = 0.95
 """Confidence of an interval."""
 
-FEWEST = 4
+MIN_ROWS = 4
 """Rows that are needed to compare the orders; fewer allow no interval."""
 
 FEATURES = ("auc", "feature_std")
@@ -141,7 +141,7 @@ class Forecast:
         low, high = (np.array([getattr(f, end) for f in self.features]) for end in ("lowest", "highest"))
         return np.any((values < low) | (values > high), axis=1)
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> Record:
         """The forecast as a dict for JSON, with the name of its format."""
         return {"format": self.FORMAT, "ssltool": ssltool.__version__, **dataclasses.asdict(self)}
 

@@ -16,7 +16,7 @@ from ssltool.diagnosis.measure import measure
 from ssltool.diagnosis.metrics import METRICS
 from ssltool.diagnosis.row_blocks import Rows
 from ssltool.errors import SSLToolError
-from ssltool.files import file_hash, load_dict
+from ssltool.files import Settings, file_hash, load_dict
 from ssltool.reprs.representations import Representations
 from ssltool.runs.display_names import display_names
 from ssltool.runs.folder import RunFolder
@@ -38,7 +38,7 @@ class RankedItem:
     """
 
     path: str
-    origin: dict[str, Any]
+    origin: Settings
     metrics: dict[str, float]
     verdict: str | None = None
     accuracy: float | None = None

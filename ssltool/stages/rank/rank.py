@@ -8,7 +8,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,9 +16,9 @@ from scipy import stats
 from ssltool.config import RankConfig
 from ssltool.diagnosis.metrics import METRICS, metric_names
 from ssltool.errors import SSLToolError
-from ssltool.files import finite
+from ssltool.files import Record, finite
 from ssltool.runs.tables import write_table
-from ssltool.stages.rank.forecast import FEWEST, Forecast, feature_keys, fit, kendall, rms, spearman
+from ssltool.stages.rank.forecast import MIN_ROWS, Forecast, feature_keys, fit, kendall, rms, spearman
 from ssltool.stages.rank.items import RankedItem, assign_display_names, measure_file, read_run_folder, split_items
 from ssltool.stages.rank.known_accuracies import probe_accuracies, table_accuracies
 
@@ -37,7 +36,7 @@ class _Request:
     forecast: Forecast | None
 
 
-def run(config: RankConfig) -> dict[str, Any]:
+def run(config: RankConfig) -> Record:
     """The stage: reads or measures each item, orders the items, compares the order with accuracy, fits or applies a
     forecast, and writes the table ``out``.
 
@@ -150,13 +149,13 @@ def _known_accuracies(rows: Sequence[RankedItem]) -> np.ndarray:
     return np.array([np.nan if row.accuracy is None else row.accuracy for row in rows])
 
 
-def _agreement(scores: np.ndarray, rows: Sequence[RankedItem], notes: list[str]) -> dict[str, Any] | None:
+def _agreement(scores: np.ndarray, rows: Sequence[RankedItem], notes: list[str]) -> Record | None:
     """Rank correlations of ``scores`` (n,), higher is healthier, with the accuracies; None if they are undefined."""
     known = _known_accuracies(rows)
     usable = np.isfinite(scores) & np.isfinite(known)
     x, y, n = scores[usable], known[usable], int(usable.sum())
-    if n < FEWEST:
-        notes.append(f"{n} row(s) with an accuracy are too few to compare the orders; at least {FEWEST} are needed")
+    if n < MIN_ROWS:
+        notes.append(f"{n} row(s) with an accuracy are too few to compare the orders; at least {MIN_ROWS} are needed")
         return None
     if np.ptp(x) == 0 or np.ptp(y) == 0:
         notes.append(f"all {'metrics' if np.ptp(x) == 0 else 'accuracies'} are equal: there is no order to compare")
@@ -215,7 +214,7 @@ def _table(
     distance: np.ndarray,
     forecasts: np.ndarray,
     errors: np.ndarray,
-) -> list[dict[str, Any]]:
+) -> list[Record]:
     """The rows, best first. Equal metrics share a rank; rows whose metric is NaN are last and have no rank."""
     ranks = stats.rankdata(distance, method="min", nan_policy="omit")
     return [
@@ -234,7 +233,7 @@ def _table(
     ]
 
 
-def _write(config: RankConfig, document: dict[str, Any], forecast: Forecast | None) -> None:
+def _write(config: RankConfig, document: Record, forecast: Forecast | None) -> None:
     if config.fit is not None and forecast is not None:
         forecast.save(config.fit)
     if config.out is not None:
