@@ -33,7 +33,7 @@ class CollapseConfig(DeviceSettings):
     merge: bool = setting(False, "read all FILEs as one, for instance the files of several ranks")
     skip_nonfinite: bool = setting(False, "leave out rows with NaN or infinite values instead of raising an error")
     pair_rows: int = setting(
-        10_000, "maximum number of rows for uniformity and twonn, which compare all pairs; more are sampled", minimum=3
+        10_000, "maximum number of rows for metrics that compare all pairs; more are sampled", minimum=3
     )
     bootstrap: int = setting(0, "number of resamples for 95 % confidence intervals; use a few hundred", minimum=0)
     subsample: str | None = setting(
