@@ -58,8 +58,8 @@ def _tables(result: dict[str, Any]) -> list[str]:
     rows = [
         ["accuracy@1", f"{result['acc1']:.4f}"],
         ["accuracy@5", f"{result['acc5']:.4f}"],
-        ["mean of the classes", f"{result['class_acc1']:.4f}"],
-        ["scored", f"{result['val_size']:,} {result['features']} of {result['classes']} classes"],
+        ["mean of classes", f"{result['class_acc1']:.4f}"],
+        ["evaluated on", f"{result['val_size']:,} {result['features']} of {result['classes']} classes"],
     ]
     if "train_size" in result:
         rows += [["trained on", f"{result['train_size']:,} {result['features']}{_held(result)}"]]
@@ -78,14 +78,14 @@ def _tables(result: dict[str, Any]) -> list[str]:
 def _held(result: dict[str, Any]) -> str:
     if "held_size" not in result:
         return ""
-    again = result["optimizer"] == "lbfgs"  # it is fitted to all rows once the best is known
-    return f", {'of which' if again else 'and'} {result['held_size']:,} held out to choose"
+    refitted = result["optimizer"] == "lbfgs"  # the best C is fitted again to all rows
+    return f", {'of which' if refitted else 'and'} {result['held_size']:,} held out for selection"
 
 
 def _probe(result: dict[str, Any]) -> str:
     scaled = ", standardised" if result["standardised"] else ""
     if result["optimizer"] == "lbfgs":
-        end = "at the optimum" if result["converged"] else "NOT at the optimum"
+        end = "converged" if result["converged"] else "not converged"
         return f"lbfgs, C {result['c']:g}, {result['iterations']} iterations, {end}{scaled}"
     schedule = f"{counted(result['epochs'], 'epoch')}, batches of {result['batch_size']}"
     return f"{result['optimizer']}, lr {result['lr']:g}, {schedule}{scaled}"
