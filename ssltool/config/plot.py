@@ -12,17 +12,6 @@ from ssltool.viz import PLOTS
 AGAINST = ("images", "epoch", "accuracy")
 GROUPED = ("arch", "method", "strategy")
 
-USED_BY = {
-    "type": ("spectrum",),
-    "x": ("auc",),
-    "group_by": ("auc",),
-    "layer": ("auc",),
-    "rows": ("views",),
-    "epoch": ("views",),
-    "data": ("views", "schedule"),
-}
-"""The kinds of plots that use a setting."""
-
 
 @dataclass(frozen=True)
 class PlotConfig(Checked):

@@ -39,7 +39,7 @@ class SavedFeatures(FeatureSource):
 
     def __init__(self, config: LinclsConfig, device: torch.device, known: np.ndarray | None = None) -> None:
         if distributed.under_torchrun():
-            raise SSLToolError("lincls --reprs runs in one process; start it without torchrun")
+            raise SSLToolError("this stage runs in one process; start it without torchrun")
         self.config, self.device = config, device
         names = config.reprs or ()
         if len(names) != 2 or Path(names[0]).resolve() == Path(names[1]).resolve():
