@@ -70,8 +70,8 @@ def test_paper_pipeline_trains_and_measures_the_five_regimes(bash, tmp_path, wri
     names = ["multiepoch_0001", "singlepass_0002", "cumulative_0003", "last50_0004", "hybrid_0005"]
     assert all(f"resnet18_w8-{name}/reprs/train_reprs_e0.pt" in out for name in names)
     runs = [Checkpoint.load(logs / f"resnet18_w8-{name}/checkpoint.pt") for name in names]
-    assert [run.saved.settings["strategy"] for run in runs] == ["iid", "current", "accumulate", "last", "iid"]
-    assert len({run.saved.settings["order_hash"] for run in runs[1:4]}) == 1
+    assert [run.config["strategy"] for run in runs] == ["iid", "current", "accumulate", "last", "iid"]
+    assert len({run.config["order_hash"] for run in runs[1:4]}) == 1
     hybrid = [record["strategy"] for record in runs[4].metrics["epochs"]]
     assert hybrid == ["current", "current", "iid", "iid"]
 

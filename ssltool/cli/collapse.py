@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from ssltool.cli.flags import Command, json_option, settings
-from ssltool.cli.output import cell, emit, table
+from ssltool.cli.output import Document, cell, emit, table
 from ssltool.config import CollapseConfig
 from ssltool.config.common import reaches
 
@@ -33,11 +33,11 @@ def command(ctx: click.Context, config: CollapseConfig, as_json: bool) -> None:
                     of a ReLU; does not detect a collapse onto a subspace, which auc and
                     effective_rank do
 
-    One FILE prints every metric and its interpretation, several print a row each. The verdict is healthy, partial or
-    complete collapse and depends on feature_std, effective_rank and dead_directions. The singular values are those of
-    the centred matrix in float64, computed in one pass for files of any size. Each spectrum is written next to its
-    input as STEM_svd.pt (STEM_normalized_svd.pt with --normalize). Exit code 3: the collapse of a FILE is at least as
-    severe as --fail-on.
+    With one FILE, every metric is printed with its interpretation; with several, a row per FILE. The verdict is
+    healthy, partial or complete collapse and depends on feature_std, effective_rank and dead_directions. The singular
+    values are those of the centred matrix in float64, computed in one pass for files of any size. Each spectrum is
+    written next to its input as STEM_svd.pt (STEM_normalized_svd.pt with --normalize). Exit code 3: the collapse of a
+    FILE is at least as severe as --fail-on.
 
     \b
     ssltool collapse train_reprs_e0.pt --type svd
@@ -57,7 +57,7 @@ def command(ctx: click.Context, config: CollapseConfig, as_json: bool) -> None:
         ctx.exit(COLLAPSED)
 
 
-def _text(result: dict[str, Any], config: CollapseConfig) -> str:
+def _text(result: Document, config: CollapseConfig) -> str:
     """Without ``--metrics``, several files show only the main metrics; JSON and tables in files have all."""
     from ssltool.diagnosis.metrics import MAIN
 
@@ -66,12 +66,12 @@ def _text(result: dict[str, Any], config: CollapseConfig) -> str:
     if config.metrics is None:
         names = [name for name in names if name in MAIN]
     parts = [_one(files[0])] if len(files) == 1 else [_many(files, names), _verdicts(files)]
-    parts += [_growth(one) for one in files if "subsamples" in one]
+    parts += [_subsamples(one) for one in files if "subsamples" in one]
     parts += [_groups(result["groups"], names)] if "groups" in result else []
     return "\n\n".join(parts)
 
 
-def _one(found: dict[str, Any]) -> str:
+def _one(found: Document) -> str:
     """All metrics of one file, a line each."""
     from ssltool.diagnosis.metrics import METRICS
 
@@ -92,7 +92,7 @@ def _one(found: dict[str, Any]) -> str:
     )
 
 
-def _many(files: list[dict[str, Any]], names: list[str]) -> str:
+def _many(files: list[Document], names: list[str]) -> str:
     """A row for each file."""
     rows = [
         [one["path"], one["n"], one["d"], one["verdict"]["state"], *(one["metrics"].get(n) for n in names)]
@@ -101,17 +101,17 @@ def _many(files: list[dict[str, Any]], names: list[str]) -> str:
     return table(rows, ["file", "rows", "width", "verdict", *names])
 
 
-def _verdicts(files: list[dict[str, Any]]) -> str:
+def _verdicts(files: list[Document]) -> str:
     """The verdict on each file, with its evidence."""
     return "\n".join(f"{one['path']}: {one['verdict']['line']}" for one in files)
 
 
-def _growth(found: dict[str, Any]) -> str:
+def _subsamples(found: Document) -> str:
     names = [name for name in found["subsamples"][0] if name != "n"]
     return table([[one["n"], *(one[name] for name in names)] for one in found["subsamples"]], ["rows", *names])
 
 
-def _groups(groups: list[dict[str, Any]], names: list[str]) -> str:
+def _groups(groups: list[Document], names: list[str]) -> str:
     key = next(iter(groups[0]))
     rows = [[g[key], g["files"], *(f"{cell(g['mean'][n])} +- {cell(g['std'][n])}" for n in names)] for g in groups]
     return table(rows, [key, "files", *names])

@@ -1,4 +1,4 @@
-"""Click options generated from the settings in ``ssltool.config``, and what all commands share."""
+"""Click options generated from the settings in ``ssltool.config``, and the base class of all commands."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def help_all(ctx: click.Context) -> str:
 
 
 class OneOf(click.ParamType):  # type: ignore[type-arg]
-    """One of some names, which are looked up when they are needed: plug-ins may add to a registry."""
+    """A choice among names that are looked up when needed, because plug-ins may add to a registry."""
 
     name = "choice"
 
@@ -168,16 +168,16 @@ class OneOf(click.ParamType):  # type: ignore[type-arg]
 
 
 class Named(StringParamType):
-    """Text for which the shell completes names, or a comma-separated list of them.
+    """Text with shell completion of a name or a comma-separated list of names.
 
-    ``target`` is the registry or function that has the names, as ``module:attribute``.
+    ``target`` is the registry or function with the names, as ``module:attribute``.
     """
 
     def __init__(self, target: str) -> None:
         self.target = target
 
     def names(self) -> list[str]:
-        """The names that are known now."""
+        """The current names, including those of plug-ins."""
         module, _, attribute = self.target.partition(":")
         found = getattr(importlib.import_module(module), attribute)
         return list(found() if callable(found) else found)
@@ -199,7 +199,7 @@ def _click_type(kind: type, metadata: Any) -> Any:
 
 def _declarations(f: dataclasses.Field[Any], kind: type) -> list[str]:
     name = flag(f.name) if f.name != "options" else "--set"
-    if kind is bool and (f.default is not False or f.metadata["fixed"]):  # also what a recipe may have switched on
+    if kind is bool and (f.default is not False or f.metadata["fixed"]):  # to switch off what a recipe switched on
         name += f"/--no-{f.name.replace('_', '-')}"
     return [f.name, *f.metadata["flags"], name, *f.metadata["aliases"]]
 
@@ -265,10 +265,10 @@ DETECTED = {
 }
 
 
-def gone(flags: dict[str, str]) -> Callable[[F], F]:
-    """Flags of the paper's scripts that are no longer needed: giving one is an error that says why.
+def obsolete_flags(flags: dict[str, str]) -> Callable[[F], F]:
+    """Hidden flags of the paper's scripts that are not needed; each maps to the reason that its error gives.
 
-    A flag with a value is declared with it, as in ``--rank N``.
+    A flag with a value is written with it, as in ``--rank N``.
     """
 
     def decorate(command: F) -> F:
@@ -277,7 +277,7 @@ def gone(flags: dict[str, str]) -> Callable[[F], F]:
 
             def refuse(ctx: click.Context, param: click.Parameter, given: object, why: str = why) -> None:
                 if given:
-                    raise click.UsageError(f"{param.opts[0]} is not a flag of ssltool, leave it out: {why}", ctx=ctx)
+                    raise click.UsageError(f"{param.opts[0]} is not a flag of ssltool: {why}; leave it out", ctx=ctx)
 
             option = click.option(name, is_flag=not value, hidden=True, expose_value=False, callback=refuse)
             command = option(command)
@@ -304,7 +304,7 @@ def given(ctx: click.Context) -> set[str]:
 
 
 def with_data(config: Any, data_dir: str | None) -> Any:
-    """``config`` with the positional DATA in it.
+    """``config`` with the positional argument DATA.
 
     Raises:
         click.UsageError: if DATA and ``--data`` are both given.

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
 
 import click
 
-from ssltool.cli.flags import Command, gone, json_option, settings
-from ssltool.cli.output import emit, table
+from ssltool.cli.flags import Command, json_option, obsolete_flags, settings
+from ssltool.cli.output import Document, emit, table
 from ssltool.config import KnnConfig
 
 
@@ -17,15 +16,15 @@ from ssltool.config import KnnConfig
 @click.argument("queries", metavar="[VAL]", required=False)
 @settings(KnnConfig, positional=("bank", "queries"))
 @json_option
-@gone({"--recompute": "neighbours are not cached"})
+@obsolete_flags({"--recompute": "neighbours are not cached"})
 def command(config: KnnConfig, as_json: bool) -> None:
     """Classify the representations in VAL by their nearest neighbours in TRAIN.
 
     Accuracy is the fraction of VAL's labelled rows whose k nearest rows of TRAIN vote for the correct class; ties go to
-    the smallest label. Its interval is Wilson's, 95 %. An image in both files, by its number in the dataset, is not
-    its own neighbour. TRAIN and VAL may be glob patterns; all matching files are read as one.
+    the smallest label. Its interval is Wilson's, 95 %. An image that is in both files (same number in the dataset)
+    is not its own neighbour. TRAIN and VAL may be glob patterns; all matching files are read as one.
 
-    Report a fixed k, or one that --select-k holdout chose.
+    Report the accuracy of a fixed k, or of the k chosen with --select-k holdout.
 
     \b
     ssltool knn train_reprs_e0.pt val_reprs_e0.pt
@@ -41,7 +40,7 @@ def command(config: KnnConfig, as_json: bool) -> None:
     emit(result, _text(result), as_json)
 
 
-def _text(result: dict[str, Any]) -> str:
+def _text(result: Document) -> str:
     vote = f"weighted, temperature {result['temperature']}" if result["weighted"] else "majority"
     rows = [
         ["vote", f"{result['metric']}, {vote}"],
@@ -59,11 +58,11 @@ def _text(result: dict[str, Any]) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
-def _interval(share: dict[str, Any]) -> str:
-    return "{:.4f} .. {:.4f}".format(*share["interval"])
+def _interval(accuracy: Document) -> str:
+    return "{:.4f} .. {:.4f}".format(*accuracy["interval"])
 
 
-def _accuracies(found: list[dict[str, Any]]) -> str:
+def _accuracies(found: list[Document]) -> str:
     """A row for each k, if there are several."""
     if len(found) == 1:
         return ""
@@ -72,7 +71,7 @@ def _accuracies(found: list[dict[str, Any]]) -> str:
     return table(rows, ["k", "accuracy", "95 % interval", *(["on held-out rows"] if held else [])])
 
 
-def _classes(result: dict[str, Any]) -> str:
+def _classes(result: Document) -> str:
     """A row for each class, if requested."""
     rows = [
         [str(one["class"]), f"{one['accuracy']:.4f}", _interval(one), one["queries"], one["bank"]]
@@ -81,8 +80,8 @@ def _classes(result: dict[str, Any]) -> str:
     return table(rows, ["class", "accuracy", "95 % interval", "queries", "bank"]) if rows else ""
 
 
-def _confusion(result: dict[str, Any]) -> str:
-    """A row for each true class, a column for each predicted one, if asked for."""
+def _confusion(result: Document) -> str:
+    """A row for each true class, a column for each predicted one, if requested."""
     if "confusion" not in result:
         return ""
     labels, counts = result["confusion"]["labels"], result["confusion"]["counts"]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import click
 
 from ssltool.cli.flags import (
@@ -12,12 +10,12 @@ from ssltool.cli.flags import (
     Command,
     config_option,
     data_argument,
-    gone,
     json_option,
+    obsolete_flags,
     settings,
     with_file,
 )
-from ssltool.cli.output import counted, emit, table
+from ssltool.cli.output import Document, counted, emit, table
 from ssltool.config import LinclsConfig
 
 
@@ -26,7 +24,7 @@ from ssltool.config import LinclsConfig
 @settings(LinclsConfig)
 @config_option
 @json_option
-@gone(BY_TORCHRUN | DETECTED)
+@obsolete_flags(BY_TORCHRUN | DETECTED)
 @click.pass_context
 def command(
     ctx: click.Context, config: LinclsConfig, data_dir: str | None, config_file: str | None, as_json: bool
@@ -54,12 +52,12 @@ def command(
     emit(result, "\n\n".join(_tables(result)), as_json)
 
 
-def _tables(result: dict[str, Any]) -> list[str]:
+def _tables(result: Document) -> list[str]:
     rows = [
         ["accuracy@1", f"{result['acc1']:.4f}"],
         ["accuracy@5", f"{result['acc5']:.4f}"],
-        ["mean of the classes", f"{result['class_acc1']:.4f}"],
-        ["scored", f"{result['val_size']:,} {result['features']} of {result['classes']} classes"],
+        ["mean of classes", f"{result['class_acc1']:.4f}"],
+        ["evaluated on", f"{result['val_size']:,} {result['features']} of {result['classes']} classes"],
     ]
     if "train_size" in result:
         rows += [["trained on", f"{result['train_size']:,} {result['features']}{_held(result)}"]]
@@ -75,17 +73,17 @@ def _tables(result: dict[str, Any]) -> list[str]:
     return [table([[one[name] for name in names] for one in result["tried"]], names), table(rows)]
 
 
-def _held(result: dict[str, Any]) -> str:
+def _held(result: Document) -> str:
     if "held_size" not in result:
         return ""
-    again = result["optimizer"] == "lbfgs"  # it is fitted to all rows once the best is known
-    return f", {'of which' if again else 'and'} {result['held_size']:,} held out to choose"
+    refitted = result["optimizer"] == "lbfgs"  # the best C is fitted again to all rows
+    return f", {'of which' if refitted else 'and'} {result['held_size']:,} held out for selection"
 
 
-def _probe(result: dict[str, Any]) -> str:
+def _probe(result: Document) -> str:
     scaled = ", standardised" if result["standardised"] else ""
     if result["optimizer"] == "lbfgs":
-        end = "at the optimum" if result["converged"] else "NOT at the optimum"
+        end = "converged" if result["converged"] else "not converged"
         return f"lbfgs, C {result['c']:g}, {result['iterations']} iterations, {end}{scaled}"
     schedule = f"{counted(result['epochs'], 'epoch')}, batches of {result['batch_size']}"
     return f"{result['optimizer']}, lr {result['lr']:g}, {schedule}{scaled}"

@@ -7,6 +7,9 @@ from typing import Any
 
 import click
 
+Document = dict[str, Any]
+"""The result of a stage, or a part of it, as plain values; ``--json`` prints it."""
+
 
 def counted(number: int, noun: str) -> str:
     """A number and its noun: ``1 epoch``, ``2 epochs``, ``10,000 images``."""
@@ -36,7 +39,7 @@ def cell(value: Any) -> str:
     return str(value)
 
 
-def emit(document: dict[str, Any], text: str, as_json: bool) -> None:
+def emit(document: Document, text: str, as_json: bool) -> None:
     """Prints ``document`` as JSON, or ``text``."""
     from ssltool.files import to_json
 

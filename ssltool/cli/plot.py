@@ -25,7 +25,7 @@ class PlotCommand(Command):
 @settings(PlotConfig, positional=("kind", "inputs"))
 @json_option
 def command(config: PlotConfig, as_json: bool) -> None:
-    """Plot a figure for print: .png, .pdf or .svg, with text as text.
+    """Plot a figure for print as .png, .pdf or .svg; .pdf and .svg keep text as text.
 
     \b
     ssltool plot spectrum a/train_svd.pt b/train_svd.pt -o spectra.pdf

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import click
 
@@ -15,12 +14,12 @@ from ssltool.cli.flags import (
     config_option,
     data_argument,
     given,
-    gone,
     json_option,
+    obsolete_flags,
     settings,
     with_data,
 )
-from ssltool.cli.output import counted, emit, table
+from ssltool.cli.output import Document, counted, emit, table
 from ssltool.config import PretrainConfig
 from ssltool.errors import Collapsed
 
@@ -53,7 +52,7 @@ SAME_AS = {"data_dir": "data", "alg": "method", "nnsiam": "method"}
     alias=True,
 )
 @click.option("--nnsiam", cls=Setting, section="Method", is_flag=True, help="same as --method nnsiam", alias=True)
-@gone(
+@obsolete_flags(
     BY_TORCHRUN
     | {
         "--no-resume": "nothing is resumed without --resume",
@@ -75,7 +74,7 @@ def command(
     """Pretrain a network on the images in DATA, without labels.
 
     DATA is an ImageNet-style folder (with train and val), a folder of class folders, a folder of unlabelled images, or
-    contains Fashion-MNIST, CIFAR, STL-10 or Places365. The default is the bundled Fashion-MNIST subset.
+    a folder with Fashion-MNIST, CIFAR, STL-10 or Places365. The default is the bundled Fashion-MNIST subset.
 
     Writes a run folder: config.json, metrics.jsonl (a line per epoch), checkpoints, and the order of the data. After
     each epoch a monitor measures collapse and reports it on stderr; --stop-on stops a collapsed run with exit code 3.
@@ -135,7 +134,7 @@ def _with_method(config: PretrainConfig, alg: str | None, nnsiam: bool, *, given
     return dataclasses.replace(config, method=named[0]) if named else config
 
 
-def _describe(plan: dict[str, Any]) -> str:
+def _describe(plan: Document) -> str:
     c, seen = plan["config"], plan["exposure"]
     hours, rest = divmod(int(plan["estimated_seconds"]), 3600)
     size = f"{plan['parameters']:,} parameters"

@@ -14,7 +14,7 @@ from ssltool.config import ReportConfig
 @settings(ReportConfig, positional=("runs",))
 @json_option
 def command(config: ReportConfig, as_json: bool) -> None:
-    """Write an HTML report that compares one or several runs; it is one file and needs no network.
+    """Write an HTML report on one or several runs: a single file that can be opened offline.
 
     It shows verdicts with their evidence, a sortable table, spectra, metrics over the epochs, a map, nearest
     neighbours, sample views, the data schedule, and the settings. The checkpoint of each run is evaluated on --size of

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from ssltool.cli.flags import DETECTED, Command, data_argument, gone, json_option, settings, with_data
+from ssltool.cli.flags import DETECTED, Command, data_argument, json_option, obsolete_flags, settings, with_data
 from ssltool.cli.output import emit, table
 from ssltool.config import SaveReprsConfig
 
@@ -13,7 +13,7 @@ from ssltool.config import SaveReprsConfig
 @data_argument
 @settings(SaveReprsConfig)
 @json_option
-@gone(
+@obsolete_flags(
     DETECTED | {"--seed N": "views and samples use the run's own seed", "--epochs N": "representations need one pass"}
 )
 def command(config: SaveReprsConfig, data_dir: str | None, as_json: bool) -> None:
@@ -25,8 +25,8 @@ def command(config: SaveReprsConfig, data_dir: str | None, as_json: bool) -> Non
     --views Q saves Q rows per image, (N, Q, D), of augmented views as in the run, for alignment and lidar. --tokens
     patch and --pool none save a row for each position of an image.
 
-    If it is interrupted, re-run the command to continue. Under torchrun each rank writes its own file, and together
-    they hold each image once.
+    If it is interrupted, re-run the command to continue. Under torchrun each rank writes its own file, and
+    each image is in one of them.
 
     \b
     ssltool save-reprs --pretrained logs/simsiam-resnet18-current_0000/checkpoint.pt --split both

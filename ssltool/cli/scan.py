@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from ssltool.cli.flags import Command, config_option, data_argument, json_option, settings, with_file
-from ssltool.cli.output import emit, table
+from ssltool.cli.output import Document, emit, table
 from ssltool.config import ScanConfig
 
 
@@ -28,8 +28,8 @@ def command(
                image and its neighbours to the same cluster               -> clusters.pt
     selflabel  trains both further on their most confident predictions    -> selflabelled.pt
 
-    Each step reads the previous step's file in the run folder, so any of them may come from elsewhere. Labels are used
-    only for the scores: accuracy with the best one-to-one matching of clusters and classes, normalised mutual
+    Each step reads the previous step's file in the run folder; the file may also come from another program. Labels
+    are used only for the scores: accuracy with the best one-to-one matching of clusters and classes, normalised mutual
     information and adjusted Rand index, on the val images if there are any. With more clusters than classes, majority
     is the accuracy if each cluster predicts its most frequent class. --kmeans adds a baseline.
 
@@ -48,7 +48,7 @@ def command(
     emit(result, _text(result), as_json)
 
 
-def _text(result: dict[str, Any]) -> str:
+def _text(result: Document) -> str:
     steps = dict(result["steps"])
     parts = []
     if "mine" in steps:
@@ -56,14 +56,14 @@ def _text(result: dict[str, Any]) -> str:
         share = "" if mined["accuracy"] is None else f", {mined['accuracy']:.1%} of them of the same class"
         parts.append(f"{mined['neighbours']} neighbours of each image{share}")
     if steps:
-        over = any(found["clusters"] > found["classes"] > 0 for found in steps.values())
-        header = ["", "accuracy", *(["majority"] if over else []), "NMI", "ARI", "clusters", "classes"]
+        with_majority = any(scores["clusters"] > scores["classes"] > 0 for scores in steps.values())
+        header = ["", "accuracy", *(["majority"] if with_majority else []), "NMI", "ARI", "clusters", "classes"]
         header += ["empty", "smallest", "largest", "confident", "scored on"]
-        parts.append(table([_row(name, found, over) for name, found in steps.items()], header))
+        parts.append(table([_row(name, scores, with_majority) for name, scores in steps.items()], header))
     return "\n\n".join([*parts, f"run  {result['run']}"])
 
 
-def _row(name: str, found: dict[str, Any], over: bool) -> list[Any]:
-    row = [name, found["accuracy"], *([found["majority"]] if over else []), found["nmi"], found["ari"]]
-    row += [found["clusters"], found["classes"], found["empty"], min(found["sizes"]), max(found["sizes"])]
-    return [*row, found.get("confident"), f"{found['images']:,} {found['scored_on']} images"]
+def _row(name: str, scores: Document, with_majority: bool) -> list[Any]:
+    row = [name, scores["accuracy"], *([scores["majority"]] if with_majority else []), scores["nmi"], scores["ari"]]
+    row += [scores["clusters"], scores["classes"], scores["empty"], min(scores["sizes"]), max(scores["sizes"])]
+    return [*row, scores.get("confident"), f"{scores['images']:,} {scores['scored_on']} images"]

@@ -1,7 +1,7 @@
 """The settings of every stage: frozen dataclasses that declare names, defaults, help texts and rules once.
 
 The command line is generated from these classes (``ssltool.cli.flags``). The constructor checks each value, ``check``
-how they fit together, for Python and command line alike. A run's settings are saved as ``config.json`` and in each
+checks their combination. A run's settings are saved as ``config.json`` and in each
 checkpoint. Only the standard library is imported.
 """
 

@@ -1,4 +1,4 @@
-"""What the settings of several stages share: images, device, run folder, optimisation."""
+"""Settings that several stages share: images, device, run folder, optimisation."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ STATES = ("healthy", "partial", "complete")
 ARCHITECTURES = "ssltool.models.backbones:architectures"
 METHODS = "ssltool.methods:METHODS"
 METRICS = "ssltool.diagnosis.metrics:METRICS"
-"""Where the names of architectures, methods and metrics are listed."""
+"""The registries of architectures, methods and metrics."""
 
 
 def reaches(state: str | None, limit: str | None) -> bool:
@@ -46,7 +46,7 @@ def image_folder(help: str) -> Any:
 
 
 def image_size(default: str, **more: Any) -> Any:
-    """The side of the input; ``default`` says what None stands for."""
+    """The side of the input; ``default`` describes the default in the help."""
     return setting(None, f"side of the input in pixels [default: {default}]", section="Data", minimum=8, **more)
 
 
@@ -63,12 +63,12 @@ def network_stem() -> Any:
 
 
 def epochs(default: int | None, help: str = "epochs", **more: Any) -> Any:
-    """How many epochs to train."""
+    """The number of epochs."""
     return setting(default, help, section="Optimisation", minimum=1, **more)
 
 
 def batch_size(default: int | None, help: str, *, section: str = "Optimisation", minimum: int = 2, **more: Any) -> Any:
-    """How many images are in a batch."""
+    """The number of images in a batch."""
     return setting(default, help, "-b", section=section, minimum=minimum, **more)
 
 
@@ -90,12 +90,12 @@ def weight_decay(default: float, **more: Any) -> Any:
 
 
 def warmup_epochs(**more: Any) -> Any:
-    """How many epochs the learning rate rises before it falls."""
+    """The number of warm-up epochs."""
     return setting(0, "epochs of linear warm-up", section="Optimisation", minimum=0, **more)
 
 
-def too_long_a_warmup(warmup: int, epochs: int | None) -> list[str]:
-    """The message about a warm-up that leaves no epoch to train, if it does."""
+def warmup_mistakes(warmup: int, epochs: int | None) -> list[str]:
+    """The error message if the warm-up is not shorter than the run, else none."""
     if not warmup or epochs is None or warmup < epochs:
         return []
     return [f"--warmup-epochs {warmup} must be smaller than --epochs ({epochs})"]
@@ -107,7 +107,7 @@ def seed(help: str, *, section: str = "Options", **more: Any) -> Any:
 
 
 def probability(default: float | None, what: str) -> Any:
-    """How often a random change is made to a view."""
+    """The probability of a random change of a view."""
     return setting(default, f"probability of {what}", section="Views", minimum=0, maximum=1, advanced=True)
 
 
@@ -134,7 +134,7 @@ def output(help: str, metavar: str = "FILE") -> Any:
 
 
 def wrong_suffix(name: str, path: str | None, *suffixes: str) -> list[str]:
-    """The message about the file of the setting ``name`` unless it ends in one of ``suffixes``."""
+    """The error message if the file of the setting ``name`` does not end in one of ``suffixes``, else none."""
     if path is None or Path(path).suffix.lower() in suffixes:
         return []
     return [f"{flag(name)} {path}: the name must end in {' or '.join(suffixes)}"]
@@ -142,7 +142,7 @@ def wrong_suffix(name: str, path: str | None, *suffixes: str) -> list[str]:
 
 @dataclass(frozen=True)
 class DataSettings(Checked):
-    """Which images, and how they are read."""
+    """The images, and how they are read."""
 
     data: str | None = image_folder("folder of the images [default: the bundled Fashion-MNIST subset]")
     dataset_type: str = setting(
@@ -183,7 +183,7 @@ class DeviceSettings(Checked):
 
 @dataclass(frozen=True)
 class RunSettings(Checked):
-    """The run folder of a training stage, and what to do with an existing one."""
+    """The run folder of a training stage."""
 
     exp_name: str | None = setting(None, "name of the run folder [default: made from the settings]", section="Run")
     exp_id: int = setting(
@@ -202,7 +202,7 @@ class RunSettings(Checked):
 
 
 def as_dict(config: Any) -> dict[str, Any]:
-    """The settings as plain values that JSON and a checkpoint can hold."""
+    """The settings as plain values for JSON and checkpoints."""
     return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(config).items()}
 
 
@@ -213,14 +213,14 @@ def fixed_settings(cls: type) -> list[str]:
 
 @dataclass(frozen=True)
 class NetworkSettings(DeviceSettings, DataSettings):
-    """Which pretrained network a later stage uses. None stands for the checkpoint's own value."""
+    """The pretrained network of a later stage. None is the checkpoint's own value."""
 
     data: str | None = image_folder("folder of the images [default: the checkpoint's]")
     image_size: int | None = image_size("the checkpoint's")
     pretrained: str | None = setting(
         None,
-        "checkpoint of ssltool or another library; random: an untrained network of --arch; torchvision:DEFAULT: "
-        "torchvision's weights of --arch",
+        "checkpoint of ssltool or another library, random (an untrained network of --arch), or torchvision:DEFAULT "
+        "(torchvision's weights of --arch)",
         section="Model",
         metavar="FILE",
     )
@@ -242,7 +242,7 @@ class NetworkSettings(DeviceSettings, DataSettings):
 
 @dataclass(frozen=True)
 class LabelledSettings(NetworkSettings):
-    """Which labels a stage learns from."""
+    """The labels that a stage trains on."""
 
     labels_fraction: float = setting(
         1.0,

@@ -15,8 +15,8 @@ from ssltool.config.common import (
     momentum,
     precision,
     resume_auto,
-    too_long_a_warmup,
     warmup_epochs,
+    warmup_mistakes,
     weight_decay,
 )
 from ssltool.settings import Rule, setting
@@ -53,7 +53,7 @@ class FinetuneConfig(RunSettings, LabelledSettings):
     )
     layer_decay: float = setting(
         1.0,
-        "factor between the learning rates of successive layers of the pretrained network, the last having --lr",
+        "factor between the learning rates of successive layers of the pretrained network; the last layer has --lr",
         section="Optimisation",
         above=0,
         maximum=1,
@@ -83,4 +83,4 @@ class FinetuneConfig(RunSettings, LabelledSettings):
         ]
 
     def mistakes(self) -> Iterator[str]:
-        yield from too_long_a_warmup(self.warmup_epochs, self.epochs)
+        yield from warmup_mistakes(self.warmup_epochs, self.epochs)

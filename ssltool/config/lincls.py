@@ -91,8 +91,8 @@ class LinclsConfig(RunSettings, LabelledSettings):
     )
     c_grid: str | None = setting(
         None,
-        "try several values of --c, as in 0.01,0.1,1,10; the best is chosen on held-out training rows, then all rows "
-        "are used",
+        "try several values of --c, as in 0.01,0.1,1,10; the best is chosen on held-out training rows, then "
+        "fitted to all rows",
         section="Optimisation",
         metavar="LIST",
     )

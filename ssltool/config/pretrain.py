@@ -23,8 +23,8 @@ from ssltool.config.common import (
     precision,
     probability,
     seed,
-    too_long_a_warmup,
     warmup_epochs,
+    warmup_mistakes,
     weight_decay,
 )
 from ssltool.settings import Rule, setting
@@ -32,13 +32,13 @@ from ssltool.training import optimizer_rule, optimizers_of
 
 
 def _option(name: str, help: str, default: Any = None, **more: Any) -> Any:
-    """A flag for the method's option ``name``; the default leaves the option as it is."""
+    """A flag for the method's option ``name``; its default does not change the option."""
     return setting(default, f"{help} [--set {name}=]", section="Method", method_option=name, **more)
 
 
 @dataclass(frozen=True)
 class PretrainConfig(RunSettings, DeviceSettings, DataSettings):
-    """Settings of ``ssltool pretrain``. None is a default that depends on the data; the help says how."""
+    """Settings of ``ssltool pretrain``. None is a default that depends on the data, described in the help."""
 
     strategy: str = setting(
         "iid",
@@ -119,8 +119,8 @@ class PretrainConfig(RunSettings, DeviceSettings, DataSettings):
     )
     stem: str = setting(
         "auto",
-        "first layers of a ResNet: 7x7 and max-pool (imagenet), 3x3 without max-pool (small), the same with "
-        "stride 2, or padded by 2 px as in solo-learn; auto is small up to 64 px",
+        "first layers of a ResNet: 7x7 and max-pool (imagenet), 3x3 without max-pool (small), 3x3 with stride 2 "
+        "(small-stride2) or with padding 2 as in solo-learn (small-padded); auto is small up to 64 px, else imagenet",
         choices=STEMS,
         section="Model",
         fixed=True,
@@ -199,8 +199,7 @@ class PretrainConfig(RunSettings, DeviceSettings, DataSettings):
 
     resume: str | None = setting(
         None,
-        "resume from this checkpoint, or from the newest one of this run folder; auto: from the newest one of this "
-        "run, if there is one",
+        "resume from this checkpoint or run folder; auto: continue the run in the run folder, if there is one",
         section="Run",
         metavar="PATH|auto",
     )
@@ -233,7 +232,7 @@ class PretrainConfig(RunSettings, DeviceSettings, DataSettings):
     )
     stop_on: str | None = setting(
         None,
-        "stop the run, saved and with exit code 3, once the collapse is at least this severe",
+        "save and stop the run with exit code 3 once the collapse is at least this severe",
         choices=STATES[1:],
         section="Monitor",
     )
@@ -266,7 +265,7 @@ class PretrainConfig(RunSettings, DeviceSettings, DataSettings):
         ]
 
     def mistakes(self) -> Iterator[str]:
-        yield from too_long_a_warmup(self.warmup_epochs, self.epochs)
+        yield from warmup_mistakes(self.warmup_epochs, self.epochs)
         if self.epochs and self.epochs % self.n_rounds:
             yield f"--epochs ({self.epochs}) must be divisible by --n-rounds ({self.n_rounds})"
         if self.epochs and self.start_epoch is not None and self.start_epoch >= self.epochs:

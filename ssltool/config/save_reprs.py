@@ -50,7 +50,9 @@ class SaveReprsConfig(NetworkSettings):
     sample: int | None = setting(
         None, "only this many images, drawn at random with the run's seed [default: all]", section="Data", minimum=1
     )
-    batch_size: int = batch_size(256, "images in a batch; of views, at most 256", section="Data", minimum=1)
+    batch_size: int = batch_size(
+        256, "images in a batch; with --views, a batch has at most 256 views", section="Data", minimum=1
+    )
     precision: str = precision(choices=("fp32", "bf16"))
     format: str = setting(
         "pt",

@@ -1,1 +1,1 @@
-"""What each command does: one module or package per command, of the same name, with ``run(config)``."""
+"""The stages: one module or package per command, with the same name and the entry point ``run(config)``."""

@@ -1,9 +1,8 @@
-"""A checkpoint's backbone written as other programs load it: torchvision, timm, and SimSiam's ``main_lincls.py``."""
+"""The export stage: converts the backbone of a checkpoint for torchvision, timm or SimSiam's ``main_lincls.py``."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,7 +13,7 @@ from ssltool.checkpoints.parameter_names import timm_name
 from ssltool.checkpoints.read import SAFETENSORS, safetensors_package
 from ssltool.config import ExportConfig
 from ssltool.errors import SSLToolError
-from ssltool.files import file_hash, write_atomically
+from ssltool.files import Record, file_hash, write_atomically
 from ssltool.models.resnet import torchvision_resnets
 from ssltool.models.vit import ViTShape, patch_size, vit_shape
 
@@ -22,19 +21,22 @@ SIMSIAM = "simsiam"
 TIMM = "timm"
 
 
-def run(config: ExportConfig) -> dict[str, Any]:
-    """The stage: writes the backbone of a checkpoint, any program's, for another one, and returns the ``path``, its
-    ``sha256``, ``arch``, the number of ``tensors``, and ``load``, how it is loaded.
+def run(config: ExportConfig) -> Record:
+    """Converts the backbone of a checkpoint of ssltool or another library.
+
+    Returns the ``path`` written, its ``sha256``, ``arch``, the number of ``tensors``, and ``load``, the code that loads
+    it.
 
     Raises:
-        SSLToolError: if the checkpoint cannot be read, or the other program has no such network.
+        UsageError: for settings that contradict each other.
+        SSLToolError: if the checkpoint cannot be read, or the target library does not have its architecture.
     """
     config.check()
     checkpoint, found = read_checkpoint(config.checkpoint, arch=config.arch, stem=config.stem)
-    make = checkpoint.config
-    arch, shape = make["arch"], vit_shape(make["arch"])
+    settings = checkpoint.config
+    arch, shape = settings["arch"], vit_shape(settings["arch"])
     if shape is None or config.to == SIMSIAM:
-        _refuse_other_resnets(arch, make["stem"], config)
+        _check_resnet(arch, settings["stem"], config)
     weights = {name: tensor.contiguous() for name, tensor in backbone_weights(checkpoint).items()}
     path = _target(config)
     if config.to == TIMM and shape is not None:
@@ -47,17 +49,18 @@ def run(config: ExportConfig) -> dict[str, Any]:
         "arch": arch,
         "tensors": len(weights),
         "sha256": file_hash(path),
-        "load": _recipe(path, config.to, arch, shape, int(make["image_size"])),
+        "load": _load_code(path, config.to, arch, shape, int(settings["image_size"])),
     }
 
 
-def _refuse_other_resnets(arch: str, stem: str, config: ExportConfig) -> None:
+def _check_resnet(arch: str, stem: str, config: ExportConfig) -> None:
+    """Raises ``SSLToolError`` if the target library cannot build this ResNet."""
     if arch not in torchvision_resnets():
-        raise SSLToolError(f"{config.to} has no {arch}; it loads {', '.join(torchvision_resnets())}")
+        raise SSLToolError(f"{config.to} does not have {arch}; it has {', '.join(torchvision_resnets())}")
     if stem != "imagenet":
         raise SSLToolError(
-            f"{config.to} builds {arch} with a 7x7 stem, and {config.checkpoint} has the stem {stem}; load it as "
-            "docs/checkpoints.md shows"
+            f"{config.to} builds {arch} with the stem imagenet, but {config.checkpoint} has the stem {stem}; "
+            "docs/checkpoints.md shows how to load it"
         )
 
 
@@ -71,21 +74,21 @@ def _target(config: ExportConfig) -> Path:
     return path
 
 
-def _write(path: Path, weights: dict[str, Tensor], to: str, about: dict[str, Any]) -> None:
-    """``weights`` alone, as libraries save them; for SimSiam in the dict that its training saves."""
+def _write(path: Path, weights: dict[str, Tensor], to: str, about: Record) -> None:
+    """Writes ``weights`` as a plain state dict, or for SimSiam as a checkpoint of its training."""
     if path.suffix == SAFETENSORS:
         metadata = {"format": "pt"} | {key: str(value) for key, value in about.items() if value is not None}
         contents = safetensors_package().torch.save(weights, metadata=metadata)
         write_atomically(path, lambda stream: stream.write(contents))
         return
-    saved: dict[str, Any] = weights
+    saved: Record = dict(weights)
     if to == SIMSIAM:
         saved = about | {"state_dict": {f"module.encoder.{name}": tensor for name, tensor in weights.items()}}
     write_atomically(path, lambda stream: torch.save(saved, stream))
 
 
-def _recipe(path: Path, to: str, arch: str, shape: ViTShape | None, image_size: int) -> str:
-    """How the file is loaded, as a line of Python, or of bash for SimSiam."""
+def _load_code(path: Path, to: str, arch: str, shape: ViTShape | None, image_size: int) -> str:
+    """The line of Python that loads the file; for SimSiam, a shell command."""
     if to == SIMSIAM:
         return f"python main_lincls.py -a {arch} --pretrained {path} ..."
     if to == TIMM:

@@ -1,8 +1,9 @@
-"""The fine-tuning stage: a whole network trained on labels, from a checkpoint and from scratch by the same budget.
+"""The finetune stage: trains a whole network on labels, from a checkpoint and optionally from scratch.
 
-Both arms see the same labelled images in the same batches, order and crops, start from the same classifier, and train
-for as many epochs; they differ in the weights that the backbone starts from, and in their rates where those are given.
-Each seed is one such pair. The val images are looked at once, after the last epoch: nothing is chosen on them.
+The two trainings of a seed are called arms. They use the same labelled images, batches, order and crops, the same
+initial classifier and the same number of epochs. They differ in the initial weights of the backbone, and in the
+learning rates if these are given per arm. The val images are evaluated once, after the last epoch; nothing is selected
+on them.
 """
 
 from __future__ import annotations
@@ -44,18 +45,21 @@ from ssltool.training.state import SUMS
 PRETRAINED, SCRATCH = "pretrained", "scratch"
 
 FIXED = ("crop_min", "layer_decay", "head_lr")
-"""Settings that a resumed arm must share with its beginning, besides those of every run."""
+"""Settings that must stay the same when an arm is resumed, besides those of every run."""
 
 ACCURACIES = ("acc1", "acc5", "class_acc1")
 
 
 def run(config: FinetuneConfig) -> Record:
-    """The stage: trains every arm with every seed and returns, by arm, the accuracies (shares of 1) on the val split
-    after the last epoch, and the difference between the arms.
+    """Trains every arm with every seed and returns the result document.
+
+    It has the accuracies of each arm on the val split in [0, 1], after the last epoch, and the difference between the
+    arms.
 
     Raises:
-        SSLToolError: for unusable files or data, settings that do nothing, or a loss that is not finite.
-        Interrupted: after a signal, with the state saved.
+        UsageError: for settings that contradict each other.
+        SSLToolError: for unusable files or data, or a loss that is not finite.
+        Interrupted: after a signal; the state is saved.
     """
     config.check()
     device = pick_device(config)
@@ -66,21 +70,21 @@ def run(config: FinetuneConfig) -> Record:
     arms = [
         _make_arm(arm, seed, config, network, train, folder.path)
         for seed in range(config.seed, config.seed + config.seeds)
-        for arm in _arms(config, network)
+        for arm in _arm_names(config, network)
     ]
-    begun = {arm.path: _begun(arm) for arm in arms if config.resume and arm.path.exists()}
-    resumed_from = next(iter(begun), None)
+    histories = {arm.path: _load_history(arm) for arm in arms if config.resume and arm.path.exists()}
+    resumed_from = next(iter(histories), None)
     folder.refuse_if_taken(overwrite=config.overwrite, resume=config.resume, resumed_from=resumed_from)
     batch_size = arms[0].setup.batch_size
-    done = [record for history in begun.values() for record in history]
+    records = [record for history in histories.values() for record in history]
     settings = as_dict(config) | {"stage": "finetune", "batch_size": batch_size, "network": network.origin}
-    folder.claim(settings, done, resumed_from=resumed_from)
+    folder.claim(settings, records, resumed_from=resumed_from)
 
     last: dict[tuple[str, int], Record] = {}
     workers = worker_count(config.workers)
     with StopRequest() as stop, contextlib.closing(Loader(val, network.image_size, device, workers)) as validation:
         for arm in arms:
-            history = begun.get(arm.path, [])
+            history = histories.get(arm.path, [])
             if len(history) < config.epochs:
                 with contextlib.closing(Loader(arm.setup.images, network.image_size, device, workers)) as training:
                     history = _Finetuning(arm, network, training, validation, device).run(stop, folder.log)
@@ -101,7 +105,7 @@ def run(config: FinetuneConfig) -> Record:
 
 @dataclass(frozen=True)
 class _Arm:
-    """One training: what it starts from (``name``), with which seed, and the run that it saves."""
+    """One training: its ``name`` (pretrained or scratch), seed, setup, and the saved run with its path."""
 
     name: str
     seed: int
@@ -110,19 +114,19 @@ class _Arm:
     path: Path
 
 
-def _arms(config: FinetuneConfig, network: Pretrained) -> list[str]:
+def _arm_names(config: FinetuneConfig, network: Pretrained) -> list[str]:
     if network.origin["random"]:
         return [SCRATCH]
     return [PRETRAINED, SCRATCH] if config.from_scratch else [PRETRAINED]
 
 
 def _make_arm(name: str, seed: int, config: FinetuneConfig, network: Pretrained, train: ImageSet, folder: Path) -> _Arm:
-    """One arm with one seed, which chooses its labelled images where there is a choice."""
+    """The arm ``name`` with ``seed``, which also draws the labelled images if ``labels_fraction`` is below 1."""
     images = train
     if config.labels_fraction < 1:
         images = train.select(stratified_sample(train.labels, config.labels_fraction, seed))
     if len(images) < 2:
-        raise SSLToolError(f"{len(images)} labelled image is too few to train on; raise --labels-fraction")
+        raise SSLToolError(f"training needs at least 2 labelled images, found {len(images)}; raise --labels-fraction")
     pretrained = name == PRETRAINED
     lr = config.lr if pretrained else config.scratch_lr or config.lr
     setup = classifier_setup(
@@ -156,8 +160,12 @@ def _make_arm(name: str, seed: int, config: FinetuneConfig, network: Pretrained,
     return _Arm(name, seed, setup, saved, folder / f"finetuned_{name}_seed{seed}.pt")
 
 
-def _begun(arm: _Arm) -> list[Record]:
-    """The records of an arm that was stopped, or that ended."""
+def _load_history(arm: _Arm) -> list[Record]:
+    """The records of an arm that has a checkpoint.
+
+    Raises:
+        SSLToolError: if it was trained with other settings.
+    """
     checkpoint = Checkpoint.load(arm.path)
     check_compatible(checkpoint, arm.saved, arm.path, more=FIXED)
     history: list[Record] = checkpoint.metrics["epochs"]
@@ -189,9 +197,9 @@ class _Finetuning(ClassifierLoop):
 
     def step(self, batch: Batch) -> tuple[Tensor, ...]:
         state, c = self.state, self.setup.config
-        rate = rates_at(c, state.epoch, state.epoch_step / self.steps).lr
+        lr = rates_at(c, state.epoch, state.epoch_step / self.steps).lr
         for group in state.optimizer.param_groups:
-            group["lr"] = rate * group["scale"]
+            group["lr"] = lr * group["scale"]
         with autocast(self.device, c.precision):
             loss, features = state.method(batch)
         state.update(loss)
@@ -212,30 +220,32 @@ class _Finetuning(ClassifierLoop):
 
 
 def _groups(method: Method, saved: Settings) -> list[LayerGroup]:
+    """Parameter groups with the ``scale`` of their learning rate."""
     head: LayerGroup = {"params": list(method.projector.parameters()), "scale": saved["head_lr"] / saved["lr"]}
     return [*layer_groups(method.backbone, saved["layer_decay"]), head]
 
 
 def _compare(last: dict[tuple[str, int], Record]) -> Record:
-    """The accuracies of each arm over the seeds, and their difference, seed by seed."""
+    """The accuracies of each arm over the seeds, and their paired difference."""
     arms = list(dict.fromkeys(arm for arm, _ in last))
     values = {
-        arm: {key: [record[key] for (of, _), record in last.items() if of == arm] for key in ACCURACIES} for arm in arms
+        arm: {key: [record[key] for (name, _), record in last.items() if name == arm] for key in ACCURACIES}
+        for arm in arms
     }
-    found: Record = {
+    result: Record = {
         "seeds": list(dict.fromkeys(seed for _, seed in last)),
         "arms": {arm: {key: spread(values[arm][key]) for key in ACCURACIES} for arm in arms},
     }
     if len(arms) == 2:
-        found["difference"] = {
+        result["difference"] = {
             key: spread([a - b for a, b in zip(*(values[arm][key] for arm in arms), strict=True)]) for key in ACCURACIES
         }
-    return found
+    return result
 
 
 def spread(values: Sequence[float]) -> Record:
-    """``mean``, ``sd`` (of a sample) and the 95 % interval ``low`` to ``high`` of the mean by Student's t, which are
-    None for one value; and the ``values``."""
+    """``mean``, sample standard deviation ``sd``, 95 % interval ``low`` to ``high`` of the mean (Student's t), and the
+    ``values``. ``sd``, ``low`` and ``high`` are None for a single value."""
     mean, n = statistics.fmean(values), len(values)
     if n < 2:
         return {"mean": mean, "sd": None, "low": None, "high": None, "values": list(values)}

@@ -1,5 +1,6 @@
-"""What a file is: ours of any kind, another program's checkpoint, a run folder, an order. Nothing is executed, and what
-cannot be read is an answer too.
+"""The inspect stage: describes files of ssltool, checkpoints of other libraries, run folders and orders.
+
+Nothing is executed. A file that cannot be read is reported as unreadable.
 """
 
 from __future__ import annotations
@@ -7,7 +8,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from ssltool.checkpoints.read import extract_settings, read_entries
 from ssltool.checkpoints.saved_run import PROGRAM, SSLTOOL
 from ssltool.config import InspectConfig
 from ssltool.errors import SSLToolError, first_line
-from ssltool.files import file_hash
+from ssltool.files import Record, file_hash
 from ssltool.models.backbones import build_backbone
 from ssltool.runs.folder import RESULT_FILES, RunFolder
 
@@ -29,12 +29,15 @@ UNREADABLE = "unreadable"
 CHECKPOINT = "checkpoint"
 
 
-def run(config: InspectConfig) -> list[dict[str, Any]]:
-    """The stage: what each file or folder is. Of each at least ``path`` and ``kind``; of a file ``bytes`` and
-    ``sha256``; of what cannot be used ``problem``, why. See ``docs/checkpoints.md`` for the other keys.
+def run(config: InspectConfig) -> list[Record]:
+    """Describes each file or folder.
+
+    Every description has ``path`` and ``kind``, that of a file also ``bytes`` and ``sha256``, and that of a file that
+    cannot be used ``problem``, the reason. ``docs/checkpoints.md`` lists the other keys.
 
     Raises:
-        SSLToolError: if nothing is named, or a path does not exist.
+        UsageError: if no file is named.
+        SSLToolError: if a path does not exist.
     """
     config.check()
     missing = [path for path in config.files if not Path(path).exists()]
@@ -43,25 +46,26 @@ def run(config: InspectConfig) -> list[dict[str, Any]]:
     return [_describe(Path(path), config.keys) for path in config.files]
 
 
-def _describe(path: Path, keys: bool) -> dict[str, Any]:
+def _describe(path: Path, keys: bool) -> Record:
     if path.is_dir():
-        return {"path": str(path)} | _folder(path)
+        return {"path": str(path)} | _describe_folder(path)
     about = {"path": str(path), "bytes": path.stat().st_size, "sha256": file_hash(path)}
-    readers = {".npy": _numbers, ".json": _json, ".parquet": _table}
+    readers = {".npy": _describe_npy, ".json": _describe_json, ".parquet": _describe_parquet}
     if path.suffix in readers:
         return about | readers[path.suffix](path)
     try:
         entries = read_entries(path)
     except SSLToolError as error:
         return about | {"kind": UNREADABLE, "problem": str(error)}
-    return about | _contents(path, entries) | ({"keys": _listed(entries)} if keys else {})
+    return about | _describe_entries(path, entries) | ({"keys": _list_tensors(entries)} if keys else {})
 
 
-def _contents(path: Path, entries: dict[str, Any]) -> dict[str, Any]:
+def _describe_entries(path: Path, entries: Record) -> Record:
+    """Describes a file by the ``entries`` of its dict."""
     kind = str(entries.get("format", ""))
     if kind.startswith(f"{SSLTOOL}/"):
-        return _ours(path, kind, entries)
-    for key, name in (("representations", "representations"), ("stds", "spectrum")):  # the collapse paper's
+        return _describe_ours(path, kind, entries)
+    for key, name in (("representations", "representations"), ("stds", "spectrum")):  # files of the collapse paper
         if isinstance(entries.get(key), Tensor):
             return {"kind": name, PROGRAM: "noncontrastive-ssl", "shapes": _shapes(entries)}
     weights = extract_weights(entries)
@@ -85,7 +89,8 @@ def _contents(path: Path, entries: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _ours(path: Path, kind: str, entries: dict[str, Any]) -> dict[str, Any]:
+def _describe_ours(path: Path, kind: str, entries: Record) -> Record:
+    """Describes a file with a format of ssltool."""
     about = {"kind": kind.split("/")[1] or "unknown", PROGRAM: SSLTOOL}
     about |= {key: entries[key] for key in ("format", "ssltool", "torch", "method", "epoch", "step") if key in entries}
     settings = entries.get("config", entries.get("meta"))
@@ -102,13 +107,13 @@ def _ours(path: Path, kind: str, entries: dict[str, Any]) -> dict[str, Any]:
     return about | network | size | {"settings": settings}
 
 
-def _network(arch: str, stem: str, image_size: int) -> dict[str, Any]:
+def _network(arch: str, stem: str, image_size: int) -> Record:
     with torch.device("meta"):
         _, width = build_backbone(arch, stem=stem, image_size=image_size)
     return {"arch": arch, "stem": stem, "image_size": image_size, "width": width}
 
 
-def _folder(path: Path) -> dict[str, Any]:
+def _describe_folder(path: Path) -> Record:
     folder = RunFolder(path)
     try:
         settings, records = folder.read_config(), folder.read_metrics()
@@ -126,7 +131,7 @@ def _folder(path: Path) -> dict[str, Any]:
     }
 
 
-def _numbers(path: Path) -> dict[str, Any]:
+def _describe_npy(path: Path) -> Record:
     try:
         with open(path, "rb") as stream:
             array = np.lib.format.read_array(stream, allow_pickle=False)
@@ -138,14 +143,14 @@ def _numbers(path: Path) -> dict[str, Any]:
     return {"kind": kind, "shapes": {"array": [str(array.dtype), *array.shape]}}
 
 
-def _table(path: Path) -> dict[str, Any]:
+def _describe_parquet(path: Path) -> Record:
     with open(path, "rb") as stream:
         if stream.read(4) != b"PAR1":
-            return {"kind": UNREADABLE, "problem": "no parquet table"}
+            return {"kind": UNREADABLE, "problem": "not a parquet table"}
     return {"kind": "table", "problem": "written for other programs; ssltool does not read it"}
 
 
-def _json(path: Path) -> dict[str, Any]:
+def _describe_json(path: Path) -> Record:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -155,18 +160,19 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def _count(weights: dict[str, Tensor]) -> int:
-    """Numbers among the weights that can be learnt: all but counters."""
+    """The number of parameters and running statistics: floating-point values, not counters."""
     return sum(tensor.numel() for tensor in weights.values() if tensor.is_floating_point())
 
 
-def _shapes(entries: dict[str, Any]) -> dict[str, list[Any]]:
-    return {name: tensor for name, *tensor in _listed(entries)}
+def _shapes(entries: Record) -> dict[str, list[str | int]]:
+    """Type and shape of each tensor by name, e.g. ``["float32", 5, 3]``."""
+    return {str(name): shape for name, *shape in _list_tensors(entries)}
 
 
-def _listed(entries: dict[str, Any]) -> list[list[Any]]:
-    """Name, type and sides of every tensor, in dicts within dicts too."""
+def _list_tensors(entries: Record) -> list[list[str | int]]:
+    """Name, type and shape of every tensor, including those in nested dicts."""
 
-    def walk(prefix: str, value: Any) -> Iterator[list[Any]]:
+    def walk(prefix: str, value: object) -> Iterator[list[str | int]]:
         if isinstance(value, Tensor):
             yield [prefix, str(value.dtype).removeprefix("torch."), *value.shape]
         elif isinstance(value, dict):

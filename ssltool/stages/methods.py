@@ -1,19 +1,22 @@
-"""The methods that ``pretrain`` knows, and what there is to know of one."""
+"""The methods stage: lists the methods of ``pretrain``, or describes one."""
 
 from __future__ import annotations
 
 import dataclasses
 import inspect
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ssltool.config import MethodsConfig
 from ssltool.methods import METHODS, method_class
 from ssltool.methods.recipes import RECIPES
 from ssltool.settings import value_type
 
+if TYPE_CHECKING:  # the list of methods needs no torch
+    from ssltool.files import Record
 
-def run(config: MethodsConfig) -> dict[str, Any]:
-    """The methods as ``{"methods": [{"name", "year", "paper", "prevents", "needs"}, ...]}``, or all about one of them.
+
+def run(config: MethodsConfig) -> Record:
+    """``{"methods": [{"name", "year", "paper", "prevents", "needs"}, ...]}``, or with a name ``describe(name)``.
 
     Raises:
         UsageError: for an unknown name.
@@ -23,8 +26,12 @@ def run(config: MethodsConfig) -> dict[str, Any]:
     return {"methods": [{"name": name, **_facts(name)} for name in METHODS]}
 
 
-def describe(name: str) -> dict[str, Any]:
-    """What there is to know of a method, as plain values: facts, its options and its published recipes."""
+def describe(name: str) -> Record:
+    """Describes a method: name, year, paper, requirements, options and published recipes.
+
+    Raises:
+        UsageError: for an unknown name.
+    """
     cls = method_class(name)
     options = [
         {
@@ -41,6 +48,6 @@ def describe(name: str) -> dict[str, Any]:
     return {"name": name, **_facts(name), "about": about, "options": options, "recipes": recipes}
 
 
-def _facts(name: str) -> dict[str, Any]:
+def _facts(name: str) -> Record:
     entry = METHODS[name]
     return {"year": entry.year, "paper": entry.paper, "prevents": entry.prevents, "needs": entry.needs}

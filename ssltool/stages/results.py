@@ -1,6 +1,6 @@
 """Typed results of the stages, for Python: what ``ssltool.pretrain``, ``ssltool.knn`` and the others return.
 
-Each has the main values as fields and in ``document`` all that the command prints with ``--json``.
+The main values are fields; ``document`` is what the command prints with ``--json``.
 """
 
 from __future__ import annotations
@@ -22,11 +22,14 @@ from ssltool.settings import value_type
 from ssltool.training.progress import quiet
 
 Document = dict[str, Any]
+"""The JSON document of a command, as plain values."""
 
 
 @contextmanager
 def called(config: Any, name: str, settings: Mapping[str, Any], verbose: bool) -> Iterator[Any]:
-    """The settings of a call: ``config``, or the class ``name`` filled from ``settings``; quiet unless ``verbose``.
+    """The settings of a call: ``config``, or an instance of the class ``name`` with ``settings``.
+
+    The stage prints nothing unless ``verbose``.
 
     Raises:
         UsageError: if both are given, ``config`` is of another class, or a setting is unknown or out of range.
@@ -43,7 +46,7 @@ def called(config: Any, name: str, settings: Mapping[str, Any], verbose: bool) -
 
 
 def from_keywords(cls: type, settings: Mapping[str, Any]) -> Any:
-    """An instance of the settings class ``cls``; paths, lists and mappings become what the command line would give.
+    """An instance of the settings class ``cls``. Paths, lists and mappings are converted as on the command line.
 
     Raises:
         UsageError: for an unknown name, with the nearest ones, or a value out of range.

@@ -1,8 +1,8 @@
-"""The representation stage: a checkpoint and images in, one row per image out.
+"""The save-reprs stage: computes the representations of images with a checkpoint, one row per image.
 
-Rows pass through batch by batch into an unfinished file beside their target, so memory holds a batch, and a run that
-is stopped or killed goes on with the same command line. Under torchrun each rank does its own part of the batches and
-writes its own file; the ranks need nothing of one another.
+Each batch of rows is appended to a partial file next to the target, so only one batch is in memory, and a run that was
+stopped or killed is continued by the same command. Under torchrun each rank computes its own part of the batches and
+writes its own file; the ranks do not communicate.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -20,6 +19,7 @@ from ssltool.config import SaveReprsConfig
 from ssltool.data.images import ImageSet, open_dataset, parse_type
 from ssltool.data.loader import Shard
 from ssltool.errors import Interrupted, SSLToolError, UsageError
+from ssltool.files import Record
 from ssltool.reprs import formats
 from ssltool.reprs.extract import Extraction
 from ssltool.reprs.partial_file import PartialFile
@@ -29,88 +29,96 @@ from ssltool.training.progress import Progress, info
 from ssltool.training.signals import StopRequest
 
 
-def run(config: SaveReprsConfig) -> list[dict[str, Any]]:
-    """The stage: writes the representations of one split or both, under torchrun this rank's part of them, and says of
-    each file, also of the other ranks', its path, rows and width.
+def run(config: SaveReprsConfig) -> list[Record]:
+    """Saves the representations of one or both splits, under torchrun this rank's part of them.
+
+    Returns the path, number of rows and width of each file, including those of other ranks.
 
     Raises:
-        SSLToolError: for a checkpoint, dataset, layer or output that cannot be used; no file is then half-written.
-        Interrupted: after SIGTERM, SIGINT or SIGUSR1; the same settings go on from there.
+        UsageError: for settings that contradict each other.
+        SSLToolError: for a checkpoint, dataset, layer or output that cannot be used; no file is left half-written.
+        Interrupted: after SIGTERM, SIGINT or SIGUSR1; another call with the same settings continues.
     """
     config.check()
     shard = distributed.shard_from_env()
     if config.download and shard.world > 1:
-        raise SSLToolError("--download under torchrun would fetch once for each rank; download in one process first")
+        raise SSLToolError("--download under torchrun would download once per rank; download in one process first")
     formats.check(config.format)
     device = pick_device(config, local_rank=distributed.local_rank())
     network = load_pretrained(config, device, ranks=True)
     config = use_saved_dataset(config, network.run)
     splits = _splits(config)
-    # Of both splits, the numbers in --idx-path choose among the train images; the val images stay whole.
-    whole = dataclasses.replace(config, idx_path=None)
-    opened = [open_dataset(whole if split == "val" and len(splits) > 1 else config, split) for split in splits]
-    sampled = [_sample(one, config.sample, network.run.seed) for one in opened]
-    passes = [Extraction(network, images, config, device) for images in sampled]
+    # With both splits, --idx-path selects train images only.
+    all_images = dataclasses.replace(config, idx_path=None)
+    opened = [open_dataset(all_images if split == "val" and len(splits) > 1 else config, split) for split in splits]
+    sampled = [_sample(images, config.sample, network.run.seed) for images in opened]
+    extractions = [Extraction(network, images, config, device) for images in sampled]
     paths = [_target(config, images, network, several=len(splits) > 1) for images in sampled]
-    parts = [[one.images_of(Shard(rank, shard.world)) for rank in range(shard.world)] for one in passes]
-    with contextlib.ExitStack() as opened_files, StopRequest() as stop:
-        # All are kept until all are done: the first split need not be made again where the second is stopped.
-        unfinished = [_save(p, path, shard, config, stop, opened_files) for p, path in zip(passes, paths, strict=True)]
-        for one in unfinished:
-            one.remove()
+    shards = [Shard(rank, shard.world) for rank in range(shard.world)]
+    parts = [[extraction.images_of(each) for each in shards] for extraction in extractions]
+    with contextlib.ExitStack() as files, StopRequest() as stop:
+        # Partial files are removed at the end: if the second split is stopped, the first one is not computed again.
+        partial = [_save(p, path, shard, config, stop, files) for p, path in zip(extractions, paths, strict=True)]
+        for file in partial:
+            file.remove()
     return [
         {
-            "path": str(_of_rank(path, Shard(rank, shard.world))),
-            "split": one.images.split,
-            "n": len(part) * one.places,
-            "d": one.shape[-1],
+            "path": str(_rank_path(path, each)),
+            "split": extraction.images.split,
+            "n": len(part) * extraction.places,
+            "d": extraction.shape[-1],
             "layer": config.layer,
         }
-        for one, path, of_ranks in zip(passes, paths, parts, strict=True)
-        for rank, part in enumerate(of_ranks)
+        for extraction, path, rank_parts in zip(extractions, paths, parts, strict=True)
+        for each, part in zip(shards, rank_parts, strict=True)
     ]
 
 
 def _save(
-    one: Extraction, path: Path, shard: Shard, config: SaveReprsConfig, stop: StopRequest, files: contextlib.ExitStack
+    extraction: Extraction,
+    path: Path,
+    shard: Shard,
+    config: SaveReprsConfig,
+    stop: StopRequest,
+    files: contextlib.ExitStack,
 ) -> PartialFile:
-    """Makes the rows that are still missing and writes the file; what it was made from is returned, to be removed."""
-    path, part = _of_rank(path, shard), one.images_of(shard)
-    rows = PartialFile(path, one.facts(shard), one.shape, one.dtype, len(part), one.size)
+    """Computes the missing rows, writes the file, and returns the partial file for removal."""
+    path, part = _rank_path(path, shard), extraction.images_of(shard)
+    rows = PartialFile(path, extraction.facts(shard), extraction.shape, extraction.dtype, len(part), extraction.size)
     files.callback(rows.close)
     if rows.changed:
-        info(f"{rows.path} is of another run, which differs in {', '.join(rows.changed)}: starting anew")
+        info(f"{rows.path} is of another run (different: {', '.join(rows.changed)}): starting over")
     if rows.done:
-        info(f"going on after {rows.done} of {len(part)} images in {rows.path}")
-    steps, done = (-(-count // one.size) for count in (len(part), rows.done))
-    title = f"{one.images.name} {one.images.split}"
+        info(f"continuing after {rows.done} of {len(part)} images in {rows.path}")
+    steps, done = (-(-count // extraction.size) for count in (len(part), rows.done))
+    title = f"{extraction.images.name} {extraction.images.split}"
     progress = Progress(title, steps, done=done, every=max(1, steps // 10), visible=distributed.is_main())
-    left = part[rows.done :]
-    with contextlib.closing(one.batches(left)) as batches, contextlib.closing(progress):
-        for batch in batches if left else ():
+    remaining = part[rows.done :]
+    with contextlib.closing(extraction.batches(remaining)) as batches, contextlib.closing(progress):
+        for batch in batches if remaining else ():
             rows.append(batch)
             progress.update(len(batch) * (config.views or 1))
             if stop.number and rows.done < len(part):
                 raise Interrupted(stop.number, f"{rows.done} of {len(part)} images in {rows.path}")
-    formats.write(one.to_representations(rows.rows(), part, shard), path, config.format)
+    formats.write(extraction.to_representations(rows.rows(), part, shard), path, config.format)
     return rows
 
 
-def _of_rank(path: Path, shard: Shard) -> Path:
-    """The name of one rank's file beside the others'."""
+def _rank_path(path: Path, shard: Shard) -> Path:
+    """The path of one rank's file."""
     return path if shard.world == 1 else path.with_name(f"{path.stem}.rank{shard.rank}of{shard.world}{path.suffix}")
 
 
 def _sample(images: ImageSet, count: int | None, seed: int) -> ImageSet:
-    """``count`` of the images, drawn at random, in order.
+    """A random sample of ``count`` images, in order; deterministic in the seed.
 
     Raises:
-        SSLToolError: if there are not so many.
+        SSLToolError: if there are fewer images.
     """
     if count is None:
         return images
     if count > len(images):
-        raise SSLToolError(f"--sample {count}: {images.name} {images.split} has {len(images)} images; ask for fewer")
+        raise SSLToolError(f"--sample {count}: {images.name} {images.split} has only {len(images)} images; lower it")
     random = np.random.RandomState(seeds.derive(seed, seeds.Stream.SAVED_VIEWS) % 2**32)
     return images.select(np.sort(random.permutation(len(images))[:count]))
 
@@ -125,7 +133,7 @@ def _splits(config: SaveReprsConfig) -> list[str]:
 
 
 def _target(config: SaveReprsConfig, images: ImageSet, network: Pretrained, *, several: bool) -> Path:
-    """Where one split goes: ``--out``, or the paper's name."""
+    """The file of one split: ``--out``, or the paper's name."""
     suffix = f".{config.format}"
     file = f"{images.split}_reprs_e0{suffix}"
     if config.out is not None:
@@ -133,7 +141,7 @@ def _target(config: SaveReprsConfig, images: ImageSet, network: Pretrained, *, s
         out = out / file if several or out.is_dir() else out
         return out if config.format != "npy" or out.suffix == suffix else out.with_name(out.name + suffix)
     number = config.exp_id if config.exp_id is not None else int(network.run.settings["exp_id"])
-    # The paper's name is that of the trained backbone's output; anything else must not take its place.
+    # The paper's name is for the output of the trained backbone; anything else gets a suffix.
     parts = ["random" if network.origin["random"] else None, None if config.layer == "backbone" else config.layer]
     parts += [config.tokens, "places" if config.pool == "none" else None]
     counts = {"views": config.views, "sample": config.sample}

@@ -38,7 +38,7 @@ def completions(line: str) -> list[str]:
         ("plot ", ["spectrum", "curves", "auc", "views", "schedule"]),
     ],
 )
-def test_all_names_are_offered(line, names):
+def test_all_names_are_completed(line, names):
     assert completions(line) == list(names)
 
 
@@ -53,11 +53,11 @@ def test_all_names_are_offered(line, names):
         ("pretrain --final-w", ["--final-weight-decay"]),
     ],
 )
-def test_only_names_that_continue_the_text_are_offered(line, names):
+def test_only_names_with_the_typed_prefix_are_completed(line, names):
     assert completions(line) == names
 
 
-def test_methods_of_a_plugin_on_the_line_are_offered(tmp_path, registries):
+def test_methods_of_a_plugin_on_the_command_line_are_completed(tmp_path, registries):
     plugin = tmp_path / "mine.py"
     plugin.write_text(
         "from ssltool.methods import METHODS, Entry\n"

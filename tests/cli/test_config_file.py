@@ -43,7 +43,7 @@ def test_a_repeated_run_has_bit_identical_weights(ssltool, original, tmp_path):
     assert config_of(tmp_path / "again")["out"] == str(tmp_path / "again")
 
 
-def test_a_run_folder_stands_for_its_config_json(ssltool, original, tmp_path):
+def test_config_accepts_a_run_folder(ssltool, original, tmp_path):
     assert ssltool("pretrain", "--config", original, "-o", tmp_path / "again").code == 0
     assert different(original, tmp_path / "again") == set()
 
@@ -60,7 +60,7 @@ def test_a_run_folder_stands_for_its_config_json(ssltool, original, tmp_path):
     ],
     ids=str,
 )
-def test_a_flag_beside_the_file_wins(ssltool, original, tmp_path, flags, changed, options):
+def test_flags_take_precedence_over_the_file(ssltool, original, tmp_path, flags, changed, options):
     ran = ssltool("pretrain", "--config", original, "-o", tmp_path / "again", *flags)
     assert ran.code == 0, ran.err
     before, after = config_of(original), config_of(tmp_path / "again")
@@ -72,20 +72,20 @@ def test_a_flag_beside_the_file_wins(ssltool, original, tmp_path, flags, changed
     assert after["method_options"] == before["method_options"] | options
 
 
-def test_options_of_another_method_are_left_out(ssltool, original, tmp_path):
+def test_options_of_another_method_are_ignored(ssltool, original, tmp_path):
     ran = ssltool("pretrain", "--config", original, "--alg", "byol", "--set", "dim=16", "-o", tmp_path / "again")
     assert ran.code == 0, ran.err
     after = config_of(tmp_path / "again")
     assert (after["method"], after["lr"], after["method_options"]["dim"]) == ("byol", 0.1, 16)
 
 
-def test_data_given_as_an_argument_wins(ssltool, original, shades, tmp_path):
+def test_the_argument_data_takes_precedence_over_the_file(ssltool, original, shades, tmp_path):
     ran = ssltool("pretrain", shades, "--config", original, "-b", 4, "-o", tmp_path / "again")
     assert ran.code == 0, ran.err
     assert config_of(tmp_path / "again")["data"] == str(shades.resolve())
 
 
-def test_where_a_run_writes_and_how_it_starts_is_not_repeated():
+def test_run_folder_and_resume_settings_are_not_repeated():
     saved = {"out": "a", "exp_id": 3, "resume": "auto", "overwrite": True, "epochs": 7}
     assert repeat(PretrainConfig(), "c.json", saved, "pretrain", ()) == PretrainConfig(epochs=7)
     assert {"out", "resume", "overwrite"} <= set(NOT_REPEATED)
@@ -131,7 +131,7 @@ def test_settings_of_other_training_stages_are_repeated(ssltool, stage, original
         ('{"stage": "finetune"}', "finetune"),
     ],
 )
-def test_a_file_that_holds_something_else_is_one_line_that_names_it(ssltool, tmp_path, text, named):
+def test_a_file_of_another_kind_is_an_error_of_one_line(ssltool, tmp_path, text, named):
     file = tmp_path / "settings.json"
     file.write_text(text)
     ran = ssltool("pretrain", "--config", file, "-o", tmp_path / "run", "--device", "cpu")
@@ -140,6 +140,6 @@ def test_a_file_that_holds_something_else_is_one_line_that_names_it(ssltool, tmp
     assert not (tmp_path / "run").exists()
 
 
-def test_a_missing_file_is_one_line_that_names_it(ssltool, tmp_path):
+def test_a_missing_file_is_an_error_of_one_line(ssltool, tmp_path):
     ran = ssltool("pretrain", "--config", tmp_path / "none.json")
     assert (ran.code, ran.out, ran.err.count("\n")) == (1, "", 1) and "none.json" in ran.err

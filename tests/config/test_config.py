@@ -44,7 +44,7 @@ BOUNDS = [
 
 
 @pytest.mark.parametrize(("cls", "field"), SETTINGS)
-def test_every_setting_says_what_it_is_in_one_line(cls, field):
+def test_every_setting_has_a_help_text_of_one_line(cls, field):
     help = field.metadata["help"]
     assert len(help) > 5
     assert "\n" not in help
@@ -59,14 +59,14 @@ def test_the_defaults_are_within_their_own_ranges(cls):
 
 
 @pytest.mark.parametrize("cls", CLASSES)
-def test_settings_cannot_be_changed_after_they_were_checked(cls):
+def test_settings_are_frozen(cls):
     config = cls()
     with pytest.raises(dataclasses.FrozenInstanceError):
         setattr(config, dataclasses.fields(cls)[0].name, None)
 
 
 @pytest.mark.parametrize(("cls", "name", "bound", "value"), BOUNDS)
-def test_a_value_on_the_wrong_side_of_a_bound_is_refused_by_the_name_of_its_flag(cls, name, bound, value):
+def test_a_value_out_of_range_is_refused_with_the_name_of_its_flag(cls, name, bound, value):
     wrong = {"minimum": value - 1, "maximum": value + 1, "above": value}[bound]
     with pytest.raises(SSLToolError) as caught:
         cls(**{name: wrong})
@@ -82,13 +82,13 @@ def test_a_value_on_an_inclusive_bound_is_accepted(cls, name, bound, value):
 
 
 @pytest.mark.parametrize("name", ["lr", "momentum", "crop_min", "blur_p"])
-def test_nan_is_outside_every_range(name):
+def test_nan_is_refused(name):
     with pytest.raises(SSLToolError, match=f"{flag(name)} is nan"):
         PretrainConfig(**{name: float("nan")})
 
 
-def test_a_range_with_two_ends_names_both():
-    with pytest.raises(SSLToolError, match=r"--flip-p is 1\.5; it must be at least 0 and at most 1"):
+def test_an_error_of_a_range_names_both_bounds():
+    with pytest.raises(SSLToolError, match=r"--flip-p is 1\.5; .*0 .*1"):
         PretrainConfig(flip_p=1.5)
 
 
@@ -104,16 +104,17 @@ def test_a_range_with_two_ends_names_both():
         (CollapseConfig, "type", "--type"),
     ],
 )
-def test_a_value_that_is_no_choice_is_refused_with_the_choices(cls, name, flag):
+def test_an_unknown_choice_is_refused_with_the_choices(cls, name, flag):
     choices = next(f.metadata["choices"] for f in dataclasses.fields(cls) if f.name == name)
     for choice in choices:
         assert getattr(cls(**{name: choice}), name) == choice
     with pytest.raises(SSLToolError) as caught:
         cls(**{name: "nonsense"})
-    assert str(caught.value) == f"{flag} is 'nonsense'; it must be one of {', '.join(choices)}"
+    assert str(caught.value).startswith(f"{flag} is 'nonsense'")
+    assert str(caught.value).endswith(", ".join(choices))
 
 
-def test_none_stands_for_a_default_that_is_found_later_and_is_not_checked():
+def test_none_is_not_checked():
     config = SaveReprsConfig(stem=None, image_size=None)
     assert config.stem is None
     assert "small" in STEMS
@@ -121,33 +122,33 @@ def test_none_stands_for_a_default_that_is_found_later_and_is_not_checked():
         SaveReprsConfig(stem="smal")
 
 
-def test_the_papers_settings_are_the_defaults():
+def test_the_defaults_are_those_of_the_paper():
     pretrain, probe = PretrainConfig(), LinclsConfig()
     assert (pretrain.lr, pretrain.momentum, pretrain.weight_decay, pretrain.seed) == (0.05, 0.9, 1e-4, 10)
     assert (pretrain.crop_min, pretrain.jitter_p, pretrain.gray_p, pretrain.flip_p) == (0.2, 0.8, 0.2, 0.5)
     assert (probe.lr, probe.epochs, probe.weight_decay, probe.momentum) == (0.1, 90, 0.0, 0.9)
 
 
-def test_settings_as_plain_values_hold_lists_for_tuples():
+def test_as_dict_turns_tuples_into_lists():
     document = as_dict(CollapseConfig(files=("a.pt", "b.pt"), normalize=True))
     assert document["files"] == ["a.pt", "b.pt"] and document["threshold"] == []
     assert (document["type"], document["normalize"], document["plot"]) == ("svd", True, None)
 
 
-def test_the_type_of_an_optional_setting_is_the_type_without_none():
+def test_the_value_type_of_an_optional_setting_excludes_none():
     assert value_type(PretrainConfig, "epochs") is int
     assert value_type(PretrainConfig, "blur_p") is float
     assert value_type(PretrainConfig, "fix_pred_lr") is bool
     assert value_type(PretrainConfig, "out") is str
 
 
-def test_a_resumed_run_may_change_its_strategy_but_not_its_schedule():
+def test_the_fixed_settings_are_the_schedule_and_not_the_strategy():
     fixed = fixed_settings(PretrainConfig)
     assert {"arch", "batch_size", "epochs", "seed", "lr", "optimizer"} <= set(fixed)
     assert not {"strategy", "chunk_size", "out", "resume", "workers"} & set(fixed)
 
 
-def test_a_setting_may_be_none_where_its_type_says_so():
+def test_none_is_accepted_for_optional_settings_only():
     assert may_be_none(PretrainConfig, "epochs") and may_be_none(PretrainConfig, "moco_m")
     assert not may_be_none(PretrainConfig, "lr") and not may_be_none(PretrainConfig, "options")
 
@@ -156,7 +157,7 @@ FOR_OPTIONS = [f for f in dataclasses.fields(PretrainConfig) if f.metadata["meth
 
 
 @pytest.mark.parametrize("field", FOR_OPTIONS, ids=lambda field: field.name)
-def test_a_flag_for_a_methods_option_names_one_that_some_method_has_and_says_so(field):
+def test_a_flag_of_a_method_option_names_an_existing_option(field):
     option = field.metadata["method_option"]
     owners = [f for name in METHODS for f in dataclasses.fields(method_class(name).Options) if f.name == option]
     assert owners

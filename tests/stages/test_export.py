@@ -65,7 +65,7 @@ def as_printed(line: str) -> torch.nn.Module:
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 @pytest.mark.parametrize("to", ["torchvision", "timm"])
 @pytest.mark.parametrize("which", ["resnet18", "vit"])
-def test_library_loads_what_is_exported_by_the_printed_line(request, tmp_path, which, to, suffix):
+def test_the_printed_line_loads_the_exported_file(request, tmp_path, which, to, suffix):
     source, images = request.getfixturevalue(which), noise(64 if which == "resnet18" else 32)
     result = export(source, to, tmp_path / f"out{suffix}")
     with torch.inference_mode():
@@ -74,14 +74,14 @@ def test_library_loads_what_is_exported_by_the_printed_line(request, tmp_path, w
 
 
 @pytest.mark.parametrize("to", ["torchvision", "timm"])
-def test_weights_fit_an_ordinary_network_but_for_its_classifier(resnet18, tmp_path, to):
+def test_the_weights_load_into_the_librarys_network_except_for_the_classifier(resnet18, tmp_path, to):
     export(resnet18, to, tmp_path / "out.pth")
     model = torchvision.models.resnet18() if to == "torchvision" else timm.create_model("resnet18", pretrained=False)
     message = model.load_state_dict(torch.load(tmp_path / "out.pth", weights_only=True), strict=False)
     assert set(message.missing_keys) == {"fc.weight", "fc.bias"} and not message.unexpected_keys
 
 
-def test_simsiams_linear_evaluation_takes_what_is_exported(resnet18, tmp_path):
+def test_simsiams_linear_evaluation_loads_the_exported_file(resnet18, tmp_path):
     """The renaming of its main_lincls.py, by its rules: keep the encoder's weights but for its fc, and expect nothing
     but a classifier to be missing; afterwards it compares every weight with the file's by name."""
     result = export(resnet18, "simsiam", tmp_path / "out.pth.tar")
@@ -107,7 +107,7 @@ def test_simsiams_linear_evaluation_takes_what_is_exported(resnet18, tmp_path):
 
 
 @pytest.mark.parametrize("to", ["torchvision", "timm", "simsiam"])
-def test_what_is_exported_is_read_back_bit_for_bit(resnet18, tmp_path, to):
+def test_an_exported_resnet_is_read_back_bit_for_bit(resnet18, tmp_path, to):
     export(resnet18, to, tmp_path / "out.pth")
     first, second = (read_checkpoint(path)[0] for path in (resnet18, tmp_path / "out.pth"))
     assert same_bits(backbone_weights(first), backbone_weights(second))
@@ -115,7 +115,7 @@ def test_what_is_exported_is_read_back_bit_for_bit(resnet18, tmp_path, to):
 
 
 @pytest.mark.parametrize("to", ["torchvision", "timm"])
-def test_a_vit_is_read_back_bit_for_bit(vit, tmp_path, to):
+def test_an_exported_vit_is_read_back_bit_for_bit(vit, tmp_path, to):
     export(vit, to, tmp_path / "out.safetensors")
     first, second = (read_checkpoint(path)[0] for path in (vit, tmp_path / "out.safetensors"))
     assert same_bits(backbone_weights(first), backbone_weights(second))
@@ -138,22 +138,22 @@ def test_our_own_checkpoint_is_exported(ssltool, tmp_path):
     torch.testing.assert_close(theirs, original(tmp_path / "run" / "checkpoint.pt", noise()), rtol=1e-4, atol=1e-4)
 
 
-def test_timm_has_every_resnet_of_torchvisions():
+def test_timm_has_every_resnet_of_torchvision():
     assert [arch for arch in torchvision_resnets() if not timm.is_model(arch)] == []
 
 
-def test_default_name_lies_beside_the_checkpoint(resnet18):
+def test_the_default_path_is_in_the_checkpoints_folder(resnet18):
     assert export(resnet18, "simsiam")["path"] == str(resnet18.with_name("simsiam-simsiam.pth.tar"))
     assert export(resnet18, "torchvision")["path"] == str(resnet18.with_name("simsiam-torchvision.pth"))
 
 
-def test_safetensors_say_what_they_hold(resnet18, tmp_path):
+def test_a_safetensors_file_has_metadata(resnet18, tmp_path):
     export(resnet18, "timm", tmp_path / "out.safetensors")
     with safetensors.safe_open(str(tmp_path / "out.safetensors"), framework="pt") as file:
         assert file.metadata() == {"format": "pt", "arch": "resnet18", "epoch": "7", "method": "simsiam"}
 
 
-def test_table_ends_with_the_line_that_loads(ssltool, resnet18):
+def test_the_last_line_of_the_table_loads_the_file(ssltool, resnet18):
     done = ssltool("export", resnet18)
     assert done.code == 0 and done.out.splitlines()[-1].startswith("load     model = torchvision.models.resnet18(); ")
 
@@ -162,11 +162,11 @@ def test_table_ends_with_the_line_that_loads(ssltool, resnet18):
     ("to", "settings", "message"),
     [
         ("simsiam", {"out": "x.safetensors"}, r"--out x\.safetensors"),
-        ("timm", {"out": "simsiam.pth.tar"}, "is the checkpoint itself; choose another name"),
+        ("timm", {"out": "simsiam.pth.tar"}, r"--out simsiam\.pth\.tar"),
         ("timm", {"arch": "resnet50"}, r"--arch .*resnet50.* resnet18"),
     ],
 )
-def test_exports_that_cannot_be_are_refused(resnet18, monkeypatch, to, settings, message):
+def test_conflicting_settings_are_refused(resnet18, monkeypatch, to, settings, message):
     monkeypatch.chdir(resnet18.parent)
     before = resnet18.read_bytes()
     with pytest.raises(SSLToolError, match=message):
@@ -174,19 +174,19 @@ def test_exports_that_cannot_be_are_refused(resnet18, monkeypatch, to, settings,
     assert resnet18.read_bytes() == before and list(resnet18.parent.iterdir()) == [resnet18]
 
 
-def test_networks_that_the_other_program_has_not_are_refused(trained, vit, tmp_path):
-    with pytest.raises(SSLToolError, match="torchvision has no resnet18_w8; it loads resnet101, "):
+def test_networks_that_the_target_library_does_not_have_are_refused(trained, vit, tmp_path):
+    with pytest.raises(SSLToolError, match=r"torchvision .*resnet18_w8; .*resnet101, "):
         export(trained / "checkpoint.pt", "torchvision")
-    with pytest.raises(SSLToolError, match="simsiam has no vit_small_depth3_p8"):
+    with pytest.raises(SSLToolError, match=r"simsiam .*vit_small_depth3_p8"):
         export(vit, "simsiam")
     model = build_backbone("resnet18", stem="small")[0]
     torch.save(settled(model, 0).state_dict(), tmp_path / "small.pth")
-    with pytest.raises(SSLToolError, match=r"timm builds resnet18 with a 7x7 stem, and .* has the stem small"):
+    with pytest.raises(SSLToolError, match=r"timm .*resnet18 .*stem imagenet.* stem small"):
         export(tmp_path / "small.pth", "timm")
     assert not (tmp_path / "small-timm.pth").exists()
 
 
-def test_write_that_fails_keeps_what_was_there(resnet18, tmp_path, monkeypatch):
+def test_a_failed_write_keeps_the_previous_file(resnet18, tmp_path, monkeypatch):
     (tmp_path / "out.pth").write_bytes(b"before")
 
     def full(contents: object, stream: object) -> None:

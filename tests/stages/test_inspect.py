@@ -15,7 +15,7 @@ from checkpoint_helpers import PROGRAMS, bare, dino, dino_arguments, linear, vit
 from ssltool.checkpoints.probe import Probe
 from ssltool.config import InspectConfig
 from ssltool.diagnosis.spectrum_file import Spectrum
-from ssltool.errors import SSLToolError
+from ssltool.errors import SSLToolError, UsageError
 from ssltool.reprs.neighbours.file import Neighbours
 from ssltool.stages.inspect import run
 
@@ -26,7 +26,7 @@ def look(path: object, **settings) -> dict:
     return about
 
 
-def test_our_checkpoint(trained):
+def test_a_checkpoint_of_ssltool_is_described(trained):
     file = trained / "checkpoint.pt"
     about = look(file)
     weights = torch.load(file, weights_only=True)["state_dict"]
@@ -52,7 +52,7 @@ def test_our_checkpoint(trained):
 
 
 @pytest.mark.parametrize("name", ["simsiam", "moco-v3, ViT", "swav", "dino", "solo-learn, CIFAR", "bare weights"])
-def test_another_programs_checkpoint(tmp_path, name):
+def test_a_checkpoint_of_another_library_is_described(tmp_path, name):
     case = PROGRAMS[name]()
     torch.save(case.entries, tmp_path / "x.pth")
     about = look(tmp_path / "x.pth")
@@ -87,14 +87,14 @@ def test_partial_backbone_is_weights_with_a_problem(tmp_path):
     assert about["tensors"] == len(entries)
 
 
-def test_vit_whose_heads_are_not_known_says_so(tmp_path):
+def test_a_vit_with_an_unknown_number_of_heads_has_a_problem(tmp_path):
     state = vit(embed_dim=384, num_heads=6, depth=12, img_size=8).state_dict()
     state["pos_embed"][:, 0] = 0
     torch.save(state, tmp_path / "x.pth")
-    assert "-a vit_small_h6" in look(tmp_path / "x.pth")["problem"]
+    assert "heads" in look(tmp_path / "x.pth")["problem"]
 
 
-def test_weights_of_something_else(tmp_path):
+def test_weights_of_an_unknown_network_are_counted(tmp_path):
     torch.save(linear("net.", 0, 1), tmp_path / "x.pth")
     about = look(tmp_path / "x.pth")
     assert (about["kind"], about["tensors"], about["parameters"]) == ("weights", 4, 12)
@@ -102,7 +102,7 @@ def test_weights_of_something_else(tmp_path):
     assert look(tmp_path / "y.pth")["settings"] == {"note": "nothing", "n": 3}
 
 
-def test_our_other_files(tmp_path, write_reprs):
+def test_every_kind_of_file_of_ssltool_is_recognised(tmp_path, write_reprs):
     about = look(write_reprs("reprs.pt", torch.ones(5, 3)))
     assert (about["kind"], about["shapes"]["representations"]) == ("representations", ["float32", 5, 3])
     assert about["settings"] == {"dataset": "made-up"}
@@ -117,13 +117,13 @@ def test_our_other_files(tmp_path, write_reprs):
     assert look(tmp_path / "probe.pt")["metrics"] == {"acc1": 0.5}
 
 
-def test_the_papers_files(tmp_path):
+def test_files_of_the_collapse_paper_are_recognised(tmp_path):
     torch.save({"representations": torch.ones(2, 3), "targets": torch.ones(2)}, tmp_path / "r.pt")
     torch.save({"stds": torch.ones(3)}, tmp_path / "s.pt")
     assert [look(tmp_path / name)["kind"] for name in ("r.pt", "s.pt")] == ["representations", "spectrum"]
 
 
-def test_orders_and_image_numbers(tmp_path):
+def test_orders_and_image_numbers_are_told_apart(tmp_path):
     arrays = {"order": np.array([2, 0, 1]), "image numbers": np.array([5, 3]), "array": np.ones((2, 2))}
     for kind, array in arrays.items():
         np.save(tmp_path / "x.npy", array)
@@ -133,18 +133,18 @@ def test_orders_and_image_numbers(tmp_path):
     assert look(tmp_path / "x.npy")["kind"] == "unreadable"
 
 
-def test_run_folder(trained):
+def test_a_run_folder_is_described(trained):
     about = look(trained)
     assert (about["kind"], about["stage"], about["epochs_done"]) == ("run folder", "pretrain", 2)
     assert "checkpoint.pt" in about["files"] and about["last"]["epoch"] == 1
     assert about["settings"]["arch"] == about["arch"] == "resnet18_w8"
 
 
-def test_folder_that_is_no_run(tmp_path):
-    assert "no config.json" in look(tmp_path)["problem"]
+def test_a_folder_that_is_not_a_run_has_a_problem(tmp_path):
+    assert "config.json" in look(tmp_path)["problem"]
 
 
-def test_json(tmp_path):
+def test_json_files_are_recognised_by_their_format(tmp_path):
     (tmp_path / "a.json").write_text('{"format": "ssltool/forecast/1", "r2": 0.5}')
     (tmp_path / "b.json").write_text("{")
     assert look(tmp_path / "a.json")["kind"] == "forecast"
@@ -158,14 +158,14 @@ def test_pickled_objects_are_named_and_not_executed(tmp_path):
     assert about["sha256"] == hashlib.sha256((tmp_path / "x.pth").read_bytes()).hexdigest()
 
 
-def test_tables_for_other_programs(tmp_path):
+def test_parquet_tables_are_recognised(tmp_path):
     pandas.DataFrame({"a": [1.0]}).to_parquet(tmp_path / "x.parquet")
     assert look(tmp_path / "x.parquet")["kind"] == "table"
 
 
 @pytest.mark.parametrize("name", ["x.pt", "x.npy", "x.json", "x.safetensors", "x.parquet", "x"])
 @pytest.mark.parametrize("contents", [b"", b"\x00" * 100, b"PK\x03\x04", b"\x93NUMPY\x01", bytes(range(256))])
-def test_garbage_is_unreadable_and_no_crash(tmp_path, name, contents):
+def test_garbage_is_reported_as_unreadable(tmp_path, name, contents):
     (tmp_path / name).write_bytes(contents)
     about = look(tmp_path / name)
     assert about["kind"] == "unreadable" and about["problem"] and "\n" not in about["problem"]
@@ -188,7 +188,7 @@ def test_garbage_is_unreadable_and_no_crash(tmp_path, name, contents):
         {},
     ],
 )
-def test_files_that_only_look_like_something_are_no_crash(tmp_path, entries):
+def test_malformed_files_have_a_problem_and_raise_no_error(tmp_path, entries):
     filled = entries | (
         dict.fromkeys(["state_dict", "optimizer", "scaler", "metrics"], 2) if entries.get("config") == 3 else {}
     )
@@ -197,14 +197,14 @@ def test_files_that_only_look_like_something_are_no_crash(tmp_path, entries):
     assert about["kind"] and (about.get("problem") or about["kind"] == "unknown")
 
 
-def test_nothing_and_what_is_not_there_is_refused(tmp_path):
-    with pytest.raises(SSLToolError, match="name at least one file or run folder"):
+def test_no_file_or_a_missing_file_is_refused(tmp_path):
+    with pytest.raises(UsageError):
         run(InspectConfig())
-    with pytest.raises(SSLToolError, match=r"no such file or folder: .*gone"):
+    with pytest.raises(SSLToolError, match="gone"):
         look(tmp_path / "gone")
 
 
-def test_table_and_document_say_the_same(ssltool, trained, tmp_path):
+def test_the_table_has_the_values_of_the_json_document(ssltool, trained, tmp_path):
     (tmp_path / "garbage.pt").write_bytes(b"x")
     files = (trained / "checkpoint.pt", trained, tmp_path / "garbage.pt")
     document, text = ssltool("inspect", *files, "--json"), ssltool("inspect", *files, "--keys")
@@ -216,7 +216,7 @@ def test_table_and_document_say_the_same(ssltool, trained, tmp_path):
     assert "state_dict/backbone.conv1.weight" in text.out and "8 x 3 x 3 x 3" in text.out
 
 
-def test_inspecting_changes_nothing(trained):
+def test_inspect_does_not_change_files(trained):
     before = {path: path.read_bytes() for path in Path(trained).iterdir() if path.is_file()}
     look(trained)
     look(trained / "checkpoint.pt")

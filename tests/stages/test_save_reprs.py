@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
 import numpy as np
 import pytest
@@ -88,19 +89,19 @@ def test_out_names_the_folder_of_both_splits(save, tmp_path):
     assert sorted(p.name for p in (tmp_path / "both").iterdir()) == ["train_reprs_e0.pt", "val_reprs_e0.pt"]
 
 
-def test_out_may_be_a_folder_that_is_there_also_for_one_split(save, tmp_path):
+def test_out_may_be_an_existing_folder_for_one_split(save, tmp_path):
     (tmp_path / "there").mkdir()
     assert save("--split", "val", "-o", tmp_path / "there").code == 0
     assert [p.name for p in (tmp_path / "there").iterdir()] == ["val_reprs_e0.pt"]
 
 
-def test_both_splits_do_not_fit_into_one_file(save, tmp_path):
+def test_split_both_needs_a_folder(save, tmp_path):
     ran = save("--split", "both", "-o", tmp_path / "x.pt")
     assert "--split both" in usage_message(ran)
     assert not (tmp_path / "x.pt").exists()
 
 
-def test_where_one_split_cannot_be_read_neither_is_written(ssltool, trained, tmp_path, write_images):
+def test_if_one_split_cannot_be_read_neither_is_written(ssltool, trained, tmp_path, write_images):
     write_images(tmp_path / "data" / "train", 4)  # and no val
     flags = ["--pretrained", trained / "checkpoint.pt", "--device", "cpu", "--data", tmp_path / "data"]
     ran = ssltool("save-reprs", *flags, "--split", "both", "-o", tmp_path / "both")
@@ -108,7 +109,7 @@ def test_where_one_split_cannot_be_read_neither_is_written(ssltool, trained, tmp
     assert not (tmp_path / "both").exists()
 
 
-def test_out_leaves_exp_id_and_extra_info_nothing_to_do(save, tmp_path):
+def test_exp_id_and_extra_info_are_refused_with_out(save, tmp_path):
     for flags in (("--exp_id", 3), ("--extra_info", "x")):
         ran = save("--split", "val", "-o", tmp_path / "x.pt", *flags)
         assert flags[0].replace("_", "-") in usage_message(ran)
@@ -126,7 +127,7 @@ def test_rows_are_the_layers_outputs_in_eval_mode(save, trained, tmp_path, layer
     torch.testing.assert_close(found.representations, wanted, rtol=1e-4, atol=1e-5)
 
 
-def test_rows_carry_their_labels_and_the_numbers_of_their_images(save, tmp_path):
+def test_rows_have_the_labels_and_numbers_of_their_images(save, tmp_path):
     for split in ("train", "val"):
         save("--split", split, "-o", tmp_path / f"{split}_reprs_e0.pt")
         found = Representations.load(tmp_path / f"{split}_reprs_e0.pt")
@@ -135,7 +136,7 @@ def test_rows_carry_their_labels_and_the_numbers_of_their_images(save, tmp_path)
         assert found.targets.tolist() == images.labels[ROWS].tolist()
 
 
-def test_meta_says_where_the_rows_come_from(save, trained, tmp_path):
+def test_meta_describes_the_network_and_the_data(save, trained, tmp_path):
     save("--split", "val", "--layer", "projector", "-o", tmp_path / "r.pt")
     meta = Representations.load(tmp_path / "r.pt").meta
     saved = Checkpoint.load(trained / "checkpoint.pt")
@@ -157,7 +158,7 @@ def test_the_file_loads_without_executing_anything(save, tmp_path):
     assert {"representations", "targets", "index", "meta"} <= set(contents)
 
 
-def test_random_is_an_untrained_network_and_always_the_same(save, tmp_path):
+def test_random_is_an_untrained_network_and_deterministic(save, tmp_path):
     for name, flags in {"trained": [], "one": ["--random"], "two": ["--random"]}.items():
         assert save("--split", "val", "-o", tmp_path / f"{name}.pt", *flags).code == 0
     trained, one, two = (Representations.load(tmp_path / f"{name}.pt") for name in ("trained", "one", "two"))
@@ -167,7 +168,7 @@ def test_random_is_an_untrained_network_and_always_the_same(save, tmp_path):
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 10])
-def test_the_batch_size_does_not_matter(save, tmp_path, batch_size):
+def test_the_batch_size_does_not_change_the_rows(save, tmp_path, batch_size):
     save("--split", "val", "-o", tmp_path / "r.pt")
     save("--split", "val", "-o", tmp_path / "b.pt", "-b", batch_size)
     one, other = (Representations.load(tmp_path / name) for name in ("r.pt", "b.pt"))
@@ -195,7 +196,7 @@ def test_a_dataset_type_and_a_split_that_contradict_each_other_are_refused(save,
 def test_another_network_than_the_checkpoints_is_refused(save, tmp_path, flag, value):
     ran = save(flag, value, "-o", tmp_path / "r.pt")
     assert ran.code == 1
-    assert f"{flag} is {value}, but" in ran.err
+    assert f"{flag} is {value}, " in ran.err
     assert not (tmp_path / "r.pt").exists()
 
 
@@ -207,7 +208,7 @@ def test_the_checkpoints_own_network_may_be_named(save, tmp_path):
     assert torch.equal(named.representations, found.representations)
 
 
-def test_another_image_size_is_another_input_to_the_same_network(save, tmp_path):
+def test_image_size_changes_the_input_and_not_the_network(save, tmp_path):
     save("--split", "val", "-o", tmp_path / "r.pt")
     save("--split", "val", "-o", tmp_path / "large.pt", "--image-size", 28)
     found, large = (Representations.load(tmp_path / name) for name in ("r.pt", "large.pt"))
@@ -259,7 +260,7 @@ def test_views_are_the_outputs_for_augmented_views_as_the_run_makes_them_at_any_
     torch.testing.assert_close(found.representations, by_hand(trained, count), rtol=1e-4, atol=1e-5)
 
 
-def test_views_of_one_image_differ_and_are_the_same_each_time(save, tmp_path):
+def test_views_of_an_image_differ_and_are_deterministic(save, tmp_path):
     for name in ("one.pt", "two.pt"):
         assert save("--split", "val", "--views", 2, "-o", tmp_path / name).code == 0
     one, two = (Representations.stored(tmp_path / name).representations for name in ("one.pt", "two.pt"))
@@ -275,7 +276,7 @@ def of_another_seed(trained, tmp_path):
     return ["--pretrained", tmp_path / "other.pt"]  # the last --pretrained counts
 
 
-def test_the_seed_of_the_run_draws_views_and_samples(save, trained, tmp_path):
+def test_views_and_samples_depend_on_the_seed_of_the_run(save, trained, tmp_path):
     other = of_another_seed(trained, tmp_path)
     for name, flags in {"plain": [], "views": ["--views", 2], "sample": ["--sample", 5]}.items():
         assert save("--split", "val", *flags, "-o", tmp_path / f"{name}0.pt").code == 0
@@ -285,7 +286,7 @@ def test_the_seed_of_the_run_draws_views_and_samples(save, trained, tmp_path):
         assert torch.equal(one.index, two.index) == (name != "sample")
 
 
-def test_meta_says_how_many_views_there_are_and_how_they_are_made(save, tmp_path):
+def test_meta_has_the_number_of_views_and_their_recipe(save, tmp_path):
     save("--split", "val", "--views", 2, "-o", tmp_path / "views.pt")
     save("--split", "val", "-o", tmp_path / "plain.pt")
     made, plain = (Representations.stored(tmp_path / f"{name}.pt").meta for name in ("views", "plain"))
@@ -311,10 +312,10 @@ def test_views_are_measured_by_collapse_and_refused_by_knn(save, ssltool, tmp_pa
     assert (found["n"], found["d"]) == (20, 64)
     assert 0 < found["metrics"]["alignment"] < 4
     assert 1 <= found["metrics"]["lidar"] <= 10
-    assert "holds 2 views of each image" in ssltool("knn", path, path).err
+    assert "2 views" in ssltool("knn", path, path).err
 
 
-def test_views_of_image_files_are_the_same_however_many_processes_decode_them(ssltool, trained, write_images, tmp_path):
+def test_views_of_image_files_do_not_depend_on_the_number_of_workers(ssltool, trained, write_images, tmp_path):
     write_images(tmp_path / "pile", 5)
     flags = ["--pretrained", trained / "checkpoint.pt", "--device", "cpu", "--views", 3, "-b", 6]
     for workers in (0, 1):
@@ -326,14 +327,14 @@ def test_views_of_image_files_are_the_same_however_many_processes_decode_them(ss
 
 
 @pytest.mark.parametrize(("flag", "value"), [("--views", 1), ("--views", 0), ("--sample", 0)])
-def test_too_few_views_or_images_to_make_sense_are_refused(save, tmp_path, flag, value):
+def test_fewer_than_two_views_or_one_image_are_refused(save, tmp_path, flag, value):
     ran = save("--split", "val", flag, value, "-o", tmp_path / "r.pt")
     assert ran.code == 2
     assert flag in ran.err
     assert not (tmp_path / "r.pt").exists()
 
 
-def test_the_directions_of_a_layer_are_those_that_its_last_part_lets_through(save, tmp_path):
+def test_rows_of_a_layer_have_the_rank_of_its_last_module(save, tmp_path):
     # The run's predictor goes through 8 units to 16, so whatever comes in, at most 8 directions come out.
     for layer, directions in (("backbone", 64), ("projector", 16), ("predictor", 8)):
         save("--split", "val", "--layer", layer, "-o", tmp_path / f"{layer}.pt")
@@ -344,7 +345,7 @@ def test_the_directions_of_a_layer_are_those_that_its_last_part_lets_through(sav
 
 
 @pytest.mark.parametrize("flags", [[], ["--views", 2]])
-def test_a_sample_is_distinct_images_in_order_and_the_same_each_time(save, tmp_path, flags):
+def test_a_sample_has_distinct_images_in_order_and_is_deterministic(save, tmp_path, flags):
     for name in ("one.pt", "two.pt"):
         assert save("--split", "val", "--sample", 6, *flags, "-o", tmp_path / name).code == 0
     one, two = (Representations.stored(tmp_path / name) for name in ("one.pt", "two.pt"))
@@ -355,7 +356,7 @@ def test_a_sample_is_distinct_images_in_order_and_the_same_each_time(save, tmp_p
     assert one.targets.tolist() == open_dataset(DataSettings(), "val").labels[one.index].tolist()
 
 
-def test_a_sampled_image_has_the_row_that_it_has_among_all(save, tmp_path):
+def test_a_sampled_image_has_the_same_row_as_without_sampling(save, tmp_path):
     save("--split", "val", "-o", tmp_path / "all.pt")
     save("--split", "val", "--sample", 6, "-o", tmp_path / "some.pt")
     every, some = (Representations.load(tmp_path / f"{name}.pt") for name in ("all", "some"))
@@ -382,7 +383,7 @@ def test_samples_are_drawn_from_the_whole_of_each_split(ssltool, trained, tmp_pa
 def test_more_images_than_one_of_both_splits_has_are_refused_before_either_is_written(save, tmp_path):
     ran = save("--split", "both", "--sample", 11, "-o", tmp_path / "both")  # --idx-path leaves ten of train
     assert (ran.code, ran.out) == (1, "")
-    assert ran.err.startswith("error: --sample 11: bundled train has 10 images; ask for fewer")
+    assert re.match(r"error: --sample 11: bundled train .*\b10 images", ran.err)
     assert not (tmp_path / "both").exists()
 
 
@@ -390,10 +391,10 @@ def test_more_images_than_the_second_split_has_are_refused_before_the_first_is_w
     flags = ["--pretrained", trained / "checkpoint.pt", "--device", "cpu", "--split", "both", "--sample", 2001]
     ran = ssltool("save-reprs", *flags, "-o", tmp_path / "both")
     assert ran.code == 1
-    assert "--sample 2001: bundled val has 2000 images" in ran.err
+    assert re.search(r"--sample 2001: bundled val .*\b2000 images", ran.err)
     assert not (tmp_path / "both").exists()
 
 
 def test_no_checkpoint_is_refused():
-    with pytest.raises(SSLToolError, match="--pretrained FILE"):
+    with pytest.raises(SSLToolError, match="--pretrained"):
         save_reprs.run(SaveReprsConfig(device="cpu"))

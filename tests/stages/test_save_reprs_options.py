@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pandas as pd
@@ -71,15 +72,15 @@ def test_a_modules_output_is_saved_under_its_name(save, trained, tmp_path, monke
     assert (found.meta["layer"], found.meta["directions"]) == ("backbone.layer3", None)
 
 
-def test_an_unknown_layer_is_one_line_with_the_nearest_and_leaves_no_file(save, tmp_path):
+def test_an_unknown_layer_is_an_error_of_one_line_with_suggestions(save, tmp_path):
     ran = save("--layer", "backbone.layr3", "-o", tmp_path / "out" / "r.pt")
     assert (ran.code, ran.out) == (1, "")
-    assert "unknown layer 'backbone.layr3'; did you mean backbone.layer3" in ran.err
+    assert re.search(r"layer .*backbone\.layr3.*backbone\.layer3", ran.err)
     assert ran.err.count("\n") == 1
     assert not (tmp_path / "out").exists()
 
 
-def test_places_are_rows_of_their_image(save, trained, tmp_path, ssltool):
+def test_pool_none_saves_a_row_per_position(save, trained, tmp_path, ssltool):
     ran = save("--layer", "backbone.layer1", "--pool", "none", "-o", tmp_path / "r.pt", "--json")
     assert (ran.json["files"][0]["n"], ran.json["files"][0]["d"]) == (N * 64, 8)
     found = Representations.stored(tmp_path / "r.pt")
@@ -94,7 +95,7 @@ def test_places_are_rows_of_their_image(save, trained, tmp_path, ssltool):
     torch.testing.assert_close(found.representations.view(N, 8, 8, 8), x.permute(0, 2, 3, 1), rtol=1e-4, atol=1e-5)
 
 
-def test_places_are_measured_by_collapse_and_refused_where_images_are_classified(save, ssltool, tmp_path):
+def test_collapse_measures_rows_per_position_and_knn_refuses_them(save, ssltool, tmp_path):
     path = tmp_path / "r.pt"
     assert save("--layer", "backbone.layer1", "--pool", "none", "-o", path).code == 0
     assert ssltool("collapse", path, "--json").json["files"][0]["n"] == N * 64
@@ -108,7 +109,7 @@ def test_places_are_measured_by_collapse_and_refused_where_images_are_classified
     assert not any("in more than one place" in note for note in merged["notes"])
 
 
-def test_one_place_is_a_row_like_any_other(save, ssltool, tmp_path):
+def test_a_single_position_is_an_ordinary_row(save, ssltool, tmp_path):
     for name, flags in {"kept": ["--pool", "none"], "plain": []}.items():
         assert save(*flags, "-o", tmp_path / f"{name}.pt").code == 0
     kept, plain = (Representations.load(tmp_path / f"{name}.pt") for name in ("kept", "plain"))
@@ -138,19 +139,19 @@ def test_the_default_token_is_the_class_token(save, vit, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "line"),
     [
-        (["--tokens", "mean"], "--tokens mean has no effect with --layer backbone: "),
-        (["--layer", "projector", "--pool", "none"], "--pool none has no effect with --layer projector"),
+        (["--tokens", "mean"], "--tokens mean .*--layer backbone"),
+        (["--layer", "projector", "--pool", "none"], "--pool none .*--layer projector"),
     ],
 )
-def test_settings_that_do_nothing_with_the_network_are_refused(save, tmp_path, flags, line):
+def test_settings_without_effect_for_the_network_are_refused(save, tmp_path, flags, line):
     ran = save(*flags, "-o", tmp_path / "out" / "r")
     assert (ran.code, ran.out) == (1, "")
-    assert ran.err.startswith(f"error: {line}")
+    assert re.match(f"error: {line}", ran.err)
     assert ran.err.count("\n") == 1
     assert not (tmp_path / "out").exists()
 
 
-def test_bf16_arithmetic_is_near_that_of_float32_and_said_to_be(save, tmp_path):
+def test_precision_bf16_is_close_to_float32_and_recorded(save, tmp_path):
     for precision in ("fp32", "bf16"):
         assert save("--precision", precision, "-o", tmp_path / f"{precision}.pt").code == 0
     full, half = (Representations.load(tmp_path / f"{precision}.pt") for precision in ("fp32", "bf16"))
@@ -160,7 +161,7 @@ def test_bf16_arithmetic_is_near_that_of_float32_and_said_to_be(save, tmp_path):
     assert 1e-5 < float(apart) < 0.05
 
 
-def test_bf16_numbers_are_the_rounded_ones_in_half_the_space_and_later_stages_read_them(save, ssltool, tmp_path):
+def test_dtype_bf16_rounds_the_rows_and_later_stages_read_them(save, ssltool, tmp_path):
     for dtype in ("fp32", "bf16"):
         assert save("--dtype", dtype, "-o", tmp_path / f"{dtype}.pt").code == 0
     full, half = (Representations.stored(tmp_path / f"{dtype}.pt").representations for dtype in ("fp32", "bf16"))
@@ -179,14 +180,14 @@ def test_bf16_numbers_are_the_rounded_ones_in_half_the_space_and_later_stages_re
         (["--layer", "backbone.layer1", "--pool", "none"], "backbone.layer1_places"),
     ],
 )
-def test_the_default_name_says_what_is_not_the_backbones_row(save, tmp_path, monkeypatch, flags, folder):
+def test_the_default_name_has_the_settings_that_differ_from_their_defaults(save, tmp_path, monkeypatch, flags, folder):
     monkeypatch.chdir(tmp_path)
     assert save(*flags).code == 0
     assert (tmp_path / f"data/resnet18_w8_exp0000_{folder}/bundled/val_reprs_e0.pt").is_file()
 
 
 @pytest.mark.parametrize("flags", [[], ["--views", 2]])
-def test_other_programs_files_hold_the_rows_of_our_own(save, tmp_path, flags):
+def test_npy_and_parquet_files_have_the_rows_of_the_pt_file(save, tmp_path, flags):
     for kind in ("pt", "npy", "parquet"):
         assert save(*flags, "--format", kind, "-o", tmp_path / f"r.{kind}").code == 0
     own = Representations.stored(tmp_path / "r.pt")
@@ -226,15 +227,15 @@ def test_out_names_the_files_of_each_format(save, tmp_path, monkeypatch, flags, 
         (["--format", "npy", "--dtype", "bf16"], "--format npy"),
     ],
 )
-def test_settings_that_contradict_each_other_are_a_mistake_on_the_command_line(save, tmp_path, flags, named):
+def test_conflicting_settings_are_a_usage_error(save, tmp_path, flags, named):
     assert named in usage_message(save(*flags, "-o", tmp_path / "out" / "r"))
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(("kind", "out"), [("npy", "r.pt"), ("pt", "r.npy"), ("parquet", "r.npy"), ("pt", "r.parquet")])
-def test_a_name_and_a_format_that_contradict_each_other_are_refused(save, tmp_path, kind, out):
+def test_out_and_format_must_agree(save, tmp_path, kind, out):
     ran = save("--format", kind, "-o", tmp_path / out)
-    assert f"and --format {kind} contradict each other" in usage_message(ran)
+    assert re.search(rf"--out .*--format {kind}\b", usage_message(ran))
     assert not list(tmp_path.glob("r*"))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -86,7 +87,7 @@ PLACES = ["--layer", "backbone.layer1", "--pool", "none"]
         (PLACES, signal.SIGUSR1, 138),
     ],
 )
-def test_a_run_stopped_by_a_signal_goes_on_to_the_same_bits(save, stop_after, outputs, tmp_path, flags, number, code):
+def test_a_run_stopped_by_a_signal_continues_bit_identically(save, stop_after, outputs, tmp_path, flags, number, code):
     assert save("--split", "train", *flags, "-o", tmp_path / "whole.pt").code == 0
     batches = len(outputs)
     outputs.clear()
@@ -94,18 +95,18 @@ def test_a_run_stopped_by_a_signal_goes_on_to_the_same_bits(save, stop_after, ou
     ran = save("--split", "train", *flags, "-o", tmp_path / "out" / "r.pt")
     per_batch = 8 if flags[:1] == ["--views"] else BATCH
     assert (ran.code, ran.out) == (code, "")
-    assert f"stopped by signal {int(number)}; saved {2 * per_batch} of {N} images in" in ran.err
+    assert re.search(rf"signal {int(number)}; .*\b{2 * per_batch} of {N} images", ran.err)
     assert [path.name for path in (tmp_path / "out").iterdir()] == [".r.pt.unfinished"]
     outputs.clear()
     ran = save("--split", "train", *flags, "-o", tmp_path / "out" / "r.pt")
     assert ran.code == 0
-    assert f"going on after {2 * per_batch} of {N} images" in ran.err
+    assert f" {2 * per_batch} of {N} images" in ran.err
     assert len(outputs) == batches - 2
     assert same(tmp_path / "whole.pt", tmp_path / "out" / "r.pt")
     assert leftovers(tmp_path / "out") == []
 
 
-def test_the_first_of_both_splits_is_not_made_again_where_the_second_was_stopped(save, stop_after, outputs, tmp_path):
+def test_the_first_split_is_not_computed_again_if_the_second_was_stopped(save, stop_after, outputs, tmp_path):
     assert save("--split", "both", "--sample", 30, "-o", tmp_path / "whole").code == 0
     outputs.clear()
     stop_after(4)
@@ -120,33 +121,33 @@ def test_the_first_of_both_splits_is_not_made_again_where_the_second_was_stopped
 
 
 @pytest.mark.parametrize(("flags", "changed"), [(["--layer", "projector"], "layer"), (["-b", 7], "batch_size")])
-def test_other_settings_start_anew_and_say_so(save, stop_after, tmp_path, flags, changed):
+def test_other_settings_start_over_and_are_named(save, stop_after, tmp_path, flags, changed):
     stop_after(2)
     assert save("--split", "train", "-o", tmp_path / "r.pt").code == 143
     ran = save("--split", "train", *flags, "-o", tmp_path / "r.pt")
     assert ran.code == 0
-    (line,) = (line for line in ran.err.splitlines() if "starting anew" in line)
+    (line,) = (line for line in ran.err.splitlines() if "starting over" in line)
     assert changed in line
     save("--split", "train", *flags, "-o", tmp_path / "whole.pt")
     assert same(tmp_path / "whole.pt", tmp_path / "r.pt")
 
 
-def test_other_images_start_anew(save, stop_after, tmp_path):
+def test_other_images_start_over(save, stop_after, tmp_path):
     stop_after(2)
     assert save("--split", "train", "-o", tmp_path / "r.pt").code == 143
     np.save(tmp_path / "few.npy", np.arange(N) * 3 + 1)
     ran = save("--split", "train", "-o", tmp_path / "r.pt")
-    assert "differs in images: starting anew" in ran.err
+    assert re.search(r"\bimages\).*starting over", ran.err)
     assert Representations.load(tmp_path / "r.pt").index.tolist() == [3 * i + 1 for i in range(N)]
 
 
-def test_a_stop_in_the_last_batch_is_too_late(save, stop_after, tmp_path):
+def test_a_signal_in_the_last_batch_does_not_stop_the_run(save, stop_after, tmp_path):
     stop_after(5)
     assert save("--split", "train", "-o", tmp_path / "r.pt").code == 0
     assert len(Representations.load(tmp_path / "r.pt")) == N
 
 
-def test_a_file_that_is_there_is_kept_until_the_new_one_is_whole(save, stop_after, tmp_path):
+def test_an_existing_file_is_kept_until_the_new_one_is_complete(save, stop_after, tmp_path):
     assert save("--split", "train", "-o", tmp_path / "r.pt").code == 0
     before = (tmp_path / "r.pt").read_bytes()
     stop_after(2)
@@ -154,7 +155,7 @@ def test_a_file_that_is_there_is_kept_until_the_new_one_is_whole(save, stop_afte
     assert (tmp_path / "r.pt").read_bytes() == before
 
 
-def test_a_killed_process_leaves_what_the_next_goes_on_from(ssltool, trained, tmp_path):
+def test_the_run_of_a_killed_process_is_continued(ssltool, trained, tmp_path):
     """By SIGKILL, at whatever moment: no handler runs, and the last rows may be half-written."""
     program = "import torch; torch.set_num_threads(1); from ssltool.cli import main; main()"
     flags = ["--pretrained", trained / "checkpoint.pt", "--device", "cpu", "--split", "val", "-b", 10]
@@ -171,7 +172,7 @@ def test_a_killed_process_leaves_what_the_next_goes_on_from(ssltool, trained, tm
     assert not (tmp_path / "r.pt").exists()
     ran = ssltool(*command, "-o", tmp_path / "r.pt")
     assert ran.code == 0
-    assert "going on after" in ran.err
+    assert re.search(r"after \d+ of \d+ images", ran.err)
     assert ssltool(*command, "-o", tmp_path / "whole.pt").code == 0
     assert same(tmp_path / "whole.pt", tmp_path / "r.pt")
 
@@ -206,7 +207,7 @@ def test_ranks_together_write_what_one_process_writes(save, monkeypatch, tmp_pat
     assert not (tmp_path / "r.pt").exists()
 
 
-def test_shards_are_read_as_one_by_the_later_stages(save, monkeypatch, ssltool, tmp_path):
+def test_later_stages_read_the_files_of_all_ranks_as_one(save, monkeypatch, ssltool, tmp_path):
     save("--split", "train", "-o", tmp_path / "one.pt")
     ranks(monkeypatch, save, 2, "--split", "train", "-o", tmp_path / "r.pt")
     names = [tmp_path / f"r.rank{rank}of2.pt" for rank in range(2)]
@@ -219,7 +220,7 @@ def test_shards_are_read_as_one_by_the_later_stages(save, monkeypatch, ssltool, 
     assert merged["metrics"]["auc"] == pytest.approx(single["metrics"]["auc"])
 
 
-def test_a_rank_that_was_stopped_goes_on_with_its_own_part(save, stop_after, monkeypatch, tmp_path):
+def test_a_stopped_rank_continues_its_own_part(save, stop_after, monkeypatch, tmp_path):
     flags = ["--split", "train", "-o", tmp_path / "r.pt"]
     ranks(monkeypatch, save, 2, "--split", "train", "-o", tmp_path / "whole.pt")
     stop_after(1)
@@ -227,7 +228,7 @@ def test_a_rank_that_was_stopped_goes_on_with_its_own_part(save, stop_after, mon
     assert (first.code, second.code) == (143, 0)
     first, second = ranks(monkeypatch, save, 2, *flags)
     assert (first.code, second.code) == (0, 0)
-    assert "going on after 10 of 20 images" in first.err
+    assert "after 10 of 20 images" in first.err
     for rank in range(2):
         assert same(tmp_path / f"whole.rank{rank}of2.pt", tmp_path / f"r.rank{rank}of2.pt")
 
@@ -235,15 +236,15 @@ def test_a_rank_that_was_stopped_goes_on_with_its_own_part(save, stop_after, mon
 @pytest.mark.parametrize(
     ("flags", "line"),
     [
-        (["-b", 100], f"{N} images of bundled train are 1 batches of 100, fewer than 2 ranks"),
+        (["-b", 100], rf"{N} images of bundled train .*\b100\b.*\b2 ranks"),
         (["--gpu", 0, "--device", "auto"], "--gpu 0 "),
-        (["--download"], "--download under torchrun would fetch once for each rank"),
+        (["--download"], "--download .*torchrun"),
     ],
 )
-def test_what_several_ranks_cannot_do_is_refused(save, monkeypatch, tmp_path, flags, line):
+def test_settings_that_several_ranks_cannot_have_are_refused(save, monkeypatch, tmp_path, flags, line):
     ran = ranks(monkeypatch, save, 2, "--split", "train", *flags, "-o", tmp_path / "out" / "r.pt")[0]
     assert ran.code == 1
-    assert ran.err.startswith(f"error: {line}")
+    assert re.match(f"error: {line}", ran.err)
     assert not (tmp_path / "out").exists()
 
 

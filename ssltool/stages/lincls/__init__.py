@@ -1,7 +1,7 @@
-"""The linear probe: what a linear classifier makes of features that stay as they are.
+"""The linear probe: a linear classifier trained on frozen features.
 
-``stage`` is the command; ``sources`` are where features come from, ``heads`` learns by SGD, several rates at once,
-``logistic`` goes to the optimum.
+``lincls`` is the stage. Features come from images (``image_features``) or from files (``saved_features``). The
+classifier is trained by SGD (``sgd``) or as logistic regression to the optimum (``lbfgs``).
 """
 
 from ssltool.stages.lincls.lincls import run

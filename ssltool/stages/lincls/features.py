@@ -1,4 +1,4 @@
-"""The features that a probe is trained and scored on, in batches, wherever they come from."""
+"""The interface of a source of features for a probe."""
 
 from __future__ import annotations
 
@@ -14,40 +14,50 @@ from ssltool.stages.lincls.linear_heads import Batches, Linear
 
 
 class FeatureSource(ABC):
-    """Features and classes: some to train on, some held out of these for selection, some to be scored on.
+    """Training, held-out and val rows: features (B, width) and class indices (B,), in batches.
 
-    ``classes`` (C,) are the labels of the training rows, in order; ``counted``, at least C, is the number of classes
-    with those that only occur in what is scored. ``origin`` says what made the features.
+    Attributes:
+        kind: what a row is, for messages: "images" or "representations".
+        slow: whether the features are computed in each step, so that progress is printed more often.
+        origin: the network and the data of the features.
+        width: number of dimensions d.
+        classes: labels (C,) of the training rows, in increasing order.
+        total_classes: C plus the number of classes that only the val rows have.
+        sizes: number of rows: ``train_size``, ``held_size``, ``val_size``.
+        identity: hash of the numbers and labels of the training rows.
     """
 
     kind: str
-    slow: bool  # whether a step takes long enough to wait for
+    slow: bool
     config: LinclsConfig
     origin: Record
     width: int
     classes: np.ndarray
-    counted: int
+    total_classes: int
     sizes: dict[str, int]
     identity: str
 
     @abstractmethod
     def train(self, epoch: int, batch_size: int, first_step: int = 0) -> Batches:
-        """The steps of an epoch from ``first_step`` on; a function of the arguments and the seed."""
+        """The batches of an epoch, starting at ``first_step``; deterministic in the arguments and the seed."""
 
     @abstractmethod
-    def held(self) -> Batches:
-        """What was held out of the training rows, once, in order."""
+    def held_out(self) -> Batches:
+        """The held-out training rows, in order."""
 
     @abstractmethod
     def val(self) -> Batches:
-        """What is scored, once, in order."""
+        """The val rows, in order."""
 
-    def of_features(self, classifier: Linear) -> Linear:
-        """A classifier of what ``train`` gives as one of the features themselves, as ``held`` and ``val`` give them."""
+    def for_raw_features(self, classifier: Linear) -> Linear:
+        """Converts a classifier of the rows of ``train`` to the raw features of ``held_out`` and ``val``.
+
+        The two differ if the training rows are standardised.
+        """
         return classifier
 
     def check(self) -> Record:
-        """Checks that the features have not changed since the source was opened, and returns what shows it.
+        """Checks that the features have not changed since the source was opened, and returns the evidence.
 
         Raises:
             SSLToolError: if they have.
@@ -55,31 +65,32 @@ class FeatureSource(ABC):
         return {}
 
     def facts(self) -> Record:
-        """The entries of the result that describe the data."""
+        """The entries of the result document that describe the data."""
         facts = {**self.sizes, "classes": len(self.classes), "features": self.kind}
         if "train_size" in self.sizes:
             facts |= {"labels_fraction": self.config.labels_fraction, "standardised": bool(self.config.standardise)}
         return facts
 
     def close(self) -> None:  # noqa: B027 - saved features have nothing to stop
-        """Stops the processes that read images."""
+        """Stops the processes that decode images."""
 
     def describe(self) -> str:
-        """One line for people: the sizes of what is trained on and what is scored."""
-        trained = f"{self.sizes['train_size']:,} {self.kind} to train on, " if "train_size" in self.sizes else ""
-        held = f"{self.sizes['held_size']:,} held out for selection, " if "held_size" in self.sizes else ""
-        unseen = self.counted - len(self.classes)
-        unknown = f"; {unseen} of them have no training rows and count as wrong" if unseen else ""
-        return f"{trained}{held}{self.sizes['val_size']:,} to be scored, {self.counted} classes{unknown}"
+        """One line about the number of rows and classes."""
+        train = f"{self.sizes['train_size']:,} train {self.kind}, " if "train_size" in self.sizes else ""
+        held_out = f"{self.sizes['held_size']:,} held out for selection, " if "held_size" in self.sizes else ""
+        unseen = self.total_classes - len(self.classes)
+        note = f" ({unseen} of them not in the training data; their rows count as errors)" if unseen else ""
+        val = f"{self.sizes['val_size']:,} val {self.kind}, "
+        return f"{train}{held_out}{val}{self.total_classes} classes{note}"
 
-    def _choose(self, labels: np.ndarray, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Of labelled rows, those to train on and those held out."""
-        kept, held = np.arange(len(labels)), np.arange(0)
+    def _split(self, labels: np.ndarray, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The positions of the rows to train on and of the held-out rows. Sets ``sizes`` and ``identity``."""
+        train, held_out = np.arange(len(labels)), np.arange(0)
         if self.config.chooses:
-            kept, held = hold_out(labels, self.config.holdout, self.config.seed)
-        self.sizes["train_size"] = len(kept)
-        if len(held):
-            self.sizes["held_size"] = len(held)
-        chosen = {"index": torch.from_numpy(index[kept]), "labels": torch.from_numpy(labels[kept])}
-        self.identity = weights_hash(chosen)[:16]
-        return kept, held
+            train, held_out = hold_out(labels, self.config.holdout, self.config.seed)
+        self.sizes["train_size"] = len(train)
+        if len(held_out):
+            self.sizes["held_size"] = len(held_out)
+        rows = {"index": torch.from_numpy(index[train]), "labels": torch.from_numpy(labels[train])}
+        self.identity = weights_hash(rows)[:16]
+        return train, held_out

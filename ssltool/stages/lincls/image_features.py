@@ -21,12 +21,12 @@ from ssltool.stages.lincls.linear_heads import Batches
 from ssltool.training.classification import epoch_order
 from ssltool.training.device import worker_count
 
-SCORED_AT_ONCE = 256
-"""Images in a batch that is only scored."""
+EVAL_BATCH_SIZE = 256
+"""Images in a batch for evaluation."""
 
 
 class ImageFeatures(FeatureSource):
-    """Crops of labelled images, seen by a frozen network in eval mode."""
+    """The outputs of a frozen network in eval mode for labelled images, with random crops and flips in training."""
 
     kind = "images"
     slow = True
@@ -44,19 +44,19 @@ class ImageFeatures(FeatureSource):
         else:
             val = open_labelled_val(config)
         self.classes = known
-        numbers, self.counted = class_indices(val.labels, known)
+        targets, self.total_classes = class_indices(val.labels, known)
         self.sizes = {"val_size": len(val)}
-        self._before = weights_hash(self.method.backbone.state_dict())
+        self._hash = weights_hash(self.method.backbone.state_dict())
 
         def loader(images: ImageSet) -> Loader:
             return Loader(images, network.image_size, device, worker_count(config.workers))
 
-        self._loaders = {"val": loader(dataclasses.replace(val, labels=numbers))}
+        self._loaders = {"val": loader(dataclasses.replace(val, labels=targets))}
         if train is not None:
-            kept, held = self._choose(train.labels, train.index)
-            self._loaders["train"] = loader(train.select(kept))
-            if len(held):
-                self._loaders["held"] = loader(train.select(held))
+            rows, held_out = self._split(train.labels, train.index)
+            self._loaders["train"] = loader(train.select(rows))
+            if len(held_out):
+                self._loaders["held_out"] = loader(train.select(held_out))
 
     def train(self, epoch: int, batch_size: int, first_step: int = 0) -> Batches:
         loader, seed = self._loaders["train"], self.config.seed
@@ -64,24 +64,24 @@ class ImageFeatures(FeatureSource):
         batches = loader.train(
             order, [views.PROBE], batch_size=batch_size, seed=seed, epoch=epoch, first_step=first_step
         )
-        return self._seen(batches)
+        return self._embed(batches)
 
-    def held(self) -> Batches:
-        return self._seen(self._loaders["held"].evaluate(SCORED_AT_ONCE))
+    def held_out(self) -> Batches:
+        return self._embed(self._loaders["held_out"].evaluate(EVAL_BATCH_SIZE))
 
     def val(self) -> Batches:
-        return self._seen(self._loaders["val"].evaluate(SCORED_AT_ONCE))
+        return self._embed(self._loaders["val"].evaluate(EVAL_BATCH_SIZE))
 
     def check(self) -> Record:
-        if weights_hash(self.method.backbone.state_dict()) != self._before:
-            raise SSLToolError("the frozen backbone changed while the probe was trained, so its accuracy is void")
-        return {"backbone_unchanged": True, "backbone_hash": self._before}
+        if weights_hash(self.method.backbone.state_dict()) != self._hash:
+            raise SSLToolError("the frozen backbone changed while the probe was trained; its accuracy would be invalid")
+        return {"backbone_unchanged": True, "backbone_hash": self._hash}
 
     def close(self) -> None:
         for loader in self._loaders.values():
             loader.close()
 
-    def _seen(self, batches: Iterator[Batch]) -> Batches:
+    def _embed(self, batches: Iterator[Batch]) -> Batches:
         for batch in batches:
             with torch.no_grad():
                 view = batch.views[0].contiguous(memory_format=torch.channels_last)

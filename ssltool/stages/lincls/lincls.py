@@ -1,9 +1,10 @@
-"""The linear probe as a stage: features in, a run folder with the classifier and its accuracy out.
+"""The lincls stage: trains a linear probe on features and writes a run folder with the classifier and its accuracy.
 
-From images it is the protocol of SimSiam and the collapse paper: the backbone frozen, in eval mode, and proved
-unchanged by a hash of its weights and buffers; classifier weights from N(0, 0.01), bias 0; a cosine per epoch, random
-crops and flips. From saved representations it is the same without crops, or the optimum by L-BFGS. What is chosen, a
-learning rate or a penalty, is chosen on held-out training rows, never on those that are scored.
+On images it follows the protocol of SimSiam and the collapse paper: the backbone is frozen and in eval mode, a hash of
+its weights and buffers verifies that it is unchanged, the classifier starts with weights from N(0, 0.01) and bias 0,
+the learning rate follows a cosine per epoch, and images are randomly cropped and flipped. On saved representations it
+is the same without crops, or logistic regression by L-BFGS. Learning rate or C are selected on held-out training rows,
+never on the val rows.
 """
 
 from __future__ import annotations
@@ -32,13 +33,15 @@ from ssltool.training.precision import widest_float
 
 
 def run(config: LinclsConfig) -> Record:
-    """The stage: trains the probe, or scores a trained one, and returns ``acc1``, ``acc5`` and ``class_acc1`` (shares
-    of 1) on what is scored, after the last epoch or at the optimum, and what was trained on.
+    """Trains a probe, or evaluates a trained one, and returns the result document.
+
+    ``acc1``, ``acc5`` and ``class_acc1`` are the accuracies on the val rows in [0, 1], after the last epoch or at the
+    optimum. The other entries describe the probe, the data and the network.
 
     Raises:
-        SSLToolError: for settings that contradict one another, unusable files or data, a loss that is not finite, or a
-            backbone that changed.
-        Interrupted: after SIGTERM, SIGINT or SIGUSR1, with the state saved.
+        UsageError: for settings that contradict each other.
+        SSLToolError: for unusable files or data, a loss that is not finite, or a backbone that changed.
+        Interrupted: after SIGTERM, SIGINT or SIGUSR1; the state is saved.
     """
     config.check()
     device = pick_device(config)
@@ -46,7 +49,7 @@ def run(config: LinclsConfig) -> Record:
     path = find_file(config.resume, folder.path / PROBE)
     if config.evaluate:
         if path is None:
-            raise SSLToolError(f"{folder.path} holds no {PROBE} to score; name one with --resume FILE")
+            raise SSLToolError(f"{folder.path} holds no {PROBE} to evaluate; name one with --resume FILE")
         return _evaluate(config, device, Probe.load(path)) | {"probe": str(path)}
     folder.refuse_if_taken(overwrite=config.overwrite, resume=config.resume, resumed_from=path)
     with contextlib.closing(_open(config, device)) as source:
@@ -57,7 +60,7 @@ def run(config: LinclsConfig) -> Record:
 
 
 def _open(config: LinclsConfig, device: torch.device, probe: Probe | None = None) -> FeatureSource:
-    """Where the features come from: only what is scored, where a trained probe is given."""
+    """Opens the source of the features; with a trained ``probe``, only the val rows."""
     known = None if probe is None else probe.classes.numpy()
     return ImageFeatures(config, device, known) if config.reprs is None else SavedFeatures(config, device, known)
 
@@ -66,12 +69,12 @@ def _evaluate(config: LinclsConfig, device: torch.device, probe: Probe) -> Recor
     with contextlib.closing(_open(config, device, probe)) as source:
         distributed.rank_zero_info(source.describe())
         names = {name: name.replace("_", " ") for name in NETWORK_KEYS}
-        found = differences(list(NETWORK_KEYS), probe.config.get("origin", {}), source.origin, names.__getitem__)
+        differing = differences(list(NETWORK_KEYS), probe.config.get("origin", {}), source.origin, names.__getitem__)
         if probe.weight.shape[1] != source.width:
-            found.append(f"the width was {probe.weight.shape[1]}, is now {source.width}")
-        if found:
-            raise SSLToolError(f"the probe was trained on another network: {'; '.join(found)}. Give the one it was")
+            differing.append(f"the width was {probe.weight.shape[1]}, is now {source.width}")
+        if differing:
+            raise SSLToolError(f"the probe was trained on another network: {'; '.join(differing)}; use that network")
         wide = widest_float(device) if probe.weight.dtype == torch.float64 else probe.weight.dtype
         classifier = probe.weight.to(device, wide), probe.bias.to(device, wide)
-        (accuracies,) = score(source.val(), [classifier], source.counted)
+        (accuracies,) = score(source.val(), [classifier], source.total_classes)
         return accuracies | source.facts() | source.check() | source.origin

@@ -1,4 +1,4 @@
-"""Linear classifiers trained side by side on the same features, each at its own learning rate, and their scores."""
+"""Linear classifiers trained in parallel on the same features, one for each learning rate, and their accuracies."""
 
 from __future__ import annotations
 
@@ -16,16 +16,18 @@ from ssltool.training.optimizers import create_optimizer
 from ssltool.training.precision import widest_float
 
 Batches = Iterator[tuple[Tensor, Tensor]]
-"""Features (B, d) and the places of their classes (B,)."""
+"""Features (B, d) and class indices (B,)."""
 
 Linear = tuple[Tensor, Tensor]
 """A classifier: weight (C, d) and bias (C,)."""
 
 
 class Heads:
-    """One classifier for each learning rate. All start from the same weights and see the same batches, and none affects
-    another: each ends with the weights that it would have had alone. ``settings`` are those of the optimizer:
-    ``weight_decay`` and ``momentum``."""
+    """One linear classifier for each learning rate, with the same initial weights and the same batches.
+
+    They are independent: each ends with the weights that it would have if trained alone. ``settings`` are those of the
+    optimizer: ``weight_decay`` and ``momentum``.
+    """
 
     def __init__(
         self,
@@ -40,42 +42,42 @@ class Heads:
         groups = [{"params": list(layer.parameters())} for layer in self.layers]
         self.optimizer = create_optimizer(optimizer, groups, 0.0, settings)
         dtype = widest_float(device)
-        self.sums = torch.zeros(2, count, dtype=dtype, device=device)  # of losses and of hits, by classifier
+        self.sums = torch.zeros(2, count, dtype=dtype, device=device)  # losses and correct predictions
 
     def set_rates(self, rates: Sequence[float]) -> None:
-        """The rate of each classifier from here on."""
+        """Sets the learning rate of each classifier."""
         for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
 
     def update(self, x: Tensor, y: Tensor) -> None:
-        """One step of every classifier on features (B, d) with classes (B,)."""
-        weight, bias = torch.cat([one.weight for one in self.layers]), torch.cat([one.bias for one in self.layers])
-        scores = F.linear(x, weight, bias).unflatten(1, (len(self.layers), -1))  # (B, K, C), in one product
-        each = F.cross_entropy(scores.flatten(0, 1), y.repeat_interleave(len(self.layers)), reduction="none")
+        """One step of every classifier on features ``x`` (B, d) with class indices ``y`` (B,)."""
+        weight, bias = torch.cat([head.weight for head in self.layers]), torch.cat([head.bias for head in self.layers])
+        logits = F.linear(x, weight, bias).unflatten(1, (len(self.layers), -1))  # (B, K, C), in one product
+        each = F.cross_entropy(logits.flatten(0, 1), y.repeat_interleave(len(self.layers)), reduction="none")
         losses = each.unflatten(0, (len(x), -1)).mean(dim=0)
         self.optimizer.zero_grad()
         losses.sum().backward()
         self.optimizer.step()
-        hits = (scores.argmax(dim=2) == y[:, None]).sum(dim=0)
-        self.sums += torch.stack([losses.detach() * len(x), hits])
+        correct = (logits.argmax(dim=2) == y[:, None]).sum(dim=0)
+        self.sums += torch.stack([losses.detach() * len(x), correct])
 
     def finish_epoch(self, n: int) -> tuple[list[float], list[float]]:
         """The mean loss and the training accuracy of each classifier over the ``n`` rows of the epoch."""
-        losses, hits = (self.sums / n).tolist()
+        losses, accuracies = (self.sums / n).tolist()
         self.sums.zero_()
-        return losses, hits
+        return losses, accuracies
 
     def classifiers(self) -> list[Linear]:
-        """Each classifier as it stands."""
+        """The current weight and bias of each classifier."""
         return [(layer.weight.detach(), layer.bias.detach()) for layer in self.layers]
 
     def state(self) -> Record:
-        """What ``restore`` needs to resume the training bit for bit."""
+        """The state for ``restore``; training then continues bit-identically."""
         layers = [layer.state_dict() for layer in self.layers]
         return {"layers": layers, "optimizer": self.optimizer.state_dict(), "sums": self.sums}
 
     def restore(self, state: Record) -> None:
-        """Goes on from ``state``."""
+        """Loads a state that ``state`` returned."""
         for layer, saved in zip(self.layers, state["layers"], strict=True):
             layer.load_state_dict(saved)
         self.optimizer.load_state_dict(state["optimizer"])
@@ -84,11 +86,13 @@ class Heads:
 
 @torch.inference_mode()
 def score(batches: Batches, classifiers: Iterable[Linear], classes: int) -> list[dict[str, float]]:
-    """The accuracies of each classifier in one pass over ``batches``, whose places are below ``classes``; see
-    ``Accuracy.result``."""
-    linear = list(classifiers)
-    counts = [Accuracy(classes, weight.device) for weight, _ in linear]
+    """The accuracies of each classifier in one pass over ``batches``; see ``Accuracy.result``.
+
+    The class indices of the batches are in [0, ``classes``).
+    """
+    classifiers = list(classifiers)
+    accuracies = [Accuracy(classes, weight.device) for weight, _ in classifiers]
     for x, y in batches:
-        for (weight, bias), count in zip(linear, counts, strict=True):
-            count.add(F.linear(x.to(weight.dtype), weight, bias), y)
-    return [count.result() for count in counts]
+        for (weight, bias), accuracy in zip(classifiers, accuracies, strict=True):
+            accuracy.add(F.linear(x.to(weight.dtype), weight, bias), y)
+    return [accuracy.result() for accuracy in accuracies]

@@ -1,4 +1,4 @@
-"""Features from files of representations: they are the same in every epoch, which makes training fast."""
+"""Features from files of representations."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from ssltool.training import distributed
 from ssltool.training.classification import epoch_order
 from ssltool.training.precision import widest_float
 
-ROWS_AT_ONCE = 8192
-"""Rows in a batch that is only scored."""
+BLOCK_ROWS = 8192
+"""Rows in a batch for evaluation, and in a block of the statistics."""
 
 TINY = 1e-7
-"""A dimension that varies by less than this share of its mean is constant in float32."""
+"""A dimension whose standard deviation relative to its mean is below this is constant in float32."""
 
-ORIGIN = ("checkpoint", "program", "method", "arch", "stem", "strategy", "epoch", "dataset", *NETWORK_KEYS)
-"""What the meta of representations says of the network that made them."""
+ORIGIN_KEYS = ("checkpoint", "program", "method", "arch", "stem", "strategy", "epoch", "dataset", *NETWORK_KEYS)
+"""Keys in the meta of representations that describe their network."""
 
 
 class SavedFeatures(FeatureSource):
-    """Representations from files, as they are: the same in every epoch."""
+    """Representations from two files, the same in every epoch; standardised for training if requested."""
 
     kind = "representations"
     slow = False
@@ -43,73 +43,73 @@ class SavedFeatures(FeatureSource):
         self.config, self.device = config, device
         names = config.reprs or ()
         if len(names) != 2 or Path(names[0]).resolve() == Path(names[1]).resolve():
-            raise UsageError("--reprs takes two different files: one to learn from, and one to be scored on")
+            raise UsageError("--reprs takes two different files: one to train on and one to evaluate on")
         train, val = map(_labelled, names)
         check_same_network(train, val)
         self.width = train.rows.width
         if val.rows.width != self.width:
             raise SSLToolError(
-                f"the files of --reprs are {self.width} and {val.rows.width} wide; save both with one network and layer"
+                f"the files of --reprs have rows of width {self.width} and {val.rows.width}; "
+                "save both from the same network and layer"
             )
         _refuse_repeats(train, val)
         self.origin = dict.fromkeys(("checkpoint", *NETWORK_KEYS)) | {"random": False}
-        self.origin |= {key: value for key, value in val.meta.items() if key in ORIGIN}
+        self.origin |= {key: value for key, value in val.meta.items() if key in ORIGIN_KEYS}
         self.classes = np.unique(train.targets.numpy()) if known is None else known
-        numbers, self.counted = class_indices(val.targets.numpy(), self.classes)
+        targets, self.total_classes = class_indices(val.targets.numpy(), self.classes)
         self.sizes = {"val_size": len(val)}
-        self._val = val.rows.block(0, len(val)), torch.from_numpy(numbers)
+        self._val = val.rows.block(0, len(val)), torch.from_numpy(targets)
         if known is None:
-            self._set_training_rows(train)
+            self._prepare_training(train)
 
-    def _set_training_rows(self, train: RepresentationSet) -> None:
-        """Keeps the training rows: a share of the labels, without the held-out rows, and standardised if asked for."""
+    def _prepare_training(self, train: RepresentationSet) -> None:
+        """Selects the labelled fraction, splits off the held-out rows, and standardises if requested."""
         config = self.config
         rows, labels, index = train.rows.block(0, len(train)), train.targets.numpy(), train.index.numpy()
         if config.labels_fraction < 1:
-            sampled = stratified_sample(labels, config.labels_fraction, config.seed)
-            rows, labels, index = rows[torch.from_numpy(sampled)], labels[sampled], index[sampled]
-        self._kept, self._held = map(torch.from_numpy, self._choose(labels, index))
-        self._raw, self._numbers = rows.float(), torch.from_numpy(class_indices(labels, self.classes)[0])
+            sample = stratified_sample(labels, config.labels_fraction, config.seed)
+            rows, labels, index = rows[torch.from_numpy(sample)], labels[sample], index[sample]
+        self._train_rows, self._held_out_rows = map(torch.from_numpy, self._split(labels, index))
+        self._raw, self._targets = rows.float(), torch.from_numpy(class_indices(labels, self.classes)[0])
         standardise = config.solver == "lbfgs" if config.standardise is None else config.standardise
         self.config = dataclasses.replace(config, standardise=standardise)
-        self._scale = _scale(self._raw) if standardise else None
+        self._scale = _mean_and_deviation(self._raw) if standardise else None
         self._rows = self._raw if self._scale is None else _standardised(self._raw, *self._scale)
         if self.device.type == "cuda" and self._rows.nbytes <= MEMORY_LIMIT:
-            self._rows, self._numbers = self._rows.to(self.device), self._numbers.to(self.device)
+            self._rows, self._targets = self._rows.to(self.device), self._targets.to(self.device)
 
     def train(self, epoch: int, batch_size: int, first_step: int = 0) -> Batches:
-        order = self._kept[torch.from_numpy(epoch_order(len(self._kept), self.config.seed, epoch))]
+        order = self._train_rows[torch.from_numpy(epoch_order(len(self._train_rows), self.config.seed, epoch))]
         for start in range(first_step * batch_size, len(order), batch_size):
             rows = order[start : start + batch_size].to(self._rows.device)
-            yield self._rows[rows].to(self.device), self._numbers[rows].to(self.device)
+            yield self._rows[rows].to(self.device), self._targets[rows].to(self.device)
 
-    def matrix(self, *, everything: bool) -> tuple[Tensor, Tensor]:
-        """The training rows and the places of their classes; with ``everything`` also those that are held out."""
-        if everything or not len(self._held):
-            return self._rows, self._numbers
-        kept = self._kept.to(self._rows.device)
-        return self._rows[kept], self._numbers[kept]
+    def matrix(self, *, with_held_out: bool) -> tuple[Tensor, Tensor]:
+        """The training rows (N, d) and their class indices (N,), with or without the held-out rows."""
+        if with_held_out or not len(self._held_out_rows):
+            return self._rows, self._targets
+        train = self._train_rows.to(self._rows.device)
+        return self._rows[train], self._targets[train]
 
-    def held(self) -> Batches:
-        held = self._held.to(self._numbers.device)
-        return self._in_order(self._raw[self._held], self._numbers[held])
+    def held_out(self) -> Batches:
+        rows = self._held_out_rows
+        return self._in_order(self._raw[rows], self._targets[rows.to(self._targets.device)])
 
     def val(self) -> Batches:
         return self._in_order(*self._val)
 
-    def of_features(self, classifier: Linear) -> Linear:
+    def for_raw_features(self, classifier: Linear) -> Linear:
         if self._scale is None:
             return classifier
-        # In float64: where the mean is far larger than the deviations, as in collapse, float32 would lose the classes.
+        # float32 would cancel if the mean is far larger than the deviations, as in collapse.
         weight, bias = (tensor.to(widest_float(self.device)) for tensor in classifier)
         mean, deviation = (tensor.to(weight) for tensor in self._scale)
         weight = weight / deviation
         return weight, bias - weight @ mean
 
-    def _in_order(self, rows: Tensor, numbers: Tensor) -> Batches:
-        for start in range(0, len(rows), ROWS_AT_ONCE):
-            part = slice(start, start + ROWS_AT_ONCE)
-            yield rows[part].to(self.device).float(), numbers[part].to(self.device)
+    def _in_order(self, rows: Tensor, targets: Tensor) -> Batches:
+        for block in _blocks(len(rows)):
+            yield rows[block].to(self.device).float(), targets[block].to(self.device)
 
 
 def _labelled(name: str) -> RepresentationSet:
@@ -121,19 +121,23 @@ def _labelled(name: str) -> RepresentationSet:
 
 
 def _refuse_repeats(train: RepresentationSet, val: RepresentationSet) -> None:
-    """Refuses training rows among the rows to be scored."""
+    """Raises ``SSLToolError`` if val rows are also training rows."""
     a, b = train.meta, val.meta
     repeated = int(torch.isin(val.index, train.index).sum())
     if repeated and all(key in a and a[key] == b.get(key) for key in SPLIT_KEYS):
         raise SSLToolError(
-            f"{repeated:,} of {len(val):,} rows to be scored are training images: both files are of "
-            f"{a['dataset']} {a['split']}; save the val images for the second"
+            f"{repeated:,} of {len(val):,} val rows are also training rows: both files of --reprs are of "
+            f"{a['dataset']} {a['split']}; save the val split for the second"
         )
 
 
-def _scale(x: Tensor) -> tuple[Tensor, Tensor]:
-    """The mean and the deviation (d,) of the dimensions of ``x`` (N, d), float64; 1 for what does not vary."""
-    blocks = [slice(low, low + ROWS_AT_ONCE) for low in range(0, len(x), ROWS_AT_ONCE)]
+def _blocks(count: int) -> list[slice]:
+    return [slice(start, start + BLOCK_ROWS) for start in range(0, count, BLOCK_ROWS)]
+
+
+def _mean_and_deviation(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation (d,) of each dimension of ``x`` (N, d), float64; 1 for constant dimensions."""
+    blocks = _blocks(len(x))
     mean = torch.stack([x[block].double().sum(dim=0) for block in blocks]).sum(dim=0) / len(x)
     squares = torch.stack([(x[block].double() - mean).square().sum(dim=0) for block in blocks]).sum(dim=0)
     deviation = (squares / len(x)).sqrt()
@@ -142,7 +146,6 @@ def _scale(x: Tensor) -> tuple[Tensor, Tensor]:
 
 def _standardised(x: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:
     rows = torch.empty_like(x)
-    for low in range(0, len(x), ROWS_AT_ONCE):
-        block = slice(low, low + ROWS_AT_ONCE)
+    for block in _blocks(len(x)):
         rows[block] = (x[block].double() - mean) / deviation
     return rows

@@ -1,4 +1,4 @@
-"""What the probe tries, how it chooses among that, and what its run is called."""
+"""The learning rates or C of a probe, the choice of the best, and the name of the run."""
 
 from __future__ import annotations
 
@@ -11,36 +11,36 @@ from ssltool.training import distributed
 
 
 def rates(config: LinclsConfig) -> tuple[float, ...]:
-    """The learning rates that are tried, for a batch of 256."""
+    """The learning rates to try, for a batch of 256."""
     return (config.lr,) if config.lr_sweep is None else numbers(config.lr_sweep, "lr_sweep")
 
 
-def penalties(config: LinclsConfig) -> tuple[float, ...]:
-    """The C that are tried, in increasing order, so that each may begin from the one before it."""
+def c_values(config: LinclsConfig) -> tuple[float, ...]:
+    """The values of C to try, in increasing order, so that each fit can start at the previous one."""
     return (config.c,) if config.c_grid is None else tuple(sorted(numbers(config.c_grid, "c_grid")))
 
 
 def best(values: tuple[float, ...], scores: list[float | None]) -> int:
-    """The place of the best score, of the smallest value among equals; None is no score.
+    """The index of the highest score; ties go to the smallest value. None is a run without a score.
 
     Raises:
-        ValueError: if there is no score at all.
+        ValueError: if all scores are None.
     """
     scored = enumerate(zip(scores, values, strict=True))
-    return max((score, -value, place) for place, (score, value) in scored if score is not None)[2]
+    return max((score, -value, index) for index, (score, value) in scored if score is not None)[2]
 
 
-def note_edge(flag: str, values: tuple[float, ...], chosen: int) -> None:
-    """Says where the best is the first or the last of those that were tried."""
+def warn_at_boundary(flag: str, values: tuple[float, ...], chosen: int) -> None:
+    """Prints a note if the chosen value is the smallest or the largest one."""
     edge = {min(values): "smallest", max(values): "largest"}.get(values[chosen])
     if edge and len(values) > 1:
         distributed.rank_zero_info(
-            f"note: the best of {flag} is its {edge}, {values[chosen]:g}; beyond it may be a better one"
+            f"note: the best value of {flag} is its {edge}, {values[chosen]:g}; a better one may lie beyond it"
         )
 
 
 def default_name(config: LinclsConfig) -> str:
-    """The run folder's name: of the run that was pretrained, or of the file that is learnt from."""
+    """The name of the run folder, after the pretrained run or the training file."""
     if config.reprs is not None:
         path = Path(config.reprs[0]).resolve()
         return f"lincls-{path.parent.name}-{path.stem}"

@@ -1,4 +1,4 @@
-"""The probe by mini-batch SGD, at one learning rate or at several at once."""
+"""Training of the probe by mini-batch SGD, at one or several learning rates at once."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ssltool.runs.resume import differences
 from ssltool.settings import flag
 from ssltool.stages.lincls.features import FeatureSource
 from ssltool.stages.lincls.linear_heads import Batches, Heads, Linear, score
-from ssltool.stages.lincls.selection import best, note_edge, rates
+from ssltool.stages.lincls.selection import best, rates, warn_at_boundary
 from ssltool.training.classification import linear_classifier
 from ssltool.training.loop import TrainingLoop
 from ssltool.training.progress import Progress
@@ -30,36 +30,33 @@ from ssltool.training.schedule import learning_rates, scaled_lr
 from ssltool.training.signals import StopRequest
 from ssltool.training.state import LoopState
 
-DERIVED_SETTINGS = {
-    "identity": "the hash of the training rows",
-    **{name: name.replace("_", " ") for name in NETWORK_KEYS},
-}
-"""What a resumed probe must share with its beginning and has no flag, and what errors call it."""
+FIXED_KEYS = {"identity": "the hash of the training rows", **{name: name.replace("_", " ") for name in NETWORK_KEYS}}
+"""What must stay the same when a probe is resumed, beside settings with flags, and how messages name it."""
 
 LARGE = 100_000
-"""Training images from which the default batch size is SimSiam's 4096; below, it is 256."""
+"""Number of training images from which the default batch size is SimSiam's 4096; below, it is 256."""
 
-LINES = 20
-"""Lines of progress of a quick source where there is no terminal."""
+PROGRESS_LINES = 20
+"""Progress lines of a fast source without a terminal."""
 
-STEPS_A_LINE = 50
-"""Steps between lines of progress of a slow source."""
+STEPS_PER_LINE = 50
+"""Steps between two progress lines of a slow source."""
 
 
 @dataclass
 class ProbeState(LoopState):
-    """The state of the training of a probe: the classifiers, and the number of the best one so far."""
+    """The training state of a probe: the classifiers, and the index of the best one so far."""
 
     heads: Heads
     chosen: int = 0
 
     def status(self) -> str:
-        """The epoch, because one display shows them all."""
+        """The epoch: one progress display covers all of them."""
         return f"epoch {self.epoch + 1}"
 
 
 class ProbeLoop(TrainingLoop[ProbeState, tuple[Tensor, Tensor]]):
-    """The training of a probe on the features of ``source``, resumed from the probe file ``resumed_from`` if given."""
+    """Trains a probe on the features of ``source``; continues the probe in the file ``resumed_from`` if given."""
 
     def __init__(
         self, source: FeatureSource, folder: RunFolder, device: torch.device, resumed_from: Path | None
@@ -85,14 +82,16 @@ class ProbeLoop(TrainingLoop[ProbeState, tuple[Tensor, Tensor]]):
             self._restore(Probe.load(resumed_from), resumed_from)
         folder.claim(self.saved, state.history, resumed_from=resumed_from)
         total, done = c.epochs * steps, state.epoch * steps + state.epoch_step
-        self.display = Progress("probe", total, done=done, every=STEPS_A_LINE if source.slow else -(-total // LINES))
+        self.display = Progress(
+            "probe", total, done=done, every=STEPS_PER_LINE if source.slow else -(-total // PROGRESS_LINES)
+        )
 
     def train(self) -> Record:
-        """Trains to the last epoch and returns the result, which the probe then holds.
+        """Trains to the last epoch and returns the result, which is also saved in the probe.
 
         Raises:
             SSLToolError: if a loss is not finite, or the features changed.
-            Interrupted: after a signal, with the state saved.
+            Interrupted: after a signal; the state is saved.
         """
         with StopRequest() as stop, contextlib.closing(self.display):
             self.run(stop, self.folder.log)
@@ -100,7 +99,7 @@ class ProbeLoop(TrainingLoop[ProbeState, tuple[Tensor, Tensor]]):
 
     @contextlib.contextmanager
     def progress(self) -> Iterator[Progress]:
-        """One display for all epochs, which are short."""
+        """One display for all epochs."""
         yield self.display
 
     def start_epoch(self) -> None:
@@ -114,7 +113,7 @@ class ProbeLoop(TrainingLoop[ProbeState, tuple[Tensor, Tensor]]):
 
     def step(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
         self.state.heads.update(*batch)
-        return ()  # the heads sum their losses themselves
+        return ()  # ``heads`` sums the losses
 
     def _rates_now(self) -> list[float]:
         epoch, epochs = self.state.epoch, self.epochs
@@ -122,53 +121,52 @@ class ProbeLoop(TrainingLoop[ProbeState, tuple[Tensor, Tensor]]):
 
     def finish_epoch(self) -> Record:
         state = self.state
-        tried = self._tried()
+        candidates = self._candidates()
         if self.config.chooses:
-            state.chosen = best(self.rates, [one["held_acc1"] for one in tried])
-        chosen, rate = tried[state.chosen], self._rates_now()[state.chosen]
-        (accuracies,) = score(self.source.val(), [self._linear()[state.chosen]], self.source.counted)
+            state.chosen = best(self.rates, [record["held_acc1"] for record in candidates])
+        chosen, rate = candidates[state.chosen], self._rates_now()[state.chosen]
+        (accuracies,) = score(self.source.val(), [self._classifiers()[state.chosen]], self.source.total_classes)
         self.source.check()
         record: Record = {"epoch": state.epoch} | chosen | {"lr": rate} | accuracies
         if self.config.chooses:
-            record |= {"base_lr": chosen["lr"], "tried": tried}
+            record |= {"base_lr": chosen["lr"], "tried": candidates}
         state.finish_epoch()
         return record
 
-    def _tried(self) -> list[Record]:
-        """The results of each rate in this epoch, also on the held-out rows if there are any; None where it
-        diverged."""
+    def _candidates(self) -> list[Record]:
+        """The results of each learning rate in this epoch, None if it diverged; with held-out rows, also on these."""
         heads = self.state.heads
-        losses, hits = heads.finish_epoch(self.train_size)
+        losses, accuracies = heads.finish_epoch(self.train_size)
         weights = [weight for weight, _ in heads.classifiers()]
         finite = [math.isfinite(loss) and bool(w.isfinite().all()) for loss, w in zip(losses, weights, strict=True)]
         if not any(finite):
             given = f"--lr (it is {self.rates[0]:g})" if len(self.rates) == 1 else "--lr-sweep"
             raise SSLToolError(f"the probe's loss is not finite in epoch {self.state.epoch + 1}; lower {given}")
-        columns: dict[str, Sequence[float]] = {"lr": self.rates, "loss": losses, "train_acc1": hits}
+        columns: dict[str, Sequence[float]] = {"lr": self.rates, "loss": losses, "train_acc1": accuracies}
         if self.config.chooses:
-            held = score(self.source.held(), self._linear(), self.source.counted)
-            columns["held_acc1"] = [one["acc1"] for one in held]
+            held_out = score(self.source.held_out(), self._classifiers(), self.source.total_classes)
+            columns["held_acc1"] = [result["acc1"] for result in held_out]
         rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
         return [
             row if good else {name: value if name == "lr" else None for name, value in row.items()}
             for row, good in zip(rows, finite, strict=True)
         ]
 
-    def _linear(self) -> list[Linear]:
-        return [self.source.of_features(one) for one in self.state.heads.classifiers()]
+    def _classifiers(self) -> list[Linear]:
+        return [self.source.for_raw_features(classifier) for classifier in self.state.heads.classifiers()]
 
     def _finish(self) -> Record:
-        """The result, which is also written into the probe."""
+        """Returns the result and saves it in the probe."""
         c, state, last = self.config, self.state, self.state.history[-1]
-        kept = ("acc1", "acc5", "class_acc1", "loss", "held_acc1", "tried")
-        result = {name: last[name] for name in kept if name in last} | {
+        names = ("acc1", "acc5", "class_acc1", "loss", "held_acc1", "tried")
+        result = {name: last[name] for name in names if name in last} | {
             "epochs": c.epochs,
             "batch_size": self.batch_size,
             "optimizer": self.optimizer,
             "lr": self.rates[state.chosen],
         }
         if c.chooses:
-            note_edge("--lr-sweep", self.rates, state.chosen)
+            warn_at_boundary("--lr-sweep", self.rates, state.chosen)
         result |= self.source.facts() | self.source.check() | {"run": str(self.folder.path)} | self.source.origin
         self._write(result)
         return result
@@ -179,7 +177,7 @@ class ProbeLoop(TrainingLoop[ProbeState, tuple[Tensor, Tensor]]):
 
     def _write(self, metrics: Record) -> None:
         state = self.state
-        weight, bias = (tensor.cpu() for tensor in self._linear()[state.chosen])
+        weight, bias = (tensor.cpu() for tensor in self._classifiers()[state.chosen])
         training = state.heads.state() | {
             "epoch": state.epoch,
             "step": state.epoch_step,
@@ -190,13 +188,13 @@ class ProbeLoop(TrainingLoop[ProbeState, tuple[Tensor, Tensor]]):
         Probe(weight, bias, self.saved, metrics, labels, training).save(self.path)
 
     def _restore(self, probe: Probe, path: Path) -> None:
-        names = [*fixed_settings(LinclsConfig), *DERIVED_SETTINGS]
+        names = [*fixed_settings(LinclsConfig), *FIXED_KEYS]
         old, new = ({**saved, **saved.get("origin", {})} for saved in (probe.config, self.saved))
-        found = differences(names, old, new, lambda name: DERIVED_SETTINGS.get(name) or flag(name))
-        if found:
-            raise SSLToolError(f"cannot resume {path}: {'; '.join(found)}. Give the probe's own values")
+        differing = differences(names, old, new, lambda name: FIXED_KEYS.get(name) or flag(name))
+        if differing:
+            raise SSLToolError(f"cannot resume {path}: {'; '.join(differing)}; give the probe's values")
         if not probe.state:
-            raise SSLToolError(f"cannot resume {path}: it holds no state of its training; train it again")
+            raise SSLToolError(f"cannot resume {path}: it has no training state; train it again")
         state = self.state
         state.heads.restore(probe.state)
         state.epoch, state.epoch_step, state.chosen = (int(probe.state[key]) for key in ("epoch", "step", "chosen"))

@@ -1,4 +1,4 @@
-"""Pretraining: ``run`` trains, ``plan`` describes a run without training."""
+"""The pretrain stage: ``run`` trains, ``plan`` describes a run without training."""
 
 from ssltool.stages.pretrain.dry_run import plan
 from ssltool.stages.pretrain.pretrain import run

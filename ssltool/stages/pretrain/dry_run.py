@@ -1,4 +1,4 @@
-"""``pretrain --dry-run``: what a run would do, without doing it."""
+"""``pretrain --dry-run``: the plan of a run, without training."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from ssltool.training.schedule import rates_at
 from ssltool.training.setup import TrainingSetup
 
 TRIAL_SECONDS = 0.5
-"""The trial batch is doubled until a step takes this long, or it is the run's batch."""
+"""The trial batch is doubled until a step takes this long, or it has the size of the run's batch."""
 
 
 def plan(config: PretrainConfig) -> Record:
-    """The plan of a run as plain values: its settings, its epochs, its costs. Writes nothing.
+    """The plan of a run: settings, epochs, memory and time. Writes nothing.
 
     Raises:
-        SSLToolError: for whatever would stop the run itself.
+        SSLToolError: for every error that the run itself would raise before training.
     """
     device = pick_device(config)
     setup = prepare(config)
@@ -61,20 +61,20 @@ def _epoch(setup: TrainingSetup, epoch: int) -> Record:
 
 
 def _exposure(setup: TrainingSetup) -> dict[str, float]:
-    """How often the images will be seen over the whole run."""
-    seen = np.zeros(len(setup.images), np.int64)
+    """How often each image is used in the run: minimum, mean, maximum, and the number of images never used."""
+    uses = np.zeros(len(setup.images), np.int64)
     for epoch in range(setup.epochs):
-        seen += np.bincount(setup.indices(epoch), minlength=len(seen))
+        uses += np.bincount(setup.indices(epoch), minlength=len(uses))
     return {
-        "min": int(seen.min()),
-        "mean": float(seen.mean()),
-        "max": int(seen.max()),
-        "never": int((seen == 0).sum()),
+        "min": int(uses.min()),
+        "mean": float(uses.mean()),
+        "max": int(uses.max()),
+        "never": int((uses == 0).sum()),
     }
 
 
 def _costs(setup: TrainingSetup, device: torch.device) -> Record:
-    """Parameters, and memory and time from a few trial steps on noise, scaled to the batch."""
+    """Number of parameters, and memory and time extrapolated from a few trial steps on noise."""
     method = setup.build_method().to(device)
     warnings = setup.warnings(method)
     if setup.config.channels_last:
@@ -82,56 +82,57 @@ def _costs(setup: TrainingSetup, device: torch.device) -> Record:
     optimizer = build_optimizer(method.param_groups(), setup.config)
     weights = {p.data_ptr(): p.nbytes for p in method.parameters()}
     count = min(max(16, method.min_batch_size), setup.batch_size)
-    tried, seconds, kept = 0, 0.0, dict[int, int]()
-    while seconds < TRIAL_SECONDS and tried < setup.batch_size:
+    measured, seconds, saved = 0, 0.0, dict[int, int]()
+    while seconds < TRIAL_SECONDS and measured < setup.batch_size:
         try:
-            _trial(setup, method, optimizer, device, count)  # the first step of a shape also prepares its kernels
-            seconds, kept = _trial(setup, method, optimizer, device, count)
+            _trial(setup, method, optimizer, device, count)  # warm-up: the first step of a shape prepares its kernels
+            seconds, saved = _trial(setup, method, optimizer, device, count)
         except torch.OutOfMemoryError:
-            break  # the memory of the batches that fitted says how much this one would need
-        tried, count = count, min(2 * count, setup.batch_size)
-    if not tried:
-        raise SSLToolError(f"not even {count} images fit into the memory of {device}; lower --image-size or --dim")
+            break  # extrapolate from the last batch that fitted
+        measured, count = count, min(2 * count, setup.batch_size)
+    if not measured:
+        raise SSLToolError(
+            f"a batch of {count} images does not fit into the memory of {device}; lower --image-size or --dim"
+        )
     state = sum(v.nbytes for s in optimizer.state.values() for v in s.values() if isinstance(v, torch.Tensor))
     gradients = sum(p.nbytes for p in trainable_parameters(method))
-    activations = sum(size for pointer, size in kept.items() if pointer not in weights)
+    activations = sum(size for pointer, size in saved.items() if pointer not in weights)
     return {
         "warnings": warnings,
         "parameters": sum(p.numel() for p in method.parameters()),
         "trainable_parameters": sum(p.numel() for p in trainable_parameters(method)),
-        "memory_bytes": int(sum(weights.values()) + gradients + state + activations * setup.batch_size / tried),
-        "images_per_second": tried / seconds,
-        "estimated_seconds": setup.epochs * setup.steps * setup.batch_size * seconds / tried,
+        "memory_bytes": int(sum(weights.values()) + gradients + state + activations * setup.batch_size / measured),
+        "images_per_second": measured / seconds,
+        "estimated_seconds": setup.epochs * setup.steps * setup.batch_size * seconds / measured,
     }
 
 
 def _trial(
     setup: TrainingSetup, method: Method, optimizer: Optimizer, device: torch.device, count: int
 ) -> tuple[float, dict[int, int]]:
-    """Seconds of one step on ``count`` images of noise, and the bytes of each tensor that it kept for the backward
-    pass."""
+    """Seconds of one step on ``count`` images of noise, and the bytes of each tensor saved for the backward pass."""
     batch = _noise([recipe.size or setup.image_size for recipe in method.view_recipes(setup.recipe)], count, device)
     if setup.support is not None:
         batch.support = _noise([setup.image_size], setup.support.batch_size, device)
     if setup.config.channels_last:
         batch = batch.channels_last()
-    kept: dict[int, int] = {}
+    saved: dict[int, int] = {}
 
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        kept[tensor.data_ptr()] = tensor.nbytes
+    def record(tensor: torch.Tensor) -> torch.Tensor:
+        saved[tensor.data_ptr()] = tensor.nbytes
         return tensor
 
     start = time.perf_counter()
-    with autocast(device, setup.config.precision), torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
+    with autocast(device, setup.config.precision), torch.autograd.graph.saved_tensors_hooks(record, lambda t: t):
         loss = method(batch).loss
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()
     float(loss.detach())  # waits for the device
-    return time.perf_counter() - start, kept
+    return time.perf_counter() - start, saved
 
 
 def _noise(sizes: list[int], count: int, device: torch.device) -> Batch:
-    """Views of those sizes of ``count`` images, all of class 0."""
-    numbers = torch.arange(count, device=device)
-    return Batch([torch.randn(count, 3, size, size, device=device) for size in sizes], numbers * 0, numbers)
+    """A batch of random views of the given ``sizes`` of ``count`` images of class 0."""
+    rows = torch.arange(count, device=device)
+    return Batch([torch.randn(count, 3, size, size, device=device) for size in sizes], rows * 0, rows)

@@ -1,4 +1,4 @@
-"""From the settings of ``pretrain`` to a checked training setup."""
+"""The training setup of ``pretrain``, with all defaults filled in and checked."""
 
 from __future__ import annotations
 
@@ -11,10 +11,7 @@ from ssltool.checkpoints.build import read_teacher
 from ssltool.config import PretrainConfig, as_dict
 from ssltool.data import views
 from ssltool.data.images import ImageSet, open_dataset
-from ssltool.data.strategies import (
-    read_numbers,
-    read_order,
-)
+from ssltool.data.strategies import read_numbers, read_order
 from ssltool.data.support import Support, stratified_sample
 from ssltool.errors import SSLToolError
 from ssltool.methods import method_class, method_options
@@ -25,22 +22,22 @@ from ssltool.stages.pretrain.recipe import given_options
 from ssltool.training.setup import DEFAULT_SIZE, TrainingSetup
 
 MIN_PROBE, MAX_PROBE = 256, 2048
-"""Images that the monitor looks at, unless told: an eighth of all, which takes a few hundredths of an epoch."""
+"""Limits of the default ``monitor_size``, an eighth of the images, which costs a few percent of an epoch."""
 
 
 def prepare(config: PretrainConfig) -> TrainingSetup:
-    """Opens the data, fills in the defaults that depend on it, and checks the whole schedule.
+    """Opens the data, fills in the defaults that depend on it, and checks the schedule of all epochs.
 
     Raises:
-        SSLToolError: for anything that would stop the run later: settings that do nothing together, a bad order, a
-            chunk smaller than a batch, ...
+        UsageError: for settings that contradict each other.
+        SSLToolError: for anything else that would stop the run later: a bad order, a chunk smaller than a batch, ...
     """
     config.check()
     family_of(config.arch)
     options = method_options(config.method, given_options(config))
     images = open_dataset(config, "train")
     config = _resolve(config, images)
-    for message in config.mistakes():  # what only the defaults that depend on the data show
+    for message in config.mistakes():  # mistakes in the defaults that depend on the data
         raise SSLToolError(message)
     order = np.arange(len(images))
     if config.strategy != "iid":
@@ -61,17 +58,17 @@ def prepare(config: PretrainConfig) -> TrainingSetup:
 
 
 def _support(config: PretrainConfig, options: Any, images: ImageSet) -> Support | None:
-    """The labelled images that the method's options ask for, if they do."""
+    """The labelled support images of the method, None if it uses none."""
     if not isinstance(options, LabelledSupport):
         return None
     rows = stratified_sample(images.labels, options.labels_fraction, config.seed)
     if options.labels_path is not None:
         if options.labels_fraction != type(options)().labels_fraction:
-            raise SSLToolError("labels_path and labels_fraction contradict each other; leave one of them out")
+            raise SSLToolError("--set labels_path and labels_fraction contradict each other; leave one of them out")
         numbers = read_numbers(options.labels_path, int(images.index.max()) + 1, "--labels-path")
         rows = np.flatnonzero(np.isin(images.index, numbers) & (images.labels >= 0))
         if not len(rows):
-            raise SSLToolError(f"none of the images that {options.labels_path} names is trained on and has a label")
+            raise SSLToolError(f"{options.labels_path} names no labelled training image")
     labelled = images.select(rows)
     classes = len(np.unique(labelled.labels))
     per_step = options.support_classes or classes
@@ -81,6 +78,7 @@ def _support(config: PretrainConfig, options: Any, images: ImageSet) -> Support 
 
 
 def _resolve(config: PretrainConfig, images: ImageSet) -> PretrainConfig:
+    """``config`` with the defaults that depend on the data."""
     bundled = images.name == "bundled"
     size = config.image_size or images.own_size or DEFAULT_SIZE
     return dataclasses.replace(

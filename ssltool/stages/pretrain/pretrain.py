@@ -1,6 +1,6 @@
-"""The pretraining stage: images in, a run folder of checkpoints and metrics out.
+"""The pretrain stage: trains on images and writes a run folder with checkpoints and metrics.
 
-One training for every method, strategy and device; its loop is ``ssltool.training.loop``.
+The same code runs every method, strategy and device; the loop is ``ssltool.training.loop``.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -43,9 +42,9 @@ def run(config: PretrainConfig) -> Path:
     """Trains, and returns the run folder.
 
     Raises:
-        SSLToolError: for anything that the user can fix; nothing is half-written.
-        Interrupted: after SIGTERM, SIGINT or SIGUSR1, with the state saved.
-        Collapsed: if the run collapsed as far as ``stop_on`` says, with the state saved.
+        SSLToolError: for every error that the user can fix; no file is left half-written.
+        Interrupted: after SIGTERM, SIGINT or SIGUSR1; the state is saved.
+        Collapsed: if the collapse is at least as severe as ``stop_on``; the state is saved.
     """
     if config.dist_backend != "auto" and not distributed.under_torchrun():
         raise UsageError(f"--dist-backend {config.dist_backend} does nothing without torchrun; leave it out")
@@ -63,14 +62,14 @@ def run(config: PretrainConfig) -> Path:
 
 @dataclass
 class _EpochTime:
-    """Where the time of an epoch went, as far as this process trained it: ``waiting`` is for batches."""
+    """Seconds of the part of an epoch that this process trained, of these ``waiting`` for batches, and its images."""
 
     seconds: float = 0.0
     waiting: float = 0.0
     images: int = 0
 
     def record(self) -> Record:
-        """What the epoch's line in ``metrics.jsonl`` says of it."""
+        """The entries of the epoch's record in ``metrics.jsonl``."""
         return {
             "images_per_second": round(self.images / self.seconds, 1),
             "data_wait": round(self.waiting / self.seconds, 4),
@@ -79,7 +78,7 @@ class _EpochTime:
 
 
 class Pretraining(TrainingLoop[TrainState, Batch]):
-    """One invocation: the setup, where it stands, and where it writes."""
+    """One invocation of pretraining: setup, data, state and run folder."""
 
     def __init__(self, config: PretrainConfig, device: torch.device, shard: Shard) -> None:
         with distributed.raise_on_all_ranks():
@@ -111,7 +110,7 @@ class Pretraining(TrainingLoop[TrainState, Batch]):
             )
             _restart_at(self.state, config.start_epoch, self.steps)
         elif config.resume:
-            distributed.rank_zero_info(f"no checkpoint in {self.folder.path} yet: starting from scratch")
+            distributed.rank_zero_info(f"no checkpoint in {self.folder.path}: starting a new run")
         workers = worker_count(config.workers)
         self.loader = Loader(self.setup.images, self.setup.image_size, device, workers)
         self.support: Loader | None = None
@@ -143,7 +142,7 @@ class Pretraining(TrainingLoop[TrainState, Batch]):
         c = self.config
         distributed.rank_zero_info(self.setup.images.describe())
         if self.setup.images.name == "bundled":
-            distributed.rank_zero_info("no DATA was given, so this runs on the images that come with ssltool")
+            distributed.rank_zero_info("no DATA given: training on the bundled images")
         distributed.rank_zero_info(
             f"{c.method} {c.arch} (stem {c.stem}, {c.image_size} px), {c.strategy}, {c.epochs} epochs of "
             f"{self.steps} steps of {c.batch_size}, {c.precision} on {self.device} x {self.shard.world}; "
@@ -163,8 +162,8 @@ class Pretraining(TrainingLoop[TrainState, Batch]):
         return self.setup.batch_size
 
     def start_epoch(self) -> None:
-        """Calls the method's ``start_epoch``, except where a run is resumed within an epoch: the method's state is then
-        that of the checkpoint."""
+        """Calls the method's ``start_epoch``, except when a run is resumed within an epoch: the checkpoint has its
+        result."""
         c, state = self.config, self.state
         state.model.train()
         self.epoch_time = _EpochTime()
@@ -177,39 +176,40 @@ class Pretraining(TrainingLoop[TrainState, Batch]):
             state.method.start_epoch(EpochImages(rows, self._views_of))
 
     def _views_of(self, rows: torch.Tensor) -> Iterator[Batch]:
-        """This rank's share of views of any rows, outside the steps; the last batch is filled up from the beginning."""
-        numbers, world = rows.cpu().numpy(), self.shard.world
-        size = min(self.setup.batch_size, -(-len(numbers) // world) * world)
-        filled = np.resize(numbers, -(-len(numbers) // size) * size)
+        """This rank's views of the images ``rows``, for ``start_epoch``; the first rows pad the last batch."""
+        indices, world = rows.cpu().numpy(), self.shard.world
+        size = min(self.setup.batch_size, -(-len(indices) // world) * world)
+        padded = np.resize(indices, -(-len(indices) // size) * size)
         recipes = self.state.method.view_recipes(self.setup.recipe)
         seed, epoch = seeds.derive(self.config.seed, seeds.Stream.EPOCH_START), self.state.epoch
-        batches = self.loader.train(filled, recipes, batch_size=size, seed=seed, epoch=epoch, shard=self.shard)
+        batches = self.loader.train(padded, recipes, batch_size=size, seed=seed, epoch=epoch, shard=self.shard)
         while True:
-            with torch.autocast(self.device.type, enabled=False):  # whoever asks may be under it; views never are
+            with torch.autocast(self.device.type, enabled=False):  # views are made without the caller's autocast
                 batch = next(batches, None)
             if batch is None:
                 return
-            yield self._shown(batch)
+            yield self._prepared(batch)
 
-    def _shown(self, batch: Batch) -> Batch:
-        """What the method may see of a batch, laid out as the settings say."""
+    def _prepared(self, batch: Batch) -> Batch:
+        """The batch for the method: without labels unless it uses them, in the memory format of the settings."""
         if not self.state.method.uses_labels:
             batch.labels = torch.full_like(batch.labels, -1)
         return batch.channels_last() if self.config.channels_last else batch
 
     def batches(self, epoch: int, first_step: int) -> Iterator[Batch]:
-        """The batches of an epoch from a step on, timed, with their labelled support images if the method has any."""
+        """The batches of an epoch from ``first_step`` on, with labelled support images if the method uses them. Times
+        the waiting."""
         batches, start = self._loaded(epoch, first_step), time.perf_counter()
         while True:
-            asked = time.perf_counter()
+            waited_from = time.perf_counter()
             try:
                 with distributed.raise_on_all_ranks():
                     batch = next(batches, None)
-            except SSLToolError:  # an image that cannot be read: keep the progress made so far
+            except SSLToolError:  # an unreadable image: save the progress
                 if self.state.epoch_step:
                     self.save()
                 raise
-            self.epoch_time.waiting += time.perf_counter() - asked
+            self.epoch_time.waiting += time.perf_counter() - waited_from
             if batch is None:
                 break
             yield batch
@@ -217,9 +217,16 @@ class Pretraining(TrainingLoop[TrainState, Batch]):
 
     def _loaded(self, epoch: int, first_step: int) -> Iterator[Batch]:
         setup, seed = self.setup, self.config.seed
-        part: dict[str, Any] = {"epoch": epoch, "first_step": first_step, "shard": self.shard}
         recipes = self.state.method.view_recipes(setup.recipe)
-        batches = self.loader.train(setup.indices(epoch), recipes, batch_size=setup.batch_size, seed=seed, **part)
+        batches = self.loader.train(
+            setup.indices(epoch),
+            recipes,
+            batch_size=setup.batch_size,
+            seed=seed,
+            epoch=epoch,
+            first_step=first_step,
+            shard=self.shard,
+        )
         if self.support is None or setup.support is None:
             yield from batches
             return
@@ -228,20 +235,22 @@ class Pretraining(TrainingLoop[TrainState, Batch]):
             [setup.recipe],
             batch_size=setup.support.batch_size,
             seed=seeds.derive(seed, seeds.Stream.SUPPORT_VIEWS),
-            **part,
+            epoch=epoch,
+            first_step=first_step,
+            shard=self.shard,
         )
         for batch, support in zip(batches, labelled, strict=True):
             batch.support = support
             yield batch
 
     def step(self, batch: Batch) -> tuple[Tensor, ...]:
-        """One step of the method at the schedule's rates; the loss, and the spread of the projections."""
+        """One step of the method; returns the loss and the feature_std of the projections."""
         c, state = self.config, self.state
         torch.manual_seed(seeds.derive(c.seed, state.epoch, state.epoch_step, seeds.Stream.MODEL, self.shard.rank))
         state.method.now = Now(state.epoch, state.step)
         self._set_rates()
         with autocast(self.device, c.precision):
-            output: Output = state.model(self._shown(batch))
+            output: Output = state.model(self._prepared(batch))
         state.update(output.loss)
         self.epoch_time.images += self.setup.batch_size
         return output.loss, feature_std_tensor(output.projection)
@@ -261,7 +270,7 @@ class Pretraining(TrainingLoop[TrainState, Batch]):
         record |= {**state.finish_epoch(), "lr": rates.lr, "fixed_lr": rates.fixed}
         self.monitored = MonitorResult()
         if self.monitor is not None:
-            # Another process may have trained the first steps of this epoch.
+            # Scaled to the whole epoch: another process may have trained its first steps.
             seconds = self.epoch_time.seconds * self.steps * self.setup.batch_size / self.epoch_time.images
             self.monitored = self.monitor.check(state.method, record, state.history, seconds)
         record |= self.monitored.values
@@ -269,7 +278,7 @@ class Pretraining(TrainingLoop[TrainState, Batch]):
         return record
 
     def save(self) -> None:
-        """Writes ``checkpoint.pt``, and at the end of every ``save_every``-th epoch and the last one also keeps it."""
+        """Writes ``checkpoint.pt``, and every ``save_every`` epochs and at the end also ``checkpoint_NNNN.pt``."""
         state = self.state
         last = state.epoch == self.epochs or self.collapsed
         keep = state.epoch_step == 0 and (state.epoch % self.config.save_every == 0 or last)
@@ -279,7 +288,7 @@ class Pretraining(TrainingLoop[TrainState, Batch]):
                 self.folder.save(state.checkpoint(self.saved), keep_epoch=state.epoch - 1 if keep else None)
 
     def _log(self, record: Record) -> None:
-        """Writes an epoch's record with its times, and prints it with what is wrong, one sentence each."""
+        """Logs the record of an epoch with its times, and prints it with the warnings of the method and the monitor."""
         diagnosis = self.state.method.diagnose(record["loss"])
         record = record | self.epoch_time.record() | self.monitored.timing
         with distributed.raise_on_all_ranks():
@@ -291,7 +300,7 @@ class Pretraining(TrainingLoop[TrainState, Batch]):
 
 
 def _check_divisible(setup: TrainingSetup, shard: Shard) -> None:
-    """Refuses batches that the ranks cannot share equally."""
+    """Raises ``SSLToolError`` if a batch is not divisible by the number of ranks."""
     if setup.batch_size % shard.world:
         raise SSLToolError(
             f"--batch-size {setup.batch_size} is not divisible by the number of ranks ({shard.world}); change it"
@@ -313,13 +322,13 @@ def _build_state(setup: TrainingSetup, device: torch.device) -> TrainState:
     model = distributed.wrap_ddp(method, device)
     if c.compile:
         model = torch.compile(model)  # type: ignore[assignment]
-    torch.backends.cudnn.benchmark = device.type == "cuda"  # shapes are fixed, so the fastest kernels are worth finding
+    torch.backends.cudnn.benchmark = device.type == "cuda"  # shapes are constant, so benchmarking kernels pays off
     scaler = torch.amp.GradScaler(device.type, enabled=c.precision == "fp16")
     return TrainState(method, model, optimizer, scaler)
 
 
 def _restart_at(state: TrainState, epoch: int | None, steps: int) -> None:
-    """``--start-epoch``: counts from ``epoch`` instead of where the checkpoint stopped."""
+    """``--start-epoch``: continues at ``epoch`` instead of the checkpoint's epoch."""
     if epoch is not None:
         state.epoch, state.step, state.epoch_step = epoch, epoch * steps, 0
         state.sums = dict.fromkeys(state.sums, 0.0)

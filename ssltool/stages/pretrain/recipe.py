@@ -1,13 +1,13 @@
-"""A published recipe, or the settings of another run, beside the settings that are given."""
+"""Combines the given settings with a published recipe or the settings of another run."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Collection, Mapping
-from typing import Any
 
 from ssltool.config import PretrainConfig
 from ssltool.errors import UsageError, found_in
+from ssltool.files import Settings
 from ssltool.methods import method_class
 from ssltool.methods.options import gather_options, ineffective_options, parse_options
 from ssltool.methods.recipes import published
@@ -15,13 +15,13 @@ from ssltool.runs.repeat import read_settings, repeat
 from ssltool.settings import flag, reset_ineffective
 
 
-def given_options(config: PretrainConfig) -> dict[str, Any]:
-    """The method's options that are given, with ``--set`` or a flag of their own.
+def given_options(config: PretrainConfig) -> Settings:
+    """The options of the method given with ``--set`` or a flag of their own.
 
     Raises:
-        UsageError: if one is given twice.
+        UsageError: if an option is given twice.
     """
-    flags: dict[str, Any] = {}
+    flags: Settings = {}
     for f in dataclasses.fields(config):
         name, value = f.metadata["method_option"], getattr(config, f.name)
         if name and value != f.default:
@@ -32,14 +32,13 @@ def given_options(config: PretrainConfig) -> dict[str, Any]:
 
 
 def apply_recipe(config: PretrainConfig, name: str, explicit: Collection[str] = ()) -> PretrainConfig:
-    """``config`` with the recipe ``name`` of its method; the settings in ``explicit`` and its own options take
-    precedence.
+    """``config`` with the recipe ``name`` of its method.
 
-    Settings of the recipe that then have no effect stay at their defaults, and a warm-up that does not fit into the
-    epochs becomes a tenth of them.
+    The settings in ``explicit`` and the given options of the method take precedence. Settings of the recipe without an
+    effect keep their defaults. If the warm-up is not shorter than the run, it is a tenth of the epochs.
 
     Raises:
-        UsageError: for an unknown recipe, or one that the method does not have.
+        UsageError: if the recipe is unknown or the method does not have it.
     """
     recipe = published(config.method, name)
     result = add_options(config, recipe.pop("options"))
@@ -50,8 +49,8 @@ def apply_recipe(config: PretrainConfig, name: str, explicit: Collection[str] = 
     return result
 
 
-def add_options(config: PretrainConfig, options: Mapping[str, Any]) -> PretrainConfig:
-    """``config`` with those ``options`` of its method that are not given and have an effect beside the given ones."""
+def add_options(config: PretrainConfig, options: Mapping[str, object]) -> PretrainConfig:
+    """``config`` with ``options`` of its method, except those that are given or would have no effect."""
     given = given_options(config)
     added = {option: value for option, value in options.items() if option not in given}
     parsed = parse_options(config.method, method_class(config.method).Options, given | added)
@@ -62,11 +61,12 @@ def add_options(config: PretrainConfig, options: Mapping[str, Any]) -> PretrainC
 
 
 def repeat_run(config: PretrainConfig, path: str, given: Collection[str]) -> PretrainConfig:
-    """``config`` with the settings and the method's options of the run whose ``config.json`` is ``path``, except for
-    those that are ``given`` beside it. The options of another method are left out.
+    """``config`` with the settings and method options of another run, read from its ``config.json`` at ``path``.
+
+    The settings in ``given`` take precedence. Options of another method are ignored.
 
     Raises:
-        SSLToolError: if the file cannot be read, or holds something else.
+        SSLToolError: if the file cannot be read or is not a ``config.json`` of pretrain.
     """
     saved = read_settings(path, "pretrain")
     repeated = repeat(config, path, saved, "pretrain", given)

@@ -1,7 +1,8 @@
 """SCAN: Van Gansbeke et al., "SCAN: Learning to Classify Images without Labels", ECCV 2020, arXiv:2005.12320.
 
-Three steps, each of which reads what the one before it wrote: neighbours are mined among representations, a
-classifier learns to put neighbours into one cluster, and then learns from its own most confident answers.
+Each of the three steps reads the file of the previous one: mining finds the nearest neighbours among representations,
+clustering trains a classifier to assign neighbours to the same cluster, and self-labelling trains it further on its
+most confident predictions.
 """
 
 from ssltool.stages.scan.scan import run

@@ -1,4 +1,4 @@
-"""How well clusters agree with classes: by matching one to one, by majority, by information, and by pairs."""
+"""Agreement of clusters with classes: accuracy by matching and by majority, NMI and ARI."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ from ssltool.files import Record
 
 
 def score(assignments: np.ndarray, labels: np.ndarray, clusters: int) -> Record:
-    """The scores of ``assignments`` (N,) to ``clusters`` clusters, of images with ``labels`` (N,), -1 where there is
-    none.
+    """The scores of ``assignments`` (N,) to K = ``clusters`` clusters, given ``labels`` (N,), -1 for unlabelled images.
 
-    ``sizes`` (K,) and ``empty``, the number of empty clusters, are of all images. Of the labelled ones, None where
-    there are none: ``accuracy``, a share of 1, with each cluster matched to another class by the Hungarian method, so
-    that clusters and classes that are left over count as wrong; ``majority``, a share of 1, with each cluster standing
-    for its most frequent class, which more clusters can only raise; ``nmi``; ``ari``.
+    ``sizes`` (K,) and the number of ``empty`` clusters count all images. The others are computed on the labelled
+    images, None if there are none:
+
+    - ``accuracy`` in [0, 1]: each cluster predicts a class of its own, matched by the Hungarian method; images of
+      unmatched clusters and classes count as errors.
+    - ``majority`` in [0, 1]: each cluster predicts its most frequent class; never lower with more clusters.
+    - ``nmi`` and ``ari``: see the functions.
     """
     sizes = np.bincount(assignments, minlength=clusters)
     scores: Record = {"sizes": sizes.tolist(), "empty": int((sizes == 0).sum())}
@@ -27,7 +29,7 @@ def score(assignments: np.ndarray, labels: np.ndarray, clusters: int) -> Record:
 
 
 def contingency(assignments: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """How many images are in each cluster and class, of those that occur, (K, C) int64."""
+    """The number of images in each cluster and class that occur, (K, C) int64."""
     clusters, rows = np.unique(assignments, return_inverse=True)
     classes, columns = np.unique(labels, return_inverse=True)
     table = np.zeros((len(clusters), len(classes)), np.int64)
@@ -36,17 +38,17 @@ def contingency(assignments: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def matched(table: np.ndarray) -> float:
-    """The share of images on the best one-to-one matching of clusters and classes: clustering accuracy, in [0, 1]."""
+    """Clustering accuracy in [0, 1]: the best one-to-one matching of clusters and classes."""
     return float(table[linear_sum_assignment(table, maximize=True)].sum() / table.sum())
 
 
 def majority(table: np.ndarray) -> float:
-    """The share of images in the most frequent class of their cluster: many-to-one accuracy, or purity, in [0, 1]."""
+    """Purity, or many-to-one accuracy, in [0, 1]: the fraction of images in the majority class of their cluster."""
     return float(table.max(axis=1).sum() / table.sum())
 
 
 def nmi(table: np.ndarray) -> float:
-    """Mutual information over the mean of both entropies, in [0, 1]; 1 where there is one cluster and one class."""
+    """Normalised mutual information, by the mean of both entropies, in [0, 1]; 1 for one cluster and one class."""
     p = table / table.sum()
     entropies = _entropy(p.sum(axis=1)) + _entropy(p.sum(axis=0))
     return float(np.clip(2 * (entropies - _entropy(p)) / entropies, 0.0, 1.0)) if entropies > 0 else 1.0
@@ -58,15 +60,15 @@ def _entropy(p: np.ndarray) -> float:
 
 
 def ari(table: np.ndarray) -> float:
-    """The adjusted Rand index of Hubert and Arabie (1985): 1 for equal partitions, 0 on average for random ones, less
-    where they agree less than at random."""
-    together, rows, columns = (_pairs(counts) for counts in (table, table.sum(axis=1), table.sum(axis=0)))
+    """The adjusted Rand index of Hubert and Arabie (1985): 1 for equal partitions, 0 in expectation for random ones,
+    negative for less agreement than random."""
+    pairs, rows, columns = (_pairs(counts) for counts in (table, table.sum(axis=1), table.sum(axis=0)))
     expected = rows * columns / max(_pairs(table.sum()), 1.0)
     largest = (rows + columns) / 2
-    return (together - expected) / (largest - expected) if largest != expected else 1.0
+    return (pairs - expected) / (largest - expected) if largest != expected else 1.0
 
 
 def _pairs(counts: np.ndarray) -> float:
-    """Pairs of images within the groups."""
+    """The number of pairs of images within groups of these sizes."""
     counts = np.asarray(counts, np.float64)
     return float((counts * (counts - 1) / 2).sum())

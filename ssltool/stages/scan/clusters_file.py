@@ -12,9 +12,14 @@ from ssltool.files import Record, Stored
 
 @dataclass
 class Clusters(Stored):
-    """Which cluster each image is in: ``assignments`` (N,) int64, ``confidence`` (N,) float32, its probability, NaN
-    where there is none, ``targets`` (N,) int64 with -1 where unlabelled, ``index`` (N,) int64, the image's number in
-    its dataset, and ``meta``, how they were made and how well they agree with the classes.
+    """The cluster of each image.
+
+    Attributes:
+        assignments: cluster index (N,), int64.
+        confidence: probability of that cluster (N,), float32; NaN for k-means.
+        targets: labels (N,), int64; -1 for unlabelled images.
+        index: number of each image in its dataset (N,), int64.
+        meta: the step, its settings, and the agreement with the classes.
     """
 
     FORMAT: ClassVar[str] = "ssltool/clusters/1"

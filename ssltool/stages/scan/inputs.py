@@ -1,4 +1,4 @@
-"""What SCAN's steps start from: the network, the images, their representations. Each is opened when first needed."""
+"""The inputs of SCAN's steps: network, images and representations, each opened on first use."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import dataclasses
 import functools
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +16,7 @@ from ssltool.config import SaveReprsConfig, ScanConfig
 from ssltool.data.images import ImageSet, detect, open_dataset, parse_type
 from ssltool.data.loader import Loader
 from ssltool.errors import SSLToolError
+from ssltool.files import Settings
 from ssltool.methods import CLASSIFIER
 from ssltool.reprs.extract import extract_all
 from ssltool.reprs.representations import Representations
@@ -24,7 +24,7 @@ from ssltool.training.device import pick_device, worker_count
 
 
 class Inputs:
-    """Of one invocation. ``clusters_path`` is where a clustered network lies, or will."""
+    """The inputs of one invocation. ``clusters_path`` is the file of the clustering step."""
 
     def __init__(self, config: ScanConfig, clusters_path: Path) -> None:
         self.config, self.clusters_path = config, clusters_path
@@ -32,35 +32,37 @@ class Inputs:
 
     @functools.cached_property
     def network(self) -> Pretrained:
-        """The pretrained network; for self-labelling alone the clustered one, which knows what it was made from."""
+        """The pretrained network; with ``--step selflabel``, the network of the clustering step."""
         return self.clustered() if self.config.step == "selflabel" else load_pretrained(self.config, self.device)
 
     def clustered(self) -> Pretrained:
-        """The network of the second step.
+        """The network of the clustering step.
 
         Raises:
-            SSLToolError: if the file holds something else than a classifier.
+            SSLToolError: if the file has no classifier.
         """
-        own: dict[str, Any] = {"pretrained": str(self.clusters_path), "arch": None, "stem": None, "random": False}
-        network = load_pretrained(dataclasses.replace(self.config, **own), self.device)
+        changes: Settings = {"pretrained": str(self.clusters_path), "arch": None, "stem": None, "random": False}
+        network = load_pretrained(dataclasses.replace(self.config, **changes), self.device)
         if network.run.method_name != CLASSIFIER:
-            raise SSLToolError(f"{self.clusters_path} is of {network.run.method_name}; it has to be a classifier's")
+            raise SSLToolError(
+                f"{self.clusters_path} has the method {network.run.method_name}; it must be {CLASSIFIER}"
+            )
         return network
 
     @functools.cached_property
-    def data(self) -> ScanConfig:
-        """The settings with the images that the network was trained on, where none are named."""
+    def data_config(self) -> ScanConfig:
+        """The settings, with the network's own images unless others are given."""
         return use_saved_dataset(self.config, self.network.run)
 
     @functools.cached_property
     def train(self) -> ImageSet:
-        """The images that are clustered."""
-        return open_dataset(self.data, "train")
+        """The images to cluster."""
+        return open_dataset(self.data_config, "train")
 
     @functools.cached_property
-    def scored(self) -> ImageSet:
-        """The images that are scored: val, or where there is no such split the clustered ones."""
-        c = self.data
+    def evaluation(self) -> ImageSet:
+        """The images to evaluate on: the val split, or the train images if there is none."""
+        c = self.data_config
         name = parse_type(c.dataset_type)[0]
         name = detect(c.data) if name == "auto" else name
         if name in ("folder", "images") or (name == "imagenet" and not (Path(str(c.data)) / "val").is_dir()):
@@ -75,33 +77,32 @@ class Inputs:
             yield loader
 
     @functools.cached_property
-    def rows(self) -> Representations:
+    def train_reprs(self) -> Representations:
         """The representations of the train images."""
         return Representations.load(self.config.reprs) if self.config.reprs else self._represent(self.train)
 
     @functools.cached_property
-    def scored_rows(self) -> Representations:
-        """The representations of the images that are scored; those of ``--reprs`` themselves."""
-        own = self.config.reprs is not None or self.scored is self.train
-        return self.rows if own else self._represent(self.scored)
+    def evaluation_reprs(self) -> Representations:
+        """The representations of the images to evaluate on; with ``--reprs``, those of the train images."""
+        same = self.config.reprs is not None or self.evaluation is self.train
+        return self.train_reprs if same else self._represent(self.evaluation)
 
     def _represent(self, images: ImageSet) -> Representations:
-        own = SaveReprsConfig(workers=self.config.workers)
-        return extract_all(self.network, images, own, self.device)
+        return extract_all(self.network, images, SaveReprsConfig(workers=self.config.workers), self.device)
 
-    def count(self, labels: np.ndarray) -> int:
-        """How many clusters are to be made, of images with these ``labels``.
+    def cluster_count(self, labels: np.ndarray) -> int:
+        """The number of clusters: ``--clusters``, or the number of classes in ``labels``.
 
         Raises:
-            SSLToolError: if neither the settings nor the labels say it.
+            SSLToolError: if ``--clusters`` is not given and there are fewer than two classes.
         """
         classes = len(np.unique(labels[labels >= 0]))
         if self.config.clusters is None and classes < 2:
-            raise SSLToolError(f"the images have {classes} known classes, so say how many --clusters to make")
+            raise SSLToolError(f"the images have {classes} known classes; give the number of clusters with --clusters")
         return self.config.clusters or classes
 
 
-def unit(rows: Representations) -> np.ndarray:
-    """Rows at length 1, as cosine compares them, float32."""
-    made: np.ndarray = torch.nn.functional.normalize(rows.representations, dim=1).numpy()
-    return made
+def unit_rows(reprs: Representations) -> np.ndarray:
+    """The representations (N, d) scaled to length 1, float32."""
+    rows: np.ndarray = torch.nn.functional.normalize(reprs.representations, dim=1).numpy()
+    return rows

@@ -1,4 +1,4 @@
-"""k-means on representations: the baseline that SCAN is compared with."""
+"""k-means on representations, a baseline for SCAN."""
 
 from __future__ import annotations
 
@@ -11,25 +11,26 @@ from ssltool import seeds
 from ssltool.errors import SSLToolError
 
 RESTARTS = 10
-"""Beginnings, of which the one with the smallest distances is kept."""
+"""Number of initialisations; the result with the smallest inertia is kept."""
 
 
 def kmeans(rows: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """The ``count`` centroids (K, d) of ``rows`` (N, d) by k-means++ (Arthur and Vassilvitskii 2007) and Lloyd's turns,
-    the best of ``RESTARTS``; a function of the seed.
+    """The centroids (K, d) of K = ``count`` clusters of ``rows`` (N, d); deterministic in the seed.
+
+    Initialisation by k-means++ (Arthur and Vassilvitskii 2007), then Lloyd's algorithm; the best of ``RESTARTS`` runs.
 
     Raises:
         SSLToolError: if there are fewer rows than clusters.
     """
     if len(rows) < count:
-        raise SSLToolError(f"{len(rows)} rows cannot make {count} clusters; ask for fewer")
-    runs = [_once(rows, count, seeds.derive(seed, start, seeds.Stream.CLUSTERS)) for start in range(RESTARTS)]
+        raise SSLToolError(f"{len(rows)} rows are too few for {count} clusters; lower --clusters")
+    runs = [_single_run(rows, count, seeds.derive(seed, start, seeds.Stream.CLUSTERS)) for start in range(RESTARTS)]
     return min(runs, key=lambda run: run[0])[1]
 
 
-def _once(rows: np.ndarray, count: int, seed: int) -> tuple[float, np.ndarray]:
-    """The sum of squared distances to the centroids, and these; a cluster that runs empty is left out."""
-    # Clusters that are empty, or must be where too few rows differ, are counted with the results: no warnings of them.
+def _single_run(rows: np.ndarray, count: int, seed: int) -> tuple[float, np.ndarray]:
+    """The inertia and the centroids of one initialisation; clusters that become empty are dropped."""
+    # The scores report empty clusters, so scipy's warnings about them are not needed.
     with warnings.catch_warnings(), np.errstate(invalid="ignore"):
         warnings.simplefilter("ignore", UserWarning)
         random = np.random.RandomState(seed % 2**32)
@@ -38,6 +39,6 @@ def _once(rows: np.ndarray, count: int, seed: int) -> tuple[float, np.ndarray]:
     return float(np.square(scipy.cluster.vq.vq(rows, centroids)[1], dtype=np.float64).sum()), centroids
 
 
-def nearest(rows: np.ndarray, centroids: np.ndarray) -> np.ndarray:
-    """The number (N,) of the centroid that each row is nearest to."""
+def nearest_centroid(rows: np.ndarray, centroids: np.ndarray) -> np.ndarray:
+    """The index (N,) of the nearest centroid of each row, int64."""
     return scipy.cluster.vq.vq(rows, centroids)[0].astype(np.int64)

@@ -1,4 +1,4 @@
-"""SCAN's two losses, as pure functions of logits."""
+"""The two losses of SCAN, functions of logits."""
 
 from __future__ import annotations
 
@@ -10,23 +10,24 @@ from ssltool.errors import SSLToolError
 from ssltool.training.precision import without_autocast
 
 TINY = 1e-8
-"""Mean probabilities below this count as this in the entropy, as in the authors' code."""
+"""Lower bound of the mean probabilities in the entropy, as in the authors' code."""
 
 
 @without_autocast
 def scan_loss(anchors: Tensor, neighbours: Tensor, entropy_weight: float = 5.0) -> tuple[Tensor, Tensor, Tensor]:
-    """Eq. 2 of arXiv:2005.12320, as (total, consistency, entropy) with total = consistency - entropy_weight * entropy.
+    """Eq. 2 of arXiv:2005.12320: (total, consistency, entropy) with total = consistency - entropy_weight * entropy.
 
-    The consistency is -mean log <p, q> over the images, p and q the cluster probabilities of an image and of its
-    neighbour: 0 where both are sure of one cluster. The entropy is that of the mean p, from 0 (all in one cluster) to
-    log K (all clusters alike).
+    The consistency is the mean of -log <p, q>, where p and q are the cluster probabilities of an image and its
+    neighbour; it is 0 if both have probability 1 for the same cluster. The entropy is that of the mean p, from 0 (one
+    cluster) to log K (clusters of equal size).
 
     Args:
-        anchors, neighbours: logits (N, K) of the images, and of a neighbour of each.
-        entropy_weight: what keeps the clusters from becoming one; 5 in the authors' code.
+        anchors: logits (N, K) of the images.
+        neighbours: logits (N, K) of a neighbour of each image.
+        entropy_weight: weight of the entropy, which prevents a single cluster; 5 in the authors' code.
 
     Raises:
-        SSLToolError: for logits of different shapes, or none.
+        SSLToolError: if the shapes differ or N is 0.
     """
     _same_shapes("scan_loss", anchors, neighbours)
     log_p, log_q = anchors.log_softmax(dim=1), neighbours.log_softmax(dim=1)
@@ -38,33 +39,36 @@ def scan_loss(anchors: Tensor, neighbours: Tensor, entropy_weight: float = 5.0) 
 
 @without_autocast
 def confidence_loss(weak: Tensor, strong: Tensor, threshold: float = 0.99, balanced: bool = True) -> tuple[Tensor, int]:
-    """The cross-entropy of strongly augmented images with the clusters that their weakly augmented versions are sure
-    of (Sec. 2.3 of arXiv:2005.12320), and how many these are.
+    """The self-labelling loss (Sec. 2.3 of arXiv:2005.12320), and the number of confident images.
 
-    An image takes part if the largest probability of ``weak`` is above ``threshold``; at it is not enough. With
-    ``balanced`` its weight is 1 / the number of such images in its cluster, so that all clusters that are there count
-    alike. Where no image takes part the loss is 0.
+    The loss is the cross-entropy of the strong view with the most probable cluster of the weak view. An image is
+    confident if the largest probability of ``weak`` is strictly above ``threshold``; other images are ignored. The loss
+    is 0 if no image is confident.
 
     Args:
-        weak, strong: logits (N, K) of the same images; no gradient flows into ``weak``.
+        weak: logits (N, K) of the weak views; no gradient flows into them.
+        strong: logits (N, K) of the strong views of the same images.
+        threshold: probability in [0, 1].
+        balanced: weight each image by 1 / (number of confident images in its cluster), so that the clusters have equal
+            weight.
 
     Raises:
-        SSLToolError: for logits of different shapes, or none.
+        SSLToolError: if the shapes differ or N is 0.
     """
     _same_shapes("confidence_loss", weak, strong)
     probability, target = weak.detach().softmax(dim=1).max(dim=1)
-    sure = probability > threshold
-    count = int(sure.sum())
+    confident = probability > threshold
+    count = int(confident.sum())
     if not count:
-        return strong[sure].sum(), 0  # of no rows: 0, with a gradient of 0
-    target = target[sure]
+        return strong[confident].sum(), 0  # an empty sum: 0, with a zero gradient
+    target = target[confident]
     sizes = torch.bincount(target, minlength=weak.shape[1])
     weights = 1.0 / sizes.clamp(min=1).to(strong.dtype) if balanced else None
-    return F.cross_entropy(strong[sure], target, weight=weights), count
+    return F.cross_entropy(strong[confident], target, weight=weights), count
 
 
-def _same_shapes(name: str, one: Tensor, other: Tensor) -> None:
-    if one.shape != other.shape or one.dim() != 2 or not len(one):
+def _same_shapes(name: str, a: Tensor, b: Tensor) -> None:
+    if a.shape != b.shape or a.dim() != 2 or not len(a):
         raise SSLToolError(
-            f"{name} takes two (N, K) tensors of one shape; found {tuple(one.shape)} and {tuple(other.shape)}"
+            f"{name} takes two (N, K) tensors of the same shape; found {tuple(a.shape)} and {tuple(b.shape)}"
         )

@@ -1,4 +1,4 @@
-"""The first step: which images are an image's neighbours, and with which of them a step compares it."""
+"""The first step: the nearest neighbours of each image, and the table that clustering samples them from."""
 
 from __future__ import annotations
 
@@ -16,72 +16,90 @@ from ssltool.reprs.neighbours.search import neighbours
 from ssltool.reprs.representations import Representations
 
 
-def mine(rows: Representations, k: int, device: torch.device) -> Neighbours:
-    """The ``k`` nearest others of each row by cosine, which is the inner product of the paper, whose pretext features
-    have length 1. ``meta["accuracy"]`` is the share of neighbours that have their image's label, None without labels.
+def check_neighbours(k: int, images: int) -> None:
+    """Checks that each of ``images`` images has ``k`` others.
 
     Raises:
-        SSLToolError: if there are fewer other rows.
+        SSLToolError: if it does not.
     """
-    if k >= len(rows):
-        raise SSLToolError(f"--neighbours {k}: each of {len(rows)} images has {len(rows) - 1} others; ask for fewer")
-    features, index = rows.representations, rows.index
-    similarity, places = neighbours(features, features, k=k, skip=(index, index), device=device)
-    valid = places >= 0  # not where a number occurs twice
-    labels = rows.targets[places.clamp(min=0)]
-    compared = valid & (labels >= 0) & (rows.targets[:, None] >= 0)
-    agree = (labels == rows.targets[:, None])[compared]
-    own = {name: rows.meta.get(name) for name in ("checkpoint_hash", "layer", "dataset", "split")}
-    accuracy = float(agree.double().mean()) if len(agree) else None
+    if k >= images:
+        raise SSLToolError(f"--neighbours {k} must be smaller than the number of images ({images})")
+
+
+def mine(reprs: Representations, k: int, device: torch.device) -> Neighbours:
+    """The ``k`` nearest other rows of each row by cosine similarity.
+
+    This is the inner product of the paper, whose features have length 1. ``meta["accuracy"]`` is the fraction of
+    neighbours with the same label, None without labels.
+
+    Raises:
+        SSLToolError: if there are not more than ``k`` rows.
+    """
+    check_neighbours(k, len(reprs))
+    features, index = reprs.representations, reprs.index
+    similarity, indices = neighbours(features, features, k=k, skip=(index, index), device=device)
+    valid = indices >= 0  # -1 fills rows whose image number occurs twice
+    labels = reprs.targets[indices.clamp(min=0)]
+    compared = valid & (labels >= 0) & (reprs.targets[:, None] >= 0)
+    same_label = (labels == reprs.targets[:, None])[compared]
+    meta = {name: reprs.meta.get(name) for name in ("checkpoint_hash", "layer", "dataset", "split")}
+    accuracy = float(same_label.double().mean()) if len(same_label) else None
     return Neighbours(
-        places,
+        indices,
         -similarity,
         index,
-        torch.where(valid, index[places.clamp(min=0)], -1),
-        own | {"metric": "cos", "k": k, "accuracy": accuracy},
+        torch.where(valid, index[indices.clamp(min=0)], -1),
+        meta | {"metric": "cos", "k": k, "accuracy": accuracy},
     )
 
 
 @dataclass(frozen=True)
-class Table:
-    """The neighbours of N images, as places among them: ``places`` (N, k), of which the first ``counts`` (N,), at least
-    one, are meant. ``lonely`` images had none and are their own."""
+class NeighbourTable:
+    """The neighbours of N images.
 
-    places: np.ndarray
+    Attributes:
+        indices: neighbours (N, k), as indices of the N images.
+        counts: number of valid neighbours of each image (N,), at least 1; they come first in its row.
+        isolated: number of images without a neighbour; each is its own neighbour.
+    """
+
+    indices: np.ndarray
     counts: np.ndarray
-    lonely: int
+    isolated: int
 
     @classmethod
-    def of(cls, found: Neighbours, images: ImageSet, path: FilePath) -> Table:
-        """The neighbours in a file, among ``images``, by the images' numbers; others are left out.
+    def of(cls, file: Neighbours, images: ImageSet, path: FilePath) -> NeighbourTable:
+        """The table of ``images`` from the file ``path``, by image numbers. Neighbours not in ``images`` are dropped.
 
         Raises:
-            SSLToolError: if the file is of another dataset, or lacks an image.
+            SSLToolError: if the file is of another dataset, or an image is missing.
         """
-        dataset = found.meta.get("dataset")
+        dataset = file.meta.get("dataset")
         if dataset not in (None, images.name):
-            raise SSLToolError(f"{path} holds neighbours among images of {dataset}, but these are of {images.name}")
-        own = _places(images.index, found.index.numpy())
+            raise SSLToolError(f"{path} has neighbours of the dataset {dataset}, but the images are of {images.name}")
+        own = _find(images.index, file.index.numpy())
         if (own < 0).any():
             missing = images.index[own < 0]
-            raise SSLToolError(f"{path} lacks {len(missing)} of the {len(own)} images, the first is {missing[0]}")
-        places = _places(found.bank_index.numpy()[own], images.index)
-        places = np.take_along_axis(places, (places < 0).argsort(axis=1, kind="stable"), axis=1)
-        counts = (places >= 0).sum(axis=1)
-        lonely = np.flatnonzero(counts == 0)
-        places[lonely, 0], counts[lonely] = lonely, 1
-        return cls(places, counts, len(lonely))
+            raise SSLToolError(
+                f"{path} lacks {len(missing)} of the {len(own)} images, the first is number {missing[0]}; mine again"
+            )
+        indices = _find(file.bank_index.numpy()[own], images.index)
+        indices = np.take_along_axis(indices, (indices < 0).argsort(axis=1, kind="stable"), axis=1)
+        counts = (indices >= 0).sum(axis=1)
+        isolated = np.flatnonzero(counts == 0)
+        indices[isolated, 0], counts[isolated] = isolated, 1
+        return cls(indices, counts, len(isolated))
 
     def draw(self, anchors: np.ndarray, seed: int, epoch: int) -> np.ndarray:
-        """A neighbour of each of ``anchors`` (n,), at random; a function of the seed and the epoch."""
+        """A random neighbour of each of ``anchors`` (n,); deterministic in the seed and the epoch."""
         random = np.random.RandomState(seeds.derive(seed, epoch, seeds.Stream.NEIGHBOURS) % 2**32)
         which = (random.random_sample(len(anchors)) * self.counts[anchors]).astype(np.int64)
-        return self.places[anchors, which]
+        return self.indices[anchors, which]
 
 
-def _places(numbers: np.ndarray, among: np.ndarray) -> np.ndarray:
-    """Where each of ``numbers`` stands in ``among`` (N,); -1 where it does not."""
-    order = among.argsort(kind="stable")
-    at = np.searchsorted(among, numbers, sorter=order)
-    places = order[at.clip(max=len(among) - 1)]
-    return np.where(among[places] == numbers, places, -1)
+def _find(numbers: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """The index of each of ``numbers`` in ``values`` (N,); -1 if it is not there."""
+    order = values.argsort(kind="stable")
+    positions = np.searchsorted(values, numbers, sorter=order)
+    indices = order[positions.clip(max=len(values) - 1)]
+    return np.where(values[indices] == numbers, indices, -1)

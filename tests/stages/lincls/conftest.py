@@ -55,7 +55,7 @@ def on_bundled(settings, tmp_path):
 
 @pytest.fixture
 def files(write_reprs):
-    """The paths of 90 rows to learn from and 60 to be scored on, in overlapping clouds: ``files(names=(3, 7))``."""
+    """The paths of 90 training rows and 60 val rows in overlapping clouds: ``files(names=(3, 7))``."""
 
     def make(**changes) -> tuple[str, str]:
         train, val = clouds(90, seed=1, **changes), clouds(60, seed=2, **changes)

@@ -1,4 +1,4 @@
-"""A probe that stops goes on bit for bit; a finished one can be scored again."""
+"""A resumed probe is bit-identical to an unbroken one; a finished probe can be evaluated again."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ CASES = [
 def test_a_resumed_probe_ends_with_the_bits_of_one_that_never_stopped(changes, steps, on_files, stop_after, tmp_path):
     unbroken = lincls.run(on_files(**changes, out=str(tmp_path / "unbroken")))  # five epochs of six steps
     stop_after(steps)
-    with pytest.raises(Interrupted, match=r"stopped by signal 15; saved .*probe\.pt"):
+    with pytest.raises(Interrupted, match=r"signal 15; .*probe\.pt"):
         lincls.run(on_files(**changes))
     half = Probe.load(tmp_path / "probe" / "probe.pt")
     assert (half.state["epoch"], half.state["step"]) == divmod(steps, 6)  # of 90 rows, or 81, by 16
@@ -66,7 +66,7 @@ def test_a_resumed_probe_ends_with_the_bits_of_one_that_never_stopped(changes, s
     assert {**unbroken, "run": ""} == {**resumed, "run": ""}
 
 
-def test_images_go_on_bit_for_bit_too(settings, stop_after, tmp_path):
+def test_a_resumed_probe_on_images_is_bit_identical_too(settings, stop_after, tmp_path):
     lincls.run(settings(epochs=3, out=str(tmp_path / "unbroken")))  # three epochs of two steps
     stop_after(3)
     with pytest.raises(Interrupted):
@@ -76,26 +76,26 @@ def test_images_go_on_bit_for_bit_too(settings, stop_after, tmp_path):
     assert same_probe(a, b)
 
 
-def test_a_signal_ends_the_command_with_its_number_and_a_line(ssltool, files, stop_after, tmp_path):
+def test_a_signal_ends_the_command_with_exit_code_128_plus_its_number(ssltool, files, stop_after, tmp_path):
     train, val = files()
     stop_after(8)
     flags = ["--device", "cpu", "-b", 16, "-o", tmp_path / "probe"]
     ran = ssltool("lincls", "--reprs", train, val, *flags, "--epochs", 5)
     assert ran.code == 128 + signal.SIGTERM and ran.out == ""
-    assert "stopped by signal 15; saved" in ran.err
+    assert "signal 15" in ran.err and "probe.pt" in ran.err
     again = ssltool("lincls", "--reprs", train, val, *flags, "--epochs", 5)
     assert again.code == 1 and "--resume auto" in again.err
     assert ssltool("lincls", "--reprs", train, val, *flags, "--epochs", 5, "--resume", "auto").code == 0
 
 
-def test_auto_starts_where_there_is_nothing_and_is_done_where_all_is_done(on_files, probe_path):
+def test_resume_auto_starts_a_new_run_and_leaves_a_finished_one_unchanged(on_files, probe_path):
     first = lincls.run(on_files(resume="auto"))
     before = Probe.load(probe_path)
     assert lincls.run(on_files(resume="auto")) == first
     assert same_probe(Probe.load(probe_path), before)
 
 
-def test_going_on_in_another_folder_leaves_the_first(on_files, stop_after, tmp_path):
+def test_resuming_into_another_folder_does_not_change_the_first(on_files, stop_after, tmp_path):
     stop_after(8)
     with pytest.raises(Interrupted):
         lincls.run(on_files())
@@ -113,14 +113,14 @@ def test_going_on_in_another_folder_leaves_the_first(on_files, stop_after, tmp_p
         ({"optimizer": "lars"}, "--optimizer was sgd, is now lars"),
         ({"batch_size": 8}, "--batch-size was 16, is now 8"),
         ({"seed": 3}, "--seed was 10, is now 3"),
-        ({"labels_fraction": 0.5}, "--labels-fraction was 1.0, is now 0.5; the hash of the training rows was"),
+        ({"labels_fraction": 0.5}, "--labels-fraction was 1.0, is now 0.5; the hash of the training rows"),
         ({"standardise": True}, "--standardise was False, is now True"),
     ],
 )
-def test_settings_that_would_break_the_schedule_are_refused(changes, message, on_files, probe_path):
+def test_resuming_with_other_settings_is_refused(changes, message, on_files, probe_path):
     lincls.run(on_files())
     before = probe_path.read_bytes()
-    with pytest.raises(SSLToolError, match="cannot resume") as caught:
+    with pytest.raises(SSLToolError, match=r"probe\.pt") as caught:
         lincls.run(on_files(resume="auto", **changes))
     assert message in str(caught.value) and "\n" not in str(caught.value)
     assert probe_path.read_bytes() == before
@@ -130,21 +130,21 @@ def test_other_training_rows_or_another_network_are_refused(on_files, write_repr
     lincls.run(on_files())
     x, y = clouds(90, seed=1)
     other = str(write_reprs("other.pt", x, y, torch.arange(90) + 5)), str(tmp_path / "val.pt")
-    with pytest.raises(SSLToolError, match="the hash of the training rows was"):
+    with pytest.raises(SSLToolError, match="hash of the training rows"):
         lincls.run(on_files(reprs=other, resume="auto"))
     lincls.run(settings(out=str(tmp_path / "images")))
     with pytest.raises(SSLToolError, match="random was False, is now True"):
         lincls.run(settings(out=str(tmp_path / "images"), random=True, resume="auto"))
 
 
-def test_a_probe_of_lbfgs_has_no_training_to_go_on_with(on_files):
+def test_a_probe_of_lbfgs_cannot_be_resumed(on_files):
     lincls.run(on_files(solver="lbfgs"))
-    with pytest.raises(SSLToolError, match="cannot resume"):
+    with pytest.raises(SSLToolError, match=r"cannot resume .*probe\.pt.* --solver was lbfgs, is now sgd"):
         lincls.run(on_files(resume="auto"))
 
 
 @pytest.mark.parametrize("given", [{}, {"standardise": True}, {"solver": "lbfgs"}, {"lr_sweep": "0.1,1"}])
-def test_evaluating_a_probe_gives_its_accuracy_again_and_writes_nothing(given, on_files, probe_path, tmp_path):
+def test_evaluating_a_probe_reproduces_its_accuracy_and_writes_nothing(given, on_files, probe_path, tmp_path):
     trained = lincls.run(on_files(**given))
     before = {path: path.read_bytes() for path in probe_path.parent.iterdir()}
     again = lincls.run(on_files(evaluate=True, resume="auto"))
@@ -165,7 +165,7 @@ def test_the_papers_flags_evaluate_a_probe_of_images(ssltool, trained, black_and
     assert ["accuracy@1", f"{result['acc1']:.4f}"] in [row.split() for row in shown.out.splitlines()]
 
 
-def test_a_probe_scores_other_files_of_the_same_network(on_files, files, write_reprs):
+def test_a_probe_evaluates_other_files_of_the_same_network(on_files, files, write_reprs):
     lincls.run(on_files(epochs=30, lr=2.0))
     u, v = clouds(40, seed=5)
     other = files()[0], str(write_reprs("other.pt", u, v))
@@ -174,7 +174,7 @@ def test_a_probe_scores_other_files_of_the_same_network(on_files, files, write_r
 
 
 @pytest.mark.parametrize("given", [{"epochs": 2, "batch_size": 50}, {"solver": "lbfgs"}])
-def test_a_probe_that_learnt_from_files_scores_images_and_the_other_way_round(given, saved, on_bundled, tmp_path):
+def test_a_probe_trained_on_files_evaluates_images_and_vice_versa(given, saved, on_bundled, tmp_path):
     of_files = lincls.run(LinclsConfig(reprs=saved, device="cpu", out=str(tmp_path / "files"), **given))
     of_images = lincls.run(on_bundled(out=str(tmp_path / "images")))
     plain = {"evaluate": True, "out": None, "epochs": 90, "batch_size": None, "idx_path": None}
@@ -185,18 +185,18 @@ def test_a_probe_that_learnt_from_files_scores_images_and_the_other_way_round(gi
 
 
 def test_evaluating_without_a_probe_or_with_another_networks_is_refused(on_files, settings, write_reprs, tmp_path):
-    with pytest.raises(SSLToolError, match=r"holds no probe\.pt to score; name one with --resume FILE"):
+    with pytest.raises(SSLToolError, match=r"probe\.pt .*--resume"):
         lincls.run(on_files(evaluate=True, resume="auto"))
     lincls.run(settings(out=str(tmp_path / "images")))
     plain = {"evaluate": True, "out": None, "epochs": 90, "batch_size": None, "resume": str(tmp_path / "images")}
-    with pytest.raises(SSLToolError, match="the probe was trained on another network: random was False, is now True"):
+    with pytest.raises(SSLToolError, match="random was False, is now True"):
         lincls.run(settings(random=True, **plain))
-    with pytest.raises(SSLToolError, match="the width was 64, is now 6"):
+    with pytest.raises(SSLToolError, match="width was 64, is now 6"):
         lincls.run(on_files(evaluate=True, resume=str(tmp_path / "images"), out=None))
 
 
 @pytest.mark.parametrize("changes", [{"lr": 1.0}, {"labels_fraction": 0.1}, {"epochs": 3}, {"c": 2.0}])
-def test_settings_of_training_do_nothing_in_an_evaluation(changes, on_files):
+def test_training_settings_are_refused_with_evaluate(changes, on_files):
     (name,) = changes
-    with pytest.raises(SSLToolError, match=f"--{name.replace('_', '-')} does nothing with --evaluate"):
+    with pytest.raises(SSLToolError, match=f"--{name.replace('_', '-')} .*--evaluate"):
         lincls.run(on_files(evaluate=True, resume="auto", **changes))

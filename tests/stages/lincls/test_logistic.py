@@ -17,7 +17,7 @@ def reference(x, y, c: float) -> LogisticRegression:
 
 
 @pytest.mark.parametrize("c", [0.01, 1.0, 100.0])
-def test_the_classifier_of_several_classes_is_scikit_learns(c):
+def test_the_classifier_of_several_classes_equals_scikit_learns(c):
     x, y = clouds(120, names=(2, 5, 9))
     ours = logistic_regression(x.double(), y, c=c, tolerance=1e-9)
     theirs = reference(x.double(), y, c)
@@ -29,7 +29,7 @@ def test_the_classifier_of_several_classes_is_scikit_learns(c):
 
 
 @pytest.mark.parametrize("c", [0.1, 10.0])
-def test_the_difference_of_two_classes_rows_is_scikit_learns_one_row(c):
+def test_the_difference_of_the_two_rows_equals_scikit_learns_row_for_two_classes(c):
     x, y = clouds(80, names=(0, 1), d=4)
     ours = logistic_regression(x.double(), y, c=c, tolerance=1e-10)
     theirs = reference(x.double(), y, c)
@@ -48,14 +48,14 @@ def test_the_gradient_of_the_written_objective_vanishes_at_the_optimum():
     assert float(bias.grad.abs().max()) < 1e-5
 
 
-def test_float32_rows_give_the_same_classifier_to_their_precision():
+def test_float32_rows_give_the_same_classifier_up_to_rounding():
     x, y = clouds(200)
     single, double = (logistic_regression(rows, y, tolerance=1e-7) for rows in (x, x.double()))
     torch.testing.assert_close(single.weight, double.weight, rtol=1e-3, atol=1e-4)
     assert single.weight.dtype == torch.float64
 
 
-def test_rows_in_blocks_are_rows_at_once(monkeypatch):
+def test_blocks_of_rows_give_the_same_classifier(monkeypatch):
     x, y = clouds(100)
     whole = logistic_regression(x.double(), y, tolerance=1e-10)
     monkeypatch.setattr(logistic, "BLOCK", 7 * 6 * 8)  # seven rows of six numbers of eight bytes
@@ -71,7 +71,7 @@ def objective(x, y, found, c: float) -> float:
 
 @pytest.mark.parametrize("c", [1.0, 1e4])
 def test_features_far_from_zero_and_of_unequal_scale_take_no_more_iterations(c):
-    """Where the features lie changes nothing but the bias; steps in the features' own coordinates stop far off."""
+    """A shift changes only the bias; without whitening, L-BFGS would stop far from the optimum."""
     x, y = clouds(300)
     x = x.double() * torch.logspace(0, -3, 6, dtype=torch.float64)
     near, far = (logistic_regression(rows, y, c=c) for rows in (x, x + 100))
@@ -79,7 +79,7 @@ def test_features_far_from_zero_and_of_unequal_scale_take_no_more_iterations(c):
     assert objective(x + 100, y, far, c) == pytest.approx(objective(x, y, near, c), rel=1e-4)
 
 
-def test_a_start_at_the_optimum_takes_no_iteration_and_leaves_it():
+def test_a_start_at_the_optimum_takes_no_iteration():
     x, y = clouds(100)
     first = logistic_regression(x.double(), y, tolerance=1e-6)
     again = logistic_regression(x.double(), y, tolerance=1e-6, start=first)
@@ -87,7 +87,7 @@ def test_a_start_at_the_optimum_takes_no_iteration_and_leaves_it():
     torch.testing.assert_close(again.weight, first.weight)
 
 
-def test_it_says_when_the_iterations_did_not_suffice():
+def test_converged_is_false_after_max_iter():
     found = logistic_regression(*clouds(100), c=100.0, max_iter=2)
     assert (found.converged, found.iterations) == (False, 2)
 
@@ -97,7 +97,7 @@ def test_predictions_are_labels_of_the_training_rows():
     assert torch.equal(logistic_regression(x, y).predict(x), y)
 
 
-def test_the_inputs_are_left_as_they_were():
+def test_the_inputs_are_not_modified():
     x, y = clouds(60)
     before = x.clone(), y.clone()
     logistic_regression(x, y)
@@ -106,7 +106,7 @@ def test_the_inputs_are_left_as_they_were():
 
 def test_one_class_and_numbers_that_are_not_finite_are_refused():
     x, y = clouds(30)
-    with pytest.raises(SSLToolError, match="all 30 rows are of class 3; a classifier needs two classes or more"):
+    with pytest.raises(SSLToolError, match="all 30 rows are of class 3"):
         logistic_regression(x, torch.full((30,), 3))
     x[3, 2] = float("nan")
     with pytest.raises(SSLToolError, match="not finite"):

@@ -1,4 +1,4 @@
-"""Classifiers side by side: each ends where it would have ended alone."""
+"""Classifiers trained in parallel end with the weights that each has if trained alone."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def learn(one: Heads, rates) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "larc", "lars"])
-def test_classifiers_side_by_side_end_where_each_ends_alone(optimizer):
+def test_parallel_classifiers_end_with_the_weights_of_each_trained_alone(optimizer):
     together = learn(heads(3, optimizer), RATES)
     for rate, weight in zip(RATES, together, strict=True):
         torch.testing.assert_close(weight, learn(heads(1, optimizer), [rate])[0], rtol=1e-5, atol=1e-6)
     assert not torch.allclose(together[0], together[1], rtol=1e-2)
 
 
-def test_a_classifier_alone_takes_torchs_own_steps():
+def test_a_single_classifier_equals_torchs_sgd():
     x, y = clouds(96)
     layer = linear_classifier(6, 3, seeds.generator(1))
     sgd = torch.optim.SGD(layer.parameters(), 0.3, momentum=0.9, weight_decay=0.01)
@@ -49,7 +49,7 @@ def test_a_classifier_alone_takes_torchs_own_steps():
     assert torch.equal(learn(heads(1, "sgd"), [0.3])[0], layer.weight)
 
 
-def test_one_that_diverges_leaves_the_others_alone():
+def test_a_classifier_that_diverges_does_not_affect_the_others():
     together = learn(heads(2, "sgd"), (1e30, 0.3))
     assert not bool(together[0].isfinite().all())
     torch.testing.assert_close(together[1], learn(heads(1, "sgd"), [0.3])[0], rtol=1e-5, atol=1e-6)
@@ -88,7 +88,7 @@ def test_scores_of_several_classifiers_come_from_one_pass():
     assert found[1]["acc1"] == float((y == 1).double().mean())
 
 
-def test_a_sweep_is_the_runs_of_its_rates_by_themselves(on_files, tmp_path):
+def test_a_sweep_equals_separate_runs_of_its_learning_rates(on_files, tmp_path):
     swept = lincls.run(on_files(lr_sweep="0.1,3,0.5", out=str(tmp_path / "all")))
     for place, rate in enumerate(("0.1", "3", "0.5")):
         alone = lincls.run(on_files(lr_sweep=rate, out=str(tmp_path / rate)))
@@ -102,7 +102,7 @@ def test_a_sweep_is_the_runs_of_its_rates_by_themselves(on_files, tmp_path):
     torch.testing.assert_close(Probe.load(tmp_path / "all" / "probe.pt").weight, alone.weight, rtol=1e-4, atol=1e-6)
 
 
-def test_a_sweep_over_images_is_the_run_of_its_rate(settings, tmp_path):
+def test_a_sweep_on_images_equals_the_run_of_its_best_learning_rate(settings, tmp_path):
     swept = lincls.run(settings(lr_sweep="0.1,5", epochs=2, out=str(tmp_path / "all")))
     alone = lincls.run(settings(lr_sweep=str(swept["lr"]), epochs=2, out=str(tmp_path / "one")))
     assert swept["held_size"] == alone["held_size"] == 4

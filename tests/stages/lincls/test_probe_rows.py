@@ -1,6 +1,8 @@
-"""The probe on saved representations: which rows it learns from, what it chooses on, and what it refuses."""
+"""The probe on saved representations: training rows, selection on held-out rows, and errors."""
 
 from __future__ import annotations
+
+import re
 
 import pytest
 import torch
@@ -23,8 +25,8 @@ CPU = torch.device("cpu")
 
 def accuracy(probe: Probe, x: torch.Tensor, y: torch.Tensor) -> float:
     """As anybody would compute it from the file."""
-    places = (x.to(probe.weight.dtype) @ probe.weight.T + probe.bias).argmax(dim=1)
-    return float((probe.classes[places] == y).double().mean())
+    predicted = (x.to(probe.weight.dtype) @ probe.weight.T + probe.bias).argmax(dim=1)
+    return float((probe.classes[predicted] == y).double().mean())
 
 
 def test_sgd_learns_the_classes_and_its_file_gives_the_accuracy(on_files, probe_path):
@@ -56,7 +58,7 @@ def test_without_standardising_lbfgs_takes_the_rows_as_they_are(on_files, probe_
 
 
 @pytest.mark.parametrize("solver", ["sgd", "lbfgs"])
-def test_standardised_rows_make_scale_and_place_of_a_dimension_irrelevant(solver, write_reprs, tmp_path):
+def test_standardising_makes_the_scale_and_the_mean_of_a_dimension_irrelevant(solver, write_reprs, tmp_path):
     """Representations that collapsed onto a point lie close together and far from 0."""
     scale, shift = torch.tensor([1e-3, 1.0, 100.0, 1.0, 1e-3, 1.0]), torch.tensor([5.0, -3.0, 0.0, 100.0, 0.0, 7.0])
     found = []
@@ -70,7 +72,7 @@ def test_standardised_rows_make_scale_and_place_of_a_dimension_irrelevant(solver
     assert found[0]["acc1"] == pytest.approx(found[1]["acc1"], abs=0.017) and found[0]["acc1"] > 0.8  # one row of 60
 
 
-def test_a_dimension_that_never_varies_is_no_obstacle(write_reprs, on_files):
+def test_lbfgs_works_with_a_constant_dimension(write_reprs, on_files):
     parts = [clouds(90, seed=1), clouds(60, seed=2)]
     for x, _ in parts:
         x[:, 2] = 0.1
@@ -90,17 +92,17 @@ def test_classes_may_be_any_numbers_and_unlabelled_rows_are_left_out(write_reprs
         assert result["acc1"] == accuracy(probe, u[v >= 0], v[v >= 0]) > 0.7
 
 
-def test_classes_that_are_never_learnt_count_as_wrong_and_are_said(write_reprs, on_files, capsys):
+def test_val_rows_of_classes_without_training_rows_count_as_errors_and_are_reported(write_reprs, on_files, capsys):
     (x, y), (u, v) = clouds(90, seed=1), clouds(60, seed=2)
     v[:15] = 5
     paths = str(write_reprs("train.pt", x, y)), str(write_reprs("val.pt", u, v))
     result = lincls.run(on_files(reprs=paths, epochs=30, lr=2.0))
     assert 0.5 < result["acc1"] <= 0.75 and result["acc5"] == 0.75
-    assert "4 classes; 1 of them have no training rows" in capsys.readouterr().err
+    assert "4 classes (1 of them" in capsys.readouterr().err
 
 
-def test_the_best_rate_and_penalty_are_chosen_without_the_scored_rows(on_files, files, write_reprs):
-    """Whatever the scored rows and their labels are, the same one is chosen."""
+def test_the_learning_rate_and_c_are_selected_without_the_val_rows(on_files, files, write_reprs):
+    """Other val rows or labels do not change the selection."""
     train, _ = files()
     u, v = clouds(60, seed=2)
     shuffled = v[torch.randperm(60, generator=torch.Generator().manual_seed(0))]
@@ -112,17 +114,17 @@ def test_the_best_rate_and_penalty_are_chosen_without_the_scored_rows(on_files, 
         assert chosen[0] == chosen[1] == chosen[2]
 
 
-def test_the_held_out_rows_are_those_of_hold_out_and_are_not_learnt_from(on_files):
+def test_the_held_out_rows_are_those_of_hold_out_and_are_not_trained_on(on_files):
     x, y = clouds(90, seed=1)
     kept, held = hold_out(y.numpy(), 0.2, 10)
     source = SavedFeatures(on_files(lr_sweep="1,2", holdout=0.2), CPU)
     seen = torch.cat([rows_ for rows_, _ in source.train(0, 16)])
     assert sorted(map(tuple, seen.tolist())) == sorted(map(tuple, x[kept].tolist()))
-    ((rows_, labels),) = source.held()
+    ((rows_, labels),) = source.held_out()
     assert torch.equal(rows_, x[held]) and torch.equal(labels, y[held])
 
 
-def test_the_best_penalty_is_fitted_again_to_all_training_rows(on_files, probe_path):
+def test_the_best_c_is_fitted_again_to_all_training_rows(on_files, probe_path):
     result = lincls.run(on_files(solver="lbfgs", c_grid="10,0.001,0.1", standardise=False))
     assert [one["c"] for one in result["tried"]] == [0.001, 0.1, 10.0]
     best = max(result["tried"], key=lambda one: (one["held_acc1"], -one["c"]))
@@ -132,7 +134,7 @@ def test_the_best_penalty_is_fitted_again_to_all_training_rows(on_files, probe_p
     torch.testing.assert_close(Probe.load(probe_path).weight, fit.weight, rtol=0.02, atol=2e-3)
 
 
-def test_the_accuracy_of_a_penalty_is_that_on_the_held_out_rows(on_files):
+def test_held_acc1_of_a_c_is_the_accuracy_on_the_held_out_rows(on_files):
     result = lincls.run(on_files(solver="lbfgs", c_grid="0.1", standardise=False))
     x, y = clouds(90, seed=1)
     kept, held = hold_out(y.numpy(), 0.1, 10)
@@ -140,19 +142,19 @@ def test_the_accuracy_of_a_penalty_is_that_on_the_held_out_rows(on_files):
     assert result["held_acc1"] == float((fit.predict(x[held]) == y[held]).double().mean())
 
 
-def test_the_smallest_of_equally_good_values_is_taken_and_the_edge_is_noted(write_reprs, on_files, capsys):
+def test_ties_go_to_the_smallest_c_and_a_best_value_at_the_end_of_the_grid_is_noted(write_reprs, on_files, capsys):
     far = [(10 * x, y) for x, y in (clouds(90, spread=0.01, seed=1), clouds(60, spread=0.01, seed=2))]
     paths = tuple(str(write_reprs(f"far{i}.pt", *part)) for i, part in enumerate(far))
     result = lincls.run(on_files(reprs=paths, solver="lbfgs", c_grid="3,1,2"))
     assert (result["c"], result["acc1"]) == (1.0, 1.0)
-    assert "note: the best of --c-grid is its smallest, 1; beyond it may be a better one" in capsys.readouterr().err
+    assert re.search(r"note: .*--c-grid .*smallest, 1;", capsys.readouterr().err)
 
 
-def test_a_rate_that_diverges_is_no_candidate(on_files):
+def test_a_learning_rate_that_diverges_has_no_results_and_is_not_selected(on_files):
     result = lincls.run(on_files(lr_sweep="5e39,1"))
     assert result["lr"] == 1.0
     assert result["tried"][0] == {"lr": 5e39, "loss": None, "train_acc1": None, "held_acc1": None}
-    with pytest.raises(SSLToolError, match=r"the probe's loss is not finite in epoch [1-9]; lower --lr-sweep"):
+    with pytest.raises(SSLToolError, match=r"not finite in epoch [1-9]; .*--lr-sweep"):
         lincls.run(on_files(lr_sweep="4e39,5e39", overwrite=True))
 
 
@@ -172,7 +174,7 @@ def test_a_fraction_of_the_labels_is_balanced_seeded_and_the_same_as_with_images
     assert image_features.ImageFeatures(config, CPU).identity == chosen[0]
 
 
-def test_a_probe_of_save_reprs_files_belongs_to_their_checkpoint(saved, trained, tmp_path):
+def test_a_probe_of_save_reprs_files_names_their_checkpoint(saved, trained, tmp_path):
     result = lincls.run(LinclsConfig(reprs=saved, device="cpu", epochs=2, out=str(tmp_path / "probe")))
     checkpoint = trained / "checkpoint.pt"
     assert result["checkpoint_hash"] == file_hash(checkpoint)
@@ -181,9 +183,9 @@ def test_a_probe_of_save_reprs_files_belongs_to_their_checkpoint(saved, trained,
     assert (known, notes) == (result["acc1"], [])
 
 
-def test_a_probe_of_rows_of_unknown_origin_has_no_place_in_a_ranking(on_files, tmp_path):
+def test_rank_refuses_a_probe_whose_checkpoint_is_unknown(on_files, tmp_path):
     lincls.run(on_files())
-    with pytest.raises(SSLToolError, match=r"none of 1 probe"):
+    with pytest.raises(SSLToolError, match="1 probe"):
         probe_accuracies([str(tmp_path / "probe")], ["abc"])
 
 
@@ -196,20 +198,20 @@ def test_shards_are_read_as_one_file(on_files, write_reprs, tmp_path):
     parts = lincls.run(on_files(reprs=pattern, out=str(tmp_path / "parts")))
     for key in ("acc1", "loss", "train_size"):
         assert whole[key] == parts[key]
-    with pytest.raises(SSLToolError, match=r"no file matches .*none\*\.pt"):
+    with pytest.raises(SSLToolError, match=r"none\*\.pt"):
         lincls.run(on_files(reprs=(str(tmp_path / "none*.pt"), pattern[1]), overwrite=True))
 
 
-def test_an_optimum_that_was_not_reached_is_said(ssltool, files, tmp_path):
+def test_a_fit_that_did_not_converge_is_reported(ssltool, files, tmp_path):
     train, val = files()
     flags = ["--solver", "lbfgs", "--max-iter", 2, "--device", "cpu", "-o", tmp_path / "probe"]
     ran = ssltool("lincls", "--reprs", train, val, *flags)
     assert ran.code == 0
-    assert "warning: not at the optimum of C 1 after 2 iterations; raise --max-iter" in ran.err
-    assert "NOT at the optimum" in ran.out
+    assert re.search(r"warning: .* C 1 .*\b2 iterations; .*--max-iter", ran.err)
+    assert "2 iterations, not converged" in ran.out
 
 
-def test_the_table_shows_what_was_tried_and_the_accuracy_of_the_chosen_one(ssltool, files, tmp_path):
+def test_the_table_has_a_row_per_learning_rate_and_the_accuracy_of_the_best(ssltool, files, tmp_path):
     train, val = files()
     flags = ["--device", "cpu", "--epochs", 3, "-b", 16, "-o", tmp_path / "probe", "--lr-sweep", "0.1,1"]
     ran = ssltool("lincls", "--reprs", train, val, *flags)
@@ -218,7 +220,7 @@ def test_the_table_shows_what_was_tried_and_the_accuracy_of_the_chosen_one(sslto
     assert lines[0] == ["lr", "held_acc1", "loss", "train_acc1"]
     assert [line[0] for line in lines[1:3]] == ["0.1", "1"]
     assert ["accuracy@1", f"{Probe.load(tmp_path / 'probe' / 'probe.pt').metrics['acc1']:.4f}"] in lines
-    assert "81 representations and 9 held out to choose" in ran.out.replace(",", "")
+    assert re.search(r"trained on +81 representations,? and 9 held out", ran.out)
 
 
 def test_without_out_the_run_folder_is_named_after_the_file(on_files, monkeypatch, tmp_path):
@@ -229,40 +231,40 @@ def test_without_out_the_run_folder_is_named_after_the_file(on_files, monkeypatc
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"pretrained": "c.pt"}, "--pretrained does nothing with --reprs"),
-        ({"data": "images"}, "--data does nothing with --reprs"),
-        ({"idx_path": "x.npy"}, "--idx-path does nothing with --reprs"),
-        ({"random": True}, "--random does nothing with --reprs"),
-        ({"solver": "lbfgs", "lr": 1.0}, "--lr does nothing with --solver lbfgs"),
-        ({"solver": "lbfgs", "lars": True}, "--lars does nothing with --solver lbfgs"),
-        ({"solver": "lbfgs", "resume": "auto"}, "--resume does nothing with --solver lbfgs"),
-        ({"solver": "lbfgs", "c": 2.0, "c_grid": "1,2"}, "--c does nothing with --c-grid"),
-        ({"c": 2.0}, "--c does nothing without --solver lbfgs"),
-        ({"max_iter": 5}, "--max-iter does nothing without --solver lbfgs"),
-        ({"lr": 1.0, "lr_sweep": "1,2"}, "--lr does nothing with --lr-sweep"),
-        ({"holdout": 0.2}, "--holdout does nothing without --lr-sweep or --c-grid"),
-        ({"evaluate": True}, "--evaluate does nothing without --resume"),
-        ({"overwrite": True, "resume": "auto"}, "--overwrite does nothing with --resume auto"),
-        ({"lr_sweep": "1,x"}, "--lr-sweep is '1,x'; it must be different numbers above 0"),
-        ({"lr_sweep": "1,1"}, "--lr-sweep is '1,1'; it must be different numbers"),
-        ({"solver": "lbfgs", "c_grid": "-1,1"}, "--c-grid is '-1,1'; it must be different numbers above 0"),
+        ({"pretrained": "c.pt"}, "--pretrained .*--reprs"),
+        ({"data": "images"}, "--data .*--reprs"),
+        ({"idx_path": "x.npy"}, "--idx-path .*--reprs"),
+        ({"random": True}, "--random .*--reprs"),
+        ({"solver": "lbfgs", "lr": 1.0}, "--lr .*--solver lbfgs"),
+        ({"solver": "lbfgs", "lars": True}, "--lars .*--solver lbfgs"),
+        ({"solver": "lbfgs", "resume": "auto"}, "--resume .*--solver lbfgs"),
+        ({"solver": "lbfgs", "c": 2.0, "c_grid": "1,2"}, "--c .*--c-grid"),
+        ({"c": 2.0}, "--c .*--solver lbfgs"),
+        ({"max_iter": 5}, "--max-iter .*--solver lbfgs"),
+        ({"lr": 1.0, "lr_sweep": "1,2"}, "--lr .*--lr-sweep"),
+        ({"holdout": 0.2}, "--holdout .*--lr-sweep or --c-grid"),
+        ({"evaluate": True}, "--evaluate .*--resume"),
+        ({"overwrite": True, "resume": "auto"}, "--overwrite .*--resume auto"),
+        ({"lr_sweep": "1,x"}, "--lr-sweep is '1,x'"),
+        ({"lr_sweep": "1,1"}, "--lr-sweep is '1,1'"),
+        ({"solver": "lbfgs", "c_grid": "-1,1"}, "--c-grid is '-1,1'"),
     ],
 )
-def test_flags_that_do_nothing_or_make_no_sense_are_refused_in_one_line(changes, message, files, tmp_path):
+def test_flags_without_effect_and_malformed_lists_are_refused_in_one_line(changes, message, files, tmp_path):
     with pytest.raises(SSLToolError) as caught:
         lincls.run(LinclsConfig(reprs=files(), device="cpu", out=str(tmp_path / "probe"), **changes))
-    assert str(caught.value).startswith(message) and "\n" not in str(caught.value)
+    assert re.match(message, str(caught.value)) and "\n" not in str(caught.value)
     assert not (tmp_path / "probe").exists()
 
 
 @pytest.mark.parametrize("changes", [{"solver": "lbfgs"}, {"standardise": True}])
-def test_what_is_for_representations_is_refused_with_images(settings, changes):
+def test_flags_for_representations_are_refused_with_images(settings, changes):
     (name,) = changes
-    with pytest.raises(SSLToolError, match=f"--{name} does nothing without --reprs"):
+    with pytest.raises(SSLToolError, match=f"--{name} .*--reprs"):
         lincls.run(settings(**changes))
 
 
-def test_files_that_do_not_belong_together_are_refused(write_reprs, on_files, tmp_path):
+def test_files_that_do_not_fit_together_are_refused(write_reprs, on_files, tmp_path):
     (x, y), (u, v) = clouds(90, seed=1), clouds(60, seed=2)
 
     def save(name: str, rows_, labels, **meta) -> str:
@@ -272,11 +274,11 @@ def test_files_that_do_not_belong_together_are_refused(write_reprs, on_files, tm
     bundled = {"dataset": "bundled", "split": "train"}
     a = save("a.pt", x, y, checkpoint_hash="1", **bundled)
     cases = {
-        "come from different networks: checkpoint_hash is 1 and 2": save("b.pt", u, v, checkpoint_hash="2"),
-        "are 6 and 4 wide": save("c.pt", u[:, :4], v),
-        "60 of 60 rows to be scored are training images": save("d.pt", u, v, **bundled),
-        "has no labels": save("e.pt", u, torch.full((60,), -1)),
-        "--reprs takes two different files": a,
+        "checkpoint_hash is 1 and 2": save("b.pt", u, v, checkpoint_hash="2"),
+        "width 6 and 4": save("c.pt", u[:, :4], v),
+        "60 of 60 val rows.*bundled train": save("d.pt", u, v, **bundled),
+        r"e\.pt has no labels": save("e.pt", u, torch.full((60,), -1)),
+        "--reprs .*two": a,
     }
     for message, b in cases.items():
         with pytest.raises(SSLToolError, match=message):
@@ -284,16 +286,16 @@ def test_files_that_do_not_belong_together_are_refused(write_reprs, on_files, tm
     assert not (tmp_path / "probe").exists()
 
 
-def test_one_class_cannot_be_told_apart_by_lbfgs(write_reprs, on_files, files):
+def test_lbfgs_refuses_rows_of_one_class(write_reprs, on_files, files):
     one = str(write_reprs("one.pt", clouds(30)[0], torch.zeros(30, dtype=torch.int64)))
-    with pytest.raises(SSLToolError, match="a classifier needs two classes"):
+    with pytest.raises(SSLToolError, match="all 30 rows are of class 0"):
         lincls.run(on_files(reprs=(one, files()[1]), solver="lbfgs"))
 
 
 def test_the_deviation_of_a_dimension_far_from_zero_is_exact(monkeypatch):
-    monkeypatch.setattr(saved_features, "ROWS_AT_ONCE", 7)
+    monkeypatch.setattr(saved_features, "BLOCK_ROWS", 7)
     x = clouds(50)[0] + 1000
-    mean, deviation = saved_features._scale(x)
+    mean, deviation = saved_features._mean_and_deviation(x)
     torch.testing.assert_close(mean, x.double().mean(dim=0))
     torch.testing.assert_close(deviation, x.double().std(dim=0, correction=0))
     scaled = saved_features._standardised(x, mean, deviation)

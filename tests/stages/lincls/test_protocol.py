@@ -1,4 +1,4 @@
-"""The linear probe on images: what it learns, what it leaves untouched, and what it writes."""
+"""The linear probe on images: its protocol, its accuracy, and its files."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def names(folder) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
 
-def test_the_commands_document_has_both_accuracies_and_what_was_probed(ssltool, on_bundled, trained, tmp_path):
+def test_the_json_document_has_the_accuracies_and_describes_the_network(ssltool, on_bundled, trained, tmp_path):
     c = on_bundled()
     flags = ["--pretrained", c.pretrained, "--idx_path", c.idx_path, "--device", "cpu", "-o", c.out]
     ran = ssltool("lincls", *flags, "--epochs", 1, "-b", 64, "--json")
@@ -82,14 +82,14 @@ def test_the_probe_file_loads_with_its_shapes_settings_and_result(settings, tmp_
     assert probe.config["epochs"] == 1
 
 
-def test_the_checkpoint_and_the_backbone_are_left_as_they_were(settings, trained):
+def test_the_checkpoint_and_the_backbone_are_not_changed(settings, trained):
     before = file_hash(trained / "checkpoint.pt")
     result = lincls.run(settings())
     assert file_hash(trained / "checkpoint.pt") == before
     assert result["backbone_hash"] == weights_hash(load_pretrained(settings(), CPU).method.backbone.state_dict())
 
 
-def test_a_backbone_whose_running_statistics_move_voids_the_result(settings, monkeypatch, tmp_path):
+def test_a_backbone_whose_running_statistics_change_is_an_error(settings, monkeypatch, tmp_path):
     def careless(config, device):
         network = load_pretrained(config, device)
         backbone = network.method.backbone
@@ -97,12 +97,12 @@ def test_a_backbone_whose_running_statistics_move_voids_the_result(settings, mon
         return network
 
     monkeypatch.setattr(image_features, "load_pretrained", careless)
-    with pytest.raises(SSLToolError, match="the frozen backbone changed while the probe was trained"):
+    with pytest.raises(SSLToolError, match="backbone changed"):
         lincls.run(settings())
     assert not (tmp_path / "probe" / "probe.pt").exists()
 
 
-def test_a_backbone_with_one_changed_weight_voids_the_result(settings, monkeypatch):
+def test_a_backbone_with_one_changed_weight_is_an_error(settings, monkeypatch):
     val = ImageFeatures.val
 
     def nudge(source):
@@ -111,7 +111,7 @@ def test_a_backbone_with_one_changed_weight_voids_the_result(settings, monkeypat
         return val(source)
 
     monkeypatch.setattr(ImageFeatures, "val", nudge)
-    with pytest.raises(SSLToolError, match="the frozen backbone changed"):
+    with pytest.raises(SSLToolError, match="backbone changed"):
         lincls.run(settings())
 
 
@@ -124,14 +124,14 @@ def test_one_seed_gives_one_result_and_another_seed_another(settings, tmp_path):
     assert not torch.equal(probes[0], probes[2])
 
 
-def test_a_separable_problem_is_learned(settings):
+def test_separable_classes_reach_accuracy_1(settings):
     result = lincls.run(settings(epochs=10, batch_size=40, lr=5.0))
     assert result["acc1"] == 1.0
     assert result["acc5"] == 1.0  # of two classes, the first five are both
     assert (result["classes"], result["train_size"], result["val_size"]) == (2, 40, 20)
 
 
-def test_the_classifier_sees_what_the_method_makes_of_an_image(settings, monkeypatch, tmp_path):
+def test_the_classifier_gets_the_outputs_of_embed(settings, monkeypatch, tmp_path):
     monkeypatch.setattr(SimSiam, "embed", lambda method, images, layer: torch.zeros(len(images), method.backbone_dim))
     result = lincls.run(settings(epochs=3, lr=5.0))
     assert result["acc1"] == 0.5  # all images look alike, so all get the same one of two classes
@@ -145,7 +145,7 @@ def test_a_larc_step_moves_the_classifier_by_a_thousandth_of_its_norm(settings, 
     assert float((after - before).norm() / before.norm()) == pytest.approx(0.001, rel=1e-3)
 
 
-def test_the_papers_flag_is_the_optimizer_larc_and_contradicts_the_others(settings, probe_path):
+def test_lars_is_optimizer_larc_and_conflicts_with_other_optimizers(settings, probe_path):
     lincls.run(settings(lars=True, batch_size=40))
     before = Probe.load(probe_path).weight
     assert lincls.run(settings(optimizer="larc", batch_size=40, overwrite=True))["optimizer"] == "larc"
@@ -155,7 +155,7 @@ def test_the_papers_flag_is_the_optimizer_larc_and_contradicts_the_others(settin
             lincls.run(settings(lars=True, optimizer=other))
 
 
-def test_a_lars_step_scales_the_weight_and_leaves_the_bias_to_sgd(settings, probe_path):
+def test_a_lars_step_scales_the_weight_and_updates_the_bias_like_sgd(settings, probe_path):
     after = {}
     for optimizer in ("sgd", "lars"):
         lincls.run(settings(optimizer=optimizer, batch_size=40, lr=256 / 40, overwrite=True))
@@ -166,7 +166,7 @@ def test_a_lars_step_scales_the_weight_and_leaves_the_bias_to_sgd(settings, prob
     assert torch.equal(after["sgd"].bias, after["lars"].bias)
 
 
-def test_another_labelled_set_than_the_one_that_was_pretrained_on(ssltool, trained, black_and_white, tmp_path):
+def test_data_may_be_another_dataset_than_that_of_pretraining(ssltool, trained, black_and_white, tmp_path):
     flags = ["--dataset-type", "imagenet", "--epochs", 1, "--device", "cpu", "-j", 0, "-o", tmp_path / "probe"]
     ran = ssltool("lincls", "--pretrained", trained / "checkpoint.pt", black_and_white, *flags, "--json")
     assert ran.code == 0, ran.err
@@ -187,24 +187,24 @@ def test_a_fraction_of_the_labels_is_the_same_share_of_each_class(on_bundled, se
 
 
 @pytest.mark.parametrize(("many", "batch"), [(91, 256), (90, 4096)])
-def test_the_default_batch_is_simsiams_where_there_are_enough_images(many, batch, on_files, monkeypatch):
+def test_the_default_batch_size_is_4096_from_the_limit_on_and_256_below(many, batch, on_files, monkeypatch):
     monkeypatch.setattr(sgd, "LARGE", many)  # of the 90 there are
     assert lincls.run(on_files(batch_size=None, epochs=1))["batch_size"] == batch
 
 
-def test_the_number_file_chooses_train_images_and_leaves_val_whole(on_bundled):
+def test_idx_path_selects_train_images_and_not_val_images(on_bundled):
     result = lincls.run(on_bundled())
     assert (result["train_size"], result["val_size"]) == (200, 2000)
 
 
-def test_random_probes_an_untrained_network_of_the_same_make(settings, tmp_path):
+def test_random_probes_an_untrained_network_of_the_same_architecture(settings, tmp_path):
     trained = lincls.run(settings(out=str(tmp_path / "a")))
     untrained = lincls.run(settings(out=str(tmp_path / "b"), random=True))
     assert untrained["backbone_hash"] != trained["backbone_hash"]
     assert (untrained["random"], untrained["epoch"]) == (True, 0)
 
 
-def test_a_folder_that_holds_a_run_is_refused_before_training_and_replaced_where_asked(settings, tmp_path):
+def test_a_folder_with_a_run_is_refused_and_replaced_with_overwrite(settings, tmp_path):
     lincls.run(settings())
     before = (tmp_path / "probe" / "probe.pt").read_bytes()
     with pytest.raises(SSLToolError, match="--overwrite"):
@@ -223,7 +223,7 @@ def test_without_out_the_run_folder_is_named_after_the_pretrained_run(settings, 
 def test_unlabelled_images_are_refused_before_a_folder_is_made(settings, write_images, tmp_path):
     for split in ("train", "val"):
         write_images(tmp_path / "pile" / split, 4)
-    with pytest.raises(SSLToolError, match="imagenet train has no labels"):
+    with pytest.raises(SSLToolError, match=r"imagenet train .*labels"):
         lincls.run(settings(data=str(tmp_path / "pile")))
     assert not (tmp_path / "probe").exists()
 
@@ -231,7 +231,7 @@ def test_unlabelled_images_are_refused_before_a_folder_is_made(settings, write_i
 def test_val_classes_that_train_lacks_are_refused(settings, tmp_path):
     few = tmp_path / "few.npy"
     np.save(few, np.arange(20))  # the first class only
-    with pytest.raises(SSLToolError, match="train images only up to 0"):
+    with pytest.raises(SSLToolError, match=r"up to 1.* up to 0"):
         lincls.run(settings(idx_path=str(few)))
 
 
@@ -242,20 +242,20 @@ def test_a_dataset_type_that_names_one_split_for_both_is_refused(settings, split
 
 
 def test_a_loss_that_is_not_finite_stops_the_probe(settings, tmp_path):
-    with pytest.raises(SSLToolError, match=r"the probe's loss is not finite in epoch [1-9]; lower --lr"):
+    with pytest.raises(SSLToolError, match=r"not finite in epoch [1-9]; .*--lr"):
         lincls.run(settings(lr=3e38, batch_size=256, epochs=3))
     metrics = (tmp_path / "probe" / "metrics.jsonl").read_text()
     assert metrics.count("\n") < 3 and "NaN" not in metrics
 
 
 def test_the_backbone_of_another_architecture_is_refused(settings):
-    with pytest.raises(SSLToolError, match="--arch is resnet18, but"):
+    with pytest.raises(SSLToolError, match="--arch is resnet18, "):
         lincls.run(settings(arch="resnet18"))
 
 
 def test_a_damaged_checkpoint_is_refused(settings, trained, tmp_path):
     whole = (trained / "checkpoint.pt").read_bytes()
     (tmp_path / "cut.pt").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(SSLToolError, match=r"cut\.pt is not a readable \.pt file"):
+    with pytest.raises(SSLToolError, match=r"cut\.pt "):
         lincls.run(settings(pretrained=str(tmp_path / "cut.pt")))
     assert Checkpoint.load(trained / "checkpoint.pt").arch == "resnet18_w8"

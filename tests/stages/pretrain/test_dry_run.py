@@ -1,4 +1,4 @@
-"""``pretrain --dry-run``: the plan is what the run would do, and nothing is done."""
+"""``pretrain --dry-run``: the plan matches the run, and nothing is written."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def plan_of(ssltool, out, *flags: object) -> dict:
 
 
 @pytest.mark.parametrize(("strategy", "chunks"), STRATEGIES.items(), ids=STRATEGIES)
-def test_plan_counts_what_epoch_indices_hands_out(ssltool, tmp_path, strategy, chunks):
+def test_the_plan_counts_the_images_of_epoch_indices(ssltool, tmp_path, strategy, chunks):
     """The bundled images in the order of the default seed, 10; epochs of 80 batches, 4 epochs."""
     flags = [text for name, value in chunks.items() for text in (f"--{name}", value)]
     plan = plan_of(ssltool, tmp_path / "run", "--strategy", strategy, "--epochs", 4, *flags)
@@ -46,12 +46,12 @@ def test_plan_counts_what_epoch_indices_hands_out(ssltool, tmp_path, strategy, c
     }
 
 
-def test_slices_of_a_single_pass_follow_one_another(ssltool, tmp_path):
+def test_the_slices_of_a_single_pass_are_consecutive(ssltool, tmp_path):
     plan = plan_of(ssltool, tmp_path / "run", "--strategy", "current", "--epochs", 4)
     assert [epoch["slice"] for epoch in plan["epochs"]] == [[0, 2000], [2000, 4000], [4000, 6000], [6000, 8000]]
 
 
-def test_subset_is_counted_within_itself(ssltool, tmp_path):
+def test_exposure_of_a_subset_counts_its_own_images(ssltool, tmp_path):
     np.save(tmp_path / "subset.npy", np.arange(5000, 5250))
     plan = plan_of(ssltool, tmp_path / "run", "--idx-path", tmp_path / "subset.npy", "--epochs", 2)
     reached = [epoch_indices(np.arange(250), strategy="iid", epoch=e, epochs=2, batch_size=BATCH) for e in range(2)]
@@ -67,7 +67,7 @@ def test_dry_run_writes_nothing(ssltool, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_rates_and_steps_of_the_plan_are_those_of_the_run(ssltool, tiny, tmp_path):
+def test_the_learning_rates_of_the_plan_are_those_of_the_run(ssltool, tiny, tmp_path):
     flags = ["--epochs", 4, "--steps-per-epoch", 1, "-b", 16, "--warmup-epochs", 1, "--fix-pred-lr"]
     plan = plan_of(ssltool, tmp_path / "run", *flags)
     config = tiny(epochs=4, steps_per_epoch=1, warmup_epochs=1, fix_pred_lr=True)
@@ -84,13 +84,13 @@ def test_parameters_are_the_sum_over_the_network(ssltool, tiny, tmp_path):
     assert plan["trainable_parameters"] == plan["parameters"]
 
 
-def test_memory_grows_in_proportion_to_the_batch_beside_the_weights(ssltool, tmp_path):
+def test_memory_is_linear_in_the_batch_size(ssltool, tmp_path):
     """Weights and their gradients do not depend on the batch; activations, kept for the backward pass, do."""
     small, medium, large = (plan_of(ssltool, tmp_path / "run", "-b", b)["memory_bytes"] for b in (64, 128, 192))
     assert large - medium == pytest.approx(medium - small, rel=1e-3) and medium > small
 
 
-def test_memory_of_the_activations_is_that_of_what_the_backward_pass_keeps(ssltool, tiny, tmp_path):
+def test_memory_of_activations_is_that_of_the_tensors_saved_for_the_backward_pass(ssltool, tiny, tmp_path):
     low, high = (plan_of(ssltool, tmp_path / "run", "-b", b)["memory_bytes"] for b in (32, 64))
     method = prepare(tiny()).build_method()
     own = {p.data_ptr() for p in method.parameters()}
@@ -103,7 +103,7 @@ def test_memory_of_the_activations_is_that_of_what_the_backward_pass_keeps(sslto
     assert high - low == pytest.approx(activations, rel=0.05)
 
 
-def test_labels_of_a_single_class_can_be_planned_for(ssltool, write_images, tmp_path):
+def test_a_dataset_with_a_single_class_has_a_plan(ssltool, write_images, tmp_path):
     write_images(tmp_path / "images" / "only", 20)
     flags = ["-a", "resnet18_w8", "--stem", "small-stride2", "--image-size", 16, "--device", "cpu", "-b", 16]
     flags += ["--method", "supervised", "--dataset-type", "folder", "--epochs", 1, "-o", tmp_path / "run"]
@@ -119,6 +119,6 @@ def test_text_has_a_row_per_epoch_counted_from_1(ssltool, tmp_path):
     assert [row.split()[:2] for row in rows[1:]] == [[str(e + 1), f"{1600 * e}:{1600 * (e + 1)}"] for e in range(5)]
 
 
-def test_what_would_stop_the_run_stops_the_plan(ssltool, tmp_path):
+def test_an_error_of_the_run_is_an_error_of_the_plan(ssltool, tmp_path):
     ran = ssltool("pretrain", *TINY, "--strategy", "current", "--epochs", 100, "--dry-run", "-o", tmp_path / "run")
-    assert (ran.code, ran.out) == (1, "") and "fewer than one batch" in ran.err
+    assert (ran.code, ran.out) == (1, "") and "--strategy current has 80 images" in ran.err

@@ -120,7 +120,7 @@ def test_run_folder_holds_settings_metrics_and_the_kept_checkpoints(tiny):
     assert file_hash(run / "checkpoint.pt") == file_hash(run / "checkpoint_0004.pt")
 
 
-def test_config_json_is_the_config_in_the_checkpoint_and_names_what_was_found_out(tiny):
+def test_config_json_equals_the_checkpoints_config_and_describes_the_data(tiny):
     run = pretrain(tiny(steps_per_epoch=1, seed=3))
     config = settings(run)
     assert config == Checkpoint.load(run / "checkpoint.pt").config
@@ -169,13 +169,13 @@ def test_mean_loss_in_the_record_is_the_mean_over_the_steps(tiny, monkeypatch):
     assert records(run)[0]["loss"] == pytest.approx(np.mean(losses), rel=1e-6)
 
 
-def test_same_seed_gives_the_same_bits_and_another_seed_others(tiny):
+def test_the_same_seed_is_bit_identical_and_another_seed_differs(tiny):
     first, again, other = (pretrain(tiny(out, seed=seed)) for out, seed in (("a", 1), ("b", 1), ("c", 2)))
     assert same_run(first, again)
     assert not same_bits(weights(first), weights(other))
 
 
-def test_numbers_drawn_elsewhere_do_not_change_the_run(tiny):
+def test_global_random_state_does_not_change_the_run(tiny):
     first = pretrain(tiny("a"))
     torch.manual_seed(12345)
     np.random.seed(12345)
@@ -183,7 +183,7 @@ def test_numbers_drawn_elsewhere_do_not_change_the_run(tiny):
 
 
 @pytest.mark.parametrize("strategy", ["iid", "current", "accumulate", "last"])
-def test_strategy_trains_on_the_images_that_epoch_indices_names(tiny, seen, strategy):
+def test_each_strategy_trains_on_the_images_of_epoch_indices(tiny, seen, strategy):
     chunks = {} if strategy == "iid" else {"chunk_size": 2, "n_rounds": 2}
     schedule = {"strategy": strategy, "epochs": 8, "steps_per_epoch": 2, "repeat_batch": 2, "seed": 7, **chunks}
     run = pretrain(tiny(**schedule))
@@ -193,7 +193,7 @@ def test_strategy_trains_on_the_images_that_epoch_indices_names(tiny, seen, stra
     assert (run / "order.npy").exists() == (strategy != "iid")
 
 
-def test_order_given_by_file_is_used_and_kept(tiny, seen, tmp_path):
+def test_the_order_in_a_file_is_used_and_saved(tiny, seen, tmp_path):
     order = np.arange(8000)[::-1]
     np.save(tmp_path / "order.npy", order)
     run = pretrain(tiny(strategy="current", incremental_idx_path=str(tmp_path / "order.npy")))
@@ -202,7 +202,7 @@ def test_order_given_by_file_is_used_and_kept(tiny, seen, tmp_path):
     assert min(min(rows) for rows, _ in first) >= 4000 > max(max(rows) for rows, _ in second)
 
 
-def test_warmup_steps_freeze_the_encoder_at_the_start_of_every_epoch_but_the_first(tiny, parameters):
+def test_n_warmup_steps_freezes_the_encoder_at_the_start_of_later_epochs(tiny, parameters):
     pretrain(tiny(epochs=3, n_warmup_steps=2, weight_decay=0.1))
     moved = [changed(before, after) for before, after in pairwise(parameters)]
     every, head = {"backbone", "projector", "predictor"}, {"predictor"}
@@ -210,7 +210,7 @@ def test_warmup_steps_freeze_the_encoder_at_the_start_of_every_epoch_but_the_fir
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw", "lars"])
-def test_optimizer_moves_every_part_and_fixes_the_predictors_rate(tiny, parameters, optimizer):
+def test_every_optimizer_updates_all_parts_and_keeps_the_predictors_rate_constant(tiny, parameters, optimizer):
     run = pretrain(tiny(epochs=4, steps_per_epoch=1, optimizer=optimizer, fix_pred_lr=True, lr=0.8))
     assert changed(parameters[0], parameters[-1]) == {"backbone", "projector", "predictor"}
     assert all(bool(torch.isfinite(p).all()) for p in parameters[-1].values())
@@ -223,7 +223,7 @@ def test_optimizer_moves_every_part_and_fixes_the_predictors_rate(tiny, paramete
     assert (encoder["lr"], predictor["lr"]) == (lines[-1]["lr"], lines[-1]["fixed_lr"])
 
 
-def test_rates_and_weight_decay_by_step_are_those_of_the_time(tiny, monkeypatch):
+def test_lr_schedule_step_updates_rate_and_weight_decay_at_every_step(tiny, monkeypatch):
     used: list[list[tuple[float, float]]] = []
     step = Pretraining.step
 
@@ -243,14 +243,14 @@ def test_rates_and_weight_decay_by_step_are_those_of_the_time(tiny, monkeypatch)
     assert [line["lr"] for line in records(run)] == pytest.approx(rates[::4])  # an epoch's record has its first
 
 
-def test_predictors_rate_follows_the_cosine_unless_it_is_fixed(tiny):
+def test_the_predictors_rate_follows_the_cosine_by_default(tiny):
     run = pretrain(tiny(steps_per_epoch=1))
     encoder, predictor = Checkpoint.load(run / "checkpoint.pt").optimizer["param_groups"]
     assert encoder["lr"] == predictor["lr"] == records(run)[-1]["lr"] < records(run)[-1]["fixed_lr"]
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_low_precision_trains_and_keeps_its_scaler(tiny, precision, parameters):
+def test_low_precision_trains_and_saves_its_scaler(tiny, precision, parameters):
     run = pretrain(tiny(precision=precision, steps_per_epoch=2))
     assert changed(parameters[0], parameters[-1]) == {"backbone", "projector", "predictor"}
     assert all(math.isfinite(line["loss"]) for line in records(run))
@@ -259,7 +259,7 @@ def test_low_precision_trains_and_keeps_its_scaler(tiny, precision, parameters):
     assert {tensor.dtype for tensor in weights(run).values()} == {torch.float32, torch.int64}
 
 
-def test_files_of_varying_size_give_the_same_bits_for_any_number_of_workers(tiny, odd_images):
+def test_image_files_are_bit_identical_for_any_number_of_workers(tiny, odd_images):
     files = {"data": str(odd_images), "steps_per_epoch": None, "batch_size": 8}
     here, elsewhere = (pretrain(tiny(f"workers{n}", workers=n, **files)) for n in (0, 2))
     assert same_run(here, elsewhere)
@@ -274,15 +274,15 @@ def test_idx_path_restricts_the_run_to_the_named_images(tiny, tmp_path, seen):
     assert settings(run)["n_images"] == 40
 
 
-def test_n_augs_makes_so_many_views(tiny, seen):
+def test_n_augs_is_the_number_of_views(tiny, seen):
     pretrain(tiny(epochs=1, n_augs=3))
     assert {tuple(shapes) for _, shapes in seen} == {((16, 3, 16, 16),) * 3}
 
 
-def test_nan_loss_stops_with_its_step_and_keeps_the_last_good_checkpoint(tiny, nan_loss, ssltool, tmp_path):
+def test_a_nan_loss_stops_the_run_and_keeps_the_last_good_checkpoint(tiny, nan_loss, ssltool, tmp_path):
     good = pretrain(tiny("good"))
     nan_loss(5)
-    with pytest.raises(SSLToolError, match=r"loss is nan at step 5 \(epoch 2\)"):
+    with pytest.raises(SSLToolError, match=r"\bnan\b.* step 5 .*epoch 2"):
         pretrain(tiny(save_every=1))
     kept = Checkpoint.load(tmp_path / "run" / "checkpoint.pt")
     assert (kept.epoch, kept.step) == (1, 3)
@@ -316,7 +316,7 @@ def test_disk_full_while_saving_keeps_the_previous_checkpoint(tiny, tmp_path, mo
     assert sorted(path.name for path in run.iterdir()) == ["checkpoint.pt", "config.json", "metrics.jsonl"]
 
 
-def test_file_that_may_not_grow_leaves_the_previous_checkpoint(tiny, tmp_path):
+def test_a_failed_write_keeps_the_previous_checkpoint(tiny, tmp_path):
     pretrain(tiny())
     before = file_hash(tmp_path / "run" / "checkpoint.pt")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -331,71 +331,72 @@ def test_file_that_may_not_grow_leaves_the_previous_checkpoint(tiny, tmp_path):
 
 
 @pytest.mark.parametrize("rank", ["0", "1"])
-def test_gpu_number_beside_several_ranks_is_refused_on_every_rank(tiny, monkeypatch, rank):
+def test_gpu_is_refused_on_every_rank_of_several(tiny, monkeypatch, rank):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("LOCAL_RANK", rank)
     with pytest.raises(SSLToolError, match="--gpu 1 "):
         pretrain(tiny(gpu=1))
 
 
-IDLE_FLAGS = [
-    (["--chunk-size", "2"], "--chunk-size does nothing with --strategy iid"),
-    (["--n-rounds", "2"], "--n-rounds does nothing with --strategy iid"),
-    (["--incremental-idx-path", "x.npy"], "--incremental-idx-path does nothing with --strategy iid"),
-    (["--optimizer", "adamw", "--momentum", "0.5"], "--momentum does nothing with --optimizer adamw"),
-    (["--optimizer", "adam", "--momentum", "0.5"], "--momentum does nothing with --optimizer adam"),
-    (["--lars-trust", "0.02"], "--lars-trust does nothing with --optimizer sgd"),
-    (["--optimizer", "adamw", "--lars-clip"], "--lars-clip does nothing with --optimizer adamw"),
-    (["--fix-all-lr", "--lr-schedule", "step"], "--lr-schedule does nothing with --fix-all-lr"),
-    (["-a", "vit_small", "--no-zero-init-residual"], "--zero-init-residual does nothing with vit_small"),
-    (["--fix-all-lr", "--final-lr", "0.01"], "--final-lr does nothing with --fix-all-lr"),
-    (["--fix-all-lr", "--warmup-epochs", "1"], "--warmup-epochs does nothing with --fix-all-lr"),
-    (["--fix-all-lr", "--fix-pred-lr"], "--fix-pred-lr does nothing with --fix-all-lr"),
-    (["--test"], "--test does nothing without --wandb"),
-    (["--jitter-p", "0", "--jitter", "0.5"], "--jitter does nothing with --jitter-p 0"),
-    (["--start-epoch", "1"], "--start-epoch does nothing without --resume"),
-    (["--resume", "auto", "--overwrite"], "--overwrite does nothing with --resume auto"),
-    (["--stop-on", "partial", "--monitor-every", "0"], "--stop-on does nothing with --monitor-every 0"),
-    (["--monitor-size", "100", "--monitor-every", "0"], "--monitor-size does nothing with --monitor-every 0"),
-    (["--exp-name", "x"], "--exp-name does nothing with --out"),
-    (["--gpu", "0"], "--gpu does nothing with --device cpu"),
+INEFFECTIVE_FLAGS = [
+    (["--chunk-size", "2"], "--chunk-size .*--strategy iid"),
+    (["--n-rounds", "2"], "--n-rounds .*--strategy iid"),
+    (["--incremental-idx-path", "x.npy"], "--incremental-idx-path .*--strategy iid"),
+    (["--optimizer", "adamw", "--momentum", "0.5"], "--momentum .*--optimizer adamw"),
+    (["--optimizer", "adam", "--momentum", "0.5"], "--momentum .*--optimizer adam"),
+    (["--lars-trust", "0.02"], "--lars-trust .*--optimizer sgd"),
+    (["--optimizer", "adamw", "--lars-clip"], "--lars-clip .*--optimizer adamw"),
+    (["--fix-all-lr", "--lr-schedule", "step"], "--lr-schedule .*--fix-all-lr"),
+    (["-a", "vit_small", "--no-zero-init-residual"], "--zero-init-residual .*vit_small"),
+    (["--fix-all-lr", "--final-lr", "0.01"], "--final-lr .*--fix-all-lr"),
+    (["--fix-all-lr", "--warmup-epochs", "1"], "--warmup-epochs .*--fix-all-lr"),
+    (["--fix-all-lr", "--fix-pred-lr"], "--fix-pred-lr .*--fix-all-lr"),
+    (["--test"], "--test .*--wandb"),
+    (["--jitter-p", "0", "--jitter", "0.5"], "--jitter .*--jitter-p 0"),
+    (["--start-epoch", "1"], "--start-epoch .*--resume"),
+    (["--resume", "auto", "--overwrite"], "--overwrite .*--resume auto"),
+    (["--stop-on", "partial", "--monitor-every", "0"], "--stop-on .*--monitor-every 0"),
+    (["--monitor-size", "100", "--monitor-every", "0"], "--monitor-size .*--monitor-every 0"),
+    (["--exp-name", "x"], "--exp-name .*--out"),
+    (["--gpu", "0"], "--gpu .*--device cpu"),
 ]
 
 
-@pytest.mark.parametrize(("flags", "message"), IDLE_FLAGS, ids=lambda value: value if isinstance(value, str) else "")
-def test_flag_that_would_do_nothing_is_refused(ssltool, tmp_path, flags, message):
+@pytest.mark.parametrize(
+    ("flags", "message"), INEFFECTIVE_FLAGS, ids=lambda value: value if isinstance(value, str) else ""
+)
+def test_flags_without_effect_are_refused(ssltool, tmp_path, flags, message):
     ran = ssltool("pretrain", *TINY, "--device", "cpu", "-o", tmp_path / "run", *flags)
-    assert message in usage_message(ran)
+    assert re.search(message, usage_message(ran)), ran.err
     assert not (tmp_path / "run").exists()
 
 
 MISTAKES = [
-    (["-a", "resnet81"], r"unknown arch\w* 'resnet81'; did you mean .*resnet18"),
-    (["--set", "dimm=3"], "unknown option of simsiam 'dimm'; did you mean dim"),
+    (["-a", "resnet81"], "resnet81.*resnet18"),
+    (["--set", "dimm=3"], "simsiam 'dimm'.* dim\\b"),
     (
         ["--set", "zzzzzz=3"],
-        "unknown option of simsiam 'zzzzzz'; known: bn, dim, fix_pred_lr, n_augs, pred_dim, predictor, similarity, "
-        "stop_grad, symmetric",
+        "simsiam 'zzzzzz'.*: bn, dim, fix_pred_lr, n_augs, pred_dim, predictor, similarity, stop_grad, symmetric",
     ),
-    (["--set", "n_augs=many"], "n_augs=many: the value must be of type int"),
-    (["--set", "dim"], "--set dim: write it as NAME=VALUE"),
-    (["--set", "dim=8"], "dim is given twice"),
-    (["--n-augs", "1"], "--set n_augs is 1; it must be at least 2"),
-    (["-m", "simsian"], "unknown method 'simsian'; did you mean simsiam"),
+    (["--set", "n_augs=many"], "n_augs=many: .*int"),
+    (["--set", "dim"], "--set dim: .*NAME=VALUE"),
+    (["--set", "dim=8"], "dim .*twice"),
+    (["--n-augs", "1"], "n_augs is 1; .*2"),
+    (["-m", "simsian"], "method .*simsian.*simsiam"),
     (["--strategy", "current", "--epochs", "7", "--n-rounds", "2"], r"--epochs \(7\) .*--n-rounds \(2\)"),
     (["--warmup-epochs", "4", "--epochs", "4"], "--warmup-epochs 4 "),
-    (["--lr", "0"], "--lr is 0.0; it must be greater than 0"),
-    (["--crop-min", "1.5"], "--crop-min is 1.5; it must be at most 1"),
-    (["--dataset-type", "cifra10"], "unknown dataset type 'cifra10'; did you mean cifar10"),
+    (["--lr", "0"], r"--lr is 0\.0"),
+    (["--crop-min", "1.5"], r"--crop-min is 1\.5; .*1"),
+    (["--dataset-type", "cifra10"], "dataset type .*cifra10.*cifar10"),
 ]
 
 BAD_INPUT = [
     (["--strategy", "current", "--epochs", "100", "-b", "128"], r"epoch 1 .* 80 images.*\(128\)"),
     (["-b", "8001"], r"--batch-size 8001 .*\(8000\)"),
     (["--warmup-epochs", "10"], r"--warmup-epochs 10 .*\(10\)"),  # the default of the bundled images
-    (["--data", "no/such/folder"], "no such folder: no/such/folder"),
-    (["--idx-path", "no.npy"], "--idx-path: no such file: no.npy"),
-    (["--resume", "no.pt"], "--resume: no such checkpoint: no.pt"),
+    (["--data", "no/such/folder"], "no/such/folder"),
+    (["--idx-path", "no.npy"], r"--idx-path.* no\.npy"),
+    (["--resume", "no.pt"], r"--resume.* no\.pt"),
 ]
 
 
@@ -406,44 +407,44 @@ def assert_refused(ran: Ran, message: str, folder: Path) -> None:
 
 
 @pytest.mark.parametrize(("flags", "message"), MISTAKES, ids=lambda value: " ".join(value) if value[0] == "-" else "")
-def test_mistake_in_the_settings_is_exit_code_2_and_nothing_is_written(ssltool, tmp_path, flags, message):
+def test_a_mistake_in_the_settings_is_exit_code_2_and_writes_nothing(ssltool, tmp_path, flags, message):
     ran = ssltool("pretrain", *TINY, *flags, "-o", tmp_path / "run")
     assert re.search(message, usage_message(ran)), ran.err
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(("flags", "message"), BAD_INPUT, ids=lambda value: " ".join(value) if value[0] == "-" else "")
-def test_bad_input_is_one_line_exit_code_1_and_nothing_written(ssltool, tmp_path, flags, message):
+def test_bad_input_is_one_line_and_exit_code_1_and_writes_nothing(ssltool, tmp_path, flags, message):
     ran = ssltool("pretrain", *TINY, *flags, "-o", tmp_path / "run")
     assert_refused(ran, message, tmp_path / "run")
 
 
 @NEEDS_NO_CUDA
 @pytest.mark.parametrize("flags", [["--device", "cuda"], ["--gpu", "0"]])
-def test_cuda_asked_for_where_there_is_none_is_refused(ssltool, tmp_path, flags):
+def test_cuda_without_a_gpu_is_refused(ssltool, tmp_path, flags):
     ran = ssltool("pretrain", *TINY, *flags, "-o", tmp_path / "run")
     assert_refused(ran, "CUDA device 0 ", tmp_path / "run")
 
 
 @pytest.mark.parametrize("extra", ["tensorboard", "wandb"])
-def test_logger_that_is_not_installed_is_refused_before_anything_is_written(ssltool, tmp_path, monkeypatch, extra):
+def test_a_logger_that_is_not_installed_is_refused_before_anything_is_written(ssltool, tmp_path, monkeypatch, extra):
     monkeypatch.setitem(sys.modules, {"tensorboard": "torch.utils.tensorboard"}.get(extra, extra), None)
     ran = ssltool("pretrain", *TINY, "--epochs", 1, "--steps-per-epoch", 1, f"--{extra}", "-o", tmp_path / "run")
     assert_refused(ran, rf"pip install 'ssltool\[{extra}\]'", tmp_path / "run")
 
 
 @pytest.mark.parametrize("size", [(24, 16), (18, 30)], ids=["read at once", "read as needed"])
-def test_corrupt_image_among_good_ones_is_named(ssltool, tmp_path, odd_images, write_images, size):
+def test_the_error_names_a_corrupt_image(ssltool, tmp_path, odd_images, write_images, size):
     write_images(odd_images / "tall", 12, size=size)
     (odd_images / "wide" / "003.png").write_bytes(b"\x89PNG\r\n\x1a\n and then nothing")
     ran = ssltool("pretrain", odd_images, *TINY, "--epochs", 1, "-b", 24, "-j", 0, "-o", tmp_path / "run")
     assert (ran.code, ran.out) == (1, "")
-    assert "wide/003.png" in ran.err.splitlines()[-1] and ran.err.splitlines()[-1].startswith("error: corrupt image")
+    assert "wide/003.png" in ran.err.splitlines()[-1] and ran.err.splitlines()[-1].startswith("error: ")
     assert not list((tmp_path / "run").glob("*.pt"))
 
 
 @pytest.mark.parametrize("size", [(24, 16), (18, 30)], ids=["read at once", "read as needed"])
-def test_skip_corrupt_goes_on_without_the_image_and_counts_it(ssltool, tmp_path, odd_images, write_images, size):
+def test_skip_corrupt_leaves_out_and_counts_corrupt_images(ssltool, tmp_path, odd_images, write_images, size):
     write_images(odd_images / "tall", 12, size=size)
     (odd_images / "wide" / "003.png").write_bytes(b"")
     flags = ["--epochs", 1, "-b", 23, "-j", 0, "--skip-corrupt", "-o", tmp_path / "run"]

@@ -1,4 +1,4 @@
-"""The scan stage: its steps through files, what it clusters, what it says, and going on where it stopped."""
+"""The scan stage: steps, files, scores, resuming, and errors."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from ssltool.reprs.neighbours.file import Neighbours
 from ssltool.reprs.representations import Representations
 from ssltool.stages import scan
 from ssltool.stages.scan import inputs
-from ssltool.stages.scan.cluster_training import WHOLE, Clustering, SelfLabelling, table_loss
+from ssltool.stages.scan.cluster_training import WEAK_VIEW, Clustering, SelfLabelling, table_loss
 from ssltool.stages.scan.clusters_file import Clusters
-from ssltool.stages.scan.mining import Table
+from ssltool.stages.scan.mining import NeighbourTable
 
 CPU = torch.device("cpu")
 FILES = {"neighbours.pt", "clusters.pt", "selflabelled.pt"}
@@ -33,7 +33,7 @@ FILES = {"neighbours.pt", "clusters.pt", "selflabelled.pt"}
 
 @pytest.fixture
 def settings(trained, shades, tmp_path):
-    """Settings that cluster dark, middling and light noise in a few steps: ``settings("out") -> ScanConfig``."""
+    """Settings that cluster dark, medium and light noise in a few steps: ``settings("out") -> ScanConfig``."""
 
     def make(out: str = "scan", **changes) -> ScanConfig:
         fixed = {
@@ -69,7 +69,7 @@ OF_STEPS += ("selflabel_epochs", "selflabel_batch_size", "selflabel_lr")
 
 
 def defaults_of(config: ScanConfig, *besides: str) -> dict:
-    """The defaults of the settings that belong to some step, but for ``besides``."""
+    """The defaults of the settings of single steps, except those in ``besides``."""
     return {f.name: f.default for f in dataclasses.fields(config) if f.name in OF_STEPS and f.name not in besides}
 
 
@@ -102,7 +102,7 @@ def test_separable_images_are_clustered(settings):
     }
 
 
-def test_steps_taken_one_by_one_give_the_bits_of_all_at_once(settings):
+def test_separate_steps_are_bit_identical_to_all_steps_at_once(settings):
     together, apart = settings("together"), settings("apart")
     scan.run(together)
     step_by_step(apart)
@@ -115,7 +115,7 @@ def test_steps_taken_one_by_one_give_the_bits_of_all_at_once(settings):
 @pytest.mark.parametrize(
     "done", [2, 3, 6, 8], ids=["in mid-epoch", "after an epoch", "between steps", "in self-labelling"]
 )
-def test_resumed_run_ends_with_the_bits_of_one_that_never_stopped(settings, monkeypatch, done):
+def test_a_resumed_run_is_bit_identical_to_an_unbroken_one(settings, monkeypatch, done):
     whole, config = settings("whole", heads=2), settings("stopped", heads=2)
     wanted = scan.run(whole)
     count = []
@@ -166,12 +166,12 @@ def test_without_labels_the_number_of_clusters_must_be_given_before_anything_is_
         inputs, "open_dataset", lambda c, s: dataclasses.replace(open_dataset(c, s), labels=np.full(48, -1))
     )
     config = settings()
-    with pytest.raises(SSLToolError, match="0 known classes, so say how many --clusters"):
+    with pytest.raises(SSLToolError, match=r"0 known classes.*--clusters"):
         scan.run(config)
     assert not Path(config.out).exists()
 
 
-def test_an_image_is_compared_with_one_of_its_neighbours(settings, monkeypatch):
+def test_a_batch_pairs_each_image_with_a_random_neighbour(settings, monkeypatch):
     seen = []
     step = Clustering.step
     monkeypatch.setattr(Clustering, "step", lambda self, batch: seen.append(batch.rows) or step(self, batch))
@@ -184,7 +184,7 @@ def test_an_image_is_compared_with_one_of_its_neighbours(settings, monkeypatch):
     assert len(set(zip(anchors.tolist(), near.tolist(), strict=True))) > 48  # not the same one each time
 
 
-def test_self_labelling_answers_on_the_image_itself_and_learns_on_an_augmented_one(settings, monkeypatch, shades):
+def test_self_labelling_predicts_on_the_plain_image_and_trains_on_an_augmented_one(settings, monkeypatch, shades):
     seen = []
     step = SelfLabelling.step
     monkeypatch.setattr(SelfLabelling, "step", lambda self, batch: seen.append(batch) or step(self, batch))
@@ -195,7 +195,7 @@ def test_self_labelling_answers_on_the_image_itself_and_learns_on_an_augmented_o
     assert (strong - weak).abs().flatten(1).amax(dim=1).min() > 0.01
 
 
-def test_answers_are_given_in_eval_mode_and_learnt_in_training_mode(settings, monkeypatch):
+def test_self_labelling_predicts_in_eval_mode_and_trains_in_training_mode(settings, monkeypatch):
     modes = []
     logits = SelfLabelling.logits
     monkeypatch.setattr(
@@ -206,7 +206,7 @@ def test_answers_are_given_in_eval_mode_and_learnt_in_training_mode(settings, mo
 
 
 @pytest.mark.parametrize(("given", "used"), [(None, 0.5), (0.3, 0.3)])
-def test_small_images_are_cropped_by_half_at_most_unless_told(settings, given, used):
+def test_crop_min_of_small_images_is_half_by_default(settings, given, used):
     config = settings(epochs=1, selflabel_epochs=1, crop_min=given)
     scan.run(config)
     for name in ("clusters.pt", "selflabelled.pt"):
@@ -215,24 +215,26 @@ def test_small_images_are_cropped_by_half_at_most_unless_told(settings, given, u
         assert saved["jitter_p"] == 0.8  # the checkpoint's
 
 
-def test_the_weak_view_is_the_whole_image_in_the_recipe_too():
-    draws = views.sample_params(500, WHOLE, torch.Generator().manual_seed(0))
+def test_the_weak_view_is_the_whole_image_without_augmentation():
+    draws = views.sample_params(500, WEAK_VIEW, torch.Generator().manual_seed(0))
     assert bool((views.crop_boxes(draws, 20, 20) == torch.tensor([0, 0, 20, 20])).all())
     assert not bool(draws.flip.any() | draws.jittered.any() | draws.gray.any())
 
 
-def test_the_loss_of_a_head_is_that_of_plain_loops():
+def test_the_loss_of_a_head_equals_plain_loops():
     generator = torch.Generator().manual_seed(0)
     log_p = torch.randn(6, 4, generator=generator).log_softmax(dim=1)
-    table = Table(np.array([[1, 2], [0, -1], [3, 4], [5, 0], [1, -1], [2, 3]]), np.array([2, 1, 2, 2, 1, 2]), 0)
+    table = NeighbourTable(
+        np.array([[1, 2], [0, -1], [3, 4], [5, 0], [1, -1], [2, 3]]), np.array([2, 1, 2, 2, 1, 2]), 0
+    )
     p = log_p.double().exp()
-    each = [np.mean([-np.log(float(p[i] @ p[j])) for j in table.places[i, : table.counts[i]]]) for i in range(6)]
+    each = [np.mean([-np.log(float(p[i] @ p[j])) for j in table.indices[i, : table.counts[i]]]) for i in range(6)]
     mean = p.mean(dim=0)
     wanted = np.mean(each) + 5.0 * float((mean * mean.log()).sum())
     assert table_loss(log_p, table, 5.0) == pytest.approx(wanted, rel=1e-5)
 
 
-def test_of_several_heads_the_one_with_the_lowest_loss_is_kept(settings, monkeypatch):
+def test_the_head_with_the_lowest_loss_is_kept(settings, monkeypatch):
     losses = iter([0.3, -2.0, 0.1])
     kept = []
     monkeypatch.setattr("ssltool.stages.scan.cluster_training.table_loss", lambda log_p, table, weight: next(losses))
@@ -268,7 +270,7 @@ def test_the_assignments_are_those_of_the_saved_network(settings, shades):
         assert result["steps"][step]["confident"] == pytest.approx(float((p.amax(dim=1) > 0.2).double().mean()))
 
 
-def test_a_clustered_network_goes_through_the_later_stages(settings, tmp_path, ssltool):
+def test_save_reprs_reads_a_clustered_network(settings, tmp_path, ssltool):
     config = settings(epochs=1, selflabel_epochs=1)
     scan.run(config)
     out = tmp_path / "logits.pt"
@@ -278,7 +280,7 @@ def test_a_clustered_network_goes_through_the_later_stages(settings, tmp_path, s
     assert Representations.load(out).representations.shape == (24, 3)
 
 
-def test_neighbours_are_the_same_from_a_file_of_representations(settings, trained, shades, tmp_path, ssltool):
+def test_reprs_of_the_same_network_give_the_same_neighbours(settings, trained, shades, tmp_path, ssltool):
     config = dataclasses.replace(settings(), step="mine", **defaults_of(settings(), "neighbours"))
     scan.run(config)
     flags = ["--pretrained", trained / "checkpoint.pt", "--device", "cpu", "-j", 0, "-o", tmp_path / "r.pt"]
@@ -291,7 +293,7 @@ def test_neighbours_are_the_same_from_a_file_of_representations(settings, traine
     assert torch.equal(one.indices, other.indices)
 
 
-def test_a_step_reads_neighbours_that_something_else_wrote(settings, tmp_path):
+def test_clustering_reads_neighbours_from_any_source(settings, tmp_path):
     config = dataclasses.replace(settings("other"), step="cluster", **defaults_of(settings(), "epochs"))
     near = torch.arange(48).roll(1)[:, None]
     Path(config.out).mkdir()
@@ -301,7 +303,7 @@ def test_a_step_reads_neighbours_that_something_else_wrote(settings, tmp_path):
     assert file(config, "neighbours.pt").read_bytes() == before
 
 
-def test_images_without_a_val_split_are_scored_themselves(settings, shades):
+def test_without_a_val_split_the_train_images_are_evaluated(settings, shades):
     result = scan.run(settings(data=str(shades / "train"), epochs=1, selflabel_epochs=1, kmeans=True))
     for step in ("kmeans", "cluster", "selflabel"):
         assert (result["steps"][step]["scored_on"], result["steps"][step]["images"]) == ("train", 48)
@@ -309,7 +311,7 @@ def test_images_without_a_val_split_are_scored_themselves(settings, shades):
 
 def test_without_confident_images_self_labelling_stops_and_keeps_the_clusters(settings):
     config = settings(threshold=1.0)
-    with pytest.raises(SSLToolError, match=r"no image had a probability above --threshold 1\.0 in epoch 1") as error:
+    with pytest.raises(SSLToolError, match=r"epoch 1 .*--threshold \(1\.0\)") as error:
         scan.run(config)
     assert "\n" not in str(error.value)
     assert names(config) >= {"clusters.pt", "assignments_cluster.pt"} and "selflabelled.pt" not in names(config)
@@ -318,7 +320,7 @@ def test_without_confident_images_self_labelling_stops_and_keeps_the_clusters(se
     assert file(config, "clusters.pt").read_bytes() == before and "selflabelled.pt" in names(config)
 
 
-def test_a_step_without_confident_images_leaves_the_network_as_it_is(settings, monkeypatch):
+def test_a_step_without_confident_images_does_not_change_the_network(settings, monkeypatch):
     config = settings(selflabel_epochs=1)
     answers = iter([(torch.zeros((), requires_grad=True) * 1.0, 0), (None, 3)])
     real = SelfLabelling.step
@@ -345,10 +347,10 @@ def test_empty_clusters_are_reported(settings, capsys):
     result = scan.run(settings(clusters=30, entropy_weight=0.0, epochs=4, lr=0.01))
     found = result["steps"]["cluster"]
     assert found["empty"] == sum(size == 0 for size in found["sizes"]) > 0
-    assert f"warning: cluster: {found['empty']} of 30 clusters are empty" in capsys.readouterr().err
+    assert f"warning: cluster: {found['empty']} of 30 " in capsys.readouterr().err
 
 
-def test_the_command_shows_majority_beside_accuracy_where_there_are_more_clusters_than_classes(ssltool, settings):
+def test_the_command_prints_majority_if_there_are_more_clusters_than_classes(ssltool, settings):
     c = settings()
     flags = ["--pretrained", c.pretrained, "--device", "cpu", "-j", 0, "--neighbours", 5, "--epochs", 1]
     flags += ["--selflabel-epochs", 1, "-b", 16, "--threshold", 0.05, "-o", c.out, "--kmeans"]
@@ -367,11 +369,11 @@ def test_the_command_shows_majority_beside_accuracy_where_there_are_more_cluster
     assert len(again.json["steps"]["kmeans"]["sizes"]) == 6
 
 
-def test_a_folder_that_holds_a_run_is_refused_and_replaced_where_asked(settings):
+def test_a_folder_with_a_run_is_refused_and_replaced_with_overwrite(settings):
     config = settings(epochs=1, selflabel_epochs=1)
     scan.run(config)
     before = file(config, "clusters.pt").read_bytes()
-    with pytest.raises(SSLToolError, match=r"neighbours\.pt exists; "):
+    with pytest.raises(SSLToolError, match=r"neighbours\.pt exists; .*--resume auto.*--overwrite"):
         scan.run(dataclasses.replace(config, seed=3))
     assert file(config, "clusters.pt").read_bytes() == before
     scan.run(dataclasses.replace(config, seed=3, overwrite=True))
@@ -379,7 +381,7 @@ def test_a_folder_that_holds_a_run_is_refused_and_replaced_where_asked(settings)
     assert [r["phase"] for r in records(Path(config.out))] == ["cluster", "selflabel"]
 
 
-def test_replacing_a_step_takes_away_what_follows_from_it(settings):
+def test_overwriting_a_step_removes_the_files_of_later_steps(settings):
     config = settings(epochs=1, selflabel_epochs=1)
     scan.run(config)
     alone = {"step": "cluster", **defaults_of(config, "epochs")}
@@ -391,7 +393,7 @@ def test_replacing_a_step_takes_away_what_follows_from_it(settings):
     }
 
 
-def test_going_on_with_other_settings_is_refused(settings, monkeypatch):
+def test_resuming_with_other_settings_is_refused(settings, monkeypatch):
     config = settings()
     step = Clustering.step
 
@@ -414,18 +416,18 @@ def test_going_on_with_other_settings_is_refused(settings, monkeypatch):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"step": "cluster"}, "--neighbours does nothing with --step cluster"),
-        ({"step": "mine"}, "--epochs does nothing with --step mine"),
+        ({"step": "cluster"}, "--neighbours .*--step cluster"),
+        ({"step": "mine"}, "--epochs .*--step mine"),
         (
             {"step": "selflabel", "neighbours": 20, "epochs": None, "batch_size": 128, "lr": None},
-            "--pretrained does nothing",
+            "--pretrained .*--step selflabel",
         ),
-        ({"resume": "auto", "overwrite": True}, "--overwrite does nothing with --resume auto"),
-        ({"pretrained": None}, "--pretrained FILE"),
-        ({"neighbours": 48}, "--neighbours 48 of 48 images; ask for fewer"),
+        ({"resume": "auto", "overwrite": True}, "--overwrite .*--resume auto"),
+        ({"pretrained": None}, "--pretrained"),
+        ({"neighbours": 48}, r"--neighbours 48 .*\(48\)"),
     ],
 )
-def test_what_cannot_be_done_is_refused(settings, changes, said):
+def test_conflicting_settings_are_refused_before_anything_is_written(settings, changes, said):
     config = settings(**changes)
     with pytest.raises(SSLToolError, match=said) as error:
         scan.run(config)
@@ -442,7 +444,7 @@ def test_what_cannot_be_done_is_refused(settings, changes, said):
         ({"selflabel_epochs": 3}, "--epochs was 2, is now 3"),
     ],
 )
-def test_a_finished_run_is_not_passed_over_for_one_with_other_settings(settings, change, said):
+def test_resuming_a_finished_run_with_other_settings_is_refused(settings, change, said):
     config = settings()
     scan.run(config)
     before = file(config, "config.json").read_bytes()
@@ -458,24 +460,24 @@ def test_neighbours_of_other_images_are_refused_before_anything_is_replaced(sett
     dataclasses.replace(near, meta=near.meta | {"dataset": "other"}).save(file(config, "neighbours.pt"))
     before = names(config)
     again = dataclasses.replace(config, step="cluster", overwrite=True, **defaults_of(config, "epochs"))
-    with pytest.raises(SSLToolError, match="neighbours among images of other"):
+    with pytest.raises(SSLToolError, match=r"neighbours\.pt .*\bother\b"):
         scan.run(again)
     assert names(config) == before
 
 
-def test_a_step_without_the_one_before_it_is_refused(tmp_path):
-    with pytest.raises(SSLToolError, match=r"--step selflabel reads .*clusters\.pt"):
+def test_a_step_without_the_file_of_the_previous_step_is_refused(tmp_path):
+    with pytest.raises(SSLToolError, match=r"--step selflabel .*clusters\.pt.* --step cluster"):
         scan.run(ScanConfig(step="selflabel", device="cpu", out=str(tmp_path / "none")))
     assert not (tmp_path / "none").exists()
 
 
-def test_a_checkpoint_that_is_no_classifiers_is_refused(trained, tmp_path):
+def test_selflabel_refuses_a_checkpoint_without_a_classifier(trained, tmp_path):
     (tmp_path / "scan").mkdir()
     (tmp_path / "scan" / "clusters.pt").write_bytes((trained / "checkpoint.pt").read_bytes())
-    with pytest.raises(SSLToolError, match=r"clusters\.pt is of simsiam; it has to be a classifier's"):
+    with pytest.raises(SSLToolError, match=r"clusters\.pt .*\bsimsiam\b"):
         scan.run(ScanConfig(step="selflabel", device="cpu", out=str(tmp_path / "scan")))
 
 
-def test_another_stages_folder_is_left_alone(settings, trained):
+def test_a_folder_of_another_stage_is_refused(settings, trained):
     with pytest.raises(SSLToolError, match="pretrain"):
         scan.run(settings(str(trained)))

@@ -1,4 +1,4 @@
-"""Clusters against classes: scikit-learn, brute force, and cases worked by hand."""
+"""Cluster scores against scikit-learn, brute force and closed forms."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SHAPES = [(4, 4), (7, 3), (2, 5), (1, 3), (5, 1)]
 
 @pytest.mark.parametrize(("clusters", "classes"), SHAPES)
 @pytest.mark.parametrize("seed", range(3))
-def test_nmi_and_ari_are_those_of_scikit_learn(seed, clusters, classes):
+def test_nmi_and_ari_equal_scikit_learns(seed, clusters, classes):
     assignments, labels = random_pair(seed, clusters, classes)
     table = contingency(assignments, labels)
     assert nmi(table) == pytest.approx(normalized_mutual_info_score(labels, assignments), abs=1e-12)
@@ -32,7 +32,7 @@ def test_nmi_and_ari_are_those_of_scikit_learn(seed, clusters, classes):
 
 
 @pytest.mark.parametrize(("clusters", "classes"), SHAPES)
-def test_the_matching_is_the_best_of_all(clusters, classes):
+def test_the_matching_is_the_best_of_all_permutations(clusters, classes):
     assignments, labels = random_pair(5, clusters, classes)
     table = contingency(assignments, labels)
     wide = table if table.shape[0] <= table.shape[1] else table.T
@@ -49,13 +49,13 @@ def test_a_greedy_matching_would_be_worse():
     assert matched(table) == 10 / 16
 
 
-def test_equal_partitions_under_other_names_score_one():
+def test_equal_partitions_with_other_numbers_score_1():
     labels = np.array([0, 0, 1, 1, 2, 2, 2])
     found = score(np.array([2, 2, 0, 0, 1, 1, 1]), labels, 3)
     assert (found["accuracy"], found["majority"], found["nmi"], found["ari"]) == pytest.approx((1, 1, 1, 1))
 
 
-def test_one_cluster_for_all_scores_the_largest_class_and_no_information():
+def test_a_single_cluster_has_the_accuracy_of_the_largest_class_and_nmi_0():
     found = score(np.zeros(10, int), np.array([0] * 6 + [1] * 4), 4)
     assert found["accuracy"] == found["majority"] == 0.6
     assert (found["nmi"], found["ari"]) == (0.0, 0.0)
@@ -79,7 +79,7 @@ def test_unlabelled_images_count_in_the_sizes_only():
     assert without["sizes"] == [2, 3] and without["accuracy"] is without["nmi"] is without["ari"] is None
 
 
-def test_scores_do_not_care_how_clusters_are_numbered():
+def test_scores_are_invariant_to_the_numbering_of_clusters():
     assignments, labels = random_pair(9, 5, 4)
     renamed = np.array([3, 0, 4, 2, 1])[assignments]
     one, other = score(assignments, labels, 5), score(renamed, labels, 5)
@@ -87,6 +87,6 @@ def test_scores_do_not_care_how_clusters_are_numbered():
         assert one[key] == pytest.approx(other[key])
 
 
-def test_one_image_scores_one():
+def test_a_single_image_scores_1():
     found = score(np.array([0]), np.array([3]), 1)
     assert (found["accuracy"], found["nmi"], found["ari"]) == (1.0, 1.0, 1.0)
