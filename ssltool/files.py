@@ -30,12 +30,6 @@ from ssltool.errors import SSLToolError, first_line
 
 FilePath = str | os.PathLike[str]
 
-Settings = dict[str, Any]
-"""Settings as plain values, as in ``config.json`` and in a checkpoint's ``config``."""
-
-Record = dict[str, Any]
-"""Named results as plain values: a line of ``metrics.jsonl``, or the result of a stage."""
-
 Entries = dict[str, Any]
 """The top-level entries of a file: tensors, numbers, strings, lists and dicts."""
 

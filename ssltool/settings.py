@@ -15,6 +15,12 @@ from typing import Any
 
 from ssltool.errors import UsageError
 
+Settings = dict[str, Any]
+"""Settings as plain values, as in ``config.json`` and in a checkpoint's ``config``."""
+
+Record = dict[str, Any]
+"""Named results as plain values: a line of ``metrics.jsonl``, or the result of a stage."""
+
 
 def setting(
     default: Any,

@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from ssltool.checkpoints.saved_run import SavedRun
-from ssltool.files import Record, Settings, Stored
+from ssltool.files import Stored
+from ssltool.settings import Record, Settings
 
 
 @dataclass

@@ -17,9 +17,10 @@ from ssltool.checkpoints.torchvision_weights import published_weights
 from ssltool.config import NetworkSettings, PretrainConfig
 from ssltool.data.images import open_dataset, parse_type
 from ssltool.errors import SSLToolError, UsageError, found_in
-from ssltool.files import Record, file_hash, weights_hash
+from ssltool.files import file_hash, weights_hash
 from ssltool.methods.base import Method
 from ssltool.models.backbones import family_of, resolve_stem
+from ssltool.settings import Record
 from ssltool.training import distributed
 from ssltool.training.setup import DEFAULT_SIZE
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ssltool.errors import SSLToolError, first_line
-from ssltool.files import Entries, FilePath, Settings, load_dict
+from ssltool.files import Entries, FilePath, load_dict
+from ssltool.settings import Settings
 
 SAFETENSORS = ".safetensors"
 

@@ -14,8 +14,9 @@ from ssltool.checkpoints.match_architecture import BackboneSpec
 from ssltool.config import PretrainConfig, as_dict
 from ssltool.data import views
 from ssltool.errors import SSLToolError
-from ssltool.files import FilePath, Settings
+from ssltool.files import FilePath
 from ssltool.models.family import SMALL_IMAGE
+from ssltool.settings import Settings
 
 SSLTOOL = "ssltool"
 

@@ -8,9 +8,10 @@ from typing import Any
 import click
 
 from ssltool.cli.flags import Command, json_option, settings
-from ssltool.cli.output import Document, cell, emit, table
+from ssltool.cli.output import cell, emit, table
 from ssltool.config import CollapseConfig
 from ssltool.config.common import reaches
+from ssltool.settings import Record
 
 COLLAPSED = 3
 """Exit code for a verdict at least as severe as ``--fail-on``."""
@@ -57,7 +58,7 @@ def command(ctx: click.Context, config: CollapseConfig, as_json: bool) -> None:
         ctx.exit(COLLAPSED)
 
 
-def _text(result: Document, config: CollapseConfig) -> str:
+def _text(result: Record, config: CollapseConfig) -> str:
     """Without ``--metrics``, several files show only the main metrics; JSON and tables in files have all."""
     from ssltool.diagnosis.metrics import MAIN
 
@@ -71,7 +72,7 @@ def _text(result: Document, config: CollapseConfig) -> str:
     return "\n\n".join(parts)
 
 
-def _one(found: Document) -> str:
+def _one(found: Record) -> str:
     """All metrics of one file, a line each."""
     from ssltool.diagnosis.metrics import METRICS
 
@@ -92,7 +93,7 @@ def _one(found: Document) -> str:
     )
 
 
-def _many(files: list[Document], names: list[str]) -> str:
+def _many(files: list[Record], names: list[str]) -> str:
     """A row for each file."""
     rows = [
         [one["path"], one["n"], one["d"], one["verdict"]["state"], *(one["metrics"].get(n) for n in names)]
@@ -101,17 +102,17 @@ def _many(files: list[Document], names: list[str]) -> str:
     return table(rows, ["file", "rows", "width", "verdict", *names])
 
 
-def _verdicts(files: list[Document]) -> str:
+def _verdicts(files: list[Record]) -> str:
     """The verdict on each file, with its evidence."""
     return "\n".join(f"{one['path']}: {one['verdict']['line']}" for one in files)
 
 
-def _subsamples(found: Document) -> str:
+def _subsamples(found: Record) -> str:
     names = [name for name in found["subsamples"][0] if name != "n"]
     return table([[one["n"], *(one[name] for name in names)] for one in found["subsamples"]], ["rows", *names])
 
 
-def _groups(groups: list[Document], names: list[str]) -> str:
+def _groups(groups: list[Record], names: list[str]) -> str:
     key = next(iter(groups[0]))
     rows = [[g[key], g["files"], *(f"{cell(g['mean'][n])} +- {cell(g['std'][n])}" for n in names)] for g in groups]
     return table(rows, [key, "files", *names])

@@ -5,8 +5,9 @@ from __future__ import annotations
 import click
 
 from ssltool.cli.flags import Command, config_option, data_argument, json_option, settings, with_file
-from ssltool.cli.output import Document, counted, emit, table
+from ssltool.cli.output import counted, emit, table
 from ssltool.config import FinetuneConfig
+from ssltool.settings import Record
 
 TITLES = {"pretrained": "pretrained", "scratch": "from scratch"}
 
@@ -42,23 +43,23 @@ def command(
     emit(result, f"{_accuracies(result)}\n\n{_facts(result)}", as_json)
 
 
-def _accuracies(result: Document) -> str:
+def _accuracies(result: Record) -> str:
     rows = [[TITLES[arm], *map(_mean, found.values())] for arm, found in result["arms"].items()]
     if "difference" in result:
         rows.append(["difference", *map(_difference, result["difference"].values())])
     return table(rows, ["", "accuracy@1", "accuracy@5", "mean of classes"])
 
 
-def _mean(found: Document) -> str:
+def _mean(found: Record) -> str:
     return f"{found['mean']:.4f}" + ("" if found["sd"] is None else f" +- {found['sd']:.4f}")
 
 
-def _difference(found: Document) -> str:
+def _difference(found: Record) -> str:
     interval = "" if found["sd"] is None else f" ({found['low']:+.4f} .. {found['high']:+.4f})"
     return f"{found['mean']:+.4f}{interval}"
 
 
-def _facts(result: Document) -> str:
+def _facts(result: Record) -> str:
     seeds = ", ".join(map(str, result["seeds"]))
     spread = "; +- is the standard deviation over them" if len(result["seeds"]) > 1 else ""
     if spread and "difference" in result:

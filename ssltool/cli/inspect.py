@@ -8,8 +8,9 @@ from typing import Any
 import click
 
 from ssltool.cli.flags import Command, json_option, settings
-from ssltool.cli.output import Document, cell, emit, table
+from ssltool.cli.output import cell, emit, table
 from ssltool.config import InspectConfig
+from ssltool.settings import Record
 
 APART = ("settings", "keys", "last", "metrics")
 """Long values, printed below the table."""
@@ -37,7 +38,7 @@ def command(config: InspectConfig, as_json: bool) -> None:
     emit({"files": result}, "\n\n".join(map(_text, result)), as_json)
 
 
-def _text(about: Document) -> str:
+def _text(about: Record) -> str:
     parts = [table([[key, _line(value)] for key, value in about.items() if key not in APART and value not in ("", [])])]
     for key in APART:
         value = about.get(key)

@@ -7,8 +7,9 @@ import sys
 import click
 
 from ssltool.cli.flags import Command, json_option, obsolete_flags, settings
-from ssltool.cli.output import Document, emit, table
+from ssltool.cli.output import emit, table
 from ssltool.config import KnnConfig
+from ssltool.settings import Record
 
 
 @click.command("knn", cls=Command)
@@ -40,7 +41,7 @@ def command(config: KnnConfig, as_json: bool) -> None:
     emit(result, _text(result), as_json)
 
 
-def _text(result: Document) -> str:
+def _text(result: Record) -> str:
     vote = f"weighted, temperature {result['temperature']}" if result["weighted"] else "majority"
     rows = [
         ["vote", f"{result['metric']}, {vote}"],
@@ -58,11 +59,11 @@ def _text(result: Document) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
-def _interval(accuracy: Document) -> str:
+def _interval(accuracy: Record) -> str:
     return "{:.4f} .. {:.4f}".format(*accuracy["interval"])
 
 
-def _accuracies(found: list[Document]) -> str:
+def _accuracies(found: list[Record]) -> str:
     """A row for each k, if there are several."""
     if len(found) == 1:
         return ""
@@ -71,7 +72,7 @@ def _accuracies(found: list[Document]) -> str:
     return table(rows, ["k", "accuracy", "95 % interval", *(["on held-out rows"] if held else [])])
 
 
-def _classes(result: Document) -> str:
+def _classes(result: Record) -> str:
     """A row for each class, if requested."""
     rows = [
         [str(one["class"]), f"{one['accuracy']:.4f}", _interval(one), one["queries"], one["bank"]]
@@ -80,7 +81,7 @@ def _classes(result: Document) -> str:
     return table(rows, ["class", "accuracy", "95 % interval", "queries", "bank"]) if rows else ""
 
 
-def _confusion(result: Document) -> str:
+def _confusion(result: Record) -> str:
     """A row for each true class, a column for each predicted one, if requested."""
     if "confusion" not in result:
         return ""

@@ -15,8 +15,9 @@ from ssltool.cli.flags import (
     settings,
     with_file,
 )
-from ssltool.cli.output import Document, counted, emit, table
+from ssltool.cli.output import counted, emit, table
 from ssltool.config import LinclsConfig
+from ssltool.settings import Record
 
 
 @click.command("lincls", cls=Command)
@@ -52,7 +53,7 @@ def command(
     emit(result, "\n\n".join(_tables(result)), as_json)
 
 
-def _tables(result: Document) -> list[str]:
+def _tables(result: Record) -> list[str]:
     rows = [
         ["accuracy@1", f"{result['acc1']:.4f}"],
         ["accuracy@5", f"{result['acc5']:.4f}"],
@@ -73,14 +74,14 @@ def _tables(result: Document) -> list[str]:
     return [table([[one[name] for name in names] for one in result["tried"]], names), table(rows)]
 
 
-def _held(result: Document) -> str:
+def _held(result: Record) -> str:
     if "held_size" not in result:
         return ""
     refitted = result["optimizer"] == "lbfgs"  # the best C is fitted again to all rows
     return f", {'of which' if refitted else 'and'} {result['held_size']:,} held out for selection"
 
 
-def _probe(result: Document) -> str:
+def _probe(result: Record) -> str:
     scaled = ", standardised" if result["standardised"] else ""
     if result["optimizer"] == "lbfgs":
         end = "converged" if result["converged"] else "not converged"

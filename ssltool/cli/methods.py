@@ -7,10 +7,10 @@ import textwrap
 import click
 
 from ssltool.cli.flags import Command, Named, json_option, settings
-from ssltool.cli.output import Document, emit, table
+from ssltool.cli.output import emit, table
 from ssltool.config import MethodsConfig
 from ssltool.config.common import METHODS
-from ssltool.settings import flag
+from ssltool.settings import Record, flag
 
 
 @click.command("methods", cls=Command)
@@ -41,7 +41,7 @@ def command(config: MethodsConfig, as_json: bool) -> None:
     emit(found, table(rows, header), as_json)
 
 
-def page(found: Document) -> str:
+def page(found: Record) -> str:
     """``describe``'s findings as text."""
     rows = [[o["name"], " | ".join(o["choices"]) or o["type"], str(o["default"]), o["help"]] for o in found["options"]]
     parts = [found["about"], "needs: " + found["needs"] + "\nprevents collapse by: " + found["prevents"]]

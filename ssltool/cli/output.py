@@ -7,8 +7,7 @@ from typing import Any
 
 import click
 
-Document = dict[str, Any]
-"""The result of a stage, or a part of it, as plain values; ``--json`` prints it."""
+from ssltool.settings import Record
 
 
 def counted(number: int, noun: str) -> str:
@@ -39,7 +38,7 @@ def cell(value: Any) -> str:
     return str(value)
 
 
-def emit(document: Document, text: str, as_json: bool) -> None:
+def emit(document: Record, text: str, as_json: bool) -> None:
     """Prints ``document`` as JSON, or ``text``."""
     from ssltool.files import to_json
 

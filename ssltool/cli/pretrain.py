@@ -19,9 +19,10 @@ from ssltool.cli.flags import (
     settings,
     with_data,
 )
-from ssltool.cli.output import Document, counted, emit, table
+from ssltool.cli.output import counted, emit, table
 from ssltool.config import PretrainConfig
 from ssltool.errors import Collapsed
+from ssltool.settings import Record
 
 ALGS = {"simsiam": "simsiam", "moco": "mocov3", "byol": "byol"}
 """The paper's names of methods in its scripts, and ours."""
@@ -134,7 +135,7 @@ def _with_method(config: PretrainConfig, alg: str | None, nnsiam: bool, *, given
     return dataclasses.replace(config, method=named[0]) if named else config
 
 
-def _describe(plan: Document) -> str:
+def _describe(plan: Record) -> str:
     c, seen = plan["config"], plan["exposure"]
     hours, rest = divmod(int(plan["estimated_seconds"]), 3600)
     size = f"{plan['parameters']:,} parameters"

@@ -7,8 +7,9 @@ import sys
 import click
 
 from ssltool.cli.flags import Command, json_option, settings
-from ssltool.cli.output import Document, counted, emit, table
+from ssltool.cli.output import counted, emit, table
 from ssltool.config import RankConfig
+from ssltool.settings import Record
 
 ACCURACY = {"knn": "kNN accuracy", "linear": "linear-probe accuracy", "file": "the accuracy in the table"}
 
@@ -42,7 +43,7 @@ def command(config: RankConfig, as_json: bool) -> None:
     emit(result, _text(result, config), as_json)
 
 
-def _text(result: Document, config: RankConfig) -> str:
+def _text(result: Record, config: RankConfig) -> str:
     from ssltool.diagnosis.metrics import METRICS
 
     by, rows = result["by"], result["rows"]
@@ -64,7 +65,7 @@ def _text(result: Document, config: RankConfig) -> str:
     return "\n\n".join(parts)
 
 
-def _shown(row: Document) -> Document:
+def _shown(row: Record) -> Record:
     """A row of the table, where epochs count from 1."""
     return row if row["epoch"] is None else row | {"epoch": row["epoch"] + 1}
 
@@ -73,7 +74,7 @@ def _interval(found: dict[str, float]) -> str:
     return f"{found['low']:+.2f} .. {found['high']:+.2f}"
 
 
-def _forecast(forecast: Document) -> str:
+def _forecast(forecast: Record) -> str:
     """The coefficients of a forecast, and whether it is better than the mean."""
     lines = [[f"{f['layer']}_{f['metric']}", f["coefficient"], f["mean"]] for f in forecast["features"]]
     head = f"forecast of {ACCURACY[forecast['accuracy']]}, fitted to {counted(forecast['rows'], 'row')}"

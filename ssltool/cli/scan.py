@@ -7,8 +7,9 @@ from typing import Any
 import click
 
 from ssltool.cli.flags import Command, config_option, data_argument, json_option, settings, with_file
-from ssltool.cli.output import Document, emit, table
+from ssltool.cli.output import emit, table
 from ssltool.config import ScanConfig
+from ssltool.settings import Record
 
 
 @click.command("scan", cls=Command)
@@ -48,7 +49,7 @@ def command(
     emit(result, _text(result), as_json)
 
 
-def _text(result: Document) -> str:
+def _text(result: Record) -> str:
     steps = dict(result["steps"])
     parts = []
     if "mine" in steps:
@@ -63,7 +64,7 @@ def _text(result: Document) -> str:
     return "\n\n".join([*parts, f"run  {result['run']}"])
 
 
-def _row(name: str, scores: Document, with_majority: bool) -> list[Any]:
+def _row(name: str, scores: Record, with_majority: bool) -> list[Any]:
     row = [name, scores["accuracy"], *([scores["majority"]] if with_majority else []), scores["nmi"], scores["ari"]]
     row += [scores["clusters"], scores["classes"], scores["empty"], min(scores["sizes"]), max(scores["sizes"])]
     return [*row, scores.get("confident"), f"{scores['images']:,} {scores['scored_on']} images"]

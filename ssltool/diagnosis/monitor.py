@@ -30,10 +30,11 @@ from ssltool.diagnosis.measure import OnePass, needs_gram
 from ssltool.diagnosis.metrics import MAIN
 from ssltool.diagnosis.metrics.of_rows import Directions
 from ssltool.diagnosis.verdict import NEEDED, Verdict, judge
-from ssltool.files import Record, finite
+from ssltool.files import finite
 from ssltool.methods.base import Method
 from ssltool.reprs.neighbours.search import neighbours
 from ssltool.reprs.neighbours.vote import predicted_classes
+from ssltool.settings import Record
 from ssltool.training import distributed
 from ssltool.training.device import worker_count
 from ssltool.training.setup import TrainingSetup

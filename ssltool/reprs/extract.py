@@ -18,9 +18,9 @@ from ssltool.data import views
 from ssltool.data.images import ImageSet
 from ssltool.data.loader import Batch, Loader, Shard
 from ssltool.errors import SSLToolError, found_in
-from ssltool.files import Record
 from ssltool.models.outputs import Features
 from ssltool.reprs.representations import Representations
+from ssltool.settings import Record
 from ssltool.training.device import DTYPES, autocast, worker_count
 
 VIEW_BLOCK = 256

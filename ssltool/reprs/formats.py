@@ -13,8 +13,9 @@ from typing import IO, Any
 import numpy as np
 
 from ssltool.errors import SSLToolError
-from ssltool.files import Record, to_json, write_atomically, write_json
+from ssltool.files import to_json, write_atomically, write_json
 from ssltool.reprs.representations import Representations
+from ssltool.settings import Record
 
 GROUP_BYTES = 64 * 2**20
 """Size of a row group of a parquet file in bytes."""

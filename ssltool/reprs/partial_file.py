@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from ssltool.errors import SSLToolError
-from ssltool.files import Record, to_json, writing
+from ssltool.files import to_json, writing
+from ssltool.settings import Record
 
 ALIGNED = 64
 """The length of the first line is a multiple of this many bytes, so that mapped rows are aligned."""

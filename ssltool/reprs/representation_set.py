@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from ssltool.errors import SSLToolError
-from ssltool.files import Record, matching
+from ssltool.files import matching
 from ssltool.reprs.representations import Representations
 from ssltool.reprs.row_set import RowSet
+from ssltool.settings import Record
 
 NETWORK_KEYS = ("checkpoint_hash", "layer", "tokens", "pool", "random", "image_size")
 """Keys of the metadata that identify the network; rows can be compared only if these are equal."""

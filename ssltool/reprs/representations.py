@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from ssltool.errors import SSLToolError
-from ssltool.files import FilePath, Record, Stored, first_keys, load_dict
+from ssltool.files import FilePath, Stored, first_keys, load_dict
 from ssltool.reprs.nonfinite import finite_rows, refuse_nonfinite_rows
+from ssltool.settings import Record
 
 
 @dataclass

@@ -12,8 +12,8 @@ from ssltool.data import views
 from ssltool.data.images import ImageSet, decode
 from ssltool.data.loader import Loader, Shard
 from ssltool.errors import SSLToolError
-from ssltool.files import Record
 from ssltool.methods.base import Method
+from ssltool.settings import Record
 from ssltool.training.device import worker_count
 from ssltool.training.schedule import rates_at
 from ssltool.training.setup import TrainingSetup

@@ -16,7 +16,8 @@ import numpy as np
 from ssltool.checkpoints.checkpoint import Checkpoint
 from ssltool.config import RunSettings
 from ssltool.errors import SSLToolError, first_line
-from ssltool.files import Record, Settings, to_json, write_atomically, write_json, writing
+from ssltool.files import to_json, write_atomically, write_json, writing
+from ssltool.settings import Record, Settings
 
 NEWEST = "checkpoint.pt"
 PROBE = "probe.pt"

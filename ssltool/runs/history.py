@@ -15,11 +15,11 @@ from ssltool.config import PretrainConfig
 from ssltool.data.images import open_dataset
 from ssltool.data.strategies import read_order
 from ssltool.errors import SSLToolError, found_in
-from ssltool.files import Record
 from ssltool.methods import method_options
 from ssltool.runs.display_names import display_names
 from ssltool.runs.folder import RunFolder
 from ssltool.runs.resume import DERIVED_SETTINGS
+from ssltool.settings import Record
 from ssltool.training.setup import TrainingSetup
 
 

@@ -10,8 +10,7 @@ from typing import Any, TypeVar
 
 from ssltool.config import RunSettings
 from ssltool.errors import SSLToolError, UsageError, first_line, found_in, unknown
-from ssltool.files import Settings
-from ssltool.settings import may_be_none, reset_ineffective, value_type
+from ssltool.settings import Settings, may_be_none, reset_ineffective, value_type
 
 C = TypeVar("C", bound=RunSettings)
 

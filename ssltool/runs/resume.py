@@ -11,11 +11,10 @@ from ssltool.checkpoints.checkpoint import Checkpoint
 from ssltool.checkpoints.saved_run import SavedRun
 from ssltool.config import PretrainConfig, fixed_settings
 from ssltool.errors import SSLToolError
-from ssltool.files import Settings
 from ssltool.methods import method_class
 from ssltool.methods.options import MethodOptions
 from ssltool.runs.folder import RunFolder, run_path
-from ssltool.settings import flag
+from ssltool.settings import Settings, flag
 
 WITHIN_EPOCH = ("Data strategy", "Views")
 """Sections of settings that may change between epochs, as in the paper's hybrid strategy, but not within one."""

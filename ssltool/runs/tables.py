@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from ssltool.files import FilePath, Record, write_atomically, write_json
+from ssltool.files import FilePath, write_atomically, write_json
+from ssltool.settings import Record
 
 UNKNOWN = "unknown"
 """The group of files whose metadata lacks the key to group by."""

@@ -18,10 +18,11 @@ from ssltool.diagnosis.row_blocks import Rows
 from ssltool.diagnosis.spectrum_file import Spectrum
 from ssltool.diagnosis.verdict import NEEDED, Thresholds, Verdict, compare, judge_measured
 from ssltool.errors import SSLToolError, UsageError
-from ssltool.files import Record, file_hash
+from ssltool.files import file_hash
 from ssltool.reprs.representations import Representations
 from ssltool.runs.display_names import display_names
 from ssltool.runs.tables import file_rows, means_of_groups, write_table
+from ssltool.settings import Record
 from ssltool.training.device import pick_device
 from ssltool.training.progress import has_bars, is_quiet
 

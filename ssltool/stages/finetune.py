@@ -29,11 +29,12 @@ from ssltool.data.loader import Batch, Loader
 from ssltool.data.support import stratified_sample
 from ssltool.diagnosis.metrics.of_rows import feature_std_tensor
 from ssltool.errors import SSLToolError
-from ssltool.files import Record, Settings, weights_hash
+from ssltool.files import weights_hash
 from ssltool.methods.base import Method
 from ssltool.models.depth import LayerGroup, layer_groups
 from ssltool.runs.folder import RunFolder, run_path
 from ssltool.runs.resume import check_compatible
+from ssltool.settings import Record, Settings
 from ssltool.training.classification import Accuracy
 from ssltool.training.classifier_setup import ClassifierLoop, build_classifier, classifier_setup, training_state
 from ssltool.training.device import autocast, pick_device, worker_count

@@ -21,9 +21,10 @@ from ssltool.checkpoints.read import extract_settings, read_entries
 from ssltool.checkpoints.saved_run import PROGRAM, SSLTOOL
 from ssltool.config import InspectConfig
 from ssltool.errors import SSLToolError, first_line
-from ssltool.files import Record, file_hash
+from ssltool.files import file_hash
 from ssltool.models.backbones import build_backbone
 from ssltool.runs.folder import RESULT_FILES, RunFolder
+from ssltool.settings import Record
 
 UNREADABLE = "unreadable"
 CHECKPOINT = "checkpoint"

@@ -12,7 +12,7 @@ from ssltool.methods.recipes import RECIPES
 from ssltool.settings import value_type
 
 if TYPE_CHECKING:  # the list of methods needs no torch
-    from ssltool.files import Record
+    from ssltool.settings import Record
 
 
 def run(config: MethodsConfig) -> Record:

@@ -8,7 +8,7 @@ from ssltool.config import PlotConfig
 from ssltool.viz import PLOTS
 
 if TYPE_CHECKING:
-    from ssltool.files import Record
+    from ssltool.settings import Record
 
 
 def run(config: PlotConfig) -> Record:

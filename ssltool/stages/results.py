@@ -18,11 +18,8 @@ import pandas as pd
 from ssltool import config as configs
 from ssltool.errors import Collapsed, UsageError, unknown
 from ssltool.runs.folder import RunFolder
-from ssltool.settings import value_type
+from ssltool.settings import Record, value_type
 from ssltool.training.progress import quiet
-
-Document = dict[str, Any]
-"""The JSON document of a command, as plain values."""
 
 
 @contextmanager
@@ -129,7 +126,7 @@ class KnnResult:
     interval: tuple[float, float] | None
     k: int | None
     accuracies: pd.DataFrame
-    document: Document = field(repr=False)
+    document: Record = field(repr=False)
 
     @classmethod
     def run(cls, config: configs.KnnConfig) -> KnnResult:
@@ -150,7 +147,7 @@ class LinclsResult:
     acc5: float
     class_acc1: float
     folder: Path | None
-    document: Document = field(repr=False)
+    document: Record = field(repr=False)
 
     @classmethod
     def run(cls, config: configs.LinclsConfig) -> LinclsResult:
@@ -169,7 +166,7 @@ class CollapseResult:
 
     table: pd.DataFrame
     worst: str
-    document: Document = field(repr=False)
+    document: Record = field(repr=False)
 
     @classmethod
     def run(cls, config: configs.CollapseConfig) -> CollapseResult:
@@ -191,9 +188,9 @@ class RankResult:
 
     table: pd.DataFrame
     by: str
-    agreement: Document | None
+    agreement: Record | None
     notes: list[str]
-    document: Document = field(repr=False)
+    document: Record = field(repr=False)
 
     @classmethod
     def run(cls, config: configs.RankConfig) -> RankResult:

@@ -19,10 +19,10 @@ from ssltool.config import SaveReprsConfig
 from ssltool.data.images import ImageSet, open_dataset, parse_type
 from ssltool.data.loader import Shard
 from ssltool.errors import Interrupted, SSLToolError, UsageError
-from ssltool.files import Record
 from ssltool.reprs import formats
 from ssltool.reprs.extract import Extraction
 from ssltool.reprs.partial_file import PartialFile
+from ssltool.settings import Record
 from ssltool.training import distributed
 from ssltool.training.device import pick_device
 from ssltool.training.progress import Progress, info

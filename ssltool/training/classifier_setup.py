@@ -19,10 +19,10 @@ from ssltool.data import views
 from ssltool.data.images import ImageSet
 from ssltool.data.loader import Batch
 from ssltool.errors import SSLToolError
-from ssltool.files import Record
 from ssltool.methods import CLASSIFIER, method_options
 from ssltool.methods.base import Method
 from ssltool.models.vit import is_vit
+from ssltool.settings import Record
 from ssltool.training.loop import TrainingLoop
 from ssltool.training.optimizers import build_optimizer
 from ssltool.training.setup import TrainingSetup

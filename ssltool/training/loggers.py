@@ -10,7 +10,7 @@ from types import ModuleType
 
 from ssltool.config import PretrainConfig, as_dict
 from ssltool.errors import SSLToolError
-from ssltool.files import Record
+from ssltool.settings import Record
 
 Logger = Callable[[Record], None]
 

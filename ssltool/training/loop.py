@@ -14,7 +14,7 @@ from typing import Generic, TypeVar
 from torch import Tensor
 
 from ssltool.errors import Interrupted
-from ssltool.files import Record
+from ssltool.settings import Record
 from ssltool.training import distributed
 from ssltool.training.progress import Progress
 from ssltool.training.signals import StopRequest

@@ -12,8 +12,8 @@ from torch.optim.optimizer import Optimizer
 from ssltool.checkpoints.checkpoint import Checkpoint
 from ssltool.checkpoints.saved_run import SavedRun
 from ssltool.errors import SSLToolError
-from ssltool.files import Record
 from ssltool.methods.base import Method
+from ssltool.settings import Record
 from ssltool.training import distributed
 
 SUMS = ("loss", "feature_std")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ssltool.errors import Interrupted
-from ssltool.files import Record
+from ssltool.settings import Record
 from ssltool.training.loop import TrainingLoop
 from ssltool.training.signals import StopRequest
 from ssltool.training.state import LoopState

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ssltool.files import Record
+from ssltool.settings import Record
 
 
 def wilson(correct: int, count: int) -> tuple[float, float]:

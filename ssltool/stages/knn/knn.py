@@ -12,13 +12,13 @@ from torch import Tensor
 from ssltool.config import KnnConfig
 from ssltool.data.labels import hold_out
 from ssltool.errors import SSLToolError
-from ssltool.files import Record, write_json
+from ssltool.files import write_json
 from ssltool.reprs.neighbours.file import Neighbours
 from ssltool.reprs.neighbours.search import neighbours
 from ssltool.reprs.neighbours.vote import keep_labelled, predicted_labels
 from ssltool.reprs.representation_set import SPLIT_KEYS, RepresentationSet, check_same_network, share_image_numbers
 from ssltool.reprs.row_set import RowSet
-from ssltool.settings import flag
+from ssltool.settings import Record, flag
 from ssltool.stages.knn import paper_files
 from ssltool.stages.knn.accuracy import accuracy_with_interval, confusion_matrix, per_class_accuracy
 from ssltool.training.device import pick_device

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from ssltool.config import KnnConfig
-from ssltool.files import Record, write_atomically, write_json
+from ssltool.files import write_atomically, write_json
+from ssltool.settings import Record
 
 MAX_K = 255
 """The largest k in the paper's script."""

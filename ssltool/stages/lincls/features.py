@@ -9,7 +9,8 @@ import torch
 
 from ssltool.config import LinclsConfig
 from ssltool.data.labels import hold_out
-from ssltool.files import Record, weights_hash
+from ssltool.files import weights_hash
+from ssltool.settings import Record
 from ssltool.stages.lincls.linear_heads import Batches, Linear
 
 

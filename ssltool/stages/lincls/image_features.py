@@ -15,7 +15,8 @@ from ssltool.data.images import ImageSet
 from ssltool.data.labels import class_indices, open_labelled, open_labelled_val
 from ssltool.data.loader import Batch, Loader
 from ssltool.errors import SSLToolError
-from ssltool.files import Record, weights_hash
+from ssltool.files import weights_hash
+from ssltool.settings import Record
 from ssltool.stages.lincls.features import FeatureSource
 from ssltool.stages.lincls.linear_heads import Batches
 from ssltool.training.classification import epoch_order

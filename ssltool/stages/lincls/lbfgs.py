@@ -7,8 +7,8 @@ from torch import Tensor
 
 from ssltool.checkpoints.probe import Probe
 from ssltool.config import LinclsConfig, as_dict
-from ssltool.files import Record
 from ssltool.runs.folder import PROBE, RunFolder
+from ssltool.settings import Record
 from ssltool.stages.lincls.linear_heads import Linear, score
 from ssltool.stages.lincls.logistic import Logistic, logistic_regression
 from ssltool.stages.lincls.saved_features import SavedFeatures

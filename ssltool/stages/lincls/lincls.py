@@ -16,10 +16,10 @@ import torch
 from ssltool.checkpoints.probe import Probe
 from ssltool.config import LinclsConfig
 from ssltool.errors import SSLToolError
-from ssltool.files import Record
 from ssltool.reprs.representation_set import NETWORK_KEYS
 from ssltool.runs.folder import PROBE, RunFolder, run_path
 from ssltool.runs.resume import differences, find_file
+from ssltool.settings import Record
 from ssltool.stages.lincls.features import FeatureSource
 from ssltool.stages.lincls.image_features import ImageFeatures
 from ssltool.stages.lincls.lbfgs import solve

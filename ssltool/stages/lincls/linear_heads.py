@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssltool.files import Record
+from ssltool.settings import Record
 from ssltool.training.classification import Accuracy
 from ssltool.training.optimizers import create_optimizer
 from ssltool.training.precision import widest_float

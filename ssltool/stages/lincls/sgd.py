@@ -15,11 +15,10 @@ from ssltool import seeds
 from ssltool.checkpoints.probe import Probe
 from ssltool.config import LinclsConfig, as_dict, fixed_settings
 from ssltool.errors import SSLToolError
-from ssltool.files import Record
 from ssltool.reprs.representation_set import NETWORK_KEYS
 from ssltool.runs.folder import PROBE, RunFolder
 from ssltool.runs.resume import differences
-from ssltool.settings import flag
+from ssltool.settings import Record, flag
 from ssltool.stages.lincls.features import FeatureSource
 from ssltool.stages.lincls.linear_heads import Batches, Heads, Linear, score
 from ssltool.stages.lincls.selection import best, rates, warn_at_boundary

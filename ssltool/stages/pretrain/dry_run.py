@@ -11,9 +11,9 @@ from torch.optim.optimizer import Optimizer
 from ssltool.config import PretrainConfig
 from ssltool.data.loader import Batch
 from ssltool.errors import SSLToolError
-from ssltool.files import Record
 from ssltool.methods.base import Method, trainable_parameters
 from ssltool.runs.resume import find_start
+from ssltool.settings import Record
 from ssltool.stages.pretrain.prepare import prepare
 from ssltool.training.device import autocast, pick_device
 from ssltool.training.optimizers import build_optimizer

@@ -23,9 +23,9 @@ from ssltool.data.loader import Batch, Loader, Shard
 from ssltool.diagnosis.metrics.of_rows import feature_std_tensor
 from ssltool.diagnosis.monitor import Monitor, MonitorResult, has_collapsed, summary
 from ssltool.errors import Collapsed, SSLToolError, UsageError
-from ssltool.files import Record
 from ssltool.methods.base import EpochImages, Now, Output
 from ssltool.runs.resume import find_start
+from ssltool.settings import Record
 from ssltool.stages.pretrain.prepare import prepare
 from ssltool.training import distributed
 from ssltool.training.device import autocast, pick_device, worker_count

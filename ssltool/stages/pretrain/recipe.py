@@ -7,12 +7,11 @@ from collections.abc import Collection, Mapping
 
 from ssltool.config import PretrainConfig
 from ssltool.errors import UsageError, found_in
-from ssltool.files import Settings
 from ssltool.methods import method_class
 from ssltool.methods.options import gather_options, ineffective_options, parse_options
 from ssltool.methods.recipes import published
 from ssltool.runs.repeat import read_settings, repeat
-from ssltool.settings import flag, reset_ineffective
+from ssltool.settings import Settings, flag, reset_ineffective
 
 
 def given_options(config: PretrainConfig) -> Settings:

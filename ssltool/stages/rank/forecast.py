@@ -17,7 +17,8 @@ import ssltool
 from ssltool.config import LAYERS
 from ssltool.diagnosis.metrics import METRICS
 from ssltool.errors import SSLToolError, unknown
-from ssltool.files import FilePath, Record, write_json
+from ssltool.files import FilePath, write_json
+from ssltool.settings import Record
 
 LEVEL = 0.95
 """Confidence of an interval."""

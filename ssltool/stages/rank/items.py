@@ -16,10 +16,11 @@ from ssltool.diagnosis.measure import measure
 from ssltool.diagnosis.metrics import METRICS
 from ssltool.diagnosis.row_blocks import Rows
 from ssltool.errors import SSLToolError
-from ssltool.files import Settings, file_hash, load_dict
+from ssltool.files import file_hash, load_dict
 from ssltool.reprs.representations import Representations
 from ssltool.runs.display_names import display_names
 from ssltool.runs.folder import RunFolder
+from ssltool.settings import Settings
 
 
 @dataclass

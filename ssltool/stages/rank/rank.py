@@ -16,8 +16,9 @@ from scipy import stats
 from ssltool.config import RankConfig
 from ssltool.diagnosis.metrics import METRICS, metric_names
 from ssltool.errors import SSLToolError
-from ssltool.files import Record, finite
+from ssltool.files import finite
 from ssltool.runs.tables import write_table
+from ssltool.settings import Record
 from ssltool.stages.rank.forecast import MIN_ROWS, Forecast, feature_keys, fit, kendall, rms, spearman
 from ssltool.stages.rank.items import RankedItem, assign_display_names, measure_file, read_run_folder, split_items
 from ssltool.stages.rank.known_accuracies import probe_accuracies, table_accuracies

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ssltool.config import ReportConfig
-    from ssltool.files import Record
+    from ssltool.settings import Record
 
 
 def run(config: ReportConfig) -> Record:

@@ -9,7 +9,7 @@ import numpy as np
 
 from ssltool.diagnosis.measure import Measured
 from ssltool.diagnosis.verdict import Verdict
-from ssltool.files import Record, Settings
+from ssltool.settings import Record, Settings
 from ssltool.viz.pictures import EmbeddingMap, Views
 from ssltool.viz.schedule import Schedule
 

@@ -22,12 +22,13 @@ from ssltool.diagnosis.monitor import KNN_NEIGHBOURS, knn_accuracy
 from ssltool.diagnosis.row_blocks import Rows
 from ssltool.diagnosis.verdict import NEEDED, judge_measured
 from ssltool.errors import SSLToolError
-from ssltool.files import Record, load_dict, write_atomically
+from ssltool.files import load_dict, write_atomically
 from ssltool.reprs.extract import extract_all
 from ssltool.reprs.neighbours.search import neighbours
 from ssltool.reprs.representations import Representations
 from ssltool.runs.data_preview import pixels, schedule_of, views_of
 from ssltool.runs.history import FinishedRun, read_runs, restore_setup
+from ssltool.settings import Record
 from ssltool.stages.report.contents import LabelledImage, Layer, Neighbours, ReportedRun
 from ssltool.stages.report.html import element, escape, page
 from ssltool.stages.report.sections import SECTIONS

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from ssltool.files import Record
+from ssltool.settings import Record
 
 
 def score(assignments: np.ndarray, labels: np.ndarray, clusters: int) -> Record:

@@ -14,8 +14,8 @@ from ssltool.checkpoints.saved_run import SavedRun
 from ssltool.data import views
 from ssltool.data.loader import Batch, Loader
 from ssltool.errors import SSLToolError
-from ssltool.files import Record
 from ssltool.methods.base import Method
+from ssltool.settings import Record
 from ssltool.stages.scan.losses import confidence_loss, scan_loss
 from ssltool.stages.scan.mining import NeighbourTable
 from ssltool.training.classifier_setup import ClassifierLoop, training_state

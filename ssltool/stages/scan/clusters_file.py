@@ -7,7 +7,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from ssltool.files import Record, Stored
+from ssltool.files import Stored
+from ssltool.settings import Record
 
 
 @dataclass

@@ -16,10 +16,10 @@ from ssltool.config import SaveReprsConfig, ScanConfig
 from ssltool.data.images import ImageSet, detect, open_dataset, parse_type
 from ssltool.data.loader import Loader
 from ssltool.errors import SSLToolError
-from ssltool.files import Settings
 from ssltool.methods import CLASSIFIER
 from ssltool.reprs.extract import extract_all
 from ssltool.reprs.representations import Representations
+from ssltool.settings import Settings
 from ssltool.training.device import pick_device, worker_count
 
 

@@ -14,11 +14,12 @@ from ssltool.checkpoints.saved_run import SavedRun
 from ssltool.config import ScanConfig, as_dict
 from ssltool.config.scan import STEPS
 from ssltool.errors import SSLToolError
-from ssltool.files import Record, Settings, file_hash, weights_hash
+from ssltool.files import file_hash, weights_hash
 from ssltool.models.family import SMALL_IMAGE
 from ssltool.reprs.neighbours.file import Neighbours
 from ssltool.runs.folder import RunFolder, run_path
 from ssltool.runs.resume import check_compatible
+from ssltool.settings import Record, Settings
 from ssltool.stages.scan.cluster_scores import score
 from ssltool.stages.scan.cluster_training import Clustering, SelfLabelling, predict
 from ssltool.stages.scan.clusters_file import Clusters

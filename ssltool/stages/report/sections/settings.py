@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from ssltool.files import Settings
+from ssltool.settings import Settings
 from ssltool.stages.report.contents import ReportedRun
 from ssltool.stages.report.html import columns, element, escape
 
