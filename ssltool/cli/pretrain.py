@@ -75,7 +75,7 @@ def command(
     """Pretrain a network on the images in DATA, without labels.
 
     DATA is an ImageNet-style folder (with train and val), a folder of class folders, a folder of unlabelled images, or
-    a folder with Fashion-MNIST, CIFAR, STL-10 or Places365. The default is the bundled Fashion-MNIST subset.
+    one of the datasets that --dataset-type names. The default is the bundled Fashion-MNIST subset.
 
     Writes a run folder: config.json, metrics.jsonl (a line per epoch), checkpoints, and the order of the data. After
     each epoch a monitor measures collapse and reports it on stderr; --stop-on stops a collapsed run with exit code 3.

@@ -249,7 +249,6 @@ class PretrainConfig(RunSettings, DeviceSettings, DataSettings):
     )
 
     def conflicts(self) -> list[Rule]:
-        vit = self.arch.startswith("vit_")
         return [
             *super().conflicts(),
             (("incremental_idx_path", "chunk_size", "n_rounds"), self.strategy == "iid", "with --strategy iid"),
@@ -260,8 +259,6 @@ class PretrainConfig(RunSettings, DeviceSettings, DataSettings):
             (("jitter",), self.jitter_p == 0, "with --jitter-p 0"),
             (("start_epoch",), self.resume is None, "without --resume"),
             (("start_epoch",), self.resume == "auto", "with --resume auto, which continues at the checkpoint's epoch"),
-            (("zero_init_residual", "stem"), vit, f"with {self.arch}, which is no ResNet"),
-            (("stop_grad_conv1",), not vit, f"with {self.arch}, which is no ViT"),
         ]
 
     def mistakes(self) -> Iterator[str]:

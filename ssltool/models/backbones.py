@@ -76,9 +76,11 @@ def build_backbone(
         UsageError: for an unknown name, with the nearest ones, or settings that have no effect with it.
     """
     family = family_of(arch)
-    stem = resolve_stem(arch, stem, image_size)
     if stop_grad_conv1 and "stop_grad_conv1" not in family.settings:
         raise UsageError(f"--stop-grad-conv1 has no effect with {arch}; it freezes the patch embedding of a ViT")
+    if not zero_init_residual and "zero_init_residual" not in family.settings:
+        raise UsageError(f"--no-zero-init-residual has no effect with {arch}; it is for residual blocks")
+    stem = resolve_stem(arch, stem, image_size)
     return family.build(
         arch,
         stem=stem,

@@ -12,7 +12,8 @@ from torch import nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 from torchvision.models.vision_transformer import VisionTransformer
 
-from ssltool.errors import SSLToolError
+from ssltool.errors import SSLToolError, UsageError
+from ssltool.models import ARCHITECTURES, Architecture
 from ssltool.models.backbones import architectures, build_backbone, patch_tokens, resolve_stem
 from ssltool.models.resnet import VARIANTS
 from ssltool.models.vit import VITS, is_vit, patch_size, vit_name, vit_shape
@@ -312,6 +313,18 @@ def test_settings_without_effect_are_refused():
         build_backbone("resnet18", stop_grad_conv1=True)
     with pytest.raises(SSLToolError, match="--stem small"):
         build_backbone("vit_small", stem="small")
+
+
+def test_a_registered_backbone_refuses_the_settings_of_built_in_families(registries):
+    ARCHITECTURES.add("toy", Architecture(lambda: nn.Flatten(), dim=3 * 8 * 8))
+    build_backbone("toy", image_size=8)
+    for settings, flag in (
+        ({"stem": "small"}, "--stem small"),
+        ({"zero_init_residual": False}, "--no-zero-init-residual"),
+        ({"stop_grad_conv1": True}, "--stop-grad-conv1"),
+    ):
+        with pytest.raises(UsageError, match=f"{flag} .*toy"):
+            build_backbone("toy", image_size=8, **settings)
 
 
 def test_an_image_size_not_divisible_by_the_patch_size_is_refused():
