@@ -80,12 +80,13 @@ def check_compatible(checkpoint: Checkpoint, run: SavedRun, path: Path, *, more:
     """Checks that ``run`` can resume from ``checkpoint``.
 
     The data strategy may change at the end of an epoch. If it does not change, the order and the chunks must be equal.
-    ``more`` names settings that must be equal in addition to those of pretraining.
+    ``more`` names settings that must be equal in addition to those of pretraining. Settings that are newer than the
+    checkpoint had their default.
 
     Raises:
         SSLToolError: if settings differ that must be equal; the message gives each with both values.
     """
-    old, new = checkpoint.config, run.settings
+    old, new = _defaults(PretrainConfig) | checkpoint.config, run.settings
     names = [*fixed_settings(PretrainConfig), *DERIVED_SETTINGS, *more]
     names.remove("order_hash")
     if old["strategy"] == new["strategy"]:
@@ -115,6 +116,11 @@ def differences(names: list[str], old: Settings, new: Settings, flag_name: Calla
 
 def _differing_options(old: Settings, new: Settings) -> list[str]:
     """The method's options that differ. Files are compared by the hashes in ``DERIVED_SETTINGS`` instead."""
-    declared = {f.name: f for f in dataclasses.fields(method_class(new["method"]).Options)}
-    names = [name for name, f in declared.items() if f.metadata["metavar"] != "FILE"]
-    return differences(names, old["method_options"], new["method_options"], MethodOptions.flag_name)
+    options = method_class(new["method"]).Options
+    names = [f.name for f in dataclasses.fields(options) if f.metadata["metavar"] != "FILE"]
+    saved = _defaults(options) | old["method_options"]
+    return differences(names, saved, new["method_options"], MethodOptions.flag_name)
+
+
+def _defaults(settings: type) -> Settings:
+    return {f.name: f.default for f in dataclasses.fields(settings) if f.default is not dataclasses.MISSING}

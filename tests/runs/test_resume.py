@@ -185,6 +185,18 @@ def test_setting_that_would_break_the_schedule_is_refused_with_both_values(tiny,
     assert not (tmp_path / "run").exists()
 
 
+def test_a_setting_newer_than_the_checkpoint_had_its_default(stopped):
+    config = stopped(2)
+    path = Path(config.out) / "checkpoint.pt"
+    older = Checkpoint.load(path)
+    del older.config["lr_schedule"], older.config["method_options"]["similarity"]
+    older.save(path)
+    for changes, name in (({"lr_schedule": "step"}, "lr-schedule"), ({"options": ("similarity=cross_entropy",)}, "similarity")):
+        with pytest.raises(SSLToolError, match=f"{name} was"):
+            again(config, **changes)
+    assert records(again(config))[-1]["epoch"] == 1
+
+
 def test_all_differing_settings_are_named_at_once(tiny, trained):
     with pytest.raises(SSLToolError) as refusal:
         pretrain(tiny(batch_size=32, resume=str(trained), seed=1, lr=0.1, epochs=5))
