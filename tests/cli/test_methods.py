@@ -210,7 +210,7 @@ COLD = [*SMALL, "--steps-per-epoch", 1, "--method", "simclr", "--set", "dim=8", 
 
 def test_warnings_are_in_the_plan_as_text_and_as_json(ssltool, tmp_path):
     document = ssltool("pretrain", *COLD, "-o", tmp_path / "run", "--dry-run", "--json").json["warnings"]
-    assert ["temperature=0.01" in document[0], "batches of 8" in document[1], len(document)] == [True, True, 2]
+    assert ["temperature=0.01" in document[0], "--batch-size" in document[1], len(document)] == [True, True, 2]
     rows = ssltool("pretrain", *COLD, "-o", tmp_path / "run", "--dry-run").out.splitlines()
     shown = [re.split(r" {2,}", row, maxsplit=1) for row in rows if row.startswith("warning ")]
     assert shown == [["warning 1", document[0]], ["warning 2", document[1]]]

@@ -191,7 +191,10 @@ def test_a_setting_newer_than_the_checkpoint_had_its_default(stopped):
     older = Checkpoint.load(path)
     del older.config["lr_schedule"], older.config["method_options"]["similarity"]
     older.save(path)
-    for changes, name in (({"lr_schedule": "step"}, "lr-schedule"), ({"options": ("similarity=cross_entropy",)}, "similarity")):
+    for changes, name in (
+        ({"lr_schedule": "step"}, "lr-schedule"),
+        ({"options": ("similarity=cross_entropy",)}, "similarity"),
+    ):
         with pytest.raises(SSLToolError, match=f"{name} was"):
             again(config, **changes)
     assert records(again(config))[-1]["epoch"] == 1
