@@ -648,7 +648,7 @@ def test_items_that_cannot_be_ranked_are_refused(write_run, write_probe, tmp_pat
         rank(run, f"{run}/")
     with pytest.raises(SSLToolError, match="is a checkpoint; give its run folder"):
         rank(run / "checkpoint.pt")
-    with pytest.raises(SSLToolError, match="config.json"):
+    with pytest.raises(SSLToolError, match=r"config\.json"):
         rank(tmp_path)
     with pytest.raises(SSLToolError, match="name at least one run folder"):
         rank(write_probe("p", run / "checkpoint.pt", 0.7))
