@@ -347,7 +347,7 @@ INEFFECTIVE_FLAGS = [
     (["--lars-trust", "0.02"], "--lars-trust .*--optimizer sgd"),
     (["--optimizer", "adamw", "--lars-clip"], "--lars-clip .*--optimizer adamw"),
     (["--fix-all-lr", "--lr-schedule", "step"], "--lr-schedule .*--fix-all-lr"),
-    (["-a", "vit_small", "--no-zero-init-residual"], "zero-init-residual .*vit_small"),
+    (["-a", "vit_small", "--stem", "auto", "--no-zero-init-residual"], "zero-init-residual .*vit_small"),
     (["--fix-all-lr", "--final-lr", "0.01"], "--final-lr .*--fix-all-lr"),
     (["--fix-all-lr", "--warmup-epochs", "1"], "--warmup-epochs .*--fix-all-lr"),
     (["--fix-all-lr", "--fix-pred-lr"], "--fix-pred-lr .*--fix-all-lr"),
