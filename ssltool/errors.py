@@ -1,4 +1,4 @@
-"""The one exception that users see."""
+"""The errors that users see, and the parts of their messages."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class UsageError(SSLToolError):
 
 
 def unknown(what: str, name: str, known: Iterable[str]) -> UsageError:
-    """The error for a name that is not in ``known``, with the nearest ones offered."""
+    """The error for a name that is not in ``known``; it suggests the nearest ones."""
     known = sorted(known)
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}"
@@ -33,10 +33,10 @@ def unknown(what: str, name: str, known: Iterable[str]) -> UsageError:
 
 @contextmanager
 def found_in(path: object) -> Iterator[None]:
-    """Settings are read from the file ``path`` inside the ``with`` block: an error in them is not one of usage.
+    """Turns usage errors of settings that the ``with`` block reads from the file ``path`` into errors of that file.
 
     Raises:
-        SSLToolError: in place of a ``UsageError``, naming the file.
+        SSLToolError: instead of a ``UsageError``; it names the file.
     """
     try:
         yield
@@ -45,9 +45,15 @@ def found_in(path: object) -> Iterator[None]:
 
 
 def first_line(error: BaseException) -> str:
-    """What an exception says, in one line; its type where it says nothing."""
+    """The first line of an exception's message; the name of its type if the message is empty."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
+
+
+def counted(number: int, noun: str) -> str:
+    """A number and its noun: ``1 epoch``, ``2 epochs``, ``10,000 classes``, ``3 batches``."""
+    plural = "" if number == 1 else "es" if noun.endswith(("s", "ch")) else "s"
+    return f"{number:,} {noun}{plural}"
 
 
 def first_few(numbers: Sequence[SupportsInt], most: int = 10) -> str:

@@ -11,6 +11,7 @@ from ssltool.cli.flags import Command, json_option, settings
 from ssltool.cli.output import cell, emit, table
 from ssltool.config import CollapseConfig
 from ssltool.config.common import reaches
+from ssltool.errors import counted
 from ssltool.settings import Record
 
 COLLAPSED = 3
@@ -85,7 +86,7 @@ def _one(found: Record) -> str:
             other = found[key].get(name)
             row.append(" .. ".join(map(cell, other)) if isinstance(other, tuple) else cell(other))
         rows.append([*row, METRICS[name].reading])
-    head = f"{found['path']}: {found['n']:,} rows of width {found['d']:,}"
+    head = f"{found['path']}: {counted(found['n'], 'row')} of width {found['d']:,}"
     if found["normalized"]:
         head += ", rows scaled to length 1"
     return f"{head}\n{found['verdict']['line']}\n\n" + table(

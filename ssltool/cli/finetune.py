@@ -5,8 +5,9 @@ from __future__ import annotations
 import click
 
 from ssltool.cli.flags import Command, config_option, data_argument, json_option, settings, with_file
-from ssltool.cli.output import counted, emit, table
+from ssltool.cli.output import emit, table
 from ssltool.config import FinetuneConfig
+from ssltool.errors import counted
 from ssltool.settings import Record
 
 TITLES = {"pretrained": "pretrained", "scratch": "from scratch"}

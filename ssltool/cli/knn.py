@@ -9,6 +9,7 @@ import click
 from ssltool.cli.flags import Command, json_option, obsolete_flags, settings
 from ssltool.cli.output import emit, table
 from ssltool.config import KnnConfig
+from ssltool.errors import counted
 from ssltool.settings import Record
 
 
@@ -45,8 +46,8 @@ def _text(result: Record) -> str:
     vote = f"weighted, temperature {result['temperature']}" if result["weighted"] else "majority"
     rows = [
         ["vote", f"{result['metric']}, {vote}"],
-        ["bank", f"{result['bank_size']:,} rows of {result['classes']} classes, {result['bank']}"],
-        ["queries", f"{result['query_size']:,} rows, {result['queries']}"],
+        ["bank", f"{counted(result['bank_size'], 'row')} of {counted(result['classes'], 'class')}, {result['bank']}"],
+        ["queries", f"{counted(result['query_size'], 'row')}, {result['queries']}"],
     ]
     if result["k"] is not None:
         chosen = f", chosen on {result['selected_on']}" if result["selected_on"] else ""

@@ -15,8 +15,9 @@ from ssltool.cli.flags import (
     settings,
     with_file,
 )
-from ssltool.cli.output import counted, emit, table
+from ssltool.cli.output import emit, table
 from ssltool.config import LinclsConfig
+from ssltool.errors import counted
 from ssltool.settings import Record
 
 

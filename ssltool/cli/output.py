@@ -10,11 +10,6 @@ import click
 from ssltool.settings import Record
 
 
-def counted(number: int, noun: str) -> str:
-    """A number and its noun: ``1 epoch``, ``2 epochs``, ``10,000 images``."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
 def table(rows: Sequence[Sequence[Any]], header: Sequence[str] = ()) -> str:
     """Columns of minimum width; numbers right-aligned, text left-aligned; a dash for None and NaN."""
     cells = [[cell(value) for value in row] for row in ([list(header)] if header else []) + [list(r) for r in rows]]

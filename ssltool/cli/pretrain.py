@@ -19,9 +19,9 @@ from ssltool.cli.flags import (
     settings,
     with_data,
 )
-from ssltool.cli.output import counted, emit, table
+from ssltool.cli.output import emit, table
 from ssltool.config import PretrainConfig
-from ssltool.errors import Collapsed
+from ssltool.errors import Collapsed, counted
 from ssltool.settings import Record
 
 ALGS = {"simsiam": "simsiam", "moco": "mocov3", "byol": "byol"}

@@ -7,8 +7,9 @@ import sys
 import click
 
 from ssltool.cli.flags import Command, json_option, settings
-from ssltool.cli.output import counted, emit, table
+from ssltool.cli.output import emit, table
 from ssltool.config import RankConfig
+from ssltool.errors import counted
 from ssltool.settings import Record
 
 ACCURACY = {"knn": "kNN accuracy", "linear": "linear-probe accuracy", "file": "the accuracy in the table"}

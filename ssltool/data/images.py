@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 from ssltool.config import SPLITS, DataSettings
 from ssltool.data.layouts import LAYOUTS
 from ssltool.data.strategies import read_numbers
-from ssltool.errors import SSLToolError, UsageError, first_line, unknown
+from ssltool.errors import SSLToolError, UsageError, counted, first_line, unknown
 from ssltool.training.progress import has_bars, is_quiet
 
 MEMORY_LIMIT = 2 * 2**30
@@ -81,14 +81,14 @@ class ImageSet:
     def describe(self) -> str:
         """A one-line description."""
         labelled = int((self.labels >= 0).sum())
-        kind = f"{len(self.classes)} classes" if self.classes else "labelled" if labelled else "unlabelled"
+        kind = counted(len(self.classes), "class") if self.classes else "labelled" if labelled else "unlabelled"
         if self.images is None:
             shape = "files of {} x {}".format(*self.size) if self.size else "files of varying size"
         else:
             channels, height, width = self.images.shape[1:]
             shape = f"{width} x {height} {'grey' if channels == 1 else 'colour'}, in memory"
         skipped = f", {self.skipped} unreadable skipped" if self.skipped else ""
-        return f"{self.name} {self.split}: {len(self):,} images, {kind}, {shape}{skipped}"
+        return f"{self.name} {self.split}: {counted(len(self), 'image')}, {kind}, {shape}{skipped}"
 
 
 def open_dataset(settings: DataSettings, split: str) -> ImageSet:

@@ -17,7 +17,7 @@ from ssltool.config import SaveReprsConfig
 from ssltool.data import views
 from ssltool.data.images import ImageSet
 from ssltool.data.loader import Batch, Loader, Shard
-from ssltool.errors import SSLToolError, found_in
+from ssltool.errors import SSLToolError, counted, found_in
 from ssltool.models.outputs import Features
 from ssltool.reprs.representations import Representations
 from ssltool.settings import Record
@@ -78,8 +78,9 @@ class Extraction:
         steps = -(-total // self.size)
         if steps < shard.world:
             raise SSLToolError(
-                f"{total} images of {self.images.name} {self.images.split} are {steps} batches of {self.size}, fewer "
-                f"than {shard.world} ranks; lower --batch-size or start fewer ranks"
+                f"{counted(total, 'image')} of {self.images.name} {self.images.split} are "
+                f"{counted(steps, 'batch')} of {self.size}, fewer than {shard.world} ranks; lower --batch-size or "
+                "start fewer ranks"
             )
         first, last = (steps * rank // shard.world * self.size for rank in (shard.rank, shard.rank + 1))
         return range(first, min(last, total))

@@ -9,6 +9,7 @@ import torch
 
 from ssltool.config import LinclsConfig
 from ssltool.data.labels import hold_out
+from ssltool.errors import counted
 from ssltool.files import weights_hash
 from ssltool.settings import Record
 from ssltool.stages.lincls.linear_heads import Batches, Linear
@@ -82,7 +83,7 @@ class FeatureSource(ABC):
         unseen = self.total_classes - len(self.classes)
         note = f" ({unseen} of them not in the training data; their rows count as errors)" if unseen else ""
         val = f"{self.sizes['val_size']:,} val {self.kind}, "
-        return f"{train}{held_out}{val}{self.total_classes} classes{note}"
+        return f"{train}{held_out}{val}{counted(self.total_classes, 'class')}{note}"
 
     def _split(self, labels: np.ndarray, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The positions of the rows to train on and of the held-out rows. Sets ``sizes`` and ``identity``."""

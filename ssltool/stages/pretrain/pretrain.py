@@ -22,7 +22,7 @@ from ssltool.data.images import open_dataset
 from ssltool.data.loader import Batch, Loader, Shard
 from ssltool.diagnosis.metrics.of_rows import feature_std_tensor
 from ssltool.diagnosis.monitor import Monitor, MonitorResult, has_collapsed, summary
-from ssltool.errors import Collapsed, SSLToolError, UsageError
+from ssltool.errors import Collapsed, SSLToolError, UsageError, counted
 from ssltool.methods.base import EpochImages, Now, Output
 from ssltool.runs.resume import find_start
 from ssltool.settings import Record
@@ -106,7 +106,7 @@ class Pretraining(TrainingLoop[TrainState, Batch]):
         if start.checkpoint is not None:
             self.state.restore(start.checkpoint)
             distributed.rank_zero_info(
-                f"resuming {start.path} after {self.state.epoch} epochs, {self.state.step} steps"
+                f"resuming {start.path} after {counted(self.state.epoch, 'epoch')}, {counted(self.state.step, 'step')}"
             )
             _restart_at(self.state, config.start_epoch, self.steps)
         elif config.resume:
@@ -144,8 +144,8 @@ class Pretraining(TrainingLoop[TrainState, Batch]):
         if self.setup.images.name == "bundled":
             distributed.rank_zero_info("no DATA given: training on the bundled images")
         distributed.rank_zero_info(
-            f"{c.method} {c.arch} (stem {c.stem}, {c.image_size} px), {c.strategy}, {c.epochs} epochs of "
-            f"{self.steps} steps of {c.batch_size}, {c.precision} on {self.device} x {self.shard.world}; "
+            f"{c.method} {c.arch} (stem {c.stem}, {c.image_size} px), {c.strategy}, {counted(self.epochs, 'epoch')} of "
+            f"{counted(self.steps, 'step')} of {c.batch_size}, {c.precision} on {self.device} x {self.shard.world}; "
             f"writing {self.folder.path}"
         )
         for warning in self.setup.warnings(self.state.method):

@@ -16,7 +16,7 @@ from scipy import stats
 import ssltool
 from ssltool.config import LAYERS
 from ssltool.diagnosis.metrics import METRICS
-from ssltool.errors import SSLToolError, unknown
+from ssltool.errors import SSLToolError, counted, unknown
 from ssltool.files import FilePath, write_json
 from ssltool.settings import Record
 
@@ -195,7 +195,7 @@ def fit(
     titles = [f"{layer}_{metric}" for layer, metric in keys]
     if n < k + 2:
         raise SSLToolError(
-            f"a forecast from {k} feature(s) needs at least {k + 2} rows with an accuracy, and there are {n}; "
+            f"a forecast from {counted(k, 'feature')} needs at least {k + 2} rows with an accuracy, and there are {n}; "
             "add runs, or use fewer --features"
         )
     mean, spread = values.mean(axis=0), np.ptp(values, axis=0)

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from ssltool.checkpoints.probe import Probe
-from ssltool.errors import SSLToolError, first_line
+from ssltool.errors import SSLToolError, counted, first_line
 
 Accuracies = tuple[list[float | None], list[str]]
 """The accuracy of each item, None where it is not known, and notes for the user."""
@@ -41,8 +41,8 @@ def probe_accuracies(folders: Sequence[str], hashes: Sequence[str | None]) -> Ac
     used = [found[checkpoint] for checkpoint in hashes if checkpoint in found]
     if not used:
         raise SSLToolError(
-            f"none of {len(folders)} probe(s) was trained on a ranked checkpoint; probe the checkpoint of the epoch "
-            "that is ranked"
+            f"none of {counted(len(folders), 'probe')} was trained on a ranked checkpoint; probe the checkpoint of "
+            "the epoch that is ranked"
         )
     if len(used) < len(found):
         notes.append(f"{len(found) - len(used)} of {len(found)} probes belong to none of the rows")

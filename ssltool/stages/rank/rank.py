@@ -15,7 +15,7 @@ from scipy import stats
 
 from ssltool.config import RankConfig
 from ssltool.diagnosis.metrics import METRICS, metric_names
-from ssltool.errors import SSLToolError
+from ssltool.errors import SSLToolError, counted
 from ssltool.files import finite
 from ssltool.runs.tables import write_table
 from ssltool.settings import Record
@@ -156,7 +156,7 @@ def _agreement(scores: np.ndarray, rows: Sequence[RankedItem], notes: list[str])
     usable = np.isfinite(scores) & np.isfinite(known)
     x, y, n = scores[usable], known[usable], int(usable.sum())
     if n < MIN_ROWS:
-        notes.append(f"{n} row(s) with an accuracy are too few to compare the orders; at least {MIN_ROWS} are needed")
+        notes.append(f"{counted(n, 'row')} with an accuracy; at least {MIN_ROWS} are needed to compare the orders")
         return None
     if np.ptp(x) == 0 or np.ptp(y) == 0:
         notes.append(f"all {'metrics' if np.ptp(x) == 0 else 'accuracies'} are equal: there is no order to compare")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ssltool.errors import counted
 from ssltool.stages.report.contents import Layer, ReportedRun
 from ssltool.stages.report.html import badge, element, escape, sample
 
@@ -36,5 +37,5 @@ def _layer(layer: Layer) -> str:
 
 def _description(run: ReportedRun) -> str:
     c, epochs = run.settings, run.origin["epoch"]
-    done = f"{epochs} epochs" if epochs == c["epochs"] else f"{epochs} of {c['epochs']} epochs"
+    done = counted(epochs, "epoch") if epochs == c["epochs"] else f"{epochs} of {counted(c['epochs'], 'epoch')}"
     return f"{c['method']} · {c['arch']} · {c['strategy']} · {c['n_images']:,} images · {done}"
