@@ -160,7 +160,7 @@ def parse_type(dataset_type: str) -> tuple[str, str | None, bool]:
 
 
 def detect(data: str | None) -> str:
-    """Detects the dataset type of a folder from its contents; ``Layout`` describes the order of the checks."""
+    """Detects the dataset type of a folder from its contents; ``DatasetLayout`` describes the order of the checks."""
     if data is None:
         return "bundled"
     folder = Path(data)

@@ -11,7 +11,7 @@ import torch
 
 from ssltool.config import SPLITS, DataSettings
 from ssltool.data.images import decode, detect, open_dataset, parse_type
-from ssltool.data.layouts import LAYOUTS, Layout
+from ssltool.data.layouts import LAYOUTS, DatasetLayout
 from ssltool.errors import SSLToolError, UsageError
 from ssltool.registry import load_plugins
 
@@ -20,7 +20,7 @@ PLUGIN = '''
 
 import numpy as np
 
-from ssltool.data.layouts import LAYOUTS, Layout
+from ssltool.data.layouts import LAYOUTS, DatasetLayout
 
 
 def read(folder, split, settings):
@@ -28,7 +28,7 @@ def read(folder, split, settings):
         return arrays[split], arrays[f"{split}_labels"]
 
 
-LAYOUTS.add("toylayout", Layout(read, files=("toy.npz",), aliases={"paper_toy": "val"}))
+LAYOUTS.add("toylayout", DatasetLayout(read, files=("toy.npz",), aliases={"paper_toy": "val"}))
 '''
 
 
@@ -58,7 +58,7 @@ def opened(folder, split="train", **settings):
 
 
 def added(read, **facts) -> None:
-    LAYOUTS.add("added", Layout(read, **facts))
+    LAYOUTS.add("added", DatasetLayout(read, **facts))
 
 
 # A plug-in's layout
@@ -106,11 +106,11 @@ def test_unknown_type_offers_the_names_of_a_plugin(plugin, toy, ssltool, wrong, 
 
 def test_the_name_of_a_layout_cannot_be_taken_twice(registries):
     with pytest.raises(SSLToolError, match="cifar10"):
-        LAYOUTS.add("cifar10", Layout(lambda folder, split, settings: ([], [])))
+        LAYOUTS.add("cifar10", DatasetLayout(lambda folder, split, settings: ([], [])))
 
 
 def test_name_with_an_underscore_is_found_in_both_spellings(registries):
-    LAYOUTS.add("my_birds", Layout(lambda folder, split, settings: ([], [])))
+    LAYOUTS.add("my_birds", DatasetLayout(lambda folder, split, settings: ([], [])))
     assert parse_type("my_birds") == parse_type("my-birds") == ("my_birds", None, False)
     assert parse_type("my_birds_val_subset") == ("my_birds", "val", True)
 

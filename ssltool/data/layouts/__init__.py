@@ -2,7 +2,7 @@
 
 A layout's module is imported when the layout is used. A plug-in adds a layout with one line::
 
-    LAYOUTS.add("birds", Layout(read_birds, files=("birds.csv",)))
+    LAYOUTS.add("birds", DatasetLayout(read_birds, files=("birds.csv",)))
 
 Only the standard library is imported here.
 """
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Layout:
+class DatasetLayout:
     """How the files of a dataset are arranged in a folder.
 
     A function is given as itself or as ``"module:function"``. Relative paths are relative to the dataset's folder.
@@ -60,39 +60,39 @@ class Layout:
     folder: Path | None = None
 
 
-LAYOUTS: Registry[Layout] = Registry(
+LAYOUTS: Registry[DatasetLayout] = Registry(
     "dataset type",
     __name__,
     {
-        "bundled": Layout(".fashion_mnist:read", folder=bundled.FOLDER),
-        "imagenet": Layout(
+        "bundled": DatasetLayout(".fashion_mnist:read", folder=bundled.FOLDER),
+        "imagenet": DatasetLayout(
             ".imagenet:read", recogniser=".imagenet:recognise", generic=True, aliases={"imagenet_train": "train"}
         ),
-        "folder": Layout(
+        "folder": DatasetLayout(
             ".class_folders:read", splits=("train",), recogniser=".class_folders:has_class_folders", generic=True
         ),
-        "images": Layout(".unlabelled:read", splits=("train",)),
-        "fashion-mnist": Layout(
+        "images": DatasetLayout(".unlabelled:read", splits=("train",)),
+        "fashion-mnist": DatasetLayout(
             ".fashion_mnist:read",
             files=("FashionMNIST", "train-images-idx3-ubyte", "train-images-idx3-ubyte.gz"),
             download=".fashion_mnist:download",
         ),
-        "cifar10": Layout(
+        "cifar10": DatasetLayout(
             ".cifar:read_cifar10", files=("cifar-10-batches-py", "data_batch_1"), download=".cifar:download_cifar10"
         ),
-        "cifar100": Layout(
+        "cifar100": DatasetLayout(
             ".cifar:read_cifar100",
             files=("cifar-100-python",),
             recogniser=".cifar:recognise_cifar100",
             download=".cifar:download_cifar100",
         ),
-        "stl10": Layout(
+        "stl10": DatasetLayout(
             ".stl10:read",
             splits=("train", "val", "unlabeled"),
             files=("stl10_binary", "train_X.bin"),
             download=".stl10:download",
         ),
-        "places365": Layout(
+        "places365": DatasetLayout(
             ".places365:read",
             files=("places365_train_standard.txt", "places365_val.txt"),
             download=".places365:download",

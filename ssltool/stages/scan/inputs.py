@@ -14,6 +14,7 @@ import torch
 from ssltool.checkpoints.load import Pretrained, load_pretrained, use_saved_dataset
 from ssltool.config import SaveReprsConfig, ScanConfig
 from ssltool.data.images import ImageSet, detect, open_dataset, parse_type
+from ssltool.data.layouts import LAYOUTS
 from ssltool.data.loader import Loader
 from ssltool.errors import SSLToolError
 from ssltool.methods import CLASSIFIER
@@ -65,7 +66,7 @@ class Inputs:
         c = self.data_config
         name = parse_type(c.dataset_type)[0]
         name = detect(c.data) if name == "auto" else name
-        if name in ("folder", "images") or (name == "imagenet" and not (Path(str(c.data)) / "val").is_dir()):
+        if "val" not in LAYOUTS[name].splits or (name == "imagenet" and not (Path(str(c.data)) / "val").is_dir()):
             return self.train
         return open_dataset(dataclasses.replace(c, dataset_type=name, idx_path=None), "val")
 
