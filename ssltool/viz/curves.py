@@ -69,6 +69,10 @@ BATCH_FEATURE_STD = Curve(
 """``feature_std`` of the projections in the training batches, for runs without a monitor."""
 
 
+COLLAPSED_STYLE: dict[str, Any] = {"color": "black", "alpha": 0.45, "linewidth": 0.8, "linestyle": (0, (1, 2))}
+"""The line at the value of complete collapse."""
+
+
 def curves_of(runs: Sequence[Records]) -> list[Curve]:
     """The panels for which at least one run has values; the loss is first."""
     curves = [LOSS, *MONITORED]
@@ -86,7 +90,7 @@ def draw_curve(axis: Axes, curve: Curve, runs: Sequence[Records]) -> None:
             hollow: dict[str, Any] = {"markerfacecolor": "white"} if style != "-" else {}
             axis.plot([e for e, _ in points], [curve.scale * value for _, value in points], **own, **hollow)
     if curve.collapsed is not None:
-        axis.axhline(curve.collapsed, color="black", alpha=0.45, linewidth=0.8, linestyle=(0, (1, 2)))
+        axis.axhline(curve.collapsed, **COLLAPSED_STYLE)
     low, high = axis.get_ylim()
     if curve.scale == PERCENT and high - low < MIN_SPAN:  # avoids magnifying rounding errors
         low = max((low + high - MIN_SPAN) / 2, -MIN_SPAN / 20)
@@ -124,6 +128,9 @@ def plot_curves(runs: Mapping[str, Records], path: str) -> None:
         if has_projector(curves, records):
             names += [*LAYERS]
             styles += [{"color": "black", "alpha": 0.7, "linestyle": style} for style in LAYERS.values()]
+        if any(curve.collapsed is not None for curve in curves):
+            names.append("complete collapse")
+            styles.append(COLLAPSED_STYLE)
         legend(figure, names, styles)
         save_figure(figure, path)
 

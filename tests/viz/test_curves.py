@@ -90,11 +90,17 @@ def test_every_panel_has_a_title_and_axis_labels(axis):
         assert axis.get_xlabel() == "epoch" and axis.get_ylabel() and axis.get_title(loc="left")
 
 
-def test_the_projector_is_in_the_legend_if_it_is_drawn(drawn):
+def test_the_legend_names_the_runs_the_layers_and_the_value_of_complete_collapse(drawn):
     without = [{k: v for k, v in monitored(0).items() if not k.startswith("projector")}]
     assert not has_projector(curves_of([without]), [without])
     figure = drawn(plot_curves, {"a": [monitored(0)], "b": without})
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["a", "b", "backbone", "projector"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [
+        "a",
+        "b",
+        "backbone",
+        "projector",
+        "complete collapse",
+    ]
 
 
 def test_unused_axes_are_hidden(drawn):
