@@ -15,7 +15,7 @@ from torch import nn
 
 from ssltool import registry
 from ssltool.checkpoints.checkpoint import Checkpoint
-from ssltool.checkpoints.layouts import CHECKPOINT_LAYOUTS
+from ssltool.checkpoints.checkpoint_layouts import CHECKPOINT_LAYOUTS
 from ssltool.errors import SSLToolError, UsageError
 from ssltool.methods import METHODS
 from ssltool.models import ARCHITECTURES, Architecture

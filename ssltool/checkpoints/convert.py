@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from ssltool.checkpoints.checkpoint import Checkpoint
-from ssltool.checkpoints.layouts import HEADS, CheckpointLayout, detect_layout, extract_weights
+from ssltool.checkpoints.checkpoint_layouts import HEADS, CheckpointLayout, detect_layout, extract_weights
 from ssltool.checkpoints.match_architecture import BackboneSpec, add_batch_counters, match_backbone
 from ssltool.checkpoints.read import read_entries
 from ssltool.checkpoints.saved_run import SSLTOOL, SavedRun

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ssltool.checkpoints.layouts import TIMM_HEADS, CheckpointLayout
+from ssltool.checkpoints.checkpoint_layouts import TIMM_HEADS, CheckpointLayout
 from ssltool.errors import SSLToolError
 from ssltool.models.backbones import build_backbone, family_of
 from ssltool.models.resnet import NARROW, STEM_CONVS, VARIANTS, torchvision_resnets

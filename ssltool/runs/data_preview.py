@@ -17,8 +17,8 @@ from ssltool.settings import Record
 from ssltool.training.device import worker_count
 from ssltool.training.schedule import rates_at
 from ssltool.training.setup import TrainingSetup
+from ssltool.viz.data_schedule import Schedule
 from ssltool.viz.pictures import Views
-from ssltool.viz.schedule import Schedule
 
 POINTS_PER_EPOCH = 8
 """Points at which a learning rate that changes at every step is evaluated, per epoch."""

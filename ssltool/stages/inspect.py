@@ -15,8 +15,8 @@ from torch import Tensor
 
 from ssltool.checkpoints.build import require_plugins
 from ssltool.checkpoints.checkpoint import Checkpoint
+from ssltool.checkpoints.checkpoint_layouts import extract_weights
 from ssltool.checkpoints.convert import find_backbone
-from ssltool.checkpoints.layouts import extract_weights
 from ssltool.checkpoints.read import extract_settings, read_entries
 from ssltool.checkpoints.saved_run import PROGRAM, SSLTOOL
 from ssltool.config import InspectConfig

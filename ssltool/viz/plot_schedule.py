@@ -6,7 +6,7 @@ from ssltool.checkpoints.build import build_method
 from ssltool.config import PlotConfig
 from ssltool.runs.data_preview import schedule_of
 from ssltool.runs.history import read_runs, restore_setup
-from ssltool.viz.schedule import plot_schedule
+from ssltool.viz.data_schedule import plot_schedule
 
 
 def draw(config: PlotConfig, out: str) -> None:

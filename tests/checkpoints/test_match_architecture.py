@@ -9,8 +9,8 @@ import torchvision
 from torch import nn
 
 from checkpoint_helpers import headless, noise, plain_resnet18, settled, vit
+from ssltool.checkpoints.checkpoint_layouts import CHECKPOINT_LAYOUTS, HEADS, CheckpointLayout
 from ssltool.checkpoints.convert import find_backbone
-from ssltool.checkpoints.layouts import CHECKPOINT_LAYOUTS, HEADS, CheckpointLayout
 from ssltool.checkpoints.match_architecture import match_backbone
 from ssltool.checkpoints.parameter_names import NAMING_SCHEMES, find_naming_schemes, timm_name
 from ssltool.errors import SSLToolError

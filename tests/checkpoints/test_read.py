@@ -15,8 +15,8 @@ import safetensors.torch
 import torch
 
 from checkpoint_helpers import bare, dino, dino_arguments, plain_resnet18, resnet
+from ssltool.checkpoints.checkpoint_layouts import extract_weights
 from ssltool.checkpoints.convert import read_checkpoint
-from ssltool.checkpoints.layouts import extract_weights
 from ssltool.checkpoints.read import extract_settings, read_entries
 from ssltool.errors import SSLToolError
 

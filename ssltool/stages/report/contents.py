@@ -10,8 +10,8 @@ import numpy as np
 from ssltool.diagnosis.measure import Measured
 from ssltool.diagnosis.verdict import Verdict
 from ssltool.settings import Record, Settings
+from ssltool.viz.data_schedule import Schedule
 from ssltool.viz.pictures import EmbeddingMap, Views
-from ssltool.viz.schedule import Schedule
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ SECTIONS: Registry[Section] = Registry(
         "map": Section(".map:render", "Map"),
         "neighbours": Section(".neighbours:render", "Nearest neighbours"),
         "views": Section(".views:render", "Sample views"),
-        "schedule": Section(".schedule:render", "Data schedule"),
+        "schedule": Section(".data_schedule:render", "Data schedule"),
         "settings": Section(".settings:render", "Settings"),
     },
 )

@@ -8,8 +8,16 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from ssltool.viz import schedule as module
-from ssltool.viz.schedule import MAX_BARS, Schedule, draw_exposure, draw_rates, draw_slices, plot_schedule, rate_names
+from ssltool.viz import data_schedule as module
+from ssltool.viz.data_schedule import (
+    MAX_BARS,
+    Schedule,
+    draw_exposure,
+    draw_rates,
+    draw_slices,
+    plot_schedule,
+    rate_names,
+)
 
 
 def schedule(epochs: int = 4, *, fixed: bool = False) -> Schedule:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ssltool.stages.report.contents import ReportedRun
 from ssltool.stages.report.html import charts, escape, legend, panel, run_heading, sample
-from ssltool.viz import schedule
+from ssltool.viz.data_schedule import draw_exposure, draw_rates, draw_slices, rate_names
 
 
 def render(runs: Sequence[ReportedRun]) -> str:
@@ -23,9 +23,9 @@ def render(runs: Sequence[ReportedRun]) -> str:
                 f"schedule-{number}-{which}",
                 f"Schedule of {', '.join(run.name for run in group)}, chart {which + 1} of 3",
             )
-            for which, draw in enumerate((schedule.draw_slices, schedule.draw_exposure, schedule.draw_rates))
+            for which, draw in enumerate((draw_slices, draw_exposure, draw_rates))
         ]
-        names = schedule.rate_names(plan)
+        names = rate_names(plan)
         lines = legend(names, [sample(i) for i in range(len(names))]) if len(names) > 1 else ""
         parts += [run_heading(group, runs), charts(drawn, escape(plan.note)), lines]
     return "\n".join(parts)
