@@ -52,7 +52,7 @@ def first_line(error: BaseException) -> str:
 
 def counted(number: int, noun: str) -> str:
     """A number and its noun: ``1 epoch``, ``2 epochs``, ``10,000 classes``, ``3 batches``."""
-    plural = "" if number == 1 else "es" if noun.endswith(("s", "ch")) else "s"
+    plural = "" if number == 1 else "es" if noun.endswith(("s", "tch")) else "s"
     return f"{number:,} {noun}{plural}"
 
 

@@ -283,7 +283,7 @@ def test_rows_without_an_accuracy_are_ranked_and_not_compared(several, write_run
 def test_too_few_or_equal_accuracies_are_not_compared(several, tmp_path):
     runs = several()
     result = rank(*runs[:3])
-    assert result["agreement"] is None and any("too few" in note for note in result["notes"])
+    assert result["agreement"] is None and any("at least 4 are needed" in note for note in result["notes"])
     equal = rank(*several(accuracies=(0.5,) * 6))
     assert equal["agreement"] is None and any("all accuracies are equal" in note for note in equal["notes"])
 
@@ -515,7 +515,7 @@ def test_a_forecast_within_or_beyond_what_it_was_learned_from_is_said(several, w
     inside, outside = write_run("in", [{"backbone_auc": 0.75}]), write_run("out", [{"backbone_auc": 0.99}])
     assert rank(inside, predict=str(path))["notes"] == []
     no_accuracy, too_few, training = rank(tmp_path / "r1", inside, predict=str(path))["notes"]
-    assert (no_accuracy[:7], too_few[:6], training[:7]) == ("1 of 2 ", "1 row(", "1 of 2 ")
+    assert (no_accuracy[:7], too_few[:6], training[:7]) == ("1 of 2 ", "1 row ", "1 of 2 ")
     (beyond,) = rank(outside, inside, predict=str(path))["notes"]
     assert beyond.startswith("1 of 2 rows lie outside")
 
