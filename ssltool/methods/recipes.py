@@ -8,12 +8,9 @@ docs/methods.md lists them.
 
 from __future__ import annotations
 
-from typing import Any
-
 from ssltool.errors import UsageError, unknown
 from ssltool.methods import METHODS
-
-Settings = dict[str, Any]
+from ssltool.settings import Settings
 
 _CIFAR = {"epochs": 1000, "batch_size": 256, "warmup_epochs": 10, "lr_schedule": "step", "crop_min": 0.08}
 _CIFAR_SGD = _CIFAR | {"optimizer": "sgd"}

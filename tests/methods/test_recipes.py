@@ -72,9 +72,8 @@ def test_each_recipe_gives_a_valid_schedule_and_method(name, method):
     assert made.min_batch_size <= config.batch_size
 
 
-def test_every_method_has_a_recipe_and_every_recipe_a_method():
-    assert {method for methods in RECIPES.values() for method in methods} == METHODS.keys()
-    assert all(recipes_of(method) for method in METHODS)
+def test_every_recipe_is_of_a_registered_method():
+    assert {method for methods in RECIPES.values() for method in methods} <= METHODS.keys()
     assert recipes_of("simsiam") == ["cifar", "imagenet"]
     assert recipes_of("distill") == ["imagenet"]
     assert recipes_of("wmse") == ["cifar"]
