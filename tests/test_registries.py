@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,11 +13,15 @@ import torch
 
 from helpers import TINY, same_bits
 from ssltool.checkpoints.checkpoint import Checkpoint
+from ssltool.checkpoints.checkpoint_layouts import CHECKPOINT_LAYOUTS, CheckpointLayout
+from ssltool.data.layouts import LAYOUTS, DatasetLayout
 from ssltool.diagnosis.measure import measure
 from ssltool.diagnosis.metrics import METRICS, QUICK, Metric
 from ssltool.diagnosis.metrics.of_rows import Directions, mean_cosine
 from ssltool.diagnosis.spectrum import singular_values
 from ssltool.errors import SSLToolError, UsageError
+from ssltool.methods import METHODS, Entry
+from ssltool.models import ARCHITECTURES, Architecture
 from ssltool.stages.report.sections import SECTIONS, Section
 from ssltool.training import OPTIMIZERS, OptimizerEntry, optimizers_of
 from ssltool.viz import PLOTS, Plot
@@ -71,6 +77,26 @@ def test_every_target_can_be_imported_and_a_taken_name_is_refused(registry):
         assert callable(registry.load(name))
         with pytest.raises(SSLToolError):
             registry.add(name, entry)
+
+
+def test_the_generated_pages_list_what_a_plugin_adds_to_each_registry(plugin, ssltool):
+    """The plug-in adds a metric, an optimizer, a plot and a section; here are the other four."""
+    assert ssltool("methods", *plugin).code == 0
+    METHODS.add("toy", Entry("ssltool.methods.simsiam:SimSiam", 2026, "0000.00000", "nothing", "two views"))
+    ARCHITECTURES.add("toynet", Architecture(lambda: torch.nn.Flatten(), dim=3 * 8 * 8))
+    LAYOUTS.add("toy", DatasetLayout(lambda folder, split, settings: None, files=("toy.npz",)))
+    CHECKPOINT_LAYOUTS.add("toy", CheckpointLayout("toy", None, "toy."))
+    path = Path(__file__).parents[1] / "docs" / "make_cli.py"
+    spec = importlib.util.spec_from_file_location("make_cli", path)
+    pages = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(pages)
+    names = pages.names_page()
+    assert len(re.findall(r"^\| `toy` \|", names, re.MULTILINE)) == len(pages.TABLES) == 7
+    assert "| `toynet` | `toynet` |" in names
+    assert "\n## toy\n" in pages.options_page()
+    help_texts = pages.cli_page()
+    assert re.search(r"auto, bundled, [^;]*, toy,", help_texts.replace("\n", " ").replace("  ", ""))
+    assert re.search(r"\|toy[\]}]", help_texts)
 
 
 def test_a_selection_has_the_entries_that_are_added_later(registries):
