@@ -151,7 +151,7 @@ def width(s: torch.Tensor, *, d: int) -> float:
         ("views", shape, 3003.0),
     ],
 )
-def test_what_a_metric_is_given_follows_from_what_it_looks_at(registries, at, function, value):
+def test_the_input_of_a_metric_follows_from_its_entry(registries, at, function, value):
     METRICS.add("toy", Metric(function, at, "low", "-", "-"))
     x = (gaussian(6, 20) + 3).reshape(3, 2, 20)
     assert measure(x, ("toy",), pair_rows=4).metrics == {"toy": pytest.approx(value)}

@@ -96,7 +96,7 @@ def test_the_healthier_end_of_a_metric_is_first(write_run, metric):
     assert [row["rank"] for row in result["rows"]] == [1, 2, 3]
 
 
-def test_alpha_nearest_to_1_is_first_and_that_is_said(write_run, ssltool):
+def test_alpha_nearest_to_1_is_first_and_the_order_is_reported(write_run, ssltool):
     runs = [write_run(f"a{i}", [{"backbone_alpha": alpha}]) for i, alpha in enumerate((2.0, 0.9, 0.2, 1.3))]
     ran = ssltool("rank", *runs, "--by", "alpha")
     assert [line.split()[1] for line in ran.out.splitlines()[1:5]] == ["a1", "a3", "a2", "a0"]
@@ -194,7 +194,7 @@ def test_representations_say_where_they_come_from(tmp_path):
     assert (b["method"], b["epoch"]) == ("untrained", None)
 
 
-def test_what_cannot_be_compared_is_said(write_run, write_reprs):
+def test_items_that_cannot_be_compared_are_reported(write_run, write_reprs):
     a = write_run("a", [{"backbone_effective_rank": 9.0}])
     b = write_run("b", [{"backbone_effective_rank": 9.5}], arch="resnet50", dataset="other")
     notes = " ".join(rank(a, b, write_reprs("c.pt", torch.randn(30, 3)), by="effective_rank")["notes"])
@@ -509,7 +509,7 @@ def test_a_forecast_of_one_accuracy_has_no_errors_against_another(several, tmp_p
     assert result["forecast_error"] is None and any("no errors" in note for note in result["notes"])
 
 
-def test_a_forecast_within_or_beyond_what_it_was_learned_from_is_said(several, write_run, tmp_path):
+def test_a_forecast_for_training_rows_or_outside_their_range_is_reported(several, write_run, tmp_path):
     path = tmp_path / "forecast.json"
     rank(*several(), fit=str(path), features="auc")
     inside, outside = write_run("in", [{"backbone_auc": 0.75}]), write_run("out", [{"backbone_auc": 0.99}])

@@ -87,7 +87,7 @@ def test_a_signal_in_the_last_step_of_all_comes_too_late():
 
 
 @pytest.mark.parametrize("step", range(STEPS))
-def test_a_stopped_loop_goes_on_with_the_next_step_and_has_all_records(step):
+def test_a_stopped_loop_resumes_at_the_next_step_with_all_records(step):
     stopped = Counting(stop_in=(0, step))
     with pytest.raises(Interrupted):
         stopped.train()
