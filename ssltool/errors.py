@@ -26,7 +26,7 @@ class UsageError(SSLToolError):
 def unknown(what: str, name: str, known: Iterable[str]) -> UsageError:
     """The error for a name that is not in ``known``; it suggests the nearest ones."""
     known = sorted(known)
-    near = difflib.get_close_matches(name, known, n=3)
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}"
     return UsageError(f"unknown {what} '{name}'; {hint}")
 
