@@ -246,19 +246,19 @@ def test_weights_are_bit_identical_with_and_without_the_monitor(tiny, changes):
 
 
 TIMING = {"images_per_second", "data_wait", "seconds", "monitor_seconds", "monitor_share"}
-OF_A_LOOK = {f"{layer}_{name}" for layer in ("backbone", "projector") for name in (*MEASURED, "dead_dimensions")}
-OF_A_LOOK |= {"backbone_knn", "verdict", "monitor_seconds", "monitor_share"}
+MONITOR_KEYS = {f"{layer}_{name}" for layer in ("backbone", "projector") for name in (*MEASURED, "dead_dimensions")}
+MONITOR_KEYS |= {"backbone_knn", "verdict", "monitor_seconds", "monitor_share"}
 
 
 def untimed(run: Path) -> list[dict[str, Any]]:
     return [{key: value for key, value in record.items() if key not in TIMING} for record in records(run)]
 
 
-@pytest.mark.parametrize(("every", "looks"), [(1, [0, 1, 2, 3, 4]), (2, [1, 3, 4]), (9, [4]), (0, [])])
-def test_every_nth_and_the_last_epoch_have_the_monitors_metrics_in_their_record(tiny, every, looks):
+@pytest.mark.parametrize(("every", "monitored_epochs"), [(1, [0, 1, 2, 3, 4]), (2, [1, 3, 4]), (9, [4]), (0, [])])
+def test_every_nth_and_the_last_epoch_have_the_monitors_metrics_in_their_record(tiny, every, monitored_epochs):
     run = pretrain(tiny(epochs=5, steps_per_epoch=1, monitor_every=every))
-    found = {record["epoch"]: OF_A_LOOK & record.keys() for record in records(run)}
-    assert found == {epoch: OF_A_LOOK if epoch in looks else set() for epoch in range(5)}
+    found = {record["epoch"]: MONITOR_KEYS & record.keys() for record in records(run)}
+    assert found == {epoch: MONITOR_KEYS if epoch in monitored_epochs else set() for epoch in range(5)}
     for record in records(run):
         assert record.get("monitor_seconds", 1) > 0 and record.get("monitor_share", 1) > 0
         assert 0 <= record.get("backbone_knn", 0) <= 1
@@ -281,7 +281,7 @@ def test_the_record_is_strict_json_with_null_for_undefined_metrics(tiny):
 def test_images_without_labels_have_no_knn(tiny, tmp_path, write_images):
     write_images(tmp_path / "images", 40)
     run = pretrain(tiny(data=str(tmp_path / "images"), steps_per_epoch=1))
-    assert [OF_A_LOOK - record.keys() for record in records(run)] == [{"backbone_knn"}] * 2
+    assert [MONITOR_KEYS - record.keys() for record in records(run)] == [{"backbone_knn"}] * 2
 
 
 @pytest.mark.parametrize("done", [2, 3], ids=["at the end of an epoch", "in mid-epoch"])
@@ -460,11 +460,11 @@ def test_a_slow_monitor_gives_a_single_warning_with_cheaper_settings(tiny, monke
     monkeypatch.setattr(ssltool.diagnosis.monitor.time, "perf_counter", lambda: next(clock))
     monitor, method = monitor_of(tiny(epochs=9, monitor_size=64))
     history = [{"verdict": "complete"}]
-    looks = [monitor.check(flatten(method), RECORD | {"epoch": epoch}, history, 10.0) for epoch in range(3)]
-    assert [look.timing for look in looks] == [{"monitor_seconds": 2, "monitor_share": 0.2}] * 3
-    (warning,) = looks[0].warnings
+    monitored_epochs = [monitor.check(flatten(method), RECORD | {"epoch": epoch}, history, 10.0) for epoch in range(3)]
+    assert [look.timing for look in monitored_epochs] == [{"monitor_seconds": 2, "monitor_share": 0.2}] * 3
+    (warning,) = monitored_epochs[0].warnings
     assert all(text in warning for text in ("20%", "--monitor-every 4 ", "--monitor-size 16 ", "5%"))
-    assert [look.warnings for look in looks[1:]] == [[], []]
+    assert [look.warnings for look in monitored_epochs[1:]] == [[], []]
 
 
 def test_the_share_of_the_monitor_includes_epochs_without_a_check(tiny, monkeypatch):
@@ -472,9 +472,9 @@ def test_the_share_of_the_monitor_includes_epochs_without_a_check(tiny, monkeypa
     monkeypatch.setattr(ssltool.diagnosis.monitor.time, "perf_counter", lambda: next(clock))
     monitor, method = monitor_of(tiny(epochs=9, monitor_every=4))
     history = [{"verdict": "complete"}]
-    looks = [monitor.check(flatten(method), RECORD | {"epoch": epoch}, history, 10.0) for epoch in range(4)]
-    assert [look.warnings for look in looks] == [[]] * 4
-    assert [look.timing for look in looks] == [{}, {}, {}, {"monitor_seconds": 2, "monitor_share": 0.2}]
+    monitored_epochs = [monitor.check(flatten(method), RECORD | {"epoch": epoch}, history, 10.0) for epoch in range(4)]
+    assert [look.warnings for look in monitored_epochs] == [[]] * 4
+    assert [look.timing for look in monitored_epochs] == [{}, {}, {}, {"monitor_seconds": 2, "monitor_share": 0.2}]
 
 
 def test_the_line_of_an_epoch_shows_the_summary(ssltool, tmp_path):
