@@ -460,11 +460,11 @@ def test_a_slow_monitor_gives_a_single_warning_with_cheaper_settings(tiny, monke
     monkeypatch.setattr(ssltool.diagnosis.monitor.time, "perf_counter", lambda: next(clock))
     monitor, method = monitor_of(tiny(epochs=9, monitor_size=64))
     history = [{"verdict": "complete"}]
-    monitored_epochs = [monitor.check(flatten(method), RECORD | {"epoch": epoch}, history, 10.0) for epoch in range(3)]
-    assert [look.timing for look in monitored_epochs] == [{"monitor_seconds": 2, "monitor_share": 0.2}] * 3
-    (warning,) = monitored_epochs[0].warnings
+    results = [monitor.check(flatten(method), RECORD | {"epoch": epoch}, history, 10.0) for epoch in range(3)]
+    assert [result.timing for result in results] == [{"monitor_seconds": 2, "monitor_share": 0.2}] * 3
+    (warning,) = results[0].warnings
     assert all(text in warning for text in ("20%", "--monitor-every 4 ", "--monitor-size 16 ", "5%"))
-    assert [look.warnings for look in monitored_epochs[1:]] == [[], []]
+    assert [result.warnings for result in results[1:]] == [[], []]
 
 
 def test_the_share_of_the_monitor_includes_epochs_without_a_check(tiny, monkeypatch):
@@ -472,9 +472,9 @@ def test_the_share_of_the_monitor_includes_epochs_without_a_check(tiny, monkeypa
     monkeypatch.setattr(ssltool.diagnosis.monitor.time, "perf_counter", lambda: next(clock))
     monitor, method = monitor_of(tiny(epochs=9, monitor_every=4))
     history = [{"verdict": "complete"}]
-    monitored_epochs = [monitor.check(flatten(method), RECORD | {"epoch": epoch}, history, 10.0) for epoch in range(4)]
-    assert [look.warnings for look in monitored_epochs] == [[]] * 4
-    assert [look.timing for look in monitored_epochs] == [{}, {}, {}, {"monitor_seconds": 2, "monitor_share": 0.2}]
+    results = [monitor.check(flatten(method), RECORD | {"epoch": epoch}, history, 10.0) for epoch in range(4)]
+    assert [result.warnings for result in results] == [[]] * 4
+    assert [result.timing for result in results] == [{}, {}, {}, {"monitor_seconds": 2, "monitor_share": 0.2}]
 
 
 def test_the_line_of_an_epoch_shows_the_summary(ssltool, tmp_path):
