@@ -22,6 +22,11 @@ Record = dict[str, Any]
 """Named results as plain values: a line of ``metrics.jsonl``, or the result of a stage."""
 
 
+def defaults_of(settings: Any) -> Settings:
+    """The defaults of a dataclass of settings, or of its class; all settings have one."""
+    return {f.name: f.default for f in dataclasses.fields(settings)}
+
+
 def setting(
     default: Any,
     help: str,
@@ -98,7 +103,7 @@ Rule = tuple[tuple[str, ...], bool, str]
 
 def ineffective(config: Any, rules: Iterable[Rule]) -> Iterator[tuple[str, str]]:
     """Settings that are not at their defaults and have no effect by ``rules``, and why."""
-    defaults = {f.name: f.default for f in dataclasses.fields(config)}
+    defaults = defaults_of(config)
     for names, condition, why in rules:
         for name in names:
             if condition and getattr(config, name) != defaults[name]:
@@ -107,7 +112,7 @@ def ineffective(config: Any, rules: Iterable[Rule]) -> Iterator[tuple[str, str]]
 
 def reset_ineffective(config: Any, names: Collection[str]) -> Any:
     """``config`` with the defaults of the settings in ``names`` that have no effect."""
-    defaults = {f.name: f.default for f in dataclasses.fields(config)}
+    defaults = defaults_of(config)
     reset = {name: defaults[name] for name, _ in ineffective(config, config.conflicts()) if name in names}
     return dataclasses.replace(config, **reset)
 

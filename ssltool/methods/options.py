@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from ssltool.errors import UsageError, unknown
-from ssltool.settings import Checked, may_be_none, setting, value_type
+from ssltool.settings import Checked, defaults_of, may_be_none, setting, value_type
 
 
 class Ineffective(NamedTuple):
@@ -120,7 +120,7 @@ class TrainedTeacher(MethodOptions):
 
 def ineffective_options(options: Any) -> Iterator[tuple[str, str]]:
     """Yields (name, reason) of each non-default option that has no effect."""
-    defaults = {f.name: f.default for f in dataclasses.fields(options)}
+    defaults = defaults_of(options)
     for names, when, why in options.ineffective():
         yield from ((name, why) for name in names if when and getattr(options, name) != defaults[name])
 

@@ -14,7 +14,7 @@ from ssltool.errors import SSLToolError
 from ssltool.methods import method_class
 from ssltool.methods.options import MethodOptions
 from ssltool.runs.folder import RunFolder, run_path
-from ssltool.settings import Settings, flag
+from ssltool.settings import Settings, defaults_of, flag
 
 WITHIN_EPOCH = ("Data strategy", "Views")
 """Sections of settings that may change between epochs, as in the paper's hybrid strategy, but not within one."""
@@ -86,7 +86,7 @@ def check_compatible(checkpoint: Checkpoint, run: SavedRun, path: Path, *, more:
     Raises:
         SSLToolError: if settings differ that must be equal; the message gives each with both values.
     """
-    old, new = _defaults(PretrainConfig) | checkpoint.config, run.settings
+    old, new = defaults_of(PretrainConfig) | checkpoint.config, run.settings
     names = [*fixed_settings(PretrainConfig), *DERIVED_SETTINGS, *more]
     names.remove("order_hash")
     if old["strategy"] == new["strategy"]:
@@ -118,9 +118,5 @@ def _differing_options(old: Settings, new: Settings) -> list[str]:
     """The method's options that differ. Files are compared by the hashes in ``DERIVED_SETTINGS`` instead."""
     options = method_class(new["method"]).Options
     names = [f.name for f in dataclasses.fields(options) if f.metadata["metavar"] != "FILE"]
-    saved = _defaults(options) | old["method_options"]
+    saved = defaults_of(options) | old["method_options"]
     return differences(names, saved, new["method_options"], MethodOptions.flag_name)
-
-
-def _defaults(settings: type) -> Settings:
-    return {f.name: f.default for f in dataclasses.fields(settings) if f.default is not dataclasses.MISSING}
