@@ -6,12 +6,17 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import click
 
 import ssltool
 from ssltool.cli.flags import HELP_NAMES
+from ssltool.cli.output import message
 from ssltool.errors import Interrupted, SSLToolError, unknown
+from ssltool.files.text import one_line
 from ssltool.registry import load_installed_plugins
 
 COMMANDS = {
@@ -32,7 +37,24 @@ COMMANDS = {
 """Each command and its line in ``ssltool --help``."""
 
 
+@contextmanager
+def _one_line_errors() -> Iterator[None]:
+    """Escapes the messages of usage errors, which quote arguments."""
+    try:
+        yield
+    except click.UsageError as error:
+        raise click.UsageError(one_line(error.format_message()), ctx=error.ctx) from error
+
+
 class _Group(click.Group):
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        with _one_line_errors():
+            return super().make_context(*args, **kwargs)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with _one_line_errors():
+            return super().invoke(ctx)
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
 
@@ -79,10 +101,10 @@ def main() -> None:
         load_installed_plugins()
         cli(prog_name="ssltool")
     except SSLToolError as error:
-        print(f"error: {error}", file=sys.stderr)
+        message(f"error: {error}")
         code = 1
     except Interrupted as stop:
         if os.environ.get("RANK", "0") == "0":  # under torchrun every rank stops; one says so
-            print(stop, file=sys.stderr)
+            message(stop)
         code = 128 + stop.number
     sys.exit(code)  # not above: the exception would keep what the stage held, worker processes too, until the very end

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import click
 
 from ssltool.cli.flags import Command, json_option, settings
-from ssltool.cli.output import cell, emit, table
+from ssltool.cli.output import cell, emit, message, table
 from ssltool.config import CollapseConfig
 from ssltool.config.common import reaches
 from ssltool.errors import counted
@@ -53,7 +52,7 @@ def command(ctx: click.Context, config: CollapseConfig, as_json: bool) -> None:
     result = run(config)
     for one in result["files"]:
         for note in one["notes"]:
-            print(f"note: {one['path']}: {note}", file=sys.stderr)
+            message(f"note: {one['path']}: {note}")
     emit(result, _text(result, config), as_json)
     if reaches(result["worst"], config.fail_on):
         ctx.exit(COLLAPSED)
@@ -86,7 +85,7 @@ def _one(found: Record) -> str:
             other = found[key].get(name)
             row.append(" .. ".join(map(cell, other)) if isinstance(other, tuple) else cell(other))
         rows.append([*row, METRICS[name].reading])
-    head = f"{found['path']}: {counted(found['n'], 'row')} of width {found['d']:,}"
+    head = f"{cell(found['path'])}: {counted(found['n'], 'row')} of width {found['d']:,}"
     if found["normalized"]:
         head += ", rows scaled to length 1"
     return f"{head}\n{found['verdict']['line']}\n\n" + table(
@@ -105,7 +104,7 @@ def _many(files: list[Record], names: list[str]) -> str:
 
 def _verdicts(files: list[Record]) -> str:
     """The verdict on each file, with its evidence."""
-    return "\n".join(f"{one['path']}: {one['verdict']['line']}" for one in files)
+    return "\n".join(f"{cell(one['path'])}: {one['verdict']['line']}" for one in files)
 
 
 def _subsamples(found: Record) -> str:

@@ -53,5 +53,5 @@ def _text(about: Record) -> str:
 
 def _line(value: Any) -> str:
     if isinstance(value, dict):
-        return ", ".join(f"{key}={_line(inner)}" for key, inner in value.items())
-    return " ".join(map(str, value)) if isinstance(value, list) else cell(value)
+        return ", ".join(f"{cell(key)}={_line(inner)}" for key, inner in value.items())
+    return " ".join(map(cell, value)) if isinstance(value, list) else cell(value)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import sys
-
 import click
 
 from ssltool.cli.flags import Command, json_option, obsolete_flags, settings
-from ssltool.cli.output import emit, table
+from ssltool.cli.output import emit, message, table
 from ssltool.config import KnnConfig
 from ssltool.errors import counted
 from ssltool.settings import Record
@@ -38,7 +36,7 @@ def command(config: KnnConfig, as_json: bool) -> None:
 
     result = run(config)
     for note in result["notes"]:
-        print(f"note: {note}", file=sys.stderr)
+        message(f"note: {note}")
     emit(result, _text(result), as_json)
 
 

@@ -1,12 +1,15 @@
-"""Results on stdout: a small table, or one JSON document."""
+"""Results on stdout: a small table, or one JSON document; messages on stderr, each one line. Text is escaped."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
 import click
 
+from ssltool.files import to_json
+from ssltool.files.text import each_line, one_line
 from ssltool.settings import Record
 
 
@@ -30,11 +33,14 @@ def cell(value: Any) -> str:
         return f"{value:.4g}"
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
-    return str(value)
+    return one_line(value)
 
 
 def emit(document: Record, text: str, as_json: bool) -> None:
     """Prints ``document`` as JSON, or ``text``."""
-    from ssltool.files import to_json
+    click.echo(to_json(document) if as_json else each_line(text))
 
-    click.echo(to_json(document) if as_json else text)
+
+def message(text: object) -> None:
+    """Prints a line on stderr."""
+    print(one_line(text), file=sys.stderr, flush=True)

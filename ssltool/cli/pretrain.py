@@ -19,7 +19,7 @@ from ssltool.cli.flags import (
     settings,
     with_data,
 )
-from ssltool.cli.output import emit, table
+from ssltool.cli.output import cell, emit, table
 from ssltool.config import PretrainConfig
 from ssltool.errors import Collapsed, counted
 from ssltool.settings import Record
@@ -119,7 +119,7 @@ def command(
     except Collapsed as stop:
         folder, code = stop.folder, COLLAPSED
     if is_main():
-        emit({"run": str(folder), "checkpoint": str(folder / "checkpoint.pt")}, str(folder), as_json)
+        emit({"run": str(folder), "checkpoint": str(folder / "checkpoint.pt")}, cell(str(folder)), as_json)
     ctx.exit(code)
 
 

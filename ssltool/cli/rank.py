@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import sys
-
 import click
 
 from ssltool.cli.flags import Command, json_option, settings
-from ssltool.cli.output import emit, table
+from ssltool.cli.output import cell, emit, message, table
 from ssltool.config import RankConfig
 from ssltool.errors import counted
 from ssltool.settings import Record
@@ -40,7 +38,7 @@ def command(config: RankConfig, as_json: bool) -> None:
 
     result = run(config)
     for note in result["notes"]:
-        print(f"note: {note}", file=sys.stderr)
+        message(f"note: {note}")
     emit(result, _text(result, config), as_json)
 
 
@@ -62,7 +60,7 @@ def _text(result: Record, config: RankConfig) -> str:
     if result["forecast_error"] is not None:
         parts.append(f"error of the forecast of these rows: {result['forecast_error']:.4g} (root mean square)")
     if config.fit is not None:
-        parts.append(f"the forecast is in {config.fit}")
+        parts.append(f"the forecast is in {cell(config.fit)}")
     return "\n\n".join(parts)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from ssltool.cli.flags import Command, json_option, settings
-from ssltool.cli.output import emit, table
+from ssltool.cli.output import cell, emit, table
 from ssltool.config import ReportConfig
 
 
@@ -32,5 +32,7 @@ def command(config: ReportConfig, as_json: bool) -> None:
         for one in result["runs"]
         for layer, found in one["layers"].items()
     ]
-    text = table(rows, ["run", "layer", "verdict", ""]) + f"\n\n{result['report']}: {result['bytes'] / 1e6:.1f} MB"
+    text = (
+        table(rows, ["run", "layer", "verdict", ""]) + f"\n\n{cell(result['report'])}: {result['bytes'] / 1e6:.1f} MB"
+    )
     emit(result, text, as_json)

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from ssltool.cli.flags import Command, config_option, data_argument, json_option, settings, with_file
-from ssltool.cli.output import emit, table
+from ssltool.cli.output import cell, emit, table
 from ssltool.config import ScanConfig
 from ssltool.settings import Record
 
@@ -61,7 +61,7 @@ def _text(result: Record) -> str:
         header = ["", "accuracy", *(["majority"] if with_majority else []), "NMI", "ARI", "clusters", "classes"]
         header += ["empty", "smallest", "largest", "confident", "scored on"]
         parts.append(table([_row(name, scores, with_majority) for name, scores in steps.items()], header))
-    return "\n\n".join([*parts, f"run  {result['run']}"])
+    return "\n\n".join([*parts, f"run  {cell(result['run'])}"])
 
 
 def _row(name: str, scores: Record, with_majority: bool) -> list[Any]:

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
-from ssltool.errors import SSLToolError
+from ssltool.errors import SSLToolError, first_line
 
 Arrays = tuple[np.ndarray, np.ndarray]
 
 
 def broken(path: Path, error: Exception | None = None) -> SSLToolError:
     """The error for a data file whose contents do not match its name."""
-    reason = f" ({error})" if error else ""
+    reason = f" ({first_line(error)})" if error else ""
     return SSLToolError(f"{path} is not a readable file of its dataset{reason}; download or copy it again")
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from ssltool.config import STRATEGIES
-from ssltool.errors import SSLToolError, unknown
+from ssltool.errors import SSLToolError, first_line, unknown
 
 
 def epoch_subset(
@@ -138,7 +138,9 @@ def read_numbers(path: str, n: int, flag: str) -> np.ndarray:
         with open(path, "rb") as stream:
             numbers = np.lib.format.read_array(stream, allow_pickle=False)
     except (ValueError, OSError) as error:
-        raise SSLToolError(f"{flag}: {path} is not a .npy array ({error}); write it with numpy.save") from error
+        raise SSLToolError(
+            f"{flag}: {path} is not a .npy array ({first_line(error)}); write it with numpy.save"
+        ) from error
     if numbers.ndim != 1 or not np.issubdtype(numbers.dtype, np.integer):
         found = f"{numbers.dtype} of shape {numbers.shape}"
         raise SSLToolError(f"{flag}: {path} must be a 1-d array of integers; found {found}")

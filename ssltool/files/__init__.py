@@ -4,6 +4,8 @@ Each file is one dict of tensors, strings, numbers, lists and dicts that names i
 (``ssltool/<kind>/<version>``). It is loaded with ``weights_only=True``, which never executes code. Files are written
 atomically: to a temporary file in the same folder, which is flushed to disk and then renamed. A reader never sees a
 partly written file, and if the disk is full the previous file is kept. ``docs/file-formats.md`` lists every key.
+
+torch is imported where it is used: the command line needs ``ssltool.files.text`` for its messages, and starts quickly.
 """
 
 from __future__ import annotations
@@ -20,13 +22,13 @@ import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
-from typing import IO, Any, ClassVar, TypeVar
-
-import torch
-from torch import Tensor
+from typing import IO, TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import ssltool
 from ssltool.errors import SSLToolError, first_line
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FilePath = str | os.PathLike[str]
 
@@ -85,6 +87,8 @@ def file_hash(path: FilePath) -> str:
 
 def weights_hash(state_dict: dict[str, Tensor]) -> str:
     """The SHA-256 of the names and bytes of tensors, in hex."""
+    import torch
+
     digest = hashlib.sha256()
     for name, tensor in state_dict.items():
         digest.update(name.encode())
@@ -125,6 +129,8 @@ def load_dict(path: FilePath, *, mmap: bool = False) -> Entries:
     Raises:
         SSLToolError: if the file does not exist, is truncated, is not a dict, or could only be read by executing code.
     """
+    import torch
+
     path = Path(path)
     if not path.is_file():
         raise SSLToolError(f"no such file: {path}")
@@ -163,6 +169,8 @@ class Stored:
         Raises:
             SSLToolError: if it cannot be written; an existing file is kept.
         """
+        import torch
+
         contents = {"format": self.FORMAT, "ssltool": ssltool.__version__, "torch": str(torch.__version__)}
         contents |= {f.name: getattr(self, f.name) for f in fields(self)}
         write_atomically(path, lambda stream: torch.save(contents, stream))

@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from ssltool.files import FilePath, write_atomically, write_json
+from ssltool.files.text import csv_cell
 from ssltool.settings import Record
 
 UNKNOWN = "unknown"
@@ -34,7 +35,7 @@ def means_of_groups(results: Sequence[Record], by: str, names: Sequence[str]) ->
 
 def file_rows(results: Sequence[Record]) -> pd.DataFrame:
     """A row for each of the "files" of the collapse stage: path, size, origin, metrics, verdict and notes."""
-    return pd.DataFrame(
+    rows = [
         {"path": result["path"], "n": result["n"], "d": result["d"], **result["origin"], **result["metrics"]}
         | {
             "verdict": result["verdict"]["state"],
@@ -42,11 +43,12 @@ def file_rows(results: Sequence[Record]) -> pd.DataFrame:
             "notes": "; ".join(result["notes"]),
         }
         for result in results
-    )
+    ]
+    return pd.DataFrame(rows, dtype=object)  # pandas' own type of text has no lone surrogates
 
 
 def write_table(path: FilePath, document: Record, rows: pd.DataFrame) -> None:
-    """Writes ``document`` where ``path`` ends in .json, else ``rows`` as .csv.
+    """Writes ``document`` where ``path`` ends in .json, else ``rows``, of dtype object, as .csv without formulas.
 
     Raises:
         SSLToolError: if the file cannot be written.
@@ -54,5 +56,5 @@ def write_table(path: FilePath, document: Record, rows: pd.DataFrame) -> None:
     if Path(path).suffix.lower() == ".json":
         write_json(path, document)
     else:
-        text = rows.to_csv(index=False)
+        text = rows.rename(columns=csv_cell).map(csv_cell).to_csv(index=False)
         write_atomically(path, lambda stream: stream.write(text.encode()))

@@ -10,6 +10,8 @@ from contextvars import ContextVar
 
 from tqdm.auto import tqdm
 
+from ssltool.files.text import one_line
+
 _quiet = ContextVar("quiet", default=False)
 
 
@@ -29,9 +31,9 @@ def is_quiet() -> bool:
 
 
 def info(text: str) -> None:
-    """Prints a line on stderr, unless suppressed."""
+    """Prints ``text`` as one line on stderr, unless suppressed."""
     if not is_quiet():
-        print(text, file=sys.stderr, flush=True)
+        print(one_line(text), file=sys.stderr, flush=True)
 
 
 def has_bars() -> bool:

@@ -18,11 +18,13 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.text import Text
 from matplotlib.ticker import LogFormatter, MaxNLocator
 
 from ssltool.config.common import FIGURES
 from ssltool.errors import SSLToolError
 from ssltool.files import write_atomically
+from ssltool.files.text import each_line, one_line
 
 FORMATS = FIGURES
 STYLES = ("-", "--", "-.", ":")
@@ -127,13 +129,17 @@ def legend(figure: Figure, names: list[str], styles: list[dict[str, Any]]) -> No
     if not names:
         return
     handles = [Line2D([], [], **style) for style in styles]
-    labels = [" " + name if name.startswith("_") else name for name in names]  # matplotlib omits names with _
-    per_line = max(1, int(figure.get_figwidth() * 13 // (max(map(len, labels)) + 6)))
+    fit = int(figure.get_figwidth() * 13)
+    labels = [" " + name if name.startswith("_") else one_line(name, fit) for name in names]  # matplotlib omits _
+    per_line = max(1, fit // (max(map(len, labels)) + 6))
     figure.legend(handles, labels, loc="outside lower center", ncols=min(per_line, len(labels)))
 
 
 def fix_layout(figure: Figure) -> None:
-    """Fixes the layout of a figure, rounded to 1e-6 of its size because the layout solver is not deterministic."""
+    """Escapes the text of a figure and fixes its layout, rounded to 1e-6 of its size because the layout solver is not
+    deterministic."""
+    for text in figure.findobj(Text):
+        text.set_text(each_line(text.get_text()))
     engine = figure.get_layout_engine()
     if engine is not None:
         engine.execute(figure)

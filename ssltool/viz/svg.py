@@ -6,16 +6,18 @@ applies to the whole page, and its black is invisible on a dark page.
 
 from __future__ import annotations
 
-import html
 import io
 import re
 
 from matplotlib.figure import Figure
 
+from ssltool.files.text import escape_xml
 from ssltool.viz.style import COLOURS, METADATA, figure_style, fix_layout
 
 SERIES = {colour.lower(): f"var(--series-{i})" for i, colour in enumerate(COLOURS) if colour != "#000000"}
 """CSS variables of the colours of lines; the style sheet has lighter ones for dark pages."""
+
+_WORDS = re.compile(r"(?<=>)[^<>]+(?=</(?:text|tspan)>)")
 
 
 def inline_svg(figure: Figure, prefix: str, alt: str) -> str:
@@ -28,7 +30,13 @@ def inline_svg(figure: Figure, prefix: str, alt: str) -> str:
         fix_layout(figure)
         figure.savefig(buffer, format="svg", metadata=METADATA["svg"], transparent=True)
     text = buffer.getvalue()
-    text = text[text.index("<svg") :].strip()
+    words: list[str] = []  # what follows is for elements, not for the text between them
+
+    def number(match: re.Match[str]) -> str:
+        words.append(match[0])
+        return str(len(words) - 1)
+
+    text = _WORDS.sub(number, text[text.index("<svg") :].strip())
     for pattern in (r"<metadata>.*?</metadata>", r"<defs>\s*<style.*?</style>\s*</defs>", r"<!--.*?-->"):
         text = re.sub(pattern, "", text, flags=re.DOTALL)
     text = text.replace("xlink:href", "href")
@@ -39,8 +47,9 @@ def inline_svg(figure: Figure, prefix: str, alt: str) -> str:
     text = re.sub(r"#[0-9a-f]{6}", _colour, text)
     text = re.sub(r"\n\s*", "\n", text)
     box = re.search(r'viewBox="([^"]*)"', text)
-    head = f'<svg class="plot" viewBox="{box[1] if box else ""}" role="img" aria-label="{html.escape(alt)}">'
-    return re.sub(r"^<svg[^>]*>", lambda _: head, text)
+    head = f'<svg class="plot" viewBox="{box[1] if box else ""}" role="img" aria-label="{escape_xml(alt)}">'
+    text = re.sub(r"^<svg[^>]*>", lambda _: head, text)
+    return _WORDS.sub(lambda match: words[int(match[0])], text)
 
 
 def _unique_ids(text: str, prefix: str) -> str:

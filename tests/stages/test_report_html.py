@@ -7,7 +7,8 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 import ssltool
-from ssltool.stages.report.html import columns, element, escape, lead, legend, page, sample
+from ssltool.files.text import escape_xml
+from ssltool.stages.report.html import columns, element, lead, legend, page, sample
 from ssltool.viz.style import COLOURS, STYLES
 
 EVIL = """</script><b onclick="x">'&"""
@@ -15,7 +16,7 @@ ROOT = Path(ssltool.__file__).parents[1]
 
 
 def test_text_is_escaped():
-    assert escape(EVIL) == "&lt;/script&gt;&lt;b onclick=&quot;x&quot;&gt;&#x27;&amp;"
+    assert escape_xml(EVIL) == "&lt;/script&gt;&lt;b onclick=&quot;x&quot;&gt;&#x27;&amp;"
     for html in (lead(EVIL), legend([EVIL], [""]), page(EVIL, "", [(EVIL, EVIL, "")], "")):
         assert EVIL not in html and "<b" not in html.replace("<body", "").replace("<button", "")
 

@@ -10,6 +10,7 @@ import pandas as pd
 
 from ssltool.checkpoints.probe import Probe
 from ssltool.errors import SSLToolError, counted, first_line
+from ssltool.files.text import csv_cell
 
 Accuracies = tuple[list[float | None], list[str]]
 """The accuracy of each item, None where it is not known, and notes for the user."""
@@ -65,6 +66,7 @@ def table_accuracies(path: str, names: Sequence[tuple[str, ...]]) -> Accuracies:
             number, uses a name that several items have, or matches no item.
     """
     table = _read_table(path)
+    names = [tuple(map(csv_cell, own)) for own in names]  # as rank --out writes them
     accuracies, used, paths = [], set(), {own[0] for own in names}
     for own in names:
         shorter = [name for name in dict.fromkeys(own[1:]) if name not in paths]
@@ -91,7 +93,7 @@ def _read_table(path: str) -> dict[str, float | None]:
         raise SSLToolError(f"{path} has no column {' and '.join(missing)}; it has {', '.join(map(str, table.columns))}")
     known: dict[str, float | None] = {}
     for run, text in zip(table["run"].str.strip(), table["accuracy"].str.strip(), strict=True):
-        run = str(Path(run))  # without a trailing slash
+        run = csv_cell(str(Path(run)))  # without a trailing slash
         if run in known:
             raise SSLToolError(f"{path} has {run} twice; leave one of them out")
         value = pd.to_numeric(text, errors="coerce") if text else None

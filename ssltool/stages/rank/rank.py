@@ -238,5 +238,5 @@ def _write(config: RankConfig, document: Record, forecast: Forecast | None) -> N
     if config.fit is not None and forecast is not None:
         forecast.save(config.fit)
     if config.out is not None:
-        rows = pd.DataFrame(document["rows"]).astype({"rank": "Int64", "epoch": "Int64"})
+        rows = pd.DataFrame(document["rows"], dtype=object)
         write_table(config.out, document, rows)

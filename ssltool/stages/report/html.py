@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Callable, Iterable, Sequence
 from importlib import resources
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -13,6 +11,7 @@ from matplotlib.figure import Figure
 
 from ssltool.config.common import STATES
 from ssltool.diagnosis.verdict import Verdict
+from ssltool.files.text import escape_xml
 from ssltool.stages.report.contents import ReportedRun
 from ssltool.viz.pictures import data_url
 from ssltool.viz.style import COLOURS, figure_style, line_style
@@ -37,22 +36,17 @@ SHAPES = {
 """Markers of matplotlib in SVG."""
 
 
-def escape(value: Any) -> str:
-    """A value as text, escaped for HTML content and attributes."""
-    return html.escape(str(value), quote=True)
-
-
 def element(tag: str, content: str = "", **attributes: object) -> str:
     """``<tag name="value">content</tag>``; ``content`` is HTML, values of attributes are escaped. ``class_``
     means class, and ``data_x`` data-x; attributes that are None are omitted."""
     present = {name.rstrip("_").replace("_", "-"): v for name, v in attributes.items() if v is not None}
-    inside = "".join(f' {name}="{escape(v)}"' for name, v in present.items())
+    inside = "".join(f' {name}="{escape_xml(v)}"' for name, v in present.items())
     return f"<{tag}{inside}>" if tag == "img" else f"<{tag}{inside}>{content}</{tag}>"
 
 
 def lead(text: str) -> str:
     """An introductory sentence of a section."""
-    return element("p", escape(text), class_="lead")
+    return element("p", escape_xml(text), class_="lead")
 
 
 def panel(draw: Callable[[Axes], None], prefix: str, alt: str, size: tuple[float, float] = (4.0, 2.9)) -> str:
@@ -83,7 +77,7 @@ def sample(i: int, style: str | None = None, *, marker: bool = False) -> str:
 
 def legend(names: Sequence[str], samples: Sequence[str]) -> str:
     """A legend: a list of names, each with its symbol."""
-    items = [element("li", sample + escape(name)) for name, sample in zip(names, samples, strict=True)]
+    items = [element("li", sample + escape_xml(name)) for name, sample in zip(names, samples, strict=True)]
     return element("ul", "".join(items), class_="legend")
 
 
@@ -117,13 +111,15 @@ def grid(heading: str, pictures: str, caption: str) -> str:
 
 def run_heading(shown: Sequence[ReportedRun], runs: Sequence[ReportedRun]) -> str:
     """The names of the ``shown`` runs as a heading; empty if the report has one run."""
-    return element("h3", escape(", ".join(run.name for run in shown))) if len(runs) > 1 else ""
+    return element("h3", escape_xml(", ".join(run.name for run in shown))) if len(runs) > 1 else ""
 
 
 def page(title: str, header: str, parts: Sequence[tuple[str, str, str]], footer: str) -> str:
     """The complete document; ``parts`` are (name, title, HTML) of the sections. The contents link to the names."""
-    links = [element("li", element("a", escape(words), href=f"#{name}")) for name, words, _ in parts]
-    sections = [element("section", element("h2", escape(words)) + content, id=name) for name, words, content in parts]
+    links = [element("li", element("a", escape_xml(words), href=f"#{name}")) for name, words, _ in parts]
+    sections = [
+        element("section", element("h2", escape_xml(words)) + content, id=name) for name, words, content in parts
+    ]
     contents = element("nav", element("ol", "".join(links)), aria_label="Contents")
     eyebrow = element("p", "ssltool report", class_="eyebrow")
     toggle = element("button", "dark / light", type="button", id="theme", hidden="hidden")
@@ -136,7 +132,7 @@ def page(title: str, header: str, parts: Sequence[tuple[str, str, str]], footer:
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>\n{_file('report.css')}</style>\n</head>\n"
+        f"<title>{escape_xml(title)}</title>\n<style>\n{_file('report.css')}</style>\n</head>\n"
         f"<body>\n{body}\n<script>\n{_file('report.js')}</script>\n</body>\n</html>\n"
     )
 

@@ -23,6 +23,7 @@ from ssltool.diagnosis.row_blocks import Rows
 from ssltool.diagnosis.verdict import NEEDED, judge_measured
 from ssltool.errors import SSLToolError
 from ssltool.files import load_dict, write_atomically
+from ssltool.files.text import escape_xml
 from ssltool.reprs.extract import extract_all
 from ssltool.reprs.neighbours.search import neighbours
 from ssltool.reprs.representations import Representations
@@ -30,7 +31,7 @@ from ssltool.runs.data_preview import pixels, schedule_of, views_of
 from ssltool.runs.history import FinishedRun, read_runs, restore_setup
 from ssltool.settings import Record
 from ssltool.stages.report.contents import LabelledImage, Layer, Neighbours, ReportedRun
-from ssltool.stages.report.html import element, escape, page
+from ssltool.stages.report.html import element, page
 from ssltool.stages.report.sections import SECTIONS
 from ssltool.training.device import pick_device
 from ssltool.training.setup import TrainingSetup
@@ -197,7 +198,7 @@ def make_page(reported: list[ReportedRun], title: str | None = None) -> str:
     """The HTML page of the runs."""
     names = [one.name for one in reported]
     heading = title or (names[0] if len(names) == 1 else f"Comparison of {len(names)} runs")
-    header = element("h1", escape(heading)) + element("p", escape(_conclusion(reported)), class_="summary")
+    header = element("h1", escape_xml(heading)) + element("p", escape_xml(_conclusion(reported)), class_="summary")
     parts = [(name, section.title, SECTIONS.load(name)(reported)) for name, section in SECTIONS.items()]
     sampled = [f"{count:,}" for count in sorted({one.sampled for one in reported})]
     footer = element(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ssltool.files.text import escape_xml
 from ssltool.stages.report.contents import ReportedRun
-from ssltool.stages.report.html import charts, escape, legend, panel, run_heading, sample
+from ssltool.stages.report.html import charts, legend, panel, run_heading, sample
 from ssltool.viz.data_schedule import draw_exposure, draw_rates, draw_slices, rate_names
 
 
@@ -27,5 +28,5 @@ def render(runs: Sequence[ReportedRun]) -> str:
         ]
         names = rate_names(plan)
         lines = legend(names, [sample(i) for i in range(len(names))]) if len(names) > 1 else ""
-        parts += [run_heading(group, runs), charts(drawn, escape(plan.note)), lines]
+        parts += [run_heading(group, runs), charts(drawn, escape_xml(plan.note)), lines]
     return "\n".join(parts)

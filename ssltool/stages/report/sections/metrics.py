@@ -6,8 +6,9 @@ import math
 from collections.abc import Sequence
 
 from ssltool.diagnosis.metrics import MAIN, METRICS
+from ssltool.files.text import escape_xml
 from ssltool.stages.report.contents import ReportedRun
-from ssltool.stages.report.html import badge, columns, element, escape, lead, sample
+from ssltool.stages.report.html import badge, columns, element, lead, sample
 
 SHORT = {"auc": "AUC", "rankme": "RankMe"}
 
@@ -16,7 +17,8 @@ def render(runs: Sequence[ReportedRun]) -> str:
     """One row per run and layer, sortable by each column, and the interpretation of each metric."""
     names = ["Run", "Layer", "Verdict", *map(_column, MAIN), "kNN (%)", "Loss", "Images", "Epochs"]
     titles = [
-        element("th", element("button", escape(name), type="button"), scope="col", aria_sort="none") for name in names
+        element("th", element("button", escape_xml(name), type="button"), scope="col", aria_sort="none")
+        for name in names
     ]
     rows = []
     for i, run in enumerate(runs):
@@ -25,13 +27,13 @@ def render(runs: Sequence[ReportedRun]) -> str:
             loss = next((record["loss"] for record in run.records if record["epoch"] == run.origin["epoch"] - 1), None)
             numbers = [*(layer.measured.metrics[name] for name in MAIN), accuracy and 100 * accuracy, loss]
             cells = [
-                element("th", (sample(i) if len(runs) > 1 else "") + escape(run.name), scope="row"),
+                element("th", (sample(i) if len(runs) > 1 else "") + escape_xml(run.name), scope="row"),
                 element("td", layer.name),
                 element("td", badge(layer.verdict), data_value=layer.verdict.severity),
                 *map(_number, [*numbers, run.settings["n_images"], run.origin["epoch"]]),
             ]
             rows.append(element("tr", "".join(cells)))
-    readings = [element("dt", _column(name)) + element("dd", escape(METRICS[name].reading)) for name in MAIN]
+    readings = [element("dt", _column(name)) + element("dd", escape_xml(METRICS[name].reading)) for name in MAIN]
     votes = max(run.neighbours.k for run in runs)
     readings.append(
         element("dt", "kNN") + element("dd", f"leave-one-out accuracy of the {votes} nearest neighbours by cosine")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ssltool.files.text import escape_xml
 from ssltool.stages.report.contents import LabelledImage, Neighbours, ReportedRun
-from ssltool.stages.report.html import caption_below, columns, element, escape, grid, lead, picture, run_heading
+from ssltool.stages.report.html import caption_below, columns, element, grid, lead, picture, run_heading
 
 
 def render(runs: Sequence[ReportedRun]) -> str:
@@ -27,7 +28,7 @@ def _neighbour_grid(found: Neighbours) -> str:
     rows = []
     for number, (query, near) in enumerate(zip(found.queries, found.nearest, strict=True)):
         alt = f"query {number + 1}" + (f", class {query.label}" if query.label is not None else "")
-        under = caption_below(escape(query.label), title=query.label) if query.label is not None else ""
+        under = caption_below(escape_xml(query.label), title=query.label) if query.label is not None else ""
         cells = [element("th", picture(query.image, alt) + under, scope="row")]
         cells += [_neighbour(query, image, rank) for rank, image in enumerate(near, start=1)]
         rows.append(element("tr", "".join(cells)))
@@ -42,5 +43,5 @@ def _neighbour(query: LabelledImage, near: LabelledImage, rank: int) -> str:
         return element("td", picture(near.image, f"neighbour {rank}, cosine {cosine}") + caption_below(cosine))
     wrong = query.label is not None and near.label != query.label
     alt = f"neighbour {rank}, class {near.label}, {'another' if wrong else 'the same'} class, cosine {cosine}"
-    name = caption_below(escape(("✕ " if wrong else "") + near.label), title=near.label)
+    name = caption_below(escape_xml(("✕ " if wrong else "") + near.label), title=near.label)
     return element("td", picture(near.image, alt) + name + caption_below(cosine), class_="wrong" if wrong else None)

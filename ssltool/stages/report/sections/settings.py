@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
+from ssltool.files.text import escape_xml
 from ssltool.settings import Settings
 from ssltool.stages.report.contents import ReportedRun
-from ssltool.stages.report.html import columns, element, escape
+from ssltool.stages.report.html import columns, element
 
 
 def render(runs: Sequence[ReportedRun]) -> str:
@@ -15,12 +16,12 @@ def render(runs: Sequence[ReportedRun]) -> str:
     flat = [_flat(run.settings) for run in runs]
     names = list(dict.fromkeys(name for settings in flat for name in settings))
     different = [name for name in names if len({settings.get(name) for settings in flat}) > 1]
-    heads = [element("th", "", scope="col")] + [element("th", escape(run.name), scope="col") for run in runs]
+    heads = [element("th", "", scope="col")] + [element("th", escape_xml(run.name), scope="col") for run in runs]
 
     def rows(chosen: Sequence[str], values: Sequence[dict[str, str]]) -> list[str]:
         def row(name: str) -> str:
-            cells = [element("td", element("code", escape(column.get(name, "–")))) for column in values]
-            return element("tr", element("th", escape(name), scope="row") + "".join(cells))
+            cells = [element("td", element("code", escape_xml(column.get(name, "–")))) for column in values]
+            return element("tr", element("th", escape_xml(name), scope="row") + "".join(cells))
 
         return [row(name) for name in chosen]
 

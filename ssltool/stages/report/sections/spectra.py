@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ssltool.files.text import escape_xml
 from ssltool.stages.report.contents import Layer, ReportedRun
-from ssltool.stages.report.html import charts, element, escape, lead, legend, panel, sample
+from ssltool.stages.report.html import charts, element, lead, legend, panel, sample
 from ssltool.viz.spectra import panels
 
 
@@ -38,7 +39,7 @@ def render(runs: Sequence[ReportedRun]) -> str:
         ]
         bounds = " ".join(dict.fromkeys(map(_bound, present)))
         caption = f"Area under the third curve (AUC): {', '.join(aucs)}. {bounds}"
-        parts += [element("h3", name.capitalize()), charts(drawn, escape(caption))]
+        parts += [element("h3", name.capitalize()), charts(drawn, escape_xml(caption))]
     return "\n".join(parts)
 
 

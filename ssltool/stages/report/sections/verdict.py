@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ssltool.errors import counted
+from ssltool.files.text import escape_xml
 from ssltool.stages.report.contents import Layer, ReportedRun
-from ssltool.stages.report.html import badge, element, escape, sample
+from ssltool.stages.report.html import badge, element, sample
 
 
 def render(runs: Sequence[ReportedRun]) -> str:
     """One card per run: the verdict on each layer with its metrics and caveats."""
     cards = []
     for i, run in enumerate(runs):
-        name = element("h3", sample(i) + escape(run.name)) if len(runs) > 1 else ""
-        head = element("div", name + element("p", escape(_description(run)), class_="what"))
+        name = element("h3", sample(i) + escape_xml(run.name)) if len(runs) > 1 else ""
+        head = element("div", name + element("p", escape_xml(_description(run)), class_="what"))
         cards.append(element("article", head + "".join(map(_layer, run.layers)), class_="card"))
     return element("div", "".join(cards), class_="cards")
 
@@ -23,11 +24,11 @@ def _layer(layer: Layer) -> str:
     share = layer.verdict.details["used_share"]
     text = f"{layer.verdict.details['used']:.1f} of {layer.verdict.details['dimensions']:,} dimensions in use"
     bar = element("span", "", class_="used", style=f"width: {100 * min(1.0, max(share, 0.004)):.1f}%")
-    notes = "".join(element("li", escape(note)) for note in layer.measured.notes)
+    notes = "".join(element("li", escape_xml(note)) for note in layer.measured.notes)
     return element(
         "div",
-        element("h4", escape(layer.name.capitalize()) + badge(layer.verdict))
-        + element("p", escape(layer.verdict.line), class_="evidence")
+        element("h4", escape_xml(layer.name.capitalize()) + badge(layer.verdict))
+        + element("p", escape_xml(layer.verdict.line), class_="evidence")
         + element("div", bar, class_="bar", role="img", aria_label=text)
         + element("p", text, class_="words")
         + (element("ul", notes, class_="notes") if notes else ""),

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ssltool.files.text import escape_xml
 from ssltool.stages.report.contents import ReportedRun
-from ssltool.stages.report.html import columns, element, escape, grid, lead, picture, run_heading
+from ssltool.stages.report.html import columns, element, grid, lead, picture, run_heading
 from ssltool.viz.pictures import Views
 
 
@@ -13,7 +14,7 @@ def render(runs: Sequence[ReportedRun]) -> str:
     """Augmented views of some training images; once for runs with equal views."""
     groups: dict[tuple[str, str], list[ReportedRun]] = {}
     for run in runs:
-        content = _view_grid(run.views), "<br>".join(map(escape, run.views.recipes))
+        content = _view_grid(run.views), "<br>".join(map(escape_xml, run.views.recipes))
         groups.setdefault(content, []).append(run)
     grids = [grid(run_heading(group, runs), *content) for content, group in groups.items()]
     text = "Training images and their augmented views in the first step of the first epoch."
@@ -27,5 +28,5 @@ def _view_grid(views: Views) -> str:
         for title, view in zip(views.titles, made, strict=True):
             cells.append(element("td", picture(view, f"{title} of image {number + 1}")))
         rows.append(element("tr", "".join(cells)))
-    titles = [element("th", escape(title), scope="col") for title in ("image", *views.titles)]
+    titles = [element("th", escape_xml(title), scope="col") for title in ("image", *views.titles)]
     return columns(titles, rows, class_="pictures")
