@@ -9,7 +9,17 @@ from torch import Tensor
 
 from ssltool.checkpoints.saved_run import SavedRun
 from ssltool.files import Stored
+from ssltool.files.schema import entry, integer, listing, mapping, nested, optional, real, tensor, text
 from ssltool.settings import Record, Settings
+
+MOST_EPOCHS = 10**9
+"""Maximum number of epochs."""
+
+METRICS = mapping(
+    {"epochs": listing(mapping(other=nested())), "epoch_step": integer(0), "sums": mapping(other=real(finite=False))},
+    other=nested(),
+)
+"""The records of the completed epochs, and the steps and sums of the unfinished one."""
 
 
 @dataclass
@@ -26,15 +36,15 @@ class Checkpoint(Stored):
 
     FORMAT: ClassVar[str] = "ssltool/checkpoint/1"
 
-    method: str
-    arch: str
-    epoch: int
-    step: int
-    config: Settings
-    state_dict: dict[str, Tensor]
-    optimizer: dict[str, Any]
-    scaler: dict[str, Any] | None
-    metrics: Record
+    method: str = entry(text(200))
+    arch: str = entry(text(200))
+    epoch: int = entry(integer(0, MOST_EPOCHS))
+    step: int = entry(integer(0))
+    config: Settings = entry(mapping(other=nested()))
+    state_dict: dict[str, Tensor] = entry(mapping(other=tensor(...), minimum=1))
+    optimizer: dict[str, Any] = entry(mapping(other=nested(tensors=True)))
+    scaler: dict[str, Any] | None = entry(optional(mapping(other=real())))
+    metrics: Record = entry(METRICS)
 
     @property
     def run(self) -> SavedRun:

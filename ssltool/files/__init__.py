@@ -27,6 +27,7 @@ from torch import Tensor
 
 import ssltool
 from ssltool.errors import SSLToolError, first_line
+from ssltool.files.schema import conform, mapping
 
 FilePath = str | os.PathLike[str]
 
@@ -153,7 +154,7 @@ def load_dict(path: FilePath, *, mmap: bool = False) -> Entries:
 
 @dataclass
 class Stored:
-    """Base class of file formats. The dataclass fields of a format are the file's keys."""
+    """Base class of file formats. The dataclass fields of a format are the file's keys, declared with ``entry``."""
 
     FORMAT: ClassVar[str]
 
@@ -185,18 +186,18 @@ class Stored:
         """An instance with the ``contents`` of the file ``path``.
 
         Raises:
-            SSLToolError: if the format is another one, or a key is missing.
+            SSLToolError: if the format is another one, a key is missing, or a value is not as its ``entry`` declares.
         """
         found = contents.get("format", "no format")
         if found != cls.FORMAT:
             raise SSLToolError(
                 f"{path} is not a {cls.FORMAT} file: its format is {found!r}, its keys are {first_keys(contents)}"
             )
+        checks = {f.name: f.metadata["check"] for f in fields(cls)}
         needed = [f.name for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING]
-        missing = [name for name in needed if name not in contents]
-        if missing:
-            raise SSLToolError(f"{path} lacks {', '.join(missing)}; regenerate it")
-        return cls(**{f.name: contents[f.name] for f in fields(cls) if f.name in contents})
+        held = {name: contents[name] for name in checks if name in contents}
+        schema = mapping({name: checks[name] for name in needed}, checks)
+        return cls(**conform(held, schema, path))
 
 
 def first_keys(contents: Entries) -> str:
