@@ -14,9 +14,6 @@ import hashlib
 import json
 import math
 import os
-import re
-import warnings
-import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
@@ -28,6 +25,7 @@ from torch import Tensor
 import ssltool
 from ssltool.errors import SSLToolError, first_line
 from ssltool.files.schema import conform, mapping
+from ssltool.files.torch_files import load_dict as load_dict
 
 FilePath = str | os.PathLike[str]
 
@@ -118,38 +116,6 @@ def _sha(stream: IO[bytes]) -> str:  # Python 3.10
     while block := stream.read(1 << 20):
         digest.update(block)
     return digest.hexdigest()
-
-
-def load_dict(path: FilePath, *, mmap: bool = False) -> Entries:
-    """Loads the dict in a ``.pt`` file, to the CPU.
-
-    Raises:
-        SSLToolError: if the file does not exist, is truncated, is not a dict, or could only be read by executing code.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise SSLToolError(f"no such file: {path}")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            contents = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap and zipfile.is_zipfile(path))
-    except Exception as error:  # torch.load may raise anything if the bytes are not a pickle
-        if "TorchScript" in str(error):
-            raise SSLToolError(
-                f"{path} is a TorchScript program, which loading would execute; save the state_dict() of its network "
-                "instead, as docs/checkpoints.md shows"
-            ) from error
-        if "Weights only load failed" in str(error) and "Unsupported operand" not in str(error):
-            match = re.search(r"GLOBAL (\S+)", str(error))
-            name = f" ({match[1]})" if match else ""
-            raise SSLToolError(
-                f"{path} contains pickled Python objects{name}, which loading would execute; save it again with "
-                "tensors, numbers, strings, lists and dicts only, as docs/checkpoints.md shows"
-            ) from error
-        raise SSLToolError(f"{path} is not a readable .pt file and may be truncated; copy or regenerate it") from error
-    if not isinstance(contents, dict):
-        raise SSLToolError(f"{path} contains a {type(contents).__name__}; ssltool reads files that contain a dict")
-    return contents
 
 
 @dataclass
