@@ -18,8 +18,25 @@ from ssltool.files.reading import open_file, size_limit, too_large
 SMALL = 2**20
 """Bytes to which the entries of any zip archive may inflate."""
 
+STEP_BYTES = 8
+"""Size at which each step of reading a pickle counts at least, because each takes a microsecond."""
+
 BYTEARRAY = b"\nbytearray\n"
 """How a pickle names the type whose constructor allocates any number of bytes."""
+
+PREFIXED = {**dict.fromkeys(b"U\x8a", 1), **dict.fromkeys(b"XT", 4)}
+FIXED = {
+    ord("J"): 4,
+    ord("K"): 1,
+    ord("M"): 2,
+    ord("G"): 8,
+    ord("h"): 1,
+    ord("j"): 4,
+    ord("q"): 1,
+    ord("r"): 4,
+    0x80: 1,
+}
+"""Operations of pickles with an argument: the bytes of its length, which precedes it, or its own."""
 
 FIRST_BYTES = {
     b"\x93NUMPY": "a NumPy array",
@@ -46,12 +63,12 @@ def load_dict(path: str | os.PathLike[str], *, mmap: bool = False) -> dict[Any, 
             the limit, if it is not a dict, or could only be read by executing code.
     """
     with open_file(path) as stream:
-        zipped = _check_kind(path, stream)
+        zipped, mappable = _check_kind(path, stream)
         source: Any = _torch_path(path, stream) if zipped else _Limited(stream, path)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                contents = torch.load(source, map_location="cpu", weights_only=True, mmap=mmap and zipped)
+                contents = torch.load(source, map_location="cpu", weights_only=True, mmap=mmap and mappable)
         except SSLToolError:
             raise
         except Exception as error:  # torch.load may raise anything if the bytes are not a pickle
@@ -88,8 +105,11 @@ def _torchscript(path: object) -> SSLToolError:
     )
 
 
-def _check_kind(path: object, stream: IO[bytes]) -> bool:
-    """Whether the file is a zip archive of ``torch.save``, else one of its legacy format; checks declared sizes.
+def _check_kind(path: object, stream: IO[bytes]) -> tuple[bool, bool]:
+    """Checks the kind of the file and the sizes that it declares.
+
+    Returns:
+        Whether it is a zip archive of ``torch.save``, else one of its legacy format; and whether it can be mapped.
 
     Raises:
         SSLToolError: if it is neither.
@@ -97,10 +117,9 @@ def _check_kind(path: object, stream: IO[bytes]) -> bool:
     head = stream.read(512)
     stream.seek(0)
     if head[:2] == b"PK":
-        _check_zip(path, stream)
-        return True
+        return True, _check_zip(path, stream)
     if head[:1] == b"\x80":  # a pickle, which the legacy format consists of
-        return False
+        return False, False
     if not head.strip(b"\0"):
         found = "is empty" if not head else "begins with zeros, as after a power cut"
         raise SSLToolError(f"{path} {found}; copy or regenerate it")
@@ -115,8 +134,8 @@ def _is_text(head: bytes) -> bool:
     return all(letter.isprintable() or letter.isspace() for letter in text) and "\ufffd" not in text
 
 
-def _check_zip(path: object, stream: IO[bytes]) -> None:
-    """Checks what a zip archive declares before its entries are read.
+def _check_zip(path: object, stream: IO[bytes]) -> bool:
+    """Checks what a zip archive declares before its entries are read. Returns whether it can be mapped.
 
     Raises:
         SSLToolError: if it is cut short, not of torch, or declares other or larger contents than it can hold.
@@ -132,19 +151,45 @@ def _check_zip(path: object, stream: IO[bytes]) -> None:
             if not pickles:
                 kind = "a NumPy .npz archive" if any(name.endswith(".npy") for name in names) else "a zip archive"
                 raise SSLToolError(f"{path} is not a .pt file but {kind}; name a file that torch.save wrote")
-            if len(set(names)) < len(names) or sum(entry.file_size for entry in entries) > max(size, SMALL):
-                raise SSLToolError(f"{path} declares more contents than its {size:,} bytes can hold; copy it again")
+            declared = sum(entry.file_size for entry in entries)
+            if declared > max(size, SMALL):
+                raise SSLToolError(
+                    f"{path} declares {declared:,} bytes, but is {size:,} bytes long; copy it again, or write it "
+                    "without compression, as torch.save does"
+                )
+            if len(set(names)) < len(names):
+                raise SSLToolError(f"{path} holds two entries of one name; copy or regenerate it")
             objects = sum(entry.file_size for entry in entries if "/data/" not in entry.filename)
             if objects > size_limit():
                 raise too_large(path, "objects beside its tensors", objects)
-            if any(BYTEARRAY in archive.read(entry) for entry in pickles):
-                raise _bytes_error(path)
+            for data in map(archive.read, pickles):
+                if BYTEARRAY in data:
+                    raise _bytes_error(path)
+                if STEP_BYTES * len(data) > size_limit() and _has_steps(data, size_limit() // STEP_BYTES):
+                    raise too_large(path, "objects beside its tensors", STEP_BYTES * len(data))
+            return all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, NotImplementedError, RuntimeError) as error:
         cut = "not a zip file" in str(error)
         found = "its list of contents, which is at its end, is missing" if cut else first_line(error)
         raise SSLToolError(f"{path} is cut short or damaged ({found}); copy it again") from error
     finally:
         stream.seek(0)
+
+
+def _has_steps(data: bytes, most: int) -> bool:
+    """Whether a pickle has more than ``most`` operations."""
+    at, steps, end = 0, 0, len(data)
+    while at < end and steps <= most:
+        operation = data[at]
+        steps += 1
+        if operation in PREFIXED:
+            width = PREFIXED[operation]
+            at += 1 + width + int.from_bytes(data[at + 1 : at + 1 + width], "little")
+        elif operation == ord("c"):  # the name of a global, two lines
+            at = data.find(b"\n", data.find(b"\n", at) + 1) + 1 or end
+        else:
+            at += 1 + FIXED.get(operation, 0)
+    return steps > most
 
 
 def _bytes_error(path: object) -> SSLToolError:
@@ -158,7 +203,7 @@ class _Limited(io.RawIOBase):
         self.stream, self.path, self.left = stream, path, size_limit()
 
     def _counted(self, data: bytes) -> bytes:
-        self.left -= len(data)
+        self.left -= max(len(data), STEP_BYTES)
         if self.left < 0:
             raise too_large(self.path, "objects beside its tensors", os.fstat(self.stream.fileno()).st_size)
         return data
