@@ -7,17 +7,28 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from ssltool.checkpoints.saved_run import SavedRun
+from ssltool.checkpoints.saved_run import MOST_EPOCHS, SETTINGS, SavedRun
 from ssltool.files import Stored
-from ssltool.files.schema import entry, integer, listing, mapping, nested, optional, real, tensor, text
+from ssltool.files.schema import boolean, entry, integer, listing, mapping, nested, optional, real, tensor, text
 from ssltool.settings import Record, Settings
 
-MOST_EPOCHS = 10**9
-"""Maximum number of epochs."""
+NUMBER = optional(real(finite=False))
+
+RECORD = mapping(
+    optional={
+        "epoch": integer(0, MOST_EPOCHS),
+        "step": integer(0),
+        "seed": integer(),
+        **dict.fromkeys(("arm", "phase", "strategy", "verdict"), text(200)),
+        "converged": boolean(),
+        "tried": listing(mapping(optional={"converged": boolean()}, other=NUMBER)),
+    },
+    other=NUMBER,
+)
+"""A record of an epoch, as in ``metrics.jsonl``: names, and numbers or None."""
 
 METRICS = mapping(
-    {"epochs": listing(mapping(other=nested())), "epoch_step": integer(0), "sums": mapping(other=real(finite=False))},
-    other=nested(),
+    {"epochs": listing(RECORD), "epoch_step": integer(0), "sums": mapping(other=real(finite=False))}, other=nested()
 )
 """The records of the completed epochs, and the steps and sums of the unfinished one."""
 
@@ -40,7 +51,7 @@ class Checkpoint(Stored):
     arch: str = entry(text(200))
     epoch: int = entry(integer(0, MOST_EPOCHS))
     step: int = entry(integer(0))
-    config: Settings = entry(mapping(other=nested()))
+    config: Settings = entry(SETTINGS)
     state_dict: dict[str, Tensor] = entry(mapping(other=tensor(...), minimum=1))
     optimizer: dict[str, Any] = entry(mapping(other=nested(tensors=True)))
     scaler: dict[str, Any] | None = entry(optional(mapping(other=real())))

@@ -10,6 +10,9 @@ from typing import IO, Any
 from ssltool.errors import SSLToolError, UsageError, first_line
 from ssltool.settings import SIZE_LIMIT
 
+UTF_16 = (b"\xff\xfe", b"\xfe\xff")
+"""How UTF-16 text begins."""
+
 DEFAULT_LIMIT = 64
 """Default limit in MB. The paths of the 1.28 million images of ImageNet are 53 MB."""
 
@@ -83,7 +86,7 @@ def decode(data: bytes, path: object) -> str:
     Raises:
         SSLToolError: if ``data``, which comes from ``path``, is other text or no text.
     """
-    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+    if data[:2] in UTF_16:
         raise SSLToolError(f"{path} is UTF-16 text; save it as UTF-8")
     try:
         return data.decode("utf-8-sig")
