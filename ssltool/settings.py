@@ -21,6 +21,10 @@ Settings = dict[str, Any]
 Record = dict[str, Any]
 """Named results as plain values: a line of ``metrics.jsonl``, or the result of a stage."""
 
+SIZE_LIMIT = "SSLTOOL_SIZE_LIMIT"
+"""The environment variable with the limit in MB of what is parsed of a file as a whole. ``--size-limit`` sets it, for
+worker processes too."""
+
 
 def defaults_of(settings: Any) -> Settings:
     """The defaults of a dataclass of settings, or of its class; all settings have one."""

@@ -17,7 +17,7 @@ MODULES = {
     ".".join(["ssltool", *path.relative_to(ROOT).with_suffix("").parts]).removesuffix(".__init__"): path
     for path in sorted(ROOT.rglob("*.py"))
 }
-FOUNDATION = {"ssltool.errors", "ssltool.settings", "ssltool.registry", "ssltool.seeds", "ssltool.files"}
+FOUNDATION = {"ssltool.errors", "ssltool.settings", "ssltool.registry", "ssltool.seeds"}
 REGISTRIES = {"ssltool.training", "ssltool.viz", "ssltool.diagnosis.metrics"}
 """Packages whose ``__init__`` holds names and facts only: settings take their names as choices."""
 OF_METHODS = {METHODS[name].target.partition(":")[0].replace(".", "ssltool.methods.", 1) for name in METHODS}
@@ -25,7 +25,7 @@ OF_METHODS = {METHODS[name].target.partition(":")[0].replace(".", "ssltool.metho
 
 def layer(module: str) -> int:
     """The public API and cli 3 -> stages 2 -> the library 1 -> config, registries and the foundation 0."""
-    if module in FOUNDATION | REGISTRIES or module.startswith("ssltool.config"):
+    if module in FOUNDATION | REGISTRIES or module.startswith(("ssltool.config", "ssltool.files")):
         return 0
     part = module.split(".")[1] if "." in module else ""
     return {"stages": 2, "cli": 3, "__main__": 3, "": 3}.get(part, 1)

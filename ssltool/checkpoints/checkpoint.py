@@ -7,9 +7,30 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from ssltool.checkpoints.saved_run import SavedRun
+from ssltool.checkpoints.saved_run import MOST_EPOCHS, SETTINGS, SavedRun
 from ssltool.files import Stored
+from ssltool.files.schema import boolean, entry, integer, listing, mapping, nested, optional, real, tensor, text
 from ssltool.settings import Record, Settings
+
+NUMBER = optional(real(finite=False))
+
+RECORD = mapping(
+    optional={
+        "epoch": integer(0, MOST_EPOCHS),
+        "step": integer(0),
+        "seed": integer(),
+        **dict.fromkeys(("arm", "phase", "strategy", "verdict"), text(200)),
+        "converged": boolean(),
+        "tried": listing(mapping(optional={"converged": boolean()}, other=NUMBER)),
+    },
+    other=NUMBER,
+)
+"""A record of an epoch, as in ``metrics.jsonl``: names, and numbers or None."""
+
+METRICS = mapping(
+    {"epochs": listing(RECORD), "epoch_step": integer(0), "sums": mapping(other=real(finite=False))}, other=nested()
+)
+"""The records of the completed epochs, and the steps and sums of the unfinished one."""
 
 
 @dataclass
@@ -26,15 +47,15 @@ class Checkpoint(Stored):
 
     FORMAT: ClassVar[str] = "ssltool/checkpoint/1"
 
-    method: str
-    arch: str
-    epoch: int
-    step: int
-    config: Settings
-    state_dict: dict[str, Tensor]
-    optimizer: dict[str, Any]
-    scaler: dict[str, Any] | None
-    metrics: Record
+    method: str = entry(text(200))
+    arch: str = entry(text(200))
+    epoch: int = entry(integer(0, MOST_EPOCHS))
+    step: int = entry(integer(0))
+    config: Settings = entry(SETTINGS)
+    state_dict: dict[str, Tensor] = entry(mapping(other=tensor(...), minimum=1))
+    optimizer: dict[str, Any] = entry(mapping(other=nested(tensors=True)))
+    scaler: dict[str, Any] | None = entry(optional(mapping(other=real())))
+    metrics: Record = entry(METRICS)
 
     @property
     def run(self) -> SavedRun:

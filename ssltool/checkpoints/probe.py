@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from ssltool.files import Stored
+from ssltool.files.schema import entry, mapping, nested, optional, tensor
 from ssltool.settings import Record, Settings
 
 
@@ -26,12 +27,12 @@ class Probe(Stored):
 
     FORMAT: ClassVar[str] = "ssltool/probe/1"
 
-    weight: Tensor
-    bias: Tensor
-    config: Settings
-    metrics: Record
-    labels: Tensor | None = None
-    state: dict[str, Any] = field(default_factory=dict)
+    weight: Tensor = entry(tensor("C", "D", kinds="floating", finite=True))
+    bias: Tensor = entry(tensor("C", kinds="floating", finite=True))
+    config: Settings = entry(mapping(other=nested()))
+    metrics: Record = entry(mapping(other=nested()))
+    labels: Tensor | None = entry(optional(tensor("C", kinds="integer")), default=None)
+    state: dict[str, Any] = entry(mapping(other=nested(tensors=True)), default_factory=dict)
 
     @property
     def classes(self) -> Tensor:

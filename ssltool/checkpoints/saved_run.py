@@ -13,18 +13,77 @@ from typing import Any
 from ssltool.checkpoints.match_architecture import BackboneSpec
 from ssltool.config import PretrainConfig, as_dict
 from ssltool.data import views
-from ssltool.errors import SSLToolError
 from ssltool.files import FilePath
+from ssltool.files.schema import (
+    Check,
+    Sizes,
+    boolean,
+    conform,
+    either,
+    integer,
+    mapping,
+    nested,
+    optional,
+    real,
+    text,
+)
+from ssltool.files.setting_checks import setting_checks
 from ssltool.models.family import SMALL_IMAGE
 from ssltool.settings import Settings
 
 SSLTOOL = "ssltool"
+
+MOST_EPOCHS = 10**9
+"""Maximum number of epochs."""
 
 PROGRAM = "program"
 """The key of the program that wrote the network. Only settings of a backbone without a run have it."""
 
 STAGE_KEYS = {"origin": "lincls", "arm": "finetune", "phase": "scan"}
 """Keys that only one stage writes; they identify the stage of settings that do not name it."""
+
+PRETRAIN = setting_checks(PretrainConfig)
+
+BACKBONE = {
+    **{name: PRETRAIN[name] for name in ("arch", "stem", "stop_grad_conv1", "zero_init_residual")},
+    "image_size": integer(1, 2**16),
+}
+"""The settings of a backbone."""
+
+COUNT = integer(0, 2**40)
+
+RUN = {
+    **BACKBONE,
+    **{name: PRETRAIN[name] for name in ("method", "seed", "strategy", "data", "small", "steps_per_epoch")},
+    "epochs": integer(1, MOST_EPOCHS),
+    "batch_size": integer(1, 2**32),
+    "method_options": mapping(other=either(optional(text()), boolean(), real())),
+    "second_backbone": optional(mapping(BACKBONE)),
+    "dataset": text(),
+    **dict.fromkeys(("n_images", "n_classes", "epoch_images"), COUNT),
+}
+"""The settings that every run of pretraining, and every training of a classifier, has."""
+
+LATER = {
+    f.name: f.default
+    for f in dataclasses.fields(PretrainConfig)
+    if f.name not in RUN and (f.metadata["fixed"] or f.metadata["section"] in ("Views", "Data strategy", "Run"))
+}
+"""Defaults of settings that files of earlier versions may lack."""
+
+
+def _as_saved(value: Any, sizes: Sizes) -> Settings:
+    settings: Settings = mapping(other=nested(), what="a dict of settings")(value, sizes)
+    known = BACKBONE if PROGRAM in settings else PRETRAIN | RUN if "method_options" in settings else {}
+    checked: Settings = mapping(optional=known, other=nested())(settings, sizes)
+    return checked
+
+
+SETTINGS = Check("the settings of a run", _as_saved)
+"""The ``config.json`` of any stage, and the ``config`` of a checkpoint, which may lack settings."""
+
+_BACKBONE_ONLY = mapping(BACKBONE | {name: PRETRAIN[name] for name in ("method", "seed")}, other=nested())
+_COMPLETE = mapping(RUN, PRETRAIN, nested(), what="a dict of settings")
 
 
 @dataclass(frozen=True)
@@ -97,22 +156,13 @@ class SavedRun:
         """The run with these ``settings``, which come from the file ``source``.
 
         Raises:
-            SSLToolError: if the settings are not a dict, or a key is missing.
+            SSLToolError: if the settings are not a dict, a key is missing, or a value is not as it should be. Keys that
+                files of earlier versions lack have their default.
         """
-        if not isinstance(settings, Mapping):
-            raise SSLToolError(f"{source} contains no settings of a run; use a file that ssltool wrote")
-        try:
-            return cls._read(settings)
-        except KeyError as error:
-            key = error.args[0]
-            raise SSLToolError(f"{source} contains incomplete settings: {key} is missing; save it again") from error
-
-    @classmethod
-    def _read(cls, settings: Settings) -> SavedRun:
-        stage = stage_of(settings)
-        backbone_only = stage is None
+        backbone_only = isinstance(settings, Mapping) and PROGRAM in settings
+        settings = LATER | conform(settings, _BACKBONE_ONLY if backbone_only else _COMPLETE, source)
         return cls(
-            stage=stage,
+            stage=stage_of(settings),
             program=settings.get(PROGRAM, SSLTOOL),
             backbone=_backbone(settings),
             method_name=settings["method"],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib
+import os
 from collections.abc import Callable, Collection
 from typing import Any, TypeVar
 
@@ -15,7 +16,7 @@ from click.types import StringParamType
 
 from ssltool.errors import UsageError
 from ssltool.registry import load_plugins
-from ssltool.settings import flag, value_type
+from ssltool.settings import SIZE_LIMIT, flag, value_type
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -44,7 +45,7 @@ class Command(click.Command):
             "help_option_names": HELP_NAMES,
         }
         super().__init__(*args, **{**kwargs, "context_settings": settings})
-        self.params += [_plugin_option(), _help_all_option()]
+        self.params += [_plugin_option(), _size_limit_option(), _help_all_option()]
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -127,6 +128,27 @@ def _plugin_option() -> Setting:
         callback=load,
         metavar="MODULE|FILE.py",
         help="plug-in to import first: a module or a .py file; repeatable",
+        advanced=True,
+    )
+
+
+def _size_limit_option() -> Setting:
+    def raise_limit(ctx: click.Context, param: click.Parameter, megabytes: int | None) -> None:
+        if megabytes is not None:
+            before = os.environ.get(SIZE_LIMIT)
+            os.environ[SIZE_LIMIT] = str(megabytes)
+            ctx.call_on_close(
+                lambda: os.environ.pop(SIZE_LIMIT) if before is None else os.environ.update({SIZE_LIMIT: before})
+            )
+
+    return Setting(
+        ["--size-limit"],
+        section="Output",
+        type=click.IntRange(min=1, max=10**9 - 1),
+        expose_value=False,
+        callback=raise_limit,
+        metavar="MB",
+        help="maximum size of the text of a file, and of the objects in it beside tensors  [default: 64]",
         advanced=True,
     )
 

@@ -14,12 +14,11 @@ trimmed to whole batches, repeatedly, until there are enough batches.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 
 from ssltool.config import STRATEGIES
-from ssltool.errors import SSLToolError, first_line, unknown
+from ssltool.errors import SSLToolError, unknown
+from ssltool.files.npy_files import read_npy
 
 
 def epoch_subset(
@@ -132,15 +131,10 @@ def read_numbers(path: str, n: int, flag: str) -> np.ndarray:
     Raises:
         SSLToolError: if the file is missing or not a 1-d integer array, or if indices are out of range or repeated.
     """
-    if not Path(path).is_file():
-        raise SSLToolError(f"{flag}: no such file: {path}")
     try:
-        with open(path, "rb") as stream:
-            numbers = np.lib.format.read_array(stream, allow_pickle=False)
-    except (ValueError, OSError) as error:
-        raise SSLToolError(
-            f"{flag}: {path} is not a .npy array ({first_line(error)}); write it with numpy.save"
-        ) from error
+        numbers = read_npy(path)
+    except SSLToolError as error:
+        raise SSLToolError(f"{flag}: {error}; write the file with numpy.save") from error
     if numbers.ndim != 1 or not np.issubdtype(numbers.dtype, np.integer):
         found = f"{numbers.dtype} of shape {numbers.shape}"
         raise SSLToolError(f"{flag}: {path} must be a 1-d array of integers; found {found}")

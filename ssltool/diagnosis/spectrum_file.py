@@ -8,6 +8,8 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from ssltool.files import FilePath, Stored, load_dict
+from ssltool.files.schema import entry, mapping, nested, optional, real, tensor
+from ssltool.settings import Record
 
 
 @dataclass
@@ -16,9 +18,9 @@ class Spectrum(Stored):
 
     FORMAT: ClassVar[str] = "ssltool/spectrum/1"
 
-    stds: Tensor
-    metrics: dict[str, float]
-    meta: dict[str, Any]
+    stds: Tensor = entry(tensor("d", kinds="floating", finite=True))
+    metrics: Record = entry(mapping(other=optional(real(finite=False))))
+    meta: dict[str, Any] = entry(mapping(other=nested()))
 
     @classmethod
     def load(cls, path: FilePath) -> Spectrum:

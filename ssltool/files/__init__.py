@@ -4,8 +4,6 @@ Each file is one dict of tensors, strings, numbers, lists and dicts that names i
 (``ssltool/<kind>/<version>``). It is loaded with ``weights_only=True``, which never executes code. Files are written
 atomically: to a temporary file in the same folder, which is flushed to disk and then renamed. A reader never sees a
 partly written file, and if the disk is full the previous file is kept. ``docs/file-formats.md`` lists every key.
-
-torch is imported where it is used: the command line needs ``ssltool.files.text`` for its messages, and starts quickly.
 """
 
 from __future__ import annotations
@@ -16,19 +14,18 @@ import hashlib
 import json
 import math
 import os
-import re
-import warnings
-import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import IO, Any, ClassVar, TypeVar
+
+import torch
+from torch import Tensor
 
 import ssltool
 from ssltool.errors import SSLToolError, first_line
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from ssltool.files.schema import conform, mapping
+from ssltool.files.torch_files import load_dict as load_dict
 
 FilePath = str | os.PathLike[str]
 
@@ -87,8 +84,6 @@ def file_hash(path: FilePath) -> str:
 
 def weights_hash(state_dict: dict[str, Tensor]) -> str:
     """The SHA-256 of the names and bytes of tensors, in hex."""
-    import torch
-
     digest = hashlib.sha256()
     for name, tensor in state_dict.items():
         digest.update(name.encode())
@@ -123,43 +118,9 @@ def _sha(stream: IO[bytes]) -> str:  # Python 3.10
     return digest.hexdigest()
 
 
-def load_dict(path: FilePath, *, mmap: bool = False) -> Entries:
-    """Loads the dict in a ``.pt`` file, to the CPU.
-
-    Raises:
-        SSLToolError: if the file does not exist, is truncated, is not a dict, or could only be read by executing code.
-    """
-    import torch
-
-    path = Path(path)
-    if not path.is_file():
-        raise SSLToolError(f"no such file: {path}")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            contents = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap and zipfile.is_zipfile(path))
-    except Exception as error:  # torch.load may raise anything if the bytes are not a pickle
-        if "TorchScript" in str(error):
-            raise SSLToolError(
-                f"{path} is a TorchScript program, which loading would execute; save the state_dict() of its network "
-                "instead, as docs/checkpoints.md shows"
-            ) from error
-        if "Weights only load failed" in str(error) and "Unsupported operand" not in str(error):
-            match = re.search(r"GLOBAL (\S+)", str(error))
-            name = f" ({match[1]})" if match else ""
-            raise SSLToolError(
-                f"{path} contains pickled Python objects{name}, which loading would execute; save it again with "
-                "tensors, numbers, strings, lists and dicts only, as docs/checkpoints.md shows"
-            ) from error
-        raise SSLToolError(f"{path} is not a readable .pt file and may be truncated; copy or regenerate it") from error
-    if not isinstance(contents, dict):
-        raise SSLToolError(f"{path} contains a {type(contents).__name__}; ssltool reads files that contain a dict")
-    return contents
-
-
 @dataclass
 class Stored:
-    """Base class of file formats. The dataclass fields of a format are the file's keys."""
+    """Base class of file formats. The dataclass fields of a format are the file's keys, declared with ``entry``."""
 
     FORMAT: ClassVar[str]
 
@@ -169,8 +130,6 @@ class Stored:
         Raises:
             SSLToolError: if it cannot be written; an existing file is kept.
         """
-        import torch
-
         contents = {"format": self.FORMAT, "ssltool": ssltool.__version__, "torch": str(torch.__version__)}
         contents |= {f.name: getattr(self, f.name) for f in fields(self)}
         write_atomically(path, lambda stream: torch.save(contents, stream))
@@ -193,18 +152,18 @@ class Stored:
         """An instance with the ``contents`` of the file ``path``.
 
         Raises:
-            SSLToolError: if the format is another one, or a key is missing.
+            SSLToolError: if the format is another one, a key is missing, or a value is not as its ``entry`` declares.
         """
         found = contents.get("format", "no format")
         if found != cls.FORMAT:
             raise SSLToolError(
                 f"{path} is not a {cls.FORMAT} file: its format is {found!r}, its keys are {first_keys(contents)}"
             )
+        checks = {f.name: f.metadata["check"] for f in fields(cls)}
         needed = [f.name for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING]
-        missing = [name for name in needed if name not in contents]
-        if missing:
-            raise SSLToolError(f"{path} lacks {', '.join(missing)}; regenerate it")
-        return cls(**{f.name: contents[f.name] for f in fields(cls) if f.name in contents})
+        held = {name: contents[name] for name in checks if name in contents}
+        schema = mapping({name: checks[name] for name in needed}, checks)
+        return cls(**conform(held, schema, path))
 
 
 def first_keys(contents: Entries) -> str:

@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from ssltool.errors import UsageError, unknown
+from ssltool.files.misfit import Misfit
+from ssltool.files.schema import Check
+from ssltool.files.setting_checks import setting_checks
 from ssltool.settings import Checked, defaults_of, may_be_none, setting, value_type
 
 
@@ -141,6 +144,7 @@ def parse_options(method: str, cls: type[MethodOptions], given: Mapping[str, Any
     """``read_options`` without the check for options that have no effect."""
     names = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     values: dict[str, Any] = {}
+    checks = setting_checks(cls)
     for name, value in given.items():
         name = name.replace("-", "_")
         if name not in names:
@@ -149,10 +153,18 @@ def parse_options(method: str, cls: type[MethodOptions], given: Mapping[str, Any
         if isinstance(value, str) and value.lower() == "none" and may_be_none(cls, name):
             values[name] = None
         else:
-            values[name] = _parse(name, value, kind) if isinstance(value, str) else value
+            values[name] = _parse(name, value, kind) if isinstance(value, str) else _checked(name, value, checks[name])
         if kind is float and values[name] is not None:
             values[name] = float(values[name])
     return cls(**values)
+
+
+def _checked(name: str, value: Any, check: Check) -> Any:
+    """A ``value`` that is not text, from a file or from Python."""
+    try:
+        return check(value, {})
+    except Misfit as misfit:
+        raise UsageError(f"--set {name} is {misfit.found}; it must be {misfit.expected}") from misfit
 
 
 def _parse(name: str, text: str, kind: type) -> Any:

@@ -5,7 +5,6 @@ config.json  metrics.jsonl  order.npy  checkpoint_0009.pt ...  checkpoint.pt (th
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Sequence
@@ -14,9 +13,13 @@ from pathlib import Path
 import numpy as np
 
 from ssltool.checkpoints.checkpoint import Checkpoint
+from ssltool.checkpoints.saved_run import SETTINGS
 from ssltool.config import RunSettings
-from ssltool.errors import SSLToolError, first_line
+from ssltool.errors import SSLToolError
 from ssltool.files import to_json, write_atomically, write_json, writing
+from ssltool.files.reading import read_json
+from ssltool.files.schema import conform
+from ssltool.runs.records import read_records
 from ssltool.settings import Record, Settings
 
 NEWEST = "checkpoint.pt"
@@ -114,23 +117,16 @@ class RunFolder:
         file = self.config
         if not file.is_file():
             raise SSLToolError(f"{self.path} is not a run folder: it has no config.json; name a folder of a run")
-        try:
-            config = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise SSLToolError(f"{file} is not a readable JSON file ({first_line(error)}); copy it again") from error
-        if not isinstance(config, dict):
-            raise SSLToolError(f"{file} contains no settings; name a folder of a run")
-        return config
+        settings: Settings = conform(read_json(file), SETTINGS, file)
+        return settings
 
     def read_metrics(self) -> list[Record]:
-        """The records of ``metrics.jsonl``, one per epoch."""
-        if not self.metrics.exists():
-            return []
-        return [json.loads(line) for line in self.metrics.read_text().splitlines() if line.endswith("}")]
+        """The records of ``metrics.jsonl``, one per epoch; raises as ``read_records``."""
+        return read_records(self.metrics)
 
     def log(self, record: Record) -> None:
         """Appends one record to ``metrics.jsonl``."""
-        with writing(self.metrics), open(self.metrics, "a") as stream:
+        with writing(self.metrics), open(self.metrics, "a", encoding="utf-8") as stream:
             stream.write(to_json(record) + "\n")
 
     def save_order(self, order: np.ndarray) -> None:

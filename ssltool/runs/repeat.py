@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from ssltool.config import RunSettings
-from ssltool.errors import SSLToolError, UsageError, first_line, found_in, unknown
-from ssltool.settings import Settings, may_be_none, reset_ineffective, value_type
+from ssltool.errors import SSLToolError, found_in, unknown
+from ssltool.files.reading import read_json
+from ssltool.files.schema import conform, mapping, nested, text
+from ssltool.files.setting_checks import setting_checks
+from ssltool.settings import Settings, reset_ineffective
 
 C = TypeVar("C", bound=RunSettings)
 
@@ -28,9 +30,6 @@ RECORDED = {
 }
 """Keys of each stage's ``config.json`` that are not settings."""
 
-KINDS: dict[type, tuple[type, ...]] = {bool: (bool,), int: (int,), float: (int, float), str: (str,)}
-"""The types of JSON values for each type of setting; settings of other types are lists."""
-
 
 def read_settings(path: str, stage: str) -> Settings:
     """Reads the ``config.json`` of a run of ``stage``, by its own path or by that of the run folder.
@@ -40,13 +39,10 @@ def read_settings(path: str, stage: str) -> Settings:
     """
     file = Path(path) / "config.json" if Path(path).is_dir() else Path(path)
     try:
-        saved = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SSLToolError(f"--config {file}: cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise SSLToolError(f"--config {file}: not a JSON file: {first_line(error)}") from error
-    if not isinstance(saved, dict):
-        raise SSLToolError(f"--config {file} contains no settings; name the config.json of a run")
+        schema = mapping(optional={"stage": text()}, other=nested(), what="a dict of settings")
+        saved: Settings = conform(read_json(file), schema, file, remedy="name the config.json of a run")
+    except SSLToolError as error:
+        raise SSLToolError(f"--config: {error}") from error
     saved_stage = _stage_of(saved)
     if saved_stage not in (None, stage):
         raise SSLToolError(f"--config {file} is from a run of {saved_stage}; name the config.json of a run of {stage}")
@@ -76,22 +72,8 @@ def repeat(config: C, path: str, saved: Settings, stage: str, given: Collection[
             if name not in names:
                 raise unknown("setting", name, names)
             if name not in NOT_REPEATED and name not in given:
-                values[name] = _value(type(config), name, value)
+                values[name] = value
+        schema = mapping(optional=setting_checks(type(config)))
+        values = conform(values, schema, f"--config {path}", remedy="correct the file")
         repeated: C = dataclasses.replace(config, **values)
     return reset_ineffective(repeated, values)
-
-
-def _value(cls: type, name: str, value: Any) -> Any:
-    """A JSON ``value`` as the settings class takes it."""
-    kind = value_type(cls, name)
-    if value is None and may_be_none(cls, name):
-        return None
-    if kind in KINDS:
-        valid = isinstance(value, KINDS[kind]) and (kind is bool or not isinstance(value, bool))
-        expected = kind.__name__
-    else:
-        valid = isinstance(value, list) and all(isinstance(item, str) for item in value)
-        value, expected = tuple(value) if valid else value, "list of str"
-    if not valid:
-        raise UsageError(f"{name} is {json.dumps(value)}; it must be of type {expected}")
-    return value

@@ -5,7 +5,6 @@ Nothing is executed. A file that cannot be read is reported as unreadable.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +21,8 @@ from ssltool.checkpoints.saved_run import PROGRAM, SSLTOOL
 from ssltool.config import InspectConfig
 from ssltool.errors import SSLToolError, first_line
 from ssltool.files import file_hash
+from ssltool.files.npy_files import read_npy
+from ssltool.files.reading import read_json
 from ssltool.models.backbones import build_backbone
 from ssltool.runs.folder import RESULT_FILES, RunFolder
 from ssltool.settings import Record
@@ -134,10 +135,9 @@ def _describe_folder(path: Path) -> Record:
 
 def _describe_npy(path: Path) -> Record:
     try:
-        with open(path, "rb") as stream:
-            array = np.lib.format.read_array(stream, allow_pickle=False)
-    except (OSError, ValueError) as error:
-        return {"kind": UNREADABLE, "problem": first_line(error)}
+        array = read_npy(path)
+    except SSLToolError as error:
+        return {"kind": UNREADABLE, "problem": str(error)}
     kind = "array"
     if array.ndim == 1 and array.dtype.kind in "iu":
         kind = "order" if np.array_equal(np.sort(array), np.arange(len(array))) else "image numbers"
@@ -153,9 +153,9 @@ def _describe_parquet(path: Path) -> Record:
 
 def _describe_json(path: Path) -> Record:
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        return {"kind": UNREADABLE, "problem": first_line(error)}
+        document = read_json(path)
+    except SSLToolError as error:
+        return {"kind": UNREADABLE, "problem": str(error)}
     kind = str(document.get("format", "JSON")) if isinstance(document, dict) else "JSON"
     return {"kind": kind.split("/")[1] if kind.startswith(f"{SSLTOOL}/") else kind, "settings": document}
 

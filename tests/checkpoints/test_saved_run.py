@@ -49,7 +49,7 @@ def test_settings_are_kept_unchanged(settings, trained):
 @pytest.mark.parametrize("key", NEEDED)
 def test_a_missing_setting_is_named(settings, key):
     del settings[key]
-    with pytest.raises(SSLToolError, match=rf"x\.json.* {key} "):
+    with pytest.raises(SSLToolError, match=rf"x\.json.* {key}\b"):
         SavedRun.read(settings, "x.json")
 
 

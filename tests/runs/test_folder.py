@@ -20,8 +20,11 @@ from ssltool.runs.folder import RunFolder, run_path
 SHORT = [*TINY, "--epochs", "1", "--steps-per-epoch", "1", "-b", "16", "--device", "cpu"]
 
 
+EMPTY = {"epochs": [], "epoch_step": 0, "sums": {}}
+
+
 def checkpoint(epoch: int) -> Checkpoint:
-    return Checkpoint("simsiam", "resnet18", epoch, 3 * epoch, {}, {"w": torch.ones(2)}, {}, None, {})
+    return Checkpoint("simsiam", "resnet18", epoch, 3 * epoch, {}, {"w": torch.ones(2)}, {}, None, EMPTY)
 
 
 @pytest.fixture

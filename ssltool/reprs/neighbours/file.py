@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from torch import Tensor
 
 from ssltool.files import Stored
+from ssltool.files.schema import entry, mapping, nested, tensor
 
 
 @dataclass
@@ -24,8 +25,8 @@ class Neighbours(Stored):
 
     FORMAT: ClassVar[str] = "ssltool/neighbours/1"
 
-    indices: Tensor
-    distances: Tensor
-    index: Tensor
-    bank_index: Tensor
-    meta: dict[str, Any] = field(default_factory=dict)
+    indices: Tensor = entry(tensor("N", "k", kinds="integer"))
+    distances: Tensor = entry(tensor("N", "k", kinds="floating"))
+    index: Tensor = entry(tensor("N", kinds="integer"))
+    bank_index: Tensor = entry(tensor("N", "k", kinds="integer"))
+    meta: dict[str, Any] = entry(mapping(other=nested()), default_factory=dict)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor
 
 from ssltool.files import Stored
+from ssltool.files.schema import entry, mapping, nested, tensor
 from ssltool.settings import Record
 
 
@@ -25,8 +26,8 @@ class Clusters(Stored):
 
     FORMAT: ClassVar[str] = "ssltool/clusters/1"
 
-    assignments: Tensor
-    confidence: Tensor
-    targets: Tensor
-    index: Tensor
-    meta: Record = field(default_factory=dict)
+    assignments: Tensor = entry(tensor("N", kinds="integer"))
+    confidence: Tensor = entry(tensor("N", kinds="floating"))
+    targets: Tensor = entry(tensor("N", kinds="integer"))
+    index: Tensor = entry(tensor("N", kinds="integer"))
+    meta: Record = entry(mapping(other=nested()), default_factory=dict)

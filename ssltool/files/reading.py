@@ -1,0 +1,122 @@
+"""Opens files to read; one line tells a missing file, a folder, a missing permission and other causes apart."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from typing import IO, Any
+
+from ssltool.errors import SSLToolError, UsageError, first_line
+from ssltool.settings import SIZE_LIMIT
+
+UTF_16 = (b"\xff\xfe", b"\xfe\xff")
+"""How UTF-16 text begins."""
+
+DEFAULT_LIMIT = 64
+"""Default limit in MB. The paths of the 1.28 million images of ImageNet are 53 MB."""
+
+MAX_RATIO = 64
+"""How many times larger than itself a compressed file may become above the limit. Images rarely become 10 times
+larger, zeros 1000 times."""
+
+
+def size_limit() -> int:
+    """The limit in bytes for what is parsed as a whole: the objects in a ``.pt`` file, without its tensors, and text.
+
+    Raises:
+        UsageError: if the environment variable is not a number of MB.
+    """
+    text = os.environ.get(SIZE_LIMIT, str(DEFAULT_LIMIT))
+    if not (text.isascii() and text.isdecimal()) or not 1 <= len(text) <= 9 or not int(text):
+        raise UsageError(f"{SIZE_LIMIT} is {text[:40]!r}; it must be a number of MB, at least 1")
+    return int(text) * 2**20
+
+
+def too_large(path: object, what: str, size: int) -> SSLToolError:
+    """The error for a file with ``size`` bytes of ``what``, which is above the limit."""
+    needed = -(-size // 2**20)
+    return SSLToolError(
+        f"{path} holds {needed:,} MB of {what}; the limit is {size_limit() // 2**20:,} MB. "
+        f"If you trust the file, raise it with --size-limit {needed}"
+    )
+
+
+def open_file(path: str | os.PathLike[str]) -> IO[bytes]:
+    """Opens a regular file to read.
+
+    Raises:
+        SSLToolError: if there is no such file, it is a folder or a device, or it may not be read.
+    """
+    try:
+        mode = os.stat(path).st_mode
+        if stat.S_ISDIR(mode):
+            raise SSLToolError(f"{path} is a folder; name a file")
+        if not stat.S_ISREG(mode):
+            raise SSLToolError(f"{path} is not a regular file but a pipe, socket or device; name a file")
+        return open(path, "rb")
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise SSLToolError(f"no such file: {path}") from error
+    except PermissionError as error:
+        raise SSLToolError(f"no permission to read {path}; change its mode or its folder's, or the user") from error
+    except (OSError, ValueError) as error:  # a name that is too long, or with a NUL
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else first_line(error)
+        raise SSLToolError(f"cannot read {path}: {reason}") from error
+
+
+def read_bytes(path: str | os.PathLike[str]) -> bytes:
+    """The bytes of a file that is parsed as a whole.
+
+    Raises:
+        SSLToolError: as ``open_file``, or if the file is larger than the limit.
+    """
+    with open_file(path) as stream:
+        size = os.fstat(stream.fileno()).st_size
+        if size > size_limit():
+            raise too_large(path, "text", size)
+        try:
+            return stream.read()
+        except OSError as error:
+            raise SSLToolError(f"cannot read {path}: {error.strerror}") from error
+
+
+def decode(data: bytes, path: object) -> str:
+    """UTF-8 text, with or without a byte order mark.
+
+    Raises:
+        SSLToolError: if ``data``, which comes from ``path``, is other text or no text.
+    """
+    if data[:2] in UTF_16:
+        raise SSLToolError(f"{path} is UTF-16 text; save it as UTF-8")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise SSLToolError(f"{path} is not UTF-8 text (byte {error.start:,}); save it as UTF-8") from error
+
+
+def parse_json(text: str) -> Any:
+    """The value of a JSON ``text``.
+
+    Raises:
+        ValueError: if it is not JSON, or too deeply nested; the message is one line.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    except ValueError as error:
+        raise ValueError(first_line(error)) from error
+
+
+def read_json(path: str | os.PathLike[str]) -> Any:
+    """The value in a JSON file.
+
+    Raises:
+        SSLToolError: as ``read_bytes`` and ``decode``, or if the file is not JSON.
+    """
+    text = decode(read_bytes(path), path)
+    try:
+        return parse_json(text)
+    except ValueError as error:
+        found = "it is empty" if not text.strip() else str(error)
+        raise SSLToolError(f"{path} is not a readable JSON file ({found}); copy it again") from error

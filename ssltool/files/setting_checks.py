@@ -1,0 +1,34 @@
+"""Checks of saved settings, made from the fields that declare the settings."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from ssltool.files.schema import Check, Sizes, boolean, integer, listing, optional, real, text
+from ssltool.settings import may_be_none, value_type
+
+
+def setting_checks(cls: type) -> dict[str, Check]:
+    """The check of each setting of the class ``cls``: its type and its inclusive bounds.
+
+    Names of methods, architectures and other entries of registries are text, because plug-ins may add to them.
+    """
+    return {f.name: _check(cls, f) for f in dataclasses.fields(cls)}
+
+
+def _check(cls: type, f: dataclasses.Field[Any]) -> Check:
+    low, high = (f.metadata.get(name) for name in ("minimum", "maximum"))
+    kind = value_type(cls, f.name)
+    checks = {bool: boolean(), int: integer(low, high), float: real(low, high), str: text()}
+    check = checks.get(kind, _texts())
+    return optional(check) if may_be_none(cls, f.name) else check
+
+
+def _texts() -> Check:
+    texts = listing(text(), what="a list of texts")
+
+    def convert(value: Any, sizes: Sizes) -> tuple[str, ...]:
+        return tuple(texts(value, sizes))
+
+    return Check(texts.expected, convert)

@@ -1,0 +1,238 @@
+"""Reads the dict in a file of ``torch.save`` without executing anything, and says what is wrong with other files."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import warnings
+import zipfile
+import zlib
+from typing import IO, Any
+
+import torch
+
+from ssltool.errors import SSLToolError, first_line
+from ssltool.files.reading import open_file, size_limit, too_large
+
+SMALL = 2**20
+"""Bytes to which the entries of any zip archive may inflate."""
+
+STEP_BYTES = 8
+"""Size at which each step of reading a pickle counts at least, because each takes a microsecond."""
+
+BYTEARRAY = b"\nbytearray\n"
+"""How a pickle names the type whose constructor allocates any number of bytes."""
+
+PREFIXED = {**dict.fromkeys(b"U\x8a", 1), **dict.fromkeys(b"XT", 4)}
+FIXED = {
+    ord("J"): 4,
+    ord("K"): 1,
+    ord("M"): 2,
+    ord("G"): 8,
+    ord("h"): 1,
+    ord("j"): 4,
+    ord("q"): 1,
+    ord("r"): 4,
+    0x80: 1,
+}
+"""Operations of pickles with an argument: the bytes of its length, which precedes it, or its own."""
+
+FIRST_BYTES = {
+    b"\x93NUMPY": "a NumPy array",
+    b"\xff\xd8\xff": "a JPEG image",
+    b"\x89PNG": "a PNG image",
+    b"GIF8": "a GIF image",
+    b"RIFF": "a RIFF file, such as a WebP image",
+    b"\x1f\x8b": "a gzip archive",
+    b"BZh": "a bzip2 archive",
+    b"\xfd7zXZ": "an xz archive",
+    b"PAR1": "a parquet table",
+    b"\x89HDF": "an HDF5 file",
+    b"%PDF": "a PDF document",
+    b"\x7fELF": "a program",
+}
+"""How files of other kinds begin."""
+
+
+def load_dict(path: str | os.PathLike[str], *, mmap: bool = False) -> dict[Any, Any]:
+    """Loads the dict in a ``.pt`` file, to the CPU.
+
+    Raises:
+        SSLToolError: if there is no such file or it may not be read, if it is cut short, of another kind or larger than
+            the limit, if it is not a dict, or could only be read by executing code.
+    """
+    with open_file(path) as stream:
+        zipped, mappable = _check_kind(path, stream)
+        source: Any = _torch_path(path, stream) if zipped else _Limited(stream, path)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                contents = torch.load(source, map_location="cpu", weights_only=True, mmap=mmap and mappable)
+        except SSLToolError:
+            raise
+        except Exception as error:  # torch.load may raise anything if the bytes are not a pickle
+            raise _reason(path, error) from error
+    if not isinstance(contents, dict):
+        raise SSLToolError(f"{path} contains a {type(contents).__name__}; ssltool reads files that contain a dict")
+    return contents
+
+
+def _torch_path(path: str | os.PathLike[str], stream: IO[bytes]) -> str:
+    """``path`` as torch, which encodes it in UTF-8, opens it: by its descriptor if the locale encodes it otherwise."""
+    name = os.fspath(path)
+    return name if name.encode("utf-8", "replace") == os.fsencode(name) else f"/dev/fd/{stream.fileno()}"
+
+
+def _reason(path: object, error: Exception) -> SSLToolError:
+    text = str(error)
+    if "TorchScript" in text:
+        return _torchscript(path)
+    if "Weights only load failed" in text and "Unsupported operand" not in text:
+        match = re.search(r"GLOBAL (\S+)", text)
+        name = f" ({match[1]})" if match else ""
+        return SSLToolError(
+            f"{path} contains pickled Python objects{name}, which loading would execute; save it again with "
+            "tensors, numbers, strings, lists and dicts only, as docs/checkpoints.md shows"
+        )
+    return SSLToolError(f"{path} is not a readable .pt file and may be truncated; copy or regenerate it")
+
+
+def _torchscript(path: object) -> SSLToolError:
+    return SSLToolError(
+        f"{path} is a TorchScript program, which loading would execute; save the state_dict() of its network "
+        "instead, as docs/checkpoints.md shows"
+    )
+
+
+def _check_kind(path: object, stream: IO[bytes]) -> tuple[bool, bool]:
+    """Checks the kind of the file and the sizes that it declares.
+
+    Returns:
+        Whether it is a zip archive of ``torch.save``, else one of its legacy format; and whether it can be mapped.
+
+    Raises:
+        SSLToolError: if it is neither.
+    """
+    head = stream.read(512)
+    stream.seek(0)
+    if head[:2] == b"PK":
+        return True, _check_zip(path, stream)
+    if head[:1] == b"\x80":  # a pickle, which the legacy format consists of
+        return False, False
+    if not head.strip(b"\0"):
+        found = "is empty" if not head else "begins with zeros, as after a power cut"
+        raise SSLToolError(f"{path} {found}; copy or regenerate it")
+    kind = next((name for start, name in FIRST_BYTES.items() if head.startswith(start)), None)
+    if kind is None:
+        kind = "text" if _is_text(head) else "something else"
+    raise SSLToolError(f"{path} is not a .pt file but {kind}; name a file that torch.save wrote")
+
+
+def _is_text(head: bytes) -> bool:
+    text = head[:-4].decode("utf-8", "replace") if len(head) == 512 else head.decode("utf-8", "replace")
+    return all(letter.isprintable() or letter.isspace() for letter in text) and "\ufffd" not in text
+
+
+def _check_zip(path: object, stream: IO[bytes]) -> bool:
+    """Checks what a zip archive declares before its entries are read. Returns whether it can be mapped.
+
+    Raises:
+        SSLToolError: if it is cut short, not of torch, or declares other or larger contents than it can hold.
+    """
+    size = os.fstat(stream.fileno()).st_size
+    try:
+        with zipfile.ZipFile(stream) as archive:
+            entries = archive.infolist()
+            names = [entry.filename for entry in entries]
+            pickles = [entry for entry in entries if entry.filename.endswith("data.pkl")]
+            if any(name.endswith("/constants.pkl") for name in names):
+                raise _torchscript(path)
+            if not pickles:
+                kind = "a NumPy .npz archive" if any(name.endswith(".npy") for name in names) else "a zip archive"
+                raise SSLToolError(f"{path} is not a .pt file but {kind}; name a file that torch.save wrote")
+            declared = sum(entry.file_size for entry in entries)
+            if declared > max(size, SMALL):
+                raise SSLToolError(
+                    f"{path} declares {declared:,} bytes, but is {size:,} bytes long; copy it again, or write it "
+                    "without compression, as torch.save does"
+                )
+            if len(set(names)) < len(names):
+                raise SSLToolError(f"{path} holds two entries of one name; copy or regenerate it")
+            objects = sum(entry.file_size for entry in entries if "/data/" not in entry.filename)
+            if objects > size_limit():
+                raise too_large(path, "objects beside its tensors", objects)
+            for data in map(archive.read, pickles):
+                if BYTEARRAY in data:
+                    raise _bytes_error(path)
+                if STEP_BYTES * len(data) > size_limit() and _has_steps(data, size_limit() // STEP_BYTES):
+                    raise too_large(path, "objects beside its tensors", STEP_BYTES * len(data))
+            return all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, NotImplementedError, RuntimeError) as error:
+        cut = "not a zip file" in str(error)
+        found = "its list of contents, which is at its end, is missing" if cut else first_line(error)
+        raise SSLToolError(f"{path} is cut short or damaged ({found}); copy it again") from error
+    finally:
+        stream.seek(0)
+
+
+def _has_steps(data: bytes, most: int) -> bool:
+    """Whether a pickle has more than ``most`` operations."""
+    at, steps, end = 0, 0, len(data)
+    while at < end and steps <= most:
+        operation = data[at]
+        steps += 1
+        if operation in PREFIXED:
+            width = PREFIXED[operation]
+            at += 1 + width + int.from_bytes(data[at + 1 : at + 1 + width], "little")
+        elif operation == ord("c"):  # the name of a global, two lines
+            at = data.find(b"\n", data.find(b"\n", at) + 1) + 1 or end
+        else:
+            at += 1 + FIXED.get(operation, 0)
+    return steps > most
+
+
+def _bytes_error(path: object) -> SSLToolError:
+    return SSLToolError(f"{path} holds a bytearray; save it again with tensors, numbers, strings, lists and dicts only")
+
+
+class _Limited(io.RawIOBase):
+    """A file of torch's legacy format. What is read through it is limited; torch reads tensors past it."""
+
+    def __init__(self, stream: IO[bytes], path: object) -> None:
+        self.stream, self.path, self.left = stream, path, size_limit()
+
+    def _counted(self, data: bytes) -> bytes:
+        self.left -= max(len(data), STEP_BYTES)
+        if self.left < 0:
+            raise too_large(self.path, "objects beside its tensors", os.fstat(self.stream.fileno()).st_size)
+        return data
+
+    def read(self, size: int = -1) -> bytes:
+        return self._counted(self.stream.read(min(size, self.left + 1) if size >= 0 else self.left + 1))
+
+    def readline(self, size: int | None = -1) -> bytes:
+        line = self._counted(self.stream.readline(self.left + 1))
+        if line == BYTEARRAY[1:]:
+            raise _bytes_error(self.path)
+        return line
+
+    def readinto(self, buffer: Any) -> int:
+        data = self.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def tell(self) -> int:
+        return self.stream.tell()
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return self.stream.seek(offset, whence)
+
+    def fileno(self) -> int:
+        return self.stream.fileno()
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
