@@ -10,12 +10,16 @@ import pandas as pd
 
 from ssltool.checkpoints.probe import Probe
 from ssltool.errors import SSLToolError, counted, first_line
+from ssltool.files.schema import ANYTHING, conform, mapping
 
 Accuracies = tuple[list[float | None], list[str]]
 """The accuracy of each item, None where it is not known, and notes for the user."""
 
 PROTOCOL = ("features", "optimizer", "epochs", "batch_size", "labels_fraction", "val_size", "image_size")
 """The settings that probes must share for their accuracies to be comparable."""
+
+FINISHED = mapping({"acc1": ANYTHING, "random": ANYTHING}, other=ANYTHING)
+"""The metrics of a probe that is trained to the end."""
 
 
 def probe_accuracies(folders: Sequence[str], hashes: Sequence[str | None]) -> Accuracies:
@@ -31,6 +35,7 @@ def probe_accuracies(folders: Sequence[str], hashes: Sequence[str | None]) -> Ac
         metrics = Probe.load(Path(folder) / "probe.pt").metrics
         if "checkpoint_hash" not in metrics:
             raise SSLToolError(f"{folder}: the probe is not trained to the end; run ssltool lincls again")
+        conform({"metrics": metrics}, mapping({"metrics": FINISHED}), Path(folder) / "probe.pt")
         if metrics["random"] or metrics["checkpoint_hash"] is None:
             what = "an untrained network" if metrics["random"] else "representations of an unknown checkpoint"
             notes.append(f"{folder} is a probe of {what} and is left out")
