@@ -33,7 +33,7 @@ def checkpoint(**changes) -> Checkpoint:
         "state_dict": {"backbone.weight": torch.arange(6.0).reshape(2, 3)},
         "optimizer": {"state": {0: {"momentum_buffer": torch.ones(2, 3)}}, "param_groups": [{"params": [0]}]},
         "scaler": None,
-        "metrics": {"epochs": [{"loss": -0.5}], "epoch_step": 0, "sums": {"loss": 0.0}},
+        "metrics": {"epochs": [{"epoch": 0, "loss": -0.5}], "epoch_step": 0, "sums": {"loss": 0.0}},
     }
     return Checkpoint(**settings | changes)
 

@@ -9,23 +9,63 @@ from torch import Tensor
 
 from ssltool.checkpoints.saved_run import MOST_EPOCHS, SETTINGS, SavedRun
 from ssltool.files import Stored
-from ssltool.files.schema import boolean, entry, integer, listing, mapping, nested, optional, real, tensor, text
+from ssltool.files.schema import (
+    Check,
+    Sizes,
+    boolean,
+    entry,
+    integer,
+    listing,
+    mapping,
+    nested,
+    optional,
+    real,
+    tensor,
+    text,
+)
 from ssltool.settings import Record, Settings
 
 NUMBER = optional(real(finite=False))
 
-RECORD = mapping(
-    optional={
-        "epoch": integer(0, MOST_EPOCHS),
+_EPOCH = mapping(
+    {"epoch": integer(0, MOST_EPOCHS)},
+    {
         "step": integer(0),
         "seed": integer(),
         **dict.fromkeys(("arm", "phase", "strategy", "verdict"), text(200)),
         "converged": boolean(),
         "tried": listing(mapping(optional={"converged": boolean()}, other=NUMBER)),
     },
-    other=NUMBER,
+    NUMBER,
 )
-"""A record of an epoch, as in ``metrics.jsonl``: names, and numbers or None."""
+_FIT = mapping({"c": real(0), "converged": boolean(), "iterations": integer(0)}, other=NUMBER)
+
+
+def _record(value: Any, sizes: Sizes) -> Record:
+    of_fit = isinstance(value, dict) and "c" in value
+    record: Record = (_FIT if of_fit else _EPOCH)(value, sizes)
+    return record
+
+
+RECORD = Check("a record", _record)
+"""A record of an epoch, or of a fit of lincls, as in ``metrics.jsonl``: names, and numbers or None."""
+
+OPTIMIZER = mapping(
+    optional={
+        "state": mapping(keys=integer(0), other=mapping(other=nested(tensors=True))),
+        "param_groups": listing(mapping(other=nested(tensors=True))),
+    }
+)
+"""The state of an optimizer; empty if there is none."""
+
+SCALER = mapping(
+    {
+        **dict.fromkeys(("scale", "growth_factor", "backoff_factor"), real(0)),
+        "growth_interval": integer(1),
+        "_growth_tracker": integer(0),
+    }
+)
+"""The state of a gradient scaler."""
 
 METRICS = mapping(
     {"epochs": listing(RECORD), "epoch_step": integer(0), "sums": mapping(other=real(finite=False))}, other=nested()
@@ -53,8 +93,8 @@ class Checkpoint(Stored):
     step: int = entry(integer(0))
     config: Settings = entry(SETTINGS)
     state_dict: dict[str, Tensor] = entry(mapping(other=tensor(...), minimum=1))
-    optimizer: dict[str, Any] = entry(mapping(other=nested(tensors=True)))
-    scaler: dict[str, Any] | None = entry(optional(mapping(other=real())))
+    optimizer: dict[str, Any] = entry(OPTIMIZER)
+    scaler: dict[str, Any] | None = entry(optional(SCALER))
     metrics: Record = entry(METRICS)
 
     @property

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ssltool.checkpoints.parameter_names import NamingScheme, find_naming_schemes
 from ssltool.errors import SSLToolError
+from ssltool.files.misfit import name_keys
 from ssltool.registry import Registry
 
 CONTAINERS = ("teacher", "state_dict_ema", "model_ema", "state_dict", "model", "model_state_dict")
@@ -146,14 +147,13 @@ def detect_layout(path: str, names: Collection[str], entries: Collection[str]) -
         if layout.prefix in networks and layout.matches(names, entries):
             return layout, networks[layout.prefix]
     if not networks:
-        some = ", ".join(list(names)[:4]) or "none"
         raise SSLToolError(
-            f"{path} contains no ResNet or ViT that ssltool supports; its parameters are {some}, ...; "
+            f"{path} contains no ResNet or ViT that ssltool supports; its parameters are {name_keys(names, most=4)}; "
             "list all with ssltool inspect --keys"
         )
     if len(networks) > 1:
         raise SSLToolError(
-            f"{path} contains several networks ({', '.join(networks)}) and matches no layout that ssltool supports; "
+            f"{path} contains several networks ({name_keys(networks)}) and matches no layout that ssltool supports; "
             "save the state_dict of one network"
         )
     ((prefix, scheme),) = networks.items()

@@ -12,9 +12,11 @@ from ssltool.checkpoints.checkpoint import Checkpoint
 from ssltool.checkpoints.checkpoint_layouts import HEADS, CheckpointLayout, detect_layout, extract_weights
 from ssltool.checkpoints.match_architecture import BackboneSpec, add_batch_counters, match_backbone
 from ssltool.checkpoints.read import read_entries
-from ssltool.checkpoints.saved_run import SSLTOOL, SavedRun
+from ssltool.checkpoints.saved_run import MOST_EPOCHS, SSLTOOL, SavedRun
 from ssltool.errors import SSLToolError
 from ssltool.files import FilePath
+from ssltool.files.misfit import name_keys
+from ssltool.files.schema import conform, mapping, tensor
 
 
 @dataclass(frozen=True)
@@ -37,11 +39,10 @@ class ForeignBackbone:
 
     def __str__(self) -> str:
         """A one-line description."""
-        """A one-line description."""
         stem = "" if self.spec.stem == "auto" else f" (stem {self.spec.stem})"
         where = f"backbone under '{self.layout.prefix}'" if self.layout.prefix else "backbone without prefix"
         epoch = "" if self.epoch is None else f", epoch {self.epoch}"
-        ignored = f"; ignored: {', '.join(self.ignored)}" if self.ignored else ""
+        ignored = f"; ignored: {name_keys(self.ignored, most=20)}" if self.ignored else ""
         return f"{self.layout.program} checkpoint: arch {self.spec.arch}{stem}, {where}{epoch}{ignored}"
 
 
@@ -57,15 +58,17 @@ def find_backbone(
     layout, scheme = detect_layout(str(path), weights, entries)
     backbone: dict[str, Tensor] = {}
     ignored: dict[str, None] = {}  # an ordered set
-    for name, tensor in weights.items():
+    for name, held in weights.items():
         local_name = name.removeprefix(layout.prefix)
         has_prefix = name.startswith(layout.prefix)
         if has_prefix and local_name.split(".")[0] not in HEADS:
-            backbone[scheme.rename(local_name)] = tensor
+            backbone[scheme.rename(local_name)] = held
         else:
             ignored[layout.prefix + local_name.split(".")[0] if has_prefix else name.split(".")[0]] = None
+    backbone = conform(backbone, mapping(other=tensor(...)), path, remedy="save the state_dict again on the CPU")
     spec = match_backbone(str(path), backbone, layout, arch=arch, stem=stem)
-    epoch = entries["epoch"] if isinstance(entries.get("epoch"), int) else None
+    epoch = entries.get("epoch")
+    epoch = epoch if type(epoch) is int and 0 <= epoch < MOST_EPOCHS else None
     if epoch is not None and "pytorch-lightning_version" in entries:
         epoch += 1  # Lightning saves the number of the current epoch, other programs that of completed epochs
     return ForeignBackbone(layout, spec, add_batch_counters(backbone, spec), list(ignored), epoch)

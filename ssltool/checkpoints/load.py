@@ -22,6 +22,7 @@ from ssltool.methods.base import Method
 from ssltool.models.backbones import family_of, resolve_stem
 from ssltool.settings import Record
 from ssltool.training import distributed
+from ssltool.training.restore import check_weights, load_weights
 from ssltool.training.setup import DEFAULT_SIZE
 
 C = TypeVar("C", bound=NetworkSettings)
@@ -87,17 +88,15 @@ def load_pretrained(
         raise SSLToolError("this stage runs in one process; start it without torchrun")
     source = _source(settings, seed)
     run = source.run
+    remedy = f"these are not the weights of {run.backbone.arch}"
     with found_in(settings.pretrained):
+        if source.weights is not None and not run.plugins:  # widths in a damaged file may be larger than memory
+            with torch.device("meta"):
+                check_weights(build_method(run), source.weights, settings.pretrained, remedy)
         method = build_method(run if seed is None else run.updated(seed=seed))
     untrained = settings.random or source.weights is None
     if source.weights is not None and not settings.random:
-        try:
-            method.load_state_dict(source.weights)
-        except RuntimeError as error:
-            reason = str(error).splitlines()[-1].strip()
-            raise SSLToolError(
-                f"the weights in {settings.pretrained} do not match {run.backbone.arch}: {reason}"
-            ) from error
+        load_weights(method, source.weights, settings.pretrained, remedy)
     image_size = settings.image_size or run.backbone.image_size
     origin = {
         "checkpoint": settings.pretrained,

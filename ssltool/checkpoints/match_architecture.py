@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ssltool.checkpoints.checkpoint_layouts import TIMM_HEADS, CheckpointLayout
 from ssltool.errors import SSLToolError
+from ssltool.files.misfit import name_keys
 from ssltool.models.backbones import build_backbone, family_of
 from ssltool.models.resnet import NARROW, STEM_CONVS, VARIANTS, torchvision_resnets
 from ssltool.models.vit import VITS, ViTShape, vit_name, vit_of, vit_shape
@@ -177,13 +178,8 @@ def _mismatch(path: str, found: Shapes, expected: Shapes, arch: str) -> SSLToolE
         "unexpected": [name for name in found if name not in expected],
         "of another shape": [name for name in expected if name in found and found[name] != expected[name]],
     }
-    listed = "; ".join(f"{what}: {_some(names)}" for what, names in parts.items() if names)
+    listed = "; ".join(f"{what}: {name_keys(names, SHOWN)}" for what, names in parts.items() if names)
     return SSLToolError(f"{path} does not contain one complete backbone; compared with {arch}, {listed}")
-
-
-def _some(names: list[str]) -> str:
-    more = f", ... ({len(names)} in total)" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
 
 
 def add_batch_counters(weights: Mapping[str, Tensor], spec: BackboneSpec) -> dict[str, Tensor]:

@@ -8,9 +8,38 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from ssltool.checkpoints.checkpoint import OPTIMIZER, RECORD
 from ssltool.files import Stored
-from ssltool.files.schema import entry, mapping, nested, optional, tensor
+from ssltool.files.schema import boolean, entry, integer, listing, mapping, nested, optional, real, tensor, text
 from ssltool.settings import Record, Settings
+
+FRACTION = real(0, 1)
+
+METRICS = mapping(
+    optional={
+        **dict.fromkeys(("acc1", "acc5", "class_acc1", "labels_fraction"), FRACTION),
+        "held_acc1": optional(FRACTION),
+        **dict.fromkeys(("features", "optimizer"), text(200)),
+        "checkpoint_hash": optional(text(200)),
+        "random": boolean(),
+        "val_size": integer(0),
+        **dict.fromkeys(("epochs", "batch_size", "image_size"), optional(integer(0))),
+    },
+    other=nested(),
+)
+"""The result, or the record of the last epoch."""
+
+STATE = mapping(
+    optional={
+        "layers": listing(mapping({"weight": tensor("C", "d"), "bias": tensor("C")})),
+        "optimizer": OPTIMIZER,
+        "sums": tensor(2, None),
+        **dict.fromkeys(("epoch", "step", "chosen"), integer(0)),
+        "history": listing(RECORD),
+    },
+    other=nested(tensors=True),
+)
+"""The state that training resumes from; empty if there is none."""
 
 
 @dataclass
@@ -27,12 +56,12 @@ class Probe(Stored):
 
     FORMAT: ClassVar[str] = "ssltool/probe/1"
 
-    weight: Tensor = entry(tensor("C", "D", kinds="floating", finite=True))
+    weight: Tensor = entry(tensor("C", "D", kinds="floating", finite=True, filled=True))
     bias: Tensor = entry(tensor("C", kinds="floating", finite=True))
-    config: Settings = entry(mapping(other=nested()))
-    metrics: Record = entry(mapping(other=nested()))
+    config: Settings = entry(mapping(optional={"origin": mapping(other=nested())}, other=nested()))
+    metrics: Record = entry(METRICS)
     labels: Tensor | None = entry(optional(tensor("C", kinds="integer")), default=None)
-    state: dict[str, Any] = entry(mapping(other=nested(tensors=True)), default_factory=dict)
+    state: dict[str, Any] = entry(STATE, default_factory=dict)
 
     @property
     def classes(self) -> Tensor:

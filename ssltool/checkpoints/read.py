@@ -8,11 +8,17 @@ from typing import Any
 
 from ssltool.errors import SSLToolError, first_line
 from ssltool.files import Entries, FilePath, load_dict
+from ssltool.files.misfit import describe, name_keys
+from ssltool.files.reading import open_file
+from ssltool.files.schema import MAX_DEPTH
 from ssltool.settings import Settings
 
 SAFETENSORS = ".safetensors"
 
 PLAIN_TYPES = (str, int, float, bool)
+
+LONGEST = 10_000
+"""Maximum length of text, lists and dicts that are shown."""
 
 
 def read_entries(path: FilePath) -> Entries:
@@ -29,8 +35,7 @@ def read_entries(path: FilePath) -> Entries:
 
 
 def _read_safetensors(path: FilePath) -> Entries:
-    if not Path(path).is_file():
-        raise SSLToolError(f"no such file: {path}")
+    open_file(path).close()
     package = safetensors_package()
     try:
         with package.safe_open(str(path), framework="pt") as file:
@@ -59,14 +64,19 @@ def extract_settings(entries: Mapping[str, Any]) -> Settings:
     """The numbers, strings and saved settings among a file's ``entries``, as values that JSON can hold."""
     named = ("args", "config", "hyper_parameters", "__metadata__")
     kept = {key: value for key, value in entries.items() if isinstance(value, PLAIN_TYPES) or key in named}
-    settings: Settings = _plain(kept)
+    settings: Settings = plain(kept)
     return settings
 
 
-def _plain(value: Any) -> Any:
-    """``value`` as JSON can hold it; an object of another type becomes the name of its type."""
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+def plain(value: Any, depth: int = MAX_DEPTH) -> Any:
+    """``value`` as JSON can hold it; an object of another type, or below ``depth``, becomes the name of its type.
+
+    Long text, long lists and large dicts are described.
+    """
+    if isinstance(value, (dict, list, tuple)) and depth and len(value) <= LONGEST:
+        if isinstance(value, dict):
+            return {name_keys([key]): plain(item, depth - 1) for key, item in value.items()}
+        return [plain(item, depth - 1) for item in value]
+    if (isinstance(value, str) and len(value) > LONGEST) or (type(value) is int and value.bit_length() > 128):
+        return describe(value)
     return value if isinstance(value, PLAIN_TYPES) or value is None else f"<{type(value).__name__}>"

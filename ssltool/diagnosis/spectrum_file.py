@@ -8,8 +8,10 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from ssltool.files import FilePath, Stored, load_dict
-from ssltool.files.schema import entry, mapping, nested, optional, real, tensor
+from ssltool.files.schema import entry, integer, mapping, nested, optional, real, tensor, text
 from ssltool.settings import Record
+
+META = {"type": text(200), "n": integer(1), "d": integer(1)}
 
 
 @dataclass
@@ -18,14 +20,15 @@ class Spectrum(Stored):
 
     FORMAT: ClassVar[str] = "ssltool/spectrum/1"
 
-    stds: Tensor = entry(tensor("d", kinds="floating", finite=True))
+    stds: Tensor = entry(tensor("d", kinds="floating", finite=True, filled=True))
     metrics: Record = entry(mapping(other=optional(real(finite=False))))
-    meta: dict[str, Any] = entry(mapping(other=nested()))
+    meta: dict[str, Any] = entry(mapping(optional=META, other=nested()))
 
     @classmethod
     def load(cls, path: FilePath) -> Spectrum:
         """Loads a spectrum. Files of the paper's code, which contain only ``stds``, are supported."""
         contents = load_dict(path)
         if "format" not in contents and "stds" in contents:
-            return cls(contents["stds"].double(), {}, {})
-        return cls._load(path)
+            paper = cls.of({"format": cls.FORMAT, "stds": contents["stds"], "metrics": {}, "meta": {}}, path)
+            return cls(paper.stds.double(), {}, {})
+        return cls.of(contents, path)

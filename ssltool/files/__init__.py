@@ -24,6 +24,7 @@ from torch import Tensor
 
 import ssltool
 from ssltool.errors import SSLToolError, first_line
+from ssltool.files.misfit import describe, name_keys
 from ssltool.files.schema import conform, mapping
 from ssltool.files.torch_files import load_dict as load_dict
 
@@ -155,9 +156,10 @@ class Stored:
             SSLToolError: if the format is another one, a key is missing, or a value is not as its ``entry`` declares.
         """
         found = contents.get("format", "no format")
-        if found != cls.FORMAT:
+        if not isinstance(found, str) or found != cls.FORMAT:
             raise SSLToolError(
-                f"{path} is not a {cls.FORMAT} file: its format is {found!r}, its keys are {first_keys(contents)}"
+                f"{path} is not a {cls.FORMAT} file: its format is {describe(found)}, its keys are "
+                f"{first_keys(contents)}"
             )
         checks = {f.name: f.metadata["check"] for f in fields(cls)}
         needed = [f.name for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING]
@@ -168,7 +170,7 @@ class Stored:
 
 def first_keys(contents: Entries) -> str:
     """The first keys of ``contents``, for error messages."""
-    return ", ".join(list(map(str, contents))[:6]) or "none"
+    return name_keys(contents)
 
 
 def finite(value: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -52,6 +52,12 @@ def describe(value: Any) -> str:
         case Mapping() | list() | tuple():
             return f"a {type(value).__name__} of {len(value):,}"
     return f"a value of type {type(value).__name__}"
+
+
+def name_keys(keys: Iterable[Any], most: int = 6) -> str:
+    """The first keys of a file, for messages; keys that are long or not printable are quoted and cut."""
+    names = [key if isinstance(key, str) and key.isprintable() and len(key) <= 100 else describe(key) for key in keys]
+    return ", ".join(names[:most]) + (f", ... ({len(names):,} in total)" if len(names) > most else "") or "none"
 
 
 def _describe_tensor(tensor: Tensor) -> str:

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from ssltool.errors import SSLToolError
-from ssltool.files.misfit import Misfit, describe, key_path
+from ssltool.files.misfit import Misfit, describe, key_path, name_keys
 
 REGENERATE = "regenerate the file, or copy it again"
 
@@ -59,6 +59,9 @@ class Check:
 
     def __call__(self, value: Any, sizes: Sizes) -> Any:
         return self.convert(value, sizes)
+
+
+ANYTHING = Check("anything", lambda value, sizes: value)
 
 
 def conform(value: Any, check: Check, file: object, *, sizes: Sizes | None = None, remedy: str = REGENERATE) -> Any:
@@ -228,9 +231,25 @@ def listing(
     return Check(what, convert)
 
 
+def sequence(items: Sequence[Check], what: str = "a list") -> Check:
+    """A list or tuple of as many values as ``items``, each of which passes its own check."""
+
+    def convert(value: Any, sizes: Sizes) -> list[Any]:
+        listing(ANYTHING, len(items), what=what)(value, sizes)
+        converted: list[Any] = []
+        try:
+            for check, each in zip(items, value, strict=True):
+                converted.append(check(each, sizes))
+        except Misfit as misfit:
+            raise misfit.inside(len(converted)) from misfit
+        return converted
+
+    return Check(what, convert)
+
+
 def mapping(
     required: Mapping[str, Check] | None = None,
-    optional: Mapping[str, Check] | None = None,
+    optional: Mapping[Any, Check] | None = None,
     other: Check | None = None,
     *,
     keys: Check | None = None,
@@ -255,10 +274,10 @@ def mapping(
         if len(value) < minimum:
             raise Misfit(describe(value), f"{what} of at least {minimum}")
         if missing := [name for name in needed if name not in value]:
-            raise Misfit(None, ", ".join(missing))
+            raise Misfit(None, name_keys(missing))
         converted = {}
         for name, held in value.items():
-            check = known.get(name, other) if isinstance(name, str) else other
+            check = known.get(name, other)
             if check is None or name not in known:
                 _check_key(name, keys if check else None, sizes)
             if check is not None:
@@ -281,7 +300,10 @@ def _check_key(name: Any, keys: Check | None, sizes: Sizes) -> None:
 
 
 def tensor(
-    *shape: str | int | EllipsisType | None, kinds: str | Collection[str] = tuple(KINDS), finite: bool = False
+    *shape: str | int | EllipsisType | None,
+    kinds: str | Collection[str] = tuple(KINDS),
+    finite: bool = False,
+    filled: bool = False,
 ) -> Check:
     """A dense tensor on the CPU, detached.
 
@@ -291,6 +313,7 @@ def tensor(
         shape: its sizes: numbers, names of sizes, or None for any size; ``...`` stands for any number of sizes.
         kinds: ``floating``, ``integer`` or ``boolean``, one or several.
         finite: no element may be NaN or infinite. This reads all elements.
+        filled: there must be elements.
     """
     names = (kinds,) if isinstance(kinds, str) else tuple(kinds)
     dtypes = frozenset(dtype for name in names for dtype in KINDS[name])
@@ -305,6 +328,8 @@ def tensor(
         if not _shape_fits(shape, tuple(value.shape), known):
             fixed = [f"{size} = {sizes[size]}" for size in shape if isinstance(size, str) and size in sizes]
             raise Misfit(describe(value), expected + (f" with {', '.join(fixed)}" if fixed else ""))
+        if filled and not value.numel():
+            raise Misfit(describe(value), f"{expected} with elements")
         sizes.update(known)
         held = value.untyped_storage().nbytes()
         if value.nbytes > max(held, MAX_EXPANDED):

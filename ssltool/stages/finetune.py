@@ -30,6 +30,7 @@ from ssltool.data.support import stratified_sample
 from ssltool.diagnosis.metrics.of_rows import feature_std_tensor
 from ssltool.errors import SSLToolError
 from ssltool.files import weights_hash
+from ssltool.files.schema import ANYTHING, conform, listing, mapping, real, sequence
 from ssltool.methods.base import Method
 from ssltool.models.depth import LayerGroup, layer_groups
 from ssltool.runs.folder import RunFolder, run_path
@@ -38,6 +39,7 @@ from ssltool.settings import Record, Settings
 from ssltool.training.classification import Accuracy
 from ssltool.training.classifier_setup import ClassifierLoop, build_classifier, classifier_setup, training_state
 from ssltool.training.device import autocast, pick_device, worker_count
+from ssltool.training.restore import OTHER
 from ssltool.training.schedule import rates_at
 from ssltool.training.setup import TrainingSetup
 from ssltool.training.signals import StopRequest
@@ -170,6 +172,11 @@ def _load_history(arm: _Arm) -> list[Record]:
     checkpoint = Checkpoint.load(arm.path)
     check_compatible(checkpoint, arm.saved, arm.path, more=FIXED)
     history: list[Record] = checkpoint.metrics["epochs"]
+    schema = listing(ANYTHING, checkpoint.epoch)
+    if checkpoint.epoch == arm.setup.epochs:
+        evaluated = mapping(dict.fromkeys(ACCURACIES, real(0, 1)), other=ANYTHING)
+        schema = sequence([*[ANYTHING] * (checkpoint.epoch - 1), evaluated])
+    conform({"metrics.epochs": history}, mapping({"metrics.epochs": schema}), arm.path, remedy=OTHER)
     return history
 
 

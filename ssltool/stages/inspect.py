@@ -16,13 +16,15 @@ from ssltool.checkpoints.build import require_plugins
 from ssltool.checkpoints.checkpoint import Checkpoint
 from ssltool.checkpoints.checkpoint_layouts import extract_weights
 from ssltool.checkpoints.convert import find_backbone
-from ssltool.checkpoints.read import extract_settings, read_entries
+from ssltool.checkpoints.read import extract_settings, plain, read_entries
 from ssltool.checkpoints.saved_run import PROGRAM, SSLTOOL
 from ssltool.config import InspectConfig
-from ssltool.errors import SSLToolError, first_line
+from ssltool.errors import SSLToolError
 from ssltool.files import file_hash
+from ssltool.files.misfit import name_keys
 from ssltool.files.npy_files import read_npy
 from ssltool.files.reading import read_json
+from ssltool.files.schema import MAX_DEPTH
 from ssltool.models.backbones import build_backbone
 from ssltool.runs.folder import RESULT_FILES, RunFolder
 from ssltool.settings import Record
@@ -94,18 +96,20 @@ def _describe_entries(path: Path, entries: Record) -> Record:
 def _describe_ours(path: Path, kind: str, entries: Record) -> Record:
     """Describes a file with a format of ssltool."""
     about = {"kind": kind.split("/")[1] or "unknown", PROGRAM: SSLTOOL}
-    about |= {key: entries[key] for key in ("format", "ssltool", "torch", "method", "epoch", "step") if key in entries}
-    settings = entries.get("config", entries.get("meta"))
+    named = ("format", "ssltool", "torch", "method", "epoch", "step")
+    about |= {key: plain(entries[key]) for key in named if key in entries}
+    settings = plain(entries.get("config", entries.get("meta")))
     if about["kind"] != CHECKPOINT:
-        shown = {"shapes": _shapes(entries), "metrics": entries.get("metrics"), "settings": settings}
+        shown = {"shapes": _shapes(entries), "metrics": plain(entries.get("metrics")), "settings": settings}
         return about | {key: value for key, value in shown.items() if value}
     try:
         checkpoint = Checkpoint.of(entries, path)
         require_plugins(checkpoint.run)
-        network = _network(*(checkpoint.config[name] for name in ("arch", "stem", "image_size")))
+        backbone = checkpoint.run.backbone
+        network = _network(backbone.arch, backbone.stem, backbone.image_size)
         size = {"tensors": len(checkpoint.state_dict), "parameters": _count(checkpoint.state_dict)}
-    except (SSLToolError, KeyError, TypeError, AttributeError) as error:  # what only says that it is one of ours
-        return about | {"problem": first_line(error)}
+    except SSLToolError as error:
+        return about | {"problem": str(error)}
     return about | network | size | {"settings": settings}
 
 
@@ -119,8 +123,8 @@ def _describe_folder(path: Path) -> Record:
     folder = RunFolder(path)
     try:
         settings, records = folder.read_config(), folder.read_metrics()
-    except (SSLToolError, ValueError) as error:
-        return {"kind": "folder", "problem": first_line(error)}
+    except SSLToolError as error:
+        return {"kind": "folder", "problem": str(error)}
     stages = [stage for stage, results in RESULT_FILES.items() if any(path.glob(results))]
     return {
         "kind": "run folder",
@@ -156,8 +160,9 @@ def _describe_json(path: Path) -> Record:
         document = read_json(path)
     except SSLToolError as error:
         return {"kind": UNREADABLE, "problem": str(error)}
-    kind = str(document.get("format", "JSON")) if isinstance(document, dict) else "JSON"
-    return {"kind": kind.split("/")[1] if kind.startswith(f"{SSLTOOL}/") else kind, "settings": document}
+    kind = document.get("format") if isinstance(document, dict) else None
+    kind = kind if isinstance(kind, str) else "JSON"
+    return {"kind": kind.split("/")[1] if kind.startswith(f"{SSLTOOL}/") else kind, "settings": plain(document)}
 
 
 def _count(weights: dict[str, Tensor]) -> int:
@@ -173,11 +178,13 @@ def _shapes(entries: Record) -> dict[str, list[str | int]]:
 def _list_tensors(entries: Record) -> list[list[str | int]]:
     """Name, type and shape of every tensor, including those in nested dicts."""
 
-    def walk(prefix: str, value: object) -> Iterator[list[str | int]]:
+    def walk(prefix: str, value: object, depth: int) -> Iterator[list[str | int]]:
         if isinstance(value, Tensor):
-            yield [prefix, str(value.dtype).removeprefix("torch."), *value.shape]
-        elif isinstance(value, dict):
+            sizes = [] if value.is_nested else list(value.shape)
+            yield [prefix, str(value.dtype).removeprefix("torch."), *sizes]
+        elif isinstance(value, dict) and depth:
             for key, inner in value.items():
-                yield from walk(f"{prefix}/{key}" if prefix else str(key), inner)
+                name = name_keys([key])
+                yield from walk(f"{prefix}/{name}" if prefix else name, inner, depth - 1)
 
-    return list(walk("", entries))
+    return list(walk("", entries, MAX_DEPTH))

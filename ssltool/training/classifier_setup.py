@@ -90,7 +90,7 @@ class ClassifierLoop(TrainingLoop[TrainState, Batch]):
         super().__init__(state, path, epochs=epochs, steps=steps, name=" ".join(map(str, label.values())))
         self.saved, self.label = saved, label
         if path.exists():
-            state.restore(Checkpoint.load(path))
+            state.restore(Checkpoint.load(path), path)
 
     def start_epoch(self) -> None:
         self.state.model.train()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -12,9 +13,11 @@ from torch.optim.optimizer import Optimizer
 from ssltool.checkpoints.checkpoint import Checkpoint
 from ssltool.checkpoints.saved_run import SavedRun
 from ssltool.errors import SSLToolError
+from ssltool.files.schema import ANYTHING, conform, mapping, real
 from ssltool.methods.base import Method
 from ssltool.settings import Record
 from ssltool.training import distributed
+from ssltool.training.restore import OTHER, load_optimizer, load_weights
 
 SUMS = ("loss", "feature_std")
 """The values that are averaged over the steps of an epoch; the loss is first."""
@@ -106,10 +109,16 @@ class TrainState(LoopState):
             metrics={"epochs": self.history, "epoch_step": self.epoch_step, "sums": dict(self.sums)},
         )
 
-    def restore(self, checkpoint: Checkpoint) -> None:
-        """Restores the state from ``checkpoint``."""
-        self.method.load_state_dict(checkpoint.state_dict)
-        self.optimizer.load_state_dict(checkpoint.optimizer)
+    def restore(self, checkpoint: Checkpoint, path: Path) -> None:
+        """Restores the state from ``checkpoint``, which was read from ``path``.
+
+        Raises:
+            SSLToolError: if it is not the state of such a training.
+        """
+        schema = mapping({"sums": mapping(dict.fromkeys(self.sums, real(finite=False)))}, other=ANYTHING)
+        conform({"metrics": checkpoint.metrics}, mapping({"metrics": schema}), path, remedy=OTHER)
+        load_weights(self.method, checkpoint.state_dict, path)
+        load_optimizer(self.optimizer, checkpoint.optimizer, path)
         if checkpoint.scaler is not None:
             self.scaler.load_state_dict(checkpoint.scaler)
         self.epoch, self.step = checkpoint.epoch, checkpoint.step

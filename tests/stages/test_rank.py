@@ -548,11 +548,11 @@ def test_a_forecast_needs_the_features_it_was_learned_from(several, write_run, t
         (lambda d: d | {"format": "ssltool/forecast/2"}, "says 'ssltool/forecast/2'"),
         (lambda d: {k: v for k, v in d.items() if k != "format"}, "says 'no format'"),
         (lambda d: [d], "says 'list'"),
-        (lambda d: {k: v for k, v in d.items() if k != "intercept"}, "incomplete"),
-        (lambda d: d | {"features": []}, "incomplete"),
-        (lambda d: d | {"features": [{"metric": "auc"}]}, "incomplete"),
-        (lambda d: d | {"intercept": "0.1"}, "incomplete"),
-        (lambda d: d | {"intercept": None}, "incomplete"),
+        (lambda d: {k: v for k, v in d.items() if k != "intercept"}, "lacks intercept"),
+        (lambda d: d | {"features": []}, "features is"),
+        (lambda d: d | {"features": [{"metric": "auc"}]}, "lacks layer.* in features.0."),
+        (lambda d: d | {"intercept": "0.1"}, "intercept is .0.1."),
+        (lambda d: d | {"intercept": None}, "intercept is None"),
     ],
 )
 def test_a_file_that_is_no_forecast_is_refused(sample, tmp_path, change, message):
@@ -567,7 +567,7 @@ def test_a_forecast_that_is_missing_or_no_json_is_refused(tmp_path):
     with pytest.raises(SSLToolError, match="no such file"):
         Forecast.load(tmp_path / "none.json")
     (tmp_path / "a.json").write_text("{")
-    with pytest.raises(SSLToolError, match=r"a\.json is not JSON"):
+    with pytest.raises(SSLToolError, match=r"a\.json is not a readable JSON"):
         Forecast.load(tmp_path / "a.json")
 
 

@@ -8,7 +8,9 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from ssltool.files import Stored
-from ssltool.files.schema import entry, mapping, nested, tensor
+from ssltool.files.schema import entry, integer, mapping, nested, optional, real, tensor, text
+
+META = {"k": integer(1), "accuracy": optional(real(0, 1)), "metric": text(200)}
 
 
 @dataclass
@@ -25,8 +27,8 @@ class Neighbours(Stored):
 
     FORMAT: ClassVar[str] = "ssltool/neighbours/1"
 
-    indices: Tensor = entry(tensor("N", "k", kinds="integer"))
+    indices: Tensor = entry(tensor("N", "k", kinds="integer", filled=True))
     distances: Tensor = entry(tensor("N", "k", kinds="floating"))
     index: Tensor = entry(tensor("N", kinds="integer"))
     bank_index: Tensor = entry(tensor("N", "k", kinds="integer"))
-    meta: dict[str, Any] = entry(mapping(other=nested()), default_factory=dict)
+    meta: dict[str, Any] = entry(mapping(optional=META, other=nested()), default_factory=dict)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from ssltool.settings import Record
 from ssltool.training.classification import Accuracy
 from ssltool.training.optimizers import create_optimizer
 from ssltool.training.precision import widest_float
+from ssltool.training.restore import load_optimizer, load_weights
 
 Batches = Iterator[tuple[Tensor, Tensor]]
 """Features (B, d) and class indices (B,)."""
@@ -76,11 +78,15 @@ class Heads:
         layers = [layer.state_dict() for layer in self.layers]
         return {"layers": layers, "optimizer": self.optimizer.state_dict(), "sums": self.sums}
 
-    def restore(self, state: Record) -> None:
-        """Loads a state that ``state`` returned."""
+    def restore(self, state: Record, path: Path) -> None:
+        """Loads a state that ``state`` returned, from the file ``path``.
+
+        Raises:
+            SSLToolError: if it is the state of other classifiers.
+        """
         for layer, saved in zip(self.layers, state["layers"], strict=True):
-            layer.load_state_dict(saved)
-        self.optimizer.load_state_dict(state["optimizer"])
+            load_weights(layer, saved, path)
+        load_optimizer(self.optimizer, state["optimizer"], path)
         self.sums.copy_(state["sums"])
 
 

@@ -15,6 +15,7 @@ from ssltool import seeds
 from ssltool.checkpoints.probe import Probe
 from ssltool.config import LinclsConfig, as_dict, fixed_settings
 from ssltool.errors import SSLToolError
+from ssltool.files.schema import ANYTHING, conform, integer, listing, mapping, tensor
 from ssltool.reprs.representation_set import NETWORK_KEYS
 from ssltool.runs.folder import PROBE, RunFolder
 from ssltool.runs.resume import differences
@@ -25,6 +26,7 @@ from ssltool.stages.lincls.selection import best, rates, warn_at_boundary
 from ssltool.training.classification import linear_classifier
 from ssltool.training.loop import TrainingLoop
 from ssltool.training.progress import Progress
+from ssltool.training.restore import OTHER
 from ssltool.training.schedule import learning_rates, scaled_lr
 from ssltool.training.signals import StopRequest
 from ssltool.training.state import LoopState
@@ -194,7 +196,17 @@ class ProbeLoop(TrainingLoop[ProbeState, tuple[Tensor, Tensor]]):
             raise SSLToolError(f"cannot resume {path}: {'; '.join(differing)}; give the probe's values")
         if not probe.state:
             raise SSLToolError(f"cannot resume {path}: it has no training state; train it again")
-        state = self.state
-        state.heads.restore(probe.state)
+        state, count = self.state, len(self.rates)
+        saved = {
+            "layers": listing(ANYTHING, count),
+            "sums": tensor(2, count),
+            "chosen": integer(0, count - 1),
+            "epoch": integer(0, self.epochs),
+            "step": integer(0, self.steps),
+            "history": listing(ANYTHING, probe.state.get("epoch")),
+            "optimizer": ANYTHING,
+        }
+        conform({"state": probe.state}, mapping({"state": mapping(saved)}), path, remedy=OTHER)
+        state.heads.restore(probe.state, path)
         state.epoch, state.epoch_step, state.chosen = (int(probe.state[key]) for key in ("epoch", "step", "chosen"))
         state.history = list(probe.state["history"])

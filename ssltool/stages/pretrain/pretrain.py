@@ -103,8 +103,8 @@ class Pretraining(TrainingLoop[TrainState, Batch]):
             steps=self.setup.steps,
             steps_per_line=config.print_freq,
         )
-        if start.checkpoint is not None:
-            self.state.restore(start.checkpoint)
+        if start.checkpoint is not None and start.path is not None:
+            self.state.restore(start.checkpoint, start.path)
             distributed.rank_zero_info(
                 f"resuming {start.path} after {counted(self.state.epoch, 'epoch')}, {counted(self.state.step, 'step')}"
             )

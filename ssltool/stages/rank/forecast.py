@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -18,6 +16,9 @@ from ssltool.config import LAYERS
 from ssltool.diagnosis.metrics import METRICS
 from ssltool.errors import SSLToolError, counted, unknown
 from ssltool.files import FilePath, write_json
+from ssltool.files.misfit import describe
+from ssltool.files.reading import read_json
+from ssltool.files.schema import conform, integer, listing, mapping, nested, optional, real, text
 from ssltool.settings import Record
 
 LEVEL = 0.95
@@ -71,6 +72,29 @@ def _interval(value: float, near: float, variance: Any) -> Coefficient:
     reach = float(stats.norm.ppf((1 + LEVEL) / 2)) * math.sqrt(variance(inner))
     low, high = math.tanh(math.atanh(inner) - reach), math.tanh(math.atanh(inner) + reach)
     return Coefficient(value, min(low, value), max(high, value))
+
+
+FORECAST = mapping(
+    {
+        "accuracy": text(200),
+        "rows": integer(1),
+        "runs": listing(text()),
+        "intercept": real(),
+        "features": listing(
+            mapping(
+                {
+                    **{"layer": text(200), "metric": text(200), "mean": optional(real())},
+                    **dict.fromkeys(("coefficient", "lowest", "highest"), real()),
+                },
+                other=nested(),
+            ),
+            minimum=1,
+        ),
+        **dict.fromkeys(("r2", "loo_error", "loo_error_of_mean"), optional(real())),
+    },
+    other=nested(),
+)
+"""The file of a forecast."""
 
 
 @dataclass(frozen=True)
@@ -157,25 +181,15 @@ class Forecast:
         Raises:
             SSLToolError: if it is missing, not JSON, of another format, or incomplete.
         """
-        if not Path(path).is_file():
-            raise SSLToolError(f"no such file: {path}; ssltool rank --fit writes a forecast")
-        try:
-            contents = json.loads(Path(path).read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise SSLToolError(f"{path} is not JSON; give a file that ssltool rank --fit wrote") from error
+        contents = read_json(path)
         found = contents.get("format", "no format") if isinstance(contents, dict) else type(contents).__name__
         if found != cls.FORMAT:
-            raise SSLToolError(f"{path} is not a {cls.FORMAT} file: it says {found!r}; fit it again with --fit")
-        try:
-            features = [Feature(**{f.name: one[f.name] for f in dataclasses.fields(Feature)})
-                        for one in contents["features"]]  # fmt: skip
-            known = {f.name: contents[f.name] for f in dataclasses.fields(cls)}
-            numbers = [known["intercept"], *(v for f in features for v in (f.coefficient, f.lowest, f.highest))]
-            complete = bool(features) and all(isinstance(n, (int, float)) and math.isfinite(n) for n in numbers)
-        except (KeyError, TypeError):
-            complete = False
-        if not complete:
-            raise SSLToolError(f"{path} is incomplete; fit it again with --fit")
+            raise SSLToolError(
+                f"{path} is not a {cls.FORMAT} file: it says {describe(found)}; ssltool rank --fit writes one"
+            )
+        known = conform(contents, FORECAST, path, remedy="fit it again with --fit")
+        features = [Feature(**{f.name: one[f.name] for f in dataclasses.fields(Feature)}) for one in known["features"]]
+        known = {f.name: known[f.name] for f in dataclasses.fields(cls)}
         return cls(**(known | {"features": features}))
 
 

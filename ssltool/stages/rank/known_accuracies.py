@@ -10,6 +10,7 @@ import pandas as pd
 
 from ssltool.checkpoints.probe import Probe
 from ssltool.errors import SSLToolError, counted, first_line
+from ssltool.files.schema import ANYTHING, conform, mapping
 from ssltool.files.text import csv_cell
 
 Accuracies = tuple[list[float | None], list[str]]
@@ -17,6 +18,9 @@ Accuracies = tuple[list[float | None], list[str]]
 
 PROTOCOL = ("features", "optimizer", "epochs", "batch_size", "labels_fraction", "val_size", "image_size")
 """The settings that probes must share for their accuracies to be comparable."""
+
+FINISHED = mapping({"acc1": ANYTHING, "random": ANYTHING}, other=ANYTHING)
+"""The metrics of a probe that is trained to the end."""
 
 
 def probe_accuracies(folders: Sequence[str], hashes: Sequence[str | None]) -> Accuracies:
@@ -32,6 +36,7 @@ def probe_accuracies(folders: Sequence[str], hashes: Sequence[str | None]) -> Ac
         metrics = Probe.load(Path(folder) / "probe.pt").metrics
         if "checkpoint_hash" not in metrics:
             raise SSLToolError(f"{folder}: the probe is not trained to the end; run ssltool lincls again")
+        conform({"metrics": metrics}, mapping({"metrics": FINISHED}), Path(folder) / "probe.pt")
         if metrics["random"] or metrics["checkpoint_hash"] is None:
             what = "an untrained network" if metrics["random"] else "representations of an unknown checkpoint"
             notes.append(f"{folder} is a probe of {what} and is left out")

@@ -8,8 +8,17 @@ from typing import ClassVar
 from torch import Tensor
 
 from ssltool.files import Stored
-from ssltool.files.schema import entry, mapping, nested, tensor
+from ssltool.files.schema import entry, integer, listing, mapping, nested, optional, real, tensor, text
 from ssltool.settings import Record
+
+SCORES = {
+    **dict.fromkeys(("clusters", "images"), integer(1)),
+    **dict.fromkeys(("classes", "empty"), integer(0)),
+    **dict.fromkeys(("accuracy", "majority", "nmi", "ari", "confident"), optional(real())),
+    "sizes": listing(integer(0), minimum=1),
+    "scored_on": text(200),
+}
+"""The scores of a step in ``meta``."""
 
 
 @dataclass
@@ -30,4 +39,4 @@ class Clusters(Stored):
     confidence: Tensor = entry(tensor("N", kinds="floating"))
     targets: Tensor = entry(tensor("N", kinds="integer"))
     index: Tensor = entry(tensor("N", kinds="integer"))
-    meta: Record = entry(mapping(other=nested()), default_factory=dict)
+    meta: Record = entry(mapping(optional=SCORES, other=nested()), default_factory=dict)

@@ -15,6 +15,7 @@ from ssltool.config import ScanConfig, as_dict
 from ssltool.config.scan import STEPS
 from ssltool.errors import SSLToolError
 from ssltool.files import file_hash, weights_hash
+from ssltool.files.schema import ANYTHING, conform, mapping
 from ssltool.models.family import SMALL_IMAGE
 from ssltool.reprs.neighbours.file import Neighbours
 from ssltool.runs.folder import RunFolder, run_path
@@ -22,7 +23,7 @@ from ssltool.runs.resume import check_compatible
 from ssltool.settings import Record, Settings
 from ssltool.stages.scan.cluster_scores import score
 from ssltool.stages.scan.cluster_training import Clustering, SelfLabelling, predict
-from ssltool.stages.scan.clusters_file import Clusters
+from ssltool.stages.scan.clusters_file import SCORES, Clusters
 from ssltool.stages.scan.inputs import Inputs, unit_rows
 from ssltool.stages.scan.kmeans import kmeans, nearest_centroid
 from ssltool.stages.scan.mining import NeighbourTable, check_neighbours, mine
@@ -146,7 +147,7 @@ class _Scan:
         else:
             for path in self._files():
                 path.unlink(missing_ok=True)
-        records = [record for record in self.folder.read_metrics() if record["phase"] not in training]
+        records = [record for record in self.folder.read_metrics() if record.get("phase") not in training]
         for path in training.values():
             records += Checkpoint.load(path).metrics["epochs"] if path.exists() else []
         settings = as_dict(self.config) | {"stage": "scan"}
@@ -259,7 +260,9 @@ class _Scan:
 
     def _load_results(self, name: str) -> None:
         """Loads the results of a step that was finished before."""
-        meta = Clusters.load(self.folder.path / f"assignments_{name}.pt").meta
+        path = self.folder.path / f"assignments_{name}.pt"
+        meta = Clusters.load(path).meta
+        conform({"meta": meta}, mapping({"meta": mapping(SCORES, other=ANYTHING)}), path)
         self.results[name] = {key: value for key, value in meta.items() if key not in ("made_by", "seed")}
 
 

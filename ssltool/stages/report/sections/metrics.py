@@ -24,7 +24,8 @@ def render(runs: Sequence[ReportedRun]) -> str:
     for i, run in enumerate(runs):
         for layer in run.layers:
             accuracy = run.neighbours.accuracy if layer.name == "backbone" else None
-            loss = next((record["loss"] for record in run.records if record["epoch"] == run.origin["epoch"] - 1), None)
+            last = run.origin["epoch"] - 1
+            loss = next((record.get("loss") for record in run.records if record["epoch"] == last), None)
             numbers = [*(layer.measured.metrics[name] for name in MAIN), accuracy and 100 * accuracy, loss]
             cells = [
                 element("th", (sample(i) if len(runs) > 1 else "") + escape_xml(run.name), scope="row"),

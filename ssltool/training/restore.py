@@ -1,0 +1,81 @@
+"""Loads saved weights and optimizer states, after comparing their names and shapes with those in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+from torch.optim.optimizer import Optimizer
+
+from ssltool.files.schema import (
+    Check,
+    boolean,
+    conform,
+    either,
+    integer,
+    listing,
+    mapping,
+    nested,
+    optional,
+    real,
+    sequence,
+    tensor,
+    text,
+)
+
+OTHER = "use the file of this run, or start the run again"
+"""What to do about a state that belongs to something else."""
+
+
+def load_weights(module: nn.Module, weights: Mapping[str, Tensor], file: object, remedy: str = OTHER) -> None:
+    """Loads ``weights``, which come from ``file``, into ``module``.
+
+    Raises:
+        SSLToolError: if a name is missing or unknown, or a shape is another one.
+    """
+    check_weights(module, weights, file, remedy)
+    module.load_state_dict(dict(weights))
+
+
+def check_weights(module: nn.Module, weights: Mapping[str, Tensor], file: object, remedy: str = OTHER) -> None:
+    """Raises ``SSLToolError`` if the names or shapes of ``weights``, which come from ``file``, are not the module's."""
+    schema = mapping({name: tensor(*held.shape) for name, held in module.state_dict().items()})
+    conform({"state_dict": weights}, mapping({"state_dict": schema}), file, remedy=remedy)
+
+
+def load_optimizer(optimizer: Optimizer, state: Mapping[str, Any], file: object) -> None:
+    """Loads the ``state`` of an optimizer, which comes from ``file``.
+
+    Raises:
+        SSLToolError: if it is not the state of an optimizer of this kind with these parameters.
+    """
+    groups = optimizer.param_groups
+    parameters = [parameter for group in groups for parameter in group["params"]]
+    known = next(iter(state.get("state", {}).values()), {})
+    states = {
+        number: mapping({key: _slot(p, held) for key, held in known.items()}) for number, p in enumerate(parameters)
+    }
+    settings = [
+        mapping({"params": listing(integer(), len(group["params"]))}, _like(group), nested(tensors=True))
+        for group in groups
+    ]
+    schema = mapping({"state": mapping(optional=states), "param_groups": sequence(settings)})
+    conform({"optimizer": state}, mapping({"optimizer": schema}), file, remedy=OTHER)
+    optimizer.load_state_dict(dict(state))
+
+
+def _slot(parameter: Tensor, first: Any) -> Check:
+    """What an optimizer keeps for a parameter, if it keeps ``first`` for the first one: a tensor of the parameter's
+    shape, or a number, such as that of its steps."""
+    if isinstance(first, Tensor) and first.dim():
+        return tensor(*parameter.shape)
+    return optional(either(tensor(*parameter.shape), tensor(), real()))
+
+
+def _like(values: Mapping[str, Any]) -> dict[str, Check]:
+    """Checks of values of the same kinds as the settings of a parameter group."""
+    kinds = {bool: boolean(), int: real(), float: real(), str: text()}
+    checks = {name: kinds[type(value)] for name, value in values.items() if type(value) in kinds}
+    pairs = {name: listing(real(), len(value)) for name, value in values.items() if isinstance(value, tuple)}
+    return checks | pairs
