@@ -54,7 +54,10 @@ NAMES = (HOSTILE.replace("/", ""), "läuf 猫", "-x", "=1+1", "a" * 200, "\udcff
 """Strange names of files and folders."""
 
 Tree = dict[str, str]
-"""What is in a folder: relative paths, and the hashes of the contents."""
+"""What is in a folder: relative paths, and texts that differ if the contents do."""
+
+LARGE = 100_000
+"""Bytes above which a file is not hashed."""
 
 
 @dataclass(frozen=True)
@@ -254,15 +257,17 @@ def _resumes(args: tuple[str, ...]) -> bool:
 
 
 def tree(folder: Path) -> Tree:
-    """The files under ``folder``."""
+    """The files under ``folder``: the hashes of small ones, and when large ones were written."""
     found = {}
     for path in folder.rglob("*"):
-        kind = path.lstat().st_mode
+        about = path.lstat()
         if path.is_symlink():
             content = os.readlink(path)
-        elif path.is_file():
-            content = hashlib.blake2b(path.read_bytes()).hexdigest()
+        elif not path.is_file():
+            content = oct(about.st_mode)
+        elif about.st_size > LARGE:
+            content = f"{about.st_size} {about.st_mtime_ns} {about.st_ino}"
         else:
-            content = oct(kind)
+            content = hashlib.blake2b(path.read_bytes()).hexdigest()
         found[str(path.relative_to(folder))] = content
     return found
