@@ -175,6 +175,7 @@ def _command(args: tuple[str, ...], folder: Path, out: Path, err: Path, error: P
             os.dup2(os.open(path, os.O_RDWR | os.O_CREAT, 0o644), number)
         sys.stdout = io.TextIOWrapper(io.FileIO(1, "w", closefd=False), "utf-8", write_through=True)
         sys.stderr = io.TextIOWrapper(io.FileIO(2, "w", closefd=False), "utf-8", "backslashreplace", write_through=True)
+        _warn_as_python_does()
         os.chdir(folder)
         code = main(list(args))
     except BaseException as raised:
@@ -184,6 +185,18 @@ def _command(args: tuple[str, ...], folder: Path, out: Path, err: Path, error: P
             error.write_text(f"{_place(raised.__traceback__)}\n{text}\n{trace}", errors="backslashreplace")
     finally:
         os._exit(code)
+
+
+def _warn_as_python_does() -> None:
+    """Warnings go to stderr, whatever a test runner does with them."""
+    warnings.resetwarnings()
+    for category in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
+        warnings.simplefilter("ignore", category)
+
+    def show(message: Warning | str, category: type[Warning], filename: str, line: int, *_: object) -> None:
+        sys.stderr.write(warnings.formatwarning(message, category, filename, line))
+
+    warnings.showwarning = show
 
 
 def _place(trace: TracebackType | None) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import signal
+import warnings
 from pathlib import Path
 from random import Random
 
@@ -92,6 +93,8 @@ def run(folder: Path, *args: str, monkeypatch: pytest.MonkeyPatch, command: obje
         ("killed", lambda args: os.kill(os.getpid(), 9)),
         ("another exit code", lambda args: 5),
         ("warning", lambda args: os.write(2, b"x.py:1: UserWarning: y\n") * 0),
+        ("warning", lambda args: warnings.warn("x", UserWarning, stacklevel=1) or 0),
+        ("done", lambda args: warnings.warn("x", DeprecationWarning, stacklevel=1) or 0),
         ("several lines", lambda args: os.write(2, b"error: x\nand more\n") and 1),
         ("several lines", lambda args: 1),
         ("control characters", lambda args: os.write(1, b"\x1b[31m\n") * 0),
