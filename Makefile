@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test coverage lint types docs bench install clean
+.PHONY: demo test coverage fuzz lint types docs bench install clean
 
 install: $(VENV)/.installed
 $(VENV)/.installed: setup.cfg pyproject.toml
@@ -30,6 +30,9 @@ test: $(VENV)/.developing
 # Apart from "make test", which it would slow down by 40 %. Python 3.12 or newer is faster with COVERAGE_CORE=sysmon.
 coverage: $(VENV)/.developing
 	$(PYTEST) --cov
+
+fuzz: $(VENV)/.developing
+	$(BIN)/python tests/fuzz
 
 lint: $(VENV)/.developing
 	$(BIN)/ruff check .

@@ -10,6 +10,7 @@ import click
 from ssltool.cli.flags import Command, json_option, settings
 from ssltool.cli.output import cell, emit, table
 from ssltool.config import InspectConfig
+from ssltool.files.text import one_line
 from ssltool.settings import Record
 
 APART = ("settings", "keys", "last", "metrics")
@@ -54,4 +55,4 @@ def _text(about: Record) -> str:
 def _line(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{cell(key)}={_line(inner)}" for key, inner in value.items())
-    return " ".join(map(cell, value)) if isinstance(value, list) else cell(value)
+    return one_line(" ".join(map(cell, value))) if isinstance(value, list) else cell(value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any
 
 import click
@@ -27,7 +28,7 @@ def table(rows: Sequence[Sequence[Any]], header: Sequence[str] = ()) -> str:
 
 def cell(value: Any) -> str:
     """A value as text: floats with four significant digits, a dash for None and NaN."""
-    if value is None or value != value:
+    if value is None or (isinstance(value, Real) and value != value):
         return "-"
     if isinstance(value, float):
         return f"{value:.4g}"

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 
 from helpers import TINY, Ran
 from ssltool import cli
+from ssltool.cli.output import cell
 from ssltool.files.text import visible
 from ssltool.training.progress import info
 
@@ -149,6 +150,20 @@ def test_a_ranking_has_a_line_for_each_run_and_a_table_without_formulas(folder, 
     accuracies.write_text(f'run,accuracy\n"{row["run"].replace(chr(34), chr(34) * 2)}",0.5\n')
     ranked = json.loads(run("rank", NAME, "--by", "auc", "--accuracy", str(accuracies), "--json").out)
     assert [one["accuracy"] for one in ranked["rows"]] == [0.5]
+
+
+def test_any_value_is_one_cell():
+    for value, text in [
+        (None, "-"),
+        (float("nan"), "-"),
+        (np.float32("nan"), "-"),
+        (1.23456, "1.235"),
+        (1234, "1,234"),
+    ]:
+        assert cell(value) == text
+    for value in (torch.ones(2, 2), np.ones((2, 2)), torch.empty(2, device="meta"), {NAME: [NAME]}, [1, None], b"x"):
+        assert cell(value) == visible(cell(value)) and len(cell(value)) > 2
+    assert len(cell("x" * 10**6)) <= 1000
 
 
 def test_keys_of_files_are_shown_on_one_line(tmp_path):
