@@ -62,6 +62,11 @@ def first_few(numbers: Sequence[SupportsInt], most: int = 10) -> str:
     return text + (f" and {len(numbers) - most:,} more" if len(numbers) > most else "")
 
 
+def first_names(names: Sequence[str], most: int = 5) -> str:
+    """The first ``most`` of ``names``, and how many more there are: "a, b and 2 more"."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most:,} more" if len(names) > most else "")
+
+
 class Collapsed(Exception):
     """A run ended early because of the collapse verdict that it was to stop on; ``folder`` holds it, saved."""
 

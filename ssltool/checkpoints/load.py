@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -12,10 +13,11 @@ import torch
 from ssltool.checkpoints.build import build_method
 from ssltool.checkpoints.convert import read_checkpoint
 from ssltool.checkpoints.match_architecture import BackboneSpec
-from ssltool.checkpoints.saved_run import PROGRAM, SSLTOOL, SavedRun
+from ssltool.checkpoints.saved_run import PROGRAM, SSLTOOL, SavedData, SavedRun
 from ssltool.checkpoints.torchvision_weights import published_weights
 from ssltool.config import NetworkSettings, PretrainConfig
-from ssltool.data.images import open_dataset, parse_type
+from ssltool.data.images import detect, open_dataset, parse_type
+from ssltool.data.strategies import read_numbers
 from ssltool.errors import SSLToolError, UsageError, found_in
 from ssltool.files import file_hash, weights_hash
 from ssltool.methods.base import Method
@@ -23,7 +25,7 @@ from ssltool.models.backbones import family_of, resolve_stem
 from ssltool.settings import Record
 from ssltool.training import distributed
 from ssltool.training.restore import check_weights, load_weights
-from ssltool.training.setup import DEFAULT_SIZE
+from ssltool.training.setup import DEFAULT_SIZE, numbers_hash
 
 C = TypeVar("C", bound=NetworkSettings)
 
@@ -164,25 +166,59 @@ def default_run_name(stage: str, settings: NetworkSettings) -> str:
 def use_saved_dataset(settings: C, run: SavedRun) -> C:
     """``settings`` with the dataset of the checkpoint's ``run``, unless they name a dataset.
 
-    A split in ``--dataset-type`` is kept. The checkpoints of other programs do not contain the dataset; the bundled
+    A split in ``--dataset-type`` is kept. If the run used a part of the images, ``--idx-path`` becomes its file, and
+    stderr says so; ``--all`` prevents it. The checkpoints of other programs do not contain the dataset; the bundled
     images are then used, and stderr says so.
 
     Raises:
-        SSLToolError: if ``--dataset-type`` is another dataset than the run's, and no folder is given.
+        SSLToolError: if ``--dataset-type`` is another dataset than the run's, and no folder is given; if the file of
+            the run's part of the images is missing or has changed; or if ``--all`` has no effect.
     """
     if settings.data is not None:
         return settings
-    dataset, folder, small = (run.data.dataset, run.data.folder, run.data.small) if run.data else (BUNDLED, None, False)
     name, split, subset = parse_type(settings.dataset_type)
-    if name == "auto":
-        name = dataset
-        if run.data is None:
-            distributed.rank_zero_info(
-                f"no DATA is given, and {settings.pretrained} names no dataset: using the bundled images"
-            )
-    elif name == BUNDLED:
+    if name == BUNDLED:
         return settings
-    elif name != dataset:
+    saved = run.data
+    dataset = BUNDLED if saved is None else saved.dataset
+    if name not in ("auto", dataset):
         raise SSLToolError(f"--dataset-type {settings.dataset_type} needs the folder of its images as DATA")
-    dataset_type = name + (f"_{split}" if split else "") + ("_subset" if subset else "")
-    return dataclasses.replace(settings, data=folder, dataset_type=dataset_type, small=settings.small or small)
+    if saved is None:
+        distributed.rank_zero_info(
+            f"no DATA is given, and {settings.pretrained} names no dataset: using the bundled images"
+        )
+        return dataclasses.replace(settings, dataset_type=_spelled(dataset, split, subset))
+    if name == "auto" and saved.detected and saved.folder is not None and detect(saved.folder) == dataset:
+        dataset = name  # a layout that was detected is read a little differently from one that is given
+    return dataclasses.replace(
+        settings,
+        data=saved.folder,
+        dataset_type=_spelled(dataset, split, subset),
+        small=settings.small or saved.small,
+        unlabelled=settings.unlabelled or saved.unlabelled,
+        idx_path=_subset_of(settings, saved),
+        all=False,
+    )
+
+
+def _spelled(name: str, split: str | None, subset: bool) -> str:
+    return name + (f"_{split}" if split else "") + ("_subset" if subset else "")
+
+
+def _subset_of(settings: NetworkSettings, saved: SavedData) -> str | None:
+    """The file with the numbers of the images: the given one, or that of the run."""
+    if settings.all and saved.subset is None:
+        raise SSLToolError("--all has no effect: the run of the checkpoint used all images; leave it out")
+    if settings.idx_path is not None or settings.all or saved.subset is None:
+        return settings.idx_path
+    advice = "give the file with --idx-path, or use all images with --all"
+    if not Path(saved.subset).is_file():
+        raise SSLToolError(f"the run used the images listed in {saved.subset}, which does not exist; {advice}")
+    if saved.subset_hash is not None:
+        numbers = read_numbers(saved.subset, sys.maxsize, "--idx-path")
+        if numbers_hash(numbers) != saved.subset_hash:
+            raise SSLToolError(f"the run used the images listed in {saved.subset}, which has changed since; {advice}")
+    distributed.rank_zero_info(
+        f"using the {saved.images:,} train images of the run, those in {saved.subset}; --all uses all"
+    )
+    return saved.subset

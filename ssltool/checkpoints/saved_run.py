@@ -102,6 +102,10 @@ class SavedData:
     Attributes:
         folder: None for the bundled images.
         small: whether it is the small version of the dataset.
+        detected: whether the layout was detected.
+        unlabelled: the class folders that are read without labels.
+        subset: the file with the numbers of the images that the run used; None if it used all.
+        subset_hash: the hash of these numbers, None if it is unknown.
         images: the number of images.
         classes: the number of classes.
         epoch_images: the number of images in the smallest epoch.
@@ -110,6 +114,10 @@ class SavedData:
     dataset: str
     folder: str | None
     small: bool
+    detected: bool
+    unlabelled: tuple[str, ...]
+    subset: str | None
+    subset_hash: str | None
     images: int
     classes: int
     epoch_images: int
@@ -213,6 +221,10 @@ def _data(settings: Settings) -> SavedData:
         dataset=settings["dataset"],
         folder=settings["data"],
         small=settings["small"],
+        detected=settings.get("dataset_type", "auto") == "auto",
+        unlabelled=tuple(settings.get("unlabelled", ())),
+        subset=settings.get("idx_path"),
+        subset_hash=settings.get("index_hash") if not settings.get("skip_corrupt") else None,
         images=settings["n_images"],
         classes=settings["n_classes"],
         epoch_images=settings["epoch_images"],
@@ -227,7 +239,8 @@ def _settings_of_backbone(backbone: BackboneSpec, method: str, program: str) -> 
     """The settings that files of representations contain for such a network: those of pretraining, with 0 or None for
     unknown values."""
     counts = ("n_images", "n_classes", "epoch_images", "batch_size", "steps_per_epoch", "epochs")
-    unknown = ("data", "second_backbone", "second_hash", "support_hash", "index_hash", "order_hash", "strategy")
+    hashes = ("second_hash", "support_hash", "index_hash", "fingerprint", "order_hash")
+    unknown = ("data", "second_backbone", *hashes, "found", "strategy")
     known = {
         **dataclasses.asdict(backbone),
         PROGRAM: program,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import click
 
@@ -119,8 +120,16 @@ def command(
     except Collapsed as stop:
         folder, code = stop.folder, COLLAPSED
     if is_main():
-        emit({"run": str(folder), "checkpoint": str(folder / "checkpoint.pt")}, cell(str(folder)), as_json)
+        emit(_result(folder), cell(str(folder)), as_json)
     ctx.exit(code)
+
+
+def _result(folder: Path) -> Record:
+    """The document of ``--json`` for the run in ``folder``."""
+    from ssltool.runs.folder import RunFolder
+
+    found = RunFolder(folder).read_config()["found"]
+    return {"run": str(folder), "checkpoint": str(folder / "checkpoint.pt"), "images": [found]}
 
 
 def _with_method(config: PretrainConfig, alg: str | None, nnsiam: bool, *, given: bool) -> PretrainConfig:

@@ -155,6 +155,9 @@ class DataSettings(Checked):
     idx_path: str | None = setting(
         None, "use only the image numbers in this .npy file", section="Data", metavar="FILE", advanced=True
     )
+    unlabelled: tuple[str, ...] = setting(
+        (), "class folder to read without labels; may be repeated", section="Data", metavar="NAME", advanced=True
+    )
     download: bool = setting(
         False, "download the dataset into DATA first, if torchvision can", section="Data", advanced=True
     )
@@ -217,6 +220,13 @@ class NetworkSettings(DeviceSettings, DataSettings):
 
     data: str | None = image_folder("folder of the images [default: the checkpoint's]")
     image_size: int | None = image_size("the checkpoint's")
+    all: bool = setting(
+        False,
+        "all images of the dataset, if the checkpoint's run used a part of them [default: the train images are those "
+        "of the run]",
+        section="Data",
+        advanced=True,
+    )
     pretrained: str | None = setting(
         None,
         "checkpoint of ssltool or another library, random (an untrained network of --arch), or torchvision:DEFAULT "
@@ -237,7 +247,12 @@ class NetworkSettings(DeviceSettings, DataSettings):
 
     def conflicts(self) -> list[Rule]:
         unused = self.pretrained == "random"
-        return [*super().conflicts(), (("random",), unused, "with --pretrained random")]
+        return [
+            *super().conflicts(),
+            (("random",), unused, "with --pretrained random"),
+            (("all",), self.idx_path is not None, "with --idx-path, which names the images"),
+            (("all",), self.data is not None, "with DATA: without --idx-path, all of its images are used"),
+        ]
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,9 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ssltool.config import SPLITS, DataSettings
+from ssltool.data import fingerprint, listing
 from ssltool.data.layouts import LAYOUTS
+from ssltool.data.listing import LeftOut
 from ssltool.data.strategies import read_numbers
 from ssltool.errors import SSLToolError, UsageError, counted, first_line, unknown
 from ssltool.training.progress import has_bars, is_quiet
@@ -46,7 +48,12 @@ class ImageSet:
         classes: the names of the classes.
         images: (N, C, H, W) uint8 with C 1 or 3; None if ``paths`` are given.
         size: (width, height) if all files have the same size.
-        skipped: the number of unreadable files, which are not in the set.
+        skipped: the number of files that are not in the set because of ``--skip-corrupt``.
+        left_out: the relative paths of everything that is not in the set, by reason; see ``listing``.
+        notes: how the folder was read, and why images have no labels.
+        fingerprint: 16 hex digits of the paths and contents of all images of the split. ``select`` keeps it.
+        files: the relative path of each image, with ``/``; None for arrays in one file.
+        digests: (N,) int64, a hash of the content of each image.
     """
 
     name: str
@@ -58,6 +65,11 @@ class ImageSet:
     paths: tuple[str, ...] | None = None
     size: tuple[int, int] | None = None
     skipped: int = 0
+    left_out: LeftOut = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    fingerprint: str = ""
+    files: tuple[str, ...] | None = None
+    digests: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -76,7 +88,27 @@ class ImageSet:
             index=self.index[rows],
             images=None if self.images is None else self.images[torch.from_numpy(rows)],
             paths=None if self.paths is None else tuple(self.paths[i] for i in rows),
+            files=None if self.files is None else tuple(self.files[i] for i in rows),
+            digests=None if self.digests is None else self.digests[rows],
         )
+
+    def with_labels(self, labels: np.ndarray, classes: tuple[str, ...]) -> ImageSet:
+        """The images with these labels (N,), int64, and names of the classes."""
+        return dataclasses.replace(self, labels=labels, classes=classes)
+
+    def with_notes(self, *notes: str) -> ImageSet:
+        """The images with further notes."""
+        return dataclasses.replace(self, notes=(*self.notes, *notes))
+
+    def without(self, left_out: Mapping[str, Sequence[int]]) -> ImageSet:
+        """The images without some rows, which are recorded as left out: {reason: rows}."""
+        rows = np.setdiff1d(np.arange(len(self)), [row for found in left_out.values() for row in found])
+        files = self.files or self.index.astype(str)
+        named = {reason: tuple(files[row] for row in found) for reason, found in left_out.items() if len(found)}
+        total = {reason: (*self.left_out.get(reason, ()), *names) for reason, names in named.items()}
+        fewer = self.select(rows) if named else self
+        count = sum(map(len, named.values()))
+        return dataclasses.replace(fewer, left_out={**self.left_out, **total}, skipped=self.skipped + count)
 
     def describe(self) -> str:
         """A one-line description."""
@@ -87,7 +119,8 @@ class ImageSet:
         else:
             channels, height, width = self.images.shape[1:]
             shape = f"{width} x {height} {'grey' if channels == 1 else 'colour'}, in memory"
-        skipped = f", {self.skipped} unreadable skipped" if self.skipped else ""
+        count = sum(map(len, self.left_out.values()))
+        skipped = f", {count:,} skipped" if count else ""
         return f"{self.name} {self.split}: {counted(len(self), 'image')}, {kind}, {shape}{skipped}"
 
 
@@ -114,18 +147,23 @@ def open_dataset(settings: DataSettings, split: str) -> ImageSet:
         raise UsageError(f"--dataset-type {name} is installed with {package} and takes no DATA; leave one of them out")
     if settings.small and not layout.small:
         raise UsageError(f"--small has no effect with {name}; leave it out")
+    if settings.unlabelled and not layout.class_folders:
+        raise SSLToolError(f"--unlabelled has no effect with {name}, which has no class folders; leave it out")
     if settings.download:
         _download(name, split, settings)
     folder = layout.folder or Path(str(settings.data))
     if not folder.is_dir():
         raise no_folder(folder)
-    images = _read(name, folder, split, settings)
+    images, unusable = _identified(_read(name, folder, split, settings), folder)
     if settings.idx_path is not None:
         images = images.select(read_numbers(settings.idx_path, len(images), "--idx-path"))
     if settings.skip_corrupt and images.paths is None:
         raise SSLToolError(f"--skip-corrupt has no effect with {name}, which has no image files; leave it out")
     if images.paths is not None:
-        images = _into_memory(images, settings.skip_corrupt)
+        images = _without_unusable(images, unusable, settings.skip_corrupt)
+        decoded = _into_memory(images, settings.skip_corrupt)
+        corrupt = np.flatnonzero(~np.isin(images.index, decoded.index))
+        images = decoded if not len(corrupt) else _counting_corrupt(images, decoded, corrupt)
     if not len(images):
         raise SSLToolError(f"{folder} contains no readable images")
     return images
@@ -134,6 +172,11 @@ def open_dataset(settings: DataSettings, split: str) -> ImageSet:
 def no_folder(folder: Path) -> SSLToolError:
     """The error for a folder of images that does not exist."""
     return SSLToolError(f"no such folder: {folder}; name the folder of the images as DATA")
+
+
+def is_detected(settings: DataSettings) -> bool:
+    """Whether the layout of the folder is detected, not given by ``--dataset-type``."""
+    return parse_type(settings.dataset_type)[0] == "auto"
 
 
 def parse_type(dataset_type: str) -> tuple[str, str | None, bool]:
@@ -201,6 +244,47 @@ def _read(name: str, folder: Path, split: str, settings: DataSettings) -> ImageS
             "with C 1 or 3"
         )
     return dataclasses.replace(image_set, images=torch.from_numpy(np.require(images, requirements="W")))
+
+
+def _identified(images: ImageSet, folder: Path) -> tuple[ImageSet, dict[str, tuple[str, str]]]:
+    """The images with their fingerprint, relative paths and digests.
+
+    Returns also the paths that cannot be used: {path: (reason, description)}.
+    """
+    if images.fingerprint:  # of a reader that opened them as another layout
+        return images, {}
+    if images.paths is None:
+        digests = fingerprint.of_arrays(np.asarray(images.images))
+        return dataclasses.replace(images, digests=digests, fingerprint=fingerprint.fingerprint(None, digests)), {}
+    paths = images.paths
+    found = fingerprint.of_files(paths)
+    unusable = {paths[row]: (listing.UNREADABLE, f"cannot be read: {error}") for row, error in found.unreadable.items()}
+    unusable |= {paths[row]: (listing.EMPTY, "is empty") for row in found.empty}
+    files = images.files or tuple(os.path.relpath(path, folder).replace(os.sep, "/") for path in paths)
+    identity = fingerprint.fingerprint(files, found.digests)
+    return dataclasses.replace(images, files=files, digests=found.digests, fingerprint=identity), unusable
+
+
+def _without_unusable(images: ImageSet, unusable: Mapping[str, tuple[str, str]], skip: bool) -> ImageSet:
+    """The images without the ``unusable`` paths.
+
+    Raises:
+        SSLToolError: naming the first, if they are not to be skipped.
+    """
+    rows: dict[str, list[int]] = {}
+    for row, path in enumerate(images.paths or ()) if unusable else ():
+        reason, description = unusable.get(path, (None, ""))
+        if reason is not None and not skip:
+            raise SSLToolError(f"the image {path} {description}; replace it, or skip it with --skip-corrupt")
+        if reason is not None:
+            rows.setdefault(reason, []).append(row)
+    return images.without(rows)
+
+
+def _counting_corrupt(images: ImageSet, decoded: ImageSet, rows: np.ndarray) -> ImageSet:
+    """``decoded``, which lacks the corrupt ``rows`` of ``images``, with these among what was left out."""
+    counted = images.without({listing.CORRUPT: rows.tolist()})
+    return dataclasses.replace(decoded, left_out=counted.left_out, skipped=counted.skipped)
 
 
 def _download(name: str, split: str, settings: DataSettings) -> None:

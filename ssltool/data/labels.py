@@ -10,22 +10,29 @@ from ssltool import seeds
 from ssltool.config import LabelledSettings
 from ssltool.data.images import ImageSet, open_dataset, parse_type
 from ssltool.data.support import stratified_sample
-from ssltool.errors import SSLToolError
+from ssltool.errors import SSLToolError, counted, first_names
 
 
 def open_labelled(settings: LabelledSettings) -> tuple[ImageSet, ImageSet]:
     """The labelled train images, restricted by ``--idx-path`` and ``--labels-fraction``, and all labelled val images.
 
+    The val images may have classes that the train images do not have; a note of the val images names them.
+
     Raises:
-        SSLToolError: if a split has no labels, ``--dataset-type`` names a split, or val has classes that are not in
-            train.
+        SSLToolError: if a split has no labels, ``--dataset-type`` names a split, or no class is in both.
     """
     _check_no_split(settings)
     train, val = _labelled(open_dataset(settings, "train")), open_labelled_val(settings)
-    largest, known = int(val.labels.max()), int(train.labels.max())
-    if largest > known:
+    unseen = ~np.isin(val.labels, train.labels)
+    if unseen.all():
         raise SSLToolError(
-            f"the val images have labels up to {largest}, but the train images only up to {known}; check the folders"
+            f"no val image has a class of the train images: train has {_names(train, train.labels)}, val has "
+            f"{_names(val, val.labels)}; name the classes alike in both"
+        )
+    if unseen.any():
+        val = val.with_notes(
+            f"val has classes that no train image has: {_names(val, val.labels[unseen])}; its "
+            f"{counted(int(unseen.sum()), 'image')} of them cannot be predicted and count as errors"
         )
     if settings.labels_fraction < 1:
         train = train.select(stratified_sample(train.labels, settings.labels_fraction, settings.seed))
@@ -65,6 +72,28 @@ def class_indices(labels: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, in
     names = np.concatenate([known, np.setdiff1d(labels, known)])
     order = names.argsort()
     return order[np.searchsorted(names, labels, sorter=order)], len(names)
+
+
+def compact(train: ImageSet, val: ImageSet) -> tuple[ImageSet, ImageSet, int]:
+    """Both sets with the labels 0 to C - 1 for the C classes of the train images, in the order of their labels.
+
+    Classes that only val has follow. The last value is the number of all classes.
+    """
+    known = np.unique(train.labels)
+    train_labels, _ = class_indices(train.labels, known)
+    val_labels, total = class_indices(val.labels, known)
+    unseen = np.setdiff1d(val.labels, known)
+    names = tuple(_name(val, label) for label in (*known.tolist(), *unseen.tolist()))
+    return train.with_labels(train_labels, names[: len(known)]), val.with_labels(val_labels, names), total
+
+
+def _names(images: ImageSet, labels: np.ndarray) -> str:
+    """The names of the classes among ``labels``."""
+    return first_names([_name(images, label) for label in np.unique(labels).tolist()])
+
+
+def _name(images: ImageSet, label: int) -> str:
+    return images.classes[label] if label < len(images.classes) else str(label)
 
 
 def _check_no_split(settings: LabelledSettings) -> str:

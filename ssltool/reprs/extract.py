@@ -15,6 +15,8 @@ from ssltool import seeds
 from ssltool.checkpoints.load import Pretrained
 from ssltool.config import SaveReprsConfig
 from ssltool.data import views
+from ssltool.data.fingerprint import fingerprint
+from ssltool.data.found import record_of
 from ssltool.data.images import ImageSet
 from ssltool.data.loader import Batch, Loader, Shard
 from ssltool.errors import SSLToolError, counted, found_in
@@ -124,6 +126,7 @@ class Extraction:
             "dataset": images.name,
             "split": images.split,
             "classes": list(images.classes),
+            "found": record_of(images),
             "layer": c.layer,
             "directions": self.features.directions,
             "tokens": c.tokens,
@@ -142,12 +145,15 @@ class Extraction:
 
     def facts(self, shard: Shard) -> Record:
         """Everything that determines the rows bit for bit."""
-        digest = hashlib.sha256("\0".join(self.images.paths or ()).encode())
-        for column in (self.images.labels, self.images.index):
-            digest.update(np.ascontiguousarray(column).tobytes())
-        c = self.config
+        c, images = self.config, self.images
         settings = {"batch_size": c.batch_size, "dtype": c.dtype, "device": self.device.type, "data": c.data}
-        return self.meta(shard) | settings | {"images": digest.hexdigest()}
+        hashes = {name: _hash(column) for name, column in (("labels", images.labels), ("index", images.index))}
+        contents = None if images.digests is None else fingerprint(images.files, images.digests)
+        return self.meta(shard) | settings | hashes | {"images": contents, "fingerprint": images.fingerprint}
+
+
+def _hash(numbers: np.ndarray) -> str:
+    return hashlib.sha256(np.ascontiguousarray(numbers).tobytes()).hexdigest()
 
 
 def _on_cpu(outputs: Iterable[Tensor]) -> Iterator[Tensor]:

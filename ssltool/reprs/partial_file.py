@@ -18,9 +18,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ssltool.data.images import ImageSet
+from ssltool.data.manifest import Manifest
 from ssltool.errors import SSLToolError
 from ssltool.files import to_json, writing
 from ssltool.settings import Record
+
+OF_IMAGES = {"images", "fingerprint", "found", "index", "labels", "classes"}
+"""Facts that follow from the files of the images. The rows depend on their contents alone."""
 
 ALIGNED = 64
 """The length of the first line is a multiple of this many bytes, so that mapped rows are aligned."""
@@ -33,16 +38,26 @@ class PartialFile:
     """The first rows, each of ``shape``, of the ``total`` rows of ``target``, in batches of ``batch``.
 
     Opening it keeps the ``done`` rows, whole batches, that an earlier process with the same ``facts`` has written. If
-    the facts have changed it starts with no rows, and ``changed`` has their names.
+    the facts have changed it starts with no rows, and ``changed`` has their names. A second hidden file, the manifest,
+    has the paths and hashes of the ``images``.
 
     Raises:
-        SSLToolError: if the file cannot be written, or another process is writing it.
+        SSLToolError: if the file cannot be written, or another process is writing it; or if the files of the images
+            have changed and nothing else.
     """
 
     def __init__(
-        self, target: Path, facts: Record, shape: tuple[int, ...], dtype: torch.dtype, total: int, batch: int
+        self,
+        target: Path,
+        facts: Record,
+        shape: tuple[int, ...],
+        dtype: torch.dtype,
+        total: int,
+        batch: int,
+        images: ImageSet | None = None,
     ) -> None:
         self.path = target.with_name(f".{target.name}.unfinished")
+        self._manifest = target.with_name(f"{self.path.name}.images")
         self.shape, self.dtype = shape, dtype
         line = to_json(facts).encode()
         line += b" " * (-(len(line) + 1) % ALIGNED) + b"\n"
@@ -54,7 +69,10 @@ class PartialFile:
         self._lock()
         with writing(self.path):
             found = self._stream.read(LONGEST_LINE).partition(b"\n")[0] + b"\n"
-            self.changed = [] if found in (b"\n", line) else _differences(found, facts)
+        self.changed = [] if found in (b"\n", line) else _differences(found, facts)
+        if images is not None and OF_IMAGES.issuperset(self.changed) and self._has_same_images(images):
+            self.changed, line, self._start = [], found, len(found)
+        with writing(self.path):
             self.done = 0
             if found == line:
                 rows = (os.fstat(self._stream.fileno()).st_size - self._start) // self._row
@@ -62,6 +80,8 @@ class PartialFile:
             else:
                 self._stream.truncate(0)  # first, so that no old rows follow the new line
                 self._stream.seek(0)
+                if images is not None:
+                    Manifest.of(images).save(self._manifest)
                 self._write(line)
             self._stream.seek(self._stream.truncate(self._start + self.done * self._row))
 
@@ -90,7 +110,24 @@ class PartialFile:
     def remove(self) -> None:
         """Deletes the file, once its rows are in the target."""
         self.path.unlink(missing_ok=True)
+        self._manifest.unlink(missing_ok=True)
         self.close()
+
+    def _has_same_images(self, images: ImageSet) -> bool:
+        """Whether the files of the folder have changed, but not those of ``images``.
+
+        Raises:
+            SSLToolError: naming the first difference, if these have changed too.
+        """
+        if "fingerprint" not in self.changed or not self._manifest.is_file():
+            return False
+        difference = Manifest.load(self._manifest).difference(images)
+        if difference is not None:
+            self.close()
+            raise SSLToolError(
+                f"{self.path} has rows of other images: {difference}; restore them, or delete the file to start over"
+            )
+        return True
 
     def _write(self, data: bytes | memoryview) -> None:
         left = memoryview(data)

@@ -1,6 +1,6 @@
 """Run folders: where a training stage writes its settings, metrics and checkpoints.
 
-config.json  metrics.jsonl  order.npy  checkpoint_0009.pt ...  checkpoint.pt (the newest)
+config.json  metrics.jsonl  images.jsonl  order.npy  checkpoint_0009.pt ...  checkpoint.pt (the newest)
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ import numpy as np
 from ssltool.checkpoints.checkpoint import Checkpoint
 from ssltool.checkpoints.saved_run import SETTINGS
 from ssltool.config import RunSettings
+from ssltool.data.images import ImageSet
+from ssltool.data.manifest import Manifest
 from ssltool.errors import SSLToolError
 from ssltool.files import to_json, write_atomically, write_json, writing
 from ssltool.files.reading import read_json
@@ -23,13 +25,14 @@ from ssltool.runs.records import read_records
 from ssltool.settings import Record, Settings
 
 NEWEST = "checkpoint.pt"
+IMAGES = "images.jsonl"
 PROBE = "probe.pt"
 STAGE_FILES = {
-    "pretrain": ("config.json", "metrics.jsonl", "order.npy", "checkpoint*.pt", ".*.tmp"),
-    "lincls": ("config.json", "metrics.jsonl", "probe.pt", ".*.tmp"),
-    "finetune": ("config.json", "metrics.jsonl", "finetuned*.pt", ".*.tmp"),
+    "pretrain": ("config.json", "metrics.jsonl", IMAGES, "order.npy", "checkpoint*.pt", ".*.tmp"),
+    "lincls": ("config.json", "metrics.jsonl", IMAGES, "probe.pt", ".*.tmp"),
+    "finetune": ("config.json", "metrics.jsonl", IMAGES, "finetuned*.pt", ".*.tmp"),
     "scan": (
-        *("config.json", "metrics.jsonl", "neighbours.pt", "clusters.pt", "selflabelled.pt"),
+        *("config.json", "metrics.jsonl", IMAGES, "neighbours.pt", "clusters.pt", "selflabelled.pt"),
         *("training_*.pt", "assignments_*.pt", ".*.tmp"),
     ),
 }
@@ -132,6 +135,10 @@ class RunFolder:
     def save_order(self, order: np.ndarray) -> None:
         """Writes the order of the data, (N,) image numbers, to ``order.npy``."""
         write_atomically(self.path / "order.npy", lambda stream: np.save(stream, order))
+
+    def save_images(self, images: ImageSet) -> None:
+        """Writes the paths and the hashes of the training images to ``images.jsonl``."""
+        Manifest.of(images).save(self.path / IMAGES)
 
     def save(self, checkpoint: Checkpoint, *, keep_epoch: int | None = None) -> Path:
         """Writes ``checkpoint`` to ``checkpoint.pt``, and with ``keep_epoch`` (from 0) also to that epoch's file.

@@ -18,7 +18,7 @@ from ssltool.errors import SSLToolError, found_in
 from ssltool.methods import method_options
 from ssltool.runs.display_names import display_names
 from ssltool.runs.folder import RunFolder
-from ssltool.runs.resume import DERIVED_SETTINGS
+from ssltool.runs.resume import DERIVED_SETTINGS, changed_images
 from ssltool.settings import Record
 from ssltool.training.setup import TrainingSetup
 
@@ -76,6 +76,7 @@ def restore_setup(run: FinishedRun, data: str | None = None) -> TrainingSetup:
     names = [f.name for f in dataclasses.fields(PretrainConfig) if not f.metadata["method_option"]]
     settings = run.saved.settings
     values = {name: settings[name] for name in names if name in settings and name != "options"}
+    values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
     if data is not None and settings["data"] is None:
         raise SSLToolError(f"{run.path} was trained on the bundled images; leave --data out")
     with found_in(run.path / "config.json"):
@@ -96,10 +97,15 @@ def restore_setup(run: FinishedRun, data: str | None = None) -> TrainingSetup:
         order = read_order(order_file, len(images), config.seed)
     setup = TrainingSetup(config, options, images, order, run.saved.recipe)
     current = setup.saved_run.settings
+    changed = changed_images(settings, images, run.path)
     for key in ("dataset", "n_images", "index_hash", "order_hash"):
         if key in settings and current[key] != settings[key]:
             raise SSLToolError(
                 f"{run.path} was trained on other images: {DERIVED_SETTINGS[key]} was {settings[key]}, "
-                f"is now {current[key]}; name the folder of its images with --data"
+                f"is now {current[key]}{f' ({changed})' if changed else ''}; name the folder of its images with --data"
             )
+    if changed is not None:
+        raise SSLToolError(
+            f"{run.path} was trained on other images: {changed}; restore them, or name their folder with --data"
+        )
     return setup

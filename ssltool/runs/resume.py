@@ -10,11 +10,14 @@ from pathlib import Path
 from ssltool.checkpoints.checkpoint import Checkpoint
 from ssltool.checkpoints.saved_run import SavedRun
 from ssltool.config import PretrainConfig, fixed_settings
+from ssltool.data.images import ImageSet
+from ssltool.data.manifest import Manifest
 from ssltool.errors import SSLToolError
 from ssltool.methods import method_class
 from ssltool.methods.options import MethodOptions
-from ssltool.runs.folder import RunFolder, run_path
+from ssltool.runs.folder import IMAGES, RunFolder, run_path
 from ssltool.settings import Settings, defaults_of, flag
+from ssltool.training.distributed import rank_zero_info
 
 WITHIN_EPOCH = ("Data strategy", "Views")
 """Sections of settings that may change between epochs, as in the paper's hybrid strategy, but not within one."""
@@ -23,6 +26,7 @@ DERIVED_SETTINGS = {
     "dataset": "the dataset",
     "n_images": "the number of images",
     "index_hash": "the hash of their numbers",
+    "fingerprint": "the fingerprint of the images",
     "second_hash": "the hash of the teacher",
     "support_hash": "the hash of the labelled images' numbers",
     "order_hash": "the hash of the order",
@@ -41,8 +45,9 @@ class Start:
     checkpoint: Checkpoint | None
 
 
-def find_start(config: PretrainConfig, run: SavedRun) -> Start:
-    """Finds where the run of ``config`` starts, without writing anything. ``run`` has the resolved settings.
+def find_start(config: PretrainConfig, run: SavedRun, images: ImageSet) -> Start:
+    """Finds where the run of ``config`` on ``images`` starts, without writing anything. ``run`` has the resolved
+    settings.
 
     Raises:
         SSLToolError: if the folder contains another run, or the checkpoint is missing, unreadable or incompatible.
@@ -53,7 +58,7 @@ def find_start(config: PretrainConfig, run: SavedRun) -> Start:
     if path is None:
         return Start(folder, None, None)
     checkpoint = Checkpoint.load(path)
-    check_compatible(checkpoint, run, path)
+    check_compatible(checkpoint, run, path, images)
     return Start(folder, path, checkpoint)
 
 
@@ -76,8 +81,29 @@ def find_file(resume: str | None, newest: Path) -> Path | None:
     return path
 
 
-def check_compatible(checkpoint: Checkpoint, run: SavedRun, path: Path, *, more: Sequence[str] = ()) -> None:
-    """Checks that ``run`` can resume from ``checkpoint``.
+def changed_images(saved: Settings, images: ImageSet, folder: Path) -> str | None:
+    """How ``images`` differ from those of the run in ``folder`` with the settings ``saved``; None if they are the same.
+
+    Only the images that the run uses are compared, if the folder has their ``images.jsonl``. Runs of earlier versions
+    have no fingerprint; a note on stderr says that their images are not compared.
+
+    Raises:
+        SSLToolError: if ``images.jsonl`` cannot be read.
+    """
+    known = saved.get("fingerprint")
+    if known is None:
+        rank_zero_info(f"note: {folder} was written by an earlier version; only the number of its images is compared")
+        return None
+    if known == images.fingerprint:
+        return None
+    manifest = folder / IMAGES
+    return Manifest.load(manifest).difference(images) if manifest.is_file() else "they have another fingerprint"
+
+
+def check_compatible(
+    checkpoint: Checkpoint, run: SavedRun, path: Path, images: ImageSet, *, more: Sequence[str] = ()
+) -> None:
+    """Checks that ``run`` on ``images`` can resume from ``checkpoint``.
 
     The data strategy may change at the end of an epoch. If it does not change, the order and the chunks must be equal.
     ``more`` names settings that must be equal in addition to those of pretraining. Settings that are newer than the
@@ -88,11 +114,14 @@ def check_compatible(checkpoint: Checkpoint, run: SavedRun, path: Path, *, more:
     """
     old, new = defaults_of(PretrainConfig) | checkpoint.config, run.settings
     names = [*fixed_settings(PretrainConfig), *DERIVED_SETTINGS, *more]
-    names.remove("order_hash")
+    names = [name for name in names if name not in ("order_hash", "fingerprint")]
     if old["strategy"] == new["strategy"]:
         names += ["chunk_size", "n_rounds", "repeat_batch", "order_hash"]
     reason = "would break its schedule or its weights"
     differing = differences(names, old, new)
+    changed = changed_images(checkpoint.config, images, path.parent)
+    if changed is not None:
+        differing.append(f"the images are not those that it was trained on: {changed}")
     if old["method"] == new["method"]:
         differing += _differing_options(old, new)
     if not differing and checkpoint.metrics["epoch_step"]:

@@ -23,8 +23,9 @@ from ssltool.checkpoints.checkpoint import Checkpoint
 from ssltool.checkpoints.load import Pretrained, default_run_name, load_pretrained, use_saved_dataset
 from ssltool.checkpoints.saved_run import SavedRun
 from ssltool.config import FinetuneConfig, as_dict
+from ssltool.data.found import announce, record_of
 from ssltool.data.images import ImageSet
-from ssltool.data.labels import open_labelled
+from ssltool.data.labels import compact, open_labelled
 from ssltool.data.loader import Batch, Loader
 from ssltool.data.support import stratified_sample
 from ssltool.diagnosis.metrics.of_rows import feature_std_tensor
@@ -68,20 +69,23 @@ def run(config: FinetuneConfig) -> Record:
     device = pick_device(config)
     network = load_pretrained(config, device)
     config = use_saved_dataset(config, network.run)
-    train, val = open_labelled(dataclasses.replace(config, labels_fraction=1.0))
+    opened = open_labelled(dataclasses.replace(config, labels_fraction=1.0))
+    train, val, classes = compact(*opened)
     folder = RunFolder(run_path(config, default_run_name("finetune", config)), "finetune")
     arms = [
         _make_arm(arm, seed, config, network, train, folder.path)
         for seed in range(config.seed, config.seed + config.seeds)
         for arm in _arm_names(config, network)
     ]
-    histories = {arm.path: _load_history(arm) for arm in arms if config.resume and arm.path.exists()}
+    histories = {arm.path: _load_history(arm, train) for arm in arms if config.resume and arm.path.exists()}
     resumed_from = next(iter(histories), None)
     folder.refuse_if_taken(overwrite=config.overwrite, resume=config.resume, resumed_from=resumed_from)
     batch_size = arms[0].setup.batch_size
     records = [record for history in histories.values() for record in history]
     settings = as_dict(config) | {"stage": "finetune", "batch_size": batch_size, "network": network.origin}
     folder.claim(settings, records, resumed_from=resumed_from)
+    folder.save_images(train)
+    announce(train, val)
 
     last: dict[tuple[str, int], Record] = {}
     workers = worker_count(config.workers)
@@ -90,7 +94,7 @@ def run(config: FinetuneConfig) -> Record:
             history = histories.get(arm.path, [])
             if len(history) < config.epochs:
                 with contextlib.closing(Loader(arm.setup.images, network.image_size, device, workers)) as training:
-                    history = _Finetuning(arm, network, training, validation, device).run(stop, folder.log)
+                    history = _Finetuning(arm, network, training, validation, classes).run(stop, folder.log)
             last[arm.name, arm.seed] = history[-1]
 
     return _compare(last) | {
@@ -101,6 +105,7 @@ def run(config: FinetuneConfig) -> Record:
         "train_size": len(arms[0].setup.images),
         "val_size": len(val),
         "classes": arms[0].saved.settings["n_classes"],
+        "images": [record_of(train), record_of(val)],
         "run": str(folder.path),
         **network.origin,
     }
@@ -163,14 +168,14 @@ def _make_arm(name: str, seed: int, config: FinetuneConfig, network: Pretrained,
     return _Arm(name, seed, setup, saved, folder / f"finetuned_{name}_seed{seed}.pt")
 
 
-def _load_history(arm: _Arm) -> list[Record]:
-    """The records of an arm that has a checkpoint.
+def _load_history(arm: _Arm, images: ImageSet) -> list[Record]:
+    """The records of an arm that has a checkpoint; ``images`` are the labelled images that each seed draws from.
 
     Raises:
-        SSLToolError: if it was trained with other settings.
+        SSLToolError: if it was trained with other settings or images.
     """
     checkpoint = Checkpoint.load(arm.path)
-    check_compatible(checkpoint, arm.saved, arm.path, more=FIXED)
+    check_compatible(checkpoint, arm.saved, arm.path, images, more=FIXED)
     history: list[Record] = checkpoint.metrics["epochs"]
     schema = listing(ANYTHING, checkpoint.epoch)
     if checkpoint.epoch == arm.setup.epochs:
@@ -181,10 +186,12 @@ def _load_history(arm: _Arm) -> list[Record]:
 
 
 class _Finetuning(ClassifierLoop):
-    """The training of one arm."""
+    """The training of one arm; ``classes`` is the number of classes of the train and val images."""
 
-    def __init__(self, arm: _Arm, network: Pretrained, training: Loader, validation: Loader, device: torch.device):
+    def __init__(self, arm: _Arm, network: Pretrained, training: Loader, validation: Loader, classes: int) -> None:
+        device = training.device
         self.setup, self.training, self.validation, self.device = arm.setup, training, validation, device
+        self.classes = classes
         c = arm.setup.config
         method = build_classifier(arm.saved, network if arm.name == PRETRAINED else None, device)
         state = training_state(method, _groups(method, arm.saved.settings), c, device, SUMS)
@@ -221,7 +228,7 @@ class _Finetuning(ClassifierLoop):
     @torch.no_grad()
     def _evaluate(self) -> dict[str, float]:
         method = self.state.method.eval()
-        accuracy = Accuracy(self.saved.settings["n_classes"], self.device)
+        accuracy = Accuracy(self.classes, self.device)
         for batch in self.validation.evaluate(256):
             accuracy.add(method.embed(batch.channels_last().views[0], "projector"), batch.labels)
         return accuracy.result()

@@ -16,6 +16,7 @@ import numpy as np
 from ssltool import seeds
 from ssltool.checkpoints.load import Pretrained, load_pretrained, use_saved_dataset
 from ssltool.config import SaveReprsConfig
+from ssltool.data.found import announce, record_of
 from ssltool.data.images import ImageSet, open_dataset, parse_type
 from ssltool.data.loader import Shard
 from ssltool.errors import Interrupted, SSLToolError, UsageError
@@ -46,16 +47,18 @@ def run(config: SaveReprsConfig) -> list[Record]:
     formats.check(config.format)
     device = pick_device(config, local_rank=distributed.local_rank())
     network = load_pretrained(config, device, ranks=True)
-    config = use_saved_dataset(config, network.run)
+    given, config = config, use_saved_dataset(config, network.run)
     splits = _splits(config)
-    # With both splits, --idx-path selects train images only.
+    # The run's --idx-path selects train images only, and so does one that is given with both splits.
+    train_only = len(splits) > 1 or given.idx_path is None
     all_images = dataclasses.replace(config, idx_path=None)
-    opened = [open_dataset(all_images if split == "val" and len(splits) > 1 else config, split) for split in splits]
+    opened = [open_dataset(all_images if split != "train" and train_only else config, split) for split in splits]
     sampled = [_sample(images, config.sample, network.run.seed) for images in opened]
     extractions = [Extraction(network, images, config, device) for images in sampled]
     paths = [_target(config, images, network, several=len(splits) > 1) for images in sampled]
     shards = [Shard(rank, shard.world) for rank in range(shard.world)]
     parts = [[extraction.images_of(each) for each in shards] for extraction in extractions]
+    announce(*sampled)
     with contextlib.ExitStack() as files, StopRequest() as stop:
         # Partial files are removed at the end: if the second split is stopped, the first one is not computed again.
         partial = [_save(p, path, shard, config, stop, files) for p, path in zip(extractions, paths, strict=True)]
@@ -68,6 +71,7 @@ def run(config: SaveReprsConfig) -> list[Record]:
             "n": len(part) * extraction.places,
             "d": extraction.shape[-1],
             "layer": config.layer,
+            "images": record_of(extraction.images),
         }
         for extraction, path, rank_parts in zip(extractions, paths, parts, strict=True)
         for each, part in zip(shards, rank_parts, strict=True)
@@ -84,7 +88,9 @@ def _save(
 ) -> PartialFile:
     """Computes the missing rows, writes the file, and returns the partial file for removal."""
     path, part = _rank_path(path, shard), extraction.images_of(shard)
-    rows = PartialFile(path, extraction.facts(shard), extraction.shape, extraction.dtype, len(part), extraction.size)
+    images = dataclasses.replace(extraction.images, images=None, paths=None).select(np.arange(part.start, part.stop))
+    facts, shape, dtype = extraction.facts(shard), extraction.shape, extraction.dtype
+    rows = PartialFile(path, facts, shape, dtype, len(part), extraction.size, images)
     files.callback(rows.close)
     if rows.changed:
         info(f"{rows.path} is of another run (different: {', '.join(rows.changed)}): starting over")

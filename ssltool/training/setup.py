@@ -17,6 +17,7 @@ from ssltool.checkpoints.checkpoint import Checkpoint
 from ssltool.checkpoints.saved_run import SavedRun
 from ssltool.config import PretrainConfig, as_dict
 from ssltool.data import views
+from ssltool.data.found import record_of
 from ssltool.data.images import ImageSet
 from ssltool.data.layouts import LAYOUTS
 from ssltool.data.strategies import (
@@ -189,6 +190,7 @@ class TrainingSetup:
         second = self.second
         derived = {
             "data": data,  # absolute, since later stages may run in another folder
+            "idx_path": None if self.config.idx_path is None else str(Path(self.config.idx_path).resolve()),
             "method_options": dataclasses.asdict(self.options),  # type: ignore[call-overload]  # subclasses are dataclasses
             "dataset": self.images.name,
             "n_images": len(self.images),
@@ -196,9 +198,11 @@ class TrainingSetup:
             "epoch_images": min(self._epoch_sizes),
             "second_backbone": second and dataclasses.asdict(second.run.backbone),
             "second_hash": second and weights_hash(second.state_dict),
-            "support_hash": None if self.support is None else _hash(self.support.images.index),
-            "index_hash": _hash(self.images.index),
-            "order_hash": _hash(self.order),
+            "support_hash": None if self.support is None else numbers_hash(self.support.images.index),
+            "index_hash": numbers_hash(self.images.index),
+            "fingerprint": self.images.fingerprint,
+            "found": record_of(self.images),
+            "order_hash": numbers_hash(self.order),
         }
         plugins = self._plugins()
         return SavedRun.read(settings | derived | ({"plugins": plugins} if plugins else {}))
@@ -216,5 +220,6 @@ class TrainingSetup:
         return sorted(name for name in used if name is not None)
 
 
-def _hash(numbers: np.ndarray) -> str:
+def numbers_hash(numbers: np.ndarray) -> str:
+    """The first 16 hex digits of the SHA-256 of ``numbers``."""
     return hashlib.sha256(np.ascontiguousarray(numbers).tobytes()).hexdigest()[:16]

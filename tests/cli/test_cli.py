@@ -326,7 +326,10 @@ def test_pretrain_prints_its_result_on_stdout_and_progress_on_stderr(ssltool, tm
     flags = [*TINY, "--epochs", 1, "--steps-per-epoch", 1, "-b", 16, "--device", "cpu"]
     run = tmp_path / "run"
     ran = ssltool("pretrain", *flags, "-o", run, "--json")
-    assert ran.json == {"run": str(run), "checkpoint": str(run / "checkpoint.pt")}
+    document = ran.json
+    (images,) = document.pop("images")
+    assert document == {"run": str(run), "checkpoint": str(run / "checkpoint.pt")}
+    assert (images["layout"], images["images"], images["skipped"]) == ("bundled", 8000, {})
     assert "epoch 1/1: loss" in ran.err and "DATA" in ran.err
     assert ssltool("pretrain", *flags, "-o", tmp_path / "other").out == f"{tmp_path / 'other'}\n"
 

@@ -72,10 +72,13 @@ def test_imagenet_folder_equals_torchvisions_image_folder(imagenet):
         assert torch.equal(made.images, torch.stack(expected))
 
 
-def test_validation_class_unknown_to_training_is_refused_by_name(imagenet, write_images):
-    write_images(imagenet / "val" / "dog", 2)
-    with pytest.raises(SSLToolError, match=r"'dog' .* 3 classes"):
-        opened(imagenet, "val")
+def test_a_class_of_val_that_train_lacks_follows_its_classes_and_is_named(imagenet, write_images):
+    write_images(imagenet / "val" / "alpaca", 2)
+    made = opened(imagenet, "val")
+    assert made.classes == ("ant", "bee", "cat", "alpaca")
+    assert made.labels.tolist() == [3, 3, 0, 0, 2]
+    assert any("alpaca (2 images)" in note for note in made.notes)
+    assert opened(imagenet, "train").classes == ("ant", "bee", "cat")
 
 
 def test_validation_folder_of_one_image_a_class_keeps_the_training_classes(imagenet, write_images):
@@ -135,10 +138,10 @@ def test_flat_folder_is_unlabelled(tmp_path, write_images):
         {"2019/may": 2, "2019/june": 3, "2020/may": 2},
         {"1": 1, "2": 1, "3": 1, "4": 1},
         {"only": 5},
-        {"a": 3, "b": 2, ".": 1},
+        {"a": 3, "b": 2, ".": 2},
         {"a": 3, "empty": 0},
     ],
-    ids=["nested", "one image a folder", "one folder", "images beside the folders", "a folder without images"],
+    ids=["nested", "one image a folder", "one folder", "as many images beside the folders", "a folder without images"],
 )
 def test_folders_that_are_no_classes_are_one_pile_of_unlabelled_images(tmp_path, write_images, tree):
     for name, count in tree.items():
@@ -328,7 +331,7 @@ def test_skip_corrupt_skips_and_counts_unreadable_images(tmp_path, write_images,
     assert made.skipped == 2
     assert made.index.tolist() == [0, 2, 3, 5]
     assert made.labels.tolist() == [0, 0, 1, 1]
-    assert made.describe().endswith(", 2 unreadable skipped")
+    assert made.describe().endswith(", 2 skipped")
     if sizes == 2:
         assert made.paths == tuple(map(str, good))
     else:
@@ -419,11 +422,12 @@ def test_one_folder_of_images_has_no_val_split(tmp_path, write_images):
         opened(tmp_path / "pile", "val")
 
 
-def test_stray_image_in_class_folders_is_named_when_the_type_is_given(tmp_path, write_images):
+def test_images_beside_the_class_folders_are_left_out_and_named_when_the_type_is_given(tmp_path, write_images):
     for name in ("a", "b", "."):
         write_images(tmp_path / name, 2)
-    with pytest.raises(SSLToolError, match=r"'000\.png' .* 2 classes"):
-        opened(tmp_path, dataset_type="folder")
+    made = opened(tmp_path, dataset_type="folder")
+    assert (made.labels.tolist(), made.classes) == ([0, 0, 1, 1], ("a", "b"))
+    assert made.left_out == {"outside the class folders": ("000.png", "001.png")}
 
 
 def test_bundled_images_take_no_folder(tmp_path):

@@ -220,7 +220,7 @@ def test_train_is_a_file_in_cifar100_and_a_folder_in_imagenet(tmp_path, write_im
     train.unlink()
     assert detect(str(tmp_path)) == ("folder" if classes else "images")
     train.mkdir()
-    assert detect(str(tmp_path)) == "imagenet"
+    assert detect(str(tmp_path)) == ("folder" if classes else "imagenet")
 
 
 @pytest.mark.parametrize("data", ["train folder", "class folders", "images"])

@@ -82,7 +82,7 @@ def test_overwrite_replaces_the_run_and_removes_its_checkpoints_but_no_foreign_f
     assert ssltool("pretrain", *SHORT, "--epochs", 3, "--save-every", 1, "--strategy", "last", "-o", run).code == 0
     (run / "notes.txt").write_text("mine")
     assert ssltool("pretrain", *SHORT, "--overwrite", "--seed", 4, "-o", run).code == 0
-    names = ["checkpoint.pt", "checkpoint_0000.pt", "config.json", "metrics.jsonl", "notes.txt"]
+    names = ["checkpoint.pt", "checkpoint_0000.pt", "config.json", "images.jsonl", "metrics.jsonl", "notes.txt"]
     assert sorted(path.name for path in run.iterdir()) == names
     assert json.loads((run / "config.json").read_text())["seed"] == 4
     assert Checkpoint.load(run / "checkpoint.pt").config["seed"] == 4

@@ -96,7 +96,7 @@ def test_a_run_stopped_by_a_signal_continues_bit_identically(save, stop_after, o
     per_batch = 8 if flags[:1] == ["--views"] else BATCH
     assert (ran.code, ran.out) == (code, "")
     assert re.search(rf"signal {int(number)}; .*\b{2 * per_batch} of {N} images", ran.err)
-    assert [path.name for path in (tmp_path / "out").iterdir()] == [".r.pt.unfinished"]
+    assert [path.name for path in sorted((tmp_path / "out").iterdir())] == [".r.pt.unfinished", ".r.pt.unfinished.images"]
     outputs.clear()
     ran = save("--split", "train", *flags, "-o", tmp_path / "out" / "r.pt")
     assert ran.code == 0
@@ -111,7 +111,8 @@ def test_the_first_split_is_not_computed_again_if_the_second_was_stopped(save, s
     outputs.clear()
     stop_after(4)
     assert save("--split", "both", "--sample", 30, "-o", tmp_path / "r").code == 143
-    assert leftovers(tmp_path / "r") == [".train_reprs_e0.pt.unfinished", ".val_reprs_e0.pt.unfinished"]
+    names = [f".{split}_reprs_e0.pt.unfinished{end}" for split in ("train", "val") for end in ("", ".images")]
+    assert leftovers(tmp_path / "r") == names
     outputs.clear()
     assert save("--split", "both", "--sample", 30, "-o", tmp_path / "r").code == 0
     assert outputs == [10, 10]
@@ -137,7 +138,7 @@ def test_other_images_start_over(save, stop_after, tmp_path):
     assert save("--split", "train", "-o", tmp_path / "r.pt").code == 143
     np.save(tmp_path / "few.npy", np.arange(N) * 3 + 1)
     ran = save("--split", "train", "-o", tmp_path / "r.pt")
-    assert re.search(r"\bimages\).*starting over", ran.err)
+    assert re.search(r"\bindex\b.*starting over", ran.err)
     assert Representations.load(tmp_path / "r.pt").index.tolist() == [3 * i + 1 for i in range(N)]
 
 

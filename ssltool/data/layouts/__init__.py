@@ -46,6 +46,7 @@ class DatasetLayout:
         download: ``download(folder, split, settings)``, which downloads the dataset into the folder.
         aliases: other names of the layout, and the split that each implies or None.
         small: ``--small`` selects a version of the dataset.
+        class_folders: the labels come from folders, so that ``--unlabelled`` can name some of them.
         folder: the folder of the images, if they are installed with a package; the layout then takes no DATA.
     """
 
@@ -57,6 +58,7 @@ class DatasetLayout:
     download: str | Callable[[Path, str, DataSettings], object] | None = None
     aliases: Mapping[str, str | None] = field(default_factory=dict)
     small: bool = False
+    class_folders: bool = False
     folder: Path | None = None
 
 
@@ -66,10 +68,18 @@ LAYOUTS: Registry[DatasetLayout] = Registry(
     {
         "bundled": DatasetLayout(".fashion_mnist:read", folder=bundled.FOLDER),
         "imagenet": DatasetLayout(
-            ".imagenet:read", recogniser=".imagenet:recognise", generic=True, aliases={"imagenet_train": "train"}
+            ".imagenet:read",
+            recogniser=".imagenet:recognise",
+            generic=True,
+            aliases={"imagenet_train": "train"},
+            class_folders=True,
         ),
         "folder": DatasetLayout(
-            ".class_folders:read", splits=("train",), recogniser=".class_folders:has_class_folders", generic=True
+            ".class_folders:read",
+            splits=("train",),
+            recogniser=".class_folders:has_class_folders",
+            generic=True,
+            class_folders=True,
         ),
         "images": DatasetLayout(".unlabelled:read", splits=("train",)),
         "fashion-mnist": DatasetLayout(

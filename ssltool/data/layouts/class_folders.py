@@ -2,76 +2,198 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
+import itertools
+import unicodedata
+from collections import Counter
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from ssltool.config import DataSettings
-from ssltool.data.images import ImageSet
-from ssltool.errors import SSLToolError
+from ssltool.data import listing
+from ssltool.data.images import ImageSet, is_detected
+from ssltool.data.listing import (
+    Listing,
+    direct_images,
+    has_images,
+    list_images,
+    skipped_text,
+    subfolders,
+    unreadable_folder,
+)
+from ssltool.errors import SSLToolError, counted, first_names
 
 
 def read(folder: Path, split: str, settings: DataSettings) -> ImageSet:
     """The images below the class folders, labelled in alphabetical order of the folders."""
-    return read_files("folder", folder, split, subfolders(folder))
+    found = list_images(folder)
+    check_unlabelled(settings, folder, [folder])
+    images = labelled_images("folder", folder, split, found, settings)
+    if not is_detected(settings):
+        return images
+    why = f"each of {counted(len(images.classes), 'subfolder')} is a class; --dataset-type images reads no labels"
+    return images.with_notes(f"--dataset-type folder was detected: {why}")
 
 
 def has_class_folders(folder: Path) -> bool:
-    """Whether the subfolders look like classes.
+    """Whether the subfolders look like classes; see ``why_no_classes``."""
+    return why_no_classes(folder) is None
 
-    There must be two or more, each with images directly inside, not all with only one, and no images next to them.
-    Otherwise the images are unlabelled.
+
+def why_no_classes(folder: Path) -> str | None:
+    """Why the subfolders of ``folder`` do not look like classes; None if they do.
+
+    There must be two or more with images directly inside, not all with only one, and none with images only deeper
+    inside; and fewer images beside the folders than folders. Subfolders without images do not count.
+    """
+    direct = {name: _first(folder / name, 2) for name in subfolders(folder)}
+    nested = [name for name, count in direct.items() if not count and contains_images(folder / name)]
+    flat = {name: count for name, count in direct.items() if count}
+    if nested:
+        return f"the images of {first_names(nested, 1)} are in subfolders"
+    if len(flat) < 2:
+        return f"{'only one' if flat else 'no'} subfolder of {folder.name} has images"
+    if max(flat.values()) == 1:
+        return f"each of its {len(flat)} subfolders has one image"
+    if _first(folder, len(flat)) == len(flat):
+        return f"as many images as folders are directly in {folder.name}"
+    return None
+
+
+def class_names(folder: Path) -> list[str]:
+    """The names of the subfolders with images, at any depth, in alphabetical order.
 
     Raises:
-        SSLToolError: if a subfolder among class folders is empty.
+        SSLToolError: if one cannot be read.
     """
-
-    def images_in(place: Path) -> int:
-        return sum(entry.name.lower().endswith(IMG_EXTENSIONS) for entry in os.scandir(place) if entry.is_file())
-
-    names = subfolders(folder)
-    counts = [images_in(folder / name) for name in names]
-    empty = next((folder / n for n, count in zip(names, counts, strict=True) if not count), None)
-    if empty and sum(map(bool, counts)) >= 2 and not _image_files(empty):
-        raise SSLToolError(f"the class folder {empty} contains no images; add images or remove it")
-    return len(counts) >= 2 and all(counts) and max(counts) > 1 and images_in(folder) == 0
+    return [name for name in subfolders(folder) if has_images(folder / name)]
 
 
-def subfolders(folder: Path) -> list[str]:
-    """The names of the subfolders that are not hidden, in alphabetical order."""
-    return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
-
-
-def read_files(name: str, folder: Path, split: str, classes: Sequence[str] | None) -> ImageSet:
-    """All image files under ``folder``, at any depth.
-
-    An image's label is the index in ``classes`` of the subfolder that contains it; -1 if ``classes`` is None.
+def unlabelled_images(name: str, folder: Path, split: str, found: Listing) -> ImageSet:
+    """All images of a listing of ``folder``, without labels.
 
     Raises:
-        SSLToolError: if there are no images, or an image is not in one of the class folders.
+        SSLToolError: if there are none.
     """
-    paths = _image_files(folder)
-    if not paths:
-        raise SSLToolError(f"no images in {folder}; supported are {', '.join(IMG_EXTENSIONS)}")
-    if classes is None:
-        return ImageSet(name, split, np.full(len(paths), -1), np.arange(len(paths)), paths=tuple(paths))
-    if not classes:
+    paths = _paths(folder, found)
+    rows = np.arange(len(paths))
+    no_labels = np.full(len(paths), -1)
+    return ImageSet(name, split, no_labels, rows, paths=paths, files=tuple(found.files), left_out=found.found())
+
+
+def labelled_images(
+    name: str,
+    folder: Path,
+    split: str,
+    found: Listing,
+    settings: DataSettings,
+    classes: Sequence[str] | None = None,
+) -> ImageSet:
+    """The images of a listing of ``folder`` that are below a subfolder, with its name as their class.
+
+    Args:
+        classes: the first names of the classes; by default there are none. Those of other subfolders follow in
+            alphabetical order.
+
+    Raises:
+        SSLToolError: if there are no class folders, or one cannot be read.
+    """
+    _paths(folder, found)
+    closed = [
+        path for path in found.left_out.get(listing.UNREADABLE, ()) if path.endswith("/") and path.count("/") == 1
+    ]
+    if closed:
+        raise unreadable_folder(folder / closed[0].rstrip("/"))
+    beside = [file for file in found.files if "/" not in file]
+    found.files = [file for file in found.files if "/" in file]
+    for file in beside:
+        found.leave_out(listing.OUTSIDE, file)
+    if not found.files:
         raise SSLToolError(f"{folder} contains no class folders; use --dataset-type images for unlabelled images")
-    number = {c: i for i, c in enumerate(classes)}
-    names = [os.path.relpath(path, folder).split(os.sep)[0] for path in paths]
-    unknown = next((name for name in names if name not in number), None)
-    if unknown is not None:
-        raise SSLToolError(f"{folder}: '{unknown}' is not one of the {len(classes)} classes of the training folder")
-    labels = np.array([number[name] for name in names], np.int64)
-    return ImageSet(name, split, labels, np.arange(len(paths)), tuple(classes), paths=tuple(paths))
+    tops = [file.partition("/")[0] for file in found.files]
+    number = _numbers(sorted({*tops} - {*settings.unlabelled}), classes or ())
+    labels = np.array([number.get(top, -1) for top in tops], np.int64)
+    images = unlabelled_images(name, folder, split, found)
+    names = tuple(_in_order(number))
+    images = images.with_labels(labels, names)
+    return images.with_notes(*_notes(folder, images, {*tops}), *_new_classes(images, classes))
 
 
-def _image_files(folder: Path) -> list[str]:
-    paths = []
-    for parent, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        paths += [os.path.join(parent, file) for file in sorted(files) if file.lower().endswith(IMG_EXTENSIONS)]
-    return paths
+def _numbers(names: Sequence[str], classes: Sequence[str]) -> dict[str, int]:
+    """The number of each class in ``classes`` and of each folder in ``names``.
+
+    macOS and Linux write accents in different ways; a folder is of the class whose name is the same text.
+    """
+    number = {name: i for i, name in enumerate(classes)}
+    same_text = {_composed(name): i for name, i in number.items()}
+    for name in names:
+        if name not in number:
+            number[name] = same_text.get(_composed(name), 1 + max(number.values(), default=-1))
+    return number
+
+
+def _in_order(number: dict[str, int]) -> list[str]:
+    """The name of each number; the first, if it has several."""
+    names: dict[int, str] = {}
+    for name, i in number.items():
+        names.setdefault(i, name)
+    return [names[i] for i in range(len(names))]
+
+
+def _composed(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
+
+
+def _notes(folder: Path, images: ImageSet, tops: Collection[str]) -> list[str]:
+    """A note for the subfolders without images."""
+    skipped = {path.rstrip("/") for paths in images.left_out.values() for path in paths if path.endswith("/")}
+    empty = [name for name in subfolders(folder) if name not in tops and name not in skipped]
+    return [f"no class, because it has no readable images: {first_names(empty)}"] if empty else []
+
+
+def _new_classes(images: ImageSet, classes: Sequence[str] | None) -> list[str]:
+    """A note for the classes that are not in ``classes``, those of the train images."""
+    if classes is None or len(images.classes) == len(classes):
+        return []
+    counts = Counter(images.labels[images.labels >= len(classes)].tolist())
+    names = [f"{images.classes[label]} ({counted(count, 'image')})" for label, count in sorted(counts.items())]
+    return [f"classes of {images.split} that train does not have: {first_names(names)}"]
+
+
+def check_unlabelled(settings: DataSettings, folder: Path, places: Sequence[Path]) -> None:
+    """Checks that each folder of ``--unlabelled`` is a subfolder of one of ``places``.
+
+    Raises:
+        SSLToolError: if one is not.
+    """
+    if not settings.unlabelled:
+        return
+    names = list(itertools.chain.from_iterable(subfolders(place) for place in places))
+    for name in settings.unlabelled:
+        if name not in names:
+            raise SSLToolError(f"--unlabelled {name}: {folder} has no such class folder; it has {first_names(names)}")
+
+
+def _paths(folder: Path, found: Listing) -> tuple[str, ...]:
+    if not found.files:
+        skipped = skipped_text(found.found())
+        raise SSLToolError(
+            f"no images in {folder}{f' ({skipped})' if skipped else ''}; supported are {', '.join(IMG_EXTENSIONS)}, "
+            "and other files that Pillow recognises"
+        )
+    return tuple(str(folder / file) for file in found.files)
+
+
+def _first(folder: Path, most: int) -> int:
+    """The number of images directly in ``folder``, at most ``most``."""
+    return sum(1 for _ in itertools.islice(direct_images(folder), most))
+
+
+def contains_images(folder: Path) -> bool:
+    """Whether there is an image under ``folder``, at any depth; False if it cannot be read."""
+    try:
+        return has_images(folder)
+    except SSLToolError:
+        return False

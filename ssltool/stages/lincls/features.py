@@ -8,6 +8,8 @@ import numpy as np
 import torch
 
 from ssltool.config import LinclsConfig
+from ssltool.data.found import record_of
+from ssltool.data.images import ImageSet
 from ssltool.data.labels import hold_out
 from ssltool.errors import counted
 from ssltool.files import weights_hash
@@ -27,6 +29,8 @@ class FeatureSource(ABC):
         total_classes: C plus the number of classes that only the val rows have.
         sizes: number of rows: ``train_size``, ``held_size``, ``val_size``.
         identity: hash of the numbers and labels of the training rows.
+        training_images: the images of the training rows, None for saved features and without training.
+        opened: the image sets that were read, for messages and results.
     """
 
     kind: str
@@ -38,6 +42,8 @@ class FeatureSource(ABC):
     total_classes: int
     sizes: dict[str, int]
     identity: str
+    training_images: ImageSet | None = None
+    opened: tuple[ImageSet, ...] = ()
 
     @abstractmethod
     def train(self, epoch: int, batch_size: int, first_step: int = 0) -> Batches:
@@ -71,6 +77,8 @@ class FeatureSource(ABC):
         facts = {**self.sizes, "classes": len(self.classes), "features": self.kind}
         if "train_size" in self.sizes:
             facts |= {"labels_fraction": self.config.labels_fraction, "standardised": bool(self.config.standardise)}
+        if self.opened:
+            facts["images"] = [record_of(images) for images in self.opened]
         return facts
 
     def close(self) -> None:  # noqa: B027 - saved features have nothing to stop

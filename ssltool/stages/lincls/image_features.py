@@ -41,10 +41,12 @@ class ImageFeatures(FeatureSource):
         train: ImageSet | None = None
         if known is None:
             train, val = open_labelled(config)
-            known = np.arange(int(train.labels.max()) + 1)
+            known = np.unique(train.labels)
         else:
             val = open_labelled_val(config)
         self.classes = known
+        self.training_images = train
+        self.opened = (val,) if train is None else (train, val)
         targets, self.total_classes = class_indices(val.labels, known)
         self.sizes = {"val_size": len(val)}
         self._hash = weights_hash(self.method.backbone.state_dict())
@@ -55,6 +57,7 @@ class ImageFeatures(FeatureSource):
         self._loaders = {"val": loader(dataclasses.replace(val, labels=targets))}
         if train is not None:
             rows, held_out = self._split(train.labels, train.index)
+            train = train.with_labels(class_indices(train.labels, known)[0], train.classes)
             self._loaders["train"] = loader(train.select(rows))
             if len(held_out):
                 self._loaders["held_out"] = loader(train.select(held_out))

@@ -15,6 +15,7 @@ import torch
 
 from ssltool.checkpoints.probe import Probe
 from ssltool.config import LinclsConfig
+from ssltool.data.found import announce
 from ssltool.errors import SSLToolError
 from ssltool.reprs.representation_set import NETWORK_KEYS
 from ssltool.runs.folder import PROBE, RunFolder, run_path
@@ -53,6 +54,7 @@ def run(config: LinclsConfig) -> Record:
         return _evaluate(config, device, Probe.load(path)) | {"probe": str(path)}
     folder.refuse_if_taken(overwrite=config.overwrite, resume=config.resume, resumed_from=path)
     with contextlib.closing(_open(config, device)) as source:
+        announce(*source.opened)
         distributed.rank_zero_info(source.describe())
         if isinstance(source, SavedFeatures) and config.solver == "lbfgs":
             return solve(source, folder, device)
@@ -67,6 +69,7 @@ def _open(config: LinclsConfig, device: torch.device, probe: Probe | None = None
 
 def _evaluate(config: LinclsConfig, device: torch.device, probe: Probe) -> Record:
     with contextlib.closing(_open(config, device, probe)) as source:
+        announce(*source.opened)
         distributed.rank_zero_info(source.describe())
         names = {name: name.replace("_", " ") for name in NETWORK_KEYS}
         differing = differences(list(NETWORK_KEYS), probe.config.get("origin", {}), source.origin, names.__getitem__)

@@ -18,7 +18,7 @@ from ssltool.errors import SSLToolError
 from ssltool.files.schema import ANYTHING, conform, integer, listing, mapping, tensor
 from ssltool.reprs.representation_set import NETWORK_KEYS
 from ssltool.runs.folder import PROBE, RunFolder
-from ssltool.runs.resume import differences
+from ssltool.runs.resume import changed_images, differences
 from ssltool.settings import Record, flag
 from ssltool.stages.lincls.features import FeatureSource
 from ssltool.stages.lincls.linear_heads import Batches, Heads, Linear, score
@@ -74,6 +74,8 @@ class ProbeLoop(TrainingLoop[ProbeState, tuple[Tensor, Tensor]]):
             "origin": source.origin,
             "identity": source.identity,
         }
+        if source.training_images is not None:
+            self.saved["fingerprint"] = source.training_images.fingerprint
         start = linear_classifier(source.width, len(source.classes), seeds.generator(c.seed))
         options = {"momentum": c.momentum, "weight_decay": c.weight_decay}
         state = ProbeState(Heads(start, len(self.rates), self.optimizer, device=device, **options))
@@ -82,6 +84,8 @@ class ProbeLoop(TrainingLoop[ProbeState, tuple[Tensor, Tensor]]):
         if resumed_from is not None:
             self._restore(Probe.load(resumed_from), resumed_from)
         folder.claim(self.saved, state.history, resumed_from=resumed_from)
+        if source.training_images is not None:
+            folder.save_images(source.training_images)
         total, done = c.epochs * steps, state.epoch * steps + state.epoch_step
         self.display = Progress(
             "probe", total, done=done, every=STEPS_PER_LINE if source.slow else -(-total // PROGRESS_LINES)
@@ -192,6 +196,9 @@ class ProbeLoop(TrainingLoop[ProbeState, tuple[Tensor, Tensor]]):
         names = [*fixed_settings(LinclsConfig), *FIXED_KEYS]
         old, new = ({**saved, **saved.get("origin", {})} for saved in (probe.config, self.saved))
         differing = differences(names, old, new, lambda name: FIXED_KEYS.get(name) or flag(name))
+        if self.source.training_images is not None:
+            changed = changed_images(probe.config, self.source.training_images, path.parent)
+            differing += [] if changed is None else [f"the images are not those that it was trained on: {changed}"]
         if differing:
             raise SSLToolError(f"cannot resume {path}: {'; '.join(differing)}; give the probe's values")
         if not probe.state:

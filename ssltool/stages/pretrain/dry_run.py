@@ -9,6 +9,7 @@ import torch
 from torch.optim.optimizer import Optimizer
 
 from ssltool.config import PretrainConfig
+from ssltool.data.found import announce, record_of
 from ssltool.data.loader import Batch
 from ssltool.errors import SSLToolError
 from ssltool.methods.base import Method, trainable_parameters
@@ -32,12 +33,14 @@ def plan(config: PretrainConfig) -> Record:
     """
     device = pick_device(config)
     setup = prepare(config)
-    start = find_start(config, setup.saved_run)
+    start = find_start(config, setup.saved_run, setup.images)
+    announce(setup.images)
     first = start.checkpoint.epoch if start.checkpoint else 0
     return {
         "run": str(start.folder.path),
         "resumes": str(start.path) if start.path else None,
         "data": setup.images.describe(),
+        "images": [record_of(setup.images)],
         "config": setup.saved_run.settings,
         "steps_per_epoch": setup.steps,
         "epochs": [_epoch(setup, epoch) for epoch in range(first, setup.epochs)],

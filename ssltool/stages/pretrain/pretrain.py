@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ssltool import seeds
 from ssltool.config import PretrainConfig
+from ssltool.data.found import announce
 from ssltool.data.images import open_dataset
 from ssltool.data.loader import Batch, Loader, Shard
 from ssltool.diagnosis.metrics.of_rows import feature_std_tensor
@@ -89,7 +90,7 @@ class Pretraining(TrainingLoop[TrainState, Batch]):
             self.config = self.setup.config
             _check_divisible(self.setup, shard)
             self.saved = self.setup.saved_run
-            start = find_start(config, self.saved)
+            start = find_start(config, self.saved, self.setup.images)
             check_loggers(config)
         self.folder = start.folder
         self.device, self.shard = device, shard
@@ -120,6 +121,7 @@ class Pretraining(TrainingLoop[TrainState, Batch]):
         with distributed.raise_on_all_ranks():
             if distributed.is_main():
                 self.folder.claim(self.saved.settings, self.state.history, resumed_from=start.path)
+                self.folder.save_images(self.setup.images)
                 if self.config.strategy != "iid":
                     self.folder.save_order(self.setup.order)
                 self.loggers = [self.folder.log, *open_loggers(self.config, self.folder.path)]
@@ -140,7 +142,7 @@ class Pretraining(TrainingLoop[TrainState, Batch]):
 
     def _announce(self) -> None:
         c = self.config
-        distributed.rank_zero_info(self.setup.images.describe())
+        announce(self.setup.images)
         if self.setup.images.name == "bundled":
             distributed.rank_zero_info("no DATA given: training on the bundled images")
         distributed.rank_zero_info(

@@ -15,6 +15,7 @@ from ssltool.checkpoints.load import Pretrained, load_pretrained, use_saved_data
 from ssltool.config import SaveReprsConfig, ScanConfig
 from ssltool.data.images import ImageSet, detect, open_dataset, parse_type
 from ssltool.data.layouts import LAYOUTS
+from ssltool.data.layouts.imagenet import find_split
 from ssltool.data.loader import Loader
 from ssltool.errors import SSLToolError
 from ssltool.methods import CLASSIFIER
@@ -66,9 +67,15 @@ class Inputs:
         c = self.data_config
         name = parse_type(c.dataset_type)[0]
         name = detect(c.data) if name == "auto" else name
-        if "val" not in LAYOUTS[name].splits or (name == "imagenet" and not (Path(str(c.data)) / "val").is_dir()):
+        if "val" not in LAYOUTS[name].splits or (name == "imagenet" and find_split(Path(str(c.data)), "val") is None):
             return self.train
         return open_dataset(dataclasses.replace(c, dataset_type=name, idx_path=None), "val")
+
+    @property
+    def opened(self) -> list[ImageSet]:
+        """The images that have been opened so far."""
+        opened = [self.__dict__[name] for name in ("train", "evaluation") if name in self.__dict__]
+        return opened[:1] if len(opened) == 2 and opened[0] is opened[1] else opened
 
     @contextlib.contextmanager
     def loader(self, images: ImageSet) -> Iterator[Loader]:

@@ -13,6 +13,7 @@ from ssltool.checkpoints.load import Pretrained, default_run_name
 from ssltool.checkpoints.saved_run import SavedRun
 from ssltool.config import ScanConfig, as_dict
 from ssltool.config.scan import STEPS
+from ssltool.data.found import announce, record_of
 from ssltool.errors import SSLToolError
 from ssltool.files import file_hash, weights_hash
 from ssltool.files.schema import ANYTHING, conform, mapping
@@ -78,6 +79,7 @@ class _Scan:
         """Runs the requested steps in order."""
         self._check()
         self._claim()
+        announce(*self.inputs.opened)
         if "mine" in self.steps:
             self._mine()
         if self.config.kmeans:
@@ -90,7 +92,8 @@ class _Scan:
         for name, result in self.results.items():
             if result.get("empty"):
                 rank_zero_info(f"warning: {name}: {result['empty']} of {result['clusters']} clusters are empty")
-        return {"steps": self.results, "run": str(self.folder.path)}
+        images = [record_of(images) for images in self.inputs.opened]
+        return {"steps": self.results, "images": images, "run": str(self.folder.path)}
 
     def _check(self) -> None:
         """Checks everything that can be checked before a file is written."""
@@ -130,9 +133,8 @@ class _Scan:
             for path in (self._training_path(phase), self.outputs[phase]):
                 if c.resume and path.exists():
                     checkpoint = Checkpoint.load(path)
-                    check_compatible(
-                        checkpoint, saved, path, more=(*VIEW_SETTINGS, *STEP_SETTINGS[phase], "clusters", "phase")
-                    )
+                    more = (*VIEW_SETTINGS, *STEP_SETTINGS[phase], "clusters", "phase")
+                    check_compatible(checkpoint, saved, path, self.inputs.train, more=more)
 
     def _files(self) -> list[Path]:
         """The files of the first requested step and of all later ones."""
@@ -152,6 +154,8 @@ class _Scan:
             records += Checkpoint.load(path).metrics["epochs"] if path.exists() else []
         settings = as_dict(self.config) | {"stage": "scan"}
         self.folder.claim(settings, records, resumed_from=self.outputs["mine"])
+        if "train" in self.inputs.__dict__:
+            self.folder.save_images(self.inputs.train)
 
     def _mine(self) -> None:
         path = self.outputs["mine"]

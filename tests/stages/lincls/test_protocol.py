@@ -62,7 +62,7 @@ def test_the_accuracies_are_those_of_the_saved_probe_on_the_val_images(on_bundle
 
 def test_the_run_folder_holds_settings_a_record_per_epoch_and_the_probe(settings, tmp_path):
     result = lincls.run(settings(epochs=3))
-    assert names(tmp_path / "probe") == {"config.json", "metrics.jsonl", "probe.pt"}
+    assert names(tmp_path / "probe") == {"config.json", "images.jsonl", "metrics.jsonl", "probe.pt"}
     config = json.loads((tmp_path / "probe" / "config.json").read_text())
     assert (config["epochs"], config["batch_size"], config["origin"]["epoch"]) == (3, 20, 2)
     records = [json.loads(line) for line in (tmp_path / "probe" / "metrics.jsonl").read_text().splitlines()]
@@ -228,11 +228,13 @@ def test_unlabelled_images_are_refused_before_a_folder_is_made(settings, write_i
     assert not (tmp_path / "probe").exists()
 
 
-def test_val_classes_that_train_lacks_are_refused(settings, tmp_path):
+def test_val_classes_that_train_lacks_are_named_and_count_as_errors(settings, tmp_path, capsys):
     few = tmp_path / "few.npy"
     np.save(few, np.arange(20))  # the first class only
-    with pytest.raises(SSLToolError, match=r"up to 1.* up to 0"):
-        lincls.run(settings(idx_path=str(few)))
+    result = lincls.run(settings(idx_path=str(few)))
+    assert (result["classes"], result["acc1"]) == (1, 0.5)
+    (note,) = result["images"][1]["notes"][-1:]
+    assert "no train image" in note and note in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("split", ["train", "val"])

@@ -113,6 +113,7 @@ def test_run_folder_holds_settings_metrics_and_the_kept_checkpoints(tiny):
         "checkpoint_0003.pt",
         "checkpoint_0004.pt",
         "config.json",
+        "images.jsonl",
         "metrics.jsonl",
     ]
     epochs = [Checkpoint.load(run / f"checkpoint_{number:04d}.pt").epoch for number in (1, 3, 4)]
@@ -313,14 +314,14 @@ def test_disk_full_while_saving_keeps_the_previous_checkpoint(tiny, tmp_path, mo
         pretrain(tiny())
     run = tmp_path / "run"
     assert (Checkpoint.load(run / "checkpoint.pt").epoch, len(calls)) == (1, 2)
-    assert sorted(path.name for path in run.iterdir()) == ["checkpoint.pt", "config.json", "metrics.jsonl"]
+    assert sorted(path.name for path in run.iterdir()) == ["checkpoint.pt", "config.json", "images.jsonl", "metrics.jsonl"]
 
 
 def test_a_failed_write_keeps_the_previous_checkpoint(tiny, tmp_path):
     pretrain(tiny())
     before = file_hash(tmp_path / "run" / "checkpoint.pt")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (64 * 1024, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (512 * 1024, hard))
     try:
         with pytest.raises(SSLToolError, match=r"checkpoint_0001\.pt"):
             pretrain(tiny(resume=str(tmp_path / "run"), start_epoch=1))
@@ -449,5 +450,5 @@ def test_skip_corrupt_leaves_out_and_counts_corrupt_images(ssltool, tmp_path, od
     (odd_images / "wide" / "003.png").write_bytes(b"")
     flags = ["--epochs", 1, "-b", 23, "-j", 0, "--skip-corrupt", "-o", tmp_path / "run"]
     ran = ssltool("pretrain", odd_images, *TINY, *flags)
-    assert ran.code == 0 and "23 images" in ran.err and "1 unreadable " in ran.err
+    assert ran.code == 0 and "23 images" in ran.err and "1 empty: wide/003.png" in ran.err
     assert settings(tmp_path / "run")["n_images"] == 23

@@ -97,7 +97,7 @@ def test_separable_images_are_clustered(settings):
     assert result["steps"]["mine"]["neighbours"] == 5 and result["steps"]["mine"]["accuracy"] > 0.9
     assert names(config) == {
         *FILES,
-        *("config.json", "metrics.jsonl"),
+        *("config.json", "images.jsonl", "metrics.jsonl"),
         *(f"assignments_{name}.pt" for name in ("kmeans", "cluster", "selflabel")),
     }
 
@@ -389,7 +389,7 @@ def test_overwriting_a_step_removes_the_files_of_later_steps(settings):
         scan.run(dataclasses.replace(config, **alone))
     scan.run(dataclasses.replace(config, **alone, overwrite=True))
     assert names(config) == {
-        *("neighbours.pt", "clusters.pt", "assignments_cluster.pt", "config.json", "metrics.jsonl")
+        *("neighbours.pt", "clusters.pt", "assignments_cluster.pt", "config.json", "images.jsonl", "metrics.jsonl")
     }
 
 
