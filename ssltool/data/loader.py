@@ -20,7 +20,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from ssltool import seeds
 from ssltool.data import views
-from ssltool.data.images import MEMORY_LIMIT, ImageSet, decode
+from ssltool.data.decoding import MEMORY_LIMIT, decode
+from ssltool.data.images import ImageSet
 from ssltool.data.views import Recipe, ViewParams
 from ssltool.errors import SSLToolError
 

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from ssltool.data import views
-from ssltool.data.images import ImageSet, decode
+from ssltool.data.decoding import decode
+from ssltool.data.images import ImageSet
 from ssltool.data.loader import Loader, Shard
 from ssltool.errors import SSLToolError
 from ssltool.methods.base import Method
