@@ -163,7 +163,8 @@ def default_run_name(stage: str, settings: NetworkSettings) -> str:
 
 
 def use_saved_dataset(settings: C, run: SavedRun) -> C:
-    """``settings`` with the dataset of the checkpoint's ``run``, unless they name a dataset.
+    """``settings`` with the dataset of the checkpoint's ``run``, unless they name one, and with its rules for pixels,
+    unless they give others.
 
     A split in ``--dataset-type`` is kept. The checkpoints of other programs do not contain the dataset; the bundled
     images are then used, and stderr says so.
@@ -171,6 +172,7 @@ def use_saved_dataset(settings: C, run: SavedRun) -> C:
     Raises:
         SSLToolError: if ``--dataset-type`` is another dataset than the run's, and no folder is given.
     """
+    settings = _use_saved_pixels(settings, run)
     if settings.data is not None:
         return settings
     dataset, folder, small = (run.data.dataset, run.data.folder, run.data.small) if run.data else (BUNDLED, None, False)
@@ -187,3 +189,15 @@ def use_saved_dataset(settings: C, run: SavedRun) -> C:
         raise SSLToolError(f"--dataset-type {settings.dataset_type} needs the folder of its images as DATA")
     dataset_type = name + (f"_{split}" if split else "") + ("_subset" if subset else "")
     return dataclasses.replace(settings, data=folder, dataset_type=dataset_type, small=settings.small or small)
+
+
+def _use_saved_pixels(settings: C, run: SavedRun) -> C:
+    """``settings`` with the rules for pixels of ``run``, where they give none. Runs of versions without these rules
+    read raw pixels; other programs and untrained networks have no rules."""
+    given = {name: value for name in run.pixels if (value := getattr(settings, name)) is not None}
+    if run.stage is None or given.get("raw_pixels"):
+        return settings
+    saved = run.pixels
+    if given:  # a background or a range excludes raw pixels
+        saved = saved | {"raw_pixels": False}
+    return dataclasses.replace(settings, **saved | given)

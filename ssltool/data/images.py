@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from ssltool.config import SPLITS, DataSettings
-from ssltool.data.decoding import OWN_SIZE_LIMIT, into_memory
+from ssltool.data.image_files import OWN_SIZE_LIMIT, read_files
 from ssltool.data.layouts import LAYOUTS
+from ssltool.data.pixels import DEFAULT_RULES, PixelRules
 from ssltool.data.strategies import read_numbers
 from ssltool.errors import SSLToolError, UsageError, counted, first_line, unknown
 
@@ -33,6 +34,7 @@ class ImageSet:
         images: (N, C, H, W) uint8 with C 1 or 3; None if ``paths`` are given.
         size: (width, height) if all files have the same size.
         skipped: the number of unreadable files, which are not in the set.
+        rules: how the files are decoded into pixels.
     """
 
     name: str
@@ -44,6 +46,7 @@ class ImageSet:
     paths: tuple[str, ...] | None = None
     size: tuple[int, int] | None = None
     skipped: int = 0
+    rules: PixelRules = DEFAULT_RULES
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -85,6 +88,8 @@ def open_dataset(settings: DataSettings, split: str) -> ImageSet:
         SSLToolError: if the folder, the split or the file of image numbers is missing, corrupt or empty, or if an
             image cannot be decoded.
     """
+    from ssltool.training import distributed  # which imports the loader of these images
+
     name, own_split, needs_numbers = parse_type(settings.dataset_type)
     split = own_split or split
     if needs_numbers and settings.idx_path is None:
@@ -103,17 +108,23 @@ def open_dataset(settings: DataSettings, split: str) -> ImageSet:
     if settings.download:
         _download(name, split, settings)
     folder = layout.folder or Path(str(settings.data))
-    if not folder.is_dir():
+    if not folder.is_dir() and not (layout.single_file and folder.is_file()):
         raise no_folder(folder)
     images = _read(name, folder, split, settings)
     if settings.idx_path is not None:
         images = images.select(read_numbers(settings.idx_path, len(images), "--idx-path"))
+    rules, notes = PixelRules.of(settings), list[str]()
     if settings.skip_corrupt and images.paths is None:
         raise SSLToolError(f"--skip-corrupt has no effect with {name}, which has no image files; leave it out")
     if images.paths is not None:
-        images = into_memory(images, settings.skip_corrupt)
+        images, notes = read_files(dataclasses.replace(images, rules=rules), settings.skip_corrupt)
     if not len(images):
         raise SSLToolError(f"{folder} contains no readable images")
+    if rules.auto and images.rules.value_range is not None:
+        low, high = images.rules.value_range
+        notes.append(f"--value-range auto is {low:g} {high:g}")
+    for note in notes:
+        distributed.rank_zero_info(f"{images.name} {images.split}: {note}")
     return images
 
 
@@ -150,6 +161,10 @@ def detect(data: str | None) -> str:
     if data is None:
         return "bundled"
     folder = Path(data)
+    of_files = [name for name, layout in LAYOUTS.items() if layout.single_file and folder.is_file()]
+    for name in of_files:
+        if LAYOUTS.load(name, "recogniser")(folder):
+            return name
     if not folder.is_dir():
         raise no_folder(folder)
     for name, layout in LAYOUTS.items():
@@ -178,7 +193,8 @@ def _read(name: str, folder: Path, split: str, settings: DataSettings) -> ImageS
     if len(images) != len(labels):
         raise SSLToolError(f"{folder} contains {len(images)} {split} images but {len(labels)} labels; copy it again")
     classes = tuple(map(str, range(int(labels.max()) + 1 if len(labels) else 0)))
-    image_set = ImageSet(name, split, labels, np.arange(len(labels)), classes)
+    rules = dataclasses.replace(PixelRules.of(settings), auto=False)
+    image_set = ImageSet(name, split, labels, np.arange(len(labels)), classes, rules=rules)
     if not isinstance(images, np.ndarray):
         return dataclasses.replace(image_set, paths=tuple(map(str, images)))
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):

@@ -21,7 +21,8 @@ def open_labelled(settings: LabelledSettings) -> tuple[ImageSet, ImageSet]:
             train.
     """
     _check_no_split(settings)
-    train, val = _labelled(open_dataset(settings, "train")), open_labelled_val(settings)
+    train = _labelled(open_dataset(settings, "train"))
+    val = open_labelled_val(dataclasses.replace(settings, **train.rules.settings()))
     largest, known = int(val.labels.max()), int(train.labels.max())
     if largest > known:
         raise SSLToolError(

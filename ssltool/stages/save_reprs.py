@@ -50,7 +50,11 @@ def run(config: SaveReprsConfig) -> list[Record]:
     splits = _splits(config)
     # With both splits, --idx-path selects train images only.
     all_images = dataclasses.replace(config, idx_path=None)
-    opened = [open_dataset(all_images if split == "val" and len(splits) > 1 else config, split) for split in splits]
+    opened: list[ImageSet] = []
+    for split in splits:
+        given = all_images if split == "val" and len(splits) > 1 else config
+        rules = opened[0].rules.settings() if opened else {}
+        opened.append(open_dataset(dataclasses.replace(given, **rules), split))
     sampled = [_sample(images, config.sample, network.run.seed) for images in opened]
     extractions = [Extraction(network, images, config, device) for images in sampled]
     paths = [_target(config, images, network, several=len(splits) > 1) for images in sampled]

@@ -46,6 +46,7 @@ class DatasetLayout:
         download: ``download(folder, split, settings)``, which downloads the dataset into the folder.
         aliases: other names of the layout, and the split that each implies or None.
         small: ``--small`` selects a version of the dataset.
+        single_file: DATA may be a file.
         folder: the folder of the images, if they are installed with a package; the layout then takes no DATA.
     """
 
@@ -57,6 +58,7 @@ class DatasetLayout:
     download: str | Callable[[Path, str, DataSettings], object] | None = None
     aliases: Mapping[str, str | None] = field(default_factory=dict)
     small: bool = False
+    single_file: bool = False
     folder: Path | None = None
 
 
@@ -72,6 +74,7 @@ LAYOUTS: Registry[DatasetLayout] = Registry(
             ".class_folders:read", splits=("train",), recogniser=".class_folders:has_class_folders", generic=True
         ),
         "images": DatasetLayout(".unlabelled:read", splits=("train",)),
+        "arrays": DatasetLayout(".arrays:read", recogniser=".arrays:recognise", single_file=True),
         "fashion-mnist": DatasetLayout(
             ".fashion_mnist:read",
             files=("FashionMNIST", "train-images-idx3-ubyte", "train-images-idx3-ubyte.gz"),

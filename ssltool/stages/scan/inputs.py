@@ -68,7 +68,8 @@ class Inputs:
         name = detect(c.data) if name == "auto" else name
         if "val" not in LAYOUTS[name].splits or (name == "imagenet" and not (Path(str(c.data)) / "val").is_dir()):
             return self.train
-        return open_dataset(dataclasses.replace(c, dataset_type=name, idx_path=None), "val")
+        rules = self.train.rules.settings()
+        return open_dataset(dataclasses.replace(c, dataset_type=name, idx_path=None, **rules), "val")
 
     @contextlib.contextmanager
     def loader(self, images: ImageSet) -> Iterator[Loader]:
