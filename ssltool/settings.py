@@ -48,6 +48,7 @@ def setting(
     method_option: str | None = None,
     metavar: str | None = None,
     nargs: int = 1,
+    alone: Collection[str] = (),
 ) -> Any:
     """A dataclass field with what the command line and the checks need to know about it.
 
@@ -63,6 +64,7 @@ def setting(
         fixed: the setting may not change when a run is resumed.
         method_option: the method's option that the setting stands for.
         nargs: how many values follow the flag.
+        alone: values that follow the flag alone, in place of ``nargs`` values.
     """
     metadata = {k: v for k, v in locals().items() if k != "default"}
     return field(default=default, metadata=metadata)

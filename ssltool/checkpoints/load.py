@@ -164,7 +164,8 @@ def default_run_name(stage: str, settings: NetworkSettings) -> str:
 
 
 def use_saved_dataset(settings: C, run: SavedRun) -> C:
-    """``settings`` with the dataset of the checkpoint's ``run``, unless they name a dataset.
+    """``settings`` with the dataset of the checkpoint's ``run``, unless they name one, and with its rules for pixels,
+    unless they give others.
 
     A split in ``--dataset-type`` is kept. If the run used a part of the images, ``--idx-path`` becomes its file, and
     stderr says so; ``--all`` prevents it. The checkpoints of other programs do not contain the dataset; the bundled
@@ -174,6 +175,7 @@ def use_saved_dataset(settings: C, run: SavedRun) -> C:
         SSLToolError: if ``--dataset-type`` is another dataset than the run's, and no folder is given; if the file of
             the run's part of the images is missing or has changed; or if ``--all`` has no effect.
     """
+    settings = _use_saved_pixels(settings, run)
     if settings.data is not None:
         return settings
     name, split, subset = parse_type(settings.dataset_type)
@@ -222,3 +224,15 @@ def _subset_of(settings: NetworkSettings, saved: SavedData) -> str | None:
         f"using the {saved.images:,} train images of the run, those in {saved.subset}; --all uses all"
     )
     return saved.subset
+
+
+def _use_saved_pixels(settings: C, run: SavedRun) -> C:
+    """``settings`` with the rules for pixels of ``run``, where they give none. Runs of versions without these rules
+    read raw pixels; other programs and untrained networks have no rules."""
+    given = {name: value for name in run.pixels if (value := getattr(settings, name)) is not None}
+    if run.stage is None or given.get("raw_pixels"):
+        return settings
+    saved = run.pixels
+    if given:  # a background or a range excludes raw pixels
+        saved = saved | {"raw_pixels": False}
+    return dataclasses.replace(settings, **saved | given)

@@ -39,6 +39,9 @@ MOST_EPOCHS = 10**9
 PROGRAM = "program"
 """The key of the program that wrote the network. Only settings of a backbone without a run have it."""
 
+EARLIER = {"raw_pixels": True, "background": "#ffffff", "value_range": None}
+"""What settings amounted to before they existed, where that is not their default."""
+
 STAGE_KEYS = {"origin": "lincls", "arm": "finetune", "phase": "scan"}
 """Keys that only one stage writes; they identify the stage of settings that do not name it."""
 
@@ -191,6 +194,11 @@ class SavedRun:
     def updated(self, **changes: Any) -> SavedRun:
         """This run with these settings added or replaced."""
         return SavedRun.read(self.settings | changes)
+
+    @property
+    def pixels(self) -> Settings:
+        """The settings that determine how its images became pixels; see ``data.pixels.PixelRules``."""
+        return {name: self.settings.get(name, earlier) for name, earlier in EARLIER.items()}
 
     @property
     def recipe(self) -> views.Recipe:

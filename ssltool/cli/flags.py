@@ -47,6 +47,24 @@ class Command(click.Command):
         super().__init__(*args, **{**kwargs, "context_settings": settings})
         self.params += [_plugin_option(), _size_limit_option(), _help_all_option()]
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, self._repeat_alone(args))
+
+    def _repeat_alone(self, args: list[str]) -> list[str]:
+        """``args`` with the values that follow a flag ``alone`` repeated, as often as the flag takes values."""
+        alone = {name: option for option in self.params if isinstance(option, Setting) for name in option.opts}
+        result: list[str] = []
+        previous = ""
+        for arg in args:
+            name, has_value, value = arg.partition("=")
+            name, value = (name, value) if has_value else (previous, arg)
+            option = alone.get(name.replace("_", "-"))
+            result.append(arg)
+            if option is not None and value in option.alone:
+                result += [value] * (option.nargs - 1)
+            previous = arg
+        return result
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
@@ -93,10 +111,16 @@ class Setting(click.Option):
         aliases: Collection[str] = (),
         alias: bool = False,
         advanced: bool = False,
+        alone: Collection[str] = (),
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
+        self.alone = alone
         self.section, self.aliases, self.alias, self.advanced = section, aliases, alias, advanced
+
+    def type_cast_value(self, ctx: click.Context, value: Any) -> Any:
+        values = super().type_cast_value(ctx, value)
+        return values[:1] if self.alone and values and values[0] in self.alone else values
 
     def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
         names = self.opts
@@ -256,7 +280,7 @@ def _option(cls: type, f: dataclasses.Field[Any]) -> Callable[[F], F]:
     return click.option(
         *_declarations(f, kind),
         cls=Setting,
-        **{name: m[name] for name in ("section", "aliases", "alias", "advanced", "help", "metavar")},
+        **{name: m[name] for name in ("section", "aliases", "alias", "advanced", "help", "metavar", "alone")},
         default=f.default,
         show_default=f.default is not None and f.default is not False and f.default != (),
         multiple=multiple,

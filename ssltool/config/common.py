@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ssltool.errors import UsageError
 from ssltool.settings import Checked, Rule, flag, setting
 
 STRATEGIES = ("iid", "current", "accumulate", "last")
@@ -32,6 +34,10 @@ METRICS = "ssltool.diagnosis.metrics:METRICS"
 def reaches(state: str | None, limit: str | None) -> bool:
     """Whether the verdict ``state`` is at least as severe as ``limit``; False if either is None."""
     return state is not None and limit is not None and STATES.index(state) >= STATES.index(limit)
+
+
+AUTO = "auto"
+"""The ``--value-range`` that is taken from a sample."""
 
 
 def decoders() -> Any:
@@ -168,8 +174,59 @@ class DataSettings(Checked):
         section="Data",
         advanced=True,
     )
+    value_range: tuple[str, ...] | None = setting(
+        None,
+        "values that become black and white, of images with more than 8 bits: two numbers, or auto for the percentiles "
+        "0.5 and 99.5 of a sample [default: the range of the type; floats are in 0 to 1]",
+        section="Data",
+        metavar="LOW HIGH|auto",
+        nargs=2,
+        alone=(AUTO,),
+        fixed=True,
+        advanced=True,
+    )
+    background: str | None = setting(
+        None,
+        "colour behind transparent pixels, a name or #rrggbb [default: white]",
+        section="Data",
+        metavar="COLOUR",
+        fixed=True,
+        advanced=True,
+    )
+    raw_pixels: bool | None = setting(
+        None,
+        "read image files as torchvision's ImageFolder does: no background behind transparent pixels, no EXIF "
+        "orientation",
+        section="Data",
+        fixed=True,
+        advanced=True,
+    )
+    max_pixels: int | None = setting(
+        None,
+        "refuse images with more pixels than this [default: 178,956,970]",
+        section="Data",
+        metavar="N",
+        minimum=1,
+        advanced=True,
+    )
     image_size: int | None = image_size("224, or the images' own size if all share one up to 96", fixed=True)
     workers: int | None = decoders()
+
+    def conflicts(self) -> list[Rule]:
+        why = "with --raw-pixels, which reads images as torchvision's ImageFolder does"
+        return [*super().conflicts(), (("value_range", "background"), bool(self.raw_pixels), why)]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.value_range is None or tuple(self.value_range) == (AUTO,):
+            return
+        try:
+            low, high = map(float, self.value_range)
+        except ValueError:
+            low = high = 0.0
+        if not math.isfinite(high - low) or low >= high:
+            found = " ".join(map(str, self.value_range))
+            raise UsageError(f"--value-range is {found}; it must be two numbers, the smaller one first, or {AUTO}")
 
 
 @dataclass(frozen=True)

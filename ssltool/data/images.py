@@ -9,32 +9,21 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from ssltool.config import SPLITS, DataSettings
 from ssltool.data import fingerprint, listing
+from ssltool.data.image_files import OWN_SIZE_LIMIT, read_files
 from ssltool.data.layouts import LAYOUTS
 from ssltool.data.listing import LeftOut
+from ssltool.data.pixels import DEFAULT_RULES, PixelRules
 from ssltool.data.strategies import read_numbers
 from ssltool.errors import SSLToolError, UsageError, counted, first_line, unknown
-from ssltool.training.progress import has_bars, is_quiet
-
-MEMORY_LIMIT = 2 * 2**30
-"""Bytes up to which image files of one size are decoded into memory."""
-
-READ_AHEAD = 1024
-"""Image files that are decoded ahead of their use, which bounds the memory that they take."""
-
-OWN_SIZE_LIMIT = 96
-"""Pixels up to which images of one size are used at that size by default."""
 
 
 @dataclass(frozen=True)
@@ -50,10 +39,11 @@ class ImageSet:
         size: (width, height) if all files have the same size.
         skipped: the number of files that are not in the set because of ``--skip-corrupt``.
         left_out: the relative paths of everything that is not in the set, by reason; see ``listing``.
-        notes: how the folder was read, and why images have no labels.
+        notes: how the folder and its pixels were read, and why images have no labels.
         fingerprint: 16 hex digits of the paths and contents of all images of the split. ``select`` keeps it.
         files: the relative path of each image, with ``/``; None for arrays in one file.
         digests: (N,) int64, a hash of the content of each image.
+        rules: how the files are decoded into pixels.
     """
 
     name: str
@@ -70,6 +60,7 @@ class ImageSet:
     fingerprint: str = ""
     files: tuple[str, ...] | None = None
     digests: np.ndarray | None = None
+    rules: PixelRules = DEFAULT_RULES
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -152,21 +143,23 @@ def open_dataset(settings: DataSettings, split: str) -> ImageSet:
     if settings.download:
         _download(name, split, settings)
     folder = layout.folder or Path(str(settings.data))
-    if not folder.is_dir():
+    if not folder.is_dir() and not (layout.single_file and folder.is_file()):
         raise no_folder(folder)
     images, unusable = _identified(_read(name, folder, split, settings), folder)
     if settings.idx_path is not None:
         images = images.select(read_numbers(settings.idx_path, len(images), "--idx-path"))
+    rules, notes = PixelRules.of(settings), list[str]()
     if settings.skip_corrupt and images.paths is None:
         raise SSLToolError(f"--skip-corrupt has no effect with {name}, which has no image files; leave it out")
     if images.paths is not None:
         images = _without_unusable(images, unusable, settings.skip_corrupt)
-        decoded = _into_memory(images, settings.skip_corrupt)
-        corrupt = np.flatnonzero(~np.isin(images.index, decoded.index))
-        images = decoded if not len(corrupt) else _counting_corrupt(images, decoded, corrupt)
+        images, notes = read_files(dataclasses.replace(images, rules=rules), settings.skip_corrupt)
     if not len(images):
         raise SSLToolError(f"{folder} contains no readable images")
-    return images
+    if rules.auto and images.rules.value_range is not None:
+        low, high = images.rules.value_range
+        notes.append(f"--value-range auto is {low:g} {high:g}")
+    return images.with_notes(*notes)
 
 
 def no_folder(folder: Path) -> SSLToolError:
@@ -207,6 +200,10 @@ def detect(data: str | None) -> str:
     if data is None:
         return "bundled"
     folder = Path(data)
+    of_files = [name for name, layout in LAYOUTS.items() if layout.single_file and folder.is_file()]
+    for name in of_files:
+        if LAYOUTS.load(name, "recogniser")(folder):
+            return name
     if not folder.is_dir():
         raise no_folder(folder)
     for name, layout in LAYOUTS.items():
@@ -235,7 +232,8 @@ def _read(name: str, folder: Path, split: str, settings: DataSettings) -> ImageS
     if len(images) != len(labels):
         raise SSLToolError(f"{folder} contains {len(images)} {split} images but {len(labels)} labels; copy it again")
     classes = tuple(map(str, range(int(labels.max()) + 1 if len(labels) else 0)))
-    image_set = ImageSet(name, split, labels, np.arange(len(labels)), classes)
+    rules = dataclasses.replace(PixelRules.of(settings), auto=False)
+    image_set = ImageSet(name, split, labels, np.arange(len(labels)), classes, rules=rules)
     if not isinstance(images, np.ndarray):
         return dataclasses.replace(image_set, paths=tuple(map(str, images)))
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
@@ -281,12 +279,6 @@ def _without_unusable(images: ImageSet, unusable: Mapping[str, tuple[str, str]],
     return images.without(rows)
 
 
-def _counting_corrupt(images: ImageSet, decoded: ImageSet, rows: np.ndarray) -> ImageSet:
-    """``decoded``, which lacks the corrupt ``rows`` of ``images``, with these among what was left out."""
-    counted = images.without({listing.CORRUPT: rows.tolist()})
-    return dataclasses.replace(decoded, left_out=counted.left_out, skipped=counted.skipped)
-
-
 def _download(name: str, split: str, settings: DataSettings) -> None:
     if LAYOUTS[name].download is None:
         supported = ", ".join(name for name, layout in LAYOUTS.items() if layout.download)
@@ -295,73 +287,3 @@ def _download(name: str, split: str, settings: DataSettings) -> None:
         LAYOUTS.load(name, "download")(Path(str(settings.data)), split, settings)
     except (OSError, RuntimeError) as error:
         raise SSLToolError(f"--download of {name} into {settings.data} failed: {first_line(error)}") from error
-
-
-def decode(path: str) -> Image.Image:
-    """The image in a file, as RGB.
-
-    Raises:
-        SSLToolError: if it cannot be decoded; the message names the file.
-    """
-    try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise SSLToolError(
-            f"corrupt image {path} ({first_line(error)}); replace it, or skip it with --skip-corrupt"
-        ) from error
-
-
-def _try_decode(path: str) -> Image.Image | SSLToolError:
-    try:
-        return decode(path)
-    except SSLToolError as error:
-        return error
-
-
-def _into_memory(images: ImageSet, skip_corrupt: bool) -> ImageSet:
-    """Decodes the images into memory if they have one size and fit; with ``skip_corrupt``, drops unreadable ones."""
-    paths = images.paths or ()
-    size = _common_size(paths)
-    images = dataclasses.replace(images, size=size)
-    fits = size is not None and 3 * size[0] * size[1] * len(paths) <= MEMORY_LIMIT
-    if not fits and not skip_corrupt:
-        return images
-    pixels = torch.empty((len(paths), 3, size[1], size[0]), dtype=torch.uint8) if fits and size else None
-    readable = np.zeros(len(paths), bool)
-    with (
-        ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool,
-        tqdm(total=len(paths), desc="reading images", disable=is_quiet() or not has_bars(), leave=False) as bar,
-    ):
-        for start in range(0, len(paths), READ_AHEAD):
-            for row, image in enumerate(pool.map(_try_decode, paths[start : start + READ_AHEAD]), start):
-                bar.update()
-                if isinstance(image, SSLToolError):
-                    if not skip_corrupt:
-                        raise image
-                    continue
-                readable[row] = True
-                if pixels is not None:
-                    pixels[row] = torch.from_numpy(np.array(image)).permute(2, 0, 1)
-    rows = np.flatnonzero(readable)
-    skipped = len(paths) - len(rows)
-    if pixels is not None:
-        images = dataclasses.replace(images, images=pixels, paths=None)
-    return dataclasses.replace(images.select(rows) if skipped else images, skipped=skipped)
-
-
-def _common_size(paths: Sequence[str]) -> tuple[int, int] | None:
-    """The (width, height) of all readable files if it is the same; None if it is not, or if the images are large and
-    do not fit into memory, so that it does not matter."""
-    common: tuple[int, int] | None = None
-    for path in paths:
-        try:
-            with Image.open(path) as image:
-                size = image.size
-        except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError):
-            continue
-        common = common or size
-        large = max(size) > OWN_SIZE_LIMIT and 3 * size[0] * size[1] * len(paths) > MEMORY_LIMIT
-        if size != common or large:
-            return None
-    return common

@@ -22,7 +22,8 @@ def open_labelled(settings: LabelledSettings) -> tuple[ImageSet, ImageSet]:
         SSLToolError: if a split has no labels, ``--dataset-type`` names a split, or no class is in both.
     """
     _check_no_split(settings)
-    train, val = _labelled(open_dataset(settings, "train")), open_labelled_val(settings)
+    train = _labelled(open_dataset(settings, "train"))
+    val = open_labelled_val(dataclasses.replace(settings, **train.rules.settings()))
     unseen = ~np.isin(val.labels, train.labels)
     if unseen.all():
         raise SSLToolError(

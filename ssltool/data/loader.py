@@ -20,7 +20,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from ssltool import seeds
 from ssltool.data import views
-from ssltool.data.images import MEMORY_LIMIT, ImageSet, decode
+from ssltool.data.decoding import decode
+from ssltool.data.image_files import MEMORY_LIMIT
+from ssltool.data.images import ImageSet
+from ssltool.data.pixels import PixelRules
 from ssltool.data.views import Recipe, ViewParams
 from ssltool.errors import SSLToolError
 
@@ -199,13 +202,14 @@ class _Decoded(Dataset[list[Tensor] | SSLToolError]):
     """Decoded, cropped and resized images, one (3, S, S) uint8 per view. If decoding fails, the error is returned and
     raised in the main process."""
 
-    def __init__(self, paths: tuple[str, ...]) -> None:
+    def __init__(self, paths: tuple[str, ...], rules: PixelRules) -> None:
+        self.rules = rules
         self.paths = np.array(paths)  # one buffer: a tuple of strings would be copied into each worker (copy-on-write)
 
     def __getitem__(self, request: Request) -> list[Tensor] | SSLToolError:
         row, params, sizes = request
         try:
-            image = decode(str(self.paths[row]))
+            image = decode(str(self.paths[row]), self.rules)
         except SSLToolError as error:
             return error
         if params is None:
@@ -239,7 +243,7 @@ def _file_loader(
     images: ImageSet, workers: int, requests: _Requests, device: torch.device
 ) -> DataLoader[list[Tensor] | SSLToolError]:
     return DataLoader(
-        _Decoded(images.paths or ()),
+        _Decoded(images.paths or (), images.rules),
         batch_sampler=requests,  # type: ignore[arg-type]
         num_workers=workers,
         collate_fn=_collate,

@@ -162,6 +162,7 @@ class Monitor:
             return found + [str(of) for of in dead.values() if of.increased_sharply()]
         causes = method.probable_causes(record["loss"]) + self.setup.small_batch_causes(method)
         causes += self._decayed_predictor(method, record) + [str(of) for of in dead.values() if of.increased()]
+        causes = self.setup.identical_images or causes
         line = judged[name].line
         return [*found, f"the {name} shows {line}. Probable cause: {'; '.join(causes) or CAUSE_UNKNOWN}"]
 

@@ -134,6 +134,7 @@ class Extraction:
             "places": self.places if self.places > 1 else None,
             "views": c.views,
             "sample": c.sample,
+            "pixels": images.rules.settings(),
             "transform": _transform(images, network, c),
             "precision": c.precision,
             "shard": [shard.rank, shard.world] if shard.world > 1 else None,

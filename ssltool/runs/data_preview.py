@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from ssltool.data import views
-from ssltool.data.images import ImageSet, decode
+from ssltool.data.decoding import decode
+from ssltool.data.images import ImageSet
 from ssltool.data.loader import Loader, Shard
 from ssltool.errors import SSLToolError
 from ssltool.methods.base import Method
@@ -31,7 +32,7 @@ def pixels(images: ImageSet, row: int) -> np.ndarray:
         SSLToolError: if its file cannot be decoded.
     """
     if images.images is None:
-        return np.asarray(decode((images.paths or ())[row]))
+        return np.asarray(decode((images.paths or ())[row], images.rules))
     return images.images[row].expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy()
 
 

@@ -75,7 +75,7 @@ def restore_setup(run: FinishedRun, data: str | None = None) -> TrainingSetup:
     """
     names = [f.name for f in dataclasses.fields(PretrainConfig) if not f.metadata["method_option"]]
     settings = run.saved.settings
-    values = {name: settings[name] for name in names if name in settings and name != "options"}
+    values = {name: settings[name] for name in names if name in settings and name != "options"} | run.saved.pixels
     values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
     if data is not None and settings["data"] is None:
         raise SSLToolError(f"{run.path} was trained on the bundled images; leave --data out")
@@ -83,7 +83,7 @@ def restore_setup(run: FinishedRun, data: str | None = None) -> TrainingSetup:
         require_plugins(run.saved)
         config = PretrainConfig(**(values if data is None else values | {"data": data}))
         options = method_options(config.method, settings["method_options"])
-    if config.data is not None and not Path(config.data).is_dir():
+    if config.data is not None and not Path(config.data).exists():
         raise SSLToolError(f"the images of {run.path} are not in {config.data}; name their folder with --data")
     if config.idx_path is not None and not Path(config.idx_path).is_file():
         raise SSLToolError(

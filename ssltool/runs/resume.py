@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ssltool.checkpoints.checkpoint import Checkpoint
-from ssltool.checkpoints.saved_run import SavedRun
+from ssltool.checkpoints.saved_run import EARLIER, SavedRun
 from ssltool.config import PretrainConfig, fixed_settings
 from ssltool.data.images import ImageSet
 from ssltool.data.manifest import Manifest
@@ -52,14 +52,26 @@ def find_start(config: PretrainConfig, run: SavedRun, images: ImageSet) -> Start
     Raises:
         SSLToolError: if the folder contains another run, or the checkpoint is missing, unreadable or incompatible.
     """
-    folder = RunFolder(run_path(config, f"{config.method}-{config.arch}-{config.strategy}"))
-    path = find_file(config.resume, folder.newest)
+    folder, path = _folder(config), resumed_file(config)
     folder.refuse_if_taken(overwrite=config.overwrite, resume=config.resume, resumed_from=path)
     if path is None:
         return Start(folder, None, None)
     checkpoint = Checkpoint.load(path)
     check_compatible(checkpoint, run, path, images)
     return Start(folder, path, checkpoint)
+
+
+def _folder(config: PretrainConfig) -> RunFolder:
+    return RunFolder(run_path(config, f"{config.method}-{config.arch}-{config.strategy}"))
+
+
+def resumed_file(config: PretrainConfig) -> Path | None:
+    """The checkpoint that the run of ``config`` resumes from, or None.
+
+    Raises:
+        SSLToolError: if the named checkpoint does not exist.
+    """
+    return find_file(config.resume, _folder(config).newest)
 
 
 def find_file(resume: str | None, newest: Path) -> Path | None:
@@ -107,12 +119,12 @@ def check_compatible(
 
     The data strategy may change at the end of an epoch. If it does not change, the order and the chunks must be equal.
     ``more`` names settings that must be equal in addition to those of pretraining. Settings that are newer than the
-    checkpoint had their default.
+    checkpoint had their default, or the value in ``EARLIER``.
 
     Raises:
         SSLToolError: if settings differ that must be equal; the message gives each with both values.
     """
-    old, new = defaults_of(PretrainConfig) | checkpoint.config, run.settings
+    old, new = defaults_of(PretrainConfig) | EARLIER | checkpoint.config, run.settings
     names = [*fixed_settings(PretrainConfig), *DERIVED_SETTINGS, *more]
     names = [name for name in names if name not in ("order_hash", "fingerprint")]
     if old["strategy"] == new["strategy"]:

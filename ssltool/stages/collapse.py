@@ -165,7 +165,7 @@ def _result(
         "normalized": config.normalize,
         "metrics": {name: measured.metrics[name] for name in names},
         **measured.details,
-        "notes": measured.notes + _repeated_images(source),
+        "notes": measured.notes + _repeated_images(source) + _same_image(source),
         "origin": {key: source.meta[key] for key in ORIGIN if key in source.meta},
     }
     if reference is not None:
@@ -204,6 +204,18 @@ def _repeated_images(source: _Input) -> list[str]:
     index = torch.cat([file.index for file in source.files])
     repeated = len(index) - len(index.unique()) * (source.meta.get("places") or 1)
     return [f"repeated images in the merged files: {repeated:,}"] if repeated else []
+
+
+def _same_image(source: _Input) -> list[str]:
+    """A note if all images have the same content, by their digests, which files of earlier versions lack."""
+    digests = [getattr(file, "digests", None) for file in source.files]
+    known = [column for column in digests if column is not None]
+    if len(known) < len(digests):
+        return []
+    column = torch.cat(known)
+    if len(column) < 2 or len(column.unique()) > 1:
+        return []
+    return [f"all {len(column):,} images are the same: equal rows show nothing about the network"]
 
 
 def _spectrum(source: _Input, measured: Measured, kind: str, config: CollapseConfig) -> Spectrum:

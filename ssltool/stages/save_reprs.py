@@ -52,7 +52,11 @@ def run(config: SaveReprsConfig) -> list[Record]:
     # The run's --idx-path selects train images only, and so does one that is given with both splits.
     train_only = len(splits) > 1 or given.idx_path is None
     all_images = dataclasses.replace(config, idx_path=None)
-    opened = [open_dataset(all_images if split != "train" and train_only else config, split) for split in splits]
+    opened: list[ImageSet] = []
+    for split in splits:
+        settings = all_images if split != "train" and train_only else config
+        rules = opened[0].rules.settings() if opened else {}
+        opened.append(open_dataset(dataclasses.replace(settings, **rules), split))
     sampled = [_sample(images, config.sample, network.run.seed) for images in opened]
     extractions = [Extraction(network, images, config, device) for images in sampled]
     paths = [_target(config, images, network, several=len(splits) > 1) for images in sampled]

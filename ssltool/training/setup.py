@@ -18,6 +18,7 @@ from ssltool.checkpoints.saved_run import SavedRun
 from ssltool.config import PretrainConfig, as_dict
 from ssltool.data import views
 from ssltool.data.found import record_of
+from ssltool.data.image_files import SAMPLE_HEADERS, identical
 from ssltool.data.images import ImageSet
 from ssltool.data.layouts import LAYOUTS
 from ssltool.data.strategies import (
@@ -27,7 +28,7 @@ from ssltool.data.strategies import (
     steps_in_epoch,
 )
 from ssltool.data.support import Support
-from ssltool.errors import SSLToolError, UsageError
+from ssltool.errors import SSLToolError, UsageError, counted
 from ssltool.files import weights_hash
 from ssltool.methods import METHODS
 from ssltool.methods.base import Method
@@ -166,7 +167,16 @@ class TrainingSetup:
 
     def warnings(self, method: Method) -> list[str]:
         """Warnings about settings that are likely to fail."""
-        return method.warnings() + self.small_batch_causes(method)
+        return self.identical_images + method.warnings() + self.small_batch_causes(method)
+
+    @functools.cached_property
+    def identical_images(self) -> list[str]:
+        """A warning if all images of a sample are the same, pixel by pixel."""
+        if not identical(self.images):
+            return []
+        count = min(len(self.images), SAMPLE_HEADERS)
+        of = "" if count == len(self.images) else " of a sample"
+        return [f"all {counted(count, 'image')}{of} are the same, pixel by pixel; check the files in DATA"]
 
     def small_batch_causes(self, method: Method) -> list[str]:
         """A warning if the batches are too small for the method's batch norms."""

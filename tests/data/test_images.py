@@ -10,8 +10,9 @@ from PIL import Image
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from ssltool.config import DataSettings
-from ssltool.data import images as images_module
-from ssltool.data.images import ImageSet, decode, detect, open_dataset, parse_type
+from ssltool.data import image_files
+from ssltool.data.decoding import decode
+from ssltool.data.images import ImageSet, detect, open_dataset, parse_type
 from ssltool.errors import SSLToolError
 
 
@@ -302,7 +303,7 @@ def test_images_of_two_sizes_stay_files(tmp_path, write_images):
 def test_images_of_one_size_beyond_the_limit_stay_files(tmp_path, write_images, monkeypatch):
     write_images(tmp_path / "pile", 4, size=(20, 16))
     for limit, in_memory in [(4 * 3 * 20 * 16, True), (4 * 3 * 20 * 16 - 1, False)]:
-        monkeypatch.setattr(images_module, "MEMORY_LIMIT", limit)
+        monkeypatch.setattr(image_files, "MEMORY_LIMIT", limit)
         assert (opened(tmp_path / "pile").images is not None) == in_memory
 
 

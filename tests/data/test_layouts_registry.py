@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from ssltool.config import SPLITS, DataSettings
-from ssltool.data.images import decode, detect, open_dataset, parse_type
+from ssltool.data.decoding import decode
+from ssltool.data.images import detect, open_dataset, parse_type
 from ssltool.data.layouts import LAYOUTS, DatasetLayout
 from ssltool.errors import SSLToolError, UsageError
 from ssltool.registry import load_plugins

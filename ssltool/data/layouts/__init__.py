@@ -47,6 +47,7 @@ class DatasetLayout:
         aliases: other names of the layout, and the split that each implies or None.
         small: ``--small`` selects a version of the dataset.
         class_folders: the labels come from folders, so that ``--unlabelled`` can name some of them.
+        single_file: DATA may be a file.
         folder: the folder of the images, if they are installed with a package; the layout then takes no DATA.
     """
 
@@ -59,6 +60,7 @@ class DatasetLayout:
     aliases: Mapping[str, str | None] = field(default_factory=dict)
     small: bool = False
     class_folders: bool = False
+    single_file: bool = False
     folder: Path | None = None
 
 
@@ -82,6 +84,7 @@ LAYOUTS: Registry[DatasetLayout] = Registry(
             class_folders=True,
         ),
         "images": DatasetLayout(".unlabelled:read", splits=("train",)),
+        "arrays": DatasetLayout(".arrays:read", recogniser=".arrays:recognise", single_file=True),
         "fashion-mnist": DatasetLayout(
             ".fashion_mnist:read",
             files=("FashionMNIST", "train-images-idx3-ubyte", "train-images-idx3-ubyte.gz"),

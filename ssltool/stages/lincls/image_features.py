@@ -42,6 +42,7 @@ class ImageFeatures(FeatureSource):
         if known is None:
             train, val = open_labelled(config)
             known = np.unique(train.labels)
+            self.config = config = dataclasses.replace(config, **train.rules.settings())
         else:
             val = open_labelled_val(config)
         self.classes = known

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ssltool.config import LinclsConfig
-from ssltool.data.images import MEMORY_LIMIT
+from ssltool.data.image_files import MEMORY_LIMIT
 from ssltool.data.labels import class_indices
 from ssltool.data.support import stratified_sample
 from ssltool.errors import SSLToolError, UsageError

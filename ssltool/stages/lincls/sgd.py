@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ssltool import seeds
 from ssltool.checkpoints.probe import Probe
+from ssltool.checkpoints.saved_run import EARLIER
 from ssltool.config import LinclsConfig, as_dict, fixed_settings
 from ssltool.errors import SSLToolError
 from ssltool.files.schema import ANYTHING, conform, integer, listing, mapping, tensor
@@ -194,7 +195,7 @@ class ProbeLoop(TrainingLoop[ProbeState, tuple[Tensor, Tensor]]):
 
     def _restore(self, probe: Probe, path: Path) -> None:
         names = [*fixed_settings(LinclsConfig), *FIXED_KEYS]
-        old, new = ({**saved, **saved.get("origin", {})} for saved in (probe.config, self.saved))
+        old, new = ({**EARLIER, **saved, **saved.get("origin", {})} for saved in (probe.config, self.saved))
         differing = differences(names, old, new, lambda name: FIXED_KEYS.get(name) or flag(name))
         if self.source.training_images is not None:
             changed = changed_images(probe.config, self.source.training_images, path.parent)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ssltool.checkpoints.build import read_teacher
+from ssltool.checkpoints.checkpoint import Checkpoint
 from ssltool.config import PretrainConfig, as_dict
 from ssltool.data import views
 from ssltool.data.images import ImageSet, open_dataset
@@ -18,6 +19,7 @@ from ssltool.methods import method_class, method_options
 from ssltool.methods.options import LabelledSupport
 from ssltool.models.backbones import family_of, resolve_stem
 from ssltool.models.family import SMALL_IMAGE
+from ssltool.runs.resume import resumed_file
 from ssltool.stages.pretrain.recipe import given_options
 from ssltool.training.setup import DEFAULT_SIZE, TrainingSetup
 
@@ -35,7 +37,10 @@ def prepare(config: PretrainConfig) -> TrainingSetup:
     config.check()
     family_of(config.arch)
     options = method_options(config.method, given_options(config))
+    config = dataclasses.replace(config, raw_pixels=_raw_pixels(config))
     images = open_dataset(config, "train")
+    if len(images) < 2:
+        raise SSLToolError(f"{images.name} {images.split} has 1 image; pretraining needs at least two different ones")
     config = _resolve(config, images)
     for message in config.mistakes():  # mistakes in the defaults that depend on the data
         raise SSLToolError(message)
@@ -55,6 +60,12 @@ def prepare(config: PretrainConfig) -> TrainingSetup:
     if method_class(config.method).uses_labels and unlabelled:
         raise SSLToolError(f"{config.method} needs labels, and {unlabelled} of {len(images)} images have none")
     return setup
+
+
+def _raw_pixels(config: PretrainConfig) -> bool:
+    """Whether the images are read as raw pixels: as given, else as by the run that is resumed."""
+    path = resumed_file(config) if config.raw_pixels is None else None
+    return bool(config.raw_pixels if path is None else Checkpoint.load(path).run.pixels["raw_pixels"])
 
 
 def _support(config: PretrainConfig, options: Any, images: ImageSet) -> Support | None:
@@ -85,6 +96,7 @@ def _resolve(config: PretrainConfig, images: ImageSet) -> PretrainConfig:
         config,
         image_size=size,
         stem=resolve_stem(config.arch, config.stem, size),
+        **images.rules.settings(),
         epochs=config.epochs or (10 if bundled else 100),
         batch_size=config.batch_size or (128 if bundled else 512),
         monitor_size=min(len(images), config.monitor_size or min(MAX_PROBE, max(MIN_PROBE, len(images) // 8))),

@@ -69,7 +69,8 @@ class Inputs:
         name = detect(c.data) if name == "auto" else name
         if "val" not in LAYOUTS[name].splits or (name == "imagenet" and find_split(Path(str(c.data)), "val") is None):
             return self.train
-        return open_dataset(dataclasses.replace(c, dataset_type=name, idx_path=None), "val")
+        rules = self.train.rules.settings()
+        return open_dataset(dataclasses.replace(c, dataset_type=name, idx_path=None, **rules), "val")
 
     @property
     def opened(self) -> list[ImageSet]:

@@ -1,0 +1,165 @@
+"""Images as NumPy arrays (N, H, W[, C]): a .npy or .npz file, or a folder with ``train.npy`` and ``val.npy``.
+
+The labels of ``NAME.npy`` are in ``NAME_labels.npy`` beside it. A .npz file has the arrays of each split under
+MedMNIST's names (``train_images``, ``train_labels``, ``val_images``), Keras' names (``x_train``, ``y_train``,
+``x_test``), or those of one split (``images``, ``labels``). Pickles are not loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ssltool.config import DataSettings
+from ssltool.data.images import ImageSet
+from ssltool.data.pixels import SAMPLE_IMAGES, PixelRules, evenly_spaced, settle, to_bytes, value_type
+from ssltool.errors import SSLToolError, first_line
+
+NAMES = {
+    "train": {"train_images": "train_labels", "x_train": "y_train", "images": "labels", "x": "y", "arr_0": "arr_1"},
+    "val": {"val_images": "val_labels", "x_val": "y_val", "test_images": "test_labels", "x_test": "y_test"},
+}
+"""The name of the images in a .npz file, and that of their labels, for each split; the first that it has is used."""
+
+MAX_CLASSES = 100_000
+"""Labels are numbers below this."""
+
+BLOCK = 256
+"""Images that are scaled to 8 bits together."""
+
+Arrays = tuple[np.ndarray, np.ndarray | None]
+
+
+def recognise(folder: Path) -> bool:
+    """Whether it is a .npy or .npz file, or a folder with ``train.npy``."""
+    return folder.suffix.lower() in (".npy", ".npz") if folder.is_file() else (folder / "train.npy").is_file()
+
+
+def read(folder: Path, split: str, settings: DataSettings) -> ImageSet:
+    """The images and labels of a split, as uint8 (N, C, H, W). Without labels, the images are unlabelled.
+
+    Raises:
+        SSLToolError: naming the file, if it cannot be read, or its arrays are no images or labels.
+    """
+    images, labels = _arrays(folder, split)
+    source = f"{folder}, {split} images"
+    pixels, rules = _pixels(images, PixelRules.of(settings), source)
+    numbers, classes = np.full(len(pixels), -1), tuple[str, ...]()
+    if labels is not None:
+        if labels.shape not in ((len(pixels),), (len(pixels), 1)):
+            raise SSLToolError(
+                f"{source}: {len(pixels)} images, but labels of shape {labels.shape}; save one class per image (N,)"
+            )
+        if labels.dtype.kind in "US":
+            reference = labels if split == "train" else _arrays(folder, "train")[1]
+            numbers, classes = _of_names(labels.ravel(), reference, source)
+        else:
+            numbers, classes = _of_numbers(labels.ravel(), source)
+    return ImageSet(
+        "arrays", split, numbers, np.arange(len(pixels)), classes, images=torch.from_numpy(pixels), rules=rules
+    )
+
+
+def _arrays(folder: Path, split: str) -> Arrays:
+    """The stored images of a split, and their labels or None."""
+    if folder.suffix.lower() == ".npz" and folder.is_file():
+        return _of_archive(folder, split)
+    if folder.is_file() and split != "train":
+        raise SSLToolError(f"{folder} has no {split} split; put train.npy and {split}.npy into a folder")
+    file = folder if folder.is_file() else folder / f"{split}.npy"
+    if not file.is_file():
+        raise SSLToolError(f"{folder} has no {split} split: {file} does not exist; save the images there")
+    labels = file.with_name(f"{file.stem}_labels.npy")
+    return _load(file), _load(labels) if labels.is_file() else None
+
+
+def _load(file: Path) -> np.ndarray:
+    with _reading(file):
+        array = np.load(file, mmap_mode="c", allow_pickle=False)
+        if not isinstance(array, np.ndarray):
+            raise ValueError("it is an archive; name it .npz")
+        return array
+
+
+def _of_archive(file: Path, split: str) -> Arrays:
+    with _reading(file), np.load(file, allow_pickle=False) as archive:
+        if isinstance(archive, np.ndarray):
+            raise ValueError("it is a single array; name it .npy")
+        found = {name.lower(): name for name in archive.files}
+        for images, labels in NAMES[split].items():
+            if images in found:
+                return archive[found[images]], archive[found[labels]] if labels in found else None
+    raise SSLToolError(
+        f"{file} has no {split} images: its arrays are {', '.join(found) or 'none'}; name the images "
+        f"{next(iter(NAMES[split]))}"
+    )
+
+
+@contextmanager
+def _reading(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # NumPy and zipfile raise nearly anything for a damaged file
+        raise SSLToolError(f"{file} is not a readable NumPy file ({first_line(error)}); save it again") from error
+
+
+def _pixels(images: np.ndarray, rules: PixelRules, source: str) -> tuple[np.ndarray, PixelRules]:
+    """The images as uint8 (N, C, H, W) with C 1 or 3, and the rules with the range of their values."""
+    if images.ndim == 3:
+        images = images[..., None]
+    if images.ndim != 4 or images.shape[3] not in (1, 3, 4):
+        raise SSLToolError(
+            f"{source}: the array has the shape {images.shape}; it must be (N, H, W), or (N, H, W, C) with 1, 3 or 4 "
+            "channels last: numpy.moveaxis(x, 1, -1) moves them there, x[..., :3] selects three"
+        )
+    if not images.size:
+        raise SSLToolError(f"{source}: the array has the shape {images.shape}, and no pixels; save it again")
+    kind = value_type(images.dtype)
+    if kind is not None:
+        sample = ((kind, images[row, ..., :3]) for row in evenly_spaced(len(images), SAMPLE_IMAGES))
+        rules = settle(rules, sample)
+    elif images.shape[3] < 4:
+        return images.transpose(0, 3, 1, 2), rules
+    out = np.empty((len(images), 1 if images.shape[3] == 1 else 3, *images.shape[1:3]), np.uint8)
+    for start in range(0, len(images), BLOCK):
+        block = images[start : start + BLOCK]
+        if kind is not None:
+            colours = to_bytes(block[..., :3], kind, rules, source)
+            # Alpha is a fraction of its type's range, whatever the range of the colours is.
+            alpha = to_bytes(block[..., 3:], kind, PixelRules(), source) if block.shape[3] == 4 else None
+        else:
+            colours, alpha = block[..., :3], block[..., 3:]
+        out[start : start + BLOCK] = _on_background(colours, alpha, rules).transpose(0, 3, 1, 2)
+    return out, rules
+
+
+def _on_background(colours: np.ndarray, alpha: np.ndarray | None, rules: PixelRules) -> np.ndarray:
+    if alpha is None:
+        return colours
+    share = alpha / 255.0
+    return np.rint(share * colours + (1.0 - share) * np.array(rules.background)).astype(np.uint8)
+
+
+def _of_numbers(labels: np.ndarray, source: str) -> tuple[np.ndarray, tuple[str, ...]]:
+    numbers = labels.astype(np.int64) if labels.dtype.kind in "buif" and np.isfinite(labels).all() else None
+    if numbers is None or (numbers != labels).any() or numbers.min() < -1 or numbers.max() >= MAX_CLASSES:
+        raise SSLToolError(
+            f"{source}: the labels must be class numbers from 0 to {MAX_CLASSES - 1}, or -1 for unlabelled; found "
+            f"{labels.dtype} from {labels.min()} to {labels.max()}"
+        )
+    return numbers, tuple(map(str, range(int(numbers.max()) + 1)))
+
+
+def _of_names(labels: np.ndarray, reference: np.ndarray | None, source: str) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Class numbers of labels that are names; those of the train split number the classes of both splits."""
+    classes = np.unique(labels if reference is None else reference)
+    numbers = np.searchsorted(classes, labels).clip(max=len(classes) - 1)
+    if (classes[numbers] != labels).any():
+        raise SSLToolError(
+            f"{source}: the class '{labels[classes[numbers] != labels][0]}' is not one of the train split"
+        )
+    return numbers, tuple(name.decode() if isinstance(name, bytes) else str(name) for name in classes)
