@@ -52,7 +52,7 @@ def load_optimizer(optimizer: Optimizer, state: Mapping[str, Any], file: object)
     """
     groups = optimizer.param_groups
     parameters = [parameter for group in groups for parameter in group["params"]]
-    known = next(iter(state.get("state", {}).values()), {})
+    known: Mapping[str, Any] = next(iter(state.get("state", {}).values()), {})
     states = {
         number: mapping({key: _slot(p, held) for key, held in known.items()}) for number, p in enumerate(parameters)
     }
