@@ -44,6 +44,18 @@ def build_method(run: SavedRun, teacher: Checkpoint | None = None) -> Method:
     return method
 
 
+def outline_method(run: SavedRun) -> Method:
+    """The method of a saved run without memory for its weights, on the meta device, whatever widths a file names.
+
+    The method of a run with plug-ins, which may not support this device, is built as by ``build_method``.
+
+    Raises:
+        SSLToolError: as ``build_method``.
+    """
+    with torch.device("cpu" if run.plugins else "meta"):
+        return build_method(run)
+
+
 def require_plugins(run: SavedRun) -> None:
     """Checks that the method and architecture of a run that used plug-ins are registered.
 

@@ -7,7 +7,8 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from ssltool.checkpoints.saved_run import MOST_EPOCHS, SETTINGS, SavedRun
+from ssltool.checkpoints.saved_run import SETTINGS, SavedRun
+from ssltool.config.common import MOST_EPOCHS
 from ssltool.files import Stored
 from ssltool.files.schema import (
     Check,

@@ -12,7 +12,8 @@ from ssltool.checkpoints.checkpoint import Checkpoint
 from ssltool.checkpoints.checkpoint_layouts import HEADS, CheckpointLayout, detect_layout, extract_weights
 from ssltool.checkpoints.match_architecture import BackboneSpec, add_batch_counters, match_backbone
 from ssltool.checkpoints.read import read_entries
-from ssltool.checkpoints.saved_run import MOST_EPOCHS, SSLTOOL, SavedRun
+from ssltool.checkpoints.saved_run import SSLTOOL, SavedRun
+from ssltool.config.common import MOST_EPOCHS
 from ssltool.errors import SSLToolError
 from ssltool.files import FilePath
 from ssltool.files.misfit import name_keys

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import torch
 
-from ssltool.checkpoints.build import build_method
+from ssltool.checkpoints.build import build_method, outline_method
 from ssltool.checkpoints.convert import read_checkpoint
 from ssltool.checkpoints.match_architecture import BackboneSpec
 from ssltool.checkpoints.saved_run import PROGRAM, SSLTOOL, SavedData, SavedRun
@@ -92,9 +92,8 @@ def load_pretrained(
     run = source.run
     remedy = f"these are not the weights of {run.backbone.arch}"
     with found_in(settings.pretrained):
-        if source.weights is not None and not run.plugins:  # widths in a damaged file may be larger than memory
-            with torch.device("meta"):
-                check_weights(build_method(run), source.weights, settings.pretrained, remedy)
+        if source.weights is not None:  # before the memory is allocated that the file asks for
+            check_weights(outline_method(run), source.weights, settings.pretrained, remedy)
         method = build_method(run if seed is None else run.updated(seed=seed))
     untrained = settings.random or source.weights is None
     if source.weights is not None and not settings.random:

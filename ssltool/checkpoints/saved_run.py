@@ -12,6 +12,7 @@ from typing import Any
 
 from ssltool.checkpoints.match_architecture import BackboneSpec
 from ssltool.config import PretrainConfig, as_dict
+from ssltool.config.common import MOST_EPOCHS
 from ssltool.data import views
 from ssltool.files import FilePath
 from ssltool.files.schema import (
@@ -32,9 +33,6 @@ from ssltool.models.family import SMALL_IMAGE
 from ssltool.settings import Settings
 
 SSLTOOL = "ssltool"
-
-MOST_EPOCHS = 10**9
-"""Maximum number of epochs."""
 
 PROGRAM = "program"
 """The key of the program that wrote the network. Only settings of a backbone without a run have it."""

@@ -30,6 +30,9 @@ METHODS = "ssltool.methods:METHODS"
 METRICS = "ssltool.diagnosis.metrics:METRICS"
 """The registries of architectures, methods and metrics."""
 
+MOST_EPOCHS = 100_000
+"""Maximum number of epochs of a run."""
+
 
 def reaches(state: str | None, limit: str | None) -> bool:
     """Whether the verdict ``state`` is at least as severe as ``limit``; False if either is None."""
@@ -43,7 +46,7 @@ AUTO = "auto"
 def decoders() -> Any:
     """The number of processes that decode images."""
     help = "processes that decode image files [default: one per core, at most 8]"
-    return setting(None, help, "-j", section="Data", minimum=0)
+    return setting(None, help, "-j", section="Data", minimum=0, maximum=1024)
 
 
 def image_folder(help: str) -> Any:
@@ -53,7 +56,9 @@ def image_folder(help: str) -> Any:
 
 def image_size(default: str, **more: Any) -> Any:
     """The side of the input; ``default`` describes the default in the help."""
-    return setting(None, f"side of the input in pixels [default: {default}]", section="Data", minimum=8, **more)
+    return setting(
+        None, f"side of the input in pixels [default: {default}]", section="Data", minimum=8, maximum=8192, **more
+    )
 
 
 def network_arch() -> Any:
@@ -70,7 +75,7 @@ def network_stem() -> Any:
 
 def epochs(default: int | None, help: str = "epochs", **more: Any) -> Any:
     """The number of epochs."""
-    return setting(default, help, section="Optimisation", minimum=1, **more)
+    return setting(default, help, section="Optimisation", minimum=1, maximum=MOST_EPOCHS, **more)
 
 
 def batch_size(default: int | None, help: str, *, section: str = "Optimisation", minimum: int = 2, **more: Any) -> Any:

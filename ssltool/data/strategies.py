@@ -20,6 +20,9 @@ from ssltool.config import STRATEGIES
 from ssltool.errors import SSLToolError, unknown
 from ssltool.files.npy_files import read_npy
 
+LARGEST_EPOCH = 2**28
+"""Maximum number of images of an epoch that ``steps_per_epoch`` sets; their numbers are in memory."""
+
 
 def epoch_subset(
     order: np.ndarray, *, strategy: str, epoch: int, epochs: int, chunk_size: int = 1, n_rounds: int = 1
@@ -106,6 +109,11 @@ def epoch_indices(
     Raises:
         SSLToolError: for incompatible settings, or a subset smaller than a batch.
     """
+    if steps_per_epoch is not None and steps_per_epoch * batch_size > LARGEST_EPOCH:
+        raise SSLToolError(
+            f"--steps-per-epoch {steps_per_epoch} of --batch-size {batch_size} are more than {LARGEST_EPOCH:,} images "
+            "an epoch; lower one of them"
+        )
     if min(batch_size, repeat_batch) < 1:
         raise SSLToolError(f"--batch-size {batch_size} and --repeat-batch {repeat_batch} must be at least 1")
     subset = epoch_subset(
@@ -120,8 +128,8 @@ def epoch_indices(
     filled = 0
     while filled < steps:
         batches = rng.permutation(subset)[:whole].reshape(-1, 1, batch_size)
-        pieces.append(np.tile(batches, (1, repeat_batch, 1)).reshape(-1))
-        filled += len(batches) * repeat_batch
+        pieces.append(np.tile(batches, (1, min(repeat_batch, steps), 1)).reshape(-1))
+        filled += len(batches) * min(repeat_batch, steps)
     return np.concatenate(pieces)[: steps * batch_size].astype(np.int64)
 
 

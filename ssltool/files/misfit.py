@@ -45,6 +45,8 @@ def describe(value: Any) -> str:
             return repr(value)
         case int():
             return repr(value) if value.bit_length() <= 128 else f"an integer of {value.bit_length():,} bits"
+        case bytes() if len(value) <= 60:
+            return repr(value)
         case str():
             return repr(value) if len(value) <= 60 else f"{value[:40]!r}... ({len(value):,} characters)"
         case Tensor():

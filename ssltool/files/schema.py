@@ -248,7 +248,7 @@ def sequence(items: Sequence[Check], what: str = "a list") -> Check:
 
 
 def mapping(
-    required: Mapping[str, Check] | None = None,
+    required: Mapping[Any, Check] | None = None,
     optional: Mapping[Any, Check] | None = None,
     other: Check | None = None,
     *,

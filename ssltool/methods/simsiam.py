@@ -80,7 +80,7 @@ class SimSiamOptions(MethodOptions):
     dim: int = width(2048)
     pred_dim: int = width(512, "the predictor's hidden layer")
     fix_pred_lr: bool = fix_pred_lr()
-    n_augs: int = setting(2, "number of views per image; the loss is the mean over all pairs", minimum=2)
+    n_augs: int = setting(2, "number of views per image; the loss is the mean over all pairs", minimum=2, maximum=100)
     stop_grad: bool = setting(True, "stop the gradient through the target; without it the network collapses")
     predictor: str = setting(
         "mlp", "predictor: an MLP, none, or an MLP with fixed weights", choices=("mlp", "none", "fixed")

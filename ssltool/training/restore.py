@@ -52,10 +52,8 @@ def load_optimizer(optimizer: Optimizer, state: Mapping[str, Any], file: object)
     """
     groups = optimizer.param_groups
     parameters = [parameter for group in groups for parameter in group["params"]]
-    known: Mapping[str, Any] = next(iter(state.get("state", {}).values()), {})
-    states = {
-        number: mapping({key: _slot(p, held) for key, held in known.items()}) for number, p in enumerate(parameters)
-    }
+    first: Mapping[str, Any] = next(iter(state.get("state", {}).values()), {})
+    states = {n: mapping({key: _slot(p, held) for key, held in first.items()}) for n, p in enumerate(parameters)}
     settings = [
         mapping({"params": listing(integer(), len(group["params"]))}, _like(group), nested(tensors=True))
         for group in groups

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ssltool.checkpoints.build import build_method
+from ssltool.checkpoints.build import outline_method
 from ssltool.config import PlotConfig
 from ssltool.runs.data_preview import schedule_of
 from ssltool.runs.history import read_runs, restore_setup
@@ -12,4 +12,4 @@ from ssltool.viz.data_schedule import plot_schedule
 def draw(config: PlotConfig, out: str) -> None:
     """Plots the schedule of the run."""
     (run,) = read_runs(config.inputs)
-    plot_schedule(schedule_of(restore_setup(run, config.data), build_method(run.saved), run.records), out)
+    plot_schedule(schedule_of(restore_setup(run, config.data), outline_method(run.saved), run.records), out)

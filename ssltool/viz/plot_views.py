@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ssltool.checkpoints.build import build_method
+from ssltool.checkpoints.build import outline_method
 from ssltool.config import PlotConfig
 from ssltool.runs.data_preview import views_of
 from ssltool.runs.history import read_runs, restore_setup
@@ -13,5 +13,5 @@ def draw(config: PlotConfig, out: str) -> None:
     """Plots some training images and their views in the first step of an epoch."""
     (run,) = read_runs(config.inputs)
     setup = restore_setup(run, config.data)
-    method = build_method(run.saved)
+    method = outline_method(run.saved)
     plot_views(views_of(setup, method, config.rows, epoch=config.epoch - 1), out)

@@ -15,10 +15,10 @@ def read(folder: Path, split: str, settings: DataSettings) -> Arrays:
     """The images (N, 1, 28, 28) and labels of a split."""
     prefix = {"train": "train", "val": "t10k"}[split]
     arrays = []
-    for kind in ("images-idx3", "labels-idx1"):
-        name = f"{prefix}-{kind}-ubyte"
+    for kind, ndim in (("images", 3), ("labels", 1)):
+        name = f"{prefix}-{kind}-idx{ndim}-ubyte"
         places = ("", "FashionMNIST/raw/", "raw/")
-        arrays.append(read_idx(find(folder, *(f"{place}{name}{end}" for place in places for end in ("", ".gz")))))
+        arrays.append(read_idx(find(folder, *(f"{place}{name}{end}" for place in places for end in ("", ".gz"))), ndim))
     return arrays[0][:, None], arrays[1].astype(np.int64)
 
 

@@ -10,6 +10,9 @@ import torchvision.datasets as tv
 from ssltool.config import DataSettings
 from ssltool.data.images import ImageSet
 from ssltool.data.raw import broken, find
+from ssltool.files.reading import decode, read_bytes
+
+CLASSES = 365
 
 
 def read(folder: Path, split: str, settings: DataSettings) -> ImageSet:
@@ -18,12 +21,14 @@ def read(folder: Path, split: str, settings: DataSettings) -> ImageSet:
     kind = "256" if settings.small else "large"
     base = find(folder, f"data_{kind}_standard" if split == "train" else f"val_{kind}")
     try:
-        rows = [line.split() for line in listing.read_text().splitlines() if line.strip()]
+        rows = [line.split() for line in decode(read_bytes(listing), listing).splitlines() if line.strip()]
         paths = tuple(str(base / row[0].lstrip("/")) for row in rows)
         labels = np.array([int(row[1]) for row in rows], np.int64)
-    except (ValueError, IndexError) as error:
+        if not len(labels) or labels.min() < -1 or labels.max() >= CLASSES:
+            raise ValueError(f"its labels must be from 0 to {CLASSES - 1}")
+    except (ValueError, IndexError, OverflowError) as error:
         raise broken(listing, error) from error
-    return ImageSet("places365", split, labels, np.arange(len(labels)), tuple(map(str, range(365))), paths=paths)
+    return ImageSet("places365", split, labels, np.arange(len(labels)), tuple(map(str, range(CLASSES))), paths=paths)
 
 
 def download(folder: Path, split: str, settings: DataSettings) -> None:
