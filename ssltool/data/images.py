@@ -161,9 +161,7 @@ def open_dataset(settings: DataSettings, split: str) -> ImageSet:
         raise SSLToolError(f"--skip-corrupt has no effect with {name}, which has no image files; leave it out")
     if images.paths is not None:
         images = _without_unusable(images, unusable, settings.skip_corrupt)
-        decoded = _into_memory(images, settings.skip_corrupt)
-        corrupt = np.flatnonzero(~np.isin(images.index, decoded.index))
-        images = decoded if not len(corrupt) else _counting_corrupt(images, decoded, corrupt)
+        images = _counting_corrupt(images, _into_memory(images, settings.skip_corrupt))
     if not len(images):
         raise SSLToolError(f"{folder} contains no readable images")
     return images
@@ -281,9 +279,10 @@ def _without_unusable(images: ImageSet, unusable: Mapping[str, tuple[str, str]],
     return images.without(rows)
 
 
-def _counting_corrupt(images: ImageSet, decoded: ImageSet, rows: np.ndarray) -> ImageSet:
-    """``decoded``, which lacks the corrupt ``rows`` of ``images``, with these among what was left out."""
-    counted = images.without({listing.CORRUPT: rows.tolist()})
+def _counting_corrupt(images: ImageSet, decoded: ImageSet) -> ImageSet:
+    """``decoded`` with the ``images`` that it lacks, which are corrupt, among what was left out."""
+    corrupt = np.flatnonzero(~np.isin(images.index, decoded.index))
+    counted = images.without({listing.CORRUPT: corrupt.tolist()})
     return dataclasses.replace(decoded, left_out=counted.left_out, skipped=counted.skipped)
 
 

@@ -314,7 +314,12 @@ def test_disk_full_while_saving_keeps_the_previous_checkpoint(tiny, tmp_path, mo
         pretrain(tiny())
     run = tmp_path / "run"
     assert (Checkpoint.load(run / "checkpoint.pt").epoch, len(calls)) == (1, 2)
-    assert sorted(path.name for path in run.iterdir()) == ["checkpoint.pt", "config.json", "images.jsonl", "metrics.jsonl"]
+    assert sorted(path.name for path in run.iterdir()) == [
+        "checkpoint.pt",
+        "config.json",
+        "images.jsonl",
+        "metrics.jsonl",
+    ]
 
 
 def test_a_failed_write_keeps_the_previous_checkpoint(tiny, tmp_path):
