@@ -185,6 +185,8 @@ def use_saved_dataset(settings: C, run: SavedRun) -> C:
     if name not in ("auto", dataset):
         raise SSLToolError(f"--dataset-type {settings.dataset_type} needs the folder of its images as DATA")
     if saved is None:
+        if settings.all:
+            raise SSLToolError(f"--all has no effect: {settings.pretrained} names no part of a dataset; leave it out")
         distributed.rank_zero_info(
             f"no DATA is given, and {settings.pretrained} names no dataset: using the bundled images"
         )

@@ -129,7 +129,7 @@ def _result(folder: Path) -> Record:
     from ssltool.runs.folder import RunFolder
 
     found = RunFolder(folder).read_config()["found"]
-    return {"run": str(folder), "checkpoint": str(folder / "checkpoint.pt"), "images": [found]}
+    return {"run": str(folder), "checkpoint": str(folder / "checkpoint.pt"), "found": [found]}
 
 
 def _with_method(config: PretrainConfig, alg: str | None, nnsiam: bool, *, given: bool) -> PretrainConfig:

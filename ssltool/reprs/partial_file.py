@@ -70,7 +70,7 @@ class PartialFile:
         with writing(self.path):
             found = self._stream.read(LONGEST_LINE).partition(b"\n")[0] + b"\n"
         self.changed = [] if found in (b"\n", line) else _differences(found, facts)
-        if images is not None and OF_IMAGES.issuperset(self.changed) and self._has_same_images(images):
+        if images is not None and self.changed and self._has_same_images(images):
             self.changed, line, self._start = [], found, len(found)
         with writing(self.path):
             self.done = 0
@@ -114,20 +114,20 @@ class PartialFile:
         self.close()
 
     def _has_same_images(self, images: ImageSet) -> bool:
-        """Whether the files of the folder have changed, but not those of ``images``.
+        """Whether nothing has changed but other files in the folder of ``images``.
 
         Raises:
-            SSLToolError: naming the first difference, if these have changed too.
+            SSLToolError: naming the first difference, if files of the ``images`` have changed.
         """
-        if "fingerprint" not in self.changed or not self._manifest.is_file():
+        if not OF_IMAGES.issuperset(self.changed) or not self._manifest.is_file():
             return False
         difference = Manifest.load(self._manifest).difference(images)
-        if difference is not None:
+        if difference is not None and "fingerprint" in self.changed:
             self.close()
             raise SSLToolError(
                 f"{self.path} has rows of other images: {difference}; restore them, or delete the file to start over"
             )
-        return True
+        return difference is None
 
     def _write(self, data: bytes | memoryview) -> None:
         left = memoryview(data)

@@ -12,6 +12,7 @@ import numpy as np
 from ssltool.checkpoints.build import require_plugins
 from ssltool.checkpoints.saved_run import SavedRun, stage_of
 from ssltool.config import PretrainConfig
+from ssltool.data.found import announce
 from ssltool.data.images import open_dataset
 from ssltool.data.strategies import read_order
 from ssltool.errors import SSLToolError, found_in
@@ -108,4 +109,5 @@ def restore_setup(run: FinishedRun, data: str | None = None) -> TrainingSetup:
         raise SSLToolError(
             f"{run.path} was trained on other images: {changed}; restore them, or name their folder with --data"
         )
+    announce(images)
     return setup

@@ -105,7 +105,7 @@ def run(config: FinetuneConfig) -> Record:
         "train_size": len(arms[0].setup.images),
         "val_size": len(val),
         "classes": arms[0].saved.settings["n_classes"],
-        "images": [record_of(train), record_of(val)],
+        "found": [record_of(train), record_of(val)],
         "run": str(folder.path),
         **network.origin,
     }

@@ -15,7 +15,7 @@ def run(config: PlotConfig) -> Record:
     """The stage: plots ``config.inputs`` to the file ``config.out``.
 
     Returns:
-        {"path", "kind", "inputs"}.
+        {"path", "kind", "inputs"}, and "images", what was found, if the plot reads images.
 
     Raises:
         SSLToolError: for inputs of another type, a setting that the plot does not use, or a file that cannot be
@@ -23,5 +23,5 @@ def run(config: PlotConfig) -> Record:
     """
     config.check()
     out = str(config.out)
-    PLOTS.load(config.kind)(config, out)
-    return {"path": out, "kind": config.kind, "inputs": list(config.inputs)}
+    more = PLOTS.load(config.kind)(config, out)
+    return {"path": out, "kind": config.kind, "inputs": list(config.inputs)} | (more or {})

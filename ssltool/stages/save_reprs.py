@@ -75,7 +75,7 @@ def run(config: SaveReprsConfig) -> list[Record]:
             "n": len(part) * extraction.places,
             "d": extraction.shape[-1],
             "layer": config.layer,
-            "images": record_of(extraction.images),
+            "found": record_of(extraction.images),
         }
         for extraction, path, rank_parts in zip(extractions, paths, parts, strict=True)
         for each, part in zip(shards, rank_parts, strict=True)

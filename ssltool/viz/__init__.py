@@ -13,6 +13,7 @@ from ssltool.registry import Registry
 
 if TYPE_CHECKING:
     from ssltool.config import PlotConfig
+    from ssltool.settings import Record
 
 
 @dataclass(frozen=True)
@@ -20,14 +21,15 @@ class Plot:
     """A kind of plot.
 
     Attributes:
-        target: the function ``target(config, out)``, which plots ``config.inputs`` to the file ``out``.
+        target: the function ``target(config, out)``, which plots ``config.inputs`` to the file ``out``. It returns
+            further entries of the result, or None.
         inputs: the type of its inputs, for help and messages.
         help: one line.
         settings: the settings of ``PlotConfig`` that it uses.
         one_input: whether it accepts a single input only.
     """
 
-    target: str | Callable[[PlotConfig, str], None]
+    target: str | Callable[[PlotConfig, str], Record | None]
     inputs: str
     help: str
     settings: tuple[str, ...] = ()

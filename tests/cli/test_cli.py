@@ -327,7 +327,7 @@ def test_pretrain_prints_its_result_on_stdout_and_progress_on_stderr(ssltool, tm
     run = tmp_path / "run"
     ran = ssltool("pretrain", *flags, "-o", run, "--json")
     document = ran.json
-    (images,) = document.pop("images")
+    (images,) = document.pop("found")
     assert document == {"run": str(run), "checkpoint": str(run / "checkpoint.pt")}
     assert (images["layout"], images["images"], images["skipped"]) == ("bundled", 8000, {})
     assert "epoch 1/1: loss" in ran.err and "DATA" in ran.err

@@ -78,7 +78,7 @@ class FeatureSource(ABC):
         if "train_size" in self.sizes:
             facts |= {"labels_fraction": self.config.labels_fraction, "standardised": bool(self.config.standardise)}
         if self.opened:
-            facts["images"] = [record_of(images) for images in self.opened]
+            facts["found"] = [record_of(images) for images in self.opened]
         return facts
 
     def close(self) -> None:  # noqa: B027 - saved features have nothing to stop

@@ -40,7 +40,7 @@ def plan(config: PretrainConfig) -> Record:
         "run": str(start.folder.path),
         "resumes": str(start.path) if start.path else None,
         "data": setup.images.describe(),
-        "images": [record_of(setup.images)],
+        "found": [record_of(setup.images)],
         "config": setup.saved_run.settings,
         "steps_per_epoch": setup.steps,
         "epochs": [_epoch(setup, epoch) for epoch in range(first, setup.epochs)],

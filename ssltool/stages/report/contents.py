@@ -59,6 +59,7 @@ class ReportedRun:
         records: the records of its epochs.
         origin: the checkpoint and the versions of software.
         images: a description of its training images.
+        found: what was found in the folder of the images.
         sampled: the number of images that were measured.
         layers: the results of each layer.
         neighbours: the nearest neighbours of some images.
@@ -72,6 +73,7 @@ class ReportedRun:
     records: Sequence[Record]
     origin: Record
     images: str
+    found: Record
     sampled: int
     layers: list[Layer]
     neighbours: Neighbours

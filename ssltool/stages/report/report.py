@@ -15,6 +15,7 @@ from torch import Tensor
 import ssltool
 from ssltool.checkpoints.load import Pretrained, load_pretrained
 from ssltool.config import NetworkSettings, ReportConfig, SaveReprsConfig
+from ssltool.data.found import record_of
 from ssltool.data.images import ImageSet
 from ssltool.diagnosis.measure import measure
 from ssltool.diagnosis.metrics import MAIN
@@ -90,6 +91,7 @@ def measure_run(run: FinishedRun, config: ReportConfig, device: torch.device, da
         records=run.records,
         origin=_origin(network, config, file, device),
         images=setup.images.describe(),
+        found=record_of(setup.images),
         sampled=len(images),
         layers=[_layer(of_layer, run) for of_layer in reprs.values()],
         neighbours=_neighbours(backbone, setup, rows, config),
@@ -235,6 +237,7 @@ def _summary(run: FinishedRun, reported: ReportedRun) -> Record:
     return {
         "run": str(run.path),
         "name": run.name,
+        "found": [reported.found],
         "checkpoint": reported.origin["checkpoint"],
         "epoch": reported.origin["epoch"],
         "images": reported.sampled,

@@ -92,8 +92,8 @@ class _Scan:
         for name, result in self.results.items():
             if result.get("empty"):
                 rank_zero_info(f"warning: {name}: {result['empty']} of {result['clusters']} clusters are empty")
-        images = [record_of(images) for images in self.inputs.opened]
-        return {"steps": self.results, "images": images, "run": str(self.folder.path)}
+        found = [record_of(images) for images in self.inputs.opened]
+        return {"steps": self.results, "found": found, "run": str(self.folder.path)}
 
     def _check(self) -> None:
         """Checks everything that can be checked before a file is written."""

@@ -233,7 +233,7 @@ def test_val_classes_that_train_lacks_are_named_and_count_as_errors(settings, tm
     np.save(few, np.arange(20))  # the first class only
     result = lincls.run(settings(idx_path=str(few)))
     assert (result["classes"], result["acc1"]) == (1, 0.5)
-    (note,) = result["images"][1]["notes"][-1:]
+    note = result["found"][1]["notes"][-1]
     assert "no train image" in note and note in capsys.readouterr().err
 
 
