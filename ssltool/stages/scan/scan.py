@@ -13,6 +13,7 @@ from ssltool.checkpoints.load import Pretrained, default_run_name
 from ssltool.checkpoints.saved_run import SavedRun
 from ssltool.config import ScanConfig, as_dict
 from ssltool.config.scan import STEPS
+from ssltool.data.loader import killed_workers
 from ssltool.errors import SSLToolError
 from ssltool.files import file_hash, weights_hash
 from ssltool.models.family import SMALL_IMAGE
@@ -44,6 +45,7 @@ STEP_SETTINGS = {"cluster": ("heads", "entropy_weight", "erase_p"), "selflabel":
 """Settings of each step that pretraining does not have."""
 
 
+@killed_workers("--resume auto continues after the last saved epoch")
 def run(config: ScanConfig) -> Record:
     """Runs the requested steps and returns the result document.
 
