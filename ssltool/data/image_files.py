@@ -15,8 +15,9 @@ import torch
 from PIL import Image
 from tqdm.auto import tqdm
 
-from ssltool.data.decoding import CorruptImage, Header, decode, read_header, read_values
+from ssltool.data.decoding import Header, decode, read_header, read_values
 from ssltool.data.listing import CORRUPT
+from ssltool.data.opening import CorruptImage
 from ssltool.data.pixels import SAMPLE_IMAGES, PixelRules, ValueType, evenly_spaced, settle
 from ssltool.training.progress import has_bars, is_quiet
 

@@ -7,9 +7,13 @@ depend only on the seed, the epoch and the step, not on the number of workers or
 
 from __future__ import annotations
 
+import functools
+import os
 import signal
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -25,10 +29,17 @@ from ssltool.data.image_files import MEMORY_LIMIT
 from ssltool.data.images import ImageSet
 from ssltool.data.pixels import PixelRules
 from ssltool.data.views import Recipe, ViewParams
-from ssltool.errors import SSLToolError
+from ssltool.errors import SSLToolError, first_line
+from ssltool.training.progress import info
 
 SIGTERM_GRACE_SECONDS = 20
 """Seconds until a worker exits after SIGTERM."""
+
+SHARED_MEMORY = "/dev/shm"
+"""Where workers place the tensors of a batch."""
+
+PREFETCHED = 2
+"""Batches that each worker holds ready."""
 
 
 @dataclass
@@ -73,8 +84,9 @@ class Loader:
         if pixels is not None and device.type == "cuda" and pixels.nbytes <= MEMORY_LIMIT:
             pixels = pixels.to(device)
         self.pixels = pixels
+        self._workers = workers
         self._requests = _Requests()
-        self._files = None if pixels is not None else _file_loader(images, workers, self._requests, device)
+        self._files: DataLoader[_Received] | None = None
 
     def train(
         self,
@@ -103,7 +115,7 @@ class Loader:
             local = shard.slice(len(rows))
             return rows[local], [views.sample_params(len(rows), recipe, generator)[local] for recipe in recipes]
 
-        if self._files is None:
+        if self.pixels is not None:
             for start in starts:
                 rows, params = step_rows(start)
                 images = self._gather(rows)
@@ -113,10 +125,10 @@ class Loader:
 
                 yield self._batch(rows, _by_size(params, sizes, cut))
             return
-        self._requests.batches = (_crop_requests(*step_rows(start), sizes) for start in starts)
-        for start, received in zip(starts, self._files, strict=True):
+        requests = (_crop_requests(*step_rows(start), sizes) for start in starts)
+        share = batch_size // shard.world
+        for start, crops in zip(starts, self._decoded(requests, share, sizes), strict=True):
             rows, params = step_rows(start)
-            crops = self._to_device(received)
 
             def finish(numbers: list[int], drawn: ViewParams, size: int, crops: list[Tensor] = crops) -> Tensor:
                 return views.finish(torch.cat([crops[i] for i in numbers]).float() / 255.0, drawn)
@@ -131,16 +143,16 @@ class Loader:
         """
         rows = np.arange(len(self.images)) if rows is None else rows
         parts = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
-        if self._files is None:
+        if self.pixels is not None:
             for part in parts:
                 yield self._batch(part, [views.eval_view(self._gather(part), self.size)])
             return
-        self._requests.batches = ([(int(row), None, [self.size]) for row in part] for part in parts)
-        for part, received in zip(parts, self._files, strict=True):
-            yield self._batch(part, [views.standardise(self._to_device(received)[0].float() / 255.0)])
+        requests: Iterator[list[Request]] = ([(int(row), None, [self.size]) for row in part] for part in parts)
+        for part, pixels in zip(parts, self._decoded(requests, batch_size, [self.size]), strict=True):
+            yield self._batch(part, [views.standardise(pixels[0].float() / 255.0)])
 
     def close(self) -> None:
-        """Stops the worker processes. Image files cannot be loaded afterwards."""
+        """Stops the worker processes."""
         self._files = None
 
     def _gather(self, rows: np.ndarray) -> Tensor:
@@ -149,10 +161,17 @@ class Loader:
             raise RuntimeError("the images are not in memory")
         return pixels[torch.from_numpy(rows).to(pixels.device)].to(self.device)
 
-    def _to_device(self, crops: list[Tensor] | SSLToolError) -> list[Tensor]:
-        if isinstance(crops, SSLToolError):
-            raise crops
-        return [view.to(self.device, non_blocking=True) for view in crops]
+    def _decoded(self, requests: Iterator[list[Request]], batch_size: int, sizes: list[int]) -> Iterator[list[Tensor]]:
+        """The images of each batch of ``requests`` on the device, (B, 3, S, S) uint8 for each of ``sizes``."""
+        if self._files is None:
+            batch_bytes = 3 * batch_size * sum(size * size for size in sizes)
+            self._files = _file_loader(self.images, self._workers, self._requests, self.device, batch_bytes)
+        self._requests.batches = requests
+        with killed_workers():
+            for received in self._files:
+                if isinstance(received, SSLToolError):
+                    raise received
+                yield [torch.as_tensor(view).to(self.device, non_blocking=True) for view in received]
 
     def _batch(self, rows: np.ndarray, made: list[Tensor]) -> Batch:
         indices = torch.from_numpy(rows)
@@ -222,6 +241,9 @@ class _Decoded(Dataset[list[Tensor] | SSLToolError]):
         return crops
 
 
+_Received: TypeAlias = list[Tensor] | list[np.ndarray] | SSLToolError
+
+
 def _collate(items: list[list[Tensor] | SSLToolError]) -> list[Tensor] | SSLToolError:
     images = []
     for item in items:
@@ -229,6 +251,33 @@ def _collate(items: list[list[Tensor] | SSLToolError]) -> list[Tensor] | SSLTool
             return item
         images.append(item)
     return [torch.stack(view) for view in zip(*images, strict=True)]
+
+
+def _collate_arrays(items: list[list[Tensor] | SSLToolError]) -> _Received:
+    """The batch as arrays, which workers send through a pipe, while they place tensors in shared memory."""
+    batch = _collate(items)
+    return batch if isinstance(batch, SSLToolError) else [view.numpy() for view in batch]
+
+
+class WorkerKilled(SSLToolError):
+    """A process that decodes images was killed."""
+
+
+@contextmanager
+def killed_workers(kept: str = "") -> Iterator[None]:
+    """Turns the error of a killed worker into a ``WorkerKilled``, whose message ends with ``kept``.
+
+    torch raises that error from a signal handler too, hence anywhere in the main process: stages run within this.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        raise WorkerKilled(
+            f"a process that decodes images ended ({first_line(error).rstrip('. ')}), as when memory runs out; use "
+            f"fewer processes (-j) or a smaller --batch-size{kept and '; '}{kept}"
+        ) from error
 
 
 def _set_worker_signals(worker: int) -> None:
@@ -239,14 +288,38 @@ def _set_worker_signals(worker: int) -> None:
     signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(SIGTERM_GRACE_SECONDS))
 
 
+def _fits_shared_memory(batch_bytes: int, workers: int) -> bool:
+    """Whether the batches that workers hold ready fit into shared memory, which is 64 MB in many containers; if it is
+    full, workers hang or are killed. stderr says so if they do not."""
+    try:
+        status = os.statvfs(SHARED_MEMORY)
+    except (OSError, AttributeError):  # a system without it
+        return True
+    free = status.f_bavail * status.f_frsize
+    if batch_bytes * (PREFETCHED * workers + 1) <= free:
+        return True
+    _say_slower(free)
+    return False
+
+
+@functools.cache
+def _say_slower(free: int) -> None:
+    info(
+        f"{SHARED_MEMORY} has only {free / 1e6:,.0f} MB free: decoded images are sent through pipes, which is slower; "
+        "enlarge it (docker run --shm-size), or use a smaller -j or --batch-size"
+    )
+
+
 def _file_loader(
-    images: ImageSet, workers: int, requests: _Requests, device: torch.device
-) -> DataLoader[list[Tensor] | SSLToolError]:
+    images: ImageSet, workers: int, requests: _Requests, device: torch.device, batch_bytes: int
+) -> DataLoader[_Received]:
+    shared = workers == 0 or _fits_shared_memory(batch_bytes, workers)
     return DataLoader(
         _Decoded(images.paths or (), images.rules),
         batch_sampler=requests,  # type: ignore[arg-type]
         num_workers=workers,
-        collate_fn=_collate,
+        prefetch_factor=PREFETCHED if workers else None,
+        collate_fn=_collate if shared else _collate_arrays,
         persistent_workers=workers > 0,
         pin_memory=device.type == "cuda",
         worker_init_fn=_set_worker_signals,

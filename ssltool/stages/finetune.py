@@ -26,7 +26,7 @@ from ssltool.config import FinetuneConfig, as_dict
 from ssltool.data.found import announce, record_of
 from ssltool.data.images import ImageSet
 from ssltool.data.labels import compact, open_labelled
-from ssltool.data.loader import Batch, Loader
+from ssltool.data.loader import Batch, Loader, killed_workers
 from ssltool.data.support import stratified_sample
 from ssltool.diagnosis.metrics.of_rows import feature_std_tensor
 from ssltool.errors import SSLToolError
@@ -54,6 +54,7 @@ FIXED = ("crop_min", "layer_decay", "head_lr")
 ACCURACIES = ("acc1", "acc5", "class_acc1")
 
 
+@killed_workers("--resume auto continues after the last saved epoch")
 def run(config: FinetuneConfig) -> Record:
     """Trains every arm with every seed and returns the result document.
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ssltool.config import PlotConfig
+from ssltool.data.loader import killed_workers
 from ssltool.viz import PLOTS
 
 if TYPE_CHECKING:
     from ssltool.settings import Record
 
 
+@killed_workers()
 def run(config: PlotConfig) -> Record:
     """The stage: plots ``config.inputs`` to the file ``config.out``.
 

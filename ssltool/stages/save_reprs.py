@@ -18,7 +18,7 @@ from ssltool.checkpoints.load import Pretrained, load_pretrained, use_saved_data
 from ssltool.config import SaveReprsConfig
 from ssltool.data.found import announce, record_of
 from ssltool.data.images import ImageSet, open_dataset, parse_type
-from ssltool.data.loader import Shard
+from ssltool.data.loader import Shard, killed_workers
 from ssltool.errors import Interrupted, SSLToolError, UsageError
 from ssltool.reprs import formats
 from ssltool.reprs.extract import Extraction
@@ -30,6 +30,7 @@ from ssltool.training.progress import Progress, info
 from ssltool.training.signals import StopRequest
 
 
+@killed_workers("the same command continues after the images that are done")
 def run(config: SaveReprsConfig) -> list[Record]:
     """Saves the representations of one or both splits, under torchrun this rank's part of them.
 

@@ -16,6 +16,7 @@ import torch
 from ssltool.checkpoints.probe import Probe
 from ssltool.config import LinclsConfig
 from ssltool.data.found import announce
+from ssltool.data.loader import killed_workers
 from ssltool.errors import SSLToolError
 from ssltool.reprs.representation_set import NETWORK_KEYS
 from ssltool.runs.folder import PROBE, RunFolder, run_path
@@ -33,6 +34,7 @@ from ssltool.training.device import pick_device
 from ssltool.training.precision import widest_float
 
 
+@killed_workers("--resume auto continues after the last saved epoch")
 def run(config: LinclsConfig) -> Record:
     """Trains a probe, or evaluates a trained one, and returns the result document.
 

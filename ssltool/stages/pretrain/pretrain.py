@@ -20,7 +20,7 @@ from ssltool import seeds
 from ssltool.config import PretrainConfig
 from ssltool.data.found import announce
 from ssltool.data.images import open_dataset
-from ssltool.data.loader import Batch, Loader, Shard
+from ssltool.data.loader import Batch, Loader, Shard, WorkerKilled, killed_workers
 from ssltool.diagnosis.metrics.of_rows import feature_std_tensor
 from ssltool.diagnosis.monitor import Monitor, MonitorResult, has_collapsed, summary
 from ssltool.errors import Collapsed, SSLToolError, UsageError, counted
@@ -39,6 +39,7 @@ from ssltool.training.signals import StopRequest
 from ssltool.training.state import TrainState
 
 
+@killed_workers()
 def run(config: PretrainConfig) -> Path:
     """Trains, and returns the run folder.
 
@@ -134,7 +135,14 @@ class Pretraining(TrainingLoop[TrainState, Batch]):
             with distributed.raise_on_all_ranks():
                 self.monitor = Monitor(self.setup, self.device, self.shard)
         with StopRequest() as stop, contextlib.closing(self.loader), contextlib.closing(self.support or self.loader):
-            records = self.run(stop, self._log)
+            try:
+                with killed_workers():
+                    records = self.run(stop, self._log)
+            except WorkerKilled as error:
+                kept = f"{self.path} is kept, and --resume auto continues with it"
+                raise WorkerKilled(
+                    f"{error}; {kept if self.path.exists() else 'no checkpoint was saved yet'}"
+                ) from error
         if self.collapsed:
             why = f"{records[-1]['verdict']} collapse, and --stop-on {c.stop_on}"
             distributed.rank_zero_info(f"stopped after epoch {state.epoch}: {why}; saved {self.path}")

@@ -17,6 +17,7 @@ from ssltool.checkpoints.load import Pretrained, load_pretrained
 from ssltool.config import NetworkSettings, ReportConfig, SaveReprsConfig
 from ssltool.data.found import record_of
 from ssltool.data.images import ImageSet
+from ssltool.data.loader import killed_workers
 from ssltool.diagnosis.measure import measure
 from ssltool.diagnosis.metrics import MAIN
 from ssltool.diagnosis.monitor import KNN_NEIGHBOURS, knn_accuracy
@@ -42,6 +43,7 @@ MAP_POINTS = 1000
 """Maximum number of points of a map; more would overlap and increase the size of the page."""
 
 
+@killed_workers()
 def run(config: ReportConfig) -> Record:
     """The stage: measures the checkpoint of each run on a sample of its training images, and writes the page.
 

@@ -14,6 +14,7 @@ from ssltool.checkpoints.saved_run import SavedRun
 from ssltool.config import ScanConfig, as_dict
 from ssltool.config.scan import STEPS
 from ssltool.data.found import announce, record_of
+from ssltool.data.loader import killed_workers
 from ssltool.errors import SSLToolError
 from ssltool.files import file_hash, weights_hash
 from ssltool.files.schema import ANYTHING, conform, mapping
@@ -46,6 +47,7 @@ STEP_SETTINGS = {"cluster": ("heads", "entropy_weight", "erase_p"), "selflabel":
 """Settings of each step that pretraining does not have."""
 
 
+@killed_workers("--resume auto continues after the last saved epoch")
 def run(config: ScanConfig) -> Record:
     """Runs the requested steps and returns the result document.
 
