@@ -4,15 +4,16 @@ import."""
 from __future__ import annotations
 
 import importlib
-import os
 import sys
 
 import click
 
 import ssltool
 from ssltool.cli.flags import HELP_NAMES
+from ssltool.cli.output import prepare_streams
 from ssltool.errors import Interrupted, SSLToolError, unknown
 from ssltool.registry import load_installed_plugins
+from ssltool.training.launch import launch
 
 COMMANDS = {
     "methods": "List the pretraining methods and their options.",
@@ -75,6 +76,7 @@ def cli() -> None:
 def main() -> None:
     """Runs the command line; an error that the user can fix is one line on stderr and exit code 1, a wrong command line
     exit code 2."""
+    prepare_streams()
     try:
         load_installed_plugins()
         cli(prog_name="ssltool")
@@ -82,7 +84,7 @@ def main() -> None:
         print(f"error: {error}", file=sys.stderr)
         code = 1
     except Interrupted as stop:
-        if os.environ.get("RANK", "0") == "0":  # under torchrun every rank stops; one says so
+        if launch().rank == 0:  # under torchrun every rank stops; one says so
             print(stop, file=sys.stderr)
         code = 128 + stop.number
     sys.exit(code)  # not above: the exception would keep what the stage held, worker processes too, until the very end
