@@ -4,7 +4,6 @@ import."""
 from __future__ import annotations
 
 import importlib
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,9 +14,11 @@ import click
 import ssltool
 from ssltool.cli.flags import HELP_NAMES
 from ssltool.cli.output import message
+from ssltool.cli.streams import prepare_streams
 from ssltool.errors import Interrupted, SSLToolError, unknown
 from ssltool.files.text import one_line
 from ssltool.registry import load_installed_plugins
+from ssltool.training.launch import launch
 
 COMMANDS = {
     "methods": "List the pretraining methods and their options.",
@@ -97,6 +98,7 @@ def cli() -> None:
 def main() -> None:
     """Runs the command line; an error that the user can fix is one line on stderr and exit code 1, a wrong command line
     exit code 2."""
+    prepare_streams()
     try:
         load_installed_plugins()
         cli(prog_name="ssltool")
@@ -104,7 +106,7 @@ def main() -> None:
         message(f"error: {error}")
         code = 1
     except Interrupted as stop:
-        if os.environ.get("RANK", "0") == "0":  # under torchrun every rank stops; one says so
+        if launch().rank == 0:  # under torchrun every rank stops; one says so
             message(stop)
         code = 128 + stop.number
     sys.exit(code)  # not above: the exception would keep what the stage held, worker processes too, until the very end

@@ -14,9 +14,10 @@ from click.core import ParameterSource
 from click.shell_completion import CompletionItem
 from click.types import StringParamType
 
-from ssltool.errors import UsageError
+from ssltool.errors import SSLToolError, UsageError
 from ssltool.registry import load_plugins
 from ssltool.settings import SIZE_LIMIT, flag, value_type
+from ssltool.training.launch import launch
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -35,10 +36,11 @@ EVERY_OPTION = "ssltool.every_option"
 class Command(click.Command):
     """A command whose flags may be written with ``_`` or ``-`` and whose help groups them in sections.
 
-    ``--help`` leaves out advanced options and aliases, ``--help-all`` shows them.
+    ``--help`` leaves out advanced options and aliases, ``--help-all`` shows them. ``ranks`` is whether several
+    processes may run it together.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, ranks: bool = False, **kwargs: Any) -> None:
         settings: dict[str, Any] = {
             "token_normalize_func": lambda s: s.replace("_", "-"),
             "max_content_width": 110,
@@ -46,6 +48,7 @@ class Command(click.Command):
         }
         super().__init__(*args, **{**kwargs, "context_settings": settings})
         self.params += [_plugin_option(), _size_limit_option(), _help_all_option()]
+        self.ranks = ranks
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         return super().parse_args(ctx, self._repeat_alone(args))
@@ -66,6 +69,12 @@ class Command(click.Command):
         return result
 
     def invoke(self, ctx: click.Context) -> Any:
+        world = launch().world
+        if world > 1 and not self.ranks:
+            raise SSLToolError(
+                f"{self.name} runs in one process, and the environment has WORLD_SIZE={world}; start it without "
+                "torchrun, or unset WORLD_SIZE and RANK"
+            )
         try:
             return super().invoke(ctx)
         except UsageError as error:

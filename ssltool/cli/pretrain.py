@@ -33,7 +33,7 @@ SAME_AS = {"data_dir": "data", "alg": "method", "nnsiam": "method"}
 """Parameters that give a setting another name."""
 
 
-@click.command("pretrain", cls=Command)
+@click.command("pretrain", cls=Command, ranks=True)
 @data_argument
 @settings(PretrainConfig)
 @config_option

@@ -9,7 +9,7 @@ from ssltool.cli.output import emit, table
 from ssltool.config import SaveReprsConfig
 
 
-@click.command("save-reprs", cls=Command)
+@click.command("save-reprs", cls=Command, ranks=True)
 @data_argument
 @settings(SaveReprsConfig)
 @json_option

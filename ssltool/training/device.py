@@ -10,6 +10,7 @@ import torch
 from ssltool.config import DeviceSettings
 from ssltool.errors import SSLToolError
 from ssltool.training import distributed
+from ssltool.training.launch import launch
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -31,7 +32,11 @@ def pick_device(settings: DeviceSettings, *, local_rank: int = 0) -> torch.devic
         found = torch.cuda.device_count() if torch.cuda.is_available() else 0
         number = settings.gpu if settings.gpu is not None else local_rank
         if number >= found:
-            raise SSLToolError(f"CUDA device {number} is not available; CUDA devices found: {found}; try --device cpu")
+            ranked = f" (LOCAL_RANK={local_rank})" if settings.gpu is None and local_rank else ""
+            raise SSLToolError(
+                f"CUDA device {number}{ranked} is not available; CUDA devices found: {found}; "
+                f"{'start fewer ranks on this machine, or ' if ranked else ''}try --device cpu"
+            )
         torch.cuda.set_device(number)
         return torch.device("cuda", number)
     if name == "mps" and not torch.backends.mps.is_available():
@@ -51,5 +56,4 @@ def worker_count(workers: int | None) -> int:
     if workers is not None:
         return workers
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return max(1, min(8, cores // ranks))
+    return max(1, min(8, cores // launch().local_world))

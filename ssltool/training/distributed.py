@@ -6,34 +6,43 @@ that of the mean loss over all ranks, as DistributedDataParallel's gradient aver
 
 from __future__ import annotations
 
-import os
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.distributed.nn.functional as dist_nn
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from ssltool.data.loader import Shard
-from ssltool.errors import Interrupted, SSLToolError
+from ssltool.errors import Interrupted, SSLToolError, first_line
+from ssltool.training.launch import launch, require_address
 from ssltool.training.progress import info
+
+KEEP_BUFFERS: dict[str, Any] = {
+    "forward_sync_buffers"
+    if "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
+    # torch before 2.13
+    else "broadcast_buffers": False
+}
+"""The argument of DistributedDataParallel by which buffers are not broadcast before each forward pass."""
 
 
 def shard_from_env() -> Shard:
-    """Rank and world size from torchrun's environment variables; requires no process group."""
-    return Shard(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
+    """Rank and world size from the launch environment; requires no process group."""
+    return Shard(launch().rank, launch().world)
 
 
 def under_torchrun() -> bool:
-    """Whether torchrun started this process as one of several ranks."""
-    return shard_from_env().world > 1
+    """Whether this process was started as one of several ranks."""
+    return launch().world > 1
 
 
 def local_rank() -> int:
     """The rank of this process on its machine, which is also its GPU index."""
-    return int(os.environ.get("LOCAL_RANK", "0"))
+    return launch().local_rank
 
 
 @contextmanager
@@ -41,7 +50,7 @@ def process_group(device: torch.device, backend: str) -> Iterator[Shard]:
     """Context manager that initialises the process group and yields the shard of this rank.
 
     Raises:
-        SSLToolError: if the backend does not support the device.
+        SSLToolError: if the backend does not support the device, or the ranks do not find each other.
     """
     if not under_torchrun():
         yield Shard()
@@ -50,7 +59,7 @@ def process_group(device: torch.device, backend: str) -> Iterator[Shard]:
         raise SSLToolError(f"--dist-backend nccl requires --device cuda; found {device.type}; use gloo")
     # Flags and counts use gloo on the CPU, so that exchanging them does not synchronise with the device.
     chosen = backend if backend != "auto" else "nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group("cpu:gloo,cuda:nccl" if chosen == "nccl" else chosen)
+    _join("cpu:gloo,cuda:nccl" if chosen == "nccl" else chosen)
     stopped: Interrupted | None = None
     try:
         yield Shard(dist.get_rank(), dist.get_world_size())
@@ -62,9 +71,22 @@ def process_group(device: torch.device, backend: str) -> Iterator[Shard]:
         raise stopped
 
 
+def _join(backend: str) -> None:
+    """Initialises the process group, which waits until all ranks have started."""
+    address, world = require_address(), launch().world
+    rank_zero_info(f"waiting for the {world} ranks at {address}")
+    try:
+        dist.init_process_group(backend)
+    except (RuntimeError, ValueError) as error:
+        raise SSLToolError(
+            f"the {world} ranks did not find each other at {address} ({first_line(error)}); check that all were "
+            "started, or unset WORLD_SIZE and RANK to run one process"
+        ) from error
+
+
 def is_main() -> bool:
     """Whether this is rank 0, which prints and writes files; requires no process group."""
-    return os.environ.get("RANK", "0") == "0"
+    return launch().rank == 0
 
 
 def all_reduce_mean(values: Tensor) -> Tensor:
@@ -102,6 +124,18 @@ def local_rows(rows: Tensor) -> Tensor:
     return rows.chunk(dist.get_world_size())[dist.get_rank()] if dist.is_initialized() else rows
 
 
+class _Sum(torch.autograd.Function):
+    """The sum of a tensor over the ranks."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        return _sum(values)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return _sum(gradients[0])  # the loss of every rank depends on the sum
+
+
 class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor) -> Tensor:
@@ -112,9 +146,13 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         # The loss of every rank depends on these rows, so the gradients are summed.
-        total = gradients[0].clone(memory_format=torch.contiguous_format)  # autograd may reuse the given tensor
-        dist.all_reduce(total)
-        return total.chunk(dist.get_world_size())[dist.get_rank()]
+        return _sum(gradients[0]).chunk(dist.get_world_size())[dist.get_rank()]
+
+
+def _sum(values: Tensor) -> Tensor:
+    total = values.clone(memory_format=torch.contiguous_format)  # autograd may reuse the given tensor
+    dist.all_reduce(total)
+    return total
 
 
 def broadcast(tensor: Tensor) -> Tensor:
@@ -145,8 +183,8 @@ def wrap_ddp(model: nn.Module, device: torch.device) -> nn.Module:
         return model
     if device.type == "cuda":
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-        return nn.parallel.DistributedDataParallel(model, device_ids=[device.index], broadcast_buffers=False)
-    return nn.parallel.DistributedDataParallel(_sync_batchnorm(model), broadcast_buffers=False)
+        return DistributedDataParallel(model, device_ids=[device.index], **KEEP_BUFFERS)
+    return DistributedDataParallel(_sync_batchnorm(model), **KEEP_BUFFERS)
 
 
 def _sync_batchnorm(model: nn.Module) -> nn.Module:
@@ -166,9 +204,9 @@ class _SyncMixin:
         shape = [1, -1] + [1] * (x.dim() - 2)
         count = x.numel() // x.shape[1] * dist.get_world_size()  # all ranks have equally many rows
         wide = x.float()
-        mean = dist_nn.all_reduce(wide.sum(dims)) / count
+        mean = _Sum.apply(wide.sum(dims)) / count
         centred = wide - mean.view(shape)
-        variance = dist_nn.all_reduce(centred.square().sum(dims)) / count
+        variance = _Sum.apply(centred.square().sum(dims)) / count
         with torch.no_grad():
             self.num_batches_tracked.add_(1)
             self.running_mean.lerp_(mean, self.momentum)

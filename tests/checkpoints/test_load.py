@@ -95,6 +95,7 @@ def test_flags_that_contradict_a_checkpoint_of_ssltool_are_refused(trained):
 
 def test_several_processes_are_refused_unless_the_stage_supports_them(foreign, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
     with pytest.raises(SSLToolError, match="torchrun"):
         load(foreign)
     load_pretrained(SaveReprsConfig(pretrained=foreign), CPU, ranks=True)

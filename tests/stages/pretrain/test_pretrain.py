@@ -339,6 +339,7 @@ def test_a_failed_write_keeps_the_previous_checkpoint(tiny, tmp_path):
 @pytest.mark.parametrize("rank", ["0", "1"])
 def test_gpu_is_refused_on_every_rank_of_several(tiny, monkeypatch, rank):
     monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", rank)
     monkeypatch.setenv("LOCAL_RANK", rank)
     with pytest.raises(SSLToolError, match="--gpu 1 "):
         pretrain(tiny(gpu=1))
