@@ -47,6 +47,9 @@ class ImageSet:
         images: (N, C, H, W) uint8 with C 1 or 3; None if ``paths`` are given.
         size: (width, height) if all files have the same size.
         skipped: the number of unreadable files, which are not in the set.
+        fingerprint: 16 hex digits of the paths and contents of all images of the split. ``select`` keeps it.
+        files: the relative path of each image, with ``/``; None for arrays in one file.
+        digests: (N,) int64, a hash of the content of each image.
     """
 
     name: str
@@ -58,6 +61,9 @@ class ImageSet:
     paths: tuple[str, ...] | None = None
     size: tuple[int, int] | None = None
     skipped: int = 0
+    fingerprint: str = ""
+    files: tuple[str, ...] | None = None
+    digests: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -76,6 +82,8 @@ class ImageSet:
             index=self.index[rows],
             images=None if self.images is None else self.images[torch.from_numpy(rows)],
             paths=None if self.paths is None else tuple(self.paths[i] for i in rows),
+            files=None if self.files is None else tuple(self.files[i] for i in rows),
+            digests=None if self.digests is None else self.digests[rows],
         )
 
     def describe(self) -> str:
