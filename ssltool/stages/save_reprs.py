@@ -12,6 +12,7 @@ import dataclasses
 from pathlib import Path
 
 import numpy as np
+from torch import Tensor
 
 from ssltool import seeds
 from ssltool.checkpoints.load import Pretrained, load_pretrained, use_saved_dataset
@@ -96,12 +97,22 @@ def _save(
     remaining = part[rows.done :]
     with contextlib.closing(extraction.batches(remaining)) as batches, contextlib.closing(progress):
         for batch in batches if remaining else ():
+            _check(extraction, batch, part[rows.done :], rows)
             rows.append(batch)
             progress.update(len(batch) * (config.views or 1))
             if stop.number and rows.done < len(part):
                 raise Interrupted(stop.number, f"{rows.done} of {len(part)} images in {rows.path}")
     formats.write(extraction.to_representations(rows.rows(), part, shard), path, config.format)
     return rows
+
+
+def _check(extraction: Extraction, batch: Tensor, numbers: range, rows: PartialFile) -> None:
+    """Refuses rows that are not finite. The same would follow from a second attempt, so the partial file is removed."""
+    try:
+        extraction.refuse_nonfinite(batch, numbers)
+    except SSLToolError:
+        rows.remove()
+        raise
 
 
 def _rank_path(path: Path, shard: Shard) -> Path:

@@ -184,7 +184,8 @@ class ProbeLoop(TrainingLoop[ProbeState, tuple[Tensor, Tensor]]):
             "history": state.history,
         }
         labels = torch.from_numpy(self.source.classes)
-        Probe(weight, bias, self.saved, metrics, labels, training).save(self.path)
+        names = self.source.class_names
+        Probe(weight, bias, self.saved, metrics, labels, training, names).save(self.path)
 
     def _restore(self, probe: Probe, path: Path) -> None:
         names = [*fixed_settings(LinclsConfig), *FIXED_KEYS]
