@@ -36,7 +36,7 @@ def finite_rows(x: Tensor) -> Tensor:
 
 
 def refuse_range(x: Tensor, name: str) -> None:
-    """Checks that float32 can hold the rows ``x`` (n, d) of ``name``, which all stages compute with; reads float64 only.
+    """Checks that float32, which the stages compute with, can hold the rows ``x`` (n, d) of ``name``.
 
     Raises:
         SSLToolError: if the largest absolute value is above that of float32, or so small that it becomes 0.
@@ -45,7 +45,7 @@ def refuse_range(x: Tensor, name: str) -> None:
         return
     limits = torch.finfo(torch.float32)
     largest = max(
-        (float(x[at : at + BLOCK].nan_to_num(0, 0, 0).abs().max()) for at in range(0, len(x), BLOCK)), default=0.0
+        (float(block.nan_to_num(0, 0, 0).abs().max()) for block in x.split(BLOCK) if block.numel()), default=0
     )
     if largest > limits.max or 0 < largest < limits.tiny:
         change = "divide" if largest > 1 else "multiply"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from torch import Tensor
 
@@ -23,7 +22,8 @@ class Layout:
     pool: str | None
 
 
-class Arranged(NamedTuple):
+@dataclass(frozen=True)
+class Arranged:
     """``rows`` (N, D), or (N, Q, D) for Q views, and the labels and numbers of the images, None if there are none."""
 
     rows: Tensor
@@ -69,11 +69,8 @@ def arranged(x: Tensor, layout: Layout, targets: Tensor | None, index: Tensor | 
         return Arranged(x.reshape(rows, -1), targets, index, layout.meta)
     if labels is not None and labels != n:
         return Arranged(x, targets, index, layout.meta)  # which the caller refuses
-    if (
-        not views
-        and (math.prod(x.shape[2:]) == 1 or math.prod(x.shape[1:-1]) == 1)
-        and not (layout.ours and x.dim() == 3)
-    ):
+    single = math.prod(x.shape[2:]) == 1 or math.prod(x.shape[1:-1]) == 1
+    if single and not views and not (layout.ours and x.dim() == 3):
         return arranged(x.reshape(n, -1), layout, targets, index)
     if layout.pool == "mean":
         return _mean(x if x.dim() == 3 else x.flatten(2).transpose(1, 2), layout, targets, index)
@@ -86,10 +83,7 @@ def arranged(x: Tensor, layout: Layout, targets: Tensor | None, index: Tensor | 
         )
     x = x if x.dim() == 3 else x.flatten(2).transpose(1, 2)
     places = x.shape[1]
-    targets, index = (
-        column if column is None or len(column) != n else column.repeat_interleave(places)
-        for column in (targets, index)
-    )
+    targets, index = (None if column is None else column.repeat_interleave(places) for column in (targets, index))
     return Arranged(x.reshape(n * places, -1), targets, index, layout.meta | {"places": places, "views": None})
 
 

@@ -161,11 +161,8 @@ def _column(pa: Any, column: Any) -> np.ndarray | list[Any] | None:
     flat: np.ndarray = values.to_numpy(zero_copy_only=False)
     if not lists:
         return flat
-    lengths = (
-        {kind.list_size} if pa.types.is_fixed_size_list(kind) else set(np.diff(column.offsets.to_numpy()).tolist())
-    )
-    if len(lengths) > 1:
-        raise ValueError(f"its lists have {len(lengths)} different lengths")
+    if not pa.types.is_fixed_size_list(kind) and len(np.unique(np.diff(column.offsets.to_numpy()))) > 1:
+        raise ValueError("its lists have different lengths")
     return flat.reshape(len(column), -1)
 
 

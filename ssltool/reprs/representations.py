@@ -84,20 +84,17 @@ class Representations(Stored):
         if len(set(widths)) > 1:
             found = ", ".join(f"{path}: {width}" for path, width in zip(path_or_paths, widths, strict=True))
             raise SSLToolError(f"representations of different widths cannot be concatenated ({found})")
-        labels = [
-            Labels.of(str(path), part.targets, part.classes) for path, part in zip(path_or_paths, parts, strict=True)
-        ]
-        targets, classes = unified(labels)
-        paths, digests = [part.paths for part in parts], [part.digests for part in parts]
+        named = zip(path_or_paths, parts, strict=True)
+        targets, classes = unified([Labels.of(str(path), part.targets, part.classes) for path, part in named])
+        paths = [part.paths for part in parts if part.paths is not None]
+        digests = [part.digests for part in parts if part.digests is not None]
         return cls(
             torch.cat([part.representations for part in parts]),
             torch.cat(targets),
             torch.cat([part.index for part in parts]),
             parts[0].meta | ({"classes": classes} if classes else {}),
-            None if None in paths else [path for part in paths for path in part or ()],
-            None
-            if any(part is None for part in digests)
-            else torch.cat([part for part in digests if part is not None]),
+            [path for part in paths for path in part] if len(paths) == len(parts) else None,
+            torch.cat(digests) if len(digests) == len(parts) else None,
         )
 
     @classmethod
@@ -161,11 +158,11 @@ class Representations(Stored):
                 f"{path}: {n} representations, {len(targets)} targets and {len(index)} indices do not match"
             )
         images = n // (found.meta.get("places") or 1)
-        paths, digests = (contents.get(name) for name in ("paths", "digests"))
-        paths = checked(
-            paths, optional(listing(text(), images, what="a list of paths")), path, "paths", "regenerate it"
+        of_images = {"paths": listing(text(), images, what="a list"), "digests": tensor(images, kinds="integer")}
+        paths, digests = (
+            checked(contents.get(name), optional(check), path, name, "regenerate the file")
+            for name, check in of_images.items()
         )
-        digests = checked(digests, optional(tensor(images, kinds="integer")), path, "digests", "regenerate it")
         return cls(found.rows, targets, index, found.meta, paths, digests)
 
 
@@ -188,11 +185,7 @@ def _keys(contents: Entries, path: FilePath) -> tuple[str, str]:
         found = []
     if not found:
         matrices = [name for name, value in contents.items() if isinstance(value, Tensor) and value.dim() == 2]
-        hint = (
-            f"; save '{matrices[0]}' as 'representations'"
-            if len(matrices) == 1 and isinstance(matrices[0], str)
-            else ""
-        )
+        hint = f"; save '{matrices[0]}' as 'representations'" if len(matrices) == 1 else ""
         raise SSLToolError(f"{path} holds no representations; its keys are {first_keys(contents)}{hint}")
     labels = "targets" if "targets" in named or not named else named[0]
     if len(found) > 1 or (labels != "targets" and len(named) > 1):
@@ -200,9 +193,7 @@ def _keys(contents: Entries, path: FilePath) -> tuple[str, str]:
         raise SSLToolError(
             f"{path} has {' and '.join(several)}; save the rows as 'representations' and the labels as 'targets'"
         )
-    renamed = [
-        f"{own} from '{name}'" for own, name in (("representations", found[0]), ("targets", labels)) if own != name
-    ]
-    if renamed:
-        info(f"note: {path}: {' and '.join(renamed)}")
+    read = {"representations": found[0], "targets": labels}
+    if renamed := [f"'{name}' is read as {own}" for own, name in read.items() if own != name]:
+        info(f"note: {path}: {', '.join(renamed)}")
     return found[0], labels

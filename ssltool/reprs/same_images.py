@@ -12,6 +12,9 @@ from ssltool.errors import SSLToolError
 from ssltool.reprs.representation_set import SPLIT_KEYS, RepresentationSet
 from ssltool.reprs.representations import Representations
 
+NO_FINGERPRINT = "the same number, dataset and split; a file has no fingerprint, which save-reprs now writes"
+"""How images are told apart in files of earlier versions, for messages."""
+
 
 @dataclass(frozen=True)
 class ImageIds:
@@ -51,21 +54,15 @@ def image_ids(bank: RepresentationSet, queries: RepresentationSet, by: str = "in
                 )
         if bank.digests is not None and queries.digests is not None:
             return ImageIds(bank.digests, queries.digests, "the same content")
-    if all((*bank.fingerprints, *queries.fingerprints)):
-        if not {*bank.fingerprints} & {*queries.fingerprints}:
-            return None
-        known = {
-            fingerprint: i for i, fingerprint in enumerate(dict.fromkeys(bank.fingerprints + queries.fingerprints))
-        }
-        ids = numbered([_with_dataset(bank, known), _with_dataset(queries, known)])
-        return ImageIds(*ids)
-    return _by_names(bank, queries)
-
-
-def numbered(pairs: Sequence[Tensor]) -> list[Tensor]:
-    """A number for each distinct row (2,) of several (n, 2) tensors, (n,) each."""
-    _, ids = torch.cat(list(pairs)).unique(dim=0, return_inverse=True)
-    return list(ids.split([len(pair) for pair in pairs]))
+    fingerprints = (*bank.fingerprints, *queries.fingerprints)
+    if not all(fingerprints):
+        return _by_names(bank, queries)
+    if not {*bank.fingerprints} & {*queries.fingerprints}:
+        return None
+    split = len(bank.fingerprints)
+    datasets = _numbers(fingerprints)[:split][bank.file_of], _numbers(fingerprints)[split:][queries.file_of]
+    own, others = _ids(datasets, (bank.index, queries.index))
+    return ImageIds(own, others)
 
 
 def repeated_images(files: Sequence[Representations], by: str = "index") -> tuple[int, str]:
@@ -76,34 +73,37 @@ def repeated_images(files: Sequence[Representations], by: str = "index") -> tupl
     Raises:
         SSLToolError: if a file has no digests, which are to be compared.
     """
-    places = files[0].meta.get("places") or 1
     if by == "content":
-        digests = [file.digests for file in files]
-        if any(one is None for one in digests):
+        digests = [file.digests for file in files if file.digests is not None]
+        if len(digests) < len(files):
             raise SSLToolError("--same-images content compares digests, and a file has none; save it with save-reprs")
-        ids, why = torch.cat([one for one in digests if one is not None]), "the same content"
-        return len(ids) - len(ids.unique()), why
+        return _repeated(torch.cat(digests)), "the same content"
+    places = files[0].meta.get("places") or 1
     fingerprints = [file.meta.get("fingerprint") or "" for file in files]
-    index = torch.cat([file.index for file in files])
     if all(fingerprints):
-        known = {fingerprint: i for i, fingerprint in enumerate(dict.fromkeys(fingerprints))}
-        of_file = torch.tensor([known[one] for one in fingerprints])
-        datasets = of_file.repeat_interleave(torch.tensor([len(file) for file in files]))
-        (ids,) = numbered([torch.stack([datasets, index], dim=1)])
-        return len(ids) - len(ids.unique()) * places, ""
+        datasets = [number.expand(len(file)) for number, file in zip(_numbers(fingerprints), files, strict=True)]
+        return _repeated(torch.cat(_ids(datasets, [file.index for file in files])), places), ""
     origins = {tuple(file.meta.get(key) for key in SPLIT_KEYS) for file in files}
     if len(origins) > 1 or origins.pop()[0] is None:
         return 0, ""
-    return len(index) - len(index.unique()) * places, _NO_FINGERPRINT
+    return _repeated(torch.cat([file.index for file in files]), places), NO_FINGERPRINT
 
 
-_NO_FINGERPRINT = "the same number, dataset and split; a file has no fingerprint, which save-reprs now writes"
+def _repeated(ids: Tensor, places: int = 1) -> int:
+    return len(ids) - len(ids.unique()) * places
 
 
-def _with_dataset(one: RepresentationSet, known: dict[str, int]) -> Tensor:
-    """The number of the dataset and that of the image, (N, 2)."""
-    datasets = torch.tensor([known[fingerprint] for fingerprint in one.fingerprints])
-    return torch.stack([datasets[one.file_of], one.index], dim=1)
+def _numbers(fingerprints: Sequence[str]) -> Tensor:
+    """A number for each fingerprint, the same for equal ones."""
+    known = {fingerprint: i for i, fingerprint in enumerate(dict.fromkeys(fingerprints))}
+    return torch.tensor([known[fingerprint] for fingerprint in fingerprints])
+
+
+def _ids(datasets: Sequence[Tensor], index: Sequence[Tensor]) -> list[Tensor]:
+    """A number for each image, of the number of its dataset and its own in it, for several sets of rows."""
+    pairs = [torch.stack(pair, dim=1) for pair in zip(datasets, index, strict=True)]
+    _, ids = torch.cat(pairs).unique(dim=0, return_inverse=True)
+    return list(ids.split([len(pair) for pair in pairs]))
 
 
 def _by_names(bank: RepresentationSet, queries: RepresentationSet) -> ImageIds | None:
@@ -117,7 +117,7 @@ def _by_names(bank: RepresentationSet, queries: RepresentationSet) -> ImageIds |
         other = bank.targets[order][place] != queries.targets
         if bool((other & (numbers[place] == queries.index)).any()):
             return None
-        why = _NO_FINGERPRINT
+        why = NO_FINGERPRINT
     if len(bank.paths) > 1 and len(bank.index.unique()) < len(bank):
         raise SSLToolError(
             f"several files of {bank.name} contain the same image numbers, so a query cannot be excluded from its own "

@@ -66,8 +66,7 @@ def neighbours(
 
     Returns:
         Similarities and rows of the bank, each (N, k) on the CPU, most similar first, equally similar rows in the order
-        of the bank; -inf and -1 where there are fewer than k. Similarities are float32, or float64 if float32 may not
-        hold the squared distances.
+        of the bank; -inf and -1 where there are fewer than k. Similarities that float32 may not hold are float64.
 
     Raises:
         SSLToolError: for different widths, an empty bank, or NaN or infinite values.

@@ -42,8 +42,8 @@ def per_class_accuracy(
 
 
 def confusion_matrix(predicted: Tensor, truth: Tensor, name: Callable[[int], str] = str) -> Record:
-    """``labels``, all that occur, in ascending order, their names ``classes``, and ``counts``, a row for each true label
-    and a column for each predicted one. ``name`` gives the name of a number."""
+    """``labels``, all that occur, in ascending order, their names ``classes``, and ``counts``, a row for each true
+    label and a column for each predicted one. ``name`` gives the name of a number."""
     labels, classes = torch.cat([truth, predicted]).unique(return_inverse=True)
     true, guessed = classes.view(2, -1)
     counts = torch.bincount(true * len(labels) + guessed, minlength=len(labels) ** 2).view(len(labels), -1)
