@@ -90,6 +90,7 @@ def _save(
     if rows.changed:
         info(f"{rows.path} is of another run (different: {', '.join(rows.changed)}): starting over")
     if rows.done:
+        _check(extraction, rows.rows(), part[: rows.done], rows)  # an earlier version saved them unchecked
         info(f"continuing after {rows.done} of {len(part)} images in {rows.path}")
     steps, done = (-(-count // extraction.size) for count in (len(part), rows.done))
     title = f"{extraction.images.name} {extraction.images.split}"

@@ -29,6 +29,9 @@ BLOCK_ROWS = 8192
 TINY = 1e-7
 """A dimension whose standard deviation relative to its mean is below this is constant in float32."""
 
+LARGEST = 1e17
+"""Above this, the gradient of a probe may overflow in float32."""
+
 ORIGIN_KEYS = ("checkpoint", "program", "method", "arch", "stem", "strategy", "epoch", "dataset", *NETWORK_KEYS)
 """Keys in the meta of representations that describe their network."""
 
@@ -78,6 +81,11 @@ class SavedFeatures(FeatureSource):
         self._train_rows, self._held_out_rows = map(torch.from_numpy, self._split(labels, index))
         self._raw, self._targets = rows.float(), torch.from_numpy(class_indices(labels, self.classes)[0])
         standardise = config.solver == "lbfgs" if config.standardise is None else config.standardise
+        if not standardise and max(map(abs, map(float, self._raw.aminmax()))) > LARGEST:
+            raise SSLToolError(
+                f"{train.name} has values above {LARGEST:g}, whose squares float32 cannot hold; add --standardise, or "
+                "divide the rows by a constant"
+            )
         self.config = dataclasses.replace(config, standardise=standardise)
         self._scale = _mean_and_deviation(self._raw) if standardise else None
         self._rows = self._raw if self._scale is None else _standardised(self._raw, *self._scale)

@@ -93,7 +93,12 @@ class ProbeLoop(TrainingLoop[ProbeState, tuple[Tensor, Tensor]]):
             Interrupted: after a signal; the state is saved.
         """
         with StopRequest() as stop, contextlib.closing(self.display):
-            self.run(stop, self.folder.log)
+            try:
+                self.run(stop, self.folder.log)
+            except SSLToolError:
+                if not self.path.exists():  # a run without a completed epoch has no results
+                    self.folder.discard()
+                raise
         return self._finish()
 
     @contextlib.contextmanager
