@@ -348,7 +348,7 @@ def test_views_are_refused_where_one_row_per_image_is_needed(tmp_path, write_rep
 
 
 @pytest.mark.parametrize("read", [Representations.stored, Representations.load])
-@pytest.mark.parametrize(("shape", "targets"), [((5, 4, 3), 20), ((5, 4, 3), None), ((5, 2, 2, 3), 20), ((5, 1, 3), 5)])
+@pytest.mark.parametrize(("shape", "targets"), [((5, 4, 3), 20), ((5, 2, 2, 3), 20), ((5, 1, 3), 5)])
 def test_leading_dimensions_are_flattened_if_there_is_a_target_per_row(tmp_path, read, shape, targets):
     x = write(tmp_path / "patches.pt", *shape, targets=targets)
     found = read(tmp_path / "patches.pt")
@@ -358,7 +358,7 @@ def test_leading_dimensions_are_flattened_if_there_is_a_target_per_row(tmp_path,
     assert found.targets.tolist() == (list(range(targets)) if targets else [-1] * len(rows))
 
 
-@pytest.mark.parametrize(("shape", "targets"), [((5, 4, 3), 4), ((5, 4, 3), 7), ((5, 2, 2, 3), 5), ((5, 3), 15)])
+@pytest.mark.parametrize(("shape", "targets"), [((5, 4, 3), 4), ((5, 4, 3), 7), ((5, 2, 2, 3), 6), ((5, 3), 15)])
 def test_targets_that_match_neither_images_nor_rows_are_refused(tmp_path, shape, targets):
     write(tmp_path / "r.pt", *shape, targets=targets)
     with pytest.raises(SSLToolError, match=rf"r\.pt: \d+ representations, {targets} targets"):
@@ -380,7 +380,7 @@ def test_stored_keeps_the_precision_and_does_not_check_the_values(tmp_path, dtyp
 @pytest.mark.parametrize("rows", [torch.zeros(4), torch.zeros(4, 3, dtype=torch.int64), [[0.0, 1.0]], None])
 def test_representations_that_are_not_a_float_matrix_are_refused(tmp_path, rows):
     torch.save({"representations": rows}, tmp_path / "r.pt")
-    with pytest.raises(SSLToolError, match=r"r\.pt .*representations"):
+    with pytest.raises(SSLToolError, match=r"r\.pt.* representations?"):
         Representations.stored(tmp_path / "r.pt")
 
 

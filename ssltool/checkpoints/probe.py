@@ -52,6 +52,7 @@ class Probe(Stored):
         config: the settings of the probe's training.
         labels: (C,) int64, the class of each row of ``weight``; None if they are 0 to C - 1.
         state: the state that training resumes from.
+        class_names: the name of the class of each row of ``weight``; None if the classes have no names.
     """
 
     FORMAT: ClassVar[str] = "ssltool/probe/1"
@@ -62,8 +63,14 @@ class Probe(Stored):
     metrics: Record = entry(METRICS)
     labels: Tensor | None = entry(optional(tensor("C", kinds="integer")), default=None)
     state: dict[str, Any] = entry(STATE, default_factory=dict)
+    class_names: list[str] | None = entry(optional(listing(text(), "C", what="a list of names")), default=None)
 
     @property
     def classes(self) -> Tensor:
         """The class of each row of ``weight``, (C,) int64."""
         return torch.arange(len(self.weight)) if self.labels is None else self.labels
+
+    @property
+    def names(self) -> dict[int, str]:
+        """The names of the classes by number; empty if they have none."""
+        return dict(zip(self.classes.tolist(), self.class_names or [], strict=False))

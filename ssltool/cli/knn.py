@@ -21,8 +21,9 @@ def command(config: KnnConfig, as_json: bool) -> None:
     """Classify the representations in VAL by their nearest neighbours in TRAIN.
 
     Accuracy is the fraction of VAL's labelled rows whose k nearest rows of TRAIN vote for the correct class; ties go to
-    the smallest label. Its interval is Wilson's, 95 %. An image that is in both files (same number in the dataset)
-    is not its own neighbour. TRAIN and VAL may be glob patterns; all matching files are read as one.
+    the smallest label. Its interval is Wilson's, 95 %. Classes are compared by name. An image that is in both files
+    (same number in the dataset) is not its own neighbour. Files are .pt, .npy, .npz or parquet; TRAIN and VAL may be
+    glob patterns, whose files are read as one.
 
     Report the accuracy of a fixed k, or of the k chosen with --select-k holdout.
 
@@ -74,7 +75,7 @@ def _accuracies(found: list[Record]) -> str:
 def _classes(result: Record) -> str:
     """A row for each class, if requested."""
     rows = [
-        [str(one["class"]), f"{one['accuracy']:.4f}", _interval(one), one["queries"], one["bank"]]
+        [one["class"], f"{one['accuracy']:.4f}", _interval(one), one["queries"], one["bank"]]
         for one in result.get("per_class", ())
     ]
     return table(rows, ["class", "accuracy", "95 % interval", "queries", "bank"]) if rows else ""
@@ -84,6 +85,6 @@ def _confusion(result: Record) -> str:
     """A row for each true class, a column for each predicted one, if requested."""
     if "confusion" not in result:
         return ""
-    labels, counts = result["confusion"]["labels"], result["confusion"]["counts"]
-    rows = [[str(label), *row] for label, row in zip(labels, counts, strict=True)]
-    return table(rows, ["true \\ predicted", *map(str, labels)])
+    names, counts = result["confusion"]["classes"], result["confusion"]["counts"]
+    rows = [[name, *row] for name, row in zip(names, counts, strict=True)]
+    return table(rows, ["true \\ predicted", *names])

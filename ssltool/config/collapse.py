@@ -5,9 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ssltool.config.common import FIGURES, METRICS, SPECTRA, STATES, DeviceSettings, output, seed, wrong_suffix
+from ssltool.config.common import (
+    FIGURES,
+    METRICS,
+    SPECTRA,
+    STATES,
+    DeviceSettings,
+    output,
+    pool_rows,
+    same_images,
+    seed,
+    wrong_suffix,
+)
 from ssltool.errors import UsageError
-from ssltool.settings import setting
+from ssltool.settings import Rule, setting
 
 GROUPS = ("arch", "method", "strategy", "epoch")
 
@@ -31,6 +42,8 @@ class CollapseConfig(DeviceSettings):
         names=METRICS,
     )
     merge: bool = setting(False, "read all FILEs as one, for instance the files of several ranks")
+    same_images: str = same_images("which images of the merged files are counted as repeated")
+    pool: str | None = pool_rows()
     skip_nonfinite: bool = setting(False, "leave out rows with NaN or infinite values instead of raising an error")
     pair_rows: int = setting(
         10_000, "maximum number of rows for metrics that compare all pairs; more are sampled", minimum=3
@@ -81,6 +94,9 @@ class CollapseConfig(DeviceSettings):
             return tuple(int(text) for text in (self.subsample or "").split(",") if text.strip())
         except ValueError as error:
             raise UsageError(f"--subsample {self.subsample}: give numbers of rows, as in 500,2000") from error
+
+    def conflicts(self) -> list[Rule]:
+        return [*super().conflicts(), (("same_images",), not self.merge, "without --merge")]
 
     def mistakes(self) -> Iterator[str]:
         if not self.files:

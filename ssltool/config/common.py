@@ -128,6 +128,27 @@ def crop_min(default: float | None, note: str = "", **more: Any) -> Any:
     return setting(default, help, section="Views", above=0, maximum=1, **more)
 
 
+def pool_rows(section: str = "Options") -> Any:
+    """How several rows of an image in a file of representations are read."""
+    help = (
+        "files with several rows of an image, such as feature maps (N, D, H, W): average them (mean), or keep a row "
+        "for each position (none) [default: an error]"
+    )
+    return setting(None, help, choices=("mean", "none"), section=section, advanced=True)
+
+
+def same_images(what: str, section: str = "Options") -> Any:
+    """How the images of two files are compared."""
+    help = f"{what}: those of one number in one dataset (index), or of equal content (content)"
+    return setting("index", help, choices=("index", "content"), section=section, advanced=True)
+
+
+def labels_by(section: str = "Options") -> Any:
+    """How the classes of two files are compared."""
+    help = "compare classes by their names, or by their numbers although the files have different names"
+    return setting("name", help, choices=("name", "number"), section=section, advanced=True)
+
+
 def resume_auto() -> Any:
     """Whether to continue the run of the folder."""
     help = "continue the run in the run folder, if there is one"

@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ssltool.config.common import DeviceSettings, output, precision, seed, wrong_suffix
+from ssltool.config.common import (
+    DeviceSettings,
+    labels_by,
+    output,
+    pool_rows,
+    precision,
+    same_images,
+    seed,
+    wrong_suffix,
+)
 from ssltool.errors import UsageError
 from ssltool.settings import Rule, flag, setting
 
@@ -31,6 +40,9 @@ class KnnConfig(DeviceSettings):
     metric: str = setting("cos", "cosine similarity or Euclidean distance", choices=("cos", "l2"))
     weighted: bool = setting(False, "weight votes by exp(similarity / temperature) instead of counting them")
     temperature: float = setting(0.07, "temperature of the weighted vote", above=0)
+    labels_by: str = labels_by()
+    same_images: str = same_images("which images of VAL are in TRAIN too and do not vote on themselves")
+    pool: str | None = pool_rows()
 
     precision: str = precision("precision of the search; candidates are ranked in float32", ("fp32", "bf16"))
     memory: int = setting(

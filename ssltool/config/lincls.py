@@ -10,8 +10,11 @@ from ssltool.config.common import (
     RunSettings,
     batch_size,
     epochs,
+    labels_by,
     learning_rate,
     momentum,
+    pool_rows,
+    same_images,
     weight_decay,
 )
 from ssltool.settings import Rule, numbers, setting
@@ -39,6 +42,9 @@ class LinclsConfig(RunSettings, LabelledSettings):
         metavar="TRAIN VAL",
         nargs=2,
     )
+    pool: str | None = pool_rows("Data")
+    same_images: str = same_images("which images of VAL are in TRAIN too, which is an error", "Data")
+    labels_by: str = labels_by("Data")
     holdout: float = setting(
         0.1,
         "fraction of the training images of each class that --lr-sweep and --c-grid hold out for the choice",
@@ -126,7 +132,8 @@ class LinclsConfig(RunSettings, LabelledSettings):
             (OF_TRAINING, self.evaluate, "with --evaluate, which trains nothing"),
             (OF_THE_FOLDER, self.evaluate and self.resume != "auto", "with --evaluate, which writes nothing"),
             (OF_IMAGES, files, "with --reprs, which replaces images and network"),
-            (("solver", "standardise"), not files, "without --reprs"),
+            (("solver", "standardise", "pool", "same_images"), not files, "without --reprs"),
+            (("labels_by",), not files and not self.evaluate, "without --reprs or --evaluate"),
             ((*OF_SGD, "resume"), lbfgs, "with --solver lbfgs"),
             optimizer_rule(self, self.optimizer_name),
             (OF_LBFGS, not lbfgs, "without --solver lbfgs"),

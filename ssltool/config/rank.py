@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ssltool.config.common import LAYERS, METRICS, output, wrong_suffix
+from ssltool.config.common import LAYERS, METRICS, output, pool_rows, wrong_suffix
 from ssltool.settings import Checked, Rule, setting
 
 
@@ -22,6 +22,7 @@ class RankConfig(Checked):
         names=METRICS,
     )
     layer: str = setting("backbone", "layer whose output is measured", choices=LAYERS)
+    pool: str | None = pool_rows()
     checkpoints: bool = setting(
         False, "one row for each kept checkpoint of a run, instead of one for its last monitored epoch"
     )

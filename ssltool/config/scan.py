@@ -11,6 +11,7 @@ from ssltool.config.common import (
     crop_min,
     epochs,
     learning_rate,
+    pool_rows,
     precision,
     probability,
     resume_auto,
@@ -45,6 +46,7 @@ class ScanConfig(RunSettings, NetworkSettings):
         section="Data",
         metavar="FILE",
     )
+    pool: str | None = pool_rows("Data")
 
     neighbours: int = setting(20, "neighbours of each image", section="Method", minimum=1)
     heads: int = setting(
@@ -101,6 +103,7 @@ class ScanConfig(RunSettings, NetworkSettings):
             *super().conflicts(),
             (("neighbours",), step not in ("mine", "all"), why),
             (("reprs",), step not in ("mine", "all") and not self.kmeans, why),
+            (("pool",), self.reprs is None, "without --reprs"),
             (OF_CLUSTERING, step not in ("cluster", "all"), why),
             (OF_LABELLING, step not in ("selflabel", "all"), why),
             (OF_TRAINING, step == "mine", why),

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ssltool.diagnosis.spectrum import row_blocks
 from ssltool.errors import SSLToolError
-from ssltool.reprs.nonfinite import finite_rows, refuse_nonfinite_rows
+from ssltool.reprs.nonfinite import finite_rows, refuse_nonfinite_rows, refuse_range
 
 CPU = torch.device("cpu")
 
@@ -62,6 +62,8 @@ class Rows:
         kept = [finite_rows(part) for part in self.parts]
         if not self.skip_nonfinite:
             refuse_nonfinite_rows(torch.cat(kept), self.name, "--skip-nonfinite leaves them out")
+        for part in self.parts:
+            refuse_range(part, self.name)
         self._kept = None if all(bool(finite.all()) for finite in kept) else kept
         self._checked = True
 

@@ -14,6 +14,7 @@ import hashlib
 import json
 import math
 import os
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
@@ -105,7 +106,8 @@ def matching(path: FilePath) -> FilePath | list[str]:
     if path.exists():
         return path
     if not glob.has_magic(str(path)):
-        return sorted(map(str, path.parent.glob(f"{glob.escape(path.stem)}.rank*of*{path.suffix}"))) or path
+        of_ranks = path.parent.glob(f"{glob.escape(path.stem)}.rank*of*{path.suffix}")
+        return sorted(str(file) for file in of_ranks if re.fullmatch(r".*\.rank\d+of\d+", file.stem)) or path
     found = sorted(glob.glob(str(path)))
     if not found:
         raise SSLToolError(f"no file matches {path}")

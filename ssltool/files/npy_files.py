@@ -1,14 +1,22 @@
-"""Reads NumPy's ``.npy`` files, whose header is compared with the size of the file before memory is allocated."""
+"""Reads NumPy's ``.npy`` and ``.npz`` files. Headers are compared with the size of the file before memory is allocated.
+
+No pickled objects are loaded.
+"""
 
 from __future__ import annotations
 
 import math
 import os
+import zipfile
+from typing import IO
 
 import numpy as np
 
 from ssltool.errors import SSLToolError, first_line
-from ssltool.files.reading import open_file
+from ssltool.files.reading import MAX_RATIO, open_file, size_limit, too_large
+
+LOCAL_HEADER = 30
+"""Length in bytes of the fixed part of a zip archive's header of an entry; the name and the extra field follow."""
 
 
 def read_npy(path: str | os.PathLike[str], *, mmap: bool = False) -> np.ndarray:
@@ -20,20 +28,69 @@ def read_npy(path: str | os.PathLike[str], *, mmap: bool = False) -> np.ndarray:
     """
     with open_file(path) as stream:
         try:
-            version = np.lib.format.read_magic(stream)
-            readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-            if version not in readers:
-                raise ValueError(f"version {version[0]}.{version[1]} of the format is not supported")
-            shape, fortran, dtype = readers[version](stream)
-            if dtype.hasobject:
-                raise ValueError("it holds pickled objects, which loading would execute")
-            count, start = math.prod(shape), stream.tell()
-            held = os.fstat(stream.fileno()).st_size - start
-            if min(shape, default=0) < 0 or count * dtype.itemsize > held:
-                raise ValueError(f"it declares {count * dtype.itemsize:,} bytes of shape {shape}, but holds {held:,}")
-            order = "F" if fortran else "C"
-            if mmap and count:
-                return np.memmap(stream, dtype, "c", start, shape, order)  # type: ignore[call-overload, no-any-return]
-            return np.fromfile(stream, dtype, count).reshape(shape, order=order)  # type: ignore[call-overload, no-any-return]
+            return _mapped(stream, os.fstat(stream.fileno()).st_size, mmap)
         except Exception as error:  # NumPy evaluates the header, which may raise anything
             raise SSLToolError(f"{path} is not a readable .npy array: {first_line(error)}") from error
+
+
+def read_npz(path: str | os.PathLike[str], *, mmap: bool = False) -> dict[str, np.ndarray]:
+    """The arrays in a ``.npz`` file by name; with ``mmap`` those that are not compressed are memory-mapped.
+
+    Raises:
+        SSLToolError: as ``read_npy``, or if a compressed array is larger than the limit.
+    """
+    with open_file(path) as stream:
+        size = os.fstat(stream.fileno()).st_size
+        try:
+            with zipfile.ZipFile(stream) as archive:
+                entries = [entry for entry in archive.infolist() if entry.filename.endswith(".npy")]
+                largest = max((entry.file_size for entry in entries), default=0)
+                if largest > max(MAX_RATIO * size, size_limit()):
+                    raise too_large(path, "a compressed array", largest)
+                return {entry.filename[:-4]: _of_archive(stream, archive, entry, mmap) for entry in entries}
+        except SSLToolError:
+            raise
+        except Exception as error:  # as above, and what zipfile raises for a damaged archive
+            raise SSLToolError(f"{path} is not a readable .npz archive: {first_line(error)}") from error
+
+
+def _of_archive(stream: IO[bytes], archive: zipfile.ZipFile, entry: zipfile.ZipInfo, mmap: bool) -> np.ndarray:
+    if mmap and entry.compress_type == zipfile.ZIP_STORED:
+        stream.seek(entry.header_offset)
+        header = stream.read(LOCAL_HEADER)
+        if header[:4] != b"PK\x03\x04":
+            raise ValueError(f"the header of {entry.filename} is damaged")
+        stream.seek(int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little"), os.SEEK_CUR)
+        return _mapped(stream, min(stream.tell() + entry.file_size, os.fstat(stream.fileno()).st_size), mmap)
+    with archive.open(entry) as inner:
+        shape, fortran, dtype = _header(inner)
+        wanted = math.prod(shape) * dtype.itemsize
+        data = inner.read(wanted)
+        if len(data) < wanted:
+            raise ValueError(f"{entry.filename} declares {wanted:,} bytes of shape {shape}, but holds {len(data):,}")
+    return np.frombuffer(bytearray(data), dtype).reshape(shape, order="F" if fortran else "C")
+
+
+def _mapped(stream: IO[bytes], end: int, mmap: bool) -> np.ndarray:
+    """The array from the current position of ``stream`` on; it ends at ``end`` at the latest."""
+    shape, fortran, dtype = _header(stream)
+    count, start = math.prod(shape), stream.tell()
+    if count * dtype.itemsize > end - start:
+        raise ValueError(f"it declares {count * dtype.itemsize:,} bytes of shape {shape}, but holds {end - start:,}")
+    order = "F" if fortran else "C"
+    if mmap and count:
+        return np.memmap(stream, dtype, "c", start, shape, order)  # type: ignore[call-overload, no-any-return]
+    return np.fromfile(stream, dtype, count).reshape(shape, order=order)  # type: ignore[call-overload, no-any-return]
+
+
+def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
+    version = np.lib.format.read_magic(stream)
+    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    if version not in readers:
+        raise ValueError(f"version {version[0]}.{version[1]} of the format is not supported")
+    shape, fortran, dtype = readers[version](stream)
+    if dtype.hasobject:
+        raise ValueError("it holds pickled objects, which loading would execute")
+    if min(shape, default=0) < 0:
+        raise ValueError(f"it declares the shape {shape}")
+    return shape, fortran, dtype

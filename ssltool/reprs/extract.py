@@ -21,6 +21,7 @@ from ssltool.data.images import ImageSet
 from ssltool.data.loader import Batch, Loader, Shard
 from ssltool.errors import SSLToolError, counted, found_in
 from ssltool.models.outputs import Features
+from ssltool.reprs.nonfinite import all_finite
 from ssltool.reprs.representations import Representations
 from ssltool.settings import Record
 from ssltool.training.device import DTYPES, autocast, worker_count
@@ -115,9 +116,13 @@ class Extraction:
 
     def to_representations(self, rows: Tensor, numbers: range, shard: Shard) -> Representations:
         """The ``rows`` of the images ``numbers`` with their labels and metadata."""
-        columns = [column[numbers.start : numbers.stop] for column in (self.images.labels, self.images.index)]
+        images, part = self.images, slice(numbers.start, numbers.stop)
+        columns = [column[part] for column in (images.labels, images.index)]
         labels, index = (torch.from_numpy(column).repeat_interleave(self.places) for column in columns)
-        return Representations(rows.flatten(0, 1) if self.keeps_places else rows, labels, index, self.meta(shard))
+        rows = rows.flatten(0, 1) if self.keeps_places else rows
+        paths = None if images.files is None else list(images.files[part])
+        digests = None if images.digests is None else torch.from_numpy(images.digests[part])
+        return Representations(rows, labels, index, self.meta(shard), paths, digests)
 
     def meta(self, shard: Shard) -> Record:
         """The network, images and settings that the rows come from, as files record them."""
@@ -126,6 +131,7 @@ class Extraction:
             "dataset": images.name,
             "split": images.split,
             "classes": list(images.classes),
+            "fingerprint": images.fingerprint or None,
             "found": record_of(images),
             "layer": c.layer,
             "directions": self.features.directions,
@@ -143,6 +149,26 @@ class Extraction:
             "seed": network.run.seed,
             "config": network.run.settings,
         }
+
+    def refuse_nonfinite(self, rows: Tensor, numbers: range) -> None:
+        """Checks the ``rows`` of the images ``numbers``.
+
+        Raises:
+            SSLToolError: if a value is NaN or infinite; the message names the first image.
+        """
+        if all_finite(rows):
+            return
+        wrong = ~torch.isfinite(rows).flatten(1).all(dim=1)
+        row = numbers[int(wrong.nonzero()[0])]
+        images = self.images
+        image = f"image {images.index[row]}{f' ({images.files[row]})' if images.files is not None else ''}"
+        weights = self.network.method.state_dict().values()
+        broken = any(not bool(torch.isfinite(weight).all()) for weight in weights if weight.is_floating_point())
+        cause = "its weights are too, so its training diverged" if broken else "its weights are finite"
+        raise SSLToolError(
+            f"the {self.config.layer} of {self.config.pretrained or 'the network'} gives NaN or infinite values from "
+            f"row {row} on, {image}; {cause}; use an earlier checkpoint"
+        )
 
     def facts(self, shard: Shard) -> Record:
         """Everything that determines the rows bit for bit."""

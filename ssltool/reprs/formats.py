@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 
-from ssltool.errors import SSLToolError
 from ssltool.files import to_json, write_atomically, write_json
+from ssltool.reprs.readers import BESIDE, pyarrow
 from ssltool.reprs.representations import Representations
 from ssltool.settings import Record
 
@@ -37,42 +37,42 @@ def check(kind: str) -> None:
         SSLToolError: if a library is missing.
     """
     if kind == "parquet":
-        _pyarrow()
-
-
-def _pyarrow() -> tuple[Any, Any]:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise SSLToolError("--format parquet needs pyarrow: pip install 'ssltool[parquet]'") from error
-    return pyarrow, pyarrow.parquet
+        pyarrow("--format parquet")
 
 
 def _write_npy(reprs: Representations, path: Path) -> None:
-    """``PREFIX.npy`` with the rows, beside ``PREFIX_targets.npy``, ``PREFIX_index.npy`` and ``PREFIX.json``."""
+    """``PREFIX.npy`` with the rows, beside ``PREFIX_targets.npy``, ``PREFIX_index.npy`` and ``PREFIX.json``; also
+    ``PREFIX_paths.npy`` and ``PREFIX_digests.npy`` if they are known."""
     prefix = path.with_name(path.name.removesuffix(".npy"))
+    columns = {"targets": reprs.targets.numpy(), "index": reprs.index.numpy()}
+    columns |= {} if reprs.paths is None else {"paths": np.array(reprs.paths, dtype=np.str_)}
+    columns |= {} if reprs.digests is None else {"digests": reprs.digests.numpy()}
 
     def write_all(stream: IO[bytes]) -> None:
         np.save(stream, reprs.representations.numpy())
         # The small files are renamed only now, when the rows are on disk and about to be renamed too.
-        for name, column in (("targets", reprs.targets), ("index", reprs.index)):
+        for name in BESIDE:
             beside = prefix.with_name(f"{prefix.name}_{name}.npy")
-            write_atomically(beside, partial(np.save, arr=column.numpy()))
+            if name in columns:
+                write_atomically(beside, partial(np.save, arr=columns[name]))
+            else:
+                beside.unlink(missing_ok=True)  # of a file that is replaced
         write_json(prefix.with_name(f"{prefix.name}.json"), _document(reprs))
 
     write_atomically(prefix.with_name(f"{prefix.name}.npy"), write_all)
 
 
 def _write_parquet(reprs: Representations, path: Path) -> None:
-    """Columns ``index``, ``target``, ``view`` or ``place`` if an image has several rows, and ``representation``, a list
-    of D float32. The metadata is in the schema's, under ``ssltool``."""
-    pa, pq = _pyarrow()
+    """Columns ``index``, ``target``, ``path`` and ``digest`` if they are known, ``view`` or ``place`` if an image has
+    several rows, and ``representation``, a list of D float32. The metadata is in the schema's, under ``ssltool``."""
+    pa, pq = pyarrow("--format parquet")
     views = reprs.representations.shape[1] if reprs.representations.dim() == 3 else 1
     rows = reprs.representations.reshape(-1, reprs.representations.shape[-1])
     several, count = ("view", views) if views > 1 else ("place", reprs.meta.get("places") or 1)
     width, size = rows.shape[1], max(1, GROUP_BYTES // (4 * rows.shape[1]))
     fields = [("index", pa.int64()), ("target", pa.int64())]
+    fields += [] if reprs.paths is None else [("path", pa.string())]
+    fields += [] if reprs.digests is None else [("digest", pa.int64())]
     fields += [(several, pa.int32())] if count > 1 else []
     fields += [("representation", pa.list_(pa.float32(), width))]
     schema = pa.schema(fields, metadata={"ssltool": to_json(_document(reprs))})
@@ -82,6 +82,9 @@ def _write_parquet(reprs: Representations, path: Path) -> None:
             for start in range(0, len(rows), size):
                 numbers = np.arange(start, min(start + size, len(rows)))
                 columns = [reprs.index.numpy()[numbers // views], reprs.targets.numpy()[numbers // views]]
+                images = numbers // count
+                columns += [] if reprs.paths is None else [np.array([reprs.paths[image] for image in images], object)]
+                columns += [] if reprs.digests is None else [reprs.digests.numpy()[images]]
                 columns += [(numbers % count).astype(np.int32)] if count > 1 else []
                 flat = pa.array(rows[start : start + size].reshape(-1).numpy())
                 arrays = [*map(pa.array, columns), pa.FixedSizeListArray.from_arrays(flat, width)]

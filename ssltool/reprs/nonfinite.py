@@ -35,6 +35,25 @@ def finite_rows(x: Tensor) -> Tensor:
     return finite
 
 
+def refuse_range(x: Tensor, name: str) -> None:
+    """Checks that float32, which the stages compute with, can hold the rows ``x`` (n, d) of ``name``.
+
+    Raises:
+        SSLToolError: if the largest absolute value is above that of float32, or so small that it becomes 0.
+    """
+    if x.dtype != torch.float64:
+        return
+    limits = torch.finfo(torch.float32)
+    largest = max(
+        (float(block.nan_to_num(0, 0, 0).abs().max()) for block in x.split(BLOCK) if block.numel()), default=0
+    )
+    if largest > limits.max or 0 < largest < limits.tiny:
+        change = "divide" if largest > 1 else "multiply"
+        raise SSLToolError(
+            f"{name}: the largest value is {largest:.3g}, which float32 cannot hold; {change} the rows by a constant"
+        )
+
+
 def refuse_nonfinite_rows(finite: Tensor, name: str, hint: str = "") -> None:
     """Raises ``SSLToolError`` if some of the rows of ``name`` are not ``finite`` (n,): how many, the first numbers, and
     ``hint``, what can be done."""

@@ -22,6 +22,7 @@ from ssltool.data.images import ImageSet
 from ssltool.data.manifest import Manifest
 from ssltool.errors import SSLToolError
 from ssltool.files import to_json, writing
+from ssltool.files.reading import parse_json
 from ssltool.settings import Record
 
 OF_IMAGES = {"images", "fingerprint", "found", "index", "labels", "classes"}
@@ -64,6 +65,8 @@ class PartialFile:
         self._start, self._row = len(line), math.prod(shape) * dtype.itemsize
         with writing(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            if self.path.exists() and not self.path.is_file():  # opening a pipe would wait for a writer
+                raise SSLToolError(f"{self.path} is no regular file; remove it, or choose another place with --out")
             self.path.touch()
             self._stream = io.FileIO(self.path, "r+")
         self._lock()
@@ -147,10 +150,12 @@ class PartialFile:
 
 
 def _differences(line: bytes, facts: Record) -> list[str]:
-    """Names of the facts that differ from those in ``line``; all of them if it is not JSON."""
+    """Names of the facts that differ from those in ``line``; all of them if it is no JSON object."""
     try:
-        found = json.loads(line)
+        found = parse_json(line.decode("utf-8", "replace"))
     except ValueError:
+        return list(facts)
+    if not isinstance(found, dict):
         return list(facts)
     now = json.loads(to_json(facts))
     return sorted(name for name in {*found, *now} if found.get(name) != now.get(name))

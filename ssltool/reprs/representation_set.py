@@ -1,7 +1,8 @@
-"""Sets of representations that are saved in one or several files, and how two such sets are related."""
+"""Sets of representations that are saved in one or several files, and whether two are of one network."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,8 @@ from torch import Tensor
 
 from ssltool.errors import SSLToolError
 from ssltool.files import matching
+from ssltool.reprs.class_names import Labels, unified
+from ssltool.reprs.readers import main_files
 from ssltool.reprs.representations import Representations
 from ssltool.reprs.row_set import RowSet
 from ssltool.settings import Record
@@ -19,7 +22,7 @@ NETWORK_KEYS = ("checkpoint_hash", "layer", "tokens", "pool", "random", "image_s
 """Keys of the metadata that identify the network; rows can be compared only if these are equal."""
 
 SPLIT_KEYS = ("dataset", "split")
-"""Keys of the metadata that identify the images; an image's number is its position in this split."""
+"""Keys of the metadata that name the dataset and the split. Different folders may have the same names."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,10 @@ class RepresentationSet:
         rows: N rows.
         targets: (N,) int64, the labels.
         index: (N,) int64, the numbers of the images in their dataset.
-        meta: the metadata of the first file.
+        meta: the metadata of the first file; ``classes`` are those of all files.
+        fingerprints: for each file, the fingerprint of its dataset; empty if it is not known.
+        file_of: (N,) int64, the number of each row's file.
+        digests: (N,) int64, a hash of the content of each image; None if they are not known.
     """
 
     name: str
@@ -41,18 +47,23 @@ class RepresentationSet:
     targets: Tensor
     index: Tensor
     meta: Record
+    fingerprints: tuple[str, ...]
+    file_of: Tensor
+    digests: Tensor | None
 
     @classmethod
-    def open(cls, name: str) -> RepresentationSet:
+    def open(cls, name: str, pool: str | None = None) -> RepresentationSet:
         """Opens the file ``name``, the files that match it as a pattern, or the files of all ranks that wrote it.
+
+        ``pool`` is as in ``Representations.stored``.
 
         Raises:
             SSLToolError: if a file cannot be read, the files differ in network, dataset or width, or a rank's file is
                 missing.
         """
         found = matching(name)
-        paths = tuple(map(Path, found if isinstance(found, list) else [found]))
-        files = [Representations.mapped(path) for path in paths]
+        paths = tuple(map(Path, main_files(found) if isinstance(found, list) else [found]))
+        files = [Representations.mapped(path, pool) for path in paths]
         for path, file in zip(paths[1:], files[1:], strict=True):
             for key in (*NETWORK_KEYS, *SPLIT_KEYS):
                 if file.meta.get(key) != files[0].meta.get(key):
@@ -61,17 +72,35 @@ class RepresentationSet:
                         f"{file.meta.get(key)}; name the files of one network and split"
                     )
         _check_all_ranks(name, [file.meta.get("shard") for file in files])
-        rows = RowSet([file.representations for file in files])
-        targets, index = (torch.cat([getattr(file, key) for file in files]) for key in ("targets", "index"))
-        return cls(name, paths, rows, targets, index, files[0].meta)
+        targets, classes = unified(
+            [Labels.of(str(path), file.targets, file.classes) for path, file in zip(paths, files, strict=True)]
+        )
+        digests = [file.digests for file in files if file.digests is not None]
+        return cls(
+            name,
+            paths,
+            RowSet([file.representations for file in files]),
+            torch.cat(targets),
+            torch.cat([file.index for file in files]),
+            files[0].meta | ({"classes": classes} if classes else {}),
+            tuple(file.meta.get("fingerprint") or "" for file in files),
+            torch.arange(len(files)).repeat_interleave(torch.tensor([len(file) for file in files])),
+            torch.cat(digests) if len(digests) == len(files) else None,
+        )
 
     def __len__(self) -> int:
         return len(self.rows)
 
+    @property
+    def labels(self) -> Labels:
+        """The labels with the names of the classes."""
+        return Labels.of(self.name, self.targets, self.meta.get("classes") or [])
+
     def keep(self, mask: Tensor) -> RepresentationSet:
         """The rows where ``mask`` (N,) is true."""
-        rows = self.rows.keep(mask)
-        return RepresentationSet(self.name, self.paths, rows, self.targets[mask], self.index[mask], self.meta)
+        columns = {name: getattr(self, name)[mask] for name in ("targets", "index", "file_of")}
+        digests = None if self.digests is None else self.digests[mask]
+        return dataclasses.replace(self, rows=self.rows.keep(mask), digests=digests, **columns)
 
 
 def _check_all_ranks(name: str, shards: Sequence[Sequence[int] | None]) -> None:
@@ -79,10 +108,13 @@ def _check_all_ranks(name: str, shards: Sequence[Sequence[int] | None]) -> None:
     if not any(shards):
         return
     world = next(shard[1] for shard in shards if shard)
-    missing = [rank for rank in range(world) if [rank, world] not in [list(shard or ()) for shard in shards]]
-    if missing:
+    present = {shard[0] for shard in shards if shard and shard[1] == world}
+    if len(present) < world:
+        missing = [rank for rank in range(min(world, len(present) + 10)) if rank not in present]
+        more = world - len(present) - len(missing)
         raise SSLToolError(
-            f"{name} lacks the rows of rank {', '.join(map(str, missing))} of {world}, which are in other files; "
+            f"{name} lacks the rows of rank {', '.join(map(str, missing))}{f' and {more:,} more' if more else ''} of "
+            f"{world}, which are in other files; "
             "name the files of all ranks, as in 'train_reprs_e0.rank*.pt'"
         )
 
@@ -99,30 +131,3 @@ def check_same_network(bank: RepresentationSet, queries: RepresentationSet) -> N
                 f"TRAIN and VAL come from different networks: {key} is {bank.meta[key]} and {queries.meta[key]}; "
                 "save both with one checkpoint and --layer"
             )
-
-
-def share_image_numbers(bank: RepresentationSet, queries: RepresentationSet) -> bool:
-    """Whether equal numbers in ``index`` mean the same image in both sets, so that a query can be excluded from its
-    own neighbours.
-
-    This holds if they have a file in common, or if they come from the same split and all rows with equal numbers have
-    equal labels.
-
-    Raises:
-        SSLToolError: if this holds, but several files of the bank contain the same numbers.
-    """
-    if {path.resolve() for path in bank.paths} & {path.resolve() for path in queries.paths}:
-        same = True
-    elif any(bank.meta.get(key) is None or bank.meta.get(key) != queries.meta.get(key) for key in SPLIT_KEYS):
-        same = False
-    else:
-        numbers, order = bank.index.sort()
-        place = torch.searchsorted(numbers, queries.index).clamp(max=len(numbers) - 1)
-        other = bank.targets[order][place] != queries.targets
-        same = not bool((other & (numbers[place] == queries.index)).any())
-    if same and len(bank.paths) > 1 and len(bank.index.unique()) < len(bank):
-        raise SSLToolError(
-            f"several files of {bank.name} contain the same image numbers, so a query cannot be excluded from its own "
-            "neighbours; write the files with save-reprs, whose index is unique in the dataset"
-        )
-    return same

@@ -1,19 +1,32 @@
-"""The file format of representations."""
+"""The file format of representations, and files of other programs that hold the same."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from ssltool.errors import SSLToolError
-from ssltool.files import FilePath, Stored, first_keys, load_dict
-from ssltool.reprs.nonfinite import finite_rows, refuse_nonfinite_rows
+from ssltool.files import Entries, FilePath, Stored, first_keys
+from ssltool.files.schema import entry, listing, optional, tensor, text
+from ssltool.reprs.class_names import Labels, unified
+from ssltool.reprs.label_values import checked, read_index, read_targets
+from ssltool.reprs.meta_schema import META
+from ssltool.reprs.nonfinite import finite_rows, refuse_nonfinite_rows, refuse_range
+from ssltool.reprs.positions import Layout, arranged
+from ssltool.reprs.readers import read_entries
 from ssltool.settings import Record
+from ssltool.training.progress import info
+
+ROWS = ("representations", "features", "embeddings", "feats", "x", "X", "arr_0")
+TARGETS = ("targets", "labels", "target", "label", "y")
+"""Keys of rows and labels, of which the first is this program's."""
+
+ROWS_REMEDY = "save a dense float tensor (N, D), a row for each image"
 
 
 @dataclass
@@ -26,81 +39,161 @@ class Representations(Stored):
         targets: (N,) int64, the labels; -1 if unlabelled.
         index: (N,) int64, the numbers of the images in their dataset.
         meta: the checkpoint, network and dataset that the rows come from.
+        paths: the relative path of each image; None if they are not known.
+        digests: (images,) int64, a hash of the content of each image; None if they are not known.
     """
 
     FORMAT: ClassVar[str] = "ssltool/representations/1"
 
-    representations: Tensor
-    targets: Tensor
-    index: Tensor
-    meta: Record = field(default_factory=dict)
+    representations: Tensor = entry(tensor(..., kinds="floating"))
+    targets: Tensor = entry(tensor("rows", kinds="integer"))
+    index: Tensor = entry(tensor("rows", kinds="integer"))
+    meta: Record = entry(META, default_factory=dict)
+    paths: list[str] | None = entry(optional(listing(text(), what="a list of paths")), default=None)
+    digests: Tensor | None = entry(optional(tensor("images", kinds="integer")), default=None)
 
     def __len__(self) -> int:
         return len(self.representations)
 
+    @property
+    def classes(self) -> list[str]:
+        """The names of the classes 0, 1, 2, ...; empty if they are not known."""
+        return self.meta.get("classes") or []
+
     @classmethod
-    def load(cls, path_or_paths: FilePath | Sequence[FilePath]) -> Representations:
+    def load(cls, path_or_paths: FilePath | Sequence[FilePath], pool: str | None = None) -> Representations:
         """Reads one file (memory-mapped), or several and concatenates them in the order given.
 
-        Files of the paper can be read too: their targets become integers, and ``index`` counts from 0.
+        Labels are numbered as in the first file, by the names of the classes.
+
+        Args:
+            path_or_paths: ``.pt``, ``.npy``, ``.npz`` or parquet; also of other programs, without metadata. Without
+                ``index``, the images are numbered from 0.
+            pool: as in ``stored``.
 
         Raises:
             SSLToolError: if a file is unreadable, holds no representations or several rows per image, has different
                 numbers of rows and targets, or NaN or infinite values, or if the files have different widths.
         """
         if isinstance(path_or_paths, (str, os.PathLike)):
-            return cls._load_one(path_or_paths)
-        parts = [cls._load_one(path) for path in path_or_paths]
+            return cls._load_one(path_or_paths, pool)
+        parts = [cls._load_one(path, pool) for path in path_or_paths]
         if not parts:
             raise SSLToolError("no representation files were given; name at least one")
         widths = [part.representations.shape[1] for part in parts]
         if len(set(widths)) > 1:
             found = ", ".join(f"{path}: {width}" for path, width in zip(path_or_paths, widths, strict=True))
             raise SSLToolError(f"representations of different widths cannot be concatenated ({found})")
+        named = zip(path_or_paths, parts, strict=True)
+        targets, classes = unified([Labels.of(str(path), part.targets, part.classes) for path, part in named])
+        paths = [part.paths for part in parts if part.paths is not None]
+        digests = [part.digests for part in parts if part.digests is not None]
         return cls(
             torch.cat([part.representations for part in parts]),
-            torch.cat([part.targets for part in parts]),
+            torch.cat(targets),
             torch.cat([part.index for part in parts]),
-            parts[0].meta,
+            parts[0].meta | ({"classes": classes} if classes else {}),
+            [path for part in paths for path in part] if len(paths) == len(parts) else None,
+            torch.cat(digests) if len(digests) == len(parts) else None,
         )
 
     @classmethod
-    def _load_one(cls, path: FilePath) -> Representations:
-        stored = cls.mapped(path)
+    def _load_one(cls, path: FilePath, pool: str | None) -> Representations:
+        stored = cls.mapped(path, pool)
         stored.representations = stored.representations.float()
         return stored
 
     @classmethod
-    def mapped(cls, path: FilePath) -> Representations:
+    def mapped(cls, path: FilePath, pool: str | None = None) -> Representations:
         """Reads one file with one row per image, memory-mapped, in its own precision; raises as ``load``."""
-        stored = cls.stored(path)
+        stored = cls.stored(path, pool)
         if stored.representations.dim() == 3:
             views = stored.representations.shape[1]
-            raise SSLToolError(f"{path} holds {views} views of each image; save one row per image, without --views")
+            raise SSLToolError(
+                f"{path} holds {views} views of each image; save one row per image, without --views, or average them "
+                "with --pool mean"
+            )
         if places := stored.meta.get("places"):
-            raise SSLToolError(f"{path} holds {places} places of each image; save one row per image, their mean")
+            raise SSLToolError(
+                f"{path} holds {places} places of each image; save one row per image, their mean, or average them "
+                "with --pool mean"
+            )
         refuse_nonfinite_rows(finite_rows(stored.representations), str(path))
+        refuse_range(stored.representations, str(path))
         return stored
 
     @classmethod
-    def stored(cls, path: FilePath) -> Representations:
+    def stored(cls, path: FilePath, pool: str | None = None) -> Representations:
         """Reads one file, memory-mapped, in its own precision, (N, D) or (N, Q, D), without checking the values.
 
+        Args:
+            path: ``.pt``, ``.npy``, ``.npz`` or parquet.
+            pool: how to read several rows of an image: their ``mean``, or ``none``, a row for each position.
+
         Raises:
-            SSLToolError: if it is unreadable, holds no representations, or has different numbers of rows and targets.
+            SSLToolError: if it is unreadable, holds no representations, values of another type, or has different
+                numbers of rows and targets.
         """
-        contents = load_dict(path, mmap=True)
-        rows = contents.get("representations")
-        if not isinstance(rows, Tensor) or rows.dim() < 2 or not rows.is_floating_point():
-            raise SSLToolError(f"{path} holds no representations; its keys are {first_keys(contents)}")
-        many = rows.reshape(-1, rows.shape[-1])
-        if rows.dim() > 3 or len(contents.get("targets", many)) == len(many):  # rows of any shape, such as patches
-            rows = many
-        n = len(rows)
-        targets = torch.as_tensor(contents.get("targets", torch.full((n,), -1))).to(torch.int64)
-        index = torch.as_tensor(contents.get("index", torch.arange(n))).to(torch.int64)
+        return cls.of(read_entries(path), path, pool)
+
+    @classmethod
+    def of(cls, contents: Entries, path: FilePath, pool: str | None = None) -> Representations:
+        """The representations among the ``contents`` of the file ``path``; the rest is as in ``stored``."""
+        ours = contents.get("format") == cls.FORMAT
+        key, labels = _keys(contents, path)
+        rows = checked(contents[key], tensor(..., kinds="floating"), path, key, ROWS_REMEDY)
+        meta = checked(contents.get("meta", {}), META, path, "meta", "regenerate the file")
+        targets = index = None
+        if labels in contents:
+            targets, classes = read_targets(contents[labels], path, meta.get("classes") or [])
+            meta = meta | ({"classes": classes} if classes else {})
+        if "index" in contents:
+            index = read_index(contents["index"], path)
+        found = arranged(rows, Layout(path, ours, meta, pool), targets, index)
+        n = len(found.rows)
+        targets = torch.full((n,), -1) if found.targets is None else found.targets
+        index = torch.arange(n) if found.index is None else found.index
         if len(targets) != n or len(index) != n:
             raise SSLToolError(
                 f"{path}: {n} representations, {len(targets)} targets and {len(index)} indices do not match"
             )
-        return cls(rows, targets, index, contents.get("meta", {}))
+        images = n // (found.meta.get("places") or 1)
+        of_images = {"paths": listing(text(), images, what="a list"), "digests": tensor(images, kinds="integer")}
+        paths, digests = (
+            checked(contents.get(name), optional(check), path, name, "regenerate the file")
+            for name, check in of_images.items()
+        )
+        return cls(found.rows, targets, index, found.meta, paths, digests)
+
+
+def holds_rows(contents: Entries) -> bool:
+    """Whether the entries of a file are those of representations."""
+    return "representations" in contents or contents.get("format") == Representations.FORMAT
+
+
+def _keys(contents: Entries, path: FilePath) -> tuple[str, str]:
+    """The keys of the rows and of the labels; a note names other programs' keys.
+
+    Raises:
+        SSLToolError: if there are no rows, or several keys that may hold them.
+    """
+    found = [name for name in ROWS if name in contents]
+    named = [name for name in TARGETS if name in contents]
+    if "representations" in found:
+        found = found[:1]
+    if str(contents.get("format", "")).startswith("ssltool/") and contents["format"] != Representations.FORMAT:
+        found = []
+    if not found:
+        matrices = [name for name, value in contents.items() if isinstance(value, Tensor) and value.dim() == 2]
+        hint = f"; save '{matrices[0]}' as 'representations'" if len(matrices) == 1 else ""
+        raise SSLToolError(f"{path} holds no representations; its keys are {first_keys(contents)}{hint}")
+    labels = "targets" if "targets" in named or not named else named[0]
+    if len(found) > 1 or (labels != "targets" and len(named) > 1):
+        several = found if len(found) > 1 else named
+        raise SSLToolError(
+            f"{path} has {' and '.join(several)}; save the rows as 'representations' and the labels as 'targets'"
+        )
+    read = {"representations": found[0], "targets": labels}
+    if renamed := [f"'{name}' is read as {own}" for own, name in read.items() if own != name]:
+        info(f"note: {path}: {', '.join(renamed)}")
+    return found[0], labels

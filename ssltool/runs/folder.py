@@ -5,6 +5,7 @@ config.json  metrics.jsonl  images.jsonl  order.npy  checkpoint_0009.pt ...  che
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from collections.abc import Sequence
@@ -160,6 +161,13 @@ class RunFolder:
                 shutil.copyfile(kept, link)
             os.replace(link, self.newest)
         return kept
+
+    def discard(self) -> None:
+        """Deletes the files of a run that has no results, and the folder if nothing else is in it."""
+        for path in self._own_files():
+            path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # other files are in it
+            self.path.rmdir()
 
 
 def _record_key(record: Record) -> tuple[object, ...]:

@@ -19,7 +19,9 @@ from ssltool.diagnosis.spectrum_file import Spectrum
 from ssltool.diagnosis.verdict import NEEDED, Thresholds, Verdict, compare, judge_measured
 from ssltool.errors import SSLToolError, UsageError
 from ssltool.files import file_hash
+from ssltool.reprs.readers import stem_of
 from ssltool.reprs.representations import Representations
+from ssltool.reprs.same_images import repeated_images
 from ssltool.runs.display_names import display_names
 from ssltool.runs.tables import file_rows, means_of_groups, write_table
 from ssltool.settings import Record
@@ -80,7 +82,7 @@ def run(config: CollapseConfig) -> Record:
     targets = _targets(config, request.folder, inputs)
     reference = None
     if config.like is not None:
-        like = _Input((config.like,), [Representations.stored(config.like)])
+        like = _Input((config.like,), [Representations.stored(config.like, config.pool)])
         reference = _measure(like.rows(config, request.device), config, request)
     results, measurements = [], []
     for source in inputs:
@@ -90,10 +92,8 @@ def run(config: CollapseConfig) -> Record:
         result = _result(source, measured, config, request, reference)
         results.append(result | _uncertainty(rows, measured, config, request))
     for source, measured, result, paths in zip(inputs, measurements, results, targets, strict=True):
-        for kind, path in paths.items():
-            _spectrum(source, measured, kind, config).save(path)
-        result["spectra"] = {kind: str(path) for kind, path in paths.items()}
-        result["spectrum"] = str(next(iter(paths.values())))
+        result["spectra"] = _save_spectra(source, measured, paths, config, result["notes"])
+        result["spectrum"] = next(iter(result["spectra"].values()), None)
     document: Record = {"files": results, "plot": config.plot}
     document["worst"] = max((result["verdict"]["state"] for result in results), key=STATES.index)
     if config.group_by is not None:
@@ -128,7 +128,7 @@ def _parse(config: CollapseConfig) -> _Request:
 
 
 def _open(config: CollapseConfig) -> list[_Input]:
-    files = [Representations.stored(path) for path in config.files]
+    files = [Representations.stored(path, config.pool) for path in config.files]
     if config.merge:
         return [_Input(tuple(config.files), files)]
     return [_Input((path,), [file]) for path, file in zip(config.files, files, strict=True)]
@@ -165,7 +165,7 @@ def _result(
         "normalized": config.normalize,
         "metrics": {name: measured.metrics[name] for name in names},
         **measured.details,
-        "notes": measured.notes + _repeated_images(source) + _same_image(source),
+        "notes": measured.notes + _repeated_images(source, config.same_images) + _same_image(source),
         "origin": {key: source.meta[key] for key in ORIGIN if key in source.meta},
     }
     if reference is not None:
@@ -196,21 +196,16 @@ def _as_dict(verdict: Verdict, dead: Sequence[int]) -> Record:
     return {"state": verdict.state, "line": verdict.line, "why": verdict.why, **verdict.details, "dead": list(dead)}
 
 
-def _repeated_images(source: _Input) -> list[str]:
+def _repeated_images(source: _Input, by: str) -> list[str]:
     """A note on repeated images in merged files: a distributed sampler pads its shards with them."""
-    origins = {tuple(file.meta.get(key) for key in ("dataset", "split")) for file in source.files}
-    if len(source.files) < 2 or len(origins) > 1 or origins.pop()[0] is None:
-        return []
-    index = torch.cat([file.index for file in source.files])
-    repeated = len(index) - len(index.unique()) * (source.meta.get("places") or 1)
-    return [f"repeated images in the merged files: {repeated:,}"] if repeated else []
+    repeated, why = repeated_images(source.files, by) if len(source.files) > 1 else (0, "")
+    return [f"repeated images in the merged files{why and f' ({why})'}: {repeated:,}"] if repeated else []
 
 
 def _same_image(source: _Input) -> list[str]:
     """A note if all images have the same content, by their digests, which files of earlier versions lack."""
-    digests = [getattr(file, "digests", None) for file in source.files]
-    known = [column for column in digests if column is not None]
-    if len(known) < len(digests):
+    known = [file.digests for file in source.files if file.digests is not None]
+    if len(known) < len(source.files):
         return []
     column = torch.cat(known)
     if len(column) < 2 or len(column.unique()) > 1:
@@ -233,6 +228,28 @@ def _spectrum(source: _Input, measured: Measured, kind: str, config: CollapseCon
     return Spectrum(measured.spectrum(kind), measured.metrics, meta)
 
 
+def _save_spectra(
+    source: _Input, measured: Measured, paths: dict[str, Path], config: CollapseConfig, notes: list[str]
+) -> dict[str, str]:
+    """Writes the spectra and returns their paths by type. Beside an input whose folder is read-only none is written,
+    which a note says.
+
+    Raises:
+        SSLToolError: if they cannot be written to the folder that ``--out`` names.
+    """
+    saved = {}
+    for kind, path in paths.items():
+        try:
+            _spectrum(source, measured, kind, config).save(path)
+        except SSLToolError as error:
+            if path.parent != Path(source.paths[0]).parent:
+                raise
+            notes.append(f"the spectrum is not saved: {error}; --out names a folder for it")
+            break
+        saved[kind] = str(path)
+    return saved
+
+
 def _targets(config: CollapseConfig, folder: Path | None, inputs: Sequence[_Input]) -> list[dict[str, Path]]:
     """The path of each spectrum, by its type, for each input."""
     middle = "normalized_" if config.normalize else ""
@@ -240,7 +257,7 @@ def _targets(config: CollapseConfig, folder: Path | None, inputs: Sequence[_Inpu
     targets = []
     for source in inputs:
         first = Path(source.paths[0])
-        stem = first.name.removesuffix(".pt") + ("_merged" if len(source.paths) > 1 else "")
+        stem = stem_of(first) + ("_merged" if len(source.paths) > 1 else "")
         targets.append({kind: (folder or first.parent) / f"{stem}_{middle}{kind}.pt" for kind in kinds})
     if len({path for paths in targets for path in paths.values()}) < len(kinds) * len(targets):
         raise SSLToolError("two inputs have the same spectrum file; rename one of them, or leave out --out")

@@ -26,6 +26,8 @@ from ssltool.files.npy_files import read_npy
 from ssltool.files.reading import read_json
 from ssltool.files.schema import MAX_DEPTH
 from ssltool.models.backbones import build_backbone
+from ssltool.reprs.readers import read_entries as read_arrays
+from ssltool.reprs.representations import Representations
 from ssltool.runs.folder import RESULT_FILES, RunFolder
 from ssltool.settings import Record
 
@@ -54,7 +56,12 @@ def _describe(path: Path, keys: bool) -> Record:
     if path.is_dir():
         return {"path": str(path)} | _describe_folder(path)
     about = {"path": str(path), "bytes": path.stat().st_size, "sha256": file_hash(path)}
-    readers = {".npy": _describe_npy, ".json": _describe_json, ".parquet": _describe_parquet}
+    readers = {
+        ".npy": _describe_npy,
+        ".json": _describe_json,
+        ".parquet": _describe_representations,
+        ".npz": _describe_representations,
+    }
     if path.suffix in readers:
         return about | readers[path.suffix](path)
     try:
@@ -99,6 +106,11 @@ def _describe_ours(path: Path, kind: str, entries: Record) -> Record:
     named = ("format", "ssltool", "torch", "method", "epoch", "step")
     about |= {key: plain(entries[key]) for key in named if key in entries}
     settings = plain(entries.get("config", entries.get("meta")))
+    if kind == Representations.FORMAT:
+        try:
+            Representations.of(entries, path)
+        except SSLToolError as error:
+            return {"kind": "representations", PROGRAM: SSLTOOL, "problem": str(error)}
     if about["kind"] != CHECKPOINT:
         shown = {"shapes": _shapes(entries), "metrics": plain(entries.get("metrics")), "settings": settings}
         return about | {key: value for key, value in shown.items() if value}
@@ -139,20 +151,33 @@ def _describe_folder(path: Path) -> Record:
 
 def _describe_npy(path: Path) -> Record:
     try:
-        array = read_npy(path)
+        array = read_npy(path, mmap=True)
     except SSLToolError as error:
         return {"kind": UNREADABLE, "problem": str(error)}
+    if path.with_suffix(".json").exists() and array.dtype.kind == "f":  # as save-reprs writes it
+        return _describe_representations(path)
     kind = "array"
     if array.ndim == 1 and array.dtype.kind in "iu":
         kind = "order" if np.array_equal(np.sort(array), np.arange(len(array))) else "image numbers"
     return {"kind": kind, "shapes": {"array": [str(array.dtype), *array.shape]}}
 
 
-def _describe_parquet(path: Path) -> Record:
-    with open(path, "rb") as stream:
-        if stream.read(4) != b"PAR1":
-            return {"kind": UNREADABLE, "problem": "not a parquet table"}
-    return {"kind": "table", "problem": "written for other programs; ssltool does not read it"}
+def _describe_representations(path: Path) -> Record:
+    """Describes a file whose kind is told by its content: arrays or a table with rows of representations."""
+    try:
+        entries = read_arrays(path)
+    except SSLToolError as error:
+        return {"kind": UNREADABLE, "problem": str(error)}
+    try:
+        reprs = Representations.of(entries, path)
+    except SSLToolError as error:
+        return {
+            "kind": "table" if path.suffix == ".parquet" else "arrays",
+            "shapes": _shapes(entries),
+            "problem": str(error),
+        }
+    shapes = {"representations": reprs.representations, "targets": reprs.targets, "index": reprs.index}
+    return {"kind": "representations", "shapes": _shapes(shapes)} | ({"settings": reprs.meta} if reprs.meta else {})
 
 
 def _describe_json(path: Path) -> Record:

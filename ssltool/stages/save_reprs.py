@@ -12,6 +12,7 @@ import dataclasses
 from pathlib import Path
 
 import numpy as np
+from torch import Tensor
 
 from ssltool import seeds
 from ssltool.checkpoints.load import Pretrained, load_pretrained, use_saved_dataset
@@ -100,6 +101,7 @@ def _save(
     if rows.changed:
         info(f"{rows.path} is of another run (different: {', '.join(rows.changed)}): starting over")
     if rows.done:
+        _check(extraction, rows.rows(), part[: rows.done], rows)  # an earlier version saved them unchecked
         info(f"continuing after {rows.done} of {len(part)} images in {rows.path}")
     steps, done = (-(-count // extraction.size) for count in (len(part), rows.done))
     title = f"{extraction.images.name} {extraction.images.split}"
@@ -107,12 +109,22 @@ def _save(
     remaining = part[rows.done :]
     with contextlib.closing(extraction.batches(remaining)) as batches, contextlib.closing(progress):
         for batch in batches if remaining else ():
+            _check(extraction, batch, part[rows.done :], rows)
             rows.append(batch)
             progress.update(len(batch) * (config.views or 1))
             if stop.number and rows.done < len(part):
                 raise Interrupted(stop.number, f"{rows.done} of {len(part)} images in {rows.path}")
     formats.write(extraction.to_representations(rows.rows(), part, shard), path, config.format)
     return rows
+
+
+def _check(extraction: Extraction, batch: Tensor, numbers: range, rows: PartialFile) -> None:
+    """Refuses rows that are not finite. The same would follow from a second attempt, so the partial file is removed."""
+    try:
+        extraction.refuse_nonfinite(batch, numbers)
+    except SSLToolError:
+        rows.remove()
+        raise
 
 
 def _rank_path(path: Path, shard: Shard) -> Path:

@@ -45,7 +45,7 @@ PLOTS: Registry[Plot] = Registry(
             "spectra or representations",
             "Singular values, relative to the largest, and their cumulative sums with the AUC; with --type cov the "
             "eigenvalues of the covariance, on a logarithmic scale",
-            ("type",),
+            ("type", "pool"),
         ),
         "curves": Plot(
             ".plot_curves:draw",

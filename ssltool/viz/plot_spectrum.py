@@ -9,7 +9,7 @@ from ssltool.diagnosis.measure import measure
 from ssltool.diagnosis.row_blocks import Rows
 from ssltool.diagnosis.spectrum_file import Spectrum
 from ssltool.errors import SSLToolError
-from ssltool.files import load_dict
+from ssltool.reprs.readers import read_entries
 from ssltool.reprs.representations import Representations
 from ssltool.runs.display_names import display_names
 from ssltool.viz.spectra import plot_spectra
@@ -17,19 +17,23 @@ from ssltool.viz.spectra import plot_spectra
 
 def draw(config: PlotConfig, out: str) -> None:
     """Plots the spectrum of each input."""
-    values = [read_spectrum(path, config.type) for path in config.inputs]
+    values = [read_spectrum(path, config.type, config.pool) for path in config.inputs]
     plot_spectra(display_names(config.inputs), values, out, kind=config.type)
 
 
-def read_spectrum(path: str, kind: str) -> Tensor:
-    """The spectrum of type ``kind`` from a file of spectra or representations.
+def read_spectrum(path: str, kind: str, pool: str | None = None) -> Tensor:
+    """The spectrum of type ``kind`` from a file of spectra or representations; ``pool`` says how several rows of an
+    image are read.
 
     Raises:
         SSLToolError: if the file has another type of spectrum and cannot be converted.
     """
-    if "representations" in load_dict(path, mmap=True):
-        rows = Rows([Representations.stored(path).representations], name=path)
+    entries = read_entries(path)
+    if "stds" not in entries:
+        rows = Rows([Representations.of(entries, path, pool).representations], name=path)
         return measure(rows, ("auc",)).spectrum(kind)
+    if pool is not None:
+        raise SSLToolError(f"{path} is a spectrum, for which --pool has no effect; leave it out")
     spectrum = Spectrum.load(path)
     found = spectrum.meta.get("type", "svd")
     if found == kind:

@@ -313,13 +313,16 @@ def test_classes_and_confusion_are_those_of_the_plain_loop(ssltool, pair, write_
     out = tmp_path / "knn.json"
     document, _ = run(ssltool, train, val, "-k", 5, "--per-class", "--confusion", "--out", out)
     for one in document["per_class"]:
-        label = one["class"]
+        label = one["label"]
         mine = [p for p, t in zip(predicted, truth.tolist(), strict=True) if t == label]
         right = sum(p == label for p in mine)
         interval = list(wilson(right, len(mine)))
         counts = {"queries": len(mine), "bank": int((targets == label).sum())}
-        assert one == {"class": label, "accuracy": right / len(mine), "interval": interval} | counts
-    assert [one["class"] for one in document["per_class"]] == document["confusion"]["labels"] == [0, 2, 5, 9]
+        assert (
+            one == {"class": str(label), "label": label, "accuracy": right / len(mine), "interval": interval} | counts
+        )
+    assert [one["label"] for one in document["per_class"]] == document["confusion"]["labels"] == [0, 2, 5, 9]
+    assert document["confusion"]["classes"] == ["0", "2", "5", "9"]
     wanted = [
         [
             sum(p == guess and t == true for p, t in zip(predicted, truth.tolist(), strict=True))

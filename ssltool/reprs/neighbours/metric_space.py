@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,12 +13,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ssltool.errors import SSLToolError
 from ssltool.reprs.nonfinite import refuse_nonfinite
 from ssltool.reprs.row_set import RowSet
 from ssltool.training.precision import widest_float
 
 SAMPLE = 4096
 """Number of rows of the bank whose mean is the origin."""
+
+UNSCALED = (1e-9, 1e15)
+"""Rows whose largest distance from the origin along a dimension is between these are not scaled: their squared
+distances are far from the limits of float32, also those of a collapsed network."""
+
+MAX_COORDINATE = 1e17
+"""Above this, squared norms may overflow in float32."""
 
 SLICE = 1 << 18
 """Numbers that are converted in double precision at a time, so that they stay in the cache."""
@@ -44,27 +53,45 @@ class MetricSpace:
     rows (``cos``), where it equals cosine - 1. The cosine of a row of zeros with any row is 0.
 
     The mean of the bank is subtracted first, in double precision. This changes no distance, and float32 can then hold
-    the small differences between the rows of a collapsed network, which cosines in float32 would lose.
+    the small differences between the rows of a collapsed network, which cosines in float32 would lose. Rows whose
+    squared distances float32 cannot hold are then multiplied by ``scale``, a power of two.
     """
 
     normalise: bool
     device: torch.device
     half_precision: bool
     origin: Tensor
+    scale: float = 1.0
 
     @classmethod
-    def centred_on(cls, bank: RowSet, metric: str, device: torch.device, precision: str) -> MetricSpace:
-        """The space whose origin is the mean of rows drawn evenly from ``bank``."""
+    def centred_on(
+        cls, bank: RowSet, metric: str, device: torch.device, precision: str, queries: RowSet | None = None
+    ) -> MetricSpace:
+        """The space whose origin is the mean of rows drawn evenly from ``bank``.
+
+        With ``l2`` its scale is that of these rows and of rows drawn from ``queries``.
+        """
         space = cls(metric == "cos", device, precision == "bf16", torch.zeros((), device=device))
-        sample = torch.linspace(0, len(bank) - 1, min(SAMPLE, len(bank)), dtype=torch.float64).long()
-        rows, _ = space._normalised(bank.take(sample))
-        return cls(space.normalise, device, space.half_precision, rows.mean(dim=0, dtype=widest_float(device)))
+        rows, _ = space._normalised(_sample(bank))
+        origin = rows.mean(dim=0, dtype=widest_float(device))
+        scale = 1.0
+        if not space.normalise:
+            samples = [rows] if queries is None or not len(queries) else [rows, _sample(queries).to(device)]
+            largest = max(float((sample - origin).abs().max()) for sample in samples)
+            if largest > 0 and not UNSCALED[0] < largest < UNSCALED[1]:
+                scale = 2.0 ** -math.frexp(largest)[1]
+        return cls(space.normalise, device, space.half_precision, origin, scale)
+
+    def in_original_scale(self, similarity: Tensor) -> Tensor:
+        """Similarities without the scale of the space; float64 if there is one, because float32 may not hold them."""
+        return similarity if self.scale == 1 else similarity.double() / self.scale**2
 
     def transform(self, rows: Tensor) -> Transformed:
         """``rows`` (n, d) of any precision and device, in this space.
 
         Raises:
-            SSLToolError: if a value is NaN or infinite.
+            SSLToolError: if a value is NaN or infinite, or a row is so much larger than the others that float32 cannot
+                hold the squared distances of both.
         """
         x = torch.empty(rows.shape, dtype=torch.float32, device=self.device)
         penalty = torch.zeros(len(rows), dtype=torch.float32, device=self.device)
@@ -72,8 +99,16 @@ class MetricSpace:
         for low in range(0, len(rows), step):
             part = slice(low, low + step)
             wide, penalty[part] = self._normalised(rows[part])
-            torch.sub(wide, self.origin, out=x[part])
-        refuse_nonfinite(x)
+            if self.scale == 1:
+                torch.sub(wide, self.origin, out=x[part])
+            else:
+                x[part] = (wide - self.origin) * self.scale
+        if x.numel() and not max(map(abs, map(float, x.aminmax()))) < MAX_COORDINATE:
+            refuse_nonfinite(x)
+            raise SSLToolError(
+                "some rows are more than 10^17 times larger than others, so that float32 cannot hold the distances of "
+                "both; leave these rows out, or use --metric cos"
+            )
         return Transformed(x, penalty)
 
     def operand(self, x: Tensor) -> Tensor:
@@ -90,6 +125,11 @@ class MetricSpace:
             return rows, 0.0
         norms = torch.linalg.vector_norm(rows, dim=1, keepdim=True, dtype=widest_float(self.device))
         return rows / norms.clamp(min=torch.finfo(norms.dtype).tiny), (norms[:, 0] == 0).float() / 2
+
+
+def _sample(rows: RowSet) -> Tensor:
+    """Rows drawn evenly."""
+    return rows.take(torch.linspace(0, len(rows) - 1, min(SAMPLE, len(rows)), dtype=torch.float64).long())
 
 
 def product(a: Tensor, b: Tensor) -> Tensor:

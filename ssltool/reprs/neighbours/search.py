@@ -66,7 +66,7 @@ def neighbours(
 
     Returns:
         Similarities and rows of the bank, each (N, k) on the CPU, most similar first, equally similar rows in the order
-        of the bank; -inf and -1 where there are fewer than k.
+        of the bank; -inf and -1 where there are fewer than k. Similarities that float32 may not hold are float64.
 
     Raises:
         SSLToolError: for different widths, an empty bank, or NaN or infinite values.
@@ -83,7 +83,7 @@ def neighbours(
     with workers(device) as (threads, spread):
         similarity = torch.full((len(queries), k), -torch.inf, dtype=torch.float32)
         rows = torch.full((len(queries), k), -1)
-        space = MetricSpace.centred_on(bank, metric, device, precision)
+        space = MetricSpace.centred_on(bank, metric, device, precision, queries)
         sizes = TileSizes.within(memory, bank.width, fetch, threads, len(bank), len(queries), chunk)
 
         def finish(tile: Tile) -> None:
@@ -99,7 +99,7 @@ def neighbours(
             tiles = list(spread(lambda span: Tile(space, queries, span, fetch), spans))
             _search(space, bank, tiles, sizes, spread, each)
             list(spread(finish, tiles))
-    return similarity, rows
+    return space.in_original_scale(similarity), rows
 
 
 def _spans(low: int, high: int, step: int) -> list[tuple[int, int]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,16 +14,21 @@ from ssltool.config import KnnConfig
 from ssltool.data.labels import hold_out
 from ssltool.errors import SSLToolError
 from ssltool.files import write_json
+from ssltool.reprs.class_names import Matched, match_classes
 from ssltool.reprs.neighbours.file import Neighbours
 from ssltool.reprs.neighbours.search import neighbours
 from ssltool.reprs.neighbours.vote import keep_labelled, predicted_labels
-from ssltool.reprs.representation_set import SPLIT_KEYS, RepresentationSet, check_same_network, share_image_numbers
+from ssltool.reprs.representation_set import SPLIT_KEYS, RepresentationSet, check_same_network
 from ssltool.reprs.row_set import RowSet
+from ssltool.reprs.same_images import image_ids
 from ssltool.settings import Record, flag
 from ssltool.stages.knn import paper_files
 from ssltool.stages.knn.accuracy import accuracy_with_interval, confusion_matrix, per_class_accuracy
 from ssltool.training.device import pick_device
 from ssltool.training.progress import Progress
+
+IMAGES_KEYS = (*SPLIT_KEYS, "fingerprint")
+"""Metadata of the images that the file of neighbours keeps."""
 
 LONG = 2 * 10**10
 """Number of comparisons above which a search shows its progress."""
@@ -70,29 +76,32 @@ def run(config: KnnConfig) -> Record:
     """
     device = pick_device(config)
     config.check()
-    bank, queries = (RepresentationSet.open(name) for name in _file_names(config))
+    bank, queries = (RepresentationSet.open(name, config.pool) for name in _file_names(config))
     _check_outputs(config, bank, queries)
     check_same_network(bank, queries)
     voters, labels = keep_labelled(bank.rows, bank.targets)
     if not bool((queries.targets >= 0).any()):
         raise SSLToolError("the queries have no labels, so there is no accuracy to measure")
+    classes = match_classes(bank.labels, queries.labels, config.labels_by)
+    queries = dataclasses.replace(queries, targets=classes.numbers)
     if config.neighbours is None:  # the file has the neighbours of unlabelled queries, too
         queries = queries.keep(queries.targets >= 0)
-    numbers = bank.index[bank.targets >= 0]
-    same = share_image_numbers(bank, queries)
+    ids = image_ids(bank, queries, config.same_images)
+    same = ids is not None and bool(ids.shared.any())
     most = len(voters) - same
     if most < 1:
         raise SSLToolError(f"{bank.name} has one labelled row, and the query is the same row: no row can vote")
     k_max = min(max(config.ks) if config.folder is None else max(*config.ks, paper_files.MAX_K), most)
     held = _held_out(config, voters, labels, device) if config.select_k == "holdout" else None
-    skip = (numbers, queries.index) if same else None
+    skip = (ids.bank[bank.targets >= 0], ids.queries) if ids is not None and same else None
     found = _classify(config, (voters, labels), (queries.rows, queries.targets), k_max, skip, device)
     k = _choose_k(config, found, held)
-    document = _document(config, found, held, k, (bank, labels), queries)
-    own = int(torch.isin(queries.index, numbers).sum()) if same else 0
-    document |= {"self_excluded": own > 0, "excluded": own, "notes": _notes(config, found, own, most)}
+    document = _document(config, found, held, k, (bank, labels), queries, classes)
+    own = 0 if skip is None else int(torch.isin(skip[1], skip[0]).sum())
+    notes = [*classes.notes, *_notes(config, found, own, "" if ids is None else ids.why, most)]
+    document |= {"self_excluded": own > 0, "excluded": own, "notes": notes}
     if config.neighbours is not None:
-        _save_neighbours(config, found, (bank, voters, numbers), queries, document)
+        _save_neighbours(config, found, (bank, voters), queries, document)
     if config.folder is not None and k is not None:
         paper_files.write(
             config,
@@ -190,6 +199,7 @@ def _document(
     k: int | None,
     bank: tuple[RepresentationSet, Tensor],
     queries: RepresentationSet,
+    names: Matched,
 ) -> Record:
     """The result, with the accuracy of each class and the confusion matrix at the chosen k."""
     scored = queries.targets >= 0
@@ -201,10 +211,10 @@ def _document(
     document: Record = {"accuracy": None, "interval": None, "balanced_accuracy": None, "k": k}
     if k is not None:
         predicted = found.predicted[scored, found.column(k)]
-        classes = per_class_accuracy(predicted, truth, bank[1])
+        classes = per_class_accuracy(predicted, truth, bank[1], names.name)
         document |= accuracy_with_interval(found.correct_at(k), count)
         document["balanced_accuracy"] = sum(one["accuracy"] for one in classes) / len(classes)
-        document |= {"per_class": classes, "confusion": confusion_matrix(predicted, truth)}
+        document |= {"per_class": classes, "confusion": confusion_matrix(predicted, truth, names.name)}
     return document | {
         "selected_on": {"holdout": "held-out rows of the bank", "eval": "the evaluation labels"}.get(
             str(config.select_k)
@@ -222,11 +232,11 @@ def _document(
     }
 
 
-def _notes(config: KnnConfig, found: Classification, own: int, most: int) -> list[str]:
-    """Notes for the user."""
+def _notes(config: KnnConfig, found: Classification, own: int, why: str, most: int) -> list[str]:
+    """Notes for the user; ``why`` says how the ``own`` images of both files were told to be the same."""
     notes = []
     if own:
-        notes.append(f"{own:,} of the queries are in the bank; no row votes on itself")
+        notes.append(f"{own:,} of the queries are in the bank{why and f' ({why})'}; no row votes on itself")
     if max(config.ks) > most:
         notes.append(f"{most:,} rows can vote; with a larger k, all of them do")
     copies = int((found.similarity[:, 0] == 0).sum())
@@ -243,15 +253,16 @@ def _notes(config: KnnConfig, found: Classification, own: int, most: int) -> lis
 def _save_neighbours(
     config: KnnConfig,
     found: Classification,
-    bank: tuple[RepresentationSet, RowSet, Tensor],
+    bank: tuple[RepresentationSet, RowSet],
     queries: RepresentationSet,
     document: Record,
 ) -> None:
-    saved, voters, numbers = bank
+    saved, voters = bank
+    numbers = saved.index[saved.targets >= 0]
     k = max(config.ks)
     near = found.rows[:, :k]
-    meta = {key: queries.meta.get(key) for key in ("checkpoint_hash", "layer", *SPLIT_KEYS)}
-    meta |= {f"bank_{key}": saved.meta.get(key) for key in SPLIT_KEYS}
+    meta = {key: queries.meta.get(key) for key in ("checkpoint_hash", "layer", *IMAGES_KEYS)}
+    meta |= {f"bank_{key}": saved.meta.get(key) for key in IMAGES_KEYS}
     meta |= {key: document[key] for key in ("metric", "precision", "self_excluded")}
     meta |= {"k": k, "bank": [str(path) for path in saved.paths], "queries": [str(path) for path in queries.paths]}
     Neighbours(

@@ -17,7 +17,7 @@ MAX_K = 255
 
 def distances(similarity: Tensor, metric: str) -> Tensor:
     """1 - cosine, or the Euclidean distance; inf where there is no neighbour."""
-    return similarity.neg() if metric == "cos" else (-2 * similarity).sqrt()
+    return similarity.neg() if metric == "cos" else (-2 * similarity).sqrt().float()
 
 
 def write(config: KnnConfig, similarity: Tensor, rows: Tensor, accuracies: list[float], fixed: int) -> None:

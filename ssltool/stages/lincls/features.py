@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -26,6 +27,8 @@ class FeatureSource(ABC):
         origin: the network and the data of the features.
         width: number of dimensions d.
         classes: labels (C,) of the training rows, in increasing order.
+        names: names of the classes by label, of those that have one.
+        notes: messages about the classes that only the training rows or only the val rows have.
         total_classes: C plus the number of classes that only the val rows have.
         sizes: number of rows: ``train_size``, ``held_size``, ``val_size``.
         identity: hash of the numbers and labels of the training rows.
@@ -39,6 +42,8 @@ class FeatureSource(ABC):
     origin: Record
     width: int
     classes: np.ndarray
+    names: Mapping[int, str]
+    notes: tuple[str, ...]
     total_classes: int
     sizes: dict[str, int]
     identity: str
@@ -75,11 +80,20 @@ class FeatureSource(ABC):
     def facts(self) -> Record:
         """The entries of the result document that describe the data."""
         facts = {**self.sizes, "classes": len(self.classes), "features": self.kind}
+        if self.notes:
+            facts["notes"] = list(self.notes)
         if "train_size" in self.sizes:
             facts |= {"labels_fraction": self.config.labels_fraction, "standardised": bool(self.config.standardise)}
         if self.opened:
             facts["found"] = [record_of(images) for images in self.opened]
         return facts
+
+    @property
+    def class_names(self) -> list[str] | None:
+        """The names of ``classes``; None if none of them has a name."""
+        numbers = self.classes.tolist()
+        named = any(self.names.get(number) not in (None, "", str(number)) for number in numbers)
+        return [self.names.get(number) or str(number) for number in numbers] if named else None
 
     def close(self) -> None:  # noqa: B027 - saved features have nothing to stop
         """Stops the processes that decode images."""

@@ -16,6 +16,7 @@ from ssltool.data.labels import class_indices, open_labelled, open_labelled_val
 from ssltool.data.loader import Batch, Loader
 from ssltool.errors import SSLToolError
 from ssltool.files import weights_hash
+from ssltool.reprs.class_names import Labels, match_classes
 from ssltool.settings import Record
 from ssltool.stages.lincls.features import FeatureSource
 from ssltool.stages.lincls.linear_heads import Batches
@@ -32,7 +33,7 @@ class ImageFeatures(FeatureSource):
     kind = "images"
     slow = True
 
-    def __init__(self, config: LinclsConfig, device: torch.device, known: np.ndarray | None = None) -> None:
+    def __init__(self, config: LinclsConfig, device: torch.device, known: Labels | None = None) -> None:
         network = load_pretrained(config, device)
         self.config = config = use_saved_dataset(config, network.run)
         self.method = network.method.eval().requires_grad_(False)
@@ -41,14 +42,17 @@ class ImageFeatures(FeatureSource):
         train: ImageSet | None = None
         if known is None:
             train, val = open_labelled(config)
-            known = np.unique(train.labels)
             self.config = config = dataclasses.replace(config, **train.rules.settings())
+            self.classes, self.names, self.notes = np.unique(train.labels), _names(train), ()
+            labels = val.labels
         else:
             val = open_labelled_val(config)
-        self.classes = known
+            matched = match_classes(known, Labels("val", torch.from_numpy(val.labels), _names(val)), config.labels_by)
+            self.classes, self.names, self.notes = known.numbers.numpy(), matched.names, matched.notes
+            labels = matched.numbers.numpy()
         self.training_images = train
         self.opened = (val,) if train is None else (train, val)
-        targets, self.total_classes = class_indices(val.labels, known)
+        targets, self.total_classes = class_indices(labels, self.classes)
         self.sizes = {"val_size": len(val)}
         self._hash = weights_hash(self.method.backbone.state_dict())
 
@@ -92,3 +96,7 @@ class ImageFeatures(FeatureSource):
                 view = batch.views[0].contiguous(memory_format=torch.channels_last)
                 features = self.method.embed(view, "backbone")
             yield features, batch.labels
+
+
+def _names(images: ImageSet) -> dict[int, str]:
+    return dict(enumerate(images.classes))

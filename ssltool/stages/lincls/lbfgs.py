@@ -40,7 +40,8 @@ def solve(source: SavedFeatures, folder: RunFolder, device: torch.device) -> Rec
     folder.claim(saved)
     for line in (*candidates, record):
         folder.log(line)
-    probe = Probe(weight.cpu(), bias.cpu(), saved, result, torch.from_numpy(source.classes))
+    labels, names = torch.from_numpy(source.classes), source.class_names
+    probe = Probe(weight.cpu(), bias.cpu(), saved, result, labels, class_names=names)
     probe.save(folder.path / PROBE)
     return result
 

@@ -18,6 +18,7 @@ from ssltool.config import LinclsConfig
 from ssltool.data.found import announce
 from ssltool.data.loader import killed_workers
 from ssltool.errors import SSLToolError
+from ssltool.reprs.class_names import Labels
 from ssltool.reprs.representation_set import NETWORK_KEYS
 from ssltool.runs.folder import PROBE, RunFolder, run_path
 from ssltool.runs.resume import differences, find_file
@@ -56,8 +57,7 @@ def run(config: LinclsConfig) -> Record:
         return _evaluate(config, device, Probe.load(path)) | {"probe": str(path)}
     folder.refuse_if_taken(overwrite=config.overwrite, resume=config.resume, resumed_from=path)
     with contextlib.closing(_open(config, device)) as source:
-        announce(*source.opened)
-        distributed.rank_zero_info(source.describe())
+        _announce(source)
         if isinstance(source, SavedFeatures) and config.solver == "lbfgs":
             return solve(source, folder, device)
         return ProbeLoop(source, folder, device, path).train()
@@ -65,14 +65,20 @@ def run(config: LinclsConfig) -> Record:
 
 def _open(config: LinclsConfig, device: torch.device, probe: Probe | None = None) -> FeatureSource:
     """Opens the source of the features; with a trained ``probe``, only the val rows."""
-    known = None if probe is None else probe.classes.numpy()
+    known = None if probe is None else Labels("the probe", probe.classes, probe.names)
     return ImageFeatures(config, device, known) if config.reprs is None else SavedFeatures(config, device, known)
+
+
+def _announce(source: FeatureSource) -> None:
+    announce(*source.opened)
+    for note in source.notes:
+        distributed.rank_zero_info(f"note: {note}")
+    distributed.rank_zero_info(source.describe())
 
 
 def _evaluate(config: LinclsConfig, device: torch.device, probe: Probe) -> Record:
     with contextlib.closing(_open(config, device, probe)) as source:
-        announce(*source.opened)
-        distributed.rank_zero_info(source.describe())
+        _announce(source)
         names = {name: name.replace("_", " ") for name in NETWORK_KEYS}
         differing = differences(list(NETWORK_KEYS), probe.config.get("origin", {}), source.origin, names.__getitem__)
         if probe.weight.shape[1] != source.width:

@@ -14,7 +14,9 @@ from ssltool.data.image_files import MEMORY_LIMIT
 from ssltool.data.labels import class_indices
 from ssltool.data.support import stratified_sample
 from ssltool.errors import SSLToolError, UsageError
-from ssltool.reprs.representation_set import NETWORK_KEYS, SPLIT_KEYS, RepresentationSet, check_same_network
+from ssltool.reprs.class_names import Labels, match_classes
+from ssltool.reprs.representation_set import NETWORK_KEYS, RepresentationSet, check_same_network
+from ssltool.reprs.same_images import image_ids
 from ssltool.stages.lincls.features import FeatureSource
 from ssltool.stages.lincls.linear_heads import Batches, Linear
 from ssltool.training import distributed
@@ -27,6 +29,9 @@ BLOCK_ROWS = 8192
 TINY = 1e-7
 """A dimension whose standard deviation relative to its mean is below this is constant in float32."""
 
+LARGEST = 1e17
+"""Above this, the gradient of a probe may overflow in float32."""
+
 ORIGIN_KEYS = ("checkpoint", "program", "method", "arch", "stem", "strategy", "epoch", "dataset", *NETWORK_KEYS)
 """Keys in the meta of representations that describe their network."""
 
@@ -37,14 +42,14 @@ class SavedFeatures(FeatureSource):
     kind = "representations"
     slow = False
 
-    def __init__(self, config: LinclsConfig, device: torch.device, known: np.ndarray | None = None) -> None:
+    def __init__(self, config: LinclsConfig, device: torch.device, known: Labels | None = None) -> None:
         if distributed.under_torchrun():
             raise SSLToolError("this stage runs in one process; start it without torchrun")
         self.config, self.device = config, device
         names = config.reprs or ()
         if len(names) != 2 or Path(names[0]).resolve() == Path(names[1]).resolve():
             raise UsageError("--reprs takes two different files: one to train on and one to evaluate on")
-        train, val = map(_labelled, names)
+        train, val = (_labelled(name, config.pool) for name in names)
         check_same_network(train, val)
         self.width = train.rows.width
         if val.rows.width != self.width:
@@ -52,10 +57,14 @@ class SavedFeatures(FeatureSource):
                 f"the files of --reprs have rows of width {self.width} and {val.rows.width}; "
                 "save both from the same network and layer"
             )
-        _refuse_repeats(train, val)
+        reference = train.labels if known is None else known
+        matched = match_classes(reference, val.labels, config.labels_by)
+        self.names, self.notes = matched.names, matched.notes
+        val = dataclasses.replace(val, targets=matched.numbers)
+        _refuse_repeats(train, val, config.same_images)
         self.origin = dict.fromkeys(("checkpoint", *NETWORK_KEYS)) | {"random": False}
         self.origin |= {key: value for key, value in val.meta.items() if key in ORIGIN_KEYS}
-        self.classes = np.unique(train.targets.numpy()) if known is None else known
+        self.classes = np.unique(train.targets.numpy()) if known is None else known.numbers.numpy()
         targets, self.total_classes = class_indices(val.targets.numpy(), self.classes)
         self.sizes = {"val_size": len(val)}
         self._val = val.rows.block(0, len(val)), torch.from_numpy(targets)
@@ -72,6 +81,11 @@ class SavedFeatures(FeatureSource):
         self._train_rows, self._held_out_rows = map(torch.from_numpy, self._split(labels, index))
         self._raw, self._targets = rows.float(), torch.from_numpy(class_indices(labels, self.classes)[0])
         standardise = config.solver == "lbfgs" if config.standardise is None else config.standardise
+        if not standardise and max(map(abs, map(float, self._raw.aminmax()))) > LARGEST:
+            raise SSLToolError(
+                f"{train.name} has values above {LARGEST:g}, whose squares float32 cannot hold; add --standardise, or "
+                "divide the rows by a constant"
+            )
         self.config = dataclasses.replace(config, standardise=standardise)
         self._scale = _mean_and_deviation(self._raw) if standardise else None
         self._rows = self._raw if self._scale is None else _standardised(self._raw, *self._scale)
@@ -112,22 +126,23 @@ class SavedFeatures(FeatureSource):
             yield rows[block].to(self.device).float(), targets[block].to(self.device)
 
 
-def _labelled(name: str) -> RepresentationSet:
-    saved = RepresentationSet.open(name)
+def _labelled(name: str, pool: str | None) -> RepresentationSet:
+    saved = RepresentationSet.open(name, pool)
     known = saved.targets >= 0
     if not bool(known.any()):
         raise SSLToolError(f"{name} has no labels; save representations of labelled images")
     return saved.keep(known)
 
 
-def _refuse_repeats(train: RepresentationSet, val: RepresentationSet) -> None:
-    """Raises ``SSLToolError`` if val rows are also training rows."""
-    a, b = train.meta, val.meta
-    repeated = int(torch.isin(val.index, train.index).sum())
-    if repeated and all(key in a and a[key] == b.get(key) for key in SPLIT_KEYS):
+def _refuse_repeats(train: RepresentationSet, val: RepresentationSet, by: str) -> None:
+    """Raises ``SSLToolError`` if val rows are of images that are also training rows."""
+    ids = image_ids(train, val, by)
+    repeated = 0 if ids is None else int(ids.shared.sum())
+    if ids is not None and repeated:
+        of = f"{train.meta.get('dataset')} {train.meta.get('split')}{ids.why and f' ({ids.why})'}"
         raise SSLToolError(
-            f"{repeated:,} of {len(val):,} val rows are also training rows: both files of --reprs are of "
-            f"{a['dataset']} {a['split']}; save the val split for the second"
+            f"{repeated:,} of {len(val):,} val rows are also training rows: both files of --reprs are of {of}; save "
+            "the val split for the second"
         )
 
 

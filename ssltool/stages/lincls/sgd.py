@@ -100,7 +100,12 @@ class ProbeLoop(TrainingLoop[ProbeState, tuple[Tensor, Tensor]]):
             Interrupted: after a signal; the state is saved.
         """
         with StopRequest() as stop, contextlib.closing(self.display):
-            self.run(stop, self.folder.log)
+            try:
+                self.run(stop, self.folder.log)
+            except SSLToolError:
+                if not self.path.exists():  # a run without a completed epoch has no results
+                    self.folder.discard()
+                raise
         return self._finish()
 
     @contextlib.contextmanager
@@ -191,7 +196,8 @@ class ProbeLoop(TrainingLoop[ProbeState, tuple[Tensor, Tensor]]):
             "history": state.history,
         }
         labels = torch.from_numpy(self.source.classes)
-        Probe(weight, bias, self.saved, metrics, labels, training).save(self.path)
+        names = self.source.class_names
+        Probe(weight, bias, self.saved, metrics, labels, training, names).save(self.path)
 
     def _restore(self, probe: Probe, path: Path) -> None:
         names = [*fixed_settings(LinclsConfig), *FIXED_KEYS]

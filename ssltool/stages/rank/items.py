@@ -16,7 +16,8 @@ from ssltool.diagnosis.measure import measure
 from ssltool.diagnosis.metrics import METRICS
 from ssltool.diagnosis.row_blocks import Rows
 from ssltool.errors import SSLToolError
-from ssltool.files import file_hash, load_dict
+from ssltool.files import file_hash
+from ssltool.reprs.readers import read_entries
 from ssltool.reprs.representations import Representations
 from ssltool.runs.display_names import display_names
 from ssltool.runs.folder import RunFolder
@@ -145,8 +146,10 @@ def recorded_metrics(record: Mapping[str, Any]) -> dict[str, float]:
     return {key: _nan_if_none(record[key]) for key in keys if key in record}
 
 
-def measure_file(path: str, layer: str, metrics: Sequence[str]) -> tuple[RankedItem, list[str]]:
-    """The ``metrics`` of the representations in ``path``.
+def measure_file(
+    path: str, layer: str, metrics: Sequence[str], pool: str | None = None
+) -> tuple[RankedItem, list[str]]:
+    """The ``metrics`` of the representations in ``path``; ``pool`` says how several rows of an image are read.
 
     Returns:
         The item, and notes for the user.
@@ -154,13 +157,14 @@ def measure_file(path: str, layer: str, metrics: Sequence[str]) -> tuple[RankedI
     Raises:
         SSLToolError: if the file is unreadable, holds no representations or another layer's, or cannot be measured.
     """
-    if load_dict(path, mmap=True).get("format") == Checkpoint.FORMAT:
+    entries = read_entries(path)
+    if entries.get("format") == Checkpoint.FORMAT:
         raise SSLToolError(
             f"{path} is a checkpoint; give its run folder with --checkpoints, or representations (ssltool save-reprs)"
         )
-    stored = Representations.stored(path)
+    stored = Representations.of(entries, path, pool)
     meta = stored.meta
-    if meta.get("layer", layer) != layer:
+    if (meta.get("layer") or layer) != layer:
         raise SSLToolError(
             f"{path} holds outputs of the {meta['layer']}, but --layer is {layer}; rank one layer at a time"
         )

@@ -104,8 +104,10 @@ def _read_items(config: RankConfig, request: _Request) -> tuple[list[RankedItem]
         rows += items
         notes += more
     names = dict.fromkeys([request.by, *(metric for layer, metric in request.features if layer == config.layer)])
+    if config.pool is not None and not files:
+        raise SSLToolError("--pool has no effect without a file of representations; leave it out")
     for path in files:
-        item, more = measure_file(path, config.layer, tuple(names))
+        item, more = measure_file(path, config.layer, tuple(names), config.pool)
         rows.append(item)
         notes += more
     if probes and config.accuracy != "linear":
@@ -205,6 +207,8 @@ def _differences(by: str, rows: Sequence[RankedItem]) -> list[str]:
         )
     if len(found["dataset"]) > 1:
         notes.append(f"the rows have different datasets ({', '.join(found['dataset'])}): they are not comparable")
+    elif len({row.origin["fingerprint"] for row in rows if row.origin.get("fingerprint")}) > 1:
+        notes.append("the rows have different images, of several folders: they are not comparable")
     return notes
 
 

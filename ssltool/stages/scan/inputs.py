@@ -18,8 +18,10 @@ from ssltool.data.layouts import LAYOUTS
 from ssltool.data.layouts.imagenet import find_split
 from ssltool.data.loader import Loader
 from ssltool.errors import SSLToolError
+from ssltool.files import matching
 from ssltool.methods import CLASSIFIER
 from ssltool.reprs.extract import extract_all
+from ssltool.reprs.readers import main_files
 from ssltool.reprs.representations import Representations
 from ssltool.settings import Settings
 from ssltool.training.device import pick_device, worker_count
@@ -88,7 +90,11 @@ class Inputs:
     @functools.cached_property
     def train_reprs(self) -> Representations:
         """The representations of the train images."""
-        return Representations.load(self.config.reprs) if self.config.reprs else self._represent(self.train)
+        c = self.config
+        if c.reprs is None:
+            return self._represent(self.train)
+        found = matching(c.reprs)
+        return Representations.load(main_files(found) if isinstance(found, list) else found, c.pool)
 
     @functools.cached_property
     def evaluation_reprs(self) -> Representations:

@@ -42,7 +42,7 @@ def mine(reprs: Representations, k: int, device: torch.device) -> Neighbours:
     labels = reprs.targets[indices.clamp(min=0)]
     compared = valid & (labels >= 0) & (reprs.targets[:, None] >= 0)
     same_label = (labels == reprs.targets[:, None])[compared]
-    meta = {name: reprs.meta.get(name) for name in ("checkpoint_hash", "layer", "dataset", "split")}
+    meta = {name: reprs.meta.get(name) for name in ("checkpoint_hash", "layer", "dataset", "split", "fingerprint")}
     accuracy = float(same_label.double().mean()) if len(same_label) else None
     return Neighbours(
         indices,
@@ -72,11 +72,17 @@ class NeighbourTable:
         """The table of ``images`` from the file ``path``, by image numbers. Neighbours not in ``images`` are dropped.
 
         Raises:
-            SSLToolError: if the file is of another dataset, or an image is missing.
+            SSLToolError: if the file is of other images, or an image is missing.
         """
         dataset = file.meta.get("dataset")
         if dataset not in (None, images.name):
             raise SSLToolError(f"{path} has neighbours of the dataset {dataset}, but the images are of {images.name}")
+        fingerprint = file.meta.get("fingerprint")
+        if fingerprint and images.fingerprint and fingerprint != images.fingerprint:
+            raise SSLToolError(
+                f"{path} has neighbours of other images than those of {images.name}: the files of the folder differ; "
+                "mine again"
+            )
         own = _find(images.index, file.index.numpy())
         if (own < 0).any():
             missing = images.index[own < 0]

@@ -192,7 +192,7 @@ def test_evaluating_without_a_probe_or_with_another_networks_is_refused(on_files
     with pytest.raises(SSLToolError, match="random was False, is now True"):
         lincls.run(settings(random=True, **plain))
     with pytest.raises(SSLToolError, match="width was 64, is now 6"):
-        lincls.run(on_files(evaluate=True, resume=str(tmp_path / "images"), out=None))
+        lincls.run(on_files(evaluate=True, resume=str(tmp_path / "images"), out=None, labels_by="number"))
 
 
 @pytest.mark.parametrize("changes", [{"lr": 1.0}, {"labels_fraction": 0.1}, {"epochs": 3}, {"c": 2.0}])

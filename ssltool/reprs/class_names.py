@@ -1,0 +1,188 @@
+"""Which classes of two sets are the same: those of one name, or of one number where there are no names."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ssltool.errors import SSLToolError, counted
+
+LABELS_BY = ("name", "number")
+
+MOST = 5
+"""Number of names that messages list."""
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The labels of N rows.
+
+    Attributes:
+        title: what messages call the rows.
+        numbers: (N,) int64, -1 for unlabelled rows.
+        names: the names of the classes by number; empty if they are not known.
+    """
+
+    title: str
+    numbers: Tensor
+    names: Mapping[int, str]
+
+    @classmethod
+    def of(cls, title: str, numbers: Tensor, classes: Sequence[str]) -> Labels:
+        """``classes`` are the names of the classes 0, 1, 2, ..., or empty."""
+        return cls(title, numbers, dict(enumerate(classes)))
+
+    @property
+    def named(self) -> bool:
+        """Whether the classes have names; numbers as text, as readers of unnamed classes fill them in, are none."""
+        return any(name and name != str(number) for number, name in self.names.items())
+
+    @property
+    def present(self) -> list[int]:
+        """The classes that rows have, in increasing order."""
+        found: list[int] = self.numbers[self.numbers >= 0].unique().tolist()
+        return found
+
+    @property
+    def count(self) -> int:
+        """The number of classes: of names, or if there are none up to the largest number."""
+        return len(self.names) or max(self.present, default=-1) + 1
+
+    def name(self, number: int) -> str:
+        """The name of a class; its number if it has none."""
+        return self.names.get(number) or str(number)
+
+
+@dataclass(frozen=True)
+class Matched:
+    """The labels of other rows in the numbers of the reference.
+
+    Attributes:
+        numbers: (N,) int64; classes that the reference lacks have numbers that it does not use.
+        names: the names of the classes of both by number.
+        notes: messages for the user.
+    """
+
+    numbers: Tensor
+    names: Mapping[int, str]
+    notes: tuple[str, ...] = ()
+
+    def name(self, number: int) -> str:
+        """The name of a class; its number if it has none."""
+        return self.names.get(number) or str(number)
+
+
+def match_classes(reference: Labels, other: Labels, by: str = "name") -> Matched:
+    """The labels of ``other`` as numbers of ``reference``: by the names of the classes if both have names.
+
+    Args:
+        by: ``number`` compares the numbers, whatever the names.
+
+    Raises:
+        SSLToolError: if classes of one side have no names and the numbers of classes differ, if a name is given twice,
+            or if no class is in both.
+    """
+    if by == "number" or reference.names == other.names or not (reference.named or other.named):
+        names = dict(reference.names if reference.named or not other.named else other.names)
+        return Matched(other.numbers, names, _missing(reference, other, names))
+    if not _comparable(reference, other):
+        return _by_number(reference, other)
+    numbers, names = _by_name(reference, other)
+    in_other = set(map(other.name, (*other.names, *other.present)))
+    absent = [name for name in map(reference.name, reference.present) if name not in in_other]
+    notes = (f"{other.title} lacks {_listed(absent)} of {reference.title}, which no row tests",) if absent else ()
+    return Matched(numbers, names, (*notes, *_missing(reference, Labels(other.title, numbers, names), names)))
+
+
+def unified(parts: Sequence[Labels]) -> tuple[list[Tensor], list[str]]:
+    """The labels of the files of one set in the numbers of the first file, and the names of all classes.
+
+    Raises:
+        SSLToolError: if a file gives a name to two classes.
+    """
+    first, numbers = parts[0], [parts[0].numbers]
+    for part in parts[1:]:
+        if first.names != part.names and first.names and part.names:
+            own, names = _by_name(first, part)
+            numbers.append(own)
+            first = Labels(first.title, first.numbers, names)
+        else:
+            numbers.append(part.numbers)
+    return numbers, [first.name(number) for number in range(max(first.names, default=-1) + 1)]
+
+
+def _by_name(reference: Labels, other: Labels) -> tuple[Tensor, dict[int, str]]:
+    """The labels of ``other`` in the numbers of ``reference``, and the names of the classes of both."""
+    for side in (reference, other):
+        twice = [name for name, times in Counter(map(side.name, side.names)).items() if times > 1]
+        if twice:
+            raise SSLToolError(
+                f"{side.title} has several classes called {twice[0]}, so that classes cannot be compared by name; "
+                "rename them, or compare their numbers with --labels-by number"
+            )
+    number_of = {reference.name(number): number for number in (*reference.present, *reference.names)}
+    free = max(number_of.values(), default=-1) + 1
+    for name in map(other.name, (*other.names, *other.present)):
+        if name not in number_of:
+            number_of[name] = free
+            free += 1
+    known, places = other.numbers.unique(return_inverse=True)
+    new = [number if number < 0 else number_of[other.name(number)] for number in known.tolist()]
+    numbers = torch.tensor(new, dtype=torch.int64)[places] if new else other.numbers
+    return numbers, {number: name for name, number in number_of.items()}
+
+
+def _comparable(reference: Labels, other: Labels) -> bool:
+    """Whether both have names; numbers as text are names where all names of the other side are numbers too."""
+    return all(
+        one.named or (bool(one.names) and all(name.isdecimal() for name in two.names.values()))
+        for one, two in ((reference, other), (other, reference))
+    )
+
+
+def _by_number(reference: Labels, other: Labels) -> Matched:
+    """The numbers as they are, if one side has names and the other as many classes without."""
+    bare, full = (reference, other) if other.named else (other, reference)
+    if bare.count != full.count:
+        raise SSLToolError(
+            f"{bare.title} has no names of classes and {counted(bare.count, 'class')}, {full.title} has "
+            f"{counted(full.count, 'class')} with names, so it is unknown which are the same; save {bare.title} with "
+            "names (meta classes), or compare the numbers with --labels-by number"
+        )
+    note = f"{bare.title} has no names of classes: labels are compared by number with those of {full.title}"
+    return Matched(other.numbers, full.names, (note, *_missing(reference, other, full.names)))
+
+
+def _missing(reference: Labels, other: Labels, names: Mapping[int, str]) -> tuple[str, ...]:
+    """A note on the classes that rows of ``other`` have and no row of ``reference``.
+
+    Raises:
+        SSLToolError: if these are all.
+    """
+    present = other.present
+    lacking = [number for number in present if number not in set(reference.present)]
+    if not lacking:
+        return ()
+    called = [names.get(number) or str(number) for number in lacking]
+    if len(lacking) == len(present):
+        own = [names.get(number) or str(number) for number in reference.present]
+        raise SSLToolError(
+            f"{other.title} and {reference.title} have no class in common: {_listed(called)}, and {_listed(own)}; "
+            "name files of the same classes"
+        )
+    rows = int(torch.isin(other.numbers, torch.tensor(lacking)).sum())
+    total = int((other.numbers >= 0).sum())
+    return (
+        f"{reference.title} lacks {_listed(called)} of {other.title}, which cannot be predicted: "
+        f"{rows:,} of {counted(total, 'row')} count as errors",
+    )
+
+
+def _listed(names: Sequence[str]) -> str:
+    """The number of classes and the first names: ``2 classes (ant, bee)``."""
+    more = f" and {len(names) - MOST:,} more" if len(names) > MOST else ""
+    return f"{counted(len(names), 'class')} ({', '.join(names[:MOST])}{more})"

@@ -1,0 +1,37 @@
+"""What the metadata of representations must be."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ssltool.files.misfit import Misfit, describe
+from ssltool.files.schema import Check, Sizes, boolean, integer, listing, mapping, nested, optional, text
+
+COUNT = optional(integer(1, 2**40))
+
+
+def _shard(value: Any, sizes: Sizes) -> list[int]:
+    rank, world = listing(integer(0, 2**31), 2, what="[rank, number of ranks]")(value, sizes)
+    if rank >= world:
+        raise Misfit(describe(rank), f"a rank below the number of ranks, {world}", 0)
+    return [rank, world]
+
+
+SHARD = Check("[rank, number of ranks]", _shard)
+
+META = mapping(
+    optional={
+        **dict.fromkeys(("checkpoint", "checkpoint_hash", "program", "method", "arch", "stem"), optional(text())),
+        **dict.fromkeys(("strategy", "dataset", "split", "layer", "tokens", "pool"), optional(text())),
+        **dict.fromkeys(("transform", "precision", "fingerprint"), optional(text())),
+        **dict.fromkeys(("epoch", "seed"), optional(integer(0))),
+        **dict.fromkeys(("image_size", "directions", "places", "views", "sample"), COUNT),
+        "random": optional(boolean()),
+        "classes": optional(listing(text(), what="a list of names")),
+        "shard": optional(SHARD),
+        "config": optional(mapping(other=nested())),
+    },
+    other=nested(),
+    what="a dict of metadata",
+)
+"""The keys that this program reads; other keys may hold any plain values."""

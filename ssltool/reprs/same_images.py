@@ -1,0 +1,126 @@
+"""Which rows of two sets of representations are of the same image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ssltool.errors import SSLToolError
+from ssltool.reprs.representation_set import SPLIT_KEYS, RepresentationSet
+from ssltool.reprs.representations import Representations
+
+NO_FINGERPRINT = "the same number, dataset and split; a file has no fingerprint, which save-reprs now writes"
+"""How images are told apart in files of earlier versions, for messages."""
+
+
+@dataclass(frozen=True)
+class ImageIds:
+    """Numbers that two rows share if they are of the same image, for each set: (N,) int64.
+
+    Attributes:
+        bank, queries: the numbers.
+        why: how the images were told apart, for messages; empty if by the fingerprint.
+    """
+
+    bank: Tensor
+    queries: Tensor
+    why: str = ""
+
+    @property
+    def shared(self) -> Tensor:
+        """Which queries (N,) are of an image of the bank."""
+        return torch.isin(self.queries, self.bank)
+
+
+def image_ids(bank: RepresentationSet, queries: RepresentationSet, by: str = "index") -> ImageIds | None:
+    """The identity of the images of both sets; None if no image is known to be in both.
+
+    Args:
+        by: "index": images of one number in datasets of one fingerprint are the same. Where a file has no fingerprint,
+            images of one number are the same if the files are, or if dataset and split have the same names and all such
+            rows have equal labels. "content": images with the same digest are the same.
+
+    Raises:
+        SSLToolError: if a file has no digests, or if several files of the bank contain the same numbers.
+    """
+    if by == "content":
+        for one in (bank, queries):
+            if one.digests is None:
+                raise SSLToolError(
+                    f"{one.name} has no digests, which --same-images content compares; save it again with save-reprs"
+                )
+        if bank.digests is not None and queries.digests is not None:
+            return ImageIds(bank.digests, queries.digests, "the same content")
+    fingerprints = (*bank.fingerprints, *queries.fingerprints)
+    if not all(fingerprints):
+        return _by_names(bank, queries)
+    if not {*bank.fingerprints} & {*queries.fingerprints}:
+        return None
+    split = len(bank.fingerprints)
+    datasets = _numbers(fingerprints)[:split][bank.file_of], _numbers(fingerprints)[split:][queries.file_of]
+    own, others = _ids(datasets, (bank.index, queries.index))
+    return ImageIds(own, others)
+
+
+def repeated_images(files: Sequence[Representations], by: str = "index") -> tuple[int, str]:
+    """The number of images that occur several times in ``files``, and how they were told apart, for messages.
+
+    Rows of one image at several places are no repetition. ``by`` is as in ``image_ids``.
+
+    Raises:
+        SSLToolError: if a file has no digests, which are to be compared.
+    """
+    if by == "content":
+        digests = [file.digests for file in files if file.digests is not None]
+        if len(digests) < len(files):
+            raise SSLToolError("--same-images content compares digests, and a file has none; save it with save-reprs")
+        return _repeated(torch.cat(digests)), "the same content"
+    places = files[0].meta.get("places") or 1
+    fingerprints = [file.meta.get("fingerprint") or "" for file in files]
+    if all(fingerprints):
+        datasets = [number.expand(len(file)) for number, file in zip(_numbers(fingerprints), files, strict=True)]
+        return _repeated(torch.cat(_ids(datasets, [file.index for file in files])), places), ""
+    origins = {tuple(file.meta.get(key) for key in SPLIT_KEYS) for file in files}
+    if len(origins) > 1 or origins.pop()[0] is None:
+        return 0, ""
+    return _repeated(torch.cat([file.index for file in files]), places), NO_FINGERPRINT
+
+
+def _repeated(ids: Tensor, places: int = 1) -> int:
+    return len(ids) - len(ids.unique()) * places
+
+
+def _numbers(fingerprints: Sequence[str]) -> Tensor:
+    """A number for each fingerprint, the same for equal ones."""
+    known = {fingerprint: i for i, fingerprint in enumerate(dict.fromkeys(fingerprints))}
+    return torch.tensor([known[fingerprint] for fingerprint in fingerprints])
+
+
+def _ids(datasets: Sequence[Tensor], index: Sequence[Tensor]) -> list[Tensor]:
+    """A number for each image, of the number of its dataset and its own in it, for several sets of rows."""
+    pairs = [torch.stack(pair, dim=1) for pair in zip(datasets, index, strict=True)]
+    _, ids = torch.cat(pairs).unique(dim=0, return_inverse=True)
+    return list(ids.split([len(pair) for pair in pairs]))
+
+
+def _by_names(bank: RepresentationSet, queries: RepresentationSet) -> ImageIds | None:
+    """As files without fingerprints have always been compared."""
+    why = ""
+    if not {path.resolve() for path in bank.paths} & {path.resolve() for path in queries.paths}:
+        if any(bank.meta.get(key) is None or bank.meta.get(key) != queries.meta.get(key) for key in SPLIT_KEYS):
+            return None
+        numbers, order = bank.index.sort()
+        place = torch.searchsorted(numbers, queries.index).clamp(max=len(numbers) - 1)
+        other = bank.targets[order][place] != queries.targets
+        if bool((other & (numbers[place] == queries.index)).any()):
+            return None
+        why = NO_FINGERPRINT
+    if len(bank.paths) > 1 and len(bank.index.unique()) < len(bank):
+        raise SSLToolError(
+            f"several files of {bank.name} contain the same image numbers, so a query cannot be excluded from its own "
+            "neighbours; write the files with save-reprs, whose index is unique in the dataset"
+        )
+    return ImageIds(bank.index, queries.index, why)
