@@ -19,7 +19,9 @@ from ssltool.checkpoints.checkpoint import Checkpoint
 from ssltool.checkpoints.probe import Probe
 from ssltool.diagnosis.spectrum_file import Spectrum
 from ssltool.errors import SSLToolError
-from ssltool.files import file_hash, load_dict, matching, weights_hash, write_atomically, write_json
+from ssltool.files.stored import weights_hash
+from ssltool.files.torch_files import load_dict
+from ssltool.files.writing import file_hash, matching, write_atomically, write_json
 from ssltool.reprs.representations import Representations
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ssltool.diagnosis.metrics.of_spectrum import PowerLaw
-from ssltool.files import finite, to_json
+from ssltool.files.writing import finite, to_json
 
 DOCUMENT = {"a": 1, "b": [0.1 + 0.2, -0.0, 1e-300, 1e300], "c": {"d": None, "e": [True, False, "NaN", ""]}, "é": []}
 

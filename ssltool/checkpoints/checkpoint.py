@@ -9,7 +9,6 @@ from torch import Tensor
 
 from ssltool.checkpoints.saved_run import SETTINGS, SavedRun
 from ssltool.config.common import MOST_EPOCHS
-from ssltool.files import Stored
 from ssltool.files.schema import (
     Check,
     Sizes,
@@ -24,6 +23,7 @@ from ssltool.files.schema import (
     tensor,
     text,
 )
+from ssltool.files.stored import Stored
 from ssltool.settings import Record, Settings
 
 NUMBER = optional(real(finite=False))

@@ -15,9 +15,9 @@ from ssltool.checkpoints.read import read_entries
 from ssltool.checkpoints.saved_run import SSLTOOL, SavedRun
 from ssltool.config.common import MOST_EPOCHS
 from ssltool.errors import SSLToolError
-from ssltool.files import FilePath
 from ssltool.files.misfit import name_keys
 from ssltool.files.schema import conform, mapping, tensor
+from ssltool.files.writing import FilePath
 
 
 @dataclass(frozen=True)

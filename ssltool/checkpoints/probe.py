@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from ssltool.checkpoints.checkpoint import OPTIMIZER, RECORD
-from ssltool.files import Stored
 from ssltool.files.schema import boolean, entry, integer, listing, mapping, nested, optional, real, tensor, text
+from ssltool.files.stored import Stored
 from ssltool.settings import Record, Settings
 
 FRACTION = real(0, 1)

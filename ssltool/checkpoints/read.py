@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from ssltool.errors import SSLToolError, first_line
-from ssltool.files import Entries, FilePath, load_dict
 from ssltool.files.misfit import describe, name_keys
 from ssltool.files.reading import open_file
 from ssltool.files.schema import MAX_DEPTH
+from ssltool.files.stored import Entries
+from ssltool.files.torch_files import load_dict
+from ssltool.files.writing import FilePath
 from ssltool.settings import Settings
 
 SAFETENSORS = ".safetensors"

@@ -14,7 +14,6 @@ from ssltool.checkpoints.match_architecture import BackboneSpec
 from ssltool.config import PretrainConfig, as_dict
 from ssltool.config.common import MOST_EPOCHS
 from ssltool.data import views
-from ssltool.files import FilePath
 from ssltool.files.schema import (
     Check,
     Sizes,
@@ -29,6 +28,7 @@ from ssltool.files.schema import (
     text,
 )
 from ssltool.files.setting_checks import setting_checks
+from ssltool.files.writing import FilePath
 from ssltool.models.family import SMALL_IMAGE
 from ssltool.settings import Settings
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import click
 
-from ssltool.files import to_json
 from ssltool.files.text import each_line, one_line
+from ssltool.files.writing import to_json
 from ssltool.settings import Record
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from ssltool.data.images import ImageSet
 from ssltool.errors import SSLToolError
-from ssltool.files import FilePath, write_atomically
+from ssltool.files.writing import FilePath, write_atomically
 
 FORMAT = "ssltool/images/1"
 

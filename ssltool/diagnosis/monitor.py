@@ -30,7 +30,7 @@ from ssltool.diagnosis.measure import OnePass, needs_gram
 from ssltool.diagnosis.metrics import MAIN
 from ssltool.diagnosis.metrics.of_rows import Directions
 from ssltool.diagnosis.verdict import NEEDED, Verdict, judge
-from ssltool.files import finite
+from ssltool.files.writing import finite
 from ssltool.methods.base import Method
 from ssltool.reprs.neighbours.search import neighbours
 from ssltool.reprs.neighbours.vote import predicted_classes

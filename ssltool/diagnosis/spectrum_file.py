@@ -7,8 +7,10 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from ssltool.files import FilePath, Stored, load_dict
 from ssltool.files.schema import entry, integer, mapping, nested, optional, real, tensor, text
+from ssltool.files.stored import Stored
+from ssltool.files.torch_files import load_dict
+from ssltool.files.writing import FilePath
 from ssltool.settings import Record
 
 META = {"type": text(200), "n": integer(1), "d": integer(1)}

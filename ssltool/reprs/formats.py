@@ -12,7 +12,7 @@ from typing import IO
 
 import numpy as np
 
-from ssltool.files import to_json, write_atomically, write_json
+from ssltool.files.writing import to_json, write_atomically, write_json
 from ssltool.reprs.readers import BESIDE, pyarrow
 from ssltool.reprs.representations import Representations
 from ssltool.settings import Record

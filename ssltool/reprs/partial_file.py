@@ -21,8 +21,8 @@ from torch import Tensor
 from ssltool.data.images import ImageSet
 from ssltool.data.manifest import Manifest
 from ssltool.errors import SSLToolError
-from ssltool.files import to_json, writing
 from ssltool.files.reading import parse_json
+from ssltool.files.writing import to_json, writing
 from ssltool.settings import Record
 
 OF_IMAGES = {"images", "fingerprint", "found", "index", "labels", "classes"}

@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 from ssltool.errors import SSLToolError, first_line
-from ssltool.files import Entries, FilePath
 from ssltool.files.npy_files import read_npy, read_npz
 from ssltool.files.reading import MAX_RATIO, open_file, parse_json, read_json, size_limit, too_large
+from ssltool.files.stored import Entries
 from ssltool.files.torch_files import load_dict
+from ssltool.files.writing import FilePath
 
 BESIDE = ("targets", "index", "paths", "digests")
 """Arrays beside ``NAME.npy``: ``NAME_targets.npy`` etc."""

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from ssltool.errors import SSLToolError
-from ssltool.files import Entries, FilePath, Stored, first_keys
 from ssltool.files.schema import entry, listing, optional, tensor, text
+from ssltool.files.stored import Entries, Stored, first_keys
+from ssltool.files.writing import FilePath
 from ssltool.reprs.class_names import Labels, unified
 from ssltool.reprs.label_values import checked, read_index, read_targets
 from ssltool.reprs.meta_schema import META

@@ -19,9 +19,9 @@ from ssltool.config import RunSettings
 from ssltool.data.images import ImageSet
 from ssltool.data.manifest import Manifest
 from ssltool.errors import SSLToolError
-from ssltool.files import to_json, write_atomically, write_json, writing
 from ssltool.files.reading import read_json
 from ssltool.files.schema import conform
+from ssltool.files.writing import to_json, write_atomically, write_json, writing
 from ssltool.runs.records import read_records
 from ssltool.settings import Record, Settings
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from ssltool.files import FilePath, write_atomically, write_json
 from ssltool.files.text import csv_cell
+from ssltool.files.writing import FilePath, write_atomically, write_json
 from ssltool.settings import Record
 
 UNKNOWN = "unknown"

@@ -30,8 +30,8 @@ from ssltool.data.loader import Batch, Loader, killed_workers
 from ssltool.data.support import stratified_sample
 from ssltool.diagnosis.metrics.of_rows import feature_std_tensor
 from ssltool.errors import SSLToolError
-from ssltool.files import weights_hash
 from ssltool.files.schema import ANYTHING, conform, listing, mapping, real, sequence
+from ssltool.files.stored import weights_hash
 from ssltool.methods.base import Method
 from ssltool.models.depth import LayerGroup, layer_groups
 from ssltool.runs.folder import RunFolder, run_path

@@ -20,11 +20,11 @@ from ssltool.checkpoints.read import extract_settings, plain, read_entries
 from ssltool.checkpoints.saved_run import PROGRAM, SSLTOOL
 from ssltool.config import InspectConfig
 from ssltool.errors import SSLToolError
-from ssltool.files import file_hash
 from ssltool.files.misfit import name_keys
 from ssltool.files.npy_files import read_npy
 from ssltool.files.reading import read_json
 from ssltool.files.schema import MAX_DEPTH
+from ssltool.files.writing import file_hash
 from ssltool.models.backbones import build_backbone
 from ssltool.reprs.readers import read_entries as read_arrays
 from ssltool.reprs.representations import Representations

@@ -29,7 +29,7 @@ from ssltool.data.strategies import (
 )
 from ssltool.data.support import Support
 from ssltool.errors import SSLToolError, UsageError, counted
-from ssltool.files import weights_hash
+from ssltool.files.stored import weights_hash
 from ssltool.methods import METHODS
 from ssltool.methods.base import Method
 from ssltool.methods.options import MethodOptions

@@ -23,8 +23,8 @@ from matplotlib.ticker import LogFormatter, MaxNLocator
 
 from ssltool.config.common import FIGURES
 from ssltool.errors import SSLToolError
-from ssltool.files import write_atomically
 from ssltool.files.text import each_line, one_line
+from ssltool.files.writing import write_atomically
 
 FORMATS = FIGURES
 STYLES = ("-", "--", "-.", ":")

@@ -13,7 +13,7 @@ from ssltool.checkpoints.checkpoint import Checkpoint
 from ssltool.checkpoints.probe import Probe
 from ssltool.diagnosis.spectrum_file import Spectrum
 from ssltool.errors import SSLToolError
-from ssltool.files import Stored
+from ssltool.files.stored import Stored
 from ssltool.reprs.neighbours.file import Neighbours
 from ssltool.stages.scan.clusters_file import Clusters
 

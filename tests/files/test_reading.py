@@ -18,9 +18,9 @@ import pytest
 import torch
 
 from ssltool.errors import SSLToolError, UsageError
-from ssltool.files import load_dict
 from ssltool.files.npy_files import read_npy
 from ssltool.files.reading import decode, open_file, read_json, size_limit
+from ssltool.files.torch_files import load_dict
 from ssltool.settings import SIZE_LIMIT
 
 
@@ -185,7 +185,7 @@ def test_files_whose_names_the_locale_cannot_spell_are_read(tmp_path):
     (folder / "c.json").write_text('{"ä": 1}', encoding="utf-8")
     program = """
 import sys
-from ssltool.files import load_dict
+from ssltool.files.torch_files import load_dict
 from ssltool.files.reading import read_json
 for mmap in (False, True):
     assert load_dict(sys.argv[1] + "/r.pt", mmap=mmap)["representations"].shape == (8, 3)

@@ -9,7 +9,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ssltool.files import finite, to_json
+from ssltool.files.writing import finite, to_json
 
 texts = st.text('aé\\"\n\x00\u2028☃', max_size=6)
 not_finite = st.sampled_from([math.nan, math.inf, -math.inf])  # often, since most documents of any floats have none

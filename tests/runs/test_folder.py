@@ -14,7 +14,7 @@ from helpers import TINY
 from ssltool.checkpoints.checkpoint import Checkpoint
 from ssltool.config import PretrainConfig
 from ssltool.errors import SSLToolError
-from ssltool.files import file_hash
+from ssltool.files.writing import file_hash
 from ssltool.runs.folder import RunFolder, run_path
 
 SHORT = [*TINY, "--epochs", "1", "--steps-per-epoch", "1", "-b", "16", "--device", "cpu"]

@@ -24,7 +24,7 @@ from ssltool.checkpoints.checkpoint import Checkpoint
 from ssltool.cli import cli
 from ssltool.config import ReportConfig
 from ssltool.errors import SSLToolError
-from ssltool.files import to_json
+from ssltool.files.writing import to_json
 from ssltool.reprs.representations import Representations
 from ssltool.stages.pretrain import run as pretrain
 from ssltool.stages.report.report import run

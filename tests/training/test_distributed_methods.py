@@ -54,7 +54,7 @@ import torch
 
 from ssltool.config import PretrainConfig
 from ssltool.data.loader import Shard
-from ssltool.files import weights_hash
+from ssltool.files.stored import weights_hash
 from ssltool.stages.pretrain.pretrain import Pretraining
 from ssltool.training import distributed
 from ssltool.training.distributed import broadcast, gather, local_rows

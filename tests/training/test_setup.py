@@ -12,7 +12,7 @@ from ssltool.checkpoints.checkpoint import Checkpoint
 from ssltool.config import PretrainConfig
 from ssltool.data import views
 from ssltool.errors import SSLToolError
-from ssltool.files import weights_hash
+from ssltool.files.stored import weights_hash
 from ssltool.stages.pretrain.prepare import prepare
 from tiny_methods import tiny_config
 

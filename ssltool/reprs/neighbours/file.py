@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from ssltool.files import Stored
 from ssltool.files.schema import entry, integer, mapping, nested, optional, real, tensor, text
+from ssltool.files.stored import Stored
 
 META = {"k": integer(1), "accuracy": optional(real(0, 1)), "metric": text(200)}
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from ssltool.config import KnnConfig
 from ssltool.data.labels import hold_out
 from ssltool.errors import SSLToolError
-from ssltool.files import write_json
+from ssltool.files.writing import write_json
 from ssltool.reprs.class_names import Matched, match_classes
 from ssltool.reprs.neighbours.file import Neighbours
 from ssltool.reprs.neighbours.search import neighbours

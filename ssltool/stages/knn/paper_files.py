@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ssltool.config import KnnConfig
-from ssltool.files import write_atomically, write_json
+from ssltool.files.writing import write_atomically, write_json
 from ssltool.settings import Record
 
 MAX_K = 255

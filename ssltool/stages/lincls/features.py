@@ -13,7 +13,7 @@ from ssltool.data.found import record_of
 from ssltool.data.images import ImageSet
 from ssltool.data.labels import hold_out
 from ssltool.errors import counted
-from ssltool.files import weights_hash
+from ssltool.files.stored import weights_hash
 from ssltool.settings import Record
 from ssltool.stages.lincls.linear_heads import Batches, Linear
 

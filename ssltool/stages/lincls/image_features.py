@@ -15,7 +15,7 @@ from ssltool.data.images import ImageSet
 from ssltool.data.labels import class_indices, open_labelled, open_labelled_val
 from ssltool.data.loader import Batch, Loader
 from ssltool.errors import SSLToolError
-from ssltool.files import weights_hash
+from ssltool.files.stored import weights_hash
 from ssltool.reprs.class_names import Labels, match_classes
 from ssltool.settings import Record
 from ssltool.stages.lincls.features import FeatureSource
@@ -62,7 +62,7 @@ class ImageFeatures(FeatureSource):
         self._loaders = {"val": loader(dataclasses.replace(val, labels=targets))}
         if train is not None:
             rows, held_out = self._split(train.labels, train.index)
-            train = train.with_labels(class_indices(train.labels, known)[0], train.classes)
+            train = train.with_labels(class_indices(train.labels, self.classes)[0], train.classes)
             self._loaders["train"] = loader(train.select(rows))
             if len(held_out):
                 self._loaders["held_out"] = loader(train.select(held_out))

@@ -15,10 +15,10 @@ import ssltool
 from ssltool.config import LAYERS
 from ssltool.diagnosis.metrics import METRICS
 from ssltool.errors import SSLToolError, counted, unknown
-from ssltool.files import FilePath, write_json
 from ssltool.files.misfit import describe
 from ssltool.files.reading import read_json
 from ssltool.files.schema import conform, integer, listing, mapping, nested, optional, real, text
+from ssltool.files.writing import FilePath, write_json
 from ssltool.settings import Record
 
 LEVEL = 0.95

@@ -16,7 +16,7 @@ from scipy import stats
 from ssltool.config import RankConfig
 from ssltool.diagnosis.metrics import METRICS, metric_names
 from ssltool.errors import SSLToolError, counted
-from ssltool.files import finite
+from ssltool.files.writing import finite
 from ssltool.runs.tables import write_table
 from ssltool.settings import Record
 from ssltool.stages.rank.forecast import MIN_ROWS, Forecast, feature_keys, fit, kendall, rms, spearman

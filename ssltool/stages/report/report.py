@@ -24,8 +24,9 @@ from ssltool.diagnosis.monitor import KNN_NEIGHBOURS, knn_accuracy
 from ssltool.diagnosis.row_blocks import Rows
 from ssltool.diagnosis.verdict import NEEDED, judge_measured
 from ssltool.errors import SSLToolError
-from ssltool.files import load_dict, write_atomically
 from ssltool.files.text import escape_xml
+from ssltool.files.torch_files import load_dict
+from ssltool.files.writing import write_atomically
 from ssltool.reprs.extract import extract_all
 from ssltool.reprs.neighbours.search import neighbours
 from ssltool.reprs.representations import Representations

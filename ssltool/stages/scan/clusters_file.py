@@ -7,8 +7,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from ssltool.files import Stored
 from ssltool.files.schema import entry, integer, listing, mapping, nested, optional, real, tensor, text
+from ssltool.files.stored import Stored
 from ssltool.settings import Record
 
 SCORES = {

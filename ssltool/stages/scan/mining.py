@@ -10,7 +10,7 @@ import torch
 from ssltool import seeds
 from ssltool.data.images import ImageSet
 from ssltool.errors import SSLToolError
-from ssltool.files import FilePath
+from ssltool.files.writing import FilePath
 from ssltool.reprs.neighbours.file import Neighbours
 from ssltool.reprs.neighbours.search import neighbours
 from ssltool.reprs.representations import Representations

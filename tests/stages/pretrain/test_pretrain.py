@@ -16,13 +16,14 @@ import numpy as np
 import pytest
 import torch
 
-import ssltool.files
+import ssltool.files.stored
 from helpers import TINY, Ran, error_message, records, same_bits, same_run, usage_message
 from ssltool.checkpoints.checkpoint import Checkpoint
 from ssltool.data.loader import Batch
 from ssltool.data.strategies import epoch_indices
 from ssltool.errors import SSLToolError
-from ssltool.files import file_hash, load_dict
+from ssltool.files.torch_files import load_dict
+from ssltool.files.writing import file_hash
 from ssltool.methods.base import Output
 from ssltool.methods.simsiam import SimSiam
 from ssltool.stages.pretrain import run as pretrain
@@ -309,7 +310,7 @@ def test_disk_full_while_saving_keeps_the_previous_checkpoint(tiny, tmp_path, mo
             raise OSError(errno.ENOSPC, "No space left on device")
         save(contents, stream)
 
-    monkeypatch.setattr(ssltool.files.torch, "save", filling_up)
+    monkeypatch.setattr(ssltool.files.stored.torch, "save", filling_up)
     with pytest.raises(SSLToolError, match="No space left on device"):
         pretrain(tiny())
     run = tmp_path / "run"
