@@ -71,7 +71,12 @@ for width in 16 32 64; do
 done
 mkdir -p "$out/teacher-untrained"
 reprs teacher-untrained teacher-sgd --random
-for run in $RUNS; do reprs "$run" "$run"; done
+for run in $RUNS; do
+  case $run in
+    *-5 | *-25) reprs "$run" "$run" --all ;;  # of all images, not only those of the run
+    *) reprs "$run" "$run" ;;
+  esac
+done
 
 step "collapse"
 names="w16-untrained w32-untrained w64-untrained teacher-untrained $RUNS"

@@ -168,9 +168,9 @@ def test_any_value_is_one_cell():
 
 def test_keys_of_files_are_shown_on_one_line(tmp_path):
     path = tmp_path / "x.pt"
-    torch.save({"representations": torch.randn(8, 4), "meta": {NAME: NAME, "epoch": NAME}}, path)
+    torch.save({"representations": torch.randn(8, 4), "meta": {NAME: NAME, "strategy": NAME}}, path)
     shown(run("inspect", str(path), "--keys"))
-    shown(run("collapse", str(path), "--out", str(tmp_path / "t.csv"), "--group-by", "epoch"))
+    shown(run("collapse", str(path), "--out", str(tmp_path / "t.csv"), "--group-by", "strategy"))
     torch.save({NAME: {NAME: torch.ones(2)}}, path)
     shown(run("inspect", str(path), "--keys"))
     torch.save({NAME: 1}, path)
