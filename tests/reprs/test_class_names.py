@@ -1,0 +1,97 @@
+"""Classes of two files are compared by name: of any names, in any order, on any side."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ssltool.errors import SSLToolError
+from ssltool.reprs.class_names import Labels, match_classes, unified
+
+NAMES = st.lists(st.text(min_size=1, max_size=6), min_size=1, max_size=8, unique=True)
+
+
+def labels(title: str, numbers: list[int], classes: list[str]) -> Labels:
+    return Labels.of(title, torch.tensor(numbers, dtype=torch.int64), classes)
+
+
+@given(NAMES, NAMES, st.randoms(use_true_random=False))
+def test_a_row_keeps_the_name_of_its_class(first, second, random):
+    """Whatever the names, their order and which of them both sides have; or an error says what to do."""
+    train = labels("TRAIN", list(range(len(first))), first)
+    order = random.sample(second, len(second))
+    val = labels("VAL", list(range(len(order))), order)
+    try:
+        found = match_classes(train, val)
+    except SSLToolError:
+        common, bare = set(first) & set(second), [not side.named for side in (train, val)]
+        assert not common or any(bare)
+        return
+    if train.named and val.named:
+        assert [found.name(number) for number in found.numbers.tolist()] == order
+        for number, name in zip(found.numbers.tolist(), order, strict=True):
+            assert (number < len(first)) == (name in first)
+            assert name not in first or number == first.index(name)
+
+
+def test_classes_that_one_side_lacks_are_named_with_what_follows():
+    train = labels("TRAIN", [0, 1, 2], ["ant", "bee", "cat"])
+    found = match_classes(train, labels("VAL", [0, 1, 1, -1, 2], ["bee", "dog", "cat"]))
+    assert found.numbers.tolist() == [1, 3, 3, -1, 2]
+    absent, missing = found.notes
+    assert "VAL lacks" in absent and "(ant)" in absent
+    assert "TRAIN lacks" in missing and "(dog)" in missing and "2 of 4 rows" in missing
+
+
+def test_equal_names_change_nothing():
+    train = labels("TRAIN", [0, 2], ["ant", "bee", "cat"])
+    val = labels("VAL", [2, 0, -1], ["ant", "bee", "cat"])
+    found = match_classes(train, val)
+    assert found.numbers is val.numbers and found.notes == ()
+
+
+def test_names_that_are_the_numbers_count_as_missing():
+    named, bare = labels("TRAIN", [0, 1], ["ant", "bee"]), labels("VAL", [0, 1], ["0", "1"])
+    found = match_classes(named, bare)
+    assert found.numbers.tolist() == [0, 1] and [found.name(i) for i in (0, 1)] == ["ant", "bee"]
+    assert "no names" in found.notes[0]
+    with pytest.raises(SSLToolError, match="--labels-by number"):
+        match_classes(named, labels("VAL", [0, 1, 2], ["0", "1", "2"]))
+    with pytest.raises(SSLToolError, match="--labels-by number"):
+        match_classes(named, labels("VAL", [0], []))
+    assert match_classes(named, labels("VAL", [0], []), "number").numbers.tolist() == [0]
+
+
+def test_folders_that_are_called_as_numbers_are_names():
+    train = labels("TRAIN", list(range(10)), list(map(str, range(10))))
+    assert match_classes(train, labels("VAL", [0, 1], ["3", "7"])).numbers.tolist() == [3, 7]
+    part, all_ten = labels("TRAIN", [0, 1], ["3", "7"]), labels("VAL", [3, 7, 1], list(map(str, range(10))))
+    assert match_classes(part, all_ten).numbers.tolist()[:2] == [0, 1]
+
+
+def test_without_any_names_numbers_are_compared():
+    found = match_classes(labels("TRAIN", [0, 5], []), labels("VAL", [5, 9], []))
+    assert found.numbers.tolist() == [5, 9] and "(9)" in found.notes[0]
+
+
+@pytest.mark.parametrize("classes", [["ant", "bee"], []])
+def test_no_class_in_common_is_an_error_that_names_them(classes):
+    with pytest.raises(SSLToolError, match=r"no class in common"):
+        match_classes(labels("TRAIN", [0], classes), labels("VAL", [1], classes))
+
+
+def test_a_name_of_two_classes_is_refused_unless_all_names_are_equal():
+    twice = ["crane", "maillot", "crane"]
+    assert match_classes(labels("a", [0, 2], twice), labels("b", [2], twice)).numbers.tolist() == [2]
+    with pytest.raises(SSLToolError, match="several classes called crane"):
+        match_classes(labels("a", [0, 2], twice), labels("b", [0], ["crane"]))
+
+
+def test_the_parts_of_a_set_have_the_classes_of_all():
+    numbers, classes = unified([labels("a", [0, 1], ["ant", "cat"]), labels("b", [1, 0], ["bee", "cat"])])
+    assert [part.tolist() for part in numbers] == [[0, 1], [1, 2]]
+    assert classes == ["ant", "cat", "bee"]
+    numbers, classes = unified([labels("a", [0], ["ant", "cat"]), labels("b", [1], ["ant", "cat"])])
+    assert [part.tolist() for part in numbers] == [[0], [1]] and classes == ["ant", "cat"]
