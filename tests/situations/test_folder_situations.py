@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from situation_helpers import accuracy, accuracy_between, class_folders, one_line, plain, represent, said
 
 from helpers import same_bits
-from situation_helpers import accuracy, accuracy_between, class_folders, one_line, plain, represent, said
 from ssltool.reprs.representations import Representations
 
 
@@ -203,7 +203,9 @@ def test_the_same_pixels_have_the_same_row_in_every_format(ssltool, tmp_path, na
     assert same_bits(rows_of(tmp_path / "png.pt"), rows_of(tmp_path / "other.pt"))
 
 
-@pytest.mark.parametrize("name", ["grey.png", "grey16.png", "grey16.tiff", "grey16.pgm", "float.tiff", "alpha.png", "one.png"])
+@pytest.mark.parametrize(
+    "name", ["grey.png", "grey16.png", "grey16.tiff", "grey16.pgm", "float.tiff", "alpha.png", "one.png"]
+)
 def test_a_grey_image_has_the_row_of_the_same_grey_in_colour(ssltool, tmp_path, name):
     grey = np.zeros((16, 16), np.uint8)
     grey[:, 4:] = 255
