@@ -11,6 +11,7 @@ from ssltool.checkpoints.checkpoint import Checkpoint
 from ssltool.checkpoints.saved_run import SavedRun
 from ssltool.config import PretrainConfig, fixed_settings
 from ssltool.errors import SSLToolError
+from ssltool.files.misfit import shown
 from ssltool.methods import method_class
 from ssltool.methods.options import MethodOptions
 from ssltool.runs.folder import RunFolder, run_path
@@ -111,7 +112,9 @@ def differences(names: list[str], old: Settings, new: Settings, flag_name: Calla
     ``flag_name`` maps the name of a setting to its name in messages, by default its flag.
     """
     changed = [(name, old.get(name), new.get(name)) for name in names if old.get(name) != new.get(name)]
-    return [f"{DERIVED_SETTINGS.get(name, flag_name(name))} was {a}, is now {b}" for name, a, b in changed]
+    return [
+        f"{DERIVED_SETTINGS.get(name, flag_name(name))} was {shown(a)}, is now {shown(b)}" for name, a, b in changed
+    ]
 
 
 def _differing_options(old: Settings, new: Settings) -> list[str]:

@@ -11,6 +11,7 @@ from ssltool import seeds
 from ssltool.data.images import ImageSet
 from ssltool.errors import SSLToolError
 from ssltool.files import FilePath
+from ssltool.files.misfit import shown
 from ssltool.reprs.neighbours.file import Neighbours
 from ssltool.reprs.neighbours.search import neighbours
 from ssltool.reprs.representations import Representations
@@ -76,7 +77,9 @@ class NeighbourTable:
         """
         dataset = file.meta.get("dataset")
         if dataset not in (None, images.name):
-            raise SSLToolError(f"{path} has neighbours of the dataset {dataset}, but the images are of {images.name}")
+            raise SSLToolError(
+                f"{path} has neighbours of the dataset {shown(dataset)}, but the images are of {images.name}"
+            )
         own = _find(images.index, file.index.numpy())
         if (own < 0).any():
             missing = images.index[own < 0]
