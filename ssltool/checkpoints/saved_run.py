@@ -76,6 +76,7 @@ LATER = {
 def _as_saved(value: Any, sizes: Sizes) -> Settings:
     settings: Settings = mapping(other=nested(), what="a dict of settings")(value, sizes)
     known = BACKBONE if PROGRAM in settings else PRETRAIN | RUN if "method_options" in settings else {}
+    known = known | {"stage": text(200)}
     checked: Settings = mapping(optional=known, other=nested())(settings, sizes)
     return checked
 

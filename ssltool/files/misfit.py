@@ -56,9 +56,15 @@ def describe(value: Any) -> str:
     return f"a value of type {type(value).__name__}"
 
 
+def shown(value: Any) -> str:
+    """A value of a file in a message: numbers, None and short printable text without quotes, others described."""
+    plain = isinstance(value, str) and value.isprintable() and len(value) <= 200
+    return value if plain else describe(value)
+
+
 def name_keys(keys: Iterable[Any], most: int = 6) -> str:
     """The first keys of a file, for messages; keys that are long or not printable are quoted and cut."""
-    names = [key if isinstance(key, str) and key.isprintable() and len(key) <= 100 else describe(key) for key in keys]
+    names = list(map(shown, keys))
     return ", ".join(names[:most]) + (f", ... ({len(names):,} in total)" if len(names) > most else "") or "none"
 
 

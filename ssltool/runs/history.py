@@ -16,6 +16,7 @@ from ssltool.data.found import announce
 from ssltool.data.images import open_dataset
 from ssltool.data.strategies import read_order
 from ssltool.errors import SSLToolError, found_in
+from ssltool.files.misfit import shown
 from ssltool.methods import method_options
 from ssltool.runs.display_names import display_names
 from ssltool.runs.folder import RunFolder
@@ -102,7 +103,7 @@ def restore_setup(run: FinishedRun, data: str | None = None) -> TrainingSetup:
     for key in ("dataset", "n_images", "index_hash", "order_hash"):
         if key in settings and current[key] != settings[key]:
             raise SSLToolError(
-                f"{run.path} was trained on other images: {DERIVED_SETTINGS[key]} was {settings[key]}, "
+                f"{run.path} was trained on other images: {DERIVED_SETTINGS[key]} was {shown(settings[key])}, "
                 f"is now {current[key]}{f' ({changed})' if changed else ''}; name the folder of its images with --data"
             )
     if changed is not None:

@@ -7,10 +7,11 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import TypeVar
 
+from ssltool.checkpoints.saved_run import SETTINGS
 from ssltool.config import RunSettings
 from ssltool.errors import SSLToolError, found_in, unknown
 from ssltool.files.reading import read_json
-from ssltool.files.schema import conform, mapping, nested, text
+from ssltool.files.schema import conform, mapping
 from ssltool.files.setting_checks import setting_checks
 from ssltool.settings import Settings, reset_ineffective
 
@@ -39,8 +40,7 @@ def read_settings(path: str, stage: str) -> Settings:
     """
     file = Path(path) / "config.json" if Path(path).is_dir() else Path(path)
     try:
-        schema = mapping(optional={"stage": text()}, other=nested(), what="a dict of settings")
-        saved: Settings = conform(read_json(file), schema, file, remedy="name the config.json of a run")
+        saved: Settings = conform(read_json(file), SETTINGS, file, remedy="name the config.json of a run")
     except SSLToolError as error:
         raise SSLToolError(f"--config: {error}") from error
     saved_stage = _stage_of(saved)

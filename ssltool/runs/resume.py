@@ -13,6 +13,7 @@ from ssltool.config import PretrainConfig, fixed_settings
 from ssltool.data.images import ImageSet
 from ssltool.data.manifest import Manifest
 from ssltool.errors import SSLToolError
+from ssltool.files.misfit import shown
 from ssltool.methods import method_class
 from ssltool.methods.options import MethodOptions
 from ssltool.runs.folder import IMAGES, RunFolder, run_path
@@ -152,7 +153,9 @@ def differences(names: list[str], old: Settings, new: Settings, flag_name: Calla
     ``flag_name`` maps the name of a setting to its name in messages, by default its flag.
     """
     changed = [(name, old.get(name), new.get(name)) for name in names if old.get(name) != new.get(name)]
-    return [f"{DERIVED_SETTINGS.get(name, flag_name(name))} was {a}, is now {b}" for name, a, b in changed]
+    return [
+        f"{DERIVED_SETTINGS.get(name, flag_name(name))} was {shown(a)}, is now {shown(b)}" for name, a, b in changed
+    ]
 
 
 def _differing_options(old: Settings, new: Settings) -> list[str]:

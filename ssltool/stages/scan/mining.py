@@ -10,6 +10,7 @@ import torch
 from ssltool import seeds
 from ssltool.data.images import ImageSet
 from ssltool.errors import SSLToolError
+from ssltool.files.misfit import shown
 from ssltool.files.writing import FilePath
 from ssltool.reprs.neighbours.file import Neighbours
 from ssltool.reprs.neighbours.search import neighbours
@@ -76,7 +77,9 @@ class NeighbourTable:
         """
         dataset = file.meta.get("dataset")
         if dataset not in (None, images.name):
-            raise SSLToolError(f"{path} has neighbours of the dataset {dataset}, but the images are of {images.name}")
+            raise SSLToolError(
+                f"{path} has neighbours of the dataset {shown(dataset)}, but the images are of {images.name}"
+            )
         fingerprint = file.meta.get("fingerprint")
         if fingerprint and images.fingerprint and fingerprint != images.fingerprint:
             raise SSLToolError(
