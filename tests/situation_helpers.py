@@ -48,12 +48,12 @@ def accuracy(ssltool: Cli, bank: Path, queries: Path, *flags: str) -> float:
     return float(ran.json["accuracy"])
 
 
-def accuracy_between(ssltool: Cli, train: Path, val: Path) -> float:
+def accuracy_between(ssltool: Cli, train: Path, val: Path, *flags: str) -> float:
     """The accuracy of one nearest neighbour, from two folders of images."""
     files = []
     for folder in (train, val):
         files.append(folder.with_name(f"{folder.name}.pt"))
-        ran = represent(ssltool, folder, files[-1])
+        ran = represent(ssltool, folder, files[-1], *flags)
         assert ran.code == 0, ran.err
     return accuracy(ssltool, *files)
 

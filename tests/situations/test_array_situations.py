@@ -55,9 +55,10 @@ WRONG_TARGETS = {
 @pytest.mark.parametrize("targets", WRONG_TARGETS.values(), ids=WRONG_TARGETS)
 @pytest.mark.parametrize("command", ["knn", "collapse", "lincls"])
 def test_labels_that_are_none_are_refused_in_one_line(ssltool, tmp_path, targets, command):
-    path = tmp_path / "a.pt"
+    good, path = tmp_path / "good.pt", tmp_path / "a.pt"
+    torch.save({"representations": rows(), "targets": LABELS}, good)
     torch.save({"representations": rows(), "targets": targets}, path)
-    given = {"knn": [path, path], "collapse": [path], "lincls": ["--reprs", path, path, "-o", tmp_path / "run"]}
+    given = {"knn": [good, path], "collapse": [path], "lincls": ["--reprs", good, path, "-o", tmp_path / "run"]}
     assert one_line(ssltool(command, *given[command]), "a.pt", "targets")
     assert not (tmp_path / "run").exists()
 
