@@ -80,7 +80,7 @@ def test_exp_id_and_extra_info_are_part_of_the_papers_name(save, tmp_path, monke
 def test_out_names_the_file(save, tmp_path):
     ran = save("--split", "val", "-o", tmp_path / "deep" / "mine.pt", "--json")
     (file,) = ran.json["files"]
-    assert (file.pop("images")["layout"], ran.json.keys()) == ("bundled", {"files"})
+    assert (file.pop("found")["layout"], ran.json.keys()) == ("bundled", {"files"})
     path = str(tmp_path / "deep" / "mine.pt")
     assert file == {"path": path, "split": "val", "n": 10, "d": 64, "layer": "backbone"}
     assert (tmp_path / "deep" / "mine.pt").is_file()
