@@ -318,7 +318,8 @@ def tensor(
     names = (kinds,) if isinstance(kinds, str) else tuple(kinds)
     dtypes = frozenset(dtype for name in names for dtype in KINDS[name])
     kind = "a tensor" if len(names) == len(KINDS) else f"a tensor of {' or '.join(names)} type"
-    expected = kind if shape == (...,) else f"{kind} and shape ({', '.join(map(_size_name, shape))})"
+    form = f"{'of' if len(names) == len(KINDS) else 'and'} shape ({', '.join(map(_size_name, shape))})"
+    expected = kind if shape == (...,) else f"{kind} {form}"
 
     def convert(value: Any, sizes: Sizes) -> Tensor:
         plain = isinstance(value, Tensor) and value.layout == torch.strided and not value.is_nested
