@@ -5,9 +5,9 @@
     EPOCHS = listing(mapping({"epoch": integer(0)}, other=nested()))
     entries = conform(contents, mapping({"weight": tensor("C", "D"), "bias": tensor("C")}), path)
 
-A check is a pure function of a value. It returns the value, with tensors detached, or raises ``Misfit``. ``conform``
-applies a check to what a file holds and turns a misfit into an ``SSLToolError``, one line with the file, the key, what
-was found and what is expected. The names of sizes, as ``C`` above, stand for the same number within one file.
+A check is a pure function of a value, which it returns with tensors detached, or it raises ``Misfit``. ``conform``
+turns a misfit into one line with the file, the key, what was found and what is expected. The names of sizes, as ``C``
+above, stand for the same number within one file.
 """
 
 from __future__ import annotations
@@ -32,12 +32,8 @@ Sizes = dict[str, int]
 INT64 = 2**63
 """Integers of files are from -2^63 to 2^63 - 1."""
 
-MAX_DEPTH = 32
-"""Maximum depth of nested values."""
-
-MAX_VALUES = 2_000_000
-"""Maximum number of nested values. A list that holds another one several times, which does the same, can stand for
-more values than memory holds."""
+MAX_DEPTH, MAX_VALUES = 32, 2_000_000
+"""Maximum depth and number of nested values; lists that hold one another several times can stand for any number."""
 
 MAX_EXPANDED = 2**26
 """Maximum size in bytes of a tensor that repeats the values in the file, as an expanded one does."""
@@ -233,9 +229,10 @@ def listing(
 
 def sequence(items: Sequence[Check], what: str = "a list") -> Check:
     """A list or tuple of as many values as ``items``, each of which passes its own check."""
+    whole = listing(ANYTHING, len(items), what=what)
 
     def convert(value: Any, sizes: Sizes) -> list[Any]:
-        listing(ANYTHING, len(items), what=what)(value, sizes)
+        whole(value, sizes)
         converted: list[Any] = []
         try:
             for check, each in zip(items, value, strict=True):
@@ -307,7 +304,7 @@ def tensor(
 ) -> Check:
     """A dense tensor on the CPU, detached.
 
-    A tensor that is sparse, nested, quantised, complex, of 8-bit floats or on the meta device does not fit.
+    One that is sparse, nested, quantised, complex, of 8-bit floats or on the meta device does not fit.
 
     Args:
         shape: its sizes: numbers, names of sizes, or None for any size; ``...`` stands for any number of sizes.
@@ -318,7 +315,8 @@ def tensor(
     names = (kinds,) if isinstance(kinds, str) else tuple(kinds)
     dtypes = frozenset(dtype for name in names for dtype in KINDS[name])
     kind = "a tensor" if len(names) == len(KINDS) else f"a tensor of {' or '.join(names)} type"
-    expected = kind if shape == (...,) else f"{kind} and shape ({', '.join(map(_size_name, shape))})"
+    form = f"{'of' if len(names) == len(KINDS) else 'and'} shape ({', '.join(map(_size_name, shape))})"
+    expected = kind if shape == (...,) else f"{kind} {form}"
 
     def convert(value: Any, sizes: Sizes) -> Tensor:
         plain = isinstance(value, Tensor) and value.layout == torch.strided and not value.is_nested

@@ -150,6 +150,8 @@ def parse_options(method: str, cls: type[MethodOptions], given: Mapping[str, Any
         if name not in names:
             raise unknown(f"option of {method}", name, names)
         kind = value_type(cls, name)
+        if kind is float and value is True:  # a flag that is on, as --moco-m-cos, is the number 1
+            value = 1.0
         if isinstance(value, str) and value.lower() == "none" and may_be_none(cls, name):
             values[name] = None
         else:

@@ -233,7 +233,7 @@ def test_weights_that_do_not_fit_the_settings_are_refused(trained, tmp_path):
     checkpoint = Checkpoint.load(trained / "checkpoint.pt")
     checkpoint.state_dict["backbone.conv1.weight"] = torch.zeros(8, 3, 5, 5)
     checkpoint.save(tmp_path / "c.pt")
-    with pytest.raises(SSLToolError, match=r"c\.pt .*resnet18_w8: .*backbone\.conv1\.weight"):
+    with pytest.raises(SSLToolError, match=r"c\.pt.*backbone\.conv1\.weight.*resnet18_w8"):
         save_reprs.run(SaveReprsConfig(pretrained=str(tmp_path / "c.pt"), device="cpu", out=str(tmp_path / "r.pt")))
 
 
