@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 
 from ssltool.data.decoding import Header, decode, read_header, read_values
 from ssltool.data.listing import CORRUPT
-from ssltool.data.opening import CorruptImage
+from ssltool.data.opening import CorruptImage, without_warnings
 from ssltool.data.pixels import SAMPLE_IMAGES, PixelRules, ValueType, evenly_spaced, settle
 from ssltool.training.progress import has_bars, is_quiet
 
@@ -136,11 +136,12 @@ def read_files(images: ImageSet, skip_corrupt: bool) -> tuple[ImageSet, list[str
         SSLToolError: if an image cannot be decoded, or not by the rules of ``images``.
     """
     rules = asked = images.rules
-    found = survey(images.paths or (), asked)
-    if not rules.raw:
-        rules = settle(rules, _sampled_values(found.wide, rules))
-    images = dataclasses.replace(images, size=found.size, rules=dataclasses.replace(rules, auto=False))
-    return _into_memory(images, skip_corrupt), found.notes(asked)
+    with without_warnings():
+        found = survey(images.paths or (), asked)
+        if not rules.raw:
+            rules = settle(rules, _sampled_values(found.wide, rules))
+        images = dataclasses.replace(images, size=found.size, rules=dataclasses.replace(rules, auto=False))
+        return _into_memory(images, skip_corrupt), found.notes(asked)
 
 
 def _into_memory(images: ImageSet, skip_corrupt: bool) -> ImageSet:

@@ -27,6 +27,7 @@ from ssltool.data import views
 from ssltool.data.decoding import decode
 from ssltool.data.image_files import MEMORY_LIMIT
 from ssltool.data.images import ImageSet
+from ssltool.data.opening import without_warnings
 from ssltool.data.pixels import PixelRules
 from ssltool.data.views import Recipe, ViewParams
 from ssltool.errors import SSLToolError, first_line
@@ -167,11 +168,11 @@ class Loader:
             batch_bytes = 3 * batch_size * sum(size * size for size in sizes)
             self._files = _file_loader(self.images, self._workers, self._requests, self.device, batch_bytes)
         self._requests.batches = requests
-        with killed_workers():
-            for received in self._files:
-                if isinstance(received, SSLToolError):
-                    raise received
-                yield [torch.as_tensor(view).to(self.device, non_blocking=True) for view in received]
+        received = iter(self._files)
+        while (batch := _next(received)) is not None:
+            if isinstance(batch, SSLToolError):
+                raise batch
+            yield [torch.as_tensor(view).to(self.device, non_blocking=True) for view in batch]
 
     def _batch(self, rows: np.ndarray, made: list[Tensor]) -> Batch:
         indices = torch.from_numpy(rows)
@@ -271,21 +272,37 @@ def killed_workers(kept: str = "") -> Iterator[None]:
     """
     try:
         yield
+    except WorkerKilled as error:
+        raise WorkerKilled(f"{error}; {kept}") if kept else error from error.__cause__
     except RuntimeError as error:
         if not str(error).startswith("DataLoader worker"):
             raise
-        raise WorkerKilled(
-            f"a process that decodes images ended ({first_line(error).rstrip('. ')}), as when memory runs out; use "
-            f"fewer processes (-j) or a smaller --batch-size{kept and '; '}{kept}"
-        ) from error
+        raise WorkerKilled(f"{_ended(error)}{kept and '; '}{kept}") from error
 
 
-def _set_worker_signals(worker: int) -> None:
+def _next(received: Iterator[_Received]) -> _Received | None:
+    """The next batch of the workers, None at the end."""
+    with killed_workers():
+        try:
+            return next(received, None)
+        except (ConnectionError, EOFError, FileNotFoundError) as error:  # the other end of the pipe or socket is gone
+            raise _ended(error) from error
+
+
+def _ended(error: Exception) -> WorkerKilled:
+    return WorkerKilled(
+        f"a process that decodes images ended ({first_line(error).rstrip('. ')}), as when memory runs out; use fewer "
+        "processes (-j) or a smaller --batch-size"
+    )
+
+
+def _set_up_worker(worker: int) -> None:
     """Keeps workers alive on signals. Ctrl-C and batch systems signal all processes, but the main process needs its
     workers until it has saved. After SIGTERM a worker exits after a delay, in case the main process crashed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(SIGTERM_GRACE_SECONDS))
+    without_warnings().__enter__()  # once for the process, which costs less than once for each image
 
 
 def _fits_shared_memory(batch_bytes: int, workers: int) -> bool:
@@ -322,6 +339,6 @@ def _file_loader(
         collate_fn=_collate if shared else _collate_arrays,
         persistent_workers=workers > 0,
         pin_memory=device.type == "cuda",
-        worker_init_fn=_set_worker_signals,
+        worker_init_fn=_set_up_worker,
         generator=torch.Generator(),  # separate, so that starting workers does not advance the global one
     )

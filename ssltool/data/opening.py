@@ -18,7 +18,7 @@ from typing import BinaryIO
 from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
 from ssltool.data.pixels import PixelRules
-from ssltool.errors import SSLToolError, first_line
+from ssltool.errors import SSLToolError, counted, first_line
 
 UNUSED_FORMATS = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF")
 """Formats that Pillow identifies but decodes only with another program, such as Ghostscript, which a file could use."""
@@ -150,7 +150,10 @@ def _unsupported_tiff(stream: BinaryIO) -> str | None:
         return None
     if len(bits) != 1 or not bits <= {8, 16, 32, 64}:
         return None
-    return f"{samples} {'channel' if samples == 1 else 'channels'} of {bits.pop()}-bit {kind} values"
+    depth = bits.pop()
+    if (samples <= MOST_SAMPLES and kind == "unsigned integer" and depth <= 8) or (samples, depth) == (1, 32):
+        return None  # Pillow reads these: the file is damaged
+    return f"{counted(samples, 'channel')} of {depth}-bit {kind} values"
 
 
 _WARNINGS_LOCK = threading.Lock()

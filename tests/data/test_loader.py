@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import multiprocessing
 import os
+import signal
+import types
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +15,11 @@ import pytest
 import torch
 from PIL import Image
 
+from ssltool.config import DataSettings
+from ssltool.data import loader as loader_module
 from ssltool.data import views
-from ssltool.data.images import ImageSet
-from ssltool.data.loader import Batch, Loader, Shard
+from ssltool.data.images import ImageSet, open_dataset
+from ssltool.data.loader import Batch, Loader, Shard, WorkerKilled, killed_workers
 from ssltool.data.views import PAPER, PLAIN, PROBE, Recipe
 from ssltool.errors import SSLToolError
 
@@ -278,3 +284,53 @@ def test_channels_last_changes_only_the_memory_format_of_the_views():
         for one, other in zip(before.views, after.views, strict=True):
             assert torch.equal(one, other)
             assert one.is_contiguous() and other.is_contiguous(memory_format=torch.channels_last)
+
+
+# Workers
+
+
+@pytest.fixture
+def on_files(tmp_path, write_images):
+    """A set of image files of two sizes, which workers decode."""
+    write_images(tmp_path / "pile" / "a", 6)
+    write_images(tmp_path / "pile" / "b", 6, size=(12, 18))
+    return open_dataset(DataSettings(data=str(tmp_path / "pile"), dataset_type="images"), "train")
+
+
+def test_batches_are_the_same_where_shared_memory_is_too_small(on_files, monkeypatch, capsys):
+    def batches() -> list[torch.Tensor]:
+        with contextlib.closing(Loader(on_files, 16, torch.device("cpu"), workers=2)) as loader:
+            return [batch.views[0] for batch in loader.evaluate(4)]
+
+    enough = batches()
+    assert capsys.readouterr().err == ""
+    status = types.SimpleNamespace(f_bavail=1, f_frsize=4096)
+    monkeypatch.setattr(os, "statvfs", lambda path: status)
+    loader_module._say_slower.cache_clear()
+    assert all(map(torch.equal, enough, batches()))
+    assert "/dev/shm" in capsys.readouterr().err
+
+
+def test_killed_worker_is_one_line(on_files):
+    def decode_and_kill(loader: Loader) -> None:
+        for _ in range(1000):
+            for _ in loader.evaluate(2):
+                os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
+
+    with contextlib.closing(Loader(on_files, 16, torch.device("cpu"), workers=2)) as loader:
+        with pytest.raises(WorkerKilled, match=r"-j.*--batch-size.*; kept$") as caught, killed_workers("kept"):
+            decode_and_kill(loader)
+    assert "\n" not in str(caught.value)
+
+
+def test_other_errors_are_not_taken_for_a_killed_worker():
+    with pytest.raises(RuntimeError, match="shapes"), killed_workers():
+        raise RuntimeError("shapes differ")
+
+
+def test_file_that_became_a_fifo_does_not_block(on_files):
+    os.remove(on_files.paths[3])
+    os.mkfifo(on_files.paths[3])
+    with contextlib.closing(Loader(on_files, 16, torch.device("cpu"), workers=1)) as loader:
+        with pytest.raises(SSLToolError, match=on_files.paths[3]):
+            list(loader.evaluate(4))

@@ -86,7 +86,7 @@ def _load(file: Path) -> np.ndarray:
 
 
 def _of_archive(file: Path, split: str) -> Arrays:
-    with _reading(file), np.load(file, allow_pickle=False) as archive:
+    with _reading(file), open(file, "rb") as stream, np.load(stream, allow_pickle=False) as archive:
         if isinstance(archive, np.ndarray):
             raise ValueError("it is a single array; name it .npy")
         found = {name.lower(): name for name in archive.files}

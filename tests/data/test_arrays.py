@@ -1,0 +1,153 @@
+"""Images and labels in NumPy files."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import pytest
+import torch
+
+from ssltool.config import DataSettings
+from ssltool.data.images import ImageSet, detect, open_dataset
+from ssltool.errors import SSLToolError
+
+RNG = np.random.default_rng(0)
+GREY = RNG.integers(0, 256, (6, 5, 4), np.uint8)
+COLOUR = RNG.integers(0, 256, (6, 5, 4, 3), np.uint8)
+
+
+def opened(path, split="train", **settings) -> ImageSet:
+    return open_dataset(DataSettings(data=str(path), **settings), split)
+
+
+def test_medmnist_file_has_both_splits_and_labels_of_a_column(tmp_path):
+    path = tmp_path / "pathmnist.npz"
+    labels = np.array([[0], [2], [1], [0], [2], [1]], np.uint8)
+    np.savez(
+        path, train_images=COLOUR, train_labels=labels, val_images=COLOUR[:2], val_labels=labels[:2], test_images=GREY
+    )
+    for split, count in {"train": 6, "val": 2}.items():
+        made = opened(path, split)
+        assert (made.name, made.split, made.classes) == ("arrays", split, ("0", "1", "2"))
+        assert torch.equal(made.images, torch.from_numpy(COLOUR[:count]).permute(0, 3, 1, 2))
+        assert made.labels.tolist() == [0, 2, 1, 0, 2, 1][:count]
+
+
+def test_keras_file_validates_on_its_test_images(tmp_path):
+    np.savez_compressed(
+        tmp_path / "mnist.npz", x_train=GREY, y_train=np.arange(6), x_test=GREY[:3], y_test=np.arange(3)
+    )
+    assert torch.equal(opened(tmp_path / "mnist.npz", "val").images[:, 0], torch.from_numpy(GREY[:3]))
+
+
+def test_folder_has_a_file_for_each_split(tmp_path):
+    np.save(tmp_path / "train.npy", GREY)
+    np.save(tmp_path / "train_labels.npy", np.arange(6) % 2)
+    np.save(tmp_path / "val.npy", GREY[:3])
+    assert detect(str(tmp_path)) == "arrays"
+    assert opened(tmp_path).labels.tolist() == [0, 1] * 3
+    assert opened(tmp_path, "val").labels.tolist() == [-1] * 3
+
+
+def test_single_array_is_unlabelled_and_has_one_split(tmp_path):
+    np.save(tmp_path / "cells.npy", COLOUR)
+    made = opened(tmp_path / "cells.npy")
+    assert made.labels.tolist() == [-1] * 6 and made.images.shape == (6, 3, 5, 4)
+    with pytest.raises(SSLToolError, match=r"cells\.npy has no val split"):
+        opened(tmp_path / "cells.npy", "val")
+
+
+def test_one_channel_last_is_grey(tmp_path):
+    np.save(tmp_path / "a.npy", GREY[..., None])
+    assert torch.equal(opened(tmp_path / "a.npy").images[:, 0], torch.from_numpy(GREY))
+
+
+def test_four_channels_are_composited(tmp_path):
+    alpha = RNG.integers(0, 256, (6, 5, 4, 1), np.uint8)
+    np.save(tmp_path / "a.npy", np.concatenate([COLOUR, alpha], axis=3))
+    expected = np.rint(COLOUR * (alpha / 255) + 255 * (1 - alpha / 255)).astype(np.uint8)
+    assert torch.equal(opened(tmp_path / "a.npy").images, torch.from_numpy(expected).permute(0, 3, 1, 2))
+
+
+@pytest.mark.parametrize(
+    ("array", "high"), [(RNG.integers(0, 65536, (6, 5, 4), np.uint16), 65535), (RNG.random((6, 5, 4)), 1)]
+)
+def test_wide_types_are_scaled_by_their_range(tmp_path, array, high):
+    np.save(tmp_path / "a.npy", array)
+    expected = np.rint(array.astype(float) / high * 255).astype(np.uint8)
+    assert torch.equal(opened(tmp_path / "a.npy").images[:, 0], torch.from_numpy(expected))
+
+
+@pytest.mark.parametrize("array", [GREY.astype(np.uint16), GREY.astype(np.int64), GREY.astype(np.float32)], ids=str)
+def test_values_of_a_part_of_the_range_name_the_flag(tmp_path, array):
+    np.save(tmp_path / "a.npy", array)
+    with pytest.raises(SSLToolError, match="--value-range"):
+        opened(tmp_path / "a.npy")
+    assert torch.equal(opened(tmp_path / "a.npy", value_range=("0", "255")).images[:, 0], torch.from_numpy(GREY))
+
+
+@pytest.mark.parametrize("shape", [(6, 5), (6, 3, 5, 8), (6, 5, 4, 7), (6, 5, 4, 3, 2), (0, 5, 4), (6, 0, 4)], ids=str)
+def test_shapes_that_are_no_images_are_refused(tmp_path, shape):
+    np.save(tmp_path / "a.npy", np.zeros(shape, np.uint8))
+    with pytest.raises(SSLToolError, match=r"a\.npy.*shape"):
+        opened(tmp_path / "a.npy")
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        np.arange(5),
+        np.eye(6),
+        np.arange(6) + 0.5,
+        np.full(6, np.nan),
+        np.full(6, 10**9),
+        np.full(6, 1j),
+        np.full(6, -2),
+    ],
+    ids=["too few", "one-hot", "fractions", "NaN", "huge", "complex", "negative"],
+)
+def test_labels_that_are_no_class_numbers_are_refused(tmp_path, labels):
+    np.save(tmp_path / "a.npy", GREY)
+    np.save(tmp_path / "a_labels.npy", labels)
+    with pytest.raises(SSLToolError, match=r"a\.npy.*labels"):
+        opened(tmp_path / "a.npy")
+
+
+def test_labels_that_are_names_are_numbered_by_the_train_split(tmp_path):
+    for split, names in {"train": ["cat", "ant", "bee", "ant", "cat", "bee"], "val": ["cat", "bee"]}.items():
+        np.save(tmp_path / f"{split}.npy", GREY[: len(names)])
+        np.save(tmp_path / f"{split}_labels.npy", names)
+    assert opened(tmp_path).labels.tolist() == [2, 0, 1, 0, 2, 1]
+    made = opened(tmp_path, "val")
+    assert (made.labels.tolist(), made.classes) == ([2, 1], ("ant", "bee", "cat"))
+    np.save(tmp_path / "val_labels.npy", ["cat", "dog"])
+    with pytest.raises(SSLToolError, match="'dog'"):
+        opened(tmp_path, "val")
+
+
+def test_pickles_are_not_loaded(tmp_path, bomb):
+    np.save(tmp_path / "a.npy", np.array([bomb(os.mkdir, str(tmp_path / "made"))], object), allow_pickle=True)
+    np.savez(tmp_path / "b.npz", images=np.array([bomb(os.mkdir, str(tmp_path / "made"))], object), allow_pickle=True)
+    for name in ("a.npy", "b.npz"):
+        with pytest.raises(SSLToolError, match=name):
+            opened(tmp_path / name)
+    assert not (tmp_path / "made").exists()
+
+
+@pytest.mark.parametrize("name", ["a.npy", "a.npz"])
+def test_file_cut_anywhere_is_one_line(tmp_path, name):
+    path = tmp_path / name
+    np.save(path, GREY) if name.endswith("npy") else np.savez(path, images=GREY)
+    whole = path.read_bytes()
+    for length in range(0, len(whole), 17):
+        path.write_bytes(whole[:length])
+        with pytest.raises(SSLToolError, match=name) as caught:
+            opened(path)
+        assert "\n" not in str(caught.value)
+
+
+def test_archive_without_images_lists_its_arrays(tmp_path):
+    np.savez(tmp_path / "a.npz", weights=GREY)
+    with pytest.raises(SSLToolError, match=r"a\.npz has no train images.*weights"):
+        opened(tmp_path / "a.npz")
