@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 from pathlib import Path
 
@@ -140,3 +141,21 @@ def test_rows_before_a_full_disk_are_kept(tmp_path):
     assert again.done == 6
     assert torch.equal(again.rows(), ROWS[:6])
     again.close()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [b"[1, 2]\n", b"null\n", b'"x"\n', b"\x00" * 64 + b"\n", b"[" * 100_000 + b"\n", b"\xff\xfe{}\n", b"no line"],
+)
+def test_a_first_line_of_another_kind_starts_over(tmp_path, line):
+    path = left(tmp_path, 6)
+    path.write_bytes(line + path.read_bytes())
+    unfinished = opened(tmp_path)
+    assert unfinished.done == 0 and set(unfinished.changed) == FACTS.keys()
+    unfinished.close()
+
+
+def test_a_pipe_in_its_place_is_refused(tmp_path):
+    os.mkfifo(tmp_path / ".r.pt.unfinished")
+    with pytest.raises(SSLToolError, match="no regular file"):
+        opened(tmp_path)

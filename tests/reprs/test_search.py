@@ -292,3 +292,23 @@ def test_tiles_are_no_larger_than_the_sizes_say(sizes, monkeypatch):
 def test_invalid_banks_and_queries_are_refused(bank, queries, message):
     with pytest.raises(SSLToolError, match=message):
         neighbours(bank, queries, k=1)
+
+
+@pytest.mark.parametrize("scale", [1e20, 1e30, 1e-20, 1e-30, 1e-37])
+@pytest.mark.parametrize("metric", ["l2", "cos"])
+def test_the_scale_of_all_rows_changes_neither_neighbours_nor_relative_distances(scale, metric):
+    bank, queries = random(60, 8), random(20, 8, seed=1)
+    similarity, rows = neighbours(bank, queries, k=5, metric=metric)
+    found, scaled = neighbours(bank * scale, queries * scale, k=5, metric=metric)
+    assert torch.equal(rows, scaled)
+    factor = scale if metric == "l2" else 1.0
+    wanted = similarity.double().mul(-2).sqrt() * factor
+    torch.testing.assert_close(found.double().mul(-2).sqrt(), wanted, rtol=1e-4, atol=1e-5 * factor)
+
+
+def test_rows_of_very_different_sizes_are_refused_with_l2():
+    for number in (17, 4321, 4322, 4323, 4324):  # also one that is not among the rows that the scale is taken from
+        bank = random(5000, 4)
+        bank[number] *= 1e30
+        with pytest.raises(SSLToolError, match="larger than others"):
+            neighbours(bank, random(3, 4), k=1, metric="l2")

@@ -416,3 +416,18 @@ def test_rows_of_any_shape_before_the_last_axis_are_rows(tmp_path):
     x = rows(60, 4)
     Representations(x.reshape(20, 3, 4), torch.zeros(60), torch.arange(60)).save(tmp_path / "tokens.pt")
     assert run(CollapseConfig(files=(str(tmp_path / "tokens.pt"),)))["files"][0]["n"] == 60
+
+
+def test_beside_an_input_where_nothing_can_be_written_the_table_is_printed(ssltool, write_reprs, monkeypatch, tmp_path):
+    path = write_reprs("a.pt", rows())
+
+    def read_only(self, path):
+        raise SSLToolError(f"cannot write {path}: Permission denied")
+
+    monkeypatch.setattr(Spectrum, "save", read_only)
+    ran = ssltool("collapse", path, "--json")
+    (one,) = ran.json["files"]
+    assert ran.code == 0 and "auc" in one["metrics"] and (one["spectrum"], one["spectra"]) == (None, {})
+    assert "Permission denied" in ran.err and "--out" in ran.err
+    assert "auc" in ssltool("collapse", path).out
+    assert ssltool("collapse", path, "--out", tmp_path / "named").code == 1

@@ -400,3 +400,19 @@ def test_more_images_than_the_second_split_has_are_refused_before_the_first_is_w
 def test_no_checkpoint_is_refused():
     with pytest.raises(SSLToolError, match="--pretrained"):
         save_reprs.run(SaveReprsConfig(device="cpu"))
+
+
+@pytest.mark.parametrize("weight", ["nan", "inf"])
+def test_outputs_that_are_not_finite_are_refused_with_the_first_image_and_leave_no_file(
+    ssltool, trained, some, tmp_path, weight
+):
+    checkpoint = Checkpoint.load(trained / "checkpoint.pt")
+    name = next(name for name in checkpoint.state_dict if name.endswith("weight"))
+    checkpoint.state_dict[name][:] = float(weight)
+    (tmp_path / "run").mkdir()
+    checkpoint.save(tmp_path / "run" / "checkpoint.pt")
+    out = tmp_path / "out" / "r.pt"
+    flags = ["--idx-path", some, "--device", "cpu", "-o", out]
+    ran = ssltool("save-reprs", "--pretrained", tmp_path / "run" / "checkpoint.pt", *flags)
+    assert ran.code == 1 and f"image {ROWS[0]}" in ran.err and "NaN" in ran.err
+    assert not out.parent.exists() or not list(out.parent.iterdir())

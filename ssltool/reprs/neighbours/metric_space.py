@@ -28,6 +28,11 @@ distances are far from the limits of float32, also those of a collapsed network.
 MAX_COORDINATE = 1e17
 """Above this, squared norms may overflow in float32."""
 
+OUTLIERS = (
+    "some rows are more than 10^17 times larger than others, so that float32 cannot hold the distances of both; leave "
+    "these rows out, or use --metric cos"
+)
+
 SLICE = 1 << 18
 """Numbers that are converted in double precision at a time, so that they stay in the cache."""
 
@@ -70,12 +75,16 @@ class MetricSpace:
         """The space whose origin is the mean of rows drawn evenly from ``bank``.
 
         With ``l2`` its scale is that of these rows and of rows drawn from ``queries``.
+
+        Raises:
+            SSLToolError: with ``l2``, if some rows are so much larger than others that no scale suits both.
         """
         space = cls(metric == "cos", device, precision == "bf16", torch.zeros((), device=device))
         rows, _ = space._normalised(_sample(bank))
         origin = rows.mean(dim=0, dtype=widest_float(device))
         scale = 1.0
         if not space.normalise:
+            _refuse_outliers(rows)
             samples = [rows] if queries is None or not len(queries) else [rows, _sample(queries).to(device)]
             largest = max(float((sample - origin).abs().max()) for sample in samples)
             if largest > 0 and not UNSCALED[0] < largest < UNSCALED[1]:
@@ -105,10 +114,7 @@ class MetricSpace:
                 x[part] = (wide - self.origin) * self.scale
         if x.numel() and not max(map(abs, map(float, x.aminmax()))) < MAX_COORDINATE:
             refuse_nonfinite(x)
-            raise SSLToolError(
-                "some rows are more than 10^17 times larger than others, so that float32 cannot hold the distances of "
-                "both; leave these rows out, or use --metric cos"
-            )
+            raise SSLToolError(OUTLIERS)
         return Transformed(x, penalty)
 
     def operand(self, x: Tensor) -> Tensor:
@@ -130,6 +136,14 @@ class MetricSpace:
 def _sample(rows: RowSet) -> Tensor:
     """Rows drawn evenly."""
     return rows.take(torch.linspace(0, len(rows) - 1, min(SAMPLE, len(rows)), dtype=torch.float64).long())
+
+
+def _refuse_outliers(rows: Tensor) -> None:
+    """Raises ``SSLToolError`` if the largest of ``rows`` (n, d) is far larger than most others that are not 0."""
+    sizes = rows.abs().amax(dim=1).double()
+    sizes = sizes[sizes > 0]
+    if len(sizes) and float(sizes.max()) > MAX_COORDINATE * float(sizes.median()):
+        raise SSLToolError(OUTLIERS)
 
 
 def product(a: Tensor, b: Tensor) -> Tensor:
