@@ -25,7 +25,7 @@ OF_METHODS = {METHODS[name].target.partition(":")[0].replace(".", "ssltool.metho
 
 def layer(module: str) -> int:
     """The public API and cli 3 -> stages 2 -> the library 1 -> config, registries and the foundation 0."""
-    if module in FOUNDATION | REGISTRIES or module.startswith("ssltool.config"):
+    if module in FOUNDATION | REGISTRIES or module.startswith(("ssltool.config", "ssltool.files.")):
         return 0
     part = module.split(".")[1] if "." in module else ""
     return {"stages": 2, "cli": 3, "__main__": 3, "": 3}.get(part, 1)

@@ -8,16 +8,13 @@ partly written file, and if the disk is full the previous file is kept. ``docs/f
 
 from __future__ import annotations
 
-import contextlib
 import glob
 import hashlib
 import json
 import math
-import os
 import re
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import IO, Any, ClassVar, TypeVar
@@ -26,9 +23,12 @@ import torch
 from torch import Tensor
 
 import ssltool
-from ssltool.errors import SSLToolError, first_line
-
-FilePath = str | os.PathLike[str]
+from ssltool.errors import SSLToolError
+from ssltool.files.atomic import FilePath as FilePath
+from ssltool.files.atomic import copy_atomically as copy_atomically
+from ssltool.files.atomic import write_atomically as write_atomically
+from ssltool.files.atomic import write_text as write_text
+from ssltool.files.atomic import writing as writing
 
 Entries = dict[str, Any]
 """The top-level entries of a file: tensors, numbers, strings, lists and dicts."""
@@ -36,45 +36,9 @@ Entries = dict[str, Any]
 S = TypeVar("S", bound="Stored")
 
 
-@contextlib.contextmanager
-def writing(path: FilePath) -> Iterator[None]:
-    """Raises ``SSLToolError`` with the reason if writing ``path`` fails in the ``with`` block."""
-    try:
-        yield
-    except (OSError, RuntimeError) as error:
-        # torch's zip writer raises RuntimeError if a write fails; other RuntimeErrors, as from a GPU, are re-raised.
-        if isinstance(error, RuntimeError) and not any(part in str(error) for part in ("inline_container", "Writer")):
-            raise
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else first_line(error)
-        kept = "; the existing file is kept" if Path(path).exists() else ""
-        raise SSLToolError(f"cannot write {path}: {reason}{kept}; free space or choose another location") from error
-
-
-def write_atomically(path: FilePath, write: Callable[[IO[bytes]], object]) -> None:
-    """Replaces ``path`` atomically by what ``write`` writes to the binary stream that it is called with.
-
-    Raises:
-        SSLToolError: if the file cannot be written (disk full, no permission); ``path`` is then unchanged.
-    """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with writing(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with open(temporary, "wb") as stream:
-                write(stream)
-                stream.flush()
-                os.fsync(stream.fileno())
-            os.replace(temporary, path)
-    finally:
-        with contextlib.suppress(OSError):  # it does not exist if it was renamed or its folder could not be created
-            temporary.unlink()
-
-
 def write_json(path: FilePath, document: Any) -> None:
     """Writes ``document`` as indented JSON, atomically."""
-    text = to_json(document, indent=2) + "\n"
-    write_atomically(path, lambda stream: stream.write(text.encode()))
+    write_text(path, to_json(document, indent=2) + "\n")
 
 
 def file_hash(path: FilePath) -> str:

@@ -142,7 +142,7 @@ class Extraction:
 
     def facts(self, shard: Shard) -> Record:
         """Everything that determines the rows bit for bit."""
-        digest = hashlib.sha256("\0".join(self.images.paths or ()).encode())
+        digest = hashlib.sha256("\0".join(self.images.paths or ()).encode(errors="surrogateescape"))
         for column in (self.images.labels, self.images.index):
             digest.update(np.ascontiguousarray(column).tobytes())
         c = self.config

@@ -6,8 +6,6 @@ config.json  metrics.jsonl  order.npy  checkpoint_0009.pt ...  checkpoint.pt (th
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,7 +14,7 @@ import numpy as np
 from ssltool.checkpoints.checkpoint import Checkpoint
 from ssltool.config import RunSettings
 from ssltool.errors import SSLToolError, first_line
-from ssltool.files import to_json, write_atomically, write_json, writing
+from ssltool.files import copy_atomically, to_json, write_atomically, write_json, writing
 from ssltool.settings import Record, Settings
 
 NEWEST = "checkpoint.pt"
@@ -148,14 +146,7 @@ class RunFolder:
             return self.newest
         kept = self.path / f"checkpoint_{keep_epoch:04d}.pt"
         checkpoint.save(kept)
-        link = self.path / f".{NEWEST}.link.tmp"
-        with writing(self.newest):
-            link.unlink(missing_ok=True)
-            try:
-                os.link(kept, link)
-            except OSError:  # a file system without hard links
-                shutil.copyfile(kept, link)
-            os.replace(link, self.newest)
+        copy_atomically(kept, self.newest)
         return kept
 
 

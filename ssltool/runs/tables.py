@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from ssltool.files import FilePath, write_atomically, write_json
+from ssltool.files import FilePath, write_json, write_text
 from ssltool.settings import Record
 
 UNKNOWN = "unknown"
@@ -54,5 +54,4 @@ def write_table(path: FilePath, document: Record, rows: pd.DataFrame) -> None:
     if Path(path).suffix.lower() == ".json":
         write_json(path, document)
     else:
-        text = rows.to_csv(index=False)
-        write_atomically(path, lambda stream: stream.write(text.encode()))
+        write_text(path, rows.to_csv(index=False))

@@ -111,6 +111,14 @@ def test_file_system_without_hard_links_gets_a_copy(folder, monkeypatch):
     assert not list(folder.path.glob(".*"))
 
 
+def test_newest_checkpoint_may_be_a_link(folder, tmp_path):
+    folder.newest.symlink_to("../elsewhere.pt")
+    folder.save(checkpoint(1), keep_epoch=0)
+    folder.save(checkpoint(2), keep_epoch=1)
+    assert folder.newest.is_symlink()
+    assert Checkpoint.load(tmp_path / "elsewhere.pt").epoch == 2
+
+
 def test_failed_save_keeps_the_newest_checkpoint(folder, monkeypatch):
     folder.save(checkpoint(1))
 

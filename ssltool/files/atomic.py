@@ -1,0 +1,143 @@
+"""Writing files: atomically, through symbolic links, and never half."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO
+
+from ssltool.errors import SSLToolError, first_line
+
+FilePath = str | os.PathLike[str]
+
+
+@contextlib.contextmanager
+def writing(path: FilePath) -> Iterator[None]:
+    """Raises ``SSLToolError`` with the reason if writing ``path`` fails in the ``with`` block."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        # torch's zip writer raises RuntimeError if a write fails; other RuntimeErrors, as from a GPU, are re-raised.
+        if isinstance(error, RuntimeError) and not any(part in str(error) for part in ("inline_container", "Writer")):
+            raise
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else first_line(error)
+        kept = "; the existing file is kept" if os.path.isfile(path) else ""
+        raise SSLToolError(f"cannot write {path}: {reason}{kept}; free space or choose another location") from error
+
+
+def write_atomically(path: FilePath, write: Callable[[IO[bytes]], object]) -> None:
+    """Replaces ``path`` atomically by what ``write`` writes to the binary stream that it is called with.
+
+    A symbolic link stays, and its target is replaced or created. A device, a pipe, and the file that stdout or stderr
+    is redirected to are written in place, once all bytes are known.
+
+    Raises:
+        SSLToolError: if the file cannot be written (disk full, no permission, links in a circle); ``path`` is then
+            unchanged.
+    """
+    with writing(path):
+        found = _stat(path)
+        stream = _standard_stream(found)
+        if found is None or (stat.S_ISREG(found.st_mode) and stream is None):
+            _replace(Path(os.path.realpath(path)), write)
+            return
+        with tempfile.TemporaryFile() as buffer:  # formats seek, which pipes cannot
+            _check_writable_in_place(path, found.st_mode, stream)
+            write(buffer)
+            buffer.seek(0)
+            # Not blocking: a pipe that nobody reads is an error and does not wait.
+            number = os.open(path, os.O_WRONLY | os.O_NONBLOCK) if stream is None else os.dup(stream)
+            os.set_blocking(number, True)
+            with open(number, "wb") as target:
+                shutil.copyfileobj(buffer, target)
+
+
+def copy_atomically(source: Path, path: Path) -> None:
+    """Replaces ``path`` atomically by a hard link to ``source``, or by a copy if the file system has no such links.
+
+    A symbolic link stays, and its target is replaced.
+
+    Raises:
+        SSLToolError: if it cannot be written; ``path`` is then unchanged.
+    """
+    target = Path(os.path.realpath(path))
+    temporary = _temporary(target)
+    with writing(path):
+        try:
+            os.link(source, temporary)
+        except OSError:
+            with open(source, "rb") as stream:
+                write_atomically(path, lambda to: shutil.copyfileobj(stream, to))
+            return
+        with _removed_at_the_end(temporary):
+            os.replace(temporary, target)
+
+
+def write_text(path: FilePath, text: str) -> None:
+    """Writes ``text`` atomically, as valid UTF-8 in every locale.
+
+    Bytes of file names that Python could not decode are written as UTF-8 if they are that, else as escapes.
+
+    Raises:
+        SSLToolError: if the file cannot be written.
+    """
+    try:
+        raw = text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # half of a surrogate pair
+        raw = text.encode("utf-8", "backslashreplace")
+    contents = raw.decode("utf-8", "backslashreplace").encode()
+    write_atomically(path, lambda stream: stream.write(contents))
+
+
+def _stat(path: FilePath) -> os.stat_result | None:
+    """The file that ``path`` leads to; None if there is none yet."""
+    try:
+        return os.stat(path)
+    except FileNotFoundError:
+        return None
+
+
+def _standard_stream(found: os.stat_result | None) -> int | None:
+    """The number of stdout or stderr if it writes to the file ``found``, as for ``/dev/stdout``."""
+    for number in (1, 2):
+        with contextlib.suppress(OSError):  # a closed stream
+            if found is not None and os.path.samestat(found, os.fstat(number)):
+                return number
+    return None
+
+
+def _check_writable_in_place(path: FilePath, mode: int, stream: int | None) -> None:
+    if stat.S_ISDIR(mode):
+        raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
+    if stream is None and not (stat.S_ISCHR(mode) or stat.S_ISFIFO(mode)):
+        raise SSLToolError(f"{path} is a disk or a socket; name a file")
+
+
+def _temporary(target: Path) -> Path:
+    return target.with_name(f".{target.name}.{os.getpid()}.tmp")
+
+
+@contextlib.contextmanager
+def _removed_at_the_end(temporary: Path) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):  # it does not exist if it was renamed or its folder could not be created
+            temporary.unlink()
+
+
+def _replace(target: Path, write: Callable[[IO[bytes]], object]) -> None:
+    temporary = _temporary(target)
+    with _removed_at_the_end(temporary):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as stream:
+            write(stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, target)
