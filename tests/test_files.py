@@ -19,9 +19,10 @@ from ssltool.checkpoints.checkpoint import Checkpoint
 from ssltool.checkpoints.probe import Probe
 from ssltool.diagnosis.spectrum_file import Spectrum
 from ssltool.errors import SSLToolError
+from ssltool.files.reading import file_hash, matching
 from ssltool.files.stored import weights_hash
 from ssltool.files.torch_files import load_dict
-from ssltool.files.writing import file_hash, matching, write_atomically, write_json
+from ssltool.files.writing import write_atomically, write_json
 from ssltool.reprs.representations import Representations
 
 

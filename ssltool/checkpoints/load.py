@@ -19,8 +19,8 @@ from ssltool.config import NetworkSettings, PretrainConfig
 from ssltool.data.images import detect, open_dataset, parse_type
 from ssltool.data.strategies import read_numbers
 from ssltool.errors import SSLToolError, UsageError, found_in
+from ssltool.files.reading import file_hash
 from ssltool.files.stored import weights_hash
-from ssltool.files.writing import file_hash
 from ssltool.methods.base import Method
 from ssltool.models.backbones import family_of, resolve_stem
 from ssltool.settings import Record

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import glob
+import hashlib
 import json
 import os
+import re
 import stat
+from pathlib import Path
 from typing import IO, Any
 
 from ssltool.errors import SSLToolError, UsageError, first_line
+from ssltool.files.writing import FilePath
 from ssltool.settings import SIZE_LIMIT
 
 UTF_16 = (b"\xff\xfe", b"\xfe\xff")
@@ -120,3 +125,37 @@ def read_json(path: str | os.PathLike[str]) -> Any:
     except ValueError as error:
         found = "it is empty" if not text.strip() else str(error)
         raise SSLToolError(f"{path} is not a readable JSON file ({found}); copy it again") from error
+
+
+def file_hash(path: FilePath) -> str:
+    """The SHA-256 of a file's bytes, in hex."""
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha(stream)
+
+
+def matching(path: FilePath) -> FilePath | list[str]:
+    """The files that ``path`` names.
+
+    This is ``path`` itself if it exists; the sorted matches if it is a pattern such as ``train_*.pt``; and otherwise
+    the files of all ranks, if several ranks wrote it.
+
+    Raises:
+        SSLToolError: if a pattern matches nothing.
+    """
+    path = Path(path)
+    if path.exists():
+        return path
+    if not glob.has_magic(str(path)):
+        of_ranks = path.parent.glob(f"{glob.escape(path.stem)}.rank*of*{path.suffix}")
+        return sorted(str(file) for file in of_ranks if re.fullmatch(r".*\.rank\d+of\d+", file.stem)) or path
+    found = sorted(glob.glob(str(path)))
+    if not found:
+        raise SSLToolError(f"no file matches {path}")
+    return found
+
+
+def _sha(stream: IO[bytes]) -> str:  # Python 3.10
+    digest = hashlib.sha256()
+    while block := stream.read(1 << 20):
+        digest.update(block)
+    return digest.hexdigest()

@@ -1,17 +1,15 @@
-"""Writes files atomically: to a temporary file in the same folder, which is flushed to disk and then renamed.
-
-A reader never sees a partly written file, and if the disk is full the previous file is kept.
-"""
+"""Writing files: atomically, through symbolic links, and never half."""
 
 from __future__ import annotations
 
 import contextlib
-import glob
-import hashlib
+import errno
 import json
 import math
 import os
-import re
+import shutil
+import stat
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -31,69 +29,77 @@ def writing(path: FilePath) -> Iterator[None]:
         if isinstance(error, RuntimeError) and not any(part in str(error) for part in ("inline_container", "Writer")):
             raise
         reason = error.strerror if isinstance(error, OSError) and error.strerror else first_line(error)
-        kept = "; the existing file is kept" if Path(path).exists() else ""
+        kept = "; the existing file is kept" if os.path.isfile(path) else ""
         raise SSLToolError(f"cannot write {path}: {reason}{kept}; free space or choose another location") from error
 
 
 def write_atomically(path: FilePath, write: Callable[[IO[bytes]], object]) -> None:
     """Replaces ``path`` atomically by what ``write`` writes to the binary stream that it is called with.
 
+    A symbolic link stays, and its target is replaced or created. A device, a pipe, and the file that stdout or stderr
+    is redirected to are written in place, once all bytes are known.
+
     Raises:
-        SSLToolError: if the file cannot be written (disk full, no permission); ``path`` is then unchanged.
+        SSLToolError: if the file cannot be written (disk full, no permission, links in a circle); ``path`` is then
+            unchanged.
     """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with writing(path):
+        found = _stat(path)
+        stream = _standard_stream(found)
+        if found is None or (stat.S_ISREG(found.st_mode) and stream is None):
+            _replace(Path(os.path.realpath(path)), write)
+            return
+        with tempfile.TemporaryFile() as buffer:  # formats seek, which pipes cannot
+            _check_writable_in_place(path, found.st_mode, stream)
+            write(buffer)
+            buffer.seek(0)
+            # Not blocking: a pipe that nobody reads is an error and does not wait.
+            number = os.open(path, os.O_WRONLY | os.O_NONBLOCK) if stream is None else os.dup(stream)
+            os.set_blocking(number, True)
+            with open(number, "wb") as target:
+                shutil.copyfileobj(buffer, target)
+
+
+def copy_atomically(source: Path, path: Path) -> None:
+    """Replaces ``path`` atomically by a hard link to ``source``, or by a copy if the file system has no such links.
+
+    A symbolic link stays, and its target is replaced.
+
+    Raises:
+        SSLToolError: if it cannot be written; ``path`` is then unchanged.
+    """
+    target = Path(os.path.realpath(path))
+    temporary = _temporary(target)
+    with writing(path):
+        try:
+            os.link(source, temporary)
+        except OSError:
+            with open(source, "rb") as stream:
+                write_atomically(path, lambda to: shutil.copyfileobj(stream, to))
+            return
+        with _removed_at_the_end(temporary):
+            os.replace(temporary, target)
+
+
+def write_text(path: FilePath, text: str) -> None:
+    """Writes ``text`` atomically, as valid UTF-8 in every locale.
+
+    Bytes of file names that Python could not decode are written as UTF-8 if they are that, else as escapes.
+
+    Raises:
+        SSLToolError: if the file cannot be written.
+    """
     try:
-        with writing(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with open(temporary, "wb") as stream:
-                write(stream)
-                stream.flush()
-                os.fsync(stream.fileno())
-            os.replace(temporary, path)
-    finally:
-        with contextlib.suppress(OSError):  # it does not exist if it was renamed or its folder could not be created
-            temporary.unlink()
+        raw = text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # half of a surrogate pair
+        raw = text.encode("utf-8", "backslashreplace")
+    contents = raw.decode("utf-8", "backslashreplace").encode()
+    write_atomically(path, lambda stream: stream.write(contents))
 
 
 def write_json(path: FilePath, document: Any) -> None:
     """Writes ``document`` as indented JSON, atomically."""
-    text = to_json(document, indent=2) + "\n"
-    write_atomically(path, lambda stream: stream.write(text.encode()))
-
-
-def file_hash(path: FilePath) -> str:
-    """The SHA-256 of a file's bytes, in hex."""
-    with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha(stream)
-
-
-def matching(path: FilePath) -> FilePath | list[str]:
-    """The files that ``path`` names.
-
-    This is ``path`` itself if it exists; the sorted matches if it is a pattern such as ``train_*.pt``; and otherwise
-    the files of all ranks, if several ranks wrote it.
-
-    Raises:
-        SSLToolError: if a pattern matches nothing.
-    """
-    path = Path(path)
-    if path.exists():
-        return path
-    if not glob.has_magic(str(path)):
-        of_ranks = path.parent.glob(f"{glob.escape(path.stem)}.rank*of*{path.suffix}")
-        return sorted(str(file) for file in of_ranks if re.fullmatch(r".*\.rank\d+of\d+", file.stem)) or path
-    found = sorted(glob.glob(str(path)))
-    if not found:
-        raise SSLToolError(f"no file matches {path}")
-    return found
-
-
-def _sha(stream: IO[bytes]) -> str:  # Python 3.10
-    digest = hashlib.sha256()
-    while block := stream.read(1 << 20):
-        digest.update(block)
-    return digest.hexdigest()
+    write_text(path, to_json(document, indent=2) + "\n")
 
 
 def finite(value: Any) -> Any:
@@ -108,3 +114,51 @@ def finite(value: Any) -> Any:
 def to_json(document: Any, *, indent: int | None = None) -> str:
     """``document`` as JSON; NaN and infinity become null."""
     return json.dumps(finite(document), indent=indent, allow_nan=False)
+
+
+def _stat(path: FilePath) -> os.stat_result | None:
+    """The file that ``path`` leads to; None if there is none yet."""
+    try:
+        return os.stat(path)
+    except FileNotFoundError:
+        return None
+
+
+def _standard_stream(found: os.stat_result | None) -> int | None:
+    """The number of stdout or stderr if it writes to the file ``found``, as for ``/dev/stdout``."""
+    for number in (1, 2):
+        with contextlib.suppress(OSError):  # a closed stream
+            if found is not None and os.path.samestat(found, os.fstat(number)):
+                return number
+    return None
+
+
+def _check_writable_in_place(path: FilePath, mode: int, stream: int | None) -> None:
+    if stat.S_ISDIR(mode):
+        raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
+    if stream is None and not (stat.S_ISCHR(mode) or stat.S_ISFIFO(mode)):
+        raise SSLToolError(f"{path} is a disk or a socket; name a file")
+
+
+def _temporary(target: Path) -> Path:
+    return target.with_name(f".{target.name}.{os.getpid()}.tmp")
+
+
+@contextlib.contextmanager
+def _removed_at_the_end(temporary: Path) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):  # it does not exist if it was renamed or its folder could not be created
+            temporary.unlink()
+
+
+def _replace(target: Path, write: Callable[[IO[bytes]], object]) -> None:
+    temporary = _temporary(target)
+    with _removed_at_the_end(temporary):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as stream:
+            write(stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, target)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ssltool.errors import SSLToolError
-from ssltool.files.writing import matching
+from ssltool.files.reading import matching
 from ssltool.reprs.class_names import Labels, unified
 from ssltool.reprs.readers import main_files
 from ssltool.reprs.representations import Representations

@@ -6,8 +6,6 @@ config.json  metrics.jsonl  images.jsonl  order.npy  checkpoint_0009.pt ...  che
 from __future__ import annotations
 
 import contextlib
-import os
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,7 +19,7 @@ from ssltool.data.manifest import Manifest
 from ssltool.errors import SSLToolError
 from ssltool.files.reading import read_json
 from ssltool.files.schema import conform
-from ssltool.files.writing import to_json, write_atomically, write_json, writing
+from ssltool.files.writing import copy_atomically, to_json, write_atomically, write_json, writing
 from ssltool.runs.records import read_records
 from ssltool.settings import Record, Settings
 
@@ -152,14 +150,7 @@ class RunFolder:
             return self.newest
         kept = self.path / f"checkpoint_{keep_epoch:04d}.pt"
         checkpoint.save(kept)
-        link = self.path / f".{NEWEST}.link.tmp"
-        with writing(self.newest):
-            link.unlink(missing_ok=True)
-            try:
-                os.link(kept, link)
-            except OSError:  # a file system without hard links
-                shutil.copyfile(kept, link)
-            os.replace(link, self.newest)
+        copy_atomically(kept, self.newest)
         return kept
 
     def discard(self) -> None:

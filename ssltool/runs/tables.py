@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from ssltool.files.text import csv_cell
-from ssltool.files.writing import FilePath, write_atomically, write_json
+from ssltool.files.writing import FilePath, write_json, write_text
 from ssltool.settings import Record
 
 UNKNOWN = "unknown"
@@ -56,5 +56,4 @@ def write_table(path: FilePath, document: Record, rows: pd.DataFrame) -> None:
     if Path(path).suffix.lower() == ".json":
         write_json(path, document)
     else:
-        text = rows.rename(columns=csv_cell).map(csv_cell).to_csv(index=False)
-        write_atomically(path, lambda stream: stream.write(text.encode()))
+        write_text(path, rows.rename(columns=csv_cell).map(csv_cell).to_csv(index=False))

@@ -18,7 +18,7 @@ from ssltool.diagnosis.row_blocks import Rows
 from ssltool.diagnosis.spectrum_file import Spectrum
 from ssltool.diagnosis.verdict import NEEDED, Thresholds, Verdict, compare, judge_measured
 from ssltool.errors import SSLToolError, UsageError
-from ssltool.files.writing import file_hash
+from ssltool.files.reading import file_hash
 from ssltool.reprs.readers import stem_of
 from ssltool.reprs.representations import Representations
 from ssltool.reprs.same_images import repeated_images

@@ -13,7 +13,8 @@ from ssltool.checkpoints.parameter_names import timm_name
 from ssltool.checkpoints.read import SAFETENSORS, safetensors_package
 from ssltool.config import ExportConfig
 from ssltool.errors import SSLToolError
-from ssltool.files.writing import file_hash, write_atomically
+from ssltool.files.reading import file_hash
+from ssltool.files.writing import write_atomically
 from ssltool.models.resnet import torchvision_resnets
 from ssltool.models.vit import ViTShape, patch_size, vit_shape
 from ssltool.settings import Record

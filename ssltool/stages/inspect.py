@@ -22,9 +22,8 @@ from ssltool.config import InspectConfig
 from ssltool.errors import SSLToolError
 from ssltool.files.misfit import name_keys
 from ssltool.files.npy_files import read_npy
-from ssltool.files.reading import read_json
+from ssltool.files.reading import file_hash, read_json
 from ssltool.files.schema import MAX_DEPTH
-from ssltool.files.writing import file_hash
 from ssltool.models.backbones import build_backbone
 from ssltool.reprs.readers import read_entries as read_arrays
 from ssltool.reprs.representations import Representations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -17,6 +18,8 @@ TRUST = 0.001
 
 TINY = 1e-12
 """Lower bound of the learning rate where it is a divisor."""
+
+LARGEST = torch.finfo(torch.float32).max
 
 
 def build_optimizer(groups: Iterable[Mapping[str, Any]], config: PretrainConfig) -> Optimizer:
@@ -35,8 +38,20 @@ def create_optimizer(
         UsageError: for an unknown name.
     """
     used = {keyword: settings[key] for keyword, key in OPTIMIZERS[name].settings.items() if key in settings}
-    optimizer: Optimizer = OPTIMIZERS.load(name)(groups, lr, weight_decay=settings["weight_decay"], **used)
+    decay = settings["weight_decay"]
+    optimizer: Optimizer = OPTIMIZERS.load(name)(groups, lr, weight_decay=_in_float32(decay), **used)
+    optimizer.register_step_pre_hook(_bound_rates)
     return optimizer
+
+
+def _bound_rates(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+    for group in optimizer.param_groups:
+        group["lr"], group["weight_decay"] = _in_float32(group["lr"]), _in_float32(group["weight_decay"])
+
+
+def _in_float32(rate: float) -> float:
+    """``rate``, or infinity if float32 cannot hold it, with which training diverges and says so; torch would fail."""
+    return math.inf if rate > LARGEST else rate
 
 
 class LARS(Optimizer):

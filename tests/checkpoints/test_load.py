@@ -18,7 +18,7 @@ from ssltool.config import LinclsConfig, NetworkSettings, SaveReprsConfig
 from ssltool.data.images import open_dataset
 from ssltool.data.loader import Loader
 from ssltool.errors import SSLToolError
-from ssltool.files.writing import file_hash
+from ssltool.files.reading import file_hash
 from ssltool.methods import method_options
 from ssltool.methods.base import Method
 from ssltool.reprs.representations import Representations

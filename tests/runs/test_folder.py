@@ -14,7 +14,7 @@ from helpers import TINY
 from ssltool.checkpoints.checkpoint import Checkpoint
 from ssltool.config import PretrainConfig
 from ssltool.errors import SSLToolError
-from ssltool.files.writing import file_hash
+from ssltool.files.reading import file_hash
 from ssltool.runs.folder import RunFolder, run_path
 
 SHORT = [*TINY, "--epochs", "1", "--steps-per-epoch", "1", "-b", "16", "--device", "cpu"]
@@ -112,6 +112,14 @@ def test_file_system_without_hard_links_gets_a_copy(folder, monkeypatch):
     folder.save(checkpoint(1), keep_epoch=0)
     assert file_hash(folder.newest) == file_hash(folder.path / "checkpoint_0000.pt")
     assert not list(folder.path.glob(".*"))
+
+
+def test_newest_checkpoint_may_be_a_link(folder, tmp_path):
+    folder.newest.symlink_to("../elsewhere.pt")
+    folder.save(checkpoint(1), keep_epoch=0)
+    folder.save(checkpoint(2), keep_epoch=1)
+    assert folder.newest.is_symlink()
+    assert Checkpoint.load(tmp_path / "elsewhere.pt").epoch == 2
 
 
 def test_failed_save_keeps_the_newest_checkpoint(folder, monkeypatch):

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from situation_helpers import accuracy, class_folders, one_line, represent
 
 N, CLASSES = 24, 4

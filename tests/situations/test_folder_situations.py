@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from situation_helpers import accuracy, accuracy_between, class_folders, one_line, plain, represent, said
 
 from helpers import same_bits
+from situation_helpers import accuracy, accuracy_between, class_folders, one_line, plain, represent, said
 from ssltool.reprs.representations import Representations
 
 

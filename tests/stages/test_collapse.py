@@ -14,7 +14,8 @@ from ssltool.config import CollapseConfig
 from ssltool.diagnosis.measure import measure
 from ssltool.diagnosis.spectrum_file import Spectrum
 from ssltool.errors import SSLToolError
-from ssltool.files.writing import file_hash, finite
+from ssltool.files.reading import file_hash
+from ssltool.files.writing import finite
 from ssltool.reprs.representations import Representations
 from ssltool.stages.collapse import run
 

@@ -19,7 +19,7 @@ from ssltool.diagnosis.metrics.of_spectrum import auc
 from ssltool.diagnosis.metrics.of_views import lidar
 from ssltool.diagnosis.spectrum import singular_values
 from ssltool.errors import SSLToolError
-from ssltool.files.writing import file_hash
+from ssltool.files.reading import file_hash
 from ssltool.reprs.representations import Representations
 from ssltool.runs.folder import RunFolder
 from ssltool.stages.rank.forecast import Forecast, feature_keys, fit, kendall, spearman

@@ -19,8 +19,8 @@ from ssltool.data import views
 from ssltool.data.images import open_dataset
 from ssltool.data.loader import Loader
 from ssltool.errors import SSLToolError
+from ssltool.files.reading import file_hash
 from ssltool.files.torch_files import load_dict
-from ssltool.files.writing import file_hash
 from ssltool.reprs.representations import Representations
 from ssltool.stages import save_reprs
 

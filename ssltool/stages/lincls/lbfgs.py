@@ -7,10 +7,11 @@ from torch import Tensor
 
 from ssltool.checkpoints.probe import Probe
 from ssltool.config import LinclsConfig, as_dict
+from ssltool.errors import SSLToolError
 from ssltool.runs.folder import PROBE, RunFolder
 from ssltool.settings import Record
-from ssltool.stages.lincls.linear_heads import Linear, score
-from ssltool.stages.lincls.logistic import Logistic, logistic_regression
+from ssltool.stages.lincls.linear_heads import Batches, Linear, is_finite, score
+from ssltool.stages.lincls.logistic import NOT_FINITE, Logistic, logistic_regression
 from ssltool.stages.lincls.saved_features import SavedFeatures
 from ssltool.stages.lincls.selection import best, c_values, warn_at_boundary
 from ssltool.training import distributed
@@ -29,7 +30,7 @@ def solve(source: SavedFeatures, folder: RunFolder, device: torch.device) -> Rec
     x, y = source.matrix(with_held_out=True)
     fit = _fit(x, y, values[chosen], config, fit)
     weight, bias = _linear(source, fit, device)
-    (accuracies,) = score(source.val(), [(weight, bias)], source.total_classes)
+    accuracies = _score(source.val(), (weight, bias), source)
     record = accuracies | _facts(values[chosen], fit)
     result: Record = record | {"epochs": None, "batch_size": None, "optimizer": "lbfgs"} | source.facts()
     if candidates:
@@ -54,9 +55,16 @@ def _grid_search(
     candidates, fit = [], None
     for c in values:
         fit = _fit(x, y, c, source.config, fit)
-        (accuracies,) = score(source.held_out(), [_linear(source, fit, device)], source.total_classes)
+        accuracies = _score(source.held_out(), _linear(source, fit, device), source)
         candidates.append(_facts(c, fit) | {"held_acc1": accuracies["acc1"]})
     return candidates, fit
+
+
+def _score(batches: Batches, classifier: Linear, source: SavedFeatures) -> dict[str, float]:
+    (accuracies,) = score(batches, [classifier], source.total_classes)
+    if accuracies is None or not is_finite(classifier):
+        raise SSLToolError(NOT_FINITE)
+    return accuracies
 
 
 def _fit(x: Tensor, y: Tensor, c: float, config: LinclsConfig, start: Logistic | None) -> Logistic:

@@ -88,4 +88,6 @@ def _evaluate(config: LinclsConfig, device: torch.device, probe: Probe) -> Recor
         wide = widest_float(device) if probe.weight.dtype == torch.float64 else probe.weight.dtype
         classifier = probe.weight.to(device, wide), probe.bias.to(device, wide)
         (accuracies,) = score(source.val(), [classifier], source.total_classes)
+        if accuracies is None:
+            raise SSLToolError("the probe's scores of val rows are not finite: its weights or the rows are too large")
         return accuracies | source.facts() | source.check() | source.origin

@@ -90,15 +90,24 @@ class Heads:
         self.sums.copy_(state["sums"])
 
 
+def is_finite(classifier: Linear) -> bool:
+    """Whether no weight and no bias is NaN or infinite."""
+    return all(bool(part.isfinite().all()) for part in classifier)
+
+
 @torch.inference_mode()
-def score(batches: Batches, classifiers: Iterable[Linear], classes: int) -> list[dict[str, float]]:
-    """The accuracies of each classifier in one pass over ``batches``; see ``Accuracy.result``.
+def score(batches: Batches, classifiers: Iterable[Linear], classes: int) -> list[dict[str, float] | None]:
+    """The accuracies of each classifier in one pass over ``batches``, see ``Accuracy.result``; None for a classifier
+    with a score that is not finite, whose accuracies have no meaning.
 
     The class indices of the batches are in [0, ``classes``).
     """
     classifiers = list(classifiers)
     accuracies = [Accuracy(classes, weight.device) for weight, _ in classifiers]
+    finite = torch.ones(len(classifiers), dtype=torch.bool, device=classifiers[0][0].device)
     for x, y in batches:
-        for (weight, bias), accuracy in zip(classifiers, accuracies, strict=True):
-            accuracy.add(F.linear(x.to(weight.dtype), weight, bias), y)
-    return [accuracy.result() for accuracy in accuracies]
+        for i, ((weight, bias), accuracy) in enumerate(zip(classifiers, accuracies, strict=True)):
+            scores = F.linear(x.to(weight.dtype), weight, bias)
+            finite[i] &= scores.isfinite().all()
+            accuracy.add(scores, y)
+    return [accuracy.result() if good else None for accuracy, good in zip(accuracies, finite.tolist(), strict=True)]

@@ -22,7 +22,7 @@ from ssltool.runs.folder import PROBE, RunFolder
 from ssltool.runs.resume import changed_images, differences
 from ssltool.settings import Record, flag
 from ssltool.stages.lincls.features import FeatureSource
-from ssltool.stages.lincls.linear_heads import Batches, Heads, Linear, score
+from ssltool.stages.lincls.linear_heads import Batches, Heads, Linear, is_finite, score
 from ssltool.stages.lincls.selection import best, rates, warn_at_boundary
 from ssltool.training.classification import linear_classifier
 from ssltool.training.loop import TrainingLoop
@@ -137,6 +137,8 @@ class ProbeLoop(TrainingLoop[ProbeState, tuple[Tensor, Tensor]]):
             state.chosen = best(self.rates, [record["held_acc1"] for record in candidates])
         chosen, rate = candidates[state.chosen], self._rates_now()[state.chosen]
         (accuracies,) = score(self.source.val(), [self._classifiers()[state.chosen]], self.source.total_classes)
+        if accuracies is None:
+            raise self._diverged("scores of val rows are")
         self.source.check()
         record: Record = {"epoch": state.epoch} | chosen | {"lr": rate} | accuracies
         if self.config.chooses:
@@ -146,22 +148,25 @@ class ProbeLoop(TrainingLoop[ProbeState, tuple[Tensor, Tensor]]):
 
     def _candidates(self) -> list[Record]:
         """The results of each learning rate in this epoch, None if it diverged; with held-out rows, also on these."""
-        heads = self.state.heads
-        losses, accuracies = heads.finish_epoch(self.train_size)
-        weights = [weight for weight, _ in heads.classifiers()]
-        finite = [math.isfinite(loss) and bool(w.isfinite().all()) for loss, w in zip(losses, weights, strict=True)]
-        if not any(finite):
-            given = f"--lr (it is {self.rates[0]:g})" if len(self.rates) == 1 else "--lr-sweep"
-            raise SSLToolError(f"the probe's loss is not finite in epoch {self.state.epoch + 1}; lower {given}")
-        columns: dict[str, Sequence[float]] = {"lr": self.rates, "loss": losses, "train_acc1": accuracies}
+        losses, accuracies = self.state.heads.finish_epoch(self.train_size)
+        classifiers = self._classifiers()
+        finite = [math.isfinite(loss) and is_finite(one) for loss, one in zip(losses, classifiers, strict=True)]
+        columns: dict[str, Sequence[float | None]] = {"lr": self.rates, "loss": losses, "train_acc1": accuracies}
         if self.config.chooses:
-            held_out = score(self.source.held_out(), self._classifiers(), self.source.total_classes)
-            columns["held_acc1"] = [result["acc1"] for result in held_out]
+            held_out = score(self.source.held_out(), classifiers, self.source.total_classes)
+            columns["held_acc1"] = [None if result is None else result["acc1"] for result in held_out]
+            finite = [good and result is not None for good, result in zip(finite, held_out, strict=True)]
+        if not any(finite):
+            raise self._diverged("loss is")
         rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
         return [
             row if good else {name: value if name == "lr" else None for name, value in row.items()}
             for row, good in zip(rows, finite, strict=True)
         ]
+
+    def _diverged(self, what: str) -> SSLToolError:
+        given = f"--lr (it is {self.rates[0]:g})" if len(self.rates) == 1 else "--lr-sweep"
+        return SSLToolError(f"the probe's {what} not finite in epoch {self.state.epoch + 1}; lower {given}")
 
     def _classifiers(self) -> list[Linear]:
         return [self.source.for_raw_features(classifier) for classifier in self.state.heads.classifiers()]
@@ -187,8 +192,10 @@ class ProbeLoop(TrainingLoop[ProbeState, tuple[Tensor, Tensor]]):
         self._write(history[-1] if history else {})
 
     def _write(self, metrics: Record) -> None:
-        state = self.state
-        weight, bias = (tensor.cpu() for tensor in self._classifiers()[state.chosen])
+        state, classifier = self.state, self._classifiers()[self.state.chosen]
+        if not is_finite(classifier):
+            raise self._diverged("weights are")
+        weight, bias = (tensor.cpu() for tensor in classifier)
         training = state.heads.state() | {
             "epoch": state.epoch,
             "step": state.epoch_step,

@@ -16,7 +16,7 @@ from ssltool.diagnosis.measure import measure
 from ssltool.diagnosis.metrics import METRICS
 from ssltool.diagnosis.row_blocks import Rows
 from ssltool.errors import SSLToolError
-from ssltool.files.writing import file_hash
+from ssltool.files.reading import file_hash
 from ssltool.reprs.readers import read_entries
 from ssltool.reprs.representations import Representations
 from ssltool.runs.display_names import display_names

@@ -18,7 +18,7 @@ from ssltool.data.layouts import LAYOUTS
 from ssltool.data.layouts.imagenet import find_split
 from ssltool.data.loader import Loader
 from ssltool.errors import SSLToolError
-from ssltool.files.writing import matching
+from ssltool.files.reading import matching
 from ssltool.methods import CLASSIFIER
 from ssltool.reprs.extract import extract_all
 from ssltool.reprs.readers import main_files

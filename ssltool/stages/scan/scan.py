@@ -16,9 +16,9 @@ from ssltool.config.scan import STEPS
 from ssltool.data.found import announce, record_of
 from ssltool.data.loader import killed_workers
 from ssltool.errors import SSLToolError
+from ssltool.files.reading import file_hash
 from ssltool.files.schema import ANYTHING, conform, mapping
 from ssltool.files.stored import weights_hash
-from ssltool.files.writing import file_hash
 from ssltool.models.family import SMALL_IMAGE
 from ssltool.reprs.neighbours.file import Neighbours
 from ssltool.runs.folder import RunFolder, run_path

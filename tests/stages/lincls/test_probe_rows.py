@@ -13,7 +13,7 @@ from ssltool.checkpoints.probe import Probe
 from ssltool.config import LinclsConfig
 from ssltool.data.labels import hold_out
 from ssltool.errors import SSLToolError
-from ssltool.files.writing import file_hash
+from ssltool.files.reading import file_hash
 from ssltool.reprs.representations import Representations
 from ssltool.stages import lincls
 from ssltool.stages.lincls import image_features, logistic_regression, saved_features

@@ -17,8 +17,8 @@ from ssltool.config import DataSettings
 from ssltool.data.images import open_dataset
 from ssltool.data.loader import Loader
 from ssltool.errors import SSLToolError
+from ssltool.files.reading import file_hash
 from ssltool.files.stored import weights_hash
-from ssltool.files.writing import file_hash
 from ssltool.methods.simsiam import SimSiam
 from ssltool.stages import lincls
 from ssltool.stages.lincls import image_features, sgd

@@ -22,8 +22,8 @@ from ssltool.checkpoints.checkpoint import Checkpoint
 from ssltool.data.loader import Batch
 from ssltool.data.strategies import epoch_indices
 from ssltool.errors import SSLToolError
+from ssltool.files.reading import file_hash
 from ssltool.files.torch_files import load_dict
-from ssltool.files.writing import file_hash
 from ssltool.methods.base import Output
 from ssltool.methods.simsiam import SimSiam
 from ssltool.stages.pretrain import run as pretrain
