@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from ssltool.files.schema import Check, Sizes, boolean, integer, listing, optional, real, text
+from ssltool.files.schema import Check, boolean, integer, listing, optional, real, text
 from ssltool.settings import may_be_none, value_type
 
 
@@ -21,14 +21,5 @@ def _check(cls: type, f: dataclasses.Field[Any]) -> Check:
     low, high = (f.metadata.get(name) for name in ("minimum", "maximum"))
     kind = value_type(cls, f.name)
     checks = {bool: boolean(), int: integer(low, high), float: real(low, high), str: text()}
-    check = checks.get(kind, _texts())
+    check = checks.get(kind, listing(text(), what="a list of texts"))
     return optional(check) if may_be_none(cls, f.name) else check
-
-
-def _texts() -> Check:
-    texts = listing(text(), what="a list of texts")
-
-    def convert(value: Any, sizes: Sizes) -> tuple[str, ...]:
-        return tuple(texts(value, sizes))
-
-    return Check(texts.expected, convert)

@@ -22,7 +22,7 @@ from ssltool.files.stored import weights_hash
 from ssltool.models.family import SMALL_IMAGE
 from ssltool.reprs.neighbours.file import Neighbours
 from ssltool.runs.folder import RunFolder, run_path
-from ssltool.runs.resume import check_compatible
+from ssltool.runs.resume import changed_images, check_compatible
 from ssltool.settings import Record, Settings
 from ssltool.stages.scan.cluster_scores import score
 from ssltool.stages.scan.cluster_training import Clustering, SelfLabelling, predict
@@ -180,7 +180,11 @@ class _Scan:
     def clustering(self) -> tuple[TrainingSetup, SavedRun, NeighbourTable]:
         """The setup of the clustering step, its saved run, and the neighbours."""
         c, inputs, train, path = self.config, self.inputs, self.inputs.train, self.outputs["mine"]
-        table = NeighbourTable.of(Neighbours.load(path), train, path)
+        neighbours = Neighbours.load(path)
+        changed = changed_images(neighbours.meta, train, path.parent)
+        if changed is not None:
+            raise SSLToolError(f"{path} has neighbours of other images: {changed}; mine again")
+        table = NeighbourTable.of(neighbours, train, path)
         epochs, lr = (15, 1e-3) if train.name == "bundled" else (50, 1e-4)
         setup = self._setup(inputs.network, c.epochs or epochs, c.batch_size, c.lr or lr)
         count = inputs.cluster_count(train.labels)
