@@ -41,13 +41,18 @@ class Start:
     checkpoint: Checkpoint | None
 
 
-def find_start(config: PretrainConfig, run: SavedRun) -> Start:
-    """Finds where the run of ``config`` starts, without writing anything. ``run`` has the resolved settings.
+def pretrain_folder(config: PretrainConfig) -> RunFolder:
+    """The run folder of ``config``."""
+    return RunFolder(run_path(config, f"{config.method}-{config.arch}-{config.strategy}"))
+
+
+def find_start(config: PretrainConfig, run: SavedRun, folder: RunFolder) -> Start:
+    """Finds where the run of ``config`` in ``folder`` starts, without writing anything. ``run`` has the resolved
+    settings.
 
     Raises:
         SSLToolError: if the folder contains another run, or the checkpoint is missing, unreadable or incompatible.
     """
-    folder = RunFolder(run_path(config, f"{config.method}-{config.arch}-{config.strategy}"))
     path = find_file(config.resume, folder.newest)
     folder.refuse_if_taken(overwrite=config.overwrite, resume=config.resume, resumed_from=path)
     if path is None:

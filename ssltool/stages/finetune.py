@@ -68,6 +68,19 @@ def run(config: FinetuneConfig) -> Record:
     config = use_saved_dataset(config, network.run)
     train, val = open_labelled(dataclasses.replace(config, labels_fraction=1.0))
     folder = RunFolder(run_path(config, default_run_name("finetune", config)), "finetune")
+    with folder.locked():
+        return _train(config, network, train, val, folder, device)
+
+
+def _train(
+    config: FinetuneConfig,
+    network: Pretrained,
+    train: ImageSet,
+    val: ImageSet,
+    folder: RunFolder,
+    device: torch.device,
+) -> Record:
+    """Trains the arms that are not complete, and returns the result document."""
     arms = [
         _make_arm(arm, seed, config, network, train, folder.path)
         for seed in range(config.seed, config.seed + config.seeds)
@@ -88,7 +101,7 @@ def run(config: FinetuneConfig) -> Record:
             history = histories.get(arm.path, [])
             if len(history) < config.epochs:
                 with contextlib.closing(Loader(arm.setup.images, network.image_size, device, workers)) as training:
-                    history = _Finetuning(arm, network, training, validation, device).run(stop, folder.log)
+                    history = _Finetuning(arm, network, training, validation, folder).run(stop, folder.log)
             last[arm.name, arm.seed] = history[-1]
 
     return _compare(last) | {
@@ -176,13 +189,14 @@ def _load_history(arm: _Arm) -> list[Record]:
 class _Finetuning(ClassifierLoop):
     """The training of one arm."""
 
-    def __init__(self, arm: _Arm, network: Pretrained, training: Loader, validation: Loader, device: torch.device):
-        self.setup, self.training, self.validation, self.device = arm.setup, training, validation, device
+    def __init__(self, arm: _Arm, network: Pretrained, training: Loader, validation: Loader, folder: RunFolder):
+        self.setup, self.training, self.validation, self.device = arm.setup, training, validation, training.device
         c = arm.setup.config
-        method = build_classifier(arm.saved, network if arm.name == PRETRAINED else None, device)
-        state = training_state(method, _groups(method, arm.saved.settings), c, device, SUMS)
+        method = build_classifier(arm.saved, network if arm.name == PRETRAINED else None, self.device)
+        state = training_state(method, _groups(method, arm.saved.settings), c, self.device, SUMS)
         label = {"arm": arm.name, "seed": arm.seed}
-        super().__init__(state, arm.saved, arm.path, epochs=arm.setup.epochs, steps=arm.setup.steps, label=label)
+        epochs, steps = arm.setup.epochs, arm.setup.steps
+        super().__init__(state, arm.saved, folder, arm.path, epochs=epochs, steps=steps, label=label)
 
     def batches(self, epoch: int, first_step: int) -> Iterator[Batch]:
         setup = self.setup

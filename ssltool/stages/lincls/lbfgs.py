@@ -42,7 +42,7 @@ def solve(source: SavedFeatures, folder: RunFolder, device: torch.device) -> Rec
     for line in (*candidates, record):
         folder.log(line)
     probe = Probe(weight.cpu(), bias.cpu(), saved, result, torch.from_numpy(source.classes))
-    probe.save(folder.path / PROBE)
+    folder.write(probe, folder.path / PROBE)
     return result
 
 

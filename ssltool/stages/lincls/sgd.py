@@ -191,7 +191,7 @@ class ProbeLoop(TrainingLoop[ProbeState, tuple[Tensor, Tensor]]):
             "history": state.history,
         }
         labels = torch.from_numpy(self.source.classes)
-        Probe(weight, bias, self.saved, metrics, labels, training).save(self.path)
+        self.folder.write(Probe(weight, bias, self.saved, metrics, labels, training), self.path)
 
     def _restore(self, probe: Probe, path: Path) -> None:
         names = [*fixed_settings(LinclsConfig), *FIXED_KEYS]

@@ -12,7 +12,7 @@ from ssltool.config import PretrainConfig
 from ssltool.data.loader import Batch
 from ssltool.errors import SSLToolError
 from ssltool.methods.base import Method, trainable_parameters
-from ssltool.runs.resume import find_start
+from ssltool.runs.resume import find_start, pretrain_folder
 from ssltool.settings import Record
 from ssltool.stages.pretrain.prepare import prepare
 from ssltool.training.device import autocast, pick_device
@@ -32,7 +32,7 @@ def plan(config: PretrainConfig) -> Record:
     """
     device = pick_device(config)
     setup = prepare(config)
-    start = find_start(config, setup.saved_run)
+    start = find_start(config, setup.saved_run, pretrain_folder(config))
     first = start.checkpoint.epoch if start.checkpoint else 0
     return {
         "run": str(start.folder.path),
