@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from ssltool.files.schema import Check, Sizes, boolean, integer, listing, optional, real, text
+from ssltool.files.schema import Check, boolean, integer, listing, optional, real, text
 from ssltool.settings import LARGEST, may_be_none, value_type
 
 
@@ -22,14 +22,5 @@ def _check(cls: type, f: dataclasses.Field[Any]) -> Check:
     kind = value_type(cls, f.name)
     number = real(-LARGEST if low is None else low, LARGEST if high is None else high)
     checks = {bool: boolean(), int: integer(low, high), float: number, str: text()}
-    check = checks.get(kind, _texts())
+    check = checks.get(kind, listing(text(), what="a list of texts"))
     return optional(check) if may_be_none(cls, f.name) else check
-
-
-def _texts() -> Check:
-    texts = listing(text(), what="a list of texts")
-
-    def convert(value: Any, sizes: Sizes) -> tuple[str, ...]:
-        return tuple(texts(value, sizes))
-
-    return Check(texts.expected, convert)

@@ -6,7 +6,9 @@ config.json  metrics.jsonl  images.jsonl  order.npy  checkpoint_0009.pt ...  che
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+import os
+import shutil
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +21,9 @@ from ssltool.data.manifest import Manifest
 from ssltool.errors import SSLToolError
 from ssltool.files.reading import read_json
 from ssltool.files.schema import conform
-from ssltool.files.writing import copy_atomically, to_json, write_atomically, write_json, writing
+from ssltool.files.stored import Stored
+from ssltool.files.writing import copy_atomically, to_json, write_atomically, write_json, write_text, writing
+from ssltool.runs.lock import RunLock
 from ssltool.runs.records import read_records
 from ssltool.settings import Record, Settings
 
@@ -37,6 +41,9 @@ STAGE_FILES = {
 }
 """Patterns of the files that each stage writes into its run folder, and may replace there."""
 
+REPLACED = ".replaced"
+"""The folder of the files of an earlier run until this run, which replaces it, has a result."""
+
 RECORD_KEYS = ("arm", "seed", "phase", "epoch")
 """Keys that identify a record among those of a run; a record has some of them."""
 
@@ -52,7 +59,7 @@ def run_path(settings: RunSettings, default_name: str) -> Path:
 
 
 class RunFolder:
-    """The folder of one run of a stage. Nothing is written before ``claim``."""
+    """The folder of one run of a stage. A stage writes to it while it holds its lock, and nothing before ``claim``."""
 
     def __init__(self, path: Path, stage: str = "pretrain") -> None:
         self.path = path
@@ -60,6 +67,41 @@ class RunFolder:
         self.newest = path / NEWEST
         self.config = path / "config.json"
         self.metrics = path / "metrics.jsonl"
+        self._lock: RunLock | None = None
+        self._is_new = False
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Context manager that holds the lock of the folder, which it creates. No other process can then start or
+        resume a run there.
+
+        A run that fails before its first result leaves nothing, and what it was to replace is restored.
+
+        Raises:
+            SSLToolError: if a living process holds the lock, or the folder cannot be written; and by each method that
+                writes if the folder was moved or the lock lost.
+        """
+        self._check_is_folder()
+        created = [] if self.path.exists() else [path for path in (self.path, *self.path.parents) if not path.exists()]
+        with writing(self.path):
+            Path(os.path.realpath(self.path)).mkdir(parents=True, exist_ok=True)
+        try:
+            with RunLock(self.path) as self._lock:
+                try:
+                    yield
+                except BaseException:
+                    if self._lock.is_in_place():
+                        self._take_back()
+                    raise
+        finally:
+            self._lock, self._is_new = None, False
+            for path in created:
+                with contextlib.suppress(OSError):  # it is not empty
+                    path.rmdir()
+
+    def _check_is_folder(self) -> None:
+        if self.path.exists() and not self.path.is_dir():
+            raise SSLToolError(f"{self.path} is a file; name a folder with --out")
 
     def refuse_if_taken(self, *, overwrite: bool, resume: str | None = None, resumed_from: Path | None = None) -> None:
         """Checks that the folder is free, or that this run resumes from a checkpoint in it.
@@ -70,24 +112,26 @@ class RunFolder:
         Raises:
             SSLToolError: if it contains another run, or is not a folder.
         """
-        if self.path.exists() and not self.path.is_dir():
-            raise SSLToolError(f"{self.path} is a file; name a folder with --out")
+        self._check_is_folder()
         for stage, results in RESULT_FILES.items():
             if stage != self.stage and any(self.path.glob(results)):
                 raise SSLToolError(f"{self.path} contains the results of {stage}; choose another folder with --out")
         resumes = self._contains(resumed_from)
         if resumes and overwrite:
             raise SSLToolError(f"--overwrite contradicts --resume from {resumed_from}; leave one of them out")
-        started = any(self._own_files())
         may_restart = resume is not None and not any(self.path.glob(RESULT_FILES[self.stage]))
-        if started and not (resumes or overwrite or may_restart):
+        if self.is_started() and not (resumes or overwrite or may_restart):
             raise SSLToolError(
                 f"{self.path} already contains a run; resume it (--resume auto), replace it (--overwrite), "
                 "or choose another folder (--out, --exp-name, --exp-id)"
             )
 
+    def is_started(self) -> bool:
+        """Whether the folder contains files of a run of this stage."""
+        return bool(self._own_files())
+
     def _contains(self, checkpoint: Path | None) -> bool:
-        return checkpoint is not None and checkpoint.resolve().parent == self.path.resolve()
+        return checkpoint is not None and checkpoint.parent.resolve() == self.path.resolve()
 
     def _own_files(self) -> list[Path]:
         return [path for pattern in STAGE_FILES[self.stage] for path in self.path.glob(pattern)]
@@ -95,20 +139,56 @@ class RunFolder:
     def claim(self, settings: Settings, history: Sequence[Record] = (), *, resumed_from: Path | None = None) -> None:
         """Starts this run in the folder: writes its settings and the records of the completed epochs.
 
-        The files of an earlier run are deleted, unless this run resumes from a checkpoint in the folder.
+        The files of an earlier run are replaced, unless this run resumes from a checkpoint in the folder.
 
         Raises:
             SSLToolError: if the folder cannot be written.
         """
+        self._check_lock()
         resumes = self._contains(resumed_from)
         timed = {_record_key(record): record for record in self.read_metrics()} if resumes else {}
         with writing(self.path):
             for path in self._own_files():
-                if not resumes or path.suffix == ".tmp":  # left by a save that was killed
+                if path.suffix == ".tmp":  # left by a save that was killed
                     path.unlink(missing_ok=True)
+            if not resumes:
+                self._set_aside()
         write_json(self.config, settings)
         lines = [to_json(timed.get(_record_key(record), record)) + "\n" for record in history]
-        write_atomically(self.metrics, lambda stream: stream.write("".join(lines).encode()))
+        write_text(self.metrics, "".join(lines))
+        if self._lock is None:
+            self._has_result()
+
+    def _set_aside(self) -> None:
+        """Moves the files of an earlier run out of the way, until this run has a result."""
+        aside = self.path / REPLACED
+        shutil.rmtree(aside, ignore_errors=True)
+        self._is_new = True
+        for path in self._own_files():
+            aside.mkdir(exist_ok=True)
+            path.rename(aside / path.name)
+
+    def _has_result(self) -> None:
+        """Removes the files of the earlier run."""
+        if self._is_new:
+            shutil.rmtree(self.path / REPLACED, ignore_errors=True)
+            self._is_new = False
+
+    def _take_back(self) -> None:
+        """Removes the files of this run if it has no result, and restores those of the earlier run."""
+        if not self._is_new:
+            return
+        with contextlib.suppress(OSError):  # the error that ended the run is the one to report
+            for path in self._own_files():
+                path.unlink()
+            for path in (self.path / REPLACED).glob("*"):
+                path.rename(self.path / path.name)
+            (self.path / REPLACED).rmdir()
+
+    def _check_lock(self) -> None:
+        if self._lock is not None:
+            with writing(self.path):
+                self._lock.check()
 
     def read_config(self) -> Settings:
         """The settings in ``config.json``.
@@ -128,15 +208,29 @@ class RunFolder:
 
     def log(self, record: Record) -> None:
         """Appends one record to ``metrics.jsonl``."""
+        self._check_lock()
         with writing(self.metrics), open(self.metrics, "a", encoding="utf-8") as stream:
             stream.write(to_json(record) + "\n")
+        self._has_result()
+
+    def write(self, contents: Stored, path: Path) -> None:
+        """Writes a result of the run to ``path`` in this folder.
+
+        Raises:
+            SSLToolError: if it cannot be written; the previous file is kept.
+        """
+        self._check_lock()
+        contents.save(path)
+        self._has_result()
 
     def save_order(self, order: np.ndarray) -> None:
         """Writes the order of the data, (N,) image numbers, to ``order.npy``."""
+        self._check_lock()
         write_atomically(self.path / "order.npy", lambda stream: np.save(stream, order))
 
     def save_images(self, images: ImageSet) -> None:
         """Writes the paths and the hashes of the training images to ``images.jsonl``."""
+        self._check_lock()
         Manifest.of(images).save(self.path / IMAGES)
 
     def save(self, checkpoint: Checkpoint, *, keep_epoch: int | None = None) -> Path:
@@ -146,19 +240,12 @@ class RunFolder:
             SSLToolError: if it cannot be written; the previous files are kept.
         """
         if keep_epoch is None:
-            checkpoint.save(self.newest)
+            self.write(checkpoint, self.newest)
             return self.newest
         kept = self.path / f"checkpoint_{keep_epoch:04d}.pt"
-        checkpoint.save(kept)
+        self.write(checkpoint, kept)
         copy_atomically(kept, self.newest)
         return kept
-
-    def discard(self) -> None:
-        """Deletes the files of a run that has no results, and the folder if nothing else is in it."""
-        for path in self._own_files():
-            path.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # other files are in it
-            self.path.rmdir()
 
 
 def _record_key(record: Record) -> tuple[object, ...]:

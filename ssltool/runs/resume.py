@@ -46,14 +46,19 @@ class Start:
     checkpoint: Checkpoint | None
 
 
-def find_start(config: PretrainConfig, run: SavedRun, images: ImageSet) -> Start:
-    """Finds where the run of ``config`` on ``images`` starts, without writing anything. ``run`` has the resolved
-    settings.
+def pretrain_folder(config: PretrainConfig) -> RunFolder:
+    """The run folder of ``config``."""
+    return RunFolder(run_path(config, f"{config.method}-{config.arch}-{config.strategy}"))
+
+
+def find_start(config: PretrainConfig, run: SavedRun, images: ImageSet, folder: RunFolder) -> Start:
+    """Finds where the run of ``config`` on ``images`` in ``folder`` starts, without writing anything. ``run`` has the
+    resolved settings.
 
     Raises:
         SSLToolError: if the folder contains another run, or the checkpoint is missing, unreadable or incompatible.
     """
-    folder, path = _folder(config), resumed_file(config)
+    path = resumed_file(config)
     folder.refuse_if_taken(overwrite=config.overwrite, resume=config.resume, resumed_from=path)
     if path is None:
         return Start(folder, None, None)
@@ -62,17 +67,13 @@ def find_start(config: PretrainConfig, run: SavedRun, images: ImageSet) -> Start
     return Start(folder, path, checkpoint)
 
 
-def _folder(config: PretrainConfig) -> RunFolder:
-    return RunFolder(run_path(config, f"{config.method}-{config.arch}-{config.strategy}"))
-
-
 def resumed_file(config: PretrainConfig) -> Path | None:
     """The checkpoint that the run of ``config`` resumes from, or None.
 
     Raises:
         SSLToolError: if the named checkpoint does not exist.
     """
-    return find_file(config.resume, _folder(config).newest)
+    return find_file(config.resume, pretrain_folder(config).newest)
 
 
 def find_file(resume: str | None, newest: Path) -> Path | None:

@@ -71,8 +71,24 @@ def run(config: FinetuneConfig) -> Record:
     network = load_pretrained(config, device)
     config = use_saved_dataset(config, network.run)
     opened = open_labelled(dataclasses.replace(config, labels_fraction=1.0))
-    train, val, classes = compact(*opened)
+    images = compact(*opened)
     folder = RunFolder(run_path(config, default_run_name("finetune", config)), "finetune")
+    with folder.locked():
+        return _train(config, network, images, folder, device)
+
+
+def _train(
+    config: FinetuneConfig,
+    network: Pretrained,
+    images: tuple[ImageSet, ImageSet, int],
+    folder: RunFolder,
+    device: torch.device,
+) -> Record:
+    """Trains the arms that are not complete, and returns the result document.
+
+    ``images`` are the train and val images, and the number of their classes.
+    """
+    train, val, classes = images
     arms = [
         _make_arm(arm, seed, config, network, train, folder.path)
         for seed in range(config.seed, config.seed + config.seeds)
@@ -95,7 +111,8 @@ def run(config: FinetuneConfig) -> Record:
             history = histories.get(arm.path, [])
             if len(history) < config.epochs:
                 with contextlib.closing(Loader(arm.setup.images, network.image_size, device, workers)) as training:
-                    history = _Finetuning(arm, network, training, validation, classes).run(stop, folder.log)
+                    loop = _Finetuning(arm, network, training, validation, classes, folder)
+                    history = loop.run(stop, folder.log)
             last[arm.name, arm.seed] = history[-1]
 
     return _compare(last) | {
@@ -189,15 +206,17 @@ def _load_history(arm: _Arm, images: ImageSet) -> list[Record]:
 class _Finetuning(ClassifierLoop):
     """The training of one arm; ``classes`` is the number of classes of the train and val images."""
 
-    def __init__(self, arm: _Arm, network: Pretrained, training: Loader, validation: Loader, classes: int) -> None:
-        device = training.device
-        self.setup, self.training, self.validation, self.device = arm.setup, training, validation, device
+    def __init__(
+        self, arm: _Arm, network: Pretrained, training: Loader, validation: Loader, classes: int, folder: RunFolder
+    ) -> None:
+        self.setup, self.training, self.validation, self.device = arm.setup, training, validation, training.device
         self.classes = classes
         c = arm.setup.config
-        method = build_classifier(arm.saved, network if arm.name == PRETRAINED else None, device)
-        state = training_state(method, _groups(method, arm.saved.settings), c, device, SUMS)
+        method = build_classifier(arm.saved, network if arm.name == PRETRAINED else None, self.device)
+        state = training_state(method, _groups(method, arm.saved.settings), c, self.device, SUMS)
         label = {"arm": arm.name, "seed": arm.seed}
-        super().__init__(state, arm.saved, arm.path, epochs=arm.setup.epochs, steps=arm.setup.steps, label=label)
+        epochs, steps = arm.setup.epochs, arm.setup.steps
+        super().__init__(state, arm.saved, folder, arm.path, epochs=epochs, steps=steps, label=label)
 
     def batches(self, epoch: int, first_step: int) -> Iterator[Batch]:
         setup = self.setup

@@ -22,6 +22,7 @@ from ssltool.errors import SSLToolError
 from ssltool.methods import CLASSIFIER, method_options
 from ssltool.methods.base import Method
 from ssltool.models.vit import is_vit
+from ssltool.runs.folder import RunFolder
 from ssltool.settings import Record
 from ssltool.training.loop import TrainingLoop
 from ssltool.training.optimizers import build_optimizer
@@ -79,17 +80,25 @@ def training_state(
 
 
 class ClassifierLoop(TrainingLoop[TrainState, Batch]):
-    """The training of a classifier in one process, resumed from the checkpoint ``path`` if it exists.
+    """The training of a classifier in one process, resumed from the checkpoint ``path`` in ``folder`` if it exists.
 
     ``saved`` is the run as the checkpoint records it; ``label`` is added to each record, to identify it among others
     in the run folder.
     """
 
     def __init__(
-        self, state: TrainState, saved: SavedRun, path: Path, *, epochs: int, steps: int, label: Record
+        self,
+        state: TrainState,
+        saved: SavedRun,
+        folder: RunFolder,
+        path: Path,
+        *,
+        epochs: int,
+        steps: int,
+        label: Record,
     ) -> None:
         super().__init__(state, path, epochs=epochs, steps=steps, name=" ".join(map(str, label.values())))
-        self.saved, self.label = saved, label
+        self.saved, self.folder, self.label = saved, folder, label
         if path.exists():
             state.restore(Checkpoint.load(path), path)
 
@@ -114,4 +123,4 @@ class ClassifierLoop(TrainingLoop[TrainState, Batch]):
 
     def save(self) -> None:
         self.state.flush()
-        self.state.checkpoint(self.saved).save(self.path)
+        self.folder.write(self.state.checkpoint(self.saved), self.path)

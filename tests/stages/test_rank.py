@@ -657,3 +657,16 @@ def test_items_that_cannot_be_ranked_are_refused(write_run, write_probe, tmp_pat
     with pytest.raises(SSLToolError, match=r"projector.*--layer is backbone"):
         rank(tmp_path / "p.pt")
     assert rank(tmp_path / "p.pt", layer="projector")["rows"][0]["rank"] == 1
+
+
+def test_rows_of_several_folders_of_one_name_are_noted(tmp_path):
+    for name in "ab":
+        meta = {"dataset": "folder", "layer": "backbone", "fingerprint": name}
+        Representations(torch.randn(30, 3), torch.full((30,), -1), torch.arange(30), meta).save(tmp_path / f"{name}.pt")
+    assert any("different images" in note for note in rank(tmp_path / "a.pt", tmp_path / "b.pt")["notes"])
+    assert not any("different images" in note for note in rank(tmp_path / "a.pt")["notes"])
+
+
+def test_pool_without_a_file_of_representations_is_refused(write_run):
+    with pytest.raises(SSLToolError, match="--pool"):
+        rank(write_run("a", [{"backbone_auc": 0.6}]), pool="mean")

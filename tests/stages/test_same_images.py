@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from helpers import error_message
+from helpers import error_message, usage_message
 from ssltool.checkpoints.probe import Probe
 from ssltool.config import KnnConfig
 from ssltool.errors import SSLToolError
@@ -164,6 +164,13 @@ def knn_accuracy(config: KnnConfig) -> tuple[float | None, str]:
         return knn.run(config)["accuracy"], ""
     except SSLToolError as error:
         return None, str(error)
+
+
+@pytest.mark.parametrize(
+    "flags", [["--labels-by", "number"], ["--same-images", "content"], ["--pool", "mean"]], ids=lambda flags: flags[0]
+)
+def test_the_flags_of_files_do_nothing_without_files(ssltool, flags):
+    assert flags[0] in usage_message(ssltool("lincls", "--pretrained", "absent.pt", *flags))
 
 
 NAMES = st.lists(st.text(min_size=1, max_size=4), min_size=1, max_size=6, unique=True)

@@ -43,7 +43,7 @@ def solve(source: SavedFeatures, folder: RunFolder, device: torch.device) -> Rec
         folder.log(line)
     labels, names = torch.from_numpy(source.classes), source.class_names
     probe = Probe(weight.cpu(), bias.cpu(), saved, result, labels, class_names=names)
-    probe.save(folder.path / PROBE)
+    folder.write(probe, folder.path / PROBE)
     return result
 
 

@@ -50,11 +50,17 @@ def run(config: LinclsConfig) -> Record:
     config.check()
     device = pick_device(config)
     folder = RunFolder(run_path(config, default_name(config)), "lincls")
-    path = find_file(config.resume, folder.path / PROBE)
     if config.evaluate:
+        path = find_file(config.resume, folder.path / PROBE)
         if path is None:
             raise SSLToolError(f"{folder.path} holds no {PROBE} to evaluate; name one with --resume FILE")
         return _evaluate(config, device, Probe.load(path)) | {"probe": str(path)}
+    with folder.locked():
+        return _train(config, device, folder)
+
+
+def _train(config: LinclsConfig, device: torch.device, folder: RunFolder) -> Record:
+    path = find_file(config.resume, folder.path / PROBE)
     folder.refuse_if_taken(overwrite=config.overwrite, resume=config.resume, resumed_from=path)
     with contextlib.closing(_open(config, device)) as source:
         _announce(source)

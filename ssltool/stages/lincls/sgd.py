@@ -100,12 +100,7 @@ class ProbeLoop(TrainingLoop[ProbeState, tuple[Tensor, Tensor]]):
             Interrupted: after a signal; the state is saved.
         """
         with StopRequest() as stop, contextlib.closing(self.display):
-            try:
-                self.run(stop, self.folder.log)
-            except SSLToolError:
-                if not self.path.exists():  # a run without a completed epoch has no results
-                    self.folder.discard()
-                raise
+            self.run(stop, self.folder.log)
         return self._finish()
 
     @contextlib.contextmanager
@@ -204,7 +199,7 @@ class ProbeLoop(TrainingLoop[ProbeState, tuple[Tensor, Tensor]]):
         }
         labels = torch.from_numpy(self.source.classes)
         names = self.source.class_names
-        Probe(weight, bias, self.saved, metrics, labels, training, names).save(self.path)
+        self.folder.write(Probe(weight, bias, self.saved, metrics, labels, training, names), self.path)
 
     def _restore(self, probe: Probe, path: Path) -> None:
         names = [*fixed_settings(LinclsConfig), *FIXED_KEYS]

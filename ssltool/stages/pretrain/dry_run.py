@@ -13,7 +13,7 @@ from ssltool.data.found import announce, record_of
 from ssltool.data.loader import Batch
 from ssltool.errors import SSLToolError
 from ssltool.methods.base import Method, trainable_parameters
-from ssltool.runs.resume import find_start
+from ssltool.runs.resume import find_start, pretrain_folder
 from ssltool.settings import Record
 from ssltool.stages.pretrain.prepare import prepare
 from ssltool.training.device import autocast, pick_device
@@ -33,7 +33,7 @@ def plan(config: PretrainConfig) -> Record:
     """
     device = pick_device(config)
     setup = prepare(config)
-    start = find_start(config, setup.saved_run, setup.images)
+    start = find_start(config, setup.saved_run, setup.images, pretrain_folder(config))
     announce(setup.images)
     first = start.checkpoint.epoch if start.checkpoint else 0
     return {

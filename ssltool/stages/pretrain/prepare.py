@@ -64,8 +64,13 @@ def prepare(config: PretrainConfig) -> TrainingSetup:
 
 def _raw_pixels(config: PretrainConfig) -> bool:
     """Whether the images are read as raw pixels: as given, else as by the run that is resumed."""
-    path = resumed_file(config) if config.raw_pixels is None else None
-    return bool(config.raw_pixels if path is None else Checkpoint.load(path).run.pixels["raw_pixels"])
+    if config.raw_pixels is not None:
+        return config.raw_pixels
+    try:
+        path = resumed_file(config)
+    except SSLToolError:  # ``find_start`` raises it again, after the mistakes in the settings
+        path = None
+    return path is not None and bool(Checkpoint.load(path).run.pixels["raw_pixels"])
 
 
 def _support(config: PretrainConfig, options: Any, images: ImageSet) -> Support | None:

@@ -25,7 +25,8 @@ from ssltool.diagnosis.metrics.of_rows import feature_std_tensor
 from ssltool.diagnosis.monitor import Monitor, MonitorResult, has_collapsed, summary
 from ssltool.errors import Collapsed, SSLToolError, UsageError, counted
 from ssltool.methods.base import EpochImages, Now, Output
-from ssltool.runs.resume import find_start
+from ssltool.runs.folder import RunFolder
+from ssltool.runs.resume import find_start, pretrain_folder
 from ssltool.settings import Record
 from ssltool.stages.pretrain.prepare import prepare
 from ssltool.training import distributed
@@ -51,15 +52,26 @@ def run(config: PretrainConfig) -> Path:
     if config.dist_backend != "auto" and not distributed.under_torchrun():
         raise UsageError(f"--dist-backend {config.dist_backend} does nothing without torchrun; leave it out")
     device = pick_device(config, local_rank=distributed.local_rank())
+    run_folder = pretrain_folder(config)
     try:
-        with distributed.process_group(device, config.dist_backend) as shard:
-            training = Pretraining(config, device, shard)
+        with distributed.process_group(device, config.dist_backend) as shard, _locked(run_folder):
+            training = Pretraining(config, device, shard, run_folder)
             folder = training.train()
     except torch.OutOfMemoryError as error:
         raise SSLToolError(f"out of memory on {device}; lower --batch-size, or try --precision bf16") from error
     if training.collapsed:
         raise Collapsed(folder)
     return folder
+
+
+@contextlib.contextmanager
+def _locked(folder: RunFolder) -> Iterator[None]:
+    """Holds the lock of ``folder`` on rank 0; the other ranks stop if it cannot be taken."""
+    with contextlib.ExitStack() as stack:
+        with distributed.raise_on_all_ranks():
+            if distributed.is_main():
+                stack.enter_context(folder.locked())
+        yield
 
 
 @dataclass
@@ -82,7 +94,9 @@ class _EpochTime:
 class Pretraining(TrainingLoop[TrainState, Batch]):
     """One invocation of pretraining: setup, data, state and run folder."""
 
-    def __init__(self, config: PretrainConfig, device: torch.device, shard: Shard) -> None:
+    def __init__(
+        self, config: PretrainConfig, device: torch.device, shard: Shard, folder: RunFolder | None = None
+    ) -> None:
         with distributed.raise_on_all_ranks():
             if config.download and distributed.is_main():
                 open_dataset(config, "train")
@@ -91,9 +105,9 @@ class Pretraining(TrainingLoop[TrainState, Batch]):
             self.config = self.setup.config
             _check_divisible(self.setup, shard)
             self.saved = self.setup.saved_run
-            start = find_start(config, self.saved, self.setup.images)
+            self.folder = folder or pretrain_folder(config)
+            start = find_start(config, self.saved, self.setup.images, self.folder)
             check_loggers(config)
-        self.folder = start.folder
         self.device, self.shard = device, shard
         self.monitor: Monitor | None = None
         self.monitored, self.epoch_time = MonitorResult(), _EpochTime()

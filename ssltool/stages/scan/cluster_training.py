@@ -15,6 +15,7 @@ from ssltool.data import views
 from ssltool.data.loader import Batch, Loader
 from ssltool.errors import SSLToolError
 from ssltool.methods.base import Method
+from ssltool.runs.folder import RunFolder
 from ssltool.settings import Record
 from ssltool.stages.scan.losses import confidence_loss, scan_loss
 from ssltool.stages.scan.mining import NeighbourTable
@@ -32,6 +33,11 @@ BLOCK_ROWS = 4096
 """Images per block in ``table_loss``."""
 
 
+def training_path(folder: RunFolder, phase: str) -> Path:
+    """The checkpoint of an unfinished step."""
+    return folder.path / f"training_{phase}.pt"
+
+
 class _ClusterLoop(ClassifierLoop):
     """Base of both steps: a classifier of clusters, trained with Adam at a constant learning rate."""
 
@@ -41,7 +47,7 @@ class _ClusterLoop(ClassifierLoop):
         method: Method,
         setup: TrainingSetup,
         saved: SavedRun,
-        path: Path,
+        folder: RunFolder,
         loader: Loader,
         sums: tuple[str, ...],
     ) -> None:
@@ -49,7 +55,8 @@ class _ClusterLoop(ClassifierLoop):
         self.strong = dataclasses.replace(setup.recipe, erase_p=saved.settings["erase_p"], erase_scale=ERASE_SCALE)
         groups = [{"params": [p for p in method.parameters() if p.requires_grad]}]
         state = training_state(method, groups, setup.config, self.device, sums)
-        super().__init__(state, saved, path, epochs=setup.epochs, steps=setup.steps, label={"phase": phase})
+        path, label = training_path(folder, phase), {"phase": phase}
+        super().__init__(state, saved, folder, path, epochs=setup.epochs, steps=setup.steps, label=label)
 
     def augmented(
         self, rows: np.ndarray, recipes: list[views.Recipe], size: int, epoch: int, step: int
@@ -70,9 +77,15 @@ class Clustering(_ClusterLoop):
     """SCAN's second step. The output layer is ``heads`` independent classifiers, concatenated."""
 
     def __init__(
-        self, method: Method, setup: TrainingSetup, saved: SavedRun, path: Path, loader: Loader, table: NeighbourTable
+        self,
+        method: Method,
+        setup: TrainingSetup,
+        saved: SavedRun,
+        folder: RunFolder,
+        loader: Loader,
+        table: NeighbourTable,
     ) -> None:
-        super().__init__("cluster", method, setup, saved, path, loader, ("loss", "consistency", "entropy"))
+        super().__init__("cluster", method, setup, saved, folder, loader, ("loss", "consistency", "entropy"))
         self.table = table
         self.heads, self.weight = saved.settings["heads"], saved.settings["entropy_weight"]
 
@@ -116,8 +129,10 @@ def table_loss(log_p: Tensor, table: NeighbourTable, entropy_weight: float) -> f
 class SelfLabelling(_ClusterLoop):
     """SCAN's third step. ``confident`` is the fraction of images whose prediction was used."""
 
-    def __init__(self, method: Method, setup: TrainingSetup, saved: SavedRun, path: Path, loader: Loader) -> None:
-        super().__init__("selflabel", method, setup, saved, path, loader, ("loss", "confident"))
+    def __init__(
+        self, method: Method, setup: TrainingSetup, saved: SavedRun, folder: RunFolder, loader: Loader
+    ) -> None:
+        super().__init__("selflabel", method, setup, saved, folder, loader, ("loss", "confident"))
         self.threshold = saved.settings["threshold"]
 
     def batches(self, epoch: int, first_step: int) -> Iterator[Batch]:

@@ -80,12 +80,6 @@ class NeighbourTable:
             raise SSLToolError(
                 f"{path} has neighbours of the dataset {shown(dataset)}, but the images are of {images.name}"
             )
-        fingerprint = file.meta.get("fingerprint")
-        if fingerprint and images.fingerprint and fingerprint != images.fingerprint:
-            raise SSLToolError(
-                f"{path} has neighbours of other images than those of {images.name}: the files of the folder differ; "
-                "mine again"
-            )
         own = _find(images.index, file.index.numpy())
         if (own < 0).any():
             missing = images.index[own < 0]

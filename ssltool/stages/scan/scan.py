@@ -22,10 +22,10 @@ from ssltool.files.stored import weights_hash
 from ssltool.models.family import SMALL_IMAGE
 from ssltool.reprs.neighbours.file import Neighbours
 from ssltool.runs.folder import RunFolder, run_path
-from ssltool.runs.resume import check_compatible
+from ssltool.runs.resume import changed_images, check_compatible
 from ssltool.settings import Record, Settings
 from ssltool.stages.scan.cluster_scores import score
-from ssltool.stages.scan.cluster_training import Clustering, SelfLabelling, predict
+from ssltool.stages.scan.cluster_training import Clustering, SelfLabelling, predict, training_path
 from ssltool.stages.scan.clusters_file import SCORES, Clusters
 from ssltool.stages.scan.inputs import Inputs, unit_rows
 from ssltool.stages.scan.kmeans import kmeans, nearest_centroid
@@ -80,9 +80,13 @@ class _Scan:
 
     def run(self) -> Record:
         """Runs the requested steps in order."""
-        self._check()
-        self._claim()
-        announce(*self.inputs.opened)
+        with self.folder.locked():
+            self._check()
+            self._claim()
+            announce(*self.inputs.opened)
+            return self._run()
+
+    def _run(self) -> Record:
         if "mine" in self.steps:
             self._mine()
         if self.config.kmeans:
@@ -133,7 +137,7 @@ class _Scan:
             if phase not in self.steps or not self.outputs[previous].exists() or not (first == phase or c.resume):
                 continue
             _, saved, _ = self.clustering if phase == "cluster" else self.selflabelling
-            for path in (self._training_path(phase), self.outputs[phase]):
+            for path in (training_path(self.folder, phase), self.outputs[phase]):
                 if c.resume and path.exists():
                     checkpoint = Checkpoint.load(path)
                     more = (*VIEW_SETTINGS, *STEP_SETTINGS[phase], "clusters", "phase")
@@ -146,7 +150,7 @@ class _Scan:
 
     def _claim(self) -> None:
         """Removes the files to replace, and writes the settings and the records to keep."""
-        training = {step: self._training_path(step) for step in self.later}
+        training = {step: training_path(self.folder, step) for step in self.later}
         if self.config.resume:
             training = {step: path for step, path in training.items() if path.exists()}
         else:
@@ -156,14 +160,15 @@ class _Scan:
         for path in training.values():
             records += Checkpoint.load(path).metrics["epochs"] if path.exists() else []
         settings = as_dict(self.config) | {"stage": "scan"}
-        self.folder.claim(settings, records, resumed_from=self.outputs["mine"])
+        is_new = not self.folder.is_started() or (self.steps[0] == "mine" and not self.config.resume)
+        self.folder.claim(settings, records, resumed_from=None if is_new else self.outputs["mine"])
         if "train" in self.inputs.__dict__:
             self.folder.save_images(self.inputs.train)
 
     def _mine(self) -> None:
         path = self.outputs["mine"]
         if not path.exists():
-            mine(self.inputs.train_reprs, self.config.neighbours, self.inputs.device).save(path)
+            self.folder.write(mine(self.inputs.train_reprs, self.config.neighbours, self.inputs.device), path)
         meta = Neighbours.load(path).meta
         self.results["mine"] = {"neighbours": meta.get("k"), "accuracy": meta.get("accuracy")}
 
@@ -180,7 +185,11 @@ class _Scan:
     def clustering(self) -> tuple[TrainingSetup, SavedRun, NeighbourTable]:
         """The setup of the clustering step, its saved run, and the neighbours."""
         c, inputs, train, path = self.config, self.inputs, self.inputs.train, self.outputs["mine"]
-        table = NeighbourTable.of(Neighbours.load(path), train, path)
+        neighbours = Neighbours.load(path)
+        changed = changed_images(neighbours.meta, train, path.parent)
+        if changed is not None:
+            raise SSLToolError(f"{path} has neighbours of other images: {changed}; mine again")
+        table = NeighbourTable.of(neighbours, train, path)
         epochs, lr = (15, 1e-3) if train.name == "bundled" else (50, 1e-4)
         setup = self._setup(inputs.network, c.epochs or epochs, c.batch_size, c.lr or lr)
         count = inputs.cluster_count(train.labels)
@@ -198,7 +207,7 @@ class _Scan:
             )
         method = build_classifier(saved, inputs.network, inputs.device)
         with inputs.loader(inputs.train) as loader:
-            loop = Clustering(method, setup, saved, self._training_path("cluster"), loader, table)
+            loop = Clustering(method, setup, saved, self.folder, loader, table)
             loop.run(stop, self.folder.log)
             saved = saved.updated(n_classes=saved.settings["clusters"], head=loop.keep_best_head())
         self._finish(loop, saved)
@@ -220,7 +229,7 @@ class _Scan:
         method = build_classifier(saved, network, self.inputs.device)
         method.projector.load_state_dict(network.method.projector.state_dict())
         with self.inputs.loader(self.inputs.train) as loader:
-            loop = SelfLabelling(method, setup, saved, self._training_path("selflabel"), loader)
+            loop = SelfLabelling(method, setup, saved, self.folder, loader)
             loop.run(stop, self.folder.log)
         self._finish(loop, saved)
 
@@ -241,9 +250,6 @@ class _Scan:
         facts = {"phase": phase, "clusters": count, "network": network.origin, "start_hash": start}
         return setup.saved_run.updated(**settings, **facts)
 
-    def _training_path(self, phase: str) -> Path:
-        return self.folder.path / f"training_{phase}.pt"
-
     def _finish(self, loop: Clustering | SelfLabelling, saved: SavedRun) -> None:
         """Evaluates the network, writes the step's files, and removes the training checkpoint."""
         phase, images = str(saved.settings["phase"]), self.inputs.evaluation
@@ -253,7 +259,7 @@ class _Scan:
         self._save_assignments(
             phase, Clusters(assignments, confidence, targets, index), saved.settings["clusters"], images.split
         )
-        loop.state.checkpoint(saved).save(self.outputs[phase])
+        self.folder.write(loop.state.checkpoint(saved), self.outputs[phase])
         loop.path.unlink(missing_ok=True)
 
     def _save_assignments(self, name: str, clusters: Clusters, count: int, split: str) -> None:
@@ -262,7 +268,7 @@ class _Scan:
         result |= score(clusters.assignments.numpy(), targets.numpy(), count)
         result |= {"images": len(targets), "confident": _fraction_above(clusters.confidence, self.config.threshold)}
         clusters.meta = {"made_by": name, "seed": self.config.seed, **result}
-        clusters.save(self.folder.path / f"assignments_{name}.pt")
+        self.folder.write(clusters, self.folder.path / f"assignments_{name}.pt")
         self.results[name] = result
 
     def _load_results(self, name: str) -> None:

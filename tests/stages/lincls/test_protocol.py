@@ -247,8 +247,7 @@ def test_a_dataset_type_that_names_one_split_for_both_is_refused(settings, split
 def test_a_loss_that_is_not_finite_stops_the_probe(settings, tmp_path):
     with pytest.raises(SSLToolError, match=r"not finite in epoch [1-9]; .*--lr"):
         lincls.run(settings(lr=3e38, batch_size=256, epochs=3))
-    metrics = (tmp_path / "probe" / "metrics.jsonl").read_text()
-    assert metrics.count("\n") < 3 and "NaN" not in metrics
+    assert not (tmp_path / "probe").exists()  # nothing is left of a run without a result
 
 
 def test_the_backbone_of_another_architecture_is_refused(settings):
