@@ -168,7 +168,8 @@ class Checked:
                 raise UsageError(f"{self.flag_name(f.name)} is '{value}'; it must be one of {', '.join(m['choices'])}")
             low, high, above = m.get("minimum"), m.get("maximum"), m.get("above")
             if isinstance(value, float):
-                low, high = -LARGEST if low is None else low, LARGEST if high is None else high
+                low = -LARGEST if low is None and above is None else low
+                high = LARGEST if high is None else high
             within = (
                 (low is None or value >= low) and (high is None or value <= high) and (above is None or value > above)
             )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
+import zipfile
 
 import numpy as np
 import pytest
@@ -145,6 +147,19 @@ def test_file_cut_anywhere_is_one_line(tmp_path, name):
         with pytest.raises(SSLToolError, match=name) as caught:
             opened(path)
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["a.npy", "a.npz"])
+def test_a_header_that_declares_more_than_the_file_holds_is_refused_before_memory_is_allocated(tmp_path, name):
+    header = io.BytesIO()
+    np.lib.format.write_array_header_2_0(header, {"descr": "|u1", "fortran_order": False, "shape": (2**40, 8, 8)})
+    if name == "a.npy":
+        (tmp_path / name).write_bytes(header.getvalue())
+    else:
+        with zipfile.ZipFile(tmp_path / name, "w") as archive:
+            archive.writestr("images.npy", header.getvalue())
+    with pytest.raises(SSLToolError, match=rf"{name}.*declares {2**46:,} bytes"):
+        opened(tmp_path / name)
 
 
 def test_archive_without_images_lists_its_arrays(tmp_path):
