@@ -83,8 +83,10 @@ class RunFolder:
                 try:
                     yield
                 except BaseException:
-                    if self._lock.is_in_place():
+                    if self._lock.is_held():
                         self._take_back()
+                    else:
+                        created.clear()  # the folder that is there now is not ours
                     raise
         finally:
             self._lock, self._is_new = None, False
