@@ -12,7 +12,7 @@ import torch
 from helpers import TINY, error_message, records
 from ssltool.checkpoints.checkpoint import Checkpoint
 from ssltool.errors import SSLToolError
-from ssltool.files import file_hash
+from ssltool.files.reading import file_hash
 from ssltool.reprs.representations import Representations
 from ssltool.runs.folder import RunFolder
 from ssltool.runs.lock import NAME
