@@ -14,7 +14,7 @@ NAMED = 5
 def record_of(images: ImageSet) -> Record:
     """What was found: layout, split, number of images, of classes and of images without a label, and the fingerprint;
     ``skipped`` has the number and the first names of what was left out, by reason; ``notes`` say how the folder was
-    read."""
+    read; ``why_unlabelled`` is empty if some images have labels."""
     return {
         "layout": images.name,
         "split": images.split,
@@ -25,6 +25,7 @@ def record_of(images: ImageSet) -> Record:
             reason: {"count": len(paths), "first": list(paths[:NAMED])} for reason, paths in images.left_out.items()
         },
         "notes": list(images.notes),
+        "why_unlabelled": images.why_unlabelled,
         "fingerprint": images.fingerprint,
     }
 

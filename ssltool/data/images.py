@@ -39,7 +39,8 @@ class ImageSet:
         size: (width, height) if all files have the same size.
         skipped: the number of files that are not in the set because of ``--skip-corrupt``.
         left_out: the relative paths of everything that is not in the set, by reason; see ``listing``.
-        notes: how the folder and its pixels were read, and why images have no labels.
+        notes: how the folder and its pixels were read.
+        why_unlabelled: why no image has a label, and what to do; empty if it is not known, or some have.
         fingerprint: 16 hex digits of the paths and contents of all images of the split. ``select`` keeps it.
         files: the relative path of each image, with ``/``; None for arrays in one file.
         digests: (N,) int64, a hash of the content of each image.
@@ -57,6 +58,7 @@ class ImageSet:
     skipped: int = 0
     left_out: LeftOut = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    why_unlabelled: str = ""
     fingerprint: str = ""
     files: tuple[str, ...] | None = None
     digests: np.ndarray | None = None
@@ -90,6 +92,12 @@ class ImageSet:
     def with_notes(self, *notes: str) -> ImageSet:
         """The images with further notes."""
         return dataclasses.replace(self, notes=(*self.notes, *notes))
+
+    def without_labels(self, why: str) -> ImageSet:
+        """The images without labels, with a note that says why, and what to do."""
+        no_labels = np.full(len(self), -1)
+        unlabelled = dataclasses.replace(self, labels=no_labels, classes=(), why_unlabelled=why)
+        return unlabelled.with_notes(f"without labels, because {why}")
 
     def without(self, left_out: Mapping[str, Sequence[int]]) -> ImageSet:
         """The images without some rows, which are recorded as left out: {reason: rows}."""

@@ -111,5 +111,6 @@ def _check_no_split(settings: LabelledSettings) -> str:
 def _labelled(images: ImageSet) -> ImageSet:
     labelled = images.select(np.flatnonzero(images.labels >= 0))
     if not len(labelled):
-        raise SSLToolError(f"{images.name} {images.split} has no labels; DATA must have labelled images")
+        why = f", because {images.why_unlabelled}" if images.why_unlabelled else "; DATA must have labelled images"
+        raise SSLToolError(f"{images.name} {images.split} has no labels{why}")
     return labelled

@@ -31,6 +31,11 @@ def visible(text: str) -> str:
     return text if text.isprintable() else "".join(map(_visible, text))
 
 
+def composed(text: str) -> str:
+    """``text`` in Unicode's composed form: macOS and some archives write ``é`` as ``e`` and an accent."""
+    return unicodedata.normalize("NFC", text)
+
+
 def one_line(text: object, most: int = LONGEST) -> str:
     """``text`` for one line: ``visible``, and of at most ``most`` (>= 10) characters, by leaving out the middle."""
     text, side = str(text), (most - 5) // 2

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ssltool.errors import SSLToolError, counted
+from ssltool.files.text import composed
 
 LABELS_BY = ("name", "number")
 
@@ -24,12 +25,15 @@ class Labels:
     Attributes:
         title: what messages call the rows.
         numbers: (N,) int64, -1 for unlabelled rows.
-        names: the names of the classes by number; empty if they are not known.
+        names: the names of the classes by number, in Unicode's composed form; empty if they are not known.
     """
 
     title: str
     numbers: Tensor
     names: Mapping[int, str]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "names", {number: composed(name) for number, name in self.names.items()})
 
     @classmethod
     def of(cls, title: str, numbers: Tensor, classes: Sequence[str]) -> Labels:

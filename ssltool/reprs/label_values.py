@@ -21,6 +21,7 @@ from ssltool.files.schema import (
     tensor,
     text,
 )
+from ssltool.files.text import composed
 
 MAX_EXACT = 2.0**53
 """All integers up to this are float64 numbers."""
@@ -117,6 +118,8 @@ def _of_one_hot(rows: Tensor, path: object) -> Tensor:
 
 
 def _of_names(values: list[str | None], classes: list[str]) -> tuple[Tensor, list[str]]:
+    values = [value and composed(value) for value in values]
+    classes = list(map(composed, classes))
     names = {value for value in values if value}
     if all(_is_integer(name) for name in names):
         return torch.tensor([int(value) if value else -1 for value in values]).clamp(min=-1), classes

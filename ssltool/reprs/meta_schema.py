@@ -30,6 +30,7 @@ META = mapping(
         "classes": optional(listing(text(), what="a list of names")),
         "shard": optional(SHARD),
         "config": optional(mapping(other=nested())),
+        "found": optional(mapping(optional={"why_unlabelled": optional(text())}, other=nested())),
     },
     other=nested(),
     what="a dict of metadata",

@@ -96,6 +96,12 @@ class RepresentationSet:
         """The labels with the names of the classes."""
         return Labels.of(self.name, self.targets, self.meta.get("classes") or [])
 
+    @property
+    def why_unlabelled(self) -> str:
+        """Why the images have no labels, and what to do; of files without labels."""
+        found = self.meta.get("found") or {}
+        return found.get("why_unlabelled") or "save representations of labelled images"
+
     def keep(self, mask: Tensor) -> RepresentationSet:
         """The rows where ``mask`` (N,) is true."""
         columns = {name: getattr(self, name)[mask] for name in ("targets", "index", "file_of")}

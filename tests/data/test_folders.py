@@ -89,7 +89,7 @@ def test_an_explicit_type_takes_the_labels_from_any_folders(tmp_path, tree):
     [
         ({"ant": 5}, "one subfolder"),
         ({"ant": 1, "bee": 1}, "one image"),
-        ({"a/deep": 2, "b": 2}, "in subfolders"),
+        ({"a/deep": 2, "b": 2}, "deeper subfolders"),
         ({"ant": 3, "bee": 3, ".": 2}, "directly"),
     ],
 )

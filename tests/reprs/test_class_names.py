@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import unicodedata
+
 import pytest
 import torch
 from hypothesis import given
@@ -10,7 +12,8 @@ from hypothesis import strategies as st
 from ssltool.errors import SSLToolError
 from ssltool.reprs.class_names import Labels, match_classes, unified
 
-NAMES = st.lists(st.text(min_size=1, max_size=6), min_size=1, max_size=8, unique=True)
+TEXT = st.text(min_size=1, max_size=6).map(lambda text: unicodedata.normalize("NFC", text))
+NAMES = st.lists(TEXT, min_size=1, max_size=8, unique=True)
 
 
 def labels(title: str, numbers: list[int], classes: list[str]) -> Labels:
@@ -34,6 +37,18 @@ def test_a_row_keeps_the_name_of_its_class(first, second, random):
         for number, name in zip(found.numbers.tolist(), order, strict=True):
             assert (number < len(first)) == (name in first)
             assert name not in first or number == first.index(name)
+
+
+@given(NAMES, st.permutations(["NFC", "NFD", "NFC"]))
+def test_a_class_is_the_same_in_each_unicode_form(names, forms):
+    """Names are compared as text, not as code points: macOS writes an accent as a character of its own."""
+    first, second, third = ([unicodedata.normalize(form, f"é{name}") for name in names] for form in forms)
+    numbers = list(range(len(names)))
+    assert match_classes(labels("TRAIN", numbers, first), labels("VAL", numbers, second)).numbers.tolist() == numbers
+    backwards = labels("VAL", numbers, third[::-1])
+    assert match_classes(labels("TRAIN", numbers, first), backwards).numbers.tolist() == numbers[::-1]
+    (_, own), classes = unified([labels("A", numbers, first), backwards])
+    assert own.tolist() == numbers[::-1] and len(classes) == len(names)
 
 
 def test_classes_that_one_side_lacks_are_named_with_what_follows():

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from helpers import same_bits
-from situation_helpers import accuracy, accuracy_between, class_folders, one_line, plain, represent, said
+from situation_helpers import NETWORK, accuracy, accuracy_between, class_folders, one_line, plain, represent, said
 from ssltool.reprs.representations import Representations
 
 
@@ -59,6 +59,26 @@ def test_composed_and_decomposed_names_are_one_class(ssltool, tmp_path):
     train, val = ({unicodedata.normalize(form, "café"): 1, "tea": 2} for form in ("NFC", "NFD"))
     train_folder = class_folders(tmp_path / "train", train)
     assert accuracy_between(ssltool, train_folder, class_folders(tmp_path / "val", val, seed=1)) == 1.0
+
+
+TREES = {"one image each": ("", 1), "only deeper": ("/2024", 2)}
+
+
+@pytest.mark.parametrize(("below", "count"), TREES.values(), ids=TREES)
+def test_missing_labels_are_explained_where_they_are_needed(ssltool, tmp_path, below, count):
+    """``auto`` reads no labels; each stage that needs them says why, and what to write instead."""
+    for split in ("train", "val"):
+        class_folders(tmp_path / split, {f"ant{below}": 1, f"bee{below}": 2}, count=count, seed=split == "val")
+        ran = represent(ssltool, tmp_path / split, tmp_path / f"{split}.pt")
+        assert said(ran, ["without labels", split, "--dataset-type folder"])
+    files = tmp_path / "train.pt", tmp_path / "val.pt"
+    assert one_line(ssltool("knn", *files), "train.pt", "--dataset-type folder")
+    assert one_line(ssltool("lincls", "--reprs", *files, "-o", tmp_path / "p"), "train.pt", "--dataset-type folder")
+    for stage in ("lincls", "finetune"):
+        ran = ssltool(stage, tmp_path, *NETWORK, "--epochs", "1", "-o", tmp_path / "run")
+        assert ran.code == 1 and "error: imagenet train has no labels" in ran.err
+        assert "--dataset-type imagenet" in ran.err.splitlines()[-1]
+        assert not (tmp_path / "run").exists()
 
 
 def test_images_in_subfolders_have_the_class_of_the_first_folder(ssltool, tmp_path):

@@ -18,6 +18,7 @@ from ssltool.data.images import ImageSet
 from ssltool.data.pixels import SAMPLE_IMAGES, PixelRules, evenly_spaced, settle, to_bytes, value_type
 from ssltool.errors import SSLToolError
 from ssltool.files.npy_files import read_npy, read_npz
+from ssltool.files.text import composed
 
 NAMES = {
     "train": {"train_images": "train_labels", "x_train": "y_train", "images": "labels", "x": "y", "arr_0": "arr_1"},
@@ -56,12 +57,12 @@ def read(folder: Path, split: str, settings: DataSettings) -> ImageSet:
             )
         if labels.dtype.kind in "US":
             reference = labels if split == "train" else _arrays(folder, "train")[1]
-            numbers, classes = _of_names(labels.ravel(), reference, source)
+            numbers, classes = _of_names(labels, labels if reference is None else reference, source)
         else:
             numbers, classes = _of_numbers(labels.ravel(), source)
-    return ImageSet(
-        "arrays", split, numbers, np.arange(len(pixels)), classes, images=torch.from_numpy(pixels), rules=rules
-    )
+    rows = np.arange(len(pixels))
+    found = ImageSet("arrays", split, numbers, rows, classes, images=torch.from_numpy(pixels), rules=rules)
+    return found.without_labels(_how_to_label(folder, split)) if labels is None else found
 
 
 def _arrays(folder: Path, split: str) -> Arrays:
@@ -92,6 +93,15 @@ def _of_archive(file: Path, split: str) -> Arrays:
         f"{file} has no {split} images: its arrays are {', '.join(found) or 'none'}; name the images "
         f"{next(iter(NAMES[split]))}"
     )
+
+
+def _how_to_label(folder: Path, split: str) -> str:
+    """Why a split has no labels: nothing has their name."""
+    if folder.suffix.lower() == ".npz" and folder.is_file():
+        name = next(iter(NAMES[split].values()))
+        return f"{folder.name} has no labels of the {split} images; save them in it as {name}"
+    stem = folder.stem if folder.is_file() else split
+    return f"there is no {stem}_labels.npy beside the images; save the labels there"
 
 
 def _pixels(images: np.ndarray, rules: PixelRules, source: str) -> tuple[np.ndarray, PixelRules]:
@@ -141,12 +151,19 @@ def _of_numbers(labels: np.ndarray, source: str) -> tuple[np.ndarray, tuple[str,
     return numbers, tuple(map(str, range(int(numbers.max()) + 1)))
 
 
-def _of_names(labels: np.ndarray, reference: np.ndarray | None, source: str) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Class numbers of labels that are names; those of the train split number the classes of both splits."""
-    classes = np.unique(labels if reference is None else reference)
-    numbers = np.searchsorted(classes, labels).clip(max=len(classes) - 1)
-    if (classes[numbers] != labels).any():
-        raise SSLToolError(
-            f"{source}: the class '{labels[classes[numbers] != labels][0]}' is not one of the train split"
-        )
-    return numbers, tuple(name.decode() if isinstance(name, bytes) else str(name) for name in classes)
+def _of_names(labels: np.ndarray, reference: np.ndarray, source: str) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Class numbers of labels that are names; those of ``reference``, of the train split, number the first classes.
+
+    An empty name is no label.
+    """
+    if reference.dtype.kind not in "US":
+        raise SSLToolError(f"{source}: the labels are names, but those of the train split are {reference.dtype}")
+    own, known = _texts(labels), _texts(reference)
+    classes = (*sorted({*known} - {""}), *sorted({*own} - {*known} - {""}))
+    number = {name: i for i, name in enumerate(classes)} | {"": -1}
+    return np.array([number[name] for name in own], np.int64), classes
+
+
+def _texts(names: np.ndarray) -> list[str]:
+    found: list[str | bytes] = names.ravel().tolist()
+    return [composed(name if isinstance(name, str) else name.decode(errors="backslashreplace")) for name in found]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import unicodedata
 from collections import Counter
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -24,6 +23,7 @@ from ssltool.data.listing import (
     unreadable_folder,
 )
 from ssltool.errors import SSLToolError, counted, first_names
+from ssltool.files.text import composed
 
 
 def read(folder: Path, split: str, settings: DataSettings) -> ImageSet:
@@ -48,17 +48,19 @@ def why_no_classes(folder: Path) -> str | None:
     There must be two or more with images directly inside, not all with only one, and none with images only deeper
     inside; and fewer images beside the folders than folders. Subfolders without images do not count.
     """
+    title = folder.name or str(folder)
     direct = {name: _first(folder / name, 2) for name in subfolders(folder)}
     nested = [name for name, count in direct.items() if not count and contains_images(folder / name)]
     flat = {name: count for name, count in direct.items() if count}
     if nested:
-        return f"the images of {first_names(nested, 1)} are in subfolders"
+        verb = "has" if len(nested) == 1 else "have"
+        return f"{first_names(nested, 1)} of {title} {verb} images only in deeper subfolders"
     if len(flat) < 2:
-        return f"{'only one' if flat else 'no'} subfolder of {folder.name} has images"
+        return f"{'only one' if flat else 'no'} subfolder of {title} has images"
     if max(flat.values()) == 1:
-        return f"each of its {len(flat)} subfolders has one image"
+        return f"each of the {len(flat)} subfolders of {title} has one image"
     if _first(folder, len(flat)) == len(flat):
-        return f"as many images as folders are directly in {folder.name}"
+        return f"as many images as folders are directly in {title}"
     return None
 
 
@@ -127,10 +129,10 @@ def _numbers(names: Sequence[str], classes: Sequence[str]) -> dict[str, int]:
     macOS and Linux write accents in different ways; a folder is of the class whose name is the same text.
     """
     number = {name: i for i, name in enumerate(classes)}
-    same_text = {_composed(name): i for name, i in number.items()}
+    same_text = {composed(name): i for name, i in number.items()}
     for name in names:
         if name not in number:
-            number[name] = same_text.get(_composed(name), 1 + max(number.values(), default=-1))
+            number[name] = same_text.get(composed(name), 1 + max(number.values(), default=-1))
     return number
 
 
@@ -140,10 +142,6 @@ def _in_order(number: dict[str, int]) -> list[str]:
     for name, i in number.items():
         names.setdefault(i, name)
     return [names[i] for i in range(len(names))]
-
-
-def _composed(name: str) -> str:
-    return unicodedata.normalize("NFC", name)
 
 
 def _notes(folder: Path, images: ImageSet, tops: Collection[str]) -> list[str]:

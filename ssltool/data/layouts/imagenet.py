@@ -70,7 +70,8 @@ def read(folder: Path, split: str, settings: DataSettings) -> ImageSet:
         if settings.unlabelled:
             raise SSLToolError(f"--unlabelled has no effect: no image of {own} has a label, because {why}")
         images = unlabelled_images("imagenet", own, split, found)
-    return images.with_notes(*_notes(folder, own, split, why, settings))
+    images = images.with_notes(*_notes(folder, own, split, settings))
+    return images if why is None else images.without_labels(why)
 
 
 def _classes(train: Path, settings: DataSettings) -> list[str]:
@@ -81,10 +82,11 @@ def _why_unlabelled(own: Path, reference: Path, settings: DataSettings) -> str |
     """Why the images of a split have no labels; None if they have. The type alone decides, if it is given."""
     if not any(contains_images(own / name) for name in subfolders(own)):
         return f"{own.name} has no class folders"
-    return why_no_classes(reference) if is_detected(settings) else None
+    why = why_no_classes(reference) if is_detected(settings) else None
+    return f"{why}; --dataset-type imagenet takes labels from the folders" if why else None
 
 
-def _notes(folder: Path, own: Path, split: str, why: str | None, settings: DataSettings) -> list[str]:
+def _notes(folder: Path, own: Path, split: str, settings: DataSettings) -> list[str]:
     notes = []
     if own.name != split:
         instead = ", because there is no other folder for it" if own.name.lower().startswith("test") else ""
@@ -97,9 +99,6 @@ def _notes(folder: Path, own: Path, split: str, why: str | None, settings: DataS
     others = [name for name in _others(folder) if contains_images(folder / name)]
     if others:
         notes.append(f"folders beside those of the splits are not read: {first_names(others)}")
-    if why is not None:
-        advice = "; --dataset-type imagenet takes labels from the folders"
-        notes.append(f"without labels, because {why}{advice if is_detected(settings) and subfolders(own) else ''}")
     return notes
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 from ssltool.config import DataSettings
@@ -13,7 +14,10 @@ from ssltool.data.listing import list_images, subfolders
 def read(folder: Path, split: str, settings: DataSettings) -> ImageSet:
     """All image files under the folder, without labels."""
     images = unlabelled_images("images", folder, split, list_images(folder))
-    if not is_detected(settings) or not subfolders(folder):
+    if not subfolders(folder):
         return images
-    why = f"without labels, because {why_no_classes(folder)}; --dataset-type folder takes labels from the folders"
-    return images.with_notes(f"--dataset-type images was detected: {why}")
+    advice = "--dataset-type folder takes labels from the folders"
+    if not is_detected(settings):
+        return dataclasses.replace(images, why_unlabelled=f"--dataset-type images reads none; {advice}")
+    why = f"{why_no_classes(folder)}; {advice}"
+    return images.with_notes("--dataset-type images was detected").without_labels(why)

@@ -79,9 +79,10 @@ def run(config: KnnConfig) -> Record:
     bank, queries = (RepresentationSet.open(name, config.pool) for name in _file_names(config))
     _check_outputs(config, bank, queries)
     check_same_network(bank, queries)
+    for one, then in ((bank, "nothing can vote"), (queries, "there is no accuracy to measure")):
+        if not bool((one.targets >= 0).any()):
+            raise SSLToolError(f"{one.name} has no labels, so {then}: {one.why_unlabelled}")
     voters, labels = keep_labelled(bank.rows, bank.targets)
-    if not bool((queries.targets >= 0).any()):
-        raise SSLToolError("the queries have no labels, so there is no accuracy to measure")
     classes = match_classes(bank.labels, queries.labels, config.labels_by)
     queries = dataclasses.replace(queries, targets=classes.numbers)
     if config.neighbours is None:  # the file has the neighbours of unlabelled queries, too

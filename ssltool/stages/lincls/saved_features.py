@@ -130,7 +130,7 @@ def _labelled(name: str, pool: str | None) -> RepresentationSet:
     saved = RepresentationSet.open(name, pool)
     known = saved.targets >= 0
     if not bool(known.any()):
-        raise SSLToolError(f"{name} has no labels; save representations of labelled images")
+        raise SSLToolError(f"{name} has no labels: {saved.why_unlabelled}")
     return saved.keep(known)
 
 
