@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 import pytest
 
 from ssltool.config import LinclsConfig, PretrainConfig
@@ -51,11 +49,3 @@ def test_a_usage_error_in_a_file_names_the_file_and_is_none_of_usage():
     with pytest.raises(SSLToolError, match=r"run\.pt: wrong") as caught, found_in("run.pt"):
         raise UsageError("wrong")
     assert not isinstance(caught.value, UsageError)
-
-
-@pytest.mark.parametrize("value", [1e307, float("inf"), float("nan"), 1e13])
-def test_a_rate_whose_products_overflow_is_refused(value):
-    for name in ("lr", "weight_decay"):
-        with pytest.raises(UsageError, match=f"--{name.replace('_', '-')} is {re.escape(str(value))};"):
-            PretrainConfig(**{name: value})
-    assert PretrainConfig(lr=1e6).lr == 1e6

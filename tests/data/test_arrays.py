@@ -180,3 +180,31 @@ def test_archive_without_images_lists_its_arrays(tmp_path):
     np.savez(tmp_path / "a.npz", weights=GREY)
     with pytest.raises(SSLToolError, match=r"a\.npz has no train images.*weights"):
         opened(tmp_path / "a.npz")
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        np.zeros(6, [("a", "i4")]),
+        np.zeros(6, complex),
+        np.zeros(6, "M8[s]"),
+        np.full(6, 1e307),
+        np.full(6, np.nan),
+        np.full(6, 2**63, np.uint64),
+        np.full(6, 0.5),
+    ],
+    ids=lambda labels: f"{labels.dtype} {labels[0]}",
+)
+@pytest.mark.filterwarnings("error")
+def test_labels_of_a_type_without_class_numbers_are_refused_without_a_warning(tmp_path, labels):
+    np.savez(tmp_path / "a.npz", images=GREY, labels=labels)
+    with pytest.raises(SSLToolError, match=r"class numbers.*found"):
+        opened(tmp_path / "a.npz")
+
+
+@pytest.mark.parametrize("train", [np.zeros(6, [("a", "i4")]), np.arange(6), np.arange(6.0)], ids=str)
+def test_names_beside_labels_of_the_train_split_that_are_none_are_refused(tmp_path, train):
+    val = {"val_images": GREY, "val_labels": np.array(list("abcabc"))}
+    np.savez(tmp_path / "a.npz", train_images=GREY, train_labels=train, **val)
+    with pytest.raises(SSLToolError, match=r"names.*train split"):
+        opened(tmp_path / "a.npz", "val")
