@@ -21,6 +21,7 @@ from ssltool.files.schema import (
     conform,
     either,
     integer,
+    listing,
     mapping,
     nested,
     optional,
@@ -65,6 +66,16 @@ RUN = {
 }
 """The settings that every run of pretraining, and every training of a classifier, has."""
 
+HASHES = ("fingerprint", "index_hash", "order_hash", "second_hash", "support_hash", "start_hash", "neighbours_hash")
+
+FACTS = {
+    "stage": text(200),
+    **dict.fromkeys(HASHES, optional(text(200))),
+    "plugins": listing(text(200), what="a list of names"),
+    "found": optional(mapping(other=nested())),
+}
+"""What any stage may have saved beside its settings."""
+
 LATER = {
     f.name: f.default
     for f in dataclasses.fields(PretrainConfig)
@@ -76,16 +87,15 @@ LATER = {
 def _as_saved(value: Any, sizes: Sizes) -> Settings:
     settings: Settings = mapping(other=nested(), what="a dict of settings")(value, sizes)
     known = BACKBONE if PROGRAM in settings else PRETRAIN | RUN if "method_options" in settings else {}
-    known = known | {"stage": text(200)}
-    checked: Settings = mapping(optional=known, other=nested())(settings, sizes)
+    checked: Settings = mapping(optional=known | FACTS, other=nested())(settings, sizes)
     return checked
 
 
 SETTINGS = Check("the settings of a run", _as_saved)
 """The ``config.json`` of any stage, and the ``config`` of a checkpoint, which may lack settings."""
 
-_BACKBONE_ONLY = mapping(BACKBONE | {name: PRETRAIN[name] for name in ("method", "seed")}, other=nested())
-_COMPLETE = mapping(RUN, PRETRAIN, nested(), what="a dict of settings")
+_BACKBONE_ONLY = mapping(BACKBONE | {name: PRETRAIN[name] for name in ("method", "seed")}, FACTS, nested())
+_COMPLETE = mapping(RUN, PRETRAIN | FACTS, nested(), what="a dict of settings")
 
 
 @dataclass(frozen=True)
@@ -246,8 +256,7 @@ def _settings_of_backbone(backbone: BackboneSpec, method: str, program: str) -> 
     """The settings that files of representations contain for such a network: those of pretraining, with 0 or None for
     unknown values."""
     counts = ("n_images", "n_classes", "epoch_images", "batch_size", "steps_per_epoch", "epochs")
-    hashes = ("second_hash", "support_hash", "index_hash", "fingerprint", "order_hash")
-    unknown = ("data", "second_backbone", *hashes, "found", "strategy")
+    unknown = ("data", "second_backbone", *HASHES, "found", "strategy")
     known = {
         **dataclasses.asdict(backbone),
         PROGRAM: program,

@@ -82,16 +82,19 @@ class RunFolder:
                 writes if the folder was moved or the lock lost.
         """
         self._check_is_folder()
-        created = [] if self.path.exists() else [path for path in (self.path, *self.path.parents) if not path.exists()]
+        target = Path(os.path.realpath(self.path))  # the path may be a link to a folder that does not exist yet
+        created = [path for path in (target, *target.parents) if not path.exists()]
         with writing(self.path):
-            Path(os.path.realpath(self.path)).mkdir(parents=True, exist_ok=True)
+            target.mkdir(parents=True, exist_ok=True)
         try:
             with RunLock(self.path) as self._lock:
                 try:
                     yield
                 except BaseException:
-                    if self._lock.is_in_place():
+                    if self._lock.is_held():
                         self._take_back()
+                    else:
+                        created.clear()  # the folder that is there now is not ours
                     raise
         finally:
             self._lock, self._is_new = None, False

@@ -146,7 +146,7 @@ class RunLock:
         Raises:
             SSLToolError: if not; nothing more may be written then.
         """
-        if not self.is_in_place():
+        if not self._is_in_place():
             raise SSLToolError(
                 f"the run folder {self.folder} was moved, deleted or replaced during the run, which stops here; "
                 "continue it with --resume where it is now"
@@ -156,7 +156,11 @@ class RunLock:
             taken = f"was taken by {found}" if found else "was removed"
             raise SSLToolError(f"the lock of {self.folder} {taken} during the run, which stops here and writes nothing")
 
-    def is_in_place(self) -> bool:
+    def is_held(self) -> bool:
+        """Whether the folder is where it was, and this process still holds the lock."""
+        return self._is_in_place() and self._is_ours()
+
+    def _is_in_place(self) -> bool:
         """Whether the path of the folder still leads to the same folder."""
         try:
             return os.path.samestat(os.stat(self.folder), os.fstat(self._folder))

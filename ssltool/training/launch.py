@@ -34,12 +34,13 @@ def launch() -> Launch:
         SSLToolError: if a variable is not a number in its range, or they contradict each other.
     """
     world = _number("WORLD_SIZE", 1, low=1, high=MOST_RANKS)
-    if world > 1:
-        _require("RANK", world)
-        _number("MASTER_PORT", 1, low=1, high=65535)  # of one process it may be anything: Kubernetes sets it, too
     why = f"WORLD_SIZE={world}" if "WORLD_SIZE" in os.environ else "WORLD_SIZE is not set"
-    local_world = _number("LOCAL_WORLD_SIZE", 1, low=1, high=world, why=why)
-    most_local = local_world if "LOCAL_WORLD_SIZE" in os.environ else world
+    local_world = most_local = 1
+    if world > 1:  # for one process these do not matter: Kubernetes, for one, may set MASTER_PORT to an address
+        _require("RANK", world)
+        _number("MASTER_PORT", 1, low=1, high=65535)
+        local_world = _number("LOCAL_WORLD_SIZE", 1, low=1, high=world, why=why)
+        most_local = local_world if "LOCAL_WORLD_SIZE" in os.environ else world
     rank = _number("RANK", 0, low=0, high=world - 1, why=why)
     local_rank = _number("LOCAL_RANK", 0, low=0, high=most_local - 1, why=f"ranks on this machine: {most_local}")
     return Launch(rank, world, local_rank, local_world)

@@ -19,7 +19,9 @@ TRUST = 0.001
 TINY = 1e-12
 """Lower bound of the learning rate where it is a divisor."""
 
-LARGEST = torch.finfo(torch.float32).max
+LARGEST = 1e30
+"""Rates above this are infinite: training diverges with them, and says so, where torch's optimizers may overflow and
+raise an error."""
 
 
 def build_optimizer(groups: Iterable[Mapping[str, Any]], config: PretrainConfig) -> Optimizer:
@@ -39,18 +41,17 @@ def create_optimizer(
     """
     used = {keyword: settings[key] for keyword, key in OPTIMIZERS[name].settings.items() if key in settings}
     decay = settings["weight_decay"]
-    optimizer: Optimizer = OPTIMIZERS.load(name)(groups, lr, weight_decay=_in_float32(decay), **used)
+    optimizer: Optimizer = OPTIMIZERS.load(name)(groups, lr, weight_decay=_bounded(decay), **used)
     optimizer.register_step_pre_hook(_bound_rates)
     return optimizer
 
 
 def _bound_rates(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
     for group in optimizer.param_groups:
-        group["lr"], group["weight_decay"] = _in_float32(group["lr"]), _in_float32(group["weight_decay"])
+        group["lr"], group["weight_decay"] = _bounded(group["lr"]), _bounded(group["weight_decay"])
 
 
-def _in_float32(rate: float) -> float:
-    """``rate``, or infinity if float32 cannot hold it, with which training diverges and says so; torch would fail."""
+def _bounded(rate: float) -> float:
     return math.inf if rate > LARGEST else rate
 
 

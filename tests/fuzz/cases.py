@@ -27,7 +27,7 @@ from types import TracebackType
 
 import ssltool
 from fuzz import damage
-from fuzz.goods import main
+from fuzz.goods import LARGE, main
 from fuzz.kinds import KINDS
 from fuzz.values import EXECUTED, HOSTILE
 from ssltool.files.text import visible
@@ -44,7 +44,10 @@ MEMORY = 4 << 30
 FILE_SIZE = 1 << 30
 """Bytes of the largest file that a command may write."""
 
-LEFT = (".*.unfinished", "*.lock")
+UNFINISHED = (".unfinished", ".unfinished.images")
+"""Ends of the names of what ``save-reprs`` leaves to continue with, and removes when it is done."""
+
+LEFT = (*(f".*{end}" for end in UNFINISHED), "*.lock")
 """What a command may leave beside its outputs after an error: rows to continue with, and the lock of a folder."""
 
 GOOD = ("done", "refused", "usage", "collapsed")
@@ -56,7 +59,7 @@ NAMES = (HOSTILE.replace("/", ""), "läuf 猫", "-x", "=1+1", "a" * 200, "\udcff
 Tree = dict[str, str]
 """What is in a folder: relative paths, and texts that differ if the contents do."""
 
-LARGE = 100_000
+HASHED = 100_000
 """Bytes above which a file is not hashed."""
 
 
@@ -108,7 +111,7 @@ def prepare(good: Path, folder: Path, seed: int, number: int) -> Case:
     kind = KINDS[name]
     path, command = rng.choice(kind.paths), rng.choice(kind.commands)
     args, structure = shlex.split(command), not kind.bytes or rng.random() >= BYTES
-    shutil.copytree(good, folder, symlinks=True)
+    shutil.copytree(good, folder, symlinks=True, ignore=shutil.ignore_patterns(*({LARGE} - {path})))
     if kind.structure is None:
         new = _strange_name(Path(path), rng)
         (folder / path).rename(folder / new)
@@ -259,7 +262,7 @@ def _half_written(before: Tree, after: Tree, status: int, resumes: bool) -> Iter
         if name.endswith(".tmp") or (failed and not any(fnmatch.fnmatch(name, pattern) for pattern in LEFT)):
             yield f"new {path}"
     for path, content in before.items():
-        allowed = path.endswith(".unfinished") or (resumes and not failed)
+        allowed = path.endswith(UNFINISHED) or (resumes and not failed)
         if after.get(path) != content and not allowed:
             yield f"{'changed' if path in after else 'deleted'} {path}"
 
@@ -278,7 +281,7 @@ def tree(folder: Path) -> Tree:
             content = os.readlink(path)
         elif not path.is_file():
             content = oct(about.st_mode)
-        elif about.st_size > LARGE:
+        elif about.st_size > HASHED:
             content = f"{about.st_size} {about.st_mtime_ns} {about.st_ino}"
         else:
             content = hashlib.blake2b(path.read_bytes()).hexdigest()

@@ -5,7 +5,6 @@ A function gets the path of a good file, which it overwrites, and a random gener
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import pickle
@@ -17,11 +16,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from random import Random
-from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
 from fuzz.changes import change
 from fuzz.values import EXECUTED, HOSTILE, PLAIN, TENSORS, Executed
@@ -156,72 +153,6 @@ def csv_file(path: Path, rng: Random) -> str:
     return f"row {row}, column {column}: {new!r}"
 
 
-def npy_file(path: Path, rng: Random) -> str:
-    """A .npy file: the values, shape and type of its array, or its header."""
-    array = np.load(path)
-    if rng.random() < 0.3:
-        return _npy_header(path, array, rng)
-    name, make = rng.choice(
-        [
-            ("float64", lambda: array.astype(float)),
-            ("float64 + 0.5", lambda: array + 0.5),
-            ("float16", lambda: array.astype(np.float16)),
-            ("int8", lambda: array.astype(np.int8)),
-            ("uint64", lambda: array.astype(np.uint64)),
-            ("big-endian", lambda: array.astype(array.dtype.newbyteorder(">"))),
-            ("complex", lambda: array.astype(complex)),
-            ("bool", lambda: array.astype(bool)),
-            ("texts", lambda: array.astype("U8")),
-            ("bytes", lambda: array.astype("S8")),
-            ("times", lambda: array.astype(np.int64).astype("M8[s]")),
-            ("objects", lambda: array.astype(object)),
-            ("an object that executes", lambda: np.array([Executed()], object)),
-            ("a structure", lambda: np.zeros(4, [("a", "i4"), ("b", "f4")])),
-            ("0-d", lambda: array.reshape(-1)[0]),
-            ("2-d", lambda: array[None]),
-            ("a column", lambda: array[:, None]),
-            ("empty", lambda: array[:0]),
-            ("no columns", lambda: np.zeros((len(array), 0), array.dtype)),
-            ("one fewer", lambda: array[:-1]),
-            ("twice", lambda: np.concatenate([array, array])),
-            ("negative", lambda: -array.astype(np.int64) - 1),
-            ("+ 10^9", lambda: array + 10**9),
-            ("NaN", lambda: np.full(array.shape, np.nan)),
-            ("infinite", lambda: np.full(array.shape, np.inf)),
-            ("1e307", lambda: np.full(array.shape, 1e307)),
-            ("equal", lambda: np.full_like(array, 2)),
-            ("Fortran order", lambda: np.asfortranarray(np.atleast_2d(array))),
-        ]
-    )
-    np.save(path, make(), allow_pickle=True)
-    return name
-
-
-def _npy_header(path: Path, array: np.ndarray, rng: Random) -> str:
-    header = {"descr": array.dtype.str, "fortran_order": False, "shape": array.shape}
-    name, text = rng.choice(
-        [
-            ("4 x 10^9 entries", repr(header | {"shape": (4 * 10**9,)})),
-            ("10^18 entries", repr(header | {"shape": (10**18,)})),
-            ("a negative shape", repr(header | {"shape": (-1,)})),
-            ("65 axes", repr(header | {"shape": (1,) * 65})),
-            ("a shape of texts", repr(header | {"shape": ("a",)})),
-            ("an unknown type", repr(header | {"descr": "<q99"})),
-            ("objects", repr(header | {"descr": "|O"})),
-            ("a call", "__import__('os').mkdir('executed')"),
-            ("no key", "{}"),
-            ("no dict", "[1]"),
-            ("deep", "(" * 5000),
-            ("long", repr(header) + " " * 200_000),
-            ("empty", ""),
-        ]
-    )
-    data = (text + "\n").encode()
-    version, length = rng.choice([(2, struct.pack("<I", len(data))), (2, struct.pack("<I", 2**31)), (9, b"\0\0\0\0")])
-    path.write_bytes(b"\x93NUMPY" + bytes([version, 0]) + length + data + array.tobytes())
-    return f"header: {name}"
-
-
 def parquet_file(path: Path, rng: Random) -> str:
     """A parquet table: its columns and the meta in its schema."""
     import pyarrow as pa
@@ -303,57 +234,6 @@ def stl_file(path: Path, rng: Random) -> str:
     fill = bytes([rng.randrange(256)])
     path.write_bytes((data + fill)[:count] if rng.random() < 0.7 else fill * len(data))
     return f"{count} bytes, {fill!r}"
-
-
-def image_file(path: Path, rng: Random) -> str:
-    """Another mode, size or format under the name of an image, or no file at all."""
-    image = Image.open(path).convert("RGB")
-    grey = np.arange(256, dtype=np.int64).reshape(16, 16)
-    makes: dict[str, Callable[[], Any]] = {
-        "16 bits": lambda: Image.fromarray((grey * 257).astype(np.uint16)).save(path, "PNG"),
-        "floats": lambda: Image.fromarray((grey / 255).astype(np.float32)).save(path, "TIFF"),
-        "32-bit integers": lambda: Image.fromarray(grey.astype(np.int32)).save(path, "TIFF"),
-        "palette": lambda: image.convert("P").save(path, "PNG", transparency=0),
-        "1 bit": lambda: image.convert("1").save(path, "PNG"),
-        "alpha": lambda: image.convert("RGBA").save(path, "PNG"),
-        "CMYK": lambda: image.convert("CMYK").save(path, "JPEG"),
-        "GIF": lambda: image.save(path, "GIF", save_all=True, append_images=[image, image]),
-        "WebP": lambda: image.save(path, "WEBP"),
-        "one pixel": lambda: image.resize((1, 1)).save(path, "PNG"),
-        "1 x 5000": lambda: image.resize((1, 5000)).save(path, "PNG"),
-        "large": lambda: Image.new("L", (14_000, 13_000)).save(path, "PNG"),
-        "orientation": lambda: _oriented(image, path),
-        "sizes in the header": lambda: _png_size(image, path, rng),
-        "an empty file": lambda: path.write_bytes(b""),
-        "text": lambda: path.write_text(HOSTILE),
-        "SVG": lambda: path.write_text('<svg xmlns="http://www.w3.org/2000/svg"/>'),
-        "a folder": lambda: (path.unlink(), path.mkdir()),
-        "a named pipe": lambda: (path.unlink(), os.mkfifo(path)),
-        "a broken link": lambda: (path.unlink(), path.symlink_to("missing.png")),
-        "a link to itself": lambda: (path.unlink(), path.symlink_to(path.name)),
-        "a link to a device": lambda: (path.unlink(), path.symlink_to("/dev/zero")),
-        "a link to the parent folder": lambda: (path.unlink(), path.symlink_to("../..", target_is_directory=True)),
-        "no file": path.unlink,
-        "no permission": lambda: path.chmod(0),
-    }
-    name = rng.choice(list(makes))
-    makes[name]()
-    return name
-
-
-def _oriented(image: Image.Image, path: Path) -> None:
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    image.save(path, "JPEG", exif=exif)
-
-
-def _png_size(image: Image.Image, path: Path, rng: Random) -> None:
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    data = bytearray(buffer.getvalue())
-    data[16:24] = struct.pack(">II", rng.choice([0, 1, 40_000, 2**31 - 1]), rng.choice([0, 1, 40_000, 2**31 - 1]))
-    data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
-    path.write_bytes(data)
 
 
 def partial_file(path: Path, rng: Random) -> str:

@@ -7,9 +7,11 @@ import io
 import os
 import pickle
 import shlex
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from signal import SIGTERM
 from unittest import mock
 
 import numpy as np
@@ -20,6 +22,7 @@ from helpers import TINY
 from ssltool import cli
 from ssltool.models.backbones import build_backbone
 from ssltool.reprs.partial_file import PartialFile
+from ssltool.training.loop import TrainingLoop
 
 CPU = "-j 0 --device cpu"
 PRETRAIN = f"pretrain photos {shlex.join(TINY)} --epochs 2 --steps-per-epoch 2 -b 8 --monitor-size 18 {CPU}"
@@ -30,7 +33,7 @@ MADE = (
     f"save-reprs photos --pretrained run/checkpoint.pt --split train -b 8 {CPU} -o train.pt",
     f"save-reprs photos --pretrained run/checkpoint.pt --split val -b 8 {CPU} -o val.pt",
     f"save-reprs photos --pretrained run/checkpoint.pt --split val --views 2 -b 8 {CPU} -o views.pt",
-    f"save-reprs photos --pretrained run/checkpoint.pt --split val --format npy -b 8 {CPU} -o rows.npy",
+    f"save-reprs photos --pretrained run/checkpoint.pt --split train --format npy -b 8 {CPU} -o rows.npy",
     "collapse train.pt --device cpu",
     "knn train.pt val.pt -k 3 --device cpu --neighbours neighbours.pt",
     "rank run other third --by auc --accuracy accuracies.csv --fit forecast.json --features auc",
@@ -41,7 +44,23 @@ MADE = (
 )
 """The command lines that make the files of ssltool."""
 
-PARQUET = f"save-reprs photos --pretrained run/checkpoint.pt --split val --format parquet -b 8 {CPU} -o rows.parquet"
+INTERRUPTED = (
+    f"{PRETRAIN} --seed 5 -o paused",
+    f"lincls photos --pretrained run/checkpoint.pt --epochs 1 -b 8 --image-size 16 {CPU} -o linear",
+    f"finetune photos --pretrained run/checkpoint.pt --epochs 1 -b 8 {CPU} -o tuning",
+    f"scan photos --pretrained run/checkpoint.pt --neighbours 2 --epochs 1 --selflabel-epochs 1 -b 8 "
+    f"--selflabel-batch-size 8 --threshold 0.1 {CPU} -o clustering",
+    f"scan photos --step selflabel --selflabel-epochs 1 --selflabel-batch-size 8 --threshold 0.1 {CPU} -o labelling",
+)
+"""The command lines of runs that are stopped after the first step; the last one begins in a copy of ``clustered``."""
+
+LARGE = "large.pth"
+"""The weights of a network that other libraries have, 22 MB."""
+
+UNFINISHED = f"save-reprs photos --pretrained run/checkpoint.pt --split val --idx-path first.npy -b 4 {CPU} -o new.pt"
+"""The command line that leaves an unfinished output."""
+
+PARQUET = f"save-reprs photos --pretrained run/checkpoint.pt --split train --format parquet -b 8 {CPU} -o rows.parquet"
 
 
 WARM = (
@@ -57,15 +76,20 @@ def make_good_files(folder: Path) -> None:
     """Makes one good file of every kind in ``folder``, which must not exist."""
     folder.mkdir(parents=True)
     _photos(folder / "photos")
+    _other_photos(folder)
     _raw(folder)
+    _arrays(folder)
     _foreign(folder)
     rng = np.random.default_rng(0)
     np.save(folder / "order.npy", rng.permutation(18))
     np.save(folder / "numbers.npy", np.arange(0, 18, 2))
+    np.save(folder / "first.npy", np.arange(8))
     (folder / "accuracies.csv").write_text("run,accuracy\nrun,0.5\nother,0.25\nthird,0.75\n")
     with working_in(folder):
         for line in MADE:
             made(line)
+        beside = {name: np.load(f"rows_{name}.npy") for name in ("targets", "index", "paths", "digests")}
+        np.savez("rows.npz", representations=np.load("rows.npy"), **beside)
         with contextlib.suppress(ImportError):
             import pyarrow  # noqa: F401
 
@@ -76,14 +100,15 @@ def make_good_files(folder: Path) -> None:
             path.unlink()
         _interrupt_rows()
         _interrupt_run(Path("third"))
+        _interrupt_steps()
 
 
-def made(line: str) -> None:
-    """Runs a command line that must succeed."""
+def made(line: str, expected: int = 0) -> None:
+    """Runs a command line that must end with the ``expected`` exit code."""
     err = io.StringIO()
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(err):
         code = main(shlex.split(line))
-    if code:
+    if code != expected:
         raise RuntimeError(f"{line}: exit code {code}: {err.getvalue()}")
 
 
@@ -121,6 +146,35 @@ def _photos(root: Path) -> None:
                 Image.fromarray(pixels).save(root / split / name / f"{i}.{'png' if i % 2 else 'jpg'}")
 
 
+def _other_photos(folder: Path) -> None:
+    """The same images with one more, and images of 16 bits and with alpha."""
+    shutil.copytree(folder / "photos", folder / "other_photos")
+    shutil.copy(folder / "photos" / "val" / "ant" / "0.jpg", folder / "other_photos" / "train" / "ant" / "7.jpg")
+    shutil.copy(folder / "photos" / "val" / "ant" / "0.jpg", folder / "other_photos" / "val" / "ant" / "7.jpg")
+    rng = np.random.default_rng(2)
+    for split in ("train", "val"):
+        for name in ("ant", "bee"):
+            (folder / "deep" / split / name).mkdir(parents=True)
+            for i in range(4):
+                wide = Image.fromarray(rng.integers(0, 65536, (16, 18), np.uint16))
+                image = Image.fromarray(rng.integers(0, 256, (16, 18, 4), np.uint8)) if i % 2 else wide
+                image.save(folder / "deep" / split / name / f"{i}.png")
+
+
+def _arrays(folder: Path) -> None:
+    """Images as arrays: .npy files of 8 bits, and a .npz file of 16 bits with labels that are names."""
+    rng, split_counts = np.random.default_rng(3), {"train": 12, "val": 6}
+    (folder / "arrays").mkdir()
+    archive = {}
+    for split, count in split_counts.items():
+        labels = np.arange(count) % 3
+        np.save(folder / "arrays" / f"{split}.npy", rng.integers(0, 256, (count, 16, 16, 3), np.uint8))
+        np.save(folder / "arrays" / f"{split}_labels.npy", labels)
+        archive[f"{split}_images"] = rng.integers(0, 65536, (count, 16, 16), np.uint16)
+        archive[f"{split}_labels"] = np.array(["ant", "bee", "cat"])[labels]
+    np.savez(folder / "arrays.npz", **archive)
+
+
 def _raw(folder: Path) -> None:
     """Small versions of the datasets in one file: IDX, pickles of CIFAR, binary files of STL-10."""
     rng = np.random.default_rng(1)
@@ -153,6 +207,8 @@ def _foreign(folder: Path) -> None:
     optimizer = {"state": {}, "param_groups": [{"lr": 0.1}]}
     torch.save({"epoch": 9, "arch": "resnet18", "state_dict": state, "optimizer": optimizer}, folder / "foreign.pth")
     save_file(dict(weights), folder / "foreign.safetensors", metadata={"format": "pt"})
+    large = build_backbone("resnet18", stem="imagenet")[0].half().state_dict()
+    torch.save({"arch": "resnet18", "state_dict": large}, folder / LARGE)
 
 
 def _interrupt_run(run: Path) -> None:
@@ -164,9 +220,24 @@ def _interrupt_run(run: Path) -> None:
 
 
 def _interrupt_rows() -> None:
-    """Leaves what a ``save-reprs -o new.pt`` that was killed leaves."""
+    """Leaves what a ``save-reprs -o new.pt`` that was killed leaves. Its folder had one more image, so that the list of
+    images is read."""
+    extra = Path("photos/val/cat/9.png")
+    shutil.copy("photos/val/cat/1.png", extra)
     with mock.patch.object(PartialFile, "remove", PartialFile.close):
-        made(f"save-reprs photos --pretrained run/checkpoint.pt --split val -b 4 {CPU} -o new.pt")
-    Path("new.pt").unlink()
+        made(UNFINISHED)
+    for path in (extra, Path("new.pt")):
+        path.unlink()
     with open(".new.pt.unfinished", "r+b") as stream:
         stream.truncate(Path(".new.pt.unfinished").stat().st_size - 200)
+
+
+def _interrupt_steps() -> None:
+    """Leaves runs that a signal stopped after their first step."""
+    shutil.copytree("clustered", "labelling")
+    for name in ("selflabelled.pt", "assignments_selflabel.pt"):
+        Path("labelling", name).unlink()
+    stop = TrainingLoop._save_within_epoch
+    with mock.patch.object(TrainingLoop, "_save_within_epoch", lambda loop, signal: stop(loop, SIGTERM)):
+        for line in INTERRUPTED:
+            made(line, 128 + SIGTERM)

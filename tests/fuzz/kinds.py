@@ -8,9 +8,9 @@ from __future__ import annotations
 import importlib.util
 from dataclasses import dataclass
 
-from fuzz import damage
+from fuzz import damage, damage_arrays, damage_images
 from fuzz.damage import Damage
-from fuzz.goods import CPU, PRETRAIN
+from fuzz.goods import CPU, INTERRUPTED, LARGE, PRETRAIN, UNFINISHED
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,8 @@ SMALL = "-a resnet18_w8 --stem small-stride2 --image-size 16"
 OURS = "--pretrained run/checkpoint.pt"
 RESUMED = f"{PRETRAIN} -o third --seed 4 --save-every 1 --resume"
 LINCLS = f"lincls photos {OURS} --epochs 1 -b 8 --image-size 16 {CPU} -o probe --resume auto"
+STOPPED = {line.split(" -o ")[1]: f"{line} --resume auto" for line in INTERRUPTED}
+"""The command line that continues each run that was stopped within an epoch, by its folder."""
 
 WEIGHTS = (
     f"save-reprs photos --split val -b 8 {CPU} -o new.pt --pretrained {{}}",
@@ -54,6 +56,13 @@ WEIGHTS = (
     "--teacher-checkpoint {}",
 )
 """Commands that read the file of weights {}. No library has networks as narrow as these: export refuses them."""
+
+EXPORTS = (
+    "export {} -o new.pth --to torchvision",
+    "export {} -o new.safetensors --to timm",
+    "export {} -o new.pth.tar --to simsiam",
+)
+"""Commands that export the file of weights {} of a network that other libraries have."""
 
 VIEWS = (
     "collapse {} --device cpu --metrics all -o new",
@@ -111,6 +120,10 @@ IMAGES = (
 """Commands that read the folder of image files {}."""
 
 
+PIXELS = ("--value-range auto", "--value-range 0 4096", "--background red", "--max-pixels 100")
+"""Settings of how values become pixels."""
+
+
 def of(commands: tuple[str, ...], path: str) -> tuple[str, ...]:
     """``commands`` with ``path`` in place of {}."""
     return tuple(line.replace("{}", path) for line in commands)
@@ -139,12 +152,17 @@ KINDS: dict[str, Kind] = {
         ),
     ),
     "checkpoint of another program": Kind(("foreign.pth",), damage.torch_file, of(WEIGHTS, "foreign.pth"), 2),
+    "checkpoint of a network of torchvision": Kind((LARGE,), damage.torch_file, of(EXPORTS, LARGE), 0.3),
     "safetensors": Kind(("foreign.safetensors",), damage.safetensors_file, of(WEIGHTS, "foreign.safetensors")),
     "representations": Kind(("train.pt",), damage.torch_file, of(ROWS, "train.pt"), 4),
     "representations of views": Kind(("views.pt",), damage.torch_file, of(VIEWS, "views.pt")),
     "representations as .npy": Kind(
-        ("rows.npy", "rows_targets.npy", "rows_index.npy"), damage.npy_file, of(ROWS, "rows.npy"), 1.5
+        tuple(f"rows{name}.npy" for name in ("", "_targets", "_index", "_paths", "_digests")),
+        damage_arrays.npy_file,
+        of(ROWS, "rows.npy"),
+        1.5,
     ),
+    "representations as .npz": Kind(("rows.npz",), damage_arrays.npz_file, of(ROWS, "rows.npz")),
     "meta of .npy": Kind(("rows.json",), damage.json_file, of(ROWS, "rows.npy"), 0.5),
     "spectrum": Kind(
         ("train_svd.pt",),
@@ -194,12 +212,12 @@ KINDS: dict[str, Kind] = {
     ),
     "order": Kind(
         ("order.npy",),
-        damage.npy_file,
+        damage_arrays.npy_file,
         (f"{PRETRAIN} -o new --strategy current --incremental-idx-path order.npy", "inspect order.npy"),
     ),
     "order of a run": Kind(
         ("other/order.npy",),
-        damage.npy_file,
+        damage_arrays.npy_file,
         (
             f"{PRETRAIN} -o other --seed 3 --strategy current --resume auto",
             "plot schedule other --data photos -o new.svg",
@@ -209,7 +227,7 @@ KINDS: dict[str, Kind] = {
     ),
     "image numbers": Kind(
         ("numbers.npy",),
-        damage.npy_file,
+        damage_arrays.npy_file,
         (
             f"{PRETRAIN} -o new --idx-path numbers.npy",
             f"save-reprs photos {OURS} --idx-path numbers.npy -b 8 {CPU} -o new.pt",
@@ -217,10 +235,47 @@ KINDS: dict[str, Kind] = {
             "inspect numbers.npy",
         ),
     ),
+    "images of a run": Kind(
+        ("third/images.jsonl", "run/images.jsonl"),
+        damage.lines_file,
+        (
+            f"{RESUMED} auto".replace("photos", "other_photos"),
+            "plot views run --rows 2 --data other_photos -o new.png",
+            "plot schedule run --data other_photos -o new.svg",
+            "inspect run third",
+        ),
+    ),
+    "images of an unfinished output": Kind(
+        (".new.pt.unfinished.images",),
+        damage.lines_file,
+        (UNFINISHED,),
+        0.5,
+    ),
+    "run stopped within an epoch": Kind(
+        tuple(f"{folder}/checkpoint.pt" for folder in ("paused",)),
+        damage.torch_file,
+        (STOPPED["paused"], "inspect paused", "inspect paused/checkpoint.pt --keys"),
+    ),
+    "lincls stopped within an epoch": Kind(
+        ("linear/probe.pt",), damage.torch_file, (STOPPED["linear"], "inspect linear/probe.pt --keys")
+    ),
+    "finetune stopped within an epoch": Kind(
+        ("tuning/finetuned_pretrained_seed10.pt",), damage.torch_file, (STOPPED["tuning"], "inspect tuning")
+    ),
+    "scan stopped within an epoch": Kind(
+        ("clustering/training_cluster.pt",),
+        damage.torch_file,
+        (STOPPED["clustering"], "inspect clustering/training_cluster.pt"),
+    ),
+    "scan stopped while labelling": Kind(
+        ("labelling/training_selflabel.pt", "labelling/clusters.pt", "labelling/assignments_cluster.pt"),
+        damage.torch_file,
+        (STOPPED["labelling"], f"scan photos --step selflabel {SELFLABEL} {CPU} -o labelling --resume auto"),
+    ),
     "unfinished output": Kind(
         (".new.pt.unfinished",),
         damage.partial_file,
-        (f"save-reprs photos {OURS} --split val -b 4 {CPU} -o new.pt",),
+        (UNFINISHED,),
         0.5,
     ),
     "config.json": Kind(
@@ -266,9 +321,21 @@ KINDS: dict[str, Kind] = {
         of(ARRAYS, "stl"),
         0.5,
     ),
+    "images as .npy": Kind(
+        ("arrays/train.npy", "arrays/val.npy", "arrays/train_labels.npy", "arrays/val_labels.npy"),
+        damage_arrays.npy_file,
+        (*of(ARRAYS, "arrays"), f"save-reprs arrays/train.npy {OURS} --value-range auto -b 8 {CPU} -o new.pt"),
+    ),
+    "images as .npz": Kind(("arrays.npz",), damage_arrays.npz_file, of(ARRAYS, "arrays.npz")),
+    "image of many bits or with alpha": Kind(
+        tuple(f"deep/{split}/{name}.png" for split in ("train", "val") for name in ("ant/0", "bee/0", "bee/1")),
+        damage_images.image_file,
+        (*of(IMAGES, "deep"), *(f"{IMAGES[2].format('deep')} {more}" for more in PIXELS)),
+        0.7,
+    ),
     "image": Kind(
         ("photos/train/ant/0.jpg", "photos/train/bee/1.png", "photos/val/ant/0.jpg", "photos/val/cat/1.png"),
-        damage.image_file,
+        damage_images.image_file,
         of(IMAGES, "photos"),
         1.5,
     ),
@@ -293,3 +360,10 @@ NAMED = {
 """Files and folders that get strange names, and the commands that read them."""
 
 KINDS |= {f"name of {path}": Kind((path,), None, commands, 0.3, bytes=False) for path, commands in NAMED.items()}
+
+
+def refuses(line: str) -> bool:
+    """Whether a command line is refused with good files too: no library has networks as narrow as most of these, and
+    other images or too large ones are none to go on with."""
+    narrow = line.startswith("export") and LARGE not in line
+    return narrow or "other_photos" in line or "--max-pixels" in line

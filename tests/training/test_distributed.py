@@ -30,6 +30,7 @@ PROGRAM = '''
 All of it in one process group: a second one would meet the first one's addresses in torchrun's store.
 """
 
+import contextlib
 import dataclasses
 import os
 import signal
@@ -40,7 +41,8 @@ import torch
 
 from ssltool.config import PretrainConfig
 from ssltool.errors import Interrupted, SSLToolError
-from ssltool.stages.pretrain.pretrain import Pretraining
+from ssltool.runs.folder import RunFolder
+from ssltool.stages.pretrain.pretrain import Pretraining, _locked
 from ssltool.training import distributed
 
 torch.set_num_threads(1)
@@ -71,6 +73,17 @@ def numbers(shard):
         found["error"] = str(error)
 
 
+def locked_folder(shard):
+    """What ``pretrain`` does on each rank while another process writes the run folder."""
+    with RunFolder(out / "locked").locked() if shard.rank == 1 else contextlib.nullcontext():
+        distributed.all_reduce_max(0)
+        try:
+            with _locked(RunFolder(out / "locked")):
+                found["locked"] = ""
+        except SSLToolError as error:
+            found["locked"] = str(error)
+
+
 def interrupted_run(shard):
     network = dict(arch="resnet18_w8", stem="small-stride2", image_size=16, dim=16, pred_dim=8)
     whole = PretrainConfig(**network, epochs=2, steps_per_epoch=3, batch_size=16, device="cpu", out=str(out / "whole"))
@@ -95,6 +108,7 @@ def interrupted_run(shard):
 with distributed.process_group(cpu, "auto") as shard:
     batch_statistics(shard)
     numbers(shard)
+    locked_folder(shard)
     interrupted_run(shard)
 torch.save(found, out / f"rank{shard.rank}.pt")
 '''
@@ -156,6 +170,11 @@ def test_shards_and_reductions_over_ranks(ranks):
 def test_error_on_one_rank_is_raised_on_all(ranks):
     first, second = (found["error"] for found in ranks[1])
     assert "another rank" in first and second == "only here"
+
+
+def test_run_folder_in_use_stops_all_ranks(ranks):
+    first, second = (found["locked"] for found in ranks[1])
+    assert "locked is in use by process" in first and "another rank" in second
 
 
 def test_signal_to_one_rank_stops_all_and_the_run_resumes_bit_identically(ranks):

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from ssltool.config import PretrainConfig
-from ssltool.training.optimizers import LARC, LARS, build_optimizer
+from ssltool.training import OPTIMIZERS
+from ssltool.training.optimizers import LARC, LARS, build_optimizer, create_optimizer
 
 
 def parameter(values, gradient) -> nn.Parameter:
@@ -177,3 +178,20 @@ def test_lars_is_built_with_its_trust_and_its_clip():
     assert (group["trust"], group["clip"]) == (0.02, True)
     plain = build_optimizer([nn.Parameter(torch.ones(2))], PretrainConfig(optimizer="lars", epochs=1, batch_size=2))
     assert (plain.param_groups[0]["trust"], plain.param_groups[0]["clip"]) == (0.001, False)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("rate", [1e30, 3e38, 1e39, 1e300])
+@pytest.mark.parametrize("setting", ["lr", "weight_decay"])
+def test_a_rate_that_float32_cannot_hold_makes_training_diverge_and_is_no_error_of_torch(name, rate, setting):
+    weight = torch.nn.Parameter(torch.randn(3, 2))
+    settings = {"momentum": 0.9, "weight_decay": 0.0, "lars_trust": 0.001, "lars_clip": False}
+    settings |= {setting: rate} if setting == "weight_decay" else {}
+    optimizer = create_optimizer(name, [{"params": [weight]}], 0.1, settings)
+    for _ in range(3):
+        if setting == "lr":
+            optimizer.param_groups[0]["lr"] = rate
+        weight.grad = weight.detach() * 4
+        optimizer.step()
+    if setting == "lr":
+        assert not weight.isfinite().all() or weight.abs().max() > 1e30

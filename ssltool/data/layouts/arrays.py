@@ -7,8 +7,7 @@ MedMNIST's names (``train_images``, ``train_labels``, ``val_images``), Keras' na
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,8 @@ import torch
 from ssltool.config import DataSettings
 from ssltool.data.images import ImageSet
 from ssltool.data.pixels import SAMPLE_IMAGES, PixelRules, evenly_spaced, settle, to_bytes, value_type
-from ssltool.errors import SSLToolError, first_line
+from ssltool.errors import SSLToolError
+from ssltool.files.npy_files import read_npy, read_npz
 from ssltool.files.text import composed
 
 NAMES = {
@@ -79,21 +79,16 @@ def _arrays(folder: Path, split: str) -> Arrays:
 
 
 def _load(file: Path) -> np.ndarray:
-    with _reading(file):
-        array = np.load(file, mmap_mode="c", allow_pickle=False)
-        if not isinstance(array, np.ndarray):
-            raise ValueError("it is an archive; name it .npz")
-        return array
+    if zipfile.is_zipfile(file):
+        raise SSLToolError(f"{file} is an archive; name it .npz")
+    return read_npy(file, mmap=True)
 
 
 def _of_archive(file: Path, split: str) -> Arrays:
-    with _reading(file), open(file, "rb") as stream, np.load(stream, allow_pickle=False) as archive:
-        if isinstance(archive, np.ndarray):
-            raise ValueError("it is a single array; name it .npy")
-        found = {name.lower(): name for name in archive.files}
-        for images, labels in NAMES[split].items():
-            if images in found:
-                return archive[found[images]], archive[found[labels]] if labels in found else None
+    found = {name.lower(): array for name, array in read_npz(file, mmap=True).items()}
+    for images, labels in NAMES[split].items():
+        if images in found:
+            return found[images], found.get(labels)
     raise SSLToolError(
         f"{file} has no {split} images: its arrays are {', '.join(found) or 'none'}; name the images "
         f"{next(iter(NAMES[split]))}"
@@ -107,14 +102,6 @@ def _how_to_label(folder: Path, split: str) -> str:
         return f"{folder.name} has no labels of the {split} images; save them in it as {name}"
     stem = folder.stem if folder.is_file() else split
     return f"there is no {stem}_labels.npy beside the images; save the labels there"
-
-
-@contextmanager
-def _reading(file: Path) -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:  # NumPy and zipfile raise nearly anything for a damaged file
-        raise SSLToolError(f"{file} is not a readable NumPy file ({first_line(error)}); save it again") from error
 
 
 def _pixels(images: np.ndarray, rules: PixelRules, source: str) -> tuple[np.ndarray, PixelRules]:

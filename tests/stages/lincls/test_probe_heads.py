@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from probe_helpers import clouds
 from ssltool import seeds
 from ssltool.checkpoints.probe import Probe
+from ssltool.config import LinclsConfig
+from ssltool.errors import SSLToolError
 from ssltool.stages import lincls
 from ssltool.stages.lincls.linear_heads import Heads, score
 from ssltool.training.classification import linear_classifier
@@ -109,3 +112,34 @@ def test_a_sweep_on_images_equals_the_run_of_its_best_learning_rate(settings, tm
     assert swept["train_size"] == 36
     a, b = (Probe.load(tmp_path / name / "probe.pt").weight for name in ("all", "one"))
     torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "larc", "lars"])
+@pytest.mark.parametrize("rate", [1e38, 1e39, 1e300])
+def test_a_rate_with_which_a_probe_diverges_is_an_error_or_left_out_of_a_sweep(write_reprs, tmp_path, optimizer, rate):
+    labels = torch.arange(30) % 3
+    rows = torch.randn(30, 4) + 4 * F.one_hot(labels, 4)
+    files = [str(write_reprs(name, rows, labels)) for name in ("train.pt", "val.pt")]
+
+    def config(out: str, **changes) -> LinclsConfig:
+        fixed = {"reprs": tuple(files), "batch_size": 5, "epochs": 4, "optimizer": optimizer, "device": "cpu"}
+        return LinclsConfig(**fixed | changes, out=str(tmp_path / out))
+
+    with pytest.raises(SSLToolError, match=r"not finite in epoch [1-4]; .*--lr"):
+        lincls.run(config("alone", lr=rate))
+    alone = lincls.run(config("kept", lr_sweep="0.3", lr=0.1))
+    result = lincls.run(config("sweep", lr_sweep=f"0.3,{rate:g}"))
+    assert [one["held_acc1"] is None for one in result["tried"]] == [False, True]
+    assert result["acc1"] == alone["acc1"]
+    probes = [Probe.load(tmp_path / out / "probe.pt") for out in ("kept", "sweep")]
+    torch.testing.assert_close(probes[0].weight, probes[1].weight)
+    torch.testing.assert_close(probes[0].bias, probes[1].bias)
+
+
+def test_scores_that_overflow_are_no_accuracy():
+    rows = torch.tensor([[1e30, 0.0], [1.0, 2.0]])
+    good, bad = torch.eye(2), torch.eye(2) * 1e30
+    zero = torch.zeros(2)
+    found = score(iter([(rows, torch.tensor([0, 1]))]), [(good, zero), (bad, zero)], 2)
+    assert found[0] is not None and found[0]["acc1"] == 1.0
+    assert found[1] is None
