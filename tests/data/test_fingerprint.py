@@ -188,7 +188,7 @@ def test_a_renamed_image_is_named_with_both_names(pile):
 
 def test_missing_and_new_images_are_named(pile, write_images):
     assert changed(pile, lambda: write_images(pile / "more", 1)) == "more/000.png is new"
-    assert changed(pile, (pile / "001.png").unlink) == "001.png is missing"
+    assert changed(pile, (pile / "001.png").unlink) == "001.png is no longer among them"
 
 
 def test_another_order_is_a_difference(pile):
