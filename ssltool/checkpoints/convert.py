@@ -17,6 +17,7 @@ from ssltool.config.common import MOST_EPOCHS
 from ssltool.errors import SSLToolError
 from ssltool.files.misfit import name_keys
 from ssltool.files.schema import conform, mapping, tensor
+from ssltool.files.stored import format_of
 from ssltool.files.writing import FilePath
 
 
@@ -91,7 +92,7 @@ def read_checkpoint(
             supported backbone, or contradicts ``arch`` or ``stem``.
     """
     entries = read_entries(path)
-    if str(entries.get("format", "")).startswith(f"{SSLTOOL}/"):
+    if format_of(entries).startswith(f"{SSLTOOL}/"):
         checkpoint = Checkpoint.of(entries, path)
         backbone = SavedRun.read(checkpoint.config, path).backbone
         for name, given, saved in (("arch", arch, backbone.arch), ("stem", stem, backbone.stem)):

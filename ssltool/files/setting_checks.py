@@ -5,8 +5,20 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from ssltool.files.schema import Check, boolean, integer, listing, optional, real, text
+from ssltool.files.misfit import Misfit, describe
+from ssltool.files.schema import Check, Sizes, boolean, integer, listing, optional, real, text
 from ssltool.settings import may_be_none, value_type
+
+
+def _without_nul(value: Any, sizes: Sizes) -> str:
+    checked: str = text()(value, sizes)
+    if "\0" in checked:
+        raise Misfit(describe(checked), TEXT.expected)
+    return checked
+
+
+TEXT = Check("text without NUL, which no command line and no path can hold", _without_nul)
+"""A setting that is text, such as a name or a path."""
 
 
 def setting_checks(cls: type) -> dict[str, Check]:
@@ -20,6 +32,6 @@ def setting_checks(cls: type) -> dict[str, Check]:
 def _check(cls: type, f: dataclasses.Field[Any]) -> Check:
     low, high = (f.metadata.get(name) for name in ("minimum", "maximum"))
     kind = value_type(cls, f.name)
-    checks = {bool: boolean(), int: integer(low, high), float: real(low, high), str: text()}
-    check = checks.get(kind, listing(text(), what="a list of texts"))
+    checks = {bool: boolean(), int: integer(low, high), float: real(low, high), str: TEXT}
+    check = checks.get(kind, listing(TEXT, what="a list of texts"))
     return optional(check) if may_be_none(cls, f.name) else check

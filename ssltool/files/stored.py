@@ -30,6 +30,12 @@ VERSIONS = dict.fromkeys(("ssltool", "torch"), text(200))
 S = TypeVar("S", bound="Stored")
 
 
+def format_of(contents: Entries) -> str:
+    """The format that a file names; empty if it names none, or one that is no text."""
+    found = contents.get("format")
+    return found if isinstance(found, str) else ""
+
+
 def weights_hash(state_dict: dict[str, Tensor]) -> str:
     """The SHA-256 of the names and bytes of tensors, in hex."""
     digest = hashlib.sha256()

@@ -16,7 +16,7 @@ from torch import Tensor
 from ssltool.errors import SSLToolError, first_line
 from ssltool.files.npy_files import read_npy, read_npz
 from ssltool.files.reading import MAX_RATIO, open_file, parse_json, read_json, size_limit, too_large
-from ssltool.files.stored import Entries
+from ssltool.files.stored import Entries, format_of
 from ssltool.files.torch_files import load_dict
 from ssltool.files.writing import FilePath
 
@@ -100,7 +100,7 @@ def _read_npy(path: Path) -> Entries:
 
 def _description(document: Any) -> Entries:
     """``format`` and ``meta`` of a JSON document; nothing of another program's."""
-    ours = isinstance(document, dict) and str(document.get("format", "")).startswith("ssltool/")
+    ours = isinstance(document, dict) and format_of(document).startswith("ssltool/")
     return {key: document[key] for key in ("format", "meta") if key in document} if ours else {}
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ssltool.errors import SSLToolError
 from ssltool.files.schema import entry, listing, optional, tensor, text
-from ssltool.files.stored import Entries, Stored, first_keys
+from ssltool.files.stored import Entries, Stored, first_keys, format_of
 from ssltool.files.writing import FilePath
 from ssltool.reprs.class_names import Labels, unified
 from ssltool.reprs.label_values import checked, read_index, read_targets
@@ -182,7 +182,7 @@ def _keys(contents: Entries, path: FilePath) -> tuple[str, str]:
     named = [name for name in TARGETS if name in contents]
     if "representations" in found:
         found = found[:1]
-    if str(contents.get("format", "")).startswith("ssltool/") and contents["format"] != Representations.FORMAT:
+    if format_of(contents).startswith("ssltool/") and contents["format"] != Representations.FORMAT:
         found = []
     if not found:
         matrices = [name for name, value in contents.items() if isinstance(value, Tensor) and value.dim() == 2]

@@ -24,6 +24,7 @@ from ssltool.files.misfit import name_keys
 from ssltool.files.npy_files import read_npy
 from ssltool.files.reading import file_hash, read_json
 from ssltool.files.schema import MAX_DEPTH
+from ssltool.files.stored import format_of
 from ssltool.models.backbones import build_backbone
 from ssltool.reprs.readers import read_entries as read_arrays
 from ssltool.reprs.representations import Representations
@@ -72,7 +73,7 @@ def _describe(path: Path, keys: bool) -> Record:
 
 def _describe_entries(path: Path, entries: Record) -> Record:
     """Describes a file by the ``entries`` of its dict."""
-    kind = str(entries.get("format", ""))
+    kind = format_of(entries)
     if kind.startswith(f"{SSLTOOL}/"):
         return _describe_ours(path, kind, entries)
     for key, name in (("representations", "representations"), ("stds", "spectrum")):  # files of the collapse paper

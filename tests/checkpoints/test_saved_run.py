@@ -103,3 +103,9 @@ def test_a_hash_of_another_type_is_named(settings, fact, value):
 def test_plugins_that_are_no_list_of_names_are_refused(settings):
     with pytest.raises(SSLToolError, match=r"x\.json: plugins\b"):
         SavedRun.read(settings | {"plugins": 5}, "x.json")
+
+
+@pytest.mark.parametrize("name", ["data", "incremental_idx_path", "idx_path"])
+def test_a_path_with_a_nul_is_refused(settings, name):
+    with pytest.raises(SSLToolError, match=rf"x\.json: {name} is .*NUL"):
+        SavedRun.read(settings | {name: "a\0b"}, "x.json")

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from checkpoint_helpers import PROGRAMS, bare, dino, dino_arguments, linear, vit
+from fuzz.damage import deep
 from ssltool.checkpoints.probe import Probe
 from ssltool.config import InspectConfig
 from ssltool.diagnosis.spectrum_file import Spectrum
@@ -195,6 +196,15 @@ def test_malformed_files_have_a_problem_and_raise_no_error(tmp_path, entries):
     torch.save(filled, tmp_path / "x.pt")
     about = look(tmp_path / "x.pt", keys=True)
     assert about["kind"] and (about.get("problem") or about["kind"] == "unknown")
+
+
+def test_a_format_that_is_a_deeply_nested_list_is_none(tmp_path):
+    nested: object = "ssltool/checkpoint/1"
+    for _ in range(3000):
+        nested = [nested]
+    with deep():
+        torch.save({"format": nested, "state_dict": {}}, tmp_path / "x.pt")
+    assert look(tmp_path / "x.pt")["problem"]
 
 
 def test_no_file_or_a_missing_file_is_refused(tmp_path):
