@@ -203,7 +203,8 @@ class ProbeLoop(TrainingLoop[ProbeState, tuple[Tensor, Tensor]]):
 
     def _restore(self, probe: Probe, path: Path) -> None:
         names = [*fixed_settings(LinclsConfig), *FIXED_KEYS]
-        old, new = ({**EARLIER, **saved, **saved.get("origin", {})} for saved in (probe.config, self.saved))
+        earlier = {} if self.source.training_images is None else EARLIER
+        old, new = ({**earlier, **saved, **saved.get("origin", {})} for saved in (probe.config, self.saved))
         differing = differences(names, old, new, lambda name: FIXED_KEYS.get(name) or flag(name))
         if self.source.training_images is not None:
             changed = changed_images(probe.config, self.source.training_images, path.parent)
