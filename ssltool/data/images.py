@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -113,6 +114,8 @@ class ImageSet:
         """A one-line description."""
         labelled = int((self.labels >= 0).sum())
         kind = counted(len(self.classes), "class") if self.classes else "labelled" if labelled else "unlabelled"
+        if 0 < labelled < len(self):
+            kind += f", {len(self) - labelled:,} unlabelled"
         if self.images is None:
             shape = "files of {} x {}".format(*self.size) if self.size else "files of varying size"
         else:
@@ -123,6 +126,17 @@ class ImageSet:
         return f"{self.name} {self.split}: {counted(len(self), 'image')}, {kind}, {shape}{skipped}"
 
 
+@contextmanager
+def _named_errors() -> Iterator[None]:
+    """Errors of the file system as one line, such as those of a folder whose parent may not be read."""
+    try:
+        yield
+    except OSError as error:
+        found = f"{error.filename}: {error.strerror}" if error.filename else first_line(error)
+        raise SSLToolError(f"cannot read {found}; name a folder that can be read as DATA") from error
+
+
+@_named_errors()
 def open_dataset(settings: DataSettings, split: str) -> ImageSet:
     """Opens the images that the settings name.
 
@@ -203,6 +217,7 @@ def parse_type(dataset_type: str) -> tuple[str, str | None, bool]:
     return name, split, subset
 
 
+@_named_errors()
 def detect(data: str | None) -> str:
     """Detects the dataset type of a folder from its contents; ``DatasetLayout`` describes the order of the checks."""
     if data is None:

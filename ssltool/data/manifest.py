@@ -84,7 +84,7 @@ def _first_difference(old: list[Line], new: list[Line]) -> str:
     for path, digest in before.items():
         if path not in after:
             renamed = by_content.get(digest)
-            return f"{path} is missing" if renamed is None else f"{path} was renamed to {renamed}"
+            return f"{path} is no longer among them" if renamed is None else f"{path} was renamed to {renamed}"
         if after[path] != digest:
             return f"{path} was replaced"
     added = next((path for path in after if path not in before), None)

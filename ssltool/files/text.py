@@ -7,6 +7,7 @@ Documents of ``--json`` keep the exact text, which JSON escapes itself.
 
 from __future__ import annotations
 
+import contextlib
 import html
 import re
 import unicodedata
@@ -24,11 +25,15 @@ _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 def visible(text: str) -> str:
     r"""``text`` in which each character without a visible form is ``\xNN``, ``\uNNNN`` or ``\UNNNNNNNN``.
 
-    These are control and format characters (newlines, escapes, bidirectional and zero-width marks, the bytes of a file
-    name that are no UTF-8), private and unassigned ones, and the separators of lines and paragraphs. Letters and marks
-    of all scripts, symbols and all kinds of spaces stay.
+    These are control and format characters (newlines, escapes, bidirectional and zero-width marks), the bytes of a file
+    name that are no UTF-8, private and unassigned ones, and the separators of lines and paragraphs. Letters and marks
+    of all scripts, symbols and all kinds of spaces stay. UTF-8 that an ASCII locale did not decode is decoded.
     """
-    return text if text.isprintable() else "".join(map(_visible, text))
+    if text.isprintable():
+        return text
+    with contextlib.suppress(UnicodeEncodeError):  # half of a pair of surrogates
+        text = text.encode("utf-8", "surrogateescape").decode("utf-8", "surrogateescape")
+    return "".join(map(_visible, text))
 
 
 def composed(text: str) -> str:
@@ -69,4 +74,6 @@ def _visible(character: str) -> str:
     if character.isprintable() or unicodedata.category(character) == "Zs":
         return character
     code = ord(character)
+    if 0xDC80 <= code <= 0xDCFF:  # a byte of a file name that is no text
+        code -= 0xDC00
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"

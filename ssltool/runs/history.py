@@ -92,6 +92,11 @@ def restore_setup(run: FinishedRun, data: str | None = None) -> TrainingSetup:
             f"{run.path} was trained on the images listed in {config.idx_path}, which does not exist; restore the file"
         )
     images = open_dataset(config, "train")
+    changed = changed_images(settings, images, run.path)
+    if changed is not None and images.name == settings["dataset"]:
+        raise SSLToolError(
+            f"{run.path} was trained on other images: {changed}; restore them, or name their folder with --data"
+        )
     order = np.arange(len(images))
     if config.strategy != "iid":
         saved_order = run.path / "order.npy"
@@ -99,16 +104,11 @@ def restore_setup(run: FinishedRun, data: str | None = None) -> TrainingSetup:
         order = read_order(order_file, len(images), config.seed)
     setup = TrainingSetup(config, options, images, order, run.saved.recipe)
     current = setup.saved_run.settings
-    changed = changed_images(settings, images, run.path)
     for key in ("dataset", "n_images", "index_hash", "order_hash"):
         if key in settings and current[key] != settings[key]:
             raise SSLToolError(
                 f"{run.path} was trained on other images: {DERIVED_SETTINGS[key]} was {shown(settings[key])}, "
-                f"is now {current[key]}{f' ({changed})' if changed else ''}; name the folder of its images with --data"
+                f"is now {current[key]}; name the folder of its images with --data"
             )
-    if changed is not None:
-        raise SSLToolError(
-            f"{run.path} was trained on other images: {changed}; restore them, or name their folder with --data"
-        )
     announce(images)
     return setup

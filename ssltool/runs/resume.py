@@ -114,6 +114,14 @@ def changed_images(saved: Settings, images: ImageSet, folder: Path) -> str | Non
     return Manifest.load(manifest).difference(images) if manifest.is_file() else "they have another fingerprint"
 
 
+def other_images(path: Path, difference: str) -> SSLToolError:
+    """The error for resuming from the checkpoint ``path`` on images that differ from those of its run."""
+    return SSLToolError(
+        f"cannot resume {path}: the images are not those that it was trained on: {difference}; restore them, or start "
+        "a new run"
+    )
+
+
 def check_compatible(
     checkpoint: Checkpoint, run: SavedRun, path: Path, images: ImageSet, *, more: Sequence[str] = ()
 ) -> None:
@@ -131,11 +139,11 @@ def check_compatible(
     names = [name for name in names if name not in ("order_hash", "fingerprint")]
     if old["strategy"] == new["strategy"]:
         names += ["chunk_size", "n_rounds", "repeat_batch", "order_hash"]
+    changed = changed_images(checkpoint.config, images, path.parent)
+    if changed is not None and old["dataset"] == new["dataset"]:
+        raise other_images(path, changed)
     reason = "would break its schedule or its weights"
     differing = differences(names, old, new)
-    changed = changed_images(checkpoint.config, images, path.parent)
-    if changed is not None:
-        differing.append(f"the images are not those that it was trained on: {changed}")
     if old["method"] == new["method"]:
         differing += _differing_options(old, new)
     if not differing and checkpoint.metrics["epoch_step"]:

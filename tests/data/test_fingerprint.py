@@ -188,7 +188,7 @@ def test_a_renamed_image_is_named_with_both_names(pile):
 
 def test_missing_and_new_images_are_named(pile, write_images):
     assert changed(pile, lambda: write_images(pile / "more", 1)) == "more/000.png is new"
-    assert changed(pile, (pile / "001.png").unlink) == "001.png is missing"
+    assert changed(pile, (pile / "001.png").unlink) == "001.png is no longer among them"
 
 
 def test_another_order_is_a_difference(pile):
@@ -225,7 +225,7 @@ def test_a_manifest_that_cannot_be_read_is_named(tmp_path, text):
 
 def test_images_in_memory_and_as_files_are_the_same_set(pile, monkeypatch):
     in_memory = opened(pile)
-    monkeypatch.setattr("ssltool.data.images.MEMORY_LIMIT", 0)
+    monkeypatch.setattr("ssltool.data.image_files.MEMORY_LIMIT", 0)
     files = opened(pile)
     assert isinstance(in_memory.images, torch.Tensor) and files.images is None
     assert (in_memory.fingerprint, in_memory.files) == (files.fingerprint, files.files)

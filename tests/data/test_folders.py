@@ -188,6 +188,21 @@ def test_unlabelled_folders_have_no_class(animals):
     assert record_of(made)["unlabelled"] == 7
 
 
+def test_the_number_of_unlabelled_images_is_printed_and_all_of_them_is_explained(animals):
+    number = len(opened(animals))
+    one = opened(animals, unlabelled=("ant",))
+    assert f"{int((one.labels < 0).sum())} unlabelled" in one.describe() and len(one) == number
+    every = opened(animals, unlabelled=(*one.classes, "ant"))
+    assert set(every.labels) == {-1} and every.classes == () and "--unlabelled" in every.why_unlabelled
+
+
+def test_a_name_of_unlabelled_may_be_written_in_any_unicode_form(tmp_path, write_images):
+    for name in ("cafe\u0301", "tea"):
+        write_images(tmp_path / name, 2)
+    made = opened(tmp_path, unlabelled=("caf\u00e9",))
+    assert made.classes == ("tea",) and made.labels.tolist() == [-1, -1, 0, 0]
+
+
 def test_unlabelled_folders_of_train_need_not_be_in_val(animals, tmp_path):
     (tmp_path / "set").mkdir()
     paint(animals / "unsorted" / "0.png")
@@ -358,6 +373,20 @@ def test_a_subfolder_that_cannot_be_read_is_counted_and_named(animals, closed, d
     closed(animals / "ant" / "more")
     made = opened(animals, dataset_type=dataset_type)
     assert len(made) == 12 and made.left_out == {"unreadable": ("ant/more/",)}
+
+
+@pytest.mark.parametrize("dataset_type", ["auto", "folder", "imagenet", "images", "arrays", "cifar10", "stl10"])
+def test_every_error_of_the_file_system_is_one_line(animals, monkeypatch, dataset_type):
+    """An ordinary user meets a folder without permission wherever it is looked at; here each look fails."""
+
+    def refused(path, *args, **kwargs):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    for name in ("stat", "scandir", "open"):
+        monkeypatch.setattr(os, name, refused)
+    with pytest.raises(SSLToolError, match=r"cannot (be )?read") as error:
+        opened(animals, dataset_type=dataset_type)
+    assert "\n" not in str(error.value) and str(animals) in str(error.value)
 
 
 def test_the_folder_itself_cannot_be_read(animals, closed):

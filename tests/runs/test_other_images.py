@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import shutil
 import signal
 from pathlib import Path
@@ -93,6 +94,25 @@ def test_plots_of_a_run_refuse_replaced_images(tiny, folder, replace):
     replace(folder / "train" / "dog" / "007.png")
     with pytest.raises(SSLToolError, match=r"other images: dog/007\.png was replaced"):
         restore_setup(read_runs([str(run)])[0])
+
+
+@pytest.mark.parametrize("strategy", ["iid", "current"])
+@pytest.mark.parametrize("number", ["009", "010"], ids=["removed", "new"])
+def test_an_image_that_is_new_or_removed_is_the_only_reason_that_is_named(tiny, folder, write_images, strategy, number):
+    """Not the hashes that change with it, nor the length of the saved order."""
+    config = tiny(**on(folder), strategy=strategy)
+    run = pretrain(config)
+    write_images(folder / "train" / "dog", 11, seed=10)
+    changed = folder / "train" / "dog" / f"{number}.png"
+    for path in {folder / "train" / "dog" / "010.png", changed} if number == "009" else ():
+        path.unlink()
+    for resume in (
+        lambda: pretrain(dataclasses.replace(config, resume="auto")),
+        lambda: restore_setup(read_runs([str(run)])[0]),
+    ):
+        with pytest.raises(SSLToolError, match=rf"dog/{number}\.png") as error:
+            resume()
+        assert not re.search("hash|order|number of", str(error.value))
 
 
 @pytest.mark.parametrize("command", ["lincls", "finetune", "scan"])

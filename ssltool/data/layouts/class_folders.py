@@ -33,7 +33,7 @@ def read(folder: Path, split: str, settings: DataSettings) -> ImageSet:
     images = labelled_images("folder", folder, split, found, settings)
     if not is_detected(settings):
         return images
-    why = f"each of {counted(len(images.classes), 'subfolder')} is a class; --dataset-type images reads no labels"
+    why = "the subfolders are classes; --dataset-type images reads no labels"
     return images.with_notes(f"--dataset-type folder was detected: {why}")
 
 
@@ -115,12 +115,19 @@ def labelled_images(
     if not found.files:
         raise SSLToolError(f"{folder} contains no class folders; use --dataset-type images for unlabelled images")
     tops = [file.partition("/")[0] for file in found.files]
-    number = _numbers(sorted({*tops} - {*settings.unlabelled}), classes or ())
+    number = _numbers(sorted(top for top in {*tops} if is_class(top, settings)), classes or ())
     labels = np.array([number.get(top, -1) for top in tops], np.int64)
     images = unlabelled_images(name, folder, split, found)
     names = tuple(_in_order(number))
+    if not names:
+        return images.without_labels("--unlabelled names all class folders; leave one out")
     images = images.with_labels(labels, names)
     return images.with_notes(*_notes(folder, images, {*tops}), *_new_classes(images, classes))
+
+
+def is_class(name: str, settings: DataSettings) -> bool:
+    """Whether the images of the subfolder ``name`` are labelled, which ``--unlabelled`` prevents."""
+    return composed(name) not in map(composed, settings.unlabelled)
 
 
 def _numbers(names: Sequence[str], classes: Sequence[str]) -> dict[str, int]:
@@ -168,9 +175,9 @@ def check_unlabelled(settings: DataSettings, folder: Path, places: Sequence[Path
     """
     if not settings.unlabelled:
         return
-    names = list(itertools.chain.from_iterable(subfolders(place) for place in places))
+    names = sorted(set(itertools.chain.from_iterable(subfolders(place) for place in places)))
     for name in settings.unlabelled:
-        if name not in names:
+        if composed(name) not in map(composed, names):
             raise SSLToolError(f"--unlabelled {name}: {folder} has no such class folder; it has {first_names(names)}")
 
 

@@ -10,6 +10,7 @@ from ssltool.data.layouts.class_folders import (
     check_unlabelled,
     class_names,
     contains_images,
+    is_class,
     labelled_images,
     unlabelled_images,
     why_no_classes,
@@ -75,7 +76,7 @@ def read(folder: Path, split: str, settings: DataSettings) -> ImageSet:
 
 
 def _classes(train: Path, settings: DataSettings) -> list[str]:
-    return [name for name in class_names(train) if name not in settings.unlabelled]
+    return [name for name in class_names(train) if is_class(name, settings)]
 
 
 def _why_unlabelled(own: Path, reference: Path, settings: DataSettings) -> str | None:

@@ -19,7 +19,7 @@ from ssltool.errors import SSLToolError
 from ssltool.files.schema import ANYTHING, conform, integer, listing, mapping, tensor
 from ssltool.reprs.representation_set import NETWORK_KEYS
 from ssltool.runs.folder import PROBE, RunFolder
-from ssltool.runs.resume import changed_images, differences
+from ssltool.runs.resume import changed_images, differences, other_images
 from ssltool.settings import Record, flag
 from ssltool.stages.lincls.features import FeatureSource
 from ssltool.stages.lincls.linear_heads import Batches, Heads, Linear, is_finite, score
@@ -202,13 +202,14 @@ class ProbeLoop(TrainingLoop[ProbeState, tuple[Tensor, Tensor]]):
         self.folder.write(Probe(weight, bias, self.saved, metrics, labels, training, names), self.path)
 
     def _restore(self, probe: Probe, path: Path) -> None:
+        if self.source.training_images is not None:
+            changed = changed_images(probe.config, self.source.training_images, path.parent)
+            if changed is not None:
+                raise other_images(path, changed)
         names = [*fixed_settings(LinclsConfig), *FIXED_KEYS]
         earlier = {} if self.source.training_images is None else EARLIER
         old, new = ({**earlier, **saved, **saved.get("origin", {})} for saved in (probe.config, self.saved))
         differing = differences(names, old, new, lambda name: FIXED_KEYS.get(name) or flag(name))
-        if self.source.training_images is not None:
-            changed = changed_images(probe.config, self.source.training_images, path.parent)
-            differing += [] if changed is None else [f"the images are not those that it was trained on: {changed}"]
         if differing:
             raise SSLToolError(f"cannot resume {path}: {'; '.join(differing)}; give the probe's values")
         if not probe.state:
