@@ -12,12 +12,18 @@ COLOUR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}
 """PNG's colour type for each number of channels."""
 
 
-def png_bytes(values: np.ndarray, transparent: Sequence[int] | None = None) -> bytes:
-    """A PNG of ``values`` (H, W, C), uint8 or uint16, with a transparent colour of C values."""
+def png_bytes(values: np.ndarray, transparent: Sequence[int] | None = None, bits: int | None = None) -> bytes:
+    """A PNG of ``values`` (H, W, C), uint8 or uint16, with a transparent colour of C values.
+
+    ``bits`` of 1, 2 or 4 packs grey values below 2 to their power.
+    """
     height, width, channels = values.shape
     wide = values.astype(values.dtype.newbyteorder(">"))
+    if bits is not None:
+        each = np.unpackbits(values, axis=2)[..., 8 - bits :]
+        wide = np.packbits(each.reshape(height, width * bits), axis=1)
     rows = b"".join(b"\0" + row.tobytes() for row in wide)
-    header = struct.pack(">2I5B", width, height, 8 * values.itemsize, COLOUR_TYPES[channels], 0, 0, 0)
+    header = struct.pack(">2I5B", width, height, bits or 8 * values.itemsize, COLOUR_TYPES[channels], 0, 0, 0)
     parts = [(b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
     if transparent is not None:
         parts.insert(1, (b"tRNS", struct.pack(f">{channels}H", *transparent)))

@@ -244,6 +244,8 @@ class DataSettings(Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.data == "":
+            raise UsageError("DATA is empty; name the folder of the images, . for the current one")
         if self.value_range is None or tuple(self.value_range) == (AUTO,):
             return
         try:

@@ -25,6 +25,9 @@ ORIENTATION = 0x0112
 PHOTOMETRIC = 262
 """Numbers of EXIF and TIFF tags."""
 
+GREY_STEPS: dict[object, int] = {"L;2": 85, "L;4": 17}
+"""The difference of two grey levels, with 8 bits, of the raw modes with 2 and 4 bits."""
+
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -155,7 +158,11 @@ def _raw(image: ImageFile.ImageFile, path: str) -> Image.Image:
 
 def _composite(image: ImageFile.ImageFile, rules: PixelRules) -> Image.Image:
     """An 8-bit image on the background."""
+    step = GREY_STEPS.get(_tile_arguments(image)[0], 1)
     image.load()
+    transparent = image.info.get("transparency")
+    if step > 1 and isinstance(transparent, int):  # Pillow scales the pixels to 8 bits, but not this
+        image.info["transparency"] = step * transparent
     if not _has_alpha(image):
         return image if image.mode == "RGB" else image.convert("RGB")
     rgba = image.convert("RGBA")

@@ -167,6 +167,7 @@ def open_dataset(settings: DataSettings, split: str) -> ImageSet:
     folder = layout.folder or Path(str(settings.data))
     if not folder.is_dir() and not (layout.single_file and folder.is_file()):
         raise no_folder(folder)
+    _check_permission(folder)
     images, unusable = _identified(_read(name, folder, split, settings), folder)
     if settings.idx_path is not None:
         images = images.select(read_numbers(settings.idx_path, len(images), "--idx-path"))
@@ -186,7 +187,14 @@ def open_dataset(settings: DataSettings, split: str) -> ImageSet:
 
 def no_folder(folder: Path) -> SSLToolError:
     """The error for a folder of images that does not exist."""
-    return SSLToolError(f"no such folder: {folder}; name the folder of the images as DATA")
+    what = f"{folder} is a file, not a folder" if folder.exists() else f"no such folder: {folder}"
+    return SSLToolError(f"{what}; name the folder of the images as DATA")
+
+
+def _check_permission(folder: Path) -> None:
+    """Raises an ``SSLToolError`` that names the folder, not one of the files that are looked for in it."""
+    if not os.access(folder, os.R_OK | (os.X_OK if folder.is_dir() else 0)):
+        raise listing.unreadable_folder(folder)
 
 
 def is_detected(settings: DataSettings) -> bool:
@@ -229,6 +237,7 @@ def detect(data: str | None) -> str:
             return name
     if not folder.is_dir():
         raise no_folder(folder)
+    _check_permission(folder)
     for name, layout in LAYOUTS.items():
         if any((folder / file).exists() for file in layout.files):
             return name

@@ -100,6 +100,7 @@ class RunFolder:
                     else:
                         created.clear()  # the folder that is there now is not ours
                     raise
+                self._has_result()  # also if there was nothing left to do
         finally:
             self._lock, self._replaces = None, ()
             for path in created:

@@ -117,14 +117,14 @@ def test_labels_that_are_no_class_numbers_are_refused(tmp_path, labels):
 
 
 def test_names_of_labels_may_be_of_val_only_empty_bytes_or_decomposed(tmp_path):
-    names = {"train": np.array(["tea", "caf\u00e9", ""]), "val": np.array(["cafe\u0301".encode(), b"zoo", b"\xff"])}
+    names = {"train": np.array(["tea", "b\u00e9", ""]), "val": np.array(["be\u0301".encode(), b"zoo", b"\xff"])}
     for split, found in names.items():
         np.save(tmp_path / f"{split}.npy", GREY[: len(found)])
         np.save(tmp_path / f"{split}_labels.npy", found)
     train, val = (opened(tmp_path, split) for split in names)
-    assert train.classes == ("caf\u00e9", "tea") and train.labels.tolist() == [1, 0, -1]
+    assert train.classes == ("b\u00e9", "tea") and train.labels.tolist() == [1, 0, -1]
     assert val.classes[:2] == train.classes and [val.classes[label] for label in val.labels] == [
-        "caf\u00e9",
+        "b\u00e9",
         "zoo",
         "\\xff",
     ]

@@ -218,6 +218,16 @@ def test_transparent_colour_of_a_png_is_background(decoded, values, channels):
     assert (decoded(png_bytes(values, values[0, 0].tolist())) == expected).all()
 
 
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_transparent_grey_level_of_a_png_with_few_bits_is_background(decoded, bits):
+    """Pillow spreads the levels over 0 to 255, but not the level that is transparent."""
+    levels = BYTES[..., :1] % 2**bits
+    assert (decoded(png_bytes(levels, bits=bits)) == levels * (255 // (2**bits - 1))).all()
+    for level in range(2**bits):
+        expected = np.where(levels == level, 255, levels.astype(int) * (255 // (2**bits - 1)))
+        assert (decoded(png_bytes(levels, [level], bits)) == expected).all()
+
+
 # Orientation
 
 

@@ -170,10 +170,10 @@ def test_labels_of_val_without_class_folders_in_train_are_its_own(tmp_path):
 
 
 def test_an_accent_may_be_written_in_two_ways(tmp_path):
-    for name in ("caf\u00e9", "bar"):
+    for name in ("b\u00e9", "bar"):
         paint(tmp_path / "train" / name / "0.png")
-    paint(tmp_path / "val" / "cafe\u0301" / "0.png")
-    assert names_of(opened(tmp_path, "val", dataset_type="imagenet")) == ["caf\u00e9"]
+    paint(tmp_path / "val" / "be\u0301" / "0.png")
+    assert names_of(opened(tmp_path, "val", dataset_type="imagenet")) == ["b\u00e9"]
 
 
 # Without labels
@@ -197,9 +197,9 @@ def test_the_number_of_unlabelled_images_is_printed_and_all_of_them_is_explained
 
 
 def test_a_name_of_unlabelled_may_be_written_in_any_unicode_form(tmp_path, write_images):
-    for name in ("cafe\u0301", "tea"):
+    for name in ("be\u0301", "tea"):
         write_images(tmp_path / name, 2)
-    made = opened(tmp_path, unlabelled=("caf\u00e9",))
+    made = opened(tmp_path, unlabelled=("b\u00e9",))
     assert made.classes == ("tea",) and made.labels.tolist() == [-1, -1, 0, 0]
 
 

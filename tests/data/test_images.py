@@ -393,7 +393,7 @@ def test_folder_that_is_not_there_is_named(tmp_path, dataset_type):
 
 def test_file_in_place_of_a_folder_is_refused(tmp_path, write_images):
     path = write_images(tmp_path, 1)[0]
-    with pytest.raises(SSLToolError, match="no such folder"):
+    with pytest.raises(SSLToolError, match="is a file, not a folder"):
         opened(path)
 
 

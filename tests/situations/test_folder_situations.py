@@ -257,3 +257,19 @@ def test_a_damaged_image_is_named_and_may_be_left_out(ssltool, tmp_path, damage)
     assert one_line(represent(ssltool, data, tmp_path / "r.pt"), "1.jpg")
     ran = represent(ssltool, data, tmp_path / "r.pt", "--skip-corrupt")
     assert said(ran, ["1"]) and len(rows_of(tmp_path / "r.pt")) == 3
+
+
+def test_an_empty_name_is_not_the_current_folder(ssltool, tmp_path, monkeypatch):
+    """As a shell variable that is not set gives it."""
+    class_folders(tmp_path, {"ant": 1, "bee": 2})
+    monkeypatch.chdir(tmp_path)
+    assert one_line(represent(ssltool, "", tmp_path / "r.pt"), "DATA is empty")
+    assert not (tmp_path / "r.pt").exists()
+
+
+@pytest.mark.parametrize("dataset_type", ["auto", "folder", "cifar10", "arrays"])
+def test_a_folder_without_permission_is_named_itself(ssltool, tmp_path, monkeypatch, dataset_type):
+    data = class_folders(tmp_path / "data", {"ant": 1, "bee": 2})
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != data)
+    ran = represent(ssltool, data, tmp_path / "r.pt", "--dataset-type", dataset_type)
+    assert one_line(ran, f"the folder {data} cannot be read")
