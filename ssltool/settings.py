@@ -25,9 +25,6 @@ SIZE_LIMIT = "SSLTOOL_SIZE_LIMIT"
 """The environment variable with the limit in MB of what is parsed of a file as a whole. ``--size-limit`` sets it, for
 worker processes too."""
 
-LARGEST = 10**12
-"""The magnitude that settings with a fraction may have, so that products of a few of them are within float32."""
-
 
 def defaults_of(settings: Any) -> Settings:
     """The defaults of a dataclass of settings, or of its class; all settings have one."""
@@ -167,8 +164,6 @@ class Checked:
             if m.get("choices") and value not in m["choices"]:
                 raise UsageError(f"{self.flag_name(f.name)} is '{value}'; it must be one of {', '.join(m['choices'])}")
             low, high, above = m.get("minimum"), m.get("maximum"), m.get("above")
-            if isinstance(value, float):
-                low, high = -LARGEST if low is None else low, LARGEST if high is None else high
             within = (
                 (low is None or value >= low) and (high is None or value <= high) and (above is None or value > above)
             )

@@ -80,8 +80,8 @@ LATER = {
     f.name: f.default
     for f in dataclasses.fields(PretrainConfig)
     if f.name not in RUN and (f.metadata["fixed"] or f.metadata["section"] in ("Views", "Data strategy", "Run"))
-}
-"""Defaults of settings that files of earlier versions may lack."""
+} | EARLIER
+"""Settings that files of earlier versions may lack, with what they amounted to."""
 
 
 def _as_saved(value: Any, sizes: Sizes) -> Settings:
@@ -177,7 +177,7 @@ class SavedRun:
 
         Raises:
             SSLToolError: if the settings are not a dict, a key is missing, or a value is not as it should be. Keys that
-                files of earlier versions lack have their default.
+                files of earlier versions lack have the value in ``LATER``.
         """
         backbone_only = isinstance(settings, Mapping) and PROGRAM in settings
         settings = LATER | conform(settings, _BACKBONE_ONLY if backbone_only else _COMPLETE, source)
@@ -207,7 +207,7 @@ class SavedRun:
     @property
     def pixels(self) -> Settings:
         """The settings that determine how its images became pixels; see ``data.pixels.PixelRules``."""
-        return {name: self.settings.get(name, earlier) for name, earlier in EARLIER.items()}
+        return {name: self.settings[name] for name in EARLIER}
 
     @property
     def recipe(self) -> views.Recipe:

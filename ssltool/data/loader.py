@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -290,6 +291,9 @@ def _next(received: Iterator[_Received]) -> _Received | None:
 
 
 def _ended(error: Exception) -> WorkerKilled:
+    if threading.current_thread() is threading.main_thread():
+        # torch's handler would raise its error again, anywhere; later loaders look at their workers every 5 s.
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     return WorkerKilled(
         f"a process that decodes images ended ({first_line(error).rstrip('. ')}), as when memory runs out; use fewer "
         "processes (-j) or a smaller --batch-size"

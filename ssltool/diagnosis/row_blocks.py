@@ -18,7 +18,8 @@ class Rows:
     """The rows of several (n, d) tensors, or of (n, Q, d) tensors of views, which count as n Q rows.
 
     ``blocks`` yields one block at a time on ``device``, so that memory-mapped files may be larger than memory. Rows
-    with NaN or infinite values raise an error, or with ``skip_nonfinite`` are left out and counted in ``skipped``.
+    with NaN or infinite values raise an error that ends with ``hint``, or with ``skip_nonfinite`` are left out and
+    counted in ``skipped``.
     """
 
     def __init__(
@@ -26,6 +27,7 @@ class Rows:
         parts: Sequence[Tensor],
         *,
         skip_nonfinite: bool = False,
+        hint: str = "",
         device: torch.device = CPU,
         name: str = "the representations",
     ) -> None:
@@ -39,7 +41,7 @@ class Rows:
         all_views = all(part.dim() == 3 for part in parts) and len({part.shape[1] for part in parts}) == 1
         self.views = (parts[0] if len(parts) == 1 else torch.cat(list(parts))) if all_views else None
         self.width = widths[0]
-        self.name, self.device, self.skip_nonfinite = name, device, skip_nonfinite
+        self.name, self.device, self.skip_nonfinite, self.hint = name, device, skip_nonfinite, hint
         self._kept: list[Tensor] | None = None  # mask of finite rows per part; None if all rows are finite
         self._checked = False
 
@@ -61,7 +63,7 @@ class Rows:
             return
         kept = [finite_rows(part) for part in self.parts]
         if not self.skip_nonfinite:
-            refuse_nonfinite_rows(torch.cat(kept), self.name, "--skip-nonfinite leaves them out")
+            refuse_nonfinite_rows(torch.cat(kept), self.name, self.hint)
         for part in self.parts:
             refuse_range(part, self.name)
         self._kept = None if all(bool(finite.all()) for finite in kept) else kept

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 import zipfile
 from typing import IO
 
@@ -28,7 +29,7 @@ def read_npy(path: str | os.PathLike[str], *, mmap: bool = False) -> np.ndarray:
     """
     with open_file(path) as stream:
         try:
-            return _mapped(stream, os.fstat(stream.fileno()).st_size, mmap)
+            return _with_text(_mapped(stream, os.fstat(stream.fileno()).st_size, mmap))
         except Exception as error:  # NumPy evaluates the header, which may raise anything
             raise SSLToolError(f"{path} is not a readable .npy array: {first_line(error)}") from error
 
@@ -47,7 +48,7 @@ def read_npz(path: str | os.PathLike[str], *, mmap: bool = False) -> dict[str, n
                 largest = max((entry.file_size for entry in entries), default=0)
                 if largest > max(MAX_RATIO * size, size_limit()):
                     raise too_large(path, "a compressed array", largest)
-                return {entry.filename[:-4]: _of_archive(stream, archive, entry, mmap) for entry in entries}
+                return {entry.filename[:-4]: _with_text(_of_archive(stream, archive, entry, mmap)) for entry in entries}
         except SSLToolError:
             raise
         except Exception as error:  # as above, and what zipfile raises for a damaged archive
@@ -94,3 +95,12 @@ def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
     if min(shape, default=0) < 0:
         raise ValueError(f"it declares the shape {shape}")
     return shape, fortran, dtype
+
+
+def _with_text(array: np.ndarray) -> np.ndarray:
+    """``array``, if its text, which NumPy does not check, is Unicode."""
+    if array.dtype.kind == "U" and array.size:
+        codes = np.ascontiguousarray(array).view(array.dtype.str[0] + "u4")
+        if codes.max() > sys.maxunicode:
+            raise ValueError("its text is damaged")
+    return array

@@ -314,7 +314,7 @@ def tensor(
     """
     names = (kinds,) if isinstance(kinds, str) else tuple(kinds)
     dtypes = frozenset(dtype for name in names for dtype in KINDS[name])
-    kind = "a tensor" if len(names) == len(KINDS) else f"a tensor of {' or '.join(names)} type"
+    kind = "a dense tensor of real numbers" if len(names) == len(KINDS) else f"a tensor of {' or '.join(names)} type"
     form = f"{'of' if len(names) == len(KINDS) else 'and'} shape ({', '.join(map(_size_name, shape))})"
     expected = kind if shape == (...,) else f"{kind} {form}"
 

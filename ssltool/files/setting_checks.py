@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any
 
 from ssltool.files.schema import Check, boolean, integer, listing, optional, real, text
-from ssltool.settings import LARGEST, may_be_none, value_type
+from ssltool.settings import may_be_none, value_type
 
 
 def setting_checks(cls: type) -> dict[str, Check]:
@@ -20,7 +20,6 @@ def setting_checks(cls: type) -> dict[str, Check]:
 def _check(cls: type, f: dataclasses.Field[Any]) -> Check:
     low, high = (f.metadata.get(name) for name in ("minimum", "maximum"))
     kind = value_type(cls, f.name)
-    number = real(-LARGEST if low is None else low, LARGEST if high is None else high)
-    checks = {bool: boolean(), int: integer(low, high), float: number, str: text()}
+    checks = {bool: boolean(), int: integer(low, high), float: real(low, high), str: text()}
     check = checks.get(kind, listing(text(), what="a list of texts"))
     return optional(check) if may_be_none(cls, f.name) else check

@@ -17,12 +17,15 @@ from torch import Tensor
 import ssltool
 from ssltool.errors import SSLToolError
 from ssltool.files.misfit import describe, name_keys
-from ssltool.files.schema import conform, mapping
+from ssltool.files.schema import conform, mapping, text
 from ssltool.files.torch_files import load_dict
 from ssltool.files.writing import FilePath, write_atomically
 
 Entries = dict[str, Any]
 """The top-level entries of a file: tensors, numbers, strings, lists and dicts."""
+
+VERSIONS = dict.fromkeys(("ssltool", "torch"), text(200))
+"""The versions that wrote the file."""
 
 S = TypeVar("S", bound="Stored")
 
@@ -80,9 +83,10 @@ class Stored:
             )
         checks = {f.name: f.metadata["check"] for f in fields(cls)}
         needed = [f.name for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING]
-        held = {name: contents[name] for name in checks if name in contents}
-        schema = mapping({name: checks[name] for name in needed}, checks)
-        return cls(**conform(held, schema, path))
+        held = {name: contents[name] for name in (*checks, *VERSIONS) if name in contents}
+        schema = mapping({name: checks[name] for name in needed}, checks | VERSIONS)
+        conformed = conform(held, schema, path)
+        return cls(**{name: conformed[name] for name in checks if name in conformed})
 
 
 def first_keys(contents: Entries) -> str:

@@ -7,6 +7,7 @@ Documents of ``--json`` keep the exact text, which JSON escapes itself.
 
 from __future__ import annotations
 
+import contextlib
 import html
 import re
 import unicodedata
@@ -24,16 +25,27 @@ _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 def visible(text: str) -> str:
     r"""``text`` in which each character without a visible form is ``\xNN``, ``\uNNNN`` or ``\UNNNNNNNN``.
 
-    These are control and format characters (newlines, escapes, bidirectional and zero-width marks, the bytes of a file
-    name that are no UTF-8), private and unassigned ones, and the separators of lines and paragraphs. Letters and marks
-    of all scripts, symbols and all kinds of spaces stay.
+    These are control and format characters (newlines, escapes, bidirectional and zero-width marks), the bytes of a file
+    name that are no UTF-8, private and unassigned ones, and the separators of lines and paragraphs. Letters and marks
+    of all scripts, symbols and all kinds of spaces stay. UTF-8 that an ASCII locale did not decode is decoded.
     """
-    return text if text.isprintable() else "".join(map(_visible, text))
+    return text if text.isprintable() else "".join(map(_visible, _decoded(text)))
 
 
 def composed(text: str) -> str:
-    """``text`` in Unicode's composed form: macOS and some archives write ``é`` as ``e`` and an accent."""
-    return unicodedata.normalize("NFC", text)
+    """``text`` in Unicode's composed form: macOS and some archives write ``é`` as ``e`` and an accent.
+
+    UTF-8 that an ASCII locale did not decode is decoded.
+    """
+    return unicodedata.normalize("NFC", _decoded(text))
+
+
+def storable(text: str) -> str:
+    """``text`` as UTF-8 can store it: bytes of a file name that are no UTF-8 are escapes, such as ``\\xe9``."""
+    try:
+        return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # half of a pair of surrogates
+        return text.encode("utf-8", "backslashreplace").decode()
 
 
 def one_line(text: object, most: int = LONGEST) -> str:
@@ -65,8 +77,17 @@ def csv_cell(value: Any) -> Any:
     return ("'" if runs else "") + each_line(value)
 
 
+def _decoded(text: str) -> str:
+    """``text`` with the characters of the UTF-8 that an ASCII locale did not decode."""
+    with contextlib.suppress(UnicodeEncodeError):  # half of a pair of surrogates
+        text = text.encode("utf-8", "surrogateescape").decode("utf-8", "surrogateescape")
+    return text
+
+
 def _visible(character: str) -> str:
     if character.isprintable() or unicodedata.category(character) == "Zs":
         return character
     code = ord(character)
+    if 0xDC80 <= code <= 0xDCFF:  # a byte of a file name that is no text
+        code -= 0xDC00
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"

@@ -26,6 +26,9 @@ from ssltool.files.text import composed
 MAX_EXACT = 2.0**53
 """All integers up to this are float64 numbers."""
 
+UNSIGNED = (torch.uint16, torch.uint32, torch.uint64)
+"""Types that torch holds but hardly computes with."""
+
 LABELS = tensor(..., kinds=("floating", "integer", "boolean"))
 NUMBER = either(integer(), real(finite=False), boolean())
 NUMBERS = listing(either(NUMBER, listing(NUMBER)), what="a list of numbers")
@@ -59,7 +62,7 @@ def read_targets(value: Any, path: object, classes: list[str]) -> tuple[Tensor, 
     Raises:
         SSLToolError: for anything else.
     """
-    if isinstance(value, (list, tuple)) and any(isinstance(one, str) for one in value):
+    if isinstance(value, (list, tuple)) and any(one is None or isinstance(one, str) for one in value):
         return _of_names(checked(value, NAMES, path, "targets", LABELS_REMEDY), classes)
     numbers = _integers(value, path, "targets", LABELS_REMEDY)
     if numbers.dim() == 2:
@@ -87,7 +90,7 @@ def read_index(value: Any, path: object) -> Tensor:
 def _integers(value: Any, path: object, name: str, remedy: str) -> Tensor:
     """Numbers with integer values, without dimensions of size 1 at the end but the first one, int64."""
     if isinstance(value, Tensor):
-        numbers: Tensor = checked(value, LABELS, path, name, remedy)
+        numbers: Tensor = checked(_signed(value), LABELS, path, name, remedy)
     else:
         values = checked(value, NUMBERS, path, name, remedy)
         try:
@@ -103,6 +106,14 @@ def _integers(value: Any, path: object, name: str, remedy: str) -> Tensor:
             found = float(numbers[tuple(place)])
             raise SSLToolError(f"{path}: {name} is {found:g} in row {(place or [0])[0]}, not an integer; {remedy}")
     return numbers.to(torch.int64)
+
+
+def _signed(value: Tensor) -> Tensor:
+    """``value`` as int64 if its type is an unsigned one that torch hardly computes with, and int64 holds its values."""
+    if value.dtype not in UNSIGNED or value.layout != torch.strided or value.device.type != "cpu":
+        return value
+    numbers = value.to(torch.int64)
+    return value if bool((numbers < 0).any()) else numbers
 
 
 def _of_one_hot(rows: Tensor, path: object) -> Tensor:

@@ -49,7 +49,8 @@ def arranged(x: Tensor, layout: Layout, targets: Tensor | None, index: Tensor | 
     """
     if x.dim() < 2 or 0 in x.shape:
         raise SSLToolError(
-            f"{layout.path}: representations have the shape {tuple(x.shape)}; expected (N, D), a row for each image"
+            f"{layout.path}: representations have the shape {tuple(x.shape)}; expected (N, D), a row for each "
+            "image, with N and D of at least 1"
         )
     views, places = (layout.meta.get(name) for name in ("views", "places"))
     labels = None if targets is None else len(targets)

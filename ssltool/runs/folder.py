@@ -41,8 +41,11 @@ STAGE_FILES = {
 }
 """Patterns of the files that each stage writes into its run folder, and may replace there."""
 
+DESCRIPTION = ("config.json", "metrics.jsonl", IMAGES, "order.npy")
+"""The files that describe a run, which a resumed run writes again."""
+
 REPLACED = ".replaced"
-"""The folder of the files of an earlier run until this run, which replaces it, has a result."""
+"""The folder of the files that a run replaces, until it has a result."""
 
 RECORD_KEYS = ("arm", "seed", "phase", "epoch")
 """Keys that identify a record among those of a run; a record has some of them."""
@@ -68,14 +71,15 @@ class RunFolder:
         self.config = path / "config.json"
         self.metrics = path / "metrics.jsonl"
         self._lock: RunLock | None = None
-        self._is_new = False
+        self._replaces: tuple[str, ...] = ()
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Context manager that holds the lock of the folder, which it creates. No other process can then start or
         resume a run there.
 
-        A run that fails before its first result leaves nothing, and what it was to replace is restored.
+        A run that fails before its first result leaves nothing, and what it replaced is restored. A resumed run that
+        fails before its next result leaves its settings and records as they were.
 
         Raises:
             SSLToolError: if a living process holds the lock, or the folder cannot be written; and by each method that
@@ -96,8 +100,9 @@ class RunFolder:
                     else:
                         created.clear()  # the folder that is there now is not ours
                     raise
+                self._has_result()  # also if there was nothing left to do
         finally:
-            self._lock, self._is_new = None, False
+            self._lock, self._replaces = None, ()
             for path in created:
                 with contextlib.suppress(OSError):  # it is not empty
                     path.rmdir()
@@ -137,7 +142,10 @@ class RunFolder:
         return checkpoint is not None and checkpoint.parent.resolve() == self.path.resolve()
 
     def _own_files(self) -> list[Path]:
-        return [path for pattern in STAGE_FILES[self.stage] for path in self.path.glob(pattern)]
+        return self._files(STAGE_FILES[self.stage])
+
+    def _files(self, patterns: Sequence[str]) -> list[Path]:
+        return [path for pattern in patterns for path in self.path.glob(pattern)]
 
     def claim(self, settings: Settings, history: Sequence[Record] = (), *, resumed_from: Path | None = None) -> None:
         """Starts this run in the folder: writes its settings and the records of the completed epochs.
@@ -154,39 +162,43 @@ class RunFolder:
             for path in self._own_files():
                 if path.suffix == ".tmp":  # left by a save that was killed
                     path.unlink(missing_ok=True)
-            if not resumes:
-                self._set_aside()
+            self._set_aside(resumes=resumes)
         write_json(self.config, settings)
         lines = [to_json(timed.get(_record_key(record), record)) + "\n" for record in history]
         write_text(self.metrics, "".join(lines))
         if self._lock is None:
             self._has_result()
 
-    def _set_aside(self) -> None:
-        """Moves the files of an earlier run out of the way, until this run has a result."""
+    def _set_aside(self, *, resumes: bool) -> None:
+        """Keeps what this run replaces until it has a result: all files of an earlier run, or a copy of what describes
+        the run that it resumes."""
         aside = self.path / REPLACED
         shutil.rmtree(aside, ignore_errors=True)
-        self._is_new = True
-        for path in self._own_files():
+        self._replaces = DESCRIPTION if resumes else STAGE_FILES[self.stage]
+        for path in self._files(self._replaces):
             aside.mkdir(exist_ok=True)
-            path.rename(aside / path.name)
+            if resumes:
+                shutil.copy2(path, aside)
+            else:
+                path.rename(aside / path.name)
 
     def _has_result(self) -> None:
-        """Removes the files of the earlier run."""
-        if self._is_new:
+        """Removes what this run has replaced."""
+        if self._replaces:
             shutil.rmtree(self.path / REPLACED, ignore_errors=True)
-            self._is_new = False
+            self._replaces = ()
 
     def _take_back(self) -> None:
-        """Removes the files of this run if it has no result, and restores those of the earlier run."""
-        if not self._is_new:
-            return
+        """Removes what this run has written if it has no result, and restores what it has replaced."""
+        aside = self.path / REPLACED
         with contextlib.suppress(OSError):  # the error that ended the run is the one to report
-            for path in self._own_files():
-                path.unlink()
-            for path in (self.path / REPLACED).glob("*"):
-                path.rename(self.path / path.name)
-            (self.path / REPLACED).rmdir()
+            for path in self._files(self._replaces):
+                if not (aside / path.name).exists():
+                    path.unlink()
+            for path in aside.glob("*") if self._replaces else ():
+                shutil.move(path, os.path.realpath(self.path / path.name))  # a link stays, as when it was written
+            if self._replaces and aside.exists():
+                aside.rmdir()
 
     def _check_lock(self) -> None:
         if self._lock is not None:

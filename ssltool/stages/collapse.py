@@ -62,7 +62,8 @@ class _Input:
 
     def rows(self, config: CollapseConfig, device: torch.device) -> Rows:
         parts = [file.representations for file in self.files]
-        return Rows(parts, skip_nonfinite=config.skip_nonfinite, device=device, name=self.name)
+        hint = "--skip-nonfinite leaves them out"
+        return Rows(parts, skip_nonfinite=config.skip_nonfinite, hint=hint, device=device, name=self.name)
 
 
 def run(config: CollapseConfig) -> Record:

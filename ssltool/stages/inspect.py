@@ -25,8 +25,9 @@ from ssltool.files.npy_files import read_npy
 from ssltool.files.reading import file_hash, read_json
 from ssltool.files.schema import MAX_DEPTH
 from ssltool.models.backbones import build_backbone
+from ssltool.reprs.readers import BESIDE
 from ssltool.reprs.readers import read_entries as read_arrays
-from ssltool.reprs.representations import Representations
+from ssltool.reprs.representations import Representations, holds_rows
 from ssltool.runs.folder import RESULT_FILES, RunFolder
 from ssltool.settings import Record
 
@@ -75,9 +76,10 @@ def _describe_entries(path: Path, entries: Record) -> Record:
     kind = str(entries.get("format", ""))
     if kind.startswith(f"{SSLTOOL}/"):
         return _describe_ours(path, kind, entries)
-    for key, name in (("representations", "representations"), ("stds", "spectrum")):  # files of the collapse paper
-        if isinstance(entries.get(key), Tensor):
-            return {"kind": name, PROGRAM: "noncontrastive-ssl", "shapes": _shapes(entries)}
+    if isinstance(entries.get("stds"), Tensor):  # a file of the collapse paper
+        return {"kind": "spectrum", PROGRAM: "noncontrastive-ssl", "shapes": _shapes(entries)}
+    if holds_rows(entries):
+        return _describe_rows(path, entries)
     weights = extract_weights(entries)
     if not weights:
         return {"kind": "dict", "settings": extract_settings(entries), "problem": "holds no weights"}
@@ -85,6 +87,9 @@ def _describe_entries(path: Path, entries: Record) -> Record:
     try:
         found = find_backbone(path, entries)
     except SSLToolError as error:
+        rows = _describe_rows(path, entries)  # under a key of another program
+        if "problem" not in rows:
+            return rows
         return {"kind": "weights", **size, "settings": extract_settings(entries), "problem": str(error)}
     return {
         "kind": CHECKPOINT,
@@ -153,7 +158,8 @@ def _describe_npy(path: Path) -> Record:
         array = read_npy(path, mmap=True)
     except SSLToolError as error:
         return {"kind": UNREADABLE, "problem": str(error)}
-    if path.with_suffix(".json").exists() and array.dtype.kind == "f":  # as save-reprs writes it
+    beside = (path.with_name(f"{path.stem}{end}") for end in (".json", *(f"_{name}.npy" for name in BESIDE)))
+    if array.dtype.kind == "f" and any(file.exists() for file in beside):  # as save-reprs writes it
         return _describe_representations(path)
     kind = "array"
     if array.ndim == 1 and array.dtype.kind in "iu":
@@ -167,14 +173,15 @@ def _describe_representations(path: Path) -> Record:
         entries = read_arrays(path)
     except SSLToolError as error:
         return {"kind": UNREADABLE, "problem": str(error)}
+    return _describe_rows(path, entries, "table" if path.suffix == ".parquet" else "arrays")
+
+
+def _describe_rows(path: Path, entries: Record, kind: str = "representations") -> Record:
+    """Describes representations by the ``entries`` of their file; if they cannot be used, as ``kind``."""
     try:
         reprs = Representations.of(entries, path)
     except SSLToolError as error:
-        return {
-            "kind": "table" if path.suffix == ".parquet" else "arrays",
-            "shapes": _shapes(entries),
-            "problem": str(error),
-        }
+        return {"kind": kind, "shapes": _shapes(entries), "problem": str(error)}
     shapes = {"representations": reprs.representations, "targets": reprs.targets, "index": reprs.index}
     return {"kind": "representations", "shapes": _shapes(shapes)} | ({"settings": reprs.meta} if reprs.meta else {})
 

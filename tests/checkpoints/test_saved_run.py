@@ -91,3 +91,15 @@ def test_updating_a_run_does_not_change_the_original(settings):
 
 def test_plugins_are_read_from_the_settings(settings):
     assert SavedRun.read(settings | {"plugins": ["one", "two"]}).plugins == ("one", "two")
+
+
+@pytest.mark.parametrize("value", [{"a": 1}, [], 3, 1.5])
+@pytest.mark.parametrize("fact", ["fingerprint", "index_hash", "order_hash", "second_hash", "support_hash"])
+def test_a_hash_of_another_type_is_named(settings, fact, value):
+    with pytest.raises(SSLToolError, match=rf"x\.json: {fact}\b"):
+        SavedRun.read(settings | {fact: value}, "x.json")
+
+
+def test_plugins_that_are_no_list_of_names_are_refused(settings):
+    with pytest.raises(SSLToolError, match=r"x\.json: plugins\b"):
+        SavedRun.read(settings | {"plugins": 5}, "x.json")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
+import zipfile
 
 import numpy as np
 import pytest
@@ -161,6 +163,19 @@ def test_file_cut_anywhere_is_one_line(tmp_path, name):
         assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["a.npy", "a.npz"])
+def test_a_header_that_declares_more_than_the_file_holds_is_refused_before_memory_is_allocated(tmp_path, name):
+    header = io.BytesIO()
+    np.lib.format.write_array_header_2_0(header, {"descr": "|u1", "fortran_order": False, "shape": (2**40, 8, 8)})
+    if name == "a.npy":
+        (tmp_path / name).write_bytes(header.getvalue())
+    else:
+        with zipfile.ZipFile(tmp_path / name, "w") as archive:
+            archive.writestr("images.npy", header.getvalue())
+    with pytest.raises(SSLToolError, match=rf"{name}.*declares {2**46:,} bytes"):
+        opened(tmp_path / name)
+
+
 def test_archive_without_images_lists_its_arrays(tmp_path):
     np.savez(tmp_path / "a.npz", weights=GREY)
     with pytest.raises(SSLToolError, match=r"a\.npz has no train images.*weights"):
@@ -180,3 +195,31 @@ def test_alpha_and_values_that_are_no_pixels_are_named(tmp_path):
     np.save(tmp_path / "b.npy", COLOUR.astype(complex))
     with pytest.raises(SSLToolError, match=r"b\.npy.*complex128"):
         opened(tmp_path / "b.npy")
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        np.zeros(6, [("a", "i4")]),
+        np.zeros(6, complex),
+        np.zeros(6, "M8[s]"),
+        np.full(6, 1e307),
+        np.full(6, np.nan),
+        np.full(6, 2**63, np.uint64),
+        np.full(6, 0.5),
+    ],
+    ids=lambda labels: f"{labels.dtype} {labels[0]}",
+)
+@pytest.mark.filterwarnings("error")
+def test_labels_of_a_type_without_class_numbers_are_refused_without_a_warning(tmp_path, labels):
+    np.savez(tmp_path / "a.npz", images=GREY, labels=labels)
+    with pytest.raises(SSLToolError, match=r"class numbers.*found"):
+        opened(tmp_path / "a.npz")
+
+
+@pytest.mark.parametrize("train", [np.zeros(6, [("a", "i4")]), np.arange(6), np.arange(6.0)], ids=str)
+def test_names_beside_labels_of_the_train_split_that_are_none_are_refused(tmp_path, train):
+    val = {"val_images": GREY, "val_labels": np.array(list("abcabc"))}
+    np.savez(tmp_path / "a.npz", train_images=GREY, train_labels=train, **val)
+    with pytest.raises(SSLToolError, match=r"names.*train split"):
+        opened(tmp_path / "a.npz", "val")

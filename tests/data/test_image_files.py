@@ -52,13 +52,13 @@ def test_value_range_is_applied(tmp_path):
     assert made.rules.settings()["value_range"] == ("100", "4095")
 
 
-def test_automatic_range_is_the_percentiles_and_is_said(tmp_path, capsys):
+def test_automatic_range_is_the_percentiles_and_is_said(tmp_path):
     values = write_grey(tmp_path / "pile", 5, 4096)
     made = opened(tmp_path / "pile", value_range=("auto",))
     low, high = np.percentile(values, PERCENTILES)
     assert made.rules.value_range == pytest.approx((low, high))
     assert torch.equal(made.images, expected(values, *made.rules.value_range))
-    assert "--value-range auto is {:g} {:g}".format(*made.rules.value_range) in capsys.readouterr().err
+    assert "--value-range auto is {:g} {:g}".format(*made.rules.value_range) in "".join(made.notes)
     again = opened(tmp_path / "pile", **made.rules.settings())
     assert torch.equal(again.images, made.images) and again.rules == made.rules
 
@@ -85,12 +85,12 @@ def test_types_are_mixed_each_by_its_own_range(tmp_path):
     }
 
 
-def test_range_does_not_touch_8_bits_and_that_is_said(tmp_path, write_images, capsys):
+def test_range_does_not_touch_8_bits_and_that_is_said(tmp_path, write_images):
     write_images(tmp_path / "pile", 3)
     plain = opened(tmp_path / "pile")
     made = opened(tmp_path / "pile", value_range=("0", "10"))
     assert torch.equal(made.images, plain.images)
-    assert "--value-range is not used" in capsys.readouterr().err
+    assert "--value-range is not used" in "".join(made.notes)
 
 
 @pytest.mark.parametrize("wrong", [("1", "1"), ("5", "2"), ("a", "b"), ("nan", "3"), ("0", "inf"), ("3",)])
@@ -117,25 +117,24 @@ def test_raw_pixels_leave_no_room_for_other_rules(flag):
 
 
 @pytest.mark.parametrize("sizes", [1, 2], ids=["in memory", "from files"])
-def test_images_with_alpha_are_counted_once(tmp_path, write_images, capsys, sizes):
+def test_images_with_alpha_are_counted_once(tmp_path, write_images, sizes):
     write_images(tmp_path / "pile", 3)
     for i in range(2):
         Image.new("RGBA", (20, 16 * sizes), (1, 2, 3, 0)).save(tmp_path / "pile" / f"x{i}.png")
     made = opened(tmp_path / "pile")
     assert (made.images is None) == (sizes == 2)
-    said = capsys.readouterr().err
+    said = "".join(made.notes)
     assert said.count("alpha") == 1 and "2 of " in said and "5 images" in said and "--background" in said
-    opened(tmp_path / "pile", raw_pixels=True)
-    assert "--no-raw-pixels" in capsys.readouterr().err
+    assert "--no-raw-pixels" in "".join(opened(tmp_path / "pile", raw_pixels=True).notes)
 
 
-def test_images_with_frames_are_counted(tmp_path, capsys):
+def test_images_with_frames_are_counted(tmp_path):
     first, second = (Image.new("RGB", (8, 8), colour) for colour in ("red", "blue"))
     first.save(tmp_path / "a.tif", save_all=True, append_images=[second])
     first.save(tmp_path / "b.tif")
     made = opened(tmp_path)
     assert torch.equal(made.images[0], made.images[1])
-    assert "1 of 2 images have several frames" in capsys.readouterr().err
+    assert "1 of 2 images have several frames" in "".join(made.notes)
 
 
 def test_common_size_is_that_of_upright_images(tmp_path):

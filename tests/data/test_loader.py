@@ -317,9 +317,12 @@ def test_killed_worker_is_one_line(on_files):
             for _ in loader.evaluate(2):
                 os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
 
-    with contextlib.closing(Loader(on_files, 16, torch.device("cpu"), workers=2)) as loader:
-        with pytest.raises(WorkerKilled, match=r"-j.*--batch-size.*; kept$") as caught, killed_workers("kept"):
-            decode_and_kill(loader)
+    with (
+        pytest.raises(WorkerKilled, match=r"-j.*--batch-size.*; kept$") as caught,
+        killed_workers("kept"),
+        contextlib.closing(Loader(on_files, 16, torch.device("cpu"), workers=2)) as loader,
+    ):
+        decode_and_kill(loader)
     assert "\n" not in str(caught.value)
 
 

@@ -86,8 +86,8 @@ def test_rows_are_taken_by_their_numbers_over_all_tensors(sizes, wanted):
 
 
 def test_finite_rows_with_an_infinite_sum_pass_the_check():
-    huge = torch.full((5, 3), 1e308, dtype=torch.float64)  # the sum of a block overflows
-    rows = checked(numbered(10).double(), huge, torch.zeros(0, 3).double(), skip=False)
+    huge = torch.full((5, 3), 3e38)  # the sum of a block overflows
+    rows = checked(numbered(10), huge, torch.zeros(0, 3), skip=False)
     assert (len(rows), rows.skipped) == (15, 0)
     assert len(all_of(rows)) == 15
 
@@ -109,7 +109,7 @@ def test_infinities_that_cancel_are_found():
 
 
 def test_numbers_of_broken_rows_count_over_all_tensors():
-    with pytest.raises(SSLToolError, match=r"3 of 35 .* \(rows 2, 14, 34\); .*--skip-nonfinite"):
+    with pytest.raises(SSLToolError, match=r"3 of 35 .* \(rows 2, 14, 34\)"):
         checked(broken(10, [2]), broken(5, [4]), broken(20, [19]), skip=False)
 
 

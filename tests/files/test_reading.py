@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from ssltool.errors import SSLToolError, UsageError
-from ssltool.files.npy_files import read_npy
+from ssltool.files.npy_files import read_npy, read_npz
 from ssltool.files.reading import decode, open_file, read_json, size_limit
 from ssltool.files.torch_files import load_dict
 from ssltool.settings import SIZE_LIMIT
@@ -253,3 +253,15 @@ def test_a_damaged_npy_file_is_one_line(tmp_path, data):
 def test_npy_files_come_back_as_they_were_saved(tmp_path, array, mmap):
     np.save(tmp_path / "a.npy", array)
     assert np.array_equal(read_npy(tmp_path / "a.npy", mmap=mmap), array)
+
+
+@pytest.mark.parametrize("mmap", [False, True])
+def test_text_in_an_array_that_is_no_unicode_is_refused(tmp_path, mmap):
+    np.save(tmp_path / "a.npy", np.array(["ab", "c"]))
+    data = bytearray((tmp_path / "a.npy").read_bytes())
+    data[-5] = 0x7F  # the upper byte of a code point
+    (tmp_path / "a.npy").write_bytes(data)
+    with zipfile.ZipFile(tmp_path / "b.npz", "w") as archive:
+        archive.writestr("x.npy", bytes(data))
+    refusal(tmp_path / "a.npy", lambda path: read_npy(path, mmap=mmap))
+    refusal(tmp_path / "b.npz", lambda path: read_npz(path, mmap=mmap))

@@ -152,7 +152,7 @@ def test_without_stop_gradient_projections_collapse(seed):
     [
         ("dim", "0", "--set dim is 0; it must be at least 1"),
         ("pred_dim", "-1", "--set pred_dim is -1; it must be at least 1"),
-        ("n_augs", "1", "--set n_augs is 1; it must be at least 2"),
+        ("n_augs", "1", "--set n_augs is 1; it must be at least 2 and at most 100"),
         ("predictor", "linear", "--set predictor is 'linear'; it must be one of mlp, none, fixed"),
         ("bn", "first", "--set bn is 'first'; it must be one of default, none, hidden, all"),
         ("similarity", "dot", "--set similarity is 'dot'; it must be one of cosine, cross_entropy"),

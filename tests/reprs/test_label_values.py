@@ -19,6 +19,9 @@ WANTED = [2, 0, 1, 0]
     [
         torch.tensor(WANTED),
         torch.tensor(WANTED, dtype=torch.uint8),
+        torch.tensor(WANTED).to(torch.uint16),
+        torch.tensor(WANTED).to(torch.uint32),
+        torch.tensor(WANTED).to(torch.uint64),
         torch.tensor(WANTED).float(),
         torch.tensor(WANTED).half(),
         torch.tensor(WANTED).view(4, 1),
@@ -99,3 +102,13 @@ def test_numbers_of_images_are_integers_from_0(value):
     with pytest.raises(SSLToolError, match=r"r\.pt: index"):
         read_index(value, "r.pt")
     assert read_index(torch.tensor([[5.0], [2**40]]), "r.pt").tolist() == [5, 2**40]
+
+
+def test_labels_that_are_all_missing_are_unlabelled():
+    assert read_targets([None, None], "r.pt", [])[0].tolist() == [-1, -1]
+    assert read_targets(["", None], "r.pt", [])[0].tolist() == [-1, -1]
+
+
+def test_unsigned_labels_that_int64_cannot_hold_are_refused():
+    with pytest.raises(SSLToolError, match="uint64"):
+        read_targets(torch.tensor([1, 2**63], dtype=torch.uint64), "r.pt", [])

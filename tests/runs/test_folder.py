@@ -149,6 +149,34 @@ def test_claim_on_resume_keeps_the_timings_and_drops_later_epochs(folder):
     assert folder.read_metrics() == [{"epoch": epoch, "loss": -0.5, "seconds": 1.5} for epoch in (0, 1)]
 
 
+@pytest.mark.parametrize("linked", [False, True])
+def test_a_resumed_run_that_fails_before_its_next_result_leaves_its_description_as_it_was(folder, tmp_path, linked):
+    folder.write(checkpoint(1), folder.newest)
+    folder.log({"epoch": 0, "loss": -0.5})
+    if linked:
+        folder.config.rename(tmp_path / "config.json")
+        folder.config.symlink_to(tmp_path / "config.json")
+    before = {path.name: path.read_bytes() for path in folder.path.iterdir()}
+
+    def resume(*, result: bool) -> None:
+        again = RunFolder(folder.path)
+        with again.locked():
+            again.claim({"seed": 2}, [], resumed_from=folder.newest)
+            again.save_order(np.arange(3))
+            if result:
+                again.log({"epoch": 1, "loss": -0.6})
+            raise ValueError
+
+    with pytest.raises(ValueError, match=r"^$"):
+        resume(result=False)
+    assert {path.name: path.read_bytes() for path in folder.path.iterdir()} == before
+    assert folder.config.is_symlink() == linked
+    with pytest.raises(ValueError, match=r"^$"):
+        resume(result=True)
+    assert json.loads(folder.config.read_text()) == {"seed": 2}
+    assert {path.name for path in folder.path.iterdir()} == {*before, "order.npy"}
+
+
 def test_order_is_saved_unchanged(folder):
     folder.save_order(np.array([2, 0, 1]))
     assert np.load(folder.path / "order.npy").tolist() == [2, 0, 1]

@@ -123,6 +123,23 @@ def test_files_of_the_collapse_paper_are_recognised(tmp_path):
     assert [look(tmp_path / name)["kind"] for name in ("r.pt", "s.pt")] == ["representations", "spectrum"]
 
 
+def test_rows_of_other_programs_are_representations_under_any_key_that_stages_read(tmp_path):
+    torch.save({"features": torch.ones(2, 3), "labels": [0, 1]}, tmp_path / "f.pt")
+    np.save(tmp_path / "n.npy", np.ones((2, 3), np.float32))
+    np.save(tmp_path / "n_targets.npy", np.zeros(2, np.int64))
+    for name in ("f.pt", "n.npy"):
+        about = look(tmp_path / name)
+        assert (about["kind"], about["shapes"]["representations"]) == ("representations", ["float32", 2, 3])
+        assert "problem" not in about
+
+
+def test_rows_that_no_stage_can_read_have_a_problem(tmp_path):
+    for rows in (torch.ones(2, 3).to_sparse(), torch.ones(2, 3).long(), torch.ones(2, 3, 2, 2), torch.ones(0, 3)):
+        torch.save({"representations": rows}, tmp_path / "r.pt")
+        about = look(tmp_path / "r.pt")
+        assert about["kind"] == "representations" and "representations" in about["problem"]
+
+
 def test_orders_and_image_numbers_are_told_apart(tmp_path):
     arrays = {"order": np.array([2, 0, 1]), "image numbers": np.array([5, 3]), "array": np.ones((2, 2))}
     for kind, array in arrays.items():

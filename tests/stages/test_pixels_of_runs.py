@@ -139,9 +139,9 @@ def test_more_images_in_a_batch_than_there_are_names_both_numbers(ssltool, tmp_p
     assert "--batch-size 512" in message and "(5)" in message
 
 
-def test_collapse_says_that_the_images_are_the_same(ssltool, tmp_path, write_reprs, monkeypatch):
-    path = write_reprs("same.pt", torch.ones(20, 4))
-    monkeypatch.setattr(Representations, "digests", torch.full((20,), 7), raising=False)
+def test_collapse_says_that_the_images_are_the_same(ssltool, tmp_path):
+    path, numbers = tmp_path / "same.pt", torch.arange(20)
+    Representations(torch.ones(20, 4), torch.full((20,), -1), numbers, digests=torch.full((20,), 7)).save(path)
     ran = ssltool("collapse", path, "--json")
     assert any("all 20 images are the same" in note for note in ran.json["files"][0]["notes"])
 

@@ -553,6 +553,9 @@ def test_a_forecast_needs_the_features_it_was_learned_from(several, write_run, t
         (lambda d: d | {"features": [{"metric": "auc"}]}, "lacks layer.* in features.0."),
         (lambda d: d | {"intercept": "0.1"}, "intercept is .0.1."),
         (lambda d: d | {"intercept": None}, "intercept is None"),
+        (lambda d: d | {"accuracy": "other"}, "accuracy is 'other'"),
+        (lambda d: d | {"r2": None}, "r2 is None"),
+        (lambda d: d | {"loo_error": None}, "loo_error is None"),
     ],
 )
 def test_a_file_that_is_no_forecast_is_refused(sample, tmp_path, change, message):

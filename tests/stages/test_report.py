@@ -335,6 +335,15 @@ def test_a_network_that_diverged_is_refused(trained, tmp_path):
         report(tmp_path / "r.html", folder)
 
 
+def test_a_checkpoint_of_another_program_in_a_run_folder_is_refused(trained, tmp_path):
+    folder = tmp_path / "foreign"
+    shutil.copytree(trained, folder)
+    weights = Checkpoint.load(folder / "checkpoint.pt").state_dict
+    torch.save({"state_dict": weights}, folder / "checkpoint.pt")
+    with pytest.raises(SSLToolError, match=r"checkpoint\.pt is a checkpoint of "):
+        report(tmp_path / "r.html", folder)
+
+
 def test_tsne_requires_scikit_learn(trained, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.manifold", None)
     with pytest.raises(SSLToolError, match=r"--map tsne .*pip install scikit-learn"):

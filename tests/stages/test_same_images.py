@@ -144,6 +144,25 @@ def test_a_probe_knows_the_names_of_its_classes(ssltool, write, tmp_path, solver
     assert ran.json["acc1"] == 0.75 and "(dog)" in ran.err and "1 of 4 rows" in ran.err
 
 
+def test_a_probe_of_folders_with_numbers_as_names_knows_them(ssltool, write, tmp_path):
+    """Otherwise val rows of the classes 1 and 2 would be an error, and those of 7, 8 and 9 be taken for 0, 1 and 2."""
+    train, val = write("a.pt", ["0", "1", "2"] * 4), write("b.pt", ["1", "2"], folder="val")
+    assert ssltool("lincls", "--reprs", train, val, "--solver", "lbfgs", "-o", tmp_path / "probe").code == 0
+    flags = ["--resume", tmp_path / "probe" / "probe.pt", "--evaluate", *CPU]
+    assert ssltool("lincls", "--reprs", train, val, *flags).json["acc1"] == 1.0
+    other = write("c.pt", ["0", "1", "2"], ["0", "1", "2"], folder="other", stored=["7", "8", "9"])
+    assert "no class in common" in error_message(ssltool("lincls", "--reprs", train, other, *flags))
+
+
+def test_a_probe_does_not_take_the_names_of_the_val_classes(ssltool, write, tmp_path):
+    train = write("a.pt", ["ant", "bee", "cat"] * 4, stored=["0", "1", "2"])
+    val = write("b.pt", ["ant", "bee", "cat"], folder="val")
+    assert ssltool("lincls", "--reprs", train, val, "--solver", "lbfgs", "-o", tmp_path / "probe").code == 0
+    flags = ["--resume", tmp_path / "probe" / "probe.pt", "--evaluate", *CPU]
+    ran = ssltool("lincls", "--reprs", train, val, *flags)
+    assert ran.json["acc1"] == 1.0 and "no names" in ran.err
+
+
 def test_a_probe_of_an_earlier_version_has_no_names(ssltool, write, tmp_path):
     train, val = write("a.pt", ["ant", "bee", "cat"] * 4), write("b.pt", ["ant", "bee", "cat"], folder="val")
     ssltool("lincls", "--reprs", train, val, "--solver", "lbfgs", "-o", tmp_path / "probe")

@@ -147,11 +147,14 @@ def _on_background(colours: np.ndarray, alpha: np.ndarray | None, rules: PixelRu
 
 
 def _of_numbers(labels: np.ndarray, source: str) -> tuple[np.ndarray, tuple[str, ...]]:
-    numbers = labels.astype(np.int64) if labels.dtype.kind in "buif" and np.isfinite(labels).all() else None
+    real = labels.dtype.kind in "buif"
+    with np.errstate(invalid="ignore"):  # numbers that int64 does not have, which differ then
+        numbers = labels.astype(np.int64) if real and np.isfinite(labels).all() else None
     if numbers is None or (numbers != labels).any() or numbers.min() < -1 or numbers.max() >= MAX_CLASSES:
+        found = f"{labels.dtype} from {labels.min()} to {labels.max()}" if real else str(labels.dtype)
         raise SSLToolError(
             f"{source}: the labels must be class numbers from 0 to {MAX_CLASSES - 1}, or -1 for unlabelled; found "
-            f"{labels.dtype} from {labels.min()} to {labels.max()}"
+            f"{found}"
         )
     return numbers, tuple(map(str, range(int(numbers.max()) + 1)))
 

@@ -27,7 +27,7 @@ class FeatureSource(ABC):
         origin: the network and the data of the features.
         width: number of dimensions d.
         classes: labels (C,) of the training rows, in increasing order.
-        names: names of the classes by label, of those that have one.
+        names: names of the classes of the training rows by label, of those that have one.
         notes: messages about the classes that only the training rows or only the val rows have.
         total_classes: C plus the number of classes that only the val rows have.
         sizes: number of rows: ``train_size``, ``held_size``, ``val_size``.
@@ -90,10 +90,8 @@ class FeatureSource(ABC):
 
     @property
     def class_names(self) -> list[str] | None:
-        """The names of ``classes``; None if none of them has a name."""
-        numbers = self.classes.tolist()
-        named = any(self.names.get(number) not in (None, "", str(number)) for number in numbers)
-        return [self.names.get(number) or str(number) for number in numbers] if named else None
+        """The names of ``classes``; None if the training rows have no names of classes."""
+        return [self.names.get(number) or str(number) for number in self.classes.tolist()] if self.names else None
 
     def close(self) -> None:  # noqa: B027 - saved features have nothing to stop
         """Stops the processes that decode images."""

@@ -48,7 +48,7 @@ class ImageFeatures(FeatureSource):
         else:
             val = open_labelled_val(config)
             matched = match_classes(known, Labels("val", torch.from_numpy(val.labels), _names(val)), config.labels_by)
-            self.classes, self.names, self.notes = known.numbers.numpy(), matched.names, matched.notes
+            self.classes, self.names, self.notes = known.numbers.numpy(), known.names, matched.notes
             labels = matched.numbers.numpy()
         self.training_images = train
         self.opened = (val,) if train is None else (train, val)

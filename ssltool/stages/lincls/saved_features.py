@@ -59,7 +59,7 @@ class SavedFeatures(FeatureSource):
             )
         reference = train.labels if known is None else known
         matched = match_classes(reference, val.labels, config.labels_by)
-        self.names, self.notes = matched.names, matched.notes
+        self.names, self.notes = reference.names, matched.notes
         val = dataclasses.replace(val, targets=matched.numbers)
         _refuse_repeats(train, val, config.same_images)
         self.origin = dict.fromkeys(("checkpoint", *NETWORK_KEYS)) | {"random": False}

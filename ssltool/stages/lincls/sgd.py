@@ -207,7 +207,8 @@ class ProbeLoop(TrainingLoop[ProbeState, tuple[Tensor, Tensor]]):
             if changed is not None:
                 raise other_images(path, changed)
         names = [*fixed_settings(LinclsConfig), *FIXED_KEYS]
-        old, new = ({**EARLIER, **saved, **saved.get("origin", {})} for saved in (probe.config, self.saved))
+        earlier = {} if self.source.training_images is None else EARLIER
+        old, new = ({**earlier, **saved, **saved.get("origin", {})} for saved in (probe.config, self.saved))
         differing = differences(names, old, new, lambda name: FIXED_KEYS.get(name) or flag(name))
         if differing:
             raise SSLToolError(f"cannot resume {path}: {'; '.join(differing)}; give the probe's values")

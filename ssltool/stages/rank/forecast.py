@@ -17,7 +17,7 @@ from ssltool.diagnosis.metrics import METRICS
 from ssltool.errors import SSLToolError, counted, unknown
 from ssltool.files.misfit import describe
 from ssltool.files.reading import read_json
-from ssltool.files.schema import conform, integer, listing, mapping, nested, optional, real, text
+from ssltool.files.schema import choice, conform, integer, listing, mapping, nested, real, text
 from ssltool.files.writing import FilePath, write_json
 from ssltool.settings import Record
 
@@ -74,23 +74,26 @@ def _interval(value: float, near: float, variance: Any) -> Coefficient:
     return Coefficient(value, min(low, value), max(high, value))
 
 
+ACCURACIES = ("knn", "linear", "file")
+"""The kinds of accuracy that a forecast is of."""
+
 FORECAST = mapping(
     {
-        "accuracy": text(200),
+        "accuracy": choice(*ACCURACIES),
         "rows": integer(1),
         "runs": listing(text()),
         "intercept": real(),
         "features": listing(
             mapping(
                 {
-                    **{"layer": text(200), "metric": text(200), "mean": optional(real())},
-                    **dict.fromkeys(("coefficient", "lowest", "highest"), real()),
+                    **{"layer": text(200), "metric": text(200)},
+                    **dict.fromkeys(("coefficient", "mean", "lowest", "highest"), real()),
                 },
                 other=nested(),
             ),
             minimum=1,
         ),
-        **dict.fromkeys(("r2", "loo_error", "loo_error_of_mean"), optional(real())),
+        **dict.fromkeys(("r2", "loo_error", "loo_error_of_mean"), real()),
     },
     other=nested(),
 )
@@ -135,7 +138,7 @@ class Forecast:
     """A linear model, accuracy = intercept + sum of coefficient x feature.
 
     Attributes:
-        accuracy: the kind of accuracy, "knn", "linear" or "file".
+        accuracy: the kind of accuracy, one of ``ACCURACIES``.
         rows: number of training rows.
         runs: their paths.
         intercept: the intercept.

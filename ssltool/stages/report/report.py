@@ -40,6 +40,8 @@ from ssltool.training.device import pick_device
 from ssltool.training.setup import TrainingSetup
 from ssltool.viz.pictures import EmbeddingMap
 
+UNKNOWN = "of an unknown version"
+
 MAP_POINTS = 1000
 """Maximum number of points of a map; more would overlap and increase the size of the page."""
 
@@ -83,6 +85,8 @@ def measure_run(run: FinishedRun, config: ReportConfig, device: torch.device, da
     file = run.path / config.checkpoint
     setup = restore_setup(run, data)
     network = load_pretrained(NetworkSettings(pretrained=str(file)), device)
+    if network.run.method is None:
+        raise SSLToolError(f"{file} is a checkpoint of {network.run.program}, not of pretrain; copy it again")
     rows = np.sort(np.random.RandomState(config.seed).permutation(len(setup.images))[: config.size])
     images = setup.images.select(rows)
     layers = _monitored_layers(network, device)
@@ -138,7 +142,7 @@ def _origin(network: Pretrained, config: ReportConfig, file: Path, device: torch
         "checkpoint": config.checkpoint,
         "sha256": network.origin["checkpoint_hash"],
         "epoch": network.origin["epoch"],
-        "trained with": f"ssltool {stored['ssltool']}, torch {stored['torch']}",
+        "trained with": f"ssltool {stored.get('ssltool', UNKNOWN)}, torch {stored.get('torch', UNKNOWN)}",
         "measured with": f"ssltool {ssltool.__version__}, torch {torch.__version__}, {device.type}",
         "plotted with": f"matplotlib {matplotlib.__version__}, Python {platform.python_version()}",
     }

@@ -76,6 +76,19 @@ def test_a_resumed_probe_on_images_is_bit_identical_too(settings, stop_after, tm
     assert same_probe(a, b)
 
 
+def test_a_probe_of_a_version_without_the_settings_of_pixels_is_resumed(on_files, stop_after, probe_path, tmp_path):
+    lincls.run(on_files(out=str(tmp_path / "unbroken")))
+    stop_after(8)
+    with pytest.raises(Interrupted):
+        lincls.run(on_files())
+    contents = torch.load(probe_path, weights_only=True)
+    for name in ("value_range", "background", "raw_pixels", "max_pixels", "labels_by", "same_images", "pool"):
+        contents["config"].pop(name, None)
+    torch.save(contents, probe_path)
+    lincls.run(on_files(resume="auto"))
+    assert same_probe(Probe.load(probe_path), Probe.load(tmp_path / "unbroken" / "probe.pt"))
+
+
 def test_a_signal_ends_the_command_with_exit_code_128_plus_its_number(ssltool, files, stop_after, tmp_path):
     train, val = files()
     stop_after(8)

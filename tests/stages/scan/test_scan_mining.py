@@ -106,15 +106,6 @@ def test_a_file_without_one_of_the_images_or_of_another_dataset_is_refused():
         NeighbourTable.of(found, image_set([100], name="other"), "n.pt")
 
 
-def test_neighbours_of_a_folder_of_other_images_are_refused():
-    found, images = mine(rows(), 3, CPU), image_set([100])
-    found.meta["fingerprint"] = "aa"
-    NeighbourTable.of(found, images, "n.pt")
-    NeighbourTable.of(found, dataclasses.replace(images, fingerprint="aa"), "n.pt")
-    with pytest.raises(SSLToolError, match=r"n\.pt .*other images"):
-        NeighbourTable.of(found, dataclasses.replace(images, fingerprint="bb"), "n.pt")
-
-
 def blobs(seed: int = 0) -> np.ndarray:
     rng = np.random.default_rng(seed)
     return (rng.normal(size=(150, 6)) + 8 * np.eye(6)[np.repeat(range(3), 50)]).astype(np.float32)
