@@ -163,13 +163,16 @@ def default_run_name(stage: str, settings: NetworkSettings) -> str:
     return f"{stage}-{Path(source).resolve().parent.name}"
 
 
-def use_saved_dataset(settings: C, run: SavedRun) -> C:
+def use_saved_dataset(settings: C, run: SavedRun, *, train: bool = True) -> C:
     """``settings`` with the dataset of the checkpoint's ``run``, unless they name one, and with its rules for pixels,
     unless they give others.
 
     A split in ``--dataset-type`` is kept. If the run used a part of the images, ``--idx-path`` becomes its file, and
     stderr says so; ``--all`` prevents it. The checkpoints of other programs do not contain the dataset; the bundled
     images are then used, and stderr says so.
+
+    Args:
+        train: whether the train images are read; the run's part of the images is one of them.
 
     Raises:
         SSLToolError: if ``--dataset-type`` is another dataset than the run's, and no folder is given; if the file of
@@ -200,7 +203,7 @@ def use_saved_dataset(settings: C, run: SavedRun) -> C:
         dataset_type=_spelled(dataset, split, subset),
         small=settings.small or saved.small,
         unlabelled=settings.unlabelled or saved.unlabelled,
-        idx_path=_subset_of(settings, saved),
+        idx_path=_subset_of(settings, saved) if train else settings.idx_path,
         all=False,
     )
 

@@ -59,7 +59,8 @@ def _tables(result: Record) -> list[str]:
         ["accuracy@1", f"{result['acc1']:.4f}"],
         ["accuracy@5", f"{result['acc5']:.4f}"],
         ["mean of classes", f"{result['class_acc1']:.4f}"],
-        ["evaluated on", f"{result['val_size']:,} {result['features']} of {result['classes']} classes"],
+        ["evaluated on", f"{result['val_size']:,} {result['features']}"],
+        ["classes", f"{result['classes']} that the probe predicts"],
     ]
     if "train_size" in result:
         rows += [["trained on", f"{result['train_size']:,} {result['features']}{_held(result)}"]]

@@ -30,6 +30,8 @@ MEMORY_LIMIT = 2 * 2**30
 READ_AHEAD = 1024
 """Image files that are decoded ahead of their use, which bounds the memory that they take."""
 
+ALL_BYTES = "--value-range is not used: all images have 8 bits"
+
 OWN_SIZE_LIMIT = 96
 """Pixels up to which images of one size are used at that size by default."""
 
@@ -70,7 +72,7 @@ class Survey:
         }
         if self.whole and not self.wide:
             asked = rules.auto or rules.value_range is not None
-            lines["--value-range is not used: all images have 8 bits"] = asked
+            lines[ALL_BYTES] = asked
         if rules.raw:
             lines |= {
                 f"{alpha:,} {of} have an alpha channel, which raw pixels leave out (--no-raw-pixels)": alpha,

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ssltool.config import SPLITS, DataSettings
 from ssltool.data import fingerprint, listing
-from ssltool.data.image_files import OWN_SIZE_LIMIT, read_files
+from ssltool.data.image_files import ALL_BYTES, OWN_SIZE_LIMIT, read_files
 from ssltool.data.layouts import LAYOUTS
 from ssltool.data.listing import LeftOut
 from ssltool.data.pixels import DEFAULT_RULES, PixelRules
@@ -46,6 +46,7 @@ class ImageSet:
         files: the relative path of each image, with ``/``; None for arrays in one file.
         digests: (N,) int64, a hash of the content of each image.
         rules: how the files are decoded into pixels.
+        wide: whether arrays in memory had more than 8 bits, and were scaled by ``rules``.
     """
 
     name: str
@@ -64,6 +65,7 @@ class ImageSet:
     files: tuple[str, ...] | None = None
     digests: np.ndarray | None = None
     rules: PixelRules = DEFAULT_RULES
+    wide: bool = False
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -112,8 +114,9 @@ class ImageSet:
 
     def describe(self) -> str:
         """A one-line description."""
-        labelled = int((self.labels >= 0).sum())
-        kind = counted(len(self.classes), "class") if self.classes else "labelled" if labelled else "unlabelled"
+        labelled, present = int((self.labels >= 0).sum()), len(np.unique(self.labels[self.labels >= 0]))
+        of = f"{present} of " if present < len(self.classes) else ""
+        kind = of + counted(len(self.classes), "class") if self.classes else "labelled" if labelled else "unlabelled"
         if 0 < labelled < len(self):
             kind += f", {len(self) - labelled:,} unlabelled"
         if self.images is None:
@@ -172,6 +175,8 @@ def open_dataset(settings: DataSettings, split: str) -> ImageSet:
     if settings.idx_path is not None:
         images = images.select(read_numbers(settings.idx_path, len(images), "--idx-path"))
     rules, notes = PixelRules.of(settings), list[str]()
+    if images.paths is None and not images.wide and settings.value_range is not None:
+        notes.append(ALL_BYTES)
     if settings.skip_corrupt and images.paths is None:
         raise SSLToolError(f"--skip-corrupt has no effect with {name}, which has no image files; leave it out")
     if images.paths is not None:
@@ -252,8 +257,8 @@ def _read(name: str, folder: Path, split: str, settings: DataSettings) -> ImageS
     splits = LAYOUTS[name].splits
     if split == "val" and splits == ("train",):
         raise SSLToolError(
-            f"{folder} has no val split; arrange the images in DIR/train and DIR/val, or name the folder of the val "
-            "images as DATA"
+            f"{folder} has no val split; arrange the images in DIR/train and DIR/val, or save representations of two "
+            "folders, each as DATA without --split"
         )
     if split not in splits:
         raise SSLToolError(f"{name} has no split '{split}'; it has {', '.join(splits)}")

@@ -104,17 +104,17 @@ SIXTEEN_BITS = ValueType("16-bit", 65535.0)
 FLOAT = ValueType("float", 1.0)
 
 
-def value_type(dtype: np.dtype) -> ValueType | None:
+def value_type(dtype: np.dtype, source: str) -> ValueType | None:
     """The type of the values of an array; None for 8 bits.
 
     Raises:
-        SSLToolError: if they are not real numbers.
+        SSLToolError: naming ``source``, if they are not real numbers.
     """
     if dtype == np.uint8:
         return None
     known = {"u2": SIXTEEN_BITS, "b1": ValueType("boolean", 1.0)}
     if dtype.kind not in "buif":
-        raise SSLToolError(f"values of type {dtype} are not pixels; save them as uint8, uint16 or float32")
+        raise SSLToolError(f"{source}: values of type {dtype} are not pixels; save them as uint8, uint16 or float32")
     name = f"{'unsigned ' if dtype.kind == 'u' else ''}{8 * dtype.itemsize}-bit integer"
     return FLOAT if dtype.kind == "f" else known.get(dtype.str[1:], ValueType(name, None))
 

@@ -29,16 +29,23 @@ def visible(text: str) -> str:
     name that are no UTF-8, private and unassigned ones, and the separators of lines and paragraphs. Letters and marks
     of all scripts, symbols and all kinds of spaces stay. UTF-8 that an ASCII locale did not decode is decoded.
     """
-    if text.isprintable():
-        return text
-    with contextlib.suppress(UnicodeEncodeError):  # half of a pair of surrogates
-        text = text.encode("utf-8", "surrogateescape").decode("utf-8", "surrogateescape")
-    return "".join(map(_visible, text))
+    return text if text.isprintable() else "".join(map(_visible, _decoded(text)))
 
 
 def composed(text: str) -> str:
-    """``text`` in Unicode's composed form: macOS and some archives write ``é`` as ``e`` and an accent."""
-    return unicodedata.normalize("NFC", text)
+    """``text`` in Unicode's composed form: macOS and some archives write ``é`` as ``e`` and an accent.
+
+    UTF-8 that an ASCII locale did not decode is decoded.
+    """
+    return unicodedata.normalize("NFC", _decoded(text))
+
+
+def storable(text: str) -> str:
+    """``text`` as UTF-8 can store it: bytes of a file name that are no UTF-8 are escapes, such as ``\\xe9``."""
+    try:
+        return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # half of a pair of surrogates
+        return text.encode("utf-8", "backslashreplace").decode()
 
 
 def one_line(text: object, most: int = LONGEST) -> str:
@@ -68,6 +75,13 @@ def csv_cell(value: Any) -> Any:
         return value
     runs = _FORMULA.match(value) and not _NUMBER.fullmatch(value)
     return ("'" if runs else "") + each_line(value)
+
+
+def _decoded(text: str) -> str:
+    """``text`` with the characters of the UTF-8 that an ASCII locale did not decode."""
+    with contextlib.suppress(UnicodeEncodeError):  # half of a pair of surrogates
+        text = text.encode("utf-8", "surrogateescape").decode("utf-8", "surrogateescape")
+    return text
 
 
 def _visible(character: str) -> str:

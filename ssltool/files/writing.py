@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from ssltool.errors import SSLToolError, first_line
+from ssltool.files.text import storable
 
 FilePath = str | os.PathLike[str]
 
@@ -89,12 +90,7 @@ def write_text(path: FilePath, text: str) -> None:
     Raises:
         SSLToolError: if the file cannot be written.
     """
-    try:
-        raw = text.encode("utf-8", "surrogateescape")
-    except UnicodeEncodeError:  # half of a surrogate pair
-        raw = text.encode("utf-8", "backslashreplace")
-    contents = raw.decode("utf-8", "backslashreplace").encode()
-    write_atomically(path, lambda stream: stream.write(contents))
+    write_atomically(path, lambda stream: stream.write(storable(text).encode()))
 
 
 def write_json(path: FilePath, document: Any) -> None:

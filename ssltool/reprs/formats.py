@@ -12,6 +12,7 @@ from typing import IO
 
 import numpy as np
 
+from ssltool.files.text import storable
 from ssltool.files.writing import to_json, write_atomically, write_json
 from ssltool.reprs.readers import BESIDE, pyarrow
 from ssltool.reprs.representations import Representations
@@ -83,7 +84,7 @@ def _write_parquet(reprs: Representations, path: Path) -> None:
                 numbers = np.arange(start, min(start + size, len(rows)))
                 columns = [reprs.index.numpy()[numbers // views], reprs.targets.numpy()[numbers // views]]
                 images = numbers // count
-                columns += [] if reprs.paths is None else [np.array([reprs.paths[image] for image in images], object)]
+                columns += [] if reprs.paths is None else [np.array([storable(reprs.paths[i]) for i in images], object)]
                 columns += [] if reprs.digests is None else [reprs.digests.numpy()[images]]
                 columns += [(numbers % count).astype(np.int32)] if count > 1 else []
                 flat = pa.array(rows[start : start + size].reshape(-1).numpy())

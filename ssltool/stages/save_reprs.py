@@ -49,8 +49,8 @@ def run(config: SaveReprsConfig) -> list[Record]:
     formats.check(config.format)
     device = pick_device(config, local_rank=distributed.local_rank())
     network = load_pretrained(config, device, ranks=True)
-    given, config = config, use_saved_dataset(config, network.run)
     splits = _splits(config)
+    given, config = config, use_saved_dataset(config, network.run, train="train" in splits)
     # The run's --idx-path selects train images only, and so does one that is given with both splits.
     train_only = len(splits) > 1 or given.idx_path is None
     all_images = dataclasses.replace(config, idx_path=None)

@@ -182,6 +182,21 @@ def test_archive_without_images_lists_its_arrays(tmp_path):
         opened(tmp_path / "a.npz")
 
 
+@pytest.mark.parametrize(("images", "used"), [(GREY, False), (COLOUR, False), (GREY.astype(np.uint16) * 257, True)])
+def test_a_range_without_effect_is_said(tmp_path, images, used):
+    np.save(tmp_path / "a.npy", images)
+    made = opened(tmp_path / "a.npy", value_range=("0", "9999"))
+    assert any("--value-range is not used" in note for note in made.notes) != used
+
+
+def test_alpha_and_values_that_are_no_pixels_are_named(tmp_path):
+    np.save(tmp_path / "a.npy", np.concatenate([COLOUR, COLOUR[..., :1]], axis=3))
+    assert any("--background" in note for note in opened(tmp_path / "a.npy").notes)
+    np.save(tmp_path / "b.npy", COLOUR.astype(complex))
+    with pytest.raises(SSLToolError, match=r"b\.npy.*complex128"):
+        opened(tmp_path / "b.npy")
+
+
 @pytest.mark.parametrize(
     "labels",
     [

@@ -244,6 +244,11 @@ def test_save_reprs_takes_the_images_of_the_run_unless_all_are_asked_for(ssltool
     assert index(tmp_path / "d.pt") == list(range(20))
 
 
+def test_the_run_s_part_of_train_is_not_mentioned_where_val_is_read(ssltool, part, tmp_path):
+    ran = ssltool("save-reprs", "--pretrained", part, "-j", 0, "--split", "val", "-o", tmp_path / "v.pt")
+    assert ran.code == 0 and "some.npy" not in ran.err
+
+
 @pytest.mark.parametrize("change", ["gone", "other"])
 def test_a_list_of_images_that_is_gone_or_changed_is_named(ssltool, part, tmp_path, change):
     if change == "gone":

@@ -273,3 +273,40 @@ def test_a_folder_without_permission_is_named_itself(ssltool, tmp_path, monkeypa
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != data)
     ran = represent(ssltool, data, tmp_path / "r.pt", "--dataset-type", dataset_type)
     assert one_line(ran, f"the folder {data} cannot be read")
+
+
+def test_two_folders_of_one_text_are_one_class(ssltool, tmp_path):
+    """A Linux disk may hold é in both forms, from two archives."""
+    both = {unicodedata.normalize(form, "café"): 1 for form in ("NFC", "NFD")}
+    for split in ("train", "val"):
+        class_folders(tmp_path / split, {**both, "tea": 2}, seed=split == "val")
+    ran = represent(ssltool, tmp_path, tmp_path / "both", "--split", "both")
+    assert ran.code == 0, ran.err
+    files = [tmp_path / "both" / f"{split}_reprs_e0.pt" for split in ("train", "val")]
+    for file in files:
+        assert sorted(Representations.load(file).targets.bincount().tolist()) == [2, 4]
+    assert accuracy(ssltool, *files) == 1.0
+
+
+@pytest.mark.parametrize("form", ["pt", "npy", "parquet"])
+def test_names_that_are_no_utf_8_are_stored_in_every_format(ssltool, tmp_path, form):
+    """Archives of other systems have names in Latin-1."""
+    names = {os.fsdecode(b"caf\xe9"): 1, "tea": 2}
+    for split in ("train", "val"):
+        class_folders(tmp_path / split, names, seed=split == "val")
+        ran = represent(ssltool, tmp_path / split, tmp_path / f"{split}.{form}", "--format", form)
+        assert ran.code == 0, ran.err
+    assert accuracy(ssltool, tmp_path / f"train.{form}", tmp_path / f"val.{form}") == 1.0
+
+
+def test_folders_that_may_be_splits_too_are_named_if_they_are_not_read(ssltool, tmp_path):
+    for name in ("train", "training", "val", "test"):
+        class_folders(tmp_path / "data" / name, {"ant": 1, "bee": 2}, seed=len(name))
+    ran = represent(ssltool, tmp_path / "data", tmp_path / "r.pt")
+    assert said(ran, ["not read: test, training"])
+
+
+def test_val_alone_of_a_layout_with_train_tells_how_many_of_its_classes_have_images(ssltool, tmp_path):
+    class_folders(tmp_path / "data" / "train", {"ant": 1, "bee": 2, "cat": 3})
+    class_folders(tmp_path / "data" / "val", {"ant": 1}, seed=1)
+    assert said(represent(ssltool, tmp_path / "data", tmp_path / "r.pt", "--split", "val"), ["1 of 3 classes"])

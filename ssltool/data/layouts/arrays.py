@@ -61,7 +61,12 @@ def read(folder: Path, split: str, settings: DataSettings) -> ImageSet:
         else:
             numbers, classes = _of_numbers(labels.ravel(), source)
     rows = np.arange(len(pixels))
-    found = ImageSet("arrays", split, numbers, rows, classes, images=torch.from_numpy(pixels), rules=rules)
+    in_memory = torch.from_numpy(pixels)
+    wide = images.dtype != np.uint8
+    found = ImageSet("arrays", split, numbers, rows, classes, images=in_memory, rules=rules, wide=wide)
+    if images.ndim == 4 and images.shape[3] == 4:
+        colour = rules.settings()["background"]
+        found = found.with_notes(f"the fourth channel is alpha; the background is {colour} (--background)")
     return found.without_labels(_how_to_label(folder, split)) if labels is None else found
 
 
@@ -115,7 +120,7 @@ def _pixels(images: np.ndarray, rules: PixelRules, source: str) -> tuple[np.ndar
         )
     if not images.size:
         raise SSLToolError(f"{source}: the array has the shape {images.shape}, and no pixels; save it again")
-    kind = value_type(images.dtype)
+    kind = value_type(images.dtype, source)
     if kind is not None:
         sample = ((kind, images[row, ..., :3]) for row in evenly_spaced(len(images), SAMPLE_IMAGES))
         rules = settle(rules, sample)

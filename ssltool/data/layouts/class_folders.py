@@ -64,13 +64,14 @@ def why_no_classes(folder: Path) -> str | None:
     return None
 
 
-def class_names(folder: Path) -> list[str]:
-    """The names of the subfolders with images, at any depth, in alphabetical order.
+def class_names(folder: Path, settings: DataSettings) -> list[str]:
+    """The names of the subfolders with images, at any depth, in alphabetical order, without those of ``--unlabelled``.
 
     Raises:
         SSLToolError: if one cannot be read.
     """
-    return [name for name in subfolders(folder) if has_images(folder / name)]
+    names = [name for name in subfolders(folder) if is_class(name, settings) and has_images(folder / name)]
+    return _in_order(_numbers(names, ()))
 
 
 def unlabelled_images(name: str, folder: Path, split: str, found: Listing) -> ImageSet:
@@ -135,12 +136,8 @@ def _numbers(names: Sequence[str], classes: Sequence[str]) -> dict[str, int]:
 
     macOS and Linux write accents in different ways; a folder is of the class whose name is the same text.
     """
-    number = {name: i for i, name in enumerate(classes)}
-    same_text = {composed(name): i for name, i in number.items()}
-    for name in names:
-        if name not in number:
-            number[name] = same_text.get(composed(name), 1 + max(number.values(), default=-1))
-    return number
+    same_text: dict[str, int] = {}
+    return {name: same_text.setdefault(composed(name), len(same_text)) for name in (*classes, *names)}
 
 
 def _in_order(number: dict[str, int]) -> list[str]:

@@ -10,7 +10,6 @@ from ssltool.data.layouts.class_folders import (
     check_unlabelled,
     class_names,
     contains_images,
-    is_class,
     labelled_images,
     unlabelled_images,
     why_no_classes,
@@ -65,7 +64,7 @@ def read(folder: Path, split: str, settings: DataSettings) -> ImageSet:
     found = list_images(own)
     if why is None:
         check_unlabelled(settings, folder, [own, reference])
-        classes = None if own == reference else _classes(reference, settings)
+        classes = None if own == reference else class_names(reference, settings)
         images = labelled_images("imagenet", own, split, found, settings, classes)
     else:
         if settings.unlabelled:
@@ -75,14 +74,10 @@ def read(folder: Path, split: str, settings: DataSettings) -> ImageSet:
     return images if why is None else images.without_labels(why)
 
 
-def _classes(train: Path, settings: DataSettings) -> list[str]:
-    return [name for name in class_names(train) if is_class(name, settings)]
-
-
 def _why_unlabelled(own: Path, reference: Path, settings: DataSettings) -> str | None:
     """Why the images of a split have no labels; None if they have. The type alone decides, if it is given."""
     if not any(contains_images(own / name) for name in subfolders(own)):
-        return f"{own.name} has no class folders"
+        return f"{own.name} has no class folders; arrange its images in a folder for each class"
     why = why_no_classes(reference) if is_detected(settings) else None
     return f"{why}; --dataset-type imagenet takes labels from the folders" if why else None
 
@@ -97,9 +92,10 @@ def _notes(folder: Path, own: Path, split: str, settings: DataSettings) -> list[
             "--dataset-type imagenet was detected: the folder train is a split; --dataset-type folder makes every "
             "subfolder a class"
         )
-    others = [name for name in _others(folder) if contains_images(folder / name)]
-    if others:
-        notes.append(f"folders beside those of the splits are not read: {first_names(others)}")
+    read = {find_split(folder, each) for each in NAMES}
+    unread = [name for name in subfolders(folder) if folder / name not in read and contains_images(folder / name)]
+    if unread:
+        notes.append(f"folders beside those of the splits are not read: {first_names(unread)}")
     return notes
 
 

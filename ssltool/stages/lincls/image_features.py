@@ -35,7 +35,7 @@ class ImageFeatures(FeatureSource):
 
     def __init__(self, config: LinclsConfig, device: torch.device, known: Labels | None = None) -> None:
         network = load_pretrained(config, device)
-        self.config = config = use_saved_dataset(config, network.run)
+        self.config = config = use_saved_dataset(config, network.run, train=known is None)
         self.method = network.method.eval().requires_grad_(False)
         self.origin = network.origin | {"layer": "backbone"}
         self.width = network.method.backbone_dim
