@@ -291,7 +291,7 @@ def test_two_folders_of_one_text_are_one_class(ssltool, tmp_path):
 @pytest.mark.parametrize("form", ["pt", "npy", "parquet"])
 def test_names_that_are_no_utf_8_are_stored_in_every_format(ssltool, tmp_path, form):
     """Archives of other systems have names in Latin-1."""
-    names = {os.fsdecode(b"caf\xe9"): 1, "tea": 2}
+    names = {os.fsdecode(b"b\xe9"): 1, "tea": 2}
     for split in ("train", "val"):
         class_folders(tmp_path / split, names, seed=split == "val")
         ran = represent(ssltool, tmp_path / split, tmp_path / f"{split}.{form}", "--format", form)
