@@ -165,8 +165,9 @@ def matching(path: FilePath) -> FilePath | list[str]:
     if os.path.exists(path):  # unlike Path.exists, False where it may not be known
         return path
     if not glob.has_magic(str(path)):
-        of_ranks = path.parent.glob(f"{glob.escape(path.stem)}.rank*of*{path.suffix}")
-        return sorted(str(file) for file in of_ranks if re.fullmatch(r".*\.rank\d+of\d+", file.stem)) or path
+        stem = glob.escape(str(path.with_suffix("")))
+        of_ranks = glob.glob(f"{stem}.rank*of*{path.suffix}")  # unlike Path.glob, also where the folder is closed
+        return sorted(file for file in of_ranks if re.fullmatch(r".*\.rank\d+of\d+", Path(file).stem)) or path
     found = sorted(glob.glob(str(path)))
     if not found:
         raise SSLToolError(f"no file matches {path}")
