@@ -23,6 +23,7 @@ from ssltool.files.reading import file_hash
 from ssltool.files.stored import weights_hash
 from ssltool.methods.base import Method
 from ssltool.models.backbones import family_of, resolve_stem
+from ssltool.reprs.nonfinite import all_finite
 from ssltool.settings import Record
 from ssltool.training import distributed
 from ssltool.training.restore import check_weights, load_weights
@@ -57,6 +58,20 @@ class Pretrained:
     run: SavedRun
     image_size: int
     origin: Record
+
+    def with_finite_weights(self) -> Pretrained:
+        """This network; what is trained on a diverged backbone would fail later, and name another cause.
+
+        Raises:
+            SSLToolError: if a weight of the backbone is NaN or infinite; the message names the first.
+        """
+        for name, weight in self.method.backbone.state_dict().items():
+            if weight.is_floating_point() and not all_finite(weight):
+                raise SSLToolError(
+                    f"{self.origin['checkpoint']}: backbone.{name} has NaN or infinite values, so the training of the "
+                    "network diverged; use an earlier checkpoint"
+                )
+        return self
 
 
 @dataclass

@@ -34,6 +34,17 @@ def read_npy(path: str | os.PathLike[str], *, mmap: bool = False) -> np.ndarray:
             raise SSLToolError(f"{path} is not a readable .npy array: {first_line(error)}") from error
 
 
+def is_npz(path: str | os.PathLike[str]) -> bool:
+    """Whether a file is a ``.npz`` archive by its content, whatever its name; raises as ``open_file``."""
+    with open_file(path) as stream:
+        try:
+            with zipfile.ZipFile(stream) as archive:
+                names = archive.namelist()
+        except Exception:  # as in read_npz
+            return False
+    return bool(names) and all(name.endswith(".npy") for name in names)
+
+
 def read_npz(path: str | os.PathLike[str], *, mmap: bool = False) -> dict[str, np.ndarray]:
     """The arrays in a ``.npz`` file by name; with ``mmap`` those that are not compressed are memory-mapped.
 

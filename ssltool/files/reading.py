@@ -8,6 +8,8 @@ import json
 import os
 import re
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -47,26 +49,43 @@ def too_large(path: object, what: str, size: int) -> SSLToolError:
     )
 
 
+@contextmanager
+def _told_apart(path: object, what: str) -> Iterator[None]:
+    """Turns the errors of the system for ``path``, which ought to be ``what``, into one line each."""
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise SSLToolError(f"no such {what}: {path}") from error
+    except PermissionError as error:
+        raise SSLToolError(f"no permission to read {path}; change its mode or its folder's, or the user") from error
+    except (OSError, ValueError) as error:  # a loop of links, a name that is too long, or with a NUL
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else first_line(error)
+        raise SSLToolError(f"cannot read {path}: {reason}") from error
+
+
+def require(path: str | os.PathLike[str], what: str = "file") -> None:
+    """Checks that ``path`` exists; ``what`` it is supposed to be is for the message.
+
+    Raises:
+        SSLToolError: if it does not, or if that cannot be found out.
+    """
+    with _told_apart(path, what):
+        os.stat(path)
+
+
 def open_file(path: str | os.PathLike[str]) -> IO[bytes]:
     """Opens a regular file to read.
 
     Raises:
         SSLToolError: if there is no such file, it is a folder or a device, or it may not be read.
     """
-    try:
+    with _told_apart(path, "file"):
         mode = os.stat(path).st_mode
         if stat.S_ISDIR(mode):
             raise SSLToolError(f"{path} is a folder; name a file")
         if not stat.S_ISREG(mode):
             raise SSLToolError(f"{path} is not a regular file but a pipe, socket or device; name a file")
         return open(path, "rb")
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise SSLToolError(f"no such file: {path}") from error
-    except PermissionError as error:
-        raise SSLToolError(f"no permission to read {path}; change its mode or its folder's, or the user") from error
-    except (OSError, ValueError) as error:  # a name that is too long, or with a NUL
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else first_line(error)
-        raise SSLToolError(f"cannot read {path}: {reason}") from error
 
 
 def read_bytes(path: str | os.PathLike[str]) -> bytes:
@@ -128,9 +147,9 @@ def read_json(path: str | os.PathLike[str]) -> Any:
 
 
 def file_hash(path: FilePath) -> str:
-    """The SHA-256 of a file's bytes, in hex."""
-    with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha(stream)
+    """The SHA-256 of a file's bytes, in hex; raises as ``open_file``."""
+    with open_file(path) as stream:
+        return _sha(stream)
 
 
 def matching(path: FilePath) -> FilePath | list[str]:
@@ -143,18 +162,19 @@ def matching(path: FilePath) -> FilePath | list[str]:
         SSLToolError: if a pattern matches nothing.
     """
     path = Path(path)
-    if path.exists():
+    if os.path.exists(path):  # unlike Path.exists, False where it may not be known
         return path
     if not glob.has_magic(str(path)):
-        of_ranks = path.parent.glob(f"{glob.escape(path.stem)}.rank*of*{path.suffix}")
-        return sorted(str(file) for file in of_ranks if re.fullmatch(r".*\.rank\d+of\d+", file.stem)) or path
+        stem = glob.escape(str(path.with_suffix("")))
+        of_ranks = glob.glob(f"{stem}.rank*of*{path.suffix}")  # unlike Path.glob, also where the folder is closed
+        return sorted(file for file in of_ranks if re.fullmatch(r".*\.rank\d+of\d+", Path(file).stem)) or path
     found = sorted(glob.glob(str(path)))
     if not found:
         raise SSLToolError(f"no file matches {path}")
     return found
 
 
-def _sha(stream: IO[bytes]) -> str:  # Python 3.10
+def _sha(stream: IO[bytes]) -> str:
     digest = hashlib.sha256()
     while block := stream.read(1 << 20):
         digest.update(block)

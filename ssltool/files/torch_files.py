@@ -21,6 +21,9 @@ SMALL = 2**20
 STEP_BYTES = 8
 """Size at which each step of reading a pickle counts at least, because each takes a microsecond."""
 
+LEGACY = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"
+"""The number that torch's legacy format begins with, as pickles of any protocol write it."""
+
 BYTEARRAY = b"\nbytearray\n"
 """How a pickle names the type whose constructor allocates any number of bytes."""
 
@@ -118,8 +121,13 @@ def _check_kind(path: object, stream: IO[bytes]) -> tuple[bool, bool]:
     stream.seek(0)
     if head[:2] == b"PK":
         return True, _check_zip(path, stream)
-    if head[:1] == b"\x80":  # a pickle, which the legacy format consists of
+    if head[:1] == b"\x80" and LEGACY in head[:40]:
         return False, False
+    if head[:1] == b"\x80":
+        raise SSLToolError(
+            f"{path} is a pickle that torch.save did not write, and loading it would execute code; save tensors with "
+            "torch.save, as docs/checkpoints.md shows"
+        )
     if not head.strip(b"\0"):
         found = "is empty" if not head else "begins with zeros, as after a power cut"
         raise SSLToolError(f"{path} {found}; copy or regenerate it")

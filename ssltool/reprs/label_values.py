@@ -62,7 +62,7 @@ def read_targets(value: Any, path: object, classes: list[str]) -> tuple[Tensor, 
     Raises:
         SSLToolError: for anything else.
     """
-    if isinstance(value, (list, tuple)) and any(one is None or isinstance(one, str) for one in value):
+    if isinstance(value, (list, tuple)) and any(isinstance(one, str) for one in value):
         return _of_names(checked(value, NAMES, path, "targets", LABELS_REMEDY), classes)
     numbers = _integers(value, path, "targets", LABELS_REMEDY)
     if numbers.dim() == 2:

@@ -5,6 +5,7 @@ Each reader returns the entries of a ``.pt`` file: tensors, lists, text and dict
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ssltool.errors import SSLToolError, first_line
-from ssltool.files.npy_files import read_npy, read_npz
+from ssltool.files.npy_files import is_npz, read_npy, read_npz
 from ssltool.files.reading import MAX_RATIO, open_file, parse_json, read_json, size_limit, too_large
 from ssltool.files.stored import Entries, format_of
 from ssltool.files.torch_files import load_dict
@@ -35,15 +36,32 @@ def read_entries(path: FilePath) -> Entries:
     Raises:
         SSLToolError: if the file cannot be read without executing code.
     """
+    kind = kind_of(path)
+    if kind == ".npy":
+        return _read_npy(Path(path))
+    if kind == ".parquet":
+        return _read_parquet(path)
+    if kind == ".npz":
+        return {name: to_tensor(array, path, name) for name, array in read_npz(path, mmap=True).items()}
+    return load_dict(path, mmap=True)
+
+
+def kind_of(path: FilePath) -> str:
+    """The kind of a file by its content, one of ``SUFFIXES``; what is none of the others counts as ``.pt``.
+
+    Raises:
+        SSLToolError: if there is no such file or it may not be read.
+    """
     with open_file(path) as stream:
         head = stream.read(6)
     if head == b"\x93NUMPY":
-        return _read_npy(Path(path))
+        return ".npy"
     if head[:4] == b"PAR1":
-        return _read_parquet(path)
-    if head[:2] == b"PK" and Path(path).suffix == ".npz":
-        return {name: to_tensor(array, path, name) for name, array in read_npz(path, mmap=True).items()}
-    return load_dict(path, mmap=True)
+        return ".parquet"
+    # An archive that is cut short has no list of contents, so that only its name shows what it was.
+    damaged = head[:2] == b"PK" and Path(path).suffix == ".npz" and not zipfile.is_zipfile(path)
+    empty = head[:4] == b"PK\5\6"
+    return ".npz" if damaged or empty or (head[:2] == b"PK" and is_npz(path)) else ".pt"
 
 
 def stem_of(path: FilePath) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -109,7 +110,7 @@ def _ids(datasets: Sequence[Tensor], index: Sequence[Tensor]) -> list[Tensor]:
 def _by_names(bank: RepresentationSet, queries: RepresentationSet) -> ImageIds | None:
     """As files without fingerprints have always been compared."""
     why = ""
-    if not {path.resolve() for path in bank.paths} & {path.resolve() for path in queries.paths}:
+    if not set(map(os.path.realpath, bank.paths)) & set(map(os.path.realpath, queries.paths)):
         if any(bank.meta.get(key) is None or bank.meta.get(key) != queries.meta.get(key) for key in SPLIT_KEYS):
             return None
         numbers, order = bank.index.sort()

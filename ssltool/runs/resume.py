@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from ssltool.data.images import ImageSet
 from ssltool.data.manifest import Manifest
 from ssltool.errors import SSLToolError
 from ssltool.files.misfit import shown
+from ssltool.files.reading import require
 from ssltool.methods import method_class
 from ssltool.methods.options import MethodOptions
 from ssltool.runs.folder import IMAGES, RunFolder, run_path
@@ -89,9 +91,8 @@ def find_file(resume: str | None, newest: Path) -> Path | None:
     if resume == "auto":
         return newest if newest.exists() else None
     path = Path(resume)
-    path = path / newest.name if path.is_dir() else path
-    if not path.is_file():
-        raise SSLToolError(f"--resume: no such checkpoint: {path}")
+    path = path / newest.name if os.path.isdir(path) else path
+    require(path, "checkpoint for --resume")
     return path
 
 

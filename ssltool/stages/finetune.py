@@ -68,7 +68,7 @@ def run(config: FinetuneConfig) -> Record:
     """
     config.check()
     device = pick_device(config)
-    network = load_pretrained(config, device)
+    network = load_pretrained(config, device).with_finite_weights()
     config = use_saved_dataset(config, network.run)
     opened = open_labelled(dataclasses.replace(config, labels_fraction=1.0))
     images = compact(*opened)

@@ -22,11 +22,11 @@ from ssltool.config import InspectConfig
 from ssltool.errors import SSLToolError
 from ssltool.files.misfit import name_keys
 from ssltool.files.npy_files import read_npy
-from ssltool.files.reading import file_hash, read_json
+from ssltool.files.reading import file_hash, read_json, require
 from ssltool.files.schema import MAX_DEPTH
 from ssltool.files.stored import format_of
 from ssltool.models.backbones import build_backbone
-from ssltool.reprs.readers import BESIDE
+from ssltool.reprs.readers import BESIDE, kind_of
 from ssltool.reprs.readers import read_entries as read_arrays
 from ssltool.reprs.representations import Representations, holds_rows
 from ssltool.runs.folder import RESULT_FILES, RunFolder
@@ -44,27 +44,32 @@ def run(config: InspectConfig) -> list[Record]:
 
     Raises:
         UsageError: if no file is named.
-        SSLToolError: if a path does not exist.
+        SSLToolError: if a path does not exist, or its folder may not be read.
     """
     config.check()
-    missing = [path for path in config.files if not Path(path).exists()]
-    if missing:
-        raise SSLToolError(f"no such file or folder: {missing[0]}")
+    for path in config.files:
+        require(path, "file or folder")
     return [_describe(Path(path), config.keys) for path in config.files]
 
 
 def _describe(path: Path, keys: bool) -> Record:
     if path.is_dir():
         return {"path": str(path)} | _describe_folder(path)
-    about = {"path": str(path), "bytes": path.stat().st_size, "sha256": file_hash(path)}
+    about: Record = {"path": str(path), "bytes": path.stat().st_size}
+    try:
+        about["sha256"] = file_hash(path)
+        kind = kind_of(path)
+    except SSLToolError as error:
+        return about | {"kind": UNREADABLE, "problem": str(error)}
     readers = {
         ".npy": _describe_npy,
         ".json": _describe_json,
         ".parquet": _describe_representations,
         ".npz": _describe_representations,
     }
-    if path.suffix in readers:
-        return about | readers[path.suffix](path)
+    suffix = path.suffix if kind == ".pt" else kind
+    if suffix in readers:
+        return about | readers[suffix](path)
     try:
         entries = read_entries(path)
     except SSLToolError as error:

@@ -306,3 +306,14 @@ def test_vit_teacher_keeps_its_own_size(tmp_path):
 )
 def test_a_run_is_named_after_its_network(pretrained, random, name):
     assert default_run_name("scan", NetworkSettings(pretrained=pretrained, random=random)) == name
+
+
+@pytest.mark.parametrize("command", ["lincls", "finetune", "scan"])
+@pytest.mark.parametrize("value", ["nan", "inf"])
+def test_no_stage_trains_on_a_diverged_network_and_the_message_says_so(ssltool, trained, tmp_path, command, value):
+    checkpoint = Checkpoint.load(trained / "checkpoint.pt")
+    checkpoint.state_dict["backbone.bn1.running_var"] = torch.full((8,), float(value))
+    checkpoint.save(tmp_path / "broken.pt")
+    ran = ssltool(command, "--pretrained", tmp_path / "broken.pt", "--device", "cpu", "-j", 0, "-o", tmp_path / "run")
+    assert ran.code == 1 and "backbone.bn1.running_var" in ran.err and "diverged" in ran.err and "--lr" not in ran.err
+    assert not (tmp_path / "run").exists()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import pickle
 import struct
 import subprocess
 import sys
@@ -19,7 +20,7 @@ import torch
 
 from ssltool.errors import SSLToolError, UsageError
 from ssltool.files.npy_files import read_npy, read_npz
-from ssltool.files.reading import decode, open_file, read_json, size_limit
+from ssltool.files.reading import decode, file_hash, matching, open_file, read_json, require, size_limit
 from ssltool.files.torch_files import load_dict
 from ssltool.settings import SIZE_LIMIT
 
@@ -265,3 +266,43 @@ def test_text_in_an_array_that_is_no_unicode_is_refused(tmp_path, mmap):
         archive.writestr("x.npy", bytes(data))
     refusal(tmp_path / "a.npy", lambda path: read_npy(path, mmap=mmap))
     refusal(tmp_path / "b.npz", lambda path: read_npz(path, mmap=mmap))
+
+
+def test_a_plain_pickle_is_told_apart_from_a_file_that_is_cut_short(tmp_path):
+    path = tmp_path / "x.pt"
+    for protocol in range(2, 6):
+        path.write_bytes(pickle.dumps({"representations": [[1.0]]}, protocol))
+        with pytest.raises(SSLToolError, match="a pickle that torch"):
+            load_dict(path)
+    torch.save({"a": 1}, path, _use_new_zipfile_serialization=False)
+    assert load_dict(path) == {"a": 1}
+
+
+def test_paths_that_cannot_be_opened_are_told_apart(tmp_path):
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "b").symlink_to("a")
+    found = {tmp_path / "a": "Too many levels", tmp_path / ("x" * 300): "too long", tmp_path / "c": "no such file"}
+    for path, reason in found.items():
+        for read in (open_file, require, file_hash, lambda path: open_file(matching(path))):
+            with pytest.raises(SSLToolError, match=reason):
+                read(path)
+
+
+def test_a_file_in_a_closed_folder_is_a_lack_of_permission_and_not_missing(tmp_path):
+    folder = tmp_path / "closed"
+    folder.mkdir()
+    (folder / "a.pt").write_bytes(b"x")
+    folder.chmod(0)
+    child = os.fork()
+    if not child:  # without the rights of root, which may read everything
+        if os.geteuid() == 0:
+            os.setuid(65534)
+        told = 0
+        for read in (open_file, require, file_hash, lambda path: open_file(matching(path))):
+            try:
+                read(folder / "a.pt")
+            except SSLToolError as error:
+                told += "no permission" in str(error)
+        os._exit(told)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 4
+    folder.chmod(0o700)

@@ -104,11 +104,6 @@ def test_numbers_of_images_are_integers_from_0(value):
     assert read_index(torch.tensor([[5.0], [2**40]]), "r.pt").tolist() == [5, 2**40]
 
 
-def test_labels_that_are_all_missing_are_unlabelled():
-    assert read_targets([None, None], "r.pt", [])[0].tolist() == [-1, -1]
-    assert read_targets(["", None], "r.pt", [])[0].tolist() == [-1, -1]
-
-
 def test_unsigned_labels_that_int64_cannot_hold_are_refused():
     with pytest.raises(SSLToolError, match="uint64"):
         read_targets(torch.tensor([1, 2**63], dtype=torch.uint64), "r.pt", [])

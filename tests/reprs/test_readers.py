@@ -203,3 +203,12 @@ def test_an_array_that_inflates_beyond_the_limit_is_refused_before_it_is_read(tm
     table.to_parquet(tmp_path / "x.parquet")
     with pytest.raises(SSLToolError, match="--size-limit"):
         read_entries(tmp_path / "x.parquet")
+
+
+def test_the_kind_of_an_archive_is_told_by_its_content_whatever_its_name(tmp_path):
+    rows = torch.arange(6.0).view(3, 2)
+    np.savez(tmp_path / "a.npz", representations=rows.numpy())
+    torch.save({"representations": rows}, tmp_path / "b.pt")
+    for source, name in (("a.npz", "a.pt"), ("a.npz", "a"), ("b.pt", "b.npz"), ("b.pt", "b")):
+        (tmp_path / name).write_bytes((tmp_path / source).read_bytes())
+        assert torch.equal(read_entries(tmp_path / name)["representations"], rows)

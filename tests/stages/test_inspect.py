@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -248,3 +249,15 @@ def test_inspect_does_not_change_files(trained):
     look(trained)
     look(trained / "checkpoint.pt")
     assert before == {path: path.read_bytes() for path in Path(trained).iterdir() if path.is_file()}
+
+
+def test_a_pipe_is_unreadable_and_does_not_wait(tmp_path):
+    os.mkfifo(tmp_path / "x.pt")
+    about = look(tmp_path / "x.pt")
+    assert about["kind"] == "unreadable" and "pipe" in about["problem"]
+
+
+def test_archives_of_arrays_are_representations_whatever_their_name(tmp_path):
+    with open(tmp_path / "x.pt", "wb") as stream:
+        np.savez(stream, representations=np.ones((2, 3), np.float32))
+    assert look(tmp_path / "x.pt")["kind"] == "representations"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -127,10 +128,10 @@ def _file_names(config: KnnConfig) -> tuple[str, str]:
 
 
 def _check_outputs(config: KnnConfig, *inputs: RepresentationSet) -> None:
-    read = {path.resolve() for one in inputs for path in one.paths}
+    read = {os.path.realpath(path) for one in inputs for path in one.paths}
     for name in ("out", "neighbours"):
         path = getattr(config, name)
-        if path is not None and Path(path).resolve() in read:
+        if path is not None and os.path.realpath(path) in read:
             raise SSLToolError(f"{flag(name)} {path} is also an input; give another name")
 
 

@@ -34,7 +34,7 @@ class ImageFeatures(FeatureSource):
     slow = True
 
     def __init__(self, config: LinclsConfig, device: torch.device, known: Labels | None = None) -> None:
-        network = load_pretrained(config, device)
+        network = load_pretrained(config, device).with_finite_weights()
         self.config = config = use_saved_dataset(config, network.run, train=known is None)
         self.method = network.method.eval().requires_grad_(False)
         self.origin = network.origin | {"layer": "backbone"}

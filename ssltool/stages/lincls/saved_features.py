@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
+import os
 
 import numpy as np
 import torch
@@ -47,7 +47,7 @@ class SavedFeatures(FeatureSource):
             raise SSLToolError("this stage runs in one process; start it without torchrun")
         self.config, self.device = config, device
         names = config.reprs or ()
-        if len(names) != 2 or Path(names[0]).resolve() == Path(names[1]).resolve():
+        if len(names) != 2 or os.path.realpath(names[0]) == os.path.realpath(names[1]):
             raise UsageError("--reprs takes two different files: one to train on and one to evaluate on")
         train, val = (_labelled(name, config.pool) for name in names)
         check_same_network(train, val)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from ssltool.checkpoints.load import default_run_name
@@ -42,6 +43,6 @@ def warn_at_boundary(flag: str, values: tuple[float, ...], chosen: int) -> None:
 def default_name(config: LinclsConfig) -> str:
     """The name of the run folder, after the pretrained run or the training file."""
     if config.reprs is not None:
-        path = Path(config.reprs[0]).resolve()
+        path = Path(os.path.realpath(config.reprs[0]))
         return f"lincls-{path.parent.name}-{path.stem}"
     return default_run_name("lincls", config)

@@ -16,7 +16,7 @@ from ssltool.diagnosis.measure import measure
 from ssltool.diagnosis.metrics import METRICS
 from ssltool.diagnosis.row_blocks import Rows
 from ssltool.errors import SSLToolError
-from ssltool.files.reading import file_hash
+from ssltool.files.reading import file_hash, require
 from ssltool.reprs.readers import read_entries
 from ssltool.reprs.representations import Representations
 from ssltool.runs.display_names import display_names
@@ -77,9 +77,8 @@ def split_items(items: Sequence[str], *, checkpoints: bool) -> tuple[list[str], 
             ``checkpoints`` is set and there is no run folder.
     """
     paths = [Path(item) for item in items]
-    missing = [path for path in paths if not path.exists()]
-    if missing:
-        raise SSLToolError(f"no such run folder or file: {missing[0]}")
+    for path in paths:
+        require(path, "run folder or file")
     resolved = [path.resolve() for path in paths]
     repeated = [path for path, target in zip(paths, resolved, strict=True) if resolved.count(target) > 1]
     if repeated:

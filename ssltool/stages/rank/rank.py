@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -115,8 +115,8 @@ def _read_items(config: RankConfig, request: _Request) -> tuple[list[RankedItem]
     if folders and files:
         notes.append("run folders are measured on the monitor's images, files on their own rows: compare with care")
     assign_display_names(rows)
-    resolved = {Path(path).resolve() for path in probes}
-    return rows, probes + [path for path in config.probes if Path(path).resolve() not in resolved], notes
+    resolved = set(map(os.path.realpath, probes))
+    return rows, probes + [path for path in config.probes if os.path.realpath(path) not in resolved], notes
 
 
 def _set_accuracies(

@@ -37,7 +37,9 @@ class Inputs:
     @functools.cached_property
     def network(self) -> Pretrained:
         """The pretrained network; with ``--step selflabel``, the network of the clustering step."""
-        return self.clustered() if self.config.step == "selflabel" else load_pretrained(self.config, self.device)
+        if self.config.step == "selflabel":
+            return self.clustered()
+        return load_pretrained(self.config, self.device).with_finite_weights()
 
     def clustered(self) -> Pretrained:
         """The network of the clustering step.
@@ -46,7 +48,7 @@ class Inputs:
             SSLToolError: if the file has no classifier.
         """
         changes: Settings = {"pretrained": str(self.clusters_path), "arch": None, "stem": None, "random": False}
-        network = load_pretrained(dataclasses.replace(self.config, **changes), self.device)
+        network = load_pretrained(dataclasses.replace(self.config, **changes), self.device).with_finite_weights()
         if network.run.method_name != CLASSIFIER:
             raise SSLToolError(
                 f"{self.clusters_path} has the method {network.run.method_name}; it must be {CLASSIFIER}"
