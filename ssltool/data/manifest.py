@@ -13,7 +13,7 @@ import numpy as np
 
 from ssltool.data.images import ImageSet
 from ssltool.errors import SSLToolError
-from ssltool.files.writing import FilePath, write_atomically
+from ssltool.files.writing import FilePath, write_text
 
 FORMAT = "ssltool/images/1"
 
@@ -42,8 +42,7 @@ class Manifest:
             SSLToolError: if it cannot be written.
         """
         head = {"format": FORMAT, "fingerprint": self.fingerprint}
-        text = "".join(json.dumps(line) + "\n" for line in (head, *self.lines))
-        write_atomically(path, lambda stream: stream.write(text.encode()))
+        write_text(path, "".join(json.dumps(line) + "\n" for line in (head, *self.lines)))
 
     @classmethod
     def load(cls, path: FilePath) -> Manifest:

@@ -85,7 +85,7 @@ class Stored:
         if not isinstance(found, str) or found != cls.FORMAT:
             raise SSLToolError(
                 f"{path} is not a {cls.FORMAT} file: its format is {describe(found)}, its keys are "
-                f"{first_keys(contents)}"
+                f"{name_keys(contents)}"
             )
         checks = {f.name: f.metadata["check"] for f in fields(cls)}
         needed = [f.name for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING]
@@ -93,8 +93,3 @@ class Stored:
         schema = mapping({name: checks[name] for name in needed}, checks | VERSIONS)
         conformed = conform(held, schema, path)
         return cls(**{name: conformed[name] for name in checks if name in conformed})
-
-
-def first_keys(contents: Entries) -> str:
-    """The first keys of ``contents``, for error messages."""
-    return name_keys(contents)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 from collections.abc import Generator, Iterable, Iterator
 
 import numpy as np
@@ -25,6 +24,7 @@ from ssltool.reprs.nonfinite import all_finite
 from ssltool.reprs.representations import Representations
 from ssltool.settings import Record
 from ssltool.training.device import DTYPES, autocast, worker_count
+from ssltool.training.setup import numbers_hash
 
 VIEW_BLOCK = 256
 """Views that are drawn together, so that they are the same at any batch size."""
@@ -174,13 +174,9 @@ class Extraction:
         """Everything that determines the rows bit for bit."""
         c, images = self.config, self.images
         settings = {"batch_size": c.batch_size, "dtype": c.dtype, "device": self.device.type, "data": c.data}
-        hashes = {name: _hash(column) for name, column in (("labels", images.labels), ("index", images.index))}
+        hashes = {name: numbers_hash(column) for name, column in (("labels", images.labels), ("index", images.index))}
         contents = None if images.digests is None else fingerprint(images.files, images.digests)
         return self.meta(shard) | settings | hashes | {"images": contents, "fingerprint": images.fingerprint}
-
-
-def _hash(numbers: np.ndarray) -> str:
-    return hashlib.sha256(np.ascontiguousarray(numbers).tobytes()).hexdigest()
 
 
 def _on_cpu(outputs: Iterable[Tensor]) -> Iterator[Tensor]:

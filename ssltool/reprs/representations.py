@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from ssltool.errors import SSLToolError
+from ssltool.files.misfit import name_keys
 from ssltool.files.schema import entry, listing, optional, tensor, text
-from ssltool.files.stored import Entries, Stored, first_keys, format_of
+from ssltool.files.stored import Entries, Stored, format_of
 from ssltool.files.writing import FilePath
 from ssltool.reprs.class_names import Labels, unified
 from ssltool.reprs.label_values import checked, read_index, read_targets
@@ -187,7 +188,7 @@ def _keys(contents: Entries, path: FilePath) -> tuple[str, str]:
     if not found:
         matrices = [name for name, value in contents.items() if isinstance(value, Tensor) and value.dim() == 2]
         hint = f"; save '{matrices[0]}' as 'representations'" if len(matrices) == 1 else ""
-        raise SSLToolError(f"{path} holds no representations; its keys are {first_keys(contents)}{hint}")
+        raise SSLToolError(f"{path} holds no representations; its keys are {name_keys(contents)}{hint}")
     labels = "targets" if "targets" in named or not named else named[0]
     if len(found) > 1 or (labels != "targets" and len(named) > 1):
         several = found if len(found) > 1 else named

@@ -48,22 +48,23 @@ def image_ids(bank: RepresentationSet, queries: RepresentationSet, by: str = "in
         SSLToolError: if a file has no digests, or if several files of the bank contain the same numbers.
     """
     if by == "content":
-        for one in (bank, queries):
-            if one.digests is None:
-                raise SSLToolError(
-                    f"{one.name} has no digests, which --same-images content compares; save it again with save-reprs"
-                )
-        if bank.digests is not None and queries.digests is not None:
-            return ImageIds(bank.digests, queries.digests, "the same content")
+        return ImageIds(_digests(bank), _digests(queries), "the same content")
     fingerprints = (*bank.fingerprints, *queries.fingerprints)
     if not all(fingerprints):
         return _by_names(bank, queries)
     if not {*bank.fingerprints} & {*queries.fingerprints}:
         return None
-    split = len(bank.fingerprints)
-    datasets = _numbers(fingerprints)[:split][bank.file_of], _numbers(fingerprints)[split:][queries.file_of]
-    own, others = _ids(datasets, (bank.index, queries.index))
+    of_bank, of_queries = _numbers(fingerprints).split([len(bank.fingerprints), len(queries.fingerprints)])
+    own, others = _ids((of_bank[bank.file_of], of_queries[queries.file_of]), (bank.index, queries.index))
     return ImageIds(own, others)
+
+
+def _digests(one: RepresentationSet) -> Tensor:
+    if one.digests is None:
+        raise SSLToolError(
+            f"{one.name} has no digests, which --same-images content compares; save it again with save-reprs"
+        )
+    return one.digests
 
 
 def repeated_images(files: Sequence[Representations], by: str = "index") -> tuple[int, str]:

@@ -78,7 +78,7 @@ class RunFolder:
         """Context manager that holds the lock of the folder, which it creates. No other process can then start or
         resume a run there.
 
-        A run that fails before its first result leaves nothing, and what it replaced is restored. A resumed run that
+        A run that fails before its first result removes its files, and what it replaced is restored. A resumed run that
         fails before its next result leaves its settings and records as they were.
 
         Raises:
