@@ -17,8 +17,8 @@ from ssltool.methods.base import Output, RunFacts, check_same_shape
 from ssltool.methods.options import AsymmetricViews, fix_pred_lr, momentum, momentum_final, temperature, width
 from ssltool.methods.parts.matching import info_nce
 from ssltool.methods.parts.momentum import MomentumMethod
+from ssltool.models.backbones import token_layout
 from ssltool.models.heads import mlp
-from ssltool.models.vit import is_vit
 from ssltool.training.distributed import gather
 from ssltool.training.precision import without_autocast
 
@@ -63,7 +63,7 @@ class MoCoV3(MomentumMethod):
 
     def __init__(self, backbone: nn.Module, dim: int, options: MoCoV3Options, run: RunFacts) -> None:
         super().__init__(backbone, dim, options, run)
-        o, vit = options, is_vit(backbone)
+        o, vit = options, token_layout(backbone) is not None
         layers = [dim, *[o.hidden] * (2 if vit else 1), o.dim]
         self.projector = mlp(layers, last_bn=True, last_bias=False)
         self.predictor = mlp([o.dim, o.hidden, o.dim], last_bn=vit, last_bias=False)

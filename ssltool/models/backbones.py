@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from ssltool.errors import SSLToolError, UsageError, unknown
 from ssltool.models import ARCHITECTURES
-from ssltool.models.family import SMALL_IMAGE, Family, Single
+from ssltool.models.family import SMALL_IMAGE, Family, Single, TokenLayout
 
 
 def families() -> dict[str, Family]:
@@ -95,13 +95,36 @@ def family_of_backbone(backbone: nn.Module) -> Family | None:
     return next((family for family in families().values() if family.owns(backbone)), None)
 
 
-def patch_tokens(backbone: nn.Module, images: Tensor) -> Tensor:
-    """The representation of each position, (N, P, D): a ViT's patch tokens, or a ResNet's last feature map.
+def token_layout(backbone: nn.Module) -> TokenLayout | None:
+    """The order of the tokens of a transformer; None for other backbones."""
+    family = family_of_backbone(backbone)
+    return None if family is None else family.token_layout(backbone)
+
+
+def depends_on_size(backbone: nn.Module) -> bool:
+    """Whether parameters of ``backbone`` belong to one image size, such as positional embeddings."""
+    family = family_of_backbone(backbone)
+    return family is not None and family.depends_on_size(backbone)
+
+
+def last_layer(backbone: nn.Module, images: Tensor) -> Tensor:
+    """The output of the last layer before it is pooled: the tokens (N, T, D) of a transformer, in the order of its
+    ``token_layout``, or a feature map (N, D, H, W).
 
     Raises:
-        SSLToolError: if the backbone's family is unknown or defines none.
+        SSLToolError: if the backbone's family is unknown or does not define it.
     """
     family = family_of_backbone(backbone)
     if family is None:
         raise SSLToolError(f"a {type(backbone).__name__} has no patch tokens; use a ViT or a ResNet")
-    return family.patch_tokens(backbone, images)
+    return family.last_layer(backbone, images)
+
+
+def patch_tokens(backbone: nn.Module, images: Tensor) -> Tensor:
+    """The representation of each position, (N, P, D): a transformer's patch tokens, or the last feature map.
+
+    Raises:
+        SSLToolError: if the backbone's family is unknown or does not define them.
+    """
+    out, layout = last_layer(backbone, images), token_layout(backbone)
+    return out.flatten(2).mT if layout is None else out[:, layout.prefix :]

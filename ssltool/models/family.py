@@ -5,15 +5,30 @@ from __future__ import annotations
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from ssltool.data.preprocessing import IMAGENET, Preprocessing
 from ssltool.errors import SSLToolError
 from ssltool.models import Architecture
 
 SMALL_IMAGE = 64
 """Image size in pixels up to which ``auto`` is the small stem and a ViT's patches are 4 pixels wide."""
+
+
+@dataclass(frozen=True)
+class TokenLayout:
+    """The order of a transformer's tokens: its class token, its registers, then the patches, row by row."""
+
+    class_token: bool = True
+    registers: int = 0
+
+    @property
+    def prefix(self) -> int:
+        """The number of tokens before the patches."""
+        return self.class_token + self.registers
 
 
 class Family(ABC):
@@ -53,13 +68,26 @@ class Family(ABC):
         """
         raise SSLToolError(f"no layer is declared for the parameter {parameter}; use --layer-decay 1")
 
-    def patch_tokens(self, backbone: nn.Module, images: Tensor) -> Tensor:
-        """The representation (N, P, D) of each patch or position of ``images`` (N, 3, S, S).
+    def token_layout(self, backbone: nn.Module) -> TokenLayout | None:
+        """The order of the tokens of a transformer; None if the backbone computes feature maps."""
+        return None
+
+    def last_layer(self, backbone: nn.Module, images: Tensor) -> Tensor:
+        """The output of the last layer for ``images`` (N, 3, S, S) before it is pooled: the tokens (N, T, D) of a
+        transformer, in the order of ``token_layout``, or a feature map (N, D, H, W).
 
         Raises:
-            SSLToolError: if the family does not define them.
+            SSLToolError: if the family does not define it.
         """
-        raise SSLToolError(f"a {type(backbone).__name__} has no patch tokens; use a ViT or a ResNet")
+        raise SSLToolError(f"the outputs for each position of a {type(backbone).__name__} are not known")
+
+    def preprocessing(self, name: str, image_size: int | None) -> Preprocessing:
+        """The transform for the backbone ``name``, at ``image_size`` or, if that is None, at its own size."""
+        return IMAGENET if image_size is None else IMAGENET.at(image_size)
+
+    def depends_on_size(self, backbone: nn.Module) -> bool:
+        """Whether parameters of ``backbone`` belong to one image size, such as positional embeddings."""
+        return self.token_layout(backbone) is not None
 
 
 class Single(Family):

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from ssltool.config import LAYERS
 from ssltool.errors import SSLToolError, unknown
 from ssltool.methods.base import Method
-from ssltool.models.backbones import patch_tokens
-from ssltool.models.vit import ViT
+from ssltool.models.backbones import last_layer, token_layout
+from ssltool.models.family import TokenLayout
 
 
 class Features:
@@ -22,8 +22,8 @@ class Features:
         layer: ``backbone``, ``projector`` or ``predictor``, or the dotted name of a module that is called to compute
             them (``backbone.layer3``, ``projector.0``) or belongs to another backbone of the model
             (``teacher.backbone``). The modules after it are not run.
-        tokens: which tokens of a ViT: ``cls``, the class token, which is the default; ``mean``, the mean of the patch
-            tokens; ``patch``, every patch token.
+        tokens: which tokens of a transformer: ``cls``, the class token; ``mean``, the mean of the patch tokens;
+            ``patch``, every patch token. None for what the backbone returns, or for the class token of a layer inside.
         pool: how a feature map is pooled: ``mean``, which is the default, or ``none``, which keeps every position.
 
     Raises:
@@ -38,6 +38,7 @@ class Features:
             _find(method, layer)
         self._backbone = _find(method, ".".join(within)) if within else None
         self._is_backbone = parts == within
+        self._layout = None if self._backbone is None else token_layout(self._backbone)
 
     @torch.inference_mode()
     def shape(self, image_size: int, device: torch.device) -> tuple[int, ...]:
@@ -55,29 +56,37 @@ class Features:
         return self.method.max_rank(self.layer) if self.layer in LAYERS else None
 
     def __call__(self, images: Tensor) -> Tensor:
-        out, has_class_token = self._output(images)
-        if has_class_token:
-            self._refuse(pool="pools feature maps; choose a ViT's output with --tokens")
-            if self.tokens in (None, "cls"):
-                return out[:, 0]
-            return out[:, 1:] if self.tokens == "patch" else out[:, 1:].mean(dim=1)
-        self._refuse(tokens="selects tokens of a ViT")
+        out, layout = self._output(images)
+        if layout is not None:
+            self._refuse(pool="pools feature maps; choose a transformer's output with --tokens")
+            return self._select(out, layout)
+        self._refuse(tokens="selects tokens of a transformer")
         if out.dim() == 2:
-            if not self._is_backbone or isinstance(self._backbone, ViT):  # a ResNet's output is already a mean
+            if not self._is_backbone or self._layout is not None:  # a ResNet's output is already a mean
                 self._refuse(pool="pools feature maps")
             return out
         if out.dim() == 4:
             out = out.flatten(2).mT
         return out if self.pool == "none" else out.mean(dim=1)
 
-    def _output(self, images: Tensor) -> tuple[Tensor, bool]:
-        """The layer's output (N, D), (N, P, D) or (N, D, H, W), and whether its first position is a class token."""
+    def _select(self, tokens: Tensor, layout: TokenLayout) -> Tensor:
+        """The chosen tokens of ``tokens`` (N, T, D): (N, D), or (N, P, D) if every patch is chosen."""
+        choice = self.tokens or ("cls" if layout.class_token else "mean")
+        if choice == "cls":
+            if not layout.class_token:
+                raise SSLToolError("--tokens cls: this network has no class token; use --tokens mean")
+            return tokens[:, 0]
+        patches = tokens[:, layout.prefix :]
+        return patches if choice == "patch" else patches.mean(dim=1)
+
+    def _output(self, images: Tensor) -> tuple[Tensor, TokenLayout | None]:
+        """The layer's output (N, D), (N, P, D) or (N, D, H, W), and the order of its tokens if it is a sequence."""
         backbone = self._backbone
         if self._is_backbone and backbone is not None:
-            if self.tokens is not None and isinstance(backbone, ViT):
-                return backbone.tokens(images), True
-            if self.pool == "none" and not isinstance(backbone, ViT):
-                return patch_tokens(backbone, images), False
+            if self.tokens is not None and self._layout is not None:
+                return last_layer(backbone, images), self._layout
+            if self.pool == "none" and self._layout is None:
+                return last_layer(backbone, images), None
         if self.layer in LAYERS:
             out: Any = self.method.embed(images, self.layer)
         elif self._is_backbone and backbone is not None:
@@ -90,7 +99,7 @@ class Features:
                 f"--layer {self.layer} returns {found} for {len(images)} images; name a module that returns one "
                 "vector, sequence or feature map per image"
             )
-        return out, out.dim() == 3 and isinstance(backbone, ViT)
+        return out, self._layout if out.dim() == 3 else None
 
     def _module_output(self, run: Callable[[Tensor], object], images: Tensor) -> Any:
         """The output of the module named ``layer`` in ``run(images)``, which is stopped there."""

@@ -77,14 +77,13 @@ class ResNets(Family):
             return 0
         raise SSLToolError(f"the layer of {parameter} is unknown: a ResNet has no such parameter")
 
-    def patch_tokens(self, backbone: nn.Module, images: Tensor) -> Tensor:
-        """The positions of the last feature map."""
+    def last_layer(self, backbone: nn.Module, images: Tensor) -> Tensor:
         if not isinstance(backbone, ResNet):
-            return super().patch_tokens(backbone, images)
+            return super().last_layer(backbone, images)
         x = backbone.maxpool(backbone.relu(backbone.bn1(backbone.conv1(images))))
         for stage in (backbone.layer1, backbone.layer2, backbone.layer3, backbone.layer4):
             x = stage(x)
-        return x.flatten(2).mT
+        return x
 
 
 FAMILY = ResNets()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torchvision.models.vision_transformer import VisionTransformer
 
 from ssltool.errors import SSLToolError
-from ssltool.models.family import SMALL_IMAGE, Family
+from ssltool.models.family import SMALL_IMAGE, Family, TokenLayout
 
 BLOCK = re.compile(r"encoder\.layers\.encoder_layer_(\d+)\.")
 
@@ -136,17 +136,14 @@ class ViTs(Family):
             return 0
         raise SSLToolError(f"the layer of {parameter} is unknown: a ViT has no such parameter")
 
-    def patch_tokens(self, backbone: nn.Module, images: Tensor) -> Tensor:
-        """The patch tokens after the last layer."""
-        return backbone.tokens(images)[:, 1:] if isinstance(backbone, ViT) else super().patch_tokens(backbone, images)
+    def token_layout(self, backbone: nn.Module) -> TokenLayout | None:
+        return TokenLayout()
+
+    def last_layer(self, backbone: nn.Module, images: Tensor) -> Tensor:
+        return backbone.tokens(images) if isinstance(backbone, ViT) else super().last_layer(backbone, images)
 
 
 FAMILY = ViTs()
-
-
-def is_vit(backbone: nn.Module) -> bool:
-    """Whether a backbone is a ViT, for which some methods use other projectors."""
-    return isinstance(backbone, VisionTransformer)
 
 
 def patch_size(image_size: int) -> int:

@@ -21,7 +21,7 @@ from ssltool.data.loader import Batch
 from ssltool.errors import SSLToolError
 from ssltool.methods import CLASSIFIER, method_options
 from ssltool.methods.base import Method
-from ssltool.models.vit import is_vit
+from ssltool.models.backbones import depends_on_size
 from ssltool.runs.folder import RunFolder
 from ssltool.settings import Record
 from ssltool.training.loop import TrainingLoop
@@ -41,12 +41,12 @@ def classifier_setup(
         more: settings of pretraining.
 
     Raises:
-        SSLToolError: for a ViT whose image size is not that of its checkpoint.
+        SSLToolError: if parameters of the backbone depend on the image size, and it is not that of its checkpoint.
     """
     backbone = network.run.backbone
-    if is_vit(network.method.backbone) and network.image_size != backbone.image_size:
+    if depends_on_size(network.method.backbone) and network.image_size != backbone.image_size:
         raise SSLToolError(
-            f"--image-size {network.image_size}: the positional embeddings of this ViT are for images of "
+            f"--image-size {network.image_size}: the positional embeddings of this network are for images of "
             f"{backbone.image_size} pixels; train it at that size"
         )
     trainable = dataclasses.replace(backbone, image_size=network.image_size, stop_grad_conv1=False)

@@ -14,9 +14,10 @@ from torchvision.models.vision_transformer import VisionTransformer
 
 from ssltool.errors import SSLToolError, UsageError
 from ssltool.models import ARCHITECTURES, Architecture
-from ssltool.models.backbones import architectures, build_backbone, patch_tokens, resolve_stem
+from ssltool.models.backbones import architectures, build_backbone, patch_tokens, resolve_stem, token_layout
+from ssltool.models.family import TokenLayout
 from ssltool.models.resnet import VARIANTS
-from ssltool.models.vit import VITS, is_vit, patch_size, vit_name, vit_shape
+from ssltool.models.vit import VITS, patch_size, vit_name, vit_shape
 
 EXPANSION = {BasicBlock: 1, Bottleneck: 4}
 
@@ -408,11 +409,13 @@ def test_patch_tokens_of_another_network_are_refused():
         patch_tokens(nn.Linear(2, 2), noise(1, 3, 8, 8))
 
 
-def test_vits_are_distinguished_from_resnets():
-    assert [arch for arch in ("resnet18", "vit_small", "vit_w256_depth6", *VARIANTS) if is_vit(on_meta(arch)[0])] == [
-        "vit_small",
-        "vit_w256_depth6",
+def test_vits_have_tokens_and_resnets_feature_maps():
+    with_tokens = [
+        arch
+        for arch in ("resnet18", "vit_small", "vit_w256_depth6", *VARIANTS)
+        if token_layout(on_meta(arch)[0]) == TokenLayout(class_token=True, registers=0)
     ]
+    assert with_tokens == ["vit_small", "vit_w256_depth6"]
 
 
 @pytest.mark.parametrize(("image_size", "patch"), [(16, 4), (64, 4), (65, 16), (224, 16)])
