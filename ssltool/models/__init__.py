@@ -35,6 +35,12 @@ class Architecture:
 
 
 ARCHITECTURES: Registry[Architecture] = Registry(
-    "architecture", __name__, {"resnet": Architecture(".resnet:FAMILY"), "vit": Architecture(".vit:FAMILY")}
+    "architecture",
+    __name__,
+    {
+        "resnet": Architecture(".resnet:FAMILY"),
+        "vit": Architecture(".vit:FAMILY"),
+        "timm": Architecture(".timm_models:FAMILY"),
+    },
 )
 """Families and single backbones, in the order in which a name is looked up."""
