@@ -100,20 +100,52 @@ def test_shapes_that_are_no_images_are_refused(tmp_path, shape):
     "labels",
     [
         np.arange(5),
-        np.eye(6),
+        np.eye(5),
+        np.eye(6)[:, :3],
+        np.eye(6) + np.eye(6, k=1),
+        np.full((6, 3), 1 / 3),
+        np.zeros((6, 2, 2), int),
+        np.array(3),
         np.arange(6) + 0.5,
         np.full(6, np.nan),
         np.full(6, 10**9),
         np.full(6, 1j),
-        np.full(6, -2),
+        np.array([list("ab")] * 6),
     ],
-    ids=["too few", "one-hot", "fractions", "NaN", "huge", "complex", "negative"],
+    ids=lambda labels: f"{labels.dtype} {labels.shape} {labels.ravel()[0]}",
 )
-def test_labels_that_are_no_class_numbers_are_refused(tmp_path, labels):
+def test_labels_that_are_not_one_class_per_image_are_one_line(tmp_path, labels):
     np.save(tmp_path / "a.npy", GREY)
     np.save(tmp_path / "a_labels.npy", labels)
-    with pytest.raises(SSLToolError, match=r"a\.npy.*labels"):
+    with pytest.raises(SSLToolError, match=r"a\.npy.*labels") as caught:
         opened(tmp_path / "a.npy")
+    assert "\n" not in str(caught.value)
+
+
+WANTED = np.array([2, 0, 1, 0, 2, 1])
+FORMS = {
+    "numbers": WANTED,
+    "a column": WANTED[:, None].astype(np.uint8),
+    "one-hot": np.eye(3)[WANTED],
+    "one-hot booleans": np.eye(3, dtype=bool)[WANTED],
+    "big-endian": WANTED.astype(">u2"),
+    "whole floats": WANTED.astype(np.float16),
+    "names": np.array(["ant", "bee", "cat"])[WANTED],
+    "a column of names": np.array([b"ant", b"bee", b"cat"])[WANTED][:, None],
+}
+
+
+@pytest.mark.parametrize("labels", FORMS.values(), ids=FORMS)
+@pytest.mark.parametrize("archive", [False, True])
+def test_labels_of_every_form_are_the_same_classes(tmp_path, labels, archive):
+    path = tmp_path / ("a.npz" if archive else "a.npy")
+    if archive:
+        np.savez(path, images=GREY, labels=labels)
+    else:
+        np.save(path, GREY)
+        np.save(tmp_path / "a_labels.npy", labels)
+    made = opened(path)
+    assert made.labels.tolist() == WANTED.tolist() and len(made.classes) == 3
 
 
 def test_names_of_labels_may_be_of_val_only_empty_bytes_or_decomposed(tmp_path):
@@ -213,7 +245,7 @@ def test_alpha_and_values_that_are_no_pixels_are_named(tmp_path):
 @pytest.mark.filterwarnings("error")
 def test_labels_of_a_type_without_class_numbers_are_refused_without_a_warning(tmp_path, labels):
     np.savez(tmp_path / "a.npz", images=GREY, labels=labels)
-    with pytest.raises(SSLToolError, match=r"class numbers.*found"):
+    with pytest.raises(SSLToolError, match=r"a\.npz.*labels.*class|a\.npz.*labels.*integers"):
         opened(tmp_path / "a.npz")
 
 

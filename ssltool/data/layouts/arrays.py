@@ -17,7 +17,8 @@ from ssltool.config import DataSettings
 from ssltool.data.images import ImageSet
 from ssltool.data.pixels import SAMPLE_IMAGES, PixelRules, evenly_spaced, settle, to_bytes, value_type
 from ssltool.errors import SSLToolError
-from ssltool.files.npy_files import read_npy, read_npz
+from ssltool.files.label_values import LABELS_REMEDY, read_targets
+from ssltool.files.npy_files import read_npy, read_npz, to_tensor
 from ssltool.files.text import composed
 
 NAMES = {
@@ -51,15 +52,15 @@ def read(folder: Path, split: str, settings: DataSettings) -> ImageSet:
     pixels, rules = _pixels(images, PixelRules.of(settings), source)
     numbers, classes = np.full(len(pixels), -1), tuple[str, ...]()
     if labels is not None:
-        if labels.shape not in ((len(pixels),), (len(pixels), 1)):
-            raise SSLToolError(
-                f"{source}: {len(pixels)} images, but labels of shape {labels.shape}; save one class per image (N,)"
-            )
         if labels.dtype.kind in "US":
             reference = labels if split == "train" else _arrays(folder, "train")[1]
             numbers, classes = _of_names(labels, labels if reference is None else reference, source)
         else:
-            numbers, classes = _of_numbers(labels.ravel(), source)
+            numbers, classes = _of_numbers(labels, source)
+        if len(numbers) != len(pixels):
+            raise SSLToolError(
+                f"{source}: {len(pixels)} images, but labels of shape {labels.shape}; save one class per image (N,)"
+            )
     rows = np.arange(len(pixels))
     in_memory = torch.from_numpy(pixels)
     wide = images.dtype != np.uint8
@@ -147,16 +148,13 @@ def _on_background(colours: np.ndarray, alpha: np.ndarray | None, rules: PixelRu
 
 
 def _of_numbers(labels: np.ndarray, source: str) -> tuple[np.ndarray, tuple[str, ...]]:
-    real = labels.dtype.kind in "buif"
-    with np.errstate(invalid="ignore"):  # numbers that int64 does not have, which differ then
-        numbers = labels.astype(np.int64) if real and np.isfinite(labels).all() else None
-    if numbers is None or (numbers != labels).any() or numbers.min() < -1 or numbers.max() >= MAX_CLASSES:
-        found = f"{labels.dtype} from {labels.min()} to {labels.max()}" if real else str(labels.dtype)
+    numbers = read_targets(to_tensor(labels, source, "labels"), source, [], "labels")[0].numpy()
+    largest = int(numbers.max(initial=-1))
+    if largest >= MAX_CLASSES:
         raise SSLToolError(
-            f"{source}: the labels must be class numbers from 0 to {MAX_CLASSES - 1}, or -1 for unlabelled; found "
-            f"{found}"
+            f"{source}: labels are up to {largest}, and must be class numbers below {MAX_CLASSES}; {LABELS_REMEDY}"
         )
-    return numbers, tuple(map(str, range(int(numbers.max()) + 1)))
+    return numbers, tuple(map(str, range(largest + 1)))
 
 
 def _of_names(labels: np.ndarray, reference: np.ndarray, source: str) -> tuple[np.ndarray, tuple[str, ...]]:
