@@ -222,12 +222,12 @@ def parse_type(dataset_type: str) -> tuple[str, str | None, bool]:
     if text in aliases:
         return *aliases[text], subset
     base, _, end = text.rpartition("_")
-    written, split = (base, end) if end in SPLITS else (text, None)
     names = {name.replace("_", "-"): name for name in ("auto", *LAYOUTS)}
-    name = names.get(written.replace("_", "-"))
-    if name is None:
-        raise unknown(LAYOUTS.kind, dataset_type, [*names.values(), *aliases, "imagenet_train_subset"])
-    return name, split, subset
+    for written, split in ((text, None), (base, end)):
+        name = names.get(written.replace("_", "-"))
+        if name is not None and split in (None, *SPLITS):
+            return name, split, subset
+    raise unknown(LAYOUTS.kind, dataset_type, [*names.values(), *aliases, "imagenet_train_subset"])
 
 
 @_named_errors()
@@ -255,10 +255,10 @@ def detect(data: str | None) -> str:
 def _read(name: str, folder: Path, split: str, settings: DataSettings) -> ImageSet:
     """Calls the reader of the layout and converts its result to an ``ImageSet``."""
     splits = LAYOUTS[name].splits
-    if split == "val" and splits == ("train",):
+    if split in ("val", "test") and splits == ("train",):
         raise SSLToolError(
-            f"{folder} has no val split; arrange the images in DIR/train and DIR/val, or save representations of two "
-            "folders, each as DATA without --split"
+            f"{folder} has no {split} split; arrange the images in DIR/train and DIR/{split}, or save representations "
+            "of two folders, each as DATA without --split"
         )
     if split not in splits:
         raise SSLToolError(f"{name} has no split '{split}'; it has {', '.join(splits)}")

@@ -36,6 +36,39 @@ def test_medmnist_file_has_both_splits_and_labels_of_a_column(tmp_path):
         assert made.labels.tolist() == [0, 2, 1, 0, 2, 1][:count]
 
 
+SPLITS_OF_A_FILE = {
+    "MedMNIST": (("train_images", "val_images", "test_images"), ("train", "val", "test")),
+    "Keras": (("x_train", "x_val", "x_test"), ("train", "val", "test")),
+    "no val": (("train_images", "test_images"), ("train", "test")),
+}
+
+
+@pytest.mark.parametrize(("names", "splits"), SPLITS_OF_A_FILE.values(), ids=SPLITS_OF_A_FILE)
+@pytest.mark.parametrize("archive", [True, False])
+def test_test_images_are_a_split_and_the_val_split_if_there_is_no_other(tmp_path, names, splits, archive):
+    stored = {name: GREY[i : i + 3] for i, name in enumerate(names)}
+    if archive:
+        np.savez(tmp_path / "a.npz", **stored)
+    else:
+        for split, images in zip(splits, stored.values(), strict=True):
+            np.save(tmp_path / f"{split}.npy", images)
+    for split in ("train", "val", "test"):
+        source = split if split in splits else "test"
+        made = opened(tmp_path / "a.npz" if archive else tmp_path, split)
+        expected = stored[names[splits.index(source)]]
+        assert made.split == split and torch.equal(made.images[:, 0], torch.from_numpy(expected))
+        assert any("val is read from" in note for note in made.notes) == (source != split)
+        assert names[splits.index(source)].replace("images", "labels").replace("x_", "y_") in made.why_unlabelled or (
+            not archive and f"{source}_labels.npy" in made.why_unlabelled
+        )
+
+
+def test_split_without_its_array_is_one_line_that_names_it(tmp_path):
+    np.savez(tmp_path / "a.npz", train_images=GREY, val_images=GREY)
+    with pytest.raises(SSLToolError, match=r"a\.npz has no test images.*test_images"):
+        opened(tmp_path / "a.npz", "test")
+
+
 def test_keras_file_validates_on_its_test_images(tmp_path):
     np.savez_compressed(
         tmp_path / "mnist.npz", x_train=GREY, y_train=np.arange(6), x_test=GREY[:3], y_test=np.arange(3)

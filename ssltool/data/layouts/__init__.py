@@ -38,7 +38,7 @@ class DatasetLayout:
         target: the reader, ``read(folder, split, settings)``. It returns ``(images, labels)``: the images are a uint8
             array (N, C, H, W) with C 1 or 3, or the N paths of image files; the labels are N integers, -1 for an
             unlabelled image. It may return an ``ImageSet`` instead, to name the classes.
-        splits: the splits that it has, of "train", "val" and "unlabeled".
+        splits: the splits that it may have, of "train", "val", "test" and "unlabeled".
         files: relative paths, any one of which identifies a folder of this layout.
         recogniser: ``recogniser(folder)``, whether the folder has this layout. It is called if the ``files`` of no
             layout exist in the folder. A folder that no layout recognises is read as ``images``.
@@ -71,6 +71,7 @@ LAYOUTS: Registry[DatasetLayout] = Registry(
         "bundled": DatasetLayout(".fashion_mnist:read", folder=bundled.FOLDER),
         "imagenet": DatasetLayout(
             ".imagenet:read",
+            splits=("train", "val", "test"),
             recogniser=".imagenet:recognise",
             generic=True,
             aliases={"imagenet_train": "train"},
@@ -84,7 +85,9 @@ LAYOUTS: Registry[DatasetLayout] = Registry(
             class_folders=True,
         ),
         "images": DatasetLayout(".unlabelled:read", splits=("train",)),
-        "arrays": DatasetLayout(".arrays:read", recogniser=".arrays:recognise", single_file=True),
+        "arrays": DatasetLayout(
+            ".arrays:read", splits=("train", "val", "test"), recogniser=".arrays:recognise", single_file=True
+        ),
         "fashion-mnist": DatasetLayout(
             ".fashion_mnist:read",
             files=("FashionMNIST", "train-images-idx3-ubyte", "train-images-idx3-ubyte.gz"),

@@ -1,14 +1,16 @@
-"""Images as NumPy arrays (N, H, W[, C]): a .npy or .npz file, or a folder with ``train.npy`` and ``val.npy``.
+"""Images as NumPy arrays (N, H, W[, C]): a .npy or .npz file, or a folder with ``train.npy``, ``val.npy`` etc.
 
 The labels of ``NAME.npy`` are in ``NAME_labels.npy`` beside it. A .npz file has the arrays of each split under
 MedMNIST's names (``train_images``, ``train_labels``, ``val_images``), Keras' names (``x_train``, ``y_train``,
-``x_test``), or those of one split (``images``, ``labels``). Pickles are not loaded.
+``x_test``), or those of one split (``images``, ``labels``). The val split is the test split if there is no other array
+for it. Pickles are not loaded.
 """
 
 from __future__ import annotations
 
 import zipfile
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,11 +23,16 @@ from ssltool.files.label_values import LABELS_REMEDY, read_targets
 from ssltool.files.npy_files import read_npy, read_npz, to_tensor
 from ssltool.files.text import composed
 
+TEST = {"test_images": "test_labels", "x_test": "y_test"}
 NAMES = {
     "train": {"train_images": "train_labels", "x_train": "y_train", "images": "labels", "x": "y", "arr_0": "arr_1"},
-    "val": {"val_images": "val_labels", "x_val": "y_val", "test_images": "test_labels", "x_test": "y_test"},
+    "val": {"val_images": "val_labels", "x_val": "y_val", **TEST},
+    "test": TEST,
 }
 """The name of the images in a .npz file, and that of their labels, for each split; the first that it has is used."""
+
+FILES = {"train": ("train.npy",), "val": ("val.npy", "test.npy"), "test": ("test.npy",)}
+"""The names of the file of each split in a folder; the first that exists is used."""
 
 MAX_CLASSES = 100_000
 """Labels are numbers below this."""
@@ -33,7 +40,13 @@ MAX_CLASSES = 100_000
 BLOCK = 256
 """Images that are scaled to 8 bits together."""
 
-Arrays = tuple[np.ndarray, np.ndarray | None]
+
+class Stored(NamedTuple):
+    """The stored images of a split, their labels or None, and the ``name`` of their file or array."""
+
+    images: np.ndarray
+    labels: np.ndarray | None
+    name: str
 
 
 def recognise(folder: Path) -> bool:
@@ -47,13 +60,13 @@ def read(folder: Path, split: str, settings: DataSettings) -> ImageSet:
     Raises:
         SSLToolError: naming the file, if it cannot be read, or its arrays are no images or labels.
     """
-    images, labels = _arrays(folder, split)
+    images, labels, name = _stored(folder, split)
     source = f"{folder}, {split} images"
     pixels, rules = _pixels(images, PixelRules.of(settings), source)
     numbers, classes = np.full(len(pixels), -1), tuple[str, ...]()
     if labels is not None:
         if labels.dtype.kind in "US":
-            reference = labels if split == "train" else _arrays(folder, "train")[1]
+            reference = labels if split == "train" else _stored(folder, "train").labels
             numbers, classes = _of_names(labels, labels if reference is None else reference, source)
         else:
             numbers, classes = _of_numbers(labels, source)
@@ -68,20 +81,22 @@ def read(folder: Path, split: str, settings: DataSettings) -> ImageSet:
     if images.ndim == 4 and images.shape[3] == 4:
         colour = rules.settings()["background"]
         found = found.with_notes(f"the fourth channel is alpha; the background is {colour} (--background)")
-    return found.without_labels(_how_to_label(folder, split)) if labels is None else found
+    if split == "val" and name in ("test.npy", *TEST):
+        found = found.with_notes(f"val is read from {name}, because there is no other array for it")
+    return found.without_labels(_how_to_label(folder, split, name)) if labels is None else found
 
 
-def _arrays(folder: Path, split: str) -> Arrays:
-    """The stored images of a split, and their labels or None."""
+def _stored(folder: Path, split: str) -> Stored:
     if folder.suffix.lower() == ".npz" and folder.is_file():
         return _of_archive(folder, split)
     if folder.is_file() and split != "train":
         raise SSLToolError(f"{folder} has no {split} split; put train.npy and {split}.npy into a folder")
-    file = folder if folder.is_file() else folder / f"{split}.npy"
-    if not file.is_file():
-        raise SSLToolError(f"{folder} has no {split} split: {file} does not exist; save the images there")
+    files = [folder] if folder.is_file() else [folder / name for name in FILES[split]]
+    file = next((file for file in files if file.is_file()), None)
+    if file is None:
+        raise SSLToolError(f"{folder} has no {split} split: {files[0]} does not exist; save the images there")
     labels = file.with_name(f"{file.stem}_labels.npy")
-    return _load(file), _load(labels) if labels.is_file() else None
+    return Stored(_load(file), _load(labels) if labels.is_file() else None, file.name)
 
 
 def _load(file: Path) -> np.ndarray:
@@ -90,24 +105,22 @@ def _load(file: Path) -> np.ndarray:
     return read_npy(file, mmap=True)
 
 
-def _of_archive(file: Path, split: str) -> Arrays:
+def _of_archive(file: Path, split: str) -> Stored:
     found = {name.lower(): array for name, array in read_npz(file, mmap=True).items()}
     for images, labels in NAMES[split].items():
         if images in found:
-            return found[images], found.get(labels)
+            return Stored(found[images], found.get(labels), images)
     raise SSLToolError(
         f"{file} has no {split} images: its arrays are {', '.join(found) or 'none'}; name the images "
         f"{next(iter(NAMES[split]))}"
     )
 
 
-def _how_to_label(folder: Path, split: str) -> str:
-    """Why a split has no labels: nothing has their name."""
-    if folder.suffix.lower() == ".npz" and folder.is_file():
-        name = next(iter(NAMES[split].values()))
-        return f"{folder.name} has no labels of the {split} images; save them in it as {name}"
-    stem = folder.stem if folder.is_file() else split
-    return f"there is no {stem}_labels.npy beside the images; save the labels there"
+def _how_to_label(folder: Path, split: str, name: str) -> str:
+    """Why the images called ``name`` have no labels: nothing has their name."""
+    if name in NAMES[split]:
+        return f"{folder.name} has no labels of the {split} images; save them in it as {NAMES[split][name]}"
+    return f"there is no {Path(name).stem}_labels.npy beside the images; save the labels there"
 
 
 def _pixels(images: np.ndarray, rules: PixelRules, source: str) -> tuple[np.ndarray, PixelRules]:
