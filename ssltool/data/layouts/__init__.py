@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     Read: TypeAlias = ImageSet | tuple[Images, Labels]
 
 
+PIXEL_FLAGS = ("value_range", "background", "raw_pixels", "max_pixels")
+"""The settings that determine how image files become pixels."""
+
+
 @dataclass(frozen=True)
 class DatasetLayout:
     """How the files of a dataset are arranged in a folder.
@@ -48,6 +52,7 @@ class DatasetLayout:
         small: ``--small`` selects a version of the dataset.
         class_folders: the labels come from folders, so that ``--unlabelled`` can name some of them.
         single_file: DATA may be a file.
+        pixel_flags: those of ``PIXEL_FLAGS`` that can have an effect; none if the reader returns arrays.
         folder: the folder of the images, if they are installed with a package; the layout then takes no DATA.
     """
 
@@ -61,6 +66,7 @@ class DatasetLayout:
     small: bool = False
     class_folders: bool = False
     single_file: bool = False
+    pixel_flags: tuple[str, ...] = PIXEL_FLAGS
     folder: Path | None = None
 
 
@@ -68,7 +74,7 @@ LAYOUTS: Registry[DatasetLayout] = Registry(
     "dataset type",
     __name__,
     {
-        "bundled": DatasetLayout(".fashion_mnist:read", folder=bundled.FOLDER),
+        "bundled": DatasetLayout(".fashion_mnist:read", folder=bundled.FOLDER, pixel_flags=()),
         "imagenet": DatasetLayout(
             ".imagenet:read",
             splits=("train", "val", "test"),
@@ -86,27 +92,37 @@ LAYOUTS: Registry[DatasetLayout] = Registry(
         ),
         "images": DatasetLayout(".unlabelled:read", splits=("train",)),
         "arrays": DatasetLayout(
-            ".arrays:read", splits=("train", "val", "test"), recogniser=".arrays:recognise", single_file=True
+            ".arrays:read",
+            splits=("train", "val", "test"),
+            recogniser=".arrays:recognise",
+            single_file=True,
+            pixel_flags=("value_range", "background"),
         ),
         "fashion-mnist": DatasetLayout(
             ".fashion_mnist:read",
             files=("FashionMNIST", "train-images-idx3-ubyte", "train-images-idx3-ubyte.gz"),
             download=".fashion_mnist:download",
+            pixel_flags=(),
         ),
         "cifar10": DatasetLayout(
-            ".cifar:read_cifar10", files=("cifar-10-batches-py", "data_batch_1"), download=".cifar:download_cifar10"
+            ".cifar:read_cifar10",
+            files=("cifar-10-batches-py", "data_batch_1"),
+            download=".cifar:download_cifar10",
+            pixel_flags=(),
         ),
         "cifar100": DatasetLayout(
             ".cifar:read_cifar100",
             files=("cifar-100-python",),
             recogniser=".cifar:recognise_cifar100",
             download=".cifar:download_cifar100",
+            pixel_flags=(),
         ),
         "stl10": DatasetLayout(
             ".stl10:read",
             splits=("train", "val", "unlabeled"),
             files=("stl10_binary", "train_X.bin"),
             download=".stl10:download",
+            pixel_flags=(),
         ),
         "places365": DatasetLayout(
             ".places365:read",

@@ -17,7 +17,7 @@ import torch
 
 from ssltool.config import DataSettings
 from ssltool.data.images import ImageSet
-from ssltool.data.pixels import SAMPLE_IMAGES, PixelRules, evenly_spaced, settle, to_bytes, value_type
+from ssltool.data.pixels import SAMPLE_IMAGES, PixelRules, evenly_spaced, settle, to_bytes, unused, value_type
 from ssltool.errors import SSLToolError
 from ssltool.files.label_values import LABELS_REMEDY, read_targets
 from ssltool.files.npy_files import read_npy, read_npz, to_tensor
@@ -62,7 +62,8 @@ def read(folder: Path, split: str, settings: DataSettings) -> ImageSet:
     """
     images, labels, name = _stored(folder, split)
     source = f"{folder}, {split} images"
-    pixels, rules = _pixels(images, PixelRules.of(settings), source)
+    asked = PixelRules.of(settings)
+    pixels, rules = _pixels(images, asked, source)
     numbers, classes = np.full(len(pixels), -1), tuple[str, ...]()
     if labels is not None:
         if labels.dtype.kind in "US":
@@ -76,9 +77,10 @@ def read(folder: Path, split: str, settings: DataSettings) -> ImageSet:
             )
     rows = np.arange(len(pixels))
     in_memory = torch.from_numpy(pixels)
-    wide = images.dtype != np.uint8
-    found = ImageSet("arrays", split, numbers, rows, classes, images=in_memory, rules=rules, wide=wide)
-    if images.ndim == 4 and images.shape[3] == 4:
+    alpha = images.ndim == 4 and images.shape[3] == 4
+    found = ImageSet("arrays", split, numbers, rows, classes, images=in_memory, rules=rules)
+    found = found.with_notes(*unused(asked, wide=images.dtype != np.uint8, alpha=alpha))
+    if alpha:
         colour = rules.settings()["background"]
         found = found.with_notes(f"the fourth channel is alpha; the background is {colour} (--background)")
     if split == "val" and name in ("test.npy", *TEST):
