@@ -28,6 +28,9 @@ PHOTOMETRIC = 262
 GREY_STEPS: dict[object, int] = {"L;2": 85, "L;4": 17}
 """The difference of two grey levels, with 8 bits, of the raw modes with 2 and 4 bits."""
 
+NATIVE = {"F;32BF": "F;32NF", "I;32BS": "I;32NS"} if sys.byteorder == "little" else {}
+"""libtiff, which decodes compressed files, swaps the bytes of big-endian values, and Pillow would swap them back."""
+
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -201,6 +204,9 @@ def _stored(image: ImageFile.ImageFile, stream: BinaryIO) -> tuple[np.ndarray, n
             return values[..., :3], to_bytes(values[..., 3], SIXTEEN_BITS, DEFAULT_RULES, "")
         opaque = None if transparent is None else (values != np.array(transparent)).any(axis=2)
     else:
+        raw_mode, *rest = _tile_arguments(image)
+        if raw_mode in NATIVE and image.tile[0][0] == "libtiff":
+            image.tile = [tile._replace(args=(NATIVE[str(raw_mode)], *rest)) for tile in image.tile]
         values = np.asarray(image)
         tags = getattr(image, "tag_v2", {})
         if image.mode == "I" and tags.get(BITS) == (32,) and tags.get(SAMPLE_FORMAT, (2,))[0] == 1:

@@ -141,7 +141,8 @@ def _unsupported_tiff(stream: BinaryIO) -> str | None:
     """The channels and bits of a TIFF that Pillow does not identify because of them; None for anything else."""
     try:
         stream.seek(0)
-        tags = TiffImagePlugin.ImageFileDirectory_v2(stream.read(8))
+        head = stream.read(8)
+        tags = TiffImagePlugin.ImageFileDirectory_v2(head)
         stream.seek(tags.next)
         tags.load(stream)
         samples, bits = int(tags.get(SAMPLES, 1)), set(tags[BITS])
@@ -151,9 +152,11 @@ def _unsupported_tiff(stream: BinaryIO) -> str | None:
     if len(bits) != 1 or not bits <= {8, 16, 32, 64}:
         return None
     depth = bits.pop()
-    if (samples <= MOST_SAMPLES and kind == "unsigned integer" and depth <= 8) or (samples, depth) == (1, 32):
+    readable = (samples, depth) == (1, 32) and (kind != "unsigned integer" or head[:2] == b"II")
+    if readable or (samples <= MOST_SAMPLES and kind == "unsigned integer" and depth <= 8):
         return None  # Pillow reads these: the file is damaged
-    return f"{counted(samples, 'channel')} of {depth}-bit {kind} values"
+    order = "big-endian " if head[:2] == b"MM" else ""
+    return f"{counted(samples, 'channel')} of {order}{depth}-bit {kind} values"
 
 
 _WARNINGS_LOCK = threading.Lock()
