@@ -28,7 +28,7 @@ PHOTOMETRIC = 262
 GREY_STEPS: dict[object, int] = {"L;2": 85, "L;4": 17}
 """The difference of two grey levels, with 8 bits, of the raw modes with 2 and 4 bits."""
 
-NATIVE = {"F;32BF": "F;32NF", "I;32BS": "I;32NS"} if sys.byteorder == "little" else {}
+NATIVE = {"F;32BF": "F;32NF", "I;32BS": "I;32NS", "I;16BS": "I;16NS"} if sys.byteorder == "little" else {}
 """libtiff, which decodes compressed files, swaps the bytes of big-endian values, and Pillow would swap them back."""
 
 TURNS = {
