@@ -25,6 +25,9 @@ ORIENTATION = 0x0112
 PHOTOMETRIC = 262
 """Numbers of EXIF and TIFF tags."""
 
+PNG_METADATA = ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp")
+"""The keys under which Pillow looks for the orientation of a PNG."""
+
 GREY_STEPS: dict[object, int] = {"L;2": 85, "L;4": 17}
 """The difference of two grey levels, with 8 bits, of the raw modes with 2 and 4 bits."""
 
@@ -242,7 +245,7 @@ def _wide_colour(image: ImageFile.ImageFile, stream: BinaryIO) -> np.ndarray:
 
 def _orientation(image: ImageFile.ImageFile) -> int:
     """The EXIF orientation; 1, upright, if there is none or the EXIF data cannot be read."""
-    if image.format == "PNG" and image.tile and "exif" not in image.info:
+    if image.format == "PNG" and image.info.keys().isdisjoint(PNG_METADATA):
         return 1  # Pillow would decode the image to look behind its pixels
     try:
         return int(image.getexif().get(ORIENTATION, 1))

@@ -61,16 +61,19 @@ def _corrupt(path: str, reason: str) -> CorruptImage:
 def _open_regular(path: str) -> BinaryIO:
     """Opens a regular file; a FIFO or a device could block for ever."""
     try:
-        regular = stat.S_ISREG(os.stat(path).st_mode)
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        stream = open(path, "rb", opener=_without_waiting)  # noqa: SIM115
     except OSError as error:
         raise CorruptImage(
             f"cannot open image {path}: {error.strerror}; restore it, or skip it with --skip-corrupt"
         ) from error
-    if not regular:
-        os.close(descriptor)
+    if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+        stream.close()
         raise _corrupt(path, "not a regular file")
-    return os.fdopen(descriptor, "rb")
+    return stream
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def _identified(path: str, stream: BinaryIO, rules: PixelRules) -> ImageFile.ImageFile:
