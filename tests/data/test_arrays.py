@@ -85,6 +85,18 @@ def test_folder_has_a_file_for_each_split(tmp_path):
     assert opened(tmp_path, "val").labels.tolist() == [-1] * 3
 
 
+@pytest.mark.parametrize(
+    ("images", "labels"), [("x_train", "y_train"), ("X_train", "Y_train"), ("train_images", "train_labels")]
+)
+def test_names_of_archives_are_those_of_the_files_of_a_folder_too(tmp_path, images, labels):
+    np.save(tmp_path / f"{images}.npy", GREY)
+    np.save(tmp_path / f"{labels}.npy", np.arange(6) % 3)
+    assert detect(str(tmp_path)) == "arrays"
+    assert opened(tmp_path).labels.tolist() == [0, 1, 2] * 2
+    with pytest.raises(SSLToolError, match=r"no test images.*test\.npy"):
+        opened(tmp_path, "test")
+
+
 def test_single_array_is_unlabelled_and_has_one_split(tmp_path):
     np.save(tmp_path / "cells.npy", COLOUR)
     made = opened(tmp_path / "cells.npy")

@@ -100,7 +100,10 @@ LAYOUTS: Registry[DatasetLayout] = Registry(
         ),
         "fashion-mnist": DatasetLayout(
             ".fashion_mnist:read",
-            files=("FashionMNIST", "train-images-idx3-ubyte", "train-images-idx3-ubyte.gz"),
+            files=(
+                *("FashionMNIST", "MNIST/raw"),
+                *(f"train-images{mark}idx3-ubyte{end}" for mark in "-." for end in ("", ".gz")),
+            ),
             download=".fashion_mnist:download",
             pixel_flags=(),
         ),

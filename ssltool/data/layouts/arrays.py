@@ -1,14 +1,15 @@
-"""Images as NumPy arrays (N, H, W[, C]): a .npy or .npz file, or a folder with ``train.npy``, ``val.npy`` etc.
+"""Images as NumPy arrays (N, H, W[, C]): a .npy or .npz file, or a folder of .npy files.
 
-The labels of ``NAME.npy`` are in ``NAME_labels.npy`` beside it. A .npz file has the arrays of each split under
-MedMNIST's names (``train_images``, ``train_labels``, ``val_images``), Keras' names (``x_train``, ``y_train``,
-``x_test``), or those of one split (``images``, ``labels``). The val split is the test split if there is no other array
-for it. Pickles are not loaded.
+The labels of ``NAME.npy`` are in ``NAME_labels.npy`` beside it. A .npz file, and a folder, has the arrays of each split
+under MedMNIST's names (``train_images``, ``train_labels``, ``val_images``), Keras' names (``x_train``, ``y_train``,
+``x_test``), those of the splits (``train``, ``train_labels``), or those of one split (``images``, ``labels``), in upper
+or lower case. The val split is the test split if there is no other array for it. Pickles are not loaded.
 """
 
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,21 +19,19 @@ import torch
 from ssltool.config import DataSettings
 from ssltool.data.images import ImageSet
 from ssltool.data.pixels import SAMPLE_IMAGES, PixelRules, evenly_spaced, settle, to_bytes, unused, value_type
-from ssltool.errors import SSLToolError
+from ssltool.errors import SSLToolError, first_names
 from ssltool.files.label_values import LABELS_REMEDY, read_targets
 from ssltool.files.npy_files import read_npy, read_npz, to_tensor
 from ssltool.files.text import composed
 
-TEST = {"test_images": "test_labels", "x_test": "y_test"}
+TEST = {"test_images": "test_labels", "x_test": "y_test", "test": "test_labels"}
+TRAIN = {"train_images": "train_labels", "x_train": "y_train", "train": "train_labels"}
 NAMES = {
-    "train": {"train_images": "train_labels", "x_train": "y_train", "images": "labels", "x": "y", "arr_0": "arr_1"},
-    "val": {"val_images": "val_labels", "x_val": "y_val", **TEST},
+    "train": {**TRAIN, "images": "labels", "x": "y", "arr_0": "arr_1"},
+    "val": {"val_images": "val_labels", "x_val": "y_val", "val": "val_labels", **TEST},
     "test": TEST,
 }
-"""The name of the images in a .npz file, and that of their labels, for each split; the first that it has is used."""
-
-FILES = {"train": ("train.npy",), "val": ("val.npy", "test.npy"), "test": ("test.npy",)}
-"""The names of the file of each split in a folder; the first that exists is used."""
+"""The name of the images, and that of their labels, for each split; the first that there is is used."""
 
 MAX_CLASSES = 100_000
 """Labels are numbers below this."""
@@ -50,8 +49,10 @@ class Stored(NamedTuple):
 
 
 def recognise(folder: Path) -> bool:
-    """Whether it is a .npy or .npz file, or a folder with ``train.npy``."""
-    return folder.suffix.lower() in (".npy", ".npz") if folder.is_file() else (folder / "train.npy").is_file()
+    """Whether it is a .npy or .npz file, or a folder with an array of train images."""
+    if folder.is_file():
+        return folder.suffix.lower() in (".npy", ".npz")
+    return not _files(folder).keys().isdisjoint(TRAIN)
 
 
 def read(folder: Path, split: str, settings: DataSettings) -> ImageSet:
@@ -83,22 +84,38 @@ def read(folder: Path, split: str, settings: DataSettings) -> ImageSet:
     if alpha:
         colour = rules.settings()["background"]
         found = found.with_notes(f"the fourth channel is alpha; the background is {colour} (--background)")
-    if split == "val" and name in ("test.npy", *TEST):
+    if split == "val" and name in TEST:
         found = found.with_notes(f"val is read from {name}, because there is no other array for it")
     return found.without_labels(_how_to_label(folder, split, name)) if labels is None else found
 
 
 def _stored(folder: Path, split: str) -> Stored:
-    if folder.suffix.lower() == ".npz" and folder.is_file():
-        return _of_archive(folder, split)
-    if folder.is_file() and split != "train":
+    if folder.is_dir():
+        files = _files(folder)
+        images, labels = _first(files, split, folder, f"{split}.npy")
+        return Stored(_load(files[images]), _load(files[labels]) if labels in files else None, images)
+    if folder.suffix.lower() == ".npz":
+        found = {name.lower(): array for name, array in read_npz(folder, mmap=True).items()}
+        images, labels = _first(found, split, folder, next(iter(NAMES[split])))
+        return Stored(found[images], found.get(labels), images)
+    if split != "train":
         raise SSLToolError(f"{folder} has no {split} split; put train.npy and {split}.npy into a folder")
-    files = [folder] if folder.is_file() else [folder / name for name in FILES[split]]
-    file = next((file for file in files if file.is_file()), None)
-    if file is None:
-        raise SSLToolError(f"{folder} has no {split} split: {files[0]} does not exist; save the images there")
-    labels = file.with_name(f"{file.stem}_labels.npy")
-    return Stored(_load(file), _load(labels) if labels.is_file() else None, file.name)
+    beside = folder.with_name(f"{folder.stem}_labels.npy")
+    return Stored(_load(folder), _load(beside) if beside.is_file() else None, folder.stem)
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    """The .npy files of a folder by their names in lower case, without the suffix."""
+    return {path.stem.lower(): path for path in sorted(folder.iterdir()) if path.suffix.lower() == ".npy"}
+
+
+def _first(found: Collection[str], split: str, source: Path, advice: str) -> tuple[str, str]:
+    """The first of the names of a split that is among ``found``, and the name of its labels."""
+    for images, labels in NAMES[split].items():
+        if images in found:
+            return images, labels
+    arrays = first_names(sorted(found)) if found else "none"
+    raise SSLToolError(f"{source} has no {split} images: its arrays are {arrays}; name the images {advice}")
 
 
 def _load(file: Path) -> np.ndarray:
@@ -107,22 +124,12 @@ def _load(file: Path) -> np.ndarray:
     return read_npy(file, mmap=True)
 
 
-def _of_archive(file: Path, split: str) -> Stored:
-    found = {name.lower(): array for name, array in read_npz(file, mmap=True).items()}
-    for images, labels in NAMES[split].items():
-        if images in found:
-            return Stored(found[images], found.get(labels), images)
-    raise SSLToolError(
-        f"{file} has no {split} images: its arrays are {', '.join(found) or 'none'}; name the images "
-        f"{next(iter(NAMES[split]))}"
-    )
-
-
 def _how_to_label(folder: Path, split: str, name: str) -> str:
     """Why the images called ``name`` have no labels: nothing has their name."""
-    if name in NAMES[split]:
-        return f"{folder.name} has no labels of the {split} images; save them in it as {NAMES[split][name]}"
-    return f"there is no {Path(name).stem}_labels.npy beside the images; save the labels there"
+    labels = NAMES[split].get(name, f"{name}_labels")
+    if folder.suffix.lower() == ".npz" and folder.is_file():
+        return f"{folder.name} has no labels of the {split} images; save them in it as {labels}"
+    return f"there is no {labels}.npy beside the images; save the labels there"
 
 
 def _pixels(images: np.ndarray, rules: PixelRules, source: str) -> tuple[np.ndarray, PixelRules]:
