@@ -16,7 +16,7 @@ from ssltool.checkpoints.match_architecture import BackboneSpec
 from ssltool.checkpoints.saved_run import PROGRAM, SSLTOOL, SavedData, SavedRun
 from ssltool.checkpoints.torchvision_weights import published_weights
 from ssltool.config import NetworkSettings, PretrainConfig
-from ssltool.data.images import detect, open_dataset, parse_type
+from ssltool.data.images import check_pixel_flags, detect, open_dataset, parse_type
 from ssltool.data.strategies import read_numbers
 from ssltool.errors import SSLToolError, UsageError, found_in
 from ssltool.files.reading import file_hash
@@ -191,9 +191,14 @@ def use_saved_dataset(settings: C, run: SavedRun, *, train: bool = True) -> C:
 
     Raises:
         SSLToolError: if ``--dataset-type`` is another dataset than the run's, and no folder is given; if the file of
-            the run's part of the images is missing or has changed; or if ``--all`` has no effect.
+            the run's part of the images is missing or has changed; or if ``--all`` or a flag of pixels has no effect.
     """
-    settings = _use_saved_pixels(settings, run)
+    used = _with_saved_images(_use_saved_pixels(settings, run), run, train)
+    check_pixel_flags(settings, used)
+    return used
+
+
+def _with_saved_images(settings: C, run: SavedRun, train: bool) -> C:
     if settings.data is not None:
         return settings
     name, split, subset = parse_type(settings.dataset_type)

@@ -16,7 +16,7 @@ STRATEGIES = ("iid", "current", "accumulate", "last")
 LAYOUTS = "ssltool.data.layouts:LAYOUTS"
 """The registry of dataset layouts."""
 
-SPLITS = ("train", "val", "unlabeled")
+SPLITS = ("train", "val", "test", "unlabeled")
 STEMS = ("auto", "imagenet", "small", "small-stride2", "small-padded")
 LAYERS = ("backbone", "projector", "predictor")
 SPECTRA = ("svd", "cov", "std")

@@ -11,7 +11,7 @@ from ssltool.checkpoints.build import read_teacher
 from ssltool.checkpoints.checkpoint import Checkpoint
 from ssltool.config import PretrainConfig, as_dict
 from ssltool.data import views
-from ssltool.data.images import ImageSet, open_dataset
+from ssltool.data.images import ImageSet, check_pixel_flags, open_dataset
 from ssltool.data.strategies import read_numbers, read_order
 from ssltool.data.support import Support, stratified_sample
 from ssltool.errors import SSLToolError
@@ -37,6 +37,7 @@ def prepare(config: PretrainConfig) -> TrainingSetup:
     config.check()
     family_of(config.arch)
     options = method_options(config.method, given_options(config))
+    check_pixel_flags(config, config)
     config = dataclasses.replace(config, raw_pixels=_raw_pixels(config))
     images = open_dataset(config, "train")
     if len(images) < 2:
