@@ -180,7 +180,7 @@ class RunFolder:
                 if path.suffix == ".tmp":  # left by a save that was killed
                     path.unlink(missing_ok=True)
             self._set_aside(replaced if resumes else STAGE_FILES[self.stage])
-        self._until_done = until_done
+        self._until_done, self._has_written = until_done, False
         write_json(self.config, settings)
         lines = [to_json(timed.get(_record_key(record), record)) + "\n" for record in history]
         write_text(self.metrics, "".join(lines))
@@ -191,6 +191,7 @@ class RunFolder:
         """Keeps what this run replaces: the files ``replaced``, and copies of the others that describe the run.
 
         A process that was killed while it replaced files has left them aside. They stay there, and its own are removed.
+        Of a symbolic link, the file that it leads to is set aside; results are then written through the link.
         """
         aside, copies = self.path / REPLACED, self.path / DESCRIBED
         shutil.rmtree(copies, ignore_errors=True)
@@ -198,10 +199,11 @@ class RunFolder:
         for path in self._files(replaced):
             self._moved = True
             aside.mkdir(exist_ok=True)
-            if os.path.lexists(aside / path.name):
-                path.unlink()
-            else:
-                path.rename(aside / path.name)
+            target = Path(os.path.realpath(path))
+            if (aside / path.name).exists():
+                target.unlink(missing_ok=True)
+            elif target.exists():
+                shutil.move(target, aside / path.name)
         for path in self._files(DESCRIPTION):
             copies.mkdir(exist_ok=True)
             shutil.copy2(path, copies)
@@ -230,7 +232,7 @@ class RunFolder:
         names = {path.name for path in kept}
         with contextlib.suppress(OSError):  # the error that ended the run is the one to report
             for path in self._files(self._replaces):
-                if path.name not in names:
+                if path.name not in names and path.exists():
                     path.unlink(missing_ok=True)
             for path in kept:
                 shutil.move(path, os.path.realpath(self.path / path.name))  # a link stays, as when it was written

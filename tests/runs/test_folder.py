@@ -179,6 +179,28 @@ def test_a_resumed_run_that_fails_before_its_next_result_leaves_its_description_
     assert {path.name for path in folder.path.iterdir()} == {*before, "order.npy"}
 
 
+def test_overwriting_writes_through_the_links_of_the_earlier_run(folder, tmp_path):
+    folder.newest.symlink_to("../elsewhere.pt")
+    folder.write(checkpoint(1), folder.newest)
+    before = {path.name: path.read_bytes() for path in folder.path.iterdir()}
+
+    def replace(*, result: bool) -> None:
+        with folder.locked():
+            folder.claim({"seed": 2})
+            assert not folder.newest.exists()
+            if result:
+                folder.write(checkpoint(2), folder.newest)
+            raise ValueError
+
+    with pytest.raises(ValueError, match=r"^$"):
+        replace(result=False)
+    assert {path.name: path.read_bytes() for path in folder.path.iterdir()} == before
+    assert folder.newest.is_symlink()
+    with pytest.raises(ValueError, match=r"^$"):
+        replace(result=True)
+    assert folder.newest.is_symlink() and Checkpoint.load(tmp_path / "elsewhere.pt").epoch == 2
+
+
 @pytest.mark.parametrize("again", [{"overwrite": True}, {"overwrite": False, "resume": "auto"}])
 def test_a_killed_run_that_replaced_another_does_not_lose_it_when_it_is_started_again(folder, tmp_path, again):
     folder.write(checkpoint(1), folder.newest)
