@@ -76,6 +76,11 @@ class Inputs:
         return open_dataset(dataclasses.replace(c, dataset_type=name, idx_path=None, **rules), "val")
 
     @property
+    def val(self) -> ImageSet | None:
+        """The images to evaluate on, unless they are the train images."""
+        return None if self.evaluation is self.train else self.evaluation
+
+    @property
     def opened(self) -> list[ImageSet]:
         """The images that have been opened so far."""
         opened = [self.__dict__[name] for name in ("train", "evaluation") if name in self.__dict__]
