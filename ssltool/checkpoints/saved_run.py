@@ -67,8 +67,8 @@ RUN = {
 """The settings that every run of pretraining, and every training of a classifier, has."""
 
 HASHES = (
-    *("fingerprint", "val_fingerprint", "index_hash", "order_hash", "second_hash", "support_hash", "start_hash"),
-    "neighbours_hash",
+    *("fingerprint", "val_fingerprint", "index_hash", "labels_hash", "order_hash", "second_hash", "support_hash"),
+    *("start_hash", "neighbours_hash"),
 )
 
 FACTS = {

@@ -30,6 +30,7 @@ DERIVED_SETTINGS = {
     "dataset": "the dataset",
     "n_images": "the number of images",
     "index_hash": "the hash of their numbers",
+    "labels_hash": "the hash of their labels",
     "second_hash": "the hash of the teacher",
     "support_hash": "the hash of the labelled images' numbers",
     "order_hash": "the hash of the order",
@@ -151,6 +152,8 @@ def check_compatible(checkpoint: Checkpoint, run: SavedRun, path: Path, *, more:
     old, new = defaults_of(PretrainConfig) | EARLIER | checkpoint.config, run.settings
     names = [*fixed_settings(PretrainConfig), *DERIVED_SETTINGS, *more]
     names.remove("order_hash")
+    if "labels_hash" not in old:  # an earlier version
+        names.remove("labels_hash")
     if old["strategy"] == new["strategy"]:
         names += ["chunk_size", "n_rounds", "repeat_batch", "order_hash"]
     reason = "would break its schedule or its weights"

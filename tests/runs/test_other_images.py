@@ -23,6 +23,7 @@ from ssltool.reprs.representations import Representations
 from ssltool.runs.history import read_runs, restore_setup
 from ssltool.stages.pretrain import plan
 from ssltool.stages.pretrain import run as pretrain
+from tiny_methods import tiny_config
 
 
 @pytest.fixture
@@ -191,6 +192,22 @@ def test_later_stages_do_not_continue_with_other_labels(later, write_images, fol
         saved.config.pop("unlabelled")  # which runs of earlier versions lack
         saved.save(path)
     assert later(stage, "--resume", "auto").code == 0
+
+
+@pytest.mark.parametrize("method", ["supervised", "paws", "simsiam"])
+def test_only_a_method_that_learns_from_labels_refuses_other_labels_of_the_same_images(tmp_path, method):
+    images = np.random.default_rng(0).integers(0, 256, (24, 16, 16, 3), dtype=np.uint8)
+    np.savez(tmp_path / "images.npz", images=images, labels=np.arange(24) % 3)
+    data = on(tmp_path / "images.npz", batch_size=12, idx_path=None, epochs=1)
+    config = tiny_config(method, tmp_path / "run", tmp_path, **data)
+    pretrain(config)
+    np.savez(tmp_path / "images.npz", images=images, labels=np.arange(24) % 3 // 2)
+    longer = dataclasses.replace(config, resume="auto")
+    if method == "simsiam":
+        pretrain(longer)
+        return
+    with pytest.raises(SSLToolError, match="labels"):
+        pretrain(longer)
 
 
 def test_an_image_that_is_new_is_named_before_the_length_of_the_order(tiny, folder, write_images, tmp_path):
