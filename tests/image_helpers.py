@@ -33,32 +33,60 @@ def png_bytes(values: np.ndarray, transparent: Sequence[int] | None = None, bits
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
 
 
-def tiff_bytes(values: np.ndarray, *, extra: int | None = None, white_is_zero: bool = False, planes: int = 1) -> bytes:
-    """An uncompressed TIFF of ``values`` (H, W, C) of any real type and byte order, in two strips.
+def lzw_bytes(data: bytes) -> bytes:
+    """``data`` in TIFF's LZW code, of literals only; 256 empties the table of codes before they need 10 bits."""
+    codes = [code for i, byte in enumerate(data) for code in ([256, byte] if i % 200 == 0 else [byte])]
+    bits = "".join(f"{code:09b}" for code in (*codes, 257))
+    return int(bits + "0" * (-len(bits) % 8), 2).to_bytes(-(-len(bits) // 8), "big")
 
-    ``extra`` is the meaning of channels beyond grey or RGB: 0 unspecified, 2 alpha.
+
+COMPRESSIONS = {"none": (1, bytes), "lzw": (5, lzw_bytes), "deflate": (8, zlib.compress)}
+"""TIFF's number of each compression, and what compresses a strip."""
+
+
+def tiff_bytes(
+    values: np.ndarray,
+    *,
+    extra: int | None = None,
+    white_is_zero: bool = False,
+    planes: int = 1,
+    compression: str = "none",
+    differences: bool = False,
+) -> bytes:
+    """A TIFF of ``values`` (H, W, C) of any real type and byte order, in two strips.
+
+    Args:
+        extra: the meaning of channels beyond grey or RGB: 0 unspecified, 1 associated alpha, 2 alpha.
+        differences: store the differences of neighbouring pixels (predictor 2).
     """
     height, width, channels = values.shape
     order = ">" if values.dtype.byteorder == ">" else "<"
     kind = {"u": 1, "i": 2, "f": 3}[values.dtype.kind]
     colours = 3 if channels >= 3 else 1
+    if differences:
+        native = values.astype(values.dtype.newbyteorder("="))
+        native[:, 1:] -= native[:, :-1].copy()
+        values = native.astype(values.dtype)
     if planes == 2:
         strips = [np.ascontiguousarray(values[..., c]).tobytes() for c in range(channels)]
         rows = height
     else:
         rows = -(-height // 2)
         strips = [values[start : start + rows].tobytes() for start in range(0, height, rows)]
+    number, compress = COMPRESSIONS[compression]
+    strips = [compress(strip) for strip in strips]
     tags: dict[int, tuple[str, list[int]]] = {
         256: ("I", [width]),
         257: ("I", [height]),
         258: ("H", [8 * values.itemsize] * channels),
-        259: ("H", [1]),
+        259: ("H", [number]),
         262: ("H", [0 if white_is_zero else 2 if colours == 3 else 1]),
         273: ("I", [0] * len(strips)),
         277: ("H", [channels]),
         278: ("I", [rows]),
         279: ("I", [len(strip) for strip in strips]),
         284: ("H", [planes]),
+        317: ("H", [2 if differences else 1]),
         339: ("H", [kind] * channels),
     }
     if channels > colours:

@@ -15,8 +15,8 @@ from ssltool.checkpoints.convert import read_checkpoint
 from ssltool.checkpoints.match_architecture import BackboneSpec
 from ssltool.checkpoints.saved_run import PROGRAM, SSLTOOL, SavedData, SavedRun
 from ssltool.checkpoints.torchvision_weights import published_weights
-from ssltool.config import NetworkSettings, PretrainConfig
-from ssltool.data.images import detect, open_dataset, parse_type
+from ssltool.config import LAYERS, NetworkSettings, PretrainConfig
+from ssltool.data.images import check_pixel_flags, detect, open_dataset, parse_type
 from ssltool.data.strategies import read_numbers
 from ssltool.errors import SSLToolError, UsageError, found_in
 from ssltool.files.reading import file_hash
@@ -59,17 +59,20 @@ class Pretrained:
     image_size: int
     origin: Record
 
-    def with_finite_weights(self) -> Pretrained:
-        """This network; what is trained on a diverged backbone would fail later, and name another cause.
+    def with_finite_weights(self, layer: str = "backbone") -> Pretrained:
+        """This network, whose outputs of ``layer`` are used. They may be finite although a weight or a buffer that they
+        depend on is not: an infinite variance in a batch norm gives 0.
 
         Raises:
-            SSLToolError: if a weight of the backbone is NaN or infinite; the message names the first.
+            SSLToolError: if such a weight or buffer is NaN or infinite; the message names the first.
         """
-        for name, weight in self.method.backbone.state_dict().items():
-            if weight.is_floating_point() and not all_finite(weight):
+        part = layer.split(".")[0]
+        parts = LAYERS[: LAYERS.index(part) + 1] if part in LAYERS else (part,)
+        for name, values in self.method.state_dict().items():
+            if name.split(".")[0] in parts and values.is_floating_point() and not all_finite(values):
                 raise SSLToolError(
-                    f"{self.origin['checkpoint']}: backbone.{name} has NaN or infinite values, so the training of the "
-                    "network diverged; use an earlier checkpoint"
+                    f"{self.origin['checkpoint']}: {name} has NaN or infinite values, so the training of the network "
+                    "diverged; use an earlier checkpoint"
                 )
         return self
 
@@ -191,9 +194,14 @@ def use_saved_dataset(settings: C, run: SavedRun, *, train: bool = True) -> C:
 
     Raises:
         SSLToolError: if ``--dataset-type`` is another dataset than the run's, and no folder is given; if the file of
-            the run's part of the images is missing or has changed; or if ``--all`` has no effect.
+            the run's part of the images is missing or has changed; or if ``--all`` or a flag of pixels has no effect.
     """
-    settings = _use_saved_pixels(settings, run)
+    used = _with_saved_images(_use_saved_pixels(settings, run), run, train)
+    check_pixel_flags(settings, used)
+    return used
+
+
+def _with_saved_images(settings: C, run: SavedRun, train: bool) -> C:
     if settings.data is not None:
         return settings
     name, split, subset = parse_type(settings.dataset_type)

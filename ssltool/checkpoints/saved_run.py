@@ -66,7 +66,10 @@ RUN = {
 }
 """The settings that every run of pretraining, and every training of a classifier, has."""
 
-HASHES = ("fingerprint", "index_hash", "order_hash", "second_hash", "support_hash", "start_hash", "neighbours_hash")
+HASHES = (
+    *("fingerprint", "val_fingerprint", "index_hash", "labels_hash", "order_hash", "second_hash", "support_hash"),
+    *("start_hash", "neighbours_hash"),
+)
 
 FACTS = {
     "stage": text(200),

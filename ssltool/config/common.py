@@ -16,7 +16,7 @@ STRATEGIES = ("iid", "current", "accumulate", "last")
 LAYOUTS = "ssltool.data.layouts:LAYOUTS"
 """The registry of dataset layouts."""
 
-SPLITS = ("train", "val", "unlabeled")
+SPLITS = ("train", "val", "test", "unlabeled")
 STEMS = ("auto", "imagenet", "small", "small-stride2", "small-padded")
 LAYERS = ("backbone", "projector", "predictor")
 SPECTRA = ("svd", "cov", "std")
@@ -52,6 +52,12 @@ def decoders() -> Any:
 def image_folder(help: str) -> Any:
     """The folder of the images."""
     return setting(None, help, section="Data", metavar="DIR")
+
+
+def unlabelled_folders(**more: Any) -> Any:
+    """The class folders whose images have no label."""
+    help = "class folder to read without labels; may be repeated"
+    return setting((), help, section="Data", metavar="NAME", advanced=True, **more)
 
 
 def image_size(default: str, **more: Any) -> Any:
@@ -187,9 +193,7 @@ class DataSettings(Checked):
     idx_path: str | None = setting(
         None, "use only the image numbers in this .npy file", section="Data", metavar="FILE", advanced=True
     )
-    unlabelled: tuple[str, ...] = setting(
-        (), "class folder to read without labels; may be repeated", section="Data", metavar="NAME", advanced=True
-    )
+    unlabelled: tuple[str, ...] = unlabelled_folders()
     download: bool = setting(
         False, "download the dataset into DATA first, if torchvision can", section="Data", advanced=True
     )
@@ -344,6 +348,7 @@ class NetworkSettings(DeviceSettings, DataSettings):
 class LabelledSettings(NetworkSettings):
     """The labels that a stage trains on."""
 
+    unlabelled: tuple[str, ...] = unlabelled_folders(fixed=True)
     labels_fraction: float = setting(
         1.0,
         "fraction of the labelled training images of each class to use; the semi-supervised protocols use 0.01 and 0.1",

@@ -25,8 +25,14 @@ ORIENTATION = 0x0112
 PHOTOMETRIC = 262
 """Numbers of EXIF and TIFF tags."""
 
+PNG_METADATA = ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp")
+"""The keys under which Pillow looks for the orientation of a PNG."""
+
 GREY_STEPS: dict[object, int] = {"L;2": 85, "L;4": 17}
 """The difference of two grey levels, with 8 bits, of the raw modes with 2 and 4 bits."""
+
+NATIVE = {"F;32BF": "F;32NF", "I;32BS": "I;32NS", "I;16BS": "I;16NS"} if sys.byteorder == "little" else {}
+"""libtiff, which decodes compressed files, swaps the bytes of big-endian values, and Pillow would swap them back."""
 
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -201,6 +207,9 @@ def _stored(image: ImageFile.ImageFile, stream: BinaryIO) -> tuple[np.ndarray, n
             return values[..., :3], to_bytes(values[..., 3], SIXTEEN_BITS, DEFAULT_RULES, "")
         opaque = None if transparent is None else (values != np.array(transparent)).any(axis=2)
     else:
+        raw_mode, *rest = _tile_arguments(image)
+        if raw_mode in NATIVE and image.tile[0][0] == "libtiff":
+            image.tile = [tile._replace(args=(NATIVE[str(raw_mode)], *rest)) for tile in image.tile]
         values = np.asarray(image)
         tags = getattr(image, "tag_v2", {})
         if image.mode == "I" and tags.get(BITS) == (32,) and tags.get(SAMPLE_FORMAT, (2,))[0] == 1:
@@ -236,7 +245,7 @@ def _wide_colour(image: ImageFile.ImageFile, stream: BinaryIO) -> np.ndarray:
 
 def _orientation(image: ImageFile.ImageFile) -> int:
     """The EXIF orientation; 1, upright, if there is none or the EXIF data cannot be read."""
-    if image.format == "PNG" and image.tile and "exif" not in image.info:
+    if image.format == "PNG" and image.info.keys().isdisjoint(PNG_METADATA):
         return 1  # Pillow would decode the image to look behind its pixels
     try:
         return int(image.getexif().get(ORIENTATION, 1))

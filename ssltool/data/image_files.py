@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 from ssltool.data.decoding import Header, decode, read_header, read_values
 from ssltool.data.listing import CORRUPT
 from ssltool.data.opening import CorruptImage, without_warnings
-from ssltool.data.pixels import SAMPLE_IMAGES, PixelRules, ValueType, evenly_spaced, settle
+from ssltool.data.pixels import SAMPLE_IMAGES, PixelRules, ValueType, evenly_spaced, settle, unused
 from ssltool.training.progress import has_bars, is_quiet
 
 if TYPE_CHECKING:
@@ -29,8 +29,6 @@ MEMORY_LIMIT = 2 * 2**30
 
 READ_AHEAD = 1024
 """Image files that are decoded ahead of their use, which bounds the memory that they take."""
-
-ALL_BYTES = "--value-range is not used: all images have 8 bits"
 
 OWN_SIZE_LIMIT = 96
 """Pixels up to which images of one size are used at that size by default."""
@@ -70,9 +68,6 @@ class Survey:
             f"{frames:,} {of} have several frames; the first one is used": frames,
             f"{unnamed:,} {of} have a further channel, which is left out": unnamed,
         }
-        if self.whole and not self.wide:
-            asked = rules.auto or rules.value_range is not None
-            lines[ALL_BYTES] = asked
         if rules.raw:
             lines |= {
                 f"{alpha:,} {of} have an alpha channel, which raw pixels leave out (--no-raw-pixels)": alpha,
@@ -81,7 +76,8 @@ class Survey:
         else:
             colour = rules.settings()["background"]
             lines[f"{alpha:,} {of} have an alpha channel; the background is {colour} (--background)"] = alpha
-        return [line for line, count in lines.items() if count]
+        notes = [line for line, count in lines.items() if count]
+        return notes + (unused(rules, wide=bool(self.wide), alpha=bool(alpha)) if self.whole else [])
 
 
 def survey(paths: Sequence[str], rules: PixelRules) -> Survey:

@@ -19,12 +19,13 @@ from torch import Tensor
 
 from ssltool.config import SPLITS, DataSettings
 from ssltool.data import fingerprint, listing
-from ssltool.data.image_files import ALL_BYTES, OWN_SIZE_LIMIT, read_files
-from ssltool.data.layouts import LAYOUTS
+from ssltool.data.image_files import OWN_SIZE_LIMIT, read_files
+from ssltool.data.layouts import LAYOUTS, PIXEL_FLAGS
 from ssltool.data.listing import LeftOut
 from ssltool.data.pixels import DEFAULT_RULES, PixelRules
 from ssltool.data.strategies import read_numbers
 from ssltool.errors import SSLToolError, UsageError, counted, first_line, unknown
+from ssltool.settings import flag
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,6 @@ class ImageSet:
         files: the relative path of each image, with ``/``; None for arrays in one file.
         digests: (N,) int64, a hash of the content of each image.
         rules: how the files are decoded into pixels.
-        wide: whether arrays in memory had more than 8 bits, and were scaled by ``rules``.
     """
 
     name: str
@@ -65,7 +65,6 @@ class ImageSet:
     files: tuple[str, ...] | None = None
     digests: np.ndarray | None = None
     rules: PixelRules = DEFAULT_RULES
-    wide: bool = False
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -154,7 +153,7 @@ def open_dataset(settings: DataSettings, split: str) -> ImageSet:
         raise UsageError(
             f"--dataset-type {settings.dataset_type} is a subset; name its images with --idx-path FILE.npy"
         )
-    name = detect(settings.data) if name == "auto" else name
+    name = layout_of(settings)
     layout = LAYOUTS[name]
     if layout.folder is None and settings.data is None:
         raise UsageError(f"--dataset-type {settings.dataset_type} needs the folder of its images as DATA")
@@ -175,8 +174,6 @@ def open_dataset(settings: DataSettings, split: str) -> ImageSet:
     if settings.idx_path is not None:
         images = images.select(read_numbers(settings.idx_path, len(images), "--idx-path"))
     rules, notes = PixelRules.of(settings), list[str]()
-    if images.paths is None and not images.wide and settings.value_range is not None:
-        notes.append(ALL_BYTES)
     if settings.skip_corrupt and images.paths is None:
         raise SSLToolError(f"--skip-corrupt has no effect with {name}, which has no image files; leave it out")
     if images.paths is not None:
@@ -202,6 +199,28 @@ def _check_permission(folder: Path) -> None:
         raise listing.unreadable_folder(folder)
 
 
+def check_pixel_flags(given: DataSettings, settings: DataSettings) -> None:
+    """Refuses the pixel flags of ``given`` that have no effect on the images of ``settings``.
+
+    These may have further ones, of the run whose settings they take over.
+
+    Raises:
+        SSLToolError: naming the first flag and the layout.
+    """
+    flags = [name for name in PIXEL_FLAGS if getattr(given, name) is not None]
+    layout = layout_of(settings) if flags else ""
+    for name in flags:
+        if name not in LAYOUTS[layout].pixel_flags:
+            spelled = flag(name) if getattr(given, name) is not False else flag(f"no_{name}")
+            raise SSLToolError(f"{spelled} has no effect with {layout}, which has no image files; leave it out")
+
+
+def layout_of(settings: DataSettings) -> str:
+    """The name of the layout that the settings give, or that is detected."""
+    name, _, _ = parse_type(settings.dataset_type)
+    return detect(settings.data) if name == "auto" else name
+
+
 def is_detected(settings: DataSettings) -> bool:
     """Whether the layout of the folder is detected, not given by ``--dataset-type``."""
     return parse_type(settings.dataset_type)[0] == "auto"
@@ -222,12 +241,12 @@ def parse_type(dataset_type: str) -> tuple[str, str | None, bool]:
     if text in aliases:
         return *aliases[text], subset
     base, _, end = text.rpartition("_")
-    written, split = (base, end) if end in SPLITS else (text, None)
     names = {name.replace("_", "-"): name for name in ("auto", *LAYOUTS)}
-    name = names.get(written.replace("_", "-"))
-    if name is None:
-        raise unknown(LAYOUTS.kind, dataset_type, [*names.values(), *aliases, "imagenet_train_subset"])
-    return name, split, subset
+    for written, split in ((text, None), (base, end)):
+        name = names.get(written.replace("_", "-"))
+        if name is not None and split in (None, *SPLITS):
+            return name, split, subset
+    raise unknown(LAYOUTS.kind, dataset_type, [*names.values(), *aliases, "imagenet_train_subset"])
 
 
 @_named_errors()
@@ -255,10 +274,10 @@ def detect(data: str | None) -> str:
 def _read(name: str, folder: Path, split: str, settings: DataSettings) -> ImageSet:
     """Calls the reader of the layout and converts its result to an ``ImageSet``."""
     splits = LAYOUTS[name].splits
-    if split == "val" and splits == ("train",):
+    if split in ("val", "test") and splits == ("train",):
         raise SSLToolError(
-            f"{folder} has no val split; arrange the images in DIR/train and DIR/val, or save representations of two "
-            "folders, each as DATA without --split"
+            f"{folder} has no {split} split; arrange the images in DIR/train and DIR/{split}, or save representations "
+            "of two folders, each as DATA without --split"
         )
     if split not in splits:
         raise SSLToolError(f"{name} has no split '{split}'; it has {', '.join(splits)}")

@@ -6,6 +6,7 @@ hash of the content in hex, and the relative path of an image, null for arrays i
 
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import dataclass
 
@@ -13,12 +14,23 @@ import numpy as np
 
 from ssltool.data.images import ImageSet
 from ssltool.errors import SSLToolError
+from ssltool.files.misfit import describe
+from ssltool.files.reading import open_file
+from ssltool.files.schema import ANYTHING, choice, conform, mapping, text
 from ssltool.files.writing import FilePath, write_text
 
 FORMAT = "ssltool/images/1"
 
+HEAD = mapping({"format": choice(FORMAT), "fingerprint": text(200)}, other=ANYTHING)
+
 Line = tuple[int, str, str | None]
 """The number, the content hash in 16 hex digits, and the relative path of an image."""
+
+LINE = "the number, the hash and the path of an image"
+LINE_TYPES = {(int, str, str), (int, str, type(None))}
+"""The types in a line. A schema for each line would take three times as long as reading the file."""
+
+REMEDY = "delete it, and start over"
 
 
 @dataclass(frozen=True)
@@ -52,29 +64,20 @@ class Manifest:
             SSLToolError: if it cannot be read, or is not such a file.
         """
         try:
-            with open(path, encoding="utf-8") as stream:
+            with open_file(path) as file, io.TextIOWrapper(file, "utf-8") as stream:
                 head, *lines = map(json.loads, stream)
-            if head["format"] != FORMAT:
-                raise ValueError(f"its format is {head['format']!r}")
-            return cls(str(head["fingerprint"]), [_checked(*line) for line in lines])
-        except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
-            raise SSLToolError(f"{path} is not a readable list of images; delete it, and start over") from error
+        except (OSError, ValueError, RecursionError) as error:
+            raise SSLToolError(f"{path} is not a readable list of images; {REMEDY}") from error
+        head = conform(head, HEAD, path, remedy=REMEDY)
+        for number, line in enumerate(lines, 2):
+            if not isinstance(line, list) or tuple(map(type, line)) not in LINE_TYPES:
+                raise SSLToolError(f"{path}: line {number} is {describe(line)}; expected {LINE}; {REMEDY}")
+        return cls(head["fingerprint"], [tuple(line) for line in lines])
 
     def difference(self, images: ImageSet) -> str | None:
         """The first difference of ``images`` from these, such as "img/007.png was replaced"; None if they are equal."""
         now = Manifest.of(images).lines
         return None if self.lines == now else _first_difference(self.lines, now)
-
-
-def _checked(number: object, digest: object, path: object) -> Line:
-    """A line with the right types.
-
-    Raises:
-        ValueError: if it has other types.
-    """
-    if not isinstance(number, int) or not isinstance(digest, str) or not isinstance(path, str | None):
-        raise ValueError("a line does not describe an image")
-    return number, digest, path
 
 
 def _first_difference(old: list[Line], new: list[Line]) -> str:

@@ -61,16 +61,19 @@ def _corrupt(path: str, reason: str) -> CorruptImage:
 def _open_regular(path: str) -> BinaryIO:
     """Opens a regular file; a FIFO or a device could block for ever."""
     try:
-        regular = stat.S_ISREG(os.stat(path).st_mode)
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        stream = open(path, "rb", opener=_without_waiting)  # noqa: SIM115
     except OSError as error:
         raise CorruptImage(
             f"cannot open image {path}: {error.strerror}; restore it, or skip it with --skip-corrupt"
         ) from error
-    if not regular:
-        os.close(descriptor)
+    if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+        stream.close()
         raise _corrupt(path, "not a regular file")
-    return os.fdopen(descriptor, "rb")
+    return stream
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def _identified(path: str, stream: BinaryIO, rules: PixelRules) -> ImageFile.ImageFile:
@@ -141,7 +144,8 @@ def _unsupported_tiff(stream: BinaryIO) -> str | None:
     """The channels and bits of a TIFF that Pillow does not identify because of them; None for anything else."""
     try:
         stream.seek(0)
-        tags = TiffImagePlugin.ImageFileDirectory_v2(stream.read(8))
+        head = stream.read(8)
+        tags = TiffImagePlugin.ImageFileDirectory_v2(head)
         stream.seek(tags.next)
         tags.load(stream)
         samples, bits = int(tags.get(SAMPLES, 1)), set(tags[BITS])
@@ -151,9 +155,11 @@ def _unsupported_tiff(stream: BinaryIO) -> str | None:
     if len(bits) != 1 or not bits <= {8, 16, 32, 64}:
         return None
     depth = bits.pop()
-    if (samples <= MOST_SAMPLES and kind == "unsigned integer" and depth <= 8) or (samples, depth) == (1, 32):
+    readable = (samples, depth) == (1, 32) and (kind != "unsigned integer" or head[:2] == b"II")
+    if readable or (samples <= MOST_SAMPLES and kind == "unsigned integer" and depth <= 8):
         return None  # Pillow reads these: the file is damaged
-    return f"{counted(samples, 'channel')} of {depth}-bit {kind} values"
+    order = "big-endian " if head[:2] == b"MM" else ""
+    return f"{counted(samples, 'channel')} of {order}{depth}-bit {kind} values"
 
 
 _WARNINGS_LOCK = threading.Lock()

@@ -83,6 +83,21 @@ class PixelRules:
 DEFAULT_RULES = PixelRules()
 
 
+def unused(rules: PixelRules, *, wide: bool, alpha: bool) -> list[str]:
+    """A note for each given rule that changes no image of a set.
+
+    Args:
+        wide: whether an image has more than 8 bits.
+        alpha: whether an image is transparent.
+    """
+    ranged = rules.auto or rules.value_range is not None
+    notes = {
+        "--value-range is not used: all images have 8 bits": ranged and not wide,
+        "--background is not used: no image is transparent": rules.background != WHITE and not alpha,
+    }
+    return [note for note, holds in notes.items() if holds]
+
+
 def _colour(text: str | None) -> tuple[int, int, int]:
     try:
         colour: tuple[int, ...] = WHITE if text is None else ImageColor.getrgb(text)

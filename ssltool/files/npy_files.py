@@ -9,9 +9,11 @@ import math
 import os
 import sys
 import zipfile
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from ssltool.errors import SSLToolError, first_line
 from ssltool.files.reading import MAX_RATIO, open_file, size_limit, too_large
@@ -64,6 +66,26 @@ def read_npz(path: str | os.PathLike[str], *, mmap: bool = False) -> dict[str, n
             raise
         except Exception as error:  # as above, and what zipfile raises for a damaged archive
             raise SSLToolError(f"{path} is not a readable .npz archive: {first_line(error)}") from error
+
+
+def to_tensor(array: np.ndarray, path: str | os.PathLike[str], name: str) -> Tensor | list[Any]:
+    """A tensor that shares the memory of ``array``, or a list of text.
+
+    Raises:
+        SSLToolError: for other kinds of values.
+    """
+    if array.dtype.kind == "U":
+        return array.tolist()  # type: ignore[no-any-return]
+    if array.dtype.kind == "S":
+        return np.char.decode(array, "utf-8", "replace").tolist()  # type: ignore[no-any-return]
+    if not array.dtype.isnative:
+        array = array.astype(array.dtype.newbyteorder("="))
+    try:
+        return torch.from_numpy(np.require(array, requirements="W"))
+    except TypeError as error:
+        raise SSLToolError(
+            f"{path}: {name} is an array of {array.dtype}; save float32 rows, and integers or text as labels"
+        ) from error
 
 
 def _of_archive(stream: IO[bytes], archive: zipfile.ZipFile, entry: zipfile.ZipInfo, mmap: bool) -> np.ndarray:

@@ -29,7 +29,9 @@ def writing(path: FilePath) -> Iterator[None]:
         # torch's zip writer raises RuntimeError if a write fails; other RuntimeErrors, as from a GPU, are re-raised.
         if isinstance(error, RuntimeError) and not any(part in str(error) for part in ("inline_container", "Writer")):
             raise
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else first_line(error)
+        # torch's error hides that of the stream that it writes to.
+        cause = error.__context__ if isinstance(error, RuntimeError) else error
+        reason = cause.strerror if isinstance(cause, OSError) and cause.strerror else first_line(error)
         kept = "; the existing file is kept" if os.path.isfile(path) else ""
         raise SSLToolError(f"cannot write {path}: {reason}{kept}; free space or choose another location") from error
 

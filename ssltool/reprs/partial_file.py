@@ -75,6 +75,7 @@ class PartialFile:
         self.changed = [] if found in (b"\n", line) else _differences(found, facts)
         if images is not None and self.changed and self._has_same_images(images):
             self.changed, line, self._start = [], found, len(found)
+        self._line = line
         with writing(self.path):
             self.done = 0
             if found == line:
@@ -92,14 +93,21 @@ class PartialFile:
         """Writes the next rows (n, ...), on the CPU.
 
         Raises:
-            SSLToolError: if the disk is full; the rows before these are kept.
+            SSLToolError: if the disk is full, and the rows before these are kept; or if another process has started the
+                file over.
         """
+        self._check_own()
         with writing(self.path):
             self._write(rows.to(self.dtype).contiguous().view(torch.uint8).numpy().reshape(-1).data)
         self.done += len(rows)
 
     def rows(self) -> Tensor:
-        """The rows so far, (done, ...), memory-mapped."""
+        """The rows so far, (done, ...), memory-mapped.
+
+        Raises:
+            SSLToolError: if another process has started the file over.
+        """
+        self._check_own()
         length = self.done * self._row
         mapped = np.memmap(
             self._stream, np.uint8, "c", self._start, (length,)
@@ -137,6 +145,15 @@ class PartialFile:
         while left:
             left = left[self._stream.write(left) :]
 
+    def _check_own(self) -> None:
+        """Without locks, another process may have started the file over for other rows. Equal facts give equal rows at
+        the same places."""
+        if os.pread(self._stream.fileno(), len(self._line), 0) != self._line:
+            raise SSLToolError(
+                f"another process has started {self.path} over with other settings; wait for it, or choose another "
+                "place with --out"
+            )
+
     def _lock(self) -> None:
         try:
             fcntl.flock(self._stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -145,7 +162,7 @@ class PartialFile:
             raise SSLToolError(
                 f"another process is writing {self.path}; wait for it, or choose another place with --out"
             ) from error
-        except OSError:  # a file system without locks: two processes are then not detected
+        except OSError:  # a file system without locks; ``_check_own`` detects other rows
             pass
 
 

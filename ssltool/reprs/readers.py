@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from ssltool.errors import SSLToolError, first_line
-from ssltool.files.npy_files import is_npz, read_npy, read_npz
+from ssltool.files.npy_files import is_npz, read_npy, read_npz, to_tensor
 from ssltool.files.reading import MAX_RATIO, open_file, parse_json, read_json, size_limit, too_large
 from ssltool.files.stored import Entries, format_of
 from ssltool.files.torch_files import load_dict
@@ -76,26 +75,6 @@ def main_files(paths: Iterable[str]) -> list[str]:
     paths = list(paths)
     beside = {f"{path.removesuffix('.npy')}_{name}.npy" for path in paths if path.endswith(".npy") for name in BESIDE}
     return [path for path in paths if path not in beside]
-
-
-def to_tensor(array: np.ndarray, path: FilePath, name: str) -> Tensor | list[Any]:
-    """A tensor that shares the memory of ``array``, or a list of text.
-
-    Raises:
-        SSLToolError: for other kinds of values.
-    """
-    if array.dtype.kind == "U":
-        return array.tolist()  # type: ignore[no-any-return]
-    if array.dtype.kind == "S":
-        return np.char.decode(array, "utf-8", "replace").tolist()  # type: ignore[no-any-return]
-    if not array.dtype.isnative:
-        array = array.astype(array.dtype.newbyteorder("="))
-    try:
-        return torch.from_numpy(np.require(array, requirements="W"))
-    except TypeError as error:
-        raise SSLToolError(
-            f"{path}: {name} is an array of {array.dtype}; save float32 rows, and integers or text as labels"
-        ) from error
 
 
 def _read_npy(path: Path) -> Entries:

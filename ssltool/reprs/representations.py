@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from ssltool.errors import SSLToolError
+from ssltool.files.label_values import checked, read_index, read_targets
 from ssltool.files.misfit import name_keys
 from ssltool.files.schema import entry, listing, optional, tensor, text
 from ssltool.files.stored import Entries, Stored, format_of
 from ssltool.files.writing import FilePath
 from ssltool.reprs.class_names import Labels, unified
-from ssltool.reprs.label_values import checked, read_index, read_targets
 from ssltool.reprs.meta_schema import META
 from ssltool.reprs.nonfinite import finite_rows, refuse_nonfinite_rows, refuse_range
 from ssltool.reprs.positions import Layout, arranged

@@ -1,6 +1,6 @@
 """Run folders: where a training stage writes its settings, metrics and checkpoints.
 
-config.json  metrics.jsonl  images.jsonl  order.npy  checkpoint_0009.pt ...  checkpoint.pt (the newest)
+config.json  metrics.jsonl  images.jsonl  val_images.jsonl  order.npy  checkpoint_0009.pt ...  checkpoint.pt (newest)
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from ssltool.checkpoints.checkpoint import Checkpoint
 from ssltool.checkpoints.saved_run import SETTINGS
 from ssltool.config import RunSettings
 from ssltool.data.images import ImageSet
+from ssltool.data.loader import WorkerKilled
 from ssltool.data.manifest import Manifest
 from ssltool.errors import SSLToolError
 from ssltool.files.reading import read_json
@@ -28,24 +29,27 @@ from ssltool.runs.records import read_records
 from ssltool.settings import Record, Settings
 
 NEWEST = "checkpoint.pt"
-IMAGES = "images.jsonl"
+IMAGES, VAL_IMAGES = "images.jsonl", "val_images.jsonl"
 PROBE = "probe.pt"
 STAGE_FILES = {
     "pretrain": ("config.json", "metrics.jsonl", IMAGES, "order.npy", "checkpoint*.pt", ".*.tmp"),
-    "lincls": ("config.json", "metrics.jsonl", IMAGES, "probe.pt", ".*.tmp"),
-    "finetune": ("config.json", "metrics.jsonl", IMAGES, "finetuned*.pt", ".*.tmp"),
+    "lincls": ("config.json", "metrics.jsonl", IMAGES, VAL_IMAGES, "probe.pt", ".*.tmp"),
+    "finetune": ("config.json", "metrics.jsonl", IMAGES, VAL_IMAGES, "finetuned*.pt", ".*.tmp"),
     "scan": (
-        *("config.json", "metrics.jsonl", IMAGES, "neighbours.pt", "clusters.pt", "selflabelled.pt"),
+        *("config.json", "metrics.jsonl", IMAGES, VAL_IMAGES, "neighbours.pt", "clusters.pt", "selflabelled.pt"),
         *("training_*.pt", "assignments_*.pt", ".*.tmp"),
     ),
 }
 """Patterns of the files that each stage writes into its run folder, and may replace there."""
 
-DESCRIPTION = ("config.json", "metrics.jsonl", IMAGES, "order.npy")
+DESCRIPTION = ("config.json", "metrics.jsonl", IMAGES, VAL_IMAGES, "order.npy")
 """The files that describe a run, which a resumed run writes again."""
 
 REPLACED = ".replaced"
-"""The folder of the files that a run replaces, until it has a result."""
+"""The folder of the results that a run replaces, until it has its own."""
+
+DESCRIBED = ".described"
+"""The folder of copies of what describes a run that is resumed, until that has its next result."""
 
 RECORD_KEYS = ("arm", "seed", "phase", "epoch")
 """Keys that identify a record among those of a run; a record has some of them."""
@@ -72,14 +76,16 @@ class RunFolder:
         self.metrics = path / "metrics.jsonl"
         self._lock: RunLock | None = None
         self._replaces: tuple[str, ...] = ()
+        self._moved = self._until_done = self._has_written = False
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Context manager that holds the lock of the folder, which it creates. No other process can then start or
         resume a run there.
 
-        A run that fails before its first result removes its files, and what it replaced is restored. A resumed run that
-        fails before its next result leaves its settings and records as they were.
+        A run that fails before its first result, or before it is done if it was claimed so, removes its files, and what
+        it replaced is restored. A resumed run that fails before its next result leaves its settings and records as they
+        were.
 
         Raises:
             SSLToolError: if a living process holds the lock, or the folder cannot be written; and by each method that
@@ -94,15 +100,17 @@ class RunFolder:
             with RunLock(self.path) as self._lock:
                 try:
                     yield
-                except BaseException:
-                    if self._lock.is_held():
-                        self._take_back()
-                    else:
+                except BaseException as error:
+                    if not self._lock.is_held():
                         created.clear()  # the folder that is there now is not ours
+                    elif self._has_written and _is_resumed_after(error):
+                        shutil.rmtree(self.path / DESCRIBED, ignore_errors=True)
+                    else:
+                        self._take_back()
                     raise
-                self._has_result()  # also if there was nothing left to do
+                self._is_done()
         finally:
-            self._lock, self._replaces = None, ()
+            self._lock, self._replaces, self._has_written = None, (), False
             for path in created:
                 with contextlib.suppress(OSError):  # it is not empty
                     path.rmdir()
@@ -147,10 +155,19 @@ class RunFolder:
     def _files(self, patterns: Sequence[str]) -> list[Path]:
         return [path for pattern in patterns for path in self.path.glob(pattern)]
 
-    def claim(self, settings: Settings, history: Sequence[Record] = (), *, resumed_from: Path | None = None) -> None:
+    def claim(
+        self,
+        settings: Settings,
+        history: Sequence[Record] = (),
+        *,
+        resumed_from: Path | None = None,
+        replaced: Sequence[str] = (),
+        until_done: bool = False,
+    ) -> None:
         """Starts this run in the folder: writes its settings and the records of the completed epochs.
 
-        The files of an earlier run are replaced, unless this run resumes from a checkpoint in the folder.
+        The files of an earlier run are replaced, unless this run resumes from a checkpoint in the folder; then only the
+        files ``replaced`` are. They are kept until the first result of this run, or with ``until_done`` until it ends.
 
         Raises:
             SSLToolError: if the folder cannot be written.
@@ -162,43 +179,65 @@ class RunFolder:
             for path in self._own_files():
                 if path.suffix == ".tmp":  # left by a save that was killed
                     path.unlink(missing_ok=True)
-            self._set_aside(resumes=resumes)
+            self._set_aside(replaced if resumes else STAGE_FILES[self.stage])
+        self._until_done, self._has_written = until_done, False
         write_json(self.config, settings)
         lines = [to_json(timed.get(_record_key(record), record)) + "\n" for record in history]
         write_text(self.metrics, "".join(lines))
         if self._lock is None:
-            self._has_result()
+            self._is_done()
 
-    def _set_aside(self, *, resumes: bool) -> None:
-        """Keeps what this run replaces until it has a result: all files of an earlier run, or a copy of what describes
-        the run that it resumes."""
-        aside = self.path / REPLACED
-        shutil.rmtree(aside, ignore_errors=True)
-        self._replaces = DESCRIPTION if resumes else STAGE_FILES[self.stage]
-        for path in self._files(self._replaces):
+    def _set_aside(self, replaced: Sequence[str]) -> None:
+        """Keeps what this run replaces: the files ``replaced``, and copies of the others that describe the run.
+
+        A process that was killed while it replaced files has left them aside. They stay there, and its own are removed.
+        Of a symbolic link, the file that it leads to is set aside; results are then written through the link.
+        """
+        aside, copies = self.path / REPLACED, self.path / DESCRIBED
+        shutil.rmtree(copies, ignore_errors=True)
+        self._replaces, self._moved = (*replaced, *DESCRIPTION), False
+        for path in self._files(replaced):
+            self._moved = True
             aside.mkdir(exist_ok=True)
-            if resumes:
-                shutil.copy2(path, aside)
-            else:
-                path.rename(aside / path.name)
+            target = Path(os.path.realpath(path))
+            if (aside / path.name).exists():
+                target.unlink(missing_ok=True)
+            elif target.exists():
+                shutil.move(target, aside / path.name)
+        for path in self._files(DESCRIPTION):
+            copies.mkdir(exist_ok=True)
+            shutil.copy2(path, copies)
 
     def _has_result(self) -> None:
-        """Removes what this run has replaced."""
-        if self._replaces:
-            shutil.rmtree(self.path / REPLACED, ignore_errors=True)
+        """Removes what this run has replaced, unless that is kept until it is done."""
+        self._has_written = True
+        if self._replaces and not (self._moved and self._until_done):
+            shutil.rmtree(self.path / DESCRIBED, ignore_errors=True)
+            if not self._until_done:
+                shutil.rmtree(self.path / REPLACED, ignore_errors=True)
             self._replaces = ()
+
+    def _is_done(self) -> None:
+        """Removes what this run has replaced, also if there was nothing left to do."""
+        for name in (REPLACED, DESCRIBED):
+            shutil.rmtree(self.path / name, ignore_errors=True)
+        self._replaces = ()
 
     def _take_back(self) -> None:
         """Removes what this run has written if it has no result, and restores what it has replaced."""
-        aside = self.path / REPLACED
+        if not self._replaces:
+            return
+        kept = [path for name in (REPLACED, DESCRIBED) for path in (self.path / name).glob("*")]
+        kept = [path for path in kept if self._moved or path.parent.name == DESCRIBED]
+        names = {path.name for path in kept}
         with contextlib.suppress(OSError):  # the error that ended the run is the one to report
             for path in self._files(self._replaces):
-                if not (aside / path.name).exists():
-                    path.unlink()
-            for path in aside.glob("*") if self._replaces else ():
+                if path.name not in names and path.exists():
+                    path.unlink(missing_ok=True)
+            for path in kept:
                 shutil.move(path, os.path.realpath(self.path / path.name))  # a link stays, as when it was written
-            if self._replaces and aside.exists():
-                aside.rmdir()
+            for folder in {path.parent for path in kept}:
+                folder.rmdir()
 
     def _check_lock(self) -> None:
         if self._lock is not None:
@@ -243,10 +282,13 @@ class RunFolder:
         self._check_lock()
         write_atomically(self.path / "order.npy", lambda stream: np.save(stream, order))
 
-    def save_images(self, images: ImageSet) -> None:
-        """Writes the paths and the hashes of the training images to ``images.jsonl``."""
+    def save_images(self, train: ImageSet, val: ImageSet | None = None) -> None:
+        """Writes the paths and the hashes of the training images to ``images.jsonl``, and those of the val images, if
+        the run reads any, to ``val_images.jsonl``."""
         self._check_lock()
-        Manifest.of(images).save(self.path / IMAGES)
+        Manifest.of(train).save(self.path / IMAGES)
+        if val is not None:
+            Manifest.of(val).save(self.path / VAL_IMAGES)
 
     def save(self, checkpoint: Checkpoint, *, keep_epoch: int | None = None) -> Path:
         """Writes ``checkpoint`` to ``checkpoint.pt``, and with ``keep_epoch`` (from 0) also to that epoch's file.
@@ -261,6 +303,11 @@ class RunFolder:
         self.write(checkpoint, kept)
         copy_atomically(kept, self.newest)
         return kept
+
+
+def _is_resumed_after(error: BaseException) -> bool:
+    """Whether a run that ``error`` ended is to be resumed from what it has saved; other errors would come again."""
+    return not isinstance(error, SSLToolError) or isinstance(error, WorkerKilled)
 
 
 def _record_key(record: Record) -> tuple[object, ...]:

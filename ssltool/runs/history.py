@@ -92,7 +92,7 @@ def restore_setup(run: FinishedRun, data: str | None = None) -> TrainingSetup:
             f"{run.path} was trained on the images listed in {config.idx_path}, which does not exist; restore the file"
         )
     images = open_dataset(config, "train")
-    changed = changed_images(settings, images, run.path)
+    changed = changed_images(settings, run.path, images)
     if changed is not None and images.name == settings["dataset"]:
         raise SSLToolError(
             f"{run.path} was trained on other images: {changed}; restore them, or name their folder with --data"

@@ -23,7 +23,7 @@ NOT_REPEATED = ("out", "exp_name", "exp_id", "overwrite", "resume", "start_epoch
 RECORDED = {
     "pretrain": (
         *("method_options", "dataset", "n_images", "n_classes", "epoch_images", "second_backbone", "second_hash"),
-        *("support_hash", "index_hash", "fingerprint", "found", "order_hash", "plugins"),
+        *("support_hash", "index_hash", "labels_hash", "fingerprint", "found", "order_hash", "plugins"),
     ),
     "lincls": ("origin", "identity", "fingerprint"),
     "finetune": ("stage", "network"),

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ssltool.checkpoints.checkpoint import Checkpoint
 from ssltool.checkpoints.saved_run import EARLIER, SavedRun
@@ -18,7 +19,7 @@ from ssltool.files.misfit import shown
 from ssltool.files.reading import require
 from ssltool.methods import method_class
 from ssltool.methods.options import MethodOptions
-from ssltool.runs.folder import IMAGES, RunFolder, run_path
+from ssltool.runs.folder import IMAGES, VAL_IMAGES, RunFolder, run_path
 from ssltool.settings import Settings, defaults_of, flag
 from ssltool.training.distributed import rank_zero_info
 
@@ -29,7 +30,7 @@ DERIVED_SETTINGS = {
     "dataset": "the dataset",
     "n_images": "the number of images",
     "index_hash": "the hash of their numbers",
-    "fingerprint": "the fingerprint of the images",
+    "labels_hash": "the hash of their labels",
     "second_hash": "the hash of the teacher",
     "support_hash": "the hash of the labelled images' numbers",
     "order_hash": "the hash of the order",
@@ -53,9 +54,9 @@ def pretrain_folder(config: PretrainConfig) -> RunFolder:
     return RunFolder(run_path(config, f"{config.method}-{config.arch}-{config.strategy}"))
 
 
-def find_start(config: PretrainConfig, run: SavedRun, images: ImageSet, folder: RunFolder) -> Start:
-    """Finds where the run of ``config`` on ``images`` in ``folder`` starts, without writing anything. ``run`` has the
-    resolved settings.
+def find_start(config: PretrainConfig, run: SavedRun, folder: RunFolder) -> Start:
+    """Finds where the run of ``config`` in ``folder`` starts, without writing anything. ``run`` has the resolved
+    settings; its images are those of the checkpoint, as ``check_images`` has found.
 
     Raises:
         SSLToolError: if the folder contains another run, or the checkpoint is missing, unreadable or incompatible.
@@ -65,7 +66,7 @@ def find_start(config: PretrainConfig, run: SavedRun, images: ImageSet, folder: 
     if path is None:
         return Start(folder, None, None)
     checkpoint = Checkpoint.load(path)
-    check_compatible(checkpoint, run, path, images)
+    check_compatible(checkpoint, run, path)
     return Start(folder, path, checkpoint)
 
 
@@ -96,37 +97,50 @@ def find_file(resume: str | None, newest: Path) -> Path | None:
     return path
 
 
-def changed_images(saved: Settings, images: ImageSet, folder: Path) -> str | None:
-    """How ``images`` differ from those of the run in ``folder`` with the settings ``saved``; None if they are the same.
+def changed_images(saved: Settings, folder: Path, train: ImageSet, val: ImageSet | None = None) -> str | None:
+    """How the images that a run reads differ from those of the run in ``folder`` with the settings ``saved``; None if
+    they are the same.
 
-    Only the images that the run uses are compared, if the folder has their ``images.jsonl``. Runs of earlier versions
-    have no fingerprint; a note on stderr says that their images are not compared.
+    Only the images that the run uses are compared, if the folder has their lists. Runs of earlier versions lack a
+    fingerprint; a note on stderr says which images are not compared.
 
     Raises:
-        SSLToolError: if ``images.jsonl`` cannot be read.
+        SSLToolError: if a list of images cannot be read.
     """
-    known = saved.get("fingerprint")
-    if known is None:
-        rank_zero_info(f"note: {folder} was written by an earlier version; only the number of its images is compared")
-        return None
-    if known == images.fingerprint:
-        return None
-    manifest = folder / IMAGES
-    return Manifest.load(manifest).difference(images) if manifest.is_file() else "they have another fingerprint"
+    sets = [("fingerprint", IMAGES, train), *([("val_fingerprint", VAL_IMAGES, val)] if val is not None else [])]
+    compared = {key for key, _, _ in sets if saved.get(key) is not None}
+    if len(compared) < len(sets):
+        what = "its val images are not compared" if compared else "only the number of its images is compared"
+        rank_zero_info(f"note: {folder} was written by an earlier version; {what}")
+    for key, name, images in sets:
+        if key not in compared or saved[key] == images.fingerprint:
+            continue
+        file, difference = folder / name, "they have another fingerprint"
+        found = Manifest.load(file).difference(images) if file.is_file() else difference
+        if found is not None:
+            return found if images is train else f"of the val images, {found}"
+    return None
 
 
-def other_images(path: Path, difference: str) -> SSLToolError:
-    """The error for resuming from the checkpoint ``path`` on images that differ from those of its run."""
-    return SSLToolError(
-        f"cannot resume {path}: the images are not those that it was trained on: {difference}; restore them, or start "
-        "a new run"
-    )
+def check_images(saved: Settings, path: Path, train: ImageSet, val: ImageSet | None = None) -> None:
+    """Checks that a run on these images can resume from the file ``path`` with the settings ``saved``.
+
+    It comes before all checks that depend on the number of images, so that the image that has changed is what is named.
+
+    Raises:
+        SSLToolError: if an image differs; the message names the first.
+    """
+    if saved.get("dataset", train.name) != train.name:
+        return  # ``check_compatible`` gives both names
+    changed = changed_images(saved, path.parent, train, val)
+    if changed is not None:
+        raise SSLToolError(
+            f"cannot resume {path}: the images are not those of its run: {changed}; restore them, or start a new run"
+        )
 
 
-def check_compatible(
-    checkpoint: Checkpoint, run: SavedRun, path: Path, images: ImageSet, *, more: Sequence[str] = ()
-) -> None:
-    """Checks that ``run`` on ``images`` can resume from ``checkpoint``.
+def check_compatible(checkpoint: Checkpoint, run: SavedRun, path: Path, *, more: Sequence[str] = ()) -> None:
+    """Checks that ``run`` can resume from ``checkpoint``; ``check_images`` compares the images.
 
     The data strategy may change at the end of an epoch. If it does not change, the order and the chunks must be equal.
     ``more`` names settings that must be equal in addition to those of pretraining. Settings that are newer than the
@@ -137,12 +151,11 @@ def check_compatible(
     """
     old, new = defaults_of(PretrainConfig) | EARLIER | checkpoint.config, run.settings
     names = [*fixed_settings(PretrainConfig), *DERIVED_SETTINGS, *more]
-    names = [name for name in names if name not in ("order_hash", "fingerprint")]
+    names.remove("order_hash")
+    if "labels_hash" not in old:  # an earlier version
+        names.remove("labels_hash")
     if old["strategy"] == new["strategy"]:
         names += ["chunk_size", "n_rounds", "repeat_batch", "order_hash"]
-    changed = changed_images(checkpoint.config, images, path.parent)
-    if changed is not None and old["dataset"] == new["dataset"]:
-        raise other_images(path, changed)
     reason = "would break its schedule or its weights"
     differing = differences(names, old, new)
     if old["method"] == new["method"]:
@@ -162,10 +175,16 @@ def differences(names: list[str], old: Settings, new: Settings, flag_name: Calla
 
     ``flag_name`` maps the name of a setting to its name in messages, by default its flag.
     """
-    changed = [(name, old.get(name), new.get(name)) for name in names if old.get(name) != new.get(name)]
+    values = [(name, _as_saved(old.get(name)), _as_saved(new.get(name))) for name in names]
     return [
-        f"{DERIVED_SETTINGS.get(name, flag_name(name))} was {shown(a)}, is now {shown(b)}" for name, a, b in changed
+        f"{DERIVED_SETTINGS.get(name, flag_name(name))} was {shown(a)}, is now {shown(b)}"
+        for name, a, b in values
+        if a != b
     ]
+
+
+def _as_saved(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _differing_options(old: Settings, new: Settings) -> list[str]:

@@ -35,7 +35,7 @@ from ssltool.files.stored import weights_hash
 from ssltool.methods.base import Method
 from ssltool.models.depth import LayerGroup, layer_groups
 from ssltool.runs.folder import RunFolder, run_path
-from ssltool.runs.resume import check_compatible
+from ssltool.runs.resume import check_compatible, check_images
 from ssltool.settings import Record, Settings
 from ssltool.training.classification import Accuracy
 from ssltool.training.classifier_setup import ClassifierLoop, build_classifier, classifier_setup, training_state
@@ -48,7 +48,7 @@ from ssltool.training.state import SUMS
 
 PRETRAINED, SCRATCH = "pretrained", "scratch"
 
-FIXED = ("crop_min", "layer_decay", "head_lr")
+FIXED = ("crop_min", "layer_decay", "head_lr", "unlabelled")
 """Settings that must stay the same when an arm is resumed, besides those of every run."""
 
 ACCURACIES = ("acc1", "acc5", "class_acc1")
@@ -90,18 +90,18 @@ def _train(
     """
     train, val, classes = images
     arms = [
-        _make_arm(arm, seed, config, network, train, folder.path)
+        _make_arm(arm, seed, config, network, (train, val), folder.path)
         for seed in range(config.seed, config.seed + config.seeds)
         for arm in _arm_names(config, network)
     ]
-    histories = {arm.path: _load_history(arm, train) for arm in arms if config.resume and arm.path.exists()}
+    histories = {arm.path: _load_history(arm, train, val) for arm in arms if config.resume and arm.path.exists()}
     resumed_from = next(iter(histories), None)
     folder.refuse_if_taken(overwrite=config.overwrite, resume=config.resume, resumed_from=resumed_from)
     batch_size = arms[0].setup.batch_size
     records = [record for history in histories.values() for record in history]
     settings = as_dict(config) | {"stage": "finetune", "batch_size": batch_size, "network": network.origin}
     folder.claim(settings, records, resumed_from=resumed_from)
-    folder.save_images(train)
+    folder.save_images(train, val)
     announce(train, val)
 
     last: dict[tuple[str, int], Record] = {}
@@ -146,8 +146,13 @@ def _arm_names(config: FinetuneConfig, network: Pretrained) -> list[str]:
     return [PRETRAINED, SCRATCH] if config.from_scratch else [PRETRAINED]
 
 
-def _make_arm(name: str, seed: int, config: FinetuneConfig, network: Pretrained, train: ImageSet, folder: Path) -> _Arm:
-    """The arm ``name`` with ``seed``, which also draws the labelled images if ``labels_fraction`` is below 1."""
+def _make_arm(
+    name: str, seed: int, config: FinetuneConfig, network: Pretrained, opened: tuple[ImageSet, ImageSet], folder: Path
+) -> _Arm:
+    """The arm ``name`` with ``seed``, which also draws the labelled images if ``labels_fraction`` is below 1.
+
+    ``opened`` are the train and val images."""
+    train, val = opened
     images = train
     if config.labels_fraction < 1:
         images = train.select(stratified_sample(train.labels, config.labels_fraction, seed))
@@ -177,6 +182,7 @@ def _make_arm(name: str, seed: int, config: FinetuneConfig, network: Pretrained,
     )
     saved = setup.saved_run.updated(
         arm=name,
+        val_fingerprint=val.fingerprint,
         labels_fraction=config.labels_fraction,
         layer_decay=config.layer_decay if pretrained else 1.0,
         head_lr=(config.head_lr or lr) if pretrained else lr,
@@ -186,14 +192,15 @@ def _make_arm(name: str, seed: int, config: FinetuneConfig, network: Pretrained,
     return _Arm(name, seed, setup, saved, folder / f"finetuned_{name}_seed{seed}.pt")
 
 
-def _load_history(arm: _Arm, images: ImageSet) -> list[Record]:
-    """The records of an arm that has a checkpoint; ``images`` are the labelled images that each seed draws from.
+def _load_history(arm: _Arm, train: ImageSet, val: ImageSet) -> list[Record]:
+    """The records of an arm that has a checkpoint; each seed draws from the labelled images ``train``.
 
     Raises:
         SSLToolError: if it was trained with other settings or images.
     """
     checkpoint = Checkpoint.load(arm.path)
-    check_compatible(checkpoint, arm.saved, arm.path, images, more=FIXED)
+    check_images(checkpoint.config, arm.path, train, val)
+    check_compatible(checkpoint, arm.saved, arm.path, more=FIXED)
     history: list[Record] = checkpoint.metrics["epochs"]
     schema = listing(ANYTHING, checkpoint.epoch)
     if checkpoint.epoch == arm.setup.epochs:

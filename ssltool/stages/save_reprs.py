@@ -48,7 +48,7 @@ def run(config: SaveReprsConfig) -> list[Record]:
         raise SSLToolError("--download under torchrun would download once per rank; download in one process first")
     formats.check(config.format)
     device = pick_device(config, local_rank=distributed.local_rank())
-    network = load_pretrained(config, device, ranks=True)
+    network = load_pretrained(config, device, ranks=True).with_finite_weights(config.layer)
     splits = _splits(config)
     given, config = config, use_saved_dataset(config, network.run, train="train" in splits)
     # The run's --idx-path selects train images only, and so does one that is given with both splits.

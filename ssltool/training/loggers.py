@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import os
 from collections.abc import Callable
@@ -28,16 +29,19 @@ def check_loggers(config: PretrainConfig) -> None:
 
 
 def open_loggers(config: PretrainConfig, folder: Path) -> list[Logger]:
-    """One function per enabled logger; each logs the record of an epoch."""
+    """One function per enabled logger; each logs the record of an epoch.
+
+    The files of TensorBoard are created with the first record, so that a run that fails before leaves none.
+    """
     loggers: list[Logger] = []
     if config.tensorboard:
-        writer = _import("torch.utils.tensorboard", "tensorboard").SummaryWriter(str(folder))
+        writer = functools.cache(_import("torch.utils.tensorboard", "tensorboard").SummaryWriter)
 
         def to_tensorboard(record: Record) -> None:
             for name, value in record.items():
                 if isinstance(value, (int, float)) and name != "epoch":
-                    writer.add_scalar(name, value, record["epoch"])
-            writer.flush()
+                    writer(str(folder)).add_scalar(name, value, record["epoch"])
+            writer(str(folder)).flush()
 
         loggers.append(to_tensorboard)
     if config.wandb:

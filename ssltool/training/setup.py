@@ -30,7 +30,7 @@ from ssltool.data.strategies import (
 from ssltool.data.support import Support
 from ssltool.errors import SSLToolError, UsageError, counted
 from ssltool.files.stored import weights_hash
-from ssltool.methods import METHODS
+from ssltool.methods import METHODS, method_class
 from ssltool.methods.base import Method
 from ssltool.methods.options import MethodOptions
 from ssltool.models.backbones import plugin_of
@@ -210,12 +210,19 @@ class TrainingSetup:
             "second_hash": second and weights_hash(second.state_dict),
             "support_hash": None if self.support is None else numbers_hash(self.support.images.index),
             "index_hash": numbers_hash(self.images.index),
+            "labels_hash": self._labels_hash(),
             "fingerprint": self.images.fingerprint,
             "found": record_of(self.images),
             "order_hash": numbers_hash(self.order),
         }
         plugins = self._plugins()
         return SavedRun.read(settings | derived | ({"plugins": plugins} if plugins else {}))
+
+    def _labels_hash(self) -> str | None:
+        """The hash of the labels that are trained on; None if there are none."""
+        if self.support is not None:
+            return numbers_hash(self.support.images.labels)
+        return numbers_hash(self.images.labels) if method_class(self.config.method).uses_labels else None
 
     def _plugins(self) -> list[str]:
         """The plug-ins that registered what this training uses."""

@@ -36,6 +36,39 @@ def test_medmnist_file_has_both_splits_and_labels_of_a_column(tmp_path):
         assert made.labels.tolist() == [0, 2, 1, 0, 2, 1][:count]
 
 
+SPLITS_OF_A_FILE = {
+    "MedMNIST": (("train_images", "val_images", "test_images"), ("train", "val", "test")),
+    "Keras": (("x_train", "x_val", "x_test"), ("train", "val", "test")),
+    "no val": (("train_images", "test_images"), ("train", "test")),
+}
+
+
+@pytest.mark.parametrize(("names", "splits"), SPLITS_OF_A_FILE.values(), ids=SPLITS_OF_A_FILE)
+@pytest.mark.parametrize("archive", [True, False])
+def test_test_images_are_a_split_and_the_val_split_if_there_is_no_other(tmp_path, names, splits, archive):
+    stored = {name: GREY[i : i + 3] for i, name in enumerate(names)}
+    if archive:
+        np.savez(tmp_path / "a.npz", **stored)
+    else:
+        for split, images in zip(splits, stored.values(), strict=True):
+            np.save(tmp_path / f"{split}.npy", images)
+    for split in ("train", "val", "test"):
+        source = split if split in splits else "test"
+        made = opened(tmp_path / "a.npz" if archive else tmp_path, split)
+        expected = stored[names[splits.index(source)]]
+        assert made.split == split and torch.equal(made.images[:, 0], torch.from_numpy(expected))
+        assert any("val is read from" in note for note in made.notes) == (source != split)
+        assert names[splits.index(source)].replace("images", "labels").replace("x_", "y_") in made.why_unlabelled or (
+            not archive and f"{source}_labels.npy" in made.why_unlabelled
+        )
+
+
+def test_split_without_its_array_is_one_line_that_names_it(tmp_path):
+    np.savez(tmp_path / "a.npz", train_images=GREY, val_images=GREY)
+    with pytest.raises(SSLToolError, match=r"a\.npz has no test images.*test_images"):
+        opened(tmp_path / "a.npz", "test")
+
+
 def test_keras_file_validates_on_its_test_images(tmp_path):
     np.savez_compressed(
         tmp_path / "mnist.npz", x_train=GREY, y_train=np.arange(6), x_test=GREY[:3], y_test=np.arange(3)
@@ -50,6 +83,18 @@ def test_folder_has_a_file_for_each_split(tmp_path):
     assert detect(str(tmp_path)) == "arrays"
     assert opened(tmp_path).labels.tolist() == [0, 1] * 3
     assert opened(tmp_path, "val").labels.tolist() == [-1] * 3
+
+
+@pytest.mark.parametrize(
+    ("images", "labels"), [("x_train", "y_train"), ("X_train", "Y_train"), ("train_images", "train_labels")]
+)
+def test_names_of_archives_are_those_of_the_files_of_a_folder_too(tmp_path, images, labels):
+    np.save(tmp_path / f"{images}.npy", GREY)
+    np.save(tmp_path / f"{labels}.npy", np.arange(6) % 3)
+    assert detect(str(tmp_path)) == "arrays"
+    assert opened(tmp_path).labels.tolist() == [0, 1, 2] * 2
+    with pytest.raises(SSLToolError, match=r"no test images.*test\.npy"):
+        opened(tmp_path, "test")
 
 
 def test_single_array_is_unlabelled_and_has_one_split(tmp_path):
@@ -100,20 +145,52 @@ def test_shapes_that_are_no_images_are_refused(tmp_path, shape):
     "labels",
     [
         np.arange(5),
-        np.eye(6),
+        np.eye(5),
+        np.eye(6)[:, :3],
+        np.eye(6) + np.eye(6, k=1),
+        np.full((6, 3), 1 / 3),
+        np.zeros((6, 2, 2), int),
+        np.array(3),
         np.arange(6) + 0.5,
         np.full(6, np.nan),
         np.full(6, 10**9),
         np.full(6, 1j),
-        np.full(6, -2),
+        np.array([list("ab")] * 6),
     ],
-    ids=["too few", "one-hot", "fractions", "NaN", "huge", "complex", "negative"],
+    ids=lambda labels: f"{labels.dtype} {labels.shape} {labels.ravel()[0]}",
 )
-def test_labels_that_are_no_class_numbers_are_refused(tmp_path, labels):
+def test_labels_that_are_not_one_class_per_image_are_one_line(tmp_path, labels):
     np.save(tmp_path / "a.npy", GREY)
     np.save(tmp_path / "a_labels.npy", labels)
-    with pytest.raises(SSLToolError, match=r"a\.npy.*labels"):
+    with pytest.raises(SSLToolError, match=r"a\.npy.*labels") as caught:
         opened(tmp_path / "a.npy")
+    assert "\n" not in str(caught.value)
+
+
+WANTED = np.array([2, 0, 1, 0, 2, 1])
+FORMS = {
+    "numbers": WANTED,
+    "a column": WANTED[:, None].astype(np.uint8),
+    "one-hot": np.eye(3)[WANTED],
+    "one-hot booleans": np.eye(3, dtype=bool)[WANTED],
+    "big-endian": WANTED.astype(">u2"),
+    "whole floats": WANTED.astype(np.float16),
+    "names": np.array(["ant", "bee", "cat"])[WANTED],
+    "a column of names": np.array([b"ant", b"bee", b"cat"])[WANTED][:, None],
+}
+
+
+@pytest.mark.parametrize("labels", FORMS.values(), ids=FORMS)
+@pytest.mark.parametrize("archive", [False, True])
+def test_labels_of_every_form_are_the_same_classes(tmp_path, labels, archive):
+    path = tmp_path / ("a.npz" if archive else "a.npy")
+    if archive:
+        np.savez(path, images=GREY, labels=labels)
+    else:
+        np.save(path, GREY)
+        np.save(tmp_path / "a_labels.npy", labels)
+    made = opened(path)
+    assert made.labels.tolist() == WANTED.tolist() and len(made.classes) == 3
 
 
 def test_names_of_labels_may_be_of_val_only_empty_bytes_or_decomposed(tmp_path):
@@ -213,7 +290,7 @@ def test_alpha_and_values_that_are_no_pixels_are_named(tmp_path):
 @pytest.mark.filterwarnings("error")
 def test_labels_of_a_type_without_class_numbers_are_refused_without_a_warning(tmp_path, labels):
     np.savez(tmp_path / "a.npz", images=GREY, labels=labels)
-    with pytest.raises(SSLToolError, match=r"class numbers.*found"):
+    with pytest.raises(SSLToolError, match=r"a\.npz.*labels.*class|a\.npz.*labels.*integers"):
         opened(tmp_path / "a.npz")
 
 

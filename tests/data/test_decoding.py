@@ -72,6 +72,19 @@ def test_16_bit_tiff_keeps_all_bits_in_both_byte_orders(decoded, order, channels
     assert (decoded(tiff_bytes(values), TWELVE_BITS) == scaled(values, 0, 4095)).all()
 
 
+@pytest.mark.parametrize("differences", [False, True])
+@pytest.mark.parametrize("compression", ["lzw", "deflate"])
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_16_bit_tiff_keeps_all_bits_when_compressed(decoded, order, compression, differences, channels):
+    values = WIDE[..., :channels].astype(f"{order}u2")
+    data = tiff_bytes(values, extra=2, compression=compression, differences=differences)
+    for rules, high in {PixelRules(): 65535, TWELVE_BITS: 4095}.items():
+        colours = scaled(values[..., :3], 0, high)
+        expected = on_white(colours, scaled(values[..., 3:])) if channels == 4 else colours
+        assert (decoded(data, rules) == expected).all()
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_16_bit_png_keeps_all_bits(decoded, channels):
     values = WIDE[..., :channels]
@@ -104,6 +117,20 @@ def test_integers_without_a_range_name_the_flag(decoded, dtype):
     with pytest.raises(SSLToolError, match=r"image .*integer .*--value-range"):
         decoded(tiff_bytes(values))
     assert (decoded(tiff_bytes(values), TWELVE_BITS) == scaled(values, 0, 4095)).all()
+
+
+@pytest.mark.parametrize("compression", ["none", "lzw", "deflate"])
+@pytest.mark.parametrize("dtype", ["<f4", ">f4", "<i4", ">i4", "<u4", "<i2", ">i2"])
+def test_tiff_of_other_types_is_read_in_both_byte_orders_and_compressed(decoded, dtype, compression):
+    values = (WIDE[..., :1] // 4).astype(dtype)
+    read = decoded(tiff_bytes(values, compression=compression), TWELVE_BITS)
+    assert (read == scaled(values, 0, 4095)).all()
+
+
+def test_big_endian_unsigned_32_bits_are_not_called_corrupt(decoded):
+    with pytest.raises(SSLToolError, match="big-endian 32-bit unsigned") as caught:
+        decoded(tiff_bytes(WIDE[..., :1].astype(">u4")))
+    assert not isinstance(caught.value, CorruptImage)
 
 
 def test_unsigned_integers_beyond_2_to_the_31_do_not_wrap(decoded):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -86,6 +88,16 @@ def test_validation_folder_of_one_image_a_class_keeps_the_training_classes(image
     write_images(imagenet / "val" / "bee", 1)
     (imagenet / "val" / "ant" / "001.png").unlink()
     assert opened(imagenet, "val").labels.tolist() == [0, 1, 2]
+
+
+def test_test_folder_beside_val_is_a_split_with_the_classes_of_train(imagenet, write_images):
+    write_images(imagenet / "Test" / "bee", 2)
+    assert any("--split test" in note for note in opened(imagenet, "val").notes)
+    made = opened(imagenet, "test")
+    assert (made.split, made.labels.tolist(), made.classes) == ("test", [1, 1], ("ant", "bee", "cat"))
+    assert opened(imagenet, "train", dataset_type="imagenet_test").fingerprint == made.fingerprint
+    shutil.rmtree(imagenet / "val")
+    assert opened(imagenet, "val").fingerprint == made.fingerprint
 
 
 def test_flat_train_and_val_folders_are_unlabelled(tmp_path, write_images):

@@ -116,6 +116,12 @@ def test_name_with_an_underscore_is_found_in_both_spellings(registries):
     assert parse_type("my_birds_val_subset") == ("my_birds", "val", True)
 
 
+def test_name_that_ends_like_a_split_is_the_name(registries):
+    LAYOUTS.add("crash-test", DatasetLayout(lambda folder, split, settings: ([], [])))
+    assert parse_type("crash_test") == ("crash-test", None, False)
+    assert parse_type("crash_test_val") == ("crash-test", "val", False)
+
+
 def test_reader_may_return_paths_of_image_files(registries, tmp_path, write_images):
     paths = write_images(tmp_path / "birds", 3) + write_images(tmp_path / "more", 1)
     added(lambda folder, split, settings: (paths[::-1], [1, -1, 0, 1]), splits=("train",))

@@ -9,9 +9,11 @@ import tracemalloc
 
 import numpy as np
 import pytest
+import torch
 import torchvision.datasets as tv
 
 from ssltool.config import DataSettings
+from ssltool.data.images import open_dataset
 from ssltool.data.layouts import cifar, fashion_mnist, stl10
 from ssltool.data.raw import read_idx
 from ssltool.errors import SSLToolError
@@ -270,3 +272,14 @@ def test_labels_of_cifar_that_are_no_classes_are_refused_by_name(tmp_path, write
     with pytest.raises(SSLToolError, match="test_batch") as caught:
         cifar.read_cifar10(tmp_path, "val", SETTINGS)
     assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("place", ["", "MNIST/raw"])
+@pytest.mark.parametrize("mark", ["-", "."])
+def test_files_of_mnist_are_read_under_both_of_their_names(tmp_path, write_fashion, place, mark):
+    written = write_fashion(tmp_path / place)
+    for path in (tmp_path / place).iterdir():
+        path.rename(path.with_name(path.name.replace("-idx", f"{mark}idx")))
+    for split, (images, labels) in written.items():
+        made = open_dataset(DataSettings(data=str(tmp_path)), split)
+        assert torch.equal(made.images, torch.from_numpy(images)) and made.labels.tolist() == labels.tolist()

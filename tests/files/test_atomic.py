@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import socket
 import stat
@@ -76,6 +77,20 @@ def test_a_failed_write_through_a_link_keeps_the_target(tmp_path):
         write_atomically(tmp_path / "link", fail)
     assert (tmp_path / "target").read_bytes() == b"old"
     assert sorted(os.listdir(tmp_path)) == ["link", "target"]
+
+
+def test_a_disk_that_becomes_full_in_a_pt_file_is_the_reason_that_is_given(tmp_path):
+    """torch's writer raises an error of its own after that of the stream."""
+
+    class Full(io.BytesIO):
+        def write(self, data):
+            if self.tell() > 5000:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return super().write(data)
+
+    with pytest.raises(SSLToolError, match="No space left"):
+        write_atomically(tmp_path / "r.pt", lambda _: torch.save({"x": torch.zeros(9999)}, Full()))
+    assert not os.listdir(tmp_path)
 
 
 @pytest.mark.parametrize("kind", WRITERS)

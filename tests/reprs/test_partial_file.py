@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import resource
 from pathlib import Path
@@ -159,3 +160,29 @@ def test_a_pipe_in_its_place_is_refused(tmp_path):
     os.mkfifo(tmp_path / ".r.pt.unfinished")
     with pytest.raises(SSLToolError, match="no regular file"):
         opened(tmp_path)
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_two_processes_without_locks_never_mix_rows(tmp_path, monkeypatch, same):
+    """Equal facts give equal rows; with other facts, the first process stops."""
+
+    def refuse(*args: object) -> None:
+        raise OSError("no locks here")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    first = opened(tmp_path)
+    first.append(ROWS[:6])
+    second = opened(tmp_path, FACTS if same else FACTS | {"layer": "projector"})
+    rows = ROWS if same else -ROWS
+    second.append(rows[second.done : 9])
+    if same:
+        first.append(ROWS[6:])
+        assert torch.equal(first.rows(), ROWS)
+    else:
+        for use in (lambda: first.append(ROWS[6:]), first.rows):
+            with pytest.raises(SSLToolError, match="another process"):
+                use()
+    second.append(rows[9:])
+    assert torch.equal(second.rows(), rows)
+    first.close()
+    second.close()

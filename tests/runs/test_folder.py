@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from ssltool.config import PretrainConfig
 from ssltool.errors import SSLToolError
 from ssltool.files.reading import file_hash
 from ssltool.runs.folder import RunFolder, run_path
+from ssltool.runs.lock import NAME
 
 SHORT = [*TINY, "--epochs", "1", "--steps-per-epoch", "1", "-b", "16", "--device", "cpu"]
 
@@ -175,6 +177,59 @@ def test_a_resumed_run_that_fails_before_its_next_result_leaves_its_description_
         resume(result=True)
     assert json.loads(folder.config.read_text()) == {"seed": 2}
     assert {path.name for path in folder.path.iterdir()} == {*before, "order.npy"}
+
+
+def test_overwriting_writes_through_the_links_of_the_earlier_run(folder, tmp_path):
+    folder.newest.symlink_to("../elsewhere.pt")
+    folder.write(checkpoint(1), folder.newest)
+    before = {path.name: path.read_bytes() for path in folder.path.iterdir()}
+
+    def replace(*, result: bool) -> None:
+        with folder.locked():
+            folder.claim({"seed": 2})
+            assert not folder.newest.exists()
+            if result:
+                folder.write(checkpoint(2), folder.newest)
+            raise ValueError
+
+    with pytest.raises(ValueError, match=r"^$"):
+        replace(result=False)
+    assert {path.name: path.read_bytes() for path in folder.path.iterdir()} == before
+    assert folder.newest.is_symlink()
+    with pytest.raises(ValueError, match=r"^$"):
+        replace(result=True)
+    assert folder.newest.is_symlink() and Checkpoint.load(tmp_path / "elsewhere.pt").epoch == 2
+
+
+@pytest.mark.parametrize("again", [{"overwrite": True}, {"overwrite": False, "resume": "auto"}])
+def test_a_killed_run_that_replaced_another_does_not_lose_it_when_it_is_started_again(folder, tmp_path, again):
+    folder.write(checkpoint(1), folder.newest)
+    folder.log({"epoch": 0, "loss": -0.5})
+    before = {path.name: path.read_bytes() for path in folder.path.iterdir()}
+    left = RunFolder(tmp_path / "left")
+
+    def replace(run: RunFolder, *, result: bool) -> None:
+        with run.locked():
+            run.refuse_if_taken(**({"overwrite": True} if run is not left else again))
+            run.claim({"seed": 3})
+            if result:
+                run.write(checkpoint(4), run.newest)
+            if run is not left:
+                ignore = shutil.ignore_patterns(NAME)
+                shutil.copytree(folder.path, left.path, ignore=ignore)  # what a killed process leaves
+            raise ValueError
+
+    with pytest.raises(ValueError, match=r"^$"):
+        replace(RunFolder(folder.path), result=False)
+    assert {path.name: path.read_bytes() for path in folder.path.iterdir()} == before
+    with pytest.raises(ValueError, match=r"^$"):
+        replace(left, result=False)
+    assert {path.name: path.read_bytes() for path in left.path.iterdir()} == before
+    again = {"overwrite": True}
+    with pytest.raises(ValueError, match=r"^$"):
+        replace(left, result=True)
+    assert {path.name for path in left.path.iterdir()} == before.keys()
+    assert Checkpoint.load(left.newest).epoch == 4
 
 
 def test_order_is_saved_unchanged(folder):

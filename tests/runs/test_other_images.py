@@ -16,11 +16,14 @@ import torch
 
 from helpers import TINY, error_message
 from ssltool.checkpoints.checkpoint import Checkpoint
+from ssltool.checkpoints.probe import Probe
 from ssltool.errors import SSLToolError
 from ssltool.reprs.partial_file import PartialFile
 from ssltool.reprs.representations import Representations
 from ssltool.runs.history import read_runs, restore_setup
+from ssltool.stages.pretrain import plan
 from ssltool.stages.pretrain import run as pretrain
+from tiny_methods import tiny_config
 
 
 @pytest.fixture
@@ -131,6 +134,124 @@ def test_later_stages_do_not_continue_on_a_replaced_image(ssltool, trained, fold
     replace(folder / "train" / "dog" / "007.png")
     ran = ssltool(command, folder, *flags, *more[command], "--resume", "auto")
     assert ran.code == 1 and "dog/007.png was replaced" in ran.err.splitlines()[-1]
+
+
+OF_STAGE = {"lincls": ["--epochs", 1], "finetune": ["--epochs", 1], "scan": ["--neighbours", 2, "--epochs", 1]}
+
+SAVED = ("probe.pt", "finetuned_pretrained_seed10.pt", "clusters.pt", "selflabelled.pt")
+
+
+@pytest.fixture
+def later(ssltool, trained, folder, tmp_path):
+    """Runs a later stage on the folder, in ``tmp_path/out``: ``later("lincls", "--resume", "auto")``."""
+    fixed = ["--pretrained", trained / "checkpoint.pt", "-j", 0, "--device", "cpu", "-o", tmp_path / "out"]
+    more = OF_STAGE | {"scan": [*OF_STAGE["scan"], "--selflabel-epochs", 1, "--threshold", 0]}
+    return lambda stage, *flags: ssltool(stage, folder, *fixed, *more[stage], *flags)
+
+
+@pytest.mark.parametrize("change", ["replaced", "renamed"])
+@pytest.mark.parametrize("stage", OF_STAGE)
+def test_later_stages_do_not_continue_on_another_val_image(later, folder, replace, stage, change):
+    assert later(stage).code == 0
+    (folder / "val" / "notes.txt").write_text("not an image")
+    assert later(stage, "--resume", "auto").code == 0
+    path = folder / "val" / "dog" / "002.png"
+    if change == "replaced":
+        replace(path)
+    else:
+        path.rename(path.with_name("2.png"))
+    ran = later(stage, "--resume", "auto")
+    named = "dog/002.png was " + ("replaced" if change == "replaced" else "renamed to dog/2.png")
+    assert ran.code == 1 and named in ran.err.splitlines()[-1] and "val" in ran.err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("stage", ["lincls", "finetune"])
+def test_a_run_without_the_fingerprint_of_its_val_images_is_resumed_with_a_note(
+    later, folder, replace, tmp_path, stage
+):
+    assert later(stage).code == 0
+    (path,) = (tmp_path / "out").glob("[pf]*.pt")
+    saved = (Probe if stage == "lincls" else Checkpoint).load(path)
+    saved.config.pop("val_fingerprint")
+    saved.save(path)
+    (tmp_path / "out" / "val_images.jsonl").unlink()
+    replace(folder / "val" / "dog" / "002.png")
+    ran = later(stage, "--resume", "auto")
+    assert ran.code == 0 and "earlier version" in ran.err and "val images" in ran.err
+    assert (tmp_path / "out" / "val_images.jsonl").is_file()
+
+
+@pytest.mark.parametrize("stage", OF_STAGE)
+def test_later_stages_do_not_continue_with_other_labels(later, write_images, folder, tmp_path, stage):
+    write_images(folder / "val" / "bird", 2)  # a class that only val has
+    assert later(stage).code == 0
+    ran = later(stage, "--resume", "auto", "--unlabelled", "bird")
+    assert ran.code == 1 and "--unlabelled" in ran.err.splitlines()[-1] and "bird" in ran.err.splitlines()[-1]
+    for path in filter(Path.is_file, (tmp_path / "out" / name for name in SAVED)):
+        saved = (Probe if path.name == "probe.pt" else Checkpoint).load(path)
+        saved.config.pop("unlabelled")  # which runs of earlier versions lack
+        saved.save(path)
+    assert later(stage, "--resume", "auto").code == 0
+
+
+@pytest.mark.parametrize("method", ["supervised", "paws", "simsiam"])
+def test_only_a_method_that_learns_from_labels_refuses_other_labels_of_the_same_images(tmp_path, method):
+    images = np.random.default_rng(0).integers(0, 256, (24, 16, 16, 3), dtype=np.uint8)
+    np.savez(tmp_path / "images.npz", images=images, labels=np.arange(24) % 3)
+    data = on(tmp_path / "images.npz", batch_size=12, idx_path=None, epochs=1)
+    config = tiny_config(method, tmp_path / "run", tmp_path, **data)
+    pretrain(config)
+    np.savez(tmp_path / "images.npz", images=images, labels=np.arange(24) % 3 // 2)
+    longer = dataclasses.replace(config, resume="auto")
+    if method == "simsiam":
+        pretrain(longer)
+        return
+    with pytest.raises(SSLToolError, match="labels"):
+        pretrain(longer)
+
+
+def test_an_image_that_is_new_is_named_before_the_length_of_the_order(tiny, folder, write_images, tmp_path):
+    np.save(tmp_path / "order.npy", np.arange(20)[::-1])
+    config = tiny(**on(folder), strategy="current", incremental_idx_path=str(tmp_path / "order.npy"))
+    pretrain(config)
+    write_images(folder / "train" / "dog", 11, seed=10)
+    for resume in (pretrain, plan):
+        with pytest.raises(SSLToolError, match=r"dog/010\.png is new"):
+            resume(dataclasses.replace(config, resume="auto"))
+
+
+def test_too_few_images_for_a_batch_are_named_before_their_number(tiny, folder):
+    config = tiny(**on(folder, batch_size=20))
+    pretrain(config)
+    (folder / "train" / "dog" / "009.png").unlink()
+    with pytest.raises(SSLToolError, match=r"dog/009\.png is no longer"):
+        pretrain(dataclasses.replace(config, resume="auto"))
+
+
+@pytest.mark.parametrize("digests", [True, False])
+@pytest.mark.parametrize("changed", ["train", "val"])
+def test_a_probe_does_not_continue_on_other_rows_of_one_network(ssltool, tmp_path, changed, digests):
+    def write(name: str, seed: int) -> Path:
+        torch.manual_seed(seed)
+        contents = torch.randint(2**40, (12,)) if digests else None
+        made = Representations(torch.randn(12, 4), torch.arange(12) % 2, torch.arange(12), digests=contents)
+        made.meta = {"checkpoint_hash": "a", "layer": "backbone", "dataset": "d", "split": name}
+        made.save(tmp_path / f"{name}.pt")
+        return tmp_path / f"{name}.pt"
+
+    files = [write("train", 1), write("val", 2)]
+    command = ["lincls", "--reprs", *files, "--epochs", 2, "-o", tmp_path / "probe", "--device", "cpu"]
+    assert ssltool(*command).code == 0
+    assert ssltool(*command, "--resume", "auto").code == 0
+    write(changed, 3)
+    ran = ssltool(*command, "--resume", "auto")
+    of = {"train": "to train on", "val": "to evaluate on"}[changed]
+    assert ran.code == 1 and of in ran.err.splitlines()[-1]
+    probe = Probe.load(tmp_path / "probe" / "probe.pt")
+    for key in ("train_contents", "val_contents"):  # which probes of earlier versions lack
+        probe.config.pop(key)
+    probe.save(tmp_path / "probe" / "probe.pt")
+    assert ssltool(*command, "--resume", "auto").code == 0
 
 
 # Unfinished files

@@ -293,7 +293,7 @@ def test_a_folder_with_a_run_is_refused_and_replaced_with_overwrite(settings):
         finetune.run(config)
     finetune.run(dataclasses.replace(config, seeds=1, overwrite=True))
     assert {p.name for p in Path(config.out).iterdir()} == {
-        *("config.json", "images.jsonl", "metrics.jsonl", "finetuned_pretrained_seed10.pt")
+        *("config.json", "images.jsonl", "val_images.jsonl", "metrics.jsonl", "finetuned_pretrained_seed10.pt")
     }
 
 

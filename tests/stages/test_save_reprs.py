@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 import ssltool as package
-from helpers import usage_message
+from helpers import Ran, error_message, usage_message
 from ssltool import seeds
 from ssltool.checkpoints.build import build_method
 from ssltool.checkpoints.checkpoint import Checkpoint
@@ -402,17 +403,43 @@ def test_no_checkpoint_is_refused():
         save_reprs.run(SaveReprsConfig(device="cpu"))
 
 
-@pytest.mark.parametrize("weight", ["nan", "inf"])
-def test_outputs_that_are_not_finite_are_refused_with_the_first_image_and_leave_no_file(
-    ssltool, trained, some, tmp_path, weight
-):
-    checkpoint = Checkpoint.load(trained / "checkpoint.pt")
-    name = next(name for name in checkpoint.state_dict if name.endswith("weight"))
-    checkpoint.state_dict[name][:] = float(weight)
-    (tmp_path / "run").mkdir()
-    checkpoint.save(tmp_path / "run" / "checkpoint.pt")
+@pytest.fixture
+def save_with(ssltool, trained, some, tmp_path):
+    """Saves representations of a network whose entry ``name`` has this ``value``."""
+
+    def save(name: str, value: float, *flags: str) -> Ran:
+        checkpoint = Checkpoint.load(trained / "checkpoint.pt")
+        checkpoint.state_dict[name][0] = value
+        checkpoint.save(tmp_path / "run.pt")
+        fixed = ["--idx-path", some, "--device", "cpu", "-o", tmp_path / "out" / "r.pt"]
+        return ssltool("save-reprs", "--pretrained", tmp_path / "run.pt", *fixed, *flags)
+
+    return save
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize(
+    ("name", "layer"),
+    [
+        ("backbone.conv1.weight", "backbone"),
+        ("backbone.bn1.running_var", "backbone"),  # an infinite variance has finite outputs
+        ("backbone.bn1.running_mean", "backbone.layer1"),
+        ("projector.1.running_var", "projector"),
+        ("projector.1.running_var", "predictor"),
+    ],
+)
+def test_weights_and_buffers_that_are_not_finite_are_refused_by_name(save_with, tmp_path, name, layer, value):
+    ran = save_with(name, value, "--layer", layer)
+    assert name in error_message(ran)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_head_that_is_not_finite_does_not_matter_to_the_backbone(save_with):
+    assert save_with("projector.1.running_var", math.inf).code == 0
+
+
+def test_outputs_that_are_not_finite_are_refused_with_the_first_image_and_leave_no_file(save_with, tmp_path):
+    ran = save_with("backbone.bn1.running_var", -1.0)
     out = tmp_path / "out" / "r.pt"
-    flags = ["--idx-path", some, "--device", "cpu", "-o", out]
-    ran = ssltool("save-reprs", "--pretrained", tmp_path / "run" / "checkpoint.pt", *flags)
     assert ran.code == 1 and f"image {ROWS[0]}" in ran.err and "NaN" in ran.err
     assert not out.parent.exists() or not list(out.parent.iterdir())

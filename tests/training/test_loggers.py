@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from helpers import TINY
 from ssltool.errors import SSLToolError
 from ssltool.stages.pretrain import run as pretrain
 from ssltool.training.loggers import check_loggers, open_loggers
+from ssltool.training.optimizers import LARGEST
 
 RECORD = {"epoch": 3, "strategy": "iid", "loss": -0.5, "lr": 0.1}
 
@@ -58,6 +61,25 @@ def test_tensorboard_logs_all_numbers_of_a_record_at_its_epoch(tiny, tmp_path, w
     (log,) = open_loggers(tiny(tensorboard=True), tmp_path)
     log(RECORD)
     assert writer == [("loss", -0.5, 3), ("lr", 0.1, 3)]
+
+
+def test_a_run_that_fails_before_its_first_record_leaves_no_file_of_tensorboard(ssltool, tmp_path, monkeypatch):
+    class SummaryWriter:
+        """Creates its file at once, as TensorBoard's does."""
+
+        def __init__(self, folder: str) -> None:
+            (Path(folder) / "events.out.tfevents.1").touch()
+
+        def add_scalar(self, *args: object) -> None: ...
+        def flush(self) -> None: ...
+
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", SimpleNamespace(SummaryWriter=SummaryWriter))
+    flags = [*TINY, "--epochs", 1, "--steps-per-epoch", 2, "-b", 16, "--device", "cpu", "--monitor-every", 0]
+    command = ["pretrain", *flags, "--tensorboard", "-o", tmp_path / "run"]
+    assert ssltool(*command, "--lr", 1e4 * LARGEST).code == 1
+    assert not (tmp_path / "run").exists()
+    assert ssltool(*command).code == 0
+    assert (tmp_path / "run" / "events.out.tfevents.1").exists()
 
 
 def test_wandb_run_is_named_after_the_folder_and_can_be_resumed(tiny, tmp_path, wandb):

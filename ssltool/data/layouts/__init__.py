@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     Read: TypeAlias = ImageSet | tuple[Images, Labels]
 
 
+PIXEL_FLAGS = ("value_range", "background", "raw_pixels", "max_pixels")
+"""The settings that determine how image files become pixels."""
+
+
 @dataclass(frozen=True)
 class DatasetLayout:
     """How the files of a dataset are arranged in a folder.
@@ -38,7 +42,7 @@ class DatasetLayout:
         target: the reader, ``read(folder, split, settings)``. It returns ``(images, labels)``: the images are a uint8
             array (N, C, H, W) with C 1 or 3, or the N paths of image files; the labels are N integers, -1 for an
             unlabelled image. It may return an ``ImageSet`` instead, to name the classes.
-        splits: the splits that it has, of "train", "val" and "unlabeled".
+        splits: the splits that it may have, of "train", "val", "test" and "unlabeled".
         files: relative paths, any one of which identifies a folder of this layout.
         recogniser: ``recogniser(folder)``, whether the folder has this layout. It is called if the ``files`` of no
             layout exist in the folder. A folder that no layout recognises is read as ``images``.
@@ -48,6 +52,7 @@ class DatasetLayout:
         small: ``--small`` selects a version of the dataset.
         class_folders: the labels come from folders, so that ``--unlabelled`` can name some of them.
         single_file: DATA may be a file.
+        pixel_flags: those of ``PIXEL_FLAGS`` that can have an effect; none if the reader returns arrays.
         folder: the folder of the images, if they are installed with a package; the layout then takes no DATA.
     """
 
@@ -61,6 +66,7 @@ class DatasetLayout:
     small: bool = False
     class_folders: bool = False
     single_file: bool = False
+    pixel_flags: tuple[str, ...] = PIXEL_FLAGS
     folder: Path | None = None
 
 
@@ -68,9 +74,10 @@ LAYOUTS: Registry[DatasetLayout] = Registry(
     "dataset type",
     __name__,
     {
-        "bundled": DatasetLayout(".fashion_mnist:read", folder=bundled.FOLDER),
+        "bundled": DatasetLayout(".fashion_mnist:read", folder=bundled.FOLDER, pixel_flags=()),
         "imagenet": DatasetLayout(
             ".imagenet:read",
+            splits=("train", "val", "test"),
             recogniser=".imagenet:recognise",
             generic=True,
             aliases={"imagenet_train": "train"},
@@ -84,26 +91,41 @@ LAYOUTS: Registry[DatasetLayout] = Registry(
             class_folders=True,
         ),
         "images": DatasetLayout(".unlabelled:read", splits=("train",)),
-        "arrays": DatasetLayout(".arrays:read", recogniser=".arrays:recognise", single_file=True),
+        "arrays": DatasetLayout(
+            ".arrays:read",
+            splits=("train", "val", "test"),
+            recogniser=".arrays:recognise",
+            single_file=True,
+            pixel_flags=("value_range", "background"),
+        ),
         "fashion-mnist": DatasetLayout(
             ".fashion_mnist:read",
-            files=("FashionMNIST", "train-images-idx3-ubyte", "train-images-idx3-ubyte.gz"),
+            files=(
+                *("FashionMNIST", "MNIST/raw"),
+                *(f"train-images{mark}idx3-ubyte{end}" for mark in "-." for end in ("", ".gz")),
+            ),
             download=".fashion_mnist:download",
+            pixel_flags=(),
         ),
         "cifar10": DatasetLayout(
-            ".cifar:read_cifar10", files=("cifar-10-batches-py", "data_batch_1"), download=".cifar:download_cifar10"
+            ".cifar:read_cifar10",
+            files=("cifar-10-batches-py", "data_batch_1"),
+            download=".cifar:download_cifar10",
+            pixel_flags=(),
         ),
         "cifar100": DatasetLayout(
             ".cifar:read_cifar100",
             files=("cifar-100-python",),
             recogniser=".cifar:recognise_cifar100",
             download=".cifar:download_cifar100",
+            pixel_flags=(),
         ),
         "stl10": DatasetLayout(
             ".stl10:read",
             splits=("train", "val", "unlabeled"),
             files=("stl10_binary", "train_X.bin"),
             download=".stl10:download",
+            pixel_flags=(),
         ),
         "places365": DatasetLayout(
             ".places365:read",

@@ -1,30 +1,37 @@
-"""Images as NumPy arrays (N, H, W[, C]): a .npy or .npz file, or a folder with ``train.npy`` and ``val.npy``.
+"""Images as NumPy arrays (N, H, W[, C]): a .npy or .npz file, or a folder of .npy files.
 
-The labels of ``NAME.npy`` are in ``NAME_labels.npy`` beside it. A .npz file has the arrays of each split under
-MedMNIST's names (``train_images``, ``train_labels``, ``val_images``), Keras' names (``x_train``, ``y_train``,
-``x_test``), or those of one split (``images``, ``labels``). Pickles are not loaded.
+The labels of ``NAME.npy`` are in ``NAME_labels.npy`` beside it. A .npz file, and a folder, has the arrays of each split
+under MedMNIST's names (``train_images``, ``train_labels``, ``val_images``), Keras' names (``x_train``, ``y_train``,
+``x_test``), those of the splits (``train``, ``train_labels``), or those of one split (``images``, ``labels``), in upper
+or lower case. The val split is the test split if there is no other array for it. Pickles are not loaded.
 """
 
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Collection
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from ssltool.config import DataSettings
 from ssltool.data.images import ImageSet
-from ssltool.data.pixels import SAMPLE_IMAGES, PixelRules, evenly_spaced, settle, to_bytes, value_type
-from ssltool.errors import SSLToolError
-from ssltool.files.npy_files import read_npy, read_npz
+from ssltool.data.pixels import SAMPLE_IMAGES, PixelRules, evenly_spaced, settle, to_bytes, unused, value_type
+from ssltool.errors import SSLToolError, first_names
+from ssltool.files.label_values import LABELS_REMEDY, read_targets
+from ssltool.files.npy_files import read_npy, read_npz, to_tensor
 from ssltool.files.text import composed
 
+TEST = {"test_images": "test_labels", "x_test": "y_test", "test": "test_labels"}
+TRAIN = {"train_images": "train_labels", "x_train": "y_train", "train": "train_labels"}
 NAMES = {
-    "train": {"train_images": "train_labels", "x_train": "y_train", "images": "labels", "x": "y", "arr_0": "arr_1"},
-    "val": {"val_images": "val_labels", "x_val": "y_val", "test_images": "test_labels", "x_test": "y_test"},
+    "train": {**TRAIN, "images": "labels", "x": "y", "arr_0": "arr_1"},
+    "val": {"val_images": "val_labels", "x_val": "y_val", "val": "val_labels", **TEST},
+    "test": TEST,
 }
-"""The name of the images in a .npz file, and that of their labels, for each split; the first that it has is used."""
+"""The name of the images, and that of their labels, for each split; the first that there is is used."""
 
 MAX_CLASSES = 100_000
 """Labels are numbers below this."""
@@ -32,12 +39,20 @@ MAX_CLASSES = 100_000
 BLOCK = 256
 """Images that are scaled to 8 bits together."""
 
-Arrays = tuple[np.ndarray, np.ndarray | None]
+
+class Stored(NamedTuple):
+    """The stored images of a split, their labels or None, and the ``name`` of their file or array."""
+
+    images: np.ndarray
+    labels: np.ndarray | None
+    name: str
 
 
 def recognise(folder: Path) -> bool:
-    """Whether it is a .npy or .npz file, or a folder with ``train.npy``."""
-    return folder.suffix.lower() in (".npy", ".npz") if folder.is_file() else (folder / "train.npy").is_file()
+    """Whether it is a .npy or .npz file, or a folder with an array of train images."""
+    if folder.is_file():
+        return folder.suffix.lower() in (".npy", ".npz")
+    return not _files(folder).keys().isdisjoint(TRAIN)
 
 
 def read(folder: Path, split: str, settings: DataSettings) -> ImageSet:
@@ -46,41 +61,61 @@ def read(folder: Path, split: str, settings: DataSettings) -> ImageSet:
     Raises:
         SSLToolError: naming the file, if it cannot be read, or its arrays are no images or labels.
     """
-    images, labels = _arrays(folder, split)
+    images, labels, name = _stored(folder, split)
     source = f"{folder}, {split} images"
-    pixels, rules = _pixels(images, PixelRules.of(settings), source)
+    asked = PixelRules.of(settings)
+    pixels, rules = _pixels(images, asked, source)
     numbers, classes = np.full(len(pixels), -1), tuple[str, ...]()
     if labels is not None:
-        if labels.shape not in ((len(pixels),), (len(pixels), 1)):
+        if labels.dtype.kind in "US":
+            reference = labels if split == "train" else _stored(folder, "train").labels
+            numbers, classes = _of_names(labels, labels if reference is None else reference, source)
+        else:
+            numbers, classes = _of_numbers(labels, source)
+        if len(numbers) != len(pixels):
             raise SSLToolError(
                 f"{source}: {len(pixels)} images, but labels of shape {labels.shape}; save one class per image (N,)"
             )
-        if labels.dtype.kind in "US":
-            reference = labels if split == "train" else _arrays(folder, "train")[1]
-            numbers, classes = _of_names(labels, labels if reference is None else reference, source)
-        else:
-            numbers, classes = _of_numbers(labels.ravel(), source)
     rows = np.arange(len(pixels))
     in_memory = torch.from_numpy(pixels)
-    wide = images.dtype != np.uint8
-    found = ImageSet("arrays", split, numbers, rows, classes, images=in_memory, rules=rules, wide=wide)
-    if images.ndim == 4 and images.shape[3] == 4:
+    alpha = images.ndim == 4 and images.shape[3] == 4
+    found = ImageSet("arrays", split, numbers, rows, classes, images=in_memory, rules=rules)
+    found = found.with_notes(*unused(asked, wide=images.dtype != np.uint8, alpha=alpha))
+    if alpha:
         colour = rules.settings()["background"]
         found = found.with_notes(f"the fourth channel is alpha; the background is {colour} (--background)")
-    return found.without_labels(_how_to_label(folder, split)) if labels is None else found
+    if split == "val" and name in TEST:
+        found = found.with_notes(f"val is read from {name}, because there is no other array for it")
+    return found.without_labels(_how_to_label(folder, split, name)) if labels is None else found
 
 
-def _arrays(folder: Path, split: str) -> Arrays:
-    """The stored images of a split, and their labels or None."""
-    if folder.suffix.lower() == ".npz" and folder.is_file():
-        return _of_archive(folder, split)
-    if folder.is_file() and split != "train":
+def _stored(folder: Path, split: str) -> Stored:
+    if folder.is_dir():
+        files = _files(folder)
+        images, labels = _first(files, split, folder, f"{split}.npy")
+        return Stored(_load(files[images]), _load(files[labels]) if labels in files else None, images)
+    if folder.suffix.lower() == ".npz":
+        found = {name.lower(): array for name, array in read_npz(folder, mmap=True).items()}
+        images, labels = _first(found, split, folder, next(iter(NAMES[split])))
+        return Stored(found[images], found.get(labels), images)
+    if split != "train":
         raise SSLToolError(f"{folder} has no {split} split; put train.npy and {split}.npy into a folder")
-    file = folder if folder.is_file() else folder / f"{split}.npy"
-    if not file.is_file():
-        raise SSLToolError(f"{folder} has no {split} split: {file} does not exist; save the images there")
-    labels = file.with_name(f"{file.stem}_labels.npy")
-    return _load(file), _load(labels) if labels.is_file() else None
+    beside = folder.with_name(f"{folder.stem}_labels.npy")
+    return Stored(_load(folder), _load(beside) if beside.is_file() else None, folder.stem)
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    """The .npy files of a folder by their names in lower case, without the suffix."""
+    return {path.stem.lower(): path for path in sorted(folder.iterdir()) if path.suffix.lower() == ".npy"}
+
+
+def _first(found: Collection[str], split: str, source: Path, advice: str) -> tuple[str, str]:
+    """The first of the names of a split that is among ``found``, and the name of its labels."""
+    for images, labels in NAMES[split].items():
+        if images in found:
+            return images, labels
+    arrays = first_names(sorted(found)) if found else "none"
+    raise SSLToolError(f"{source} has no {split} images: its arrays are {arrays}; name the images {advice}")
 
 
 def _load(file: Path) -> np.ndarray:
@@ -89,24 +124,12 @@ def _load(file: Path) -> np.ndarray:
     return read_npy(file, mmap=True)
 
 
-def _of_archive(file: Path, split: str) -> Arrays:
-    found = {name.lower(): array for name, array in read_npz(file, mmap=True).items()}
-    for images, labels in NAMES[split].items():
-        if images in found:
-            return found[images], found.get(labels)
-    raise SSLToolError(
-        f"{file} has no {split} images: its arrays are {', '.join(found) or 'none'}; name the images "
-        f"{next(iter(NAMES[split]))}"
-    )
-
-
-def _how_to_label(folder: Path, split: str) -> str:
-    """Why a split has no labels: nothing has their name."""
+def _how_to_label(folder: Path, split: str, name: str) -> str:
+    """Why the images called ``name`` have no labels: nothing has their name."""
+    labels = NAMES[split].get(name, f"{name}_labels")
     if folder.suffix.lower() == ".npz" and folder.is_file():
-        name = next(iter(NAMES[split].values()))
-        return f"{folder.name} has no labels of the {split} images; save them in it as {name}"
-    stem = folder.stem if folder.is_file() else split
-    return f"there is no {stem}_labels.npy beside the images; save the labels there"
+        return f"{folder.name} has no labels of the {split} images; save them in it as {labels}"
+    return f"there is no {labels}.npy beside the images; save the labels there"
 
 
 def _pixels(images: np.ndarray, rules: PixelRules, source: str) -> tuple[np.ndarray, PixelRules]:
@@ -147,16 +170,13 @@ def _on_background(colours: np.ndarray, alpha: np.ndarray | None, rules: PixelRu
 
 
 def _of_numbers(labels: np.ndarray, source: str) -> tuple[np.ndarray, tuple[str, ...]]:
-    real = labels.dtype.kind in "buif"
-    with np.errstate(invalid="ignore"):  # numbers that int64 does not have, which differ then
-        numbers = labels.astype(np.int64) if real and np.isfinite(labels).all() else None
-    if numbers is None or (numbers != labels).any() or numbers.min() < -1 or numbers.max() >= MAX_CLASSES:
-        found = f"{labels.dtype} from {labels.min()} to {labels.max()}" if real else str(labels.dtype)
+    numbers = read_targets(to_tensor(labels, source, "labels"), source, [], "labels")[0].numpy()
+    largest = int(numbers.max(initial=-1))
+    if largest >= MAX_CLASSES:
         raise SSLToolError(
-            f"{source}: the labels must be class numbers from 0 to {MAX_CLASSES - 1}, or -1 for unlabelled; found "
-            f"{found}"
+            f"{source}: labels are up to {largest}, and must be class numbers below {MAX_CLASSES}; {LABELS_REMEDY}"
         )
-    return numbers, tuple(map(str, range(int(numbers.max()) + 1)))
+    return numbers, tuple(map(str, range(largest + 1)))
 
 
 def _of_names(labels: np.ndarray, reference: np.ndarray, source: str) -> tuple[np.ndarray, tuple[str, ...]]:

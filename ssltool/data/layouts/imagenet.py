@@ -1,4 +1,7 @@
-"""ImageNet's layout: the folders ``train`` and ``val``, each with a folder per class or with unlabelled images."""
+"""ImageNet's layout: the folders ``train``, ``val`` and ``test``, each with a folder per class or unlabelled images.
+
+The val split is the test split if there is no other folder for it.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,8 @@ from ssltool.data.layouts.class_folders import (
 from ssltool.data.listing import direct_images, list_images, subfolders
 from ssltool.errors import SSLToolError, first_names
 
-NAMES = {"train": ("train", "training"), "val": ("val", "valid", "validation", "test", "testing")}
+TEST = ("test", "testing")
+NAMES = {"train": ("train", "training"), "val": ("val", "valid", "validation", *TEST), "test": TEST}
 """The names of the folder of each split, in lower case; the first one that exists is read."""
 
 ALL_NAMES = {name for names in NAMES.values() for name in names}
@@ -58,7 +62,7 @@ def read(folder: Path, split: str, settings: DataSettings) -> ImageSet:
     """The images of a split; the class folders of ``train`` number the classes of both splits."""
     own, train = find_split(folder, split), find_split(folder, "train")
     if own is None:
-        raise SSLToolError(f"{folder} has no folder '{split}'; ImageNet's layout has the folders train and val")
+        raise SSLToolError(f"{folder} has no folder '{split}'; ImageNet's layout has the folders train, val and test")
     reference = train or own
     why = _why_unlabelled(own, reference, settings)
     found = list_images(own)
@@ -85,17 +89,19 @@ def _why_unlabelled(own: Path, reference: Path, settings: DataSettings) -> str |
 def _notes(folder: Path, own: Path, split: str, settings: DataSettings) -> list[str]:
     notes = []
     if own.name != split:
-        instead = ", because there is no other folder for it" if own.name.lower().startswith("test") else ""
+        instead = ", because there is no other folder for it" if own.name.lower() in TEST and split == "val" else ""
         notes.append(f"{split} is read from the folder {own.name}{instead}")
     if is_detected(settings):
         notes.append(
             "--dataset-type imagenet was detected: the folder train is a split; --dataset-type folder makes every "
             "subfolder a class"
         )
-    read = {find_split(folder, each) for each in NAMES}
+    read = {own, *(find_split(folder, each) for each in ("train", "val"))}
     unread = [name for name in subfolders(folder) if folder / name not in read and contains_images(folder / name)]
     if unread:
-        notes.append(f"folders beside those of the splits are not read: {first_names(unread)}")
+        has_test = find_split(folder, "test") in {folder / name for name in unread}
+        how = "; save-reprs --split test reads the test images" if has_test else ""
+        notes.append(f"other folders with images are not read: {first_names(unread)}{how}")
     return notes
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -32,8 +33,9 @@ class FeatureSource(ABC):
         total_classes: C plus the number of classes that only the val rows have.
         sizes: number of rows: ``train_size``, ``held_size``, ``val_size``.
         identity: hash of the numbers and labels of the training rows.
+        contents: hashes of the files of saved features.
         training_images: the images of the training rows, None for saved features and without training.
-        opened: the image sets that were read, for messages and results.
+        val_images: the images of the val rows, None for saved features.
     """
 
     kind: str
@@ -47,8 +49,9 @@ class FeatureSource(ABC):
     total_classes: int
     sizes: dict[str, int]
     identity: str
+    contents: Mapping[str, str] = MappingProxyType({})
     training_images: ImageSet | None = None
-    opened: tuple[ImageSet, ...] = ()
+    val_images: ImageSet | None = None
 
     @abstractmethod
     def train(self, epoch: int, batch_size: int, first_step: int = 0) -> Batches:
@@ -87,6 +90,11 @@ class FeatureSource(ABC):
         if self.opened:
             facts["found"] = [record_of(images) for images in self.opened]
         return facts
+
+    @property
+    def opened(self) -> list[ImageSet]:
+        """The image sets that were read, for messages and results."""
+        return [images for images in (self.training_images, self.val_images) if images is not None]
 
     @property
     def class_names(self) -> list[str] | None:

@@ -50,8 +50,7 @@ class ImageFeatures(FeatureSource):
             matched = match_classes(known, Labels("val", torch.from_numpy(val.labels), _names(val)), config.labels_by)
             self.classes, self.names, self.notes = known.numbers.numpy(), known.names, matched.notes
             labels = matched.numbers.numpy()
-        self.training_images = train
-        self.opened = (val,) if train is None else (train, val)
+        self.training_images, self.val_images = train, val
         targets, self.total_classes = class_indices(labels, self.classes)
         self.sizes = {"val_size": len(val)}
         self._hash = weights_hash(self.method.backbone.state_dict())

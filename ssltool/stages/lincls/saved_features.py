@@ -14,6 +14,7 @@ from ssltool.data.image_files import MEMORY_LIMIT
 from ssltool.data.labels import class_indices
 from ssltool.data.support import stratified_sample
 from ssltool.errors import SSLToolError, UsageError
+from ssltool.files.stored import weights_hash
 from ssltool.reprs.class_names import Labels, match_classes
 from ssltool.reprs.representation_set import NETWORK_KEYS, RepresentationSet, check_same_network
 from ssltool.reprs.same_images import image_ids
@@ -69,6 +70,7 @@ class SavedFeatures(FeatureSource):
         self.sizes = {"val_size": len(val)}
         self._val = val.rows.block(0, len(val)), torch.from_numpy(targets)
         if known is None:
+            self.contents = {"train_contents": _contents_hash(train), "val_contents": _contents_hash(val)}
             self._prepare_training(train)
 
     def _prepare_training(self, train: RepresentationSet) -> None:
@@ -132,6 +134,12 @@ def _labelled(name: str, pool: str | None) -> RepresentationSet:
     if not bool(known.any()):
         raise SSLToolError(f"{name} has no labels: {saved.why_unlabelled}")
     return saved.keep(known)
+
+
+def _contents_hash(saved: RepresentationSet) -> str:
+    """The hash of the images of a file, or of its rows if their contents are not known, and of their labels."""
+    contents = saved.rows.block(0, len(saved)) if saved.digests is None else saved.digests
+    return weights_hash({"contents": contents, "index": saved.index, "labels": saved.targets})[:16]
 
 
 def _refuse_repeats(train: RepresentationSet, val: RepresentationSet, by: str) -> None:

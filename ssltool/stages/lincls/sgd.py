@@ -19,8 +19,8 @@ from ssltool.errors import SSLToolError
 from ssltool.files.schema import ANYTHING, conform, integer, listing, mapping, tensor
 from ssltool.reprs.representation_set import NETWORK_KEYS
 from ssltool.runs.folder import PROBE, RunFolder
-from ssltool.runs.resume import changed_images, differences, other_images
-from ssltool.settings import Record, flag
+from ssltool.runs.resume import check_images, differences
+from ssltool.settings import Record, defaults_of, flag
 from ssltool.stages.lincls.features import FeatureSource
 from ssltool.stages.lincls.linear_heads import Batches, Heads, Linear, is_finite, score
 from ssltool.stages.lincls.selection import best, rates, warn_at_boundary
@@ -34,6 +34,9 @@ from ssltool.training.state import LoopState
 
 FIXED_KEYS = {"identity": "the hash of the training rows", **{name: name.replace("_", " ") for name in NETWORK_KEYS}}
 """What must stay the same when a probe is resumed, beside settings with flags, and how messages name it."""
+
+CONTENTS = {"train_contents": "the hash of the file to train on", "val_contents": "the hash of the file to evaluate on"}
+"""The same of the files of ``--reprs``."""
 
 LARGE = 100_000
 """Number of training images from which the default batch size is SimSiam's 4096; below, it is 256."""
@@ -74,9 +77,12 @@ class ProbeLoop(TrainingLoop[ProbeState, tuple[Tensor, Tensor]]):
             "optimizer": self.optimizer,
             "origin": source.origin,
             "identity": source.identity,
+            **source.contents,
         }
         if source.training_images is not None:
             self.saved["fingerprint"] = source.training_images.fingerprint
+        if source.val_images is not None:
+            self.saved["val_fingerprint"] = source.val_images.fingerprint
         start = linear_classifier(source.width, len(source.classes), seeds.generator(c.seed))
         options = {"momentum": c.momentum, "weight_decay": c.weight_decay}
         state = ProbeState(Heads(start, len(self.rates), self.optimizer, device=device, **options))
@@ -86,7 +92,7 @@ class ProbeLoop(TrainingLoop[ProbeState, tuple[Tensor, Tensor]]):
             self._restore(Probe.load(resumed_from), resumed_from)
         folder.claim(self.saved, state.history, resumed_from=resumed_from)
         if source.training_images is not None:
-            folder.save_images(source.training_images)
+            folder.save_images(source.training_images, source.val_images)
         total, done = c.epochs * steps, state.epoch * steps + state.epoch_step
         self.display = Progress(
             "probe", total, done=done, every=STEPS_PER_LINE if source.slow else -(-total // PROGRESS_LINES)
@@ -203,13 +209,12 @@ class ProbeLoop(TrainingLoop[ProbeState, tuple[Tensor, Tensor]]):
 
     def _restore(self, probe: Probe, path: Path) -> None:
         if self.source.training_images is not None:
-            changed = changed_images(probe.config, self.source.training_images, path.parent)
-            if changed is not None:
-                raise other_images(path, changed)
+            check_images(probe.config, path, self.source.training_images, self.source.val_images)
         names = [*fixed_settings(LinclsConfig), *FIXED_KEYS]
-        earlier = {} if self.source.training_images is None else EARLIER
+        names += [name for name in CONTENTS if name in probe.config]  # probes of earlier versions lack them
+        earlier = defaults_of(LinclsConfig) | ({} if self.source.training_images is None else EARLIER)
         old, new = ({**earlier, **saved, **saved.get("origin", {})} for saved in (probe.config, self.saved))
-        differing = differences(names, old, new, lambda name: FIXED_KEYS.get(name) or flag(name))
+        differing = differences(names, old, new, lambda name: (FIXED_KEYS | CONTENTS).get(name) or flag(name))
         if differing:
             raise SSLToolError(f"cannot resume {path}: {'; '.join(differing)}; give the probe's values")
         if not probe.state:

@@ -33,7 +33,7 @@ def plan(config: PretrainConfig) -> Record:
     """
     device = pick_device(config)
     setup = prepare(config)
-    start = find_start(config, setup.saved_run, setup.images, pretrain_folder(config))
+    start = find_start(config, setup.saved_run, pretrain_folder(config))
     announce(setup.images)
     first = start.checkpoint.epoch if start.checkpoint else 0
     return {

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ssltool.checkpoints.build import read_teacher
 from ssltool.checkpoints.checkpoint import Checkpoint
+from ssltool.checkpoints.saved_run import SavedRun
 from ssltool.config import PretrainConfig, as_dict
 from ssltool.data import views
-from ssltool.data.images import ImageSet, open_dataset
+from ssltool.data.images import ImageSet, check_pixel_flags, open_dataset
 from ssltool.data.strategies import read_numbers, read_order
 from ssltool.data.support import Support, stratified_sample
 from ssltool.errors import SSLToolError
@@ -19,7 +21,7 @@ from ssltool.methods import method_class, method_options
 from ssltool.methods.options import LabelledSupport
 from ssltool.models.backbones import family_of, resolve_stem
 from ssltool.models.family import SMALL_IMAGE
-from ssltool.runs.resume import resumed_file
+from ssltool.runs.resume import check_images, resumed_file
 from ssltool.stages.pretrain.recipe import given_options
 from ssltool.training.setup import DEFAULT_SIZE, TrainingSetup
 
@@ -37,8 +39,13 @@ def prepare(config: PretrainConfig) -> TrainingSetup:
     config.check()
     family_of(config.arch)
     options = method_options(config.method, given_options(config))
-    config = dataclasses.replace(config, raw_pixels=_raw_pixels(config))
+    check_pixel_flags(config, config)
+    resumed, path = _resumed_run(config)
+    if config.raw_pixels is None:
+        config = dataclasses.replace(config, raw_pixels=resumed is not None and bool(resumed.pixels["raw_pixels"]))
     images = open_dataset(config, "train")
+    if resumed is not None and path is not None:
+        check_images(resumed.settings, path, images)
     if len(images) < 2:
         raise SSLToolError(f"{images.name} {images.split} has 1 image; pretraining needs at least two different ones")
     config = _resolve(config, images)
@@ -62,15 +69,13 @@ def prepare(config: PretrainConfig) -> TrainingSetup:
     return setup
 
 
-def _raw_pixels(config: PretrainConfig) -> bool:
-    """Whether the images are read as raw pixels: as given, else as by the run that is resumed."""
-    if config.raw_pixels is not None:
-        return config.raw_pixels
+def _resumed_run(config: PretrainConfig) -> tuple[SavedRun, Path] | tuple[None, None]:
+    """The run that is resumed, and the path of its checkpoint."""
     try:
         path = resumed_file(config)
     except SSLToolError:  # ``find_start`` raises it again, after the mistakes in the settings
         path = None
-    return path is not None and bool(Checkpoint.load(path).run.pixels["raw_pixels"])
+    return (None, None) if path is None else (Checkpoint.load(path).run, path)
 
 
 def _support(config: PretrainConfig, options: Any, images: ImageSet) -> Support | None:

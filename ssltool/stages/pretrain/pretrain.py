@@ -106,7 +106,7 @@ class Pretraining(TrainingLoop[TrainState, Batch]):
             _check_divisible(self.setup, shard)
             self.saved = self.setup.saved_run
             self.folder = folder or pretrain_folder(config)
-            start = find_start(config, self.saved, self.setup.images, self.folder)
+            start = find_start(config, self.saved, self.folder)
             check_loggers(config)
         self.device, self.shard = device, shard
         self.monitor: Monitor | None = None

@@ -13,7 +13,7 @@ import torch
 
 from ssltool.checkpoints.load import Pretrained, load_pretrained, use_saved_dataset
 from ssltool.config import SaveReprsConfig, ScanConfig
-from ssltool.data.images import ImageSet, detect, open_dataset, parse_type
+from ssltool.data.images import ImageSet, layout_of, open_dataset
 from ssltool.data.layouts import LAYOUTS
 from ssltool.data.layouts.imagenet import find_split
 from ssltool.data.loader import Loader
@@ -69,12 +69,16 @@ class Inputs:
     def evaluation(self) -> ImageSet:
         """The images to evaluate on: the val split, or the train images if there is none."""
         c = self.data_config
-        name = parse_type(c.dataset_type)[0]
-        name = detect(c.data) if name == "auto" else name
+        name = layout_of(c)
         if "val" not in LAYOUTS[name].splits or (name == "imagenet" and find_split(Path(str(c.data)), "val") is None):
             return self.train
         rules = self.train.rules.settings()
         return open_dataset(dataclasses.replace(c, dataset_type=name, idx_path=None, **rules), "val")
+
+    @property
+    def val(self) -> ImageSet | None:
+        """The images to evaluate on, unless they are the train images."""
+        return None if self.evaluation is self.train else self.evaluation
 
     @property
     def opened(self) -> list[ImageSet]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from pathlib import Path
 
 import torch
@@ -22,7 +23,7 @@ from ssltool.files.stored import weights_hash
 from ssltool.models.family import SMALL_IMAGE
 from ssltool.reprs.neighbours.file import Neighbours
 from ssltool.runs.folder import RunFolder, run_path
-from ssltool.runs.resume import changed_images, check_compatible
+from ssltool.runs.resume import changed_images, check_compatible, check_images, differences
 from ssltool.settings import Record, Settings
 from ssltool.stages.scan.cluster_scores import score
 from ssltool.stages.scan.cluster_training import Clustering, SelfLabelling, predict, training_path
@@ -127,12 +128,10 @@ class _Scan:
     def _check_files(self) -> None:
         """Checks that the files of earlier steps fit, and that a resumed step has the settings that it began with."""
         c, first = self.config, self.steps[0]
+        if c.resume:
+            self._check_complete()
         if first == "mine" and c.resume and self.outputs["mine"].exists():
-            k = Neighbours.load(self.outputs["mine"]).meta.get("k")
-            if k != c.neighbours:
-                raise SSLToolError(
-                    f"cannot resume {self.outputs['mine']}: --neighbours was {k}, is now {c.neighbours}; give its value"
-                )
+            self._check_mined()
         for phase, previous in (("cluster", "mine"), ("selflabel", "cluster")):
             if phase not in self.steps or not self.outputs[previous].exists() or not (first == phase or c.resume):
                 continue
@@ -140,8 +139,29 @@ class _Scan:
             for path in (training_path(self.folder, phase), self.outputs[phase]):
                 if c.resume and path.exists():
                     checkpoint = Checkpoint.load(path)
-                    more = (*VIEW_SETTINGS, *STEP_SETTINGS[phase], "clusters", "phase")
-                    check_compatible(checkpoint, saved, path, self.inputs.train, more=more)
+                    more = (*VIEW_SETTINGS, *STEP_SETTINGS[phase], "clusters", "phase", "unlabelled")
+                    check_images(checkpoint.config, path, self.inputs.train, self.inputs.val)
+                    check_compatible(checkpoint, saved, path, more=more)
+
+    def _check_complete(self) -> None:
+        """Checks that no file is missing from which a later one was made; a new one could have other settings."""
+        for previous, step in itertools.pairwise(self.later):
+            made = [path for path in (self.outputs[step], training_path(self.folder, step)) if path.exists()]
+            if made and not self.outputs[previous].exists():
+                raise SSLToolError(
+                    f"cannot resume {made[0]}: {self.outputs[previous]}, from which it was made, is missing; restore "
+                    f"it, or replace the step and the later ones with --step {previous} --overwrite"
+                )
+
+    def _check_mined(self) -> None:
+        """Checks that the neighbours are those that this run would mine."""
+        path, inputs, old = self.outputs["mine"], self.inputs, self.mined.meta
+        now = inputs.train_reprs.meta if self.config.reprs else inputs.network.origin | {"layer": "backbone"}
+        now = {"k": self.config.neighbours} | {name: now.get(name) for name in ("checkpoint_hash", "layer")}
+        names = {"k": "--neighbours", "checkpoint_hash": "the hash of the checkpoint", "layer": "the layer"}
+        differing = differences([name for name in names if name in old], old, now, names.__getitem__)
+        if differing:
+            raise SSLToolError(f"cannot resume {path}: {'; '.join(differing)}; give its values, or mine again")
 
     def _files(self) -> list[Path]:
         """The files of the first requested step and of all later ones."""
@@ -149,21 +169,21 @@ class _Scan:
         return [*(self.outputs[step] for step in self.later), *(self.folder.path / name for name in more)]
 
     def _claim(self) -> None:
-        """Removes the files to replace, and writes the settings and the records to keep."""
+        """Sets the files to replace aside, and writes the settings and the records to keep."""
         training = {step: training_path(self.folder, step) for step in self.later}
         if self.config.resume:
             training = {step: path for step, path in training.items() if path.exists()}
-        else:
-            for path in self._files():
-                path.unlink(missing_ok=True)
         records = [record for record in self.folder.read_metrics() if record.get("phase") not in training]
-        for path in training.values():
-            records += Checkpoint.load(path).metrics["epochs"] if path.exists() else []
+        for path in training.values() if self.config.resume else ():
+            records += Checkpoint.load(path).metrics["epochs"]
         settings = as_dict(self.config) | {"stage": "scan"}
         is_new = not self.folder.is_started() or (self.steps[0] == "mine" and not self.config.resume)
-        self.folder.claim(settings, records, resumed_from=None if is_new else self.outputs["mine"])
+        resumed_from = None if is_new else self.outputs["mine"]
+        replaced = () if self.config.resume else [path.name for path in self._files()]
+        self.folder.claim(settings, records, resumed_from=resumed_from, replaced=replaced, until_done=True)
+        val = self.inputs.val if {"cluster", "selflabel"} & {*self.steps} else None
         if "train" in self.inputs.__dict__:
-            self.folder.save_images(self.inputs.train)
+            self.folder.save_images(self.inputs.train, val)
 
     def _mine(self) -> None:
         path = self.outputs["mine"]
@@ -182,14 +202,20 @@ class _Scan:
         self._save_assignments("kmeans", clusters, count, str(evaluation.meta.get("split", "train")))
 
     @functools.cached_property
+    def mined(self) -> Neighbours:
+        """The file of the mining step, whose images are those of this run."""
+        path = self.outputs["mine"]
+        neighbours = Neighbours.load(path)
+        changed = changed_images(neighbours.meta, path.parent, self.inputs.train)
+        if changed is not None:
+            raise SSLToolError(f"{path} has neighbours of other images: {changed}; mine again")
+        return neighbours
+
+    @functools.cached_property
     def clustering(self) -> tuple[TrainingSetup, SavedRun, NeighbourTable]:
         """The setup of the clustering step, its saved run, and the neighbours."""
         c, inputs, train, path = self.config, self.inputs, self.inputs.train, self.outputs["mine"]
-        neighbours = Neighbours.load(path)
-        changed = changed_images(neighbours.meta, train, path.parent)
-        if changed is not None:
-            raise SSLToolError(f"{path} has neighbours of other images: {changed}; mine again")
-        table = NeighbourTable.of(neighbours, train, path)
+        table = NeighbourTable.of(self.mined, train, path)
         epochs, lr = (15, 1e-3) if train.name == "bundled" else (50, 1e-4)
         setup = self._setup(inputs.network, c.epochs or epochs, c.batch_size, c.lr or lr)
         count = inputs.cluster_count(train.labels)
@@ -248,7 +274,8 @@ class _Scan:
         settings = {name: getattr(self.config, name) for name in STEP_SETTINGS[phase]}
         start = weights_hash(network.method.state_dict())
         facts = {"phase": phase, "clusters": count, "network": network.origin, "start_hash": start}
-        return setup.saved_run.updated(**settings, **facts)
+        val = self.inputs.val
+        return setup.saved_run.updated(**settings, **facts, val_fingerprint=None if val is None else val.fingerprint)
 
     def _finish(self, loop: Clustering | SelfLabelling, saved: SavedRun) -> None:
         """Evaluates the network, writes the step's files, and removes the training checkpoint."""

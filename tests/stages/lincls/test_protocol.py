@@ -63,7 +63,7 @@ def test_the_accuracies_are_those_of_the_saved_probe_on_the_val_images(on_bundle
 
 def test_the_run_folder_holds_settings_a_record_per_epoch_and_the_probe(settings, tmp_path):
     result = lincls.run(settings(epochs=3))
-    assert names(tmp_path / "probe") == {"config.json", "images.jsonl", "metrics.jsonl", "probe.pt"}
+    assert names(tmp_path / "probe") == {"config.json", "images.jsonl", "val_images.jsonl", "metrics.jsonl", "probe.pt"}
     config = json.loads((tmp_path / "probe" / "config.json").read_text())
     assert (config["epochs"], config["batch_size"], config["origin"]["epoch"]) == (3, 20, 2)
     records = [json.loads(line) for line in (tmp_path / "probe" / "metrics.jsonl").read_text().splitlines()]

@@ -97,7 +97,7 @@ def test_separable_images_are_clustered(settings):
     assert result["steps"]["mine"]["neighbours"] == 5 and result["steps"]["mine"]["accuracy"] > 0.9
     assert names(config) == {
         *FILES,
-        *("config.json", "images.jsonl", "metrics.jsonl"),
+        *("config.json", "images.jsonl", "val_images.jsonl", "metrics.jsonl"),
         *(f"assignments_{name}.pt" for name in ("kmeans", "cluster", "selflabel")),
     }
 
@@ -389,8 +389,96 @@ def test_overwriting_a_step_removes_the_files_of_later_steps(settings):
         scan.run(dataclasses.replace(config, **alone))
     scan.run(dataclasses.replace(config, **alone, overwrite=True))
     assert names(config) == {
-        *("neighbours.pt", "clusters.pt", "assignments_cluster.pt", "config.json", "images.jsonl", "metrics.jsonl")
+        *(
+            "neighbours.pt",
+            "clusters.pt",
+            "assignments_cluster.pt",
+            "config.json",
+            "images.jsonl",
+            "val_images.jsonl",
+            "metrics.jsonl",
+        )
     }
+
+
+def contents(config: ScanConfig) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in Path(str(config.out)).iterdir()}
+
+
+@pytest.mark.parametrize("step", ["cluster", "selflabel"])
+def test_an_overwriting_run_that_fails_in_a_later_step_leaves_the_earlier_results(settings, monkeypatch, step):
+    config = settings(epochs=1, selflabel_epochs=1)
+    scan.run(config)
+    before = contents(config)
+    loop = Clustering if step == "cluster" else SelfLabelling
+
+    def fail(self):
+        raise SSLToolError("it failed")
+
+    monkeypatch.setattr(loop, "finish_epoch", fail)
+    again = dataclasses.replace(config, seed=3, neighbours=6, overwrite=True)
+    with pytest.raises(SSLToolError, match="it failed"):
+        scan.run(again)
+    assert contents(config) == before
+    if step == "cluster":
+        with pytest.raises(SSLToolError, match="it failed"):
+            scan.run(dataclasses.replace(config, step="cluster", overwrite=True, **defaults_of(config, "epochs")))
+        assert contents(config) == before
+    monkeypatch.undo()
+    scan.run(again)
+    assert names(config) == before.keys() and contents(config)["clusters.pt"] != before["clusters.pt"]
+
+
+def test_an_overwriting_run_that_is_stopped_is_resumed_and_keeps_the_earlier_results_until_it_is_done(
+    settings, monkeypatch
+):
+    config, whole = settings(epochs=1, selflabel_epochs=2), settings("whole", epochs=1, selflabel_epochs=2, seed=3)
+    scan.run(config)
+    before = contents(config)
+    scan.run(whole)
+    again = dataclasses.replace(config, seed=3, overwrite=True)
+    step = SelfLabelling.step
+
+    def stop(self, batch):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return step(self, batch)
+
+    monkeypatch.setattr(SelfLabelling, "step", stop)
+    for last in (again, dataclasses.replace(again, overwrite=False, resume="auto"), again):
+        with pytest.raises(Interrupted):
+            scan.run(last)
+        aside = Path(str(config.out)) / ".replaced"
+        kept = {path.name: path.read_bytes() for path in aside.iterdir()}
+        assert {name: kept[name] for name in FILES} == {name: before[name] for name in FILES}
+    monkeypatch.undo()
+    scan.run(dataclasses.replace(again, overwrite=False, resume="auto"))
+    assert names(config) == names(whole)
+    assert records(Path(config.out)) == records(Path(whole.out))
+
+
+@pytest.mark.parametrize("missing", ["neighbours.pt", "clusters.pt"])
+def test_resuming_without_the_file_of_an_earlier_step_runs_no_step(settings, missing):
+    config = settings(epochs=1, selflabel_epochs=1)
+    scan.run(config)
+    file(config, missing).unlink()
+    before = contents(config)
+    for change in ({}, {"neighbours": 6, "seed": 3}):
+        with pytest.raises(SSLToolError, match=rf"{missing}, .* missing.*--overwrite"):
+            scan.run(dataclasses.replace(config, resume="auto", **change))
+    assert contents(config) == before
+
+
+def test_neighbours_of_another_network_are_not_continued(settings, trained):
+    config = settings(epochs=1, selflabel_epochs=1)
+    alone = {"step": "mine", **defaults_of(config, "neighbours")}
+    scan.run(dataclasses.replace(config, **alone))
+    other = Path(str(config.out)).parent / "other.pt"
+    checkpoint = Checkpoint.load(trained / "checkpoint.pt")
+    checkpoint.state_dict["backbone.conv1.weight"] *= 2
+    checkpoint.save(other)
+    with pytest.raises(SSLToolError, match=r"neighbours\.pt: the hash of the checkpoint was"):
+        scan.run(dataclasses.replace(config, pretrained=str(other), resume="auto"))
+    scan.run(dataclasses.replace(config, resume="auto"))
 
 
 def test_resuming_with_other_settings_is_refused(settings, monkeypatch):

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ssltool.errors import SSLToolError
-from ssltool.reprs.label_values import read_index, read_targets
+from ssltool.files.label_values import read_index, read_targets
 from ssltool.reprs.representations import Representations
 
 WANTED = [2, 0, 1, 0]

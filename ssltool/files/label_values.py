@@ -1,4 +1,4 @@
-"""The labels and numbers of the images as files of representations hold them: numbers, names, one-hot rows."""
+"""The labels and numbers of images as files hold them: numbers, names, one-hot rows."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ NUMBER = either(integer(), real(finite=False), boolean())
 NUMBERS = listing(either(NUMBER, listing(NUMBER)), what="a list of numbers")
 NAMES = listing(optional(text()), what="a list of names")
 
-LABELS_REMEDY = "save one class number or name per image, -1 for an unlabelled image"
+LABELS_REMEDY = "save one class number or name per image, -1 for an unlabelled image, or leave the labels out"
 INDEX_REMEDY = "save the number of each image in its dataset, from 0, or leave index out"
 
 
@@ -47,8 +47,8 @@ def checked(value: Any, check: Check, path: object, name: str, remedy: str) -> A
     return conform({name: value}, mapping({name: check}), path, remedy=remedy)[name]
 
 
-def read_targets(value: Any, path: object, classes: list[str]) -> tuple[Tensor, list[str]]:
-    """The labels that the file ``path`` holds as ``targets``, and the names of the classes.
+def read_targets(value: Any, path: object, classes: list[str], name: str = "targets") -> tuple[Tensor, list[str]]:
+    """The labels that the file ``path`` holds as ``name``, and the names of the classes.
 
     Args:
         value: numbers (N,) or (N, 1) of any type, with integer values; one-hot rows (N, C); or names, with None or ""
@@ -63,12 +63,12 @@ def read_targets(value: Any, path: object, classes: list[str]) -> tuple[Tensor, 
         SSLToolError: for anything else.
     """
     if isinstance(value, (list, tuple)) and any(isinstance(one, str) for one in value):
-        return _of_names(checked(value, NAMES, path, "targets", LABELS_REMEDY), classes)
-    numbers = _integers(value, path, "targets", LABELS_REMEDY)
+        return _of_names(checked(value, NAMES, path, name, LABELS_REMEDY), classes)
+    numbers = _integers(value, path, name, LABELS_REMEDY)
     if numbers.dim() == 2:
-        numbers = _of_one_hot(numbers, path)
+        numbers = _of_one_hot(numbers, path, name)
     if numbers.dim() != 1:
-        raise SSLToolError(f"{path}: targets have the shape {tuple(numbers.shape)}; {LABELS_REMEDY}")
+        raise SSLToolError(f"{path}: {name} have the shape {tuple(numbers.shape)}; {LABELS_REMEDY}")
     return numbers.clamp(min=-1), classes
 
 
@@ -116,13 +116,13 @@ def _signed(value: Tensor) -> Tensor:
     return value if bool((numbers < 0).any()) else numbers
 
 
-def _of_one_hot(rows: Tensor, path: object) -> Tensor:
+def _of_one_hot(rows: Tensor, path: object, name: str) -> Tensor:
     """The place of the 1 in each row (N, C)."""
     wrong = ((rows != 0) & (rows != 1)).any(dim=1) | (rows.sum(dim=1) != 1)
     if bool(wrong.any()) or not rows.shape[1]:
         row = int(wrong.nonzero()[0]) if bool(wrong.any()) else 0
         raise SSLToolError(
-            f"{path}: targets have the shape {tuple(rows.shape)}, but row {row} is not one-hot (a single 1, else 0); "
+            f"{path}: {name} have the shape {tuple(rows.shape)}, but row {row} is not one-hot (a single 1, else 0); "
             f"{LABELS_REMEDY}"
         )
     return rows.argmax(dim=1)
