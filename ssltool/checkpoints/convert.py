@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -11,7 +12,7 @@ from torch import Tensor
 from ssltool.checkpoints.checkpoint import Checkpoint
 from ssltool.checkpoints.checkpoint_layouts import HEADS, CheckpointLayout, detect_layout, extract_weights
 from ssltool.checkpoints.match_architecture import BackboneSpec, add_batch_counters, match_backbone
-from ssltool.checkpoints.model_folder import find_model_folder, read_model_folder
+from ssltool.checkpoints.model_folder import CONFIG, find_model_folder, read_model_folder
 from ssltool.checkpoints.named_backbone import NamedBackbone
 from ssltool.checkpoints.read import read_entries
 from ssltool.checkpoints.saved_run import SSLTOOL, SavedRun
@@ -109,6 +110,9 @@ def read_checkpoint(
     if folder is not None:
         foreign = ForeignBackbone.named(read_model_folder(folder, arch=arch, stem=stem))
         return backbone_checkpoint(foreign), foreign
+    if Path(path).is_dir():
+        example = next((f", such as {file}" for file in sorted(Path(path).glob("*.pt"))), "")
+        raise SSLToolError(f"{path} is a folder without a {CONFIG} of transformers or timm; name a file{example}")
     entries = read_entries(path)
     if format_of(entries).startswith(f"{SSLTOOL}/"):
         checkpoint = Checkpoint.of(entries, path)

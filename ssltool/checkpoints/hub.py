@@ -148,7 +148,8 @@ def _download(repository: str, revision: str | None, file: str) -> Path:
 def _hub() -> Any:
     try:
         hub = importlib.import_module("huggingface_hub")
-        importlib.import_module("huggingface_hub.errors")
+        for part in ("constants", "errors"):
+            importlib.import_module(f"huggingface_hub.{part}")
     except ImportError as error:
         raise UsageError(
             "names of published networks need huggingface_hub: pip install 'ssltool[transformers]'"

@@ -17,7 +17,7 @@ from torch import Tensor
 from ssltool.checkpoints.checkpoint_layouts import extract_weights
 from ssltool.checkpoints.image_processor import FILES, preprocessing_of, read_image_processor
 from ssltool.checkpoints.match_architecture import SHOWN, BackboneSpec
-from ssltool.checkpoints.named_backbone import NamedBackbone, check_given, left_out_modules
+from ssltool.checkpoints.named_backbone import NamedBackbone, check_given
 from ssltool.checkpoints.read import read_entries
 from ssltool.checkpoints.timm_weights import read_timm
 from ssltool.checkpoints.transformers_weights import select_backbone
@@ -126,7 +126,7 @@ def _naming(path: Path) -> Iterator[None]:
 
 
 def _read_timm(folder: ModelFolder) -> NamedBackbone:
-    weights = _read_weights(folder)
+    weights = read_weights(folder)
     if folder.config.get("model_type") == WRAPPER:
         weights = {name.removeprefix(WRAPPED): held for name, held in weights.items()}
     return read_timm(folder.config, weights, folder.config_path)
@@ -148,13 +148,12 @@ def _read_transformers(folder: ModelFolder) -> NamedBackbone:
         ):  # early versions write and read the second
             settings |= conform(config.get(key) or {}, mapping(other=nested()), path)
         model_type = TOWERS[model_type]
-    arch, held = name_of_config(model_type, settings), _read_weights(folder)
-    weights, others = select_backbone(arch, held)
+    arch = name_of_config(model_type, settings)
+    weights, left_out = select_backbone(arch, read_weights(folder))
     preprocessing, notes = _preprocessing(folder, arch)
     notes += ("its own code (auto_map) is not run",) if code else ()
     spec = BackboneSpec(arch, "auto", preprocessing.size)
-    used = sorted(held.keys() - set(others))
-    return NamedBackbone(TRANSFORMERS, spec, weights, left_out_modules(others, used), preprocessing, notes)
+    return NamedBackbone(TRANSFORMERS, spec, weights, left_out, preprocessing, notes)
 
 
 def _preprocessing(folder: ModelFolder, arch: str) -> tuple[Preprocessing, tuple[str, ...]]:
@@ -194,8 +193,12 @@ def _shards(index: Path) -> dict[str, str]:
     return files
 
 
-def _read_weights(folder: ModelFolder) -> dict[str, Tensor]:
-    """All weights of ``folder``, memory-mapped where the format allows it."""
+def read_weights(folder: ModelFolder) -> dict[str, Tensor]:
+    """All weights of ``folder``, memory-mapped where the format allows it.
+
+    Raises:
+        SSLToolError: if a file is missing or damaged, or lacks a tensor that the list of the files names.
+    """
     weights: dict[str, Tensor] = {}
     files = weight_files(folder.path)
     for path in files:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ssltool.checkpoints.match_architecture import COUNTER, SHOWN
+from ssltool.checkpoints.named_backbone import left_out_modules
 from ssltool.errors import SSLToolError, first_line
 from ssltool.files.misfit import name_keys
 from ssltool.models.backbones import build_backbone
@@ -18,8 +19,13 @@ WITHOUT_EFFECT = ("mask_token", "position_ids", "relative_position_index", "rela
 """Tensors that files of some versions have: they do not affect the outputs, or the library computes them."""
 
 
-def select_backbone(arch: str, weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-    """The state dict of the backbone ``arch`` among the ``weights`` of a file, and the names of the file's others.
+VISION = "vision_model"
+"""The prefix of the image encoder in files that have a text encoder too."""
+
+
+def select_backbone(arch: str, weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """The state dict of the backbone ``arch`` among the ``weights`` of a file, and the names of the file's other
+    modules.
 
     The names in files differ between versions and from those of the model in memory. ``from_pretrained`` translates
     them: it is given the tensors, and reads no file.
@@ -48,22 +54,28 @@ def select_backbone(arch: str, weights: Mapping[str, Tensor]) -> tuple[dict[str,
     others = sorted(report["unexpected_keys"])
     parts = {
         "missing": [name for name in report["missing_keys"] if not name.endswith(COUNTER)],
-        "unexpected": _inside(others, weights),
+        "unexpected": _inside(others, model),
         "of another shape": [str(entry[0]) for entry in report["mismatched_keys"]],
     }
     listed = "; ".join(f"{what}: {name_keys(sorted(names), SHOWN)}" for what, names in parts.items() if names)
     if listed:
         raise SSLToolError(f"the weights are not those of {arch}; {listed}")
-    return {f"model.{name}": tensor for name, tensor in loaded.state_dict().items()}, others
+    used = [prefix + name for name in model.state_dict() for prefix in ("", *_prefixes(model))]
+    return {f"model.{name}": tensor for name, tensor in loaded.state_dict().items()}, left_out_modules(others, used)
 
 
-def _inside(others: list[str], weights: Mapping[str, Tensor]) -> list[str]:
-    """Which of the weights ``others``, which the library did not use, are in modules of which it used some."""
-    used = [name.split(".") for name in weights.keys() - set(others)]
-    depth = 2 if len({parts[0] for parts in used}) == 1 else 1  # the first part is a prefix such as vit.
-    modules = {tuple(parts[:depth]) for parts in used}
-    return [
-        name
-        for name in others
-        if tuple(name.split(".")[:depth]) in modules and name.rpartition(".")[2] not in WITHOUT_EFFECT
-    ]
+def _inside(others: list[str], model: Any) -> list[str]:
+    """Which of the weights ``others``, which the library did not use, are in a module of ``model``, such as a further
+    layer."""
+    modules = {name.split(".")[0] for name in model.state_dict()}
+
+    def inside(name: str) -> bool:
+        spellings = (name, *(name.removeprefix(prefix) for prefix in _prefixes(model)))
+        return any(spelling.split(".")[0] in modules for spelling in spellings)
+
+    return [name for name in others if inside(name) and name.rpartition(".")[2] not in WITHOUT_EFFECT]
+
+
+def _prefixes(model: Any) -> tuple[str, ...]:
+    """What precedes the names of a backbone in files of a model with a head."""
+    return f"{model.base_model_prefix}.", f"{VISION}."

@@ -224,11 +224,12 @@ class TransformersModels(Family):
         return own.at(size if image_size is None else image_size)
 
     def depends_on_size(self, backbone: nn.Module) -> bool:
-        """Whether the positional embeddings are made for the image size: those of a name with ``image_size`` are
-        resized to each input by the library."""
+        """Whether the positional embeddings are made for the image size. Those of a name with ``image_size``, and those
+        of SigLIP 2, are resized to each input by the library."""
         if not isinstance(backbone, TransformersBackbone) or "image_size" in _parsed(backbone.name)[1]:
             return False
-        return any("position_embedding" in name for name, _ in backbone.named_parameters())
+        names = [name for name, _ in backbone.named_parameters()]
+        return hasattr(backbone.model.config, "image_size") and any("position_embedding" in name for name in names)
 
 
 FAMILY = TransformersModels()
