@@ -17,6 +17,7 @@ from urllib.parse import urlparse
 
 import torch
 
+from ssltool.checkpoints.checkpoint_layouts import extract_weights
 from ssltool.checkpoints.image_processor import FILES
 from ssltool.checkpoints.model_folder import CONFIG, INDEX, WEIGHTS, weight_files
 from ssltool.checkpoints.named_backbone import NamedBackbone
@@ -30,7 +31,7 @@ HUB = "hf-hub:"
 TIMM = "timm:"
 """The prefixes, in ``--pretrained``, of names of published networks."""
 
-REPOSITORY = re.compile(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
+REPOSITORY = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@([\w./-]+))?")
 """The name of a repository of the hub, and optionally a branch, tag or commit."""
 
 
@@ -73,16 +74,16 @@ def published_timm(name: str) -> tuple[Published, NamedBackbone]:
         SSLToolError: if the weights are neither in a cache nor can be downloaded, or are not read whole.
     """
     timm, model = timm_package(), name.removeprefix(TIMM)
-    config = timm.get_pretrained_cfg(model, allow_unregistered=True) if timm.is_model(model) else None
-    if config is None:
-        raise unknown("weights of timm", model, timm.list_pretrained())
+    try:
+        config = timm.get_pretrained_cfg(model, allow_unregistered=False)
+    except RuntimeError as error:  # for a model or a tag that timm does not have
+        raise unknown("weights of timm", model, timm.list_pretrained()) from error
     if not config.has_weights:
         raise UsageError(f"timm publishes no weights of {model}; add a tag, or use --pretrained random -a {name}")
     found = _fetch_timm(name, config)
     entries = read_entries(found.path)
-    entries.pop("__metadata__", None)
-    cfg = config.to_dict()
-    return found, select_backbone(model, {}, cfg, entries, config.num_classes)
+    weights = extract_weights(entries) or entries  # timm knows the keys of some files
+    return found, select_backbone(model, {}, config.to_dict(), weights, config.num_classes)
 
 
 def _fetch_timm(name: str, config: Any) -> Published:

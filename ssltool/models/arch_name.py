@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -34,6 +35,15 @@ class ArchName(NamedTuple):
 
     def __str__(self) -> str:
         return compose(self.library, self.model, self.settings)
+
+
+def file_name(name: str) -> str:
+    """The architecture's ``name`` in paths: without ``:``, and with a hash in place of the settings."""
+    arch = parse(name)
+    if arch is None:
+        return name
+    digest = f"-{hashlib.sha256(name.encode()).hexdigest()[:8]}" if arch.settings else ""
+    return re.sub(r"[^\w.-]", "-", f"{arch.library}-{arch.model}{digest}")
 
 
 def parse(name: str) -> ArchName | None:
