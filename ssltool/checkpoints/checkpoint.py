@@ -89,7 +89,7 @@ class Checkpoint(Stored):
     FORMAT: ClassVar[str] = "ssltool/checkpoint/1"
 
     method: str = entry(text(200))
-    arch: str = entry(text(200))
+    arch: str = entry(text())
     epoch: int = entry(integer(0, MOST_EPOCHS))
     step: int = entry(integer(0))
     config: Settings = entry(SETTINGS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -11,9 +12,12 @@ from torch import Tensor
 from ssltool.checkpoints.checkpoint import Checkpoint
 from ssltool.checkpoints.checkpoint_layouts import HEADS, CheckpointLayout, detect_layout, extract_weights
 from ssltool.checkpoints.match_architecture import BackboneSpec, add_batch_counters, match_backbone
+from ssltool.checkpoints.model_folder import CONFIG, find_model_folder, read_model_folder
+from ssltool.checkpoints.named_backbone import NamedBackbone
 from ssltool.checkpoints.read import read_entries
 from ssltool.checkpoints.saved_run import SSLTOOL, SavedRun
 from ssltool.config.common import MOST_EPOCHS
+from ssltool.data.preprocessing import Preprocessing
 from ssltool.errors import SSLToolError
 from ssltool.files.misfit import name_keys
 from ssltool.files.schema import conform, mapping, tensor
@@ -31,6 +35,8 @@ class ForeignBackbone:
         weights: the backbone's state dict, with torchvision's names.
         ignored: names of the modules that are not part of the backbone.
         epoch: completed epochs; None if the file does not contain them.
+        preprocessing: the transform that the file names; None if it names none.
+        notes: what was assumed, or is not used, each in a few words.
     """
 
     layout: CheckpointLayout
@@ -38,6 +44,14 @@ class ForeignBackbone:
     weights: dict[str, Tensor]
     ignored: Sequence[str]
     epoch: int | None
+    preprocessing: Preprocessing | None = None
+    notes: Sequence[str] = ()
+
+    @classmethod
+    def named(cls, found: NamedBackbone) -> ForeignBackbone:
+        """The backbone of files that name its architecture."""
+        layout = CheckpointLayout(found.program, None, "")
+        return cls(layout, found.spec, found.weights, found.left_out, None, found.preprocessing, found.notes)
 
     def __str__(self) -> str:
         """A one-line description."""
@@ -45,7 +59,8 @@ class ForeignBackbone:
         where = f"backbone under '{self.layout.prefix}'" if self.layout.prefix else "backbone without prefix"
         epoch = "" if self.epoch is None else f", epoch {self.epoch}"
         ignored = f"; ignored: {name_keys(self.ignored, most=20)}" if self.ignored else ""
-        return f"{self.layout.program} checkpoint: arch {self.spec.arch}{stem}, {where}{epoch}{ignored}"
+        notes = "".join(f"; {note}" for note in self.notes)
+        return f"{self.layout.program} checkpoint: arch {self.spec.arch}{stem}, {where}{epoch}{ignored}{notes}"
 
 
 def find_backbone(
@@ -79,7 +94,7 @@ def find_backbone(
 def read_checkpoint(
     path: FilePath, *, arch: str | None = None, stem: str | None = None
 ) -> tuple[Checkpoint, ForeignBackbone | None]:
-    """Reads a checkpoint of ssltool, or converts one of another program.
+    """Reads a checkpoint of ssltool, or converts one of another program, which may be a folder.
 
     A converted checkpoint has only the backbone (``backbone.*``) in its ``state_dict``, the settings of a backbone
     without a run as ``config``, no optimizer state, and ``step`` 0. Its ``epoch`` is 0 if the file does not contain it.
@@ -91,6 +106,13 @@ def read_checkpoint(
         SSLToolError: if the file is unreadable, could only be read by executing code, contains no complete and
             supported backbone, or contradicts ``arch`` or ``stem``.
     """
+    folder = find_model_folder(path)
+    if folder is not None:
+        foreign = ForeignBackbone.named(read_model_folder(folder, arch=arch, stem=stem))
+        return backbone_checkpoint(foreign), foreign
+    if Path(path).is_dir():
+        example = next((f", such as {file}" for file in sorted(Path(path).glob("*.pt"))), "")
+        raise SSLToolError(f"{path} is a folder without a {CONFIG} of transformers or timm; name a file{example}")
     entries = read_entries(path)
     if format_of(entries).startswith(f"{SSLTOOL}/"):
         checkpoint = Checkpoint.of(entries, path)
@@ -100,13 +122,18 @@ def read_checkpoint(
                 raise SSLToolError(f"--{name} is {given}, but {path} was trained with {saved}; leave it out")
         return checkpoint, None
     foreign = find_backbone(path, entries, arch=arch, stem=stem)
-    return _backbone_checkpoint(foreign), foreign
+    return backbone_checkpoint(foreign), foreign
 
 
-def _backbone_checkpoint(foreign: ForeignBackbone) -> Checkpoint:
+def backbone_checkpoint(foreign: ForeignBackbone) -> Checkpoint:
     """A checkpoint with a backbone only, from which training cannot resume."""
     layout = foreign.layout
-    run = SavedRun.of_backbone(foreign.spec, method=layout.method or layout.program, program=layout.program)
+    run = SavedRun.of_backbone(
+        foreign.spec,
+        method=layout.method or layout.program,
+        program=layout.program,
+        preprocessing=foreign.preprocessing,
+    )
     return Checkpoint(
         method=run.method_name,
         arch=foreign.spec.arch,

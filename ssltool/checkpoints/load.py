@@ -11,12 +11,16 @@ from typing import TypeVar
 import torch
 
 from ssltool.checkpoints.build import build_method, outline_method
-from ssltool.checkpoints.convert import read_checkpoint
+from ssltool.checkpoints.convert import ForeignBackbone, backbone_checkpoint, read_checkpoint
+from ssltool.checkpoints.hub import HUB, TIMM, hub_folder, published_timm
 from ssltool.checkpoints.match_architecture import BackboneSpec
+from ssltool.checkpoints.model_folder import find_model_folder, folder_hash
+from ssltool.checkpoints.named_backbone import check_given
 from ssltool.checkpoints.saved_run import PROGRAM, SSLTOOL, SavedData, SavedRun
 from ssltool.checkpoints.torchvision_weights import published_weights
 from ssltool.config import LAYERS, NetworkSettings, PretrainConfig
 from ssltool.data.images import check_pixel_flags, detect, open_dataset, parse_type
+from ssltool.data.preprocessing import Preprocessing
 from ssltool.data.strategies import read_numbers
 from ssltool.errors import SSLToolError, UsageError, found_in
 from ssltool.files.reading import file_hash
@@ -52,12 +56,14 @@ class Pretrained:
         run: the run that trained it.
         image_size: the side of its input in pixels.
         origin: the checkpoint, method and architecture, as results and files record them.
+        preprocessing: the transform that the network's files name; None if they name none.
     """
 
     method: Method
     run: SavedRun
     image_size: int
     origin: Record
+    preprocessing: Preprocessing | None = None
 
     def with_finite_weights(self, layer: str = "backbone") -> Pretrained:
         """This network, whose outputs of ``layer`` are used. They may be finite although a weight or a buffer that they
@@ -80,12 +86,18 @@ class Pretrained:
 @dataclass
 class _Source:
     """What ``--pretrained`` names. ``weights`` and ``hash`` (of the file) are None for an untrained network, ``epoch``
-    is None if it is unknown."""
+    is None if it is unknown; ``revision`` is the commit of a repository of the Hugging Face hub."""
 
     run: SavedRun
     weights: dict[str, torch.Tensor] | None
     epoch: int | None
     hash: str | None
+    revision: str | None = None
+
+    @property
+    def preprocessing(self) -> Preprocessing | None:
+        """The transform that the network's files name."""
+        return self.run.preprocessing
 
 
 def load_pretrained(
@@ -130,7 +142,9 @@ def load_pretrained(
         "epoch": 0 if untrained else source.epoch,
         "image_size": image_size,
     }
-    return Pretrained(method.to(device).eval(), run, image_size, origin)
+    known = {"revision": source.revision, "preprocessing": run.settings.get("preprocessing")}
+    origin |= {name: value for name, value in known.items() if value is not None}
+    return Pretrained(method.to(device).eval(), run, image_size, origin, source.preprocessing)
 
 
 def _source(settings: NetworkSettings, seed: int | None) -> _Source:
@@ -139,6 +153,12 @@ def _source(settings: NetworkSettings, seed: int | None) -> _Source:
         raise UsageError("no checkpoint is given; add --pretrained FILE")
     if name == RANDOM:
         return _untrained(settings, seed)
+    if name.startswith(TIMM):
+        return _published_by_timm(name, settings.arch, settings.stem)
+    if name.startswith(HUB):
+        published = hub_folder(name)
+        read = _read(str(published.path), settings.arch, settings.stem)
+        return dataclasses.replace(read, revision=published.revision)
     if not name.startswith(PUBLISHED):
         return _read(name, settings.arch, settings.stem)
     arch = _named_architecture(settings)
@@ -150,7 +170,19 @@ def _read(path: str, arch: str | None, stem: str | None) -> _Source:
     if foreign is not None:
         distributed.rank_zero_info(f"reading {path}: {foreign}")
     epoch = checkpoint.epoch if foreign is None else foreign.epoch
-    return _Source(SavedRun.read(checkpoint.config, path), checkpoint.state_dict, epoch, file_hash(path))
+    folder = find_model_folder(path)
+    digest = file_hash(path) if folder is None else folder_hash(folder)
+    return _Source(SavedRun.read(checkpoint.config, path), checkpoint.state_dict, epoch, digest)
+
+
+def _published_by_timm(name: str, arch: str | None, stem: str | None) -> _Source:
+    published, found = published_timm(name)
+    check_given(name, found.spec.arch, arch, stem)
+    foreign = ForeignBackbone.named(found)
+    distributed.rank_zero_info(f"reading {name} from {published.path}: {foreign}")
+    checkpoint = backbone_checkpoint(foreign)
+    run = SavedRun.read(checkpoint.config, name)
+    return _Source(run, checkpoint.state_dict, None, file_hash(published.path), published.revision)
 
 
 def _untrained(settings: NetworkSettings, seed: int | None) -> _Source:
@@ -176,9 +208,10 @@ def default_run_name(stage: str, settings: NetworkSettings) -> str:
     source = str(settings.pretrained)
     if settings.random or source == RANDOM:
         return f"{stage}-{UNTRAINED}"
-    if source.startswith(PUBLISHED):
-        return f"{stage}-{source.replace(':', '-')}"
-    return f"{stage}-{Path(source).resolve().parent.name}"
+    if source.startswith((PUBLISHED, TIMM, HUB)):
+        return f"{stage}-{source.replace(':', '-').replace('/', '-')}"
+    path = Path(source).resolve()
+    return f"{stage}-{(path if path.is_dir() else path.parent).name}"
 
 
 def use_saved_dataset(settings: C, run: SavedRun, *, train: bool = True) -> C:

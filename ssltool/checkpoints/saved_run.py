@@ -14,6 +14,7 @@ from ssltool.checkpoints.match_architecture import BackboneSpec
 from ssltool.config import PretrainConfig, as_dict
 from ssltool.config.common import MOST_EPOCHS
 from ssltool.data import views
+from ssltool.data.preprocessing import Preprocessing
 from ssltool.files.schema import (
     Check,
     Sizes,
@@ -71,11 +72,22 @@ HASHES = (
     *("start_hash", "neighbours_hash"),
 )
 
+PREPROCESSING = mapping(
+    {
+        **dict.fromkeys(("size", "resize"), integer(1, 2**16)),
+        "squash": boolean(),
+        "interpolation": text(100),
+        **dict.fromkeys(("mean", "std"), listing(real(), 3)),
+    }
+)
+"""The transform that a network was trained for; see ``data.preprocessing.Preprocessing``."""
+
 FACTS = {
     "stage": text(200),
     **dict.fromkeys(HASHES, optional(text(200))),
     "plugins": listing(text(200), what="a list of names"),
     "found": optional(mapping(other=nested())),
+    "preprocessing": optional(PREPROCESSING),
 }
 """What any stage may have saved beside its settings."""
 
@@ -198,10 +210,13 @@ class SavedRun:
         )
 
     @classmethod
-    def of_backbone(cls, backbone: BackboneSpec, *, method: str, program: str) -> SavedRun:
+    def of_backbone(
+        cls, backbone: BackboneSpec, *, method: str, program: str, preprocessing: Preprocessing | None = None
+    ) -> SavedRun:
         """The settings of a backbone without a run: one that another ``program`` trained with its ``method``, or an
-        untrained one."""
-        return cls.read(_settings_of_backbone(backbone, method, program))
+        untrained one. ``preprocessing`` is the transform that its files name."""
+        known = {} if preprocessing is None else {"preprocessing": as_dict(preprocessing)}
+        return cls.read(_settings_of_backbone(backbone, method, program) | known)
 
     def updated(self, **changes: Any) -> SavedRun:
         """This run with these settings added or replaced."""
@@ -211,6 +226,14 @@ class SavedRun:
     def pixels(self) -> Settings:
         """The settings that determine how its images became pixels; see ``data.pixels.PixelRules``."""
         return {name: self.settings[name] for name in EARLIER}
+
+    @property
+    def preprocessing(self) -> Preprocessing | None:
+        """The transform that the files of the network name; None if they name none."""
+        saved = self.settings.get("preprocessing")
+        if saved is None:
+            return None
+        return Preprocessing(**saved | {name: tuple(saved[name]) for name in ("mean", "std")})
 
     @property
     def recipe(self) -> views.Recipe:

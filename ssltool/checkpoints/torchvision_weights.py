@@ -37,18 +37,23 @@ def published_weights(arch: str, name: str) -> Path:
     if name != "DEFAULT" and name not in choices.__members__:
         raise unknown(f"torchvision weights of {arch}", name, ["DEFAULT", *choices.__members__])
     url = choices[name].url
-    file = Path(torch.hub.get_dir()) / "checkpoints" / os.path.basename(url)
-    if not file.is_file():
-        _download(url, file)
-    return file
+    return fetch(url, Path(torch.hub.get_dir()) / "checkpoints" / os.path.basename(url))
 
 
-def _download(url: str, file: Path) -> None:
-    digest = file.stem.rpartition("-")[2]  # torchvision's file names end with the first digits of the SHA-256
+def fetch(url: str, file: Path) -> Path:
+    """``file``, downloaded from ``url`` if it does not exist.
+
+    Raises:
+        SSLToolError: if the download fails.
+    """
+    if file.is_file():
+        return file
+    digest = torch.hub.HASH_REGEX.search(file.name)  # the first digits of the SHA-256 at the end of its name
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(url, str(file), digest, progress=False)
+        torch.hub.download_url_to_file(url, str(file), digest and digest[1], progress=False)
     except (OSError, RuntimeError) as error:
         raise SSLToolError(
             f"cannot download {url}: {first_line(error)}; without a network, copy the file to {file}"
         ) from error
+    return file

@@ -23,7 +23,7 @@ APART = ("settings", "keys", "last", "metrics")
 @json_option
 def command(config: InspectConfig, as_json: bool) -> None:
     """Describe each FILE: a checkpoint of ssltool or another library, representations, a spectrum, a probe, neighbours,
-    an order, or a run folder.
+    an order, a run folder, or a folder of the Hugging Face hub.
 
     For a checkpoint it prints the library, method, architecture, epoch, number of tensors and parameters, and settings.
     Nothing is executed: a file that cannot be loaded without that is reported as unreadable.

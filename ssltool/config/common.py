@@ -318,8 +318,9 @@ class NetworkSettings(DeviceSettings, DataSettings):
     )
     pretrained: str | None = setting(
         None,
-        "checkpoint of ssltool or another library, random (an untrained network of --arch), or torchvision:DEFAULT "
-        "(torchvision's weights of --arch)",
+        "checkpoint of ssltool or another library, a folder of transformers or timm, random (an untrained network of "
+        "--arch), torchvision:DEFAULT (torchvision's weights of --arch), or published weights: timm:NAME.TAG, "
+        "hf-hub:OWNER/NAME",
         section="Model",
         metavar="FILE",
     )

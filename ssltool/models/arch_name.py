@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from ssltool.errors import UsageError
+from ssltool.errors import SSLToolError, UsageError
 
 LIBRARY = re.compile(r"([a-z][a-z0-9_-]*):(.*)", re.DOTALL)
 
 KEY = re.compile(r"([A-Za-z_]\w*)=")
 WORD = re.compile(r"[\w./ -]+")
 """Text that is written without quotes."""
+
+MOST_LAYERS, LARGEST = 1000, 2**20
+"""Maximum number of layers, and maximum of any other number in a setting."""
 
 
 class ArchName(NamedTuple):
@@ -31,6 +35,15 @@ class ArchName(NamedTuple):
 
     def __str__(self) -> str:
         return compose(self.library, self.model, self.settings)
+
+
+def file_name(name: str) -> str:
+    """The architecture's ``name`` in paths: without ``:``, and with a hash in place of the settings."""
+    arch = parse(name)
+    if arch is None:
+        return name
+    digest = f"-{hashlib.sha256(name.encode()).hexdigest()[:8]}" if arch.settings else ""
+    return re.sub(r"[^\w.-]", "-", f"{arch.library}-{arch.model}{digest}")
 
 
 def parse(name: str) -> ArchName | None:
@@ -53,6 +66,28 @@ def compose(library: str, model: str, settings: Mapping[str, Any]) -> str:
     """The name of ``model`` with ``settings``, which are values of JSON; ``parse`` gives them back."""
     listed = "".join(f",{key}={_spelled(value)}" for key, value in settings.items())
     return f"{library}:{model}{listed}"
+
+
+def check_values(settings: Mapping[str, Any]) -> None:
+    """Checks the numbers in ``settings``, which may come from a file, before a network is built with them.
+
+    Raises:
+        SSLToolError: for more than ``MOST_LAYERS`` layers, or a number that is not finite or above ``LARGEST``.
+    """
+    for key, value in settings.items():
+        most = MOST_LAYERS if "depth" in key or "layers" in key else LARGEST
+        wrong = next((number for number in _numbers(value) if not -most <= number <= most), None)
+        if wrong is not None:
+            raise SSLToolError(f"the setting {key} has the value {str(wrong)[:40]}; its maximum is {most:,}")
+
+
+def _numbers(value: Any) -> Iterator[float]:
+    """All numbers in a value of JSON; NaN, which no comparison holds for, is among them."""
+    if isinstance(value, (list, tuple, dict)):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _numbers(inner)
+    elif isinstance(value, (int, float)):
+        yield value
 
 
 def _settings(text: str) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -66,22 +67,26 @@ class TimmModels(Family):
         return out
 
     def preprocessing(self, name: str, image_size: int | None) -> Preprocessing:
-        timm, arch = timm_package(), _parsed(name)
-        config = timm.get_pretrained_cfg(arch.model, allow_unregistered=True)
-        data = timm.data.resolve_data_config(pretrained_cfg={} if config is None else config.to_dict())
-        size = int(data["input_size"][-1])
-        own = Preprocessing(
-            size=size,
-            resize=int(size / data["crop_pct"]),
-            squash=data["crop_mode"] == "squash",
-            interpolation=data["interpolation"],
-            mean=tuple(data["mean"]),
-            std=tuple(data["std"]),
-        )
+        config = timm_package().get_pretrained_cfg(_parsed(name).model, allow_unregistered=True)
+        own = preprocessing_of({} if config is None else config.to_dict())
         return own if image_size is None else own.at(image_size)
 
 
 FAMILY = TimmModels()
+
+
+def preprocessing_of(pretrained_cfg: Mapping[str, Any]) -> Preprocessing:
+    """The transform that a ``pretrained_cfg`` of timm describes; what it lacks has timm's default."""
+    data = timm_package().data.resolve_data_config(pretrained_cfg=dict(pretrained_cfg))
+    size = int(data["input_size"][-1])
+    return Preprocessing(
+        size=size,
+        resize=int(size / data["crop_pct"]),
+        squash=data["crop_mode"] == "squash",
+        interpolation=data["interpolation"],
+        mean=tuple(data["mean"]),
+        std=tuple(data["std"]),
+    )
 
 
 def _parsed(name: str) -> ArchName:

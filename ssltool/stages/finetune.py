@@ -187,6 +187,7 @@ def _make_arm(
         layer_decay=config.layer_decay if pretrained else 1.0,
         head_lr=(config.head_lr or lr) if pretrained else lr,
         network=network.origin if pretrained else None,
+        preprocessing=network.run.settings.get("preprocessing"),
         start_hash=weights_hash(network.method.backbone.state_dict()) if pretrained else None,
     )
     return _Arm(name, seed, setup, saved, folder / f"finetuned_{name}_seed{seed}.pt")

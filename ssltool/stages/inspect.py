@@ -5,6 +5,7 @@ Nothing is executed. A file that cannot be read is reported as unreadable.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +16,8 @@ from torch import Tensor
 from ssltool.checkpoints.build import require_plugins
 from ssltool.checkpoints.checkpoint import Checkpoint
 from ssltool.checkpoints.checkpoint_layouts import extract_weights
-from ssltool.checkpoints.convert import find_backbone
+from ssltool.checkpoints.convert import ForeignBackbone, find_backbone
+from ssltool.checkpoints.model_folder import ModelFolder, find_model_folder, read_model_folder, read_weights
 from ssltool.checkpoints.read import extract_settings, plain, read_entries
 from ssltool.checkpoints.saved_run import PROGRAM, SSLTOOL
 from ssltool.config import InspectConfig
@@ -54,13 +56,16 @@ def run(config: InspectConfig) -> list[Record]:
 
 def _describe(path: Path, keys: bool) -> Record:
     if path.is_dir():
-        return {"path": str(path)} | _describe_folder(path)
+        return {"path": str(path)} | _describe_folder(path, keys)
     about: Record = {"path": str(path), "bytes": path.stat().st_size}
     try:
         about["sha256"] = file_hash(path)
         kind = kind_of(path)
+        model = find_model_folder(path)
     except SSLToolError as error:
         return about | {"kind": UNREADABLE, "problem": str(error)}
+    if model is not None:
+        return about | _describe_model(model, keys)
     readers = {
         ".npy": _describe_npy,
         ".json": _describe_json,
@@ -97,6 +102,15 @@ def _describe_entries(path: Path, entries: Record) -> Record:
         if "problem" not in rows:
             return rows
         return {"kind": "weights", **size, "settings": extract_settings(entries), "problem": str(error)}
+    return _describe_backbone(found) | size | {"settings": extract_settings(entries)}
+
+
+def _describe_backbone(found: ForeignBackbone) -> Record:
+    """Describes the backbone of another program."""
+    more = {
+        "preprocessing": found.preprocessing and dataclasses.asdict(found.preprocessing),
+        "notes": list(found.notes),
+    }
     return {
         "kind": CHECKPOINT,
         PROGRAM: found.layout.program,
@@ -105,9 +119,20 @@ def _describe_entries(path: Path, entries: Record) -> Record:
         "epoch": found.epoch,
         "prefix": found.layout.prefix,
         "left_out": list(found.ignored),
-        **size,
-        "settings": extract_settings(entries),
+        **{key: value for key, value in more.items() if value},
     }
+
+
+def _describe_model(folder: ModelFolder, keys: bool) -> Record:
+    """Describes a folder of transformers or timm."""
+    settings = {"settings": plain(folder.config)}
+    try:
+        weights = read_weights(folder)
+        size = {"tensors": len(weights), "parameters": _count(weights)}
+        found = ForeignBackbone.named(read_model_folder(folder))
+    except SSLToolError as error:
+        return {"kind": "weights", **settings, "problem": str(error)}
+    return _describe_backbone(found) | size | settings | ({"keys": _list_tensors(weights)} if keys else {})
 
 
 def _describe_ours(path: Path, kind: str, entries: Record) -> Record:
@@ -141,9 +166,12 @@ def _network(arch: str, stem: str, image_size: int) -> Record:
     return {"arch": arch, "stem": stem, "image_size": image_size, "width": width}
 
 
-def _describe_folder(path: Path) -> Record:
+def _describe_folder(path: Path, keys: bool) -> Record:
     folder = RunFolder(path)
     try:
+        model = find_model_folder(path)
+        if model is not None:
+            return _describe_model(model, keys)
         settings, records = folder.read_config(), folder.read_metrics()
     except SSLToolError as error:
         return {"kind": "folder", "problem": str(error)}

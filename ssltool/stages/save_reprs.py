@@ -21,6 +21,7 @@ from ssltool.data.found import announce, record_of
 from ssltool.data.images import ImageSet, open_dataset, parse_type
 from ssltool.data.loader import Shard, killed_workers
 from ssltool.errors import Interrupted, SSLToolError, UsageError
+from ssltool.models.arch_name import file_name
 from ssltool.reprs import formats
 from ssltool.reprs.extract import Extraction
 from ssltool.reprs.partial_file import PartialFile
@@ -171,4 +172,4 @@ def _target(config: SaveReprsConfig, images: ImageSet, network: Pretrained, *, s
     parts += [f"{name}{count}" for name, count in counts.items() if count]
     parts += ["bf16" if config.precision == "bf16" else None, "in_bf16" if config.dtype == "bf16" else None]
     extra = "".join(f"_{part}" for part in (*parts, config.extra_info) if part)
-    return Path("data") / f"{network.origin['arch']}_exp{number:04d}{extra}" / images.name / file
+    return Path("data") / f"{file_name(network.origin['arch'])}_exp{number:04d}{extra}" / images.name / file

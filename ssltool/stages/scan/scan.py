@@ -274,6 +274,7 @@ class _Scan:
         settings = {name: getattr(self.config, name) for name in STEP_SETTINGS[phase]}
         start = weights_hash(network.method.state_dict())
         facts = {"phase": phase, "clusters": count, "network": network.origin, "start_hash": start}
+        facts |= {"preprocessing": network.run.settings.get("preprocessing")}
         val = self.inputs.val
         return setup.saved_run.updated(**settings, **facts, val_fingerprint=None if val is None else val.fingerprint)
 
