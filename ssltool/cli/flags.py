@@ -17,7 +17,7 @@ from click.types import StringParamType
 from ssltool.errors import SSLToolError, UsageError
 from ssltool.registry import load_plugins
 from ssltool.settings import SIZE_LIMIT, flag, value_type
-from ssltool.training.launch import launch
+from ssltool.training.launch import launch, one_process
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -73,7 +73,7 @@ class Command(click.Command):
         if world > 1 and not self.ranks:
             raise SSLToolError(
                 f"{self.name} runs in one process, and the environment has WORLD_SIZE={world}; start it without "
-                "torchrun, or unset WORLD_SIZE and RANK"
+                f"torchrun, or {one_process()}"
             )
         try:
             return super().invoke(ctx)
