@@ -58,7 +58,7 @@ class Extraction:
 
     def __init__(self, network: Pretrained, images: ImageSet, config: SaveReprsConfig, device: torch.device) -> None:
         if not len(images):
-            raise SSLToolError(f"{images.name} {images.split} has no images")
+            raise SSLToolError(f"{images.name} {images.split} has no images; name another --split, or other DATA")
         self.network, self.images, self.config, self.device = network, images, config, device
         with found_in(config.pretrained):  # the layers depend on the checkpoint
             self.features = Features(network.method, config.layer, tokens=config.tokens, pool=config.pool)

@@ -95,5 +95,8 @@ def _evaluate(config: LinclsConfig, device: torch.device, probe: Probe) -> Recor
         classifier = probe.weight.to(device, wide), probe.bias.to(device, wide)
         (accuracies,) = score(source.val(), [classifier], source.total_classes)
         if accuracies is None:
-            raise SSLToolError("the probe's scores of val rows are not finite: its weights or the rows are too large")
+            raise SSLToolError(
+                "the probe's scores of val rows are not finite, because its weights or the "
+                "rows are too large; train it again with a lower --lr, or divide the rows by a constant"
+            )
         return accuracies | source.facts() | source.check() | source.origin

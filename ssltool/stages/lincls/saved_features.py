@@ -20,8 +20,8 @@ from ssltool.reprs.same_images import image_ids
 from ssltool.stages.lincls.features import FeatureSource
 from ssltool.stages.lincls.linear_heads import Batches, Linear
 from ssltool.training import distributed
-from ssltool.training.launch import one_process
 from ssltool.training.classification import epoch_order
+from ssltool.training.launch import one_process
 from ssltool.training.precision import widest_float
 
 BLOCK_ROWS = 8192
