@@ -152,5 +152,5 @@ def draw_map(axis: Axes, cloud: EmbeddingMap, classes: Sequence[int]) -> None:
 
 def class_name(cloud: EmbeddingMap, number: int) -> str:
     """The number of a class, followed by its name if that is not the number."""
-    name = cloud.classes[number] if number < len(cloud.classes) else str(number)
+    name = (cloud.classes[number] if number < len(cloud.classes) else "") or str(number)
     return name if name == str(number) else f"{number} {name}"

@@ -86,7 +86,9 @@ def test_kinds_of_files_are_told_apart(tmp_path, good):
 
 
 @pytest.mark.parametrize("name", ["a.npy", "a.npz", "a.parquet", "a.pt", "a"])
-@pytest.mark.parametrize(("head", "kind"), [(b"\xff\xd8\xff\xe0", "JPEG"), (b"\x89HDF\r\n", "HDF5"), (b"a,b\n", "text")])
+@pytest.mark.parametrize(
+    ("head", "kind"), [(b"\xff\xd8\xff\xe0", "JPEG"), (b"\x89HDF\r\n", "HDF5"), (b"a,b\n", "text")]
+)
 def test_a_file_of_another_kind_is_told_by_its_content_and_all_that_would_do_are_named(tmp_path, name, head, kind):
     (tmp_path / name).write_bytes(head)
     message = refusal(tmp_path / name, read_entries)
