@@ -14,6 +14,7 @@ from click.core import ParameterSource
 from click.shell_completion import CompletionItem
 from click.types import StringParamType
 
+from ssltool.cli.memory import told_as_settings
 from ssltool.errors import SSLToolError, UsageError
 from ssltool.registry import load_plugins
 from ssltool.settings import SIZE_LIMIT, flag, value_type
@@ -76,7 +77,8 @@ class Command(click.Command):
                 f"torchrun, or {one_process()}"
             )
         try:
-            return super().invoke(ctx)
+            with told_as_settings(ctx):
+                return super().invoke(ctx)
         except UsageError as error:
             raise click.UsageError(str(error), ctx=ctx) from error
 

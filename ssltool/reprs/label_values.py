@@ -118,7 +118,7 @@ def _signed(value: Tensor) -> Tensor:
 
 
 def _of_one_hot(rows: Tensor, path: object) -> Tensor:
-    """The place of the 1 in each row (N, C)."""
+    """The position of the 1 in each row (N, C)."""
     wrong = ((rows != 0) & (rows != 1)).any(dim=1) | (rows.sum(dim=1) != 1)
     if bool(wrong.any()) or not rows.shape[1]:
         row = int(wrong.nonzero()[0]) if bool(wrong.any()) else 0

@@ -117,7 +117,7 @@ class Representations(Stored):
             )
         if places := stored.meta.get("places"):
             raise SSLToolError(
-                f"{path} holds {places} places of each image; save one row per image, their mean, or average them "
+                f"{path} holds {places} positions of each image; save one row per image, their mean, or average them "
                 "with --pool mean"
             )
         refuse_nonfinite_rows(finite_rows(stored.representations), str(path))
