@@ -108,7 +108,7 @@ def weight_decay(default: float, **more: Any) -> Any:
 
 def warmup_epochs(**more: Any) -> Any:
     """The number of warm-up epochs."""
-    return setting(0, "epochs of linear warm-up", section="Optimisation", minimum=0, **more)
+    return setting(0, "epochs of linear warm-up", section="Optimisation", minimum=0, maximum=MOST_EPOCHS, **more)
 
 
 def warmup_mistakes(warmup: int, epochs: int | None) -> list[str]:

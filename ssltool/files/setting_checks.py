@@ -7,7 +7,7 @@ from typing import Any
 
 from ssltool.files.misfit import Misfit, describe
 from ssltool.files.schema import Check, Sizes, boolean, integer, listing, optional, real, text
-from ssltool.settings import may_be_none, value_type
+from ssltool.settings import bounds, may_be_none, value_type
 
 
 def _without_nul(value: Any, sizes: Sizes) -> str:
@@ -30,7 +30,7 @@ def setting_checks(cls: type) -> dict[str, Check]:
 
 
 def _check(cls: type, f: dataclasses.Field[Any]) -> Check:
-    low, high = (f.metadata.get(name) for name in ("minimum", "maximum"))
+    low, high, _ = bounds(cls, f)
     kind = value_type(cls, f.name)
     checks = {bool: boolean(), int: integer(low, high), float: real(low, high), str: TEXT}
     check = checks.get(kind, listing(TEXT, what="a list of texts"))

@@ -94,6 +94,7 @@ class MultiCrop(MethodOptions):
         None,
         "side of the small crops in pixels [default: 96/224 of the image size, rounded to whole patches]",
         minimum=4,
+        maximum=8192,
     )
 
     def ineffective(self) -> list[Ineffective]:
