@@ -83,6 +83,8 @@ def _told_apart(path: object, what: str) -> Iterator[None]:
     try:
         yield
     except (FileNotFoundError, NotADirectoryError) as error:
+        if not str(path):  # an unset variable of the shell, often
+            raise SSLToolError(f"the name of a {what} is empty; name one that exists") from error
         raise SSLToolError(f"no such {what}: {path}") from error
     except PermissionError as error:
         raise SSLToolError(f"no permission to read {path}; change its mode or its folder's, or the user") from error

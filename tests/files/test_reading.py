@@ -81,6 +81,8 @@ def test_kinds_of_files_are_told_apart(tmp_path, good):
     assert "is a folder" in refusal(tmp_path)
     assert "no such file" in refusal(tmp_path / "none.pt")
     assert "no such file" in refusal(good / "below.pt")
+    with pytest.raises(SSLToolError, match="name of a file is empty"):
+        open_file("")
     os.mkfifo(tmp_path / "pipe.pt")
     assert "not a regular file" in refusal(tmp_path / "pipe.pt")
 
