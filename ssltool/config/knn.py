@@ -54,6 +54,7 @@ class KnnConfig(DeviceSettings):
         "memory limit of the search in MiB, besides mapped files and the result; on a GPU, more is faster",
         section="Hardware",
         minimum=16,
+        maximum=2**40,
     )
     chunk: int | None = setting(
         None, "maximum number of queries per block [default: set by --memory]", section="Hardware", minimum=1
