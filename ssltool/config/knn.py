@@ -20,7 +20,7 @@ from ssltool.errors import UsageError
 from ssltool.settings import Rule, flag, setting
 
 MOST_K = 1_000_000
-"""The largest number of neighbours that vote."""
+"""The largest ``--k-max``, which gives as many values of k."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,7 @@ class KnnConfig(DeviceSettings):
         "memory limit of the search in MiB, besides mapped files and the result; on a GPU, more is faster",
         section="Hardware",
         minimum=16,
+        maximum=2**40,
     )
     chunk: int | None = setting(
         None, "maximum number of queries per block [default: set by --memory]", section="Hardware", minimum=1
@@ -89,8 +90,8 @@ class KnnConfig(DeviceSettings):
         if self.k_max is not None:
             return tuple(range(1, self.k_max + 1))
         parts = str(self.k).split(",")
-        if not all(re.fullmatch(r"\s*[0-9]{1,12}\s*", part) and 1 <= int(part) <= MOST_K for part in parts):
-            raise UsageError(f"-k is '{self.k}'; it must be a number from 1 to {MOST_K:,}, or several as in 1,5,20,200")
+        if not all(re.fullmatch(r"\s*[0-9]{1,18}\s*", part) and int(part) for part in parts):
+            raise UsageError(f"-k is '{self.k}'; it must be a number above 0, or several as in 1,5,20,200")
         return tuple(sorted({int(part) for part in parts}))
 
     def conflicts(self) -> list[Rule]:
