@@ -39,7 +39,12 @@ def _amount(error: BaseException) -> str:
     found = re.search(r"allocate ([0-9.]+) (\w+)", str(error))
     if found is None:
         return ""
-    return f" for {int(found[1]) / 2**30:,.1f} GiB" if found[2] == "bytes" else f" for {found[1]} {found[2]}"
+    return f" for {_size(int(found[1]))}" if found[2] == "bytes" else f" for {found[1]} {found[2]}"
+
+
+def _size(count: int) -> str:
+    """A number of bytes in MiB, or in GiB from one GiB on."""
+    return f"{count / 2**30:,.1f} GiB" if count >= 2**30 else f"{count / 2**20:,.1f} MiB"
 
 
 def _remedy(ctx: click.Context) -> str:
@@ -56,7 +61,7 @@ def _integers(ctx: click.Context) -> Iterator[tuple[str, int]]:
         if ctx.get_parameter_source(str(param.name)) is not click.core.ParameterSource.COMMANDLINE:
             continue
         value: Any = ctx.params.get(str(param.name))
-        if isinstance(value, int) and not isinstance(value, bool):
+        if isinstance(value, int) and not isinstance(value, bool) and value > 1:
             yield max(param.opts, key=len), value
         elif param.name == "options":
             for name, _, text in (one.partition("=") for one in value):

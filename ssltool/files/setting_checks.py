@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any
 
 from ssltool.files.misfit import Misfit, describe
-from ssltool.files.schema import Check, Sizes, boolean, integer, listing, optional, real, text
+from ssltool.files.schema import Check, Sizes, boolean, choice, integer, listing, optional, real, text
 from ssltool.settings import bounds, may_be_none, value_type
 
 
@@ -22,7 +22,7 @@ TEXT = Check("text without NUL, which no command line and no path can hold", _wi
 
 
 def setting_checks(cls: type) -> dict[str, Check]:
-    """The check of each setting of the class ``cls``: its type and its inclusive bounds.
+    """The check of each setting of the class ``cls``: its type, its choices and its inclusive bounds.
 
     Names of methods, architectures and other entries of registries are text, because plug-ins may add to them.
     """
@@ -33,5 +33,9 @@ def _check(cls: type, f: dataclasses.Field[Any]) -> Check:
     low, high, _ = bounds(cls, f)
     kind = value_type(cls, f.name)
     checks = {bool: boolean(), int: integer(low, high), float: real(low, high), str: TEXT}
-    check = checks.get(kind, listing(TEXT, what="a list of texts"))
+    choices = f.metadata["choices"]
+    if kind is str and isinstance(choices, tuple) and choices:
+        check = choice(*choices)
+    else:
+        check = checks.get(kind, listing(TEXT, what="a list of texts"))
     return optional(check) if may_be_none(cls, f.name) else check
