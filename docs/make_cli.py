@@ -94,7 +94,7 @@ Everything that is found by name, with the facts in its registry entry. [](plugi
 
 TABLES: dict[str, tuple[Registry[Any], tuple[str, ...]]] = {
     "Methods": (METHODS, ("year", "paper", "prevents", "needs")),
-    "Metrics": (METRICS, ("at", "healthier", "range", "reading", "source")),
+    "Metrics": (METRICS, ("at", "healthier", "range", "interpretation", "source")),
     "Dataset layouts": (LAYOUTS, ("splits", "files")),
     "Checkpoints of other programs": (CHECKPOINT_LAYOUTS, ("program", "method", "prefix")),
     "Optimizers": (OPTIMIZERS, ("stages", "settings")),
@@ -103,7 +103,7 @@ TABLES: dict[str, tuple[Registry[Any], tuple[str, ...]]] = {
 }
 """The registries, and the fields of their entries that the page shows."""
 
-HEADERS = {"at": "input", "reading": "interpretation"}
+HEADERS = {"at": "input"}
 """Column titles that differ from the field's name."""
 
 

@@ -162,12 +162,12 @@ def _import_module(name: str) -> ModuleType:
 
 def _import_file(path: Path) -> ModuleType:
     if not path.is_file():
-        raise UsageError(f"--plugin {path}: no such file")
+        raise UsageError(f"--plugin {path}: no such file; name a module or a .py file")
     digest = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:8]
     name = f"ssltool_plugin_{path.stem}_{digest}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
-        raise UsageError(f"--plugin {path}: not a Python file")
+        raise UsageError(f"--plugin {path}: not a Python file; its name must end in .py")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses look up their module during execution
     try:

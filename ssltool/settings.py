@@ -7,6 +7,7 @@ imported.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import types
 import typing
 from collections.abc import Collection, Iterable, Iterator
@@ -70,9 +71,33 @@ def setting(
     return field(default=default, metadata=metadata)
 
 
+MOST = 2**63 - 1
+"""The largest integer of a setting without a maximum of its own: integers of files and tensors have 64 bits."""
+
+LARGEST = 1e30
+"""The largest absolute value of a float; float32, in which networks compute, holds its product with a few others."""
+
+
+def bounds(cls: type, f: dataclasses.Field[Any]) -> tuple[Any, Any, Any]:
+    """The bounds of a setting of the class ``cls``: the inclusive minimum, the inclusive maximum, and the value that
+    it must be greater than; None where there is none. Numbers without a maximum of their own have a general one."""
+    m, kind = f.metadata, value_type(cls, f.name)
+    low, high, above = m.get("minimum"), m.get("maximum"), m.get("above")
+    most = {int: MOST, float: LARGEST}.get(kind)
+    if most is not None:
+        high = most if high is None else high
+        low = -most if low is None and above is None else low
+    return low, high, above
+
+
+@functools.cache
+def _hints(cls: type) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
+
+
 def value_type(cls: type, name: str) -> type:
     """The plain type of a setting: ``int`` for ``int | None``, say."""
-    hint = typing.get_type_hints(cls)[name]
+    hint = _hints(cls)[name]
     options = [t for t in typing.get_args(hint) if t is not type(None)]
     kind: type = options[0] if isinstance(hint, types.UnionType) else hint
     return kind
@@ -80,7 +105,7 @@ def value_type(cls: type, name: str) -> type:
 
 def may_be_none(cls: type, name: str) -> bool:
     """Whether a setting may have no value."""
-    return type(None) in typing.get_args(typing.get_type_hints(cls)[name])
+    return type(None) in typing.get_args(_hints(cls)[name])
 
 
 def flag(name: str) -> str:
@@ -163,12 +188,12 @@ class Checked:
                 continue
             if m.get("choices") and value not in m["choices"]:
                 raise UsageError(f"{self.flag_name(f.name)} is '{value}'; it must be one of {', '.join(m['choices'])}")
-            low, high, above = m.get("minimum"), m.get("maximum"), m.get("above")
+            low, high, above = bounds(type(self), f)
             within = (
                 (low is None or value >= low) and (high is None or value <= high) and (above is None or value > above)
             )
             if not within:  # NaN is within no bounds
-                bounds = [f"at least {low}"] if low is not None else []
-                bounds += [f"at most {high}"] if high is not None else []
-                bounds += [f"greater than {above}"] if above is not None else []
-                raise UsageError(f"{self.flag_name(f.name)} is {value}; it must be {' and '.join(bounds)}")
+                limits = [f"at least {low}"] if low is not None else []
+                limits += [f"at most {high}"] if high is not None else []
+                limits += [f"greater than {above}"] if above is not None else []
+                raise UsageError(f"{self.flag_name(f.name)} is {value}; it must be {' and '.join(limits)}")

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
+
 import pytest
 
+from ssltool import config
 from ssltool.config import LinclsConfig, PretrainConfig
 from ssltool.errors import SSLToolError, UsageError, found_in
-from ssltool.settings import ineffective, numbers, reset_ineffective
+from ssltool.methods import METHODS, method_class
+from ssltool.settings import ineffective, numbers, reset_ineffective, value_type
 
 
 def test_a_list_of_numbers_is_read_in_its_order():
@@ -49,3 +54,23 @@ def test_a_usage_error_in_a_file_names_the_file_and_is_none_of_usage():
     with pytest.raises(SSLToolError, match=r"run\.pt: wrong") as caught, found_in("run.pt"):
         raise UsageError("wrong")
     assert not isinstance(caught.value, UsageError)
+
+
+def all_settings() -> list[tuple[type, str]]:
+    """Each number among the settings of all commands, and the options of all methods."""
+    commands = [getattr(config, name) for name in config.__all__ if name.endswith("Config")]
+    classes = [*commands, *(method_class(name).Options for name in METHODS)]
+    return [
+        (cls, f.name) for cls in classes for f in dataclasses.fields(cls) if value_type(cls, f.name) in (int, float)
+    ]
+
+
+@pytest.mark.parametrize(("cls", "name"), all_settings())
+def test_every_number_has_limits(cls, name):
+    """No setting takes a number that float32 or a 64-bit integer cannot hold."""
+    kind = value_type(cls, name)
+    (field,) = (f for f in dataclasses.fields(cls) if f.name == name)
+    large = [] if field.metadata["maximum"] is not None else [1e308]
+    for value in (10**30, -(10**30)) if kind is int else (math.nan, math.inf, -math.inf, -1e308, *large):
+        with pytest.raises(UsageError, match=name.replace("_", "[-_]")):
+            cls(**{name: value})

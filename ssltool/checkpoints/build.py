@@ -20,6 +20,7 @@ from ssltool.methods.base import Method, RunFacts
 from ssltool.methods.options import TrainedTeacher
 from ssltool.models.backbones import build_backbone, is_known
 from ssltool.training.distributed import rank_zero_info
+from ssltool.training.restore import load_weights
 
 
 def build_method(run: SavedRun, teacher: Checkpoint | None = None) -> Method:
@@ -40,7 +41,8 @@ def build_method(run: SavedRun, teacher: Checkpoint | None = None) -> Method:
     backbone, width = _build_backbone(run.backbone)
     method = cls(backbone, width, options, facts)
     if teacher is not None:
-        method.teacher.load_state_dict(backbone_weights(teacher))  # type: ignore[operator, union-attr]
+        remedy = f"these are not the weights of {teacher.run.backbone.arch}"
+        load_weights(method.teacher, backbone_weights(teacher), options.teacher, remedy)  # type: ignore[arg-type, union-attr]
     return method
 
 

@@ -30,6 +30,7 @@ from ssltool.models.backbones import family_of, resolve_stem
 from ssltool.reprs.nonfinite import all_finite
 from ssltool.settings import Record
 from ssltool.training import distributed
+from ssltool.training.launch import one_process
 from ssltool.training.restore import check_weights, load_weights
 from ssltool.training.setup import DEFAULT_SIZE, numbers_hash
 
@@ -118,7 +119,7 @@ def load_pretrained(
             the stage supports one process only and runs under torchrun.
     """
     if distributed.under_torchrun() and not ranks:
-        raise SSLToolError("this stage runs in one process; start it without torchrun")
+        raise SSLToolError(f"this stage runs in one process; start it without torchrun, or {one_process()}")
     source = _source(settings, seed)
     run = source.run
     remedy = f"these are not the weights of {run.backbone.arch}"

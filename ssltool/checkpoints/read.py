@@ -33,7 +33,7 @@ def read_entries(path: FilePath) -> Entries:
     """
     if Path(path).suffix == SAFETENSORS:
         return _read_safetensors(path)
-    return load_dict(path, mmap=True)
+    return load_dict(path, mmap=True, wanted="a checkpoint that torch.save wrote, or a .safetensors file")
 
 
 def _read_safetensors(path: FilePath) -> Entries:

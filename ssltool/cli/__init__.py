@@ -14,7 +14,7 @@ import click
 import ssltool
 from ssltool.cli.flags import HELP_NAMES
 from ssltool.cli.output import message
-from ssltool.cli.streams import prepare_streams
+from ssltool.cli.streams import prepare_streams, require_utf8
 from ssltool.errors import Interrupted, SSLToolError, unknown
 from ssltool.files.text import one_line
 from ssltool.registry import load_installed_plugins
@@ -98,6 +98,7 @@ def cli() -> None:
 def main() -> None:
     """Runs the command line; an error that the user can fix is one line on stderr and exit code 1, a wrong command line
     exit code 2."""
+    require_utf8()
     prepare_streams()
     try:
         load_installed_plugins()

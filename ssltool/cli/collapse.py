@@ -84,7 +84,7 @@ def _one(found: Record) -> str:
         for key in extra:
             other = found[key].get(name)
             row.append(" .. ".join(map(cell, other)) if isinstance(other, tuple) else cell(other))
-        rows.append([*row, METRICS[name].reading])
+        rows.append([*row, METRICS[name].interpretation])
     head = f"{cell(found['path'])}: {counted(found['n'], 'row')} of width {found['d']:,}"
     if found["normalized"]:
         head += ", rows scaled to length 1"

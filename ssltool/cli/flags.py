@@ -14,10 +14,11 @@ from click.core import ParameterSource
 from click.shell_completion import CompletionItem
 from click.types import StringParamType
 
+from ssltool.cli.memory import told_as_settings
 from ssltool.errors import SSLToolError, UsageError
 from ssltool.registry import load_plugins
 from ssltool.settings import SIZE_LIMIT, flag, value_type
-from ssltool.training.launch import launch
+from ssltool.training.launch import launch, one_process
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -73,10 +74,11 @@ class Command(click.Command):
         if world > 1 and not self.ranks:
             raise SSLToolError(
                 f"{self.name} runs in one process, and the environment has WORLD_SIZE={world}; start it without "
-                "torchrun, or unset WORLD_SIZE and RANK"
+                f"torchrun, or {one_process()}"
             )
         try:
-            return super().invoke(ctx)
+            with told_as_settings(ctx):
+                return super().invoke(ctx)
         except UsageError as error:
             raise click.UsageError(str(error), ctx=ctx) from error
 

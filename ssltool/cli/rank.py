@@ -48,7 +48,7 @@ def _text(result: Record, config: RankConfig) -> str:
     by, rows = result["by"], result["rows"]
     columns = [key for key in rows[0] if key != "path" and any(row[key] is not None for row in rows)]
     parts = [table([["-" if row[key] is None else row[key] for key in columns] for row in map(_shown, rows)], columns)]
-    parts.append(f"ordered by {by} of the {result['layer']}, {result['order']} ({METRICS[by].reading})")
+    parts.append(f"ordered by {by} of the {result['layer']}, {result['order']} ({METRICS[by].interpretation})")
     if (found := result["agreement"]) is not None:
         lines = [[name, f"{found[name]['value']:+.3f}", _interval(found[name])] for name in ("spearman", "kendall")]
         title = (

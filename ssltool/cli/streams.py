@@ -1,4 +1,5 @@
-"""stdout and stderr that accept any text in any locale, and survive being closed or on a full disk."""
+"""Text in any locale: arguments and paths are UTF-8, and stdout and stderr accept any text, and survive being closed or
+on a full disk."""
 
 from __future__ import annotations
 
@@ -15,6 +16,9 @@ from ssltool.errors import SSLToolError
 UNENCODABLE = "ssltool.unencodable"
 """The error handler of both streams: the bytes of a file name that is not text stay as they are, and characters that
 the encoding does not have are written as escapes."""
+
+UTF8_MODE = "PYTHONUTF8"
+"""The environment variable of Python's UTF-8 mode."""
 
 
 class _Results(io.FileIO):
@@ -46,6 +50,18 @@ class _Messages(io.FileIO):
         with contextlib.suppress(OSError):
             return super().write(data)
         return memoryview(data).nbytes
+
+
+def require_utf8() -> None:
+    """Starts Python again in its UTF-8 mode if the locale is ASCII, where arguments and file names would not be text.
+
+    Only a new process can decode them otherwise. It has the same id, streams and arguments, and no module of torch was
+    imported before. Processes that it starts inherit the mode.
+    """
+    ascii_only = codecs.lookup(sys.getfilesystemencoding()).name == "ascii"
+    if ascii_only and sys.executable and os.environ.get(UTF8_MODE) != "1":  # else -E or -X utf8=0 hides the variable
+        os.environ[UTF8_MODE] = "1"
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def prepare_streams() -> None:

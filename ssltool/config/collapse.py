@@ -48,7 +48,9 @@ class CollapseConfig(DeviceSettings):
     pair_rows: int = setting(
         10_000, "maximum number of rows for metrics that compare all pairs; more are sampled", minimum=3
     )
-    bootstrap: int = setting(0, "number of resamples for 95 % confidence intervals; use a few hundred", minimum=0)
+    bootstrap: int = setting(
+        0, "number of resamples for 95 % confidence intervals; use a few hundred", minimum=0, maximum=1_000_000
+    )
     subsample: str | None = setting(
         None, "also measure random subsets of these sizes, for instance 500,2000", metavar="N1,N2"
     )

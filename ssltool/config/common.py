@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import sys
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,10 @@ METRICS = "ssltool.diagnosis.metrics:METRICS"
 
 MOST_EPOCHS = 100_000
 """Maximum number of epochs of a run."""
+
+
+ANY = sys.float_info.max
+"""The maximum of rates: with any of them the optimizers diverge, if at all, without an error of torch."""
 
 
 def reaches(state: str | None, limit: str | None) -> bool:
@@ -93,7 +98,7 @@ def learning_rate(
     default: float | None, help: str = "learning rate for a batch of 256; scaled with the batch size", **more: Any
 ) -> Any:
     """The learning rate; by default it is scaled with the batch size."""
-    return setting(default, help, section="Optimisation", aliases=("--learning-rate",), above=0, **more)
+    return setting(default, help, section="Optimisation", aliases=("--learning-rate",), above=0, maximum=ANY, **more)
 
 
 def momentum(help: str, **more: Any) -> Any:
@@ -103,12 +108,12 @@ def momentum(help: str, **more: Any) -> Any:
 
 def weight_decay(default: float, **more: Any) -> Any:
     """The weight decay."""
-    return setting(default, "weight decay", section="Optimisation", aliases=("--wd",), minimum=0, **more)
+    return setting(default, "weight decay", section="Optimisation", aliases=("--wd",), minimum=0, maximum=ANY, **more)
 
 
 def warmup_epochs(**more: Any) -> Any:
     """The number of warm-up epochs."""
-    return setting(0, "epochs of linear warm-up", section="Optimisation", minimum=0, **more)
+    return setting(0, "epochs of linear warm-up", section="Optimisation", minimum=0, maximum=MOST_EPOCHS, **more)
 
 
 def warmup_mistakes(warmup: int, epochs: int | None) -> list[str]:

@@ -31,7 +31,10 @@ class FinetuneConfig(RunSettings, LabelledSettings):
         False, "also train an untrained network of the same architecture for as long, and print the difference"
     )
     seeds: int = setting(
-        1, "number of repetitions, with the seeds --seed, --seed + 1, ...; two or more also print the spread", minimum=1
+        1,
+        "number of repetitions, with the seeds --seed, --seed + 1, ...; two or more also print the spread",
+        minimum=1,
+        maximum=10_000,
     )
 
     crop_min: float = crop_min(0.08)

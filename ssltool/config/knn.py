@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -18,6 +19,9 @@ from ssltool.config.common import (
 from ssltool.errors import UsageError
 from ssltool.settings import Rule, flag, setting
 
+MOST_K = 1_000_000
+"""The largest ``--k-max``, which gives as many values of k."""
+
 
 @dataclass(frozen=True)
 class KnnConfig(DeviceSettings):
@@ -26,7 +30,7 @@ class KnnConfig(DeviceSettings):
     bank: str | None = setting(None, "representations with labels, the neighbours")
     queries: str | None = setting(None, "representations to classify")
     k: str | int = setting("20", "neighbours that vote; several values as in 1,5,20,200", "-k", metavar="LIST")
-    k_max: int | None = setting(None, "all k from 1 to this, instead of -k", minimum=1)
+    k_max: int | None = setting(None, "all k from 1 to this, instead of -k", minimum=1, maximum=MOST_K)
     select_k: str | None = setting(
         None,
         "choose k among several: on a held-out part of the bank (holdout), or by the paper's rule on the evaluation "
@@ -50,6 +54,7 @@ class KnnConfig(DeviceSettings):
         "memory limit of the search in MiB, besides mapped files and the result; on a GPU, more is faster",
         section="Hardware",
         minimum=16,
+        maximum=2**40,
     )
     chunk: int | None = setting(
         None, "maximum number of queries per block [default: set by --memory]", section="Hardware", minimum=1
@@ -85,7 +90,7 @@ class KnnConfig(DeviceSettings):
         if self.k_max is not None:
             return tuple(range(1, self.k_max + 1))
         parts = str(self.k).split(",")
-        if not all(part.strip().isdecimal() and int(part) for part in parts):
+        if not all(re.fullmatch(r"\s*[0-9]{1,18}\s*", part) and int(part) for part in parts):
             raise UsageError(f"-k is '{self.k}'; it must be a number above 0, or several as in 1,5,20,200")
         return tuple(sorted({int(part) for part in parts}))
 

@@ -9,6 +9,7 @@ from typing import Any
 from ssltool.config.common import (
     ARCHITECTURES,
     METHODS,
+    MOST_EPOCHS,
     STATES,
     STEMS,
     STRATEGIES,
@@ -54,12 +55,22 @@ class PretrainConfig(RunSettings, DeviceSettings, DataSettings):
         metavar="FILE",
         advanced=True,
     )
-    chunk_size: int = setting(1, "epochs spent on each chunk", section="Data strategy", minimum=1)
+    chunk_size: int = setting(1, "epochs spent on each chunk", section="Data strategy", minimum=1, maximum=MOST_EPOCHS)
     n_rounds: int = setting(
-        1, "passes over the chunks; --epochs must be divisible by it", section="Data strategy", minimum=1, advanced=True
+        1,
+        "passes over the chunks; --epochs must be divisible by it",
+        section="Data strategy",
+        minimum=1,
+        maximum=MOST_EPOCHS,
+        advanced=True,
     )
     repeat_batch: int = setting(
-        1, "times each batch is used in a row", section="Data strategy", minimum=1, advanced=True
+        1,
+        "times each batch is used in a row",
+        section="Data strategy",
+        minimum=1,
+        maximum=1_000_000,
+        advanced=True,
     )
     steps_per_epoch: int | None = setting(
         None,

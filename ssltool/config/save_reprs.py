@@ -46,6 +46,7 @@ class SaveReprsConfig(NetworkSettings):
         "itself, with the validation transform]",
         section="Data",
         minimum=2,
+        maximum=1000,
     )
     sample: int | None = setting(
         None, "only this many images, drawn at random with the run's seed [default: all]", section="Data", minimum=1

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ssltool.config.common import (
+    MOST_EPOCHS,
     NetworkSettings,
     RunSettings,
     batch_size,
@@ -54,6 +55,7 @@ class ScanConfig(RunSettings, NetworkSettings):
         "classifiers trained in parallel on the backbone; the one with the lowest loss is kept",
         section="Method",
         minimum=1,
+        maximum=1000,
         advanced=True,
     )
     entropy_weight: float = setting(
@@ -73,7 +75,11 @@ class ScanConfig(RunSettings, NetworkSettings):
 
     epochs: int | None = epochs(None, "epochs of clustering [default: 50; 15 on the bundled data]")
     selflabel_epochs: int | None = setting(
-        None, "epochs of self-labelling [default: 100; 5 on the bundled data]", section="Optimisation", minimum=1
+        None,
+        "epochs of self-labelling [default: 100; 5 on the bundled data]",
+        section="Optimisation",
+        minimum=1,
+        maximum=MOST_EPOCHS,
     )
     batch_size: int = batch_size(128, "images in a batch of clustering, each with a neighbour")
     selflabel_batch_size: int | None = setting(

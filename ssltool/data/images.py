@@ -202,17 +202,18 @@ def _check_permission(folder: Path) -> None:
 def check_pixel_flags(given: DataSettings, settings: DataSettings) -> None:
     """Refuses the pixel flags of ``given`` that have no effect on the images of ``settings``.
 
-    These may have further ones, of the run whose settings they take over.
+    These may have further ones, of the run whose settings they take over. Defaults, which ``config.json`` holds, are
+    allowed everywhere.
 
     Raises:
         SSLToolError: naming the first flag and the layout.
     """
-    flags = [name for name in PIXEL_FLAGS if getattr(given, name) is not None]
+    defaults = DEFAULT_RULES.settings()
+    flags = [name for name in PIXEL_FLAGS if getattr(given, name) not in (None, defaults.get(name))]
     layout = layout_of(settings) if flags else ""
     for name in flags:
         if name not in LAYOUTS[layout].pixel_flags:
-            spelled = flag(name) if getattr(given, name) is not False else flag(f"no_{name}")
-            raise SSLToolError(f"{spelled} has no effect with {layout}, which has no image files; leave it out")
+            raise SSLToolError(f"{flag(name)} has no effect with {layout}, which has no image files; leave it out")
 
 
 def layout_of(settings: DataSettings) -> str:

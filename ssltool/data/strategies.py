@@ -142,7 +142,7 @@ def read_numbers(path: str, n: int, flag: str) -> np.ndarray:
     try:
         numbers = read_npy(path)
     except SSLToolError as error:
-        raise SSLToolError(f"{flag}: {error}; write the file with numpy.save") from error
+        raise SSLToolError(f"{flag}: {error}") from error
     if numbers.ndim != 1 or not np.issubdtype(numbers.dtype, np.integer):
         found = f"{numbers.dtype} of shape {numbers.shape}"
         raise SSLToolError(f"{flag}: {path} must be a 1-d array of integers; found {found}")

@@ -186,7 +186,7 @@ def subsample_metrics(
     rows.check()
     for size in sizes:
         if not 2 <= size <= len(rows):
-            raise SSLToolError(f"--subsample {size}: must be from 2 to {len(rows):,}, the rows of {rows.name}")
+            raise SSLToolError(f"--subsample {size}: it must be from 2 to {len(rows):,}, the rows of {rows.name}")
     order = np.random.RandomState(seed % 2**32).permutation(len(rows))
     quick = [name for name in names if name in QUICK]
     table = []

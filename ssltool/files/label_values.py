@@ -52,7 +52,8 @@ def read_targets(value: Any, path: object, classes: list[str], name: str = "targ
 
     Args:
         value: numbers (N,) or (N, 1) of any type, with integer values; one-hot rows (N, C); or names, with None or ""
-            for an unlabelled image. Names that are integers are the numbers.
+            for an unlabelled image. Names that are integers, and not among ``classes``, are the
+            numbers.
         path: the file.
         classes: the names of the classes in the metadata, which names among the targets refer to.
 
@@ -117,7 +118,7 @@ def _signed(value: Tensor) -> Tensor:
 
 
 def _of_one_hot(rows: Tensor, path: object, name: str) -> Tensor:
-    """The place of the 1 in each row (N, C)."""
+    """The position of the 1 in each row (N, C)."""
     wrong = ((rows != 0) & (rows != 1)).any(dim=1) | (rows.sum(dim=1) != 1)
     if bool(wrong.any()) or not rows.shape[1]:
         row = int(wrong.nonzero()[0]) if bool(wrong.any()) else 0
@@ -132,7 +133,7 @@ def _of_names(values: list[str | None], classes: list[str]) -> tuple[Tensor, lis
     values = [value and composed(value) for value in values]
     classes = list(map(composed, classes))
     names = {value for value in values if value}
-    if all(_is_integer(name) for name in names):
+    if not names <= set(classes) and all(map(_is_integer, names)):
         return torch.tensor([int(value) if value else -1 for value in values]).clamp(min=-1), classes
     classes = classes if names <= set(classes) else sorted(names)
     number = {name: i for i, name in reversed(list(enumerate(classes)))}

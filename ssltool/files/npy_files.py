@@ -16,7 +16,10 @@ import torch
 from torch import Tensor
 
 from ssltool.errors import SSLToolError, first_line
-from ssltool.files.reading import MAX_RATIO, open_file, size_limit, too_large
+from ssltool.files.reading import MAX_RATIO, kind_of_content, open_file, size_limit, too_large
+
+NUMPY = b"\x93NUMPY"
+"""How a .npy file begins."""
 
 LOCAL_HEADER = 30
 """Length in bytes of the fixed part of a zip archive's header of an entry; the name and the extra field follow."""
@@ -33,7 +36,15 @@ def read_npy(path: str | os.PathLike[str], *, mmap: bool = False) -> np.ndarray:
         try:
             return _with_text(_mapped(stream, os.fstat(stream.fileno()).st_size, mmap))
         except Exception as error:  # NumPy evaluates the header, which may raise anything
-            raise SSLToolError(f"{path} is not a readable .npy array: {first_line(error)}") from error
+            stream.seek(0)
+            raise SSLToolError(_reason(path, stream.read(512), error)) from error
+
+
+def _reason(path: object, head: bytes, error: Exception) -> str:
+    if head and not head.startswith(NUMPY):
+        return f"{path} is not a .npy array but holds {kind_of_content(head)}; name a file that numpy.save wrote"
+    found = first_line(error) if head else "it is empty"
+    return f"{path} is not a readable .npy array ({found}); copy it again, or write it with numpy.save"
 
 
 def is_npz(path: str | os.PathLike[str]) -> bool:
@@ -65,7 +76,9 @@ def read_npz(path: str | os.PathLike[str], *, mmap: bool = False) -> dict[str, n
         except SSLToolError:
             raise
         except Exception as error:  # as above, and what zipfile raises for a damaged archive
-            raise SSLToolError(f"{path} is not a readable .npz archive: {first_line(error)}") from error
+            raise SSLToolError(
+                f"{path} is not a readable .npz archive ({first_line(error)}); write it with numpy.savez"
+            ) from error
 
 
 def to_tensor(array: np.ndarray, path: str | os.PathLike[str], name: str) -> Tensor | list[Any]:

@@ -28,6 +28,34 @@ MAX_RATIO = 64
 larger, zeros 1000 times."""
 
 
+FIRST_BYTES = {
+    b"\x93NUMPY": "a NumPy array",
+    b"\xff\xd8\xff": "a JPEG image",
+    b"\x89PNG": "a PNG image",
+    b"GIF8": "a GIF image",
+    b"RIFF": "a RIFF file, such as a WebP image",
+    b"\x1f\x8b": "a gzip archive",
+    b"BZh": "a bzip2 archive",
+    b"\xfd7zXZ": "an xz archive",
+    b"PAR1": "a parquet table",
+    b"\x89HDF": "an HDF5 file",
+    b"%PDF": "a PDF document",
+    b"\x7fELF": "a program",
+}
+"""How files of other kinds begin."""
+
+
+def kind_of_content(head: bytes) -> str:
+    """What a file holds by its first bytes, 512 or all of them: "a JPEG image", "text", "data of an unknown kind"."""
+    kind = next((name for start, name in FIRST_BYTES.items() if head.startswith(start)), None)
+    return kind or ("text" if _is_text(head) else "data of an unknown kind")
+
+
+def _is_text(head: bytes) -> bool:
+    text = head[:-4].decode("utf-8", "replace") if len(head) == 512 else head.decode("utf-8", "replace")
+    return all(letter.isprintable() or letter.isspace() for letter in text) and "\ufffd" not in text
+
+
 def size_limit() -> int:
     """The limit in bytes for what is parsed as a whole: the objects in a ``.pt`` file, without its tensors, and text.
 
@@ -55,6 +83,8 @@ def _told_apart(path: object, what: str) -> Iterator[None]:
     try:
         yield
     except (FileNotFoundError, NotADirectoryError) as error:
+        if not str(path):  # an unset variable of the shell, often
+            raise SSLToolError(f"the name of a {what} is empty; name one that exists") from error
         raise SSLToolError(f"no such {what}: {path}") from error
     except PermissionError as error:
         raise SSLToolError(f"no permission to read {path}; change its mode or its folder's, or the user") from error

@@ -6,8 +6,8 @@ import dataclasses
 from typing import Any
 
 from ssltool.files.misfit import Misfit, describe
-from ssltool.files.schema import Check, Sizes, boolean, integer, listing, optional, real, text
-from ssltool.settings import may_be_none, value_type
+from ssltool.files.schema import Check, Sizes, boolean, choice, integer, listing, optional, real, text
+from ssltool.settings import bounds, may_be_none, value_type
 
 
 def _without_nul(value: Any, sizes: Sizes) -> str:
@@ -22,7 +22,7 @@ TEXT = Check("text without NUL, which no command line and no path can hold", _wi
 
 
 def setting_checks(cls: type) -> dict[str, Check]:
-    """The check of each setting of the class ``cls``: its type and its inclusive bounds.
+    """The check of each setting of the class ``cls``: its type, its choices and its inclusive bounds.
 
     Names of methods, architectures and other entries of registries are text, because plug-ins may add to them.
     """
@@ -30,8 +30,12 @@ def setting_checks(cls: type) -> dict[str, Check]:
 
 
 def _check(cls: type, f: dataclasses.Field[Any]) -> Check:
-    low, high = (f.metadata.get(name) for name in ("minimum", "maximum"))
+    low, high, _ = bounds(cls, f)
     kind = value_type(cls, f.name)
     checks = {bool: boolean(), int: integer(low, high), float: real(low, high), str: TEXT}
-    check = checks.get(kind, listing(TEXT, what="a list of texts"))
+    choices = f.metadata["choices"]
+    if kind is str and isinstance(choices, tuple) and choices:
+        check = choice(*choices)
+    else:
+        check = checks.get(kind, listing(TEXT, what="a list of texts"))
     return optional(check) if may_be_none(cls, f.name) else check

@@ -85,7 +85,7 @@ class Stored:
         if not isinstance(found, str) or found != cls.FORMAT:
             raise SSLToolError(
                 f"{path} is not a {cls.FORMAT} file: its format is {describe(found)}, its keys are "
-                f"{name_keys(contents)}"
+                f"{name_keys(contents)}; name a file of that format"
             )
         checks = {f.name: f.metadata["check"] for f in fields(cls)}
         needed = [f.name for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING]

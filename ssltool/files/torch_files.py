@@ -13,7 +13,7 @@ from typing import IO, Any
 import torch
 
 from ssltool.errors import SSLToolError, first_line
-from ssltool.files.reading import open_file, size_limit, too_large
+from ssltool.files.reading import kind_of_content, open_file, size_limit, too_large
 
 SMALL = 2**20
 """Bytes to which the entries of any zip archive may inflate."""
@@ -41,32 +41,18 @@ FIXED = {
 }
 """Operations of pickles with an argument: the bytes of its length, which precedes it, or its own."""
 
-FIRST_BYTES = {
-    b"\x93NUMPY": "a NumPy array",
-    b"\xff\xd8\xff": "a JPEG image",
-    b"\x89PNG": "a PNG image",
-    b"GIF8": "a GIF image",
-    b"RIFF": "a RIFF file, such as a WebP image",
-    b"\x1f\x8b": "a gzip archive",
-    b"BZh": "a bzip2 archive",
-    b"\xfd7zXZ": "an xz archive",
-    b"PAR1": "a parquet table",
-    b"\x89HDF": "an HDF5 file",
-    b"%PDF": "a PDF document",
-    b"\x7fELF": "a program",
-}
-"""How files of other kinds begin."""
 
-
-def load_dict(path: str | os.PathLike[str], *, mmap: bool = False) -> dict[Any, Any]:
-    """Loads the dict in a ``.pt`` file, to the CPU.
+def load_dict(
+    path: str | os.PathLike[str], *, mmap: bool = False, wanted: str = "a file that torch.save wrote"
+) -> dict[Any, Any]:
+    """Loads the dict in a ``.pt`` file, to the CPU. ``wanted`` is what messages ask for in place of another kind.
 
     Raises:
         SSLToolError: if there is no such file or it may not be read, if it is cut short, of another kind or larger than
             the limit, if it is not a dict, or could only be read by executing code.
     """
     with open_file(path) as stream:
-        zipped, mappable = _check_kind(path, stream)
+        zipped, mappable = _check_kind(path, stream, wanted)
         source: Any = _torch_path(path, stream) if zipped else _Limited(stream, path)
         try:
             with warnings.catch_warnings():
@@ -108,7 +94,7 @@ def _torchscript(path: object) -> SSLToolError:
     )
 
 
-def _check_kind(path: object, stream: IO[bytes]) -> tuple[bool, bool]:
+def _check_kind(path: object, stream: IO[bytes], wanted: str) -> tuple[bool, bool]:
     """Checks the kind of the file and the sizes that it declares.
 
     Returns:
@@ -120,7 +106,7 @@ def _check_kind(path: object, stream: IO[bytes]) -> tuple[bool, bool]:
     head = stream.read(512)
     stream.seek(0)
     if head[:2] == b"PK":
-        return True, _check_zip(path, stream)
+        return True, _check_zip(path, stream, wanted)
     if head[:1] == b"\x80" and LEGACY in head[:40]:
         return False, False
     if head[:1] == b"\x80":
@@ -131,18 +117,14 @@ def _check_kind(path: object, stream: IO[bytes]) -> tuple[bool, bool]:
     if not head.strip(b"\0"):
         found = "is empty" if not head else "begins with zeros, as after a power cut"
         raise SSLToolError(f"{path} {found}; copy or regenerate it")
-    kind = next((name for start, name in FIRST_BYTES.items() if head.startswith(start)), None)
-    if kind is None:
-        kind = "text" if _is_text(head) else "something else"
-    raise SSLToolError(f"{path} is not a .pt file but {kind}; name a file that torch.save wrote")
+    raise _other_kind(path, kind_of_content(head), wanted)
 
 
-def _is_text(head: bytes) -> bool:
-    text = head[:-4].decode("utf-8", "replace") if len(head) == 512 else head.decode("utf-8", "replace")
-    return all(letter.isprintable() or letter.isspace() for letter in text) and "\ufffd" not in text
+def _other_kind(path: object, kind: str, wanted: str) -> SSLToolError:
+    return SSLToolError(f"{path} holds {kind}; name {wanted}")
 
 
-def _check_zip(path: object, stream: IO[bytes]) -> bool:
+def _check_zip(path: object, stream: IO[bytes], wanted: str) -> bool:
     """Checks what a zip archive declares before its entries are read. Returns whether it can be mapped.
 
     Raises:
@@ -158,7 +140,7 @@ def _check_zip(path: object, stream: IO[bytes]) -> bool:
                 raise _torchscript(path)
             if not pickles:
                 kind = "a NumPy .npz archive" if any(name.endswith(".npy") for name in names) else "a zip archive"
-                raise SSLToolError(f"{path} is not a .pt file but {kind}; name a file that torch.save wrote")
+                raise _other_kind(path, kind, wanted)
             declared = sum(entry.file_size for entry in entries)
             if declared > max(size, SMALL):
                 raise SSLToolError(

@@ -190,7 +190,7 @@ class Method(nn.Module):
         """
         found = self.outputs(images, layer)
         if layer not in found:
-            raise SSLToolError(f"--layer {layer}: this model has no {layer}")
+            raise SSLToolError(f"--layer {layer}: this model has no {layer}; it has {', '.join(found)}")
         return found[layer]
 
     def max_rank(self, layer: str) -> int:

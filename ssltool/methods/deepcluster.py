@@ -93,9 +93,9 @@ class DeepClusterOptions(MultiCrop):
     dim: int = width(128)
     hidden: int = width(2048, "the projector's hidden layer")
     prototypes: int = setting(3000, "number of clusters per head", minimum=2)
-    heads: int = setting(3, "number of independent clusterings", minimum=1)
+    heads: int = setting(3, "number of independent clusterings", minimum=1, maximum=1000)
     temperature: float = temperature(0.1)
-    kmeans_iters: int = setting(10, "iterations of k-means", minimum=1)
+    kmeans_iters: int = setting(10, "iterations of k-means", minimum=1, maximum=100_000)
 
 
 class DeepCluster(Method):

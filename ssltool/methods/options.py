@@ -94,6 +94,7 @@ class MultiCrop(MethodOptions):
         None,
         "side of the small crops in pixels [default: 96/224 of the image size, rounded to whole patches]",
         minimum=4,
+        maximum=8192,
     )
 
     def ineffective(self) -> list[Ineffective]:
@@ -111,7 +112,7 @@ class LabelledSupport(MethodOptions):
         None, "use the labels of the image indices in this .npy file instead", metavar="FILE"
     )
     support_classes: int | None = setting(None, "number of classes in the support of a step [default: all]", minimum=2)
-    support_per_class: int = setting(7, "images per class in the support of a step", minimum=1)
+    support_per_class: int = setting(7, "images per class in the support of a step", minimum=1, maximum=1_000_000)
 
 
 @dataclass(frozen=True)

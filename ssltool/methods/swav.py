@@ -88,7 +88,7 @@ class SwAVOptions(MultiCrop):
     epsilon: float = setting(
         0.05, "entropy regularisation of the assignments; smaller values give harder assignments", above=0
     )
-    iterations: int = setting(3, "iterations of Sinkhorn-Knopp", minimum=1)
+    iterations: int = setting(3, "iterations of Sinkhorn-Knopp", minimum=1, maximum=10_000)
     queue: int = setting(
         3840, "number of earlier embeddings assigned together with the batch; 0 disables the queue", minimum=0
     )

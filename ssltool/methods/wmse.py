@@ -107,9 +107,9 @@ class WMSEOptions(MethodOptions):
     dim: int = width(64)
     hidden: int = width(1024, "the projector's hidden layer")
     w_size: int = setting(128, "number of images whitened together; more than dim, at most the batch size", minimum=2)
-    w_iter: int = setting(1, "number of random splits of a batch into such parts", minimum=1)
+    w_iter: int = setting(1, "number of random splits of a batch into such parts", minimum=1, maximum=10_000)
     eps: float = setting(0.0, "shrinkage of the covariance towards the identity", minimum=0, maximum=1)
-    n_augs: int = setting(2, "number of views per image; the loss is the mean over all pairs", minimum=2)
+    n_augs: int = setting(2, "number of views per image; the loss is the mean over all pairs", minimum=2, maximum=100)
 
 
 class WMSE(Method):

@@ -155,7 +155,10 @@ def _vit(shape: ViTShape, image_size: int, stop_grad_conv1: bool) -> VisionTrans
     dim, depth, heads, _ = shape
     patch = shape.patch or patch_size(image_size)
     if image_size % patch:
-        raise SSLToolError(f"--image-size {image_size} is not divisible by the patch size of the ViT, {patch} pixels")
+        nearest = " or ".join(str(count * patch) for count in (image_size // patch, image_size // patch + 1) if count)
+        raise SSLToolError(
+            f"--image-size {image_size} is not divisible by the patch size of the ViT, {patch} pixels; use {nearest}"
+        )
     model = ViT(image_size, patch, depth, heads, hidden_dim=dim, mlp_dim=4 * dim)
     model.heads = nn.Identity()  # type: ignore[assignment]
     # Appendix of MoCo v3 (arXiv:2104.02057): fixed 2-D sine-cosine positions, Xavier-uniform weights.

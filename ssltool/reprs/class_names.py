@@ -9,10 +9,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ssltool.errors import SSLToolError, counted
+from ssltool.errors import SSLToolError, counted, first_few
 from ssltool.files.text import composed
 
 LABELS_BY = ("name", "number")
+
+BY_NUMBER = "compare their numbers with --labels-by number"
+"""What else to do where two sets cannot be compared by the names of their classes."""
 
 MOST = 5
 """Number of names that messages list."""
@@ -25,7 +28,7 @@ class Labels:
     Attributes:
         title: what messages call the rows.
         numbers: (N,) int64, -1 for unlabelled rows.
-        names: the names of the classes by number, in Unicode's composed form; empty if they are not known.
+        names: the names by number of the classes that have one, in Unicode's composed form.
     """
 
     title: str
@@ -33,7 +36,7 @@ class Labels:
     names: Mapping[int, str]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "names", {number: composed(name) for number, name in self.names.items()})
+        object.__setattr__(self, "names", {number: composed(name) for number, name in self.names.items() if name})
 
     @classmethod
     def of(cls, title: str, numbers: Tensor, classes: Sequence[str]) -> Labels:
@@ -43,7 +46,7 @@ class Labels:
     @property
     def named(self) -> bool:
         """Whether the classes have names; numbers as text, as readers of unnamed classes fill them in, are none."""
-        return any(name and name != str(number) for number, name in self.names.items())
+        return any(name != str(number) for number, name in self.names.items())
 
     @property
     def present(self) -> list[int]:
@@ -53,12 +56,17 @@ class Labels:
 
     @property
     def count(self) -> int:
-        """The number of classes: of names, or if there are none up to the largest number."""
-        return len(self.names) or max(self.present, default=-1) + 1
+        """The number of classes, up to the largest number that has a name or rows."""
+        return max((*self.names, *self.present), default=-1) + 1
+
+    @property
+    def unnamed(self) -> list[int]:
+        """The classes of rows that have no name, although others have one."""
+        return [number for number in self.present if number not in self.names] if self.named else []
 
     def name(self, number: int) -> str:
         """The name of a class; its number if it has none."""
-        return self.names.get(number) or str(number)
+        return self.names.get(number, str(number))
 
 
 @dataclass(frozen=True)
@@ -87,15 +95,17 @@ def match_classes(reference: Labels, other: Labels, by: str = "name") -> Matched
         by: ``number`` compares the numbers, whatever the names.
 
     Raises:
-        SSLToolError: if classes of one side have no names and the numbers of classes differ, if a name is given twice,
-            or if no class is in both.
+        SSLToolError: if one side has no names and the numbers of classes differ, if some classes of a side have names
+            and others none, unless both sides have the same names, if a name is given twice, or if no class is in both.
     """
     if by == "number" or reference.names == other.names or not (reference.named or other.named):
         names = dict(reference.names if reference.named or not other.named else other.names)
-        return Matched(other.numbers, names, _missing(reference, other, names))
+        unnamed = sorted({*reference.unnamed, *other.unnamed}) if by != "number" else []
+        note = f"classes without a name are compared by number: {first_few(unnamed, MOST)}"
+        return Matched(other.numbers, names, (*([note] if unnamed else []), *_missing(reference, other, names)))
     if not _comparable(reference, other):
         return _by_number(reference, other)
-    numbers, names = _by_name(reference, other)
+    numbers, names = _by_name(reference, other, BY_NUMBER)
     in_other = set(map(other.name, (*other.names, *other.present)))
     absent = [name for name in map(reference.name, reference.present) if name not in in_other]
     notes = (f"{other.title} lacks {_listed(absent)} of {reference.title}, which no row tests",) if absent else ()
@@ -106,27 +116,35 @@ def unified(parts: Sequence[Labels]) -> tuple[list[Tensor], list[str]]:
     """The labels of the files of one set in the numbers of the first file, and the names of all classes.
 
     Raises:
-        SSLToolError: if a file gives a name to two classes.
+        SSLToolError: if a file gives a name to two classes, or to some of its classes only.
     """
     first, numbers = parts[0], [parts[0].numbers]
     for part in parts[1:]:
         if first.names != part.names and first.names and part.names:
-            own, names = _by_name(first, part)
+            own, names = _by_name(first, part, "save both with the same classes")
             numbers.append(own)
             first = Labels(first.title, first.numbers, names)
         else:
             numbers.append(part.numbers)
-    return numbers, [first.name(number) for number in range(max(first.names, default=-1) + 1)]
+    return numbers, [first.names.get(number, "") for number in range(max(first.names, default=-1) + 1)]
 
 
-def _by_name(reference: Labels, other: Labels) -> tuple[Tensor, dict[int, str]]:
-    """The labels of ``other`` in the numbers of ``reference``, and the names of the classes of both."""
+def _by_name(reference: Labels, other: Labels, otherwise: str) -> tuple[Tensor, dict[int, str]]:
+    """The labels of ``other`` in the numbers of ``reference``, and the names of the classes of both.
+
+    ``otherwise`` is what else to do where that is impossible.
+    """
     for side in (reference, other):
+        if side.unnamed:
+            raise SSLToolError(
+                f"{side.title} names {counted(len(side.names), 'class')}, but its rows of class {side.unnamed[0]} have "
+                f"no name, so that classes cannot be compared by name; name all (meta classes), or {otherwise}"
+            )
         twice = [name for name, times in Counter(map(side.name, side.names)).items() if times > 1]
         if twice:
             raise SSLToolError(
                 f"{side.title} has several classes called {twice[0]}, so that classes cannot be compared by name; "
-                "rename them, or compare their numbers with --labels-by number"
+                f"rename them, or {otherwise}"
             )
     number_of = {reference.name(number): number for number in (*reference.present, *reference.names)}
     free = max(number_of.values(), default=-1) + 1
@@ -155,7 +173,7 @@ def _by_number(reference: Labels, other: Labels) -> Matched:
         raise SSLToolError(
             f"{bare.title} has no names of classes and {counted(bare.count, 'class')}, {full.title} has "
             f"{counted(full.count, 'class')} with names, so it is unknown which are the same; save {bare.title} with "
-            "names (meta classes), or compare the numbers with --labels-by number"
+            f"names (meta classes), or {BY_NUMBER}"
         )
     note = f"{bare.title} has no names of classes: labels are compared by number with those of {full.title}"
     return Matched(other.numbers, full.names, (note, *_missing(reference, other, full.names)))

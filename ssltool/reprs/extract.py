@@ -58,13 +58,13 @@ class Extraction:
 
     def __init__(self, network: Pretrained, images: ImageSet, config: SaveReprsConfig, device: torch.device) -> None:
         if not len(images):
-            raise SSLToolError(f"{images.name} {images.split} has no images")
+            raise SSLToolError(f"{images.name} {images.split} has no images; name another --split, or other DATA")
         self.network, self.images, self.config, self.device = network, images, config, device
         with found_in(config.pretrained):  # the layers depend on the checkpoint
             self.features = Features(network.method, config.layer, tokens=config.tokens, pool=config.pool)
         self.shape = self.features.shape(network.image_size, device)
-        self.keeps_places = len(self.shape) == 2
-        self.places = self.shape[0] if self.keeps_places else 1
+        self.keeps_positions = len(self.shape) == 2
+        self.places = self.shape[0] if self.keeps_positions else 1
         self.dtype = DTYPES.get(config.dtype, torch.float32)
         self.size = config.batch_size
         if config.views is not None:
@@ -119,7 +119,7 @@ class Extraction:
         images, part = self.images, slice(numbers.start, numbers.stop)
         columns = [column[part] for column in (images.labels, images.index)]
         labels, index = (torch.from_numpy(column).repeat_interleave(self.places) for column in columns)
-        rows = rows.flatten(0, 1) if self.keeps_places else rows
+        rows = rows.flatten(0, 1) if self.keeps_positions else rows
         paths = None if images.files is None else list(images.files[part])
         digests = None if images.digests is None else torch.from_numpy(images.digests[part])
         return Representations(rows, labels, index, self.meta(shard), paths, digests)

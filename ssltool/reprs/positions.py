@@ -42,7 +42,7 @@ def arranged(x: Tensor, layout: Layout, targets: Tensor | None, index: Tensor | 
     5. (N, Q, D) with N labels, or in a file of this program: Q views of each image.
     6. With ``pool``: (N, P, D), or (N, D, H, W) with H W positions; their mean, or a row for each.
 
-    ``pool`` mean also gives the mean of views and of places.
+    ``pool`` mean also gives the mean of views and of positions.
 
     Raises:
         SSLToolError: for other shapes, no rows, metadata that do not fit, or ``pool`` without several rows per image.
@@ -57,7 +57,7 @@ def arranged(x: Tensor, layout: Layout, targets: Tensor | None, index: Tensor | 
     n = len(x)
     if x.dim() == 2:
         if places and n % places:
-            raise _misfit(x, layout, f"{places} places of each image")
+            raise _misfit(x, layout, f"{places} positions of each image")
         if layout.pool is None or (places and layout.pool == "none"):
             return Arranged(x, targets, index, layout.meta)
         if not places:
@@ -95,7 +95,7 @@ def _mean(x: Tensor, layout: Layout, targets: Tensor | None, index: Tensor | Non
 
 
 def _each(column: Tensor | None, n: int, places: int) -> Tensor | None:
-    """The entry of each image among those of its places."""
+    """The entry of each image among those of its positions."""
     return column if column is None or len(column) != n else column[::places]
 
 

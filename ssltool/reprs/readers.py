@@ -42,7 +42,7 @@ def read_entries(path: FilePath) -> Entries:
         return _read_parquet(path)
     if kind == ".npz":
         return {name: to_tensor(array, path, name) for name, array in read_npz(path, mmap=True).items()}
-    return load_dict(path, mmap=True)
+    return load_dict(path, mmap=True, wanted="a .pt, .npy, .npz or .parquet file")
 
 
 def kind_of(path: FilePath) -> str:
@@ -112,7 +112,7 @@ def _read_parquet(path: FilePath) -> Entries:
     except SSLToolError:
         raise
     except Exception as error:  # the bytes may be anything
-        raise SSLToolError(f"{path} is not a readable parquet table: {first_line(error)}") from error
+        raise SSLToolError(f"{path} is not a readable parquet table ({first_line(error)}); write it again") from error
     several = next((name for name in ("view", "place") if description and name in columns), None)
     numbers = columns.pop(several) if several else None
     entries: Entries = {

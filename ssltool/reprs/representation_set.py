@@ -21,6 +21,9 @@ from ssltool.settings import Record
 NETWORK_KEYS = ("checkpoint_hash", "layer", "tokens", "pool", "random", "image_size")
 """Keys of the metadata that identify the network; rows can be compared only if these are equal."""
 
+NETWORK_TITLES = {key: key.replace("_", " ") for key in NETWORK_KEYS}
+"""How messages name these keys."""
+
 SPLIT_KEYS = ("dataset", "split")
 """Keys of the metadata that name the dataset and the split. Different folders may have the same names."""
 
@@ -68,8 +71,8 @@ class RepresentationSet:
             for key in (*NETWORK_KEYS, *SPLIT_KEYS):
                 if file.meta.get(key) != files[0].meta.get(key):
                     raise SSLToolError(
-                        f"{paths[0]} and {path} are not parts of one set: {key} is {files[0].meta.get(key)} and "
-                        f"{file.meta.get(key)}; name the files of one network and split"
+                        f"{paths[0]} and {path} are not parts of one set: {NETWORK_TITLES.get(key, key)} is "
+                        f"{files[0].meta.get(key)} and {file.meta.get(key)}; name the files of one network and split"
                     )
         _check_all_ranks(name, [file.meta.get("shard") for file in files])
         targets, classes = unified(
@@ -134,6 +137,6 @@ def check_same_network(bank: RepresentationSet, queries: RepresentationSet) -> N
     for key in NETWORK_KEYS:
         if key in bank.meta and key in queries.meta and bank.meta[key] != queries.meta[key]:
             raise SSLToolError(
-                f"TRAIN and VAL come from different networks: {key} is {bank.meta[key]} and {queries.meta[key]}; "
-                "save both with one checkpoint and --layer"
+                f"TRAIN and VAL come from different networks: {NETWORK_TITLES[key]} is {bank.meta[key]} and "
+                f"{queries.meta[key]}; save both with one checkpoint and --layer"
             )

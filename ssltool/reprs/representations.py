@@ -117,7 +117,7 @@ class Representations(Stored):
             )
         if places := stored.meta.get("places"):
             raise SSLToolError(
-                f"{path} holds {places} places of each image; save one row per image, their mean, or average them "
+                f"{path} holds {places} positions of each image; save one row per image, their mean, or average them "
                 "with --pool mean"
             )
         refuse_nonfinite_rows(finite_rows(stored.representations), str(path))
@@ -157,7 +157,8 @@ class Representations(Stored):
         index = torch.arange(n) if found.index is None else found.index
         if len(targets) != n or len(index) != n:
             raise SSLToolError(
-                f"{path}: {n} representations, {len(targets)} targets and {len(index)} indices do not match"
+                f"{path}: {n} representations, {len(targets)} targets and {len(index)} indices; save one of each "
+                "for every row"
             )
         images = n // (found.meta.get("places") or 1)
         of_images = {"paths": listing(text(), images, what="a list"), "digests": tensor(images, kinds="integer")}

@@ -70,7 +70,7 @@ def _digests(one: RepresentationSet) -> Tensor:
 def repeated_images(files: Sequence[Representations], by: str = "index") -> tuple[int, str]:
     """The number of images that occur several times in ``files``, and how they were told apart, for messages.
 
-    Rows of one image at several places are no repetition. ``by`` is as in ``image_ids``.
+    Rows of one image at several positions are no repetition. ``by`` is as in ``image_ids``.
 
     Raises:
         SSLToolError: if a file has no digests, which are to be compared.

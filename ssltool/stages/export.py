@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import torch
@@ -21,6 +22,9 @@ from ssltool.settings import Record
 
 SIMSIAM = "simsiam"
 TIMM = "timm"
+
+IN_PYTHON = "ssltool.load_backbone(FILE)"
+"""How a network that no library has is loaded."""
 
 
 def run(config: ExportConfig) -> Record:
@@ -58,11 +62,12 @@ def run(config: ExportConfig) -> Record:
 def _check_resnet(arch: str, stem: str, config: ExportConfig) -> None:
     """Raises ``SSLToolError`` if the target library cannot build this ResNet."""
     if arch not in torchvision_resnets():
-        raise SSLToolError(f"{config.to} does not have {arch}; it has {', '.join(torchvision_resnets())}")
+        other = "; --to torchvision or timm has it" if vit_shape(arch) else f"; load it in Python: {IN_PYTHON}"
+        raise SSLToolError(f"{config.to} does not have {arch}, only {', '.join(torchvision_resnets())}{other}")
     if stem != "imagenet":
         raise SSLToolError(
             f"{config.to} builds {arch} with the stem imagenet, but {config.checkpoint} has the stem {stem}; "
-            "docs/checkpoints.md shows how to load it"
+            f"load it in Python: {IN_PYTHON}, or as docs/checkpoints.md shows"
         )
 
 
@@ -92,18 +97,18 @@ def _write(path: Path, weights: dict[str, Tensor], to: str, about: Record) -> No
 def _load_code(path: Path, to: str, arch: str, shape: ViTShape | None, image_size: int) -> str:
     """The line of Python that loads the file; for SimSiam, a shell command."""
     if to == SIMSIAM:
-        return f"python main_lincls.py -a {arch} --pretrained {path} ..."
+        return f"python main_lincls.py -a {arch} --pretrained {shlex.quote(str(path))} ..."
     if to == TIMM:
         vit = "" if shape is None else _keywords(shape, image_size, "img_size patch_size depth num_heads embed_dim")
         name = arch if shape is None else "vit_base_patch16_224"
-        return f"timm.create_model('{name}', num_classes=0, {vit}checkpoint_path='{path}')"
+        return f"timm.create_model('{name}', num_classes=0, {vit}checkpoint_path={str(path)!r})"
     head = "fc" if shape is None else "heads"
     model = f"torchvision.models.{arch}()"
     if shape is not None:
         sizes = _keywords(shape, image_size, "image_size patch_size num_layers num_heads hidden_dim")
         model = f"torchvision.models.VisionTransformer({sizes}mlp_dim={4 * shape.dim})"
     load = "safetensors.torch.load_file" if path.suffix == SAFETENSORS else "torch.load"
-    return f"model = {model}; model.{head} = torch.nn.Identity(); model.load_state_dict({load}('{path}'))"
+    return f"model = {model}; model.{head} = torch.nn.Identity(); model.load_state_dict({load}({str(path)!r}))"
 
 
 def _keywords(shape: ViTShape, image_size: int, names: str) -> str:

@@ -152,7 +152,10 @@ def _splits(config: SaveReprsConfig) -> list[str]:
     if config.split is None:
         return [named or "train"]
     if named is not None and named != config.split:
-        raise UsageError(f"--dataset-type {config.dataset_type} and --split {config.split} contradict each other")
+        raise UsageError(
+            f"--dataset-type {config.dataset_type} and --split {config.split} contradict each other; "
+            "leave one of them out"
+        )
     return ["train", "val"] if config.split == "both" else [config.split]
 
 

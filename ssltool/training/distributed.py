@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ssltool.data.loader import Shard
 from ssltool.errors import Interrupted, SSLToolError, first_line
-from ssltool.training.launch import launch, require_address
+from ssltool.training.launch import launch, one_process, require_address
 from ssltool.training.progress import info
 
 KEEP_BUFFERS: dict[str, Any] = {
@@ -80,7 +80,7 @@ def _join(backend: str) -> None:
     except (RuntimeError, ValueError) as error:
         raise SSLToolError(
             f"the {world} ranks did not find each other at {address} ({first_line(error)}); check that all were "
-            "started, or unset WORLD_SIZE and RANK to run one process"
+            f"started, or {one_process()}"
         ) from error
 
 

@@ -12,6 +12,9 @@ from dataclasses import dataclass
 
 from ssltool.errors import SSLToolError
 
+PLACE = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+"""The variables that place this process among others; without them it is one process of one."""
+
 MOST_RANKS = 100_000
 """The largest number of ranks; a larger one is a mistake, and would only make the first exchange wait."""
 
@@ -46,6 +49,11 @@ def launch() -> Launch:
     return Launch(rank, world, local_rank, local_world)
 
 
+def one_process() -> str:
+    """What to do to run one process: the variables to unset."""
+    return f"unset {' and '.join(name for name in PLACE if name in os.environ)} to run one process"
+
+
 def require_address() -> str:
     """``HOST:PORT`` where the ranks meet.
 
@@ -61,8 +69,8 @@ def _require(name: str, world: int) -> str:
     if not value:
         found = "is not set" if value is None else "is empty"
         raise SSLToolError(
-            f"the environment has WORLD_SIZE={world}, but {name} {found}; start the processes with torchrun, or unset "
-            "WORLD_SIZE to run one process"
+            f"the environment has WORLD_SIZE={world}, but {name} {found}; start the processes with torchrun, or "
+            f"{one_process()}"
         )
     return value
 
@@ -78,5 +86,5 @@ def _number(name: str, default: int, *, low: int, high: int, why: str = "") -> i
     reason = f" ({why})" if why else ""
     raise SSLToolError(
         f"the environment has {name}={text!r}, expected {expected}{reason}; "
-        f"unset {name} to run one process, or start the processes with torchrun"
+        f"{one_process()}, or start the processes with torchrun"
     )

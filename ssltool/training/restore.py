@@ -54,10 +54,13 @@ def load_optimizer(optimizer: Optimizer, state: Mapping[str, Any], file: object)
     parameters = [parameter for group in groups for parameter in group["params"]]
     first: Mapping[str, Any] = next(iter(state.get("state", {}).values()), {})
     states = {n: mapping({key: _slot(p, held) for key, held in first.items()}) for n, p in enumerate(parameters)}
-    settings = [
-        mapping({"params": listing(integer(), len(group["params"]))}, _like(group), nested(tensors=True))
-        for group in groups
-    ]
+    own = {name for name, value in optimizer.defaults.items() if type(value) is bool}  # torch adds those it lacks
+    settings = []
+    for group in groups:
+        known = _like(group)
+        needed = {name: check for name, check in known.items() if name not in own}
+        needed |= {"params": listing(integer(), len(group["params"]))}
+        settings.append(mapping(needed, {name: known[name] for name in own & known.keys()}, nested(tensors=True)))
     schema = mapping({"state": mapping(optional=states), "param_groups": sequence(settings)})
     conform({"optimizer": state}, mapping({"optimizer": schema}), file, remedy=OTHER)
     optimizer.load_state_dict(dict(state))

@@ -37,13 +37,13 @@ class Views:
 
     Attributes:
         originals: R images (H, W, 3) uint8.
-        made: the V views of each image, (H, W, 3) uint8.
+        augmented: the V views of each image, (H, W, 3) uint8.
         titles: the titles of the V views.
         recipes: descriptions of the augmentations.
     """
 
     originals: list[np.ndarray]
-    made: list[list[np.ndarray]]
+    augmented: list[list[np.ndarray]]
     titles: list[str]
     recipes: list[str]
 
@@ -101,8 +101,8 @@ def plot_views(views: Views, path: str) -> None:
         size = (0.2 + 1.05 * len(titles), 0.35 + 1.05 * len(views.originals) + 0.16 * len(views.recipes))
         figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02, wspace=0.02, hspace=0.02))
         axes = figure.subplots(len(views.originals), len(titles), squeeze=False)
-        for row, original, made in zip(axes, views.originals, views.made, strict=True):
-            for axis, image in zip(row, [original, *made], strict=True):
+        for row, original, augmented in zip(axes, views.originals, views.augmented, strict=True):
+            for axis, image in zip(row, [original, *augmented], strict=True):
                 axis.imshow(image, interpolation="nearest")
                 axis.axis("off")
         for axis, title in zip(axes[0], titles, strict=True):
@@ -152,5 +152,5 @@ def draw_map(axis: Axes, cloud: EmbeddingMap, classes: Sequence[int]) -> None:
 
 def class_name(cloud: EmbeddingMap, number: int) -> str:
     """The number of a class, followed by its name if that is not the number."""
-    name = cloud.classes[number] if number < len(cloud.classes) else str(number)
+    name = (cloud.classes[number] if number < len(cloud.classes) else "") or str(number)
     return name if name == str(number) else f"{number} {name}"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 UTF8 = {"LC_ALL": "C.UTF-8"}
@@ -63,6 +65,25 @@ def test_a_closed_stdout_is_no_error(tmp_path):
 def test_an_argument_that_is_no_ascii_is_printed_as_it_is_in_every_locale(tmp_path, environment):
     ran = shell("ssltool läufer", tmp_path, **environment)
     assert ran.returncode == 2 and "läufer" in ran.stderr.decode()
+
+
+@pytest.mark.parametrize("environment", [UTF8, ASCII], ids=["UTF-8", "ASCII"])
+def test_a_document_holds_the_text_of_a_path_in_every_locale(tmp_path, environment):
+    torch.save({"representations": torch.randn(20, 3), "targets": torch.arange(20) % 2}, tmp_path / "läuf.pt")
+    ran = shell("ssltool collapse läuf.pt --json -o ö.json", tmp_path, **environment)
+    assert ran.returncode == 0, ran.stderr
+    for text in (ran.stdout, (tmp_path / "ö.json").read_bytes()):
+        assert json.loads(text)["files"][0]["path"] == "läuf.pt"
+
+
+def test_a_path_that_is_no_utf8_is_still_found_in_an_ascii_locale(tmp_path):
+    torch.save({"representations": torch.randn(20, 3)}, tmp_path / "a.pt")
+    try:
+        os.rename(tmp_path / "a.pt", os.fsencode(tmp_path) + b"/l\xe4uf.pt")
+    except OSError:
+        pytest.skip("the file system takes UTF-8 only")
+    ran = shell("ssltool collapse $'l\\xe4uf.pt' -o t.json", tmp_path, **ASCII)
+    assert ran.returncode == 0 and b"l\\xe4uf.pt" in ran.stderr
 
 
 def test_bytes_of_an_argument_that_are_no_text_are_printed_by_their_numbers(tmp_path):

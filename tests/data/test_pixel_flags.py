@@ -11,13 +11,13 @@ from helpers import TINY, error_message
 from ssltool.config import DataSettings
 from ssltool.data.images import check_pixel_flags, open_dataset
 from ssltool.data.layouts import LAYOUTS, PIXEL_FLAGS
+from ssltool.data.pixels import DEFAULT_RULES
 from ssltool.errors import SSLToolError
 
 GIVEN = {
     "--value-range": {"value_range": ("0", "9")},
     "--background": {"background": "red"},
     "--raw-pixels": {"raw_pixels": True},
-    "--no-raw-pixels": {"raw_pixels": False},
     "--max-pixels": {"max_pixels": 9},
 }
 USED = {
@@ -36,6 +36,12 @@ def test_flag_is_refused_where_the_layout_cannot_use_it(layout, flag):
         return
     with pytest.raises(SSLToolError, match=rf"^{flag} .*{layout}.*leave it out"):
         check_pixel_flags(settings, settings)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_defaults_that_a_run_saves_are_allowed_with_every_layout(layout):
+    saved = DataSettings(dataset_type=layout, **DEFAULT_RULES.settings())
+    check_pixel_flags(saved, saved)
 
 
 def test_all_flags_are_named_in_the_table_and_none_given_opens_nothing():
@@ -63,7 +69,7 @@ def test_flags_that_a_layout_uses_change_its_images(tmp_path, layout):
     plain = {name: pixels(name) for name in ("grey", "clear")}
     assert None not in plain.values()
     changing = {flag for flag in GIVEN if any(not _equal(pixels(name, **GIVEN[flag]), plain[name]) for name in plain)}
-    assert changing == USED[layout] - {"--no-raw-pixels"}  # the default
+    assert changing == USED[layout]
 
 
 def _equal(one: torch.Tensor | None, other: torch.Tensor | None) -> bool:
@@ -81,7 +87,7 @@ def test_background_and_range_of_opaque_8_bit_images_are_said_to_be_unused(tmp_p
         assert any(f"{flag} is not used" in note for note in open_dataset(settings, "train").notes)
 
 
-@pytest.mark.parametrize("flag", [["--value-range", "auto"], ["--background", "red"], ["--no-raw-pixels"]])
+@pytest.mark.parametrize("flag", [["--value-range", "auto"], ["--background", "red"]])
 def test_every_stage_that_reads_images_refuses_flags_without_effect(ssltool, tmp_path, trained, flag):
     own = ["-j", 0, "-o", tmp_path / "out"]
     for command in ("lincls", "finetune", "save-reprs"):

@@ -55,7 +55,7 @@ def test_the_list_has_all_metrics():
 def test_each_metric_documents_its_range_and_source(name):
     text = inspect.getdoc(METRICS.load(name))
     assert any(word in text for word in ("Range [", "At least ", "About 1 is"))
-    assert METRICS[name].reading
+    assert METRICS[name].interpretation
     assert METRICS[name].source
 
 
@@ -64,7 +64,7 @@ def test_collapsed_rows_are_less_healthy_than_spread_rows(name):
     shrink = torch.diag(torch.logspace(0, -8, 16))
     shift = torch.nn.functional.one_hot(torch.tensor(0), 16) * 3.0
     spread, collapsed = value(name, views(torch.eye(16), 0.5)), value(name, views(shrink, 0.5) + shift)
-    if name == "alignment":  # collapse lowers it, as its reading says: views that agree less are what raises it
+    if name == "alignment":  # collapse lowers it, as its interpretation says: views that agree less are what raises it
         assert collapsed < spread
         collapsed = value(name, views(torch.eye(16), 2.0))
     assert (collapsed < spread) == (METRICS[name].healthier == "high")
@@ -81,7 +81,7 @@ def test_a_metric_is_within_its_range(name, x):
 @pytest.mark.parametrize(("at", "healthier"), [("rows", "low"), ("spectrum", "best")])
 def test_an_entry_of_no_kind_is_refused(at, healthier):
     with pytest.raises(SSLToolError):
-        Metric(".of_spectrum:auc", at, healthier, "a reading", "a source")
+        Metric(".of_spectrum:auc", at, healthier, "an interpretation", "a source")
 
 
 @pytest.mark.parametrize("name", METRICS)

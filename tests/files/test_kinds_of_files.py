@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from helpers import Ran
+from helpers import Ran, error_message
 from ssltool.checkpoints.checkpoint import Checkpoint
 from ssltool.checkpoints.probe import Probe
 from ssltool.diagnosis.spectrum_file import Spectrum
@@ -179,6 +179,8 @@ def resumed(ssltool: Any, trained: Path, tmp_path: Path, change: Any) -> Ran:
         (lambda c: c["optimizer"]["state"].update({9999: {"momentum_buffer": FLOATS}}), "optimizer.state"),
         (lambda c: c["optimizer"]["param_groups"].pop(), "optimizer.param_groups"),
         (lambda c: c["optimizer"]["param_groups"][0].update(momentum="x"), "optimizer.param_groups[0].momentum"),
+        (lambda c: c["optimizer"]["param_groups"][0].pop("dampening"), "optimizer.param_groups[0]"),
+        (lambda c: c["config"].update(stem="supervised"), "config.stem"),
         (lambda c: c["optimizer"]["param_groups"][0]["params"].pop(), "optimizer.param_groups[0].params"),
         (lambda c: c["metrics"].update(sums={}), "sums"),
     ],
@@ -188,6 +190,16 @@ def test_a_state_of_other_shapes_is_refused_before_a_run_resumes(change, key, ss
     assert (ran.code, ran.err.count("error: ")) == (1, 1)
     message = ran.err[ran.err.index("error: ") :]
     assert message.count("\n") == 1 and "changed.pt" in message and key.split(".")[0] in message
+
+
+def test_a_teacher_whose_weights_have_other_shapes_is_refused(ssltool, trained, tmp_path):
+    contents = torch.load(trained / "checkpoint.pt", weights_only=True)
+    contents["state_dict"]["backbone.layer2.0.bn1.running_mean"] = torch.arange(3)
+    torch.save(contents, tmp_path / "teacher.pt")
+    network = ["-a", "resnet18_w8", "--stem", "small-stride2", "--image-size", 16, "--epochs", 1, "-b", 8]
+    flags = ["--method", "distill", "--teacher-checkpoint", tmp_path / "teacher.pt", "-o", tmp_path / "out"]
+    message = error_message(ssltool("pretrain", *network, *flags))
+    assert "teacher.pt" in message and "layer2.0.bn1.running_mean" in message and not (tmp_path / "out").exists()
 
 
 def test_a_network_of_absurd_width_is_refused_without_building_it(ssltool, trained, tmp_path):

@@ -18,10 +18,12 @@ import numpy as np
 import pytest
 import torch
 
+from ssltool.data.strategies import read_numbers
 from ssltool.errors import SSLToolError, UsageError
 from ssltool.files.npy_files import read_npy, read_npz
 from ssltool.files.reading import decode, file_hash, matching, open_file, read_json, require, size_limit
 from ssltool.files.torch_files import load_dict
+from ssltool.reprs.readers import read_entries
 from ssltool.settings import SIZE_LIMIT
 
 
@@ -79,8 +81,22 @@ def test_kinds_of_files_are_told_apart(tmp_path, good):
     assert "is a folder" in refusal(tmp_path)
     assert "no such file" in refusal(tmp_path / "none.pt")
     assert "no such file" in refusal(good / "below.pt")
+    with pytest.raises(SSLToolError, match="name of a file is empty"):
+        open_file("")
     os.mkfifo(tmp_path / "pipe.pt")
     assert "not a regular file" in refusal(tmp_path / "pipe.pt")
+
+
+@pytest.mark.parametrize("name", ["a.npy", "a.npz", "a.parquet", "a.pt", "a"])
+@pytest.mark.parametrize(
+    ("head", "kind"), [(b"\xff\xd8\xff\xe0", "JPEG"), (b"\x89HDF\r\n", "HDF5"), (b"a,b\n", "text")]
+)
+def test_a_file_of_another_kind_is_told_by_its_content_and_all_that_would_do_are_named(tmp_path, name, head, kind):
+    (tmp_path / name).write_bytes(head)
+    message = refusal(tmp_path / name, read_entries)
+    assert kind in message and all(suffix in message.split(";")[1] for suffix in (".pt", ".npy", ".npz", ".parquet"))
+    message = refusal(tmp_path / name, lambda path: read_numbers(str(path), 8, "--idx-path"))
+    assert kind in message and message.count("numpy.save") == 1
 
 
 def test_a_file_without_permission_is_told_apart(good, monkeypatch):

@@ -50,6 +50,9 @@ UNFINISHED = (".unfinished", ".unfinished.images")
 LEFT = (*(f".*{end}" for end in UNFINISHED), "*.lock")
 """What a command may leave beside its outputs after an error: rows to continue with, and the lock of a folder."""
 
+STEP = "/neighbours.pt"
+"""The result of scan's first step, which stays with the run's records if a later step fails."""
+
 GOOD = ("done", "refused", "usage", "collapsed")
 """Outcomes that are right."""
 
@@ -257,9 +260,11 @@ def _judge(
 def _half_written(before: Tree, after: Tree, status: int, resumes: bool) -> Iterator[str]:
     """Files that should not be there, or should be as they were."""
     failed = status in (1, 2)
+    done = {path.rpartition("/")[0] for path in after.keys() - before.keys() if path.endswith(STEP)}
     for path in sorted(after.keys() - before.keys()):
-        name = path.rpartition("/")[2]
-        if name.endswith(".tmp") or (failed and not any(fnmatch.fnmatch(name, pattern) for pattern in LEFT)):
+        folder, _, name = path.rpartition("/")
+        kept = folder in done or path in done or any(fnmatch.fnmatch(name, pattern) for pattern in LEFT)
+        if name.endswith(".tmp") or (failed and not kept):
             yield f"new {path}"
     for path, content in before.items():
         allowed = path.endswith(UNFINISHED) or (resumes and not failed)

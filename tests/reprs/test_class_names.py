@@ -104,6 +104,44 @@ def test_a_name_of_two_classes_is_refused_unless_all_names_are_equal():
         match_classes(labels("a", [0, 2], twice), labels("b", [0], ["crane"]))
 
 
+SOME_NAMES = st.lists(st.one_of(st.just(""), st.sampled_from(["ant", "bee", "0", "1", "2"])), max_size=4)
+
+
+@given(SOME_NAMES, SOME_NAMES, st.lists(st.integers(-1, 4), max_size=6), st.lists(st.integers(-1, 4), max_size=6))
+def test_names_that_are_missing_empty_or_given_twice_are_never_guessed(first, second, left, right):
+    """Two rows get one number only if the names of their classes are equal, or if a note or equal lists of names say
+    that numbers are compared."""
+    train, val = labels("TRAIN", left, first), labels("VAL", right, second)
+    try:
+        found = match_classes(train, val)
+    except SSLToolError:
+        return
+    by_number = train.names == val.names or not (train.named or val.named) or any("number" in n for n in found.notes)
+    if by_number:
+        assert found.numbers.tolist() == right
+        return
+    for row, number in enumerate(right):
+        for own in left:
+            same = bool(val.names.get(number)) and train.names.get(own) == val.names.get(number)
+            assert number < 0 or own < 0 or (found.numbers[row] == own) == same
+
+
+def test_a_class_without_a_name_beside_named_ones_is_refused_or_noted():
+    part, full = ["ant", "bee"], ["ant", "bee", "cat", "dog"]
+    for train, val in ((part, full), (full, part), (["ant", "", "cat", "dog"], full)):
+        with pytest.raises(SSLToolError, match=r"class [12] .*--labels-by number"):
+            match_classes(labels("TRAIN", [0, 1, 2, 3], train), labels("VAL", [0, 1, 2, 3], val))
+    same = match_classes(labels("TRAIN", [0, 3], part), labels("VAL", [3, 0], part))
+    assert same.numbers.tolist() == [3, 0] and "3" in same.notes[0]
+    assert match_classes(labels("TRAIN", [0, 2], full), labels("VAL", [1, 0], ["cat", "ant"])).numbers.tolist() == [
+        0,
+        2,
+    ]
+    with pytest.raises(SSLToolError) as caught:
+        unified([labels("a", [0, 2], part), labels("b", [0], ["bee"])])
+    assert "--labels-by" not in str(caught.value)
+
+
 def test_the_parts_of_a_set_have_the_classes_of_all():
     numbers, classes = unified([labels("a", [0, 1], ["ant", "cat"]), labels("b", [1, 0], ["bee", "cat"])])
     assert [part.tolist() for part in numbers] == [[0, 1], [1, 2]]

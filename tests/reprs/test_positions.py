@@ -45,7 +45,7 @@ def test_pool_mean_averages_positions_and_pool_none_keeps_a_row_for_each(write):
     each = Representations.stored(path, pool="none")
     assert torch.equal(each.representations.view(6, 2, 3, 4), x.permute(0, 2, 3, 1))
     assert each.targets.tolist() == y.repeat_interleave(6).tolist() and each.meta["places"] == 6
-    with pytest.raises(SSLToolError, match="6 places"):
+    with pytest.raises(SSLToolError, match="6 positions"):
         Representations.load(path, pool="none")
 
 

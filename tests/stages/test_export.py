@@ -73,6 +73,14 @@ def test_the_printed_line_loads_the_exported_file(request, tmp_path, which, to, 
     torch.testing.assert_close(theirs, original(source, images), rtol=1e-4, atol=1e-4)
 
 
+def test_the_printed_line_loads_a_file_whose_name_has_quotes(resnet18, tmp_path):
+    for to in ("torchvision", "timm"):
+        path = tmp_path / f'it\'s a "{to}".pth'
+        as_printed(export(resnet18, to, path)["load"])
+    command = export(resnet18, "simsiam", tmp_path / "it's mine.pth.tar")["load"]
+    assert str(tmp_path / "it's mine.pth.tar") in shlex.split(command)
+
+
 @pytest.mark.parametrize("to", ["torchvision", "timm"])
 def test_the_weights_load_into_the_librarys_network_except_for_the_classifier(resnet18, tmp_path, to):
     export(resnet18, to, tmp_path / "out.pth")
@@ -175,9 +183,9 @@ def test_conflicting_settings_are_refused(resnet18, monkeypatch, to, settings, m
 
 
 def test_networks_that_the_target_library_does_not_have_are_refused(trained, vit, tmp_path):
-    with pytest.raises(SSLToolError, match=r"torchvision .*resnet18_w8; .*resnet101, "):
+    with pytest.raises(SSLToolError, match=r"torchvision .*resnet18_w8, .*resnet101, .*load_backbone"):
         export(trained / "checkpoint.pt", "torchvision")
-    with pytest.raises(SSLToolError, match=r"simsiam .*vit_small_depth3_p8"):
+    with pytest.raises(SSLToolError, match=r"simsiam .*vit_small_depth3_p8.*--to torchvision or timm"):
         export(vit, "simsiam")
     model = build_backbone("resnet18", stem="small")[0]
     torch.save(settled(model, 0).state_dict(), tmp_path / "small.pth")

@@ -101,7 +101,7 @@ def test_collapse_measures_rows_per_position_and_knn_refuses_them(save, ssltool,
     assert ssltool("collapse", path, "--json").json["files"][0]["n"] == N * 64
     ran = ssltool("knn", path, path)
     assert ran.code == 1
-    assert "64 places of each image" in ran.err
+    assert "64 positions of each image" in ran.err
     np.save(tmp_path / "first.npy", np.arange(N, 2 * N))
     assert save("--layer", "backbone.layer1", "--pool", "none", "-o", tmp_path / "s.pt").code == 0
     merged = ssltool("collapse", "--merge", path, tmp_path / "s.pt", "--json").json["files"][0]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import re
 import subprocess
 import sys
 
@@ -92,6 +94,43 @@ def test_what_contradicts_itself_is_one_line_that_names_the_variable(environment
         with pytest.raises(SSLToolError, match=rf"\b{name}\b") as caught:
             read()
         assert "\n" not in str(caught.value) and "unset" in str(caught.value)
+
+
+VALUES = {
+    "RANK": [None, "", "abc", "-1", "0", "1", "7"],
+    "WORLD_SIZE": [None, "", "two", "0", "1", "2"],
+    "LOCAL_RANK": [None, "", "x", "0", "5"],
+    "LOCAL_WORLD_SIZE": [None, "", "1", "3"],
+    "MASTER_ADDR": [None, "", "localhost"],
+    "MASTER_PORT": [None, "", "tcp://10.0.0.1:80", "29500", "70000"],
+}
+
+
+def message_here() -> str | None:
+    """The message on the environment; None if it is right."""
+    try:
+        if launch().world > 1:
+            require_address()
+    except SSLToolError as error:
+        return str(error)
+    return None
+
+
+@pytest.mark.parametrize("world", VALUES["WORLD_SIZE"])
+@pytest.mark.parametrize("rank", VALUES["RANK"])
+def test_the_advice_of_every_message_leaves_one_process_that_runs(environment, monkeypatch, world, rank):
+    """The variables that a message says to unset are set, and without them this is one process of one."""
+    others = [name for name in VALUES if name not in ("RANK", "WORLD_SIZE")]
+    for values in itertools.product([rank], [world], *(VALUES[name] for name in others)):
+        given = dict(zip(("RANK", "WORLD_SIZE", *others), values, strict=True))
+        environment(**{name: value for name, value in given.items() if value is not None})
+        message = message_here()
+        if message is not None:
+            names = re.search(r"unset ([A-Z_]+(?: and [A-Z_]+)*) to run one process", message)[1].split(" and ")
+            assert all(given[name] is not None for name in names), message
+            for name in names:
+                monkeypatch.delenv(name)
+            assert launch() == Launch(), message
 
 
 def test_what_changes_nothing_for_one_process_does_not_matter(environment):

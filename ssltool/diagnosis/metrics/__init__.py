@@ -32,7 +32,7 @@ Target = str | Callable[..., float]
 @dataclass(frozen=True)
 class Metric:
     """A metric: its function (``target``), its input ``at`` (a key of ``AT``), whether ``healthier`` is "high", "low"
-    or neither ("", where 1 is best), the ``reading`` (interpretation of values), the ``source``, the lowest and highest
+    or neither ("", where 1 is best), the ``interpretation`` of values, the ``source``, the lowest and highest
     value (``range``, "d" for the width), and whether it ``needs_gram``: the d x d Gram matrix of the directions.
 
     Raises:
@@ -42,7 +42,7 @@ class Metric:
     target: Target
     at: str
     healthier: str
-    reading: str
+    interpretation: str
     source: str
     range: tuple[float, float | str] = (-inf, inf)
     needs_gram: bool = False

@@ -27,7 +27,9 @@ class Queue(nn.Module):
         """Raises ``SSLToolError`` if the queue is smaller than a batch."""
         super().__init__()
         if size < batch_size:
-            raise SSLToolError(f"--set queue={size} must be at least the batch size ({batch_size})")
+            raise SSLToolError(
+                f"--set queue={size} must be at least the batch size ({batch_size}); raise it, or lower --batch-size"
+            )
         self.register_buffer("rows", F.normalize(torch.randn(size, dim), dim=1))
         self.register_buffer("added", torch.zeros((), dtype=torch.int64))
         self._known_full = False

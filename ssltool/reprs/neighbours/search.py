@@ -78,7 +78,7 @@ def neighbours(
             "save both with the same network and --layer"
         )
     if not len(bank):
-        raise SSLToolError("the bank has no rows")
+        raise SSLToolError("the bank has no rows; save representations of labelled images")
     fetch = min(k + _most_repeated(skip) + (max(k, SPARE) if precision == "bf16" else 0), len(bank))
     with workers(device) as (threads, spread):
         similarity = torch.full((len(queries), k), -torch.inf, dtype=torch.float32)

@@ -92,7 +92,10 @@ def run(config: KnnConfig) -> Record:
     same = ids is not None and bool(ids.shared.any())
     most = len(voters) - same
     if most < 1:
-        raise SSLToolError(f"{bank.name} has one labelled row, and the query is the same row: no row can vote")
+        raise SSLToolError(
+            f"{bank.name} has one labelled row, and the query is the same row: no row can vote; "
+            "name a bank with more rows"
+        )
     k_max = min(max(config.ks) if config.folder is None else max(*config.ks, paper_files.MAX_K), most)
     held = _held_out(config, voters, labels, device) if config.select_k == "holdout" else None
     skip = (ids.bank[bank.targets >= 0], ids.queries) if ids is not None and same else None

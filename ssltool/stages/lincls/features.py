@@ -98,8 +98,8 @@ class FeatureSource(ABC):
 
     @property
     def class_names(self) -> list[str] | None:
-        """The names of ``classes``; None if the training rows have no names of classes."""
-        return [self.names.get(number) or str(number) for number in self.classes.tolist()] if self.names else None
+        """The names of ``classes``, "" for one without; None if the training rows have no names of classes."""
+        return [self.names.get(number, "") for number in self.classes.tolist()] if self.names else None
 
     def close(self) -> None:  # noqa: B027 - saved features have nothing to stop
         """Stops the processes that decode images."""

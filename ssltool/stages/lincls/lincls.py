@@ -19,7 +19,7 @@ from ssltool.data.found import announce
 from ssltool.data.loader import killed_workers
 from ssltool.errors import SSLToolError
 from ssltool.reprs.class_names import Labels
-from ssltool.reprs.representation_set import NETWORK_KEYS
+from ssltool.reprs.representation_set import NETWORK_KEYS, NETWORK_TITLES
 from ssltool.runs.folder import PROBE, RunFolder, run_path
 from ssltool.runs.resume import differences, find_file
 from ssltool.settings import Record
@@ -85,8 +85,9 @@ def _announce(source: FeatureSource) -> None:
 def _evaluate(config: LinclsConfig, device: torch.device, probe: Probe) -> Record:
     with contextlib.closing(_open(config, device, probe)) as source:
         _announce(source)
-        names = {name: name.replace("_", " ") for name in NETWORK_KEYS}
-        differing = differences(list(NETWORK_KEYS), probe.config.get("origin", {}), source.origin, names.__getitem__)
+        differing = differences(
+            list(NETWORK_KEYS), probe.config.get("origin", {}), source.origin, NETWORK_TITLES.__getitem__
+        )
         if probe.weight.shape[1] != source.width:
             differing.append(f"the width was {probe.weight.shape[1]}, is now {source.width}")
         if differing:
@@ -95,5 +96,8 @@ def _evaluate(config: LinclsConfig, device: torch.device, probe: Probe) -> Recor
         classifier = probe.weight.to(device, wide), probe.bias.to(device, wide)
         (accuracies,) = score(source.val(), [classifier], source.total_classes)
         if accuracies is None:
-            raise SSLToolError("the probe's scores of val rows are not finite: its weights or the rows are too large")
+            raise SSLToolError(
+                "the probe's scores of val rows are not finite, because its weights or the "
+                "rows are too large; train it again with a lower --lr, or divide the rows by a constant"
+            )
         return accuracies | source.facts() | source.check() | source.origin

@@ -22,6 +22,7 @@ from ssltool.stages.lincls.features import FeatureSource
 from ssltool.stages.lincls.linear_heads import Batches, Linear
 from ssltool.training import distributed
 from ssltool.training.classification import epoch_order
+from ssltool.training.launch import one_process
 from ssltool.training.precision import widest_float
 
 BLOCK_ROWS = 8192
@@ -45,7 +46,7 @@ class SavedFeatures(FeatureSource):
 
     def __init__(self, config: LinclsConfig, device: torch.device, known: Labels | None = None) -> None:
         if distributed.under_torchrun():
-            raise SSLToolError("this stage runs in one process; start it without torchrun")
+            raise SSLToolError(f"this stage runs in one process; start it without torchrun, or {one_process()}")
         self.config, self.device = config, device
         names = config.reprs or ()
         if len(names) != 2 or os.path.realpath(names[0]) == os.path.realpath(names[1]):

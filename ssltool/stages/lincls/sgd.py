@@ -17,7 +17,7 @@ from ssltool.checkpoints.saved_run import EARLIER
 from ssltool.config import LinclsConfig, as_dict, fixed_settings
 from ssltool.errors import SSLToolError
 from ssltool.files.schema import ANYTHING, conform, integer, listing, mapping, tensor
-from ssltool.reprs.representation_set import NETWORK_KEYS
+from ssltool.reprs.representation_set import NETWORK_TITLES
 from ssltool.runs.folder import PROBE, RunFolder
 from ssltool.runs.resume import check_images, differences
 from ssltool.settings import Record, defaults_of, flag
@@ -32,7 +32,7 @@ from ssltool.training.schedule import learning_rates, scaled_lr
 from ssltool.training.signals import StopRequest
 from ssltool.training.state import LoopState
 
-FIXED_KEYS = {"identity": "the hash of the training rows", **{name: name.replace("_", " ") for name in NETWORK_KEYS}}
+FIXED_KEYS = {"identity": "the hash of the training rows", **NETWORK_TITLES}
 """What must stay the same when a probe is resumed, beside settings with flags, and how messages name it."""
 
 CONTENTS = {"train_contents": "the hash of the file to train on", "val_contents": "the hash of the file to evaluate on"}

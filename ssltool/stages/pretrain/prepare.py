@@ -60,12 +60,16 @@ def prepare(config: PretrainConfig) -> TrainingSetup:
     )
     if config.n_warmup_steps >= setup.steps:
         raise SSLToolError(
-            f"--n-warmup-steps {config.n_warmup_steps} freezes the encoder for all {setup.steps} steps of an epoch"
+            f"--n-warmup-steps {config.n_warmup_steps} freezes the encoder for all {setup.steps} steps of an epoch; "
+            "lower it"
         )
     setup.check_schedule()
     unlabelled = int((images.labels < 0).sum())
     if method_class(config.method).uses_labels and unlabelled:
-        raise SSLToolError(f"{config.method} needs labels, and {unlabelled} of {len(images)} images have none")
+        raise SSLToolError(
+            f"{config.method} needs labels, and {unlabelled} of {len(images)} images have none; leave "
+            "these out, or choose a method without labels"
+        )
     return setup
 
 
@@ -89,12 +93,14 @@ def _support(config: PretrainConfig, options: Any, images: ImageSet) -> Support 
         numbers = read_numbers(options.labels_path, int(images.index.max()) + 1, "--labels-path")
         rows = np.flatnonzero(np.isin(images.index, numbers) & (images.labels >= 0))
         if not len(rows):
-            raise SSLToolError(f"{options.labels_path} names no labelled training image")
+            raise SSLToolError(
+                f"{options.labels_path} names no labelled training image; list numbers of images with labels, from 0"
+            )
     labelled = images.select(rows)
     classes = len(np.unique(labelled.labels))
     per_step = options.support_classes or classes
     if per_step > classes:
-        raise SSLToolError(f"--set support_classes={per_step}: the labelled images have {classes} classes")
+        raise SSLToolError(f"--set support_classes={per_step}: the labelled images have {classes} classes; lower it")
     return Support(labelled, per_step, options.support_per_class, config.seed)
 
 

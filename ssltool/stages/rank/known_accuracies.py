@@ -92,7 +92,9 @@ def _read_table(path: str) -> dict[str, float | None]:
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False, skipinitialspace=True)
     except (OSError, ValueError) as error:
-        raise SSLToolError(f"cannot read {path} as a .csv table: {first_line(error)}") from error
+        raise SSLToolError(
+            f"cannot read {path} as a .csv table ({first_line(error)}); save it with the columns run and accuracy"
+        ) from error
     missing = [column for column in ("run", "accuracy") if column not in table.columns]
     if missing:
         raise SSLToolError(f"{path} has no column {' and '.join(missing)}; it has {', '.join(map(str, table.columns))}")
@@ -103,6 +105,8 @@ def _read_table(path: str) -> dict[str, float | None]:
             raise SSLToolError(f"{path} has {run} twice; leave one of them out")
         value = pd.to_numeric(text, errors="coerce") if text else None
         if value is not None and not abs(value) < float("inf"):
-            raise SSLToolError(f"{path}: the accuracy of {run} is '{text}', which is not a finite number")
+            raise SSLToolError(
+                f"{path}: the accuracy of {run} is '{text}', not a finite number; write one, or leave it empty"
+            )
         known[run] = None if value is None else float(value)
     return known

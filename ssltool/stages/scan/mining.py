@@ -24,7 +24,7 @@ def check_neighbours(k: int, images: int) -> None:
         SSLToolError: if it does not.
     """
     if k >= images:
-        raise SSLToolError(f"--neighbours {k} must be smaller than the number of images ({images})")
+        raise SSLToolError(f"--neighbours {k} must be smaller than the number of images ({images}); lower it")
 
 
 def mine(reprs: Representations, k: int, device: torch.device) -> Neighbours:
@@ -78,7 +78,8 @@ class NeighbourTable:
         dataset = file.meta.get("dataset")
         if dataset not in (None, images.name):
             raise SSLToolError(
-                f"{path} has neighbours of the dataset {shown(dataset)}, but the images are of {images.name}"
+                f"{path} has neighbours of the dataset {shown(dataset)}, but the images are of {images.name}; mine "
+                "again, or name the images that were mined"
             )
         own = _find(images.index, file.index.numpy())
         if (own < 0).any():

@@ -274,7 +274,7 @@ def test_files_that_do_not_fit_together_are_refused(write_reprs, on_files, tmp_p
     bundled = {"dataset": "bundled", "split": "train"}
     a = save("a.pt", x, y, checkpoint_hash="1", **bundled)
     cases = {
-        "checkpoint_hash is 1 and 2": save("b.pt", u, v, checkpoint_hash="2"),
+        "checkpoint.hash is 1 and 2": save("b.pt", u, v, checkpoint_hash="2"),
         "width 6 and 4": save("c.pt", u[:, :4], v),
         "60 of 60 val rows.*bundled train": save("d.pt", u, v, **bundled),
         r"e\.pt has no labels": save("e.pt", u, torch.full((60,), -1)),

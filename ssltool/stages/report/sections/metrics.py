@@ -34,15 +34,17 @@ def render(runs: Sequence[ReportedRun]) -> str:
                 *map(_number, [*numbers, run.settings["n_images"], run.origin["epoch"]]),
             ]
             rows.append(element("tr", "".join(cells)))
-    readings = [element("dt", _column(name)) + element("dd", escape_xml(METRICS[name].reading)) for name in MAIN]
+    interpretations = [
+        element("dt", _column(name)) + element("dd", escape_xml(METRICS[name].interpretation)) for name in MAIN
+    ]
     votes = max(run.neighbours.k for run in runs)
-    readings.append(
+    interpretations.append(
         element("dt", "kNN") + element("dd", f"leave-one-out accuracy of the {votes} nearest neighbours by cosine")
     )
     return (
         lead("Click a column heading to sort by this column; click again to reverse the order.")
         + columns(titles, rows, class_="sortable", id="runs")
-        + element("dl", "".join(readings), class_="readings")
+        + element("dl", "".join(interpretations), class_="interpretations")
     )
 
 

@@ -23,9 +23,9 @@ def render(runs: Sequence[ReportedRun]) -> str:
 
 def _view_grid(views: Views) -> str:
     rows = []
-    for number, (original, made) in enumerate(zip(views.originals, views.made, strict=True)):
+    for number, (original, augmented) in enumerate(zip(views.originals, views.augmented, strict=True)):
         cells = [element("th", picture(original, f"image {number + 1}"), scope="row")]
-        for title, view in zip(views.titles, made, strict=True):
+        for title, view in zip(views.titles, augmented, strict=True):
             cells.append(element("td", picture(view, f"{title} of image {number + 1}")))
         rows.append(element("tr", "".join(cells)))
     titles = [element("th", escape_xml(title), scope="col") for title in ("image", *views.titles)]
