@@ -22,6 +22,9 @@ PLAIN_TYPES = (str, int, float, bool)
 LONGEST = 10_000
 """Maximum length of text, lists and dicts that are shown."""
 
+MOST_SHOWN = 1_000_000
+"""Maximum number of values that are shown; lists that hold one another several times can stand for any number."""
+
 
 def read_entries(path: FilePath) -> Entries:
     """The top-level entries of a file of weights, memory-mapped if possible.
@@ -70,15 +73,26 @@ def extract_settings(entries: Mapping[str, Any]) -> Settings:
     return settings
 
 
-def plain(value: Any, depth: int = MAX_DEPTH) -> Any:
-    """``value`` as JSON can hold it; an object of another type, or below ``depth``, becomes the name of its type.
+def plain(value: Any) -> Any:
+    """``value`` as JSON can hold it; an object of another type, or nested too deeply, becomes the name of its type.
 
-    Long text, long lists and large dicts are described.
+    Long text, long lists and large dicts are described, and so is what follows the first ``MOST_SHOWN`` values.
     """
-    if isinstance(value, (dict, list, tuple)) and depth and len(value) <= LONGEST:
-        if isinstance(value, dict):
-            return {name_keys([key]): plain(item, depth - 1) for key, item in value.items()}
-        return [plain(item, depth - 1) for item in value]
-    if (isinstance(value, str) and len(value) > LONGEST) or (type(value) is int and value.bit_length() > 128):
-        return describe(value)
-    return value if isinstance(value, PLAIN_TYPES) or value is None else f"<{type(value).__name__}>"
+    left = MOST_SHOWN
+
+    def walk(value: Any, depth: int) -> Any:
+        nonlocal left
+        left -= 1
+        if isinstance(value, (dict, list, tuple)):
+            if not depth:
+                return f"<{type(value).__name__}>"
+            if len(value) > min(LONGEST, left):
+                return describe(value)
+            if isinstance(value, dict):
+                return {name_keys([key]): walk(item, depth - 1) for key, item in value.items()}
+            return [walk(item, depth - 1) for item in value]
+        if (isinstance(value, str) and len(value) > LONGEST) or (type(value) is int and value.bit_length() > 128):
+            return describe(value)
+        return value if isinstance(value, PLAIN_TYPES) or value is None else f"<{type(value).__name__}>"
+
+    return walk(value, MAX_DEPTH)
