@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,16 +10,21 @@ from typing import Any
 from torch import Tensor
 
 from ssltool.checkpoints.checkpoint import Checkpoint
-from ssltool.checkpoints.checkpoint_layouts import HEADS, CheckpointLayout, detect_layout, extract_weights
-from ssltool.checkpoints.match_architecture import BackboneSpec, add_batch_counters, match_backbone
+from ssltool.checkpoints.checkpoint_layouts import TORCHVISION, CheckpointLayout, detect_layout, extract_weights
+from ssltool.checkpoints.find_network import find_network
+from ssltool.checkpoints.match_architecture import BackboneSpec
 from ssltool.checkpoints.read import read_entries
 from ssltool.checkpoints.saved_run import SSLTOOL, SavedRun
+from ssltool.checkpoints.side_settings import SideSettings, side_settings
+from ssltool.checkpoints.timm_derivation import Source
+from ssltool.checkpoints.timm_networks import longest_name
 from ssltool.config.common import MOST_EPOCHS
 from ssltool.errors import SSLToolError
 from ssltool.files.misfit import name_keys
 from ssltool.files.schema import conform, mapping, tensor
 from ssltool.files.stored import format_of
 from ssltool.files.writing import FilePath
+from ssltool.models.arch_name import parse
 
 
 @dataclass(frozen=True)
@@ -31,6 +37,7 @@ class ForeignBackbone:
         weights: the backbone's state dict, with torchvision's names.
         ignored: names of the modules that are not part of the backbone.
         epoch: completed epochs; None if the file does not contain them.
+        assumed: what neither the weights nor settings of the program show.
     """
 
     layout: CheckpointLayout
@@ -38,6 +45,7 @@ class ForeignBackbone:
     weights: dict[str, Tensor]
     ignored: Sequence[str]
     epoch: int | None
+    assumed: Sequence[str] = ()
 
     def __str__(self) -> str:
         """A one-line description."""
@@ -45,7 +53,8 @@ class ForeignBackbone:
         where = f"backbone under '{self.layout.prefix}'" if self.layout.prefix else "backbone without prefix"
         epoch = "" if self.epoch is None else f", epoch {self.epoch}"
         ignored = f"; ignored: {name_keys(self.ignored, most=20)}" if self.ignored else ""
-        return f"{self.layout.program} checkpoint: arch {self.spec.arch}{stem}, {where}{epoch}{ignored}"
+        assumed = f"; assumed: {', '.join(self.assumed)}" if self.assumed else ""
+        return f"{self.layout.program} checkpoint: arch {self.spec.arch}{stem}, {where}{epoch}{ignored}{assumed}"
 
 
 def find_backbone(
@@ -57,23 +66,23 @@ def find_backbone(
         SSLToolError: if there is no supported backbone, it is incomplete, or it contradicts ``arch`` or ``stem``.
     """
     weights = extract_weights(entries)
-    layout, scheme = detect_layout(str(path), weights, entries)
-    backbone: dict[str, Tensor] = {}
-    ignored: dict[str, None] = {}  # an ordered set
-    for name, held in weights.items():
-        local_name = name.removeprefix(layout.prefix)
-        has_prefix = name.startswith(layout.prefix)
-        if has_prefix and local_name.split(".")[0] not in HEADS:
-            backbone[scheme.rename(local_name)] = held
-        else:
-            ignored[layout.prefix + local_name.split(".")[0] if has_prefix else name.split(".")[0]] = None
+    anchor = None if arch is None or parse(arch) is None else longest_name(arch)
+    layout, scheme = detect_layout(str(path), weights, entries, anchor)
+    backbone = {name.removeprefix(layout.prefix): t for name, t in weights.items() if name.startswith(layout.prefix)}
+    others = dict.fromkeys(name.split(".")[0] for name in weights if not name.startswith(layout.prefix))
     backbone = conform(backbone, mapping(other=tensor(...)), path, remedy="save the state_dict again on the CPU")
-    spec = match_backbone(str(path), backbone, layout, arch=arch, stem=stem)
+    settings = SideSettings() if layout.names_program else side_settings(path, entries)
+    source = Source(str(path), backbone, layout.program, layout.attention_heads(), settings, layout.names_program)
+    network = find_network(source, layout, scheme, arch=arch, stem=stem)
     epoch = entries.get("epoch")
     epoch = epoch if type(epoch) is int and 0 <= epoch < MOST_EPOCHS else None
-    if epoch is not None and "pytorch-lightning_version" in entries:
-        epoch += 1  # Lightning saves the number of the current epoch, other programs that of completed epochs
-    return ForeignBackbone(layout, spec, add_batch_counters(backbone, spec), list(ignored), epoch)
+    if epoch is not None and ("pytorch-lightning_version" in entries or layout.first_epoch == 0):
+        epoch += 1  # these programs save the number of the current epoch, others that of completed epochs
+    named = parse(network.spec.arch)
+    if layout.program == TORCHVISION and named is not None:  # bare weights of a ResNet that only the other library has
+        layout = dataclasses.replace(layout, program=named.library)
+    ignored = [*(layout.prefix + name for name in network.left_out), *others]
+    return ForeignBackbone(layout, network.spec, dict(network.weights), sorted(ignored), epoch, network.assumed)
 
 
 def read_checkpoint(
