@@ -78,6 +78,7 @@ class CheckpointLayout:
         stem: the stem of ResNets whose first convolution is 3x3; None if the program has none.
         heads: attention heads of ViTs that have another number than ssltool's ViT of the same size, by ssltool's
             name; None if they are unknown.
+        assumes: what weights of this program may differ in, in words.
         first_epoch: the number of the first epoch, 0 or 1; the file has that of the last completed one.
     """
 
@@ -88,12 +89,18 @@ class CheckpointLayout:
     excludes: tuple[str, ...] = ()
     stem: str | None = None
     heads: Mapping[str, int] | None = field(default_factory=lambda: TIMM_HEADS)
+    assumes: tuple[str, ...] = ()
     first_epoch: int = 1
 
     @property
     def names_program(self) -> bool:
         """Whether only one program writes such files. If not, what weights do not show may be different."""
         return self.program not in (TIMM, TORCHVISION, UNKNOWN)
+
+    @property
+    def settings_of_network(self) -> bool:
+        """Whether the program's settings may change what the network computes."""
+        return not self.names_program or self.program in ("solo-learn", "MAE")
 
     def attention_heads(self) -> dict[int, int]:
         """The attention heads of the program's ViTs by their width, as far as they are known."""
@@ -111,6 +118,8 @@ class CheckpointLayout:
 
 _PAPER = "noncontrastive-ssl"
 """The code of the collapse paper."""
+
+_SCAN = ("a stem without pooling; SCAN's network for STL-10 has one",)
 
 CHECKPOINT_LAYOUTS: Registry[CheckpointLayout] = Registry(
     "checkpoint layout",
@@ -132,10 +141,18 @@ CHECKPOINT_LAYOUTS: Registry[CheckpointLayout] = Registry(
             "simsiam", "simsiam", "encoder.", ("predictor.",), ("classifier.",), heads=MOCO_HEADS
         ),
         "patrickhua/simsiam": CheckpointLayout(
-            "PatrickHua/SimSiam", "simsiam", "backbone.", ("encoder.0.", "encoder.1.layer1.", "predictor.layer1.")
+            "PatrickHua/SimSiam",
+            "simsiam",
+            "backbone.",
+            ("encoder.0.", "encoder.1.layer1.", "predictor.layer1."),
+            stem="small",
         ),
         "patrickhua/simclr": CheckpointLayout(
-            "PatrickHua/SimSiam", "simclr", "backbone.", ("encoder.0.", "encoder.1.layer1.", "projector.layer2.")
+            "PatrickHua/SimSiam",
+            "simclr",
+            "backbone.",
+            ("encoder.0.", "encoder.1.layer1.", "projector.layer2."),
+            stem="small",
         ),
         "solo-learn/mocov3": CheckpointLayout(
             "solo-learn",
@@ -169,8 +186,15 @@ CHECKPOINT_LAYOUTS: Registry[CheckpointLayout] = Registry(
         "dinov2": CheckpointLayout("DINOv2", None, "backbone.", ("dino_head.",)),
         "ibot": CheckpointLayout("iBOT", None, "backbone.", ("ibot_loss",)),
         "dino": CheckpointLayout("dino", "dino", "backbone.", ("head.last_layer.",)),
-        "scan": CheckpointLayout("SCAN", None, "backbone.", ("contrastive_head.",), stem="small"),
-        "scan/clusters": CheckpointLayout("SCAN", None, "backbone.", ("cluster_head.",), stem="small"),
+        "scan": CheckpointLayout("SCAN", None, "backbone.", ("contrastive_head.",), assumes=_SCAN),
+        "scan/clusters": CheckpointLayout("SCAN", None, "backbone.", ("cluster_head.",), assumes=_SCAN),
+        **{
+            f"lightly-train/{network}/{part}": CheckpointLayout(
+                "lightly-train", None, f"{network}embedding_model.wrapped_model.{part}.", ("lightly_train", *marker)
+            )
+            for network, marker in (("teacher_", ("student_", "teacher_")), ("student_", ()), ("", ()))
+            for part in ("_model", "_features")
+        },
         "openmmlab": CheckpointLayout("OpenMMLab", None, "backbone.", ("meta", "state_dict")),
         "vissl": CheckpointLayout("VISSL", None, "_feature_blocks."),
         "lightly/vit": CheckpointLayout("lightly", None, "backbone.vit."),
@@ -188,6 +212,7 @@ CHECKPOINT_LAYOUTS: Registry[CheckpointLayout] = Registry(
         "dinov3/release": CheckpointLayout("DINOv3", None, "", ("rope_embed.periods",)),
         "dinov3/convnext-release": CheckpointLayout("DINOv3", None, "", ("norms.3.", "downsample_layers.")),
         "dinov2/release": CheckpointLayout("DINOv2", None, "", ("mask_token", "blocks.0.")),
+        "dinov2/registers": CheckpointLayout("DINOv2", None, "", ("register_tokens",)),
         "torchvision/vit": CheckpointLayout(TORCHVISION, None, "", ("conv_proj.",)),
         "timm/vit": CheckpointLayout(TIMM, None, "", ("patch_embed.",)),
         "timm/convnext": CheckpointLayout(TIMM, None, "", ("stages.0.blocks.0.conv_dw.",), heads=None),

@@ -71,7 +71,7 @@ def find_backbone(
     backbone = {name.removeprefix(layout.prefix): t for name, t in weights.items() if name.startswith(layout.prefix)}
     others = dict.fromkeys(name.split(".")[0] for name in weights if not name.startswith(layout.prefix))
     backbone = conform(backbone, mapping(other=tensor(...)), path, remedy="save the state_dict again on the CPU")
-    settings = SideSettings() if layout.names_program else side_settings(path, entries)
+    settings = side_settings(path, entries) if layout.settings_of_network else SideSettings()
     source = Source(str(path), backbone, layout.program, layout.attention_heads(), settings, layout.names_program)
     network = find_network(source, layout, scheme, arch=arch, stem=stem)
     epoch = entries.get("epoch")

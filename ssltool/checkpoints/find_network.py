@@ -113,19 +113,19 @@ def _own(source: Source, layout: CheckpointLayout, scheme: NamingScheme, arch: s
     for name in unused:
         del weights[name]
     spec = match_backbone(source.path, weights, layout, arch=arch, stem=stem)
-    assumed = [] if layout.names_program or arch is not None else _assumptions(source, weights, spec, stem)
+    assumed = [] if layout.names_program or arch is not None else _assumptions(source, weights)
+    if spec.stem == "small" and stem in (None, "auto") and (layout.assumes or layout.stem is None):
+        assumed += layout.assumes or ["a stem of stride 1 and no pooling (else --stem small-stride2)"]
     return Network(spec, add_batch_counters(weights, spec), list(left_out), assumed)
 
 
-def _assumptions(source: Source, weights: Mapping[str, Tensor], spec: BackboneSpec, stem: str | None) -> list[str]:
+def _assumptions(source: Source, weights: Mapping[str, Tensor]) -> list[str]:
     """What the weights of ssltool's own network do not show and the program's settings do not say."""
     settings = source.settings
     if "conv1.weight" not in weights:
         return [] if settings.act_layer is not None else ["GELU", "the class token is the output"]
     words = ["ReLU"] * (settings.act_layer is None) + ["average pooling"] * (settings.global_pool is None)
     words += ["output stride 32"] * (settings.output_stride is None)
-    if spec.stem == "small" and stem in (None, "auto"):
-        words.append("a stem of stride 1 without pooling (else --stem)")
     return words
 
 

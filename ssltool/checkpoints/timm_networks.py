@@ -7,6 +7,7 @@ be there, and each weight of the file must be used, belong to a head, or be know
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import sys
 from collections.abc import Callable, Iterable
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 from ssltool.checkpoints.checkpoint_layouts import HEADS
 from ssltool.checkpoints.match_architecture import COUNTER, Mismatch
+from ssltool.checkpoints.side_settings import SideSettings
 from ssltool.checkpoints.timm_convnets import derive_convnext, derive_efficientnet, derive_resnet, derive_swin
 from ssltool.checkpoints.timm_derivation import Derivation, Source, Weights, check_dimensions
 from ssltool.checkpoints.timm_vits import derive_dinov3, derive_vit
@@ -101,7 +103,7 @@ def fit_named(source: Source, arch: str) -> TimmNetwork:
     if derive is not None:
         try:
             check_dimensions(source)
-            derived = derive(source)
+            derived = derive(dataclasses.replace(source, settings=SideSettings({"num_heads": 1})))  # ``arch`` has them
         except SSLToolError:
             pass
         else:
@@ -166,8 +168,13 @@ def _filtered(arch: str, image_size: int | None, weights: Weights) -> tuple[Weig
         return None
     if not isinstance(out, dict) or not all(isinstance(value, Tensor) for value in out.values()):
         return None
-    kept = {value.untyped_storage().data_ptr() for value in out.values()}
-    unused = {name: value for name, value in weights.items() if value.untyped_storage().data_ptr() not in kept}
+    kept: dict[int, int] = {}  # how many elements of each storage
+    for value in {(value.data_ptr(), value.numel()): value for value in out.values()}.values():
+        storage = value.untyped_storage().data_ptr()
+        kept[storage] = kept.get(storage, 0) + value.numel()
+    unused = {
+        name: value for name, value in weights.items() if kept.get(value.untyped_storage().data_ptr()) != value.numel()
+    }
     training = [name for name in unused if name.split(".")[0] in ("mask_token", "projectors", "local_cls_norm")]
     return out | {name: value for name, value in unused.items() if name not in training}, training
 

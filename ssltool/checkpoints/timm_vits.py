@@ -226,7 +226,7 @@ def derive_dinov3(source: Source) -> Derivation:
         "patch_size": patch,
         "mlp_ratio": hidden / dim,
     }
-    sizes = _DINOV3_GATED if gated else _DINOV3
+    sizes = {name: own for name, own in (_DINOV3_GATED if gated else _DINOV3).items() if not (biased and name == "7b")}
     name, own = min(
         sizes.items(), key=lambda size: sum(value != size[1][key] for key, value in shape.items() if key in size[1])
     )
