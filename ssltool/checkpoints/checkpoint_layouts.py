@@ -8,16 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any
-
-from torch import Tensor
 
 from ssltool.checkpoints.parameter_names import NamingScheme, find_naming_schemes
 from ssltool.errors import SSLToolError
 from ssltool.files.misfit import name_keys
 from ssltool.registry import Registry
 
-CONTAINERS = ("teacher", "state_dict_ema", "model_ema", "state_dict", "model", "model_state_dict")
+CONTAINERS = ("teacher", "state_dict_ema", "model_ema", "ema", "state_dict", "model", "model_state_dict")
 """Top-level keys of the weights. Those that a program evaluates come first: DINO's teacher, timm's moving average."""
 
 WRAPPERS = ("module.", "_orig_mod.")
@@ -117,20 +114,6 @@ CHECKPOINT_LAYOUTS: Registry[CheckpointLayout] = Registry(
 """Tried in this order; the first that matches is used."""
 
 
-def extract_weights(entries: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The weights among the top-level ``entries`` of a file, or in one of its ``CONTAINERS``, without the prefixes of
-    ``WRAPPERS``; empty if there are none."""
-    inner = [entries[key] for key in CONTAINERS if isinstance(entries.get(key), dict)]
-    weights = next((tensors for tensors in map(_tensors, inner) if tensors), _tensors(entries))
-    while wrapper := next((w for w in WRAPPERS if weights and all(name.startswith(w) for name in weights)), ""):
-        weights = {name.removeprefix(wrapper): tensor for name, tensor in weights.items()}
-    return weights
-
-
-def _tensors(entries: Mapping[Any, Any]) -> dict[str, Tensor]:
-    return {name: value for name, value in entries.items() if isinstance(name, str) and isinstance(value, Tensor)}
-
-
 def detect_layout(path: str, names: Collection[str], entries: Collection[str]) -> tuple[CheckpointLayout, NamingScheme]:
     """Detects the layout of the file ``path`` from its parameter ``names`` and top-level ``entries``.
 
@@ -154,7 +137,7 @@ def detect_layout(path: str, names: Collection[str], entries: Collection[str]) -
     if len(networks) > 1:
         raise SSLToolError(
             f"{path} contains several networks ({name_keys(networks)}) and matches no layout that ssltool supports; "
-            "save the state_dict of one network"
+            "choose one with --key"
         )
     ((prefix, scheme),) = networks.items()
     return CheckpointLayout("unknown", None, prefix, heads=None), scheme

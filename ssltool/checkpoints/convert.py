@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,13 +10,16 @@ from typing import Any
 from torch import Tensor
 
 from ssltool.checkpoints.checkpoint import Checkpoint
-from ssltool.checkpoints.checkpoint_layouts import HEADS, CheckpointLayout, detect_layout, extract_weights
+from ssltool.checkpoints.checkpoint_layouts import HEADS, CheckpointLayout, detect_layout
+from ssltool.checkpoints.find_weights import FoundWeights, find_weights
 from ssltool.checkpoints.match_architecture import BackboneSpec, add_batch_counters, match_backbone
+from ssltool.checkpoints.parameter_names import NamingScheme
 from ssltool.checkpoints.read import read_entries
 from ssltool.checkpoints.saved_run import SSLTOOL, SavedRun
 from ssltool.config.common import MOST_EPOCHS
 from ssltool.errors import SSLToolError
 from ssltool.files.misfit import name_keys
+from ssltool.files.placeholders import placeholder_names
 from ssltool.files.schema import conform, mapping, tensor
 from ssltool.files.stored import format_of
 from ssltool.files.writing import FilePath
@@ -31,6 +35,8 @@ class ForeignBackbone:
         weights: the backbone's state dict, with torchvision's names.
         ignored: names of the modules that are not part of the backbone.
         epoch: completed epochs; None if the file does not contain them.
+        found: where the weights were in the file.
+        skipped: the classes of the objects in the file that were not created.
     """
 
     layout: CheckpointLayout
@@ -38,6 +44,8 @@ class ForeignBackbone:
     weights: dict[str, Tensor]
     ignored: Sequence[str]
     epoch: int | None
+    found: FoundWeights
+    skipped: Sequence[str]
 
     def __str__(self) -> str:
         """A one-line description."""
@@ -45,19 +53,31 @@ class ForeignBackbone:
         where = f"backbone under '{self.layout.prefix}'" if self.layout.prefix else "backbone without prefix"
         epoch = "" if self.epoch is None else f", epoch {self.epoch}"
         ignored = f"; ignored: {name_keys(self.ignored, most=20)}" if self.ignored else ""
-        return f"{self.layout.program} checkpoint: arch {self.spec.arch}{stem}, {where}{epoch}{ignored}"
+        taken = f", {self.found}" if str(self.found) else ""
+        skipped = f"; objects not read: {name_keys(self.skipped, most=3)}" if self.skipped else ""
+        return f"{self.layout.program} checkpoint: arch {self.spec.arch}{stem}, {where}{taken}{epoch}{ignored}{skipped}"
 
 
 def find_backbone(
-    path: FilePath, entries: Mapping[str, Any], *, arch: str | None = None, stem: str | None = None
+    path: FilePath,
+    entries: Mapping[str, Any],
+    *,
+    arch: str | None = None,
+    stem: str | None = None,
+    key: str | None = None,
 ) -> ForeignBackbone:
     """Finds the backbone among the top-level ``entries`` of another program's checkpoint ``path``.
 
+    Args:
+        key: the network to take, as ``find_weights`` describes.
+
     Raises:
-        SSLToolError: if there is no supported backbone, it is incomplete, or it contradicts ``arch`` or ``stem``.
+        SSLToolError: if there is no supported backbone, it is incomplete, or it contradicts ``arch``, ``stem`` or
+            ``key``.
     """
-    weights = extract_weights(entries)
-    layout, scheme = detect_layout(str(path), weights, entries)
+    found = find_weights(path, entries, key)
+    weights = found.weights
+    layout, scheme = _layout_of(path, found, entries)
     backbone: dict[str, Tensor] = {}
     ignored: dict[str, None] = {}  # an ordered set
     for name, held in weights.items():
@@ -73,11 +93,26 @@ def find_backbone(
     epoch = epoch if type(epoch) is int and 0 <= epoch < MOST_EPOCHS else None
     if epoch is not None and "pytorch-lightning_version" in entries:
         epoch += 1  # Lightning saves the number of the current epoch, other programs that of completed epochs
-    return ForeignBackbone(layout, spec, add_batch_counters(backbone, spec), list(ignored), epoch)
+    skipped = placeholder_names(entries)
+    return ForeignBackbone(layout, spec, add_batch_counters(backbone, spec), list(ignored), epoch, found, skipped)
+
+
+def _layout_of(
+    path: FilePath, found: FoundWeights, entries: Mapping[str, Any]
+) -> tuple[CheckpointLayout, NamingScheme]:
+    """The layout of the file, with the prefix of the network that the user chose, if there is one."""
+    if found.prefix is None:
+        return detect_layout(str(path), found.weights, entries)
+    chosen, scheme = detect_layout(str(path), [name for name in found.weights if name.startswith(found.prefix)], ())
+    try:
+        program, _ = detect_layout(str(path), found.weights, entries)
+    except SSLToolError:  # no program is known to write such a file
+        return chosen, scheme
+    return dataclasses.replace(program, prefix=chosen.prefix), scheme
 
 
 def read_checkpoint(
-    path: FilePath, *, arch: str | None = None, stem: str | None = None
+    path: FilePath, *, arch: str | None = None, stem: str | None = None, key: str | None = None
 ) -> tuple[Checkpoint, ForeignBackbone | None]:
     """Reads a checkpoint of ssltool, or converts one of another program.
 
@@ -89,17 +124,19 @@ def read_checkpoint(
 
     Raises:
         SSLToolError: if the file is unreadable, could only be read by executing code, contains no complete and
-            supported backbone, or contradicts ``arch`` or ``stem``.
+            supported backbone, or contradicts ``arch``, ``stem`` or ``key``.
     """
     entries = read_entries(path)
     if format_of(entries).startswith(f"{SSLTOOL}/"):
         checkpoint = Checkpoint.of(entries, path)
+        if key is not None:
+            raise SSLToolError(f"--key {key} has no effect: {path} is a checkpoint of ssltool; leave it out")
         backbone = SavedRun.read(checkpoint.config, path).backbone
         for name, given, saved in (("arch", arch, backbone.arch), ("stem", stem, backbone.stem)):
             if given not in (None, "auto", saved):
                 raise SSLToolError(f"--{name} is {given}, but {path} was trained with {saved}; leave it out")
         return checkpoint, None
-    foreign = find_backbone(path, entries, arch=arch, stem=stem)
+    foreign = find_backbone(path, entries, arch=arch, stem=stem, key=key)
     return _backbone_checkpoint(foreign), foreign
 
 

@@ -27,6 +27,9 @@ MOST_NAMES = 1000
 MOST_WORK = 50_000_000
 """Maximum product of their number and that of the objects: torch goes through all names for each object."""
 
+SHARDS = (".DTensor", ".ShardedTensor")
+"""Ends of the names of classes of tensors that are spread over ranks."""
+
 MODULE = ("_parameters", "_buffers", "_modules")
 """What every ``nn.Module`` has among its attributes."""
 
@@ -221,13 +224,20 @@ def _settled(contents: Any) -> Any:
 
 def _settled_tensor(value: Tensor) -> Any:
     if isinstance(value, _Wrapper):
-        whole = value.held.get("_local_tensor") if isinstance(value.held, dict) else None
-        if isinstance(whole, Tensor) and not isinstance(whole, _Wrapper) and whole.shape == value.shape:
+        whole = attributes(value.held).get("_local_tensor")
+        summand = any(isinstance(node, Placeholder) and node.name.endswith("Partial") for node in _nodes(value.held))
+        if isinstance(whole, Tensor) and not isinstance(whole, _Wrapper) and whole.shape == value.shape and not summand:
             return _settled_tensor(whole)
         shard = _new_class((type(value).name,), Role.OBJECT)(tuple(value.shape))  # type: ignore[arg-type]
         shard.state = value.held
         return shard
     return value if type(value) is Tensor and not vars(value) else Tensor.detach(value)
+
+
+def attributes(state: Any) -> dict[Any, Any]:
+    """The attributes in the state of an object, which is a dict, or a pair of it and of the slots."""
+    parts = state if isinstance(state, tuple) and len(state) == 2 else (state,)
+    return {name: held for part in parts if isinstance(part, dict) for name, held in part.items()}
 
 
 def _nodes(contents: Any) -> Iterator[Any]:
@@ -251,8 +261,13 @@ def placeholder_names(contents: Any) -> list[str]:
     return list(dict.fromkeys(node.name for node in _nodes(contents) if isinstance(node, Placeholder)))
 
 
+def shards(contents: Any) -> int:
+    """The number of tensors of which ``contents`` have a part only, as the files of single ranks do."""
+    return sum(isinstance(node, Placeholder) and node.name.endswith(SHARDS) for node in _nodes(contents))
+
+
 def module_weights(value: Any) -> dict[str, Tensor] | None:
-    """The ``state_dict`` of a placeholder for a ``nn.Module``; None if ``value`` is none."""
+    """The ``state_dict`` of a placeholder for a ``nn.Module``; None if ``value`` is none, or has too many modules."""
     weights: dict[str, Tensor] = {}
     waiting = [("", value)]
     for _ in range(MOST_MODULES):
@@ -271,7 +286,7 @@ def module_weights(value: Any) -> dict[str, Tensor] | None:
             if isinstance(tensor, Tensor) and isinstance(name, str) and not hidden:
                 weights[f"{prefix}{name}"] = tensor
         waiting += [(f"{prefix}{name}.", inner) for name, inner in reversed(modules.items()) if isinstance(name, str)]
-    raise NotReadable(f"it has more than {MOST_MODULES:,} modules")
+    return None
 
 
 def module_attributes(value: Any) -> dict[str, Any] | None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ssltool.files.placeholders import Placeholder, is_placeholder_class, module_attributes
+from ssltool.files.placeholders import Placeholder, attributes, is_placeholder_class, module_attributes
 
 DTYPE = re.compile(r"[<>=|]?[biuf][1248]")
 """NumPy's short names of numbers."""
@@ -43,7 +43,7 @@ def plain_value(value: Any) -> Any:
             return _partial(value)
         if module.startswith("numpy"):
             return _numpy(value, name)
-        held = _attributes(value)
+        held = attributes(value.state)
         if held:
             return _of_omegaconf(held)
         if isinstance(value.state, list):  # the slots of a frozen dataclass
@@ -51,12 +51,6 @@ def plain_value(value: Any) -> Any:
         if value.args and not isinstance(value.args[0], bytes):  # such as a date
             return value.args[0] if len(value.args) == 1 else list(value.args)
     return f"<{value.name}>"
-
-
-def _attributes(value: Placeholder) -> dict[Any, Any]:
-    """The attributes in the state, which is a dict, or a pair of it and of the slots."""
-    parts = value.state if isinstance(value.state, tuple) and len(value.state) == 2 else (value.state,)
-    return {name: held for part in parts if isinstance(part, dict) for name, held in part.items()}
 
 
 def _of_omegaconf(held: dict[Any, Any]) -> Any:
