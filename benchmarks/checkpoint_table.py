@@ -24,9 +24,9 @@ from torch import Tensor
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from checkpoint_helpers import PROGRAMS, lightning, linear, noise, settled, under, vit  # noqa: E402
 from modern_checkpoints import Modern, all_modern  # noqa: E402
 
+from checkpoint_helpers import PROGRAMS, lightning, linear, noise, settled, under, vit  # noqa: E402
 from ssltool.checkpoints.convert import ForeignBackbone, find_backbone  # noqa: E402
 from ssltool.models.backbones import build_backbone  # noqa: E402
 

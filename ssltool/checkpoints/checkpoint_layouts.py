@@ -8,9 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any
-
-from torch import Tensor
 
 from ssltool.checkpoints.parameter_names import NamingScheme, find_naming_schemes
 from ssltool.checkpoints.unknown_networks import describe_unknown
@@ -224,20 +221,6 @@ CHECKPOINT_LAYOUTS: Registry[CheckpointLayout] = Registry(
 """Tried in this order; the first that matches is used."""
 
 
-def extract_weights(entries: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The weights among the top-level ``entries`` of a file, or in one of its ``CONTAINERS``, without the prefixes of
-    ``WRAPPERS``; empty if there are none."""
-    inner = [entries[key] for key in CONTAINERS if isinstance(entries.get(key), dict)]
-    weights = next((tensors for tensors in map(_tensors, inner) if tensors), _tensors(entries))
-    while wrapper := next((w for w in WRAPPERS if weights and all(name.startswith(w) for name in weights)), ""):
-        weights = {name.removeprefix(wrapper): tensor for name, tensor in weights.items()}
-    return weights
-
-
-def _tensors(entries: Mapping[Any, Any]) -> dict[str, Tensor]:
-    return {name: value for name, value in entries.items() if isinstance(name, str) and isinstance(value, Tensor)}
-
-
 def detect_layout(
     path: str, names: Collection[str], entries: Collection[str], anchor: str | None = None
 ) -> tuple[CheckpointLayout, NamingScheme]:
@@ -266,7 +249,7 @@ def detect_layout(
     if len(networks) > 1:
         raise SSLToolError(
             f"{path} contains several networks ({name_keys(networks)}) and matches no layout that ssltool supports; "
-            "save the state_dict of one network"
+            "choose one with --key"
         )
     ((prefix, scheme),) = networks.items()
     return CheckpointLayout(UNKNOWN, None, prefix, heads=None), scheme

@@ -10,9 +10,11 @@ from typing import Any
 from torch import Tensor
 
 from ssltool.checkpoints.checkpoint import Checkpoint
-from ssltool.checkpoints.checkpoint_layouts import TORCHVISION, CheckpointLayout, detect_layout, extract_weights
+from ssltool.checkpoints.checkpoint_layouts import TORCHVISION, CheckpointLayout, detect_layout
 from ssltool.checkpoints.find_network import find_network
+from ssltool.checkpoints.find_weights import FoundWeights, find_weights
 from ssltool.checkpoints.match_architecture import BackboneSpec
+from ssltool.checkpoints.parameter_names import NamingScheme
 from ssltool.checkpoints.read import read_entries
 from ssltool.checkpoints.saved_run import SSLTOOL, SavedRun
 from ssltool.checkpoints.side_settings import SideSettings, side_settings
@@ -21,6 +23,7 @@ from ssltool.checkpoints.timm_networks import longest_name
 from ssltool.config.common import MOST_EPOCHS
 from ssltool.errors import SSLToolError
 from ssltool.files.misfit import name_keys
+from ssltool.files.placeholders import placeholder_names
 from ssltool.files.schema import conform, mapping, tensor
 from ssltool.files.stored import format_of
 from ssltool.files.writing import FilePath
@@ -37,6 +40,8 @@ class ForeignBackbone:
         weights: the backbone's state dict, with torchvision's names.
         ignored: names of the modules that are not part of the backbone.
         epoch: completed epochs; None if the file does not contain them.
+        found: where the weights were in the file.
+        skipped: the classes of the objects in the file that were not created.
         assumed: what neither the weights nor settings of the program show.
     """
 
@@ -45,6 +50,8 @@ class ForeignBackbone:
     weights: dict[str, Tensor]
     ignored: Sequence[str]
     epoch: int | None
+    found: FoundWeights
+    skipped: Sequence[str]
     assumed: Sequence[str] = ()
 
     def __str__(self) -> str:
@@ -53,21 +60,33 @@ class ForeignBackbone:
         where = f"backbone under '{self.layout.prefix}'" if self.layout.prefix else "backbone without prefix"
         epoch = "" if self.epoch is None else f", epoch {self.epoch}"
         ignored = f"; ignored: {name_keys(self.ignored, most=20)}" if self.ignored else ""
+        taken = f", {self.found}" if str(self.found) else ""
+        skipped = f"; objects not read: {name_keys(self.skipped, most=3)}" if self.skipped else ""
         assumed = f"; assumed: {', '.join(self.assumed)}" if self.assumed else ""
-        return f"{self.layout.program} checkpoint: arch {self.spec.arch}{stem}, {where}{epoch}{ignored}{assumed}"
+        said = f"{where}{taken}{epoch}{ignored}{skipped}{assumed}"
+        return f"{self.layout.program} checkpoint: arch {self.spec.arch}{stem}, {said}"
 
 
 def find_backbone(
-    path: FilePath, entries: Mapping[str, Any], *, arch: str | None = None, stem: str | None = None
+    path: FilePath,
+    entries: Mapping[str, Any],
+    *,
+    arch: str | None = None,
+    stem: str | None = None,
+    key: str | None = None,
 ) -> ForeignBackbone:
     """Finds the backbone among the top-level ``entries`` of another program's checkpoint ``path``.
 
+    Args:
+        key: the network to take, as ``find_weights`` describes.
+
     Raises:
-        SSLToolError: if there is no supported backbone, it is incomplete, or it contradicts ``arch`` or ``stem``.
+        SSLToolError: if there is no supported backbone, it is incomplete, or it contradicts ``arch``, ``stem`` or
+            ``key``.
     """
-    weights = extract_weights(entries)
-    anchor = None if arch is None or parse(arch) is None else longest_name(arch)
-    layout, scheme = detect_layout(str(path), weights, entries, anchor)
+    found = find_weights(path, entries, key)
+    weights = found.weights
+    layout, scheme = _layout_of(path, found, entries, None if arch is None else _anchor(arch))
     backbone = {name.removeprefix(layout.prefix): t for name, t in weights.items() if name.startswith(layout.prefix)}
     others = dict.fromkeys(name.split(".")[0] for name in weights if not name.startswith(layout.prefix))
     backbone = conform(backbone, mapping(other=tensor(...)), path, remedy="save the state_dict again on the CPU")
@@ -81,12 +100,34 @@ def find_backbone(
     named = parse(network.spec.arch)
     if layout.program == TORCHVISION and named is not None:  # bare weights of a ResNet that only the other library has
         layout = dataclasses.replace(layout, program=named.library)
-    ignored = [*(layout.prefix + name for name in network.left_out), *others]
-    return ForeignBackbone(layout, network.spec, dict(network.weights), sorted(ignored), epoch, network.assumed)
+    ignored = sorted([*(layout.prefix + name for name in network.left_out), *others])
+    skipped = placeholder_names(entries)
+    held = dict(network.weights)
+    return ForeignBackbone(layout, network.spec, held, ignored, epoch, found, skipped, network.assumed)
+
+
+def _anchor(arch: str) -> str | None:
+    """A parameter name by which the user's architecture of another library is found; None for ssltool's own."""
+    return None if parse(arch) is None else longest_name(arch)
+
+
+def _layout_of(
+    path: FilePath, found: FoundWeights, entries: Mapping[str, Any], anchor: str | None
+) -> tuple[CheckpointLayout, NamingScheme]:
+    """The layout of the file, with the prefix of the network that the user chose, if there is one."""
+    if found.prefix is None:
+        return detect_layout(str(path), found.weights, entries, anchor)
+    names = [name for name in found.weights if name.startswith(found.prefix)]
+    chosen, scheme = detect_layout(str(path), names, (), anchor)
+    try:
+        program, _ = detect_layout(str(path), found.weights, entries)
+    except SSLToolError:  # no program is known to write such a file
+        return chosen, scheme
+    return dataclasses.replace(program, prefix=chosen.prefix), scheme
 
 
 def read_checkpoint(
-    path: FilePath, *, arch: str | None = None, stem: str | None = None
+    path: FilePath, *, arch: str | None = None, stem: str | None = None, key: str | None = None
 ) -> tuple[Checkpoint, ForeignBackbone | None]:
     """Reads a checkpoint of ssltool, or converts one of another program.
 
@@ -98,17 +139,19 @@ def read_checkpoint(
 
     Raises:
         SSLToolError: if the file is unreadable, could only be read by executing code, contains no complete and
-            supported backbone, or contradicts ``arch`` or ``stem``.
+            supported backbone, or contradicts ``arch``, ``stem`` or ``key``.
     """
     entries = read_entries(path)
     if format_of(entries).startswith(f"{SSLTOOL}/"):
         checkpoint = Checkpoint.of(entries, path)
+        if key is not None:
+            raise SSLToolError(f"--key {key} has no effect: {path} is a checkpoint of ssltool; leave it out")
         backbone = SavedRun.read(checkpoint.config, path).backbone
         for name, given, saved in (("arch", arch, backbone.arch), ("stem", stem, backbone.stem)):
             if given not in (None, "auto", saved):
                 raise SSLToolError(f"--{name} is {given}, but {path} was trained with {saved}; leave it out")
         return checkpoint, None
-    foreign = find_backbone(path, entries, arch=arch, stem=stem)
+    foreign = find_backbone(path, entries, arch=arch, stem=stem, key=key)
     return _backbone_checkpoint(foreign), foreign
 
 

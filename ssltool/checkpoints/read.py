@@ -8,6 +8,7 @@ from typing import Any
 
 from ssltool.errors import SSLToolError, first_line
 from ssltool.files.misfit import describe, name_keys
+from ssltool.files.plain_values import plain_value
 from ssltool.files.reading import open_file
 from ssltool.files.schema import MAX_DEPTH
 from ssltool.files.stored import Entries
@@ -18,6 +19,9 @@ from ssltool.settings import Settings
 SAFETENSORS = ".safetensors"
 
 PLAIN_TYPES = (str, int, float, bool)
+
+SETTINGS_ENTRIES = ("args", "cfg", "config", "hyper_parameters", "hparams", "opt", "model_args", "__metadata__")
+"""Entries of checkpoints that hold settings, in the order in which they are looked for."""
 
 LONGEST = 10_000
 """Maximum length of text, lists and dicts that are shown."""
@@ -67,8 +71,10 @@ def safetensors_package() -> Any:
 
 def extract_settings(entries: Mapping[str, Any]) -> Settings:
     """The numbers, strings and saved settings among a file's ``entries``, as values that JSON can hold."""
-    named = ("args", "config", "hyper_parameters", "__metadata__")
-    kept = {key: value for key, value in entries.items() if isinstance(value, PLAIN_TYPES) or key in named}
+    plain_entries = {key: plain_value(value) for key, value in entries.items()}
+    kept = {
+        key: value for key, value in plain_entries.items() if isinstance(value, PLAIN_TYPES) or key in SETTINGS_ENTRIES
+    }
     settings: Settings = plain(kept)
     return settings
 
@@ -83,6 +89,9 @@ def plain(value: Any) -> Any:
     def walk(value: Any, depth: int) -> Any:
         nonlocal left
         left -= 1
+        said = plain_value(value)
+        if said is not value:
+            return walk(said, depth - 1) if depth else f"<{type(value).__name__}>"
         if isinstance(value, (dict, list, tuple)):
             if not depth:
                 return f"<{type(value).__name__}>"

@@ -11,13 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ssltool.checkpoints.read import PLAIN_TYPES, plain
+from ssltool.checkpoints.read import PLAIN_TYPES, SETTINGS_ENTRIES, plain
 from ssltool.errors import SSLToolError, first_line
 from ssltool.files.reading import decode, parse_json, read_bytes
 from ssltool.files.writing import FilePath
-
-INSIDE = ("args", "cfg", "config", "hyper_parameters", "hparams", "opt", "model_args")
-"""Entries of checkpoints that hold settings, in the order in which they are looked for."""
 
 BESIDE = ("args.yaml", "args.json", "hparams.yaml", ".hydra/config.yaml", "config.yaml", "config.json")
 """Files of settings, in the order in which they are looked for in a folder."""
@@ -142,11 +139,11 @@ def side_settings(path: FilePath, entries: Mapping[str, Any]) -> SideSettings:
     """The settings of the program that wrote the checkpoint ``path``, with these top-level ``entries``.
 
     They are those in ``entries``. If it holds none, they are those of the nearest folder, that of ``path`` or one
-    of two above, that has a file of settings. Text and numbers among ``entries``, such as ``arch``, are always included.
-    Nothing is executed. A file that cannot be read is a note.
+    of two above, that has a file of settings. Text and numbers among ``entries``, such as ``arch``, are always
+    included. Nothing is executed. A file that cannot be read is a note.
     """
     own = {key: value for key, value in entries.items() if isinstance(key, str) and isinstance(value, PLAIN_TYPES)}
-    for key in INSIDE:
+    for key in SETTINGS_ENTRIES:
         values = _flat(plain(entries.get(key)))
         if values:
             return SideSettings(_flat(plain(own)) | values, key)
