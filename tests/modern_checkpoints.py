@@ -25,7 +25,7 @@ class Modern:
         file: what the file is.
         outputs: the outputs of the network that the program evaluates.
         arch: the beginning of the architecture that is found.
-        source: the package whose classes made the network; ``layout`` if the file follows the published code.
+        source: the package whose classes wrote the file; ``layout`` if it follows the published code.
     """
 
     program: str
@@ -81,7 +81,7 @@ def dinov3() -> list[Modern]:
         Modern("DINOv3", "release, SwiGLU", gated, out(gated), "timm:vit_small_plus_patch16_dinov3_qkvb"),
         Modern("DINOv3", "no biases, another base", unbiased, out(unbiased), "timm:vit_small_patch16_dinov3,"),
         Modern("DINOv3", "beside a Gram teacher", {"model": gram}, out(plain), "timm:vit_small_patch16_dinov3_qkvb"),
-        Modern("DINOv3", "release, ConvNeXt", _meta_convnext(model), _features(model), "timm:convnext_", "timm", 64),
+        Modern("DINOv3", "release, ConvNeXt", _meta_convnext(model), _features(model), "timm:convnext_", size=64),
     ]
 
 
@@ -148,7 +148,8 @@ def resnets() -> list[Modern]:
     paws = {"encoder": under("module.", dict(m.state_dict()) | linear("fc.fc", 1) | linear("pred.fc", 1)), "opt": {}}
     ressl = under("encoder_q.net.", m) | under("encoder_k.net.", other) | linear("encoder_q.head.linear", 1)
     direct = under("backbone.", m) | linear("online_head.", 0) | linear("projector.", 0, bias=False)
-    vissl = under("_feature_blocks.", m)
+    trunk = {"trunk": under("_feature_blocks.", m), "heads": linear("0.clf.", 0)}
+    vissl = {"phase_idx": 3, "classy_state_dict": {"base_model": {"model": trunk}, "train": True}}
     mm = {"meta": {"epoch": 3}, "state_dict": under("backbone.", m) | linear("neck.fc", 0)}
     scan = under("backbone.", small) | linear("contrastive_head.", 0, 2)
     hua_simsiam = {"state_dict": hua | linear("predictor.layer1.", 0) | linear("projector.layer2.", 0)}
@@ -158,14 +159,14 @@ def resnets() -> list[Modern]:
         Modern("ReSSL", "training", {"model": under("module.", ressl), "epoch": 3}, m, "resnet18_w8", size=64),
         Modern("PAWS", "training", paws, m, "resnet18_w8", size=64),
         Modern("DirectCLR", "checkpoint.pth", {"model": direct, "epoch": 3}, m, "resnet18_w8", size=64),
-        Modern("VISSL", "trunk", {"model": vissl}, m, "resnet18_w8", size=64),
+        Modern("VISSL", "training", vissl, m, "resnet18_w8", size=64),
         Modern("OpenMMLab", "training", mm, m, "resnet18_w8", size=64),
         Modern("SCAN", "pretext", scan, small, "resnet18_w8"),
         Modern("PatrickHua/SimSiam", "SimSiam", hua_simsiam, small, "resnet18_w8"),
         Modern("PatrickHua/SimSiam", "SimCLR", {"state_dict": hua | linear("projector.layer2.", 0)}, small, "resnet18"),
         Modern("stable-pretraining", "training", stable, m, "resnet18_w8", size=64),
         Modern("lightly-train", "checkpoint, ResNet", train, m, "resnet18_w8", size=64),
-        Modern("timm", "bare weights, module", {"module": _deep().state_dict()}, _features(_deep()), size=64),
+        Modern("timm", "DeepSpeed", {"module": _deep().state_dict()}, _features(_deep()), source="timm", size=64),
     ]
 
 
@@ -176,7 +177,7 @@ def _deep() -> nn.Module:
 
 
 def transformers() -> list[Modern]:
-    """solo-learn's and lightly's networks, made by timm."""
+    """solo-learn's networks, which are timm's."""
     mae = vit(num_heads=12)
     solo = lightning(under("backbone.", mae) | linear("classifier.", 0) | linear("decoder.decoder_embed.", 0))
     torch.manual_seed(0)
@@ -185,13 +186,10 @@ def transformers() -> list[Modern]:
     shape = {"img_size": 64, "window_size": 2, "embed_dim": 32, "depths": (1, 2), "num_heads": (1, 2)}
     swin = settled(timm.create_model("swin_tiny_patch4_window7_224", num_classes=0, **shape), 0)
     solo_swin = lightning(under("backbone.", swin) | linear("classifier.", 0) | linear("projector.", 0))
-    scaled = vit(init_values=0.1, reg_tokens=2, depth=2)
-    teacher = lightning(under("teacher_backbone.vit.", scaled) | under("student_backbone.vit.", vit(1)))
     return [
-        Modern("solo-learn", "MAE", solo, mae, "vit_tiny_h12_p8", "timm"),
-        Modern("solo-learn", "ConvNeXt", solo_convnext, convnext, "timm:convnext_atto", "timm", 64),
-        Modern("solo-learn", "Swin", solo_swin, swin, "timm:swin_tiny", "timm", 64),
-        Modern("lightly", "DINOv2 example", teacher, scaled, "timm:vit", "timm"),
+        Modern("solo-learn", "MAE", solo, mae, "vit_tiny_h12_p8"),
+        Modern("solo-learn", "ConvNeXt", solo_convnext, convnext, "timm:convnext_atto", size=64),
+        Modern("solo-learn", "Swin", solo_swin, swin, "timm:swin_tiny", size=64),
     ]
 
 
