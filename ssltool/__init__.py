@@ -172,13 +172,14 @@ def rank(config: RankConfig | None = None, /, *, verbose: bool = False, **settin
 
 
 def load_backbone(
-    path: str, *, arch: str | None = None, stem: str | None = None, device: str = "cpu"
+    path: str, *, arch: str | None = None, stem: str | None = None, key: str | None = None, device: str = "cpu"
 ) -> PretrainedBackbone:
     """The backbone of a checkpoint, ssltool's or another program's, in eval mode: ``backbone(images) -> (N, dim)``.
 
     Args:
         path: the checkpoint; loading it executes nothing.
         arch, stem: the architecture and stem, needed only where the file leaves them open.
+        key: the network to take from a file that holds several, as ``--key`` of the command line.
         device: where the weights go.
 
     Returns:
@@ -189,7 +190,7 @@ def load_backbone(
     """
     from ssltool.checkpoints.pretrained_backbone import PretrainedBackbone
 
-    return PretrainedBackbone.load(path, arch=arch, stem=stem, device=device)
+    return PretrainedBackbone.load(path, arch=arch, stem=stem, key=key, device=device)
 
 
 def load_representations(path: str, *more: str) -> Representations:

@@ -8,22 +8,45 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any
-
-from torch import Tensor
 
 from ssltool.checkpoints.parameter_names import NamingScheme, find_naming_schemes
+from ssltool.checkpoints.unknown_networks import describe_unknown
 from ssltool.errors import SSLToolError
 from ssltool.files.misfit import name_keys
+from ssltool.models.vit import VITS
 from ssltool.registry import Registry
 
-CONTAINERS = ("teacher", "state_dict_ema", "model_ema", "state_dict", "model", "model_state_dict")
-"""Top-level keys of the weights. Those that a program evaluates come first: DINO's teacher, timm's moving average."""
+CONTAINERS = (
+    "teacher",
+    "target_encoder",
+    "state_dict_ema",
+    "model_ema",
+    "ema",
+    "state_dict",
+    "model",
+    "model_state_dict",
+    "module",
+    "encoder",
+    "backbone",
+)
+"""Top-level keys of the weights. Those that a program evaluates come first: DINO's teacher, the target of I-JEPA, and
+timm's moving average."""
 
 WRAPPERS = ("module.", "_orig_mod.")
 """Prefixes added by DistributedDataParallel and torch.compile."""
 
-HEADS = ("fc", "head", "heads", "pre_logits", "linear", "classifier", "projection_head", "prototypes")
+HEADS = (
+    "fc",
+    "head",
+    "head_dist",
+    "heads",
+    "pre_logits",
+    "linear",
+    "classifier",
+    "projection_head",
+    "prototypes",
+    "pred",
+)
 """Modules that are not part of the backbone although they may have its prefix; they are ignored and listed."""
 
 TIMM_HEADS: Mapping[str, int] = {"vit_small": 6}
@@ -31,6 +54,12 @@ TIMM_HEADS: Mapping[str, int] = {"vit_small": 6}
 dimensions. MoCo v3's vit_small has 12."""
 
 MOCO_HEADS: Mapping[str, int] = {}
+
+PUBLISHED_HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16, 1408: 16, 1536: 24}
+"""Attention heads of published ViTs by their width."""
+
+TIMM, TORCHVISION, UNKNOWN = "timm", "torchvision", "unknown"
+"""Programs of files that hold only the weights of a network."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +75,8 @@ class CheckpointLayout:
         stem: the stem of ResNets whose first convolution is 3x3; None if the program has none.
         heads: attention heads of ViTs that have another number than ssltool's ViT of the same size, by ssltool's
             name; None if they are unknown.
+        assumes: what weights of this program may differ in, in words.
+        first_epoch: the number of the first epoch, 0 or 1; the file has that of the last completed one.
     """
 
     program: str
@@ -55,6 +86,23 @@ class CheckpointLayout:
     excludes: tuple[str, ...] = ()
     stem: str | None = None
     heads: Mapping[str, int] | None = field(default_factory=lambda: TIMM_HEADS)
+    assumes: tuple[str, ...] = ()
+    first_epoch: int = 1
+
+    @property
+    def names_program(self) -> bool:
+        """Whether only one program writes such files. If not, what weights do not show may be different."""
+        return self.program not in (TIMM, TORCHVISION, UNKNOWN)
+
+    @property
+    def settings_of_network(self) -> bool:
+        """Whether the program's settings may change what the network computes."""
+        return not self.names_program or self.program in ("solo-learn", "MAE")
+
+    def attention_heads(self) -> dict[int, int]:
+        """The attention heads of the program's ViTs by their width, as far as they are known."""
+        own = {VITS[name][0]: heads for name, heads in (self.heads or {}).items()}
+        return PUBLISHED_HEADS | own if self.names_program else own
 
     def matches(self, names: Collection[str], entries: Collection[str]) -> bool:
         """Whether a file with these parameter ``names`` and top-level ``entries`` has this layout."""
@@ -68,11 +116,14 @@ class CheckpointLayout:
 _PAPER = "noncontrastive-ssl"
 """The code of the collapse paper."""
 
+_SCAN = ("a stem without pooling; SCAN's network for STL-10 has one",)
+
 CHECKPOINT_LAYOUTS: Registry[CheckpointLayout] = Registry(
     "checkpoint layout",
     __name__,
     {
         "noncontrastive-ssl/distill": CheckpointLayout(_PAPER, "distill", "", ("teacher_mean",)),
+        "ressl": CheckpointLayout("ReSSL", "ressl", "encoder_q.net.", ("encoder_k.net.",)),
         "moco": CheckpointLayout("moco", "moco", "encoder_q.", ("encoder_k.",)),
         "noncontrastive-ssl/byol": CheckpointLayout(
             _PAPER,
@@ -86,6 +137,20 @@ CHECKPOINT_LAYOUTS: Registry[CheckpointLayout] = Registry(
         "simsiam": CheckpointLayout(
             "simsiam", "simsiam", "encoder.", ("predictor.",), ("classifier.",), heads=MOCO_HEADS
         ),
+        "patrickhua/simsiam": CheckpointLayout(
+            "PatrickHua/SimSiam",
+            "simsiam",
+            "backbone.",
+            ("encoder.0.", "encoder.1.layer1.", "predictor.layer1."),
+            stem="small",
+        ),
+        "patrickhua/simclr": CheckpointLayout(
+            "PatrickHua/SimSiam",
+            "simclr",
+            "backbone.",
+            ("encoder.0.", "encoder.1.layer1.", "projector.layer2."),
+            stem="small",
+        ),
         "solo-learn/mocov3": CheckpointLayout(
             "solo-learn",
             "mocov3",
@@ -95,46 +160,76 @@ CHECKPOINT_LAYOUTS: Registry[CheckpointLayout] = Registry(
             "small-padded",
             {"vit_tiny": 12},
         ),
+        "solo-learn/mae": CheckpointLayout(
+            "solo-learn", None, "backbone.", ("classifier.", "decoder.decoder_embed."), heads={"vit_tiny": 12}
+        ),
         "solo-learn": CheckpointLayout("solo-learn", None, "backbone.", ("classifier.",), stem="small-padded"),
         "solo-learn/encoder": CheckpointLayout(
             "solo-learn", None, "encoder.", ("classifier.",), stem="small-padded"
         ),  # earlier versions
         "barlowtwins": CheckpointLayout("barlowtwins", "barlow", "backbone.", ("projector.", "bn.running_mean")),
-        "vicreg": CheckpointLayout("vicreg", "vicreg", "backbone.", ("projector.",)),
+        "vicreg": CheckpointLayout(
+            "vicreg",
+            "vicreg",
+            "backbone.",
+            ("projector.0.bias", "projector.3.bias", "projector.6.weight"),
+            ("projector.6.bias", "online_head.", "pytorch-lightning_version"),
+        ),
+        "directclr": CheckpointLayout("DirectCLR", None, "backbone.", ("online_head.",)),
+        "dinov3/run": CheckpointLayout("DINOv3", None, "teacher.backbone.", ("teacher.backbone.rope_embed.",)),
+        "dinov2/run": CheckpointLayout("DINOv2", None, "teacher.backbone.", ("teacher.dino_head.",)),
+        "dinov3": CheckpointLayout("DINOv3", None, "backbone.", ("backbone.rope_embed.",)),
+        "dinov3/convnext": CheckpointLayout("DINOv3", None, "backbone.", ("backbone.norms.3.", "dino_head.")),
+        "dinov2": CheckpointLayout("DINOv2", None, "backbone.", ("dino_head.",)),
+        "ibot": CheckpointLayout("iBOT", None, "backbone.", ("ibot_loss",)),
         "dino": CheckpointLayout("dino", "dino", "backbone.", ("head.last_layer.",)),
+        "scan": CheckpointLayout("SCAN", None, "backbone.", ("contrastive_head.",), assumes=_SCAN),
+        "scan/clusters": CheckpointLayout("SCAN", None, "backbone.", ("cluster_head.",), assumes=_SCAN),
+        **{
+            f"lightly-train/{network}/{part}": CheckpointLayout(
+                "lightly-train", None, f"{network}embedding_model.wrapped_model.{part}.", ("lightly_train", *marker)
+            )
+            for network, marker in (("teacher_", ("student_", "teacher_")), ("student_", ()), ("", ()))
+            for part in ("_model", "_features")
+        },
+        "openmmlab": CheckpointLayout("OpenMMLab", None, "backbone.", ("meta", "state_dict")),
+        "vissl": CheckpointLayout("VISSL", None, "_feature_blocks."),
         "lightly/vit": CheckpointLayout("lightly", None, "backbone.vit."),
         "lightly/projection-head": CheckpointLayout("lightly", None, "backbone.", ("projection_head.",)),
+        "stable-pretraining": CheckpointLayout("stable-pretraining", None, "backbone.", ("callbacks_modules.",)),
         "lightly/lightning": CheckpointLayout("lightly", None, "backbone.", ("pytorch-lightning_version",)),
         "lightly/teacher-vit": CheckpointLayout("lightly", None, "teacher_backbone.vit."),
         "lightly/teacher": CheckpointLayout("lightly", None, "teacher_backbone."),
         "swav/deepcluster": CheckpointLayout("swav", "deepcluster", "", ("prototypes.prototypes0.",)),
         "swav": CheckpointLayout("swav", "swav", "", ("projection_head.",)),
-        "torchvision/vit": CheckpointLayout("torchvision", None, "", ("conv_proj.",)),
-        "timm/vit": CheckpointLayout("timm", None, "", ("patch_embed.",)),
-        "torchvision": CheckpointLayout("torchvision", None, "", heads=None),  # and any bare ResNet
+        "i-jepa": CheckpointLayout("I-JEPA", None, "", ("target_encoder", "predictor")),
+        "msn": CheckpointLayout("MSN", None, "", ("target_encoder", "prototypes")),
+        "paws": CheckpointLayout("PAWS", "paws", "", ("encoder", "fc.fc1.", "opt")),
+        "mae": CheckpointLayout("MAE", None, "", ("decoder_embed.", "decoder_blocks."), first_epoch=0),
+        "dinov3/release": CheckpointLayout("DINOv3", None, "", ("rope_embed.periods",)),
+        "dinov3/convnext-release": CheckpointLayout("DINOv3", None, "", ("norms.3.", "downsample_layers.")),
+        "dinov2/release": CheckpointLayout("DINOv2", None, "", ("mask_token", "blocks.0.")),
+        "dinov2/registers": CheckpointLayout("DINOv2", None, "", ("register_tokens",)),
+        "torchvision/vit": CheckpointLayout(TORCHVISION, None, "", ("conv_proj.",)),
+        "timm/vit": CheckpointLayout(TIMM, None, "", ("patch_embed.",)),
+        "timm/convnext": CheckpointLayout(TIMM, None, "", ("stages.0.blocks.0.conv_dw.",), heads=None),
+        "timm/efficientnet": CheckpointLayout(TIMM, None, "", ("conv_stem.",), heads=None),
+        "timm/resnet": CheckpointLayout(TIMM, None, "", ("conv1.0.",), heads=None),
+        "torchvision": CheckpointLayout(TORCHVISION, None, "", heads=None),  # and any bare ResNet
     },
 )
 """Tried in this order; the first that matches is used."""
 
 
-def extract_weights(entries: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The weights among the top-level ``entries`` of a file, or in one of its ``CONTAINERS``, without the prefixes of
-    ``WRAPPERS``; empty if there are none."""
-    inner = [entries[key] for key in CONTAINERS if isinstance(entries.get(key), dict)]
-    weights = next((tensors for tensors in map(_tensors, inner) if tensors), _tensors(entries))
-    while wrapper := next((w for w in WRAPPERS if weights and all(name.startswith(w) for name in weights)), ""):
-        weights = {name.removeprefix(wrapper): tensor for name, tensor in weights.items()}
-    return weights
-
-
-def _tensors(entries: Mapping[Any, Any]) -> dict[str, Tensor]:
-    return {name: value for name, value in entries.items() if isinstance(name, str) and isinstance(value, Tensor)}
-
-
-def detect_layout(path: str, names: Collection[str], entries: Collection[str]) -> tuple[CheckpointLayout, NamingScheme]:
+def detect_layout(
+    path: str, names: Collection[str], entries: Collection[str], anchor: str | None = None
+) -> tuple[CheckpointLayout, NamingScheme]:
     """Detects the layout of the file ``path`` from its parameter ``names`` and top-level ``entries``.
 
     If no registered layout matches and the file holds a single network, under any prefix, the program is "unknown".
+
+    Args:
+        anchor: a parameter name of the network that the user names; a network with it may have any other names.
 
     Returns:
         The layout, and the naming scheme of the backbone's parameters.
@@ -143,18 +238,18 @@ def detect_layout(path: str, names: Collection[str], entries: Collection[str]) -
         SSLToolError: if the file holds no network, or several and no registered layout matches.
     """
     networks = find_naming_schemes(names)
+    if anchor is not None:
+        named = NamingScheme("the network's own", anchor)
+        networks = find_naming_schemes(names, [named]) or networks or ({"": named} if names else {})
     for layout in CHECKPOINT_LAYOUTS.values():
         if layout.prefix in networks and layout.matches(names, entries):
             return layout, networks[layout.prefix]
     if not networks:
-        raise SSLToolError(
-            f"{path} contains no ResNet or ViT that ssltool supports; its parameters are {name_keys(names, most=4)}; "
-            "list all with ssltool inspect --keys"
-        )
+        raise SSLToolError(f"{path} contains no network that ssltool knows; {describe_unknown(names)}")
     if len(networks) > 1:
         raise SSLToolError(
             f"{path} contains several networks ({name_keys(networks)}) and matches no layout that ssltool supports; "
-            "save the state_dict of one network"
+            "choose one with --key"
         )
     ((prefix, scheme),) = networks.items()
-    return CheckpointLayout("unknown", None, prefix, heads=None), scheme
+    return CheckpointLayout(UNKNOWN, None, prefix, heads=None), scheme

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,19 +11,27 @@ from typing import Any
 from torch import Tensor
 
 from ssltool.checkpoints.checkpoint import Checkpoint
-from ssltool.checkpoints.checkpoint_layouts import HEADS, CheckpointLayout, detect_layout, extract_weights
-from ssltool.checkpoints.match_architecture import BackboneSpec, add_batch_counters, match_backbone
+from ssltool.checkpoints.checkpoint_layouts import TORCHVISION, CheckpointLayout, detect_layout
+from ssltool.checkpoints.find_network import find_network
+from ssltool.checkpoints.find_weights import FoundWeights, find_weights
+from ssltool.checkpoints.match_architecture import BackboneSpec
 from ssltool.checkpoints.model_folder import CONFIG, find_model_folder, read_model_folder
 from ssltool.checkpoints.named_backbone import NamedBackbone
+from ssltool.checkpoints.parameter_names import NamingScheme
 from ssltool.checkpoints.read import read_entries
 from ssltool.checkpoints.saved_run import SSLTOOL, SavedRun
+from ssltool.checkpoints.side_settings import SideSettings, side_settings
+from ssltool.checkpoints.timm_derivation import Source
+from ssltool.checkpoints.timm_networks import longest_name
 from ssltool.config.common import MOST_EPOCHS
 from ssltool.data.preprocessing import Preprocessing
 from ssltool.errors import SSLToolError
 from ssltool.files.misfit import name_keys
+from ssltool.files.placeholders import placeholder_names
 from ssltool.files.schema import conform, mapping, tensor
 from ssltool.files.stored import format_of
 from ssltool.files.writing import FilePath
+from ssltool.models.arch_name import parse
 
 
 @dataclass(frozen=True)
@@ -35,8 +44,10 @@ class ForeignBackbone:
         weights: the backbone's state dict, with torchvision's names.
         ignored: names of the modules that are not part of the backbone.
         epoch: completed epochs; None if the file does not contain them.
-        preprocessing: the transform that the file names; None if it names none.
+        found: where the weights were in the file.
+        skipped: the classes of the objects in the file that were not created.
         notes: what was assumed, or is not used, each in a few words.
+        preprocessing: the transform that the file names; None if it names none.
     """
 
     layout: CheckpointLayout
@@ -44,14 +55,20 @@ class ForeignBackbone:
     weights: dict[str, Tensor]
     ignored: Sequence[str]
     epoch: int | None
-    preprocessing: Preprocessing | None = None
+    found: FoundWeights
+    skipped: Sequence[str] = ()
     notes: Sequence[str] = ()
+    preprocessing: Preprocessing | None = None
 
     @classmethod
-    def named(cls, found: NamedBackbone) -> ForeignBackbone:
+    def named(cls, named: NamedBackbone) -> ForeignBackbone:
         """The backbone of files that name its architecture."""
-        layout = CheckpointLayout(found.program, None, "")
-        return cls(layout, found.spec, found.weights, found.left_out, None, found.preprocessing, found.notes)
+        layout, found = CheckpointLayout(named.program, None, ""), FoundWeights(named.weights)
+        return cls(
+            *(layout, named.spec, named.weights, named.left_out, None, found),
+            notes=named.notes,
+            preprocessing=named.preprocessing,
+        )
 
     def __str__(self) -> str:
         """A one-line description."""
@@ -59,40 +76,74 @@ class ForeignBackbone:
         where = f"backbone under '{self.layout.prefix}'" if self.layout.prefix else "backbone without prefix"
         epoch = "" if self.epoch is None else f", epoch {self.epoch}"
         ignored = f"; ignored: {name_keys(self.ignored, most=20)}" if self.ignored else ""
-        notes = "".join(f"; {note}" for note in self.notes)
-        return f"{self.layout.program} checkpoint: arch {self.spec.arch}{stem}, {where}{epoch}{ignored}{notes}"
+        taken = f", {self.found}" if str(self.found) else ""
+        skipped = f"; objects not read: {name_keys(self.skipped, most=3)}" if self.skipped else ""
+        said = f"{where}{taken}{epoch}{ignored}{skipped}{''.join(f'; {note}' for note in self.notes)}"
+        return f"{self.layout.program} checkpoint: arch {self.spec.arch}{stem}, {said}"
 
 
 def find_backbone(
-    path: FilePath, entries: Mapping[str, Any], *, arch: str | None = None, stem: str | None = None
+    path: FilePath,
+    entries: Mapping[str, Any],
+    *,
+    arch: str | None = None,
+    stem: str | None = None,
+    key: str | None = None,
 ) -> ForeignBackbone:
     """Finds the backbone among the top-level ``entries`` of another program's checkpoint ``path``.
 
+    Args:
+        key: the network to take, as ``find_weights`` describes.
+
     Raises:
-        SSLToolError: if there is no supported backbone, it is incomplete, or it contradicts ``arch`` or ``stem``.
+        SSLToolError: if there is no supported backbone, it is incomplete, or it contradicts ``arch``, ``stem`` or
+            ``key``.
     """
-    weights = extract_weights(entries)
-    layout, scheme = detect_layout(str(path), weights, entries)
-    backbone: dict[str, Tensor] = {}
-    ignored: dict[str, None] = {}  # an ordered set
-    for name, held in weights.items():
-        local_name = name.removeprefix(layout.prefix)
-        has_prefix = name.startswith(layout.prefix)
-        if has_prefix and local_name.split(".")[0] not in HEADS:
-            backbone[scheme.rename(local_name)] = held
-        else:
-            ignored[layout.prefix + local_name.split(".")[0] if has_prefix else name.split(".")[0]] = None
+    found = find_weights(path, entries, key)
+    weights = found.weights
+    layout, scheme = _layout_of(path, found, entries, None if arch is None else _anchor(arch))
+    backbone = {name.removeprefix(layout.prefix): t for name, t in weights.items() if name.startswith(layout.prefix)}
+    others = dict.fromkeys(name.split(".")[0] for name in weights if not name.startswith(layout.prefix))
     backbone = conform(backbone, mapping(other=tensor(...)), path, remedy="save the state_dict again on the CPU")
-    spec = match_backbone(str(path), backbone, layout, arch=arch, stem=stem)
+    settings = side_settings(path, entries) if layout.settings_of_network else SideSettings()
+    source = Source(str(path), backbone, layout.program, layout.attention_heads(), settings, layout.names_program)
+    network = find_network(source, layout, scheme, arch=arch, stem=stem)
     epoch = entries.get("epoch")
     epoch = epoch if type(epoch) is int and 0 <= epoch < MOST_EPOCHS else None
-    if epoch is not None and "pytorch-lightning_version" in entries:
-        epoch += 1  # Lightning saves the number of the current epoch, other programs that of completed epochs
-    return ForeignBackbone(layout, spec, add_batch_counters(backbone, spec), list(ignored), epoch)
+    if epoch is not None and ("pytorch-lightning_version" in entries or layout.first_epoch == 0):
+        epoch += 1  # these programs save the number of the current epoch, others that of completed epochs
+    named = parse(network.spec.arch)
+    if layout.program == TORCHVISION and named is not None:  # bare weights of a ResNet that only the other library has
+        layout = dataclasses.replace(layout, program=named.library)
+    ignored = sorted([*(layout.prefix + name for name in network.left_out), *others])
+    skipped = placeholder_names(entries)
+    held = dict(network.weights)
+    notes = [f"assumed: {', '.join(network.assumed)}"] if network.assumed else []
+    return ForeignBackbone(layout, network.spec, held, ignored, epoch, found, skipped, notes)
+
+
+def _anchor(arch: str) -> str | None:
+    """A parameter name by which the user's architecture of another library is found; None for ssltool's own."""
+    return None if parse(arch) is None else longest_name(arch)
+
+
+def _layout_of(
+    path: FilePath, found: FoundWeights, entries: Mapping[str, Any], anchor: str | None
+) -> tuple[CheckpointLayout, NamingScheme]:
+    """The layout of the file, with the prefix of the network that the user chose, if there is one."""
+    if found.prefix is None:
+        return detect_layout(str(path), found.weights, entries, anchor)
+    names = [name for name in found.weights if name.startswith(found.prefix)]
+    chosen, scheme = detect_layout(str(path), names, (), anchor)
+    try:
+        program, _ = detect_layout(str(path), found.weights, entries)
+    except SSLToolError:  # no program is known to write such a file
+        return chosen, scheme
+    return dataclasses.replace(program, prefix=chosen.prefix), scheme
 
 
 def read_checkpoint(
-    path: FilePath, *, arch: str | None = None, stem: str | None = None
+    path: FilePath, *, arch: str | None = None, stem: str | None = None, key: str | None = None
 ) -> tuple[Checkpoint, ForeignBackbone | None]:
     """Reads a checkpoint of ssltool, or converts one of another program, which may be a folder.
 
@@ -104,7 +155,7 @@ def read_checkpoint(
 
     Raises:
         SSLToolError: if the file is unreadable, could only be read by executing code, contains no complete and
-            supported backbone, or contradicts ``arch`` or ``stem``.
+            supported backbone, or contradicts ``arch``, ``stem`` or ``key``.
     """
     folder = find_model_folder(path)
     if folder is not None:
@@ -116,12 +167,14 @@ def read_checkpoint(
     entries = read_entries(path)
     if format_of(entries).startswith(f"{SSLTOOL}/"):
         checkpoint = Checkpoint.of(entries, path)
+        if key is not None:
+            raise SSLToolError(f"--key {key} has no effect: {path} is a checkpoint of ssltool; leave it out")
         backbone = SavedRun.read(checkpoint.config, path).backbone
         for name, given, saved in (("arch", arch, backbone.arch), ("stem", stem, backbone.stem)):
             if given not in (None, "auto", saved):
                 raise SSLToolError(f"--{name} is {given}, but {path} was trained with {saved}; leave it out")
         return checkpoint, None
-    foreign = find_backbone(path, entries, arch=arch, stem=stem)
+    foreign = find_backbone(path, entries, arch=arch, stem=stem, key=key)
     return backbone_checkpoint(foreign), foreign
 
 

@@ -17,7 +17,7 @@ from urllib.parse import urlparse
 
 import torch
 
-from ssltool.checkpoints.checkpoint_layouts import extract_weights
+from ssltool.checkpoints.find_weights import find_weights
 from ssltool.checkpoints.image_processor import FILES
 from ssltool.checkpoints.model_folder import CONFIG, INDEX, WEIGHTS, weight_files
 from ssltool.checkpoints.named_backbone import NamedBackbone
@@ -82,7 +82,7 @@ def published_timm(name: str) -> tuple[Published, NamedBackbone]:
         raise UsageError(f"timm publishes no weights of {model}; add a tag, or use --pretrained random -a {name}")
     found = _fetch_timm(name, config)
     entries = read_entries(found.path)
-    weights = extract_weights(entries) or entries  # timm knows the keys of some files
+    weights = find_weights(found.path, entries).weights or entries  # timm knows the keys of some files
     return found, select_backbone(model, {}, config.to_dict(), weights, config.num_classes)
 
 

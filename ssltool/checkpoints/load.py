@@ -161,13 +161,13 @@ def _source(settings: NetworkSettings, seed: int | None) -> _Source:
         read = _read(str(published.path), settings.arch, settings.stem)
         return dataclasses.replace(read, revision=published.revision)
     if not name.startswith(PUBLISHED):
-        return _read(name, settings.arch, settings.stem)
+        return _read(name, settings.arch, settings.stem, settings.key)
     arch = _named_architecture(settings)
     return _read(str(published_weights(arch, name.removeprefix(PUBLISHED))), arch, settings.stem)
 
 
-def _read(path: str, arch: str | None, stem: str | None) -> _Source:
-    checkpoint, foreign = read_checkpoint(path, arch=arch, stem=stem)
+def _read(path: str, arch: str | None, stem: str | None, key: str | None = None) -> _Source:
+    checkpoint, foreign = read_checkpoint(path, arch=arch, stem=stem, key=key)
     if foreign is not None:
         distributed.rank_zero_info(f"reading {path}: {foreign}")
     epoch = checkpoint.epoch if foreign is None else foreign.epoch

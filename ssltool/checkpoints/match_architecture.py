@@ -83,7 +83,7 @@ def _resnet(
     found = next((name for name in names if _shapes_of(name) == shapes), None)
     if found is None:
         nearest = min(names, key=lambda name: len(shapes.items() ^ _shapes_of(name).items()))
-        raise _mismatch(path, shapes, _shapes_of(nearest), f"{nearest}, the nearest architecture")
+        raise Mismatch(path, shapes, _shapes_of(nearest), f"{nearest}, the nearest architecture")
     if arch is not None and _shapes_of(arch) != shapes:
         raise _contradiction(path, "arch", arch, found)
     stem = _stem(path, weights, layout, stem)
@@ -110,7 +110,7 @@ def _vit(
     positions, projection = weights.get("encoder.pos_embedding"), weights["conv_proj.weight"]
     tokens = positions.shape[1] if positions is not None and positions.dim() == 3 else 0
     if positions is None or projection.dim() != 4 or math.isqrt(tokens - 1 if tokens else 0) ** 2 != tokens - 1:
-        raise SSLToolError(
+        raise NotOurs(
             f"{path} has positional embeddings of {tokens} tokens; ssltool's ViTs have a class token and a square "
             "number of patches"
         )
@@ -119,7 +119,7 @@ def _vit(
     size = math.isqrt(tokens - 1) * patch
     base = vit_of(dim, depth)
     if base is None:
-        raise SSLToolError(f"{path}: ssltool has no ViT with width {dim} and {depth} layers")
+        raise NotOurs(f"{path}: ssltool has no ViT with width {dim} and {depth} layers")
     shape = ViTShape(dim, depth, _heads(path, base, positions, layout, arch), patch)
     found = vit_name(shape, size) or base
     if arch is not None:
@@ -128,7 +128,7 @@ def _vit(
             raise _contradiction(path, "arch", arch, found)
     shapes = _shapes(weights)
     if shapes != _shapes_of(found, size):
-        raise _mismatch(path, shapes, _shapes_of(found, size), found)
+        raise Mismatch(path, shapes, _shapes_of(found, size), found)
     return BackboneSpec(found, "auto", size)
 
 
@@ -171,15 +171,29 @@ def _contradiction(path: str, flag: str, given: str, found: str) -> SSLToolError
     return SSLToolError(f"--{flag} is {given}, but {path} contains {found}; leave it out")
 
 
-def _mismatch(path: str, found: Shapes, expected: Shapes, arch: str) -> SSLToolError:
-    """The error for weights that are not those of a backbone; ``expected`` are the shapes of ``arch``."""
-    parts = {
-        "missing": [name for name in expected if name not in found],
-        "unexpected": [name for name in found if name not in expected],
-        "of another shape": [name for name in expected if name in found and found[name] != expected[name]],
-    }
-    listed = "; ".join(f"{what}: {name_keys(names, SHOWN)}" for what, names in parts.items() if names)
-    return SSLToolError(f"{path} does not contain one complete backbone; compared with {arch}, {listed}")
+class NotOurs(SSLToolError):
+    """Weights of a network that ssltool cannot build itself; it may be one of another library."""
+
+
+class Mismatch(NotOurs):
+    """Weights that are not those of a backbone.
+
+    Attributes:
+        count: the number of parameters that differ.
+        incomplete: whether all others are those of the backbone.
+    """
+
+    def __init__(self, path: str, found: Shapes, expected: Shapes, arch: str, remedy: str = "") -> None:
+        """``expected`` are the shapes of ``arch``."""
+        parts = {
+            "missing": [name for name in expected if name not in found],
+            "unexpected": [name for name in found if name not in expected],
+            "of another shape": [name for name in expected if name in found and found[name] != expected[name]],
+        }
+        listed = "; ".join(f"{what}: {name_keys(names, SHOWN)}" for what, names in parts.items() if names)
+        super().__init__(f"{path} does not contain one complete backbone; compared with {arch}, {listed}{remedy}")
+        self.count = sum(map(len, parts.values()))
+        self.incomplete = self.count == len(parts["missing"])
 
 
 def add_batch_counters(weights: Mapping[str, Tensor], spec: BackboneSpec) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ssltool.checkpoints.checkpoint_layouts import extract_weights
+from ssltool.checkpoints.find_weights import find_weights
 from ssltool.checkpoints.image_processor import FILES, preprocessing_of, read_image_processor
 from ssltool.checkpoints.match_architecture import SHOWN, BackboneSpec
 from ssltool.checkpoints.named_backbone import NamedBackbone, check_given
@@ -203,7 +203,7 @@ def read_weights(folder: ModelFolder) -> dict[str, Tensor]:
     files = weight_files(folder.path)
     for path in files:
         require(path)
-        weights |= extract_weights(read_entries(path))
+        weights |= find_weights(path, read_entries(path)).weights
     name = next((name for name in WEIGHTS if (folder.path / name) in files), None)
     index = next((path for path in (folder.path / f"{each}{INDEX}" for each in WEIGHTS) if path.exists()), None)
     if name is None and index is not None:

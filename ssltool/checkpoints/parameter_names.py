@@ -3,12 +3,13 @@
 A ResNet is saved with torchvision's names, or as an ``nn.Sequential`` of its children, which are then numbered. A ViT
 is saved with torchvision's names, or with timm's, which MoCo v3 and DINO use too. The tensors are the same in all
 schemes: timm's ``qkv`` has the rows of the query, key and value matrices in the same order as ``in_proj_weight``.
+Networks that only timm has keep their names here.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 
@@ -18,13 +19,14 @@ class NamingScheme:
 
     ``anchor`` is a parameter name that identifies the scheme. Rules are pairs of a regular expression and its
     replacement by torchvision's name: the first of ``prefix_rules`` that matches replaces the beginning of a name,
-    all ``inner_rules`` replace later parts.
+    all ``inner_rules`` replace later parts. ``ours`` is whether ssltool has networks of this kind itself.
     """
 
     name: str
     anchor: str
     prefix_rules: tuple[tuple[str, str], ...] = ()
     inner_rules: tuple[tuple[str, str], ...] = ()
+    ours: bool = True
 
     def rename(self, name: str) -> str:
         """Translates ``name`` to torchvision's name."""
@@ -83,18 +85,23 @@ NAMING_SCHEMES = (
         ((r"blocks\.(\d+)", r"encoder.layers.encoder_layer_\1"), *((re.escape(a), b) for a, b in _VIT)),
         tuple((re.escape(a), b) for a, b in _VIT_LAYER),
     ),
+    NamingScheme("timm's ConvNeXt", "stages.0.blocks.0.conv_dw.weight", ours=False),
+    NamingScheme("Meta's ConvNeXt", "downsample_layers.0.0.weight", ours=False),
+    NamingScheme("timm's EfficientNet", "conv_stem.weight", ours=False),
 )
 """Tried in this order; the first that matches a prefix is used."""
 
 
-def find_naming_schemes(names: Iterable[str]) -> dict[str, NamingScheme]:
+def find_naming_schemes(
+    names: Iterable[str], schemes: Sequence[NamingScheme] = NAMING_SCHEMES
+) -> dict[str, NamingScheme]:
     """The naming scheme of each network among the parameter ``names``, by the network's prefix.
 
     A prefix is empty or ends with a dot.
     """
     found: dict[str, NamingScheme] = {}
     names = list(names)
-    for scheme in NAMING_SCHEMES:
+    for scheme in schemes:
         for name in names:
             prefix = name.removesuffix(scheme.anchor)
             if prefix != name and (not prefix or prefix.endswith(".")):

@@ -40,9 +40,11 @@ class PretrainedBackbone(nn.Module):
         self.eval()
 
     @classmethod
-    def load(cls, path: str, *, arch: str | None = None, stem: str | None = None, device: str) -> PretrainedBackbone:
+    def load(
+        cls, path: str, *, arch: str | None = None, stem: str | None = None, key: str | None = None, device: str
+    ) -> PretrainedBackbone:
         """Reads a checkpoint; see ``ssltool.load_backbone``."""
-        settings = NetworkSettings(pretrained=str(path), arch=arch, stem=stem)
+        settings = NetworkSettings(pretrained=str(path), arch=arch, stem=stem, key=key)
         with quiet():
             network = load_pretrained(settings, torch.device(device), ranks=True)
         method = network.method

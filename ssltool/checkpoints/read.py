@@ -8,6 +8,7 @@ from typing import Any
 
 from ssltool.errors import SSLToolError, first_line
 from ssltool.files.misfit import describe, name_keys
+from ssltool.files.plain_values import plain_value
 from ssltool.files.reading import open_file
 from ssltool.files.schema import MAX_DEPTH
 from ssltool.files.stored import Entries
@@ -19,8 +20,14 @@ SAFETENSORS = ".safetensors"
 
 PLAIN_TYPES = (str, int, float, bool)
 
+SETTINGS_ENTRIES = ("args", "cfg", "config", "hyper_parameters", "hparams", "opt", "model_args", "__metadata__")
+"""Entries of checkpoints that hold settings, in the order in which they are looked for."""
+
 LONGEST = 10_000
 """Maximum length of text, lists and dicts that are shown."""
+
+MOST_SHOWN = 1_000_000
+"""Maximum number of values that are shown; lists that hold one another several times can stand for any number."""
 
 
 def read_entries(path: FilePath) -> Entries:
@@ -64,21 +71,37 @@ def safetensors_package() -> Any:
 
 def extract_settings(entries: Mapping[str, Any]) -> Settings:
     """The numbers, strings and saved settings among a file's ``entries``, as values that JSON can hold."""
-    named = ("args", "config", "hyper_parameters", "__metadata__")
-    kept = {key: value for key, value in entries.items() if isinstance(value, PLAIN_TYPES) or key in named}
+    plain_entries = {key: plain_value(value) for key, value in entries.items()}
+    kept = {
+        key: value for key, value in plain_entries.items() if isinstance(value, PLAIN_TYPES) or key in SETTINGS_ENTRIES
+    }
     settings: Settings = plain(kept)
     return settings
 
 
-def plain(value: Any, depth: int = MAX_DEPTH) -> Any:
-    """``value`` as JSON can hold it; an object of another type, or below ``depth``, becomes the name of its type.
+def plain(value: Any) -> Any:
+    """``value`` as JSON can hold it; an object of another type, or nested too deeply, becomes the name of its type.
 
-    Long text, long lists and large dicts are described.
+    Long text, long lists and large dicts are described, and so is what follows the first ``MOST_SHOWN`` values.
     """
-    if isinstance(value, (dict, list, tuple)) and depth and len(value) <= LONGEST:
-        if isinstance(value, dict):
-            return {name_keys([key]): plain(item, depth - 1) for key, item in value.items()}
-        return [plain(item, depth - 1) for item in value]
-    if (isinstance(value, str) and len(value) > LONGEST) or (type(value) is int and value.bit_length() > 128):
-        return describe(value)
-    return value if isinstance(value, PLAIN_TYPES) or value is None else f"<{type(value).__name__}>"
+    left = MOST_SHOWN
+
+    def walk(value: Any, depth: int) -> Any:
+        nonlocal left
+        left -= 1
+        said = plain_value(value)
+        if said is not value:
+            return walk(said, depth - 1) if depth else f"<{type(value).__name__}>"
+        if isinstance(value, (dict, list, tuple)):
+            if not depth:
+                return f"<{type(value).__name__}>"
+            if len(value) > min(LONGEST, left):
+                return describe(value)
+            if isinstance(value, dict):
+                return {name_keys([key]): walk(item, depth - 1) for key, item in value.items()}
+            return [walk(item, depth - 1) for item in value]
+        if (isinstance(value, str) and len(value) > LONGEST) or (type(value) is int and value.bit_length() > 128):
+            return describe(value)
+        return value if isinstance(value, PLAIN_TYPES) or value is None else f"<{type(value).__name__}>"
+
+    return walk(value, MAX_DEPTH)

@@ -84,6 +84,15 @@ def network_stem() -> Any:
     return setting(None, help, section="Model", choices=STEMS, advanced=True)
 
 
+def network_key() -> Any:
+    """The network that is taken from a checkpoint that holds several."""
+    help = (
+        "network to take from another program's checkpoint that holds several: the keys of its dict, such as "
+        "model/student, or the beginning of its parameters' names, such as momentum_encoder"
+    )
+    return setting(None, help, section="Model", metavar="PATH", advanced=True)
+
+
 def epochs(default: int | None, help: str = "epochs", **more: Any) -> Any:
     """The number of epochs."""
     return setting(default, help, section="Optimisation", minimum=1, maximum=MOST_EPOCHS, **more)
@@ -331,6 +340,7 @@ class NetworkSettings(DeviceSettings, DataSettings):
     )
     arch: str | None = network_arch()
     stem: str | None = network_stem()
+    key: str | None = network_key()
     random: bool = setting(
         False, "use an untrained network of the checkpoint's architecture, as a baseline", section="Model"
     )
@@ -344,7 +354,12 @@ class NetworkSettings(DeviceSettings, DataSettings):
         unused = self.pretrained == "random"
         return [
             *super().conflicts(),
-            (("random",), unused, "with --pretrained random"),
+            (("random", "key"), unused, "with --pretrained random"),
+            (
+                ("key",),
+                str(self.pretrained).startswith("torchvision:"),
+                "with published weights, which are one network",
+            ),
             (("all",), self.idx_path is not None, "with --idx-path, which names the images"),
             (("all",), self.data is not None, "with DATA: without --idx-path, all of its images are used"),
         ]

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ssltool.config.common import network_arch, network_stem, output
+from ssltool.config.common import network_arch, network_key, network_stem, output
 from ssltool.settings import Checked, setting
 
 TARGETS = ("torchvision", "timm", "simsiam")
@@ -24,6 +24,7 @@ class ExportConfig(Checked):
     )
     arch: str | None = network_arch()
     stem: str | None = network_stem()
+    key: str | None = network_key()
 
     def mistakes(self) -> Iterator[str]:
         if self.to == "simsiam" and self.out is not None and Path(self.out).suffix == ".safetensors":

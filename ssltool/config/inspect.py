@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from ssltool.config.common import network_key
 from ssltool.settings import Checked, setting
 
 
@@ -13,6 +14,7 @@ class InspectConfig(Checked):
     """Settings of ``ssltool inspect``."""
 
     files: tuple[str, ...] = setting((), "files or run folders to describe")
+    key: str | None = network_key()
     keys: bool = setting(False, "also list the name, type and shape of every tensor", section="Output")
 
     def mistakes(self) -> Iterator[str]:

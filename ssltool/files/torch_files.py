@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import os
 import re
-import warnings
 import zipfile
 import zlib
-from typing import IO, Any
-
-import torch
+from typing import IO, Any, cast
 
 from ssltool.errors import SSLToolError, first_line
+from ssltool.files.pickle_outline import NotReadable, outline_pickle
+from ssltool.files.placeholders import Placeholder, load_without_objects, module_weights
 from ssltool.files.reading import kind_of_content, open_file, size_limit, too_large
 
 SMALL = 2**20
@@ -41,6 +41,12 @@ FIXED = {
 }
 """Operations of pickles with an argument: the bytes of its length, which precedes it, or its own."""
 
+STATE_DICT = "where it was written, save its state_dict() with torch.save"
+"""What to do about a network that cannot be read."""
+
+WHOLE = "model"
+"""The key of a whole network that was saved instead of a dict."""
+
 
 def load_dict(
     path: str | os.PathLike[str], *, mmap: bool = False, wanted: str = "a file that torch.save wrote"
@@ -53,18 +59,26 @@ def load_dict(
     """
     with open_file(path) as stream:
         zipped, mappable = _check_kind(path, stream, wanted)
-        source: Any = _torch_path(path, stream) if zipped else _Limited(stream, path)
+        source = functools.partial(_torch_path if zipped else _limited, path, stream)
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                contents = torch.load(source, map_location="cpu", weights_only=True, mmap=mmap and mappable)
+            pickles = _zipped_pickles(stream) if zipped else [_legacy_pickle(path, stream)]
+            contents = load_without_objects(source, pickles, mmap=mmap and mappable)
         except SSLToolError:
             raise
         except Exception as error:  # torch.load may raise anything if the bytes are not a pickle
             raise _reason(path, error) from error
+    contents = _unwrapped(contents)
     if not isinstance(contents, dict):
         raise SSLToolError(f"{path} contains a {type(contents).__name__}; ssltool reads files that contain a dict")
     return contents
+
+
+def _unwrapped(contents: Any) -> Any:
+    """A dict in place of a whole network, or of an object of another class with attributes."""
+    if module_weights(contents) is not None:
+        return {WHOLE: contents}
+    held = contents.state if isinstance(contents, Placeholder) else None
+    return held if isinstance(held, dict) else contents
 
 
 def _torch_path(path: str | os.PathLike[str], stream: IO[bytes]) -> str:
@@ -73,25 +87,41 @@ def _torch_path(path: str | os.PathLike[str], stream: IO[bytes]) -> str:
     return name if name.encode("utf-8", "replace") == os.fsencode(name) else f"/dev/fd/{stream.fileno()}"
 
 
+def _limited(path: str | os.PathLike[str], stream: IO[bytes]) -> _Limited:
+    stream.seek(0)
+    return _Limited(stream, path)
+
+
+def _zipped_pickles(stream: IO[bytes]) -> list[IO[bytes]]:
+    """The pickles with objects in a zip archive, in memory; their size has been checked."""
+    with zipfile.ZipFile(stream) as archive:
+        return [io.BytesIO(archive.read(name)) for name in archive.namelist() if name.endswith("data.pkl")]
+
+
+def _legacy_pickle(path: str | os.PathLike[str], stream: IO[bytes]) -> IO[bytes]:
+    """The file of torch's legacy format at its fourth pickle, which has the objects; three of versions precede it."""
+    source = cast(IO[bytes], _limited(path, stream))
+    for _ in range(3):
+        outline_pickle(source)
+    return source
+
+
 def _reason(path: object, error: Exception) -> SSLToolError:
+    """The error for a file that could not be loaded."""
     text = str(error)
     if "TorchScript" in text:
         return _torchscript(path)
+    if isinstance(error, NotReadable) and not error.damaged:
+        return SSLToolError(f"{path} cannot be read: {error}; {STATE_DICT}")
+    if blocked := re.search(r"GLOBAL (\S{1,100}) whose module", text):
+        return SSLToolError(f"{path} names {blocked[1]}, which torch never reads; use a file of another source")
     if "Weights only load failed" in text and "Unsupported operand" not in text:
-        match = re.search(r"GLOBAL (\S+)", text)
-        name = f" ({match[1]})" if match else ""
-        return SSLToolError(
-            f"{path} contains pickled Python objects{name}, which loading would execute; save it again with "
-            "tensors, numbers, strings, lists and dicts only, as docs/checkpoints.md shows"
-        )
+        return SSLToolError(f"{path} contains objects that only executing them could read; {STATE_DICT}")
     return SSLToolError(f"{path} is not a readable .pt file and may be truncated; copy or regenerate it")
 
 
 def _torchscript(path: object) -> SSLToolError:
-    return SSLToolError(
-        f"{path} is a TorchScript program, which loading would execute; save the state_dict() of its network "
-        "instead, as docs/checkpoints.md shows"
-    )
+    return SSLToolError(f"{path} is a TorchScript program, which loading would execute; {STATE_DICT}")
 
 
 def _check_kind(path: object, stream: IO[bytes], wanted: str) -> tuple[bool, bool]:

@@ -19,6 +19,7 @@ from ssltool.files.writing import write_atomically
 from ssltool.models.resnet import torchvision_resnets
 from ssltool.models.vit import ViTShape, patch_size, vit_shape
 from ssltool.settings import Record
+from ssltool.training.distributed import rank_zero_info
 
 SIMSIAM = "simsiam"
 TIMM = "timm"
@@ -38,7 +39,9 @@ def run(config: ExportConfig) -> Record:
         SSLToolError: if the checkpoint cannot be read, or the target library does not have its architecture.
     """
     config.check()
-    checkpoint, found = read_checkpoint(config.checkpoint, arch=config.arch, stem=config.stem)
+    checkpoint, found = read_checkpoint(config.checkpoint, arch=config.arch, stem=config.stem, key=config.key)
+    if found is not None:
+        rank_zero_info(f"reading {config.checkpoint}: {found}")
     settings = checkpoint.config
     arch, shape = settings["arch"], vit_shape(settings["arch"])
     if shape is None or config.to == SIMSIAM:

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from ssltool.checkpoints.build import require_plugins
 from ssltool.checkpoints.checkpoint import Checkpoint
-from ssltool.checkpoints.checkpoint_layouts import extract_weights
 from ssltool.checkpoints.convert import ForeignBackbone, find_backbone
+from ssltool.checkpoints.find_weights import find_weights
 from ssltool.checkpoints.model_folder import ModelFolder, find_model_folder, read_model_folder, read_weights
 from ssltool.checkpoints.read import extract_settings, plain, read_entries
 from ssltool.checkpoints.saved_run import PROGRAM, SSLTOOL
@@ -24,6 +24,7 @@ from ssltool.config import InspectConfig
 from ssltool.errors import SSLToolError
 from ssltool.files.misfit import name_keys
 from ssltool.files.npy_files import read_npy
+from ssltool.files.placeholders import module_weights, placeholder_names
 from ssltool.files.reading import file_hash, read_json, require
 from ssltool.files.schema import MAX_DEPTH
 from ssltool.files.stored import format_of
@@ -36,6 +37,7 @@ from ssltool.settings import Record
 
 UNREADABLE = "unreadable"
 CHECKPOINT = "checkpoint"
+WEIGHTS = "weights"
 
 
 def run(config: InspectConfig) -> list[Record]:
@@ -51,12 +53,12 @@ def run(config: InspectConfig) -> list[Record]:
     config.check()
     for path in config.files:
         require(path, "file or folder")
-    return [_describe(Path(path), config.keys) for path in config.files]
+    return [_describe(Path(path), config) for path in config.files]
 
 
-def _describe(path: Path, keys: bool) -> Record:
+def _describe(path: Path, config: InspectConfig) -> Record:
     if path.is_dir():
-        return {"path": str(path)} | _describe_folder(path, keys)
+        return {"path": str(path)} | _describe_folder(path, config.keys)
     about: Record = {"path": str(path), "bytes": path.stat().st_size}
     try:
         about["sha256"] = file_hash(path)
@@ -65,7 +67,7 @@ def _describe(path: Path, keys: bool) -> Record:
     except SSLToolError as error:
         return about | {"kind": UNREADABLE, "problem": str(error)}
     if model is not None:
-        return about | _describe_model(model, keys)
+        return about | _describe_model(model, config.keys)
     readers = {
         ".npy": _describe_npy,
         ".json": _describe_json,
@@ -79,10 +81,14 @@ def _describe(path: Path, keys: bool) -> Record:
         entries = read_entries(path)
     except SSLToolError as error:
         return about | {"kind": UNREADABLE, "problem": str(error)}
-    return about | _describe_entries(path, entries) | ({"keys": _list_tensors(entries)} if keys else {})
+    about |= _describe_entries(path, entries, config.key)
+    if config.key is not None and about.get(PROGRAM, SSLTOOL) == SSLTOOL and about["kind"] != WEIGHTS:
+        about["problem"] = f"--key {config.key} has no effect: the file is no checkpoint of another program"
+    skipped = placeholder_names(entries)
+    return about | ({"skipped": skipped} if skipped else {}) | ({"keys": _list_tensors(entries)} if config.keys else {})
 
 
-def _describe_entries(path: Path, entries: Record) -> Record:
+def _describe_entries(path: Path, entries: Record, key: str | None) -> Record:
     """Describes a file by the ``entries`` of its dict."""
     kind = format_of(entries)
     if kind.startswith(f"{SSLTOOL}/"):
@@ -91,17 +97,18 @@ def _describe_entries(path: Path, entries: Record) -> Record:
         return {"kind": "spectrum", PROGRAM: "noncontrastive-ssl", "shapes": _shapes(entries)}
     if holds_rows(entries):
         return _describe_rows(path, entries)
-    weights = extract_weights(entries)
-    if not weights:
-        return {"kind": "dict", "settings": extract_settings(entries), "problem": "holds no weights"}
-    size = {"tensors": len(weights), "parameters": _count(weights)}
+    size: Record = {}
     try:
-        found = find_backbone(path, entries)
+        weights = find_weights(path, entries, key).weights
+        if not weights:
+            return {"kind": "dict", "settings": extract_settings(entries), "problem": "holds no weights"}
+        size = {"tensors": len(weights), "parameters": _count(weights)}
+        found = find_backbone(path, entries, key=key)
     except SSLToolError as error:
         rows = _describe_rows(path, entries)  # under a key of another program
         if "problem" not in rows:
             return rows
-        return {"kind": "weights", **size, "settings": extract_settings(entries), "problem": str(error)}
+        return {"kind": WEIGHTS, **size, "settings": extract_settings(entries), "problem": str(error)}
     return _describe_backbone(found) | size | {"settings": extract_settings(entries)}
 
 
@@ -117,6 +124,8 @@ def _describe_backbone(found: ForeignBackbone) -> Record:
         "method": found.layout.method,
         **_network(found.spec.arch, found.spec.stem, found.spec.image_size),
         "epoch": found.epoch,
+        "taken": found.found.path,
+        "not_taken": list(found.found.others),
         "prefix": found.layout.prefix,
         "left_out": list(found.ignored),
         **{key: value for key, value in more.items() if value},
@@ -131,7 +140,7 @@ def _describe_model(folder: ModelFolder, keys: bool) -> Record:
         size = {"tensors": len(weights), "parameters": _count(weights)}
         found = ForeignBackbone.named(read_model_folder(folder))
     except SSLToolError as error:
-        return {"kind": "weights", **settings, "problem": str(error)}
+        return {"kind": WEIGHTS, **settings, "problem": str(error)}
     return _describe_backbone(found) | size | settings | ({"keys": _list_tensors(weights)} if keys else {})
 
 
@@ -247,7 +256,7 @@ def _list_tensors(entries: Record) -> list[list[str | int]]:
         if isinstance(value, Tensor):
             sizes = [] if value.is_nested else list(value.shape)
             yield [prefix, str(value.dtype).removeprefix("torch."), *sizes]
-        elif isinstance(value, dict) and depth:
+        elif depth and isinstance(value := module_weights(value) or value, dict):
             for key, inner in value.items():
                 name = name_keys([key])
                 yield from walk(f"{prefix}/{name}" if prefix else name, inner, depth - 1)

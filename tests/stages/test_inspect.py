@@ -173,7 +173,9 @@ def test_json_files_are_recognised_by_their_format(tmp_path):
 def test_pickled_objects_are_named_and_not_executed(tmp_path):
     torch.save(dino().entries | {"args": dino_arguments()}, tmp_path / "x.pth")
     about = look(tmp_path / "x.pth", keys=True)
-    assert about["kind"] == "unreadable" and "argparse.Namespace" in about["problem"]
+    assert about["kind"] == "checkpoint" and about["skipped"] == ["argparse.Namespace"]
+    assert about["settings"]["args"] == vars(dino_arguments())
+    assert (about["taken"], about["not_taken"]) == ("teacher", ["student"])
     assert about["sha256"] == hashlib.sha256((tmp_path / "x.pth").read_bytes()).hexdigest()
 
 

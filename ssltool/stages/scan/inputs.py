@@ -47,7 +47,8 @@ class Inputs:
         Raises:
             SSLToolError: if the file has no classifier.
         """
-        changes: Settings = {"pretrained": str(self.clusters_path), "arch": None, "stem": None, "random": False}
+        changes: Settings = {"pretrained": str(self.clusters_path), "random": False}
+        changes |= dict.fromkeys(("arch", "stem", "key"))
         network = load_pretrained(dataclasses.replace(self.config, **changes), self.device).with_finite_weights()
         if network.run.method_name != CLASSIFIER:
             raise SSLToolError(

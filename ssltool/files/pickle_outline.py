@@ -1,0 +1,196 @@
+"""Reads a pickle without creating anything: which globals it names, and what it does with what they return."""
+
+from __future__ import annotations
+
+import pickle
+import pickletools
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import IO, Any
+
+LONGEST_NAME = 500
+"""Maximum number of bytes of the name of a global."""
+
+Name = tuple[str, str]
+"""A global: its module, and its name in it."""
+
+REBUILD, WRAPPER = ("torch._tensor", "_rebuild_from_type_v2"), ("torch._utils", "_rebuild_wrapper_subclass")
+"""torch's functions that create subclasses of tensors."""
+
+GETATTR = (("builtins", "getattr"), ("__builtin__", "getattr"))
+"""The function by which a pickle names a class inside another one."""
+
+
+class Role(Enum):
+    """What the results of a global are used as."""
+
+    OBJECT = "an object"
+    DICT = "a dict that gets items"
+    LIST = "a list that gets items"
+    TENSOR = "a tensor of a subclass"
+    WRAPPER = "a tensor of a subclass that holds others"
+
+
+class NotReadable(Exception):
+    """The pickle is ``damaged``, or holds what is not read; the message says what."""
+
+    def __init__(self, reason: str, *, damaged: bool = False) -> None:
+        super().__init__(reason)
+        self.damaged = damaged
+
+
+@dataclass
+class Outline:
+    """The globals of a pickle, by module and name, and the number of operations that use them."""
+
+    roles: dict[Name, Role] = field(default_factory=dict)
+    uses: int = 0
+
+
+@dataclass(frozen=True)
+class _Global:
+    name: Name
+
+
+@dataclass(frozen=True)
+class _Made:
+    """What a call of a global returned; ``name`` is None if the global is a class inside another one."""
+
+    name: Name | None
+
+
+def _codes(names: str) -> set[bytes]:
+    return {getattr(pickle, name) for name in names.split()}
+
+
+PUSHES = {
+    **dict.fromkeys(_codes("NONE NEWTRUE NEWFALSE EMPTY_LIST EMPTY_DICT EMPTY_SET"), 0),
+    **{pickle.BININT: 4, pickle.BININT1: 1, pickle.BININT2: 2, pickle.BINFLOAT: 8},
+}
+"""Operations that push a value, and the bytes of their argument."""
+
+LENGTHS = {pickle.BINUNICODE: 4, pickle.SHORT_BINSTRING: 1, pickle.LONG1: 1}
+"""Operations that push a value whose length precedes it, and the bytes of the length."""
+
+TUPLES = {pickle.TUPLE1: 1, pickle.TUPLE2: 2, pickle.TUPLE3: 3}
+INDEXES = {pickle.BINGET: 1, pickle.LONG_BINGET: 4, pickle.BINPUT: 1, pickle.LONG_BINPUT: 4}
+
+
+def outline_pickle(stream: IO[bytes]) -> Outline:
+    """The outline of the pickle at the position of ``stream``, which is then behind it.
+
+    Raises:
+        NotReadable: if it is damaged, or has an operation that torch's ``weights_only`` does not read.
+    """
+    try:
+        return _Reader(stream).outline()
+    except (IndexError, KeyError, UnicodeDecodeError) as error:
+        raise NotReadable("it is damaged", damaged=True) from error
+
+
+class _Reader:
+    """The stack of an unpickler, with globals, calls and tuples on it, and None for all other values."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self.stream, self.found = stream, Outline()
+        self.stack: list[Any] = []
+        self.marks: list[list[Any]] = []
+        self.memo: dict[int, Any] = {}
+
+    def outline(self) -> Outline:
+        while (code := self._read(1)) != pickle.STOP:
+            if code in PUSHES:
+                self._read(PUSHES[code])
+                self.stack.append(None)
+            elif code in LENGTHS:
+                self._read(int.from_bytes(self._read(LENGTHS[code]), "little"))
+                self.stack.append(None)
+            elif code in INDEXES:
+                at = int.from_bytes(self._read(INDEXES[code]), "little")
+                if code in (pickle.BINGET, pickle.LONG_BINGET):
+                    self.stack.append(self.memo[at])
+                else:
+                    self.memo[at] = self.stack[-1]
+            elif code in TUPLES:
+                self.stack[-TUPLES[code] :] = [tuple(self.stack[-TUPLES[code] :])]
+            else:
+                self._step(code)
+        return self.found
+
+    def _step(self, code: bytes) -> None:
+        stack = self.stack
+        if code == pickle.GLOBAL:
+            name = (self._line(), self._line())
+            self.found.roles.setdefault(name, Role.OBJECT)
+            stack.append(_Global(name))
+        elif code in (pickle.REDUCE, pickle.NEWOBJ):
+            arguments, called = stack.pop(), stack.pop()
+            stack.append(self._call(called, arguments))
+        elif code in (pickle.BUILD, pickle.APPEND):
+            stack.pop()
+            self._used(Role.LIST if code == pickle.APPEND else None)
+        elif code == pickle.SETITEM:
+            del stack[-2:]
+            self._used(Role.DICT)
+        elif code == pickle.MARK:
+            self.marks.append(stack)
+            self.stack = []
+        elif code in (pickle.APPENDS, pickle.SETITEMS, pickle.TUPLE):
+            self.stack = self.marks.pop()
+            if code == pickle.TUPLE:
+                self.stack.append(tuple(stack))
+            else:
+                self._used(Role.LIST if code == pickle.APPENDS else Role.DICT)
+        elif code == pickle.EMPTY_TUPLE:
+            stack.append(())
+        elif code == pickle.PROTO:
+            self._read(1)
+        elif code == pickle.BINPERSID:
+            if isinstance(stack[-1], tuple) and len(stack[-1]) == 4:  # a tensor's storage has more entries
+                raise NotReadable("it holds the class of a network with its program, as torch's legacy format does")
+            stack[-1] = None
+        else:
+            raise _foreign(code)
+
+    def _call(self, called: Any, arguments: Any) -> _Made:
+        if not isinstance(called, _Global):
+            if isinstance(called, _Made) and called.name in GETATTR:
+                return _Made(None)
+            raise NotReadable("it calls what is no class or function")
+        self.found.uses += 1
+        if called.name == REBUILD and isinstance(arguments, tuple) and len(arguments) == 4:
+            function, kind = arguments[:2]
+            if isinstance(kind, _Global):
+                wraps = isinstance(function, _Global) and function.name == WRAPPER
+                self.found.roles[kind.name] = Role.WRAPPER if wraps else Role.TENSOR
+        return _Made(called.name)
+
+    def _used(self, role: Role | None) -> None:
+        """Notes the role of what lies on the stack, to which an operation adds items or state."""
+        target = self.stack[-1]
+        if isinstance(target, _Made):
+            self.found.uses += 1
+            if role is not None and target.name is not None:
+                self.found.roles[target.name] = role
+
+    def _read(self, size: int) -> bytes:
+        data = self.stream.read(size)
+        if len(data) < size:
+            raise NotReadable("it is cut short", damaged=True)
+        return data
+
+    def _line(self) -> str:
+        line = self.stream.readline(LONGEST_NAME + 1)
+        if not line.endswith(b"\n"):
+            raise NotReadable(f"it names a global with more than {LONGEST_NAME} characters")
+        return line[:-1].decode("utf-8")
+
+
+def _foreign(code: bytes) -> NotReadable:
+    """The error for a pickle with the operation ``code``, which torch does not read."""
+    operation = next((op for op in pickletools.opcodes if op.code == code.decode("latin-1")), None)
+    if operation is None:
+        return NotReadable("it is damaged", damaged=True)
+    if operation.proto > 2:
+        return NotReadable("its objects have a later pickle protocol than 2, which torch reads only by executing them")
+    return NotReadable(f"its objects have the operation {operation.name}, which torch.save does not write")

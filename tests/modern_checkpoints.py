@@ -1,0 +1,197 @@
+"""Checkpoints of the programs since 2021, as they lay them out, each with the outputs of the program's own network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import timm
+import torch
+import vit_reference as vits
+from torch import Tensor, nn
+
+from checkpoint_helpers import lightning, linear, resnet, settled, small_resnet, under, vit
+
+Outputs = Callable[[Tensor], Tensor]
+
+
+@dataclass
+class Modern:
+    """A checkpoint.
+
+    Attributes:
+        program: as ssltool names it.
+        file: what the file is.
+        outputs: the outputs of the network that the program evaluates.
+        arch: the beginning of the architecture that is found.
+        source: the package whose classes wrote the file; ``layout`` if it follows the published code.
+    """
+
+    program: str
+    file: str
+    entries: dict[str, Any]
+    outputs: Outputs
+    arch: str = "timm:"
+    source: str = "layout"
+    size: int = vits.SIZE
+
+
+def _outputs(function: vits.Expected, state: vits.State) -> Outputs:
+    return lambda images: function(state, images)
+
+
+def _heads(prefix: str = "") -> vits.State:
+    return linear(f"{prefix}dino_head.mlp.", 0, 2) | linear(f"{prefix}ibot_head.mlp.", 0, 2)
+
+
+def _features(model: nn.Module) -> Outputs:
+    return lambda images: model.forward_head(model.forward_features(images), pre_logits=True)
+
+
+def dinov2() -> list[Modern]:
+    plain, registers = vits.weights(mask_token=True), vits.weights(registers="register_tokens", mask_token=True)
+    giant = vits.weights(gated="w12", registers="register_tokens")
+    teacher = {"teacher": under("backbone.", vits.chunked(plain)) | _heads()}
+    run = under("teacher.backbone.", plain) | under("student.backbone.", vits.weights(1)) | _heads("teacher.")
+    out = _outputs(vits.class_token, plain)
+    with_registers = _outputs(vits.class_token, registers)
+    return [
+        Modern("DINOv2", "release", plain, out, "timm:vit_small_patch14_dinov2"),
+        Modern("DINOv2", "release, registers", registers, with_registers, "timm:vit_small_patch14_reg4_dinov2"),
+        Modern("DINOv2", "release, SwiGLU", giant, _outputs(vits.class_token, giant), "timm:vit_giant_patch14_reg4"),
+        Modern("DINOv2", "block chunks", vits.chunked(plain, 2), out, "timm:vit_small_patch14_dinov2"),
+        Modern("DINOv2", "teacher_checkpoint.pth", teacher, out, "timm:vit_small_patch14_dinov2"),
+        Modern("DINOv2", "run", {"model": run}, out, "timm:vit_small_patch14_dinov2"),
+    ]
+
+
+def dinov3() -> list[Modern]:
+    def out(state: vits.State) -> Outputs:
+        return lambda images: vits.class_token(state, images, 1e-5)
+
+    plain, gated = vits.dinov3(), vits.dinov3(gated="w1, w2")
+    unbiased = vits.dinov3(base=50.0, biased=False) | {"local_cls_norm.weight": torch.ones(vits.DIM)}
+    gram = under("teacher.backbone.", plain) | under("gram_teacher.backbone.", gated) | _heads("teacher.")
+    gram |= under("student.backbone.", vits.dinov3(1))
+    torch.manual_seed(0)
+    model = settled(timm.create_model("convnext_atto", num_classes=0, depths=(1, 1, 2, 1), conv_mlp=False), 0)
+    return [
+        Modern("DINOv3", "release", plain, out(plain), "timm:vit_small_patch16_dinov3_qkvb"),
+        Modern("DINOv3", "release, SwiGLU", gated, out(gated), "timm:vit_small_plus_patch16_dinov3_qkvb"),
+        Modern("DINOv3", "no biases, another base", unbiased, out(unbiased), "timm:vit_small_patch16_dinov3,"),
+        Modern("DINOv3", "beside a Gram teacher", {"model": gram}, out(plain), "timm:vit_small_patch16_dinov3_qkvb"),
+        Modern("DINOv3", "release, ConvNeXt", _meta_convnext(model), _features(model), "timm:convnext_", size=64),
+    ]
+
+
+def _meta_convnext(model: nn.Module) -> vits.State:
+    """The weights of timm's ConvNeXt with the names of DINOv3's code."""
+    rules = (
+        ("stem.", "downsample_layers.0."),
+        (".blocks.", "."),
+        ("conv_dw", "dwconv"),
+        ("mlp.fc", "pwconv"),
+        ("head.norm.", "norm."),
+    )
+    out: vits.State = {}
+    for key, tensor in model.state_dict().items():
+        name = key
+        if ".downsample." in name:
+            name = name.replace("stages.", "downsample_layers.").replace(".downsample.", ".")
+        for ours, theirs in rules:
+            name = name.replace(ours, theirs)
+        out[name] = tensor
+    return out | {f"norms.3.{part}": out[f"norm.{part}"] for part in ("weight", "bias")}
+
+
+def masked() -> list[Modern]:
+    release = vits.weights(scaled=False)
+    decoder = linear("decoder_blocks.0.mlp.fc", 1) | linear("decoder_pred", 0) | {"mask_token": torch.ones(1, 1, 8)}
+    decoder |= {"decoder_embed.weight": torch.ones(8, 8), "decoder_pos_embed": torch.ones(1, 17, 8)}
+    tuned = vits.weights(scaled=False, last_norm="fc_norm") | {"head.weight": torch.ones(3, vits.DIM)}
+    target, context = vits.weights(scaled=False, class_token=False), vits.weights(1, scaled=False, class_token=False)
+    jepa = {
+        "encoder": under("module.", context),
+        "predictor": under("module.", linear("predictor_embed", 0)),
+        "target_encoder": under("module.", target),
+        "opt": {},
+        "epoch": 5,
+    }
+    ibot = {
+        "student": under("module.backbone.", vits.weights(1, scaled=False) | {"masked_embed": torch.ones(1, vits.DIM)}),
+        "teacher": under("backbone.", release) | linear("head.mlp.", 0),
+        "ibot_loss": {"center": torch.ones(2)},
+        "epoch": 5,
+    }
+    msn = {
+        "encoder": under("module.", vits.weights(1, scaled=False)),
+        "target_encoder": under("module.", release | linear("fc.fc", 1)),
+        "prototypes": torch.ones(3, 3),
+        "epoch": 5,
+    }
+    out = _outputs(vits.class_token, release)
+    return [
+        Modern("MAE", "with decoder", {"model": release | decoder, "epoch": 4}, out),
+        Modern("timm", "MAE, release", {"model": release}, out),
+        Modern("timm", "MAE, fine-tuned with global pool", {"model": tuned}, _outputs(vits.normed_mean, tuned)),
+        Modern("I-JEPA", "training", jepa, _outputs(vits.mean_of_normed, target)),
+        Modern("iBOT", "training", ibot, out),
+        Modern("MSN", "training", msn, out),
+    ]
+
+
+def resnets() -> list[Modern]:
+    m, other, small = resnet(), resnet(1), small_resnet(padding=1)
+    mlp = linear("encoder.1.layer1.", 0) | linear("projector.layer1.", 0)
+    hua = under("backbone.", small) | under("encoder.0.", small) | mlp
+    paws = {"encoder": under("module.", dict(m.state_dict()) | linear("fc.fc", 1) | linear("pred.fc", 1)), "opt": {}}
+    ressl = under("encoder_q.net.", m) | under("encoder_k.net.", other) | linear("encoder_q.head.linear", 1)
+    direct = under("backbone.", m) | linear("online_head.", 0) | linear("projector.", 0, bias=False)
+    trunk = {"trunk": under("_feature_blocks.", m), "heads": linear("0.clf.", 0)}
+    vissl = {"phase_idx": 3, "classy_state_dict": {"base_model": {"model": trunk}, "train": True}}
+    mm = {"meta": {"epoch": 3}, "state_dict": under("backbone.", m) | linear("neck.fc", 0)}
+    scan = under("backbone.", small) | linear("contrastive_head.", 0, 2)
+    hua_simsiam = {"state_dict": hua | linear("predictor.layer1.", 0) | linear("projector.layer2.", 0)}
+    stable = lightning(under("backbone.", m) | linear("projector.", 0, 3) | linear("callbacks_modules.probe.", 0))
+    train = {"state_dict": under("embedding_model.wrapped_model._features.", m), "lightly_train": {"version": "0.1"}}
+    return [
+        Modern("ReSSL", "training", {"model": under("module.", ressl), "epoch": 3}, m, "resnet18_w8", size=64),
+        Modern("PAWS", "training", paws, m, "resnet18_w8", size=64),
+        Modern("DirectCLR", "checkpoint.pth", {"model": direct, "epoch": 3}, m, "resnet18_w8", size=64),
+        Modern("VISSL", "training", vissl, m, "resnet18_w8", size=64),
+        Modern("OpenMMLab", "training", mm, m, "resnet18_w8", size=64),
+        Modern("SCAN", "pretext", scan, small, "resnet18_w8"),
+        Modern("PatrickHua/SimSiam", "SimSiam", hua_simsiam, small, "resnet18_w8"),
+        Modern("PatrickHua/SimSiam", "SimCLR", {"state_dict": hua | linear("projector.layer2.", 0)}, small, "resnet18"),
+        Modern("stable-pretraining", "training", stable, m, "resnet18_w8", size=64),
+        Modern("lightly-train", "checkpoint, ResNet", train, m, "resnet18_w8", size=64),
+        Modern("timm", "DeepSpeed", {"module": _deep().state_dict()}, _features(_deep()), source="timm", size=64),
+    ]
+
+
+def _deep() -> nn.Module:
+    torch.manual_seed(0)
+    settings = {"num_classes": 10, "channels": (8, 16, 32, 64), "layers": (1, 1, 1, 1), "stem_width": 8}
+    return settled(timm.create_model("resnet18d", **settings), 0)
+
+
+def transformers() -> list[Modern]:
+    """solo-learn's networks, which are timm's."""
+    mae = vit(num_heads=12)
+    solo = lightning(under("backbone.", mae) | linear("classifier.", 0) | linear("decoder.decoder_embed.", 0))
+    torch.manual_seed(0)
+    convnext = settled(timm.create_model("convnext_atto", num_classes=0, depths=(1, 1, 1, 1)), 0)
+    solo_convnext = lightning(under("backbone.", convnext) | linear("classifier.", 0) | linear("projector.", 0))
+    shape = {"img_size": 64, "window_size": 2, "embed_dim": 32, "depths": (1, 2), "num_heads": (1, 2)}
+    swin = settled(timm.create_model("swin_tiny_patch4_window7_224", num_classes=0, **shape), 0)
+    solo_swin = lightning(under("backbone.", swin) | linear("classifier.", 0) | linear("projector.", 0))
+    return [
+        Modern("solo-learn", "MAE", solo, mae, "vit_tiny_h12_p8"),
+        Modern("solo-learn", "ConvNeXt", solo_convnext, convnext, "timm:convnext_atto", size=64),
+        Modern("solo-learn", "Swin", solo_swin, swin, "timm:swin_tiny", size=64),
+    ]
+
+
+def all_modern() -> list[Modern]:
+    return [*dinov2(), *dinov3(), *masked(), *resnets(), *transformers()]
