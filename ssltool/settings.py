@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import field
 from typing import Any
 
-from ssltool.errors import UsageError
+from ssltool.errors import UsageError, counted
 
 Settings = dict[str, Any]
 """Settings as plain values, as in ``config.json`` and in a checkpoint's ``config``."""
@@ -161,14 +161,21 @@ class Checked:
             value, m = getattr(self, f.name), f.metadata
             if value is None:
                 continue
+            several = isinstance(value, (list, tuple))
+            if several and m.get("nargs", 1) > 1 and len(value) not in (m["nargs"], len(m["alone"])):
+                raise UsageError(
+                    f"{self.flag_name(f.name)} has {counted(len(value), 'value')}; it must have {m['nargs']}"
+                )
             if m.get("choices") and value not in m["choices"]:
                 raise UsageError(f"{self.flag_name(f.name)} is '{value}'; it must be one of {', '.join(m['choices'])}")
             low, high, above = m.get("minimum"), m.get("maximum"), m.get("above")
-            within = (
-                (low is None or value >= low) and (high is None or value <= high) and (above is None or value > above)
+            within = all(
+                (low is None or one >= low) and (high is None or one <= high) and (above is None or one > above)
+                for one in (value if several else (value,))
             )
             if not within:  # NaN is within no bounds
                 bounds = [f"at least {low}"] if low is not None else []
                 bounds += [f"at most {high}"] if high is not None else []
                 bounds += [f"greater than {above}"] if above is not None else []
-                raise UsageError(f"{self.flag_name(f.name)} is {value}; it must be {' and '.join(bounds)}")
+                found = " ".join(map(str, value)) if several else value
+                raise UsageError(f"{self.flag_name(f.name)} is {found}; it must be {' and '.join(bounds)}")

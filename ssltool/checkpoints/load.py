@@ -17,6 +17,7 @@ from ssltool.checkpoints.saved_run import PROGRAM, SSLTOOL, SavedData, SavedRun
 from ssltool.checkpoints.torchvision_weights import published_weights
 from ssltool.config import NetworkSettings, PretrainConfig
 from ssltool.data.images import detect, open_dataset, parse_type
+from ssltool.data.preprocessing import Preprocessing
 from ssltool.data.strategies import read_numbers
 from ssltool.errors import SSLToolError, UsageError, found_in
 from ssltool.files.reading import file_hash
@@ -50,14 +51,19 @@ class Pretrained:
 
     Attributes:
         run: the run that trained it.
-        image_size: the side of its input in pixels.
+        preprocessing: the transform of its input.
         origin: the checkpoint, method and architecture, as results and files record them.
     """
 
     method: Method
     run: SavedRun
-    image_size: int
+    preprocessing: Preprocessing
     origin: Record
+
+    @property
+    def image_size(self) -> int:
+        """The side of its input in pixels."""
+        return self.preprocessing.size
 
     def with_finite_weights(self) -> Pretrained:
         """This network; what is trained on a diverged backbone would fail later, and name another cause.
@@ -114,7 +120,9 @@ def load_pretrained(
     untrained = settings.random or source.weights is None
     if source.weights is not None and not settings.random:
         load_weights(method, source.weights, settings.pretrained, remedy)
-    image_size = settings.image_size or run.backbone.image_size
+    preprocessing = run.preprocessing(settings.image_size).with_settings(vars(settings))
+    for note in preprocessing.notes():
+        distributed.rank_zero_info(note)
     origin = {
         "checkpoint": settings.pretrained,
         "checkpoint_hash": source.hash or weights_hash(method.backbone.state_dict()),
@@ -125,9 +133,10 @@ def load_pretrained(
         "stem": run.backbone.stem,
         "strategy": run.schedule.strategy if run.schedule else None,
         "epoch": 0 if untrained else source.epoch,
-        "image_size": image_size,
+        "image_size": preprocessing.size,
+        "preprocessing": preprocessing.record(),
     }
-    return Pretrained(method.to(device).eval(), run, image_size, origin)
+    return Pretrained(method.to(device).eval(), run, preprocessing, origin)
 
 
 def _source(settings: NetworkSettings, seed: int | None) -> _Source:

@@ -12,8 +12,9 @@ from typing import Any
 
 from ssltool.checkpoints.match_architecture import BackboneSpec
 from ssltool.config import PretrainConfig, as_dict
-from ssltool.config.common import MOST_EPOCHS
+from ssltool.config.common import MOST_EPOCHS, TRANSFORM
 from ssltool.data import views
+from ssltool.data.preprocessing import IMAGENET, Preprocessing
 from ssltool.files.schema import (
     Check,
     Sizes,
@@ -30,6 +31,7 @@ from ssltool.files.schema import (
 )
 from ssltool.files.setting_checks import setting_checks
 from ssltool.files.writing import FilePath
+from ssltool.models.backbones import family_of
 from ssltool.models.family import SMALL_IMAGE
 from ssltool.settings import Settings
 
@@ -38,8 +40,9 @@ SSLTOOL = "ssltool"
 PROGRAM = "program"
 """The key of the program that wrote the network. Only settings of a backbone without a run have it."""
 
-EARLIER = {"raw_pixels": True, "background": "#ffffff", "value_range": None}
-"""What settings amounted to before they existed, where that is not their default."""
+PIXELS = {"raw_pixels": True, "background": "#ffffff", "value_range": None}
+EARLIER = PIXELS | {k: list(v) if isinstance(v, tuple) else v for k, v in IMAGENET.settings().items()}
+"""What settings amounted to before they existed, where that is not their default; ``PIXELS`` are those of pixels."""
 
 STAGE_KEYS = {"origin": "lincls", "arm": "finetune", "phase": "scan"}
 """Keys that only one stage writes; they identify the stage of settings that do not name it."""
@@ -71,6 +74,7 @@ HASHES = ("fingerprint", "index_hash", "order_hash", "second_hash", "support_has
 FACTS = {
     "stage": text(200),
     **dict.fromkeys(HASHES, optional(text(200))),
+    **{name: PRETRAIN[name] for name in TRANSFORM},
     "plugins": listing(text(200), what="a list of names"),
     "found": optional(mapping(other=nested())),
 }
@@ -207,7 +211,17 @@ class SavedRun:
     @property
     def pixels(self) -> Settings:
         """The settings that determine how its images became pixels; see ``data.pixels.PixelRules``."""
-        return {name: self.settings[name] for name in EARLIER}
+        return {name: self.settings[name] for name in PIXELS}
+
+    def preprocessing(self, image_size: int | None = None) -> Preprocessing:
+        """The transform of the network: its architecture's own, with the settings of the run. ``image_size`` is the
+        run's by default.
+
+        Raises:
+            UsageError: if the architecture is unknown, or its library is not installed.
+        """
+        arch, size = self.backbone.arch, image_size or self.backbone.image_size
+        return family_of(arch).preprocessing(arch, size).with_settings(self.settings)
 
     @property
     def recipe(self) -> views.Recipe:

@@ -33,5 +33,8 @@ def _check(cls: type, f: dataclasses.Field[Any]) -> Check:
     low, high = (f.metadata.get(name) for name in ("minimum", "maximum"))
     kind = value_type(cls, f.name)
     checks = {bool: boolean(), int: integer(low, high), float: real(low, high), str: TEXT}
-    check = checks.get(kind, listing(TEXT, what="a list of texts"))
+    if kind == tuple[float, ...]:
+        check = listing(real(low, high), f.metadata["nargs"], what="a list of numbers")
+    else:
+        check = checks.get(kind, listing(TEXT, what="a list of texts"))
     return optional(check) if may_be_none(cls, f.name) else check

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 from typing import Any
 
 from torch import Tensor, nn
@@ -69,16 +70,18 @@ class TimmModels(Family):
         timm, arch = timm_package(), _parsed(name)
         config = timm.get_pretrained_cfg(arch.model, allow_unregistered=True)
         data = timm.data.resolve_data_config(pretrained_cfg={} if config is None else config.to_dict())
-        size = int(data["input_size"][-1])
-        own = Preprocessing(
+        size = int(image_size or data["input_size"][-1])
+        if data["crop_mode"] == "border":
+            raise SSLToolError(f"the images of {name} are padded to a square, which ssltool does not do; use another")
+        return Preprocessing(
             size=size,
-            resize=int(size / data["crop_pct"]),
+            resize=math.floor(size / data["crop_pct"]),
+            crop_pct=data["crop_pct"],
             squash=data["crop_mode"] == "squash",
             interpolation=data["interpolation"],
             mean=tuple(data["mean"]),
             std=tuple(data["std"]),
         )
-        return own if image_size is None else own.at(image_size)
 
 
 FAMILY = TimmModels()

@@ -13,11 +13,11 @@ import ssltool
 from ssltool import seeds
 from ssltool.checkpoints.load import Pretrained
 from ssltool.config import SaveReprsConfig
-from ssltool.data import views
 from ssltool.data.fingerprint import fingerprint
 from ssltool.data.found import record_of
 from ssltool.data.images import ImageSet
 from ssltool.data.loader import Batch, Loader, Shard
+from ssltool.data.preprocessing import refuse_unused
 from ssltool.errors import SSLToolError, counted, found_in
 from ssltool.models.outputs import Features
 from ssltool.reprs.nonfinite import all_finite
@@ -59,6 +59,7 @@ class Extraction:
     def __init__(self, network: Pretrained, images: ImageSet, config: SaveReprsConfig, device: torch.device) -> None:
         if not len(images):
             raise SSLToolError(f"{images.name} {images.split} has no images")
+        refuse_unused(config, network.preprocessing, images.image_size, crops=config.views is not None)
         self.network, self.images, self.config, self.device = network, images, config, device
         with found_in(config.pretrained):  # the layers depend on the checkpoint
             self.features = Features(network.method, config.layer, tokens=config.tokens, pool=config.pool)
@@ -95,7 +96,7 @@ class Extraction:
         Yields (n, d), (n, Q, d) or (n, P, d) on the CPU, in order.
         """
         images, workers = self.images, worker_count(self.config.workers)
-        with contextlib.closing(Loader(images, self.network.image_size, self.device, workers)) as loader:
+        with contextlib.closing(Loader(images, self.network.preprocessing, self.device, workers)) as loader:
             yield from _on_cpu(self._outputs(batch) for batch in self._loaded(loader, numbers))
 
     def _loaded(self, loader: Loader, numbers: range) -> Iterator[Batch]:
@@ -200,9 +201,6 @@ def _synchronised(copy: Tensor, copied: torch.cuda.Event | None) -> Tensor:
 
 
 def _transform(images: ImageSet, network: Pretrained, config: SaveReprsConfig) -> str:
-    normalise, size = f"normalise mean {views.MEAN} std {views.STD}", network.image_size
     if config.views is not None:
-        return f"{network.run.recipe}, {normalise}"
-    if images.images is not None and images.images.shape[-1] == images.images.shape[-2] == size:
-        return normalise
-    return f"resize {views.eval_resize(size)}, centre crop {size}, {normalise}"
+        return f"{network.run.recipe}, {network.preprocessing.describe_views()}"
+    return network.preprocessing.describe(images.image_size)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ssltool.files.misfit import Misfit, describe
-from ssltool.files.schema import Check, Sizes, boolean, integer, listing, mapping, nested, optional, text
+from ssltool.files.schema import Check, Sizes, boolean, integer, listing, mapping, nested, optional, real, text
 
 COUNT = optional(integer(1, 2**40))
 
@@ -19,6 +19,19 @@ def _shard(value: Any, sizes: Sizes) -> list[int]:
 
 SHARD = Check("[rank, number of ranks]", _shard)
 
+PREPROCESSING = mapping(
+    optional={
+        **dict.fromkeys(("size", "resize"), integer(1, 2**20)),
+        **dict.fromkeys(("squash", "keeps_size"), boolean()),
+        "interpolation": text(200),
+        **dict.fromkeys(("mean", "std"), listing(real(), 3, what="a list of numbers")),
+        "crop_pct": optional(real()),
+    },
+    other=nested(),
+    what="a transform",
+)
+"""The values of ``data.preprocessing.Preprocessing``."""
+
 META = mapping(
     optional={
         **dict.fromkeys(("checkpoint", "checkpoint_hash", "program", "method", "arch", "stem"), optional(text())),
@@ -27,6 +40,7 @@ META = mapping(
         **dict.fromkeys(("epoch", "seed"), optional(integer(0))),
         **dict.fromkeys(("image_size", "directions", "places", "views", "sample"), COUNT),
         "random": optional(boolean()),
+        "preprocessing": optional(PREPROCESSING),
         "classes": optional(listing(text(), what="a list of names")),
         "shard": optional(SHARD),
         "config": optional(mapping(other=nested())),

@@ -27,6 +27,7 @@ from ssltool.data.found import announce, record_of
 from ssltool.data.images import ImageSet
 from ssltool.data.labels import compact, open_labelled
 from ssltool.data.loader import Batch, Loader, killed_workers
+from ssltool.data.preprocessing import refuse_unused
 from ssltool.data.support import stratified_sample
 from ssltool.diagnosis.metrics.of_rows import feature_std_tensor
 from ssltool.errors import SSLToolError
@@ -72,6 +73,7 @@ def run(config: FinetuneConfig) -> Record:
     config = use_saved_dataset(config, network.run)
     opened = open_labelled(dataclasses.replace(config, labels_fraction=1.0))
     images = compact(*opened)
+    refuse_unused(config, network.preprocessing, images[1].image_size, crops=True)
     folder = RunFolder(run_path(config, default_run_name("finetune", config)), "finetune")
     with folder.locked():
         return _train(config, network, images, folder, device)
@@ -106,11 +108,11 @@ def _train(
 
     last: dict[tuple[str, int], Record] = {}
     workers = worker_count(config.workers)
-    with StopRequest() as stop, contextlib.closing(Loader(val, network.image_size, device, workers)) as validation:
+    with StopRequest() as stop, contextlib.closing(Loader(val, network.preprocessing, device, workers)) as validation:
         for arm in arms:
             history = histories.get(arm.path, [])
             if len(history) < config.epochs:
-                with contextlib.closing(Loader(arm.setup.images, network.image_size, device, workers)) as training:
+                with contextlib.closing(Loader(arm.setup.images, network.preprocessing, device, workers)) as training:
                     loop = _Finetuning(arm, network, training, validation, classes, folder)
                     history = loop.run(stop, folder.log)
             last[arm.name, arm.seed] = history[-1]

@@ -14,6 +14,7 @@ from ssltool.data import views
 from ssltool.data.images import ImageSet
 from ssltool.data.labels import class_indices, open_labelled, open_labelled_val
 from ssltool.data.loader import Batch, Loader
+from ssltool.data.preprocessing import refuse_unused
 from ssltool.errors import SSLToolError
 from ssltool.files.stored import weights_hash
 from ssltool.reprs.class_names import Labels, match_classes
@@ -42,7 +43,9 @@ class ImageFeatures(FeatureSource):
         train: ImageSet | None = None
         if known is None:
             train, val = open_labelled(config)
-            self.config = config = dataclasses.replace(config, **train.rules.settings())
+            refuse_unused(config, network.preprocessing, val.image_size, crops=True)
+            resolved = train.rules.settings() | network.preprocessing.settings()
+            self.config = config = dataclasses.replace(config, **resolved)
             self.classes, self.names, self.notes = np.unique(train.labels), _names(train), ()
             labels = val.labels
         else:
@@ -57,7 +60,7 @@ class ImageFeatures(FeatureSource):
         self._hash = weights_hash(self.method.backbone.state_dict())
 
         def loader(images: ImageSet) -> Loader:
-            return Loader(images, network.image_size, device, worker_count(config.workers))
+            return Loader(images, network.preprocessing, device, worker_count(config.workers))
 
         self._loaders = {"val": loader(dataclasses.replace(val, labels=targets))}
         if train is not None:

@@ -84,9 +84,9 @@ class Inputs:
 
     @contextlib.contextmanager
     def loader(self, images: ImageSet) -> Iterator[Loader]:
-        """Batches of ``images`` at the network's input size."""
+        """Batches of ``images`` with the network's transform."""
         workers = worker_count(self.config.workers)
-        with contextlib.closing(Loader(images, self.network.image_size, self.device, workers)) as loader:
+        with contextlib.closing(Loader(images, self.network.preprocessing, self.device, workers)) as loader:
             yield loader
 
     @functools.cached_property
