@@ -17,7 +17,7 @@ from ssltool.checkpoints.saved_run import PROGRAM, SSLTOOL, SavedData, SavedRun
 from ssltool.checkpoints.torchvision_weights import published_weights
 from ssltool.config import NetworkSettings, PretrainConfig
 from ssltool.data.images import detect, open_dataset, parse_type
-from ssltool.data.preprocessing import Preprocessing
+from ssltool.data.preprocessing import Preprocessing, refuse_unused
 from ssltool.data.strategies import read_numbers
 from ssltool.errors import SSLToolError, UsageError, found_in
 from ssltool.files.reading import file_hash
@@ -64,6 +64,14 @@ class Pretrained:
     def image_size(self) -> int:
         """The side of its input in pixels."""
         return self.preprocessing.size
+
+    def refuse_unused_flags(self, *image_sizes: tuple[int, int] | None, crops: bool) -> None:
+        """Refuses flags of the transform without effect; the arguments are those of ``refuse_unused``.
+
+        Raises:
+            SSLToolError: naming the flag.
+        """
+        refuse_unused(self.run.preprocessing(self.image_size), self.preprocessing, *image_sizes, crops=crops)
 
     def with_finite_weights(self) -> Pretrained:
         """This network; what is trained on a diverged backbone would fail later, and name another cause.

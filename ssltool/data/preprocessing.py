@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ssltool.config.common import TRANSFORM, NetworkSettings
+from ssltool.config.common import TRANSFORM
 from ssltool.errors import SSLToolError
 from ssltool.settings import Record, Settings
 
@@ -108,23 +108,24 @@ IMAGENET = Preprocessing(keeps_size=True)
 """ssltool's own, and that of most networks trained on ImageNet."""
 
 
-def refuse_unused(
-    settings: NetworkSettings, preprocessing: Preprocessing, *image_sizes: tuple[int, int] | None, crops: bool
-) -> None:
-    """Refuses settings that change nothing for images of these (width, height); None is unknown or several.
+def refuse_unused(own: Preprocessing, used: Preprocessing, *image_sizes: tuple[int, int] | None, crops: bool) -> None:
+    """Refuses flags that change a network's ``own`` transform but nothing of the images.
 
-    ``crops`` is whether random crops are used too.
+    Args:
+        used: the transform with the flags.
+        image_sizes: (width, height) of the images; None if it is unknown or differs.
+        crops: whether random crops are used too.
 
     Raises:
         SSLToolError: naming the flag.
     """
     square = all(size is not None and size[0] == size[1] for size in image_sizes)
-    kept = not crops and all(map(preprocessing.keeps, image_sizes))
+    kept = not crops and all(map(used.keeps, image_sizes))
     for name, unused, why in (
         ("squash", square, "all images are square"),
         ("interpolation", kept, "all images have the size of the input and are not resized"),
     ):
-        if unused and getattr(settings, name) is not None:
+        if unused and getattr(used, name) != getattr(own, name):
             raise SSLToolError(f"--{name} has no effect: {why}; leave it out")
 
 

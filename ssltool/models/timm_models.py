@@ -70,7 +70,10 @@ class TimmModels(Family):
         timm, arch = timm_package(), _parsed(name)
         config = timm.get_pretrained_cfg(arch.model, allow_unregistered=True)
         data = timm.data.resolve_data_config(pretrained_cfg={} if config is None else config.to_dict())
-        size = int(image_size or data["input_size"][-1])
+        _, height, width = data["input_size"]
+        if image_size is None and height != width:
+            raise SSLToolError(f"{name} is for images of {width} x {height} pixels; give a square with --image-size")
+        size = int(image_size or width)
         if data["crop_mode"] == "border":
             raise SSLToolError(f"the images of {name} are padded to a square, which ssltool does not do; use another")
         return Preprocessing(

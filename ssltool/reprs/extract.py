@@ -17,7 +17,6 @@ from ssltool.data.fingerprint import fingerprint
 from ssltool.data.found import record_of
 from ssltool.data.images import ImageSet
 from ssltool.data.loader import Batch, Loader, Shard
-from ssltool.data.preprocessing import refuse_unused
 from ssltool.errors import SSLToolError, counted, found_in
 from ssltool.models.outputs import Features
 from ssltool.reprs.nonfinite import all_finite
@@ -59,7 +58,6 @@ class Extraction:
     def __init__(self, network: Pretrained, images: ImageSet, config: SaveReprsConfig, device: torch.device) -> None:
         if not len(images):
             raise SSLToolError(f"{images.name} {images.split} has no images")
-        refuse_unused(config, network.preprocessing, images.image_size, crops=config.views is not None)
         self.network, self.images, self.config, self.device = network, images, config, device
         with found_in(config.pretrained):  # the layers depend on the checkpoint
             self.features = Features(network.method, config.layer, tokens=config.tokens, pool=config.pool)

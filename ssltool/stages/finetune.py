@@ -27,7 +27,6 @@ from ssltool.data.found import announce, record_of
 from ssltool.data.images import ImageSet
 from ssltool.data.labels import compact, open_labelled
 from ssltool.data.loader import Batch, Loader, killed_workers
-from ssltool.data.preprocessing import refuse_unused
 from ssltool.data.support import stratified_sample
 from ssltool.diagnosis.metrics.of_rows import feature_std_tensor
 from ssltool.errors import SSLToolError
@@ -73,7 +72,7 @@ def run(config: FinetuneConfig) -> Record:
     config = use_saved_dataset(config, network.run)
     opened = open_labelled(dataclasses.replace(config, labels_fraction=1.0))
     images = compact(*opened)
-    refuse_unused(config, network.preprocessing, images[1].image_size, crops=True)
+    network.refuse_unused_flags(images[1].image_size, crops=True)
     folder = RunFolder(run_path(config, default_run_name("finetune", config)), "finetune")
     with folder.locked():
         return _train(config, network, images, folder, device)

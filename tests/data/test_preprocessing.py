@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 
@@ -16,7 +17,6 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as tv
 
 from ssltool.checkpoints.pretrained_backbone import EvalTransform
-from ssltool.config import SaveReprsConfig
 from ssltool.config.common import INTERPOLATIONS, TRANSFORM
 from ssltool.data import views
 from ssltool.data.images import ImageSet
@@ -201,17 +201,16 @@ def test_differences_name_the_values():
 
 
 def test_settings_that_change_nothing_for_the_images_are_refused():
-    for given_settings, size, crops, refused in (
+    own = IMAGENET.at(28)
+    for change, size, crops, refused in (
         ({"squash": True}, (40, 40), False, True),
         ({"squash": True}, (40, 30), False, False),
         ({"squash": True}, None, False, False),
+        ({"squash": False}, (40, 40), False, False),  # its own
         ({"interpolation": "bicubic"}, (28, 28), False, True),
         ({"interpolation": "bicubic"}, (28, 28), True, False),
         ({"interpolation": "bicubic"}, (40, 40), False, False),
     ):
-        settings = SaveReprsConfig(**given_settings)
-        if refused:
-            with pytest.raises(SSLToolError, match=f"--{next(iter(given_settings))}"):
-                refuse_unused(settings, IMAGENET.at(28), size, crops=crops)
-        else:
-            refuse_unused(settings, IMAGENET.at(28), size, crops=crops)
+        used = own.with_settings(change)
+        with pytest.raises(SSLToolError, match=f"--{next(iter(change))}") if refused else contextlib.nullcontext():
+            refuse_unused(own, used, size, crops=crops)

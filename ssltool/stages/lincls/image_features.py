@@ -14,7 +14,6 @@ from ssltool.data import views
 from ssltool.data.images import ImageSet
 from ssltool.data.labels import class_indices, open_labelled, open_labelled_val
 from ssltool.data.loader import Batch, Loader
-from ssltool.data.preprocessing import refuse_unused
 from ssltool.errors import SSLToolError
 from ssltool.files.stored import weights_hash
 from ssltool.reprs.class_names import Labels, match_classes
@@ -43,7 +42,7 @@ class ImageFeatures(FeatureSource):
         train: ImageSet | None = None
         if known is None:
             train, val = open_labelled(config)
-            refuse_unused(config, network.preprocessing, val.image_size, crops=True)
+            network.refuse_unused_flags(val.image_size, crops=True)
             resolved = train.rules.settings() | network.preprocessing.settings()
             self.config = config = dataclasses.replace(config, **resolved)
             self.classes, self.names, self.notes = np.unique(train.labels), _names(train), ()

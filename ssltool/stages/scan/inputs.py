@@ -63,7 +63,10 @@ class Inputs:
     @functools.cached_property
     def train(self) -> ImageSet:
         """The images to cluster."""
-        return open_dataset(self.data_config, "train")
+        images = open_dataset(self.data_config, "train")
+        if self.config.step == "mine":
+            self.network.refuse_unused_flags(images.image_size, crops=False)
+        return images
 
     @functools.cached_property
     def evaluation(self) -> ImageSet:
