@@ -14,7 +14,7 @@ from ssltool.checkpoints.match_architecture import BackboneSpec
 from ssltool.config import PretrainConfig, as_dict
 from ssltool.config.common import MOST_EPOCHS, TRANSFORM
 from ssltool.data import views
-from ssltool.data.preprocessing import IMAGENET, Preprocessing
+from ssltool.data.preprocessing import IMAGENET, PREPROCESSING, Preprocessing
 from ssltool.files.schema import (
     Check,
     Sizes,
@@ -75,6 +75,7 @@ FACTS = {
     "stage": text(200),
     **dict.fromkeys(HASHES, optional(text(200))),
     **{name: PRETRAIN[name] for name in TRANSFORM},
+    "preprocessing": optional(PREPROCESSING),
     "plugins": listing(text(200), what="a list of names"),
     "found": optional(mapping(other=nested())),
 }
@@ -214,14 +215,16 @@ class SavedRun:
         return {name: self.settings[name] for name in PIXELS}
 
     def preprocessing(self, image_size: int | None = None) -> Preprocessing:
-        """The transform of the network: its architecture's own, with the settings of the run. ``image_size`` is the
-        run's by default.
+        """The transform of the network: that which its files name, else its architecture's own, with the settings of
+        the run. ``image_size`` is the run's by default.
 
         Raises:
             UsageError: if the architecture is unknown, or its library is not installed.
         """
         arch, size = self.backbone.arch, image_size or self.backbone.image_size
-        return family_of(arch).preprocessing(arch, size).with_settings(self.settings)
+        named = self.settings.get("preprocessing")
+        own = family_of(arch).preprocessing(arch, size) if named is None else Preprocessing.read(named).at(size)
+        return own.with_settings(self.settings)
 
     @property
     def recipe(self) -> views.Recipe:

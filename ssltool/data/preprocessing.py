@@ -10,11 +10,25 @@ from typing import Any
 
 from ssltool.config.common import TRANSFORM
 from ssltool.errors import SSLToolError
+from ssltool.files.schema import boolean, integer, listing, mapping, nested, optional, real, text
 from ssltool.settings import Record, Settings
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 """Channel means and standard deviations of ImageNet, for pixels in [0, 1]."""
+
+PREPROCESSING = mapping(
+    optional={
+        **dict.fromkeys(("size", "resize"), integer(1, 2**20)),
+        **dict.fromkeys(("squash", "keeps_size"), boolean()),
+        "interpolation": text(200),
+        **dict.fromkeys(("mean", "std"), listing(real(), 3, what="a list of numbers")),
+        "crop_pct": optional(real()),
+    },
+    other=nested(),
+    what="a transform",
+)
+"""A saved ``Preprocessing``."""
 
 
 @dataclass(frozen=True)
@@ -42,15 +56,19 @@ class Preprocessing:
     keeps_size: bool = False
 
     @classmethod
+    def read(cls, record: Record) -> Preprocessing:
+        """The transform with the values that ``record()`` returned."""
+        known = {f.name: record[f.name] for f in dataclasses.fields(cls) if f.name in record}
+        return cls(**{name: _as_tuple(value) for name, value in known.items()})
+
+    @classmethod
     def of(cls, meta: Record) -> Preprocessing | None:
         """The transform of representations or a run, from their metadata or settings; None if they do not show it.
 
         Files of earlier versions have ``image_size`` only; their transform is ImageNet's.
         """
         if meta.get("preprocessing") is not None:
-            record: Record = meta["preprocessing"]
-            known = {f.name: record[f.name] for f in dataclasses.fields(cls) if f.name in record}
-            return cls(**{name: _as_tuple(value) for name, value in known.items()})
+            return cls.read(meta["preprocessing"])
         size = meta.get("image_size")
         return None if size is None else IMAGENET.at(size).with_settings(meta)
 

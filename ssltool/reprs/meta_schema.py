@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from ssltool.data.preprocessing import PREPROCESSING
 from ssltool.files.misfit import Misfit, describe
-from ssltool.files.schema import Check, Sizes, boolean, integer, listing, mapping, nested, optional, real, text
+from ssltool.files.schema import Check, Sizes, boolean, integer, listing, mapping, nested, optional, text
 
 COUNT = optional(integer(1, 2**40))
 
@@ -18,19 +19,6 @@ def _shard(value: Any, sizes: Sizes) -> list[int]:
 
 
 SHARD = Check("[rank, number of ranks]", _shard)
-
-PREPROCESSING = mapping(
-    optional={
-        **dict.fromkeys(("size", "resize"), integer(1, 2**20)),
-        **dict.fromkeys(("squash", "keeps_size"), boolean()),
-        "interpolation": text(200),
-        **dict.fromkeys(("mean", "std"), listing(real(), 3, what="a list of numbers")),
-        "crop_pct": optional(real()),
-    },
-    other=nested(),
-    what="a transform",
-)
-"""The values of ``data.preprocessing.Preprocessing``."""
 
 META = mapping(
     optional={

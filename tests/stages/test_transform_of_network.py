@@ -191,6 +191,19 @@ def test_networks_trained_further_keep_the_transform(ssltool, run_with_own, tmp_
     assert load_pretrained(settings, torch.device("cpu")).preprocessing == EXPECTED
 
 
+def test_a_transform_that_the_file_of_a_network_names_is_used(run_with_own, tmp_path):
+    checkpoint = Checkpoint.load(run_with_own / "checkpoint.pt")
+    for name in TRANSFORM:
+        checkpoint.config[name] = None
+    named = Preprocessing(16, 19, True, "lanczos", (0.5, 0.5, 0.5), (0.1, 0.2, 0.3))
+    checkpoint.config["preprocessing"] = named.record()
+    checkpoint.save(tmp_path / "named.pt")
+    network = load_pretrained(SaveReprsConfig(pretrained=str(tmp_path / "named.pt")), torch.device("cpu"))
+    assert network.preprocessing == named
+    given = SaveReprsConfig(pretrained=str(tmp_path / "named.pt"), squash=False)
+    assert load_pretrained(given, torch.device("cpu")).preprocessing == dataclasses.replace(named, squash=False)
+
+
 # Comparing files
 
 
