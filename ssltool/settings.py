@@ -162,10 +162,9 @@ class Checked:
             if value is None:
                 continue
             several = isinstance(value, (list, tuple))
-            if several and m.get("nargs", 1) > 1 and len(value) not in (m["nargs"], len(m["alone"])):
-                raise UsageError(
-                    f"{self.flag_name(f.name)} has {counted(len(value), 'value')}; it must have {m['nargs']}"
-                )
+            wanted = m.get("nargs", 1)
+            if several and len(value) != wanted > 1 and not (len(value) == 1 and m["alone"]):
+                raise UsageError(f"{self.flag_name(f.name)} has {counted(len(value), 'value')}; it must have {wanted}")
             if m.get("choices") and value not in m["choices"]:
                 raise UsageError(f"{self.flag_name(f.name)} is '{value}'; it must be one of {', '.join(m['choices'])}")
             low, high, above = m.get("minimum"), m.get("maximum"), m.get("above")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from ssltool.config import LinclsConfig, PretrainConfig
@@ -49,3 +51,10 @@ def test_a_usage_error_in_a_file_names_the_file_and_is_none_of_usage():
     with pytest.raises(SSLToolError, match=r"run\.pt: wrong") as caught, found_in("run.pt"):
         raise UsageError("wrong")
     assert not isinstance(caught.value, UsageError)
+
+
+@pytest.mark.parametrize("mean", [(0.5, 0.5), (0.5,) * 4, (0.5, 0.5, 1.5), (0.5, -0.1, 0.5), (0.5, 0.5, math.nan), ()])
+def test_each_of_several_values_is_checked_and_so_is_their_number(mean):
+    with pytest.raises(UsageError, match="--mean"):
+        PretrainConfig(mean=mean)
+    assert PretrainConfig(mean=(0.0, 0.5, 1.0)).mean == (0.0, 0.5, 1.0)

@@ -140,6 +140,7 @@ def test_random_is_an_untrained_network_of_the_named_architecture():
         "strategy": None,
         "epoch": 0,
         "image_size": 16,
+        "preprocessing": IMAGENET.at(16).record(),
     }
 
 
