@@ -117,7 +117,7 @@ def paper(folder: Path, epochs: int) -> None:
     model = nn.Sequential(network.method.backbone, nn.Linear(network.method.backbone_dim, 10)).eval()
     model[0].requires_grad_(False)
     optimizer = torch.optim.SGD(model[1].parameters(), 0.1, momentum=0.9)
-    loader, scored = Loader(train, network.image_size, device), Loader(val, network.image_size, device)
+    loader, scored = Loader(train, network.preprocessing, device), Loader(val, network.preprocessing, device)
     for epoch in range(epochs):
         order = epoch_order(len(train), config.seed, epoch)
         for batch in loader.train(order, [views.PROBE], batch_size=BATCH, seed=config.seed, epoch=epoch):

@@ -52,7 +52,7 @@ def seconds(work: Callable[[], object]) -> tuple[float, float]:
 
 def measure(one: Pretrained, images: ImageSet, config: SaveReprsConfig, folder: Path, repeats: int) -> str:
     """A row of the table."""
-    with contextlib.closing(Loader(images, one.image_size, CPU)) as loader:
+    with contextlib.closing(Loader(images, one.preprocessing, CPU)) as loader:
         batches = [batch.channels_last().views[0] for batch in loader.evaluate(config.batch_size)]
 
     def bare() -> None:

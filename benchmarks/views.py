@@ -19,6 +19,7 @@ from torchvision import transforms
 
 from ssltool import seeds
 from ssltool.data import views
+from ssltool.data.preprocessing import IMAGENET, IMAGENET_MEAN, IMAGENET_STD
 
 REPEATS = 3
 
@@ -40,7 +41,7 @@ def peer(size: int) -> transforms.Compose:
             transforms.RandomApply([PilBlur()], p=0.5),
             transforms.RandomHorizontalFlip(),
             transforms.ToTensor(),
-            transforms.Normalize(views.MEAN, views.STD),
+            transforms.Normalize(IMAGENET_MEAN, IMAGENET_STD),
         ]
     )
 
@@ -69,7 +70,9 @@ def main() -> None:
     pictures = [Image.fromarray(image) for image in colour]
     transform, generator = peer(args.size), seeds.generator(0)
 
-    ours = seconds(lambda: views.train_view(batch, views.sample_params(args.images, views.PAPER, generator), args.size))
+    ours = seconds(
+        lambda: views.train_view(batch, views.sample_params(args.images, views.PAPER, generator), args.size, IMAGENET)
+    )
     theirs = seconds(lambda: torch.stack([transform(picture) for picture in pictures]))
     print(f"{args.images} images of {args.size} px, {args.channels} channel(s), one thread, best of {REPEATS}")
     print(f"per-image PIL transforms  {args.images / theirs:10,.0f} views/s")

@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import field
 from typing import Any
 
-from ssltool.errors import UsageError
+from ssltool.errors import UsageError, counted
 
 Settings = dict[str, Any]
 """Settings as plain values, as in ``config.json`` and in a checkpoint's ``config``."""
@@ -186,14 +186,20 @@ class Checked:
             value, m = getattr(self, f.name), f.metadata
             if value is None:
                 continue
+            several = isinstance(value, (list, tuple))
+            wanted = m.get("nargs", 1)
+            if several and len(value) != wanted > 1 and not (len(value) == 1 and m["alone"]):
+                raise UsageError(f"{self.flag_name(f.name)} has {counted(len(value), 'value')}; it must have {wanted}")
             if m.get("choices") and value not in m["choices"]:
                 raise UsageError(f"{self.flag_name(f.name)} is '{value}'; it must be one of {', '.join(m['choices'])}")
             low, high, above = bounds(type(self), f)
-            within = (
-                (low is None or value >= low) and (high is None or value <= high) and (above is None or value > above)
+            within = all(
+                (low is None or one >= low) and (high is None or one <= high) and (above is None or one > above)
+                for one in (value if several else (value,))
             )
             if not within:  # NaN is within no bounds
                 limits = [f"at least {low}"] if low is not None else []
                 limits += [f"at most {high}"] if high is not None else []
                 limits += [f"greater than {above}"] if above is not None else []
-                raise UsageError(f"{self.flag_name(f.name)} is {value}; it must be {' and '.join(limits)}")
+                found = " ".join(map(str, value)) if several else value
+                raise UsageError(f"{self.flag_name(f.name)} is {found}; it must be {' and '.join(limits)}")

@@ -74,3 +74,10 @@ def test_every_number_has_limits(cls, name):
     for value in (10**30, -(10**30)) if kind is int else (math.nan, math.inf, -math.inf, -1e308, *large):
         with pytest.raises(UsageError, match=name.replace("_", "[-_]")):
             cls(**{name: value})
+
+
+@pytest.mark.parametrize("mean", [(0.5, 0.5), (0.5,) * 4, (0.5, 0.5, 1.5), (0.5, -0.1, 0.5), (0.5, 0.5, math.nan), ()])
+def test_each_of_several_values_is_checked_and_so_is_their_number(mean):
+    with pytest.raises(UsageError, match="--mean"):
+        PretrainConfig(mean=mean)
+    assert PretrainConfig(mean=(0.0, 0.5, 1.0)).mean == (0.0, 0.5, 1.0)

@@ -20,7 +20,7 @@ from ssltool.checkpoints.saved_run import PROGRAM, SSLTOOL, SavedData, SavedRun
 from ssltool.checkpoints.torchvision_weights import published_weights
 from ssltool.config import LAYERS, NetworkSettings, PretrainConfig
 from ssltool.data.images import check_pixel_flags, detect, open_dataset, parse_type
-from ssltool.data.preprocessing import Preprocessing
+from ssltool.data.preprocessing import Preprocessing, refuse_unused
 from ssltool.data.strategies import read_numbers
 from ssltool.errors import SSLToolError, UsageError, found_in
 from ssltool.files.reading import file_hash
@@ -55,16 +55,27 @@ class Pretrained:
 
     Attributes:
         run: the run that trained it.
-        image_size: the side of its input in pixels.
+        preprocessing: the transform of its input.
         origin: the checkpoint, method and architecture, as results and files record them.
-        preprocessing: the transform that the network's files name; None if they name none.
     """
 
     method: Method
     run: SavedRun
-    image_size: int
+    preprocessing: Preprocessing
     origin: Record
-    preprocessing: Preprocessing | None = None
+
+    @property
+    def image_size(self) -> int:
+        """The side of its input in pixels."""
+        return self.preprocessing.size
+
+    def refuse_unused_flags(self, *image_sizes: tuple[int, int] | None, crops: bool) -> None:
+        """Refuses flags of the transform without effect; the arguments are those of ``refuse_unused``.
+
+        Raises:
+            SSLToolError: naming the flag.
+        """
+        refuse_unused(self.run.preprocessing(self.image_size), self.preprocessing, *image_sizes, crops=crops)
 
     def with_finite_weights(self, layer: str = "backbone") -> Pretrained:
         """This network, whose outputs of ``layer`` are used. They may be finite although a weight or a buffer that they
@@ -94,11 +105,6 @@ class _Source:
     epoch: int | None
     hash: str | None
     revision: str | None = None
-
-    @property
-    def preprocessing(self) -> Preprocessing | None:
-        """The transform that the network's files name."""
-        return self.run.preprocessing
 
 
 def load_pretrained(
@@ -130,7 +136,9 @@ def load_pretrained(
     untrained = settings.random or source.weights is None
     if source.weights is not None and not settings.random:
         load_weights(method, source.weights, settings.pretrained, remedy)
-    image_size = settings.image_size or run.backbone.image_size
+    preprocessing = run.preprocessing(settings.image_size).with_settings(vars(settings))
+    for note in preprocessing.notes():
+        distributed.rank_zero_info(note)
     origin = {
         "checkpoint": settings.pretrained,
         "checkpoint_hash": source.hash or weights_hash(method.backbone.state_dict()),
@@ -141,11 +149,11 @@ def load_pretrained(
         "stem": run.backbone.stem,
         "strategy": run.schedule.strategy if run.schedule else None,
         "epoch": 0 if untrained else source.epoch,
-        "image_size": image_size,
+        "image_size": preprocessing.size,
+        "preprocessing": preprocessing.record(),
     }
-    known = {"revision": source.revision, "preprocessing": run.settings.get("preprocessing")}
-    origin |= {name: value for name, value in known.items() if value is not None}
-    return Pretrained(method.to(device).eval(), run, image_size, origin, source.preprocessing)
+    origin |= {} if source.revision is None else {"revision": source.revision}
+    return Pretrained(method.to(device).eval(), run, preprocessing, origin)
 
 
 def _source(settings: NetworkSettings, seed: int | None) -> _Source:

@@ -12,31 +12,34 @@ from torch import Tensor, nn
 from ssltool.checkpoints.load import load_pretrained
 from ssltool.config import NetworkSettings
 from ssltool.data.loader import eval_pixels
+from ssltool.data.preprocessing import Preprocessing
 from ssltool.data.views import standardise
 from ssltool.training.progress import quiet
 
 
 @dataclasses.dataclass(frozen=True)
 class EvalTransform:
-    """The validation transform: converts a PIL image to a normalised float32 tensor (3, ``size``, ``size``)."""
+    """The validation transform: converts a PIL image to a normalised float32 tensor (3, S, S)."""
 
-    size: int
+    preprocessing: Preprocessing
 
     def __call__(self, image: Image.Image) -> Tensor:
-        return standardise(eval_pixels(image.convert("RGB"), self.size)[None].float() / 255.0)[0]
+        pixels = eval_pixels(image.convert("RGB"), self.preprocessing)
+        return standardise(pixels[None].float() / 255.0, self.preprocessing)[0]
 
 
 class PretrainedBackbone(nn.Module):
     """A pretrained backbone in eval mode: ``backbone(images)`` maps (N, 3, S, S) to representations (N, ``dim``).
 
-    ``transform`` converts a PIL image to an input, ``image_size`` is S, and ``arch`` is the architecture's name.
+    ``transform`` converts a PIL image to an input as the network was trained for, ``image_size`` is S, and ``arch`` is
+    the architecture's name.
     """
 
-    def __init__(self, backbone: nn.Module, dim: int, arch: str, image_size: int) -> None:
+    def __init__(self, backbone: nn.Module, dim: int, arch: str, preprocessing: Preprocessing) -> None:
         super().__init__()
         self.backbone = backbone
-        self.dim, self.arch, self.image_size = dim, arch, image_size
-        self.transform: Callable[[Image.Image], Tensor] = EvalTransform(image_size)
+        self.dim, self.arch, self.image_size = dim, arch, preprocessing.size
+        self.transform: Callable[[Image.Image], Tensor] = EvalTransform(preprocessing)
         self.eval()
 
     @classmethod
@@ -48,7 +51,7 @@ class PretrainedBackbone(nn.Module):
         with quiet():
             network = load_pretrained(settings, torch.device(device), ranks=True)
         method = network.method
-        return cls(method.backbone, method.backbone_dim, network.origin["arch"], network.image_size)
+        return cls(method.backbone, method.backbone_dim, network.origin["arch"], network.preprocessing)
 
     def forward(self, images: Tensor) -> Tensor:
         """Representations (N, dim) of ``images`` (N, 3, S, S)."""

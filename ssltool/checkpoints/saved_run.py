@@ -12,9 +12,9 @@ from typing import Any
 
 from ssltool.checkpoints.match_architecture import BackboneSpec
 from ssltool.config import PretrainConfig, as_dict
-from ssltool.config.common import MOST_EPOCHS
+from ssltool.config.common import MOST_EPOCHS, TRANSFORM
 from ssltool.data import views
-from ssltool.data.preprocessing import Preprocessing
+from ssltool.data.preprocessing import IMAGENET, PREPROCESSING, Preprocessing
 from ssltool.files.schema import (
     Check,
     Sizes,
@@ -31,6 +31,7 @@ from ssltool.files.schema import (
 )
 from ssltool.files.setting_checks import setting_checks
 from ssltool.files.writing import FilePath
+from ssltool.models.backbones import family_of
 from ssltool.models.family import SMALL_IMAGE
 from ssltool.settings import Settings
 
@@ -39,8 +40,9 @@ SSLTOOL = "ssltool"
 PROGRAM = "program"
 """The key of the program that wrote the network. Only settings of a backbone without a run have it."""
 
-EARLIER = {"raw_pixels": True, "background": "#ffffff", "value_range": None}
-"""What settings amounted to before they existed, where that is not their default."""
+PIXELS = {"raw_pixels": True, "background": "#ffffff", "value_range": None}
+EARLIER = PIXELS | {k: list(v) if isinstance(v, tuple) else v for k, v in IMAGENET.settings().items()}
+"""What settings amounted to before they existed, where that is not their default; ``PIXELS`` are those of pixels."""
 
 STAGE_KEYS = {"origin": "lincls", "arm": "finetune", "phase": "scan"}
 """Keys that only one stage writes; they identify the stage of settings that do not name it."""
@@ -72,22 +74,13 @@ HASHES = (
     *("start_hash", "neighbours_hash"),
 )
 
-PREPROCESSING = mapping(
-    {
-        **dict.fromkeys(("size", "resize"), integer(1, 2**16)),
-        "squash": boolean(),
-        "interpolation": text(100),
-        **dict.fromkeys(("mean", "std"), listing(real(), 3)),
-    }
-)
-"""The transform that a network was trained for; see ``data.preprocessing.Preprocessing``."""
-
 FACTS = {
     "stage": text(200),
     **dict.fromkeys(HASHES, optional(text(200))),
+    **{name: PRETRAIN[name] for name in TRANSFORM},
+    "preprocessing": optional(PREPROCESSING),
     "plugins": listing(text(200), what="a list of names"),
     "found": optional(mapping(other=nested())),
-    "preprocessing": optional(PREPROCESSING),
 }
 """What any stage may have saved beside its settings."""
 
@@ -215,7 +208,7 @@ class SavedRun:
     ) -> SavedRun:
         """The settings of a backbone without a run: one that another ``program`` trained with its ``method``, or an
         untrained one. ``preprocessing`` is the transform that its files name."""
-        known = {} if preprocessing is None else {"preprocessing": as_dict(preprocessing)}
+        known = {} if preprocessing is None else {"preprocessing": preprocessing.record()}
         return cls.read(_settings_of_backbone(backbone, method, program) | known)
 
     def updated(self, **changes: Any) -> SavedRun:
@@ -225,15 +218,19 @@ class SavedRun:
     @property
     def pixels(self) -> Settings:
         """The settings that determine how its images became pixels; see ``data.pixels.PixelRules``."""
-        return {name: self.settings[name] for name in EARLIER}
+        return {name: self.settings[name] for name in PIXELS}
 
-    @property
-    def preprocessing(self) -> Preprocessing | None:
-        """The transform that the files of the network name; None if they name none."""
-        saved = self.settings.get("preprocessing")
-        if saved is None:
-            return None
-        return Preprocessing(**saved | {name: tuple(saved[name]) for name in ("mean", "std")})
+    def preprocessing(self, image_size: int | None = None) -> Preprocessing:
+        """The transform of the network: that which its files name, else its architecture's own, with the settings of
+        the run. ``image_size`` is the run's by default.
+
+        Raises:
+            UsageError: if the architecture is unknown, or its library is not installed.
+        """
+        arch, size = self.backbone.arch, image_size or self.backbone.image_size
+        named = self.settings.get("preprocessing")
+        own = family_of(arch).preprocessing(arch, size) if named is None else Preprocessing.read(named).at(size)
+        return own.with_settings(self.settings)
 
     @property
     def recipe(self) -> views.Recipe:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ssltool.checkpoints.match_architecture import BackboneSpec
 from ssltool.checkpoints.named_backbone import NamedBackbone, left_out_modules
+from ssltool.data.preprocessing import Preprocessing
 from ssltool.errors import SSLToolError, unknown
 from ssltool.files.schema import boolean, conform, either, integer, listing, mapping, nested, optional, real, text
 from ssltool.models.arch_name import check_values, compose
@@ -94,7 +95,7 @@ def select_backbone(
     if not timm.is_model(model):
         raise SSLToolError(str(unknown("timm architecture", model, timm.list_models())))
     check_values(args)
-    preprocessing, notes = _preprocessing(cfg)
+    preprocessing = _preprocessing(cfg, model)
     size = preprocessing.size
     arch = compose(LIBRARY, model.partition(".")[0], args)
     with torch.device("meta"):
@@ -110,7 +111,7 @@ def select_backbone(
     others = [name for name in full if name not in backbone]
     selected = {name: full[name] for name in backbone}
     spec, left_out = BackboneSpec(arch, "auto", size), left_out_modules(others, list(backbone))
-    return NamedBackbone(LIBRARY, spec, selected, left_out, preprocessing, notes)
+    return NamedBackbone(LIBRARY, spec, selected, left_out, preprocessing)
 
 
 def _load(
@@ -145,13 +146,12 @@ def _tensors(value: Any, depth: int = 2) -> dict[str, Tensor]:
     return found
 
 
-def _preprocessing(cfg: Settings) -> tuple[Any, tuple[str, ...]]:
-    """The transform of a ``pretrained_cfg``, and what it has that ssltool lacks."""
-    preprocessing = preprocessing_of(cfg)
+def _preprocessing(cfg: Settings, model: str) -> Preprocessing:
+    """The transform of a ``pretrained_cfg``."""
+    preprocessing = preprocessing_of(cfg, f"{LIBRARY}:{model}")
     if preprocessing.interpolation not in INTERPOLATIONS:
         raise SSLToolError(f"the interpolation {preprocessing.interpolation} is none of {', '.join(INTERPOLATIONS)}")
-    border = cfg.get("crop_mode") == "border"
-    return preprocessing, ("images are cropped, not padded as with crop_mode border",) if border else ()
+    return preprocessing
 
 
 def _own_pool(model: str, args: Settings) -> Any:

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import importlib
 import os
+import typing
 from collections.abc import Callable, Collection
 from typing import Any, TypeVar
 
@@ -285,7 +286,8 @@ def settings(cls: type, *, positional: tuple[str, ...] = ()) -> Callable[[F], F]
 def _option(cls: type, f: dataclasses.Field[Any]) -> Callable[[F], F]:
     kind, m = value_type(cls, f.name), f.metadata
     multiple, nargs = f.default == (), m["nargs"]
-    extra: dict[str, Any] = {"type": str if multiple or nargs > 1 else _click_type(kind, m)}
+    several = typing.get_args(kind)  # of a tuple
+    extra: dict[str, Any] = {"type": several[0] if several else _click_type(kind, m)}
     if kind is bool:
         extra = {"is_flag": True}
     return click.option(

@@ -19,6 +19,10 @@ LAYOUTS = "ssltool.data.layouts:LAYOUTS"
 
 SPLITS = ("train", "val", "test", "unlabeled")
 STEMS = ("auto", "imagenet", "small", "small-stride2", "small-padded")
+INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
+TRANSFORM = ("mean", "std", "interpolation", "crop_pct", "squash")
+"""The settings that change a network's own transform, beside the image size."""
+
 LAYERS = ("backbone", "projector", "predictor")
 SPECTRA = ("svd", "cov", "std")
 FIGURES = (".png", ".pdf", ".svg")
@@ -70,6 +74,13 @@ def image_size(default: str, **more: Any) -> Any:
     return setting(
         None, f"side of the input in pixels [default: {default}]", section="Data", minimum=8, maximum=8192, **more
     )
+
+
+def channel_values(what: str, **bounds: Any) -> Any:
+    """A statistic of the channels, for pixels in [0, 1]."""
+    help = f"{what} of the channels that standardises the input, for pixels in 0 to 1 [default: the network's own]"
+    shown: dict[str, Any] = {"section": "Data", "metavar": "R G B", "advanced": True}
+    return setting(None, help, nargs=3, maximum=1, fixed=True, **bounds, **shown)
 
 
 def network_arch() -> Any:
@@ -254,6 +265,33 @@ class DataSettings(Checked):
         advanced=True,
     )
     image_size: int | None = image_size("224, or the images' own size if all share one up to 96", fixed=True)
+    mean: tuple[float, ...] | None = channel_values("mean", minimum=0)
+    std: tuple[float, ...] | None = channel_values("standard deviation", above=0)
+    interpolation: str | None = setting(
+        None,
+        "interpolation of resizing [default: the network's own]",
+        choices=INTERPOLATIONS,
+        section="Data",
+        fixed=True,
+        advanced=True,
+    )
+    crop_pct: float | None = setting(
+        None,
+        "fraction of the resized image's side that the centre crop keeps in the validation transform; 1 crops nothing "
+        "of a square image [default: the network's own]",
+        section="Data",
+        above=0,
+        maximum=1,
+        fixed=True,
+        advanced=True,
+    )
+    squash: bool | None = setting(
+        None,
+        "resize both sides in the validation transform, not the shorter one [default: the network's own]",
+        section="Data",
+        fixed=True,
+        advanced=True,
+    )
     workers: int | None = decoders()
 
     def conflicts(self) -> list[Rule]:

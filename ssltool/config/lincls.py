@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ssltool.config.common import (
+    TRANSFORM,
     LabelledSettings,
     RunSettings,
     batch_size,
@@ -22,7 +23,7 @@ from ssltool.training import optimizer_rule, optimizers_of
 
 OF_IMAGES = (
     *("data", "dataset_type", "idx_path", "all", "unlabelled", "download", "small", "skip_corrupt"),
-    *("image_size", "workers", "value_range", "background", "raw_pixels", "max_pixels"),
+    *("image_size", *TRANSFORM, "workers", "value_range", "background", "raw_pixels", "max_pixels"),
     *("pretrained", "arch", "stem", "key", "random"),
 )
 OF_SGD = ("optimizer", "lars", "epochs", "batch_size", "lr", "lr_sweep", "momentum", "weight_decay")

@@ -76,7 +76,11 @@ class SaveReprsConfig(NetworkSettings):
 
     def conflicts(self) -> list[Rule]:
         named = "with --out, which names the file"
-        return [*super().conflicts(), (("exp_id", "extra_info"), self.out is not None, named)]
+        return [
+            *super().conflicts(),
+            (("exp_id", "extra_info"), self.out is not None, named),
+            (("crop_pct", "squash"), self.views is not None, "with --views, which crops at random"),
+        ]
 
     def mistakes(self) -> Iterator[str]:
         if self.format != "pt" and self.dtype == "bf16":

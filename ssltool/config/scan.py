@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from ssltool.config.common import (
     MOST_EPOCHS,
+    TRANSFORM,
     NetworkSettings,
     RunSettings,
     batch_size,
@@ -115,5 +116,5 @@ class ScanConfig(RunSettings, NetworkSettings):
             (OF_TRAINING, step == "mine", why),
             (("clusters", "seed"), step == "mine" and not self.kmeans, why),
             (("clusters", "kmeans", *OF_NETWORK), step == "selflabel", f"{why}, which reads clusters.pt"),
-            (OF_NETWORK, step == "mine" and self.reprs is not None, "with --step mine and --reprs"),
+            ((*OF_NETWORK, *TRANSFORM), step == "mine" and self.reprs is not None, "with --step mine and --reprs"),
         ]

@@ -70,9 +70,14 @@ class ImageSet:
         return len(self.labels)
 
     @property
+    def image_size(self) -> tuple[int, int] | None:
+        """The (width, height) of all images; None if they differ or are not known."""
+        return self.size if self.images is None else (self.images.shape[-1], self.images.shape[-2])
+
+    @property
     def own_size(self) -> int | None:
         """The side of the images if all are square, of one size, and at most 96 pixels wide; else None."""
-        width, height = self.size or (0, 0) if self.images is None else self.images.shape[:-3:-1]
+        width, height = self.image_size or (0, 0)
         return int(width) if width == height and 0 < width <= OWN_SIZE_LIMIT else None
 
     def select(self, rows: np.ndarray) -> ImageSet:

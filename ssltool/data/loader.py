@@ -1,8 +1,9 @@
 """Batches on the device from image indices.
 
-Images in memory are augmented on the device. Image files are decoded once in a worker process, which also crops and
-resizes each view; all other augmentations run on the device. The images of a step and the parameters of their views
-depend only on the seed, the epoch and the step, not on the number of workers or ranks.
+Images in memory are augmented on the device, if they are resized with bilinear interpolation. Image files, and images
+in memory with another interpolation, are cropped and resized by Pillow in a worker process; all other augmentations run
+on the device. The images of a step and the parameters of their views depend only on the seed, the epoch and the step,
+not on the number of workers or ranks.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import torchvision.transforms.functional as tv
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms import InterpolationMode
 
 from ssltool import seeds
 from ssltool.data import views
@@ -29,7 +31,7 @@ from ssltool.data.decoding import decode
 from ssltool.data.image_files import MEMORY_LIMIT
 from ssltool.data.images import ImageSet
 from ssltool.data.opening import without_warnings
-from ssltool.data.pixels import PixelRules
+from ssltool.data.preprocessing import Preprocessing
 from ssltool.data.views import Recipe, ViewParams
 from ssltool.errors import SSLToolError, first_line
 from ssltool.training.progress import info
@@ -75,11 +77,14 @@ class Shard:
 
 
 class Loader:
-    """Batches of one ``ImageSet`` on one device. ``size`` is the side of views whose recipe has no size."""
+    """Batches of one ``ImageSet`` on one device, with the transform of a network.
 
-    def __init__(self, images: ImageSet, size: int, device: torch.device, workers: int = 0) -> None:
+    Its size is the side of views whose recipe has no size.
+    """
+
+    def __init__(self, images: ImageSet, preprocessing: Preprocessing, device: torch.device, workers: int = 0) -> None:
         self.images = images
-        self.size = size
+        self.preprocessing = preprocessing
         self.device = device
         self.labels = torch.from_numpy(images.labels)
         pixels = images.images
@@ -109,7 +114,8 @@ class Loader:
             SSLToolError: naming the image, if one cannot be decoded.
         """
         starts = range(first_step * batch_size, len(indices), batch_size)
-        sizes = [recipe.size or self.size for recipe in recipes]
+        preprocessing = self.preprocessing
+        sizes = [recipe.size or preprocessing.size for recipe in recipes]
 
         def step_rows(start: int) -> tuple[np.ndarray, list[ViewParams]]:
             rows = indices[start : start + batch_size]
@@ -117,13 +123,13 @@ class Loader:
             local = shard.slice(len(rows))
             return rows[local], [views.sample_params(len(rows), recipe, generator)[local] for recipe in recipes]
 
-        if self.pixels is not None:
+        if self.pixels is not None and preprocessing.interpolation == "bilinear":
             for start in starts:
                 rows, params = step_rows(start)
                 images = self._gather(rows)
 
                 def cut(numbers: list[int], drawn: ViewParams, size: int, images: Tensor = images) -> Tensor:
-                    return views.train_view(images.repeat(len(numbers), 1, 1, 1), drawn, size)
+                    return views.train_view(images.repeat(len(numbers), 1, 1, 1), drawn, size, preprocessing)
 
                 yield self._batch(rows, _by_size(params, sizes, cut))
             return
@@ -133,7 +139,8 @@ class Loader:
             rows, params = step_rows(start)
 
             def finish(numbers: list[int], drawn: ViewParams, size: int, crops: list[Tensor] = crops) -> Tensor:
-                return views.finish(torch.cat([crops[i] for i in numbers]).float() / 255.0, drawn)
+                pixels = torch.cat([crops[i] for i in numbers])
+                return views.finish(pixels.float() / 255.0, drawn, preprocessing)
 
             yield self._batch(rows, _by_size(params, sizes, finish))
 
@@ -143,15 +150,16 @@ class Loader:
         Raises:
             SSLToolError: naming the image, if one cannot be decoded.
         """
+        preprocessing, size = self.preprocessing, self.preprocessing.size
         rows = np.arange(len(self.images)) if rows is None else rows
         parts = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
-        if self.pixels is not None:
+        if self.pixels is not None and views.can_view(self.pixels, preprocessing):
             for part in parts:
-                yield self._batch(part, [views.eval_view(self._gather(part), self.size)])
+                yield self._batch(part, [views.eval_view(self._gather(part), preprocessing)])
             return
-        requests: Iterator[list[Request]] = ([(int(row), None, [self.size]) for row in part] for part in parts)
-        for part, pixels in zip(parts, self._decoded(requests, batch_size, [self.size]), strict=True):
-            yield self._batch(part, [views.standardise(pixels[0].float() / 255.0)])
+        requests: Iterator[list[Request]] = ([(int(row), None, [size]) for row in part] for part in parts)
+        for part, pixels in zip(parts, self._decoded(requests, batch_size, [size]), strict=True):
+            yield self._batch(part, [views.standardise(pixels[0].float() / 255.0, preprocessing)])
 
     def close(self) -> None:
         """Stops the worker processes."""
@@ -167,7 +175,8 @@ class Loader:
         """The images of each batch of ``requests`` on the device, (B, 3, S, S) uint8 for each of ``sizes``."""
         if self._files is None:
             batch_bytes = 3 * batch_size * sum(size * size for size in sizes)
-            self._files = _file_loader(self.images, self._workers, self._requests, self.device, batch_bytes)
+            decoded = _Decoded(self.images, self.preprocessing)
+            self._files = _file_loader(decoded, self._workers, self._requests, self.device, batch_bytes)
         self._requests.batches = requests
         received = iter(self._files)
         while (batch := _next(received)) is not None:
@@ -212,35 +221,45 @@ class _Requests:
         return iter(self.batches)
 
 
-def eval_pixels(image: Image.Image, size: int) -> Tensor:
-    """The validation transform of a PIL image in RGB, before normalising: (3, size, size) uint8."""
-    if image.size != (size, size):
-        image = tv.center_crop(tv.resize(image, [views.eval_resize(size)]), [size, size])
+def eval_pixels(image: Image.Image, preprocessing: Preprocessing) -> Tensor:
+    """The validation transform of a PIL image, before standardising: (C, S, S) uint8."""
+    p = preprocessing
+    if not p.keeps(image.size):
+        sides = [p.resize, p.resize] if p.squash else [p.resize]
+        image = tv.center_crop(tv.resize(image, sides, InterpolationMode(p.interpolation)), [p.size, p.size])
     return tv.pil_to_tensor(image)
 
 
 class _Decoded(Dataset[list[Tensor] | SSLToolError]):
-    """Decoded, cropped and resized images, one (3, S, S) uint8 per view. If decoding fails, the error is returned and
-    raised in the main process."""
+    """Images as Pillow crops and resizes them, one (C, S, S) uint8 per view. If decoding fails, the error is returned
+    and raised in the main process."""
 
-    def __init__(self, paths: tuple[str, ...], rules: PixelRules) -> None:
-        self.rules = rules
-        self.paths = np.array(paths)  # one buffer: a tuple of strings would be copied into each worker (copy-on-write)
+    def __init__(self, images: ImageSet, preprocessing: Preprocessing) -> None:
+        self.rules, self.pixels, self.preprocessing = images.rules, images.images, preprocessing
+        # One buffer: a tuple of strings would be copied into each worker (copy-on-write).
+        self.paths = np.array(images.paths or ())
 
     def __getitem__(self, request: Request) -> list[Tensor] | SSLToolError:
         row, params, sizes = request
         try:
-            image = decode(str(self.paths[row]), self.rules)
+            image = self._image(row)
         except SSLToolError as error:
             return error
         if params is None:
-            return [eval_pixels(image, sizes[0])]
+            return [eval_pixels(image, self.preprocessing)]
+        interpolation = InterpolationMode(self.preprocessing.interpolation)
         crops = []
         for crop, size in zip(map(views.Crop.from_row, params), sizes, strict=True):
             box = views.crop_boxes(crop, image.height, image.width)[0].tolist()
-            cropped = tv.resized_crop(image, *box, [size, size])
+            cropped = tv.resized_crop(image, *box, [size, size], interpolation)
             crops.append(tv.pil_to_tensor(tv.hflip(cropped) if crop.flip else cropped))
         return crops
+
+    def _image(self, row: int) -> Image.Image:
+        if self.pixels is None:
+            return decode(str(self.paths[row]), self.rules)
+        image: Image.Image = tv.to_pil_image(self.pixels[row])
+        return image
 
 
 _Received: TypeAlias = list[Tensor] | list[np.ndarray] | SSLToolError
@@ -332,11 +351,11 @@ def _say_slower(free: int) -> None:
 
 
 def _file_loader(
-    images: ImageSet, workers: int, requests: _Requests, device: torch.device, batch_bytes: int
+    decoded: _Decoded, workers: int, requests: _Requests, device: torch.device, batch_bytes: int
 ) -> DataLoader[_Received]:
     shared = workers == 0 or _fits_shared_memory(batch_bytes, workers)
     return DataLoader(
-        _Decoded(images.paths or (), images.rules),
+        decoded,
         batch_sampler=requests,  # type: ignore[arg-type]
         num_workers=workers,
         prefetch_factor=PREFETCHED if workers else None,

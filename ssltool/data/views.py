@@ -17,10 +17,7 @@ import torch
 from torch import Tensor
 
 from ssltool.data import image_ops as ops
-
-MEAN = (0.485, 0.456, 0.406)
-STD = (0.229, 0.224, 0.225)
-"""Channel means and standard deviations of ImageNet, for pixels in [0, 1]. All inputs are standardised with them."""
+from ssltool.data.preprocessing import Preprocessing
 
 CROP_RATIO = (3 / 4, 4 / 3)
 """Range of the aspect ratio (width / height) of a random crop, as in the papers."""
@@ -203,10 +200,10 @@ def _first_boxes(
     return torch.stack([top, left, h, w], dim=1).long(), fits.any(dim=1)
 
 
-def finish(x: Tensor, params: ViewParams) -> Tensor:
+def finish(x: Tensor, params: ViewParams, preprocessing: Preprocessing) -> Tensor:
     """Applies all steps after the crop: (N, C, S, S) in [0, 1], modified in place, to standardised (N, 3, S, S)."""
     _apply_to_rows(x, params.angle != 0, ops.rotate, params.angle.to(x.device))
-    x = standardise(photometric(x, params))
+    x = standardise(photometric(x, params), preprocessing)
     boxes, fits = _first_boxes(
         params.erase_area, params.erase_log_ratio, params.erase_position, x.shape[2], x.shape[3], 1
     )
@@ -237,33 +234,47 @@ def _apply_to_rows(x: Tensor, mask: Tensor, op: Callable[[Tensor, Tensor], Tenso
         x[rows] = op(x[rows], parameters[rows])
 
 
-def standardise(x: Tensor) -> Tensor:
-    """Standardises with the ImageNet statistics: (N, C, H, W) to (N, 3, H, W). Grey images get three channels."""
-    mean = torch.tensor(MEAN, device=x.device).view(1, 3, 1, 1)
-    std = torch.tensor(STD, device=x.device).view(1, 3, 1, 1)
+def standardise(x: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """Standardises with the mean and standard deviation: (N, C, H, W) to (N, 3, H, W). Grey images get three
+    channels."""
+    mean, std = _statistics(preprocessing, x.device)
     return (x - mean).mul_(1.0 / std)
 
 
-def to_pixels(x: Tensor) -> Tensor:
+def to_pixels(x: Tensor, preprocessing: Preprocessing) -> Tensor:
     """Standardised views (N, 3, S, S) as pixels, uint8 of the same shape; undoes ``standardise``."""
-    mean, std = (torch.tensor(values, device=x.device).view(1, 3, 1, 1) for values in (MEAN, STD))
+    mean, std = _statistics(preprocessing, x.device)
     return (x * std + mean).clamp(0, 1).mul(255).round().to(torch.uint8)
 
 
-def train_view(images: Tensor, params: ViewParams, size: int) -> Tensor:
-    """One augmented view of each image: (N, C, H, W) uint8 to (N, 3, size, size) float32, on the images' device."""
+def _statistics(preprocessing: Preprocessing, device: torch.device) -> tuple[Tensor, Tensor]:
+    mean, std = (torch.tensor(one, device=device) for one in (preprocessing.mean, preprocessing.std))
+    return mean.view(1, 3, 1, 1), std.view(1, 3, 1, 1)
+
+
+def train_view(images: Tensor, params: ViewParams, size: int, preprocessing: Preprocessing) -> Tensor:
+    """One augmented view of each image, with bilinear interpolation.
+
+    (N, C, H, W) uint8 to (N, 3, size, size) float32, on the images' device.
+    """
     boxes = crop_boxes(params, *images.shape[-2:]).to(images.device)
-    return finish(ops.crop_resize(images, boxes, params.flip.to(images.device), size), params)
+    return finish(ops.crop_resize(images, boxes, params.flip.to(images.device), size), params, preprocessing)
 
 
-def eval_view(images: Tensor, size: int) -> Tensor:
-    """The validation transform: resize the shorter side to 256/224 of ``size``, then centre crop. Images that already
-    have this size are only standardised."""
-    if images.shape[-1] == images.shape[-2] == size:
-        return standardise(images.float() / 255.0)
-    return standardise(ops.resize_centre(images, size, eval_resize(size)))
+def eval_view(images: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """The validation transform of images (N, C, H, W) uint8, which ``can_view`` must allow: (N, 3, S, S) float32."""
+    if preprocessing.keeps(image_size(images)):
+        return standardise(images.float() / 255.0, preprocessing)
+    return standardise(ops.resize_centre(images, preprocessing.size, preprocessing.resize), preprocessing)
 
 
-def eval_resize(size: int) -> int:
-    """Length of the shorter side before the centre crop: 256 for 224."""
-    return round(size * 256 / 224)
+def can_view(images: Tensor, preprocessing: Preprocessing) -> bool:
+    """Whether ``eval_view`` computes the validation transform of these images; Pillow computes any."""
+    p = preprocessing
+    resizes = p.interpolation == "bilinear" and not p.squash and p.resize >= p.size
+    return resizes or p.keeps(image_size(images))
+
+
+def image_size(images: Tensor) -> tuple[int, int]:
+    """The (width, height) of images (N, C, H, W)."""
+    return images.shape[-1], images.shape[-2]

@@ -24,6 +24,7 @@ from ssltool import seeds
 from ssltool.config.common import STATES, reaches
 from ssltool.data.images import ImageSet
 from ssltool.data.loader import Loader, Shard
+from ssltool.data.preprocessing import Preprocessing
 from ssltool.data.views import to_pixels
 from ssltool.diagnosis.caveats import dead_dimensions
 from ssltool.diagnosis.measure import OnePass, needs_gram
@@ -96,7 +97,7 @@ class Monitor:
         share = -(-len(rows) // shard.world)  # equal on all ranks, as gather requires
         local = np.resize(rows, share * shard.world)[share * shard.rank : share * (shard.rank + 1)]
         self.labels = torch.from_numpy(images.labels[rows])
-        self.loader = Loader(in_memory(images.select(local), setup.image_size, c.workers), setup.image_size, device)
+        self.loader = in_memory(images.select(local), setup.preprocessing, device, c.workers)
         self._spent, self._trained, self._warned = 0.0, 0.0, False
 
     def check(self, method: Method, record: Record, history: Sequence[Record], epoch_seconds: float) -> MonitorResult:
@@ -289,18 +290,20 @@ def knn_accuracy(x: Tensor, labels: Tensor) -> dict[str, float]:
     return {"knn": float((predicted == classes).double().mean())}
 
 
-def in_memory(images: ImageSet, size: int, workers: int | None) -> ImageSet:
-    """``images`` with all pixels in memory. Files are decoded once and stored after the validation transform, at
-    ``size``, which leaves them unchanged afterwards.
+def in_memory(
+    images: ImageSet, preprocessing: Preprocessing, device: torch.device, workers: int | None = None
+) -> Loader:
+    """A loader of ``images`` with all pixels in memory. Files are decoded, resized and cropped once.
 
     Raises:
         SSLToolError: if an image cannot be decoded.
     """
     if images.images is not None:
-        return images
-    with contextlib.closing(Loader(images, size, torch.device("cpu"), worker_count(workers))) as loader:
-        pixels = [to_pixels(batch.views[0]) for batch in loader.evaluate(BATCH_SIZE)]
-    return dataclasses.replace(images, images=torch.cat(pixels), paths=None, size=None)
+        return Loader(images, preprocessing, device)
+    with contextlib.closing(Loader(images, preprocessing, torch.device("cpu"), worker_count(workers))) as loader:
+        pixels = [to_pixels(batch.views[0], preprocessing) for batch in loader.evaluate(BATCH_SIZE)]
+    cropped = dataclasses.replace(images, images=torch.cat(pixels), paths=None, size=None)
+    return Loader(cropped, dataclasses.replace(preprocessing, keeps_size=True), device)
 
 
 def _broadcast_values(values: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:

@@ -8,6 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+FEW = 4
+"""Values of a list that a message shows."""
+
 
 class Misfit(Exception):
     """A value that is not as expected; ``keys`` leads to it.
@@ -57,7 +60,10 @@ def describe(value: Any) -> str:
 
 
 def shown(value: Any) -> str:
-    """A value of a file in a message: numbers, None and short printable text without quotes, others described."""
+    """A value of a file in a message: numbers, None and short printable text without quotes, also a few of them in a
+    list; others are described."""
+    if isinstance(value, list) and 0 < len(value) <= FEW and not any(isinstance(one, (list, dict)) for one in value):
+        return " ".join(map(shown, value))
     plain = isinstance(value, str) and value.isprintable() and len(value) <= 200
     return value if plain else describe(value)
 

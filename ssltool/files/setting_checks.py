@@ -36,6 +36,8 @@ def _check(cls: type, f: dataclasses.Field[Any]) -> Check:
     choices = f.metadata["choices"]
     if kind is str and isinstance(choices, tuple) and choices:
         check = choice(*choices)
+    elif kind == tuple[float, ...]:
+        check = listing(real(low, high), f.metadata["nargs"], what="a list of numbers")
     else:
         check = checks.get(kind, listing(TEXT, what="a list of texts"))
     return optional(check) if may_be_none(cls, f.name) else check

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -68,20 +69,30 @@ class TimmModels(Family):
 
     def preprocessing(self, name: str, image_size: int | None) -> Preprocessing:
         config = timm_package().get_pretrained_cfg(_parsed(name).model, allow_unregistered=True)
-        own = preprocessing_of({} if config is None else config.to_dict())
-        return own if image_size is None else own.at(image_size)
+        return preprocessing_of({} if config is None else config.to_dict(), name, image_size)
 
 
 FAMILY = TimmModels()
 
 
-def preprocessing_of(pretrained_cfg: Mapping[str, Any]) -> Preprocessing:
-    """The transform that a ``pretrained_cfg`` of timm describes; what it lacks has timm's default."""
+def preprocessing_of(pretrained_cfg: Mapping[str, Any], name: str, image_size: int | None = None) -> Preprocessing:
+    """The transform that the ``pretrained_cfg`` of the model ``name`` describes, at its own size by default; what it
+    lacks has timm's default.
+
+    Raises:
+        SSLToolError: if its own size is no square and none is given, or its images are padded.
+    """
     data = timm_package().data.resolve_data_config(pretrained_cfg=dict(pretrained_cfg))
-    size = int(data["input_size"][-1])
+    _, height, width = data["input_size"]
+    if image_size is None and height != width:
+        raise SSLToolError(f"{name} is for images of {width} x {height} pixels; give a square with --image-size")
+    if data["crop_mode"] == "border":
+        raise SSLToolError(f"the images of {name} are padded to a square, which ssltool does not do; use another")
+    size = int(image_size or width)
     return Preprocessing(
         size=size,
-        resize=int(size / data["crop_pct"]),
+        resize=math.floor(size / data["crop_pct"]),
+        crop_pct=data["crop_pct"],
         squash=data["crop_mode"] == "squash",
         interpolation=data["interpolation"],
         mean=tuple(data["mean"]),

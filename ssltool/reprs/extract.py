@@ -13,7 +13,6 @@ import ssltool
 from ssltool import seeds
 from ssltool.checkpoints.load import Pretrained
 from ssltool.config import SaveReprsConfig
-from ssltool.data import views
 from ssltool.data.fingerprint import fingerprint
 from ssltool.data.found import record_of
 from ssltool.data.images import ImageSet
@@ -95,7 +94,7 @@ class Extraction:
         Yields (n, d), (n, Q, d) or (n, P, d) on the CPU, in order.
         """
         images, workers = self.images, worker_count(self.config.workers)
-        with contextlib.closing(Loader(images, self.network.image_size, self.device, workers)) as loader:
+        with contextlib.closing(Loader(images, self.network.preprocessing, self.device, workers)) as loader:
             yield from _on_cpu(self._outputs(batch) for batch in self._loaded(loader, numbers))
 
     def _loaded(self, loader: Loader, numbers: range) -> Iterator[Batch]:
@@ -197,9 +196,6 @@ def _synchronised(copy: Tensor, copied: torch.cuda.Event | None) -> Tensor:
 
 
 def _transform(images: ImageSet, network: Pretrained, config: SaveReprsConfig) -> str:
-    normalise, size = f"normalise mean {views.MEAN} std {views.STD}", network.image_size
     if config.views is not None:
-        return f"{network.run.recipe}, {normalise}"
-    if images.images is not None and images.images.shape[-1] == images.images.shape[-2] == size:
-        return normalise
-    return f"resize {views.eval_resize(size)}, centre crop {size}, {normalise}"
+        return f"{network.run.recipe}, {network.preprocessing.describe_views()}"
+    return network.preprocessing.describe(images.image_size)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ssltool.data.preprocessing import PREPROCESSING
 from ssltool.files.misfit import Misfit, describe
 from ssltool.files.schema import Check, Sizes, boolean, integer, listing, mapping, nested, optional, text
 
@@ -27,6 +28,7 @@ META = mapping(
         **dict.fromkeys(("epoch", "seed"), optional(integer(0))),
         **dict.fromkeys(("image_size", "directions", "places", "views", "sample"), COUNT),
         "random": optional(boolean()),
+        "preprocessing": optional(PREPROCESSING),
         "classes": optional(listing(text(), what="a list of names")),
         "shard": optional(SHARD),
         "config": optional(mapping(other=nested())),

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ssltool.data.preprocessing import differences
 from ssltool.errors import SSLToolError
 from ssltool.files.reading import matching
 from ssltool.reprs.class_names import Labels, unified
@@ -74,6 +75,12 @@ class RepresentationSet:
                         f"{paths[0]} and {path} are not parts of one set: {NETWORK_TITLES.get(key, key)} is "
                         f"{files[0].meta.get(key)} and {file.meta.get(key)}; name the files of one network and split"
                     )
+            other_transform = differences(files[0].meta, file.meta)
+            if other_transform:
+                raise SSLToolError(
+                    f"{paths[0]} and {path} are not parts of one set: their images were transformed in different ways: "
+                    f"{', '.join(other_transform)}"
+                )
         _check_all_ranks(name, [file.meta.get("shard") for file in files])
         targets, classes = unified(
             [Labels.of(str(path), file.targets, file.classes) for path, file in zip(paths, files, strict=True)]
@@ -126,6 +133,12 @@ def _check_all_ranks(name: str, shards: Sequence[Sequence[int] | None]) -> None:
             f"{world}, which are in other files; "
             "name the files of all ranks, as in 'train_reprs_e0.rank*.pt'"
         )
+
+
+def transform_notes(*metas: Record) -> list[str]:
+    """A note if files with these ``metas`` were made with different transforms of the images."""
+    found = differences(*metas)
+    return [f"the images were transformed in different ways: {', '.join(found)}"] if found else []
 
 
 def check_same_network(bank: RepresentationSet, queries: RepresentationSet) -> None:

@@ -46,7 +46,7 @@ def views_of(setup: TrainingSetup, method: Method, rows: int, *, epoch: int = 0,
         raise SSLToolError(f"--epoch {epoch + 1} is out of range; the run has epochs 1 to {setup.epochs}")
     rows = min(rows, setup.batch_size)
     recipes = method.view_recipes(setup.recipe)
-    loader = Loader(setup.images, setup.image_size, torch.device("cpu"), worker_count(workers))
+    loader = Loader(setup.images, setup.preprocessing, torch.device("cpu"), worker_count(workers))
     # The shard of the first of several ranks: the first images of the batch, with the same views as in the full batch.
     shard = Shard(0, setup.batch_size // rows)
     with contextlib.closing(loader):
@@ -54,7 +54,7 @@ def views_of(setup: TrainingSetup, method: Method, rows: int, *, epoch: int = 0,
         batch = next(
             loader.train(step, recipes, batch_size=setup.batch_size, seed=setup.config.seed, epoch=epoch, shard=shard)
         )
-    drawn = [views.to_pixels(view[:rows]).permute(0, 2, 3, 1).numpy() for view in batch.views]
+    drawn = [views.to_pixels(view[:rows], setup.preprocessing).permute(0, 2, 3, 1).numpy() for view in batch.views]
     sizes = [view.shape[-1] for view in batch.views]
     titles = [f"view {i + 1}" + (f", {size} px" if size != sizes[0] else "") for i, size in enumerate(sizes)]
     originals = [pixels(setup.images, int(row)) for row in batch.rows[:rows]]

@@ -20,6 +20,7 @@ from ssltool.diagnosis.verdict import NEEDED, Thresholds, Verdict, compare, judg
 from ssltool.errors import SSLToolError, UsageError
 from ssltool.files.reading import file_hash
 from ssltool.reprs.readers import stem_of
+from ssltool.reprs.representation_set import transform_notes
 from ssltool.reprs.representations import Representations
 from ssltool.reprs.same_images import repeated_images
 from ssltool.runs.display_names import display_names
@@ -166,7 +167,10 @@ def _result(
         "normalized": config.normalize,
         "metrics": {name: measured.metrics[name] for name in names},
         **measured.details,
-        "notes": measured.notes + _repeated_images(source, config.same_images) + _same_image(source),
+        "notes": measured.notes
+        + _repeated_images(source, config.same_images)
+        + _same_image(source)
+        + transform_notes(*(file.meta for file in source.files)),
         "origin": {key: source.meta[key] for key in ORIGIN if key in source.meta},
     }
     if reference is not None:

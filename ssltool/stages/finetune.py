@@ -72,6 +72,7 @@ def run(config: FinetuneConfig) -> Record:
     config = use_saved_dataset(config, network.run)
     opened = open_labelled(dataclasses.replace(config, labels_fraction=1.0))
     images = compact(*opened)
+    network.refuse_unused_flags(images[1].image_size, crops=True)
     folder = RunFolder(run_path(config, default_run_name("finetune", config)), "finetune")
     with folder.locked():
         return _train(config, network, images, folder, device)
@@ -106,11 +107,11 @@ def _train(
 
     last: dict[tuple[str, int], Record] = {}
     workers = worker_count(config.workers)
-    with StopRequest() as stop, contextlib.closing(Loader(val, network.image_size, device, workers)) as validation:
+    with StopRequest() as stop, contextlib.closing(Loader(val, network.preprocessing, device, workers)) as validation:
         for arm in arms:
             history = histories.get(arm.path, [])
             if len(history) < config.epochs:
-                with contextlib.closing(Loader(arm.setup.images, network.image_size, device, workers)) as training:
+                with contextlib.closing(Loader(arm.setup.images, network.preprocessing, device, workers)) as training:
                     loop = _Finetuning(arm, network, training, validation, classes, folder)
                     history = loop.run(stop, folder.log)
             last[arm.name, arm.seed] = history[-1]

@@ -60,6 +60,7 @@ def run(config: SaveReprsConfig) -> list[Record]:
         settings = all_images if split != "train" and train_only else config
         rules = opened[0].rules.settings() if opened else {}
         opened.append(open_dataset(dataclasses.replace(settings, **rules), split))
+    network.refuse_unused_flags(*(images.image_size for images in opened), crops=config.views is not None)
     sampled = [_sample(images, config.sample, network.run.seed) for images in opened]
     extractions = [Extraction(network, images, config, device) for images in sampled]
     paths = [_target(config, images, network, several=len(splits) > 1) for images in sampled]

@@ -51,7 +51,7 @@ def classifier_setup(
         )
     trainable = dataclasses.replace(backbone, image_size=network.image_size, stop_grad_conv1=False)
     data = {name: getattr(settings, name) for name in ("data", "dataset_type", "idx_path", "unlabelled", "small")}
-    data |= images.rules.settings()
+    data |= images.rules.settings() | network.preprocessing.settings()
     config = PretrainConfig(**dataclasses.asdict(trainable), **data, method=CLASSIFIER, monitor_every=0, **more)
     options = method_options(CLASSIFIER, {"label_smoothing": label_smoothing})
     return TrainingSetup(config, options, images, np.arange(len(images)), views.recipe_of(as_dict(config)))

@@ -21,6 +21,7 @@ from ssltool.data.found import record_of
 from ssltool.data.image_files import SAMPLE_HEADERS, identical
 from ssltool.data.images import ImageSet
 from ssltool.data.layouts import LAYOUTS
+from ssltool.data.preprocessing import Preprocessing
 from ssltool.data.strategies import (
     chunk_too_small_message,
     epoch_indices,
@@ -33,7 +34,7 @@ from ssltool.files.stored import weights_hash
 from ssltool.methods import METHODS, method_class
 from ssltool.methods.base import Method
 from ssltool.methods.options import MethodOptions
-from ssltool.models.backbones import plugin_of
+from ssltool.models.backbones import family_of, plugin_of
 from ssltool.training import OPTIMIZERS
 
 DEFAULT_SIZE = 224
@@ -91,6 +92,12 @@ class TrainingSetup:
     def image_size(self) -> int:
         """Side of the views in pixels."""
         return int(self.config.image_size or 0)
+
+    @functools.cached_property
+    def preprocessing(self) -> Preprocessing:
+        """The transform of the views."""
+        arch = self.config.arch
+        return family_of(arch).preprocessing(arch, self.image_size).with_settings(vars(self.config))
 
     @property
     def steps(self) -> int:

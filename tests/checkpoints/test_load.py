@@ -17,6 +17,7 @@ from ssltool.checkpoints.load import Pretrained, default_run_name, load_pretrain
 from ssltool.config import LinclsConfig, NetworkSettings, SaveReprsConfig
 from ssltool.data.images import open_dataset
 from ssltool.data.loader import Loader
+from ssltool.data.preprocessing import IMAGENET
 from ssltool.errors import SSLToolError
 from ssltool.files.reading import file_hash
 from ssltool.methods import method_options
@@ -139,6 +140,7 @@ def test_random_is_an_untrained_network_of_the_named_architecture():
         "strategy": None,
         "epoch": 0,
         "image_size": 16,
+        "preprocessing": IMAGENET.at(16).record(),
     }
 
 
@@ -254,7 +256,7 @@ def test_representations_are_those_of_the_original_network(ssltool, foreign, tmp
     assert done.code == 0, done.err
     rows = Representations.load(tmp_path / "r.pt")
     images = open_dataset(SaveReprsConfig(), "train").select(rows.index.numpy())
-    loader = Loader(images, 28, CPU, 0)
+    loader = Loader(images, IMAGENET.at(28), CPU, 0)
     (view,) = [batch.views[0] for batch in loader.evaluate(8)]
     with torch.inference_mode():
         torch.testing.assert_close(rows.representations, simsiam().network(view), rtol=1e-4, atol=1e-4)

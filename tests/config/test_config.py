@@ -50,7 +50,7 @@ def test_every_setting_has_a_help_text_of_one_line(cls, field):
     assert "\n" not in help
     assert help == help.strip()
     assert not help.endswith(".") or help.endswith("...")
-    assert value_type(cls, field.name) in (bool, int, float, str, tuple[str, ...])
+    assert value_type(cls, field.name) in (bool, int, float, str, tuple[str, ...], tuple[float, ...])
 
 
 @pytest.mark.parametrize("cls", CLASSES)

@@ -20,6 +20,7 @@ from ssltool.data import loader as loader_module
 from ssltool.data import views
 from ssltool.data.images import ImageSet, open_dataset
 from ssltool.data.loader import Batch, Loader, Shard, WorkerKilled, killed_workers
+from ssltool.data.preprocessing import IMAGENET, IMAGENET_STD
 from ssltool.data.views import PAPER, PLAIN, PROBE, Recipe
 from ssltool.errors import SSLToolError
 
@@ -38,7 +39,7 @@ SIZES = [SIZE, 12, SIZE, 12, 31, SIZE]
 ROUNDING = 1e-4
 """Of the same view made beside others."""
 
-PIL_ROUNDING = 1.02 / 255 / min(views.STD)
+PIL_ROUNDING = 1.02 / 255 / min(IMAGENET_STD)
 """Largest difference of a decoded file's view from that of the image in memory: PIL rounds to whole levels after each
 of its two passes, and the deviations of the channels magnify it. It holds for views without colour jitter."""
 
@@ -80,7 +81,7 @@ def images(request) -> ImageSet:
 
 
 def test_batches_follow_the_indices_with_their_labels(images):
-    batches = epoch(Loader(images, SIZE, CPU))
+    batches = epoch(Loader(images, IMAGENET.at(SIZE), CPU))
     assert torch.cat([b.rows for b in batches]).tolist() == INDICES.tolist()
     assert torch.cat([b.labels for b in batches]).tolist() == (INDICES % 5).tolist()
     for batch in batches:
@@ -90,13 +91,13 @@ def test_batches_follow_the_indices_with_their_labels(images):
 
 
 def test_batches_reproduce_for_the_same_seed_epoch_and_step(images):
-    first, again = epoch(Loader(images, SIZE, CPU)), epoch(Loader(images, SIZE, CPU))
+    first, again = epoch(Loader(images, IMAGENET.at(SIZE), CPU)), epoch(Loader(images, IMAGENET.at(SIZE), CPU))
     assert_same(first, again)
 
 
 @pytest.mark.parametrize("other", [{"seed": 4}, {"number": 2}], ids=str)
 def test_views_differ_between_seeds_and_epochs(images, other):
-    loader = Loader(images, SIZE, CPU)
+    loader = Loader(images, IMAGENET.at(SIZE), CPU)
     for one, two in zip(epoch(loader), epoch(loader, **other), strict=True):
         assert torch.equal(one.rows, two.rows)
         assert not torch.equal(one.views[0], two.views[0])
@@ -104,21 +105,21 @@ def test_views_differ_between_seeds_and_epochs(images, other):
 
 def test_views_of_the_same_images_differ_between_steps(images):
     indices = np.tile(np.arange(BATCH), 2)
-    one, two = Loader(images, SIZE, CPU).train(indices, RECIPES, batch_size=BATCH, seed=3, epoch=0)
+    one, two = Loader(images, IMAGENET.at(SIZE), CPU).train(indices, RECIPES, batch_size=BATCH, seed=3, epoch=0)
     assert not torch.equal(one.views[0], two.views[0])
 
 
 @pytest.mark.parametrize("recipes", [RECIPES, SEVERAL], ids=["one size", "several sizes"])
 @pytest.mark.parametrize("first_step", [1, 4, 6])
 def test_an_epoch_started_at_a_later_step_equals_the_rest_of_the_whole_epoch(images, first_step, recipes):
-    loader = Loader(images, SIZE, CPU)
+    loader = Loader(images, IMAGENET.at(SIZE), CPU)
     assert_same(epoch(loader, recipes=recipes, first_step=first_step), epoch(loader, recipes=recipes)[first_step:])
 
 
 @pytest.mark.parametrize("recipes", [RECIPES, SEVERAL], ids=["one size", "several sizes"])
 @pytest.mark.parametrize("world", [2, 4])
 def test_concatenated_batches_of_all_ranks_equal_the_batch_of_one_process(images, world, recipes):
-    loader = Loader(images, SIZE, CPU)
+    loader = Loader(images, IMAGENET.at(SIZE), CPU)
     whole = epoch(loader, recipes=recipes)
     shards = [epoch(loader, recipes=recipes, shard=Shard(rank, world)) for rank in range(world)]
     for batch, parts in zip(whole, zip(*shards, strict=True), strict=True):
@@ -129,14 +130,16 @@ def test_concatenated_batches_of_all_ranks_equal_the_batch_of_one_process(images
 
 
 def test_views_have_the_sizes_of_their_recipes_in_the_recipes_order(images):
-    for batch in epoch(Loader(images, SIZE, CPU), recipes=SEVERAL):
+    for batch in epoch(Loader(images, IMAGENET.at(SIZE), CPU), recipes=SEVERAL):
         assert [view.shape for view in batch.views] == [(BATCH, 3, size, size) for size in SIZES]
 
 
 @pytest.mark.parametrize("size", [SIZE, 12, 31])
 def test_views_do_not_depend_on_views_of_other_sizes(images, size):
-    together = epoch(Loader(images, SIZE, CPU), recipes=SEVERAL)
-    alone = epoch(Loader(images, size, CPU), recipes=[dataclasses.replace(recipe, size=None) for recipe in SEVERAL])
+    together = epoch(Loader(images, IMAGENET.at(SIZE), CPU), recipes=SEVERAL)
+    alone = epoch(
+        Loader(images, IMAGENET.at(size), CPU), recipes=[dataclasses.replace(recipe, size=None) for recipe in SEVERAL]
+    )
     places = [i for i, other in enumerate(SIZES) if other == size]
     for batch, single in zip(together, alone, strict=True):
         assert torch.equal(batch.rows, single.rows)
@@ -145,7 +148,7 @@ def test_views_do_not_depend_on_views_of_other_sizes(images, size):
 
 
 def test_erased_parts_of_all_views_are_0(images):
-    for batch in epoch(Loader(images, SIZE, CPU), recipes=[STRONG]):
+    for batch in epoch(Loader(images, IMAGENET.at(SIZE), CPU), recipes=[STRONG]):
         share = (batch.views[0] == 0).all(dim=1).float().mean(dim=(1, 2))
         assert ((share > 0.15) & (share < 0.45)).all()  # 0.2 to 0.4, in whole pixels
 
@@ -156,7 +159,7 @@ def test_batches_do_not_use_the_global_random_state(images):
         torch.manual_seed(global_seed)
         np.random.seed(global_seed)
         before = torch.get_rng_state(), np.random.get_state()[1].copy()
-        made.append(epoch(Loader(images, SIZE, CPU)))
+        made.append(epoch(Loader(images, IMAGENET.at(SIZE), CPU)))
         assert (np.random.get_state()[1] == before[1]).all()
         if images.paths is None:  # torch's DataLoader samples a seed for its workers
             assert torch.equal(torch.get_rng_state(), before[0])
@@ -167,7 +170,7 @@ def test_batches_do_not_use_the_global_random_state(images):
 
 
 def test_results_do_not_depend_on_the_number_of_workers(on_disk):
-    alone, workers = (Loader(on_disk, SIZE, CPU, workers=n) for n in (0, 2))
+    alone, workers = (Loader(on_disk, IMAGENET.at(SIZE), CPU, workers=n) for n in (0, 2))
     assert_same(epoch(alone), epoch(workers))
     assert_same(epoch(alone, recipes=SEVERAL), epoch(workers, recipes=SEVERAL))
     assert_same(epoch(alone, number=2), epoch(workers, number=2))  # by the same two workers
@@ -175,28 +178,28 @@ def test_results_do_not_depend_on_the_number_of_workers(on_disk):
 
 
 def test_an_interrupted_epoch_does_not_affect_the_next(on_disk):
-    loader = Loader(on_disk, SIZE, CPU, workers=2)
+    loader = Loader(on_disk, IMAGENET.at(SIZE), CPU, workers=2)
     for _ in loader.train(INDICES, RECIPES, batch_size=BATCH, seed=3, epoch=0):
         break
-    assert_same(epoch(loader), epoch(Loader(on_disk, SIZE, CPU)))
+    assert_same(epoch(loader), epoch(Loader(on_disk, IMAGENET.at(SIZE), CPU)))
 
 
 @pytest.mark.parametrize("size", [12, 20, 48])
 @pytest.mark.parametrize("blur_p", [0.0, 1.0])
 def test_files_and_memory_give_the_same_views_within_rounding_to_levels(in_memory, on_disk, size, blur_p):
     recipes = [Recipe(jitter_p=0, blur_p=blur_p)] * 2
-    in_memory_batches = epoch(Loader(in_memory, size, CPU), recipes=recipes)
-    assert_same(epoch(Loader(on_disk, size, CPU), recipes=recipes), in_memory_batches, PIL_ROUNDING)
+    in_memory_batches = epoch(Loader(in_memory, IMAGENET.at(size), CPU), recipes=recipes)
+    assert_same(epoch(Loader(on_disk, IMAGENET.at(size), CPU), recipes=recipes), in_memory_batches, PIL_ROUNDING)
 
 
 def test_files_and_memory_give_the_same_views_of_several_sizes_within_rounding_to_levels(in_memory, on_disk):
     recipes = [dataclasses.replace(recipe, jitter_p=0.0) for recipe in SEVERAL]
-    ours, theirs = (epoch(Loader(images, SIZE, CPU), recipes=recipes) for images in (in_memory, on_disk))
+    ours, theirs = (epoch(Loader(images, IMAGENET.at(SIZE), CPU), recipes=recipes) for images in (in_memory, on_disk))
     assert_same(ours, theirs, PIL_ROUNDING)
 
 
 def test_files_and_memory_give_the_same_jittered_views_on_average(in_memory, on_disk):
-    ours, theirs = (epoch(Loader(images, SIZE, CPU), recipes=[PAPER]) for images in (in_memory, on_disk))
+    ours, theirs = (epoch(Loader(images, IMAGENET.at(SIZE), CPU), recipes=[PAPER]) for images in (in_memory, on_disk))
     for a, b in zip(ours, theirs, strict=True):
         difference = (a.views[0] - b.views[0]).abs()
         assert difference.mean() < PIL_ROUNDING  # a turned hue can magnify the rounding in single pixels
@@ -204,7 +207,7 @@ def test_files_and_memory_give_the_same_jittered_views_on_average(in_memory, on_
 
 @pytest.mark.parametrize("size", [12, 20, 48])
 def test_files_and_memory_give_the_same_evaluation_views(in_memory, on_disk, size):
-    ours, theirs = (list(Loader(images, size, CPU).evaluate(7)) for images in (on_disk, in_memory))
+    ours, theirs = (list(Loader(images, IMAGENET.at(size), CPU).evaluate(7)) for images in (on_disk, in_memory))
     assert_same(ours, theirs, PIL_ROUNDING)
 
 
@@ -212,14 +215,14 @@ def test_files_of_the_input_size_are_not_resized_in_evaluation(in_memory, on_dis
     squares = dataclasses.replace(in_memory, images=pixels(N, 3, SIZE, SIZE))
     for path, image in zip(on_disk.paths, squares.images, strict=True):
         Image.fromarray(image.permute(1, 2, 0).numpy()).save(path)
-    ours, theirs = (list(Loader(images, SIZE, CPU).evaluate(7)) for images in (on_disk, squares))
+    ours, theirs = (list(Loader(images, IMAGENET.at(SIZE), CPU).evaluate(7)) for images in (on_disk, squares))
     assert_same(ours, theirs, 1e-6)
 
 
 def test_files_of_any_size_fit_into_one_batch(on_disk, pixels):
     for i, path in enumerate(on_disk.paths):
         Image.fromarray(pixels(9 + i, 40 - i, 3).numpy()).save(path)
-    loader = Loader(on_disk, SIZE, CPU)
+    loader = Loader(on_disk, IMAGENET.at(SIZE), CPU)
     for batch in [*epoch(loader), *loader.evaluate(BATCH)]:
         assert batch.views[0].shape[1:] == (3, SIZE, SIZE)
         assert batch.views[0].isfinite().all()
@@ -228,7 +231,7 @@ def test_files_of_any_size_fit_into_one_batch(on_disk, pixels):
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_corrupt_file_raises_a_single_error_with_its_name(on_disk, workers):
     Path(on_disk.paths[INDICES[11]]).write_bytes(b"no image at all")
-    loader = Loader(on_disk, SIZE, CPU, workers=workers)
+    loader = Loader(on_disk, IMAGENET.at(SIZE), CPU, workers=workers)
     batches = loader.train(INDICES, RECIPES, batch_size=BATCH, seed=3, epoch=0)
     assert next(batches).rows.tolist() == INDICES[:BATCH].tolist()  # the image is in the second batch
     name = os.path.basename(on_disk.paths[INDICES[11]])
@@ -245,7 +248,7 @@ def test_a_corrupt_file_raises_a_single_error_with_its_name(on_disk, workers):
 
 @pytest.mark.parametrize("batch_size", [1, 7, 24, 100])
 def test_evaluation_yields_each_image_once_in_order(images, batch_size):
-    batches = list(Loader(images, SIZE, CPU).evaluate(batch_size))
+    batches = list(Loader(images, IMAGENET.at(SIZE), CPU).evaluate(batch_size))
     assert torch.cat([b.rows for b in batches]).tolist() == list(range(N))
     assert torch.cat([b.labels for b in batches]).tolist() == images.labels.tolist()
     assert all(len(b.views) == 1 for b in batches)
@@ -253,8 +256,8 @@ def test_evaluation_yields_each_image_once_in_order(images, batch_size):
 
 
 def test_evaluation_applies_the_validation_transform(in_memory):
-    (batch,) = Loader(in_memory, SIZE, CPU).evaluate(N)
-    assert torch.equal(batch.views[0], views.eval_view(in_memory.images, SIZE))
+    (batch,) = Loader(in_memory, IMAGENET.at(SIZE), CPU).evaluate(N)
+    assert torch.equal(batch.views[0], views.eval_view(in_memory.images, IMAGENET.at(SIZE)))
 
 
 # Shards
@@ -299,7 +302,7 @@ def on_files(tmp_path, write_images):
 
 def test_batches_are_the_same_where_shared_memory_is_too_small(on_files, monkeypatch, capsys):
     def batches() -> list[torch.Tensor]:
-        with contextlib.closing(Loader(on_files, 16, torch.device("cpu"), workers=2)) as loader:
+        with contextlib.closing(Loader(on_files, IMAGENET.at(16), torch.device("cpu"), workers=2)) as loader:
             return [batch.views[0] for batch in loader.evaluate(4)]
 
     enough = batches()
@@ -320,7 +323,7 @@ def test_killed_worker_is_one_line(on_files):
     with (
         pytest.raises(WorkerKilled, match=r"-j.*--batch-size.*; kept$") as caught,
         killed_workers("kept"),
-        contextlib.closing(Loader(on_files, 16, torch.device("cpu"), workers=2)) as loader,
+        contextlib.closing(Loader(on_files, IMAGENET.at(16), torch.device("cpu"), workers=2)) as loader,
     ):
         decode_and_kill(loader)
     assert "\n" not in str(caught.value)
@@ -334,6 +337,6 @@ def test_other_errors_are_not_taken_for_a_killed_worker():
 def test_file_that_became_a_fifo_does_not_block(on_files):
     os.remove(on_files.paths[3])
     os.mkfifo(on_files.paths[3])
-    with contextlib.closing(Loader(on_files, 16, torch.device("cpu"), workers=1)) as loader:
+    with contextlib.closing(Loader(on_files, IMAGENET.at(16), torch.device("cpu"), workers=1)) as loader:
         with pytest.raises(SSLToolError, match=on_files.paths[3]):
             list(loader.evaluate(4))

@@ -16,6 +16,7 @@ from torchvision.transforms.v2 import functional as tv
 from ssltool.config import PretrainConfig
 from ssltool.config.common import as_dict
 from ssltool.data import views
+from ssltool.data.preprocessing import IMAGENET, IMAGENET_MEAN, IMAGENET_STD
 from ssltool.data.views import PAPER, PLAIN, PROBE, Recipe
 
 N = 4000
@@ -283,8 +284,10 @@ def test_the_size_of_a_recipe_does_not_change_parameters():
 @pytest.mark.parametrize("channels", [1, 3])
 def test_views_of_a_slice_equal_that_slice_of_the_whole_batchs_views(pixels, channels):
     images, params = pixels(10, channels, 24, 30), views.sample_params(10, EVERYTHING, generator())
-    whole = views.train_view(images, params, 16)
-    parts = torch.cat([views.train_view(images[rows], params[rows], 16) for rows in (slice(0, 3), slice(3, 10))])
+    whole = views.train_view(images, params, 16, IMAGENET)
+    parts = torch.cat(
+        [views.train_view(images[rows], params[rows], 16, IMAGENET) for rows in (slice(0, 3), slice(3, 10))]
+    )
     assert (whole - parts).abs().max() < 1e-5
 
 
@@ -316,7 +319,7 @@ def view_by_torchvision(image, params, i, size):
     x = tv.rgb_to_grayscale(x, 3) if params.gray[i] else x
     x = tv.gaussian_blur(x, [13, 13], [params.sigma[i].item()]) if params.sigma[i] > 0 else x
     x = tv.solarize(x, 127.5 / 255) if params.solarized[i] else x
-    x = tv.normalize(x, views.MEAN, views.STD)
+    x = tv.normalize(x, IMAGENET_MEAN, IMAGENET_STD)
     erased = erased_box(params, i, size) if params.erased[i] else None
     return tv.erase(x, *erased, torch.zeros(1)) if erased else x
 
@@ -337,7 +340,8 @@ def view_by_torchvision(image, params, i, size):
 def test_view_equals_torchvisions_operations_in_the_sampled_order(pixels, recipe):
     images, params = pixels(40, 3, 30, 26), views.sample_params(40, recipe, generator(4))
     expected = torch.stack([view_by_torchvision(image, params, i, 20) for i, image in enumerate(images)])
-    assert (views.train_view(images, params, 20) - expected).abs().max() < 2e-4  # float rounding through six operations
+    difference = (views.train_view(images, params, 20, IMAGENET) - expected).abs()
+    assert difference.max() < 2e-4  # float rounding through six operations
 
 
 def test_rotation_precedes_colour_jitter(pixels):
@@ -346,7 +350,7 @@ def test_rotation_precedes_colour_jitter(pixels):
         views.sample_params(20, dataclasses.replace(EVERYTHING, erase_p=0.0), generator(4)),
     )
     expected = torch.stack([view_by_torchvision(image, params, i, 20) for i, image in enumerate(images)])
-    difference = (views.train_view(images, params, 20) - expected).abs()
+    difference = (views.train_view(images, params, 20, IMAGENET) - expected).abs()
     # A place rounds by some 1e-6 of a pixel, and turning the hue of a nearly grey pixel magnifies what comes of it.
     assert difference.mean() < 1e-4 and difference.quantile(0.99) < 2e-3
 
@@ -363,7 +367,7 @@ def boxes_by_random_erasing(size, scale):
 def boxes_erased(params, size):
     """The boxes that are 0 in finished views of white images, (top, left, height, width) each."""
     white = torch.ones(len(params.erased), 1, size, size)
-    inside = views.finish(white, params)[:, 0] == 0
+    inside = views.finish(white, params, IMAGENET)[:, 0] == 0
     rows, columns = inside.any(dim=2), inside.any(dim=1)
     assert torch.equal(inside, rows[:, :, None] & columns[:, None, :])
     found = [rows.int().argmax(dim=1), columns.int().argmax(dim=1), rows.sum(dim=1), columns.sum(dim=1)]
@@ -425,17 +429,17 @@ def test_angles_are_uniform_in_both_directions():
 
 def test_grey_views_equal_those_of_the_same_images_as_rgb(pixels):
     images, params = pixels(40, 1, 28, 28), views.sample_params(40, COLOUR, generator(5))
-    as_rgb = views.train_view(images.expand(-1, 3, -1, -1), params, 28)
-    made = views.train_view(images, params, 28)
+    as_rgb = views.train_view(images.expand(-1, 3, -1, -1), params, 28, IMAGENET)
+    made = views.train_view(images, params, 28, IMAGENET)
     assert made.shape == (40, 3, 28, 28)
-    assert (made - as_rgb).abs().max() < 1e-3 / min(views.STD)  # the luma weights sum to .9999
+    assert (made - as_rgb).abs().max() < 1e-3 / min(IMAGENET_STD)  # the luma weights sum to .9999
 
 
 def test_views_do_not_modify_the_images(pixels):
     images = pixels(8, 3, 20, 20)
     before = images.clone()
-    made = views.train_view(images, views.sample_params(8, COLOUR, generator()), 20)
-    views.eval_view(images, 20)
+    made = views.train_view(images, views.sample_params(8, COLOUR, generator()), 20, IMAGENET)
+    views.eval_view(images, IMAGENET.at(20))
     assert made.dtype == torch.float32
     assert torch.equal(images, before)
 
@@ -453,33 +457,33 @@ def test_evaluation_view_equals_resize_centre_crop_and_normalize(pixels, shape, 
             v2.ToDtype(torch.float32, scale=True),
             v2.Resize({224: 256, 64: 73, 32: 37, 16: 18}[size], antialias=True),  # 256 / 224 of the side
             v2.CenterCrop(size),
-            v2.Normalize(views.MEAN, views.STD),
+            v2.Normalize(IMAGENET_MEAN, IMAGENET_STD),
         ]
     )
     # Float rounding of a place in 300 pixels, on noise, divided by the deviations.
-    assert (views.eval_view(images, size) - transform(images)).abs().max() < 2e-4
+    assert (views.eval_view(images, IMAGENET.at(size)) - transform(images)).abs().max() < 2e-4
 
 
 def test_evaluation_view_at_the_images_own_size_is_the_images_standardised(pixels):
     images = pixels(3, 3, 28, 28)
-    expected = tv.normalize(images.float() / 255, views.MEAN, views.STD)
-    assert (views.eval_view(images, 28) - expected).abs().max() < 1e-5
+    expected = tv.normalize(images.float() / 255, IMAGENET_MEAN, IMAGENET_STD)
+    assert (views.eval_view(images, IMAGENET.at(28)) - expected).abs().max() < 1e-5
 
 
 @pytest.mark.parametrize("size", [28, 16])
 def test_evaluation_view_of_grey_images_has_three_channels(pixels, size):
     images = pixels(3, 1, 28, 28)
-    made = views.eval_view(images, size)
+    made = views.eval_view(images, IMAGENET.at(size))
     assert made.shape == (3, 3, size, size)
-    assert (made - views.eval_view(images.expand(-1, 3, -1, -1), size)).abs().max() < 1e-5
+    assert (made - views.eval_view(images.expand(-1, 3, -1, -1), IMAGENET.at(size))).abs().max() < 1e-5
 
 
 def test_means_and_deviations_are_imagenets():
     from torchvision.transforms._presets import ImageClassification
 
     preset = ImageClassification(crop_size=224)
-    assert (list(views.MEAN), list(views.STD)) == (preset.mean, preset.std)
-    assert (views.eval_resize(224), preset.resize_size[0]) == (256, 256)
+    assert (list(IMAGENET_MEAN), list(IMAGENET_STD)) == (preset.mean, preset.std)
+    assert (IMAGENET.at(224).resize, preset.resize_size[0]) == (256, 256)
 
 
 def test_paper_recipe_is_the_published_one():
@@ -518,6 +522,6 @@ def test_jitter_scales_all_four_of_the_papers_strengths(strength):
 
 def test_pixels_of_standardised_views_are_the_pixels_that_they_were_made_from():
     images = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16).repeat(2, 3, 1, 1)
-    assert torch.equal(views.to_pixels(views.standardise(images.float() / 255)), images)
-    beyond = views.to_pixels(torch.tensor([-9.0, 9.0]).view(2, 1, 1, 1).expand(2, 3, 1, 1))
+    assert torch.equal(views.to_pixels(views.standardise(images.float() / 255, IMAGENET), IMAGENET), images)
+    beyond = views.to_pixels(torch.tensor([-9.0, 9.0]).view(2, 1, 1, 1).expand(2, 3, 1, 1), IMAGENET)
     assert beyond.flatten(1).tolist() == [[0, 0, 0], [255, 255, 255]]

@@ -23,6 +23,7 @@ from helpers import TINY, records, same_bits, same_run
 from ssltool.checkpoints.checkpoint import Checkpoint
 from ssltool.data.images import open_dataset
 from ssltool.data.loader import Loader, Shard
+from ssltool.data.preprocessing import IMAGENET, Preprocessing
 from ssltool.diagnosis.measure import measure as measure_exactly
 from ssltool.diagnosis.monitor import (
     MEASURED,
@@ -43,6 +44,7 @@ from ssltool.stages.pretrain.prepare import prepare
 from tiny_methods import tiny_config
 
 CPU = torch.device("cpu")
+HALF = (0.5, 0.5, 0.5)
 EXACT = ("auc", "effective_rank", "rankme", "feature_std", "mean_cosine", "alpha")
 RECORD = {"epoch": 0, "loss": 0.0, "lr": 1.0, "fixed_lr": 1.0}
 LONG = 1e9
@@ -153,14 +155,15 @@ def test_fewer_than_two_classes_give_no_knn(labels):
     assert knn_accuracy(torch.randn(10, 3), labels) == {}
 
 
-def test_files_in_memory_are_bit_identical_to_the_validation_transform(tiny, tmp_path, write_images):
+@pytest.mark.parametrize("transform", [IMAGENET.at(16), Preprocessing(16, 20, interpolation="bicubic", mean=HALF)])
+def test_files_in_memory_are_bit_identical_to_the_validation_transform(tiny, tmp_path, write_images, transform):
     write_images(tmp_path / "images" / "a", 5, size=(24, 16))
     write_images(tmp_path / "images" / "b", 4, size=(18, 40))
     images = open_dataset(tiny(data=str(tmp_path / "images")), "train")
-    kept = in_memory(images, 16, 0)
-    assert images.images is None and kept.images is not None and kept.paths is None
-    with contextlib.closing(Loader(images, 16, CPU)) as files:
-        pairs = list(zip(files.evaluate(4), Loader(kept, 16, CPU).evaluate(4), strict=True))
+    kept = in_memory(images, transform, CPU, 0)
+    assert images.images is None and kept.images.images is not None and kept.images.paths is None
+    with contextlib.closing(Loader(images, transform, CPU)) as files:
+        pairs = list(zip(files.evaluate(4), kept.evaluate(4), strict=True))
     assert len(pairs) == 3
     assert all(torch.equal(a.views[0], b.views[0]) and torch.equal(a.labels, b.labels) for a, b in pairs)
 

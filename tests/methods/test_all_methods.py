@@ -17,6 +17,7 @@ from ssltool.checkpoints.checkpoint import Checkpoint
 from ssltool.config import LinclsConfig, PretrainConfig, SaveReprsConfig
 from ssltool.data.images import open_dataset
 from ssltool.data.loader import Batch
+from ssltool.data.preprocessing import IMAGENET
 from ssltool.data.views import eval_view
 from ssltool.errors import SSLToolError
 from ssltool.methods import METHODS
@@ -270,7 +271,7 @@ def images_and_network(run: Recorded) -> tuple[Tensor, Method]:
     images = open_dataset(SaveReprsConfig(idx_path=str(run.path.parent / "twenty.npy")), "train").images
     assert images is not None
     run.method.load_state_dict(run.states[-1])
-    return eval_view(images, 16), run.method.eval()
+    return eval_view(images, IMAGENET.at(16)), run.method.eval()
 
 
 def layer_by_hand(run: Recorded, layer: str) -> Tensor:

@@ -16,6 +16,7 @@ from ssltool import seeds
 from ssltool.checkpoints.build import build_method
 from ssltool.config import PretrainConfig
 from ssltool.data import views
+from ssltool.data.preprocessing import IMAGENET, IMAGENET_MEAN, IMAGENET_STD
 from ssltool.data.views import Recipe
 from ssltool.errors import SSLToolError
 from ssltool.runs.data_preview import schedule_of, views_of
@@ -136,8 +137,8 @@ def test_views_are_those_of_the_whole_batch_that_the_run_saw(trained, epoch):
     images = setup.images.images[torch.from_numpy(rows)]
     for number in range(2):
         drawn = views.sample_params(setup.batch_size, setup.recipe, generator)
-        whole = views.train_view(images, drawn, setup.image_size)
-        mean, std = torch.tensor(views.MEAN)[:, None, None], torch.tensor(views.STD)[:, None, None]
+        whole = views.train_view(images, drawn, setup.image_size, IMAGENET)
+        mean, std = torch.tensor(IMAGENET_MEAN)[:, None, None], torch.tensor(IMAGENET_STD)[:, None, None]
         for place in range(5):
             pixels = ((whole[place] * std + mean) * 255).permute(1, 2, 0).numpy()
             np.testing.assert_allclose(found.made[place][number], pixels, atol=0.51)

@@ -19,6 +19,7 @@ from ssltool.config import FinetuneConfig, NetworkSettings
 from ssltool.data import views
 from ssltool.data.labels import open_labelled
 from ssltool.data.loader import Loader
+from ssltool.data.preprocessing import IMAGENET
 from ssltool.errors import Interrupted, SSLToolError
 from ssltool.reprs.representations import Representations
 from ssltool.stages import finetune
@@ -100,7 +101,9 @@ def test_the_accuracies_are_those_of_the_saved_network_on_the_val_images(setting
     network = load_pretrained(NetworkSettings(pretrained=str(Path(config.out) / "finetuned_pretrained_seed10.pt")), CPU)
     _, val = open_labelled(config)
     with torch.no_grad():
-        logits = torch.cat([network.method.embed(b.views[0], "projector") for b in Loader(val, 16, CPU).evaluate(7)])
+        logits = torch.cat(
+            [network.method.embed(b.views[0], "projector") for b in Loader(val, IMAGENET.at(16), CPU).evaluate(7)]
+        )
     right = (logits.argmax(dim=1) == torch.from_numpy(val.labels)).double()
     assert result["arms"]["pretrained"]["acc1"]["mean"] == pytest.approx(float(right.mean()))
     by_class = [float(right[torch.from_numpy(val.labels == c)].mean()) for c in range(3)]

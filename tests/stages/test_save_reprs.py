@@ -19,6 +19,7 @@ from ssltool.config import DataSettings, SaveReprsConfig
 from ssltool.data import views
 from ssltool.data.images import open_dataset
 from ssltool.data.loader import Loader
+from ssltool.data.preprocessing import IMAGENET, IMAGENET_MEAN, IMAGENET_STD
 from ssltool.errors import SSLToolError
 from ssltool.files.reading import file_hash
 from ssltool.files.torch_files import load_dict
@@ -58,7 +59,7 @@ def restored(run_folder) -> torch.nn.Module:
 def val_images() -> torch.Tensor:
     """The ten val images by the validation transform at the checkpoint's 16 pixels."""
     images = open_dataset(DataSettings(), "val").select(np.array(ROWS))
-    (batch,) = Loader(images, 16, torch.device("cpu")).evaluate(len(ROWS))
+    (batch,) = Loader(images, IMAGENET.at(16), torch.device("cpu")).evaluate(len(ROWS))
     return batch.views[0]
 
 
@@ -244,7 +245,7 @@ def by_hand(run_folder, count: int) -> torch.Tensor:
     images = open_dataset(DataSettings(), "val").select(np.array(ROWS))
     seed = seeds.derive(Checkpoint.load(run_folder / "checkpoint.pt").config["seed"], seeds.Stream.SAVED_VIEWS)
     recipes = [dataclasses.replace(views.PAPER, blur_p=0.0)] * count
-    loader, model = Loader(images, 16, torch.device("cpu")), restored(run_folder)
+    loader, model = Loader(images, IMAGENET.at(16), torch.device("cpu")), restored(run_folder)
     batches = loader.train(np.arange(len(ROWS)), recipes, batch_size=256 // count, seed=seed, epoch=0)
     with torch.no_grad():
         return torch.cat([torch.stack([model.embed(v, "backbone") for v in b.views], dim=1) for b in batches])
@@ -294,7 +295,7 @@ def test_meta_has_the_number_of_views_and_their_recipe(save, tmp_path):
     save("--split", "val", "-o", tmp_path / "plain.pt")
     made, plain = (Representations.stored(tmp_path / f"{name}.pt").meta for name in ("views", "plain"))
     assert (made["views"], plain["views"]) == (2, None)
-    for part in ("crop_scale=(0.2, 1.0)", "jitter_p=0.8", "blur_p=0.0", str(views.MEAN), str(views.STD)):
+    for part in ("crop_scale=(0.2, 1.0)", "jitter_p=0.8", "blur_p=0.0", str(IMAGENET_MEAN), str(IMAGENET_STD)):
         assert part in made["transform"]
     assert "centre crop" not in made["transform"]
     assert made | {"views": None, "transform": plain["transform"]} == plain

@@ -16,6 +16,7 @@ from ssltool.checkpoints.checkpoint import Checkpoint
 from ssltool.config import DataSettings
 from ssltool.data.images import open_dataset
 from ssltool.data.loader import Loader
+from ssltool.data.preprocessing import IMAGENET
 from ssltool.reprs.representations import Representations
 
 N = 6
@@ -53,7 +54,7 @@ def network(path) -> torch.nn.Module:
 
 def val_images() -> torch.Tensor:
     images = open_dataset(DataSettings(), "val").select(np.arange(N))
-    (batch,) = Loader(images, 16, torch.device("cpu")).evaluate(N)
+    (batch,) = Loader(images, IMAGENET.at(16), torch.device("cpu")).evaluate(N)
     return batch.views[0]
 
 

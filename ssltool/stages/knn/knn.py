@@ -19,7 +19,7 @@ from ssltool.reprs.class_names import Matched, match_classes
 from ssltool.reprs.neighbours.file import Neighbours
 from ssltool.reprs.neighbours.search import neighbours
 from ssltool.reprs.neighbours.vote import keep_labelled, predicted_labels
-from ssltool.reprs.representation_set import SPLIT_KEYS, RepresentationSet, check_same_network
+from ssltool.reprs.representation_set import SPLIT_KEYS, RepresentationSet, check_same_network, transform_notes
 from ssltool.reprs.row_set import RowSet
 from ssltool.reprs.same_images import image_ids
 from ssltool.settings import Record, flag
@@ -103,7 +103,8 @@ def run(config: KnnConfig) -> Record:
     k = _choose_k(config, found, held)
     document = _document(config, found, held, k, (bank, labels), queries, classes)
     own = 0 if skip is None else int(torch.isin(skip[1], skip[0]).sum())
-    notes = [*classes.notes, *_notes(config, found, own, "" if ids is None else ids.why, most)]
+    transforms = transform_notes(bank.meta, queries.meta)
+    notes = [*classes.notes, *transforms, *_notes(config, found, own, "" if ids is None else ids.why, most)]
     document |= {"self_excluded": own > 0, "excluded": own, "notes": notes}
     if config.neighbours is not None:
         _save_neighbours(config, found, (bank, voters), queries, document)

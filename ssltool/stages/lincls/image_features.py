@@ -42,7 +42,9 @@ class ImageFeatures(FeatureSource):
         train: ImageSet | None = None
         if known is None:
             train, val = open_labelled(config)
-            self.config = config = dataclasses.replace(config, **train.rules.settings())
+            network.refuse_unused_flags(val.image_size, crops=True)
+            resolved = train.rules.settings() | network.preprocessing.settings()
+            self.config = config = dataclasses.replace(config, **resolved)
             self.classes, self.names, self.notes = np.unique(train.labels), _names(train), ()
             labels = val.labels
         else:
@@ -56,7 +58,7 @@ class ImageFeatures(FeatureSource):
         self._hash = weights_hash(self.method.backbone.state_dict())
 
         def loader(images: ImageSet) -> Loader:
-            return Loader(images, network.image_size, device, worker_count(config.workers))
+            return Loader(images, network.preprocessing, device, worker_count(config.workers))
 
         self._loaders = {"val": loader(dataclasses.replace(val, labels=targets))}
         if train is not None:

@@ -10,11 +10,14 @@ never on the val rows.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 
 import torch
 
 from ssltool.checkpoints.probe import Probe
 from ssltool.config import LinclsConfig
+from ssltool.config.common import TRANSFORM
+from ssltool.data import preprocessing as transforms
 from ssltool.data.found import announce
 from ssltool.data.loader import killed_workers
 from ssltool.errors import SSLToolError
@@ -22,7 +25,7 @@ from ssltool.reprs.class_names import Labels
 from ssltool.reprs.representation_set import NETWORK_KEYS, NETWORK_TITLES
 from ssltool.runs.folder import PROBE, RunFolder, run_path
 from ssltool.runs.resume import differences, find_file
-from ssltool.settings import Record
+from ssltool.settings import Record, Settings
 from ssltool.stages.lincls.features import FeatureSource
 from ssltool.stages.lincls.image_features import ImageFeatures
 from ssltool.stages.lincls.lbfgs import solve
@@ -82,16 +85,28 @@ def _announce(source: FeatureSource) -> None:
     distributed.rank_zero_info(source.describe())
 
 
+def _transform_of(probe: Probe, config: LinclsConfig) -> Settings:
+    """The settings of the transform that ``probe`` was trained with and ``config`` leaves open."""
+    saved = {name: probe.config.get(name) for name in TRANSFORM if getattr(config, name) is None}
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in saved.items()}
+
+
 def _evaluate(config: LinclsConfig, device: torch.device, probe: Probe) -> Record:
+    if config.reprs is None:
+        config = dataclasses.replace(config, **_transform_of(probe, config))
     with contextlib.closing(_open(config, device, probe)) as source:
         _announce(source)
-        differing = differences(
-            list(NETWORK_KEYS), probe.config.get("origin", {}), source.origin, NETWORK_TITLES.__getitem__
-        )
+        origin = probe.config.get("origin", {})
+        differing = differences(list(NETWORK_KEYS), origin, source.origin, NETWORK_TITLES.__getitem__)
         if probe.weight.shape[1] != source.width:
             differing.append(f"the width was {probe.weight.shape[1]}, is now {source.width}")
         if differing:
             raise SSLToolError(f"the probe was trained on another network: {'; '.join(differing)}; use that network")
+        other_transform = transforms.differences(origin, source.origin)
+        if other_transform:
+            raise SSLToolError(
+                f"the probe was trained with another transform: {', '.join(other_transform)}; use the probe's"
+            )
         wide = widest_float(device) if probe.weight.dtype == torch.float64 else probe.weight.dtype
         classifier = probe.weight.to(device, wide), probe.bias.to(device, wide)
         (accuracies,) = score(source.val(), [classifier], source.total_classes)

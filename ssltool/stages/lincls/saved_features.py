@@ -16,7 +16,12 @@ from ssltool.data.support import stratified_sample
 from ssltool.errors import SSLToolError, UsageError
 from ssltool.files.stored import weights_hash
 from ssltool.reprs.class_names import Labels, match_classes
-from ssltool.reprs.representation_set import NETWORK_KEYS, RepresentationSet, check_same_network
+from ssltool.reprs.representation_set import (
+    NETWORK_KEYS,
+    RepresentationSet,
+    check_same_network,
+    transform_notes,
+)
 from ssltool.reprs.same_images import image_ids
 from ssltool.stages.lincls.features import FeatureSource
 from ssltool.stages.lincls.linear_heads import Batches, Linear
@@ -34,7 +39,10 @@ TINY = 1e-7
 LARGEST = 1e17
 """Above this, the gradient of a probe may overflow in float32."""
 
-ORIGIN_KEYS = ("checkpoint", "program", "method", "arch", "stem", "strategy", "epoch", "dataset", *NETWORK_KEYS)
+ORIGIN_KEYS = (
+    *("checkpoint", "program", "method", "arch", "stem", "strategy", "epoch", "dataset", "preprocessing"),
+    *NETWORK_KEYS,
+)
 """Keys in the meta of representations that describe their network."""
 
 
@@ -61,7 +69,7 @@ class SavedFeatures(FeatureSource):
             )
         reference = train.labels if known is None else known
         matched = match_classes(reference, val.labels, config.labels_by)
-        self.names, self.notes = reference.names, matched.notes
+        self.names, self.notes = reference.names, (*matched.notes, *transform_notes(train.meta, val.meta))
         val = dataclasses.replace(val, targets=matched.numbers)
         _refuse_repeats(train, val, config.same_images)
         self.origin = dict.fromkeys(("checkpoint", *NETWORK_KEYS)) | {"random": False}

@@ -15,6 +15,7 @@ from ssltool import seeds
 from ssltool.checkpoints.probe import Probe
 from ssltool.checkpoints.saved_run import EARLIER
 from ssltool.config import LinclsConfig, as_dict, fixed_settings
+from ssltool.data import preprocessing as transforms
 from ssltool.errors import SSLToolError
 from ssltool.files.schema import ANYTHING, conform, integer, listing, mapping, tensor
 from ssltool.reprs.representation_set import NETWORK_TITLES
@@ -215,6 +216,7 @@ class ProbeLoop(TrainingLoop[ProbeState, tuple[Tensor, Tensor]]):
         earlier = defaults_of(LinclsConfig) | ({} if self.source.training_images is None else EARLIER)
         old, new = ({**earlier, **saved, **saved.get("origin", {})} for saved in (probe.config, self.saved))
         differing = differences(names, old, new, lambda name: (FIXED_KEYS | CONTENTS).get(name) or flag(name))
+        differing += transforms.differences(old, new) if self.source.training_images is None else []
         if differing:
             raise SSLToolError(f"cannot resume {path}: {'; '.join(differing)}; give the probe's values")
         if not probe.state:

@@ -113,6 +113,7 @@ def _resolve(config: PretrainConfig, images: ImageSet) -> PretrainConfig:
         image_size=size,
         stem=resolve_stem(config.arch, config.stem, size),
         **images.rules.settings(),
+        **family_of(config.arch).preprocessing(config.arch, size).with_settings(vars(config)).settings(),
         epochs=config.epochs or (10 if bundled else 100),
         batch_size=config.batch_size or (128 if bundled else 512),
         monitor_size=min(len(images), config.monitor_size or min(MAX_PROBE, max(MIN_PROBE, len(images) // 8))),

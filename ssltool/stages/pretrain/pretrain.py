@@ -128,10 +128,10 @@ class Pretraining(TrainingLoop[TrainState, Batch]):
         elif config.resume:
             distributed.rank_zero_info(f"no checkpoint in {self.folder.path}: starting a new run")
         workers = worker_count(config.workers)
-        self.loader = Loader(self.setup.images, self.setup.image_size, device, workers)
+        self.loader = Loader(self.setup.images, self.setup.preprocessing, device, workers)
         self.support: Loader | None = None
         if self.setup.support is not None:
-            self.support = Loader(self.setup.support.images, self.setup.image_size, device, workers)
+            self.support = Loader(self.setup.support.images, self.setup.preprocessing, device, workers)
         self.loggers: list[Logger] = []
         with distributed.raise_on_all_ranks():
             if distributed.is_main():
@@ -172,6 +172,8 @@ class Pretraining(TrainingLoop[TrainState, Batch]):
             f"{counted(self.steps, 'step')} of {c.batch_size}, {c.precision} on {self.device} x {self.shard.world}; "
             f"writing {self.folder.path}"
         )
+        for note in self.setup.preprocessing.notes():
+            distributed.rank_zero_info(note)
         for warning in self.setup.warnings(self.state.method):
             distributed.rank_zero_info(f"warning: {warning}")
 

@@ -17,6 +17,7 @@ from ssltool.config import RankConfig
 from ssltool.diagnosis.metrics import METRICS, metric_names
 from ssltool.errors import SSLToolError, counted
 from ssltool.files.writing import finite
+from ssltool.reprs.representation_set import transform_notes
 from ssltool.runs.tables import write_table
 from ssltool.settings import Record
 from ssltool.stages.rank.forecast import MIN_ROWS, Forecast, feature_keys, fit, kendall, rms, spearman
@@ -209,7 +210,7 @@ def _differences(by: str, rows: Sequence[RankedItem]) -> list[str]:
         notes.append(f"the rows have different datasets ({', '.join(found['dataset'])}): they are not comparable")
     elif len({row.origin["fingerprint"] for row in rows if row.origin.get("fingerprint")}) > 1:
         notes.append("the rows have different images, of several folders: they are not comparable")
-    return notes
+    return notes + transform_notes(*(row.origin for row in rows))
 
 
 def _table(

@@ -64,7 +64,10 @@ class Inputs:
     @functools.cached_property
     def train(self) -> ImageSet:
         """The images to cluster."""
-        return open_dataset(self.data_config, "train")
+        images = open_dataset(self.data_config, "train")
+        if self.config.step == "mine":
+            self.network.refuse_unused_flags(images.image_size, crops=False)
+        return images
 
     @functools.cached_property
     def evaluation(self) -> ImageSet:
@@ -89,9 +92,9 @@ class Inputs:
 
     @contextlib.contextmanager
     def loader(self, images: ImageSet) -> Iterator[Loader]:
-        """Batches of ``images`` at the network's input size."""
+        """Batches of ``images`` with the network's transform."""
         workers = worker_count(self.config.workers)
-        with contextlib.closing(Loader(images, self.network.image_size, self.device, workers)) as loader:
+        with contextlib.closing(Loader(images, self.network.preprocessing, self.device, workers)) as loader:
             yield loader
 
     @functools.cached_property

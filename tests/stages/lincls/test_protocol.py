@@ -16,6 +16,7 @@ from ssltool.checkpoints.probe import Probe
 from ssltool.config import DataSettings
 from ssltool.data.images import open_dataset
 from ssltool.data.loader import Loader
+from ssltool.data.preprocessing import IMAGENET
 from ssltool.errors import SSLToolError
 from ssltool.files.reading import file_hash
 from ssltool.files.stored import weights_hash
@@ -53,7 +54,7 @@ def test_the_accuracies_are_those_of_the_saved_probe_on_the_val_images(on_bundle
     backbone = load_pretrained(on_bundled(), CPU).method.backbone
     scored = open_dataset(DataSettings(), "val")
     with torch.no_grad():
-        features = torch.cat([backbone(batch.views[0]) for batch in Loader(scored, 16, CPU).evaluate(500)])
+        features = torch.cat([backbone(batch.views[0]) for batch in Loader(scored, IMAGENET.at(16), CPU).evaluate(500)])
     ranks = (features @ probe.weight.T + probe.bias).argsort(dim=1, descending=True)
     hits = ranks == torch.from_numpy(scored.labels)[:, None]
     # A tie or a rounding difference may turn over one image of 2,000.

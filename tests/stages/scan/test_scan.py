@@ -18,6 +18,7 @@ from ssltool.config import DataSettings, NetworkSettings, ScanConfig
 from ssltool.data import views
 from ssltool.data.images import open_dataset
 from ssltool.data.loader import Loader
+from ssltool.data.preprocessing import IMAGENET
 from ssltool.errors import Interrupted, SSLToolError
 from ssltool.reprs.neighbours.file import Neighbours
 from ssltool.reprs.representations import Representations
@@ -191,7 +192,7 @@ def test_self_labelling_predicts_on_the_plain_image_and_trains_on_an_augmented_o
     scan.run(settings(selflabel_epochs=1))
     images = open_dataset(DataSettings(data=str(shades)), "train")
     weak, strong = seen[0].views
-    assert torch.allclose(weak, views.eval_view(images.images[seen[0].rows], 16), atol=1e-5)
+    assert torch.allclose(weak, views.eval_view(images.images[seen[0].rows], IMAGENET.at(16)), atol=1e-5)
     assert (strong - weak).abs().flatten(1).amax(dim=1).min() > 0.01
 
 
@@ -260,7 +261,7 @@ def test_the_assignments_are_those_of_the_saved_network(settings, shades):
     for name, step in (("clusters.pt", "cluster"), ("selflabelled.pt", "selflabel")):
         method = load_pretrained(NetworkSettings(pretrained=str(file(config, name))), CPU).method
         with torch.no_grad():
-            batches = list(Loader(images, 16, CPU).evaluate(24))
+            batches = list(Loader(images, IMAGENET.at(16), CPU).evaluate(24))
             p = method.embed(batches[0].views[0], "projector").softmax(dim=1)
         stored = Clusters.load(file(config, f"assignments_{step}.pt"))
         assert torch.equal(stored.assignments, p.argmax(dim=1))
