@@ -47,6 +47,14 @@ STATE_DICT = "where it was written, save its state_dict() with torch.save"
 WHOLE = "model"
 """The key of a whole network that was saved instead of a dict."""
 
+PICKLED = {
+    b"haiku": "parameters of Haiku, a library for jax, such as those that BYOL's authors published",
+    b"jax": "arrays of jax",
+    b"torch": "tensors that pickle wrote",
+    b"numpy": "arrays of NumPy",
+}
+"""What other pickles hold, by a name in them."""
+
 FIRST_BYTES = {
     b"\x93NUMPY": "a NumPy array",
     b"\xff\xd8\xff": "a JPEG image",
@@ -154,9 +162,11 @@ def _check_kind(path: object, stream: IO[bytes]) -> tuple[bool, bool]:
     if head[:1] == b"\x80" and LEGACY in head[:40]:
         return False, False
     if head[:1] == b"\x80":
+        begins = head + stream.read(2**20)
+        found = next((f" ({what})" for name, what in PICKLED.items() if name in begins), "")
         raise SSLToolError(
-            f"{path} is a pickle that torch.save did not write, and loading it would execute code; save tensors with "
-            "torch.save, as docs/checkpoints.md shows"
+            f"{path} is a pickle that torch.save did not write{found}, and loading it would execute code; where it was "
+            "written, save a state_dict of tensors with torch.save"
         )
     if not head.strip(b"\0"):
         found = "is empty" if not head else "begins with zeros, as after a power cut"
