@@ -13,7 +13,7 @@ from torch import Tensor
 from ssltool.errors import SSLToolError
 from ssltool.files.misfit import name_keys
 from ssltool.files.schema import entry, listing, optional, tensor, text
-from ssltool.files.stored import Entries, Stored, format_of
+from ssltool.files.stored import Entries, Stored, format_of, refuse_objects
 from ssltool.files.writing import FilePath
 from ssltool.reprs.class_names import Labels, unified
 from ssltool.reprs.label_values import checked, read_index, read_targets
@@ -142,6 +142,8 @@ class Representations(Stored):
     def of(cls, contents: Entries, path: FilePath, pool: str | None = None) -> Representations:
         """The representations among the ``contents`` of the file ``path``; the rest is as in ``stored``."""
         ours = contents.get("format") == cls.FORMAT
+        if ours:
+            refuse_objects(contents, path)
         key, labels = _keys(contents, path)
         rows = checked(contents[key], tensor(..., kinds="floating"), path, key, ROWS_REMEDY)
         meta = checked(contents.get("meta", {}), META, path, "meta", "regenerate the file")
