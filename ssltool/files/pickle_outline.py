@@ -32,11 +32,11 @@ class Role(Enum):
 
 
 class NotReadable(Exception):
-    """The pickle is ``damaged``, or holds what is not read; the message says what."""
+    """The pickle is ``damaged``, too ``large``, or holds what is not read; the message says what."""
 
-    def __init__(self, reason: str, *, damaged: bool = False) -> None:
+    def __init__(self, reason: str, *, damaged: bool = False, large: bool = False) -> None:
         super().__init__(reason)
-        self.damaged = damaged
+        self.damaged, self.large = damaged, large
 
 
 @dataclass
@@ -73,17 +73,19 @@ LENGTHS = {pickle.BINUNICODE: 4, pickle.SHORT_BINSTRING: 1, pickle.LONG1: 1}
 """Operations that push a value whose length precedes it, and the bytes of the length."""
 
 TUPLES = {pickle.TUPLE1: 1, pickle.TUPLE2: 2, pickle.TUPLE3: 3}
-INDEXES = {pickle.BINGET: 1, pickle.LONG_BINGET: 4, pickle.BINPUT: 1, pickle.LONG_BINPUT: 4}
+GETS = {pickle.BINGET: 1, pickle.LONG_BINGET: 4}
+PUTS = {pickle.BINPUT: 1, pickle.LONG_BINPUT: 4}
 
 
-def outline_pickle(stream: IO[bytes]) -> Outline:
+def outline_pickle(stream: IO[bytes], most: int) -> Outline:
     """The outline of the pickle at the position of ``stream``, which is then behind it.
 
     Raises:
-        NotReadable: if it is damaged, or has an operation that torch's ``weights_only`` does not read.
+        NotReadable: if it is damaged, has more than ``most`` operations, or one that torch's ``weights_only`` does not
+            read.
     """
     try:
-        return _Reader(stream).outline()
+        return _Reader(stream).outline(most)
     except (IndexError, KeyError, UnicodeDecodeError) as error:
         raise NotReadable("it is damaged", damaged=True) from error
 
@@ -97,25 +99,33 @@ class _Reader:
         self.marks: list[list[Any]] = []
         self.memo: dict[int, Any] = {}
 
-    def outline(self) -> Outline:
-        while (code := self._read(1)) != pickle.STOP:
-            if code in PUSHES:
-                self._read(PUSHES[code])
+    def outline(self, most: int) -> Outline:
+        read, memo = self.stream.read, self.memo
+        for _ in range(most):
+            code = read(1)
+            if code in LENGTHS:
+                size = int.from_bytes(read(LENGTHS[code]), "little")
+                if len(read(size)) < size:
+                    break
                 self.stack.append(None)
-            elif code in LENGTHS:
-                self._read(int.from_bytes(self._read(LENGTHS[code]), "little"))
+            elif code in PUTS:
+                memo[int.from_bytes(read(PUTS[code]), "little")] = self.stack[-1]
+            elif code in PUSHES:
+                read(PUSHES[code])
                 self.stack.append(None)
-            elif code in INDEXES:
-                at = int.from_bytes(self._read(INDEXES[code]), "little")
-                if code in (pickle.BINGET, pickle.LONG_BINGET):
-                    self.stack.append(self.memo[at])
-                else:
-                    self.memo[at] = self.stack[-1]
+            elif code in GETS:
+                self.stack.append(memo[int.from_bytes(read(GETS[code]), "little")])
             elif code in TUPLES:
                 self.stack[-TUPLES[code] :] = [tuple(self.stack[-TUPLES[code] :])]
-            else:
+            elif code == pickle.STOP:
+                return self.found
+            elif code:
                 self._step(code)
-        return self.found
+            else:
+                break
+        else:
+            raise NotReadable(f"it has more than {most:,} operations", large=True)
+        raise NotReadable("it is cut short", damaged=True)
 
     def _step(self, code: bytes) -> None:
         stack = self.stack
@@ -144,7 +154,7 @@ class _Reader:
         elif code == pickle.EMPTY_TUPLE:
             stack.append(())
         elif code == pickle.PROTO:
-            self._read(1)
+            self.stream.read(1)
         elif code == pickle.BINPERSID:
             if isinstance(stack[-1], tuple) and len(stack[-1]) == 4:  # a tensor's storage has more entries
                 raise NotReadable("it holds the class of a network with its program, as torch's legacy format does")
@@ -172,12 +182,6 @@ class _Reader:
             self.found.uses += 1
             if role is not None and target.name is not None:
                 self.found.roles[target.name] = role
-
-    def _read(self, size: int) -> bytes:
-        data = self.stream.read(size)
-        if len(data) < size:
-            raise NotReadable("it is cut short", damaged=True)
-        return data
 
     def _line(self) -> str:
         line = self.stream.readline(LONGEST_NAME + 1)

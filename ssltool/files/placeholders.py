@@ -149,7 +149,9 @@ def _new_class(name: Name, role: Role) -> Any:
     return type(spelled.replace("\0", ""), (base,), {"name": spelled, "__module__": "", **slots})
 
 
-def load_without_objects(source: Callable[[], Any], pickles: Sequence[IO[bytes]], *, mmap: bool = False) -> Any:
+def load_without_objects(
+    source: Callable[[], Any], pickles: Sequence[IO[bytes]], *, most: int, mmap: bool = False
+) -> Any:
     """What ``torch.save`` wrote, on the CPU, with a placeholder for each object that torch does not create by itself.
 
     Dicts and lists of other classes, such as ``defaultdict``, become an ``OrderedDict`` and a ``list``, and tensors of
@@ -158,13 +160,14 @@ def load_without_objects(source: Callable[[], Any], pickles: Sequence[IO[bytes]]
     Args:
         source: returns the file as ``torch.load`` takes it, at its beginning.
         pickles: the pickles in the file that hold objects. They are read first.
+        most: the maximum number of operations of each.
         mmap: whether tensors are mapped into memory.
 
     Raises:
         NotReadable: as ``outline_pickle``, or if the pickles name too many classes or use them too often.
         Exception: what ``torch.load`` raises for other reasons.
     """
-    outlines = [outline_pickle(stream) for stream in pickles]
+    outlines = [outline_pickle(stream, most) for stream in pickles]
     roles = {name: role for outline in outlines for name, role in outline.roles.items()}
     _check_amount(roles, outlines)
     classes: dict[Name, Any] = {}

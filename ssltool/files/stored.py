@@ -17,6 +17,7 @@ from torch import Tensor
 import ssltool
 from ssltool.errors import SSLToolError
 from ssltool.files.misfit import describe, name_keys
+from ssltool.files.placeholders import placeholder_names
 from ssltool.files.schema import conform, mapping, text
 from ssltool.files.torch_files import load_dict
 from ssltool.files.writing import FilePath, write_atomically
@@ -34,6 +35,15 @@ def format_of(contents: Entries) -> str:
     """The format that a file names; empty if it names none, or one that is no text."""
     found = contents.get("format")
     return found if isinstance(found, str) else ""
+
+
+def refuse_objects(contents: Entries, path: FilePath) -> None:
+    """Raises ``SSLToolError`` if ``contents`` of a file of ssltool hold placeholders, which ssltool never writes."""
+    if names := placeholder_names(contents):
+        raise SSLToolError(
+            f"{path} holds pickled objects ({name_keys(names, most=3)}), which no file of ssltool does; regenerate the "
+            "file, or copy it again"
+        )
 
 
 def weights_hash(state_dict: dict[str, Tensor]) -> str:
@@ -87,6 +97,7 @@ class Stored:
                 f"{path} is not a {cls.FORMAT} file: its format is {describe(found)}, its keys are "
                 f"{name_keys(contents)}; name a file of that format"
             )
+        refuse_objects(contents, path)
         checks = {f.name: f.metadata["check"] for f in fields(cls)}
         needed = [f.name for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING]
         held = {name: contents[name] for name in (*checks, *VERSIONS) if name in contents}

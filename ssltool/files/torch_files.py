@@ -21,31 +21,30 @@ SMALL = 2**20
 STEP_BYTES = 8
 """Size at which each step of reading a pickle counts at least, because each takes a microsecond."""
 
+OBJECTS = "objects beside its tensors"
+
+MOST_OF_VERSIONS = 1000
+"""Maximum number of operations of each pickle that precedes the objects in torch's legacy format."""
+
 LEGACY = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"
 """The number that torch's legacy format begins with, as pickles of any protocol write it."""
 
 BYTEARRAY = b"\nbytearray\n"
 """How a pickle names the type whose constructor allocates any number of bytes."""
 
-PREFIXED = {**dict.fromkeys(b"U\x8a", 1), **dict.fromkeys(b"XT", 4)}
-FIXED = {
-    ord("J"): 4,
-    ord("K"): 1,
-    ord("M"): 2,
-    ord("G"): 8,
-    ord("h"): 1,
-    ord("j"): 4,
-    ord("q"): 1,
-    ord("r"): 4,
-    0x80: 1,
-}
-"""Operations of pickles with an argument: the bytes of its length, which precedes it, or its own."""
-
 STATE_DICT = "where it was written, save its state_dict() with torch.save"
 """What to do about a network that cannot be read."""
 
 WHOLE = "model"
 """The key of a whole network that was saved instead of a dict."""
+
+PICKLED = {
+    b"haiku": "parameters of Haiku, a library for jax, such as those that BYOL's authors published",
+    b"jax": "arrays of jax",
+    b"torch": "tensors that pickle wrote",
+    b"numpy": "arrays of NumPy",
+}
+"""What other pickles hold, by a name in them."""
 
 
 def load_dict(
@@ -62,7 +61,8 @@ def load_dict(
         source = functools.partial(_torch_path if zipped else _limited, path, stream)
         try:
             pickles = _zipped_pickles(stream) if zipped else [_legacy_pickle(path, stream)]
-            contents = load_without_objects(source, pickles, mmap=mmap and mappable)
+            most = size_limit() // STEP_BYTES
+            contents = load_without_objects(source, pickles, most=most, mmap=mmap and mappable)
         except SSLToolError:
             raise
         except Exception as error:  # torch.load may raise anything if the bytes are not a pickle
@@ -102,15 +102,17 @@ def _legacy_pickle(path: str | os.PathLike[str], stream: IO[bytes]) -> IO[bytes]
     """The file of torch's legacy format at its fourth pickle, which has the objects; three of versions precede it."""
     source = cast(IO[bytes], _limited(path, stream))
     for _ in range(3):
-        outline_pickle(source)
+        outline_pickle(source, MOST_OF_VERSIONS)
     return source
 
 
-def _reason(path: object, error: Exception) -> SSLToolError:
+def _reason(path: str | os.PathLike[str], error: Exception) -> SSLToolError:
     """The error for a file that could not be loaded."""
     text = str(error)
     if "TorchScript" in text:
         return _torchscript(path)
+    if isinstance(error, NotReadable) and error.large:
+        return too_large(path, OBJECTS, STEP_BYTES * max(os.path.getsize(path), SMALL))
     if isinstance(error, NotReadable) and not error.damaged:
         return SSLToolError(f"{path} cannot be read: {error}; {STATE_DICT}")
     if blocked := re.search(r"GLOBAL (\S{1,100}) whose module", text):
@@ -140,9 +142,11 @@ def _check_kind(path: object, stream: IO[bytes], wanted: str) -> tuple[bool, boo
     if head[:1] == b"\x80" and LEGACY in head[:40]:
         return False, False
     if head[:1] == b"\x80":
+        begins = head + stream.read(2**20)
+        found = next((f" ({what})" for name, what in PICKLED.items() if name in begins), "")
         raise SSLToolError(
-            f"{path} is a pickle that torch.save did not write, and loading it would execute code; save tensors with "
-            "torch.save, as docs/checkpoints.md shows"
+            f"{path} is a pickle that torch.save did not write{found}, and loading it would execute code; where it was "
+            "written, save a state_dict of tensors with torch.save"
         )
     if not head.strip(b"\0"):
         found = "is empty" if not head else "begins with zeros, as after a power cut"
@@ -181,12 +185,10 @@ def _check_zip(path: object, stream: IO[bytes], wanted: str) -> bool:
                 raise SSLToolError(f"{path} holds two entries of one name; copy or regenerate it")
             objects = sum(entry.file_size for entry in entries if "/data/" not in entry.filename)
             if objects > size_limit():
-                raise too_large(path, "objects beside its tensors", objects)
+                raise too_large(path, OBJECTS, objects)
             for data in map(archive.read, pickles):
                 if BYTEARRAY in data:
                     raise _bytes_error(path)
-                if STEP_BYTES * len(data) > size_limit() and _has_steps(data, size_limit() // STEP_BYTES):
-                    raise too_large(path, "objects beside its tensors", STEP_BYTES * len(data))
             return all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, NotImplementedError, RuntimeError) as error:
         cut = "not a zip file" in str(error)
@@ -194,22 +196,6 @@ def _check_zip(path: object, stream: IO[bytes], wanted: str) -> bool:
         raise SSLToolError(f"{path} is cut short or damaged ({found}); copy it again") from error
     finally:
         stream.seek(0)
-
-
-def _has_steps(data: bytes, most: int) -> bool:
-    """Whether a pickle has more than ``most`` operations."""
-    at, steps, end = 0, 0, len(data)
-    while at < end and steps <= most:
-        operation = data[at]
-        steps += 1
-        if operation in PREFIXED:
-            width = PREFIXED[operation]
-            at += 1 + width + int.from_bytes(data[at + 1 : at + 1 + width], "little")
-        elif operation == ord("c"):  # the name of a global, two lines
-            at = data.find(b"\n", data.find(b"\n", at) + 1) + 1 or end
-        else:
-            at += 1 + FIXED.get(operation, 0)
-    return steps > most
 
 
 def _bytes_error(path: object) -> SSLToolError:
@@ -225,7 +211,7 @@ class _Limited(io.RawIOBase):
     def _counted(self, data: bytes) -> bytes:
         self.left -= max(len(data), STEP_BYTES)
         if self.left < 0:
-            raise too_large(self.path, "objects beside its tensors", os.fstat(self.stream.fileno()).st_size)
+            raise too_large(self.path, OBJECTS, os.fstat(self.stream.fileno()).st_size)
         return data
 
     def read(self, size: int = -1) -> bytes:

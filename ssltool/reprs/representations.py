@@ -14,7 +14,7 @@ from ssltool.errors import SSLToolError
 from ssltool.files.label_values import checked, read_index, read_targets
 from ssltool.files.misfit import name_keys
 from ssltool.files.schema import entry, listing, optional, tensor, text
-from ssltool.files.stored import Entries, Stored, format_of
+from ssltool.files.stored import Entries, Stored, format_of, refuse_objects
 from ssltool.files.writing import FilePath
 from ssltool.reprs.class_names import Labels, unified
 from ssltool.reprs.meta_schema import META
@@ -142,6 +142,8 @@ class Representations(Stored):
     def of(cls, contents: Entries, path: FilePath, pool: str | None = None) -> Representations:
         """The representations among the ``contents`` of the file ``path``; the rest is as in ``stored``."""
         ours = contents.get("format") == cls.FORMAT
+        if ours:
+            refuse_objects(contents, path)
         key, labels = _keys(contents, path)
         rows = checked(contents[key], tensor(..., kinds="floating"), path, key, ROWS_REMEDY)
         meta = checked(contents.get("meta", {}), META, path, "meta", "regenerate the file")

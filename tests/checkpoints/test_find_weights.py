@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import itertools
+from argparse import Namespace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -139,6 +141,15 @@ def test_dicts_that_hold_themselves_end_the_search():
     inner: dict[str, Any] = {"a": torch.ones(1)}
     inner["b"] = {"c": [inner, inner], "d": inner}
     assert find_weights("x.pth", {"x": inner, **weights()}).path == ""
+
+
+def test_what_was_taken_and_what_was_not_read_is_said_once(ssltool, tmp_path):
+    held = {"args": Namespace(lr=0.1), "best": Path("x"), "model": weights(), "ema": weights(1)}
+    torch.save(held, tmp_path / "x.pth")
+    ran = ssltool("save-reprs", "--pretrained", tmp_path / "x.pth", "-o", tmp_path / "r.pt", "--image-size", 32)
+    assert ran.code == 0
+    (line,) = [line for line in ran.err.splitlines() if "argparse.Namespace" in line]
+    assert "PosixPath" in line and "'ema'" in line and "'model'" in line
 
 
 @pytest.mark.parametrize("command", ["save-reprs", "inspect", "export"])

@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import builtins
+import functools
 import json
 import sys
-from pathlib import Path
+from argparse import Namespace
 
+import numpy as np
 import pytest
 import torch
 
-from ssltool.checkpoints.side_settings import LARGEST, SideSettings, side_settings
-
-
-def of(*, root: Path, name: str = "last.pth", entries=None, **files: str) -> SideSettings:
-    for file, text in files.items():
-        path = root / file
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    return side_settings(root / name, entries or {})
+from ssltool.checkpoints.read import read_entries
+from ssltool.checkpoints.side_settings import LARGEST, side_settings
 
 
 def test_settings_inside_come_before_those_beside(tmp_path):
@@ -26,6 +21,25 @@ def test_settings_inside_come_before_those_beside(tmp_path):
     found = side_settings(tmp_path / "x.pth", {"args": {"arch": "vit_small", "patch_size": 16}, "epoch": 3})
     assert found.source == "args" and (found.arch, found.patch_size) == ("vit_small", 16)
     assert found.values == {"epoch": 3, "arch": "vit_small", "patch_size": 16}
+
+
+@pytest.mark.parametrize("key", ["args", "cfg", "hyper_parameters", "hparams", "config"])
+def test_settings_in_objects_inside_are_found(tmp_path, key):
+    norm = functools.partial(torch.nn.LayerNorm, eps=1e-6)
+    settings = Namespace(model="resnet50", img_size=np.int64(96), act_layer=torch.nn.SiLU, norm_layer=norm)
+    torch.save({key: settings, "state_dict": {"a": torch.ones(1)}}, tmp_path / "x.pth")
+    found = side_settings(tmp_path / "x.pth", read_entries(tmp_path / "x.pth"))
+    assert (found.source, found.arch, found.image_size, found.act_layer) == (key, "resnet50", 96, "silu")
+    assert found.values["norm_layer.eps"] == 1e-6
+
+
+def test_settings_of_omegaconf_inside_are_found(tmp_path):
+    omegaconf = pytest.importorskip("omegaconf")
+    settings = omegaconf.OmegaConf.create({"backbone": {"name": "vit_tiny", "kwargs": {"img_size": 32}}})
+    torch.save({"hyper_parameters": settings, "state_dict": {}}, tmp_path / "x.ckpt")
+    found = side_settings(tmp_path / "x.ckpt", read_entries(tmp_path / "x.ckpt"))
+    assert found.values == {"backbone.name": "vit_tiny", "backbone.kwargs.img_size": 32}
+    assert (found.arch, found.image_size) == ("vit_tiny", 32)
 
 
 @pytest.mark.parametrize("name", ["args.yaml", "args.json", "hparams.yaml", ".hydra/config.yaml", "config.yaml"])

@@ -294,6 +294,15 @@ def test_a_plain_pickle_is_told_apart_from_a_file_that_is_cut_short(tmp_path):
     assert load_dict(path) == {"a": 1}
 
 
+@pytest.mark.parametrize(
+    ("held", "words"),
+    [(np.ones(3), "arrays of NumPy"), (torch.ones(3), "tensors"), ({"x": "haiku._src.data_structures"}, "Haiku")],
+)
+def test_a_plain_pickle_is_told_by_what_it_holds(tmp_path, held, words):
+    (tmp_path / "x.pkl").write_bytes(pickle.dumps({"a": held}))
+    assert words in refusal(tmp_path / "x.pkl")
+
+
 def test_paths_that_cannot_be_opened_are_told_apart(tmp_path):
     (tmp_path / "a").symlink_to("b")
     (tmp_path / "b").symlink_to("a")
