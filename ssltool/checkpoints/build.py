@@ -18,7 +18,7 @@ from ssltool.errors import UsageError
 from ssltool.methods import METHODS, method_class, method_options
 from ssltool.methods.base import Method, RunFacts
 from ssltool.methods.options import TrainedTeacher
-from ssltool.models.backbones import build_backbone, is_known
+from ssltool.models.backbones import build_backbone, check_size, is_known
 from ssltool.training.distributed import rank_zero_info
 
 
@@ -41,6 +41,7 @@ def build_method(run: SavedRun, teacher: Checkpoint | None = None) -> Method:
     method = cls(backbone, width, options, facts)
     if teacher is not None:
         method.teacher.load_state_dict(backbone_weights(teacher))  # type: ignore[operator, union-attr]
+        check_size(method.teacher, run.backbone.image_size)  # type: ignore[arg-type]
     return method
 
 

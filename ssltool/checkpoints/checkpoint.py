@@ -24,6 +24,7 @@ from ssltool.files.schema import (
     text,
 )
 from ssltool.files.stored import Stored
+from ssltool.models.arch_name import LONGEST_NAME
 from ssltool.settings import Record, Settings
 
 NUMBER = optional(real(finite=False))
@@ -89,7 +90,7 @@ class Checkpoint(Stored):
     FORMAT: ClassVar[str] = "ssltool/checkpoint/1"
 
     method: str = entry(text(200))
-    arch: str = entry(text(200))
+    arch: str = entry(text(LONGEST_NAME))
     epoch: int = entry(integer(0, MOST_EPOCHS))
     step: int = entry(integer(0))
     config: Settings = entry(SETTINGS)

@@ -41,6 +41,7 @@ ARCHITECTURES: Registry[Architecture] = Registry(
         "resnet": Architecture(".resnet:FAMILY"),
         "vit": Architecture(".vit:FAMILY"),
         "timm": Architecture(".timm_models:FAMILY"),
+        "torchvision": Architecture(".torchvision_models:FAMILY"),
     },
 )
 """Families and single backbones, in the order in which a name is looked up."""

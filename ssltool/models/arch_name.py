@@ -9,6 +9,11 @@ from typing import Any, NamedTuple
 
 from ssltool.errors import UsageError
 
+LONGEST_NAME = 2_000
+"""Maximum length of the name of an architecture with its settings, in characters."""
+
+LONGEST_FILE = 100
+
 LIBRARY = re.compile(r"([a-z][a-z0-9_-]*):(.*)", re.DOTALL)
 
 KEY = re.compile(r"([A-Za-z_]\w*)=")
@@ -37,8 +42,10 @@ def parse(name: str) -> ArchName | None:
     """The parts of ``name``; None if it has no library.
 
     Raises:
-        UsageError: if the settings are not ``key=value``, separated by commas.
+        UsageError: if it is too long, or the settings are not ``key=value``, separated by commas.
     """
+    if len(name) > LONGEST_NAME:
+        raise UsageError(f"the architecture {name[:40]}... has {len(name):,} characters; use at most {LONGEST_NAME:,}")
     match = LIBRARY.fullmatch(name)
     if match is None:
         return None
@@ -53,6 +60,11 @@ def compose(library: str, model: str, settings: Mapping[str, Any]) -> str:
     """The name of ``model`` with ``settings``, which are values of JSON; ``parse`` gives them back."""
     listed = "".join(f",{key}={_spelled(value)}" for key, value in settings.items())
     return f"{library}:{model}{listed}"
+
+
+def file_name(name: str) -> str:
+    """``name`` as a part of the name of a file: at most ``LONGEST_FILE`` characters, without colons and the like."""
+    return re.sub(r"[^\w.-]+", "-", name)[:LONGEST_FILE]
 
 
 def _settings(text: str) -> dict[str, Any]:
