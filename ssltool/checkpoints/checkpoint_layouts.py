@@ -23,7 +23,7 @@ CONTAINERS = ("teacher", "state_dict_ema", "model_ema", "state_dict", "model", "
 WRAPPERS = ("module.", "_orig_mod.")
 """Prefixes added by DistributedDataParallel and torch.compile."""
 
-HEADS = ("fc", "head", "heads", "pre_logits", "linear", "classifier", "projection_head", "prototypes")
+HEADS = ("fc", "_fc", "head", "heads", "pre_logits", "linear", "classifier", "projection_head", "prototypes")
 """Modules that are not part of the backbone although they may have its prefix; they are ignored and listed."""
 
 TIMM_HEADS: Mapping[str, int] = {"vit_small": 6}
@@ -111,6 +111,7 @@ CHECKPOINT_LAYOUTS: Registry[CheckpointLayout] = Registry(
         "swav": CheckpointLayout("swav", "swav", "", ("projection_head.",)),
         "torchvision/vit": CheckpointLayout("torchvision", None, "", ("conv_proj.",)),
         "timm/vit": CheckpointLayout("timm", None, "", ("patch_embed.",)),
+        "efficientnet-pytorch": CheckpointLayout("EfficientNet-PyTorch", None, "", ("_conv_stem.",)),
         "torchvision": CheckpointLayout("torchvision", None, "", heads=None),  # and any bare ResNet
     },
 )

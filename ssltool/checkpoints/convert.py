@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ssltool.checkpoints.checkpoint import Checkpoint
 from ssltool.checkpoints.checkpoint_layouts import HEADS, CheckpointLayout, detect_layout, extract_weights
+from ssltool.checkpoints.efficientnet_names import ANCHOR, match_efficientnet
 from ssltool.checkpoints.match_architecture import BackboneSpec, add_batch_counters, match_backbone
 from ssltool.checkpoints.read import read_entries
 from ssltool.checkpoints.saved_run import SSLTOOL, SavedRun
@@ -68,7 +69,11 @@ def find_backbone(
         else:
             ignored[layout.prefix + local_name.split(".")[0] if has_prefix else name.split(".")[0]] = None
     backbone = conform(backbone, mapping(other=tensor(...)), path, remedy="save the state_dict again on the CPU")
-    spec = match_backbone(str(path), backbone, layout, arch=arch, stem=stem)
+    if ANCHOR in backbone:
+        name, size, backbone = match_efficientnet(str(path), backbone, arch, stem)
+        spec = BackboneSpec(name, "auto", size)
+    else:
+        spec = match_backbone(str(path), backbone, layout, arch=arch, stem=stem)
     epoch = entries.get("epoch")
     epoch = epoch if type(epoch) is int and 0 <= epoch < MOST_EPOCHS else None
     if epoch is not None and "pytorch-lightning_version" in entries:

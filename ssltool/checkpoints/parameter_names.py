@@ -83,6 +83,7 @@ NAMING_SCHEMES = (
         ((r"blocks\.(\d+)", r"encoder.layers.encoder_layer_\1"), *((re.escape(a), b) for a, b in _VIT)),
         tuple((re.escape(a), b) for a, b in _VIT_LAYER),
     ),
+    NamingScheme("EfficientNet-PyTorch", "_conv_stem.weight"),  # translated by efficientnet_names
 )
 """Tried in this order; the first that matches a prefix is used."""
 
