@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import inspect
 from typing import Any, ClassVar
 
 import torch
 import torchvision
 from torch import Tensor, nn
-from torchvision.models import DenseNet, MaxVit, MNASNet, MobileNetV2, ShuffleNetV2, SqueezeNet
+from torchvision.models import ConvNeXt, DenseNet, MaxVit, MNASNet, MobileNetV2, MobileNetV3, ShuffleNetV2, SqueezeNet
 from torchvision.models.vision_transformer import VisionTransformer
 
 from ssltool.data.preprocessing import Preprocessing
@@ -40,6 +41,9 @@ MADE_BY: dict[type[nn.Module], str] = {
     ShuffleNetV2: "conv5",
 }
 """The module that makes the last feature map, in networks that pool without a module."""
+
+TAKEN: dict[type[nn.Module], tuple[str, ...]] = {ConvNeXt: (), MobileNetV3: ("width_mult", "reduced_tail", "dilated")}
+"""Networks that ignore unknown arguments, and those that their builders take."""
 
 WITHOUT_AUXILIARY = {"aux_logits": False, "init_weights": True}
 DEFAULTS: dict[str, dict[str, Any]] = {"googlenet": WITHOUT_AUXILIARY, "inception_v3": WITHOUT_AUXILIARY}
@@ -125,6 +129,11 @@ def _network(model: str, settings: dict[str, Any]) -> nn.Module:
     device does not allow."""
     with torch.device("cpu") if model.startswith("regnet_") else contextlib.nullcontext():
         network: nn.Module = torchvision.models.get_model(model, weights=None, **settings)
+    if type(network) in TAKEN:
+        taken = {*inspect.signature(type(network).__init__).parameters, *TAKEN[type(network)]}
+        for name in settings:
+            if name not in taken:
+                raise TypeError(f"unexpected keyword argument '{name}'")
     return network.to(torch.get_default_device())
 
 
