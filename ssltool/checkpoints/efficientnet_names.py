@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
+from ssltool.checkpoints.match_architecture import COUNTER
 from ssltool.errors import SSLToolError
 from ssltool.models.arch_name import parse
 from ssltool.models.backbones import build_backbone, family_of
@@ -20,9 +21,8 @@ from ssltool.models.backbones import build_backbone, family_of
 ANCHOR = "_conv_stem.weight"
 """A parameter by which such a network is found."""
 
-ARCHITECTURES = tuple(
-    f"timm:tf_efficientnet_{size}" for size in (*(f"lite{i}" for i in range(5)), *(f"b{i}" for i in range(9)))
-)
+BLOCKS = {"b": (16, 23, 23, 26, 32, 39, 45, 55, 61), "lite": (16, 21, 21, 24, 30)}
+"""The numbers of blocks of EfficientNet-B0 to B8, and of Lite0 to Lite4."""
 
 TENSORFLOW = "tf_"
 """The beginning of timm's names of networks with TensorFlow's padding."""
@@ -45,14 +45,14 @@ SEPARABLE = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv
 
 SQUEEZE = {"_se_reduce": "se.conv_reduce", "_se_expand": "se.conv_expand"}
 
-BLOCK = re.compile(r"(_?blocks)\.(\d+)\.")
+BLOCK = re.compile(r"_blocks\.(\d+)\.")
 
 
 def rename(names: Iterable[str], stages: list[int]) -> dict[str, str]:
     """timm's name of each of ``names``; ``stages`` are the numbers of blocks of its stages."""
     places = [(stage, block) for stage, count in enumerate(stages) for block in range(count)]
     names = list(names)
-    expanded = {match[2] for name in names if "._expand_conv." in name and (match := BLOCK.match(name))}
+    expanded = {match[1] for name in names if "._expand_conv." in name and (match := BLOCK.match(name))}
     return {name: _renamed(name, places, expanded) for name in names}
 
 
@@ -62,8 +62,8 @@ def _renamed(name: str, places: list[tuple[int, int]], expanded: set[str]) -> st
         module, _, rest = name.partition(".")
         return f"{OUTSIDE.get(module, module)}.{rest}"
     module, _, rest = name[block.end() :].partition(".")
-    inner = (EXPANDED if block[2] in expanded else SEPARABLE) | SQUEEZE
-    number = int(block[2])
+    inner = (EXPANDED if block[1] in expanded else SEPARABLE) | SQUEEZE
+    number = int(block[1])
     stage, position = places[number] if number < len(places) else (len(places), number)
     return f"blocks.{stage}.{position}.{inner.get(module, module)}.{rest}"
 
@@ -77,23 +77,34 @@ def match_efficientnet(
 
     Raises:
         UsageError: if timm is not installed.
-        SSLToolError: if the weights are not exactly those of one of ``ARCHITECTURES``, or contradict ``arch``.
+        SSLToolError: if the weights are not exactly those of one of these networks, or contradict ``arch``.
     """
     if stem not in (None, "auto"):
         raise SSLToolError(f"--stem {stem} has no effect with {path}, which contains an EfficientNet; leave it out")
-    for found in ARCHITECTURES:
+    candidates = _candidates(weights)
+    for found in candidates:
         shapes = _shapes_of(found)
         names = rename(weights, _stages(shapes))
-        if {names[name]: tuple(tensor.shape) for name, tensor in weights.items()} != shapes:
+        held = {names[name]: tensor for name, tensor in weights.items()}
+        expected = {name: shape for name, shape in shapes.items() if name in held or not name.endswith(COUNTER)}
+        if {name: tuple(tensor.shape) for name, tensor in held.items()} != expected:
             continue
         given = None if arch is None else parse(arch)
         allowed = {found.partition(":")[2], found.partition(TENSORFLOW)[2]}
         if arch is not None and (given is None or given.settings or given.model.partition(".")[0] not in allowed):
             raise SSLToolError(f"--arch is {arch}, but {path} contains {found}; leave it out")
         size = family_of(found).own_size(found) or 224
-        return found, size, {names[name]: tensor for name, tensor in weights.items()}
-    known = ", ".join(found.partition(TENSORFLOW)[2] for found in ARCHITECTURES)
-    raise SSLToolError(f"{path} does not contain one complete EfficientNet of those that timm has: {known}")
+        return found, size, held
+    like = " or ".join(found.partition(TENSORFLOW)[2] for found in candidates) or "none of those that timm has"
+    raise SSLToolError(f"{path} does not contain one complete EfficientNet; the nearest is {like}")
+
+
+def _candidates(names: Iterable[str]) -> list[str]:
+    """The architectures with as many blocks as these parameters have, and squeeze-and-excitation if they have it."""
+    names = list(names)
+    count = len({block[1] for name in names if (block := BLOCK.match(name))})
+    letter = "b" if any("._se_" in name for name in names) else "lite"
+    return [f"timm:{TENSORFLOW}efficientnet_{letter}{i}" for i, n in enumerate(BLOCKS[letter]) if n == count]
 
 
 @functools.cache
