@@ -63,7 +63,7 @@ def image_size(default: str, **more: Any) -> Any:
 
 def network_arch() -> Any:
     """The backbone of a checkpoint."""
-    help = "backbone [default: the checkpoint's]"
+    help = "backbone, also timm:NAME or torchvision:NAME [default: the checkpoint's]"
     return setting(None, help, "-a", section="Model", names=ARCHITECTURES)
 
 

@@ -37,10 +37,12 @@ class Family(ABC):
     Attributes:
         settings: which of ``stem``, ``zero_init_residual`` and ``stop_grad_conv1`` have an effect.
         declares_layers: whether ``layer_of`` is defined.
+        listing: a command that lists the names, if they are too many.
     """
 
     settings: frozenset[str] = frozenset()
     declares_layers: bool = False
+    listing: str | None = None
 
     @abstractmethod
     def names(self) -> list[str]:

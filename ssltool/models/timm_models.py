@@ -19,11 +19,11 @@ LIBRARY = "timm"
 HUB = f"{LIBRARY}/"
 """How timm's models are named on the Hugging Face hub."""
 
-LIST = "python -c \"import timm; print(*timm.list_models('*convnext*'), sep='\\n')\""
-"""A command that lists timm's names."""
-
 SIZES: tuple[dict[str, Any], ...] = ({"dynamic_img_size": True}, {})
 """Arguments of models that are built for an image size. The first lets them take other sizes too."""
+
+SHOWN = 20
+"""Tags that an error message lists."""
 
 FINAL_NORM = "norm."
 """The prefix of the norm after the last layer, which timm groups with that layer."""
@@ -45,6 +45,7 @@ class TimmModels(LibraryModels):
     """All models of timm, without their classifier: their output is what timm's classifier reads."""
 
     library = LIBRARY
+    listing = "python -c \"import timm; print(*timm.list_models('*convnext*'), sep='\\n')\""
     refused: ClassVar[dict[str, str]] = {
         **dict.fromkeys(("img_size", "dynamic_img_size"), "give --image-size"),
         **dict.fromkeys(
@@ -60,10 +61,16 @@ class TimmModels(LibraryModels):
         timm = timm_package()
         base, dot, tag = arch.model.partition(".")
         if not timm.is_model(base) or ":" in arch.model:
-            raise UsageError(f"unknown timm architecture '{base}'; {_similar(base, timm.list_models())}")
+            raise UsageError(f"unknown timm architecture '{base}'; {self._similar(base, timm.list_models())}")
         tags = [name.partition(".")[2] for name in timm.list_pretrained(f"{base}.*")]
         if dot and tag not in tags:
-            raise UsageError(f"timm has no weights {arch.model}; {_similar(tag, tags)}")
+            raise UsageError(f"timm has no weights {arch.model}; {self._similar(tag, tags)}")
+
+    def _similar(self, name: str, known: list[str]) -> str:
+        near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+        if near:
+            return f"did you mean {' or '.join(near)}?"
+        return f"known: {', '.join(known)}" if 0 < len(known) <= SHOWN else f"list the names with {self.listing}"
 
     def meant_by(self, name: str) -> list[str]:
         try:
@@ -93,7 +100,7 @@ class TimmModels(LibraryModels):
             return None
         groups = importlib.import_module("timm.models._manipulate").group_with_matcher
         names = [name for name, _ in backbone.named_parameters()]
-        classifier = "head.fc.weight"  # no matcher knows it
+        classifier = "(classifier)"  # a name that no matcher knows
         numbers = groups([(name, name) for name in [*names, classifier]], matcher(coarse=False), reverse=True)
         with_head = {name for name in names if name.startswith(FINAL_NORM) or numbers[name] == numbers[classifier]}
         return {name: None if name in with_head else int(numbers[name]) for name in names}
@@ -120,10 +127,3 @@ FAMILY = TimmModels()
 def _create(timm: Any, arch: ArchName, **size: Any) -> nn.Module:
     backbone: nn.Module = timm.create_model(arch.model, num_classes=0, **size, **arch.settings)
     return backbone
-
-
-def _similar(name: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    if near:
-        return f"did you mean {' or '.join(near)}?"
-    return f"known: {', '.join(known)}" if 0 < len(known) <= 20 else f"list the names with {LIST}"

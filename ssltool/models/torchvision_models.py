@@ -60,6 +60,7 @@ class TorchvisionModels(LibraryModels):
     """All classification networks of torchvision, without their last linear layer and the dropout before it."""
 
     library = LIBRARY
+    listing = "python -c \"from torchvision import models; print(*models.list_models(module=models), sep='\\n')\""
     refused: ClassVar[dict[str, str]] = {
         "image_size": "give --image-size",
         "weights": "give the weights with --pretrained",
