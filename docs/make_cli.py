@@ -22,6 +22,7 @@ from ssltool.data.layouts import LAYOUTS
 from ssltool.diagnosis.metrics import METRICS
 from ssltool.methods import METHODS
 from ssltool.models.backbones import families
+from ssltool.models.family import Family
 from ssltool.registry import Registry
 from ssltool.stages.methods import describe
 from ssltool.stages.report.sections import SECTIONS
@@ -113,9 +114,16 @@ def names_page() -> str:
     for title, (registry, fields) in TABLES.items():
         rows = [[f"`{name}`", *(_cell(getattr(registry[name], field)) for field in fields)] for name in registry]
         sections.append(f"## {title}\n\n{_table(['name', *(HEADERS.get(field, field) for field in fields)], rows)}\n")
-    rows = [[f"`{family}`", _cell([f"`{name}`" for name in built.names()])] for family, built in families().items()]
+    rows = [[f"`{family}`", _architectures(built)] for family, built in families().items()]
     sections.append(f"## Architectures\n\n{_table(['family', 'names'], rows)}\n")
     return "\n".join(sections)
+
+
+def _architectures(family: Family) -> str:
+    """The names of a family, or the command that lists them."""
+    if family.listing is not None:
+        return f"list them with `{family.listing}`"
+    return _cell([f"`{name}`" for name in family.names()])
 
 
 def _table(header: list[str], rows: list[list[str]]) -> str:

@@ -18,7 +18,7 @@ from ssltool.errors import UsageError
 from ssltool.methods import METHODS, method_class, method_options
 from ssltool.methods.base import Method, RunFacts
 from ssltool.methods.options import TrainedTeacher
-from ssltool.models.backbones import build_backbone, is_known
+from ssltool.models.backbones import build_backbone, check_size, is_known
 from ssltool.training.distributed import rank_zero_info
 from ssltool.training.restore import load_weights
 
@@ -43,6 +43,7 @@ def build_method(run: SavedRun, teacher: Checkpoint | None = None) -> Method:
     if teacher is not None:
         remedy = f"these are not the weights of {teacher.run.backbone.arch}"
         load_weights(method.teacher, backbone_weights(teacher), options.teacher, remedy)  # type: ignore[arg-type, union-attr]
+        check_size(method.teacher, run.backbone.image_size)  # type: ignore[arg-type]
     return method
 
 

@@ -37,6 +37,7 @@ WRAPPERS = ("module.", "_orig_mod.")
 
 HEADS = (
     "fc",
+    "_fc",
     "head",
     "head_dist",
     "heads",
@@ -213,6 +214,7 @@ CHECKPOINT_LAYOUTS: Registry[CheckpointLayout] = Registry(
         "torchvision/vit": CheckpointLayout(TORCHVISION, None, "", ("conv_proj.",)),
         "timm/vit": CheckpointLayout(TIMM, None, "", ("patch_embed.",)),
         "timm/convnext": CheckpointLayout(TIMM, None, "", ("stages.0.blocks.0.conv_dw.",), heads=None),
+        "efficientnet-pytorch": CheckpointLayout("EfficientNet-PyTorch", None, "", ("_conv_stem.",)),
         "timm/efficientnet": CheckpointLayout(TIMM, None, "", ("conv_stem.",), heads=None),
         "timm/resnet": CheckpointLayout(TIMM, None, "", ("conv1.0.",), heads=None),
         "torchvision": CheckpointLayout(TORCHVISION, None, "", heads=None),  # and any bare ResNet

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from ssltool.checkpoints.checkpoint_layouts import HEADS, TIMM, CheckpointLayout
+from ssltool.checkpoints.efficientnet_names import ANCHOR, match_efficientnet
 from ssltool.checkpoints.match_architecture import (
     BackboneSpec,
     Mismatch,
@@ -58,6 +59,8 @@ def find_network(
         SSLToolError: if the weights are not exactly those of a network, or contradict ``arch`` or ``stem``.
         UsageError: if ``arch`` is unknown.
     """
+    if ANCHOR in source.weights:
+        return _efficientnet(source, arch, stem)
     if arch is not None and parse(arch) is not None:
         return _of_library(fit_named(source, arch), stem)
     named = None if layout.names_program or arch is not None else _saved_name(source)
@@ -90,6 +93,13 @@ def _other_library(source: Source, error: NotOurs) -> TimmNetwork:
     if found is None:
         raise error
     return found
+
+
+def _efficientnet(source: Source, arch: str | None, stem: str | None) -> Network:
+    heads = list(dict.fromkeys(name.split(".")[0] for name in source.weights if name.split(".")[0] in HEADS))
+    backbone = {name: held for name, held in source.weights.items() if name.split(".")[0] not in heads}
+    found, size, weights = match_efficientnet(source.path, backbone, arch, stem)
+    return Network(BackboneSpec(found, "auto", size), weights, heads)
 
 
 def _of_library(found: TimmNetwork, stem: str | None) -> Network:

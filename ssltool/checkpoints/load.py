@@ -26,7 +26,7 @@ from ssltool.errors import SSLToolError, UsageError, found_in
 from ssltool.files.reading import file_hash
 from ssltool.files.stored import weights_hash
 from ssltool.methods.base import Method
-from ssltool.models.backbones import family_of, resolve_stem
+from ssltool.models.backbones import check_size, family_of, resolve_stem
 from ssltool.reprs.nonfinite import all_finite
 from ssltool.settings import Record
 from ssltool.training import distributed
@@ -139,6 +139,7 @@ def load_pretrained(
     preprocessing = run.preprocessing(settings.image_size).with_settings(vars(settings))
     for note in preprocessing.notes():
         distributed.rank_zero_info(note)
+    check_size(method.backbone, preprocessing.size)
     origin = {
         "checkpoint": settings.pretrained,
         "checkpoint_hash": source.hash or weights_hash(method.backbone.state_dict()),
@@ -196,9 +197,10 @@ def _published_by_timm(name: str, arch: str | None, stem: str | None) -> _Source
 
 def _untrained(settings: NetworkSettings, seed: int | None) -> _Source:
     arch = _named_architecture(settings)
-    family_of(arch)
-    own = open_dataset(settings, "val").own_size if settings.data is None else None
-    size = settings.image_size or own or DEFAULT_SIZE
+    size = settings.image_size or family_of(arch).own_size(arch)
+    if size is None:
+        own = open_dataset(settings, "val").own_size if settings.data is None else None
+        size = own or DEFAULT_SIZE
     backbone = BackboneSpec(arch, resolve_stem(arch, settings.stem or "auto", size), size)
     run = SavedRun.of_backbone(backbone, method=UNTRAINED, program=SSLTOOL)
     if seed is None:

@@ -88,6 +88,7 @@ NAMING_SCHEMES = (
     NamingScheme("timm's ConvNeXt", "stages.0.blocks.0.conv_dw.weight", ours=False),
     NamingScheme("Meta's ConvNeXt", "downsample_layers.0.0.weight", ours=False),
     NamingScheme("timm's EfficientNet", "conv_stem.weight", ours=False),
+    NamingScheme("EfficientNet-PyTorch", "_conv_stem.weight", ours=False),  # translated by efficientnet_names
 )
 """Tried in this order; the first that matches a prefix is used."""
 

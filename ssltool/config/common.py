@@ -85,7 +85,7 @@ def channel_values(what: str, **bounds: Any) -> Any:
 
 def network_arch() -> Any:
     """The backbone of a checkpoint."""
-    help = "backbone [default: the checkpoint's]"
+    help = "backbone, also timm:NAME or torchvision:NAME [default: the checkpoint's]"
     return setting(None, help, "-a", section="Model", names=ARCHITECTURES)
 
 

@@ -122,7 +122,8 @@ class PretrainConfig(RunSettings, DeviceSettings, DataSettings):
     arch: str = setting(
         "resnet50",
         "backbone: a torchvision ResNet, resnet18_w16 or _w32 (narrow), "
-        "resnet18_bottleneck_w64, resnet50_nobottleneck, vit_small, vit_small_depth6, vit_base_p8, ...",
+        "resnet18_bottleneck_w64, resnet50_nobottleneck, vit_small, vit_small_depth6, vit_base_p8, ..., timm:NAME, "
+        "torchvision:NAME",
         "-a",
         section="Model",
         fixed=True,

@@ -17,6 +17,7 @@ from ssltool.data.views import Recipe
 from ssltool.errors import SSLToolError
 from ssltool.methods.options import MethodOptions
 from ssltool.methods.parts.crops import small_crops, two_views
+from ssltool.models.backbones import patch_of
 
 LARGEST_LOGIT = 88.0
 """exp of a larger value overflows float32."""
@@ -107,7 +108,8 @@ class Method(nn.Module):
 
     def view_recipes(self, base: Recipe) -> list[Recipe]:
         """One recipe per view of an image: two large views, and the small crops that the options request."""
-        return two_views(base, self.options) + small_crops(base, self.options, self.run.image_size)
+        patch = patch_of(self.backbone)
+        return two_views(base, self.options) + small_crops(base, self.options, self.run.image_size, patch)
 
     def forward(self, batch: Batch) -> Output:
         """The loss of a batch."""

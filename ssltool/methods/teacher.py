@@ -24,7 +24,7 @@ from ssltool.errors import SSLToolError
 from ssltool.methods.base import EpochImages, Output, RunFacts
 from ssltool.methods.options import Ineffective, MethodOptions, momentum, momentum_final, width
 from ssltool.methods.parts.momentum import MomentumMethod
-from ssltool.models.backbones import patch_tokens
+from ssltool.models.backbones import last_width, patch_tokens
 from ssltool.models.heads import mlp
 from ssltool.settings import setting
 from ssltool.training.precision import without_autocast
@@ -69,6 +69,7 @@ class Teacher(MomentumMethod):
     Options = TeacherOptions
 
     def __init__(self, backbone: nn.Module, dim: int, options: TeacherOptions, run: RunFacts) -> None:
+        dim = last_width(backbone, dim)
         super().__init__(backbone, dim, options, run)
         widths = [dim, options.hidden, options.hidden, options.dim]
         self.projector = mlp(widths, hidden_bn=False)

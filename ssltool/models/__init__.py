@@ -42,6 +42,7 @@ ARCHITECTURES: Registry[Architecture] = Registry(
         "vit": Architecture(".vit:FAMILY"),
         "timm": Architecture(".timm_models:FAMILY"),
         "transformers": Architecture(".transformers_models:FAMILY"),
+        "torchvision": Architecture(".torchvision_models:FAMILY"),
     },
 )
 """Families and single backbones, in the order in which a name is looked up."""

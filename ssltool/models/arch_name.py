@@ -10,6 +10,9 @@ from typing import Any, NamedTuple
 
 from ssltool.errors import SSLToolError, UsageError
 
+LONGEST_NAME = 2_000
+"""Maximum length of the name of an architecture with its settings, in characters."""
+
 LIBRARY = re.compile(r"([a-z][a-z0-9_-]*):(.*)", re.DOTALL)
 
 KEY = re.compile(r"([A-Za-z_]\w*)=")
@@ -50,8 +53,10 @@ def parse(name: str) -> ArchName | None:
     """The parts of ``name``; None if it has no library.
 
     Raises:
-        UsageError: if the settings are not ``key=value``, separated by commas.
+        UsageError: if it is too long, or the settings are not ``key=value``, separated by commas.
     """
+    if len(name) > LONGEST_NAME:
+        raise UsageError(f"the architecture {name[:40]}... has {len(name):,} characters; use at most {LONGEST_NAME:,}")
     match = LIBRARY.fullmatch(name)
     if match is None:
         return None

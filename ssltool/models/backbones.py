@@ -31,9 +31,12 @@ def family_of(arch: str) -> Family:
         UsageError: for an unknown name, with the nearest ones.
     """
     family = next((family for family in families().values() if family.matches(arch)), None)
-    if family is None:
-        raise unknown("architecture", arch, architectures())
-    return family
+    if family is not None:
+        return family
+    meant = [name for family in families().values() for name in family.meant_by(arch)]
+    if meant:
+        raise UsageError(f"unknown architecture '{arch}'; did you mean {' or '.join(meant)}?")
+    raise unknown("architecture", arch, architectures())
 
 
 def is_known(arch: str) -> bool:
@@ -101,10 +104,34 @@ def token_layout(backbone: nn.Module) -> TokenLayout | None:
     return None if family is None else family.token_layout(backbone)
 
 
-def depends_on_size(backbone: nn.Module) -> bool:
-    """Whether parameters of ``backbone`` belong to one image size, such as positional embeddings."""
+def last_width(backbone: nn.Module, dim: int) -> int:
+    """The width of the ``patch_tokens`` of a backbone whose output is ``dim`` wide."""
     family = family_of_backbone(backbone)
-    return family is not None and family.depends_on_size(backbone)
+    return dim if family is None else family.last_width(backbone, dim)
+
+
+def depends_on_size(backbone: nn.Module, size: int) -> bool:
+    """Whether parameters of ``backbone``, such as positional embeddings, have another shape for images of ``size``
+    pixels."""
+    family = family_of_backbone(backbone)
+    return family is not None and family.depends_on_size(backbone, size)
+
+
+def check_size(backbone: nn.Module, size: int, flag: str = "--image-size") -> None:
+    """Checks that ``backbone`` takes images of ``size`` pixels, which ``flag`` gives.
+
+    Raises:
+        SSLToolError: if not; the message names sizes that it takes.
+    """
+    family = family_of_backbone(backbone)
+    if family is not None:
+        family.check_size(backbone, size, flag)
+
+
+def patch_of(backbone: nn.Module) -> int | None:
+    """The side of a patch in pixels; None if the backbone has none, or if it follows from the image size."""
+    family = family_of_backbone(backbone)
+    return None if family is None else family.patch_size(backbone)
 
 
 def last_layer(backbone: nn.Module, images: Tensor) -> Tensor:

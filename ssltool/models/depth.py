@@ -23,7 +23,8 @@ def layer_groups(backbone: nn.Module, decay: float = 1.0) -> list[LayerGroup]:
     Layer-wise decay, Sec. 3.1 of ELECTRA (arXiv:2003.10555), with layers numbered as in BEiT (arXiv:2106.08254): the
     learning rate of layer i is ``decay ** (depth - i)`` times the head's, which is layer ``depth``. The layers of a
     ResNet are its stem (0) and its four stages (1 to 4), so its head is layer 5. The layers of a ViT are its embedding
-    (0) and its blocks (1 to L); its last norm counts with the head (L + 1).
+    (0) and its blocks (1 to L); its last norm counts with the head (L + 1). timm's networks have the layers that timm
+    declares, torchvision's have their modules in order; the last norm counts with the head there too.
 
     Args:
         decay: in (0, 1]; with 1 all learning rates are equal.
@@ -33,11 +34,11 @@ def layer_groups(backbone: nn.Module, decay: float = 1.0) -> list[LayerGroup]:
     """
     names = [name for name, parameter in backbone.named_parameters() if parameter.requires_grad]
     family = family_of_backbone(backbone)
-    if family is None or not family.declares_layers:
+    numbers = None if family is None else family.layers(backbone)
+    if numbers is None:
         if decay != 1.0:
             raise SSLToolError(f"a {type(backbone).__name__} declares no layers; use --layer-decay 1")
         return [{"params": [backbone.get_parameter(name) for name in names], "scale": 1.0}]
-    numbers = {name: family.layer_of(name) for name in names}
     depth = 1 + max((number for number in numbers.values() if number is not None), default=0)
     groups: dict[int, list[nn.Parameter]] = {}
     for name in names:

@@ -37,10 +37,12 @@ class Family(ABC):
     Attributes:
         settings: which of ``stem``, ``zero_init_residual`` and ``stop_grad_conv1`` have an effect.
         declares_layers: whether ``layer_of`` is defined.
+        listing: a command that lists the names, if they are too many.
     """
 
     settings: frozenset[str] = frozenset()
     declares_layers: bool = False
+    listing: str | None = None
 
     @abstractmethod
     def names(self) -> list[str]:
@@ -68,9 +70,23 @@ class Family(ABC):
         """
         raise SSLToolError(f"no layer is declared for the parameter {parameter}; use --layer-decay 1")
 
+    def layers(self, backbone: nn.Module) -> dict[str, int | None] | None:
+        """The layer of each parameter of ``backbone`` by name, as ``layer_of`` gives it; None if none are declared.
+
+        Raises:
+            SSLToolError: for a parameter that the family does not have.
+        """
+        if not self.declares_layers:
+            return None
+        return {name: self.layer_of(name) for name, _ in backbone.named_parameters()}
+
     def token_layout(self, backbone: nn.Module) -> TokenLayout | None:
         """The order of the tokens of a transformer; None if the backbone computes feature maps."""
         return None
+
+    def last_width(self, backbone: nn.Module, dim: int) -> int:
+        """The width of what ``last_layer`` returns, for a backbone whose output is ``dim`` wide."""
+        return dim
 
     def last_layer(self, backbone: nn.Module, images: Tensor) -> Tensor:
         """The output of the last layer for ``images`` (N, 3, S, S) before it is pooled: the tokens (N, T, D) of a
@@ -85,9 +101,34 @@ class Family(ABC):
         """The transform for the backbone ``name``, at ``image_size`` or, if that is None, at its own size."""
         return IMAGENET if image_size is None else IMAGENET.at(image_size)
 
-    def depends_on_size(self, backbone: nn.Module) -> bool:
-        """Whether parameters of ``backbone`` belong to one image size, such as positional embeddings."""
+    def own_size(self, name: str) -> int | None:
+        """The image size that the backbone ``name`` was designed for; None if it has none."""
+        return None
+
+    def fits(self, name: str, size: int) -> bool:
+        """Whether the backbone ``name`` can be built for images of ``size`` pixels. A family whose backbones have no
+        own size builds them for any, or says why not."""
+        return True
+
+    def check_size(self, backbone: nn.Module, size: int, flag: str = "--image-size") -> None:  # noqa: B027 (most take any)
+        """Checks that ``backbone`` takes images of ``size`` pixels, which ``flag`` gives.
+
+        Raises:
+            SSLToolError: if not; the message names sizes that it takes.
+        """
+
+    def patch_size(self, backbone: nn.Module) -> int | None:
+        """The side in pixels of which image sizes are multiples; None if it follows from the image size."""
+        return None
+
+    def depends_on_size(self, backbone: nn.Module, size: int) -> bool:
+        """Whether parameters of ``backbone``, such as positional embeddings, have another shape for images of ``size``
+        pixels."""
         return self.token_layout(backbone) is not None
+
+    def meant_by(self, name: str) -> list[str]:
+        """The backbones of a library that ``name`` names without the library, or with it but not as ssltool does."""
+        return []
 
 
 class Single(Family):

@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import math
+import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from ssltool.data.preprocessing import Preprocessing
-from ssltool.errors import SSLToolError, UsageError, first_line, unknown
-from ssltool.models.arch_name import ArchName, parse
-from ssltool.models.family import Family, TokenLayout
+from ssltool.errors import SSLToolError, UsageError
+from ssltool.models.arch_name import ArchName
+from ssltool.models.library import LibraryModels
 
 LIBRARY = "timm"
+
+HUB = f"{LIBRARY}/"
+"""How timm's models are named on the Hugging Face hub."""
+
+SIZES: tuple[dict[str, Any], ...] = ({"dynamic_img_size": True}, {})
+"""Arguments of models that are built for an image size. The first lets them take other sizes too."""
+
+SHOWN = 20
+"""Tags that an error message lists."""
+
+FINAL_NORM = "norm."
+"""The prefix of the norm after the last layer, which timm groups with that layer."""
 
 
 def timm_package() -> Any:
@@ -24,51 +38,77 @@ def timm_package() -> Any:
         UsageError: if it is not installed.
     """
     try:
-        return importlib.import_module("timm")
+        return importlib.import_module(LIBRARY)
     except ImportError as error:
         raise UsageError("architectures of timm need the package timm: pip install 'ssltool[timm]'") from error
 
 
-class TimmModels(Family):
+class TimmModels(LibraryModels):
     """All models of timm, without their classifier: their output is what timm's classifier reads."""
 
-    def names(self) -> list[str]:
-        return []
+    library = LIBRARY
+    listing = "python -c \"import timm; print(*timm.list_models('*convnext*'), sep='\\n')\""
+    refused: ClassVar[dict[str, str]] = {
+        **dict.fromkeys(("img_size", "dynamic_img_size"), "give --image-size"),
+        **dict.fromkeys(
+            ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir"),
+            "give the weights with --pretrained",
+        ),
+        **dict.fromkeys(("num_classes", "in_chans", "features_only", "out_indices"), "a backbone has no such choice"),
+        **dict.fromkeys(("device", "dtype"), "give --device and --precision"),
+        **dict.fromkeys(("scriptable", "exportable", "no_jit"), "it does not change the network"),
+    }
 
-    def matches(self, name: str) -> bool:
-        return name.startswith(f"{LIBRARY}:")
+    def check_name(self, arch: ArchName) -> None:
+        timm = timm_package()
+        base, dot, tag = arch.model.partition(".")
+        if not timm.is_model(base) or ":" in arch.model:
+            raise UsageError(f"unknown timm architecture '{base}'; {self._similar(base, timm.list_models())}")
+        tags = [name.partition(".")[2] for name in timm.list_pretrained(f"{base}.*")]
+        if dot and tag not in tags:
+            raise UsageError(f"timm has no weights {arch.model}; {self._similar(tag, tags)}")
 
-    def build(
-        self, name: str, *, stem: str, image_size: int, stop_grad_conv1: bool, zero_init_residual: bool
-    ) -> tuple[nn.Module, int]:
-        arch, timm = _parsed(name), timm_package()
-        if not timm.is_model(arch.model):
-            raise unknown("timm architecture", arch.model, timm.list_models())
+    def _similar(self, name: str, known: list[str]) -> str:
+        near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+        if near:
+            return f"did you mean {' or '.join(near)}?"
+        return f"known: {', '.join(known)}" if 0 < len(known) <= SHOWN else f"list the names with {self.listing}"
+
+    def meant_by(self, name: str) -> list[str]:
         try:
-            backbone = _create(timm, arch, image_size)
-        except (TypeError, ValueError, AssertionError, RuntimeError, NotImplementedError) as error:
-            raise SSLToolError(f"timm cannot build {name} for {image_size} pixels: {first_line(error)}") from error
-        backbone.architecture_name = name
-        return backbone, int(getattr(backbone, "head_hidden_size", None) or backbone.num_features)
+            timm = timm_package()
+        except UsageError:
+            return []
+        model = name.removeprefix(HUB)
+        return [f"{LIBRARY}:{model}"] if timm.is_model(re.split("[.,]", model)[0]) else []
 
-    def owns(self, backbone: nn.Module) -> bool:
-        return str(getattr(backbone, "architecture_name", "")).startswith(f"{LIBRARY}:")
+    def create(self, arch: ArchName, image_size: int) -> nn.Module:
+        timm = timm_package()
+        for more in SIZES:
+            try:
+                return _create(timm, arch, img_size=image_size, **more)
+            except TypeError as error:
+                if not any(key in str(error) for key in ("img_size", *more)):
+                    raise
+        return _create(timm, arch)
 
-    def token_layout(self, backbone: nn.Module) -> TokenLayout | None:
-        prefix = getattr(backbone, "num_prefix_tokens", None)
-        if prefix is None:
+    def features(self, backbone: nn.Module, images: Tensor) -> Any:
+        return backbone.forward_features(images)  # type: ignore[operator]
+
+    def layers(self, backbone: nn.Module) -> dict[str, int | None] | None:
+        """timm's own groups; parameters of the head and of the norm before it count with the head."""
+        matcher = getattr(backbone, "group_matcher", None)
+        if matcher is None:
             return None
-        class_token = getattr(backbone, "cls_token", None) is not None
-        return TokenLayout(class_token, int(prefix) - class_token)
-
-    def last_layer(self, backbone: nn.Module, images: Tensor) -> Tensor:
-        out: Tensor = backbone.forward_features(images)  # type: ignore[operator]
-        if out.dim() == 4 and getattr(backbone, "output_fmt", "NCHW") == "NHWC":
-            out = out.permute(0, 3, 1, 2)
-        return out
+        groups = importlib.import_module("timm.models._manipulate").group_with_matcher
+        names = [name for name, _ in backbone.named_parameters()]
+        classifier = "(classifier)"  # a name that no matcher knows
+        numbers = groups([(name, name) for name in [*names, classifier]], matcher(coarse=False), reverse=True)
+        with_head = {name for name in names if name.startswith(FINAL_NORM) or numbers[name] == numbers[classifier]}
+        return {name: None if name in with_head else int(numbers[name]) for name in names}
 
     def preprocessing(self, name: str, image_size: int | None) -> Preprocessing:
-        config = timm_package().get_pretrained_cfg(_parsed(name).model, allow_unregistered=True)
+        config = timm_package().get_pretrained_cfg(self.parsed(name).model, allow_unregistered=True)
         return preprocessing_of({} if config is None else config.to_dict(), name, image_size)
 
 
@@ -100,18 +140,6 @@ def preprocessing_of(pretrained_cfg: Mapping[str, Any], name: str, image_size: i
     )
 
 
-def _parsed(name: str) -> ArchName:
-    arch = parse(name)
-    if arch is None:
-        raise UsageError(f"{name} has no library; write {LIBRARY}:NAME")
-    return arch
-
-
-def _create(timm: Any, arch: ArchName, image_size: int) -> Any:
-    """The model; with ``img_size``, if its parameters depend on it."""
-    try:
-        return timm.create_model(arch.model, num_classes=0, img_size=image_size, **arch.settings)
-    except TypeError as error:
-        if "img_size" not in str(error):
-            raise
-    return timm.create_model(arch.model, num_classes=0, **arch.settings)
+def _create(timm: Any, arch: ArchName, **size: Any) -> nn.Module:
+    backbone: nn.Module = timm.create_model(arch.model, num_classes=0, **size, **arch.settings)
+    return backbone

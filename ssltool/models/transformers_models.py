@@ -223,7 +223,7 @@ class TransformersModels(Family):
         own = Preprocessing(mean=mean, std=std)  # type: ignore[arg-type]  # three each
         return own.at(size if image_size is None else image_size)
 
-    def depends_on_size(self, backbone: nn.Module) -> bool:
+    def depends_on_size(self, backbone: nn.Module, size: int) -> bool:
         """Whether the positional embeddings are made for the image size. Those of a name with ``image_size``, and those
         of SigLIP 2, are resized to each input by the library."""
         if not isinstance(backbone, TransformersBackbone) or "image_size" in _parsed(backbone.name)[1]:

@@ -19,6 +19,7 @@ from ssltool.files.misfit import shown
 from ssltool.files.reading import require
 from ssltool.methods import method_class
 from ssltool.methods.options import MethodOptions
+from ssltool.models.arch_name import file_name
 from ssltool.runs.folder import IMAGES, VAL_IMAGES, RunFolder, run_path
 from ssltool.settings import Settings, defaults_of, flag
 from ssltool.training.distributed import rank_zero_info
@@ -51,7 +52,7 @@ class Start:
 
 def pretrain_folder(config: PretrainConfig) -> RunFolder:
     """The run folder of ``config``."""
-    return RunFolder(run_path(config, f"{config.method}-{config.arch}-{config.strategy}"))
+    return RunFolder(run_path(config, f"{config.method}-{file_name(config.arch)}-{config.strategy}"))
 
 
 def find_start(config: PretrainConfig, run: SavedRun, folder: RunFolder) -> Start:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ssltool import seeds
 from ssltool.checkpoints.build import build_method
 from ssltool.checkpoints.checkpoint import Checkpoint
 from ssltool.checkpoints.load import Pretrained
@@ -44,12 +45,13 @@ def classifier_setup(
         SSLToolError: if parameters of the backbone depend on the image size, and it is not that of its checkpoint.
     """
     backbone = network.run.backbone
-    if depends_on_size(network.method.backbone) and network.image_size != backbone.image_size:
+    size = network.image_size
+    if size != backbone.image_size and depends_on_size(network.method.backbone, size):
         raise SSLToolError(
-            f"--image-size {network.image_size}: the positional embeddings of this network are for images of "
-            f"{backbone.image_size} pixels; train it at that size"
+            f"--image-size {size}: the positional embeddings of this network are for images of {backbone.image_size} "
+            "pixels; train it at that size"
         )
-    trainable = dataclasses.replace(backbone, image_size=network.image_size, stop_grad_conv1=False)
+    trainable = dataclasses.replace(backbone, image_size=size, stop_grad_conv1=False)
     data = {name: getattr(settings, name) for name in ("data", "dataset_type", "idx_path", "unlabelled", "small")}
     data |= images.rules.settings() | network.preprocessing.settings()
     config = PretrainConfig(**dataclasses.asdict(trainable), **data, method=CLASSIFIER, monitor_every=0, **more)
@@ -104,6 +106,10 @@ class ClassifierLoop(TrainingLoop[TrainState, Batch]):
 
     def start_epoch(self) -> None:
         self.state.model.train()
+
+    def seed_step(self) -> None:
+        state = self.state
+        torch.manual_seed(seeds.derive(self.saved.seed, state.epoch, state.epoch_step, seeds.Stream.MODEL))
 
     def images_in(self, batch: Batch) -> int:
         return len(batch.labels)

@@ -70,6 +70,9 @@ class TrainingLoop(Generic[S, B]):
     def start_epoch(self) -> None:
         """Called before the batches of an epoch, also of an epoch that is resumed."""
 
+    def seed_step(self) -> None:
+        """Called before each step: seeds the random numbers of the network, such as those of dropout."""
+
     def must_save(self) -> bool:
         """Whether to save after a step within an epoch, without a signal."""
         return False
@@ -119,6 +122,7 @@ class TrainingLoop(Generic[S, B]):
         with self.progress() as progress:
             self.start_epoch()
             for batch in self.batches(state.epoch, state.epoch_step):
+                self.seed_step()
                 state.record_step(*self.step(batch))
                 if state.epoch_step % FLUSH_EVERY == 0:
                     state.flush()

@@ -34,7 +34,7 @@ from ssltool.files.stored import weights_hash
 from ssltool.methods import METHODS, method_class
 from ssltool.methods.base import Method
 from ssltool.methods.options import MethodOptions
-from ssltool.models.backbones import family_of, plugin_of
+from ssltool.models.backbones import check_size, family_of, plugin_of
 from ssltool.training import OPTIMIZERS
 
 DEFAULT_SIZE = 224
@@ -165,6 +165,9 @@ class TrainingSetup:
             SSLToolError: if its options contradict the run.
         """
         method = build_method(self.saved_run, self.second)
+        for recipe in method.view_recipes(self.recipe):
+            if recipe.size is not None:
+                check_size(method.backbone, recipe.size, "--set local_size")
         if self.config.n_warmup_steps and all(group["is_encoder"] for group in method.param_groups()):
             raise UsageError(
                 f"--n-warmup-steps trains the predictor only, and {self.config.method} has no trainable predictor; "

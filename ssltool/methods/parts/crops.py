@@ -34,7 +34,7 @@ def _halve_saturation(base: Recipe) -> Recipe:
     return dataclasses.replace(base, saturation=base.saturation / 2)
 
 
-def small_crops(base: Recipe, options: Any, image_size: int) -> list[Recipe]:
+def small_crops(base: Recipe, options: Any, image_size: int, patch: int | None = None) -> list[Recipe]:
     """Recipes for ``options.local_crops`` crops of ``options.local_size`` pixels, if the options have them.
 
     Their area is between 5 % of the image and the smallest area of ``base`` (SwAV, Sec. 3.3 of arXiv:2006.09882).
@@ -45,12 +45,13 @@ def small_crops(base: Recipe, options: Any, image_size: int) -> list[Recipe]:
     if isinstance(options, AsymmetricViews) and options.asymmetric:
         base = _halve_saturation(base)
     limit = base.crop_scale[0]
-    side = options.local_size or default_local_size(image_size)
+    side = options.local_size or default_local_size(image_size, patch)
     small = dataclasses.replace(base, crop_scale=(min(MIN_CROP_AREA, limit), limit), size=side)
     return [small] * options.local_crops
 
 
-def default_local_size(image_size: int) -> int:
-    """Default side of the small crops: 96/224 of the image size, rounded to whole ViT patches."""
-    patch = patch_size(image_size)
+def default_local_size(image_size: int, patch: int | None = None) -> int:
+    """Default side of the small crops: 96/224 of the image size, rounded to whole patches of ``patch`` pixels, which
+    are by default a ViT's."""
+    patch = patch or patch_size(image_size)
     return max(1, round(image_size * 96 / 224 / patch)) * patch

@@ -23,6 +23,7 @@ from ssltool.models.backbones import family_of, resolve_stem
 from ssltool.models.family import SMALL_IMAGE
 from ssltool.runs.resume import check_images, resumed_file
 from ssltool.stages.pretrain.recipe import given_options
+from ssltool.training.distributed import rank_zero_info
 from ssltool.training.setup import DEFAULT_SIZE, TrainingSetup
 
 MIN_PROBE, MAX_PROBE = 256, 2048
@@ -104,10 +105,21 @@ def _support(config: PretrainConfig, options: Any, images: ImageSet) -> Support 
     return Support(labelled, per_step, options.support_per_class, config.seed)
 
 
+def _default_size(arch: str, images: int | None) -> int:
+    """The image size for ``arch``: that of the ``images`` if they share one and the architecture can be built for it,
+    else its own."""
+    family = family_of(arch)
+    own = family.own_size(arch) or DEFAULT_SIZE
+    if images is None or family.fits(arch, images):
+        return images or own
+    rank_zero_info(f"{arch} takes no images of {images} pixels; using its own size, {own}")
+    return own
+
+
 def _resolve(config: PretrainConfig, images: ImageSet) -> PretrainConfig:
     """``config`` with the defaults that depend on the data."""
     bundled = images.name == "bundled"
-    size = config.image_size or images.own_size or DEFAULT_SIZE
+    size = config.image_size or _default_size(config.arch, images.own_size)
     return dataclasses.replace(
         config,
         image_size=size,

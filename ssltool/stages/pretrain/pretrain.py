@@ -269,10 +269,13 @@ class Pretraining(TrainingLoop[TrainState, Batch]):
             batch.support = support
             yield batch
 
+    def seed_step(self) -> None:
+        seed, state = self.config.seed, self.state
+        torch.manual_seed(seeds.derive(seed, state.epoch, state.epoch_step, seeds.Stream.MODEL, self.shard.rank))
+
     def step(self, batch: Batch) -> tuple[Tensor, ...]:
         """One step of the method; returns the loss and the feature_std of the projections."""
         c, state = self.config, self.state
-        torch.manual_seed(seeds.derive(c.seed, state.epoch, state.epoch_step, seeds.Stream.MODEL, self.shard.rank))
         state.method.now = Now(state.epoch, state.step)
         self._set_rates()
         with autocast(self.device, c.precision):
