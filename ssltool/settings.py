@@ -90,6 +90,21 @@ def bounds(cls: type, f: dataclasses.Field[Any]) -> tuple[Any, Any, Any]:
     return low, high, above
 
 
+def _within(value: Any, low: Any, high: Any, above: Any) -> bool:
+    """Whether ``value`` is within ``bounds``; NaN is within none."""
+    return (low is None or value >= low) and (high is None or value <= high) and (above is None or value > above)
+
+
+def _limits(cls: type, f: dataclasses.Field[Any], value: Any) -> str:
+    """The bounds of a setting in words: its own, or all of them if ``value`` is within its own."""
+    own = f.metadata.get("minimum"), f.metadata.get("maximum"), f.metadata.get("above")
+    low, high, above = bounds(cls, f) if _within(value, *own) else own
+    limits = [f"at least {low}"] if low is not None else []
+    limits += [f"at most {high}"] if high is not None else []
+    limits += [f"greater than {above}"] if above is not None else []
+    return " and ".join(limits)
+
+
 @functools.cache
 def _hints(cls: type) -> dict[str, Any]:
     return typing.get_type_hints(cls)
@@ -188,12 +203,6 @@ class Checked:
                 continue
             if m.get("choices") and value not in m["choices"]:
                 raise UsageError(f"{self.flag_name(f.name)} is '{value}'; it must be one of {', '.join(m['choices'])}")
-            low, high, above = bounds(type(self), f)
-            within = (
-                (low is None or value >= low) and (high is None or value <= high) and (above is None or value > above)
-            )
-            if not within:  # NaN is within no bounds
-                limits = [f"at least {low}"] if low is not None else []
-                limits += [f"at most {high}"] if high is not None else []
-                limits += [f"greater than {above}"] if above is not None else []
-                raise UsageError(f"{self.flag_name(f.name)} is {value}; it must be {' and '.join(limits)}")
+            if not _within(value, *bounds(type(self), f)):
+                limits = _limits(type(self), f, value)
+                raise UsageError(f"{self.flag_name(f.name)} is {value}; it must be {limits}")
