@@ -90,6 +90,21 @@ def bounds(cls: type, f: dataclasses.Field[Any]) -> tuple[Any, Any, Any]:
     return low, high, above
 
 
+def _within(value: Any, low: Any, high: Any, above: Any) -> bool:
+    """Whether ``value`` is within ``bounds``; NaN is within none."""
+    return (low is None or value >= low) and (high is None or value <= high) and (above is None or value > above)
+
+
+def _limits(cls: type, f: dataclasses.Field[Any], value: Any) -> str:
+    """The bounds of a setting in words: its own, or all of them if ``value`` is within its own."""
+    own = f.metadata.get("minimum"), f.metadata.get("maximum"), f.metadata.get("above")
+    low, high, above = bounds(cls, f) if _within(value, *own) else own
+    limits = [f"at least {low}"] if low is not None else []
+    limits += [f"at most {high}"] if high is not None else []
+    limits += [f"greater than {above}"] if above is not None else []
+    return " and ".join(limits)
+
+
 @functools.cache
 def _hints(cls: type) -> dict[str, Any]:
     return typing.get_type_hints(cls)
@@ -192,14 +207,8 @@ class Checked:
                 raise UsageError(f"{self.flag_name(f.name)} has {counted(len(value), 'value')}; it must have {wanted}")
             if m.get("choices") and value not in m["choices"]:
                 raise UsageError(f"{self.flag_name(f.name)} is '{value}'; it must be one of {', '.join(m['choices'])}")
-            low, high, above = bounds(type(self), f)
-            within = all(
-                (low is None or one >= low) and (high is None or one <= high) and (above is None or one > above)
-                for one in (value if several else (value,))
-            )
-            if not within:  # NaN is within no bounds
-                limits = [f"at least {low}"] if low is not None else []
-                limits += [f"at most {high}"] if high is not None else []
-                limits += [f"greater than {above}"] if above is not None else []
+            numbers = value if several else (value,)
+            wrong = next((one for one in numbers if not _within(one, *bounds(type(self), f))), None)
+            if wrong is not None:
                 found = " ".join(map(str, value)) if several else value
-                raise UsageError(f"{self.flag_name(f.name)} is {found}; it must be {' and '.join(limits)}")
+                raise UsageError(f"{self.flag_name(f.name)} is {found}; it must be {_limits(type(self), f, wrong)}")

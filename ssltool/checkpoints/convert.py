@@ -46,7 +46,8 @@ class ForeignBackbone:
         epoch: completed epochs; None if the file does not contain them.
         found: where the weights were in the file.
         skipped: the classes of the objects in the file that were not created.
-        notes: what was assumed, or is not used, each in a few words.
+        assumed: what neither the weights nor settings of the program show.
+        notes: what else was assumed, or is not used, each in a few words.
         preprocessing: the transform that the file names; None if it names none.
     """
 
@@ -57,6 +58,7 @@ class ForeignBackbone:
     epoch: int | None
     found: FoundWeights
     skipped: Sequence[str] = ()
+    assumed: Sequence[str] = ()
     notes: Sequence[str] = ()
     preprocessing: Preprocessing | None = None
 
@@ -78,7 +80,8 @@ class ForeignBackbone:
         ignored = f"; ignored: {name_keys(self.ignored, most=20)}" if self.ignored else ""
         taken = f", {self.found}" if str(self.found) else ""
         skipped = f"; objects not read: {name_keys(self.skipped, most=3)}" if self.skipped else ""
-        said = f"{where}{taken}{epoch}{ignored}{skipped}{''.join(f'; {note}' for note in self.notes)}"
+        assumed = f"; assumed: {', '.join(self.assumed)}" if self.assumed else ""
+        said = f"{where}{taken}{epoch}{ignored}{skipped}{assumed}{''.join(f'; {note}' for note in self.notes)}"
         return f"{self.layout.program} checkpoint: arch {self.spec.arch}{stem}, {said}"
 
 
@@ -118,8 +121,7 @@ def find_backbone(
     ignored = sorted([*(layout.prefix + name for name in network.left_out), *others])
     skipped = placeholder_names(entries)
     held = dict(network.weights)
-    notes = [f"assumed: {', '.join(network.assumed)}"] if network.assumed else []
-    return ForeignBackbone(layout, network.spec, held, ignored, epoch, found, skipped, notes)
+    return ForeignBackbone(layout, network.spec, held, ignored, epoch, found, skipped, network.assumed)
 
 
 def _anchor(arch: str) -> str | None:

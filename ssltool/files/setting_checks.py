@@ -32,7 +32,8 @@ def setting_checks(cls: type) -> dict[str, Check]:
 def _check(cls: type, f: dataclasses.Field[Any]) -> Check:
     low, high, _ = bounds(cls, f)
     kind = value_type(cls, f.name)
-    checks = {bool: boolean(), int: integer(low, high), float: real(low, high), str: TEXT}
+    whole = integer(f.metadata.get("minimum"), f.metadata.get("maximum"))  # within 64 bits, as all integers
+    checks = {bool: boolean(), int: whole, float: real(low, high), str: TEXT}
     choices = f.metadata["choices"]
     if kind is str and isinstance(choices, tuple) and choices:
         check = choice(*choices)

@@ -25,9 +25,9 @@ RECORDED = {
         *("method_options", "dataset", "n_images", "n_classes", "epoch_images", "second_backbone", "second_hash"),
         *("support_hash", "index_hash", "labels_hash", "fingerprint", "found", "order_hash", "plugins"),
     ),
-    "lincls": ("origin", "identity", "fingerprint"),
-    "finetune": ("stage", "network"),
-    "scan": ("stage",),
+    "lincls": ("origin", "identity", "fingerprint", "val_fingerprint", "train_contents", "val_contents"),
+    "finetune": ("stage", "network", "val_fingerprint"),
+    "scan": ("stage", "val_fingerprint"),
 }
 """Keys of each stage's ``config.json`` that are not settings."""
 

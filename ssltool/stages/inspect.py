@@ -116,6 +116,7 @@ def _describe_backbone(found: ForeignBackbone) -> Record:
     """Describes the backbone of another program."""
     more = {
         "preprocessing": found.preprocessing and dataclasses.asdict(found.preprocessing),
+        "assumed": list(found.assumed),
         "notes": list(found.notes),
     }
     return {

@@ -125,7 +125,7 @@ def test_settings_of_other_training_stages_are_repeated(ssltool, stage, original
         ('{"wandb": 1}', "wandb"),
         ('{"lr": null}', "lr"),
         ('{"epochs": 0}', "epochs is 0"),
-        ('{"strategy": "later"}', "--strategy"),
+        ('{"strategy": "later"}', "strategy"),
         ('{"method": "simsiam", "method_options": {"x": 1}}', "'x'"),
         ('{"identity": {}, "origin": {}}', "lincls"),
         ('{"stage": "finetune"}', "finetune"),

@@ -99,7 +99,7 @@ def test_layout_of_a_plugin_is_read_for_each_split(plugin, toy):
 
 @pytest.mark.parametrize(("wrong", "offered"), [("toylayuot", "toylayout"), ("paper_tyo", "paper_toy")])
 def test_unknown_type_offers_the_names_of_a_plugin(plugin, toy, ssltool, wrong, offered):
-    ran = ssltool("pretrain", toy[0], "--plugin", plugin, "--dataset-type", wrong)
+    ran = ssltool("pretrain", toy[0], "--plugin", plugin, "--dataset-type", wrong, "-o", toy[0] / "run")
     assert ran.code == 2
     assert wrong in ran.err
     assert offered in ran.err

@@ -141,7 +141,7 @@ def test_views_are_those_of_the_whole_batch_that_the_run_saw(trained, epoch):
         mean, std = torch.tensor(IMAGENET_MEAN)[:, None, None], torch.tensor(IMAGENET_STD)[:, None, None]
         for place in range(5):
             pixels = ((whole[place] * std + mean) * 255).permute(1, 2, 0).numpy()
-            np.testing.assert_allclose(found.made[place][number], pixels, atol=0.51)
+            np.testing.assert_allclose(found.augmented[place][number], pixels, atol=0.51)
     for place, row in enumerate(rows[:5]):
         np.testing.assert_array_equal(found.originals[place][..., 0], setup.images.images[row][0].numpy())
 
@@ -149,7 +149,7 @@ def test_views_are_those_of_the_whole_batch_that_the_run_saw(trained, epoch):
 def test_originals_of_files_keep_their_own_size(on_files):
     found = views_of(*job_and_method(on_files), 3)
     assert [image.shape for image in found.originals] == [(16, 20, 3)] * 3
-    assert [image.shape for image in found.made[0]] == [(16, 16, 3)] * 2
+    assert [image.shape for image in found.augmented[0]] == [(16, 16, 3)] * 2
 
 
 def test_rows_are_limited_to_a_batch_and_epochs_to_those_of_the_run(trained):
