@@ -133,9 +133,7 @@ class LibraryModels(Family):
         if arch is None or arch.library != self.library:
             raise UsageError(f"{name} is no name of {self.library}; write {self.library}:NAME")
         self.check_name(arch)
-        for key, value in arch.settings.items():
-            if value is None:
-                raise UsageError(f"{name}: {key}=null has no effect; leave it out")
+        for key in arch.settings:
             if key in self.refused:
                 raise UsageError(f"{name}: {key} cannot be set in the name; {self.refused[key]}")
         return arch

@@ -212,6 +212,12 @@ def test_a_setting_that_timm_does_not_take_is_named(setting, named):
     assert "\n" not in str(error.value)
 
 
+def test_a_setting_of_null_is_passed_on():
+    names = build("convnext_atto,ls_init_value=null", 32)[0].state_dict().keys()
+    assert not any("gamma" in name for name in names)
+    assert any("gamma" in name for name in build("convnext_atto,ls_init_value=1e-6", 32)[0].state_dict())
+
+
 def test_a_tag_names_weights_and_the_transform_but_not_another_network():
     plain, tagged = build("resnet18", 64)[0], build("resnet18.a1_in1k", 64)[0]
     assert all(map(torch.equal, plain.state_dict().values(), tagged.state_dict().values()))
