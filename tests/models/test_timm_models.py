@@ -95,6 +95,16 @@ def test_a_network_of_timm_returns_what_its_classifier_reads(name, size, layout,
     assert places.shape[1] == (shape[1] * shape[2] if layout is None else shape[0] - layout.prefix)
 
 
+@pytest.mark.parametrize("name", ["pit_ti_224", "crossvit_9_240"])
+def test_a_network_whose_last_layer_has_no_patches_says_so(name):
+    size = family_of(f"timm:{name}").own_size(f"timm:{name}")
+    with torch.device("meta"):
+        backbone, _ = build(name, size)
+        assert token_layout(backbone) is None
+        with pytest.raises(SSLToolError, match="each position"):
+            patch_tokens(backbone, torch.zeros(1, 3, size, size))
+
+
 @pytest.mark.parametrize(("name", "size"), [row[:2] for row in NETWORKS if "48" in row[0] or "atto" in row[0]])
 def test_a_network_of_timm_trains_and_its_copy_is_one_too(name, size):
     backbone, width = build(name, size)
