@@ -133,9 +133,7 @@ class LibraryModels(Family):
         if arch is None or arch.library != self.library:
             raise UsageError(f"{name} is no name of {self.library}; write {self.library}:NAME")
         self.check_name(arch)
-        for key, value in arch.settings.items():
-            if value is None:
-                raise UsageError(f"{name}: {key}=null has no effect; leave it out")
+        for key in arch.settings:
             if key in self.refused:
                 raise UsageError(f"{name}: {key} cannot be set in the name; {self.refused[key]}")
         return arch
@@ -237,8 +235,9 @@ def _last(backbone: nn.Module, out: object) -> tuple[tuple[int, ...] | None, Tok
 def _tokens(backbone: nn.Module, count: int) -> TokenLayout | None:
     """The order of ``count`` tokens; None if it is unknown."""
     prefix = getattr(backbone, "num_prefix_tokens", None)
+    class_token = getattr(backbone, "cls_token", None) is not None
     if prefix is None:
         prefix = count - math.isqrt(count) ** 2  # square images have a square number of patches
-        return TokenLayout(class_token=prefix == 1) if prefix in (0, 1) else None
-    class_token = getattr(backbone, "cls_token", None) is not None
+        known = prefix == 1 or (prefix == 0 and not class_token)  # PiT gives its class token only
+        return TokenLayout(class_token=prefix == 1) if known else None
     return TokenLayout(class_token, int(prefix) - class_token)

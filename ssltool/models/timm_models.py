@@ -141,5 +141,8 @@ def preprocessing_of(pretrained_cfg: Mapping[str, Any], name: str, image_size: i
 
 
 def _create(timm: Any, arch: ArchName, **size: Any) -> nn.Module:
-    backbone: nn.Module = timm.create_model(arch.model, num_classes=0, **size, **arch.settings)
+    """timm's network. ``timm.create_model`` would leave out settings that are None."""
+    base, _, tag = arch.model.partition(".")
+    create = timm.model_entrypoint(base)
+    backbone: nn.Module = create(pretrained_cfg=tag or None, num_classes=0, **size, **arch.settings)
     return backbone

@@ -95,6 +95,16 @@ def test_a_network_of_timm_returns_what_its_classifier_reads(name, size, layout,
     assert places.shape[1] == (shape[1] * shape[2] if layout is None else shape[0] - layout.prefix)
 
 
+@pytest.mark.parametrize("name", ["pit_ti_224", "crossvit_9_240"])
+def test_a_network_whose_last_layer_has_no_patches_says_so(name):
+    size = family_of(f"timm:{name}").own_size(f"timm:{name}")
+    with torch.device("meta"):
+        backbone, _ = build(name, size)
+        assert token_layout(backbone) is None
+        with pytest.raises(SSLToolError, match="each position"):
+            patch_tokens(backbone, torch.zeros(1, 3, size, size))
+
+
 @pytest.mark.parametrize(("name", "size"), [row[:2] for row in NETWORKS if "48" in row[0] or "atto" in row[0]])
 def test_a_network_of_timm_trains_and_its_copy_is_one_too(name, size):
     backbone, width = build(name, size)
@@ -210,6 +220,12 @@ def test_a_setting_that_timm_does_not_take_is_named(setting, named):
         build(f"resnet18,{setting}", 64)
     assert named in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_setting_of_null_is_passed_on():
+    names = build("convnext_atto,ls_init_value=null", 32)[0].state_dict().keys()
+    assert not any("gamma" in name for name in names)
+    assert any("gamma" in name for name in build("convnext_atto,ls_init_value=1e-6", 32)[0].state_dict())
 
 
 def test_a_tag_names_weights_and_the_transform_but_not_another_network():
