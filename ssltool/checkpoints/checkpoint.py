@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from ssltool.checkpoints.saved_run import SETTINGS, SavedRun
-from ssltool.config.common import MOST_EPOCHS
+from ssltool.config.fields import MOST_EPOCHS
 from ssltool.files.schema import (
     Check,
     Sizes,

@@ -23,7 +23,7 @@ from ssltool.checkpoints.saved_run import SSLTOOL, SavedRun
 from ssltool.checkpoints.side_settings import SideSettings, side_settings
 from ssltool.checkpoints.timm_derivation import Source
 from ssltool.checkpoints.timm_networks import longest_name
-from ssltool.config.common import MOST_EPOCHS
+from ssltool.config.fields import MOST_EPOCHS
 from ssltool.data.preprocessing import Preprocessing
 from ssltool.errors import SSLToolError
 from ssltool.files.misfit import name_keys

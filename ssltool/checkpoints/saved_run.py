@@ -12,7 +12,7 @@ from typing import Any
 
 from ssltool.checkpoints.match_architecture import BackboneSpec
 from ssltool.config import PretrainConfig, as_dict
-from ssltool.config.common import MOST_EPOCHS, TRANSFORM
+from ssltool.config.fields import MOST_EPOCHS, TRANSFORM
 from ssltool.data import views
 from ssltool.data.preprocessing import IMAGENET, PREPROCESSING, Preprocessing
 from ssltool.files.schema import (

@@ -9,7 +9,7 @@ import click
 from ssltool.cli.flags import Command, json_option, settings
 from ssltool.cli.output import cell, emit, message, table
 from ssltool.config import CollapseConfig
-from ssltool.config.common import reaches
+from ssltool.config.fields import reaches
 from ssltool.errors import counted
 from ssltool.settings import Record
 

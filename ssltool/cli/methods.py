@@ -9,7 +9,7 @@ import click
 from ssltool.cli.flags import Command, Named, json_option, settings
 from ssltool.cli.output import emit, table
 from ssltool.config import MethodsConfig
-from ssltool.config.common import METHODS
+from ssltool.config.fields import METHODS
 from ssltool.settings import Record, flag
 
 

@@ -9,10 +9,6 @@ from __future__ import annotations
 
 from ssltool.config.collapse import CollapseConfig
 from ssltool.config.common import (
-    LAYERS,
-    SPLITS,
-    STEMS,
-    STRATEGIES,
     DataSettings,
     DeviceSettings,
     LabelledSettings,
@@ -22,6 +18,7 @@ from ssltool.config.common import (
     fixed_settings,
 )
 from ssltool.config.export import ExportConfig
+from ssltool.config.fields import LAYERS, SPLITS, STEMS, STRATEGIES
 from ssltool.config.finetune import FinetuneConfig
 from ssltool.config.inspect import InspectConfig
 from ssltool.config.knn import KnnConfig

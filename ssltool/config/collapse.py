@@ -5,18 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ssltool.config.common import (
-    FIGURES,
-    METRICS,
-    SPECTRA,
-    STATES,
-    DeviceSettings,
-    output,
-    pool_rows,
-    same_images,
-    seed,
-    wrong_suffix,
-)
+from ssltool.config.common import DeviceSettings
+from ssltool.config.fields import FIGURES, METRICS, SPECTRA, STATES, output, pool_rows, same_images, seed, wrong_suffix
 from ssltool.errors import UsageError
 from ssltool.settings import Rule, setting
 

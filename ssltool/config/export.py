@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ssltool.config.common import network_arch, network_key, network_stem, output
+from ssltool.config.fields import network_arch, network_key, network_stem, output
 from ssltool.settings import Checked, setting
 
 TARGETS = ("torchvision", "timm", "simsiam")

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ssltool.config.common import (
-    LabelledSettings,
-    RunSettings,
+from ssltool.config.common import LabelledSettings, RunSettings
+from ssltool.config.fields import (
     batch_size,
     crop_min,
     epochs,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ssltool.config.common import network_key
+from ssltool.config.fields import network_key
 from ssltool.settings import Checked, setting
 
 

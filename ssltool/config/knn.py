@@ -6,16 +6,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ssltool.config.common import (
-    DeviceSettings,
-    labels_by,
-    output,
-    pool_rows,
-    precision,
-    same_images,
-    seed,
-    wrong_suffix,
-)
+from ssltool.config.common import DeviceSettings
+from ssltool.config.fields import labels_by, output, pool_rows, precision, same_images, seed, wrong_suffix
 from ssltool.errors import UsageError
 from ssltool.settings import Rule, flag, setting
 

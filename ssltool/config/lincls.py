@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ssltool.config.common import (
+from ssltool.config.common import LabelledSettings, RunSettings
+from ssltool.config.fields import (
     TRANSFORM,
-    LabelledSettings,
-    RunSettings,
     batch_size,
     epochs,
     labels_by,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ssltool.config.common import METHODS
+from ssltool.config.fields import METHODS
 from ssltool.settings import Checked, setting
 
 

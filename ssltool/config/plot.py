@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ssltool.config.common import FIGURES, LAYERS, SPECTRA, image_folder, output, pool_rows, wrong_suffix
+from ssltool.config.fields import FIGURES, LAYERS, SPECTRA, image_folder, output, pool_rows, wrong_suffix
 from ssltool.settings import Checked, Rule, setting
 from ssltool.viz import PLOTS
 

@@ -6,16 +6,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from ssltool.config.common import (
+from ssltool.config.common import DataSettings, DeviceSettings, RunSettings
+from ssltool.config.fields import (
     ARCHITECTURES,
     METHODS,
     MOST_EPOCHS,
     STATES,
     STEMS,
     STRATEGIES,
-    DataSettings,
-    DeviceSettings,
-    RunSettings,
     batch_size,
     crop_min,
     epochs,

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ssltool.config.common import LAYERS, METRICS, output, pool_rows, wrong_suffix
+from ssltool.config.fields import LAYERS, METRICS, output, pool_rows, wrong_suffix
 from ssltool.settings import Checked, Rule, setting
 
 

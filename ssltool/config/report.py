@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ssltool.config.common import DeviceSettings, decoders, image_folder, seed, wrong_suffix
+from ssltool.config.common import DeviceSettings
+from ssltool.config.fields import decoders, image_folder, seed, wrong_suffix
 from ssltool.settings import setting
 
 MAPS = ("pca", "tsne")

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ssltool.config.common import SPLITS, NetworkSettings, batch_size, output, precision
+from ssltool.config.common import NetworkSettings
+from ssltool.config.fields import SPLITS, batch_size, output, precision
 from ssltool.settings import Rule, setting
 
 FORMATS = ("pt", "npy", "parquet")

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ssltool.config.common import (
+from ssltool.config.common import NetworkSettings, RunSettings
+from ssltool.config.fields import (
     MOST_EPOCHS,
     TRANSFORM,
-    NetworkSettings,
-    RunSettings,
     batch_size,
     crop_min,
     epochs,

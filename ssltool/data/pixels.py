@@ -14,7 +14,7 @@ import numpy as np
 from PIL import ImageColor
 
 from ssltool.config import DataSettings
-from ssltool.config.common import AUTO
+from ssltool.config.fields import AUTO
 from ssltool.errors import SSLToolError, UsageError, counted
 from ssltool.settings import Settings
 

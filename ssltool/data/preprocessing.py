@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ssltool.config.common import TRANSFORM
+from ssltool.config.fields import TRANSFORM
 from ssltool.errors import SSLToolError
 from ssltool.files.schema import boolean, integer, listing, mapping, nested, optional, real, text
 from ssltool.settings import Record, Settings

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ssltool import seeds
-from ssltool.config.common import STATES, reaches
+from ssltool.config.fields import STATES, reaches
 from ssltool.data.images import ImageSet
 from ssltool.data.loader import Loader, Shard
 from ssltool.data.preprocessing import Preprocessing

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ssltool.config.common import STATES
+from ssltool.config.fields import STATES
 from ssltool.diagnosis.measure import Measured
 from ssltool.errors import UsageError, unknown
 

@@ -229,7 +229,8 @@ class TransformersModels(Family):
         if not isinstance(backbone, TransformersBackbone) or "image_size" in _parsed(backbone.name)[1]:
             return False
         names = [name for name, _ in backbone.named_parameters()]
-        return hasattr(backbone.model.config, "image_size") and any("position_embedding" in name for name in names)
+        own = getattr(backbone.model.config, "image_size", None)
+        return own not in (None, size) and any("position_embedding" in name for name in names)
 
 
 FAMILY = TransformersModels()

@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 
 import ssltool
 from ssltool.config.collapse import CollapseConfig
-from ssltool.config.common import SPECTRA, STATES
+from ssltool.config.fields import SPECTRA, STATES
 from ssltool.diagnosis import metrics
 from ssltool.diagnosis.measure import Measured, bootstrap_intervals, measure, subsample_metrics
 from ssltool.diagnosis.row_blocks import Rows

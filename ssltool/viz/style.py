@@ -21,7 +21,7 @@ from matplotlib.lines import Line2D
 from matplotlib.text import Text
 from matplotlib.ticker import LogFormatter, MaxNLocator
 
-from ssltool.config.common import FIGURES
+from ssltool.config.fields import FIGURES
 from ssltool.errors import SSLToolError
 from ssltool.files.text import each_line, one_line
 from ssltool.files.writing import write_atomically

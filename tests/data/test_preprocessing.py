@@ -17,7 +17,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as tv
 
 from ssltool.checkpoints.pretrained_backbone import EvalTransform
-from ssltool.config.common import INTERPOLATIONS, TRANSFORM
+from ssltool.config.fields import INTERPOLATIONS, TRANSFORM
 from ssltool.data import views
 from ssltool.data.images import ImageSet
 from ssltool.data.loader import Loader

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ssltool.config.common import STATES
+from ssltool.config.fields import STATES
 from ssltool.diagnosis.measure import measure
 from ssltool.diagnosis.metrics import METRICS
 from ssltool.diagnosis.verdict import DEFAULT, NEEDED, Thresholds, Verdict, compare, judge

@@ -88,7 +88,7 @@ def test_tokens_are_in_the_order_of_the_layout(case):
 @torch.no_grad()
 def test_images_of_another_size_are_read_without_other_weights(case):
     backbone = backbone_of(network(case))
-    assert not depends_on_size(backbone)
+    assert not depends_on_size(backbone, 48)
     assert backbone(torch.zeros(1, 3, 48, 48)).shape == (1, backbone.width)
     if token_layout(backbone) is not None:
         with pytest.raises(SSLToolError, match=r"44 pixels .* 8 pixels .* 48"):
@@ -105,7 +105,7 @@ def test_a_name_without_settings_is_the_librarys_default():
     arch = "transformers:vit"
     with torch.device("meta"):
         backbone, width = build_backbone(arch)
-    assert width == 768 and depends_on_size(backbone)
+    assert width == 768 and depends_on_size(backbone, 48) and not depends_on_size(backbone, 224)
     assert str(parse(name_of_config("vit", {}))) == f"{arch},image_size=224"
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from helpers import usage_message
-from ssltool.config.common import STATES
+from ssltool.config.fields import STATES
 from ssltool.diagnosis.metrics import METRICS, QUICK
 from ssltool.reprs.representations import Representations
 

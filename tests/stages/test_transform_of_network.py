@@ -18,7 +18,7 @@ from ssltool.checkpoints.checkpoint import Checkpoint
 from ssltool.checkpoints.load import load_pretrained
 from ssltool.checkpoints.probe import Probe
 from ssltool.config import SaveReprsConfig
-from ssltool.config.common import TRANSFORM
+from ssltool.config.fields import TRANSFORM
 from ssltool.data.preprocessing import IMAGENET, Preprocessing
 from ssltool.models.backbones import family_of
 from ssltool.reprs.representations import Representations

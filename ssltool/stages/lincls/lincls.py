@@ -16,7 +16,7 @@ import torch
 
 from ssltool.checkpoints.probe import Probe
 from ssltool.config import LinclsConfig
-from ssltool.config.common import TRANSFORM
+from ssltool.config.fields import TRANSFORM
 from ssltool.data import preprocessing as transforms
 from ssltool.data.found import announce
 from ssltool.data.loader import killed_workers

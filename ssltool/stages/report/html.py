@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ssltool.config.common import STATES
+from ssltool.config.fields import STATES
 from ssltool.diagnosis.verdict import Verdict
 from ssltool.files.text import escape_xml
 from ssltool.stages.report.contents import ReportedRun
