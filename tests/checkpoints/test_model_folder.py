@@ -99,7 +99,7 @@ def test_weights_of_half_precision_are_read_as_float32(tmp_path):
 def test_the_preprocessing_of_the_folder_goes_with_the_network(tmp_path):
     network = load(folder(tmp_path / "vit", processor=PROCESSOR))
     transform = Preprocessing(40, 40, True, "bicubic", (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
-    assert network.preprocessing == network.run.preprocessing == transform
+    assert network.preprocessing == network.run.preprocessing() == transform
     assert network.image_size == 40 and network.origin["preprocessing"]["mean"] == [0.1, 0.2, 0.3]
 
 
@@ -118,7 +118,7 @@ def test_a_processor_beside_a_tokenizer_is_found(tmp_path):
 def test_a_finetuned_network_keeps_the_preprocessing(tmp_path, shades):
     path = folder(tmp_path / "vit", processor=PROCESSOR | {"size": 32})
     config = FinetuneConfig(
-        data=str(shades), pretrained=str(path), epochs=1, batch_size=16, device="cpu", out=str(tmp_path / "run")
+        data=str(shades), pretrained=str(path), epochs=1, batch_size=16, workers=0, out=str(tmp_path / "run")
     )
     finetune(config)
     again = load(next((tmp_path / "run").glob("finetuned_pretrained*.pt")))
@@ -128,7 +128,9 @@ def test_a_finetuned_network_keeps_the_preprocessing(tmp_path, shades):
 
 def test_a_folder_goes_through_save_reprs(tmp_path, ssltool):
     path = folder(tmp_path / "vit", processor=PROCESSOR | {"size": 32})
-    done = ssltool("save-reprs", "--pretrained", path, "--sample", "4", "-o", tmp_path / "r.pt", "--device", "cpu")
+    done = ssltool(
+        "save-reprs", "--pretrained", path, "--sample", "4", "-j", 0, "-o", tmp_path / "r.pt", "--device", "cpu"
+    )
     assert done.code == 0, done.err
     meta = Representations.load(tmp_path / "r.pt").meta
     assert meta["program"] == "transformers" and meta["arch"].startswith("transformers:vit,")
@@ -241,8 +243,8 @@ def test_nothing_in_a_folder_is_executed(tmp_path, capsys):
     (path / "model.safetensors").unlink()
     (path / "pytorch_model.bin").write_bytes(pickle.dumps({"a": Hostile()}))
     refused(path, "pytorch_model.bin")
-    torch.save({"a": Hostile()}, path / "pytorch_model.bin")
-    refused(path, "pytorch_model.bin")
+    torch.save({"a": Hostile()}, path / "pytorch_model.bin")  # read without the object, hence without weights
+    refused(path)
     assert not proof.exists()
 
 
