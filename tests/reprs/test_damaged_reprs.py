@@ -142,7 +142,10 @@ def test_rows_that_float32_cannot_hold_are_one_line_in_every_stage(ssltool, tmp_
 
 def test_a_probe_of_values_that_overflow_leaves_no_run(ssltool, tmp_path):
     for name in ("a", "b"):
-        torch.save(good() | {"representations": torch.randn(8, 3) * 1e38, "meta": {}}, tmp_path / f"{name}.pt")
+        torch.save(
+            good() | {"representations": torch.linspace(-3, 3, 24).view(8, 3) * 1e38, "meta": {}},
+            tmp_path / f"{name}.pt",
+        )
     out = tmp_path / "run"
     ran = ssltool("lincls", "--reprs", tmp_path / "a.pt", tmp_path / "b.pt", "-o", out, "--device", "cpu")
     assert ran.code == 1 and "--standardise" in ran.err and not out.exists()
