@@ -125,4 +125,21 @@ class _NarrowResNet(ResNet):
     def _make_layer(self, block, planes, blocks, stride=1, dilate=False):  # type: ignore[no-untyped-def]
         if planes == 64:
             self.inplanes = self._width
-        return super()._make_layer(block, planes * self._width // 64, blocks, stride, dilate)
+        inputs = self.inplanes
+        stage = super()._make_layer(block, planes * self._width // 64, blocks, stride, dilate)
+        if stride > 1 and inputs < 16:
+            shape, device = (inputs, self.inplanes, 1, stride), stage[0].downsample[0].weight.device
+            stage[0].downsample[0] = nn.utils.skip_init(_SubsampledConv, *shape, bias=False, device=device)
+        return stage
+
+
+class _SubsampledConv(nn.Conv2d):
+    """A 1x1 convolution with a stride, computed on every ``stride``-th position.
+
+    oneDNN writes beyond its memory in the backward pass of a 1x1 convolution with a stride, fewer than 16 input
+    channels and the channels-last format (torch 2.14: the process is aborted).
+    """
+
+    def forward(self, images: Tensor) -> Tensor:
+        rows, columns = self.stride
+        return nn.functional.conv2d(images[:, :, ::rows, ::columns], self.weight)

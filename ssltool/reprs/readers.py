@@ -14,7 +14,7 @@ import numpy as np
 from torch import Tensor
 
 from ssltool.errors import SSLToolError, first_line
-from ssltool.files.npy_files import is_npz, read_npy, read_npz, to_tensor
+from ssltool.files.npy_files import NUMPY, is_npz, read_npy, read_npz, to_tensor
 from ssltool.files.reading import MAX_RATIO, open_file, parse_json, read_json, size_limit, too_large
 from ssltool.files.stored import Entries, format_of
 from ssltool.files.torch_files import load_dict
@@ -53,7 +53,7 @@ def kind_of(path: FilePath) -> str:
     """
     with open_file(path) as stream:
         head = stream.read(6)
-    if head == b"\x93NUMPY":
+    if head == NUMPY:
         return ".npy"
     if head[:4] == b"PAR1":
         return ".parquet"

@@ -34,11 +34,13 @@ BEGIN, END = "<!-- outcomes: python tests/fuzz --docs -->", "<!-- end -->"
 
 
 def _all(run: Callable[[int], outcomes.Ran], numbers: range, jobs: int) -> list[outcomes.Ran]:
-    """What became of all cases, in the order in which they ended."""
+    """What became of all cases, in the order in which they ended. Failures are printed as they come."""
     start, found = time.monotonic(), []
     with multiprocessing.get_context("fork").Pool(jobs) as pool:
         for one in pool.imap_unordered(run, numbers):
             found.append(one)
+            if one[1].outcome not in cases.GOOD:
+                print(outcomes.by_place([one]), end="", file=sys.stderr, flush=True)
             if len(found) % 500 == 0:
                 passed = f"{time.monotonic() - start:.0f} s"
                 print(f"{len(found)} of {len(numbers)} cases, {passed}", file=sys.stderr, flush=True)
