@@ -57,6 +57,8 @@ eval "$(_SSLTOOL_COMPLETE=bash_source ssltool)"  # ~/.bashrc
 eval "$(_SSLTOOL_COMPLETE=zsh_source ssltool)"   # ~/.zshrc
 ```
 
+Bash takes a colon as the end of a word. To complete `timm:NAME`, add `COMP_WORDBREAKS=${COMP_WORDBREAKS//:}` too.
+
 For fish, write `_SSLTOOL_COMPLETE=fish_source ssltool` to `~/.config/fish/completions/ssltool.fish`.
 """
 
@@ -123,7 +125,7 @@ def _architectures(family: Family) -> str:
     """The names of a family, or the command that lists them."""
     if family.listing is not None:
         return f"list them with `{family.listing}`"
-    return _cell([f"`{name}`" for name in family.names()])
+    return _cell([f"`{name}`" for name in family.names() or family.completions("")])
 
 
 def _table(header: list[str], rows: list[list[str]]) -> str:

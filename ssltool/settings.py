@@ -58,8 +58,8 @@ def setting(
         aliases: further flags that are accepted but not shown, such as ``--learning-rate``.
         alias: the whole setting is another name for something else; only ``--help-all`` shows it.
         advanced: only ``--help-all`` shows it.
-        names: the registry or function that lists the values, as ``module:attribute``; shell completion offers them and
-            they replace ``{names}`` in the help.
+        names: the registry of the values, or a function that returns those that begin with a text, as
+            ``module:attribute``; shell completion offers them and they replace ``{names}`` in the help.
         choices: the allowed values; may be a registry, to which plug-ins add.
         minimum, maximum, above: bounds; the first two are inclusive, ``above`` is exclusive.
         fixed: the setting may not change when a run is resumed.

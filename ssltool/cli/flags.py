@@ -228,21 +228,22 @@ class OneOf(click.ParamType):  # type: ignore[type-arg]
 class Named(StringParamType):
     """Text with shell completion of a name or a comma-separated list of names.
 
-    ``target`` is the registry or function with the names, as ``module:attribute``.
+    ``target`` is the registry with the names, or a function that returns those that begin with a text, as
+    ``module:attribute``.
     """
 
     def __init__(self, target: str) -> None:
         self.target = target
 
-    def names(self) -> list[str]:
-        """The current names, including those of plug-ins."""
+    def names(self, start: str = "") -> list[str]:
+        """The current names that begin with ``start``, including those of plug-ins."""
         module, _, attribute = self.target.partition(":")
         found = getattr(importlib.import_module(module), attribute)
-        return list(found() if callable(found) else found)
+        return list(found(start)) if callable(found) else [name for name in found if name.startswith(start)]
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         head, comma, last = incomplete.rpartition(",")
-        return [CompletionItem(f"{head}{comma}{name}") for name in self.names() if name.startswith(last)]
+        return [CompletionItem(f"{head}{comma}{name}") for name in self.names(last)]
 
 
 def _click_type(kind: type, metadata: Any) -> Any:

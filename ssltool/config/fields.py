@@ -26,7 +26,7 @@ FIGURES = (".png", ".pdf", ".svg")
 STATES = ("healthy", "partial", "complete")
 """The verdicts on collapse, from none to complete."""
 
-ARCHITECTURES = "ssltool.models.backbones:architectures"
+ARCHITECTURES = "ssltool.models.backbones:completions"
 METHODS = "ssltool.methods:METHODS"
 METRICS = "ssltool.diagnosis.metrics:METRICS"
 """The registries of architectures, methods and metrics."""

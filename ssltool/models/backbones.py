@@ -50,6 +50,11 @@ def architectures() -> list[str]:
     return [name for family in families().values() for name in family.names()]
 
 
+def completions(start: str) -> list[str]:
+    """The architectures that begin with ``start``, with the models of other libraries after the library's name."""
+    return [name for family in families().values() for name in family.completions(start)]
+
+
 def resolve_stem(arch: str, stem: str, image_size: int) -> str:
     """The stem that ``auto`` means at this image size; an architecture without stems takes only ``auto``.
 

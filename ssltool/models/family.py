@@ -48,6 +48,10 @@ class Family(ABC):
     def names(self) -> list[str]:
         """The names to list and to suggest; more may match."""
 
+    def completions(self, start: str) -> list[str]:
+        """The names that begin with ``start``, for shell completion."""
+        return [name for name in self.names() if name.startswith(start)]
+
     @abstractmethod
     def matches(self, name: str) -> bool:
         """Whether ``name`` is a backbone of this family."""

@@ -76,8 +76,18 @@ class LibraryModels(Family):
     def check_name(self, arch: ArchName) -> None:
         """Raises ``UsageError`` if the library has no such model."""
 
+    @abstractmethod
+    def models(self) -> list[str]:
+        """The models of the library; none if it is not installed."""
+
     def names(self) -> list[str]:
         return []  # there are too many to list
+
+    def completions(self, start: str) -> list[str]:
+        """The name of the library, and after its colon the names of its models."""
+        prefix = f"{self.library}:"
+        offered = [f"{prefix}{model}" for model in self.models()] if self.matches(start) else [prefix]
+        return [name for name in offered if name.startswith(start)]
 
     def matches(self, name: str) -> bool:
         return name.startswith(f"{self.library}:")

@@ -59,6 +59,12 @@ class TimmModels(LibraryModels):
         **dict.fromkeys(("scriptable", "exportable", "no_jit"), "it does not change the network"),
     }
 
+    def models(self) -> list[str]:
+        try:
+            return list(timm_package().list_models())
+        except UsageError:
+            return []
+
     def check_name(self, arch: ArchName) -> None:
         timm = timm_package()
         base, dot, tag = arch.model.partition(".")

@@ -68,6 +68,9 @@ class TorchvisionModels(LibraryModels):
         **dict.fromkeys(("progress", "init_weights"), "it does not change the network"),
     }
 
+    def models(self) -> list[str]:
+        return classifiers()
+
     def check_name(self, arch: ArchName) -> None:
         if arch.model in classifiers():
             return

@@ -182,7 +182,10 @@ class TransformersModels(Family):
     """The vision models of transformers in ``MODEL_TYPES``, without heads."""
 
     def names(self) -> list[str]:
-        return []
+        return []  # most have hundreds of millions of parameters unless their settings say otherwise
+
+    def completions(self, start: str) -> list[str]:
+        return [name for name in (f"{LIBRARY}:{model_type}" for model_type in MODEL_TYPES) if name.startswith(start)]
 
     def matches(self, name: str) -> bool:
         return name.startswith(f"{LIBRARY}:")

@@ -7,7 +7,9 @@ import subprocess
 import sys
 
 import pytest
+import torchvision
 from click.shell_completion import BashComplete
+from torchvision.models import list_models
 
 from ssltool.cli import COMMANDS, cli
 from ssltool.config import STRATEGIES
@@ -29,8 +31,6 @@ def completions(line: str) -> list[str]:
         ("", COMMANDS),
         ("pretrain --method ", METHODS),
         ("pretrain -m ", METHODS),
-        ("pretrain -a ", architectures()),
-        ("lincls --arch ", architectures()),
         ("pretrain --strategy ", STRATEGIES),
         ("collapse a.pt --metrics ", METRICS),
         ("rank run --by ", METRICS),
@@ -40,6 +40,30 @@ def completions(line: str) -> list[str]:
 )
 def test_all_names_are_completed(line, names):
     assert completions(line) == list(names)
+
+
+@pytest.mark.parametrize("line", ["pretrain -a ", "lincls --arch "])
+def test_architectures_are_completed_with_the_names_of_libraries(line):
+    offered = completions(line)
+    assert set(architectures()) <= set(offered)
+    others = {name for name in offered if not name.startswith("transformers:")} - set(architectures())
+    assert others == {"timm:", "torchvision:"}
+    assert "transformers:dinov2" in offered
+
+
+def test_models_of_torchvision_are_completed_after_its_name():
+    names = [f"torchvision:{name}" for name in list_models(module=torchvision.models) if name.startswith("convnext")]
+    assert completions("pretrain -a torchvision:convnext") == sorted(names)
+
+
+def test_models_of_timm_are_completed_after_its_name():
+    timm = pytest.importorskip("timm")
+    assert completions("pretrain -a timm:vit_tiny") == [f"timm:{name}" for name in timm.list_models("vit_tiny*")]
+
+
+def test_without_timm_none_of_its_models_are_completed(monkeypatch):
+    monkeypatch.setitem(sys.modules, "timm", None)
+    assert completions("pretrain -a timm:") == []
 
 
 @pytest.mark.parametrize(
