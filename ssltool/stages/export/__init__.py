@@ -24,8 +24,8 @@ class Target:
     """What a backbone is written for.
 
     Args:
-        target: a function of an ``Exported`` network and a path that returns a ``Plan``; it raises ``SSLToolError`` if
-            there is nothing that computes exactly the same.
+        target: a function of an ``Exported`` network and a path that returns a ``Plan``; it raises
+            ``NoCounterpart`` if there is nothing that computes exactly the same.
         what: what is written.
         ending: the ending of the default name; empty for a folder.
         endings: the endings that a name must have one of; empty if it may have any.

@@ -15,7 +15,7 @@ from ssltool.errors import SSLToolError, UsageError
 from ssltool.files.reading import file_hash
 from ssltool.settings import Record
 from ssltool.stages.export import TARGETS
-from ssltool.stages.export.exported import Exported, Plan
+from ssltool.stages.export.exported import Exported, NoCounterpart, Plan
 
 
 def run(config: ExportConfig) -> Record:
@@ -32,8 +32,12 @@ def run(config: ExportConfig) -> Record:
     path = _path(config)
     settings = NetworkSettings(pretrained=config.checkpoint, arch=config.arch, stem=config.stem, key=config.key)
     network = Exported.of(load_pretrained(settings, torch.device("cpu")).with_finite_weights())
-    plan = _plan(network, config.to, path)
-    plan.write()
+    try:
+        plan: Plan = TARGETS.load(config.to)(network, path)
+        plan.write()
+    except NoCounterpart as error:
+        others = [name for name in TARGETS if name != config.to and _has_plan(network, name, path)]
+        raise SSLToolError(f"{error}; use --to {', '.join(others[:-1])} or {others[-1]}") from error
     folder = find_model_folder(path) if path.is_dir() else None
     return {
         "path": str(path),
@@ -47,18 +51,6 @@ def run(config: ExportConfig) -> Record:
         "sha256": file_hash(path) if folder is None else folder_hash(folder),
         "load": f"{plan.load}\n\n{network.comment()}" if plan.in_python else plan.load,
     }
-
-
-def _plan(network: Exported, to: str, path: Path) -> Plan:
-    """The plan of the target ``to``; if it has none, the error names the targets that have one."""
-    try:
-        plan: Plan = TARGETS.load(to)(network, path)
-        return plan
-    except UsageError:
-        raise
-    except SSLToolError as error:
-        others = [name for name in TARGETS if name != to and _has_plan(network, name, path)]
-        raise SSLToolError(f"{error}; use --to {', '.join(others[:-1])} or {others[-1]}") from error
 
 
 def _has_plan(network: Exported, to: str, path: Path) -> bool:

@@ -24,6 +24,10 @@ IMAGES = 3
 """Number of images that are compared; it differs from that with which a graph is recorded."""
 
 
+class NoCounterpart(SSLToolError):
+    """A target has nothing that computes exactly what the network does."""
+
+
 @dataclass(frozen=True)
 class Exported:
     """A backbone in eval mode, on the CPU in float32, and the facts that are written beside its weights.
@@ -80,7 +84,7 @@ class Exported:
         """Checks that ``other`` computes the same as the backbone.
 
         Raises:
-            SSLToolError: if its representations of random images differ.
+            NoCounterpart: if its representations of random images differ.
         """
         images = self.images()
         with torch.inference_mode():
@@ -88,9 +92,8 @@ class Exported:
         same = expected.shape == found.shape
         difference = (expected - found).abs().max().item() if same else float("inf")
         if not difference <= TOLERANCE * max(expected.abs().max().item(), 1e-12):
-            raise SSLToolError(
-                f"{what} of {self.name} does not compute the same (the largest difference is {difference:.2g}); "
-                "nothing was written"
+            raise NoCounterpart(
+                f"{what} of {self.name} does not compute the same: representations differ by {difference:.2g}"
             )
 
     def comment(self) -> str:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ssltool.errors import SSLToolError, first_line
 from ssltool.files.writing import to_json, write_atomically
-from ssltool.stages.export.exported import Exported, Plan
+from ssltool.stages.export.exported import Exported, NoCounterpart, Plan
 
 RECORDED = 2
 """Number of images with which a program is recorded."""
@@ -57,7 +57,7 @@ def _write_torchscript(network: Exported, path: Path) -> None:
             buffer.seek(0)
             read = torch.jit.load(buffer)
         except Exception as error:  # the recorder raises errors of many kinds
-            raise SSLToolError(f"torch cannot record {network.name} as TorchScript: {first_line(error)}") from error
+            raise NoCounterpart(f"torch cannot record {network.name} as TorchScript: {_cause(error)}") from error
         network.check_same(read, "the TorchScript program")
     write_atomically(path, lambda stream: stream.write(buffer.getbuffer()))
 
@@ -67,7 +67,7 @@ def _write_onnx(network: Exported, path: Path) -> None:
         try:
             contents = _onnx_model(network)
         except Exception as error:  # the exporter raises errors of many kinds
-            raise SSLToolError(f"torch cannot export {network.name} to ONNX: {first_line(error)}") from error
+            raise NoCounterpart(f"torch cannot export {network.name} to ONNX: {_cause(error)}") from error
         session = importlib.import_module("onnxruntime").InferenceSession(contents)
 
         def run(images: Tensor) -> Tensor:
@@ -95,6 +95,13 @@ def _onnx_model(network: Exported) -> bytes:
         entry.key, entry.value = key, value
     contents: bytes = model.SerializeToString()
     return contents
+
+
+def _cause(error: BaseException) -> str:
+    """The first line of the error that caused ``error``."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return first_line(error)
 
 
 @contextlib.contextmanager

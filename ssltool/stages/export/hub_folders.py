@@ -12,7 +12,6 @@ from ssltool.checkpoints.model_folder import CONFIG, PROCESSOR, WEIGHTS
 from ssltool.checkpoints.read import safetensors_package
 from ssltool.checkpoints.transformers_weights import select_backbone
 from ssltool.data.preprocessing import Preprocessing
-from ssltool.errors import SSLToolError
 from ssltool.files.reading import read_json
 from ssltool.files.writing import write_folder, write_json
 from ssltool.models.arch_name import compose
@@ -21,7 +20,7 @@ from ssltool.models.counterpart import Counterpart
 from ssltool.models.timm_models import timm_package
 from ssltool.models.transformers_models import define_code, load_code, quiet, transformers_package
 from ssltool.settings import Record
-from ssltool.stages.export.exported import Exported, Plan
+from ssltool.stages.export.exported import Exported, NoCounterpart, Plan
 
 FILES = (CONFIG, WEIGHTS[0], PROCESSOR)
 """What a folder holds."""
@@ -37,7 +36,7 @@ def huggingface(network: Exported, path: Path) -> Plan:
         found = network.counterpart(library)
         if found is not None:
             return plan(network, found, path)
-    raise SSLToolError(f"neither transformers nor timm has {network.name}")
+    raise NoCounterpart(f"neither transformers nor timm has {network.name}")
 
 
 def _for_transformers(network: Exported, found: Counterpart, path: Path) -> Plan:

@@ -13,12 +13,11 @@ from torch import Tensor
 
 from ssltool.checkpoints.described_weights import KEY
 from ssltool.checkpoints.read import SAFETENSORS, safetensors_package
-from ssltool.errors import SSLToolError
 from ssltool.files.writing import to_json, write_atomically
 from ssltool.models.counterpart import PYTHON, Counterpart
 from ssltool.models.resnet import torchvision_resnets
 from ssltool.settings import Record
-from ssltool.stages.export.exported import Exported, Plan
+from ssltool.stages.export.exported import Exported, NoCounterpart, Plan
 
 
 def torchvision(network: Exported, path: Path) -> Plan:
@@ -36,7 +35,7 @@ def simsiam_training(network: Exported, path: Path) -> Plan:
     trains their ``fc``."""
     found = network.counterpart("torchvision")
     if found is None or found.model not in torchvision_resnets() or found.arguments:
-        raise SSLToolError(
+        raise NoCounterpart(
             f"SimSiam's main_lincls.py does not have {network.name}, only {', '.join(torchvision_resnets())}"
         )
     weights = {f"module.encoder.{name}": tensor for name, tensor in found.translate(network.weights).items()}
@@ -49,7 +48,7 @@ def state_dict(network: Exported, path: Path) -> Plan:
     """Weights with ssltool's names, and code that builds the network."""
     found = network.counterpart(PYTHON)
     if found is None:
-        raise SSLToolError(f"only ssltool can build {network.name}")
+        raise NoCounterpart(f"only ssltool can build {network.name}")
     return _weights(found, network, path, _facts(network))
 
 
@@ -71,7 +70,7 @@ def _facts(network: Exported) -> Record:
 def _of_library(library: str, network: Exported, path: Path) -> Plan:
     found = network.counterpart(library)
     if found is None:
-        raise SSLToolError(f"{library} does not have {network.name}")
+        raise NoCounterpart(f"{library} does not have {network.name}")
     return _weights(found, network, path, _facts(network))
 
 
