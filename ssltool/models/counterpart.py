@@ -23,6 +23,8 @@ class Counterpart:
         arguments: the arguments of the library's builder that differ from its own.
         build: lines of Python that import what they need and assign the network to ``variable``.
         translate: from the state dict of the backbone to that of the network.
+        prefix: what the names of the backbone's parameters begin with, in addition to those of the network, if
+            ``translate`` only removes it.
         variable: the name of the network's variable.
         define: lines of Python that define ``model(images)``, the representations, if ``variable`` is not ``model``.
     """
@@ -31,6 +33,7 @@ class Counterpart:
     arguments: dict[str, Any] = field(default_factory=dict)
     build: str = ""
     translate: Callable[[Weights], Weights] = dict
+    prefix: str = ""
     variable: str = "model"
     define: str = ""
 

@@ -256,6 +256,7 @@ class TransformersModels(Family):
         return Counterpart(
             *(model_type, arguments, build),
             translate=lambda weights: {key.removeprefix(prefix): tensor for key, tensor in weights.items()},
+            prefix=prefix,
             variable="encoder",
             define=define_code(backbone, image_size),
         )

@@ -14,7 +14,7 @@ from ssltool.checkpoints.match_architecture import BackboneSpec
 from ssltool.checkpoints.saved_run import PROGRAM
 from ssltool.data.preprocessing import Preprocessing
 from ssltool.errors import SSLToolError
-from ssltool.models.backbones import family_of
+from ssltool.models.backbones import family_of, resolve_stem
 from ssltool.models.counterpart import Counterpart
 
 TOLERANCE = 1e-4
@@ -51,8 +51,9 @@ class Exported:
     def of(cls, network: Pretrained) -> Exported:
         """The backbone of a network that was read."""
         spec, origin = network.run.backbone, network.origin
+        stem = resolve_stem(spec.arch, spec.stem, spec.image_size)
         return cls(
-            *(network.method.backbone, network.method.backbone_dim, spec.arch, spec.stem, spec.image_size),
+            *(network.method.backbone, network.method.backbone_dim, spec.arch, stem, spec.image_size),
             *(network.preprocessing, origin[PROGRAM], origin["method"], origin["epoch"]),
         )
 

@@ -69,7 +69,7 @@ def _for_timm(network: Exported, found: Counterpart, path: Path) -> Plan:
         model = timm.create_model(found.model, num_classes=0, **arguments)
         model.load_state_dict(weights)
         network.check_same(model.eval(), "timm's network")
-        write_folder(path, FILES[:2], fill)
+        write_folder(path, FILES, fill)
 
     def fill(folder: Path) -> None:
         base, _, tag = found.model.partition(".")

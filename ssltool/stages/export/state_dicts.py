@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import shlex
 from collections import OrderedDict
@@ -58,7 +59,7 @@ def safetensors(network: Exported, path: Path) -> Plan:
     weights, found = network.weights, network.counterpart(PYTHON)
     facts = _facts(network) | {KEY: to_json(network.describe().record())}
     if found is not None:
-        return _weights(found, network, path, facts)
+        return _weights(dataclasses.replace(found, translate=dict), network, path, facts, found.prefix)
     load = f"import safetensors.torch\nweights = {_load_file(path)}  # of {network.arch}"
     return Plan(lambda: _write_safetensors(path, weights, facts), load, in_python=False)
 
@@ -74,8 +75,9 @@ def _of_library(library: str, network: Exported, path: Path) -> Plan:
     return _weights(found, network, path, _facts(network))
 
 
-def _weights(found: Counterpart, network: Exported, path: Path, facts: Record) -> Plan:
-    """The weights of the network ``found``, and ``facts`` if the format has a place for them."""
+def _weights(found: Counterpart, network: Exported, path: Path, facts: Record, prefix: str = "") -> Plan:
+    """The weights of the network ``found``, and ``facts`` if the format has a place for them. The code that loads them
+    removes ``prefix`` from their names."""
     weights = found.translate(network.weights)
     if path.suffix == SAFETENSORS:
         safetensors_package()
@@ -83,7 +85,10 @@ def _weights(found: Counterpart, network: Exported, path: Path, facts: Record) -
     else:
         write = functools.partial(_write, path, _with_versions(weights, network))
         imported = "" if "import torch," in found.build else "import torch\n"
-    lines = [f"{found.variable}.load_state_dict({_load_file(path)})", f"{found.variable}.eval()"]
+    read = _load_file(path)
+    if prefix:
+        read = f"{{name.removeprefix({prefix!r}): tensor for name, tensor in {read}.items()}}"
+    lines = [f"{found.variable}.load_state_dict({read})", f"{found.variable}.eval()"]
     lines += [found.define] if found.define else []
     return Plan(write, "\n".join([f"{imported}{found.build}", *lines]))
 
