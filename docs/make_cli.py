@@ -24,6 +24,7 @@ from ssltool.methods import METHODS
 from ssltool.models.backbones import families
 from ssltool.models.family import Family
 from ssltool.registry import Registry
+from ssltool.stages.export import TARGETS
 from ssltool.stages.methods import describe
 from ssltool.stages.report.sections import SECTIONS
 from ssltool.training import OPTIMIZERS
@@ -103,6 +104,7 @@ TABLES: dict[str, tuple[Registry[Any], tuple[str, ...]]] = {
     "Optimizers": (OPTIMIZERS, ("stages", "settings")),
     "Plots": (PLOTS, ("inputs", "help")),
     "Sections of the report": (SECTIONS, ("title",)),
+    "Targets of export": (TARGETS, ("what", "ending")),
 }
 """The registries, and the fields of their entries that the page shows."""
 

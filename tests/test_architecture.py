@@ -163,7 +163,6 @@ def test_nothing_but_the_registry_and_the_settings_names_a_method():
         "ssltool.config.pretrain",  # the default of --method
         "ssltool.cli.pretrain",  # the paper's spellings
         "ssltool.checkpoints.checkpoint_layouts",  # other programs, which are called as their methods
-        "ssltool.config.export",
         "ssltool.stages.export",
     }
 

@@ -22,6 +22,8 @@ from ssltool.diagnosis.spectrum import singular_values
 from ssltool.errors import SSLToolError, UsageError
 from ssltool.methods import METHODS, Entry
 from ssltool.models import ARCHITECTURES, Architecture
+from ssltool.stages.export import TARGETS, Target
+from ssltool.stages.export.exported import Plan
 from ssltool.stages.report.sections import SECTIONS, Section
 from ssltool.training import OPTIMIZERS, OptimizerEntry, optimizers_of
 from ssltool.viz import PLOTS, Plot
@@ -64,14 +66,15 @@ def largest(x: torch.Tensor) -> float:
 
 
 def test_names_and_facts_need_neither_torch_nor_numpy():
-    modules = "ssltool.diagnosis.metrics, ssltool.training, ssltool.viz, ssltool.stages.report.sections"
+    modules = "ssltool.diagnosis.metrics, ssltool.training, ssltool.viz"
+    modules += ", ssltool.stages.report.sections, ssltool.stages.export"
     program = f"import sys, {modules}; print(sys.modules.keys() & {{'torch', 'numpy', 'matplotlib'}})"
     root = str(Path(sys.modules["ssltool"].__file__).parents[1])
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=root, check=True)
     assert ran.stdout == "set()\n"
 
 
-@pytest.mark.parametrize("registry", [METRICS, OPTIMIZERS, PLOTS, SECTIONS], ids=lambda one: one.kind)
+@pytest.mark.parametrize("registry", [METRICS, OPTIMIZERS, PLOTS, SECTIONS, TARGETS], ids=lambda one: one.kind)
 def test_every_target_can_be_imported_and_a_taken_name_is_refused(registry):
     for name, entry in registry.items():
         assert callable(registry.load(name))
@@ -80,18 +83,19 @@ def test_every_target_can_be_imported_and_a_taken_name_is_refused(registry):
 
 
 def test_the_generated_pages_list_what_a_plugin_adds_to_each_registry(plugin, ssltool):
-    """The plug-in adds a metric, an optimizer, a plot and a section; here are the other four."""
+    """The plug-in adds a metric, an optimizer, a plot and a section; here are the others."""
     assert ssltool("methods", *plugin).code == 0
     METHODS.add("toy", Entry("ssltool.methods.simsiam:SimSiam", 2026, "0000.00000", "nothing", "two views"))
     ARCHITECTURES.add("toynet", Architecture(lambda: torch.nn.Flatten(), dim=3 * 8 * 8))
     LAYOUTS.add("toy", DatasetLayout(lambda folder, split, settings: None, files=("toy.npz",)))
     CHECKPOINT_LAYOUTS.add("toy", CheckpointLayout("toy", None, "toy."))
+    TARGETS.add("toy", Target(lambda network, path: Plan(lambda: None, ""), "nothing", ".toy"))
     path = Path(__file__).parents[1] / "docs" / "make_cli.py"
     spec = importlib.util.spec_from_file_location("make_cli", path)
     pages = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(pages)
     names = pages.names_page()
-    assert len(re.findall(r"^\| `toy` \|", names, re.MULTILINE)) == len(pages.TABLES) == 7
+    assert len(re.findall(r"^\| `toy` \|", names, re.MULTILINE)) == len(pages.TABLES) == 8
     assert "| `toynet` | `toynet` |" in names
     assert "\n## toy\n" in pages.options_page()
     help_texts = pages.cli_page()

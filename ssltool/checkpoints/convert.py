@@ -12,13 +12,14 @@ from torch import Tensor
 
 from ssltool.checkpoints.checkpoint import Checkpoint
 from ssltool.checkpoints.checkpoint_layouts import TORCHVISION, CheckpointLayout, detect_layout
+from ssltool.checkpoints.described_weights import Description, check_described
 from ssltool.checkpoints.find_network import find_network
 from ssltool.checkpoints.find_weights import FoundWeights, find_weights
 from ssltool.checkpoints.match_architecture import BackboneSpec
 from ssltool.checkpoints.model_folder import CONFIG, find_model_folder, read_model_folder
 from ssltool.checkpoints.named_backbone import NamedBackbone
 from ssltool.checkpoints.parameter_names import NamingScheme
-from ssltool.checkpoints.read import read_entries
+from ssltool.checkpoints.read import METADATA, read_entries
 from ssltool.checkpoints.saved_run import SSLTOOL, SavedRun
 from ssltool.checkpoints.side_settings import SideSettings, side_settings
 from ssltool.checkpoints.timm_derivation import Source
@@ -65,9 +66,9 @@ class ForeignBackbone:
     @classmethod
     def named(cls, named: NamedBackbone) -> ForeignBackbone:
         """The backbone of files that name its architecture."""
-        layout, found = CheckpointLayout(named.program, None, ""), FoundWeights(named.weights)
+        layout, found = CheckpointLayout(named.program, named.method, ""), FoundWeights(named.weights)
         return cls(
-            *(layout, named.spec, named.weights, named.left_out, None, found),
+            *(layout, named.spec, named.weights, named.left_out, named.epoch, found),
             notes=named.notes,
             preprocessing=named.preprocessing,
         )
@@ -102,6 +103,9 @@ def find_backbone(
         SSLToolError: if there is no supported backbone, it is incomplete, or it contradicts ``arch``, ``stem`` or
             ``key``.
     """
+    described = Description.find(entries.get(METADATA, {}), path)
+    if described is not None and described.spec is not None:
+        return _described(path, find_weights(path, entries).weights, described, described.spec, arch, stem, key)
     found = find_weights(path, entries, key)
     weights = found.weights
     layout, scheme = _layout_of(path, found, entries, None if arch is None else _anchor(arch))
@@ -122,6 +126,27 @@ def find_backbone(
     skipped = placeholder_names(entries)
     held = dict(network.weights)
     return ForeignBackbone(layout, network.spec, held, ignored, epoch, found, skipped, network.assumed)
+
+
+def _described(
+    path: FilePath,
+    weights: dict[str, Tensor],
+    described: Description,
+    spec: BackboneSpec,
+    arch: str | None,
+    stem: str | None,
+    key: str | None,
+) -> ForeignBackbone:
+    """The backbone of a file that ``ssltool export`` wrote."""
+    for name, given, saved in (("arch", arch, spec.arch), ("stem", stem, spec.stem)):
+        if given not in (None, "auto", saved):
+            raise SSLToolError(f"--{name} is {given}, but {path} contains {saved}; leave it out")
+    if key is not None:
+        raise SSLToolError(f"--key {key} has no effect: {path} holds one network; leave it out")
+    weights = conform(weights, mapping(other=tensor(...)), path)
+    check_described(spec, weights, path)
+    named = NamedBackbone(described.program, spec, weights, (), described.preprocessing)
+    return ForeignBackbone.named(dataclasses.replace(named, method=described.method, epoch=described.epoch))
 
 
 def _anchor(arch: str) -> str | None:

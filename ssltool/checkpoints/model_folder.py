@@ -5,6 +5,7 @@ Weights are read by ``read.py``, without executing anything, and no code that a 
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from ssltool.checkpoints.described_weights import Description
 from ssltool.checkpoints.find_weights import find_weights
 from ssltool.checkpoints.image_processor import FILES, preprocessing_of, read_image_processor
 from ssltool.checkpoints.match_architecture import SHOWN, BackboneSpec
@@ -109,7 +111,14 @@ def read_model_folder(folder: ModelFolder, *, arch: str | None = None, stem: str
         of_timm = config.get("model_type", WRAPPER) == WRAPPER
         found = (_read_timm if of_timm else _read_transformers)(folder)
     check_given(folder.path, found.spec.arch, arch, stem)
-    return found
+    known = Description.find(config, folder.config_path)
+    return found if known is None else _with_description(found, known)
+
+
+def _with_description(found: NamedBackbone, known: Description) -> NamedBackbone:
+    """``found`` with what ``ssltool export`` wrote beside it."""
+    facts = {"program": known.program, "method": known.method, "epoch": known.epoch}
+    return dataclasses.replace(found, **facts, preprocessing=known.preprocessing)  # type: ignore[arg-type]
 
 
 @contextmanager

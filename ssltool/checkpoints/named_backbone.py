@@ -17,12 +17,14 @@ class NamedBackbone:
     """A backbone that was read whole.
 
     Attributes:
-        program: the library that wrote the files.
+        program: the program that trained the network, or the library that wrote the files.
         spec: how the backbone is built.
         weights: its state dict.
         left_out: the names of the modules that are not part of it, such as heads.
         preprocessing: the transform that it was trained for.
         notes: what was assumed, or was in the files and is not used, each in a few words.
+        method: the method that trained it; None if it is unknown.
+        epoch: completed epochs; None if they are unknown.
     """
 
     program: str
@@ -31,6 +33,8 @@ class NamedBackbone:
     left_out: tuple[str, ...]
     preprocessing: Preprocessing
     notes: tuple[str, ...] = ()
+    method: str | None = None
+    epoch: int | None = None
 
 
 def check_given(path: object, found: str, arch: str | None, stem: str | None) -> None:

@@ -20,7 +20,10 @@ SAFETENSORS = ".safetensors"
 
 PLAIN_TYPES = (str, int, float, bool)
 
-SETTINGS_ENTRIES = ("args", "cfg", "config", "hyper_parameters", "hparams", "opt", "model_args", "__metadata__")
+METADATA = "__metadata__"
+"""The entry with the metadata of a .safetensors file."""
+
+SETTINGS_ENTRIES = ("args", "cfg", "config", "hyper_parameters", "hparams", "opt", "model_args", METADATA)
 """Entries of checkpoints that hold settings, in the order in which they are looked for."""
 
 LONGEST = 10_000
@@ -33,7 +36,7 @@ MOST_SHOWN = 1_000_000
 def read_entries(path: FilePath) -> Entries:
     """The top-level entries of a file of weights, memory-mapped if possible.
 
-    The entries of a .safetensors file are its tensors, and the ``__metadata__`` of its header.
+    The entries of a .safetensors file are its tensors, and the metadata of its header.
 
     Raises:
         SSLToolError: if the file does not exist, is unreadable, or could only be read by executing code.
@@ -49,7 +52,7 @@ def _read_safetensors(path: FilePath) -> Entries:
     try:
         with package.safe_open(str(path), framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-            return tensors | {"__metadata__": dict(file.metadata() or {})}
+            return tensors | {METADATA: dict(file.metadata() or {})}
     except (package.SafetensorError, OSError) as error:
         raise SSLToolError(
             f"{path} is not a readable .safetensors file ({first_line(error)}); copy it again"

@@ -14,15 +14,18 @@ from ssltool.config import ExportConfig
 @settings(ExportConfig, positional=("checkpoint",))
 @json_option
 def command(config: ExportConfig, as_json: bool) -> None:
-    """Convert the backbone of the checkpoint CKPT, of ssltool or another library, for another library.
+    """Write the backbone of the checkpoint CKPT, of ssltool or another program, for other programs.
 
-    torchvision and timm get the weights without a classifier; simsiam gets a checkpoint for the official
-    main_lincls.py. The last line of the table shows how to load the file.
+    torchvision, timm and simsiam are for networks that these have; huggingface is a folder for transformers or timm.
+    The others take any network: torchscript and onnx run without its code, safetensors has a description that ssltool
+    reads back, and state_dict comes with code that builds the network. What is not exactly the same is refused. The
+    printed code loads the file without ssltool.
 
     \b
     ssltool export run/checkpoint.pt --to torchvision
     ssltool export run/checkpoint.pt --to timm -o backbone.safetensors
-    ssltool export vicreg/model.pth --to simsiam -o vicreg.pth.tar --json
+    ssltool export run/checkpoint.pt --to huggingface -o backbone/
+    ssltool export run/checkpoint.pt --to onnx
     """
     from ssltool.stages.export import run
 
@@ -30,6 +33,5 @@ def command(config: ExportConfig, as_json: bool) -> None:
     rows = [
         ["written", f"{result['path']}, {result['tensors']:,} tensors of {result['arch']} for {result['to']}"],
         ["sha256", result["sha256"]],
-        ["load", result["load"]],
     ]
-    emit(result, table(rows), as_json)
+    emit(result, f"{table(rows)}\n\n{result['load']}", as_json)

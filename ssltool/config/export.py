@@ -9,7 +9,8 @@ from pathlib import Path
 from ssltool.config.fields import network_arch, network_key, network_stem, output
 from ssltool.settings import Checked, setting
 
-TARGETS = ("torchvision", "timm", "simsiam")
+TARGETS = "ssltool.stages.export:TARGETS"
+"""The registry of what a network can be written for."""
 
 
 @dataclass(frozen=True)
@@ -17,17 +18,15 @@ class ExportConfig(Checked):
     """Settings of ``ssltool export``."""
 
     checkpoint: str = setting("", "checkpoint to convert")
-    to: str = setting("torchvision", "target library", choices=TARGETS, section="Output")
+    to: str = setting("torchvision", "what it is written for: {names}", names=TARGETS, section="Output")
     out: str | None = output(
-        "file to write; a name ending in .safetensors selects that format, for torchvision and timm [default: "
-        "NAME-TARGET.pth in the checkpoint's folder]"
+        "file or folder to write; with torchvision, timm and state_dict, a name ending in .safetensors selects that "
+        "format [default: NAME-TARGET in the checkpoint's folder]"
     )
     arch: str | None = network_arch()
     stem: str | None = network_stem()
     key: str | None = network_key()
 
     def mistakes(self) -> Iterator[str]:
-        if self.to == "simsiam" and self.out is not None and Path(self.out).suffix == ".safetensors":
-            yield f"--out {self.out}: simsiam does not read .safetensors files; let the name end in .pth.tar"
         if self.out is not None and Path(self.out) == Path(self.checkpoint):
             yield f"--out {self.out} is the checkpoint itself; choose another name"

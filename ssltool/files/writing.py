@@ -10,7 +10,7 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -82,6 +82,32 @@ def copy_atomically(source: Path, path: Path) -> None:
             return
         with _removed_at_the_end(temporary):
             os.replace(temporary, target)
+
+
+def write_folder(path: Path, names: Collection[str], fill: Callable[[Path], object]) -> None:
+    """Replaces the folder ``path`` atomically by one with the files ``names``, which ``fill`` writes into the folder
+    that it is called with.
+
+    Raises:
+        SSLToolError: if ``path`` is a file or a folder with other files, or cannot be written; it is then unchanged.
+    """
+    target = Path(os.path.realpath(path))
+    with writing(path):
+        if os.path.lexists(target) and not (target.is_dir() and {file.name for file in target.iterdir()} <= {*names}):
+            raise SSLToolError(f"{path} exists and has other files than {', '.join(names)}; choose another name")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent) as temporary:
+            new, old = Path(temporary, "new"), Path(temporary, "old")
+            new.mkdir()
+            fill(new)
+            if target.exists():
+                target.rename(old)
+            try:
+                new.rename(target)
+            except OSError:
+                if old.exists():
+                    old.rename(target)
+                raise
 
 
 def write_text(path: FilePath, text: str) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ssltool.data.preprocessing import IMAGENET, Preprocessing
 from ssltool.errors import SSLToolError
 from ssltool.models import Architecture
+from ssltool.models.counterpart import Counterpart
 
 SMALL_IMAGE = 64
 """Image size in pixels up to which ``auto`` is the small stem and a ViT's patches are 4 pixels wide."""
@@ -129,6 +130,11 @@ class Family(ABC):
         """Whether parameters of ``backbone``, such as positional embeddings, have another shape for images of ``size``
         pixels."""
         return self.token_layout(backbone) is not None
+
+    def counterpart(self, library: str, name: str, *, stem: str, image_size: int) -> Counterpart | None:
+        """The same network in ``library`` (``torchvision``, ``timm``, ``transformers``), or for ``PYTHON`` as Python
+        without ssltool builds it; None if there is none. The arguments are those of ``build``."""
+        return None
 
     def meant_by(self, name: str) -> list[str]:
         """The backbones of a library that ``name`` names without the library, or with it but not as ssltool does."""

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import functools
 import re
+from typing import Any
 
+import torch
 import torchvision
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
 from ssltool.errors import SSLToolError
+from ssltool.models.counterpart import PYTHON, Counterpart, call
 from ssltool.models.family import Family
 
 # The collapse paper's variants: (block, layers, width per group).
@@ -85,6 +88,19 @@ class ResNets(Family):
             x = stage(x)
         return x
 
+    def counterpart(self, library: str, name: str, *, stem: str, image_size: int) -> Counterpart | None:
+        if library == PYTHON:
+            return Counterpart(name, build=_build_code(name, stem))
+        if stem != "imagenet":
+            return None
+        if library == "transformers":
+            return _in_transformers(name)
+        if name not in torchvision_resnets():
+            return None
+        if library == "timm":
+            return Counterpart(name, build=f"import timm\nmodel = {call('timm.create_model', name, num_classes=0)}")
+        return Counterpart(name, build=_build_code(name, stem)) if library == "torchvision" else None
+
 
 FAMILY = ResNets()
 
@@ -143,3 +159,67 @@ class _SubsampledConv(nn.Conv2d):
     def forward(self, images: Tensor) -> Tensor:
         rows, columns = self.stride
         return nn.functional.conv2d(images[:, :, ::rows, ::columns], self.weight)
+
+
+def _build_code(arch: str, stem: str) -> str:
+    """Python that builds a ResNet with torchvision."""
+    lines, width, narrow = ["import torch, torchvision"], 64, _narrow(arch)
+    if narrow:
+        block, layers = NARROW[narrow[1]]
+        width = int(narrow[2])
+        lines += [
+            "class ScaledResNet(torchvision.models.ResNet):",
+            "    def _make_layer(self, block, planes, *more, **settings):",
+            f"        self.inplanes = {width} if planes == 64 else self.inplanes",
+            f"        return super()._make_layer(block, planes * {width} // 64, *more, **settings)",
+            "",
+            f"model = ScaledResNet(torchvision.models.resnet.{block.__name__}, {layers})",
+            f"model.bn1 = torch.nn.BatchNorm2d({width})",
+        ]
+    elif arch in VARIANTS:
+        block, layers, group = VARIANTS[arch]
+        lines.append(
+            f"model = torchvision.models.ResNet(torchvision.models.resnet.{block.__name__}, {layers}, "
+            f"width_per_group={group})"
+        )
+    else:
+        lines.append(f"model = torchvision.models.{arch}()")
+    if narrow or stem != "imagenet":
+        kernel, stride, padding = STEM_CONVS[stem]
+        lines.append(f"model.conv1 = torch.nn.Conv2d(3, {width}, {kernel}, {stride}, {padding}, bias=False)")
+    removed = "model.fc" if stem == "imagenet" else "model.maxpool = model.fc"
+    return "\n".join([*lines, f"{removed} = torch.nn.Identity()"])
+
+
+def _in_transformers(arch: str) -> Counterpart | None:
+    """The ``ResNetModel`` of transformers; None if its blocks are others."""
+    with torch.device("meta"):
+        model = _resnet(arch, zero_init_residual=False)
+    stages: list[Any] = [model.layer1, model.layer2, model.layer3, model.layer4]
+    first = stages[0][0]
+    basic = isinstance(first, BasicBlock)
+    if not basic and (first.conv2.groups > 1 or 4 * first.conv2.out_channels != first.conv3.out_channels):
+        return None
+    arguments = {
+        "depths": [len(stage) for stage in stages],
+        "embedding_size": model.bn1.num_features,
+        "hidden_sizes": [(stage[0].conv2 if basic else stage[0].conv3).out_channels for stage in stages],
+        "layer_type": "basic" if basic else "bottleneck",
+    }
+    return Counterpart("resnet", arguments, translate=lambda weights: {_theirs(n): w for n, w in weights.items()})
+
+
+def _theirs(name: str) -> str:
+    """The name in transformers of the parameter ``name`` of a ResNet."""
+    for pattern, replacement in (
+        (r"^(conv1|bn1)\.", r"embedder.embedder.\1."),
+        (r"^layer(\d)\.(\d+)\.", lambda m: f"encoder.stages.{int(m[1]) - 1}.layers.{m[2]}."),
+        (r"downsample\.0\.", "shortcut.convolution."),
+        (r"downsample\.1\.", "shortcut.normalization."),
+        (r"(?<=embedder\.)conv1\.", "convolution."),
+        (r"(?<=embedder\.)bn1\.", "normalization."),
+        (r"conv(\d)\.", lambda m: f"layer.{int(m[1]) - 1}.convolution."),
+        (r"bn(\d)\.", lambda m: f"layer.{int(m[1]) - 1}.normalization."),
+    ):
+        name = re.sub(pattern, replacement, name)  # type: ignore[arg-type]
+    return name

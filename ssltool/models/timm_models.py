@@ -9,11 +9,13 @@ import re
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from ssltool.data.preprocessing import Preprocessing
 from ssltool.errors import SSLToolError, UsageError
 from ssltool.models.arch_name import ArchName
+from ssltool.models.counterpart import PYTHON, Counterpart, call
 from ssltool.models.library import LibraryModels
 
 LIBRARY = "timm"
@@ -89,14 +91,19 @@ class TimmModels(LibraryModels):
         return [f"{LIBRARY}:{model}"] if timm.is_model(re.split("[.,]", model)[0]) else []
 
     def create(self, arch: ArchName, image_size: int) -> nn.Module:
-        timm = timm_package()
-        for more in SIZES:
-            try:
-                return _create(timm, arch, img_size=image_size, **more)
-            except TypeError as error:
-                if not any(key in str(error) for key in ("img_size", *more)):
-                    raise
-        return _create(timm, arch)
+        return _sized(timm_package(), arch, image_size)[0]
+
+    def counterpart(self, library: str, name: str, *, stem: str, image_size: int) -> Counterpart | None:
+        if library not in (PYTHON, LIBRARY):
+            return None
+        arch = self.parsed(name)
+        with torch.device("meta"):
+            arguments = arch.settings | _sized(timm_package(), arch, image_size)[1]
+        function, values = "timm.create_model", [arch.model]
+        if None in arguments.values():  # create_model leaves them out
+            function, values = f"timm.model_entrypoint({arch.model.partition('.')[0]!r})", []
+        build = f"import timm\nmodel = {call(function, *values, num_classes=0, **arguments)}"
+        return Counterpart(arch.model, arguments, build)
 
     def features(self, backbone: nn.Module, images: Tensor) -> Any:
         return backbone.forward_features(images)  # type: ignore[operator]
@@ -144,6 +151,18 @@ def preprocessing_of(pretrained_cfg: Mapping[str, Any], name: str, image_size: i
         mean=tuple(data["mean"]),
         std=tuple(data["std"]),
     )
+
+
+def _sized(timm: Any, arch: ArchName, image_size: int) -> tuple[nn.Module, dict[str, Any]]:
+    """timm's network for images of this size, and the arguments that say so; none if it takes any."""
+    for more in SIZES:
+        sizes = {"img_size": image_size, **more}
+        try:
+            return _create(timm, arch, **sizes), sizes
+        except TypeError as error:
+            if not any(key in str(error) for key in sizes):
+                raise
+    return _create(timm, arch), {}
 
 
 def _create(timm: Any, arch: ArchName, **size: Any) -> nn.Module:

@@ -19,9 +19,11 @@ from torchvision.models.vision_transformer import VisionTransformer
 from ssltool.data.preprocessing import Preprocessing
 from ssltool.errors import UsageError, unknown
 from ssltool.models.arch_name import ArchName
+from ssltool.models.counterpart import PYTHON, Counterpart, call
 from ssltool.models.library import LibraryModels
+from ssltool.models.resnet import FAMILY as RESNETS
 from ssltool.models.resnet import torchvision_resnets
-from ssltool.models.vit import ViT
+from ssltool.models.vit import ViT, ViTShape, counterpart_of
 
 LIBRARY = "torchvision"
 
@@ -124,6 +126,20 @@ class TorchvisionModels(LibraryModels):
         )
         return own if image_size is None else own.at(image_size)
 
+    def counterpart(self, library: str, name: str, *, stem: str, image_size: int) -> Counterpart | None:
+        arch = self.parsed(name)
+        with torch.device("meta"):
+            backbone = self.create(arch, image_size)
+        if library in (PYTHON, LIBRARY):
+            return _own_counterpart(arch, backbone, image_size)
+        if arch.model in torchvision_resnets() and not arch.settings:
+            return RESNETS.counterpart(library, arch.model, stem="imagenet", image_size=image_size)
+        if isinstance(backbone, ViT) and backbone.mlp_dim == 4 * backbone.hidden_dim and not arch.settings:
+            heads, layers = backbone.encoder.layers[0].num_heads, len(backbone.encoder.layers)  # type: ignore[union-attr]
+            shape = ViTShape(backbone.hidden_dim, layers, int(heads), backbone.patch_size)  # type: ignore[arg-type]
+            return counterpart_of(library, shape, image_size)
+        return None
+
 
 FAMILY = TorchvisionModels()
 
@@ -165,6 +181,21 @@ def _without_classifier(network: nn.Module) -> nn.Module:
     else:
         setattr(network, name, nn.Identity())
     return network
+
+
+def _own_counterpart(arch: ArchName, backbone: nn.Module, image_size: int) -> Counterpart:
+    """torchvision's network as it builds it; ``backbone`` shows what remains of its classifier."""
+    own: dict[str, Any] = {"image_size": image_size} if arch.model.startswith("vit_") else {}
+    own |= {"input_size": (image_size, image_size)} if arch.model.startswith("maxvit_") else {}
+    arguments = DEFAULTS.get(arch.model, {}) | arch.settings | own
+    name = next(name for name in HEADS if hasattr(backbone, name))
+    head, rest = getattr(backbone, name), "torch.nn.Identity()"
+    if isinstance(backbone, SqueezeNet):
+        rest = f"torch.nn.Sequential(model.{name}[-1])"
+    elif isinstance(head, nn.Sequential) and len(head):
+        rest = f"model.{name}[:{len(head)}]"
+    build = f"model = {call(f'torchvision.models.{arch.model}', **arguments)}\nmodel.{name} = {rest}"
+    return Counterpart(arch.model, arguments, f"import torch, torchvision\n{build}")
 
 
 def _unit(parameter: str) -> str | None:

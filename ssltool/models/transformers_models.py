@@ -21,6 +21,7 @@ from ssltool.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessin
 from ssltool.errors import SSLToolError, UsageError, first_line, unknown
 from ssltool.files.misfit import name_keys
 from ssltool.models.arch_name import check_values, compose, parse
+from ssltool.models.counterpart import PYTHON, Counterpart, call
 from ssltool.models.family import Family, TokenLayout
 from ssltool.settings import Settings
 
@@ -121,9 +122,9 @@ class TransformersBackbone(nn.Module):
         sizes = getattr(config, "hidden_sizes", None)
         self.width = int(sizes[-1] if sizes else getattr(model, "num_features", config.hidden_size))
         if "interpolate_pos_encoding" in inspect.signature(model.forward).parameters:
-            self._resize = {"interpolate_pos_encoding": True}
+            self.resizing = {"interpolate_pos_encoding": True}
         else:
-            self._resize = {}
+            self.resizing = {}
 
     @property
     def layout(self) -> TokenLayout | None:
@@ -161,9 +162,9 @@ class TransformersBackbone(nn.Module):
         if self.patch is not None and self.model_type == "siglip2_vision_model":
             return self.model(**_patches(images, self.patch))
         if self.patch is not None and self.model_type == "vit_mae":  # the order of the patches, none of them left out
-            order = torch.arange((size // self.patch) ** 2, device=images.device).expand(len(images), -1)
-            return self.model(images, noise=order, **self._resize)
-        return self.model(images, **self._resize)
+            order = torch.arange((size // self.patch) ** 2, device=images.device).expand(images.shape[0], -1)
+            return self.model(images, noise=order, **self.resizing)
+        return self.model(images, **self.resizing)
 
 
 def _patches(images: Tensor, patch: int) -> dict[str, Tensor]:
@@ -174,7 +175,7 @@ def _patches(images: Tensor, patch: int) -> dict[str, Tensor]:
     return {
         "pixel_values": rows,
         "pixel_attention_mask": torch.ones(rows.shape[:2], dtype=torch.int32, device=images.device),
-        "spatial_shapes": torch.full((len(images), 2), side, device=images.device),
+        "spatial_shapes": torch.full((images.shape[0], 2), side, device=images.device),
     }
 
 
@@ -235,8 +236,69 @@ class TransformersModels(Family):
         own = getattr(backbone.model.config, "image_size", None)
         return own not in (None, size) and any("position_embedding" in name for name in names)
 
+    def counterpart(self, library: str, name: str, *, stem: str, image_size: int) -> Counterpart | None:
+        if library not in (PYTHON, LIBRARY):
+            return None
+        with torch.device("meta"):
+            backbone = self.build(
+                name, stem=stem, image_size=image_size, stop_grad_conv1=False, zero_init_residual=False
+            )[0]
+        if not isinstance(backbone, TransformersBackbone):
+            return None
+        model_type, settings = _parsed(name)
+        arguments: Settings = (
+            {"image_size": image_size} if "image_size" in _own_settings(model_type) else {}
+        ) | settings
+        arguments |= {} if backbone.model_type != "vit_mae" else {"mask_ratio": 0.0}
+        build = (
+            "import torch, transformers\n"
+            f"config = {call('transformers.AutoConfig.for_model', model_type, **arguments)}\n"
+            f"encoder = {_call_with('transformers.AutoModel.from_config', 'config', backbone.kind.options)}"
+        )
+        prefix = "model."
+        return Counterpart(
+            *(model_type, arguments, build),
+            translate=lambda weights: {key.removeprefix(prefix): tensor for key, tensor in weights.items()},
+            prefix=prefix,
+            variable="encoder",
+            define=define_code(backbone, image_size),
+        )
+
 
 FAMILY = TransformersModels()
+
+
+def load_code(backbone: TransformersBackbone, folder: str) -> str:
+    """Python that loads the library's model from ``folder`` as ``encoder``."""
+    load = _call_with("transformers.AutoModel.from_pretrained", repr(folder), backbone.kind.options)
+    return f"import torch, transformers\nencoder = {load}"
+
+
+def define_code(backbone: TransformersBackbone, size: int) -> str:
+    """Python that defines ``model(images)``, what ``backbone`` returns for images of ``size`` pixels, by the library's
+    model ``encoder``."""
+    lines, given = ["def model(images):"], "images"
+    if backbone.patch is not None and backbone.model_type == "siglip2_vision_model":
+        side, patch = size // backbone.patch, backbone.patch
+        lines += [
+            f"    grid = images.unflatten(3, ({side}, {patch})).unflatten(2, ({side}, {patch}))",
+            "    patches = grid.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)",
+            "    mask = torch.ones(patches.shape[:2], dtype=torch.int32)",
+        ]
+        shapes = f"torch.full((len(images), 2), {side})"
+        given = f"pixel_values=patches, pixel_attention_mask=mask, spatial_shapes={shapes}"
+    elif backbone.patch is not None and backbone.model_type == "vit_mae":
+        given += f", noise=torch.arange({(size // backbone.patch) ** 2}).expand(len(images), -1)"
+    if backbone.model_type != "siglip2_vision_model":
+        given += "".join(f", {key}={value}" for key, value in backbone.resizing.items())
+    pooled = backbone.kind.output == POOLED and getattr(backbone.model, "use_head", True)
+    output = "last_hidden_state[:, 0]" if backbone.kind.output == CLASS_TOKEN else "last_hidden_state.mean(dim=1)"
+    output = "pooler_output.flatten(1)" if pooled else output
+    return "\n".join([*lines, f"    return encoder({given}).{output}"])
+
+
+def _call_with(function: str, first: str, arguments: Mapping[str, Any]) -> str:
+    return f"{function}({', '.join([first, *(f'{key}={value!r}' for key, value in arguments.items())])})"
 
 
 def _parsed(name: str) -> tuple[str, Settings]:

@@ -11,7 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.vision_transformer import VisionTransformer
 
+from ssltool.checkpoints.parameter_names import timm_name
 from ssltool.errors import SSLToolError
+from ssltool.models.counterpart import PYTHON, Counterpart, Weights, call
 from ssltool.models.family import SMALL_IMAGE, Family, TokenLayout
 
 BLOCK = re.compile(r"encoder\.layers\.encoder_layer_(\d+)\.")
@@ -85,7 +87,7 @@ class ViT(VisionTransformer):
             )
         patches = self.conv_proj(x)
         side = patches.shape[-1]
-        x = torch.cat([self.class_token.expand(len(x), -1, -1), patches.flatten(2).mT], dim=1)
+        x = torch.cat([self.class_token.expand(x.shape[0], -1, -1), patches.flatten(2).mT], dim=1)
         out: Tensor = self.encoder.ln(self.encoder.layers(self.encoder.dropout(x + self._positions(side))))
         return out
 
@@ -142,8 +144,32 @@ class ViTs(Family):
     def last_layer(self, backbone: nn.Module, images: Tensor) -> Tensor:
         return backbone.tokens(images) if isinstance(backbone, ViT) else super().last_layer(backbone, images)
 
+    def counterpart(self, library: str, name: str, *, stem: str, image_size: int) -> Counterpart | None:
+        shape = vit_shape(name)
+        return None if shape is None else counterpart_of(library, shape, image_size)
+
 
 FAMILY = ViTs()
+
+
+def counterpart_of(library: str, shape: ViTShape, image_size: int) -> Counterpart | None:
+    """A ViT of ``shape`` for images of ``image_size`` pixels in another library, as ``Family.counterpart``."""
+    sizes = (image_size, shape.patch or patch_size(image_size), shape.depth, shape.heads, shape.dim)
+    if library == "timm":
+        used = dict(zip(("img_size", "patch_size", "depth", "num_heads", "embed_dim"), sizes, strict=True))
+        model = "vit_base_patch16_224"
+        build = f"import timm\nmodel = {call('timm.create_model', model, num_classes=0, **used)}"
+        return Counterpart(model, used, build, lambda weights: {timm_name(name): w for name, w in weights.items()})
+    if library == "transformers":
+        names = ("image_size", "patch_size", "num_hidden_layers", "num_attention_heads", "hidden_size")
+        more = {"intermediate_size": 4 * shape.dim, "layer_norm_eps": 1e-6}
+        return Counterpart("vit", dict(zip(names, sizes, strict=True)) | more, translate=_in_transformers)
+    if library not in (PYTHON, "torchvision"):
+        return None
+    names = ("image_size", "patch_size", "num_layers", "num_heads", "hidden_dim")
+    used = dict(zip(names, sizes, strict=True)) | {"mlp_dim": 4 * shape.dim}
+    build = f"model = {call('torchvision.models.VisionTransformer', **used)}\nmodel.heads = torch.nn.Identity()"
+    return Counterpart("VisionTransformer", used, f"import torch, torchvision\n{build}")
 
 
 def patch_size(image_size: int) -> int:
@@ -188,3 +214,34 @@ def _sincos_positions(side: int, dim: int) -> Tensor:
     angles = [position.flatten()[:, None] * omega for position in (column, row)]
     patches = torch.cat([f(a) for a in angles for f in (torch.sin, torch.cos)], dim=1)
     return torch.cat([torch.zeros(1, dim), patches])[None]
+
+
+def _in_transformers(weights: Weights) -> Weights:
+    """The weights of a ViT with the names of transformers, which has separate matrices of query, key and value."""
+    found: Weights = {}
+    for name, tensor in weights.items():
+        theirs = timm_name(name)
+        for ours, other in _TRANSFORMERS:
+            theirs = re.sub(ours, other, theirs)
+        if ".qkv." not in theirs:
+            found[theirs] = tensor
+            continue
+        parts = zip(("query", "key", "value"), tensor.chunk(3), strict=True)
+        found |= {theirs.replace("qkv", part): rows.clone() for part, rows in parts}
+    return found
+
+
+_TRANSFORMERS = (
+    (r"^cls_token", "embeddings.cls_token"),
+    (r"^pos_embed", "embeddings.position_embeddings"),
+    (r"^patch_embed\.proj", "embeddings.patch_embeddings.projection"),
+    (r"^norm\.", "layernorm."),
+    (r"^blocks\.(\d+)\.", r"encoder.layer.\1."),
+    (r"norm1\.", "layernorm_before."),
+    (r"norm2\.", "layernorm_after."),
+    (r"attn\.qkv", "attention.attention.qkv"),
+    (r"attn\.proj", "attention.output.dense"),
+    (r"mlp\.fc1", "intermediate.dense"),
+    (r"mlp\.fc2", "output.dense"),
+)
+"""Names of timm and transformers for the parameters of a ViT."""

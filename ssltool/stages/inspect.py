@@ -6,6 +6,8 @@ Nothing is executed. A file that cannot be read is reported as unreadable.
 from __future__ import annotations
 
 import dataclasses
+import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,11 +19,11 @@ from ssltool.checkpoints.build import require_plugins
 from ssltool.checkpoints.checkpoint import Checkpoint
 from ssltool.checkpoints.convert import ForeignBackbone, find_backbone
 from ssltool.checkpoints.find_weights import find_weights
-from ssltool.checkpoints.model_folder import ModelFolder, find_model_folder, read_model_folder, read_weights
+from ssltool.checkpoints.model_folder import CONFIG, ModelFolder, find_model_folder, read_model_folder, read_weights
 from ssltool.checkpoints.read import extract_settings, plain, read_entries
 from ssltool.checkpoints.saved_run import PROGRAM, SSLTOOL
 from ssltool.config import InspectConfig
-from ssltool.errors import SSLToolError
+from ssltool.errors import SSLToolError, first_line
 from ssltool.files.misfit import name_keys
 from ssltool.files.npy_files import read_npy
 from ssltool.files.placeholders import module_weights, placeholder_names
@@ -39,9 +41,12 @@ UNREADABLE = "unreadable"
 CHECKPOINT = "checkpoint"
 WEIGHTS = "weights"
 
+WEIGHT_SUFFIXES = (".pt", ".pth", ".tar", ".ckpt", ".safetensors", ".bin", ".pkl", ".pyth")
+"""Endings of the names of checkpoints."""
+
 
 def run(config: InspectConfig) -> list[Record]:
-    """Describes each file or folder.
+    """Describes each file or folder. A folder's checkpoints are described in its list ``checkpoints``.
 
     Every description has ``path`` and ``kind``, that of a file also ``bytes`` and ``sha256``, and that of a file that
     cannot be used ``problem``, the reason. ``docs/checkpoints.md`` lists the other keys.
@@ -58,7 +63,7 @@ def run(config: InspectConfig) -> list[Record]:
 
 def _describe(path: Path, config: InspectConfig) -> Record:
     if path.is_dir():
-        return {"path": str(path)} | _describe_folder(path, config.keys)
+        return {"path": str(path)} | _describe_folder(path, config)
     about: Record = {"path": str(path), "bytes": path.stat().st_size}
     try:
         about["sha256"] = file_hash(path)
@@ -176,12 +181,58 @@ def _network(arch: str, stem: str, image_size: int) -> Record:
     return {"arch": arch, "stem": stem, "image_size": image_size, "width": width}
 
 
-def _describe_folder(path: Path, keys: bool) -> Record:
-    folder = RunFolder(path)
+def _describe_folder(path: Path, config: InspectConfig) -> Record:
+    """Describes a folder of transformers or timm, or a run folder or any other and the checkpoints in it."""
     try:
         model = find_model_folder(path)
         if model is not None:
-            return _describe_model(model, keys)
+            return _describe_model(model, config.keys)
+        found = _weight_files(path)
+        about = _describe_run(path) if (path / CONFIG).exists() or not found else {"kind": "folder of checkpoints"}
+    except SSLToolError as error:
+        return {"kind": "folder", "problem": str(error)}
+    if not found:
+        return about
+    checkpoints = [_describe(file, config) for file in found]
+    return about | {"unusable": sum("problem" in one for one in checkpoints), "checkpoints": checkpoints}
+
+
+def _weight_files(path: Path) -> list[Path]:
+    """The files in a folder and its subfolders that may be checkpoints, and the subfolders of transformers or timm."""
+    found: list[Path] = []
+    for inner in _listed(path):
+        if not inner.is_dir():
+            found += [inner] if inner.suffix in WEIGHT_SUFFIXES else []
+        elif _is_model(inner):
+            found.append(inner)
+        elif os.access(inner, os.R_OK | os.X_OK):
+            found += [file for file in _listed(inner) if file.suffix in WEIGHT_SUFFIXES and not file.is_dir()]
+    return sorted(found, key=lambda file: (file.parent, _in_order(file.name)))
+
+
+def _listed(path: Path) -> list[Path]:
+    """What is in a folder and not hidden."""
+    try:
+        return [inner for inner in path.iterdir() if not inner.name.startswith(".")]
+    except OSError as error:
+        raise SSLToolError(f"cannot read {path}: {first_line(error)}") from error
+
+
+def _is_model(path: Path) -> bool:
+    try:
+        return find_model_folder(path) is not None
+    except SSLToolError:
+        return False
+
+
+def _in_order(name: str) -> list[tuple[int, str]]:
+    """A key that orders numbers in names by their value."""
+    return [(int(part), "") if part.isascii() and part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
+
+
+def _describe_run(path: Path) -> Record:
+    folder = RunFolder(path)
+    try:
         settings, records = folder.read_config(), folder.read_metrics()
     except SSLToolError as error:
         return {"kind": "folder", "problem": str(error)}
@@ -191,7 +242,7 @@ def _describe_folder(path: Path, keys: bool) -> Record:
         "stage": stages[0] if stages else None,
         **{key: settings[key] for key in ("method", "arch", "stem") if key in settings},
         "epochs_done": len(records),
-        "files": sorted(file.name for file in path.iterdir() if not file.name.startswith(".")),
+        "files": sorted(file.name for file in _listed(path)),
         "last": records[-1] if records else None,
         "settings": settings,
     }

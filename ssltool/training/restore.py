@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
@@ -35,7 +36,9 @@ def load_weights(module: nn.Module, weights: Mapping[str, Tensor], file: object,
         SSLToolError: if a name is missing or unknown, or a shape is another one.
     """
     check_weights(module, weights, file, remedy)
-    module.load_state_dict(dict(weights))
+    state = OrderedDict(weights)
+    state._metadata = module.state_dict()._metadata  # type: ignore[attr-defined]  # versions; some modules need them
+    module.load_state_dict(state)
 
 
 def check_weights(module: nn.Module, weights: Mapping[str, Tensor], file: object, remedy: str = OTHER) -> None:

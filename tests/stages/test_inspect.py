@@ -11,6 +11,7 @@ import numpy as np
 import pandas
 import pytest
 import torch
+from export_helpers import described, export
 
 from checkpoint_helpers import PROGRAMS, bare, dino, dino_arguments, linear, vit
 from fuzz.damage import deep
@@ -157,6 +158,49 @@ def test_a_run_folder_is_described(trained):
     assert (about["kind"], about["stage"], about["epochs_done"]) == ("run folder", "pretrain", 2)
     assert "checkpoint.pt" in about["files"] and about["last"]["epoch"] == 1
     assert about["settings"]["arch"] == about["arch"] == "resnet18_w8"
+
+
+def test_the_checkpoints_in_a_folder_and_its_subfolders_are_described_in_order(tmp_path, trained):
+    for name in ("b_10.pth", "b_9.pth"):
+        torch.save(PROGRAMS["simsiam"]().entries, tmp_path / name)
+    torch.save(PROGRAMS["dino"]().entries, tmp_path / "a.pth.tar")
+    (tmp_path / "broken.ckpt").write_bytes(b"x")
+    (tmp_path / "notes.txt").write_bytes(b"x")
+    (tmp_path / ".hidden.pt").write_bytes(b"x")
+    (tmp_path / "run").symlink_to(trained)
+    about = look(tmp_path)
+    names = [os.path.relpath(one["path"], tmp_path) for one in about["checkpoints"]]
+    assert names[:4] == ["a.pth.tar", "b_9.pth", "b_10.pth", "broken.ckpt"]
+    assert names[4:] == sorted(f"run/{path.name}" for path in trained.glob("*.pt"))
+    assert (about["kind"], about["unusable"]) == ("folder of checkpoints", 1)
+    for one in about["checkpoints"]:
+        assert one == look(one["path"])
+
+
+def test_a_run_folder_lists_its_checkpoints(trained):
+    about = look(trained)
+    assert about["kind"] == "run folder" and about["unusable"] == 0
+    assert {one["path"] for one in about["checkpoints"]} == {str(path) for path in trained.glob("*.pt")}
+
+
+def test_a_folder_of_the_hub_stays_one_model_also_inside_of_a_folder(tmp_path, trained):
+    described(tmp_path / "a.safetensors", "resnet18_w8", 32, "imagenet")
+    export(tmp_path / "a.safetensors", "huggingface", tmp_path / "hub" / "model")
+    assert "checkpoints" not in look(tmp_path / "hub" / "model")
+    (row,) = look(tmp_path / "hub")["checkpoints"]
+    assert (row["path"], row["epoch"], row["width"]) == (str(tmp_path / "hub" / "model"), 7, 64)
+
+
+def test_the_table_of_a_folder_has_one_row_for_each_file_and_counts_the_unusable(ssltool, tmp_path):
+    torch.save(PROGRAMS["simsiam"]().entries, tmp_path / "good.pth")
+    torch.save({"representations": torch.ones(2, 3)}, tmp_path / "rows.pt")
+    (tmp_path / "bad.ckpt").write_bytes(b"x")
+    done = ssltool("inspect", tmp_path)
+    assert done.code == 0
+    rows = {line.split()[0]: line for line in done.out.splitlines() if line}
+    assert rows["good.pth"].split()[1:6] == ["simsiam", "resnet18_w8", "simsiam", "100", "64"]
+    assert "encoder.fc, predictor" in rows["good.pth"] and "unreadable" in rows["bad.ckpt"]
+    assert rows["rows.pt"].endswith("representations") and "3 files, 1 of them unusable" in done.out
 
 
 def test_a_folder_that_is_not_a_run_has_a_problem(tmp_path):

@@ -10,16 +10,15 @@ import safetensors
 import timm
 import torch
 import torchvision
+from export_helpers import as_printed, export
 
 from checkpoint_helpers import PROGRAMS, noise, plain_resnet18, settled
 from helpers import same_bits
 from ssltool.checkpoints.build import backbone_weights
 from ssltool.checkpoints.convert import read_checkpoint
-from ssltool.config import ExportConfig
 from ssltool.errors import SSLToolError
 from ssltool.models.backbones import build_backbone
 from ssltool.models.resnet import torchvision_resnets
-from ssltool.stages.export import run
 
 
 @pytest.fixture
@@ -46,20 +45,6 @@ def original(path: Path, images: torch.Tensor) -> torch.Tensor:
     backbone.load_state_dict(backbone_weights(checkpoint))
     with torch.inference_mode():
         return backbone.eval()(images)
-
-
-def export(checkpoint: object, to: str, out: object = None, **settings) -> dict:
-    return run(ExportConfig(str(checkpoint), to=to, out=None if out is None else str(out), **settings))
-
-
-def as_printed(line: str) -> torch.nn.Module:
-    """The model that the printed line of Python loads."""
-    known = {"torch": torch, "torchvision": torchvision, "timm": timm, "safetensors": safetensors}
-    *statements, last = line.split("; ")
-    if not statements:
-        return eval(last, known).eval()
-    exec(line, known)
-    return known["model"].eval()
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
@@ -161,9 +146,13 @@ def test_a_safetensors_file_has_metadata(resnet18, tmp_path):
         assert file.metadata() == {"format": "pt", "arch": "resnet18", "epoch": "7", "method": "simsiam"}
 
 
-def test_the_last_line_of_the_table_loads_the_file(ssltool, resnet18):
+def test_the_code_of_the_table_loads_the_file_and_nothing_else_is_printed(ssltool, resnet18):
     done = ssltool("export", resnet18)
-    assert done.code == 0 and done.out.splitlines()[-1].startswith("load     model = torchvision.models.resnet18(); ")
+    assert done.code == 0
+    table, _, code = done.out.partition("\n\n")
+    assert [line.split()[0] for line in table.splitlines()] == ["written", "sha256"]
+    with torch.inference_mode():
+        torch.testing.assert_close(as_printed(code)(noise()), original(resnet18, noise()), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -183,13 +172,13 @@ def test_conflicting_settings_are_refused(resnet18, monkeypatch, to, settings, m
 
 
 def test_networks_that_the_target_library_does_not_have_are_refused(trained, vit, tmp_path):
-    with pytest.raises(SSLToolError, match=r"torchvision .*resnet18_w8, .*resnet101, .*load_backbone"):
+    with pytest.raises(SSLToolError, match=r"torchvision .*resnet18_w8 .*--to .*torchscript, onnx or state_dict"):
         export(trained / "checkpoint.pt", "torchvision")
-    with pytest.raises(SSLToolError, match=r"simsiam .*vit_small_depth3_p8.*--to torchvision or timm"):
+    with pytest.raises(SSLToolError, match=r"main_lincls.py .*vit_small_depth3_p8.*--to torchvision, timm, hugging"):
         export(vit, "simsiam")
     model = build_backbone("resnet18", stem="small")[0]
     torch.save(settled(model, 0).state_dict(), tmp_path / "small.pth")
-    with pytest.raises(SSLToolError, match=r"timm .*resnet18 .*stem imagenet.* stem small"):
+    with pytest.raises(SSLToolError, match=r"timm .*resnet18 with the stem small; use --to safetensors"):
         export(tmp_path / "small.pth", "timm")
     assert not (tmp_path / "small-timm.pth").exists()
 
@@ -200,7 +189,7 @@ def test_a_failed_write_keeps_the_previous_file(resnet18, tmp_path, monkeypatch)
     def full(contents: object, stream: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("ssltool.stages.export.torch.save", full)
+    monkeypatch.setattr("ssltool.stages.export.state_dicts.torch.save", full)
     with pytest.raises(SSLToolError, match="No space left on device"):
         export(resnet18, "timm", tmp_path / "out.pth")
     assert (tmp_path / "out.pth").read_bytes() == b"before"
