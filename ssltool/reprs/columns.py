@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ssltool.files.writing import writing
 
-BLOCK = 4096
+BLOCK = 64
 """Images whose values are computed at a time."""
 
 

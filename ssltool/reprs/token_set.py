@@ -72,8 +72,7 @@ class TokenSet:
             [Labels.of(str(path), file.targets[:: self.places], file.classes) for path, file in named]
         )
         self.meta: Record = files[0].meta | ({"classes": classes} if classes else {})
-        of_all = KINDS.index("registers") if files[0].meta.get("tokens") == "registers" else PATCH
-        self._defaults = {"row": -1, "column": -1, "kind": of_all}
+        self._defaults = {"row": -1, "column": -1, "kind": _kind_of(files[0])}
         self._ends = list(itertools.accumulate(len(file) // self.places for file in files))
 
     def __len__(self) -> int:
@@ -114,6 +113,23 @@ def read_tokens(name: FilePath) -> TokenSet:
             if the files differ in network, dataset or tokens.
     """
     return TokenSet(*parts_of(name, _read))
+
+
+def count_tokens(file: Representations) -> Record | None:
+    """The numbers of images, of tokens of each and of each kind, and the grid of all patches; None if there is a row
+    for each image."""
+    if file.row is None:
+        return None
+    places = _places_of(file)
+    kinds = _or(file.kind, slice(0, places), _kind_of(file))
+    of_kinds = {name: int((kinds == number).sum()) for number, name in enumerate(KINDS)}
+    counts = {name: count for name, count in of_kinds.items() if count}
+    return {"images": len(file) // places, "each": places, **counts, "grid": file.meta.get("grid")}
+
+
+def _kind_of(file: Representations) -> int:
+    """The kind of all tokens, of a file without the column ``kind``."""
+    return KINDS.index("registers") if file.meta.get("tokens") == "registers" else PATCH
 
 
 def _read(path: Path) -> Representations:
