@@ -21,6 +21,7 @@ class Stream(enum.IntEnum):
     MONITOR = 8  # images of the collapse monitor
     HOLDOUT = 9  # holdout rows for model selection
     NEIGHBOURS = 10  # sampled neighbours in SCAN
+    SAVED_PATCHES = 11  # sampled patches of save-reprs
 
 
 def derive(*numbers: int) -> int:

@@ -23,7 +23,7 @@ def command(config: SaveReprsConfig, data_dir: str | None, as_json: bool) -> Non
     Architecture, dataset, stem and image size are the checkpoint's unless given. Images are preprocessed with the
     validation transform, and the network is in eval mode. --layer backbone is the usual choice for evaluation.
     --views Q saves Q rows per image, (N, Q, D), of augmented views as in the run, for alignment and lidar. --tokens
-    patch and --pool none save a row for each position of an image.
+    patch and all save a row for each position of an image, with its place.
 
     If it is interrupted, re-run the command to continue. Under torchrun each rank writes its own file, and
     each image is in one of them.

@@ -25,9 +25,18 @@ class SaveReprsConfig(NetworkSettings):
     )
     tokens: str | None = setting(
         None,
-        "tokens of a ViT: the class token, every patch (a row each), or the mean of the patches [default: cls]",
-        choices=("cls", "patch", "mean"),
+        "the class token of a ViT, the mean of its patches, or a row for each patch, each register, or each token; the "
+        "positions of a feature map are patches [default: what the network returns]",
+        choices=("cls", "patch", "mean", "registers", "all"),
         section="Model",
+    )
+    sample_patches: int | None = setting(
+        None,
+        "with --tokens patch or all, keep this many patches of each image, drawn at random with the run's seed and the "
+        "number of the image [default: all]",
+        section="Model",
+        minimum=1,
+        maximum=2**20,
     )
     pool: str | None = setting(
         None,
@@ -75,19 +84,26 @@ class SaveReprsConfig(NetworkSettings):
     )
     extra_info: str | None = setting(None, "text to add to the folder of the default name", section="Output")
 
+    @property
+    def _keeps_patches(self) -> bool:
+        return self.tokens in ("patch", "all") or self.pool == "none"
+
     def conflicts(self) -> list[Rule]:
         named = "with --out, which names the file"
         return [
             *super().conflicts(),
             (("exp_id", "extra_info"), self.out is not None, named),
+            (("pool",), self.tokens is not None, "with --tokens, which also chooses positions of a feature map"),
+            (("sample_patches",), not self._keeps_patches, "without --tokens patch or all"),
             (("crop_pct", "squash"), self.views is not None, "with --views, which crops at random"),
         ]
 
     def mistakes(self) -> Iterator[str]:
         if self.format != "pt" and self.dtype == "bf16":
             yield f"--format {self.format} has no bfloat16; leave --dtype bf16 out, or use --format pt"
-        if self.views is not None and (self.tokens == "patch" or self.pool == "none"):
-            yield "--views saves one row per view, --tokens patch and --pool none several; leave one of them out"
+        if self.views is not None and (self._keeps_patches or self.tokens == "registers"):
+            flag = "--pool none" if self.tokens is None else f"--tokens {self.tokens}"
+            yield f"--views saves one row per view, {flag} several; leave one of them out"
         suffix = "" if self.out is None else Path(self.out).suffix.removeprefix(".")
         if suffix in FORMATS and suffix != self.format:
             yield f"--out {self.out} and --format {self.format} contradict each other; change one of them"

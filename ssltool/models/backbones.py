@@ -109,6 +109,18 @@ def token_layout(backbone: nn.Module) -> TokenLayout | None:
     return None if family is None else family.token_layout(backbone)
 
 
+def patch_grid(backbone: nn.Module, patches: int) -> tuple[int, int] | None:
+    """The numbers of rows and columns of the ``patches`` of a square image; None if they are not known."""
+    family = family_of_backbone(backbone)
+    return None if family is None else family.grid(backbone, patches)
+
+
+def channels_last(backbone: nn.Module) -> bool:
+    """Whether feature maps inside ``backbone`` are (N, H, W, D) instead of (N, D, H, W)."""
+    family = family_of_backbone(backbone)
+    return family is not None and family.channels_last(backbone)
+
+
 def last_width(backbone: nn.Module, dim: int) -> int:
     """The width of the ``patch_tokens`` of a backbone whose output is ``dim`` wide."""
     family = family_of_backbone(backbone)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -30,6 +31,12 @@ class TokenLayout:
     def prefix(self) -> int:
         """The number of tokens before the patches."""
         return self.class_token + self.registers
+
+
+def square_grid(patches: int) -> tuple[int, int] | None:
+    """The grid of ``patches`` patches if it is square, else None."""
+    side = math.isqrt(max(patches, 0))
+    return (side, side) if side and side * side == patches else None
 
 
 class Family(ABC):
@@ -101,6 +108,14 @@ class Family(ABC):
             SSLToolError: if the family does not define it.
         """
         raise SSLToolError(f"the outputs for each position of a {type(backbone).__name__} are not known")
+
+    def grid(self, backbone: nn.Module, patches: int) -> tuple[int, int] | None:
+        """The numbers of rows and columns of the ``patches`` of a square image; None if they are not known."""
+        return square_grid(patches)
+
+    def channels_last(self, backbone: nn.Module) -> bool:
+        """Whether feature maps inside ``backbone`` are (N, H, W, D) instead of (N, D, H, W)."""
+        return False
 
     def preprocessing(self, name: str, image_size: int | None) -> Preprocessing:
         """The transform for the backbone ``name``, at ``image_size`` or, if that is None, at its own size."""

@@ -123,6 +123,14 @@ class LibraryModels(Family):
     def patch_size(self, backbone: nn.Module) -> int | None:
         return _patch(backbone)
 
+    def grid(self, backbone: nn.Module, patches: int) -> tuple[int, int] | None:
+        height, width = _patch_sides(backbone) or (1, 1)
+        rows = math.isqrt(patches * width // height)
+        return (rows, patches // rows) if rows and rows * rows * height == patches * width else None
+
+    def channels_last(self, backbone: nn.Module) -> bool:
+        return self.outline(*_origin(backbone)).channels_last
+
     def last_width(self, backbone: nn.Module, dim: int) -> int:
         return self.outline(*_origin(backbone)).last_width
 
@@ -197,12 +205,19 @@ def reason(error: Exception) -> str:
     return f"unknown {error}" if isinstance(error, KeyError) else first_line(error)
 
 
-def _patch(backbone: nn.Module) -> int | None:
-    """The side in pixels of the patches that do not overlap; None if the network has none."""
+def _patch_sides(backbone: nn.Module) -> tuple[int, int] | None:
+    """Height and width in pixels of the patches that do not overlap; None if the network has none."""
     projection = getattr(getattr(backbone, "patch_embed", None), "proj", None)
     if not isinstance(projection, nn.Conv2d) or projection.kernel_size != projection.stride:
         return None
-    return projection.kernel_size[0]
+    height, width = projection.kernel_size
+    return height, width
+
+
+def _patch(backbone: nn.Module) -> int | None:
+    """The side in pixels of which image sizes are multiples; None if the network has no such patches."""
+    sides = _patch_sides(backbone)
+    return None if sides is None else math.lcm(*sides)
 
 
 def _origin(backbone: nn.Module) -> tuple[str, int]:

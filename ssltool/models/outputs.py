@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from ssltool.config import LAYERS
 from ssltool.errors import SSLToolError, unknown
 from ssltool.methods.base import Method
-from ssltool.models.backbones import last_layer, token_layout
+from ssltool.models.backbones import channels_last, last_layer, patch_grid, token_layout
 from ssltool.models.family import TokenLayout
+from ssltool.models.tokens import TokenPlaces, TokenSequence, layout_of
 
 
 class Features:
@@ -22,8 +23,9 @@ class Features:
         layer: ``backbone``, ``projector`` or ``predictor``, or the dotted name of a module that is called to compute
             them (``backbone.layer3``, ``projector.0``) or belongs to another backbone of the model
             (``teacher.backbone``). The modules after it are not run.
-        tokens: which tokens of a transformer: ``cls``, the class token; ``mean``, the mean of the patch tokens;
-            ``patch``, every patch token. None for what the backbone returns, or for the class token of a layer inside.
+        tokens: which tokens of a transformer: ``cls``, the class token; ``registers``; ``patch``, every patch token;
+            ``mean``, the mean of the patch tokens; ``all``. The positions of a feature map are patches. None for what
+            the backbone returns, or for the class token of a layer inside.
         pool: how a feature map is pooled: ``mean``, which is the default, or ``none``, which keeps every position.
 
     Raises:
@@ -39,16 +41,22 @@ class Features:
         self._backbone = _find(method, ".".join(within)) if within else None
         self._is_backbone = parts == within
         self._layout = None if self._backbone is None else token_layout(self._backbone)
+        self._counts: dict[int, int] = {}
 
     @torch.inference_mode()
-    def shape(self, image_size: int, device: torch.device) -> tuple[int, ...]:
-        """The shape of an image's features: (D,) or (P, D).
+    def outline(self, image_size: int, device: torch.device) -> tuple[tuple[int, ...], TokenPlaces | None]:
+        """The shape of an image's features, (D,) or (P, D), and the places of the P rows; None for (D,).
 
         Raises:
             SSLToolError: for a setting that has no effect with this layer, or a layer whose output is not one vector,
                 sequence or feature map per image.
         """
-        return tuple(self(torch.zeros(2, 3, image_size, image_size, device=device)).shape[1:])
+        features, places = self._take(torch.zeros(2, 3, image_size, image_size, device=device))
+        return tuple(features.shape[1:]), places
+
+    def shape(self, image_size: int, device: torch.device) -> tuple[int, ...]:
+        """The shape of an image's features: (D,) or (P, D); raises as ``outline``."""
+        return self.outline(image_size, device)[0]
 
     @property
     def directions(self) -> int | None:
@@ -56,37 +64,66 @@ class Features:
         return self.method.max_rank(self.layer) if self.layer in LAYERS else None
 
     def __call__(self, images: Tensor) -> Tensor:
-        out, layout = self._output(images)
-        if layout is not None:
-            self._refuse(pool="pools feature maps; choose a transformer's output with --tokens")
-            return self._select(out, layout)
-        self._refuse(tokens="selects tokens of a transformer")
+        return self._take(images)[0]
+
+    def _take(self, images: Tensor) -> tuple[Tensor, TokenPlaces | None]:
+        out = self._output(images)
         if out.dim() == 2:
+            self._refuse(tokens="selects among the tokens or positions of an image, and this is one vector")
             if not self._is_backbone or self._layout is not None:  # a ResNet's output is already a mean
                 self._refuse(pool="pools feature maps")
-            return out
-        if out.dim() == 4:
-            out = out.flatten(2).mT
-        return out if self.pool == "none" else out.mean(dim=1)
+            return out, None
+        of_tokens = out.dim() == 3 and self._layout is not None
+        if of_tokens:
+            self._refuse(pool="pools feature maps; choose a transformer's output with --tokens")
+        elif out.dim() == 3:
+            self._refuse(tokens="needs the order of the tokens, which is not known; choose with --pool")
+        elif self.tokens is not None:
+            self._refuse(pool="is another name of --tokens patch and mean")
+        sequence = self._tokens(out, images) if of_tokens else self._positions(out)
+        default = "cls" if sequence.layout.class_token else "patch" if self.pool == "none" else "mean"
+        return sequence.select(self.tokens or default, self.layer)
 
-    def _select(self, tokens: Tensor, layout: TokenLayout) -> Tensor:
-        """The chosen tokens of ``tokens`` (N, T, D): (N, D), or (N, P, D) if every patch is chosen."""
-        choice = self.tokens or ("cls" if layout.class_token else "mean")
-        if choice == "cls":
-            if not layout.class_token:
-                raise SSLToolError("--tokens cls: this network has no class token; use --tokens mean")
-            return tokens[:, 0]
-        patches = tokens[:, layout.prefix :]
-        return patches if choice == "patch" else patches.mean(dim=1)
+    def _tokens(self, out: Tensor, images: Tensor) -> TokenSequence:
+        """A transformer's tokens ``out`` (N, T, D) with their order."""
+        backbone, layout, count = self._backbone, self._layout, out.shape[1]
+        if backbone is None or layout is None:
+            raise ValueError("only a transformer has tokens")
+        if not self._is_backbone:
+            last = self._last_count(backbone, images)
+            found = layout_of(count, last, layout)
+            if found is None:
+                raise SSLToolError(
+                    f"--layer {self.layer} gives {count} tokens and the last layer {last}, so it is not known which of "
+                    "them are patches; choose another layer"
+                )
+            layout = found
+        return TokenSequence(out, layout, patch_grid(backbone, count - layout.prefix))
 
-    def _output(self, images: Tensor) -> tuple[Tensor, TokenLayout | None]:
-        """The layer's output (N, D), (N, P, D) or (N, D, H, W), and the order of its tokens if it is a sequence."""
+    def _last_count(self, backbone: nn.Module, images: Tensor) -> int:
+        """The number of tokens of the last layer for images of this size."""
+        size = images.shape[-1]
+        if size not in self._counts:
+            self._counts[size] = last_layer(backbone, images[:1]).shape[1]
+        return self._counts[size]
+
+    def _positions(self, out: Tensor) -> TokenSequence:
+        """The positions of ``out``: a feature map (N, D, H, W) or (N, H, W, D), or (N, P, D) with unknown places."""
+        layout = TokenLayout(class_token=False)
+        if out.dim() == 3:
+            return TokenSequence(out, layout, None)
+        first, second, third = out.shape[1:]
+        # Images are square, so the sides of a map are equal.
+        if first == second and not self._is_backbone and self._backbone is not None:
+            out = out.permute(0, 3, 1, 2) if second != third or channels_last(self._backbone) else out
+        return TokenSequence(out.flatten(2).mT, layout, (out.shape[2], out.shape[3]))
+
+    def _output(self, images: Tensor) -> Tensor:
+        """The layer's output (N, D), (N, P, D) or (N, D, H, W)."""
         backbone = self._backbone
-        if self._is_backbone and backbone is not None:
-            if self.tokens is not None and self._layout is not None:
-                return last_layer(backbone, images), self._layout
-            if self.pool == "none" and self._layout is None:
-                return last_layer(backbone, images), None
+        by_position = self.tokens is not None or (self.pool == "none" and self._layout is None)
+        if self._is_backbone and backbone is not None and by_position:
+            return last_layer(backbone, images)
         if self.layer in LAYERS:
             out: Any = self.method.embed(images, self.layer)
         elif self._is_backbone and backbone is not None:
@@ -99,7 +136,7 @@ class Features:
                 f"--layer {self.layer} returns {found} for {len(images)} images; name a module that returns one "
                 "vector, sequence or feature map per image"
             )
-        return out, self._layout if out.dim() == 3 else None
+        return out
 
     def _module_output(self, run: Callable[[Tensor], object], images: Tensor) -> Any:
         """The output of the module named ``layer`` in ``run(images)``, which is stopped there."""

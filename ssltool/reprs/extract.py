@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Generator, Iterable, Iterator
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,8 +21,11 @@ from ssltool.data.images import ImageSet
 from ssltool.data.loader import Batch, Loader, Shard
 from ssltool.errors import SSLToolError, counted, found_in
 from ssltool.models.outputs import Features
+from ssltool.models.tokens import KINDS
+from ssltool.reprs.columns import column
+from ssltool.reprs.kept_tokens import KeptTokens
 from ssltool.reprs.nonfinite import all_finite
-from ssltool.reprs.representations import Representations
+from ssltool.reprs.representations import PLACE, PLACES, Representations
 from ssltool.settings import Record
 from ssltool.training.device import DTYPES, autocast, worker_count
 from ssltool.training.setup import numbers_hash
@@ -47,12 +52,13 @@ def extract_all(
 class Extraction:
     """The extraction of the representations of ``images`` by ``network``, in the order of the images.
 
-    ``shape`` is the shape of an image's rows: (d,), (Q, d) for Q views, or (P, d) for P positions. ``size`` is the
-    number of images in a batch.
+    ``shape`` is the shape of an image's rows: (d,), (Q, d) for Q views, or (P, d) for P positions, which are the
+    ``tokens``. ``size`` is the number of images in a batch.
 
     Raises:
         UsageError: if the network has no such layer.
-        SSLToolError: if there are no images, or a setting has no effect with the layer.
+        SSLToolError: if there are no images, a setting has no effect with the layer, or an image has fewer patches than
+            are to be sampled.
     """
 
     def __init__(self, network: Pretrained, images: ImageSet, config: SaveReprsConfig, device: torch.device) -> None:
@@ -61,9 +67,11 @@ class Extraction:
         self.network, self.images, self.config, self.device = network, images, config, device
         with found_in(config.pretrained):  # the layers depend on the checkpoint
             self.features = Features(network.method, config.layer, tokens=config.tokens, pool=config.pool)
-        self.shape = self.features.shape(network.image_size, device)
-        self.keeps_positions = len(self.shape) == 2
-        self.places = self.shape[0] if self.keeps_positions else 1
+        self.shape, tokens = self.features.outline(network.image_size, device)
+        self.tokens = None if tokens is None else KeptTokens(tokens, config.sample_patches, network.run.seed)
+        if self.tokens is not None:
+            self.shape = (len(self.tokens), *self.shape[1:])
+        self.places = 1 if self.tokens is None else len(self.tokens)
         self.dtype = DTYPES.get(config.dtype, torch.float32)
         self.size = config.batch_size
         if config.views is not None:
@@ -111,17 +119,30 @@ class Extraction:
         with autocast(self.device, self.config.precision):
             outputs = [self.features(chunk) for chunk in view.split(self.config.batch_size)]
         out = (torch.cat(outputs) if len(outputs) > 1 else outputs[0]).to(self.dtype)
+        if self.tokens is not None and self.tokens.sampled:
+            out = self.tokens.take(out, self.images.index[batch.rows.cpu().numpy()])
         return out if self.config.views is None else out.unflatten(0, (self.config.views, -1)).transpose(0, 1)
 
-    def to_representations(self, rows: Tensor, numbers: range, shard: Shard) -> Representations:
-        """The ``rows`` of the images ``numbers`` with their labels and metadata."""
-        images, part = self.images, slice(numbers.start, numbers.stop)
-        columns = [column[part] for column in (images.labels, images.index)]
-        labels, index = (torch.from_numpy(column).repeat_interleave(self.places) for column in columns)
-        rows = rows.flatten(0, 1) if self.keeps_positions else rows
+    def to_representations(
+        self, rows: Tensor, numbers: range, shard: Shard, folder: Path | None = None
+    ) -> Representations:
+        """The ``rows`` of the images ``numbers`` with their labels and metadata.
+
+        With a ``folder``, columns with a value for each of several rows of an image are in unnamed files there.
+        """
+        images, part, tokens, times = self.images, slice(numbers.start, numbers.stop), self.tokens, self.places
+        labels, index = (torch.from_numpy(each[part]) for each in (images.labels, images.index))
         paths = None if images.files is None else list(images.files[part])
         digests = None if images.digests is None else torch.from_numpy(images.digests[part])
-        return Representations(rows, labels, index, self.meta(shard), paths, digests)
+        if tokens is None:
+            return Representations(rows, labels, index, self.meta(shard), paths, digests)
+        columns = {
+            "targets": column(lambda some: labels[some].repeat_interleave(times), len(rows), folder),
+            "index": column(lambda some: index[some].repeat_interleave(times), len(rows), folder),
+        }
+        for name in PLACES if self.config.tokens == "all" else PLACE:
+            columns[name] = column(partial(tokens.column, name, index), len(rows), folder)
+        return Representations(rows.flatten(0, 1), meta=self.meta(shard), paths=paths, digests=digests, **columns)
 
     def meta(self, shard: Shard) -> Record:
         """The network, images and settings that the rows come from, as files record them."""
@@ -137,6 +158,9 @@ class Extraction:
             "tokens": c.tokens,
             "pool": c.pool,
             "places": self.places if self.places > 1 else None,
+            "grid": None if self.tokens is None or self.tokens.grid is None else list(self.tokens.grid),
+            "kinds": list(KINDS) if c.tokens == "all" else None,
+            "sample_patches": c.sample_patches,
             "views": c.views,
             "sample": c.sample,
             "pixels": images.rules.settings(),

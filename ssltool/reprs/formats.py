@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import IO
 
 import numpy as np
+from torch import Tensor
 
 from ssltool.files.text import storable
 from ssltool.files.writing import to_json, write_atomically, write_json
 from ssltool.reprs.readers import BESIDE, pyarrow
-from ssltool.reprs.representations import Representations
+from ssltool.reprs.representations import PLACES, Representations
 from ssltool.settings import Record
 
 GROUP_BYTES = 64 * 2**20
@@ -43,11 +44,12 @@ def check(kind: str) -> None:
 
 def _write_npy(reprs: Representations, path: Path) -> None:
     """``PREFIX.npy`` with the rows, beside ``PREFIX_targets.npy``, ``PREFIX_index.npy`` and ``PREFIX.json``; also
-    ``PREFIX_paths.npy`` and ``PREFIX_digests.npy`` if they are known."""
+    ``PREFIX_paths.npy`` and ``PREFIX_digests.npy`` if they are known, and ``PREFIX_row.npy`` etc. of tokens."""
     prefix = path.with_name(path.name.removesuffix(".npy"))
     columns = {"targets": reprs.targets.numpy(), "index": reprs.index.numpy()}
     columns |= {} if reprs.paths is None else {"paths": np.array(reprs.paths, dtype=np.str_)}
     columns |= {} if reprs.digests is None else {"digests": reprs.digests.numpy()}
+    columns |= {name: values.numpy() for name, values in _places(reprs).items()}
 
     def write_all(stream: IO[bytes]) -> None:
         np.save(stream, reprs.representations.numpy())
@@ -65,7 +67,8 @@ def _write_npy(reprs: Representations, path: Path) -> None:
 
 def _write_parquet(reprs: Representations, path: Path) -> None:
     """Columns ``index``, ``target``, ``path`` and ``digest`` if they are known, ``view`` or ``place`` if an image has
-    several rows, and ``representation``, a list of D float32. The metadata is in the schema's, under ``ssltool``."""
+    several rows, ``row``, ``column`` and ``kind`` of tokens, and ``representation``, a list of D float32. The metadata
+    is in the schema's, under ``ssltool``."""
     pa, pq = pyarrow("--format parquet")
     views = reprs.representations.shape[1] if reprs.representations.dim() == 3 else 1
     rows = reprs.representations.reshape(-1, reprs.representations.shape[-1])
@@ -75,6 +78,8 @@ def _write_parquet(reprs: Representations, path: Path) -> None:
     fields += [] if reprs.paths is None else [("path", pa.string())]
     fields += [] if reprs.digests is None else [("digest", pa.int64())]
     fields += [(several, pa.int32())] if count > 1 else []
+    places = _places(reprs)
+    fields += [(name, pa.int32()) for name in places]
     fields += [("representation", pa.list_(pa.float32(), width))]
     schema = pa.schema(fields, metadata={"ssltool": to_json(_document(reprs))})
 
@@ -87,11 +92,18 @@ def _write_parquet(reprs: Representations, path: Path) -> None:
                 columns += [] if reprs.paths is None else [np.array([storable(reprs.paths[i]) for i in images], object)]
                 columns += [] if reprs.digests is None else [reprs.digests.numpy()[images]]
                 columns += [(numbers % count).astype(np.int32)] if count > 1 else []
+                columns += [values[start : start + size].numpy().astype(np.int32) for values in places.values()]
                 flat = pa.array(rows[start : start + size].reshape(-1).numpy())
                 arrays = [*map(pa.array, columns), pa.FixedSizeListArray.from_arrays(flat, width)]
                 writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
 
     write_atomically(path, write_groups)
+
+
+def _places(reprs: Representations) -> dict[str, Tensor]:
+    """The columns of the place of each row, as far as they are known."""
+    columns = {name: getattr(reprs, name) for name in PLACES}
+    return {name: values for name, values in columns.items() if values is not None}
 
 
 def _document(reprs: Representations) -> Record:

@@ -20,7 +20,7 @@ from ssltool.files.stored import Entries, format_of
 from ssltool.files.torch_files import load_dict
 from ssltool.files.writing import FilePath
 
-BESIDE = ("targets", "index", "paths", "digests")
+BESIDE = ("targets", "index", "paths", "digests", "row", "column", "kind")
 """Arrays beside ``NAME.npy``: ``NAME_targets.npy`` etc."""
 
 SUFFIXES = (".pt", ".npy", ".npz", ".parquet")

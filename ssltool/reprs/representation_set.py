@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from torch import Tensor
 from ssltool.data.preprocessing import differences
 from ssltool.errors import SSLToolError
 from ssltool.files.reading import matching
+from ssltool.files.writing import FilePath
 from ssltool.reprs.class_names import Labels, unified
 from ssltool.reprs.readers import main_files
 from ssltool.reprs.representations import Representations
@@ -65,23 +66,7 @@ class RepresentationSet:
             SSLToolError: if a file cannot be read, the files differ in network, dataset or width, or a rank's file is
                 missing.
         """
-        found = matching(name)
-        paths = tuple(map(Path, main_files(found) if isinstance(found, list) else [found]))
-        files = [Representations.mapped(path, pool) for path in paths]
-        for path, file in zip(paths[1:], files[1:], strict=True):
-            for key in (*NETWORK_KEYS, *SPLIT_KEYS):
-                if file.meta.get(key) != files[0].meta.get(key):
-                    raise SSLToolError(
-                        f"{paths[0]} and {path} are not parts of one set: {NETWORK_TITLES.get(key, key)} is "
-                        f"{files[0].meta.get(key)} and {file.meta.get(key)}; name the files of one network and split"
-                    )
-            other_transform = differences(files[0].meta, file.meta)
-            if other_transform:
-                raise SSLToolError(
-                    f"{paths[0]} and {path} are not parts of one set: their images were transformed in different ways: "
-                    f"{', '.join(other_transform)}"
-                )
-        _check_all_ranks(name, [file.meta.get("shard") for file in files])
+        paths, files = parts_of(name, lambda path: Representations.mapped(path, pool))
         targets, classes = unified(
             [Labels.of(str(path), file.targets, file.classes) for path, file in zip(paths, files, strict=True)]
         )
@@ -117,6 +102,33 @@ class RepresentationSet:
         columns = {name: getattr(self, name)[mask] for name in ("targets", "index", "file_of")}
         digests = None if self.digests is None else self.digests[mask]
         return dataclasses.replace(self, rows=self.rows.keep(mask), digests=digests, **columns)
+
+
+def parts_of(name: FilePath, read: Callable[[Path], Representations]) -> tuple[tuple[Path, ...], list[Representations]]:
+    """The file ``name``, the files that match it as a pattern, or the files of all ranks that wrote it: their paths and
+    what ``read`` returns for each.
+
+    Raises:
+        SSLToolError: if a file cannot be read, the files differ in network or dataset, or a rank's file is missing.
+    """
+    found = matching(name)
+    paths = tuple(map(Path, main_files(found) if isinstance(found, list) else [found]))
+    files = [read(path) for path in paths]
+    for path, file in zip(paths[1:], files[1:], strict=True):
+        for key in (*NETWORK_KEYS, *SPLIT_KEYS):
+            if file.meta.get(key) != files[0].meta.get(key):
+                raise SSLToolError(
+                    f"{paths[0]} and {path} are not parts of one set: {NETWORK_TITLES.get(key, key)} is "
+                    f"{files[0].meta.get(key)} and {file.meta.get(key)}; name the files of one network and split"
+                )
+        other_transform = differences(files[0].meta, file.meta)
+        if other_transform:
+            raise SSLToolError(
+                f"{paths[0]} and {path} are not parts of one set: their images were transformed in different ways: "
+                f"{', '.join(other_transform)}"
+            )
+    _check_all_ranks(str(name), [file.meta.get("shard") for file in files])
+    return paths, files
 
 
 def _check_all_ranks(name: str, shards: Sequence[Sequence[int] | None]) -> None:

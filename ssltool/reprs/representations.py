@@ -28,6 +28,10 @@ ROWS = ("representations", "features", "embeddings", "feats", "x", "X", "arr_0")
 TARGETS = ("targets", "labels", "target", "label", "y")
 """Keys of rows and labels, of which the first is this program's."""
 
+PLACE = ("row", "column")
+PLACES = (*PLACE, "kind")
+"""Keys of the place of each row in its image, and of the kind of its token."""
+
 ROWS_REMEDY = "save a dense float tensor (N, D), a row for each image"
 
 
@@ -43,6 +47,9 @@ class Representations(Stored):
         meta: the checkpoint, network and dataset that the rows come from.
         paths: the relative path of each image; None if they are not known.
         digests: (images,) int64, a hash of the content of each image; None if they are not known.
+        row, column: (N,) integers, the place of each row in the grid of patches; -1 for a row without a place. None if
+            each row is of a whole image.
+        kind: (N,) integers, the kind of each token as a position in ``models.tokens.KINDS``; None if all are of one.
     """
 
     FORMAT: ClassVar[str] = "ssltool/representations/1"
@@ -53,6 +60,9 @@ class Representations(Stored):
     meta: Record = entry(META, default_factory=dict)
     paths: list[str] | None = entry(optional(listing(text(), what="a list of paths")), default=None)
     digests: Tensor | None = entry(optional(tensor("images", kinds="integer")), default=None)
+    row: Tensor | None = entry(optional(tensor("rows", kinds="integer")), default=None)
+    column: Tensor | None = entry(optional(tensor("rows", kinds="integer")), default=None)
+    kind: Tensor | None = entry(optional(tensor("rows", kinds="integer")), default=None)
 
     def __len__(self) -> int:
         return len(self.representations)
@@ -97,6 +107,7 @@ class Representations(Stored):
             parts[0].meta | ({"classes": classes} if classes else {}),
             [path for part in paths for path in part] if len(paths) == len(parts) else None,
             torch.cat(digests) if len(digests) == len(parts) else None,
+            **{name: _concatenated([getattr(part, name) for part in parts]) for name in PLACES},
         )
 
     @classmethod
@@ -168,7 +179,19 @@ class Representations(Stored):
             checked(contents.get(name), optional(check), path, name, "regenerate the file")
             for name, check in of_images.items()
         )
-        return cls(found.rows, targets, index, found.meta, paths, digests)
+        # A mean over positions has no place, and other programs' columns may have these names.
+        keeps_places = ours and found.meta.get("places") == meta.get("places") and found.rows.dim() == 2
+        places = {
+            name: checked(contents.get(name), optional(tensor(n, kinds="integer")), path, name, "regenerate the file")
+            for name in (PLACES if keeps_places else ())
+        }
+        return cls(found.rows, targets, index, found.meta, paths, digests, **places)
+
+
+def _concatenated(columns: Sequence[Tensor | None]) -> Tensor | None:
+    """The ``columns`` of several files as one; None if a file has none."""
+    known = [column for column in columns if column is not None]
+    return torch.cat(known) if len(known) == len(columns) else None
 
 
 def holds_rows(contents: Entries) -> bool:

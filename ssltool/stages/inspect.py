@@ -34,6 +34,7 @@ from ssltool.models.backbones import build_backbone
 from ssltool.reprs.readers import BESIDE, kind_of
 from ssltool.reprs.readers import read_entries as read_arrays
 from ssltool.reprs.representations import Representations, holds_rows
+from ssltool.reprs.token_set import count_tokens
 from ssltool.runs.folder import RESULT_FILES, RunFolder
 from ssltool.settings import Record
 
@@ -158,7 +159,7 @@ def _describe_ours(path: Path, kind: str, entries: Record) -> Record:
     settings = plain(entries.get("config", entries.get("meta")))
     if kind == Representations.FORMAT:
         try:
-            Representations.of(entries, path)
+            about |= _tokens(Representations.of(entries, path))
         except SSLToolError as error:
             return {"kind": "representations", PROGRAM: SSLTOOL, "problem": str(error)}
     if about["kind"] != CHECKPOINT:
@@ -278,7 +279,14 @@ def _describe_rows(path: Path, entries: Record, kind: str = "representations") -
     except SSLToolError as error:
         return {"kind": kind, "shapes": _shapes(entries), "problem": str(error)}
     shapes = {"representations": reprs.representations, "targets": reprs.targets, "index": reprs.index}
-    return {"kind": "representations", "shapes": _shapes(shapes)} | ({"settings": reprs.meta} if reprs.meta else {})
+    about = {"kind": "representations", "shapes": _shapes(shapes)} | _tokens(reprs)
+    return about | ({"settings": reprs.meta} if reprs.meta else {})
+
+
+def _tokens(reprs: Representations) -> Record:
+    """The numbers of tokens, if there are several rows of an image."""
+    counts = count_tokens(reprs)
+    return {} if counts is None else {"tokens": counts}
 
 
 def _describe_json(path: Path) -> Record:

@@ -116,7 +116,8 @@ def _save(
             progress.update(len(batch) * (config.views or 1))
             if stop.number and rows.done < len(part):
                 raise Interrupted(stop.number, f"{rows.done} of {len(part)} images in {rows.path}")
-    formats.write(extraction.to_representations(rows.rows(), part, shard), path, config.format)
+    saved = extraction.to_representations(rows.rows(), part, shard, folder=rows.path.parent)
+    formats.write(saved, path, config.format)
     return rows
 
 
@@ -172,7 +173,7 @@ def _target(config: SaveReprsConfig, images: ImageSet, network: Pretrained, *, s
     # The paper's name is for the output of the trained backbone; anything else gets a suffix.
     parts = ["random" if network.origin["random"] else None, None if config.layer == "backbone" else config.layer]
     parts += [config.tokens, "places" if config.pool == "none" else None]
-    counts = {"views": config.views, "sample": config.sample}
+    counts = {"patches": config.sample_patches, "views": config.views, "sample": config.sample}
     parts += [f"{name}{count}" for name, count in counts.items() if count]
     parts += ["bf16" if config.precision == "bf16" else None, "in_bf16" if config.dtype == "bf16" else None]
     extra = "".join(f"_{part}" for part in (*parts, config.extra_info) if part)

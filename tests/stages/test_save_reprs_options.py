@@ -140,7 +140,8 @@ def test_the_default_token_is_the_class_token(save, vit, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "line"),
     [
-        (["--tokens", "mean"], "--tokens mean .*--layer backbone"),
+        (["--tokens", "registers"], "--tokens registers.*--layer backbone .*1 patch"),
+        (["--layer", "projector", "--tokens", "mean"], "--tokens mean .*--layer projector"),
         (["--layer", "projector", "--pool", "none"], "--pool none .*--layer projector"),
     ],
 )
@@ -228,6 +229,10 @@ def test_out_names_the_files_of_each_format(save, tmp_path, monkeypatch, flags, 
     [
         (["--views", 2, "--pool", "none"], "--views"),
         (["--views", 2, "--tokens", "patch"], "--views"),
+        (["--views", 2, "--tokens", "registers"], "--views"),
+        (["--tokens", "patch", "--pool", "none"], "--pool"),
+        (["--sample-patches", 2], "--sample-patches"),
+        (["--tokens", "mean", "--sample-patches", 2], "--sample-patches"),
         (["--format", "npy", "--dtype", "bf16"], "--format npy"),
     ],
 )
