@@ -216,7 +216,9 @@ CHECKPOINT_LAYOUTS: Registry[CheckpointLayout] = Registry(
         "openmmlab": CheckpointLayout("OpenMMLab", None, "backbone.", ("meta", "state_dict")),
         "vissl": CheckpointLayout("VISSL", None, "_feature_blocks."),
         **{
-            f"stable-pretraining/{kind}": CheckpointLayout("stable-pretraining", None, prefix, (marker,), assumes=words)
+            f"stable-pretraining/{kind}": CheckpointLayout(
+                "stable-pretraining", None, prefix, (marker,), ("encoder.teacher.vit.",), assumes=words
+            )
             for kind, prefix, marker, words in (
                 ("backbone's teacher", "backbone.teacher.", "backbone.ema_coefficient", ()),
                 ("encoder's teacher", "encoder.teacher.", "encoder.ema_coefficient", ()),
