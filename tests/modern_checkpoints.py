@@ -51,6 +51,10 @@ def _features(model: nn.Module) -> Outputs:
     return lambda images: model.forward_head(model.forward_features(images), pre_logits=True)
 
 
+def _mean_of_features(model: nn.Module) -> Outputs:
+    return lambda images: model.forward_features(images)[:, 1:].mean(1)
+
+
 def dinov2() -> list[Modern]:
     plain, registers = vits.weights(mask_token=True), vits.weights(registers="register_tokens", mask_token=True)
     giant = vits.weights(gated="w12", registers="register_tokens")
@@ -294,13 +298,12 @@ def frameworks() -> list[Modern]:
     settings = {"model": m.state_dict(), "args": {"norm_pix_loss": True, "mask_ratio": 0.75}}
     biases = {"model": shared.state_dict() | extra}
     arch, dim = "timm:vit_small_patch16_224.dino", 32
-    mean: Outputs = lambda x: m.forward_features(x)[:, 1:].mean(1)  # noqa: E731
     return [
         Modern("BEiT", "fine-tuned", {"model": tuned.state_dict()}, _features(tuned), "timm:beit_base", "timm", dim),
         Modern("BEiT", "shared biases", biases, _features(shared), "timm:beit", size=dim),
         Modern("stable-pretraining", "teacher and student", lightning(pair), _features(m), arch, size=dim),
         Modern("stable-pretraining", "MAE", lightning(masked), _features(m), arch, size=dim),
-        Modern("lightly-train", "checkpoint, timm's ViT", train, mean, size=dim),
+        Modern("lightly-train", "checkpoint, timm's ViT", train, _mean_of_features(m), size=dim),
         Modern("OpenMMLab", "ViT", mm, _features(m), arch, size=dim),
         Modern("V-JEPA", "encoder of images", video, _features(jepa), size=dim),
         Modern("MAE", "encoder, with its settings", settings, _features(m), arch, size=dim),
