@@ -88,7 +88,76 @@ def dinov2() -> Iterator[Modern]:
         yield Modern("DINOv2", kind, dict(model.state_dict()), model, "", "dinov2", 56)
 
 
-OPTIONAL = {"lightly": lightly, "dinov2": dinov2}
+def stirred(model: torch.nn.Module) -> torch.nn.Module:
+    """``model`` in eval mode with random weights everywhere."""
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape))
+    return model.eval()
+
+
+def open_clip() -> Iterator[Modern]:
+    """A small CLIP of open_clip, whose image encoder has no projection where it is the reference."""
+    from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
+
+    text = CLIPTextCfg(context_length=8, vocab_size=20, width=32, heads=2, layers=1)
+    vision = CLIPVisionCfg(layers=2, width=128, head_width=64, patch_size=8, image_size=32)
+    model = stirred(CLIP(64, vision, text))
+    entries = {"epoch": 3, "name": "run", "state_dict": under("module.", model)}
+    model.visual.proj = None
+    yield Modern("open_clip", "training, class", entries, model.visual, "", "open_clip_torch", 32)
+
+
+def stable_pretraining() -> Iterator[Modern]:
+    """Modules of stable-pretraining around networks of timm."""
+    import stable_pretraining.methods as methods
+    import timm
+
+    def network(name: str) -> torch.nn.Module:
+        small = {"channels": (8, 16, 32, 64)} if name.startswith("resnet") else {"depth": 2}
+        created: torch.nn.Module = timm.create_model(name, num_classes=0, **small)
+        return created
+
+    for name, size in (("resnet18", 64), ("vit_tiny_patch16_224", 224)):
+        for method in ("BYOL", "MoCov3", "MSN"):
+            module = stirred(getattr(methods, method)(network(name)))
+            entries = lightning(module.state_dict())
+            teacher = module.backbone.teacher
+            yield Modern("stable-pretraining", f"{method}, {name}", entries, teacher, "", "stable-pretraining", size)
+        module = stirred(methods.SimCLR(network(name)))
+        entries = lightning(module.state_dict())
+        yield Modern("Lightning", f"SimCLR, {name}", entries, module.backbone, "", "stable-pretraining", size)
+
+
+def lightly_train() -> Iterator[Modern]:
+    """Checkpoints around networks of timm and lightly-train's own DINOv2; the outputs are its embeddings."""
+    import timm
+    from lightly_train._models import package_helpers
+    from lightly_train._models.dinov2_vit.dinov2_vit_src.models.vision_transformer import DinoVisionTransformer
+    from lightly_train._models.embedding_model import EmbeddingModel
+
+    sizes = {"img_size": 56, "patch_size": 14, "embed_dim": 128, "depth": 2, "num_heads": 2, "init_values": 0.1}
+    for kind, model, size in (
+        ("ResNet", timm.create_model("resnet18", channels=(8, 16, 32, 64)), 64),
+        ("ViT", timm.create_model("vit_tiny_patch16_224", depth=2, img_size=64), 64),
+        ("its DINOv2", DinoVisionTransformer(**sizes, block_chunks=0), 56),
+    ):
+        package = package_helpers.get_package_from_model(stirred(model), include_custom=True, fallback_custom=True)
+        embedding = EmbeddingModel(package.get_model_wrapper(model)).eval()
+        state = under("embedding_model.", embedding)
+        entries = lightning(state) | {"lightly_train": {"version": importlib.metadata.version("lightly-train")}}
+        embed = torch.nn.Sequential(embedding, torch.nn.Flatten())
+        yield Modern("lightly-train", f"class, {kind}", entries, embed, "", "lightly-train", size)
+
+
+OPTIONAL = {
+    "lightly": lightly,
+    "dinov2": dinov2,
+    "open_clip": open_clip,
+    "stable_pretraining": stable_pretraining,
+    "lightly_train": lightly_train,
+}
 
 
 def outputs(found: ForeignBackbone, images: Tensor) -> Tensor:
@@ -116,9 +185,11 @@ def row(case: Modern) -> str:
 def _reference(case: Modern) -> str:
     """The package whose class computes the expected outputs, or the paper."""
     if not isinstance(case.outputs, torch.nn.Module):
-        return "timm" if "_features" in getattr(case.outputs, "__qualname__", "") else "the paper"
-    packages = [base.__module__.partition(".")[0] for base in type(case.outputs).__mro__]
-    return next(name for name in packages if name not in ("ssltool", "torch") or name == packages[-1])
+        return "timm" if "features" in getattr(case.outputs, "__qualname__", "") else "the paper"
+    classes = (base for module in case.outputs.modules() for base in type(module).__mro__)
+    packages = (base.__module__.partition(".")[0] for base in classes)
+    found = next(name for name in packages if name not in ("ssltool", "torch", "builtins"))
+    return "the paper" if found == "modern_checkpoints" else found
 
 
 def table() -> list[str]:

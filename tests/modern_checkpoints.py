@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -47,6 +49,10 @@ def _heads(prefix: str = "") -> vits.State:
 
 def _features(model: nn.Module) -> Outputs:
     return lambda images: model.forward_head(model.forward_features(images), pre_logits=True)
+
+
+def _mean_of_features(model: nn.Module) -> Outputs:
+    return lambda images: model.forward_features(images)[:, 1:].mean(1)
 
 
 def dinov2() -> list[Modern]:
@@ -193,5 +199,134 @@ def transformers() -> list[Modern]:
     ]
 
 
+class ClipLayer(nn.Module):
+    """A layer of CLIP's image encoder, with the names of its code."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.attn = nn.MultiheadAttention(dim, dim // 64, batch_first=True)
+        self.ln_1, self.ln_2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.mlp = nn.Sequential(
+            OrderedDict(c_fc=nn.Linear(dim, 4 * dim), gelu=nn.GELU(), c_proj=nn.Linear(4 * dim, dim))
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.ln_1(x)
+        x = x + self.attn(y, y, y, need_weights=False)[0]
+        out: Tensor = x + self.mlp(self.ln_2(x))
+        return out
+
+
+class QuickGelu(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.sigmoid(1.702 * x)
+
+
+class Clip(nn.Module):
+    """CLIP's image encoder for images of 32 pixels, without its projection."""
+
+    def __init__(self, dim: int = 128) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, dim, 8, 8, bias=False)
+        self.class_embedding = nn.Parameter(torch.randn(dim))
+        self.positional_embedding = nn.Parameter(torch.randn(17, dim))
+        self.ln_pre, self.ln_post = nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.transformer = nn.ModuleDict({"resblocks": nn.Sequential(ClipLayer(dim), ClipLayer(dim))})
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.conv1(images).flatten(2).transpose(1, 2)
+        x = torch.cat([self.class_embedding.expand(len(x), 1, -1), x], 1) + self.positional_embedding
+        out: Tensor = self.ln_post(self.transformer["resblocks"](self.ln_pre(x))[:, 0])
+        return out
+
+
+def clip() -> list[Modern]:
+    torch.manual_seed(0)
+    plain = settled(Clip(), 0, 32)
+    openai = copy.deepcopy(plain)
+    for layer in openai.transformer["resblocks"]:
+        layer.mlp.gelu = QuickGelu()
+    text = {
+        "text_projection": torch.ones(2, 2),
+        "logit_scale": torch.tensor(1.0),
+        "positional_embedding": torch.ones(3, 2),
+    }
+    both = under("visual.", plain) | {"visual.proj": torch.ones(128, 2)} | text
+    numbers = {name: torch.tensor(7) for name in ("input_resolution", "context_length", "vocab_size")}
+    image = dict(plain.state_dict()) | {"proj": torch.ones(128, 2)}
+    return [
+        Modern("open_clip", "training", {"epoch": 3, "state_dict": under("module.", both)}, plain, _CLIP, size=32),
+        Modern("open_clip", "image encoder", image, plain, _CLIP, size=32),
+        Modern("CLIP", "release", both | numbers, openai, "timm:vit_base_patch32_clip_quickgelu_224", size=32),
+    ]
+
+
+_CLIP = "timm:vit_base_patch32_clip_224"
+
+
+def small_vit(seed: int = 0, **settings: Any) -> nn.Module:
+    return vit(seed, embed_dim=128, depth=2, num_heads=2, **settings)
+
+
+def beit(**settings: Any) -> nn.Module:
+    """timm's small BEiT, whose names are those of the published code."""
+    torch.manual_seed(0)
+    shape = {"img_size": 32, "patch_size": 8, "embed_dim": 128, "depth": 2, "num_heads": 2, "num_classes": 0}
+    return settled(timm.create_model("beit_base_patch16_224", **shape, **settings), 0, 32)
+
+
+def frameworks() -> list[Modern]:
+    """ViTs in the files of frameworks, around timm's."""
+    m, other = small_vit(), small_vit(1)
+    tuned, shared = beit(), beit(use_rel_pos_bias=False, use_shared_rel_pos_bias=True, global_pool="token")
+    extra = {"mask_token": torch.ones(1, 1, 128), "lm_head.weight": torch.ones(9, 128)}
+    ema = {f"backbone.{name}": torch.tensor(0.5) for name in ("base_ema_coefficient", "ema_coefficient")}
+    pair = under("backbone.teacher.", m) | under("backbone.student.", other) | ema | linear("projector.", 0)
+    masked = under("encoder.vit.", m) | under("encoder.patch_embed.", m.patch_embed) | linear("decoder.blocks.", 0)
+    train = {
+        "state_dict": under("teacher_embedding_model.wrapped_model._model.", m)
+        | under("student_embedding_model.wrapped_model._model.", other),
+        "lightly_train": {"version": "0.18.0"},
+    }
+    mm = {"meta": {"epoch": 3}, "state_dict": under("backbone.", openmmlab(m)) | linear("neck.fc", 0)}
+    jepa = small_vit(class_token=False, global_pool="avg", fc_norm=False)
+    video = {
+        "encoder": under("module.backbone.", small_vit(1, class_token=False, global_pool="avg", fc_norm=False)),
+        "target_encoder": under("module.backbone.", jepa),
+        "predictor": under("module.backbone.", linear("predictor_embed", 0)),
+    }
+    settings = {"model": m.state_dict(), "args": {"norm_pix_loss": True, "mask_ratio": 0.75}}
+    biases = {"model": shared.state_dict() | extra}
+    arch, dim = "timm:vit_small_patch16_224.dino", 32
+    return [
+        Modern("BEiT", "fine-tuned", {"model": tuned.state_dict()}, _features(tuned), "timm:beit_base", "timm", dim),
+        Modern("BEiT", "shared biases", biases, _features(shared), "timm:beit", size=dim),
+        Modern("stable-pretraining", "teacher and student", lightning(pair), _features(m), arch, size=dim),
+        Modern("stable-pretraining", "MAE", lightning(masked), _features(m), arch, size=dim),
+        Modern("lightly-train", "checkpoint, timm's ViT", train, _mean_of_features(m), size=dim),
+        Modern("OpenMMLab", "ViT", mm, _features(m), arch, size=dim),
+        Modern("V-JEPA", "encoder of images", video, _features(jepa), size=dim),
+        Modern("MAE", "encoder, with its settings", settings, _features(m), arch, size=dim),
+    ]
+
+
+def openmmlab(model: nn.Module) -> vits.State:
+    """The weights of timm's ViT with OpenMMLab's names."""
+    rules = (
+        ("patch_embed.proj", "patch_embed.projection"),
+        ("blocks.", "layers."),
+        ("mlp.fc1", "ffn.layers.0.0"),
+        ("mlp.fc2", "ffn.layers.1"),
+        (".norm", ".ln"),
+    )
+    out: vits.State = {}
+    for key, tensor in model.state_dict().items():
+        name = key
+        for timms, theirs in rules:
+            name = name.replace(timms, theirs)
+        out[f"ln1.{name.partition('.')[2]}" if key.startswith("norm.") else name] = tensor
+    return out
+
+
 def all_modern() -> list[Modern]:
-    return [*dinov2(), *dinov3(), *masked(), *resnets(), *transformers()]
+    return [*dinov2(), *dinov3(), *masked(), *resnets(), *transformers(), *clip(), *frameworks()]

@@ -22,6 +22,9 @@ CONTAINERS = (
     "state_dict_ema",
     "model_ema",
     "ema",
+    "ema_model",
+    "ema_state_dict",
+    "params_ema",
     "state_dict",
     "model",
     "model_state_dict",
@@ -30,7 +33,7 @@ CONTAINERS = (
     "backbone",
 )
 """Top-level keys of the weights. Those that a program evaluates come first: DINO's teacher, the target of I-JEPA, and
-timm's moving average."""
+moving averages."""
 
 WRAPPERS = ("module.", "_orig_mod.")
 """Prefixes added by DistributedDataParallel and torch.compile."""
@@ -47,6 +50,10 @@ HEADS = (
     "projection_head",
     "prototypes",
     "pred",
+    "proj",
+    "aux1",
+    "aux2",
+    "AuxLogits",
 )
 """Modules that are not part of the backbone although they may have its prefix; they are ignored and listed."""
 
@@ -62,6 +69,9 @@ PUBLISHED_HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16, 1408: 16, 1536: 
 TIMM, TORCHVISION, UNKNOWN = "timm", "torchvision", "unknown"
 """Programs of files that hold only the weights of a network."""
 
+UNSPECIFIC = (TIMM, TORCHVISION, UNKNOWN, "Lightning", "open_clip")
+"""Programs whose networks may differ in what weights do not show."""
+
 
 @dataclass(frozen=True)
 class CheckpointLayout:
@@ -76,8 +86,10 @@ class CheckpointLayout:
         stem: the stem of ResNets whose first convolution is 3x3; None if the program has none.
         heads: attention heads of ViTs that have another number than ssltool's ViT of the same size, by ssltool's
             name; None if they are unknown.
-        assumes: what weights of this program may differ in, in words.
+        stem_assumes: what the stem of a ResNet with a 3x3 first convolution may differ in, in words.
+        assumes: what the network may differ in, in words.
         first_epoch: the number of the first epoch, 0 or 1; the file has that of the last completed one.
+        mean_of_patches: whether the program takes the mean over the patches as the output of timm's ViTs.
     """
 
     program: str
@@ -87,13 +99,15 @@ class CheckpointLayout:
     excludes: tuple[str, ...] = ()
     stem: str | None = None
     heads: Mapping[str, int] | None = field(default_factory=lambda: TIMM_HEADS)
+    stem_assumes: tuple[str, ...] = ()
     assumes: tuple[str, ...] = ()
     first_epoch: int = 1
+    mean_of_patches: bool = False
 
     @property
     def names_program(self) -> bool:
         """Whether only one program writes such files. If not, what weights do not show may be different."""
-        return self.program not in (TIMM, TORCHVISION, UNKNOWN)
+        return self.program not in UNSPECIFIC
 
     @property
     def settings_of_network(self) -> bool:
@@ -116,6 +130,8 @@ class CheckpointLayout:
 
 _PAPER = "noncontrastive-ssl"
 """The code of the collapse paper."""
+
+_CLASS_TOKEN = ("the class token is the output",)
 
 _SCAN = ("a stem without pooling; SCAN's network for STL-10 has one",)
 
@@ -184,33 +200,55 @@ CHECKPOINT_LAYOUTS: Registry[CheckpointLayout] = Registry(
         "dinov2": CheckpointLayout("DINOv2", None, "backbone.", ("dino_head.",)),
         "ibot": CheckpointLayout("iBOT", None, "backbone.", ("ibot_loss",)),
         "dino": CheckpointLayout("dino", "dino", "backbone.", ("head.last_layer.",)),
-        "scan": CheckpointLayout("SCAN", None, "backbone.", ("contrastive_head.",), assumes=_SCAN),
-        "scan/clusters": CheckpointLayout("SCAN", None, "backbone.", ("cluster_head.",), assumes=_SCAN),
+        "scan": CheckpointLayout("SCAN", None, "backbone.", ("contrastive_head.",), stem_assumes=_SCAN),
+        "scan/clusters": CheckpointLayout("SCAN", None, "backbone.", ("cluster_head.",), stem_assumes=_SCAN),
         **{
             f"lightly-train/{network}/{part}": CheckpointLayout(
-                "lightly-train", None, f"{network}embedding_model.wrapped_model.{part}.", ("lightly_train", *marker)
+                "lightly-train",
+                None,
+                f"{network}embedding_model.wrapped_model.{part}.",
+                ("lightly_train", *marker),
+                mean_of_patches=part == "_model",
             )
             for network, marker in (("teacher_", ("student_", "teacher_")), ("student_", ()), ("", ()))
             for part in ("_model", "_features")
         },
         "openmmlab": CheckpointLayout("OpenMMLab", None, "backbone.", ("meta", "state_dict")),
         "vissl": CheckpointLayout("VISSL", None, "_feature_blocks."),
+        **{
+            f"stable-pretraining/{kind}": CheckpointLayout(
+                "stable-pretraining", None, prefix, (marker,), ("encoder.teacher.vit.",), assumes=words
+            )
+            for kind, prefix, marker, words in (
+                ("backbone's teacher", "backbone.teacher.", "backbone.ema_coefficient", ()),
+                ("encoder's teacher", "encoder.teacher.", "encoder.ema_coefficient", ()),
+                ("MAE", "encoder.vit.", "encoder.patch_embed.", _CLASS_TOKEN),
+                ("probes", "backbone.", "callbacks_modules.", ()),
+            )
+        },
         "lightly/vit": CheckpointLayout("lightly", None, "backbone.vit."),
         "lightly/projection-head": CheckpointLayout("lightly", None, "backbone.", ("projection_head.",)),
-        "stable-pretraining": CheckpointLayout("stable-pretraining", None, "backbone.", ("callbacks_modules.",)),
-        "lightly/lightning": CheckpointLayout("lightly", None, "backbone.", ("pytorch-lightning_version",)),
+        "lightly/prediction-head": CheckpointLayout("lightly", None, "backbone.", ("prediction_head.",)),
+        "lightning": CheckpointLayout("Lightning", None, "backbone.", ("pytorch-lightning_version",)),
         "lightly/teacher-vit": CheckpointLayout("lightly", None, "teacher_backbone.vit."),
         "lightly/teacher": CheckpointLayout("lightly", None, "teacher_backbone."),
         "swav/deepcluster": CheckpointLayout("swav", "deepcluster", "", ("prototypes.prototypes0.",)),
         "swav": CheckpointLayout("swav", "swav", "", ("projection_head.",)),
+        "v-jepa": CheckpointLayout("V-JEPA", None, "backbone.", ("target_encoder", "predictor")),
         "i-jepa": CheckpointLayout("I-JEPA", None, "", ("target_encoder", "predictor")),
         "msn": CheckpointLayout("MSN", None, "", ("target_encoder", "prototypes")),
         "paws": CheckpointLayout("PAWS", "paws", "", ("encoder", "fc.fc1.", "opt")),
         "mae": CheckpointLayout("MAE", None, "", ("decoder_embed.", "decoder_blocks."), first_epoch=0),
         "dinov3/release": CheckpointLayout("DINOv3", None, "", ("rope_embed.periods",)),
         "dinov3/convnext-release": CheckpointLayout("DINOv3", None, "", ("norms.3.", "downsample_layers.")),
-        "dinov2/release": CheckpointLayout("DINOv2", None, "", ("mask_token", "blocks.0.")),
+        "dinov2/release": CheckpointLayout("DINOv2", None, "", ("mask_token", "blocks.0.ls1.")),
+        "dinov2/block-chunks": CheckpointLayout("DINOv2", None, "", ("mask_token", "blocks.0.0.ls1.")),
         "dinov2/registers": CheckpointLayout("DINOv2", None, "", ("register_tokens",)),
+        "beit": CheckpointLayout("BEiT", None, "", ("blocks.0.attn.relative_position_bias_table",)),
+        "beit/shared": CheckpointLayout("BEiT", None, "", ("rel_pos_bias.relative_position_bias_table",)),
+        "clip/openai": CheckpointLayout("CLIP", None, "visual.", ("visual.ln_pre.", "input_resolution")),
+        "clip": CheckpointLayout("open_clip", None, "visual.", ("visual.ln_pre.",)),
+        "clip/image-encoder": CheckpointLayout("open_clip", None, "", ("ln_pre.",)),
         "torchvision/vit": CheckpointLayout(TORCHVISION, None, "", ("conv_proj.",)),
         "timm/vit": CheckpointLayout(TIMM, None, "", ("patch_embed.",)),
         "timm/convnext": CheckpointLayout(TIMM, None, "", ("stages.0.blocks.0.conv_dw.",), heads=None),
@@ -247,7 +285,7 @@ def detect_layout(
         if layout.prefix in networks and layout.matches(names, entries):
             return layout, networks[layout.prefix]
     if not networks:
-        raise SSLToolError(f"{path} contains no network that ssltool knows; {describe_unknown(names)}")
+        raise SSLToolError(f"{path} contains no network that ssltool knows; {describe_unknown(names, entries)}")
     if len(networks) > 1:
         raise SSLToolError(
             f"{path} contains several networks ({name_keys(networks)}) and matches no layout that ssltool supports; "

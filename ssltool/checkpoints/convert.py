@@ -11,14 +11,15 @@ from typing import Any
 from torch import Tensor
 
 from ssltool.checkpoints.checkpoint import Checkpoint
-from ssltool.checkpoints.checkpoint_layouts import TORCHVISION, CheckpointLayout, detect_layout
+from ssltool.checkpoints.checkpoint_layouts import TIMM, TORCHVISION, CheckpointLayout, detect_layout
 from ssltool.checkpoints.described_weights import Description, check_described
 from ssltool.checkpoints.find_network import find_network
 from ssltool.checkpoints.find_weights import FoundWeights, find_weights
 from ssltool.checkpoints.match_architecture import BackboneSpec
 from ssltool.checkpoints.model_folder import CONFIG, find_model_folder, read_model_folder
 from ssltool.checkpoints.named_backbone import NamedBackbone
-from ssltool.checkpoints.parameter_names import NamingScheme
+from ssltool.checkpoints.other_folders import describe_folder
+from ssltool.checkpoints.parameter_names import NamingScheme, with_timm_names
 from ssltool.checkpoints.read import METADATA, read_entries
 from ssltool.checkpoints.saved_run import SSLTOOL, SavedRun
 from ssltool.checkpoints.side_settings import SideSettings, side_settings
@@ -33,6 +34,11 @@ from ssltool.files.schema import conform, mapping, tensor
 from ssltool.files.stored import format_of
 from ssltool.files.writing import FilePath
 from ssltool.models.arch_name import parse
+
+MAE = "MAE"
+"""The program that bare weights belong to if the settings of MAE's training are beside them."""
+
+_FLOATS = "save the state_dict of the whole network again, in float32 and on the CPU"
 
 
 @dataclass(frozen=True)
@@ -111,21 +117,50 @@ def find_backbone(
     layout, scheme = _layout_of(path, found, entries, None if arch is None else _anchor(arch))
     backbone = {name.removeprefix(layout.prefix): t for name, t in weights.items() if name.startswith(layout.prefix)}
     others = dict.fromkeys(name.split(".")[0] for name in weights if not name.startswith(layout.prefix))
-    backbone = conform(backbone, mapping(other=tensor(...)), path, remedy="save the state_dict again on the CPU")
+    backbone = conform(backbone, mapping(other=tensor(...)), path, remedy=_FLOATS)
+    _require_elements(path, backbone)
     settings = side_settings(path, entries) if layout.settings_of_network else SideSettings()
-    source = Source(str(path), backbone, layout.program, layout.attention_heads(), settings, layout.names_program)
+    if layout.program == TIMM and settings.of_mae:
+        layout = dataclasses.replace(layout, program=MAE, first_epoch=0)
+    backbone, scheme = with_timm_names(backbone, scheme)
+    source = Source(
+        *(str(path), backbone, layout.program, layout.attention_heads(), settings, layout.names_program),
+        mean_of_patches=layout.mean_of_patches and "mask_token" not in backbone,  # which lightly-train's own ViTs have
+    )
     network = find_network(source, layout, scheme, arch=arch, stem=stem)
     epoch = entries.get("epoch")
     epoch = epoch if type(epoch) is int and 0 <= epoch < MOST_EPOCHS else None
     if epoch is not None and ("pytorch-lightning_version" in entries or layout.first_epoch == 0):
         epoch += 1  # these programs save the number of the current epoch, others that of completed epochs
     named = parse(network.spec.arch)
-    if layout.program == TORCHVISION and named is not None:  # bare weights of a ResNet that only the other library has
+    if layout.program in (TIMM, TORCHVISION) and named is not None:  # bare weights, whose names several libraries use
         layout = dataclasses.replace(layout, program=named.library)
     ignored = sorted([*(layout.prefix + name for name in network.left_out), *others])
     skipped = placeholder_names(entries)
     held = dict(network.weights)
-    return ForeignBackbone(layout, network.spec, held, ignored, epoch, found, skipped, network.assumed)
+    _require_floats(path, held)
+    return ForeignBackbone(
+        layout, network.spec, held, ignored, epoch, found, skipped, [*network.assumed, *layout.assumes]
+    )
+
+
+def _require_elements(path: FilePath, weights: Mapping[str, Tensor]) -> None:
+    name = next((name for name, held in weights.items() if not held.numel()), None)
+    if name is not None:
+        raise SSLToolError(
+            f"{path}: {name} has no elements, as in a file of DeepSpeed's ZeRO-3 without the weights, which its ranks "
+            "saved; run the zero_to_fp32.py beside it, and read the file that it writes"
+        )
+
+
+def _require_floats(path: FilePath, weights: Mapping[str, Tensor]) -> None:
+    """Checks that no weight is an integer, as those of quantised networks are, which are scaled by other tensors."""
+    for name, held in weights.items():
+        if name.endswith((".weight", ".bias")) and not held.is_floating_point():
+            raise SSLToolError(
+                f"{path}: {name} has the type {str(held.dtype).removeprefix('torch.')}, so the weights are quantised; "
+                f"{_FLOATS}"
+            )
 
 
 def _described(
@@ -189,8 +224,8 @@ def read_checkpoint(
         foreign = ForeignBackbone.named(read_model_folder(folder, arch=arch, stem=stem))
         return backbone_checkpoint(foreign), foreign
     if Path(path).is_dir():
-        example = next((f", such as {file}" for file in sorted(Path(path).glob("*.pt"))), "")
-        raise SSLToolError(f"{path} is a folder without a {CONFIG} of transformers or timm; name a file{example}")
+        advice = describe_folder(Path(path))
+        raise SSLToolError(f"{path} is a folder without a {CONFIG} of transformers or timm; {advice}")
     entries = read_entries(path)
     if format_of(entries).startswith(f"{SSLTOOL}/"):
         checkpoint = Checkpoint.of(entries, path)

@@ -22,7 +22,7 @@ from ssltool.checkpoints.parameter_names import NamingScheme
 from ssltool.checkpoints.timm_convnets import double_width
 from ssltool.checkpoints.timm_derivation import LIBRARY, Source
 from ssltool.checkpoints.timm_networks import TimmNetwork, fit_named, match_timm
-from ssltool.checkpoints.timm_vits import TRAINING_ONLY
+from ssltool.checkpoints.timm_vits import PATCHES, TRAINING_ONLY
 from ssltool.errors import SSLToolError
 from ssltool.models.arch_name import compose, parse
 from ssltool.models.backbones import is_known
@@ -123,9 +123,14 @@ def _own(source: Source, layout: CheckpointLayout, scheme: NamingScheme, arch: s
     for name in unused:
         del weights[name]
     spec = match_backbone(source.path, weights, layout, arch=arch, stem=stem)
+    if spec.stem == "imagenet" and not scheme.pooled:
+        raise SSLToolError(
+            f"{source.path}: the numbers of its modules show a 7x7 stem without pooling, which ssltool does not have; "
+            "save its representations to a .npz file instead"
+        )
     assumed = [] if layout.names_program or arch is not None else _assumptions(source, weights)
-    if spec.stem == "small" and stem in (None, "auto") and (layout.assumes or layout.stem is None):
-        assumed += layout.assumes or ["a stem of stride 1 and no pooling (else --stem small-stride2)"]
+    if spec.stem == "small" and stem in (None, "auto") and (layout.stem_assumes or layout.stem is None):
+        assumed += layout.stem_assumes or ["a stem of stride 1 and no pooling (else --stem small-stride2)"]
     return Network(spec, add_batch_counters(weights, spec), list(left_out), assumed)
 
 
@@ -134,7 +139,10 @@ def _assumptions(source: Source, weights: Mapping[str, Tensor]) -> list[str]:
     settings = source.settings
     if "conv1.weight" not in weights:
         return [] if settings.act_layer is not None else ["GELU", "the class token is the output"]
-    words = ["ReLU"] * (settings.act_layer is None) + ["average pooling"] * (settings.global_pool is None)
+    words = ["max pooling in the stem"] * (weights["conv1.weight"].shape[-1] == 7)
+    words += ["ReLU", "no anti-aliasing"] * (settings.act_layer is None) + ["average pooling"] * (
+        settings.global_pool is None
+    )
     words += ["output stride 32"] * (settings.output_stride is None)
     return words
 
@@ -142,6 +150,8 @@ def _assumptions(source: Source, weights: Mapping[str, Tensor]) -> list[str]:
 def _shown_to_differ(source: Source) -> bool:
     """Whether settings, or the classifier, show that the network computes something else than ssltool's own."""
     settings, resnet = source.settings, "layer1.0.conv1.weight" in source.weights
+    if source.mean_of_patches and PATCHES in source.weights:
+        return True
     activation, pools = ("relu", ("avg",)) if resnet else ("gelu", ("token", False))
     return (
         settings.act_layer not in (None, activation)

@@ -10,13 +10,14 @@ import dataclasses
 import functools
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ssltool.checkpoints.checkpoint_layouts import TIMM_HEADS, CheckpointLayout
+from ssltool.checkpoints.unknown_networks import OF_TIMM, nearest_name
 from ssltool.errors import SSLToolError
 from ssltool.files.misfit import name_keys
 from ssltool.models.backbones import build_backbone, family_of
@@ -83,7 +84,7 @@ def _resnet(
     found = next((name for name in names if _shapes_of(name) == shapes), None)
     if found is None:
         nearest = min(names, key=lambda name: len(shapes.items() ^ _shapes_of(name).items()))
-        raise Mismatch(path, shapes, _shapes_of(nearest), f"{nearest}, the nearest architecture")
+        raise Mismatch(path, shapes, _shapes_of(nearest), f"{nearest}, the nearest architecture", _advice(shapes))
     if arch is not None and _shapes_of(arch) != shapes:
         raise _contradiction(path, "arch", arch, found)
     stem = _stem(path, weights, layout, stem)
@@ -128,7 +129,7 @@ def _vit(
             raise _contradiction(path, "arch", arch, found)
     shapes = _shapes(weights)
     if shapes != _shapes_of(found, size):
-        raise Mismatch(path, shapes, _shapes_of(found, size), found)
+        raise Mismatch(path, shapes, _shapes_of(found, size), found, _advice(shapes))
     return BackboneSpec(found, "auto", size)
 
 
@@ -149,6 +150,12 @@ def _heads(path: str, base: str, positions: Tensor, layout: CheckpointLayout, ar
             f"(MoCo v3) or -a {base}_h{heads} for {heads} (timm, DINO)"
         )
     return named.heads
+
+
+def _advice(names: Collection[str]) -> str:
+    """What to do about weights with these ``names`` if they are like those of a known family; else empty."""
+    advice = nearest_name(names)
+    return "" if advice == OF_TIMM else f"; {advice}"
 
 
 def _shapes(weights: Mapping[str, Tensor]) -> Shapes:

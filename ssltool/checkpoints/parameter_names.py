@@ -9,8 +9,11 @@ Networks that only timm has keep their names here.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+
+import torch
+from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -19,7 +22,9 @@ class NamingScheme:
 
     ``anchor`` is a parameter name that identifies the scheme. Rules are pairs of a regular expression and its
     replacement by torchvision's name: the first of ``prefix_rules`` that matches replaces the beginning of a name,
-    all ``inner_rules`` replace later parts. ``ours`` is whether ssltool has networks of this kind itself.
+    all ``inner_rules`` replace later parts. ``ours`` is whether ssltool has networks of this kind itself. ``to_timm``
+    are pairs of a regular expression and its replacement, which give timm's names; these are then translated.
+    ``pooled`` is whether the stem of a ResNet may have a pooling layer.
     """
 
     name: str
@@ -27,6 +32,8 @@ class NamingScheme:
     prefix_rules: tuple[tuple[str, str], ...] = ()
     inner_rules: tuple[tuple[str, str], ...] = ()
     ours: bool = True
+    to_timm: tuple[tuple[str, str], ...] = ()
+    pooled: bool = True
 
     def rename(self, name: str) -> str:
         """Translates ``name`` to torchvision's name."""
@@ -73,6 +80,13 @@ NAMING_SCHEMES = (
         "2.0.conv1.weight",
         _numbered(conv1="0", bn1="1", layer1="2", layer2="3", layer3="4", layer4="5"),
         (("shortcut", "downsample"),),
+        pooled=False,
+    ),
+    NamingScheme(
+        "children without pooling",
+        "6.0.conv1.weight",
+        _numbered(conv1="0", bn1="1", layer1="3", layer2="4", layer3="5", layer4="6"),
+        pooled=False,
     ),
     NamingScheme(
         "torchvision's ViT",
@@ -84,6 +98,35 @@ NAMING_SCHEMES = (
         "patch_embed.proj.weight",
         ((r"blocks\.(\d+)", r"encoder.layers.encoder_layer_\1"), *((re.escape(a), b) for a, b in _VIT)),
         tuple((re.escape(a), b) for a, b in _VIT_LAYER),
+    ),
+    NamingScheme(
+        "OpenMMLab's ViT",
+        "patch_embed.projection.weight",
+        to_timm=(
+            (r"^patch_embed\.projection\.", "patch_embed.proj."),
+            (r"^layers\.", "blocks."),
+            (r"\.ffn\.layers\.0\.0\.", ".mlp.fc1."),
+            (r"\.ffn\.layers\.1\.", ".mlp.fc2."),
+            (r"\.ln([12])\.", r".norm\1."),
+            (r"^(ln|norm)1\.", "norm."),
+        ),
+    ),
+    NamingScheme(
+        "CLIP's ViT",
+        "ln_pre.weight",
+        to_timm=(
+            (r"^class_embedding$", "cls_token"),
+            (r"^positional_embedding$", "pos_embed"),
+            (r"^conv1\.", "patch_embed.proj."),
+            (r"^ln_pre\.", "norm_pre."),
+            (r"^ln_post\.", "norm."),
+            (r"^transformer\.resblocks\.", "blocks."),
+            (r"\.ln_([12])\.", r".norm\1."),
+            (r"\.attn\.in_proj_", ".attn.qkv."),
+            (r"\.attn\.out_proj\.", ".attn.proj."),
+            (r"\.mlp\.c_fc\.", ".mlp.fc1."),
+            (r"\.mlp\.c_proj\.", ".mlp.fc2."),
+        ),
     ),
     NamingScheme("timm's ConvNeXt", "stages.0.blocks.0.conv_dw.weight", ours=False),
     NamingScheme("Meta's ConvNeXt", "downsample_layers.0.0.weight", ours=False),
@@ -108,6 +151,36 @@ def find_naming_schemes(
             if prefix != name and (not prefix or prefix.endswith(".")):
                 found.setdefault(prefix, scheme)
     return found
+
+
+TIMMS_VIT = next(scheme for scheme in NAMING_SCHEMES if scheme.name == "timm's ViT")
+
+_SEPARATE = re.compile(r"(blocks\.\d+\.attn\.)(?:(q)|k|v)(?:_proj)?\.(weight|bias)")
+"""The queries, keys and values of a ViT's layer in three matrices; the second group is set for the first of them."""
+
+
+def with_timm_names(weights: Mapping[str, Tensor], scheme: NamingScheme) -> tuple[dict[str, Tensor], NamingScheme]:
+    """The weights of a ViT with timm's names, and the scheme of these, if ``scheme`` or their names say how; else both
+    as they are. Queries, keys and values in three matrices are joined."""
+    named = dict(weights)
+    for pattern, replacement in scheme.to_timm:
+        named = {re.sub(pattern, replacement, name): tensor for name, tensor in named.items()}
+    if scheme.to_timm:
+        scheme = TIMMS_VIT
+        for name in ("cls_token", "pos_embed"):
+            if name in named and named[name].dim() in (1, 2) and named[name].numel():
+                named[name] = named[name].reshape(1, -1, named[name].shape[-1])
+    if scheme is not TIMMS_VIT:
+        return named, scheme
+    for name in list(named):
+        found = _SEPARATE.fullmatch(name)
+        if found is None or found[2] is None:
+            continue
+        parts = [re.sub(r"\.q(?=[_.])", f".{part}", name) for part in "qkv"]
+        joined, shape = f"{found[1]}qkv.{found[3]}", named[name].shape
+        if joined not in named and shape and all(part in named and named[part].shape == shape for part in parts):
+            named[joined] = torch.cat([named.pop(part) for part in parts])
+    return named, scheme
 
 
 def timm_name(name: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 from ssltool.errors import SSLToolError, first_line
 from ssltool.files.misfit import describe, name_keys
 from ssltool.files.plain_values import plain_value
-from ssltool.files.reading import open_file
+from ssltool.files.reading import kind_of_content, open_file
 from ssltool.files.schema import MAX_DEPTH
 from ssltool.files.stored import Entries
 from ssltool.files.torch_files import load_dict
@@ -47,7 +47,10 @@ def read_entries(path: FilePath) -> Entries:
 
 
 def _read_safetensors(path: FilePath) -> Entries:
-    open_file(path).close()
+    with open_file(path) as stream:
+        head = stream.read(512)
+    if head.startswith(b"version https://git-lfs"):
+        raise SSLToolError(f"{path} holds {kind_of_content(head)}")
     package = safetensors_package()
     try:
         with package.safe_open(str(path), framework="pt") as file:

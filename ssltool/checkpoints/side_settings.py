@@ -96,6 +96,11 @@ class SideSettings:
         return self.find(bool, "global_pool") if name is None else name
 
     @property
+    def of_mae(self) -> bool:
+        """Whether they are those of MAE's training."""
+        return self.find(bool, "norm_pix_loss") is not None and self.find(float, "mask_ratio") is not None
+
+    @property
     def output_stride(self) -> int | None:
         """The ratio of the sides of the input and the last feature map."""
         return self._number("output_stride")

@@ -42,6 +42,10 @@ META_CONVNEXT = (
 """Names in Meta's code, which are those of DINOv3 and ConvNeXt V2, and timm's."""
 
 
+LAST_NORM = "the last norm, which the embeddings of lightly-train do without"
+"""timm's head of a ConvNeXt has it after pooling; lightly-train takes only the pooling from there."""
+
+
 def derive_convnext(source: Source) -> Derivation:
     """The ConvNeXt with these weights, of version 1 (layer scale) or 2 (response normalisation).
 
@@ -84,6 +88,7 @@ def derive_convnext(source: Source) -> Derivation:
     if not second and "stages.0.blocks.0.gamma" not in weights:
         found.settings["ls_init_value"] = None
     found.assumed += [] if source.certain else ["GELU"]
+    found.assumed += [LAST_NORM] if source.program == "lightly-train" else []
     return found
 
 
@@ -219,7 +224,7 @@ def use_settings(source: Source, found: Derivation) -> None:
     if source.certain:
         return
     if settings.act_layer is None:
-        found.assumed.append("ReLU")
+        found.assumed += ["ReLU", "no anti-aliasing"]
     if settings.global_pool is None and not double_width(source):
         found.assumed.append("average pooling")
     if settings.output_stride is None:

@@ -29,6 +29,7 @@ class Source:
         heads: attention heads by the width of the network, where they are not one for every 64 dimensions.
         settings: the program's settings.
         certain: whether the program is known, and with it what weights do not show.
+        mean_of_patches: whether the program takes the mean over the patches of a ViT.
     """
 
     path: str
@@ -37,6 +38,7 @@ class Source:
     heads: Mapping[int, int] = field(default_factory=dict)
     settings: SideSettings = field(default_factory=SideSettings)
     certain: bool = False
+    mean_of_patches: bool = False
 
 
 @dataclass
@@ -79,7 +81,8 @@ class Derivation:
 
 DIMENSIONS = (
     (r"patch_embed\.proj\.weight", (4, 5)),
-    (r"pos_embed|cls_token|reg_token|register_tokens|storage_tokens|.*\.attn_mask", (3,)),
+    (r"pos_embed", (3, 4)),
+    (r"cls_token|reg_token|register_tokens|storage_tokens|.*\.attn_mask", (3,)),
     (r"blocks\.[\d.]+\.mlp\.(fc1|fc2|w12|w1|w2|w3)\.weight|.*relative_position_bias_table|fc\.weight", (2,)),
     (r"rope_embed\.periods|.*\.qkv\.(bias|bias_mask)|layer\d\.0\.bn\d\.weight", (1,)),
     (r"layer\d\.0\.conv\d\.weight|conv_\w+\.weight|stages\.\d+\..*conv_dw\.weight", (4,)),

@@ -20,16 +20,22 @@ from torch import Tensor, nn
 from ssltool.checkpoints.checkpoint_layouts import HEADS
 from ssltool.checkpoints.match_architecture import COUNTER, Mismatch
 from ssltool.checkpoints.side_settings import SideSettings
+from ssltool.checkpoints.timm_beit import OF_A_LAYER, SHARED, derive_beit
 from ssltool.checkpoints.timm_convnets import derive_convnext, derive_efficientnet, derive_resnet, derive_swin
 from ssltool.checkpoints.timm_derivation import Derivation, Source, Weights, check_dimensions
 from ssltool.checkpoints.timm_vits import derive_dinov3, derive_vit
+from ssltool.checkpoints.unknown_networks import nearest_name
 from ssltool.errors import SSLToolError
 from ssltool.models.backbones import build_backbone, family_of
 
 BUFFERS = ("relative_position_index", "attn_mask", "rope_embed.periods", COUNTER)
 """Ends of the names of values that timm computes."""
 
-REMEDY = "; if it is another network of timm, give its name with -a timm:NAME"
+CONVERT = (
+    "; if timm reads the file by timm.create_model(NAME, checkpoint_path=FILE), save the state_dict() of this, and "
+    "read that file"
+)
+"""What to do about weights that are not those of the architecture that the user names."""
 
 Derive = Callable[[Source], Derivation]
 
@@ -66,6 +72,7 @@ FAMILIES: tuple[tuple[tuple[str, ...], Derive], ...] = (
     (("layers.0.blocks.0.attn.relative_position_bias_table",), derive_swin),
     (("stages.0.blocks.0.conv_dw.weight", "downsample_layers.0.0.weight"), derive_convnext),
     (("rope_embed.periods",), derive_dinov3),
+    ((OF_A_LAYER, SHARED), derive_beit),
     (("patch_embed.proj.weight",), derive_vit),
     (("layer1.0.conv1.weight",), derive_resnet),
     (("conv_stem.weight",), derive_efficientnet),
@@ -108,7 +115,7 @@ def fit_named(source: Source, arch: str) -> TimmNetwork:
             pass
         else:
             tries.append(Derivation(arch, {}, derived.weights, derived.image_size, derived.left_out))
-    sizes = [t.image_size for t in tries if t.image_size is not None]
+    sizes = [t.image_size for t in tries if t.image_size is not None] or _size_of_map(source.weights)
     filtered = _filtered(arch, sizes[0] if sizes else None, source.weights)
     if filtered is not None:
         tries.append(Derivation(arch, {}, filtered[0], None, filtered[1]))
@@ -122,8 +129,14 @@ def fit_named(source: Source, arch: str) -> TimmNetwork:
     raise min(errors, key=lambda error: error.count)
 
 
+def _size_of_map(weights: Weights) -> list[int]:
+    """The side of the images in pixels that positions on a map (1, H, W, d) show, as SAM's are; else empty."""
+    positions, kernel = (weights.get(name, torch.empty(0)) for name in ("pos_embed", "patch_embed.proj.weight"))
+    return [positions.shape[1] * kernel.shape[-1]] if positions.dim() == 4 and kernel.dim() == 4 else []
+
+
 def _compare(source: Source, found: Derivation, arch: str | None = None) -> TimmNetwork:
-    arch = arch or found.arch
+    named, arch = arch is not None, arch or found.arch
     size = found.image_size or family_of(arch).preprocessing(arch, None).size
     expected = _outline(arch, size)
     held = {name: tensor for name, tensor in found.weights.items() if name in expected}
@@ -132,7 +145,7 @@ def _compare(source: Source, found: Derivation, arch: str | None = None) -> Timm
     shapes = {name: tuple(found.weights[name].shape) for name in [*held, *extra] if name not in heads}
     wanted = {name: shape for name, shape in expected.items() if name in held or not name.endswith(COUNTER)}
     if shapes != wanted:
-        raise Mismatch(source.path, shapes, wanted, arch, REMEDY)
+        raise Mismatch(source.path, shapes, wanted, arch, CONVERT if named else f"; {nearest_name(source.weights)}")
     weights = {name: held.get(name, torch.tensor(0)) for name in expected}
     left_out = [*found.left_out, *dict.fromkeys(name.split(".")[0] for name in heads)]
     return TimmNetwork(arch, size, weights, left_out, found.assumed)

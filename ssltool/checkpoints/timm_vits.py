@@ -9,8 +9,12 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from ssltool.checkpoints.timm_derivation import Derivation, Source, cannot_read, count
+from ssltool.checkpoints.unknown_networks import nearest_name
 
 PATCHES = "patch_embed.proj.weight"
+
+OPENAI = "CLIP"
+"""The program whose CLIP has another GELU, which is the name of another model in timm."""
 
 HEADS = {1280: 16, 1408: 16, 1664: 16, 1152: 16}
 """Attention heads of the widths of published ViTs where they are not one for every 64 dimensions."""
@@ -32,6 +36,8 @@ class Base(NamedTuple):
 _SCALED = {"init_values": 1e-5}
 _REGISTERS = _SCALED | {"reg_tokens": 4, "no_embed_class": True}
 _NO_CLASS = {"class_token": False, "global_pool": "avg", "fc_norm": False}
+_SIGLIP = {"class_token": False, "global_pool": "map"}
+_CLIP = {"pre_norm": True}
 
 BASES = (
     *(
@@ -51,8 +57,21 @@ BASES = (
     Base("vit_base_patch16_224.mae", 768, 12, 12, 16, 3072),
     Base("vit_large_patch16_224.mae", 1024, 24, 16, 16, 4096),
     Base("vit_huge_patch14_224.mae", 1280, 32, 16, 14, 5120),
+    Base("vit_base_patch16_siglip_224", 768, 12, 12, 16, 3072, _SIGLIP),
+    Base("vit_large_patch16_siglip_256", 1024, 24, 16, 16, 4096, _SIGLIP),
+    *(
+        Base(f"vit_{size}_clip_224", dim, depth, heads, patch, 4 * dim, _CLIP)
+        for size, dim, depth, heads, patch in (
+            ("base_patch32", 768, 12, 12, 32),
+            ("base_patch16", 768, 12, 12, 16),
+            ("large_patch14", 1024, 24, 16, 14),
+        )
+    ),
 )
 """Models that the others differ from by arguments that a name can hold."""
+
+KINDS: dict[str, Any] = {"pre_norm": True, "global_pool": "map"}
+"""Arguments of families whose layers differ from those of others in what no argument changes."""
 
 DEFAULTS: dict[str, Any] = {
     "class_token": True,
@@ -92,9 +111,11 @@ def derive_vit(source: Source) -> Derivation:
     found.rename(*OTHER_NAMES)
     weights = found.weights
     if weights[PATCHES].dim() == 5:
-        raise cannot_read(source, "this is a network for video", "ssltool reads networks for images")
-    if "pos_embed" not in weights:
-        raise cannot_read(source, "this ViT has no positional embeddings, and their other form is not in the weights")
+        remedy = "ssltool reads networks for images; save their representations to a .npz file with its own code"
+        raise cannot_read(source, "this is a network for video, such as V-JEPA 2", remedy)
+    positions = weights.get("pos_embed")
+    if positions is None or positions.dim() == 4:
+        raise cannot_read(source, "positional embeddings of this ViT are unknown", nearest_name(source.weights))
     dim, patch = weights[PATCHES].shape[0], weights[PATCHES].shape[-1]
     options = _tokens(source, found) | _options(source, weights)
     depth = count(weights, r"blocks\.(\d+)\.")
@@ -110,8 +131,13 @@ def derive_vit(source: Source) -> Derivation:
         "mlp_ratio": hidden / dim,
     }
     found.model, found.settings = _nearest(shape, DEFAULTS | options, hidden, gated)
+    quick = options["pre_norm"] and source.program == OPENAI
+    if quick:
+        found.model = found.model.replace("_clip_", "_clip_quickgelu_")
     if not (gated or source.certain or source.settings.act_layer):
         found.assumed.append("GELU")
+    if options["global_pool"] == "token" and not source.certain and source.settings.global_pool is None:
+        found.assumed.append("the class token is the output")
     return found
 
 
@@ -124,7 +150,13 @@ def _nearest(shape: dict[str, Any], options: dict[str, Any], hidden: int, gated:
         sizes = {key: value for key, value in shape.items() if key != "mlp_ratio" and own[key] != value}
         return sizes | ratio | {key: value for key, value in options.items() if own[key] != value}
 
-    base = min((base for base in BASES if base.gated == gated), key=lambda base: len(changes(base)))
+    def fits(base: Base) -> bool:
+        own = DEFAULTS | base.options
+        kinds = all((own[key] == value) == (options[key] == value) for key, value in KINDS.items())
+        return base.gated == gated and kinds
+
+    near = [base for base in BASES if fits(base)] or [base for base in BASES if base.gated == gated]
+    base = min(near, key=lambda base: len(changes(base)))
     return base.name, changes(base)
 
 
@@ -160,9 +192,11 @@ def _tokens(source: Source, found: Derivation) -> dict[str, Any]:
 
 
 def _options(source: Source, weights: dict[str, Tensor]) -> dict[str, Any]:
-    mean = "fc_norm.weight" in weights or "cls_token" not in weights
+    mean = "fc_norm.weight" in weights or "cls_token" not in weights or source.mean_of_patches
     pool = source.settings.global_pool
-    if pool is True or pool == "avg" or (pool is None and mean) or "cls_token" not in weights:
+    if "attn_pool.latent" in weights:
+        pool = "map"
+    elif pool is True or pool == "avg" or (pool is None and mean) or "cls_token" not in weights:
         pool = "avg"
     elif pool is False or pool is None:
         pool = "token"

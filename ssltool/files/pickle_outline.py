@@ -21,6 +21,11 @@ GETATTR = (("builtins", "getattr"), ("__builtin__", "getattr"))
 """The function by which a pickle names a class inside another one."""
 
 
+ENCODE, LATIN = ("_codecs", "encode"), b"latin1"
+"""The function by which protocol 2 writes bytes, and the only encoding that it needs. Others take minutes for little
+text, such as punycode."""
+
+
 class Role(Enum):
     """What the results of a global are used as."""
 
@@ -57,6 +62,11 @@ class _Made:
     """What a call of a global returned; ``name`` is None if the global is a class inside another one."""
 
     name: Name | None
+
+
+_ENCODER = _Global(ENCODE)
+_LATIN = object()
+"""What stands on the stack for the name of the encoding."""
 
 
 def _codes(names: str) -> set[bytes]:
@@ -98,6 +108,7 @@ class _Reader:
         self.stack: list[Any] = []
         self.marks: list[list[Any]] = []
         self.memo: dict[int, Any] = {}
+        self.encoders = 0  # uses of ENCODE that are no call with LATIN
 
     def outline(self, most: int) -> Outline:
         read, memo = self.stream.read, self.memo
@@ -105,9 +116,10 @@ class _Reader:
             code = read(1)
             if code in LENGTHS:
                 size = int.from_bytes(read(LENGTHS[code]), "little")
-                if len(read(size)) < size:
+                data = read(size)
+                if len(data) < size:
                     break
-                self.stack.append(None)
+                self.stack.append(_LATIN if data == LATIN else None)
             elif code in PUTS:
                 memo[int.from_bytes(read(PUTS[code]), "little")] = self.stack[-1]
             elif code in PUSHES:
@@ -115,9 +127,12 @@ class _Reader:
                 self.stack.append(None)
             elif code in GETS:
                 self.stack.append(memo[int.from_bytes(read(GETS[code]), "little")])
+                self.encoders += self.stack[-1] is _ENCODER
             elif code in TUPLES:
                 self.stack[-TUPLES[code] :] = [tuple(self.stack[-TUPLES[code] :])]
             elif code == pickle.STOP:
+                if self.encoders:
+                    raise NotReadable("it encodes text in another way than pickles do")
                 return self.found
             elif code:
                 self._step(code)
@@ -132,7 +147,8 @@ class _Reader:
         if code == pickle.GLOBAL:
             name = (self._line(), self._line())
             self.found.roles.setdefault(name, Role.OBJECT)
-            stack.append(_Global(name))
+            stack.append(_ENCODER if name == ENCODE else _Global(name))
+            self.encoders += name == ENCODE
         elif code in (pickle.REDUCE, pickle.NEWOBJ):
             arguments, called = stack.pop(), stack.pop()
             stack.append(self._call(called, arguments))
@@ -168,6 +184,8 @@ class _Reader:
                 return _Made(None)
             raise NotReadable("it calls what is no class or function")
         self.found.uses += 1
+        if called is _ENCODER and isinstance(arguments, tuple) and arguments[1:] == (_LATIN,):
+            self.encoders -= 1
         if called.name == REBUILD and isinstance(arguments, tuple) and len(arguments) == 4:
             function, kind = arguments[:2]
             if isinstance(kind, _Global):

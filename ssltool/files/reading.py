@@ -41,6 +41,7 @@ FIRST_BYTES = {
     b"\x89HDF": "an HDF5 file",
     b"%PDF": "a PDF document",
     b"\x7fELF": "a program",
+    b"version https://git-lfs": "a pointer of Git LFS (run git lfs pull)",
 }
 """How files of other kinds begin."""
 

@@ -69,7 +69,10 @@ def load_dict(
             raise _reason(path, error) from error
     contents = _unwrapped(contents)
     if not isinstance(contents, dict):
-        raise SSLToolError(f"{path} contains a {type(contents).__name__}; ssltool reads files that contain a dict")
+        raise SSLToolError(
+            f"{path} contains a {type(contents).__name__}; ssltool reads files that contain a dict, such as the "
+            "state_dict() of a network"
+        )
     return contents
 
 

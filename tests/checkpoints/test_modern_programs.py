@@ -54,7 +54,8 @@ def test_a_missing_or_a_strange_weight_is_refused_by_name(name):
     entries = copy.copy(CASES[name].entries)
     key = next((key for key in ("teacher", "model", "target_encoder", "state_dict") if key in entries), None)
     weights = dict(entries if key is None else entries[key])
-    lost = next(name for name in weights if "blocks." in name and name.endswith("norm2.bias") and "student" not in name)
+    ends = ("norm2.bias", "ln_2.bias", ".ln2.bias")
+    lost = next(name for name in weights if name.endswith(ends) and "student" not in name)
     without = {name: tensor for name, tensor in weights.items() if name != lost}
     strange = weights | {f"{lost}_strange": weights[lost]}
     for changed, word in ((without, r"norm2\.bias"), (strange, "strange")):
@@ -81,7 +82,11 @@ def test_heads_that_the_weights_do_not_show_are_asked_for():
 
 
 def test_what_the_weights_do_not_show_is_said():
-    assert find_backbone("x.pth", vits.weights(scaled=False)).assumed == ["2 heads", "GELU"]
+    assert find_backbone("x.pth", vits.weights(scaled=False)).assumed == [
+        "2 heads",
+        "GELU",
+        "the class token is the output",
+    ]
     assert find_backbone("x.pth", CASES["solo-learn, MAE"].entries).assumed == []
 
 

@@ -326,6 +326,31 @@ def test_most_programs_without_a_refused_name_are_read(folder):
         assert loads_without_a_trap(folder, zipped(b"}" + text("x") + PROGRAMS[name] + b"s")), name
 
 
+SLOW = text("".join(map(chr, range(0x4E00, 0x4E00 + 4000))) * 10)
+"""Text that takes minutes in punycode."""
+
+
+@pytest.mark.parametrize("write", [zipped, legacy])
+@pytest.mark.parametrize(
+    "program",
+    [
+        call("_codecs.encode", SLOW, text("punycode")),
+        call("_codecs.encode", SLOW + text("latin1"), text("punycode")),
+        glob("_codecs.encode") + b"q\x00(" + text("x") + text("latin1") + b"tRh\x00(" + SLOW + text("punycode") + b"tR",
+        call(REBUILD, glob("_codecs.encode"), glob("a.B"), b"(" + SLOW + text("punycode") + b"t", b"}"),
+        call(REBUILD, glob("_codecs.encode"), glob("a.B"), b"](" + SLOW + text("punycode") + b"e", b"}"),
+        call(REBUILD, glob(REBUILD), glob("a.B"), b"](" + glob("_codecs.encode") + glob("a.B") + b"]}e", b"}"),
+    ],
+)
+def test_text_is_encoded_in_no_other_way_than_pickles_do(folder, program, write):
+    assert not loads_without_a_trap(folder, write(b"}" + text("x") + program + b"s"))
+
+
+def test_bytes_of_protocol_2_are_read(folder):
+    torch.save({"x": b"\xff\x00", "y": [b"a", b"latin1", "latin1", b"a"]}, folder / "x.pth")
+    assert load_dict(folder / "x.pth") == {"x": b"\xff\x00", "y": [b"a", b"latin1", "latin1", b"a"]}
+
+
 NAMES = (
     *("hostile_module_of_tests.trap", "hostile_module_of_tests.Trap", "hostile_module_of_tests.x", "__main__.f"),
     *("builtins.getattr", "__builtin__.eval", "builtins.exec", "os.system", "os.path.join", "operator.itemgetter"),
