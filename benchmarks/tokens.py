@@ -2,8 +2,8 @@
 
     python benchmarks/tokens.py [--images 1000 --images 4000] [--format pt] [--arch vit_small_h6]
 
-Each number of bundled images is saved by its own process: all patches behind the patch embedding of an untrained ViT, 196
-of 384 values at 224 pixels, as of any of its layers. ``rows`` is the size of the rows, ``memory`` the peak of the
+Each number of bundled images is saved by its own process: all patches behind the patch embedding of an untrained ViT,
+196 of 384 values at 224 pixels, as of any of its layers. ``rows`` is the size of the rows, ``memory`` the peak of the
 process's memory above that at its start, without the pages of mapped files.
 """
 
