@@ -15,7 +15,7 @@ from ssltool.errors import SSLToolError
 from ssltool.reprs.representation_set import RepresentationSet
 from ssltool.reprs.representations import Representations
 
-KEYS = ("representations", "targets", "index", "paths", "digests", "meta", "format")
+KEYS = ("representations", "targets", "index", "paths", "digests", "row", "column", "kind", "meta", "format")
 META = {
     "checkpoint_hash": "ab",
     "random": False,
