@@ -5,7 +5,7 @@ python benchmarks/checkpoint_table.py [--write]
 Each file has random weights and is compared with the outputs of the network that the program evaluates. A file is from
 the classes of a package, or ``layout``: it has the names of the published code. The outputs are those of a class of a
 package, or of a forward pass that tests/vit_reference.py has from the paper. A package that is not installed is left
-out and named. ``--write`` replaces the table in the page.
+out and named; ``pip install -e '.[test,programs]'`` installs most. ``--write`` replaces the table in the page.
 """
 
 from __future__ import annotations
