@@ -176,7 +176,7 @@ def judged(path: str) -> tuple[dict[str, float], str]:
     from ssltool.reprs.representations import Representations
 
     stored = Representations.stored(path)
-    found = measure(stored.representations)
+    found = measure(stored.representations, bound=stored.meta.get("directions"))
     return found.metrics, judge_measured(found, stored.meta).state
 
 

@@ -47,8 +47,7 @@ def main(out: Path) -> None:
     layers: dict[str, dict[str, dict[str, Any]]] = {"backbone": {}, "projector": {}}
     for layer, file in (("backbone", "train_reprs_e0"), ("projector", "projector")):
         for found in json.loads((out / f"{file}.json").read_text())["files"]:
-            verdict = found["verdict"]
-            values = {"verdict": verdict["state"], **found["metrics"], "dead_directions": verdict["dead_directions"]}
+            values = {"verdict": found["verdict"]["state"], **found["metrics"]}
             layers[layer][run_of(found["path"], out)] = values
     for found in json.loads((out / "views.json").read_text())["files"]:
         layers["backbone"][run_of(found["path"], out)] |= found["metrics"]

@@ -144,14 +144,20 @@ def width(s: torch.Tensor, *, d: int) -> float:
     return 1000.0 * len(s) + d
 
 
+def rows_and_width(s: torch.Tensor, *, n: int, d: int) -> float:
+    return 1000.0 * len(s) + 100 * n + d
+
+
 @pytest.mark.parametrize(
     ("at", "function", "value"),
     [
-        ("spectrum", width, 6020.0),
+        ("spectrum", width, 5020.0),
+        ("uncentred spectrum", rows_and_width, 6620.0),
         ("uncentred spectrum", lambda s: float(s[0]), float(torch.linalg.svdvals(gaussian(6, 20).double() + 3)[0])),
         ("spectrum", torch.linalg.vector_norm, float((gaussian(6, 20) - gaussian(6, 20).mean(dim=0)).norm())),
         ("directions", lambda sums: mean_cosine(sums) + sums.rows, mean_cosine(gaussian(6, 20) + 3) + 6),
         ("pairs", shape, 2004.0),
+        ("slices", shape, 2004.0),
         ("views", shape, 3003.0),
     ],
 )

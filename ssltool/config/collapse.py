@@ -27,7 +27,8 @@ class CollapseConfig(DeviceSettings):
     normalize: bool = setting(False, "scale every row to length 1 first")
     metrics: str | None = setting(
         None,
-        "comma-separated names of metrics, or all [default: those that one pass over the rows gives]",
+        "comma-separated names of metrics; renyi: the effective ranks of the Renyi entropies; or all [default: those "
+        "that one pass over the rows gives]",
         metavar="A,B",
         names=METRICS,
     )
@@ -36,7 +37,7 @@ class CollapseConfig(DeviceSettings):
     pool: str | None = pool_rows()
     skip_nonfinite: bool = setting(False, "leave out rows with NaN or infinite values instead of raising an error")
     pair_rows: int = setting(
-        10_000, "maximum number of rows for metrics that compare all pairs; more are sampled", minimum=3
+        10_000, "maximum number of rows for metrics that compare all pairs or take slices; more are sampled", minimum=3
     )
     bootstrap: int = setting(
         0, "number of resamples for 95 % confidence intervals; use a few hundred", minimum=0, maximum=1_000_000

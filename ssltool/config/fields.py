@@ -31,6 +31,9 @@ METHODS = "ssltool.methods:METHODS"
 METRICS = "ssltool.diagnosis.metrics:METRICS"
 """The registries of architectures, methods and metrics."""
 
+SETS_OF_METRICS = ("all", "renyi")
+"""Names in a list of metrics that mean several."""
+
 MOST_EPOCHS = 100_000
 """Maximum number of epochs of a run."""
 

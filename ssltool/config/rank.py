@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ssltool.config.fields import LAYERS, METRICS, output, pool_rows, wrong_suffix
+from ssltool.config.fields import LAYERS, METRICS, SETS_OF_METRICS, output, pool_rows, wrong_suffix
 from ssltool.settings import Checked, Rule, setting
 
 
@@ -57,7 +57,7 @@ class RankConfig(Checked):
         ]
 
     def mistakes(self) -> Iterator[str]:
-        if len(self.by.split(",")) != 1 or self.by == "all":
+        if len(self.by.split(",")) != 1 or self.by in SETS_OF_METRICS:
             yield f"--by {self.by}: name one metric"
         if self.fit is not None and self.predict is not None:
             yield "--fit learns a forecast and --predict applies one; use one of them"

@@ -18,10 +18,10 @@ from torch import Tensor
 from ssltool import seeds
 from ssltool.config.collapse import CollapseConfig
 from ssltool.diagnosis.caveats import CaveatTracker, caveat_messages, dead_dimensions
-from ssltool.diagnosis.metrics import METRICS, QUICK, check_names
+from ssltool.diagnosis.metrics import METRICS, QUICK, SAMPLED, check_names
 from ssltool.diagnosis.metrics.of_rows import Directions
 from ssltool.diagnosis.row_blocks import Rows
-from ssltool.diagnosis.spectrum import Factor, unit_rows
+from ssltool.diagnosis.spectrum import Factor, possible_directions, unit_rows
 from ssltool.errors import SSLToolError
 
 CONFIDENCE_LEVEL = 0.95
@@ -30,27 +30,30 @@ CONFIDENCE_LEVEL = 0.95
 @dataclass(frozen=True)
 class OnePass:
     """The results of one pass over n rows of width ``d``: the singular values (min(n, d),) with (``s``) and without
-    (``uncentred``) centring, and the sums over ``directions``."""
+    (``uncentred``) centring, and the sums over ``directions``; ``bound`` is the largest possible rank of the layer."""
 
     s: Tensor
     uncentred: Tensor
     directions: Directions
     d: int
+    bound: int | None = None
 
     def metric(self, name: str) -> float:
         """The value of a metric in ``QUICK``."""
-        function = METRICS.load(name)
-        given = {"spectrum": self.s, "uncentred spectrum": self.uncentred, "directions": self.directions}
-        width = {"d": self.d} if _takes_width(function) else {}
-        value: float = function(given[METRICS[name].at], **width)
+        function, n = METRICS.load(name), round(self.directions.rows)
+        within = self.s[: possible_directions(n, self.d, self.bound)]
+        given = {"spectrum": within, "uncentred spectrum": self.uncentred, "directions": self.directions}
+        taken = _keywords(function)
+        sizes = {key: size for key, size in (("n", n), ("d", self.d)) if key in taken}
+        value: float = function(given[METRICS[name].at], **sizes)
         return value
 
 
-def _takes_width(function: Callable[..., float]) -> bool:
+def _keywords(function: Callable[..., float]) -> Collection[str]:
     try:
-        return "d" in inspect.signature(function).parameters
+        return inspect.signature(function).parameters
     except ValueError:  # a built-in function of torch without a signature
-        return False
+        return ()
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,7 @@ class Measured:
     """The results for ``n`` rows of width ``d``.
 
     Attributes:
+        bound: the largest possible rank of the layer, None if it is not known.
         s: singular values (min(n, d),) of the centred matrix, float64, descending.
         uncentred: singular values (min(n, d),) of the matrix without centring.
         deviations: standard deviations (d,) of the dimensions.
@@ -76,6 +80,7 @@ class Measured:
     details: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     dead: list[int] = field(default_factory=list)
+    bound: int | None = None
 
     def spectrum(self, kind: str) -> Tensor:
         """The spectrum of one ``--type``: singular values (``svd``), eigenvalues of the covariance (``cov``), or
@@ -84,11 +89,17 @@ class Measured:
             return self.s.square() / max(1, self.n - 1)
         return self.s if kind == "svd" else self.deviations
 
+    def possible(self, kind: str = "svd") -> Tensor:
+        """``spectrum``, of singular values and eigenvalues only those of the directions that the layer can have."""
+        count = self.d if kind == "std" else possible_directions(self.n, self.d, self.bound)
+        return self.spectrum(kind)[:count]
+
 
 def measure(
     x: Tensor | Rows,
     names: Collection[str] = QUICK,
     *,
+    bound: int | None = None,
     normalize: bool = False,
     pair_rows: int = CollapseConfig.pair_rows,
     seed: int = 0,
@@ -99,8 +110,10 @@ def measure(
     Args:
         x: the representations.
         names: the metrics.
+        bound: the largest possible rank of the layer, if it is known. Metrics of the centred spectrum refer to the
+            directions that the layer can have, ``possible_directions``.
         normalize: scales rows to length 1 for the spectrum. Other metrics do not change.
-        pair_rows: maximum number of rows for metrics of pairs; of more rows, a random sample is used.
+        pair_rows: maximum number of rows for metrics of pairs and of slices; of more rows, a random sample is used.
         seed: seed of the sample.
         each: is called with the number of rows of each block.
 
@@ -111,7 +124,7 @@ def measure(
     rows = x if isinstance(x, Rows) else Rows([x])
     check_names(names)
     rows.check()
-    of_views, of_pairs = ([name for name in names if METRICS[name].at == at] for at in ("views", "pairs"))
+    of_views, of_sample = ([name for name in names if METRICS[name].at in at] for at in (("views",), SAMPLED))
     if of_views and (rows.views is None or rows.skipped):
         raise SSLToolError(f"{of_views[0]} requires all views of each image; ssltool save-reprs --views saves them")
     if len(rows) < 2:
@@ -120,22 +133,21 @@ def measure(
     factor, directions = _pass(rows, names, normalize, caveats, each=each)
     s, uncentred = factor.singular_values().cpu(), factor.singular_values(center=False).cpu()
     deviations = factor.deviations().cpu()
-    one_pass = OnePass(s, uncentred, directions, rows.width)
+    one_pass = OnePass(s, uncentred, directions, rows.width, bound)
     values = {name: one_pass.metric(name) for name in names if name in QUICK}
     notes = caveat_messages(caveats, s, uncentred, deviations, len(rows), rows.width)
     if rows.skipped:
         notes.insert(0, f"rows with NaN or infinite values, left out: {rows.skipped:,}")
-    if of_pairs:
-        sample, sampled = _sample(rows, pair_rows, seed, of_pairs)
-        values |= {name: METRICS.load(name)(sample) for name in of_pairs}
+    if of_sample:
+        sample, sampled = _sample(rows, pair_rows, seed, of_sample)
+        values |= {name: METRICS.load(name)(sample) for name in of_sample}
         notes += sampled
     if of_views:
         values |= {name: METRICS.load(name)(rows.views) for name in of_views}
     details = {f"{name}_{key}": detail for name in names for key, detail in _details(values[name]).items()}
     values = {name: float(values[name]) for name in names}
-    return Measured(
-        len(rows), rows.width, s, uncentred, deviations, values, details, notes, dead_dimensions(deviations)
-    )
+    dead = dead_dimensions(deviations)
+    return Measured(len(rows), rows.width, s, uncentred, deviations, values, details, notes, dead, bound)
 
 
 def _details(value: float) -> dict[str, Any]:
@@ -166,7 +178,7 @@ def bootstrap_intervals(
     for number in range(resamples):
         random = np.random.RandomState(seeds.derive(seed, number) % 2**32)
         counts = np.bincount(random.randint(0, n, size=n), minlength=n).repeat(together)
-        values = _of_counted(rows, counts, names, normalize)
+        values = _of_counted(rows, counts, names, normalize, measured.bound)
         drawn.append([values[name] for name in names])
     low, high = np.quantile(np.array(drawn), [(1 - CONFIDENCE_LEVEL) / 2, (1 + CONFIDENCE_LEVEL) / 2], axis=0)
     doubled = [2 * measured.metrics[name] for name in names]
@@ -174,10 +186,16 @@ def bootstrap_intervals(
 
 
 def subsample_metrics(
-    x: Tensor | Rows, sizes: Sequence[int], names: Collection[str] = QUICK, *, normalize: bool = False, seed: int = 0
+    x: Tensor | Rows,
+    sizes: Sequence[int],
+    names: Collection[str] = QUICK,
+    *,
+    bound: int | None = None,
+    normalize: bool = False,
+    seed: int = 0,
 ) -> list[dict[str, float]]:
     """The metrics of random subsets of each of the ``sizes``, with ``n``, the size. Smaller subsets are parts of larger
-    ones.
+    ones. ``bound`` is the largest possible rank of the layer.
 
     Raises:
         SSLToolError: for a size below 2 or above the number of rows.
@@ -193,7 +211,7 @@ def subsample_metrics(
     for size in sizes:
         chosen = np.zeros(len(rows), dtype=np.int64)
         chosen[order[:size]] = 1
-        values = _of_counted(rows, chosen, quick, normalize)
+        values = _of_counted(rows, chosen, quick, normalize, bound)
         table.append({"n": size} | {name: float(values[name]) for name in quick})
     return table
 
@@ -229,11 +247,13 @@ def _pass(
     return factor, directions
 
 
-def _of_counted(rows: Rows, counts: np.ndarray, names: Sequence[str], normalize: bool) -> dict[str, float]:
+def _of_counted(
+    rows: Rows, counts: np.ndarray, names: Sequence[str], normalize: bool, bound: int | None
+) -> dict[str, float]:
     """Metrics of one pass over the rows, each with its number of occurrences in ``counts`` (n,)."""
     factor, directions = _pass(rows, names, normalize, counts=torch.from_numpy(counts))
     s, uncentred = factor.singular_values(), factor.singular_values(center=False)
-    one_pass = OnePass(s, uncentred, directions, rows.width)
+    one_pass = OnePass(s, uncentred, directions, rows.width, bound)
     return {name: one_pass.metric(name) for name in names}
 
 

@@ -239,7 +239,7 @@ def measure(x: Tensor, bound: int) -> dict[str, float]:
     if not bool(torch.isfinite(x).all()):
         return dict.fromkeys((*MEASURED, DEAD_KEY), math.nan)
     x = (x.cpu() if x.device.type == "mps" else x).double()  # Apple's GPUs have no float64
-    one_pass = OnePass(*spectra(x, bound), Directions.of(x, gram=needs_gram(MEASURED)), x.shape[1])
+    one_pass = OnePass(*spectra(x, bound), Directions.of(x, gram=needs_gram(MEASURED)), x.shape[1], bound)
     values = {name: float(one_pass.metric(name)) for name in MEASURED}
     return values | {DEAD_KEY: len(dead_dimensions(x.std(dim=0)))}
 

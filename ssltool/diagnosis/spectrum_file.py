@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from ssltool.diagnosis.spectrum import possible_directions
 from ssltool.files.schema import entry, integer, mapping, nested, optional, real, tensor, text
 from ssltool.files.stored import Stored
 from ssltool.files.torch_files import load_dict
@@ -25,6 +26,13 @@ class Spectrum(Stored):
     stds: Tensor = entry(tensor("d", kinds="floating", finite=True, filled=True))
     metrics: Record = entry(mapping(other=optional(real(finite=False))))
     meta: dict[str, Any] = entry(mapping(optional=META, other=nested()))
+
+    def possible(self) -> Tensor:
+        """``stds`` of the directions that the layer can have; all, if they are deviations or the file has no sizes."""
+        if self.meta.get("type", "svd") == "std" or not self.meta.keys() >= {"n", "d"}:
+            return self.stds
+        bound = (self.meta.get("representations") or {}).get("directions")
+        return self.stds[: possible_directions(self.meta["n"], self.meta["d"], bound)]
 
     @classmethod
     def load(cls, path: FilePath) -> Spectrum:

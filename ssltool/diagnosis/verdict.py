@@ -15,6 +15,7 @@ from typing import Any
 
 from ssltool.config.fields import STATES
 from ssltool.diagnosis.measure import Measured
+from ssltool.diagnosis.spectrum import possible_directions
 from ssltool.errors import UsageError, unknown
 
 
@@ -91,17 +92,15 @@ def judge(
 ) -> Verdict:
     """The verdict on n rows of width d, outputs of ``layer``, from ``metrics`` (at least ``NEEDED``).
 
-    ``bound`` is the largest possible rank of the layer, e.g. 128 for a layer of 512 outputs and 128 inputs. Singular
-    values beyond it and beyond n - 1 are 0; all fractions refer to the others. ``dead`` is the number of dead
-    dimensions. The details hold the dimensions in use (the effective rank) and their fraction, the dead directions and
-    dimensions, and the difference of the AUC to that of a flat spectrum.
+    ``bound`` is the largest possible rank of the layer. All fractions refer to the directions that the layer can have,
+    ``possible_directions``, as do the ``metrics`` that ``measure`` computes with this bound. ``dead`` is the number of
+    dead dimensions. The details hold the dimensions in use (the effective rank) and their fraction, the dead directions
+    and dimensions, and the difference of the AUC to that of a flat spectrum.
     """
-    t, values = thresholds, min(n, d)
+    t = thresholds
     fewest, most = (t.partial_rank, t.partial_dead) if layer == "backbone" else (t.embedding_rank, t.embedding_dead)
-    count = max(1, min(n - 1, d, bound or d))  # centring leaves n - 1 directions
-    std, rank = metrics["feature_std"], metrics["effective_rank"]
-    lost = max(0.0, metrics["dead_directions"] * values - (values - count)) / count
-    area = (metrics["auc"] * values - (values - count)) / count
+    count = possible_directions(n, d, bound)
+    std, rank, lost, area = (metrics[name] for name in ("feature_std", "effective_rank", "dead_directions", "auc"))
     complete = [
         (std < t.complete_std, f"feature_std is below {t.complete_std:g}"),
         (rank < t.complete_rank and count > 2, f"effective rank is below {t.complete_rank:g}"),
@@ -133,12 +132,12 @@ def judge(
 
 
 def judge_measured(measured: Measured, meta: Mapping[str, Any], thresholds: Thresholds = DEFAULT) -> Verdict:
-    """The verdict on measured representations, with ``layer`` and ``directions`` from the metadata of their file."""
+    """The verdict on measured representations, with the ``layer`` from the metadata of their file."""
     return judge(
         measured.metrics,
         n=measured.n,
         d=measured.d,
-        bound=meta.get("directions"),
+        bound=measured.bound,
         layer=meta.get("layer", "backbone"),
         dead=len(measured.dead),
         thresholds=thresholds,

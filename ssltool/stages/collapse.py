@@ -85,11 +85,11 @@ def run(config: CollapseConfig) -> Record:
     reference = None
     if config.like is not None:
         like = _Input((config.like,), [Representations.stored(config.like, config.pool)])
-        reference = _measure(like.rows(config, request.device), config, request)
+        reference = _measure(like, like.rows(config, request.device), config, request)
     results, measurements = [], []
     for source in inputs:
         rows = source.rows(config, request.device)  # built once, because they cache the check for non-finite rows
-        measured = _measure(rows, config, request)
+        measured = _measure(source, rows, config, request)
         measurements.append(measured)
         result = _result(source, measured, config, request, reference)
         results.append(result | _uncertainty(rows, measured, config, request))
@@ -136,7 +136,7 @@ def _open(config: CollapseConfig) -> list[_Input]:
     return [_Input((path,), [file]) for path, file in zip(config.files, files, strict=True)]
 
 
-def _measure(rows: Rows, config: CollapseConfig, request: _Request) -> Measured:
+def _measure(source: _Input, rows: Rows, config: CollapseConfig, request: _Request) -> Measured:
     names = request.metrics
     if config.metrics == "all":
         names = metrics.metric_names("all", views=rows.views is not None)
@@ -147,6 +147,7 @@ def _measure(rows: Rows, config: CollapseConfig, request: _Request) -> Measured:
         return measure(
             rows,
             tuple(dict.fromkeys((*names, *NEEDED))),
+            bound=source.meta.get("directions"),
             normalize=config.normalize,
             pair_rows=config.pair_rows,
             seed=config.seed,
@@ -188,12 +189,14 @@ def _reported(measured: Measured, config: CollapseConfig, request: _Request) -> 
 def _uncertainty(rows: Rows, measured: Measured, config: CollapseConfig, request: _Request) -> Record:
     """ "intervals" and "subsamples", if requested."""
     names, result = _reported(measured, config, request), Record()
-    normalize, seed = config.normalize, config.seed
+    normalize, seed, bound = config.normalize, config.seed, measured.bound
     if config.bootstrap:
         intervals = bootstrap_intervals(rows, measured, config.bootstrap, normalize=normalize, seed=seed)
         result["intervals"] = {name: intervals[name] for name in names if name in intervals}
     if request.sizes:
-        result["subsamples"] = subsample_metrics(rows, request.sizes, names, normalize=normalize, seed=seed)
+        result["subsamples"] = subsample_metrics(
+            rows, request.sizes, names, bound=bound, normalize=normalize, seed=seed
+        )
     return result
 
 
@@ -274,4 +277,4 @@ def _plot(config: CollapseConfig, inputs: Sequence[_Input], measurements: Sequen
 
     kind = "svd" if config.type == "all" else config.type
     names = display_names([source.paths[0] for source in inputs])
-    plot_spectra(names, [measured.spectrum(kind) for measured in measurements], str(config.plot), kind=kind)
+    plot_spectra(names, [measured.possible(kind) for measured in measurements], str(config.plot), kind=kind)

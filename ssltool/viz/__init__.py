@@ -47,6 +47,12 @@ PLOTS: Registry[Plot] = Registry(
             "eigenvalues of the covariance, on a logarithmic scale",
             ("type", "pool"),
         ),
+        "renyi": Plot(
+            ".plot_renyi:draw",
+            "spectra or representations",
+            "Effective ranks against the order of the Renyi entropy: a small order counts weak directions too",
+            ("pool",),
+        ),
         "curves": Plot(
             ".plot_curves:draw",
             "run folders",

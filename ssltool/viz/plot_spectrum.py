@@ -22,24 +22,25 @@ def draw(config: PlotConfig, out: str) -> None:
 
 
 def read_spectrum(path: str, kind: str, pool: str | None = None) -> Tensor:
-    """The spectrum of type ``kind`` from a file of spectra or representations; ``pool`` says how several rows of an
-    image are read.
+    """The spectrum of type ``kind`` from a file of spectra or representations: values of the directions that the layer
+    can have. ``pool`` says how several rows of an image are read.
 
     Raises:
         SSLToolError: if the file has another type of spectrum and cannot be converted.
     """
     entries = read_entries(path)
     if "stds" not in entries:
-        rows = Rows([Representations.of(entries, path, pool).representations], name=path)
-        return measure(rows, ("auc",)).spectrum(kind)
+        stored = Representations.of(entries, path, pool)
+        rows = Rows([stored.representations], name=path)
+        return measure(rows, ("auc",), bound=stored.meta.get("directions")).possible(kind)
     if pool is not None:
         raise SSLToolError(f"{path} is a spectrum, for which --pool has no effect; leave it out")
     spectrum = Spectrum.load(path)
     found = spectrum.meta.get("type", "svd")
     if found == kind:
-        return spectrum.stds
+        return spectrum.possible()
     if (found, kind) != ("svd", "cov"):
         raise SSLToolError(f"{path} has a spectrum of type {found}, not {kind}; give the representations instead")
     if "n" not in spectrum.meta:
         raise SSLToolError(f"{path} has no number of rows, which --type cov requires; give the representations")
-    return spectrum.stds.double().square() / max(1, spectrum.meta["n"] - 1)
+    return spectrum.possible().double().square() / max(1, spectrum.meta["n"] - 1)

@@ -74,7 +74,8 @@ def test_normalize_is_that_of_the_measurement():
     bounds = bootstrap_intervals(x, measure(x, STEADY, normalize=True), 10, normalize=True)
     wanted = bootstrap_intervals(unit, measure(unit, STEADY), 10)
     for name in STEADY:
-        assert bounds[name] == pytest.approx(wanted[name], rel=1e-4, abs=1e-6)
+        if name != "mean_norm":  # of the rows as they are
+            assert bounds[name] == pytest.approx(wanted[name], rel=1e-4, abs=1e-6)
 
 
 def test_rows_left_out_are_not_resampled():

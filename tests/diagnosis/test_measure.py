@@ -39,7 +39,10 @@ def views(n: int = 60, q: int = 4, d: int = 6) -> Tensor:
 def pure(x: Tensor, name: str) -> float:
     """The metric itself, of the rows or of their singular values."""
     centred = {"spectrum": True, "uncentred spectrum": False}.get(METRICS[name].at)
-    return METRICS.load(name)(x if centred is None else singular_values(x, center=centred))
+    if centred is None:
+        return METRICS.load(name)(x)
+    sizes = {"total_variance": {"n": len(x)}, "coding_rate": {"n": len(x), "d": x.shape[1]}}.get(name, {})
+    return METRICS.load(name)(singular_values(x, center=centred), **sizes)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
@@ -85,7 +88,7 @@ def test_normalize_changes_the_spectrum_but_not_directions_and_pairs():
     for name in OF_ROWS:
         wanted = unit if "spectrum" in METRICS[name].at else x
         assert normalized.metrics[name] == pytest.approx(pure(wanted, name), rel=1e-10), name
-    for name in ("feature_std", "mean_cosine", "self_cluster", "uniformity", "twonn"):
+    for name in ("feature_std", "mean_cosine", "self_cluster", "mean_norm", "uniformity", "twonn", "sigreg"):
         assert normalized.metrics[name] == plain.metrics[name]
     assert normalized.metrics["effective_rank"] != pytest.approx(plain.metrics["effective_rank"], rel=1e-6)
     torch.testing.assert_close(normalized.deviations, unit.std(dim=0), rtol=1e-9, atol=0)
@@ -131,6 +134,18 @@ def test_alpha_of_few_dimensions_is_nan_and_so_is_its_r2():
     found = measure(falling(400, 8))
     assert math.isnan(found.metrics["alpha"])
     assert math.isnan(found.details["alpha_r2"])
+
+
+def test_few_rows_and_narrow_layers_have_fewer_directions_than_values():
+    for x, bound, count in ((torch.eye(10, 64), None, 9), (falling(300, 5) @ gaussian(5, 40), 5, 5)):
+        found = measure(x, ("auc", "dead_directions", "effective_rank"), bound=bound)
+        assert len(found.s) == min(x.shape)
+        assert len(found.possible()) == len(found.possible("cov")) == count
+        assert len(found.possible("std")) == x.shape[1]
+        assert found.metrics["dead_directions"] == 0
+        assert found.metrics["auc"] == pytest.approx(of_spectrum.auc(found.s[:count]), rel=1e-12)
+    flat = measure(torch.eye(10, 64), ("auc",)).metrics["auc"]
+    assert flat == pytest.approx(10 / 18)  # (c + 1) / (2 c) of c = 9 equal values
 
 
 def test_the_numerical_rank_uses_the_width_even_with_fewer_rows():

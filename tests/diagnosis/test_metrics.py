@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ssltool.diagnosis.metrics import METRICS, QUICK, Metric, metric_names
+from ssltool.diagnosis.metrics import METRICS, QUICK, RENYI, Metric, metric_names
 from ssltool.diagnosis.spectrum import singular_values
 from ssltool.errors import SSLToolError
 
@@ -17,14 +17,22 @@ OF_SPECTRUM = (
     "auc",
     "effective_rank",
     "rankme",
+    "renyi_rank_half",
+    "matrix_entropy",
+    "entropy_rank",
     "participation_ratio",
     "stable_rank",
     "alpha",
     "dead_directions",
     "numerical_rank",
     "condition_number",
+    "total_variance",
+    "coding_rate",
 )
-OF_ROWS = ("feature_std", "mean_cosine", "self_cluster", "uniformity", "twonn")
+OF_DIRECTIONS = ("feature_std", "mean_cosine", "self_cluster", "w2_uniformity", "mean_norm")
+OF_SLICES = ("sigreg", "sigreg_z", "sliced_w2", "sliced_w2_z")
+OF_ROWS = (*OF_DIRECTIONS, *OF_SLICES, "uniformity", "twonn")
+OF_SCALE = ("total_variance", "coding_rate", "mean_norm", "sigreg", "sigreg_z")
 OF_VIEWS = ("alignment", "lidar")
 
 
@@ -42,13 +50,14 @@ def value(name: str, x: Tensor) -> float:
     """A metric of views (N, Q, d)."""
     rows, function = x.flatten(0, 1), METRICS.load(name)
     if name in OF_SPECTRUM:
-        return function(singular_values(rows, center=name != "rankme"))
+        sizes = {"total_variance": {"n": len(rows)}, "coding_rate": {"n": len(rows), "d": rows.shape[1]}}.get(name, {})
+        return function(singular_values(rows, center=name not in ("rankme", "coding_rate")), **sizes)
     return function(rows if name in OF_ROWS else x)
 
 
 def test_the_list_has_all_metrics():
     assert set(METRICS) == {*OF_SPECTRUM, *OF_ROWS, *OF_VIEWS}
-    assert set(QUICK) == {*OF_SPECTRUM, "feature_std", "mean_cosine", "self_cluster"}
+    assert set(QUICK) == {*OF_SPECTRUM, *OF_DIRECTIONS}
 
 
 @pytest.mark.parametrize("name", METRICS)
@@ -106,10 +115,18 @@ def test_metrics_are_invariant_to_scale_and_order_of_rows(name):
     x = 100 * views(torch.diag(torch.linspace(1, 0.2, 30)), 0.5).double()  # large beside the 1e-4 of lidar
     wanted = value(name, x)
     assert value(name, x[torch.randperm(200, generator=torch.Generator().manual_seed(3))]) == pytest.approx(wanted)
-    assert value(name, 1000 * x) == pytest.approx(wanted, rel=1e-6)
+    if name not in OF_SCALE:
+        assert value(name, 1000 * x) == pytest.approx(wanted, rel=1e-6)
 
 
-@pytest.mark.parametrize("name", [name for name in METRICS if name != "feature_std"])
+@pytest.mark.parametrize("name", OF_SCALE)
+def test_collapse_of_the_scale_is_seen_by_the_metrics_of_scale(name):
+    x = views(torch.eye(16), 0.0)  # standard normal rows, each five times
+    collapsed, spread = value(name, 0.01 * x), value(name, x)
+    assert collapsed > 5 * spread if METRICS[name].healthier == "low" else collapsed < spread / 50
+
+
+@pytest.mark.parametrize("name", [name for name in METRICS if name not in ("feature_std", *OF_SLICES)])
 def test_metrics_are_invariant_to_rotations(name):
     x = views(torch.diag(torch.linspace(1, 0.2, 30)), 0.5).double() + 0.3
     rotation = torch.linalg.qr(gaussian(30, 30, seed=4).double()).Q
@@ -127,6 +144,8 @@ def test_metrics_are_invariant_to_rotations(name):
         ("twonn,auc", False, ("twonn", "auc")),
         (" effective-rank , auc,, auc ", False, ("effective_rank", "auc")),
         ("lidar", False, ("lidar",)),
+        ("renyi", False, RENYI),
+        ("auc,renyi,stable_rank", True, ("auc", *RENYI)),
     ],
 )
 def test_metric_names_are_comma_separated(wanted, views, names):

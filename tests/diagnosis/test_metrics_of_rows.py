@@ -17,9 +17,11 @@ from ssltool.diagnosis.metrics.of_rows import (
     feature_std,
     feature_std_tensor,
     mean_cosine,
+    mean_norm,
     self_cluster,
     twonn,
     uniformity,
+    w2_uniformity,
 )
 from ssltool.diagnosis.metrics.of_spectrum import effective_rank
 from ssltool.diagnosis.spectrum import singular_values
@@ -30,9 +32,9 @@ def rankme(x: Tensor) -> float:
     return of_spectrum.rankme(singular_values(x, center=False))
 
 
-ALL = [rankme, feature_std, mean_cosine, self_cluster, uniformity, twonn]
-STREAMING = [rankme, feature_std, mean_cosine, self_cluster]
-OF_DIRECTIONS = [feature_std, mean_cosine, self_cluster, uniformity]
+ALL = [rankme, feature_std, mean_cosine, self_cluster, w2_uniformity, uniformity, twonn]
+STREAMING = [rankme, feature_std, mean_cosine, self_cluster, w2_uniformity, mean_norm]
+OF_DIRECTIONS = [feature_std, mean_cosine, self_cluster, w2_uniformity, uniformity]
 
 # What rankme adds to each share, 1e-7, moves the entropy by less than d times 2e-6 (1e-7 is e^-16).
 EPSILON = 2e-6
@@ -196,6 +198,45 @@ def test_self_cluster_is_invariant_to_signs_and_1_in_one_dimension():
     assert self_cluster(gaussian(50, 1)) == 1.0
 
 
+@pytest.mark.parametrize(("k", "d"), [(1, 4), (4, 4), (3, 12), (16, 64)])
+def test_w2_uniformity_of_signed_axes_is_that_of_their_share(k, d):
+    x = torch.cat([rotation(d)[:k], -rotation(d)[:k]] * 3)  # mean 0, covariance 1 / k in k dimensions
+    assert w2_uniformity(x) == pytest.approx(math.sqrt(2 - 2 * math.sqrt(k / d)), abs=1e-7)
+
+
+@pytest.mark.parametrize(("n", "d"), [(200, 6), (6, 20), (2, 5)])
+def test_w2_uniformity_is_the_wasserstein_distance_of_two_gaussians_by_matrix_roots(n, d):
+    unit = torch.nn.functional.normalize(gaussian(n, d).double() + 0.4, dim=1).numpy()
+    mean, covariance = unit.mean(axis=0), np.cov(unit.T, ddof=0)
+    values, vectors = np.linalg.eigh(covariance)
+    root = vectors @ np.diag(np.sqrt(values.clip(0))) @ vectors.T
+    wanted = math.sqrt(mean @ mean + 1 + np.trace(covariance) - 2 / math.sqrt(d) * np.trace(root))
+    assert w2_uniformity(gaussian(n, d) + 0.4) == pytest.approx(wanted, abs=1e-6)
+
+
+def test_w2_uniformity_of_even_directions_vanishes_with_the_number_of_rows_and_of_equal_ones_is_root_2():
+    few, many = (w2_uniformity(gaussian(n, 16)) for n in (200, 20_000))
+    assert many < 0.02 < few
+    assert w2_uniformity(torch.ones(50, 7)) == pytest.approx(math.sqrt(2))
+    assert w2_uniformity(torch.zeros(5, 3)) == 1.0
+
+
+def test_w2_uniformity_sees_the_dimensional_collapse_that_feature_std_and_uniformity_hardly_see():
+    half = torch.nn.functional.pad(gaussian(4000, 64), (0, 64)).double() @ rotation(128)
+    whole = gaussian(4000, 128)
+    assert w2_uniformity(half) - w2_uniformity(whole) > 0.6
+    assert abs(uniformity(half[:1000]) - uniformity(whole[:1000])) < 0.1
+    assert abs(feature_std(half) - feature_std(whole)) < 0.05
+
+
+def test_the_mean_norm_is_the_mean_length_and_scales_with_the_rows():
+    assert mean_norm(torch.tensor([[3.0, 4.0], [0.0, 0.0], [0.0, -1.0]])) == pytest.approx(2.0)
+    x = gaussian(300, 8).double() + 0.3
+    for scale in (1e-30, 1e-3, 1e30):
+        assert mean_norm(scale * x) == pytest.approx(scale * float(x.norm(dim=1).mean()), rel=1e-12)
+    assert mean_norm(x @ rotation(8)) == pytest.approx(mean_norm(x), rel=1e-12)
+
+
 @pytest.mark.parametrize("t", [0.5, 2.0, 5.0])
 @pytest.mark.parametrize("n", [2, 70, 1024, 1500])
 def test_uniformity_is_the_log_of_the_mean_over_scipys_pairs(n, t):
@@ -321,7 +362,7 @@ def test_an_integer_weight_equals_repeated_rows():
     for block, weight in zip(x.split(33), weights.split(33), strict=True):
         found.update(block, weight)
     assert found.rows == wanted.rows
-    for metric in (feature_std, mean_cosine, self_cluster):
+    for metric in (feature_std, mean_cosine, self_cluster, w2_uniformity, mean_norm):
         assert metric(found) == pytest.approx(metric(wanted), rel=1e-12)
 
 

@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.linalg import logm
 from torch import Tensor
 
 from ssltool.diagnosis.metrics.of_spectrum import (
     alpha,
     auc,
+    coding_rate,
     condition_number,
     dead_directions,
     effective_rank,
+    entropy_rank,
+    matrix_entropy,
     numerical_rank,
     participation_ratio,
     rankme,
+    renyi_rank,
+    renyi_rank_half,
     stable_rank,
+    total_variance,
 )
 from ssltool.diagnosis.spectrum import singular_values
 from ssltool.errors import SSLToolError
@@ -33,8 +43,11 @@ ALL = [
     dead_directions,
     numerical_rank,
     condition_number,
+    renyi_rank_half,
+    matrix_entropy,
 ]
-RANKS = [effective_rank, participation_ratio, stable_rank, numerical_rank]
+RANKS = [effective_rank, renyi_rank_half, entropy_rank, participation_ratio, stable_rank, numerical_rank]
+ORDERS = [1e-6, 0.1, 0.5, 0.9, 1 - 1e-9, 1, 1 + 1e-9, 1.2, 1.5, 2, 7, 400, math.inf]
 
 EPS = {torch.float32: 2.0**-23, torch.float64: 2.0**-52}
 
@@ -56,7 +69,7 @@ def power_law(exponent: float, d: int) -> Tensor:
 def test_a_flat_spectrum_has_the_smallest_auc_and_the_full_rank(d):
     s = torch.full((d,), 3.7)
     assert auc(s) == pytest.approx((d + 1) / (2 * d), rel=1e-12)
-    assert [rank(s) for rank in RANKS] == pytest.approx([d] * 4, rel=1e-12)
+    assert [rank(s) for rank in RANKS] == pytest.approx([d] * 6, rel=1e-12)
     assert condition_number(s) == 1.0
 
 
@@ -65,14 +78,14 @@ def test_a_single_direction_has_auc_1_and_rank_1(d):
     s = torch.zeros(d)
     s[0] = 0.01
     assert auc(s) == 1.0
-    assert [rank(s) for rank in RANKS] == [1.0] * 4
+    assert [rank(s) for rank in RANKS] == [1.0] * 6
     assert condition_number(s) == 1.0
 
 
 def test_equal_rows_are_complete_collapse():
     s = singular_values(torch.full((4000, 32), 0.3))
     assert auc(s) == 1.0
-    assert [rank(s) for rank in RANKS] == [0.0] * 4
+    assert [rank(s) for rank in RANKS] == [0.0] * 6
     assert rankme(s) == 1.0
     assert math.isnan(condition_number(s))
     assert math.isnan(alpha(s))
@@ -81,7 +94,7 @@ def test_equal_rows_are_complete_collapse():
 @pytest.mark.parametrize(("k", "d"), [(1, 8), (3, 8), (8, 8)])
 def test_k_equal_directions_of_d_have_rank_k_and_the_auc_of_a_ramp(k, d):
     s = torch.cat([torch.ones(k), torch.zeros(d - k)])
-    assert [rank(s) for rank in RANKS] == pytest.approx([k] * 4)
+    assert [rank(s) for rank in RANKS] == pytest.approx([k] * 6)
     assert auc(s) == pytest.approx((sum(range(1, k + 1)) / k + d - k) / d)
 
 
@@ -98,6 +111,77 @@ def test_a_geometric_spectrum_has_the_values_of_the_geometric_series(ratio, d):
     assert participation_ratio(s) == pytest.approx(series(ratio**2) ** 2 / series(ratio**4), rel=1e-12)
     assert stable_rank(s) == pytest.approx(series(ratio**2), rel=1e-12)
     assert condition_number(s, dtype=torch.float64) == pytest.approx(ratio ** (1 - d), rel=1e-12)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_a_renyi_rank_of_equal_values_is_their_number_and_of_two_shares_its_definition(order):
+    assert renyi_rank(torch.tensor([3.0] * 7 + [0.0] * 5), order) == pytest.approx(7, rel=1e-12)
+    p = np.array([0.8, 0.2])
+    if order == math.inf:
+        wanted = 1 / 0.8
+    elif abs(order - 1) < 1e-6:
+        wanted = math.exp(-(p * np.log(p)).sum())
+    else:
+        wanted = float((p**order).sum() ** (1 / (1 - order)))
+    assert renyi_rank(torch.from_numpy(np.sqrt(p)), order) == pytest.approx(wanted, rel=1e-8)
+
+
+@given(st.lists(st.floats(1e-4, 1.0), min_size=1, max_size=30))
+def test_renyi_ranks_fall_with_the_order_from_the_number_of_values_to_the_stable_rank(values):
+    s = torch.tensor(values, dtype=torch.float64)
+    ranks = [float(len(values)), *(renyi_rank(s, order) for order in ORDERS), 1.0]
+    assert all(a >= b * (1 - 1e-9) for a, b in itertools.pairwise(ranks))
+    assert renyi_rank(s, 2) == participation_ratio(s)
+    assert renyi_rank(s, math.inf) == stable_rank(s)
+    assert renyi_rank(s, 0.5) == renyi_rank_half(s) == pytest.approx(float(s.sum() ** 2 / s.square().sum()), rel=1e-9)
+
+
+def test_a_huge_order_neither_over_nor_underflows():
+    s = power_law(1.0, 2000)
+    assert renyi_rank(s, 1e6) == pytest.approx(stable_rank(s), rel=1e-4)
+    assert renyi_rank(1e-200 * s, 0.01) == pytest.approx(renyi_rank(s, 0.01), rel=1e-9)
+
+
+@pytest.mark.parametrize("order", [0, -1, math.nan, -math.inf])
+def test_an_order_that_is_not_above_0_is_refused(order):
+    with pytest.raises(SSLToolError, match="order"):
+        renyi_rank(torch.ones(3), order)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_matrix_entropy_is_that_of_the_density_matrix(seed):
+    x = gaussian(50, 6, seed).double() * torch.linspace(1, 0.2, 6)
+    density = np.cov(x.numpy().T) / np.trace(np.cov(x.numpy().T))
+    wanted = -np.trace(density @ logm(density))
+    s = singular_values(x)
+    assert matrix_entropy(s) == pytest.approx(wanted, rel=1e-9)
+    assert entropy_rank(s) == pytest.approx(math.exp(wanted), rel=1e-9)
+    assert matrix_entropy(singular_values(torch.ones(5, 3))) == 0
+
+
+@pytest.mark.parametrize(("n", "d"), [(60, 5), (5, 60), (2, 3)])
+def test_the_total_variance_is_the_trace_of_the_covariance(n, d):
+    x = gaussian(n, d).double() + 3
+    assert total_variance(singular_values(x), n=n) == pytest.approx(float(x.var(dim=0).sum()), rel=1e-12)
+    assert total_variance(singular_values(10 * x), n=n) == pytest.approx(100 * float(x.var(dim=0).sum()), rel=1e-12)
+    assert total_variance(singular_values(torch.ones(n, d)), n=n) == 0
+
+
+@pytest.mark.parametrize(("n", "d"), [(60, 5), (5, 60), (2, 3)])
+@pytest.mark.parametrize("eps2", [0.5, 0.01])
+def test_the_coding_rate_is_the_determinant_of_the_paper(n, d, eps2):
+    x = gaussian(n, d).double() + 0.3
+    wanted = np.linalg.slogdet(np.eye(d) + d / (n * eps2) * x.numpy().T @ x.numpy())[1] / 2
+    found = coding_rate(singular_values(x, center=False), n=n, d=d, eps2=eps2)
+    assert found == pytest.approx(wanted, rel=1e-12)
+
+
+def test_the_coding_rate_of_equal_and_of_orthonormal_unit_rows_is_in_closed_form():
+    n, d = 40, 8
+    equal, basis = torch.eye(d)[:1].repeat(n, 1), torch.cat([torch.eye(d)] * 5)
+    assert coding_rate(singular_values(equal, center=False), n=n, d=d) == pytest.approx(math.log(1 + 2 * d) / 2)
+    assert coding_rate(singular_values(basis, center=False), n=n, d=d) == pytest.approx(d * math.log(3) / 2)
+    assert coding_rate(singular_values(0 * equal, center=False), n=n, d=d) == 0
 
 
 def test_the_entropy_of_a_half_and_two_quarters_is_one_and_a_half_bits():
@@ -137,7 +221,8 @@ def test_the_ranks_are_ordered_between_1_and_the_width(seed, d):
     # The Renyi entropies of the variances fall with their order, infinity and 2 here, and those of the singular
     # values, which are flatter, lie above.
     s = torch.from_numpy(np.random.default_rng(seed).gamma(0.3, size=d) + 1e-3)
-    ranks = [1.0, stable_rank(s), participation_ratio(s), effective_rank(s), float(numerical_rank(s)), float(d)]
+    shannon = [entropy_rank(s), effective_rank(s)]
+    ranks = [1.0, stable_rank(s), participation_ratio(s), *shannon, float(numerical_rank(s)), float(d)]
     assert ranks == pytest.approx(sorted(ranks), rel=1e-12)
     assert (d + 1) / (2 * d) <= auc(s) * (1 + 1e-12)
     assert auc(s) <= 1

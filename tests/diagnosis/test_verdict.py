@@ -11,7 +11,6 @@ from torch import Tensor
 
 from ssltool.config.fields import STATES
 from ssltool.diagnosis.measure import measure
-from ssltool.diagnosis.metrics import METRICS
 from ssltool.diagnosis.verdict import DEFAULT, NEEDED, Thresholds, Verdict, compare, judge
 from ssltool.errors import SSLToolError
 
@@ -27,7 +26,7 @@ def rotation(d: int) -> Tensor:
 
 
 def verdict(x: Tensor, bound: int | None = None) -> Verdict:
-    found = measure(x, NEEDED)
+    found = measure(x, NEEDED, bound=bound)
     return judge(found.metrics, n=found.n, d=found.d, bound=bound, dead=len(found.dead))
 
 
@@ -213,19 +212,12 @@ def test_a_complete_collapse_reports_only_complete_thresholds():
 
 @pytest.mark.parametrize("bound", [5, 40])
 def test_values_beyond_the_bound_of_a_layer_are_ignored(bound):
-    s = torch.linspace(1, 0.2, bound, dtype=torch.float64)
-    padded = torch.cat([s, torch.zeros(100 - bound, dtype=torch.float64)])
-
-    def of(values: Tensor, **size: int) -> Verdict:
-        names = ("auc", "effective_rank", "dead_directions")
-        found = {name: METRICS.load(name)(values) for name in names} | {"feature_std": 1.0}
-        return judge(found, n=1000, **size)
-
-    alone, within = of(s, d=bound), of(padded, d=100, bound=bound)
+    narrow = torch.linalg.qr(gaussian(1000, bound).double())[0] * torch.linspace(1, 0.2, bound)
+    wide = narrow @ rotation(100)[:bound].double()
+    alone, within = verdict(narrow), verdict(wide, bound=bound)
     assert within.state == alone.state == HEALTHY
-    assert within.line == alone.line
-    assert within.details == pytest.approx(alone.details)
-    assert of(padded, d=100).state == PARTIAL
+    assert within.details == pytest.approx(alone.details | {"dead_dimensions": 0}, rel=1e-6)
+    assert verdict(wide).state == PARTIAL
 
 
 def test_a_bound_above_the_number_of_values_has_no_effect():

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from helpers import usage_message
 from ssltool.config.fields import STATES
-from ssltool.diagnosis.metrics import METRICS, QUICK
+from ssltool.diagnosis.metrics import METRICS, QUICK, RENYI
 from ssltool.reprs.representations import Representations
 
 OF_VIEWS = {"alignment", "lidar"}
@@ -84,6 +84,24 @@ def test_the_default_metrics_are_those_of_one_pass(write, measured):
 def test_all_are_all_metrics_that_a_file_of_single_rows_has(write, measured):
     found = measured(write("a.pt", gaussian(80, 6)), "--metrics", "all")["metrics"]
     assert list(found) == [name for name in METRICS if name not in OF_VIEWS]
+
+
+def test_renyi_are_the_effective_ranks_of_the_curve(ssltool, write, measured):
+    path = write("a.pt", gaussian(80, 6))
+    found = measured(path, "--metrics", "renyi")["metrics"]
+    assert list(found) == list(RENYI)
+    assert found["renyi_rank_half"] > found["entropy_rank"] > found["participation_ratio"] > found["stable_rank"]
+    assert found["effective_rank"] > found["entropy_rank"]
+    assert ssltool("rank", path, "--by", "renyi").code == 2
+
+
+def test_a_collapse_of_the_scale_changes_the_metrics_of_scale_and_no_verdict(write, measured):
+    one, small = (measured(write(f"{i}.pt", i * gaussian(400, 6)), "--metrics", "all") for i in (1.0, 0.01))
+    assert small["metrics"]["mean_norm"] == pytest.approx(0.01 * one["metrics"]["mean_norm"], rel=1e-6)
+    assert small["metrics"]["total_variance"] == pytest.approx(1e-4 * one["metrics"]["total_variance"], rel=1e-6)
+    assert small["metrics"]["coding_rate"] < 0.01 * one["metrics"]["coding_rate"]
+    assert small["metrics"]["sigreg_z"] > 100 > 6 > abs(one["metrics"]["sigreg_z"])
+    assert small["verdict"]["state"] == one["verdict"]["state"] == "healthy"
 
 
 def test_the_document_says_which_ranks_alpha_is_fitted_to_and_how_well(write, measured):

@@ -14,6 +14,7 @@ from helpers import error_message, records, usage_message
 from ssltool.config import PlotConfig
 from ssltool.diagnosis.spectrum_file import Spectrum
 from ssltool.errors import SSLToolError
+from ssltool.reprs.representations import Representations
 from ssltool.runs.history import read_runs
 from ssltool.settings import flag
 from ssltool.stages.plot import run
@@ -47,7 +48,7 @@ def monitored(trained, tmp_path):
 @pytest.mark.parametrize("kind", PLOTS)
 @pytest.mark.parametrize("ending", ["png", "pdf", "svg"])
 def test_every_plot_is_deterministic_in_every_format(ssltool, tmp_path, monitored, rows, kind, ending):
-    source = rows if kind == "spectrum" else monitored("a", backbone_auc=0.8, backbone_knn=0.5)
+    source = rows if kind in ("spectrum", "renyi") else monitored("a", backbone_auc=0.8, backbone_knn=0.5)
     out = [tmp_path / f"{i}.{ending}" for i in range(2)]
     for path in out:
         ran = ssltool("plot", kind, source, "-o", path, "--json")
@@ -89,6 +90,20 @@ def test_files_of_the_same_name_have_separate_curves(ssltool, tmp_path, write_re
     assert ssltool("plot", "spectrum", "x/x.pt", "x.pt", "-o", "p.svg").code == 0
     legend = re.findall(r">([^<]+) \(AUC ", (tmp_path / "p.svg").read_text())
     assert legend == ["x/x", "x"]
+
+
+def test_the_spectrum_of_a_narrow_layer_has_the_values_that_it_can_have(ssltool, tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(60, 5, generator=generator) @ torch.randn(5, 40, generator=generator)
+    path = tmp_path / "narrow.pt"
+    Representations(x, torch.full((60,), -1), torch.arange(60), {"directions": 5}).save(path)
+    assert ssltool("collapse", path).code == 0
+    for source in (path, path.with_name("narrow_svd.pt")):
+        assert len(read_spectrum(str(source), "svd")) == len(read_spectrum(str(source), "cov")) == 5
+    assert len(torch.load(path.with_name("narrow_svd.pt"), weights_only=True)["stds"]) == 40
+    auc = ssltool("collapse", path, "--json").json["files"][0]["metrics"]["auc"]
+    assert ssltool("plot", "spectrum", path, "-o", tmp_path / "p.svg").code == 0
+    assert re.findall(r"\(AUC ([\d.]+)\)", (tmp_path / "p.svg").read_text()) == [f"{auc:.3f}"]
 
 
 def test_a_spectrum_that_a_file_does_not_have_is_refused(tmp_path, rows, ssltool):

@@ -140,6 +140,30 @@ def test_verdicts_equal_those_of_collapse_on_the_same_images(without_charts, ssl
     assert found["knn"] == pytest.approx(knn["accuracy"])
 
 
+def test_dead_directions_and_auc_of_a_narrow_layer_are_one_number_everywhere(without_charts, ssltool, tmp_path, tiny):
+    """The projector has 128 outputs and 64 inputs, and the monitor measures all images of the report."""
+    np.save(tmp_path / "some.npy", np.arange(100))
+    folder = pretrain(tiny(idx_path=str(tmp_path / "some.npy"), dim=128, monitor_size=100))
+    page = tmp_path / "r.html"
+    ran = ssltool("report", folder, "-o", page, "--size", 5000, "--device", "cpu", "--json")
+    shown = ran.json["runs"][0]["layers"]["projector"]
+    images = ["--pretrained", folder / "checkpoint.pt", "--idx-path", tmp_path / "some.npy", "--layer", "projector"]
+    assert ssltool("save-reprs", *images, "-o", tmp_path / "p.pt", "--device", "cpu").code == 0
+    (measured,) = ssltool("collapse", tmp_path / "p.pt", "--json").json["files"]
+    monitored, verdict = records(folder)[-1], measured["verdict"]
+    assert verdict["dimensions"] == 64
+    for name in ("auc", "dead_directions", "effective_rank"):
+        assert measured["metrics"][name] == pytest.approx(monitored[f"projector_{name}"], rel=1e-4, abs=1e-9)
+        assert measured["metrics"][name] == pytest.approx(shown["metrics"][name], rel=1e-6)
+    assert verdict["dead_directions"] == measured["metrics"]["dead_directions"]
+    area = measured["metrics"]["auc"]
+    assert verdict["auc_above_flat"] == pytest.approx(area - 65 / 128)
+    captions = " ".join(Page(page.read_text()).texts("figcaption"))
+    assert f"{area:.3f}. Of 100 images, and the 64 of 128 directions" in captions
+    ranked = ssltool("rank", tmp_path / "p.pt", "--layer", "projector", "--by", "dead_directions", "--json").json
+    assert ranked["rows"][0]["dead_directions"] == verdict["dead_directions"]
+
+
 def test_each_verdict_has_a_word_and_a_symbol(page, made):
     signs = {"healthy": "● healthy", "partial": "◐ partial collapse", "complete": "○ complete collapse"}
     states = [found["verdict"] for one in made[1]["runs"] for found in one["layers"].values()]

@@ -18,10 +18,15 @@ AT = {
     "uncentred spectrum": "singular values s (min(N, d),) of the rows, not centred",
     "directions": "sums over the L2-normalised rows, not centred: ``of_rows.Directions``",
     "pairs": "rows x (N, d), at most ``--pair-rows`` of them",
+    "slices": "the same rows, of which the metric takes projections",
     "views": "views x (N, Q, d): Q views of each of N images",
 }
-"""The inputs of metrics. The function of a metric of a spectrum may also take the width, as the keyword ``d``.
+"""The inputs of metrics. The function of a metric of a spectrum may also take the width and the number of
+rows, as the keywords ``d`` and ``n``.
 ``--normalize`` scales the rows to length 1 for the spectra; other inputs do not change."""
+
+SAMPLED = ("pairs", "slices")
+"""The inputs that are a sample of the rows."""
 
 ONE_PASS = ("spectrum", "uncentred spectrum", "directions")
 """The inputs that one pass over the rows gives."""
@@ -87,6 +92,15 @@ METRICS: Registry[Metric] = Registry(
             "arXiv:2210.02885, Eq. 1",
             (1, "d"),
         ),
+        "renyi_rank_half": Metric(
+            ".of_spectrum:renyi_rank_half", "spectrum", "high", "1 collapsed .. d; order 1/2", "Renyi 1961", (0, "d")
+        ),
+        "matrix_entropy": Metric(
+            ".of_spectrum:matrix_entropy", "spectrum", "high", "0 collapsed .. log d", "arXiv:2304.01434", (0, inf)
+        ),
+        "entropy_rank": Metric(
+            ".of_spectrum:entropy_rank", "spectrum", "high", "1 collapsed .. d; order 1", "arXiv:2304.01434", (0, "d")
+        ),
         "participation_ratio": Metric(
             ".of_spectrum:participation_ratio",
             "spectrum",
@@ -115,7 +129,7 @@ METRICS: Registry[Metric] = Registry(
             ".of_spectrum:dead_directions",
             "spectrum",
             "low",
-            "fraction of directions below 0.001 of the largest",
+            "fraction of the possible directions below 0.001 of the largest",
             "docs/collapse.md",
             (0, 1),
         ),
@@ -134,6 +148,12 @@ METRICS: Registry[Metric] = Registry(
             "1 flat; ratio of largest to smallest value",
             "s_1 / s_rank",
             (1, inf),
+        ),
+        "total_variance": Metric(
+            ".of_spectrum:total_variance", "spectrum", "high", "0 collapsed; square of the scale", "trace", (0, inf)
+        ),
+        "coding_rate": Metric(
+            ".of_spectrum:coding_rate", "uncentred spectrum", "high", "0 at scale 0", "arXiv:2006.08558", (0, inf)
         ),
         "feature_std": Metric(
             ".of_rows:feature_std",
@@ -160,6 +180,12 @@ METRICS: Registry[Metric] = Registry(
             (-1, 1),
             needs_gram=True,
         ),
+        "w2_uniformity": Metric(
+            ".of_rows:w2_uniformity", "directions", "low", "0 .. 1.41 collapsed", "arXiv:2403.00642", (0, 2**0.5), True
+        ),
+        "mean_norm": Metric(
+            ".of_rows:mean_norm", "directions", "high", "0 collapsed onto 0; the scale", "mean over rows", (0, inf)
+        ),
         "uniformity": Metric(
             ".of_rows:uniformity",
             "pairs",
@@ -175,6 +201,18 @@ METRICS: Registry[Metric] = Registry(
             "intrinsic dimension of the manifold",
             "Facco et al. 2017",
             (0, inf),
+        ),
+        "sigreg": Metric(
+            ".of_slices:sigreg", "slices", "low", "1.05 standard normal; grows with N", "arXiv:2511.08544", (0, inf)
+        ),
+        "sigreg_z": Metric(
+            ".of_slices:sigreg_z", "slices", "low", "0 standard normal .. above 4 not", "arXiv:2511.08544", (-13, inf)
+        ),
+        "sliced_w2": Metric(
+            ".of_slices:sliced_w2", "slices", "low", "0 normal .. 1 equal rows", "arXiv:2606.02572", (0, 2)
+        ),
+        "sliced_w2_z": Metric(
+            ".of_slices:sliced_w2_z", "slices", "low", "0 normal .. above 4 not", "arXiv:2606.02572", (-inf, inf)
         ),
         "alignment": Metric(
             ".of_views:alignment",
@@ -203,8 +241,14 @@ MAIN = ("auc", "effective_rank", "rankme", "dead_directions", "alpha", "feature_
 """Metrics shown in tables of runs and monitored during training."""
 
 
+RENYI = ("renyi_rank_half", "entropy_rank", "participation_ratio", "stable_rank", "effective_rank")
+"""Effective ranks of the Renyi entropies of order 1/2, 1, 2 and infinity, and, beside this curve, that of the singular
+values themselves."""
+
+
 def metric_names(wanted: str | None, *, views: bool = False) -> tuple[str, ...]:
-    """Parses a comma-separated list of metrics; None means ``QUICK``, ``all`` means all metrics that apply to the file.
+    """Parses a comma-separated list of metrics; None means ``QUICK``, ``all`` means all metrics that apply to the file,
+    and the name ``renyi`` the metrics of ``RENYI``.
 
     Raises:
         UsageError: for an unknown metric, or an empty list.
@@ -213,9 +257,10 @@ def metric_names(wanted: str | None, *, views: bool = False) -> tuple[str, ...]:
         return tuple(QUICK)
     if wanted == "all":
         return tuple(name for name, metric in METRICS.items() if views or metric.at != "views")
-    names: Sequence[str] = [name.strip().replace("-", "_") for name in wanted.split(",") if name.strip()]
-    if not names:
-        raise UsageError(f"--metrics '{wanted}' is empty; choose from {', '.join(METRICS)}, or all")
+    asked: Sequence[str] = [name.strip().replace("-", "_") for name in wanted.split(",") if name.strip()]
+    if not asked:
+        raise UsageError(f"--metrics '{wanted}' is empty; choose from {', '.join(METRICS)}, renyi, or all")
+    names = [name for one in asked for name in (RENYI if one == "renyi" else (one,))]
     check_names(names)
     return tuple(dict.fromkeys(names))
 

@@ -71,6 +71,34 @@ def self_cluster(x: Blocks | Directions) -> float:
     return (float(sums.gram.square().sum()) - expected) / (n * n - expected)
 
 
+def w2_uniformity(x: Blocks | Directions) -> float:
+    """Wasserstein-2 distance of the L2-normalised rows to N(0, I / d), both taken as Gaussians (Fang et al., ICLR 2024,
+    arXiv:2403.00642): sqrt(norm(mu)^2 + 1 + tr S - 2 / sqrt(d) tr S^(1/2)), with mu their mean and S their covariance.
+
+    Range [0, sqrt(2)]: 0 for uniformly distributed directions, sqrt(2) for complete collapse, and
+    sqrt(2 - 2 sqrt(k / d)) for directions spread evenly over k of d dimensions. The authors report the negative
+    distance. S has N in the denominator, as in their code, which adds 1e-8 to its eigenvalues; here eigenvalues below
+    rounding are 0.
+    """
+    sums = Directions.of(x, gram=True)
+    n, d = sums.rows, len(sums.total)
+    mean = sums.total / n
+    values = torch.linalg.eigvalsh(sums.gram / n - mean.outer(mean)).clamp(min=0.0)
+    values = torch.where(values > d * torch.finfo(values.dtype).eps, values, 0.0)
+    squared = mean.square().sum() + 1 + values.sum() - 2 / math.sqrt(d) * values.sqrt().sum()
+    return math.sqrt(max(0.0, float(squared)))
+
+
+def mean_norm(x: Blocks | Directions) -> float:
+    """Mean Euclidean length of the rows, which are not normalised.
+
+    At least 0, which is collapse onto the origin. Lengths of a healthy network differ by architecture and method:
+    compare it with that of the same network before training.
+    """
+    sums = Directions.of(x)
+    return sums.lengths / sums.rows
+
+
 def _with_pairs(sums: Directions) -> Directions:
     if sums.rows < 2:
         raise SSLToolError(f"this metric requires at least 2 rows; found {sums.rows:g}")
@@ -78,13 +106,15 @@ def _with_pairs(sums: Directions) -> Directions:
 
 
 class Directions:
-    """Running sums over ``rows`` L2-normalised rows: ``total``, ``squares`` and, on request, ``gram``.
+    """Running sums over ``rows`` L2-normalised rows: ``total``, ``squares`` and, on request, ``gram``; and ``lengths``,
+    the sum of the rows' lengths before that.
 
     The sums are on the device of the rows, in float64, or float32 on MPS.
     """
 
     def __init__(self, *, gram: bool = False) -> None:
         self.rows: float = 0
+        self.lengths: float = 0
         self._total: Tensor | None = None
         self._squares: Tensor | None = None
         self._gram: Tensor | None = None
@@ -115,6 +145,8 @@ class Directions:
             self._gram = unit.new_zeros(unit.shape[1], unit.shape[1]) if self._wants_gram else None
         weighted = unit if weights is None else unit * weights.to(unit)[:, None]
         self.rows += len(unit) if weights is None else float(weights.sum())
+        lengths = torch.linalg.vector_norm(block.to(unit), dim=1)
+        self.lengths += float((lengths if weights is None else lengths * weights.to(unit)).sum())
         self._total = self._total + weighted.sum(dim=0)
         self._squares = self._squares + (weighted * unit).sum(dim=0)
         if self._gram is not None:

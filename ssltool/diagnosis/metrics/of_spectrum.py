@@ -21,6 +21,9 @@ FIRST_RANK, LAST_RANK = 11, 100
 DEAD_RATIO = 1e-3
 """A direction is dead if its singular value is below this fraction of the largest."""
 
+CODING_EPS2 = 0.5
+"""The squared distortion of ``coding_rate``."""
+
 MIN_FITTED_RANKS = 10
 """Smallest number of values for the fit of a power law."""
 
@@ -29,7 +32,7 @@ def auc(s: Tensor) -> float:
     """Area under the cumulative explained variance, Eq. 2 of arXiv:2209.15007: mean_j (sum_{i<=j} s_i / sum s).
 
     Range [(d + 1) / (2 d), 1] for d values: slightly above 0.5 for a flat spectrum, 1 for complete collapse (rank 1, or
-    equal rows).
+    equal rows). ``measure`` passes the values of the directions that the layer can have (``possible_directions``).
     """
     s = _values(s)
     total = s.sum()
@@ -63,23 +66,97 @@ def rankme(s: Tensor) -> float:
     return float(torch.exp(-(p * p.log()).sum()))
 
 
+def renyi_rank(s: Tensor, order: float) -> float:
+    """exp of the Renyi entropy of ``order`` of lambda / sum lambda: (sum share^order)^(1 / (1 - order)).
+
+    Range [1, d]: higher is healthier; 0 if all rows are equal. The rank falls with the order, because a larger order
+    gives the large eigenvalues more weight. Order 1 is the limit, exp of the Shannon entropy; infinity is 1 / the
+    largest share. ``effective_rank`` is not on this curve: it is of order 1, but of the shares of the singular values.
+
+    Raises:
+        SSLToolError: for an order that is not above 0.
+    """
+    if not order > 0:
+        raise SSLToolError(f"the order of a Renyi entropy must be above 0; found {order}")
+    share = _shares(s)
+    return 0.0 if share is None else math.exp(_renyi_entropy(share[share > 0], order))
+
+
+def _renyi_entropy(share: Tensor, order: float) -> float:
+    """The Renyi entropy in nats of positive shares in descending order."""
+    if order == math.inf:
+        return -math.log(float(share[0]))
+    if order == 1:
+        return float(torch.special.entr(share).sum())
+    logs = share.log()
+    if abs(order - 1) < 0.5:  # the sum is near 1, and its logarithm near 0
+        return float(torch.log1p((share * torch.expm1((order - 1) * logs)).sum())) / (1 - order)
+    return float(torch.logsumexp(order * logs, dim=0)) / (1 - order)
+
+
+def renyi_rank_half(s: Tensor) -> float:
+    """``renyi_rank`` of order 1/2, (sum s)^2 / sum s^2.
+
+    Range [1, d]: higher is healthier; 0 if all rows are equal. The square of the ratio of the nuclear norm to the
+    Frobenius norm.
+    """
+    return renyi_rank(s, 0.5)
+
+
+def matrix_entropy(s: Tensor) -> float:
+    """Von Neumann entropy of the covariance divided by its trace, in nats: the entropy of lambda / sum lambda.
+
+    Range [0, log d]: higher is healthier; 0 for one direction, or if all rows are equal. The regulariser of Kim et al.
+    (VNE, CVPR 2023, arXiv:2304.01434) is this entropy of L2-normalised rows, not centred.
+    """
+    share = _shares(s)
+    return 0.0 if share is None else _renyi_entropy(share, 1)
+
+
+def entropy_rank(s: Tensor) -> float:
+    """``renyi_rank`` of order 1: exp of ``matrix_entropy``.
+
+    Range [1, d]: higher is healthier; 0 if all rows are equal.
+    """
+    return renyi_rank(s, 1)
+
+
 def participation_ratio(s: Tensor) -> float:
-    """(sum lambda)^2 / sum lambda^2.
+    """(sum lambda)^2 / sum lambda^2: ``renyi_rank`` of order 2.
 
     Range [1, d]: higher is healthier; 0 if all rows are equal. Large eigenvalues have more weight than in
     ``effective_rank``.
     """
-    share = _shares(s)
-    return 0.0 if share is None else float(1.0 / share.square().sum())
+    return renyi_rank(s, 2)
 
 
 def stable_rank(s: Tensor) -> float:
-    """sum lambda / lambda_1, called NESum by He and Ozay (ICML 2022).
+    """sum lambda / lambda_1, called NESum by He and Ozay (ICML 2022): ``renyi_rank`` of order infinity.
 
     Range [1, d]: higher is healthier; 0 if all rows are equal. Compares the sum of all eigenvalues with the largest.
     """
-    share = _shares(s)
-    return 0.0 if share is None else float(1.0 / share[0])
+    return renyi_rank(s, math.inf)
+
+
+def total_variance(s: Tensor, *, n: int) -> float:
+    """Trace of the covariance: the sum of the variances of all dimensions, sum s^2 / (n - 1) for ``n`` rows.
+
+    At least 0, which it is if all rows are equal. It grows with the square of the scale: compare it with that of the
+    same network before training.
+    """
+    return float(_values(s).square().sum()) / max(1, n - 1)
+
+
+def coding_rate(s: Tensor, *, n: int, d: int, eps2: float = CODING_EPS2) -> float:
+    """Coding rate 1/2 logdet(I + d / (n eps^2) X^T X) in nats, ``s`` of the *uncentred* n x d matrix (Yu et al., MCR2,
+    arXiv:2006.08558).
+
+    At least 0, which is collapse onto the origin; higher is healthier. It depends on the scale. MCR2 and SimDINO
+    (arXiv:2502.10385) take rows of length 1, which ``--normalize`` gives; the rate is then at most
+    d / 2 log(1 + 1 / eps^2), and 1/2 log(1 + d / eps^2) for equal rows. ``eps2`` is eps^2, 0.5 as
+    in the code of both, which names it eps.
+    """
+    return 0.5 * float(torch.log1p(d / (n * eps2) * _values(s).square()).sum())
 
 
 class PowerLaw(float):
@@ -130,7 +207,8 @@ def alpha(s: Tensor, *, first: int = FIRST_RANK, last: int = LAST_RANK, d: int |
 def dead_directions(s: Tensor) -> float:
     """Fraction of the values below 0.001 s_1: directions with almost no variance.
 
-    Range [0, 1]: 0 is healthy; 1 if all rows are equal. Not from a paper; see docs/collapse.md.
+    Range [0, 1]: 0 is healthy; 1 if all rows are equal. Not from a paper; see docs/collapse.md. ``measure`` passes the
+    values of the directions that the layer can have (``spectrum.possible_directions``).
     """
     s = _values(s)
     return float((s < DEAD_RATIO * s[0]).double().mean()) if s[0] > 0 else 1.0

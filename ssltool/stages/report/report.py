@@ -132,7 +132,7 @@ def _layer(reprs: Representations, run: FinishedRun) -> Layer:
             f"{run.path}: the outputs of the {name} have NaN or infinite values for {nonfinite} of {len(x)} images, "
             "because the run diverged; choose an earlier --checkpoint"
         )
-    measured = measure(Rows([x]), tuple(dict.fromkeys((*MAIN, *NEEDED))))
+    measured = measure(Rows([x]), tuple(dict.fromkeys((*MAIN, *NEEDED))), bound=reprs.meta.get("directions"))
     return Layer(name, measured, judge_measured(measured, reprs.meta))
 
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from ssltool.diagnosis.metrics import MAIN, METRICS
 from ssltool.files.text import escape_xml
 from ssltool.stages.report.contents import ReportedRun
 from ssltool.stages.report.html import badge, columns, element, lead, sample
 
-SHORT = {"auc": "AUC", "rankme": "RankMe"}
+SHORT = {"auc": "AUC", "rankme": "RankMe", "dead_directions": "Dead directions (%)"}
+
+SCALE = {"dead_directions": 100.0}
+"""Factors of the values, as the names in ``SHORT`` say."""
 
 
 def render(runs: Sequence[ReportedRun]) -> str:
@@ -26,7 +29,8 @@ def render(runs: Sequence[ReportedRun]) -> str:
             accuracy = run.neighbours.accuracy if layer.name == "backbone" else None
             last = run.origin["epoch"] - 1
             loss = next((record.get("loss") for record in run.records if record["epoch"] == last), None)
-            numbers = [*(layer.measured.metrics[name] for name in MAIN), accuracy and 100 * accuracy, loss]
+            metrics = [SCALE.get(name, 1.0) * layer.measured.metrics[name] for name in MAIN]
+            numbers = [*metrics, accuracy and 100 * accuracy, loss]
             cells = [
                 element("th", (sample(i) if len(runs) > 1 else "") + escape_xml(run.name), scope="row"),
                 element("td", layer.name),
@@ -42,10 +46,17 @@ def render(runs: Sequence[ReportedRun]) -> str:
         element("dt", "kNN") + element("dd", f"leave-one-out accuracy of the {votes} nearest neighbours by cosine")
     )
     return (
-        lead("Click a column heading to sort by this column; click again to reverse the order.")
+        lead(
+            f"Measured on {_sizes(run.sampled for run in runs)} training images of each run. Click a column heading to "
+            "sort by this column; click again to reverse the order."
+        )
         + columns(titles, rows, class_="sortable", id="runs")
         + element("dl", "".join(interpretations), class_="interpretations")
     )
+
+
+def _sizes(numbers: Iterable[int]) -> str:
+    return " or ".join(f"{number:,}" for number in sorted(set(numbers)))
 
 
 def _column(name: str) -> str:

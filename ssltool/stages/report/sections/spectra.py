@@ -22,7 +22,7 @@ def render(runs: Sequence[ReportedRun]) -> str:
     for name in dict.fromkeys(layer.name for run in runs for layer in run.layers):
         # A run without the layer keeps its place, so that the colours of runs are the same in all charts.
         found = [run.layer(name) for run in runs]
-        values = [layer.measured.s if layer else None for layer in found]
+        values = [layer.measured.possible() if layer else None for layer in found]
         drawn = [
             panel(
                 lambda axis, draw=draw, values=values: draw(axis, values),  # type: ignore[misc]
@@ -44,7 +44,5 @@ def render(runs: Sequence[ReportedRun]) -> str:
 
 
 def _bound(layer: Layer) -> str:
-    count, values = layer.verdict.details["dimensions"], len(layer.measured.s)
-    if count == values:
-        return ""
-    return f"At most {count} of {values} singular values can be nonzero; the verdict refers to these."
+    count, n = layer.verdict.details["dimensions"], layer.measured.n
+    return f"Of {n:,} images, and the {count:,} of {layer.measured.d:,} directions that the layer can have."

@@ -30,4 +30,11 @@ def render(runs: Sequence[ReportedRun]) -> str:
     if not drawn:
         return element("p", "No epochs are recorded.")
     lines = legend(names, samples) if names else ""
-    return lead("Dotted: the value at complete collapse.") + lines + charts(drawn)
+    return lead(f"{_measured(runs)}Dotted: the value at complete collapse.") + lines + charts(drawn)
+
+
+def _measured(runs: Sequence[ReportedRun]) -> str:
+    """The images that the monitor measured; the other sections have another sample."""
+    sizes = {int(run.settings["monitor_size"]) for run in runs if run.settings.get("monitor_every")}
+    listed = " or ".join(f"{size:,}" for size in sorted(sizes))
+    return f"Measured by the monitor on {listed} training images of each run. " if sizes else ""
