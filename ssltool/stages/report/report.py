@@ -89,7 +89,7 @@ def measure_run(run: FinishedRun, config: ReportConfig, device: torch.device, da
         raise SSLToolError(f"{file} is a checkpoint of {network.run.program}, not of pretrain; copy it again")
     rows = np.sort(np.random.RandomState(config.seed).permutation(len(setup.images))[: config.size])
     images = setup.images.select(rows)
-    layers = _monitored_layers(network, device)
+    layers = network.method.measured_layers
     reprs = {name: _represent(network, images, name, config, device) for name in layers}
     backbone = reprs["backbone"]
     return ReportedRun(
@@ -113,15 +113,6 @@ def _represent(
 ) -> Representations:
     settings = SaveReprsConfig(layer=layer, workers=config.workers)
     return extract_all(network, images, settings, device)
-
-
-def _monitored_layers(network: Pretrained, device: torch.device) -> list[str]:
-    """The monitored layers that the method has."""
-    names = network.method.monitored_layers
-    batch = torch.zeros(2, 3, network.image_size, network.image_size, device=device)
-    with torch.inference_mode():
-        outputs = network.method.outputs(batch, names[-1])
-    return [name for name in names if name in outputs]
 
 
 def _layer(reprs: Representations, run: FinishedRun) -> Layer:
