@@ -229,7 +229,7 @@ def measure(x: Tensor | np.ndarray, metrics: str | None = None) -> Diagnosis:
 
 
 def read_run(folder: str) -> pd.DataFrame:
-    """The records of a run folder: one row per epoch (from 0), one column per recorded value.
+    """The records of a run folder: one row per epoch (from 0) or look of a monitor, one column per recorded value.
 
     The run's settings are in ``read_run(folder).attrs["settings"]``.
 

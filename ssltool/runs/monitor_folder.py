@@ -29,7 +29,14 @@ LOOK = mapping({"step": integer(0)}, {"verdict": optional(text(200))}, NUMBER)
 """A line of ``metrics.jsonl``: the step, the verdict, and numbers or None by name."""
 
 SETTINGS: Check = mapping(
-    {"layers": listing(text(200)), "n_images": integer(2)}, {"fingerprint": optional(text(200))}, other=nested()
+    {
+        "layers": listing(text(200)),
+        "widths": mapping(other=integer(1)),
+        "bounds": mapping(other=optional(integer(1))),
+        "n_images": integer(2),
+    },
+    {"fingerprint": optional(text(200))},
+    other=nested(),
 )
 """The ``config.json`` of such a folder."""
 
@@ -111,6 +118,11 @@ class MonitorFolder:
         if not self._lines or None in both or both[0] == both[1]:
             return []
         return [f"the images are not those of the earlier looks in {self.path}: compare with care"]
+
+
+def records_of(path: Path, settings: Settings) -> list[Record]:
+    """The records in the run folder ``path`` with these ``settings``: its looks if it is that of a monitor."""
+    return MonitorFolder(path).records if stage_of(settings) == STAGE else RunFolder(path).read_metrics()
 
 
 def latest(records: Sequence[Record]) -> list[Record]:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 from ssltool.diagnosis.metrics import MAIN, METRICS
+from ssltool.diagnosis.monitor import KNN_NEIGHBOURS
 from ssltool.files.text import escape_xml
 from ssltool.stages.report.contents import ReportedRun
 from ssltool.stages.report.html import badge, columns, element, lead, sample
@@ -23,23 +24,21 @@ def render(runs: Sequence[ReportedRun]) -> str:
     rows = []
     for i, run in enumerate(runs):
         for layer in run.layers:
-            accuracy = run.neighbours.accuracy if layer.name == "backbone" else None
-            last = run.origin["epoch"] - 1
-            loss = next((record.get("loss") for record in run.records if record["epoch"] == last), None)
-            numbers = [*(layer.measured.metrics[name] for name in MAIN), accuracy and 100 * accuracy, loss]
+            accuracy = run.accuracy if layer is run.layers[0] else None
+            numbers = [*(layer.metrics[name] for name in MAIN), accuracy and 100 * accuracy, run.loss]
             cells = [
                 element("th", (sample(i) if len(runs) > 1 else "") + escape_xml(run.name), scope="row"),
-                element("td", layer.name),
+                element("td", escape_xml(layer.name)),
                 element("td", badge(layer.verdict), data_value=layer.verdict.severity),
-                *map(_number, [*numbers, run.settings["n_images"], run.origin["epoch"]]),
+                *map(_number, [*numbers, run.trained_images, run.origin["epoch"]]),
             ]
             rows.append(element("tr", "".join(cells)))
     interpretations = [
         element("dt", _column(name)) + element("dd", escape_xml(METRICS[name].interpretation)) for name in MAIN
     ]
-    votes = max(run.neighbours.k for run in runs)
     interpretations.append(
-        element("dt", "kNN") + element("dd", f"leave-one-out accuracy of the {votes} nearest neighbours by cosine")
+        element("dt", "kNN")
+        + element("dd", f"leave-one-out accuracy of the {KNN_NEIGHBOURS} nearest neighbours by cosine")
     )
     return (
         lead("Click a column heading to sort by this column; click again to reverse the order.")

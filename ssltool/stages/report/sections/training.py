@@ -16,14 +16,14 @@ def render(runs: Sequence[ReportedRun]) -> str:
     shown = curves.curves_of(records)
     names = [run.name for run in runs] if len(runs) > 1 else []
     samples = [sample(i, "-", marker=True) for i in range(len(names))]
-    if curves.has_projector(shown, records):
-        names += list(curves.LAYERS)
-        samples += [sample(len(COLOURS) - 1, style) for style in curves.LAYERS.values()]
+    layers = curves.shown_layers(shown, records)
+    names += layers
+    samples += [sample(len(COLOURS) - 1, style) for style in layers.values()]
     drawn = [
         panel(
             lambda axis, curve=curve: curves.draw_curve(axis, curve, records),  # type: ignore[misc]
             f"curve-{number}",
-            f"{curve.title} over epochs",
+            f"{curve.title} over {'epochs' if curves.has_epochs(records) else 'steps'}",
         )
         for number, curve in enumerate(shown)
     ]
