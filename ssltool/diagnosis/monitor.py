@@ -93,8 +93,8 @@ class Monitor:
 
     Args:
         images: a tensor (N, 3, S, S) that the network can take, or an iterable of batches, such as a DataLoader. A
-            batch is a tensor or a tuple (images, labels, ...). Up to ``size`` images are kept in memory; take a loader
-            without random augmentation.
+            batch is a tensor, a tuple (images, labels, ...) or a dict with ``image``, ``images`` or ``pixel_values``.
+            Up to ``size`` images are kept in memory; take a loader without random augmentation.
         layers: each layer by name: a module, a function, or (module, key of its output). Without ``forward`` they are a
             chain: the first is called with the images, each next one with the output before. Outputs are (N, d);
             (N, C, H, W) are averaged over positions, (N, T, d) over tokens. ``projector`` and ``predictor`` are judged

@@ -6,7 +6,7 @@ import copy
 import functools
 import hashlib
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -17,6 +17,9 @@ from torch.utils.data import DataLoader
 
 from ssltool.diagnosis.isolation import same_randomness
 from ssltool.errors import SSLToolError
+
+IMAGE_KEYS, LABEL_KEYS = ("image", "images", "pixel_values"), ("label", "labels")
+"""Keys of the images and labels of a batch that is a dict."""
 
 BATCH_SIZE = 256
 """Images per forward pass."""
@@ -157,9 +160,9 @@ def _collected(batches: Any, size: int) -> tuple[Tensor, Tensor | None]:
     images, labels, count = [], [], 0
     with same_randomness(), _Untouched(batches) as loader:
         for batch in loader:
-            parts = batch if isinstance(batch, (tuple, list)) else (batch,)
-            images.append(_checked(parts[0] if parts else None)[: size - count].cpu())
-            given = _as_labels(parts[1]) if len(parts) > 1 else None
+            given_images, given = _parts(batch)
+            images.append(_checked(given_images)[: size - count].cpu())
+            given = _as_labels(given)
             if given is not None and len(given) >= len(images[-1]):
                 labels.append(given[: len(images[-1])].cpu())
             count += len(images[-1])
@@ -171,6 +174,16 @@ def _collected(batches: Any, size: int) -> tuple[Tensor, Tensor | None]:
     if not images:
         raise SSLToolError("the monitor needs at least 2 images; found no batch")
     return torch.cat(images), torch.cat(labels) if len(labels) == len(images) else None
+
+
+def _parts(batch: Any) -> tuple[Any, Any]:
+    """The images and the labels of a batch; None for labels that it does not have."""
+    if isinstance(batch, Mapping):
+        images = next((batch[key] for key in IMAGE_KEYS if key in batch), batch)
+        return images, next((batch[key] for key in LABEL_KEYS if key in batch), None)
+    if isinstance(batch, (tuple, list)):
+        return (batch[0] if batch else None), (batch[1] if len(batch) > 1 else None)
+    return batch, None
 
 
 class _Untouched:
@@ -203,8 +216,8 @@ def _checked(images: Any) -> Tensor:
     if not isinstance(images, Tensor) or images.dim() != 4 or images.is_complex():
         found = f"a tensor {tuple(images.shape)}" if isinstance(images, Tensor) else f"a {type(images).__name__}"
         raise SSLToolError(
-            f"the images of the monitor are {found}; give a tensor (N, 3, S, S), or batches that are such tensors or "
-            "tuples (images, labels, ...)"
+            f"the images of the monitor are {found}; give a tensor (N, 3, S, S), or batches that are such tensors, "
+            f"tuples (images, labels, ...), or dicts with {' or '.join(IMAGE_KEYS)}"
         )
     return images
 
@@ -212,7 +225,7 @@ def _checked(images: Any) -> Tensor:
 def _as_labels(labels: Any) -> Tensor | None:
     """``labels`` as (n,) int64; None if they are not whole numbers."""
     try:
-        found = torch.as_tensor(labels)
+        found = torch.as_tensor([] if labels is None else labels)
     except (TypeError, ValueError, RuntimeError):
         return None
     return None if found.dim() != 1 or found.is_floating_point() or found.is_complex() else found.long().cpu()

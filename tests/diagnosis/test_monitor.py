@@ -337,7 +337,7 @@ def test_a_layer_that_forward_does_not_call_once_is_an_error(times):
         ({"images": torch.zeros(3, 5)}, "(3, 5)"),
         ({"images": IMAGES[:1]}, "1"),
         ({"images": []}, "no batch"),
-        ({"images": [{"pixel_values": IMAGES}]}, "dict"),
+        ({"images": [{"picture": IMAGES}]}, "dict"),
         ({"images": [([IMAGES, IMAGES], 0)]}, "list"),
         ({"images": [IMAGES, IMAGES[:, :, :4]]}, "shapes"),
         ({"layers": {}}, "layers"),
@@ -380,6 +380,15 @@ def test_a_training_that_goes_on_with_the_same_loader_sees_the_same_batches():
         return [x for (x,) in loader]
 
     assert same_bits(seen(True), seen(False))
+
+
+@pytest.mark.parametrize("keys", [("image", "label"), ("images", "labels"), ("pixel_values", "labels")])
+def test_batches_may_be_dicts(keys):
+    labels = torch.arange(40) % 2
+    batches = [dict(zip(keys, part, strict=True)) for part in zip(IMAGES.split(16), labels.split(16), strict=True)]
+    monitor = Monitor(batches, {"encoder": nn.Flatten()}, size=30)
+    assert torch.equal(monitor.embed()["encoder"], IMAGES[:30].flatten(1))
+    assert torch.equal(monitor.probe.labels, labels[:30])
 
 
 def test_autocast_and_the_type_of_the_weights_do_not_reach_the_rows():
