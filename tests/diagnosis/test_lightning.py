@@ -72,7 +72,7 @@ def test_two_steps_are_watched_logged_and_written(tmp_path):
     logged = Path(logger.log_dir, "metrics.csv").read_text()
     assert "backbone_effective_rank" in logged and "collapse_severity" in logged
     again = Monitor(IMAGES, {"backbone": method.backbone, "projector": method.heads["projector"]}).look(2).record
-    assert again["projector_rankme"] == pytest.approx(last["projector_rankme"], rel=1e-12)
+    assert again["projector_rankme"] == pytest.approx(last["projector_rankme"], rel=1e-5)
 
 
 def test_the_training_is_bit_equal_with_and_without_it(tmp_path):

@@ -172,7 +172,6 @@ def rows_of(net: nn.ModuleDict) -> dict[str, Tensor]:
 @pytest.mark.parametrize("way", ["chain", "forward", "keys"])
 def test_metrics_equal_those_of_collapse_on_the_same_rows_in_a_file(way, ssltool, write_reprs):
     net = network()
-    rows = rows_of(net)
     layers: dict[str, Any] = dict(net.items())
     if way == "keys":
         layers = {
@@ -180,7 +179,11 @@ def test_metrics_equal_those_of_collapse_on_the_same_rows_in_a_file(way, ssltool
             "projector": (lambda x: {"z": net["projector"](x)}, "z"),
         }
     forward = (lambda x: chain(net)(x)) if way == "forward" else None
-    check = Monitor(IMAGES, layers, forward=forward, bounds={"projector": 8}).look(7, loss=0.5)
+    monitor = Monitor(IMAGES, layers, forward=forward, bounds={"projector": 8})
+    rows = monitor.embed()
+    for layer, expected in rows_of(net).items():
+        torch.testing.assert_close(rows[layer], expected, rtol=1e-5, atol=1e-6)
+    check = monitor.look(7, loss=0.5)
     assert (check.record["step"], check.record["loss"]) == (7, 0.5)
     for layer, x in rows.items():
         (found,) = ssltool("collapse", write_reprs(f"{layer}.pt", x), "--json").json["files"]
