@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         SaveReprsConfig,
     )
     from ssltool.diagnosis.diagnose import Diagnosis
+    from ssltool.diagnosis.monitor import Check, Monitor
     from ssltool.errors import SSLToolError, UsageError
     from ssltool.reprs.representations import Representations
     from ssltool.stages.results import (
@@ -46,7 +47,9 @@ _CLASSES = {
         ("CollapseResult", "KnnResult", "LinclsResult", "PretrainResult", "RankResult", "SavedRepresentations"),
         "ssltool.stages.results",
     ),
+    "Check": "ssltool.diagnosis.monitor",
     "Diagnosis": "ssltool.diagnosis.diagnose",
+    "Monitor": "ssltool.diagnosis.monitor",
     "PretrainedBackbone": "ssltool.checkpoints.pretrained_backbone",
     "Representations": "ssltool.reprs.representations",
     "SSLToolError": "ssltool.errors",
@@ -55,6 +58,7 @@ _CLASSES = {
 """Public classes and the modules that define them."""
 
 __all__ = [
+    "Check",
     "CollapseConfig",
     "CollapseResult",
     "Diagnosis",
@@ -62,6 +66,7 @@ __all__ = [
     "KnnResult",
     "LinclsConfig",
     "LinclsResult",
+    "Monitor",
     "PretrainConfig",
     "PretrainResult",
     "PretrainedBackbone",
@@ -224,7 +229,7 @@ def measure(x: Tensor | np.ndarray, metrics: str | None = None) -> Diagnosis:
 
 
 def read_run(folder: str) -> pd.DataFrame:
-    """The records of a run folder: one row per epoch (from 0), one column per recorded value.
+    """The records of a run folder: one row per epoch (from 0) or look of a monitor, one column per recorded value.
 
     The run's settings are in ``read_run(folder).attrs["settings"]``.
 

@@ -114,13 +114,14 @@ def shades(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def write_reprs(tmp_path):
-    """Saves representations: ``write_reprs("a.pt", rows, targets) -> path``; unlabelled without targets."""
+    """Saves representations: ``write_reprs("a.pt", rows, targets) -> path``; unlabelled without targets, and with more
+    entries of the meta as keywords."""
 
-    def write(name: str, rows: torch.Tensor, targets: Any = None, index: Any = None) -> Path:
+    def write(name: str, rows: torch.Tensor, targets: Any = None, index: Any = None, **meta: Any) -> Path:
         n = len(rows)
         labels = torch.full((n,), -1) if targets is None else torch.as_tensor(targets)
         numbers = torch.arange(n) if index is None else torch.as_tensor(index)
-        Representations(rows, labels, numbers, {"dataset": "made-up"}).save(tmp_path / name)
+        Representations(rows, labels, numbers, {"dataset": "made-up"} | meta).save(tmp_path / name)
         return tmp_path / name
 
     return write

@@ -9,7 +9,7 @@ from ssltool.config.fields import FIGURES, LAYERS, SPECTRA, image_folder, output
 from ssltool.settings import Checked, Rule, setting
 from ssltool.viz import PLOTS
 
-AGAINST = ("images", "epoch", "accuracy")
+AGAINST = ("images", "epoch", "step", "accuracy")
 GROUPED = ("arch", "method", "strategy")
 
 
@@ -28,11 +28,13 @@ class PlotConfig(Checked):
     pool: str | None = pool_rows()
     x: str = setting(
         "images",
-        "auc: horizontal axis: number of training images, epochs, or kNN accuracy of the backbone",
+        "auc: horizontal axis: number of training images, epochs, steps, or kNN accuracy of the backbone",
         choices=AGAINST,
     )
     group_by: str = setting("arch", "auc: setting that the runs of one line share", choices=GROUPED)
-    layer: str = setting("backbone", "auc: layer", choices=LAYERS[:2])
+    layer: str = setting(
+        "backbone", f"auc: layer: {', '.join(LAYERS[:2])}, or one that a monitor names", metavar="LAYER"
+    )
     rows: int = setting(6, "views: number of images", minimum=1)
     epoch: int = setting(1, "views: epoch whose first step is shown, counted from 1", minimum=1)
     data: str | None = image_folder("views, schedule: folder of the images [default: the run's]")

@@ -14,14 +14,16 @@ from ssltool.settings import Checked, Rule, setting
 class RankConfig(Checked):
     """Settings of ``ssltool rank``."""
 
-    items: tuple[str, ...] = setting((), "run folders of pretrain, or files of representations")
+    items: tuple[str, ...] = setting((), "run folders of pretrain or of a monitor, or files of representations")
     by: str = setting(
         "auc",
         "metric to sort by: for a run folder, one that the monitor records; for a file of representations, any",
         metavar="METRIC",
         names=METRICS,
     )
-    layer: str = setting("backbone", "layer whose output is measured", choices=LAYERS)
+    layer: str = setting(
+        "backbone", f"layer whose output is measured: {', '.join(LAYERS)}, or one that a monitor names", metavar="LAYER"
+    )
     pool: str | None = pool_rows()
     checkpoints: bool = setting(
         False, "one row for each kept checkpoint of a run, instead of one for its last monitored epoch"

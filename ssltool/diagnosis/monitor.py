@@ -1,44 +1,38 @@
-"""The collapse monitor: measures the outputs for a fixed sample of training images during training.
+"""The collapse monitor: measures the outputs of layers for a fixed sample of images during any training.
 
-The sample depends on the seed of the run only. A check embeds it in eval mode with the validation transform, in float32
-at any training precision, because bf16 rounding noise would count as dimensions in use. It does not change weights,
-running statistics or random numbers. Its metrics are part of the record of the epoch. Compared with earlier records,
-they show whether the run collapses; settings and loss may show the cause.
+A look embeds the sample in eval mode and in float32 at any training precision, because bf16 rounding noise would count
+as dimensions in use. It does not change weights, running statistics or random numbers. The metrics are those of
+``measure``, of the exact spectrum. Compared with earlier looks, they show whether the network collapses; the loss may
+show the cause.
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from ssltool import seeds
-from ssltool.config.fields import STATES, reaches
-from ssltool.data.images import ImageSet
-from ssltool.data.loader import Loader, Shard
-from ssltool.data.preprocessing import Preprocessing
-from ssltool.data.views import to_pixels
-from ssltool.diagnosis.caveats import dead_dimensions
-from ssltool.diagnosis.measure import OnePass, needs_gram
+from ssltool.config.fields import LAYERS
+from ssltool.diagnosis.alarms import DEAD_KEY, Measurement, alarms, constant_output_causes, worst_layer
+from ssltool.diagnosis.isolation import isolated
+from ssltool.diagnosis.layer_outputs import Layer, LayerOutputs
+from ssltool.diagnosis.measure import measure
 from ssltool.diagnosis.metrics import MAIN
-from ssltool.diagnosis.metrics.of_rows import Directions
+from ssltool.diagnosis.probe_images import KeptImages, Probe, process_group
+from ssltool.diagnosis.row_blocks import Rows
 from ssltool.diagnosis.verdict import NEEDED, Verdict, judge
-from ssltool.files.writing import finite
-from ssltool.methods.base import Method
+from ssltool.errors import UsageError, unknown
+from ssltool.files.writing import FilePath, finite
 from ssltool.reprs.neighbours.search import neighbours
 from ssltool.reprs.neighbours.vote import predicted_classes
 from ssltool.settings import Record
-from ssltool.training import distributed
-from ssltool.training.device import worker_count
-from ssltool.training.setup import TrainingSetup
 
 MEASURED = tuple(dict.fromkeys((*MAIN, *NEEDED)))
 """The metrics of each layer."""
@@ -46,232 +40,260 @@ MEASURED = tuple(dict.fromkeys((*MAIN, *NEEDED)))
 MAX_TIME_SHARE = 0.05
 """Fraction of the training time above which the monitor suggests cheaper settings."""
 
-BATCH_SIZE = 256
-"""Images per forward pass."""
+UNKNOWN_CAUSE = (
+    "unknown; try {}, or a wider network, because networks that are small for their data collapse partially "
+    "(arXiv:2209.15007)"
+)
 
 KNN_NEIGHBOURS = 20
 """Maximum number of neighbours that vote on the class of an image."""
 
-OVERSAMPLING = 8
-"""Number of rows, in addition to the bound on the rank, that determine the span of all rows."""
-
-SPAN_TOLERANCE = 1e-10
-"""Largest fraction of the variance of the rows outside that span."""
-
-DEAD_KEY = "dead_dimensions"
-"""Key of the number of dead dimensions in a record."""
-
-CAUSE_UNKNOWN = (
-    "unknown; try a lower --lr, or a wider network, because networks that are small for their data collapse partially "
-    "(arXiv:2209.15007)"
-)
-
 
 @dataclass(frozen=True)
-class MonitorResult:
-    """The result of a check: ``values`` for the record of the epoch, ``timing``, and ``warnings``, one per problem."""
+class Check:
+    """What a look found.
 
-    values: Record = field(default_factory=dict)
-    timing: dict[str, float] = field(default_factory=dict)
-    warnings: list[str] = field(default_factory=list)
+    Attributes:
+        step: the step of the training.
+        verdict: the most severe verdict of the layers (``state``, ``line``, ``why``), or None if an output is not
+            finite.
+        layer: the name of the layer with this verdict, or None.
+        layers: the metrics of each layer by name, NaN where they are undefined.
+        seconds: the time that the look took.
+        warnings: one line for each problem that is new: a worse verdict with its probable cause, dimensions that died,
+            outputs that are not finite, and what the monitor does with the outputs.
+        record: all values in one flat dict for a logger, as in ``metrics.jsonl``: ``backbone_auc``, ..., ``verdict``;
+            None where a value is undefined.
+        spectra: the singular values of each layer's centred rows, (min(N, d),) float64, descending; without layers
+            whose output is not finite.
+    """
 
-
-@dataclass(frozen=True)
-class Layer:
-    """The ``values`` (metrics) and ``width`` of a layer's output, and the ``verdict``, None if it is not finite."""
-
-    values: dict[str, float]
-    width: int
+    step: int
     verdict: Verdict | None
+    layer: str | None
+    layers: dict[str, dict[str, float]]
+    seconds: float
+    warnings: list[str]
+    record: Record
+    spectra: dict[str, Tensor] = field(default_factory=dict, repr=False)
+
+    @property
+    def state(self) -> str | None:
+        """``healthy``, ``partial`` or ``complete``; None if there is no verdict."""
+        return None if self.verdict is None else self.verdict.state
+
+    def __str__(self) -> str:
+        if self.verdict is None:
+            return f"step {self.step}: no verdict: outputs are not finite"
+        return f"step {self.step}, {self.layer}: {self.verdict.line}"
 
 
 class Monitor:
-    """The monitor of a run. Each rank embeds its share of the images; all ranks get the same results."""
+    """Measures collapse in a training loop: ``check = monitor.step(step, loss=loss)`` after each step.
 
-    def __init__(self, setup: TrainingSetup, device: torch.device, shard: Shard) -> None:
-        """Raises ``SSLToolError`` if an image cannot be decoded."""
-        c, images = setup.config, setup.images
-        self.setup, self.every = setup, c.monitor_every
-        drawn = torch.randperm(len(images), generator=seeds.generator(c.seed, seeds.Stream.MONITOR))
-        rows = drawn[: c.monitor_size].sort().values.numpy()
-        share = -(-len(rows) // shard.world)  # equal on all ranks, as gather requires
-        local = np.resize(rows, share * shard.world)[share * shard.rank : share * (shard.rank + 1)]
-        self.labels = torch.from_numpy(images.labels[rows])
-        self.loader = in_memory(images.select(local), setup.preprocessing, device, c.workers)
-        self._spent, self._trained, self._warned = 0.0, 0.0, False
+    Args:
+        images: a tensor (N, 3, S, S) that the network can take, or an iterable of batches, such as a DataLoader. A
+            batch is a tensor, a tuple (images, labels, ...) or a dict with ``image``, ``images`` or ``pixel_values``.
+            Up to ``size`` images are kept in memory; take a loader without random augmentation.
+        layers: each layer by name: a module, a function, or (module, key of its output). Without ``forward`` they are a
+            chain: the first is called with the images, each next one with the output before. Outputs are (N, d);
+            (N, C, H, W) are averaged over positions, (N, T, d) over tokens. ``projector`` and ``predictor`` are judged
+            as heads, other names as representations.
+        every: number of steps between two looks.
+        forward: the network, or a function that is called with a batch of images; the layers are modules in it.
+        out: a folder for ``metrics.jsonl`` and spectra, which ``ssltool rank``, ``plot`` and ``report`` read. A folder
+            with earlier looks is continued.
+        labels: the classes (N,) of the images, for the kNN accuracy of the first layer; -1 where unknown. By default
+            those of the batches, if they have any.
+        size: maximum number of images.
+        bounds: the largest possible rank of a layer's output by name, such as the width before a wide linear layer; by
+            default that of a module that is a linear layer or a Sequential that ends in one.
+        constant_losses: values of the loss if all outputs are the same, such as -1 for SimSiam, to name the cause.
 
-    def check(self, method: Method, record: Record, history: Sequence[Record], epoch_seconds: float) -> MonitorResult:
-        """The check after the epoch of ``record``, which took ``epoch_seconds``; ``history`` holds earlier records.
+    With an initialised process group, all ranks must look at the same steps; each embeds its share of the images, and
+    all get the same ``Check``.
 
-        The result is empty unless ``monitor_every`` divides the number of completed epochs or the epoch is the last.
+    Raises:
+        SSLToolError: for images, layers, labels or a folder that cannot be used.
+    """
+
+    def __init__(
+        self,
+        images: Tensor | Iterable[Any] | Probe,
+        layers: Mapping[str, Layer] | LayerOutputs,
+        *,
+        every: int = 500,
+        forward: Callable[[Tensor], Any] | nn.Module | None = None,
+        out: FilePath | None = None,
+        labels: Tensor | Sequence[int] | None = None,
+        size: int = 1024,
+        bounds: Mapping[str, int] | None = None,
+        constant_losses: Sequence[float] = (),
+    ) -> None:
+        for name, value, least in (("every", every, 1), ("size", size, 2)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise UsageError(f"{name} is {value!r}; it must be a whole number of at least {least}")
+        self.outputs = layers if isinstance(layers, LayerOutputs) else LayerOutputs(layers, forward)
+        names = list(self.outputs.parts)
+        for name in bounds or {}:
+            if name not in names:
+                raise unknown("layer in bounds", name, names)
+        self.bounds = {name: (bounds or {}).get(name, self.outputs.bound(name)) for name in names}
+        self.every, self.constant_losses = every, tuple(constant_losses)
+        self.history: list[Record] = []
+        self._folder: Any = None
+        if out is not None:
+            from ssltool.runs.monitor_folder import MonitorFolder
+
+            self._folder = MonitorFolder(Path(out), names)
+            self.history = self._folder.records
+        self.probe = images if isinstance(images, Probe) else KeptImages.of(images, labels, size)
+        self._last: int | None = None
+        self._said: set[str] = set()
+        self._started: float | None = None
+        self._spent = 0.0
+
+    def step(self, step: int, loss: Tensor | float | None = None) -> Check | None:
+        """Looks if ``every`` divides ``step`` and this step was not looked at before; otherwise returns None.
+
+        ``loss`` is the loss of the step or a mean; it is only read in a look.
         """
-        self._trained += epoch_seconds
-        done = record["epoch"] + 1
-        if done % self.every and done != self.setup.epochs:
-            return MonitorResult()
+        if step % self.every or step == self._last:
+            return None
         start = time.perf_counter()
-        layers = self._layers(method)
+        check = self.look(step, loss)
+        check.warnings.extend(self._slow(start, check.seconds))
+        return check
+
+    def look(self, step: int, loss: Tensor | float | None = None) -> Check:
+        """Embeds the images and measures each layer.
+
+        Raises:
+            SSLToolError: for outputs that are not rows, or a folder that cannot be written.
+        """
+        start = time.perf_counter()
+        layers, spectra = self._measured()
+        loss = None if loss is None else self._mean(_number(loss))
+        verdicts = [of.verdict for of in layers.values()]
+        worst = None if None in verdicts else worst_layer(layers)
+        record: Record = {"step": step} | ({} if loss is None else {"loss": loss})
+        record |= {f"{name}_{key}": value for name, of in layers.items() for key, value in of.values.items()}
+        warnings = alarms(layers, self.history, lambda dead: self.probable_cause(loss, dead), untrained=step == 0)
+        warnings += self._once(self.outputs.said.values())
         seconds = time.perf_counter() - start
+        record = finite(record | {"verdict": worst and worst[1].state, "monitor_seconds": round(seconds, 3)})
+        name, verdict = worst or (None, None)
+        values = {name: of.values for name, of in layers.items()}
+        widths = {name: of.width for name, of in layers.items()}
+        warnings += self._keep(record, spectra, widths)
+        return Check(step, verdict, name, values, seconds, warnings, record, spectra)
+
+    def probable_cause(self, loss: float | None, dead: list[str]) -> str:
+        """The probable causes of a collapse, from the loss and the clauses on dead dimensions; a subclass may know
+        more."""
+        known = [] if loss is None else constant_output_causes(loss, self.constant_losses)
+        return "; ".join([*known, *dead]) or UNKNOWN_CAUSE.format("a lower learning rate")
+
+    def embed(self) -> dict[str, Tensor]:
+        """The outputs (N, d) of each layer for all images, float32, identical on all ranks."""
+        like, device = self.outputs.first_parameter(), self._device
+        parts: dict[str, list[Tensor]] = {name: [] for name in self.outputs.parts}
+        with self._together(device), isolated(self.outputs.modules, device):
+            for batch in self.probe.batches(like):
+                for name, rows in self.outputs(batch).items():
+                    parts[name].append(rows)
+        return {name: self.probe.gathered(torch.cat(rows)) for name, rows in parts.items()}
+
+    def _measured(self) -> tuple[dict[str, Measurement], dict[str, Tensor]]:
+        rows = self.embed()
+        found = {name: measured_layer(x, self.bounds[name]) for name, x in rows.items()}
+        values = {name: of for name, (of, _) in found.items()}
+        first = next(iter(rows))
+        values[first] |= knn_accuracy(rows[first], self.probe.labels)
+        values = _agreed(values, rows[first].device)
+        layers = {name: self._judged(name, values[name], *rows[name].shape) for name in rows}
+        return layers, {name: s for name, (_, s) in found.items() if s is not None}
+
+    def _judged(self, name: str, of: dict[str, float], n: int, d: int) -> Measurement:
+        if not all(math.isfinite(of[needed]) for needed in NEEDED):
+            return Measurement(of, d, None)
+        kind = name if name in LAYERS else LAYERS[0]
+        return Measurement(of, d, judge(of, n=n, d=d, bound=self.bounds[name], layer=kind, dead=int(of[DEAD_KEY])))
+
+    def _together(self, device: torch.device) -> contextlib.AbstractContextManager[None]:
+        """An error on one rank is raised on all."""
+        group = process_group()
+        return contextlib.nullcontext() if group is None else group.raise_on_all_ranks(device)
+
+    def _mean(self, loss: float) -> float:
+        """The mean of the ranks' losses."""
+        group = process_group()
+        return loss if group is None else float(group.gather(torch.tensor([loss], device=self._device)).double().mean())
+
+    @property
+    def _device(self) -> torch.device:
+        like = self.outputs.first_parameter()
+        return torch.device("cpu") if like is None else like.device
+
+    def _keep(self, record: Record, spectra: dict[str, Tensor], widths: dict[str, int]) -> list[str]:
+        """Remembers a look, and writes it to the folder on rank 0; returns what is to be said of the folder."""
+        self._last = record["step"]
+        if self._folder is None:
+            self.history.append(record)
+            return []
+        self._folder.remember(record)
+        group, said = process_group(), []
+        with self._together(self._device):
+            if group is None or group.group_shard().rank == 0:
+                settings = {
+                    "layers": list(widths),
+                    "widths": widths,
+                    "bounds": self.bounds,
+                    "every": self.every,
+                    "n_images": len(self.probe.labels),
+                    "fingerprint": self.probe.fingerprint,
+                }
+                said = self._folder.add(record, spectra, settings)
+        return said
+
+    def _once(self, lines: Iterable[str]) -> list[str]:
+        new = [line for line in lines if line not in self._said]
+        self._said.update(new)
+        return new
+
+    def _slow(self, now: float, seconds: float) -> list[str]:
+        """Suggests cheaper settings, once, if the looks take more than ``MAX_TIME_SHARE`` of the time of the training.
+        The first look, which may be slower, does not count."""
+        if self._started is None:
+            self._started = now + seconds
+            return []
+        spent, trained = self._spent, now - self._started - self._spent
         self._spent += seconds
-        values = {f"{name}_{key}": value for name, layer in layers.items() for key, value in layer.values.items()}
-        known = [layer.verdict.severity for layer in layers.values() if layer.verdict is not None]
-        verdict = STATES[max(known)] if len(known) == len(layers) else None
-        timing = {"monitor_seconds": round(seconds, 3), "monitor_share": round(seconds / epoch_seconds, 4)}
-        warnings = self._warnings(layers, method, record, history) + self._time_warnings()
-        return MonitorResult(finite(values) | {"verdict": verdict}, timing, warnings)
-
-    @torch.inference_mode()
-    def _layers(self, method: Method) -> dict[str, Layer]:
-        rows = self._embed(method)
-        values = {name: measure(x, method.max_rank(name)) for name, x in rows.items()}
-        values["backbone"] |= knn_accuracy(rows["backbone"], self.labels)
-        found = {}
-        for name, of in _broadcast_values(values).items():
-            (n, d), verdict = rows[name].shape, None
-            if all(math.isfinite(of[needed]) for needed in NEEDED):
-                verdict = judge(of, n=n, d=d, bound=method.max_rank(name), layer=name, dead=int(of[DEAD_KEY]))
-            found[name] = Layer(of, d, verdict)
-        return found
-
-    def _embed(self, method: Method) -> dict[str, Tensor]:
-        """The outputs (n, d) of each monitored layer for all images, identical on all ranks."""
-        parts: dict[str, list[Tensor]] = {}
-        training = method.training
-        method.eval()
-        try:
-            for batch in self.loader.evaluate(BATCH_SIZE):
-                view = (batch.channels_last() if self.setup.config.channels_last else batch).views[0]
-                for name, out in method.outputs(view, method.monitored_layers[-1]).items():
-                    parts.setdefault(name, []).append(out.float().flatten(1))
-        finally:
-            method.train(training)
-        n = len(self.labels)
-        return {
-            name: distributed.gather(torch.cat(parts[name]))[:n] for name in method.monitored_layers if name in parts
-        }
-
-    def _warnings(
-        self, layers: dict[str, Layer], method: Method, record: Record, history: Sequence[Record]
-    ) -> list[str]:
-        """Warnings about non-finite outputs, a worse verdict and its probable cause, and dead dimensions."""
-        found = [f"the output of the {name} is not finite" for name, of in layers.items() if of.verdict is None]
-        dead = {name: _DeadDimensions.of(name, layer, history) for name, layer in layers.items()}
-        before = next((r["verdict"] for r in reversed(history) if r.get("verdict")), STATES[0])
-        judged = {name: layer.verdict for name, layer in layers.items() if layer.verdict is not None}
-        name = max(judged, key=lambda name: judged[name].severity, default=None)
-        if name is None or judged[name].severity <= STATES.index(before):
-            return found + [str(of) for of in dead.values() if of.increased_sharply()]
-        causes = method.probable_causes(record["loss"]) + self.setup.small_batch_causes(method)
-        causes += self._decayed_predictor(method, record) + [str(of) for of in dead.values() if of.increased()]
-        causes = self.setup.identical_images or causes
-        line = judged[name].line
-        return [*found, f"the {name} shows {line}. Probable cause: {'; '.join(causes) or CAUSE_UNKNOWN}"]
-
-    def _decayed_predictor(self, method: Method, record: Record) -> list[str]:
-        """A predictor whose learning rate decays may not track the projections; ``fix_pred_lr`` keeps it constant."""
-        learns = any(not group["is_encoder"] for group in method.param_groups())
-        share = record["lr"] / record["fixed_lr"]
-        warming_up = record["epoch"] < self.setup.config.warmup_epochs
-        if getattr(method.options, "fix_pred_lr", True) or not learns or warming_up or share >= 1:
+        if spent <= MAX_TIME_SHARE * trained or "slow" in self._said:
             return []
-        return [f"the learning rate of the predictor has decayed to {share:.0%}; --fix-pred-lr keeps it constant"]
-
-    def _time_warnings(self) -> list[str]:
-        """Suggests cheaper settings, once, if the monitor takes more than ``MAX_TIME_SHARE`` of the training time."""
-        share = self._spent / self._trained
-        if self._warned or share <= MAX_TIME_SHARE:
-            return []
-        self._warned = True
+        self._said.add("slow")
+        share = spent / max(trained, 1e-9)
         every = math.ceil(self.every * share / MAX_TIME_SHARE)
-        size = max(2, int(len(self.labels) * MAX_TIME_SHARE / share))
         return [
-            f"the collapse monitor takes {share:.0%} of the training time; --monitor-every {every} or --monitor-size "
-            f"{size} reduces it to {MAX_TIME_SHARE:.0%}"
+            f"the collapse monitor takes {share:.0%} of the training time; every={every} reduces it to "
+            f"{MAX_TIME_SHARE:.0%}"
         ]
 
 
-@dataclass(frozen=True)
-class _DeadDimensions:
-    """Number of dead dimensions of a layer: ``now``, in the ``first`` check, and the maximum (``most``) before."""
-
-    layer: str
-    width: int
-    now: float
-    first: float
-    most: float
-
-    @classmethod
-    def of(cls, name: str, layer: Layer, history: Sequence[Record]) -> _DeadDimensions:
-        now = layer.values[DEAD_KEY]
-        earlier = [r[key] for r in history if r.get(key := f"{name}_{DEAD_KEY}") is not None] or [now]
-        return cls(name, layer.width, now, earlier[0], max(earlier))
-
-    def increased(self) -> bool:
-        """Whether there are more than in the first check."""
-        return self.now > self.first
-
-    def increased_sharply(self) -> bool:
-        """Whether at least 1 % of the width died since the first check, and the number doubled since the maximum."""
-        return self.now - self.first >= max(1.0, self.width / 100) and self.now >= 2 * self.most
-
-    def __str__(self) -> str:
-        return f"dead dimensions of the {self.layer}: {self.now:.0f} of {self.width}, initially {self.first:.0f}"
+def _number(loss: Tensor | float) -> float:
+    if isinstance(loss, Tensor) and loss.numel() != 1:
+        raise UsageError(f"loss is a tensor {tuple(loss.shape)}; give one number, such as loss.mean()")
+    return float(loss.detach() if isinstance(loss, Tensor) else loss)
 
 
-def has_collapsed(record: Record, state: str | None) -> bool:
-    """Whether the verdict of ``record`` is at least as severe as ``state``; False if ``state`` is None."""
-    return reaches(record.get("verdict"), state)
-
-
-def summary(record: Record) -> str:
-    """A summary of the monitor's results in ``record``, empty if there are none."""
-    if record.get("verdict") is None:
-        return "; no verdict: outputs are not finite" if "verdict" in record else ""
-    text = f"; backbone AUC {record['backbone_auc']:.3f}, effective rank {record['backbone_effective_rank']:.1f}"
-    if "backbone_knn" in record:
-        text += f", kNN {record['backbone_knn']:.1%}"
-    return f"{text}; {record['verdict']}" + (" collapse" if record["verdict"] != STATES[0] else "")
-
-
-def measure(x: Tensor, bound: int) -> dict[str, float]:
-    """``MEASURED`` and the number of dead dimensions of outputs (N, d) whose rank is at most ``bound``; NaN if they are
-    not finite."""
+def measured_layer(x: Tensor, bound: int | None = None) -> tuple[dict[str, float], Tensor | None]:
+    """``MEASURED`` and the number of dead dimensions of outputs (N, d) whose rank is at most ``bound``, and their
+    singular values; NaN and None if they are not finite."""
     if not bool(torch.isfinite(x).all()):
-        return dict.fromkeys((*MEASURED, DEAD_KEY), math.nan)
-    x = (x.cpu() if x.device.type == "mps" else x).double()  # Apple's GPUs have no float64
-    one_pass = OnePass(*spectra(x, bound), Directions.of(x, gram=needs_gram(MEASURED)), x.shape[1], bound)
-    values = {name: float(one_pass.metric(name)) for name in MEASURED}
-    return values | {DEAD_KEY: len(dead_dimensions(x.std(dim=0)))}
-
-
-def spectra(x: Tensor, bound: int) -> tuple[Tensor, Tensor]:
-    """Singular values of ``x`` (N, d) float64, with and without centring, (min(N, d),) each, descending; fast.
-
-    They are square roots of the eigenvalues of the smaller Gram matrix, with an error of about eps lambda_1, eps that
-    of float64. Values below about 1e-7 s_1 are lost. This is the size of float32 rounding noise, and changes the
-    metrics by less than 0.1 %. ``ssltool collapse`` computes exact values.
-
-    Outputs of rank r lie in the span of any r + 1 rows in general position. If ``bound`` is small, the rows are first
-    projected onto a basis of that span, unless they do not lie in it.
-    """
-    count = min(x.shape)
-    origin = x[0].clone()
-    x = x - origin  # equal rows become exactly 0
-    some = bound + OVERSAMPLING
-    if 2 * some < count:
-        basis = torch.linalg.qr(torch.cat([origin[None], x[1:some]]).T).Q
-        inside = x @ basis
-        if x.square().sum() - inside.square().sum() <= SPAN_TOLERANCE * (x - x.mean(dim=0)).square().sum():
-            x, origin = inside, origin @ basis
-    centred, uncentred = (_roots(rows, count) for rows in (x - x.mean(dim=0), x + origin))
-    return centred, uncentred
-
-
-def _roots(x: Tensor, count: int) -> Tensor:
-    """``count`` singular values of ``x``, padded with zeros."""
-    gram = x @ x.mT if len(x) < x.shape[1] else x.mT @ x
-    values = torch.linalg.eigvalsh(gram).clamp(min=0.0).sqrt().flip(0)
-    return F.pad(values, (0, max(0, count - len(values))))
+        return dict.fromkeys((*MEASURED, DEAD_KEY), math.nan), None
+    x = x.cpu() if x.device.type == "mps" else x  # Apple's GPUs have no float64
+    measured = measure(Rows([x], device=x.device), MEASURED, bound=bound)
+    return measured.metrics | {DEAD_KEY: len(measured.dead)}, measured.s
 
 
 def knn_accuracy(x: Tensor, labels: Tensor) -> dict[str, float]:
@@ -290,24 +312,11 @@ def knn_accuracy(x: Tensor, labels: Tensor) -> dict[str, float]:
     return {"knn": float((predicted == classes).double().mean())}
 
 
-def in_memory(
-    images: ImageSet, preprocessing: Preprocessing, device: torch.device, workers: int | None = None
-) -> Loader:
-    """A loader of ``images`` with all pixels in memory. Files are decoded, resized and cropped once.
-
-    Raises:
-        SSLToolError: if an image cannot be decoded.
-    """
-    if images.images is not None:
-        return Loader(images, preprocessing, device)
-    with contextlib.closing(Loader(images, preprocessing, torch.device("cpu"), worker_count(workers))) as loader:
-        pixels = [to_pixels(batch.views[0], preprocessing) for batch in loader.evaluate(BATCH_SIZE)]
-    cropped = dataclasses.replace(images, images=torch.cat(pixels), paths=None, size=None)
-    return Loader(cropped, dataclasses.replace(preprocessing, keeps_size=True), device)
-
-
-def _broadcast_values(values: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
-    """Broadcasts the ``values`` of rank 0, so that all ranks take the same decisions."""
-    flat = torch.tensor([value for of in values.values() for value in of.values()], dtype=torch.float64)
-    numbers = iter(distributed.broadcast(flat).tolist())
+def _agreed(values: dict[str, dict[str, float]], device: torch.device) -> dict[str, dict[str, float]]:
+    """The ``values`` of rank 0, so that all ranks take the same decisions."""
+    group = process_group()
+    if group is None:
+        return values
+    flat = torch.tensor([value for of in values.values() for value in of.values()], dtype=torch.float64, device=device)
+    numbers = iter(group.broadcast(flat).tolist())
     return {name: {key: type(value)(next(numbers)) for key, value in of.items()} for name, of in values.items()}

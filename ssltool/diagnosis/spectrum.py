@@ -4,6 +4,9 @@ Let R be the triangular QR factor of [1 | X]. The singular values of R[1:, 1:] a
 singular values of R[:, 1:] are those of X. The R of stacked blocks of rows is the R of their stacked Rs. So one pass of
 QR updates in float64 needs O(d^2) memory, can be merged across files, and keeps small singular values, which a
 covariance matrix would lose.
+
+Up to d rows need no R: one reflection turns the column of ones into (c, 0, ..., 0), and the other columns remain a full
+matrix. The QR factor of its transpose, N x N, has the same singular values.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ class Factor:
         # The first row is subtracted from all rows, so that equal rows become exactly 0.
         self._origin: Tensor | None = None
         self._r: Tensor | None = None
+        self._small: Tensor | None = None
 
     def update(self, block: Tensor, weights: Tensor | None = None) -> None:
         """Adds a block of rows (n, d), each with an optional integer weight (n,), its number of occurrences.
@@ -49,7 +53,7 @@ class Factor:
         stacked[kept:, 1:] -= self._origin
         if weights is not None:
             stacked[kept:] *= weights.to(stacked).sqrt()[:, None]
-        self._r = torch.linalg.qr(stacked, mode="r").R
+        self._set(stacked)
         self.rows += len(block) if weights is None else int(weights.sum())
 
     def merge(self, other: Factor) -> None:
@@ -62,12 +66,19 @@ class Factor:
             return
         if self._r is None or self._origin is None:
             self.rows, self._origin, self._r = other.rows, other._origin.clone(), other._r.clone()
+            self._small = None
             return
         self._check_width(other._origin)
         theirs = other._r.clone()
         theirs[:, 1:] += theirs[:, :1] * (other._origin - self._origin)
-        self._r = torch.linalg.qr(torch.cat([self._r, theirs]), mode="r").R
+        self._set(torch.cat([self._r, theirs]))
         self.rows += other.rows
+
+    def _set(self, stacked: Tensor) -> None:
+        """Replaces the factor by that of ``stacked`` (k, d + 1), whose first column is that of the ones."""
+        tall = len(stacked) > stacked.shape[1]
+        self._r = torch.linalg.qr(stacked, mode="r").R if tall else _reflected(stacked)
+        self._small = None
 
     def singular_values(self, *, center: bool = True) -> Tensor:
         """Singular values of all rows, (min(N, d),) float64, in descending order.
@@ -75,9 +86,9 @@ class Factor:
         Raises:
             SSLToolError: if there are no rows.
         """
-        r, origin = self._factor()
-        values = torch.linalg.svdvals(r[1:, 1:] if center else r[:, 1:] + r[:, :1] * origin)
-        count = min(self.rows, r.shape[1] - 1)
+        r = self._reduced()
+        values = torch.linalg.svdvals(r[:, :-1] if center else r)
+        count = min(self.rows, self._factor()[0].shape[1] - 1)
         missing = count - len(values)  # for N <= d, centring removes one value
         return torch.nn.functional.pad(values, (0, max(0, missing)))[:count]
 
@@ -85,6 +96,15 @@ class Factor:
         """Standard deviation of each dimension, (d,) float64, with N - 1 in the denominator; 0 for a single row."""
         centred = self._factor()[0][1:, 1:]
         return centred.square().sum(dim=0).div(max(1, self.rows - 1)).sqrt()
+
+    def _reduced(self) -> Tensor:
+        """A small matrix with the singular values of X; without the last column, with those of the centred X."""
+        if self._small is None:
+            r, origin = self._factor()
+            mean = r[:1, 1:] + r[:1, :1] * origin  # times the root of the number of rows
+            x = torch.cat([r[1:, 1:], mean]).T
+            self._small = x if len(x) < x.shape[1] else torch.linalg.qr(x, mode="r").R
+        return self._small
 
     def _check_width(self, row: Tensor) -> None:
         if self._origin is not None and len(self._origin) != len(row):
@@ -105,6 +125,19 @@ def possible_directions(n: int, d: int, bound: int | None = None) -> int:
     refer to this number.
     """
     return max(1, min(n - 1, d, bound or d))
+
+
+def _reflected(x: Tensor) -> Tensor:
+    """``x`` (k, d) after the reflection that turns its first column into (c, 0, ..., 0). Singular values stay."""
+    normal = x[:, 0].clone()
+    length = torch.linalg.vector_norm(normal).copysign(normal[0])
+    if length == 0:  # all weights are 0
+        return x
+    normal[0] += length
+    x = x - torch.outer(normal, (2 / normal.square().sum()) * (normal @ x))
+    x[:, 0] = 0.0
+    x[0, 0] = -length
+    return x
 
 
 def blocks_of(x: Tensor | Iterable[Tensor], chunk_rows: int | None = None, *, check: bool = True) -> Iterable[Tensor]:

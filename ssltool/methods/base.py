@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ssltool.data.loader import Batch
 from ssltool.data.views import Recipe
+from ssltool.diagnosis.alarms import constant_output_causes
 from ssltool.errors import SSLToolError
 from ssltool.methods.options import MethodOptions
 from ssltool.methods.parts.crops import small_crops, two_views
@@ -21,9 +22,6 @@ from ssltool.models.backbones import patch_of
 
 LARGEST_LOGIT = 88.0
 """exp of a larger value overflows float32."""
-
-LOSS_TOLERANCE = 0.01
-"""Tolerance of ``is_close``, relative to max(1, |value|)."""
 
 
 class Output(NamedTuple):
@@ -102,6 +100,12 @@ class Method(nn.Module):
         self.now = Now()
 
     @property
+    def measured_layers(self) -> tuple[str, ...]:
+        """The monitored layers that the method has."""
+        names = self.monitored_layers
+        return tuple(name for name in names if not isinstance(getattr(self, name, nn.Identity()), nn.Identity))
+
+    @property
     def progress(self) -> float:
         """The completed fraction of the training, from 0 to 1."""
         return self.now.step / (self.run.epochs * self.run.steps)
@@ -169,9 +173,7 @@ class Method(nn.Module):
     def probable_causes(self, loss: float) -> list[str]:
         """Probable causes of a collapse, one clause each, from the settings and the mean ``loss`` of an epoch."""
         found = [cause for cause, present in self.collapse_causes().items() if present]
-        if at := [value for value in self.constant_output_losses if is_close(loss, value)]:
-            found.append(f"the loss of {loss:.4g} is that of a constant output ({at[0]:.4g})")
-        return found
+        return found + constant_output_causes(loss, self.constant_output_losses)
 
     def outputs(self, images: Tensor, last: str = "predictor") -> dict[str, Tensor]:
         """The outputs (N, D) of ``backbone``, ``projector`` and ``predictor``, up to ``last``, for ``images``
@@ -202,11 +204,6 @@ class Method(nn.Module):
             return self.backbone_dim
         linear = [part for part in getattr(self, layer).modules() if isinstance(part, nn.Linear)]
         return min(linear[-1].in_features, linear[-1].out_features)
-
-
-def is_close(loss: float, value: float) -> bool:
-    """Whether ``loss`` equals ``value`` within ``LOSS_TOLERANCE``."""
-    return abs(loss - value) <= LOSS_TOLERANCE * max(1.0, abs(value))
 
 
 def trainable_parameters(*modules: nn.Module) -> list[nn.Parameter]:

@@ -18,53 +18,71 @@ from ssltool.data.strategies import read_order
 from ssltool.errors import SSLToolError, found_in
 from ssltool.files.misfit import shown
 from ssltool.methods import method_options
+from ssltool.runs import monitor_folder
 from ssltool.runs.display_names import display_names
 from ssltool.runs.folder import RunFolder
 from ssltool.runs.resume import DERIVED_SETTINGS, changed_images
-from ssltool.settings import Record
+from ssltool.settings import Record, Settings
 from ssltool.training.setup import TrainingSetup
 
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """A run folder of ``pretrain``.
+    """A run folder of ``pretrain``, or the folder of a monitor in another program's training.
 
     Attributes:
-        saved: the settings in ``config.json``.
-        records: the lines of ``metrics.jsonl``, one per epoch.
+        settings: the settings in ``config.json``.
+        records: the lines of ``metrics.jsonl``, one per epoch or look.
         name: a short name that differs from those of the other runs.
+        run: the saved run; None for the folder of a monitor.
     """
 
     path: Path
-    saved: SavedRun
+    settings: Settings
     records: list[Record]
     name: str
+    run: SavedRun | None = None
+
+    @property
+    def saved(self) -> SavedRun:
+        """The saved run.
+
+        Raises:
+            SSLToolError: for the folder of a monitor.
+        """
+        if self.run is None:
+            raise SSLToolError(
+                f"{self.path} is the folder of a monitor, without the images and settings of a run; name a run folder "
+                "of pretrain"
+            )
+        return self.run
 
 
 def read_runs(paths: Sequence[str]) -> list[FinishedRun]:
-    """Reads the run folders of ``pretrain`` at ``paths``.
+    """Reads the run folders of ``pretrain`` and the folders of monitors at ``paths``.
 
     Raises:
-        SSLToolError: if one is not such a folder, cannot be read, or is given twice.
+        SSLToolError: if one is no such folder, cannot be read, or is given twice.
     """
     folders = [Path(path) for path in paths]
-    read = [(_read_run(RunFolder(folder)), RunFolder(folder).read_metrics()) for folder in folders]
+    read = [_read(RunFolder(folder)) for folder in folders]
     resolved = [folder.resolve() for folder in folders]
     if len(set(resolved)) < len(resolved):
         raise SSLToolError("a run folder is given twice; name each once")
     names = display_names([str(path) for path in resolved])
-    return [
-        FinishedRun(folder, saved, records, name)
-        for folder, (saved, records), name in zip(folders, read, names, strict=True)
-    ]
+    return [dataclasses.replace(run, name=name) for run, name in zip(read, names, strict=True)]
 
 
-def _read_run(folder: RunFolder) -> SavedRun:
+def _read(folder: RunFolder) -> FinishedRun:
     settings = folder.read_config()
     stage = stage_of(settings)
+    if stage == monitor_folder.STAGE:
+        monitored = monitor_folder.MonitorFolder(folder.path)
+        return FinishedRun(folder.path, monitored.settings, monitored.records, "")
     if stage != "pretrain":
         raise SSLToolError(f"{folder.path} is a run folder of {stage}; name a run folder of pretrain")
-    return SavedRun.read(settings, folder.config)
+    saved = SavedRun.read(settings, folder.config)
+    return FinishedRun(folder.path, saved.settings, folder.read_metrics(), "", saved)
 
 
 def restore_setup(run: FinishedRun, data: str | None = None) -> TrainingSetup:

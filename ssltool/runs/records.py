@@ -7,13 +7,13 @@ from pathlib import Path
 from ssltool.checkpoints.checkpoint import RECORD
 from ssltool.errors import SSLToolError
 from ssltool.files.reading import UTF_16, decode, parse_json, read_bytes
-from ssltool.files.schema import conform
+from ssltool.files.schema import Check, conform
 from ssltool.settings import Record
 from ssltool.training.distributed import rank_zero_info
 
 
-def read_records(path: Path) -> list[Record]:
-    """The records in the file ``path``; none if it does not exist.
+def read_records(path: Path, check: Check = RECORD) -> list[Record]:
+    """The records in the file ``path``, which pass ``check``; none if it does not exist.
 
     A last line that is no JSON was cut off, as by a power cut. It is left out, and stderr says so.
 
@@ -36,5 +36,5 @@ def read_records(path: Path) -> list[Record]:
                 raise SSLToolError(f"{path}, line {number}: {error}; restore the file, or delete the line") from error
             rank_zero_info(f"note: the last line of {path} is cut off and is left out")
             continue
-        records.append(conform(record, RECORD, f"{path}, line {number}", remedy="correct or delete the line"))
+        records.append(conform(record, check, f"{path}, line {number}", remedy="correct or delete the line"))
     return records

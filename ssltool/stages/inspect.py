@@ -35,6 +35,7 @@ from ssltool.reprs.readers import BESIDE, kind_of
 from ssltool.reprs.readers import read_entries as read_arrays
 from ssltool.reprs.representations import Representations, holds_rows
 from ssltool.reprs.token_set import count_tokens
+from ssltool.runs import monitor_folder
 from ssltool.runs.folder import RESULT_FILES, RunFolder
 from ssltool.settings import Record
 
@@ -234,15 +235,17 @@ def _in_order(name: str) -> list[tuple[int, str]]:
 def _describe_run(path: Path) -> Record:
     folder = RunFolder(path)
     try:
-        settings, records = folder.read_config(), folder.read_metrics()
+        settings = folder.read_config()
+        records = monitor_folder.records_of(path, settings)
     except SSLToolError as error:
         return {"kind": "folder", "problem": str(error)}
     stages = [stage for stage, results in RESULT_FILES.items() if any(path.glob(results))]
+    monitored = settings.get("stage") == monitor_folder.STAGE
     return {
         "kind": "run folder",
-        "stage": stages[0] if stages else None,
+        "stage": monitor_folder.STAGE if monitored else stages[0] if stages else None,
         **{key: settings[key] for key in ("method", "arch", "stem") if key in settings},
-        "epochs_done": len(records),
+        "looks" if monitored else "epochs_done": len(records),
         "files": sorted(file.name for file in _listed(path)),
         "last": records[-1] if records else None,
         "settings": settings,

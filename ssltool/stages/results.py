@@ -18,6 +18,7 @@ import pandas as pd
 from ssltool import config as configs
 from ssltool.errors import Collapsed, UsageError, unknown
 from ssltool.runs.folder import RunFolder
+from ssltool.runs.monitor_folder import records_of
 from ssltool.settings import Record, value_type
 from ssltool.training.progress import quiet
 
@@ -69,7 +70,7 @@ def read_run(folder: str | Path) -> pd.DataFrame:
     """The records of a run folder as a table; see ``ssltool.read_run``."""
     run = RunFolder(Path(folder))
     settings = run.read_config()
-    table = pd.DataFrame(run.read_metrics())
+    table = pd.DataFrame(records_of(run.path, settings))
     table.attrs["settings"] = settings
     return table
 

@@ -21,6 +21,8 @@ from ssltool.errors import Interrupted, SSLToolError, first_line
 from ssltool.training.launch import launch, one_process, require_address
 from ssltool.training.progress import info
 
+CPU = torch.device("cpu")
+
 KEEP_BUFFERS: dict[str, Any] = {
     "forward_sync_buffers"
     if "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
@@ -98,11 +100,16 @@ def all_reduce_mean(values: Tensor) -> Tensor:
     return values
 
 
-def all_reduce_max(value: int) -> int:
-    """The maximum of ``value`` over the ranks."""
+def group_shard() -> Shard:
+    """Rank and world size of the process group, also of one that another program initialised."""
+    return Shard(dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else Shard()
+
+
+def all_reduce_max(value: int, device: torch.device = CPU) -> int:
+    """The maximum of ``value`` over the ranks, exchanged on ``device``."""
     if not dist.is_initialized():
         return value
-    tensor = torch.tensor(value)
+    tensor = torch.tensor(value, device=device)
     dist.all_reduce(tensor, dist.ReduceOp.MAX)
     return int(tensor)
 
@@ -163,14 +170,15 @@ def broadcast(tensor: Tensor) -> Tensor:
 
 
 @contextmanager
-def raise_on_all_ranks() -> Iterator[None]:
-    """Context manager that raises an ``SSLToolError`` on all ranks if one rank raises it, to avoid deadlocks."""
+def raise_on_all_ranks(device: torch.device = CPU) -> Iterator[None]:
+    """Context manager that raises an ``SSLToolError`` on all ranks if one rank raises it, to avoid deadlocks. The ranks
+    exchange a flag on ``device``."""
     failure: SSLToolError | None = None
     try:
         yield
     except SSLToolError as error:
         failure = error
-    if all_reduce_max(int(failure is not None)):
+    if all_reduce_max(int(failure is not None), device):
         raise failure or SSLToolError("another rank failed; see its error message")
 
 

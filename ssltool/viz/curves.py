@@ -21,7 +21,10 @@ from ssltool.viz.style import (
 )
 
 LAYERS = {"backbone": "-", "projector": "--"}
-"""The monitored layers and their line styles."""
+"""The layers that runs monitor and their line styles. A monitor of another training may have others."""
+
+OTHER_STYLES = ("-.", ":", "--", "-")
+"""The line styles of other layers, in turn."""
 
 PERCENT = 100.0
 
@@ -51,17 +54,22 @@ class Curve:
     collapsed: float | None = None
 
 
-def _layers_curve(metric: str, title: str, label: str, collapsed: float | None, scale: float = 1.0) -> Curve:
-    return Curve(title, label, tuple((f"{layer}_{metric}", style) for layer, style in LAYERS.items()), scale, collapsed)
+def curves_of_layers(layers: Mapping[str, str]) -> tuple[Curve, ...]:
+    """The panels of the metrics of ``layers``, given with their line styles; the kNN accuracy is of the first."""
+
+    def keys(metric: str) -> tuple[tuple[str, str], ...]:
+        return tuple((f"{layer}_{metric}", style) for layer, style in layers.items())
+
+    return (
+        Curve("AUC", "AUC (1: collapsed)", keys("auc"), 1.0, 1.0),
+        Curve("Effective rank", "dimensions in use", keys("effective_rank"), 1.0, 1.0),
+        Curve("Feature std", "std of directions × √d", keys("feature_std"), 1.0, 0.0),
+        Curve("Dead directions", "dead directions (%)", keys("dead_directions"), PERCENT),
+        Curve("kNN accuracy", "accuracy (%)", tuple((name, "-") for name, _ in keys("knn")), PERCENT),
+    )
 
 
-MONITORED = (
-    _layers_curve("auc", "AUC", "AUC (1: collapsed)", 1.0),
-    _layers_curve("effective_rank", "Effective rank", "dimensions in use", 1.0),
-    _layers_curve("feature_std", "Feature std", "std of directions × √d", 0.0),
-    _layers_curve("dead_directions", "Dead directions", "dead directions (%)", None, PERCENT),
-    Curve("kNN accuracy", "accuracy (%)", (("backbone_knn", "-"),), PERCENT),
-)
+MONITORED = curves_of_layers(LAYERS)
 LOSS = Curve("Loss", "mean loss of the epoch", (("loss", "-"),))
 BATCH_FEATURE_STD = Curve(
     "Feature std of training batches", "std of directions × √d", (("feature_std", "--"),), 1.0, 0.0
@@ -75,17 +83,32 @@ COLLAPSED_STYLE: dict[str, Any] = {"color": "black", "alpha": 0.45, "linewidth":
 
 def curves_of(runs: Sequence[Records]) -> list[Curve]:
     """The panels for which at least one run has values; the loss is first."""
-    curves = [LOSS, *MONITORED]
+    curves = [LOSS, *curves_of_layers(layers_of(runs))]
     if not any(_points(records, MONITORED[2].keys[0][0]) for records in runs):
         curves.append(BATCH_FEATURE_STD)
     return [curve for curve in curves if any(_points(records, name) for records in runs for name, _ in curve.keys)]
 
 
+def layers_of(runs: Sequence[Records]) -> dict[str, str]:
+    """The monitored layers of the runs with their line styles; ``LAYERS`` if there are no others."""
+    ends = "_effective_rank"
+    found = {key.removesuffix(ends): None for records in runs for r in records for key in r if key.endswith(ends)}
+    others = [name for name in found if name not in LAYERS]
+    known = {name: style for name, style in LAYERS.items() if name in found or not others}
+    return known | {name: OTHER_STYLES[i % len(OTHER_STYLES)] for i, name in enumerate(others)}
+
+
+def has_epochs(runs: Sequence[Records]) -> bool:
+    """Whether all records have an epoch; the axis is then that of epochs, otherwise that of steps."""
+    return all("epoch" in record for records in runs for record in records)
+
+
 def draw_curve(axis: Axes, curve: Curve, runs: Sequence[Records]) -> None:
     """Plots one panel: runs differ in colour and marker, layers in line style."""
+    over = "epoch" if has_epochs(runs) else "step"
     for i, records in enumerate(runs):
         for name, style in curve.keys:
-            points = _points(records, name)
+            points = _points(records, name, over)
             own = line_style(i, markers=True) | {"linestyle": style, "markevery": max(1, len(points) // 8)}
             hollow: dict[str, Any] = {"markerfacecolor": "white"} if style != "-" else {}
             axis.plot([e for e, _ in points], [curve.scale * value for _, value in points], **own, **hollow)
@@ -95,15 +118,16 @@ def draw_curve(axis: Axes, curve: Curve, runs: Sequence[Records]) -> None:
     if curve.scale == PERCENT and high - low < MIN_SPAN:  # avoids magnifying rounding errors
         low = max((low + high - MIN_SPAN) / 2, -MIN_SPAN / 20)
         axis.set_ylim(low, low + MIN_SPAN)
-    axis.set(title=curve.title, ylabel=curve.label, xlabel="epoch")
+    label = curve.label if over == "epoch" or curve is not LOSS else "loss"
+    axis.set(title=curve.title, ylabel=label, xlabel=over)
     integer_ticks(axis, "x")
     light_grid(axis)
 
 
-def has_projector(curves: Sequence[Curve], runs: Sequence[Records]) -> bool:
-    """Whether there are dashed lines, which the legend must explain."""
+def shown_layers(curves: Sequence[Curve], runs: Sequence[Records]) -> dict[str, str]:
+    """The layers with their line styles, which the legend must explain if some lines are not solid; else empty."""
     names = [name for curve in curves for name, style in curve.keys if style != "-"]
-    return any(_points(records, name) for records in runs for name in names)
+    return layers_of(runs) if any(_points(records, name) for records in runs for name in names) else {}
 
 
 def plot_curves(runs: Mapping[str, Records], path: str) -> None:
@@ -125,9 +149,9 @@ def plot_curves(runs: Mapping[str, Records], path: str) -> None:
         for axis in axes[len(curves) :]:
             axis.set_visible(False)
         names, styles = list(runs), [line_style(i, markers=True) for i in range(len(runs))]
-        if has_projector(curves, records):
-            names += [*LAYERS]
-            styles += [{"color": "black", "alpha": 0.7, "linestyle": style} for style in LAYERS.values()]
+        layers = shown_layers(curves, records)
+        names += layers
+        styles += [{"color": "black", "alpha": 0.7, "linestyle": style} for style in layers.values()]
         if any(curve.collapsed is not None for curve in curves):
             names.append("complete collapse")
             styles.append(COLLAPSED_STYLE)
@@ -135,7 +159,10 @@ def plot_curves(runs: Mapping[str, Records], path: str) -> None:
         save_figure(figure, path)
 
 
-def _points(records: Records, name: str) -> list[tuple[int, float]]:
-    """(epoch, value) of the records that have a finite value; epochs count from 1."""
-    values = [(record["epoch"] + 1, record.get(name)) for record in records]
-    return [(epoch, value) for epoch, value in values if isinstance(value, (int, float)) and math.isfinite(value)]
+def _points(records: Records, name: str, over: str | None = None) -> list[tuple[int, float]]:
+    """(epoch or step, value) of the records that have a finite value; epochs count from 1."""
+    found = [(record, record.get(name)) for record in records]
+    known = [(r, value) for r, value in found if isinstance(value, (int, float)) and math.isfinite(value)]
+    if over is None:
+        return [(0, value) for _, value in known]
+    return [(r["epoch"] + 1 if over == "epoch" else r["step"], value) for r, value in known]

@@ -23,7 +23,15 @@ from ssltool.viz.style import (
     tick_label,
 )
 
-LABELS = {"images": "training images", "epoch": "epochs", "accuracy": "kNN accuracy of the backbone (%)"}
+LABELS = {
+    "images": "training images",
+    "epoch": "epochs",
+    "step": "steps",
+    "accuracy": "kNN accuracy of the backbone (%)",
+}
+UNKNOWN = "unknown"
+"""The group of the folders of monitors, which know neither architecture nor method."""
+
 WIDE = 8.0
 """Ratio of the largest to the smallest number of images above which the axis is logarithmic."""
 
@@ -43,14 +51,14 @@ def draw(config: PlotConfig, out: str) -> None:
     points = []
     for run in read_runs(config.inputs):
         x, auc = last_auc(run, config.x, config.layer)
-        points.append(Point(x, auc, str(run.saved.settings[config.group_by]), run.name))
+        points.append(Point(x, auc, str(run.settings.get(config.group_by, UNKNOWN)), run.name))
     values = [point.x for point in points]
     wide = config.x == "images" and max(values) > WIDE * min(values)
     plot_auc(points, out, xlabel=LABELS[config.x], layer=config.layer, wide=wide)
 
 
 def last_auc(run: FinishedRun, against: str, layer: str) -> tuple[float, float]:
-    """The value of ``against`` (images, epoch or accuracy) and the AUC, both at the last monitored epoch.
+    """The value of ``against`` (images, epoch, step or accuracy) and the AUC, both at the last monitored epoch.
 
     Raises:
         SSLToolError: if no epoch has these values.
@@ -63,7 +71,11 @@ def last_auc(run: FinishedRun, against: str, layer: str) -> tuple[float, float]:
     if against == "images":
         return float(run.saved.settings["n_images"]), last[key]
     if against == "epoch":
+        if "epoch" not in last:
+            raise SSLToolError(f"{run.path} is the folder of a monitor, which knows no epochs; choose --x step")
         return last["epoch"] + 1.0, last[key]
+    if against == "step":
+        return float(last["step"]), last[key]
     if not _finite(last.get("backbone_knn")):
         raise SSLToolError(f"{run.path}: metrics.jsonl has no backbone_knn, which requires labels; choose another --x")
     return 100.0 * last["backbone_knn"], last[key]

@@ -16,5 +16,7 @@ def draw(config: PlotConfig, out: str) -> None:
     """
     runs = {run.name: run.records for run in read_runs(config.inputs)}
     if not curves_of(list(runs.values())):
-        raise SSLToolError(f"no recorded epoch in {', '.join(config.inputs)}; a run must complete at least one epoch")
+        raise SSLToolError(
+            f"no recorded epoch or look in {', '.join(config.inputs)}; a run must complete at least one epoch"
+        )
     plot_curves(runs, out)

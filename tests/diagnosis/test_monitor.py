@@ -1,128 +1,438 @@
-"""The collapse monitor: its metrics, that it does not change the run, its warnings and stopping."""
+"""The monitor in any loop: its metrics, and that nothing of the training changes."""
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
 import json
 import math
 import os
+import random
 import subprocess
 import sys
 from collections import Counter
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
-import ssltool.diagnosis.monitor
-from helpers import TINY, records, same_bits, same_run
-from ssltool.checkpoints.checkpoint import Checkpoint
-from ssltool.data.images import open_dataset
-from ssltool.data.loader import Loader, Shard
-from ssltool.data.preprocessing import IMAGENET, Preprocessing
-from ssltool.diagnosis.measure import measure as measure_exactly
-from ssltool.diagnosis.monitor import (
-    MEASURED,
-    Monitor,
-    has_collapsed,
-    in_memory,
-    knn_accuracy,
-    measure,
-    spectra,
-    summary,
-)
-from ssltool.diagnosis.verdict import Verdict
-from ssltool.errors import Collapsed, Interrupted
-from ssltool.methods import METHODS
-from ssltool.methods.base import Method
-from ssltool.stages.pretrain import run as pretrain
-from ssltool.stages.pretrain.prepare import prepare
-from tiny_methods import tiny_config
+from helpers import same_bits
+from ssltool import Monitor
+from ssltool.diagnosis.monitor import MEASURED, Check, knn_accuracy, measured_layer
+from ssltool.errors import SSLToolError
 
-CPU = torch.device("cpu")
-HALF = (0.5, 0.5, 0.5)
-EXACT = ("auc", "effective_rank", "rankme", "feature_std", "mean_cosine", "alpha")
-RECORD = {"epoch": 0, "loss": 0.0, "lr": 1.0, "fixed_lr": 1.0}
-LONG = 1e9
-"""Seconds of an epoch, long compared with any check."""
+IMAGES = torch.randn(40, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
 
-def random(n: int, d: int, rank: int | None = None, seed: int = 0) -> Tensor:
-    """Rows (n, d) with a spectrum that falls, of that rank; float64."""
-    generator = torch.Generator().manual_seed(seed)
-    inner = rank or min(n, d)
-    a, b = (torch.randn(*shape, generator=generator, dtype=torch.float64) for shape in ((n, inner), (inner, d)))
-    return (a * torch.linspace(1, 0.05, inner)) @ b + torch.randn(d, generator=generator)
+def network(dropout: float = 0.2) -> nn.ModuleDict:
+    torch.manual_seed(0)
+    return nn.ModuleDict(
+        {
+            "backbone": nn.Sequential(
+                nn.Conv2d(3, 12, 3),
+                nn.BatchNorm2d(12),
+                nn.ReLU(inplace=True),
+                nn.AdaptiveAvgPool2d(1),
+                nn.Flatten(),
+                nn.Dropout(dropout),
+            ),
+            "projector": nn.Sequential(nn.Linear(12, 16), nn.BatchNorm1d(16), nn.ReLU(inplace=True), nn.Linear(16, 8)),
+        }
+    )
 
 
-def by_numpy(x: Tensor) -> tuple[np.ndarray, np.ndarray]:
+class Whole(nn.Module):
+    """The same network as one module, whose forward pass returns something else than its layers' outputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts = network()
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        self.calls += 1
+        return {"z": self.parts["projector"](self.parts["backbone"](x)).square_()}
+
+
+def of(net: nn.ModuleDict, **more: Any) -> Monitor:
+    return Monitor(IMAGES, dict(net.items()), **more)
+
+
+def train(net: nn.Module, run: Callable[[Tensor], Tensor], look: Callable[[int, Tensor], object], steps: int) -> Any:
+    """A training with dropout, batch norm and momentum, on random numbers of every source."""
+    torch.manual_seed(1)
+    np.random.seed(1)
+    random.seed(1)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.05, momentum=0.9)
+    losses = []
+    for step in range(steps):
+        x = torch.randn(8, 3, 8, 8) + random.random() + float(np.random.rand())
+        loss = run(x).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        look(step, loss)
+        optimizer.step()
+        losses.append(loss.detach())
+    return net.state_dict(), optimizer.state_dict(), losses, torch.rand(3), [random.random(), float(np.random.rand())]
+
+
+def chain(net: nn.ModuleDict) -> Callable[[Tensor], Tensor]:
+    return lambda x: net["projector"](net["backbone"](x))
+
+
+@settings(max_examples=8)
+@given(every=st.integers(1, 7), kind=st.sampled_from(["chain", "forward", "lambda", "loader"]))
+def test_a_training_is_bit_equal_with_and_without_the_monitor(every, kind):
+    def run(watched: bool) -> Any:
+        model = Whole()
+        layers = dict(model.parts.items())
+        images = IMAGES if kind != "loader" else DataLoader(TensorDataset(IMAGES), batch_size=16, shuffle=True)
+        forward = {"forward": model, "lambda": lambda x: model(x)}.get(kind)
+        monitor = Monitor(images, layers, every=every, forward=forward) if watched else None
+        found = train(model, lambda x: model(x)["z"], monitor.step if monitor else lambda step, loss: None, 20)
+        assert monitor is None or len(monitor.history) == -(-20 // every)
+        return found
+
+    assert same_bits(run(True), run(False))
+
+
+@pytest.mark.parametrize("hooked", [False, True])
+def test_a_look_restores_each_training_flag_and_buffer_and_leaves_no_hook(hooked):
+    model = Whole()
+    model.train()
+    model.parts["backbone"][1].eval()  # a frozen batch norm
+    flags = {name: module.training for name, module in model.named_modules()}
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    Monitor(IMAGES, dict(model.parts.items()), forward=model if hooked else None).look(0)
+    assert flags == {name: module.training for name, module in model.named_modules()}
+    assert same_bits(before, dict(model.state_dict()))
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+    assert all(parameter.grad is None and parameter.requires_grad for parameter in model.parameters())
+
+
+def test_hooks_and_flags_are_restored_after_an_error():
+    model = Whole()
+
+    def broken(x: Tensor) -> None:
+        model(x)
+        raise ValueError("broken")
+
+    with pytest.raises(ValueError, match="broken"):
+        Monitor(IMAGES, dict(model.parts.items()), forward=broken).look(0)
+    assert all(module.training for module in model.modules())
+    assert not any(module._forward_hooks for module in model.modules())
+    x = model(IMAGES)["z"]
+    assert x.requires_grad and int(model.calls) == 1
+
+
+def test_what_a_layer_keeps_in_a_look_can_be_trained_with():
+    """A tensor of inference mode could not be part of a gradient."""
+
+    class Keeps(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(3))
+            self.kept: Tensor | None = None
+
+        def forward(self, x: Tensor) -> Tensor:
+            pooled = x.mean(dim=(2, 3))
+            self.kept = pooled.mean(dim=0) if self.kept is None else self.kept
+            return pooled * self.weight + self.kept
+
+    layer = Keeps()
+    Monitor(IMAGES, {"backbone": layer}).look(0)
+    (layer(IMAGES) * layer.weight).sum().backward()
+    assert layer.weight.grad is not None
+
+
+def test_the_images_and_an_earlier_output_may_be_changed_in_place():
+    double = nn.ReLU(inplace=True)
+    spread = torch.randn(40, 6, 1, 1, generator=torch.Generator().manual_seed(1))
+    monitor = Monitor(spread, {"first": nn.Flatten(), "second": double, "third": lambda x: x.mul_(0)})
+    first = monitor.look(0).layers
+    again = monitor.look(1).layers
+    assert first["first"] == pytest.approx(again["first"], nan_ok=True)
+    assert first["first"]["effective_rank"] > 5 > first["third"]["effective_rank"] == 0
+    assert torch.equal(spread, torch.randn(40, 6, 1, 1, generator=torch.Generator().manual_seed(1)))
+
+
+def rows_of(net: nn.ModuleDict) -> dict[str, Tensor]:
+    net.eval()
+    with torch.no_grad():
+        backbone = net["backbone"](IMAGES)
+        rows = {"backbone": backbone.clone(), "projector": net["projector"](backbone.clone())}
+    net.train()
+    return rows
+
+
+@pytest.mark.parametrize("way", ["chain", "forward", "keys"])
+def test_metrics_equal_those_of_collapse_on_the_same_rows_in_a_file(way, ssltool, write_reprs):
+    net = network()
+    layers: dict[str, Any] = dict(net.items())
+    if way == "keys":
+        layers = {
+            "backbone": lambda x: {"features": net["backbone"](x)}["features"],
+            "projector": (lambda x: {"z": net["projector"](x)}, "z"),
+        }
+    forward = (lambda x: chain(net)(x)) if way == "forward" else None
+    monitor = Monitor(IMAGES, layers, forward=forward, bounds={"projector": 8})
+    rows = monitor.embed()
+    for layer, expected in rows_of(net).items():
+        torch.testing.assert_close(rows[layer], expected, rtol=1e-5, atol=1e-6)
+    check = monitor.look(7, loss=0.5)
+    assert (check.record["step"], check.record["loss"]) == (7, 0.5)
+    for layer, x in rows.items():
+        (found,) = ssltool("collapse", write_reprs(f"{layer}.pt", x, directions=monitor.bounds[layer]), "--json").json[
+            "files"
+        ]
+        ours = {name: check.record[f"{layer}_{name}"] for name in MEASURED}
+        theirs = {name: found["metrics"][name] for name in MEASURED}
+        assert {k for k, v in ours.items() if v is None} == {k for k, v in theirs.items() if v is None}
+        known = [name for name in MEASURED if ours[name] is not None]
+        assert [ours[k] for k in known] == pytest.approx([theirs[k] for k in known], rel=1e-12, abs=1e-12)
+
+
+@pytest.mark.parametrize(("n", "d"), [(200, 40), (40, 200), (64, 64), (2, 5), (5, 1)])
+def test_small_singular_values_are_exact(n, d):
+    """A Gram matrix would lose those below 1e-7 of the largest."""
+    generator = torch.Generator().manual_seed(0)
+    u, v = (torch.linalg.qr(torch.randn(k, min(n, d), generator=generator, dtype=torch.float64)).Q for k in (n, d))
+    x = ((u * torch.logspace(0, -9, min(n, d), dtype=torch.float64)) @ v.T).float()
     array = x.double().numpy()
-    return np.linalg.svd(array - array.mean(axis=0), compute_uv=False), np.linalg.svd(array, compute_uv=False)
+    _, s = measured_layer(x)
+    expected = np.linalg.svd(array - array.mean(axis=0), compute_uv=False)
+    np.testing.assert_allclose(s.numpy(), expected, rtol=1e-5, atol=1e-14 * expected[0])
 
 
-@pytest.mark.parametrize(("n", "d"), [(50, 8), (8, 50), (30, 30), (2, 5), (5, 1)])
-def test_spectra_equal_numpys_singular_values(n, d):
-    x = random(n, d)
-    for ours, theirs in zip(spectra(x, d), by_numpy(x), strict=True):
-        assert ours.shape == (min(n, d),)
-        np.testing.assert_allclose(ours.numpy(), theirs, rtol=1e-6, atol=1e-6 * theirs[0])
-
-
-@pytest.mark.parametrize("bound", [5, 12, 3], ids=["exact", "loose", "too low"])
-@pytest.mark.parametrize(("n", "d"), [(60, 90), (90, 60)])
-def test_spectra_of_low_rank_rows_do_not_depend_on_the_bound(n, d, bound):
-    """A bound that is too low is detected."""
-    x = random(n, d, rank=5)
-    for ours, theirs in zip(spectra(x, bound), by_numpy(x), strict=True):
-        np.testing.assert_allclose(ours.numpy(), theirs, rtol=1e-6, atol=1e-6 * theirs[0])
-
-
-def test_rows_outside_the_span_of_the_first_rows_are_measured():
-    x = torch.zeros(100, 100, dtype=torch.float64)
-    x[50:, 50:] = random(50, 50)
-    for ours, theirs in zip(spectra(x, 4), by_numpy(x), strict=True):
-        np.testing.assert_allclose(ours.numpy(), theirs, rtol=1e-6, atol=1e-6 * theirs[0])
-
-
-@pytest.mark.parametrize("bound", [3, 64])
-def test_equal_rows_have_exactly_no_variance(bound):
-    row = random(1, 64).float()
-    s, uncentred = spectra(row.expand(80, 64).double(), bound)
-    assert not s.any()
-    assert uncentred[0] == pytest.approx(float(row.double().norm()) * 80**0.5)
-
-
-def test_a_small_spread_around_a_large_mean_is_measured():
-    spread = random(80, 64)
-    x = 1e6 + spread
-    s, _ = spectra(x, 64)
-    np.testing.assert_allclose(s.numpy(), by_numpy(spread)[0], rtol=1e-6, atol=1e-8)
-
-
-@pytest.mark.parametrize(("n", "d", "rank"), [(200, 40, None), (40, 200, None), (200, 300, 12)])
-def test_metrics_equal_those_of_the_exact_spectrum(n, d, rank):
-    x = random(n, d, rank).float()
-    ours, exact = measure(x, rank or d), measure_exactly(x, MEASURED, bound=rank).metrics
-    assert set(EXACT) <= set(MEASURED)
-    assert {name: ours[name] for name in MEASURED} == pytest.approx(exact, rel=1e-4, nan_ok=True)
+def test_metrics_of_non_finite_outputs_are_nan():
+    x = torch.randn(20, 5)
+    x[3, 2] = math.inf
+    values, s = measured_layer(x)
+    assert all(math.isnan(value) for value in values.values()) and s is None
+    assert math.isnan(knn_accuracy(x, torch.arange(20) % 2)["knn"])
 
 
 def test_dead_dimensions_are_counted():
     x = torch.randn(50, 10, generator=torch.Generator().manual_seed(0))
     x[:, :3] = 1.0
     x[:, 3] *= 1e-6
-    assert measure(x, 10)["dead_dimensions"] == 4
+    assert measured_layer(x)[0]["dead_dimensions"] == 4
 
 
-def test_metrics_of_non_finite_outputs_are_nan():
-    x = torch.randn(20, 5)
-    x[3, 2] = math.inf
-    assert all(math.isnan(value) for value in measure(x, 5).values())
-    assert math.isnan(knn_accuracy(x, torch.arange(20) % 2)["knn"])
+def test_it_looks_at_multiples_of_every_and_never_twice_at_one_step():
+    monitor = of(network(), every=5)
+    found = [monitor.step(step) for step in (0, 0, 1, 4, 5, 5, 5, 7, 10, 10)]
+    assert [check.step for check in found if check is not None] == [0, 5, 10]
+    assert isinstance(monitor.look(10), Check)
+
+
+def test_constant_outputs_are_a_complete_collapse_with_its_cause():
+    net = network()
+    with torch.no_grad():
+        for parameter in net["projector"].parameters():
+            parameter.zero_()
+    check = of(net, constant_losses=(-1.0, 0.0)).look(100, loss=torch.tensor(-0.999, requires_grad=True))
+    assert (check.state, check.layer) == ("complete", "projector")
+    (warning,) = check.warnings
+    assert "projector" in warning and "-0.999" in warning
+    assert "projector" in str(check) and "complete collapse" in str(check)
+
+
+def test_an_untrained_network_is_measured_but_no_alarm():
+    monitor = of(network())
+    first = monitor.look(0)
+    assert first.state is not None and first.warnings == []
+    later = monitor.look(1)
+    assert len(later.warnings) == (later.state != "healthy")
+
+
+def test_an_unchanged_verdict_gives_no_further_warning():
+    net = network()
+    with torch.no_grad():
+        net["projector"][3].weight.zero_()
+    monitor = of(net)
+    assert [len(monitor.look(step).warnings) for step in (1, 2, 3)] == [1, 0, 0]
+
+
+def test_non_finite_outputs_give_no_verdict():
+    net = network()
+    with torch.no_grad():
+        net["projector"][3].bias.fill_(math.nan)
+    check = of(net).look(1)
+    assert check.verdict is None is check.record["projector_auc"] and check.record["backbone_auc"] is not None
+    assert "projector" in check.warnings[0] and str(check)
+    json.dumps(check.record, allow_nan=False)
+
+
+class Out(nn.Module):
+    """A layer that returns ``make`` of the images."""
+
+    def __init__(self, make: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        self.make = make
+
+    def forward(self, x: Tensor) -> Any:
+        return self.make(x)
+
+
+@pytest.mark.parametrize("hooked", [False, True])
+def test_maps_are_averaged_over_positions_and_tokens_over_tokens_said_once(hooked):
+    for make, word, mean in (
+        (lambda x: x, "positions", IMAGES.mean(dim=(2, 3))),
+        (lambda x: x.flatten(2).mT, "tokens", IMAGES.mean(dim=(2, 3))),
+    ):
+        layer = Out(make)
+        monitor = Monitor(IMAGES, {"encoder": layer}, forward=layer if hooked else None)
+        first, second = monitor.look(0), monitor.look(1)
+        assert torch.allclose(monitor.embed()["encoder"], mean, atol=1e-6)
+        (said,) = first.warnings
+        assert "encoder" in said and word in said
+        assert not any(word in warning for warning in second.warnings)
+
+
+@pytest.mark.parametrize(
+    ("made", "named"),
+    [
+        (lambda x: {"features": x}, "features"),
+        (lambda x: (x, x), "tuple of 2"),
+        (lambda x: None, "None"),
+        (lambda x: x.mean(), "()"),
+        (lambda x: x[:3].flatten(1), "(3, 192)"),
+        (lambda x: x.flatten(1).long(), "int64"),
+        (lambda x: x[..., None], "(40, 3, 8, 8, 1)"),
+    ],
+)
+@pytest.mark.parametrize("hooked", [False, True])
+def test_other_outputs_are_an_error_that_names_them(made, named, hooked):
+    layer = Out(made)
+    with pytest.raises(SSLToolError) as error:
+        Monitor(IMAGES, {"encoder": layer}, forward=layer if hooked else None).look(0)
+    assert "encoder" in str(error.value) and named in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_key_chooses_from_a_dict_a_tuple_or_an_attribute():
+    class Answer:
+        pooled = IMAGES.flatten(1)[:, :7]
+
+    for make, key, width in (
+        (lambda x: {"z": x.flatten(1)}, "z", 192),
+        (lambda x: (x, x.flatten(1)[:, :5]), 1, 5),
+        (lambda x: Answer, "pooled", 7),
+    ):
+        assert Monitor(IMAGES, {"encoder": (Out(make), key)}).embed()["encoder"].shape == (40, width)
+        with pytest.raises(SSLToolError, match="missing"):
+            Monitor(IMAGES, {"encoder": (Out(make), "missing")}).look(0)
+
+
+@pytest.mark.parametrize("times", [0, 2])
+def test_a_layer_that_forward_does_not_call_once_is_an_error(times):
+    layer = nn.Flatten()
+    with pytest.raises(SSLToolError, match=f"'encoder' {times} times"):
+        Monitor(IMAGES, {"encoder": layer}, forward=lambda x: [layer(x) for _ in range(times)]).look(0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ({"images": 3}, "int"),
+        ({"images": torch.zeros(3, 5)}, "(3, 5)"),
+        ({"images": IMAGES[:1]}, "1"),
+        ({"images": []}, "no batch"),
+        ({"images": [{"picture": IMAGES}]}, "dict"),
+        ({"images": [([IMAGES, IMAGES], 0)]}, "list"),
+        ({"images": [IMAGES, IMAGES[:, :, :4]]}, "shapes"),
+        ({"layers": {}}, "layers"),
+        ({"layers": {"encoder": 3}}, "encoder"),
+        ({"layers": {"encoder": torch.relu}, "forward": torch.relu}, "encoder"),
+        ({"forward": 3}, "forward"),
+        ({"every": 0}, "every"),
+        ({"every": 2.5}, "every"),
+        ({"size": 1}, "size"),
+        ({"labels": [1, 2]}, "labels"),
+        ({"labels": torch.rand(40)}, "labels"),
+        ({"bounds": {"encodr": 3}}, "encodr"),
+    ],
+)
+def test_arguments_that_cannot_be_used_are_refused_in_one_line(arguments, named):
+    with pytest.raises(SSLToolError) as error:
+        Monitor(**{"images": IMAGES, "layers": {"encoder": nn.Flatten()}} | arguments)
+    assert named in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_loader_gives_up_to_size_images_and_their_labels_without_drawing_random_numbers():
+    labels = torch.arange(40) % 2
+    own = torch.Generator().manual_seed(5)
+    loader = DataLoader(TensorDataset(IMAGES, labels), batch_size=16, shuffle=True, generator=own)
+    states = torch.get_rng_state(), own.get_state()
+    monitor = Monitor(loader, {"encoder": nn.Flatten()}, size=20)
+    assert torch.equal(torch.get_rng_state(), states[0]) and torch.equal(own.get_state(), states[1])
+    record = monitor.look(0).record
+    assert monitor.embed()["encoder"].shape == (20, 192) and 0 <= record["encoder_knn"] <= 1
+    expected = torch.cat([y for _, y in loader])[:20]  # the order that the training sees
+    assert torch.equal(monitor.probe.labels, expected)
+
+
+def test_a_training_that_goes_on_with_the_same_loader_sees_the_same_batches():
+    def seen(watched: bool) -> list[Tensor]:
+        torch.manual_seed(3)
+        loader = DataLoader(TensorDataset(IMAGES), batch_size=16, shuffle=True)
+        if watched:
+            Monitor(loader, {"encoder": nn.Flatten()}, size=16)
+        return [x for (x,) in loader]
+
+    assert same_bits(seen(True), seen(False))
+
+
+@pytest.mark.parametrize("keys", [("image", "label"), ("images", "labels"), ("pixel_values", "labels")])
+def test_batches_may_be_dicts(keys):
+    labels = torch.arange(40) % 2
+    batches = [dict(zip(keys, part, strict=True)) for part in zip(IMAGES.split(16), labels.split(16), strict=True)]
+    monitor = Monitor(batches, {"encoder": nn.Flatten()}, size=30)
+    assert torch.equal(monitor.embed()["encoder"], IMAGES[:30].flatten(1))
+    assert torch.equal(monitor.probe.labels, labels[:30])
+
+
+def test_autocast_and_the_type_of_the_weights_do_not_reach_the_rows():
+    net = network(0.0)
+    plain = of(net).embed()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert same_bits(of(net).embed(), plain)
+    assert {rows.dtype for rows in of(net.bfloat16()).embed().values()} == {torch.float32}
+
+
+def linear(*after: nn.Module) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(192, 4), nn.ReLU(), nn.Linear(4, 32), *after)
+
+
+@pytest.mark.parametrize(
+    ("layer", "bound"),
+    [
+        (nn.Linear(192, 32), 32),
+        (linear(), 4),
+        (linear(nn.BatchNorm1d(32), nn.Dropout(), nn.Identity()), 4),
+        (nn.Sequential(nn.Identity(), nn.Sequential(linear())), 4),
+        (linear(nn.ReLU()), None),
+        (nn.Sequential(), None),
+        (nn.Identity(), None),
+        (torch.relu, None),
+    ],
+    ids=["linear", "sequential", "normalised", "nested", "activated", "empty", "no linear", "function"],
+)
+def test_the_bound_is_that_of_the_last_linear_layer(layer, bound):
+    assert Monitor(IMAGES, {"encoder": layer}).bounds == {"encoder": bound}
+    assert Monitor(IMAGES, {"encoder": layer}, bounds={"encoder": 3}).bounds == {"encoder": 3}
+
+
+def test_rows_of_rank_4_of_32_are_healthy_with_their_bound_only():
+    x = torch.randn(200, 192, 1, 1, generator=torch.Generator().manual_seed(0))
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(192, 4), nn.Linear(4, 32))
+    states = [Monitor(x, {"backbone": net}, bounds=b).look(1).state for b in (None, {"backbone": 32})]
+    assert states == ["healthy", "partial"]
 
 
 def votes_by_hand(x: Tensor, labels: Tensor, k: int) -> float:
@@ -141,6 +451,8 @@ def test_knn_is_the_leave_one_out_accuracy(n):
     x = torch.randn(n, 6, generator=torch.Generator().manual_seed(1))
     labels = (x[:, 0] > 0).long() + 5 * (x[:, 1] > 1).long()
     assert knn_accuracy(x, labels) == {"knn": votes_by_hand(x, labels, min(20, n - 1))}
+    found = Monitor(x[:, :, None, None], {"encoder": nn.Flatten(), "head": nn.Identity()}, labels=labels).look(0).record
+    assert found["encoder_knn"] == knn_accuracy(x, labels)["knn"] and "head_knn" not in found
 
 
 def test_unlabelled_rows_are_ignored_by_knn():
@@ -155,463 +467,103 @@ def test_fewer_than_two_classes_give_no_knn(labels):
     assert knn_accuracy(torch.randn(10, 3), labels) == {}
 
 
-@pytest.mark.parametrize("transform", [IMAGENET.at(16), Preprocessing(16, 20, interpolation="bicubic", mean=HALF)])
-def test_files_in_memory_are_bit_identical_to_the_validation_transform(tiny, tmp_path, write_images, transform):
-    write_images(tmp_path / "images" / "a", 5, size=(24, 16))
-    write_images(tmp_path / "images" / "b", 4, size=(18, 40))
-    images = open_dataset(tiny(data=str(tmp_path / "images")), "train")
-    kept = in_memory(images, transform, CPU, 0)
-    assert images.images is None and kept.images.images is not None and kept.images.paths is None
-    with contextlib.closing(Loader(images, transform, CPU)) as files:
-        pairs = list(zip(files.evaluate(4), kept.evaluate(4), strict=True))
-    assert len(pairs) == 3
-    assert all(torch.equal(a.views[0], b.views[0]) and torch.equal(a.labels, b.labels) for a, b in pairs)
+def test_compiled_and_parallel_wrappers_are_taken_off():
+    net = network(0.0)
+    plain = of(net).embed()
+    wrapped = {name: torch.compile(nn.DataParallel(part)) for name, part in net.items()}
+    assert same_bits(Monitor(IMAGES, wrapped).embed(), plain)
+    whole = torch.compile(nn.Sequential(net["backbone"], net["projector"]))
+    assert same_bits(Monitor(IMAGES, dict(net.items()), forward=whole).embed(), plain)
 
 
-def monitor_of(config: Any) -> tuple[Monitor, Method]:
-    setup = prepare(config)
-    return Monitor(setup, CPU, Shard()), setup.build_method()
+def test_slow_looks_are_said_once_and_the_first_does_not_count(monkeypatch):
+    """Looks of 2 s after 10 s of training; the clock is read at the start of a step, and at both ends of a look."""
+    clock = iter([at + used for at in range(0, 100, 12) for used in (0, 0, 2)])
+    monkeypatch.setattr("ssltool.diagnosis.monitor.time.perf_counter", lambda: next(clock))
+    monitor = of(network(), every=10)
+    said = [[line for line in monitor.step(step).warnings if "every=" in line] for step in (10, 20, 30, 40)]
+    assert said[0] == said[1] == said[3] == []
+    (line,) = said[2]
+    assert "10%" in line and "every=20 " in line
 
 
-def probe(config: Any) -> list[bytes]:
-    """The sampled images."""
-    pixels = monitor_of(config)[0].loader.images.images
-    assert pixels is not None
-    return [image.numpy().tobytes() for image in pixels]
-
-
-def test_the_sample_depends_on_the_seed_and_is_from_the_training_images(tiny, tmp_path):
-    np.save(tmp_path / "subset.npy", np.arange(100, 400))
-    own = {"idx_path": str(tmp_path / "subset.npy"), "monitor_size": 200}
-    first, again, other = (probe(tiny(seed=seed, **own)) for seed in (1, 1, 2))
-    images = open_dataset(tiny(**own), "train").images
-    assert images is not None
-    assert len(first) == 200 and first == again != other
-    assert set(first) | set(other) <= {image.numpy().tobytes() for image in images}
-
-
-@pytest.mark.parametrize(("images", "asked", "size"), [(8000, None, 1000), (300, None, 256), (100, None, 100)])
-def test_the_default_sample_is_an_eighth_of_the_images_but_at_least_256(tiny, tmp_path, images, asked, size):
-    np.save(tmp_path / "subset.npy", np.arange(images))
-    config = tiny(idx_path=str(tmp_path / "subset.npy"), monitor_size=asked)
-    assert prepare(config).config.monitor_size == len(monitor_of(config)[0].labels) == size
-
-
-@pytest.mark.parametrize(("asked", "size"), [(7, 7), (500, 300)])
-def test_a_given_sample_size_is_used_up_to_all_images(tiny, tmp_path, asked, size):
-    np.save(tmp_path / "subset.npy", np.arange(300))
-    config = tiny(idx_path=str(tmp_path / "subset.npy"), monitor_size=asked)
-    assert len(probe(config)) == size
-
-
-@pytest.mark.parametrize("name", METHODS)
-def test_a_check_does_not_change_the_method_and_measures_the_output_of_embed(name, trained, tmp_path):
-    monitor, method = monitor_of(tiny_config(name, tmp_path / "run", trained, monitor_size=50))
-    method.train()
-    with torch.no_grad():
-        for p in method.parameters():  # residual branches start at zero
-            p += 0.01 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel()))
-    before = {key: tensor.clone() for key, tensor in method.state_dict().items()}
-    modes, drawn = [module.training for module in method.modules()], torch.get_rng_state()
-    values = monitor.check(method, RECORD, [], LONG).values
-    assert same_bits(before, method.state_dict())
-    assert modes == [module.training for module in method.modules()]
-    assert torch.equal(drawn, torch.get_rng_state())
-    layers = {key.partition("_")[0] for key in values} - {"verdict"}
-    assert layers == ({"backbone"} if name == "supervised" else {"backbone", "projector"})
-    method.eval()
-    with torch.no_grad():
-        for layer in layers:
-            batches = monitor.loader.evaluate(50)
-            rows = torch.cat([method.embed(batch.views[0], layer) for batch in batches])
-            exact = measure_exactly(rows, EXACT).metrics
-            ours = {key: values[f"{layer}_{key}"] for key in EXACT if values[f"{layer}_{key}"] is not None}
-            assert ours == pytest.approx({key: exact[key] for key in ours}, rel=1e-3)
-            assert EXACT[:5] == tuple(ours)[:5]
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {},
-        {"options": ("stop_grad=false",)},
-        {"precision": "bf16"},
-        {"method": "supervised", "dim": None, "pred_dim": None},
-    ],
-    ids=["plain", "collapsing", "bf16", "with labels"],
-)
-def test_weights_are_bit_identical_with_and_without_the_monitor(tiny, changes):
-    watched, alone = (
-        Checkpoint.load(pretrain(tiny(f"every {n}", monitor_every=n, **changes)) / "checkpoint.pt") for n in (1, 0)
+def test_nothing_distributed_is_imported_without_a_process_group():
+    code = (
+        "import sys, torch, ssltool; "
+        "ssltool.Monitor(torch.randn(9, 3, 2, 2), {'backbone': torch.nn.Flatten()}).look(0); "
+        "print('ssltool.training.distributed' in sys.modules)"
     )
-    assert same_bits(watched.state_dict, alone.state_dict)
-    assert same_bits(watched.optimizer, alone.optimizer)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
 
 
-TIMING = {"images_per_second", "data_wait", "seconds", "monitor_seconds", "monitor_share"}
-MONITOR_KEYS = {f"{layer}_{name}" for layer in ("backbone", "projector") for name in (*MEASURED, "dead_dimensions")}
-MONITOR_KEYS |= {"backbone_knn", "verdict", "monitor_seconds", "monitor_share"}
-
-
-def untimed(run: Path) -> list[dict[str, Any]]:
-    return [{key: value for key, value in record.items() if key not in TIMING} for record in records(run)]
-
-
-@pytest.mark.parametrize(("every", "monitored_epochs"), [(1, [0, 1, 2, 3, 4]), (2, [1, 3, 4]), (9, [4]), (0, [])])
-def test_every_nth_and_the_last_epoch_have_the_monitors_metrics_in_their_record(tiny, every, monitored_epochs):
-    run = pretrain(tiny(epochs=5, steps_per_epoch=1, monitor_every=every))
-    found = {record["epoch"]: MONITOR_KEYS & record.keys() for record in records(run)}
-    assert found == {epoch: MONITOR_KEYS if epoch in monitored_epochs else set() for epoch in range(5)}
-    for record in records(run):
-        assert record.get("monitor_seconds", 1) > 0 and record.get("monitor_share", 1) > 0
-        assert 0 <= record.get("backbone_knn", 0) <= 1
-        assert 0.5 < record.get("backbone_auc", 1) <= 1
-
-
-def test_the_record_is_strict_json_with_null_for_undefined_metrics(tiny):
-    """A projection of 16 dimensions has too few for alpha."""
-
-    def refuse(constant: str) -> None:
-        pytest.fail(f"{constant} is not JSON")
-
-    run = pretrain(tiny(steps_per_epoch=1))
-    for line in (run / "metrics.jsonl").read_text().splitlines():
-        record = json.loads(line, parse_constant=refuse)
-        assert record["projector_alpha"] is None
-        assert math.isfinite(record["backbone_alpha"])
-
-
-def test_images_without_labels_have_no_knn(tiny, tmp_path, write_images):
-    write_images(tmp_path / "images", 40)
-    run = pretrain(tiny(data=str(tmp_path / "images"), steps_per_epoch=1))
-    assert [MONITOR_KEYS - record.keys() for record in records(run)] == [{"backbone_knn"}] * 2
-
-
-@pytest.mark.parametrize("done", [2, 3], ids=["at the end of an epoch", "in mid-epoch"])
-def test_a_resumed_run_has_the_records_of_an_uninterrupted_run(tiny, interrupt_at, done):
-    whole = pretrain(tiny("whole"))
-    config = tiny()
-    interrupt_at(done)
-    with pytest.raises(Interrupted):
-        pretrain(config)
-    run = pretrain(dataclasses.replace(config, resume="auto"))
-    assert untimed(run) == untimed(whole)
-    assert same_run(run, whole)
-
-
-def test_the_share_of_an_interrupted_epoch_is_that_of_the_whole_epoch(tiny, interrupt_at, monkeypatch):
-    """What is trained after the interruption takes as long per step as the rest."""
-    told = []
-    check = Monitor.check
-
-    def spy(self: Monitor, method: Method, record: Any, history: Any, epoch_seconds: float) -> Any:
-        told.append(epoch_seconds)
-        return check(self, method, record, history, epoch_seconds)
-
-    config = tiny(epochs=1, steps_per_epoch=6)
-    interrupt_at(3)
-    with pytest.raises(Interrupted):
-        pretrain(config)
-    monkeypatch.setattr(Monitor, "check", spy)
-    (record,) = records(pretrain(dataclasses.replace(config, resume="auto")))
-    assert told == [pytest.approx(3 * record["seconds"], abs=0.02)]
-
-
-def flatten(method: Method) -> Method:
-    """Makes all outputs constant."""
-    with torch.no_grad():
-        for p in method.parameters():
-            p.zero_()
-    return method
-
-
-def test_constant_outputs_are_a_complete_collapse(tiny):
-    monitor, method = monitor_of(tiny())
-    found = monitor.check(flatten(method), RECORD, [], LONG)
-    assert found.values["verdict"] == "complete"
-    assert found.values["backbone_auc"] == found.values["projector_auc"] == 1.0
-    (warning,) = found.warnings
-    assert "complete collapse: " in warning
-
-
-@pytest.mark.parametrize("states", [("healthy", "partial"), ("partial", "healthy"), ("partial", "complete")])
-def test_the_verdict_is_that_of_the_worst_layer(tiny, monkeypatch, states):
-    by_width = dict(zip((64, 16), states, strict=True))
-    monkeypatch.setattr(
-        ssltool.diagnosis.monitor, "judge", lambda metrics, *, d, **_: Verdict(by_width[d], by_width[d], [])
-    )
-    monitor, method = monitor_of(tiny())
-    found = monitor.check(method, RECORD, [], LONG)
-    worse = "complete" if "complete" in states else "partial"
-    assert found.values["verdict"] == worse
-    (warning,) = found.warnings
-    assert warning.startswith(f"the {('backbone', 'projector')[states.index(worse)]} shows {worse}. ")
-
-
-def warnings_after(tiny: Any, *verdicts: str | None, **changes: Any) -> list[str]:
-    """What is said of a collapsed network after epochs with these verdicts; None were not looked at."""
-    history = [{"epoch": i} | ({"verdict": v} if v else {}) for i, v in enumerate(verdicts)]
-    monitor, method = monitor_of(tiny(epochs=9, **changes))
-    return monitor.check(flatten(method), RECORD | {"epoch": len(history)}, history, LONG).warnings
-
-
-@pytest.mark.parametrize("before", [(), ("healthy",), ("partial",), ("complete", "healthy"), ("partial", None)])
-def test_a_worse_verdict_gives_a_warning(tiny, before):
-    (warning,) = warnings_after(tiny, *before)
-    assert "complete collapse" in warning and "Probable cause: " in warning
-
-
-@pytest.mark.parametrize("before", [("complete",), ("healthy", "complete"), ("complete", None)])
-def test_an_unchanged_verdict_gives_no_warning(tiny, before):
-    assert warnings_after(tiny, *before) == []
-
-
-def cause(tiny: Any, record: dict[str, Any] | None = None, **changes: Any) -> str:
-    monitor, method = monitor_of(tiny(epochs=4, **changes))
-    (warning,) = monitor.check(flatten(method), RECORD | (record or {}), [], LONG).warnings
-    return warning.partition("Probable cause: ")[2]
-
-
-def test_settings_of_the_method_are_reported_as_cause(tiny):
-    assert cause(tiny, options=("stop_grad=false",)).endswith("(stop_grad=false)")
-
-
-def test_the_loss_of_a_constant_output_is_reported_as_cause(tiny):
-    assert cause(tiny, {"loss": -0.999}).startswith("the loss of -0.999 ")
-
-
-def test_small_batches_with_batch_norm_are_reported_as_cause(tiny):
-    text = cause(tiny, batch_size=8)
-    assert "batch norm" in text and "--batch-size" in text
-
-
-def test_a_decayed_predictor_learning_rate_is_reported_as_cause(tiny):
-    said = cause(tiny, {"epoch": 1, "lr": 0.25})
-    assert "25%" in said and "--fix-pred-lr" in said
-
-
-@pytest.mark.parametrize(
-    ("changes", "record"),
-    [
-        ({}, {}),
-        ({"fix_pred_lr": True}, {"epoch": 1, "lr": 0.25}),
-        ({"warmup_epochs": 2}, {"epoch": 1, "lr": 0.25}),
-        ({"options": ("predictor=fixed",)}, {"epoch": 1, "lr": 0.25}),
-    ],
-    ids=["at first", "fixed", "in the warm-up", "it does not learn"],
-)
-def test_a_predictor_learning_rate_that_has_not_decayed_is_not_a_cause(tiny, changes, record):
-    assert "learning rate" not in cause(tiny, record, **changes)
-
-
-def test_an_unknown_cause_is_reported_as_unknown(tiny):
-    assert cause(tiny).startswith("unknown; try a lower --lr")
-
-
-@pytest.fixture
-def dying(tiny, monkeypatch):
-    """Warnings for a backbone with ``dead`` of 64 dimensions dead, after checks that found ``before``."""
-
-    def warnings(dead: int, *before: int, verdict: str = "healthy") -> list[str]:
-        monkeypatch.setattr(ssltool.diagnosis.monitor, "judge", lambda metrics, **_: Verdict(verdict, verdict, []))
-        monitor, method = monitor_of(tiny(epochs=99))
-        alive = torch.arange(64) >= dead
-        method.backbone.register_forward_hook(lambda module, given, made: torch.randn(made.shape) * alive)
-        history = [{"epoch": i, "verdict": "healthy", "backbone_dead_dimensions": n} for i, n in enumerate(before)]
-        return monitor.check(method, RECORD | {"epoch": len(history)}, history, LONG).warnings
-
-    return warnings
-
-
-@pytest.mark.parametrize(
-    ("dead", "before", "said"),
-    [
-        (30, [10], True),
-        (30, [10, 14], True),
-        (30, [10, 20], False),
-        (30, [30, 30], False),
-        (30, [], False),
-        (30, [31], False),
-    ],
-    ids=["thrice", "twice as many", "not yet twice", "as many", "first check", "fewer"],
-)
-def test_dead_dimensions_give_a_warning_each_time_their_number_doubles(dying, dead, before, said):
-    first = f"initially {before[0]}" if before else ""
-    wanted = [f"dead dimensions of the backbone: {dead} of 64, {first}"] if said else []
-    assert dying(dead, *before) == wanted
-
-
-def test_an_increase_of_dead_dimensions_is_reported_as_cause(dying):
-    (warning,) = dying(30, 20, verdict="complete")
-    assert warning.endswith("dead dimensions of the backbone: 30 of 64, initially 20")
-
-
-def test_non_finite_outputs_have_no_verdict_and_give_a_warning(tiny):
-    monitor, method = monitor_of(tiny())
-    method.projector.register_forward_hook(lambda module, given, made: made * math.inf)
-    found = monitor.check(method, RECORD, [], LONG)
-    assert found.values["verdict"] is None is found.values["projector_auc"]
-    assert found.values["backbone_auc"] is not None
-    assert found.warnings[0] == "the output of the projector is not finite"
-    assert not has_collapsed(found.values, "partial")
-    assert summary(found.values) == "; no verdict: outputs are not finite"
-
-
-def test_a_slow_monitor_gives_a_single_warning_with_cheaper_settings(tiny, monkeypatch):
-    """Two seconds per ten seconds of training are four times the limit."""
-    clock = iter(range(0, 100, 2))
-    monkeypatch.setattr(ssltool.diagnosis.monitor.time, "perf_counter", lambda: next(clock))
-    monitor, method = monitor_of(tiny(epochs=9, monitor_size=64))
-    history = [{"verdict": "complete"}]
-    results = [monitor.check(flatten(method), RECORD | {"epoch": epoch}, history, 10.0) for epoch in range(3)]
-    assert [result.timing for result in results] == [{"monitor_seconds": 2, "monitor_share": 0.2}] * 3
-    (warning,) = results[0].warnings
-    assert all(text in warning for text in ("20%", "--monitor-every 4 ", "--monitor-size 16 ", "5%"))
-    assert [result.warnings for result in results[1:]] == [[], []]
-
-
-def test_the_share_of_the_monitor_includes_epochs_without_a_check(tiny, monkeypatch):
-    clock = iter(range(0, 100, 2))
-    monkeypatch.setattr(ssltool.diagnosis.monitor.time, "perf_counter", lambda: next(clock))
-    monitor, method = monitor_of(tiny(epochs=9, monitor_every=4))
-    history = [{"verdict": "complete"}]
-    results = [monitor.check(flatten(method), RECORD | {"epoch": epoch}, history, 10.0) for epoch in range(4)]
-    assert [result.warnings for result in results] == [[]] * 4
-    assert [result.timing for result in results] == [{}, {}, {}, {"monitor_seconds": 2, "monitor_share": 0.2}]
-
-
-def test_the_line_of_an_epoch_shows_the_summary(ssltool, tmp_path):
-    ran = ssltool("pretrain", *TINY, "--epochs", 2, "--steps-per-epoch", 2, "-b", 16, "-o", tmp_path / "run")
-    for record in records(tmp_path / "run"):
-        (line,) = (line for line in ran.err.splitlines() if line.startswith(f"epoch {record['epoch'] + 1}/2: loss"))
-        assert line.endswith(summary(record))
-        for text in (f"AUC {record['backbone_auc']:.3f}", f"kNN {record['backbone_knn']:.1%}", record["verdict"]):
-            assert text in line
-
-
-@pytest.mark.parametrize(
-    ("verdict", "limit", "has"),
-    [
-        ("healthy", "partial", False),
-        ("partial", "partial", True),
-        ("partial", "complete", False),
-        ("complete", "partial", True),
-        ("complete", "complete", True),
-        ("complete", None, False),
-        (None, "partial", False),
-    ],
-)
-def test_has_collapsed_compares_severities(verdict, limit, has):
-    assert has_collapsed({"verdict": verdict}, limit) is has
-
-
-@pytest.fixture
-def collapses(monkeypatch):
-    """Lets a run collapse in part at one epoch, counted from 0, and heal after it: ``collapses(1)``."""
-
-    def arm(epoch: int) -> None:
-        check = Monitor.check
-
-        def looking(self: Monitor, method: Method, record: Any, history: Any, seconds: float) -> Any:
-            found = check(self, method, record, history, seconds)
-            verdict = "partial" if record["epoch"] == epoch else "healthy"
-            return dataclasses.replace(found, values=found.values | {"verdict": verdict}, warnings=[])
-
-        monkeypatch.setattr(Monitor, "check", looking)
-
-    return arm
-
-
-def test_a_collapsed_run_stops_saved_and_can_be_resumed(tiny, collapses, ssltool, tmp_path):
-    collapses(1)
-    whole = pretrain(tiny("whole", epochs=4))
-    schedule = ["--epochs", 4, "--steps-per-epoch", 3, "-b", 16, "--monitor-size", 64, "--device", "cpu"]
-    ran = ssltool("pretrain", *TINY, *schedule, "--stop-on", "partial", "-o", tmp_path / "run")
-    run = tmp_path / "run"
-    assert (ran.code, ran.out) == (3, f"{run}\n")
-    assert ran.err.splitlines()[-1] == (
-        f"stopped after epoch 2: partial collapse, and --stop-on partial; saved {run / 'checkpoint.pt'}"
-    )
-    kept = [Checkpoint.load(run / name) for name in ("checkpoint.pt", "checkpoint_0001.pt")]
-    assert [(checkpoint.epoch, checkpoint.step) for checkpoint in kept] == [(2, 6)] * 2
-    assert [record["epoch"] for record in records(run)] == [0, 1]
-    ran = ssltool("pretrain", *TINY, *schedule, "--resume", "auto", "-o", run)
-    assert (ran.code, ran.out) == (0, f"{run}\n")
-    assert same_run(run, whole)
-    assert untimed(run) == untimed(whole)
-
-
-def test_a_run_continues_after_a_less_severe_collapse(tiny, collapses):
-    collapses(1)
-    assert Checkpoint.load(pretrain(tiny(epochs=3, stop_on="complete")) / "checkpoint.pt").epoch == 3
-
-
-def test_collapse_in_the_last_epoch_stops_the_run_too(tiny, collapses, tmp_path):
-    collapses(1)
-    with pytest.raises(Collapsed) as stop:
-        pretrain(tiny(stop_on="partial"))
-    assert stop.value.folder == tmp_path / "run"
-    assert Checkpoint.load(tmp_path / "run" / "checkpoint.pt").epoch == 2
-
-
-PROGRAM = '''
-"""What each of two ranks finds of an untrained network, and of a run that stops because one rank judges so."""
+RANKS = '''
+"""What each of two ranks finds; started without torchrun, as by another program."""
 
 import json
 import sys
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel as DDP
 
-import ssltool.diagnosis.monitor
-from ssltool.diagnosis.verdict import Verdict
-from ssltool.config import PretrainConfig
-from ssltool.stages.pretrain.pretrain import Pretraining
-from ssltool.training import distributed
+from ssltool import Monitor
 
+rank, out = int(sys.argv[1]), Path(sys.argv[2])
 torch.set_num_threads(1)
-out, cpu = Path(sys.argv[1]), torch.device("cpu")
-settings = json.loads((out / "settings.json").read_text())
-with distributed.process_group(cpu, "auto") as shard:
-    run = Pretraining(PretrainConfig(**settings), cpu, shard)
-    monitor = ssltool.diagnosis.monitor.Monitor(run.setup, cpu, shard)
-    record = {"epoch": 0, "loss": 0.0, "lr": 1.0, "fixed_lr": 1.0}
-    found = monitor.check(run.state.method, record, [], 1e9)
-    measured = ssltool.diagnosis.monitor.measure
-
-    def other_numbers(x, bound):
-        return {name: value + shard.rank for name, value in measured(x, bound).items()}
-
-    ssltool.diagnosis.monitor.measure = other_numbers  # as if rounding differed
-    agreed = monitor.check(run.state.method, record, [], 1e9)
-    ssltool.diagnosis.monitor.judge = lambda metrics, **_: Verdict("complete", "complete collapse", [])
-    run.train()
-    ended = {"collapsed": run.collapsed, "epochs": run.state.epoch}
-(out / f"rank{shard.rank}.json").write_text(
-    json.dumps({"images": len(monitor.loader.images), "values": found.values, "agreed": agreed.values} | ended)
-)
+dist.init_process_group("gloo", init_method=f"file://{out / 'meet'}", rank=rank, world_size=2)
+images = torch.load(out / "images.pt", weights_only=True)
+torch.manual_seed(0)
+backbone = nn.Sequential(nn.Conv2d(3, 12, 3), nn.BatchNorm2d(12), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+ddp = DDP(backbone)
+backbone[1].running_mean += rank  # buffers that an exchange would make equal
+before = backbone[1].running_mean.clone()
+found = {}
+labels = torch.arange(41) % 2
+if rank == 1:
+    backbone[1].running_mean -= 1
+    same = backbone[1].running_mean.clone()
+    assert torch.equal(same + 1, before)
+first = Monitor(images, {"backbone": ddp}, out=out / "run", labels=labels, every=2)
+found["shared"] = first.look(0, loss=float(rank)).record
+through = Monitor(images, {"backbone": backbone}, forward=lambda x: ddp(x), labels=labels)
+found["forward"] = through.look(0, loss=float(rank)).record
+own = images[rank * 20 : rank * 20 + 20 + rank]  # 20 images and 21
+monitor = Monitor([(own, labels[rank * 20 : rank * 20 + 20 + rank])], {"backbone": backbone}, size=60)
+found["own"] = monitor.look(0, loss=float(rank)).record
+backbone[1].running_mean += rank
+here = backbone[1].running_mean.clone()
+through.look(1)
+assert torch.equal(here, backbone[1].running_mean)  # not exchanged
+(out / f"rank{rank}.json").write_text(json.dumps(found))
+dist.destroy_process_group()
 '''
 
 
-def test_two_ranks_split_the_images_agree_with_one_process_and_stop_together(tiny, tmp_path):
-    """101 images are not divisible by two."""
-    config = tiny(monitor_size=101, epochs=3, steps_per_epoch=1, stop_on="partial")
-    (tmp_path / "program.py").write_text(PROGRAM)
-    (tmp_path / "settings.json").write_text(json.dumps(dataclasses.asdict(config)))
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+def test_two_ranks_share_the_images_and_find_what_one_process_finds(tmp_path):
+    """41 images are not divisible by two. Each rank gives its share, or the images that only it has."""
+    images = torch.randn(41, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    torch.save(images, tmp_path / "images.pt")
+    (tmp_path / "program.py").write_text(RANKS)
+    command = [sys.executable, str(tmp_path / "program.py")]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    command = [*launcher, str(tmp_path / "program.py"), str(tmp_path)]
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
-    assert ran.returncode == 0, ran.stderr
-    ranks = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(2)]
-    monitor, method = monitor_of(config)
-    alone = monitor.check(method, RECORD, [], LONG).values
-    for found in ranks:
-        assert found["images"] == 51
-        assert (found["collapsed"], found["epochs"]) == (True, 1)
-        assert found["agreed"] == ranks[0]["values"]
-        assert found["values"].keys() == alone.keys()
-        for name, value in alone.items():
-            number = isinstance(value, (int, float))
-            assert found["values"][name] == (pytest.approx(value, rel=1e-3) if number else value)
-    assert ran.stderr.count("stopped after epoch 1") == 1
+    ranks = [
+        subprocess.Popen([*command, str(rank), str(tmp_path)], env=environment, stderr=subprocess.PIPE, text=True)
+        for rank in range(2)
+    ]
+    for process in ranks:
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors
+    found = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(2)]
+    torch.manual_seed(0)
+    backbone = nn.Sequential(nn.Conv2d(3, 12, 3), nn.BatchNorm2d(12), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    alone = Monitor(images, {"backbone": backbone}, labels=torch.arange(41) % 2).look(0, loss=0.5).record
+    for key in ("shared", "forward", "own"):
+        first, second = ({k: v for k, v in one[key].items() if k != "monitor_seconds"} for one in found)
+        assert first == second
+        for name, value in first.items():
+            number = isinstance(value, float)
+            assert value == (pytest.approx(alone[name], rel=1e-4) if number else alone[name]), (key, name)
+    assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 1

@@ -7,7 +7,7 @@ import pytest
 
 from ssltool.viz import curves
 from ssltool.viz import plot_auc as plot_auc_module
-from ssltool.viz.curves import LOSS, MONITORED, curves_of, draw_curve, has_projector, plot_curves
+from ssltool.viz.curves import LOSS, MONITORED, curves_of, draw_curve, plot_curves, shown_layers
 from ssltool.viz.plot_auc import Point, plot_auc
 from ssltool.viz.style import COLOURS, MARKERS, figure_style
 
@@ -92,7 +92,7 @@ def test_every_panel_has_a_title_and_axis_labels(axis):
 
 def test_the_legend_names_the_runs_the_layers_and_the_value_of_complete_collapse(drawn):
     without = [{k: v for k, v in monitored(0).items() if not k.startswith("projector")}]
-    assert not has_projector(curves_of([without]), [without])
+    assert not shown_layers(curves_of([without]), [without])
     figure = drawn(plot_curves, {"a": [monitored(0)], "b": without})
     assert [text.get_text() for text in figure.legends[0].get_texts()] == [
         "a",

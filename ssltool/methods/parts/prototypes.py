@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssltool.methods.base import is_close
+from ssltool.diagnosis.alarms import is_close
 from ssltool.training.precision import without_autocast
 
 

@@ -22,12 +22,12 @@ from ssltool.data.found import announce
 from ssltool.data.images import open_dataset
 from ssltool.data.loader import Batch, Loader, Shard, WorkerKilled, killed_workers
 from ssltool.diagnosis.metrics.of_rows import feature_std_tensor
-from ssltool.diagnosis.monitor import Monitor, MonitorResult, has_collapsed, summary
 from ssltool.errors import Collapsed, SSLToolError, UsageError, counted
 from ssltool.methods.base import EpochImages, Now, Output
 from ssltool.runs.folder import RunFolder
 from ssltool.runs.resume import find_start, pretrain_folder
 from ssltool.settings import Record
+from ssltool.stages.pretrain.epoch_monitor import EpochMonitor, MonitorResult, has_collapsed, summary
 from ssltool.stages.pretrain.prepare import prepare
 from ssltool.training import distributed
 from ssltool.training.device import autocast, pick_device, worker_count
@@ -109,7 +109,7 @@ class Pretraining(TrainingLoop[TrainState, Batch]):
             start = find_start(config, self.saved, self.folder)
             check_loggers(config)
         self.device, self.shard = device, shard
-        self.monitor: Monitor | None = None
+        self.monitor: EpochMonitor | None = None
         self.monitored, self.epoch_time = MonitorResult(), _EpochTime()
         self.collapsed = False
         super().__init__(
@@ -147,7 +147,7 @@ class Pretraining(TrainingLoop[TrainState, Batch]):
         self._announce()
         if c.monitor_every and state.epoch < self.epochs:
             with distributed.raise_on_all_ranks():
-                self.monitor = Monitor(self.setup, self.device, self.shard)
+                self.monitor = EpochMonitor(self.setup, self.device, self.shard)
         with StopRequest() as stop, contextlib.closing(self.loader), contextlib.closing(self.support or self.loader):
             try:
                 with killed_workers():

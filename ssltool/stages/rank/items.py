@@ -11,7 +11,6 @@ from typing import Any
 
 from ssltool.checkpoints.checkpoint import Checkpoint
 from ssltool.checkpoints.saved_run import stage_of
-from ssltool.config import LAYERS
 from ssltool.diagnosis.measure import measure
 from ssltool.diagnosis.metrics import METRICS
 from ssltool.diagnosis.row_blocks import Rows
@@ -19,6 +18,7 @@ from ssltool.errors import SSLToolError
 from ssltool.files.reading import file_hash, require
 from ssltool.reprs.readers import read_entries
 from ssltool.reprs.representations import Representations
+from ssltool.runs import monitor_folder
 from ssltool.runs.display_names import display_names
 from ssltool.runs.folder import RunFolder
 from ssltool.settings import Settings
@@ -26,7 +26,7 @@ from ssltool.settings import Settings
 
 @dataclass
 class RankedItem:
-    """A run at one epoch, a kept checkpoint, or a file of representations.
+    """A run at one epoch, a monitored training at one step, a kept checkpoint, or a file of representations.
 
     Attributes:
         path: the run folder or file.
@@ -69,8 +69,8 @@ class RankedItem:
 
 
 def split_items(items: Sequence[str], *, checkpoints: bool) -> tuple[list[str], list[str], list[str]]:
-    """Splits ``items`` into run folders of pretrain, files, and run folders of lincls. Run folders of finetune and
-    scan, whose settings have ``stage``, are ignored.
+    """Splits ``items`` into run folders of pretrain and folders of monitors, files, and run folders of lincls. Run
+    folders of finetune and scan, whose settings have ``stage``, are ignored.
 
     Raises:
         SSLToolError: for a path that does not exist or is given twice, if there is nothing to rank, or if
@@ -86,7 +86,7 @@ def split_items(items: Sequence[str], *, checkpoints: bool) -> tuple[list[str], 
     settings = {path: RunFolder(path).read_config() for path in paths if path.is_dir()}
     stages = {path: stage_of(config) for path, config in settings.items()}
     probes = [path for path, stage in stages.items() if stage == "lincls"]
-    folders = [path for path, stage in stages.items() if stage == "pretrain"]
+    folders = [path for path, stage in stages.items() if stage in ("pretrain", monitor_folder.STAGE)]
     files = [path for path in paths if not path.is_dir()]
     if not folders and not files:
         raise SSLToolError("name at least one run folder of pretrain or file of representations to rank")
@@ -106,7 +106,10 @@ def read_run_folder(path: str, *, checkpoints: bool) -> tuple[list[RankedItem], 
             was kept.
     """
     folder = RunFolder(Path(path))
-    settings, records = folder.read_config(), folder.read_metrics()
+    settings = folder.read_config()
+    if stage_of(settings) == monitor_folder.STAGE:
+        return _read_monitored(path, checkpoints=checkpoints), []
+    records = folder.read_metrics()
     monitored = {record["epoch"]: record for record in records if recorded_metrics(record)}
     if not monitored:
         raise SSLToolError(
@@ -139,10 +142,30 @@ def read_run_folder(path: str, *, checkpoints: bool) -> tuple[list[RankedItem], 
     ], notes
 
 
+def _read_monitored(path: str, *, checkpoints: bool) -> list[RankedItem]:
+    """The training that a monitor watched, at its last look."""
+    folder = monitor_folder.MonitorFolder(Path(path))
+    if checkpoints:
+        raise SSLToolError(f"{path} is the folder of a monitor, without checkpoints; leave --checkpoints or it out")
+    looks = [record for record in folder.records if recorded_metrics(record)]
+    if not looks:
+        raise SSLToolError(f"{path} has no look of a monitor; the first is at step 0 of the training")
+    last, first_layer = looks[-1], folder.settings["layers"][0]
+    return [
+        RankedItem(
+            path,
+            folder.settings | last,
+            recorded_metrics(last),
+            verdict=last.get("verdict"),
+            accuracy=last.get(f"{first_layer}_knn"),
+        )
+    ]
+
+
 def recorded_metrics(record: Mapping[str, Any]) -> dict[str, float]:
     """The metrics that the monitor recorded in an epoch, by layer and name."""
-    keys = (f"{layer}_{metric}" for layer in LAYERS for metric in METRICS)
-    return {key: _nan_if_none(record[key]) for key in keys if key in record}
+    ends = tuple(f"_{metric}" for metric in METRICS)
+    return {key: _nan_if_none(value) for key, value in record.items() if key.endswith(ends)}
 
 
 def measure_file(

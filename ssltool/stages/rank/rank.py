@@ -228,6 +228,7 @@ def _table(
             "rank": int(ranks[i]) if math.isfinite(distance[i]) else None,
             "run": rows[i].display_name,
             **{key: rows[i].origin.get(key) for key in ("epoch", "method", "arch", "strategy")},
+            **({"step": rows[i].origin.get("step")} if any("epoch" not in row.origin for row in rows) else {}),
             by: values[i],
             "verdict": rows[i].verdict,
             "accuracy": rows[i].accuracy,

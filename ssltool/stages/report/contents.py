@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from torch import Tensor
 
-from ssltool.diagnosis.measure import Measured
 from ssltool.diagnosis.verdict import Verdict
 from ssltool.settings import Record, Settings
 from ssltool.viz.data_schedule import Schedule
@@ -16,10 +16,14 @@ from ssltool.viz.pictures import EmbeddingMap, Views
 
 @dataclass(frozen=True)
 class Layer:
-    """Measurement of the outputs of a layer (``backbone`` or ``projector``), and their verdict."""
+    """The outputs of a layer of width ``d``: ``metrics``, the singular values ``s`` of the directions that the layer
+    can have, ``notes`` on what may mislead, and ``verdict``."""
 
     name: str
-    measured: Measured
+    metrics: dict[str, float]
+    s: Tensor
+    d: int
+    notes: list[str]
     verdict: Verdict
 
 
@@ -39,28 +43,27 @@ class Neighbours:
     Attributes:
         queries: the images.
         nearest: the neighbours of each query, nearest first.
-        k: the maximum number of neighbours that vote.
-        accuracy: leave-one-out kNN accuracy of the labelled images of the sample, None without labels.
     """
 
     queries: list[LabelledImage]
     nearest: list[list[LabelledImage]]
-    k: int
-    accuracy: float | None
 
 
 @dataclass(frozen=True)
 class ReportedRun:
-    """A run in a report.
+    """A run in a report. The folder of a monitor has no checkpoint and no images, so the parts that need them are None.
 
     Attributes:
         name: its display name.
+        title: what it is, in one line.
         settings: its resolved settings.
         records: the records of its epochs.
         origin: the checkpoint and the versions of software.
-        images: a description of its training images.
+        measured_on: on what it was trained or measured, a sentence without its full stop.
         found: what was found in the folder of the images.
         sampled: the number of images that were measured.
+        loss: the loss of the measured epoch or look.
+        accuracy: leave-one-out kNN accuracy of the labelled images of the sample, None without labels.
         layers: the results of each layer.
         neighbours: the nearest neighbours of some images.
         map: the map of the representations.
@@ -69,17 +72,32 @@ class ReportedRun:
     """
 
     name: str
+    title: str
     settings: Settings
     records: Sequence[Record]
     origin: Record
-    images: str
-    found: Record
+    measured_on: str
+    found: Record | None
     sampled: int
     layers: list[Layer]
-    neighbours: Neighbours
-    map: EmbeddingMap
-    views: Views
-    schedule: Schedule
+    loss: float | None
+    accuracy: float | None
+    neighbours: Neighbours | None = None
+    map: EmbeddingMap | None = None
+    views: Views | None = None
+    schedule: Schedule | None = None
+
+    @property
+    def trained_images(self) -> int | None:
+        """The number of training images, None if it is not known."""
+        return None if self.found is None else int(self.settings["n_images"])
+
+    @property
+    def monitored_images(self) -> int | None:
+        """The number of images that the monitor measured, None without a monitor."""
+        if self.found is None:
+            return self.sampled
+        return int(self.settings["monitor_size"]) if self.settings.get("monitor_every") else None
 
     def layer(self, name: str) -> Layer | None:
         """The layer ``name``, or None if the method does not have it."""

@@ -49,6 +49,11 @@ def lead(text: str) -> str:
     return element("p", escape_xml(text), class_="lead")
 
 
+def sizes(numbers: Iterable[int]) -> str:
+    """The different ``numbers`` in order, such as ``512 or 1,000``."""
+    return " or ".join(f"{number:,}" for number in sorted(set(numbers)))
+
+
 def panel(draw: Callable[[Axes], None], prefix: str, alt: str, size: tuple[float, float] = (4.0, 2.9)) -> str:
     """A chart with one axis, plotted by ``draw``, as SVG of ``size`` inches; ``prefix`` must be unique in the page."""
     with figure_style():

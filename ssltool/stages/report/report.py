@@ -19,11 +19,10 @@ from ssltool.data.found import record_of
 from ssltool.data.images import ImageSet
 from ssltool.data.loader import killed_workers
 from ssltool.diagnosis.measure import measure
-from ssltool.diagnosis.metrics import MAIN
-from ssltool.diagnosis.monitor import KNN_NEIGHBOURS, knn_accuracy
+from ssltool.diagnosis.monitor import KNN_NEIGHBOURS, MEASURED, knn_accuracy
 from ssltool.diagnosis.row_blocks import Rows
-from ssltool.diagnosis.verdict import NEEDED, judge_measured
-from ssltool.errors import SSLToolError
+from ssltool.diagnosis.verdict import judge_measured
+from ssltool.errors import SSLToolError, counted
 from ssltool.files.text import escape_xml
 from ssltool.files.torch_files import load_dict
 from ssltool.files.writing import write_atomically
@@ -34,9 +33,11 @@ from ssltool.runs.data_preview import pixels, schedule_of, views_of
 from ssltool.runs.history import FinishedRun, read_runs, restore_setup
 from ssltool.settings import Record
 from ssltool.stages.report.contents import LabelledImage, Layer, Neighbours, ReportedRun
-from ssltool.stages.report.html import element, page
-from ssltool.stages.report.sections import SECTIONS
+from ssltool.stages.report.html import element, page, sizes
+from ssltool.stages.report.monitored import read_monitored
+from ssltool.stages.report.sections import SECTIONS, Section
 from ssltool.training.device import pick_device
+from ssltool.training.progress import info
 from ssltool.training.setup import TrainingSetup
 from ssltool.viz.pictures import EmbeddingMap
 
@@ -52,7 +53,8 @@ def run(config: ReportConfig) -> Record:
 
     Returns:
         {"report", "bytes", "runs": [{"run", "name", "checkpoint", "epoch", "images", "verdict", "layers": {layer:
-        {"verdict", "line", "why", "notes", "metrics"}}, "knn", "k"}, ...]}.
+        {"verdict", "line", "why", "notes", "metrics"}}, "knn", "k"}, ...]}. For the folder of a monitor, "checkpoint"
+        and "epoch" are None.
 
     Raises:
         SSLToolError: for a folder without a run, missing images, weights that do not match the network, a map that
@@ -63,10 +65,18 @@ def run(config: ReportConfig) -> Record:
         _tsne()
     device = pick_device(config)
     runs = read_runs(config.runs)
+    if config.data is not None and all(run.run is None for run in runs):
+        raise SSLToolError("--data does nothing for the folders of monitors, which have no images; leave it out")
     # --data applies to runs with image folders; if there are none, restore_setup refuses it.
-    no_folders = all(run.saved.settings["data"] is None for run in runs)
-    data = [config.data if no_folders or run.saved.settings["data"] is not None else None for run in runs]
-    reported = [measure_run(run, config, device, folder) for run, folder in zip(runs, data, strict=True)]
+    no_folders = all(run.settings.get("data") is None for run in runs)
+    data = [config.data if no_folders or run.settings.get("data") is not None else None for run in runs]
+    reported = [
+        read_monitored(run) if run.run is None else measure_run(run, config, device, folder)
+        for run, folder in zip(runs, data, strict=True)
+    ]
+    for one in reported:
+        if missing := left_out(one):
+            info(f"note: {one.name}: {missing}")
     text = make_page(reported, config.title).encode("utf-8", errors="replace")
     write_atomically(config.out, lambda stream: stream.write(text))
     return {
@@ -89,18 +99,21 @@ def measure_run(run: FinishedRun, config: ReportConfig, device: torch.device, da
         raise SSLToolError(f"{file} is a checkpoint of {network.run.program}, not of pretrain; copy it again")
     rows = np.sort(np.random.RandomState(config.seed).permutation(len(setup.images))[: config.size])
     images = setup.images.select(rows)
-    layers = _monitored_layers(network, device)
+    layers = network.method.measured_layers
     reprs = {name: _represent(network, images, name, config, device) for name in layers}
-    backbone = reprs["backbone"]
+    backbone, origin = reprs["backbone"], _origin(network, config, file, device)
     return ReportedRun(
         name=run.name,
-        settings=run.saved.settings,
+        title=_title(run, origin["epoch"]),
+        settings=run.settings,
         records=run.records,
-        origin=_origin(network, config, file, device),
-        images=setup.images.describe(),
+        origin=origin,
+        measured_on=f"Trained on {setup.images.describe()}",
         found=record_of(setup.images),
         sampled=len(images),
         layers=[_layer(of_layer, run) for of_layer in reprs.values()],
+        loss=next((record.get("loss") for record in run.records if record["epoch"] == origin["epoch"] - 1), None),
+        accuracy=knn_accuracy(backbone.representations, backbone.targets).get("knn"),
         neighbours=_neighbours(backbone, setup, rows, config),
         map=_map(backbone, config),
         views=views_of(setup, network.method, config.rows, workers=config.workers),
@@ -108,20 +121,28 @@ def measure_run(run: FinishedRun, config: ReportConfig, device: torch.device, da
     )
 
 
+def _title(run: FinishedRun, epochs: int) -> str:
+    c = run.settings
+    done = counted(epochs, "epoch") if epochs == c["epochs"] else f"{epochs} of {counted(c['epochs'], 'epoch')}"
+    return f"{c['method']} · {c['arch']} · {c['strategy']} · {c['n_images']:,} images · {done}"
+
+
+def left_out(one: ReportedRun) -> str:
+    """What a report cannot show of a run, empty if it shows all."""
+    titles = [section.title.lower() for section in SECTIONS.values() if not has(one, section)]
+    return f"a monitor keeps no checkpoint and no images; left out: {', '.join(titles)}" if titles else ""
+
+
+def has(one: ReportedRun, section: Section) -> bool:
+    """Whether a run has what a section shows."""
+    return not section.needs or getattr(one, section.needs) is not None
+
+
 def _represent(
     network: Pretrained, images: ImageSet, layer: str, config: ReportConfig, device: torch.device
 ) -> Representations:
     settings = SaveReprsConfig(layer=layer, workers=config.workers)
     return extract_all(network, images, settings, device)
-
-
-def _monitored_layers(network: Pretrained, device: torch.device) -> list[str]:
-    """The monitored layers that the method has."""
-    names = network.method.monitored_layers
-    batch = torch.zeros(2, 3, network.image_size, network.image_size, device=device)
-    with torch.inference_mode():
-        outputs = network.method.outputs(batch, names[-1])
-    return [name for name in names if name in outputs]
 
 
 def _layer(reprs: Representations, run: FinishedRun) -> Layer:
@@ -132,8 +153,9 @@ def _layer(reprs: Representations, run: FinishedRun) -> Layer:
             f"{run.path}: the outputs of the {name} have NaN or infinite values for {nonfinite} of {len(x)} images, "
             "because the run diverged; choose an earlier --checkpoint"
         )
-    measured = measure(Rows([x]), tuple(dict.fromkeys((*MAIN, *NEEDED))), bound=reprs.meta.get("directions"))
-    return Layer(name, measured, judge_measured(measured, reprs.meta))
+    measured = measure(Rows([x]), MEASURED, bound=reprs.meta.get("directions"))
+    verdict = judge_measured(measured, reprs.meta)
+    return Layer(name, measured.metrics, measured.possible(), measured.d, measured.notes, verdict)
 
 
 def _origin(network: Pretrained, config: ReportConfig, file: Path, device: torch.device) -> Record:
@@ -149,7 +171,7 @@ def _origin(network: Pretrained, config: ReportConfig, file: Path, device: torch
 
 
 def _neighbours(reprs: Representations, setup: TrainingSetup, rows: np.ndarray, config: ReportConfig) -> Neighbours:
-    """The nearest neighbours of some images, one of each class if there are classes, and the kNN accuracy of all."""
+    """The nearest neighbours of some images, one of each class if there are classes."""
     x, targets = reprs.representations, reprs.targets
     ids = torch.arange(len(x))
     queries = _queries(targets, config.queries)
@@ -165,8 +187,7 @@ def _neighbours(reprs: Representations, setup: TrainingSetup, rows: np.ndarray, 
         [image(row, 1.0 + s) for row, s in zip(*lists, strict=True)]
         for lists in zip(near.tolist(), similarity.tolist(), strict=True)
     ]
-    accuracy = knn_accuracy(x, targets).get("knn")
-    return Neighbours([image(row) for row in queries.tolist()], nearest, KNN_NEIGHBOURS, accuracy)
+    return Neighbours([image(row) for row in queries.tolist()], nearest)
 
 
 def _queries(targets: Tensor, count: int) -> Tensor:
@@ -208,25 +229,30 @@ def make_page(reported: list[ReportedRun], title: str | None = None) -> str:
     names = [one.name for one in reported]
     heading = title or (names[0] if len(names) == 1 else f"Comparison of {len(names)} runs")
     header = element("h1", escape_xml(heading)) + element("p", escape_xml(_conclusion(reported)), class_="summary")
-    parts = [(name, section.title, SECTIONS.load(name)(reported)) for name, section in SECTIONS.items()]
-    sampled = [f"{count:,}" for count in sorted({one.sampled for one in reported})]
-    footer = element(
-        "p",
-        f"Created by ssltool {ssltool.__version__}. Measured on {' or '.join(sampled)} training images of each run, "
-        "with the validation transform and the network in eval mode.",
+    parts = [
+        (name, section.title, SECTIONS.load(name)(reported))
+        for name, section in SECTIONS.items()
+        if any(has(one, section) for one in reported)
+    ]
+    missing = [f" {one.name}: {lines}." for one in reported if (lines := left_out(one))]
+    sampled = sizes(one.sampled for one in reported)
+    text = (
+        f"Created by ssltool {ssltool.__version__}. Measured on {sampled} images of each run, "
+        f"with the validation transform and the network in eval mode.{''.join(missing)}"
     )
+    footer = element("p", escape_xml(text))
     return page(heading, header, parts, footer)
 
 
 def _conclusion(reported: list[ReportedRun]) -> str:
-    """The verdicts and the training images in one sentence each."""
+    """The verdicts and the images in one sentence each."""
     healthy = [one.name for one in reported if one.worst.severity == 0]
-    images = "; ".join(dict.fromkeys(one.images for one in reported))
+    images = "; ".join(dict.fromkeys(one.measured_on for one in reported)).replace("; Trained on ", "; ")
     if len(reported) == 1:
         verdict = "Healthy" if healthy else f"{reported[0].worst.state.capitalize()} collapse"
-        return f"{verdict}. Trained on {images}."
+        return f"{verdict}. {images}."
     collapsed = [f"{one.name}: {one.worst.state} collapse" for one in reported if one.worst.severity]
-    parts = [f"Healthy runs: {len(healthy)} of {len(reported)}", "; ".join(collapsed), f"Trained on {images}"]
+    parts = [f"Healthy runs: {len(healthy)} of {len(reported)}", "; ".join(collapsed), images]
     return f"{'. '.join(filter(None, parts))}."
 
 
@@ -236,20 +262,20 @@ def _summary(run: FinishedRun, reported: ReportedRun) -> Record:
             "verdict": layer.verdict.state,
             "line": layer.verdict.line,
             "why": layer.verdict.why,
-            "notes": layer.measured.notes,
-            "metrics": layer.measured.metrics,
+            "notes": layer.notes,
+            "metrics": layer.metrics,
         }
         for layer in reported.layers
     }
     return {
         "run": str(run.path),
         "name": run.name,
-        "found": [reported.found],
+        "found": [] if reported.found is None else [reported.found],
         "checkpoint": reported.origin["checkpoint"],
         "epoch": reported.origin["epoch"],
         "images": reported.sampled,
         "verdict": reported.worst.state,
         "layers": layers,
-        "knn": reported.neighbours.accuracy,
-        "k": reported.neighbours.k,
+        "knn": reported.accuracy,
+        "k": KNN_NEIGHBOURS,
     }

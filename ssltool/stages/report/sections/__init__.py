@@ -18,10 +18,11 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Section:
     """A section: the function ``target(runs)`` that returns its HTML, and its ``title``. The contents of the page link
-    to its name."""
+    to its name. Runs whose attribute ``needs`` is None are left out of it."""
 
     target: str | Callable[[Sequence[ReportedRun]], str]
     title: str
+    needs: str = ""
 
 
 SECTIONS: Registry[Section] = Registry(
@@ -31,11 +32,11 @@ SECTIONS: Registry[Section] = Registry(
         "verdict": Section(".verdict:render", "Verdict"),
         "metrics": Section(".metrics:render", "Metrics"),
         "spectra": Section(".spectra:render", "Spectra"),
-        "training": Section(".training:render", "Over the epochs"),
-        "map": Section(".map:render", "Map"),
-        "neighbours": Section(".neighbours:render", "Nearest neighbours"),
-        "views": Section(".views:render", "Sample views"),
-        "schedule": Section(".data_schedule:render", "Data schedule"),
+        "training": Section(".training:render", "During training"),
+        "map": Section(".map:render", "Map", "map"),
+        "neighbours": Section(".neighbours:render", "Nearest neighbours", "neighbours"),
+        "views": Section(".views:render", "Sample views", "views"),
+        "schedule": Section(".data_schedule:render", "Data schedule", "schedule"),
         "settings": Section(".settings:render", "Settings"),
     },
 )

@@ -7,17 +7,17 @@ from collections.abc import Sequence
 from ssltool.files.text import escape_xml
 from ssltool.stages.report.contents import ReportedRun
 from ssltool.stages.report.html import charts, legend, panel, run_heading, sample
-from ssltool.viz.data_schedule import draw_exposure, draw_rates, draw_slices, rate_names
+from ssltool.viz.data_schedule import Schedule, draw_exposure, draw_rates, draw_slices, rate_names
 
 
 def render(runs: Sequence[ReportedRun]) -> str:
     """The images of each epoch, how often each is seen, and the learning rate; once for runs with equal schedules."""
-    groups: dict[tuple[bytes, ...], list[ReportedRun]] = {}
+    groups: dict[tuple[bytes, ...], tuple[Schedule, list[ReportedRun]]] = {}
     for run in runs:
-        groups.setdefault(run.schedule.key(), []).append(run)
+        if run.schedule is not None:
+            groups.setdefault(run.schedule.key(), (run.schedule, []))[1].append(run)
     parts = []
-    for number, group in enumerate(groups.values()):
-        plan = group[0].schedule
+    for number, (plan, group) in enumerate(groups.values()):
         drawn = [
             panel(
                 lambda axis, draw=draw, plan=plan: draw(axis, plan),  # type: ignore[misc]

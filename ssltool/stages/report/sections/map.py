@@ -15,21 +15,22 @@ from ssltool.viz.style import COLOURS
 
 def render(runs: Sequence[ReportedRun]) -> str:
     """A two-dimensional map of the representations of each run."""
-    drawn, classes_of = [], [pictures.shown_classes(run.map.labels) for run in runs]
-    same = len({(tuple(ids), run.map.classes) for ids, run in zip(classes_of, runs, strict=True)}) == 1
-    for number, (run, classes) in enumerate(zip(runs, classes_of, strict=True)):
+    clouds = [(run, run.map) for run in runs if run.map is not None]
+    drawn, classes_of = [], [pictures.shown_classes(cloud.labels) for _, cloud in clouds]
+    same = len({(tuple(ids), cloud.classes) for ids, (_, cloud) in zip(classes_of, clouds, strict=True)}) == 1
+    for number, ((run, cloud), classes) in enumerate(zip(clouds, classes_of, strict=True)):
         chart = panel(
-            lambda axis, run=run, classes=classes: pictures.draw_map(axis, run.map, classes),  # type: ignore[misc]
+            lambda axis, cloud=cloud, classes=classes: pictures.draw_map(axis, cloud, classes),  # type: ignore[misc]
             f"map-{number}",
             f"Map of the representations of {run.name}",
             (4.4, 4.2),
         )
-        names = "" if same else _classes(run.map, classes)
-        outside = run.map.outside()
-        caption = f"{outside} of {len(run.map.points):,} points are outside the frame." if outside else ""
+        names = "" if same else _classes(cloud, classes)
+        outside = cloud.outside()
+        caption = f"{outside} of {len(cloud.points):,} points are outside the frame." if outside else ""
         drawn.append(grid(run_heading([run], runs), chart + names, caption))
-    shared = _classes(runs[0].map, classes_of[0]) if same else ""
-    rest = any(np.any(~np.isin(run.map.labels, classes)) for run, classes in zip(runs, classes_of, strict=True))
+    shared = _classes(clouds[0][1], classes_of[0]) if same else ""
+    rest = any(np.any(~np.isin(cloud.labels, classes)) for (_, cloud), classes in zip(clouds, classes_of, strict=True))
     text = "Each point is an image: its backbone representation, projected to two dimensions."
     if any(classes_of) and rest:
         text += f" The {pictures.MAX_CLASSES} largest classes have colours and markers; other images are small dots."

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from ssltool.diagnosis.metrics import MAIN, METRICS
+from ssltool.diagnosis.monitor import KNN_NEIGHBOURS
 from ssltool.files.text import escape_xml
 from ssltool.stages.report.contents import ReportedRun
-from ssltool.stages.report.html import badge, columns, element, lead, sample
+from ssltool.stages.report.html import badge, columns, element, lead, sample, sizes
 
 SHORT = {"auc": "AUC", "rankme": "RankMe", "dead_directions": "Dead directions (%)"}
 
@@ -26,37 +27,31 @@ def render(runs: Sequence[ReportedRun]) -> str:
     rows = []
     for i, run in enumerate(runs):
         for layer in run.layers:
-            accuracy = run.neighbours.accuracy if layer.name == "backbone" else None
-            last = run.origin["epoch"] - 1
-            loss = next((record.get("loss") for record in run.records if record["epoch"] == last), None)
-            metrics = [SCALE.get(name, 1.0) * layer.measured.metrics[name] for name in MAIN]
-            numbers = [*metrics, accuracy and 100 * accuracy, loss]
+            accuracy = run.accuracy if layer is run.layers[0] else None
+            metrics = [SCALE.get(name, 1.0) * layer.metrics[name] for name in MAIN]
+            numbers = [*metrics, accuracy and 100 * accuracy, run.loss]
             cells = [
                 element("th", (sample(i) if len(runs) > 1 else "") + escape_xml(run.name), scope="row"),
-                element("td", layer.name),
+                element("td", escape_xml(layer.name)),
                 element("td", badge(layer.verdict), data_value=layer.verdict.severity),
-                *map(_number, [*numbers, run.settings["n_images"], run.origin["epoch"]]),
+                *map(_number, [*numbers, run.trained_images, run.origin["epoch"]]),
             ]
             rows.append(element("tr", "".join(cells)))
     interpretations = [
         element("dt", _column(name)) + element("dd", escape_xml(METRICS[name].interpretation)) for name in MAIN
     ]
-    votes = max(run.neighbours.k for run in runs)
     interpretations.append(
-        element("dt", "kNN") + element("dd", f"leave-one-out accuracy of the {votes} nearest neighbours by cosine")
+        element("dt", "kNN")
+        + element("dd", f"leave-one-out accuracy of the {KNN_NEIGHBOURS} nearest neighbours by cosine")
     )
     return (
         lead(
-            f"Measured on {_sizes(run.sampled for run in runs)} training images of each run. Click a column heading to "
-            "sort by this column; click again to reverse the order."
+            f"Measured on {sizes(run.sampled for run in runs)} images of each run. Click a column heading to sort by "
+            "this column; click again to reverse the order."
         )
         + columns(titles, rows, class_="sortable", id="runs")
         + element("dl", "".join(interpretations), class_="interpretations")
     )
-
-
-def _sizes(numbers: Iterable[int]) -> str:
-    return " or ".join(f"{number:,}" for number in sorted(set(numbers)))
 
 
 def _column(name: str) -> str:

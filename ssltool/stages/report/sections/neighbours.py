@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ssltool.diagnosis.monitor import KNN_NEIGHBOURS
 from ssltool.files.text import escape_xml
 from ssltool.stages.report.contents import LabelledImage, Neighbours, ReportedRun
 from ssltool.stages.report.html import caption_below, columns, element, grid, lead, picture, run_heading
@@ -14,11 +15,13 @@ def render(runs: Sequence[ReportedRun]) -> str:
     grids = []
     for run in runs:
         found = run.neighbours
+        if found is None:
+            continue
         caption = f"Neighbours among {run.sampled:,} images"
-        if found.accuracy is not None:
-            caption += f"; kNN accuracy (k = {found.k}): {found.accuracy:.1%}"
+        if run.accuracy is not None:
+            caption += f"; kNN accuracy (k = {KNN_NEIGHBOURS}): {run.accuracy:.1%}"
         grids.append(grid(run_heading([run], runs), _neighbour_grid(found), f"{caption}."))
-    labelled = any(run.neighbours.accuracy is not None for run in runs)
+    labelled = any(run.neighbours is not None and run.accuracy is not None for run in runs)
     text = "Each row shows an image and its nearest neighbours, with the cosine of the backbone representations."
     text += " A cross and a dashed frame mark neighbours of another class." if labelled else ""
     return lead(text) + element("div", "".join(grids), class_="side")

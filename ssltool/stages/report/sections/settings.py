@@ -30,9 +30,10 @@ def render(runs: Sequence[ReportedRun]) -> str:
         parts.append(element("h3", "Differences"))
         parts.append(element("p", f"{len(different)} of {len(names)} settings differ.", class_="caption"))
         parts += [columns(heads, rows(different, flat), class_="settings")] if different else []
-    origins = [{k: str(v) for k, v in run.origin.items()} for run in runs]
+    origins = [{k: str(v) for k, v in run.origin.items() if v is not None} for run in runs]
     parts.append(element("h3", "Checkpoints and versions"))
-    parts.append(columns(heads, rows(list(origins[0]), origins), class_="settings"))
+    facts = list(dict.fromkeys(name for one in origins for name in one))
+    parts.append(columns(heads, rows(facts, origins), class_="settings"))
     everything = columns(heads, rows(names, flat), class_="settings")
     parts.append(element("details", element("summary", f"All {len(names)} settings") + everything))
     return "\n".join(parts)
@@ -40,6 +41,6 @@ def render(runs: Sequence[ReportedRun]) -> str:
 
 def _flat(settings: Settings) -> dict[str, str]:
     """Settings and the options of the method as text."""
-    options = {f"{name} (option)": value for name, value in settings["method_options"].items()}
+    options = {f"{name} (option)": value for name, value in settings.get("method_options", {}).items()}
     values = {name: value for name, value in settings.items() if name != "method_options"} | options
     return {name: value if isinstance(value, str) else json.dumps(value) for name, value in values.items()}

@@ -19,30 +19,26 @@ def render(runs: Sequence[ReportedRun]) -> str:
         ),
         legend([run.name for run in runs], [sample(i) for i in range(len(runs))]) if len(runs) > 1 else "",
     ]
-    for name in dict.fromkeys(layer.name for run in runs for layer in run.layers):
+    for place, name in enumerate(dict.fromkeys(layer.name for run in runs for layer in run.layers)):
         # A run without the layer keeps its place, so that the colours of runs are the same in all charts.
         found = [run.layer(name) for run in runs]
-        values = [layer.measured.possible() if layer else None for layer in found]
+        values = [layer.s if layer else None for layer in found]
         drawn = [
             panel(
                 lambda axis, draw=draw, values=values: draw(axis, values),  # type: ignore[misc]
-                f"spectrum-{name}-{number}",
+                f"spectrum-{place}-{number}",
                 f"Spectrum of the {name}, curve {number + 1} of 3",
             )
             for number, draw in enumerate(panels("svd"))
         ]
-        present = [layer for layer in found if layer]
-        aucs = [
-            (f"{run.name} " if len(runs) > 1 else "") + f"{layer.measured.metrics['auc']:.3f}"
-            for run, layer in zip(runs, found, strict=True)
-            if layer
-        ]
-        bounds = " ".join(dict.fromkeys(map(_bound, present)))
+        present = [(run, layer) for run, layer in zip(runs, found, strict=True) if layer]
+        aucs = [(f"{run.name} " if len(runs) > 1 else "") + f"{layer.metrics['auc']:.3f}" for run, layer in present]
+        bounds = " ".join(dict.fromkeys(_bound(run.sampled, layer) for run, layer in present))
         caption = f"Area under the third curve (AUC): {', '.join(aucs)}. {bounds}"
-        parts += [element("h3", name.capitalize()), charts(drawn, escape_xml(caption))]
+        parts += [element("h3", escape_xml(name.capitalize())), charts(drawn, escape_xml(caption))]
     return "\n".join(parts)
 
 
-def _bound(layer: Layer) -> str:
-    count, n = layer.verdict.details["dimensions"], layer.measured.n
-    return f"Of {n:,} images, and the {count:,} of {layer.measured.d:,} directions that the layer can have."
+def _bound(n: int, layer: Layer) -> str:
+    count = layer.verdict.details["dimensions"]
+    return f"Of {n:,} images, and the {count:,} of {layer.d:,} directions that the layer can have."

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ssltool.stages.report.contents import ReportedRun
-from ssltool.stages.report.html import charts, element, lead, legend, panel, sample
+from ssltool.stages.report.html import charts, element, lead, legend, panel, sample, sizes
 from ssltool.viz import curves
 from ssltool.viz.style import COLOURS
 
@@ -16,14 +16,14 @@ def render(runs: Sequence[ReportedRun]) -> str:
     shown = curves.curves_of(records)
     names = [run.name for run in runs] if len(runs) > 1 else []
     samples = [sample(i, "-", marker=True) for i in range(len(names))]
-    if curves.has_projector(shown, records):
-        names += list(curves.LAYERS)
-        samples += [sample(len(COLOURS) - 1, style) for style in curves.LAYERS.values()]
+    layers = curves.shown_layers(shown, records)
+    names += layers
+    samples += [sample(len(COLOURS) - 1, style) for style in layers.values()]
     drawn = [
         panel(
             lambda axis, curve=curve: curves.draw_curve(axis, curve, records),  # type: ignore[misc]
             f"curve-{number}",
-            f"{curve.title} over epochs",
+            f"{curve.title} over {'epochs' if curves.has_epochs(records) else 'steps'}",
         )
         for number, curve in enumerate(shown)
     ]
@@ -35,6 +35,5 @@ def render(runs: Sequence[ReportedRun]) -> str:
 
 def _measured(runs: Sequence[ReportedRun]) -> str:
     """The images that the monitor measured; the other sections have another sample."""
-    sizes = {int(run.settings["monitor_size"]) for run in runs if run.settings.get("monitor_every")}
-    listed = " or ".join(f"{size:,}" for size in sorted(sizes))
-    return f"Measured by the monitor on {listed} training images of each run. " if sizes else ""
+    counts = [run.monitored_images for run in runs if run.monitored_images is not None]
+    return f"Measured by the monitor on {sizes(counts)} images of each run. " if counts else ""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ssltool.errors import counted
 from ssltool.files.text import escape_xml
 from ssltool.stages.report.contents import Layer, ReportedRun
 from ssltool.stages.report.html import badge, element, sample
@@ -15,7 +14,7 @@ def render(runs: Sequence[ReportedRun]) -> str:
     cards = []
     for i, run in enumerate(runs):
         name = element("h3", sample(i) + escape_xml(run.name)) if len(runs) > 1 else ""
-        head = element("div", name + element("p", escape_xml(_description(run)), class_="what"))
+        head = element("div", name + element("p", escape_xml(run.title), class_="what"))
         cards.append(element("article", head + "".join(map(_layer, run.layers)), class_="card"))
     return element("div", "".join(cards), class_="cards")
 
@@ -24,7 +23,7 @@ def _layer(layer: Layer) -> str:
     share = layer.verdict.details["used_share"]
     text = f"{layer.verdict.details['used']:.1f} of {layer.verdict.details['dimensions']:,} dimensions in use"
     bar = element("span", "", class_="used", style=f"width: {100 * min(1.0, max(share, 0.004)):.1f}%")
-    notes = "".join(element("li", escape_xml(note)) for note in layer.measured.notes)
+    notes = "".join(element("li", escape_xml(note)) for note in layer.notes)
     return element(
         "div",
         element("h4", escape_xml(layer.name.capitalize()) + badge(layer.verdict))
@@ -34,9 +33,3 @@ def _layer(layer: Layer) -> str:
         + (element("ul", notes, class_="notes") if notes else ""),
         class_="layer",
     )
-
-
-def _description(run: ReportedRun) -> str:
-    c, epochs = run.settings, run.origin["epoch"]
-    done = counted(epochs, "epoch") if epochs == c["epochs"] else f"{epochs} of {counted(c['epochs'], 'epoch')}"
-    return f"{c['method']} · {c['arch']} · {c['strategy']} · {c['n_images']:,} images · {done}"

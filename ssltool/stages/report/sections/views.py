@@ -14,6 +14,8 @@ def render(runs: Sequence[ReportedRun]) -> str:
     """Augmented views of some training images; once for runs with equal views."""
     groups: dict[tuple[str, str], list[ReportedRun]] = {}
     for run in runs:
+        if run.views is None:
+            continue
         content = _view_grid(run.views), "<br>".join(map(escape_xml, run.views.recipes))
         groups.setdefault(content, []).append(run)
     grids = [grid(run_heading(group, runs), *content) for content, group in groups.items()]

@@ -1,0 +1,97 @@
+"""What is said of the layers of a network, compared with earlier records of the same run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from ssltool.config.fields import STATES
+from ssltool.diagnosis.verdict import Verdict
+from ssltool.settings import Record
+
+DEAD_KEY = "dead_dimensions"
+"""Key of the number of dead dimensions in a record."""
+
+LOSS_TOLERANCE = 0.01
+"""Tolerance of ``is_close``, relative to max(1, |value|)."""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """The ``values`` (metrics) and ``width`` of a layer's output, and the ``verdict``, None if it is not finite."""
+
+    values: dict[str, float]
+    width: int
+    verdict: Verdict | None
+
+
+def worst_layer(layers: Mapping[str, Measurement]) -> tuple[str, Verdict] | None:
+    """The first layer with the most severe verdict, and the verdict; None if no layer has one."""
+    judged = {name: of.verdict for name, of in layers.items() if of.verdict is not None}
+    name = max(judged, key=lambda name: judged[name].severity, default=None)
+    return None if name is None else (name, judged[name])
+
+
+def alarms(
+    layers: Mapping[str, Measurement],
+    history: Sequence[Record],
+    causes: Callable[[list[str]], str],
+    *,
+    untrained: bool = False,
+) -> list[str]:
+    """One line for each output that is not finite, and for a verdict that is worse than the last one in ``history``;
+    else one for each layer whose dimensions died since then.
+
+    ``causes`` gives the probable causes of a worse verdict, from the clauses on dead dimensions. The verdict on an
+    ``untrained`` network, at step 0, is no alarm: its outputs may be far from spread.
+    """
+    found = [f"the output of the {name} is not finite" for name, of in layers.items() if of.verdict is None]
+    dead = [_DeadDimensions.of(name, layer, history) for name, layer in layers.items()]
+    if untrained:
+        return found
+    before = next((r["verdict"] for r in reversed(history) if r.get("verdict") and r.get("step") != 0), STATES[0])
+    worst = worst_layer(layers)
+    if worst is None or worst[1].severity <= STATES.index(before):
+        return found + [str(of) for of in dead if of.increased_sharply()]
+    name, verdict = worst
+    why = causes([str(of) for of in dead if of.increased()])
+    return [*found, f"the {name} shows {verdict.line}. Probable cause: {why}"]
+
+
+def constant_output_causes(loss: float, constants: Sequence[float]) -> list[str]:
+    """That ``loss`` is one of the ``constants`` that it has if all outputs are the same; empty if it is none."""
+    at = [value for value in constants if is_close(loss, value)]
+    return [f"the loss of {loss:.4g} is that of a constant output ({at[0]:.4g})"] if at else []
+
+
+def is_close(loss: float, value: float) -> bool:
+    """Whether ``loss`` equals ``value`` within ``LOSS_TOLERANCE``."""
+    return abs(loss - value) <= LOSS_TOLERANCE * max(1.0, abs(value))
+
+
+@dataclass(frozen=True)
+class _DeadDimensions:
+    """Number of dead dimensions of a layer: ``now``, in the ``first`` record, and the maximum (``most``) before."""
+
+    layer: str
+    width: int
+    now: float
+    first: float
+    most: float
+
+    @classmethod
+    def of(cls, name: str, layer: Measurement, history: Sequence[Record]) -> _DeadDimensions:
+        now = layer.values[DEAD_KEY]
+        earlier = [r[key] for r in history if r.get(key := f"{name}_{DEAD_KEY}") is not None] or [now]
+        return cls(name, layer.width, now, earlier[0], max(earlier))
+
+    def increased(self) -> bool:
+        """Whether there are more than in the first record."""
+        return self.now > self.first
+
+    def increased_sharply(self) -> bool:
+        """Whether at least 1 % of the width died since the first record, and the number doubled since the maximum."""
+        return self.now - self.first >= max(1.0, self.width / 100) and self.now >= 2 * self.most
+
+    def __str__(self) -> str:
+        return f"dead dimensions of the {self.layer}: {self.now:.0f} of {self.width}, initially {self.first:.0f}"

@@ -1,0 +1,101 @@
+"""What the integrations share: a monitor of the layers of a module, which are named by their attributes."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Mapping
+from types import ModuleType
+from typing import Any
+
+from torch import nn
+
+from ssltool.config.fields import STATES, reaches
+from ssltool.diagnosis.monitor import Check, Monitor
+from ssltool.errors import SSLToolError, UsageError, first_names
+
+Named = str | nn.Module | Callable[[Any], Any] | tuple[Any, Any]
+"""A layer: the path of an attribute, such as ``"model.backbone"``, or as for ``Monitor``; paths also in pairs."""
+
+
+class Attached:
+    """A monitor that is made when the training starts, from the settings of ``Monitor``.
+
+    ``checks`` are its looks. ``stop_on`` is ``partial`` or ``complete``: the verdict at which the training is to stop.
+    """
+
+    def __init__(
+        self,
+        layers: Mapping[str, Named],
+        images: Any = None,
+        forward: Any = None,
+        stop_on: str | None = None,
+        **settings: Any,
+    ) -> None:
+        if stop_on not in (None, *STATES[1:]):
+            raise UsageError(f"stop_on is {stop_on!r}; it must be {' or '.join(STATES[1:])}")
+        self.layers, self.images, self.forward, self.stop_on, self.settings = layers, images, forward, stop_on, settings
+        self.monitor: Monitor | None = None
+        self.checks: list[Check] = []
+
+    def start(self, module: nn.Module, images: Callable[[], Any]) -> None:
+        """Makes the monitor of the layers of ``module``; ``images()`` are those of the training, if none were given.
+
+        Raises:
+            SSLToolError: if the module has no such attribute, or as ``Monitor``.
+        """
+        found = {name: _resolved(module, layer) for name, layer in self.layers.items()}
+        source = images() if self.images is None else self.images
+        if source is None:
+            raise SSLToolError("the monitor has no images: give it images, or the training a validation set")
+        self.monitor = Monitor(source, found, forward=_resolved(module, self.forward), **self.settings)
+
+    def step(self, step: int, loss: Any = None) -> Check | None:
+        """A look at this step, if it is due."""
+        check = None if self.monitor is None else self.monitor.step(step, loss)
+        if check is not None:
+            self.checks.append(check)
+        return check
+
+    def stops(self, check: Check) -> bool:
+        """Whether the training is to stop."""
+        return reaches(check.state, self.stop_on)
+
+
+def numbers(check: Check) -> dict[str, float]:
+    """The metrics of a look for a logger: those that are defined, without the step and the loss, which it has."""
+    kept = {name: value for name, value in check.record.items() if name not in ("step", "loss")}
+    values = {name: float(value) for name, value in kept.items() if isinstance(value, (int, float))}
+    return values | ({} if check.verdict is None else {"collapse_severity": float(check.verdict.severity)})
+
+
+def library(extra: str, *modules: str) -> ModuleType:
+    """The first of ``modules`` that is installed.
+
+    Raises:
+        SSLToolError: if none is; it names the ``extra`` to install.
+    """
+    import importlib
+
+    for name in modules:
+        try:
+            return importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if error.name is None or not name.startswith(error.name):
+                raise
+    raise SSLToolError(
+        f"ssltool.diagnosis.integrations.{extra} needs {' or '.join(modules)}, which is not installed; run "
+        f"pip install 'ssltool[{extra}]'"
+    )
+
+
+def _resolved(module: nn.Module, layer: Any) -> Any:
+    """A layer, or the attribute of ``module`` that it names."""
+    if isinstance(layer, tuple) and len(layer) == 2:
+        return _resolved(module, layer[0]), layer[1]
+    if not isinstance(layer, str):
+        return layer
+    try:
+        return operator.attrgetter(layer)(module)
+    except AttributeError as error:
+        known = first_names([name for name, _ in module.named_children()])
+        raise SSLToolError(f"{type(module).__name__} has no {layer!r}; its modules are {known}") from error

@@ -1,0 +1,179 @@
+"""The monitor of a run of pretraining: a look after some epochs at images that depend on the seed of the run only.
+
+The settings and the loss of the run may show why it collapses. The results are part of the record of the epoch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ssltool import seeds
+from ssltool.config.fields import STATES, reaches
+from ssltool.data.images import ImageSet
+from ssltool.data.loader import Loader, Shard
+from ssltool.data.preprocessing import Preprocessing
+from ssltool.data.views import to_pixels
+from ssltool.diagnosis.layer_outputs import LayerOutputs
+from ssltool.diagnosis.monitor import MAX_TIME_SHARE, UNKNOWN_CAUSE, Monitor
+from ssltool.diagnosis.probe_images import BATCH_SIZE, Probe
+from ssltool.methods.base import Method
+from ssltool.settings import Record
+from ssltool.training import distributed
+from ssltool.training.device import worker_count
+from ssltool.training.setup import TrainingSetup
+
+
+@dataclass(frozen=True)
+class MonitorResult:
+    """The result of a check: ``values`` for the record of the epoch, ``timing``, and ``warnings``, one per problem."""
+
+    values: Record = field(default_factory=dict)
+    timing: dict[str, float] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+
+class EpochMonitor:
+    """The monitor of a run. Each rank embeds its share of the images; all ranks get the same results."""
+
+    def __init__(self, setup: TrainingSetup, device: torch.device, shard: Shard) -> None:
+        """Raises ``SSLToolError`` if an image cannot be decoded."""
+        self.setup, self.every = setup, setup.config.monitor_every
+        self.images = RunImages(setup, device, shard)
+        self._spent, self._trained, self._warned = 0.0, 0.0, False
+
+    def check(self, method: Method, record: Record, history: Sequence[Record], epoch_seconds: float) -> MonitorResult:
+        """The check after the epoch of ``record``, which took ``epoch_seconds``; ``history`` holds earlier records.
+
+        The result is empty unless ``monitor_every`` divides the number of completed epochs or the epoch is the last.
+        """
+        self._trained += epoch_seconds
+        done = record["epoch"] + 1
+        if done % self.every and done != self.setup.epochs:
+            return MonitorResult()
+        look = _MethodMonitor(self.images, self.setup, method, record, history).look(record["step"])
+        self._spent += look.seconds
+        values = {key: value for key, value in look.record.items() if key not in ("step", "monitor_seconds")}
+        timing = {"monitor_seconds": round(look.seconds, 3), "monitor_share": round(look.seconds / epoch_seconds, 4)}
+        return MonitorResult(values, timing, look.warnings + self._time_warnings())
+
+    def _time_warnings(self) -> list[str]:
+        """Suggests cheaper settings, once, if the monitor takes more than ``MAX_TIME_SHARE`` of the training time."""
+        share = self._spent / self._trained
+        if self._warned or share <= MAX_TIME_SHARE:
+            return []
+        self._warned = True
+        every = math.ceil(self.every * share / MAX_TIME_SHARE)
+        size = max(2, int(len(self.images.labels) * MAX_TIME_SHARE / share))
+        return [
+            f"the collapse monitor takes {share:.0%} of the training time; --monitor-every {every} or --monitor-size "
+            f"{size} reduces it to {MAX_TIME_SHARE:.0%}"
+        ]
+
+
+class RunImages(Probe):
+    """A sample of the training images, with the validation transform of the run, on its device."""
+
+    def __init__(self, setup: TrainingSetup, device: torch.device, shard: Shard) -> None:
+        c, images = setup.config, setup.images
+        drawn = torch.randperm(len(images), generator=seeds.generator(c.seed, seeds.Stream.MONITOR))
+        rows = drawn[: c.monitor_size].sort().values.numpy()
+        share = -(-len(rows) // shard.world)  # equal on all ranks, as gather requires
+        local = np.resize(rows, share * shard.world)[share * shard.rank : share * (shard.rank + 1)]
+        self.labels = torch.from_numpy(images.labels[rows])
+        self.loader = in_memory(images.select(local), setup.preprocessing, device, c.workers)
+        self.channels_last = c.channels_last
+
+    def batches(self, like: Tensor | None) -> Iterator[Tensor]:
+        """Batches of this rank's share, on the device of the run."""
+        for batch in self.loader.evaluate(BATCH_SIZE):
+            yield (batch.channels_last() if self.channels_last else batch).views[0]
+
+    def gathered(self, rows: Tensor) -> Tensor:
+        """The rows of all images."""
+        return distributed.gather(rows)[: len(self.labels)]
+
+
+class _MethodOutputs(LayerOutputs):
+    """The outputs of the monitored layers of a method."""
+
+    def __init__(self, method: Method) -> None:
+        super().__init__({name: getattr(method, name) for name in method.measured_layers})
+        self.method = method
+
+    @property
+    def modules(self) -> list[nn.Module]:
+        return [self.method]
+
+    def bound(self, name: str) -> int | None:
+        return self.method.max_rank(name)
+
+    def __call__(self, images: Tensor) -> dict[str, Tensor]:
+        *_, last = self.parts
+        found = self.method.outputs(images, last)
+        return {name: found[name].float().flatten(1) for name in self.parts}
+
+
+class _MethodMonitor(Monitor):
+    """The monitor of one epoch of a ``method``: its layers, and what ``setup`` and ``record`` tell of causes."""
+
+    def __init__(
+        self, images: Probe, setup: TrainingSetup, method: Method, record: Record, history: Sequence[Record]
+    ) -> None:
+        super().__init__(images, _MethodOutputs(method))
+        self.setup, self.method, self.record = setup, method, record
+        self.history = list(history)
+
+    def probable_cause(self, loss: float | None, dead: list[str]) -> str:
+        """The probable causes, from the method, its settings and the images; identical images explain any collapse."""
+        causes = self.method.probable_causes(self.record["loss"]) + self.setup.small_batch_causes(self.method)
+        causes += self._decayed_predictor() + dead
+        return "; ".join(self.setup.identical_images or causes) or UNKNOWN_CAUSE.format("a lower --lr")
+
+    def _decayed_predictor(self) -> list[str]:
+        """A predictor whose learning rate decays may not track the projections; ``fix_pred_lr`` keeps it constant."""
+        method, record = self.method, self.record
+        learns = any(not group["is_encoder"] for group in method.param_groups())
+        share = record["lr"] / record["fixed_lr"]
+        warming_up = record["epoch"] < self.setup.config.warmup_epochs
+        if getattr(method.options, "fix_pred_lr", True) or not learns or warming_up or share >= 1:
+            return []
+        return [f"the learning rate of the predictor has decayed to {share:.0%}; --fix-pred-lr keeps it constant"]
+
+
+def has_collapsed(record: Record, state: str | None) -> bool:
+    """Whether the verdict of ``record`` is at least as severe as ``state``; False if ``state`` is None."""
+    return reaches(record.get("verdict"), state)
+
+
+def summary(record: Record) -> str:
+    """A summary of the monitor's results in ``record``, empty if there are none."""
+    if record.get("verdict") is None:
+        return "; no verdict: outputs are not finite" if "verdict" in record else ""
+    text = f"; backbone AUC {record['backbone_auc']:.3f}, effective rank {record['backbone_effective_rank']:.1f}"
+    if "backbone_knn" in record:
+        text += f", kNN {record['backbone_knn']:.1%}"
+    return f"{text}; {record['verdict']}" + (" collapse" if record["verdict"] != STATES[0] else "")
+
+
+def in_memory(
+    images: ImageSet, preprocessing: Preprocessing, device: torch.device, workers: int | None = None
+) -> Loader:
+    """A loader of ``images`` with all pixels in memory. Files are decoded, resized and cropped once.
+
+    Raises:
+        SSLToolError: if an image cannot be decoded.
+    """
+    if images.images is not None:
+        return Loader(images, preprocessing, device)
+    with contextlib.closing(Loader(images, preprocessing, torch.device("cpu"), worker_count(workers))) as loader:
+        pixels = [to_pixels(batch.views[0], preprocessing) for batch in loader.evaluate(BATCH_SIZE)]
+    cropped = dataclasses.replace(images, images=torch.cat(pixels), paths=None, size=None)
+    return Loader(cropped, dataclasses.replace(preprocessing, keeps_size=True), device)

@@ -1,0 +1,75 @@
+"""What a report shows of the folder of a monitor: its looks, and the layers at the last look with a verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+import ssltool
+from ssltool.config.fields import LAYERS
+from ssltool.diagnosis.alarms import DEAD_KEY
+from ssltool.diagnosis.spectrum_file import Spectrum
+from ssltool.diagnosis.verdict import judge
+from ssltool.errors import SSLToolError, counted
+from ssltool.files.reading import require
+from ssltool.runs.history import FinishedRun
+from ssltool.runs.monitor_folder import MonitorFolder
+from ssltool.stages.report.contents import Layer, ReportedRun
+
+
+def read_monitored(run: FinishedRun) -> ReportedRun:
+    """The contents of the report for the folder of a monitor, which has no checkpoint and no images.
+
+    Raises:
+        SSLToolError: if it has no look, or the spectrum of a layer is missing or of another look.
+    """
+    folder, c = MonitorFolder(run.path), run.settings
+    files = {name: folder.spectrum_file(name) for name in c["layers"]}
+    spectra = {name: _spectrum(file) for name, file in files.items()}
+    step = max(spectrum.meta["step"] for spectrum in spectra.values())
+    for name, spectrum in spectra.items():
+        if spectrum.meta["step"] != step:
+            raise SSLToolError(
+                f"{files[name]} is of step {spectrum.meta['step']}, not {step}: the output of the {name} is not finite "
+                "since then"
+            )
+    at = next((record for record in run.records if record["step"] == step), {})
+    looks = counted(len(run.records), "look")
+    return ReportedRun(
+        name=run.name,
+        title=f"monitor · {looks}, the last with a verdict at step {step:,} · {c['n_images']:,} images",
+        settings=c,
+        records=run.records,
+        origin={
+            "checkpoint": None,
+            "epoch": None,
+            "step": step,
+            "measured with": f"ssltool {c.get('ssltool', '')}, at step {step:,}",
+            "plotted with": f"ssltool {ssltool.__version__}, matplotlib {matplotlib.__version__}",
+        },
+        measured_on=f"Measured by a monitor on {c['n_images']:,} images at step {step:,}",
+        found=None,
+        sampled=c["n_images"],
+        layers=[_layer(name, spectrum, c) for name, spectrum in spectra.items()],
+        loss=at.get("loss"),
+        accuracy=at.get(f"{c['layers'][0]}_knn"),
+    )
+
+
+def _spectrum(file: Path) -> Spectrum:
+    require(file, "spectrum of the monitor")
+    spectrum = Spectrum.load(file)
+    if not isinstance(spectrum.meta.get("step"), int):
+        raise SSLToolError(f"{file} is no spectrum of a monitor; restore the file")
+    return spectrum
+
+
+def _layer(name: str, spectrum: Spectrum, settings: Mapping[str, Any]) -> Layer:
+    n, d = spectrum.meta["n"], spectrum.meta["d"]
+    values = {key: float("nan") if value is None else value for key, value in spectrum.metrics.items()}
+    bound, dead = settings["bounds"].get(name), int(values.pop(DEAD_KEY))
+    verdict = judge(values, n=n, d=d, bound=bound, layer=name if name in LAYERS else LAYERS[0], dead=dead)
+    return Layer(name, values, spectrum.possible(), d, [], verdict)
