@@ -21,6 +21,7 @@ class Stream(enum.IntEnum):
     MONITOR = 8  # images of the collapse monitor
     HOLDOUT = 9  # holdout rows for model selection
     NEIGHBOURS = 10  # sampled neighbours in SCAN
+    METRICS = 11  # random order of rows in metrics
 
 
 def derive(*numbers: int) -> int:

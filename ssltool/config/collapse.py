@@ -36,7 +36,23 @@ class CollapseConfig(DeviceSettings):
     pool: str | None = pool_rows()
     skip_nonfinite: bool = setting(False, "leave out rows with NaN or infinite values instead of raising an error")
     pair_rows: int = setting(
-        10_000, "maximum number of rows for metrics that compare all pairs; more are sampled", minimum=3
+        10_000,
+        "maximum number of rows for metrics of pairs, neighbours, clusters and classes; more are sampled",
+        minimum=3,
+    )
+    clusters: int | None = setting(
+        None,
+        "number of k-means clusters for metrics of clusters [default: 100, or a tenth of the rows if that is less]",
+        minimum=2,
+        maximum=1_000_000,
+        metavar="K",
+    )
+    pseudo_labels: int | None = setting(
+        None,
+        "for metrics of classes, take this number of k-means clusters instead of the labels of the file",
+        minimum=2,
+        maximum=1_000_000,
+        metavar="K",
     )
     bootstrap: int = setting(
         0, "number of resamples for 95 % confidence intervals; use a few hundred", minimum=0, maximum=1_000_000
@@ -44,7 +60,7 @@ class CollapseConfig(DeviceSettings):
     subsample: str | None = setting(
         None, "also measure random subsets of these sizes, for instance 500,2000", metavar="N1,N2"
     )
-    seed: int = seed("resamples and subsamples")
+    seed: int = seed("samples, resamples and k-means")
 
     fail_on: str | None = setting(
         None,

@@ -6,7 +6,6 @@ metrics of random subsets of the rows.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +17,7 @@ from torch import Tensor
 from ssltool import seeds
 from ssltool.config.collapse import CollapseConfig
 from ssltool.diagnosis.caveats import CaveatTracker, caveat_messages, dead_dimensions
+from ssltool.diagnosis.metric_inputs import Source
 from ssltool.diagnosis.metrics import METRICS, QUICK, check_names
 from ssltool.diagnosis.metrics.of_rows import Directions
 from ssltool.diagnosis.row_blocks import Rows
@@ -25,32 +25,6 @@ from ssltool.diagnosis.spectrum import Factor, unit_rows
 from ssltool.errors import SSLToolError
 
 CONFIDENCE_LEVEL = 0.95
-
-
-@dataclass(frozen=True)
-class OnePass:
-    """The results of one pass over n rows of width ``d``: the singular values (min(n, d),) with (``s``) and without
-    (``uncentred``) centring, and the sums over ``directions``."""
-
-    s: Tensor
-    uncentred: Tensor
-    directions: Directions
-    d: int
-
-    def metric(self, name: str) -> float:
-        """The value of a metric in ``QUICK``."""
-        function = METRICS.load(name)
-        given = {"spectrum": self.s, "uncentred spectrum": self.uncentred, "directions": self.directions}
-        width = {"d": self.d} if _takes_width(function) else {}
-        value: float = function(given[METRICS[name].at], **width)
-        return value
-
-
-def _takes_width(function: Callable[..., float]) -> bool:
-    try:
-        return "d" in inspect.signature(function).parameters
-    except ValueError:  # a built-in function of torch without a signature
-        return False
 
 
 @dataclass(frozen=True)
@@ -91,46 +65,43 @@ def measure(
     *,
     normalize: bool = False,
     pair_rows: int = CollapseConfig.pair_rows,
+    clusters: int | None = None,
+    pseudo_labels: int | None = None,
     seed: int = 0,
     each: Callable[[int], object] | None = None,
 ) -> Measured:
     """Computes the metrics ``names`` of representations (N, d), or (N, Q, d) with Q views of each image.
 
     Args:
-        x: the representations.
+        x: the representations; metrics of classes take the labels of ``Rows``.
         names: the metrics.
         normalize: scales rows to length 1 for the spectrum. Other metrics do not change.
-        pair_rows: maximum number of rows for metrics of pairs; of more rows, a random sample is used.
-        seed: seed of the sample.
+        pair_rows: maximum number of rows for metrics that compare all pairs, and for those of clusters and classes; of
+            more rows, a random sample is used.
+        clusters: number of clusters for metrics of clusters, by default that of ``of_clusters.default_count``.
+        pseudo_labels: number of clusters that metrics of classes take instead of labels.
+        seed: seed of samples and of k-means.
         each: is called with the number of rows of each block.
 
     Raises:
-        SSLToolError: for fewer than two rows, rows that are not finite, or a metric that requires views if there are
-            none.
+        SSLToolError: for fewer than two rows, rows that are not finite, or a metric that requires views or labels if
+            there are none.
     """
     rows = x if isinstance(x, Rows) else Rows([x])
     check_names(names)
     rows.check()
-    of_views, of_pairs = ([name for name in names if METRICS[name].at == at] for at in ("views", "pairs"))
-    if of_views and (rows.views is None or rows.skipped):
-        raise SSLToolError(f"{of_views[0]} requires all views of each image; ssltool save-reprs --views saves them")
     if len(rows) < 2:
         raise SSLToolError(f"{rows.name}: a spectrum requires at least 2 rows; found {len(rows)}")
     caveats = CaveatTracker()
-    factor, directions = _pass(rows, names, normalize, caveats, each=each)
-    s, uncentred = factor.singular_values().cpu(), factor.singular_values(center=False).cpu()
-    deviations = factor.deviations().cpu()
-    one_pass = OnePass(s, uncentred, directions, rows.width)
-    values = {name: one_pass.metric(name) for name in names if name in QUICK}
+    source = Source(rows, Factor(), Directions(gram=needs_gram(names)), pair_rows, clusters, pseudo_labels, seed)
+    source.require(names)
+    _pass(source, normalize, caveats, each=each)
+    s, uncentred, deviations = source["spectrum"], source["uncentred spectrum"], source.factor.deviations().cpu()
     notes = caveat_messages(caveats, s, uncentred, deviations, len(rows), rows.width)
     if rows.skipped:
         notes.insert(0, f"rows with NaN or infinite values, left out: {rows.skipped:,}")
-    if of_pairs:
-        sample, sampled = _sample(rows, pair_rows, seed, of_pairs)
-        values |= {name: METRICS.load(name)(sample) for name in of_pairs}
-        notes += sampled
-    if of_views:
-        values |= {name: METRICS.load(name)(rows.views) for name in of_views}
+    values = {name: source.metric(name) for name in names}
+    notes += source.sampling_notes(names) + source.notes
     details = {f"{name}_{key}": detail for name in names for key, detail in _details(values[name]).items()}
     values = {name: float(values[name]) for name in names}
     return Measured(
@@ -204,17 +175,16 @@ def needs_gram(names: Iterable[str]) -> bool:
 
 
 def _pass(
-    rows: Rows,
-    names: Collection[str],
+    source: Source,
     normalize: bool,
     caveats: CaveatTracker | None = None,
     *,
     counts: Tensor | None = None,
     each: Callable[[int], object] | None = None,
-) -> tuple[Factor, Directions]:
+) -> None:
     """One pass over the rows, each with its number of occurrences in ``counts`` (n,), by default 1."""
-    factor, directions, first = Factor(), Directions(gram=needs_gram(names)), 0
-    for block in rows.blocks(each=each):
+    first = 0
+    for block in source.rows.blocks(each=each):
         weights = None
         if counts is not None:
             weights = counts[first : first + len(block)].to(block.device)
@@ -222,25 +192,14 @@ def _pass(
             block, weights = block[weights > 0], weights[weights > 0]
         if not len(block):
             continue
-        factor.update(unit_rows(block) if normalize else block, weights)
-        directions.update(block, weights)
+        source.factor.update(unit_rows(block) if normalize else block, weights)
+        source.directions.update(block, weights)
         if caveats is not None:
             caveats.update(block)
-    return factor, directions
 
 
 def _of_counted(rows: Rows, counts: np.ndarray, names: Sequence[str], normalize: bool) -> dict[str, float]:
     """Metrics of one pass over the rows, each with its number of occurrences in ``counts`` (n,)."""
-    factor, directions = _pass(rows, names, normalize, counts=torch.from_numpy(counts))
-    s, uncentred = factor.singular_values(), factor.singular_values(center=False)
-    one_pass = OnePass(s, uncentred, directions, rows.width)
-    return {name: one_pass.metric(name) for name in names}
-
-
-def _sample(rows: Rows, count: int, seed: int, names: Sequence[str]) -> tuple[Tensor, list[str]]:
-    n = len(rows)
-    if n <= count:
-        return rows.take(torch.arange(n)), []
-    numbers = np.sort(np.random.RandomState(seed % 2**32).permutation(n)[:count])
-    note = f"{' and '.join(names)}: computed on {count:,} of {n:,} rows, drawn at random; --pair-rows sets the number"
-    return rows.take(torch.from_numpy(numbers)), [note]
+    source = Source(rows, Factor(), Directions(gram=needs_gram(names)))
+    _pass(source, normalize, counts=torch.from_numpy(counts))
+    return {name: source.metric(name) for name in names}

@@ -27,7 +27,8 @@ from ssltool.data.loader import Loader, Shard
 from ssltool.data.preprocessing import Preprocessing
 from ssltool.data.views import to_pixels
 from ssltool.diagnosis.caveats import dead_dimensions
-from ssltool.diagnosis.measure import OnePass, needs_gram
+from ssltool.diagnosis.measure import needs_gram
+from ssltool.diagnosis.metric_inputs import value_of
 from ssltool.diagnosis.metrics import MAIN
 from ssltool.diagnosis.metrics.of_rows import Directions
 from ssltool.diagnosis.verdict import NEEDED, Verdict, judge
@@ -239,8 +240,10 @@ def measure(x: Tensor, bound: int) -> dict[str, float]:
     if not bool(torch.isfinite(x).all()):
         return dict.fromkeys((*MEASURED, DEAD_KEY), math.nan)
     x = (x.cpu() if x.device.type == "mps" else x).double()  # Apple's GPUs have no float64
-    one_pass = OnePass(*spectra(x, bound), Directions.of(x, gram=needs_gram(MEASURED)), x.shape[1])
-    values = {name: float(one_pass.metric(name)) for name in MEASURED}
+    s, uncentred = spectra(x, bound)
+    directions = Directions.of(x, gram=needs_gram(MEASURED))
+    given = {"spectrum": s, "uncentred spectrum": uncentred, "directions": directions}
+    values = {name: float(value_of(name, given, x.shape[1])) for name in MEASURED}
     return values | {DEAD_KEY: len(dead_dimensions(x.std(dim=0)))}
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from tqdm.auto import tqdm
 
 import ssltool
@@ -19,6 +20,7 @@ from ssltool.diagnosis.spectrum_file import Spectrum
 from ssltool.diagnosis.verdict import NEEDED, Thresholds, Verdict, compare, judge_measured
 from ssltool.errors import SSLToolError, UsageError
 from ssltool.files.reading import file_hash
+from ssltool.reprs.class_names import Labels, unified
 from ssltool.reprs.readers import stem_of
 from ssltool.reprs.representation_set import transform_notes
 from ssltool.reprs.representations import Representations
@@ -64,7 +66,15 @@ class _Input:
     def rows(self, config: CollapseConfig, device: torch.device) -> Rows:
         parts = [file.representations for file in self.files]
         hint = "--skip-nonfinite leaves them out"
-        return Rows(parts, skip_nonfinite=config.skip_nonfinite, hint=hint, device=device, name=self.name)
+        labels = self._labels() if config.metrics is not None else None
+        return Rows(
+            parts, labels=labels, skip_nonfinite=config.skip_nonfinite, hint=hint, device=device, name=self.name
+        )
+
+    def _labels(self) -> list[Tensor]:
+        """The labels of each file, one for each image, in the numbers of the first file."""
+        named = zip(self.paths, self.files, strict=True)
+        return unified([Labels.of(path, file.targets, file.classes) for path, file in named])[0]
 
 
 def run(config: CollapseConfig) -> Record:
@@ -119,6 +129,9 @@ def _parse(config: CollapseConfig) -> _Request:
     names = metrics.metric_names(config.metrics)
     if config.subsample is not None and not any(name in metrics.QUICK for name in names):
         raise UsageError(f"--subsample requires --metrics with at least one of {', '.join(metrics.QUICK)}")
+    if config.metrics != "all":
+        for flag, at in (("clusters", "clusters"), ("pseudo_labels", "classes")):
+            _refuse_without_effect(config, flag, at, names)
     return _Request(
         metrics=names,
         sizes=config.subsample_sizes,
@@ -127,6 +140,15 @@ def _parse(config: CollapseConfig) -> _Request:
         table=out if is_table else None,
         folder=None if is_table else out,
     )
+
+
+def _refuse_without_effect(config: CollapseConfig, flag: str, at: str, names: Sequence[str]) -> None:
+    """Raises ``UsageError`` if ``flag`` is given, and none of the metrics ``names`` takes the input ``at``."""
+    taking = [name for name, metric in metrics.METRICS.items() if metric.at == at]
+    if getattr(config, flag) is not None and not {*taking} & {*names}:
+        raise UsageError(
+            f"--{flag.replace('_', '-')} has no effect without --metrics all or one of {', '.join(taking)}"
+        )
 
 
 def _open(config: CollapseConfig) -> list[_Input]:
@@ -139,7 +161,8 @@ def _open(config: CollapseConfig) -> list[_Input]:
 def _measure(rows: Rows, config: CollapseConfig, request: _Request) -> Measured:
     names = request.metrics
     if config.metrics == "all":
-        names = metrics.metric_names("all", views=rows.views is not None)
+        labels = rows.labels is not None or config.pseudo_labels is not None
+        names = metrics.metric_names("all", views=rows.views is not None, labels=labels)
     total = sum(map(len, rows.parts))
     with tqdm(
         total=total, desc=rows.name, unit="row", unit_scale=True, leave=False, disable=is_quiet() or not has_bars()
@@ -149,6 +172,8 @@ def _measure(rows: Rows, config: CollapseConfig, request: _Request) -> Measured:
             tuple(dict.fromkeys((*names, *NEEDED))),
             normalize=config.normalize,
             pair_rows=config.pair_rows,
+            clusters=config.clusters,
+            pseudo_labels=config.pseudo_labels,
             seed=config.seed,
             each=bar.update,
         )

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ssltool.diagnosis.metrics import METRICS, QUICK, Metric, metric_names
+from ssltool.diagnosis.metrics.of_classes import Classes
 from ssltool.diagnosis.spectrum import singular_values
 from ssltool.errors import SSLToolError
 
@@ -25,7 +26,14 @@ OF_SPECTRUM = (
     "condition_number",
 )
 OF_ROWS = ("feature_std", "mean_cosine", "self_cluster", "uniformity", "twonn")
+OF_NEIGHBOURS = ("local_dimension", "hubness")
+OF_TREES = ("mst_dimension", "persistence")
+OF_CLUSTERS = ("cluster_usage", "empty_clusters", "cluster_learnability")
+OF_CLASSES = ("nc1", "nc2", "class_cosine", "class_rank")
 OF_VIEWS = ("alignment", "lidar")
+
+COLLAPSE_DOES_NOT_WORSEN = ("cluster_learnability", "hubness", "nc1")
+"""Metrics that a collapse onto few directions improves or does not change, as their docstrings say."""
 
 
 def gaussian(n: int, d: int, seed: int = 0) -> Tensor:
@@ -39,15 +47,17 @@ def views(mixing: Tensor, apart: float) -> Tensor:
 
 
 def value(name: str, x: Tensor) -> float:
-    """A metric of views (N, Q, d)."""
+    """A metric of views (N, Q, d); each image is a class."""
     rows, function = x.flatten(0, 1), METRICS.load(name)
+    if name in OF_CLASSES:
+        return function(Classes.of(rows, torch.arange(len(x)).repeat_interleave(x.shape[1])))
     if name in OF_SPECTRUM:
         return function(singular_values(rows, center=name != "rankme"))
-    return function(rows if name in OF_ROWS else x)
+    return function(x if name in OF_VIEWS else rows)
 
 
 def test_the_list_has_all_metrics():
-    assert set(METRICS) == {*OF_SPECTRUM, *OF_ROWS, *OF_VIEWS}
+    assert set(METRICS) == {*OF_SPECTRUM, *OF_ROWS, *OF_NEIGHBOURS, *OF_TREES, *OF_CLUSTERS, *OF_CLASSES, *OF_VIEWS}
     assert set(QUICK) == {*OF_SPECTRUM, "feature_std", "mean_cosine", "self_cluster"}
 
 
@@ -59,7 +69,9 @@ def test_each_metric_documents_its_range_and_source(name):
     assert METRICS[name].source
 
 
-@pytest.mark.parametrize("name", [name for name, metric in METRICS.items() if metric.healthier])
+@pytest.mark.parametrize(
+    "name", [name for name, metric in METRICS.items() if metric.healthier and name not in COLLAPSE_DOES_NOT_WORSEN]
+)
 def test_collapsed_rows_are_less_healthy_than_spread_rows(name):
     shrink = torch.diag(torch.logspace(0, -8, 16))
     shift = torch.nn.functional.one_hot(torch.tensor(0), 16) * 3.0
@@ -121,8 +133,8 @@ def test_metrics_are_invariant_to_rotations(name):
     [
         (None, False, tuple(QUICK)),
         (None, True, tuple(QUICK)),
-        ("all", False, tuple(name for name in METRICS if name not in OF_VIEWS)),
-        ("all", True, tuple(METRICS)),
+        ("all", False, tuple(name for name in METRICS if name not in OF_VIEWS + OF_CLASSES)),
+        ("all", True, tuple(name for name in METRICS if name not in OF_CLASSES)),
         ("auc", False, ("auc",)),
         ("twonn,auc", False, ("twonn", "auc")),
         (" effective-rank , auc,, auc ", False, ("effective_rank", "auc")),
@@ -131,6 +143,10 @@ def test_metrics_are_invariant_to_rotations(name):
 )
 def test_metric_names_are_comma_separated(wanted, views, names):
     assert metric_names(wanted, views=views) == names
+
+
+def test_all_metrics_include_those_of_classes_if_there_are_labels():
+    assert metric_names("all", labels=True) == tuple(name for name in METRICS if name not in OF_VIEWS)
 
 
 def test_an_unknown_metric_suggests_similar_names():

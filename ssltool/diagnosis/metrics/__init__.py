@@ -1,7 +1,7 @@
 """The registry of metrics of representation collapse.
 
 A metric is a plain function that returns a float. Its input follows from ``Metric.at``, see ``AT``. The functions are
-in ``of_spectrum``, ``of_rows`` and ``of_views``; a metric's module is imported when it is computed.
+in the modules ``of_*``; a metric's module is imported when it is computed.
 """
 
 from __future__ import annotations
@@ -9,24 +9,54 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from math import inf
+from typing import Any
 
 from ssltool.errors import SSLToolError, UsageError
 from ssltool.registry import Registry
 
-AT = {
-    "spectrum": "singular values s (min(N, d),) of the centred rows",
-    "uncentred spectrum": "singular values s (min(N, d),) of the rows, not centred",
-    "directions": "sums over the L2-normalised rows, not centred: ``of_rows.Directions``",
-    "pairs": "rows x (N, d), at most ``--pair-rows`` of them",
-    "views": "views x (N, Q, d): Q views of each of N images",
-}
+Target = str | Callable[..., float]
+
+
+@dataclass(frozen=True)
+class Input:
+    """What metrics take: its ``target``, a function of a ``metric_inputs.Source``, a ``description``, whether
+    ``one_pass`` over all rows gives it, or it is of ``sampled`` rows: at most ``--pair-rows``, and at most ``most``."""
+
+    target: str | Callable[..., Any]
+    description: str
+    one_pass: bool = False
+    sampled: bool = False
+    most: int | None = None
+
+
+TREE_ROWS = 4096
+"""Maximum number of rows of a spanning tree, whose time is limited by memory: a minute for 10,000 rows of width 512."""
+
+AT: Registry[Input] = Registry(
+    "input of metrics",
+    __name__,
+    {
+        "spectrum": Input(
+            "..metric_inputs:spectrum", "singular values s (min(N, d),) of the centred rows", one_pass=True
+        ),
+        "uncentred spectrum": Input(
+            "..metric_inputs:uncentred_spectrum", "singular values s (min(N, d),), not centred", one_pass=True
+        ),
+        "directions": Input(
+            "..metric_inputs:directions", "sums over L2-normalised rows: ``of_rows.Directions``", one_pass=True
+        ),
+        "pairs": Input("..metric_inputs:pairs", "rows x (N, d)", sampled=True),
+        "neighbours": Input(
+            "..metric_inputs:neighbours", "nearest other rows: ``of_neighbours.Neighbours``", sampled=True
+        ),
+        "trees": Input("..metric_inputs:trees", "``of_trees.SpanningTrees``", sampled=True, most=TREE_ROWS),
+        "clusters": Input("..metric_inputs:clusters", "clusters of rows: ``of_clusters.Clusters``", sampled=True),
+        "classes": Input("..metric_inputs:classes", "labelled rows: ``of_classes.Classes``", sampled=True),
+        "views": Input("..metric_inputs:views", "views x (N, Q, d): Q views of each of N images"),
+    },
+)
 """The inputs of metrics. The function of a metric of a spectrum may also take the width, as the keyword ``d``.
 ``--normalize`` scales the rows to length 1 for the spectra; other inputs do not change."""
-
-ONE_PASS = ("spectrum", "uncentred spectrum", "directions")
-"""The inputs that one pass over the rows gives."""
-
-Target = str | Callable[..., float]
 
 
 @dataclass(frozen=True)
@@ -170,11 +200,93 @@ METRICS: Registry[Metric] = Registry(
         ),
         "twonn": Metric(
             ".of_rows:twonn",
-            "pairs",
+            "neighbours",
             "high",
             "intrinsic dimension of the manifold",
             "Facco et al. 2017",
             (0, inf),
+        ),
+        "local_dimension": Metric(
+            ".of_neighbours:local_dimension",
+            "neighbours",
+            "high",
+            "intrinsic dimension of the 20 nearest rows; low: local collapse",
+            "arXiv:2401.10474",
+            (0, inf),
+        ),
+        "hubness": Metric(
+            ".of_neighbours:hubness",
+            "neighbours",
+            "low",
+            "0 none; large if few rows are neighbours of most",
+            "Radovanovic et al. 2010",
+        ),
+        "mst_dimension": Metric(
+            ".of_trees:mst_dimension",
+            "trees",
+            "high",
+            "intrinsic dimension by spanning trees; low: collapsed",
+            "arXiv:2606.03338",
+            (0, inf),
+        ),
+        "persistence": Metric(
+            ".of_trees:persistence",
+            "trees",
+            "high",
+            "0 tight clusters .. 1 equal distances; falls with N",
+            "arXiv:2512.15285",
+            (0, 1),
+        ),
+        "cluster_usage": Metric(
+            ".of_clusters:cluster_usage",
+            "clusters",
+            "high",
+            "1/K one cluster used .. 1 all used equally",
+            "arXiv:2410.04959",
+            (0, 1),
+        ),
+        "empty_clusters": Metric(
+            ".of_clusters:empty_clusters",
+            "clusters",
+            "low",
+            "fraction of clusters without a row",
+            "arXiv:2410.04959",
+            (0, 1),
+        ),
+        "cluster_learnability": Metric(
+            ".of_clusters:cluster_learnability",
+            "clusters",
+            "high",
+            "accuracy of predicting clusters by nearest rows; also 1 if all rows are equal",
+            "arXiv:2206.01251",
+            (0, 1),
+        ),
+        "nc1": Metric(
+            ".of_classes:nc1",
+            "classes",
+            "high",
+            "variation within classes by that of their means; 0: each class is a point",
+            "arXiv:2008.08186",
+            (0, inf),
+        ),
+        "nc2": Metric(
+            ".of_classes:nc2", "classes", "low", "0 if the class means are a simplex", "arXiv:2008.08186", (0, 2)
+        ),
+        "class_cosine": Metric(
+            ".of_classes:class_cosine",
+            "classes",
+            "low",
+            "0 unrelated .. 1 all class means have one direction",
+            "MONAI, EmbeddingCollapseMetric",
+            (-1, 1),
+        ),
+        "class_rank": Metric(
+            ".of_classes:class_rank",
+            "classes",
+            "high",
+            "mean effective rank of the rows of a class",
+            "MONAI, EmbeddingCollapseMetric",
+            (0, "d"),
         ),
         "alignment": Metric(
             ".of_views:alignment",
@@ -196,15 +308,16 @@ METRICS: Registry[Metric] = Registry(
 )
 """All metrics, in the order of tables."""
 
-QUICK = METRICS.where(lambda metric: metric.at in ONE_PASS)
+QUICK = METRICS.where(lambda metric: AT[metric.at].one_pass)
 """The metrics that require a single pass over the rows."""
 
 MAIN = ("auc", "effective_rank", "rankme", "dead_directions", "alpha", "feature_std", "mean_cosine")
 """Metrics shown in tables of runs and monitored during training."""
 
 
-def metric_names(wanted: str | None, *, views: bool = False) -> tuple[str, ...]:
-    """Parses a comma-separated list of metrics; None means ``QUICK``, ``all`` means all metrics that apply to the file.
+def metric_names(wanted: str | None, *, views: bool = False, labels: bool = False) -> tuple[str, ...]:
+    """Parses a comma-separated list of metrics; None means ``QUICK``, ``all`` means all metrics that apply to a file
+    with or without ``views`` and ``labels``.
 
     Raises:
         UsageError: for an unknown metric, or an empty list.
@@ -212,7 +325,8 @@ def metric_names(wanted: str | None, *, views: bool = False) -> tuple[str, ...]:
     if wanted is None:
         return tuple(QUICK)
     if wanted == "all":
-        return tuple(name for name, metric in METRICS.items() if views or metric.at != "views")
+        given = {"views": views, "classes": labels}
+        return tuple(name for name, metric in METRICS.items() if given.get(metric.at, True))
     names: Sequence[str] = [name.strip().replace("-", "_") for name in wanted.split(",") if name.strip()]
     if not names:
         raise UsageError(f"--metrics '{wanted}' is empty; choose from {', '.join(METRICS)}, or all")

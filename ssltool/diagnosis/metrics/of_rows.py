@@ -12,6 +12,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from ssltool.diagnosis.metrics.of_neighbours import Neighbours
 from ssltool.diagnosis.spectrum import blocks_of
 from ssltool.errors import SSLToolError
 from ssltool.reprs.nonfinite import refuse_nonfinite
@@ -165,29 +166,17 @@ def uniformity(x: Tensor, *, t: float = 2.0) -> float:
     return math.log(mean) if mean > 0 else -math.inf
 
 
-def twonn(x: Tensor) -> float:
+def twonn(x: Tensor | Neighbours) -> float:
     """Intrinsic dimension from the distances to the two nearest neighbours, N / sum log(r2 / r1) (Facco et al. 2017).
 
     At least 0: the dimension of the manifold on which the rows lie; low means collapsed. Duplicate rows count once. NaN
     for fewer than three distinct rows. O(N^2 d) time.
     """
-    _at_least(x, 1)
-    x = torch.unique(x.to(widest_float(x.device)), dim=0)
-    n = len(x)
-    if n < 3:
+    near = Neighbours.of(x, 2)
+    if len(near) < 3:
         return math.nan
-    x = x - x.mean(dim=0)
-    norms = x.square().sum(dim=1)
-    total = 0.0
-    for start in range(0, n, _PAIR_BLOCK):
-        rows = slice(start, start + _PAIR_BLOCK)
-        distance = norms[rows, None] + norms - 2 * x[rows] @ x.T
-        near = distance.topk(min(n, 8), largest=False).indices  # candidates, ranked by exact distances
-        exact = (x[rows, None] - x[near]).square().sum(dim=2)
-        own = near == torch.arange(start, start + len(near), device=x.device)[:, None]
-        nearest = exact.masked_fill(own, math.inf).sort(dim=1).values
-        total += 0.5 * float((nearest[:, 1] / nearest[:, 0]).log().sum())
-    return n / total if total > 0 else math.inf
+    total = float((near.distances[:, 1] / near.distances[:, 0]).log().sum())
+    return len(near) / total if total > 0 else math.inf
 
 
 _PAIR_BLOCK = 1024
