@@ -167,7 +167,7 @@ def measure_file(
         raise SSLToolError(
             f"{path} holds outputs of the {meta['layer']}, but --layer is {layer}; rank one layer at a time"
         )
-    measured = measure(Rows([stored.representations], name=path), metrics)
+    measured = measure(Rows([stored.representations], labels=[stored.targets], name=path), metrics)
     origin = dict(meta)
     if meta.get("random"):
         origin |= {"method": "untrained", "epoch": None}
