@@ -62,9 +62,9 @@ class Source:
         """Checks that the rows have what the metrics take.
 
         Raises:
-            SSLToolError: if they lack views or labels.
+            SSLToolError: if they lack views or labels, or the metric compares several files.
         """
-        lacking = {}
+        lacking = {"files": "compares several files; ssltool rank --by computes it"}
         if self.rows.views is None or self.rows.skipped:
             lacking["views"] = "requires all views of each image; ssltool save-reprs --views saves them"
         if self.rows.labels is None and self.pseudo_labels is None:
@@ -140,6 +140,11 @@ def views(source: Source) -> Tensor:
     if source.rows.views is None:
         raise SSLToolError(f"{source.rows.name} has no views")
     return source.rows.views
+
+
+def files(source: Source) -> None:
+    """Values of several files, which one set of rows does not give."""
+    raise SSLToolError(f"{source.rows.name} is one file; ssltool rank compares several")
 
 
 def neighbours(source: Source) -> Neighbours:

@@ -19,6 +19,7 @@ from ssltool.diagnosis.metrics.of_classes import Classes, nc1
 from ssltool.reprs.representations import Representations
 
 OF_VIEWS, OF_CLASSES = ({n for n, metric in METRICS.items() if metric.at == at} for at in ("views", "classes"))
+OF_ONE_FILE = [name for name in METRICS if name != "clid"]
 
 
 def gaussian(n: int, d: int, seed: int = 0) -> Tensor:
@@ -84,7 +85,7 @@ def test_the_default_metrics_are_those_of_one_pass(write, measured):
 
 def test_all_are_all_metrics_that_a_file_of_single_rows_has(write, measured):
     found = measured(write("a.pt", gaussian(80, 6)), "--metrics", "all")["metrics"]
-    assert list(found) == [name for name in METRICS if name not in OF_VIEWS | OF_CLASSES]
+    assert list(found) == [name for name in OF_ONE_FILE if name not in OF_VIEWS | OF_CLASSES]
 
 
 def test_the_document_says_which_ranks_alpha_is_fitted_to_and_how_well(write, measured):
@@ -104,7 +105,7 @@ def test_all_are_all_metrics_there_are_for_a_file_of_views(write, measured):
     x = views()
     found = measured(write("views.pt", x), "--metrics", "all")
     assert (found["n"], found["d"]) == (360, 6)
-    assert list(found["metrics"]) == [name for name in METRICS if name not in OF_CLASSES]
+    assert list(found["metrics"]) == [name for name in OF_ONE_FILE if name not in OF_CLASSES]
     for name in OF_VIEWS:
         assert found["metrics"][name] == pytest.approx(METRICS.load(name)(x), rel=1e-12)
     rows = measured(write("rows.pt", x.reshape(360, 6)), "--metrics", "all")["metrics"]
@@ -128,7 +129,7 @@ def test_all_are_also_the_metrics_of_classes_for_a_file_with_labels(write, measu
     x, labels = labelled()
     Representations(x, labels, torch.arange(len(x)), {}).save("labelled.pt")
     found = measured("labelled.pt", "--metrics", "all")["metrics"]
-    assert list(found) == [name for name in METRICS if name not in OF_VIEWS]
+    assert list(found) == [name for name in OF_ONE_FILE if name not in OF_VIEWS]
     assert found["nc1"] == pytest.approx(nc1(Classes.of(x, labels)))
     assert measured("labelled.pt", "--metrics", "nc1")["metrics"] == {"nc1": pytest.approx(found["nc1"])}
 
@@ -150,6 +151,11 @@ def test_metrics_of_classes_need_labels_or_pseudo_labels(ssltool, write, measure
     assert list(found["metrics"]) == ["nc1", "class_rank"]
     assert any("--pseudo-labels" in note and "4 clusters" in note for note in found["notes"])
     assert set(measured(path, "--metrics", "all", "--pseudo-labels", "4")["metrics"]) >= OF_CLASSES
+
+
+def test_a_metric_of_several_files_is_that_of_rank(ssltool, write):
+    refused = error_message(ssltool("collapse", write("a.pt", gaussian(120, 6)), "--metrics", "clid"))
+    assert "clid" in refused and "rank" in refused
 
 
 def test_the_number_of_clusters_can_be_chosen(write, measured):

@@ -14,7 +14,7 @@ from typing import Any
 from ssltool.errors import SSLToolError, UsageError
 from ssltool.registry import Registry
 
-Target = str | Callable[..., float]
+Target = str | Callable[..., Any]
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,7 @@ AT: Registry[Input] = Registry(
         "trees": Input("..metric_inputs:trees", "``of_trees.SpanningTrees``", sampled=True, most=TREE_ROWS),
         "clusters": Input("..metric_inputs:clusters", "clusters of rows: ``of_clusters.Clusters``", sampled=True),
         "classes": Input("..metric_inputs:classes", "labelled rows: ``of_classes.Classes``", sampled=True),
+        "files": Input("..metric_inputs:files", "values of the metrics ``of`` of each of M files, (M,) each"),
         "views": Input("..metric_inputs:views", "views x (N, Q, d): Q views of each of N images"),
     },
 )
@@ -63,7 +64,8 @@ AT: Registry[Input] = Registry(
 class Metric:
     """A metric: its function (``target``), its input ``at`` (a key of ``AT``), whether ``healthier`` is "high", "low"
     or neither ("", where 1 is best), the ``interpretation`` of values, the ``source``, the lowest and highest
-    value (``range``, "d" for the width), and whether it ``needs_gram``: the d x d Gram matrix of the directions.
+    value (``range``, "d" for the width), whether it ``needs_gram``: the d x d Gram matrix of the directions, and the
+    metrics that it is a function ``of``, if it compares several files.
 
     Raises:
         SSLToolError: for an ``at`` or ``healthier`` that does not exist.
@@ -76,6 +78,7 @@ class Metric:
     source: str
     range: tuple[float, float | str] = (-inf, inf)
     needs_gram: bool = False
+    of: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.at not in AT:
@@ -165,6 +168,14 @@ METRICS: Registry[Metric] = Registry(
             "s_1 / s_rank",
             (1, inf),
         ),
+        "pseudo_condition_number": Metric(
+            ".of_spectrum:condition_number",
+            "uncentred spectrum",
+            "low",
+            "1 flat; ratio of largest to smallest value; not centred",
+            "arXiv:2305.16562",
+            (1, inf),
+        ),
         "feature_std": Metric(
             ".of_rows:feature_std",
             "directions",
@@ -205,6 +216,14 @@ METRICS: Registry[Metric] = Registry(
             "intrinsic dimension of the manifold",
             "Facco et al. 2017",
             (0, inf),
+        ),
+        "coherence": Metric(
+            ".of_rows:coherence",
+            "pairs",
+            "low",
+            "1 all rows weigh the same .. N/r one row has a direction of its own",
+            "arXiv:2305.16562",
+            (1, inf),
         ),
         "local_dimension": Metric(
             ".of_neighbours:local_dimension",
@@ -260,6 +279,14 @@ METRICS: Registry[Metric] = Registry(
             "accuracy of predicting clusters by nearest rows; also 1 if all rows are equal",
             "arXiv:2206.01251",
             (0, 1),
+        ),
+        "clid": Metric(
+            ".of_files:clid",
+            "files",
+            "high",
+            "sum of the z-scores of twonn and cluster_learnability among these files",
+            "arXiv:2206.01251",
+            of=("twonn", "cluster_learnability"),
         ),
         "nc1": Metric(
             ".of_classes:nc1",
@@ -325,7 +352,7 @@ def metric_names(wanted: str | None, *, views: bool = False, labels: bool = Fals
     if wanted is None:
         return tuple(QUICK)
     if wanted == "all":
-        given = {"views": views, "classes": labels}
+        given = {"views": views, "classes": labels, "files": False}
         return tuple(name for name, metric in METRICS.items() if given.get(metric.at, True))
     names: Sequence[str] = [name.strip().replace("-", "_") for name in wanted.split(",") if name.strip()]
     if not names:

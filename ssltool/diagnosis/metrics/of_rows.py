@@ -179,6 +179,22 @@ def twonn(x: Tensor | Neighbours) -> float:
     return len(near) / total if total > 0 else math.inf
 
 
+def coherence(x: Tensor) -> float:
+    """(N / r) max_i norm(U_i)^2, U the left singular vectors (N, r) of ``x`` (N, d), not centred (Tsitsulin et al.,
+    arXiv:2305.16562).
+
+    Range [1, N / r]: 1 if all rows have the same weight in the space that they span, N / r if a row spans a direction
+    that no other row has. It does not change if all rows are mapped by an invertible matrix, so it does not show
+    collapse. r is the numerical rank; the authors' code uses min(N, d), which differs only for rows of lower rank. NaN
+    if all rows are 0. O(N d^2) time.
+    """
+    _at_least(x, 1)
+    x = x.to(widest_float(x.device))
+    u, s, _ = torch.linalg.svd(x, full_matrices=False)
+    rank = int((s > max(x.shape) * torch.finfo(x.dtype).eps * s[0]).sum())
+    return float(u[:, :rank].square().sum(dim=1).max()) * len(x) / rank if rank else math.nan
+
+
 _PAIR_BLOCK = 1024
 """Number of rows compared with all rows at a time."""
 
