@@ -23,6 +23,7 @@ from ssltool.diagnosis.metrics.of_rows import Directions
 from ssltool.diagnosis.row_blocks import Rows
 from ssltool.diagnosis.spectrum import Factor, unit_rows
 from ssltool.errors import SSLToolError
+from ssltool.reprs.same_images import MatchedRows
 
 CONFIDENCE_LEVEL = 0.95
 
@@ -68,6 +69,7 @@ def measure(
     clusters: int | None = None,
     pseudo_labels: int | None = None,
     seed: int = 0,
+    matched: MatchedRows | None = None,
     each: Callable[[int], object] | None = None,
 ) -> Measured:
     """Computes the metrics ``names`` of representations (N, d), or (N, Q, d) with Q views of each image.
@@ -81,6 +83,7 @@ def measure(
         clusters: number of clusters for metrics of clusters, by default that of ``of_clusters.default_count``.
         pseudo_labels: number of clusters that metrics of classes take instead of labels.
         seed: seed of samples and of k-means.
+        matched: these rows and those of the same images in another file, for metrics that compare both.
         each: is called with the number of rows of each block.
 
     Raises:
@@ -93,7 +96,8 @@ def measure(
     if len(rows) < 2:
         raise SSLToolError(f"{rows.name}: a spectrum requires at least 2 rows; found {len(rows)}")
     caveats = CaveatTracker()
-    source = Source(rows, Factor(), Directions(gram=needs_gram(names)), pair_rows, clusters, pseudo_labels, seed)
+    sums = Directions(gram=needs_gram(names))
+    source = Source(rows, Factor(), sums, pair_rows, clusters, pseudo_labels, seed, matched)
     source.require(names)
     _pass(source, normalize, caveats, each=each)
     s, uncentred, deviations = source["spectrum"], source["uncentred spectrum"], source.factor.deviations().cpu()

@@ -24,6 +24,7 @@ from ssltool.diagnosis.metrics.of_trees import SpanningTrees
 from ssltool.diagnosis.row_blocks import Rows
 from ssltool.diagnosis.spectrum import Factor
 from ssltool.errors import SSLToolError, counted
+from ssltool.reprs.same_images import MatchedRows
 
 
 @dataclass
@@ -35,6 +36,7 @@ class Source:
         clusters: number of clusters of k-means; None for the default.
         pseudo_labels: number of clusters that replace the labels; None to use the labels.
         seed: seed of samples and of k-means.
+        matched: these rows and those of the same images in another file.
         notes: messages about the inputs built so far.
     """
 
@@ -45,6 +47,7 @@ class Source:
     clusters: int | None = None
     pseudo_labels: int | None = None
     seed: int = 0
+    matched: MatchedRows | None = None
     notes: list[str] = field(default_factory=list)
     _built: dict[str, Any] = field(default_factory=dict)
 
@@ -65,6 +68,8 @@ class Source:
             SSLToolError: if they lack views or labels, or the metric compares several files.
         """
         lacking = {"files": "compares several files; ssltool rank --by computes it"}
+        if self.matched is None:
+            lacking["reference"] = "compares with another file of the same images; --reference names it"
         if self.rows.views is None or self.rows.skipped:
             lacking["views"] = "requires all views of each image; ssltool save-reprs --views saves them"
         if self.rows.labels is None and self.pseudo_labels is None:
@@ -145,6 +150,14 @@ def views(source: Source) -> Tensor:
 def files(source: Source) -> None:
     """Values of several files, which one set of rows does not give."""
     raise SSLToolError(f"{source.rows.name} is one file; ssltool rank compares several")
+
+
+def reference(source: Source) -> MatchedRows:
+    """The rows with those of the same images in another file."""
+    if source.matched is None:
+        raise SSLToolError(f"{source.rows.name} is not compared with another file")
+    source.notes.extend(f"cka: {note}" for note in source.matched.notes)
+    return source.matched
 
 
 def neighbours(source: Source) -> Neighbours:

@@ -53,6 +53,7 @@ AT: Registry[Input] = Registry(
         "clusters": Input("..metric_inputs:clusters", "clusters of rows: ``of_clusters.Clusters``", sampled=True),
         "classes": Input("..metric_inputs:classes", "labelled rows: ``of_classes.Classes``", sampled=True),
         "files": Input("..metric_inputs:files", "values of the metrics ``of`` of each of M files, (M,) each"),
+        "reference": Input("..metric_inputs:reference", "rows of the same images in two files: ``MatchedRows``"),
         "views": Input("..metric_inputs:views", "views x (N, Q, d): Q views of each of N images"),
     },
 )
@@ -315,6 +316,14 @@ METRICS: Registry[Metric] = Registry(
             "MONAI, EmbeddingCollapseMetric",
             (0, "d"),
         ),
+        "cka": Metric(
+            ".of_two_files:cka",
+            "reference",
+            "",
+            "similarity to --reference: 0 unrelated .. 1 equal up to rotation and scale",
+            "arXiv:1905.00414",
+            (0, 1),
+        ),
         "alignment": Metric(
             ".of_views:alignment",
             "views",
@@ -342,9 +351,11 @@ MAIN = ("auc", "effective_rank", "rankme", "dead_directions", "alpha", "feature_
 """Metrics shown in tables of runs and monitored during training."""
 
 
-def metric_names(wanted: str | None, *, views: bool = False, labels: bool = False) -> tuple[str, ...]:
+def metric_names(
+    wanted: str | None, *, views: bool = False, labels: bool = False, reference: bool = False
+) -> tuple[str, ...]:
     """Parses a comma-separated list of metrics; None means ``QUICK``, ``all`` means all metrics that apply to a file
-    with or without ``views`` and ``labels``.
+    with or without ``views``, ``labels`` and a ``reference`` file.
 
     Raises:
         UsageError: for an unknown metric, or an empty list.
@@ -352,7 +363,7 @@ def metric_names(wanted: str | None, *, views: bool = False, labels: bool = Fals
     if wanted is None:
         return tuple(QUICK)
     if wanted == "all":
-        given = {"views": views, "classes": labels, "files": False}
+        given = {"views": views, "classes": labels, "reference": reference, "files": False}
         return tuple(name for name, metric in METRICS.items() if given.get(metric.at, True))
     names: Sequence[str] = [name.strip().replace("-", "_") for name in wanted.split(",") if name.strip()]
     if not names:
