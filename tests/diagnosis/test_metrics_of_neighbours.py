@@ -81,6 +81,13 @@ def test_the_local_dimension_is_the_code_of_its_paper_on_rows_without_duplicates
     assert local_dimension(x) == pytest.approx(float((mean / (a[:, 20] - mean)).log().mean().exp()), rel=1e-6)
 
 
+def test_a_distant_outlier_has_no_local_dimension_and_is_counted():
+    x = gaussian(200, 6)
+    found = local_dimension(torch.cat([x, torch.full((1, 6), 1e20)]))
+    assert float(found) == pytest.approx(float(local_dimension(x)), rel=1e-9)
+    assert (found.details["infinite"], local_dimension(x).details["infinite"]) == (1, 0)
+
+
 @pytest.mark.parametrize("n", [12, 30])
 def test_equally_far_rows_have_an_infinite_local_dimension_and_no_hubs(n):
     assert local_dimension(torch.eye(n)) == math.inf

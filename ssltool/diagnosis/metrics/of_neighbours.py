@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ssltool.diagnosis.metrics.shared import checked_rows
+from ssltool.diagnosis.metrics.shared import Detailed, checked_rows
 
 NEAREST = 20
 """Number of neighbours of ``local_dimension``, the default of its source's code for the similar maximum likelihood."""
@@ -76,22 +76,25 @@ def _distances(queries: Tensor, x: Tensor, near: Tensor) -> Tensor:
     return torch.cat([torch.linalg.vector_norm(some[:, None] - x[rows], dim=2) for some, rows in parts])
 
 
-def local_dimension(x: Tensor | Neighbours) -> float:
+def local_dimension(x: Tensor | Neighbours) -> Detailed:
     """Geometric mean over the rows of the local intrinsic dimension by the method of moments, m / (a - m), m the mean
     distance to the k - 1 nearest rows and a that to the k-th (Huang et al., LDReg, ICLR 2024, arXiv:2401.10474).
 
     At least 0: low means local collapse, that the neighbourhoods of rows lie in few dimensions. k is 20, or the number
-    of other rows if that is lower. Duplicate rows count once. NaN for fewer than three distinct rows; infinite if the k
-    nearest rows of a row are all equally far. The paper estimates it within batches; both N and k change the value.
-    O(N^2 d) time.
+    of other rows if that is lower. Duplicate rows count once. Rows whose k nearest are all equally far, such as a
+    distant outlier, have no finite dimension: the detail ``infinite`` is their number, and the mean is that of the
+    others; infinite if there are none. NaN for fewer than three distinct rows. The paper estimates it within batches;
+    both N and k change the value. O(N^2 d) time.
     """
     near = Neighbours.of(x)
     if len(near) < 3:
-        return math.nan
+        return Detailed(math.nan, infinite=0)
     mean, last = near.distances[:, :-1].mean(dim=1), near.distances[:, -1]
-    gap = last - mean
-    gap = torch.where(gap > 8 * torch.finfo(gap.dtype).eps * last, gap, torch.zeros_like(gap))
-    return float((mean / gap).log().mean().exp())
+    known = last - mean > 8 * torch.finfo(last.dtype).eps * last
+    infinite = int((~known).sum())
+    if infinite == len(near):
+        return Detailed(math.inf, infinite=infinite)
+    return Detailed(float((mean / (last - mean))[known].log().mean().exp()), infinite=infinite)
 
 
 def hubness(x: Tensor | Neighbours) -> float:

@@ -115,7 +115,7 @@ def mst_dimension(x: Tensor | SpanningTrees) -> float:
     rows, each the mean over disjoint parts, which use all rows and vary less than random subsets. n is the number of
     edges, so that D is 1 if all rows lie on a line, and infinite if all distances are equal. Duplicate rows count once.
     0 if all rows are equal, else NaN for fewer than 64 distinct rows. High dimensions are underestimated, the more so
-    the fewer the rows. O(N^2 d) time.
+    the fewer the rows. An outlier raises it if its edge is not short beside the sum of the others. O(N^2 d) time.
     """
     trees = SpanningTrees.of(x)
     if trees.distinct == 1:
