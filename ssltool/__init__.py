@@ -209,12 +209,13 @@ def load_representations(path: str, *more: str) -> Representations:
     return Representations.load([path, *more] if more else path)
 
 
-def measure(x: Tensor | np.ndarray, metrics: str | None = None) -> Diagnosis:
+def measure(x: Tensor | np.ndarray, metrics: str | None = None, labels: Tensor | np.ndarray | None = None) -> Diagnosis:
     """Measures the collapse of representations in memory.
 
     Args:
         x: representations (N, d), or (N, Q, d) of Q views of each image.
         metrics: names separated by commas, or ``"all"``; by default those of a single pass.
+        labels: class numbers (N,), which metrics of classes take; negative for images without a label.
 
     Returns:
         ``metrics`` by name, the ``verdict`` (healthy, partial or complete collapse) with its evidence, the singular
@@ -225,7 +226,7 @@ def measure(x: Tensor | np.ndarray, metrics: str | None = None) -> Diagnosis:
     """
     from ssltool.diagnosis.diagnose import diagnose
 
-    return diagnose(x, metrics)
+    return diagnose(x, metrics, labels)
 
 
 def read_run(folder: str) -> pd.DataFrame:

@@ -22,6 +22,7 @@ class Stream(enum.IntEnum):
     HOLDOUT = 9  # holdout rows for model selection
     NEIGHBOURS = 10  # sampled neighbours in SCAN
     SAVED_PATCHES = 11  # sampled patches of save-reprs
+    METRICS = 12  # random order of rows in metrics
 
 
 def derive(*numbers: int) -> int:

@@ -157,7 +157,6 @@ def rows_and_width(s: torch.Tensor, *, n: int, d: int) -> float:
         ("spectrum", torch.linalg.vector_norm, float((gaussian(6, 20) - gaussian(6, 20).mean(dim=0)).norm())),
         ("directions", lambda sums: mean_cosine(sums) + sums.rows, mean_cosine(gaussian(6, 20) + 3) + 6),
         ("pairs", shape, 2004.0),
-        ("slices", shape, 2004.0),
         ("views", shape, 3003.0),
     ],
 )

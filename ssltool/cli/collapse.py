@@ -76,8 +76,8 @@ def _one(found: Record) -> str:
     """All metrics of one file, a line each."""
     from ssltool.diagnosis.metrics import METRICS
 
-    extra = [name for name in ("intervals", "like") if name in found]
-    titles = {"intervals": "95 % interval", "like": "in --like"}
+    titles = {"intervals": "95 % interval", "like": "in --like", "reference": "in --reference"}
+    extra = [name for name in titles if name in found]
     rows = []
     for name, value in found["metrics"].items():
         row: list[Any] = [name, value]

@@ -33,11 +33,27 @@ class CollapseConfig(DeviceSettings):
         names=METRICS,
     )
     merge: bool = setting(False, "read all FILEs as one, for instance the files of several ranks")
-    same_images: str = same_images("which images of the merged files are counted as repeated")
+    same_images: str = same_images("which images of the merged files, or of FILE and --reference, are the same")
     pool: str | None = pool_rows()
     skip_nonfinite: bool = setting(False, "leave out rows with NaN or infinite values instead of raising an error")
     pair_rows: int = setting(
-        10_000, "maximum number of rows for metrics that compare all pairs or take slices; more are sampled", minimum=3
+        10_000,
+        "maximum number of rows for metrics that are not computed in one pass; more are sampled",
+        minimum=3,
+    )
+    clusters: int | None = setting(
+        None,
+        "number of k-means clusters for metrics of clusters [default: 100, or a tenth of the rows if that is less]",
+        minimum=2,
+        maximum=1_000_000,
+        metavar="K",
+    )
+    pseudo_labels: int | None = setting(
+        None,
+        "for metrics of classes, take this number of k-means clusters instead of the labels of the file",
+        minimum=2,
+        maximum=1_000_000,
+        metavar="K",
     )
     bootstrap: int = setting(
         0, "number of resamples for 95 % confidence intervals; use a few hundred", minimum=0, maximum=1_000_000
@@ -45,7 +61,7 @@ class CollapseConfig(DeviceSettings):
     subsample: str | None = setting(
         None, "also measure random subsets of these sizes, for instance 500,2000", metavar="N1,N2"
     )
-    seed: int = seed("resamples and subsamples")
+    seed: int = seed("samples, resamples and k-means")
 
     fail_on: str | None = setting(
         None,
@@ -61,6 +77,14 @@ class CollapseConfig(DeviceSettings):
     )
     like: str | None = setting(
         None, "representations of another run to compare with", section="Verdict", metavar="FILE"
+    )
+
+    reference: str | None = setting(
+        None,
+        "representations of the same images by another network, such as the untrained one or an earlier checkpoint: as "
+        "--like, and prints how similar both are (cka)",
+        section="Verdict",
+        metavar="FILE",
     )
 
     group_by: str | None = setting(
@@ -89,7 +113,8 @@ class CollapseConfig(DeviceSettings):
             raise UsageError(f"--subsample {self.subsample}: give numbers of rows, as in 500,2000") from error
 
     def conflicts(self) -> list[Rule]:
-        return [*super().conflicts(), (("same_images",), not self.merge, "without --merge")]
+        single = not self.merge and self.reference is None
+        return [*super().conflicts(), (("same_images",), single, "without --merge or --reference")]
 
     def mistakes(self) -> Iterator[str]:
         if not self.files:
@@ -98,6 +123,10 @@ class CollapseConfig(DeviceSettings):
             yield f"--subsample '{self.subsample}': give numbers of rows, as in 500,2000"
         if self.bootstrap == 1:
             yield "--bootstrap 1: an interval needs at least 2 resamples, better a few hundred"
+        if self.like is not None and self.reference is not None:
+            yield "--like and --reference both name the file to compare with; use one of them"
+        if self.merge and self.reference is not None:
+            yield "--reference compares images of single files; leave out --merge, or use --like"
         if self.merge and len(self.files) < 2:
             yield "--merge reads several files as one; name more than one, or leave it out"
         yield from wrong_suffix("plot", self.plot, *FIGURES)

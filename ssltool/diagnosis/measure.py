@@ -6,7 +6,6 @@ metrics of random subsets of the rows.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,42 +17,15 @@ from torch import Tensor
 from ssltool import seeds
 from ssltool.config.collapse import CollapseConfig
 from ssltool.diagnosis.caveats import CaveatTracker, caveat_messages, dead_dimensions
-from ssltool.diagnosis.metrics import METRICS, QUICK, SAMPLED, check_names
+from ssltool.diagnosis.metric_inputs import Source
+from ssltool.diagnosis.metrics import METRICS, QUICK, check_names
 from ssltool.diagnosis.metrics.of_rows import Directions
 from ssltool.diagnosis.row_blocks import Rows
 from ssltool.diagnosis.spectrum import Factor, possible_directions, unit_rows
 from ssltool.errors import SSLToolError
+from ssltool.reprs.same_images import MatchedRows
 
 CONFIDENCE_LEVEL = 0.95
-
-
-@dataclass(frozen=True)
-class OnePass:
-    """The results of one pass over n rows of width ``d``: the singular values (min(n, d),) with (``s``) and without
-    (``uncentred``) centring, and the sums over ``directions``; ``bound`` is the largest possible rank of the layer."""
-
-    s: Tensor
-    uncentred: Tensor
-    directions: Directions
-    d: int
-    bound: int | None = None
-
-    def metric(self, name: str) -> float:
-        """The value of a metric in ``QUICK``."""
-        function, n = METRICS.load(name), round(self.directions.rows)
-        within = self.s[: possible_directions(n, self.d, self.bound)]
-        given = {"spectrum": within, "uncentred spectrum": self.uncentred, "directions": self.directions}
-        taken = _keywords(function)
-        sizes = {key: size for key, size in (("n", n), ("d", self.d)) if key in taken}
-        value: float = function(given[METRICS[name].at], **sizes)
-        return value
-
-
-def _keywords(function: Callable[..., float]) -> Collection[str]:
-    try:
-        return inspect.signature(function).parameters
-    except ValueError:  # a built-in function of torch without a signature
-        return ()
 
 
 @dataclass(frozen=True)
@@ -102,48 +74,49 @@ def measure(
     bound: int | None = None,
     normalize: bool = False,
     pair_rows: int = CollapseConfig.pair_rows,
+    clusters: int | None = None,
+    pseudo_labels: int | None = None,
     seed: int = 0,
+    matched: MatchedRows | None = None,
     each: Callable[[int], object] | None = None,
 ) -> Measured:
     """Computes the metrics ``names`` of representations (N, d), or (N, Q, d) with Q views of each image.
 
     Args:
-        x: the representations.
+        x: the representations; metrics of classes take the labels of ``Rows``.
         names: the metrics.
         bound: the largest possible rank of the layer, if it is known. Metrics of the centred spectrum refer to the
             directions that the layer can have, ``possible_directions``.
         normalize: scales rows to length 1 for the spectrum. Other metrics do not change.
-        pair_rows: maximum number of rows for metrics of pairs and of slices; of more rows, a random sample is used.
-        seed: seed of the sample.
+        pair_rows: maximum number of rows for metrics that one pass does not give; of more rows, a random sample is
+            used.
+        clusters: number of clusters for metrics of clusters, by default that of ``of_clusters.default_count``.
+        pseudo_labels: number of clusters that metrics of classes take instead of labels.
+        seed: seed of samples and of k-means.
+        matched: these rows and those of the same images in another file, for metrics that compare both.
         each: is called with the number of rows of each block.
 
     Raises:
-        SSLToolError: for fewer than two rows, rows that are not finite, or a metric that requires views if there are
-            none.
+        SSLToolError: for fewer than two rows, rows that are not finite, or a metric that requires views or labels if
+            there are none.
     """
     rows = x if isinstance(x, Rows) else Rows([x])
     check_names(names)
     rows.check()
-    of_views, of_sample = ([name for name in names if METRICS[name].at in at] for at in (("views",), SAMPLED))
-    if of_views and (rows.views is None or rows.skipped):
-        raise SSLToolError(f"{of_views[0]} requires all views of each image; ssltool save-reprs --views saves them")
     if len(rows) < 2:
         raise SSLToolError(f"{rows.name}: a spectrum requires at least 2 rows; found {len(rows)}")
     caveats = CaveatTracker()
-    factor, directions = _pass(rows, names, normalize, caveats, each=each)
-    s, uncentred = factor.singular_values().cpu(), factor.singular_values(center=False).cpu()
-    deviations = factor.deviations().cpu()
-    one_pass = OnePass(s, uncentred, directions, rows.width, bound)
-    values = {name: one_pass.metric(name) for name in names if name in QUICK}
+    sums = Directions(gram=needs_gram(names))
+    source = Source(rows, Factor(), sums, bound, pair_rows, clusters, pseudo_labels, seed, matched)
+    source.require(names)
+    _pass(source, normalize, caveats, each=each)
+    s, uncentred = source.singular_values, source["uncentred spectrum"]
+    deviations = source.factor.deviations().cpu()
     notes = caveat_messages(caveats, s, uncentred, deviations, len(rows), rows.width)
     if rows.skipped:
         notes.insert(0, f"rows with NaN or infinite values, left out: {rows.skipped:,}")
-    if of_sample:
-        sample, sampled = _sample(rows, pair_rows, seed, of_sample)
-        values |= {name: METRICS.load(name)(sample) for name in of_sample}
-        notes += sampled
-    if of_views:
-        values |= {name: METRICS.load(name)(rows.views) for name in of_views}
+    values = {name: source.metric(name) for name in names}
+    notes += source.sampling_notes(names) + source.notes
     details = {f"{name}_{key}": detail for name in names for key, detail in _details(values[name]).items()}
     values = {name: float(values[name]) for name in names}
     dead = dead_dimensions(deviations)
@@ -222,17 +195,16 @@ def needs_gram(names: Iterable[str]) -> bool:
 
 
 def _pass(
-    rows: Rows,
-    names: Collection[str],
+    source: Source,
     normalize: bool,
     caveats: CaveatTracker | None = None,
     *,
     counts: Tensor | None = None,
     each: Callable[[int], object] | None = None,
-) -> tuple[Factor, Directions]:
+) -> None:
     """One pass over the rows, each with its number of occurrences in ``counts`` (n,), by default 1."""
-    factor, directions, first = Factor(), Directions(gram=needs_gram(names)), 0
-    for block in rows.blocks(each=each):
+    first = 0
+    for block in source.rows.blocks(each=each):
         weights = None
         if counts is not None:
             weights = counts[first : first + len(block)].to(block.device)
@@ -240,27 +212,16 @@ def _pass(
             block, weights = block[weights > 0], weights[weights > 0]
         if not len(block):
             continue
-        factor.update(unit_rows(block) if normalize else block, weights)
-        directions.update(block, weights)
+        source.factor.update(unit_rows(block) if normalize else block, weights)
+        source.directions.update(block, weights)
         if caveats is not None:
             caveats.update(block)
-    return factor, directions
 
 
 def _of_counted(
     rows: Rows, counts: np.ndarray, names: Sequence[str], normalize: bool, bound: int | None
 ) -> dict[str, float]:
     """Metrics of one pass over the rows, each with its number of occurrences in ``counts`` (n,)."""
-    factor, directions = _pass(rows, names, normalize, counts=torch.from_numpy(counts))
-    s, uncentred = factor.singular_values(), factor.singular_values(center=False)
-    one_pass = OnePass(s, uncentred, directions, rows.width, bound)
-    return {name: one_pass.metric(name) for name in names}
-
-
-def _sample(rows: Rows, count: int, seed: int, names: Sequence[str]) -> tuple[Tensor, list[str]]:
-    n = len(rows)
-    if n <= count:
-        return rows.take(torch.arange(n)), []
-    numbers = np.sort(np.random.RandomState(seed % 2**32).permutation(n)[:count])
-    note = f"{' and '.join(names)}: computed on {count:,} of {n:,} rows, drawn at random; --pair-rows sets the number"
-    return rows.take(torch.from_numpy(numbers)), [note]
+    source = Source(rows, Factor(), Directions(gram=needs_gram(names)), bound)
+    _pass(source, normalize, counts=torch.from_numpy(counts))
+    return {name: source.metric(name) for name in names}

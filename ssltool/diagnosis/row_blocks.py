@@ -19,13 +19,14 @@ class Rows:
 
     ``blocks`` yields one block at a time on ``device``, so that memory-mapped files may be larger than memory. Rows
     with NaN or infinite values raise an error that ends with ``hint``, or with ``skip_nonfinite`` are left out and
-    counted in ``skipped``.
+    counted in ``skipped``. ``labels`` are (n,) for each tensor, one for each image, negative where there is none.
     """
 
     def __init__(
         self,
         parts: Sequence[Tensor],
         *,
+        labels: Sequence[Tensor] | None = None,
         skip_nonfinite: bool = False,
         hint: str = "",
         device: torch.device = CPU,
@@ -34,6 +35,8 @@ class Rows:
         if not parts or any(part.dim() not in (2, 3) for part in parts):
             found = [tuple(part.shape) for part in parts]
             raise SSLToolError(f"{name} must be (N, d), or (N, Q, d) of views; found {found or 'nothing'}")
+        if labels is not None and [len(column) for column in labels] != [len(part) for part in parts]:
+            raise SSLToolError(f"{name}: the numbers of labels and of images differ")
         self.parts = [part.reshape(-1, part.shape[-1]) for part in parts]
         widths = sorted({part.shape[1] for part in self.parts})
         if len(widths) > 1:
@@ -42,6 +45,8 @@ class Rows:
         self.views = (parts[0] if len(parts) == 1 else torch.cat(list(parts))) if all_views else None
         self.width = widths[0]
         self.name, self.device, self.skip_nonfinite, self.hint = name, device, skip_nonfinite, hint
+        each = [len(rows) // max(1, len(part)) for rows, part in zip(self.parts, parts, strict=True)]
+        self._labels = None if labels is None else [c.repeat_interleave(q) for c, q in zip(labels, each, strict=True)]
         self._kept: list[Tensor] | None = None  # mask of finite rows per part; None if all rows are finite
         self._checked = False
 
@@ -52,6 +57,16 @@ class Rows:
     def skipped(self) -> int:
         """Number of rows left out because they are not finite."""
         return sum(map(len, self.parts)) - len(self)
+
+    @property
+    def labels(self) -> Tensor | None:
+        """The label (n,) of each row, negative where there is none; None if no row has one."""
+        if self._labels is None:
+            return None
+        kept = [
+            one if mask is None else one[mask] for one, (_, mask) in zip(self._labels, self._with_kept(), strict=True)
+        ]
+        return torch.cat(kept) if any(bool((one >= 0).any()) for one in kept) else None
 
     def check(self) -> None:
         """Finds the rows that are not finite. Later calls do nothing.

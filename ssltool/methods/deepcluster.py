@@ -23,42 +23,10 @@ from ssltool.methods.options import MultiCrop, temperature, width
 from ssltool.methods.parts.multicrop import forward_by_size, forward_concatenated
 from ssltool.methods.parts.prototypes import Prototypes, uniform_loss_warning
 from ssltool.models.heads import mlp
+from ssltool.reprs.spherical_kmeans import spherical_kmeans
 from ssltool.settings import setting
 from ssltool.training.distributed import broadcast, gather
 from ssltool.training.precision import without_autocast
-
-ROWS_PER_BLOCK = 65536
-"""Number of rows compared with the centroids at a time."""
-
-
-@torch.no_grad()
-@without_autocast
-def spherical_kmeans(
-    rows: Tensor, count: int, iterations: int = 10, generator: torch.Generator | None = None
-) -> tuple[Tensor, Tensor]:
-    """Spherical k-means of unit ``rows`` (N, D): ``count`` unit centroids (K, D), and each row's cluster index (N,).
-
-    The initial centroids are ``count`` rows, sampled by a CPU generator. A centroid without rows, or whose rows sum to
-    0, is not updated.
-
-    Raises:
-        SSLToolError: if there are fewer rows than clusters.
-    """
-    if len(rows) < count:
-        raise SSLToolError(
-            f"k-means needs at least as many rows as clusters; found {len(rows)} rows and {count} clusters"
-        )
-    centroids = rows[torch.randperm(len(rows), generator=generator)[:count].to(rows.device)]
-    for _ in range(iterations):
-        nearest = _nearest(rows, centroids)
-        sums = torch.zeros_like(centroids).index_add_(0, nearest, rows)
-        length = sums.norm(dim=1, keepdim=True)
-        centroids = torch.where(length > 0, F.normalize(sums, dim=1), centroids)
-    return centroids, _nearest(rows, centroids)
-
-
-def _nearest(rows: Tensor, centroids: Tensor) -> Tensor:
-    return torch.cat([(block @ centroids.mT).argmax(dim=1) for block in rows.split(ROWS_PER_BLOCK)])
 
 
 @without_autocast

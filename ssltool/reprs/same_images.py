@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,9 +12,13 @@ from torch import Tensor
 from ssltool.errors import SSLToolError
 from ssltool.reprs.representation_set import SPLIT_KEYS, RepresentationSet
 from ssltool.reprs.representations import Representations
+from ssltool.reprs.row_set import RowSet
 
 NO_FINGERPRINT = "the same number, dataset and split; a file has no fingerprint, which save-reprs now writes"
 """How images are told apart in files of earlier versions, for messages."""
+
+MATCHED_BLOCK = 8192
+"""Number of matched rows that are read at a time."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,64 @@ def image_ids(bank: RepresentationSet, queries: RepresentationSet, by: str = "in
     of_bank, of_queries = _numbers(fingerprints).split([len(bank.fingerprints), len(queries.fingerprints)])
     own, others = _ids((of_bank[bank.file_of], of_queries[queries.file_of]), (bank.index, queries.index))
     return ImageIds(own, others)
+
+
+@dataclass(frozen=True)
+class MatchedRows:
+    """The rows of one set, and for each the row of the same image in another set.
+
+    Attributes:
+        rows: N rows of width d.
+        others: rows of width e.
+        positions: which of ``others`` (N,) is of the image of each row.
+        notes: how the images were told apart, and what was left out.
+    """
+
+    rows: RowSet
+    others: RowSet
+    positions: Tensor
+    notes: tuple[str, ...] = ()
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yields blocks (n, d) and (n, e) of the same images."""
+        for low in range(0, len(self.rows), MATCHED_BLOCK):
+            high = min(low + MATCHED_BLOCK, len(self.rows))
+            yield self.rows.block(low, high), self.others.take(self.positions[low:high])
+
+
+def match_rows(ours: RepresentationSet, theirs: RepresentationSet, by: str = "index") -> MatchedRows:
+    """The rows of ``ours`` with those of the same images in ``theirs``, which may hold more images.
+
+    Images are told apart as by ``image_ids``. Files that say nothing of their images are matched row by row, which a
+    note says.
+
+    Raises:
+        SSLToolError: if ``theirs`` lacks an image of ``ours`` or holds one several times, or a file has no digests.
+    """
+    unknown = all(not any(one.fingerprints) and one.meta.get(SPLIT_KEYS[0]) is None for one in (ours, theirs))
+    if by == "index" and unknown and len(ours) == len(theirs):
+        note = f"{ours.name} and {theirs.name} do not name their images; rows of one number are taken as one image"
+        return MatchedRows(ours.rows, theirs.rows, torch.arange(len(ours)), (note,))
+    ids = image_ids(theirs, ours, by)
+    if ids is None:
+        raise SSLToolError(
+            f"{ours.name} and {theirs.name} are not known to be of the same images; save both with save-reprs from one "
+            "dataset and split, or compare by --same-images content"
+        )
+    numbers, order = ids.bank.sort(stable=True)
+    if len(numbers.unique()) < len(numbers):
+        raise SSLToolError(f"{theirs.name} holds some images several times; save one row for each image")
+    missing = int((~ids.shared).sum())
+    if missing:
+        raise SSLToolError(
+            f"{missing:,} of {len(ours):,} images of {ours.name} are not in {theirs.name}; save the same images of both"
+        )
+    positions = order[torch.searchsorted(numbers, ids.queries)]
+    more = len(theirs) - len(ids.queries.unique())
+    notes = ((f"the images were told apart by {ids.why}",) if ids.why else ()) + (
+        (f"{more:,} images of {theirs.name} are not in {ours.name} and are left out",) if more else ()
+    )
+    return MatchedRows(ours.rows, theirs.rows, positions, notes)
 
 
 def _digests(one: RepresentationSet) -> Tensor:

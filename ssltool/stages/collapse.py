@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from tqdm.auto import tqdm
 
 import ssltool
@@ -19,10 +20,11 @@ from ssltool.diagnosis.spectrum_file import Spectrum
 from ssltool.diagnosis.verdict import NEEDED, Thresholds, Verdict, compare, judge_measured
 from ssltool.errors import SSLToolError, UsageError
 from ssltool.files.reading import file_hash
+from ssltool.reprs.class_names import Labels, unified
 from ssltool.reprs.readers import stem_of
-from ssltool.reprs.representation_set import transform_notes
+from ssltool.reprs.representation_set import RepresentationSet, transform_notes
 from ssltool.reprs.representations import Representations
-from ssltool.reprs.same_images import repeated_images
+from ssltool.reprs.same_images import MatchedRows, match_rows, repeated_images
 from ssltool.runs.display_names import display_names
 from ssltool.runs.tables import file_rows, means_of_groups, write_table
 from ssltool.settings import Record
@@ -64,7 +66,15 @@ class _Input:
     def rows(self, config: CollapseConfig, device: torch.device) -> Rows:
         parts = [file.representations for file in self.files]
         hint = "--skip-nonfinite leaves them out"
-        return Rows(parts, skip_nonfinite=config.skip_nonfinite, hint=hint, device=device, name=self.name)
+        labels = self._labels() if config.metrics is not None else None
+        return Rows(
+            parts, labels=labels, skip_nonfinite=config.skip_nonfinite, hint=hint, device=device, name=self.name
+        )
+
+    def _labels(self) -> list[Tensor]:
+        """The labels of each file, one for each image, in the numbers of the first file."""
+        named = zip(self.paths, self.files, strict=True)
+        return unified([Labels.of(path, file.targets, file.classes) for path, file in named])[0]
 
 
 def run(config: CollapseConfig) -> Record:
@@ -82,14 +92,12 @@ def run(config: CollapseConfig) -> Record:
     request = _parse(config)
     inputs = _open(config)
     targets = _targets(config, request.folder, inputs)
-    reference = None
-    if config.like is not None:
-        like = _Input((config.like,), [Representations.stored(config.like, config.pool)])
-        reference = _measure(like, like.rows(config, request.device), config, request)
+    reference = _reference(config, request)
+    others = None if config.reference is None else RepresentationSet.open(config.reference, config.pool)
     results, measurements = [], []
     for source in inputs:
         rows = source.rows(config, request.device)  # built once, because they cache the check for non-finite rows
-        measured = _measure(source, rows, config, request)
+        measured = _measure(source, rows, config, request, _matched(source, others, config))
         measurements.append(measured)
         result = _result(source, measured, config, request, reference)
         results.append(result | _uncertainty(rows, measured, config, request))
@@ -117,8 +125,13 @@ def _parse(config: CollapseConfig) -> _Request:
     if out is not None and not is_table and out.is_file():
         raise SSLToolError(f"--out {out} is a file; give a folder for spectra, or a .csv or .json file for the table")
     names = metrics.metric_names(config.metrics)
+    if config.reference is not None:
+        names = tuple(dict.fromkeys((*names, "cka")))
     if config.subsample is not None and not any(name in metrics.QUICK for name in names):
         raise UsageError(f"--subsample requires --metrics with at least one of {', '.join(metrics.QUICK)}")
+    if config.metrics != "all":
+        for flag, at in (("clusters", "clusters"), ("pseudo_labels", "classes")):
+            _refuse_without_effect(config, flag, at, names)
     return _Request(
         metrics=names,
         sizes=config.subsample_sizes,
@@ -129,6 +142,15 @@ def _parse(config: CollapseConfig) -> _Request:
     )
 
 
+def _refuse_without_effect(config: CollapseConfig, flag: str, at: str, names: Sequence[str]) -> None:
+    """Raises ``UsageError`` if ``flag`` is given, and none of the metrics ``names`` takes the input ``at``."""
+    taking = [name for name, metric in metrics.METRICS.items() if metric.at == at]
+    if getattr(config, flag) is not None and not {*taking} & {*names}:
+        raise UsageError(
+            f"--{flag.replace('_', '-')} has no effect without --metrics all or one of {', '.join(taking)}"
+        )
+
+
 def _open(config: CollapseConfig) -> list[_Input]:
     files = [Representations.stored(path, config.pool) for path in config.files]
     if config.merge:
@@ -136,10 +158,30 @@ def _open(config: CollapseConfig) -> list[_Input]:
     return [_Input((path,), [file]) for path, file in zip(config.files, files, strict=True)]
 
 
-def _measure(source: _Input, rows: Rows, config: CollapseConfig, request: _Request) -> Measured:
+def _reference(config: CollapseConfig, request: _Request) -> Measured | None:
+    """The measurement of the file to compare with, if one is named."""
+    path = config.reference or config.like
+    if path is None:
+        return None
+    source = _Input((path,), [Representations.stored(path, config.pool)])
+    alone = tuple(name for name in request.metrics if metrics.METRICS[name].at != "reference")
+    return _measure(source, source.rows(config, request.device), config, dataclasses.replace(request, metrics=alone))
+
+
+def _matched(source: _Input, others: RepresentationSet | None, config: CollapseConfig) -> MatchedRows | None:
+    """The rows of a file with those of the same images in ``--reference``."""
+    if others is None:
+        return None
+    return match_rows(RepresentationSet.open(source.name, config.pool), others, config.same_images)
+
+
+def _measure(
+    source: _Input, rows: Rows, config: CollapseConfig, request: _Request, matched: MatchedRows | None = None
+) -> Measured:
     names = request.metrics
     if config.metrics == "all":
-        names = metrics.metric_names("all", views=rows.views is not None)
+        labels = rows.labels is not None or config.pseudo_labels is not None
+        names = metrics.metric_names("all", views=rows.views is not None, labels=labels, reference=matched is not None)
     total = sum(map(len, rows.parts))
     with tqdm(
         total=total, desc=rows.name, unit="row", unit_scale=True, leave=False, disable=is_quiet() or not has_bars()
@@ -150,7 +192,10 @@ def _measure(source: _Input, rows: Rows, config: CollapseConfig, request: _Reque
             bound=source.meta.get("directions"),
             normalize=config.normalize,
             pair_rows=config.pair_rows,
+            clusters=config.clusters,
+            pseudo_labels=config.pseudo_labels,
             seed=config.seed,
+            matched=matched,
             each=bar.update,
         )
 
@@ -175,8 +220,10 @@ def _result(
         "origin": {key: source.meta[key] for key in ORIGIN if key in source.meta},
     }
     if reference is not None:
-        verdict = compare(verdict, measured.metrics, reference.metrics, str(config.like), request.thresholds)
-        result["like"] = {name: reference.metrics.get(name) for name in names}
+        name = str(config.reference or config.like)
+        verdict = compare(verdict, measured.metrics, reference.metrics, name, request.thresholds)
+        key = "like" if config.reference is None else "reference"
+        result[key] = {name: reference.metrics.get(name) for name in names}
     result["verdict"] = _as_dict(verdict, measured.dead)
     return result
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from ssltool.diagnosis.metrics import of_spectrum
 from ssltool.diagnosis.metrics.of_rows import (
     Directions,
+    coherence,
     feature_std,
     feature_std_tensor,
     mean_cosine,
@@ -405,3 +406,33 @@ def test_values_that_are_not_finite_are_refused(metric, bad):
     x[4, 1] = bad
     with pytest.raises(SSLToolError, match="NaN or infinite"):
         metric(x)
+
+
+@pytest.mark.parametrize(("n", "d"), [(12, 4), (40, 5), (3, 9)])
+def test_rows_of_equal_weight_have_coherence_1(n, d):
+    """The columns of a matrix with all entries of one size are orthogonal: cosines of the discrete transform."""
+    angle = 2 * math.pi * torch.outer(torch.arange(n), torch.arange(1, d // 2 + 1)).double() / n
+    x = torch.cat([angle.cos(), angle.sin()], dim=1) if n > d else torch.eye(n, d)
+    assert coherence(x) == pytest.approx(1)
+
+
+def test_a_row_with_a_direction_of_its_own_has_the_highest_coherence():
+    x = gaussian(50, 4).double()
+    x[:, 3] = 0
+    x[7] = torch.tensor([0.0, 0.0, 0.0, 5.0])
+    assert coherence(x) == pytest.approx(50 / 4)
+    assert coherence(x[:, :3][x[:, 0] != 0]) < 49 / 3
+
+
+def test_coherence_is_the_largest_leverage_of_a_row():
+    x = gaussian(60, 5).double() + 2
+    hat = x @ torch.linalg.inv(x.T @ x) @ x.T
+    assert coherence(x) == pytest.approx(float(hat.diagonal().max()) * 60 / 5)
+    assert coherence(x @ (torch.eye(5) + 0.3 * gaussian(5, 5, 1)).double()) == pytest.approx(coherence(x))
+
+
+def test_coherence_counts_only_directions_that_the_rows_span():
+    x = gaussian(60, 5).double()
+    assert coherence(torch.cat([x, x[:, :3]], dim=1)) == pytest.approx(coherence(x))
+    assert math.isnan(coherence(torch.zeros(5, 3)))
+    assert coherence(torch.full((5, 3), 2.0)) == pytest.approx(1)

@@ -67,6 +67,8 @@ EXPORTS = (
 VIEWS = (
     "collapse {} --device cpu --metrics all -o new",
     "collapse val.pt --like {} --device cpu -o new.json",
+    "collapse val.pt --reference {} --device cpu -o new.json",
+    "rank {} val.pt --by clid",
     "rank {} val.pt --by auc",
     "plot spectrum {} -o new.svg",
     "inspect {} --keys",

@@ -12,12 +12,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from helpers import usage_message
+from helpers import error_message, usage_message
 from ssltool.config.fields import STATES
 from ssltool.diagnosis.metrics import METRICS, QUICK, RENYI
+from ssltool.diagnosis.metrics.of_classes import Classes, nc1
 from ssltool.reprs.representations import Representations
 
-OF_VIEWS = {"alignment", "lidar"}
+OF_VIEWS, OF_CLASSES = ({n for n, metric in METRICS.items() if metric.at == at} for at in ("views", "classes"))
+OF_ONE_FILE = [name for name in METRICS if name not in ("clid", "cka")]
 
 
 def gaussian(n: int, d: int, seed: int = 0) -> Tensor:
@@ -83,7 +85,7 @@ def test_the_default_metrics_are_those_of_one_pass(write, measured):
 
 def test_all_are_all_metrics_that_a_file_of_single_rows_has(write, measured):
     found = measured(write("a.pt", gaussian(80, 6)), "--metrics", "all")["metrics"]
-    assert list(found) == [name for name in METRICS if name not in OF_VIEWS]
+    assert list(found) == [name for name in OF_ONE_FILE if name not in OF_VIEWS | OF_CLASSES]
 
 
 def test_renyi_are_the_effective_ranks_of_the_curve(ssltool, write, measured):
@@ -121,7 +123,7 @@ def test_all_are_all_metrics_there_are_for_a_file_of_views(write, measured):
     x = views()
     found = measured(write("views.pt", x), "--metrics", "all")
     assert (found["n"], found["d"]) == (360, 6)
-    assert list(found["metrics"]) == list(METRICS)
+    assert list(found["metrics"]) == [name for name in OF_ONE_FILE if name not in OF_CLASSES]
     for name in OF_VIEWS:
         assert found["metrics"][name] == pytest.approx(METRICS.load(name)(x), rel=1e-12)
     rows = measured(write("rows.pt", x.reshape(360, 6)), "--metrics", "all")["metrics"]
@@ -134,6 +136,60 @@ def test_each_of_several_files_has_the_metrics_that_its_kind_allows(ssltool, wri
     assert header[-2:] == ["alignment", "lidar"]
     assert "-" not in first[-2:]
     assert second[-2:] == ["-", "-"]
+
+
+def labelled(n: int = 120, d: int = 6) -> tuple[Tensor, Tensor]:
+    labels = torch.arange(n) % 3
+    return gaussian(n, d) + 2 * gaussian(3, d, seed=1)[labels], labels
+
+
+def test_all_are_also_the_metrics_of_classes_for_a_file_with_labels(write, measured):
+    x, labels = labelled()
+    Representations(x, labels, torch.arange(len(x)), {}).save("labelled.pt")
+    found = measured("labelled.pt", "--metrics", "all")["metrics"]
+    assert list(found) == [name for name in OF_ONE_FILE if name not in OF_VIEWS]
+    assert found["nc1"] == pytest.approx(nc1(Classes.of(x, labels)))
+    assert measured("labelled.pt", "--metrics", "nc1")["metrics"] == {"nc1": pytest.approx(found["nc1"])}
+
+
+def test_merged_files_number_their_classes_by_name(write, measured):
+    x, labels = labelled()
+    for name, rows, classes in (("a.pt", slice(0, 60), ["a", "b", "c"]), ("b.pt", slice(60, 120), ["c", "b", "a"])):
+        own = labels[rows] if name == "a.pt" else 2 - labels[rows]
+        Representations(x[rows], own, torch.arange(120)[rows], {"classes": classes}).save(name)
+    found = measured("a.pt", "b.pt", "--merge", "--metrics", "nc1,class_cosine")["metrics"]
+    assert found["nc1"] == pytest.approx(nc1(Classes.of(x, labels)))
+
+
+def test_metrics_of_classes_need_labels_or_pseudo_labels(ssltool, write, measured):
+    path = write("a.pt", gaussian(120, 6))
+    refused = error_message(ssltool("collapse", path, "--metrics", "auc,nc1"))
+    assert all(text in refused for text in ("nc1", "a.pt", "--pseudo-labels"))
+    found = measured(path, "--metrics", "nc1,class_rank", "--pseudo-labels", "4")
+    assert list(found["metrics"]) == ["nc1", "class_rank"]
+    assert any("--pseudo-labels" in note and "4 clusters" in note for note in found["notes"])
+    assert set(measured(path, "--metrics", "all", "--pseudo-labels", "4")["metrics"]) >= OF_CLASSES
+
+
+def test_a_metric_of_several_files_is_that_of_rank(ssltool, write):
+    refused = error_message(ssltool("collapse", write("a.pt", gaussian(120, 6)), "--metrics", "clid"))
+    assert "clid" in refused and "rank" in refused
+
+
+def test_the_number_of_clusters_can_be_chosen(write, measured):
+    path = write("a.pt", gaussian(120, 6))
+    assert measured(path, "--metrics", "cluster_usage", "--clusters", "5")["cluster_usage_clusters"] == 5
+
+
+@pytest.mark.parametrize("flag", ["--clusters", "--pseudo-labels"])
+@pytest.mark.parametrize("names", [[], ["--metrics", "auc,twonn"]])
+def test_a_number_of_clusters_without_effect_is_a_mistake(ssltool, write, flag, names):
+    assert flag in usage_message(ssltool("collapse", write("a.pt", gaussian(120, 6)), *names, flag, "5"))
+
+
+def test_more_clusters_than_rows_are_refused(ssltool, write):
+    path = write("a.pt", gaussian(20, 6))
+    assert "20 rows" in error_message(ssltool("collapse", path, "--metrics", "cluster_usage", "--clusters", "21"))
 
 
 def test_views_are_no_neighbours_of_each_other(ssltool, write):

@@ -177,6 +177,25 @@ def test_representations_are_measured_now_by_any_metric(write_reprs):
         assert order(rank(steep, flat, by=metric)) == ["flat", "steep"]
 
 
+def test_clid_is_the_sum_of_two_z_scores_over_the_files(write_reprs):
+    x = torch.randn(300, 8, generator=torch.Generator().manual_seed(0))
+    paths = [write_reprs(f"{d}.pt", x * (torch.arange(8) < d) + 3 * (x > 2)) for d in (2, 5, 8)]
+    parts = {metric: rank(*paths, by=metric)["rows"] for metric in ("twonn", "cluster_learnability")}
+    wanted = np.zeros(3)
+    for metric, rows in parts.items():
+        values = np.array([next(row[metric] for row in rows if row["path"] == str(path)) for path in paths])
+        wanted += (values - values.mean()) / values.std()
+    found = {row["path"]: row["clid"] for row in rank(*paths, by="clid")["rows"]}
+    assert [found[str(path)] for path in paths] == pytest.approx(wanted)
+
+
+def test_clid_needs_several_files(write_reprs, write_run):
+    with pytest.raises(SSLToolError, match="several files; found 1"):
+        rank(write_reprs("a.pt", torch.randn(60, 5)), by="clid")
+    with pytest.raises(SSLToolError, match="backbone_twonn"):
+        rank(write_run("a", [{"backbone_auc": 0.7}]), write_reprs("b.pt", torch.randn(60, 5)), by="clid")
+
+
 def test_views_are_measured_by_the_metrics_that_need_them(tmp_path):
     x = torch.randn(40, 6, 4, generator=torch.Generator().manual_seed(0)) * 0.1
     x += torch.randn(40, 1, 4, generator=torch.Generator().manual_seed(1))

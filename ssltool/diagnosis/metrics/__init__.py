@@ -1,7 +1,7 @@
 """The registry of metrics of representation collapse.
 
 A metric is a plain function that returns a float. Its input follows from ``Metric.at``, see ``AT``. The functions are
-in ``of_spectrum``, ``of_rows`` and ``of_views``; a metric's module is imported when it is computed.
+in the modules ``of_*``; a metric's module is imported when it is computed.
 """
 
 from __future__ import annotations
@@ -9,36 +9,67 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from math import inf
+from typing import Any
 
 from ssltool.errors import SSLToolError, UsageError
 from ssltool.registry import Registry
 
-AT = {
-    "spectrum": "singular values s (min(N, d),) of the centred rows",
-    "uncentred spectrum": "singular values s (min(N, d),) of the rows, not centred",
-    "directions": "sums over the L2-normalised rows, not centred: ``of_rows.Directions``",
-    "pairs": "rows x (N, d), at most ``--pair-rows`` of them",
-    "slices": "the same rows, of which the metric takes projections",
-    "views": "views x (N, Q, d): Q views of each of N images",
-}
-"""The inputs of metrics. The function of a metric of a spectrum may also take the width and the number of
-rows, as the keywords ``d`` and ``n``.
+Target = str | Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Input:
+    """What metrics take: its ``target``, a function of a ``metric_inputs.Source``, a ``description``, whether
+    ``one_pass`` over all rows gives it, or it is of ``sampled`` rows: at most ``--pair-rows``, and at most ``most``."""
+
+    target: Target
+    description: str
+    one_pass: bool = False
+    sampled: bool = False
+    most: int | None = None
+
+
+TREE_ROWS = 4096
+"""Maximum number of rows of a spanning tree, whose time is limited by memory: a minute for 10,000 rows of width 512."""
+
+AT: Registry[Input] = Registry(
+    "input of metrics",
+    __name__,
+    {
+        "spectrum": Input(
+            "..metric_inputs:spectrum",
+            "singular values s of the centred rows, of the directions that the layer can have",
+            one_pass=True,
+        ),
+        "uncentred spectrum": Input(
+            "..metric_inputs:uncentred_spectrum", "singular values s (min(N, d),), not centred", one_pass=True
+        ),
+        "directions": Input(
+            "..metric_inputs:directions", "sums over L2-normalised rows: ``of_rows.Directions``", one_pass=True
+        ),
+        "pairs": Input("..metric_inputs:pairs", "rows x (N, d)", sampled=True),
+        "neighbours": Input(
+            "..metric_inputs:neighbours", "nearest other rows: ``of_neighbours.Neighbours``", sampled=True
+        ),
+        "trees": Input("..metric_inputs:trees", "``of_trees.SpanningTrees``", sampled=True, most=TREE_ROWS),
+        "clusters": Input("..metric_inputs:clusters", "clusters of rows: ``of_clusters.Clusters``", sampled=True),
+        "classes": Input("..metric_inputs:classes", "labelled rows: ``of_classes.Classes``", sampled=True),
+        "files": Input("..metric_inputs:files", "values of the metrics ``of`` of each of M files, (M,) each"),
+        "reference": Input("..metric_inputs:reference", "rows of the same images in two files: ``MatchedRows``"),
+        "views": Input("..metric_inputs:views", "views x (N, Q, d): Q views of each of N images"),
+    },
+)
+"""The inputs of metrics. The function of a metric of a spectrum may also take the width and the number of rows, as
+the keywords ``d`` and ``n``.
 ``--normalize`` scales the rows to length 1 for the spectra; other inputs do not change."""
-
-SAMPLED = ("pairs", "slices")
-"""The inputs that are a sample of the rows."""
-
-ONE_PASS = ("spectrum", "uncentred spectrum", "directions")
-"""The inputs that one pass over the rows gives."""
-
-Target = str | Callable[..., float]
 
 
 @dataclass(frozen=True)
 class Metric:
     """A metric: its function (``target``), its input ``at`` (a key of ``AT``), whether ``healthier`` is "high", "low"
     or neither ("", where 1 is best), the ``interpretation`` of values, the ``source``, the lowest and highest
-    value (``range``, "d" for the width), and whether it ``needs_gram``: the d x d Gram matrix of the directions.
+    value (``range``, "d" for the width), whether it ``needs_gram``: the d x d Gram matrix of the directions, and the
+    metrics that it is a function ``of``, if it compares several files.
 
     Raises:
         SSLToolError: for an ``at`` or ``healthier`` that does not exist.
@@ -51,6 +82,7 @@ class Metric:
     source: str
     range: tuple[float, float | str] = (-inf, inf)
     needs_gram: bool = False
+    of: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.at not in AT:
@@ -69,12 +101,7 @@ METRICS: Registry[Metric] = Registry(
     __name__,
     {
         "auc": Metric(
-            ".of_spectrum:auc",
-            "spectrum",
-            "low",
-            "0.5 flat .. 1 collapsed",
-            "arXiv:2209.15007, Eq. 2",
-            (0.5, 1),
+            ".of_spectrum:auc", "spectrum", "low", "0.5 flat .. 1 collapsed", "arXiv:2209.15007, Eq. 2", (0.5, 1)
         ),
         "effective_rank": Metric(
             ".of_spectrum:effective_rank",
@@ -155,6 +182,14 @@ METRICS: Registry[Metric] = Registry(
         "coding_rate": Metric(
             ".of_spectrum:coding_rate", "uncentred spectrum", "high", "0 at scale 0", "arXiv:2006.08558", (0, inf)
         ),
+        "pseudo_condition_number": Metric(
+            ".of_spectrum:condition_number",
+            "uncentred spectrum",
+            "low",
+            "1 flat; ratio of largest to smallest value; not centred",
+            "arXiv:2305.16562",
+            (1, inf),
+        ),
         "feature_std": Metric(
             ".of_rows:feature_std",
             "directions",
@@ -164,12 +199,7 @@ METRICS: Registry[Metric] = Registry(
             (0, 1),
         ),
         "mean_cosine": Metric(
-            ".of_rows:mean_cosine",
-            "directions",
-            "low",
-            "0 spread .. 1 collapsed",
-            "mean over pairs",
-            (-1, 1),
+            ".of_rows:mean_cosine", "directions", "low", "0 spread .. 1 collapsed", "mean over pairs", (-1, 1)
         ),
         "self_cluster": Metric(
             ".of_rows:self_cluster",
@@ -187,32 +217,128 @@ METRICS: Registry[Metric] = Registry(
             ".of_rows:mean_norm", "directions", "high", "0 collapsed onto 0; the scale", "mean over rows", (0, inf)
         ),
         "uniformity": Metric(
-            ".of_rows:uniformity",
-            "pairs",
-            "low",
-            "-4 spread .. 0 collapsed",
-            "arXiv:2005.10242",
-            (-8, 0),
+            ".of_rows:uniformity", "pairs", "low", "-4 spread .. 0 collapsed", "arXiv:2005.10242", (-8, 0)
         ),
         "twonn": Metric(
-            ".of_rows:twonn",
-            "pairs",
-            "high",
-            "intrinsic dimension of the manifold",
-            "Facco et al. 2017",
-            (0, inf),
+            ".of_rows:twonn", "neighbours", "high", "intrinsic dimension of the manifold", "Facco et al. 2017", (0, inf)
         ),
         "sigreg": Metric(
-            ".of_slices:sigreg", "slices", "low", "1.05 standard normal; grows with N", "arXiv:2511.08544", (0, inf)
+            ".of_slices:sigreg", "pairs", "low", "1.05 standard normal; grows with N", "arXiv:2511.08544", (0, inf)
         ),
         "sigreg_z": Metric(
-            ".of_slices:sigreg_z", "slices", "low", "0 standard normal .. above 4 not", "arXiv:2511.08544", (-13, inf)
+            ".of_slices:sigreg_z", "pairs", "low", "0 standard normal .. above 4 not", "arXiv:2511.08544", (-13, inf)
         ),
         "sliced_w2": Metric(
-            ".of_slices:sliced_w2", "slices", "low", "0 normal .. 1 equal rows", "arXiv:2606.02572", (0, 2)
+            ".of_slices:sliced_w2", "pairs", "low", "0 normal .. 1 equal rows", "arXiv:2606.02572", (0, 2)
         ),
         "sliced_w2_z": Metric(
-            ".of_slices:sliced_w2_z", "slices", "low", "0 normal .. above 4 not", "arXiv:2606.02572", (-inf, inf)
+            ".of_slices:sliced_w2_z", "pairs", "low", "0 normal .. above 4 not", "arXiv:2606.02572", (-inf, inf)
+        ),
+        "coherence": Metric(
+            ".of_rows:coherence",
+            "pairs",
+            "low",
+            "1 all rows weigh the same .. N/r one row has a direction of its own",
+            "arXiv:2305.16562",
+            (1, inf),
+        ),
+        "local_dimension": Metric(
+            ".of_neighbours:local_dimension",
+            "neighbours",
+            "high",
+            "intrinsic dimension of the 20 nearest rows; low: local collapse",
+            "arXiv:2401.10474",
+            (0, inf),
+        ),
+        "hubness": Metric(
+            ".of_neighbours:hubness",
+            "neighbours",
+            "low",
+            "0 none; large if few rows are neighbours of most",
+            "Radovanovic et al. 2010",
+        ),
+        "mst_dimension": Metric(
+            ".of_trees:mst_dimension",
+            "trees",
+            "high",
+            "intrinsic dimension by spanning trees; low: collapsed",
+            "arXiv:2606.03338",
+            (0, inf),
+        ),
+        "persistence": Metric(
+            ".of_trees:persistence",
+            "trees",
+            "high",
+            "0 tight clusters .. 1 equal distances; falls with N",
+            "arXiv:2512.15285",
+            (0, 1),
+        ),
+        "cluster_usage": Metric(
+            ".of_clusters:cluster_usage",
+            "clusters",
+            "high",
+            "1/K one cluster used .. 1 all used equally",
+            "arXiv:2410.04959",
+            (0, 1),
+        ),
+        "empty_clusters": Metric(
+            ".of_clusters:empty_clusters",
+            "clusters",
+            "low",
+            "fraction of clusters without a row",
+            "arXiv:2410.04959",
+            (0, 1),
+        ),
+        "cluster_learnability": Metric(
+            ".of_clusters:cluster_learnability",
+            "clusters",
+            "high",
+            "accuracy of predicting clusters by nearest rows; also 1 if all rows are equal",
+            "arXiv:2206.01251",
+            (0, 1),
+        ),
+        "clid": Metric(
+            ".of_files:clid",
+            "files",
+            "high",
+            "sum of the z-scores of twonn and cluster_learnability among these files",
+            "arXiv:2206.01251",
+            of=("twonn", "cluster_learnability"),
+        ),
+        "nc1": Metric(
+            ".of_classes:nc1",
+            "classes",
+            "high",
+            "variation within classes by that of their means; 0: each class is a point",
+            "arXiv:2008.08186",
+            (0, inf),
+        ),
+        "nc2": Metric(
+            ".of_classes:nc2", "classes", "low", "0 if the class means are a simplex", "arXiv:2008.08186", (0, 2)
+        ),
+        "class_cosine": Metric(
+            ".of_classes:class_cosine",
+            "classes",
+            "low",
+            "0 unrelated .. 1 all class means have one direction",
+            "MONAI, EmbeddingCollapseMetric",
+            (-1, 1),
+        ),
+        "class_rank": Metric(
+            ".of_classes:class_rank",
+            "classes",
+            "high",
+            "mean effective rank of the rows of a class",
+            "MONAI, EmbeddingCollapseMetric",
+            (0, "d"),
+        ),
+        "cka": Metric(
+            ".of_two_files:cka",
+            "reference",
+            "",
+            "similarity to --reference: 0 unrelated .. 1 equal up to rotation and scale",
+            "arXiv:1905.00414",
+            (0, 1),
         ),
         "alignment": Metric(
             ".of_views:alignment",
@@ -223,18 +349,13 @@ METRICS: Registry[Metric] = Registry(
             (0, 4),
         ),
         "lidar": Metric(
-            ".of_views:lidar",
-            "views",
-            "high",
-            "1 collapsed .. d; needs --views",
-            "arXiv:2312.04000",
-            (1, "d"),
+            ".of_views:lidar", "views", "high", "1 collapsed .. d; needs --views", "arXiv:2312.04000", (1, "d")
         ),
     },
 )
 """All metrics, in the order of tables."""
 
-QUICK = METRICS.where(lambda metric: metric.at in ONE_PASS)
+QUICK = METRICS.where(lambda metric: AT[metric.at].one_pass)
 """The metrics that require a single pass over the rows."""
 
 MAIN = ("auc", "effective_rank", "rankme", "dead_directions", "alpha", "feature_std", "mean_cosine")
@@ -246,9 +367,11 @@ RENYI = ("renyi_rank_half", "entropy_rank", "participation_ratio", "stable_rank"
 values themselves."""
 
 
-def metric_names(wanted: str | None, *, views: bool = False) -> tuple[str, ...]:
-    """Parses a comma-separated list of metrics; None means ``QUICK``, ``all`` means all metrics that apply to the file,
-    and the name ``renyi`` the metrics of ``RENYI``.
+def metric_names(
+    wanted: str | None, *, views: bool = False, labels: bool = False, reference: bool = False
+) -> tuple[str, ...]:
+    """Parses a comma-separated list of metrics; None means ``QUICK``, ``all`` means all metrics that apply to a file
+    with or without ``views``, ``labels`` and a ``reference`` file, and the name ``renyi`` the metrics of ``RENYI``.
 
     Raises:
         UsageError: for an unknown metric, or an empty list.
@@ -256,7 +379,8 @@ def metric_names(wanted: str | None, *, views: bool = False) -> tuple[str, ...]:
     if wanted is None:
         return tuple(QUICK)
     if wanted == "all":
-        return tuple(name for name, metric in METRICS.items() if views or metric.at != "views")
+        given = {"views": views, "classes": labels, "reference": reference, "files": False}
+        return tuple(name for name, metric in METRICS.items() if given.get(metric.at, True))
     asked: Sequence[str] = [name.strip().replace("-", "_") for name in wanted.split(",") if name.strip()]
     if not asked:
         raise UsageError(f"--metrics '{wanted}' is empty; choose from {', '.join(METRICS)}, renyi, or all")

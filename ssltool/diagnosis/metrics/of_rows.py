@@ -12,9 +12,10 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from ssltool.diagnosis.metrics.of_neighbours import Neighbours
+from ssltool.diagnosis.metrics.shared import finite_rows
 from ssltool.diagnosis.spectrum import blocks_of
 from ssltool.errors import SSLToolError
-from ssltool.reprs.nonfinite import refuse_nonfinite
 from ssltool.training.precision import widest_float
 
 Blocks = Tensor | Iterable[Tensor]
@@ -186,8 +187,7 @@ def uniformity(x: Tensor, *, t: float = 2.0) -> float:
     Raises:
         SSLToolError: for fewer than two rows.
     """
-    _at_least(x, 2)
-    unit = unit_length(x)
+    unit = unit_length(finite_rows(x, 2))
     norms = unit.square().sum(dim=1)  # 1, or 0 for rows of zeros
     n, total = len(unit), 0.0
     for block, norm in zip(unit.split(_PAIR_BLOCK), norms.split(_PAIR_BLOCK), strict=True):
@@ -197,29 +197,32 @@ def uniformity(x: Tensor, *, t: float = 2.0) -> float:
     return math.log(mean) if mean > 0 else -math.inf
 
 
-def twonn(x: Tensor) -> float:
+def twonn(x: Tensor | Neighbours) -> float:
     """Intrinsic dimension from the distances to the two nearest neighbours, N / sum log(r2 / r1) (Facco et al. 2017).
 
     At least 0: the dimension of the manifold on which the rows lie; low means collapsed. Duplicate rows count once. NaN
     for fewer than three distinct rows. O(N^2 d) time.
     """
-    _at_least(x, 1)
-    x = torch.unique(x.to(widest_float(x.device)), dim=0)
-    n = len(x)
-    if n < 3:
+    near = Neighbours.of(x, 2)
+    if len(near) < 3:
         return math.nan
-    x = x - x.mean(dim=0)
-    norms = x.square().sum(dim=1)
-    total = 0.0
-    for start in range(0, n, _PAIR_BLOCK):
-        rows = slice(start, start + _PAIR_BLOCK)
-        distance = norms[rows, None] + norms - 2 * x[rows] @ x.T
-        near = distance.topk(min(n, 8), largest=False).indices  # candidates, ranked by exact distances
-        exact = (x[rows, None] - x[near]).square().sum(dim=2)
-        own = near == torch.arange(start, start + len(near), device=x.device)[:, None]
-        nearest = exact.masked_fill(own, math.inf).sort(dim=1).values
-        total += 0.5 * float((nearest[:, 1] / nearest[:, 0]).log().sum())
-    return n / total if total > 0 else math.inf
+    total = float((near.distances[:, 1] / near.distances[:, 0]).log().sum())
+    return len(near) / total if total > 0 else math.inf
+
+
+def coherence(x: Tensor) -> float:
+    """(N / r) max_i norm(U_i)^2, U the left singular vectors (N, r) of ``x`` (N, d), not centred (Tsitsulin et al.,
+    arXiv:2305.16562).
+
+    Range [1, N / r]: 1 if all rows have the same weight in the space that they span, N / r if a row spans a direction
+    that no other row has. It does not change if all rows are mapped by an invertible matrix, so it does not show
+    collapse. r is the numerical rank; the authors' code uses min(N, d), which differs only for rows of lower rank. NaN
+    if all rows are 0. O(N d^2) time.
+    """
+    x = finite_rows(x)
+    u, s, _ = torch.linalg.svd(x, full_matrices=False)
+    rank = int((s > max(x.shape) * torch.finfo(x.dtype).eps * s[0]).sum())
+    return float(u[:, :rank].square().sum(dim=1).max()) * len(x) / rank if rank else math.nan
 
 
 _PAIR_BLOCK = 1024
@@ -231,9 +234,3 @@ def unit_length(x: Tensor) -> Tensor:
     x = x.to(widest_float(x.device))
     x = x / x.abs().amax(dim=-1, keepdim=True).clamp(min=torch.finfo(x.dtype).tiny)
     return x / torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp(min=1e-12)
-
-
-def _at_least(x: Tensor, rows: int) -> None:
-    if x.dim() != 2 or len(x) < rows:
-        raise SSLToolError(f"representations must be (N, d) with at least {rows} rows; found shape {tuple(x.shape)}")
-    refuse_nonfinite(x)

@@ -15,9 +15,7 @@ from scipy.special import gammaln, ndtr, ndtri, spence
 from scipy.stats import binom, norm
 from torch import Tensor
 
-from ssltool.errors import SSLToolError
-from ssltool.reprs.nonfinite import refuse_nonfinite
-from ssltool.training.precision import widest_float
+from ssltool.diagnosis.metrics.shared import finite_rows
 
 SLICES = 256
 """Number of directions, as in the published minimal code of LeJEPA."""
@@ -50,7 +48,7 @@ def sigreg(x: Tensor) -> float:
     and scale count. The integral is that of the published code: 17 knots on [0, 3], doubled. It grows in proportion to
     N for rows that are not standard normal. O(N d) time and memory for 256 directions.
     """
-    z = _rows(x)
+    z = finite_rows(x, 2)
     z = z @ slice_directions(z.shape[1]).to(z)
     t, weights = _knots()
     step = torch.polar(torch.ones_like(z), z * t[1])
@@ -113,7 +111,7 @@ def sliced_w2(x: Tensor) -> float:
     published code. So the means and scales of the dimensions do not count, nor does a dimension that is nearly
     constant. O(N (d + log N)) time and O(N) memory for 256 directions.
     """
-    z = _rows(x)
+    z = finite_rows(x, 2)
     z = z - z.mean(dim=0)
     z = z / z.square().mean(dim=0).sqrt().clamp(min=MIN_STD)
     levels = torch.arange(1, len(z) + 1, dtype=z.dtype, device=z.device) / (len(z) + 1)
@@ -156,10 +154,3 @@ def sliced_w2_null(n: int, d: int) -> tuple[float, float]:
     others = 2 * (spence(1 - cosines) - cosines - np.square(cosines) / 4)  # 2 sum_{k > 2} r^2k / k^2
     mean = 1 + float(np.square(q).mean()) - 2 * ordered / std * length
     return mean, math.sqrt(float((second + others).mean())) / n
-
-
-def _rows(x: Tensor) -> Tensor:
-    if x.dim() != 2 or len(x) < 2:
-        raise SSLToolError(f"this metric requires (N, d) with at least 2 rows; found shape {tuple(x.shape)}")
-    refuse_nonfinite(x)
-    return x.to(widest_float(x.device))

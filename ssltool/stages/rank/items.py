@@ -190,7 +190,8 @@ def measure_file(
         raise SSLToolError(
             f"{path} holds outputs of the {meta['layer']}, but --layer is {layer}; rank one layer at a time"
         )
-    measured = measure(Rows([stored.representations], name=path), metrics, bound=meta.get("directions"))
+    rows = Rows([stored.representations], labels=[stored.targets], name=path)
+    measured = measure(rows, metrics, bound=meta.get("directions"))
     origin = dict(meta)
     if meta.get("random"):
         origin |= {"method": "untrained", "epoch": None}

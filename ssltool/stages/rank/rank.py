@@ -53,6 +53,7 @@ def run(config: RankConfig) -> Record:
     """
     request = _parse(config)
     rows, probes, notes = _read_items(config, request)
+    _compare_files(config.layer, request.by, rows)
     values = np.array([row.value(config.layer, request.by) for row in rows])
     kind = _set_accuracies(config, rows, probes, notes)
     distance = {"low": values, "high": -values, "": np.abs(values - 1)}[METRICS[request.by].healthier]
@@ -104,7 +105,8 @@ def _read_items(config: RankConfig, request: _Request) -> tuple[list[RankedItem]
         items, more = read_run_folder(path, checkpoints=config.checkpoints)
         rows += items
         notes += more
-    names = dict.fromkeys([request.by, *(metric for layer, metric in request.features if layer == config.layer)])
+    by = METRICS[request.by].of or (request.by,)
+    names = dict.fromkeys([*by, *(metric for layer, metric in request.features if layer == config.layer)])
     if config.pool is not None and not files:
         raise SSLToolError("--pool has no effect without a file of representations; leave it out")
     for path in files:
@@ -118,6 +120,14 @@ def _read_items(config: RankConfig, request: _Request) -> tuple[list[RankedItem]
     assign_display_names(rows)
     resolved = set(map(os.path.realpath, probes))
     return rows, probes + [path for path in config.probes if os.path.realpath(path) not in resolved], notes
+
+
+def _compare_files(layer: str, by: str, rows: Sequence[RankedItem]) -> None:
+    """Sets the value of a metric of several files, from the other metrics that it is a function of."""
+    if parts := METRICS[by].of:
+        columns = [np.array([row.value(layer, part) for row in rows]) for part in parts]
+        for row, value in zip(rows, METRICS.load(by)(*columns), strict=True):
+            row.metrics[f"{layer}_{by}"] = float(value)
 
 
 def _set_accuracies(

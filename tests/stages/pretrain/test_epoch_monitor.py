@@ -468,8 +468,8 @@ with distributed.process_group(cpu, "auto") as shard:
     found = monitor.check(run.state.method, record, [], 1e9)
     measured = ssltool.diagnosis.monitor.measured_layer
 
-    def other_numbers(x):
-        values, s = measured(x)
+    def other_numbers(x, bound):
+        values, s = measured(x, bound)
         return {name: value + shard.rank for name, value in values.items()}, s
 
     ssltool.diagnosis.monitor.measured_layer = other_numbers  # as if rounding differed

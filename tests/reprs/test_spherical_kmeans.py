@@ -11,8 +11,8 @@ from torch import Tensor
 
 from methods_helpers import rows, unit
 from ssltool.errors import SSLToolError
-from ssltool.methods import deepcluster
-from ssltool.methods.deepcluster import spherical_kmeans
+from ssltool.reprs import spherical_kmeans as module
+from ssltool.reprs.spherical_kmeans import distant_rows, spherical_kmeans
 from target_helpers import array
 
 
@@ -128,7 +128,7 @@ def test_rotated_rows_have_the_rotated_clusters():
 @pytest.mark.parametrize("block", [1, 7, 40])
 def test_the_result_does_not_depend_on_the_block_size(monkeypatch, block):
     wanted = spherical_kmeans(directions(), 5, 4, generator())
-    monkeypatch.setattr(deepcluster, "ROWS_PER_BLOCK", block)
+    monkeypatch.setattr(module, "ROWS_PER_BLOCK", block)
     found = spherical_kmeans(directions(), 5, 4, generator())
     torch.testing.assert_close(found[0], wanted[0])
     assert torch.equal(found[1], wanted[1])
@@ -150,3 +150,26 @@ def test_clusters_have_no_gradient():
 def test_more_clusters_than_rows_are_refused():
     with pytest.raises(SSLToolError, match="40 rows and 41 clusters"):
         spherical_kmeans(directions(), 41)
+
+
+def test_initial_centroids_are_rows_of_different_directions():
+    x = directions()
+    found = distant_rows(x, 12, generator())
+    assert len(found) == 12 == len(found.unique(dim=0))
+    assert all(bool((x == row).all(dim=1).any()) for row in found)
+
+
+def test_there_are_no_more_initial_centroids_than_directions():
+    three = directions(3)
+    found = distant_rows(three.repeat(10, 1), 8, generator())
+    assert torch.equal(found.unique(dim=0), three.unique(dim=0))
+    assert len(distant_rows(three, 5, generator())) == 3
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_initial_centroids_are_in_all_of_several_tight_clusters(seed):
+    """With k-means++, the clusters of K random rows would miss some of them: 10 of 10 has a chance of 10! / 10^10."""
+    centres = torch.eye(10, dtype=torch.float64)
+    x = torch.nn.functional.normalize(centres.repeat(30, 1) + 1e-4 * rows(1, 300, 10, seed)[0], dim=1)
+    found = distant_rows(x, 10, generator(seed))
+    assert sorted((found @ centres).argmax(dim=1).tolist()) == list(range(10))
