@@ -11,7 +11,6 @@ from ssltool.config import DiagnoseConfig
 from ssltool.config.fields import STATES, reaches
 from ssltool.settings import Record
 
-TITLES = {STATES[0]: "no fault", STATES[1]: "partial", STATES[2]: "complete"}
 LEVELS = {STATES[0]: "note", STATES[1]: "warning", STATES[2]: "fault"}
 
 
@@ -48,7 +47,7 @@ def command(ctx: click.Context, config: DiagnoseConfig, as_json: bool) -> None:
 
 def _text(report: Record) -> str:
     """The report, which begins with one plain sentence."""
-    lines = [f"{cell(report['path'])}: {TITLES[report['state']]}. {cell(_sentence(report['line']))}"]
+    lines = [f"{cell(report['path'])}: {cell(report['line'])}"]
     if report["source"] == "log":
         lines.append(
             f"read as {report['read']}: {report['values']:,} values of {cell(report['loss'])}, {report['unit']} "
@@ -65,10 +64,6 @@ def _text(report: Record) -> str:
     lines += [f"note: {cell(note)}" for note in report["notes"]]
     lines += [f"next: {cell(following)}" for following in report["next"]]
     return "\n".join(lines)
-
-
-def _sentence(line: str) -> str:
-    return line[:1].upper() + line[1:] + ("" if line.endswith(".") else ".")
 
 
 def _finding(finding: Record) -> list[str]:

@@ -10,6 +10,7 @@ from ssltool.config.common import DataSettings, DeviceSettings
 from ssltool.config.fields import (
     SPLITS,
     STATES,
+    all_images,
     batch_size,
     image_folder,
     network_arch,
@@ -19,7 +20,7 @@ from ssltool.config.fields import (
     seed,
     wrong_suffix,
 )
-from ssltool.settings import defaults_of, setting
+from ssltool.settings import Rule, defaults_of, setting
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class DiagnoseConfig(DeviceSettings, DataSettings):
     data: str | None = image_folder(
         "folder of the images for checkpoints [default: the checkpoint's, else the bundled]"
     )
+    all: bool = all_images()
     split: str | None = setting(
         None,
         "split of the images [default: the one that --dataset-type names, else train]",
@@ -52,6 +54,13 @@ class DiagnoseConfig(DeviceSettings, DataSettings):
     stem: str | None = network_stem()
     key: str | None = network_key()
     out: str | None = output("also write the result to this .json file")
+
+    def conflicts(self) -> list[Rule]:
+        return [
+            *super().conflicts(),
+            (("all",), self.idx_path is not None, "with --idx-path, which names the images"),
+            (("all",), self.data is not None, "with --data: without --idx-path, all of its images are used"),
+        ]
 
     def mistakes(self) -> Iterator[str]:
         if not self.items:

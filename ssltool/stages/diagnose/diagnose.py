@@ -15,7 +15,7 @@ from ssltool.files.reading import kind_of_content, open_file, require
 from ssltool.files.writing import finite, write_json
 from ssltool.settings import Record, flag
 from ssltool.stages.diagnose.findings import find
-from ssltool.stages.diagnose.findings.finding import Finding
+from ssltool.stages.diagnose.findings.finding import SENTENCES, Finding
 from ssltool.stages.diagnose.log_formats import read_log
 from ssltool.stages.diagnose.log_formats.log_file import LogFile
 from ssltool.stages.diagnose.log_formats.tensorboard_events import is_record
@@ -127,7 +127,7 @@ def _report(path: str, source: str, read: str, findings: Sequence[Finding], heal
         "state": state,
         "kind": None if worst is None else worst.kind,
         "since": None if worst is None else worst.since,
-        "line": healthy if worst is None else worst.line,
+        "line": healthy if worst is None else SENTENCES.get(worst.kind, worst.line),
         "findings": [finding.as_dict() for finding in findings],
     }
 
@@ -135,8 +135,8 @@ def _report(path: str, source: str, read: str, findings: Sequence[Finding], heal
 def _report_of_log(series: Series) -> Record:
     loss = series.loss
     healthy = (
-        f"the log shows no fault: {series.loss_name} goes from {loss.values[0]:.4g} to {loss.values[-1]:.4g} over "
-        f"{counted(len(loss), 'value')}"
+        f"No fault shows in the log: {series.loss_name} goes from {loss.values[0]:.4g} to {loss.values[-1]:.4g} over "
+        f"{counted(len(loss), 'value')}."
     )
     report = _report(series.path, "log", series.program, find(series), healthy)
     return report | _extent(series) | {"keep": None, "notes": [*series.notes, LIMITS], "next": list(NEXT_OF_LOG)}
@@ -157,9 +157,9 @@ def _report_of_run(path: Path) -> Record:
 
     found = diagnose_run(path)
     epochs = counted(len(found.series.loss), "epoch")
-    healthy = f"the run shows no collapse in {counted(found.monitored, 'monitored epoch')} of {epochs}"
+    healthy = f"No collapse was found in {counted(found.monitored, 'monitored epoch')} of {epochs}."
     if not found.monitored:
-        healthy = f"the losses of {epochs} show no fault, and the monitor did not look (--monitor-every 0)"
+        healthy = f"No fault shows in the losses of {epochs}; the monitor did not look (--monitor-every 0)."
     report = _report(str(path), "run folder", found.series.program, found.findings, healthy)
     following = [] if found.monitored else [f"ssltool diagnose {path}/checkpoint.pt"]
     return report | _extent(found.series) | {"keep": found.keep, "notes": [], "next": following}
@@ -169,9 +169,9 @@ def _report_of_checkpoints(paths: Sequence[str], config: DiagnoseConfig) -> Reco
     from ssltool.stages.diagnose.checkpoint_series import diagnose_checkpoints
 
     found = diagnose_checkpoints(paths, config)
-    healthy = f"none of {counted(len(paths), 'checkpoint')} has collapsed at the end, on {found.images}"
+    healthy = f"The last of {counted(len(paths), 'checkpoint')} has not collapsed, on {found.images}."
     if len(paths) == 1:
-        healthy = f"the checkpoint has not collapsed, on {found.images}"
+        healthy = f"The checkpoint has not collapsed, on {found.images}."
     report = _report(", ".join(paths), "checkpoints", "checkpoints", found.findings, healthy)
     return report | {
         "checkpoints": found.rows,

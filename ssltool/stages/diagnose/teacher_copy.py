@@ -19,16 +19,16 @@ from ssltool.files.placeholders import module_weights
 from ssltool.stages.diagnose.findings.finding import PARTIAL, Finding
 
 PAIRS = {
-    "teacher": ("student", "", "model"),
-    "momentum_encoder": ("base_encoder", "encoder", ""),
-    "encoder_k": ("encoder_q",),
-    "target_network": ("online_network",),
-    "target_encoder": ("online_encoder", "encoder"),
-    "momentum_backbone": ("backbone",),
-    "ema": ("model", "state_dict"),
-    "model_ema": ("model", "state_dict"),
+    "teacher.": ("student.", "", "model."),
+    "momentum_encoder.": ("base_encoder.", "encoder.", ""),
+    "encoder_k.": ("encoder_q.",),
+    "target_network.": ("online_network.",),
+    "target_encoder.": ("online_encoder.", "encoder."),
+    "momentum_backbone.": ("backbone.",),
+    "ema.": ("model.", "state_dict."),
+    "model_ema.": ("model.", "state_dict."),
 }
-"""Parts of the names of a teacher's parameters, and what stands there for its student's."""
+"""Parts of the names of a teacher's parameters, and what stands there in the names of its student's."""
 
 WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module")
 DEEPEST = 4
@@ -59,34 +59,33 @@ def compare_teacher(path: str) -> TeacherAndStudent | None:
         for student in students:
             pairs = _pairs(tensors, name, student)
             if len(pairs) >= FEWEST:
-                return _compared(name, pairs)
+                return _compared(name.rstrip("."), pairs)
     return None
 
 
-def _tensors(value: Any, at: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Tensor]]:
-    """The floating-point tensors in nested dicts and modules, with the parts of their names."""
+def _tensors(value: Any, at: str = "", depth: int = 0) -> Iterator[tuple[str, Tensor]]:
+    """The floating-point tensors in nested dicts and modules, by their names; the keys of dicts are parts of these."""
     weights = module_weights(value)
     inner = weights if weights is not None else value
-    if not isinstance(inner, Mapping) or len(at) > DEEPEST:
+    if not isinstance(inner, Mapping) or depth > DEEPEST:
         return
     for key, held in inner.items():
         if not isinstance(key, str):
             continue
-        name = (*at, *(part for part in key.split(".") if part not in WRAPPERS))
+        name = ".".join([*([at] if at else []), *(part for part in key.split(".") if part not in WRAPPERS)])
         if isinstance(held, Tensor) and held.is_floating_point():
             yield name, held
         elif not isinstance(held, Tensor):
-            yield from _tensors(held, name)
+            yield from _tensors(held, name, depth + 1)
 
 
-def _pairs(tensors: Mapping[tuple[str, ...], Tensor], teacher: str, student: str) -> list[tuple[Tensor, Tensor]]:
+def _pairs(tensors: Mapping[str, Tensor], teacher: str, student: str) -> list[tuple[Tensor, Tensor]]:
     pairs = []
     for name, tensor in tensors.items():
-        if teacher in name:
-            place = name.index(teacher)
-            other = tensors.get((*name[:place], *((student,) if student else ()), *name[place + 1 :]))
-            if other is not None and other.shape == tensor.shape:
-                pairs.append((tensor, other))
+        before, found, after = f".{name}".partition(f".{teacher}")
+        other = tensors.get(f"{before}.{student}{after}".lstrip(".")) if found else None
+        if other is not None and other.shape == tensor.shape:
+            pairs.append((tensor, other))
     return pairs
 
 

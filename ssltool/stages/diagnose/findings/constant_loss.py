@@ -51,8 +51,7 @@ MEANINGS = {
         "the value of outputs that are uniform over all classes, prototypes or candidates",
         "self-distillation and clustering: the teacher's outputs are not sharp enough (its temperature is too high, or "
         "the centring outweighs it), or the learning rate is too high; contrastive losses: all embeddings are equal",
-        "lower the teacher's temperature (DINO's is 0.04) and the learning rate, and begin again: the network does not "
-        "leave this state",
+        "lower the teacher's temperature (DINO's is 0.04) and the learning rate, and begin again",
         "DINO on the bundled images, 3 epochs: with a teacher temperature of 1 the loss stays at ln K, with 0.04 it "
         "does not (docs/methods.md); the learning rate was not tested",
     ),

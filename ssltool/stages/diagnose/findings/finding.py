@@ -12,6 +12,22 @@ NOTE, PARTIAL, COMPLETE = STATES
 """The severity of a finding: a note, which is no fault; a partial or a complete collapse, or failure, of training."""
 
 
+SAME = "The network gives every image the same output."
+
+SENTENCES = {
+    **dict.fromkeys(("uniform-output", "constant-output", "no-variance", "uncorrelated-views"), SAME),
+    "complete-collapse": "The network gives nearly the same output to every image.",
+    "partial-collapse": "The network uses far fewer dimensions than it has.",
+    "nonfinite": "The training broke down: it computes values that are no numbers.",
+    "divergence": "The training diverged: the loss grew instead of falling.",
+    "zero-rate": "The network no longer learns: the learning rate is 0.",
+    "unchanged-loss": "The loss does not change, so that nothing shows that the network learns.",
+    "identical-teacher": "The teacher is a copy of its student.",
+    "stale-teacher": "The teacher is never updated.",
+}
+"""A plain sentence for each kind of fault, which needs none of the terms of the field."""
+
+
 @dataclass(frozen=True)
 class Finding:
     """A finding.
