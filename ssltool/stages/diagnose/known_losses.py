@@ -7,6 +7,7 @@ VICReg, and outputs without correlation between the views the largest diagonal t
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections.abc import Iterable
@@ -97,6 +98,7 @@ UNKNOWN_LOSS = ("cross-entropy", "cosine", "distance", "variance")
 """The families of a loss of which only the values are known."""
 
 
+@functools.cache
 def known_losses(*families: str) -> tuple[KnownLoss, ...]:
     """The known values of these families of losses."""
     return tuple(known for family in families for known in FAMILIES[family]())
