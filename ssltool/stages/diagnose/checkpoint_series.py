@@ -70,7 +70,7 @@ def diagnose_checkpoints(paths: Sequence[str], config: DiagnoseConfig) -> Diagno
     rows += [_row(paths[i], networks[i], images, config, device) for i in order]
     teachers = _teachers([paths[i] for i in order])
     findings = [
-        *_collapse(rows[1:], known),
+        *collapse_findings(rows[1:], known),
         *teacher_findings(teachers, {row["path"]: row["epoch"] for row in rows[1:]}),
         *_against_untrained(rows),
     ]
@@ -138,8 +138,11 @@ def _teachers(paths: Sequence[str]) -> dict[str, TeacherAndStudent]:
     return found
 
 
-def _collapse(rows: Sequence[Record], known: bool) -> list[Finding]:
-    """The collapse of the last checkpoint, since the first one from which on all have collapsed."""
+def collapse_findings(rows: Sequence[Record], known: bool) -> list[Finding]:
+    """The collapse of the last checkpoint, since the first one from which on all have collapsed.
+
+    ``rows`` have "path", "epoch", "verdict", "line" and "metrics"; ``known`` says whether the epochs order them.
+    """
     states = [STATES.index(row["verdict"]) for row in rows]
     if not states[-1]:
         wrong = [row["path"] for row, state in zip(rows, states, strict=True) if state]

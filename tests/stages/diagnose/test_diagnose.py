@@ -14,6 +14,7 @@ from helpers import error_message, records, usage_message
 from ssltool.checkpoints.checkpoint import Checkpoint
 from ssltool.config import DiagnoseConfig
 from ssltool.diagnosis.verdict import NEEDED
+from ssltool.stages.diagnose.checkpoint_series import collapse_findings
 from ssltool.stages.diagnose.keep import Candidate, choose
 from ssltool.stages.diagnose.teacher_copy import compare_teacher, teacher_findings
 
@@ -199,16 +200,31 @@ def checkpoints(trained, tmp_path):
 FEW = ["--sample", "48", "--device", "cpu", "-j", "0"]
 
 
-def test_checkpoints_are_ordered_by_epoch_and_the_collapse_is_dated(ssltool, checkpoints):
+def test_checkpoints_are_measured_in_the_order_of_their_epochs_beside_an_untrained_network(ssltool, checkpoints):
     ran = ssltool("diagnose", *checkpoints, *FEW, "--json", "--fail-on", "complete")
     assert ran.code == 3
     (report,) = ran.json["reports"]
     assert [row["epoch"] for row in report["checkpoints"]] == [0, 1, 2, 3]
     assert report["checkpoints"][0]["path"] == "untrained"
-    assert (report["kind"], report["since"]) == ("complete-collapse", 3.0)
-    assert report["checkpoints"][3]["metrics"]["feature_std"] < 1e-6
-    assert report["keep"]["epoch"] in (1, 2)
+    assert report["kind"] == "complete-collapse"
+    assert (
+        report["checkpoints"][3]["metrics"]["feature_std"] < 1e-6 < report["checkpoints"][2]["metrics"]["feature_std"]
+    )
     assert "48 images of bundled train" in report["images"]
+
+
+def test_a_collapse_is_dated_by_the_first_checkpoint_from_which_on_all_collapsed():
+    def found(*states: str):
+        rows = [
+            {"path": f"{i}.pt", "epoch": 10 * i, "verdict": state, "line": state, "metrics": HEALTHY}
+            for i, state in enumerate(states)
+        ]
+        return [(one.kind, one.state, one.since) for one in collapse_findings(rows, True)]
+
+    assert found("healthy", "healthy") == []
+    assert found("partial", "healthy", "partial", "complete") == [("complete-collapse", "complete", 20.0)]
+    assert found("partial", "partial") == [("partial-collapse", "partial", 0.0)]
+    assert found("complete", "healthy") == [("recovered", "healthy", None)]
 
 
 def test_a_checkpoint_with_nan_weights_is_a_fault_and_not_an_error(ssltool, trained, tmp_path):
