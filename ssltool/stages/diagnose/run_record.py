@@ -24,6 +24,7 @@ from ssltool.stages.diagnose.findings import find
 from ssltool.stages.diagnose.findings.finding import NOTE, Finding
 from ssltool.stages.diagnose.keep import Candidate, choose
 from ssltool.stages.diagnose.known_losses import CONSTANT, UNIFORM, KnownLoss
+from ssltool.stages.diagnose.reference_ranges import reference_range
 from ssltool.stages.diagnose.series import Curve, Series
 
 TESTED = "each method with and without this part, 3 epochs on the bundled images (docs/methods.md)"
@@ -60,7 +61,7 @@ def diagnose_run(path: Path) -> DiagnosedRun:
     series = _series(path, method, records)
     layers = _judged_layers(method, run, records)
     found = [finding for name, verdicts in layers.items() for finding in _in_layer(name, verdicts, method, records)]
-    findings = [*found, *find(series), *_compression(records, found)]
+    findings = [*found, *find(series), *_compression(records, found), *_unusual(run, records)]
     findings.sort(key=lambda finding: -STATES.index(finding.state))
     monitored = sum(record.get("verdict") is not None for record in records)
     return DiagnosedRun(series, findings, _keep(folder, records), monitored)
@@ -167,6 +168,22 @@ def _compression(records: Sequence[Record], found: Sequence[Finding]) -> list[Fi
         "verdict is healthy, and healthy networks compress late in training too"
     )
     return [Finding("rank-fell", NOTE, line, float(at), {"largest": float(largest), "last": float(last)})]
+
+
+def _unusual(run: SavedRun, records: Sequence[Record]) -> list[Finding]:
+    """A note on metrics of the last check that are outside of those of our own runs of this method and architecture."""
+    last = next((record for record in reversed(records) if record.get("verdict") is not None), None)
+    if last is None:
+        return []
+    said: list[str] = []
+    evidence: dict[str, float | str] = {}
+    for name in (f"{layer}_{metric}" for layer in LAYERS for metric in NEEDED):
+        value, normal = last.get(name), reference_range(run.settings, name)
+        if normal is not None and value is not None and not normal.contains(value):
+            said.append(f"{name} is {value:.3g} (normal: {normal})")
+            evidence[name] = float(value)
+    line = f"unusual for this method, network and number of images: {'; '.join(said)}"
+    return [Finding("unusual", NOTE, line, float(last["epoch"] + 1), evidence)] if said else []
 
 
 def _keep(folder: RunFolder, records: Sequence[Record]) -> Record:
