@@ -22,6 +22,8 @@ from ssltool.diagnosis.spectrum import singular_values
 from ssltool.errors import SSLToolError, UsageError
 from ssltool.methods import METHODS, Entry
 from ssltool.models import ARCHITECTURES, Architecture
+from ssltool.stages.diagnose.findings import FINDINGS, Search
+from ssltool.stages.diagnose.log_formats import LOG_FORMATS, LogFormat
 from ssltool.stages.report.sections import SECTIONS, Section
 from ssltool.training import OPTIMIZERS, OptimizerEntry, optimizers_of
 from ssltool.viz import PLOTS, Plot
@@ -80,18 +82,20 @@ def test_every_target_can_be_imported_and_a_taken_name_is_refused(registry):
 
 
 def test_the_generated_pages_list_what_a_plugin_adds_to_each_registry(plugin, ssltool):
-    """The plug-in adds a metric, an optimizer, a plot and a section; here are the other four."""
+    """The plug-in adds a metric, an optimizer, a plot and a section; here are the others."""
     assert ssltool("methods", *plugin).code == 0
     METHODS.add("toy", Entry("ssltool.methods.simsiam:SimSiam", 2026, "0000.00000", "nothing", "two views"))
     ARCHITECTURES.add("toynet", Architecture(lambda: torch.nn.Flatten(), dim=3 * 8 * 8))
     LAYOUTS.add("toy", DatasetLayout(lambda folder, split, settings: None, files=("toy.npz",)))
     CHECKPOINT_LAYOUTS.add("toy", CheckpointLayout("toy", None, "toy."))
+    LOG_FORMATS.add("toy", LogFormat(lambda log, loss: None, "toy", "toy.log"))
+    FINDINGS.add("toy", Search(lambda series: [], ("toy",), "nothing"))
     path = Path(__file__).parents[1] / "docs" / "make_cli.py"
     spec = importlib.util.spec_from_file_location("make_cli", path)
     pages = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(pages)
     names = pages.names_page()
-    assert len(re.findall(r"^\| `toy` \|", names, re.MULTILINE)) == len(pages.TABLES) == 7
+    assert len(re.findall(r"^\| `toy` \|", names, re.MULTILINE)) == len(pages.TABLES) == 9
     assert "| `toynet` | `toynet` |" in names
     assert "\n## toy\n" in pages.options_page()
     help_texts = pages.cli_page()

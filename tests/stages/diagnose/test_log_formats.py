@@ -13,11 +13,14 @@ from hypothesis import strategies as st
 
 import log_writers
 from ssltool.errors import SSLToolError
-from ssltool.stages.diagnose.log_formats import LOG_FORMATS, read_log
+from ssltool.stages.diagnose.findings import FINDINGS, Search
+from ssltool.stages.diagnose.findings.finding import Finding
+from ssltool.stages.diagnose.log_formats import LOG_FORMATS, LogFormat, read_log
 from ssltool.stages.diagnose.log_formats.columns import loss_columns
 from ssltool.stages.diagnose.log_formats.log_file import LogFile
 from ssltool.stages.diagnose.log_formats.protobuf import Truncated, fields, signed
 from ssltool.stages.diagnose.log_formats.tensorboard_events import masked_crc
+from ssltool.stages.diagnose.series import Curve, Series
 
 LOSSES = [float(np.float32(2 + 1 / (i + 1))) for i in range(12)]
 RATES = [float(np.float32(0.1 * (12 - i))) for i in range(12)]
@@ -247,6 +250,22 @@ def test_any_bytes_are_a_log_or_one_error(tmp_path_factory, data):
         path.write_bytes(head + data)
         with contextlib.suppress(SSLToolError):
             assert len(read(path).loss)
+
+
+def test_a_format_and_a_search_of_a_plugin_are_used(ssltool, registries, tmp_path):
+    path = tmp_path / "toy.log"
+    path.write_text("toy 3 2 1\n")
+
+    def read_toy(log, loss):
+        if not (log.text or "").startswith("toy"):
+            return None
+        values = [float(text) for text in log.text.split()[1:]]
+        return Series(log.path, "a toy", "step", Curve.of(range(len(values)), values))
+
+    LOG_FORMATS.add("toy", LogFormat(read_toy, "toy", "toy.log"), first=True)
+    FINDINGS.add("toy", Search(lambda series: [Finding("toy", "partial", "it is a toy")], ("toy",), "a toy"))
+    (report,) = ssltool("diagnose", path, "--json").json["reports"]
+    assert (report["read"], report["kind"], report["values"]) == ("a toy", "toy", 3)
 
 
 def test_every_format_can_be_imported():
