@@ -24,6 +24,8 @@ from ssltool.methods import METHODS
 from ssltool.models.backbones import families
 from ssltool.models.family import Family
 from ssltool.registry import Registry
+from ssltool.stages.diagnose.findings import FINDINGS
+from ssltool.stages.diagnose.log_formats import LOG_FORMATS
 from ssltool.stages.export import TARGETS
 from ssltool.stages.methods import describe
 from ssltool.stages.report.sections import SECTIONS
@@ -43,8 +45,8 @@ the same program and also works in a checkout without installation.
 - Flags may be written with `-` or `_`: `--chunk-size` and `--chunk_size` are the same flag.
 - Results go to stdout, as a table or with `--json` as one JSON document. Progress and messages go to stderr.
 - Exit codes: 0 success; 1 an error in files or data, one line `error: ...`; 2 a mistake on the command line; 3
-  collapse, with `pretrain --stop-on` or `collapse --fail-on`; 128 + N stopped by signal N after saving, see
-  [](clusters.md).
+  collapse, with `pretrain --stop-on`, `collapse --fail-on` or `diagnose --fail-on`; 128 + N stopped by signal N after
+  saving, see [](clusters.md).
 - `--config run/config.json` repeats a run of `pretrain`, `lincls`, `finetune` or `scan` into a new folder. Options
   given beside it take precedence; where the first run wrote and what it resumed are ignored.
 
@@ -105,6 +107,8 @@ TABLES: dict[str, tuple[Registry[Any], tuple[str, ...]]] = {
     "Plots": (PLOTS, ("inputs", "help")),
     "Sections of the report": (SECTIONS, ("title",)),
     "Targets of export": (TARGETS, ("what", "ending")),
+    "Logs of other programs": (LOG_FORMATS, ("programs", "files")),
+    "Searches of logs": (FINDINGS, ("kinds", "criterion")),
 }
 """The registries, and the fields of their entries that the page shows."""
 

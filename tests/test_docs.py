@@ -27,6 +27,7 @@ from helpers import records
 from ssltool.cli import COMMANDS, cli
 from ssltool.config import (
     CollapseConfig,
+    DiagnoseConfig,
     ExportConfig,
     FinetuneConfig,
     InspectConfig,
@@ -56,6 +57,7 @@ CONFIGS = {
     "finetune": FinetuneConfig,
     "scan": ScanConfig,
     "collapse": CollapseConfig,
+    "diagnose": DiagnoseConfig,
     "rank": RankConfig,
     "plot": PlotConfig,
     "report": ReportConfig,

@@ -22,6 +22,8 @@ from ssltool.diagnosis.spectrum import singular_values
 from ssltool.errors import SSLToolError, UsageError
 from ssltool.methods import METHODS, Entry
 from ssltool.models import ARCHITECTURES, Architecture
+from ssltool.stages.diagnose.findings import FINDINGS, Search
+from ssltool.stages.diagnose.log_formats import LOG_FORMATS, LogFormat
 from ssltool.stages.export import TARGETS, Target
 from ssltool.stages.export.exported import Plan
 from ssltool.stages.report.sections import SECTIONS, Section
@@ -90,12 +92,14 @@ def test_the_generated_pages_list_what_a_plugin_adds_to_each_registry(plugin, ss
     LAYOUTS.add("toy", DatasetLayout(lambda folder, split, settings: None, files=("toy.npz",)))
     CHECKPOINT_LAYOUTS.add("toy", CheckpointLayout("toy", None, "toy."))
     TARGETS.add("toy", Target(lambda network, path: Plan(lambda: None, ""), "nothing", ".toy"))
+    LOG_FORMATS.add("toy", LogFormat(lambda log, loss: None, "toy", "toy.log"))
+    FINDINGS.add("toy", Search(lambda series: [], ("toy",), "nothing"))
     path = Path(__file__).parents[1] / "docs" / "make_cli.py"
     spec = importlib.util.spec_from_file_location("make_cli", path)
     pages = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(pages)
     names = pages.names_page()
-    assert len(re.findall(r"^\| `toy` \|", names, re.MULTILINE)) == len(pages.TABLES) == 8
+    assert len(re.findall(r"^\| `toy` \|", names, re.MULTILINE)) == len(pages.TABLES) == 10
     assert "| `toynet` | `toynet` |" in names
     assert "\n## toy\n" in pages.options_page()
     help_texts = pages.cli_page()

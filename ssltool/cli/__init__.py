@@ -29,6 +29,7 @@ COMMANDS = {
     "finetune": "Fine-tune a pretrained network with labels.",
     "scan": "Cluster images into classes without labels.",
     "collapse": "Measure the collapse of representations.",
+    "diagnose": "Diagnose a training from its run folder, log or checkpoints.",
     "rank": "Rank runs or checkpoints without labels.",
     "plot": "Plot spectra, runs, views or schedules.",
     "report": "Write an HTML report on one or several runs.",

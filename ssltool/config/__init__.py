@@ -17,6 +17,7 @@ from ssltool.config.common import (
     as_dict,
     fixed_settings,
 )
+from ssltool.config.diagnose import DiagnoseConfig
 from ssltool.config.export import ExportConfig
 from ssltool.config.fields import LAYERS, SPLITS, STEMS, STRATEGIES
 from ssltool.config.finetune import FinetuneConfig
@@ -39,6 +40,7 @@ __all__ = [
     "CollapseConfig",
     "DataSettings",
     "DeviceSettings",
+    "DiagnoseConfig",
     "ExportConfig",
     "FinetuneConfig",
     "InspectConfig",

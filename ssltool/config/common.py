@@ -11,6 +11,7 @@ from ssltool.config.fields import (
     AUTO,
     INTERPOLATIONS,
     LAYOUTS,
+    all_images,
     channel_values,
     decoders,
     image_folder,
@@ -183,13 +184,7 @@ class NetworkSettings(DeviceSettings, DataSettings):
 
     data: str | None = image_folder("folder of the images [default: the checkpoint's]")
     image_size: int | None = image_size("the checkpoint's")
-    all: bool = setting(
-        False,
-        "all images of the dataset, if the checkpoint's run used a part of them [default: the train images are those "
-        "of the run]",
-        section="Data",
-        advanced=True,
-    )
+    all: bool = all_images()
     pretrained: str | None = setting(
         None,
         "checkpoint of ssltool or another library, a folder of transformers or timm, random (an untrained network of "

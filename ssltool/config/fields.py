@@ -62,6 +62,15 @@ def image_folder(help: str) -> Any:
     return setting(None, help, section="Data", metavar="DIR")
 
 
+def all_images() -> Any:
+    """Whether all images are used where the run of a checkpoint used a part of them."""
+    help = (
+        "all images of the dataset, if the checkpoint's run used a part of them [default: the train images are those "
+        "of the run]"
+    )
+    return setting(False, help, section="Data", advanced=True)
+
+
 def unlabelled_folders(**more: Any) -> Any:
     """The class folders whose images have no label."""
     help = "class folder to read without labels; may be repeated"

@@ -1,0 +1,182 @@
+"""The diagnose stage: reads each item and reports what went wrong, since when, the probable cause and what to keep."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ssltool.checkpoints.hub import HUB, TIMM
+from ssltool.checkpoints.load import PUBLISHED
+from ssltool.checkpoints.model_folder import find_model_folder
+from ssltool.config import DiagnoseConfig
+from ssltool.config.fields import STATES
+from ssltool.errors import SSLToolError, counted, first_names
+from ssltool.files.reading import kind_of_content, open_file, require
+from ssltool.files.writing import finite, write_json
+from ssltool.settings import Record, flag
+from ssltool.stages.diagnose.findings import find
+from ssltool.stages.diagnose.findings.finding import SENTENCES, Finding
+from ssltool.stages.diagnose.log_formats import read_log
+from ssltool.stages.diagnose.log_formats.log_file import LogFile
+from ssltool.stages.diagnose.log_formats.tensorboard_events import is_record
+from ssltool.stages.diagnose.log_formats.wandb_file import IDENT
+from ssltool.stages.diagnose.series import Series
+
+HEAD = 512
+"""Bytes by which a log is told from a checkpoint."""
+
+LIMITS = (
+    "a log shows neither a dimensional or partial collapse nor whether the representations are useful; a checkpoint "
+    "does"
+)
+NEXT_OF_LOG = (
+    "ssltool diagnose CHECKPOINT... --data IMAGES",
+    "ssltool save-reprs IMAGES --pretrained CHECKPOINT -o reprs.pt",
+    "ssltool collapse reprs.pt",
+)
+
+
+def run(config: DiagnoseConfig) -> Record:
+    """The stage: a report for each run folder and log, and one for all checkpoints together.
+
+    Returns:
+        {"reports": [{"path", "source", "read", "state", "kind", "line", "findings", "keep", "notes", "next", ...},
+        ...], "worst", "notes"}; "worst" is the most severe state.
+
+    Raises:
+        SSLToolError: for an item that is none of these or cannot be read, or a setting without effect.
+    """
+    config.check()
+    runs, logs, checkpoints, notes = _split(config.items)
+    if not checkpoints and (unused := config.of_checkpoints()):
+        raise SSLToolError(f"{flag(unused[0])} has no effect without a checkpoint; leave it out, or name one")
+    if config.loss is not None and not logs:
+        raise SSLToolError("--loss has no effect without a log; leave it out, or name one")
+    reports = [_report_of_run(path) for path in runs]
+    reports += [_report_of_log(read_log(LogFile(path), config.loss)) for path in logs]
+    reports += [_report_of_checkpoints(checkpoints, config)] if checkpoints else []
+    worst = max((report["state"] for report in reports), key=STATES.index)
+    document: Record = finite({"reports": reports, "worst": worst, "notes": notes})
+    if config.out is not None:
+        write_json(config.out, document)
+    return document
+
+
+def _split(items: Sequence[str]) -> tuple[list[Path], list[Path], list[str], list[str]]:
+    """Run folders, logs and checkpoints among the ``items``, and notes on the files of folders that are left out."""
+    runs: list[Path] = []
+    logs: list[Path] = []
+    checkpoints, notes = [], []
+    for item in items:
+        path = Path(item)
+        if item.startswith((PUBLISHED, TIMM, HUB)):
+            checkpoints.append(item)
+            continue
+        require(path, "run folder, log or checkpoint")
+        if not path.is_dir():
+            (logs.append(path) if _may_be_log(path) else checkpoints.append(item))
+        elif find_model_folder(path) is not None:
+            checkpoints.append(item)
+        elif (path / "config.json").is_file():
+            runs.append(path)
+        else:
+            found, others = _logs_in(path)
+            logs += found
+            notes += [f"{path}: files that are no log, left out: {first_names(others)}"] if others else []
+    return runs, logs, checkpoints, notes
+
+
+def _may_be_log(path: Path) -> bool:
+    """Whether a file is text, or begins as a binary log does; checkpoints are binary."""
+    with open_file(path) as stream:
+        head = stream.read(HEAD)
+    return head.startswith(IDENT) or is_record(head) or kind_of_content(head) == "text"
+
+
+def _logs_in(folder: Path) -> tuple[list[Path], list[str]]:
+    """The logs in a folder, and the names of its other files.
+
+    Raises:
+        SSLToolError: if it has none.
+    """
+    files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+    found, others = [], []
+    for path in files:
+        try:
+            if not _may_be_log(path):
+                raise SSLToolError(f"{path} is no log")
+            read_log(LogFile(path))
+        except SSLToolError:
+            others.append(path.name)
+        else:
+            found.append(path)
+    if not found:
+        has = f"{counted(len(files), 'file')}: {first_names(others)}" if others else "no files"
+        raise SSLToolError(f"{folder} is no run folder and has no log that ssltool knows; it has {has}; name the log")
+    return found, others
+
+
+def _report(path: str, source: str, read: str, findings: Sequence[Finding], healthy: str) -> Record:
+    """What all reports have. ``healthy`` is the first sentence where there is no fault."""
+    worst = findings[0] if findings and findings[0].state != STATES[0] else None
+    state = STATES[0] if worst is None else worst.state
+    return {
+        "path": path,
+        "source": source,
+        "read": read,
+        "state": state,
+        "kind": None if worst is None else worst.kind,
+        "since": None if worst is None else worst.since,
+        "line": healthy if worst is None else SENTENCES.get(worst.kind, worst.line),
+        "findings": [finding.as_dict() for finding in findings],
+    }
+
+
+def _report_of_log(series: Series) -> Record:
+    loss = series.loss
+    healthy = (
+        f"No fault shows in the log: {series.loss_name} goes from {loss.values[0]:.4g} to {loss.values[-1]:.4g} over "
+        f"{counted(len(loss), 'value')}."
+    )
+    report = _report(series.path, "log", series.program, find(series), healthy)
+    return report | _extent(series) | {"keep": None, "notes": [*series.notes, LIMITS], "next": list(NEXT_OF_LOG)}
+
+
+def _extent(series: Series) -> Record:
+    return {
+        "unit": series.unit,
+        "values": len(series.loss),
+        "first": float(series.loss.at[0]),
+        "last": float(series.loss.at[-1]),
+        "loss": series.loss_name,
+    }
+
+
+def _report_of_run(path: Path) -> Record:
+    from ssltool.stages.diagnose.run_record import diagnose_run
+
+    found = diagnose_run(path)
+    epochs = counted(len(found.series.loss), "epoch")
+    healthy = f"No collapse was found in {counted(found.monitored, 'monitored epoch')} of {epochs}."
+    if not found.monitored:
+        healthy = f"No fault shows in the losses of {epochs}; the monitor did not look (--monitor-every 0)."
+    report = _report(str(path), "run folder", found.series.program, found.findings, healthy)
+    following = [] if found.monitored else [f"ssltool diagnose {path}/checkpoint.pt"]
+    return report | _extent(found.series) | {"keep": found.keep, "notes": [], "next": following}
+
+
+def _report_of_checkpoints(paths: Sequence[str], config: DiagnoseConfig) -> Record:
+    from ssltool.stages.diagnose.checkpoint_series import diagnose_checkpoints
+
+    found = diagnose_checkpoints(paths, config)
+    healthy = f"The last of {counted(len(paths), 'checkpoint')} has not collapsed, on {found.images}."
+    if len(paths) == 1:
+        healthy = f"The checkpoint has not collapsed, on {found.images}."
+    report = _report(", ".join(paths), "checkpoints", "checkpoints", found.findings, healthy)
+    return report | {
+        "checkpoints": found.rows,
+        "images": found.images,
+        "keep": found.keep if len(paths) > 1 else None,
+        "notes": found.notes,
+        "next": [],
+    }
