@@ -143,6 +143,13 @@ def test_names_that_transformers_cannot_build_are_one_line(name, message):
     assert "\n" not in str(error.value)
 
 
+def test_a_width_of_zero_is_an_error_without_a_warning(recwarn):
+    transformers()
+    with pytest.raises(SSLToolError, match=r"stages\.2"):
+        build_backbone("transformers:resnet,hidden_sizes=[8,8,0,8],depths=[1,1,1,1],embedding_size=8")
+    assert not recwarn.list
+
+
 def test_without_the_library_the_error_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(UsageError, match=r"ssltool\[transformers\]"):
