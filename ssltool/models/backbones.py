@@ -103,7 +103,7 @@ def build_backbone(
             zero_init_residual=zero_init_residual,
         )
     for name, parameter in backbone.named_parameters():
-        if not is_lazy(parameter) and not parameter.numel():
+        if name.endswith(".weight") and not is_lazy(parameter) and not parameter.numel():  # registers may be none
             raise SSLToolError(f"{arch}: {name} has the shape {tuple(parameter.shape)}; widths must be at least 1")
     return backbone, dim
 
