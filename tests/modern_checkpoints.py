@@ -11,6 +11,7 @@ from typing import Any
 import timm
 import torch
 import vit_reference as vits
+import wide_resnet_reference as wide
 from torch import Tensor, nn
 
 from checkpoint_helpers import lightning, linear, resnet, settled, small_resnet, under, vit
@@ -199,6 +200,22 @@ def transformers() -> list[Modern]:
     ]
 
 
+def wide_resnets() -> list[Modern]:
+    """CIFAR's wide ResNets, which are WRN-28-2 in both programs."""
+    state = wide.paws_weights(blocks=4, widening=2)
+    paws = {"encoder": under("module.", state | linear("fc.fc", 1, 2, 3)), "opt": {}, "epoch": 3}
+    other = wide.solo_weights(blocks=4, widening=2)
+    solo = lightning(under("backbone.", other) | linear("classifier.", 0) | linear("projector.", 0))
+
+    def outputs(forward: Callable[[vits.State, Tensor], Tensor], weights: vits.State) -> Outputs:
+        return lambda images: forward(weights, images)
+
+    return [
+        Modern("PAWS", "WRN-28-2", paws, outputs(wide.paws, state), "wide_resnet28w2", size=32),
+        Modern("solo-learn", "WRN-28-2", solo, outputs(wide.solo, other), "wide_resnet28w2_leaky", size=32),
+    ]
+
+
 class ClipLayer(nn.Module):
     """A layer of CLIP's image encoder, with the names of its code."""
 
@@ -329,4 +346,4 @@ def openmmlab(model: nn.Module) -> vits.State:
 
 
 def all_modern() -> list[Modern]:
-    return [*dinov2(), *dinov3(), *masked(), *resnets(), *transformers(), *clip(), *frameworks()]
+    return [*dinov2(), *dinov3(), *masked(), *resnets(), *wide_resnets(), *transformers(), *clip(), *frameworks()]

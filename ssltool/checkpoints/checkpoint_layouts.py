@@ -255,6 +255,9 @@ CHECKPOINT_LAYOUTS: Registry[CheckpointLayout] = Registry(
         "efficientnet-pytorch": CheckpointLayout("EfficientNet-PyTorch", None, "", ("_conv_stem.",)),
         "timm/efficientnet": CheckpointLayout(TIMM, None, "", ("conv_stem.",), heads=None),
         "timm/resnet": CheckpointLayout(TIMM, None, "", ("conv1.0.",), heads=None),
+        "wide_resnet/paws": CheckpointLayout(UNKNOWN, None, "", ("layer1.0.conv1.bias",)),
+        "wide_resnet/solo-learn": CheckpointLayout(UNKNOWN, None, "", ("block1.layer.0.conv1.",)),
+        "wide_resnet": CheckpointLayout(UNKNOWN, None, "", ("stages.0.0.conv1.bias",)),
         "torchvision": CheckpointLayout(TORCHVISION, None, "", heads=None),  # and any bare ResNet
     },
 )

@@ -48,8 +48,8 @@ def is_known(arch: str) -> bool:
 
 
 def architectures() -> list[str]:
-    """The names to list. Others are valid too: other multiples of 8 in ``resnet18_w16``, and a ViT's name followed by
-    its heads (``_h6``) and patch size (``_p8``)."""
+    """The names to list. Others are valid too: other multiples of 8 in ``resnet18_w16``, other depths and widths in
+    ``wide_resnet28w2``, and a ViT's name followed by its heads (``_h6``) and patch size (``_p8``)."""
     return [name for family in families().values() for name in family.names()]
 
 
@@ -91,7 +91,9 @@ def build_backbone(
     if stop_grad_conv1 and "stop_grad_conv1" not in family.settings:
         raise UsageError(f"--stop-grad-conv1 has no effect with {arch}; it freezes the patch embedding of a ViT")
     if not zero_init_residual and "zero_init_residual" not in family.settings:
-        raise UsageError(f"--no-zero-init-residual has no effect with {arch}; it is for residual blocks")
+        raise UsageError(
+            f"--no-zero-init-residual has no effect with {arch}; it is for residual blocks that end with a norm"
+        )
     stem = resolve_stem(arch, stem, image_size)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Initializing zero-element tensors")  # an error below
