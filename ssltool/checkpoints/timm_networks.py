@@ -177,7 +177,7 @@ def _filtered(arch: str, image_size: int | None, weights: Weights) -> tuple[Weig
     try:
         weights = {name: value.clone() for name, value in weights.items()}  # each with storage of its own
         out = convert(dict(weights), model)
-    except Exception:
+    except Exception:  # a filter may raise anything for weights that it does not know
         return None
     if not isinstance(out, dict) or not all(isinstance(value, Tensor) for value in out.values()):
         return None
