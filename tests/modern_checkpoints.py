@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ import torch
 import vit_reference as vits
 import wide_resnet_reference as wide
 from torch import Tensor, nn
+from vjepa_helpers import release, video_model
 
 from checkpoint_helpers import lightning, linear, resnet, settled, small_resnet, under, vit
 
@@ -327,6 +329,21 @@ def frameworks() -> list[Modern]:
     ]
 
 
+def video() -> list[Modern]:
+    """V-JEPA 2, around the class of transformers."""
+    if importlib.util.find_spec("transformers") is None:
+        return []
+    model = video_model()
+    entries = release(model) | {"args": {"model": {"num_heads": 2}, "data": {"crop_size": 32}}}
+
+    def mean_of_frames(images: Tensor) -> Tensor:
+        frames = torch.stack([images, images], dim=1)
+        out: Tensor = model(frames, skip_predictor=True).last_hidden_state.mean(dim=1)
+        return out
+
+    return [Modern("V-JEPA", "V-JEPA 2, image as two frames", entries, mean_of_frames, "transformers:vjepa2", size=32)]
+
+
 def openmmlab(model: nn.Module) -> vits.State:
     """The weights of timm's ViT with OpenMMLab's names."""
     rules = (
@@ -346,4 +363,5 @@ def openmmlab(model: nn.Module) -> vits.State:
 
 
 def all_modern() -> list[Modern]:
-    return [*dinov2(), *dinov3(), *masked(), *resnets(), *wide_resnets(), *transformers(), *clip(), *frameworks()]
+    families = [*dinov2(), *dinov3(), *masked(), *resnets(), *wide_resnets(), *transformers()]
+    return [*families, *clip(), *frameworks(), *video()]

@@ -112,7 +112,7 @@ class CheckpointLayout:
     @property
     def settings_of_network(self) -> bool:
         """Whether the program's settings may change what the network computes."""
-        return not self.names_program or self.program in ("solo-learn", "MAE")
+        return not self.names_program or self.program in ("solo-learn", "MAE", "V-JEPA")
 
     def attention_heads(self) -> dict[int, int]:
         """The attention heads of the program's ViTs by their width, as far as they are known."""

@@ -23,9 +23,11 @@ from ssltool.checkpoints.timm_convnets import double_width
 from ssltool.checkpoints.timm_derivation import LIBRARY, Source
 from ssltool.checkpoints.timm_networks import TimmNetwork, fit_named, match_timm
 from ssltool.checkpoints.timm_vits import PATCHES, TRAINING_ONLY
+from ssltool.checkpoints.vjepa_weights import is_for_video
 from ssltool.errors import SSLToolError
 from ssltool.models.arch_name import compose, parse
 from ssltool.models.backbones import is_known
+from ssltool.models.transformers_config import LIBRARY as TRANSFORMERS
 from ssltool.models.wide_resnet import wide_shape
 
 SAME_AS_OURS = re.compile(r"resnet(18|34|50|101|152)|vit_(tiny|small|base|large)_patch\d+_\d+")
@@ -84,8 +86,9 @@ def find_network(
 
 def _other_library(source: Source, error: NotOurs) -> TimmNetwork:
     """The network of timm, or ``error`` where that is nearer to what the file contains."""
-    if importlib.util.find_spec(LIBRARY) is None:
-        raise SSLToolError(f"{error}; for networks of timm: pip install 'ssltool[timm]'") from error
+    library = TRANSFORMERS if is_for_video(source.weights) else LIBRARY
+    if importlib.util.find_spec(library) is None:
+        raise SSLToolError(f"{error}; for networks of {library}: pip install 'ssltool[{library}]'") from error
     try:
         found = match_timm(source)
     except SSLToolError as other:
