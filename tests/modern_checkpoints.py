@@ -335,13 +335,21 @@ def video() -> list[Modern]:
         return []
     model = video_model()
     entries = release(model) | {"args": {"model": {"num_heads": 2}, "data": {"crop_size": 32}}}
+    outputs = MeanOfFrames(model)
+    return [Modern("V-JEPA", "V-JEPA 2, image as two frames", entries, outputs, "transformers:vjepa2", size=32)]
 
-    def mean_of_frames(images: Tensor) -> Tensor:
+
+class MeanOfFrames(nn.Module):
+    """The mean token of an image that is repeated to two frames."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
         frames = torch.stack([images, images], dim=1)
-        out: Tensor = model(frames, skip_predictor=True).last_hidden_state.mean(dim=1)
+        out: Tensor = self.model(frames, skip_predictor=True).last_hidden_state.mean(dim=1)
         return out
-
-    return [Modern("V-JEPA", "V-JEPA 2, image as two frames", entries, mean_of_frames, "transformers:vjepa2", size=32)]
 
 
 def openmmlab(model: nn.Module) -> vits.State:
