@@ -188,8 +188,8 @@ def _reference(case: Modern) -> str:
         return "timm" if "features" in getattr(case.outputs, "__qualname__", "") else "the paper"
     classes = (base for module in case.outputs.modules() for base in type(module).__mro__)
     packages = (base.__module__.partition(".")[0] for base in classes)
-    found = next(name for name in packages if name not in ("ssltool", "torch", "builtins"))
-    return "the paper" if found == "modern_checkpoints" else found
+    own = ("ssltool", "torch", "builtins", "modern_checkpoints")
+    return next((name for name in packages if name not in own), "the paper")
 
 
 def table() -> list[str]:

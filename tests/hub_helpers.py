@@ -31,6 +31,13 @@ TEXT = {
     "bos_token_id": 1,
     "eos_token_id": 2,
 }
+VIDEO = {key: VIT[key] for key in ("hidden_size", "num_hidden_layers", "num_attention_heads", "patch_size")} | {
+    "mlp_ratio": 2,
+    "crop_size": 32,
+    "pred_hidden_size": 16,
+    "pred_num_attention_heads": 2,
+    "pred_num_hidden_layers": 1,
+}
 PATCHES = {key: value for key, value in VIT.items() if key != "image_size"} | {"num_patches": 16}
 DECODER = {
     "decoder_hidden_size": 16,
@@ -52,6 +59,8 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "ViTMAEForPreTraining": ("ViTMAEConfig", VIT | DECODER),
     "ViTMSNModel": ("ViTMSNConfig", VIT),
     "IJepaModel": ("IJepaConfig", VIT),
+    "VJEPA2Model": ("VJEPA2Config", VIDEO),
+    "VJEPA2ForVideoClassification": ("VJEPA2Config", VIDEO | {"num_pooler_layers": 1, "num_labels": 3}),
     "ResNetForImageClassification": ("ResNetConfig", STAGES | {"embedding_size": 8, "layer_type": "basic"}),
     "ConvNextModel": ("ConvNextConfig", STAGES),
     "ConvNextV2ForImageClassification": ("ConvNextV2Config", STAGES),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,7 +12,9 @@ from typing import Any
 import timm
 import torch
 import vit_reference as vits
+import wide_resnet_reference as wide
 from torch import Tensor, nn
+from vjepa_helpers import release, video_model
 
 from checkpoint_helpers import lightning, linear, resnet, settled, small_resnet, under, vit
 
@@ -199,6 +202,22 @@ def transformers() -> list[Modern]:
     ]
 
 
+def wide_resnets() -> list[Modern]:
+    """CIFAR's wide ResNets, which are WRN-28-2 in both programs."""
+    state = wide.paws_weights(blocks=4, widening=2)
+    paws = {"encoder": under("module.", state | linear("fc.fc", 1, 2, 3)), "opt": {}, "epoch": 3}
+    other = wide.solo_weights(blocks=4, widening=2)
+    solo = lightning(under("backbone.", other) | linear("classifier.", 0) | linear("projector.", 0))
+
+    def outputs(forward: Callable[[vits.State, Tensor], Tensor], weights: vits.State) -> Outputs:
+        return lambda images: forward(weights, images)
+
+    return [
+        Modern("PAWS", "WRN-28-2", paws, outputs(wide.paws, state), "wide_resnet28w2", size=32),
+        Modern("solo-learn", "WRN-28-2", solo, outputs(wide.solo, other), "wide_resnet28w2_leaky", size=32),
+    ]
+
+
 class ClipLayer(nn.Module):
     """A layer of CLIP's image encoder, with the names of its code."""
 
@@ -310,6 +329,29 @@ def frameworks() -> list[Modern]:
     ]
 
 
+def video() -> list[Modern]:
+    """V-JEPA 2, around the class of transformers."""
+    if importlib.util.find_spec("transformers") is None:
+        return []
+    model = video_model()
+    entries = release(model) | {"args": {"model": {"num_heads": 2}, "data": {"crop_size": 32}}}
+    outputs = MeanOfFrames(model)
+    return [Modern("V-JEPA", "V-JEPA 2, image as two frames", entries, outputs, "transformers:vjepa2", size=32)]
+
+
+class MeanOfFrames(nn.Module):
+    """The mean token of an image that is repeated to two frames."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        frames = torch.stack([images, images], dim=1)
+        out: Tensor = self.model(frames, skip_predictor=True).last_hidden_state.mean(dim=1)
+        return out
+
+
 def openmmlab(model: nn.Module) -> vits.State:
     """The weights of timm's ViT with OpenMMLab's names."""
     rules = (
@@ -329,4 +371,5 @@ def openmmlab(model: nn.Module) -> vits.State:
 
 
 def all_modern() -> list[Modern]:
-    return [*dinov2(), *dinov3(), *masked(), *resnets(), *transformers(), *clip(), *frameworks()]
+    families = [*dinov2(), *dinov3(), *masked(), *resnets(), *wide_resnets(), *transformers()]
+    return [*families, *clip(), *frameworks(), *video()]

@@ -112,7 +112,7 @@ class CheckpointLayout:
     @property
     def settings_of_network(self) -> bool:
         """Whether the program's settings may change what the network computes."""
-        return not self.names_program or self.program in ("solo-learn", "MAE")
+        return not self.names_program or self.program in ("solo-learn", "MAE", "V-JEPA")
 
     def attention_heads(self) -> dict[int, int]:
         """The attention heads of the program's ViTs by their width, as far as they are known."""
@@ -255,6 +255,9 @@ CHECKPOINT_LAYOUTS: Registry[CheckpointLayout] = Registry(
         "efficientnet-pytorch": CheckpointLayout("EfficientNet-PyTorch", None, "", ("_conv_stem.",)),
         "timm/efficientnet": CheckpointLayout(TIMM, None, "", ("conv_stem.",), heads=None),
         "timm/resnet": CheckpointLayout(TIMM, None, "", ("conv1.0.",), heads=None),
+        "wide_resnet/paws": CheckpointLayout(UNKNOWN, None, "", ("layer1.0.conv1.bias",)),
+        "wide_resnet/solo-learn": CheckpointLayout(UNKNOWN, None, "", ("block1.layer.0.conv1.",)),
+        "wide_resnet": CheckpointLayout(UNKNOWN, None, "", ("stages.0.0.conv1.bias",)),
         "torchvision": CheckpointLayout(TORCHVISION, None, "", heads=None),  # and any bare ResNet
     },
 )

@@ -23,9 +23,12 @@ from ssltool.checkpoints.timm_convnets import double_width
 from ssltool.checkpoints.timm_derivation import LIBRARY, Source
 from ssltool.checkpoints.timm_networks import TimmNetwork, fit_named, match_timm
 from ssltool.checkpoints.timm_vits import PATCHES, TRAINING_ONLY
+from ssltool.checkpoints.vjepa_weights import is_for_video
 from ssltool.errors import SSLToolError
 from ssltool.models.arch_name import compose, parse
 from ssltool.models.backbones import is_known
+from ssltool.models.transformers_config import LIBRARY as TRANSFORMERS
+from ssltool.models.wide_resnet import wide_shape
 
 SAME_AS_OURS = re.compile(r"resnet(18|34|50|101|152)|vit_(tiny|small|base|large)_patch\d+_\d+")
 """timm's names of networks that ssltool has too, with the same outputs."""
@@ -73,6 +76,8 @@ def find_network(
             raise NotOurs(f"the network in {source.path} is none of ssltool's own")
         return _own(source, layout, scheme, arch, stem)
     except NotOurs as error:
+        if scheme.wide:  # timm has none
+            raise
         other = _other_library(source, error)
     if arch is not None:
         raise SSLToolError(f"--arch is {arch}, but {source.path} contains {other.arch}; leave it out")
@@ -81,8 +86,9 @@ def find_network(
 
 def _other_library(source: Source, error: NotOurs) -> TimmNetwork:
     """The network of timm, or ``error`` where that is nearer to what the file contains."""
-    if importlib.util.find_spec(LIBRARY) is None:
-        raise SSLToolError(f"{error}; for networks of timm: pip install 'ssltool[timm]'") from error
+    library = TRANSFORMERS if is_for_video(source.weights) else LIBRARY
+    if importlib.util.find_spec(library) is None:
+        raise SSLToolError(f"{error}; for networks of {library}: pip install 'ssltool[{library}]'") from error
     try:
         found = match_timm(source)
     except SSLToolError as other:
@@ -116,26 +122,42 @@ def _own(source: Source, layout: CheckpointLayout, scheme: NamingScheme, arch: s
         module = name.split(".")[0]
         if module in HEADS:
             heads[module] = None
+        elif any(re.fullmatch(pattern, name) for pattern in scheme.unused):
+            heads[name.rpartition(".")[0]] = None
         else:
             weights[scheme.rename(name)] = held
     unused = [name for name in weights if any(re.fullmatch(pattern, name) for pattern in TRAINING_ONLY)]
     left_out = dict.fromkeys(name.split(".")[0] for name in unused) | heads
     for name in unused:
         del weights[name]
-    spec = match_backbone(source.path, weights, layout, arch=arch, stem=stem)
+    if scheme.wide:
+        _check_first_stride(source)
+    spec = match_backbone(source.path, weights, layout, arch=arch, stem=stem, wide=scheme.wide)
     if spec.stem == "imagenet" and not scheme.pooled:
         raise SSLToolError(
             f"{source.path}: the numbers of its modules show a 7x7 stem without pooling, which ssltool does not have; "
             "save its representations to a .npz file instead"
         )
-    assumed = [] if layout.names_program or arch is not None else _assumptions(source, weights)
+    assumed = [] if layout.names_program or arch is not None else _assumptions(source, weights, spec.arch)
     if spec.stem == "small" and stem in (None, "auto") and (layout.stem_assumes or layout.stem is None):
         assumed += layout.stem_assumes or ["a stem of stride 1 and no pooling (else --stem small-stride2)"]
     return Network(spec, add_batch_counters(weights, spec), list(left_out), assumed)
 
 
-def _assumptions(source: Source, weights: Mapping[str, Tensor]) -> list[str]:
-    """What the weights of ssltool's own network do not show and the program's settings do not say."""
+def _check_first_stride(source: Source) -> None:
+    stride = source.settings.find(int, "first_stride")
+    if stride not in (None, 1):
+        raise SSLToolError(
+            f"{source.path}: its settings say first_stride {stride}, and ssltool's wide ResNets have 1; save its "
+            "representations to a .npz file instead"
+        )
+
+
+def _assumptions(source: Source, weights: Mapping[str, Tensor], arch: str) -> list[str]:
+    """What the weights of ssltool's own network ``arch`` do not show and the program's settings do not say."""
+    wide = wide_shape(arch)
+    if wide is not None:
+        return [str(wide.form)]
     settings = source.settings
     if "conv1.weight" not in weights:
         return [] if settings.act_layer is not None else ["GELU", "the class token is the output"]

@@ -12,11 +12,12 @@ from ssltool.errors import SSLToolError, first_line
 from ssltool.files.misfit import describe
 from ssltool.files.reading import read_json
 from ssltool.files.schema import boolean, conform, either, integer, listing, mapping, nested, optional, real
-from ssltool.models.transformers_models import quiet, transformers_package
+from ssltool.models.transformers_config import quiet, transformers_package
 from ssltool.settings import Settings
 
-FILES = ("preprocessor_config.json", "processor_config.json")
-"""Where the settings are; in the second under ``INNER``, beside those of a tokenizer."""
+FILES = ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json")
+"""Where the settings are; in the second under ``INNER``, beside those of a tokenizer. The third is of networks for
+video."""
 
 INNER = "image_processor"
 

@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import math
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,9 +20,10 @@ from ssltool.checkpoints.checkpoint_layouts import TIMM_HEADS, CheckpointLayout
 from ssltool.checkpoints.unknown_networks import OF_TIMM, nearest_name
 from ssltool.errors import SSLToolError
 from ssltool.files.misfit import name_keys
-from ssltool.models.backbones import build_backbone, family_of
+from ssltool.models.backbones import build_backbone, family_of, is_known
 from ssltool.models.resnet import NARROW, STEM_CONVS, VARIANTS, torchvision_resnets
 from ssltool.models.vit import VITS, ViTShape, vit_name, vit_of, vit_shape
+from ssltool.models.wide_resnet import FORMS, STAGES, STEM_WIDTH, WideShape
 
 COUNTER = "num_batches_tracked"
 """Batch norm's counter of steps. It does not affect the outputs and is missing in old files."""
@@ -33,6 +34,11 @@ SHOWN = 4
 RESNET_SIZE = 224
 SMALL_STEM_SIZE = 32
 """Image sizes in pixels of ResNets with the ImageNet stem and with the others."""
+
+OTHER_WIDE = (
+    "; of wide ResNets, those of PAWS and solo-learn are read, whose convolutions have biases; save the "
+    "representations of others to a .npz file"
+)
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -55,10 +61,12 @@ def match_backbone(
     *,
     arch: str | None = None,
     stem: str | None = None,
+    wide: Sequence[str] = (),
 ) -> BackboneSpec:
-    """Determines how to build the backbone with these ``weights`` (torchvision's names, without a head).
+    """Determines how to build the backbone with these ``weights`` (ssltool's names, without a head).
 
-    ``arch`` and ``stem`` are the user's; they decide what the weights do not show.
+    ``arch`` and ``stem`` are the user's; they decide what the weights do not show. ``wide`` are the forms that the
+    backbone may have if it is a wide ResNet.
 
     Raises:
         UsageError: if ``arch`` is unknown.
@@ -67,8 +75,11 @@ def match_backbone(
     """
     if arch is not None:
         family_of(arch)
+    stem = None if stem == "auto" else stem
+    if wide:
+        return _wide_resnet(path, weights, wide, arch, stem)
     find = _vit if "conv_proj.weight" in weights else _resnet
-    return find(path, weights, layout, arch, None if stem == "auto" else stem)
+    return find(path, weights, layout, arch, stem)
 
 
 def _resnet(
@@ -101,6 +112,25 @@ def _stem(path: str, weights: Mapping[str, Tensor], layout: CheckpointLayout, gi
     if given is not None and given not in possible:
         raise _contradiction(path, "stem", given, " or ".join(possible))
     return given or possible[0]
+
+
+def _wide_resnet(
+    path: str, weights: Mapping[str, Tensor], forms: Sequence[str], arch: str | None, stem: str | None
+) -> BackboneSpec:
+    if stem is not None:
+        raise SSLToolError(f"--stem {stem} has no effect with {path}, which contains a wide ResNet; leave it out")
+    norm, shapes = weights.get("stages.0.0.bn2.weight"), _shapes(weights)
+    blocks = {match[1] for name in weights if (match := re.match(r"stages\.0\.(\d+)\.", name))}
+    widening = 1 if norm is None else max(1, norm.numel() // STEM_WIDTH)
+    names = [WideShape(2 * STAGES * len(blocks) + 4, widening, FORMS[form]).name for form in forms]
+    if not is_known(names[0]):
+        raise SSLToolError(f"{path} contains {names[0]}, which is too large; save the weights again")
+    found = next((name for name in names if _shapes_of(name) == shapes), None)
+    if found is None:
+        raise Mismatch(path, shapes, _shapes_of(names[0]), f"{names[0]}, the nearest architecture", OTHER_WIDE)
+    if arch is not None and arch != found:
+        raise _contradiction(path, "arch", arch, found)
+    return BackboneSpec(found, "auto", SMALL_STEM_SIZE)
 
 
 def _vit(

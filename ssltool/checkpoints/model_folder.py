@@ -30,8 +30,8 @@ from ssltool.files.reading import file_hash, read_json, require
 from ssltool.files.schema import conform, mapping, nested, tensor, text
 from ssltool.files.writing import FilePath
 from ssltool.models.backbones import family_of
-from ssltool.models.transformers_models import LIBRARY as TRANSFORMERS
-from ssltool.models.transformers_models import MODEL_TYPES, TOWERS, name_of_config
+from ssltool.models.transformers_config import LIBRARY as TRANSFORMERS
+from ssltool.models.transformers_config import MODEL_TYPES, TOWERS, name_of_config
 from ssltool.settings import Settings
 
 CONFIG = "config.json"
@@ -161,6 +161,7 @@ def _read_transformers(folder: ModelFolder) -> NamedBackbone:
     weights, left_out = select_backbone(arch, read_weights(folder))
     preprocessing, notes = _preprocessing(folder, arch)
     notes += ("its own code (auto_map) is not run",) if code else ()
+    notes += (MODEL_TYPES[model_type].note,) if MODEL_TYPES[model_type].note else ()
     spec = BackboneSpec(arch, "auto", preprocessing.size)
     return NamedBackbone(TRANSFORMERS, spec, weights, left_out, preprocessing, notes)
 

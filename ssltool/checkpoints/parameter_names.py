@@ -24,7 +24,9 @@ class NamingScheme:
     replacement by torchvision's name: the first of ``prefix_rules`` that matches replaces the beginning of a name,
     all ``inner_rules`` replace later parts. ``ours`` is whether ssltool has networks of this kind itself. ``to_timm``
     are pairs of a regular expression and its replacement, which give timm's names; these are then translated.
-    ``pooled`` is whether the stem of a ResNet may have a pooling layer.
+    ``pooled`` is whether the stem of a ResNet may have a pooling layer. ``wide`` are the forms that a wide ResNet with
+    these names may have; other networks have none. ``unused`` are regular expressions of parameters that do not affect
+    the program's outputs.
     """
 
     name: str
@@ -34,6 +36,8 @@ class NamingScheme:
     ours: bool = True
     to_timm: tuple[tuple[str, str], ...] = ()
     pooled: bool = True
+    wide: tuple[str, ...] = ()
+    unused: tuple[str, ...] = ()
 
     def rename(self, name: str) -> str:
         """Translates ``name`` to torchvision's name."""
@@ -69,6 +73,22 @@ def _numbered(**stages: str) -> tuple[tuple[str, str], ...]:
 
 
 NAMING_SCHEMES = (
+    NamingScheme("ssltool's wide ResNet", "stages.0.0.conv1.bias", wide=("", "_leaky")),
+    NamingScheme(
+        "PAWS's wide ResNet",
+        "layer1.0.conv1.bias",
+        (("conv1", "stem"), ("bn1", "norm"), *((f"layer{stage + 1}", f"stages.{stage}") for stage in range(3))),
+        ((r"shortcut\.0", "shortcut"),),
+        wide=("",),
+    ),
+    NamingScheme(
+        "solo-learn's wide ResNet",
+        "block1.layer.0.conv1.weight",
+        (("conv1", "stem"), ("bn1", "norm"), *((rf"block{stage + 1}\.layer", f"stages.{stage}") for stage in range(3))),
+        (("convShortcut", "shortcut"),),
+        wide=("_leaky",),
+        unused=(r"block[23]\.layer\.0\.bn1\..*",),
+    ),
     NamingScheme("torchvision", "layer1.0.conv1.weight", inner_rules=(("shortcut", "downsample"),)),
     NamingScheme(
         "children of torchvision's",

@@ -184,9 +184,6 @@ def derive_resnet(source: Source) -> Derivation:
     settings: dict[str, Any] = {} if (bottleneck, layers) in RESNET_LAYERS else {"layers": list(layers)}
     expansion = 4 if bottleneck else 1
     outs = [_rows(weights, f"layer{stage + 1}.0.conv{3 if bottleneck else 2}.weight") for stage in STAGES]
-    if "layer1.0.shortcut.0.bias" in weights or "layer1.0.downsample.0.bias" in weights:
-        remedy = "neither ssltool nor timm has it; save its representations to a .npz file instead"
-        raise cannot_read(source, "this is CIFAR's wide ResNet", remedy)
     if 0 in [*layers, *outs]:
         raise cannot_read(source, "a stage of this ResNet is missing", "save the whole network")
     if [out // expansion for out in outs] != _widths(64):

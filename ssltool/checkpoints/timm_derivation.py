@@ -43,15 +43,16 @@ class Source:
 
 @dataclass
 class Derivation:
-    """An architecture of timm that weights belong to.
+    """An architecture of timm, or of another library, that weights belong to.
 
     Attributes:
-        model: timm's name.
+        model: the library's name.
         settings: arguments that differ from those of ``model``.
-        weights: the weights with timm's names, possibly with heads that timm's model does not have.
+        weights: the weights with the library's names, possibly with heads that its model does not have.
         image_size: the side of the images in pixels; None for that of the model.
         left_out: modules that do not affect the output.
         assumed: what the weights do not show, in words.
+        library: the library.
     """
 
     model: str
@@ -60,11 +61,12 @@ class Derivation:
     image_size: int | None = None
     left_out: list[str] = field(default_factory=list)
     assumed: list[str] = field(default_factory=list)
+    library: str = LIBRARY
 
     @property
     def arch(self) -> str:
         """The architecture's name."""
-        return compose(LIBRARY, self.model, self.settings)
+        return compose(self.library, self.model, self.settings)
 
     def omit(self, *patterns: str) -> None:
         """Leaves out the weights whose whole names match one of ``patterns``, which are regular expressions."""

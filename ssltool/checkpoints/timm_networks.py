@@ -1,8 +1,8 @@
-"""Reads weights that ssltool's own networks cannot hold into networks of timm.
+"""Reads weights that ssltool's own networks cannot hold into networks of timm, and V-JEPA 2 into one of transformers.
 
-The names of the weights show the family; names and shapes show timm's model and its arguments, which are part of the
-architecture's name. The weights are then compared with that model, built on the meta device: each of its weights must
-be there, and each weight of the file must be used, belong to a head, or be known to have no effect.
+The names of the weights show the family; names and shapes show the library's model and its arguments, which are part of
+the architecture's name. The weights are then compared with that model, built on the meta device: each of its weights
+must be there, and each weight of the file must be used, belong to a head, or be known to have no effect.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from ssltool.checkpoints.timm_convnets import derive_convnext, derive_efficientn
 from ssltool.checkpoints.timm_derivation import Derivation, Source, Weights, check_dimensions
 from ssltool.checkpoints.timm_vits import derive_dinov3, derive_vit
 from ssltool.checkpoints.unknown_networks import nearest_name
+from ssltool.checkpoints.vjepa_weights import derive_vjepa, is_for_video
 from ssltool.errors import SSLToolError
 from ssltool.models.backbones import build_backbone, family_of
 
@@ -68,12 +69,16 @@ def derivation_of(weights: Iterable[str]) -> Derive | None:
     return None
 
 
+def _derive_vit(source: Source) -> Derivation:
+    return derive_vjepa(source) if is_for_video(source.weights) else derive_vit(source)
+
+
 FAMILIES: tuple[tuple[tuple[str, ...], Derive], ...] = (
     (("layers.0.blocks.0.attn.relative_position_bias_table",), derive_swin),
     (("stages.0.blocks.0.conv_dw.weight", "downsample_layers.0.0.weight"), derive_convnext),
     (("rope_embed.periods",), derive_dinov3),
     ((OF_A_LAYER, SHARED), derive_beit),
-    (("patch_embed.proj.weight",), derive_vit),
+    (("patch_embed.proj.weight",), _derive_vit),
     (("layer1.0.conv1.weight",), derive_resnet),
     (("conv_stem.weight",), derive_efficientnet),
 )
@@ -177,7 +182,7 @@ def _filtered(arch: str, image_size: int | None, weights: Weights) -> tuple[Weig
     try:
         weights = {name: value.clone() for name, value in weights.items()}  # each with storage of its own
         out = convert(dict(weights), model)
-    except Exception:
+    except Exception:  # a filter may raise anything for weights that it does not know
         return None
     if not isinstance(out, dict) or not all(isinstance(value, Tensor) for value in out.values()):
         return None

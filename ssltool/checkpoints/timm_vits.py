@@ -104,15 +104,12 @@ def derive_vit(source: Source) -> Derivation:
     """The ViT with these weights.
 
     Raises:
-        SSLToolError: for video, for positions that are not a square of patches, or an unknown number of heads.
+        SSLToolError: for positions that are not a square of patches, or an unknown number of heads.
     """
     found = Derivation("", {}, dict(source.weights))
     found.omit(*TRAINING_ONLY)
     found.rename(*OTHER_NAMES)
     weights = found.weights
-    if weights[PATCHES].dim() == 5:
-        remedy = "ssltool reads networks for images; save their representations to a .npz file with its own code"
-        raise cannot_read(source, "this is a network for video, such as V-JEPA 2", remedy)
     positions = weights.get("pos_embed")
     if positions is None or positions.dim() == 4:
         raise cannot_read(source, "positional embeddings of this ViT are unknown", nearest_name(source.weights))
@@ -144,9 +141,11 @@ def derive_vit(source: Source) -> Derivation:
 def _nearest(shape: dict[str, Any], options: dict[str, Any], hidden: int, gated: bool) -> tuple[str, dict[str, Any]]:
     """The base with the fewest arguments to change, and these."""
 
+    exact = mlp_ratio(shape["embed_dim"], hidden)
+
     def changes(base: Base) -> dict[str, Any]:
         own = DEFAULTS | base.options | base._asdict()
-        ratio = {} if hidden / shape["embed_dim"] == base.hidden / base.embed_dim else {"mlp_ratio": _ratio(shape)}
+        ratio = {} if hidden / shape["embed_dim"] == base.hidden / base.embed_dim else {"mlp_ratio": exact}
         sizes = {key: value for key, value in shape.items() if key != "mlp_ratio" and own[key] != value}
         return sizes | ratio | {key: value for key, value in options.items() if own[key] != value}
 
@@ -160,10 +159,10 @@ def _nearest(shape: dict[str, Any], options: dict[str, Any], hidden: int, gated:
     return base.name, changes(base)
 
 
-def _ratio(shape: dict[str, Any]) -> float:
-    """The ratio of widths of which timm takes the whole part, after multiplying with the width."""
-    dim, ratio = shape["embed_dim"], shape["mlp_ratio"]
-    return float(ratio if int(dim * ratio) == round(dim * ratio) else (round(dim * ratio) + 0.5) / dim)
+def mlp_ratio(width: int, hidden: int) -> float:
+    """The ratio of widths of which libraries take the whole part, after multiplying with the width."""
+    ratio = hidden / width
+    return ratio if int(width * ratio) == hidden else (hidden + 0.5) / width
 
 
 def _tokens(source: Source, found: Derivation) -> dict[str, Any]:
@@ -215,7 +214,9 @@ def _options(source: Source, weights: dict[str, Tensor]) -> dict[str, Any]:
     return options
 
 
-def attention_heads(source: Source, dim: int, found: Derivation) -> int:
+def attention_heads(
+    source: Source, dim: int, found: Derivation, remedy: str = "give it with -a timm:NAME,num_heads=N,..."
+) -> int:
     """The number of attention heads of a ViT of width ``dim``: that of the settings, of the program, or of published
     ViTs of this width, which is noted as assumed.
 
@@ -230,7 +231,7 @@ def attention_heads(source: Source, dim: int, found: Derivation) -> int:
         raise cannot_read(
             source,
             f"the weights do not show the number of heads of a ViT of width {dim}",
-            "give it with -a timm:NAME,num_heads=N,...",
+            remedy,
         )
     found.assumed.append(f"{heads} heads" if heads > 1 else "1 head")
     return heads
@@ -268,7 +269,7 @@ def derive_dinov3(source: Source) -> Derivation:
     own = own | {"patch_size": 16}
     found.settings = {key: value for key, value in shape.items() if own[key] != value}
     if "mlp_ratio" in found.settings:
-        found.settings["mlp_ratio"] = _ratio(shape)
+        found.settings["mlp_ratio"] = mlp_ratio(dim, hidden)
     registers = weights["reg_token"].shape[1] if "reg_token" in weights else 0
     found.settings |= {"num_reg_tokens": registers} if registers != 4 else {}
     found.settings |= {"rope_temperature": temperature} if temperature != 100 else {}

@@ -13,7 +13,7 @@ from ssltool.checkpoints.named_backbone import left_out_modules
 from ssltool.errors import SSLToolError, first_line
 from ssltool.files.misfit import name_keys
 from ssltool.models.backbones import build_backbone
-from ssltool.models.transformers_models import MODEL_TYPES, quiet
+from ssltool.models.transformers_config import MODEL_TYPES, quiet
 
 WITHOUT_EFFECT = ("mask_token", "position_ids", "relative_position_index", "relative_coords_table")
 """Tensors that files of some versions have: they do not affect the outputs, or the library computes them."""
@@ -35,6 +35,7 @@ def select_backbone(arch: str, weights: Mapping[str, Tensor]) -> tuple[dict[str,
     """
     with torch.device("meta"):
         model: Any = build_backbone(arch)[0].model
+    kind, own = MODEL_TYPES[model.config.model_type], model.state_dict().keys()
     needed, held = (sum(map(Tensor.numel, tensors.values())) for tensors in (model.state_dict(), weights))
     if needed > held:  # before memory is allocated
         raise SSLToolError(f"the weights have {held:,} values, but {arch} has {needed:,}")
@@ -47,21 +48,23 @@ def select_backbone(arch: str, weights: Mapping[str, Tensor]) -> tuple[dict[str,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # they are reported below
                 dtype=torch.float32,
-                **MODEL_TYPES[model.config.model_type].options,
+                **kind.options,
             )
         except Exception as error:  # transformers may raise anything if weights do not fit
             raise SSLToolError(f"transformers cannot load the weights into {arch}: {first_line(error)}") from error
-    others = sorted(report["unexpected_keys"])
+    omitted = [name for name in weights if _module(name, model) in kind.omitted]
+    others = sorted({*report["unexpected_keys"], *omitted})
     parts = {
-        "missing": [name for name in report["missing_keys"] if not name.endswith(COUNTER)],
+        "missing": [name for name in report["missing_keys"] if name in own and not name.endswith(COUNTER)],
         "unexpected": _inside(others, model),
-        "of another shape": [str(entry[0]) for entry in report["mismatched_keys"]],
+        "of another shape": [str(entry[0]) for entry in report["mismatched_keys"] if entry[0] in own],
     }
     listed = "; ".join(f"{what}: {name_keys(sorted(names), SHOWN)}" for what, names in parts.items() if names)
     if listed:
         raise SSLToolError(f"the weights are not those of {arch}; {listed}")
-    used = [prefix + name for name in model.state_dict() for prefix in ("", *_prefixes(model))]
-    return {f"model.{name}": tensor for name, tensor in loaded.state_dict().items()}, left_out_modules(others, used)
+    used = [prefix + name for name in own for prefix in ("", *_prefixes(model))]
+    taken = {f"model.{name}": tensor for name, tensor in loaded.state_dict().items() if name in own}
+    return taken, left_out_modules(others, used)
 
 
 def _inside(others: list[str], model: Any) -> list[str]:
@@ -74,6 +77,11 @@ def _inside(others: list[str], model: Any) -> list[str]:
         return any(spelling.split(".")[0] in modules for spelling in spellings)
 
     return [name for name in others if inside(name) and name.rpartition(".")[2] not in WITHOUT_EFFECT]
+
+
+def _module(name: str, model: Any) -> str:
+    """The first part of the name of a weight, without what precedes it in files of a model with a head."""
+    return name.removeprefix(f"{model.base_model_prefix}.").split(".")[0]
 
 
 def _prefixes(model: Any) -> tuple[str, ...]:

@@ -28,7 +28,6 @@ FAMILIES = (
         "networks of transformers",
         "give the folder with its config.json",
     ),
-    (r"(^|\.)block1\.layer\.0\.conv1\.|(^|\.)layer1\.0\.shortcut\.0\.bias", "CIFAR's wide ResNets", NPZ),
     (r"(^|\.)to_patch_embedding\.", "ViTs of the package vit-pytorch", NPZ),
     (r"(^|\.)cls_norm\.", "DINOv3's ViTs with separate norms of class token and patches", NPZ),
     (

@@ -39,6 +39,7 @@ ARCHITECTURES: Registry[Architecture] = Registry(
     __name__,
     {
         "resnet": Architecture(".resnet:FAMILY"),
+        "wide_resnet": Architecture(".wide_resnet:FAMILY"),
         "vit": Architecture(".vit:FAMILY"),
         "timm": Architecture(".timm_models:FAMILY"),
         "transformers": Architecture(".transformers_models:FAMILY"),

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
+
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from ssltool.errors import SSLToolError, UsageError, unknown
 from ssltool.models import ARCHITECTURES
@@ -45,8 +48,8 @@ def is_known(arch: str) -> bool:
 
 
 def architectures() -> list[str]:
-    """The names to list. Others are valid too: other multiples of 8 in ``resnet18_w16``, and a ViT's name followed by
-    its heads (``_h6``) and patch size (``_p8``)."""
+    """The names to list. Others are valid too: other multiples of 8 in ``resnet18_w16``, other depths and widths in
+    ``wide_resnet28w2``, and a ViT's name followed by its heads (``_h6``) and patch size (``_p8``)."""
     return [name for family in families().values() for name in family.names()]
 
 
@@ -82,20 +85,29 @@ def build_backbone(
 
     Raises:
         UsageError: for an unknown name, with the nearest ones, or settings that have no effect with it.
+        SSLToolError: if the family cannot build it, or a layer would have no weights.
     """
     family = family_of(arch)
     if stop_grad_conv1 and "stop_grad_conv1" not in family.settings:
         raise UsageError(f"--stop-grad-conv1 has no effect with {arch}; it freezes the patch embedding of a ViT")
     if not zero_init_residual and "zero_init_residual" not in family.settings:
-        raise UsageError(f"--no-zero-init-residual has no effect with {arch}; it is for residual blocks")
+        raise UsageError(
+            f"--no-zero-init-residual has no effect with {arch}; it is for residual blocks that end with a norm"
+        )
     stem = resolve_stem(arch, stem, image_size)
-    return family.build(
-        arch,
-        stem=stem,
-        image_size=image_size,
-        stop_grad_conv1=stop_grad_conv1,
-        zero_init_residual=zero_init_residual,
-    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Initializing zero-element tensors")  # an error below
+        backbone, dim = family.build(
+            arch,
+            stem=stem,
+            image_size=image_size,
+            stop_grad_conv1=stop_grad_conv1,
+            zero_init_residual=zero_init_residual,
+        )
+    for name, parameter in backbone.named_parameters():
+        if name.endswith(".weight") and not is_lazy(parameter) and not parameter.numel():  # registers may be none
+            raise SSLToolError(f"{arch}: {name} has the shape {tuple(parameter.shape)}; widths must be at least 1")
+    return backbone, dim
 
 
 def family_of_backbone(backbone: nn.Module) -> Family | None:

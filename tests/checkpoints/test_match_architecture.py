@@ -16,9 +16,10 @@ from ssltool.checkpoints.parameter_names import NAMING_SCHEMES, find_naming_sche
 from ssltool.errors import SSLToolError
 from ssltool.models.backbones import architectures, build_backbone
 from ssltool.models.vit import vit_shape
+from ssltool.models.wide_resnet import wide_shape
 
 BARE = CheckpointLayout("torchvision", None, "")
-RESNETS = [arch for arch in architectures() if not vit_shape(arch)]
+RESNETS = [arch for arch in architectures() if not vit_shape(arch) and not wide_shape(arch)]
 
 LAYOUTS = tuple(CHECKPOINT_LAYOUTS.values())
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hub_helpers import CASES, PIXELS, VIT, close, edit, folder, network, timm_folder
+from hub_helpers import CASES, PIXELS, VIT, close, edit, folder, network, timm_folder, transformers
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
@@ -65,7 +65,7 @@ def test_every_class_is_read_from_the_folder_that_it_writes(tmp_path, case):
     checkpoint, found = read_checkpoint(folder(tmp_path / case, case))
     assert checkpoint.config["program"] == found.layout.program == "transformers"
     heads = {"pooler", "classifier", "cls_classifier", "distillation_classifier", "decoder", "mask_token"}
-    heads |= {"text_model", "text_projection", "visual_projection", "logit_scale", "logit_bias"}
+    heads |= {"predictor", "text_model", "text_projection", "visual_projection", "logit_scale", "logit_bias"}
     assert {name.rpartition(".")[2] for name in found.ignored} <= heads
 
 
@@ -107,6 +107,21 @@ def test_without_a_processor_the_transform_is_assumed_and_said(tmp_path, capsys)
     network = load(folder(tmp_path / "vit"))
     assert "preprocessor_config.json: assumed" in capsys.readouterr().err
     assert network.preprocessing.mean == (0.5, 0.5, 0.5) and network.image_size == 32
+
+
+@torch.no_grad()
+def test_a_network_for_video_reads_an_image_as_equal_frames(tmp_path, capsys):
+    path, model = folder(tmp_path / "vjepa2", "VJEPA2Model"), network("VJEPA2Model")
+    transformers().VJEPA2VideoProcessor(crop_size=40, resample=3).save_pretrained(path)
+    found = load(path)
+    assert found.preprocessing == Preprocessing(40, 45, interpolation="bicubic")
+    assert "16 frames" in capsys.readouterr().err and "predictor" not in " ".join(found.method.state_dict())
+    frames = torch.stack([PIXELS, PIXELS], dim=1)
+    torch.testing.assert_close(
+        found.method.backbone(PIXELS), model(frames).last_hidden_state.mean(dim=1), rtol=1e-5, atol=1e-5
+    )
+    (path / "video_preprocessor_config.json").unlink()
+    assert load(path).preprocessing.at(384) == Preprocessing(384, 438, crop_pct=0.875)
 
 
 def test_a_processor_beside_a_tokenizer_is_found(tmp_path):

@@ -17,7 +17,7 @@ from ssltool.models.backbones import build_backbone
 from ssltool.models.family import TokenLayout
 from ssltool.models.outputs import Features
 from ssltool.models.tokens import KINDS, TokenPlaces, TokenSequence, layout_of
-from ssltool.models.transformers_models import name_of_config
+from ssltool.models.transformers_config import name_of_config
 
 CPU = torch.device("cpu")
 SMALL = "depth=2,embed_dim=48,num_heads=2"
@@ -42,6 +42,7 @@ OF_TRANSFORMERS = {
     "DINOv3ViTModel": (1, 4),
     "ViTMSNModel": (1, 0),
     "IJepaModel": (0, 0),
+    "VJEPA2Model": (0, 0),
     "SiglipVisionModel": (0, 0),
 }
 
@@ -108,7 +109,7 @@ def test_tokens_are_the_last_hidden_state_of_transformers(case):
     backbone, dim = build_backbone(arch, image_size=32)
     backbone.load_state_dict(select_backbone(arch, model.state_dict())[0])
     with torch.no_grad():
-        own = model(images).last_hidden_state
+        own = model(images[:, None] if "VJEPA" in case else images).last_hidden_state
     check_every_choice(method_of(backbone, dim), images, own, *OF_TRANSFORMERS[case], (4, 4))
 
 

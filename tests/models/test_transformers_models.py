@@ -14,7 +14,7 @@ from ssltool.checkpoints.transformers_weights import select_backbone
 from ssltool.errors import SSLToolError, UsageError
 from ssltool.models.arch_name import parse
 from ssltool.models.backbones import build_backbone, depends_on_size, last_layer, patch_tokens, token_layout
-from ssltool.models.transformers_models import MODEL_TYPES, TOWERS, name_of_config
+from ssltool.models.transformers_config import MODEL_TYPES, TOWERS, name_of_config
 
 TINY = ",hidden_size=32,num_hidden_layers=2,num_attention_heads=4,intermediate_size=64,patch_size=8"
 
@@ -38,6 +38,8 @@ def own(model: Any, pixels: Tensor) -> Tensor:
         rows = torch.stack([convert_image_to_patches(image, 8) for image in pixels])
         sizes = torch.tensor([[4, 4]] * len(pixels))
         return part(rows, torch.ones(len(pixels), 16, dtype=torch.int32), sizes).pooler_output
+    if kind == "vjepa2":  # the image as a video of two frames
+        return part(torch.stack([pixels, pixels], dim=1)).last_hidden_state.mean(1)
     out = part(pixels)
     if kind in ("vit", "deit", "vit_msn") or "dinov" in kind:
         return out.last_hidden_state[:, 0]
@@ -95,6 +97,16 @@ def test_images_of_another_size_are_read_without_other_weights(case):
             backbone(torch.zeros(1, 3, 44, 44))
 
 
+@torch.no_grad()
+def test_rotary_positions_follow_the_size_of_each_input():
+    model = network("VJEPA2Model")
+    other = type(model)(type(model.config)(**(model.config.to_dict() | {"crop_size": 48}))).eval()
+    other.load_state_dict(model.state_dict())
+    backbone, images = backbone_of(model), torch.randn(2, 3, 48, 48, generator=torch.Generator().manual_seed(4))
+    close(backbone(images), own(other, images))
+    close(backbone(PIXELS), own(model, PIXELS))
+
+
 def test_every_supported_type_is_tested():
     library = transformers()
     tested = {getattr(library, config)().model_type for config, _ in CASES.values()}
@@ -141,6 +153,13 @@ def test_names_that_transformers_cannot_build_are_one_line(name, message):
     with pytest.raises(SSLToolError, match=message) as error, torch.device("meta"):
         build_backbone(name)
     assert "\n" not in str(error.value)
+
+
+def test_a_width_of_zero_is_an_error_without_a_warning(recwarn):
+    transformers()
+    with pytest.raises(SSLToolError, match=r"stages\.2"):
+        build_backbone("transformers:resnet,hidden_sizes=[8,8,0,8],depths=[1,1,1,1],embedding_size=8")
+    assert not recwarn.list
 
 
 def test_without_the_library_the_error_names_the_extra(monkeypatch):

@@ -18,7 +18,8 @@ from ssltool.models.arch_name import compose
 from ssltool.models.backbones import build_backbone
 from ssltool.models.counterpart import Counterpart
 from ssltool.models.timm_models import timm_package
-from ssltool.models.transformers_models import define_code, load_code, quiet, transformers_package
+from ssltool.models.transformers_config import quiet, transformers_package
+from ssltool.models.transformers_models import define_code, load_code
 from ssltool.settings import Record
 from ssltool.stages.export.exported import Exported, NoCounterpart, Plan
 

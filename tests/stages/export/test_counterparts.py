@@ -16,6 +16,7 @@ STAGES = "hidden_sizes=[8,16,24,32],depths=[1,1,1,1]"
 WINDOWS = "embed_dim=8,depths=[1,1],num_heads=[1,2],image_size=32,patch_size=4,window_size=4"
 TRANSFORMERS = [
     *(f"{kind},{VIT}" for kind in ("vit", "deit", "dinov2", "dinov2_with_registers", "dinov3_vit", "vit_mae", "ijepa")),
+    "vjepa2,hidden_size=32,num_hidden_layers=1,num_attention_heads=2,patch_size=8,crop_size=64,tubelet_size=3",
     *(f"{kind}_vision_model,{VIT}" for kind in ("clip", "siglip")),
     f"siglip_vision_model,vision_use_head=false,{VIT}",
     f"siglip2_vision_model,num_patches=16,{VIT.removesuffix(',image_size=32')}",
