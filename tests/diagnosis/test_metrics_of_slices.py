@@ -62,7 +62,7 @@ def test_sigreg_is_the_integral_of_the_paper_by_loops(n, d):
     assert sigreg(x) == pytest.approx(np.mean(values), rel=1e-10)
 
 
-@pytest.mark.parametrize("n", [2, 10, 5000])
+@pytest.mark.parametrize("n", [2, 10, 500])
 def test_sigreg_of_rows_at_the_origin_is_the_integral_of_what_is_missing(n):
     phi = np.exp(-(KNOTS**2) / 2)
     assert sigreg(torch.zeros(n, 20)) == pytest.approx(n * integral((1 - phi) ** 2 * phi), rel=1e-12)
@@ -91,7 +91,7 @@ def test_sliced_w2_of_normal_quantiles_in_one_dimension_is_that_of_their_scale(n
 
 
 @given(scale=st.floats(1e-3, 1e3), shift=st.floats(-10, 10), seed=st.integers(0, 99))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 def test_sliced_w2_is_invariant_to_shift_and_scale_of_each_dimension_and_both_to_the_order_of_rows(scale, shift, seed):
     x = gaussian(40, 4, seed)
     moved = x * torch.tensor([1.0, scale, 1.0, -1.0]).abs() + shift
@@ -109,7 +109,7 @@ def test_sigreg_sees_scale_and_mean_which_sliced_w2_does_not():
 
 
 @pytest.mark.parametrize(("metric", "null"), [(sigreg, sigreg_null), (sliced_w2, sliced_w2_null)])
-@pytest.mark.parametrize(("n", "d"), [(300, 32), (24, 64), (100, 8)])
+@pytest.mark.parametrize(("n", "d"), [(100, 32), (24, 64), (60, 16)])
 def test_normal_rows_have_the_mean_and_standard_deviation_of_the_null(metric, null, n, d):
     """The standard errors of 200 draws are 0.07 and 0.05, and the null of sliced_w2 is that of many rows."""
     mean, std = null(n, d)

@@ -553,9 +553,14 @@ def test_two_ranks_share_the_images_and_find_what_one_process_finds(tmp_path):
         subprocess.Popen([*command, str(rank), str(tmp_path)], env=environment, stderr=subprocess.PIPE, text=True)
         for rank in range(2)
     ]
-    for process in ranks:
-        _, errors = process.communicate(timeout=120)
-        assert process.returncode == 0, errors
+    try:
+        for process in ranks:
+            _, errors = process.communicate(timeout=300)
+            assert process.returncode == 0, errors
+    finally:
+        for process in ranks:
+            process.kill()
+            process.communicate()
     found = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(2)]
     torch.manual_seed(0)
     backbone = nn.Sequential(nn.Conv2d(3, 12, 3), nn.BatchNorm2d(12), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
