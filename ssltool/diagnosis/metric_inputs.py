@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from ssltool.config.collapse import CollapseConfig
-from ssltool.diagnosis.metrics import AT, METRICS
+from ssltool.diagnosis.metrics import METRICS
+from ssltool.diagnosis.metrics.metric import AT
 from ssltool.diagnosis.metrics.of_classes import Classes
 from ssltool.diagnosis.metrics.of_clusters import Clusters
 from ssltool.diagnosis.metrics.of_neighbours import Neighbours
