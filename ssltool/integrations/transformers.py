@@ -6,8 +6,8 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ssltool.diagnosis.integrations.attach import Attached, Named, library, numbers
 from ssltool.diagnosis.monitor import Check
+from ssltool.integrations.attach import Attached, Named, library, numbers
 
 _transformers = library("transformers", "transformers")
 

@@ -14,7 +14,7 @@ from ssltool.errors import SSLToolError
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("accelerate")  # which the Trainer needs
 
-from ssltool.diagnosis.integrations.transformers import CollapseMonitor  # noqa: E402
+from ssltool.integrations.transformers import CollapseMonitor  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

@@ -83,7 +83,7 @@ def library(extra: str, *modules: str) -> ModuleType:
             if error.name is None or not name.startswith(error.name):
                 raise
     raise SSLToolError(
-        f"ssltool.diagnosis.integrations.{extra} needs {' or '.join(modules)}, which is not installed; run "
+        f"ssltool.integrations.{extra} needs {' or '.join(modules)}, which is not installed; run "
         f"pip install 'ssltool[{extra}]'"
     )
 

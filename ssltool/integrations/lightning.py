@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from ssltool.diagnosis.integrations.attach import Attached, Named, library, numbers
 from ssltool.diagnosis.monitor import Check
+from ssltool.integrations.attach import Attached, Named, library, numbers
 
 _lightning = library("lightning", "lightning.pytorch", "pytorch_lightning")
 

@@ -19,7 +19,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     lightning = pytest.importorskip("pytorch_lightning")
 
-from ssltool.diagnosis.integrations.lightning import CollapseMonitor
+from ssltool.integrations.lightning import CollapseMonitor
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
