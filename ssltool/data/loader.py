@@ -75,6 +75,11 @@ class Shard:
         share = batch_size // self.world
         return slice(self.rank * share, (self.rank + 1) * share)
 
+    def padded(self, count: int) -> np.ndarray:
+        """The numbers below ``count`` that this rank handles: as many on every rank; the first ones pad them."""
+        total = -(-count // self.world) * self.world
+        return np.resize(np.arange(count), total)[self.slice(total)]
+
 
 class Loader:
     """Batches of one ``ImageSet`` on one device, with the transform of a network.

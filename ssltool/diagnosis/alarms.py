@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from ssltool.config.fields import STATES
-from ssltool.diagnosis.verdict import Verdict
+from ssltool.config.fields import LAYERS, STATES
+from ssltool.diagnosis.verdict import Verdict, judge
 from ssltool.settings import Record
 
 DEAD_KEY = "dead_dimensions"
@@ -23,6 +23,15 @@ class Measurement:
     values: dict[str, float]
     width: int
     verdict: Verdict | None
+
+
+def judge_look(layer: str, values: Mapping[str, float], *, n: int, d: int, bound: int | None) -> Verdict:
+    """The verdict on n outputs of width d of a ``layer``, from ``values`` of a look, with ``DEAD_KEY``; see ``judge``.
+
+    Layers other than projector and predictor are judged as representations.
+    """
+    kind = layer if layer in LAYERS else LAYERS[0]
+    return judge(values, n=n, d=d, bound=bound, layer=kind, dead=int(values[DEAD_KEY]))
 
 
 def worst_layer(layers: Mapping[str, Measurement]) -> tuple[str, Verdict] | None:

@@ -58,9 +58,8 @@ def isolated(modules: Iterable[nn.Module], device: torch.device) -> Iterator[Non
         stack.enter_context(same_randomness())
         stack.callback(state.restore)
         stack.callback(register_module_forward_pre_hook(state.isolate).remove)
-        stack.enter_context(
-            torch.no_grad()
-        )  # tensors that a module keeps from inference mode could not be trained with
+        # Not inference mode: tensors that a module keeps from it could not be trained with.
+        stack.enter_context(torch.no_grad())
         for kind in {device.type, "cpu"}:
             stack.enter_context(torch.autocast(kind, enabled=False))
         if "torch._dynamo" in sys.modules:  # a compiled module ignores hooks that it was not compiled with

@@ -19,15 +19,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ssltool.config.fields import LAYERS
-from ssltool.diagnosis.alarms import DEAD_KEY, Measurement, alarms, constant_output_causes, worst_layer
+from ssltool.diagnosis.alarms import DEAD_KEY, Measurement, alarms, constant_output_causes, judge_look, worst_layer
 from ssltool.diagnosis.isolation import isolated
 from ssltool.diagnosis.layer_outputs import Layer, LayerOutputs
 from ssltool.diagnosis.measure import measure
 from ssltool.diagnosis.metrics import MAIN
 from ssltool.diagnosis.probe_images import KeptImages, Probe, process_group
 from ssltool.diagnosis.row_blocks import Rows
-from ssltool.diagnosis.verdict import NEEDED, Verdict, judge
+from ssltool.diagnosis.verdict import NEEDED, Verdict
 from ssltool.errors import UsageError, unknown
 from ssltool.files.writing import FilePath, finite
 from ssltool.reprs.neighbours.search import neighbours
@@ -217,8 +216,7 @@ class Monitor:
     def _judged(self, name: str, of: dict[str, float], n: int, d: int) -> Measurement:
         if not all(math.isfinite(of[needed]) for needed in NEEDED):
             return Measurement(of, d, None)
-        kind = name if name in LAYERS else LAYERS[0]
-        return Measurement(of, d, judge(of, n=n, d=d, bound=self.bounds[name], layer=kind, dead=int(of[DEAD_KEY])))
+        return Measurement(of, d, judge_look(name, of, n=n, d=d, bound=self.bounds[name]))
 
     def _together(self, device: torch.device) -> contextlib.AbstractContextManager[None]:
         """An error on one rank is raised on all."""

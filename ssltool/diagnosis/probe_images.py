@@ -131,9 +131,8 @@ class _Share:
         own = torch.tensor([[n, int(kept.fingerprint, 16) >> 1]], device=device)
         found = group.gather(own).cpu()
         if bool((found == found[0]).all()):
-            share = -(-n // shard.world)
-            first = share * shard.rank
-            numbers = torch.from_numpy(np.resize(np.arange(n), share * shard.world))[first : first + share]
+            numbers = torch.from_numpy(shard.padded(n))
+            share = len(numbers)
             return cls(numbers, [min(share, max(0, n - share * rank)) for rank in range(shard.world)], kept.labels)
         most = -(-kept.size // shard.world)
         counts = [min(count, most) for count in found[:, 0].tolist()]

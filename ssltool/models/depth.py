@@ -22,10 +22,10 @@ def layer_groups(backbone: nn.Module, decay: float = 1.0) -> list[LayerGroup]:
 
     Layer-wise decay, Sec. 3.1 of ELECTRA (arXiv:2003.10555), with layers numbered as in BEiT (arXiv:2106.08254): the
     learning rate of layer i is ``decay ** (depth - i)`` times the head's, which is layer ``depth``. The layers of a
-    ResNet are its stem (0) and its four stages (1 to 4), so its head is layer 5; wide ResNets
-    of CIFAR have three stages. The layers of a ViT are its embedding
-    (0) and its blocks (1 to L); its last norm counts with the head (L + 1). timm's networks have the layers that timm
-    declares, torchvision's have their modules in order; the last norm counts with the head there too.
+    ResNet are its stem (0) and its four stages (1 to 4), so its head is layer 5; wide ResNets of CIFAR have three
+    stages. The layers of a ViT are its embedding (0) and its blocks (1 to L); its last norm counts with the head
+    (L + 1). timm's networks have the layers that timm declares, torchvision's have their modules in order; the last
+    norm counts with the head there too.
 
     Args:
         decay: in (0, 1]; with 1 all learning rates are equal.

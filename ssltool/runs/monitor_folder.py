@@ -94,7 +94,7 @@ class MonitorFolder:
                 "step": record["step"],
                 "ssltool": ssltool.__version__,
             }
-            Spectrum(s, values, meta).save(self.spectrum_file(layer))
+            Spectrum(s, values, meta).save(spectrum_file(self.path, layer))
         with writing(self.metrics), open(self.metrics, "a", encoding="utf-8") as stream:
             stream.write(to_json(record) + "\n")
         return said
@@ -102,10 +102,6 @@ class MonitorFolder:
     def remember(self, record: Record) -> None:
         """Adds a look to ``records``, on every rank."""
         self.records[:] = latest([*self.records, record])
-
-    def spectrum_file(self, layer: str) -> Path:
-        """The file of the singular values of a layer at the last look."""
-        return self.path / f"{layer}_svd.pt"
 
     def _open(self, settings: Settings) -> list[str]:
         """Writes the settings, before the first look of this process."""
@@ -118,6 +114,11 @@ class MonitorFolder:
         if not self._lines or None in both or both[0] == both[1]:
             return []
         return [f"the images are not those of the earlier looks in {self.path}: compare with care"]
+
+
+def spectrum_file(folder: Path, layer: str) -> Path:
+    """The file of the singular values of a layer at the last look."""
+    return folder / f"{layer}_svd.pt"
 
 
 def records_of(path: Path, settings: Settings) -> list[Record]:

@@ -130,7 +130,13 @@ METRICS: Registry[Metric] = Registry(
             needs_gram=True,
         ),
         "w2_uniformity": Metric(
-            ".of_rows:w2_uniformity", "directions", "low", "0 .. 1.41 collapsed", "arXiv:2403.00642", (0, 2**0.5), True
+            ".of_rows:w2_uniformity",
+            "directions",
+            "low",
+            "0 .. 1.41 collapsed",
+            "arXiv:2403.00642",
+            (0, 2**0.5),
+            needs_gram=True,
         ),
         "mean_norm": Metric(
             ".of_rows:mean_norm", "directions", "high", "0 collapsed onto 0; the scale", "mean over rows", (0, inf)

@@ -48,8 +48,9 @@ class Clusters:
     seed: int = 0
 
     @classmethod
-    def of(cls, x: Tensor, count: int | None = None, seed: int = 0) -> Clusters:
-        """Clusters of the directions of ``x`` (N, d) by spherical k-means, which starts with k-means++.
+    def of(cls, x: Tensor | Clusters, count: int | None = None, seed: int = 0) -> Clusters:
+        """Clusters of the directions of ``x`` (N, d) by spherical k-means, which starts with k-means++; or ``x`` itself
+        if it is such clusters.
 
         ``count`` is K, by default 100, or a tenth of the rows if that is less, but at least 2. They depend neither on
         the order of the rows nor on rotations.
@@ -57,6 +58,8 @@ class Clusters:
         Raises:
             SSLToolError: for fewer rows than clusters, or values that are not finite.
         """
+        if isinstance(x, Clusters):
+            return x
         refuse_nonfinite(x)
         count = min(len(x), default_count(len(x))) if count is None else count
         if not 1 <= count <= len(x):
@@ -104,7 +107,7 @@ def cluster_usage(x: Tensor | Clusters) -> Detailed:
     fewer directions than clusters; prototypes show it fully. For soft assignments, the detail ``row_entropy`` is the
     mean entropy of the shares of one row, in nats: log K if the assignments are uniform.
     """
-    clusters = x if isinstance(x, Clusters) else Clusters.of(x)
+    clusters = Clusters.of(x)
     shares = clusters.shares
     mean = clusters.sizes().double() / len(clusters.rows) if shares is None else shares.mean(dim=0)
     value = float(torch.special.entr(mean).sum().exp()) / clusters.count
@@ -117,7 +120,7 @@ def empty_clusters(x: Tensor | Clusters) -> float:
 
     Range [0, 1): 0 is healthy.
     """
-    clusters = x if isinstance(x, Clusters) else Clusters.of(x)
+    clusters = Clusters.of(x)
     return float((clusters.sizes() == 0).double().mean())
 
 
@@ -129,7 +132,7 @@ def cluster_learnability(x: Tensor | Clusters) -> float:
     paper adds the intrinsic dimension: ``clid``. Nearest is by cosine. The number of neighbours and of clusters are
     this project's. NaN for a single row. O(N^2 d) time.
     """
-    clusters = x if isinstance(x, Clusters) else Clusters.of(x)
+    clusters = Clusters.of(x)
     n = len(clusters.rows)
     if n < 2:
         return math.nan

@@ -24,6 +24,7 @@ from ssltool.errors import SSLToolError
 from ssltool.reprs.extract import Extraction
 from ssltool.settings import Record
 from ssltool.stages.diagnose.findings.finding import NOTE, Finding
+from ssltool.stages.diagnose.findings.stretches import last_stretch
 from ssltool.stages.diagnose.keep import Candidate, choose
 from ssltool.stages.diagnose.teacher_copy import TeacherAndStudent, compare_teacher, teacher_findings
 from ssltool.training.device import pick_device
@@ -112,7 +113,8 @@ def _row(path: str, network: Pretrained, images: ImageSet, config: DiagnoseConfi
 
 
 def _measured(rows: Tensor, images: ImageSet, directions: int | None) -> Record:
-    measured = measure(rows, MEASURED, bound=directions)
+    measured = measure(rows, (*MEASURED, "mean_norm"), bound=directions)
+    norm = measured.metrics.pop("mean_norm")
     verdict = judge_measured(measured, {})
     knn = knn_accuracy(rows, torch.from_numpy(images.labels)).get("knn")
     return {
@@ -120,7 +122,7 @@ def _measured(rows: Tensor, images: ImageSet, directions: int | None) -> Record:
         "line": verdict.line,
         "metrics": measured.metrics,
         "knn": None if knn is None or math.isnan(knn) else knn,
-        "norm": float(torch.linalg.vector_norm(rows.double(), dim=1).mean()),
+        "norm": norm,
         "notes": measured.notes,
     }
 
@@ -142,13 +144,12 @@ def collapse_findings(rows: Sequence[Record], known: bool) -> list[Finding]:
 
     ``rows`` have "path", "epoch", "verdict", "line" and "metrics"; ``known`` says whether the epochs order them.
     """
-    states = [STATES.index(row["verdict"]) for row in rows]
-    if not states[-1]:
-        wrong = [row["path"] for row, state in zip(rows, states, strict=True) if state]
+    stretch = last_stretch(np.array([row["verdict"] != STATES[0] for row in rows]))
+    if stretch is None:
+        wrong = [row["path"] for row in rows if row["verdict"] != STATES[0]]
         line = f"{', '.join(wrong)} collapsed, and later checkpoints are healthy"
         return [Finding("recovered", NOTE, line)] if wrong else []
-    healthy = [i for i, state in enumerate(states) if not state]
-    first = healthy[-1] + 1 if healthy else 0
+    first = stretch[0]
     last, since = rows[-1], rows[first]
     state = last["verdict"]
     kind = "nonfinite" if not last["metrics"] else f"{state}-collapse"

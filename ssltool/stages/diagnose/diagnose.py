@@ -53,7 +53,7 @@ def run(config: DiagnoseConfig) -> Record:
     if config.loss is not None and not logs:
         raise SSLToolError("--loss has no effect without a log; leave it out, or name one")
     reports = [_report_of_run(path) for path in runs]
-    reports += [_report_of_log(read_log(LogFile(path), config.loss)) for path in logs]
+    reports += [_report_of_log(read_log(log, config.loss)) for log in logs]
     reports += [_report_of_checkpoints(checkpoints, config)] if checkpoints else []
     worst = max((report["state"] for report in reports), key=STATES.index)
     document: Record = finite({"reports": reports, "worst": worst, "notes": notes})
@@ -62,10 +62,10 @@ def run(config: DiagnoseConfig) -> Record:
     return document
 
 
-def _split(items: Sequence[str]) -> tuple[list[Path], list[Path], list[str], list[str]]:
+def _split(items: Sequence[str]) -> tuple[list[Path], list[LogFile], list[str], list[str]]:
     """Run folders, logs and checkpoints among the ``items``, and notes on the files of folders that are left out."""
     runs: list[Path] = []
-    logs: list[Path] = []
+    logs: list[LogFile] = []
     checkpoints, notes = [], []
     for item in items:
         path = Path(item)
@@ -74,7 +74,7 @@ def _split(items: Sequence[str]) -> tuple[list[Path], list[Path], list[str], lis
             continue
         require(path, "run folder, log or checkpoint")
         if not path.is_dir():
-            (logs.append(path) if _may_be_log(path) else checkpoints.append(item))
+            (logs.append(LogFile(path)) if _may_be_log(path) else checkpoints.append(item))
         elif find_model_folder(path) is not None:
             checkpoints.append(item)
         elif (path / "config.json").is_file():
@@ -93,7 +93,7 @@ def _may_be_log(path: Path) -> bool:
     return head.startswith(IDENT) or is_record(head) or kind_of_content(head) == "text"
 
 
-def _logs_in(folder: Path) -> tuple[list[Path], list[str]]:
+def _logs_in(folder: Path) -> tuple[list[LogFile], list[str]]:
     """The logs in a folder, and the names of its other files.
 
     Raises:
@@ -105,11 +105,12 @@ def _logs_in(folder: Path) -> tuple[list[Path], list[str]]:
         try:
             if not _may_be_log(path):
                 raise SSLToolError(f"{path} is no log")
-            read_log(LogFile(path))
+            log = LogFile(path)
+            read_log(log)
         except SSLToolError:
             others.append(path.name)
         else:
-            found.append(path)
+            found.append(log)
     if not found:
         has = f"{counted(len(files), 'file')}: {first_names(others)}" if others else "no files"
         raise SSLToolError(f"{folder} is no run folder and has no log that ssltool knows; it has {has}; name the log")

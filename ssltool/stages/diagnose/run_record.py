@@ -7,15 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from ssltool.checkpoints.build import outline_method
 from ssltool.checkpoints.saved_run import SavedRun, stage_of
 from ssltool.config import LAYERS
 from ssltool.config.fields import STATES
-from ssltool.diagnosis.alarms import DEAD_KEY
+from ssltool.diagnosis.alarms import DEAD_KEY, judge_look
 from ssltool.diagnosis.monitor import UNKNOWN_CAUSE
-from ssltool.diagnosis.verdict import NEEDED, Verdict, judge
+from ssltool.diagnosis.verdict import NEEDED, Verdict
 from ssltool.errors import SSLToolError
 from ssltool.methods.base import Method
 from ssltool.models.outputs import Features
@@ -23,6 +24,7 @@ from ssltool.runs.folder import RunFolder
 from ssltool.settings import Record
 from ssltool.stages.diagnose.findings import find
 from ssltool.stages.diagnose.findings.finding import NOTE, Finding
+from ssltool.stages.diagnose.findings.stretches import last_stretch
 from ssltool.stages.diagnose.keep import Candidate, choose
 from ssltool.stages.diagnose.known_losses import CONSTANT, UNIFORM, KnownLoss
 from ssltool.stages.diagnose.reference_ranges import reference_range
@@ -99,17 +101,15 @@ def _judged_layers(method: Method, run: SavedRun, records: Sequence[Record]) -> 
         width = Features(method, name).shape(run.backbone.image_size, torch.device(device))[-1]
         n, bound = int(run.settings.get("monitor_size") or width + 1), method.max_rank(name)
         judged[name] = {
-            i: judge(
-                {metric: record[f"{name}_{metric}"] for metric in NEEDED},
-                n=n,
-                d=width,
-                bound=bound,
-                layer=name,
-                dead=int(record.get(f"{name}_{DEAD_KEY}") or 0),
-            )
-            for i, record in rows.items()
+            i: judge_look(name, _values(record, name), n=n, d=width, bound=bound) for i, record in rows.items()
         }
     return judged
+
+
+def _values(record: Record, layer: str) -> dict[str, float]:
+    """The metrics of a layer that a verdict needs. Records of earlier versions have no dead dimensions."""
+    dead = float(record.get(f"{layer}_{DEAD_KEY}") or 0)
+    return {metric: record[f"{layer}_{metric}"] for metric in NEEDED} | {DEAD_KEY: dead}
 
 
 def _has_metrics(record: Record, layer: str) -> bool:
@@ -122,13 +122,12 @@ def _in_layer(name: str, verdicts: dict[int, Verdict], method: Method, records: 
     wrong = [i for i in order if verdicts[i].severity]
     if not wrong:
         return []
-    last = order[-1]
-    if not verdicts[last].severity:
+    last, stretch = order[-1], last_stretch(np.array([verdicts[i].severity > 0 for i in order]))
+    if stretch is None:
         epochs = f"{len(wrong)} of {len(order)} monitored epochs, the last of them {records[wrong[-1]]['epoch'] + 1}"
         line = f"the {name} was judged collapsed in {epochs}, and is healthy at the end"
         return [Finding("recovered", NOTE, line, float(records[wrong[0]]["epoch"] + 1))]
-    healthy = [place for place, i in enumerate(order) if not verdicts[i].severity]
-    first = order[healthy[-1] + 1 if healthy else 0]
+    first = order[stretch[0]]
     since, verdict = float(records[first]["epoch"] + 1), verdicts[last]
     known = [cause for cause, present in method.collapse_causes().items() if present]
     causes = list(dict.fromkeys([*known, *method.probable_causes(float(records[last]["loss"] or "nan"))]))
@@ -193,15 +192,10 @@ def _keep(folder: RunFolder, records: Sequence[Record]) -> Record:
     if records[-1]["epoch"] not in kept and folder.newest.exists():
         kept[records[-1]["epoch"]] = folder.newest
     by_epoch = {record["epoch"]: record for record in records}
+    of_files = [(file, epoch, by_epoch.get(epoch, {})) for epoch, file in kept.items()]
     return choose(
         [
-            Candidate(
-                str(file),
-                by_epoch.get(epoch, {}).get("verdict"),
-                by_epoch.get(epoch, {}).get("backbone_knn"),
-                by_epoch.get(epoch, {}).get("backbone_effective_rank"),
-                epoch + 1,
-            )
-            for epoch, file in kept.items()
+            Candidate(str(file), r.get("verdict"), r.get("backbone_knn"), r.get("backbone_effective_rank"), epoch + 1)
+            for file, epoch, r in of_files
         ]
     )

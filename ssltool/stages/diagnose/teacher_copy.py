@@ -6,16 +6,15 @@ place. A teacher that stays the same while the student changes is not updated at
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ssltool.checkpoints.read import read_entries
 from ssltool.files.placeholders import module_weights
+from ssltool.files.stored import weights_hash
 from ssltool.stages.diagnose.findings.finding import PARTIAL, Finding
 
 PAIRS = {
@@ -92,15 +91,8 @@ def _pairs(tensors: Mapping[str, Tensor], teacher: str, student: str) -> list[tu
 def _compared(name: str, pairs: list[tuple[Tensor, Tensor]]) -> TeacherAndStudent:
     difference = sum(float((t.double() - s.double()).square().sum()) for t, s in pairs)
     norm = sum(float(s.double().square().sum()) for _, s in pairs)
-    hashes = [_hash([pair[i] for pair in pairs]) for i in (0, 1)]
+    hashes = [weights_hash({str(number): pair[i] for number, pair in enumerate(pairs)}) for i in (0, 1)]
     return TeacherAndStudent(name, len(pairs), (difference / norm) ** 0.5 if norm else difference**0.5, *hashes)
-
-
-def _hash(tensors: list[Tensor]) -> str:
-    digest = hashlib.sha256()
-    for tensor in tensors:
-        digest.update(tensor.detach().contiguous().cpu().view(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def teacher_findings(compared: Mapping[str, TeacherAndStudent], epochs: Mapping[str, int | None]) -> list[Finding]:

@@ -11,7 +11,6 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -85,10 +84,8 @@ class RunImages(Probe):
         c, images = setup.config, setup.images
         drawn = torch.randperm(len(images), generator=seeds.generator(c.seed, seeds.Stream.MONITOR))
         rows = drawn[: c.monitor_size].sort().values.numpy()
-        share = -(-len(rows) // shard.world)  # equal on all ranks, as gather requires
-        local = np.resize(rows, share * shard.world)[share * shard.rank : share * (shard.rank + 1)]
         self.labels = torch.from_numpy(images.labels[rows])
-        self.loader = in_memory(images.select(local), setup.preprocessing, device, c.workers)
+        self.loader = in_memory(images.select(rows[shard.padded(len(rows))]), setup.preprocessing, device, c.workers)
         self.channels_last = c.channels_last
 
     def batches(self, like: Tensor | None) -> Iterator[Tensor]:

@@ -9,14 +9,12 @@ from typing import Any
 import matplotlib
 
 import ssltool
-from ssltool.config.fields import LAYERS
-from ssltool.diagnosis.alarms import DEAD_KEY
+from ssltool.diagnosis.alarms import DEAD_KEY, judge_look
 from ssltool.diagnosis.spectrum_file import Spectrum
-from ssltool.diagnosis.verdict import judge
 from ssltool.errors import SSLToolError, counted
 from ssltool.files.reading import require
 from ssltool.runs.history import FinishedRun
-from ssltool.runs.monitor_folder import MonitorFolder
+from ssltool.runs.monitor_folder import spectrum_file
 from ssltool.stages.report.contents import Layer, ReportedRun
 
 
@@ -26,8 +24,8 @@ def read_monitored(run: FinishedRun) -> ReportedRun:
     Raises:
         SSLToolError: if it has no look, or the spectrum of a layer is missing or of another look.
     """
-    folder, c = MonitorFolder(run.path), run.settings
-    files = {name: folder.spectrum_file(name) for name in c["layers"]}
+    c = run.settings
+    files = {name: spectrum_file(run.path, name) for name in c["layers"]}
     spectra = {name: _spectrum(file) for name, file in files.items()}
     step = max(spectrum.meta["step"] for spectrum in spectra.values())
     for name, spectrum in spectra.items():
@@ -70,6 +68,6 @@ def _spectrum(file: Path) -> Spectrum:
 def _layer(name: str, spectrum: Spectrum, settings: Mapping[str, Any]) -> Layer:
     n, d = spectrum.meta["n"], spectrum.meta["d"]
     values = {key: float("nan") if value is None else value for key, value in spectrum.metrics.items()}
-    bound, dead = settings["bounds"].get(name), int(values.pop(DEAD_KEY))
-    verdict = judge(values, n=n, d=d, bound=bound, layer=name if name in LAYERS else LAYERS[0], dead=dead)
+    verdict = judge_look(name, values, n=n, d=d, bound=settings["bounds"].get(name))
+    del values[DEAD_KEY]
     return Layer(name, values, spectrum.possible(), d, [], verdict)

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 
+import ssltool.diagnosis.alarms
 import ssltool.diagnosis.monitor
 import ssltool.stages.pretrain.epoch_monitor
 from helpers import TINY, records, same_bits, same_run
@@ -225,7 +226,7 @@ def test_constant_outputs_are_a_complete_collapse(tiny):
 def test_the_verdict_is_that_of_the_worst_layer(tiny, monkeypatch, states):
     by_width = dict(zip((64, 16), states, strict=True))
     monkeypatch.setattr(
-        ssltool.diagnosis.monitor, "judge", lambda metrics, *, d, **_: Verdict(by_width[d], by_width[d], [])
+        ssltool.diagnosis.alarms, "judge", lambda metrics, *, d, **_: Verdict(by_width[d], by_width[d], [])
     )
     monitor, method = monitor_of(tiny())
     found = monitor.check(method, RECORD, [], LONG)
@@ -300,7 +301,7 @@ def dying(tiny, monkeypatch):
     """Warnings for a backbone with ``dead`` of 64 dimensions dead, after checks that found ``before``."""
 
     def warnings(dead: int, *before: int, verdict: str = "healthy") -> list[str]:
-        monkeypatch.setattr(ssltool.diagnosis.monitor, "judge", lambda metrics, **_: Verdict(verdict, verdict, []))
+        monkeypatch.setattr(ssltool.diagnosis.alarms, "judge", lambda metrics, **_: Verdict(verdict, verdict, []))
         monitor, method = monitor_of(tiny(epochs=99))
         alive = torch.arange(64) >= dead
         method.backbone.register_forward_hook(lambda module, given, made: torch.randn(made.shape) * alive)
@@ -450,6 +451,7 @@ from pathlib import Path
 
 import torch
 
+import ssltool.diagnosis.alarms
 import ssltool.diagnosis.monitor
 import ssltool.stages.pretrain.epoch_monitor
 from ssltool.diagnosis.verdict import Verdict
@@ -474,7 +476,7 @@ with distributed.process_group(cpu, "auto") as shard:
 
     ssltool.diagnosis.monitor.measured_layer = other_numbers  # as if rounding differed
     agreed = monitor.check(run.state.method, record, [], 1e9)
-    ssltool.diagnosis.monitor.judge = lambda metrics, **_: Verdict("complete", "complete collapse", [])
+    ssltool.diagnosis.alarms.judge = lambda metrics, **_: Verdict("complete", "complete collapse", [])
     run.train()
     ended = {"collapsed": run.collapsed, "epochs": run.state.epoch}
 (out / f"rank{shard.rank}.json").write_text(

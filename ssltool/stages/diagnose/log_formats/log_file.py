@@ -37,19 +37,22 @@ class LogFile:
         return self.data.decode("utf-8-sig", "replace")
 
     @cached_property
+    def lines(self) -> list[str]:
+        """The lines of the text that are not empty, without white space at their ends."""
+        return [line.strip() for line in (self.text or "").splitlines() if line.strip()]
+
+    @cached_property
     def json_rows(self) -> list[Row]:
         """The numbers of each line that is a JSON object; empty if there are none or most lines are other text."""
-        lines = [line.strip() for line in (self.text or "").splitlines() if line.strip()]
-        if not lines or sum(line.startswith("{") for line in lines) * 2 < len(lines):
+        if not self.lines or sum(line.startswith("{") for line in self.lines) * 2 < len(self.lines):
             return []
-        parsed = [_parsed(line) for line in lines]
+        parsed = map(_parsed, self.lines)
         return [numbers(value) for value in parsed if isinstance(value, dict)]
 
     @cached_property
     def json_notes(self) -> list[str]:
         """A note on the lines that are no JSON objects, such as the command line, or a line that was cut off."""
-        lines = [line for line in (self.text or "").splitlines() if line.strip()]
-        other = len(lines) - len(self.json_rows)
+        other = len(self.lines) - len(self.json_rows)
         return [f"lines that are no JSON object, left out: {other}"] if other and self.json_rows else []
 
     @cached_property

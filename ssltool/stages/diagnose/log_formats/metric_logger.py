@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 
 from ssltool.stages.diagnose.log_formats.log_columns import read_columns
-from ssltool.stages.diagnose.log_formats.log_file import LogFile, Row, number
+from ssltool.stages.diagnose.log_formats.log_file import LogFile, Row, number, numbers
 from ssltool.stages.diagnose.series import Series
 
 LINE = re.compile(r"(?:Epoch: \[(\d+)(?:/\d+)?\]|Training) +\[ *(\d+)/(\d+)\] +eta: \S+(?: days?, \S+)? +(.*)")
@@ -24,8 +24,7 @@ def read(log: LogFile, loss: str | None) -> Series | None:
     at: list[float | None] = []
     for match in LINE.finditer(log.text or ""):
         epoch, step, steps = int(match[1] or 0), int(match[2]), int(match[3])
-        found = {meter[1]: number(meter[2]) for meter in METER.finditer(match[4])}
-        rows.append({name: value for name, value in found.items() if value is not None})
+        rows.append(numbers({meter[1]: meter[2] for meter in METER.finditer(match[4])}))
         at.append(epoch * max(1, steps) + step)
     if not rows or not any("loss" in name for name in rows[0]):
         return None

@@ -11,7 +11,7 @@ import re
 
 from ssltool.errors import SSLToolError
 from ssltool.stages.diagnose.known_losses import known_losses
-from ssltool.stages.diagnose.log_formats.log_file import LogFile, Row, column, number, repeated_steps
+from ssltool.stages.diagnose.log_formats.log_file import LogFile, Row, column, numbers, repeated_steps
 from ssltool.stages.diagnose.series import Curve, Series
 
 LINE = re.compile(r"Epoch: \[(\d+)\]\[ *(\d+)/(\d+)\]\t(.*)")
@@ -54,5 +54,4 @@ def read(log: LogFile, loss: str | None) -> Series | None:
 
 def _meters(text: str) -> Row:
     meters = (METER.match(part.strip()) for part in text.split("\t"))
-    found = {match[1]: number(match[2]) for match in meters if match is not None}
-    return {name: value for name, value in found.items() if value is not None}
+    return numbers({match[1]: match[2] for match in meters if match is not None})

@@ -32,9 +32,7 @@ def read(log: LogFile, loss: str | None) -> Series | None:
     except Truncated:
         complete = False
     notes = [] if complete else ["the end of the file is cut off and left out"]
-    steps = list(scalars)
-    rows = [scalars[step] for step in steps]
-    at = list(map(float, steps))
+    rows, at = list(scalars.values()), list(map(float, scalars))
     return read_columns(log.path, "an event file of TensorBoard", rows, loss=loss, at=at, unit="step", notes=notes)
 
 
