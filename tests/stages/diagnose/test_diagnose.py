@@ -219,7 +219,7 @@ def test_checkpoints_are_measured_as_collapse_measures_their_saved_representatio
     numbers = np.random.RandomState(0).permutation(2000)[:40]
     np.save(tmp_path / "some.npy", numbers)
     images = ["--idx_path", tmp_path / "some.npy", "--device", "cpu"]
-    (report,) = ssltool("diagnose", *checkpoints, *images, "--json").json["reports"]
+    (report,) = ssltool("diagnose", *checkpoints[:2], *images, "--json").json["reports"]
     for row in report["checkpoints"]:
         untrained = row["path"] == "untrained"
         source = ["--pretrained", checkpoints[0], *(["--random"] if untrained else [])]
