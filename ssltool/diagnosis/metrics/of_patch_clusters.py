@@ -34,11 +34,12 @@ def dse(tokens: Images, weight: float = 1.0, *, seed: int = 0) -> Detailed:
     """Dense structure: M_inter - (M_batch + M_image) / 2 + ``weight`` M_dim, of L2-normalised patches (Dai et al.,
     NeurIPS 2025, arXiv:2510.17299).
 
-    Higher is said to be better for dense tasks. The details are its parts. ``inter``: mean distance of a patch to the
-    nearest centroid of another cluster, of the 24 clusters of a group of 8 images. ``batch`` and ``image``: mean over
-    the clusters of a group, and over the 3 of an image, of sum(s) / sqrt(max(n - 1, d)), s the singular values of the n
-    centred patches of a cluster; clusters of a single patch do not count. These three are divided by the mean length of
-    the centred patches. ``dim``: effective rank, not centred, of one patch of each image, divided by min(N, d).
+    Range [-inf, inf]: the authors find that higher is better for dense tasks. The details are its parts. ``inter``:
+    mean distance of a patch to the nearest centroid of another cluster, of the 24 clusters of a group of 8 images.
+    ``batch`` and ``image``: mean over the clusters of a group, and over the 3 of an image, of sum(s) /
+    sqrt(max(n - 1, d)), s the singular values of the n centred patches of a cluster; clusters of a single patch do not
+    count. These three are divided by the mean length of the centred patches. ``dim``: effective rank, not centred, of
+    one patch of each image, divided by min(N, d).
 
     The definition is that of the authors' code for evaluation. There ``dim`` is the mean over as many draws as an image
     has patches, here over at most 8; k-means++ draws by the distance, here by its square. ``weight`` is 1 in the code.

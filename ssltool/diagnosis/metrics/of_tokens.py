@@ -1,5 +1,5 @@
-"""Metrics of the patch tokens of images: ``tokens`` (N, P, d), P patches of each of N images, or an iterable of blocks of
-images (n, P, d) that can be iterated several times.
+"""Metrics of the patch tokens of images: ``tokens`` (N, P, d), P patches of each of N images, or an iterable of blocks
+of images (n, P, d) that can be iterated several times.
 
 They measure dense representations, which the metrics of one row per image do not see.
 """
@@ -122,7 +122,7 @@ def gram_drift(now: Images, before: Images) -> float:
     Raises:
         SSLToolError: if the images or their patches differ in number, or values are not finite.
     """
-    each = []
+    each = list[Tensor]()
     for x, y in itertools.zip_longest(_single_images(now), _single_images(before)):
         if x is None or y is None or len(x) != len(y):
             found = ["none" if image is None else f"{len(image)} patches" for image in (x, y)]
