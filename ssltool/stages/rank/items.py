@@ -16,6 +16,7 @@ from ssltool.checkpoints.saved_run import stage_of
 from ssltool.diagnosis.measure import measure
 from ssltool.diagnosis.metrics import METRICS
 from ssltool.diagnosis.row_blocks import Rows
+from ssltool.diagnosis.token_blocks import tokens_of
 from ssltool.errors import SSLToolError
 from ssltool.files.reading import file_hash, require
 from ssltool.reprs.readers import read_entries
@@ -223,7 +224,7 @@ def measure_file(
             f"{path} holds outputs of the {meta['layer']}, but --layer is {layer}; rank one layer at a time"
         )
     rows = Rows([stored.representations], labels=[stored.targets], name=path)
-    measured = measure(rows, metrics, bound=meta.get("directions"))
+    measured = measure(rows, metrics, bound=meta.get("directions"), tokens=tokens_of([path], [stored]))
     origin = dict(meta)
     if meta.get("random"):
         origin |= {"method": "untrained", "epoch": None}

@@ -26,11 +26,13 @@ from ssltool.errors import SSLToolError, counted
 from ssltool.files.text import escape_xml
 from ssltool.files.torch_files import load_dict
 from ssltool.files.writing import write_atomically
+from ssltool.models.backbones import token_layout
 from ssltool.reprs.extract import extract_all
 from ssltool.reprs.neighbours.search import neighbours
 from ssltool.reprs.representations import Representations
 from ssltool.runs.data_preview import image_name, pixels, schedule_of, views_of
 from ssltool.runs.history import FinishedRun, read_runs, restore_setup
+from ssltool.runs.patch_grids import grids_of_network
 from ssltool.runs.untrained import untrained_network
 from ssltool.settings import Record
 from ssltool.stages.report.conclusion import plain_sentence
@@ -41,6 +43,7 @@ from ssltool.stages.report.sections import SECTIONS, Section
 from ssltool.training.device import pick_device
 from ssltool.training.progress import info
 from ssltool.training.setup import TrainingSetup
+from ssltool.viz.patch_pictures import PatchPicture, patch_pictures
 from ssltool.viz.pictures import EmbeddingMap
 
 UNKNOWN = "of an unknown version"
@@ -121,6 +124,7 @@ def measure_run(run: FinishedRun, config: ReportConfig, device: torch.device, da
         untrained_accuracy=knn_accuracy(before["backbone"].representations, backbone.targets).get("knn"),
         neighbours=_neighbours(backbone, setup, rows, config),
         map=_map(backbone, config),
+        patches=_patches(network, images, config, device),
         views=views_of(setup, network.method, config.rows, workers=config.workers),
         schedule=schedule_of(setup, network.method, run.records),
     )
@@ -134,6 +138,8 @@ def _title(run: FinishedRun, epochs: int) -> str:
 
 def left_out(one: ReportedRun) -> str:
     """What a report cannot show of a run, empty if it shows all."""
+    if one.found is not None:  # a run of pretrain; one without a ViT has no patches
+        return ""
     titles = [section.title.lower() for section in SECTIONS.values() if not has(one, section)]
     return f"a monitor keeps no checkpoint and no images; left out: {', '.join(titles)}" if titles else ""
 
@@ -205,6 +211,17 @@ def _neighbours(reprs: Representations, setup: TrainingSetup, rows: np.ndarray, 
         for lists in zip(near.tolist(), similarity.tolist(), strict=True)
     ]
     return Neighbours([image(row) for row in queries.tolist()], nearest)
+
+
+def _patches(
+    network: Pretrained, images: ImageSet, config: ReportConfig, device: torch.device
+) -> list[PatchPicture] | None:
+    """Pictures of the patches of some images, None if the network is no ViT."""
+    if token_layout(network.method.backbone) is None:
+        return None
+    some = images.select(np.arange(min(config.rows, len(images))))
+    found = grids_of_network(network, some, "backbone", device, config.workers)
+    return patch_pictures(found.grids, found.images, found.names)
 
 
 def _queries(targets: Tensor, count: int) -> Tensor:
