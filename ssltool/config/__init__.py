@@ -7,8 +7,9 @@ checkpoint. Only the standard library is imported.
 
 from __future__ import annotations
 
-from ssltool.config.collapse import CollapseConfig
+from ssltool.config.collapse import CollapseConfig, CollapseLayersConfig
 from ssltool.config.common import (
+    CheckpointsSettings,
     DataSettings,
     DeviceSettings,
     LabelledSettings,
@@ -38,7 +39,9 @@ __all__ = [
     "SPLITS",
     "STEMS",
     "STRATEGIES",
+    "CheckpointsSettings",
     "CollapseConfig",
+    "CollapseLayersConfig",
     "DataSettings",
     "DeviceSettings",
     "DiagnoseConfig",
