@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ssltool.config.common import DeviceSettings
-from ssltool.config.fields import FIGURES, METRICS, SPECTRA, STATES, output, pool_rows, same_images, seed, wrong_suffix
+from ssltool.config.fields import FIGURES, METRICS, SPECTRA, limit, output, pool_rows, same_images, seed, wrong_suffix
 from ssltool.errors import UsageError
 from ssltool.settings import Rule, setting
 
@@ -63,11 +63,8 @@ class CollapseConfig(DeviceSettings):
     )
     seed: int = seed("samples, resamples and k-means")
 
-    fail_on: str | None = setting(
-        None,
-        "exit with code 3 if the collapse of any FILE is at least this severe",
-        choices=STATES[1:],
-        section="Verdict",
+    fail_on: str | None = limit(
+        "exit with code 3 if the collapse of any FILE is of this severity or kind", section="Verdict"
     )
     threshold: tuple[str, ...] = setting(
         (),

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from ssltool.config.common import DataSettings, DeviceSettings
 from ssltool.config.fields import (
     SPLITS,
-    STATES,
     all_images,
     batch_size,
     image_folder,
+    limit,
     network_arch,
     network_key,
     network_stem,
@@ -29,11 +29,8 @@ class DiagnoseConfig(DeviceSettings, DataSettings):
 
     items: tuple[str, ...] = setting((), "run folders, logs, folders of logs, or checkpoints")
     loss: str | None = setting(None, "column of the loss in a log [default: found by its name]", metavar="COLUMN")
-    fail_on: str | None = setting(
-        None,
-        "exit with code 3 if a collapse, or a failure of the training, is at least this severe",
-        choices=STATES[1:],
-        section="Verdict",
+    fail_on: str | None = limit(
+        "exit with code 3 if a collapse, or a failure of the training, is of this severity or kind", section="Verdict"
     )
     data: str | None = image_folder(
         "folder of the images for checkpoints [default: the checkpoint's, else the bundled]"

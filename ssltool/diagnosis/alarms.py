@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ssltool.config.fields import LAYERS, STATES
-from ssltool.diagnosis.verdict import Verdict, judge
+from ssltool.diagnosis.kinds import relative_distance
+from ssltool.diagnosis.verdict import DEFAULT, Verdict, judge
 from ssltool.settings import Record
 
 DEAD_KEY = "dead_dimensions"
@@ -14,6 +16,9 @@ DEAD_KEY = "dead_dimensions"
 
 LOSS_TOLERANCE = 0.01
 """Tolerance of ``is_close``, relative to max(1, |value|)."""
+
+MOST_OUTPUTS = 10**7
+"""Largest K for which ln K is recognised."""
 
 
 @dataclass(frozen=True)
@@ -25,13 +30,15 @@ class Measurement:
     verdict: Verdict | None
 
 
-def judge_look(layer: str, values: Mapping[str, float], *, n: int, d: int, bound: int | None) -> Verdict:
+def judge_look(
+    layer: str, values: Mapping[str, float], *, n: int, d: int, bound: int | None, untrained: bool = False
+) -> Verdict:
     """The verdict on n outputs of width d of a ``layer``, from ``values`` of a look, with ``DEAD_KEY``; see ``judge``.
 
     Layers other than projector and predictor are judged as representations.
     """
     kind = layer if layer in LAYERS else LAYERS[0]
-    return judge(values, n=n, d=d, bound=bound, layer=kind, dead=int(values[DEAD_KEY]))
+    return judge(values, n=n, d=d, bound=bound, layer=kind, dead=int(values[DEAD_KEY]), untrained=untrained)
 
 
 def worst_layer(layers: Mapping[str, Measurement]) -> tuple[str, Verdict] | None:
@@ -71,6 +78,27 @@ def constant_output_causes(loss: float, constants: Sequence[float]) -> list[str]
     """That ``loss`` is one of the ``constants`` that it has if all outputs are the same; empty if it is none."""
     at = [value for value in constants if is_close(loss, value)]
     return [f"the loss of {loss:.4g} is that of a constant output ({at[0]:.4g})"] if at else []
+
+
+def uniform_losses(constants: Sequence[float]) -> list[float]:
+    """Those of the ``constants`` that are ln K for a whole number K: cross-entropies of uniform outputs."""
+    counts = {value: math.exp(value) for value in constants if 0 < value < math.log(MOST_OUTPUTS)}
+    return [value for value, count in counts.items() if abs(count - round(count)) < LOSS_TOLERANCE]
+
+
+def uniform_numbers(loss: float | None, constants: Sequence[float], history: Sequence[Record]) -> dict[str, float]:
+    """What shows uniform outputs: ``loss``, the nearest ln K among the ``constants`` (``uniform_loss``), and in how
+    many looks up to now the loss stood there (``uniform_looks``). Empty if the loss or K is not known."""
+    known = uniform_losses(constants)
+    if loss is None or not known or not math.isfinite(loss):
+        return {}
+    nearest = min(known, key=lambda value: abs(loss - value))
+    looks = 0
+    for value in (loss, *(record.get("loss") for record in reversed(history))):
+        if value is None or relative_distance(value, nearest) > DEFAULT.uniform_loss:
+            break
+        looks += 1
+    return {"loss": loss, "uniform_loss": nearest, "uniform_looks": looks}
 
 
 def is_close(loss: float, value: float) -> bool:

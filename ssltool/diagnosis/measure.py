@@ -54,6 +54,12 @@ class Measured:
     dead: list[int] = field(default_factory=list)
     bound: int | None = None
 
+    @property
+    def numbers(self) -> dict[str, float]:
+        """The metrics, and ``clusters_used``, the effective number of clusters, if that was measured."""
+        count = self.details.get("cluster_usage_clusters")
+        return self.metrics | ({} if count is None else {"clusters_used": self.metrics["cluster_usage"] * count})
+
     def spectrum(self, kind: str) -> Tensor:
         """The spectrum of one ``--type``: singular values (``svd``), eigenvalues of the covariance (``cov``), or
         per-dimension standard deviations (``std``)."""

@@ -14,7 +14,8 @@ from ssltool.checkpoints.build import outline_method
 from ssltool.checkpoints.saved_run import SavedRun, stage_of
 from ssltool.config import LAYERS
 from ssltool.config.fields import STATES
-from ssltool.diagnosis.alarms import DEAD_KEY, judge_look
+from ssltool.diagnosis.alarms import DEAD_KEY, judge_look, uniform_losses
+from ssltool.diagnosis.kinds import KINDS, shown
 from ssltool.diagnosis.monitor import UNKNOWN_CAUSE
 from ssltool.diagnosis.verdict import NEEDED, Verdict
 from ssltool.errors import SSLToolError
@@ -26,11 +27,13 @@ from ssltool.stages.diagnose.findings import find
 from ssltool.stages.diagnose.findings.finding import NOTE, Finding
 from ssltool.stages.diagnose.findings.stretches import last_stretch
 from ssltool.stages.diagnose.keep import Candidate, choose
-from ssltool.stages.diagnose.known_losses import CONSTANT, UNIFORM, KnownLoss
+from ssltool.stages.diagnose.known_losses import CONSTANT, UNCORRELATED, UNIFORM, KnownLoss
 from ssltool.stages.diagnose.reference_ranges import reference_range
 from ssltool.stages.diagnose.series import Curve, Series
 
 TESTED = "each method with and without this part, 3 epochs on the bundled images (docs/methods.md)"
+
+TEACHER_NUMBERS = KINDS["stale-teacher"].numbers
 
 RANK_FELL = 0.8
 """An effective rank below this share of its largest value has fallen."""
@@ -64,15 +67,18 @@ def diagnose_run(path: Path) -> DiagnosedRun:
     series = _series(path, method, records)
     layers = _judged_layers(method, run, records)
     found = [finding for name, verdicts in layers.items() for finding in _in_layer(name, verdicts, method, records)]
-    findings = [*found, *find(series), *_compression(records, found), *_unusual(run, records)]
+    findings = [*found, *_of_teacher(records), *find(series), *_compression(records, found), *_unusual(run, records)]
     findings.sort(key=lambda finding: -STATES.index(finding.state))
     monitored = sum(record.get("verdict") is not None for record in records)
     return DiagnosedRun(series, findings, _keep(folder, records), monitored)
 
 
 def _series(path: Path, method: Method, records: Sequence[Record]) -> Series:
+    constants = method.constant_output_losses
+    uniform = uniform_losses(constants)
     known = tuple(
-        KnownLoss(value, f"{value:.4g}", UNIFORM if value > 0 else CONSTANT) for value in method.constant_output_losses
+        KnownLoss(value, f"{value:.4g}", UNIFORM if value in uniform else UNCORRELATED if value > 0 else CONSTANT)
+        for value in constants
     )
     epochs = [record["epoch"] + 1 for record in records]
 
@@ -107,9 +113,10 @@ def _judged_layers(method: Method, run: SavedRun, records: Sequence[Record]) -> 
 
 
 def _values(record: Record, layer: str) -> dict[str, float]:
-    """The metrics of a layer that a verdict needs. Records of earlier versions have no dead dimensions."""
-    dead = float(record.get(f"{layer}_{DEAD_KEY}") or 0)
-    return {metric: record[f"{layer}_{metric}"] for metric in NEEDED} | {DEAD_KEY: dead}
+    """The metrics and numbers of a layer. Records of earlier versions have no dead dimensions."""
+    start = f"{layer}_"
+    known = {key.removeprefix(start): value for key, value in record.items() if key.startswith(start)}
+    return {DEAD_KEY: 0.0} | {key: float(value) for key, value in known.items() if value is not None}
 
 
 def _has_metrics(record: Record, layer: str) -> bool:
@@ -150,8 +157,21 @@ def _in_layer(name: str, verdicts: dict[int, Verdict], method: Method, records: 
             "; ".join(causes) or UNKNOWN_CAUSE.format("a lower --lr"),
             advice,
             TESTED if known else "",
+            tuple(kind.kind for kind in verdict.kinds),
         )
     ]
+
+
+def _of_teacher(records: Sequence[Record]) -> list[Finding]:
+    """What the weights of teacher and student showed at the end, since the epoch from which on they show it."""
+    looks = [record for record in records if record.get("teacher_move") is not None]
+    shown_at = [{kind.kind: kind for kind in shown({n: record[n] for n in TEACHER_NUMBERS})} for record in looks]
+    found = []
+    for name, kind in shown_at[-1].items() if looks else ():
+        stretch = last_stretch(np.array([name in kinds for kinds in shown_at]))
+        since = float(looks[stretch[0] if stretch else -1]["epoch"] + 1)
+        found.append(Finding(name, kind.state, f"{kind.why[0]}; since epoch {since:g}", since, dict(kind.numbers)))
+    return found
 
 
 def _compression(records: Sequence[Record], found: Sequence[Finding]) -> list[Finding]:

@@ -18,8 +18,8 @@ from ssltool.config import NetworkSettings, ReportConfig, SaveReprsConfig
 from ssltool.data.found import record_of
 from ssltool.data.images import ImageSet
 from ssltool.data.loader import killed_workers
+from ssltool.diagnosis.layer_metrics import KNN_NEIGHBOURS, MEASURED, knn_accuracy
 from ssltool.diagnosis.measure import measure
-from ssltool.diagnosis.monitor import KNN_NEIGHBOURS, MEASURED, knn_accuracy
 from ssltool.diagnosis.row_blocks import Rows
 from ssltool.diagnosis.verdict import judge_measured
 from ssltool.errors import SSLToolError, counted

@@ -216,7 +216,7 @@ def test_checkpoints_are_measured_in_the_order_of_their_epochs_beside_an_untrain
 def test_a_collapse_is_dated_by_the_first_checkpoint_from_which_on_all_collapsed():
     def found(*states: str):
         rows = [
-            {"path": f"{i}.pt", "epoch": 10 * i, "verdict": state, "line": state, "metrics": HEALTHY}
+            {"path": f"{i}.pt", "kinds": [], "epoch": 10 * i, "verdict": state, "line": state, "metrics": HEALTHY}
             for i, state in enumerate(states)
         ]
         return [(one.kind, one.state, one.since) for one in collapse_findings(rows, True)]
