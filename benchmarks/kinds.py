@@ -1,21 +1,27 @@
-"""Whether the verdict names the kind of collapse: runs of known kind, trained for this, against the kinds that it names.
+"""Whether the verdict names the kind of collapse: runs of known kind against the kinds that it names.
 
     python benchmarks/kinds.py train calibration FOLDER [--only NAME ...]
     python benchmarks/kinds.py train table FOLDER
     python benchmarks/kinds.py score FOLDER [--json FILE]
 
-``train`` trains each run on the bundled images for a few epochs, most of them with a part of the method left out so that
-they collapse on purpose, and keeps in FOLDER the outputs of the trained and of the untrained network for 1,000 training
-images, the losses, and how far teacher and student moved. The runs of ``calibration`` have other seeds, methods and
-settings than those of ``table``; thresholds are set on them only. ``score`` gives these to the verdict, as the monitor
-does, and prints the kinds that it names and the confusion matrix.
+``train`` trains each run on the bundled images for a short time, most of them with a part of the method left out so
+that they collapse on purpose. It keeps in FOLDER the outputs of the trained and of the untrained network for up to
+500 training images, the losses, the prototypes, and how far teacher and student moved. The runs of ``calibration``
+have other seeds and architectures than those of ``table``, and partly other methods and settings; thresholds are set on
+them only. ``score`` gives all this to the verdict, as the monitor does, and prints the kinds that it names and the
+confusion matrix.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import json
+import os
+import platform
+import sys
 import time
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +31,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-IMAGES = 1000
+IMAGES = 500
 """Number of training images whose outputs are measured."""
 
 HEALTHY, UNTRAINED = "healthy", "untrained"
@@ -38,7 +44,7 @@ SHARED: dict[str, Any] = {
     "batch_size": 64,
     "crop_min": 0.5,
     "epochs": 2,
-    "steps_per_epoch": 40,
+    "steps_per_epoch": 30,
     "lr": 0.2,
     "monitor_every": 0,
 }
@@ -75,7 +81,7 @@ class Run:
 def _runs(seed: int, arch: str, other: str) -> list[Run]:
     """Runs of all kinds on two architectures."""
     wide = {"arch": other}
-    long = {"images": 384, "epochs": 40, "steps_per_epoch": None, "lr": 0.1, **PLAIN}
+    long = {"images": 256, "epochs": 30, "steps_per_epoch": None, "lr": 0.1, **PLAIN}
     found = [
         Run("simsiam", HEALTHY, "simsiam", SIMSIAM),
         Run("byol", HEALTHY, "byol", BYOL, wide),
@@ -129,8 +135,8 @@ def _runs(seed: int, arch: str, other: str) -> list[Run]:
 
 def _table(seed: int) -> list[Run]:
     """Runs of all kinds on other architectures, with other seeds, and partly of other methods and settings."""
-    found = [run for run in _runs(seed, "resnet18_w16", "resnet18_w8") if run.name not in ("swav", "complete simsiam")]
-    base = {"seed": seed, "arch": "resnet18_w16"}
+    found = [run for run in _runs(seed, "resnet18_w8", "resnet18_w16") if run.name not in ("swav", "complete simsiam")]
+    base = {"seed": seed, "arch": "resnet18_w8"}
     found += [
         Run("deepcluster", HEALTHY, "deepcluster", DEEPCLUSTER, base),
         Run("nnclr", HEALTHY, "nnclr", {"dim": 128, "hidden": 512, "pred_hidden": 256, "queue": 1024}, base),
@@ -145,7 +151,13 @@ def _table(seed: int) -> list[Run]:
         Run("stale ressl", "stale-teacher", "ressl", RESSL | {"momentum": 1.0}, base),
         Run("identical ressl", "identical-teacher", "ressl", RESSL | {"momentum": 0.0}, base),
     ]
-    return found
+    return _interleaved(found)
+
+
+def _interleaved(runs: list[Run]) -> list[Run]:
+    """A run of each kind, then a second of each, and so on, so that a part of them has all kinds."""
+    places = [sum(other.kind == run.kind for other in runs[:i]) for i, run in enumerate(runs)]
+    return [run for _, run in sorted(zip(places, runs, strict=True), key=lambda pair: pair[0])]
 
 
 SETS = {
@@ -307,6 +319,75 @@ def train_command(runs: str, folder: Path, only: tuple[str, ...], part: str) -> 
         if (not only or any(text in run.name for text in only)) and not run.file(folder).exists():
             train(run, folder)
             print(run.name, flush=True)
+
+
+def named(kept: dict[str, Any]) -> list[str]:
+    """The kinds that the verdicts on the layers and on the whole network name, the main one first."""
+    from ssltool.diagnosis.alarms import judge_look, uniform_numbers
+    from ssltool.diagnosis.kinds import KINDS, metrics_of, ratios, shown
+    from ssltool.diagnosis.layer_metrics import MEASURED, measured_layer, prototype_usage
+
+    if kept["run"]["kind"] == UNTRAINED:
+        return [kind for layer, x in kept["after"].items() for kind in _kinds_of_file(x, kept["bounds"][layer])]
+    names = (*MEASURED, *metrics_of(("local", "intracluster")))
+    found = []
+    for layer, x in kept["after"].items():
+        bound = kept["bounds"][layer]
+        before, _ = measured_layer(kept["before"][layer], bound)
+        values, _ = measured_layer(x, bound, names, kept["labels"])
+        if kept["prototypes"] is not None and layer == "projector":
+            values |= prototype_usage(x, kept["prototypes"])
+        verdict = judge_look(layer, values | ratios(values, before), n=len(x), d=x.shape[1], bound=bound)
+        found += verdict.kinds
+    *earlier, last = kept["losses"]
+    history = [{"loss": loss} for loss in earlier]
+    found += shown(kept["moves"] | uniform_numbers(last, kept["constants"], history))
+    return [name for name in KINDS if name in {kind.kind for kind in found}]
+
+
+def _kinds_of_file(x: Tensor, bound: int) -> list[str]:
+    """The kinds that ``ssltool collapse`` names for the file of an untrained network."""
+    from ssltool.diagnosis.measure import measure
+    from ssltool.diagnosis.verdict import judge_measured
+
+    return [kind.kind for kind in judge_measured(measure(x, bound=bound), {"random": True}).kinds]
+
+
+@main.command("score")
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--json", "json_file", help="also save all numbers in this file")
+def score_command(folder: Path, json_file: str | None) -> None:
+    """Name the kinds of the runs in FOLDER and print the confusion matrix."""
+    torch.set_num_threads(1)
+    rows = []
+    print("| run | method | arch | kind | named | CPU s |\n|---|---|---|---|---|---|")
+    for file in sorted(folder.glob("*.pt")):
+        kept = torch.load(file)
+        run, kinds = kept["run"], named(kept)
+        rows.append({"run": run["name"], "kind": run["kind"], "named": kinds, "seconds": kept["seconds"]} | run)
+        arch = run["settings"]["arch"]
+        shown_as = ", ".join(kinds) or "none"
+        cells = (run["name"], run["method"], arch, run["kind"], shown_as, f"{kept['seconds']:.0f}")
+        print(f"| {' | '.join(cells)} |", flush=True)
+    print("\n" + confusion(rows))
+    if json_file:
+        machine = {"machine": platform.platform(), "cores": os.cpu_count(), "torch": version("torch")}
+        Path(json_file).write_text(json.dumps({"argv": sys.argv[1:], **machine, "rows": rows}, indent=2))
+
+
+def confusion(rows: list[dict[str, Any]]) -> str:
+    """The numbers of runs of each kind by the first kind that is named, and how many are named right."""
+    first = {id(row): row["named"][0] if row["named"] else "none" for row in rows}
+    kinds = list(dict.fromkeys(row["kind"] for row in rows))
+    columns = ["none", *(kind for kind in kinds if kind not in (HEALTHY, UNTRAINED))]
+    columns += sorted({*first.values()} - {*columns})
+    lines = ["| true kind | runs | right | " + " | ".join(columns) + " |", "|---" * (3 + len(columns)) + "|"]
+    for kind in kinds:
+        of_kind = [first[id(row)] for row in rows if row["kind"] == kind]
+        right = of_kind.count("none" if kind in (HEALTHY, UNTRAINED) else kind)
+        counts = [str(of_kind.count(column) or "") for column in columns]
+        lines.append(f"| {kind} | {len(of_kind)} | {right} | {' | '.join(counts)} |")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -203,6 +203,12 @@ def precision(help: str = "precision of the forward pass", choices: Collection[s
     return setting("fp32", help, choices=choices, section="Hardware")
 
 
+def thresholds() -> Any:
+    """Changed thresholds of the verdict."""
+    help = "change a threshold of the verdict; repeatable. docs/collapse.md lists them"
+    return setting((), help, section="Verdict", metavar="NAME=VALUE")
+
+
 def output(help: str, metavar: str = "FILE") -> Any:
     """Where a result is written."""
     return setting(None, help, "-o", section="Output", metavar=metavar)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ssltool.config.fields import LAYERS, STATES
-from ssltool.diagnosis.kinds import relative_distance
+from ssltool.diagnosis.kinds import KINDS, Shown, relative_distance
 from ssltool.diagnosis.verdict import DEFAULT, Verdict, judge
 from ssltool.settings import Record
 
@@ -54,12 +54,14 @@ def alarms(
     causes: Callable[[list[str]], str],
     *,
     untrained: bool = False,
+    phase: str = "",
 ) -> list[str]:
     """One line for each output that is not finite, and for a verdict that is worse than the last one in ``history``;
     else one for each layer whose dimensions died since then.
 
     ``causes`` gives the probable causes of a worse verdict, from the clauses on dead dimensions. The verdict on an
-    ``untrained`` network, at step 0, is no alarm: its outputs may be far from spread.
+    ``untrained`` network, at step 0, is no alarm: its outputs may be far from spread. Neither is a falling rank by
+    itself; the ``phase`` of the training is named beside a worse verdict.
     """
     found = [f"the output of the {name} is not finite" for name, of in layers.items() if of.verdict is None]
     dead = [_DeadDimensions.of(name, layer, history) for name, layer in layers.items()]
@@ -71,7 +73,20 @@ def alarms(
         return found + [str(of) for of in dead if of.increased_sharply()]
     name, verdict = worst
     why = causes([str(of) for of in dead if of.increased()])
-    return [*found, f"the {name} shows {verdict.line}. Probable cause: {why}"]
+    in_phase = f" in the phase {phase}" if phase else ""
+    return [*found, f"the {name} shows {verdict.line}{in_phase}. Probable cause: {why}"]
+
+
+def kind_alarms(kinds: Sequence[Shown], history: Sequence[Record]) -> list[str]:
+    """One line for each of the ``kinds`` of the whole network that the last look did not name."""
+    before = names_of_kinds(history[-1]) if history else []
+    new = [kind for kind in kinds if kind.kind not in before]
+    return [f"{KINDS[kind.kind].sentence.rstrip('.')}: {' and '.join(kind.why)}; kind: {kind}" for kind in new]
+
+
+def names_of_kinds(record: Record) -> list[str]:
+    """The kinds of collapse that a record names."""
+    return [name for name in (record.get("kinds") or "").split(", ") if name]
 
 
 def constant_output_causes(loss: float, constants: Sequence[float]) -> list[str]:

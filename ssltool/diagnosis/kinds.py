@@ -54,11 +54,6 @@ class Kind:
     metrics: tuple[str, ...] = ()
     quick: bool = True
 
-    @property
-    def criterion(self) -> str:
-        """What decides it, for tables."""
-        return ", ".join(self.numbers)
-
 
 @dataclass(frozen=True)
 class Shown:
@@ -134,8 +129,8 @@ def _uniform_output(of: Numbers, t: Thresholds) -> list[str]:
 
 def _cluster(of: Numbers, t: Thresholds) -> list[str]:
     usage, used = of["cluster_usage"], of["clusters_used"]
-    text = f"{used:.3g} clusters are in use, {usage:.1%} of them, below {t.clusters_used:g} and {t.cluster_usage:.0%}"
-    return [text] * (usage < t.cluster_usage and used < t.clusters_used)
+    text = f"{used:.3g} clusters are in use, {usage:.1%} of them, below {t.cluster_count:g} and {t.cluster_share:.0%}"
+    return [text] * (usage < t.cluster_share and used < t.cluster_count)
 
 
 def _intracluster(of: Numbers, t: Thresholds) -> list[str]:
@@ -144,8 +139,8 @@ def _intracluster(of: Numbers, t: Thresholds) -> list[str]:
 
 def _local(of: Numbers, t: Thresholds) -> list[str]:
     found = of["local_dimension"]
-    is_local = found < t.local_dimension and of["effective_rank"] > t.local_ratio * found
-    return [f"local_dimension is below {t.local_dimension:g}"] * is_local
+    is_local = found < t.local_lid and of["effective_rank"] > t.local_ratio * found
+    return [f"local_dimension is below {t.local_lid:g}"] * is_local
 
 
 def relative_distance(value: float, known: float) -> float:

@@ -42,13 +42,18 @@ class Limit:
         states = [state for state in STATES if state in given]
         return cls(min(states, key=STATES.index, default=None), tuple(part for part in given if part not in STATES))
 
-    def require(self, needs: Collection[str], name: str, hints: Mapping[str, str] = NEEDS) -> None:
-        """Checks that an input which has ``needs`` (keys of ``NEEDS``) can show the kinds.
+    def require(
+        self, needs: Collection[str], name: str, hints: Mapping[str, str] = NEEDS, *, quick: bool = False
+    ) -> None:
+        """Checks that an input which has ``needs`` (keys of ``NEEDS``) can show the kinds; if ``quick``, only kinds
+        whose metrics one pass gives.
 
         Raises:
             UsageError: for the first kind that it cannot show; it names what is missing.
         """
         for kind in self.kinds:
+            if quick and not KINDS[kind].quick:
+                raise UsageError(f"{name} {kind} needs saved representations: ssltool save-reprs writes them")
             if KINDS[kind].needs not in needs:
                 raise UsageError(f"{name} {kind} needs {hints.get(KINDS[kind].needs, NEEDS[KINDS[kind].needs])}")
 

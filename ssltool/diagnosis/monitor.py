@@ -9,6 +9,7 @@ show the cause.
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -24,6 +25,8 @@ from ssltool.diagnosis.alarms import (
     alarms,
     constant_output_causes,
     judge_look,
+    kind_alarms,
+    names_of_kinds,
     uniform_losses,
     uniform_numbers,
     worst_layer,
@@ -36,6 +39,7 @@ from ssltool.diagnosis.layer_metrics import measured_layer as measured_layer
 from ssltool.diagnosis.layer_metrics import prototype_usage
 from ssltool.diagnosis.layer_outputs import Layer, LayerOutputs
 from ssltool.diagnosis.limits import Limit
+from ssltool.diagnosis.phases import phases_of_records
 from ssltool.diagnosis.probe_images import KeptImages, Probe, process_group
 from ssltool.diagnosis.teacher_moves import TeacherMoves, TeacherNetworks
 from ssltool.diagnosis.verdict import NEEDED, Verdict
@@ -206,13 +210,17 @@ class Monitor:
         verdicts = [of.verdict for of in layers.values()]
         worst = None if None in verdicts else worst_layer(layers)
         name, verdict = worst or (None, None)
-        if verdict is not None and step != 0:
-            verdict = verdict.with_kinds(shown(numbers))
+        whole = shown(numbers) if step != 0 else []
+        if verdict is not None:
+            verdict = verdict.with_kinds(whole)
         record: Record = {"step": step} | ({} if loss is None else {"loss": loss})
         record |= {f"{name}_{key}": value for name, of in layers.items() for key, value in of.values.items()} | numbers
         found = [kind for of in verdicts if of is not None for kind in of.kinds]
         found += [] if verdict is None else verdict.kinds
-        warnings = alarms(layers, self.history, lambda dead: self.probable_cause(loss, dead), untrained=step == 0)
+        phase = next((p.name for p in reversed(phases_of_records([*self.history, record], next(iter(layers))))), "")
+        causes = functools.partial(self.probable_cause, loss)
+        warnings = alarms(layers, self.history, causes, untrained=step == 0, phase=phase)
+        warnings += kind_alarms(whole, self.history)
         warnings += self._once(self.outputs.said.values())
         seconds = time.perf_counter() - start
         record |= {"verdict": verdict and verdict.state, "kinds": _names(found), "monitor_seconds": round(seconds, 3)}
@@ -316,6 +324,7 @@ class Monitor:
                     "every": self.every,
                     "n_images": len(self.probe.labels),
                     "fingerprint": self.probe.fingerprint,
+                    "constant_losses": list(self.constant_losses),
                 }
                 said = self._folder.add(record, spectra, settings)
         return said
@@ -348,11 +357,6 @@ def _number(loss: Tensor | float) -> float:
     if isinstance(loss, Tensor) and loss.numel() != 1:
         raise UsageError(f"loss is a tensor {tuple(loss.shape)}; give one number, such as loss.mean()")
     return float(loss.detach() if isinstance(loss, Tensor) else loss)
-
-
-def names_of_kinds(record: Record) -> list[str]:
-    """The kinds of collapse that a record names."""
-    return [name for name in (record.get("kinds") or "").split(", ") if name]
 
 
 def _names(found: Iterable[Shown]) -> str:

@@ -144,9 +144,14 @@ def compare(
     text += f", a ratio below {thresholds.like_rank:.0%}"
     state = max(verdict.state, STATES[1], key=STATES.index)
     line = verdict.line.replace(_title(verdict.state), _title(state), 1)
-    fewer = {"effective_rank": ours, "reference_rank": theirs, "rank_ratio": ours / theirs}
-    kinds = verdict.kinds or [Shown("dimensional", STATES[1], fewer, [text])]
+    kinds = verdict.kinds or [Shown("dimensional", STATES[1], fewer_numbers(metrics, reference), [text])]
     return dataclasses.replace(verdict, state=state, line=f"{line}; {text}", why=[*verdict.why, text], kinds=kinds)
+
+
+def fewer_numbers(metrics: Mapping[str, float], reference: Mapping[str, float]) -> dict[str, float]:
+    """The numbers by which a representation has far fewer dimensions than a reference."""
+    ours, theirs = metrics["effective_rank"], reference["effective_rank"]
+    return {"effective_rank": ours, "reference_rank": theirs, "feature_std": metrics["feature_std"]}
 
 
 def _title(state: str) -> str:

@@ -15,19 +15,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ssltool import seeds
 from ssltool.config import PretrainConfig
 from ssltool.config.fields import STATES
 from ssltool.data.images import ImageSet
 from ssltool.data.loader import Loader, Shard
 from ssltool.data.preprocessing import Preprocessing
 from ssltool.data.views import to_pixels
-from ssltool.diagnosis.alarms import uniform_losses
+from ssltool.diagnosis.alarms import names_of_kinds, uniform_losses
 from ssltool.diagnosis.isolation import same_randomness
 from ssltool.diagnosis.kinds import KINDS
 from ssltool.diagnosis.layer_outputs import LayerOutputs
 from ssltool.diagnosis.limits import Limit
-from ssltool.diagnosis.monitor import MAX_TIME_SHARE, UNKNOWN_CAUSE, Monitor, names_of_kinds
+from ssltool.diagnosis.monitor import MAX_TIME_SHARE, UNKNOWN_CAUSE, Monitor
 from ssltool.diagnosis.probe_images import BATCH_SIZE, Probe
 from ssltool.diagnosis.teacher_moves import TeacherMoves
 from ssltool.methods.base import Method
@@ -112,8 +111,7 @@ class RunImages(Probe):
 
     def __init__(self, setup: TrainingSetup, device: torch.device, shard: Shard) -> None:
         c, images = setup.config, setup.images
-        drawn = torch.randperm(len(images), generator=seeds.generator(c.seed, seeds.Stream.MONITOR))
-        rows = drawn[: c.monitor_size].sort().values.numpy()
+        rows = setup.monitored_rows()
         self.labels = torch.from_numpy(images.labels[rows])
         self.loader = in_memory(images.select(rows[shard.padded(len(rows))]), setup.preprocessing, device, c.workers)
         self.channels_last = c.channels_last

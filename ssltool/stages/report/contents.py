@@ -11,6 +11,7 @@ from torch import Tensor
 from ssltool.diagnosis.verdict import Verdict
 from ssltool.settings import Record, Settings
 from ssltool.viz.data_schedule import Schedule
+from ssltool.viz.patch_pictures import PatchPicture
 from ssltool.viz.pictures import EmbeddingMap, Views
 
 
@@ -67,6 +68,7 @@ class ReportedRun:
         layers: the results of each layer.
         neighbours: the nearest neighbours of some images.
         map: the map of the representations.
+        patches: pictures of the patches of some images, None unless the network is a ViT.
         views: augmented views of some images.
         schedule: the data and learning rate schedule.
     """
@@ -84,6 +86,7 @@ class ReportedRun:
     accuracy: float | None
     neighbours: Neighbours | None = None
     map: EmbeddingMap | None = None
+    patches: list[PatchPicture] | None = None
     views: Views | None = None
     schedule: Schedule | None = None
 

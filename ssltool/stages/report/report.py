@@ -26,11 +26,13 @@ from ssltool.errors import SSLToolError, counted
 from ssltool.files.text import escape_xml
 from ssltool.files.torch_files import load_dict
 from ssltool.files.writing import write_atomically
+from ssltool.models.backbones import token_layout
 from ssltool.reprs.extract import extract_all
 from ssltool.reprs.neighbours.search import neighbours
 from ssltool.reprs.representations import Representations
 from ssltool.runs.data_preview import pixels, schedule_of, views_of
 from ssltool.runs.history import FinishedRun, read_runs, restore_setup
+from ssltool.runs.patch_grids import grids_of_network
 from ssltool.settings import Record
 from ssltool.stages.report.contents import LabelledImage, Layer, Neighbours, ReportedRun
 from ssltool.stages.report.html import element, page, sizes
@@ -39,6 +41,7 @@ from ssltool.stages.report.sections import SECTIONS, Section
 from ssltool.training.device import pick_device
 from ssltool.training.progress import info
 from ssltool.training.setup import TrainingSetup
+from ssltool.viz.patch_pictures import PatchPicture, patch_pictures
 from ssltool.viz.pictures import EmbeddingMap
 
 UNKNOWN = "of an unknown version"
@@ -53,8 +56,8 @@ def run(config: ReportConfig) -> Record:
 
     Returns:
         {"report", "bytes", "runs": [{"run", "name", "checkpoint", "epoch", "images", "verdict", "layers": {layer:
-        {"verdict", "line", "why", "notes", "metrics"}}, "knn", "k"}, ...]}. For the folder of a monitor, "checkpoint"
-        and "epoch" are None.
+        {"verdict", "line", "why", "kinds", "notes", "metrics"}}, "knn", "k"}, ...]}. For the folder of a monitor,
+        "checkpoint" and "epoch" are None.
 
     Raises:
         SSLToolError: for a folder without a run, missing images, weights that do not match the network, a map that
@@ -116,6 +119,7 @@ def measure_run(run: FinishedRun, config: ReportConfig, device: torch.device, da
         accuracy=knn_accuracy(backbone.representations, backbone.targets).get("knn"),
         neighbours=_neighbours(backbone, setup, rows, config),
         map=_map(backbone, config),
+        patches=_patches(network, images, config, device),
         views=views_of(setup, network.method, config.rows, workers=config.workers),
         schedule=schedule_of(setup, network.method, run.records),
     )
@@ -129,6 +133,8 @@ def _title(run: FinishedRun, epochs: int) -> str:
 
 def left_out(one: ReportedRun) -> str:
     """What a report cannot show of a run, empty if it shows all."""
+    if one.found is not None:  # a run of pretrain; one without a ViT has no patches
+        return ""
     titles = [section.title.lower() for section in SECTIONS.values() if not has(one, section)]
     return f"a monitor keeps no checkpoint and no images; left out: {', '.join(titles)}" if titles else ""
 
@@ -188,6 +194,17 @@ def _neighbours(reprs: Representations, setup: TrainingSetup, rows: np.ndarray, 
         for lists in zip(near.tolist(), similarity.tolist(), strict=True)
     ]
     return Neighbours([image(row) for row in queries.tolist()], nearest)
+
+
+def _patches(
+    network: Pretrained, images: ImageSet, config: ReportConfig, device: torch.device
+) -> list[PatchPicture] | None:
+    """Pictures of the patches of some images, None if the network is no ViT."""
+    if token_layout(network.method.backbone) is None:
+        return None
+    some = images.select(np.arange(min(config.rows, len(images))))
+    found = grids_of_network(network, some, "backbone", device, config.workers)
+    return patch_pictures(found.grids, found.images, found.names)
 
 
 def _queries(targets: Tensor, count: int) -> Tensor:
@@ -262,6 +279,7 @@ def _summary(run: FinishedRun, reported: ReportedRun) -> Record:
             "verdict": layer.verdict.state,
             "line": layer.verdict.line,
             "why": layer.verdict.why,
+            "kinds": [kind.as_dict() for kind in layer.verdict.kinds],
             "notes": layer.notes,
             "metrics": layer.metrics,
         }

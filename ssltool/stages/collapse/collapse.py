@@ -14,12 +14,13 @@ import ssltool
 from ssltool.config.collapse import CollapseConfig
 from ssltool.config.fields import SPECTRA, STATES
 from ssltool.diagnosis import metrics
-from ssltool.diagnosis.kinds import KINDS, NEEDS, SCALE, metrics_of, ratios
+from ssltool.diagnosis.kinds import KINDS, NEEDS, SCALE, metrics_of
 from ssltool.diagnosis.limits import Limit
 from ssltool.diagnosis.measure import Measured, bootstrap_intervals, measure, subsample_metrics
 from ssltool.diagnosis.row_blocks import Rows
 from ssltool.diagnosis.spectrum_file import Spectrum
-from ssltool.diagnosis.verdict import NEEDED, Thresholds, Verdict, compare, is_untrained, judge_measured
+from ssltool.diagnosis.token_blocks import Tokens, tokens_of
+from ssltool.diagnosis.verdict import NEEDED, Thresholds, Verdict, compare, judge_measured
 from ssltool.errors import SSLToolError, UsageError
 from ssltool.files.reading import file_hash
 from ssltool.reprs.class_names import Labels, unified
@@ -27,9 +28,12 @@ from ssltool.reprs.readers import stem_of
 from ssltool.reprs.representation_set import RepresentationSet, transform_notes
 from ssltool.reprs.representations import Representations
 from ssltool.reprs.same_images import MatchedRows, match_rows, repeated_images
+from ssltool.reprs.same_tokens import match_tokens
+from ssltool.reprs.token_set import token_set
 from ssltool.runs.display_names import display_names
 from ssltool.runs.tables import file_rows, means_of_groups, write_table
 from ssltool.settings import Record
+from ssltool.stages.collapse.untrained_reference import Reference
 from ssltool.training.device import pick_device
 from ssltool.training.progress import has_bars, is_quiet
 
@@ -101,12 +105,11 @@ def run(config: CollapseConfig) -> Record:
     inputs = _open(config)
     targets = _targets(config, request.folder, inputs)
     reference = _reference(config, request)
-    others = None if config.reference is None else RepresentationSet.open(config.reference, config.pool)
     results, measurements = [], []
     for source in inputs:
         rows = source.rows(config, request)  # built once, because they cache the check for non-finite rows
         _require(source, rows, reference, config, request)
-        measured = _measure(source, rows, config, request, _matched(source, others, config))
+        measured = _measure(source, rows, config, request, config.reference)
         measurements.append(measured)
         result = _result(source, measured, config, request, reference)
         results.append(result | _uncertainty(rows, measured, config, request))
@@ -173,32 +176,8 @@ def _open(config: CollapseConfig) -> list[_Input]:
     return [_Input((path,), [file]) for path, file in zip(config.files, files, strict=True)]
 
 
-@dataclasses.dataclass(frozen=True)
-class _Reference:
-    """The file to compare with: its ``meta`` and what was ``measured``."""
-
-    meta: Record
-    measured: Measured
-
-    def lack(self, meta: Record) -> str:
-        """Why it is not the untrained network of a file with ``meta``; empty if it is or may be."""
-        if is_untrained(self.meta) is False:
-            return f"it is of a trained network (epoch {self.meta.get('epoch')})"
-        differing = [key for key in ("arch", "layer") if self.meta.get(key) != meta.get(key)]
-        return "".join(f"its {key} is {self.meta.get(key)}, not {meta.get(key)}" for key in differing[:1])
-
-    def numbers(self, metrics: Mapping[str, float], meta: Record) -> dict[str, float]:
-        """What the kinds of collapse take of the untrained network, if it is that."""
-        if self.lack(meta):
-            return {}
-        found = ratios(metrics, self.measured.metrics)
-        if not is_untrained(self.meta):
-            del found["std_ratio"]  # both may have collapsed
-        return found
-
-
 def _require(
-    source: _Input, rows: Rows, reference: _Reference | None, config: CollapseConfig, request: _Request
+    source: _Input, rows: Rows, reference: Reference | None, config: CollapseConfig, request: _Request
 ) -> None:
     """Refuses a kind in ``--fail-on`` that the file cannot show."""
     lack = "" if reference is None else reference.lack(source.meta)
@@ -208,31 +187,44 @@ def _require(
     request.limit.require(needs, "--fail-on", NEEDS | hints)
 
 
-def _reference(config: CollapseConfig, request: _Request) -> _Reference | None:
+def _reference(config: CollapseConfig, request: _Request) -> Reference | None:
     """The file to compare with, if one is named."""
     path = config.reference or config.like
     if path is None:
         return None
     source = _Input((path,), [Representations.stored(path, config.pool)])
-    alone = tuple(name for name in request.metrics if metrics.METRICS[name].at != "reference")
+    alone = tuple(name for name in request.metrics if metrics.METRICS[name].at not in metrics.OF_TWO_FILES)
     alone_request = dataclasses.replace(request, metrics=alone, limit=Limit())
-    return _Reference(source.meta, _measure(source, source.rows(config, request), config, alone_request))
+    return Reference(source.meta, _measure(source, source.rows(config, request), config, alone_request))
 
 
-def _matched(source: _Input, others: RepresentationSet | None, config: CollapseConfig) -> MatchedRows | None:
-    """The rows of a file with those of the same images in ``--reference``."""
-    if others is None:
-        return None
-    return match_rows(RepresentationSet.open(source.name, config.pool), others, config.same_images)
+def _matched(source: _Input, reference: str | None, config: CollapseConfig) -> tuple[Tokens | None, MatchedRows | None]:
+    """The tokens of a file, if it holds tokens, and its rows with those of the same images in ``reference``."""
+    tokens = tokens_of(source.paths, source.files)
+    if reference is None:
+        return tokens, None
+    before = None if tokens is None else token_set([reference], [Representations.stored(reference, config.pool)])
+    if tokens is None or before is None:
+        ours, theirs = (RepresentationSet.open(name, config.pool) for name in (source.name, reference))
+        return tokens, match_rows(ours, theirs, config.same_images)
+    matched, positions = match_tokens(tokens.now, before, config.same_images)
+    return Tokens(tokens.now, before, positions), matched
 
 
 def _measure(
-    source: _Input, rows: Rows, config: CollapseConfig, request: _Request, matched: MatchedRows | None = None
+    source: _Input, rows: Rows, config: CollapseConfig, request: _Request, reference: str | None = None
 ) -> Measured:
     names = request.metrics
+    tokens, matched = _matched(source, reference, config)
     if config.metrics == "all":
-        labels = rows.labels is not None or config.pseudo_labels is not None
-        names = metrics.metric_names("all", views=rows.views is not None, labels=labels, reference=matched is not None)
+        names = metrics.metric_names(
+            "all",
+            views=rows.views is not None,
+            labels=rows.labels is not None or config.pseudo_labels is not None,
+            reference=matched is not None,
+            patches=tokens is not None and tokens.count("patch") > 0,
+            class_tokens=tokens is not None and tokens.count("cls") > 0,
+        )
     total = sum(map(len, rows.parts))
     with tqdm(
         total=total, desc=rows.name, unit="row", unit_scale=True, leave=False, disable=is_quiet() or not has_bars()
@@ -247,12 +239,13 @@ def _measure(
             pseudo_labels=config.pseudo_labels,
             seed=config.seed,
             matched=matched,
+            tokens=tokens,
             each=bar.update,
         )
 
 
 def _result(
-    source: _Input, measured: Measured, config: CollapseConfig, request: _Request, reference: _Reference | None
+    source: _Input, measured: Measured, config: CollapseConfig, request: _Request, reference: Reference | None
 ) -> Record:
     names = _reported(measured, config, request)
     numbers: Mapping[str, float] = {}
