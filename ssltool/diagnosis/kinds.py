@@ -22,6 +22,7 @@ _, PARTIAL, COMPLETE = STATES
 NEEDS = {
     "rows": "representations: ssltool save-reprs writes them",
     "labels": "the labels of the images, or --pseudo-labels K",
+    "tokens": "the tokens of images, which ssltool save-reprs --tokens patch writes",
     "reference": "the untrained network: give its representations of the same images with --reference FILE",
     "networks": "the weights of a teacher and of its student, which ssltool diagnose CHECKPOINT... and pretrain have",
     "loss": "a loss whose value for uniform outputs is known (ln K), which ssltool diagnose LOG and pretrain have",
@@ -143,6 +144,10 @@ def _local(of: Numbers, t: Thresholds) -> list[str]:
     return [f"local_dimension is below {t.local_lid:g}"] * is_local
 
 
+def _dense(of: Numbers, t: Thresholds) -> list[str]:
+    return [f"patch_cosine is above {t.dense_cosine:g}"] * (of["patch_cosine"] > t.dense_cosine)
+
+
 def relative_distance(value: float, known: float) -> float:
     """The distance of a loss to a ``known`` value, relative to max(1, abs(known))."""
     return abs(value - known) / max(1.0, abs(known))
@@ -211,6 +216,14 @@ KINDS: Registry[Kind] = Registry(
             "Similar images differ in very few ways: around each image the outputs lie on a curve or a thin surface.",
             implies=("dimensional",),
             metrics=("local_dimension", "twonn"),
+            quick=False,
+        ),
+        "dense": Kind(
+            _dense,
+            "tokens",
+            ("patch_cosine", "patch_rank", "patch_rank_over_all"),
+            "All patches of an image have nearly the same output.",
+            metrics=("patch_cosine", "patch_rank"),
             quick=False,
         ),
         "dimensional": Kind(

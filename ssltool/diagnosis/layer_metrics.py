@@ -35,7 +35,8 @@ def measured_layer(
     x = x.cpu() if x.device.type == "mps" else x  # Apple's GPUs have no float64
     known = None if labels is None else [labels.to(x.device)]
     measured = measure(Rows([x], device=x.device, labels=known), names, bound=bound)
-    return measured.numbers | {DEAD_KEY: len(measured.dead)}, measured.s
+    kept = {name: value for name, value in measured.numbers.items() if name in (*names, "clusters_used")}
+    return kept | {DEAD_KEY: len(measured.dead)}, measured.s
 
 
 def prototype_usage(x: Tensor, prototypes: Tensor) -> dict[str, float]:

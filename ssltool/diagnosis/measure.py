@@ -57,9 +57,12 @@ class Measured:
 
     @property
     def numbers(self) -> dict[str, float]:
-        """The metrics, and ``clusters_used``, the effective number of clusters, if that was measured."""
-        count = self.details.get("cluster_usage_clusters")
-        return self.metrics | ({} if count is None else {"clusters_used": self.metrics["cluster_usage"] * count})
+        """The metrics with those of their details that are numbers, and ``clusters_used``, the effective number of
+        clusters, if that was measured."""
+        found = {key: float(value) for key, value in self.details.items() if isinstance(value, (int, float))}
+        if "cluster_usage_clusters" in found:
+            found["clusters_used"] = self.metrics["cluster_usage"] * found["cluster_usage_clusters"]
+        return found | self.metrics
 
     def spectrum(self, kind: str) -> Tensor:
         """The spectrum of one ``--type``: singular values (``svd``), eigenvalues of the covariance (``cov``), or

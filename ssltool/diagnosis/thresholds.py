@@ -20,10 +20,10 @@ class Thresholds:
 
     ``reference_std`` and ``scale_norm`` are fractions of the ``feature_std`` and of the mean norm of the untrained
     network. ``cluster_share`` is the share of the clusters in use and ``cluster_count`` their number,
-    ``intracluster_nc1`` a value of ``nc1``, and ``local_lid`` one of ``local_dimension``, whose rule also asks
-    for an effective rank of ``local_ratio`` times that. ``teacher_share`` is a change of weights as a fraction of that
-    of the student. ``uniform_loss`` is how near a loss must be to that of uniform outputs, relative to max(1, that),
-    and ``uniform_looks`` in how many looks.
+    ``intracluster_nc1`` a value of ``nc1``, and ``local_lid`` one of ``local_dimension``, whose rule also asks for an
+    effective rank of ``local_ratio`` times that. ``dense_cosine`` is a value of ``patch_cosine``. ``teacher_share`` is
+    a change of weights as a fraction of that of the student. ``uniform_loss`` is how near a loss must be to that of
+    uniform outputs, relative to max(1, that), and ``uniform_looks`` in how many looks.
     """
 
     complete_std: float = 0.05
@@ -41,6 +41,7 @@ class Thresholds:
     intracluster_nc1: float = 0.3
     local_lid: float = 2.0
     local_ratio: float = 3.0
+    dense_cosine: float = 0.95
     teacher_share: float = 1e-6
     uniform_loss: float = 1e-3
     uniform_looks: float = 2

@@ -71,6 +71,12 @@ def test_a_curve_through_many_dimensions_is_a_local_collapse():
     assert kinds_of(curve) == ["local"]
 
 
+def test_images_whose_patches_are_equal_are_a_dense_collapse():
+    numbers = {"patch_cosine": 0.99, "patch_rank": 1.5, "patch_rank_over_all": 30.0}
+    assert [kind.kind for kind in shown(numbers)] == ["dense"]
+    assert shown(numbers | {"patch_cosine": DEFAULT.dense_cosine}) == []
+
+
 def test_rows_that_shrank_are_a_collapse_of_the_scale():
     before = gaussian(400, 16, 1)
     for scale, kinds in ((1.0, []), (DEFAULT.scale_norm / 2, ["scale"]), (DEFAULT.scale_norm * 1.2, [])):

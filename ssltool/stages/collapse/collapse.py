@@ -182,6 +182,8 @@ def _require(
     """Refuses a kind in ``--fail-on`` that the file cannot show."""
     lack = "" if reference is None else reference.lack(source.meta)
     needs = {"rows"} | ({"reference"} if config.reference is not None and not lack else set())
+    if any(KINDS[kind].needs == "tokens" for kind in request.limit.kinds):
+        needs |= {"tokens"} if tokens_of(source.paths, source.files) is not None else set()
     needs |= {"labels"} if rows.labels is not None or config.pseudo_labels is not None else set()
     hints = {"reference": f"the untrained network as --reference; {config.reference} is not: {lack}"} if lack else {}
     request.limit.require(needs, "--fail-on", NEEDS | hints)
