@@ -7,8 +7,9 @@ checkpoint. Only the standard library is imported.
 
 from __future__ import annotations
 
-from ssltool.config.collapse import CollapseConfig
+from ssltool.config.collapse import CollapseConfig, CollapseLayersConfig
 from ssltool.config.common import (
+    CheckpointsSettings,
     DataSettings,
     DeviceSettings,
     LabelledSettings,
@@ -18,6 +19,7 @@ from ssltool.config.common import (
     fixed_settings,
 )
 from ssltool.config.diagnose import DiagnoseConfig
+from ssltool.config.duplicates import DuplicatesConfig
 from ssltool.config.export import ExportConfig
 from ssltool.config.fields import LAYERS, SPLITS, STEMS, STRATEGIES
 from ssltool.config.finetune import FinetuneConfig
@@ -25,22 +27,28 @@ from ssltool.config.inspect import InspectConfig
 from ssltool.config.knn import KnnConfig
 from ssltool.config.lincls import LinclsConfig
 from ssltool.config.methods import MethodsConfig
+from ssltool.config.neighbours import NeighboursConfig
+from ssltool.config.outliers import OutliersConfig
 from ssltool.config.plot import PlotConfig
 from ssltool.config.pretrain import PretrainConfig
 from ssltool.config.rank import RankConfig
 from ssltool.config.report import ReportConfig
 from ssltool.config.save_reprs import SaveReprsConfig
 from ssltool.config.scan import ScanConfig
+from ssltool.config.table import TableConfig
 
 __all__ = [
     "LAYERS",
     "SPLITS",
     "STEMS",
     "STRATEGIES",
+    "CheckpointsSettings",
     "CollapseConfig",
+    "CollapseLayersConfig",
     "DataSettings",
     "DeviceSettings",
     "DiagnoseConfig",
+    "DuplicatesConfig",
     "ExportConfig",
     "FinetuneConfig",
     "InspectConfig",
@@ -48,7 +56,9 @@ __all__ = [
     "LabelledSettings",
     "LinclsConfig",
     "MethodsConfig",
+    "NeighboursConfig",
     "NetworkSettings",
+    "OutliersConfig",
     "PlotConfig",
     "PretrainConfig",
     "RankConfig",
@@ -56,6 +66,7 @@ __all__ = [
     "RunSettings",
     "SaveReprsConfig",
     "ScanConfig",
+    "TableConfig",
     "as_dict",
     "fixed_settings",
 ]

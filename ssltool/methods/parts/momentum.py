@@ -53,6 +53,17 @@ class MomentumMethod(Method):
             ema_update(self.teacher[name], getattr(self, name), momentum)
 
 
+def teacher_network(method: Method) -> Method | None:
+    """``method`` with its momentum teacher's modules, shared with it, in the place of its own; None if it has no such
+    teacher."""
+    if not isinstance(method, MomentumMethod):
+        return None
+    network = copy.copy(method)
+    heads = {name: nn.Identity() for name in ("projector", "predictor") if name not in method.teacher}
+    network.__dict__["_modules"] = method._modules | heads | dict(method.teacher.items())
+    return network
+
+
 def momentum_at(progress: float, options: Any) -> float:
     """The teacher's momentum at ``progress`` in [0, 1]: constant, or a cosine schedule (Eq. 8 of arXiv:2006.07733)."""
     if options.momentum_final is None:

@@ -11,12 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ssltool import seeds
 from ssltool.checkpoints.load import Pretrained, load_pretrained, use_saved_dataset
+from ssltool.checkpoints.load_several import network_settings, order_of_epochs, sampled_images
 from ssltool.config import DiagnoseConfig, SaveReprsConfig
 from ssltool.config.fields import STATES
-from ssltool.data.found import announce
-from ssltool.data.images import ImageSet, open_dataset, parse_type
+from ssltool.data.images import ImageSet
 from ssltool.diagnosis.measure import measure
 from ssltool.diagnosis.monitor import MEASURED, UNKNOWN_CAUSE, knn_accuracy
 from ssltool.diagnosis.verdict import NEEDED, judge_measured
@@ -56,15 +55,11 @@ def diagnose_checkpoints(paths: Sequence[str], config: DiagnoseConfig) -> Diagno
         SSLToolError: for a checkpoint or images that cannot be used.
     """
     device = pick_device(config)
-    settings = [_settings(config, path) for path in paths]
+    settings = [network_settings(config, path, SaveReprsConfig) for path in paths]
     networks = [load_pretrained(one, device) for one in settings]
     settings[0] = use_saved_dataset(settings[0], networks[0].run)
-    images = _images(settings[0], config)
-    epochs = [network.origin["epoch"] for network in networks]
-    order = list(range(len(paths)))
-    known = len(set(epochs)) == len(epochs) and None not in epochs
-    if known:
-        order.sort(key=lambda i: epochs[i])
+    images = sampled_images(settings[0], config)
+    order, known = order_of_epochs([network.origin["epoch"] for network in networks])
     untrained = load_pretrained(dataclasses.replace(settings[0], random=True), device, seed=config.seed)
     rows = [_row(UNTRAINED, untrained, images, config, device)]
     rows += [_row(paths[i], networks[i], images, config, device) for i in order]
@@ -81,20 +76,6 @@ def diagnose_checkpoints(paths: Sequence[str], config: DiagnoseConfig) -> Diagno
     return DiagnosedCheckpoints(rows, findings, keep, where, notes)
 
 
-def _settings(config: DiagnoseConfig, path: str) -> SaveReprsConfig:
-    """The settings by which ``save-reprs`` would embed the images with the checkpoint ``path``."""
-    shared = {f.name for f in dataclasses.fields(config)} & {f.name for f in dataclasses.fields(SaveReprsConfig)}
-    given = {name: getattr(config, name) for name in shared if name not in ("out", "sample")}
-    return SaveReprsConfig(**given, pretrained=path)
-
-
-def _images(settings: SaveReprsConfig, config: DiagnoseConfig) -> ImageSet:
-    images = open_dataset(settings, config.split or parse_type(settings.dataset_type)[1] or "train")
-    announce(images)
-    drawn = np.random.RandomState(seeds.derive(config.seed) % 2**32).permutation(len(images))[: config.sample]
-    return images.select(np.sort(drawn))
-
-
 def _row(path: str, network: Pretrained, images: ImageSet, config: DiagnoseConfig, device: torch.device) -> Record:
     """The measurements of one network; the verdict on one whose weights or outputs are not finite is complete."""
     row: Record = {"path": path, "epoch": network.origin["epoch"], "arch": network.origin["arch"]}
@@ -103,7 +84,7 @@ def _row(path: str, network: Pretrained, images: ImageSet, config: DiagnoseConfi
         network.with_finite_weights()
     except SSLToolError as error:
         return row | {"line": str(error)}
-    extraction = Extraction(network, images, _settings(config, path), device)
+    extraction = Extraction(network, images, network_settings(config, path, SaveReprsConfig), device)
     rows = torch.cat(list(extraction.batches(range(len(images)))))
     if not bool(torch.isfinite(rows).all()):
         return row
