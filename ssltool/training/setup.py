@@ -224,6 +224,7 @@ class TrainingSetup:
             "fingerprint": self.images.fingerprint,
             "found": record_of(self.images),
             "order_hash": numbers_hash(self.order),
+            "views_version": views.VERSION,
         }
         plugins = self._plugins()
         return SavedRun.read(settings | derived | ({"plugins": plugins} if plugins else {}))

@@ -17,10 +17,12 @@ import torch
 from torch import Tensor
 
 from ssltool import seeds
+from ssltool.checkpoints.checkpoint import Checkpoint
 from ssltool.config import PretrainConfig
+from ssltool.data import views
 from ssltool.data.found import announce
 from ssltool.data.images import open_dataset
-from ssltool.data.loader import Batch, Loader, Shard, WorkerKilled, killed_workers
+from ssltool.data.loader import BATCHED_SIZE, Batch, Loader, Shard, WorkerKilled, killed_workers
 from ssltool.diagnosis.metrics.of_rows import feature_std_tensor
 from ssltool.errors import Collapsed, SSLToolError, UsageError, counted
 from ssltool.methods.base import EpochImages, Now, Output
@@ -124,6 +126,7 @@ class Pretraining(TrainingLoop[TrainState, Batch]):
             distributed.rank_zero_info(
                 f"resuming {start.path} after {counted(self.state.epoch, 'epoch')}, {counted(self.state.step, 'step')}"
             )
+            _say_if_views_differ(start.checkpoint, self.setup)
             _restart_at(self.state, config.start_epoch, self.steps)
         elif config.resume:
             distributed.rank_zero_info(f"no checkpoint in {self.folder.path}: starting a new run")
@@ -338,6 +341,18 @@ def _check_divisible(setup: TrainingSetup, shard: Shard) -> None:
         raise SSLToolError(
             f"the {setup.support.batch_size} labelled images of a step are not divisible by the number of ranks "
             f"({shard.world}); change --set support_per_class"
+        )
+
+
+def _say_if_views_differ(checkpoint: Checkpoint, setup: TrainingSetup) -> None:
+    """Says so if the run was begun by a version that made its views otherwise."""
+    small = (
+        setup.images.images is not None and max(*(setup.images.image_size or (0,)), setup.image_size) <= BATCHED_SIZE
+    )
+    if checkpoint.config.get("views_version", 1) < views.VERSION and not small:
+        distributed.rank_zero_info(
+            "note: the run was begun by an earlier version; on a CPU its views are made in 8 bits from here on, which "
+            "rounds them otherwise"
         )
 
 
