@@ -39,6 +39,7 @@ from ssltool.config import (
     ReportConfig,
     SaveReprsConfig,
     ScanConfig,
+    TableConfig,
 )
 from ssltool.diagnosis.metrics import METRICS
 from ssltool.diagnosis.verdict import Thresholds
@@ -58,6 +59,7 @@ CONFIGS = {
     "scan": ScanConfig,
     "collapse": CollapseConfig,
     "diagnose": DiagnoseConfig,
+    "table": TableConfig,
     "rank": RankConfig,
     "plot": PlotConfig,
     "report": ReportConfig,

@@ -31,6 +31,7 @@ from ssltool.config.rank import RankConfig
 from ssltool.config.report import ReportConfig
 from ssltool.config.save_reprs import SaveReprsConfig
 from ssltool.config.scan import ScanConfig
+from ssltool.config.table import TableConfig
 
 __all__ = [
     "LAYERS",
@@ -56,6 +57,7 @@ __all__ = [
     "RunSettings",
     "SaveReprsConfig",
     "ScanConfig",
+    "TableConfig",
     "as_dict",
     "fixed_settings",
 ]

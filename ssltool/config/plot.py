@@ -28,7 +28,7 @@ class PlotConfig(Checked):
     pool: str | None = pool_rows()
     x: str = setting(
         "images",
-        "auc: horizontal axis: number of training images, epochs, steps, or kNN accuracy of the backbone",
+        "auc: horizontal axis: different training images seen, epochs, steps, or kNN accuracy of the backbone",
         choices=AGAINST,
     )
     group_by: str = setting("arch", "auc: setting that the runs of one line share", choices=GROUPED)

@@ -250,6 +250,7 @@ class Monitor:
                     "every": self.every,
                     "n_images": len(self.probe.labels),
                     "fingerprint": self.probe.fingerprint,
+                    "constant_losses": list(self.constant_losses),
                 }
                 said = self._folder.add(record, spectra, settings)
         return said

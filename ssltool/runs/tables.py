@@ -47,6 +47,12 @@ def file_rows(results: Sequence[Record]) -> pd.DataFrame:
     return pd.DataFrame(rows, dtype=object)  # pandas' own type of text has no lone surrogates
 
 
+def frame_of(rows: Sequence[Record]) -> pd.DataFrame:
+    """The ``rows``, which have the same keys, with their values as they are: pandas would turn integers beside a missing
+    value into floats."""
+    return pd.DataFrame({name: pd.Series([row[name] for row in rows], dtype=object) for name in rows[0]})
+
+
 def write_table(path: FilePath, document: Record, rows: pd.DataFrame) -> None:
     """Writes ``document`` where ``path`` ends in .json, else ``rows``, of dtype object, as .csv without formulas.
 
@@ -56,4 +62,5 @@ def write_table(path: FilePath, document: Record, rows: pd.DataFrame) -> None:
     if Path(path).suffix.lower() == ".json":
         write_json(path, document)
     else:
-        write_text(path, rows.rename(columns=csv_cell).map(csv_cell).to_csv(index=False))
+        cells = {csv_cell(name): pd.Series([*map(csv_cell, rows[name])], dtype=object) for name in rows}
+        write_text(path, pd.DataFrame(cells).to_csv(index=False))

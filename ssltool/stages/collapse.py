@@ -17,6 +17,7 @@ from ssltool.diagnosis import metrics
 from ssltool.diagnosis.measure import Measured, bootstrap_intervals, measure, subsample_metrics
 from ssltool.diagnosis.row_blocks import Rows
 from ssltool.diagnosis.spectrum_file import Spectrum
+from ssltool.diagnosis.token_blocks import Tokens, tokens_of
 from ssltool.diagnosis.verdict import NEEDED, Thresholds, Verdict, compare, judge_measured
 from ssltool.errors import SSLToolError, UsageError
 from ssltool.files.reading import file_hash
@@ -25,6 +26,8 @@ from ssltool.reprs.readers import stem_of
 from ssltool.reprs.representation_set import RepresentationSet, transform_notes
 from ssltool.reprs.representations import Representations
 from ssltool.reprs.same_images import MatchedRows, match_rows, repeated_images
+from ssltool.reprs.same_tokens import match_tokens
+from ssltool.reprs.token_set import token_set
 from ssltool.runs.display_names import display_names
 from ssltool.runs.tables import file_rows, means_of_groups, write_table
 from ssltool.settings import Record
@@ -93,11 +96,10 @@ def run(config: CollapseConfig) -> Record:
     inputs = _open(config)
     targets = _targets(config, request.folder, inputs)
     reference = _reference(config, request)
-    others = None if config.reference is None else RepresentationSet.open(config.reference, config.pool)
     results, measurements = [], []
     for source in inputs:
         rows = source.rows(config, request.device)  # built once, because they cache the check for non-finite rows
-        measured = _measure(source, rows, config, request, _matched(source, others, config))
+        measured = _measure(source, rows, config, request, config.reference)
         measurements.append(measured)
         result = _result(source, measured, config, request, reference)
         results.append(result | _uncertainty(rows, measured, config, request))
@@ -164,24 +166,37 @@ def _reference(config: CollapseConfig, request: _Request) -> Measured | None:
     if path is None:
         return None
     source = _Input((path,), [Representations.stored(path, config.pool)])
-    alone = tuple(name for name in request.metrics if metrics.METRICS[name].at != "reference")
+    alone = tuple(name for name in request.metrics if metrics.METRICS[name].at not in metrics.OF_TWO_FILES)
     return _measure(source, source.rows(config, request.device), config, dataclasses.replace(request, metrics=alone))
 
 
-def _matched(source: _Input, others: RepresentationSet | None, config: CollapseConfig) -> MatchedRows | None:
-    """The rows of a file with those of the same images in ``--reference``."""
-    if others is None:
-        return None
-    return match_rows(RepresentationSet.open(source.name, config.pool), others, config.same_images)
+def _matched(source: _Input, reference: str | None, config: CollapseConfig) -> tuple[Tokens | None, MatchedRows | None]:
+    """The tokens of a file, if it holds tokens, and its rows with those of the same images in ``reference``."""
+    tokens = tokens_of(source.paths, source.files)
+    if reference is None:
+        return tokens, None
+    before = None if tokens is None else token_set([reference], [Representations.stored(reference, config.pool)])
+    if tokens is None or before is None:
+        ours, theirs = (RepresentationSet.open(name, config.pool) for name in (source.name, reference))
+        return tokens, match_rows(ours, theirs, config.same_images)
+    matched, positions = match_tokens(tokens.now, before, config.same_images)
+    return Tokens(tokens.now, before, positions), matched
 
 
 def _measure(
-    source: _Input, rows: Rows, config: CollapseConfig, request: _Request, matched: MatchedRows | None = None
+    source: _Input, rows: Rows, config: CollapseConfig, request: _Request, reference: str | None = None
 ) -> Measured:
     names = request.metrics
+    tokens, matched = _matched(source, reference, config)
     if config.metrics == "all":
-        labels = rows.labels is not None or config.pseudo_labels is not None
-        names = metrics.metric_names("all", views=rows.views is not None, labels=labels, reference=matched is not None)
+        names = metrics.metric_names(
+            "all",
+            views=rows.views is not None,
+            labels=rows.labels is not None or config.pseudo_labels is not None,
+            reference=matched is not None,
+            patches=tokens is not None and tokens.count("patch") > 0,
+            class_tokens=tokens is not None and tokens.count("cls") > 0,
+        )
     total = sum(map(len, rows.parts))
     with tqdm(
         total=total, desc=rows.name, unit="row", unit_scale=True, leave=False, disable=is_quiet() or not has_bars()
@@ -196,6 +211,7 @@ def _measure(
             pseudo_labels=config.pseudo_labels,
             seed=config.seed,
             matched=matched,
+            tokens=tokens,
             each=bar.update,
         )
 

@@ -33,15 +33,17 @@ def start(command: str, folder: Path, **environment: str | None) -> subprocess.C
 
 
 ENVIRONMENTS = {
-    "no home": {"HOME": None, "USER": None, "LOGNAME": None},
-    "a narrow terminal": {"COLUMNS": "10", "TERM": "dumb", "NO_COLOR": "1"},
-    "optimised python": {"PYTHONOPTIMIZE": "2"},
+    "little is set, and what is set is unusual": {
+        **{"HOME": None, "USER": None, "LOGNAME": None, "TMPDIR": "/nowhere"},
+        **{"COLUMNS": "10", "TERM": "dumb", "NO_COLOR": "1", "LANG": "xx_YY.UTF-8", "LC_ALL": "xx_YY.UTF-8"},
+    },
+    "inside a batch job without a visible GPU, and python is optimised": {
+        **{"SLURM_PROCID": "3", "SLURM_NTASKS": "8", "SLURM_LOCALID": "3", "CUDA_VISIBLE_DEVICES": ""},
+        **{"PYTHONOPTIMIZE": "2"},
+    },
     "warnings are errors": {"PYTHONWARNINGS": "error"},
-    "no temporary folder": {"TMPDIR": "/nowhere"},
-    "an unknown locale": {"LANG": "xx_YY.UTF-8", "LC_ALL": "xx_YY.UTF-8"},
-    "inside a batch job": {"SLURM_PROCID": "3", "SLURM_NTASKS": "8", "SLURM_LOCALID": "3"},
-    "no visible GPU": {"CUDA_VISIBLE_DEVICES": ""},
 }
+"""Each is one process, which takes seconds to start."""
 
 
 @pytest.mark.parametrize("environment", ENVIRONMENTS.values(), ids=ENVIRONMENTS)

@@ -12,6 +12,7 @@ import time
 import numpy as np
 import pytest
 import torch
+from fork_server import run_ranks
 
 from helpers import same_bits
 from ssltool.reprs.extract import Extraction
@@ -249,11 +250,9 @@ def test_settings_that_several_ranks_cannot_have_are_refused(save, monkeypatch, 
     assert not (tmp_path / "out").exists()
 
 
-def test_torchrun_starts_ranks_that_write_their_shards(trained, tmp_path):
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "ssltool", "save-reprs"]
+def test_ranks_that_run_at_the_same_time_write_their_shards(trained, tmp_path, server):
     flags = ["--pretrained", trained / "checkpoint.pt", "--device", "cpu", "--split", "val", "-o", tmp_path / "r.pt"]
-    line = [sys.executable, *launcher, *map(str, flags)]
-    ran = subprocess.run(line, capture_output=True, text=True, timeout=120, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    ran = run_ranks(server, "ssltool", "save-reprs", *flags)
     assert ran.returncode == 0, ran.stderr
     names = [tmp_path / f"r.rank{rank}of2.pt" for rank in range(2)]
     assert [ran.stdout.count(str(name)) for name in names] == [1, 1]

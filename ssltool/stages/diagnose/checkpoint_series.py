@@ -75,9 +75,7 @@ def diagnose_checkpoints(paths: Sequence[str], config: DiagnoseConfig) -> Diagno
         *_against_untrained(rows),
     ]
     findings.sort(key=lambda finding: -STATES.index(finding.state))
-    keep = choose(
-        [Candidate(r["path"], r["verdict"], r["knn"], r["metrics"].get("effective_rank"), r["epoch"]) for r in rows[1:]]
-    )
+    keep = choose([Candidate(r["path"], r["verdict"], r["knn"], r["epoch"]) for r in rows[1:]])
     notes = [f"{row['path']}: {note}" for row in rows for note in row.pop("notes") if row["path"] != UNTRAINED]
     where = f"{len(images):,} images of {images.name} {images.split}"
     return DiagnosedCheckpoints(rows, findings, keep, where, notes)

@@ -104,6 +104,11 @@ def known_losses(*families: str) -> tuple[KnownLoss, ...]:
     return tuple(known for family in families for known in FAMILIES[family]())
 
 
+def constants(values: Iterable[float]) -> tuple[KnownLoss, ...]:
+    """The ``values`` that a method, or a user, gives for constant outputs; positive ones are cross-entropies."""
+    return tuple(KnownLoss(value, f"{value:.4g}", UNIFORM if value > 0 else CONSTANT) for value in values)
+
+
 BY_NAME = {
     "neg_cos_sim|simsiam": ("cosine", "distance"),
     "byol_|byol$": ("distance",),

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from ssltool import seeds
 from ssltool.config.fields import STATES, reaches
 from ssltool.data.images import ImageSet
 from ssltool.data.loader import Loader, Shard
@@ -82,8 +81,7 @@ class RunImages(Probe):
 
     def __init__(self, setup: TrainingSetup, device: torch.device, shard: Shard) -> None:
         c, images = setup.config, setup.images
-        drawn = torch.randperm(len(images), generator=seeds.generator(c.seed, seeds.Stream.MONITOR))
-        rows = drawn[: c.monitor_size].sort().values.numpy()
+        rows = setup.monitored_rows()
         self.labels = torch.from_numpy(images.labels[rows])
         self.loader = in_memory(images.select(rows[shard.padded(len(rows))]), setup.preprocessing, device, c.workers)
         self.channels_last = c.channels_last

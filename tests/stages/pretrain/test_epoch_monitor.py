@@ -6,15 +6,13 @@ import contextlib
 import dataclasses
 import json
 import math
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from fork_server import run_ranks
 
 import ssltool.diagnosis.alarms
 import ssltool.diagnosis.monitor
@@ -485,15 +483,12 @@ with distributed.process_group(cpu, "auto") as shard:
 '''
 
 
-def test_two_ranks_split_the_images_agree_with_one_process_and_stop_together(tiny, tmp_path):
+def test_two_ranks_split_the_images_agree_with_one_process_and_stop_together(tiny, tmp_path, server):
     """101 images are not divisible by two."""
     config = tiny(monitor_size=101, epochs=3, steps_per_epoch=1, stop_on="partial")
     (tmp_path / "program.py").write_text(PROGRAM)
     (tmp_path / "settings.json").write_text(json.dumps(dataclasses.asdict(config)))
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    command = [*launcher, str(tmp_path / "program.py"), str(tmp_path)]
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
+    ran = run_ranks(server, tmp_path / "program.py", tmp_path)
     assert ran.returncode == 0, ran.stderr
     ranks = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(2)]
     monitor, method = monitor_of(config)
