@@ -99,6 +99,7 @@ class Loader:
         if pixels is not None and device.type == "cuda" and pixels.nbytes <= MEMORY_LIMIT:
             pixels = pixels.to(device)
         self.pixels = pixels
+        self.in_bytes = device.type == "cpu"  # how training views of files and of large images are made
         self._workers = workers
         self._requests = _Requests()
         self._files: DataLoader[_Received] | None = None
@@ -141,13 +142,13 @@ class Loader:
 
                 yield self._batch(rows, _by_size(params, sizes, cut))
             return
-        if self.device.type == "cpu":
+        if self.in_bytes:
             file_views.require_opencv()
         requests = (_view_requests(*step_rows(start), sizes) for start in starts)
         share = batch_size // shard.world
         for start, pixels in zip(starts, self._decoded(requests, share, sizes), strict=True):
             rows, params = step_rows(start)
-            if self.device.type == "cpu":
+            if self.in_bytes:
                 finished = zip(pixels, params, strict=True)
                 yield self._batch(rows, [views.finish_bytes(view, drawn, preprocessing) for view, drawn in finished])
                 continue
@@ -162,7 +163,7 @@ class Loader:
         """Whether the views are made in batches on the device, of images in memory."""
         if self.pixels is None or self.preprocessing.interpolation != "bilinear":
             return False
-        return self.device.type != "cpu" or max(*self.pixels.shape[-2:], *sizes) <= BATCHED_SIZE
+        return not self.in_bytes or max(*self.pixels.shape[-2:], *sizes) <= BATCHED_SIZE
 
     def evaluate(self, batch_size: int, rows: np.ndarray | None = None) -> Iterator[Batch]:
         """All images in order, or those at indices ``rows``, with the validation transform.
@@ -195,7 +196,7 @@ class Loader:
         """The images of each batch of ``requests`` on the device, (B, 3, S, S) uint8 for each of ``sizes``."""
         if self._files is None:
             batch_bytes = 3 * batch_size * sum(size * size for size in sizes)
-            decoded = _Decoded(self.images, self.preprocessing, finished=self.device.type == "cpu")
+            decoded = _Decoded(self.images, self.preprocessing, finished=self.in_bytes)
             self._files = _file_loader(decoded, self._workers, self._requests, self.device, batch_bytes)
         self._requests.batches = requests
         received = iter(self._files)
