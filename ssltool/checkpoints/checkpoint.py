@@ -34,7 +34,7 @@ _EPOCH = mapping(
         "step": integer(0),
         "seed": integer(),
         **dict.fromkeys(("arm", "phase", "strategy"), text(200)),
-        "verdict": optional(text(200)),
+        **dict.fromkeys(("verdict", "kinds"), optional(text(200))),
         "converged": boolean(),
         "tried": listing(mapping(optional={"converged": boolean()}, other=NUMBER)),
     },

@@ -77,10 +77,10 @@ class EmbeddingMap:
         return int((np.abs(self.points - centre) > half).any(axis=1).sum())
 
 
-def data_url(image: np.ndarray) -> str:
-    """An image (H, W, 3) uint8 as the data URL of a PNG file."""
+def data_url(image: np.ndarray, side: int = THUMBNAIL_SIDE) -> str:
+    """An image (H, W, 3) uint8 as the data URL of a PNG file, scaled down to ``side`` pixels if it is larger."""
     picture = Image.fromarray(image)
-    picture.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.LANCZOS)
+    picture.thumbnail((side, side), Image.Resampling.LANCZOS)
     pixels = np.asarray(picture)
     if (pixels == pixels[..., :1]).all():
         picture = picture.convert("L")

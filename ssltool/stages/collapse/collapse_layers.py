@@ -16,8 +16,11 @@ from ssltool.config import LAYERS, CollapseLayersConfig, NetworkSettings
 from ssltool.config.fields import STATES
 from ssltool.data.found import record_of
 from ssltool.data.images import ImageSet
+from ssltool.diagnosis.kinds import Shown
 from ssltool.diagnosis.layer_sums import LAYER_METRICS, MeasuredLayer
-from ssltool.diagnosis.verdict import Thresholds, Verdict, compare
+from ssltool.diagnosis.limits import Limit
+from ssltool.diagnosis.patch_sums import PATCH_METRICS, RANKED
+from ssltool.diagnosis.verdict import Thresholds, Verdict, compare, fewer_numbers
 from ssltool.errors import SSLToolError, counted, first_names
 from ssltool.files.writing import finite
 from ssltool.methods.parts.momentum import teacher_network
@@ -46,7 +49,8 @@ def run(config: CollapseLayersConfig) -> Record:
 
     Returns:
         {"networks": [{"path", "layers": [{"layer", "metrics", "cka", "verdict", ...}, ...], "begins", "line", ...},
-        ...], "images", "worst", "plot"}; "worst" is the most severe state from which on all layers are collapsed.
+        ...], "images", "worst", "failed", "plot"}; "worst" is the most severe state from which on all layers are
+        collapsed, "failed" whether ``fail_on`` is reached.
 
     Raises:
         SSLToolError: for a checkpoint or images that cannot be used, or outputs that are not finite. Nothing is
@@ -54,11 +58,13 @@ def run(config: CollapseLayersConfig) -> Record:
     """
     config.check()
     thresholds = Thresholds.parse(config.threshold)
+    limit = Limit.parse(config.fail_on, "--fail-on")
+    limit.require({"rows"}, "--fail-on", quick=True)
     device = pick_device(config)
     paths = [_checkpoint(path) for path in config.files]
     loaded, images = _load(config, paths, device)
     order, _ = order_of_epochs([network.origin["epoch"] for network in loaded])
-    networks = _networks([(paths[i], loaded[i]) for i in order], config, device)
+    networks = _networks([(paths[i], loaded[i]) for i in order], config, images, device)
     passed = {id(one): one for network in networks for one in (network, *network.references.values())}
     measure_networks(list(passed.values()), images, config.batch_size, device, config.workers)
     results = [_result(network, loaded[i], thresholds) for network, i in zip(networks, order, strict=True)]
@@ -68,6 +74,7 @@ def run(config: CollapseLayersConfig) -> Record:
             "images": {"dataset": images.name, "split": images.split, "n": len(images), "found": record_of(images)},
             "plot": config.plot,
             "worst": max((result["state"] for result in results), key=STATES.index),
+            "failed": any(limit.is_reached(result["state"], result["kinds"]) for result in results),
         }
     )
     if config.plot is not None:
@@ -103,37 +110,39 @@ def _load(
 
 
 def _networks(
-    loaded: Sequence[tuple[str, Pretrained]], config: CollapseLayersConfig, device: torch.device
+    loaded: Sequence[tuple[str, Pretrained]], config: CollapseLayersConfig, images: ImageSet, device: torch.device
 ) -> list[Network]:
     """The networks in their order, each with those that it is compared with."""
     networks: list[Network] = []
     untrained: dict[str, Network] = {}
     for path, pretrained in loaded:
-        network = Network.of(path, pretrained.method, pretrained.preprocessing, device)
+        network = Network.of(path, pretrained.method, pretrained.preprocessing, images, device)
         if not pretrained.origin["random"]:
             run = pretrained.run
             key = str((run.backbone, run.method_name, run.method, run.seed, pretrained.preprocessing))
             if key not in untrained:
-                untrained[key] = Network.untrained(pretrained, device)
+                untrained[key] = Network.untrained(pretrained, images, device)
             network.compare(UNTRAINED, untrained[key])
         if networks:
             network.compare(PREVIOUS, networks[-1])
-        teacher = _teacher(path, pretrained, config, device)
+        teacher = _teacher(path, pretrained, config, images, device)
         if teacher is not None:
             network.compare(TEACHER, teacher)
         networks.append(network)
     return networks
 
 
-def _teacher(path: str, pretrained: Pretrained, config: CollapseLayersConfig, device: torch.device) -> Network | None:
+def _teacher(
+    path: str, pretrained: Pretrained, config: CollapseLayersConfig, images: ImageSet, device: torch.device
+) -> Network | None:
     """The teacher in the checkpoint: that of a method with a momentum teacher, or the network of ``--teacher-key``."""
     name = f"the teacher in {path}"
     if config.teacher_key is not None:
         other = dataclasses.replace(network_settings(config, path, NetworkSettings), key=config.teacher_key)
         found = load_pretrained(other, device).with_finite_weights()
-        return Network.of(name, found.method, found.preprocessing, device)
+        return Network.of(name, found.method, found.preprocessing, images, device)
     method = teacher_network(pretrained.method)
-    return None if method is None else Network.of(name, method, pretrained.preprocessing, device)
+    return None if method is None else Network.of(name, method, pretrained.preprocessing, images, device)
 
 
 def _result(network: Network, pretrained: Pretrained, thresholds: Thresholds) -> Record:
@@ -153,7 +162,11 @@ def _result(network: Network, pretrained: Pretrained, thresholds: Thresholds) ->
                 "metrics": measured.metrics,
                 UNTRAINED: None if other is None else other.metrics,
                 "cka": {name: network.cka(name, layer) for name in network.references},
-                "verdict": {"state": verdict.state, "why": verdict.why},
+                "verdict": {
+                    "state": verdict.state,
+                    "why": verdict.why,
+                    "kinds": [kind.as_dict() for kind in verdict.kinds],
+                },
             }
         )
     first = begins([verdict.state for verdict in verdicts])
@@ -166,6 +179,7 @@ def _result(network: Network, pretrained: Pretrained, thresholds: Thresholds) ->
         "layers": layers,
         "begins": None if first == len(layers) else layers[first]["layer"],
         "state": state,
+        "kinds": list(dict.fromkeys(kind.kind for verdict in verdicts[first:] for kind in verdict.kinds)),
         "line": _line(layers, first),
         "notes": _notes(network),
     }
@@ -193,7 +207,10 @@ def read_layer(measured: MeasuredLayer, untrained: MeasuredLayer | None, thresho
         if ours < min(share * theirs, most):
             why.append(f"{title} {ours:.3g} is below {share:.0%} of the untrained network's {theirs:.3g}")
     state = max(verdict.state, STATES[1], key=STATES.index) if why else STATES[0]
-    return dataclasses.replace(verdict, state=state, why=why)
+    kinds = [dataclasses.replace(kind, why=why) for kind in verdict.kinds] if why else []
+    if why and not kinds:
+        kinds = [Shown("dimensional", STATES[1], fewer_numbers(measured.metrics, untrained.metrics), why)]
+    return dataclasses.replace(verdict, state=state, why=why, kinds=kinds)
 
 
 def begins(states: Sequence[str]) -> int:
@@ -238,6 +255,8 @@ def _notes(network: Network) -> list[str]:
         notes.append(
             f"{widest.n:,} images bound the metrics of layers that are wider, up to {widest.d:,}; --sample takes more"
         )
+    if network.patches and next(iter(network.measured.values())).n > RANKED:
+        notes.append(f"patch_rank is the mean over at most {RANKED} of the images")
     if outputs.skipped:
         notes.append(f"blocks whose outputs are not rows, left out: {first_names(outputs.skipped)}")
     if outputs.beyond:
@@ -249,6 +268,7 @@ def _notes(network: Network) -> list[str]:
 def table_rows(document: Record) -> pd.DataFrame:
     """A row for each layer of each network, with its metrics, those of the untrained network and the comparisons."""
     rows = []
+    names = [name for name in (*LAYER_METRICS, *PATCH_METRICS) if _has(document, name)]
     for network in document["networks"]:
         origin = {key: network[key] for key in ("path", "arch", "method", "epoch", "n")}
         for layer in network["layers"]:
@@ -256,12 +276,16 @@ def table_rows(document: Record) -> pd.DataFrame:
             rows.append(
                 origin
                 | {key: layer[key] for key in ("layer", "depth", "d", "directions")}
-                | layer["metrics"]
-                | {f"{UNTRAINED}_{name}": other.get(name) for name in LAYER_METRICS}
+                | {name: layer["metrics"].get(name) for name in names}
+                | {f"{UNTRAINED}_{name}": other.get(name) for name in names}
                 | {f"cka_{name}": layer["cka"].get(name) for name in COMPARISONS}
                 | {"verdict": layer["verdict"]["state"], "why": "; ".join(layer["verdict"]["why"])}
             )
     return pd.DataFrame(rows, dtype=object)
+
+
+def _has(document: Record, name: str) -> bool:
+    return any(name in layer["metrics"] for network in document["networks"] for layer in network["layers"])
 
 
 def _plot(document: Record, path: str) -> None:
