@@ -334,6 +334,9 @@ MAIN = ("auc", "effective_rank", "rankme", "dead_directions", "alpha", "feature_
 """Metrics shown in tables of runs and monitored during training."""
 
 
+OF_TOKENS = ("patches", "class tokens", "earlier patches")
+"""Inputs that are tokens of images with places."""
+
 OF_TWO_FILES = ("reference", "earlier patches")
 """Inputs that compare a file with another one."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -170,9 +170,13 @@ def _reference(config: CollapseConfig, request: _Request) -> Measured | None:
     return _measure(source, source.rows(config, request.device), config, dataclasses.replace(request, metrics=alone))
 
 
-def _matched(source: _Input, reference: str | None, config: CollapseConfig) -> tuple[Tokens | None, MatchedRows | None]:
-    """The tokens of a file, if it holds tokens, and its rows with those of the same images in ``reference``."""
-    tokens = tokens_of(source.paths, source.files)
+def _matched(
+    source: _Input, reference: str | None, config: CollapseConfig, names: Iterable[str]
+) -> tuple[Tokens | None, MatchedRows | None]:
+    """The tokens of a file, if it holds tokens and one of ``names`` or the ``reference`` needs them, and its rows with
+    those of the same images in ``reference``."""
+    every = config.metrics == "all" or reference is not None
+    tokens = tokens_of(source.paths, source.files, metrics.METRICS if every else names)
     if reference is None:
         return tokens, None
     before = None if tokens is None else token_set([reference], [Representations.stored(reference, config.pool)])
@@ -187,7 +191,7 @@ def _measure(
     source: _Input, rows: Rows, config: CollapseConfig, request: _Request, reference: str | None = None
 ) -> Measured:
     names = request.metrics
-    tokens, matched = _matched(source, reference, config)
+    tokens, matched = _matched(source, reference, config, names)
     if config.metrics == "all":
         names = metrics.metric_names(
             "all",
