@@ -309,7 +309,7 @@ METRICS: Registry[Metric] = Registry(
             ".of_patch_clusters:dse",
             "patches",
             "high",
-            "structure of patches; compare files of equal numbers of images",
+            "separate, tight clusters of patches; also high if patches of an image are equal",
             "arXiv:2510.17299",
         ),
         "alignment": Metric(
