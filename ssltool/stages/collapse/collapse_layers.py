@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 import torch
 
+from ssltool.checkpoints.build import build_method
 from ssltool.checkpoints.load import Pretrained, load_pretrained, use_saved_dataset
 from ssltool.checkpoints.load_several import network_settings, order_of_epochs, sampled_images
-from ssltool.config import LAYERS, CollapseLayersConfig, NetworkSettings
+from ssltool.config import CollapseLayersConfig, NetworkSettings
 from ssltool.config.fields import STATES
 from ssltool.data.found import record_of
 from ssltool.data.images import ImageSet
-from ssltool.diagnosis.layer_sums import LAYER_METRICS, MeasuredLayer
+from ssltool.data.loader import killed_workers
+from ssltool.diagnosis.depth_verdict import begins, judge_layer
+from ssltool.diagnosis.layer_sums import LAYER_METRICS
 from ssltool.diagnosis.patch_sums import PATCH_METRICS, RANKED
-from ssltool.diagnosis.verdict import Thresholds, Verdict, compare
+from ssltool.diagnosis.verdict import Thresholds
 from ssltool.errors import SSLToolError, counted, first_names
 from ssltool.files.writing import finite
+from ssltool.methods.base import Method
 from ssltool.methods.parts.momentum import teacher_network
 from ssltool.models.blocks import MOST_BLOCKS
 from ssltool.runs.display_names import display_names
@@ -41,6 +44,7 @@ POOLED = {
 }
 
 
+@killed_workers()
 def run(config: CollapseLayersConfig) -> Record:
     """The stage: measures each checkpoint beside an untrained network. Writes the table ``out`` and the figure
     ``plot``.
@@ -115,11 +119,13 @@ def _networks(
             run = pretrained.run
             key = str((run.backbone, run.method_name, run.method, run.seed, pretrained.preprocessing))
             if key not in untrained:
-                untrained[key] = Network.untrained(pretrained, images, device)
+                method = build_method(run).to(device).eval()
+                name = f"the untrained {run.backbone.arch}"
+                untrained[key] = Network.of(name, method, pretrained.preprocessing, images, device, network)
             network.compare(UNTRAINED, untrained[key])
         if networks:
             network.compare(PREVIOUS, networks[-1])
-        teacher = _teacher(path, pretrained, config, images, device)
+        teacher = _teacher(network, pretrained, config, images, device)
         if teacher is not None:
             network.compare(TEACHER, teacher)
         networks.append(network)
@@ -127,16 +133,17 @@ def _networks(
 
 
 def _teacher(
-    path: str, pretrained: Pretrained, config: CollapseLayersConfig, images: ImageSet, device: torch.device
+    network: Network, pretrained: Pretrained, config: CollapseLayersConfig, images: ImageSet, device: torch.device
 ) -> Network | None:
     """The teacher in the checkpoint: that of a method with a momentum teacher, or the network of ``--teacher-key``."""
-    name = f"the teacher in {path}"
+    method: Method | None = teacher_network(pretrained.method)
     if config.teacher_key is not None:
-        other = dataclasses.replace(network_settings(config, path, NetworkSettings), key=config.teacher_key)
-        found = load_pretrained(other, device).with_finite_weights()
-        return Network.of(name, found.method, found.preprocessing, images, device)
-    method = teacher_network(pretrained.method)
-    return None if method is None else Network.of(name, method, pretrained.preprocessing, images, device)
+        settings = network_settings(config, network.name, NetworkSettings)
+        found = load_pretrained(dataclasses.replace(settings, key=config.teacher_key), device).with_finite_weights()
+        method = found.method
+    if method is None:
+        return None
+    return Network.of(f"the teacher in {network.name}", method, pretrained.preprocessing, images, device, network)
 
 
 def _result(network: Network, pretrained: Pretrained, thresholds: Thresholds) -> Record:
@@ -145,7 +152,7 @@ def _result(network: Network, pretrained: Pretrained, thresholds: Thresholds) ->
     layers, verdicts = [], []
     for depth, (layer, measured) in enumerate(network.measured.items(), start=1):
         other = None if reference is None else reference.measured[layer]
-        verdict = read_layer(measured, other, thresholds)
+        verdict = judge_layer(measured, other, thresholds)
         verdicts.append(verdict)
         layers.append(
             {
@@ -172,37 +179,6 @@ def _result(network: Network, pretrained: Pretrained, thresholds: Thresholds) ->
         "line": _line(layers, first),
         "notes": _notes(network),
     }
-
-
-def read_layer(measured: MeasuredLayer, untrained: MeasuredLayer | None, thresholds: Thresholds) -> Verdict:
-    """The verdict on a layer, compared with the same layer of an untrained network.
-
-    Of the backbone and the heads it is that of ``collapse --like``. The thresholds of the other verdicts hold for
-    representations only: an untrained network's blocks may be below them. So a block is collapsed if its effective rank
-    is below ``like_rank`` of the untrained network's, or if its ``feature_std`` is below that share of the untrained
-    network's and below ``partial_std``; its state is then that of its verdict, and at least partial.
-    """
-    verdict = measured.verdict(thresholds)
-    if untrained is None:
-        return verdict
-    if measured.layer in LAYERS:
-        return compare(verdict, measured.metrics, untrained.metrics, UNTRAINED, thresholds)
-    share, why = thresholds.like_rank, []
-    for name, title, most in (
-        ("effective_rank", "effective rank", math.inf),
-        ("feature_std", "feature_std", thresholds.partial_std),
-    ):
-        ours, theirs = measured.metrics[name], untrained.metrics[name]
-        if ours < min(share * theirs, most):
-            why.append(f"{title} {ours:.3g} is below {share:.0%} of the untrained network's {theirs:.3g}")
-    state = max(verdict.state, STATES[1], key=STATES.index) if why else STATES[0]
-    return dataclasses.replace(verdict, state=state, why=why)
-
-
-def begins(states: Sequence[str]) -> int:
-    """The index of the first layer from which on all are collapsed; the number of layers if the last is healthy."""
-    healthy = [i for i, state in enumerate(states) if state == STATES[0]]
-    return healthy[-1] + 1 if healthy else 0
 
 
 def _line(layers: Sequence[Record], first: int) -> str:
