@@ -42,7 +42,19 @@ def judge_layer(measured: MeasuredLayer, untrained: MeasuredLayer | None, thresh
     return dataclasses.replace(verdict, state=state, why=why)
 
 
-def begins(states: Sequence[str]) -> int:
-    """The index of the first layer from which on all are collapsed; the number of layers if the last is healthy."""
-    healthy = [i for i, state in enumerate(states) if state == STATES[0]]
-    return healthy[-1] + 1 if healthy else 0
+def collapsed_stretch(states: Sequence[str], backbone: int) -> range:
+    """The indices of the layers in which the collapse of a network shows, from the first to the last; empty if there is
+    none.
+
+    ``states`` are those of the layers by depth, ``backbone`` is the index of the backbone's output. If that is
+    collapsed, the stretch is that around it, from the first layer from which on all are collapsed. If it is healthy,
+    the stretch is that at the end, in the heads.
+    """
+    collapsed = [state != STATES[0] for state in states]
+    last = backbone if collapsed[backbone] else len(states) - 1
+    first = last
+    while first >= 0 and collapsed[first]:
+        first -= 1
+    while last + 1 < len(states) and collapsed[last + 1]:
+        last += 1
+    return range(first + 1, last + 1) if first < last else range(0)

@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 import torch
 
-from ssltool.diagnosis.depth_verdict import begins, judge_layer
+from ssltool.diagnosis.depth_verdict import collapsed_stretch, judge_layer
 from ssltool.diagnosis.layer_sums import LayerSums, MeasuredLayer
 from ssltool.diagnosis.verdict import DEFAULT, Thresholds
 
@@ -61,8 +61,19 @@ def test_the_thresholds_can_be_changed():
 
 
 @pytest.mark.parametrize(
-    ("states", "first"), [("hhh", 3), ("hpc", 1), ("pcp", 0), ("php", 2), ("pph", 3), ("", 0), ("c", 0)]
+    ("states", "backbone", "stretch"),
+    [
+        ("hhhh", 2, []),
+        ("hpcc", 2, [1, 2, 3]),
+        ("pcpp", 3, [0, 1, 2, 3]),
+        ("phph", 2, [2]),  # the projector after it is healthy, the representation is not
+        ("hhpph", 3, [2, 3]),
+        ("pphh", 2, []),
+        ("pphp", 2, [3]),
+        ("h", 0, []),
+        ("c", 0, [0]),
+    ],
 )
-def test_collapse_begins_behind_the_last_healthy_layer(states, first):
+def test_collapse_shows_from_the_last_healthy_layer_before_the_backbone_on(states, backbone, stretch):
     names = {"h": "healthy", "p": "partial", "c": "complete"}
-    assert begins([names[state] for state in states]) == first
+    assert list(collapsed_stretch([names[state] for state in states], backbone)) == stretch

@@ -12,12 +12,13 @@ import torch
 from ssltool.checkpoints.build import build_method
 from ssltool.checkpoints.load import Pretrained, load_pretrained, use_saved_dataset
 from ssltool.checkpoints.load_several import network_settings, order_of_epochs, sampled_images
-from ssltool.config import CollapseLayersConfig, NetworkSettings
+from ssltool.checkpoints.saved_run import SSLTOOL
+from ssltool.config import LAYERS, CollapseLayersConfig, NetworkSettings
 from ssltool.config.fields import STATES
 from ssltool.data.found import record_of
 from ssltool.data.images import ImageSet
 from ssltool.data.loader import killed_workers
-from ssltool.diagnosis.depth_verdict import begins, judge_layer
+from ssltool.diagnosis.depth_verdict import collapsed_stretch, judge_layer
 from ssltool.diagnosis.layer_sums import LAYER_METRICS
 from ssltool.diagnosis.patch_sums import PATCH_METRICS, RANKED
 from ssltool.diagnosis.verdict import Thresholds
@@ -51,7 +52,7 @@ def run(config: CollapseLayersConfig) -> Record:
 
     Returns:
         {"networks": [{"path", "layers": [{"layer", "metrics", "cka", "verdict", ...}, ...], "begins", "line", ...},
-        ...], "images", "worst", "plot"}; "worst" is the most severe state from which on all layers are collapsed.
+        ...], "images", "worst", "plot"}; "worst" is the most severe state of a layer in which a collapse shows.
 
     Raises:
         SSLToolError: for a checkpoint or images that cannot be used, or outputs that are not finite. Nothing is
@@ -62,7 +63,9 @@ def run(config: CollapseLayersConfig) -> Record:
     device = pick_device(config)
     paths = [_checkpoint(path) for path in config.files]
     loaded, images = _load(config, paths, device)
-    order, _ = order_of_epochs([network.origin["epoch"] for network in loaded])
+    order = list(range(len(loaded)))
+    if len({(network.run.backbone.arch, network.run.method_name) for network in loaded}) == 1:
+        order, _ = order_of_epochs([network.origin["epoch"] for network in loaded])
     networks = _networks([(paths[i], loaded[i]) for i in order], config, images, device)
     passed = {id(one): one for network in networks for one in (network, *network.references.values())}
     measure_networks(list(passed.values()), images, config.batch_size, device, config.workers)
@@ -138,6 +141,11 @@ def _teacher(
     """The teacher in the checkpoint: that of a method with a momentum teacher, or the network of ``--teacher-key``."""
     method: Method | None = teacher_network(pretrained.method)
     if config.teacher_key is not None:
+        if pretrained.run.program == SSLTOOL:
+            raise SSLToolError(
+                f"--teacher-key {config.teacher_key} has no effect: {network.name} is a checkpoint of ssltool, whose "
+                "momentum teacher is found; leave it out"
+            )
         settings = network_settings(config, network.name, NetworkSettings)
         found = load_pretrained(dataclasses.replace(settings, key=config.teacher_key), device).with_finite_weights()
         method = found.method
@@ -149,11 +157,10 @@ def _teacher(
 def _result(network: Network, pretrained: Pretrained, thresholds: Thresholds) -> Record:
     """The layers of a network, where its collapse begins, and what limits the numbers."""
     reference = network.references.get(UNTRAINED)
-    layers, verdicts = [], []
+    layers = []
     for depth, (layer, measured) in enumerate(network.measured.items(), start=1):
         other = None if reference is None else reference.measured[layer]
         verdict = judge_layer(measured, other, thresholds)
-        verdicts.append(verdict)
         layers.append(
             {
                 "layer": layer,
@@ -166,33 +173,40 @@ def _result(network: Network, pretrained: Pretrained, thresholds: Thresholds) ->
                 "verdict": {"state": verdict.state, "why": verdict.why},
             }
         )
-    first = begins([verdict.state for verdict in verdicts])
-    state = max((verdict.state for verdict in verdicts[first:]), key=STATES.index, default=STATES[0])
+    states = [one["verdict"]["state"] for one in layers]
+    stretch = collapsed_stretch(states, list(network.measured).index(LAYERS[0]))
     return {
         "path": network.name,
         **{key: pretrained.origin[key] for key in ("arch", "method", "epoch", "image_size")},
         "n": next(iter(network.measured.values())).n,
         "pooled": POOLED[network.outputs.pooled],
         "layers": layers,
-        "begins": None if first == len(layers) else layers[first]["layer"],
-        "state": state,
-        "line": _line(layers, first),
+        "begins": layers[stretch.start]["layer"] if stretch else None,
+        "ends": layers[stretch.stop - 1]["layer"] if stretch else None,
+        "state": max((states[i] for i in stretch), key=STATES.index, default=STATES[0]),
+        "line": _line(layers, stretch),
         "notes": _notes(network),
     }
 
 
-def _line(layers: Sequence[Record], first: int) -> str:
+def _line(layers: Sequence[Record], stretch: range) -> str:
     """Where in depth the collapse begins, in one sentence."""
-    collapsed = [layer["layer"] for layer in layers if layer["verdict"]["state"] != STATES[0]]
-    if not collapsed:
+    others = [
+        layer["layer"] for i, layer in enumerate(layers) if i not in stretch and layer["verdict"]["state"] != STATES[0]
+    ]
+    if not stretch:
+        if others:
+            return f"the last layers are healthy; low against the untrained network: {first_names(others)}"
         return "no layer is collapsed" + _lowest(layers)
-    if first == len(layers):
-        return f"deeper layers are healthy, but collapsed: {first_names(collapsed)}"
-    begin = layers[first]
-    where = f"collapse begins at {begin['layer']}, layer {first + 1} of {len(layers)}"
-    where += ", and all deeper layers are collapsed" if first + 1 < len(layers) else ", the last"
-    earlier = [name for name in collapsed if name not in {layer["layer"] for layer in layers[first:]}]
-    more = f"; also collapsed: {first_names(earlier)}" if earlier else ""
+    begin = layers[stretch.start]
+    at = f"{begin['layer']}, layer {begin['depth']} of {len(layers)}"
+    if len(stretch) == 1:
+        where = f"only {at}, is collapsed"
+    elif stretch.stop < len(layers):
+        where = f"collapse begins at {at}, and ends at {layers[stretch.stop - 1]['layer']}"
+    else:
+        where = f"collapse begins at {at}, and all deeper layers are collapsed"
+    more = f"; also low: {first_names(others)}" if others else ""
     return f"{where}: {' and '.join(begin['verdict']['why'])}{more}"
 
 
