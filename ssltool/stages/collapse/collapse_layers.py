@@ -157,9 +157,9 @@ def _teacher(
 def _result(network: Network, pretrained: Pretrained, thresholds: Thresholds) -> Record:
     """The layers of a network, where its collapse begins, and what limits the numbers."""
     reference = network.references.get(UNTRAINED)
-    layers = []
+    layers: list[Record] = []
     for depth, (layer, measured) in enumerate(network.measured.items(), start=1):
-        other = None if reference is None else reference.measured[layer]
+        other = None if reference is None else reference.measured.get(layer)
         verdict = judge_layer(measured, other, thresholds)
         layers.append(
             {
