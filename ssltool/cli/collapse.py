@@ -145,6 +145,7 @@ def _layers(result: Record) -> str:
 def _network(network: Record) -> str:
     """The layers of one network, from shallow to deep."""
     compared = list(network["layers"][0]["cka"])
+    names = [name for name in network["layers"][0]["metrics"] if name != "effective_rank"]
     rows = [
         [
             layer["layer"],
@@ -152,14 +153,13 @@ def _network(network: Record) -> str:
             layer["verdict"]["state"],
             layer["metrics"]["effective_rank"],
             *([layer["untrained"]["effective_rank"]] if layer["untrained"] else []),
-            *(layer["metrics"][name] for name in ("auc", "dead_directions", "feature_std", "mean_norm")),
+            *(layer["metrics"].get(name) for name in names),
             *(layer["cka"][name] for name in compared),
         ]
         for layer in network["layers"]
     ]
     untrained = ["of untrained"] if network["layers"][0]["untrained"] else []
     head = ["layer", "width", "verdict", "effective_rank", *untrained]
-    head += ["auc", "dead_directions", "feature_std", "mean_norm"]
-    head += [f"cka {name.replace('_', ' ')}" for name in compared]
+    head += [*names, *(f"cka {name.replace('_', ' ')}" for name in compared)]
     what = f"{cell(network['path'])}: {cell(network['arch'])}, {counted(network['n'], 'image')}, {network['pooled']}"
     return f"{what}\n{cell(network['line'])}\n\n{table(rows, head)}"

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from ssltool.config.fields import (
     AUTO,
+    FIGURES,
     INTERPOLATIONS,
     LAYOUTS,
     SPLITS,
@@ -21,8 +23,12 @@ from ssltool.config.fields import (
     network_arch,
     network_key,
     network_stem,
+    output,
+    pool_rows,
+    search_memory,
     seed,
     unlabelled_folders,
+    wrong_suffix,
 )
 from ssltool.errors import UsageError
 from ssltool.settings import Checked, Rule, setting
@@ -267,3 +273,26 @@ class LabelledSettings(NetworkSettings):
         fixed=True,
     )
     seed: int = seed("labels, weights, order and crops", section="Optimisation", fixed=True)
+
+
+@dataclass(frozen=True)
+class SimilarImagesSettings(DeviceSettings):
+    """What the commands have in common that list images by the distances of their representations."""
+
+    pool: str | None = pool_rows()
+    data: str | None = image_folder("folder of the images of --sheet, if it was moved [default: the one of save-reprs]")
+    memory: int = search_memory()
+    out: str | None = output("write the whole list to this .csv or .json file")
+    sheet: str | None = setting(
+        None,
+        "write a contact sheet with the pictures and their names: .html, .png, .pdf or .svg",
+        section="Output",
+        metavar="FILE",
+    )
+
+    def conflicts(self) -> list[Rule]:
+        return [*super().conflicts(), (("data",), self.sheet is None, "without --sheet")]
+
+    def mistakes(self) -> Iterator[str]:
+        yield from wrong_suffix("out", self.out, ".csv", ".json")
+        yield from wrong_suffix("sheet", self.sheet, ".html", ".htm", *FIGURES)

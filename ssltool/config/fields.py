@@ -180,6 +180,12 @@ def pool_rows(section: str = "Options") -> Any:
     return setting(None, help, choices=("mean", "none"), section=section, advanced=True)
 
 
+def search_memory() -> Any:
+    """The memory of a search of neighbours."""
+    help = "memory limit of the search in MiB, besides mapped files and the result; on a GPU, more is faster"
+    return setting(512, help, section="Hardware", minimum=16, maximum=2**40)
+
+
 def same_images(what: str, section: str = "Options") -> Any:
     """How the images of two files are compared."""
     help = f"{what}: those of one number in one dataset (index), or of equal content (content)"

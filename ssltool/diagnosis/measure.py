@@ -124,7 +124,7 @@ def measure(
     _pass(source, normalize, caveats, each=each)
     s, uncentred = source.singular_values, source["uncentred spectrum"]
     deviations = source.factor.deviations().cpu()
-    notes = caveat_messages(caveats, s, uncentred, deviations, len(rows), rows.width)
+    notes = caveat_messages(caveats, s, uncentred, deviations, len(rows), rows.width, bound)
     if rows.skipped:
         notes.insert(0, f"rows with NaN or infinite values, left out: {rows.skipped:,}")
     values = {name: source.metric(name) for name in names}

@@ -80,7 +80,8 @@ def judge(
     why = [text for kind in kinds for text in kind.why]
     state = max((STATES[0], *(kind.state for kind in kinds)), key=STATES.index)
     flat = (count + 1) / (2 * count)
-    line = f"{_title(state)}: feature_std {std:.3g}, effective rank {rank:.3g} of {count}, {lost:.0%} dead directions"
+    size = f"{rank:.3g}" if rank < 999.5 else f"{rank:.0f}"
+    line = f"{_title(state)}: feature_std {std:.3g}, effective rank {size} of {count}, {lost:.0%} dead directions"
     if why:
         line += f" ({' and '.join(why)}); AUC {area:.3f} (flat spectrum: {flat:.3f})"
         line += f"; dead dimensions: {dead} of {d}" if dead else ""

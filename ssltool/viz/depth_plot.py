@@ -43,6 +43,8 @@ PANELS = (
     Panel("AUC", "AUC (1: collapsed)", "auc", 1.0, 1.0),
     Panel("Feature std", "std of directions × √d", "feature_std", 1.0, 0.0),
     Panel("Dead directions", "dead directions (%)", "dead_directions", PERCENT),
+    Panel("Patch cosine", "mean cosine within an image", "patch_cosine", 1.0, 1.0),
+    Panel("Patch rank", "effective rank within an image", "patch_rank", 1.0, 0.0),
     Panel("Similarity to the untrained network", "linear CKA", "untrained", compared=True),
     Panel("Similarity to the previous checkpoint", "linear CKA", "previous", compared=True),
     Panel("Similarity to the teacher", "linear CKA", "teacher_network", compared=True),

@@ -15,6 +15,7 @@ from ssltool.checkpoints.build import build_method
 from ssltool.checkpoints.checkpoint import Checkpoint
 from ssltool.config import CollapseLayersConfig
 from ssltool.diagnosis.layer_sums import LAYER_METRICS
+from ssltool.diagnosis.patch_sums import PATCH_METRICS
 from ssltool.errors import SSLToolError
 from ssltool.stages.collapse import run_layers
 from ssltool.stages.pretrain import run as pretrain
@@ -82,9 +83,16 @@ def test_the_blocks_of_a_vit_have_the_metrics_of_their_saved_class_tokens(ssltoo
     assert names == ["backbone.blocks.0", "backbone.blocks.1", "backbone", "projector", "predictor"]
     for one in network["layers"][:3]:
         alone = measured_alone(ssltool, tmp_path, run / "checkpoint.pt", one["layer"], shades)
-        assert one["metrics"] == pytest.approx(alone["metrics"], rel=1e-10)
+        assert {name: one["metrics"][name] for name in LAYER_METRICS} == pytest.approx(alone["metrics"], rel=1e-10)
         assert 0 < one["cka"]["teacher_network"] < 1
     assert network["layers"][-1]["cka"]["teacher_network"] is None  # a teacher has no predictor
+    tokens = tmp_path / "tokens.pt"
+    flags = ("--layer", "backbone.blocks.1", "--tokens", "patch", *HERE, "-o", tokens)
+    assert ssltool("save-reprs", shades, "--pretrained", run / "checkpoint.pt", *flags).code == 0
+    (alone,) = ssltool("collapse", tokens, "--metrics", ",".join(PATCH_METRICS), "--json").json["files"]
+    of_patches = {name: network["layers"][1]["metrics"][name] for name in PATCH_METRICS}
+    assert of_patches == pytest.approx(alone["metrics"], rel=1e-10)
+    assert not {*PATCH_METRICS} & network["layers"][2]["metrics"].keys()
 
 
 @pytest.mark.parametrize("block", ["layer2.0", "layer4.0"])

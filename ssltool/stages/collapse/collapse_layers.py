@@ -19,6 +19,7 @@ from ssltool.data.images import ImageSet
 from ssltool.diagnosis.kinds import Shown
 from ssltool.diagnosis.layer_sums import LAYER_METRICS, MeasuredLayer
 from ssltool.diagnosis.limits import Limit
+from ssltool.diagnosis.patch_sums import PATCH_METRICS, RANKED
 from ssltool.diagnosis.verdict import Thresholds, Verdict, compare, fewer_numbers
 from ssltool.errors import SSLToolError, counted, first_names
 from ssltool.files.writing import finite
@@ -63,7 +64,7 @@ def run(config: CollapseLayersConfig) -> Record:
     paths = [_checkpoint(path) for path in config.files]
     loaded, images = _load(config, paths, device)
     order, _ = order_of_epochs([network.origin["epoch"] for network in loaded])
-    networks = _networks([(paths[i], loaded[i]) for i in order], config, device)
+    networks = _networks([(paths[i], loaded[i]) for i in order], config, images, device)
     passed = {id(one): one for network in networks for one in (network, *network.references.values())}
     measure_networks(list(passed.values()), images, config.batch_size, device, config.workers)
     results = [_result(network, loaded[i], thresholds) for network, i in zip(networks, order, strict=True)]
@@ -109,37 +110,39 @@ def _load(
 
 
 def _networks(
-    loaded: Sequence[tuple[str, Pretrained]], config: CollapseLayersConfig, device: torch.device
+    loaded: Sequence[tuple[str, Pretrained]], config: CollapseLayersConfig, images: ImageSet, device: torch.device
 ) -> list[Network]:
     """The networks in their order, each with those that it is compared with."""
     networks: list[Network] = []
     untrained: dict[str, Network] = {}
     for path, pretrained in loaded:
-        network = Network.of(path, pretrained.method, pretrained.preprocessing, device)
+        network = Network.of(path, pretrained.method, pretrained.preprocessing, images, device)
         if not pretrained.origin["random"]:
             run = pretrained.run
             key = str((run.backbone, run.method_name, run.method, run.seed, pretrained.preprocessing))
             if key not in untrained:
-                untrained[key] = Network.untrained(pretrained, device)
+                untrained[key] = Network.untrained(pretrained, images, device)
             network.compare(UNTRAINED, untrained[key])
         if networks:
             network.compare(PREVIOUS, networks[-1])
-        teacher = _teacher(path, pretrained, config, device)
+        teacher = _teacher(path, pretrained, config, images, device)
         if teacher is not None:
             network.compare(TEACHER, teacher)
         networks.append(network)
     return networks
 
 
-def _teacher(path: str, pretrained: Pretrained, config: CollapseLayersConfig, device: torch.device) -> Network | None:
+def _teacher(
+    path: str, pretrained: Pretrained, config: CollapseLayersConfig, images: ImageSet, device: torch.device
+) -> Network | None:
     """The teacher in the checkpoint: that of a method with a momentum teacher, or the network of ``--teacher-key``."""
     name = f"the teacher in {path}"
     if config.teacher_key is not None:
         other = dataclasses.replace(network_settings(config, path, NetworkSettings), key=config.teacher_key)
         found = load_pretrained(other, device).with_finite_weights()
-        return Network.of(name, found.method, found.preprocessing, device)
+        return Network.of(name, found.method, found.preprocessing, images, device)
     method = teacher_network(pretrained.method)
-    return None if method is None else Network.of(name, method, pretrained.preprocessing, device)
+    return None if method is None else Network.of(name, method, pretrained.preprocessing, images, device)
 
 
 def _result(network: Network, pretrained: Pretrained, thresholds: Thresholds) -> Record:
@@ -252,6 +255,8 @@ def _notes(network: Network) -> list[str]:
         notes.append(
             f"{widest.n:,} images bound the metrics of layers that are wider, up to {widest.d:,}; --sample takes more"
         )
+    if network.patches and next(iter(network.measured.values())).n > RANKED:
+        notes.append(f"patch_rank is the mean over at most {RANKED} of the images")
     if outputs.skipped:
         notes.append(f"blocks whose outputs are not rows, left out: {first_names(outputs.skipped)}")
     if outputs.beyond:
@@ -263,6 +268,7 @@ def _notes(network: Network) -> list[str]:
 def table_rows(document: Record) -> pd.DataFrame:
     """A row for each layer of each network, with its metrics, those of the untrained network and the comparisons."""
     rows = []
+    names = [name for name in (*LAYER_METRICS, *PATCH_METRICS) if _has(document, name)]
     for network in document["networks"]:
         origin = {key: network[key] for key in ("path", "arch", "method", "epoch", "n")}
         for layer in network["layers"]:
@@ -270,12 +276,16 @@ def table_rows(document: Record) -> pd.DataFrame:
             rows.append(
                 origin
                 | {key: layer[key] for key in ("layer", "depth", "d", "directions")}
-                | layer["metrics"]
-                | {f"{UNTRAINED}_{name}": other.get(name) for name in LAYER_METRICS}
+                | {name: layer["metrics"].get(name) for name in names}
+                | {f"{UNTRAINED}_{name}": other.get(name) for name in names}
                 | {f"cka_{name}": layer["cka"].get(name) for name in COMPARISONS}
                 | {"verdict": layer["verdict"]["state"], "why": "; ".join(layer["verdict"]["why"])}
             )
     return pd.DataFrame(rows, dtype=object)
+
+
+def _has(document: Record, name: str) -> bool:
+    return any(name in layer["metrics"] for network in document["networks"] for layer in network["layers"])
 
 
 def _plot(document: Record, path: str) -> None:

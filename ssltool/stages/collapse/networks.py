@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -17,6 +18,7 @@ from ssltool.data.loader import Loader
 from ssltool.data.preprocessing import Preprocessing
 from ssltool.diagnosis.layer_sums import LayerSums, MeasuredLayer, on_exact_device
 from ssltool.diagnosis.metrics.of_two_files import CrossMoments
+from ssltool.diagnosis.patch_sums import PatchSums
 from ssltool.errors import SSLToolError
 from ssltool.methods.base import Method
 from ssltool.models.blocks import BlockOutputs
@@ -32,6 +34,7 @@ class Network:
     Attributes:
         name: what messages call it.
         references: networks that each layer is compared with, by the name of the comparison.
+        patches: the patches of each block of a transformer.
     """
 
     name: str
@@ -40,12 +43,15 @@ class Network:
     outputs: BlockOutputs
     references: dict[str, Network] = field(default_factory=dict)
     sums: dict[str, LayerSums] = field(default_factory=dict)
+    patches: dict[str, PatchSums] = field(default_factory=dict)
     moments: dict[tuple[str, str], CrossMoments] = field(default_factory=dict)
     measured: dict[str, MeasuredLayer] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, name: str, method: Method, preprocessing: Preprocessing, device: torch.device) -> Network:
-        """The network ``method``, in eval mode on ``device``.
+    def of(
+        cls, name: str, method: Method, preprocessing: Preprocessing, images: ImageSet, device: torch.device
+    ) -> Network:
+        """The network ``method``, in eval mode on ``device``, for a pass of ``images``.
 
         Raises:
             SSLToolError: if it does not take images of this size.
@@ -54,13 +60,15 @@ class Network:
         network = cls(name, method, preprocessing, outputs)
         for layer in outputs.layers:
             network.sums[layer] = LayerSums(layer, method.max_rank(layer) if layer in LAYERS else None)
+            if outputs.pooled is not None and layer not in LAYERS:
+                network.patches[layer] = PatchSums(len(images))
         return network
 
     @classmethod
-    def untrained(cls, of: Pretrained, device: torch.device) -> Network:
+    def untrained(cls, of: Pretrained, images: ImageSet, device: torch.device) -> Network:
         """The untrained network of the architecture, method and seed of a run."""
         method = build_method(of.run).to(device).eval()
-        return cls.of(f"the untrained {of.run.backbone.arch}", method, of.preprocessing, device)
+        return cls.of(f"the untrained {of.run.backbone.arch}", method, of.preprocessing, images, device)
 
     def compare(self, with_: str, reference: Network) -> None:
         """Compares each layer that both have, in the pass."""
@@ -78,16 +86,27 @@ class Network:
     def add(self, images: Tensor) -> dict[str, Tensor]:
         """The rows of each layer for a batch of images, which are added to the sums."""
         found = {}
-        for layer, out in self.outputs(images).items():
-            rows = on_exact_device(out.float())
-            if not all_finite(rows):
-                raise SSLToolError(
-                    f"{self.name}: {layer} gives NaN or infinite values; its weights are finite; use an earlier "
-                    "checkpoint"
-                )
-            self.sums[layer].update(rows)
-            found[layer] = rows
+        for layer, out in self.outputs(images, self._add_patches).items():
+            found[layer] = self._finite(layer, on_exact_device(out.float()))
+            self.sums[layer].update(found[layer])
         return found
+
+    def _add_patches(self, layer: str, patches: Tensor) -> None:
+        self.patches[layer].update(self._finite(layer, on_exact_device(patches.float())))
+
+    def _finite(self, layer: str, out: Tensor) -> Tensor:
+        if not all_finite(out):
+            raise SSLToolError(
+                f"{self.name}: {layer} gives NaN or infinite values; its weights are finite; use an earlier checkpoint"
+            )
+        return out
+
+    def measure(self) -> None:
+        """Computes the metrics of all images."""
+        for layer, sums in self.sums.items():
+            found = sums.measured()
+            more = self.patches[layer].metrics() if layer in self.patches else {}
+            self.measured[layer] = dataclasses.replace(found, metrics=found.metrics | more)
 
 
 @torch.inference_mode()
@@ -113,7 +132,7 @@ def measure_networks(
             _add(networks, views)
             progress.update(len(batches[0].views[0]))
     for network in networks:
-        network.measured = {layer: sums.measured() for layer, sums in network.sums.items()}
+        network.measure()
 
 
 def _add(networks: Sequence[Network], views: dict[Preprocessing, Tensor]) -> None:

@@ -18,6 +18,7 @@ from ssltool.config import NetworkSettings, ReportConfig, SaveReprsConfig
 from ssltool.data.found import record_of
 from ssltool.data.images import ImageSet
 from ssltool.data.loader import killed_workers
+from ssltool.diagnosis.kinds import ratios
 from ssltool.diagnosis.layer_metrics import KNN_NEIGHBOURS, MEASURED, knn_accuracy
 from ssltool.diagnosis.measure import measure
 from ssltool.diagnosis.row_blocks import Rows
@@ -30,10 +31,12 @@ from ssltool.models.backbones import token_layout
 from ssltool.reprs.extract import extract_all
 from ssltool.reprs.neighbours.search import neighbours
 from ssltool.reprs.representations import Representations
-from ssltool.runs.data_preview import pixels, schedule_of, views_of
+from ssltool.runs.data_preview import image_name, pixels, schedule_of, views_of
 from ssltool.runs.history import FinishedRun, read_runs, restore_setup
 from ssltool.runs.patch_grids import grids_of_network
+from ssltool.runs.untrained import untrained_network
 from ssltool.settings import Record
+from ssltool.stages.report.conclusion import plain_sentence
 from ssltool.stages.report.contents import LabelledImage, Layer, Neighbours, ReportedRun
 from ssltool.stages.report.html import element, page, sizes
 from ssltool.stages.report.monitored import read_monitored
@@ -56,8 +59,9 @@ def run(config: ReportConfig) -> Record:
 
     Returns:
         {"report", "bytes", "runs": [{"run", "name", "checkpoint", "epoch", "images", "verdict", "layers": {layer:
-        {"verdict", "line", "why", "kinds", "notes", "metrics"}}, "knn", "k"}, ...]}. For the folder of a monitor,
-        "checkpoint" and "epoch" are None.
+        {"verdict", "line", "why", "kinds", "notes", "metrics", "untrained"}}, "knn", "untrained_knn", "k"}, ...]}.
+        "untrained" are the metrics of the untrained network. For the folder of a monitor, "checkpoint" and "epoch" are
+        None.
 
     Raises:
         SSLToolError: for a folder without a run, missing images, weights that do not match the network, a map that
@@ -104,6 +108,8 @@ def measure_run(run: FinishedRun, config: ReportConfig, device: torch.device, da
     images = setup.images.select(rows)
     layers = network.method.measured_layers
     reprs = {name: _represent(network, images, name, config, device) for name in layers}
+    start = untrained_network(file, device)
+    before = {name: _represent(start, images, name, config, device) for name in layers}
     backbone, origin = reprs["backbone"], _origin(network, config, file, device)
     return ReportedRun(
         name=run.name,
@@ -114,9 +120,10 @@ def measure_run(run: FinishedRun, config: ReportConfig, device: torch.device, da
         measured_on=f"Trained on {setup.images.describe()}",
         found=record_of(setup.images),
         sampled=len(images),
-        layers=[_layer(of_layer, run) for of_layer in reprs.values()],
+        layers=[_layer(of_layer, before[name], run) for name, of_layer in reprs.items()],
         loss=next((record.get("loss") for record in run.records if record["epoch"] == origin["epoch"] - 1), None),
         accuracy=knn_accuracy(backbone.representations, backbone.targets).get("knn"),
+        untrained_accuracy=knn_accuracy(before["backbone"].representations, backbone.targets).get("knn"),
         neighbours=_neighbours(backbone, setup, rows, config),
         map=_map(backbone, config),
         patches=_patches(network, images, config, device),
@@ -151,7 +158,8 @@ def _represent(
     return extract_all(network, images, settings, device)
 
 
-def _layer(reprs: Representations, run: FinishedRun) -> Layer:
+def _layer(reprs: Representations, before: Representations, run: FinishedRun) -> Layer:
+    """The results of a layer; ``before`` are its outputs for the same images in the untrained network."""
     x, name = reprs.representations, reprs.meta["layer"]
     nonfinite = int((~torch.isfinite(x).all(dim=1)).sum())
     if nonfinite:
@@ -160,8 +168,18 @@ def _layer(reprs: Representations, run: FinishedRun) -> Layer:
             "because the run diverged; choose an earlier --checkpoint"
         )
     measured = measure(Rows([x]), MEASURED, bound=reprs.meta.get("directions"))
-    verdict = judge_measured(measured, reprs.meta)
-    return Layer(name, measured.metrics, measured.possible(), measured.d, measured.notes, verdict)
+    start = measure(Rows([before.representations]), MEASURED, bound=before.meta.get("directions"))
+    verdict = judge_measured(measured, reprs.meta, numbers=ratios(measured.metrics, start.metrics))
+    return Layer(
+        name,
+        measured.metrics,
+        measured.possible(),
+        measured.d,
+        measured.notes,
+        verdict,
+        start.metrics,
+        start.possible(),
+    )
 
 
 def _origin(network: Pretrained, config: ReportConfig, file: Path, device: torch.device) -> Record:
@@ -187,7 +205,8 @@ def _neighbours(reprs: Representations, setup: TrainingSetup, rows: np.ndarray, 
         label = int(targets[row])
         names = setup.images.classes
         name = None if label < 0 else names[label] if label < len(names) else str(label)
-        return LabelledImage(pixels(setup.images, int(rows[row])), name, cosine)
+        place = int(rows[row])
+        return LabelledImage(pixels(setup.images, place), image_name(setup.images, place), name, cosine)
 
     nearest = [
         [image(row, 1.0 + s) for row, s in zip(*lists, strict=True)]
@@ -245,7 +264,8 @@ def make_page(reported: list[ReportedRun], title: str | None = None) -> str:
     """The HTML page of the runs."""
     names = [one.name for one in reported]
     heading = title or (names[0] if len(names) == 1 else f"Comparison of {len(names)} runs")
-    header = element("h1", escape_xml(heading)) + element("p", escape_xml(_conclusion(reported)), class_="summary")
+    header = element("h1", escape_xml(heading)) + element("p", escape_xml(plain_sentence(reported)), class_="plain")
+    header += element("p", escape_xml(_conclusion(reported)), class_="summary")
     parts = [
         (name, section.title, SECTIONS.load(name)(reported))
         for name, section in SECTIONS.items()
@@ -282,6 +302,7 @@ def _summary(run: FinishedRun, reported: ReportedRun) -> Record:
             "kinds": [kind.as_dict() for kind in layer.verdict.kinds],
             "notes": layer.notes,
             "metrics": layer.metrics,
+            "untrained": layer.untrained,
         }
         for layer in reported.layers
     }
@@ -295,5 +316,6 @@ def _summary(run: FinishedRun, reported: ReportedRun) -> Record:
         "verdict": reported.worst.state,
         "layers": layers,
         "knn": reported.accuracy,
+        "untrained_knn": reported.untrained_accuracy,
         "k": KNN_NEIGHBOURS,
     }

@@ -21,8 +21,8 @@ def render(runs: Sequence[ReportedRun]) -> str:
         row, column = run.patches[0].patch
         cosines, norms = _limits(run.patches)
         caption = (
-            f"Cosines to the patch in row {row}, column {column}, from 0: {cosines[0]:.2f} (dark) to {cosines[1]:.2f} "
-            f"(light); norms: {norms[0]:.3g} to {norms[1]:.3g}."
+            f"Cosines to the patch in row {row}, column {column} (counted from 0): from {cosines[0]:.2f}, dark, to "
+            f"{cosines[1]:.2f}, light. Norms: from {norms[0]:.3g} to {norms[1]:.3g}."
         )
         grids.append(grid(run_heading([run], runs), _table(run.patches), escape_xml(caption)))
     text = (
@@ -47,4 +47,4 @@ def _table(pictures: Sequence[PatchPicture]) -> str:
             cells.append(element("td", picture(values, f"{title} of {one.name}")))
         rows.append(element("tr", "".join(cells)))
     titles = [element("th", title, scope="col") for title in TITLES]
-    return columns(titles, rows, class_="pictures")
+    return columns(titles, rows, class_="pictures maps")

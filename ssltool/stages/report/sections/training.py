@@ -32,7 +32,11 @@ def render(runs: Sequence[ReportedRun]) -> str:
     if not drawn:
         return element("p", "No epochs are recorded.")
     lines = "".join(map(_phases, runs)) + (legend(names, samples) if names else "")
-    return lead(f"{_measured(runs)}Dotted: the value at complete collapse.") + lines + charts(drawn)
+    text = lead(
+        f"{_measured(runs)}AUC and dead directions refer to the directions that a layer can have. Dotted: "
+        "the value at complete collapse."
+    )
+    return text + lines + charts(drawn)
 
 
 def _phases(run: ReportedRun) -> str:

@@ -16,7 +16,8 @@ def render(runs: Sequence[ReportedRun]) -> str:
     for i, run in enumerate(runs):
         name = element("h3", sample(i) + escape_xml(run.name)) if len(runs) > 1 else ""
         head = element("div", name + element("p", escape_xml(run.title), class_="what"))
-        cards.append(element("article", head + "".join(map(_layer, run.layers)), class_="card"))
+        layers = "".join(_layer(layer, run.sampled) for layer in run.layers)
+        cards.append(element("article", head + layers, class_="card"))
     return element("div", "".join(cards), class_="cards")
 
 
@@ -25,11 +26,12 @@ def sentence_of(kind: Shown) -> str:
     return f"{KINDS[kind.kind].sentence} (kind: {kind.kind})"
 
 
-def _layer(layer: Layer) -> str:
+def _layer(layer: Layer, sampled: int) -> str:
     share = layer.verdict.details["used_share"]
-    text = f"{layer.verdict.details['used']:.1f} of {layer.verdict.details['dimensions']:,} dimensions in use"
+    used = f"{layer.verdict.details['used']:.1f} of {layer.verdict.details['dimensions']:,} dimensions in use"
+    text = f"{used}, measured on {sampled:,} images"
     bar = element("span", "", class_="used", style=f"width: {100 * min(1.0, max(share, 0.004)):.1f}%")
-    kinds = "".join(element("p", escape_xml(sentence_of(kind)), class_="words") for kind in layer.verdict.kinds)
+    kinds = "".join(element("p", escape_xml(sentence_of(kind)), class_="words kind") for kind in layer.verdict.kinds)
     notes = "".join(element("li", escape_xml(note)) for note in layer.notes)
     return element(
         "div",
