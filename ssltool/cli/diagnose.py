@@ -9,6 +9,7 @@ from ssltool.cli.flags import Command, json_option, settings
 from ssltool.cli.output import cell, emit, message, table
 from ssltool.config import DiagnoseConfig
 from ssltool.config.fields import STATES
+from ssltool.errors import counted
 from ssltool.settings import Record
 
 LEVELS = {STATES[0]: "note", STATES[1]: "warning", STATES[2]: "fault"}
@@ -50,11 +51,9 @@ def _text(report: Record) -> str:
     """The report, which begins with one plain sentence."""
     lines = [f"{cell(report['path'])}: {cell(report['line'])}"]
     if report["source"] in ("log", "monitor"):
-        of = "looks" if report["loss"] is None else f"values of {cell(report['loss'])}"
-        lines.append(
-            f"read as {report['read']}: {report['values']:,} {of}, {report['unit']} {report['first']:g} to "
-            f"{report['last']:g}"
-        )
+        values = counted(report["values"], "look" if report["loss"] is None else "value")
+        values += "" if report["loss"] is None else f" of {cell(report['loss'])}"
+        lines.append(f"read as {report['read']}: {values}, {report['unit']} {report['first']:g} to {report['last']:g}")
     if "checkpoints" in report:
         lines += ["", _checkpoints(report["checkpoints"])]
     for finding in report["findings"]:

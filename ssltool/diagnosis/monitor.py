@@ -275,10 +275,11 @@ class Monitor:
 
     def _measured(self, step: int) -> tuple[dict[str, Measurement], dict[str, Tensor]]:
         values, spectra, shapes = self.metrics()
-        layers = {name: self._judged(name, of, *shapes[name], step) for name, of in values.items()}
+        layers = {name: self._judged(name, of, shapes[name], step) for name, of in values.items()}
         return layers, spectra
 
-    def _judged(self, name: str, of: dict[str, float], n: int, d: int, step: int) -> Measurement:
+    def _judged(self, name: str, of: dict[str, float], shape: torch.Size, step: int) -> Measurement:
+        n, d = shape
         if not all(math.isfinite(of[needed]) for needed in NEEDED):
             return Measurement(of, d, None)
         of |= ratios(of, self._untrained(name)) if step != 0 else {}

@@ -169,7 +169,8 @@ class Method(nn.Module):
         """The prototypes (K, D) to the nearest of which projections are assigned by their cosine; None if the method
         has none."""
         layer = getattr(self, "prototypes", None)
-        return layer.weight.detach() if isinstance(layer, nn.Module) else None
+        weight = getattr(layer, "weight", None)
+        return weight.detach() if isinstance(weight, Tensor) else None
 
     def teacher_pair(self) -> tuple[list[nn.Module], list[nn.Module]] | None:
         """The modules of the student and of its momentum teacher, one by one; None if the method has none."""

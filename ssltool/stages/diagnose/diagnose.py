@@ -29,6 +29,9 @@ from ssltool.stages.diagnose.series import Series
 HEAD = 512
 """Bytes by which a log is told from a checkpoint."""
 
+OURS = frozenset({"stage", "method", "arch", "ssltool"})
+"""Settings of which a run folder has one at least."""
+
 LIMITS = (
     "a log shows neither a dimensional or partial collapse nor whether the representations are useful; a checkpoint "
     "does"
@@ -81,8 +84,11 @@ def _split(items: Sequence[str]) -> tuple[list[Path], list[LogFile], list[str], 
     runs: list[Path] = []
     logs: list[LogFile] = []
     checkpoints, notes = [], []
-    for item in items:
+    resolved = [Path(item).resolve() for item in items]
+    for item, target in zip(items, resolved, strict=True):
         path = Path(item)
+        if resolved.count(target) > 1:
+            raise SSLToolError(f"{item} is given twice; name it once")
         if item.startswith((PUBLISHED, TIMM, HUB)):
             checkpoints.append(item)
             continue
@@ -91,13 +97,18 @@ def _split(items: Sequence[str]) -> tuple[list[Path], list[LogFile], list[str], 
             (logs.append(LogFile(path)) if _may_be_log(path) else checkpoints.append(item))
         elif find_model_folder(path) is not None:
             checkpoints.append(item)
-        elif (path / "config.json").is_file():
+        elif _is_run(path):
             runs.append(path)
         else:
             found, others = _logs_in(path)
             logs += found
             notes += [f"{path}: files that are no log, left out: {first_names(others)}"] if others else []
     return runs, logs, checkpoints, notes
+
+
+def _is_run(folder: Path) -> bool:
+    """Whether a folder has a ``config.json`` with settings of ours, and not of another program."""
+    return (folder / "config.json").is_file() and not OURS.isdisjoint(RunFolder(folder).read_config())
 
 
 def _may_be_log(path: Path) -> bool:
@@ -127,7 +138,11 @@ def _logs_in(folder: Path) -> tuple[list[LogFile], list[str]]:
             found.append(log)
     if not found:
         has = f"{counted(len(files), 'file')}: {first_names(others)}" if others else "no files"
-        raise SSLToolError(f"{folder} is no run folder and has no log that ssltool knows; it has {has}; name the log")
+        inner = sorted(f"{path.name}/" for path in folder.iterdir() if path.is_dir())
+        has += f", and {counted(len(inner), 'folder')}: {first_names(inner)}" if inner else ""
+        raise SSLToolError(
+            f"{folder} is no run folder and has no log that ssltool knows; it has {has}; name the log, or its folder"
+        )
     return found, others
 
 

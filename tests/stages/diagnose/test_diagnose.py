@@ -118,6 +118,24 @@ def test_what_is_no_item_is_one_error(ssltool, tmp_path):
     assert ssltool("diagnose").code == 2
 
 
+def test_an_item_that_is_given_twice_is_one_error(ssltool, healthy_log):
+    message = error_message(ssltool("diagnose", healthy_log, healthy_log.parent / "." / healthy_log.name))
+    assert "twice" in message
+
+
+def test_a_folder_of_folders_names_them_and_settings_of_other_programs_are_no_run(ssltool, tmp_path, healthy_log):
+    (tmp_path / "runs" / "version_0").mkdir(parents=True)
+    assert "version_0/" in error_message(ssltool("diagnose", tmp_path / "runs"))
+    (tmp_path / "config.json").write_text('{"hidden_size": 8}')
+    (report,) = ssltool("diagnose", tmp_path, "--json").json["reports"]
+    assert report["path"] == str(healthy_log)
+
+
+def test_an_empty_log_is_said_to_be_empty(ssltool, tmp_path):
+    (tmp_path / "log.txt").write_text("\n")
+    assert "is empty" in error_message(ssltool("diagnose", tmp_path / "log.txt"))
+
+
 def test_a_run_is_told_since_when_and_which_layer(ssltool, run_with):
     run = run_with([HEALTHY] * 4, [HEALTHY, HEALTHY, COMPLETE, COMPLETE])
     (report,) = ssltool("diagnose", run, "--json").json["reports"]

@@ -219,6 +219,14 @@ def test_the_first_steps_at_ln_k_are_too_few_to_tell():
     assert faults(find(series([math.log(65536)] * 9, "cross-entropy"))) == set()
 
 
+@pytest.mark.parametrize(
+    ("before", "count", "found"), [(10, 10, True), (11, 10, False), (40, 19, False), (40, 20, True)]
+)
+def test_ten_steps_at_ln_k_suffice_if_they_are_half_of_the_log(before, count, found):
+    values = np.concatenate([decay(9, 8, before), np.full(count, math.log(1024))])
+    assert (faults(find(series(values, "cross-entropy"))) == {"uniform-output"}) is found
+
+
 def test_a_loss_that_ends_at_a_known_value_as_the_rate_decays_shows_nothing():
     """The last tenth of a cosine is flat at whatever value it has."""
     rate = cosine(400)

@@ -22,6 +22,9 @@ FEWEST_STEPS = 20
 """Fewest values of a stretch, of a log of epochs and one of steps: a loss that passes a value does not stand there, and
 the loss of the first steps of a training with prototypes is near ln K."""
 
+FEWEST_OF_HALF = 10
+"""Fewest values of a stretch that has half of a log of steps, such as that of a few short epochs."""
+
 FEWEST_OF_OURS = 2
 """Fewest epochs of a run of ssltool, whose settings tell which values its loss can stand at."""
 
@@ -95,7 +98,8 @@ def _in(series: Series, name: str, curve: Curve) -> Finding | None:
 
 def _is_long(series: Series, curve: Curve, stretch: tuple[int, int]) -> bool:
     count = stretch[1] - stretch[0] + 1
-    fewest = FEWEST_EPOCHS if series.unit == "epoch" else FEWEST_STEPS
+    steps = FEWEST_OF_HALF if 2 * count >= len(curve) else FEWEST_STEPS
+    fewest = FEWEST_EPOCHS if series.unit == "epoch" else steps
     fewest = FEWEST_OF_OURS if series.is_ours else fewest
     return count >= max(fewest, SHORTEST * len(curve))
 
