@@ -113,8 +113,7 @@ class Command(click.Command):
 
 
 class Setting(click.Option):
-    """An option with its section of the help, and whether only ``--help-all`` shows it (``advanced``, ``alias``) or
-    some of its names (``aliases``)."""
+    """An option with its section of the help; only ``--help-all`` shows ``advanced`` and ``alias`` ones, ``aliases``."""
 
     def __init__(
         self,
@@ -132,7 +131,7 @@ class Setting(click.Option):
 
     def type_cast_value(self, ctx: click.Context, value: Any) -> Any:
         values = super().type_cast_value(ctx, value)
-        return values[:1] if self.alone and values and values[0] in self.alone else values
+        return values[:1] if self.nargs > 1 and values and values[0] in self.alone else values
 
     def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
         names = self.opts
@@ -246,11 +245,24 @@ class Named(StringParamType):
         return [CompletionItem(f"{head}{comma}{name}") for name in self.names(last)]
 
 
+class NumberOr(click.IntRange):
+    """A whole number, or one of some ``words``."""
+
+    def __init__(self, words: Collection[str], **bounds: int | None) -> None:
+        super().__init__(**bounds)
+        self.words = words
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return value if value in self.words else super().convert(value, param, ctx)
+
+
 def _click_type(kind: type, metadata: Any) -> Any:
     if metadata["choices"]:
         return OneOf(metadata["choices"])
     if metadata["names"]:
         return Named(metadata["names"])
+    if kind is int and metadata["alone"]:
+        return NumberOr(metadata["alone"], min=metadata["minimum"], max=metadata["maximum"])
     if kind is int and metadata["minimum"] is not None:
         return click.IntRange(min=metadata["minimum"], max=metadata["maximum"])
     return kind

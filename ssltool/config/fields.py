@@ -48,7 +48,7 @@ def reaches(state: str | None, limit: str | None) -> bool:
 
 
 AUTO = "auto"
-"""The ``--value-range`` that is taken from a sample."""
+"""The ``--value-range`` that is taken from a sample, and the ``--exp-id`` that is the next one."""
 
 
 def decoders() -> Any:
