@@ -2,16 +2,17 @@
 
     python benchmarks/monitor.py [--every 500] [--device cuda]
 
-Times a step of SimSiam in plain PyTorch and a look of ``ssltool.Monitor`` at its backbone and projector, and prints the
-median of both and the share of the looks in the time of the training at the default settings of the monitor. --spectrum
-also times the measurement of outputs of several sizes.
+Trains SimSiam in plain PyTorch, with a look of ``ssltool.Monitor`` at its backbone and projector after every few steps,
+in one process, and prints the share of the looks in the time of the training if there is one in ``--every`` steps: the
+median and the range over the rounds, of wall time and of processor time. Processor time is what counts if other
+programs run. The first round does not count. --spectrum also times the measurement of outputs of several sizes.
 """
 
 from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import click
 import torch
@@ -39,16 +40,19 @@ class SimSiam(nn.Module):
         return -(F.cosine_similarity(p1, z2.detach()).mean() + F.cosine_similarity(p2, z1.detach()).mean()) / 2
 
 
-def median_time(run: Callable[[], object], times: int, device: str) -> float:
-    """The median seconds of ``times`` calls after one that does not count."""
-    found = []
-    for _ in range(times + 1):
-        start = time.perf_counter()
-        run()
-        if device == "cuda":
-            torch.cuda.synchronize()
-        found.append(time.perf_counter() - start)
-    return statistics.median(found[1:])
+def seconds(run: Callable[[], object], device: str) -> tuple[float, float]:
+    """Wall time and processor time of one call."""
+    start, worked = time.perf_counter(), time.process_time()
+    run()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start, time.process_time() - worked
+
+
+def spread(values: Sequence[float], form: str) -> str:
+    """The median and the range of some values."""
+    low, middle, high = (format(of(values), form) for of in (min, statistics.median, max))
+    return f"{middle} ({low} .. {high})"
 
 
 @click.command(help=__doc__)
@@ -58,8 +62,9 @@ def median_time(run: Callable[[], object], times: int, device: str) -> float:
 @click.option("--width", default=512, help="width of the projection")
 @click.option("--every", default=500)
 @click.option("--size", default=1024, help="images of the monitor")
-@click.option("--steps", default=5)
-@click.option("--looks", default=5)
+@click.option("--steps", default=2, help="steps of a round, before its look")
+@click.option("--rounds", default=5)
+@click.option("--threads", default=1)
 @click.option("--device", default="cpu")
 @click.option("--spectrum", is_flag=True)
 def main(
@@ -70,11 +75,13 @@ def main(
     every: int,
     size: int,
     steps: int,
-    looks: int,
+    rounds: int,
+    threads: int,
     device: str,
     spectrum: bool,
 ) -> None:
     """Prints the times and the share."""
+    torch.set_num_threads(threads)
     torch.manual_seed(0)
     net = SimSiam(arch, image_size, width).to(device)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.05, momentum=0.9)
@@ -87,14 +94,23 @@ def main(
         net(*views).backward()
         optimizer.step()
 
-    trained = median_time(step, steps, device)
-    looked = median_time(lambda: monitor.look(1), looks, device)
-    share = looked / (every * trained)
-    print(f"{arch}, {image_size} px, batch {batch_size}: step {trained:.3f} s, look {looked:.3f} s", end="; ")
-    print(f"every {every} steps: {share:.2%} of the time of the training")
+    taken = []
+    for _ in range(rounds + 1):
+        trained = [seconds(step, device) for _ in range(steps)]
+        looked = seconds(lambda: monitor.look(1), device)
+        taken.append(([statistics.mean(of) for of in zip(*trained, strict=True)], looked))
+    print(f"{arch}, {image_size} px, batch {batch_size}, {threads} threads, {rounds} rounds: {steps} steps, a look")
+    for kind, name in enumerate(("wall", "processor")):
+        of_step, of_look = ([of[kind] for of in column] for column in zip(*taken[1:], strict=True))
+        share = [look / (every * step) for step, look in zip(of_step, of_look, strict=True)]
+        print(
+            f"{name} time: step {spread(of_step, '.2f')} s, look {spread(of_look, '.2f')} s; "
+            f"one in {every} steps: {spread(share, '.2%')}"
+        )
     for n, d in SHAPES if spectrum else ():
         x = torch.randn(n, d, device=device)
-        print(f"{n} x {d}: {median_time(lambda x=x: measured_layer(x), looks, device):.3f} s")
+        times = [seconds(lambda x=x: measured_layer(x), device)[1] for _ in range(rounds + 1)]
+        print(f"{n} x {d}: processor time {spread(times[1:], '.3f')} s")
 
 
 if __name__ == "__main__":

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import fork_server
 import hypothesis
 import numpy as np
 import pytest
@@ -74,6 +78,18 @@ def write_images():
         return paths
 
     return write
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory) -> Iterator[Path]:
+    """The socket of a process that has imported ``ssltool`` and runs commands in forks; see ``fork_server``."""
+    path = tmp_path_factory.mktemp("server") / "socket"
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    command = [sys.executable, fork_server.__file__, path]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stdout is not None and process.stdout.readline() == "ready\n"
+        yield path
+        process.kill()
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,8 @@
-"""Runs ``ssltool`` in forks of one process that has imported it, so that a command starts in milliseconds.
+"""Runs ``ssltool``, or a program that imports it, in forks of one process that has imported it, so that it starts in
+milliseconds.
 
-``python fork_server.py SOCKET`` serves. ``shim(path, SOCKET)`` writes a program for the ``PATH`` that passes its
-arguments, environment, folder and streams to the server and ends with the command's exit code.
+``python fork_server.py SOCKET`` serves; the fixture ``server`` of ``conftest`` starts it. ``shim(path, SOCKET)`` writes
+a program for the ``PATH`` that runs ``ssltool`` there. ``run_ranks(SOCKET, ...)`` runs a command on two ranks.
 """
 
 from __future__ import annotations
@@ -10,33 +11,108 @@ import importlib
 import json
 import os
 import pkgutil
+import runpy
 import signal
 import socket
 import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from subprocess import CompletedProcess
+from typing import TextIO
 
-CLIENT = """#!{python} -SE
-import json, os, socket, sys
-server = socket.socket(socket.AF_UNIX)
-server.connect({path!r})
-message = json.dumps([sys.argv[1:], os.getcwd(), dict(os.environ)]).encode()
-socket.send_fds(server, [len(message).to_bytes(8, "big")], [0, 1, 2])
-server.sendall(message)
-sys.exit(int.from_bytes(server.recv(1) or b"\\xff", "big"))
+SHIM = """#!{python} -SE
+import os, sys
+sys.path.insert(0, {here!r})
+import fork_server
+sys.exit(fork_server.Command({path!r}, ["ssltool", *sys.argv[1:]], os.environ, [0, 1, 2]).wait())
 """
 
 
 def shim(program: Path, path: Path) -> None:
-    """Writes the program ``program``, which runs a command in the server at ``path``."""
-    program.write_text(CLIENT.format(python=sys.executable, path=str(path)))
+    """Writes the program ``program``, which runs ``ssltool`` in the server at ``path``."""
+    here = str(Path(__file__).parent)
+    program.write_text(SHIM.format(python=sys.executable, here=here, path=str(path)))
     program.chmod(0o755)
+
+
+class Command:
+    """A process of the server at ``path``, in a process group of its own, that runs ``["ssltool", ...]`` or
+    ``[PYTHON_FILE, ...]`` in this folder."""
+
+    def __init__(self, path: str, command: list[str], environment: Mapping[str, str], streams: list[int]) -> None:
+        self.server = socket.socket(socket.AF_UNIX)
+        self.server.connect(path)
+        message = json.dumps([command, os.getcwd(), dict(environment)]).encode()
+        socket.send_fds(self.server, [len(message).to_bytes(8, "big")], streams)
+        self.server.sendall(message)
+        self.pid = int.from_bytes(self.server.recv(4), "big")
+        self.code: int | None = None
+
+    def wait(self, seconds: float | None = None) -> int | None:
+        """The exit code, 255 of a process that was killed; None if it still runs after the ``seconds``."""
+        if self.code is None:
+            self.server.settimeout(seconds)
+            try:
+                self.code = int.from_bytes(self.server.recv(1) or b"\xff", "big")
+            except TimeoutError:
+                return None
+            self.server.close()
+        return self.code
+
+
+@contextmanager
+def running(path: Path, *command: object) -> Iterator[tuple[Command, TextIO, TextIO]]:
+    """Starts a command and gives what it writes to stdout and stderr; at the end it is killed if it still runs."""
+    with ExitStack() as stack:
+        pipes = [os.pipe() for _ in range(2)]
+        out, err = (stack.enter_context(open(read)) for read, _ in pipes)
+        ends = [os.open(os.devnull, os.O_RDONLY), *(write for _, write in pipes)]
+        started = Command(str(path), [*map(str, command)], os.environ, ends)
+        for end in ends:
+            os.close(end)
+        try:
+            yield started, out, err
+        finally:
+            if started.wait(0) is None:
+                os.kill(started.pid, signal.SIGKILL)
+
+
+def run_ranks(path: Path, *command: object, ranks: int = 2, limit: float = 300) -> CompletedProcess[str]:
+    """Runs a command on several ranks, in the environment that torchrun sets; the streams of all ranks are joined.
+
+    As with torchrun, a rank that fails ends the others.
+    """
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    everywhere = {"MASTER_ADDR": "localhost", "MASTER_PORT": port, "WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks}
+    end = time.monotonic() + limit
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err, open(os.devnull) as nothing:
+        streams, started = [nothing.fileno(), out.fileno(), err.fileno()], []
+        for rank in range(ranks):
+            variables = everywhere | {"RANK": rank, "LOCAL_RANK": rank, "OMP_NUM_THREADS": 1}
+            environment = os.environ | {name: str(value) for name, value in variables.items()}
+            started.append(Command(str(path), [*map(str, command)], environment, streams))
+        while None in (codes := [one.wait(0.05) for one in started]):
+            if any(codes) or time.monotonic() > end:
+                for one in started:
+                    if one.code is None:
+                        os.kill(one.pid, signal.SIGKILL)
+        for stream in (out, err):
+            stream.seek(0)
+        return CompletedProcess(command, max(codes), out.read(), err.read())
 
 
 def serve(path: str) -> None:
     """Runs commands until the process is ended."""
     ssltool = importlib.import_module("ssltool")
     for module in pkgutil.walk_packages(ssltool.__path__, "ssltool."):
-        importlib.import_module(module.name)
+        if not module.name.startswith("ssltool.integrations."):  # they import other libraries
+            importlib.import_module(module.name)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(path)
@@ -56,21 +132,29 @@ def _command(client: socket.socket) -> None:
     from ssltool.cli import main
 
     code = 70
+    os.setsid()
     try:
+        client.sendall(os.getpid().to_bytes(4, "big"))
         size, streams, *_ = socket.recv_fds(client, 8, 3)
         for number, stream in enumerate(streams):
             os.dup2(stream, number)
             os.close(stream)
         with client.makefile("rb") as contents:
-            args, folder, environment = json.loads(contents.read(int.from_bytes(size, "big")))
+            (program, *args), folder, environment = json.loads(contents.read(int.from_bytes(size, "big")))
         os.environ.clear()
         os.environ.update(environment)
         os.chdir(folder)
-        sys.argv = ["ssltool", *args]
-        main()
+        sys.argv = [program, *args]
+        if program == "ssltool":
+            main()
+        else:
+            runpy.run_path(program, run_name="__main__")
         code = 0
     except SystemExit as ended:
         code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+    except Exception:
+        code = 1
+        traceback.print_exc()
     finally:
         sys.stdout.flush()
         sys.stderr.flush()

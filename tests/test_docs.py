@@ -27,6 +27,7 @@ from helpers import records
 from ssltool.cli import COMMANDS, cli
 from ssltool.config import (
     CollapseConfig,
+    CollapseLayersConfig,
     DiagnoseConfig,
     DuplicatesConfig,
     ExportConfig,
@@ -42,6 +43,7 @@ from ssltool.config import (
     ReportConfig,
     SaveReprsConfig,
     ScanConfig,
+    TableConfig,
 )
 from ssltool.diagnosis.metrics import METRICS
 from ssltool.diagnosis.verdict import Thresholds
@@ -64,6 +66,7 @@ CONFIGS = {
     "scan": ScanConfig,
     "collapse": CollapseConfig,
     "diagnose": DiagnoseConfig,
+    "table": TableConfig,
     "rank": RankConfig,
     "plot": PlotConfig,
     "report": ReportConfig,
@@ -141,7 +144,8 @@ def parse(arguments: list[str]) -> None:
             command.invoke(context)
     else:
         assert values.get("data_dir") is None or values["data"] is None
-        CONFIGS[name](**{f.name: values[f.name] for f in dataclasses.fields(CONFIGS[name])}).check()
+        settings = CollapseLayersConfig if values.get("layers") else CONFIGS[name]
+        settings(**{f.name: values[f.name] for f in dataclasses.fields(settings)}).check()
 
 
 @pytest.mark.parametrize(("page", "arguments"), LINES, ids=[f"{page}: {' '.join(a)[:60]}" for page, a in LINES])

@@ -20,18 +20,6 @@ pytestmark = pytest.mark.xdist_group("pipelines")  # they share one server
 PIPELINES = Path(__file__).parents[1] / "pipelines"
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    """The socket of a process that runs commands."""
-    path = tmp_path_factory.mktemp("server") / "socket"
-    command = [sys.executable, fork_server.__file__, path]
-    environment = os.environ | {"PYTHONPATH": str(PIPELINES.parent)}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
-        assert process.stdout.readline() == "ready\n"
-        yield path
-        process.kill()
-
-
 @pytest.fixture
 def bash(tmp_path, server):
     """Runs a pipeline in ``tmp_path``, with ``ssltool`` on the path: ``bash("knn_eval.sh", ARCH, RUN) -> stdout``."""

@@ -33,6 +33,7 @@ COMMANDS = {
     "scan": "Cluster images into classes without labels.",
     "collapse": "Measure the collapse of representations.",
     "diagnose": "Diagnose a training from its run folder, log or checkpoints.",
+    "table": "Put runs, their settings, metrics and accuracies in one table.",
     "rank": "Rank runs or checkpoints without labels.",
     "plot": "Plot spectra, runs, views or schedules.",
     "report": "Write an HTML report on one or several runs.",

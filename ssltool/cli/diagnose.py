@@ -8,7 +8,7 @@ from ssltool.cli.collapse import COLLAPSED
 from ssltool.cli.flags import Command, json_option, settings
 from ssltool.cli.output import cell, emit, message, table
 from ssltool.config import DiagnoseConfig
-from ssltool.config.fields import STATES, reaches
+from ssltool.config.fields import STATES
 from ssltool.settings import Record
 
 LEVELS = {STATES[0]: "note", STATES[1]: "warning", STATES[2]: "fault"}
@@ -22,10 +22,11 @@ LEVELS = {STATES[0]: "note", STATES[1]: "warning", STATES[2]: "fault"}
 def command(ctx: click.Context, config: DiagnoseConfig, as_json: bool) -> None:
     """Diagnose any training: what went wrong, since when, the probable cause, and which checkpoint to keep.
 
-    An item is a run folder of pretrain, a log of any program that docs/diagnose.md lists (DINO, DINOv2, MAE, MoCo v3,
-    SimSiam, Barlow Twins, VICReg, Lightning, TensorBoard, Weights & Biases, ..., or a .csv table), a folder of such
-    logs, or a checkpoint that --pretrained of other commands reads. Logs are recognised by their content. Checkpoints
-    are measured together on --data, beside an untrained network, in the order of their epochs.
+    An item is a run folder of pretrain, a folder of ssltool.Monitor, a log of any program that docs/diagnose.md lists
+    (DINO, DINOv2, MAE, MoCo v3, SimSiam, Barlow Twins, VICReg, Lightning, TensorBoard, Weights & Biases, ..., or a .csv
+    table), a folder of such logs, or a checkpoint that --pretrained of other commands reads. Logs are recognised by
+    their content. Checkpoints are measured together on --data, beside an untrained network, in the order of their
+    epochs.
 
     \b
     ssltool diagnose logs/simsiam-resnet18-iid_0000
@@ -33,7 +34,7 @@ def command(ctx: click.Context, config: DiagnoseConfig, as_json: bool) -> None:
     ssltool diagnose losses.csv --loss pretraining_loss
     ssltool diagnose checkpoint0020.pth checkpoint0040.pth --data images
 
-    Exit code 3: a collapse, or a failure such as NaN, is at least as severe as --fail-on.
+    Exit code 3: a collapse, or a failure such as NaN, is of a severity or kind that --fail-on names.
     """
     from ssltool.stages.diagnose import run
 
@@ -41,17 +42,18 @@ def command(ctx: click.Context, config: DiagnoseConfig, as_json: bool) -> None:
     for note in result["notes"]:
         message(f"note: {note}")
     emit(result, "\n\n".join(map(_text, result["reports"])), as_json)
-    if reaches(result["worst"], config.fail_on):
+    if result["failed"]:
         ctx.exit(COLLAPSED)
 
 
 def _text(report: Record) -> str:
     """The report, which begins with one plain sentence."""
     lines = [f"{cell(report['path'])}: {cell(report['line'])}"]
-    if report["source"] == "log":
+    if report["source"] in ("log", "monitor"):
+        of = "looks" if report["loss"] is None else f"values of {cell(report['loss'])}"
         lines.append(
-            f"read as {report['read']}: {report['values']:,} values of {cell(report['loss'])}, {report['unit']} "
-            f"{report['first']:g} to {report['last']:g}"
+            f"read as {report['read']}: {report['values']:,} {of}, {report['unit']} {report['first']:g} to "
+            f"{report['last']:g}"
         )
     if "checkpoints" in report:
         lines += ["", _checkpoints(report["checkpoints"])]

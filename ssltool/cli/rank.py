@@ -12,6 +12,10 @@ from ssltool.settings import Record
 
 ACCURACY = {"knn": "kNN accuracy", "linear": "linear-probe accuracy", "file": "the accuracy in the table"}
 
+IDENTITY, COMPARED = ("rank", "run", "epoch", "method", "arch", "strategy", "step"), ("loss", "knn")
+RESULTS = ("verdict", "accuracy", "forecast", "error")
+"""The columns that are printed, with the metric."""
+
 
 @click.command("rank", cls=Command)
 @click.argument("items", metavar="ITEM...", nargs=-1, required=True)
@@ -22,7 +26,8 @@ def command(config: RankConfig, as_json: bool) -> None:
 
     ITEM is a run folder of pretrain, whose monitor recorded the metrics, or a file of representations, which is
     measured now. The best is first: the lowest auc, the highest effective_rank, the alpha nearest to 1. The line below
-    the table names the order.
+    the table names the order. --checkpoints also shows the loss, the kNN accuracy and, without a rank, the untrained
+    network. --out has the columns of ssltool table too.
 
     Agreement is Spearman's and Kendall's rank correlation with 95 % intervals: +1 for the same order as the accuracies,
     0 for no relation, -1 for the reverse order. --fit fits a linear forecast of accuracy to runs with known accuracy,
@@ -46,7 +51,10 @@ def _text(result: Record, config: RankConfig) -> str:
     from ssltool.diagnosis.metrics import METRICS
 
     by, rows = result["by"], result["rows"]
-    columns = [key for key in rows[0] if key != "path" and any(row[key] is not None for row in rows)]
+    shown = [*IDENTITY, by, *(COMPARED if config.checkpoints else ()), *RESULTS]
+    if config.checkpoints and result["accuracy"] == "knn":  # the same as knn
+        shown.remove("accuracy")
+    columns = [key for key in shown if any(row.get(key) is not None for row in rows)]
     parts = [table([["-" if row[key] is None else row[key] for key in columns] for row in map(_shown, rows)], columns)]
     parts.append(f"ordered by {by} of the {result['layer']}, {result['order']} ({METRICS[by].interpretation})")
     if (found := result["agreement"]) is not None:

@@ -7,8 +7,9 @@ checkpoint. Only the standard library is imported.
 
 from __future__ import annotations
 
-from ssltool.config.collapse import CollapseConfig
+from ssltool.config.collapse import CollapseConfig, CollapseLayersConfig
 from ssltool.config.common import (
+    CheckpointsSettings,
     DataSettings,
     DeviceSettings,
     LabelledSettings,
@@ -34,13 +35,16 @@ from ssltool.config.rank import RankConfig
 from ssltool.config.report import ReportConfig
 from ssltool.config.save_reprs import SaveReprsConfig
 from ssltool.config.scan import ScanConfig
+from ssltool.config.table import TableConfig
 
 __all__ = [
     "LAYERS",
     "SPLITS",
     "STEMS",
     "STRATEGIES",
+    "CheckpointsSettings",
     "CollapseConfig",
+    "CollapseLayersConfig",
     "DataSettings",
     "DeviceSettings",
     "DiagnoseConfig",
@@ -62,6 +66,7 @@ __all__ = [
     "RunSettings",
     "SaveReprsConfig",
     "ScanConfig",
+    "TableConfig",
     "as_dict",
     "fixed_settings",
 ]

@@ -13,7 +13,9 @@ from ssltool.config.fields import (
     FIGURES,
     INTERPOLATIONS,
     LAYOUTS,
+    SPLITS,
     all_images,
+    batch_size,
     channel_values,
     decoders,
     image_folder,
@@ -235,6 +237,37 @@ class NetworkSettings(DeviceSettings, DataSettings):
             ),
             (("all",), self.idx_path is not None, "with --idx-path, which names the images"),
             (("all",), self.data is not None, "with DATA: without --idx-path, all of its images are used"),
+        ]
+
+
+@dataclass(frozen=True)
+class CheckpointsSettings(DeviceSettings, DataSettings):
+    """Checkpoints that are measured on the same images. None is the checkpoint's own value."""
+
+    data: str | None = image_folder(
+        "folder of the images for checkpoints [default: the checkpoint's, else the bundled]"
+    )
+    all: bool = all_images()
+    split: str | None = setting(
+        None,
+        "split of the images [default: the one that --dataset-type names, else train]",
+        choices=SPLITS,
+        section="Data",
+    )
+    sample: int = setting(
+        1024, "use this many of the images, drawn at random, or all if there are fewer", section="Data", minimum=2
+    )
+    batch_size: int = batch_size(256, "images in a batch", section="Data", minimum=1)
+    seed: int = seed("the sample of images", section="Data")
+    arch: str | None = network_arch()
+    stem: str | None = network_stem()
+    key: str | None = network_key()
+
+    def conflicts(self) -> list[Rule]:
+        return [
+            *super().conflicts(),
+            (("all",), self.idx_path is not None, "with --idx-path, which names the images"),
+            (("all",), self.data is not None, "with --data: without --idx-path, all of its images are used"),
         ]
 
 

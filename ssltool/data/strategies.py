@@ -14,6 +14,8 @@ trimmed to whole batches, repeatedly, until there are enough batches.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from ssltool.config import STRATEGIES
@@ -131,6 +133,22 @@ def epoch_indices(
         pieces.append(np.tile(batches, (1, min(repeat_batch, steps), 1)).reshape(-1))
         filled += len(batches) * min(repeat_batch, steps)
     return np.concatenate(pieces)[: steps * batch_size].astype(np.int64)
+
+
+def images_seen(n: int, epochs_done: int, **settings: Any) -> int:
+    """How many different ones of ``n`` images the first ``epochs_done`` epochs use.
+
+    ``settings`` are those of ``epoch_indices`` without the order, which does not change the number, and the epoch.
+
+    Raises:
+        SSLToolError: as ``epoch_indices``.
+    """
+    seen = np.zeros(n, dtype=bool)
+    for epoch in range(epochs_done):
+        seen[epoch_indices(np.arange(n), epoch=epoch, **settings)] = True
+        if seen.all():
+            break
+    return int(seen.sum())
 
 
 def read_numbers(path: str, n: int, flag: str) -> np.ndarray:

@@ -22,6 +22,7 @@ from ssltool.diagnosis.metrics import METRICS, QUICK, check_names
 from ssltool.diagnosis.metrics.of_rows import Directions
 from ssltool.diagnosis.row_blocks import Rows
 from ssltool.diagnosis.spectrum import Factor, possible_directions, unit_rows
+from ssltool.diagnosis.token_blocks import Tokens
 from ssltool.errors import SSLToolError
 from ssltool.reprs.same_images import MatchedRows
 
@@ -54,6 +55,15 @@ class Measured:
     dead: list[int] = field(default_factory=list)
     bound: int | None = None
 
+    @property
+    def numbers(self) -> dict[str, float]:
+        """The metrics with those of their details that are numbers, and ``clusters_used``, the effective number of
+        clusters, if that was measured."""
+        found = {key: float(value) for key, value in self.details.items() if isinstance(value, (int, float))}
+        if "cluster_usage_clusters" in found:
+            found["clusters_used"] = self.metrics["cluster_usage"] * found["cluster_usage_clusters"]
+        return found | self.metrics
+
     def spectrum(self, kind: str) -> Tensor:
         """The spectrum of one ``--type``: singular values (``svd``), eigenvalues of the covariance (``cov``), or
         per-dimension standard deviations (``std``)."""
@@ -78,6 +88,7 @@ def measure(
     pseudo_labels: int | None = None,
     seed: int = 0,
     matched: MatchedRows | None = None,
+    tokens: Tokens | None = None,
     each: Callable[[int], object] | None = None,
 ) -> Measured:
     """Computes the metrics ``names`` of representations (N, d), or (N, Q, d) with Q views of each image.
@@ -94,11 +105,12 @@ def measure(
         pseudo_labels: number of clusters that metrics of classes take instead of labels.
         seed: seed of samples and of k-means.
         matched: these rows and those of the same images in another file, for metrics that compare both.
+        tokens: the rows as tokens of images, for metrics of patches.
         each: is called with the number of rows of each block.
 
     Raises:
-        SSLToolError: for fewer than two rows, rows that are not finite, or a metric that requires views or labels if
-            there are none.
+        SSLToolError: for fewer than two rows, rows that are not finite, or a metric that requires views, labels or
+            tokens if there are none.
     """
     rows = x if isinstance(x, Rows) else Rows([x])
     check_names(names)
@@ -107,12 +119,12 @@ def measure(
         raise SSLToolError(f"{rows.name}: a spectrum requires at least 2 rows; found {len(rows)}")
     caveats = CaveatTracker()
     sums = Directions(gram=needs_gram(names))
-    source = Source(rows, Factor(), sums, bound, pair_rows, clusters, pseudo_labels, seed, matched)
+    source = Source(rows, Factor(), sums, bound, pair_rows, clusters, pseudo_labels, seed, matched, tokens)
     source.require(names)
     _pass(source, normalize, caveats, each=each)
     s, uncentred = source.singular_values, source["uncentred spectrum"]
     deviations = source.factor.deviations().cpu()
-    notes = caveat_messages(caveats, s, uncentred, deviations, len(rows), rows.width)
+    notes = caveat_messages(caveats, s, uncentred, deviations, len(rows), rows.width, bound)
     if rows.skipped:
         notes.insert(0, f"rows with NaN or infinite values, left out: {rows.skipped:,}")
     values = {name: source.metric(name) for name in names}

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ssltool.config.collapse import CollapseConfig
 from ssltool.diagnosis.metrics import METRICS
-from ssltool.diagnosis.metrics.metric import AT
+from ssltool.diagnosis.metrics.metric import AT, PATCH_IMAGES
 from ssltool.diagnosis.metrics.of_classes import Classes
 from ssltool.diagnosis.metrics.of_clusters import Clusters
 from ssltool.diagnosis.metrics.of_neighbours import Neighbours
@@ -25,6 +25,7 @@ from ssltool.diagnosis.metrics.of_rows import Directions
 from ssltool.diagnosis.metrics.of_trees import SpanningTrees
 from ssltool.diagnosis.row_blocks import Rows
 from ssltool.diagnosis.spectrum import Factor, possible_directions
+from ssltool.diagnosis.token_blocks import TokenBlocks, Tokens
 from ssltool.errors import SSLToolError, counted
 from ssltool.reprs.same_images import MatchedRows
 
@@ -40,6 +41,7 @@ class Source:
         pseudo_labels: number of clusters that replace the labels; None to use the labels.
         seed: seed of samples and of k-means.
         matched: these rows and those of the same images in another file.
+        tokens: the rows as tokens of images with places, and those of another file; None for one row per image.
         notes: messages about the inputs built so far.
     """
 
@@ -52,6 +54,7 @@ class Source:
     pseudo_labels: int | None = None
     seed: int = 0
     matched: MatchedRows | None = None
+    tokens: Tokens | None = None
     notes: list[str] = field(default_factory=list)
     _built: dict[str, Any] = field(default_factory=dict)
 
@@ -65,8 +68,11 @@ class Source:
         """The value of a metric."""
         function = METRICS.load(name)
         taken = _keywords(function)
-        sizes = {key: size for key, size in (("n", self.factor.rows), ("d", self.rows.width)) if key in taken}
-        value: float = function(self[METRICS[name].at], **sizes)
+        given = (("n", self.factor.rows), ("d", self.rows.width), ("seed", self.seed))
+        found = self[METRICS[name].at]
+        value: float = function(
+            *(found if isinstance(found, tuple) else (found,)), **{key: one for key, one in given if key in taken}
+        )
         return value
 
     @cached_property
@@ -78,9 +84,9 @@ class Source:
         """Checks that the rows have what the metrics take.
 
         Raises:
-            SSLToolError: if they lack views or labels, or the metric compares several files.
+            SSLToolError: if they lack views, labels or tokens, or the metric compares several files.
         """
-        lacking = {"files": "compares several files; ssltool rank --by computes it"}
+        lacking = {"files": "compares several files; ssltool rank --by computes it", **self._lacking_tokens()}
         if self.matched is None:
             lacking["reference"] = "compares with another file of the same images; --reference names it"
         if self.rows.views is None or self.rows.skipped:
@@ -92,6 +98,36 @@ class Source:
         for name in names:
             if METRICS[name].at in lacking:
                 raise SSLToolError(f"{name} {lacking[METRICS[name].at]}")
+
+    def _lacking_tokens(self) -> dict[str, str]:
+        """What the rows lack as tokens, by input."""
+        tokens, name = self.tokens, self.rows.name
+        inputs = ("patches", "class tokens", "earlier patches")
+        if tokens is None:
+            need = (
+                f"requires the tokens of images; {name} holds none; ssltool save-reprs --tokens patch or all saves them"
+            )
+            return dict.fromkeys(inputs, need)
+        if self.rows.skipped:
+            return dict.fromkeys(inputs, f"requires all tokens of an image; some of {name} are not finite")
+        lacking = {}
+        if not tokens.count("patch"):
+            lacking = dict.fromkeys(inputs, f"requires patches; {name} holds none; ssltool save-reprs --tokens all")
+        if not tokens.count("cls"):
+            lacking["class tokens"] = f"requires class tokens; {name} holds none; ssltool save-reprs --tokens all"
+        if tokens.before is None:
+            lacking["earlier patches"] = "compares the tokens of two files; --reference names the other one"
+        return lacking
+
+    @cached_property
+    def image_sample(self) -> Tensor:
+        """The positions (n,) of the images of metrics of patches: at most ``pair_rows`` and ``PATCH_IMAGES``."""
+        tokens, count = _tokens(self), min(self.pair_rows, PATCH_IMAGES)
+        if len(tokens.now) > count:
+            self.notes.append(
+                f"metrics of patches: computed on {count:,} of {len(tokens.now):,} images, drawn at random"
+            )
+        return tokens.sample(count, self.seed)
 
     def sample(self, most: int | None = None) -> tuple[Tensor, Tensor]:
         """At most ``pair_rows`` rows (n, d), or ``most`` if that is less, and their numbers (n,), drawn at random."""
@@ -164,6 +200,27 @@ def reference(source: Source) -> MatchedRows:
         raise SSLToolError(f"{source.rows.name} is not compared with another file")
     source.notes.extend(f"cka: {note}" for note in source.matched.notes)
     return source.matched
+
+
+def patches(source: Source) -> TokenBlocks:
+    """The patches of the sampled images."""
+    return _tokens(source).patches(source.image_sample)
+
+
+def class_tokens(source: Source) -> tuple[Tensor, TokenBlocks]:
+    """The class tokens (n, d) and the patches of the sampled images."""
+    return _tokens(source).class_tokens(source.image_sample), source["patches"]
+
+
+def earlier_patches(source: Source) -> tuple[TokenBlocks, TokenBlocks]:
+    """The patches of the sampled images, and those of the same images in the other file."""
+    return source["patches"], _tokens(source).earlier_patches(source.image_sample)
+
+
+def _tokens(source: Source) -> Tokens:
+    if source.tokens is None:
+        raise SSLToolError(f"{source.rows.name} holds no tokens")
+    return source.tokens
 
 
 def neighbours(source: Source) -> Neighbours:

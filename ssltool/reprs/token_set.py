@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,6 +50,8 @@ class TokenSet:
     yields all. Files of .pt and .npy are memory-mapped, and an image's rows are read when they are used.
 
     Attributes:
+        paths: the files.
+        files: what they hold.
         places: the number P of tokens of an image.
         width: their width D.
         grid: the rows and columns of all patches of an image; None if they are not known.
@@ -57,7 +59,7 @@ class TokenSet:
     """
 
     def __init__(self, paths: tuple[Path, ...], files: list[Representations]) -> None:
-        self._paths, self._files = paths, files
+        self.paths, self.files = paths, files
         self.places, self.width = _places_of(files[0]), files[0].representations.shape[1]
         for path, file in zip(paths, files, strict=True):
             if (_places_of(file), file.representations.shape[1]) != (self.places, self.width):
@@ -92,10 +94,10 @@ class TokenSet:
             raise IndexError(f"image {image} of {len(self)}")
         image %= len(self)
         part = bisect_right(self._ends, image)
-        file, at = self._files[part], image - (self._ends[part - 1] if part else 0)
+        file, at = self.files[part], image - (self._ends[part - 1] if part else 0)
         rows = slice(at * self.places, (at + 1) * self.places)
         tokens = file.representations[rows]
-        refuse_nonfinite_rows(finite_rows(tokens), f"{self._paths[part]}, image {int(file.index[rows.start])}")
+        refuse_nonfinite_rows(finite_rows(tokens), f"{self.paths[part]}, image {int(file.index[rows.start])}")
         places = {name: _or(getattr(file, name), rows, value) for name, value in self._defaults.items()}
         path = None if file.paths is None else file.paths[at]
         index, target = int(file.index[rows.start]), int(self._targets[part][at])
@@ -115,6 +117,14 @@ def read_tokens(name: FilePath) -> TokenSet:
     return TokenSet(*parts_of(name, _read))
 
 
+def token_set(paths: Sequence[FilePath], files: list[Representations]) -> TokenSet | None:
+    """The tokens in ``files`` that are already open, of one command; None if one of them has a row for each image."""
+    if not all(map(_has_tokens, files)):
+        return None
+    named = tuple(map(Path, paths))
+    return TokenSet(named, [_checked(path, file) for path, file in zip(named, files, strict=True)])
+
+
 def count_tokens(file: Representations) -> Record | None:
     """The numbers of images, of tokens of each and of each kind, and the grid of all patches; None if there is a row
     for each image."""
@@ -132,9 +142,16 @@ def _kind_of(file: Representations) -> int:
     return KINDS.index("registers") if file.meta.get("tokens") == "registers" else PATCH
 
 
+def _has_tokens(file: Representations) -> bool:
+    return file.representations.dim() == 2 and (file.row is not None or bool(file.meta.get("places")))
+
+
 def _read(path: Path) -> Representations:
-    file = Representations.stored(path)
-    if file.representations.dim() != 2 or (file.row is None and not file.meta.get("places")):
+    return _checked(path, Representations.stored(path))
+
+
+def _checked(path: Path, file: Representations) -> Representations:
+    if not _has_tokens(file):
         raise SSLToolError(f"{path} holds no tokens; save them with save-reprs --tokens patch or all")
     each = file.index.view(-1, _places_of(file))
     if not torch.equal(each, each[:, :1].expand_as(each)):

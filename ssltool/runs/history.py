@@ -14,7 +14,7 @@ from ssltool.checkpoints.saved_run import SavedRun, stage_of
 from ssltool.config import PretrainConfig
 from ssltool.data.found import announce
 from ssltool.data.images import open_dataset
-from ssltool.data.strategies import read_order
+from ssltool.data.strategies import images_seen, read_order
 from ssltool.errors import SSLToolError, found_in
 from ssltool.files.misfit import shown
 from ssltool.methods import method_options
@@ -24,6 +24,9 @@ from ssltool.runs.folder import RunFolder
 from ssltool.runs.resume import DERIVED_SETTINGS, changed_images
 from ssltool.settings import Record, Settings
 from ssltool.training.setup import TrainingSetup
+
+SCHEDULE = ("strategy", "epochs", "batch_size", "chunk_size", "n_rounds", "repeat_batch", "steps_per_epoch", "seed")
+"""The settings that say which images an epoch uses."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,21 @@ class FinishedRun:
                 "of pretrain"
             )
         return self.run
+
+    def images_seen(self, last: Record) -> int:
+        """How many different training images the epochs up to that of the record ``last`` used.
+
+        Raises:
+            SSLToolError: for the folder of a monitor, or a run that was resumed with another data strategy, because the
+                settings of the first one are not saved.
+        """
+        settings, epochs = self.saved.settings, last["epoch"] + 1
+        used = {record.get("strategy", settings["strategy"]) for record in self.records if record["epoch"] < epochs}
+        if used - {settings["strategy"]}:
+            raise SSLToolError(
+                f"{self.path} was resumed with another data strategy, so the number of images that it saw is not known"
+            )
+        return images_seen(settings["n_images"], epochs, **{name: settings[name] for name in SCHEDULE})
 
 
 def read_runs(paths: Sequence[str]) -> list[FinishedRun]:

@@ -16,7 +16,7 @@ from ssltool.checkpoints.checkpoint import NUMBER
 from ssltool.checkpoints.saved_run import stage_of
 from ssltool.diagnosis.spectrum_file import Spectrum
 from ssltool.errors import SSLToolError, first_names
-from ssltool.files.schema import Check, conform, integer, listing, mapping, nested, optional, text
+from ssltool.files.schema import Check, conform, integer, listing, mapping, nested, optional, real, text
 from ssltool.files.writing import to_json, write_json, write_text, writing
 from ssltool.runs.folder import RunFolder
 from ssltool.runs.records import read_records
@@ -25,8 +25,8 @@ from ssltool.settings import Record, Settings
 STAGE = "monitor"
 """The ``stage`` in the settings of such a folder."""
 
-LOOK = mapping({"step": integer(0)}, {"verdict": optional(text(200))}, NUMBER)
-"""A line of ``metrics.jsonl``: the step, the verdict, and numbers or None by name."""
+LOOK = mapping({"step": integer(0)}, dict.fromkeys(("verdict", "kinds"), optional(text(200))), NUMBER)
+"""A line of ``metrics.jsonl``: the step, the verdict, the kinds of collapse, and numbers or None by name."""
 
 SETTINGS: Check = mapping(
     {
@@ -35,7 +35,7 @@ SETTINGS: Check = mapping(
         "bounds": mapping(other=optional(integer(1))),
         "n_images": integer(2),
     },
-    {"fingerprint": optional(text(200))},
+    {"fingerprint": optional(text(200)), "constant_losses": listing(real())},
     other=nested(),
 )
 """The ``config.json`` of such a folder."""
@@ -64,6 +64,8 @@ class MonitorFolder:
                     f"{path} is a run folder of {stage_of(self.settings)}; choose another folder with out"
                 )
             conform(self.settings, SETTINGS, self.config)
+            if lost := [name for name in self.settings["layers"] if name not in self.settings["widths"]]:
+                raise SSLToolError(f"{self.config} has no width of the layer {lost[0]!r}; restore the file")
         elif self.metrics.exists():
             raise SSLToolError(f"{path} has a metrics.jsonl of another program; choose another folder with out")
         self._lines = read_records(self.metrics, LOOK)

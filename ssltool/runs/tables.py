@@ -39,12 +39,19 @@ def file_rows(results: Sequence[Record]) -> pd.DataFrame:
         {"path": result["path"], "n": result["n"], "d": result["d"], **result["origin"], **result["metrics"]}
         | {
             "verdict": result["verdict"]["state"],
+            "kinds": ", ".join(kind["kind"] for kind in result["verdict"]["kinds"]),
             "used": result["verdict"]["used"],
             "notes": "; ".join(result["notes"]),
         }
         for result in results
     ]
     return pd.DataFrame(rows, dtype=object)  # pandas' own type of text has no lone surrogates
+
+
+def frame_of(rows: Sequence[Record]) -> pd.DataFrame:
+    """The ``rows``, which have the same keys, as a table of dtype object. Integers beside a missing value stay
+    integers."""
+    return pd.DataFrame({name: pd.Series([row[name] for row in rows], dtype=object) for name in rows[0]})
 
 
 def write_table(path: FilePath, document: Record, rows: pd.DataFrame) -> None:
@@ -56,4 +63,5 @@ def write_table(path: FilePath, document: Record, rows: pd.DataFrame) -> None:
     if Path(path).suffix.lower() == ".json":
         write_json(path, document)
     else:
-        write_text(path, rows.rename(columns=csv_cell).map(csv_cell).to_csv(index=False))
+        cells = {csv_cell(name): pd.Series([*map(csv_cell, rows[name])], dtype=object) for name in rows}
+        write_text(path, pd.DataFrame(cells).to_csv(index=False))

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import TypedDict
 
 import numpy as np
+import torch
 from torch import nn
 
+from ssltool import seeds
 from ssltool.checkpoints.build import build_method
 from ssltool.checkpoints.checkpoint import Checkpoint
 from ssltool.checkpoints.saved_run import SavedRun
@@ -146,6 +148,11 @@ class TrainingSetup:
             steps_per_epoch=c.steps_per_epoch,
             seed=c.seed,
         )
+
+    def monitored_rows(self) -> np.ndarray:
+        """The rows of the images that the monitor measures, in order: a function of the seed."""
+        drawn = torch.randperm(len(self.images), generator=seeds.generator(self.config.seed, seeds.Stream.MONITOR))
+        return drawn[: self.config.monitor_size].sort().values.numpy()
 
     def _chunks(self, epoch: int) -> _Chunks:
         c = self.config

@@ -1,4 +1,4 @@
-"""``ssltool plot auc``: the AUC of many runs against the number of images, epochs or the kNN accuracy."""
+"""``ssltool plot auc``: the AUC of many runs against the images that they saw, epochs, or the kNN accuracy."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from ssltool.viz.style import (
 )
 
 LABELS = {
-    "images": "training images",
+    "images": "training images seen",
     "epoch": "epochs",
     "step": "steps",
     "accuracy": "kNN accuracy of the backbone (%)",
@@ -54,7 +54,7 @@ def draw(config: PlotConfig, out: str) -> None:
         points.append(Point(x, auc, str(run.settings.get(config.group_by, UNKNOWN)), run.name))
     values = [point.x for point in points]
     wide = config.x == "images" and max(values) > WIDE * min(values)
-    plot_auc(points, out, xlabel=LABELS[config.x], layer=config.layer, wide=wide)
+    plot_auc(points, out, xlabel=LABELS[config.x], layer=config.layer, wide=wide, lines=config.x != "accuracy")
 
 
 def last_auc(run: FinishedRun, against: str, layer: str) -> tuple[float, float]:
@@ -69,7 +69,7 @@ def last_auc(run: FinishedRun, against: str, layer: str) -> tuple[float, float]:
         raise SSLToolError(f"{run.path}: metrics.jsonl has no {key}; pretrain --monitor-every records it")
     last = records[-1]
     if against == "images":
-        return float(run.saved.settings["n_images"]), last[key]
+        return float(run.images_seen(last)), last[key]
     if against == "epoch":
         if "epoch" not in last:
             raise SSLToolError(f"{run.path} is the folder of a monitor, which knows no epochs; choose --x step")
@@ -85,22 +85,34 @@ def _finite(value: Any) -> bool:
     return isinstance(value, (int, float)) and math.isfinite(value)
 
 
-def plot_auc(points: Sequence[Point], path: str, *, xlabel: str, layer: str = "backbone", wide: bool = False) -> None:
-    """Plots a marker for each run and a line through the means of each group; ``wide`` makes the x axis logarithmic.
+def plot_auc(
+    points: Sequence[Point],
+    path: str,
+    *,
+    xlabel: str,
+    layer: str = "backbone",
+    wide: bool = False,
+    lines: bool = True,
+) -> None:
+    """Plots a marker for each run, and with ``lines`` a line through the means of each group; ``wide`` makes the x axis
+    logarithmic.
 
     Raises:
         SSLToolError: if the file cannot be written, or its format is unknown.
     """
     check_format(path, "--out")
     groups = list(dict.fromkeys(point.group for point in points))
-    styles = [line_style(i, markers=True) | {"linestyle": line_style(i)["linestyle"]} for i in range(len(groups))]
+    styles = [
+        line_style(i, markers=True) | {"linestyle": line_style(i)["linestyle"] if lines else "none"}
+        for i in range(len(groups))
+    ]
     with figure_style():
         figure = Figure(figsize=(5.4, 4.0), layout="constrained")
         axis = figure.subplots()
         for group, line in zip(groups, styles, strict=True):
             own = [point for point in points if point.group == group]
             axis.plot([p.x for p in own], [p.auc for p in own], **(line | {"linestyle": "none", "alpha": 0.75}))
-            values = sorted({point.x for point in own})
+            values = sorted({point.x for point in own}) if lines else []
             means = [_mean([point.auc for point in own if point.x == x]) for x in values]
             axis.plot(values, means, **(line | {"marker": "none"}))
         axis.xaxis.set_major_formatter(lambda x, _: tick_label(x))

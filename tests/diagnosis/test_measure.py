@@ -20,7 +20,8 @@ from ssltool.diagnosis.spectrum import factor, singular_values, unit_rows
 from ssltool.errors import SSLToolError
 
 OF_VIEWS, OF_CLASSES = (tuple(n for n, metric in METRICS.items() if metric.at == at) for at in ("views", "classes"))
-OF_ROWS = tuple(name for name in METRICS if name not in (*OF_VIEWS, *OF_CLASSES, "clid", "cka"))
+OF_TOKENS = {n for n, metric in METRICS.items() if metric.at in ("patches", "class tokens", "earlier patches")}
+OF_ROWS = tuple(name for name in METRICS if name not in (*OF_VIEWS, *OF_CLASSES, *OF_TOKENS, "clid", "cka"))
 PAIRWISE = ("uniformity", "twonn", "local_dimension", "hubness", "persistence", "cluster_usage")
 
 

@@ -41,7 +41,10 @@ OF_TREES = ("mst_dimension", "persistence")
 OF_CLUSTERS = ("cluster_usage", "empty_clusters", "cluster_learnability")
 OF_CLASSES = ("nc1", "nc2", "class_cosine", "class_rank")
 OF_VIEWS = ("alignment", "lidar")
-OF_ONE_FILE = tuple(name for name, metric in METRICS.items() if metric.at not in ("files", "reference"))
+OF_TOKENS = ("patch_cosine", "patch_rank", "high_norm_tokens", "dse", "cls_patch_cosine", "gram_drift")
+OF_ONE_FILE = tuple(
+    name for name, metric in METRICS.items() if metric.at not in ("files", "reference") and name not in OF_TOKENS
+)
 
 COLLAPSE_DOES_NOT_WORSEN = ("coherence", "cluster_learnability", "hubness", "nc1")
 """Metrics that a collapse onto few directions improves or does not change, as their docstrings say."""
@@ -69,7 +72,17 @@ def value(name: str, x: Tensor) -> float:
 
 
 def test_the_list_has_all_metrics():
-    known = (OF_SPECTRUM, OF_ROWS, OF_NEIGHBOURS, OF_TREES, OF_CLUSTERS, OF_CLASSES, OF_VIEWS, ("clid", "cka"))
+    known = (
+        OF_SPECTRUM,
+        OF_ROWS,
+        OF_NEIGHBOURS,
+        OF_TREES,
+        OF_CLUSTERS,
+        OF_CLASSES,
+        OF_VIEWS,
+        OF_TOKENS,
+        ("clid", "cka"),
+    )
     assert sorted(METRICS) == sorted(name for names in known for name in names)
     assert set(QUICK) == {*OF_SPECTRUM, *OF_DIRECTIONS}
 
@@ -170,6 +183,14 @@ def test_metric_names_are_comma_separated(wanted, views, names):
 
 def test_all_metrics_include_those_of_classes_if_there_are_labels():
     assert metric_names("all", labels=True) == tuple(name for name in OF_ONE_FILE if name not in OF_VIEWS)
+
+
+def test_all_metrics_include_those_of_patches_if_the_file_has_what_they_take():
+    alone = {name for name in OF_TOKENS if METRICS[name].at == "patches"}
+    assert {*metric_names("all", patches=True)} - {*metric_names("all")} == alone
+    assert {*metric_names("all", patches=True, class_tokens=True)} & {*OF_TOKENS} == alone | {"cls_patch_cosine"}
+    assert {*metric_names("all", patches=True, reference=True)} & {*OF_TOKENS} == alone | {"gram_drift"}
+    assert not {*metric_names("all", class_tokens=True, reference=True)} & {*OF_TOKENS}
 
 
 def test_an_unknown_metric_suggests_similar_names():

@@ -14,8 +14,8 @@ from ssltool.checkpoints.probe import Probe
 from ssltool.diagnosis.spectrum_file import Spectrum
 from ssltool.errors import SSLToolError
 from ssltool.files.stored import Stored
+from ssltool.reprs.clusters_file import Clusters
 from ssltool.reprs.neighbours.file import Neighbours
-from ssltool.stages.scan.clusters_file import Clusters
 
 FLOATS, NUMBERS = torch.rand(4, 3), torch.arange(4)
 

@@ -91,6 +91,7 @@ RUN = (
     "rank run other --by auc",
     "rank run other third --accuracy knn --by effective_rank -o new.csv",
     "rank run --checkpoints",
+    "table run other third probe tuned clustered -o new.csv",
     "plot curves run other -o new.svg",
     "plot auc run other -o new.svg",
     "plot views run --rows 2 --data photos -o new.png",
@@ -289,6 +290,7 @@ KINDS: dict[str, Kind] = {
         (
             f"lincls --config probe/config.json {CPU} -o new",
             "rank run other --accuracy linear --probes probe",
+            "table run probe",
             "inspect probe",
         ),
     ),

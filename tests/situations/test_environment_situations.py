@@ -33,15 +33,17 @@ def start(command: str, folder: Path, **environment: str | None) -> subprocess.C
 
 
 ENVIRONMENTS = {
-    "no home": {"HOME": None, "USER": None, "LOGNAME": None},
-    "a narrow terminal": {"COLUMNS": "10", "TERM": "dumb", "NO_COLOR": "1"},
-    "optimised python": {"PYTHONOPTIMIZE": "2"},
+    "little is set, and what is set is unusual": {
+        **{"HOME": None, "USER": None, "LOGNAME": None, "TMPDIR": "/nowhere"},
+        **{"COLUMNS": "10", "TERM": "dumb", "NO_COLOR": "1", "LANG": "xx_YY.UTF-8", "LC_ALL": "xx_YY.UTF-8"},
+    },
+    "inside a batch job without a visible GPU, and python is optimised": {
+        **{"SLURM_PROCID": "3", "SLURM_NTASKS": "8", "SLURM_LOCALID": "3", "CUDA_VISIBLE_DEVICES": ""},
+        **{"PYTHONOPTIMIZE": "2"},
+    },
     "warnings are errors": {"PYTHONWARNINGS": "error"},
-    "no temporary folder": {"TMPDIR": "/nowhere"},
-    "an unknown locale": {"LANG": "xx_YY.UTF-8", "LC_ALL": "xx_YY.UTF-8"},
-    "inside a batch job": {"SLURM_PROCID": "3", "SLURM_NTASKS": "8", "SLURM_LOCALID": "3"},
-    "no visible GPU": {"CUDA_VISIBLE_DEVICES": ""},
 }
+"""Each is one process, which takes seconds to start."""
 
 
 @pytest.mark.parametrize("environment", ENVIRONMENTS.values(), ids=ENVIRONMENTS)
@@ -65,16 +67,17 @@ def test_closed_standard_streams_do_not_stop_a_command(reprs):
     assert '"accuracy": 1.0' in out.read_text()
 
 
-def test_a_missing_folder_of_a_result_is_created(reprs):
+def test_a_missing_folder_of_a_result_is_created(ssltool, reprs):
     out = reprs.parent / "new" / "deep" / "result.json"
-    assert start(f"ssltool knn {reprs} {reprs} -k 1 -o {out}", reprs.parent).returncode == 0
+    assert ssltool("knn", reprs, reprs, "-k", 1, "-o", out).code == 0
     assert out.is_file()
 
 
-def test_a_folder_as_the_file_of_a_result_is_refused_in_one_line(reprs):
+def test_a_folder_as_the_file_of_a_result_is_refused_in_one_line(ssltool, reprs, monkeypatch):
     (reprs.parent / "taken").mkdir()
-    ran = start(f"ssltool knn {reprs} {reprs} -k 1 -o taken", reprs.parent)
-    assert ran.returncode in (1, 2) and "taken" in ran.stderr.splitlines()[-1] and "Traceback" not in ran.stderr
+    monkeypatch.chdir(reprs.parent)
+    ran = ssltool("knn", reprs, reprs, "-k", 1, "-o", "taken")
+    assert ran.code in (1, 2) and "taken" in ran.err.splitlines()[-1] and "Traceback" not in ran.err
 
 
 def test_few_open_files_are_enough(reprs):

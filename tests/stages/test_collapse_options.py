@@ -19,7 +19,8 @@ from ssltool.diagnosis.metrics.of_classes import Classes, nc1
 from ssltool.reprs.representations import Representations
 
 OF_VIEWS, OF_CLASSES = ({n for n, metric in METRICS.items() if metric.at == at} for at in ("views", "classes"))
-OF_ONE_FILE = [name for name in METRICS if name not in ("clid", "cka")]
+OF_TOKENS = {n for n, metric in METRICS.items() if metric.at in ("patches", "class tokens", "earlier patches")}
+OF_ONE_FILE = [name for name in METRICS if name not in ("clid", "cka", *OF_TOKENS)]
 
 
 def gaussian(n: int, d: int, seed: int = 0) -> Tensor:

@@ -54,7 +54,7 @@ def test_every_plot_is_deterministic_in_every_format(ssltool, tmp_path, monitore
         ran = ssltool("plot", kind, source, "-o", path, "--json")
         assert ran.code == 0, ran.err
         document = ran.json
-        assert ("found" in document) == (kind in ("views", "schedule"))
+        assert ("found" in document) == (kind in ("views", "schedule", "patches"))
         assert document | {"found": None} == {"path": str(path), "kind": kind, "inputs": [str(source)], "found": None}
     starts = {"png": b"\x89PNG", "pdf": b"%PDF", "svg": b"<?xml"}
     assert out[0].read_bytes().startswith(starts[ending])
@@ -120,7 +120,7 @@ def test_a_spectrum_that_a_file_does_not_have_is_refused(tmp_path, rows, ssltool
 
 def test_a_point_has_the_values_of_the_last_monitored_epoch(monitored):
     (one,) = read_runs([str(monitored("a", backbone_auc=0.8, projector_auc=0.9, backbone_knn=0.5))])
-    assert last_auc(one, "images", "backbone") == (8000, 0.8)
+    assert last_auc(one, "images", "backbone")[1] == 0.8
     assert last_auc(one, "epoch", "projector") == (2, 0.9)
     assert last_auc(one, "accuracy", "backbone") == (50, 0.8)
 
@@ -139,10 +139,11 @@ def test_accuracy_requires_labels(monitored):
 
 
 def test_runs_of_one_group_share_a_line(monitored, tmp_path, monkeypatch):
+    few, many = ({"n_images": n, "batch_size": n, "steps_per_epoch": None} for n in (100, 1000))
     folders = [
-        monitored("a", backbone_auc=0.8, settings={"arch": "x", "n_images": 100}),
-        monitored("b", backbone_auc=0.7, settings={"arch": "x", "n_images": 1000}),
-        monitored("c", backbone_auc=0.6, settings={"arch": "y", "n_images": 1000}),
+        monitored("a", backbone_auc=0.8, settings={"arch": "x", **few}),
+        monitored("b", backbone_auc=0.7, settings={"arch": "x", **many}),
+        monitored("c", backbone_auc=0.6, settings={"arch": "y", **many}),
     ]
     kept = {}
     monkeypatch.setattr("ssltool.viz.plot_auc.plot_auc", lambda points, out, **how: kept.update(how, points=points))
@@ -152,7 +153,41 @@ def test_runs_of_one_group_share_a_line(monitored, tmp_path, monkeypatch):
         (1000, 0.7, "x"),
         (1000, 0.6, "y"),
     ]
-    assert (kept["wide"], kept["xlabel"]) == (True, "training images")
+    assert (kept["wide"], kept["xlabel"]) == (True, "training images seen")
+
+
+@pytest.mark.parametrize(
+    ("strategy", "seen"), [("iid", 1200), ("current", 600), ("accumulate", 600), ("last", 300), ("iid, few steps", 80)]
+)
+def test_the_number_of_images_is_that_of_the_different_images_seen(monitored, strategy, seen):
+    """Of 1,200 images in four epochs, of which two are done; a chunk has 300."""
+    settings = {"n_images": 1200, "epochs": 4, "batch_size": 20, "steps_per_epoch": None}
+    if strategy.startswith("iid,"):  # all are drawn from one permutation, which no image leaves twice
+        settings |= {"epochs": 1, "steps_per_epoch": 4}
+    folder = monitored("a", backbone_auc=0.8, settings=settings | {"strategy": strategy.split(",")[0]})
+    lines = [record | {"strategy": strategy.split(",")[0]} for record in records(folder)]
+    lines = [lines[-1] | {"epoch": 0}] if settings["epochs"] == 1 else lines
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (one,) = read_runs([str(folder)])
+    assert last_auc(one, "images", "backbone") == (seen, 0.8)
+
+
+def test_the_images_of_a_run_that_changed_its_strategy_are_not_known(monitored):
+    folder = monitored("a", backbone_auc=0.8, settings={"strategy": "last"})
+    (one,) = read_runs([str(folder)])
+    with pytest.raises(SSLToolError, match="another data strategy"):
+        last_auc(one, "images", "backbone")
+
+
+@pytest.mark.parametrize(("x", "lines"), [("accuracy", False), ("epoch", True)])
+def test_accuracies_are_scattered_and_not_connected(monitored, tmp_path, x, lines, monkeypatch):
+    folders = [monitored(str(i), backbone_auc=0.5 + i / 9, backbone_knn=0.9 - i / 7) for i in range(3)]
+    drawn = []
+    monkeypatch.setattr("ssltool.viz.plot_auc.save_figure", lambda figure, out: drawn.append(figure))
+    run(PlotConfig("auc", tuple(map(str, folders)), x=x, out=str(tmp_path / "p.png")))
+    (axis,) = drawn[0].axes
+    assert any(len(line.get_xdata()) and line.get_linestyle() != "None" for line in axis.lines) == lines
+    assert sum(len(line.get_xdata()) for line in axis.lines if line.get_marker().lower() != "none") == 3
 
 
 OTHER = {"type": "cov", "x": "epoch", "group_by": "method", "layer": "projector", "rows": 2, "epoch": 2, "data": "d"}

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from fork_server import run_ranks
 from torch import nn
 
 from helpers import TINY, records, same_run
@@ -27,7 +28,7 @@ CPU = torch.device("cpu")
 PROGRAM = '''
 """What both ranks run: batch statistics, numbers over the ranks, and a run that is interrupted and goes on.
 
-All of it in one process group: a second one would meet the first one's addresses in torchrun's store.
+All of it in one process group: a second one would meet the first one's addresses in its store.
 """
 
 import contextlib
@@ -114,13 +115,6 @@ torch.save(found, out / f"rank{shard.rank}.pt")
 '''
 
 
-def torchrun(*command: object) -> subprocess.CompletedProcess[str]:
-    """The command on two ranks."""
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.run([*launcher, *map(str, command)], capture_output=True, text=True, timeout=120, env=environment)
-
-
 def layers() -> dict[str, tuple[nn.Module, torch.Tensor, torch.Tensor]]:
     """Layers with batch statistics, each with a global batch and the weights of a loss over its output."""
     torch.manual_seed(0)
@@ -133,12 +127,12 @@ def layers() -> dict[str, tuple[nn.Module, torch.Tensor, torch.Tensor]]:
 
 
 @pytest.fixture(scope="module")
-def ranks(tmp_path_factory) -> tuple[Path, list[dict[str, Any]]]:
+def ranks(tmp_path_factory, server) -> tuple[Path, list[dict[str, Any]]]:
     """The folder in which two ranks ran ``PROGRAM``, and the results of each."""
     out = tmp_path_factory.mktemp("ranks")
     (out / "program.py").write_text(PROGRAM)
     torch.save(layers(), out / "layers.pt")
-    ran = torchrun(out / "program.py", out)
+    ran = run_ranks(server, out / "program.py", out)
     assert ran.returncode == 0, ran.stderr
     return out, [torch.load(out / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
 
@@ -183,13 +177,16 @@ def test_signal_to_one_rank_stops_all_and_the_run_resumes_bit_identically(ranks)
     assert same_run(out / "whole", out / "stopped")
 
 
-def test_two_ranks_equal_one_process_for_the_same_global_batch(tiny, tmp_path):
+def test_two_ranks_of_torchrun_equal_one_process_for_the_same_global_batch(tiny, tmp_path):
     """Sums over the batch are taken in another order, so the first step differs by about 1e-7, and training amplifies
     that: a run whose first weights are multiplied by 1 + 1e-7 noise ends these six steps up to 5e-6 away. A step moves
     the weights by 1e-3."""
     one, two = pretrain(tiny("one", save_every=1)), tmp_path / "two"
     schedule = ["--epochs", 2, "--steps-per-epoch", 3, "-b", 16, "--device", "cpu"]
-    ran = torchrun("-m", "ssltool", "pretrain", *TINY, *schedule, "--out", two)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "ssltool"]
+    command = [*launcher, "pretrain", *TINY, *schedule, "--out", two]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    ran = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=120, env=environment)
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout == f"{two}\n"
     assert ran.stderr.count("epoch 2/2: loss") == 1

@@ -7,14 +7,12 @@ and two ranks is the rounding of float64 and never a nearest neighbour that roun
 from __future__ import annotations
 
 import dataclasses
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from fork_server import run_ranks
 
 from helpers import records
 from ssltool.checkpoints.checkpoint import Checkpoint
@@ -172,7 +170,7 @@ def folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def ranks(folder, trained) -> list[dict[str, Any]]:
+def ranks(folder, trained, server) -> list[dict[str, Any]]:
     """The results of each of two ranks."""
     # Residual branches start at random: where they start at zero, most of the first step's gradients are zero.
     common = {"steps_per_epoch": 1, "zero_init_residual": False, "overwrite": True}
@@ -184,10 +182,7 @@ def ranks(folder, trained) -> list[dict[str, Any]]:
     save(cases, folder / "cases.pt")
     save({method: in_float32(method, folder / "two", trained) for method in IN_FLOAT32}, folder / "float32.pt")
     (folder / "program.py").write_text(PROGRAM)
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    command = [*launcher, str(folder / "program.py"), str(folder)]
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
+    ran = run_ranks(server, folder / "program.py", folder)
     assert ran.returncode == 0, ran.stderr
     return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
 

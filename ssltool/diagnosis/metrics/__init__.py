@@ -265,6 +265,53 @@ METRICS: Registry[Metric] = Registry(
             "arXiv:1905.00414",
             (0, 1),
         ),
+        "patch_cosine": Metric(
+            ".of_tokens:patch_cosine",
+            "patches",
+            "low",
+            "cosine of the patches of an image: 1 all equal (oversmoothing)",
+            "mean over pairs",
+            (-1, 1),
+        ),
+        "patch_rank": Metric(
+            ".of_tokens:patch_rank",
+            "patches",
+            "high",
+            "mean effective rank of the patches of an image",
+            "Roy and Vetterli 2007",
+            (0, "d"),
+        ),
+        "high_norm_tokens": Metric(
+            ".of_tokens:high_norm_tokens",
+            "patches",
+            "low",
+            "share of patches with an outlying norm; 0 none",
+            "arXiv:2309.16588",
+            (0, 0.5),
+        ),
+        "cls_patch_cosine": Metric(
+            ".of_tokens:cls_patch_cosine",
+            "class tokens",
+            "low",
+            "cosine of class token and patches: 1 patches repeat it",
+            "mean over patches",
+            (-1, 1),
+        ),
+        "gram_drift": Metric(
+            ".of_tokens:gram_drift",
+            "earlier patches",
+            "low",
+            "change of the cosines of patches from --reference; 0 none",
+            "arXiv:2508.10104",
+            (0, 4),
+        ),
+        "dse": Metric(
+            ".of_patch_clusters:dse",
+            "patches",
+            "high",
+            "structure of patches; compare files of equal numbers of images",
+            "arXiv:2510.17299",
+        ),
         "alignment": Metric(
             ".of_views:alignment",
             "views",
@@ -287,16 +334,26 @@ MAIN = ("auc", "effective_rank", "rankme", "dead_directions", "alpha", "feature_
 """Metrics shown in tables of runs and monitored during training."""
 
 
+OF_TWO_FILES = ("reference", "earlier patches")
+"""Inputs that compare a file with another one."""
+
 RENYI = ("renyi_rank_half", "entropy_rank", "participation_ratio", "stable_rank", "effective_rank")
 """Effective ranks of the Renyi entropies of order 1/2, 1, 2 and infinity, and, beside this curve, that of the singular
 values themselves."""
 
 
 def metric_names(
-    wanted: str | None, *, views: bool = False, labels: bool = False, reference: bool = False
+    wanted: str | None,
+    *,
+    views: bool = False,
+    labels: bool = False,
+    reference: bool = False,
+    patches: bool = False,
+    class_tokens: bool = False,
 ) -> tuple[str, ...]:
     """Parses a comma-separated list of metrics; None means ``QUICK``, ``all`` means all metrics that apply to a file
-    with or without ``views``, ``labels`` and a ``reference`` file, and the name ``renyi`` the metrics of ``RENYI``.
+    with or without ``views``, ``labels``, a ``reference`` file, ``patches`` and ``class_tokens``, and the name
+    ``renyi`` the metrics of ``RENYI``.
 
     Raises:
         UsageError: for an unknown metric, or an empty list.
@@ -304,7 +361,8 @@ def metric_names(
     if wanted is None:
         return tuple(QUICK)
     if wanted == "all":
-        given = {"views": views, "classes": labels, "reference": reference, "files": False}
+        given = {"views": views, "classes": labels, "reference": reference, "files": False, "patches": patches}
+        given |= {"class tokens": class_tokens and patches, "earlier patches": reference and patches}
         return tuple(name for name, metric in METRICS.items() if given.get(metric.at, True))
     asked: Sequence[str] = [name.strip().replace("-", "_") for name in wanted.split(",") if name.strip()]
     if not asked:

@@ -28,6 +28,9 @@ class Input:
 TREE_ROWS = 4096
 """Maximum number of rows of a spanning tree, whose time is limited by memory: a minute for 10,000 rows of width 512."""
 
+PATCH_IMAGES = 512
+"""Maximum number of images of metrics of patches."""
+
 AT: Registry[Input] = Registry(
     "input of metrics",
     __package__,
@@ -52,11 +55,18 @@ AT: Registry[Input] = Registry(
         "classes": Input("..metric_inputs:classes", "labelled rows: ``of_classes.Classes``", sampled=True),
         "files": Input("..metric_inputs:files", "values of the metrics ``of`` of each of M files, (M,) each"),
         "reference": Input("..metric_inputs:reference", "rows of the same images in two files: ``MatchedRows``"),
+        "patches": Input(
+            "..metric_inputs:patches", "patches (n, P, d) of images, a block at a time", most=PATCH_IMAGES
+        ),
+        "class tokens": Input("..metric_inputs:class_tokens", "class tokens (n, d), and ``patches`` of their images"),
+        "earlier patches": Input(
+            "..metric_inputs:earlier_patches", "``patches``, and those of the same images in another file"
+        ),
         "views": Input("..metric_inputs:views", "views x (N, Q, d): Q views of each of N images"),
     },
 )
-"""The inputs of metrics. The function of a metric of a spectrum may also take the width and the number of rows, as
-the keywords ``d`` and ``n``.
+"""The inputs of metrics. An input of two parts is two arguments. The function of a metric of a spectrum may also take
+the width and the number of rows, as the keywords ``d`` and ``n``, and one that draws at random the ``seed``.
 ``--normalize`` scales the rows to length 1 for the spectra; other inputs do not change."""
 
 

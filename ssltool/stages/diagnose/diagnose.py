@@ -8,14 +8,18 @@ from pathlib import Path
 from ssltool.checkpoints.hub import HUB, TIMM
 from ssltool.checkpoints.load import PUBLISHED
 from ssltool.checkpoints.model_folder import find_model_folder
+from ssltool.checkpoints.saved_run import stage_of
 from ssltool.config import DiagnoseConfig
 from ssltool.config.fields import STATES
+from ssltool.diagnosis.limits import Limit
 from ssltool.errors import SSLToolError, counted, first_names
 from ssltool.files.reading import kind_of_content, open_file, require
 from ssltool.files.writing import finite, write_json
+from ssltool.runs.folder import RunFolder
+from ssltool.runs.monitor_folder import STAGE
 from ssltool.settings import Record, flag
 from ssltool.stages.diagnose.findings import find
-from ssltool.stages.diagnose.findings.finding import SENTENCES, Finding
+from ssltool.stages.diagnose.findings.finding import Finding
 from ssltool.stages.diagnose.log_formats import read_log
 from ssltool.stages.diagnose.log_formats.log_file import LogFile
 from ssltool.stages.diagnose.log_formats.tensorboard_events import is_record
@@ -41,7 +45,7 @@ def run(config: DiagnoseConfig) -> Record:
 
     Returns:
         {"reports": [{"path", "source", "read", "state", "kind", "line", "findings", "keep", "notes", "next", ...},
-        ...], "worst", "notes"}; "worst" is the most severe state.
+        ...], "worst", "failed", "notes"}; "worst" is the most severe state, "failed" whether ``fail_on`` is reached.
 
     Raises:
         SSLToolError: for an item that is none of these or cannot be read, or a setting without effect.
@@ -52,14 +56,24 @@ def run(config: DiagnoseConfig) -> Record:
         raise SSLToolError(f"{flag(unused[0])} has no effect without a checkpoint; leave it out, or name one")
     if config.loss is not None and not logs:
         raise SSLToolError("--loss has no effect without a log; leave it out, or name one")
+    limit = Limit.parse(config.fail_on, "--fail-on")
+    limit.require(_needs(runs, logs, checkpoints), "--fail-on")
     reports = [_report_of_run(path) for path in runs]
     reports += [_report_of_log(read_log(log, config.loss)) for log in logs]
     reports += [_report_of_checkpoints(checkpoints, config)] if checkpoints else []
     worst = max((report["state"] for report in reports), key=STATES.index)
-    document: Record = finite({"reports": reports, "worst": worst, "notes": notes})
+    failed = any(limit.is_reached(report["state"], report["kinds"]) for report in reports)
+    document: Record = finite({"reports": reports, "worst": worst, "failed": failed, "notes": notes})
     if config.out is not None:
         write_json(config.out, document)
     return document
+
+
+def _needs(runs: Sequence[Path], logs: Sequence[LogFile], checkpoints: Sequence[str]) -> set[str]:
+    """What the items have of what kinds of collapse need, keys of ``kinds.NEEDS``."""
+    found = {"loss"} if logs else set()
+    found |= {"rows", "reference", "networks", "labels"} if checkpoints or runs else set()
+    return found | ({"loss"} if runs else set())
 
 
 def _split(items: Sequence[str]) -> tuple[list[Path], list[LogFile], list[str], list[str]]:
@@ -127,8 +141,9 @@ def _report(path: str, source: str, read: str, findings: Sequence[Finding], heal
         "read": read,
         "state": state,
         "kind": None if worst is None else worst.kind,
+        "kinds": list(dict.fromkeys(name for finding in findings for name in finding.named)),
         "since": None if worst is None else worst.since,
-        "line": healthy if worst is None else SENTENCES.get(worst.kind, worst.line),
+        "line": healthy if worst is None else worst.sentence,
         "findings": [finding.as_dict() for finding in findings],
     }
 
@@ -140,30 +155,42 @@ def _report_of_log(series: Series) -> Record:
         f"{counted(len(loss), 'value')}."
     )
     report = _report(series.path, "log", series.program, find(series), healthy)
-    return report | _extent(series) | {"keep": None, "notes": [*series.notes, LIMITS], "next": list(NEXT_OF_LOG)}
+    return (
+        report
+        | _extent(series, series.unit, list(map(float, series.loss.at)))
+        | {"keep": None, "notes": [*series.notes, LIMITS], "next": list(NEXT_OF_LOG)}
+    )
 
 
-def _extent(series: Series) -> Record:
+def _extent(series: Series | None, unit: str, at: Sequence[float]) -> Record:
+    """The number of values, and the first and the last epoch or step; "loss" is None if there is none."""
     return {
-        "unit": series.unit,
-        "values": len(series.loss),
-        "first": float(series.loss.at[0]),
-        "last": float(series.loss.at[-1]),
-        "loss": series.loss_name,
+        "unit": unit,
+        "values": len(at),
+        "first": float(at[0]),
+        "last": float(at[-1]),
+        "loss": None if series is None else series.loss_name,
     }
 
 
 def _report_of_run(path: Path) -> Record:
+    from ssltool.stages.diagnose.monitor_record import diagnose_monitored
     from ssltool.stages.diagnose.run_record import diagnose_run
 
-    found = diagnose_run(path)
-    epochs = counted(len(found.series.loss), "epoch")
-    healthy = f"No collapse was found in {counted(found.monitored, 'monitored epoch')} of {epochs}."
+    is_monitored = stage_of(RunFolder(path).read_config()) == STAGE
+    found = diagnose_monitored(path) if is_monitored else diagnose_run(path)
+    count = counted(len(found.at), "look" if is_monitored else found.unit)
+    healthy = f"No collapse was found in {count}."
+    if not is_monitored:
+        healthy = f"No collapse was found in {counted(found.monitored, 'monitored epoch')} of {count}."
     if not found.monitored:
-        healthy = f"No fault shows in the losses of {epochs}; the monitor did not look (--monitor-every 0)."
-    report = _report(str(path), "run folder", found.series.program, found.findings, healthy)
+        healthy = f"No fault shows in the losses of {count}; the monitor did not look (--monitor-every 0)."
+    report = _report(str(path), "monitor" if is_monitored else "run folder", found.read, found.findings, healthy)
+    notes = ["the monitor was given no loss; monitor.step(step, loss=loss) records it"] if found.series is None else []
     following = [] if found.monitored else [f"ssltool diagnose {path}/checkpoint.pt"]
-    return report | _extent(found.series) | {"keep": found.keep, "notes": [], "next": following}
+    return (
+        report | _extent(found.series, found.unit, found.at) | {"keep": found.keep, "notes": notes, "next": following}
+    )
 
 
 def _report_of_checkpoints(paths: Sequence[str], config: DiagnoseConfig) -> Record:

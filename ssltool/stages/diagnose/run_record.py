@@ -7,16 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from ssltool.checkpoints.build import outline_method
 from ssltool.checkpoints.saved_run import SavedRun, stage_of
 from ssltool.config import LAYERS
 from ssltool.config.fields import STATES
-from ssltool.diagnosis.alarms import DEAD_KEY, judge_look
 from ssltool.diagnosis.monitor import UNKNOWN_CAUSE
-from ssltool.diagnosis.verdict import NEEDED, Verdict
+from ssltool.diagnosis.verdict import NEEDED
 from ssltool.errors import SSLToolError
 from ssltool.methods.base import Method
 from ssltool.models.outputs import Features
@@ -24,23 +22,34 @@ from ssltool.runs.folder import RunFolder
 from ssltool.settings import Record
 from ssltool.stages.diagnose.findings import find
 from ssltool.stages.diagnose.findings.finding import NOTE, Finding
-from ssltool.stages.diagnose.findings.stretches import last_stretch
 from ssltool.stages.diagnose.keep import Candidate, choose
-from ssltool.stages.diagnose.known_losses import CONSTANT, UNIFORM, KnownLoss
+from ssltool.stages.diagnose.known_losses import KnownLoss, constants
+from ssltool.stages.diagnose.monitored_layers import Looks, MonitoredLayer, layer_findings
 from ssltool.stages.diagnose.reference_ranges import reference_range
 from ssltool.stages.diagnose.series import Curve, Series
 
 TESTED = "each method with and without this part, 3 epochs on the bundled images (docs/methods.md)"
 
-RANK_FELL = 0.8
-"""An effective rank below this share of its largest value has fallen."""
+
+OF_SCALE = ("mean_norm", "coding_rate")
+"""Metrics that see the scale of the outputs, which those of a verdict do not, where they were recorded."""
 
 
 @dataclass(frozen=True)
 class DiagnosedRun:
-    """The findings in a run folder, its losses, and the checkpoint to keep."""
+    """The findings in a run folder or the folder of a monitor, and the checkpoint to keep.
 
-    series: Series
+    Attributes:
+        read: what the folder holds.
+        unit, at: the epochs or steps of the records.
+        series: the losses; None if there are none.
+        monitored: the number of records with a verdict.
+    """
+
+    read: str
+    unit: str
+    at: Sequence[float]
+    series: Series | None
     findings: list[Finding]
     keep: Record
     monitored: int
@@ -62,18 +71,14 @@ def diagnose_run(path: Path) -> DiagnosedRun:
     run = SavedRun.read(settings, folder.config)
     method = outline_method(run).eval()
     series = _series(path, method, records)
-    layers = _judged_layers(method, run, records)
-    found = [finding for name, verdicts in layers.items() for finding in _in_layer(name, verdicts, method, records)]
-    findings = [*found, *find(series), *_compression(records, found), *_unusual(run, records)]
+    findings = [*layer_findings(_looks(method, run, records)), *find(series), *_unusual(run, records)]
     findings.sort(key=lambda finding: -STATES.index(finding.state))
     monitored = sum(record.get("verdict") is not None for record in records)
-    return DiagnosedRun(series, findings, _keep(folder, records), monitored)
+    epochs = [record["epoch"] + 1 for record in records]
+    return DiagnosedRun(series.program, "epoch", epochs, series, findings, _keep(folder, records), monitored)
 
 
 def _series(path: Path, method: Method, records: Sequence[Record]) -> Series:
-    known = tuple(
-        KnownLoss(value, f"{value:.4g}", UNIFORM if value > 0 else CONSTANT) for value in method.constant_output_losses
-    )
     epochs = [record["epoch"] + 1 for record in records]
 
     def curve(name: str, known: tuple[KnownLoss, ...] = ()) -> Curve:
@@ -83,91 +88,45 @@ def _series(path: Path, method: Method, records: Sequence[Record]) -> Series:
     names = dict.fromkeys(name for record in records for name in record)
     terms = {name: curve(name) for name in names if name.endswith("_loss")}
     rate = curve("lr") if "lr" in names else None
-    return Series(str(path), "run folder of ssltool", "epoch", curve("loss", known), "loss", rate, terms, is_ours=True)
+    return Series(
+        str(path),
+        "run folder of ssltool",
+        "epoch",
+        curve("loss", constants(method.constant_output_losses)),
+        "loss",
+        rate,
+        terms,
+        is_ours=True,
+    )
 
 
 def _number(value: Any, missing: float | None) -> float | None:
     return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else missing
 
 
-def _judged_layers(method: Method, run: SavedRun, records: Sequence[Record]) -> dict[str, dict[int, Verdict]]:
-    """The verdict on each layer that was monitored, by the index of its record."""
-    judged: dict[str, dict[int, Verdict]] = {}
+def _looks(method: Method, run: SavedRun, records: Sequence[Record]) -> Looks:
+    """The records of the monitor, with the causes that the method knows."""
+    records = [record for record in records if "verdict" in record]
     device = next(method.parameters()).device
-    for name in LAYERS:
-        rows = {i: record for i, record in enumerate(records) if _has_metrics(record, name)}
-        if not rows:
-            continue
-        width = Features(method, name).shape(run.backbone.image_size, torch.device(device))[-1]
-        n, bound = int(run.settings.get("monitor_size") or width + 1), method.max_rank(name)
-        judged[name] = {
-            i: judge_look(name, _values(record, name), n=n, d=width, bound=bound) for i, record in rows.items()
-        }
-    return judged
-
-
-def _values(record: Record, layer: str) -> dict[str, float]:
-    """The metrics of a layer that a verdict needs. Records of earlier versions have no dead dimensions."""
-    dead = float(record.get(f"{layer}_{DEAD_KEY}") or 0)
-    return {metric: record[f"{layer}_{metric}"] for metric in NEEDED} | {DEAD_KEY: dead}
-
-
-def _has_metrics(record: Record, layer: str) -> bool:
-    return all(record.get(f"{layer}_{metric}") is not None for metric in NEEDED)
-
-
-def _in_layer(name: str, verdicts: dict[int, Verdict], method: Method, records: Sequence[Record]) -> list[Finding]:
-    """The collapse of a layer, from the epoch on since which it lasts; or a note on one that it recovered from."""
-    order = list(verdicts)
-    wrong = [i for i in order if verdicts[i].severity]
-    if not wrong:
-        return []
-    last, stretch = order[-1], last_stretch(np.array([verdicts[i].severity > 0 for i in order]))
-    if stretch is None:
-        epochs = f"{len(wrong)} of {len(order)} monitored epochs, the last of them {records[wrong[-1]]['epoch'] + 1}"
-        line = f"the {name} was judged collapsed in {epochs}, and is healthy at the end"
-        return [Finding("recovered", NOTE, line, float(records[wrong[0]]["epoch"] + 1))]
-    first = order[stretch[0]]
-    since, verdict = float(records[first]["epoch"] + 1), verdicts[last]
-    known = [cause for cause, present in method.collapse_causes().items() if present]
-    causes = list(dict.fromkeys([*known, *method.probable_causes(float(records[last]["loss"] or "nan"))]))
-    dead = [records[i].get(f"{name}_{DEAD_KEY}") or 0 for i in (order[0], last)]
-    if dead[1] > dead[0]:
-        causes.append(f"dead dimensions of the {name}: {dead[1]:.0f}, in the first check {dead[0]:.0f}")
-    line = f"the {name} shows {verdict.line}; since epoch {since:g}"
-    if first == order[0]:
-        line += ", the first that was monitored"
-    evidence: dict[str, float | str] = {metric: records[last][f"{name}_{metric}"] for metric in NEEDED}
-    evidence["layer"] = name
-    advice = f"train with the part that the settings leave out: {'; '.join(known)}" if known else ""
-    return [
-        Finding(
-            f"{verdict.state}-collapse",
-            verdict.state,
-            line,
-            since,
-            evidence,
-            "; ".join(causes) or UNKNOWN_CAUSE.format("a lower --lr"),
-            advice,
-            TESTED if known else "",
+    monitored = [name for name in LAYERS if any(record.get(f"{name}_auc") is not None for record in records)]
+    layers = {
+        name: MonitoredLayer(
+            Features(method, name).shape(run.backbone.image_size, torch.device(device))[-1], method.max_rank(name)
         )
-    ]
+        for name in monitored
+    }
+    n = int(run.settings.get("monitor_size") or max((layer.width for layer in layers.values()), default=1) + 1)
 
+    def causes(record: Record) -> tuple[list[str], str, str]:
+        known = [cause for cause, present in method.collapse_causes().items() if present]
+        loss = _number(record.get("loss"), None)
+        found = list(dict.fromkeys([*known, *method.probable_causes(float("nan") if loss is None else loss)]))
+        if not known:
+            return found, "", ""
+        return found, f"train with the part that the settings leave out: {'; '.join(known)}", TESTED
 
-def _compression(records: Sequence[Record], found: Sequence[Finding]) -> list[Finding]:
-    """A note on an effective rank that fell while every verdict stayed healthy. A slope alone is no fault."""
-    ranks = [(r["epoch"] + 1, r["backbone_effective_rank"]) for r in records if r.get("backbone_effective_rank")]
-    if len(ranks) < 3 or any(finding.state != NOTE for finding in found):
-        return []
-    at, largest = max(ranks, key=lambda pair: float(pair[1]))
-    epoch, last = ranks[-1]
-    if last >= RANK_FELL * largest:
-        return []
-    line = (
-        f"the effective rank of the backbone fell from {largest:.3g} at epoch {at} to {last:.3g} at epoch {epoch}; the "
-        "verdict is healthy, and healthy networks compress late in training too"
-    )
-    return [Finding("rank-fell", NOTE, line, float(at), {"largest": float(largest), "last": float(last)})]
+    at = [float(record["epoch"] + 1) for record in records]
+    return Looks("epoch", records, at, n, layers, causes, UNKNOWN_CAUSE.format("a lower --lr"))
 
 
 def _unusual(run: SavedRun, records: Sequence[Record]) -> list[Finding]:
@@ -177,7 +136,7 @@ def _unusual(run: SavedRun, records: Sequence[Record]) -> list[Finding]:
         return []
     said: list[str] = []
     evidence: dict[str, float | str] = {}
-    for name in (f"{layer}_{metric}" for layer in LAYERS for metric in NEEDED):
+    for name in (f"{layer}_{metric}" for layer in LAYERS for metric in (*NEEDED, *OF_SCALE)):
         value, normal = last.get(name), reference_range(run.settings, name)
         if normal is not None and value is not None and not normal.contains(value):
             said.append(f"{name} is {value:.3g} (normal: {normal})")
@@ -194,8 +153,5 @@ def _keep(folder: RunFolder, records: Sequence[Record]) -> Record:
     by_epoch = {record["epoch"]: record for record in records}
     of_files = [(file, epoch, by_epoch.get(epoch, {})) for epoch, file in kept.items()]
     return choose(
-        [
-            Candidate(str(file), r.get("verdict"), r.get("backbone_knn"), r.get("backbone_effective_rank"), epoch + 1)
-            for file, epoch, r in of_files
-        ]
+        [Candidate(str(file), r.get("verdict"), r.get("backbone_knn"), epoch + 1) for file, epoch, r in of_files]
     )

@@ -9,19 +9,29 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ssltool.checkpoints.checkpoint import Checkpoint
 from ssltool.checkpoints.saved_run import stage_of
 from ssltool.diagnosis.measure import measure
 from ssltool.diagnosis.metrics import METRICS
 from ssltool.diagnosis.row_blocks import Rows
+from ssltool.diagnosis.token_blocks import tokens_of
 from ssltool.errors import SSLToolError
 from ssltool.files.reading import file_hash, require
 from ssltool.reprs.readers import read_entries
 from ssltool.reprs.representations import Representations
 from ssltool.runs import monitor_folder
 from ssltool.runs.display_names import display_names
+from ssltool.runs.evaluations import PROTOCOL
 from ssltool.runs.folder import RunFolder
-from ssltool.settings import Settings
+from ssltool.runs.history import read_runs
+from ssltool.runs.run_table import kept_checkpoint
+from ssltool.runs.untrained import untrained_record
+from ssltool.settings import Record, Settings
+
+OF_FILES = ("method", "arch", "strategy", "dataset", "split", "layer")
+"""Metadata of a file of representations that is in the table."""
 
 
 @dataclass
@@ -31,22 +41,28 @@ class RankedItem:
     Attributes:
         path: the run folder or file.
         origin: the settings of the run, or the metadata of the file, with ``epoch`` counted from 0.
+        settings: the settings of the run, or main metadata of the file, for the table.
+        record: the record of this epoch or step, or what was measured of the file.
         metrics: values by layer and name (``backbone_auc``), NaN where a metric is undefined.
         verdict: the monitor's verdict at this epoch, or None.
         accuracy: the accuracy in [0, 1] to compare with, or None.
         checkpoint: the checkpoint file of this epoch, or None if it was not kept.
         checkpoint_hash: for a file of representations, the hash of the checkpoint that they were computed with.
         display_name: a short name that differs from the other items'.
+        untrained: whether this is the network before its training.
     """
 
     path: str
     origin: Settings
+    settings: Settings
+    record: Record
     metrics: dict[str, float]
     verdict: str | None = None
     accuracy: float | None = None
     checkpoint: Path | None = None
     checkpoint_hash: str | None = None
     display_name: str = ""
+    untrained: bool = False
 
     def value(self, layer: str, metric: str) -> float:
         """The value of one metric; raises ``SSLToolError`` if the item does not have it."""
@@ -63,14 +79,19 @@ class RankedItem:
         return file_hash(self.checkpoint) if self.checkpoint is not None else self.checkpoint_hash
 
     @property
+    def knn(self) -> float | None:
+        """The kNN accuracy in [0, 1] that the monitor recorded, or None."""
+        return next((value for key, value in self.record.items() if key.endswith("_knn")), None)
+
+    @property
     def names(self) -> tuple[str, ...]:
         """The names that a table of accuracies may use: the path as given, then shorter ones."""
         return self.path, self.display_name, Path(self.path).name
 
 
-def split_items(items: Sequence[str], *, checkpoints: bool) -> tuple[list[str], list[str], list[str]]:
-    """Splits ``items`` into run folders of pretrain and folders of monitors, files, and run folders of lincls. Run
-    folders of finetune and scan, whose settings have ``stage``, are ignored.
+def split_items(items: Sequence[str], *, checkpoints: bool) -> tuple[list[str], list[str], dict[str, str]]:
+    """Splits ``items`` into run folders of pretrain and folders of monitors, files, and run folders of later stages,
+    each with its stage.
 
     Raises:
         SSLToolError: for a path that does not exist or is given twice, if there is nothing to rank, or if
@@ -85,14 +106,14 @@ def split_items(items: Sequence[str], *, checkpoints: bool) -> tuple[list[str], 
         raise SSLToolError(f"{repeated[0]} is given twice; name it once")
     settings = {path: RunFolder(path).read_config() for path in paths if path.is_dir()}
     stages = {path: stage_of(config) for path, config in settings.items()}
-    probes = [path for path, stage in stages.items() if stage == "lincls"]
+    later = {str(path): stage for path, stage in stages.items() if stage in PROTOCOL}
     folders = [path for path, stage in stages.items() if stage in ("pretrain", monitor_folder.STAGE)]
     files = [path for path in paths if not path.is_dir()]
     if not folders and not files:
         raise SSLToolError("name at least one run folder of pretrain or file of representations to rank")
     if checkpoints and not folders:
         raise SSLToolError("--checkpoints does nothing without a run folder; leave it out")
-    return list(map(str, folders)), list(map(str, files)), list(map(str, probes))
+    return list(map(str, folders)), list(map(str, files)), later
 
 
 def read_run_folder(path: str, *, checkpoints: bool) -> tuple[list[RankedItem], list[str]]:
@@ -116,9 +137,10 @@ def read_run_folder(path: str, *, checkpoints: bool) -> tuple[list[RankedItem], 
             f"{path} has no records of the monitor; train with --monitor-every, "
             "or save representations (ssltool save-reprs) and give their file instead"
         )
-    kept = {int(file.stem[11:]): file for file in sorted(folder.path.glob("checkpoint_[0-9]*.pt"))}
     epochs, notes = [max(monitored)], []
+    kept: dict[int, Path | None]
     if checkpoints:
+        kept = {int(file.stem[11:]): file for file in sorted(folder.path.glob("checkpoint_[0-9]*.pt"))}
         epochs = [epoch for epoch in kept if epoch in monitored]
         if not epochs:
             found = f"of epochs {', '.join(str(epoch + 1) for epoch in kept)}, none monitored" if kept else "none"
@@ -127,19 +149,39 @@ def read_run_folder(path: str, *, checkpoints: bool) -> tuple[list[RankedItem], 
             )
         if len(epochs) < len(kept):
             notes.append(f"{path}: {len(kept) - len(epochs)} kept checkpoints were not monitored and are left out")
-    elif epochs[0] not in kept and epochs[0] == records[-1]["epoch"] and folder.newest.exists():
-        kept[epochs[0]] = folder.newest
+    else:
+        kept = {epochs[0]: kept_checkpoint(folder, monitored[epochs[0]], records)}
     return [
-        RankedItem(
-            str(kept[epoch]) if checkpoints else path,
-            {**settings, **monitored[epoch]},
-            recorded_metrics(monitored[epoch]),
-            verdict=monitored[epoch].get("verdict"),
-            accuracy=monitored[epoch].get("backbone_knn"),
-            checkpoint=kept.get(epoch),
-        )
+        _recorded(str(kept[epoch]) if checkpoints else path, settings, monitored[epoch], "backbone", kept[epoch])
         for epoch in epochs
     ], notes
+
+
+def read_untrained(path: str) -> tuple[list[RankedItem], list[str]]:
+    """The untrained network of the run of pretrain in ``path``, or a note on why it could not be measured."""
+    try:
+        (run,) = read_runs([path])
+        first = min(run.path.glob("checkpoint_[0-9]*.pt"))
+        record = untrained_record(run, first, torch.device("cpu"))
+    except SSLToolError as error:
+        return [], [f"the untrained network is not in the table: {error}"]
+    item = _recorded(path, run.settings, record, "backbone", None)
+    item.untrained = True
+    return [item], []
+
+
+def _recorded(path: str, settings: Settings, record: Record, layer: str, checkpoint: Path | None) -> RankedItem:
+    """A run with the values in ``record``; its kNN accuracy is that of ``layer``."""
+    return RankedItem(
+        path,
+        {**settings, **record},
+        settings,
+        record,
+        recorded_metrics(record),
+        verdict=record.get("verdict"),
+        accuracy=record.get(f"{layer}_knn"),
+        checkpoint=checkpoint,
+    )
 
 
 def _read_monitored(path: str, *, checkpoints: bool) -> list[RankedItem]:
@@ -150,16 +192,7 @@ def _read_monitored(path: str, *, checkpoints: bool) -> list[RankedItem]:
     looks = [record for record in folder.records if recorded_metrics(record)]
     if not looks:
         raise SSLToolError(f"{path} has no look of a monitor; the first is at step 0 of the training")
-    last, first_layer = looks[-1], folder.settings["layers"][0]
-    return [
-        RankedItem(
-            path,
-            folder.settings | last,
-            recorded_metrics(last),
-            verdict=last.get("verdict"),
-            accuracy=last.get(f"{first_layer}_knn"),
-        )
-    ]
+    return [_recorded(path, folder.settings, looks[-1], folder.settings["layers"][0], None)]
 
 
 def recorded_metrics(record: Mapping[str, Any]) -> dict[str, float]:
@@ -191,7 +224,7 @@ def measure_file(
             f"{path} holds outputs of the {meta['layer']}, but --layer is {layer}; rank one layer at a time"
         )
     rows = Rows([stored.representations], labels=[stored.targets], name=path)
-    measured = measure(rows, metrics, bound=meta.get("directions"))
+    measured = measure(rows, metrics, bound=meta.get("directions"), tokens=tokens_of([path], [stored]))
     origin = dict(meta)
     if meta.get("random"):
         origin |= {"method": "untrained", "epoch": None}
@@ -200,12 +233,14 @@ def measure_file(
     values = {f"{layer}_{name}": value for name, value in measured.metrics.items()}
     checkpoint_hash = None if meta.get("random") else meta.get("checkpoint_hash")
     notes = [f"{path}: {note}" for note in measured.notes]
-    return RankedItem(path, origin, values, checkpoint_hash=checkpoint_hash), notes
+    settings = {key: origin[key] for key in OF_FILES if key in origin}
+    return RankedItem(path, origin, settings, values, values, checkpoint_hash=checkpoint_hash), notes
 
 
 def assign_display_names(items: Sequence[RankedItem]) -> None:
     """Gives each item a short name that no other item has."""
-    for item, name in zip(items, display_names([item.path for item in items]), strict=True):
+    paths = [str(Path(item.path) / "untrained") if item.untrained else item.path for item in items]
+    for item, name in zip(items, display_names(paths), strict=True):
         item.display_name = name
 
 

@@ -8,19 +8,12 @@ from typing import Any
 
 import pandas as pd
 
-from ssltool.checkpoints.probe import Probe
 from ssltool.errors import SSLToolError, counted, first_line
-from ssltool.files.schema import ANYTHING, conform, mapping
 from ssltool.files.text import csv_cell
+from ssltool.runs.evaluations import PROTOCOL, finished_probe
 
 Accuracies = tuple[list[float | None], list[str]]
 """The accuracy of each item, None where it is not known, and notes for the user."""
-
-PROTOCOL = ("features", "optimizer", "epochs", "batch_size", "labels_fraction", "val_size", "image_size")
-"""The settings that probes must share for their accuracies to be comparable."""
-
-FINISHED = mapping({"acc1": ANYTHING, "random": ANYTHING}, other=ANYTHING)
-"""The metrics of a probe that is trained to the end."""
 
 
 def probe_accuracies(folders: Sequence[str], hashes: Sequence[str | None]) -> Accuracies:
@@ -33,10 +26,7 @@ def probe_accuracies(folders: Sequence[str], hashes: Sequence[str | None]) -> Ac
     found: dict[str, tuple[str, dict[str, Any]]] = {}
     notes = []
     for folder in folders:
-        metrics = Probe.load(Path(folder) / "probe.pt").metrics
-        if "checkpoint_hash" not in metrics:
-            raise SSLToolError(f"{folder}: the probe is not trained to the end; run ssltool lincls again")
-        conform({"metrics": metrics}, mapping({"metrics": FINISHED}), Path(folder) / "probe.pt")
+        metrics = finished_probe(Path(folder))
         if metrics["random"] or metrics["checkpoint_hash"] is None:
             what = "an untrained network" if metrics["random"] else "representations of an unknown checkpoint"
             notes.append(f"{folder} is a probe of {what} and is left out")
@@ -52,7 +42,7 @@ def probe_accuracies(folders: Sequence[str], hashes: Sequence[str | None]) -> Ac
         )
     if len(used) < len(found):
         notes.append(f"{len(found) - len(used)} of {len(found)} probes belong to none of the rows")
-    differing = [key for key in PROTOCOL if len({metrics.get(key) for _, metrics in used}) > 1]
+    differing = [key for key in PROTOCOL["lincls"] if len({metrics.get(key) for _, metrics in used}) > 1]
     if differing:
         notes.append(f"the probes differ in {', '.join(differing)}: their accuracies are not strictly comparable")
     return [float(found[one][1]["acc1"]) if one in found else None for one in hashes], notes

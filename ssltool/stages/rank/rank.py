@@ -6,11 +6,11 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from scipy import stats
 
 from ssltool.config import RankConfig
@@ -18,10 +18,19 @@ from ssltool.diagnosis.metrics import METRICS, metric_names
 from ssltool.errors import SSLToolError, counted
 from ssltool.files.writing import finite
 from ssltool.reprs.representation_set import transform_notes
-from ssltool.runs.tables import write_table
+from ssltool.runs.evaluations import Evaluation, accuracies_of, read_evaluations
+from ssltool.runs.run_table import columns
+from ssltool.runs.tables import frame_of, write_table
 from ssltool.settings import Record
 from ssltool.stages.rank.forecast import MIN_ROWS, Forecast, feature_keys, fit, kendall, rms, spearman
-from ssltool.stages.rank.items import RankedItem, assign_display_names, measure_file, read_run_folder, split_items
+from ssltool.stages.rank.items import (
+    RankedItem,
+    assign_display_names,
+    measure_file,
+    read_run_folder,
+    read_untrained,
+    split_items,
+)
 from ssltool.stages.rank.known_accuracies import probe_accuracies, table_accuracies
 
 ORDER = {"low": "lowest first", "high": "highest first", "": "nearest to 1 first"}
@@ -45,14 +54,16 @@ def run(config: RankConfig) -> Record:
     Returns:
         {"by", "layer", "order", "accuracy", "rows": [{"rank", "run", "epoch", ..., "path"}, ...], "agreement",
         "forecast", "forecast_error", "notes"}, rows best first, epochs counted from 0. "accuracy" is "knn", "linear",
-        "file" or None.
+        "file" or None. After "path", a row has the columns of ``ssltool table``. With ``checkpoints``, the last rows
+        are the untrained networks, which have no rank.
 
     Raises:
         SSLToolError: for items that are neither run folders with the monitor's records nor representations, metrics
             that they lack, accuracies that cannot be read or match no item, or a forecast that cannot be fitted.
     """
     request = _parse(config)
-    rows, probes, notes = _read_items(config, request)
+    rows, later, notes = _read_items(config, request)
+    probes = [path for path, stage in later.items() if stage == "lincls"]
     _compare_files(config.layer, request.by, rows)
     values = np.array([row.value(config.layer, request.by) for row in rows])
     kind = _set_accuracies(config, rows, probes, notes)
@@ -72,12 +83,16 @@ def run(config: RankConfig) -> Record:
                 f"the forecast is of {forecast.accuracy} accuracy and the rows have {kind} accuracy: no errors"
             )
     notes += _differences(request.by, rows)
+    untrained, more = _read_untrained(config)
+    assign_display_names([*rows, *untrained])
+    cells, others = _other_columns([*rows, *untrained], later)
+    notes += more + others
     document = {
         "by": request.by,
         "layer": config.layer,
         "order": ORDER[METRICS[request.by].healthier],
         "accuracy": kind,
-        "rows": _table(request.by, rows, values, distance, forecasts, errors),
+        "rows": _table(config.layer, request.by, [*rows, *untrained], distance, forecasts, errors, cells),
         "agreement": agreement,
         "forecast": None if forecast is None else forecast.as_dict(),
         "forecast_error": rms(errors[np.isfinite(errors)]) if np.isfinite(errors).any() else None,
@@ -97,9 +112,9 @@ def _parse(config: RankConfig) -> _Request:
     return _Request(by, [] if config.fit is None else feature_keys(config.features, config.layer), None)
 
 
-def _read_items(config: RankConfig, request: _Request) -> tuple[list[RankedItem], list[str], list[str]]:
-    """The items, the run folders of lincls, and notes for the user."""
-    folders, files, probes = split_items(config.items, checkpoints=config.checkpoints)
+def _read_items(config: RankConfig, request: _Request) -> tuple[list[RankedItem], dict[str, str], list[str]]:
+    """The items, the run folders of later stages, each with its stage, and notes for the user."""
+    folders, files, later = split_items(config.items, checkpoints=config.checkpoints)
     rows, notes = [], []
     for path in folders:
         items, more = read_run_folder(path, checkpoints=config.checkpoints)
@@ -113,13 +128,39 @@ def _read_items(config: RankConfig, request: _Request) -> tuple[list[RankedItem]
         item, more = measure_file(path, config.layer, tuple(names), config.pool)
         rows.append(item)
         notes += more
+    probes = list(later.values()).count("lincls")
     if probes and config.accuracy != "linear":
-        notes.append(f"{len(probes)} run folders of lincls are ignored; --accuracy linear reads their accuracies")
+        notes.append(f"{counted(probes, 'run folder')} of lincls not compared with; --accuracy linear does")
     if folders and files:
         notes.append("run folders are measured on the monitor's images, files on their own rows: compare with care")
     assign_display_names(rows)
-    resolved = set(map(os.path.realpath, probes))
-    return rows, probes + [path for path in config.probes if os.path.realpath(path) not in resolved], notes
+    resolved = set(map(os.path.realpath, later))
+    later |= {path: "lincls" for path in config.probes if os.path.realpath(path) not in resolved}
+    return rows, later, notes
+
+
+def _read_untrained(config: RankConfig) -> tuple[list[RankedItem], list[str]]:
+    """With ``checkpoints`` the untrained networks of the run folders, and notes."""
+    found = [read_untrained(path) for path in config.items if config.checkpoints and Path(path).is_dir()]
+    return [item for items, _ in found for item in items], [note for _, notes in found for note in notes]
+
+
+def _other_columns(rows: Sequence[RankedItem], later: Mapping[str, str]) -> tuple[list[Record], list[str]]:
+    """For each row the settings in which the rows differ, the values of its record, and the accuracies that ``later``
+    stages measured; and notes."""
+    evaluations: list[Evaluation] = []
+    notes = []
+    for path, stage in later.items():
+        try:
+            evaluations += read_evaluations(path, stage)
+        except SSLToolError as error:
+            notes.append(f"left out: {error}")
+    cells, _ = columns([row.settings for row in rows], [row.record for row in rows])
+    accuracies, more = accuracies_of(evaluations, [row.source_hash() if evaluations else None for row in rows])
+    names = dict.fromkeys(name for one in accuracies for name in one)
+    return [
+        own | {name: one.get(name) for name in names} for own, one in zip(cells, accuracies, strict=True)
+    ], notes + more
 
 
 def _compare_files(layer: str, by: str, rows: Sequence[RankedItem]) -> None:
@@ -224,35 +265,44 @@ def _differences(by: str, rows: Sequence[RankedItem]) -> list[str]:
 
 
 def _table(
+    layer: str,
     by: str,
     rows: Sequence[RankedItem],
-    values: np.ndarray,
     distance: np.ndarray,
     forecasts: np.ndarray,
     errors: np.ndarray,
+    cells: Sequence[Record],
 ) -> list[Record]:
-    """The rows, best first. Equal metrics share a rank; rows whose metric is NaN are last and have no rank."""
+    """The rows, best first, with further ``cells``. Equal metrics share a rank. The last rows have none: those whose
+    metric is NaN, and after these the untrained networks, which are beyond the end of ``distance``."""
+    beyond = np.full(len(rows) - len(distance), np.nan)
+    distance, forecasts, errors = (np.concatenate([of, beyond]) for of in (distance, forecasts, errors))
     ranks = stats.rankdata(distance, method="min", nan_policy="omit")
-    return [
-        {
+    of_steps = any("epoch" not in row.origin for row in rows if not row.untrained)
+    found = []
+    for i in map(int, np.argsort(distance, kind="stable")):
+        row = rows[i]
+        shown = {
             "rank": int(ranks[i]) if math.isfinite(distance[i]) else None,
-            "run": rows[i].display_name,
-            **{key: rows[i].origin.get(key) for key in ("epoch", "method", "arch", "strategy")},
-            **({"step": rows[i].origin.get("step")} if any("epoch" not in row.origin for row in rows) else {}),
-            by: values[i],
-            "verdict": rows[i].verdict,
-            "accuracy": rows[i].accuracy,
+            "run": row.display_name,
+            **{key: row.origin.get(key) for key in ("epoch", "method", "arch", "strategy")},
+            **({"step": row.origin.get("step")} if of_steps else {}),
+            by: row.value(layer, by),
+            "verdict": row.verdict,
+            "loss": row.record.get("loss"),
+            "knn": row.knn,
+            "accuracy": row.accuracy,
             "forecast": forecasts[i],
             "error": errors[i],
-            "path": rows[i].path,
+            "path": row.path,
+            **({"untrained": row.untrained} if any(row.untrained for row in rows) else {}),
         }
-        for i in map(int, np.argsort(distance, kind="stable"))
-    ]
+        found.append(shown | {name: value for name, value in cells[i].items() if name not in shown})
+    return found
 
 
 def _write(config: RankConfig, document: Record, forecast: Forecast | None) -> None:
     if config.fit is not None and forecast is not None:
         forecast.save(config.fit)
     if config.out is not None:
-        rows = pd.DataFrame(document["rows"], dtype=object)
-        write_table(config.out, document, rows)
+        write_table(config.out, document, frame_of(document["rows"]))

@@ -21,13 +21,13 @@ from ssltool.files.reading import file_hash
 from ssltool.files.schema import ANYTHING, conform, mapping
 from ssltool.files.stored import weights_hash
 from ssltool.models.family import SMALL_IMAGE
+from ssltool.reprs.clusters_file import SCORES, Clusters
 from ssltool.reprs.neighbours.file import Neighbours
 from ssltool.runs.folder import RunFolder, run_path, with_number
 from ssltool.runs.resume import changed_images, check_compatible, check_images, differences
 from ssltool.settings import Record, Settings
 from ssltool.stages.scan.cluster_scores import score
 from ssltool.stages.scan.cluster_training import Clustering, SelfLabelling, predict, training_path
-from ssltool.stages.scan.clusters_file import SCORES, Clusters
 from ssltool.stages.scan.inputs import Inputs, unit_rows
 from ssltool.stages.scan.kmeans import kmeans, nearest_centroid
 from ssltool.stages.scan.mining import NeighbourTable, check_neighbours, mine

@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 
+import numpy as np
 import pytest
 import torch
 
@@ -213,10 +214,36 @@ def test_checkpoints_are_measured_in_the_order_of_their_epochs_beside_an_untrain
     assert "48 images of bundled train" in report["images"]
 
 
+def test_checkpoints_are_measured_as_collapse_measures_their_saved_representations(ssltool, checkpoints, tmp_path):
+    """The same images give the same metrics, verdict and kNN accuracy; also of a network that has collapsed."""
+    numbers = np.random.RandomState(0).permutation(2000)[:40]
+    np.save(tmp_path / "some.npy", numbers)
+    images = ["--idx_path", tmp_path / "some.npy", "--device", "cpu"]
+    (report,) = ssltool("diagnose", *checkpoints[:2], *images, "--json").json["reports"]
+    for row in report["checkpoints"]:
+        untrained = row["path"] == "untrained"
+        source = ["--pretrained", checkpoints[0], *(["--random"] if untrained else [])]
+        source = source if untrained else ["--pretrained", row["path"]]
+        file = tmp_path / f"{row['epoch']}_{untrained}.pt"
+        assert ssltool("save-reprs", *source, *images, "-o", file).code == 0
+        metrics = ["--metrics", ",".join([*row["metrics"], "mean_norm"])]
+        reference = [] if untrained else ["--reference", tmp_path / f"{report['checkpoints'][0]['epoch']}_True.pt"]
+        (measured,) = ssltool("collapse", file, *metrics, *reference, "--json").json["files"]
+        found = row["metrics"] | {"mean_norm": row["norm"]}
+        for name, value in found.items():
+            assert value == (
+                None if measured["metrics"][name] is None else pytest.approx(measured["metrics"][name], 1e-9)
+            )
+        assert row["verdict"] == measured["verdict"]["state"]
+        assert measured["verdict"]["line"].startswith(row["line"])
+        knn = ssltool("knn", file, file, "-k", 20, "--json")
+        assert row["knn"] == pytest.approx(knn.json["accuracy"], 1e-9)
+
+
 def test_a_collapse_is_dated_by_the_first_checkpoint_from_which_on_all_collapsed():
     def found(*states: str):
         rows = [
-            {"path": f"{i}.pt", "epoch": 10 * i, "verdict": state, "line": state, "metrics": HEALTHY}
+            {"path": f"{i}.pt", "kinds": [], "epoch": 10 * i, "verdict": state, "line": state, "metrics": HEALTHY}
             for i, state in enumerate(states)
         ]
         return [(one.kind, one.state, one.since) for one in collapse_findings(rows, True)]

@@ -142,6 +142,35 @@ def test_every_power_of_two_is_recognised_within_a_thousandth(n, off):
     assert formula == f"ln {nearest if 3 <= n <= 8 else 2**n}"  # ln 255 and ln 256 differ by less than 0.1 %
 
 
+USUAL = {
+    11.0904: "ln 65536",
+    8.3178: "ln 4096",
+    9.0109: "ln 8192",
+    9.7041: "ln 16384",
+    8.0064: "ln 3000",
+    6.2146: "ln 500",
+    5.7038: "ln 300",
+    6.9078: "ln 1000",
+    4.6052: "ln 100",
+    2.3026: "ln 10",
+    9.2103: "ln 10000",
+    -1.0: "-1",
+    -0.999: "-1",
+    0.0: "0",
+    24.75: "25 (1 - sqrt(1e-4))",
+    25.0: "25",
+    49.5: "2 x 25 (1 - sqrt(1e-4))",
+}
+"""Losses as programs print them, in four decimals, and what they are."""
+
+
+@pytest.mark.parametrize("value", USUAL)
+@pytest.mark.parametrize("off", [-9e-4, 0, 9e-4])
+def test_a_printed_loss_is_recognised_within_a_thousandth(value, off):
+    (first, *_) = find(series([value + off] * 40, "cross-entropy", "cosine", "distance", "variance"))
+    assert (first.state, first.evidence["formula"]) == (STATES[2], USUAL[value])
+
+
 @given(st.floats(0.1, 14))
 def test_a_loss_away_from_all_known_values_is_none_of_them(value):
     known = known_losses("cross-entropy")

@@ -20,12 +20,12 @@ from ssltool.data.images import open_dataset
 from ssltool.data.loader import Loader
 from ssltool.data.preprocessing import IMAGENET
 from ssltool.errors import Interrupted, SSLToolError
+from ssltool.reprs.clusters_file import Clusters
 from ssltool.reprs.neighbours.file import Neighbours
 from ssltool.reprs.representations import Representations
 from ssltool.stages import scan
 from ssltool.stages.scan import inputs
 from ssltool.stages.scan.cluster_training import WEAK_VIEW, Clustering, SelfLabelling, table_loss
-from ssltool.stages.scan.clusters_file import Clusters
 from ssltool.stages.scan.mining import NeighbourTable
 
 CPU = torch.device("cpu")

@@ -11,7 +11,6 @@ from ssltool.stages.diagnose.findings.stretches import last_stretch
 from ssltool.stages.diagnose.known_losses import (
     CONSTANT,
     NO_VARIANCE,
-    TOLERANCE,
     UNCORRELATED,
     UNIFORM,
     KnownLoss,
@@ -124,7 +123,7 @@ def _finding(series: Series, name: str, curve: Curve, known: KnownLoss, first: i
         "values": len(values),
         "of": len(curve),
         "largest_deviation": float(np.abs(values - known.value).max()),
-        "tolerance": TOLERANCE * max(1.0, abs(known.value)),
+        "tolerance": known.tolerance * max(1.0, abs(known.value)),
         "until": float(curve.at[until]),
     }
     equal = f"near {formula}" if is_number else f"= {formula}"

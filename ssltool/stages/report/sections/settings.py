@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 
 from ssltool.files.text import escape_xml
+from ssltool.runs.run_table import flat_settings
 from ssltool.settings import Settings
 from ssltool.stages.report.contents import ReportedRun
 from ssltool.stages.report.html import columns, element
@@ -13,7 +14,7 @@ from ssltool.stages.report.html import columns, element
 
 def render(runs: Sequence[ReportedRun]) -> str:
     """The settings in which the runs differ, checkpoints and versions, and all settings."""
-    flat = [_flat(run.settings) for run in runs]
+    flat = [_texts(run.settings) for run in runs]
     names = list(dict.fromkeys(name for settings in flat for name in settings))
     different = [name for name in names if len({settings.get(name) for settings in flat}) > 1]
     heads = [element("th", "", scope="col")] + [element("th", escape_xml(run.name), scope="col") for run in runs]
@@ -39,8 +40,7 @@ def render(runs: Sequence[ReportedRun]) -> str:
     return "\n".join(parts)
 
 
-def _flat(settings: Settings) -> dict[str, str]:
+def _texts(settings: Settings) -> dict[str, str]:
     """Settings and the options of the method as text."""
-    options = {f"{name} (option)": value for name, value in settings.get("method_options", {}).items()}
-    values = {name: value for name, value in settings.items() if name != "method_options"} | options
-    return {name: value if isinstance(value, str) else json.dumps(value) for name, value in values.items()}
+    values = flat_settings(settings).items()
+    return {name: value if isinstance(value, str) else json.dumps(value) for name, value in values}

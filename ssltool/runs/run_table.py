@@ -1,0 +1,128 @@
+"""A row for each run: the settings in which the runs differ, and all values of a record."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ssltool.checkpoints.saved_run import HASHES, LATER, stage_of
+from ssltool.errors import SSLToolError
+from ssltool.files.reading import file_hash
+from ssltool.runs import monitor_folder
+from ssltool.runs.folder import RunFolder
+from ssltool.settings import Record, Settings
+
+ALWAYS = ("method", "arch", "strategy", "seed")
+"""Settings that a table has even if they are the same for all runs."""
+
+OF_THE_FOLDER = (
+    *("out", "exp_name", "exp_id", "overwrite", "resume", "start_epoch", "print_freq", "save_every", "save_steps"),
+    *("tensorboard", "wandb", "test", "dry_run"),
+)
+DERIVED = ("found", "epoch_images", *(name for name in HASHES if name != "fingerprint"))
+"""Settings in which runs may differ that are no columns: what a run writes and where, and what follows from others."""
+
+
+@dataclass(frozen=True)
+class RunRow:
+    """A run at one epoch, or a monitored training at one step.
+
+    Attributes:
+        path: the run folder.
+        settings: the settings in ``config.json``.
+        record: the values of the epoch or step; empty if no epoch is finished.
+        checkpoint: the file of the checkpoint of this epoch, or None if it was not kept.
+    """
+
+    path: str
+    settings: Settings
+    record: Record
+    checkpoint: Path | None = None
+
+    def checkpoint_hash(self) -> str | None:
+        """The hash of the checkpoint, None if there is none."""
+        return None if self.checkpoint is None else file_hash(self.checkpoint)
+
+
+def last_row(path: str) -> tuple[RunRow, list[str]]:
+    """The run in ``path`` at the last epoch that its monitor measured, or at the last one if none was; and notes.
+
+    Raises:
+        SSLToolError: if the folder holds no run of pretrain and is not that of a monitor, or cannot be read.
+    """
+    folder = RunFolder(Path(path))
+    settings = folder.read_config()
+    stage = stage_of(settings)
+    if stage == monitor_folder.STAGE:
+        monitored = monitor_folder.MonitorFolder(folder.path)
+        records, settings = monitored.records, monitored.settings
+    elif stage == "pretrain":
+        records, settings = folder.read_metrics(), LATER | settings
+    else:
+        raise SSLToolError(f"{path} is a run folder of {stage}; name a run folder of pretrain")
+    if not records:
+        return RunRow(path, settings, {}), [f"{path}: no epoch is finished"]
+    last = next((record for record in reversed(records) if "verdict" in record), records[-1])
+    later = len(records) - 1 - records.index(last)
+    note = f"{path}: the row is of the last epoch that was monitored; {later} later ones are left out"
+    return RunRow(path, settings, last, kept_checkpoint(folder, last, records)), [note] if later else []
+
+
+def kept_checkpoint(folder: RunFolder, record: Record, records: Sequence[Record]) -> Path | None:
+    """The file of the checkpoint after the epoch of ``record``, or None if it was not kept."""
+    if "epoch" not in record:
+        return None
+    kept = folder.path / f"checkpoint_{record['epoch']:04d}.pt"
+    if kept.exists():
+        return kept
+    return folder.newest if record is records[-1] and folder.newest.exists() else None
+
+
+def flat_settings(settings: Settings) -> Settings:
+    """Settings in one dict, the method's options as ``NAME (option)``."""
+    options = {f"{name} (option)": value for name, value in settings.get("method_options", {}).items()}
+    return {name: value for name, value in settings.items() if name != "method_options"} | options
+
+
+def differing_settings(settings: Sequence[Settings]) -> list[str]:
+    """The names of the ``settings``, flat, that are not the same for all runs."""
+    names = dict.fromkeys(name for one in settings for name in one)
+    return [
+        name
+        for name in names
+        if name not in (*OF_THE_FOLDER, *DERIVED) and len({_key(one.get(name)) for one in settings}) > 1
+    ]
+
+
+def _key(value: Any) -> str:
+    return json.dumps(value, default=str, sort_keys=True)
+
+
+def columns(settings: Sequence[Settings], records: Sequence[Mapping[str, Any]]) -> tuple[list[Record], list[str]]:
+    """The columns of a table of runs: the settings in ``ALWAYS``, those that differ, and all values of the records.
+
+    A value of a record that has the name of a column of settings gets the name ``NAME (record)``. A run without a value
+    has None.
+
+    Returns:
+        A dict for each run, with the same keys in the same order, and the names of the settings that differ.
+    """
+    flat = [flat_settings(one) for one in settings]
+    differing = differing_settings(flat)
+    chosen = [*(name for name in ALWAYS if any(name in one for one in flat)), *differing]
+    chosen = list(dict.fromkeys(chosen))
+    values = dict.fromkeys(name for record in records for name in record if name != "strategy")
+    titles = {name: f"{name} (record)" if name in chosen else name for name in values}
+    rows = [
+        {name: _plain(one.get(name)) for name in chosen} | {title: record.get(name) for name, title in titles.items()}
+        for one, record in zip(flat, records, strict=True)
+    ]
+    return rows, differing
+
+
+def _plain(value: Any) -> Any:
+    """A setting as a cell: lists and dicts as JSON."""
+    return json.dumps(value) if isinstance(value, (list, tuple, dict)) else value
