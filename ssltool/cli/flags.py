@@ -113,7 +113,7 @@ class Command(click.Command):
 
 
 class Setting(click.Option):
-    """An option with its section of the help; only ``--help-all`` shows ``advanced`` and ``alias`` ones, ``aliases``."""
+    """An option with its section of the help; only ``--help-all`` shows ``advanced``, ``alias`` and ``aliases``."""
 
     def __init__(
         self,
@@ -245,26 +245,14 @@ class Named(StringParamType):
         return [CompletionItem(f"{head}{comma}{name}") for name in self.names(last)]
 
 
-class NumberOr(click.IntRange):
-    """A whole number, or one of some ``words``."""
-
-    def __init__(self, words: Collection[str], **bounds: int | None) -> None:
-        super().__init__(**bounds)
-        self.words = words
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        return value if value in self.words else super().convert(value, param, ctx)
-
-
-def _click_type(kind: type, metadata: Any) -> Any:
-    if metadata["choices"]:
-        return OneOf(metadata["choices"])
-    if metadata["names"]:
-        return Named(metadata["names"])
-    if kind is int and metadata["alone"]:
-        return NumberOr(metadata["alone"], min=metadata["minimum"], max=metadata["maximum"])
-    if kind is int and metadata["minimum"] is not None:
-        return click.IntRange(min=metadata["minimum"], max=metadata["maximum"])
+def _click_type(kind: type, m: Any) -> Any:
+    if m["choices"]:
+        return OneOf(m["choices"])
+    if m["names"]:
+        return Named(m["names"])
+    if kind is int and m["minimum"] is not None:
+        whole = click.IntRange(min=m["minimum"], max=m["maximum"])
+        return click.types.FuncParamType(lambda v: v if v in m["alone"] else whole(v)) if m["alone"] else whole
     return kind
 
 
