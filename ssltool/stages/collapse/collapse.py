@@ -26,7 +26,7 @@ from ssltool.files.reading import file_hash
 from ssltool.reprs.class_names import Labels, unified
 from ssltool.reprs.readers import stem_of
 from ssltool.reprs.representation_set import RepresentationSet, transform_notes
-from ssltool.reprs.representations import Representations
+from ssltool.reprs.representations import Representations, image_name
 from ssltool.reprs.same_images import MatchedRows, match_rows, repeated_images
 from ssltool.reprs.same_tokens import match_tokens
 from ssltool.reprs.token_set import token_set
@@ -81,7 +81,17 @@ class _Input:
             hint=hint,
             device=request.device,
             name=self.name,
+            image_name=self._image_name,
         )
+
+    def _image_name(self, number: int) -> str:
+        """The name of the image of a row, by its number among those of all files."""
+        for file in self.files:
+            if number < len(file):
+                break
+            number -= len(file)
+        places = file.meta.get("places") or 1
+        return image_name(file.paths, file.index[::places], number // places)
 
     def _labels(self) -> list[Tensor]:
         """The labels of each file, one for each image, in the numbers of the first file."""
