@@ -25,7 +25,9 @@ from ssltool.settings import Record
 from ssltool.stages.diagnose.findings.finding import NOTE, Finding
 from ssltool.stages.diagnose.findings.stretches import last_stretch
 from ssltool.stages.diagnose.keep import Candidate, choose
+from ssltool.stages.diagnose.monitored_layers import LOWER_RATE, NOT_FINITE_CAUSE
 from ssltool.stages.diagnose.teacher_copy import TeacherAndStudent, compare_teacher, teacher_findings
+from ssltool.stages.diagnose.tested_advice import RATE
 from ssltool.training.device import pick_device
 
 UNTRAINED = "untrained"
@@ -137,8 +139,10 @@ def collapse_findings(rows: Sequence[Record], known: bool) -> list[Finding]:
         line += ", the first that was given" if len(rows) > 1 else ", the only one that was given"
     evidence = {name: last["metrics"][name] for name in NEEDED if name in last["metrics"]}
     epoch = float(since["epoch"]) if known and since["epoch"] is not None else None
-    cause = "the training diverged" if kind == "nonfinite" else UNKNOWN_CAUSE.format("a lower learning rate")
-    return [Finding(kind, state, line, epoch, evidence, cause)]
+    if kind == "nonfinite":
+        return [Finding(kind, state, line, epoch, evidence, NOT_FINITE_CAUSE)]
+    cause = UNKNOWN_CAUSE.format("a lower learning rate")
+    return [Finding(kind, state, line, epoch, evidence, cause, LOWER_RATE, RATE)]
 
 
 def _against_untrained(rows: Sequence[Record]) -> list[Finding]:
