@@ -49,6 +49,7 @@ docs: $(VENV)/.developing
 bench: install
 	$(BIN)/python -m pip install --quiet --editable '.[bench]'
 	$(BIN)/python benchmarks/views.py
+	$(BIN)/python benchmarks/file_views.py
 	$(BIN)/python benchmarks/epoch.py
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/collapse.py

@@ -56,6 +56,16 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}{plural}"
 
 
+def duration(seconds: float) -> str:
+    """A time with its two largest units: ``45 s``, ``3 min 20 s``, ``1 h 28 min``, ``2 d 3 h``."""
+    for size, unit, smaller, below in ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
+        whole = round(seconds / smaller) * smaller
+        if whole >= size:
+            rest = whole % size // smaller
+            return f"{whole // size} {unit}" + (f" {rest} {below}" if rest else "")
+    return f"{round(seconds)} s"
+
+
 def first_few(numbers: Sequence[SupportsInt], most: int = 10) -> str:
     """The first ``most`` of ``numbers``, and how many more there are: "3, 5 and 2 more"."""
     text = ", ".join(str(int(number)) for number in numbers[:most])

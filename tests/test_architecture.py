@@ -127,6 +127,12 @@ def test_only_one_module_imports_torch_distributed():
     assert users == {"ssltool.training.distributed"}
 
 
+def test_opencv_is_imported_by_one_module_and_only_where_it_is_used():
+    """A machine with a GPU trains on images in memory without it."""
+    assert {m for m in MODULES if "cv2" in imports(m)} == {"ssltool.data.byte_ops"}
+    assert [m for m in MODULES if "ssltool.data.byte_ops" in on_import(m)] == []
+
+
 def test_settings_registries_and_errors_need_the_standard_library_only():
     wanted = [m for m in MODULES if m.startswith("ssltool.config")]
     wanted += ["ssltool", "ssltool.errors", "ssltool.settings", "ssltool.registry", *REGISTRIES]

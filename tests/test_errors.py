@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ssltool.errors import counted
+from ssltool.errors import counted, duration
 
 
 @pytest.mark.parametrize(
@@ -20,3 +20,22 @@ from ssltool.errors import counted
 )
 def test_the_noun_agrees_with_its_number(number, noun, text):
     assert counted(number, noun) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0 s"),
+        (0.4, "0 s"),
+        (59.4, "59 s"),
+        (59.6, "1 min"),
+        (200, "3 min 20 s"),
+        (3599.7, "1 h"),
+        (5280, "1 h 28 min"),
+        (7200, "2 h"),
+        (86_399, "1 d"),
+        (183_600, "2 d 3 h"),
+    ],
+)
+def test_a_duration_has_its_two_largest_units(seconds, text):
+    assert duration(seconds) == text

@@ -19,7 +19,8 @@ import ssltool
 from ssltool.cli import COMMANDS
 
 ROOT = Path(ssltool.__file__).parent.parent
-CONDA_NAMES = {"pytorch": "torch", "matplotlib-base": "matplotlib"}
+CONDA_NAMES = {"pytorch": "torch", "matplotlib-base": "matplotlib", "py-opencv": "opencv-python-headless"}
+IMPORTED_AS = {"cv2": "opencv-python-headless"}
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +62,7 @@ def test_everything_imported_is_required(setup_cfg):
     found = set()
     for path in (ROOT / "ssltool").rglob("*.py"):
         found |= set(re.findall(r"^(?:import|from) (\w+)", path.read_text(), flags=re.MULTILINE))
-    third_party = {name for name in found if name not in sys.stdlib_module_names} - {"ssltool"}
+    third_party = {IMPORTED_AS.get(name, name) for name in found if name not in sys.stdlib_module_names} - {"ssltool"}
     assert third_party - {"PIL"} <= required  # Pillow comes with torchvision
 
 

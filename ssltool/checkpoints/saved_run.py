@@ -76,6 +76,7 @@ HASHES = (
 
 FACTS = {
     "stage": text(200),
+    "views_version": integer(1, 1000),
     **dict.fromkeys(HASHES, optional(text(200))),
     **{name: PRETRAIN[name] for name in TRANSFORM},
     "preprocessing": optional(PREPROCESSING),

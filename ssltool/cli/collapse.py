@@ -9,7 +9,6 @@ import click
 from ssltool.cli.flags import Command, Setting, json_option, settings
 from ssltool.cli.output import cell, emit, message, table
 from ssltool.config import CollapseConfig, CollapseLayersConfig
-from ssltool.config.fields import reaches
 from ssltool.errors import counted
 from ssltool.settings import Record
 
@@ -46,7 +45,7 @@ def command(ctx: click.Context, config: CollapseConfig | CollapseLayersConfig, l
     healthy, partial or complete collapse and depends on feature_std, effective_rank and dead_directions. The singular
     values are those of the centred matrix in float64, computed in one pass for files of any size. Each spectrum is
     written next to its input as STEM_svd.pt (STEM_normalized_svd.pt with --normalize). Exit code 3: the collapse of a
-    FILE is at least as severe as --fail-on.
+    FILE is of a severity or kind that --fail-on names.
 
     With --layers, each FILE is a checkpoint that --pretrained of other commands reads. The images pass once through it
     and an untrained network of the same kind; a row for each block says whether its output is collapsed, from shallow
@@ -59,6 +58,7 @@ def command(ctx: click.Context, config: CollapseConfig | CollapseLayersConfig, l
     ssltool collapse a/train_reprs_e0.pt b/train_reprs_e0.pt --normalize --plot spectra.png
     ssltool collapse logs/*/train_reprs.pt --group-by arch --out table.csv
     ssltool collapse train_reprs_e0.pt --fail-on partial --threshold partial_rank=0.2
+    ssltool collapse train_reprs_e0.pt --reference untrained_reprs.pt --fail-on complete,scale
     ssltool collapse --layers logs/simsiam-resnet18-iid_0000 --plot depth.png
     """
     from ssltool.stages.collapse import run, run_layers
@@ -73,7 +73,7 @@ def command(ctx: click.Context, config: CollapseConfig | CollapseLayersConfig, l
         for note in one["notes"]:
             message(f"note: {one['path']}: {note}")
     emit(result, text, as_json)
-    if reaches(result["worst"], config.fail_on):
+    if result["failed"]:
         ctx.exit(COLLAPSED)
 
 

@@ -22,7 +22,7 @@ from ssltool.cli.flags import (
 )
 from ssltool.cli.output import cell, emit, table
 from ssltool.config import PretrainConfig
-from ssltool.errors import Collapsed, counted
+from ssltool.errors import Collapsed, counted, duration
 from ssltool.settings import Record
 
 ALGS = {"simsiam": "simsiam", "moco": "mocov3", "byol": "byol"}
@@ -146,7 +146,6 @@ def _with_method(config: PretrainConfig, alg: str | None, nnsiam: bool, *, given
 
 def _describe(plan: Record) -> str:
     c, seen = plan["config"], plan["exposure"]
-    hours, rest = divmod(int(plan["estimated_seconds"]), 3600)
     size = f"{plan['parameters']:,} parameters"
     facts = {
         "data": plan["data"],
@@ -158,7 +157,7 @@ def _describe(plan: Record) -> str:
         if c["monitor_every"]
         else "off",
         "memory": f"about {plan['memory_bytes'] / 2**30:.2f} GiB for weights, gradients, optimizer and activations",
-        "time": f"about {hours} h {rest // 60} min {rest % 60} s, at the {plan['images_per_second']:,.0f} images/s "
+        "time": f"about {duration(plan['estimated_seconds'])}, at the {plan['images_per_second']:,.0f} images/s "
         "of trial steps (without augmentation)",
         "run folder": f"{plan['run']} (not created)",
     }

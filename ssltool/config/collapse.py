@@ -10,7 +10,7 @@ from ssltool.config.fields import (
     FIGURES,
     METRICS,
     SPECTRA,
-    STATES,
+    limit,
     output,
     pool_rows,
     same_images,
@@ -74,11 +74,8 @@ class CollapseConfig(DeviceSettings):
     )
     seed: int = seed("samples, resamples and k-means")
 
-    fail_on: str | None = setting(
-        None,
-        "exit with code 3 if the collapse of any FILE is at least this severe",
-        choices=STATES[1:],
-        section="Verdict",
+    fail_on: str | None = limit(
+        "exit with code 3 if the collapse of any FILE is of this severity or kind", section="Verdict"
     )
     threshold: tuple[str, ...] = thresholds()
     like: str | None = setting(
@@ -155,11 +152,8 @@ class CollapseLayersConfig(CheckpointsSettings):
         metavar="PATH",
         advanced=True,
     )
-    fail_on: str | None = setting(
-        None,
-        "exit with code 3 if the collapse of the last layers is at least this severe",
-        choices=STATES[1:],
-        section="Verdict",
+    fail_on: str | None = limit(
+        "exit with code 3 if the collapse of the last layers is of this severity or kind", section="Verdict"
     )
     threshold: tuple[str, ...] = thresholds()
     plot: str | None = setting(None, "figure of the metrics over the depth", section="Output", metavar="FILE")

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ssltool.config.common import CheckpointsSettings
-from ssltool.config.fields import STATES, output, seed, wrong_suffix
+from ssltool.config.fields import limit, output, seed, wrong_suffix
 from ssltool.settings import defaults_of, setting
 
 
@@ -17,11 +17,8 @@ class DiagnoseConfig(CheckpointsSettings):
 
     items: tuple[str, ...] = setting((), "run folders, logs, folders of logs, or checkpoints")
     loss: str | None = setting(None, "column of the loss in a log [default: found by its name]", metavar="COLUMN")
-    fail_on: str | None = setting(
-        None,
-        "exit with code 3 if a collapse, or a failure of the training, is at least this severe",
-        choices=STATES[1:],
-        section="Verdict",
+    fail_on: str | None = limit(
+        "exit with code 3 if a collapse, or a failure of the training, is of this severity or kind", section="Verdict"
     )
     seed: int = seed("the sample and of the untrained network", section="Data")
     out: str | None = output("also write the result to this .json file")

@@ -31,6 +31,9 @@ METHODS = "ssltool.methods:METHODS"
 METRICS = "ssltool.diagnosis.metrics:METRICS"
 """The registries of architectures, methods and metrics."""
 
+LIMITS = "ssltool.diagnosis.limits:choices"
+"""The severities and kinds of collapse."""
+
 SETS_OF_METRICS = ("all", "renyi")
 """Names in a list of metrics that mean several."""
 
@@ -42,9 +45,10 @@ ANY = sys.float_info.max
 """The maximum of rates: with any of them the optimizers diverge, if at all, without an error of torch."""
 
 
-def reaches(state: str | None, limit: str | None) -> bool:
-    """Whether the verdict ``state`` is at least as severe as ``limit``; False if either is None."""
-    return state is not None and limit is not None and STATES.index(state) >= STATES.index(limit)
+def limit(help: str, **more: Any) -> Any:
+    """The severities and kinds of collapse at which a command fails or stops."""
+    help += ": partial, complete, or kinds of collapse, comma-separated; docs/kinds.md lists these"
+    return setting(None, help, names=LIMITS, metavar="A,B", **more)
 
 
 AUTO = "auto"

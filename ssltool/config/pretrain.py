@@ -11,13 +11,13 @@ from ssltool.config.fields import (
     ARCHITECTURES,
     METHODS,
     MOST_EPOCHS,
-    STATES,
     STEMS,
     STRATEGIES,
     batch_size,
     crop_min,
     epochs,
     learning_rate,
+    limit,
     momentum,
     precision,
     probability,
@@ -53,7 +53,14 @@ class PretrainConfig(RunSettings, DeviceSettings, DataSettings):
         metavar="FILE",
         advanced=True,
     )
-    chunk_size: int = setting(1, "epochs spent on each chunk", section="Data strategy", minimum=1, maximum=MOST_EPOCHS)
+    chunk_size: int = setting(
+        1,
+        "epochs spent on each chunk",
+        section="Data strategy",
+        minimum=1,
+        maximum=MOST_EPOCHS,
+        advanced=True,
+    )
     n_rounds: int = setting(
         1,
         "passes over the chunks; --epochs must be divisible by it",
@@ -160,6 +167,14 @@ class PretrainConfig(RunSettings, DeviceSettings, DataSettings):
     solarize_p: float = probability(0.0, "solarisation")
 
     epochs: int | None = epochs(None, "epochs [default: 100; 10 on the bundled data]", fixed=True)
+    minutes: float | None = setting(
+        None,
+        "train for as many epochs as fit into this time, at the rate of a few trial steps",
+        section="Optimisation",
+        above=0,
+        maximum=1e6,
+        metavar="M",
+    )
     batch_size: int | None = batch_size(
         None, "images in a batch, over all ranks [default: 512; 128 on the bundled data]", fixed=True
     )
@@ -240,11 +255,8 @@ class PretrainConfig(RunSettings, DeviceSettings, DataSettings):
         minimum=2,
         advanced=True,
     )
-    stop_on: str | None = setting(
-        None,
-        "save and stop the run with exit code 3 once the collapse is at least this severe",
-        choices=STATES[1:],
-        section="Monitor",
+    stop_on: str | None = limit(
+        "save and stop the run with exit code 3 once the collapse is of this severity or kind", section="Monitor"
     )
 
     precision: str = precision()
@@ -265,6 +277,7 @@ class PretrainConfig(RunSettings, DeviceSettings, DataSettings):
             optimizer_rule(self, self.optimizer),
             (("final_lr", "warmup_epochs", "fix_pred_lr", "lr_schedule"), self.fix_all_lr, "with --fix-all-lr"),
             (("test",), not self.wandb, "without --wandb"),
+            (("minutes",), self.epochs is not None, "with --epochs, which --recipe and --config set too"),
             (("monitor_size", "stop_on"), self.monitor_every == 0, "with --monitor-every 0"),
             (("jitter",), self.jitter_p == 0, "with --jitter-p 0"),
             (("start_epoch",), self.resume is None, "without --resume"),

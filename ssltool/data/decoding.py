@@ -7,6 +7,7 @@ hides, and ignores the EXIF orientation. Here ``PixelRules`` say how each of the
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -70,8 +71,14 @@ class Header:
     unnamed: bool
 
 
-def decode(path: str, rules: PixelRules = DEFAULT_RULES) -> Image.Image:
+def decode(
+    path: str, rules: PixelRules = DEFAULT_RULES, reduction: Callable[[tuple[int, int]], int] | None = None
+) -> Image.Image:
     """The image in a file, as RGB with 8 bits.
+
+    Args:
+        reduction: given the (width, height) of a grey or RGB JPEG, upright, the factor 1, 2, 4 or 8 by which to reduce
+            it. The decoder then computes fewer pixels, each the mean of a block. It is not called for other files.
 
     Raises:
         CorruptImage: if it cannot be decoded.
@@ -81,6 +88,8 @@ def decode(path: str, rules: PixelRules = DEFAULT_RULES) -> Image.Image:
         kind = _value_type(image)
         if rules.raw:
             return _raw(image, path)
+        if reduction is not None and image.format == "JPEG" and image.mode in ("L", "RGB"):
+            _reduce(image, reduction)
         rgb = _composite(image, rules) if kind is None else _scaled(image, stream, kind, rules, path)
         return _upright(rgb, _orientation(image))
 
@@ -238,6 +247,13 @@ def _wide_colour(image: ImageFile.ImageFile, stream: BinaryIO) -> np.ndarray:
         rest = _tile_arguments(again)[1:]  # those of all tiles are the same
         again.tile = [tile._replace(args=(other, *rest) if rest else other) for tile in again.tile]
         return upper * 256 + np.asarray(again)
+
+
+def _reduce(image: ImageFile.ImageFile, reduction: Callable[[tuple[int, int]], int]) -> None:
+    width, height = image.size
+    factor = reduction((height, width) if _orientation(image) >= SIDEWAYS else (width, height))
+    if factor > 1:
+        image.draft(None, (width // factor, height // factor))
 
 
 # Orientation

@@ -1,9 +1,9 @@
 """Batches on the device from image indices.
 
-Images in memory are augmented on the device, if they are resized with bilinear interpolation. Image files, and images
-in memory with another interpolation, are cropped and resized by Pillow in a worker process; all other augmentations run
-on the device. The images of a step and the parameters of their views depend only on the seed, the epoch and the step,
-not on the number of workers or ranks.
+Small images in memory are augmented in batches on the device, on a GPU large ones too. Of image files, and of large
+images in memory on the CPU, worker processes make the views in 8 bits (``file_views``); for a GPU they only crop and
+resize, and all other augmentations run on the device. The images of a step and the parameters of their views depend
+only on the seed, the epoch and the step, not on the number of workers or ranks.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import InterpolationMode
 
 from ssltool import seeds
-from ssltool.data import views
+from ssltool.data import file_views, views
 from ssltool.data.decoding import decode
 from ssltool.data.image_files import MEMORY_LIMIT
 from ssltool.data.images import ImageSet
@@ -44,6 +44,9 @@ SHARED_MEMORY = "/dev/shm"
 
 PREFETCHED = 2
 """Batches that each worker holds ready."""
+
+BATCHED_SIZE = 64
+"""Side in pixels of images and views up to which the views of images in memory are made in batches on a CPU too."""
 
 
 @dataclass
@@ -96,6 +99,7 @@ class Loader:
         if pixels is not None and device.type == "cuda" and pixels.nbytes <= MEMORY_LIMIT:
             pixels = pixels.to(device)
         self.pixels = pixels
+        self.in_bytes = device.type == "cpu"  # how training views of files and of large images are made
         self._workers = workers
         self._requests = _Requests()
         self._files: DataLoader[_Received] | None = None
@@ -128,7 +132,7 @@ class Loader:
             local = shard.slice(len(rows))
             return rows[local], [views.sample_params(len(rows), recipe, generator)[local] for recipe in recipes]
 
-        if self.pixels is not None and preprocessing.interpolation == "bilinear":
+        if self._in_batches(sizes):
             for start in starts:
                 rows, params = step_rows(start)
                 images = self._gather(rows)
@@ -138,16 +142,28 @@ class Loader:
 
                 yield self._batch(rows, _by_size(params, sizes, cut))
             return
-        requests = (_crop_requests(*step_rows(start), sizes) for start in starts)
+        if self.in_bytes:
+            file_views.require_opencv()
+        requests = (_view_requests(*step_rows(start), sizes) for start in starts)
         share = batch_size // shard.world
-        for start, crops in zip(starts, self._decoded(requests, share, sizes), strict=True):
+        for start, pixels in zip(starts, self._decoded(requests, share, sizes), strict=True):
             rows, params = step_rows(start)
+            if self.in_bytes:
+                finished = zip(pixels, params, strict=True)
+                yield self._batch(rows, [views.finish_bytes(view, drawn, preprocessing) for view, drawn in finished])
+                continue
 
-            def finish(numbers: list[int], drawn: ViewParams, size: int, crops: list[Tensor] = crops) -> Tensor:
-                pixels = torch.cat([crops[i] for i in numbers])
-                return views.finish(pixels.float() / 255.0, drawn, preprocessing)
+            def finish(numbers: list[int], drawn: ViewParams, size: int, crops: list[Tensor] = pixels) -> Tensor:
+                together = torch.cat([crops[i] for i in numbers])
+                return views.finish(together.float() / 255.0, drawn, preprocessing)
 
             yield self._batch(rows, _by_size(params, sizes, finish))
+
+    def _in_batches(self, sizes: list[int]) -> bool:
+        """Whether the views are made in batches on the device, of images in memory."""
+        if self.pixels is None or self.preprocessing.interpolation != "bilinear":
+            return False
+        return not self.in_bytes or max(*self.pixels.shape[-2:], *sizes) <= BATCHED_SIZE
 
     def evaluate(self, batch_size: int, rows: np.ndarray | None = None) -> Iterator[Batch]:
         """All images in order, or those at indices ``rows``, with the validation transform.
@@ -180,7 +196,7 @@ class Loader:
         """The images of each batch of ``requests`` on the device, (B, 3, S, S) uint8 for each of ``sizes``."""
         if self._files is None:
             batch_bytes = 3 * batch_size * sum(size * size for size in sizes)
-            decoded = _Decoded(self.images, self.preprocessing)
+            decoded = _Decoded(self.images, self.preprocessing, finished=self.in_bytes)
             self._files = _file_loader(decoded, self._workers, self._requests, self.device, batch_bytes)
         self._requests.batches = requests
         received = iter(self._files)
@@ -206,14 +222,14 @@ def _by_size(
     return [made[i] for i in range(len(params))]
 
 
-# One image to decode: its row, a row of ``ViewParams.crops`` per view (None for the validation transform), and the
+# One image to decode: its row, the parameters of its views (V,) ``PACKED`` (None for the validation transform), and the
 # sizes of the views.
 Request = tuple[int, np.ndarray | None, list[int]]
 
 
-def _crop_requests(rows: np.ndarray, params: list[ViewParams], sizes: list[int]) -> list[Request]:
-    crops = np.stack([d.crops() for d in params], axis=1)
-    return [(int(row), crops[i], sizes) for i, row in enumerate(rows)]
+def _view_requests(rows: np.ndarray, params: list[ViewParams], sizes: list[int]) -> list[Request]:
+    packed = np.stack([drawn.packed() for drawn in params], axis=1)
+    return [(int(row), packed[i], sizes) for i, row in enumerate(rows)]
 
 
 class _Requests:
@@ -236,29 +252,34 @@ def eval_pixels(image: Image.Image, preprocessing: Preprocessing) -> Tensor:
 
 
 class _Decoded(Dataset[list[Tensor] | SSLToolError]):
-    """Images as Pillow crops and resizes them, one (C, S, S) uint8 per view. If decoding fails, the error is returned
-    and raised in the main process."""
+    """The views of single images, uint8: (C, S, S) of the validation transform and of crops that a GPU augments,
+    (S, S, 3) of ``finished`` views. If decoding fails, the error is returned and raised in the main process."""
 
-    def __init__(self, images: ImageSet, preprocessing: Preprocessing) -> None:
+    def __init__(self, images: ImageSet, preprocessing: Preprocessing, finished: bool) -> None:
         self.rules, self.pixels, self.preprocessing = images.rules, images.images, preprocessing
+        self.finished = finished
         # One buffer: a tuple of strings would be copied into each worker (copy-on-write).
         self.paths = np.array(images.paths or ())
 
     def __getitem__(self, request: Request) -> list[Tensor] | SSLToolError:
         row, params, sizes = request
         try:
-            image = self._image(row)
+            if params is None:
+                return [eval_pixels(self._image(row), self.preprocessing)]
+            crops = self._crops(row, params, sizes)
         except SSLToolError as error:
             return error
-        if params is None:
-            return [eval_pixels(image, self.preprocessing)]
-        interpolation = InterpolationMode(self.preprocessing.interpolation)
-        crops = []
-        for crop, size in zip(map(views.Crop.from_row, params), sizes, strict=True):
-            box = views.crop_boxes(crop, image.height, image.width)[0].tolist()
-            cropped = tv.resized_crop(image, *box, [size, size], interpolation)
-            crops.append(tv.pil_to_tensor(tv.hflip(cropped) if crop.flip else cropped))
-        return crops
+        if not self.finished:
+            return crops
+        made = (file_views.finish(crop, one) for crop, one in zip(crops, params, strict=True))
+        return [torch.from_numpy(view).permute(2, 0, 1) for view in made]
+
+    def _crops(self, row: int, params: np.ndarray, sizes: list[int]) -> list[Tensor]:
+        interpolation = self.preprocessing.interpolation
+        if self.pixels is None:
+            return file_views.file_crops(str(self.paths[row]), self.rules, params, sizes, interpolation)
+        image = self.pixels[row].expand(3, -1, -1).permute(1, 2, 0).numpy()
+        return file_views.crops(image, params, sizes, interpolation)
 
     def _image(self, row: int) -> Image.Image:
         if self.pixels is None:
@@ -276,7 +297,14 @@ def _collate(items: list[list[Tensor] | SSLToolError]) -> list[Tensor] | SSLTool
         if isinstance(item, SSLToolError):
             return item
         images.append(item)
-    return [torch.stack(view) for view in zip(*images, strict=True)]
+    return [_stacked(view) for view in zip(*images, strict=True)]
+
+
+def _stacked(views: tuple[Tensor, ...]) -> Tensor:
+    """The views of a batch (B, C, S, S), in their memory format."""
+    if views[0].is_contiguous():
+        return torch.stack(views)
+    return torch.stack([view.permute(1, 2, 0) for view in views]).permute(0, 3, 1, 2)
 
 
 def _collate_arrays(items: list[list[Tensor] | SSLToolError]) -> _Received:

@@ -10,7 +10,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +18,10 @@ from torch import Tensor
 
 from ssltool.data import image_ops as ops
 from ssltool.data.preprocessing import Preprocessing
+
+VERSION = 2
+"""Version of the pixels of views, saved with a run. Since version 2, those of image files and of images in memory above
+64 pixels are made in 8 bits on a CPU."""
 
 CROP_RATIO = (3 / 4, 4 / 3)
 """Range of the aspect ratio (width / height) of a random crop, as in the papers."""
@@ -75,6 +79,24 @@ def recipe_of(settings: Mapping[str, Any]) -> Recipe:
     )
 
 
+PACKED = np.dtype(
+    [
+        ("area", np.float32, (ATTEMPTS,)),
+        ("log_ratio", np.float32, (ATTEMPTS,)),
+        ("position", np.float32, (2,)),
+        ("flip", bool),
+        ("jittered", bool),
+        ("jitter_order", np.int8, (4,)),
+        ("jitter", np.float32, (4,)),
+        ("gray", bool),
+        ("sigma", np.float32),
+        ("solarized", bool),
+        ("angle", np.float32),
+    ]
+)
+"""The parameters of one view, but for those of erasing, with the names of ``ViewParams``."""
+
+
 @dataclass(frozen=True)
 class ViewParams:
     """Sampled augmentation parameters of N views, independent of the image size.
@@ -102,10 +124,12 @@ class ViewParams:
     erase_log_ratio: Tensor
     erase_position: Tensor
 
-    def crops(self) -> np.ndarray:
-        """The parameters of cropping, (N, 2 * ATTEMPTS + 3) float32; a compact form for worker processes."""
-        columns = [self.area, self.log_ratio, self.position, self.flip[:, None].float()]
-        return torch.cat(columns, dim=1).numpy()
+    def packed(self) -> np.ndarray:
+        """The parameters of all but erasing, (N,) ``PACKED``: a compact form for worker processes."""
+        rows = np.empty(len(self.flip), PACKED)
+        for name in PACKED.names or ():
+            rows[name] = getattr(self, name).numpy()
+        return rows
 
     def __getitem__(self, rows: slice) -> ViewParams:
         return ViewParams(**{f.name: getattr(self, f.name)[rows] for f in dataclasses.fields(self)})
@@ -152,34 +176,23 @@ def sample_params(n: int, recipe: Recipe, generator: torch.Generator) -> ViewPar
     )
 
 
-class Crop(NamedTuple):
-    """The fields of ``ViewParams`` that cropping uses."""
-
-    area: Tensor
-    log_ratio: Tensor
-    position: Tensor
-    flip: Tensor
-
-    @classmethod
-    def from_row(cls, row: np.ndarray) -> Crop:
-        """Parameters of one image, from one row of ``ViewParams.crops``."""
-        area, log_ratio, place, flip = torch.from_numpy(row)[None].split([ATTEMPTS, ATTEMPTS, 2, 1], dim=1)
-        return cls(area, log_ratio, place, flip[:, 0] > 0)
-
-
-def crop_boxes(params: ViewParams | Crop, height: int, width: int) -> Tensor:
+def crop_boxes(params: ViewParams, height: int, width: int) -> Tensor:
     """Crop boxes (N, 4), int64 (top, left, height, width), as computed by ``RandomResizedCrop``."""
     boxes, fits = _first_boxes(params.area, -params.log_ratio, params.position, height, width)
-    # If no attempt fits: the central crop, with the aspect ratio clipped to the allowed range.
+    centre = torch.tensor(central_crop(height, width))
+    return torch.where(fits[:, None], boxes, centre)
+
+
+def central_crop(height: int, width: int) -> tuple[int, int, int, int]:
+    """The crop (top, left, height, width) if no attempt fits: central, with the aspect ratio clipped to its range."""
     low, high = CROP_RATIO
     if width / height < low:
-        w_c, h_c = width, round(width / low)
+        w, h = width, round(width / low)
     elif width / height > high:
-        w_c, h_c = round(height * high), height
+        w, h = round(height * high), height
     else:
-        w_c, h_c = width, height
-    centre = torch.tensor([(height - h_c) // 2, (width - w_c) // 2, h_c, w_c])
-    return torch.where(fits[:, None], boxes, centre)
+        w, h = width, height
+    return (height - h) // 2, (width - w) // 2, h, w
 
 
 def _first_boxes(
@@ -203,7 +216,21 @@ def _first_boxes(
 def finish(x: Tensor, params: ViewParams, preprocessing: Preprocessing) -> Tensor:
     """Applies all steps after the crop: (N, C, S, S) in [0, 1], modified in place, to standardised (N, 3, S, S)."""
     _apply_to_rows(x, params.angle != 0, ops.rotate, params.angle.to(x.device))
-    x = standardise(photometric(x, params), preprocessing)
+    return erase(standardise(photometric(x, params), preprocessing), params)
+
+
+def finish_bytes(pixels: Tensor, params: ViewParams, preprocessing: Preprocessing) -> Tensor:
+    """Standardises and erases views (N, 3, S, S) uint8, on which all other operations were done."""
+    size = pixels.shape[-1]
+    mean, std = (255.0 * torch.tensor(one).repeat(size) for one in (preprocessing.mean, preprocessing.std))
+    rows = pixels.permute(0, 2, 3, 1).flatten(2).float()  # rows of R, G, B, R, ..., as they are in memory
+    return erase(rows.sub_(mean).mul_(1.0 / std).unflatten(2, (size, 3)).permute(0, 3, 1, 2), params)
+
+
+def erase(x: Tensor, params: ViewParams) -> Tensor:
+    """Sets the erased boxes of standardised views (N, 3, S, S) to 0, in place."""
+    if not params.erased.any():
+        return x
     boxes, fits = _first_boxes(
         params.erase_area, params.erase_log_ratio, params.erase_position, x.shape[2], x.shape[3], 1
     )

@@ -55,6 +55,15 @@ class Measured:
     dead: list[int] = field(default_factory=list)
     bound: int | None = None
 
+    @property
+    def numbers(self) -> dict[str, float]:
+        """The metrics with those of their details that are numbers, and ``clusters_used``, the effective number of
+        clusters, if that was measured."""
+        found = {key: float(value) for key, value in self.details.items() if isinstance(value, (int, float))}
+        if "cluster_usage_clusters" in found:
+            found["clusters_used"] = self.metrics["cluster_usage"] * found["cluster_usage_clusters"]
+        return found | self.metrics
+
     def spectrum(self, kind: str) -> Tensor:
         """The spectrum of one ``--type``: singular values (``svd``), eigenvalues of the covariance (``cov``), or
         per-dimension standard deviations (``std``)."""

@@ -39,6 +39,7 @@ def file_rows(results: Sequence[Record]) -> pd.DataFrame:
         {"path": result["path"], "n": result["n"], "d": result["d"], **result["origin"], **result["metrics"]}
         | {
             "verdict": result["verdict"]["state"],
+            "kinds": ", ".join(kind["kind"] for kind in result["verdict"]["kinds"]),
             "used": result["verdict"]["used"],
             "notes": "; ".join(result["notes"]),
         }

@@ -89,6 +89,7 @@ class TrainingLoop(Generic[S, B]):
             f"{self.name} {number}".strip(),
             self.steps,
             done=state.epoch_step,
+            later=(self.epochs - state.epoch - 1) * self.steps,
             every=self.steps_per_line,
             visible=distributed.is_main(),
         )

@@ -10,6 +10,7 @@ from contextvars import ContextVar
 
 from tqdm.auto import tqdm
 
+from ssltool.errors import duration
 from ssltool.files.text import one_line
 
 _quiet = ContextVar("quiet", default=False)
@@ -31,9 +32,10 @@ def is_quiet() -> bool:
 
 
 def info(text: str) -> None:
-    """Prints ``text`` as one line on stderr, unless suppressed."""
+    """Prints ``text`` as one line on stderr, above a progress bar if there is one, unless suppressed."""
     if not is_quiet():
-        print(one_line(text), file=sys.stderr, flush=True)
+        tqdm.write(one_line(text), file=sys.stderr)
+        sys.stderr.flush()
 
 
 def has_bars() -> bool:
@@ -42,33 +44,39 @@ def has_bars() -> bool:
 
 
 class Progress:
-    """Progress of one epoch in steps, with throughput and remaining time. ``done`` steps were completed before; plain
-    lines are printed every ``every`` steps."""
+    """Progress of one epoch in steps, with throughput and the remaining time of the run. ``done`` steps were completed
+    before, and ``later`` steps follow in other epochs; plain lines are printed every ``every`` steps."""
 
-    def __init__(self, title: str, steps: int, *, done: int = 0, every: int = 10, visible: bool = True) -> None:
-        self.title, self.steps, self.every = title, steps, every
+    def __init__(
+        self, title: str, steps: int, *, done: int = 0, later: int = 0, every: int = 10, visible: bool = True
+    ) -> None:
+        self.title, self.steps, self.later, self.every = title, steps, later, every
         self.done = self._started_at = done
         self._images = 0
         self._start = time.perf_counter()
         visible = visible and not is_quiet()
         self._plain = visible and not has_bars()
         self._bar = tqdm(
-            total=steps, initial=done, desc=title, unit="step", leave=False, disable=not visible or self._plain
+            total=steps,
+            initial=done,
+            desc=title,
+            unit="step",
+            leave=False,
+            disable=not visible or self._plain,
+            bar_format="{l_bar}{bar}| {n_fmt}/{total_fmt}{postfix}",
         )
 
     def update(self, images: int, text: str = "") -> None:
         """Counts a completed step of ``images`` images; ``text`` is displayed with it."""
         self.done += 1
         self._images += images
-        self._bar.update()
         elapsed = time.perf_counter() - self._start
-        steps = self.done - self._started_at
-        rate = self._images / elapsed
-        self._bar.set_postfix_str(f"{text} {rate:,.0f} images/s".strip(), refresh=False)
+        left = elapsed / (self.done - self._started_at) * (self.steps - self.done + self.later)
+        state = f"{text} {self._images / elapsed:,.0f} images/s, {duration(left)} left".strip()
+        self._bar.set_postfix_str(state, refresh=False)
+        self._bar.update()
         if self._plain and (self.done % self.every == 0 or self.done == self.steps):
-            left = elapsed / steps * (self.steps - self.done)
-            line = f"{self.title} step {self.done}/{self.steps} {text} {rate:,.0f} images/s, {left:.0f} s left"
-            info(" ".join(line.split()))
+            info(f"{self.title} step {self.done}/{self.steps} {state}")
 
     def close(self) -> None:
         """Removes the bar."""

@@ -42,7 +42,7 @@ from ssltool.training import OPTIMIZERS
 DEFAULT_SIZE = 224
 """Default image size in pixels."""
 
-TRANSIENT = ("resume", "overwrite", "dry_run", "start_epoch", "download")
+TRANSIENT = ("resume", "overwrite", "dry_run", "start_epoch", "download", "minutes")
 """Settings of one invocation; they are not saved with the run."""
 
 SMALL_BATCH = 16
@@ -105,6 +105,18 @@ class TrainingSetup:
     def steps(self) -> int:
         """Steps of every epoch."""
         return steps_in_epoch(len(self.images), self.batch_size, self.config.steps_per_epoch)
+
+    def with_epochs(self, epochs: int) -> TrainingSetup:
+        """The same training with another number of epochs.
+
+        Raises:
+            SSLToolError: if the schedule does not allow it.
+        """
+        setup = dataclasses.replace(self, config=dataclasses.replace(self.config, epochs=epochs))
+        for message in setup.config.mistakes():
+            raise SSLToolError(message)
+        setup.check_schedule()
+        return setup
 
     def check_schedule(self) -> None:
         """Checks that every epoch has enough images for a batch.
@@ -231,6 +243,7 @@ class TrainingSetup:
             "fingerprint": self.images.fingerprint,
             "found": record_of(self.images),
             "order_hash": numbers_hash(self.order),
+            "views_version": views.VERSION,
         }
         plugins = self._plugins()
         return SavedRun.read(settings | derived | ({"plugins": plugins} if plugins else {}))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -149,7 +150,7 @@ def plot_patches(pictures: Sequence[PatchPicture], path: str) -> None:
         save_figure(figure, path)
 
 
-def _show(axis: Axes, image: np.ndarray, **settings: object) -> AxesImage:
+def _show(axis: Axes, image: np.ndarray, **settings: Any) -> AxesImage:
     axis.set(xticks=[], yticks=[])
     axis.spines[:].set_visible(False)
     return axis.imshow(image, interpolation="nearest", **settings)

@@ -198,6 +198,24 @@ def test_a_setting_newer_than_the_checkpoint_had_its_default(stopped):
     assert records(again(config))[-1]["epoch"] == 1
 
 
+@pytest.mark.parametrize("files", [True, False])
+def test_views_that_are_made_otherwise_than_before_are_said(tiny, write_images, tmp_path, capsys, files):
+    for folder, size in (("a", (20, 16)), ("b", (24, 18))):
+        write_images(tmp_path / "images" / folder, 8, size=size)
+    changes = {"data": str(tmp_path / "images"), "steps_per_epoch": None, "batch_size": 8} if files else {}
+    changes["monitor_every"] = 0
+    run = pretrain(tiny(**changes))
+    path = run / "checkpoint.pt"
+    older = Checkpoint.load(path)
+    assert older.config["views_version"] == 2
+    pretrain(tiny("same", **changes, resume=str(path), start_epoch=1))
+    assert "in 8 bits" not in capsys.readouterr().err
+    del older.config["views_version"]
+    older.save(path)
+    pretrain(tiny("later", **changes, resume=str(path), start_epoch=1))
+    assert ("its views are made in 8 bits from here on" in capsys.readouterr().err) == files
+
+
 def test_all_differing_settings_are_named_at_once(tiny, trained):
     with pytest.raises(SSLToolError) as refusal:
         pretrain(tiny(batch_size=32, resume=str(trained), seed=1, lr=0.1, epochs=5))

@@ -39,6 +39,14 @@ def test_rate_counts_the_steps_of_this_process_only(capsys, monkeypatch):
     assert "32 images/s, 2 s left" in capsys.readouterr().err
 
 
+def test_time_left_is_that_of_the_run(capsys, monkeypatch):
+    clock = iter([0.0, 60.0])
+    monkeypatch.setattr("ssltool.training.progress.time.perf_counter", lambda: next(clock))
+    progress = Progress("epoch 1/5", 10, done=8, later=40, every=1)
+    progress.update(64)
+    assert ", 41 min left" in capsys.readouterr().err  # 1 step of this epoch and 40 of the others, of a minute each
+
+
 def test_invisible_progress_prints_nothing(capsys):
     steps(Progress("epoch", 2, every=1, visible=False), 2)
     assert capsys.readouterr() == ("", "")
@@ -46,7 +54,9 @@ def test_invisible_progress_prints_nothing(capsys):
 
 def test_terminal_gets_a_bar_and_no_lines(capsys, monkeypatch):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-    steps(Progress("epoch 1/2", 2, every=1), 2, "loss -0.5")
+    progress = Progress("epoch 1/2", 2, every=1)
+    steps(progress, 2, "loss -0.5")
     captured = capsys.readouterr()
     assert captured.out == "" and "epoch 1/2" in captured.err and "\r" in captured.err
-    assert "s left" not in captured.err
+    assert "step 2/2" not in captured.err
+    assert re.search(r"2/2, loss -0.5 [\d,]+ images/s, 0 s left", str(progress._bar))

@@ -47,6 +47,10 @@ class MomentumMethod(Method):
             "the teacher keeps its random weights (momentum=1)": start == 1 and end in (None, 1),
         }
 
+    def teacher_pair(self) -> tuple[list[nn.Module], list[nn.Module]]:
+        names = self.TEACHER_MODULES
+        return [getattr(self, name) for name in names], [self.teacher[name] for name in names]
+
     def update_teacher(self, momentum: float) -> None:
         """teacher <- momentum * teacher + (1 - momentum) * network."""
         for name in self.TEACHER_MODULES:

@@ -16,9 +16,11 @@ from ssltool.config import LAYERS, CollapseLayersConfig, NetworkSettings
 from ssltool.config.fields import STATES
 from ssltool.data.found import record_of
 from ssltool.data.images import ImageSet
+from ssltool.diagnosis.kinds import Shown
 from ssltool.diagnosis.layer_sums import LAYER_METRICS, MeasuredLayer
+from ssltool.diagnosis.limits import Limit
 from ssltool.diagnosis.patch_sums import PATCH_METRICS, RANKED
-from ssltool.diagnosis.verdict import Thresholds, Verdict, compare
+from ssltool.diagnosis.verdict import Thresholds, Verdict, compare, fewer_numbers
 from ssltool.errors import SSLToolError, counted, first_names
 from ssltool.files.writing import finite
 from ssltool.methods.parts.momentum import teacher_network
@@ -47,7 +49,8 @@ def run(config: CollapseLayersConfig) -> Record:
 
     Returns:
         {"networks": [{"path", "layers": [{"layer", "metrics", "cka", "verdict", ...}, ...], "begins", "line", ...},
-        ...], "images", "worst", "plot"}; "worst" is the most severe state from which on all layers are collapsed.
+        ...], "images", "worst", "failed", "plot"}; "worst" is the most severe state from which on all layers are
+        collapsed, "failed" whether ``fail_on`` is reached.
 
     Raises:
         SSLToolError: for a checkpoint or images that cannot be used, or outputs that are not finite. Nothing is
@@ -55,6 +58,8 @@ def run(config: CollapseLayersConfig) -> Record:
     """
     config.check()
     thresholds = Thresholds.parse(config.threshold)
+    limit = Limit.parse(config.fail_on, "--fail-on")
+    limit.require({"rows"}, "--fail-on", quick=True)
     device = pick_device(config)
     paths = [_checkpoint(path) for path in config.files]
     loaded, images = _load(config, paths, device)
@@ -69,6 +74,7 @@ def run(config: CollapseLayersConfig) -> Record:
             "images": {"dataset": images.name, "split": images.split, "n": len(images), "found": record_of(images)},
             "plot": config.plot,
             "worst": max((result["state"] for result in results), key=STATES.index),
+            "failed": any(limit.is_reached(result["state"], result["kinds"]) for result in results),
         }
     )
     if config.plot is not None:
@@ -156,7 +162,11 @@ def _result(network: Network, pretrained: Pretrained, thresholds: Thresholds) ->
                 "metrics": measured.metrics,
                 UNTRAINED: None if other is None else other.metrics,
                 "cka": {name: network.cka(name, layer) for name in network.references},
-                "verdict": {"state": verdict.state, "why": verdict.why},
+                "verdict": {
+                    "state": verdict.state,
+                    "why": verdict.why,
+                    "kinds": [kind.as_dict() for kind in verdict.kinds],
+                },
             }
         )
     first = begins([verdict.state for verdict in verdicts])
@@ -169,6 +179,7 @@ def _result(network: Network, pretrained: Pretrained, thresholds: Thresholds) ->
         "layers": layers,
         "begins": None if first == len(layers) else layers[first]["layer"],
         "state": state,
+        "kinds": list(dict.fromkeys(kind.kind for verdict in verdicts[first:] for kind in verdict.kinds)),
         "line": _line(layers, first),
         "notes": _notes(network),
     }
@@ -196,7 +207,10 @@ def read_layer(measured: MeasuredLayer, untrained: MeasuredLayer | None, thresho
         if ours < min(share * theirs, most):
             why.append(f"{title} {ours:.3g} is below {share:.0%} of the untrained network's {theirs:.3g}")
     state = max(verdict.state, STATES[1], key=STATES.index) if why else STATES[0]
-    return dataclasses.replace(verdict, state=state, why=why)
+    kinds = [dataclasses.replace(kind, why=why) for kind in verdict.kinds] if why else []
+    if why and not kinds:
+        kinds = [Shown("dimensional", STATES[1], fewer_numbers(measured.metrics, untrained.metrics), why)]
+    return dataclasses.replace(verdict, state=state, why=why, kinds=kinds)
 
 
 def begins(states: Sequence[str]) -> int:

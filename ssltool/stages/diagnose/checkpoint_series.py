@@ -16,8 +16,11 @@ from ssltool.checkpoints.load_several import network_settings, order_of_epochs, 
 from ssltool.config import DiagnoseConfig, SaveReprsConfig
 from ssltool.config.fields import STATES
 from ssltool.data.images import ImageSet
+from ssltool.diagnosis.kinds import metrics_of, ratios
+from ssltool.diagnosis.limits import Limit
 from ssltool.diagnosis.measure import measure
 from ssltool.diagnosis.monitor import MEASURED, UNKNOWN_CAUSE, knn_accuracy
+from ssltool.diagnosis.row_blocks import Rows
 from ssltool.diagnosis.verdict import NEEDED, judge_measured
 from ssltool.errors import SSLToolError
 from ssltool.reprs.extract import Extraction
@@ -31,9 +34,6 @@ from ssltool.stages.diagnose.tested_advice import RATE
 from ssltool.training.device import pick_device
 
 UNTRAINED = "untrained"
-
-SHRUNK = 0.01
-"""A mean norm below this share of the untrained network's is worth a note: no metric of directions sees it."""
 
 NOT_FINITE = "weights or outputs are NaN or infinite"
 
@@ -64,7 +64,7 @@ def diagnose_checkpoints(paths: Sequence[str], config: DiagnoseConfig) -> Diagno
     order, known = order_of_epochs([network.origin["epoch"] for network in networks])
     untrained = load_pretrained(dataclasses.replace(settings[0], random=True), device, seed=config.seed)
     rows = [_row(UNTRAINED, untrained, images, config, device)]
-    rows += [_row(paths[i], networks[i], images, config, device) for i in order]
+    rows += [_row(paths[i], networks[i], images, config, device, rows[0]) for i in order]
     teachers = _teachers([paths[i] for i in order])
     findings = [
         *collapse_findings(rows[1:], known),
@@ -78,10 +78,19 @@ def diagnose_checkpoints(paths: Sequence[str], config: DiagnoseConfig) -> Diagno
     return DiagnosedCheckpoints(rows, findings, keep, where, notes)
 
 
-def _row(path: str, network: Pretrained, images: ImageSet, config: DiagnoseConfig, device: torch.device) -> Record:
-    """The measurements of one network; the verdict on one whose weights or outputs are not finite is complete."""
+def _row(
+    path: str,
+    network: Pretrained,
+    images: ImageSet,
+    config: DiagnoseConfig,
+    device: torch.device,
+    untrained: Record | None = None,
+) -> Record:
+    """The measurements of one network beside the ``untrained`` one; the verdict on one whose weights or outputs are not
+    finite is complete."""
     row: Record = {"path": path, "epoch": network.origin["epoch"], "arch": network.origin["arch"]}
-    row |= {"verdict": STATES[2], "line": NOT_FINITE, "metrics": {}, "knn": None, "norm": None, "notes": []}
+    row |= {"verdict": STATES[2], "line": NOT_FINITE, "kinds": [], "metrics": {}, "knn": None, "norm": None}
+    row["notes"] = []
     try:
         network.with_finite_weights()
     except SSLToolError as error:
@@ -90,17 +99,23 @@ def _row(path: str, network: Pretrained, images: ImageSet, config: DiagnoseConfi
     rows = torch.cat(list(extraction.batches(range(len(images)))))
     if not bool(torch.isfinite(rows).all()):
         return row
-    return row | _measured(rows, images, extraction.features.directions)
+    return row | _measured(rows, images, extraction.features.directions, config, untrained)
 
 
-def _measured(rows: Tensor, images: ImageSet, directions: int | None) -> Record:
-    measured = measure(rows, (*MEASURED, "mean_norm"), bound=directions)
-    norm = measured.metrics.pop("mean_norm")
-    verdict = judge_measured(measured, {})
+def _measured(
+    rows: Tensor, images: ImageSet, directions: int | None, config: DiagnoseConfig, untrained: Record | None
+) -> Record:
+    asked = metrics_of(Limit.parse(config.fail_on, "--fail-on").kinds)
+    given = Rows([rows], labels=[torch.from_numpy(images.labels)])
+    measured = measure(given, tuple(dict.fromkeys((*MEASURED, *asked))), bound=directions)
+    norm = measured.metrics["mean_norm"]
+    numbers = {} if untrained is None else ratios(measured.metrics, untrained["metrics"])
+    verdict = judge_measured(measured, {"random": untrained is None}, numbers=numbers)
     knn = knn_accuracy(rows, torch.from_numpy(images.labels)).get("knn")
     return {
         "verdict": verdict.state,
         "line": verdict.line,
+        "kinds": [kind.as_dict() for kind in verdict.kinds],
         "metrics": measured.metrics,
         "knn": None if knn is None or math.isnan(knn) else knn,
         "norm": norm,
@@ -123,7 +138,8 @@ def _teachers(paths: Sequence[str]) -> dict[str, TeacherAndStudent]:
 def collapse_findings(rows: Sequence[Record], known: bool) -> list[Finding]:
     """The collapse of the last checkpoint, since the first one from which on all have collapsed.
 
-    ``rows`` have "path", "epoch", "verdict", "line" and "metrics"; ``known`` says whether the epochs order them.
+    ``rows`` have "path", "epoch", "verdict", "line", "kinds" and "metrics"; ``known`` says whether the epochs order
+    them.
     """
     stretch = last_stretch(np.array([row["verdict"] != STATES[0] for row in rows]))
     if stretch is None:
@@ -139,22 +155,19 @@ def collapse_findings(rows: Sequence[Record], known: bool) -> list[Finding]:
         line += ", the first that was given" if len(rows) > 1 else ", the only one that was given"
     evidence = {name: last["metrics"][name] for name in NEEDED if name in last["metrics"]}
     epoch = float(since["epoch"]) if known and since["epoch"] is not None else None
+    kinds = tuple(one["kind"] for one in last["kinds"])
     if kind == "nonfinite":
-        return [Finding(kind, state, line, epoch, evidence, NOT_FINITE_CAUSE)]
+        return [Finding(kind, state, line, epoch, evidence, NOT_FINITE_CAUSE, kinds=kinds)]
     cause = UNKNOWN_CAUSE.format("a lower learning rate")
-    return [Finding(kind, state, line, epoch, evidence, cause, LOWER_RATE, RATE)]
+    return [Finding(kind, state, line, epoch, evidence, cause, LOWER_RATE, RATE, kinds)]
 
 
 def _against_untrained(rows: Sequence[Record]) -> list[Finding]:
-    """A note if the last checkpoint is no better than the untrained network, or far smaller in scale."""
+    """A note if the last checkpoint is no better than the untrained network."""
     untrained, last = rows[0], rows[-1]
     found = []
     if None not in (untrained["knn"], last["knn"]) and last["knn"] <= untrained["knn"]:
         line = f"the kNN accuracy of {last['path']}, {last['knn']:.1%}, is not above that of the untrained network"
         evidence: dict[str, float | str] = {"knn": last["knn"], "untrained": untrained["knn"]}
         found.append(Finding("not-learned", NOTE, f"{line}, {untrained['knn']:.1%}", None, evidence))
-    if None not in (untrained["norm"], last["norm"]) and last["norm"] < SHRUNK * untrained["norm"]:
-        line = f"the outputs of {last['path']} have the mean norm {last['norm']:.2g}, those of the untrained network"
-        evidence = {"norm": last["norm"], "untrained": untrained["norm"]}
-        found.append(Finding("scale", NOTE, f"{line} {untrained['norm']:.2g}", None, evidence))
     return found

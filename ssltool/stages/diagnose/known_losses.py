@@ -13,6 +13,8 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from ssltool.diagnosis.alarms import uniform_losses
+
 TOLERANCE = 1e-3
 """How near a loss must be to a known value, relative to max(1, |value|)."""
 
@@ -110,8 +112,11 @@ def known_losses(*families: str) -> tuple[KnownLoss, ...]:
 
 
 def constants(values: Iterable[float]) -> tuple[KnownLoss, ...]:
-    """The ``values`` that a method, or a user, gives for constant outputs; positive ones are cross-entropies."""
-    kinds = ((value, UNIFORM if value > 0 else CONSTANT) for value in values)
+    """The ``values`` that a method, or a user, gives for constant outputs; logarithms of whole numbers are
+    those of uniform outputs."""
+    known = list(values)
+    uniform = uniform_losses(known)
+    kinds = ((value, UNIFORM if value in uniform else UNCORRELATED if value > 0 else CONSTANT) for value in known)
     return tuple(KnownLoss(x, f"{x:.4g}", kind, BEST_COSINE if x == -1 else TOLERANCE) for x, kind in kinds)
 
 

@@ -15,7 +15,9 @@ from ssltool.errors import SSLToolError
 from ssltool.methods.base import Method, trainable_parameters
 from ssltool.runs.resume import find_start, pretrain_folder
 from ssltool.settings import Record
+from ssltool.stages.pretrain.epoch_monitor import check_limit
 from ssltool.stages.pretrain.prepare import prepare
+from ssltool.stages.pretrain.run_time import epochs_within
 from ssltool.training.device import autocast, pick_device
 from ssltool.training.optimizers import build_optimizer
 from ssltool.training.schedule import rates_at
@@ -36,6 +38,10 @@ def plan(config: PretrainConfig) -> Record:
     start = find_start(config, setup.saved_run, pretrain_folder(config))
     announce(setup.images)
     first = start.checkpoint.epoch if start.checkpoint else 0
+    costs = _costs(setup, device)
+    seconds = costs["estimated_seconds"] / setup.epochs
+    if config.minutes is not None and start.checkpoint is None:
+        setup = setup.with_epochs(epochs_within(config.minutes, 0.0, seconds, config.n_rounds))
     return {
         "run": str(start.folder.path),
         "resumes": str(start.path) if start.path else None,
@@ -45,7 +51,8 @@ def plan(config: PretrainConfig) -> Record:
         "steps_per_epoch": setup.steps,
         "epochs": [_epoch(setup, epoch) for epoch in range(first, setup.epochs)],
         "exposure": _exposure(setup),
-        **_costs(setup, device),
+        **costs,
+        "estimated_seconds": seconds * setup.epochs,
     }
 
 
@@ -79,6 +86,7 @@ def _exposure(setup: TrainingSetup) -> dict[str, float]:
 def _costs(setup: TrainingSetup, device: torch.device) -> Record:
     """Number of parameters, and memory and time extrapolated from a few trial steps on noise."""
     method = setup.build_method().to(device)
+    check_limit(setup.config, method, setup.images)
     warnings = setup.warnings(method)
     if setup.config.channels_last:
         method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

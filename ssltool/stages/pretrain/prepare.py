@@ -49,6 +49,8 @@ def prepare(config: PretrainConfig) -> TrainingSetup:
         check_images(resumed.settings, path, images)
     if len(images) < 2:
         raise SSLToolError(f"{images.name} {images.split} has 1 image; pretraining needs at least two different ones")
+    if config.minutes is not None:
+        config = dataclasses.replace(config, epochs=_epochs_before_trial(config, resumed))
     config = _resolve(config, images)
     for message in config.mistakes():  # mistakes in the defaults that depend on the data
         raise SSLToolError(message)
@@ -81,6 +83,14 @@ def _resumed_run(config: PretrainConfig) -> tuple[SavedRun, Path] | tuple[None, 
     except SSLToolError:  # ``find_start`` raises it again, after the mistakes in the settings
         path = None
     return (None, None) if path is None else (Checkpoint.load(path).run, path)
+
+
+def _epochs_before_trial(config: PretrainConfig, resumed: SavedRun | None) -> int:
+    """With ``--minutes``, the epochs of the run that is resumed; else the fewest that other settings allow, until the
+    rate is known."""
+    if resumed is not None and resumed.schedule is not None:
+        return resumed.schedule.epochs
+    return config.n_rounds * (config.warmup_epochs // config.n_rounds + 1)
 
 
 def _support(config: PretrainConfig, options: Any, images: ImageSet) -> Support | None:

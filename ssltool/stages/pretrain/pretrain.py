@@ -9,7 +9,6 @@ import contextlib
 import dataclasses
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,18 +16,21 @@ import torch
 from torch import Tensor
 
 from ssltool import seeds
+from ssltool.checkpoints.checkpoint import Checkpoint
 from ssltool.config import PretrainConfig
+from ssltool.data import views
 from ssltool.data.found import announce
 from ssltool.data.images import open_dataset
-from ssltool.data.loader import Batch, Loader, Shard, WorkerKilled, killed_workers
+from ssltool.data.loader import BATCHED_SIZE, Batch, Loader, Shard, WorkerKilled, killed_workers
 from ssltool.diagnosis.metrics.of_rows import feature_std_tensor
 from ssltool.errors import Collapsed, SSLToolError, UsageError, counted
 from ssltool.methods.base import EpochImages, Now, Output
 from ssltool.runs.folder import RunFolder
 from ssltool.runs.resume import find_start, pretrain_folder
 from ssltool.settings import Record
-from ssltool.stages.pretrain.epoch_monitor import EpochMonitor, MonitorResult, has_collapsed, summary
+from ssltool.stages.pretrain.epoch_monitor import EpochMonitor, MonitorResult, check_limit, has_collapsed, summary
 from ssltool.stages.pretrain.prepare import prepare
+from ssltool.stages.pretrain.run_time import EpochTime, Estimate, epochs_within, seconds_per_step
 from ssltool.training import distributed
 from ssltool.training.device import autocast, pick_device, worker_count
 from ssltool.training.loggers import Logger, check_loggers, open_loggers
@@ -74,23 +76,6 @@ def _locked(folder: RunFolder) -> Iterator[None]:
         yield
 
 
-@dataclass
-class _EpochTime:
-    """Seconds of the part of an epoch that this process trained, of these ``waiting`` for batches, and its images."""
-
-    seconds: float = 0.0
-    waiting: float = 0.0
-    images: int = 0
-
-    def record(self) -> Record:
-        """The entries of the epoch's record in ``metrics.jsonl``."""
-        return {
-            "images_per_second": round(self.images / self.seconds, 1),
-            "data_wait": round(self.waiting / self.seconds, 4),
-            "seconds": round(self.seconds, 2),
-        }
-
-
 class Pretraining(TrainingLoop[TrainState, Batch]):
     """One invocation of pretraining: setup, data, state and run folder."""
 
@@ -110,7 +95,7 @@ class Pretraining(TrainingLoop[TrainState, Batch]):
             check_loggers(config)
         self.device, self.shard = device, shard
         self.monitor: EpochMonitor | None = None
-        self.monitored, self.epoch_time = MonitorResult(), _EpochTime()
+        self.monitored, self.epoch_time = MonitorResult(), EpochTime()
         self.collapsed = False
         super().__init__(
             _build_state(self.setup, device),
@@ -124,6 +109,9 @@ class Pretraining(TrainingLoop[TrainState, Batch]):
             distributed.rank_zero_info(
                 f"resuming {start.path} after {counted(self.state.epoch, 'epoch')}, {counted(self.state.step, 'step')}"
             )
+            _say_if_views_differ(start.checkpoint, self.setup)
+            if config.minutes is not None:
+                distributed.rank_zero_info(f"--minutes chose {counted(self.epochs, 'epoch')} when the run began")
             _restart_at(self.state, config.start_epoch, self.steps)
         elif config.resume:
             distributed.rank_zero_info(f"no checkpoint in {self.folder.path}: starting a new run")
@@ -132,6 +120,10 @@ class Pretraining(TrainingLoop[TrainState, Batch]):
         self.support: Loader | None = None
         if self.setup.support is not None:
             self.support = Loader(self.setup.support.images, self.setup.preprocessing, device, workers)
+        if config.minutes is not None and start.checkpoint is None:
+            self._choose_epochs(config.minutes)
+        left = (self.epochs - self.state.epoch) * self.steps - self.state.epoch_step
+        self.estimate = Estimate(self.config, left, start.checkpoint is not None, device.type == "cpu")
         self.loggers: list[Logger] = []
         with distributed.raise_on_all_ranks():
             if distributed.is_main():
@@ -140,6 +132,25 @@ class Pretraining(TrainingLoop[TrainState, Batch]):
                 if self.config.strategy != "iid":
                     self.folder.save_order(self.setup.order)
                 self.loggers = [self.folder.log, *open_loggers(self.config, self.folder.path)]
+
+    def _choose_epochs(self, minutes: float) -> None:
+        """Sets the number of epochs that fit into ``minutes``, from trial steps of a network that is then discarded."""
+        start = time.perf_counter()
+        self.start_epoch()
+        epoch_start = time.perf_counter() - start
+        seconds = seconds_per_step(self._loaded(0, 0), lambda batch: float(self.step(batch)[0].detach()))
+        epoch, used = epoch_start + seconds * self.steps, time.perf_counter() - start
+        rounds = self.config.n_rounds
+        # The clocks of the ranks differ, and all of them must choose the same.
+        epoch, used = (distributed.all_reduce_max(round(1000 * value)) / 1000 for value in (epoch, used))
+        self.epochs = epochs_within(minutes, used, epoch, rounds)
+        distributed.rank_zero_info(
+            f"--minutes {minutes:g}: {counted(self.epochs, 'epoch')} of {counted(self.steps, 'step')} fit, at "
+            f"{seconds:.2g} s a step"
+        )
+        self.setup = self.setup.with_epochs(self.epochs)
+        self.config, self.saved = self.setup.config, self.setup.saved_run
+        self.state = _build_state(self.setup, self.device)
 
     def train(self) -> Path:
         """Trains to the end and returns the run folder."""
@@ -158,7 +169,8 @@ class Pretraining(TrainingLoop[TrainState, Batch]):
                     f"{error}; {kept if self.path.exists() else 'no checkpoint was saved yet'}"
                 ) from error
         if self.collapsed:
-            why = f"{records[-1]['verdict']} collapse, and --stop-on {c.stop_on}"
+            named = records[-1].get("kinds")
+            why = f"{records[-1]['verdict']} collapse{f' ({named})' if named else ''}, and --stop-on {c.stop_on}"
             distributed.rank_zero_info(f"stopped after epoch {state.epoch}: {why}; saved {self.path}")
         return self.folder.path
 
@@ -192,7 +204,7 @@ class Pretraining(TrainingLoop[TrainState, Batch]):
         result."""
         c, state = self.config, self.state
         state.model.train()
-        self.epoch_time = _EpochTime()
+        self.epoch_time = EpochTime()
         state.method.now = Now(state.epoch, state.step)
         if state.epoch_step:
             return
@@ -239,6 +251,8 @@ class Pretraining(TrainingLoop[TrainState, Batch]):
             if batch is None:
                 break
             yield batch
+            for line in self.estimate.step():
+                distributed.rank_zero_info(line)
         self.epoch_time.seconds = time.perf_counter() - start
 
     def _loaded(self, epoch: int, first_step: int) -> Iterator[Batch]:
@@ -341,9 +355,22 @@ def _check_divisible(setup: TrainingSetup, shard: Shard) -> None:
         )
 
 
+def _say_if_views_differ(checkpoint: Checkpoint, setup: TrainingSetup) -> None:
+    """Says so if the run was begun by a version that made its views otherwise."""
+    small = (
+        setup.images.images is not None and max(*(setup.images.image_size or (0,)), setup.image_size) <= BATCHED_SIZE
+    )
+    if checkpoint.config.get("views_version", 1) < views.VERSION and not small:
+        distributed.rank_zero_info(
+            "note: the run was begun by an earlier version; on a CPU its views are made in 8 bits from here on, which "
+            "rounds them otherwise"
+        )
+
+
 def _build_state(setup: TrainingSetup, device: torch.device) -> TrainState:
     c = setup.config
     method = setup.build_method()
+    check_limit(c, method, setup.images)
     if c.channels_last:
         method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     method.to(device)

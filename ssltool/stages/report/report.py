@@ -18,8 +18,8 @@ from ssltool.config import NetworkSettings, ReportConfig, SaveReprsConfig
 from ssltool.data.found import record_of
 from ssltool.data.images import ImageSet
 from ssltool.data.loader import killed_workers
+from ssltool.diagnosis.layer_metrics import KNN_NEIGHBOURS, MEASURED, knn_accuracy
 from ssltool.diagnosis.measure import measure
-from ssltool.diagnosis.monitor import KNN_NEIGHBOURS, MEASURED, knn_accuracy
 from ssltool.diagnosis.row_blocks import Rows
 from ssltool.diagnosis.verdict import judge_measured
 from ssltool.errors import SSLToolError, counted
@@ -58,8 +58,9 @@ def run(config: ReportConfig) -> Record:
 
     Returns:
         {"report", "bytes", "runs": [{"run", "name", "checkpoint", "epoch", "images", "verdict", "layers": {layer:
-        {"verdict", "line", "why", "notes", "metrics", "untrained"}}, "knn", "untrained_knn", "k"}, ...]}. "untrained"
-        are the metrics of the untrained network. For the folder of a monitor, "checkpoint" and "epoch" are None.
+        {"verdict", "line", "why", "kinds", "notes", "metrics", "untrained"}}, "knn", "untrained_knn", "k"}, ...]}.
+        "untrained" are the metrics of the untrained network. For the folder of a monitor, "checkpoint" and "epoch" are
+        None.
 
     Raises:
         SSLToolError: for a folder without a run, missing images, weights that do not match the network, a map that
@@ -297,6 +298,7 @@ def _summary(run: FinishedRun, reported: ReportedRun) -> Record:
             "verdict": layer.verdict.state,
             "line": layer.verdict.line,
             "why": layer.verdict.why,
+            "kinds": [kind.as_dict() for kind in layer.verdict.kinds],
             "notes": layer.notes,
             "metrics": layer.metrics,
             "untrained": layer.untrained,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+from ssltool.diagnosis.layer_metrics import KNN_NEIGHBOURS
 from ssltool.diagnosis.metrics import MAIN, METRICS
-from ssltool.diagnosis.monitor import KNN_NEIGHBOURS
 from ssltool.files.text import escape_xml
 from ssltool.stages.report.contents import ReportedRun
 from ssltool.stages.report.html import badge, columns, element, lead, sample, sizes

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ssltool.diagnosis.monitor import KNN_NEIGHBOURS
+from ssltool.diagnosis.layer_metrics import KNN_NEIGHBOURS
 from ssltool.files.text import escape_xml
 from ssltool.stages.report.contents import LabelledImage, Neighbours, ReportedRun
 from ssltool.stages.report.html import caption_below, columns, element, grid, image_caption, lead, picture, run_heading
