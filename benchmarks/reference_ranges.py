@@ -24,8 +24,12 @@ from methods import NAMES, SHARED
 
 ROOT = Path(__file__).resolve().parents[1]
 TARGET = ROOT / "ssltool" / "stages" / "diagnose" / "reference_ranges.json"
-METRICS = ("auc", "effective_rank", "dead_directions", "feature_std")
-METHODS = ("simsiam", "byol", "simclr", "barlow", "vicreg", "mocov3")
+METRICS = ("auc", "effective_rank", "dead_directions", "feature_std", "rankme", "mean_norm", "coding_rate")
+"""Those of them that the monitor records."""
+
+METHODS = tuple(name for name in NAMES if name not in ("untrained", "paws", "distill", "teacher", "supervised"))
+"""The methods without labels and without a trained teacher."""
+
 STEPS_PER_EPOCH = 125
 
 
@@ -61,15 +65,16 @@ def train(folder: Path, method: str, arch: str, images: int, epochs: int, seed: 
     names = [f"{layer}_{metric}" for layer in ("backbone", "projector") for metric in METRICS]
     values = {name: float(f"{record[name]:.4g}") for name in [*names, "backbone_knn"] if record.get(name) is not None}
     facts = {"method": method, "arch": arch, "images": images, "epochs": epochs, "seed": seed}
+    facts |= {"steps": epochs * STEPS_PER_EPOCH, "batch_size": settings["batch_size"]}
     return facts | {"dataset": config["dataset"], "rows": config["monitor_size"], "verdict": record["verdict"]} | values
 
 
 @click.command()
 @click.option("--method", "methods", multiple=True, default=METHODS, show_default=True)
-@click.option("--width", "widths", multiple=True, default=(8, 16), show_default=True)
-@click.option("--images", "counts", multiple=True, default=(2000, 8000), show_default=True)
-@click.option("--seed", "seeds", multiple=True, default=(1, 2, 3), show_default=True)
-@click.option("--epochs", default=4, show_default=True)
+@click.option("--width", "widths", multiple=True, default=(8,), show_default=True)
+@click.option("--images", "counts", multiple=True, default=(8000,), show_default=True)
+@click.option("--seed", "seeds", multiple=True, default=(1, 2), show_default=True)
+@click.option("--epochs", default=2, show_default=True)
 @click.option("--minutes", default=15.0, show_default=True, help="start no run after this time")
 def main(methods, widths, counts, seeds, epochs, minutes) -> None:
     import torch

@@ -19,6 +19,7 @@ from ssltool.cli import COMMANDS, cli
 from ssltool.cli.flags import help_all
 from ssltool.cli.methods import page
 from ssltool.data.layouts import LAYOUTS
+from ssltool.diagnosis.kinds import KINDS
 from ssltool.diagnosis.metrics import METRICS
 from ssltool.methods import METHODS
 from ssltool.models.backbones import families
@@ -108,6 +109,7 @@ TABLES: dict[str, tuple[Registry[Any], tuple[str, ...]]] = {
     "Sections of the report": (SECTIONS, ("title",)),
     "Targets of export": (TARGETS, ("what", "ending")),
     "Logs of other programs": (LOG_FORMATS, ("programs", "files")),
+    "Kinds of collapse": (KINDS, ("needs", "state", "numbers", "sentence")),
     "Searches of logs": (FINDINGS, ("kinds", "criterion")),
 }
 """The registries, and the fields of their entries that the page shows."""

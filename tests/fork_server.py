@@ -18,9 +18,11 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from subprocess import CompletedProcess
+from typing import TextIO
 
 SHIM = """#!{python} -SE
 import os, sys
@@ -38,7 +40,8 @@ def shim(program: Path, path: Path) -> None:
 
 
 class Command:
-    """A process of the server at ``path`` that runs ``["ssltool", ...]`` or ``[PYTHON_FILE, ...]`` in this folder."""
+    """A process of the server at ``path``, in a process group of its own, that runs ``["ssltool", ...]`` or
+    ``[PYTHON_FILE, ...]`` in this folder."""
 
     def __init__(self, path: str, command: list[str], environment: Mapping[str, str], streams: list[int]) -> None:
         self.server = socket.socket(socket.AF_UNIX)
@@ -59,6 +62,23 @@ class Command:
                 return None
             self.server.close()
         return self.code
+
+
+@contextmanager
+def running(path: Path, *command: object) -> Iterator[tuple[Command, TextIO, TextIO]]:
+    """Starts a command and gives what it writes to stdout and stderr; at the end it is killed if it still runs."""
+    with ExitStack() as stack:
+        pipes = [os.pipe() for _ in range(2)]
+        out, err = (stack.enter_context(open(read)) for read, _ in pipes)
+        ends = [os.open(os.devnull, os.O_RDONLY), *(write for _, write in pipes)]
+        started = Command(str(path), [*map(str, command)], os.environ, ends)
+        for end in ends:
+            os.close(end)
+        try:
+            yield started, out, err
+        finally:
+            if started.wait(0) is None:
+                os.kill(started.pid, signal.SIGKILL)
 
 
 def run_ranks(path: Path, *command: object, ranks: int = 2, limit: float = 300) -> CompletedProcess[str]:
@@ -112,6 +132,7 @@ def _command(client: socket.socket) -> None:
     from ssltool.cli import main
 
     code = 70
+    os.setsid()
     try:
         client.sendall(os.getpid().to_bytes(4, "big"))
         size, streams, *_ = socket.recv_fds(client, 8, 3)

@@ -27,12 +27,16 @@ from helpers import records
 from ssltool.cli import COMMANDS, cli
 from ssltool.config import (
     CollapseConfig,
+    CollapseLayersConfig,
     DiagnoseConfig,
+    DuplicatesConfig,
     ExportConfig,
     FinetuneConfig,
     InspectConfig,
     KnnConfig,
     LinclsConfig,
+    NeighboursConfig,
+    OutliersConfig,
     PlotConfig,
     PretrainConfig,
     RankConfig,
@@ -54,6 +58,9 @@ PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
 CONFIGS = {
     "save-reprs": SaveReprsConfig,
     "knn": KnnConfig,
+    "neighbours": NeighboursConfig,
+    "duplicates": DuplicatesConfig,
+    "outliers": OutliersConfig,
     "lincls": LinclsConfig,
     "finetune": FinetuneConfig,
     "scan": ScanConfig,
@@ -137,7 +144,8 @@ def parse(arguments: list[str]) -> None:
             command.invoke(context)
     else:
         assert values.get("data_dir") is None or values["data"] is None
-        CONFIGS[name](**{f.name: values[f.name] for f in dataclasses.fields(CONFIGS[name])}).check()
+        settings = CollapseLayersConfig if values.get("layers") else CONFIGS[name]
+        settings(**{f.name: values[f.name] for f in dataclasses.fields(settings)}).check()
 
 
 @pytest.mark.parametrize(("page", "arguments"), LINES, ids=[f"{page}: {' '.join(a)[:60]}" for page, a in LINES])

@@ -15,6 +15,7 @@ from helpers import TINY, same_bits
 from ssltool.checkpoints.checkpoint import Checkpoint
 from ssltool.checkpoints.checkpoint_layouts import CHECKPOINT_LAYOUTS, CheckpointLayout
 from ssltool.data.layouts import LAYOUTS, DatasetLayout
+from ssltool.diagnosis.kinds import KINDS, Kind
 from ssltool.diagnosis.measure import measure
 from ssltool.diagnosis.metrics import METRICS, QUICK, Metric
 from ssltool.diagnosis.metrics.of_rows import Directions, mean_cosine
@@ -93,13 +94,14 @@ def test_the_generated_pages_list_what_a_plugin_adds_to_each_registry(plugin, ss
     CHECKPOINT_LAYOUTS.add("toy", CheckpointLayout("toy", None, "toy."))
     TARGETS.add("toy", Target(lambda network, path: Plan(lambda: None, ""), "nothing", ".toy"))
     LOG_FORMATS.add("toy", LogFormat(lambda log, loss: None, "toy", "toy.log"))
+    KINDS.add("toy", Kind(lambda numbers, thresholds: [], "rows", ("auc", "alpha", "rankme"), "Nothing."))
     FINDINGS.add("toy", Search(lambda series: [], ("toy",), "nothing"))
     path = Path(__file__).parents[1] / "docs" / "make_cli.py"
     spec = importlib.util.spec_from_file_location("make_cli", path)
     pages = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(pages)
     names = pages.names_page()
-    assert len(re.findall(r"^\| `toy` \|", names, re.MULTILINE)) == len(pages.TABLES) == 10
+    assert len(re.findall(r"^\| `toy` \|", names, re.MULTILINE)) == len(pages.TABLES) == 11
     assert "| `toynet` | `toynet` |" in names
     assert "\n## toy\n" in pages.options_page()
     help_texts = pages.cli_page()

@@ -33,7 +33,7 @@ _EPOCH = mapping(
     {
         "step": integer(0),
         "seed": integer(),
-        **dict.fromkeys(("arm", "phase", "strategy", "verdict"), text(200)),
+        **dict.fromkeys(("arm", "phase", "strategy", "verdict", "kinds"), text(200)),
         "converged": boolean(),
         "tried": listing(mapping(optional={"converged": boolean()}, other=NUMBER)),
     },

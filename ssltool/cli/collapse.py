@@ -6,10 +6,9 @@ from typing import Any
 
 import click
 
-from ssltool.cli.flags import Command, json_option, settings
+from ssltool.cli.flags import Command, Setting, json_option, settings
 from ssltool.cli.output import cell, emit, message, table
-from ssltool.config import CollapseConfig
-from ssltool.config.fields import reaches
+from ssltool.config import CollapseConfig, CollapseLayersConfig
 from ssltool.errors import counted
 from ssltool.settings import Record
 
@@ -19,10 +18,18 @@ COLLAPSED = 3
 
 @click.command("collapse", cls=Command)
 @click.argument("files", metavar="FILE...", nargs=-1, required=True)
-@settings(CollapseConfig, positional=("files",))
+@click.option(
+    "--layers",
+    cls=Setting,
+    section="Options",
+    is_flag=True,
+    help="measure every block of a network: each FILE is a checkpoint or a run folder. The options in Data and Model "
+    "are for this",
+)
+@settings(CollapseConfig, positional=("files",), layers=CollapseLayersConfig)
 @json_option
 @click.pass_context
-def command(ctx: click.Context, config: CollapseConfig, as_json: bool) -> None:
+def command(ctx: click.Context, config: CollapseConfig | CollapseLayersConfig, layers: bool, as_json: bool) -> None:
     """Measure the collapse of the representations in each FILE, give a verdict, and save their spectra.
 
     \b
@@ -38,7 +45,12 @@ def command(ctx: click.Context, config: CollapseConfig, as_json: bool) -> None:
     healthy, partial or complete collapse and depends on feature_std, effective_rank and dead_directions. The singular
     values are those of the centred matrix in float64, computed in one pass for files of any size. Each spectrum is
     written next to its input as STEM_svd.pt (STEM_normalized_svd.pt with --normalize). Exit code 3: the collapse of a
-    FILE is at least as severe as --fail-on.
+    FILE is of a severity or kind that --fail-on names.
+
+    With --layers, each FILE is a checkpoint that --pretrained of other commands reads. The images pass once through it
+    and an untrained network of the same kind; a row for each block says whether its output is collapsed, from shallow
+    to deep, and a line where in depth the collapse begins. cka is the similarity to the untrained network, the previous
+    checkpoint and the momentum teacher.
 
     \b
     ssltool collapse train_reprs_e0.pt --type svd
@@ -46,15 +58,22 @@ def command(ctx: click.Context, config: CollapseConfig, as_json: bool) -> None:
     ssltool collapse a/train_reprs_e0.pt b/train_reprs_e0.pt --normalize --plot spectra.png
     ssltool collapse logs/*/train_reprs.pt --group-by arch --out table.csv
     ssltool collapse train_reprs_e0.pt --fail-on partial --threshold partial_rank=0.2
+    ssltool collapse train_reprs_e0.pt --reference untrained_reprs.pt --fail-on complete,scale
+    ssltool collapse --layers logs/simsiam-resnet18-iid_0000 --plot depth.png
     """
-    from ssltool.stages.collapse import run
+    from ssltool.stages.collapse import run, run_layers
 
-    result = run(config)
-    for one in result["files"]:
+    if isinstance(config, CollapseLayersConfig):
+        result = run_layers(config)
+        items, text = result["networks"], _layers(result)
+    else:
+        result = run(config)
+        items, text = result["files"], _text(result, config)
+    for one in items:
         for note in one["notes"]:
             message(f"note: {one['path']}: {note}")
-    emit(result, _text(result, config), as_json)
-    if reaches(result["worst"], config.fail_on):
+    emit(result, text, as_json)
+    if result["failed"]:
         ctx.exit(COLLAPSED)
 
 
@@ -116,3 +135,31 @@ def _groups(groups: list[Record], names: list[str]) -> str:
     key = next(iter(groups[0]))
     rows = [[g[key], g["files"], *(f"{cell(g['mean'][n])} +- {cell(g['std'][n])}" for n in names)] for g in groups]
     return table(rows, [key, "files", *names])
+
+
+def _layers(result: Record) -> str:
+    """A table of the layers of each network."""
+    return "\n\n".join(map(_network, result["networks"]))
+
+
+def _network(network: Record) -> str:
+    """The layers of one network, from shallow to deep."""
+    compared = list(network["layers"][0]["cka"])
+    names = [name for name in network["layers"][0]["metrics"] if name != "effective_rank"]
+    rows = [
+        [
+            layer["layer"],
+            layer["d"],
+            layer["verdict"]["state"],
+            layer["metrics"]["effective_rank"],
+            *([layer["untrained"]["effective_rank"]] if layer["untrained"] else []),
+            *(layer["metrics"].get(name) for name in names),
+            *(layer["cka"][name] for name in compared),
+        ]
+        for layer in network["layers"]
+    ]
+    untrained = ["of untrained"] if network["layers"][0]["untrained"] else []
+    head = ["layer", "width", "verdict", "effective_rank", *untrained]
+    head += [*names, *(f"cka {name.replace('_', ' ')}" for name in compared)]
+    what = f"{cell(network['path'])}: {cell(network['arch'])}, {counted(network['n'], 'image')}, {network['pooled']}"
+    return f"{what}\n{cell(network['line'])}\n\n{table(rows, head)}"

@@ -8,7 +8,8 @@ from ssltool.cli.collapse import COLLAPSED
 from ssltool.cli.flags import Command, json_option, settings
 from ssltool.cli.output import cell, emit, message, table
 from ssltool.config import DiagnoseConfig
-from ssltool.config.fields import STATES, reaches
+from ssltool.config.fields import STATES
+from ssltool.errors import counted
 from ssltool.settings import Record
 
 LEVELS = {STATES[0]: "note", STATES[1]: "warning", STATES[2]: "fault"}
@@ -34,7 +35,7 @@ def command(ctx: click.Context, config: DiagnoseConfig, as_json: bool) -> None:
     ssltool diagnose losses.csv --loss pretraining_loss
     ssltool diagnose checkpoint0020.pth checkpoint0040.pth --data images
 
-    Exit code 3: a collapse, or a failure such as NaN, is at least as severe as --fail-on.
+    Exit code 3: a collapse, or a failure such as NaN, is of a severity or kind that --fail-on names.
     """
     from ssltool.stages.diagnose import run
 
@@ -42,7 +43,7 @@ def command(ctx: click.Context, config: DiagnoseConfig, as_json: bool) -> None:
     for note in result["notes"]:
         message(f"note: {note}")
     emit(result, "\n\n".join(map(_text, result["reports"])), as_json)
-    if reaches(result["worst"], config.fail_on):
+    if result["failed"]:
         ctx.exit(COLLAPSED)
 
 
@@ -50,11 +51,9 @@ def _text(report: Record) -> str:
     """The report, which begins with one plain sentence."""
     lines = [f"{cell(report['path'])}: {cell(report['line'])}"]
     if report["source"] in ("log", "monitor"):
-        of = "looks" if report["loss"] is None else f"values of {cell(report['loss'])}"
-        lines.append(
-            f"read as {report['read']}: {report['values']:,} {of}, {report['unit']} {report['first']:g} to "
-            f"{report['last']:g}"
-        )
+        values = counted(report["values"], "look" if report["loss"] is None else "value")
+        values += "" if report["loss"] is None else f" of {cell(report['loss'])}"
+        lines.append(f"read as {report['read']}: {values}, {report['unit']} {report['first']:g} to {report['last']:g}")
     if "checkpoints" in report:
         lines += ["", _checkpoints(report["checkpoints"])]
     for finding in report["findings"]:

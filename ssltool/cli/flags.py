@@ -263,22 +263,34 @@ def _declarations(f: dataclasses.Field[Any], kind: type) -> list[str]:
     return [f.name, *f.metadata["flags"], name, *f.metadata["aliases"]]
 
 
-def settings(cls: type, *, positional: tuple[str, ...] = ()) -> Callable[[F], F]:
+def settings(cls: type, *, positional: tuple[str, ...] = (), **others: type) -> Callable[[F], F]:
     """Gives a command one option for each setting of ``cls`` and hands it the filled-in ``config``.
 
-    The settings in ``positional`` are left to ``click.argument`` decorators of the command.
+    The settings in ``positional`` are left to ``click.argument`` decorators of the command. ``others`` are classes that
+    take the place of ``cls`` with the flag of their name, which the command declares: ``layers=...`` with ``--layers``.
     """
+    options: dict[str, tuple[type, dataclasses.Field[Any]]] = {}
+    for one in (cls, *others.values()):
+        for f in dataclasses.fields(one):
+            options.setdefault(f.name, (one, f))
 
     def decorate(command: Any) -> Any:
         @functools.wraps(command)
         def with_config(**values: Any) -> Any:
-            names = {f.name for f in dataclasses.fields(cls)}
-            config = cls(**{k: v for k, v in values.items() if k in names})
-            return command(config, **{k: v for k, v in values.items() if k not in names})
+            mode = next((name for name in others if values[name]), None)
+            chosen = cls if mode is None else others[mode]
+            names = {f.name for f in dataclasses.fields(chosen)}
+            for name, (of, f) in options.items():
+                if name not in names and values[name] != f.default:
+                    needed = next((other for other in others if others[other] is of), None)
+                    why = f"without {flag(needed)}" if needed else f"with {flag(str(mode))}"
+                    raise UsageError(f"{flag(name)} does nothing {why}; leave one of them out")
+            config = chosen(**{k: v for k, v in values.items() if k in names})
+            return command(config, **{k: v for k, v in values.items() if k not in options})
 
-        for f in reversed(dataclasses.fields(cls)):
-            if f.name not in positional:
-                with_config = _option(cls, f)(with_config)
+        for name, (of, f) in reversed(options.items()):
+            if name not in positional:
+                with_config = _option(of, f)(with_config)
         return with_config
 
     return decorate

@@ -44,17 +44,9 @@ def _text(result: Record, config: TableConfig) -> str:
     rows = result["rows"]
     layers = [name.removesuffix("_auc") for name in rows[0] if name.endswith("_auc")]
     metrics = [f"{layer}_{metric}" for layer in layers for metric in SHOWN]
-    wanted = [
-        "run",
-        *map(str, result["differing"]),
-        "epoch",
-        "step",
-        "loss",
-        "verdict",
-        *metrics,
-        *result["accuracies"],
-    ]
-    shown = [name for name in wanted if _is_useful(name, rows, result["differing"])]
+    differing = result["differing"]
+    wanted = ["run", *differing, "epoch", "step", "loss", "verdict", *metrics, *result["accuracies"]]
+    shown = [name for name in wanted if _is_useful(name, rows, differing)]
     if "epoch" in shown and all(row["epoch"] is not None for row in rows):
         shown = [name for name in shown if name != "step"]
     cells = [["-" if row[name] is None else _shown(name, row[name]) for name in shown] for row in rows]

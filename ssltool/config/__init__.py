@@ -7,8 +7,9 @@ checkpoint. Only the standard library is imported.
 
 from __future__ import annotations
 
-from ssltool.config.collapse import CollapseConfig
+from ssltool.config.collapse import CollapseConfig, CollapseLayersConfig
 from ssltool.config.common import (
+    CheckpointsSettings,
     DataSettings,
     DeviceSettings,
     LabelledSettings,
@@ -18,6 +19,7 @@ from ssltool.config.common import (
     fixed_settings,
 )
 from ssltool.config.diagnose import DiagnoseConfig
+from ssltool.config.duplicates import DuplicatesConfig
 from ssltool.config.export import ExportConfig
 from ssltool.config.fields import LAYERS, SPLITS, STEMS, STRATEGIES
 from ssltool.config.finetune import FinetuneConfig
@@ -25,6 +27,8 @@ from ssltool.config.inspect import InspectConfig
 from ssltool.config.knn import KnnConfig
 from ssltool.config.lincls import LinclsConfig
 from ssltool.config.methods import MethodsConfig
+from ssltool.config.neighbours import NeighboursConfig
+from ssltool.config.outliers import OutliersConfig
 from ssltool.config.plot import PlotConfig
 from ssltool.config.pretrain import PretrainConfig
 from ssltool.config.rank import RankConfig
@@ -38,10 +42,13 @@ __all__ = [
     "SPLITS",
     "STEMS",
     "STRATEGIES",
+    "CheckpointsSettings",
     "CollapseConfig",
+    "CollapseLayersConfig",
     "DataSettings",
     "DeviceSettings",
     "DiagnoseConfig",
+    "DuplicatesConfig",
     "ExportConfig",
     "FinetuneConfig",
     "InspectConfig",
@@ -49,7 +56,9 @@ __all__ = [
     "LabelledSettings",
     "LinclsConfig",
     "MethodsConfig",
+    "NeighboursConfig",
     "NetworkSettings",
+    "OutliersConfig",
     "PlotConfig",
     "PretrainConfig",
     "RankConfig",

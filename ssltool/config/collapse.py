@@ -5,8 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ssltool.config.common import DeviceSettings
-from ssltool.config.fields import FIGURES, METRICS, SPECTRA, STATES, output, pool_rows, same_images, seed, wrong_suffix
+from ssltool.config.common import CheckpointsSettings, DeviceSettings
+from ssltool.config.fields import (
+    FIGURES,
+    METRICS,
+    SPECTRA,
+    limit,
+    output,
+    pool_rows,
+    same_images,
+    seed,
+    thresholds,
+    wrong_suffix,
+)
 from ssltool.errors import UsageError
 from ssltool.settings import Rule, setting
 
@@ -63,18 +74,10 @@ class CollapseConfig(DeviceSettings):
     )
     seed: int = seed("samples, resamples and k-means")
 
-    fail_on: str | None = setting(
-        None,
-        "exit with code 3 if the collapse of any FILE is at least this severe",
-        choices=STATES[1:],
-        section="Verdict",
+    fail_on: str | None = limit(
+        "exit with code 3 if the collapse of any FILE is of this severity or kind", section="Verdict"
     )
-    threshold: tuple[str, ...] = setting(
-        (),
-        "change a threshold of the verdict; repeatable. docs/collapse.md lists them",
-        section="Verdict",
-        metavar="NAME=VALUE",
-    )
+    threshold: tuple[str, ...] = thresholds()
     like: str | None = setting(
         None, "representations of another run to compare with", section="Verdict", metavar="FILE"
     )
@@ -94,7 +97,10 @@ class CollapseConfig(DeviceSettings):
         section="Output",
     )
     plot: str | None = setting(
-        None, "plot the spectra to this file: .png, .pdf or .svg", section="Output", metavar="FILE"
+        None,
+        "plot the spectra, or with --layers the metrics over the depth, to this file: .png, .pdf or .svg",
+        section="Output",
+        metavar="FILE",
     )
     out: str | None = output(
         "folder for the spectrum files [default: that of each input], or a .csv or .json file for the table", "PATH"
@@ -132,3 +138,29 @@ class CollapseConfig(DeviceSettings):
         yield from wrong_suffix("plot", self.plot, *FIGURES)
         if self.device == "mps":
             yield "the spectrum is computed in float64, which MPS does not support; use --device cpu"
+
+
+@dataclass(frozen=True)
+class CollapseLayersConfig(CheckpointsSettings):
+    """Settings of ``ssltool collapse --layers``."""
+
+    files: tuple[str, ...] = setting((), "checkpoints, or run folders of pretrain")
+    teacher_key: str | None = setting(
+        None,
+        "network of another program's checkpoint that --layers compares with that of --key: the teacher, as in --key",
+        section="Model",
+        metavar="PATH",
+        advanced=True,
+    )
+    fail_on: str | None = limit(
+        "exit with code 3 if the collapse of the last layers is of this severity or kind", section="Verdict"
+    )
+    threshold: tuple[str, ...] = thresholds()
+    plot: str | None = setting(None, "figure of the metrics over the depth", section="Output", metavar="FILE")
+    out: str | None = output(".csv or .json file for the table")
+
+    def mistakes(self) -> Iterator[str]:
+        if not self.files:
+            yield "name at least one checkpoint"
+        yield from wrong_suffix("plot", self.plot, *FIGURES)
+        yield from wrong_suffix("out", self.out, ".csv", ".json")

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from ssltool.config.fields import (
     AUTO,
+    FIGURES,
     INTERPOLATIONS,
     LAYOUTS,
+    SPLITS,
     all_images,
+    batch_size,
     channel_values,
     decoders,
     image_folder,
@@ -19,8 +23,12 @@ from ssltool.config.fields import (
     network_arch,
     network_key,
     network_stem,
+    output,
+    pool_rows,
+    search_memory,
     seed,
     unlabelled_folders,
+    wrong_suffix,
 )
 from ssltool.errors import UsageError
 from ssltool.settings import Checked, Rule, setting
@@ -221,6 +229,37 @@ class NetworkSettings(DeviceSettings, DataSettings):
 
 
 @dataclass(frozen=True)
+class CheckpointsSettings(DeviceSettings, DataSettings):
+    """Checkpoints that are measured on the same images. None is the checkpoint's own value."""
+
+    data: str | None = image_folder(
+        "folder of the images for checkpoints [default: the checkpoint's, else the bundled]"
+    )
+    all: bool = all_images()
+    split: str | None = setting(
+        None,
+        "split of the images [default: the one that --dataset-type names, else train]",
+        choices=SPLITS,
+        section="Data",
+    )
+    sample: int = setting(
+        1024, "use this many of the images, drawn at random, or all if there are fewer", section="Data", minimum=2
+    )
+    batch_size: int = batch_size(256, "images in a batch", section="Data", minimum=1)
+    seed: int = seed("the sample of images", section="Data")
+    arch: str | None = network_arch()
+    stem: str | None = network_stem()
+    key: str | None = network_key()
+
+    def conflicts(self) -> list[Rule]:
+        return [
+            *super().conflicts(),
+            (("all",), self.idx_path is not None, "with --idx-path, which names the images"),
+            (("all",), self.data is not None, "with --data: without --idx-path, all of its images are used"),
+        ]
+
+
+@dataclass(frozen=True)
 class LabelledSettings(NetworkSettings):
     """The labels that a stage trains on."""
 
@@ -234,3 +273,26 @@ class LabelledSettings(NetworkSettings):
         fixed=True,
     )
     seed: int = seed("labels, weights, order and crops", section="Optimisation", fixed=True)
+
+
+@dataclass(frozen=True)
+class SimilarImagesSettings(DeviceSettings):
+    """What the commands have in common that list images by the distances of their representations."""
+
+    pool: str | None = pool_rows()
+    data: str | None = image_folder("folder of the images of --sheet, if it was moved [default: the one of save-reprs]")
+    memory: int = search_memory()
+    out: str | None = output("write the whole list to this .csv or .json file")
+    sheet: str | None = setting(
+        None,
+        "write a contact sheet with the pictures and their names: .html, .png, .pdf or .svg",
+        section="Output",
+        metavar="FILE",
+    )
+
+    def conflicts(self) -> list[Rule]:
+        return [*super().conflicts(), (("data",), self.sheet is None, "without --sheet")]
+
+    def mistakes(self) -> Iterator[str]:
+        yield from wrong_suffix("out", self.out, ".csv", ".json")
+        yield from wrong_suffix("sheet", self.sheet, ".html", ".htm", *FIGURES)

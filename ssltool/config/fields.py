@@ -31,6 +31,9 @@ METHODS = "ssltool.methods:METHODS"
 METRICS = "ssltool.diagnosis.metrics:METRICS"
 """The registries of architectures, methods and metrics."""
 
+LIMITS = "ssltool.diagnosis.limits:choices"
+"""The severities and kinds of collapse."""
+
 SETS_OF_METRICS = ("all", "renyi")
 """Names in a list of metrics that mean several."""
 
@@ -42,9 +45,10 @@ ANY = sys.float_info.max
 """The maximum of rates: with any of them the optimizers diverge, if at all, without an error of torch."""
 
 
-def reaches(state: str | None, limit: str | None) -> bool:
-    """Whether the verdict ``state`` is at least as severe as ``limit``; False if either is None."""
-    return state is not None and limit is not None and STATES.index(state) >= STATES.index(limit)
+def limit(help: str, **more: Any) -> Any:
+    """The severities and kinds of collapse at which a command fails or stops."""
+    help += ": partial, complete, or kinds of collapse, comma-separated; docs/kinds.md lists these"
+    return setting(None, help, names=LIMITS, metavar="A,B", **more)
 
 
 AUTO = "auto"
@@ -176,6 +180,12 @@ def pool_rows(section: str = "Options") -> Any:
     return setting(None, help, choices=("mean", "none"), section=section, advanced=True)
 
 
+def search_memory() -> Any:
+    """The memory of a search of neighbours."""
+    help = "memory limit of the search in MiB, besides mapped files and the result; on a GPU, more is faster"
+    return setting(512, help, section="Hardware", minimum=16, maximum=2**40)
+
+
 def same_images(what: str, section: str = "Options") -> Any:
     """How the images of two files are compared."""
     help = f"{what}: those of one number in one dataset (index), or of equal content (content)"
@@ -197,6 +207,12 @@ def resume_auto() -> Any:
 def precision(help: str = "precision of the forward pass", choices: Collection[str] = ("fp32", "bf16", "fp16")) -> Any:
     """The precision of the arithmetic."""
     return setting("fp32", help, choices=choices, section="Hardware")
+
+
+def thresholds() -> Any:
+    """Changed thresholds of the verdict."""
+    help = "change a threshold of the verdict; repeatable. docs/collapse.md lists them"
+    return setting((), help, section="Verdict", metavar="NAME=VALUE")
 
 
 def output(help: str, metavar: str = "FILE") -> Any:

@@ -7,7 +7,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ssltool.config.common import DeviceSettings
-from ssltool.config.fields import labels_by, output, pool_rows, precision, same_images, seed, wrong_suffix
+from ssltool.config.fields import (
+    labels_by,
+    output,
+    pool_rows,
+    precision,
+    same_images,
+    search_memory,
+    seed,
+    wrong_suffix,
+)
 from ssltool.errors import UsageError
 from ssltool.settings import Rule, flag, setting
 
@@ -41,13 +50,7 @@ class KnnConfig(DeviceSettings):
     pool: str | None = pool_rows()
 
     precision: str = precision("precision of the search; candidates are ranked in float32", ("fp32", "bf16"))
-    memory: int = setting(
-        512,
-        "memory limit of the search in MiB, besides mapped files and the result; on a GPU, more is faster",
-        section="Hardware",
-        minimum=16,
-        maximum=2**40,
-    )
+    memory: int = search_memory()
     chunk: int | None = setting(
         None, "maximum number of queries per block [default: set by --memory]", section="Hardware", minimum=1
     )

@@ -11,13 +11,13 @@ from ssltool.config.fields import (
     ARCHITECTURES,
     METHODS,
     MOST_EPOCHS,
-    STATES,
     STEMS,
     STRATEGIES,
     batch_size,
     crop_min,
     epochs,
     learning_rate,
+    limit,
     momentum,
     precision,
     probability,
@@ -255,11 +255,8 @@ class PretrainConfig(RunSettings, DeviceSettings, DataSettings):
         minimum=2,
         advanced=True,
     )
-    stop_on: str | None = setting(
-        None,
-        "save and stop the run with exit code 3 once the collapse is at least this severe",
-        choices=STATES[1:],
-        section="Monitor",
+    stop_on: str | None = limit(
+        "save and stop the run with exit code 3 once the collapse is of this severity or kind", section="Monitor"
     )
 
     precision: str = precision()

@@ -192,6 +192,20 @@ def open_dataset(settings: DataSettings, split: str) -> ImageSet:
     return images.with_notes(*notes)
 
 
+def set_of_files(paths: Sequence[str], rules: PixelRules = DEFAULT_RULES) -> ImageSet:
+    """The image files ``paths``, as a set without labels.
+
+    Raises:
+        SSLToolError: if one cannot be read.
+    """
+    found, rows = fingerprint.of_files(paths), np.arange(len(paths))
+    images = ImageSet("images", "train", np.full(len(paths), -1), rows, paths=tuple(paths), files=tuple(paths))
+    images = dataclasses.replace(images, digests=found.digests, rules=rules)
+    for row, why in found.unreadable.items():
+        raise SSLToolError(f"the image {paths[row]} cannot be read: {why}; name another file")
+    return read_files(images, skip_corrupt=False)[0]
+
+
 def no_folder(folder: Path) -> SSLToolError:
     """The error for a folder of images that does not exist."""
     what = f"{folder} is a file, not a folder" if folder.exists() else f"no such folder: {folder}"

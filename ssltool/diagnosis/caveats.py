@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ssltool.diagnosis.metrics.of_spectrum import DEAD_RATIO
+from ssltool.diagnosis.spectrum import possible_directions
 from ssltool.errors import first_few
 
 MIN_ROWS_PER_DIMENSION = 10
@@ -82,22 +83,30 @@ def rounding_noise(uncentred: Tensor, n: int, d: int, dtype: torch.dtype) -> flo
 
 
 def caveat_messages(
-    caveats: CaveatTracker, s: Tensor, uncentred: Tensor, deviations: Tensor, n: int, d: int
+    caveats: CaveatTracker,
+    s: Tensor,
+    uncentred: Tensor,
+    deviations: Tensor,
+    n: int,
+    d: int,
+    bound: int | None = None,
 ) -> list[str]:
     """Messages about properties that affect the metrics, one each.
 
     ``s`` and ``uncentred`` are the singular values with and without centring; ``deviations`` are the standard
-    deviations of the d dimensions over n rows.
+    deviations of the d dimensions over n rows. ``bound`` is the largest possible rank of the layer, if it is known.
     """
     found = []
-    if n <= d:
+    rank = min(d, bound or d)
+    if n <= rank:
         found.append(
             f"{n:,} rows of width {d:,} span at most {n - 1:,} dimensions: the number of rows bounds the metrics of "
             "the spectrum"
         )
-    elif n < MIN_ROWS_PER_DIMENSION * d:
+    elif n < MIN_ROWS_PER_DIMENSION * rank:
+        of = f"a width of {d:,}" if rank == d else f"the {rank:,} directions that the layer can have"
         found.append(
-            f"{n:,} rows are few for a width of {d:,}: even isotropic rows do not have a flat spectrum; use "
+            f"{n:,} rows are few for {of}: even isotropic rows do not have a flat spectrum; use "
             "--subsample to see how the metrics depend on the number of rows"
         )
     repeated = caveats.repeated()
@@ -112,7 +121,7 @@ def caveat_messages(
     if dead and len(constant) < d:
         limit = f"standard deviation below {DEAD_RATIO:g} of the largest"
         found.append(f"dead dimensions ({limit}): {len(dead):,} of {d:,} ({first_few(dead)})")
-    return found + _noise(s, uncentred, n, d, caveats.precision())
+    return found + _noise(s[: possible_directions(n, d, bound)], uncentred, n, d, caveats.precision())
 
 
 def _noise(s: Tensor, uncentred: Tensor, n: int, d: int, dtype: torch.dtype) -> list[str]:

@@ -55,6 +55,15 @@ class Measured:
     dead: list[int] = field(default_factory=list)
     bound: int | None = None
 
+    @property
+    def numbers(self) -> dict[str, float]:
+        """The metrics with those of their details that are numbers, and ``clusters_used``, the effective number of
+        clusters, if that was measured."""
+        found = {key: float(value) for key, value in self.details.items() if isinstance(value, (int, float))}
+        if "cluster_usage_clusters" in found:
+            found["clusters_used"] = self.metrics["cluster_usage"] * found["cluster_usage_clusters"]
+        return found | self.metrics
+
     def spectrum(self, kind: str) -> Tensor:
         """The spectrum of one ``--type``: singular values (``svd``), eigenvalues of the covariance (``cov``), or
         per-dimension standard deviations (``std``)."""
@@ -115,7 +124,7 @@ def measure(
     _pass(source, normalize, caveats, each=each)
     s, uncentred = source.singular_values, source["uncentred spectrum"]
     deviations = source.factor.deviations().cpu()
-    notes = caveat_messages(caveats, s, uncentred, deviations, len(rows), rows.width)
+    notes = caveat_messages(caveats, s, uncentred, deviations, len(rows), rows.width, bound)
     if rows.skipped:
         notes.insert(0, f"rows with NaN or infinite values, left out: {rows.skipped:,}")
     values = {name: source.metric(name) for name in names}

@@ -9,6 +9,7 @@ show the cause.
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -19,22 +20,32 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ssltool.diagnosis.alarms import DEAD_KEY, Measurement, alarms, constant_output_causes, judge_look, worst_layer
+from ssltool.diagnosis.alarms import (
+    Measurement,
+    alarms,
+    constant_output_causes,
+    judge_look,
+    kind_alarms,
+    names_of_kinds,
+    uniform_losses,
+    uniform_numbers,
+    worst_layer,
+)
 from ssltool.diagnosis.isolation import isolated
+from ssltool.diagnosis.kinds import Shown, metrics_of, ratios, shown
+from ssltool.diagnosis.layer_metrics import MEASURED as MEASURED
+from ssltool.diagnosis.layer_metrics import knn_accuracy as knn_accuracy
+from ssltool.diagnosis.layer_metrics import measured_layer as measured_layer
+from ssltool.diagnosis.layer_metrics import prototype_usage
 from ssltool.diagnosis.layer_outputs import Layer, LayerOutputs
-from ssltool.diagnosis.measure import measure
-from ssltool.diagnosis.metrics import MAIN
+from ssltool.diagnosis.limits import Limit
+from ssltool.diagnosis.phases import phases_of_records
 from ssltool.diagnosis.probe_images import KeptImages, Probe, process_group
-from ssltool.diagnosis.row_blocks import Rows
+from ssltool.diagnosis.teacher_moves import TeacherMoves, TeacherNetworks
 from ssltool.diagnosis.verdict import NEEDED, Verdict
 from ssltool.errors import UsageError, unknown
 from ssltool.files.writing import FilePath, finite
-from ssltool.reprs.neighbours.search import neighbours
-from ssltool.reprs.neighbours.vote import predicted_classes
 from ssltool.settings import Record
-
-MEASURED = tuple(dict.fromkeys((*MAIN, *NEEDED)))
-"""The metrics of each layer."""
 
 MAX_TIME_SHARE = 0.05
 """Fraction of the training time above which the monitor suggests cheaper settings."""
@@ -44,8 +55,12 @@ UNKNOWN_CAUSE = (
     "(arXiv:2209.15007)"
 )
 
-KNN_NEIGHBOURS = 20
-"""Maximum number of neighbours that vote on the class of an image."""
+NEEDED_BY_MONITOR = {
+    "labels": "the classes of at least some images: give labels",
+    "networks": "the weights of a teacher and of its student: give teacher=(teacher, student)",
+    "loss": "a loss whose value for uniform outputs is known: give constant_losses=[math.log(K)]",
+}
+"""What a monitor lacks for a kind of collapse."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +69,8 @@ class Check:
 
     Attributes:
         step: the step of the training.
-        verdict: the most severe verdict of the layers (``state``, ``line``, ``why``), or None if an output is not
-            finite.
+        verdict: the most severe verdict of the layers (``state``, ``line``, ``why``, ``kinds``) with the kinds of
+            collapse that the weights and the loss show, or None if an output is not finite.
         layer: the name of the layer with this verdict, or None.
         layers: the metrics of each layer by name, NaN where they are undefined.
         seconds: the time that the look took.
@@ -75,6 +90,11 @@ class Check:
     warnings: list[str]
     record: Record
     spectra: dict[str, Tensor] = field(default_factory=dict, repr=False)
+
+    @property
+    def kinds(self) -> list[str]:
+        """The names of the kinds of collapse in all layers, the main one first."""
+        return names_of_kinds(self.record)
 
     @property
     def state(self) -> str | None:
@@ -107,8 +127,13 @@ class Monitor:
         size: maximum number of images.
         bounds: the largest possible rank of a layer's output by name, such as the width before a wide linear layer; by
             default that of a module that is a linear layer or a Sequential that ends in one.
-        constant_losses: values of the loss if all outputs are the same, such as -1 for SimSiam, to name the cause.
+        constant_losses: values of the loss if all outputs are the same, such as -1 for SimSiam, to name the cause; a
+            value ln K also shows the kind ``uniform-output``.
+        teacher: a teacher and its student, two networks with the same parameters, to show the kinds ``stale-teacher``
+            and ``identical-teacher``.
+        kinds: further kinds of collapse to look for, which take longer, such as ``("local", "cluster")``.
 
+    A look at step 0 is one at the untrained network: later ones are compared with it, which shows the kind ``scale``.
     With an initialised process group, all ranks must look at the same steps; each embeds its share of the images, and
     all get the same ``Check``.
 
@@ -128,6 +153,8 @@ class Monitor:
         size: int = 1024,
         bounds: Mapping[str, int] | None = None,
         constant_losses: Sequence[float] = (),
+        teacher: tuple[nn.Module, nn.Module] | None = None,
+        kinds: Sequence[str] = (),
     ) -> None:
         for name, value, least in (("every", every, 1), ("size", size, 2)):
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
@@ -139,6 +166,11 @@ class Monitor:
                 raise unknown("layer in bounds", name, names)
         self.bounds = {name: (bounds or {}).get(name, self.outputs.bound(name)) for name in names}
         self.every, self.constant_losses = every, tuple(constant_losses)
+        self.networks: TeacherNetworks | None = None if teacher is None else ([teacher[1]], [teacher[0]])
+        self.moves = None if self.networks is None else TeacherMoves.since(*self.networks)
+        self.measured = tuple(dict.fromkeys((*MEASURED, *metrics_of(kinds))))
+        self.untrained: dict[str, dict[str, float]] = {}
+        self.prototypes: dict[str, Tensor] = {}
         self.history: list[Record] = []
         self._folder: Any = None
         if out is not None:
@@ -147,6 +179,7 @@ class Monitor:
             self._folder = MonitorFolder(Path(out), names)
             self.history = self._folder.records
         self.probe = images if isinstance(images, Probe) else KeptImages.of(images, labels, size)
+        Limit(kinds=tuple(kinds)).require(self.needs(), "kind", NEEDED_BY_MONITOR)
         self._last: int | None = None
         self._said: set[str] = set()
         self._started: float | None = None
@@ -171,21 +204,38 @@ class Monitor:
             SSLToolError: for outputs that are not rows, or a folder that cannot be written.
         """
         start = time.perf_counter()
-        layers, spectra = self._measured()
+        layers, spectra = self._measured(step)
         loss = None if loss is None else self._mean(_number(loss))
+        numbers = self._numbers(loss)
         verdicts = [of.verdict for of in layers.values()]
         worst = None if None in verdicts else worst_layer(layers)
+        name, verdict = worst or (None, None)
+        whole = shown(numbers) if step != 0 else []
+        if verdict is not None:
+            verdict = verdict.with_kinds(whole)
         record: Record = {"step": step} | ({} if loss is None else {"loss": loss})
-        record |= {f"{name}_{key}": value for name, of in layers.items() for key, value in of.values.items()}
-        warnings = alarms(layers, self.history, lambda dead: self.probable_cause(loss, dead), untrained=step == 0)
+        record |= {f"{name}_{key}": value for name, of in layers.items() for key, value in of.values.items()} | numbers
+        found = [kind for of in verdicts if of is not None for kind in of.kinds]
+        found += [] if verdict is None else verdict.kinds
+        phase = next((p.name for p in reversed(phases_of_records([*self.history, record], next(iter(layers))))), "")
+        causes = functools.partial(self.probable_cause, loss)
+        warnings = alarms(layers, self.history, causes, untrained=step == 0, phase=phase)
+        warnings += kind_alarms(whole, self.history)
         warnings += self._once(self.outputs.said.values())
         seconds = time.perf_counter() - start
-        record = finite(record | {"verdict": worst and worst[1].state, "monitor_seconds": round(seconds, 3)})
-        name, verdict = worst or (None, None)
+        record |= {"verdict": verdict and verdict.state, "kinds": _names(found), "monitor_seconds": round(seconds, 3)}
+        record = finite(record)
         values = {name: of.values for name, of in layers.items()}
         widths = {name: of.width for name, of in layers.items()}
         warnings += self._keep(record, spectra, widths)
         return Check(step, verdict, name, values, seconds, warnings, record, spectra)
+
+    def needs(self) -> set[str]:
+        """What it has of what kinds of collapse need, keys of ``kinds.NEEDS``."""
+        labels = self.probe.labels[self.probe.labels >= 0].unique()
+        given = {"labels": len(labels) > 1, "networks": self.moves is not None}
+        given["loss"] = bool(uniform_losses(self.constant_losses))
+        return {"rows", "reference", *(name for name, present in given.items() if present)}
 
     def probable_cause(self, loss: float | None, dead: list[str]) -> str:
         """The probable causes of a collapse, from the loss and the clauses on dead dimensions; a subclass may know
@@ -203,20 +253,45 @@ class Monitor:
                     parts[name].append(rows)
         return {name: self.probe.gathered(torch.cat(rows)) for name, rows in parts.items()}
 
-    def _measured(self) -> tuple[dict[str, Measurement], dict[str, Tensor]]:
+    def _numbers(self, loss: float | None) -> dict[str, float]:
+        """The numbers of the kinds that the weights and the loss show."""
+        moves = {} if self.moves is None or self.networks is None else self.moves.numbers(*self.networks)
+        return moves | uniform_numbers(loss, self.constant_losses, self.history)
+
+    def metrics(self) -> tuple[dict[str, dict[str, float]], dict[str, Tensor], dict[str, torch.Size]]:
+        """The metrics of each layer, the singular values of those whose output is finite, and the shapes (N, d)."""
         rows = self.embed()
-        found = {name: measured_layer(x, self.bounds[name]) for name, x in rows.items()}
+        found = {
+            name: measured_layer(x, self.bounds[name], self.measured, self.probe.labels) for name, x in rows.items()
+        }
         values = {name: of for name, (of, _) in found.items()}
         first = next(iter(rows))
         values[first] |= knn_accuracy(rows[first], self.probe.labels)
+        for name, prototypes in self.prototypes.items():
+            values[name] |= prototype_usage(rows[name], prototypes)
         values = _agreed(values, rows[first].device)
-        layers = {name: self._judged(name, values[name], *rows[name].shape) for name in rows}
-        return layers, {name: s for name, (_, s) in found.items() if s is not None}
+        spectra = {name: s for name, (_, s) in found.items() if s is not None}
+        return values, spectra, {name: x.shape for name, x in rows.items()}
 
-    def _judged(self, name: str, of: dict[str, float], n: int, d: int) -> Measurement:
+    def _measured(self, step: int) -> tuple[dict[str, Measurement], dict[str, Tensor]]:
+        values, spectra, shapes = self.metrics()
+        layers = {name: self._judged(name, of, shapes[name], step) for name, of in values.items()}
+        return layers, spectra
+
+    def _judged(self, name: str, of: dict[str, float], shape: torch.Size, step: int) -> Measurement:
+        n, d = shape
         if not all(math.isfinite(of[needed]) for needed in NEEDED):
             return Measurement(of, d, None)
-        return Measurement(of, d, judge_look(name, of, n=n, d=d, bound=self.bounds[name]))
+        of |= ratios(of, self._untrained(name)) if step != 0 else {}
+        return Measurement(of, d, judge_look(name, of, n=n, d=d, bound=self.bounds[name], untrained=step == 0))
+
+    def _untrained(self, layer: str) -> Mapping[str, float]:
+        """The metrics of a layer of the untrained network, of the look at step 0 if there was one."""
+        if layer not in self.untrained and self.history and self.history[0].get("step") == 0:
+            first, start = self.history[0], f"{layer}_"
+            known = {key.removeprefix(start): value for key, value in first.items() if key.startswith(start)}
+            self.untrained[layer] = {key: value for key, value in known.items() if value is not None}
+        return self.untrained.get(layer, {})
 
     def _together(self, device: torch.device) -> contextlib.AbstractContextManager[None]:
         """An error on one rank is raised on all."""
@@ -285,30 +360,8 @@ def _number(loss: Tensor | float) -> float:
     return float(loss.detach() if isinstance(loss, Tensor) else loss)
 
 
-def measured_layer(x: Tensor, bound: int | None = None) -> tuple[dict[str, float], Tensor | None]:
-    """``MEASURED`` and the number of dead dimensions of outputs (N, d) whose rank is at most ``bound``, and their
-    singular values; NaN and None if they are not finite."""
-    if not bool(torch.isfinite(x).all()):
-        return dict.fromkeys((*MEASURED, DEAD_KEY), math.nan), None
-    x = x.cpu() if x.device.type == "mps" else x  # Apple's GPUs have no float64
-    measured = measure(Rows([x], device=x.device), MEASURED, bound=bound)
-    return measured.metrics | {DEAD_KEY: len(measured.dead)}, measured.s
-
-
-def knn_accuracy(x: Tensor, labels: Tensor) -> dict[str, float]:
-    """``knn``: leave-one-out kNN accuracy of the labelled rows (N, d). Empty for fewer than two classes, NaN if rows
-    are not finite."""
-    labelled = labels >= 0
-    known, classes = labels[labelled].unique(return_inverse=True)
-    if len(known) < 2:
-        return {}
-    rows, ids = x[labelled.to(x.device)], torch.arange(len(classes))
-    if not bool(torch.isfinite(rows).all()):
-        return {"knn": math.nan}
-    k = min(KNN_NEIGHBOURS, len(rows) - 1)
-    similarity, nearest = neighbours(rows, rows, k=k, skip=(ids, ids), device=x.device)
-    predicted = predicted_classes(similarity, classes[nearest], len(known))[:, -1]
-    return {"knn": float((predicted == classes).double().mean())}
+def _names(found: Iterable[Shown]) -> str:
+    return ", ".join(dict.fromkeys(kind.kind for kind in sorted(found, key=Shown.order)))
 
 
 def _agreed(values: dict[str, dict[str, float]], device: torch.device) -> dict[str, dict[str, float]]:

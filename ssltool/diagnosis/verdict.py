@@ -1,4 +1,4 @@
-"""The verdict: healthy, partial collapse or complete collapse, from three metrics.
+"""The verdict: healthy, partial collapse or complete collapse, and the kinds of collapse.
 
 No single metric detects all kinds of collapse. Nearly constant outputs can have a flat spectrum after centring;
 ``feature_std`` detects them. Outputs in a few dimensions can be isotropic within these dimensions; the spectrum detects
@@ -9,57 +9,17 @@ calibrated on networks that are known to be healthy or collapsed; docs/collapse.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 from ssltool.config.fields import STATES
+from ssltool.diagnosis.kinds import Shown, shown
 from ssltool.diagnosis.measure import Measured
 from ssltool.diagnosis.spectrum import possible_directions
-from ssltool.errors import UsageError, unknown
-
-
-@dataclass(frozen=True)
-class Thresholds:
-    """Thresholds of the verdict. ``complete_*`` are checked before ``partial_*``; otherwise the verdict is healthy.
-
-    ``*_std`` are values of ``feature_std``. ``complete_rank`` is an effective rank, and ``partial_rank`` an effective
-    rank as a fraction of the dimensions. ``partial_dead`` is a fraction of dead directions. ``embedding_rank`` and
-    ``embedding_dead`` replace the latter two for projector and predictor, which lose directions in healthy networks
-    too. ``like_rank`` is an effective rank as a fraction of that of a reference run.
-    """
-
-    complete_std: float = 0.05
-    complete_rank: float = 1.2
-    partial_std: float = 0.2
-    partial_rank: float = 0.1
-    partial_dead: float = 0.15
-    embedding_rank: float = 0.05
-    embedding_dead: float = 0.5
-    like_rank: float = 0.5
-
-    @classmethod
-    def parse(cls, assignments: Iterable[str]) -> Thresholds:
-        """The default thresholds, overridden by ``NAME=VALUE`` assignments.
-
-        Raises:
-            SSLToolError: for an unknown name, or a value that is not a number of at least 0.
-        """
-        names, changed = {f.name for f in dataclasses.fields(cls)}, {}
-        for text in assignments:
-            name, _, value = text.partition("=")
-            if name not in names:
-                raise unknown("threshold", name, names)
-            try:
-                changed[name] = float(value)
-            except ValueError as error:
-                raise UsageError(f"--threshold {text}: the value must be a number, such as {name}=0.1") from error
-            if not changed[name] >= 0:
-                raise UsageError(f"--threshold {text}: the value must be at least 0")
-        return cls(**changed)
-
-
-DEFAULT = Thresholds()
+from ssltool.diagnosis.thresholds import DEFAULT as DEFAULT
+from ssltool.diagnosis.thresholds import Thresholds as Thresholds
 
 NEEDED = ("auc", "effective_rank", "dead_directions", "feature_std")
 """The metrics that a verdict requires. The AUC is reported only: it shows how far the spectrum is from flat."""
@@ -67,17 +27,30 @@ NEEDED = ("auc", "effective_rank", "dead_directions", "feature_std")
 
 @dataclass(frozen=True)
 class Verdict:
-    """``state`` is one of ``STATES``, ``line`` is a one-line summary, ``why`` lists the exceeded thresholds."""
+    """``state`` is one of ``STATES``, ``line`` is a one-line summary, ``why`` lists the exceeded thresholds, and
+    ``kinds`` the kinds of collapse, the first the main one, with the numbers that decided them."""
 
     state: str
     line: str
     why: list[str]
     details: dict[str, Any] = field(default_factory=dict)
+    kinds: list[Shown] = field(default_factory=list)
 
     @property
     def severity(self) -> int:
         """0 healthy, 1 partial, 2 complete."""
         return STATES.index(self.state)
+
+    def with_kinds(self, more: Sequence[Shown]) -> Verdict:
+        """The verdict with further kinds, at least as severe as each of them."""
+        if not more:
+            return self
+        state = max((self.state, *(kind.state for kind in more)), key=STATES.index)
+        why = [text for kind in more for text in kind.why]
+        line = f"{self.line.replace(_title(self.state), _title(state), 1)}; {_named(more)} ({' and '.join(why)})"
+        return dataclasses.replace(
+            self, state=state, line=line, why=[*self.why, *why], kinds=sorted([*self.kinds, *more], key=Shown.order)
+        )
 
 
 def judge(
@@ -89,37 +62,31 @@ def judge(
     layer: str = "backbone",
     dead: int = 0,
     thresholds: Thresholds = DEFAULT,
+    untrained: bool = False,
 ) -> Verdict:
     """The verdict on n rows of width d, outputs of ``layer``, from ``metrics`` (at least ``NEEDED``).
 
     ``bound`` is the largest possible rank of the layer. All fractions refer to the directions that the layer can have,
     ``possible_directions``, as do the ``metrics`` that ``measure`` computes with this bound. ``dead`` is the number of
-    dead dimensions. The details hold the dimensions in use (the effective rank) and their fraction, the dead directions
-    and dimensions, and the difference of the AUC to that of a flat spectrum.
+    dead dimensions. Further metrics and numbers, such as ``kinds.ratios``, show further kinds of collapse. An
+    ``untrained`` network has not collapsed, whatever its outputs. The details hold the dimensions in use (the effective
+    rank) and their fraction, the dead directions and dimensions, and the difference of the AUC to that of a flat
+    spectrum.
     """
-    t = thresholds
-    fewest, most = (t.partial_rank, t.partial_dead) if layer == "backbone" else (t.embedding_rank, t.embedding_dead)
     count = possible_directions(n, d, bound)
     std, rank, lost, area = (metrics[name] for name in ("feature_std", "effective_rank", "dead_directions", "auc"))
-    complete = [
-        (std < t.complete_std, f"feature_std is below {t.complete_std:g}"),
-        (rank < t.complete_rank and count > 2, f"effective rank is below {t.complete_rank:g}"),
-    ]
-    partial = [
-        (std < t.partial_std, f"feature_std is below {t.partial_std:g}"),
-        (rank < fewest * count, f"{rank / count:.1%} of the dimensions are in use, below {fewest:.0%}"),
-        (lost > most, f"{lost:.1%} of the directions are dead, above {most:.0%}"),
-    ]
-    why = [text for crossed, text in complete if crossed]
-    state = STATES[2] if why else STATES[0]
-    if not why:
-        why = [text for crossed, text in partial if crossed]
-        state = STATES[1] if why else STATES[0]
+    numbers = {**metrics, "used_share": rank / count, "directions": count}
+    kinds = [] if untrained else shown(numbers, thresholds.of(layer))
+    why = [text for kind in kinds for text in kind.why]
+    state = max((STATES[0], *(kind.state for kind in kinds)), key=STATES.index)
     flat = (count + 1) / (2 * count)
-    line = f"{_title(state)}: feature_std {std:.3g}, effective rank {rank:.3g} of {count}, {lost:.0%} dead directions"
+    size = f"{rank:.3g}" if rank < 999.5 else f"{rank:.0f}"
+    line = f"{_title(state)}: feature_std {std:.3g}, effective rank {size} of {count}, {lost:.0%} dead directions"
     if why:
         line += f" ({' and '.join(why)}); AUC {area:.3f} (flat spectrum: {flat:.3f})"
         line += f"; dead dimensions: {dead} of {d}" if dead else ""
+        line += f"; {_named(kinds)}"
+    line += "; the network is untrained, which is no collapse" if untrained else ""
     details = {
         "dimensions": count,
         "used": rank,
@@ -128,19 +95,38 @@ def judge(
         "dead_dimensions": dead,
         "auc_above_flat": area - flat,
     }
-    return Verdict(state, line, why, details)
+    return Verdict(state, line, why, details, kinds)
 
 
-def judge_measured(measured: Measured, meta: Mapping[str, Any], thresholds: Thresholds = DEFAULT) -> Verdict:
-    """The verdict on measured representations, with the ``layer`` from the metadata of their file."""
+def _named(kinds: Sequence[Shown]) -> str:
+    return f"kind{'s' * (len(kinds) > 1)}: {', '.join(map(str, kinds))}"
+
+
+def is_untrained(meta: Mapping[str, Any]) -> bool | None:
+    """Whether the metadata of representations say that the network is untrained; None if they do not say."""
+    random, epoch = meta.get("random"), meta.get("epoch")
+    if random is None:
+        return None if epoch is None else bool(epoch == 0)
+    return bool(random)
+
+
+def judge_measured(
+    measured: Measured,
+    meta: Mapping[str, Any],
+    thresholds: Thresholds = DEFAULT,
+    numbers: Mapping[str, float] = MappingProxyType({}),
+) -> Verdict:
+    """The verdict on measured representations, with the ``layer`` from the metadata of their file, and whether the
+    network is untrained. ``numbers`` are further ones, such as ``kinds.ratios``."""
     return judge(
-        measured.metrics,
+        {**measured.numbers, **numbers},
         n=measured.n,
         d=measured.d,
         bound=measured.bound,
         layer=meta.get("layer", "backbone"),
         dead=len(measured.dead),
         thresholds=thresholds,
+        untrained=bool(is_untrained(meta)),
     )
 
 
@@ -159,7 +145,14 @@ def compare(
     text += f", a ratio below {thresholds.like_rank:.0%}"
     state = max(verdict.state, STATES[1], key=STATES.index)
     line = verdict.line.replace(_title(verdict.state), _title(state), 1)
-    return dataclasses.replace(verdict, state=state, line=f"{line}; {text}", why=[*verdict.why, text])
+    kinds = verdict.kinds or [Shown("dimensional", STATES[1], fewer_numbers(metrics, reference), [text])]
+    return dataclasses.replace(verdict, state=state, line=f"{line}; {text}", why=[*verdict.why, text], kinds=kinds)
+
+
+def fewer_numbers(metrics: Mapping[str, float], reference: Mapping[str, float]) -> dict[str, float]:
+    """The numbers by which a representation has far fewer dimensions than a reference."""
+    ours, theirs = metrics["effective_rank"], reference["effective_rank"]
+    return {"effective_rank": ours, "reference_rank": theirs, "feature_std": metrics["feature_std"]}
 
 
 def _title(state: str) -> str:

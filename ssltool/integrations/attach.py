@@ -9,9 +9,10 @@ from typing import Any
 
 from torch import nn
 
-from ssltool.config.fields import STATES, reaches
-from ssltool.diagnosis.monitor import Check, Monitor
-from ssltool.errors import SSLToolError, UsageError, first_names
+from ssltool.diagnosis.kinds import KINDS
+from ssltool.diagnosis.limits import Limit
+from ssltool.diagnosis.monitor import NEEDED_BY_MONITOR, Check, Monitor
+from ssltool.errors import SSLToolError, first_names
 
 Named = str | nn.Module | Callable[[Any], Any] | tuple[Any, Any]
 """A layer: the path of an attribute, such as ``"model.backbone"``, or as for ``Monitor``; paths also in pairs."""
@@ -20,7 +21,8 @@ Named = str | nn.Module | Callable[[Any], Any] | tuple[Any, Any]
 class Attached:
     """A monitor that is made when the training starts, from the settings of ``Monitor``.
 
-    ``checks`` are its looks. ``stop_on`` is ``partial`` or ``complete``: the verdict at which the training is to stop.
+    ``checks`` are its looks. ``stop_on`` are the severities and kinds of collapse at which the training is to stop, as
+    in ``--stop-on``.
     """
 
     def __init__(
@@ -31,9 +33,10 @@ class Attached:
         stop_on: str | None = None,
         **settings: Any,
     ) -> None:
-        if stop_on not in (None, *STATES[1:]):
-            raise UsageError(f"stop_on is {stop_on!r}; it must be {' or '.join(STATES[1:])}")
-        self.layers, self.images, self.forward, self.stop_on, self.settings = layers, images, forward, stop_on, settings
+        self.limit = Limit.parse(stop_on, "stop_on")
+        asked = [kind for kind in self.limit.kinds if not KINDS[kind].quick]
+        settings["kinds"] = tuple(dict.fromkeys((*settings.get("kinds", ()), *asked)))
+        self.layers, self.images, self.forward, self.settings = layers, images, forward, settings
         self.monitor: Monitor | None = None
         self.checks: list[Check] = []
 
@@ -48,6 +51,7 @@ class Attached:
         if source is None:
             raise SSLToolError("the monitor has no images: give it images, or the training a validation set")
         self.monitor = Monitor(source, found, forward=_resolved(module, self.forward), **self.settings)
+        self.limit.require(self.monitor.needs(), "stop_on", NEEDED_BY_MONITOR)
 
     def step(self, step: int, loss: Any = None) -> Check | None:
         """A look at this step, if it is due."""
@@ -58,7 +62,7 @@ class Attached:
 
     def stops(self, check: Check) -> bool:
         """Whether the training is to stop."""
-        return reaches(check.state, self.stop_on)
+        return self.limit.is_reached(check.state, check.kinds)
 
 
 def numbers(check: Check) -> dict[str, float]:

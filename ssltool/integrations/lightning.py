@@ -27,7 +27,7 @@ class CollapseMonitor(_lightning.Callback):  # type: ignore[name-defined]
             ``{"backbone": "backbone", "projector": "model.projector"}``.
         images: as for ``Monitor``; by default the first validation dataloader.
         forward: as for ``Monitor``, or the path of an attribute.
-        stop_on: ``partial`` or ``complete``: stops the training at such a verdict.
+        stop_on: ``partial``, ``complete`` or kinds of collapse, as in ``--stop-on``: stops the training there.
         settings: the other arguments of ``Monitor``: ``every``, ``out``, ``labels``, ``size``, ``bounds``,
             ``constant_losses``.
 

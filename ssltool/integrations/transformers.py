@@ -25,7 +25,7 @@ class CollapseMonitor(_transformers.TrainerCallback):  # type: ignore[name-defin
             ``{"backbone": ("vit", "last_hidden_state")}``.
         images: as for ``Monitor``; by default the evaluation dataloader of the Trainer.
         forward: as for ``Monitor``, or the path of an attribute.
-        stop_on: ``partial`` or ``complete``: stops the training at such a verdict.
+        stop_on: ``partial``, ``complete`` or kinds of collapse, as in ``--stop-on``: stops the training there.
         settings: the other arguments of ``Monitor``: ``every``, ``out``, ``labels``, ``size``, ``bounds``,
             ``constant_losses``.
 

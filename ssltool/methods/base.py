@@ -165,6 +165,17 @@ class Method(nn.Module):
         """Known causes of collapse, one clause each, and whether the settings have them."""
         return {}
 
+    def prototype_vectors(self) -> Tensor | None:
+        """The prototypes (K, D) to the nearest of which projections are assigned by their cosine; None if the method
+        has none."""
+        layer = getattr(self, "prototypes", None)
+        weight = getattr(layer, "weight", None)
+        return weight.detach() if isinstance(weight, Tensor) else None
+
+    def teacher_pair(self) -> tuple[list[nn.Module], list[nn.Module]] | None:
+        """The modules of the student and of its momentum teacher, one by one; None if the method has none."""
+        return None
+
     @property
     def constant_output_losses(self) -> tuple[float, ...]:
         """The values of the loss if the output is the same for all images."""

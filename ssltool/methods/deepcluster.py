@@ -129,6 +129,10 @@ class DeepCluster(Method):
             self._update_bank(batch.rows, z)
         return Output(loss, z[0].detach())
 
+    def prototype_vectors(self) -> Tensor:
+        """Those of the first head."""
+        return cast(Prototypes, self.heads[0]).weight.detach()
+
     def diagnose(self, loss: float) -> str | None:
         remedy = "Try fewer prototypes or a lower lr"
         return uniform_loss_warning(loss, self.options.prototypes, self.now.epoch, remedy)

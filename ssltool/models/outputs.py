@@ -27,12 +27,21 @@ class Features:
             ``mean``, the mean of the patch tokens; ``all``. The positions of a feature map are patches. None for what
             the backbone returns, or for the class token of a layer inside.
         pool: how a feature map is pooled: ``mean``, which is the default, or ``none``, which keeps every position.
+        counts: the numbers of tokens of the last layer, by image size, which several layers may share.
 
     Raises:
         UsageError: if the model has no such layer, with the nearest names.
     """
 
-    def __init__(self, method: Method, layer: str, *, tokens: str | None = None, pool: str | None = None) -> None:
+    def __init__(
+        self,
+        method: Method,
+        layer: str,
+        *,
+        tokens: str | None = None,
+        pool: str | None = None,
+        counts: dict[int, int] | None = None,
+    ) -> None:
         self.method, self.layer, self.tokens, self.pool = method, layer, tokens, pool
         parts = layer.split(".")
         within = parts[: parts.index("backbone") + 1] if "backbone" in parts else []
@@ -41,7 +50,7 @@ class Features:
         self._backbone = _find(method, ".".join(within)) if within else None
         self._is_backbone = parts == within
         self._layout = None if self._backbone is None else token_layout(self._backbone)
-        self._counts: dict[int, int] = {}
+        self._counts: dict[int, int] = {} if counts is None else counts
 
     @torch.inference_mode()
     def outline(self, image_size: int, device: torch.device) -> tuple[tuple[int, ...], TokenPlaces | None]:
@@ -80,9 +89,33 @@ class Features:
             self._refuse(tokens="needs the order of the tokens, which is not known; choose with --pool")
         elif self.tokens is not None:
             self._refuse(pool="is another name of --tokens patch and mean")
-        sequence = self._tokens(out, images) if of_tokens else self._positions(out)
-        default = "cls" if sequence.layout.class_token else "patch" if self.pool == "none" else "mean"
+        sequence = self.sequence(out, images)
+        default = "patch" if self.pool == "none" and not sequence.layout.class_token else sequence.default
         return sequence.select(self.tokens or default, self.layer)
+
+    def sequence(self, out: Tensor, images: Tensor) -> TokenSequence:
+        """The tokens or positions of the layer's output ``out`` (N, T, D) or (N, D, H, W) for ``images``.
+
+        Raises:
+            SSLToolError: if it is not known which tokens are patches.
+        """
+        of_tokens = out.dim() == 3 and self._layout is not None
+        return self._tokens(out, images) if of_tokens else self._positions(out)
+
+    def checked(self, out: Any, images: Tensor) -> Tensor:
+        """The layer's output ``out`` for ``images``, without what it is returned together with.
+
+        Raises:
+            SSLToolError: if it is not one vector, sequence or feature map per image.
+        """
+        out = out[0] if isinstance(out, tuple) else out  # attention also returns its weights
+        if not isinstance(out, Tensor) or len(out) != len(images) or out.dim() not in (2, 3, 4):
+            found = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
+            raise SSLToolError(
+                f"--layer {self.layer} returns {found} for {len(images)} images; name a module that returns one "
+                "vector, sequence or feature map per image"
+            )
+        return out
 
     def _tokens(self, out: Tensor, images: Tensor) -> TokenSequence:
         """A transformer's tokens ``out`` (N, T, D) with their order."""
@@ -130,13 +163,7 @@ class Features:
             out = backbone(images)
         else:
             out = self._module_output(backbone or self.method.outputs, images)
-        if not isinstance(out, Tensor) or len(out) != len(images) or out.dim() not in (2, 3, 4):
-            found = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
-            raise SSLToolError(
-                f"--layer {self.layer} returns {found} for {len(images)} images; name a module that returns one "
-                "vector, sequence or feature map per image"
-            )
-        return out
+        return self.checked(out, images)
 
     def _module_output(self, run: Callable[[Tensor], object], images: Tensor) -> Any:
         """The output of the module named ``layer`` in ``run(images)``, which is stopped there."""
@@ -167,7 +194,7 @@ class _Reached(Exception):
 
 
 def _stop(module: nn.Module, inputs: object, output: Any) -> NoReturn:
-    raise _Reached(output[0] if isinstance(output, tuple) else output)  # attention also returns its weights
+    raise _Reached(output)
 
 
 def _find(method: Method, layer: str) -> nn.Module:

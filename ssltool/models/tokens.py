@@ -59,6 +59,11 @@ class TokenSequence:
     layout: TokenLayout
     grid: tuple[int, int] | None
 
+    @property
+    def default(self) -> str:
+        """The choice that represents an image: the class token, or the mean if there is none."""
+        return "cls" if self.layout.class_token else "mean"
+
     def select(self, choice: str, layer: str) -> tuple[Tensor, TokenPlaces | None]:
         """The tokens of one kind (``cls``, ``registers``, ``patch``), ``all``, or the ``mean`` of the patches.
 

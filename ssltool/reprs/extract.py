@@ -149,6 +149,7 @@ class Extraction:
         c, network, images = self.config, self.network, self.images
         return network.origin | {
             "dataset": images.name,
+            "data": None if c.data is None else str(Path(c.data).resolve()),
             "split": images.split,
             "classes": list(images.classes),
             "fingerprint": images.fingerprint or None,

@@ -16,7 +16,7 @@ from ssltool.files.reading import matching
 from ssltool.files.writing import FilePath
 from ssltool.reprs.class_names import Labels, unified
 from ssltool.reprs.readers import main_files
-from ssltool.reprs.representations import Representations
+from ssltool.reprs.representations import Representations, image_name
 from ssltool.reprs.row_set import RowSet
 from ssltool.settings import Record
 
@@ -44,6 +44,7 @@ class RepresentationSet:
         fingerprints: for each file, the fingerprint of its dataset; empty if it is not known.
         file_of: (N,) int64, the number of each row's file.
         digests: (N,) int64, a hash of the content of each image; None if they are not known.
+        image_paths: the relative path of the image of each row; None if they are not known, as of arrays in one file.
     """
 
     name: str
@@ -55,6 +56,7 @@ class RepresentationSet:
     fingerprints: tuple[str, ...]
     file_of: Tensor
     digests: Tensor | None
+    image_paths: list[str] | None = None
 
     @classmethod
     def open(cls, name: str, pool: str | None = None) -> RepresentationSet:
@@ -71,6 +73,7 @@ class RepresentationSet:
             [Labels.of(str(path), file.targets, file.classes) for path, file in zip(paths, files, strict=True)]
         )
         digests = [file.digests for file in files if file.digests is not None]
+        image_paths = [file.paths for file in files if file.paths is not None]
         return cls(
             name,
             paths,
@@ -81,10 +84,23 @@ class RepresentationSet:
             tuple(file.meta.get("fingerprint") or "" for file in files),
             torch.arange(len(files)).repeat_interleave(torch.tensor([len(file) for file in files])),
             torch.cat(digests) if len(digests) == len(files) else None,
+            [path for part in image_paths for path in part] if len(image_paths) == len(files) else None,
         )
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def image_name(self, row: int) -> str:
+        """The relative path of the image of a row, or its number in the dataset: ``image 17``."""
+        return image_name(self.image_paths, self.index, row)
+
+    def image_record(self, row: int) -> Record:
+        """What results say of the image of a row: ``row``, ``index`` (its number in the dataset), ``path`` and
+        ``class``, None if they are not known."""
+        label, classes = int(self.targets[row]), self.meta.get("classes") or []
+        name = None if label < 0 else classes[label] if label < len(classes) else str(label)
+        path = None if self.image_paths is None else self.image_paths[row]
+        return {"row": row, "index": int(self.index[row]), "path": path, "class": name}
 
     @property
     def labels(self) -> Labels:
@@ -101,7 +117,8 @@ class RepresentationSet:
         """The rows where ``mask`` (N,) is true."""
         columns = {name: getattr(self, name)[mask] for name in ("targets", "index", "file_of")}
         digests = None if self.digests is None else self.digests[mask]
-        return dataclasses.replace(self, rows=self.rows.keep(mask), digests=digests, **columns)
+        paths = self.image_paths and [path for path, kept in zip(self.image_paths, mask.tolist(), strict=True) if kept]
+        return dataclasses.replace(self, rows=self.rows.keep(mask), digests=digests, image_paths=paths, **columns)
 
 
 def parts_of(name: FilePath, read: Callable[[Path], Representations]) -> tuple[tuple[Path, ...], list[Representations]]:
@@ -153,8 +170,11 @@ def transform_notes(*metas: Record) -> list[str]:
     return [f"the images were transformed in different ways: {', '.join(found)}"] if found else []
 
 
-def check_same_network(bank: RepresentationSet, queries: RepresentationSet) -> None:
-    """Checks that both sets come from the same network, as far as their metadata show it.
+def check_same_network(
+    bank: RepresentationSet, queries: RepresentationSet, titles: tuple[str, str] = ("TRAIN", "VAL")
+) -> None:
+    """Checks that both sets, which messages call by their ``titles``, come from the same network, as far as their
+    metadata show it.
 
     Raises:
         SSLToolError: if they differ; the message names the key and both values.
@@ -162,6 +182,6 @@ def check_same_network(bank: RepresentationSet, queries: RepresentationSet) -> N
     for key in NETWORK_KEYS:
         if key in bank.meta and key in queries.meta and bank.meta[key] != queries.meta[key]:
             raise SSLToolError(
-                f"TRAIN and VAL come from different networks: {NETWORK_TITLES[key]} is {bank.meta[key]} and "
+                f"{' and '.join(titles)} come from different networks: {NETWORK_TITLES[key]} is {bank.meta[key]} and "
                 f"{queries.meta[key]}; save both with one checkpoint and --layer"
             )

@@ -188,6 +188,11 @@ class Representations(Stored):
         return cls(found.rows, targets, index, found.meta, paths, digests, **places)
 
 
+def image_name(paths: Sequence[str] | None, index: Tensor, row: int) -> str:
+    """How messages and tables name the image of a row: its relative path, else its number in the dataset."""
+    return f"image {int(index[row])}" if paths is None else paths[row]
+
+
 def _concatenated(columns: Sequence[Tensor | None]) -> Tensor | None:
     """The ``columns`` of several files as one; None if a file has none."""
     known = [column for column in columns if column is not None]

@@ -36,6 +36,11 @@ def pixels(images: ImageSet, row: int) -> np.ndarray:
     return images.images[row].expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy()
 
 
+def image_name(images: ImageSet, row: int) -> str:
+    """The relative path of the image in ``row``, or ``#`` and its number in the dataset if it has no file."""
+    return f"#{images.index[row]}" if images.files is None else images.files[row]
+
+
 def views_of(setup: TrainingSetup, method: Method, rows: int, *, epoch: int = 0, workers: int | None = 0) -> Views:
     """The first ``rows`` images of the first step of ``epoch`` (from 0), and their views, bit for bit as in the run.
 
@@ -57,8 +62,9 @@ def views_of(setup: TrainingSetup, method: Method, rows: int, *, epoch: int = 0,
     drawn = [views.to_pixels(view[:rows], setup.preprocessing).permute(0, 2, 3, 1).numpy() for view in batch.views]
     sizes = [view.shape[-1] for view in batch.views]
     titles = [f"view {i + 1}" + (f", {size} px" if size != sizes[0] else "") for i, size in enumerate(sizes)]
-    originals = [pixels(setup.images, int(row)) for row in batch.rows[:rows]]
-    return Views(originals, [[view[i] for view in drawn] for i in range(rows)], titles, _describe(recipes))
+    shown = [int(row) for row in batch.rows[:rows]]
+    originals, names = [pixels(setup.images, row) for row in shown], [image_name(setup.images, row) for row in shown]
+    return Views(originals, [[view[i] for view in drawn] for i in range(rows)], titles, _describe(recipes), names)
 
 
 def _describe(recipes: Sequence[views.Recipe]) -> list[str]:

@@ -124,11 +124,8 @@ def _of_scan(path: str) -> list[Evaluation]:
             digest = _origin(Checkpoint.load(clustered).config).get("checkpoint_hash")
         protocol = {key: meta.get(key, settings.get(key)) for key in PROTOCOL["scan"]}
         accuracies = {f"scan_{name}_accuracy": float(meta["accuracy"])}
-        found.append(
-            Evaluation(
-                path, "scan", str(settings.get("pretrained") or settings.get("reprs")), digest, accuracies, protocol
-            )
-        )
+        source = str(settings.get("pretrained") or settings.get("reprs"))
+        found.append(Evaluation(path, "scan", source, digest, accuracies, protocol))
     return found
 
 

@@ -25,6 +25,9 @@ from ssltool.runs.resume import DERIVED_SETTINGS, changed_images
 from ssltool.settings import Record, Settings
 from ssltool.training.setup import TrainingSetup
 
+SCHEDULE = ("strategy", "epochs", "batch_size", "chunk_size", "n_rounds", "repeat_batch", "steps_per_epoch", "seed")
+"""The settings that say which images an epoch uses."""
+
 
 @dataclass(frozen=True)
 class FinishedRun:
@@ -70,17 +73,7 @@ class FinishedRun:
             raise SSLToolError(
                 f"{self.path} was resumed with another data strategy, so the number of images that it saw is not known"
             )
-        names = (
-            "strategy",
-            "epochs",
-            "batch_size",
-            "chunk_size",
-            "n_rounds",
-            "repeat_batch",
-            "steps_per_epoch",
-            "seed",
-        )
-        return images_seen(settings["n_images"], epochs, **{name: settings[name] for name in names})
+        return images_seen(settings["n_images"], epochs, **{name: settings[name] for name in SCHEDULE})
 
 
 def read_runs(paths: Sequence[str]) -> list[FinishedRun]:

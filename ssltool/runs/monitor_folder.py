@@ -25,8 +25,8 @@ from ssltool.settings import Record, Settings
 STAGE = "monitor"
 """The ``stage`` in the settings of such a folder."""
 
-LOOK = mapping({"step": integer(0)}, {"verdict": optional(text(200))}, NUMBER)
-"""A line of ``metrics.jsonl``: the step, the verdict, and numbers or None by name."""
+LOOK = mapping({"step": integer(0)}, dict.fromkeys(("verdict", "kinds"), optional(text(200))), NUMBER)
+"""A line of ``metrics.jsonl``: the step, the verdict, the kinds of collapse, and numbers or None by name."""
 
 SETTINGS: Check = mapping(
     {

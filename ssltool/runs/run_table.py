@@ -67,10 +67,8 @@ def last_row(path: str) -> tuple[RunRow, list[str]]:
         return RunRow(path, settings, {}), [f"{path}: no epoch is finished"]
     last = next((record for record in reversed(records) if "verdict" in record), records[-1])
     later = len(records) - 1 - records.index(last)
-    notes = (
-        [f"{path}: the row is of the last epoch that was monitored; {later} later ones are left out"] if later else []
-    )
-    return RunRow(path, settings, last, kept_checkpoint(folder, last, records)), notes
+    note = f"{path}: the row is of the last epoch that was monitored; {later} later ones are left out"
+    return RunRow(path, settings, last, kept_checkpoint(folder, last, records)), [note] if later else []
 
 
 def kept_checkpoint(folder: RunFolder, record: Record, records: Sequence[Record]) -> Path | None:

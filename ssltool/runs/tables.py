@@ -39,6 +39,7 @@ def file_rows(results: Sequence[Record]) -> pd.DataFrame:
         {"path": result["path"], "n": result["n"], "d": result["d"], **result["origin"], **result["metrics"]}
         | {
             "verdict": result["verdict"]["state"],
+            "kinds": ", ".join(kind["kind"] for kind in result["verdict"]["kinds"]),
             "used": result["verdict"]["used"],
             "notes": "; ".join(result["notes"]),
         }
@@ -48,8 +49,8 @@ def file_rows(results: Sequence[Record]) -> pd.DataFrame:
 
 
 def frame_of(rows: Sequence[Record]) -> pd.DataFrame:
-    """The ``rows``, which have the same keys, with their values as they are: pandas would turn integers beside a missing
-    value into floats."""
+    """The ``rows``, which have the same keys, as a table of dtype object. Integers beside a missing value stay
+    integers."""
     return pd.DataFrame({name: pd.Series([row[name] for row in rows], dtype=object) for name in rows[0]})
 
 

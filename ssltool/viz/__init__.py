@@ -71,6 +71,13 @@ PLOTS: Registry[Plot] = Registry(
             ("rows", "epoch", "data"),
             one_input=True,
         ),
+        "patches": Plot(
+            ".plot_patches:draw",
+            "tokens (save-reprs --tokens), a checkpoint or a run folder",
+            "Principal components of the patches of images as colours, cosines to one patch, and norms",
+            ("rows", "data", "patch"),
+            one_input=True,
+        ),
         "schedule": Plot(
             ".plot_schedule:draw",
             "a run folder",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -15,7 +15,7 @@ from PIL import Image
 
 from ssltool.viz.style import COLOURS, MARKERS, check_format, figure_style, save_figure
 
-THUMBNAIL_SIDE = 64
+THUMBNAIL_SIDE = 80
 """Maximum length of the longer side, in pixels, of images embedded in HTML; larger images are scaled down."""
 
 PALETTE_COLOURS = 96
@@ -40,12 +40,14 @@ class Views:
         augmented: the V views of each image, (H, W, 3) uint8.
         titles: the titles of the V views.
         recipes: descriptions of the augmentations.
+        names: the names of the R images; empty if they have none.
     """
 
     originals: list[np.ndarray]
     augmented: list[list[np.ndarray]]
     titles: list[str]
     recipes: list[str]
+    names: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -75,10 +77,10 @@ class EmbeddingMap:
         return int((np.abs(self.points - centre) > half).any(axis=1).sum())
 
 
-def data_url(image: np.ndarray) -> str:
-    """An image (H, W, 3) uint8 as the data URL of a PNG file."""
+def data_url(image: np.ndarray, side: int = THUMBNAIL_SIDE) -> str:
+    """An image (H, W, 3) uint8 as the data URL of a PNG file, scaled down to ``side`` pixels if it is larger."""
     picture = Image.fromarray(image)
-    picture.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.LANCZOS)
+    picture.thumbnail((side, side), Image.Resampling.LANCZOS)
     pixels = np.asarray(picture)
     if (pixels == pixels[..., :1]).all():
         picture = picture.convert("L")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -31,8 +32,21 @@ NOISE = 1e-9
 NAMES = {"svd": "singular value", "cov": "eigenvalue", "std": "standard deviation"}
 TITLES = {"svd": "Singular values", "cov": "Eigenvalues of the covariance", "std": "Standard deviations"}
 
-Panel = Callable[[Axes, Sequence[Tensor | None]], None]
-"""Plots one curve of each spectrum; None skips a colour."""
+UNTRAINED: dict[str, Any] = {"linestyle": (0, (1, 2)), "linewidth": 1.1, "alpha": 0.9}
+"""The style of the spectrum of an untrained network, beside its colour."""
+
+Spectra = Sequence[Tensor | None]
+"""One spectrum of each run; None skips a colour."""
+
+Line = tuple[np.ndarray, dict[str, Any]]
+"""A spectrum in descending order, and the style of its line."""
+
+
+class Panel(Protocol):
+    """Plots one curve of each spectrum, and of the spectra of the same runs before the training, if they are known."""
+
+    def __call__(self, axis: Axes, spectra: Spectra, untrained: Spectra = ()) -> None:
+        """Plots into ``axis``."""
 
 
 def panels(kind: str) -> list[Panel]:
@@ -44,22 +58,22 @@ def panels(kind: str) -> list[Panel]:
     """
     name = NAMES[kind]
 
-    def values(axis: Axes, spectra: Sequence[Tensor | None]) -> None:
-        for i, s in _descending(spectra):
-            axis.plot(_ranks(s), _above_noise(s, kind), **line_style(i))
+    def values(axis: Axes, lines: Sequence[Line]) -> None:
+        for s, style in lines:
+            axis.plot(_ranks(s), _above_noise(s, kind), **style)
         axis.set(title=TITLES[kind], ylabel=name)
         log_scale(axis, "y")
 
-    def relative(axis: Axes, spectra: Sequence[Tensor | None]) -> None:
-        for i, s in _descending(spectra):
-            axis.plot(_ranks(s), _above_noise(s, kind) / (s[0] if s[0] > 0 else 1.0), **line_style(i))
+    def relative(axis: Axes, lines: Sequence[Line]) -> None:
+        for s, style in lines:
+            axis.plot(_ranks(s), _above_noise(s, kind) / (s[0] if s[0] > 0 else 1.0), **style)
         axis.set(title="Relative to the largest", ylabel=f"{name} / largest")
         log_scale(axis, "y")
 
-    def cumulative(axis: Axes, spectra: Sequence[Tensor | None]) -> None:
-        for i, s in _descending(spectra):
-            axis.plot(_ranks(s), np.cumsum(s) / s.sum() if s.sum() > 0 else np.ones_like(s), **line_style(i))
-        longest = max(len(s) for _, s in _descending(spectra))
+    def cumulative(axis: Axes, lines: Sequence[Line]) -> None:
+        for s, style in lines:
+            axis.plot(_ranks(s), np.cumsum(s) / s.sum() if s.sum() > 0 else np.ones_like(s), **style)
+        longest = max(len(s) for s, _ in lines)
         axis.plot([1, longest], [1 / longest, 1], color="black", alpha=0.45, linewidth=0.8, label="flat spectrum")
         axis.set(title="Cumulative explained variance", ylabel="fraction of the sum", ylim=(0, 1.03))
 
@@ -87,16 +101,17 @@ def plot_spectra(names: Sequence[str], spectra: Sequence[Tensor], path: str, *, 
         save_figure(figure, path)
 
 
-def _labelled(panel: Panel) -> Panel:
-    def draw(axis: Axes, spectra: Sequence[Tensor | None]) -> None:
-        panel(axis, spectra)
+def _labelled(panel: Callable[[Axes, Sequence[Line]], None]) -> Panel:
+    def draw(axis: Axes, spectra: Spectra, untrained: Spectra = ()) -> None:
+        lines = [(s, line_style(i)) for i, s in _descending(spectra)]
+        panel(axis, lines + [(s, line_style(i) | UNTRAINED) for i, s in _descending(untrained)])
         axis.set_xlabel("index (largest first)")
         light_grid(axis)
 
     return draw
 
 
-def _descending(spectra: Sequence[Tensor | None]) -> list[tuple[int, np.ndarray]]:
+def _descending(spectra: Spectra) -> list[tuple[int, np.ndarray]]:
     return [(i, np.sort(s.double().numpy())[::-1]) for i, s in enumerate(spectra) if s is not None]
 
 

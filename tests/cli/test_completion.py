@@ -35,7 +35,7 @@ def completions(line: str) -> list[str]:
         ("collapse a.pt --metrics ", METRICS),
         ("rank run --by ", METRICS),
         ("methods ", METHODS),
-        ("plot ", ["spectrum", "renyi", "curves", "auc", "views", "schedule"]),
+        ("plot ", ["spectrum", "renyi", "curves", "auc", "views", "patches", "schedule"]),
     ],
 )
 def test_all_names_are_completed(line, names):

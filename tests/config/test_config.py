@@ -9,6 +9,7 @@ import pytest
 from ssltool.config import (
     STEMS,
     CollapseConfig,
+    CollapseLayersConfig,
     KnnConfig,
     LinclsConfig,
     PlotConfig,
@@ -29,6 +30,7 @@ CLASSES = [
     KnnConfig,
     LinclsConfig,
     CollapseConfig,
+    CollapseLayersConfig,
     RankConfig,
     PlotConfig,
     ReportConfig,

@@ -5,15 +5,15 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
+import os
 import re
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from fork_server import running
 
 from helpers import TINY, records, same_bits, same_run
 from ssltool.checkpoints.checkpoint import Checkpoint
@@ -83,17 +83,15 @@ def test_run_resumed_twice_has_the_same_bits(tiny, stopped, interrupt_at):
     assert same_run(whole, again(config))
 
 
-def test_killed_process_resumes_from_its_last_step_to_the_same_bits(tiny, tmp_path):
+def test_killed_process_resumes_from_its_last_step_to_the_same_bits(tiny, server):
     whole = pretrain(tiny("whole", steps_per_epoch=10))
     config = tiny(steps_per_epoch=10, save_steps=1)
     flags = [*TINY, "--epochs", "2", "--steps-per-epoch", "10", "-b", "16", "--device", "cpu", "--save-steps", "1"]
     flags += ["--monitor-size", str(config.monitor_size)]
-    command = [sys.executable, "-m", "ssltool", "pretrain", *flags, "-p", "1", "-o", config.out]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
-        assert process.stderr is not None
-        assert any(line.startswith("epoch 2/2 step 1/") for line in process.stderr)
-        process.kill()
-    assert process.returncode == -signal.SIGKILL
+    with running(server, "ssltool", "pretrain", *flags, "-p", "1", "-o", config.out) as (command, _, stderr):
+        assert any(line.startswith("epoch 2/2 step 1/") for line in stderr)
+        os.kill(command.pid, signal.SIGKILL)
+        assert command.wait() == 255
     newest = Checkpoint.load(Path(config.out) / "checkpoint.pt")
     assert 10 <= newest.step < 20
     assert same_run(whole, again(config))

@@ -67,16 +67,17 @@ def test_closed_standard_streams_do_not_stop_a_command(reprs):
     assert '"accuracy": 1.0' in out.read_text()
 
 
-def test_a_missing_folder_of_a_result_is_created(reprs):
+def test_a_missing_folder_of_a_result_is_created(ssltool, reprs):
     out = reprs.parent / "new" / "deep" / "result.json"
-    assert start(f"ssltool knn {reprs} {reprs} -k 1 -o {out}", reprs.parent).returncode == 0
+    assert ssltool("knn", reprs, reprs, "-k", 1, "-o", out).code == 0
     assert out.is_file()
 
 
-def test_a_folder_as_the_file_of_a_result_is_refused_in_one_line(reprs):
+def test_a_folder_as_the_file_of_a_result_is_refused_in_one_line(ssltool, reprs, monkeypatch):
     (reprs.parent / "taken").mkdir()
-    ran = start(f"ssltool knn {reprs} {reprs} -k 1 -o taken", reprs.parent)
-    assert ran.returncode in (1, 2) and "taken" in ran.stderr.splitlines()[-1] and "Traceback" not in ran.stderr
+    monkeypatch.chdir(reprs.parent)
+    ran = ssltool("knn", reprs, reprs, "-k", 1, "-o", "taken")
+    assert ran.code in (1, 2) and "taken" in ran.err.splitlines()[-1] and "Traceback" not in ran.err
 
 
 def test_few_open_files_are_enough(reprs):

@@ -54,7 +54,7 @@ def test_every_plot_is_deterministic_in_every_format(ssltool, tmp_path, monitore
         ran = ssltool("plot", kind, source, "-o", path, "--json")
         assert ran.code == 0, ran.err
         document = ran.json
-        assert ("found" in document) == (kind in ("views", "schedule"))
+        assert ("found" in document) == (kind in ("views", "schedule", "patches"))
         assert document | {"found": None} == {"path": str(path), "kind": kind, "inputs": [str(source)], "found": None}
     starts = {"png": b"\x89PNG", "pdf": b"%PDF", "svg": b"<?xml"}
     assert out[0].read_bytes().startswith(starts[ending])

@@ -21,10 +21,15 @@ from PIL import Image
 
 from helpers import records, usage_message
 from ssltool.checkpoints.checkpoint import Checkpoint
+from ssltool.checkpoints.load import load_pretrained
 from ssltool.cli import cli
-from ssltool.config import ReportConfig
+from ssltool.config import NetworkSettings, PretrainConfig, ReportConfig, SaveReprsConfig
+from ssltool.data.images import open_dataset
+from ssltool.diagnosis.metrics.of_spectrum import auc
+from ssltool.diagnosis.spectrum import singular_values
 from ssltool.errors import SSLToolError
 from ssltool.files.writing import to_json
+from ssltool.reprs.extract import extract_all
 from ssltool.reprs.representations import Representations
 from ssltool.stages.pretrain import run as pretrain
 from ssltool.stages.report.report import run
@@ -140,28 +145,83 @@ def test_verdicts_equal_those_of_collapse_on_the_same_images(without_charts, ssl
     assert found["knn"] == pytest.approx(knn["accuracy"])
 
 
-def test_dead_directions_and_auc_of_a_narrow_layer_are_one_number_everywhere(without_charts, ssltool, tmp_path, tiny):
-    """The projector has 128 outputs and 64 inputs, and the monitor measures all images of the report."""
-    np.save(tmp_path / "some.npy", np.arange(100))
-    folder = pretrain(tiny(idx_path=str(tmp_path / "some.npy"), dim=128, monitor_size=100))
-    page = tmp_path / "r.html"
-    ran = ssltool("report", folder, "-o", page, "--size", 5000, "--device", "cpu", "--json")
-    shown = ran.json["runs"][0]["layers"]["projector"]
-    images = ["--pretrained", folder / "checkpoint.pt", "--idx-path", tmp_path / "some.npy", "--layer", "projector"]
-    assert ssltool("save-reprs", *images, "-o", tmp_path / "p.pt", "--device", "cpu").code == 0
-    (measured,) = ssltool("collapse", tmp_path / "p.pt", "--json").json["files"]
-    monitored, verdict = records(folder)[-1], measured["verdict"]
-    assert verdict["dimensions"] == 64
-    for name in ("auc", "dead_directions", "effective_rank"):
-        assert measured["metrics"][name] == pytest.approx(monitored[f"projector_{name}"], rel=1e-4, abs=1e-9)
-        assert measured["metrics"][name] == pytest.approx(shown["metrics"][name], rel=1e-6)
-    assert verdict["dead_directions"] == measured["metrics"]["dead_directions"]
-    area = measured["metrics"]["auc"]
-    assert verdict["auc_above_flat"] == pytest.approx(area - 65 / 128)
-    captions = " ".join(Page(page.read_text()).texts("figcaption"))
-    assert f"{area:.3f}. Of 100 images, and the 64 of 128 directions" in captions
-    ranked = ssltool("rank", tmp_path / "p.pt", "--layer", "projector", "--by", "dead_directions", "--json").json
-    assert ranked["rows"][0]["dead_directions"] == verdict["dead_directions"]
+def test_one_quantity_is_one_number_in_all_places(monkeypatch, ssltool, tmp_path, tiny):
+    """A projector with 2,048 outputs and 64 inputs, and a batch of 256 of 300 images, all of which the monitor measures
+    too: the card, the table, the captions, the curves, ``collapse`` and ``rank`` state the same of each layer."""
+    charts = {}
+    monkeypatch.setattr(
+        "ssltool.stages.report.html.inline_svg", lambda figure, prefix, alt: charts.setdefault(alt, figure) and "<svg/>"
+    )
+    np.save(tmp_path / "some.npy", np.arange(300))
+    settings = {"dim": 2048, "batch_size": 256, "steps_per_epoch": 1, "epochs": 2, "monitor_size": 300}
+    folder = pretrain(tiny(idx_path=str(tmp_path / "some.npy"), **settings))
+    result = report(tmp_path / "r.html", folder, size=5000)
+    page = Page((tmp_path / "r.html").read_text())
+    cells = [text for attrs, text in page.all("td", class_="number")]
+    captions = page.texts("figcaption")
+    for place, layer in enumerate(("backbone", "projector")):
+        images = ["--pretrained", folder / "checkpoint.pt", "--idx-path", tmp_path / "some.npy", "--layer", layer]
+        assert ssltool("save-reprs", *images, "-o", tmp_path / "p.pt", "--device", "cpu").code == 0
+        (measured,) = ssltool("collapse", tmp_path / "p.pt", "--json").json["files"]
+        area, rank, dead = (measured["metrics"][name] for name in ("auc", "effective_rank", "dead_directions"))
+        verdict = measured["verdict"]
+        assert (verdict["dimensions"], verdict["used"], verdict["dead_directions"]) == (64, rank, dead)
+        assert verdict["auc_above_flat"] == pytest.approx(area - 65 / 128)
+        shown = result["runs"][0]["layers"][layer]
+        assert [shown["metrics"][name] for name in ("auc", "effective_rank", "dead_directions")] == [
+            pytest.approx(value, rel=1e-6, abs=1e-12) for value in (area, rank, dead)
+        ]
+        evidence = page.texts("p", class_="evidence")[place]
+        assert evidence == shown["line"] and f"effective rank {rank:.3g} of 64, {dead:.0%} dead" in evidence
+        assert "AUC" not in evidence or f"AUC {area:.3f}" in evidence
+        assert page.texts("p", class_="words")[place] == f"{rank:.1f} of 64 dimensions in use, measured on 300 images"
+        row = cells[12 * place : 12 * place + 12]
+        assert (row[0], row[1], row[3], row[9]) == (f"{area:.3f}", _short(rank), _short(100 * dead), "300")
+        width = 64 if layer == "backbone" else "2,048"
+        assert f"(AUC): {area:.3f}. Of 300 images, and the 64 of {width} directions" in captions[place]
+        relative, share = (
+            charts[f"Spectrum of the {layer}, curve {i} of 3"].axes[0].lines[0].get_ydata() for i in (2, 3)
+        )
+        assert len(share) == 64 and np.mean(share) == pytest.approx(area, rel=1e-6)
+        assert np.mean(~(relative >= 1e-3)) == pytest.approx(dead)  # noise is not drawn
+        for title, value in (("AUC", area), ("Effective rank", rank), ("Dead directions", 100 * dead)):
+            line = charts[f"{title} over epochs"].axes[0].lines[place]
+            assert line.get_ydata()[-1] == pytest.approx(value, rel=1e-3, abs=1e-6)
+        ranked = ssltool("rank", tmp_path / "p.pt", "--layer", layer, "--by", "dead_directions", "--json").json
+        assert ranked["rows"][0]["dead_directions"] == dead
+        assert not any("2,048" in note for note in shown["notes"])  # the layer has 64 directions
+
+
+def _short(value: float) -> str:
+    """A number as the table of metrics shows it."""
+    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.3f}"
+
+
+def test_the_untrained_network_is_below_each_value_and_in_each_spectrum(monkeypatch, tmp_path, trained):
+    """It is the network that the seed gives, whose outputs for the same images are measured."""
+    charts = {}
+    monkeypatch.setattr(
+        "ssltool.stages.report.html.inline_svg", lambda figure, prefix, alt: charts.setdefault(alt, figure) and "<svg/>"
+    )
+    (found,) = report(tmp_path / "r.html", trained)["runs"]
+    config = NetworkSettings(pretrained=str(trained / "checkpoint.pt"), random=True)
+    network = load_pretrained(config, torch.device("cpu"))
+    images = open_dataset(PretrainConfig(), "train").select(np.sort(np.random.RandomState(10).permutation(8000)[:SIZE]))
+    rows = extract_all(network, images, SaveReprsConfig(), torch.device("cpu")).representations
+    untrained = found["layers"]["backbone"]["untrained"]
+    assert untrained["auc"] == pytest.approx(auc(singular_values(rows)), rel=1e-6)
+    page = Page((tmp_path / "r.html").read_text())
+    assert f"{untrained['auc']:.3f}" == page.texts("span", class_="untrained")[0]
+    lines = charts["Spectrum of the backbone, curve 3 of 3"].axes[0].lines
+    assert np.mean(lines[1].get_ydata()) == pytest.approx(untrained["auc"], rel=1e-6)
+    assert "untrained network" in page.texts("li")
+
+
+def test_pictures_have_the_names_of_their_images(without_charts, tmp_path, trained, write_images, tiny):
+    """The path of a file, or the number of an image that has none."""
+    report(tmp_path / "r.html", trained)
+    names = Page((tmp_path / "r.html").read_text()).texts("span", class_="name")
+    assert len(names) > 60 and all(re.fullmatch(r"#\d+", name) for name in names)
 
 
 def test_each_verdict_has_a_word_and_a_symbol(page, made):
@@ -210,10 +270,10 @@ def test_the_page_is_small(made):
 def test_each_column_heading_of_the_table_is_a_button(page, text):
     heads = page.all("th", scope="col", aria_sort="none")
     table = text[text.index('<table class="sortable"') :]
-    assert len(heads) == table[: table.index("</thead>")].count("<button ") == 14
+    assert len(heads) == table[: table.index("</thead>")].count("<button ") == 15
     rows = re.findall(r"<tr>.*?</tr>", table[table.index("<tbody>") : table.index("</tbody>")], re.DOTALL)
     assert len(rows) == 4  # two runs of two layers
-    assert all(row.count("<t") - 1 == 14 for row in rows)
+    assert all(row.count("<t") - 1 == 15 for row in rows)
 
 
 def test_it_has_light_dark_and_print_styles(text):
@@ -295,11 +355,11 @@ def test_neighbours_are_the_nearest_by_cosine_and_other_classes_are_marked(page,
     assert len(queries) == 16  # of two runs
     for place, number in enumerate(labels.unique()[torch.linspace(0, 9, 8).long()].tolist()):
         row = int((labels == number).nonzero()[0])
-        assert queries[place] == f"query {place + 1}, class {number}"
+        assert queries[place] == f"query {place + 1}, class {number}, #{rows[row]}"
         best = cosines[row].topk(8)
         for near, alt in enumerate(pictures[place * 9 + 1 : place * 9 + 9]):
             kind = "the same" if labels[best.indices[near]] == number else "another"
-            assert alt.startswith(f"neighbour {near + 1}, class ") and f", {kind} class, cosine " in alt
+            assert alt.startswith(f"neighbour {near + 1}, class ") and f", {kind} class, #" in alt
             assert float(alt.rpartition(" ")[2]) == pytest.approx(float(best.values[near]), abs=6e-4)
     wrong = [alt for alt in pictures if "another class" in alt]
     assert (
@@ -319,7 +379,12 @@ def test_unlabelled_images_have_neighbours_and_a_map_without_classes(without_cha
     text = (tmp_path / "r.html").read_text()
     page = Page(text)
     assert not page.all("td", class_="wrong") and "✕" not in text[text.index("<body>") :]
-    assert len([1 for attrs, _ in page.all("img") if re.fullmatch(r"neighbour \d, cosine [\d.]+", attrs["alt"])]) == 64
+    alts = [attrs["alt"] for attrs, _ in page.all("img")]
+    assert len([alt for alt in alts if re.fullmatch(r"neighbour \d, \S+\.png, cosine [\d.]+", alt)]) == 64
+    files = {str(path.relative_to(tmp_path / "images")) for path in (tmp_path / "images").rglob("*.png")}
+    named = page.all("span", class_="name")
+    assert len(named) > 64 and {attrs["title"] for attrs, _ in named} <= files
+    assert all(attrs["title"].endswith(text) for attrs, text in named)
     assert "largest classes" not in text and "another class" not in text
     assert not page.all("svg", class_="marker")
 
@@ -432,7 +497,7 @@ def column(page: Page, number: int) -> list[str]:
     """The sort keys of the cells in a column of the sortable table."""
     start = next(i for i, (tag, attrs, _) in enumerate(page.elements) if attrs.get("id") == "runs")
     cells = [e for e in page.elements[start:] if e[0] in ("th", "td") and e[1].get("scope") != "col"]
-    return [attrs.get("data-value", "".join(text)) for _, attrs, text in cells[number::14][:4]]
+    return [attrs.get("data-value", "".join(text)) for _, attrs, text in cells[number::15][:4]]
 
 
 @pytest.mark.parametrize(("anchor", "order"), [("", "none"), ("#sort=3", "ascending"), ("#sort=-3", "descending")])
@@ -443,7 +508,7 @@ def test_the_anchor_sorts_the_table_in_a_browser_without_errors(chromium, made, 
     if order != "none":
         assert areas == sorted(areas, reverse=order == "descending")
     heads = [attrs["aria-sort"] for attrs, _ in page.all("th", scope="col") if "aria-sort" in attrs]
-    assert heads[3] == order and heads[:3] + heads[4:] == ["none"] * 13
+    assert heads[3] == order and heads[:3] + heads[4:] == ["none"] * 14
     assert "hidden" not in page.all("button", id="theme")[0][0]
 
 

@@ -5,14 +5,12 @@ from __future__ import annotations
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
 
 import numpy as np
 import pytest
 import torch
-from fork_server import run_ranks
+from fork_server import run_ranks, running
 
 from helpers import same_bits
 from ssltool.reprs.extract import Extraction
@@ -157,25 +155,21 @@ def test_an_existing_file_is_kept_until_the_new_one_is_complete(save, stop_after
     assert (tmp_path / "r.pt").read_bytes() == before
 
 
-def test_the_run_of_a_killed_process_is_continued(ssltool, trained, tmp_path):
+def test_the_run_of_a_killed_process_is_continued(ssltool, server, trained, tmp_path):
     """By SIGKILL, at whatever moment: no handler runs, and the last rows may be half-written."""
-    program = "import torch; torch.set_num_threads(1); from ssltool.cli import main; main()"
     flags = ["--pretrained", trained / "checkpoint.pt", "--device", "cpu", "--split", "val", "-b", 10]
-    command = ["save-reprs", *map(str, flags)]
-    process = subprocess.Popen(
-        [sys.executable, "-c", program, *command, "-o", str(tmp_path / "r.pt")], stderr=subprocess.DEVNULL
-    )
+    command = ["ssltool", "save-reprs", *flags]
     unfinished, deadline = tmp_path / ".r.pt.unfinished", time.monotonic() + 60
-    while not (unfinished.exists() and unfinished.stat().st_size > 20 * 10 * 64 * 4):
-        assert time.monotonic() < deadline and process.poll() is None
-        time.sleep(0.01)
-    process.kill()
-    process.wait()
+    with running(server, *command, "-o", tmp_path / "r.pt") as (process, _, _):
+        while not (unfinished.exists() and unfinished.stat().st_size > 20 * 10 * 64 * 4):
+            assert time.monotonic() < deadline and process.wait(0.01) is None
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
     assert not (tmp_path / "r.pt").exists()
-    ran = ssltool(*command, "-o", tmp_path / "r.pt")
+    ran = ssltool(*command[1:], "-o", tmp_path / "r.pt")
     assert ran.code == 0
     assert re.search(r"after \d+ of \d+ images", ran.err)
-    assert ssltool(*command, "-o", tmp_path / "whole.pt").code == 0
+    assert ssltool(*command[1:], "-o", tmp_path / "whole.pt").code == 0
     assert same(tmp_path / "whole.pt", tmp_path / "r.pt")
 
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
+from fork_server import running
 
 from helpers import TINY, records
 from ssltool.checkpoints.checkpoint import Checkpoint
@@ -47,23 +46,21 @@ def test_second_sigint_raises_keyboard_interrupt():
 
 
 @pytest.mark.parametrize("number", SIGNALS)
-def test_stopped_process_saves_exits_with_128_plus_the_signal_and_resumes(ssltool, tmp_path, write_images, number):
+def test_stopped_process_saves_exits_with_128_plus_the_signal_and_resumes(
+    ssltool, server, tmp_path, write_images, number
+):
     """The signal goes to the whole process group, as Ctrl-C and batch systems send it, workers included."""
     write_images(tmp_path / "images" / "a", 16, size=(24, 16))
     write_images(tmp_path / "images" / "b", 16, size=(18, 30))
     run = tmp_path / "run"
     schedule = ["--epochs", 3, "--steps-per-epoch", 20, "-b", 8, "--device", "cpu", "-p", 1, "-j", 1, "-o", run]
     line = list(map(str, ["pretrain", tmp_path / "images", *TINY, *schedule, "--resume", "auto"]))
-    command = [sys.executable, "-m", "ssltool", *line]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    ) as process:
-        assert process.stdout is not None and process.stderr is not None
-        assert any(text.startswith("epoch 2/3 step 1/") for text in process.stderr)
-        os.killpg(process.pid, number)
+    with running(server, "ssltool", *line) as (command, stdout, stderr):
+        assert any(text.startswith("epoch 2/3 step 1/") for text in stderr)
+        os.killpg(command.pid, number)
         start = time.monotonic()
-        rest, out = process.stderr.read(), process.stdout.read()
-        assert (process.wait(), out) == (128 + number, ""), rest
+        rest, out = stderr.read(), stdout.read()
+        assert (command.wait(), out) == (128 + number, ""), rest
         assert time.monotonic() - start < 10
     assert rest.splitlines()[-1] == f"stopped by signal {int(number)}; saved {run / 'checkpoint.pt'}"
     assert 20 <= Checkpoint.load(run / "checkpoint.pt").step < 60

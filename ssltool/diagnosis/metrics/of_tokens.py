@@ -65,9 +65,14 @@ def patch_rank(tokens: Images) -> Detailed:
     factor, each = Factor(), list[float]()
     for block in image_blocks(tokens):
         factor.update(block.flatten(0, 1))
-        shifted = block - block[:, :1]  # equal patches become exactly 0
-        each += map(effective_rank, torch.linalg.svdvals(shifted - shifted.mean(dim=1, keepdim=True)))
+        each += ranks_of_images(block)
     return Detailed(sum(each) / len(each), over_all=effective_rank(factor.singular_values()))
+
+
+def ranks_of_images(block: Tensor) -> list[float]:
+    """The effective rank of the centred patches of each image of ``block`` (n, P, d), of floating-point numbers."""
+    shifted = block - block[:, :1]  # equal patches become exactly 0
+    return list(map(effective_rank, torch.linalg.svdvals(shifted - shifted.mean(dim=1, keepdim=True))))
 
 
 def high_norm_tokens(tokens: Images) -> Detailed:

@@ -47,10 +47,25 @@ class MomentumMethod(Method):
             "the teacher keeps its random weights (momentum=1)": start == 1 and end in (None, 1),
         }
 
+    def teacher_pair(self) -> tuple[list[nn.Module], list[nn.Module]]:
+        names = self.TEACHER_MODULES
+        return [getattr(self, name) for name in names], [self.teacher[name] for name in names]
+
     def update_teacher(self, momentum: float) -> None:
         """teacher <- momentum * teacher + (1 - momentum) * network."""
         for name in self.TEACHER_MODULES:
             ema_update(self.teacher[name], getattr(self, name), momentum)
+
+
+def teacher_network(method: Method) -> Method | None:
+    """``method`` with its momentum teacher's modules, shared with it, in the place of its own; None if it has no such
+    teacher."""
+    if not isinstance(method, MomentumMethod):
+        return None
+    network = copy.copy(method)
+    heads = {name: nn.Identity() for name in ("projector", "predictor") if name not in method.teacher}
+    network.__dict__["_modules"] = method._modules | heads | dict(method.teacher.items())
+    return network
 
 
 def momentum_at(progress: float, options: Any) -> float:

@@ -11,14 +11,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ssltool import seeds
 from ssltool.checkpoints.load import Pretrained, load_pretrained, use_saved_dataset
+from ssltool.checkpoints.load_several import network_settings, order_of_epochs, sampled_images
 from ssltool.config import DiagnoseConfig, SaveReprsConfig
 from ssltool.config.fields import STATES
-from ssltool.data.found import announce
-from ssltool.data.images import ImageSet, open_dataset, parse_type
+from ssltool.data.images import ImageSet
+from ssltool.diagnosis.kinds import metrics_of, ratios
+from ssltool.diagnosis.limits import Limit
 from ssltool.diagnosis.measure import measure
 from ssltool.diagnosis.monitor import MEASURED, UNKNOWN_CAUSE, knn_accuracy
+from ssltool.diagnosis.row_blocks import Rows
 from ssltool.diagnosis.verdict import NEEDED, judge_measured
 from ssltool.errors import SSLToolError
 from ssltool.reprs.extract import Extraction
@@ -30,9 +32,6 @@ from ssltool.stages.diagnose.teacher_copy import TeacherAndStudent, compare_teac
 from ssltool.training.device import pick_device
 
 UNTRAINED = "untrained"
-
-SHRUNK = 0.01
-"""A mean norm below this share of the untrained network's is worth a note: no metric of directions sees it."""
 
 NOT_FINITE = "weights or outputs are NaN or infinite"
 
@@ -56,18 +55,14 @@ def diagnose_checkpoints(paths: Sequence[str], config: DiagnoseConfig) -> Diagno
         SSLToolError: for a checkpoint or images that cannot be used.
     """
     device = pick_device(config)
-    settings = [_settings(config, path) for path in paths]
+    settings = [network_settings(config, path, SaveReprsConfig) for path in paths]
     networks = [load_pretrained(one, device) for one in settings]
     settings[0] = use_saved_dataset(settings[0], networks[0].run)
-    images = _images(settings[0], config)
-    epochs = [network.origin["epoch"] for network in networks]
-    order = list(range(len(paths)))
-    known = len(set(epochs)) == len(epochs) and None not in epochs
-    if known:
-        order.sort(key=lambda i: epochs[i])
+    images = sampled_images(settings[0], config)
+    order, known = order_of_epochs([network.origin["epoch"] for network in networks])
     untrained = load_pretrained(dataclasses.replace(settings[0], random=True), device, seed=config.seed)
     rows = [_row(UNTRAINED, untrained, images, config, device)]
-    rows += [_row(paths[i], networks[i], images, config, device) for i in order]
+    rows += [_row(paths[i], networks[i], images, config, device, rows[0]) for i in order]
     teachers = _teachers([paths[i] for i in order])
     findings = [
         *collapse_findings(rows[1:], known),
@@ -81,43 +76,44 @@ def diagnose_checkpoints(paths: Sequence[str], config: DiagnoseConfig) -> Diagno
     return DiagnosedCheckpoints(rows, findings, keep, where, notes)
 
 
-def _settings(config: DiagnoseConfig, path: str) -> SaveReprsConfig:
-    """The settings by which ``save-reprs`` would embed the images with the checkpoint ``path``."""
-    shared = {f.name for f in dataclasses.fields(config)} & {f.name for f in dataclasses.fields(SaveReprsConfig)}
-    given = {name: getattr(config, name) for name in shared if name not in ("out", "sample")}
-    return SaveReprsConfig(**given, pretrained=path)
-
-
-def _images(settings: SaveReprsConfig, config: DiagnoseConfig) -> ImageSet:
-    images = open_dataset(settings, config.split or parse_type(settings.dataset_type)[1] or "train")
-    announce(images)
-    drawn = np.random.RandomState(seeds.derive(config.seed) % 2**32).permutation(len(images))[: config.sample]
-    return images.select(np.sort(drawn))
-
-
-def _row(path: str, network: Pretrained, images: ImageSet, config: DiagnoseConfig, device: torch.device) -> Record:
-    """The measurements of one network; the verdict on one whose weights or outputs are not finite is complete."""
+def _row(
+    path: str,
+    network: Pretrained,
+    images: ImageSet,
+    config: DiagnoseConfig,
+    device: torch.device,
+    untrained: Record | None = None,
+) -> Record:
+    """The measurements of one network beside the ``untrained`` one; the verdict on one whose weights or outputs are not
+    finite is complete."""
     row: Record = {"path": path, "epoch": network.origin["epoch"], "arch": network.origin["arch"]}
-    row |= {"verdict": STATES[2], "line": NOT_FINITE, "metrics": {}, "knn": None, "norm": None, "notes": []}
+    row |= {"verdict": STATES[2], "line": NOT_FINITE, "kinds": [], "metrics": {}, "knn": None, "norm": None}
+    row["notes"] = []
     try:
         network.with_finite_weights()
     except SSLToolError as error:
         return row | {"line": str(error)}
-    extraction = Extraction(network, images, _settings(config, path), device)
+    extraction = Extraction(network, images, network_settings(config, path, SaveReprsConfig), device)
     rows = torch.cat(list(extraction.batches(range(len(images)))))
     if not bool(torch.isfinite(rows).all()):
         return row
-    return row | _measured(rows, images, extraction.features.directions)
+    return row | _measured(rows, images, extraction.features.directions, config, untrained)
 
 
-def _measured(rows: Tensor, images: ImageSet, directions: int | None) -> Record:
-    measured = measure(rows, (*MEASURED, "mean_norm"), bound=directions)
-    norm = measured.metrics.pop("mean_norm")
-    verdict = judge_measured(measured, {})
+def _measured(
+    rows: Tensor, images: ImageSet, directions: int | None, config: DiagnoseConfig, untrained: Record | None
+) -> Record:
+    asked = metrics_of(Limit.parse(config.fail_on, "--fail-on").kinds)
+    given = Rows([rows], labels=[torch.from_numpy(images.labels)])
+    measured = measure(given, tuple(dict.fromkeys((*MEASURED, *asked))), bound=directions)
+    norm = measured.metrics["mean_norm"]
+    numbers = {} if untrained is None else ratios(measured.metrics, untrained["metrics"])
+    verdict = judge_measured(measured, {"random": untrained is None}, numbers=numbers)
     knn = knn_accuracy(rows, torch.from_numpy(images.labels)).get("knn")
     return {
         "verdict": verdict.state,
         "line": verdict.line,
+        "kinds": [kind.as_dict() for kind in verdict.kinds],
         "metrics": measured.metrics,
         "knn": None if knn is None or math.isnan(knn) else knn,
         "norm": norm,
@@ -140,7 +136,8 @@ def _teachers(paths: Sequence[str]) -> dict[str, TeacherAndStudent]:
 def collapse_findings(rows: Sequence[Record], known: bool) -> list[Finding]:
     """The collapse of the last checkpoint, since the first one from which on all have collapsed.
 
-    ``rows`` have "path", "epoch", "verdict", "line" and "metrics"; ``known`` says whether the epochs order them.
+    ``rows`` have "path", "epoch", "verdict", "line", "kinds" and "metrics"; ``known`` says whether the epochs order
+    them.
     """
     stretch = last_stretch(np.array([row["verdict"] != STATES[0] for row in rows]))
     if stretch is None:
@@ -157,19 +154,15 @@ def collapse_findings(rows: Sequence[Record], known: bool) -> list[Finding]:
     evidence = {name: last["metrics"][name] for name in NEEDED if name in last["metrics"]}
     epoch = float(since["epoch"]) if known and since["epoch"] is not None else None
     cause = "the training diverged" if kind == "nonfinite" else UNKNOWN_CAUSE.format("a lower learning rate")
-    return [Finding(kind, state, line, epoch, evidence, cause)]
+    return [Finding(kind, state, line, epoch, evidence, cause, kinds=tuple(one["kind"] for one in last["kinds"]))]
 
 
 def _against_untrained(rows: Sequence[Record]) -> list[Finding]:
-    """A note if the last checkpoint is no better than the untrained network, or far smaller in scale."""
+    """A note if the last checkpoint is no better than the untrained network."""
     untrained, last = rows[0], rows[-1]
     found = []
     if None not in (untrained["knn"], last["knn"]) and last["knn"] <= untrained["knn"]:
         line = f"the kNN accuracy of {last['path']}, {last['knn']:.1%}, is not above that of the untrained network"
         evidence: dict[str, float | str] = {"knn": last["knn"], "untrained": untrained["knn"]}
         found.append(Finding("not-learned", NOTE, f"{line}, {untrained['knn']:.1%}", None, evidence))
-    if None not in (untrained["norm"], last["norm"]) and last["norm"] < SHRUNK * untrained["norm"]:
-        line = f"the outputs of {last['path']} have the mean norm {last['norm']:.2g}, those of the untrained network"
-        evidence = {"norm": last["norm"], "untrained": untrained["norm"]}
-        found.append(Finding("scale", NOTE, f"{line} {untrained['norm']:.2g}", None, evidence))
     return found

@@ -11,6 +11,7 @@ from ssltool.checkpoints.model_folder import find_model_folder
 from ssltool.checkpoints.saved_run import stage_of
 from ssltool.config import DiagnoseConfig
 from ssltool.config.fields import STATES
+from ssltool.diagnosis.limits import Limit
 from ssltool.errors import SSLToolError, counted, first_names
 from ssltool.files.reading import kind_of_content, open_file, require
 from ssltool.files.writing import finite, write_json
@@ -18,7 +19,7 @@ from ssltool.runs.folder import RunFolder
 from ssltool.runs.monitor_folder import STAGE
 from ssltool.settings import Record, flag
 from ssltool.stages.diagnose.findings import find
-from ssltool.stages.diagnose.findings.finding import SENTENCES, Finding
+from ssltool.stages.diagnose.findings.finding import Finding
 from ssltool.stages.diagnose.log_formats import read_log
 from ssltool.stages.diagnose.log_formats.log_file import LogFile
 from ssltool.stages.diagnose.log_formats.tensorboard_events import is_record
@@ -27,6 +28,9 @@ from ssltool.stages.diagnose.series import Series
 
 HEAD = 512
 """Bytes by which a log is told from a checkpoint."""
+
+OURS = frozenset({"stage", "method", "arch", "ssltool"})
+"""Settings of which a run folder has one at least."""
 
 LIMITS = (
     "a log shows neither a dimensional or partial collapse nor whether the representations are useful; a checkpoint "
@@ -44,7 +48,7 @@ def run(config: DiagnoseConfig) -> Record:
 
     Returns:
         {"reports": [{"path", "source", "read", "state", "kind", "line", "findings", "keep", "notes", "next", ...},
-        ...], "worst", "notes"}; "worst" is the most severe state.
+        ...], "worst", "failed", "notes"}; "worst" is the most severe state, "failed" whether ``fail_on`` is reached.
 
     Raises:
         SSLToolError: for an item that is none of these or cannot be read, or a setting without effect.
@@ -55,14 +59,24 @@ def run(config: DiagnoseConfig) -> Record:
         raise SSLToolError(f"{flag(unused[0])} has no effect without a checkpoint; leave it out, or name one")
     if config.loss is not None and not logs:
         raise SSLToolError("--loss has no effect without a log; leave it out, or name one")
+    limit = Limit.parse(config.fail_on, "--fail-on")
+    limit.require(_needs(runs, logs, checkpoints), "--fail-on")
     reports = [_report_of_run(path) for path in runs]
     reports += [_report_of_log(read_log(log, config.loss)) for log in logs]
     reports += [_report_of_checkpoints(checkpoints, config)] if checkpoints else []
     worst = max((report["state"] for report in reports), key=STATES.index)
-    document: Record = finite({"reports": reports, "worst": worst, "notes": notes})
+    failed = any(limit.is_reached(report["state"], report["kinds"]) for report in reports)
+    document: Record = finite({"reports": reports, "worst": worst, "failed": failed, "notes": notes})
     if config.out is not None:
         write_json(config.out, document)
     return document
+
+
+def _needs(runs: Sequence[Path], logs: Sequence[LogFile], checkpoints: Sequence[str]) -> set[str]:
+    """What the items have of what kinds of collapse need, keys of ``kinds.NEEDS``."""
+    found = {"loss"} if logs else set()
+    found |= {"rows", "reference", "networks", "labels"} if checkpoints or runs else set()
+    return found | ({"loss"} if runs else set())
 
 
 def _split(items: Sequence[str]) -> tuple[list[Path], list[LogFile], list[str], list[str]]:
@@ -70,8 +84,11 @@ def _split(items: Sequence[str]) -> tuple[list[Path], list[LogFile], list[str], 
     runs: list[Path] = []
     logs: list[LogFile] = []
     checkpoints, notes = [], []
-    for item in items:
+    resolved = [Path(item).resolve() for item in items]
+    for item, target in zip(items, resolved, strict=True):
         path = Path(item)
+        if resolved.count(target) > 1:
+            raise SSLToolError(f"{item} is given twice; name it once")
         if item.startswith((PUBLISHED, TIMM, HUB)):
             checkpoints.append(item)
             continue
@@ -80,13 +97,18 @@ def _split(items: Sequence[str]) -> tuple[list[Path], list[LogFile], list[str], 
             (logs.append(LogFile(path)) if _may_be_log(path) else checkpoints.append(item))
         elif find_model_folder(path) is not None:
             checkpoints.append(item)
-        elif (path / "config.json").is_file():
+        elif _is_run(path):
             runs.append(path)
         else:
             found, others = _logs_in(path)
             logs += found
             notes += [f"{path}: files that are no log, left out: {first_names(others)}"] if others else []
     return runs, logs, checkpoints, notes
+
+
+def _is_run(folder: Path) -> bool:
+    """Whether a folder has a ``config.json`` with settings of ours, and not of another program."""
+    return (folder / "config.json").is_file() and not OURS.isdisjoint(RunFolder(folder).read_config())
 
 
 def _may_be_log(path: Path) -> bool:
@@ -116,7 +138,11 @@ def _logs_in(folder: Path) -> tuple[list[LogFile], list[str]]:
             found.append(log)
     if not found:
         has = f"{counted(len(files), 'file')}: {first_names(others)}" if others else "no files"
-        raise SSLToolError(f"{folder} is no run folder and has no log that ssltool knows; it has {has}; name the log")
+        inner = sorted(f"{path.name}/" for path in folder.iterdir() if path.is_dir())
+        has += f", and {counted(len(inner), 'folder')}: {first_names(inner)}" if inner else ""
+        raise SSLToolError(
+            f"{folder} is no run folder and has no log that ssltool knows; it has {has}; name the log, or its folder"
+        )
     return found, others
 
 
@@ -130,8 +156,9 @@ def _report(path: str, source: str, read: str, findings: Sequence[Finding], heal
         "read": read,
         "state": state,
         "kind": None if worst is None else worst.kind,
+        "kinds": list(dict.fromkeys(name for finding in findings for name in finding.named)),
         "since": None if worst is None else worst.since,
-        "line": healthy if worst is None else SENTENCES.get(worst.kind, worst.line),
+        "line": healthy if worst is None else worst.sentence,
         "findings": [finding.as_dict() for finding in findings],
     }
 

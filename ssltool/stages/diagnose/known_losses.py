@@ -13,8 +13,14 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from ssltool.diagnosis.alarms import uniform_losses
+
 TOLERANCE = 1e-3
 """How near a loss must be to a known value, relative to max(1, |value|)."""
+
+BEST_COSINE = 5e-3
+"""The tolerance of -1, which a collapsed network approaches slowly: SimSiam's own code without stop-gradient and batch
+norm is at -0.999 after 80 steps. Healthy networks of docs/study.md are above -0.94 at the end."""
 
 UNIFORM = "uniform-output"
 CONSTANT = "constant-output"
@@ -36,15 +42,16 @@ BARLOW_SCALES = {"": 1.0, "0.1 ": 0.1, "0.025 ": 0.025, "1/32 ": 1 / 32}
 
 @dataclass(frozen=True)
 class KnownLoss:
-    """A ``value`` of a loss with its ``formula``, and which ``kind`` of collapse it shows."""
+    """A ``value`` of a loss with its ``formula``, which ``kind`` of collapse it shows, and the ``tolerance``."""
 
     value: float
     formula: str
     kind: str
+    tolerance: float = TOLERANCE
 
     def matches(self, loss: float) -> bool:
-        """Whether ``loss`` is the value, within ``TOLERANCE``."""
-        return self.distance(loss) <= TOLERANCE
+        """Whether ``loss`` is the value, within the tolerance."""
+        return self.distance(loss) <= self.tolerance
 
     def distance(self, loss: float) -> float:
         """The difference to ``loss``, relative to max(1, |value|)."""
@@ -65,7 +72,7 @@ def _uniform_of_mocov3() -> Iterable[KnownLoss]:
 
 
 def _of_cosine() -> Iterable[KnownLoss]:
-    yield KnownLoss(-1.0, "-1", CONSTANT)
+    yield KnownLoss(-1.0, "-1", CONSTANT, BEST_COSINE)
 
 
 def _of_distance() -> Iterable[KnownLoss]:
@@ -105,8 +112,12 @@ def known_losses(*families: str) -> tuple[KnownLoss, ...]:
 
 
 def constants(values: Iterable[float]) -> tuple[KnownLoss, ...]:
-    """The ``values`` that a method, or a user, gives for constant outputs; positive ones are cross-entropies."""
-    return tuple(KnownLoss(value, f"{value:.4g}", UNIFORM if value > 0 else CONSTANT) for value in values)
+    """The ``values`` that a method, or a user, gives for constant outputs; logarithms of whole numbers are
+    those of uniform outputs."""
+    known = list(values)
+    uniform = uniform_losses(known)
+    kinds = ((value, UNIFORM if value in uniform else UNCORRELATED if value > 0 else CONSTANT) for value in known)
+    return tuple(KnownLoss(x, f"{x:.4g}", kind, BEST_COSINE if x == -1 else TOLERANCE) for x, kind in kinds)
 
 
 BY_NAME = {

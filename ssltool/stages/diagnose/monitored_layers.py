@@ -13,12 +13,19 @@ from dataclasses import dataclass
 import numpy as np
 
 from ssltool.config.fields import STATES
-from ssltool.diagnosis.alarms import DEAD_KEY, judge_look
+from ssltool.diagnosis.alarms import DEAD_KEY, judge_look, names_of_kinds
+from ssltool.diagnosis.kinds import KINDS, shown
+from ssltool.diagnosis.phases import phases_of_records
 from ssltool.diagnosis.verdict import NEEDED, Verdict
 from ssltool.errors import SSLToolError
 from ssltool.settings import Record
 from ssltool.stages.diagnose.findings.finding import COMPLETE, NOTE, Finding
 from ssltool.stages.diagnose.findings.stretches import last_stretch
+
+WHOLE = ("networks", "loss")
+"""What shows kinds of collapse of the whole network, not of a layer."""
+
+TEACHER_NUMBERS = KINDS["stale-teacher"].numbers
 
 RANK_FELL = 0.8
 """An effective rank below this share of its largest value has fallen."""
@@ -65,7 +72,7 @@ def layer_findings(looks: Looks) -> list[Finding]:
     """
     judged = [_states(looks, record) for record in looks.records]
     found = [finding for name in _names(judged) for finding in _in_layer(looks, name, [of.get(name) for of in judged])]
-    found += _not_finite(looks)
+    found += [*_of_teacher(looks), *_not_finite(looks)]
     return found if any(finding.state != NOTE for finding in found) else [*found, *_rank_fell(looks)]
 
 
@@ -82,9 +89,10 @@ def _states(looks: Looks, record: Record) -> dict[str, int]:
         known = ", ".join(STATES)
         raise SSLToolError(f"the verdict {record['verdict']!r} of a record is none of {known}; restore metrics.jsonl")
     recorded = STATES.index(record["verdict"])
+    of_rows = [name for name in names_of_kinds(record) if name not in KINDS or KINDS[name].needs not in WHOLE]
     verdicts = {name: verdict for name in looks.layers if (verdict := _verdict(looks, record, name)) is not None}
     severity = {name: min(verdict.severity, recorded) for name, verdict in verdicts.items()}
-    if severity and max(severity.values()) < recorded:
+    if severity and max(severity.values()) < recorded and (of_rows or not record.get("kinds")):
         severity[max(severity, key=lambda name: severity[name])] = recorded
     return severity
 
@@ -93,10 +101,10 @@ def _verdict(looks: Looks, record: Record, name: str) -> Verdict | None:
     """The verdict on the metrics of a layer. Records of earlier versions have no dead dimensions."""
     if any(record.get(f"{name}_{metric}") is None for metric in NEEDED):
         return None
-    dead = float(record.get(f"{name}_{DEAD_KEY}") or 0)
-    values = {metric: record[f"{name}_{metric}"] for metric in NEEDED} | {DEAD_KEY: dead}
-    layer = looks.layers[name]
-    return judge_look(name, values, n=looks.n, d=layer.width, bound=layer.bound)
+    known = {key.removeprefix(f"{name}_"): value for key, value in record.items() if key.startswith(f"{name}_")}
+    values = {DEAD_KEY: 0.0} | {key: float(value) for key, value in known.items() if value is not None}
+    layer, untrained = looks.layers[name], record.get("step") == 0
+    return judge_look(name, values, n=looks.n, d=layer.width, bound=layer.bound, untrained=untrained)
 
 
 def _in_layer(looks: Looks, name: str, severity: Sequence[int | None]) -> list[Finding]:
@@ -120,7 +128,9 @@ def _in_layer(looks: Looks, name: str, severity: Sequence[int | None]) -> list[F
     line += ", the first that was monitored" if first == order[0] else ""
     evidence: dict[str, float | str] = {metric: record[f"{name}_{metric}"] for metric in NEEDED} | {"layer": name}
     cause = "; ".join(causes) or looks.unknown
-    return [Finding(f"{state}-collapse", state, line, since, evidence, cause, advice, tested)]
+    verdict = _verdict(looks, record, name)
+    kinds = () if verdict is None else tuple(kind.kind for kind in verdict.kinds)
+    return [Finding(f"{state}-collapse", state, line, since, evidence, cause, advice, tested, kinds)]
 
 
 def _line(looks: Looks, record: Record, name: str, state: str) -> str:
@@ -130,6 +140,20 @@ def _line(looks: Looks, record: Record, name: str, state: str) -> str:
         return verdict.line
     values = ", ".join(f"{metric} {record[f'{name}_{metric}']:.3g}" for metric in NEEDED)
     return f"{state} collapse by the verdict in the record: {values}"
+
+
+def _of_teacher(looks: Looks) -> list[Finding]:
+    """What the weights of teacher and student showed at the end, since the look from which on they show it."""
+    pairs = zip(looks.at, looks.records, strict=True)
+    known = [(at, record) for at, record in pairs if all(record.get(n) is not None for n in TEACHER_NUMBERS)]
+    at_each = [{kind.kind: kind for kind in shown({n: record[n] for n in TEACHER_NUMBERS})} for _, record in known]
+    found = []
+    for name, kind in at_each[-1].items() if at_each else ():
+        stretch = last_stretch(np.array([name in kinds for kinds in at_each]))
+        since = known[stretch[0] if stretch else -1][0]
+        line = f"{kind.why[0]}; since {looks.unit} {since:g}"
+        found.append(Finding(name, kind.state, line, since, dict(kind.numbers)))
+    return found
 
 
 def _not_finite(looks: Looks) -> list[Finding]:
@@ -144,8 +168,8 @@ def _not_finite(looks: Looks) -> list[Finding]:
 
 
 def _rank_fell(looks: Looks) -> list[Finding]:
-    """A note on an effective rank of the first layer that fell while every verdict stayed healthy; a slope alone is no
-    fault."""
+    """A note on an effective rank of the first layer that fell while every verdict stayed healthy, with the phases of
+    the training; a slope alone is no fault."""
     name = next(iter(looks.layers), "")
     pairs = zip(looks.at, (record.get(f"{name}_effective_rank") for record in looks.records), strict=True)
     ranks = [(at, float(rank)) for at, rank in pairs if rank]
@@ -158,4 +182,6 @@ def _rank_fell(looks: Looks) -> list[Finding]:
         f"the effective rank of the {name} fell from {largest:.3g} at {looks.unit} {at:g} to {last:.3g} at "
         f"{looks.unit} {end:g}; {BELOW}"
     )
+    named = ", ".join(map(str, phases_of_records(looks.records, name)))
+    line += f"; phases by {looks.unit}: {named}" if named else ""
     return [Finding("rank-fell", NOTE, line, at, {"largest": largest, "last": last})]

@@ -25,27 +25,32 @@ FEWEST = 2
 """Fewest runs of a range."""
 
 MARGIN = 0.25
-"""A value is unusual if it is outside of the range by more than this share of the nearer end."""
+"""A value is unusual if it is outside of the range by more than this share of the nearer end and by more than
+``LEAST``."""
+
+LEAST = 0.02
+"""The smallest margin, for shares such as that of dead directions, whose range may be 0 to 0: two of 100 directions."""
 
 
 @dataclass(frozen=True)
 class Range:
-    """The ``low`` and the ``high`` of a value over ``runs`` healthy runs on ``images``, the smallest and the largest
-    number of them."""
+    """The ``low`` and the ``high`` of a value over ``runs`` healthy runs on ``images`` of ``steps``, the smallest and
+    the largest number of both."""
 
     low: float
     high: float
     runs: int
     images: tuple[int, int]
+    steps: tuple[int, int]
 
     def contains(self, value: float) -> bool:
         """Whether ``value`` is within the range and its margin."""
-        return self.low - MARGIN * abs(self.low) <= value <= self.high + MARGIN * abs(self.high)
+        below, above = (max(LEAST, MARGIN * abs(end)) for end in (self.low, self.high))
+        return self.low - below <= value <= self.high + above
 
     def __str__(self) -> str:
-        few, most = self.images
-        counts = f"{few:,}" if few == most else f"{few:,} to {most:,}"
-        return f"{self.low:.3g} to {self.high:.3g} in {self.runs} healthy runs on {counts} images"
+        images, steps = (f"{a:,}" if a == b else f"{a:,} to {b:,}" for a, b in (self.images, self.steps))
+        return f"{self.low:.3g} to {self.high:.3g} in {self.runs} healthy runs of {steps} steps on {images} images"
 
 
 @functools.cache
@@ -71,5 +76,5 @@ def reference_range(settings: Mapping[str, Any], name: str, runs: tuple[Record, 
     ]
     if len(found) < FEWEST:
         return None
-    values, images = [run[name] for run in found], [run["images"] for run in found]
-    return Range(min(values), max(values), len(found), (min(images), max(images)))
+    values, images, steps = ([run[key] for run in found] for key in (name, "images", "steps"))
+    return Range(min(values), max(values), len(found), (min(images), max(images)), (min(steps), max(steps)))

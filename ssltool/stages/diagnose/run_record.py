@@ -31,6 +31,10 @@ from ssltool.stages.diagnose.series import Curve, Series
 TESTED = "each method with and without this part, 3 epochs on the bundled images (docs/methods.md)"
 
 
+OF_SCALE = ("mean_norm", "coding_rate")
+"""Metrics that see the scale of the outputs, which those of a verdict do not, where they were recorded."""
+
+
 @dataclass(frozen=True)
 class DiagnosedRun:
     """The findings in a run folder or the folder of a monitor, and the checkpoint to keep.
@@ -132,7 +136,7 @@ def _unusual(run: SavedRun, records: Sequence[Record]) -> list[Finding]:
         return []
     said: list[str] = []
     evidence: dict[str, float | str] = {}
-    for name in (f"{layer}_{metric}" for layer in LAYERS for metric in NEEDED):
+    for name in (f"{layer}_{metric}" for layer in LAYERS for metric in (*NEEDED, *OF_SCALE)):
         value, normal = last.get(name), reference_range(run.settings, name)
         if normal is not None and value is not None and not normal.contains(value):
             said.append(f"{name} is {value:.3g} (normal: {normal})")

@@ -15,6 +15,7 @@ from ssltool.errors import SSLToolError
 from ssltool.methods.base import Method, trainable_parameters
 from ssltool.runs.resume import find_start, pretrain_folder
 from ssltool.settings import Record
+from ssltool.stages.pretrain.epoch_monitor import check_limit
 from ssltool.stages.pretrain.prepare import prepare
 from ssltool.stages.pretrain.run_time import epochs_within
 from ssltool.training.device import autocast, pick_device
@@ -85,6 +86,7 @@ def _exposure(setup: TrainingSetup) -> dict[str, float]:
 def _costs(setup: TrainingSetup, device: torch.device) -> Record:
     """Number of parameters, and memory and time extrapolated from a few trial steps on noise."""
     method = setup.build_method().to(device)
+    check_limit(setup.config, method, setup.images)
     warnings = setup.warnings(method)
     if setup.config.channels_last:
         method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

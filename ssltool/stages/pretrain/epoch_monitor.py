@@ -11,17 +11,24 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ssltool.config.fields import STATES, reaches
+from ssltool.config import PretrainConfig
+from ssltool.config.fields import STATES
 from ssltool.data.images import ImageSet
 from ssltool.data.loader import Loader, Shard
 from ssltool.data.preprocessing import Preprocessing
 from ssltool.data.views import to_pixels
+from ssltool.diagnosis.alarms import names_of_kinds, uniform_losses
+from ssltool.diagnosis.isolation import same_randomness
+from ssltool.diagnosis.kinds import KINDS
 from ssltool.diagnosis.layer_outputs import LayerOutputs
+from ssltool.diagnosis.limits import Limit
 from ssltool.diagnosis.monitor import MAX_TIME_SHARE, UNKNOWN_CAUSE, Monitor
 from ssltool.diagnosis.probe_images import BATCH_SIZE, Probe
+from ssltool.diagnosis.teacher_moves import TeacherMoves
 from ssltool.methods.base import Method
 from ssltool.settings import Record
 from ssltool.training import distributed
@@ -44,7 +51,9 @@ class EpochMonitor:
     def __init__(self, setup: TrainingSetup, device: torch.device, shard: Shard) -> None:
         """Raises ``SSLToolError`` if an image cannot be decoded."""
         self.setup, self.every = setup, setup.config.monitor_every
-        self.images = RunImages(setup, device, shard)
+        self.images, self.device = RunImages(setup, device, shard), device
+        self.kinds = Limit.parse(setup.config.stop_on, "--stop-on").kinds
+        self._start: _Start | None = None
         self._spent, self._trained, self._warned = 0.0, 0.0, False
 
     def check(self, method: Method, record: Record, history: Sequence[Record], epoch_seconds: float) -> MonitorResult:
@@ -56,11 +65,24 @@ class EpochMonitor:
         done = record["epoch"] + 1
         if done % self.every and done != self.setup.epochs:
             return MonitorResult()
-        look = _MethodMonitor(self.images, self.setup, method, record, history).look(record["step"])
+        if self._start is None:
+            self._start = self._untrained()
+        look = _MethodMonitor(self, method, record, history, self._start).look(record["step"], record["loss"])
         self._spent += look.seconds
-        values = {key: value for key, value in look.record.items() if key not in ("step", "monitor_seconds")}
+        values = {key: value for key, value in look.record.items() if key not in ("step", "loss", "monitor_seconds")}
         timing = {"monitor_seconds": round(look.seconds, 3), "monitor_share": round(look.seconds / epoch_seconds, 4)}
         return MonitorResult(values, timing, look.warnings + self._time_warnings())
+
+    def _untrained(self) -> _Start:
+        """The metrics and weights of the untrained network, which follow from the seed, so that a resumed run has the
+        same."""
+        with same_randomness():
+            method = self.setup.build_method().to(self.device)
+        if self.setup.config.channels_last:
+            method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        measured, *_ = Monitor(self.images, _MethodOutputs(method)).metrics()
+        pair = method.teacher_pair()
+        return _Start(measured, None if pair is None else TeacherMoves.since(*pair))
 
     def _time_warnings(self) -> list[str]:
         """Suggests cheaper settings, once, if the monitor takes more than ``MAX_TIME_SHARE`` of the training time."""
@@ -74,6 +96,14 @@ class EpochMonitor:
             f"the collapse monitor takes {share:.0%} of the training time; --monitor-every {every} or --monitor-size "
             f"{size} reduces it to {MAX_TIME_SHARE:.0%}"
         ]
+
+
+@dataclass(frozen=True)
+class _Start:
+    """The untrained network: the metrics of its layers, and its weights if the method has a teacher."""
+
+    metrics: dict[str, dict[str, float]]
+    moves: TeacherMoves | None
 
 
 class RunImages(Probe):
@@ -117,14 +147,22 @@ class _MethodOutputs(LayerOutputs):
 
 
 class _MethodMonitor(Monitor):
-    """The monitor of one epoch of a ``method``: its layers, and what ``setup`` and ``record`` tell of causes."""
+    """The monitor of one epoch of a ``method``: its layers, and what the setup and the ``record`` tell of causes."""
 
     def __init__(
-        self, images: Probe, setup: TrainingSetup, method: Method, record: Record, history: Sequence[Record]
+        self, monitor: EpochMonitor, method: Method, record: Record, history: Sequence[Record], start: _Start
     ) -> None:
-        super().__init__(images, _MethodOutputs(method))
-        self.setup, self.method, self.record = setup, method, record
-        self.history = list(history)
+        super().__init__(
+            monitor.images,
+            _MethodOutputs(method),
+            constant_losses=method.constant_output_losses,
+            kinds=[kind for kind in monitor.kinds if not KINDS[kind].quick],
+        )
+        self.networks, self.moves = method.teacher_pair(), start.moves
+        prototypes = method.prototype_vectors()
+        self.prototypes = {} if prototypes is None else {"projector": prototypes}
+        self.setup, self.method, self.record = monitor.setup, method, record
+        self.history, self.untrained = list(history), start.metrics
 
     def probable_cause(self, loss: float | None, dead: list[str]) -> str:
         """The probable causes, from the method, its settings and the images; identical images explain any collapse."""
@@ -143,9 +181,29 @@ class _MethodMonitor(Monitor):
         return [f"the learning rate of the predictor has decayed to {share:.0%}; --fix-pred-lr keeps it constant"]
 
 
-def has_collapsed(record: Record, state: str | None) -> bool:
-    """Whether the verdict of ``record`` is at least as severe as ``state``; False if ``state`` is None."""
-    return reaches(record.get("verdict"), state)
+def check_limit(config: PretrainConfig, method: Method, images: ImageSet) -> None:
+    """Refuses a kind of collapse in ``--stop-on`` that the run cannot show.
+
+    Raises:
+        UsageError: naming what is missing.
+    """
+    given = {
+        "labels": len(np.unique(images.labels[images.labels >= 0])) > 1,
+        "networks": method.teacher_pair() is not None,
+        "loss": bool(uniform_losses(method.constant_output_losses)),
+    }
+    needs = {"rows", "reference", *(name for name, present in given.items() if present)}
+    lacking = {
+        "labels": f"images with labels; {images.name} has none",
+        "networks": f"a momentum teacher; {config.method} has none",
+        "loss": f"a loss that is ln K for uniform outputs; that of {config.method} is not",
+    }
+    Limit.parse(config.stop_on, "--stop-on").require(needs, "--stop-on", lacking)
+
+
+def has_collapsed(record: Record, limit: str | None) -> bool:
+    """Whether the verdict of ``record`` is at the ``limit``, as in ``--stop-on``; False if it is None."""
+    return Limit.parse(limit, "--stop-on").is_reached(record.get("verdict"), names_of_kinds(record))
 
 
 def summary(record: Record) -> str:
@@ -155,7 +213,8 @@ def summary(record: Record) -> str:
     text = f"; backbone AUC {record['backbone_auc']:.3f}, effective rank {record['backbone_effective_rank']:.1f}"
     if "backbone_knn" in record:
         text += f", kNN {record['backbone_knn']:.1%}"
-    return f"{text}; {record['verdict']}" + (" collapse" if record["verdict"] != STATES[0] else "")
+    text += f"; {record['verdict']}" + (" collapse" if record["verdict"] != STATES[0] else "")
+    return text + (f" ({record['kinds']})" if record.get("kinds") else "")
 
 
 def in_memory(

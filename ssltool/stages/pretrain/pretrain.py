@@ -28,7 +28,7 @@ from ssltool.methods.base import EpochImages, Now, Output
 from ssltool.runs.folder import RunFolder
 from ssltool.runs.resume import find_start, pretrain_folder
 from ssltool.settings import Record
-from ssltool.stages.pretrain.epoch_monitor import EpochMonitor, MonitorResult, has_collapsed, summary
+from ssltool.stages.pretrain.epoch_monitor import EpochMonitor, MonitorResult, check_limit, has_collapsed, summary
 from ssltool.stages.pretrain.prepare import prepare
 from ssltool.stages.pretrain.run_time import EpochTime, Estimate, epochs_within, seconds_per_step
 from ssltool.training import distributed
@@ -169,7 +169,8 @@ class Pretraining(TrainingLoop[TrainState, Batch]):
                     f"{error}; {kept if self.path.exists() else 'no checkpoint was saved yet'}"
                 ) from error
         if self.collapsed:
-            why = f"{records[-1]['verdict']} collapse, and --stop-on {c.stop_on}"
+            named = records[-1].get("kinds")
+            why = f"{records[-1]['verdict']} collapse{f' ({named})' if named else ''}, and --stop-on {c.stop_on}"
             distributed.rank_zero_info(f"stopped after epoch {state.epoch}: {why}; saved {self.path}")
         return self.folder.path
 
@@ -369,6 +370,7 @@ def _say_if_views_differ(checkpoint: Checkpoint, setup: TrainingSetup) -> None:
 def _build_state(setup: TrainingSetup, device: torch.device) -> TrainState:
     c = setup.config
     method = setup.build_method()
+    check_limit(c, method, setup.images)
     if c.channels_last:
         method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     method.to(device)

@@ -273,8 +273,8 @@ def _table(
     errors: np.ndarray,
     cells: Sequence[Record],
 ) -> list[Record]:
-    """The rows, best first, with further ``cells``. Equal metrics share a rank; rows whose metric is NaN, and after these
-    those beyond the end of ``distance``, the untrained networks, are last and have no rank."""
+    """The rows, best first, with further ``cells``. Equal metrics share a rank. The last rows have none: those whose
+    metric is NaN, and after these the untrained networks, which are beyond the end of ``distance``."""
     beyond = np.full(len(rows) - len(distance), np.nan)
     distance, forecasts, errors = (np.concatenate([of, beyond]) for of in (distance, forecasts, errors))
     ranks = stats.rankdata(distance, method="min", nan_policy="omit")

@@ -11,13 +11,15 @@ from torch import Tensor
 from ssltool.diagnosis.verdict import Verdict
 from ssltool.settings import Record, Settings
 from ssltool.viz.data_schedule import Schedule
+from ssltool.viz.patch_pictures import PatchPicture
 from ssltool.viz.pictures import EmbeddingMap, Views
 
 
 @dataclass(frozen=True)
 class Layer:
     """The outputs of a layer of width ``d``: ``metrics``, the singular values ``s`` of the directions that the layer
-    can have, ``notes`` on what may mislead, and ``verdict``."""
+    can have, ``notes`` on what may mislead, and ``verdict``; of the untrained network the metrics and the singular
+    values, None if they are not known."""
 
     name: str
     metrics: dict[str, float]
@@ -25,13 +27,17 @@ class Layer:
     d: int
     notes: list[str]
     verdict: Verdict
+    untrained: dict[str, float] | None = None
+    untrained_s: Tensor | None = None
 
 
 @dataclass(frozen=True)
 class LabelledImage:
-    """An image (H, W, 3) uint8 with the name of its class, None if unlabelled, and its cosine with a query."""
+    """An image (H, W, 3) uint8 with its ``name`` (see ``data_preview.image_name``), the name of its class, None if
+    unlabelled, and its cosine with a query."""
 
     image: np.ndarray
+    name: str
     label: str | None
     cosine: float = 1.0
 
@@ -64,9 +70,11 @@ class ReportedRun:
         sampled: the number of images that were measured.
         loss: the loss of the measured epoch or look.
         accuracy: leave-one-out kNN accuracy of the labelled images of the sample, None without labels.
+        untrained_accuracy: that of the untrained network.
         layers: the results of each layer.
         neighbours: the nearest neighbours of some images.
         map: the map of the representations.
+        patches: pictures of the patches of some images, None unless the network is a ViT.
         views: augmented views of some images.
         schedule: the data and learning rate schedule.
     """
@@ -82,8 +90,10 @@ class ReportedRun:
     layers: list[Layer]
     loss: float | None
     accuracy: float | None
+    untrained_accuracy: float | None = None
     neighbours: Neighbours | None = None
     map: EmbeddingMap | None = None
+    patches: list[PatchPicture] | None = None
     views: Views | None = None
     schedule: Schedule | None = None
 

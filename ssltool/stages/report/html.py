@@ -109,6 +109,11 @@ def caption_below(text: str, **attributes: object) -> str:
     return element("span", text, **attributes)
 
 
+def image_caption(name: str) -> str:
+    """The name of an image below a picture: of a path its last part, the whole path as a tooltip."""
+    return caption_below(escape_xml(name.rsplit("/", 1)[-1]), title=name, class_="name")
+
+
 def grid(heading: str, pictures: str, caption: str) -> str:
     """Pictures below a heading, with an optional caption; all arguments are HTML."""
     return element("figure", heading + pictures + (element("figcaption", caption) if caption else ""))

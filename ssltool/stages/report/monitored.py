@@ -15,6 +15,7 @@ from ssltool.errors import SSLToolError, counted
 from ssltool.files.reading import require
 from ssltool.runs.history import FinishedRun
 from ssltool.runs.monitor_folder import spectrum_file
+from ssltool.settings import Record
 from ssltool.stages.report.contents import Layer, ReportedRun
 
 
@@ -35,6 +36,7 @@ def read_monitored(run: FinishedRun) -> ReportedRun:
                 "since then"
             )
     at = next((record for record in run.records if record["step"] == step), {})
+    untrained = next((record for record in run.records if record["step"] == 0 and step > 0), {})
     looks = counted(len(run.records), "look")
     return ReportedRun(
         name=run.name,
@@ -51,9 +53,10 @@ def read_monitored(run: FinishedRun) -> ReportedRun:
         measured_on=f"Measured by a monitor on {c['n_images']:,} images at step {step:,}",
         found=None,
         sampled=c["n_images"],
-        layers=[_layer(name, spectrum, c) for name, spectrum in spectra.items()],
+        layers=[_layer(name, spectrum, c, untrained) for name, spectrum in spectra.items()],
         loss=at.get("loss"),
         accuracy=at.get(f"{c['layers'][0]}_knn"),
+        untrained_accuracy=untrained.get(f"{c['layers'][0]}_knn"),
     )
 
 
@@ -65,9 +68,12 @@ def _spectrum(file: Path) -> Spectrum:
     return spectrum
 
 
-def _layer(name: str, spectrum: Spectrum, settings: Mapping[str, Any]) -> Layer:
+def _layer(name: str, spectrum: Spectrum, settings: Mapping[str, Any], untrained: Record) -> Layer:
+    """The results of a layer; ``untrained`` is the look at step 0, empty if there is none."""
     n, d = spectrum.meta["n"], spectrum.meta["d"]
     values = {key: float("nan") if value is None else value for key, value in spectrum.metrics.items()}
     verdict = judge_look(name, values, n=n, d=d, bound=settings["bounds"].get(name))
     del values[DEAD_KEY]
-    return Layer(name, values, spectrum.possible(), d, [], verdict)
+    start = {key: untrained.get(f"{name}_{key}") for key in values}
+    known = {key: float("nan") if value is None else value for key, value in start.items()} if untrained else None
+    return Layer(name, values, spectrum.possible(), d, [], verdict, known)

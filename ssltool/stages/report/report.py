@@ -18,20 +18,24 @@ from ssltool.config import NetworkSettings, ReportConfig, SaveReprsConfig
 from ssltool.data.found import record_of
 from ssltool.data.images import ImageSet
 from ssltool.data.loader import killed_workers
+from ssltool.diagnosis.layer_metrics import KNN_NEIGHBOURS, MEASURED, knn_accuracy
 from ssltool.diagnosis.measure import measure
-from ssltool.diagnosis.monitor import KNN_NEIGHBOURS, MEASURED, knn_accuracy
 from ssltool.diagnosis.row_blocks import Rows
 from ssltool.diagnosis.verdict import judge_measured
 from ssltool.errors import SSLToolError, counted
 from ssltool.files.text import escape_xml
 from ssltool.files.torch_files import load_dict
 from ssltool.files.writing import write_atomically
+from ssltool.models.backbones import token_layout
 from ssltool.reprs.extract import extract_all
 from ssltool.reprs.neighbours.search import neighbours
 from ssltool.reprs.representations import Representations
-from ssltool.runs.data_preview import pixels, schedule_of, views_of
+from ssltool.runs.data_preview import image_name, pixels, schedule_of, views_of
 from ssltool.runs.history import FinishedRun, read_runs, restore_setup
+from ssltool.runs.patch_grids import grids_of_network
+from ssltool.runs.untrained import untrained_network
 from ssltool.settings import Record
+from ssltool.stages.report.conclusion import plain_sentence
 from ssltool.stages.report.contents import LabelledImage, Layer, Neighbours, ReportedRun
 from ssltool.stages.report.html import element, page, sizes
 from ssltool.stages.report.monitored import read_monitored
@@ -39,6 +43,7 @@ from ssltool.stages.report.sections import SECTIONS, Section
 from ssltool.training.device import pick_device
 from ssltool.training.progress import info
 from ssltool.training.setup import TrainingSetup
+from ssltool.viz.patch_pictures import PatchPicture, patch_pictures
 from ssltool.viz.pictures import EmbeddingMap
 
 UNKNOWN = "of an unknown version"
@@ -53,8 +58,9 @@ def run(config: ReportConfig) -> Record:
 
     Returns:
         {"report", "bytes", "runs": [{"run", "name", "checkpoint", "epoch", "images", "verdict", "layers": {layer:
-        {"verdict", "line", "why", "notes", "metrics"}}, "knn", "k"}, ...]}. For the folder of a monitor, "checkpoint"
-        and "epoch" are None.
+        {"verdict", "line", "why", "kinds", "notes", "metrics", "untrained"}}, "knn", "untrained_knn", "k"}, ...]}.
+        "untrained" are the metrics of the untrained network. For the folder of a monitor, "checkpoint" and "epoch" are
+        None.
 
     Raises:
         SSLToolError: for a folder without a run, missing images, weights that do not match the network, a map that
@@ -101,6 +107,8 @@ def measure_run(run: FinishedRun, config: ReportConfig, device: torch.device, da
     images = setup.images.select(rows)
     layers = network.method.measured_layers
     reprs = {name: _represent(network, images, name, config, device) for name in layers}
+    start = untrained_network(file, device)
+    before = {name: _represent(start, images, name, config, device) for name in layers}
     backbone, origin = reprs["backbone"], _origin(network, config, file, device)
     return ReportedRun(
         name=run.name,
@@ -111,11 +119,13 @@ def measure_run(run: FinishedRun, config: ReportConfig, device: torch.device, da
         measured_on=f"Trained on {setup.images.describe()}",
         found=record_of(setup.images),
         sampled=len(images),
-        layers=[_layer(of_layer, run) for of_layer in reprs.values()],
+        layers=[_layer(of_layer, before[name], run) for name, of_layer in reprs.items()],
         loss=next((record.get("loss") for record in run.records if record["epoch"] == origin["epoch"] - 1), None),
         accuracy=knn_accuracy(backbone.representations, backbone.targets).get("knn"),
+        untrained_accuracy=knn_accuracy(before["backbone"].representations, backbone.targets).get("knn"),
         neighbours=_neighbours(backbone, setup, rows, config),
         map=_map(backbone, config),
+        patches=_patches(network, images, config, device),
         views=views_of(setup, network.method, config.rows, workers=config.workers),
         schedule=schedule_of(setup, network.method, run.records),
     )
@@ -129,6 +139,8 @@ def _title(run: FinishedRun, epochs: int) -> str:
 
 def left_out(one: ReportedRun) -> str:
     """What a report cannot show of a run, empty if it shows all."""
+    if one.found is not None:  # a run of pretrain; one without a ViT has no patches
+        return ""
     titles = [section.title.lower() for section in SECTIONS.values() if not has(one, section)]
     return f"a monitor keeps no checkpoint and no images; left out: {', '.join(titles)}" if titles else ""
 
@@ -145,7 +157,8 @@ def _represent(
     return extract_all(network, images, settings, device)
 
 
-def _layer(reprs: Representations, run: FinishedRun) -> Layer:
+def _layer(reprs: Representations, before: Representations, run: FinishedRun) -> Layer:
+    """The results of a layer; ``before`` are its outputs for the same images in the untrained network."""
     x, name = reprs.representations, reprs.meta["layer"]
     nonfinite = int((~torch.isfinite(x).all(dim=1)).sum())
     if nonfinite:
@@ -155,7 +168,17 @@ def _layer(reprs: Representations, run: FinishedRun) -> Layer:
         )
     measured = measure(Rows([x]), MEASURED, bound=reprs.meta.get("directions"))
     verdict = judge_measured(measured, reprs.meta)
-    return Layer(name, measured.metrics, measured.possible(), measured.d, measured.notes, verdict)
+    start = measure(Rows([before.representations]), MEASURED, bound=before.meta.get("directions"))
+    return Layer(
+        name,
+        measured.metrics,
+        measured.possible(),
+        measured.d,
+        measured.notes,
+        verdict,
+        start.metrics,
+        start.possible(),
+    )
 
 
 def _origin(network: Pretrained, config: ReportConfig, file: Path, device: torch.device) -> Record:
@@ -181,13 +204,25 @@ def _neighbours(reprs: Representations, setup: TrainingSetup, rows: np.ndarray, 
         label = int(targets[row])
         names = setup.images.classes
         name = None if label < 0 else names[label] if label < len(names) else str(label)
-        return LabelledImage(pixels(setup.images, int(rows[row])), name, cosine)
+        place = int(rows[row])
+        return LabelledImage(pixels(setup.images, place), image_name(setup.images, place), name, cosine)
 
     nearest = [
         [image(row, 1.0 + s) for row, s in zip(*lists, strict=True)]
         for lists in zip(near.tolist(), similarity.tolist(), strict=True)
     ]
     return Neighbours([image(row) for row in queries.tolist()], nearest)
+
+
+def _patches(
+    network: Pretrained, images: ImageSet, config: ReportConfig, device: torch.device
+) -> list[PatchPicture] | None:
+    """Pictures of the patches of some images, None if the network is no ViT."""
+    if token_layout(network.method.backbone) is None:
+        return None
+    some = images.select(np.arange(min(config.rows, len(images))))
+    found = grids_of_network(network, some, "backbone", device, config.workers)
+    return patch_pictures(found.grids, found.images, found.names)
 
 
 def _queries(targets: Tensor, count: int) -> Tensor:
@@ -228,7 +263,8 @@ def make_page(reported: list[ReportedRun], title: str | None = None) -> str:
     """The HTML page of the runs."""
     names = [one.name for one in reported]
     heading = title or (names[0] if len(names) == 1 else f"Comparison of {len(names)} runs")
-    header = element("h1", escape_xml(heading)) + element("p", escape_xml(_conclusion(reported)), class_="summary")
+    header = element("h1", escape_xml(heading)) + element("p", escape_xml(plain_sentence(reported)), class_="plain")
+    header += element("p", escape_xml(_conclusion(reported)), class_="summary")
     parts = [
         (name, section.title, SECTIONS.load(name)(reported))
         for name, section in SECTIONS.items()
@@ -262,8 +298,10 @@ def _summary(run: FinishedRun, reported: ReportedRun) -> Record:
             "verdict": layer.verdict.state,
             "line": layer.verdict.line,
             "why": layer.verdict.why,
+            "kinds": [kind.as_dict() for kind in layer.verdict.kinds],
             "notes": layer.notes,
             "metrics": layer.metrics,
+            "untrained": layer.untrained,
         }
         for layer in reported.layers
     }
@@ -277,5 +315,6 @@ def _summary(run: FinishedRun, reported: ReportedRun) -> Record:
         "verdict": reported.worst.state,
         "layers": layers,
         "knn": reported.accuracy,
+        "untrained_knn": reported.untrained_accuracy,
         "k": KNN_NEIGHBOURS,
     }

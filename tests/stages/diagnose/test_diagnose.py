@@ -118,6 +118,24 @@ def test_what_is_no_item_is_one_error(ssltool, tmp_path):
     assert ssltool("diagnose").code == 2
 
 
+def test_an_item_that_is_given_twice_is_one_error(ssltool, healthy_log):
+    message = error_message(ssltool("diagnose", healthy_log, healthy_log.parent / "." / healthy_log.name))
+    assert "twice" in message
+
+
+def test_a_folder_of_folders_names_them_and_settings_of_other_programs_are_no_run(ssltool, tmp_path, healthy_log):
+    (tmp_path / "runs" / "version_0").mkdir(parents=True)
+    assert "version_0/" in error_message(ssltool("diagnose", tmp_path / "runs"))
+    (tmp_path / "config.json").write_text('{"hidden_size": 8}')
+    (report,) = ssltool("diagnose", tmp_path, "--json").json["reports"]
+    assert report["path"] == str(healthy_log)
+
+
+def test_an_empty_log_is_said_to_be_empty(ssltool, tmp_path):
+    (tmp_path / "log.txt").write_text("\n")
+    assert "is empty" in error_message(ssltool("diagnose", tmp_path / "log.txt"))
+
+
 def test_a_run_is_told_since_when_and_which_layer(ssltool, run_with):
     run = run_with([HEALTHY] * 4, [HEALTHY, HEALTHY, COMPLETE, COMPLETE])
     (report,) = ssltool("diagnose", run, "--json").json["reports"]
@@ -227,13 +245,15 @@ def test_checkpoints_are_measured_as_collapse_measures_their_saved_representatio
         file = tmp_path / f"{row['epoch']}_{untrained}.pt"
         assert ssltool("save-reprs", *source, *images, "-o", file).code == 0
         metrics = ["--metrics", ",".join([*row["metrics"], "mean_norm"])]
-        (measured,) = ssltool("collapse", file, *metrics, "--json").json["files"]
+        reference = [] if untrained else ["--reference", tmp_path / f"{report['checkpoints'][0]['epoch']}_True.pt"]
+        (measured,) = ssltool("collapse", file, *metrics, *reference, "--json").json["files"]
         found = row["metrics"] | {"mean_norm": row["norm"]}
         for name, value in found.items():
             assert value == (
                 None if measured["metrics"][name] is None else pytest.approx(measured["metrics"][name], 1e-9)
             )
-        assert (row["verdict"], row["line"]) == (measured["verdict"]["state"], measured["verdict"]["line"])
+        assert row["verdict"] == measured["verdict"]["state"]
+        assert measured["verdict"]["line"].startswith(row["line"])
         knn = ssltool("knn", file, file, "-k", 20, "--json")
         assert row["knn"] == pytest.approx(knn.json["accuracy"], 1e-9)
 
@@ -241,7 +261,7 @@ def test_checkpoints_are_measured_as_collapse_measures_their_saved_representatio
 def test_a_collapse_is_dated_by_the_first_checkpoint_from_which_on_all_collapsed():
     def found(*states: str):
         rows = [
-            {"path": f"{i}.pt", "epoch": 10 * i, "verdict": state, "line": state, "metrics": HEALTHY}
+            {"path": f"{i}.pt", "kinds": [], "epoch": 10 * i, "verdict": state, "line": state, "metrics": HEALTHY}
             for i, state in enumerate(states)
         ]
         return [(one.kind, one.state, one.since) for one in collapse_findings(rows, True)]

@@ -142,6 +142,35 @@ def test_every_power_of_two_is_recognised_within_a_thousandth(n, off):
     assert formula == f"ln {nearest if 3 <= n <= 8 else 2**n}"  # ln 255 and ln 256 differ by less than 0.1 %
 
 
+USUAL = {
+    11.0904: "ln 65536",
+    8.3178: "ln 4096",
+    9.0109: "ln 8192",
+    9.7041: "ln 16384",
+    8.0064: "ln 3000",
+    6.2146: "ln 500",
+    5.7038: "ln 300",
+    6.9078: "ln 1000",
+    4.6052: "ln 100",
+    2.3026: "ln 10",
+    9.2103: "ln 10000",
+    -1.0: "-1",
+    -0.999: "-1",
+    0.0: "0",
+    24.75: "25 (1 - sqrt(1e-4))",
+    25.0: "25",
+    49.5: "2 x 25 (1 - sqrt(1e-4))",
+}
+"""Losses as programs print them, in four decimals, and what they are."""
+
+
+@pytest.mark.parametrize("value", USUAL)
+@pytest.mark.parametrize("off", [-9e-4, 0, 9e-4])
+def test_a_printed_loss_is_recognised_within_a_thousandth(value, off):
+    (first, *_) = find(series([value + off] * 40, "cross-entropy", "cosine", "distance", "variance"))
+    assert (first.state, first.evidence["formula"]) == (STATES[2], USUAL[value])
+
+
 @given(st.floats(0.1, 14))
 def test_a_loss_away_from_all_known_values_is_none_of_them(value):
     known = known_losses("cross-entropy")
@@ -188,6 +217,14 @@ def test_a_loss_that_passes_a_known_value_or_leaves_it_does_not_stand_there():
 
 def test_the_first_steps_at_ln_k_are_too_few_to_tell():
     assert faults(find(series([math.log(65536)] * 9, "cross-entropy"))) == set()
+
+
+@pytest.mark.parametrize(
+    ("before", "count", "found"), [(10, 10, True), (11, 10, False), (40, 19, False), (40, 20, True)]
+)
+def test_ten_steps_at_ln_k_suffice_if_they_are_half_of_the_log(before, count, found):
+    values = np.concatenate([decay(9, 8, before), np.full(count, math.log(1024))])
+    assert (faults(find(series(values, "cross-entropy"))) == {"uniform-output"}) is found
 
 
 def test_a_loss_that_ends_at_a_known_value_as_the_rate_decays_shows_nothing():

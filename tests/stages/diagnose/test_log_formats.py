@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import json
 import math
 
 import numpy as np
@@ -185,6 +186,37 @@ def test_a_table_without_steps_counts_its_rows_from_1(tmp_path):
     path.write_text("loss,lr\n3,1\n2,1\n")
     series = read(path)
     assert (series.unit, series.loss.at.tolist()) == ("row", [1, 2])
+
+
+@pytest.mark.parametrize("mark", [",", "\t", ";"])
+def test_the_cells_of_a_table_may_be_separated_by_other_marks(tmp_path, mark):
+    path = tmp_path / "table"
+    path.write_text(f"epoch{mark}loss\n1{mark}0.5\n2{mark}0.25\n")
+    assert read(path).loss.values.tolist() == [0.5, 0.25]
+
+
+def test_json_lines_of_any_program_are_read_and_losses_that_are_no_numbers_are_counted(tmp_path):
+    path = tmp_path / "log"
+    rows = [{"my_loss": loss, "step": 2 * i} for i, loss in enumerate([3.0, "n/a", None, 1.0])]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    series = read(path)
+    assert (series.loss_name, series.loss.at.tolist(), series.loss.values.tolist()) == ("my_loss", [0, 6], [3, 1])
+    assert series.notes == ["losses that are no numbers, left out: 2"]
+
+
+def test_the_state_of_a_trainer_of_transformers_is_read(tmp_path):
+    """transformers writes the file itself: TrainerState.save_to_json."""
+    callback = pytest.importorskip("transformers.trainer_callback")
+    history = [{"loss": loss, "learning_rate": 0.1, "epoch": 0.5 * i, "step": 10 * i} for i, loss in enumerate(LOSSES)]
+    callback.TrainerState(log_history=[*history, {"eval_loss": 7.0, "step": 110}]).save_to_json(tmp_path / "state.json")
+    series = read(tmp_path / "state.json")
+    assert "transformers" in series.program
+    assert (series.unit, series.loss.at.tolist(), series.loss.values.tolist()) == (
+        "step",
+        [10 * i for i in range(12)],
+        LOSSES,
+    )
+    assert series.rate.values.tolist() == [0.1] * 12
 
 
 @pytest.mark.parametrize("text", ["", "hello\n", "a,b\nc,d\ne,f\n", '{"a": 1}\n', "[1, 2]\n", "1,2\n3,4\n", "\0\0\0\0"])

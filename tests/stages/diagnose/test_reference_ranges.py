@@ -14,19 +14,26 @@ SETTINGS = {"method": "a", "arch": "b", "dataset": "c", "n_images": 1000}
 
 
 def run(value: float, **changes):
-    facts = {"method": "a", "arch": "b", "dataset": "c", "images": 1000, "verdict": "healthy", "backbone_auc": value}
-    return facts | changes
+    facts = {"method": "a", "arch": "b", "dataset": "c", "images": 1000, "steps": 500, "verdict": "healthy"}
+    return facts | {"backbone_auc": value} | changes
 
 
 def test_the_range_is_that_of_the_comparable_runs():
     others = [run(9, method="x"), run(9, arch="x"), run(9, dataset="x"), run(9, verdict="partial"), run(9, images=2001)]
-    found = reference_range(SETTINGS, "backbone_auc", (run(0.6, images=500), run(0.8), run(0.7), *others))
-    assert (found.low, found.high, found.runs, found.images) == (0.6, 0.8, 3, (500, 1000))
+    found = reference_range(SETTINGS, "backbone_auc", (run(0.6, images=500), run(0.8, steps=9), run(0.7), *others))
+    assert (found.low, found.high, found.runs) == (0.6, 0.8, 3)
+    assert str(found) == "0.6 to 0.8 in 3 healthy runs of 9 to 500 steps on 500 to 1,000 images"
 
 
 @pytest.mark.parametrize(("value", "normal"), [(0.7, True), (0.46, True), (0.44, False), (0.99, True), (1.01, False)])
 def test_a_value_is_unusual_if_it_is_a_quarter_outside(value, normal):
     assert reference_range(SETTINGS, "backbone_auc", (run(0.6), run(0.8))).contains(value) is normal
+
+
+@pytest.mark.parametrize(("value", "normal"), [(0.0, True), (0.001, True), (0.019, True), (0.03, False)])
+def test_a_range_of_0_to_0_has_a_margin(value, normal):
+    """One dead direction of a thousand is not unusual where two runs had none."""
+    assert reference_range(SETTINGS, "backbone_auc", (run(0.0), run(0.0))).contains(value) is normal
 
 
 def test_one_run_makes_no_range():

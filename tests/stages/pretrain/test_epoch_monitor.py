@@ -22,6 +22,7 @@ from ssltool.checkpoints.checkpoint import Checkpoint
 from ssltool.data.images import open_dataset
 from ssltool.data.loader import Loader, Shard
 from ssltool.data.preprocessing import IMAGENET, Preprocessing
+from ssltool.diagnosis.kinds import RATIOS
 from ssltool.diagnosis.measure import measure as measure_exactly
 from ssltool.diagnosis.monitor import MEASURED
 from ssltool.diagnosis.verdict import Verdict
@@ -103,7 +104,7 @@ def test_a_check_does_not_change_the_method_and_measures_the_output_of_embed(nam
     assert same_bits(before, method.state_dict())
     assert modes == [module.training for module in method.modules()]
     assert torch.equal(drawn, torch.get_rng_state())
-    layers = {key.partition("_")[0] for key in values} - {"verdict"}
+    layers = {key.partition("_")[0] for key in values if key.endswith("_auc")}
     assert layers == ({"backbone"} if name == "supervised" else {"backbone", "projector"})
     method.eval()
     with torch.no_grad():
@@ -136,7 +137,8 @@ def test_weights_are_bit_identical_with_and_without_the_monitor(tiny, changes):
 
 TIMING = {"images_per_second", "data_wait", "seconds", "monitor_seconds", "monitor_share"}
 MONITOR_KEYS = {f"{layer}_{name}" for layer in ("backbone", "projector") for name in (*MEASURED, "dead_dimensions")}
-MONITOR_KEYS |= {"backbone_knn", "verdict", "monitor_seconds", "monitor_share"}
+MONITOR_KEYS |= {f"{layer}_{name}" for layer in ("backbone", "projector") for name in RATIOS}
+MONITOR_KEYS |= {"backbone_knn", "verdict", "kinds", "monitor_seconds", "monitor_share"}
 
 
 def untimed(run: Path) -> list[dict[str, Any]]:
@@ -416,7 +418,7 @@ def test_a_collapsed_run_stops_saved_and_can_be_resumed(tiny, collapses, ssltool
     run = tmp_path / "run"
     assert (ran.code, ran.out) == (3, f"{run}\n")
     assert ran.err.splitlines()[-1] == (
-        f"stopped after epoch 2: partial collapse, and --stop-on partial; saved {run / 'checkpoint.pt'}"
+        f"stopped after epoch 2: partial collapse (dimensional), and --stop-on partial; saved {run / 'checkpoint.pt'}"
     )
     kept = [Checkpoint.load(run / name) for name in ("checkpoint.pt", "checkpoint_0001.pt")]
     assert [(checkpoint.epoch, checkpoint.step) for checkpoint in kept] == [(2, 6)] * 2
@@ -468,8 +470,8 @@ with distributed.process_group(cpu, "auto") as shard:
     found = monitor.check(run.state.method, record, [], 1e9)
     measured = ssltool.diagnosis.monitor.measured_layer
 
-    def other_numbers(x, bound):
-        values, s = measured(x, bound)
+    def other_numbers(x, *more):
+        values, s = measured(x, *more)
         return {name: value + shard.rank for name, value in values.items()}, s
 
     ssltool.diagnosis.monitor.measured_layer = other_numbers  # as if rounding differed

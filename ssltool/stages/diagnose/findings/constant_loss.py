@@ -11,7 +11,6 @@ from ssltool.stages.diagnose.findings.stretches import last_stretch
 from ssltool.stages.diagnose.known_losses import (
     CONSTANT,
     NO_VARIANCE,
-    TOLERANCE,
     UNCORRELATED,
     UNIFORM,
     KnownLoss,
@@ -22,6 +21,9 @@ FEWEST_EPOCHS = 5
 FEWEST_STEPS = 20
 """Fewest values of a stretch, of a log of epochs and one of steps: a loss that passes a value does not stand there, and
 the loss of the first steps of a training with prototypes is near ln K."""
+
+FEWEST_OF_HALF = 10
+"""Fewest values of a stretch that has half of a log of steps, such as that of a few short epochs."""
 
 FEWEST_OF_OURS = 2
 """Fewest epochs of a run of ssltool, whose settings tell which values its loss can stand at."""
@@ -96,7 +98,8 @@ def _in(series: Series, name: str, curve: Curve) -> Finding | None:
 
 def _is_long(series: Series, curve: Curve, stretch: tuple[int, int]) -> bool:
     count = stretch[1] - stretch[0] + 1
-    fewest = FEWEST_EPOCHS if series.unit == "epoch" else FEWEST_STEPS
+    steps = FEWEST_OF_HALF if 2 * count >= len(curve) else FEWEST_STEPS
+    fewest = FEWEST_EPOCHS if series.unit == "epoch" else steps
     fewest = FEWEST_OF_OURS if series.is_ours else fewest
     return count >= max(fewest, SHORTEST * len(curve))
 
@@ -124,7 +127,7 @@ def _finding(series: Series, name: str, curve: Curve, known: KnownLoss, first: i
         "values": len(values),
         "of": len(curve),
         "largest_deviation": float(np.abs(values - known.value).max()),
-        "tolerance": TOLERANCE * max(1.0, abs(known.value)),
+        "tolerance": known.tolerance * max(1.0, abs(known.value)),
         "until": float(curve.at[until]),
     }
     equal = f"near {formula}" if is_number else f"= {formula}"

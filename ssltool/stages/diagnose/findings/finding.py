@@ -6,24 +6,24 @@ import dataclasses
 from dataclasses import dataclass, field
 
 from ssltool.config.fields import STATES
+from ssltool.diagnosis.kinds import KINDS
 from ssltool.settings import Record
 
 NOTE, PARTIAL, COMPLETE = STATES
 """The severity of a finding: a note, which is no fault; a partial or a complete collapse, or failure, of training."""
 
 
-SAME = "The network gives every image the same output."
+SAME = KINDS["uniform-output"].sentence
 
 SENTENCES = {
-    **dict.fromkeys(("uniform-output", "constant-output", "no-variance", "uncorrelated-views"), SAME),
-    "complete-collapse": "The network gives nearly the same output to every image.",
-    "partial-collapse": "The network uses far fewer dimensions than it has.",
+    **{name: kind.sentence for name, kind in KINDS.items()},
+    **dict.fromkeys(("constant-output", "no-variance", "uncorrelated-views"), SAME),
+    "complete-collapse": KINDS["complete"].sentence,
+    "partial-collapse": KINDS["dimensional"].sentence,
     "nonfinite": "The training broke down: it computes values that are no numbers.",
     "divergence": "The training diverged: the loss grew instead of falling.",
     "zero-rate": "The network no longer learns: the learning rate is 0.",
     "unchanged-loss": "The loss does not change, so that nothing shows that the network learns.",
-    "identical-teacher": "The teacher is a copy of its student.",
-    "stale-teacher": "The teacher is never updated.",
 }
 """A plain sentence for each kind of fault, which needs none of the terms of the field."""
 
@@ -41,6 +41,7 @@ class Finding:
         cause: the probable cause; empty if nothing is known.
         advice: what to change; empty if nothing is known.
         tested: on what the advice was tested; empty if it was not.
+        kinds: the kinds of collapse that it shows, the main one first.
     """
 
     kind: str
@@ -51,7 +52,18 @@ class Finding:
     cause: str = ""
     advice: str = ""
     tested: str = ""
+    kinds: tuple[str, ...] = ()
+
+    @property
+    def named(self) -> tuple[str, ...]:
+        """The kinds of collapse that it shows or is."""
+        return self.kinds or ((self.kind,) if self.kind in KINDS else ())
+
+    @property
+    def sentence(self) -> str:
+        """A plain sentence."""
+        return SENTENCES.get(next(iter(self.kinds), self.kind), self.line)
 
     def as_dict(self) -> Record:
         """The finding as plain values."""
-        return dataclasses.asdict(self)
+        return dataclasses.asdict(self) | {"kinds": list(self.named)}

@@ -39,10 +39,12 @@ LOG_FORMATS: Registry[LogFormat] = Registry(
         "barlow-stats": LogFormat(".barlow_stats:read", "Barlow Twins", "stats.txt"),
         "vicreg-stats": LogFormat(".vicreg_stats:read", "VICReg", "stats.txt"),
         "lightly-train": LogFormat(".lightly_train_log:read", "lightly-train", "metrics.jsonl"),
+        "trainer-state": LogFormat(".trainer_state:read", "transformers", "trainer_state.json"),
         "progress-meter": LogFormat(".progress_meter:read", "MoCo, MoCo v3, SimSiam", "what the program printed"),
         "metric-logger": LogFormat(".metric_logger:read", "DINO, DINOv2, MAE", "what the program printed"),
         "lightning-csv": LogFormat(".lightning_csv:read", "Lightning, solo-learn", "metrics.csv"),
-        "csv": LogFormat(".csv_table:read", "any", "a table with a header, comma-separated"),
+        "csv": LogFormat(".csv_table:read", "any program", "a table with a header"),
+        "json-lines": LogFormat(".json_table:read", "any program", "JSON lines with a loss"),
     },
 )
 """The formats, in the order in which they are tried."""
@@ -52,13 +54,19 @@ def read_log(log: LogFile, loss: str | None = None) -> Series:
     """The curves of ``log``; ``loss`` names its column of the loss.
 
     Raises:
-        SSLToolError: if the file has none of the formats, no loss, or no column ``loss``.
+        SSLToolError: if the file is empty, has none of the formats, no loss, or no column ``loss``.
     """
+    if not log.data.strip():
+        raise SSLToolError(f"{log.path} is empty; name a log")
     for name in LOG_FORMATS:
         series: Series | None = LOG_FORMATS.load(name)(log, loss)
         if series is not None:
             if not len(series.loss):
                 raise SSLToolError(f"{log.path} ({series.program}) has no value of the loss yet; train longer")
             return series
-    known = "; ".join(f"{entry.files} of {entry.programs}" for entry in LOG_FORMATS.values())
-    raise SSLToolError(f"{log.path} is no log that ssltool knows, which are: {known}; write the loss to a .csv table")
+    known = dict.fromkeys(program for entry in LOG_FORMATS.values() for program in entry.programs.split(", "))
+    known.pop("any program")
+    raise SSLToolError(
+        f"{log.path} is no log that ssltool knows: of {', '.join(known)}, or a table or JSON lines with a loss; "
+        "write the loss to a .csv table"
+    )

@@ -1,4 +1,4 @@
-"""A comma-separated table with a header, of any program; ``--loss`` names the column of the loss."""
+"""A table with a header, of any program; ``--loss`` names the column of the loss."""
 
 from __future__ import annotations
 

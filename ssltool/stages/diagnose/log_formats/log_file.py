@@ -14,6 +14,8 @@ from ssltool.errors import SSLToolError, counted
 from ssltool.files.reading import parse_json, read_bytes
 from ssltool.files.writing import FilePath
 
+SEPARATORS = (",", "\t", ";")
+
 Row = dict[str, float]
 """The numbers of one line of a log."""
 
@@ -42,24 +44,42 @@ class LogFile:
         return [line.strip() for line in (self.text or "").splitlines() if line.strip()]
 
     @cached_property
-    def json_rows(self) -> list[Row]:
-        """The numbers of each line that is a JSON object; empty if there are none or most lines are other text."""
+    def _json_objects(self) -> list[dict[str, Any]]:
+        """The lines that are JSON objects; empty if there are none or most lines are other text."""
         if not self.lines or sum(line.startswith("{") for line in self.lines) * 2 < len(self.lines):
             return []
-        parsed = map(_parsed, self.lines)
-        return [numbers(value) for value in parsed if isinstance(value, dict)]
+        return [value for value in map(_parsed, self.lines) if isinstance(value, dict)]
+
+    @cached_property
+    def json_rows(self) -> list[Row]:
+        """The numbers of each line that is a JSON object."""
+        return [numbers(value) for value in self._json_objects]
 
     @cached_property
     def json_notes(self) -> list[str]:
-        """A note on the lines that are no JSON objects, such as the command line, or a line that was cut off."""
-        other = len(self.lines) - len(self.json_rows)
-        return [f"lines that are no JSON object, left out: {other}"] if other and self.json_rows else []
+        """Notes on the lines that are no JSON objects, such as the command line, or a line that was cut off, and on
+        losses that are no numbers."""
+        losses = [value for row in self._json_objects for name, value in row.items() if "loss" in name]
+        left_out = {
+            "lines that are no JSON object": len(self.lines) - len(self.json_rows),
+            "losses that are no numbers": sum(number(value) is None for value in losses),
+        }
+        return [f"{what}, left out: {count}" for what, count in left_out.items() if count and self.json_rows]
+
+    @cached_property
+    def json(self) -> Any:
+        """The whole text as one JSON document; None if it is none."""
+        return _parsed(self.text or "")
 
     @cached_property
     def table(self) -> tuple[list[str], list[Row]] | None:
-        """The header and the rows of a comma-separated table; None if the file is none. Empty cells are left out."""
+        """The header and the rows of a table; None if the file is none. Empty cells are left out.
+
+        Cells are separated by what the header has most of, of ``SEPARATORS``.
+        """
+        separator = max(SEPARATORS, key=lambda mark: self.lines[0].count(mark)) if self.lines else SEPARATORS[0]
         try:
-            rows = list(csv.reader(io.StringIO(self.text or ""), strict=True))
+            rows = list(csv.reader(io.StringIO(self.text or ""), delimiter=separator, strict=True))
         except csv.Error:
             return None
         rows = [row for row in rows if row]

@@ -35,6 +35,7 @@ SECTIONS: Registry[Section] = Registry(
         "training": Section(".training:render", "During training"),
         "map": Section(".map:render", "Map", "map"),
         "neighbours": Section(".neighbours:render", "Nearest neighbours", "neighbours"),
+        "patches": Section(".patches:render", "Patches", "patches"),
         "views": Section(".views:render", "Sample views", "views"),
         "schedule": Section(".data_schedule:render", "Data schedule", "schedule"),
         "settings": Section(".settings:render", "Settings"),

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from ssltool.diagnosis.layer_metrics import KNN_NEIGHBOURS
 from ssltool.diagnosis.metrics import MAIN, METRICS
-from ssltool.diagnosis.monitor import KNN_NEIGHBOURS
 from ssltool.files.text import escape_xml
 from ssltool.stages.report.contents import ReportedRun
 from ssltool.stages.report.html import badge, columns, element, lead, sample, sizes
@@ -19,7 +19,17 @@ SCALE = {"dead_directions": 100.0}
 
 def render(runs: Sequence[ReportedRun]) -> str:
     """One row per run and layer, sortable by each column, and the interpretation of each metric."""
-    names = ["Run", "Layer", "Verdict", *map(_column, MAIN), "kNN (%)", "Loss", "Images", "Epochs"]
+    names = [
+        "Run",
+        "Layer",
+        "Verdict",
+        *map(_column, MAIN),
+        "kNN (%)",
+        "Loss",
+        "Images measured",
+        "Training images",
+        "Epochs",
+    ]
     titles = [
         element("th", element("button", escape_xml(name), type="button"), scope="col", aria_sort="none")
         for name in names
@@ -28,13 +38,16 @@ def render(runs: Sequence[ReportedRun]) -> str:
     for i, run in enumerate(runs):
         for layer in run.layers:
             accuracy = run.accuracy if layer is run.layers[0] else None
-            metrics = [SCALE.get(name, 1.0) * layer.metrics[name] for name in MAIN]
-            numbers = [*metrics, accuracy and 100 * accuracy, run.loss]
+            before = run.untrained_accuracy if layer is run.layers[0] else None
+            start = layer.untrained or {}
+            metrics = [_number(_scaled(name, layer.metrics), _scaled(name, start)) for name in MAIN]
+            metrics.append(_number(accuracy and 100 * accuracy, before and 100 * before))
             cells = [
                 element("th", (sample(i) if len(runs) > 1 else "") + escape_xml(run.name), scope="row"),
                 element("td", escape_xml(layer.name)),
                 element("td", badge(layer.verdict), data_value=layer.verdict.severity),
-                *map(_number, [*numbers, run.trained_images, run.origin["epoch"]]),
+                *metrics,
+                *map(_number, [run.loss, run.sampled, run.trained_images, run.origin["epoch"]]),
             ]
             rows.append(element("tr", "".join(cells)))
     interpretations = [
@@ -46,8 +59,9 @@ def render(runs: Sequence[ReportedRun]) -> str:
     )
     return (
         lead(
-            f"Measured on {sizes(run.sampled for run in runs)} images of each run. Click a column heading to sort by "
-            "this column; click again to reverse the order."
+            f"Measured on {sizes(run.sampled for run in runs)} images of each run. Below each value, in grey: the "
+            "untrained network, for the same images. Click a column heading to sort by this column; click again to "
+            "reverse the order."
         )
         + columns(titles, rows, class_="sortable", id="runs")
         + element("dl", "".join(interpretations), class_="interpretations")
@@ -58,8 +72,18 @@ def _column(name: str) -> str:
     return SHORT.get(name, name.replace("_", " ").capitalize())
 
 
-def _number(value: float | None) -> str:
+def _scaled(name: str, metrics: Mapping[str, float]) -> float | None:
+    return SCALE.get(name, 1.0) * metrics[name] if name in metrics else None
+
+
+def _number(value: float | None, untrained: float | None = None) -> str:
+    """A cell with a value, and below it that of the untrained network."""
+    below = "" if untrained is None else element("span", _text(untrained), class_="untrained")
+    key = "" if value is None or not math.isfinite(value) else repr(value)
+    return element("td", _text(value) + below, class_="number", data_value=key)
+
+
+def _text(value: float | None) -> str:
     if value is None or not math.isfinite(value):
-        return element("td", "–", class_="number", data_value="")
-    text = f"{value:,}" if isinstance(value, int) else f"{value:.1f}" if abs(value) >= 10 else f"{value:.3f}"
-    return element("td", text, class_="number", data_value=repr(value))
+        return "–"
+    return f"{value:,}" if isinstance(value, int) else f"{value:.1f}" if abs(value) >= 10 else f"{value:.3f}"

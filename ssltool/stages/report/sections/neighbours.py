@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ssltool.diagnosis.monitor import KNN_NEIGHBOURS
+from ssltool.diagnosis.layer_metrics import KNN_NEIGHBOURS
 from ssltool.files.text import escape_xml
 from ssltool.stages.report.contents import LabelledImage, Neighbours, ReportedRun
-from ssltool.stages.report.html import caption_below, columns, element, grid, lead, picture, run_heading
+from ssltool.stages.report.html import caption_below, columns, element, grid, image_caption, lead, picture, run_heading
 
 
 def render(runs: Sequence[ReportedRun]) -> str:
@@ -31,7 +31,9 @@ def _neighbour_grid(found: Neighbours) -> str:
     rows = []
     for number, (query, near) in enumerate(zip(found.queries, found.nearest, strict=True)):
         alt = f"query {number + 1}" + (f", class {query.label}" if query.label is not None else "")
+        alt += f", {query.name}"
         under = caption_below(escape_xml(query.label), title=query.label) if query.label is not None else ""
+        under += image_caption(query.name)
         cells = [element("th", picture(query.image, alt) + under, scope="row")]
         cells += [_neighbour(query, image, rank) for rank, image in enumerate(near, start=1)]
         rows.append(element("tr", "".join(cells)))
@@ -42,9 +44,11 @@ def _neighbour_grid(found: Neighbours) -> str:
 
 def _neighbour(query: LabelledImage, near: LabelledImage, rank: int) -> str:
     cosine = f"{near.cosine:.3f}"
+    named = image_caption(near.name) + caption_below(cosine)
     if near.label is None:
-        return element("td", picture(near.image, f"neighbour {rank}, cosine {cosine}") + caption_below(cosine))
+        return element("td", picture(near.image, f"neighbour {rank}, {near.name}, cosine {cosine}") + named)
     wrong = query.label is not None and near.label != query.label
-    alt = f"neighbour {rank}, class {near.label}, {'another' if wrong else 'the same'} class, cosine {cosine}"
+    which = "another" if wrong else "the same"
+    alt = f"neighbour {rank}, class {near.label}, {which} class, {near.name}, cosine {cosine}"
     name = caption_below(escape_xml(("✕ " if wrong else "") + near.label), title=near.label)
-    return element("td", picture(near.image, alt) + name + caption_below(cosine), class_="wrong" if wrong else None)
+    return element("td", picture(near.image, alt) + name + named, class_="wrong" if wrong else None)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ssltool.diagnosis.phases import phases_of_records
+from ssltool.files.text import escape_xml
 from ssltool.stages.report.contents import ReportedRun
 from ssltool.stages.report.html import charts, element, lead, legend, panel, sample, sizes
 from ssltool.viz import curves
@@ -29,8 +31,21 @@ def render(runs: Sequence[ReportedRun]) -> str:
     ]
     if not drawn:
         return element("p", "No epochs are recorded.")
-    lines = legend(names, samples) if names else ""
-    return lead(f"{_measured(runs)}Dotted: the value at complete collapse.") + lines + charts(drawn)
+    lines = "".join(map(_phases, runs)) + (legend(names, samples) if names else "")
+    text = lead(
+        f"{_measured(runs)}AUC and dead directions refer to the directions that a layer can have. Dotted: "
+        "the value at complete collapse."
+    )
+    return text + lines + charts(drawn)
+
+
+def _phases(run: ReportedRun) -> str:
+    """The phases of a training, by the rank and the decay of the spectrum of its first layer."""
+    layer = next((layer.name for layer in run.layers), "backbone")
+    found = ", ".join(map(str, phases_of_records(run.records, layer)))
+    unit = "epochs" if any("epoch" in record for record in run.records) else "steps"
+    said = f"{run.name}: phases, in {unit}: {found}. A falling rank late in a training is no fault by itself."
+    return element("p", escape_xml(said)) if found else ""
 
 
 def _measured(runs: Sequence[ReportedRun]) -> str:

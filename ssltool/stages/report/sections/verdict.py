@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ssltool.diagnosis.kinds import KINDS, Shown
 from ssltool.files.text import escape_xml
 from ssltool.stages.report.contents import Layer, ReportedRun
 from ssltool.stages.report.html import badge, element, sample
@@ -15,14 +16,22 @@ def render(runs: Sequence[ReportedRun]) -> str:
     for i, run in enumerate(runs):
         name = element("h3", sample(i) + escape_xml(run.name)) if len(runs) > 1 else ""
         head = element("div", name + element("p", escape_xml(run.title), class_="what"))
-        cards.append(element("article", head + "".join(map(_layer, run.layers)), class_="card"))
+        layers = "".join(_layer(layer, run.sampled) for layer in run.layers)
+        cards.append(element("article", head + layers, class_="card"))
     return element("div", "".join(cards), class_="cards")
 
 
-def _layer(layer: Layer) -> str:
+def sentence_of(kind: Shown) -> str:
+    """A kind of collapse in a plain sentence, with its name."""
+    return f"{KINDS[kind.kind].sentence} (kind: {kind.kind})"
+
+
+def _layer(layer: Layer, sampled: int) -> str:
     share = layer.verdict.details["used_share"]
-    text = f"{layer.verdict.details['used']:.1f} of {layer.verdict.details['dimensions']:,} dimensions in use"
+    used = f"{layer.verdict.details['used']:.1f} of {layer.verdict.details['dimensions']:,} dimensions in use"
+    text = f"{used}, measured on {sampled:,} images"
     bar = element("span", "", class_="used", style=f"width: {100 * min(1.0, max(share, 0.004)):.1f}%")
+    kinds = "".join(element("p", escape_xml(sentence_of(kind)), class_="words") for kind in layer.verdict.kinds)
     notes = "".join(element("li", escape_xml(note)) for note in layer.notes)
     return element(
         "div",
@@ -30,6 +39,7 @@ def _layer(layer: Layer) -> str:
         + element("p", escape_xml(layer.verdict.line), class_="evidence")
         + element("div", bar, class_="bar", role="img", aria_label=text)
         + element("p", text, class_="words")
+        + kinds
         + (element("ul", notes, class_="notes") if notes else ""),
         class_="layer",
     )

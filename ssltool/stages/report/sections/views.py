@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ssltool.files.text import escape_xml
 from ssltool.stages.report.contents import ReportedRun
-from ssltool.stages.report.html import columns, element, grid, lead, picture, run_heading
+from ssltool.stages.report.html import columns, element, grid, image_caption, lead, picture, run_heading
 from ssltool.viz.pictures import Views
 
 
@@ -26,7 +26,8 @@ def render(runs: Sequence[ReportedRun]) -> str:
 def _view_grid(views: Views) -> str:
     rows = []
     for number, (original, augmented) in enumerate(zip(views.originals, views.augmented, strict=True)):
-        cells = [element("th", picture(original, f"image {number + 1}"), scope="row")]
+        name = views.names[number]
+        cells = [element("th", picture(original, f"image {number + 1}, {name}") + image_caption(name), scope="row")]
         for title, view in zip(views.titles, augmented, strict=True):
             cells.append(element("td", picture(view, f"{title} of image {number + 1}")))
         rows.append(element("tr", "".join(cells)))

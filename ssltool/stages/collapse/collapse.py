@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -14,6 +14,8 @@ import ssltool
 from ssltool.config.collapse import CollapseConfig
 from ssltool.config.fields import SPECTRA, STATES
 from ssltool.diagnosis import metrics
+from ssltool.diagnosis.kinds import KINDS, NEEDS, SCALE, metrics_of
+from ssltool.diagnosis.limits import Limit
 from ssltool.diagnosis.measure import Measured, bootstrap_intervals, measure, subsample_metrics
 from ssltool.diagnosis.row_blocks import Rows
 from ssltool.diagnosis.spectrum_file import Spectrum
@@ -31,6 +33,7 @@ from ssltool.reprs.token_set import token_set
 from ssltool.runs.display_names import display_names
 from ssltool.runs.tables import file_rows, means_of_groups, write_table
 from ssltool.settings import Record
+from ssltool.stages.collapse.untrained_reference import Reference
 from ssltool.training.device import pick_device
 from ssltool.training.progress import has_bars, is_quiet
 
@@ -40,12 +43,13 @@ ORIGIN = ("checkpoint", "method", "arch", "strategy", "epoch", "layer", "dataset
 
 @dataclasses.dataclass(frozen=True)
 class _Request:
-    """The parsed settings: the ``metrics`` to report, the ``sizes`` of subsamples, and ``table`` or ``folder``,
-    whichever ``--out`` names."""
+    """The parsed settings: the ``metrics`` to report, the ``sizes`` of subsamples, the ``limit`` of ``--fail-on``, and
+    ``table`` or ``folder``, whichever ``--out`` names."""
 
     metrics: tuple[str, ...]
     sizes: tuple[int, ...]
     thresholds: Thresholds
+    limit: Limit
     device: torch.device
     table: Path | None
     folder: Path | None
@@ -66,12 +70,17 @@ class _Input:
     def meta(self) -> Record:
         return self.files[0].meta
 
-    def rows(self, config: CollapseConfig, device: torch.device) -> Rows:
+    def rows(self, config: CollapseConfig, request: _Request) -> Rows:
         parts = [file.representations for file in self.files]
         hint = "--skip-nonfinite leaves them out"
-        labels = self._labels() if config.metrics is not None else None
+        used = config.metrics is not None or any(KINDS[kind].needs == "labels" for kind in request.limit.kinds)
         return Rows(
-            parts, labels=labels, skip_nonfinite=config.skip_nonfinite, hint=hint, device=device, name=self.name
+            parts,
+            labels=self._labels() if used else None,
+            skip_nonfinite=config.skip_nonfinite,
+            hint=hint,
+            device=request.device,
+            name=self.name,
         )
 
     def _labels(self) -> list[Tensor]:
@@ -86,7 +95,7 @@ def run(config: CollapseConfig) -> Record:
 
     Returns:
         {"files": [{"path", "n", "d", "type", "normalized", "metrics", "verdict", "notes", "spectrum", ...}, ...],
-        "worst", "plot", ...}; "worst" is the most severe state.
+        "worst", "failed", "plot", ...}; "worst" is the most severe state, "failed" whether ``fail_on`` is reached.
 
     Raises:
         SSLToolError: for unreadable or non-finite representations, a single row, an unknown metric, threshold or plot
@@ -98,7 +107,8 @@ def run(config: CollapseConfig) -> Record:
     reference = _reference(config, request)
     results, measurements = [], []
     for source in inputs:
-        rows = source.rows(config, request.device)  # built once, because they cache the check for non-finite rows
+        rows = source.rows(config, request)  # built once, because they cache the check for non-finite rows
+        _require(source, rows, reference, config, request)
         measured = _measure(source, rows, config, request, config.reference)
         measurements.append(measured)
         result = _result(source, measured, config, request, reference)
@@ -108,6 +118,10 @@ def run(config: CollapseConfig) -> Record:
         result["spectrum"] = next(iter(result["spectra"].values()), None)
     document: Record = {"files": results, "plot": config.plot}
     document["worst"] = max((result["verdict"]["state"] for result in results), key=STATES.index)
+    document["failed"] = any(
+        request.limit.is_reached(verdict["state"], (kind["kind"] for kind in verdict["kinds"]))
+        for verdict in (result["verdict"] for result in results)
+    )
     if config.group_by is not None:
         document["groups"] = means_of_groups(results, config.group_by, request.metrics)
     if config.plot is not None:
@@ -131,13 +145,15 @@ def _parse(config: CollapseConfig) -> _Request:
         names = tuple(dict.fromkeys((*names, "cka")))
     if config.subsample is not None and not any(name in metrics.QUICK for name in names):
         raise UsageError(f"--subsample requires --metrics with at least one of {', '.join(metrics.QUICK)}")
+    limit = Limit.parse(config.fail_on, "--fail-on")
     if config.metrics != "all":
         for flag, at in (("clusters", "clusters"), ("pseudo_labels", "classes")):
-            _refuse_without_effect(config, flag, at, names)
+            _refuse_without_effect(config, flag, at, (*names, *metrics_of(limit.kinds)))
     return _Request(
         metrics=names,
         sizes=config.subsample_sizes,
         thresholds=Thresholds.parse(config.threshold),
+        limit=limit,
         device=device,
         table=out if is_table else None,
         folder=None if is_table else out,
@@ -160,14 +176,28 @@ def _open(config: CollapseConfig) -> list[_Input]:
     return [_Input((path,), [file]) for path, file in zip(config.files, files, strict=True)]
 
 
-def _reference(config: CollapseConfig, request: _Request) -> Measured | None:
-    """The measurement of the file to compare with, if one is named."""
+def _require(
+    source: _Input, rows: Rows, reference: Reference | None, config: CollapseConfig, request: _Request
+) -> None:
+    """Refuses a kind in ``--fail-on`` that the file cannot show."""
+    lack = "" if reference is None else reference.lack(source.meta)
+    needs = {"rows"} | ({"reference"} if config.reference is not None and not lack else set())
+    if any(KINDS[kind].needs == "tokens" for kind in request.limit.kinds):
+        needs |= {"tokens"} if tokens_of(source.paths, source.files) is not None else set()
+    needs |= {"labels"} if rows.labels is not None or config.pseudo_labels is not None else set()
+    hints = {"reference": f"the untrained network as --reference; {config.reference} is not: {lack}"} if lack else {}
+    request.limit.require(needs, "--fail-on", NEEDS | hints)
+
+
+def _reference(config: CollapseConfig, request: _Request) -> Reference | None:
+    """The file to compare with, if one is named."""
     path = config.reference or config.like
     if path is None:
         return None
     source = _Input((path,), [Representations.stored(path, config.pool)])
     alone = tuple(name for name in request.metrics if metrics.METRICS[name].at not in metrics.OF_TWO_FILES)
-    return _measure(source, source.rows(config, request.device), config, dataclasses.replace(request, metrics=alone))
+    alone_request = dataclasses.replace(request, metrics=alone, limit=Limit())
+    return Reference(source.meta, _measure(source, source.rows(config, request), config, alone_request))
 
 
 def _matched(source: _Input, reference: str | None, config: CollapseConfig) -> tuple[Tokens | None, MatchedRows | None]:
@@ -203,7 +233,7 @@ def _measure(
     ) as bar:
         return measure(
             rows,
-            tuple(dict.fromkeys((*names, *NEEDED))),
+            tuple(dict.fromkeys((*names, *NEEDED, *SCALE, *metrics_of(request.limit.kinds)))),
             bound=source.meta.get("directions"),
             normalize=config.normalize,
             pair_rows=config.pair_rows,
@@ -217,10 +247,13 @@ def _measure(
 
 
 def _result(
-    source: _Input, measured: Measured, config: CollapseConfig, request: _Request, reference: Measured | None
+    source: _Input, measured: Measured, config: CollapseConfig, request: _Request, reference: Reference | None
 ) -> Record:
     names = _reported(measured, config, request)
-    verdict = judge_measured(measured, source.meta, request.thresholds)
+    numbers: Mapping[str, float] = {}
+    if reference is not None and config.reference is not None:
+        numbers = reference.numbers(measured.metrics, source.meta)
+    verdict = judge_measured(measured, source.meta, request.thresholds, numbers)
     result: Record = {
         "path": source.name,
         "n": measured.n,
@@ -237,9 +270,9 @@ def _result(
     }
     if reference is not None:
         name = str(config.reference or config.like)
-        verdict = compare(verdict, measured.metrics, reference.metrics, name, request.thresholds)
+        verdict = compare(verdict, measured.metrics, reference.measured.metrics, name, request.thresholds)
         key = "like" if config.reference is None else "reference"
-        result[key] = {name: reference.metrics.get(name) for name in names}
+        result[key] = {name: reference.measured.metrics.get(name) for name in names}
     result["verdict"] = _as_dict(verdict, measured.dead)
     return result
 
@@ -264,7 +297,11 @@ def _uncertainty(rows: Rows, measured: Measured, config: CollapseConfig, request
 
 
 def _as_dict(verdict: Verdict, dead: Sequence[int]) -> Record:
-    return {"state": verdict.state, "line": verdict.line, "why": verdict.why, **verdict.details, "dead": list(dead)}
+    kinds = [kind.as_dict() for kind in verdict.kinds]
+    return {"state": verdict.state, "line": verdict.line, "why": verdict.why, "kinds": kinds} | {
+        **verdict.details,
+        "dead": list(dead),
+    }
 
 
 def _repeated_images(source: _Input, by: str) -> list[str]:

@@ -1,0 +1,108 @@
+"""The pictures of the images that rows of representations are of, from the folder or the array of the dataset."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from ssltool.config import SPLITS, DataSettings
+from ssltool.data import fingerprint
+from ssltool.data.decoding import decode
+from ssltool.data.images import ImageSet, open_dataset
+from ssltool.data.layouts import LAYOUTS
+from ssltool.data.pixels import DEFAULT_RULES, PixelRules
+from ssltool.errors import SSLToolError, found_in
+from ssltool.files.schema import boolean, conform, listing, mapping, nested, optional, text
+from ssltool.reprs.representation_set import RepresentationSet
+from ssltool.runs.data_preview import pixels
+
+PIXELS = mapping(
+    optional={
+        "value_range": optional(listing(text(100), 2, what="two numbers")),
+        "background": optional(text(100)),
+        "raw_pixels": optional(boolean()),
+    },
+    other=nested(),
+)
+"""How the images became pixels, in the metadata of representations."""
+
+
+def pixel_rules(saved: RepresentationSet) -> PixelRules:
+    """How save-reprs decoded the images of ``saved``.
+
+    Raises:
+        SSLToolError: if the metadata are damaged.
+    """
+    found = conform(saved.meta.get("pixels") or {}, PIXELS, saved.name)
+    with found_in(saved.name):
+        return PixelRules.of(DataSettings(**{name: found[name] for name in DEFAULT_RULES.settings() if name in found}))
+
+
+class RowPictures:
+    """The pictures of the rows of ``saved``, each read when it is asked for.
+
+    Args:
+        saved: representations of save-reprs, whose metadata name the dataset.
+        data: the folder of the images; by default the one that save-reprs read.
+
+    Raises:
+        SSLToolError: if the metadata do not name the images, or the folder does not exist.
+    """
+
+    def __init__(self, saved: RepresentationSet, data: str | None = None) -> None:
+        self.saved, meta = saved, saved.meta
+        self.layout, self.split = str(meta.get("dataset")), meta.get("split") or "train"
+        if self.layout not in LAYOUTS or self.split not in SPLITS:
+            raise SSLToolError(f"{saved.name} does not say of which images its rows are; leave --sheet out")
+        installed = LAYOUTS[self.layout].folder is not None
+        if installed and data is not None:
+            raise SSLToolError(f"--data does nothing with {self.layout}, which is installed with ssltool; leave it out")
+        run = meta.get("config") or {}  # files of earlier versions name the folder of the checkpoint's run only
+        self.folder = data or meta.get("data") or (run.get("data") if "data" not in meta else None)
+        if not installed and not isinstance(self.folder, str):
+            raise SSLToolError(f"{saved.name} does not name the folder of its images; give it with --data DIR")
+        if not installed and not Path(str(self.folder)).exists():
+            raise SSLToolError(f"no such folder: {self.folder}, of the images; give it with --data DIR")
+
+    def picture(self, row: int) -> np.ndarray:
+        """The image of a row without transforms, (H, W, 3) uint8.
+
+        Raises:
+            SSLToolError: if its file is missing, cannot be decoded, or is not the image that the row was computed from.
+        """
+        if self.saved.image_paths is None:
+            return self._of_array(int(self.saved.index[row]), row)
+        name = PurePosixPath(self.saved.image_paths[row])
+        path = Path(str(self.folder), name)
+        if name.is_absolute() or ".." in name.parts:
+            raise SSLToolError(f"{self.saved.name}: the path {name} leads out of the folder of the images")
+        if not path.is_file():
+            raise SSLToolError(f"no such file: {path}; give the folder of the images with --data DIR")
+        self._check(row, int(fingerprint.of_files([str(path)]).digests[0]), str(path))
+        return np.asarray(decode(str(path), self.rules))
+
+    @functools.cached_property
+    def rules(self) -> PixelRules:
+        """How save-reprs decoded the files."""
+        return pixel_rules(self.saved)
+
+    @functools.cached_property
+    def _arrays(self) -> ImageSet:
+        folder = None if LAYOUTS[self.layout].folder is not None else self.folder
+        return open_dataset(DataSettings(data=folder, dataset_type=self.layout), str(self.split))
+
+    def _of_array(self, number: int, row: int) -> np.ndarray:
+        images = self._arrays
+        if not 0 <= number < len(images) or images.digests is None:
+            raise SSLToolError(f"{self.saved.name}: {images.name} {images.split} has no image {number}")
+        self._check(row, int(images.digests[number]), f"image {number} of {images.name} {images.split}")
+        return pixels(images, number)
+
+    def _check(self, row: int, digest: int, what: str) -> None:
+        if self.saved.digests is not None and int(self.saved.digests[row]) != digest:
+            raise SSLToolError(
+                f"{what} is not the image that {self.saved.name} was computed from; name the folder of its images with "
+                "--data, or save the representations again"
+            )
