@@ -76,7 +76,7 @@ HASHES = (
 
 FACTS = {
     "stage": text(200),
-    "views_version": integer(1, 1000),
+    "views_version": optional(integer(1, 1000)),
     **dict.fromkeys(HASHES, optional(text(200))),
     **{name: PRETRAIN[name] for name in TRANSFORM},
     "preprocessing": optional(PREPROCESSING),
@@ -280,7 +280,7 @@ def _settings_of_backbone(backbone: BackboneSpec, method: str, program: str) -> 
     """The settings that files of representations contain for such a network: those of pretraining, with 0 or None for
     unknown values."""
     counts = ("n_images", "n_classes", "epoch_images", "batch_size", "steps_per_epoch", "epochs")
-    unknown = ("data", "second_backbone", *HASHES, "found", "strategy")
+    unknown = ("data", "second_backbone", *HASHES, "found", "strategy", "views_version")
     known = {
         **dataclasses.asdict(backbone),
         PROGRAM: program,

@@ -12,7 +12,9 @@ from typing import Any
 from ssltool.checkpoints.checkpoint import Checkpoint
 from ssltool.checkpoints.saved_run import EARLIER, SavedRun
 from ssltool.config import PretrainConfig, fixed_settings
+from ssltool.data import views
 from ssltool.data.images import ImageSet
+from ssltool.data.loader import BATCHED_SIZE
 from ssltool.data.manifest import Manifest
 from ssltool.errors import SSLToolError
 from ssltool.files.misfit import shown
@@ -225,3 +227,13 @@ def _differing_options(old: Settings, new: Settings) -> list[str]:
     names = [f.name for f in dataclasses.fields(options) if f.metadata["metavar"] != "FILE"]
     saved = defaults_of(options) | old["method_options"]
     return differences(names, saved, new["method_options"], MethodOptions.flag_name)
+
+
+def say_if_views_differ(checkpoint: Checkpoint, images: ImageSet, size: int) -> None:
+    """Says so if a version that made its views otherwise began the run, on ``images`` with views of ``size``."""
+    is_batched = images.images is not None and max(*images.images.shape[-2:], size) <= BATCHED_SIZE
+    if checkpoint.config.get("views_version", 1) < views.VERSION and not is_batched:
+        rank_zero_info(
+            "note: the run was begun by an earlier version; on a CPU its views are made in 8 bits from here on, which "
+            "rounds them otherwise"
+        )

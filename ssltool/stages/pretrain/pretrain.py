@@ -16,18 +16,16 @@ import torch
 from torch import Tensor
 
 from ssltool import seeds
-from ssltool.checkpoints.checkpoint import Checkpoint
 from ssltool.config import PretrainConfig
 from ssltool.config.fields import AUTO
-from ssltool.data import views
 from ssltool.data.found import announce
 from ssltool.data.images import open_dataset
-from ssltool.data.loader import BATCHED_SIZE, Batch, Loader, Shard, WorkerKilled, killed_workers
+from ssltool.data.loader import Batch, Loader, Shard, WorkerKilled, killed_workers
 from ssltool.diagnosis.metrics.of_rows import feature_std_tensor
 from ssltool.errors import Collapsed, SSLToolError, UsageError, counted
 from ssltool.methods.base import EpochImages, Now, Output
 from ssltool.runs.folder import RunFolder, with_number
-from ssltool.runs.resume import find_start, pretrain_folder, pretrain_name
+from ssltool.runs.resume import find_start, pretrain_folder, pretrain_name, say_if_views_differ
 from ssltool.settings import Record
 from ssltool.stages.pretrain.epoch_monitor import EpochMonitor, MonitorResult, check_limit, has_collapsed, summary
 from ssltool.stages.pretrain.prepare import prepare
@@ -125,7 +123,7 @@ class Pretraining(TrainingLoop[TrainState, Batch]):
             distributed.rank_zero_info(
                 f"resuming {start.path} after {counted(self.state.epoch, 'epoch')}, {counted(self.state.step, 'step')}"
             )
-            _say_if_views_differ(start.checkpoint, self.setup)
+            say_if_views_differ(start.checkpoint, self.setup.images, self.setup.image_size)
             if config.minutes is not None:
                 distributed.rank_zero_info(f"--minutes chose {counted(self.epochs, 'epoch')} when the run began")
             _restart_at(self.state, config.start_epoch, self.steps)
@@ -368,18 +366,6 @@ def _check_divisible(setup: TrainingSetup, shard: Shard) -> None:
         raise SSLToolError(
             f"the {setup.support.batch_size} labelled images of a step are not divisible by the number of ranks "
             f"({shard.world}); change --set support_per_class"
-        )
-
-
-def _say_if_views_differ(checkpoint: Checkpoint, setup: TrainingSetup) -> None:
-    """Says so if the run was begun by a version that made its views otherwise."""
-    small = (
-        setup.images.images is not None and max(*(setup.images.image_size or (0,)), setup.image_size) <= BATCHED_SIZE
-    )
-    if checkpoint.config.get("views_version", 1) < views.VERSION and not small:
-        distributed.rank_zero_info(
-            "note: the run was begun by an earlier version; on a CPU its views are made in 8 bits from here on, which "
-            "rounds them otherwise"
         )
 
 
