@@ -33,7 +33,8 @@ _EPOCH = mapping(
     {
         "step": integer(0),
         "seed": integer(),
-        **dict.fromkeys(("arm", "phase", "strategy", "verdict", "kinds"), text(200)),
+        **dict.fromkeys(("arm", "phase", "strategy"), text(200)),
+        **dict.fromkeys(("verdict", "kinds"), optional(text(200))),
         "converged": boolean(),
         "tried": listing(mapping(optional={"converged": boolean()}, other=NUMBER)),
     },

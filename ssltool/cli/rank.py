@@ -54,8 +54,10 @@ def _text(result: Record, config: RankConfig) -> str:
     shown = [*IDENTITY, by, *(COMPARED if config.checkpoints else ()), *RESULTS]
     if config.checkpoints and result["accuracy"] == "knn":  # the same as knn
         shown.remove("accuracy")
+    if all(row["epoch"] is not None for row in rows if not row.get("untrained")):
+        shown.remove("step")
     columns = [key for key in shown if any(row.get(key) is not None for row in rows)]
-    parts = [table([["-" if row[key] is None else row[key] for key in columns] for row in map(_shown, rows)], columns)]
+    parts = [table([[row[key] for key in columns] for row in map(_shown, rows)], columns)]
     parts.append(f"ordered by {by} of the {result['layer']}, {result['order']} ({METRICS[by].interpretation})")
     if (found := result["agreement"]) is not None:
         lines = [[name, f"{found[name]['value']:+.3f}", _interval(found[name])] for name in ("spearman", "kendall")]

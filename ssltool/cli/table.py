@@ -49,7 +49,7 @@ def _text(result: Record, config: TableConfig) -> str:
     shown = [name for name in wanted if _is_useful(name, rows, differing)]
     if "epoch" in shown and all(row["epoch"] is not None for row in rows):
         shown = [name for name in shown if name != "step"]
-    cells = [["-" if row[name] is None else _shown(name, row[name]) for name in shown] for row in rows]
+    cells = [[_shown(name, row[name]) for name in shown] for row in rows]
     text = as_table(cells, shown)
     more = len(rows[0]) - len(shown)
     where = f"{cell(config.out)} has" if config.out else "--out FILE.csv writes"

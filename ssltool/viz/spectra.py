@@ -32,7 +32,7 @@ NOISE = 1e-9
 NAMES = {"svd": "singular value", "cov": "eigenvalue", "std": "standard deviation"}
 TITLES = {"svd": "Singular values", "cov": "Eigenvalues of the covariance", "std": "Standard deviations"}
 
-UNTRAINED: dict[str, Any] = {"linestyle": (0, (1, 2)), "linewidth": 1.1, "alpha": 0.9}
+UNTRAINED: dict[str, Any] = {"linestyle": (0, (1, 2)), "linewidth": 1.3, "alpha": 0.9}
 """The style of the spectrum of an untrained network, beside its colour."""
 
 Spectra = Sequence[Tensor | None]

@@ -11,6 +11,7 @@ from ssltool.errors import SSLToolError
 from ssltool.runs.records import read_records
 
 LINES = ['{"epoch": 0, "loss": 0.5, "strategy": "iid"}', '{"epoch": 1, "loss": null, "verdict": "healthy"}']
+LINES.append('{"epoch": 2, "backbone_auc": null, "verdict": null}')  # outputs that are not finite have no verdict
 RECORDS = [json.loads(line) for line in LINES]
 
 
