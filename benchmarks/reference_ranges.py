@@ -65,7 +65,8 @@ def train(folder: Path, method: str, arch: str, images: int, epochs: int, seed: 
     names = [f"{layer}_{metric}" for layer in ("backbone", "projector") for metric in METRICS]
     values = {name: float(f"{record[name]:.4g}") for name in [*names, "backbone_knn"] if record.get(name) is not None}
     facts = {"method": method, "arch": arch, "images": images, "epochs": epochs, "seed": seed}
-    facts |= {"steps": epochs * STEPS_PER_EPOCH, "batch_size": settings["batch_size"]}
+    facts |= {"steps": epochs * STEPS_PER_EPOCH, "batch_size": settings["batch_size"], "stem": config["stem"]}
+    facts |= {"image_size": config["image_size"], "dim": config["method_options"].get("dim")}
     return facts | {"dataset": config["dataset"], "rows": config["monitor_size"], "verdict": record["verdict"]} | values
 
 

@@ -65,7 +65,7 @@ def setting(
         fixed: the setting may not change when a run is resumed.
         method_option: the method's option that the setting stands for.
         nargs: how many values follow the flag.
-        alone: values that follow the flag alone, in place of ``nargs`` values.
+        alone: values that follow the flag alone, in place of ``nargs`` values, or of a number.
     """
     metadata = {k: v for k, v in locals().items() if k != "default"}
     return field(default=default, metadata=metadata)
@@ -207,7 +207,9 @@ class Checked:
                 raise UsageError(f"{self.flag_name(f.name)} has {counted(len(value), 'value')}; it must have {wanted}")
             if m.get("choices") and value not in m["choices"]:
                 raise UsageError(f"{self.flag_name(f.name)} is '{value}'; it must be one of {', '.join(m['choices'])}")
-            numbers = value if several else (value,)
+            numbers = [one for one in (value if several else (value,)) if one not in m.get("alone", ())]
+            if value_type(type(self), f.name) is int and any(isinstance(one, str) for one in numbers):
+                raise UsageError(f"{self.flag_name(f.name)} is '{value}'; it must be a number or {m['alone'][0]}")
             wrong = next((one for one in numbers if not _within(one, *bounds(type(self), f))), None)
             if wrong is not None:
                 found = " ".join(map(str, value)) if several else value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import subprocess
@@ -19,11 +20,14 @@ from PIL import Image
 
 from helpers import Ran
 from ssltool import cli
+from ssltool.data import bundled
+from ssltool.data.layouts import fashion_mnist
 from ssltool.registry import REGISTRIES
 from ssltool.reprs.representations import Representations
 
 torch.set_num_threads(1)
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the processes that tests start
+os.fsync = lambda _: None  # protects files from a power failure, at the cost of 10 ms for each
 
 # The same examples in every run, and no limit of time, so that neither chance nor a busy machine fails a test.
 hypothesis.settings.register_profile(
@@ -34,6 +38,19 @@ hypothesis.settings.register_profile(
     suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )
 hypothesis.settings.load_profile("ssltool")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def bundled_images_are_read_once() -> Iterator[None]:
+    """Most tests open the bundled images, and each time would decompress them anew."""
+    read_idx, once = fashion_mnist.read_idx, functools.cache(fashion_mnist.read_idx)
+
+    def read(path: Path, ndim: int | None = None) -> np.ndarray:
+        return (once if path.parent == bundled.FOLDER else read_idx)(path, ndim)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fashion_mnist, "read_idx", read)
+        yield
 
 
 @pytest.fixture

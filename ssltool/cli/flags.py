@@ -113,8 +113,7 @@ class Command(click.Command):
 
 
 class Setting(click.Option):
-    """An option with its section of the help, and whether only ``--help-all`` shows it (``advanced``, ``alias``) or
-    some of its names (``aliases``)."""
+    """An option with its section of the help; only ``--help-all`` shows ``advanced``, ``alias`` and ``aliases``."""
 
     def __init__(
         self,
@@ -132,7 +131,7 @@ class Setting(click.Option):
 
     def type_cast_value(self, ctx: click.Context, value: Any) -> Any:
         values = super().type_cast_value(ctx, value)
-        return values[:1] if self.alone and values and values[0] in self.alone else values
+        return values[:1] if self.nargs > 1 and values and values[0] in self.alone else values
 
     def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
         names = self.opts
@@ -246,13 +245,14 @@ class Named(StringParamType):
         return [CompletionItem(f"{head}{comma}{name}") for name in self.names(last)]
 
 
-def _click_type(kind: type, metadata: Any) -> Any:
-    if metadata["choices"]:
-        return OneOf(metadata["choices"])
-    if metadata["names"]:
-        return Named(metadata["names"])
-    if kind is int and metadata["minimum"] is not None:
-        return click.IntRange(min=metadata["minimum"], max=metadata["maximum"])
+def _click_type(kind: type, m: Any) -> Any:
+    if m["choices"]:
+        return OneOf(m["choices"])
+    if m["names"]:
+        return Named(m["names"])
+    if kind is int and m["minimum"] is not None:
+        whole = click.IntRange(min=m["minimum"], max=m["maximum"])
+        return click.types.FuncParamType(lambda v: v if v in m["alone"] else whole(v)) if m["alone"] else whole
     return kind
 
 

@@ -161,8 +161,14 @@ class RunSettings(Checked):
     """The run folder of a training stage."""
 
     exp_name: str | None = setting(None, "name of the run folder [default: made from the settings]", section="Run")
-    exp_id: int = setting(
-        0, "number of the run: the folder is logs/EXP_NAME_EXP_ID", section="Run", minimum=0, advanced=True
+    exp_id: int | str = setting(
+        0,
+        "number of the run: the folder is logs/EXP_NAME_EXP_ID; auto takes the next one",
+        section="Run",
+        metavar="N|auto",
+        minimum=0,
+        alone=(AUTO,),
+        advanced=True,
     )
     out: str | None = setting(None, "run folder, instead of logs/EXP_NAME_EXP_ID", "-o", section="Run", metavar="PATH")
     overwrite: bool = setting(False, "replace the run in the run folder", section="Run")
@@ -173,7 +179,13 @@ class RunSettings(Checked):
             *super().conflicts(),
             (("exp_name", "exp_id"), self.out is not None, "with --out, which names the run folder"),
             (("overwrite",), resumes, "with --resume auto"),
+            (("overwrite",), self.exp_id == AUTO, "with --exp-id auto, which takes a new folder"),
         ]
+
+    def mistakes(self) -> Iterator[str]:
+        yield from super().mistakes()
+        if self.exp_id == AUTO and getattr(self, "resume", None) == "auto":
+            yield "--exp-id auto starts a new run and --resume auto continues one; give the number of the run"
 
 
 def as_dict(config: Any) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from ssltool.config.common import SimilarImagesSettings
 from ssltool.config.fields import seed
 from ssltool.settings import setting
 
-AUTO_SHARE = 0.05
+AUTO_SHARE = 0.01
 """The default threshold, as a share of the median distance of two random images; docs/neighbours.md has the
 measurement."""
 

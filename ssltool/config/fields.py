@@ -52,7 +52,7 @@ def limit(help: str, **more: Any) -> Any:
 
 
 AUTO = "auto"
-"""The ``--value-range`` that is taken from a sample."""
+"""The ``--value-range`` that is taken from a sample, and the ``--exp-id`` that is the next one."""
 
 
 def decoders() -> Any:

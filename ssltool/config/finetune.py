@@ -85,4 +85,5 @@ class FinetuneConfig(RunSettings, LabelledSettings):
         ]
 
     def mistakes(self) -> Iterator[str]:
+        yield from super().mistakes()
         yield from warmup_mistakes(self.warmup_epochs, self.epochs)

@@ -143,6 +143,7 @@ class LinclsConfig(RunSettings, LabelledSettings):
         ]
 
     def mistakes(self) -> Iterator[str]:
+        yield from super().mistakes()
         if self.lars and self.optimizer not in (None, "larc"):
             yield f"--lars is --optimizer larc, and --optimizer is {self.optimizer}; leave one of them out"
         for name in ("lr_sweep", "c_grid"):

@@ -285,6 +285,7 @@ class PretrainConfig(RunSettings, DeviceSettings, DataSettings):
         ]
 
     def mistakes(self) -> Iterator[str]:
+        yield from super().mistakes()
         yield from warmup_mistakes(self.warmup_epochs, self.epochs)
         if self.epochs and self.epochs % self.n_rounds:
             yield f"--epochs ({self.epochs}) must be divisible by --n-rounds ({self.n_rounds})"

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -19,14 +21,21 @@ MIN_ROWS_PER_DIMENSION = 10
 ZERO_TOLERANCE = 1e-13
 """Singular values below this fraction of the largest are zeros rounded in float64."""
 
+NAMED = 3
+"""Duplicate rows that a message names."""
+
 PRECISIONS = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 """Floating-point formats in order of increasing precision."""
 
 
 class CaveatTracker:
-    """Tracks duplicate rows, all-zero rows, constant dimensions and the precision of rows (n, d) in one pass."""
+    """Tracks duplicate rows, all-zero rows, constant dimensions and the precision of rows (n, d) in one pass.
 
-    def __init__(self) -> None:
+    ``row_name`` gives the name of a row by its number, if rows have names.
+    """
+
+    def __init__(self, row_name: Callable[[int], str] | None = None) -> None:
+        self.row_name = row_name
         self.zeros = 0
         self._hashes: list[np.ndarray] = []
         self._first: Tensor | None = None
@@ -54,6 +63,16 @@ class CaveatTracker:
         """Number of rows that are equal to an earlier row."""
         hashes = np.concatenate(self._hashes)
         return len(hashes) - len(np.unique(hashes))
+
+    def first_repeated(self) -> str:
+        """The names of the first rows that are equal to an earlier one, and of that one; empty without names."""
+        if self.row_name is None:
+            return ""
+        hashes = np.concatenate(self._hashes)
+        _, first, inverse = np.unique(hashes, return_index=True, return_inverse=True)
+        repeats = np.flatnonzero(first[inverse] != np.arange(len(hashes)))
+        named = [f"{self.row_name(int(row))} as {self.row_name(int(first[inverse[row]]))}" for row in repeats[:NAMED]]
+        return ", ".join(named) + (f" and {len(repeats) - NAMED:,} more" if len(repeats) > NAMED else "")
 
     def constant(self) -> list[int]:
         """Indices of the dimensions that are constant over all rows."""
@@ -111,7 +130,8 @@ def caveat_messages(
         )
     repeated = caveats.repeated()
     if repeated:
-        found.append(f"duplicate rows: {repeated:,} of {n:,}; each occurrence counts")
+        names = caveats.first_repeated()
+        found.append(f"duplicate rows: {repeated:,} of {n:,}{names and f' ({names})'}; each occurrence counts")
     if caveats.zeros:
         found.append(f"all-zero rows: {caveats.zeros:,} of {n:,}; their direction is undefined")
     constant = set(caveats.constant())

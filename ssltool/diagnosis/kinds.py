@@ -176,6 +176,13 @@ KINDS: Registry[Kind] = Registry(
             "The network gives every image the same output.",
             state=COMPLETE,
         ),
+        "scale": Kind(
+            _scale,
+            "reference",
+            ("norm_ratio", "variance_ratio", "coding_rate_ratio"),
+            "The outputs have shrunk towards zero.",
+            metrics=("mean_norm", "total_variance", "coding_rate"),
+        ),
         "complete": Kind(
             _complete,
             "rows",
@@ -183,13 +190,6 @@ KINDS: Registry[Kind] = Registry(
             "The network gives nearly the same output to every image.",
             state=COMPLETE,
             implies=("dimensional", "cluster", "intracluster", "local"),
-        ),
-        "scale": Kind(
-            _scale,
-            "reference",
-            ("norm_ratio", "variance_ratio", "coding_rate_ratio"),
-            "The outputs have shrunk towards zero.",
-            metrics=("mean_norm", "total_variance", "coding_rate"),
         ),
         "cluster": Kind(
             _cluster,

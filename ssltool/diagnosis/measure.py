@@ -117,7 +117,7 @@ def measure(
     rows.check()
     if len(rows) < 2:
         raise SSLToolError(f"{rows.name}: a spectrum requires at least 2 rows; found {len(rows)}")
-    caveats = CaveatTracker()
+    caveats = CaveatTracker(rows.row_name)
     sums = Directions(gram=needs_gram(names))
     source = Source(rows, Factor(), sums, bound, pair_rows, clusters, pseudo_labels, seed, matched, tokens)
     source.require(names)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ssltool.config.collapse import CollapseConfig
-from ssltool.diagnosis.metrics import METRICS
+from ssltool.diagnosis.metrics import METRICS, OF_TOKENS
 from ssltool.diagnosis.metrics.metric import AT, PATCH_IMAGES
 from ssltool.diagnosis.metrics.of_classes import Classes
 from ssltool.diagnosis.metrics.of_clusters import Clusters
@@ -102,17 +102,16 @@ class Source:
     def _lacking_tokens(self) -> dict[str, str]:
         """What the rows lack as tokens, by input."""
         tokens, name = self.tokens, self.rows.name
-        inputs = ("patches", "class tokens", "earlier patches")
         if tokens is None:
             need = (
                 f"requires the tokens of images; {name} holds none; ssltool save-reprs --tokens patch or all saves them"
             )
-            return dict.fromkeys(inputs, need)
+            return dict.fromkeys(OF_TOKENS, need)
         if self.rows.skipped:
-            return dict.fromkeys(inputs, f"requires all tokens of an image; some of {name} are not finite")
+            return dict.fromkeys(OF_TOKENS, f"requires all tokens of an image; some of {name} are not finite")
         lacking = {}
         if not tokens.count("patch"):
-            lacking = dict.fromkeys(inputs, f"requires patches; {name} holds none; ssltool save-reprs --tokens all")
+            lacking = dict.fromkeys(OF_TOKENS, f"requires patches; {name} holds none; ssltool save-reprs --tokens all")
         if not tokens.count("cls"):
             lacking["class tokens"] = f"requires class tokens; {name} holds none; ssltool save-reprs --tokens all"
         if tokens.before is None:

@@ -20,6 +20,7 @@ class Rows:
     ``blocks`` yields one block at a time on ``device``, so that memory-mapped files may be larger than memory. Rows
     with NaN or infinite values raise an error that ends with ``hint``, or with ``skip_nonfinite`` are left out and
     counted in ``skipped``. ``labels`` are (n,) for each tensor, one for each image, negative where there is none.
+    ``image_name`` gives the name of each of the n entries of all tensors, by its number.
     """
 
     def __init__(
@@ -31,6 +32,7 @@ class Rows:
         hint: str = "",
         device: torch.device = CPU,
         name: str = "the representations",
+        image_name: Callable[[int], str] | None = None,
     ) -> None:
         if not parts or any(part.dim() not in (2, 3) for part in parts):
             found = [tuple(part.shape) for part in parts]
@@ -47,6 +49,7 @@ class Rows:
         self.name, self.device, self.skip_nonfinite, self.hint = name, device, skip_nonfinite, hint
         each = [len(rows) // max(1, len(part)) for rows, part in zip(self.parts, parts, strict=True)]
         self._labels = None if labels is None else [c.repeat_interleave(q) for c, q in zip(labels, each, strict=True)]
+        self._image_name, self._rows_of_image = image_name, each[0]
         self._kept: list[Tensor] | None = None  # mask of finite rows per part; None if all rows are finite
         self._checked = False
 
@@ -67,6 +70,15 @@ class Rows:
             one if mask is None else one[mask] for one, (_, mask) in zip(self._labels, self._with_kept(), strict=True)
         ]
         return torch.cat(kept) if any(bool((one >= 0).any()) for one in kept) else None
+
+    @property
+    def row_name(self) -> Callable[[int], str] | None:
+        """The name of a row by its number, not counting those that are left out; None without names."""
+        if self._image_name is None:
+            return None
+        kept = None if self._kept is None else torch.cat(self._kept).nonzero().flatten()
+        name, each = self._image_name, self._rows_of_image
+        return lambda row: name((row if kept is None else int(kept[row])) // each)
 
     def check(self) -> None:
         """Finds the rows that are not finite. Later calls do nothing.

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ssltool.diagnosis.metrics import METRICS, OF_TOKENS
 from ssltool.diagnosis.metrics.of_tokens import GROUP
 from ssltool.errors import SSLToolError
 from ssltool.files.writing import FilePath
@@ -87,8 +88,11 @@ class Tokens:
         return TokenBlocks(self.before, there)
 
 
-def tokens_of(paths: Sequence[FilePath], files: list[Representations]) -> Tokens | None:
-    """The tokens in ``files``; None if one of them has a row for each image."""
+def tokens_of(paths: Sequence[FilePath], files: list[Representations], names: Iterable[str]) -> Tokens | None:
+    """The tokens in ``files``; None if one of them has a row for each image, or none of the metrics ``names`` takes
+    tokens."""
+    if not any(METRICS[name].at in OF_TOKENS for name in names):
+        return None
     now = token_set(paths, files)
     return None if now is None else Tokens(now)
 

@@ -77,7 +77,8 @@ class BlockOutputs:
 
     Attributes:
         layers: the names, from the input to the output: those of blocks begin with ``backbone.``.
-        skipped: the names of blocks whose outputs are not rows, and of blocks beyond the ``MOST_BLOCKS``.
+        skipped: the names of blocks that are not called, or whose outputs are not rows.
+        beyond: the names of blocks beyond ``MOST_BLOCKS``.
         pooled: how tokens become a row: ``cls`` or ``mean``; None for a network without tokens.
     """
 
@@ -90,28 +91,33 @@ class BlockOutputs:
 
     @classmethod
     @torch.inference_mode()
-    def of(cls, method: Method, image_size: int, device: torch.device) -> BlockOutputs:
-        """Finds the blocks by a forward pass on one image."""
+    def of(
+        cls, method: Method, image_size: int, device: torch.device, like: BlockOutputs | None = None
+    ) -> BlockOutputs:
+        """Finds the blocks by a forward pass on one image; tokens become a row as in ``like``, if it is given."""
         images = torch.rand(1, 3, image_size, image_size, generator=torch.Generator().manual_seed(0)).to(device)
-        found = cls(method, pooled=_representation_tokens(method, images))
+        found = cls(method, pooled=_representation_tokens(method, images) if like is None else like.pooled)
         counts: dict[int, int] = {}
         if found.pooled is not None:
             counts[image_size] = last_layer(method.backbone, images).shape[1]
         for name in block_names(method.backbone):
             layer = f"backbone.{name}"
             found._features[layer] = Features(method, layer, counts=counts)
-        usable: dict[str, Tensor] = {}
-        failed: list[str] = []
+        usable: dict[str, bool] = {}  # in the order of the calls
 
         def look(layer: str, out: Any) -> None:
+            if layer in usable:
+                return
             try:
-                usable.setdefault(layer, found._rows(layer, out, images))
+                found._rows(layer, out, images)
             except SSLToolError:
-                failed.append(layer)
+                usable[layer] = False
+            else:
+                usable[layer] = True
 
         outputs = found._run(images, look)
-        found.skipped = [layer for layer in found._features if layer not in usable]
-        blocks = [layer for layer in usable if layer not in failed]
+        found.skipped = [layer for layer in found._features if not usable.get(layer)]
+        blocks = [layer for layer, is_usable in usable.items() if is_usable]
         kept = _spread(blocks, MOST_BLOCKS)
         found.beyond = [layer for layer in blocks if layer not in kept]
         found._features = {layer: found._features[layer] for layer in kept}

@@ -25,7 +25,7 @@ def match_tokens(ours: TokenSet, theirs: TokenSet, by: str = "index") -> tuple[M
             f"{ours.paths[0]} holds {ours.places} tokens of each image and {theirs.paths[0]} {theirs.places}; save "
             "both with equal --tokens and --image-size"
         )
-    matched = match_rows(_first_tokens(ours), _first_tokens(theirs), by)
+    matched = match_rows(images_of(ours), images_of(theirs), by)
     places = torch.arange(ours.places)
     positions = (matched.positions[:, None] * ours.places + places).flatten()
     return MatchedRows(_all_tokens(ours), _all_tokens(theirs), positions, matched.notes), matched.positions
@@ -35,9 +35,10 @@ def _all_tokens(tokens: TokenSet) -> RowSet:
     return RowSet([file.representations for file in tokens.files])
 
 
-def _first_tokens(tokens: TokenSet) -> RepresentationSet:
-    """A row for each image, without reading the tokens."""
+def images_of(tokens: TokenSet) -> RepresentationSet:
+    """The first token of each image, as a row for the image; tokens are not read."""
     files, each = tokens.files, tokens.places
+    paths = [file.paths for file in files if file.paths is not None]
     digests = [file.digests for file in files if file.digests is not None]
     return RepresentationSet(
         str(tokens.paths[0]),
@@ -49,4 +50,5 @@ def _first_tokens(tokens: TokenSet) -> RepresentationSet:
         tuple(file.meta.get("fingerprint") or "" for file in files),
         torch.arange(len(files)).repeat_interleave(torch.tensor([len(file) // each for file in files])),
         torch.cat(digests) if len(digests) == len(files) else None,
+        [path for part in paths for path in part] if len(paths) == len(files) else None,
     )

@@ -6,16 +6,21 @@ config.json  metrics.jsonl  images.jsonl  val_images.jsonl  order.npy  checkpoin
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import glob
 import os
+import re
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
 from ssltool.checkpoints.checkpoint import Checkpoint
 from ssltool.checkpoints.saved_run import SETTINGS
 from ssltool.config import RunSettings
+from ssltool.config.fields import AUTO
 from ssltool.data.images import ImageSet
 from ssltool.data.loader import WorkerKilled
 from ssltool.data.manifest import Manifest
@@ -58,18 +63,61 @@ RESULT_FILES = {"pretrain": "checkpoint*.pt", "lincls": "probe.pt", "finetune": 
 """Patterns of the results of each stage. They show which stage wrote a folder."""
 
 
+LOGS = Path("logs")
+"""The folder of run folders."""
+
+R = TypeVar("R", bound=RunSettings)
+
+
 def run_path(settings: RunSettings, default_name: str) -> Path:
-    """``--out``, or ``logs/<exp_name>_<exp_id, 4 digits>``."""
+    """``--out``, or ``logs/<exp_name>_<exp_id, 4 digits>``; for ``--exp-id auto`` one more than the largest number."""
     if settings.out is not None:
         return Path(settings.out)
-    return Path("logs") / f"{settings.exp_name or default_name}_{settings.exp_id:04d}"
+    name = settings.exp_name or default_name
+    number = _next_number(name) if settings.exp_id == AUTO else int(settings.exp_id)
+    return LOGS / f"{name}_{number:04d}"
+
+
+def _next_number(name: str) -> int:
+    """One more than the largest number of the run folders with this name."""
+    pattern = re.compile(re.escape(name) + r"_([0-9]{4,18})")
+    found = (pattern.fullmatch(path.name) for path in LOGS.glob(f"{glob.escape(name)}_*"))
+    return max((int(match[1]) for match in found if match), default=-1) + 1
+
+
+def with_number(settings: R, default_name: str, *, create: bool = True) -> R:
+    """``settings`` with a number for ``--exp-id auto``, whose folder this process has created; else ``settings``.
+
+    Two processes that start at once get different numbers, because only one of them can create a folder. Without
+    ``create`` the number is the one that is free now.
+
+    Raises:
+        SSLToolError: if the folder cannot be created.
+    """
+    while settings.exp_id == AUTO and settings.out is None:
+        number = _next_number(settings.exp_name or default_name)
+        numbered = dataclasses.replace(settings, exp_id=number)
+        path = run_path(numbered, default_name)
+        if not create:
+            return numbered
+        with writing(path):
+            LOGS.mkdir(exist_ok=True)
+            try:
+                path.mkdir()
+            except FileExistsError:
+                continue
+        return numbered
+    return settings
 
 
 class RunFolder:
-    """The folder of one run of a stage. A stage writes to it while it holds its lock, and nothing before ``claim``."""
+    """The folder of one run of a stage. A stage writes to it while it holds its lock, and nothing before ``claim``.
 
-    def __init__(self, path: Path, stage: str = "pretrain") -> None:
-        self.path = path
+    ``is_new``: the folder was created for this run, by ``with_number``, and is removed if the run fails.
+    """
+
+    def __init__(self, path: Path, stage: str = "pretrain", *, is_new: bool = False) -> None:
+        self.path, self.is_new = path, is_new
         self.stage = stage
         self.newest = path / NEWEST
         self.config = path / "config.json"
@@ -93,7 +141,8 @@ class RunFolder:
         """
         self._check_is_folder()
         target = Path(os.path.realpath(self.path))  # the path may be a link to a folder that does not exist yet
-        created = [path for path in (target, *target.parents) if not path.exists()]
+        created = [target] if self.is_new else []
+        created += [path for path in (target, *target.parents) if not path.exists()]
         with writing(self.path):
             target.mkdir(parents=True, exist_ok=True)
         try:

@@ -21,6 +21,7 @@ from ssltool.methods import method_class
 from ssltool.methods.options import MethodOptions
 from ssltool.models.arch_name import file_name
 from ssltool.runs.folder import IMAGES, VAL_IMAGES, RunFolder, run_path
+from ssltool.runs.run_names import differing_settings, run_name
 from ssltool.settings import Settings, defaults_of, flag
 from ssltool.training.distributed import rank_zero_info
 
@@ -50,9 +51,39 @@ class Start:
     checkpoint: Checkpoint | None
 
 
+def pretrain_name(config: PretrainConfig) -> str:
+    """The default name of a run: method, architecture, strategy, and the settings that differ from the defaults."""
+    return run_name(_main(config), config)
+
+
+def _main(config: PretrainConfig) -> dict[str, str]:
+    return {"method": config.method, "arch": file_name(config.arch), "strategy": config.strategy}
+
+
 def pretrain_folder(config: PretrainConfig) -> RunFolder:
-    """The run folder of ``config``."""
-    return RunFolder(run_path(config, f"{config.method}-{file_name(config.arch)}-{config.strategy}"))
+    """The run folder of ``config``.
+
+    Earlier versions did not name the differing settings. ``--resume auto`` continues a run of theirs with the same.
+    """
+    folder = RunFolder(run_path(config, pretrain_name(config)))
+    if config.resume == "auto" and not folder.newest.exists():
+        earlier = RunFolder(run_path(config, "-".join(_main(config).values())))
+        if earlier.newest.exists() and _has_settings(earlier.read_config(), config):
+            return earlier
+    return folder
+
+
+def _has_settings(saved: Settings, config: PretrainConfig) -> bool:
+    """Whether a saved run has the settings that ``config`` gives, and the defaults of the others that do not depend on
+    the data."""
+    for f in dataclasses.fields(config):
+        value = getattr(config, f.name)
+        compared = value not in (None, "auto") and f.metadata["fixed"]
+        if compared and _as_saved(saved.get(f.name, value)) != _as_saved(value):
+            return False
+    given = differing_settings(config, _main(config))
+    options = saved.get("method_options") or {}
+    return all(str(options[name]).lower() == str(value).lower() for name, value in given.items() if name in options)
 
 
 def find_start(config: PretrainConfig, run: SavedRun, folder: RunFolder) -> Start:

@@ -34,7 +34,7 @@ from ssltool.files.schema import ANYTHING, conform, listing, mapping, real, sequ
 from ssltool.files.stored import weights_hash
 from ssltool.methods.base import Method
 from ssltool.models.depth import LayerGroup, layer_groups
-from ssltool.runs.folder import RunFolder, run_path
+from ssltool.runs.folder import RunFolder, run_path, with_number
 from ssltool.runs.resume import check_compatible, check_images
 from ssltool.settings import Record, Settings
 from ssltool.training.classification import Accuracy
@@ -73,9 +73,11 @@ def run(config: FinetuneConfig) -> Record:
     opened = open_labelled(dataclasses.replace(config, labels_fraction=1.0))
     images = compact(*opened)
     network.refuse_unused_flags(images[1].image_size, crops=True)
-    folder = RunFolder(run_path(config, default_run_name("finetune", config)), "finetune")
+    name = default_run_name("finetune", config)
+    numbered = with_number(config, name)
+    folder = RunFolder(run_path(numbered, name), "finetune", is_new=numbered is not config)
     with folder.locked():
-        return _train(config, network, images, folder, device)
+        return _train(numbered, network, images, folder, device)
 
 
 def _train(

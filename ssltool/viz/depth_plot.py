@@ -104,10 +104,10 @@ def _draw(axis: Axes, panel: Panel, networks: Sequence[Record]) -> None:
 
 
 def _label_layers(axis: Axes, named: Sequence[Sequence[str]]) -> None:
-    """The names of the layers below the axis; their numbers if networks differ or there are many."""
+    """The names of the layers below the axis; their numbers if they differ, except in the last heads, or are many."""
     axis.tick_params(labelbottom=True)
-    names = named[0]
-    if any(other != names for other in named) or len(names) > LABELLED:
+    names = max(named, key=len)
+    if any(other != names[: len(other)] for other in named) or len(names) > LABELLED:
         axis.set_xlabel("layer, from the input to the output")
         return
     short = [name.removeprefix("backbone.") for name in names]

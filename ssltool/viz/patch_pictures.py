@@ -10,7 +10,6 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
 
 from ssltool.errors import SSLToolError
@@ -150,10 +149,10 @@ def plot_patches(pictures: Sequence[PatchPicture], path: str) -> None:
         save_figure(figure, path)
 
 
-def _show(axis: Axes, image: np.ndarray, **settings: Any) -> AxesImage:
+def _show(axis: Axes, image: np.ndarray, **settings: Any) -> None:
     axis.set(xticks=[], yticks=[])
     axis.spines[:].set_visible(False)
-    return axis.imshow(image, interpolation="nearest", **settings)
+    axis.imshow(image, interpolation="nearest", **settings)
 
 
 def _extent(grid: np.ndarray) -> tuple[float, float, float, float]:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ssltool.diagnosis.caveats import CaveatTracker, dead_dimensions, rounding_noise
 from ssltool.diagnosis.measure import measure
+from ssltool.diagnosis.row_blocks import Rows
 from ssltool.diagnosis.spectrum import singular_values
 
 
@@ -249,3 +250,13 @@ def test_equal_rows_are_duplicate_and_constant_but_not_noise():
 def test_small_differences_of_float64_rows_are_not_rounding_noise():
     x = 1 + 1e-10 * gaussian(500, 4).double()
     assert messages_of(x) == []
+
+
+def test_duplicate_rows_are_named_if_their_images_have_names():
+    x = torch.randn(30, 2)
+    x[[4, 20, 21, 25, 29]] = x[[3, 3, 0, 1, 3]]
+    x[10] = torch.nan
+    names = [f"{i}.png" for i in range(30)]
+    rows = Rows([x[:12], x[12:]], skip_nonfinite=True, image_name=names.__getitem__)
+    named = "4.png as 3.png, 20.png as 3.png, 21.png as 0.png and 2 more"
+    assert f"duplicate rows: 5 of 29 ({named}); each occurrence counts" in measure(rows, ["auc"]).notes

@@ -124,3 +124,10 @@ def test_fewer_different_rows_than_clusters_give_a_cluster_each():
     rows = torch.eye(3, dtype=torch.float64).repeat(5, 1)
     assigned, centroids = clusters(rows, 10, torch.Generator().manual_seed(0))
     assert len(centroids) == 3 and torch.equal(centroids[assigned], rows)
+
+
+def test_equal_patches_of_different_images_have_a_high_structure_as_the_definition_has_it():
+    tokens = parts_of_images(spread=0.05)
+    smooth = tokens.mean(dim=1, keepdim=True).expand_as(tokens).contiguous()
+    assert float(dse(smooth)) > float(dse(tokens))
+    assert dse(smooth).details["image"] == pytest.approx(0, abs=1e-12)

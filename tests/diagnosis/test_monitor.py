@@ -539,12 +539,33 @@ backbone[1].running_mean += rank
 here = backbone[1].running_mean.clone()
 through.look(1)
 assert torch.equal(here, backbone[1].running_mean)  # not exchanged
+
+
+def trained(watched):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.Dropout(0.2), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    model = DDP(net)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
+    monitor = Monitor(images, {"backbone": model}, every=2) if watched else None
+    for step in range(5):
+        loss = model(images[rank::2] + torch.randn(1)).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if monitor is not None:
+            monitor.step(step, loss)
+    assert monitor is None or len(monitor.history) == 3
+    return net.state_dict()
+
+
+first, second = trained(True), trained(False)
+found["bit-equal"] = all(torch.equal(first[name], second[name]) for name in first)
 (out / f"rank{rank}.json").write_text(json.dumps(found))
 dist.destroy_process_group()
 '''
 
 
-def test_two_ranks_share_the_images_and_find_what_one_process_finds(tmp_path, server):
+def test_two_ranks_share_the_images_find_what_one_process_finds_and_train_the_same_bits(tmp_path, server):
     """41 images are not divisible by two. Each rank gives its share, or the images that only it has."""
     images = torch.randn(41, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     torch.save(images, tmp_path / "images.pt")
@@ -552,6 +573,7 @@ def test_two_ranks_share_the_images_and_find_what_one_process_finds(tmp_path, se
     ran = run_ranks(server, tmp_path / "program.py", tmp_path)
     assert ran.returncode == 0, ran.stderr
     found = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(2)]
+    assert [one.pop("bit-equal") for one in found] == [True, True]
     torch.manual_seed(0)
     backbone = nn.Sequential(nn.Conv2d(3, 12, 3), nn.BatchNorm2d(12), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     alone = Monitor(images, {"backbone": backbone}, labels=torch.arange(41) % 2).look(0, loss=0.5).record

@@ -64,6 +64,7 @@ PARQUET = f"save-reprs photos --pretrained run/checkpoint.pt --split train --for
 
 
 WARM = (
+    f"export {LARGE} -o warm.pth --to timm",
     f"report run -o warm.html --size 16 {CPU}",
     "plot spectrum train_svd.pt -o warm.svg",
     "plot curves run -o warm.png",
@@ -96,6 +97,7 @@ def make_good_files(folder: Path) -> None:
             made(PARQUET)
         for line in WARM:
             made(line)
+        made("export foreign.pth -o warm.pt --to torchvision", 1)  # no library has this network: it asks them all
         for path in folder.glob("warm.*"):
             path.unlink()
         _interrupt_rows()

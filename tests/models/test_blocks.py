@@ -105,6 +105,15 @@ def test_tokens_are_averaged_where_the_representation_is_their_mean():
         )
 
 
+def test_blocks_that_are_not_called_or_give_no_rows_are_left_out():
+    network = build("resnet18_w8")
+    network.backbone.layer2[0].register_forward_hook(lambda module, given, out: {"out": out})
+    network.backbone.layer2.forward = lambda x: network.backbone.layer2[0](x)["out"]
+    found = BlockOutputs.of(network, 32, CPU)
+    assert found.skipped == ["backbone.layer2.0", "backbone.layer2.1"]
+    assert found.layers == [f"backbone.{name}" for name in stages(2, 0, 2, 2)] + ["backbone"]
+
+
 def test_a_hook_is_left_in_no_module():
     network = build("resnet18_w8")
     BlockOutputs.of(network, 32, CPU)

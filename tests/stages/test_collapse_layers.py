@@ -199,6 +199,8 @@ def test_files_that_are_no_usable_network_are_one_line(ssltool, checkpoint, writ
     state["backbone.layer2.0.conv1.weight"][0] = torch.nan
     broken = saved(checkpoint, tmp_path / "nan.pt", state)
     assert "backbone.layer2.0.conv1.weight has NaN" in ssltool("collapse", "--layers", broken, *FEW).err
+    ran = ssltool("collapse", "--layers", checkpoint, "--teacher-key", "teacher", *FEW)
+    assert (ran.code, "--teacher-key teacher has no effect" in ran.err) == (1, True)
     state["backbone.layer2.0.conv1.weight"][0] = 0.0
     state["backbone.layer3.0.bn1.weight"].fill_(1e30)
     state["backbone.layer3.0.bn2.weight"].fill_(1e30)

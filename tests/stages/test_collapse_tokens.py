@@ -98,13 +98,13 @@ def test_of_more_images_a_sample_is_measured_and_a_note_says_so(write, found):
     one = found(name, "--metrics", "patch_cosine", "--pair-rows", 6, "--seed", 3)
     (note,) = (note for note in one["notes"] if "drawn at random" in note)
     assert "6 of 20 images" in note
-    drawn = tokens_of([name], [Representations.stored(name)]).sample(6, 3)
+    drawn = tokens_of([name], [Representations.stored(name)], ["dse"]).sample(6, 3)
     assert len(drawn.unique()) == 6
     assert one["metrics"]["patch_cosine"] == pytest.approx(patch_cosine(PATCHES[drawn]))
 
 
 def test_tokens_are_read_in_blocks_of_few_images(write):
-    tokens = tokens_of(["a.pt"], [Representations.stored(write("a.pt", TOKENS))])
+    tokens = tokens_of(["a.pt"], [Representations.stored(write("a.pt", TOKENS))], ["dse"])
     blocks = list(TokenBlocks(tokens.now, torch.arange(N)))
     assert [len(block) for block in blocks] == [8, 8, 4]
     torch.testing.assert_close(torch.cat(blocks), PATCHES)
@@ -115,6 +115,14 @@ def test_files_that_are_merged_are_one_set_of_images(write, found):
     one = found(*parts, "--merge", "--metrics", "patch_cosine,patch_rank")
     assert one["metrics"]["patch_cosine"] == pytest.approx(patch_cosine(PATCHES))
     assert one["metrics"]["patch_rank"] == pytest.approx(float(patch_rank(PATCHES)))
+
+
+def test_files_whose_rows_are_in_another_order_are_refused_only_if_patches_are_measured(ssltool, write):
+    mixed = Representations.stored(write("a.pt", TOKENS))
+    mixed.index = mixed.index.flip(0).roll(1)
+    mixed.save("mixed.pt")
+    assert ssltool("collapse", "mixed.pt", "--metrics", "auc", *FLAGS).code == 0
+    assert "consecutive" in error_message(ssltool("collapse", "mixed.pt", "--metrics", "dse", *FLAGS))
 
 
 @pytest.mark.parametrize("metric", [*OF_PATCHES.split(","), "cls_patch_cosine", "gram_drift"])

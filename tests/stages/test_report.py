@@ -134,9 +134,13 @@ def test_verdicts_equal_those_of_collapse_on_the_same_images(without_charts, ssl
     for number, layer in enumerate(("backbone", "projector")):
         source = tmp_path / f"{layer}.pt"
         images = ["--pretrained", folder / "checkpoint.pt", "--idx-path", tmp_path / "some.npy"]
-        assert ssltool("save-reprs", *images, "--layer", layer, "-o", source, "--device", "cpu").code == 0
-        (measured,) = ssltool("collapse", source, "--json").json["files"]
-        assert found["layers"][layer]["line"] == shown[number] == measured["verdict"]["line"]
+        untrained = tmp_path / f"{layer}_untrained.pt"
+        for file, flags in ((source, []), (untrained, ["--random"])):
+            saved = ssltool("save-reprs", *images, *flags, "--layer", layer, "-o", file, "--device", "cpu")
+            assert saved.code == 0
+        (measured,) = ssltool("collapse", source, "--reference", untrained, "--json").json["files"]
+        assert found["layers"][layer]["line"] == shown[number]
+        assert measured["verdict"]["line"].startswith(shown[number])
         assert found["layers"][layer]["notes"] == measured["notes"]
         for name, value in found["layers"][layer]["metrics"].items():
             other = measured["metrics"][name]

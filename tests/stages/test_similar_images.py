@@ -152,7 +152,9 @@ def test_the_files_of_several_ranks_are_one_set_of_names(ssltool, folder, traine
 
 
 def test_equal_images_are_named_apart_from_near_duplicates(ssltool, album):
-    ran = ssltool("duplicates", album, "--json")
+    default = ssltool("duplicates", album, "--json").json
+    assert default["threshold"] == pytest.approx(0.01 * default["median_distance"], rel=0.1)
+    ran = ssltool("duplicates", album, "--json", "--threshold", 0.05 * default["median_distance"])
     assert [[one["name"] for one in group] for group in ran.json["equal"]] == [["cat/0.png", "cat/copy.png"]]
     assert ["dog/5.png", "dog/again.jpg"] in [sorted(one["name"] for one in group) for group in ran.json["near"]]
     assert ran.json["leaked"] is None

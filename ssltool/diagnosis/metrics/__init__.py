@@ -309,7 +309,7 @@ METRICS: Registry[Metric] = Registry(
             ".of_patch_clusters:dse",
             "patches",
             "high",
-            "structure of patches; compare files of equal numbers of images",
+            "separate, tight clusters of patches; also high if patches of an image are equal",
             "arXiv:2510.17299",
         ),
         "alignment": Metric(
@@ -333,6 +333,9 @@ QUICK = METRICS.where(lambda metric: AT[metric.at].one_pass)
 MAIN = ("auc", "effective_rank", "rankme", "dead_directions", "alpha", "feature_std", "mean_cosine")
 """Metrics shown in tables of runs and monitored during training."""
 
+
+OF_TOKENS = ("patches", "class tokens", "earlier patches")
+"""Inputs that are tokens of images with places."""
 
 OF_TWO_FILES = ("reference", "earlier patches")
 """Inputs that compare a file with another one."""

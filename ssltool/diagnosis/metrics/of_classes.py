@@ -132,9 +132,9 @@ def class_rank(classes: Classes) -> Detailed:
     """Mean over classes of the effective rank of the centred rows of a class.
 
     Range [0, d]: 0 if all rows of each class are equal, at most the number of rows per class - 1. MONAI's
-    EmbeddingCollapseMetric reports 1 - rank / min(n, d) of each class; its docstring defines the rank as sum s / max s,
-    its code as here. The details are the ``lowest`` rank and the ``fewest`` rows of a class. NaN without a class with
-    two rows.
+    EmbeddingCollapseMetric reports 1 - rank / min(n - 1, d) of each class; its docstring defines the rank as
+    sum s / max s, its code as here. The details are the ``lowest`` rank and the ``fewest`` rows of a class. NaN without
+    a class with two rows.
     """
     if not len(classes):
         return Detailed(math.nan)

@@ -41,6 +41,9 @@ def dse(tokens: Images, weight: float = 1.0, *, seed: int = 0) -> Detailed:
     count. These three are divided by the mean length of the centred patches. ``dim``: effective rank, not centred, of
     one patch of each image, divided by min(N, d).
 
+    It is no measure of collapse: if all patches of each image become equal, ``batch`` and ``image`` are 0 and the value
+    rises. Read it beside ``patch_cosine`` and ``patch_rank``.
+
     The definition is that of the authors' code for evaluation. There ``dim`` is the mean over as many draws as an image
     has patches, here over at most 8; k-means++ draws by the distance, here by its square. ``weight`` is 1 in the code.
     In the paper it is the standard deviation of the other terms over that of M_dim among the compared checkpoints, so

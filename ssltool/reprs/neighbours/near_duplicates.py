@@ -19,7 +19,7 @@ from ssltool.reprs.neighbours.metric_space import MetricSpace, Transformed
 from ssltool.reprs.neighbours.search import CPU, ROUNDING
 from ssltool.reprs.row_set import RowSet
 
-TALL = 8192
+TALL = 2048
 """Most rows of a tile."""
 
 CELL = 192

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -26,7 +26,7 @@ from ssltool.files.reading import file_hash
 from ssltool.reprs.class_names import Labels, unified
 from ssltool.reprs.readers import stem_of
 from ssltool.reprs.representation_set import RepresentationSet, transform_notes
-from ssltool.reprs.representations import Representations
+from ssltool.reprs.representations import Representations, image_name
 from ssltool.reprs.same_images import MatchedRows, match_rows, repeated_images
 from ssltool.reprs.same_tokens import match_tokens
 from ssltool.reprs.token_set import token_set
@@ -81,7 +81,17 @@ class _Input:
             hint=hint,
             device=request.device,
             name=self.name,
+            image_name=self._image_name,
         )
+
+    def _image_name(self, number: int) -> str:
+        """The name of the image of a row, by its number among those of all files."""
+        for file in self.files:
+            if number < len(file):
+                break
+            number -= len(file)
+        places = file.meta.get("places") or 1
+        return image_name(file.paths, file.index[::places], number // places)
 
     def _labels(self) -> list[Tensor]:
         """The labels of each file, one for each image, in the numbers of the first file."""
@@ -182,8 +192,8 @@ def _require(
     """Refuses a kind in ``--fail-on`` that the file cannot show."""
     lack = "" if reference is None else reference.lack(source.meta)
     needs = {"rows"} | ({"reference"} if config.reference is not None and not lack else set())
-    if any(KINDS[kind].needs == "tokens" for kind in request.limit.kinds):
-        needs |= {"tokens"} if tokens_of(source.paths, source.files) is not None else set()
+    tokens = tokens_of(source.paths, source.files, metrics_of(request.limit.kinds))
+    needs |= {"tokens"} if tokens is not None else set()
     needs |= {"labels"} if rows.labels is not None or config.pseudo_labels is not None else set()
     hints = {"reference": f"the untrained network as --reference; {config.reference} is not: {lack}"} if lack else {}
     request.limit.require(needs, "--fail-on", NEEDS | hints)
@@ -200,9 +210,13 @@ def _reference(config: CollapseConfig, request: _Request) -> Reference | None:
     return Reference(source.meta, _measure(source, source.rows(config, request), config, alone_request))
 
 
-def _matched(source: _Input, reference: str | None, config: CollapseConfig) -> tuple[Tokens | None, MatchedRows | None]:
-    """The tokens of a file, if it holds tokens, and its rows with those of the same images in ``reference``."""
-    tokens = tokens_of(source.paths, source.files)
+def _matched(
+    source: _Input, reference: str | None, config: CollapseConfig, names: Iterable[str]
+) -> tuple[Tokens | None, MatchedRows | None]:
+    """The tokens of a file, if it holds tokens and one of ``names`` or the ``reference`` needs them, and its rows with
+    those of the same images in ``reference``."""
+    every = config.metrics == "all" or reference is not None
+    tokens = tokens_of(source.paths, source.files, metrics.METRICS if every else names)
     if reference is None:
         return tokens, None
     before = None if tokens is None else token_set([reference], [Representations.stored(reference, config.pool)])
@@ -217,7 +231,8 @@ def _measure(
     source: _Input, rows: Rows, config: CollapseConfig, request: _Request, reference: str | None = None
 ) -> Measured:
     names = request.metrics
-    tokens, matched = _matched(source, reference, config)
+    of_kinds = metrics_of(request.limit.kinds)
+    tokens, matched = _matched(source, reference, config, (*names, *of_kinds))
     if config.metrics == "all":
         names = metrics.metric_names(
             "all",
@@ -233,7 +248,7 @@ def _measure(
     ) as bar:
         return measure(
             rows,
-            tuple(dict.fromkeys((*names, *NEEDED, *SCALE, *metrics_of(request.limit.kinds)))),
+            tuple(dict.fromkeys((*names, *NEEDED, *SCALE, *of_kinds))),
             bound=source.meta.get("directions"),
             normalize=config.normalize,
             pair_rows=config.pair_rows,

@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 import torch
 
+from ssltool.checkpoints.build import build_method
 from ssltool.checkpoints.load import Pretrained, load_pretrained, use_saved_dataset
 from ssltool.checkpoints.load_several import network_settings, order_of_epochs, sampled_images
+from ssltool.checkpoints.saved_run import SSLTOOL
 from ssltool.config import LAYERS, CollapseLayersConfig, NetworkSettings
 from ssltool.config.fields import STATES
 from ssltool.data.found import record_of
 from ssltool.data.images import ImageSet
-from ssltool.diagnosis.kinds import Shown
-from ssltool.diagnosis.layer_sums import LAYER_METRICS, MeasuredLayer
+from ssltool.data.loader import killed_workers
+from ssltool.diagnosis.depth_verdict import collapsed_stretch, judge_layer
+from ssltool.diagnosis.layer_sums import LAYER_METRICS
 from ssltool.diagnosis.limits import Limit
 from ssltool.diagnosis.patch_sums import PATCH_METRICS, RANKED
-from ssltool.diagnosis.verdict import Thresholds, Verdict, compare, fewer_numbers
+from ssltool.diagnosis.verdict import Thresholds
 from ssltool.errors import SSLToolError, counted, first_names
 from ssltool.files.writing import finite
+from ssltool.methods.base import Method
 from ssltool.methods.parts.momentum import teacher_network
 from ssltool.models.blocks import MOST_BLOCKS
 from ssltool.runs.display_names import display_names
@@ -43,14 +46,15 @@ POOLED = {
 }
 
 
+@killed_workers()
 def run(config: CollapseLayersConfig) -> Record:
     """The stage: measures each checkpoint beside an untrained network. Writes the table ``out`` and the figure
     ``plot``.
 
     Returns:
         {"networks": [{"path", "layers": [{"layer", "metrics", "cka", "verdict", ...}, ...], "begins", "line", ...},
-        ...], "images", "worst", "failed", "plot"}; "worst" is the most severe state from which on all layers are
-        collapsed, "failed" whether ``fail_on`` is reached.
+        ...], "images", "worst", "failed", "plot"}; "worst" is the most severe state of a layer in which a collapse
+        shows, "failed" whether ``fail_on`` is reached.
 
     Raises:
         SSLToolError: for a checkpoint or images that cannot be used, or outputs that are not finite. Nothing is
@@ -63,7 +67,9 @@ def run(config: CollapseLayersConfig) -> Record:
     device = pick_device(config)
     paths = [_checkpoint(path) for path in config.files]
     loaded, images = _load(config, paths, device)
-    order, _ = order_of_epochs([network.origin["epoch"] for network in loaded])
+    order = list(range(len(loaded)))
+    if len({(network.run.backbone.arch, network.run.method_name) for network in loaded}) == 1:
+        order, _ = order_of_epochs([network.origin["epoch"] for network in loaded])
     networks = _networks([(paths[i], loaded[i]) for i in order], config, images, device)
     passed = {id(one): one for network in networks for one in (network, *network.references.values())}
     measure_networks(list(passed.values()), images, config.batch_size, device, config.workers)
@@ -121,11 +127,13 @@ def _networks(
             run = pretrained.run
             key = str((run.backbone, run.method_name, run.method, run.seed, pretrained.preprocessing))
             if key not in untrained:
-                untrained[key] = Network.untrained(pretrained, images, device)
+                method = build_method(run).to(device).eval()
+                name = f"the untrained {run.backbone.arch}"
+                untrained[key] = Network.of(name, method, pretrained.preprocessing, images, device, network)
             network.compare(UNTRAINED, untrained[key])
         if networks:
             network.compare(PREVIOUS, networks[-1])
-        teacher = _teacher(path, pretrained, config, images, device)
+        teacher = _teacher(network, pretrained, config, images, device)
         if teacher is not None:
             network.compare(TEACHER, teacher)
         networks.append(network)
@@ -133,26 +141,31 @@ def _networks(
 
 
 def _teacher(
-    path: str, pretrained: Pretrained, config: CollapseLayersConfig, images: ImageSet, device: torch.device
+    network: Network, pretrained: Pretrained, config: CollapseLayersConfig, images: ImageSet, device: torch.device
 ) -> Network | None:
     """The teacher in the checkpoint: that of a method with a momentum teacher, or the network of ``--teacher-key``."""
-    name = f"the teacher in {path}"
+    method: Method | None = teacher_network(pretrained.method)
     if config.teacher_key is not None:
-        other = dataclasses.replace(network_settings(config, path, NetworkSettings), key=config.teacher_key)
-        found = load_pretrained(other, device).with_finite_weights()
-        return Network.of(name, found.method, found.preprocessing, images, device)
-    method = teacher_network(pretrained.method)
-    return None if method is None else Network.of(name, method, pretrained.preprocessing, images, device)
+        if pretrained.run.program == SSLTOOL:
+            raise SSLToolError(
+                f"--teacher-key {config.teacher_key} has no effect: {network.name} is a checkpoint of ssltool, whose "
+                "momentum teacher is found; leave it out"
+            )
+        settings = network_settings(config, network.name, NetworkSettings)
+        found = load_pretrained(dataclasses.replace(settings, key=config.teacher_key), device).with_finite_weights()
+        method = found.method
+    if method is None:
+        return None
+    return Network.of(f"the teacher in {network.name}", method, pretrained.preprocessing, images, device, network)
 
 
 def _result(network: Network, pretrained: Pretrained, thresholds: Thresholds) -> Record:
     """The layers of a network, where its collapse begins, and what limits the numbers."""
     reference = network.references.get(UNTRAINED)
-    layers, verdicts = [], []
+    layers: list[Record] = []
     for depth, (layer, measured) in enumerate(network.measured.items(), start=1):
-        other = None if reference is None else reference.measured[layer]
-        verdict = read_layer(measured, other, thresholds)
-        verdicts.append(verdict)
+        other = None if reference is None else reference.measured.get(layer)
+        verdict = judge_layer(measured, other, thresholds)
         layers.append(
             {
                 "layer": layer,
@@ -169,68 +182,41 @@ def _result(network: Network, pretrained: Pretrained, thresholds: Thresholds) ->
                 },
             }
         )
-    first = begins([verdict.state for verdict in verdicts])
-    state = max((verdict.state for verdict in verdicts[first:]), key=STATES.index, default=STATES[0])
+    states = [one["verdict"]["state"] for one in layers]
+    stretch = collapsed_stretch(states, list(network.measured).index(LAYERS[0]))
     return {
         "path": network.name,
         **{key: pretrained.origin[key] for key in ("arch", "method", "epoch", "image_size")},
         "n": next(iter(network.measured.values())).n,
         "pooled": POOLED[network.outputs.pooled],
         "layers": layers,
-        "begins": None if first == len(layers) else layers[first]["layer"],
-        "state": state,
-        "kinds": list(dict.fromkeys(kind.kind for verdict in verdicts[first:] for kind in verdict.kinds)),
-        "line": _line(layers, first),
+        "begins": layers[stretch.start]["layer"] if stretch else None,
+        "ends": layers[stretch.stop - 1]["layer"] if stretch else None,
+        "state": max((states[i] for i in stretch), key=STATES.index, default=STATES[0]),
+        "kinds": list(dict.fromkeys(kind["kind"] for i in stretch for kind in layers[i]["verdict"]["kinds"])),
+        "line": _line(layers, stretch),
         "notes": _notes(network),
     }
 
 
-def read_layer(measured: MeasuredLayer, untrained: MeasuredLayer | None, thresholds: Thresholds) -> Verdict:
-    """The verdict on a layer, compared with the same layer of an untrained network.
-
-    Of the backbone and the heads it is that of ``collapse --like``. The thresholds of the other verdicts hold for
-    representations only: an untrained network's blocks may be below them. So a block is collapsed if its effective rank
-    is below ``like_rank`` of the untrained network's, or if its ``feature_std`` is below that share of the untrained
-    network's and below ``partial_std``; its state is then that of its verdict, and at least partial.
-    """
-    verdict = measured.verdict(thresholds)
-    if untrained is None:
-        return verdict
-    if measured.layer in LAYERS:
-        return compare(verdict, measured.metrics, untrained.metrics, UNTRAINED, thresholds)
-    share, why = thresholds.like_rank, []
-    for name, title, most in (
-        ("effective_rank", "effective rank", math.inf),
-        ("feature_std", "feature_std", thresholds.partial_std),
-    ):
-        ours, theirs = measured.metrics[name], untrained.metrics[name]
-        if ours < min(share * theirs, most):
-            why.append(f"{title} {ours:.3g} is below {share:.0%} of the untrained network's {theirs:.3g}")
-    state = max(verdict.state, STATES[1], key=STATES.index) if why else STATES[0]
-    kinds = [dataclasses.replace(kind, why=why) for kind in verdict.kinds] if why else []
-    if why and not kinds:
-        kinds = [Shown("dimensional", STATES[1], fewer_numbers(measured.metrics, untrained.metrics), why)]
-    return dataclasses.replace(verdict, state=state, why=why, kinds=kinds)
-
-
-def begins(states: Sequence[str]) -> int:
-    """The index of the first layer from which on all are collapsed; the number of layers if the last is healthy."""
-    healthy = [i for i, state in enumerate(states) if state == STATES[0]]
-    return healthy[-1] + 1 if healthy else 0
-
-
-def _line(layers: Sequence[Record], first: int) -> str:
+def _line(layers: Sequence[Record], stretch: range) -> str:
     """Where in depth the collapse begins, in one sentence."""
-    collapsed = [layer["layer"] for layer in layers if layer["verdict"]["state"] != STATES[0]]
-    if not collapsed:
+    others = [
+        layer["layer"] for i, layer in enumerate(layers) if i not in stretch and layer["verdict"]["state"] != STATES[0]
+    ]
+    if not stretch:
+        if others:
+            return f"the last layers are healthy; low against the untrained network: {first_names(others)}"
         return "no layer is collapsed" + _lowest(layers)
-    if first == len(layers):
-        return f"deeper layers are healthy, but collapsed: {first_names(collapsed)}"
-    begin = layers[first]
-    where = f"collapse begins at {begin['layer']}, layer {first + 1} of {len(layers)}"
-    where += ", and all deeper layers are collapsed" if first + 1 < len(layers) else ", the last"
-    earlier = [name for name in collapsed if name not in {layer["layer"] for layer in layers[first:]}]
-    more = f"; also collapsed: {first_names(earlier)}" if earlier else ""
+    begin = layers[stretch.start]
+    at = f"{begin['layer']}, layer {begin['depth']} of {len(layers)}"
+    if len(stretch) == 1:
+        where = f"only {at}, is collapsed"
+    elif stretch.stop < len(layers):
+        where = f"collapse begins at {at}, and ends at {layers[stretch.stop - 1]['layer']}"
+    else:
+        where = f"collapse begins at {at}, and all deeper layers are collapsed"
+    more = f"; also low: {first_names(others)}" if others else ""
     return f"{where}: {' and '.join(begin['verdict']['why'])}{more}"
 
 

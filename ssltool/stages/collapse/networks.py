@@ -10,8 +10,6 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ssltool.checkpoints.build import build_method
-from ssltool.checkpoints.load import Pretrained
 from ssltool.config import LAYERS
 from ssltool.data.images import ImageSet
 from ssltool.data.loader import Loader
@@ -49,26 +47,27 @@ class Network:
 
     @classmethod
     def of(
-        cls, name: str, method: Method, preprocessing: Preprocessing, images: ImageSet, device: torch.device
+        cls,
+        name: str,
+        method: Method,
+        preprocessing: Preprocessing,
+        images: ImageSet,
+        device: torch.device,
+        like: Network | None = None,
     ) -> Network:
-        """The network ``method``, in eval mode on ``device``, for a pass of ``images``.
+        """The network ``method``, in eval mode on ``device``, for a pass of ``images``; ``like`` is the network that it
+        is a reference for.
 
         Raises:
             SSLToolError: if it does not take images of this size.
         """
-        outputs = BlockOutputs.of(method, preprocessing.size, device)
+        outputs = BlockOutputs.of(method, preprocessing.size, device, None if like is None else like.outputs)
         network = cls(name, method, preprocessing, outputs)
         for layer in outputs.layers:
             network.sums[layer] = LayerSums(layer, method.max_rank(layer) if layer in LAYERS else None)
             if outputs.pooled is not None and layer not in LAYERS:
                 network.patches[layer] = PatchSums(len(images))
         return network
-
-    @classmethod
-    def untrained(cls, of: Pretrained, images: ImageSet, device: torch.device) -> Network:
-        """The untrained network of the architecture, method and seed of a run."""
-        method = build_method(of.run).to(device).eval()
-        return cls.of(f"the untrained {of.run.backbone.arch}", method, of.preprocessing, images, device)
 
     def compare(self, with_: str, reference: Network) -> None:
         """Compares each layer that both have, in the pass."""

@@ -28,7 +28,9 @@ from ssltool.settings import Record
 from ssltool.stages.diagnose.findings.finding import NOTE, Finding
 from ssltool.stages.diagnose.findings.stretches import last_stretch
 from ssltool.stages.diagnose.keep import Candidate, choose
+from ssltool.stages.diagnose.monitored_layers import LOWER_RATE, NOT_FINITE_CAUSE
 from ssltool.stages.diagnose.teacher_copy import TeacherAndStudent, compare_teacher, teacher_findings
+from ssltool.stages.diagnose.tested_advice import RATE
 from ssltool.training.device import pick_device
 
 UNTRAINED = "untrained"
@@ -153,8 +155,11 @@ def collapse_findings(rows: Sequence[Record], known: bool) -> list[Finding]:
         line += ", the first that was given" if len(rows) > 1 else ", the only one that was given"
     evidence = {name: last["metrics"][name] for name in NEEDED if name in last["metrics"]}
     epoch = float(since["epoch"]) if known and since["epoch"] is not None else None
-    cause = "the training diverged" if kind == "nonfinite" else UNKNOWN_CAUSE.format("a lower learning rate")
-    return [Finding(kind, state, line, epoch, evidence, cause, kinds=tuple(one["kind"] for one in last["kinds"]))]
+    kinds = tuple(one["kind"] for one in last["kinds"])
+    if kind == "nonfinite":
+        return [Finding(kind, state, line, epoch, evidence, NOT_FINITE_CAUSE, kinds=kinds)]
+    cause = UNKNOWN_CAUSE.format("a lower learning rate")
+    return [Finding(kind, state, line, epoch, evidence, cause, LOWER_RATE, RATE, kinds)]
 
 
 def _against_untrained(rows: Sequence[Record]) -> list[Finding]:

@@ -21,6 +21,7 @@ from ssltool.errors import SSLToolError
 from ssltool.settings import Record
 from ssltool.stages.diagnose.findings.finding import COMPLETE, NOTE, Finding
 from ssltool.stages.diagnose.findings.stretches import last_stretch
+from ssltool.stages.diagnose.tested_advice import RATE
 
 WHOLE = ("networks", "loss")
 """What shows kinds of collapse of the whole network, not of a layer."""
@@ -29,6 +30,8 @@ TEACHER_NUMBERS = KINDS["stale-teacher"].numbers
 
 RANK_FELL = 0.8
 """An effective rank below this share of its largest value has fallen."""
+
+LOWER_RATE = "train with a lower learning rate"
 
 NOT_FINITE_CAUSE = "the training diverged, or an overflow in half precision"
 
@@ -128,6 +131,7 @@ def _in_layer(looks: Looks, name: str, severity: Sequence[int | None]) -> list[F
     line += ", the first that was monitored" if first == order[0] else ""
     evidence: dict[str, float | str] = {metric: record[f"{name}_{metric}"] for metric in NEEDED} | {"layer": name}
     cause = "; ".join(causes) or looks.unknown
+    advice, tested = (advice, tested) if causes else (LOWER_RATE, RATE)
     verdict = _verdict(looks, record, name)
     kinds = () if verdict is None else tuple(kind.kind for kind in verdict.kinds)
     return [Finding(f"{state}-collapse", state, line, since, evidence, cause, advice, tested, kinds)]

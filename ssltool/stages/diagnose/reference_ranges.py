@@ -18,6 +18,9 @@ from ssltool.settings import Record
 
 FILE = Path(__file__).with_name("reference_ranges.json")
 
+SAME = ("method", "arch", "stem", "image_size", "dataset")
+"""What runs that are compared have in common; for values of the projector also its width, ``dim``."""
+
 FACTOR = 2.0
 """Runs on up to this factor more or fewer images are compared."""
 
@@ -61,15 +64,16 @@ def reference_runs() -> tuple[Record, ...]:
 
 def reference_range(settings: Mapping[str, Any], name: str, runs: tuple[Record, ...] | None = None) -> Range | None:
     """The range of the value ``name`` (``backbone_auc``) over the healthy ``runs``, by default those of the data file,
-    of the method, architecture and dataset of a run with these ``settings`` and about as many images.
+    that have what ``SAME`` names and about as many images as a run with these ``settings``.
 
     None if there are fewer than ``FEWEST``.
     """
-    wanted = (settings["method"], settings["arch"], settings["dataset"])
+    same = [*SAME, *(["dim"] if name.startswith("projector_") else [])]
+    given = {**settings, "dim": settings.get("method_options", {}).get("dim")}
     found = [
         run
         for run in (reference_runs() if runs is None else runs)
-        if (run["method"], run["arch"], run["dataset"]) == wanted
+        if all(run.get(key) == given.get(key) for key in same)
         and run["verdict"] == STATES[0]
         and max(run["images"], settings["n_images"]) <= FACTOR * min(run["images"], settings["n_images"])
         and name in run

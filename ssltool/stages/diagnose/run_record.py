@@ -27,9 +27,7 @@ from ssltool.stages.diagnose.known_losses import KnownLoss, constants
 from ssltool.stages.diagnose.monitored_layers import Looks, MonitoredLayer, layer_findings
 from ssltool.stages.diagnose.reference_ranges import reference_range
 from ssltool.stages.diagnose.series import Curve, Series
-
-TESTED = "each method with and without this part, 3 epochs on the bundled images (docs/methods.md)"
-
+from ssltool.stages.diagnose.tested_advice import on_parts
 
 OF_SCALE = ("mean_norm", "coding_rate")
 """Metrics that see the scale of the outputs, which those of a verdict do not, where they were recorded."""
@@ -123,7 +121,8 @@ def _looks(method: Method, run: SavedRun, records: Sequence[Record]) -> Looks:
         found = list(dict.fromkeys([*known, *method.probable_causes(float("nan") if loss is None else loss)]))
         if not known:
             return found, "", ""
-        return found, f"train with the part that the settings leave out: {'; '.join(known)}", TESTED
+        advice = f"train with the part that the settings leave out: {'; '.join(known)}"
+        return found, advice, on_parts(known)
 
     at = [float(record["epoch"] + 1) for record in records]
     return Looks("epoch", records, at, n, layers, causes, UNKNOWN_CAUSE.format("a lower --lr"))

@@ -16,6 +16,7 @@ from ssltool.checkpoints.read import read_entries
 from ssltool.files.placeholders import module_weights
 from ssltool.files.stored import weights_hash
 from ssltool.stages.diagnose.findings.finding import PARTIAL, Finding
+from ssltool.stages.diagnose.tested_advice import MOMENTUM
 
 PAIRS = {
     "teacher.": ("student.", "", "model."),
@@ -106,8 +107,10 @@ def teacher_findings(compared: Mapping[str, TeacherAndStudent], epochs: Mapping[
         line = f"the {compared[equal[0]].teacher} is equal to its student in every weight in {', '.join(equal)}"
         cause = "its momentum is 0, or it was saved right after it was copied (as at the end of an epoch)"
         evidence: dict[str, float | str] = {"files": len(equal), "of": len(compared), "distance": 0.0}
-        advice = "check the momentum, and that the teacher is updated after the optimiser's step"
-        found.append(Finding("identical-teacher", PARTIAL, line, _since(epochs, equal), evidence, cause, advice))
+        advice = "set the momentum above 0 (0.996 is usual), and update the teacher after the optimiser's step"
+        found.append(
+            Finding("identical-teacher", PARTIAL, line, _since(epochs, equal), evidence, cause, advice, MOMENTUM)
+        )
     teachers, students = ({of.__dict__[key] for of in compared.values()} for key in ("teacher_hash", "student_hash"))
     if len(compared) > 1 and len(teachers) == 1 and len(students) > 1:
         line = f"the teacher is the same in all {len(compared)} files, while the student changes"
@@ -115,7 +118,8 @@ def teacher_findings(compared: Mapping[str, TeacherAndStudent], epochs: Mapping[
             "it is never updated: its momentum is 1, or the update is not called (a fixed, trained teacher is meant so)"
         )
         evidence = {"files": len(compared)}
-        found.append(Finding("stale-teacher", PARTIAL, line, _since(epochs, list(compared)), evidence, cause))
+        advice = "set the momentum below 1 (0.996 is usual), and check that the teacher's update is called"
+        found.append(Finding("stale-teacher", PARTIAL, line, _since(epochs, list(compared)), evidence, cause, advice))
     return found
 
 

@@ -23,7 +23,7 @@ from ssltool.data.loader import killed_workers
 from ssltool.errors import SSLToolError
 from ssltool.reprs.class_names import Labels
 from ssltool.reprs.representation_set import NETWORK_KEYS, NETWORK_TITLES
-from ssltool.runs.folder import PROBE, RunFolder, run_path
+from ssltool.runs.folder import PROBE, RunFolder, run_path, with_number
 from ssltool.runs.resume import differences, find_file
 from ssltool.settings import Record, Settings
 from ssltool.stages.lincls.features import FeatureSource
@@ -58,8 +58,10 @@ def run(config: LinclsConfig) -> Record:
         if path is None:
             raise SSLToolError(f"{folder.path} holds no {PROBE} to evaluate; name one with --resume FILE")
         return _evaluate(config, device, Probe.load(path)) | {"probe": str(path)}
+    numbered = with_number(config, default_name(config))
+    folder = RunFolder(run_path(numbered, default_name(config)), "lincls", is_new=numbered is not config)
     with folder.locked():
-        return _train(config, device, folder)
+        return _train(numbered, device, folder)
 
 
 def _train(config: LinclsConfig, device: torch.device, folder: RunFolder) -> Record:

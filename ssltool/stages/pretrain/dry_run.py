@@ -13,7 +13,8 @@ from ssltool.data.found import announce, record_of
 from ssltool.data.loader import Batch
 from ssltool.errors import SSLToolError
 from ssltool.methods.base import Method, trainable_parameters
-from ssltool.runs.resume import find_start, pretrain_folder
+from ssltool.runs.folder import with_number
+from ssltool.runs.resume import find_start, pretrain_folder, pretrain_name
 from ssltool.settings import Record
 from ssltool.stages.pretrain.epoch_monitor import check_limit
 from ssltool.stages.pretrain.prepare import prepare
@@ -34,6 +35,8 @@ def plan(config: PretrainConfig) -> Record:
         SSLToolError: for every error that the run itself would raise before training.
     """
     device = pick_device(config)
+    config.check()
+    config = with_number(config, pretrain_name(config), create=False)
     setup = prepare(config)
     start = find_start(config, setup.saved_run, pretrain_folder(config))
     announce(setup.images)

@@ -18,6 +18,7 @@ from torch import Tensor
 from ssltool import seeds
 from ssltool.checkpoints.checkpoint import Checkpoint
 from ssltool.config import PretrainConfig
+from ssltool.config.fields import AUTO
 from ssltool.data import views
 from ssltool.data.found import announce
 from ssltool.data.images import open_dataset
@@ -25,8 +26,8 @@ from ssltool.data.loader import BATCHED_SIZE, Batch, Loader, Shard, WorkerKilled
 from ssltool.diagnosis.metrics.of_rows import feature_std_tensor
 from ssltool.errors import Collapsed, SSLToolError, UsageError, counted
 from ssltool.methods.base import EpochImages, Now, Output
-from ssltool.runs.folder import RunFolder
-from ssltool.runs.resume import find_start, pretrain_folder
+from ssltool.runs.folder import RunFolder, with_number
+from ssltool.runs.resume import find_start, pretrain_folder, pretrain_name
 from ssltool.settings import Record
 from ssltool.stages.pretrain.epoch_monitor import EpochMonitor, MonitorResult, check_limit, has_collapsed, summary
 from ssltool.stages.pretrain.prepare import prepare
@@ -54,16 +55,31 @@ def run(config: PretrainConfig) -> Path:
     if config.dist_backend != "auto" and not distributed.under_torchrun():
         raise UsageError(f"--dist-backend {config.dist_backend} does nothing without torchrun; leave it out")
     device = pick_device(config, local_rank=distributed.local_rank())
-    run_folder = pretrain_folder(config)
     try:
-        with distributed.process_group(device, config.dist_backend) as shard, _locked(run_folder):
-            training = Pretraining(config, device, shard, run_folder)
-            folder = training.train()
+        with distributed.process_group(device, config.dist_backend) as shard:
+            is_new, config = config.exp_id == AUTO, _numbered(config)
+            run_folder = pretrain_folder(config)
+            run_folder.is_new = is_new
+            with _locked(run_folder):
+                training = Pretraining(config, device, shard, run_folder)
+                folder = training.train()
     except torch.OutOfMemoryError as error:
         raise SSLToolError(f"out of memory on {device}; lower --batch-size, or try --precision bf16") from error
     if training.collapsed:
         raise Collapsed(folder)
     return folder
+
+
+def _numbered(config: PretrainConfig) -> PretrainConfig:
+    """``config`` with the number that rank 0 takes for ``--exp-id auto``, on all ranks."""
+    config.check()
+    if config.exp_id != AUTO:
+        return config
+    number = 0
+    with distributed.raise_on_all_ranks():
+        if distributed.is_main():
+            number = int(with_number(config, pretrain_name(config)).exp_id)
+    return dataclasses.replace(config, exp_id=distributed.all_reduce_max(number))
 
 
 @contextlib.contextmanager

@@ -224,7 +224,7 @@ def measure_file(
             f"{path} holds outputs of the {meta['layer']}, but --layer is {layer}; rank one layer at a time"
         )
     rows = Rows([stored.representations], labels=[stored.targets], name=path)
-    measured = measure(rows, metrics, bound=meta.get("directions"), tokens=tokens_of([path], [stored]))
+    measured = measure(rows, metrics, bound=meta.get("directions"), tokens=tokens_of([path], [stored], metrics))
     origin = dict(meta)
     if meta.get("random"):
         origin |= {"method": "untrained", "epoch": None}

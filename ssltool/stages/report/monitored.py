@@ -9,7 +9,8 @@ from typing import Any
 import matplotlib
 
 import ssltool
-from ssltool.diagnosis.alarms import DEAD_KEY, judge_look
+from ssltool.diagnosis.alarms import judge_look
+from ssltool.diagnosis.metrics import METRICS
 from ssltool.diagnosis.spectrum_file import Spectrum
 from ssltool.errors import SSLToolError, counted
 from ssltool.files.reading import require
@@ -73,7 +74,7 @@ def _layer(name: str, spectrum: Spectrum, settings: Mapping[str, Any], untrained
     n, d = spectrum.meta["n"], spectrum.meta["d"]
     values = {key: float("nan") if value is None else value for key, value in spectrum.metrics.items()}
     verdict = judge_look(name, values, n=n, d=d, bound=settings["bounds"].get(name))
-    del values[DEAD_KEY]
+    values = {key: value for key, value in values.items() if key in METRICS}
     start = {key: untrained.get(f"{name}_{key}") for key in values}
     known = {key: float("nan") if value is None else value for key, value in start.items()} if untrained else None
     return Layer(name, values, spectrum.possible(), d, [], verdict, known)

@@ -18,6 +18,7 @@ from ssltool.config import NetworkSettings, ReportConfig, SaveReprsConfig
 from ssltool.data.found import record_of
 from ssltool.data.images import ImageSet
 from ssltool.data.loader import killed_workers
+from ssltool.diagnosis.kinds import ratios
 from ssltool.diagnosis.layer_metrics import KNN_NEIGHBOURS, MEASURED, knn_accuracy
 from ssltool.diagnosis.measure import measure
 from ssltool.diagnosis.row_blocks import Rows
@@ -167,8 +168,8 @@ def _layer(reprs: Representations, before: Representations, run: FinishedRun) ->
             "because the run diverged; choose an earlier --checkpoint"
         )
     measured = measure(Rows([x]), MEASURED, bound=reprs.meta.get("directions"))
-    verdict = judge_measured(measured, reprs.meta)
     start = measure(Rows([before.representations]), MEASURED, bound=before.meta.get("directions"))
+    verdict = judge_measured(measured, reprs.meta, numbers=ratios(measured.metrics, start.metrics))
     return Layer(
         name,
         measured.metrics,

@@ -23,7 +23,7 @@ from ssltool.files.stored import weights_hash
 from ssltool.models.family import SMALL_IMAGE
 from ssltool.reprs.clusters_file import SCORES, Clusters
 from ssltool.reprs.neighbours.file import Neighbours
-from ssltool.runs.folder import RunFolder, run_path
+from ssltool.runs.folder import RunFolder, run_path, with_number
 from ssltool.runs.resume import changed_images, check_compatible, check_images, differences
 from ssltool.settings import Record, Settings
 from ssltool.stages.scan.cluster_scores import score
@@ -69,12 +69,11 @@ class _Scan:
     """One invocation: its inputs, its folder, and the results so far."""
 
     def __init__(self, config: ScanConfig) -> None:
-        self.config = config
+        name = "scan" if config.pretrained is None else default_run_name("scan", config)
+        self.config = with_number(config, name)
         self.steps = STEPS if config.step == "all" else (config.step,)
         self.later = STEPS[STEPS.index(self.steps[0]) :]
-        self.folder = RunFolder(
-            run_path(config, "scan" if config.pretrained is None else default_run_name("scan", config)), "scan"
-        )
+        self.folder = RunFolder(run_path(self.config, name), "scan", is_new=self.config is not config)
         self.outputs = {step: self.folder.path / OUTPUTS[step] for step in STEPS}
         self.inputs = Inputs(config, self.outputs["cluster"])
         self.results: Record = {}

@@ -18,6 +18,7 @@ from ssltool.diagnosis.verdict import NEEDED
 from ssltool.stages.diagnose.checkpoint_series import collapse_findings
 from ssltool.stages.diagnose.keep import Candidate, choose
 from ssltool.stages.diagnose.teacher_copy import compare_teacher, teacher_findings
+from ssltool.stages.diagnose.tested_advice import on_parts
 
 LN_K = math.log(65536)
 HEALTHY = {"feature_std": 0.7, "effective_rank": 14.0, "dead_directions": 0.0, "auc": 0.6}
@@ -170,6 +171,12 @@ def test_settings_that_cause_a_collapse_are_the_probable_cause_and_the_advice_sa
     finding = ssltool("diagnose", run, "--json").json["reports"][0]["findings"][0]
     assert "stop_grad=false" in finding["cause"] and "stop_grad=false" in finding["advice"]
     assert "bundled" in finding["tested"]
+
+
+def test_advice_is_marked_tested_only_where_trainings_with_all_of_the_parts_showed_that_it_helps():
+    stop_grad, fixed = "there is no stop-gradient (stop_grad=false)", "the predictor is not trained (predictor=fixed)"
+    assert "SimSiam with and without stop_grad=false" in on_parts([stop_grad])
+    assert on_parts([fixed]) == on_parts([stop_grad, fixed]) == on_parts([]) == on_parts(["no setting"]) == ""
 
 
 def test_the_checkpoint_to_keep_is_the_healthy_one_of_the_highest_accuracy(ssltool, run_with):

@@ -19,10 +19,26 @@ def run(value: float, **changes):
 
 
 def test_the_range_is_that_of_the_comparable_runs():
-    others = [run(9, method="x"), run(9, arch="x"), run(9, dataset="x"), run(9, verdict="partial"), run(9, images=2001)]
+    others = [
+        run(9, method="x"),
+        run(9, stem="x"),
+        run(9, image_size=8),
+        run(9, arch="x"),
+        run(9, dataset="x"),
+        run(9, verdict="partial"),
+        run(9, images=2001),
+    ]
     found = reference_range(SETTINGS, "backbone_auc", (run(0.6, images=500), run(0.8, steps=9), run(0.7), *others))
     assert (found.low, found.high, found.runs) == (0.6, 0.8, 3)
     assert str(found) == "0.6 to 0.8 in 3 healthy runs of 9 to 500 steps on 500 to 1,000 images"
+
+
+def test_values_of_projectors_are_compared_at_one_width():
+    runs = tuple(run(0, projector_auc=value, dim=dim) for value, dim in ((0.6, 64), (0.7, 64), (0.9, 128)))
+    settings = SETTINGS | {"method_options": {"dim": 64}}
+    found = reference_range(settings, "projector_auc", runs)
+    assert (found.low, found.high) == (0.6, 0.7)
+    assert reference_range(settings, "backbone_auc", runs).runs == 3
 
 
 @pytest.mark.parametrize(("value", "normal"), [(0.7, True), (0.46, True), (0.44, False), (0.99, True), (1.01, False)])
@@ -58,7 +74,7 @@ def test_a_run_that_differs_from_the_reference_is_told_so_without_a_fault(ssltoo
     shutil.copytree(trained, copy)
     settings = json.loads((copy / "config.json").read_text())
     rank = records(trained)[-1]["backbone_effective_rank"]
-    of = {"method": settings["method"], "arch": settings["arch"], "dataset": "bundled"}
+    of = {name: settings[name] for name in ("method", "arch", "stem", "image_size", "dataset")}
     normal = [run(0.0, **of, images=settings["n_images"], backbone_effective_rank=r * rank) for r in (2.0, 3.0)]
     for one in normal:
         del one["backbone_auc"]

@@ -16,6 +16,7 @@ from ssltool.stages.diagnose.known_losses import (
     KnownLoss,
 )
 from ssltool.stages.diagnose.series import Curve, Series
+from ssltool.stages.diagnose.tested_advice import OWN_CODE, TRAININGS
 
 FEWEST_EPOCHS = 5
 FEWEST_STEPS = 20
@@ -54,8 +55,8 @@ MEANINGS = {
         "self-distillation and clustering: the teacher's outputs are not sharp enough (its temperature is too high, or "
         "the centring outweighs it), or the learning rate is too high; contrastive losses: all embeddings are equal",
         "lower the teacher's temperature (DINO's is 0.04) and the learning rate, and begin again",
-        "DINO on the bundled images, 3 epochs: with a teacher temperature of 1 the loss stays at ln K, with 0.04 it "
-        "does not (docs/methods.md); the learning rate was not tested",
+        f"DINO {OWN_CODE}: with a teacher temperature of 1 the loss stands at ln K, with 0.04 it does not; not the "
+        "learning rate",
     ),
     CONSTANT: _Meaning(
         "the best value that the loss can have, which equal outputs for all images reach",
@@ -63,7 +64,8 @@ MEANINGS = {
         "variance term (VICReg)",
         "check that the targets get no gradient, that the predictor is trained at a constant learning rate, and that "
         "no term of the loss has the weight 0",
-        "SimSiam, BYOL, DINO and VICReg on the bundled images, 3 epochs, with and without their part (docs/methods.md)",
+        f"stop-gradient, predictor and variance term of SimSiam, BYOL and VICReg, {TRAININGS}; DINO's centring did not "
+        "help there",
     ),
     NO_VARIANCE: _Meaning(
         "the variance term of outputs that are the same for all images, while the other terms are 0",

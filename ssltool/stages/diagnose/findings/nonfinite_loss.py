@@ -7,6 +7,7 @@ import numpy as np
 from ssltool.errors import counted
 from ssltool.stages.diagnose.findings.finding import COMPLETE, PARTIAL, Finding
 from ssltool.stages.diagnose.series import Series
+from ssltool.stages.diagnose.tested_advice import OWN_CODE
 
 CAUSE = (
     "an overflow, often in half precision, after the loss or the gradients grew; or a logarithm or a division of 0, "
@@ -16,6 +17,8 @@ ADVICE = (
     "use a checkpoint from before it, with a lower learning rate or a longer warm-up, clipped gradients, and bf16 or "
     "fp32 instead of fp16"
 )
+
+TESTED = f"the lower learning rate, MAE and MoCo v3 {OWN_CODE}; the rest was not tested"
 
 
 def find(series: Series) -> list[Finding]:
@@ -37,4 +40,4 @@ def _in(series: Series, name: str) -> Finding | None:
         evidence["last_finite"] = float(curve.values[first - 1])
     state = COMPLETE if until_end else PARTIAL
     line = f"{name} is {value} since {series.unit} {since:g} {said}"
-    return Finding("nonfinite", state, line, since, evidence, CAUSE, ADVICE)
+    return Finding("nonfinite", state, line, since, evidence, CAUSE, ADVICE, TESTED)

@@ -31,7 +31,7 @@ def _layer(layer: Layer, sampled: int) -> str:
     used = f"{layer.verdict.details['used']:.1f} of {layer.verdict.details['dimensions']:,} dimensions in use"
     text = f"{used}, measured on {sampled:,} images"
     bar = element("span", "", class_="used", style=f"width: {100 * min(1.0, max(share, 0.004)):.1f}%")
-    kinds = "".join(element("p", escape_xml(sentence_of(kind)), class_="words") for kind in layer.verdict.kinds)
+    kinds = "".join(element("p", escape_xml(sentence_of(kind)), class_="words kind") for kind in layer.verdict.kinds)
     notes = "".join(element("li", escape_xml(note)) for note in layer.notes)
     return element(
         "div",
