@@ -81,7 +81,7 @@ def running(path: Path, *command: object) -> Iterator[tuple[Command, TextIO, Tex
                 os.kill(started.pid, signal.SIGKILL)
 
 
-def run_ranks(path: Path, *command: object, ranks: int = 2, limit: float = 300) -> CompletedProcess[str]:
+def run_ranks(path: Path, *command: object, ranks: int = 2, limit: float = 600) -> CompletedProcess[str]:
     """Runs a command on several ranks, in the environment that torchrun sets; the streams of all ranks are joined.
 
     As with torchrun, a rank that fails ends the others.
