@@ -30,6 +30,9 @@ PAIRS = {
 }
 """Parts of the names of a teacher's parameters, and what stands there in the names of its student's."""
 
+STATISTICS = ("running_mean", "running_var")
+"""Buffers of batch norm, which differ and change also where no parameter does."""
+
 WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module")
 DEEPEST = 4
 FEWEST = 8
@@ -83,6 +86,8 @@ def _pairs(tensors: Mapping[str, Tensor], teacher: str, student: str) -> list[tu
     pairs = []
     for name, tensor in tensors.items():
         before, found, after = f".{name}".partition(f".{teacher}")
+        if name.endswith(STATISTICS):
+            continue
         other = tensors.get(f"{before}.{student}{after}".lstrip(".")) if found else None
         if other is not None and other.shape == tensor.shape:
             pairs.append((tensor, other))

@@ -12,7 +12,7 @@ TRAININGS = "resnet18_w8 on the bundled images, 250 steps, one seed (docs/diagno
 
 OWN_CODE = "by their own code, 48 steps on 128 images (docs/diagnose.md)"
 
-RATE = f"the lower learning rate, SimSiam with 5 and 0.2, {TRAININGS}"
+RATE = f"the lower learning rate, SimSiam and BYOL with 5 and 0.2, {TRAININGS}"
 
 MOMENTUM = f"BYOL with a momentum of 0 and of 0.98, {TRAININGS}"
 

@@ -289,14 +289,20 @@ def test_a_checkpoint_with_nan_weights_is_a_fault_and_not_an_error(ssltool, trai
     assert ssltool("diagnose", tmp_path / "broken.pt", *FEW).code == 0
 
 
+def statistics(prefix: str = "") -> dict[str, torch.Tensor]:
+    """Statistics of a batch norm, which are others in each network and file."""
+    return {f"{prefix}backbone.bn.running_{name}": torch.rand(4) for name in ("mean", "var")}
+
+
 def two_networks(path, teacher: float, student: float, *, prefix: str = ""):
     """A file as DINO's main_dino.py saves it: ``student`` and ``teacher``, the former with the prefix of DDP."""
     torch.manual_seed(0)
     weights = {f"backbone.{i}.weight": torch.randn(4, 4) for i in range(10)}
+    torch.manual_seed(len(str(path)) + int(100 * teacher + 10 * student))
     torch.save(
         {
-            "student": {f"{prefix}{name}": value + student for name, value in weights.items()},
-            "teacher": {name: value + teacher for name, value in weights.items()},
+            "student": {f"{prefix}{name}": value + student for name, value in weights.items()} | statistics(prefix),
+            "teacher": {name: value + teacher for name, value in weights.items()} | statistics(),
             "epoch": 1,
         },
         path,
