@@ -91,7 +91,7 @@ class RepresentationSet:
         return len(self.rows)
 
     def image_name(self, row: int) -> str:
-        """The relative path of the image of a row, or its number in the dataset: ``image 17``."""
+        """The relative path of the image of a row, or its number in the dataset, ``#17``."""
         return image_name(self.image_paths, self.index, row)
 
     def image_record(self, row: int) -> Record:

@@ -189,8 +189,8 @@ class Representations(Stored):
 
 
 def image_name(paths: Sequence[str] | None, index: Tensor, row: int) -> str:
-    """How messages and tables name the image of a row: its relative path, else its number in the dataset."""
-    return f"image {int(index[row])}" if paths is None else paths[row]
+    """How messages and tables name the image of a row: its relative path, else ``#`` and its number in the dataset."""
+    return f"#{int(index[row])}" if paths is None else paths[row]
 
 
 def _concatenated(columns: Sequence[Tensor | None]) -> Tensor | None:

@@ -13,7 +13,7 @@ def row_of_query(saved: RepresentationSet, query: str) -> int | None:
     """The row of the image that ``query`` names, by the first rule that applies; None for a file of another image.
 
     1. The whole path of an image in the set.
-    2. Digits: the number of an image in its dataset.
+    2. Digits, also after ``#``: the number of an image in its dataset.
     3. A file that exists: the image of the same content.
     4. The end of a path after a ``/``, and then any part of it, that one image has.
 
@@ -24,8 +24,9 @@ def row_of_query(saved: RepresentationSet, query: str) -> int | None:
     exact = [row for row, path in enumerate(paths) if path == query]
     if exact:
         return _only(saved, query, exact)
-    if query.isascii() and query.isdigit():
-        numbered = (saved.index == int(query)).nonzero().flatten().tolist() if len(query) < 19 else []
+    digits = query.removeprefix("#")
+    if digits.isascii() and digits.isdigit():
+        numbered = (saved.index == int(digits)).nonzero().flatten().tolist() if len(digits) < 19 else []
         return _only(saved, query, numbered)
     if Path(query).is_file():
         return _of_content(saved, query)

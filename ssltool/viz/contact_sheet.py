@@ -102,15 +102,12 @@ def _draw(axis: Axes, picture: Picture, left: float, top: float) -> None:
     w, h = image.shape[1] * scale, image.shape[0] * scale
     x, y = left + pad + (side - w) / 2, top + pad + (side - h) / 2
     axis.imshow(image, extent=(x, x + w, y + h, y), interpolation="nearest", aspect="auto")
+    axis.add_patch(Rectangle((x, y), w, h, fill=False, edgecolor="0.85", linewidth=0.5))
     if picture.marked:
         corner = (left + pad / 2, top + pad / 2)
-        axis.add_patch(_frame(corner, CELL - pad))
+        axis.add_patch(Rectangle(corner, CELL - pad, CELL - pad, fill=False, edgecolor=COLOURS[1], linewidth=1.4))
     words = [*_lines(picture.name), *([picture.below] if picture.below else [])]
     axis.text(left + CELL / 2, top + CELL, "\n".join(words), fontsize=5.8, ha="center", va="top", linespacing=1.15)
-
-
-def _frame(corner: tuple[float, float], side: float) -> Rectangle:
-    return Rectangle(corner, side, side, fill=False, edgecolor=COLOURS[1], linewidth=1.4)
 
 
 def _lines(name: str) -> list[str]:
@@ -138,7 +135,7 @@ p { margin: .1rem 0; color: light-dark(#59626d, #a0a9b3); }
 figure { margin: 0; padding: .3rem; width: 10rem; border: 2px solid transparent; overflow-wrap: anywhere; }
 figure.marked { border-color: light-dark(#d55e00, #f2803a); }
 figure div { height: 10rem; display: flex; align-items: center; justify-content: center; }
-img { max-width: 100%; max-height: 100%; background: #fff; }
+img { max-width: 100%; max-height: 100%; background: #fff; outline: 1px solid light-dark(#dfe3e7, #31373e); }
 img.few { width: 100%; height: 100%; object-fit: contain; image-rendering: pixelated; }
 figcaption { font-size: .75rem; line-height: 1.3; text-align: center; }
 figcaption span { display: block; color: light-dark(#59626d, #a0a9b3); font-variant-numeric: tabular-nums; }

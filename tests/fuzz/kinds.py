@@ -77,6 +77,11 @@ VIEWS = (
 
 ROWS = (
     *VIEWS,
+    "neighbours {} -k 3 --device cpu --sheet new.html",
+    "neighbours {} 0 1 -k 3 --device cpu -o new.csv",
+    "duplicates {} val.pt --device cpu --sheet new.html",
+    "duplicates val.pt {} --device cpu --threshold 0.1 -o new.json",
+    "outliers {} -k 2 -n 3 --device cpu --sheet new.html",
     "knn {} val.pt -k 3 --device cpu",
     "knn val.pt {} -k 3 --device cpu --metric l2 --per-class --confusion",
     "knn val.pt {} -k 3 --device cpu --neighbours new.pt",

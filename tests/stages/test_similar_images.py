@@ -116,9 +116,9 @@ def test_arrays_have_the_numbers_of_images_as_names(ssltool, trained, tmp_path):
     flags = ["--pretrained", trained / "checkpoint.pt", "--device", "cpu", "--idx-path", tmp_path / "some.npy"]
     assert ssltool("save-reprs", *flags, "-o", tmp_path / "a.pt").code == 0
     ran = ssltool("neighbours", tmp_path / "a.pt", 40, "--json", "--sheet", tmp_path / "a.svg")
-    assert ran.json["queries"][0]["query"] == "image 40"
-    assert sorted(near(ran)) == ["image 3", "image 41", "image 5"]
-    assert "image 41" in (tmp_path / "a.svg").read_text()
+    assert ran.json["queries"][0]["query"] == "#40"
+    assert sorted(near(ran)) == ["#3", "#41", "#5"]
+    assert "#41" in (tmp_path / "a.svg").read_text()
 
 
 def test_tables_have_a_row_for_each_neighbour(ssltool, album, tmp_path):
@@ -208,7 +208,7 @@ def test_one_group_of_nearly_all_images_is_named_as_a_wrong_threshold_or_a_colla
 def test_the_farthest_image_is_the_first_outlier(ssltool, some_rows, tmp_path):
     ran = ssltool("outliers", some_rows, "-k", 2, "-n", 2, "--json", "-o", tmp_path / "out.csv")
     first, second = ran.json["outliers"]
-    assert (first["row"], first["nearest"]) == (0, "image 4")
+    assert (first["row"], first["nearest"]) == (0, "#4")
     assert first["distance"] == pytest.approx(1 - np.cos(2 - 0.03), abs=1e-6)
     assert (second["row"], second["distance"]) == (4, pytest.approx(1 - np.cos(0.05), abs=1e-6))
     assert len(list(csv.DictReader((tmp_path / "out.csv").read_text().splitlines()))) == 2
