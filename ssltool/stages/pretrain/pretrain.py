@@ -28,7 +28,7 @@ from ssltool.runs.folder import RunFolder, with_number
 from ssltool.runs.resume import find_start, pretrain_folder, pretrain_name, say_if_views_differ
 from ssltool.settings import Record
 from ssltool.stages.pretrain.epoch_monitor import EpochMonitor, MonitorResult, check_limit, has_collapsed, summary
-from ssltool.stages.pretrain.prepare import prepare
+from ssltool.stages.pretrain.prepare import check_divisible, prepare
 from ssltool.stages.pretrain.run_time import EpochTime, Estimate, epochs_within, seconds_per_step
 from ssltool.training import distributed
 from ssltool.training.device import autocast, pick_device, worker_count
@@ -102,7 +102,7 @@ class Pretraining(TrainingLoop[TrainState, Batch]):
         with distributed.raise_on_all_ranks():
             self.setup = prepare(dataclasses.replace(config, download=False))
             self.config = self.setup.config
-            _check_divisible(self.setup, shard)
+            check_divisible(self.setup, shard)
             self.saved = self.setup.saved_run
             self.folder = folder or pretrain_folder(config)
             start = find_start(config, self.saved, self.folder)
@@ -354,19 +354,6 @@ class Pretraining(TrainingLoop[TrainState, Batch]):
         distributed.rank_zero_info(_summary(record, self.epochs))
         for warning in filter(None, [diagnosis, *self.monitored.warnings]):
             distributed.rank_zero_info(f"warning: epoch {record['epoch'] + 1}: {warning}")
-
-
-def _check_divisible(setup: TrainingSetup, shard: Shard) -> None:
-    """Raises ``SSLToolError`` if a batch is not divisible by the number of ranks."""
-    if setup.batch_size % shard.world:
-        raise SSLToolError(
-            f"--batch-size {setup.batch_size} is not divisible by the number of ranks ({shard.world}); change it"
-        )
-    if setup.support is not None and setup.support.batch_size % shard.world:
-        raise SSLToolError(
-            f"the {setup.support.batch_size} labelled images of a step are not divisible by the number of ranks "
-            f"({shard.world}); change --set support_per_class"
-        )
 
 
 def _build_state(setup: TrainingSetup, device: torch.device) -> TrainState:
