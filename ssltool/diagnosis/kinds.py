@@ -108,8 +108,12 @@ def _is_narrow(of: Numbers, limit: float, t: Thresholds) -> bool:
 
 
 def _scale(of: Numbers, t: Thresholds) -> list[str]:
-    ratio = of["norm_ratio"]
-    return [f"the mean norm is {ratio:.2g} of the untrained network's, below {t.scale_norm:g}"] * (ratio < t.scale_norm)
+    norm, variance = of["norm_ratio"], of["variance_ratio"]
+    text = (
+        f"the mean norm and the total variance are {norm:.2g} and {variance:.2g} of the untrained network's, below "
+        f"{t.scale_share:g}"
+    )
+    return [text] * (max(norm, variance) < t.scale_share)
 
 
 def _stale_teacher(of: Numbers, t: Thresholds) -> list[str]:
@@ -139,9 +143,9 @@ def _intracluster(of: Numbers, t: Thresholds) -> list[str]:
 
 
 def _local(of: Numbers, t: Thresholds) -> list[str]:
-    found = of["local_dimension"]
+    found = max(of["local_dimension"], of["twonn"])
     is_local = found < t.local_lid and of["effective_rank"] > t.local_ratio * found
-    return [f"local_dimension is below {t.local_lid:g}"] * is_local
+    return [f"local_dimension and twonn are below {t.local_lid:g}"] * is_local
 
 
 def _dense(of: Numbers, t: Thresholds) -> list[str]:
