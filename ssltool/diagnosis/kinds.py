@@ -110,10 +110,9 @@ def _is_narrow(of: Numbers, limit: float, t: Thresholds) -> bool:
 def _scale(of: Numbers, t: Thresholds) -> list[str]:
     norm, variance = of["norm_ratio"], of["variance_ratio"]
     text = (
-        f"the mean norm and the total variance are {norm:.2g} and {variance:.2g} of the untrained network's, below "
-        f"{t.scale_share:g}"
+        f"total variance is {variance:.2g} of the untrained network's, below {t.scale_variance:g}, mean norm {norm:.2g}"
     )
-    return [text] * (max(norm, variance) < t.scale_share)
+    return [text] * (variance < t.scale_variance and norm < t.scale_norm)
 
 
 def _stale_teacher(of: Numbers, t: Thresholds) -> list[str]:
@@ -180,13 +179,6 @@ KINDS: Registry[Kind] = Registry(
             "The network gives every image the same output.",
             state=COMPLETE,
         ),
-        "scale": Kind(
-            _scale,
-            "reference",
-            ("norm_ratio", "variance_ratio", "coding_rate_ratio"),
-            "The outputs have shrunk towards zero.",
-            metrics=("mean_norm", "total_variance", "coding_rate"),
-        ),
         "complete": Kind(
             _complete,
             "rows",
@@ -194,6 +186,13 @@ KINDS: Registry[Kind] = Registry(
             "The network gives nearly the same output to every image.",
             state=COMPLETE,
             implies=("dimensional", "cluster", "intracluster", "local"),
+        ),
+        "scale": Kind(
+            _scale,
+            "reference",
+            ("norm_ratio", "variance_ratio", "coding_rate_ratio"),
+            "The outputs have shrunk towards zero.",
+            metrics=("mean_norm", "total_variance", "coding_rate"),
         ),
         "cluster": Kind(
             _cluster,

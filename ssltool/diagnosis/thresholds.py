@@ -18,13 +18,13 @@ class Thresholds:
     ``embedding_dead`` replace the latter two for projector and predictor, which lose directions in healthy networks
     too. ``like_rank`` is an effective rank as a fraction of that of a reference run.
 
-    ``reference_std`` and ``scale_share`` are fractions of the ``feature_std`` and of the mean norm and total
-    variance of the untrained network. ``cluster_share`` is the share of the clusters in use and ``cluster_count``
-    their number, ``intracluster_nc1`` a value of ``nc1``, and ``local_lid`` one of ``local_dimension`` and
-    ``twonn``, whose rule also asks for an effective rank of ``local_ratio`` times the larger one. ``dense_cosine``
-    is a value of ``patch_cosine``. ``teacher_share`` is a change of weights as a fraction of that of the student.
-    ``uniform_loss`` is how near a loss must be to that of uniform outputs, relative to max(1, that), and
-    ``uniform_looks`` in how many looks.
+    ``reference_std``, ``scale_variance`` and ``scale_norm`` are fractions of the ``feature_std``, of the total
+    variance and of the mean norm of the untrained network. ``cluster_share`` is the share of the clusters in use
+    and ``cluster_count`` their number, ``intracluster_nc1`` a value of ``nc1``, and ``local_lid`` one of
+    ``local_dimension`` and ``twonn``, whose rule also asks for an effective rank of ``local_ratio`` times the
+    larger one. ``dense_cosine`` is a value of ``patch_cosine``. ``teacher_share`` is a change of weights as a
+    fraction of that of the student. ``uniform_loss`` is how near a loss must be to that of uniform outputs,
+    relative to max(1, that), and ``uniform_looks`` in how many looks.
     """
 
     complete_std: float = 0.05
@@ -36,7 +36,8 @@ class Thresholds:
     embedding_dead: float = 0.5
     like_rank: float = 0.5
     reference_std: float = 0.5
-    scale_share: float = 0.15
+    scale_variance: float = 0.15
+    scale_norm: float = 0.5
     cluster_share: float = 0.1
     cluster_count: float = 10.0
     intracluster_nc1: float = 0.3

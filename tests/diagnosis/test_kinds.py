@@ -79,7 +79,8 @@ def test_images_whose_patches_are_equal_are_a_dense_collapse():
 
 def test_rows_that_shrank_are_a_collapse_of_the_scale():
     before = gaussian(400, 16, 1)
-    for scale, kinds in ((1.0, []), (DEFAULT.scale_share / 2, ["scale"]), (DEFAULT.scale_share * 1.2, [])):
+    limit = DEFAULT.scale_variance**0.5
+    for scale, kinds in ((1.0, []), (0.9 * limit, ["scale"]), (1.1 * limit, [])):
         assert kinds_of(scale * gaussian(400, 16), None, before) == kinds
     assert kinds_of(1e-9 * gaussian(400, 16)) == []
 
@@ -248,5 +249,5 @@ def test_choices_begin_with_a_text():
 def test_thresholds_of_kinds_can_be_changed():
     numbers = {"norm_ratio": 0.5, "variance_ratio": 0.25, "coding_rate_ratio": 0.5}
     assert shown(numbers) == []
-    (kind,) = shown(numbers, Thresholds.parse(["scale_share=0.6"]))
+    (kind,) = shown(numbers, Thresholds.parse(["scale_variance=0.3", "scale_norm=0.6"]))
     assert (kind.kind, kind.state) == ("scale", "partial")
