@@ -164,8 +164,7 @@ def _interleaved(runs: list[Run]) -> list[Run]:
 
 SETS = {
     "calibration": lambda: _runs(101, "resnet18_w8", "resnet18_w16"),
-    "table": lambda: _table(202),
-    "fresh": lambda: _table(404),
+    "table": lambda: _table(404),
 }
 
 

@@ -46,6 +46,10 @@ POOLED = {
 }
 
 
+SAVED = {"reference": "saved representations: give those of the untrained network to collapse FILE --reference FILE"}
+"""What ``--fail-on`` needs for kinds that ``--layers`` does not measure."""
+
+
 @killed_workers()
 def run(config: CollapseLayersConfig) -> Record:
     """The stage: measures each checkpoint beside an untrained network. Writes the table ``out`` and the figure
@@ -63,7 +67,7 @@ def run(config: CollapseLayersConfig) -> Record:
     config.check()
     thresholds = Thresholds.parse(config.threshold)
     limit = Limit.parse(config.fail_on, "--fail-on")
-    limit.require({"rows"}, "--fail-on", quick=True)
+    limit.require({"rows"}, "--fail-on", SAVED, quick=True)
     device = pick_device(config)
     paths = [_checkpoint(path) for path in config.files]
     loaded, images = _load(config, paths, device)
