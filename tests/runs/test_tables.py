@@ -15,7 +15,7 @@ from ssltool.runs.tables import file_rows, means_of_groups, write_table
 
 def result(values: dict[str, float], notes: tuple[str, ...] = (), **origin: object) -> dict[str, Any]:
     """What the stage says of a file."""
-    verdict = {"state": "partial", "used": 3.5}
+    verdict = {"state": "partial", "used": 3.5, "kinds": [{"kind": "dimensional"}, {"kind": "local"}]}
     return {
         "path": f"{len(origin)}.pt",
         "n": 70,
@@ -74,6 +74,7 @@ def test_a_csv_holds_size_origin_metrics_verdict_and_notes_of_each_file(tmp_path
     assert (one["path"], one["n"], one["d"], one["arch"], one["epoch"]) == ("2.pt", 70, 8, "a,b", 3)
     assert one["auc"] == pytest.approx(0.1 + 0.2, rel=1e-15)
     assert (one["verdict"], one["used"], one["notes"]) == ("partial", 3.5, "; ".join(notes))
+    assert one["kinds"] == "dimensional, local"
     assert (other["path"], other["auc"]) == ("0.pt", 1.0)
     assert frame[["arch", "epoch", "alpha", "notes"]].iloc[1].isna().all()
     assert math.isnan(one["alpha"])
