@@ -131,6 +131,8 @@ class CollapseConfig(DeviceSettings):
             yield "--bootstrap 1: an interval needs at least 2 resamples, better a few hundred"
         if self.like is not None and self.reference is not None:
             yield "--like and --reference both name the file to compare with; use one of them"
+        if self.skip_nonfinite and self.reference is not None:
+            yield "--skip-nonfinite leaves out rows, and --reference compares all images; leave one out, or use --like"
         if self.merge and self.reference is not None:
             yield "--reference compares images of single files; leave out --merge, or use --like"
         if self.merge and len(self.files) < 2:

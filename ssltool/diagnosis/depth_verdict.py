@@ -16,13 +16,13 @@ from ssltool.diagnosis.verdict import Thresholds, Verdict, compare, fewer_number
 def judge_layer(measured: MeasuredLayer, untrained: MeasuredLayer | None, thresholds: Thresholds) -> Verdict:
     """The verdict on a layer, compared with the same layer of an untrained network.
 
-    Of the backbone and the heads it is that of ``collapse --like``. The thresholds of the other verdicts hold for
+    Of the backbone and the heads it is that of ``collapse --reference``. The thresholds of the other verdicts hold for
     representations only: an untrained network's blocks may be below them. So a block is collapsed if its effective rank
     is below ``like_rank`` of the untrained network's, or if its ``feature_std`` is below that share of the untrained
     network's and below ``partial_std``; its state is then that of its verdict, and at least partial. Without an
     untrained network to compare with it is collapsed, completely, if its effective rank is below ``complete_rank``.
     """
-    verdict = measured.verdict(thresholds)
+    verdict = measured.verdict(thresholds, untrained)
     if measured.layer in LAYERS:
         if untrained is None:
             return verdict

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ssltool.diagnosis.caveats import dead_dimensions
+from ssltool.diagnosis.kinds import ratios
 from ssltool.diagnosis.metrics.of_rows import Directions, feature_std, mean_norm
 from ssltool.diagnosis.metrics.of_spectrum import auc, dead_directions, effective_rank
 from ssltool.diagnosis.spectrum import Factor, possible_directions
@@ -47,12 +48,11 @@ class MeasuredLayer:
         """norm(X^T X)_F of the centred rows."""
         return float(torch.linalg.vector_norm(self.s.square()))
 
-    def verdict(self, thresholds: Thresholds = DEFAULT) -> Verdict:
-        """The verdict on the rows."""
+    def verdict(self, thresholds: Thresholds = DEFAULT, untrained: MeasuredLayer | None = None) -> Verdict:
+        """The verdict on the rows, beside those of the ``untrained`` layer if it is given."""
         layer = "backbone" if self.layer.startswith("backbone") else self.layer
-        return judge(
-            self.metrics, n=self.n, d=self.d, bound=self.bound, layer=layer, dead=self.dead, thresholds=thresholds
-        )
+        numbers = self.metrics | ({} if untrained is None else ratios(self.metrics, untrained.metrics))
+        return judge(numbers, n=self.n, d=self.d, bound=self.bound, layer=layer, dead=self.dead, thresholds=thresholds)
 
 
 class LayerSums:

@@ -60,4 +60,7 @@ class Limit:
     def is_reached(self, state: str | None, kinds: Iterable[str] = ()) -> bool:
         """Whether a verdict with this ``state``, None if there is none, and these ``kinds`` is at the limit."""
         severe = None not in (state, self.state) and STATES.index(str(state)) >= STATES.index(str(self.state))
-        return severe or bool({*kinds} & {*self.kinds})
+        named = {*kinds}
+        for kind in [KINDS[name] for name in named]:
+            named |= {*kind.implies} if kind.state == STATES[2] else set()  # equal outputs have collapsed in each way
+        return severe or bool(named & {*self.kinds})

@@ -106,7 +106,7 @@ def log_scale(axis: Axes, which: str) -> None:
 def integer_ticks(axis: Axes, which: str) -> None:
     """Restricts the ticks of the ``which`` ("x" or "y") axis to integers."""
     side = axis.xaxis if which == "x" else axis.yaxis
-    side.set_major_locator(MaxNLocator(integer=True))
+    side.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 
 def tick_label(value: float) -> str:

@@ -50,6 +50,12 @@ def test_a_representation_has_the_verdict_of_its_own_and_a_far_lower_rank_is_par
     assert judge_layer(layer(name, **low), None, DEFAULT).state == "partial"
 
 
+@pytest.mark.parametrize("name", ["backbone", "projector"])
+def test_a_narrow_representation_is_collapsed_only_if_training_narrowed_it(name):
+    assert judge_layer(layer(name, feature_std=0.15), layer(name, feature_std=0.16), DEFAULT).state == "healthy"
+    assert judge_layer(layer(name, feature_std=0.15), layer(name, feature_std=0.9), DEFAULT).state == "partial"
+
+
 def test_without_an_untrained_network_a_block_is_collapsed_only_if_its_rows_are_on_a_line():
     assert judge_layer(layer(effective_rank=2.0, feature_std=0.01), None, DEFAULT).state == "healthy"
     assert judge_layer(layer(effective_rank=1.1), None, DEFAULT).state == "complete"

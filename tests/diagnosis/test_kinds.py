@@ -221,6 +221,8 @@ def test_a_number_that_is_not_finite_decides_nothing():
         ("local", "partial", ["scale", "dimensional"], False),
         ("complete,partial", "partial", [], True),
         ("stale_teacher", "partial", ["stale-teacher"], True),
+        ("cluster,local", "complete", ["complete"], True),
+        ("dimensional", "partial", ["cluster"], False),
         ("partial", None, [], False),
     ],
 )

@@ -82,6 +82,22 @@ def test_scale_needs_the_untrained_network(ssltool, write_reprs, tmp_path):
     assert (row["verdict"], row["kinds"]) == ("partial", "scale")
 
 
+@pytest.mark.parametrize("flag", ["--like", "--reference"])
+def test_a_network_that_is_as_narrow_as_before_its_training_has_not_collapsed(ssltool, write_reprs, flag):
+    meta = {"arch": "resnet18_w8", "layer": "backbone", "split": "val", "fingerprint": "here"}
+    rows = torch.ones(300, 8) + 0.1 * gaussian(300, 8)
+    trained = write_reprs("a.pt", rows, random=False, epoch=4, **meta)
+    untrained = write_reprs("b.pt", rows, random=True, epoch=0, **meta)
+    assert ssltool("collapse", trained, *FLAGS, "--fail-on", "partial").code == 3
+    assert ssltool("collapse", trained, *FLAGS, "--fail-on", "partial", flag, untrained).code == 0
+
+
+def test_rows_are_not_left_out_beside_a_reference_of_the_same_images(ssltool, write_reprs):
+    path = write_reprs("a.pt", gaussian(50, 4))
+    ran = ssltool("collapse", path, *FLAGS, "--skip-nonfinite", "--reference", path)
+    assert ran.code == 2 and "--reference" in usage_message(ran)
+
+
 @pytest.mark.parametrize("kind", ["stale-teacher", "identical-teacher", "uniform-output"])
 def test_representations_cannot_show_kinds_of_weights_and_losses(ssltool, write_reprs, kind):
     ran = ssltool("collapse", write_reprs("a.pt", gaussian(50, 4)), *FLAGS, "--fail-on", f"partial,{kind}")

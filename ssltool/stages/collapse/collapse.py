@@ -20,7 +20,7 @@ from ssltool.diagnosis.measure import Measured, bootstrap_intervals, measure, su
 from ssltool.diagnosis.row_blocks import Rows
 from ssltool.diagnosis.spectrum_file import Spectrum
 from ssltool.diagnosis.token_blocks import Tokens, tokens_of
-from ssltool.diagnosis.verdict import NEEDED, Thresholds, Verdict, compare, judge_measured
+from ssltool.diagnosis.verdict import NEEDED, Thresholds, Verdict, compare, is_untrained, judge_measured
 from ssltool.errors import SSLToolError, UsageError
 from ssltool.files.reading import file_hash
 from ssltool.reprs.class_names import Labels, unified
@@ -266,7 +266,7 @@ def _result(
 ) -> Record:
     names = _reported(measured, config, request)
     numbers: Mapping[str, float] = {}
-    if reference is not None and config.reference is not None:
+    if reference is not None and (config.reference is not None or is_untrained(reference.meta)):
         numbers = reference.numbers(measured.metrics, source.meta)
     verdict = judge_measured(measured, source.meta, request.thresholds, numbers)
     result: Record = {

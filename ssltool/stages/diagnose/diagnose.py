@@ -42,6 +42,14 @@ NEXT_OF_LOG = (
     "ssltool collapse reprs.pt",
 )
 
+LACKING = {
+    "reference": "the untrained network, which a run folder or checkpoints are compared with; a log does not show it",
+    "rows": "outputs of the network, which a run folder or checkpoints have; a log does not show them",
+    "labels": "images with labels, which a run folder or checkpoints have; a log does not show them",
+    "tokens": "the tokens of images: ssltool collapse measures those that save-reprs --tokens writes",
+}
+"""What an item lacks for a kind of collapse."""
+
 
 def run(config: DiagnoseConfig) -> Record:
     """The stage: a report for each run folder and log, and one for all checkpoints together.
@@ -60,7 +68,7 @@ def run(config: DiagnoseConfig) -> Record:
     if config.loss is not None and not logs:
         raise SSLToolError("--loss has no effect without a log; leave it out, or name one")
     limit = Limit.parse(config.fail_on, "--fail-on")
-    limit.require(_needs(runs, logs, checkpoints), "--fail-on")
+    limit.require(_needs(runs, logs, checkpoints), "--fail-on", LACKING)
     reports = [_report_of_run(path) for path in runs]
     reports += [_report_of_log(read_log(log, config.loss)) for log in logs]
     reports += [_report_of_checkpoints(checkpoints, config)] if checkpoints else []

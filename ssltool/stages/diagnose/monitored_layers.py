@@ -21,6 +21,7 @@ from ssltool.errors import SSLToolError
 from ssltool.settings import Record
 from ssltool.stages.diagnose.findings.finding import COMPLETE, NOTE, Finding
 from ssltool.stages.diagnose.findings.stretches import last_stretch
+from ssltool.stages.diagnose.teacher_copy import REMEDIES
 from ssltool.stages.diagnose.tested_advice import RATE
 
 WHOLE = ("networks", "loss")
@@ -156,7 +157,7 @@ def _of_teacher(looks: Looks) -> list[Finding]:
         stretch = last_stretch(np.array([name in kinds for kinds in at_each]))
         since = known[stretch[0] if stretch else -1][0]
         line = f"{kind.why[0]}; since {looks.unit} {since:g}"
-        found.append(Finding(name, kind.state, line, since, dict(kind.numbers)))
+        found.append(Finding(name, kind.state, line, since, dict(kind.numbers), *REMEDIES[name]))
     return found
 
 

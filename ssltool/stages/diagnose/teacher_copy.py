@@ -38,6 +38,20 @@ DEEPEST = 4
 FEWEST = 8
 """Fewest pairs of tensors that make two networks."""
 
+REMEDIES = {
+    "identical-teacher": (
+        "its momentum is 0, or it was saved right after it was copied (as at the end of an epoch)",
+        "set the momentum above 0 (0.996 is usual), and update the teacher after the optimiser's step",
+        MOMENTUM,
+    ),
+    "stale-teacher": (
+        "it is never updated: its momentum is 1, or the update is not called (a fixed, trained teacher is meant so)",
+        "set the momentum below 1 (0.996 is usual), and check that the teacher's update is called",
+        "",
+    ),
+}
+"""The probable cause, the advice, and on what the advice was tested, of each kind."""
+
 
 @dataclass(frozen=True)
 class TeacherAndStudent:
@@ -110,21 +124,19 @@ def teacher_findings(compared: Mapping[str, TeacherAndStudent], epochs: Mapping[
     equal = [path for path, of in compared.items() if of.distance == 0 and epochs[path] != 0]
     if equal:
         line = f"the {compared[equal[0]].teacher} is equal to its student in every weight in {', '.join(equal)}"
-        cause = "its momentum is 0, or it was saved right after it was copied (as at the end of an epoch)"
         evidence: dict[str, float | str] = {"files": len(equal), "of": len(compared), "distance": 0.0}
-        advice = "set the momentum above 0 (0.996 is usual), and update the teacher after the optimiser's step"
         found.append(
-            Finding("identical-teacher", PARTIAL, line, _since(epochs, equal), evidence, cause, advice, MOMENTUM)
+            Finding("identical-teacher", PARTIAL, line, _since(epochs, equal), evidence, *REMEDIES["identical-teacher"])
         )
     teachers, students = ({of.__dict__[key] for of in compared.values()} for key in ("teacher_hash", "student_hash"))
     if len(compared) > 1 and len(teachers) == 1 and len(students) > 1:
         line = f"the teacher is the same in all {len(compared)} files, while the student changes"
-        cause = (
-            "it is never updated: its momentum is 1, or the update is not called (a fixed, trained teacher is meant so)"
-        )
         evidence = {"files": len(compared)}
-        advice = "set the momentum below 1 (0.996 is usual), and check that the teacher's update is called"
-        found.append(Finding("stale-teacher", PARTIAL, line, _since(epochs, list(compared)), evidence, cause, advice))
+        found.append(
+            Finding(
+                "stale-teacher", PARTIAL, line, _since(epochs, list(compared)), evidence, *REMEDIES["stale-teacher"]
+            )
+        )
     return found
 
 

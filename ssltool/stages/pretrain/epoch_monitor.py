@@ -197,6 +197,7 @@ def check_limit(config: PretrainConfig, method: Method, images: ImageSet) -> Non
         "labels": f"images with labels; {images.name} has none",
         "networks": f"a momentum teacher; {config.method} has none",
         "loss": f"a loss that is ln K for uniform outputs; that of {config.method} is not",
+        "tokens": "the tokens of images: ssltool collapse measures those that save-reprs --tokens writes",
     }
     Limit.parse(config.stop_on, "--stop-on").require(needs, "--stop-on", lacking)
 

@@ -251,6 +251,7 @@ class Pretraining(TrainingLoop[TrainState, Batch]):
     def batches(self, epoch: int, first_step: int) -> Iterator[Batch]:
         """The batches of an epoch from ``first_step`` on, with labelled support images if the method uses them. Times
         the waiting."""
+        self.estimate.start_epoch()
         batches, start = self._loaded(epoch, first_step), time.perf_counter()
         while True:
             waited_from = time.perf_counter()

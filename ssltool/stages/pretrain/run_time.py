@@ -93,25 +93,28 @@ class Estimate:
 
     def __init__(self, config: PretrainConfig, left: int, resumed: bool, on_cpu: bool) -> None:
         self.config, self.left, self.resumed, self.on_cpu = config, left, resumed, on_cpu
-        self._done = 0
-        self._start = 0.0
+        self._done = self._measured = 0
+        self._seconds = 0.0
+        self._last: float | None = None
         self._said = False
+
+    def start_epoch(self) -> None:
+        """Leaves out the time since the last step, in which the monitor measured and a checkpoint was saved."""
+        self._last = None
 
     def step(self) -> list[str]:
         """Counts a step; the lines to print, nearly always none."""
-        self._done += 1
-        if self._said or self._done < WARM_UP:
-            return []
-        if self._done == WARM_UP:
-            self._start = time.perf_counter()
-            return []
-        seconds, measured = time.perf_counter() - self._start, self._done - WARM_UP
-        if seconds < TRIAL_SECONDS and measured < TRIAL_STEPS:
+        self._done, now = self._done + 1, time.perf_counter()
+        if self._last is not None and self._done > WARM_UP:
+            self._seconds, self._measured = self._seconds + now - self._last, self._measured + 1
+        self._last = now
+        if self._said or (self._seconds < TRIAL_SECONDS and self._measured < TRIAL_STEPS):
             return []
         self._said = True
-        whole = seconds / measured * self.left
+        each = self._seconds / self._measured
+        whole = each * self.left
         what = "the rest of the run" if self.resumed else "the run"
-        line = f"{what} takes about {duration(whole)}: {counted(self.left, 'step')} of {seconds / measured:.2g} s"
+        line = f"{what} takes about {duration(whole)}: {counted(self.left, 'step')} of {each:.2g} s"
         return [line, *self._advice(whole)]
 
     def _advice(self, seconds: float) -> list[str]:

@@ -79,6 +79,18 @@ def test_a_run_says_once_how_long_it_takes(clock, tiny):
     assert lines_of(clock, tiny, 0.1, left=600) == ["the run takes about 1 min: 600 steps of 0.1 s"]
 
 
+def test_the_time_between_epochs_is_not_that_of_a_step(clock, tiny):
+    estimate = Estimate(tiny(), 100, resumed=False, on_cpu=True)
+    lines = []
+    for number in range(24):
+        if number % 2 == 0:
+            clock.now += 60  # the monitor, and saving
+            estimate.start_epoch()
+        clock.now += 1.0
+        lines += estimate.step()
+    assert lines == ["the run takes about 1 min 40 s: 100 steps of 1 s"]
+
+
 @pytest.mark.parametrize(
     ("changes", "advice"),
     [
