@@ -148,13 +148,13 @@ def prepare(folder: Path, seed: int) -> None:
         np.save(folder / "objects" / f"{split}_images.npy", reduced(single, SIZE)[chosen])
 
 
-def train(folder: Path, method: str, epochs: int, every: int, seed: int) -> Path:
-    """Trains a run unless the folder has it."""
+def train(folder: Path, method: str, epochs: int, every: int, last: int, seed: int) -> Path:
+    """Trains a run of ``epochs`` epochs, unless the folder has its checkpoint after ``last`` epochs."""
     from ssltool.config import PretrainConfig
     from ssltool.stages.pretrain import run as pretrain
 
     out = folder / f"{method}-{seed}"
-    if not (out / f"checkpoint_{epochs - 1:04d}.pt").exists():
+    if not (out / f"checkpoint_{last - 1:04d}.pt").exists():
         given, options = METHODS[method]
         settings = SHARED | given | {"epochs": epochs, "save_every": every, "seed": seed, "warmup_epochs": 1}
         pretrain(
@@ -352,7 +352,7 @@ def print_rows(rows: list[dict[str, Any]], columns: tuple[str, ...]) -> None:
 @click.option("--method", "methods", multiple=True, default=("mocov3", "dino"), show_default=True)
 @click.option("--epochs", default=20, show_default=True)
 @click.option("--every", default=1, show_default=True, help="epochs between checkpoints")
-@click.option("--last", type=int, help="the last epoch whose checkpoint is measured [default: that of the run]")
+@click.option("--last", type=int, help="the last epoch to measure; a run that stopped later is read too [default: all]")
 @click.option("--seed", default=10, show_default=True)
 def main(folder: str | None, methods: tuple[str, ...], epochs: int, every: int, last: int | None, seed: int) -> None:
     """Trains and measures all runs, and prints the tables."""
@@ -364,7 +364,7 @@ def main(folder: str | None, methods: tuple[str, ...], epochs: int, every: int, 
         prepare(place, seed)
         found = []
         for method in methods:
-            run = train(place, method, epochs, every, seed)
+            run = train(place, method, epochs, every, last or epochs, seed)
             rows: list[dict[str, Any]] = []
             for epoch in range(0, min(epochs, last or epochs) + 1, every):
                 rows.append(measure(place, run, epoch, Path(rows[-1]["tokens"]) if rows else None))
