@@ -349,7 +349,7 @@ def print_rows(rows: list[dict[str, Any]], columns: tuple[str, ...]) -> None:
 
 @click.command(help=__doc__)
 @click.option("--folder", help="where runs are kept, and read if they exist [default: a temporary folder]")
-@click.option("--method", "methods", multiple=True, default=("mocov3", "dino"), show_default=True)
+@click.option("--method", "methods", multiple=True, default=("mocov3",), show_default=True)
 @click.option("--epochs", default=20, show_default=True)
 @click.option("--every", default=1, show_default=True, help="epochs between checkpoints")
 @click.option("--last", type=int, help="the last epoch to measure; a run that stopped later is read too [default: all]")
