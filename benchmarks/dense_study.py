@@ -1,12 +1,12 @@
 """Which measure shows how good dense features are? A small ViT on scenes of several objects, checkpoint by checkpoint.
 
-    python benchmarks/dense_study.py [--folder DIR] [--method NAME ...] [--epochs 24] [--every 2] [--last N]
+    python benchmarks/dense_study.py [--folder DIR] [--method NAME ...] [--epochs 20] [--every 1] [--last N]
 
 A scene of 32 x 32 pixels has four cells; three of four on average hold a bundled image, reduced to 14 x 14 pixels, at a
 random place. So each patch of 4 x 4 pixels has the class of its object, or is background. A ViT of width 48 and depth 3
 is trained without labels on the scenes. For each kept checkpoint, and the untrained network:
 
-- dense accuracy: 20-NN and linear accuracy of the patches that are not background, of 100 scenes from 100 others;
+- dense accuracy: 20-NN and linear accuracy of the patches that are not background, of 150 scenes from 150 others;
 - class accuracy: 20-NN accuracy of the class token on single objects;
 - the metrics of patches of these scenes, and of class tokens: RankMe, alpha, effective rank, and LiDAR of 8 views of
   100 scenes.
@@ -16,8 +16,9 @@ each patch with the mean of its image, *rank* keeps some principal components of
 of so many standard deviations, and *outliers* replaces a share of the patches by one vector of five times their norm.
 
 DSE is also weighted as in the paper: its M_dim times the ratio of standard deviations among the checkpoints of a run.
-Prints a row for each checkpoint, and Spearman's correlation of each measure with both accuracies, with its 95 %
-interval. Runs and measurements in ``--folder`` are kept and not repeated. Needs timm.
+Prints a row for each checkpoint, the checkpoint that each measure picks, and Spearman's correlation of each measure
+with each accuracy over the trained checkpoints of a run, with its 95 % interval. Runs and measurements in ``--folder``
+are kept and not repeated. Needs timm.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from __future__ import annotations
 import json
 import resource
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +35,12 @@ import numpy as np
 
 ARCH = "timm:vit_tiny_patch16_224,patch_size=4,embed_dim=48,depth=3,num_heads=3"
 SIZE, CELL, OBJECT, PATCH = 32, 16, 14, 4
-SCENES = {"train": 512, "val": 200}
+SCENES = {"train": 4000, "val": 300}
 EMPTY = 0.25
 """Share of the cells without an object."""
+
+OBJECTS = 1000
+"""Single objects of each split, at most, on which class accuracy is measured."""
 
 FOREGROUND = 25
 """Mean brightness, of 255, above which a patch of an object is not background."""
@@ -47,11 +52,12 @@ SHARED = {
     "optimizer": "adamw",
     "image_size": SIZE,
     "crop_pct": 1.0,
+    "gray_p": 0.0,
     "arch": ARCH,
 }
 METHODS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "mocov3": ({"lr": 4e-3}, ("dim=128", "hidden=256", "momentum=0.98", "temperature=0.2")),
-    "dino": ({"lr": 4e-3}, ("dim=64", "hidden=256", "prototypes=512", "momentum=0.98", "local_crops=0")),
+    "dino": ({"lr": 2e-3}, ("dim=64", "hidden=256", "prototypes=512", "momentum=0.98", "local_crops=0")),
     "simsiam": ({"lr": 4e-3}, ("dim=128", "pred_dim=32")),
 }
 
@@ -60,6 +66,23 @@ MEASURES = (
     "dse", "dse weighted", "dse_inter", "dse_batch", "dse_image", "dse_dim", "patch_cosine", "patch_rank",
     "patch_rank_over_all", "cls_patch_cosine", "gram_drift", "rankme", "lidar", "alpha", "effective_rank",
 )  # fmt: skip
+
+ACCURACIES = (*DENSE, "class 20-NN")
+PICKS: dict[str, Callable[[dict[str, Any]], float]] = {
+    "best dense 20-NN": lambda row: row["dense 20-NN"],
+    "last": lambda row: row["epoch"],
+    "class 20-NN": lambda row: row["class 20-NN"],
+    "highest dse": lambda row: row["dse"],
+    "highest dse weighted": lambda row: row["dse weighted"],
+    "lowest patch_cosine": lambda row: -row["patch_cosine"],
+    "highest patch_rank": lambda row: row["patch_rank"],
+    "highest patch_rank_over_all": lambda row: row["patch_rank_over_all"],
+    "highest rankme": lambda row: row["rankme"],
+    "highest lidar": lambda row: row["lidar"],
+    "alpha nearest to 1": lambda row: -abs(row["alpha"] - 1),
+    "highest effective_rank": lambda row: row["effective_rank"],
+}
+"""How a checkpoint of a run is picked: that of the highest value."""
 
 DEGRADED: dict[str, tuple[float, ...]] = {
     "smoothing": (0.0, 0.5, 0.75, 0.9, 0.95, 1.0),
@@ -120,18 +143,18 @@ def prepare(folder: Path, seed: int) -> None:
         np.save(folder / "scenes" / f"{split}_images.npy", images)
         np.save(folder / f"{split}_classes.npy", classes)
         single = open_dataset(DataSettings(), split)
-        chosen = np.random.RandomState(seed).permutation(len(single))[:400]
+        chosen = np.random.RandomState(seed).permutation(len(single))[:OBJECTS]
         np.save(folder / "objects" / f"{split}_labels.npy", np.asarray(single.labels)[chosen])
         np.save(folder / "objects" / f"{split}_images.npy", reduced(single, SIZE)[chosen])
 
 
-def train(folder: Path, method: str, epochs: int, every: int, seed: int) -> Path:
-    """Trains a run unless the folder has it."""
+def train(folder: Path, method: str, epochs: int, every: int, last: int, seed: int) -> Path:
+    """Trains a run of ``epochs`` epochs, unless the folder has its checkpoint after ``last`` epochs."""
     from ssltool.config import PretrainConfig
     from ssltool.stages.pretrain import run as pretrain
 
     out = folder / f"{method}-{seed}"
-    if not (out / f"checkpoint_{epochs - 1:04d}.pt").exists():
+    if not (out / f"checkpoint_{last - 1:04d}.pt").exists():
         given, options = METHODS[method]
         settings = SHARED | given | {"epochs": epochs, "save_every": every, "seed": seed, "warmup_epochs": 1}
         pretrain(
@@ -288,23 +311,32 @@ def weighted(rows: list[dict[str, Any]]) -> None:
         row["dse weighted"] = float(other + others.std() / dims.std() * dim)
 
 
-def correlations(rows: list[dict[str, Any]], accuracies: tuple[str, ...]) -> list[str]:
-    """Lines of a Markdown table: Spearman's correlation of each measure with each accuracy."""
+def correlations(runs: list[list[dict[str, Any]]], accuracy: str) -> list[dict[str, Any]]:
+    """Spearman's correlation of each measure with ``accuracy`` among the trained checkpoints of each run."""
     from ssltool.stages.rank.forecast import spearman
 
-    lines = ["| measure | " + " | ".join(accuracies) + " |", "|---" * (1 + len(accuracies)) + "|"]
-    for name in (*(name for name in (*DENSE, "class 20-NN") if name not in accuracies[:1]), *MEASURES):
-        cells = []
-        for accuracy in accuracies:
-            pairs = [(row[name], row[accuracy]) for row in rows if np.isfinite(row.get(name, np.nan))]
-            values, wanted = (list(column) for column in zip(*pairs, strict=True)) if pairs else ([], [])
-            if name == accuracy or len(pairs) < 4 or np.ptp(values) == 0 or np.ptp(wanted) == 0:
-                cells.append("-")
-                continue
-            one = spearman(values, wanted)
-            cells.append(f"{one.value:+.2f} ({one.low:+.2f} .. {one.high:+.2f})")
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    return lines
+    table = []
+    for name in ("epoch", *(name for name in ACCURACIES if name != accuracy), *MEASURES):
+        line: dict[str, Any] = {f"with {accuracy}": name}
+        for rows in runs:
+            pairs = [(row[name], row[accuracy]) for row in rows if row["epoch"] and np.isfinite(row.get(name, np.nan))]
+            if len(pairs) >= 4 and np.ptp(pairs, axis=0).all():
+                one = spearman(*(list(column) for column in zip(*pairs, strict=True)))
+                line[rows[0]["run"]] = f"{one.value:+.2f} ({one.low:+.2f} .. {one.high:+.2f})"
+        table.append(line)
+    return table
+
+
+def picked(runs: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """The trained checkpoint of each run that each measure prefers: its epoch and accuracies."""
+    table = []
+    for name, preference in PICKS.items():
+        line: dict[str, Any] = {"picked by": name}
+        for rows in runs:
+            row = max((row for row in rows if row["epoch"]), key=preference)
+            line[rows[0]["run"]] = f"{row['epoch']}: " + ", ".join(f"{row[one]:.3f}" for one in ACCURACIES)
+        table.append(line)
+    return table
 
 
 def print_rows(rows: list[dict[str, Any]], columns: tuple[str, ...]) -> None:
@@ -317,10 +349,10 @@ def print_rows(rows: list[dict[str, Any]], columns: tuple[str, ...]) -> None:
 
 @click.command(help=__doc__)
 @click.option("--folder", help="where runs are kept, and read if they exist [default: a temporary folder]")
-@click.option("--method", "methods", multiple=True, default=("mocov3", "dino"), show_default=True)
-@click.option("--epochs", default=24, show_default=True)
-@click.option("--every", default=2, show_default=True, help="epochs between checkpoints")
-@click.option("--last", type=int, help="the last epoch whose checkpoint is measured [default: that of the run]")
+@click.option("--method", "methods", multiple=True, default=("mocov3",), show_default=True)
+@click.option("--epochs", default=20, show_default=True)
+@click.option("--every", default=1, show_default=True, help="epochs between checkpoints")
+@click.option("--last", type=int, help="the last epoch to measure; a run that stopped later is read too [default: all]")
 @click.option("--seed", default=10, show_default=True)
 def main(folder: str | None, methods: tuple[str, ...], epochs: int, every: int, last: int | None, seed: int) -> None:
     """Trains and measures all runs, and prints the tables."""
@@ -332,23 +364,17 @@ def main(folder: str | None, methods: tuple[str, ...], epochs: int, every: int, 
         prepare(place, seed)
         found = []
         for method in methods:
-            run = train(place, method, epochs, every, seed)
+            run = train(place, method, epochs, every, last or epochs, seed)
             rows: list[dict[str, Any]] = []
             for epoch in range(0, min(epochs, last or epochs) + 1, every):
                 rows.append(measure(place, run, epoch, Path(rows[-1]["tokens"]) if rows else None))
             weighted(rows)
             found.append(rows)
         worse = made_worse(place, found[0][-1]["tokens"])
-    print_rows([row for rows in found for row in rows], ("run", "epoch", *DENSE, "class 20-NN", *MEASURES))
-    together = found[0][:1] + [row for rows in found for row in rows if row["epoch"]]  # one untrained network
-    groups = {rows[0]["run"]: rows for rows in found} | {"all": together}
-    for title, group in groups.items():
-        for some, selected in (("with the untrained", group), ("trained", [row for row in group if row["epoch"]])):
-            print(
-                f"\n{title}, {some} ({len(selected)}):\n" + "\n".join(correlations(selected, (*DENSE, "class 20-NN")))
-            )
-    print()
-    print_rows(worse, tuple(worse[0]))
+    print_rows([row for rows in found for row in rows], ("run", "epoch", *ACCURACIES, *MEASURES))
+    for table in (picked(found), *(correlations(found, accuracy) for accuracy in ACCURACIES), worse):
+        print()
+        print_rows(table, tuple(table[0]))
     print(f"\n{resource.getrusage(resource.RUSAGE_SELF).ru_utime / 60:.1f} minutes of one core")
 
 
