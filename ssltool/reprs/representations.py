@@ -218,7 +218,9 @@ def _keys(contents: Entries, path: FilePath) -> tuple[str, str]:
         found = []
     if not found:
         matrices = [name for name, value in contents.items() if isinstance(value, Tensor) and value.dim() == 2]
-        hint = f"; save '{matrices[0]}' as 'representations'" if len(matrices) == 1 else ""
+        hint = "; ssltool save-reprs writes those of a checkpoint"
+        if len(matrices) == 1:
+            hint = f"; save '{matrices[0]}' as 'representations'"
         raise SSLToolError(f"{path} holds no representations; its keys are {name_keys(contents)}{hint}")
     labels = "targets" if "targets" in named or not named else named[0]
     if len(found) > 1 or (labels != "targets" and len(named) > 1):
