@@ -153,6 +153,13 @@ def _table(seed: int) -> list[Run]:
         Run("stale ressl", "stale-teacher", "ressl", RESSL | {"momentum": 1.0}, base),
         Run("identical ressl", "identical-teacher", "ressl", RESSL | {"momentum": 0.0}, base),
     ]
+    # More runs of the kind that is hardest to tell from another, with two more seeds.
+    found += [
+        dataclasses.replace(run, name=f"{run.name} {more}", settings=run.settings | {"seed": seed + more})
+        for run in found
+        if run.kind == "complete"
+        for more in (1, 2)
+    ]
     return _interleaved(found)
 
 
