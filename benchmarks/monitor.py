@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssltool import Monitor
-from ssltool.diagnosis.monitor import measured_layer
+from ssltool.diagnosis.layer_metrics import measured_layer
 from ssltool.models.backbones import build_backbone
 from ssltool.models.heads import mlp
 

@@ -118,7 +118,7 @@ def uniform_numbers(loss: float | None, constants: Sequence[float], history: Seq
 
 def is_close(loss: float, value: float) -> bool:
     """Whether ``loss`` equals ``value`` within ``LOSS_TOLERANCE``."""
-    return abs(loss - value) <= LOSS_TOLERANCE * max(1.0, abs(value))
+    return relative_distance(loss, value) <= LOSS_TOLERANCE
 
 
 @dataclass(frozen=True)

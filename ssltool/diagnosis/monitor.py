@@ -33,10 +33,7 @@ from ssltool.diagnosis.alarms import (
 )
 from ssltool.diagnosis.isolation import isolated
 from ssltool.diagnosis.kinds import Shown, metrics_of, ratios, shown
-from ssltool.diagnosis.layer_metrics import MEASURED as MEASURED
-from ssltool.diagnosis.layer_metrics import knn_accuracy as knn_accuracy
-from ssltool.diagnosis.layer_metrics import measured_layer as measured_layer
-from ssltool.diagnosis.layer_metrics import prototype_usage
+from ssltool.diagnosis.layer_metrics import MEASURED, knn_accuracy, measured_layer, prototype_usage
 from ssltool.diagnosis.layer_outputs import Layer, LayerOutputs
 from ssltool.diagnosis.limits import Limit
 from ssltool.diagnosis.phases import phases_of_records

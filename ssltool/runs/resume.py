@@ -23,7 +23,7 @@ from ssltool.methods import method_class
 from ssltool.methods.options import MethodOptions
 from ssltool.models.arch_name import file_name
 from ssltool.runs.folder import IMAGES, VAL_IMAGES, RunFolder, run_path
-from ssltool.runs.run_names import differing_settings, run_name
+from ssltool.runs.run_names import changed_settings, run_name
 from ssltool.settings import Settings, defaults_of, flag
 from ssltool.training.distributed import rank_zero_info
 
@@ -83,7 +83,7 @@ def _has_settings(saved: Settings, config: PretrainConfig) -> bool:
         compared = value not in (None, "auto") and f.metadata["fixed"]
         if compared and _as_saved(saved.get(f.name, value)) != _as_saved(value):
             return False
-    given = differing_settings(config, _main(config))
+    given = changed_settings(config, _main(config))
     options = saved.get("method_options") or {}
     return all(str(options[name]).lower() == str(value).lower() for name, value in given.items() if name in options)
 

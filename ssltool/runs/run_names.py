@@ -29,7 +29,7 @@ HASHED = 8
 """Hex digits of this hash."""
 
 
-def differing_settings(config: Any, main: Mapping[str, Any]) -> Settings:
+def changed_settings(config: Any, main: Mapping[str, Any]) -> Settings:
     """The settings of ``config`` that differ from their defaults and that a run depends on, without those in ``main``,
     by name. Options of a method are settings of their own, however they were given."""
     found: Settings = {}
@@ -53,7 +53,7 @@ def run_name(main: Mapping[str, str], config: Any) -> str:
 
     Of many or long differences the last ones are replaced by a hash of all of them.
     """
-    differing = differing_settings(config, main)
+    differing = changed_settings(config, main)
     parts = [_part(name, value) for name, value in differing.items()]
     kept = parts
     if len("-".join(parts)) > LONGEST:

@@ -22,7 +22,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from helpers import same_bits
 from ssltool import Monitor
-from ssltool.diagnosis.monitor import MEASURED, Check, knn_accuracy, measured_layer
+from ssltool.diagnosis.layer_metrics import MEASURED, knn_accuracy, measured_layer
+from ssltool.diagnosis.monitor import Check
 from ssltool.errors import SSLToolError
 
 IMAGES = torch.randn(40, 3, 8, 8, generator=torch.Generator().manual_seed(0))

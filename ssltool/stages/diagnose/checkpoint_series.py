@@ -17,9 +17,10 @@ from ssltool.config import DiagnoseConfig, SaveReprsConfig
 from ssltool.config.fields import STATES
 from ssltool.data.images import ImageSet
 from ssltool.diagnosis.kinds import metrics_of, ratios
+from ssltool.diagnosis.layer_metrics import MEASURED, knn_accuracy
 from ssltool.diagnosis.limits import Limit
 from ssltool.diagnosis.measure import measure
-from ssltool.diagnosis.monitor import MEASURED, UNKNOWN_CAUSE, knn_accuracy
+from ssltool.diagnosis.monitor import UNKNOWN_CAUSE
 from ssltool.diagnosis.row_blocks import Rows
 from ssltool.diagnosis.verdict import NEEDED, judge_measured
 from ssltool.errors import SSLToolError

@@ -23,8 +23,8 @@ from ssltool.data.images import open_dataset
 from ssltool.data.loader import Loader, Shard
 from ssltool.data.preprocessing import IMAGENET, Preprocessing
 from ssltool.diagnosis.kinds import RATIOS
+from ssltool.diagnosis.layer_metrics import MEASURED
 from ssltool.diagnosis.measure import measure as measure_exactly
-from ssltool.diagnosis.monitor import MEASURED
 from ssltool.diagnosis.verdict import Verdict
 from ssltool.errors import Collapsed, Interrupted
 from ssltool.methods import METHODS
