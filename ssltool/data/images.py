@@ -1,7 +1,7 @@
 """Opens datasets: the images and labels of a split.
 
-An ``ImageSet`` contains either all images in memory, as uint8 and of one size, or the paths of image files, which
-``loader`` decodes when they are needed.
+An ``ImageSet`` contains either all images in memory, as uint8 and of one size, or the paths of image files or a source
+of encoded images, which ``loader`` decodes when they are needed.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ import torch
 from torch import Tensor
 
 from ssltool.config import SPLITS, DataSettings
-from ssltool.data import fingerprint, listing
+from ssltool.data import archives, fingerprint, listing
 from ssltool.data.image_files import OWN_SIZE_LIMIT, read_files
 from ssltool.data.layouts import LAYOUTS, PIXEL_FLAGS
 from ssltool.data.listing import LeftOut
 from ssltool.data.pixels import DEFAULT_RULES, PixelRules
+from ssltool.data.sources import Source
 from ssltool.data.strategies import read_numbers
 from ssltool.errors import SSLToolError, UsageError, counted, first_line, unknown
 from ssltool.settings import flag
@@ -44,7 +45,8 @@ class ImageSet:
         notes: how the folder and its pixels were read.
         why_unlabelled: why no image has a label, and what to do; empty if it is not known, or some have.
         fingerprint: 16 hex digits of the paths and contents of all images of the split. ``select`` keeps it.
-        files: the relative path of each image, with ``/``; None for arrays in one file.
+        paths: the path of each image file, or the source of the images; None if they are in memory.
+        files: the relative path of each image, with ``/``; None for images without names.
         digests: (N,) int64, a hash of the content of each image.
         rules: how the files are decoded into pixels.
     """
@@ -55,7 +57,7 @@ class ImageSet:
     index: np.ndarray
     classes: tuple[str, ...] = ()
     images: Tensor | None = None
-    paths: tuple[str, ...] | None = None
+    paths: tuple[str, ...] | Source | None = None
     size: tuple[int, int] | None = None
     skipped: int = 0
     left_out: LeftOut = field(default_factory=dict)
@@ -87,7 +89,7 @@ class ImageSet:
             labels=self.labels[rows],
             index=self.index[rows],
             images=None if self.images is None else self.images[torch.from_numpy(rows)],
-            paths=None if self.paths is None else tuple(self.paths[i] for i in rows),
+            paths=_selected(self.paths, rows),
             files=None if self.files is None else tuple(self.files[i] for i in rows),
             digests=None if self.digests is None else self.digests[rows],
         )
@@ -133,6 +135,10 @@ class ImageSet:
         return f"{self.name} {self.split}: {counted(len(self), 'image')}, {kind}, {shape}{skipped}"
 
 
+def _selected(paths: tuple[str, ...] | Source | None, rows: np.ndarray) -> tuple[str, ...] | Source | None:
+    return paths.select(rows) if isinstance(paths, Source) else paths and tuple(paths[i] for i in rows)
+
+
 @contextmanager
 def _named_errors() -> Iterator[None]:
     """Errors of the file system as one line, such as those of a folder whose parent may not be read."""
@@ -171,10 +177,7 @@ def open_dataset(settings: DataSettings, split: str) -> ImageSet:
         raise SSLToolError(f"--unlabelled has no effect with {name}, which has no class folders; leave it out")
     if settings.download:
         _download(name, split, settings)
-    folder = layout.folder or Path(str(settings.data))
-    if not folder.is_dir() and not (layout.single_file and folder.is_file()):
-        raise no_folder(folder)
-    _check_permission(folder)
+    folder = layout.folder or _location(str(settings.data), name)
     images, unusable = _identified(_read(name, folder, split, settings), folder)
     if settings.idx_path is not None:
         images = images.select(read_numbers(settings.idx_path, len(images), "--idx-path"))
@@ -186,6 +189,8 @@ def open_dataset(settings: DataSettings, split: str) -> ImageSet:
         images, notes = read_files(dataclasses.replace(images, rules=rules), settings.skip_corrupt)
     if not len(images):
         raise SSLToolError(f"{folder} contains no readable images")
+    if layout.folder is None and folder != Path(str(settings.data)):
+        notes.append(f"the archive holds one folder, {folder.name}, which is read")
     if rules.auto and images.rules.value_range is not None:
         low, high = images.rules.value_range
         notes.append(f"--value-range auto is {low:g} {high:g}")
@@ -210,6 +215,23 @@ def no_folder(folder: Path) -> SSLToolError:
     """The error for a folder of images that does not exist."""
     what = f"{folder} is a file, not a folder" if folder.exists() else f"no such folder: {folder}"
     return SSLToolError(f"{what}; name the folder of the images as DATA")
+
+
+def _location(data: str, name: str) -> Path:
+    """Where the reader of the layout ``name`` finds the images: DATA, or the folder that an archive holds.
+
+    Raises:
+        SSLToolError: if DATA does not exist, may not be read, or is a file that the layout does not read.
+    """
+    folder, layout = Path(data), LAYOUTS[name]
+    if layout.named is not None and LAYOUTS.load(name, "named")(data):
+        return folder
+    if layout.archives and archives.find(folder) is not None:
+        return archives.root(folder)
+    if not folder.is_dir() and not (layout.single_file and folder.is_file()):
+        raise no_folder(folder)
+    _check_permission(folder)
+    return folder
 
 
 def _check_permission(folder: Path) -> None:
@@ -271,22 +293,27 @@ def parse_type(dataset_type: str) -> tuple[str, str | None, bool]:
 
 @_named_errors()
 def detect(data: str | None) -> str:
-    """Detects the dataset type of a folder from its contents; ``DatasetLayout`` describes the order of the checks."""
+    """Detects the dataset type of DATA from its contents; ``DatasetLayout`` describes the order of the checks."""
     if data is None:
         return "bundled"
-    folder = Path(data)
-    of_files = [name for name, layout in LAYOUTS.items() if layout.single_file and folder.is_file()]
-    for name in of_files:
+    folder, layouts = Path(data), dict(LAYOUTS)
+    for name in [name for name, layout in layouts.items() if layout.named]:
+        if LAYOUTS.load(name, "named")(data):
+            return name
+    for name in [name for name, layout in layouts.items() if layout.single_file and folder.is_file()]:
         if LAYOUTS.load(name, "recogniser")(folder):
             return name
-    if not folder.is_dir():
+    if archives.find(folder) is not None:
+        folder, layouts = archives.root(folder), {name: one for name, one in layouts.items() if one.archives}
+    elif not folder.is_dir():
         raise no_folder(folder)
-    _check_permission(folder)
-    for name, layout in LAYOUTS.items():
+    else:
+        _check_permission(folder)
+    for name, layout in layouts.items():
         if any((folder / file).exists() for file in layout.files):
             return name
-    for name in sorted(LAYOUTS, key=lambda name: LAYOUTS[name].generic):
-        if LAYOUTS[name].recogniser and LAYOUTS.load(name, "recogniser")(folder):
+    for name in sorted(layouts, key=lambda name: layouts[name].generic):
+        if layouts[name].recogniser and LAYOUTS.load(name, "recogniser")(folder):
             return name
     return "images"
 
@@ -332,9 +359,12 @@ def _identified(images: ImageSet, folder: Path) -> tuple[ImageSet, dict[str, tup
         return dataclasses.replace(images, digests=digests, fingerprint=fingerprint.fingerprint(None, digests)), {}
     paths = images.paths
     found = fingerprint.of_files(paths)
-    unusable = {paths[row]: (listing.UNREADABLE, f"cannot be read: {error}") for row, error in found.unreadable.items()}
-    unusable |= {paths[row]: (listing.EMPTY, "is empty") for row in found.empty}
-    files = images.files or tuple(os.path.relpath(path, folder).replace(os.sep, "/") for path in paths)
+    unreadable = {row: (listing.UNREADABLE, f"cannot be read: {error}") for row, error in found.unreadable.items()}
+    empty = dict.fromkeys(found.empty, (listing.EMPTY, "is empty"))
+    unusable = {str(paths[row]): why for row, why in (unreadable | empty).items()}
+    files = images.files
+    if files is None and not isinstance(paths, Source):
+        files = tuple(os.path.relpath(path, folder).replace(os.sep, "/") for path in paths)
     identity = fingerprint.fingerprint(files, found.digests)
     return dataclasses.replace(images, files=files, digests=found.digests, fingerprint=identity), unusable
 
@@ -347,7 +377,7 @@ def _without_unusable(images: ImageSet, unusable: Mapping[str, tuple[str, str]],
     """
     rows: dict[str, list[int]] = {}
     for row, path in enumerate(images.paths or ()) if unusable else ():
-        reason, description = unusable.get(path, (None, ""))
+        reason, description = unusable.get(str(path), (None, ""))
         if reason is not None and not skip:
             raise SSLToolError(f"the image {path} {description}; replace it, or skip it with --skip-corrupt")
         if reason is not None:

@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import InterpolationMode
 
 from ssltool import seeds
-from ssltool.data import file_views, views
+from ssltool.data import file_views, sources, views
 from ssltool.data.decoding import decode
 from ssltool.data.image_files import MEMORY_LIMIT
 from ssltool.data.images import ImageSet
@@ -258,8 +258,7 @@ class _Decoded(Dataset[list[Tensor] | SSLToolError]):
     def __init__(self, images: ImageSet, preprocessing: Preprocessing, finished: bool) -> None:
         self.rules, self.pixels, self.preprocessing = images.rules, images.images, preprocessing
         self.finished = finished
-        # One buffer: a tuple of strings would be copied into each worker (copy-on-write).
-        self.paths = np.array(images.paths or ())
+        self.paths = sources.shared(images.paths or ())
 
     def __getitem__(self, request: Request) -> list[Tensor] | SSLToolError:
         row, params, sizes = request
@@ -277,13 +276,13 @@ class _Decoded(Dataset[list[Tensor] | SSLToolError]):
     def _crops(self, row: int, params: np.ndarray, sizes: list[int]) -> list[Tensor]:
         interpolation = self.preprocessing.interpolation
         if self.pixels is None:
-            return file_views.file_crops(str(self.paths[row]), self.rules, params, sizes, interpolation)
+            return file_views.file_crops(self.paths[row], self.rules, params, sizes, interpolation)
         image = self.pixels[row].expand(3, -1, -1).permute(1, 2, 0).numpy()
         return file_views.crops(image, params, sizes, interpolation)
 
     def _image(self, row: int) -> Image.Image:
         if self.pixels is None:
-            return decode(str(self.paths[row]), self.rules)
+            return decode(self.paths[row], self.rules)
         image: Image.Image = tv.to_pil_image(self.pixels[row])
         return image
 

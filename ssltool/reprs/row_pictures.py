@@ -8,10 +8,11 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from ssltool.config import SPLITS, DataSettings
-from ssltool.data import fingerprint
+from ssltool.data import archives, fingerprint
 from ssltool.data.decoding import decode
 from ssltool.data.images import ImageSet, open_dataset
 from ssltool.data.layouts import LAYOUTS
+from ssltool.data.layouts.imagenet import find_split
 from ssltool.data.pixels import DEFAULT_RULES, PixelRules
 from ssltool.errors import SSLToolError, found_in
 from ssltool.files.schema import boolean, conform, listing, mapping, nested, optional, text
@@ -72,16 +73,25 @@ class RowPictures:
         Raises:
             SSLToolError: if its file is missing, cannot be decoded, or is not the image that the row was computed from.
         """
-        if self.saved.image_paths is None:
+        if self.saved.image_paths is None or LAYOUTS[self.layout].columns:
             return self._of_array(int(self.saved.index[row]), row)
         name = PurePosixPath(self.saved.image_paths[row])
-        path = Path(str(self.folder), name)
+        path = self._base / name
         if name.is_absolute() or ".." in name.parts:
             raise SSLToolError(f"{self.saved.name}: the path {name} leads out of the folder of the images")
-        if not path.is_file():
+        member = archives.image(path)
+        if member is None and not path.is_file():
             raise SSLToolError(f"no such file: {path}; give the folder of the images with --data DIR")
-        self._check(row, int(fingerprint.of_files([str(path)]).digests[0]), str(path))
-        return np.asarray(decode(str(path), self.rules))
+        found = fingerprint.of_files([str(path)] if member is None else member.source[member.row : member.row + 1])
+        self._check(row, int(found.digests[0]), str(path))
+        return np.asarray(decode(member or str(path), self.rules))
+
+    @functools.cached_property
+    def _base(self) -> Path:
+        """The folder that the paths are relative to."""
+        folder = archives.root(Path(str(self.folder)))
+        split = find_split(folder, str(self.split)) if self.layout == "imagenet" else None
+        return split or folder
 
     @functools.cached_property
     def rules(self) -> PixelRules:

@@ -52,6 +52,9 @@ class DatasetLayout:
         small: ``--small`` selects a version of the dataset.
         class_folders: the labels come from folders, so that ``--unlabelled`` can name some of them.
         single_file: DATA may be a file.
+        archives: DATA may be a zip or tar archive of such a folder.
+        named: ``named(data)``, whether DATA, which is no file or folder, names such a dataset.
+        columns: ``--image-column`` and ``--label-column`` have an effect.
         pixel_flags: those of ``PIXEL_FLAGS`` that can have an effect; none if the reader returns arrays.
         folder: the folder of the images, if they are installed with a package; the layout then takes no DATA.
     """
@@ -66,6 +69,9 @@ class DatasetLayout:
     small: bool = False
     class_folders: bool = False
     single_file: bool = False
+    archives: bool = False
+    named: str | Callable[[str], bool] | None = None
+    columns: bool = False
     pixel_flags: tuple[str, ...] = PIXEL_FLAGS
     folder: Path | None = None
 
@@ -82,6 +88,7 @@ LAYOUTS: Registry[DatasetLayout] = Registry(
             generic=True,
             aliases={"imagenet_train": "train"},
             class_folders=True,
+            archives=True,
         ),
         "folder": DatasetLayout(
             ".class_folders:read",
@@ -89,8 +96,9 @@ LAYOUTS: Registry[DatasetLayout] = Registry(
             recogniser=".class_folders:has_class_folders",
             generic=True,
             class_folders=True,
+            archives=True,
         ),
-        "images": DatasetLayout(".unlabelled:read", splits=("train",)),
+        "images": DatasetLayout(".unlabelled:read", splits=("train",), archives=True),
         "arrays": DatasetLayout(
             ".arrays:read",
             splits=("train", "val", "test"),

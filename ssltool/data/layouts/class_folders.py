@@ -11,7 +11,7 @@ import numpy as np
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from ssltool.config import DataSettings
-from ssltool.data import listing
+from ssltool.data import archives, listing
 from ssltool.data.images import ImageSet, is_detected
 from ssltool.data.listing import (
     Listing,
@@ -22,6 +22,7 @@ from ssltool.data.listing import (
     subfolders,
     unreadable_folder,
 )
+from ssltool.data.sources import Source
 from ssltool.errors import SSLToolError, counted, first_names
 from ssltool.files.text import composed
 
@@ -178,14 +179,14 @@ def check_unlabelled(settings: DataSettings, folder: Path, places: Sequence[Path
             raise SSLToolError(f"--unlabelled {name}: {folder} has no such class folder; it has {first_names(names)}")
 
 
-def _paths(folder: Path, found: Listing) -> tuple[str, ...]:
+def _paths(folder: Path, found: Listing) -> tuple[str, ...] | Source:
     if not found.files:
         skipped = skipped_text(found.found())
         raise SSLToolError(
             f"no images in {folder}{f' ({skipped})' if skipped else ''}; supported are {', '.join(IMG_EXTENSIONS)}, "
             "and other files that Pillow recognises"
         )
-    return tuple(str(folder / file) for file in found.files)
+    return archives.images_of(folder, found.files) or tuple(str(folder / file) for file in found.files)
 
 
 def _first(folder: Path, most: int) -> int:

@@ -18,13 +18,8 @@ from ssltool.data.layouts.class_folders import (
     why_no_classes,
 )
 from ssltool.data.listing import direct_images, list_images, subfolders
+from ssltool.data.splits import ALL_NAMES, INSTEAD, NAMES, TEST
 from ssltool.errors import SSLToolError, first_names
-
-TEST = ("test", "testing")
-NAMES = {"train": ("train", "training"), "val": ("val", "valid", "validation", *TEST), "test": TEST}
-"""The names of the folder of each split, in lower case; the first one that exists is read."""
-
-ALL_NAMES = {name for names in NAMES.values() for name in names}
 
 
 def recognise(folder: Path) -> bool:
@@ -89,7 +84,7 @@ def _why_unlabelled(own: Path, reference: Path, settings: DataSettings) -> str |
 def _notes(folder: Path, own: Path, split: str, settings: DataSettings) -> list[str]:
     notes = []
     if own.name != split:
-        instead = ", because there is no other folder for it" if own.name.lower() in TEST and split == "val" else ""
+        instead = f", {INSTEAD.format('folder')}" if own.name.lower() in TEST and split == "val" else ""
         notes.append(f"{split} is read from the folder {own.name}{instead}")
     if is_detected(settings):
         notes.append(
