@@ -49,6 +49,21 @@ class DataSettings(Checked):
     idx_path: str | None = setting(
         None, "use only the image numbers in this .npy file", section="Data", metavar="FILE", advanced=True
     )
+    image_column: str | None = setting(
+        None,
+        "column of a table that holds images or their paths; of WebDataset samples the extension [default: detected]",
+        section="Data",
+        metavar="NAME",
+        advanced=True,
+    )
+    label_column: str | None = setting(
+        None,
+        "column of a table that holds the labels; of WebDataset samples an extension, or a field of their .json "
+        "[default: detected]",
+        section="Data",
+        metavar="NAME",
+        advanced=True,
+    )
     unlabelled: tuple[str, ...] = unlabelled_folders()
     download: bool = setting(
         False, "download the dataset into DATA first, if torchvision can", section="Data", advanced=True

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,15 +16,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ssltool.config import SPLITS, DataSettings
-from ssltool.data import archives, fingerprint, listing
+from ssltool.config import DataSettings
+from ssltool.data import fingerprint, listing
+from ssltool.data.detection import layout_of, location, named_errors, parse_type
 from ssltool.data.image_files import OWN_SIZE_LIMIT, read_files
 from ssltool.data.layouts import LAYOUTS, PIXEL_FLAGS
 from ssltool.data.listing import LeftOut
 from ssltool.data.pixels import DEFAULT_RULES, PixelRules
 from ssltool.data.sources import Source
 from ssltool.data.strategies import read_numbers
-from ssltool.errors import SSLToolError, UsageError, counted, first_line, unknown
+from ssltool.errors import SSLToolError, UsageError, counted, first_line
 from ssltool.settings import flag
 
 
@@ -139,17 +139,7 @@ def _selected(paths: tuple[str, ...] | Source | None, rows: np.ndarray) -> tuple
     return paths.select(rows) if isinstance(paths, Source) else paths and tuple(paths[i] for i in rows)
 
 
-@contextmanager
-def _named_errors() -> Iterator[None]:
-    """Errors of the file system as one line, such as those of a folder whose parent may not be read."""
-    try:
-        yield
-    except OSError as error:
-        found = f"{error.filename}: {error.strerror}" if error.filename else first_line(error)
-        raise SSLToolError(f"cannot read {found}; name a folder that can be read as DATA") from error
-
-
-@_named_errors()
+@named_errors()
 def open_dataset(settings: DataSettings, split: str) -> ImageSet:
     """Opens the images that the settings name.
 
@@ -175,9 +165,12 @@ def open_dataset(settings: DataSettings, split: str) -> ImageSet:
         raise UsageError(f"--small has no effect with {name}; leave it out")
     if settings.unlabelled and not layout.class_folders:
         raise SSLToolError(f"--unlabelled has no effect with {name}, which has no class folders; leave it out")
+    for given in ("image_column", "label_column"):
+        if getattr(settings, given) is not None and not layout.columns:
+            raise SSLToolError(f"{flag(given)} has no effect with {name}, which has no columns; leave it out")
     if settings.download:
         _download(name, split, settings)
-    folder = layout.folder or _location(str(settings.data), name)
+    folder = layout.folder or location(str(settings.data), name)
     images, unusable = _identified(_read(name, folder, split, settings), folder)
     if settings.idx_path is not None:
         images = images.select(read_numbers(settings.idx_path, len(images), "--idx-path"))
@@ -211,35 +204,6 @@ def set_of_files(paths: Sequence[str], rules: PixelRules = DEFAULT_RULES) -> Ima
     return read_files(images, skip_corrupt=False)[0]
 
 
-def no_folder(folder: Path) -> SSLToolError:
-    """The error for a folder of images that does not exist."""
-    what = f"{folder} is a file, not a folder" if folder.exists() else f"no such folder: {folder}"
-    return SSLToolError(f"{what}; name the folder of the images as DATA")
-
-
-def _location(data: str, name: str) -> Path:
-    """Where the reader of the layout ``name`` finds the images: DATA, or the folder that an archive holds.
-
-    Raises:
-        SSLToolError: if DATA does not exist, may not be read, or is a file that the layout does not read.
-    """
-    folder, layout = Path(data), LAYOUTS[name]
-    if layout.named is not None and LAYOUTS.load(name, "named")(data):
-        return folder
-    if layout.archives and archives.find(folder) is not None:
-        return archives.root(folder)
-    if not folder.is_dir() and not (layout.single_file and folder.is_file()):
-        raise no_folder(folder)
-    _check_permission(folder)
-    return folder
-
-
-def _check_permission(folder: Path) -> None:
-    """Raises an ``SSLToolError`` that names the folder, not one of the files that are looked for in it."""
-    if not os.access(folder, os.R_OK | (os.X_OK if folder.is_dir() else 0)):
-        raise listing.unreadable_folder(folder)
-
-
 def check_pixel_flags(given: DataSettings, settings: DataSettings) -> None:
     """Refuses the pixel flags of ``given`` that have no effect on the images of ``settings``.
 
@@ -255,67 +219,6 @@ def check_pixel_flags(given: DataSettings, settings: DataSettings) -> None:
     for name in flags:
         if name not in LAYOUTS[layout].pixel_flags:
             raise SSLToolError(f"{flag(name)} has no effect with {layout}, which has no image files; leave it out")
-
-
-def layout_of(settings: DataSettings) -> str:
-    """The name of the layout that the settings give, or that is detected."""
-    name, _, _ = parse_type(settings.dataset_type)
-    return detect(settings.data) if name == "auto" else name
-
-
-def is_detected(settings: DataSettings) -> bool:
-    """Whether the layout of the folder is detected, not given by ``--dataset-type``."""
-    return parse_type(settings.dataset_type)[0] == "auto"
-
-
-def parse_type(dataset_type: str) -> tuple[str, str | None, bool]:
-    """Parses ``--dataset-type``, such as ``imagenet_val_subset``.
-
-    Returns:
-        The dataset type, the split or None, and whether it is a subset, which needs ``--idx-path``.
-
-    Raises:
-        UsageError: for an unknown name.
-    """
-    text = dataset_type.removesuffix("_subset")
-    subset = text != dataset_type
-    aliases = {alias: (name, own) for name, layout in LAYOUTS.items() for alias, own in layout.aliases.items()}
-    if text in aliases:
-        return *aliases[text], subset
-    base, _, end = text.rpartition("_")
-    names = {name.replace("_", "-"): name for name in ("auto", *LAYOUTS)}
-    for written, split in ((text, None), (base, end)):
-        name = names.get(written.replace("_", "-"))
-        if name is not None and split in (None, *SPLITS):
-            return name, split, subset
-    raise unknown(LAYOUTS.kind, dataset_type, [*names.values(), *aliases, "imagenet_train_subset"])
-
-
-@_named_errors()
-def detect(data: str | None) -> str:
-    """Detects the dataset type of DATA from its contents; ``DatasetLayout`` describes the order of the checks."""
-    if data is None:
-        return "bundled"
-    folder, layouts = Path(data), dict(LAYOUTS)
-    for name in [name for name, layout in layouts.items() if layout.named]:
-        if LAYOUTS.load(name, "named")(data):
-            return name
-    for name in [name for name, layout in layouts.items() if layout.single_file and folder.is_file()]:
-        if LAYOUTS.load(name, "recogniser")(folder):
-            return name
-    if archives.find(folder) is not None:
-        folder, layouts = archives.root(folder), {name: one for name, one in layouts.items() if one.archives}
-    elif not folder.is_dir():
-        raise no_folder(folder)
-    else:
-        _check_permission(folder)
-    for name, layout in layouts.items():
-        if any((folder / file).exists() for file in layout.files):
-            return name
-    for name in sorted(layouts, key=lambda name: layouts[name].generic):
-        if layouts[name].recogniser and LAYOUTS.load(name, "recogniser")(folder):
-            return name
-    return "images"
 
 
 def _read(name: str, folder: Path, split: str, settings: DataSettings) -> ImageSet:

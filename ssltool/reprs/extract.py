@@ -151,6 +151,8 @@ class Extraction:
             "dataset": images.name,
             "data": None if c.data is None else str(Path(c.data).resolve()),
             "split": images.split,
+            "image_column": c.image_column,
+            "label_column": c.label_column,
             "classes": list(images.classes),
             "fingerprint": images.fingerprint or None,
             "found": record_of(images),

@@ -101,7 +101,9 @@ class RowPictures:
     @functools.cached_property
     def _arrays(self) -> ImageSet:
         folder = None if LAYOUTS[self.layout].folder is not None else self.folder
-        return open_dataset(DataSettings(data=folder, dataset_type=self.layout), str(self.split))
+        column = self.saved.meta.get("image_column")
+        settings = DataSettings(data=folder, dataset_type=self.layout, image_column=column)
+        return open_dataset(settings, str(self.split))
 
     def _of_array(self, number: int, row: int) -> np.ndarray:
         images = self._arrays

@@ -17,8 +17,9 @@ from torch import Tensor
 from ssltool import seeds
 from ssltool.checkpoints.load import Pretrained, load_pretrained, use_saved_dataset
 from ssltool.config import SaveReprsConfig
+from ssltool.data.detection import parse_type
 from ssltool.data.found import announce, record_of
-from ssltool.data.images import ImageSet, open_dataset, parse_type
+from ssltool.data.images import ImageSet, open_dataset
 from ssltool.data.loader import Shard, killed_workers
 from ssltool.errors import Interrupted, SSLToolError, UsageError
 from ssltool.models.arch_name import file_name

@@ -19,7 +19,8 @@ from helpers import TINY, error_message, same_run
 from ssltool.config import DataSettings
 from ssltool.data import archives
 from ssltool.data.decoding import decode
-from ssltool.data.images import ImageSet, detect, open_dataset
+from ssltool.data.detection import detect
+from ssltool.data.images import ImageSet, open_dataset
 from ssltool.data.loader import Loader
 from ssltool.data.preprocessing import IMAGENET
 from ssltool.data.sources import SourceImage

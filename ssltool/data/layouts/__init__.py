@@ -54,6 +54,7 @@ class DatasetLayout:
         single_file: DATA may be a file.
         archives: DATA may be a zip or tar archive of such a folder.
         named: ``named(data)``, whether DATA, which is no file or folder, names such a dataset.
+        has_split: ``has_split(folder, split)``, whether a split that it may have is there; by default all are.
         columns: ``--image-column`` and ``--label-column`` have an effect.
         pixel_flags: those of ``PIXEL_FLAGS`` that can have an effect; none if the reader returns arrays.
         folder: the folder of the images, if they are installed with a package; the layout then takes no DATA.
@@ -71,6 +72,7 @@ class DatasetLayout:
     single_file: bool = False
     archives: bool = False
     named: str | Callable[[str], bool] | None = None
+    has_split: str | Callable[[Path, str], bool] | None = None
     columns: bool = False
     pixel_flags: tuple[str, ...] = PIXEL_FLAGS
     folder: Path | None = None
@@ -89,6 +91,7 @@ LAYOUTS: Registry[DatasetLayout] = Registry(
             aliases={"imagenet_train": "train"},
             class_folders=True,
             archives=True,
+            has_split=".imagenet:has_split",
         ),
         "folder": DatasetLayout(
             ".class_folders:read",
@@ -105,6 +108,16 @@ LAYOUTS: Registry[DatasetLayout] = Registry(
             recogniser=".arrays:recognise",
             single_file=True,
             pixel_flags=("value_range", "background"),
+            has_split=".arrays:has_split",
+        ),
+        "table": DatasetLayout(
+            ".table:read",
+            splits=("train", "val", "test"),
+            recogniser=".table:recognise",
+            generic=True,
+            single_file=True,
+            has_split=".table:has_split",
+            columns=True,
         ),
         "fashion-mnist": DatasetLayout(
             ".fashion_mnist:read",

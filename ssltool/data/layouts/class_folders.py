@@ -12,7 +12,8 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from ssltool.config import DataSettings
 from ssltool.data import archives, listing
-from ssltool.data.images import ImageSet, is_detected
+from ssltool.data.detection import is_detected
+from ssltool.data.images import ImageSet
 from ssltool.data.listing import (
     Listing,
     direct_images,

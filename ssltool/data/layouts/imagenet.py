@@ -8,7 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from ssltool.config import DataSettings
-from ssltool.data.images import ImageSet, is_detected
+from ssltool.data.detection import is_detected
+from ssltool.data.images import ImageSet
 from ssltool.data.layouts.class_folders import (
     check_unlabelled,
     class_names,
@@ -51,6 +52,11 @@ def find_split(folder: Path, split: str) -> Path | None:
         if found:
             raise SSLToolError(f"{folder} has the folders {' and '.join(found)}; rename or merge them")
     return None
+
+
+def has_split(folder: Path, split: str) -> bool:
+    """Whether there is a folder of the split."""
+    return find_split(folder, split) is not None
 
 
 def read(folder: Path, split: str, settings: DataSettings) -> ImageSet:
