@@ -267,3 +267,8 @@ def _tar(path: str) -> Iterator[tuple[str, Member]]:
                 yield info.name, info.linkname
             elif not info.isdir():
                 yield info.name, None
+        end = archive.offset
+    with open(path, "rb") as stream:
+        stream.seek(end)
+        if stream.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):  # where tarfile ends without an error
+            raise ValueError(f"it has no end mark, and is cut short or damaged at byte {end:,}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -28,13 +29,13 @@ def word_for(split: str, words: Collection[str]) -> str | None:
     return next((name for name in NAMES[split] if name in words), None)
 
 
-def files_of(split: str, files: Sequence[Path], place: object) -> tuple[list[Path], list[str]]:
-    """The files of a split by their names, in order, and notes. If no name has a split, all files are train.
+def files_of(split: str, files: Sequence[Path], place: Path) -> tuple[list[Path], list[str]]:
+    """The files of a split by their names below ``place``, in order, and notes. If none has a split, all are train.
 
     Raises:
         SSLToolError: if there is no file of the split in ``place``.
     """
-    words = {file: word_of(file.name) for file in files}
+    words = {file: word_of(os.path.relpath(file, place)) for file in files}
     known = {word for word in words.values() if word is not None}
     if not known and split == "train":
         return list(files), []

@@ -119,6 +119,15 @@ LAYOUTS: Registry[DatasetLayout] = Registry(
             has_split=".table:has_split",
             columns=True,
         ),
+        "webdataset": DatasetLayout(
+            ".webdataset:read",
+            splits=("train", "val", "test"),
+            recogniser=".webdataset:recognise",
+            single_file=True,
+            named=".webdataset:named",
+            has_split=".webdataset:has_split",
+            columns=True,
+        ),
         "fashion-mnist": DatasetLayout(
             ".fashion_mnist:read",
             files=(
