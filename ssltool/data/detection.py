@@ -120,3 +120,8 @@ def has_split(settings: DataSettings, split: str) -> bool:
     if split not in layout.splits or layout.has_split is None:
         return split in layout.splits
     return bool(LAYOUTS.load(name, "has_split")(location(str(settings.data), name), split))
+
+
+def absolute(data: str | None) -> str | None:
+    """DATA as a later stage finds it that runs in another folder; a name such as ``hf:NAME`` is one everywhere."""
+    return data if data is None or data.startswith("hf:") else str(Path(data).resolve())

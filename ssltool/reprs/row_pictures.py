@@ -64,7 +64,8 @@ class RowPictures:
         self.folder = data or meta.get("data") or (run.get("data") if "data" not in meta else None)
         if not installed and not isinstance(self.folder, str):
             raise SSLToolError(f"{saved.name} does not name the folder of its images; give it with --data DIR")
-        if not installed and not Path(str(self.folder)).exists():
+        is_named = LAYOUTS[self.layout].named is not None and LAYOUTS.load(self.layout, "named")(self.folder)
+        if not installed and not is_named and not Path(str(self.folder)).exists():
             raise SSLToolError(f"no such folder: {self.folder}, of the images; give it with --data DIR")
 
     def picture(self, row: int) -> np.ndarray:

@@ -128,6 +128,17 @@ LAYOUTS: Registry[DatasetLayout] = Registry(
             has_split=".webdataset:has_split",
             columns=True,
         ),
+        "hf": DatasetLayout(
+            ".hf:read",
+            splits=("train", "val", "test"),
+            files=("dataset_dict.json", "dataset_info.json"),
+            recogniser=".hf:recognise",
+            generic=True,
+            single_file=True,
+            named=".hf:named",
+            has_split=".hf:has_split",
+            columns=True,
+        ),
         "fashion-mnist": DatasetLayout(
             ".fashion_mnist:read",
             files=(

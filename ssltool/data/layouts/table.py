@@ -55,13 +55,14 @@ def holds_images(file: Path) -> bool:
     Raises:
         SSLToolError: if pyarrow is not installed, or the file cannot be read.
     """
-    return any(_holds_bytes(kind) for kind in schema_of(file).types)
+    return any(holds_bytes(kind) for kind in schema_of(file).types)
 
 
-def _holds_bytes(kind: Any) -> bool:
+def holds_bytes(kind: Any) -> bool:
+    """Whether a column of this type of pyarrow holds bytes, or structures of bytes."""
     pa, _ = pyarrow("a Parquet table")
     if pa.types.is_struct(kind):
-        return any(_holds_bytes(kind.field(i).type) for i in range(kind.num_fields) if kind.field(i).name == "bytes")
+        return any(holds_bytes(kind.field(i).type) for i in range(kind.num_fields) if kind.field(i).name == "bytes")
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 
