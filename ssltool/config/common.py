@@ -38,7 +38,9 @@ from ssltool.settings import Checked, Rule, setting
 class DataSettings(Checked):
     """The images, and how they are read."""
 
-    data: str | None = image_folder("folder of the images [default: the bundled Fashion-MNIST subset]")
+    data: str | None = image_folder(
+        "images: a folder, archive, table, shards or hf:NAME [default: the bundled Fashion-MNIST subset]"
+    )
     dataset_type: str = setting(
         "auto",
         "layout of DATA: auto, {names}, or the paper's imagenet_train, imagenet_train_subset, "
@@ -217,7 +219,7 @@ def fixed_settings(cls: type) -> list[str]:
 class NetworkSettings(DeviceSettings, DataSettings):
     """The pretrained network of a later stage. None is the checkpoint's own value."""
 
-    data: str | None = image_folder("folder of the images [default: the checkpoint's]")
+    data: str | None = image_folder("images: a folder, archive, table, shards or hf:NAME [default: the checkpoint's]")
     image_size: int | None = image_size("the checkpoint's")
     all: bool = all_images()
     pretrained: str | None = setting(
@@ -260,7 +262,7 @@ class CheckpointsSettings(DeviceSettings, DataSettings):
     """Checkpoints that are measured on the same images. None is the checkpoint's own value."""
 
     data: str | None = image_folder(
-        "folder of the images for checkpoints [default: the checkpoint's, else the bundled]"
+        "images for checkpoints: folder, archive, table, shards, hf:NAME [default: the checkpoint's, else the bundled]"
     )
     all: bool = all_images()
     split: str | None = setting(
