@@ -124,6 +124,12 @@ def subfolders(folder: Path) -> list[str]:
         raise unreadable_folder(folder) from error
 
 
+def files_with_suffix(folder: Path, *suffixes: str) -> list[Path]:
+    """The files directly in ``folder`` whose names end in one of ``suffixes``, in upper or lower case, by name."""
+    names = sorted(name for name in os.listdir(folder) if name.lower().endswith(suffixes) and not is_hidden(name))
+    return [folder / name for name in names if (folder / name).is_file()]
+
+
 def direct_images(folder: Path) -> Iterator[str]:
     """The names of the image files directly in ``folder``; none if it cannot be read."""
     try:

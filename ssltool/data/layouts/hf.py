@@ -16,6 +16,7 @@ import numpy as np
 from ssltool.config import DataSettings
 from ssltool.data.images import ImageSet
 from ssltool.data.layouts.table import holds_bytes, holds_images
+from ssltool.data.listing import files_with_suffix
 from ssltool.data.sources import LARGEST, Source, ends_of
 from ssltool.data.splits import INSTEAD, TEST, files_of, word_for
 from ssltool.data.table_columns import ADVICE, Labels, image_column, label_column, labels_of
@@ -184,9 +185,7 @@ def _chosen(found: Any, split: str, place: Path) -> tuple[Any, list[str]]:
 
 
 def _parquet_files(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        return []
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() == ".parquet" and path.name[0] != ".")
+    return files_with_suffix(folder, ".parquet") if folder.is_dir() else []
 
 
 # Its columns

@@ -17,6 +17,7 @@ import numpy as np
 from ssltool.config import DataSettings
 from ssltool.data import table_columns as columns
 from ssltool.data.images import ImageSet
+from ssltool.data.listing import files_with_suffix
 from ssltool.data.splits import files_of
 from ssltool.errors import SSLToolError, first_line
 from ssltool.files.parquet_files import pyarrow
@@ -125,7 +126,7 @@ def _of_split(place: Path, split: str) -> tuple[list[Path], list[str]]:
 
 
 def _tables(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.name[0] != ".")
+    return files_with_suffix(folder, *SUFFIXES)
 
 
 def _read(file: Path, settings: DataSettings) -> Columns:

@@ -23,8 +23,9 @@ from ssltool.config import DataSettings
 from ssltool.data.archives import is_archive, members_of
 from ssltool.data.images import ImageSet
 from ssltool.data.layouts.class_folders import contains_images
+from ssltool.data.listing import files_with_suffix, subfolders
 from ssltool.data.members import RANGE, Members, Place
-from ssltool.data.splits import files_of
+from ssltool.data.splits import ALL_NAMES, files_of
 from ssltool.data.table_columns import labels_of
 from ssltool.errors import SSLToolError, first_line, first_names
 from ssltool.training.progress import has_bars, is_quiet
@@ -134,9 +135,10 @@ def _shards(place: Path, split: str) -> tuple[list[Path], list[str]]:
 
 
 def _tars(folder: Path) -> list[Path]:
-    """The tar files in a folder, or else in its subfolders."""
-    found = sorted(folder.glob("*.tar")) or sorted(folder.glob("*/*.tar"))
-    return [path for path in found if path.name[0] != "." and path.is_file()]
+    """The tar files in a folder, or else in its subfolders that have the name of a split."""
+    splits = [folder / name for name in subfolders(folder) if name.lower() in ALL_NAMES]
+    below = (path for split in splits for path in files_with_suffix(split, ".tar"))
+    return files_with_suffix(folder, ".tar") or list(below)
 
 
 def _expanded(pattern: str) -> list[str]:
