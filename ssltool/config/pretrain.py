@@ -178,6 +178,16 @@ class PretrainConfig(RunSettings, DeviceSettings, DataSettings):
     batch_size: int | None = batch_size(
         None, "images in a batch, over all ranks [default: 512; 128 on the bundled data]", fixed=True
     )
+    accumulate: int = setting(
+        1,
+        "train each batch as this many micro-batches and sum their gradients, to save memory; for methods whose loss "
+        "does not compare the images of a batch",
+        section="Optimisation",
+        minimum=1,
+        maximum=1_000_000,
+        fixed=True,
+        advanced=True,
+    )
     optimizer: str = setting("sgd", "optimizer", choices=optimizers_of("pretrain"), section="Optimisation", fixed=True)
     lr: float = learning_rate(0.05, fixed=True)
     final_lr: float = setting(

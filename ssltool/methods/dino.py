@@ -116,6 +116,7 @@ class DINO(MomentumMethod):
     the same modules."""
 
     Options = DINOOptions
+    compares_images = False
     TEACHER_MODULES = ("backbone", "projector", "prototypes")
     center: Tensor
 
@@ -138,11 +139,13 @@ class DINO(MomentumMethod):
         student = forward_concatenated(self.prototypes, z)
         teacher = forward_by_size(self.teacher_forward, batch.views[:2])
         loss = dino_loss(student, teacher, self.center, o.student_temp, self._teacher_temp())
-        if self.training and o.centering:
-            with torch.no_grad():
-                mean = gather(torch.cat(teacher).mean(dim=0, keepdim=True)).mean(dim=0)
-                self.center.lerp_(mean, 1.0 - o.center_momentum)
-        return Output(loss, z[0].detach())
+        mean = torch.cat(teacher).mean(dim=0, keepdim=True)
+        return Output(loss, z[0].detach(), (mean,) if o.centering else ())
+
+    @torch.no_grad()
+    def update_buffers(self, output: Output) -> None:
+        for means in output.for_buffers:
+            self.center.lerp_(gather(means).mean(dim=0), 1.0 - self.options.center_momentum)
 
     def _teacher_temp(self) -> float:
         """The teacher's temperature, with a linear warm-up per epoch."""
