@@ -271,6 +271,13 @@ class PretrainConfig(RunSettings, DeviceSettings, DataSettings):
 
     precision: str = precision()
     channels_last: bool = setting(True, "use the channels-last memory format", section="Hardware", advanced=True)
+    checkpoint_activations: bool = setting(
+        False,
+        "compute the activations of the backbone's blocks again in the backward pass instead of keeping them: the same "
+        "weights with less memory, about a third slower",
+        section="Hardware",
+        advanced=True,
+    )
     compile: bool = setting(False, "compile the model with torch.compile", section="Hardware", advanced=True)
     dist_backend: str = setting(
         "auto",

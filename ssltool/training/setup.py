@@ -39,6 +39,7 @@ from ssltool.models.backbones import check_size, family_of, plugin_of
 from ssltool.training import OPTIMIZERS
 from ssltool.training.accumulation import accumulation_notes, check_accumulation, has_batch_norm
 from ssltool.training.distributed import group_shard
+from ssltool.training.recomputation import recompute_blocks
 
 DEFAULT_SIZE = 224
 """Default image size in pixels."""
@@ -187,6 +188,8 @@ class TrainingSetup:
         c = self.config
         method = build_method(self.saved_run, self.second)
         check_accumulation(c.method, method, self.batch_size, c.accumulate, group_shard().world)
+        if c.checkpoint_activations:
+            recompute_blocks(method.backbone, c.arch)
         for recipe in method.view_recipes(self.recipe):
             if recipe.size is not None:
                 check_size(method.backbone, recipe.size, "--set local_size")

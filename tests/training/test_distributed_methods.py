@@ -33,12 +33,17 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "teacher by the gradient": ("teacher", {"update": "sgd"}),
     "teacher as a copy": ("teacher", {"update": "copy"}),
     "ressl in micro-batches": ("ressl", {}),
+    "distill with recomputed activations": ("distill", {}),
 }
 CASES = {name: (name, {}) for name in METHODS} | VARIANTS
 
 VIT = {"arch": "vit_small_depth3", "stem": "auto", "zero_init_residual": True}
-SETTINGS = {"ressl in micro-batches": {"accumulate": 4} | VIT}
-"""Other settings of a case; the one process does not accumulate, which without batch norm changes nothing."""
+SETTINGS = {
+    "ressl in micro-batches": {"accumulate": 4} | VIT,
+    "distill with recomputed activations": {"checkpoint_activations": True},
+}
+"""Other settings of a case. The one process neither accumulates, which without batch norm changes nothing, nor
+recomputes."""
 
 ONE_STEP = ("simsiam", "simclr", "barlow", "vicreg", "wmse", "paws", "supervised")
 """Methods whose only state is weights; the others run two steps, in two epochs."""
@@ -137,7 +142,8 @@ def main():
     torch.Tensor.float = torch.Tensor.double
     cases = configs("cases.pt")
     single_process_cases = list(cases)[int(os.environ["RANK"]) :: 2]  # the ranks split the single-process runs
-    alone = {name: trained(dataclasses.replace(cases[name], accumulate=1), Shard()) for name in single_process_cases}
+    plain = {"accumulate": 1, "checkpoint_activations": False}
+    alone = {name: trained(dataclasses.replace(cases[name], **plain), Shard()) for name in single_process_cases}
     with distributed.process_group(cpu, "auto") as shard:
         for name, config in cases.items():
             pair = trained(config, shard)
