@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ def recompute_blocks(backbone: nn.Module, arch: str) -> None:
     """Makes the blocks of ``backbone`` keep only their input for the backward pass. Names of parameters do not change.
 
     Training gives the same weights and buffers bit for bit: random numbers are drawn as in the first pass, and running
-    statistics are not updated again.
+    statistics are updated once.
 
     Raises:
         SSLToolError: if the backbone, which ``arch`` names, has no blocks.
@@ -44,7 +44,11 @@ class _Recomputed:
         if torch.compiler.is_compiling():  # a compiled backward pass repeats no update of buffers
             return checkpoint(forward, *args, use_reentrant=False, **kwargs)
         return checkpoint(
-            forward, *args, use_reentrant=False, context_fn=lambda: (nullcontext(), _without_updates(self)), **kwargs
+            forward,
+            *args,
+            use_reentrant=False,
+            context_fn=lambda: (nullcontext(), _with_copied_buffers(self)),
+            **kwargs,
         )
 
 
@@ -53,14 +57,22 @@ def _recomputed(cls: type[nn.Module]) -> type[nn.Module]:
     return type(cls.__name__, (_Recomputed, cls), {})
 
 
+def _contexts(block: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """The contexts of the first and the second forward pass of ``block``."""
+    return nullcontext(), _with_copied_buffers(block)
+
+
 @contextmanager
-def _without_updates(block: nn.Module) -> Iterator[None]:
-    """Within it, batch norms of ``block`` do not add the statistics of the batch to their running ones."""
-    norms: list[Any] = [module for module in block.modules() if getattr(module, "track_running_stats", False)]
-    for norm in norms:
-        norm.track_running_stats = False
+def _with_copied_buffers(block: nn.Module) -> Iterator[None]:
+    """Within it, ``block`` has copies of its buffers, so that batch norms do not add a batch to their statistics
+    again."""
+    kept = [(module, dict(module.named_buffers(recurse=False))) for module in block.modules()]
+    for module, buffers in kept:
+        for name, buffer in buffers.items():
+            setattr(module, name, buffer.clone())
     try:
         yield
     finally:
-        for norm in norms:
-            norm.track_running_stats = True
+        for module, buffers in kept:
+            for name, buffer in buffers.items():
+                setattr(module, name, buffer)

@@ -82,7 +82,7 @@ def test_weights_and_running_statistics_are_the_same_bits(name):
 def test_less_is_kept_for_the_backward_pass(name):
     size = 16 if name.startswith("vit") else 32
     plain, recomputed = (saved_bytes(network(name, how), size) for how in (False, True))
-    assert recomputed < 0.6 * plain
+    assert recomputed < 0.8 * plain
 
 
 def test_blocks_are_not_run_again_without_gradients_and_in_evaluation_nothing_changes():
