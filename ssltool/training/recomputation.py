@@ -31,7 +31,7 @@ def recompute_blocks(backbone: nn.Module, arch: str) -> None:
             "transformer; leave it out"
         )
     for _, block in blocks:
-        block.__class__ = _recomputed(type(block))
+        block.__class__ = _recomputed(type(block))  # type: ignore[arg-type]
 
 
 class _Recomputed:
