@@ -131,3 +131,18 @@ def test_the_plan_of_a_run_needs_less_memory(ssltool, tmp_path):
     )
     assert recomputed < 0.8 * whole
     assert parts < 0.5 * whole
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # by torch, where a graph ends
+def test_a_compiled_network_counts_each_batch_once_too():
+    compiled, plain = network("resnet", True), network("resnet", False)
+    images = torch.randn(4, 3, 16, 16)
+    torch._dynamo.reset()
+    torch.compile(compiled, backend="aot_eager")(images).square().mean().backward()
+    plain(images).square().mean().backward()
+    torch._dynamo.reset()
+    states = (compiled.state_dict(), plain.state_dict())
+    assert int(states[0]["bn1.num_batches_tracked"]) == int(states[0]["layer4.0.bn1.num_batches_tracked"]) == 1
+    torch.testing.assert_close(*states)
+    gradients = ([p.grad for p in one.parameters()] for one in (compiled, plain))
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-6)
