@@ -179,6 +179,16 @@ class PretrainConfig(RunSettings, DeviceSettings, DataSettings):
     batch_size: int | None = batch_size(
         None, "images in a batch, over all ranks [default: 512; 64 on the bundled data]", fixed=True
     )
+    accumulate: int = setting(
+        1,
+        "train each batch as this many micro-batches and sum their gradients, to save memory; for methods whose loss "
+        "does not compare the images of a batch",
+        section="Optimisation",
+        minimum=1,
+        maximum=1_000_000,
+        fixed=True,
+        advanced=True,
+    )
     optimizer: str = setting("sgd", "optimizer", choices=optimizers_of("pretrain"), section="Optimisation", fixed=True)
     lr: float = learning_rate(0.05, fixed=True)
     final_lr: float = setting(
@@ -267,6 +277,13 @@ class PretrainConfig(RunSettings, DeviceSettings, DataSettings):
         default="auto",
     )
     channels_last: bool = setting(True, "use the channels-last memory format", section="Hardware", advanced=True)
+    checkpoint_activations: bool = setting(
+        False,
+        "compute the activations of the backbone's blocks again in the backward pass instead of keeping them: the same "
+        "weights with less memory, about a third slower",
+        section="Hardware",
+        advanced=True,
+    )
     compile: bool = setting(False, "compile the model with torch.compile", section="Hardware", advanced=True)
     dist_backend: str = setting(
         "auto",

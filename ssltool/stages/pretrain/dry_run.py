@@ -26,7 +26,7 @@ from ssltool.training.schedule import rates_at
 from ssltool.training.setup import TrainingSetup
 
 TRIAL_SECONDS = 0.5
-"""The trial batch is doubled until a step takes this long, or it has the size of the run's batch."""
+"""The trial batch is doubled until a step takes this long, or it has the size of the run's micro-batches."""
 
 
 def plan(config: PretrainConfig) -> Record:
@@ -96,15 +96,16 @@ def _costs(setup: TrainingSetup, device: torch.device) -> Record:
         method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = build_optimizer(method.param_groups(), setup.config)
     weights = {p.untyped_storage().data_ptr(): p.nbytes for p in method.parameters()}
-    count = min(max(16, method.min_batch_size), setup.batch_size)
+    largest = setup.batch_size // setup.config.accumulate
+    count = min(max(16, method.min_batch_size), largest)
     measured, seconds, saved = 0, 0.0, dict[int, int]()
-    while seconds < TRIAL_SECONDS and measured < setup.batch_size:
+    while seconds < TRIAL_SECONDS and measured < largest:
         try:
             _trial(setup, method, optimizer, device, count)  # warm-up: the first step of a shape prepares its kernels
             seconds, saved = _trial(setup, method, optimizer, device, count)
         except torch.OutOfMemoryError:
             break  # extrapolate from the last batch that fitted
-        measured, count = count, min(2 * count, setup.batch_size)
+        measured, count = count, min(2 * count, largest)
     if not measured:
         raise SSLToolError(
             f"a batch of {count} images does not fit into the memory of {device}; lower --image-size or --dim"
@@ -116,7 +117,7 @@ def _costs(setup: TrainingSetup, device: torch.device) -> Record:
         "warnings": warnings,
         "parameters": sum(p.numel() for p in method.parameters()),
         "trainable_parameters": sum(p.numel() for p in trainable_parameters(method)),
-        "memory_bytes": int(sum(weights.values()) + gradients + state + activations * setup.batch_size / measured),
+        "memory_bytes": int(sum(weights.values()) + gradients + state + activations * largest / measured),
         "images_per_second": measured / seconds,
         "estimated_seconds": setup.epochs * setup.steps * setup.batch_size * seconds / measured,
     }

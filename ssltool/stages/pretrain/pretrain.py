@@ -24,7 +24,7 @@ from ssltool.data.loader import Batch, Loader, Shard, WorkerKilled, killed_worke
 from ssltool.data.prefetch import ahead
 from ssltool.diagnosis.metrics.of_rows import feature_std_tensor
 from ssltool.errors import Collapsed, SSLToolError, UsageError, counted
-from ssltool.methods.base import EpochImages, Now, Output
+from ssltool.methods.base import EpochImages, Now
 from ssltool.runs.folder import RunFolder, with_number
 from ssltool.runs.resume import find_start, pretrain_folder, pretrain_name, say_if_views_differ
 from ssltool.settings import Record
@@ -32,6 +32,7 @@ from ssltool.stages.pretrain.epoch_monitor import EpochMonitor, MonitorResult, c
 from ssltool.stages.pretrain.prepare import check_divisible, prepare
 from ssltool.stages.pretrain.run_time import EpochTime, Estimate, epochs_within, seconds_per_step
 from ssltool.training import distributed
+from ssltool.training.accumulation import micro_batches
 from ssltool.training.device import autocast, pick_device, worker_count
 from ssltool.training.loggers import Logger, check_loggers, open_loggers
 from ssltool.training.loop import TrainingLoop
@@ -64,7 +65,10 @@ def run(config: PretrainConfig) -> Path:
                 training = Pretraining(config, device, shard, run_folder)
                 folder = training.train()
     except torch.OutOfMemoryError as error:
-        raise SSLToolError(f"out of memory on {device}; lower --batch-size, or try --precision bf16") from error
+        raise SSLToolError(
+            f"out of memory on {device}; lower --batch-size, or try --precision bf16, --accumulate "
+            "or --checkpoint-activations"
+        ) from error
     if training.collapsed:
         raise Collapsed(folder)
     return folder
@@ -201,7 +205,7 @@ class Pretraining(TrainingLoop[TrainState, Batch]):
             f"{counted(self.steps, 'step')} of {c.batch_size}, {c.precision} on {self.device} x {self.shard.world}; "
             f"writing {self.folder.path}"
         )
-        for note in self.setup.preprocessing.notes():
+        for note in self.setup.notes(self.state.method):
             distributed.rank_zero_info(note)
         for warning in self.setup.warnings(self.state.method):
             distributed.rank_zero_info(f"warning: {warning}")
@@ -310,9 +314,8 @@ class Pretraining(TrainingLoop[TrainState, Batch]):
         c, state = self.config, self.state
         state.method.now = Now(state.epoch, state.step)
         self._set_rates()
-        with autocast(self.device, c.precision):
-            output: Output = state.model(self._prepared(batch))
-        state.update(output.loss)
+        parts = micro_batches(self._prepared(batch), c.accumulate)
+        output = state.train_on(parts, lambda: autocast(self.device, c.precision))
         self.epoch_time.images += self.setup.batch_size
         return output.loss, feature_std_tensor(output.projection)
 
