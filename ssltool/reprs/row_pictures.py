@@ -10,13 +10,13 @@ import numpy as np
 from ssltool.config import SPLITS, DataSettings
 from ssltool.data import fingerprint
 from ssltool.data.decoding import decode
+from ssltool.data.image_files import pixels
 from ssltool.data.images import ImageSet, open_dataset
 from ssltool.data.layouts import LAYOUTS
 from ssltool.data.pixels import DEFAULT_RULES, PixelRules
 from ssltool.errors import SSLToolError, found_in
 from ssltool.files.schema import boolean, conform, listing, mapping, nested, optional, text
 from ssltool.reprs.representation_set import RepresentationSet
-from ssltool.runs.data_preview import pixels
 
 PIXELS = mapping(
     optional={
