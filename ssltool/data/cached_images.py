@@ -24,6 +24,9 @@ from ssltool.settings import flag
 if TYPE_CHECKING:
     from ssltool.data.images import ImageSet
 
+CACHE = "cache"
+"""The layout of the folder of a cache."""
+
 DEFAULT_SIZE = 256
 """The shorter side of cached images, for views of 224 pixels: the validation transform resizes to it."""
 

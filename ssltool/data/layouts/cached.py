@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from ssltool.config import SPLITS, DataSettings
-from ssltool.data.cached_images import cache_path, reduction
+from ssltool.data.cached_images import CACHE, cache_path, reduction
 from ssltool.data.image_cache import CacheFile
 from ssltool.data.images import ImageSet
 from ssltool.data.listing import CORRUPT
@@ -32,7 +32,7 @@ def read(folder: Path, split: str, settings: DataSettings) -> ImageSet:
             f"{path} has --cache-size {file.rules.cache_size}, not {settings.cache_size}; leave --cache-size out"
         )
     images = ImageSet(
-        "cache",
+        CACHE,
         split,
         file.labels,
         np.arange(len(file.labels)),
