@@ -71,9 +71,8 @@ def main() -> None:
         held = sum(file.stat().st_size for file in cache.iterdir())
         print(f"{len(paths)} JPEG files of {SIZE[0]} x {SIZE[1]}, {sum(map(os.path.getsize, paths)) / 1e6:.0f} MB")
         print(f"cache of {args.cache_size}: {held / 1e6:.0f} MB, written in {writing:.2f} ms an image\n")
-        print(
-            "| views | decode, ms an image | images/s | cache, ms an image | images/s | ratio |\n|---|---|---|---|---|---|"
-        )
+        print("| views | decode, ms an image | images/s | cache, ms an image | images/s | ratio |")
+        print("|---|---|---|---|---|---|")
         for work, title in ((train, "two views of {} px"), (evaluate, "the validation transform, {} px")):
             for size in args.sizes:
                 times: dict[str, list[float]] = {"decode": [], "cache": []}

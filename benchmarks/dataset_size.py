@@ -22,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -65,12 +66,12 @@ def resident(pid: int, key: str) -> float:
     return sum(int(line.split()[1]) for line in lines if line.startswith(f"{key}:")) / 1000
 
 
-def measure(open_images, workers: int) -> str:
+def measure(open_images: Callable[[], ImageSet], workers: int) -> str:
     """The cells of one count."""
     with quiet():
         before = resident(os.getpid(), "Rss")
         start, processor = time.perf_counter(), time.process_time()
-        images: ImageSet = open_images()
+        images = open_images()
         opened, spent = time.perf_counter() - start, time.process_time() - processor
         gc.collect()
         main = resident(os.getpid(), "Rss") - before
@@ -100,8 +101,10 @@ def settings_of(data: str, cache: str) -> DataSettings:
 
 
 def child(data: str, cache: str, count: int, workers: int) -> None:
-    names = names_only(Path(data), count) if count else None
-    print(measure(lambda: names or open_dataset(settings_of(data, cache), "train"), workers))
+    def open_images() -> ImageSet:
+        return names_only(Path(data), count) if count else open_dataset(settings_of(data, cache), "train")
+
+    print(measure(open_images, workers))
 
 
 def main() -> None:
