@@ -88,6 +88,11 @@ def image_size(default: str, **more: Any) -> Any:
     )
 
 
+def cache_size(default: int | None, help: str, **more: Any) -> Any:
+    """The shorter side of the images in a cache."""
+    return setting(default, help, section="Data", metavar="PIXELS", minimum=8, maximum=8192, **more)
+
+
 def channel_values(what: str, **bounds: Any) -> Any:
     """A statistic of the channels, for pixels in [0, 1]."""
     help = f"{what} of the channels that standardises the input, for pixels in 0 to 1 [default: the network's own]"
@@ -204,9 +209,13 @@ def resume_auto() -> Any:
     return setting(None, help, choices=("auto",), section="Run")
 
 
-def precision(help: str = "precision of the forward pass", choices: Collection[str] = ("fp32", "bf16", "fp16")) -> Any:
+def precision(
+    help: str = "precision of the forward pass",
+    choices: Collection[str] = ("fp32", "bf16", "fp16"),
+    default: str = "fp32",
+) -> Any:
     """The precision of the arithmetic."""
-    return setting("fp32", help, choices=choices, section="Hardware")
+    return setting(default, help, choices=choices, section="Hardware")
 
 
 def thresholds() -> Any:

@@ -12,6 +12,8 @@ from typing import NamedTuple, TypeAlias, overload
 
 import numpy as np
 
+from ssltool.data.packed_paths import PackedPaths
+
 LARGEST = 2**30
 """Bytes up to which an encoded image is read into memory."""
 
@@ -78,9 +80,9 @@ Encoded: TypeAlias = str | SourceImage
 """An encoded image: the path of its file, or its place in a source."""
 
 
-def shared(paths: Sequence[str] | Source) -> np.ndarray | Source:
+def shared(paths: Sequence[str] | Source) -> PackedPaths | Source:
     """``paths`` as a few buffers: worker processes would copy a tuple of strings, by writing its reference counts."""
-    return paths if isinstance(paths, Source) else np.array(paths)
+    return paths if isinstance(paths, Source) else PackedPaths(paths)
 
 
 def ends_of(data: memoryview | bytes, part: int) -> bytes:

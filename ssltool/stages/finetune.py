@@ -39,7 +39,8 @@ from ssltool.runs.resume import check_compatible, check_images
 from ssltool.settings import Record, Settings
 from ssltool.training.classification import Accuracy
 from ssltool.training.classifier_setup import ClassifierLoop, build_classifier, classifier_setup, training_state
-from ssltool.training.device import autocast, pick_device, worker_count
+from ssltool.training.device import autocast, pick_device
+from ssltool.training.launch import worker_count
 from ssltool.training.restore import OTHER
 from ssltool.training.schedule import rates_at
 from ssltool.training.setup import TrainingSetup
@@ -247,7 +248,7 @@ class _Finetuning(ClassifierLoop):
         for group in state.optimizer.param_groups:
             group["lr"] = lr * group["scale"]
         with autocast(self.device, c.precision):
-            loss, features = state.method(batch)
+            loss, features, _ = state.method(batch)
         state.update(loss)
         return loss, feature_std_tensor(features)
 

@@ -139,6 +139,13 @@ LAYOUTS: Registry[DatasetLayout] = Registry(
             has_split=".hf:has_split",
             columns=True,
         ),
+        "cache": DatasetLayout(
+            ".cached:read",
+            has_split=".cached:has_split",
+            splits=("train", "val", "test", "unlabeled"),
+            files=("train.cache", "val.cache", "test.cache", "unlabeled.cache"),
+            pixel_flags=(),
+        ),
         "fashion-mnist": DatasetLayout(
             ".fashion_mnist:read",
             files=(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections import Counter
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -23,7 +24,6 @@ from ssltool.data.listing import (
     subfolders,
     unreadable_folder,
 )
-from ssltool.data.sources import Source
 from ssltool.errors import SSLToolError, counted, first_names
 from ssltool.files.text import composed
 
@@ -82,7 +82,9 @@ def unlabelled_images(name: str, folder: Path, split: str, found: Listing) -> Im
     Raises:
         SSLToolError: if there are none.
     """
-    paths = _paths(folder, found)
+    _refuse_none(folder, found)
+    in_archive = archives.images_of(folder, found.files)
+    paths = in_archive or tuple(os.path.join(folder, file) for file in found.files)
     rows = np.arange(len(paths))
     no_labels = np.full(len(paths), -1)
     return ImageSet(name, split, no_labels, rows, paths=paths, files=tuple(found.files), left_out=found.found())
@@ -105,7 +107,7 @@ def labelled_images(
     Raises:
         SSLToolError: if there are no class folders, or one cannot be read.
     """
-    _paths(folder, found)
+    _refuse_none(folder, found)
     closed = [
         path for path in found.left_out.get(listing.UNREADABLE, ()) if path.endswith("/") and path.count("/") == 1
     ]
@@ -180,14 +182,13 @@ def check_unlabelled(settings: DataSettings, folder: Path, places: Sequence[Path
             raise SSLToolError(f"--unlabelled {name}: {folder} has no such class folder; it has {first_names(names)}")
 
 
-def _paths(folder: Path, found: Listing) -> tuple[str, ...] | Source:
+def _refuse_none(folder: Path, found: Listing) -> None:
     if not found.files:
         skipped = skipped_text(found.found())
         raise SSLToolError(
             f"no images in {folder}{f' ({skipped})' if skipped else ''}; supported are {', '.join(IMG_EXTENSIONS)}, "
             "and other files that Pillow recognises"
         )
-    return archives.images_of(folder, found.files) or tuple(str(folder / file) for file in found.files)
 
 
 def _first(folder: Path, most: int) -> int:

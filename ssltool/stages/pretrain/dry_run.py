@@ -21,11 +21,12 @@ from ssltool.stages.pretrain.prepare import prepare
 from ssltool.stages.pretrain.run_time import epochs_within
 from ssltool.training.device import autocast, pick_device
 from ssltool.training.optimizers import build_optimizer
+from ssltool.training.precision import native_precision
 from ssltool.training.schedule import rates_at
 from ssltool.training.setup import TrainingSetup
 
 TRIAL_SECONDS = 0.5
-"""The trial batch is doubled until a step takes this long, or it has the size of the run's batch."""
+"""The trial batch is doubled until a step takes this long, or it has the size of the run's micro-batches."""
 
 
 def plan(config: PretrainConfig) -> Record:
@@ -37,7 +38,7 @@ def plan(config: PretrainConfig) -> Record:
     device = pick_device(config)
     config.check()
     config = with_number(config, pretrain_name(config), create=False)
-    setup = prepare(config)
+    setup = prepare(config, native_precision(device))
     start = find_start(config, setup.saved_run, pretrain_folder(config))
     announce(setup.images)
     first = start.checkpoint.epoch if start.checkpoint else 0
@@ -45,6 +46,7 @@ def plan(config: PretrainConfig) -> Record:
     seconds = costs["estimated_seconds"] / setup.epochs
     if config.minutes is not None and start.checkpoint is None:
         setup = setup.with_epochs(epochs_within(config.minutes, 0.0, seconds, config.n_rounds))
+    epochs, exposure = _schedule(setup, first)
     return {
         "run": str(start.folder.path),
         "resumes": str(start.path) if start.path else None,
@@ -52,37 +54,41 @@ def plan(config: PretrainConfig) -> Record:
         "found": [record_of(setup.images)],
         "config": setup.saved_run.settings,
         "steps_per_epoch": setup.steps,
-        "epochs": [_epoch(setup, epoch) for epoch in range(first, setup.epochs)],
-        "exposure": _exposure(setup),
+        "epochs": epochs,
+        "exposure": exposure,
         **costs,
         "estimated_seconds": seconds * setup.epochs,
     }
 
 
-def _epoch(setup: TrainingSetup, epoch: int) -> Record:
-    indices = setup.indices(epoch)
-    rates = rates_at(setup.config, epoch)
-    return {
-        "epoch": epoch,
-        "slice": list(setup.slice(epoch)),
-        "unique_images": len(np.unique(indices)),
-        "steps": len(indices) // setup.batch_size,
-        "times_each": len(indices) / len(np.unique(indices)),
-        "lr": rates.lr,
-        "fixed_lr": rates.fixed,
-    }
-
-
-def _exposure(setup: TrainingSetup) -> dict[str, float]:
-    """How often each image is used in the run: minimum, mean, maximum, and the number of images never used."""
-    uses = np.zeros(len(setup.images), np.int64)
+def _schedule(setup: TrainingSetup, first: int) -> tuple[list[Record], dict[str, float]]:
+    """The epochs from ``first`` on; and how often each image is used in the run: minimum, mean, maximum, and the number
+    of images never used."""
+    uses, epochs = np.zeros(len(setup.images), np.int64), []
     for epoch in range(setup.epochs):
-        uses += np.bincount(setup.indices(epoch), minlength=len(uses))
-    return {
+        counts = np.bincount(setup.indices(epoch), minlength=len(uses))  # sorting them would take ten times as long
+        uses += counts
+        if epoch >= first:
+            epochs.append(_epoch(setup, epoch, int(counts.sum()), int(np.count_nonzero(counts))))
+    return epochs, {
         "min": int(uses.min()),
         "mean": float(uses.mean()),
         "max": int(uses.max()),
         "never": int((uses == 0).sum()),
+    }
+
+
+def _epoch(setup: TrainingSetup, epoch: int, drawn: int, different: int) -> Record:
+    """An epoch that draws ``drawn`` images, of which ``different`` are different."""
+    rates = rates_at(setup.config, epoch)
+    return {
+        "epoch": epoch,
+        "slice": list(setup.slice(epoch)),
+        "unique_images": different,
+        "steps": drawn // setup.batch_size,
+        "times_each": drawn / different,
+        "lr": rates.lr,
+        "fixed_lr": rates.fixed,
     }
 
 
@@ -94,16 +100,17 @@ def _costs(setup: TrainingSetup, device: torch.device) -> Record:
     if setup.config.channels_last:
         method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = build_optimizer(method.param_groups(), setup.config)
-    weights = {p.data_ptr(): p.nbytes for p in method.parameters()}
-    count = min(max(16, method.min_batch_size), setup.batch_size)
+    weights = {p.untyped_storage().data_ptr(): p.nbytes for p in method.parameters()}
+    largest = setup.batch_size // setup.config.accumulate
+    count = min(max(16, method.min_batch_size), largest)
     measured, seconds, saved = 0, 0.0, dict[int, int]()
-    while seconds < TRIAL_SECONDS and measured < setup.batch_size:
+    while seconds < TRIAL_SECONDS and measured < largest:
         try:
             _trial(setup, method, optimizer, device, count)  # warm-up: the first step of a shape prepares its kernels
             seconds, saved = _trial(setup, method, optimizer, device, count)
         except torch.OutOfMemoryError:
             break  # extrapolate from the last batch that fitted
-        measured, count = count, min(2 * count, setup.batch_size)
+        measured, count = count, min(2 * count, largest)
     if not measured:
         raise SSLToolError(
             f"a batch of {count} images does not fit into the memory of {device}; lower --image-size or --dim"
@@ -115,7 +122,7 @@ def _costs(setup: TrainingSetup, device: torch.device) -> Record:
         "warnings": warnings,
         "parameters": sum(p.numel() for p in method.parameters()),
         "trainable_parameters": sum(p.numel() for p in trainable_parameters(method)),
-        "memory_bytes": int(sum(weights.values()) + gradients + state + activations * setup.batch_size / measured),
+        "memory_bytes": int(sum(weights.values()) + gradients + state + activations * largest / measured),
         "images_per_second": measured / seconds,
         "estimated_seconds": setup.epochs * setup.steps * setup.batch_size * seconds / measured,
     }
@@ -124,7 +131,7 @@ def _costs(setup: TrainingSetup, device: torch.device) -> Record:
 def _trial(
     setup: TrainingSetup, method: Method, optimizer: Optimizer, device: torch.device, count: int
 ) -> tuple[float, dict[int, int]]:
-    """Seconds of one step on ``count`` images of noise, and the bytes of each tensor saved for the backward pass."""
+    """Seconds of one step on ``count`` images of noise, and the bytes of each storage kept for the backward pass."""
     batch = _noise([recipe.size or setup.image_size for recipe in method.view_recipes(setup.recipe)], count, device)
     if setup.support is not None:
         batch.support = _noise([setup.image_size], setup.support.batch_size, device)
@@ -133,7 +140,8 @@ def _trial(
     saved: dict[int, int] = {}
 
     def record(tensor: torch.Tensor) -> torch.Tensor:
-        saved[tensor.data_ptr()] = tensor.nbytes
+        storage = tensor.untyped_storage()  # shared by parts of a tensor
+        saved[storage.data_ptr()] = storage.nbytes()
         return tensor
 
     start = time.perf_counter()

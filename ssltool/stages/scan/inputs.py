@@ -23,7 +23,8 @@ from ssltool.reprs.extract import extract_all
 from ssltool.reprs.readers import main_files
 from ssltool.reprs.representations import Representations
 from ssltool.settings import Settings
-from ssltool.training.device import pick_device, worker_count
+from ssltool.training.device import pick_device
+from ssltool.training.launch import worker_count
 
 
 class Inputs:
