@@ -285,7 +285,9 @@ def settings(cls: type, *, positional: tuple[str, ...] = (), **others: type) -> 
                     needed = next((other for other in others if others[other] is of), None)
                     why = f"without {flag(needed)}" if needed else f"with {flag(str(mode))}"
                     raise UsageError(f"{flag(name)} does nothing {why}; leave one of them out")
-            config = chosen(**{k: v for k, v in values.items() if k in names})
+            # What was not given has the default of the chosen class, also where it differs from that of ``cls``.
+            kept = names & (given(click.get_current_context()) | set(positional)) if mode else names
+            config = chosen(**{k: v for k, v in values.items() if k in kept})
             return command(config, **{k: v for k, v in values.items() if k not in options})
 
         for name, (of, f) in reversed(options.items()):

@@ -86,9 +86,8 @@ def run(config: DuplicatesConfig) -> Record:
     Returns:
         {"files", "n", "threshold", "median_distance", "equal": [[image, ...], ...], "near": [...], "leaked", "notes",
         "sheet", "out"}. An image is {"file", "name", "row", "index", "path", "class"}, of a near-duplicate also
-        "distance", to the nearest other one of its group (with two files, of the other file), and "copies", the number of
-        equal images, of both files. "leaked" is the number of images of the second file that are in a group, None for
-        one file.
+        "distance", to the nearest other one of its group (of two files, of the other one), and "copies", the number of
+        equal images. "leaked" is the number of images of the second file that are in a group, None for one file.
 
     Raises:
         SSLToolError: for files that cannot be read or are not of one network, or a picture that is missing.
@@ -164,13 +163,13 @@ def _near_groups(
     rows = torch.cat(kept)
     rows = rows[groups_with_first(ids[rows] * 2 + (rows >= sets.first))[0]]
     nearest = torch.full((int(ids.max()) + 1,), torch.inf)
-    nearest = nearest.scatter_reduce(0, ids[rows], _nearest(config, sets, rows, ids, device), "amin").tolist()
+    nearest = nearest.scatter_reduce(0, ids[rows], _nearest(config, sets, rows, ids, device), "amin")
     found = []
     for group in kept:
         first, counts = groups_with_first(ids[group])
         found.append(
             [
-                sets.record(row) | {"distance": nearest[ids[row]], "copies": copies - 1}
+                sets.record(row) | {"distance": float(nearest[ids[row]]), "copies": copies - 1}
                 for row, copies in zip(group[first].tolist(), counts.tolist(), strict=True)
             ]
         )

@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from ssltool import seeds
 from ssltool.checkpoints.load import Pretrained, load_pretrained, use_saved_dataset
 from ssltool.config import SaveReprsConfig
 from ssltool.data.found import announce, record_of
 from ssltool.data.images import ImageSet, open_dataset, parse_type
 from ssltool.data.loader import Shard, killed_workers
+from ssltool.data.sample import sample_images
 from ssltool.errors import Interrupted, SSLToolError, UsageError
 from ssltool.models.arch_name import file_name
 from ssltool.reprs import formats
@@ -136,7 +136,7 @@ def _rank_path(path: Path, shard: Shard) -> Path:
 
 
 def _sample(images: ImageSet, count: int | None, seed: int) -> ImageSet:
-    """A random sample of ``count`` images, in order; deterministic in the seed.
+    """``sample_images``, or all images if there is no ``count``.
 
     Raises:
         SSLToolError: if there are fewer images.
@@ -145,8 +145,7 @@ def _sample(images: ImageSet, count: int | None, seed: int) -> ImageSet:
         return images
     if count > len(images):
         raise SSLToolError(f"--sample {count}: {images.name} {images.split} has only {len(images)} images; lower it")
-    random = np.random.RandomState(seeds.derive(seed, seeds.Stream.SAVED_VIEWS) % 2**32)
-    return images.select(np.sort(random.permutation(len(images))[:count]))
+    return sample_images(images, count, seed)
 
 
 def _splits(config: SaveReprsConfig) -> list[str]:
