@@ -101,7 +101,7 @@ def _save(
     rows = PartialFile(path, facts, shape, dtype, len(part), extraction.size, images)
     files.callback(rows.close)
     if rows.changed:
-        info(f"{rows.path} is of another run (different: {', '.join(rows.changed)}): starting over")
+        info(f"{rows.path} has rows of an earlier call that differs from this one ({rows.why}): starting over")
     if rows.done:
         _check(extraction, rows.rows(), part[: rows.done], rows)  # an earlier version saved them unchecked
         info(f"continuing after {rows.done} of {len(part)} images in {rows.path}")

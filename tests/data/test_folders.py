@@ -415,7 +415,7 @@ def test_an_image_that_cannot_be_read_is_an_error_that_may_be_skipped(animals, m
 
 def test_nothing_readable_says_what_was_skipped(tmp_path):
     (tmp_path / "a.heic").write_bytes(b"\0\0\0\x18ftypheic")
-    with pytest.raises(SSLToolError, match=r"no images .*1 not an image: a\.heic"):
+    with pytest.raises(SSLToolError, match=r"no images .*1 file that is no image: a\.heic"):
         opened(tmp_path)
 
 

@@ -86,6 +86,16 @@ def test_an_image_file_that_is_not_in_the_set_is_embedded(ssltool, album, folder
     assert ran.json["queries"][0]["row"] is None
 
 
+def test_a_corrupt_query_is_refused_with_what_the_command_can_do(ssltool, album, folder, trained, tmp_path):
+    broken = tmp_path / "photos" / "broken.jpg"
+    broken.parent.mkdir()
+    broken.write_bytes((folder / "dog" / "again.jpg").read_bytes()[:300])
+    said = error_message(ssltool("neighbours", album, broken))
+    assert str(broken) in said and "replace it" in said and "--skip-corrupt" not in said
+    flags = ("--pretrained", trained / "checkpoint.pt", "--device", "cpu", "-j", 0, "-o", tmp_path / "out.pt")
+    assert "--skip-corrupt" in error_message(ssltool("save-reprs", broken.parent, *flags))
+
+
 def test_another_checkpoint_does_not_embed_queries(ssltool, album, tmp_path, folder, tiny):
     from ssltool.stages.pretrain import run
 
