@@ -93,7 +93,7 @@ def test_a_corrupt_query_is_refused_with_what_the_command_can_do(ssltool, album,
     said = error_message(ssltool("neighbours", album, broken))
     assert str(broken) in said and "replace it" in said and "--skip-corrupt" not in said
     flags = ("--pretrained", trained / "checkpoint.pt", "--device", "cpu", "-j", 0, "-o", tmp_path / "out.pt")
-    assert "--skip-corrupt" in error_message(ssltool("save-reprs", broken.parent, *flags))
+    assert "--skip-corrupt" in ssltool("save-reprs", broken.parent, *flags).err
 
 
 def test_another_checkpoint_does_not_embed_queries(ssltool, album, tmp_path, folder, tiny):
