@@ -106,9 +106,8 @@ def _limits(cls: type, f: dataclasses.Field[Any], value: Any) -> str:
 
 
 def _short(value: Any) -> str:
-    """A number without needless digits: 0 for 0.0, 1,000,000 for 1e6."""
-    whole = isinstance(value, float) and value.is_integer() and abs(value) < MOST
-    return f"{int(value):,}" if whole else str(value)
+    """A number as in Python, and a whole one without decimals."""
+    return str(value).removesuffix(".0")
 
 
 @functools.cache
