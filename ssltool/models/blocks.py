@@ -27,14 +27,19 @@ Patches = Callable[[str, Tensor], object]
 
 
 def block_names(backbone: nn.Module) -> list[str]:
-    """The names of the blocks of ``backbone`` in the order in which they are registered.
+    """The names of the ``named_blocks`` of ``backbone``; of a network without them those of its layers with weights:
+    the children of the network, where these are sequences their elements."""
+    return [name for name, _ in named_blocks(backbone)] or [name for name, _ in _layers(backbone)]
+
+
+def named_blocks(backbone: nn.Module) -> list[tuple[str, nn.Module]]:
+    """The blocks of ``backbone`` with their names, in the order in which they are registered.
 
     Blocks are the elements of sequences of modules (``Sequential``, ``ModuleList``) that have at least two matrices of
     weights: the residual blocks of a ResNet, the layers of a transformer. A stage, which is an element of a sequence
-    and holds most of its parameters in one, is replaced by its blocks. A network without such blocks has its layers
-    with weights: the children of the network, where these are sequences their elements.
+    and holds most of its parameters in one, is replaced by its blocks.
     """
-    return [name for name, _ in _blocks(backbone)] or [name for name, _ in _layers(backbone)]
+    return _blocks(backbone)
 
 
 def _blocks(module: nn.Module, at: str = "", in_sequence: bool = False) -> list[tuple[str, nn.Module]]:
