@@ -22,7 +22,7 @@ import numpy as np
 
 from ssltool.data.members import DEFLATED, RANGE, STORED, UNREADABLE, Members, Place
 from ssltool.data.sources import SourceImage
-from ssltool.data.split_names import ALL_NAMES
+from ssltool.data.splits import ALL_NAMES
 from ssltool.errors import SSLToolError, first_line
 from ssltool.files.reading import open_file
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from ssltool.config import SPLITS, DataSettings
 from ssltool.data import archives, listing
 from ssltool.data.layouts import LAYOUTS
-from ssltool.errors import SSLToolError, first_line, unknown
+from ssltool.errors import SSLToolError, UsageError, first_line, unknown
 
 
 @contextmanager
@@ -84,6 +84,20 @@ def parse_type(dataset_type: str) -> tuple[str, str | None, bool]:
         if name is not None and split in (None, *SPLITS):
             return name, split, subset
     raise unknown(LAYOUTS.kind, dataset_type, [*names.values(), *aliases, "imagenet_train_subset"])
+
+
+def splits_of(dataset_type: str, split: str | None) -> list[str]:
+    """The splits that ``--split`` selects, by default the one that ``--dataset-type`` names, else train.
+
+    Raises:
+        UsageError: if the two contradict each other.
+    """
+    named = parse_type(dataset_type)[1]
+    if named is not None and split not in (None, named):
+        raise UsageError(
+            f"--dataset-type {dataset_type} and --split {split} contradict each other; leave one of them out"
+        )
+    return ["train", "val"] if split == "both" else [split or named or "train"]
 
 
 @named_errors()

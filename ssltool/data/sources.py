@@ -81,7 +81,7 @@ Encoded: TypeAlias = str | SourceImage
 
 
 def shared(paths: Sequence[str] | Source) -> PackedPaths | Source:
-    """``paths`` as a few buffers: worker processes would copy a tuple of strings, by writing its reference counts."""
+    """``paths`` as a few buffers, whose memory worker processes share."""
     return paths if isinstance(paths, Source) else PackedPaths(paths)
 
 

@@ -141,9 +141,9 @@ LAYOUTS: Registry[DatasetLayout] = Registry(
         ),
         "cache": DatasetLayout(
             ".cached:read",
-            has_split=".cached:has_split",
             splits=("train", "val", "test", "unlabeled"),
             files=("train.cache", "val.cache", "test.cache", "unlabeled.cache"),
+            has_split=".cached:has_split",
             pixel_flags=(),
         ),
         "fashion-mnist": DatasetLayout(

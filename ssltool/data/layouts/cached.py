@@ -14,11 +14,6 @@ from ssltool.data.listing import CORRUPT
 from ssltool.errors import SSLToolError
 
 
-def has_split(folder: Path, split: str) -> bool:
-    """Whether there is a file of the split."""
-    return cache_path(folder, split).exists()
-
-
 def read(folder: Path, split: str, settings: DataSettings) -> ImageSet:
     """The images of a split, without those that were corrupt. The files from which they were made are not needed."""
     path = cache_path(folder, split)
@@ -51,3 +46,8 @@ def read(folder: Path, split: str, settings: DataSettings) -> ImageSet:
         cached=file.images,
     )
     return images.without({CORRUPT: np.flatnonzero(file.images.corrupt).tolist()})
+
+
+def has_split(folder: Path, split: str) -> bool:
+    """Whether the split was cached."""
+    return cache_path(folder, split).exists()

@@ -18,7 +18,7 @@ from ssltool.data.images import ImageSet
 from ssltool.data.layouts.table import holds_bytes, holds_images
 from ssltool.data.listing import files_with_suffix
 from ssltool.data.sources import LARGEST, Source, ends_of
-from ssltool.data.split_names import INSTEAD, TEST, files_of, word_for
+from ssltool.data.splits import INSTEAD, TEST, files_of, word_for
 from ssltool.data.table_columns import ADVICE, Labels, image_column, label_column, labels_of
 from ssltool.errors import SSLToolError, first_line, first_names
 from ssltool.training.progress import has_bars, is_quiet

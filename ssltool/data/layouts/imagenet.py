@@ -19,7 +19,7 @@ from ssltool.data.layouts.class_folders import (
     why_no_classes,
 )
 from ssltool.data.listing import direct_images, list_images, subfolders
-from ssltool.data.split_names import ALL_NAMES, INSTEAD, NAMES, TEST
+from ssltool.data.splits import ALL_NAMES, INSTEAD, NAMES, TEST
 from ssltool.errors import SSLToolError, first_names
 
 

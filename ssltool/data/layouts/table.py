@@ -18,7 +18,7 @@ from ssltool.config import DataSettings
 from ssltool.data import table_columns as columns
 from ssltool.data.images import ImageSet
 from ssltool.data.listing import files_with_suffix
-from ssltool.data.split_names import files_of
+from ssltool.data.splits import files_of
 from ssltool.errors import SSLToolError, first_line
 from ssltool.files.parquet_files import pyarrow
 from ssltool.files.reading import decode, open_file, read_bytes

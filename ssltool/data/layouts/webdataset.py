@@ -25,7 +25,7 @@ from ssltool.data.images import ImageSet
 from ssltool.data.layouts.class_folders import contains_images
 from ssltool.data.listing import files_with_suffix, subfolders
 from ssltool.data.members import RANGE, Members, Place
-from ssltool.data.split_names import ALL_NAMES, files_of
+from ssltool.data.splits import ALL_NAMES, files_of
 from ssltool.data.table_columns import labels_of
 from ssltool.errors import SSLToolError, first_line, first_names
 from ssltool.training.progress import has_bars, is_quiet
