@@ -21,6 +21,7 @@ from ssltool.stages.pretrain.prepare import prepare
 from ssltool.stages.pretrain.run_time import epochs_within
 from ssltool.training.device import autocast, pick_device
 from ssltool.training.optimizers import build_optimizer
+from ssltool.training.precision import native_precision
 from ssltool.training.schedule import rates_at
 from ssltool.training.setup import TrainingSetup
 
@@ -37,7 +38,7 @@ def plan(config: PretrainConfig) -> Record:
     device = pick_device(config)
     config.check()
     config = with_number(config, pretrain_name(config), create=False)
-    setup = prepare(config)
+    setup = prepare(config, native_precision(device))
     start = find_start(config, setup.saved_run, pretrain_folder(config))
     announce(setup.images)
     first = start.checkpoint.epoch if start.checkpoint else 0
@@ -94,7 +95,7 @@ def _costs(setup: TrainingSetup, device: torch.device) -> Record:
     if setup.config.channels_last:
         method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = build_optimizer(method.param_groups(), setup.config)
-    weights = {p.data_ptr(): p.nbytes for p in method.parameters()}
+    weights = {p.untyped_storage().data_ptr(): p.nbytes for p in method.parameters()}
     largest = setup.batch_size // setup.config.accumulate
     count = min(max(16, method.min_batch_size), largest)
     measured, seconds, saved = 0, 0.0, dict[int, int]()
@@ -125,7 +126,7 @@ def _costs(setup: TrainingSetup, device: torch.device) -> Record:
 def _trial(
     setup: TrainingSetup, method: Method, optimizer: Optimizer, device: torch.device, count: int
 ) -> tuple[float, dict[int, int]]:
-    """Seconds of one step on ``count`` images of noise, and the bytes of each tensor saved for the backward pass."""
+    """Seconds of one step on ``count`` images of noise, and the bytes of each storage that is kept for the backward pass."""
     batch = _noise([recipe.size or setup.image_size for recipe in method.view_recipes(setup.recipe)], count, device)
     if setup.support is not None:
         batch.support = _noise([setup.image_size], setup.support.batch_size, device)
@@ -134,7 +135,8 @@ def _trial(
     saved: dict[int, int] = {}
 
     def record(tensor: torch.Tensor) -> torch.Tensor:
-        saved[tensor.data_ptr()] = tensor.nbytes
+        storage = tensor.untyped_storage()  # shared by parts of a tensor
+        saved[storage.data_ptr()] = storage.nbytes()
         return tensor
 
     start = time.perf_counter()

@@ -21,6 +21,7 @@ from ssltool.config.fields import AUTO
 from ssltool.data.found import announce
 from ssltool.data.images import open_dataset
 from ssltool.data.loader import Batch, Loader, Shard, WorkerKilled, killed_workers
+from ssltool.data.prefetch import ahead
 from ssltool.diagnosis.metrics.of_rows import feature_std_tensor
 from ssltool.errors import Collapsed, SSLToolError, UsageError, counted
 from ssltool.methods.base import EpochImages, Now
@@ -36,6 +37,7 @@ from ssltool.training.device import autocast, pick_device, worker_count
 from ssltool.training.loggers import Logger, check_loggers, open_loggers
 from ssltool.training.loop import TrainingLoop
 from ssltool.training.optimizers import build_optimizer
+from ssltool.training.precision import native_precision
 from ssltool.training.schedule import rates_at
 from ssltool.training.setup import TrainingSetup
 from ssltool.training.signals import StopRequest
@@ -103,8 +105,9 @@ class Pretraining(TrainingLoop[TrainState, Batch]):
         with distributed.raise_on_all_ranks():
             if config.download and distributed.is_main():
                 open_dataset(config, "train")
+        native = "fp32" if distributed.all_reduce_max(int(native_precision(device) == "fp32")) else "bf16"
         with distributed.raise_on_all_ranks():
-            self.setup = prepare(dataclasses.replace(config, download=False))
+            self.setup = prepare(dataclasses.replace(config, download=False), native)
             self.config = self.setup.config
             check_divisible(self.setup, shard)
             self.saved = self.setup.saved_run
@@ -256,7 +259,7 @@ class Pretraining(TrainingLoop[TrainState, Batch]):
         """The batches of an epoch from ``first_step`` on, with labelled support images if the method uses them. Times
         the waiting."""
         self.estimate.start_epoch()
-        batches, start = self._loaded(epoch, first_step), time.perf_counter()
+        batches, start = ahead(self._loaded(epoch, first_step), self.device), time.perf_counter()
         while True:
             waited_from = time.perf_counter()
             try:

@@ -17,11 +17,12 @@ import pytest
 import torch
 
 import ssltool.files.stored
+import ssltool.stages.pretrain.pretrain as stage
 from helpers import TINY, Ran, error_message, records, same_bits, same_run, usage_message
 from ssltool.checkpoints.checkpoint import Checkpoint
 from ssltool.data.loader import Batch
 from ssltool.data.strategies import epoch_indices
-from ssltool.errors import SSLToolError
+from ssltool.errors import Interrupted, SSLToolError
 from ssltool.files.reading import file_hash
 from ssltool.files.torch_files import load_dict
 from ssltool.methods.base import Output
@@ -259,6 +260,26 @@ def test_low_precision_trains_and_saves_its_scaler(tiny, precision, parameters):
     scaler = Checkpoint.load(run / "checkpoint.pt").scaler
     assert (scaler is not None and scaler["scale"] > 0) if precision == "fp16" else scaler is None
     assert {tensor.dtype for tensor in weights(run).values()} == {torch.float32, torch.int64}
+
+
+@pytest.mark.parametrize("native", ["bf16", "fp32"])
+def test_auto_is_what_the_processor_multiplies_and_is_saved(tiny, monkeypatch, native):
+    monkeypatch.setattr(stage, "native_precision", lambda device: native)
+    run, given = pretrain(tiny("auto", precision="auto")), pretrain(tiny("given", precision=native))
+    assert settings(run)["precision"] == native
+    assert same_run(run, given)
+
+
+@pytest.mark.parametrize("native", ["bf16", "fp32"])
+def test_a_resumed_run_keeps_its_precision_on_another_processor(tiny, monkeypatch, interrupt_at, native):
+    monkeypatch.setattr(stage, "native_precision", lambda device: native)
+    whole = pretrain(tiny("whole", precision="auto"))
+    interrupt_at(2)
+    with pytest.raises(Interrupted):
+        pretrain(tiny("parts", precision="auto"))
+    other = {"bf16": "fp32", "fp32": "bf16"}[native]
+    monkeypatch.setattr(stage, "native_precision", lambda device: other)
+    assert same_run(whole, pretrain(tiny("parts", precision="auto", resume="auto")))
 
 
 def test_image_files_are_bit_identical_for_any_number_of_workers(tiny, odd_images):
