@@ -147,7 +147,7 @@ class DINO(MomentumMethod):
         for means in output.for_buffers:
             self.center.lerp_(gather(means).mean(dim=0), 1.0 - self.options.center_momentum)
 
-    @torch.compiler.disable
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _teacher_temp_tensor(self) -> Tensor:
         """The teacher's temperature; a compiled forward pass would be compiled for each number."""
         return torch.tensor(self._teacher_temp(), device=self.center.device)

@@ -126,7 +126,7 @@ class SwAV(Method):
     def _uses_queue(self) -> bool:
         return bool(self.options.queue) and self.now.epoch >= self.options.queue_start
 
-    @torch.compiler.disable  # the epoch and the queue decide what is assigned
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # the epoch and the queue decide what is assigned
     @torch.no_grad()
     def _assign(self, number: int, scores: Tensor) -> Tensor:
         """The codes (N, K) of this rank's rows of a large crop, assigned jointly with all ranks and the queue."""

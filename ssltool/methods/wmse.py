@@ -139,7 +139,7 @@ class WMSE(Method):
         views = [gather(self.projector(self.backbone(view)).float()) for view in batch.views]
         return Output(self._loss(views), views[0].detach())
 
-    @torch.compiler.disable  # the split of the batch depends on the step
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # the split of the batch depends on the step
     def _loss(self, views: list[Tensor]) -> Tensor:
         o = self.options
         generator = seeds.generator(self.run.seed, *self.now, seeds.Stream.WHITENING)

@@ -126,7 +126,7 @@ def _costs(setup: TrainingSetup, device: torch.device) -> Record:
 def _trial(
     setup: TrainingSetup, method: Method, optimizer: Optimizer, device: torch.device, count: int
 ) -> tuple[float, dict[int, int]]:
-    """Seconds of one step on ``count`` images of noise, and the bytes of each storage that is kept for the backward pass."""
+    """Seconds of one step on ``count`` images of noise, and the bytes of each storage kept for the backward pass."""
     batch = _noise([recipe.size or setup.image_size for recipe in method.view_recipes(setup.recipe)], count, device)
     if setup.support is not None:
         batch.support = _noise([setup.image_size], setup.support.batch_size, device)
