@@ -50,6 +50,8 @@ bench: install
 	$(BIN)/python -m pip install --quiet --editable '.[bench]'
 	$(BIN)/python benchmarks/views.py
 	$(BIN)/python benchmarks/file_views.py
+	$(BIN)/python benchmarks/cache.py
+	$(BIN)/python benchmarks/dataset_size.py --names-only 1000000
 	$(BIN)/python benchmarks/epoch.py
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/collapse.py

@@ -1,13 +1,13 @@
 """Images per second of pretraining, beside other programs, on the same images, network and threads.
 
-    python benchmarks/peers.py [--rows 32 32-memory ...] [--rounds 3] [--json FILE]
+    python benchmarks/peers.py [--rows 32-memory 96 ...] [--rounds 3] [--json FILE]
 
 Each row trains SimSiam: two views of each image with SimSiam's recipe, SGD, ImageNet's stem. A program is measured in
 three ways: the whole loop, its batches alone, and its steps alone, which repeat one batch. ``lightly`` is the loop of
 lightly's documentation: its transform, its dataset and heads, torch's ``DataLoader`` with its workers, channels-first
 and in float32. ``torchvision v1``, ``v2`` and ``v2 tensors`` are the same loop with torchvision's transforms, as its
-reference scripts use them. ``stable-pretraining`` is its transform, module and forward in a trainer of Lightning, if it
-is installed. All have as many threads and workers as the machine has cores.
+reference scripts use them. ``stable-pretraining`` is its transforms and its module in this loop, without Lightning's
+trainer, if it is installed. All have as many threads and workers as the machine has cores.
 
 Every measurement is a process of its own. The programs alternate; the table has the median of the rounds. The images
 are varied crops of the two photographs that scikit-learn has, 500 x 375 pixels, as JPEG files of quality 90; for rows
@@ -39,6 +39,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 from torchvision.transforms import v2
+
+from ssltool.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 FILES = 512
@@ -102,6 +104,15 @@ def in_memory(size: int) -> list[Image.Image]:
     with tempfile.TemporaryDirectory() as folder:
         paths = write_photographs(Path(folder), FILES)
         return [open_pil(path).resize((size, size), Image.Resampling.BOX) for path in paths]
+
+
+def memory_file(files: Path, size: int) -> Path:
+    """The folder of an array of these images, beside the folder ``files``."""
+    folder = files.parent / f"memory{size}"
+    if not folder.exists():
+        folder.mkdir()
+        np.save(folder / "train.npy", np.stack([np.asarray(image) for image in in_memory(size)]))
+    return folder
 
 
 def enough(batches: Callable[[], Iterator[Any]], count: int) -> Iterator[Any]:
@@ -184,18 +195,62 @@ def torchvision(version: str, row: Row, files: Path) -> Any:
     return plain_torch(made, opened, row, files)
 
 
+class TheirViews(Dataset[dict[str, Any]]):
+    """Two views of each image by the transforms of stable-pretraining."""
+
+    def __init__(self, images: list[Any], memory: bool, size: int) -> None:
+        from stable_pretraining.data import transforms as t
+
+        blur = [t.PILGaussianBlur(p=0.5)] if size > 64 else []
+        view = t.Compose(
+            t.RGB(),
+            t.RandomResizedCrop((size, size), scale=(0.2, 1.0)),
+            t.RandomHorizontalFlip(p=0.5),
+            t.ColorJitter(0.4, 0.4, 0.4, 0.1, p=0.8),
+            t.RandomGrayscale(p=0.2),
+            *blur,
+            t.ToImage(mean=IMAGENET_MEAN, std=IMAGENET_STD),
+        )
+        self.images, self.memory, self.transform = images, memory, t.MultiViewTransform([view, view])
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, number: int) -> dict[str, Any]:
+        image = self.images[number]
+        made: dict[str, Any] = self.transform({"image": image if self.memory else open_pil(image)})
+        return made
+
+
+def stable_pretraining(row: Row, files: Path) -> Any:
+    from stable_pretraining.methods.simsiam import SimSiam as Module
+
+    from ssltool.models.backbones import build_backbone
+
+    images: list[Any] = in_memory(row.size) if row.memory else sorted(map(str, files.glob("*/*.jpg")))
+    data = TheirViews(images, row.memory, row.size)
+    loader = DataLoader(data, row.batch, shuffle=True, drop_last=True, num_workers=CORES, persistent_workers=True)
+    torch.manual_seed(0)
+    model = Module(build_backbone(row.arch, stem="imagenet", image_size=row.size)[0])
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=1e-4)
+
+    def step(batch: dict[str, Any]) -> None:
+        loss = model(*(view["image"] for view in batch["views"])).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        loss.item()
+
+    return lambda: iter(loader), step
+
+
 def ssltool(precision: str, row: Row, files: Path) -> Any:
     from ssltool.config import PretrainConfig
     from ssltool.data.loader import Shard
     from ssltool.stages.pretrain.pretrain import Pretraining
     from ssltool.training.allocator import reuse_freed_memory
 
-    data = files
-    if row.memory:
-        data = files.parent / f"memory{row.size}"
-        if not data.exists():
-            data.mkdir()
-            np.save(data / "train.npy", np.stack([np.asarray(image) for image in in_memory(row.size)]))
+    data = memory_file(files, row.size) if row.memory else files
     reuse_freed_memory()
     config = PretrainConfig(
         data=str(data),
@@ -228,6 +283,8 @@ PROGRAMS: dict[str, Callable[[Row, Path], Any]] = {
     "torchvision v2": functools.partial(torchvision, "v2"),
     "torchvision v2 tensors": functools.partial(torchvision, "v2 tensors"),
 }
+if importlib.util.find_spec("stable_pretraining") is not None:
+    PROGRAMS["stable-pretraining"] = stable_pretraining
 
 
 def child(program: str, part: str, row: str, files: Path) -> None:

@@ -22,6 +22,7 @@ from ssltool.training.launch import launch
 
 COMMANDS = {
     "methods": "List the pretraining methods and their options.",
+    "cache": "Decode image files once, for all later reading.",
     "pretrain": "Pretrain a network without labels.",
     "save-reprs": "Compute and save representations.",
     "knn": "Classify representations by their nearest neighbours.",

@@ -7,6 +7,7 @@ checkpoint. Only the standard library is imported.
 
 from __future__ import annotations
 
+from ssltool.config.cache import CacheConfig
 from ssltool.config.collapse import CollapseConfig, CollapseLayersConfig
 from ssltool.config.common import (
     CheckpointsSettings,
@@ -15,6 +16,7 @@ from ssltool.config.common import (
     LabelledSettings,
     NetworkSettings,
     RunSettings,
+    SourceSettings,
     as_dict,
     fixed_settings,
 )
@@ -42,6 +44,7 @@ __all__ = [
     "SPLITS",
     "STEMS",
     "STRATEGIES",
+    "CacheConfig",
     "CheckpointsSettings",
     "CollapseConfig",
     "CollapseLayersConfig",
@@ -66,6 +69,7 @@ __all__ = [
     "RunSettings",
     "SaveReprsConfig",
     "ScanConfig",
+    "SourceSettings",
     "TableConfig",
     "as_dict",
     "fixed_settings",

@@ -16,6 +16,7 @@ from ssltool.config.fields import (
     SPLITS,
     all_images,
     batch_size,
+    cache_size,
     channel_values,
     decoders,
     image_folder,
@@ -35,8 +36,8 @@ from ssltool.settings import Checked, Rule, setting
 
 
 @dataclass(frozen=True)
-class DataSettings(Checked):
-    """The images, and how they are read."""
+class SourceSettings(Checked):
+    """The images of a dataset, and how they become 8-bit RGB."""
 
     data: str | None = image_folder("folder of the images [default: the bundled Fashion-MNIST subset]")
     dataset_type: str = setting(
@@ -45,9 +46,6 @@ class DataSettings(Checked):
         "places_simsiam_train, ...; auto detects it",
         section="Data",
         names=LAYOUTS,
-    )
-    idx_path: str | None = setting(
-        None, "use only the image numbers in this .npy file", section="Data", metavar="FILE", advanced=True
     )
     unlabelled: tuple[str, ...] = unlabelled_folders()
     download: bool = setting(
@@ -95,6 +93,44 @@ class DataSettings(Checked):
         minimum=1,
         advanced=True,
     )
+    workers: int | None = decoders()
+
+    def conflicts(self) -> list[Rule]:
+        why = "with --raw-pixels, which reads images as torchvision's ImageFolder does"
+        return [*super().conflicts(), (("value_range", "background"), bool(self.raw_pixels), why)]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.data == "":
+            raise UsageError("DATA is empty; name the folder of the images, . for the current one")
+        if self.value_range is None or tuple(self.value_range) == (AUTO,):
+            return
+        try:
+            low, high = map(float, self.value_range)
+        except ValueError:
+            low = high = 0.0
+        if not math.isfinite(high - low) or low >= high:
+            found = " ".join(map(str, self.value_range))
+            raise UsageError(f"--value-range is {found}; it must be two numbers, the smaller one first, or {AUTO}")
+
+
+@dataclass(frozen=True)
+class DataSettings(SourceSettings):
+    """The images, and how they are read."""
+
+    idx_path: str | None = setting(
+        None, "use only the image numbers in this .npy file", section="Data", metavar="FILE", advanced=True
+    )
+    cache: str | None = setting(
+        None,
+        "folder of decoded, resized images, which are used instead of the files; written first if it has none",
+        section="Data",
+        metavar="DIR",
+        advanced=True,
+    )
+    cache_size: int | None = cache_size(
+        None, "shorter side of the images in --cache [default: that of the cache, or 256]", fixed=True, advanced=True
+    )
     image_size: int | None = image_size("224, or the images' own size if all share one up to 96", fixed=True)
     mean: tuple[float, ...] | None = channel_values("mean", minimum=0)
     std: tuple[float, ...] | None = channel_values("standard deviation", above=0)
@@ -123,25 +159,11 @@ class DataSettings(Checked):
         fixed=True,
         advanced=True,
     )
-    workers: int | None = decoders()
-
-    def conflicts(self) -> list[Rule]:
-        why = "with --raw-pixels, which reads images as torchvision's ImageFolder does"
-        return [*super().conflicts(), (("value_range", "background"), bool(self.raw_pixels), why)]
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.data == "":
-            raise UsageError("DATA is empty; name the folder of the images, . for the current one")
-        if self.value_range is None or tuple(self.value_range) == (AUTO,):
-            return
-        try:
-            low, high = map(float, self.value_range)
-        except ValueError:
-            low = high = 0.0
-        if not math.isfinite(high - low) or low >= high:
-            found = " ".join(map(str, self.value_range))
-            raise UsageError(f"--value-range is {found}; it must be two numbers, the smaller one first, or {AUTO}")
+        if self.cache == "":
+            raise UsageError("--cache is empty; name the folder of the cache")
 
 
 @dataclass(frozen=True)

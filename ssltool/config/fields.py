@@ -88,6 +88,11 @@ def image_size(default: str, **more: Any) -> Any:
     )
 
 
+def cache_size(default: int | None, help: str, **more: Any) -> Any:
+    """The shorter side of the images in a cache."""
+    return setting(default, help, section="Data", metavar="PIXELS", minimum=8, maximum=8192, **more)
+
+
 def channel_values(what: str, **bounds: Any) -> Any:
     """A statistic of the channels, for pixels in [0, 1]."""
     help = f"{what} of the channels that standardises the input, for pixels in 0 to 1 [default: the network's own]"

@@ -22,6 +22,7 @@ from ssltool.training import optimizer_rule, optimizers_of
 
 OF_IMAGES = (
     *("data", "dataset_type", "idx_path", "all", "unlabelled", "download", "small", "skip_corrupt"),
+    *("cache", "cache_size"),
     *("image_size", *TRANSFORM, "workers", "value_range", "background", "raw_pixels", "max_pixels"),
     *("pretrained", "arch", "stem", "key", "random"),
 )

@@ -93,7 +93,7 @@ def survey(paths: Sequence[str], rules: PixelRules) -> Survey:
         if header is None:
             continue
         common = common or header.size
-        large = max(header.size) > OWN_SIZE_LIMIT and _bytes(header.size, len(paths)) > MEMORY_LIMIT
+        large = max(header.size) > OWN_SIZE_LIMIT and not fits_into_memory(header.size, len(paths))
         if header.size != common or large:
             common = None
             break
@@ -104,8 +104,9 @@ def survey(paths: Sequence[str], rules: PixelRules) -> Survey:
     return Survey(common, [(path, header) for path, header in found.items() if header is not None], whole)
 
 
-def _bytes(size: tuple[int, int], count: int) -> int:
-    return 3 * size[0] * size[1] * count
+def fits_into_memory(size: tuple[int, int], count: int) -> bool:
+    """Whether ``count`` images of ``size`` are held in memory."""
+    return 3 * size[0] * size[1] * count <= MEMORY_LIMIT
 
 
 def _header(path: str, rules: PixelRules) -> Header | None:
@@ -133,18 +134,28 @@ def read_files(images: ImageSet, skip_corrupt: bool) -> tuple[ImageSet, list[str
     Raises:
         SSLToolError: if an image cannot be decoded, or not by the rules of ``images``.
     """
+    images, notes = surveyed(images)
+    with without_warnings():
+        return _into_memory(images, skip_corrupt), notes
+
+
+def surveyed(images: ImageSet) -> tuple[ImageSet, list[str]]:
+    """The images with what a survey of their headers shows: their size, and the range of their values in their rules.
+
+    Returns and raises as ``read_files``.
+    """
     rules = asked = images.rules
     with without_warnings():
         found = survey(images.paths or (), asked)
         if not rules.raw:
             rules = settle(rules, _sampled_values(found.wide, rules))
-        images = dataclasses.replace(images, size=found.size, rules=dataclasses.replace(rules, auto=False))
-        return _into_memory(images, skip_corrupt), found.notes(asked)
+    images = dataclasses.replace(images, size=found.size, rules=dataclasses.replace(rules, auto=False))
+    return images, found.notes(asked)
 
 
 def _into_memory(images: ImageSet, skip_corrupt: bool) -> ImageSet:
     paths, size = images.paths or (), images.size
-    fits = size is not None and _bytes(size, len(paths)) <= MEMORY_LIMIT
+    fits = size is not None and fits_into_memory(size, len(paths))
     if not fits and not skip_corrupt:
         return images
     pixels = torch.empty((len(paths), 3, size[1], size[0]), dtype=torch.uint8) if fits and size else None
@@ -186,6 +197,19 @@ def _decoded(paths: Sequence[str], rules: PixelRules) -> Iterator[Image.Image | 
                 yield image
 
 
+def pixels(images: ImageSet, row: int) -> np.ndarray:
+    """The image in ``row`` without transforms, (H, W, 3) uint8.
+
+    Raises:
+        SSLToolError: if its file cannot be decoded.
+    """
+    if images.images is not None:
+        return images.images[row].expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy()
+    if images.cached is not None:
+        return images.cached.pixels(row)
+    return np.asarray(decode((images.paths or ())[row], images.rules))
+
+
 def identical(images: ImageSet) -> bool:
     """Whether all images of an evenly spaced sample of two or more are the same, pixel by pixel.
 
@@ -193,7 +217,5 @@ def identical(images: ImageSet) -> bool:
         SSLToolError: if an image of the sample cannot be decoded.
     """
     rows = evenly_spaced(len(images), SAMPLE_HEADERS)
-    if images.images is not None:
-        return len(rows) > 1 and all(torch.equal(images.images[rows[0]], images.images[row]) for row in rows[1:])
-    arrays = (np.asarray(decode((images.paths or ())[row], images.rules)) for row in rows)
+    arrays = (pixels(images, row) for row in rows.tolist())
     return len(rows) > 1 and all(itertools.starmap(np.array_equal, itertools.pairwise(arrays)))

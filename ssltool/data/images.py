@@ -19,6 +19,8 @@ from torch import Tensor
 
 from ssltool.config import SPLITS, DataSettings
 from ssltool.data import fingerprint, listing
+from ssltool.data.cached_images import into_memory, read_cached
+from ssltool.data.image_cache import CachedImages
 from ssltool.data.image_files import OWN_SIZE_LIMIT, read_files
 from ssltool.data.layouts import LAYOUTS, PIXEL_FLAGS
 from ssltool.data.listing import LeftOut
@@ -47,6 +49,7 @@ class ImageSet:
         files: the relative path of each image, with ``/``; None for arrays in one file.
         digests: (N,) int64, a hash of the content of each image.
         rules: how the files are decoded into pixels.
+        cached: the images in a cache, which take the place of the files.
     """
 
     name: str
@@ -65,6 +68,7 @@ class ImageSet:
     files: tuple[str, ...] | None = None
     digests: np.ndarray | None = None
     rules: PixelRules = DEFAULT_RULES
+    cached: CachedImages | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -90,6 +94,7 @@ class ImageSet:
             paths=None if self.paths is None else tuple(self.paths[i] for i in rows),
             files=None if self.files is None else tuple(self.files[i] for i in rows),
             digests=None if self.digests is None else self.digests[rows],
+            cached=None if self.cached is None else self.cached.select(rows),
         )
 
     def with_labels(self, labels: np.ndarray, classes: tuple[str, ...]) -> ImageSet:
@@ -124,7 +129,8 @@ class ImageSet:
         if 0 < labelled < len(self):
             kind += f", {len(self) - labelled:,} unlabelled"
         if self.images is None:
-            shape = "files of {} x {}".format(*self.size) if self.size else "files of varying size"
+            what = "files" if self.cached is None else "cached images"
+            shape = f"{what} of {' x '.join(map(str, self.size)) if self.size else 'varying size'}"
         else:
             channels, height, width = self.images.shape[1:]
             shape = f"{width} x {height} {'grey' if channels == 1 else 'colour'}, in memory"
@@ -176,14 +182,24 @@ def open_dataset(settings: DataSettings, split: str) -> ImageSet:
         raise no_folder(folder)
     _check_permission(folder)
     images, unusable = _identified(_read(name, folder, split, settings), folder)
+    whole = images
     if settings.idx_path is not None:
         images = images.select(read_numbers(settings.idx_path, len(images), "--idx-path"))
     rules, notes = PixelRules.of(settings), list[str]()
     if settings.skip_corrupt and images.paths is None:
         raise SSLToolError(f"--skip-corrupt has no effect with {name}, which has no image files; leave it out")
+    if settings.cache is not None and images.paths is None:
+        raise SSLToolError(f"--cache has no effect with {name}, which has no image files; leave it out")
+    if settings.cache_size is not None and settings.cache is None and images.cached is None:
+        raise SSLToolError("--cache-size has no effect without --cache; leave it out")
     if images.paths is not None:
         images = _without_unusable(images, unusable, settings.skip_corrupt)
-        images, notes = read_files(dataclasses.replace(images, rules=rules), settings.skip_corrupt)
+        images = dataclasses.replace(images, rules=rules)
+        if settings.cache is None:
+            images, notes = read_files(images, settings.skip_corrupt)
+        else:
+            images, notes = read_cached(images, whole, settings)
+    images = into_memory(images)
     if not len(images):
         raise SSLToolError(f"{folder} contains no readable images")
     if rules.auto and images.rules.value_range is not None:

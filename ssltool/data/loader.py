@@ -31,6 +31,7 @@ from ssltool.data.decoding import decode
 from ssltool.data.image_files import MEMORY_LIMIT
 from ssltool.data.images import ImageSet
 from ssltool.data.opening import without_warnings
+from ssltool.data.packed_paths import PackedPaths
 from ssltool.data.preprocessing import Preprocessing
 from ssltool.data.views import Recipe, ViewParams
 from ssltool.errors import SSLToolError, first_line
@@ -256,10 +257,9 @@ class _Decoded(Dataset[list[Tensor] | SSLToolError]):
     (S, S, 3) of ``finished`` views. If decoding fails, the error is returned and raised in the main process."""
 
     def __init__(self, images: ImageSet, preprocessing: Preprocessing, finished: bool) -> None:
-        self.rules, self.pixels, self.preprocessing = images.rules, images.images, preprocessing
-        self.finished = finished
-        # One buffer: a tuple of strings would be copied into each worker (copy-on-write).
-        self.paths = np.array(images.paths or ())
+        self.rules, self.pixels, self.cached = images.rules, images.images, images.cached
+        self.preprocessing, self.finished = preprocessing, finished
+        self.paths = PackedPaths(images.paths or () if images.cached is None else ())
 
     def __getitem__(self, request: Request) -> list[Tensor] | SSLToolError:
         row, params, sizes = request
@@ -276,16 +276,18 @@ class _Decoded(Dataset[list[Tensor] | SSLToolError]):
 
     def _crops(self, row: int, params: np.ndarray, sizes: list[int]) -> list[Tensor]:
         interpolation = self.preprocessing.interpolation
-        if self.pixels is None:
-            return file_views.file_crops(str(self.paths[row]), self.rules, params, sizes, interpolation)
-        image = self.pixels[row].expand(3, -1, -1).permute(1, 2, 0).numpy()
+        if self.pixels is not None:
+            image = self.pixels[row].expand(3, -1, -1).permute(1, 2, 0).numpy()
+        elif self.cached is not None:
+            image = self.cached.pixels(row)
+        else:
+            return file_views.file_crops(self.paths[row], self.rules, params, sizes, interpolation)
         return file_views.crops(image, params, sizes, interpolation)
 
     def _image(self, row: int) -> Image.Image:
-        if self.pixels is None:
-            return decode(str(self.paths[row]), self.rules)
-        image: Image.Image = tv.to_pil_image(self.pixels[row])
-        return image
+        if self.pixels is not None:
+            return tv.to_pil_image(self.pixels[row])  # type: ignore[no-any-return]
+        return decode(self.paths[row], self.rules) if self.cached is None else Image.fromarray(self.cached.pixels(row))
 
 
 _Received: TypeAlias = list[Tensor] | list[np.ndarray] | SSLToolError
@@ -319,10 +321,8 @@ class WorkerKilled(SSLToolError):
 
 @contextmanager
 def killed_workers(kept: str = "") -> Iterator[None]:
-    """Turns the error of a killed worker into a ``WorkerKilled``, whose message ends with ``kept``.
-
-    torch raises that error from a signal handler too, hence anywhere in the main process: stages run within this.
-    """
+    """Turns the error of a killed worker into a ``WorkerKilled``, whose message ends with ``kept``. torch raises it
+    from a signal handler too, hence anywhere in the main process: stages run within this."""
     try:
         yield
     except WorkerKilled as error:

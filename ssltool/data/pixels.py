@@ -46,6 +46,7 @@ class PixelRules:
         background: the RGB colour behind transparent pixels.
         raw: neither alpha nor EXIF orientation is applied, as in torchvision's ``ImageFolder``.
         max_pixels: images with more pixels are refused.
+        cache_size: the images come from a cache, which reduced their shorter side to this; None if they do not.
     """
 
     value_range: tuple[float, float] | None = None
@@ -53,6 +54,7 @@ class PixelRules:
     background: tuple[int, int, int] = WHITE
     raw: bool = False
     max_pixels: int = MAX_PIXELS
+    cache_size: int | None = None
 
     @classmethod
     def of(cls, settings: DataSettings) -> PixelRules:
@@ -69,6 +71,7 @@ class PixelRules:
             background=_colour(settings.background),
             raw=bool(settings.raw_pixels),
             max_pixels=settings.max_pixels or MAX_PIXELS,
+            cache_size=settings.cache_size,
         )
 
     def settings(self) -> Settings:
@@ -77,6 +80,7 @@ class PixelRules:
             "value_range": None if self.value_range is None else tuple(f"{value:.9g}" for value in self.value_range),
             "background": "#{:02x}{:02x}{:02x}".format(*self.background),
             "raw_pixels": self.raw,
+            "cache_size": self.cache_size,
         }
 
 

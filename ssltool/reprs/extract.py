@@ -27,7 +27,8 @@ from ssltool.reprs.kept_tokens import KeptTokens
 from ssltool.reprs.nonfinite import all_finite
 from ssltool.reprs.representations import PLACE, PLACES, Representations
 from ssltool.settings import Record
-from ssltool.training.device import DTYPES, autocast, worker_count
+from ssltool.training.device import DTYPES, autocast
+from ssltool.training.launch import worker_count
 from ssltool.training.setup import numbers_hash
 
 VIEW_BLOCK = 256

@@ -9,14 +9,15 @@ import numpy as np
 
 from ssltool.config import SPLITS, DataSettings
 from ssltool.data import fingerprint
+from ssltool.data.cached_images import CACHE
 from ssltool.data.decoding import decode
+from ssltool.data.image_files import pixels
 from ssltool.data.images import ImageSet, open_dataset
 from ssltool.data.layouts import LAYOUTS
 from ssltool.data.pixels import DEFAULT_RULES, PixelRules
 from ssltool.errors import SSLToolError, found_in
 from ssltool.files.schema import boolean, conform, listing, mapping, nested, optional, text
 from ssltool.reprs.representation_set import RepresentationSet
-from ssltool.runs.data_preview import pixels
 
 PIXELS = mapping(
     optional={
@@ -72,7 +73,7 @@ class RowPictures:
         Raises:
             SSLToolError: if its file is missing, cannot be decoded, or is not the image that the row was computed from.
         """
-        if self.saved.image_paths is None:
+        if self.saved.image_paths is None or self.layout == CACHE:
             return self._of_array(int(self.saved.index[row]), row)
         name = PurePosixPath(self.saved.image_paths[row])
         path = Path(str(self.folder), name)
@@ -95,10 +96,11 @@ class RowPictures:
 
     def _of_array(self, number: int, row: int) -> np.ndarray:
         images = self._arrays
-        if not 0 <= number < len(images) or images.digests is None:
+        place = int(np.searchsorted(images.index, number))
+        if place == len(images) or images.index[place] != number or images.digests is None:
             raise SSLToolError(f"{self.saved.name}: {images.name} {images.split} has no image {number}")
-        self._check(row, int(images.digests[number]), f"image {number} of {images.name} {images.split}")
-        return pixels(images, number)
+        self._check(row, int(images.digests[place]), f"image {number} of {images.name} {images.split}")
+        return pixels(images, place)
 
     def _check(self, row: int, digest: int, what: str) -> None:
         if self.saved.digests is not None and int(self.saved.digests[row]) != digest:

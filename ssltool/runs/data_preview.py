@@ -9,13 +9,13 @@ import numpy as np
 import torch
 
 from ssltool.data import views
-from ssltool.data.decoding import decode
+from ssltool.data.image_files import pixels
 from ssltool.data.images import ImageSet
 from ssltool.data.loader import Loader, Shard
 from ssltool.errors import SSLToolError
 from ssltool.methods.base import Method
 from ssltool.settings import Record
-from ssltool.training.device import worker_count
+from ssltool.training.launch import worker_count
 from ssltool.training.schedule import rates_at
 from ssltool.training.setup import TrainingSetup
 from ssltool.viz.data_schedule import Schedule
@@ -23,17 +23,6 @@ from ssltool.viz.pictures import Views
 
 POINTS_PER_EPOCH = 8
 """Points at which a learning rate that changes at every step is evaluated, per epoch."""
-
-
-def pixels(images: ImageSet, row: int) -> np.ndarray:
-    """The image in ``row`` without transforms, (H, W, 3) uint8.
-
-    Raises:
-        SSLToolError: if its file cannot be decoded.
-    """
-    if images.images is None:
-        return np.asarray(decode((images.paths or ())[row], images.rules))
-    return images.images[row].expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy()
 
 
 def image_name(images: ImageSet, row: int) -> str:

@@ -115,6 +115,8 @@ def restore_setup(run: FinishedRun, data: str | None = None) -> TrainingSetup:
     settings = run.saved.settings
     values = {name: settings[name] for name in names if name in settings and name != "options"} | run.saved.pixels
     values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    if values.get("cache") is not None:  # a picture does not need it, and would write it if it was deleted
+        values |= {"cache": None, "cache_size": None}
     if data is not None and settings["data"] is None:
         raise SSLToolError(f"{run.path} was trained on the bundled images; leave --data out")
     with found_in(run.path / "config.json"):

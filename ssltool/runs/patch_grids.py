@@ -11,6 +11,7 @@ from PIL import Image
 
 from ssltool.checkpoints.load import Pretrained
 from ssltool.config import SaveReprsConfig
+from ssltool.data.image_files import pixels
 from ssltool.data.images import ImageSet
 from ssltool.data.loader import eval_pixels
 from ssltool.data.preprocessing import Preprocessing
@@ -20,7 +21,6 @@ from ssltool.reprs.extract import extract_all
 from ssltool.reprs.row_pictures import RowPictures
 from ssltool.reprs.same_tokens import images_of
 from ssltool.reprs.token_set import TokenSet, token_set
-from ssltool.runs.data_preview import pixels
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,8 @@ from ssltool.runs.resume import check_compatible, check_images
 from ssltool.settings import Record, Settings
 from ssltool.training.classification import Accuracy
 from ssltool.training.classifier_setup import ClassifierLoop, build_classifier, classifier_setup, training_state
-from ssltool.training.device import autocast, pick_device, worker_count
+from ssltool.training.device import autocast, pick_device
+from ssltool.training.launch import worker_count
 from ssltool.training.restore import OTHER
 from ssltool.training.schedule import rates_at
 from ssltool.training.setup import TrainingSetup

@@ -18,9 +18,10 @@ from ssltool import seeds
 from ssltool.checkpoints.load import Pretrained, load_pretrained, use_saved_dataset
 from ssltool.config import SaveReprsConfig
 from ssltool.data.found import announce, record_of
-from ssltool.data.images import ImageSet, open_dataset, parse_type
+from ssltool.data.images import ImageSet, open_dataset
 from ssltool.data.loader import Shard, killed_workers
-from ssltool.errors import Interrupted, SSLToolError, UsageError
+from ssltool.data.splits import splits_of
+from ssltool.errors import Interrupted, SSLToolError
 from ssltool.models.arch_name import file_name
 from ssltool.reprs import formats
 from ssltool.reprs.extract import Extraction
@@ -50,7 +51,7 @@ def run(config: SaveReprsConfig) -> list[Record]:
     formats.check(config.format)
     device = pick_device(config, local_rank=distributed.local_rank())
     network = load_pretrained(config, device, ranks=True).with_finite_weights(config.layer)
-    splits = _splits(config)
+    splits = splits_of(config.dataset_type, config.split)
     given, config = config, use_saved_dataset(config, network.run, train="train" in splits)
     # The run's --idx-path selects train images only, and so does one that is given with both splits.
     train_only = len(splits) > 1 or given.idx_path is None
@@ -147,18 +148,6 @@ def _sample(images: ImageSet, count: int | None, seed: int) -> ImageSet:
         raise SSLToolError(f"--sample {count}: {images.name} {images.split} has only {len(images)} images; lower it")
     random = np.random.RandomState(seeds.derive(seed, seeds.Stream.SAVED_VIEWS) % 2**32)
     return images.select(np.sort(random.permutation(len(images))[:count]))
-
-
-def _splits(config: SaveReprsConfig) -> list[str]:
-    named = parse_type(config.dataset_type)[1]
-    if config.split is None:
-        return [named or "train"]
-    if named is not None and named != config.split:
-        raise UsageError(
-            f"--dataset-type {config.dataset_type} and --split {config.split} contradict each other; "
-            "leave one of them out"
-        )
-    return ["train", "val"] if config.split == "both" else [config.split]
 
 
 def _target(config: SaveReprsConfig, images: ImageSet, network: Pretrained, *, several: bool) -> Path:

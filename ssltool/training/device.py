@@ -1,8 +1,7 @@
-"""Selection of the device, autocast, and number of workers."""
+"""Selection of the device, and autocast."""
 
 from __future__ import annotations
 
-import os
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -10,7 +9,6 @@ import torch
 from ssltool.config import DeviceSettings
 from ssltool.errors import SSLToolError
 from ssltool.training import distributed
-from ssltool.training.launch import launch
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -49,11 +47,3 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[obj
     if precision == "fp32":
         return nullcontext()
     return torch.autocast(device.type, dtype=DTYPES[precision])
-
-
-def worker_count(workers: int | None) -> int:
-    """Worker processes of this rank: ``workers``, or by default the cores divided by the local ranks, at most 8."""
-    if workers is not None:
-        return workers
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(8, cores // launch().local_world))

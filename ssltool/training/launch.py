@@ -88,3 +88,11 @@ def _number(name: str, default: int, *, low: int, high: int, why: str = "") -> i
         f"the environment has {name}={text!r}, expected {expected}{reason}; "
         f"{one_process()}, or start the processes with torchrun"
     )
+
+
+def worker_count(workers: int | None) -> int:
+    """Worker processes of this rank: ``workers``, or by default the cores divided by the local ranks, at most 8."""
+    if workers is not None:
+        return workers
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(8, cores // launch().local_world))

@@ -63,7 +63,7 @@ def test_help_lists_every_command_with_a_line(ssltool):
     ran = ssltool("--help")
     assert ran.code == 0
     stages = {"pretrain", "save-reprs", "knn", "lincls", "collapse", "finetune", "scan"}
-    stages |= {"neighbours", "duplicates", "outliers", "table"}
+    stages |= {"neighbours", "duplicates", "outliers", "table", "cache"}
     assert set(COMMANDS) == stages | {"methods", "diagnose", "rank", "plot", "report", "inspect", "export"}
     lines = {line.strip() for line in ran.out.splitlines()}
     for name, summary in COMMANDS.items():

@@ -9,7 +9,8 @@ import torch
 
 from ssltool.config import DeviceSettings
 from ssltool.errors import SSLToolError, UsageError
-from ssltool.training.device import autocast, pick_device, worker_count
+from ssltool.training.device import autocast, pick_device
+from ssltool.training.launch import worker_count
 
 CPU = torch.device("cpu")
 

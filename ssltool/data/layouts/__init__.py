@@ -98,6 +98,12 @@ LAYOUTS: Registry[DatasetLayout] = Registry(
             single_file=True,
             pixel_flags=("value_range", "background"),
         ),
+        "cache": DatasetLayout(
+            ".cached:read",
+            splits=("train", "val", "test", "unlabeled"),
+            files=("train.cache", "val.cache", "test.cache", "unlabeled.cache"),
+            pixel_flags=(),
+        ),
         "fashion-mnist": DatasetLayout(
             ".fashion_mnist:read",
             files=(

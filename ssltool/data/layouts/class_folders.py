@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections import Counter
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -80,7 +81,8 @@ def unlabelled_images(name: str, folder: Path, split: str, found: Listing) -> Im
     Raises:
         SSLToolError: if there are none.
     """
-    paths = _paths(folder, found)
+    _refuse_none(folder, found)
+    paths = tuple(os.path.join(folder, file) for file in found.files)
     rows = np.arange(len(paths))
     no_labels = np.full(len(paths), -1)
     return ImageSet(name, split, no_labels, rows, paths=paths, files=tuple(found.files), left_out=found.found())
@@ -103,7 +105,7 @@ def labelled_images(
     Raises:
         SSLToolError: if there are no class folders, or one cannot be read.
     """
-    _paths(folder, found)
+    _refuse_none(folder, found)
     closed = [
         path for path in found.left_out.get(listing.UNREADABLE, ()) if path.endswith("/") and path.count("/") == 1
     ]
@@ -178,14 +180,13 @@ def check_unlabelled(settings: DataSettings, folder: Path, places: Sequence[Path
             raise SSLToolError(f"--unlabelled {name}: {folder} has no such class folder; it has {first_names(names)}")
 
 
-def _paths(folder: Path, found: Listing) -> tuple[str, ...]:
+def _refuse_none(folder: Path, found: Listing) -> None:
     if not found.files:
         skipped = skipped_text(found.found())
         raise SSLToolError(
             f"no images in {folder}{f' ({skipped})' if skipped else ''}; supported are {', '.join(IMG_EXTENSIONS)}, "
             "and other files that Pillow recognises"
         )
-    return tuple(str(folder / file) for file in found.files)
 
 
 def _first(folder: Path, most: int) -> int:

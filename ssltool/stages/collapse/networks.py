@@ -21,7 +21,7 @@ from ssltool.errors import SSLToolError
 from ssltool.methods.base import Method
 from ssltool.models.blocks import BlockOutputs
 from ssltool.reprs.nonfinite import all_finite
-from ssltool.training.device import worker_count
+from ssltool.training.launch import worker_count
 from ssltool.training.progress import Progress
 
 

@@ -21,7 +21,7 @@ from ssltool.settings import Record
 from ssltool.stages.lincls.features import FeatureSource
 from ssltool.stages.lincls.linear_heads import Batches
 from ssltool.training.classification import epoch_order
-from ssltool.training.device import worker_count
+from ssltool.training.launch import worker_count
 
 EVAL_BATCH_SIZE = 256
 """Images in a batch for evaluation."""

@@ -46,6 +46,7 @@ def plan(config: PretrainConfig) -> Record:
     seconds = costs["estimated_seconds"] / setup.epochs
     if config.minutes is not None and start.checkpoint is None:
         setup = setup.with_epochs(epochs_within(config.minutes, 0.0, seconds, config.n_rounds))
+    epochs, exposure = _schedule(setup, first)
     return {
         "run": str(start.folder.path),
         "resumes": str(start.path) if start.path else None,
@@ -53,37 +54,41 @@ def plan(config: PretrainConfig) -> Record:
         "found": [record_of(setup.images)],
         "config": setup.saved_run.settings,
         "steps_per_epoch": setup.steps,
-        "epochs": [_epoch(setup, epoch) for epoch in range(first, setup.epochs)],
-        "exposure": _exposure(setup),
+        "epochs": epochs,
+        "exposure": exposure,
         **costs,
         "estimated_seconds": seconds * setup.epochs,
     }
 
 
-def _epoch(setup: TrainingSetup, epoch: int) -> Record:
-    indices = setup.indices(epoch)
-    rates = rates_at(setup.config, epoch)
-    return {
-        "epoch": epoch,
-        "slice": list(setup.slice(epoch)),
-        "unique_images": len(np.unique(indices)),
-        "steps": len(indices) // setup.batch_size,
-        "times_each": len(indices) / len(np.unique(indices)),
-        "lr": rates.lr,
-        "fixed_lr": rates.fixed,
-    }
-
-
-def _exposure(setup: TrainingSetup) -> dict[str, float]:
-    """How often each image is used in the run: minimum, mean, maximum, and the number of images never used."""
-    uses = np.zeros(len(setup.images), np.int64)
+def _schedule(setup: TrainingSetup, first: int) -> tuple[list[Record], dict[str, float]]:
+    """The epochs from ``first`` on; and how often each image is used in the run: minimum, mean, maximum, and the number
+    of images never used."""
+    uses, epochs = np.zeros(len(setup.images), np.int64), []
     for epoch in range(setup.epochs):
-        uses += np.bincount(setup.indices(epoch), minlength=len(uses))
-    return {
+        counts = np.bincount(setup.indices(epoch), minlength=len(uses))  # sorting them would take ten times as long
+        uses += counts
+        if epoch >= first:
+            epochs.append(_epoch(setup, epoch, int(counts.sum()), int(np.count_nonzero(counts))))
+    return epochs, {
         "min": int(uses.min()),
         "mean": float(uses.mean()),
         "max": int(uses.max()),
         "never": int((uses == 0).sum()),
+    }
+
+
+def _epoch(setup: TrainingSetup, epoch: int, drawn: int, different: int) -> Record:
+    """An epoch that draws ``drawn`` images, of which ``different`` are different."""
+    rates = rates_at(setup.config, epoch)
+    return {
+        "epoch": epoch,
+        "slice": list(setup.slice(epoch)),
+        "unique_images": different,
+        "steps": drawn // setup.batch_size,
+        "times_each": drawn / different,
+        "lr": rates.lr,
+        "fixed_lr": rates.fixed,
     }
 
 

@@ -32,7 +32,7 @@ from ssltool.diagnosis.teacher_moves import TeacherMoves
 from ssltool.methods.base import Method
 from ssltool.settings import Record
 from ssltool.training import distributed
-from ssltool.training.device import worker_count
+from ssltool.training.launch import worker_count
 from ssltool.training.setup import TrainingSetup
 
 

@@ -33,7 +33,8 @@ from ssltool.stages.pretrain.prepare import check_divisible, prepare
 from ssltool.stages.pretrain.run_time import EpochTime, Estimate, epochs_within, seconds_per_step
 from ssltool.training import distributed
 from ssltool.training.accumulation import micro_batches
-from ssltool.training.device import autocast, pick_device, worker_count
+from ssltool.training.device import autocast, pick_device
+from ssltool.training.launch import worker_count
 from ssltool.training.loggers import Logger, check_loggers, open_loggers
 from ssltool.training.loop import TrainingLoop
 from ssltool.training.optimizers import build_optimizer

@@ -16,6 +16,7 @@ import ssltool
 from ssltool.checkpoints.load import Pretrained, load_pretrained
 from ssltool.config import NetworkSettings, ReportConfig, SaveReprsConfig
 from ssltool.data.found import record_of
+from ssltool.data.image_files import pixels
 from ssltool.data.images import ImageSet
 from ssltool.data.loader import killed_workers
 from ssltool.diagnosis.kinds import ratios
@@ -31,7 +32,7 @@ from ssltool.models.backbones import token_layout
 from ssltool.reprs.extract import extract_all
 from ssltool.reprs.neighbours.search import neighbours
 from ssltool.reprs.representations import Representations
-from ssltool.runs.data_preview import image_name, pixels, schedule_of, views_of
+from ssltool.runs.data_preview import image_name, schedule_of, views_of
 from ssltool.runs.history import FinishedRun, read_runs, restore_setup
 from ssltool.runs.patch_grids import grids_of_network
 from ssltool.runs.untrained import untrained_network

@@ -13,6 +13,7 @@ import torch
 
 from ssltool.checkpoints.load import Pretrained, load_pretrained, use_saved_dataset
 from ssltool.config import SaveReprsConfig, ScanConfig
+from ssltool.data.cached_images import CACHE, cache_path
 from ssltool.data.images import ImageSet, layout_of, open_dataset
 from ssltool.data.layouts import LAYOUTS
 from ssltool.data.layouts.imagenet import find_split
@@ -24,7 +25,8 @@ from ssltool.reprs.extract import extract_all
 from ssltool.reprs.readers import main_files
 from ssltool.reprs.representations import Representations
 from ssltool.settings import Settings
-from ssltool.training.device import pick_device, worker_count
+from ssltool.training.device import pick_device
+from ssltool.training.launch import worker_count
 
 
 class Inputs:
@@ -74,7 +76,11 @@ class Inputs:
         """The images to evaluate on: the val split, or the train images if there is none."""
         c = self.data_config
         name = layout_of(c)
-        if "val" not in LAYOUTS[name].splits or (name == "imagenet" and find_split(Path(str(c.data)), "val") is None):
+        folder = Path(str(c.data))
+        lacking = (name == "imagenet" and find_split(folder, "val") is None) or (
+            name == CACHE and not cache_path(folder, "val").exists()
+        )
+        if lacking or "val" not in LAYOUTS[name].splits:
             return self.train
         rules = self.train.rules.settings()
         return open_dataset(dataclasses.replace(c, dataset_type=name, idx_path=None, **rules), "val")

@@ -1,0 +1,89 @@
+"""Views of photographs on one core: decoding the JPEG files in every epoch, compared with a cache of decoded images.
+
+    python benchmarks/cache.py [--images 128] [--rounds 5] [--sizes 224 96] [--cache-size 256]
+
+The files are those of ``file_views.py``: JPEG of 500 x 375 pixels and quality 90. Both ways make two views of each
+image with SimSiam's recipe, standardised, by the loader of ``ssltool pretrain`` without workers; then its validation
+transform. The file of the cache fits into memory.
+
+The rounds alternate. Times are processor times, medians over the rounds, because the machine may be shared; the ratios
+are of medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from file_views import BATCH, SIZE, write_photographs
+
+from ssltool.config import DataSettings
+from ssltool.data.images import ImageSet, open_dataset
+from ssltool.data.loader import Loader
+from ssltool.data.preprocessing import IMAGENET
+from ssltool.data.views import PAPER
+from ssltool.training.progress import quiet
+
+
+def train(images: ImageSet, size: int, epoch: int) -> None:
+    loader = Loader(images, IMAGENET.at(size), torch.device("cpu"))
+    for _ in loader.train(np.arange(len(images)), [PAPER, PAPER], batch_size=BATCH, seed=0, epoch=epoch):
+        pass
+
+
+def evaluate(images: ImageSet, size: int, epoch: int) -> None:
+    for _ in Loader(images, IMAGENET.at(size), torch.device("cpu")).evaluate(BATCH):
+        pass
+
+
+def milliseconds(work: Callable[[], None], count: int) -> float:
+    start = time.process_time()
+    work()
+    return 1000 * (time.process_time() - start) / count
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=128)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[224, 96], help="sides of the views in pixels")
+    parser.add_argument("--cache-size", type=int, default=256)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as name, quiet():
+        source, cache = Path(name, "files"), Path(name, "cache")
+        source.mkdir()
+        paths = write_photographs(source, args.images)
+        rows = np.arange(len(paths))
+        files = ImageSet("images", "train", np.full(len(paths), -1), rows, paths=tuple(paths))
+        settings = DataSettings(data=str(source), cache=str(cache), cache_size=args.cache_size, workers=1)
+        writing = milliseconds(lambda: open_dataset(settings, "train"), len(paths))
+        cached = open_dataset(settings, "train")
+        # Not in memory, where images of one size would be: as of a folder with images of several sizes.
+        cached = ImageSet("images", "train", files.labels, rows, rules=cached.rules, cached=cached.cached)
+        held = sum(file.stat().st_size for file in cache.iterdir())
+        print(f"{len(paths)} JPEG files of {SIZE[0]} x {SIZE[1]}, {sum(map(os.path.getsize, paths)) / 1e6:.0f} MB")
+        print(f"cache of {args.cache_size}: {held / 1e6:.0f} MB, written in {writing:.2f} ms an image\n")
+        print("| views | decode, ms an image | images/s | cache, ms an image | images/s | ratio |")
+        print("|---|---|---|---|---|---|")
+        for work, title in ((train, "two views of {} px"), (evaluate, "the validation transform, {} px")):
+            for size in args.sizes:
+                times: dict[str, list[float]] = {"decode": [], "cache": []}
+                for epoch in range(args.rounds + 1):  # the first one warms up
+                    for way, images in (("decode", files), ("cache", cached)):
+                        spent = milliseconds(lambda i=images, w=work, s=size, e=epoch: w(i, s, e), len(paths))
+                        times[way] += [spent] if epoch else []
+                decode, read = (statistics.median(values) for values in times.values())
+                cells = f"{decode:.2f} | {1000 / decode:,.0f} | {read:.2f} | {1000 / read:,.0f} | {decode / read:.2f}"
+                print(f"| {title.format(size)} | {cells} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
