@@ -10,8 +10,9 @@ import numpy as np
 
 from ssltool import seeds
 from ssltool.config import CheckpointsSettings, NetworkSettings
+from ssltool.data.detection import parse_type
 from ssltool.data.found import announce
-from ssltool.data.images import ImageSet, open_dataset, parse_type
+from ssltool.data.images import ImageSet, open_dataset
 
 C = TypeVar("C", bound=NetworkSettings)
 

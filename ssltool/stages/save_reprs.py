@@ -17,10 +17,10 @@ from torch import Tensor
 from ssltool import seeds
 from ssltool.checkpoints.load import Pretrained, load_pretrained, use_saved_dataset
 from ssltool.config import SaveReprsConfig
+from ssltool.data.detection import splits_of
 from ssltool.data.found import announce, record_of
 from ssltool.data.images import ImageSet, open_dataset
 from ssltool.data.loader import Shard, killed_workers
-from ssltool.data.splits import splits_of
 from ssltool.errors import Interrupted, SSLToolError
 from ssltool.models.arch_name import file_name
 from ssltool.reprs import formats

@@ -18,6 +18,7 @@ from ssltool.checkpoints.checkpoint import Checkpoint
 from ssltool.checkpoints.saved_run import SavedRun
 from ssltool.config import PretrainConfig, as_dict
 from ssltool.data import views
+from ssltool.data.detection import absolute
 from ssltool.data.found import record_of
 from ssltool.data.image_files import SAMPLE_HEADERS, identical
 from ssltool.data.images import ImageSet
@@ -237,10 +238,9 @@ class TrainingSetup:
         """
         flags = {f.name for f in dataclasses.fields(self.config) if f.metadata["method_option"]}
         settings = {k: v for k, v in as_dict(self.config).items() if k not in flags.union(TRANSIENT, {"options"})}
-        data = None if self.config.data is None else str(Path(self.config.data).resolve())
         second = self.second
         derived = {
-            "data": data,  # absolute, since later stages may run in another folder
+            "data": absolute(self.config.data),
             "idx_path": None if self.config.idx_path is None else str(Path(self.config.idx_path).resolve()),
             "method_options": dataclasses.asdict(self.options),  # type: ignore[call-overload]  # subclasses are dataclasses
             "dataset": self.images.name,

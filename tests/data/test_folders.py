@@ -13,8 +13,9 @@ from PIL import Image, features
 
 from ssltool.config import DataSettings
 from ssltool.data import listing
+from ssltool.data.detection import detect
 from ssltool.data.found import record_of
-from ssltool.data.images import ImageSet, detect, open_dataset
+from ssltool.data.images import ImageSet, open_dataset
 from ssltool.data.listing import list_images
 from ssltool.errors import SSLToolError
 
