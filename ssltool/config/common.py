@@ -297,7 +297,7 @@ class CheckpointsSettings(DeviceSettings, DataSettings):
         1024, "use this many of the images, drawn at random, or all if there are fewer", section="Data", minimum=2
     )
     batch_size: int = batch_size(256, "images in a batch", section="Data", minimum=1)
-    seed: int = seed("the sample of images", section="Data")
+    seed: int | None = setting(None, "seed of the sample [default: the checkpoint's]", section="Data", minimum=0)
     arch: str | None = network_arch()
     stem: str | None = network_stem()
     key: str | None = network_key()

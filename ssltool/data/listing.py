@@ -42,6 +42,15 @@ NOT_REGULAR = "not a regular file"
 OUTSIDE = "outside the class folders"
 """Why a file or a folder is not in an image set."""
 
+NOUNS = {
+    NOT_IMAGE: ("file that is no image", "files that are no images"),
+    BROKEN_LINK: (BROKEN_LINK, "broken links"),
+    CYCLE: (CYCLE, "links to a parent folder"),
+    REPEATED: (REPEATED, "links to folders that were read"),
+    NOT_REGULAR: ("file that is not regular", "files that are not regular"),
+}
+"""The reasons that are no adjectives, as what follows the number of one and of several files."""
+
 LeftOut = Mapping[str, tuple[str, ...]]
 """Relative paths that are not in an image set, by reason. The name of a folder ends with a slash."""
 
@@ -108,8 +117,11 @@ def list_images(folder: Path) -> Listing:
 
 
 def skipped_text(left_out: LeftOut) -> str:
-    """What was left out as text: "2 hidden: a/.x, b/.y; 1 not an image: notes.txt"; empty for nothing."""
-    return "; ".join(f"{len(paths):,} {reason}: {first_names(paths, 3)}" for reason, paths in left_out.items())
+    """What was left out as text: "2 hidden: a/.x, b/.y; 1 file that is no image: notes.txt"; empty for nothing."""
+    return "; ".join(
+        f"{len(paths):,} {NOUNS.get(reason, (reason, reason))[len(paths) != 1]}: {first_names(paths, 3)}"
+        for reason, paths in left_out.items()
+    )
 
 
 def subfolders(folder: Path) -> list[str]:

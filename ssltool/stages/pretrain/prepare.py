@@ -18,6 +18,7 @@ from ssltool.data.images import ImageSet, check_pixel_flags, open_dataset
 from ssltool.data.loader import Shard
 from ssltool.data.strategies import read_numbers, read_order
 from ssltool.data.support import Support, stratified_sample
+from ssltool.diagnosis.monitor_time import MIN_IMAGES
 from ssltool.errors import SSLToolError
 from ssltool.methods import method_class, method_options
 from ssltool.methods.options import LabelledSupport
@@ -28,7 +29,7 @@ from ssltool.stages.pretrain.recipe import given_options
 from ssltool.training.distributed import rank_zero_info
 from ssltool.training.setup import DEFAULT_SIZE, TrainingSetup
 
-MIN_PROBE, MAX_PROBE = 256, 2048
+MIN_PROBE, MAX_PROBE = MIN_IMAGES, 2048
 """Limits of the default ``monitor_size``, an eighth of the images, which costs a few percent of an epoch."""
 
 KEPT = ("stem", "epochs", "batch_size", "precision")

@@ -128,9 +128,10 @@ class Pretraining(TrainingLoop[TrainState, Batch]):
         )
         if start.checkpoint is not None and start.path is not None:
             self.state.restore(start.checkpoint, start.path)
-            distributed.rank_zero_info(
-                f"resuming {start.path} after {counted(self.state.epoch, 'epoch')}, {counted(self.state.step, 'step')}"
-            )
+            done = f"{counted(self.state.epoch, 'epoch')}, {counted(self.state.step, 'step')}"
+            is_over = self.state.epoch >= self.epochs and config.start_epoch is None
+            said = f"the run of {start.path} is complete" if is_over else f"resuming {start.path} after"
+            distributed.rank_zero_info(f"{said}: {done}; nothing is left to train" if is_over else f"{said} {done}")
             say_if_views_differ(start.checkpoint, self.setup.images, self.setup.image_size)
             if config.minutes is not None:
                 distributed.rank_zero_info(f"--minutes chose {counted(self.epochs, 'epoch')} when the run began")
