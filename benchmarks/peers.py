@@ -9,14 +9,15 @@ and in float32. ``torchvision v1``, ``v2`` and ``v2 tensors`` are the same loop 
 reference scripts use them. ``stable-pretraining`` is its transforms and its module in this loop, without Lightning's
 trainer, if it is installed. All have as many threads and workers as the machine has cores.
 
-Every measurement is a process of its own. The programs alternate; the table has the median of the rounds. The images
-are varied crops of the two photographs that scikit-learn has, 500 x 375 pixels, as JPEG files of quality 90; for rows
-from memory, resized to the size of the row.
+Every measurement of a program is a process of its own. The programs alternate; the table has the median of the rounds.
+The images are varied crops of the two photographs that scikit-learn has, 500 x 375 pixels, as JPEG files of quality
+90; for rows from memory, resized to the size of the row.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import functools
 import importlib.util
 import json
@@ -135,17 +136,14 @@ def rate(batches: Iterator[Any], step: Callable[[Any], object], row: Row) -> flo
     return row.steps * row.batch / (time.perf_counter() - start)
 
 
-def measured(batches: Callable[[], Iterator[Any]], step: Callable[[Any], object], part: str, row: Row) -> float:
-    """The rate of a part of a program."""
-    count = row.steps + WARM_UP
-    if part == "steps":
-        batch = next(iter(batches()))
-        return rate(iter([batch] * count), step, row)
-    # At least twice as many batches as the workers hold ready when the time starts.
-    count = max(count, 4 * CORES) if part == "data" else count
-    if part == "data":
-        row = Row(row.arch, row.size, row.batch, count - WARM_UP, row.memory)
-    return rate(enough(batches, count), step if part == "whole" else lambda batch: None, row)
+def measured(batches: Callable[[], Iterator[Any]], step: Callable[[Any], object], row: Row) -> dict[str, float]:
+    """The rate of each part of a program. The batches alone are more than the workers hold ready at the start."""
+    found = {"whole": rate(enough(batches, row.steps + WARM_UP), step, row)}
+    more = dataclasses.replace(row, steps=max(row.steps, 8 * CORES))
+    found["data"] = rate(enough(batches, more.steps + WARM_UP), lambda batch: None, more)
+    batch = next(iter(batches()))
+    found["steps"] = rate(iter([batch] * (row.steps + WARM_UP)), step, row)
+    return found
 
 
 def plain_torch(transform: Callable[[Any], Tensor], opened: Callable[[Any], Any], row: Row, files: Path) -> Any:
@@ -287,31 +285,31 @@ if importlib.util.find_spec("stable_pretraining") is not None:
     PROGRAMS["stable-pretraining"] = stable_pretraining
 
 
-def child(program: str, part: str, row: str, files: Path) -> None:
+def child(program: str, row: str, files: Path) -> None:
     torch.set_num_threads(CORES)
-    print(measured(*PROGRAMS[program](ROWS[row], files), part, ROWS[row]))
+    print(json.dumps(measured(*PROGRAMS[program](ROWS[row], files), ROWS[row])))
 
 
-def run_child(program: str, part: str, row: str, files: Path) -> float:
-    command = [sys.executable, __file__, "--child", program, part, row, str(files)]
+def run_child(program: str, row: str, files: Path) -> dict[str, float]:
+    command = [sys.executable, __file__, "--child", program, row, str(files)]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
-        raise SystemExit(f"{program}, {part}, {row}:\n{done.stderr}")
-    return float(done.stdout.split()[-1])
+        raise SystemExit(f"{program}, {row}:\n{done.stderr}")
+    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
     parser.add_argument("--programs", nargs="+", choices=PROGRAMS, default=list(PROGRAMS))
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=Path, help="also write every measurement to this file")
-    parser.add_argument("--child", nargs=4, help=argparse.SUPPRESS)
+    parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:
-        program, part, row, files = args.child
-        child(program, part, row, Path(files))
+        program, row, files = args.child
+        child(program, row, Path(files))
         return
     if importlib.util.find_spec("lightly") is None:
         raise SystemExit("the loops of other programs need lightly: pip install lightly")
@@ -322,22 +320,22 @@ def main() -> None:
         write_photographs(files / "all", FILES)
         for row in args.rows:
             for number in range(args.rounds):
-                for part in args.parts:
-                    for program in args.programs:
-                        found.setdefault(f"{row}|{part}|{program}", []).append(run_child(program, part, row, files))
-                        print(f"\r{row} round {number + 1} {part} {program:25}", end="", file=sys.stderr)
-            show(row, found, args.parts, args.programs)
+                for program in args.programs:
+                    print(f"{row} round {number + 1} {program}", file=sys.stderr)
+                    for part, value in run_child(program, row, files).items():
+                        found.setdefault(f"{row}|{part}|{program}", []).append(value)
+            show(row, found, args.programs)
             if args.json:
                 args.json.write_text(json.dumps(found, indent=1))
 
 
-def show(row: str, found: dict[str, list[float]], parts: list[str], programs: list[str]) -> None:
+def show(row: str, found: dict[str, list[float]], programs: list[str]) -> None:
     base = "lightly" if "lightly" in programs else programs[-1]
     shape = ROWS[row]
     print(f"\n{row}: {shape.arch}, {shape.size} px, batch {shape.batch}, {'memory' if shape.memory else 'JPEG'}")
     for program in programs:
         cells = []
-        for part in parts:
+        for part in PARTS:
             values = found[f"{row}|{part}|{program}"]
             ratio = statistics.median(values) / statistics.median(found[f"{row}|{part}|{base}"])
             cells.append(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-
 from torch import Tensor, nn
 from torch.nn.functional import conv2d
 
@@ -33,7 +31,6 @@ class TrimmedConv2d(nn.Conv2d):
         return conv2d(images, used, self.bias, strides, (top, left), self.dilation, self.groups)
 
 
-@functools.cache
 def trimmed(size: int, kernel: int, stride: int, padding: int) -> tuple[slice, int, int]:
     """The part of a kernel that meets a map of ``size`` pixels, in one dimension, and the stride and padding with which
     it gives the same output; the whole kernel where no part of it does."""
