@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ssltool.config import CacheConfig, DataSettings, PretrainConfig
+from ssltool.config import CacheConfig, DataSettings, PretrainConfig, SaveReprsConfig
 from ssltool.data import cache_writer
 from ssltool.data.cached_images import cache_path
 from ssltool.data.image_cache import CacheFile
@@ -26,8 +26,12 @@ from ssltool.data.packed_paths import PackedPaths
 from ssltool.data.preprocessing import IMAGENET
 from ssltool.data.views import PAPER
 from ssltool.errors import Interrupted, SSLToolError
+from ssltool.reprs.representation_set import RepresentationSet
+from ssltool.reprs.row_pictures import RowPictures
+from ssltool.runs.folder import RunFolder
 from ssltool.stages.cache import run as cache
 from ssltool.stages.pretrain import run as pretrain
+from ssltool.stages.save_reprs import run as save_reprs
 
 SIZES = ((90, 60), (60, 90), (40, 40), (20, 30), (200, 35))
 
@@ -312,6 +316,25 @@ def test_a_run_is_not_resumed_with_other_pixels(photos, tmp_path):
     for other in ({}, {"cache": str(write(photos, size=40))}):
         with pytest.raises(SSLToolError, match="--cache-size was 32"):
             pretrain(PretrainConfig(**settings, **other, resume="auto"))
+
+
+def test_pictures_of_rows_are_those_of_the_cache_that_was_the_dataset(photos, tmp_path):
+    """Also after an image that was left out, whose number no row has."""
+    (photos / "a" / "é04.png").write_bytes(b"no image")
+    folder = write(photos, skip_corrupt=True)
+    images = open_dataset(DataSettings(data=str(folder)), "train")
+    network = {"pretrained": "random", "arch": "resnet18_w8", "image_size": 16, "device": "cpu", "workers": 0}
+    save_reprs(SaveReprsConfig(data=str(folder), out=str(tmp_path / "r.pt"), **network))
+    pictures = RowPictures(RepresentationSet.open(str(tmp_path / "r.pt")))
+    for row in (0, len(images) - 1):
+        assert np.array_equal(pictures.picture(row), images.cached.pixels(row))
+
+
+def test_a_run_in_another_folder_finds_the_cache_of_its_settings(photos, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    images = {"data": "photos", "cache": "made", "arch": "resnet18_w8", "image_size": 16, "batch_size": 8}
+    folder = pretrain(PretrainConfig(**images, epochs=1, steps_per_epoch=1, monitor_every=0, device="cpu", workers=0))
+    assert RunFolder(folder).read_config()["cache"] == str(tmp_path / "made")
 
 
 def test_packed_paths_are_the_paths():

@@ -23,7 +23,7 @@ GIVEN = {
 USED = {
     **dict.fromkeys(("folder", "imagenet", "images", "places365"), frozenset(GIVEN)),
     "arrays": {"--value-range", "--background"},
-    **dict.fromkeys(("bundled", "fashion-mnist", "cifar10", "cifar100", "stl10"), frozenset()),
+    **dict.fromkeys(("bundled", "cache", "fashion-mnist", "cifar10", "cifar100", "stl10"), frozenset()),
 }
 
 
