@@ -47,6 +47,7 @@ FOREGROUND = 25
 
 SHARED = {
     "batch_size": 64,
+    "precision": "fp32",
     "workers": 0,
     "monitor_every": 0,
     "optimizer": "adamw",

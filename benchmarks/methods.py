@@ -84,7 +84,14 @@ ABLATIONS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
 }
 """For each row the method, its settings, and the options of the ablation."""
 
-SHARED = {"arch": "resnet18_w16", "stem": "imagenet", "zero_init_residual": False, "batch_size": 64, "crop_min": 0.5}
+SHARED = {
+    "arch": "resnet18_w16",
+    "stem": "imagenet",
+    "zero_init_residual": False,
+    "batch_size": 64,
+    "crop_min": 0.5,
+    "precision": "fp32",
+}
 COLUMNS = [
     "loss",
     "20-NN",

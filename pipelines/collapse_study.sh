@@ -10,7 +10,8 @@ out=${1:-study}
 here=$(dirname "$0")
 mkdir -p "$out"
 
-COMMON="--stem imagenet --no-zero-init-residual --crop-min 0.5 -b 64 --steps-per-epoch 125 --epochs 8 --seed 10"
+COMMON="--stem imagenet --no-zero-init-residual --crop-min 0.5 -b 64 --steps-per-epoch 125 --epochs 8 --seed 10
+  --precision fp32"
 SIMSIAM="--dim 512 --pred-dim 128 --fix-pred-lr --lr 0.2"
 TEACHER="--method teacher --optimizer adamw --lr 0.002 --set dim=128 --set hidden=512"
 

@@ -11,7 +11,7 @@ rm -rf "$out"
 mkdir -p "$out"
 
 SETTINGS="-a resnet18_w16 --stem imagenet --no-zero-init-residual --dim 512 --pred-dim 128 --fix-pred-lr
-  --epochs 8 -b 64 --lr 0.2 --crop-min 0.5 --seed 10"
+  --epochs 8 -b 64 --lr 0.2 --crop-min 0.5 --seed 10 --precision fp32"
 
 step() { printf '\n== %s\n' "$*" >&2; }
 

@@ -12,7 +12,8 @@ here=$(dirname "$0")
 NAMES=${NAMES:-simsiam simclr vicreg}
 mkdir -p "$out"
 
-COMMON="-a resnet18_w16 --stem imagenet --no-zero-init-residual --crop-min 0.5 -b 64 --epochs 8 --seed 10 --print-freq 125"
+COMMON="-a resnet18_w16 --stem imagenet --no-zero-init-residual --crop-min 0.5 -b 64 --epochs 8 --seed 10 --print-freq 125
+  --precision fp32"
 SIMSIAM="--dim 512 --pred-dim 128 --fix-pred-lr --lr 0.2"
 
 step() { printf '\n== %s\n' "$*" >&2; }

@@ -17,7 +17,7 @@ class Stream(enum.IntEnum):
     SUPPORT = 4  # selection of the labelled images, and their samples per step
     EPOCH_START = 5  # views before the first step of an epoch
     SUPPORT_VIEWS = 6  # views of the labelled images
-    SAVED_VIEWS = 7  # views and sampled images of save-reprs
+    SAVED_VIEWS = 7  # views of save-reprs, and sampled images
     MONITOR = 8  # images of the collapse monitor
     HOLDOUT = 9  # holdout rows for model selection
     NEIGHBOURS = 10  # sampled neighbours in SCAN

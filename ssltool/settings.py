@@ -99,10 +99,15 @@ def _limits(cls: type, f: dataclasses.Field[Any], value: Any) -> str:
     """The bounds of a setting in words: its own, or all of them if ``value`` is within its own."""
     own = f.metadata.get("minimum"), f.metadata.get("maximum"), f.metadata.get("above")
     low, high, above = bounds(cls, f) if _within(value, *own) else own
-    limits = [f"at least {low}"] if low is not None else []
-    limits += [f"at most {high}"] if high is not None else []
-    limits += [f"greater than {above}"] if above is not None else []
+    limits = [f"at least {_short(low)}"] if low is not None else []
+    limits += [f"greater than {_short(above)}"] if above is not None else []
+    limits += [f"at most {_short(high)}"] if high is not None else []
     return " and ".join(limits)
+
+
+def _short(value: Any) -> str:
+    """A number as in Python, and a whole one without decimals."""
+    return str(value).removesuffix(".0")
 
 
 @functools.cache
@@ -212,5 +217,5 @@ class Checked:
                 raise UsageError(f"{self.flag_name(f.name)} is '{value}'; it must be a number or {m['alone'][0]}")
             wrong = next((one for one in numbers if not _within(one, *bounds(type(self), f))), None)
             if wrong is not None:
-                found = " ".join(map(str, value)) if several else value
+                found = " ".join(map(_short, value)) if several else _short(value)
                 raise UsageError(f"{self.flag_name(f.name)} is {found}; it must be {_limits(type(self), f, wrong)}")

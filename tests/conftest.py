@@ -24,6 +24,7 @@ from ssltool.data import bundled
 from ssltool.data.layouts import fashion_mnist
 from ssltool.registry import REGISTRIES
 from ssltool.reprs.representations import Representations
+from ssltool.training import precision
 
 torch.set_num_threads(1)
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the processes that tests start
@@ -50,6 +51,14 @@ def bundled_images_are_read_once() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fashion_mnist, "read_idx", read)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_processor_multiplies_bf16() -> Iterator[None]:
+    """The arithmetic of ``--precision auto`` depends on the processor, and the tests must not."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(precision, "_has_flag", lambda names: False)
         yield
 
 

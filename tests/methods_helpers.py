@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ssltool.data.loader import Batch
 from ssltool.methods import method_class, method_options
-from ssltool.methods.base import Method, RunFacts
+from ssltool.methods.base import Method, Output, RunFacts
 
 WIDTH = 8
 """Of what ``Flat`` puts out."""
@@ -62,6 +62,13 @@ def build(name: str, run: RunFacts | None = None, **options: Any) -> Method:
     checked = method_options(name, small | options)
     torch.manual_seed(0)
     return method_class(name)(Flat(), WIDTH, checked, run or facts())
+
+
+def forward_and_update(method: Method, batch: Batch) -> Output:
+    """What a training step does with a batch, but for the weights."""
+    output = method(batch)
+    method.update_buffers(output)
+    return output
 
 
 def noisy_batch(

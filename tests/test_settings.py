@@ -81,3 +81,9 @@ def test_each_of_several_values_is_checked_and_so_is_their_number(mean):
     with pytest.raises(UsageError, match="--mean"):
         PretrainConfig(mean=mean)
     assert PretrainConfig(mean=(0.0, 0.5, 1.0)).mean == (0.0, 0.5, 1.0)
+
+
+def test_a_bound_is_written_without_needless_digits():
+    with pytest.raises(UsageError) as caught:
+        PretrainConfig(minutes=0.0)
+    assert "--minutes is 0; it must be greater than 0 and at most 1000000" in str(caught.value)

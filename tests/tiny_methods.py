@@ -47,7 +47,14 @@ NO_EFFECT = {
 }
 """Parameters that have no effect on the loss, and therefore no gradient but for rounding."""
 
-NETWORK = {"arch": "resnet18_w8", "stem": "small-stride2", "image_size": 16, "batch_size": 32, "device": "cpu"}
+NETWORK = {
+    "arch": "resnet18_w8",
+    "stem": "small-stride2",
+    "image_size": 16,
+    "batch_size": 32,
+    "device": "cpu",
+    "precision": "fp32",
+}
 
 
 def tiny_options(method: str, trained: Path | None = None, **changes: Any) -> dict[str, Any]:

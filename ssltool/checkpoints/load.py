@@ -19,7 +19,8 @@ from ssltool.checkpoints.named_backbone import check_given
 from ssltool.checkpoints.saved_run import PROGRAM, SSLTOOL, SavedData, SavedRun
 from ssltool.checkpoints.torchvision_weights import published_weights
 from ssltool.config import LAYERS, NetworkSettings, PretrainConfig
-from ssltool.data.images import check_pixel_flags, detect, open_dataset, parse_type
+from ssltool.data.detection import detect, parse_type
+from ssltool.data.images import check_pixel_flags, open_dataset
 from ssltool.data.preprocessing import Preprocessing, refuse_unused
 from ssltool.data.strategies import read_numbers
 from ssltool.errors import SSLToolError, UsageError, found_in
@@ -270,6 +271,8 @@ def _with_saved_images(settings: C, run: SavedRun, train: bool) -> C:
         dataset_type=_spelled(dataset, split, subset),
         small=settings.small or saved.small,
         unlabelled=settings.unlabelled or saved.unlabelled,
+        image_column=settings.image_column or saved.image_column,
+        label_column=settings.label_column or saved.label_column,
         idx_path=_subset_of(settings, saved) if train else settings.idx_path,
         all=False,
     )

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TypeVar
 
-import numpy as np
-
-from ssltool import seeds
+from ssltool.checkpoints.load import Pretrained, use_saved_dataset
+from ssltool.checkpoints.saved_run import SSLTOOL
 from ssltool.config import CheckpointsSettings, NetworkSettings
+from ssltool.data.detection import parse_type
 from ssltool.data.found import announce
-from ssltool.data.images import ImageSet, open_dataset, parse_type
+from ssltool.data.images import ImageSet, open_dataset
+from ssltool.data.sample import sample_images
 
 C = TypeVar("C", bound=NetworkSettings)
 
@@ -23,12 +25,27 @@ def network_settings(config: CheckpointsSettings, path: str, cls: type[C]) -> C:
     return cls(**given, pretrained=path)
 
 
-def sampled_images(settings: NetworkSettings, config: CheckpointsSettings) -> ImageSet:
-    """The images that ``settings`` name, at most ``config.sample`` of them, drawn with the seed of ``config``."""
+def sampled_images(settings: NetworkSettings, config: CheckpointsSettings, first: Pretrained) -> ImageSet:
+    """The images that ``settings`` name, by default of the dataset of the network ``first``, at most ``config.sample``
+    of them: those of ``save-reprs --sample`` of that network, unless ``config`` has a seed."""
+    settings = use_saved_dataset(settings, first.run)
     images = open_dataset(settings, config.split or parse_type(settings.dataset_type)[1] or "train")
     announce(images)
-    drawn = np.random.RandomState(seeds.derive(config.seed) % 2**32).permutation(len(images))[: config.sample]
-    return images.select(np.sort(drawn))
+    return sample_images(images, config.sample, first.run.seed if config.seed is None else config.seed)
+
+
+def is_one_run(one: Pretrained, other: Pretrained) -> bool:
+    """Whether two checkpoints are of one run, as far as they say: network, method and seed are the same, the epochs are
+    not, and either all settings are the same or both files are in one folder."""
+    epoch = one.origin["epoch"]
+    if epoch is not None and epoch == other.origin["epoch"]:
+        return False
+    runs = [one.run, other.run]
+    if len({(str(r.backbone), r.program, r.method_name, str(r.method), r.seed) for r in runs}) > 1:
+        return False
+    same_settings = runs[0].program == SSLTOOL and runs[0].settings == runs[1].settings
+    folders = {Path(network.origin["checkpoint"]).resolve().parent for network in (one, other)}
+    return same_settings or len(folders) == 1
 
 
 def order_of_epochs(epochs: Sequence[int | None]) -> tuple[list[int], bool]:

@@ -125,6 +125,7 @@ class SavedData:
         small: whether it is the small version of the dataset.
         detected: whether the layout was detected.
         unlabelled: the class folders that are read without labels.
+        image_column, label_column: the columns of a table that the run named.
         subset: the file with the numbers of the images that the run used; None if it used all.
         subset_hash: the hash of these numbers, None if it is unknown.
         images: the number of images.
@@ -137,6 +138,8 @@ class SavedData:
     small: bool
     detected: bool
     unlabelled: tuple[str, ...]
+    image_column: str | None
+    label_column: str | None
     subset: str | None
     subset_hash: str | None
     images: int
@@ -264,6 +267,8 @@ def _data(settings: Settings) -> SavedData:
         small=settings["small"],
         detected=settings.get("dataset_type", "auto") == "auto",
         unlabelled=tuple(settings.get("unlabelled", ())),
+        image_column=settings.get("image_column"),
+        label_column=settings.get("label_column"),
         subset=settings.get("idx_path"),
         subset_hash=settings.get("index_hash") if not settings.get("skip_corrupt") else None,
         images=settings["n_images"],

@@ -12,6 +12,9 @@ from ssltool.config import CollapseConfig, CollapseLayersConfig
 from ssltool.errors import counted
 from ssltool.settings import Record
 
+UNSHOWN = ("effective_rank", "total_variance", "coding_rate")
+"""Metrics of layers that are not in the table beside the others; the first has a place of its own."""
+
 COLLAPSED = 3
 """Exit code for a verdict at least as severe as ``--fail-on``."""
 
@@ -86,6 +89,7 @@ def _text(result: Record, config: CollapseConfig) -> str:
     if config.metrics is None:
         names = [name for name in names if name in MAIN]
     parts = [_one(files[0])] if len(files) == 1 else [_many(files, names), _verdicts(files)]
+    parts += [_asked({one["path"]: one["asked"] for one in files}, "file")] if "asked" in files[0] else []
     parts += [_subsamples(one) for one in files if "subsamples" in one]
     parts += [_groups(result["groups"], names)] if "groups" in result else []
     return "\n\n".join(parts)
@@ -126,6 +130,25 @@ def _verdicts(files: list[Record]) -> str:
     return "\n".join(f"{cell(one['path'])}: {one['verdict']['line']}" for one in files)
 
 
+def _asked(asked: dict[str, list[Record]], title: str) -> str:
+    """The kinds that ``--fail-on`` names, with the numbers that decide them and their thresholds, of each file or
+    layer."""
+    rows = [
+        [
+            name,
+            kind["kind"],
+            "yes" if kind["shown"] else "no",
+            *(
+                ", ".join(f"{key} {cell(value)}" for key, value in kind[what].items())
+                for what in ("numbers", "thresholds")
+            ),
+        ]
+        for name, kinds in asked.items()
+        for kind in kinds
+    ]
+    return table(rows, [title, "kind", "shown", "numbers", "thresholds"])
+
+
 def _subsamples(found: Record) -> str:
     names = [name for name in found["subsamples"][0] if name != "n"]
     return table([[one["n"], *(one[name] for name in names)] for one in found["subsamples"]], ["rows", *names])
@@ -145,7 +168,7 @@ def _layers(result: Record) -> str:
 def _network(network: Record) -> str:
     """The layers of one network, from shallow to deep."""
     compared = list(network["layers"][0]["cka"])
-    names = [name for name in network["layers"][0]["metrics"] if name != "effective_rank"]
+    names = [name for name in network["layers"][0]["metrics"] if name not in UNSHOWN]
     rows = [
         [
             layer["layer"],
@@ -162,4 +185,7 @@ def _network(network: Record) -> str:
     head = ["layer", "width", "verdict", "effective_rank", *untrained]
     head += [*names, *(f"cka {name.replace('_', ' ')}" for name in compared)]
     what = f"{cell(network['path'])}: {cell(network['arch'])}, {counted(network['n'], 'image')}, {network['pooled']}"
-    return f"{what}\n{cell(network['line'])}\n\n{table(rows, head)}"
+    parts = [f"{what}\n{cell(network['line'])}", table(rows, head)]
+    if "asked" in network["layers"][0]:
+        parts.append(_asked({layer["layer"]: layer["asked"] for layer in network["layers"]}, "layer"))
+    return "\n\n".join(parts)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import importlib
 import os
 import typing
 from collections.abc import Callable, Collection
@@ -12,10 +11,10 @@ from typing import Any, TypeVar
 
 import click
 from click.core import ParameterSource
-from click.shell_completion import CompletionItem
-from click.types import StringParamType
 
 from ssltool.cli.memory import told_as_settings
+from ssltool.cli.parameter_types import Named, click_type
+from ssltool.cli.remedies import with_own_remedies
 from ssltool.errors import SSLToolError, UsageError
 from ssltool.registry import load_plugins
 from ssltool.settings import SIZE_LIMIT, flag, value_type
@@ -78,7 +77,7 @@ class Command(click.Command):
                 f"torchrun, or {one_process()}"
             )
         try:
-            with told_as_settings(ctx):
+            with with_own_remedies(ctx), told_as_settings(ctx):
                 return super().invoke(ctx)
         except UsageError as error:
             raise click.UsageError(str(error), ctx=ctx) from error
@@ -206,56 +205,6 @@ def help_all(ctx: click.Context) -> str:
     return ctx.get_help()
 
 
-class OneOf(click.ParamType):  # type: ignore[type-arg]
-    """A choice among names that are looked up when needed, because plug-ins may add to a registry."""
-
-    name = "choice"
-
-    def __init__(self, names: Collection[str]) -> None:
-        self.names = names
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        return click.Choice(tuple(self.names)).convert(value, param, ctx)
-
-    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str | None:
-        return click.Choice(tuple(self.names)).get_metavar(param, ctx)
-
-    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        return click.Choice(tuple(self.names)).shell_complete(ctx, param, incomplete)
-
-
-class Named(StringParamType):
-    """Text with shell completion of a name or a comma-separated list of names.
-
-    ``target`` is the registry with the names, or a function that returns those that begin with a text, as
-    ``module:attribute``.
-    """
-
-    def __init__(self, target: str) -> None:
-        self.target = target
-
-    def names(self, start: str = "") -> list[str]:
-        """The current names that begin with ``start``, including those of plug-ins."""
-        module, _, attribute = self.target.partition(":")
-        found = getattr(importlib.import_module(module), attribute)
-        return list(found(start)) if callable(found) else [name for name in found if name.startswith(start)]
-
-    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        head, comma, last = incomplete.rpartition(",")
-        return [CompletionItem(f"{head}{comma}{name}") for name in self.names(last)]
-
-
-def _click_type(kind: type, m: Any) -> Any:
-    if m["choices"]:
-        return OneOf(m["choices"])
-    if m["names"]:
-        return Named(m["names"])
-    if kind is int and m["minimum"] is not None:
-        whole = click.IntRange(min=m["minimum"], max=m["maximum"])
-        return click.types.FuncParamType(lambda v: v if v in m["alone"] else whole(v)) if m["alone"] else whole
-    return kind
-
-
 def _declarations(f: dataclasses.Field[Any], kind: type) -> list[str]:
     name = flag(f.name) if f.name != "options" else "--set"
     if kind is bool and (f.default is not False or f.metadata["fixed"]):  # to switch off what a recipe switched on
@@ -285,7 +234,8 @@ def settings(cls: type, *, positional: tuple[str, ...] = (), **others: type) -> 
                     needed = next((other for other in others if others[other] is of), None)
                     why = f"without {flag(needed)}" if needed else f"with {flag(str(mode))}"
                     raise UsageError(f"{flag(name)} does nothing {why}; leave one of them out")
-            config = chosen(**{k: v for k, v in values.items() if k in names})
+            kept = names & ({*positional} | given(click.get_current_context())) if mode else names  # else its defaults
+            config = chosen(**{k: v for k, v in values.items() if k in kept})
             return command(config, **{k: v for k, v in values.items() if k not in options})
 
         for name, (of, f) in reversed(options.items()):
@@ -300,7 +250,7 @@ def _option(cls: type, f: dataclasses.Field[Any]) -> Callable[[F], F]:
     kind, m = value_type(cls, f.name), f.metadata
     multiple, nargs = f.default == (), m["nargs"]
     several = typing.get_args(kind)  # of a tuple
-    extra: dict[str, Any] = {"type": several[0] if several else _click_type(kind, m)}
+    extra: dict[str, Any] = {"type": several[0] if several else click_type(kind, m)}
     if kind is bool:
         extra = {"is_flag": True}
     return click.option(

@@ -6,8 +6,9 @@ import textwrap
 
 import click
 
-from ssltool.cli.flags import Command, Named, json_option, settings
+from ssltool.cli.flags import Command, json_option, settings
 from ssltool.cli.output import emit, table
+from ssltool.cli.parameter_types import Named
 from ssltool.config import MethodsConfig
 from ssltool.config.fields import METHODS
 from ssltool.settings import Record, flag

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import click
 
-from ssltool.cli.flags import Command, OneOf, json_option, settings
+from ssltool.cli.flags import Command, json_option, settings
 from ssltool.cli.output import emit, table
+from ssltool.cli.parameter_types import OneOf
 from ssltool.config import PlotConfig
 from ssltool.viz import PLOTS
 

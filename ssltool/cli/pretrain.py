@@ -75,7 +75,8 @@ def command(
 ) -> None:
     """Pretrain a network on the images in DATA, without labels.
 
-    DATA is an ImageNet-style folder (with train and val), a folder of class folders, a folder of unlabelled images, or
+    DATA is an ImageNet-style folder (with train and val), a folder of class folders, a folder of unlabelled images, a
+    zip or tar archive of one, a table of paths, WebDataset shards, a Hugging Face dataset (hf:NAME), NumPy arrays, or
     one of the datasets that --dataset-type names. The default is the bundled Fashion-MNIST subset.
 
     Writes a run folder: config.json, metrics.jsonl (a line per epoch), checkpoints, and the order of the data. After

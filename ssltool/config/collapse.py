@@ -72,7 +72,9 @@ class CollapseConfig(DeviceSettings):
     subsample: str | None = setting(
         None, "also measure random subsets of these sizes, for instance 500,2000", metavar="N1,N2"
     )
-    seed: int = seed("samples, resamples and k-means")
+    seed: int = seed(
+        "samples, resamples and k-means; with --layers of the sample of images, by default the checkpoint's"
+    )
 
     fail_on: str | None = limit(
         "exit with code 3 if the collapse of any FILE is of this severity or kind", section="Verdict"

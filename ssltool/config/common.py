@@ -39,13 +39,30 @@ from ssltool.settings import Checked, Rule, setting
 class SourceSettings(Checked):
     """The images of a dataset, and how they become 8-bit RGB."""
 
-    data: str | None = image_folder("folder of the images [default: the bundled Fashion-MNIST subset]")
+    data: str | None = image_folder(
+        "images: a folder, archive, table, shards or hf:NAME [default: the bundled Fashion-MNIST subset]"
+    )
     dataset_type: str = setting(
         "auto",
         "layout of DATA: auto, {names}, or the paper's imagenet_train, imagenet_train_subset, "
         "places_simsiam_train, ...; auto detects it",
         section="Data",
         names=LAYOUTS,
+    )
+    image_column: str | None = setting(
+        None,
+        "column of a table that holds images or their paths; of WebDataset samples the extension [default: detected]",
+        section="Data",
+        metavar="NAME",
+        advanced=True,
+    )
+    label_column: str | None = setting(
+        None,
+        "column of a table that holds the labels; of WebDataset samples an extension, or a field of their .json "
+        "[default: detected]",
+        section="Data",
+        metavar="NAME",
+        advanced=True,
     )
     unlabelled: tuple[str, ...] = unlabelled_folders()
     download: bool = setting(
@@ -224,7 +241,7 @@ def fixed_settings(cls: type) -> list[str]:
 class NetworkSettings(DeviceSettings, DataSettings):
     """The pretrained network of a later stage. None is the checkpoint's own value."""
 
-    data: str | None = image_folder("folder of the images [default: the checkpoint's]")
+    data: str | None = image_folder("images: a folder, archive, table, shards or hf:NAME [default: the checkpoint's]")
     image_size: int | None = image_size("the checkpoint's")
     all: bool = all_images()
     pretrained: str | None = setting(
@@ -267,7 +284,7 @@ class CheckpointsSettings(DeviceSettings, DataSettings):
     """Checkpoints that are measured on the same images. None is the checkpoint's own value."""
 
     data: str | None = image_folder(
-        "folder of the images for checkpoints [default: the checkpoint's, else the bundled]"
+        "images for checkpoints: folder, archive, table, shards, hf:NAME [default: the checkpoint's, else the bundled]"
     )
     all: bool = all_images()
     split: str | None = setting(
@@ -280,7 +297,7 @@ class CheckpointsSettings(DeviceSettings, DataSettings):
         1024, "use this many of the images, drawn at random, or all if there are fewer", section="Data", minimum=2
     )
     batch_size: int = batch_size(256, "images in a batch", section="Data", minimum=1)
-    seed: int = seed("the sample of images", section="Data")
+    seed: int | None = setting(None, "seed of the sample [default: the checkpoint's]", section="Data", minimum=0)
     arch: str | None = network_arch()
     stem: str | None = network_stem()
     key: str | None = network_key()

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ssltool.config.common import CheckpointsSettings
-from ssltool.config.fields import limit, output, seed, wrong_suffix
+from ssltool.config.fields import limit, output, wrong_suffix
 from ssltool.settings import defaults_of, setting
 
 
@@ -20,7 +20,12 @@ class DiagnoseConfig(CheckpointsSettings):
     fail_on: str | None = limit(
         "exit with code 3 if a collapse, or a failure of the training, is of this severity or kind", section="Verdict"
     )
-    seed: int = seed("the sample and of the untrained network", section="Data")
+    seed: int | None = setting(
+        None,
+        "seed of the sample and of the untrained network [default: the checkpoint's]",
+        section="Data",
+        minimum=0,
+    )
     out: str | None = output("also write the result to this .json file")
 
     def mistakes(self) -> Iterator[str]:

@@ -209,9 +209,13 @@ def resume_auto() -> Any:
     return setting(None, help, choices=("auto",), section="Run")
 
 
-def precision(help: str = "precision of the forward pass", choices: Collection[str] = ("fp32", "bf16", "fp16")) -> Any:
+def precision(
+    help: str = "precision of the forward pass",
+    choices: Collection[str] = ("fp32", "bf16", "fp16"),
+    default: str = "fp32",
+) -> Any:
     """The precision of the arithmetic."""
-    return setting("fp32", help, choices=choices, section="Hardware")
+    return setting(default, help, choices=choices, section="Hardware")
 
 
 def thresholds() -> Any:

@@ -137,7 +137,8 @@ class PretrainConfig(RunSettings, DeviceSettings, DataSettings):
     stem: str = setting(
         "auto",
         "first layers of a ResNet: 7x7 and max-pool (imagenet), 3x3 without max-pool (small), 3x3 with stride 2 "
-        "(small-stride2) or with padding 2 as in solo-learn (small-padded); auto is small up to 64 px, else imagenet",
+        "(small-stride2) or with padding 2 as in solo-learn (small-padded); auto is small up to 64 px, else imagenet; "
+        "small-stride2 on the bundled data",
         choices=STEMS,
         section="Model",
         fixed=True,
@@ -166,7 +167,7 @@ class PretrainConfig(RunSettings, DeviceSettings, DataSettings):
     blur_p: float | None = probability(None, "Gaussian blur, sigma 0.1-2 px [default: 0.5 above 64 px, else 0]")
     solarize_p: float = probability(0.0, "solarisation")
 
-    epochs: int | None = epochs(None, "epochs [default: 100; 10 on the bundled data]", fixed=True)
+    epochs: int | None = epochs(None, "epochs [default: 100; 6 on the bundled data]", fixed=True)
     minutes: float | None = setting(
         None,
         "train for as many epochs as fit into this time, at the rate of a few trial steps",
@@ -176,7 +177,17 @@ class PretrainConfig(RunSettings, DeviceSettings, DataSettings):
         metavar="M",
     )
     batch_size: int | None = batch_size(
-        None, "images in a batch, over all ranks [default: 512; 128 on the bundled data]", fixed=True
+        None, "images in a batch, over all ranks [default: 512; 64 on the bundled data]", fixed=True
+    )
+    accumulate: int = setting(
+        1,
+        "train each batch as this many micro-batches and sum their gradients, to save memory; for methods whose loss "
+        "does not compare the images of a batch",
+        section="Optimisation",
+        minimum=1,
+        maximum=1_000_000,
+        fixed=True,
+        advanced=True,
     )
     optimizer: str = setting("sgd", "optimizer", choices=optimizers_of("pretrain"), section="Optimisation", fixed=True)
     lr: float = learning_rate(0.05, fixed=True)
@@ -259,8 +270,20 @@ class PretrainConfig(RunSettings, DeviceSettings, DataSettings):
         "save and stop the run with exit code 3 once the collapse is of this severity or kind", section="Monitor"
     )
 
-    precision: str = precision()
+    precision: str = precision(
+        "precision of the forward pass; auto is bf16 if the processor multiplies it (AVX512-BF16, AMX, recent GPUs), "
+        "else fp32",
+        ("auto", "fp32", "bf16", "fp16"),
+        default="auto",
+    )
     channels_last: bool = setting(True, "use the channels-last memory format", section="Hardware", advanced=True)
+    checkpoint_activations: bool = setting(
+        False,
+        "compute the activations of the backbone's blocks again in the backward pass instead of keeping them: the same "
+        "weights with less memory, about a third slower",
+        section="Hardware",
+        advanced=True,
+    )
     compile: bool = setting(False, "compile the model with torch.compile", section="Hardware", advanced=True)
     dist_backend: str = setting(
         "auto",

@@ -16,6 +16,7 @@ from PIL import Image, ImageFile
 
 from ssltool.data.opening import BITS, SAMPLE_FORMAT, open_image, samples_in
 from ssltool.data.pixels import DEFAULT_RULES, FLOAT, SIXTEEN_BITS, PixelRules, ValueType, to_bytes
+from ssltool.data.sources import Encoded
 from ssltool.errors import SSLToolError
 
 FRAMES = ("AVIF", "FLI", "GIF", "PNG", "TIFF", "WEBP")
@@ -72,9 +73,9 @@ class Header:
 
 
 def decode(
-    path: str, rules: PixelRules = DEFAULT_RULES, reduction: Callable[[tuple[int, int]], int] | None = None
+    path: Encoded, rules: PixelRules = DEFAULT_RULES, reduction: Callable[[tuple[int, int]], int] | None = None
 ) -> Image.Image:
-    """The image in a file, as RGB with 8 bits.
+    """The image in a file, or of a source, as RGB with 8 bits.
 
     Args:
         reduction: given the (width, height) of a grey or RGB JPEG, upright, the factor 1, 2, 4 or 8 by which to reduce
@@ -94,7 +95,7 @@ def decode(
         return _upright(rgb, _orientation(image))
 
 
-def read_header(path: str, rules: PixelRules = DEFAULT_RULES) -> Header:
+def read_header(path: Encoded, rules: PixelRules = DEFAULT_RULES) -> Header:
     """The header of an image file.
 
     Raises:
@@ -113,7 +114,7 @@ def read_header(path: str, rules: PixelRules = DEFAULT_RULES) -> Header:
         )
 
 
-def read_values(path: str, rules: PixelRules) -> np.ndarray:
+def read_values(path: Encoded, rules: PixelRules) -> np.ndarray:
     """The values of an image with more than 8 bits as they are stored, without alpha: (H, W) or (H, W, 3).
 
     Raises:
@@ -161,7 +162,7 @@ def _has_alpha(image: ImageFile.ImageFile) -> bool:
     return image.mode in ALPHA_MODES or "transparency" in image.info or palette.endswith("A")
 
 
-def _raw(image: ImageFile.ImageFile, path: str) -> Image.Image:
+def _raw(image: ImageFile.ImageFile, path: Encoded) -> Image.Image:
     """The image as torchvision's ``ImageFolder`` reads it."""
     if image.mode == "F" or image.mode.startswith("I"):
         raise SSLToolError(
@@ -186,7 +187,9 @@ def _composite(image: ImageFile.ImageFile, rules: PixelRules) -> Image.Image:
     return canvas
 
 
-def _scaled(image: ImageFile.ImageFile, stream: BinaryIO, kind: ValueType, rules: PixelRules, path: str) -> Image.Image:
+def _scaled(
+    image: ImageFile.ImageFile, stream: BinaryIO, kind: ValueType, rules: PixelRules, path: Encoded
+) -> Image.Image:
     """An image with more than 8 bits, scaled to 8 bits, on the background."""
     if _has_wide_colour(image) and _other_byte(image) is None:
         if rules.value_range is not None and rules.value_range != (0.0, SIXTEEN_BITS.white):
@@ -196,7 +199,7 @@ def _scaled(image: ImageFile.ImageFile, stream: BinaryIO, kind: ValueType, rules
             )
         return _composite(image, rules)
     values, alpha = _stored(image, stream)
-    pixels = to_bytes(values, kind, rules, path)
+    pixels = to_bytes(values, kind, rules, str(path))
     if image.format == "TIFF" and getattr(image, "tag_v2", {}).get(PHOTOMETRIC) == 0:  # 0 is white
         pixels = 255 - pixels
     rgb = Image.fromarray(pixels).convert("RGB")

@@ -21,6 +21,7 @@ from torchvision.transforms import functional as tv
 
 from ssltool.data.decoding import decode
 from ssltool.data.pixels import PixelRules
+from ssltool.data.sources import Encoded
 from ssltool.data.views import central_crop
 from ssltool.errors import SSLToolError
 
@@ -45,7 +46,7 @@ class Box(NamedTuple):
 
 
 def file_crops(
-    path: str, rules: PixelRules, params: np.ndarray, sizes: Sequence[int], interpolation: str
+    path: Encoded, rules: PixelRules, params: np.ndarray, sizes: Sequence[int], interpolation: str
 ) -> list[Tensor]:
     """The crops of the image in a file, as ``crops``. A JPEG is decoded at a half or less where all crops are still at
     least as large as their views; their boxes are then rounded to its pixels.

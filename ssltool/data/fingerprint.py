@@ -10,6 +10,7 @@ import hashlib
 import os
 import stat
 import time
+import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 from tqdm.auto import tqdm
 
+from ssltool.data.sources import Encoded, Source
 from ssltool.training.progress import has_bars, is_quiet
 
 PART = 4096
@@ -47,8 +49,9 @@ class Identity:
     unreadable: dict[int, str]
 
 
-def of_files(paths: Sequence[str]) -> Identity:
-    """The identity of image files. Files that are missing, unreadable or no regular file have the same digest."""
+def of_files(paths: Sequence[str] | Source) -> Identity:
+    """The identity of image files, or of the images of a source, which is that of files with their bytes. Files that
+    are missing, unreadable or no regular file have the same digest."""
     digests = np.empty(len(paths), "<i8")
     empty, unreadable = [], dict[int, str]()
     with tqdm(total=len(paths), desc="checking images", disable=is_quiet() or not has_bars(), leave=False) as bar:
@@ -81,7 +84,7 @@ Read = tuple[int, int, str | None]
 """The digest of a file, its size, and why it cannot be read."""
 
 
-def _read(paths: Sequence[str]) -> Iterator[tuple[int, list[Read]]]:
+def _read(paths: Sequence[str] | Source) -> Iterator[tuple[int, list[Read]]]:
     """Blocks of results, each with the row of its first file."""
     start = time.perf_counter()
     yield 0, list(map(_read_file, paths[:TRIAL_FILES]))
@@ -92,8 +95,11 @@ def _read(paths: Sequence[str]) -> Iterator[tuple[int, list[Read]]]:
             yield first, list((pool.map if slow else map)(_read_file, block))
 
 
-def _read_file(path: str) -> Read:
+def _read_file(path: Encoded) -> Read:
     try:
+        if not isinstance(path, str):
+            size, ends = path.source.ends(path.row, PART)
+            return _hash(size.to_bytes(8, "little") + ends), size, None
         # Without O_NONBLOCK, opening a pipe would wait for its writer.
         stream = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
@@ -105,7 +111,7 @@ def _read_file(path: str) -> Read:
                 content += os.pread(stream, PART, max(PART, found.st_size - PART))
         finally:
             os.close(stream)
-    except (OSError, ValueError) as error:  # ValueError: a null byte in a path
+    except (OSError, ValueError, zlib.error) as error:  # ValueError: a null byte in a path
         return _hash(NO_FILE), 0, error.strerror or str(error) if isinstance(error, OSError) else str(error)
     return _hash(found.st_size.to_bytes(8, "little") + content), found.st_size, None
 

@@ -19,6 +19,7 @@ from ssltool.data.decoding import Header, decode, read_header, read_values
 from ssltool.data.listing import CORRUPT
 from ssltool.data.opening import CorruptImage, without_warnings
 from ssltool.data.pixels import SAMPLE_IMAGES, PixelRules, ValueType, evenly_spaced, settle, unused
+from ssltool.data.sources import Encoded, Source
 from ssltool.training.progress import has_bars, is_quiet
 
 if TYPE_CHECKING:
@@ -49,11 +50,11 @@ class Survey:
     """
 
     size: tuple[int, int] | None
-    headers: list[tuple[str, Header]]
+    headers: list[tuple[Encoded, Header]]
     whole: bool
 
     @property
-    def wide(self) -> list[tuple[str, ValueType]]:
+    def wide(self) -> list[tuple[Encoded, ValueType]]:
         """The path and type of each image with more than 8 bits."""
         return [(path, header.kind) for path, header in self.headers if header.kind is not None]
 
@@ -80,16 +81,16 @@ class Survey:
         return notes + (unused(rules, wide=bool(self.wide), alpha=bool(alpha)) if self.whole else [])
 
 
-def survey(paths: Sequence[str], rules: PixelRules) -> Survey:
+def survey(paths: Sequence[str] | Source, rules: PixelRules) -> Survey:
     """Reads the headers of all files, or of a sample if the files differ in size or do not fit into memory.
 
     Raises:
         SSLToolError: if a header shows that an image is not corrupt but cannot be read by ``rules``.
     """
-    found: dict[str, Header | None] = {}
+    found: dict[int, Header | None] = {}
     common: tuple[int, int] | None = None
-    for path in paths:
-        header = found[path] = _header(path, rules)
+    for row in range(len(paths)):
+        header = found[row] = _header(paths[row], rules)
         if header is None:
             continue
         common = common or header.size
@@ -97,11 +98,11 @@ def survey(paths: Sequence[str], rules: PixelRules) -> Survey:
         if header.size != common or large:
             common = None
             break
-    whole = len(found) == len(set(paths))
+    whole = len(found) == len(paths)
     if not whole:
-        sample = [paths[i] for i in evenly_spaced(len(paths), SAMPLE_HEADERS)]
-        found = {path: found[path] if path in found else _header(path, rules) for path in sample}
-    return Survey(common, [(path, header) for path, header in found.items() if header is not None], whole)
+        sample = evenly_spaced(len(paths), SAMPLE_HEADERS)
+        found = {row: found[row] if row in found else _header(paths[row], rules) for row in sample}
+    return Survey(common, [(paths[row], header) for row, header in found.items() if header is not None], whole)
 
 
 def fits_into_memory(size: tuple[int, int], count: int) -> bool:
@@ -109,14 +110,16 @@ def fits_into_memory(size: tuple[int, int], count: int) -> bool:
     return 3 * size[0] * size[1] * count <= MEMORY_LIMIT
 
 
-def _header(path: str, rules: PixelRules) -> Header | None:
+def _header(path: Encoded, rules: PixelRules) -> Header | None:
     try:
         return read_header(path, rules)
     except CorruptImage:
         return None  # reading it raises the error, or leaves it out with --skip-corrupt
 
 
-def _sampled_values(wide: Sequence[tuple[str, ValueType]], rules: PixelRules) -> Iterator[tuple[ValueType, np.ndarray]]:
+def _sampled_values(
+    wide: Sequence[tuple[Encoded, ValueType]], rules: PixelRules
+) -> Iterator[tuple[ValueType, np.ndarray]]:
     for i in evenly_spaced(len(wide), SAMPLE_IMAGES):
         path, kind = wide[i]
         try:
@@ -178,10 +181,10 @@ def _into_memory(images: ImageSet, skip_corrupt: bool) -> ImageSet:
     return images.without({CORRUPT: np.flatnonzero(~readable).tolist()}) if skip_corrupt else images
 
 
-def _decoded(paths: Sequence[str], rules: PixelRules) -> Iterator[Image.Image | CorruptImage]:
+def _decoded(paths: Sequence[str] | Source, rules: PixelRules) -> Iterator[Image.Image | CorruptImage]:
     """The images in order, decoded by several threads."""
 
-    def attempt(path: str) -> Image.Image | CorruptImage:
+    def attempt(path: Encoded) -> Image.Image | CorruptImage:
         try:
             return decode(path, rules)
         except CorruptImage as error:

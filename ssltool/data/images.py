@@ -1,15 +1,14 @@
 """Opens datasets: the images and labels of a split.
 
-An ``ImageSet`` contains either all images in memory, as uint8 and of one size, or the paths of image files, which
-``loader`` decodes when they are needed.
+An ``ImageSet`` contains either all images in memory, as uint8 and of one size, or the paths of image files or a source
+of encoded images, which ``loader`` decodes when they are needed.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,16 +16,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ssltool.config import SPLITS, DataSettings
+from ssltool.config import DataSettings
 from ssltool.data import fingerprint, listing
 from ssltool.data.cached_images import into_memory, read_cached
+from ssltool.data.detection import layout_of, location, named_errors, parse_type
 from ssltool.data.image_cache import CachedImages
 from ssltool.data.image_files import OWN_SIZE_LIMIT, read_files
 from ssltool.data.layouts import LAYOUTS, PIXEL_FLAGS
 from ssltool.data.listing import LeftOut
 from ssltool.data.pixels import DEFAULT_RULES, PixelRules
+from ssltool.data.sources import Source
 from ssltool.data.strategies import read_numbers
-from ssltool.errors import SSLToolError, UsageError, counted, first_line, unknown
+from ssltool.errors import SSLToolError, UsageError, counted, first_line
 from ssltool.settings import flag
 
 
@@ -46,7 +47,8 @@ class ImageSet:
         notes: how the folder and its pixels were read.
         why_unlabelled: why no image has a label, and what to do; empty if it is not known, or some have.
         fingerprint: 16 hex digits of the paths and contents of all images of the split. ``select`` keeps it.
-        files: the relative path of each image, with ``/``; None for arrays in one file.
+        paths: the path of each image file, or the source of the images; None if they are in memory.
+        files: the relative path of each image, with ``/``; None for images without names.
         digests: (N,) int64, a hash of the content of each image.
         rules: how the files are decoded into pixels.
         cached: the images in a cache, which take the place of the files.
@@ -58,7 +60,7 @@ class ImageSet:
     index: np.ndarray
     classes: tuple[str, ...] = ()
     images: Tensor | None = None
-    paths: tuple[str, ...] | None = None
+    paths: tuple[str, ...] | Source | None = None
     size: tuple[int, int] | None = None
     skipped: int = 0
     left_out: LeftOut = field(default_factory=dict)
@@ -91,7 +93,7 @@ class ImageSet:
             labels=self.labels[rows],
             index=self.index[rows],
             images=None if self.images is None else self.images[torch.from_numpy(rows)],
-            paths=None if self.paths is None else tuple(self.paths[i] for i in rows),
+            paths=_selected(self.paths, rows),
             files=None if self.files is None else tuple(self.files[i] for i in rows),
             digests=None if self.digests is None else self.digests[rows],
             cached=None if self.cached is None else self.cached.select(rows),
@@ -139,17 +141,11 @@ class ImageSet:
         return f"{self.name} {self.split}: {counted(len(self), 'image')}, {kind}, {shape}{skipped}"
 
 
-@contextmanager
-def _named_errors() -> Iterator[None]:
-    """Errors of the file system as one line, such as those of a folder whose parent may not be read."""
-    try:
-        yield
-    except OSError as error:
-        found = f"{error.filename}: {error.strerror}" if error.filename else first_line(error)
-        raise SSLToolError(f"cannot read {found}; name a folder that can be read as DATA") from error
+def _selected(paths: tuple[str, ...] | Source | None, rows: np.ndarray) -> tuple[str, ...] | Source | None:
+    return paths.select(rows) if isinstance(paths, Source) else paths and tuple(paths[i] for i in rows)
 
 
-@_named_errors()
+@named_errors()
 def open_dataset(settings: DataSettings, split: str) -> ImageSet:
     """Opens the images that the settings name.
 
@@ -175,12 +171,12 @@ def open_dataset(settings: DataSettings, split: str) -> ImageSet:
         raise UsageError(f"--small has no effect with {name}; leave it out")
     if settings.unlabelled and not layout.class_folders:
         raise SSLToolError(f"--unlabelled has no effect with {name}, which has no class folders; leave it out")
+    for given in ("image_column", "label_column"):
+        if getattr(settings, given) is not None and not layout.columns:
+            raise SSLToolError(f"{flag(given)} has no effect with {name}, which has no columns; leave it out")
     if settings.download:
         _download(name, split, settings)
-    folder = layout.folder or Path(str(settings.data))
-    if not folder.is_dir() and not (layout.single_file and folder.is_file()):
-        raise no_folder(folder)
-    _check_permission(folder)
+    folder = layout.folder or location(str(settings.data), name)
     images, unusable = _identified(_read(name, folder, split, settings), folder)
     whole = images
     if settings.idx_path is not None:
@@ -202,6 +198,8 @@ def open_dataset(settings: DataSettings, split: str) -> ImageSet:
     images = into_memory(images)
     if not len(images):
         raise SSLToolError(f"{folder} contains no readable images")
+    if layout.folder is None and folder != Path(str(settings.data)):
+        notes.append(f"the archive holds one folder, {folder.name}, which is read")
     if rules.auto and images.rules.value_range is not None:
         low, high = images.rules.value_range
         notes.append(f"--value-range auto is {low:g} {high:g}")
@@ -222,18 +220,6 @@ def set_of_files(paths: Sequence[str], rules: PixelRules = DEFAULT_RULES) -> Ima
     return read_files(images, skip_corrupt=False)[0]
 
 
-def no_folder(folder: Path) -> SSLToolError:
-    """The error for a folder of images that does not exist."""
-    what = f"{folder} is a file, not a folder" if folder.exists() else f"no such folder: {folder}"
-    return SSLToolError(f"{what}; name the folder of the images as DATA")
-
-
-def _check_permission(folder: Path) -> None:
-    """Raises an ``SSLToolError`` that names the folder, not one of the files that are looked for in it."""
-    if not os.access(folder, os.R_OK | (os.X_OK if folder.is_dir() else 0)):
-        raise listing.unreadable_folder(folder)
-
-
 def check_pixel_flags(given: DataSettings, settings: DataSettings) -> None:
     """Refuses the pixel flags of ``given`` that have no effect on the images of ``settings``.
 
@@ -249,62 +235,6 @@ def check_pixel_flags(given: DataSettings, settings: DataSettings) -> None:
     for name in flags:
         if name not in LAYOUTS[layout].pixel_flags:
             raise SSLToolError(f"{flag(name)} has no effect with {layout}, which has no image files; leave it out")
-
-
-def layout_of(settings: DataSettings) -> str:
-    """The name of the layout that the settings give, or that is detected."""
-    name, _, _ = parse_type(settings.dataset_type)
-    return detect(settings.data) if name == "auto" else name
-
-
-def is_detected(settings: DataSettings) -> bool:
-    """Whether the layout of the folder is detected, not given by ``--dataset-type``."""
-    return parse_type(settings.dataset_type)[0] == "auto"
-
-
-def parse_type(dataset_type: str) -> tuple[str, str | None, bool]:
-    """Parses ``--dataset-type``, such as ``imagenet_val_subset``.
-
-    Returns:
-        The dataset type, the split or None, and whether it is a subset, which needs ``--idx-path``.
-
-    Raises:
-        UsageError: for an unknown name.
-    """
-    text = dataset_type.removesuffix("_subset")
-    subset = text != dataset_type
-    aliases = {alias: (name, own) for name, layout in LAYOUTS.items() for alias, own in layout.aliases.items()}
-    if text in aliases:
-        return *aliases[text], subset
-    base, _, end = text.rpartition("_")
-    names = {name.replace("_", "-"): name for name in ("auto", *LAYOUTS)}
-    for written, split in ((text, None), (base, end)):
-        name = names.get(written.replace("_", "-"))
-        if name is not None and split in (None, *SPLITS):
-            return name, split, subset
-    raise unknown(LAYOUTS.kind, dataset_type, [*names.values(), *aliases, "imagenet_train_subset"])
-
-
-@_named_errors()
-def detect(data: str | None) -> str:
-    """Detects the dataset type of a folder from its contents; ``DatasetLayout`` describes the order of the checks."""
-    if data is None:
-        return "bundled"
-    folder = Path(data)
-    of_files = [name for name, layout in LAYOUTS.items() if layout.single_file and folder.is_file()]
-    for name in of_files:
-        if LAYOUTS.load(name, "recogniser")(folder):
-            return name
-    if not folder.is_dir():
-        raise no_folder(folder)
-    _check_permission(folder)
-    for name, layout in LAYOUTS.items():
-        if any((folder / file).exists() for file in layout.files):
-            return name
-    for name in sorted(LAYOUTS, key=lambda name: LAYOUTS[name].generic):
-        if LAYOUTS[name].recogniser and LAYOUTS.load(name, "recogniser")(folder):
-            return name
-    return "images"
 
 
 def _read(name: str, folder: Path, split: str, settings: DataSettings) -> ImageSet:
@@ -348,9 +278,12 @@ def _identified(images: ImageSet, folder: Path) -> tuple[ImageSet, dict[str, tup
         return dataclasses.replace(images, digests=digests, fingerprint=fingerprint.fingerprint(None, digests)), {}
     paths = images.paths
     found = fingerprint.of_files(paths)
-    unusable = {paths[row]: (listing.UNREADABLE, f"cannot be read: {error}") for row, error in found.unreadable.items()}
-    unusable |= {paths[row]: (listing.EMPTY, "is empty") for row in found.empty}
-    files = images.files or tuple(os.path.relpath(path, folder).replace(os.sep, "/") for path in paths)
+    unreadable = {row: (listing.UNREADABLE, f"cannot be read: {error}") for row, error in found.unreadable.items()}
+    empty = dict.fromkeys(found.empty, (listing.EMPTY, "is empty"))
+    unusable = {str(paths[row]): why for row, why in (unreadable | empty).items()}
+    files = images.files
+    if files is None and not isinstance(paths, Source):
+        files = tuple(os.path.relpath(path, folder).replace(os.sep, "/") for path in paths)
     identity = fingerprint.fingerprint(files, found.digests)
     return dataclasses.replace(images, files=files, digests=found.digests, fingerprint=identity), unusable
 
@@ -363,7 +296,7 @@ def _without_unusable(images: ImageSet, unusable: Mapping[str, tuple[str, str]],
     """
     rows: dict[str, list[int]] = {}
     for row, path in enumerate(images.paths or ()) if unusable else ():
-        reason, description = unusable.get(path, (None, ""))
+        reason, description = unusable.get(str(path), (None, ""))
         if reason is not None and not skip:
             raise SSLToolError(f"the image {path} {description}; replace it, or skip it with --skip-corrupt")
         if reason is not None:

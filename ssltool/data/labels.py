@@ -8,7 +8,8 @@ import numpy as np
 
 from ssltool import seeds
 from ssltool.config import LabelledSettings
-from ssltool.data.images import ImageSet, open_dataset, parse_type
+from ssltool.data.detection import parse_type
+from ssltool.data.images import ImageSet, open_dataset
 from ssltool.data.support import stratified_sample
 from ssltool.errors import SSLToolError, counted, first_names
 

@@ -7,10 +7,12 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeAlias
 
 from PIL import Image, UnidentifiedImageError
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
+from ssltool.data import archives
 from ssltool.errors import SSLToolError, first_names
 
 CONTENT_FORMATS = (
@@ -21,6 +23,8 @@ CONTENT_FORMATS = (
 
 SYSTEM_FOLDERS = {"__MACOSX", "@eaDir", "__pycache__", "lost+found", "$RECYCLE.BIN", "System Volume Information"}
 """Folders of operating systems and programs, which are left out like hidden ones."""
+
+Entry: TypeAlias = os.DirEntry[str] | archives.Entry
 
 FolderId = tuple[int, int]
 """The device and the inode of a folder."""
@@ -37,6 +41,15 @@ REPEATED = "link to a folder that was read"
 NOT_REGULAR = "not a regular file"
 OUTSIDE = "outside the class folders"
 """Why a file or a folder is not in an image set."""
+
+NOUNS = {
+    NOT_IMAGE: ("file that is no image", "files that are no images"),
+    BROKEN_LINK: (BROKEN_LINK, "broken links"),
+    CYCLE: (CYCLE, "links to a parent folder"),
+    REPEATED: (REPEATED, "links to folders that were read"),
+    NOT_REGULAR: ("file that is not regular", "files that are not regular"),
+}
+"""The reasons that are no adjectives, as what follows the number of one and of several files."""
 
 LeftOut = Mapping[str, tuple[str, ...]]
 """Relative paths that are not in an image set, by reason. The name of a folder ends with a slash."""
@@ -77,7 +90,7 @@ def list_images(folder: Path) -> Listing:
         place = waiting.pop()
         try:
             own = _folder_id(place.path)
-            entries = sorted(os.scandir(place.path), key=lambda entry: entry.name)
+            entries = sorted(_scan(place.path), key=lambda entry: entry.name)
         except OSError as error:
             if not place.prefix:
                 raise unreadable_folder(folder) from error
@@ -104,8 +117,11 @@ def list_images(folder: Path) -> Listing:
 
 
 def skipped_text(left_out: LeftOut) -> str:
-    """What was left out as text: "2 hidden: a/.x, b/.y; 1 not an image: notes.txt"; empty for nothing."""
-    return "; ".join(f"{len(paths):,} {reason}: {first_names(paths, 3)}" for reason, paths in left_out.items())
+    """What was left out as text: "2 hidden: a/.x, b/.y; 1 file that is no image: notes.txt"; empty for nothing."""
+    return "; ".join(
+        f"{len(paths):,} {NOUNS.get(reason, (reason, reason))[len(paths) != 1]}: {first_names(paths, 3)}"
+        for reason, paths in left_out.items()
+    )
 
 
 def subfolders(folder: Path) -> list[str]:
@@ -115,15 +131,21 @@ def subfolders(folder: Path) -> list[str]:
         SSLToolError: if the folder cannot be read.
     """
     try:
-        return sorted(e.name for e in os.scandir(folder) if not is_hidden(e.name) and _is_folder(e))
+        return sorted(e.name for e in _scan(folder) if not is_hidden(e.name) and _is_folder(e))
     except OSError as error:
         raise unreadable_folder(folder) from error
+
+
+def files_with_suffix(folder: Path, *suffixes: str) -> list[Path]:
+    """The files directly in ``folder`` whose names end in one of ``suffixes``, in upper or lower case, by name."""
+    names = sorted(name for name in os.listdir(folder) if name.lower().endswith(suffixes) and not is_hidden(name))
+    return [folder / name for name in names if (folder / name).is_file()]
 
 
 def direct_images(folder: Path) -> Iterator[str]:
     """The names of the image files directly in ``folder``; none if it cannot be read."""
     try:
-        entries = list(os.scandir(folder))
+        entries = _scan(folder)
     except OSError:
         return
     yield from (entry.name for entry in entries if not _is_folder(entry) and _why_not(entry) is None)
@@ -169,18 +191,31 @@ def _parents(folder: Path) -> frozenset[FolderId]:
 
 
 def _folder_id(path: str) -> FolderId:
-    found = os.stat(path)
+    try:
+        found = os.stat(path)
+    except NotADirectoryError:  # in an archive, where no link leads to a folder
+        return -1, hash(path)
     return found.st_dev, found.st_ino
 
 
-def _is_folder(entry: os.DirEntry[str]) -> bool:
+def _scan(folder: str | Path) -> list[Entry]:
+    """What a folder holds, which may be in an archive."""
+    try:
+        return list(os.scandir(folder))
+    except NotADirectoryError:
+        if (found := archives.entries(folder)) is None:
+            raise
+        return list(found)
+
+
+def _is_folder(entry: Entry) -> bool:
     try:
         return entry.is_dir()
     except OSError:  # a link to itself
         return False
 
 
-def _why_not(entry: os.DirEntry[str]) -> str | None:
+def _why_not(entry: Entry) -> str | None:
     """Why an entry that is no folder is no image file; None if it is one."""
     if is_hidden(entry.name):
         return HIDDEN
@@ -191,18 +226,20 @@ def _why_not(entry: os.DirEntry[str]) -> str | None:
         return BROKEN_LINK
     if entry.name.lower().endswith(IMG_EXTENSIONS):
         return None
-    return _why_not_by_content(entry.path)
+    return _why_not_by_content(entry)
 
 
-def _why_not_by_content(path: str) -> str | None:
+def _why_not_by_content(entry: Entry) -> str | None:
     """Why a regular file without one of the known extensions is no image; None if its first bytes are those of one."""
     Image.init()
-    known = Image.registered_extensions().get(os.path.splitext(path)[1].lower())
+    known = Image.registered_extensions().get(os.path.splitext(entry.name)[1].lower())
     formats = (*CONTENT_FORMATS, "TGA") if known == "TGA" else CONTENT_FORMATS  # TGA has no first bytes of its own
     try:
-        if not os.path.getsize(path):
+        member = entry if isinstance(entry, archives.Entry) else None
+        if not (member.size() if member else os.path.getsize(entry.path)):
             return EMPTY
-        with Image.open(path, formats=[name for name in formats if name in Image.OPEN]):
+        file = member.open() if member else entry.path
+        with Image.open(file, formats=[name for name in formats if name in Image.OPEN]):
             return None
     except Image.DecompressionBombError:
         return None

@@ -26,12 +26,11 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import InterpolationMode
 
 from ssltool import seeds
-from ssltool.data import file_views, views
+from ssltool.data import file_views, sources, views
 from ssltool.data.decoding import decode
 from ssltool.data.image_files import MEMORY_LIMIT
 from ssltool.data.images import ImageSet
 from ssltool.data.opening import without_warnings
-from ssltool.data.packed_paths import PackedPaths
 from ssltool.data.preprocessing import Preprocessing
 from ssltool.data.views import Recipe, ViewParams
 from ssltool.errors import SSLToolError, first_line
@@ -259,7 +258,7 @@ class _Decoded(Dataset[list[Tensor] | SSLToolError]):
     def __init__(self, images: ImageSet, preprocessing: Preprocessing, finished: bool) -> None:
         self.rules, self.pixels, self.cached = images.rules, images.images, images.cached
         self.preprocessing, self.finished = preprocessing, finished
-        self.paths = PackedPaths(images.paths or () if images.cached is None else ())
+        self.paths = sources.shared(images.paths or () if images.cached is None else ())
 
     def __getitem__(self, request: Request) -> list[Tensor] | SSLToolError:
         row, params, sizes = request

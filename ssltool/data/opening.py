@@ -6,6 +6,7 @@ Each failure is one line that names the file. Pillow's warnings, which name none
 from __future__ import annotations
 
 import functools
+import io
 import logging
 import os
 import stat
@@ -18,6 +19,7 @@ from typing import BinaryIO
 from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
 from ssltool.data.pixels import PixelRules
+from ssltool.data.sources import Encoded
 from ssltool.errors import SSLToolError, counted, first_line
 
 UNUSED_FORMATS = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF")
@@ -36,10 +38,10 @@ class CorruptImage(SSLToolError):
 
 
 @contextmanager
-def open_image(path: str, rules: PixelRules) -> Iterator[tuple[ImageFile.ImageFile, BinaryIO]]:
-    """The image in a file, not yet decoded, and the file. Errors within the ``with`` block name the file."""
+def open_image(path: Encoded, rules: PixelRules) -> Iterator[tuple[ImageFile.ImageFile, BinaryIO]]:
+    """The image in a file or a source, not yet decoded, and the file. Errors within the ``with`` block name it."""
     try:
-        with without_warnings(), _open_regular(path) as stream:
+        with without_warnings(), _open(path) as stream:
             _allow(rules.max_pixels)
             with _identified(path, stream, rules) as image:
                 if image.width * image.height > rules.max_pixels:
@@ -54,13 +56,15 @@ def open_image(path: str, rules: PixelRules) -> Iterator[tuple[ImageFile.ImageFi
         raise _corrupt(path, first_line(error)) from error
 
 
-def _corrupt(path: str, reason: str) -> CorruptImage:
+def _corrupt(path: Encoded, reason: str) -> CorruptImage:
     return CorruptImage(f"corrupt image {path} ({reason}); replace it, or skip it with --skip-corrupt")
 
 
-def _open_regular(path: str) -> BinaryIO:
-    """Opens a regular file; a FIFO or a device could block for ever."""
+def _open(path: Encoded) -> BinaryIO:
+    """Opens a regular file, as a FIFO or a device could block for ever, or an image of a source."""
     try:
+        if not isinstance(path, str):
+            return io.BytesIO(path.read())
         stream = open(path, "rb", opener=_without_waiting)  # noqa: SIM115
     except OSError as error:
         raise CorruptImage(
@@ -76,7 +80,7 @@ def _without_waiting(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
-def _identified(path: str, stream: BinaryIO, rules: PixelRules) -> ImageFile.ImageFile:
+def _identified(path: Encoded, stream: BinaryIO, rules: PixelRules) -> ImageFile.ImageFile:
     try:
         return Image.open(stream, formats=_formats())
     except UnidentifiedImageError as error:
@@ -115,7 +119,7 @@ def _size_of_large(stream: BinaryIO) -> tuple[int, int]:
             Image.MAX_IMAGE_PIXELS = limit
 
 
-def _too_large(path: str, size: tuple[int, int], rules: PixelRules) -> SSLToolError:
+def _too_large(path: Encoded, size: tuple[int, int], rules: PixelRules) -> SSLToolError:
     width, height = size
     pixels = width * height
     return SSLToolError(
@@ -124,14 +128,14 @@ def _too_large(path: str, size: tuple[int, int], rules: PixelRules) -> SSLToolEr
     )
 
 
-def _unsupported(path: str, reason: str) -> SSLToolError:
+def _unsupported(path: Encoded, reason: str) -> SSLToolError:
     return SSLToolError(
         f"{path} has {reason}, which cannot be read; save it as a grey or RGB image with 8 or 16 bits, or save all "
         "images as one .npy array"
     )
 
 
-def _refuse_channels(image: ImageFile.ImageFile, path: str) -> None:
+def _refuse_channels(image: ImageFile.ImageFile, path: Encoded) -> None:
     """Raises an ``SSLToolError`` if Pillow would leave out channels, or mix up their bytes."""
     tags = getattr(image, "tag_v2", {})
     if samples_in(image) > MOST_SAMPLES and image.mode != "CMYK":

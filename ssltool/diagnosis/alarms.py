@@ -15,7 +15,11 @@ DEAD_KEY = "dead_dimensions"
 """Key of the number of dead dimensions in a record."""
 
 LOSS_TOLERANCE = 0.01
-"""Tolerance of ``is_close``, relative to max(1, |value|)."""
+"""Tolerance of ``is_close``, relative to max(1, |value|). It is wider than ``Thresholds.uniform_loss``, by which a loss
+alone decides a verdict, because here the loss only explains what the outputs show, or warns."""
+
+WHOLE = 0.01
+"""Largest distance to a whole number of a K whose logarithm is known."""
 
 MOST_OUTPUTS = 10**7
 """Largest K for which ln K is recognised."""
@@ -98,7 +102,7 @@ def constant_output_causes(loss: float, constants: Sequence[float]) -> list[str]
 def uniform_losses(constants: Sequence[float]) -> list[float]:
     """Those of the ``constants`` that are ln K for a whole number K: cross-entropies of uniform outputs."""
     counts = {value: math.exp(value) for value in constants if 0 < value < math.log(MOST_OUTPUTS)}
-    return [value for value, count in counts.items() if abs(count - round(count)) < LOSS_TOLERANCE]
+    return [value for value, count in counts.items() if abs(count - round(count)) < WHOLE]
 
 
 def uniform_numbers(loss: float | None, constants: Sequence[float], history: Sequence[Record]) -> dict[str, float]:

@@ -43,6 +43,7 @@ class Kind:
         state: its severity.
         implies: kinds that follow from it, so that they are not named beside it.
         metrics: metrics of the rows that its numbers take.
+        thresholds: the ``Thresholds`` that its rule compares with.
         quick: whether one pass over the rows gives its metrics.
     """
 
@@ -53,6 +54,7 @@ class Kind:
     state: str = PARTIAL
     implies: tuple[str, ...] = ()
     metrics: tuple[str, ...] = ()
+    thresholds: tuple[str, ...] = ()
     quick: bool = True
 
 
@@ -165,12 +167,14 @@ KINDS: Registry[Kind] = Registry(
             "networks",
             ("teacher_move", "student_move", "teacher_distance"),
             "The teacher is never updated.",
+            thresholds=("teacher_share",),
         ),
         "identical-teacher": Kind(
             _identical_teacher,
             "networks",
             ("teacher_distance", "teacher_move", "student_move"),
             "The teacher is a copy of its student.",
+            thresholds=("teacher_share",),
         ),
         "uniform-output": Kind(
             _uniform_output,
@@ -178,6 +182,7 @@ KINDS: Registry[Kind] = Registry(
             ("loss", "uniform_loss", "uniform_looks"),
             "The network gives every image the same output.",
             state=COMPLETE,
+            thresholds=("uniform_loss", "uniform_looks"),
         ),
         "complete": Kind(
             _complete,
@@ -186,6 +191,7 @@ KINDS: Registry[Kind] = Registry(
             "The network gives nearly the same output to every image.",
             state=COMPLETE,
             implies=("dimensional", "cluster", "intracluster", "local"),
+            thresholds=("complete_std", "complete_rank", "reference_std"),
         ),
         "scale": Kind(
             _scale,
@@ -193,6 +199,7 @@ KINDS: Registry[Kind] = Registry(
             ("norm_ratio", "variance_ratio", "coding_rate_ratio"),
             "The outputs have shrunk towards zero.",
             metrics=("mean_norm", "total_variance", "coding_rate"),
+            thresholds=("scale_variance", "scale_norm"),
         ),
         "cluster": Kind(
             _cluster,
@@ -201,6 +208,7 @@ KINDS: Registry[Kind] = Registry(
             "The network knows only a few kinds of images: most clusters are not used.",
             implies=("dimensional",),
             metrics=("cluster_usage", "empty_clusters"),
+            thresholds=("cluster_share", "cluster_count"),
             quick=False,
         ),
         "intracluster": Kind(
@@ -210,6 +218,7 @@ KINDS: Registry[Kind] = Registry(
             "All images of a class have nearly the same output.",
             implies=("dimensional",),
             metrics=("nc1", "nc2", "class_rank"),
+            thresholds=("intracluster_nc1",),
             quick=False,
         ),
         "local": Kind(
@@ -219,6 +228,7 @@ KINDS: Registry[Kind] = Registry(
             "Similar images differ in very few ways: around each image the outputs lie on a curve or a thin surface.",
             implies=("dimensional",),
             metrics=("local_dimension", "twonn"),
+            thresholds=("local_lid", "local_ratio"),
             quick=False,
         ),
         "dense": Kind(
@@ -227,6 +237,7 @@ KINDS: Registry[Kind] = Registry(
             ("patch_cosine", "patch_rank", "patch_rank_over_all"),
             "All patches of an image have nearly the same output.",
             metrics=("patch_cosine", "patch_rank"),
+            thresholds=("dense_cosine",),
             quick=False,
         ),
         "dimensional": Kind(
@@ -234,6 +245,7 @@ KINDS: Registry[Kind] = Registry(
             "rows",
             ("used_share", "dead_directions", "feature_std"),
             "The network uses far fewer dimensions than it has.",
+            thresholds=("partial_std", "partial_rank", "partial_dead", "reference_std"),
         ),
     },
 )

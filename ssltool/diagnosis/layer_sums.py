@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 
 from ssltool.diagnosis.caveats import dead_dimensions
-from ssltool.diagnosis.kinds import ratios
+from ssltool.diagnosis.kinds import SCALE, ratios
 from ssltool.diagnosis.metrics.of_rows import Directions, feature_std, mean_norm
-from ssltool.diagnosis.metrics.of_spectrum import auc, dead_directions, effective_rank
+from ssltool.diagnosis.metrics.of_spectrum import auc, coding_rate, dead_directions, effective_rank, total_variance
 from ssltool.diagnosis.spectrum import Factor, possible_directions
 from ssltool.diagnosis.verdict import DEFAULT, Thresholds, Verdict, judge
 from ssltool.training.precision import widest_float
 
-LAYER_METRICS = ("auc", "effective_rank", "dead_directions", "feature_std", "mean_norm")
+LAYER_METRICS = ("auc", "effective_rank", "dead_directions", "feature_std", *SCALE)
 """The metrics of a layer, all of one pass."""
 
 
@@ -78,6 +78,8 @@ class LayerSums:
         possible = s[: possible_directions(n, d, self.bound)]
         values = {metric.__name__: metric(possible) for metric in (auc, effective_rank, dead_directions)}
         values |= {metric.__name__: metric(self._directions) for metric in (feature_std, mean_norm)}
+        uncentred = self._factor.singular_values(center=False).cpu()
+        values |= {"total_variance": total_variance(possible, n=n), "coding_rate": coding_rate(uncentred, n=n, d=d)}
         dead = dead_dimensions(self._factor.deviations())
         metrics = {name: float(values[name]) for name in LAYER_METRICS}
         return MeasuredLayer(self.layer, n, d, self.bound, s, metrics, len(dead))

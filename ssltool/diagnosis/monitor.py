@@ -36,6 +36,7 @@ from ssltool.diagnosis.kinds import Shown, metrics_of, ratios, shown
 from ssltool.diagnosis.layer_metrics import MEASURED, knn_accuracy, measured_layer, prototype_usage
 from ssltool.diagnosis.layer_outputs import Layer, LayerOutputs
 from ssltool.diagnosis.limits import Limit
+from ssltool.diagnosis.monitor_time import cheaper
 from ssltool.diagnosis.phases import phases_of_records
 from ssltool.diagnosis.probe_images import KeptImages, Probe, process_group
 from ssltool.diagnosis.teacher_moves import TeacherMoves, TeacherNetworks
@@ -43,9 +44,6 @@ from ssltool.diagnosis.verdict import NEEDED, Verdict
 from ssltool.errors import UsageError, unknown
 from ssltool.files.writing import FilePath, finite
 from ssltool.settings import Record
-
-MAX_TIME_SHARE = 0.05
-"""Fraction of the training time above which the monitor suggests cheaper settings."""
 
 UNKNOWN_CAUSE = (
     "unknown; try {}, or a wider network, because networks that are small for their data collapse partially "
@@ -333,22 +331,16 @@ class Monitor:
         return new
 
     def _slow(self, now: float, seconds: float) -> list[str]:
-        """Suggests cheaper settings, once, if the looks take more than ``MAX_TIME_SHARE`` of the time of the training.
-        The first look, which may be slower, does not count."""
+        """Suggests cheaper settings, once, if the looks take much of the time of the training. The first look, which
+        may be slower, does not count."""
         if self._started is None:
             self._started = now + seconds
             return []
         spent, trained = self._spent, now - self._started - self._spent
         self._spent += seconds
-        if spent <= MAX_TIME_SHARE * trained or "slow" in self._said:
-            return []
-        self._said.add("slow")
-        share = spent / max(trained, 1e-9)
-        every = math.ceil(self.every * share / MAX_TIME_SHARE)
-        return [
-            f"the collapse monitor takes {share:.0%} of the training time; every={every} reduces it to "
-            f"{MAX_TIME_SHARE:.0%}"
-        ]
+        said = [] if "slow" in self._said else cheaper(spent / max(trained, 1e-9), self.every, ("every=", ""))
+        self._said.update(["slow"] if said else [])
+        return said
 
 
 def _number(loss: Tensor | float) -> float:

@@ -15,7 +15,8 @@ from types import MappingProxyType
 from typing import Any
 
 from ssltool.config.fields import STATES
-from ssltool.diagnosis.kinds import Shown, shown
+from ssltool.diagnosis.kinds import KINDS, Shown, shown
+from ssltool.diagnosis.limits import Limit
 from ssltool.diagnosis.measure import Measured
 from ssltool.diagnosis.spectrum import possible_directions
 from ssltool.diagnosis.thresholds import DEFAULT as DEFAULT
@@ -28,18 +29,36 @@ NEEDED = ("auc", "effective_rank", "dead_directions", "feature_std")
 @dataclass(frozen=True)
 class Verdict:
     """``state`` is one of ``STATES``, ``line`` is a one-line summary, ``why`` lists the exceeded thresholds, and
-    ``kinds`` the kinds of collapse, the first the main one, with the numbers that decided them."""
+    ``kinds`` the kinds of collapse, the first the main one, with the numbers that decided them. ``numbers`` are all
+    that the rules of the kinds could take, and ``thresholds`` those of the layer."""
 
     state: str
     line: str
     why: list[str]
     details: dict[str, Any] = field(default_factory=dict)
     kinds: list[Shown] = field(default_factory=list)
+    numbers: Mapping[str, float] = field(default_factory=dict)
+    thresholds: Thresholds = DEFAULT
 
     @property
     def severity(self) -> int:
         """0 healthy, 1 partial, 2 complete."""
         return STATES.index(self.state)
+
+    def asked(self, names: Sequence[str]) -> list[dict[str, Any]]:
+        """What it says of each of the kinds ``names``: the ``numbers`` that decide it, None where they are not known,
+        the ``thresholds`` that they are compared with, and whether it is ``shown``, by itself or because a complete
+        collapse implies it."""
+        found = [kind.kind for kind in self.kinds]
+        return [
+            {
+                "kind": name,
+                "shown": Limit(kinds=(name,)).is_reached(None, found),
+                "numbers": {number: self.numbers.get(number) for number in KINDS[name].numbers},
+                "thresholds": {key: getattr(self.thresholds, key) for key in KINDS[name].thresholds},
+            }
+            for name in names
+        ]
 
     def with_kinds(self, more: Sequence[Shown]) -> Verdict:
         """The verdict with further kinds, at least as severe as each of them."""
@@ -76,7 +95,8 @@ def judge(
     count = possible_directions(n, d, bound)
     std, rank, lost, area = (metrics[name] for name in ("feature_std", "effective_rank", "dead_directions", "auc"))
     numbers = {**metrics, "used_share": rank / count, "directions": count}
-    kinds = [] if untrained else shown(numbers, thresholds.of(layer))
+    thresholds = thresholds.of(layer)
+    kinds = [] if untrained else shown(numbers, thresholds)
     why = [text for kind in kinds for text in kind.why]
     state = max((STATES[0], *(kind.state for kind in kinds)), key=STATES.index)
     flat = (count + 1) / (2 * count)
@@ -95,7 +115,7 @@ def judge(
         "dead_dimensions": dead,
         "auc_above_flat": area - flat,
     }
-    return Verdict(state, line, why, details, kinds)
+    return Verdict(state, line, why, details, kinds, numbers, thresholds)
 
 
 def _named(kinds: Sequence[Shown]) -> str:

@@ -65,6 +65,42 @@ class Attached:
         return self.limit.is_reached(check.state, check.kinds)
 
 
+class MonitorCallback:
+    """The base of the callbacks: looks at layers of the module that is trained every ``every`` optimizer steps, and at
+    the start.
+
+    ``collapse_severity``, among the metrics, is 0 healthy, 1 partial, 2 complete. Problems are warnings.
+
+    Args:
+        layers: as for ``Monitor``, or paths of attributes of the module.
+        images: as for ``Monitor``; by default those that the training validates on.
+        forward: as for ``Monitor``, or the path of an attribute.
+        stop_on: ``partial``, ``complete`` or kinds of collapse, as in ``--stop-on``: stops the training there.
+        settings: the other arguments of ``Monitor``: ``every``, ``out``, ``labels``, ``size``, ``bounds``,
+            ``constant_losses``.
+
+    Raises:
+        SSLToolError: as ``Monitor``, when the training starts.
+    """
+
+    def __init__(
+        self,
+        layers: Mapping[str, Named],
+        images: Any = None,
+        *,
+        forward: str | Callable[[Any], Any] | None = None,
+        stop_on: str | None = None,
+        **settings: Any,
+    ) -> None:
+        super().__init__()
+        self.attached = Attached(layers, images, forward, stop_on, **settings)
+
+    @property
+    def checks(self) -> list[Check]:
+        """The looks of this process."""
+        return self.attached.checks
+
+
 def numbers(check: Check) -> dict[str, float]:
     """The metrics of a look for a logger: those that are defined, without the step and the loss, which it has."""
     kept = {name: value for name, value in check.record.items() if name not in ("step", "loss")}

@@ -5,52 +5,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
 from ssltool.diagnosis.monitor import Check
-from ssltool.integrations.attach import Attached, Named, library, numbers
+from ssltool.integrations.attach import MonitorCallback, library, numbers
 
 _lightning = library("lightning", "lightning.pytorch", "pytorch_lightning")
 
 
-class CollapseMonitor(_lightning.Callback):  # type: ignore[name-defined]
-    """Looks at the layers of a LightningModule every ``every`` optimizer steps, and at the start.
+class CollapseMonitor(MonitorCallback, _lightning.Callback):  # type: ignore[name-defined]
+    """Looks at the layers of a LightningModule; its arguments are those of ``MonitorCallback``.
 
     The metrics go to all loggers of the trainer and, for callbacks such as ``ModelCheckpoint``, into
-    ``trainer.callback_metrics``; ``collapse_severity`` is 0 healthy, 1 partial, 2 complete. Problems are warnings.
-
-    Args:
-        layers: as for ``Monitor``, or paths of attributes of the LightningModule, such as
-            ``{"backbone": "backbone", "projector": "model.projector"}``.
-        images: as for ``Monitor``; by default the first validation dataloader.
-        forward: as for ``Monitor``, or the path of an attribute.
-        stop_on: ``partial``, ``complete`` or kinds of collapse, as in ``--stop-on``: stops the training there.
-        settings: the other arguments of ``Monitor``: ``every``, ``out``, ``labels``, ``size``, ``bounds``,
-            ``constant_losses``.
-
-    Raises:
-        SSLToolError: as ``Monitor``, when the training starts.
+    ``trainer.callback_metrics``. ``layers`` are, for example, ``{"backbone": "backbone", "projector":
+    "model.projector"}``; ``images`` are by default the first validation dataloader.
     """
-
-    def __init__(
-        self,
-        layers: Mapping[str, Named],
-        images: Any = None,
-        *,
-        forward: str | Callable[[Any], Any] | None = None,
-        stop_on: str | None = None,
-        **settings: Any,
-    ) -> None:
-        super().__init__()
-        self.attached = Attached(layers, images, forward, stop_on, **settings)
-
-    @property
-    def checks(self) -> list[Check]:
-        """The looks of this process."""
-        return self.attached.checks
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Makes the monitor, and looks at the network before the first step."""

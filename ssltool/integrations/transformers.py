@@ -3,53 +3,25 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from ssltool.diagnosis.monitor import Check
-from ssltool.integrations.attach import Attached, Named, library, numbers
+from ssltool.integrations.attach import MonitorCallback, Named, library, numbers
 
 _transformers = library("transformers", "transformers")
 
 
-class CollapseMonitor(_transformers.TrainerCallback):  # type: ignore[name-defined]
-    """Looks at the layers of the model every ``every`` optimizer steps, and at the start.
+class CollapseMonitor(MonitorCallback, _transformers.TrainerCallback):  # type: ignore[name-defined]
+    """Looks at the layers of the model of ``trainer``; its other arguments are those of ``MonitorCallback``.
 
     ``trainer.add_callback(CollapseMonitor(trainer, layers))``. The metrics go through ``trainer.log`` to its history
-    and to ``report_to``; ``collapse_severity`` is 0 healthy, 1 partial, 2 complete. The loss of a look is the last one
-    that the Trainer logged. Problems are warnings.
-
-    Args:
-        trainer: the Trainer.
-        layers: as for ``Monitor``, or paths of attributes of the model, such as
-            ``{"backbone": ("vit", "last_hidden_state")}``.
-        images: as for ``Monitor``; by default the evaluation dataloader of the Trainer.
-        forward: as for ``Monitor``, or the path of an attribute.
-        stop_on: ``partial``, ``complete`` or kinds of collapse, as in ``--stop-on``: stops the training there.
-        settings: the other arguments of ``Monitor``: ``every``, ``out``, ``labels``, ``size``, ``bounds``,
-            ``constant_losses``.
-
-    Raises:
-        SSLToolError: as ``Monitor``, when the training starts.
+    and to ``report_to``. The loss of a look is the last one that the Trainer logged. ``layers`` are, for example,
+    ``{"backbone": ("vit", "last_hidden_state")}``; ``images`` are by default the evaluation dataloader of the Trainer.
     """
 
-    def __init__(
-        self,
-        trainer: Any,
-        layers: Mapping[str, Named],
-        images: Any = None,
-        *,
-        forward: str | Callable[[Any], Any] | None = None,
-        stop_on: str | None = None,
-        **settings: Any,
-    ) -> None:
+    def __init__(self, trainer: Any, layers: Mapping[str, Named], images: Any = None, **settings: Any) -> None:
+        super().__init__(layers, images, **settings)
         self.trainer = trainer
-        self.attached = Attached(layers, images, forward, stop_on, **settings)
-
-    @property
-    def checks(self) -> list[Check]:
-        """The looks of this process."""
-        return self.attached.checks
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **more: Any) -> None:
         """Makes the monitor, and looks at the model before the first step."""

@@ -25,10 +25,12 @@ LARGEST_LOGIT = 88.0
 
 
 class Output(NamedTuple):
-    """The result of a forward pass: the ``loss``, and the ``projection`` (N, D) that is monitored for collapse."""
+    """The result of a forward pass: the ``loss``, the ``projection`` (N, D) that is monitored for collapse, and
+    ``for_buffers``, tensors (N, ...) that ``Method.update_buffers`` needs in addition."""
 
     loss: Tensor
     projection: Tensor
+    for_buffers: tuple[Tensor, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -73,9 +75,9 @@ class Method(nn.Module):
 
     A subclass sets ``Options``, calls ``super().__init__`` with the backbone, builds its heads in ``__init__``, and
     implements ``forward(batch) -> Output``. Everything else has a default. Per epoch the training loop calls
-    ``start_epoch`` and ``diagnose``; per step it calls ``forward``, ``before_update``, the optimiser and
-    ``after_step``. The collapse monitor calls ``outputs`` and ``probable_causes``. All state must be in parameters and
-    buffers, so that checkpoints contain it. The loop sets ``now`` before each step.
+    ``start_epoch`` and ``diagnose``; per step it calls ``forward``, ``update_buffers``, ``before_update``, the
+    optimiser and ``after_step``. The collapse monitor calls ``outputs`` and ``probable_causes``. All state must be in
+    parameters and buffers, so that checkpoints contain it. The loop sets ``now`` before each step.
     """
 
     Options: ClassVar[type[Any]] = MethodOptions
@@ -84,6 +86,10 @@ class Method(nn.Module):
 
     uses_labels: ClassVar[bool] = False
     """Whether ``forward`` receives the labels of the batch; otherwise they are all -1."""
+
+    compares_images: bool = True
+    """Whether the loss of an image depends on the other images of its batch, apart from batch norm. If not, the loss is
+    a mean over the images, and ``--accumulate`` can train on a batch in parts."""
 
     min_batch_size: int = 2
     """The smallest number of images in a step."""
@@ -116,8 +122,12 @@ class Method(nn.Module):
         return two_views(base, self.options) + small_crops(base, self.options, self.run.image_size, patch)
 
     def forward(self, batch: Batch) -> Output:
-        """The loss of a batch."""
+        """The loss of a batch. What changes buffers belongs into ``update_buffers``."""
         raise NotImplementedError
+
+    def update_buffers(self, output: Output) -> None:
+        """Called once in each training step, after the backward pass, with the output for the whole batch of this rank:
+        updates queues, centres and running means."""
 
     def param_groups(self) -> list[dict[str, Any]]:
         """Optimiser parameter groups: the trainable predictor, if any, and all other trainable parameters.

@@ -59,6 +59,7 @@ class BYOL(MomentumMethod):
     """BYOL. Projector and predictor: a hidden layer with BN and a linear layer."""
 
     Options = BYOLOptions
+    compares_images = False
 
     def __init__(self, backbone: nn.Module, dim: int, options: BYOLOptions, run: RunFacts) -> None:
         super().__init__(backbone, dim, options, run)

@@ -75,6 +75,7 @@ class DeepCluster(Method):
     """
 
     Options = DeepClusterOptions
+    compares_images = False
     bank: Tensor
     filled: Tensor
     assignments: Tensor
@@ -125,9 +126,11 @@ class DeepCluster(Method):
         z = self._embed(batch.views)
         scores = [forward_concatenated(head, z) for head in self.heads]
         loss = deepcluster_loss(scores, self.assignments[:, batch.rows], self.options.temperature)
-        if self.training:
-            self._update_bank(batch.rows, z)
-        return Output(loss, z[0].detach())
+        return Output(loss, z[0].detach(), (batch.rows, z[1].detach()))
+
+    def update_buffers(self, output: Output) -> None:
+        rows, second = output.for_buffers
+        self._update_bank(rows, [output.projection, second])
 
     def prototype_vectors(self) -> Tensor:
         """Those of the first head."""

@@ -47,7 +47,7 @@ def dino_loss(
     teacher: list[Tensor],
     center: Tensor,
     student_temp: float = 0.1,
-    teacher_temp: float = 0.04,
+    teacher_temp: float | Tensor = 0.04,
 ) -> Tensor:
     """Algorithm 1 of arXiv:2104.14294 for several crops; ln K if the student's output is uniform.
 
@@ -116,6 +116,7 @@ class DINO(MomentumMethod):
     the same modules."""
 
     Options = DINOOptions
+    compares_images = False
     TEACHER_MODULES = ("backbone", "projector", "prototypes")
     center: Tensor
 
@@ -137,12 +138,19 @@ class DINO(MomentumMethod):
         z = [row.float() for row in forward_concatenated(self.projector, forward_by_size(self.backbone, batch.views))]
         student = forward_concatenated(self.prototypes, z)
         teacher = forward_by_size(self.teacher_forward, batch.views[:2])
-        loss = dino_loss(student, teacher, self.center, o.student_temp, self._teacher_temp())
-        if self.training and o.centering:
-            with torch.no_grad():
-                mean = gather(torch.cat(teacher).mean(dim=0, keepdim=True)).mean(dim=0)
-                self.center.lerp_(mean, 1.0 - o.center_momentum)
-        return Output(loss, z[0].detach())
+        loss = dino_loss(student, teacher, self.center, o.student_temp, self._teacher_temp_tensor())
+        mean = torch.cat(teacher).mean(dim=0, keepdim=True)
+        return Output(loss, z[0].detach(), (mean,) if o.centering else ())
+
+    @torch.no_grad()
+    def update_buffers(self, output: Output) -> None:
+        for means in output.for_buffers:
+            self.center.lerp_(gather(means).mean(dim=0), 1.0 - self.options.center_momentum)
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def _teacher_temp_tensor(self) -> Tensor:
+        """The teacher's temperature; a compiled forward pass would be compiled for each number."""
+        return torch.tensor(self._teacher_temp(), device=self.center.device)
 
     def _teacher_temp(self) -> float:
         """The teacher's temperature, with a linear warm-up per epoch."""

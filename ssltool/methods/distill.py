@@ -56,6 +56,7 @@ class Distill(Method):
     """Distillation. Projector: a linear layer from the student's width to the teacher's. One view per image."""
 
     Options = DistillOptions
+    compares_images = False
     mu: Tensor
     sd: Tensor
 
@@ -82,12 +83,13 @@ class Distill(Method):
         with torch.no_grad():
             t = self.teacher(view).float()
         loss = distill_loss(s, t, self.mu, self.sd)
-        if self.training:
-            with torch.no_grad():
-                t = gather(t)
-                self.mu.lerp_(t.mean(dim=0), self.options.alpha)
-                self.sd.lerp_(t.std(dim=0), self.options.alpha)
-        return Output(loss, s.detach())
+        return Output(loss, s.detach(), (t,))
+
+    @torch.no_grad()
+    def update_buffers(self, output: Output) -> None:
+        (t,) = map(gather, output.for_buffers)
+        self.mu.lerp_(t.mean(dim=0), self.options.alpha)
+        self.sd.lerp_(t.std(dim=0), self.options.alpha)
 
     @property
     def constant_output_losses(self) -> tuple[float, ...]:

@@ -66,6 +66,7 @@ class MoCo(MomentumMethod):
     """MoCo v2. Projector: a hidden layer and a linear layer, without BN."""
 
     Options = MoCoOptions
+    compares_images = False
 
     def __init__(self, backbone: nn.Module, dim: int, options: MoCoOptions, run: RunFacts) -> None:
         super().__init__(backbone, dim, options, run)
@@ -81,9 +82,10 @@ class MoCo(MomentumMethod):
         if self.options.symmetric:
             q2, k1 = self.projector(self.backbone(x2)).float(), self.teacher_forward(x1)
             loss = 0.5 * (loss + moco_loss(q2, k1, queue, t))
-        if self.training:
-            self.queue.add(keys)
-        return Output(loss, q1.detach())
+        return Output(loss, q1.detach(), (keys,))
+
+    def update_buffers(self, output: Output) -> None:
+        self.queue.add(*output.for_buffers)
 
     def warnings(self) -> list[str]:
         return super().warnings() + queue_warnings(self.options, self.run)

@@ -67,9 +67,10 @@ class NNCLR(Method):
         z1, z2 = (self.projector(self.backbone(view)).float() for view in batch.views)
         p1, p2 = gather(self.predictor(z1).float()), gather(self.predictor(z2).float())
         nn1, nn2 = gather(self.queue.nearest(z1)), gather(self.queue.nearest(z2))
-        if self.training:
-            self.queue.add(z1)
         return Output(nnclr_loss(nn1, nn2, p1, p2, self.options.temperature), z1.detach())
+
+    def update_buffers(self, output: Output) -> None:
+        self.queue.add(output.projection)
 
     def warnings(self) -> list[str]:
         return super().warnings() + queue_warnings(self.options, self.run)

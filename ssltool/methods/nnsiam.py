@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from ssltool.methods.base import RunFacts
+from ssltool.methods.base import Output, RunFacts
 from ssltool.methods.options import Ineffective, queue_size
 from ssltool.methods.parts.queue import Queue, queue_warnings
 from ssltool.methods.simsiam import SimSiam, SimSiamOptions
@@ -37,10 +37,10 @@ class NNSiam(SimSiam):
 
     def targets(self, projections: list[Tensor]) -> list[Tensor]:
         """The nearest neighbour of each projection, before the batch enters the queue."""
-        found = [self.queue.nearest(z) for z in projections]
-        if self.training:
-            self.queue.add(projections[0])
-        return found
+        return [self.queue.nearest(z) for z in projections]
+
+    def update_buffers(self, output: Output) -> None:
+        self.queue.add(output.projection)
 
     def warnings(self) -> list[str]:
         return super().warnings() + queue_warnings(self.options, self.run)

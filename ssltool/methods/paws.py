@@ -120,6 +120,7 @@ class PAWS(Method):
     def __init__(self, backbone: nn.Module, dim: int, options: PAWSOptions, run: RunFacts) -> None:
         super().__init__(backbone, dim, options, run)
         o = options
+        self.compares_images = o.me_max  # by the entropy of the mean prediction
         self.projector = mlp([dim, dim, dim, o.dim])
         self.predictor = nn.Identity()
         if o.predictor:

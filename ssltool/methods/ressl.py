@@ -63,6 +63,7 @@ class ReSSL(MomentumMethod):
     """ReSSL. Projector: a hidden layer and a linear layer, without BN."""
 
     Options = ReSSLOptions
+    compares_images = False
 
     def __init__(self, backbone: nn.Module, dim: int, options: ReSSLOptions, run: RunFacts) -> None:
         super().__init__(backbone, dim, options, run)
@@ -80,9 +81,10 @@ class ReSSL(MomentumMethod):
         strong, weak = batch.views
         q, k = self.projector(self.backbone(strong)).float(), self.teacher_forward(weak)
         loss = ressl_loss(q, k, self.queue.rows, o.student_temp, o.teacher_temp)
-        if self.training:
-            self.queue.add(k)
-        return Output(loss, q.detach())
+        return Output(loss, q.detach(), (k,))
+
+    def update_buffers(self, output: Output) -> None:
+        self.queue.add(*output.for_buffers)
 
     def warnings(self) -> list[str]:
         return super().warnings() + queue_warnings(self.options, self.run)

@@ -107,6 +107,7 @@ class SimSiam(Method):
     bottleneck."""
 
     Options = SimSiamOptions
+    compares_images = False
 
     def __init__(self, backbone: nn.Module, dim: int, options: SimSiamOptions, run: RunFacts) -> None:
         super().__init__(backbone, dim, options, run)

@@ -26,6 +26,7 @@ class Supervised(Method):
     """A linear classifier on the backbone. One view per image."""
 
     Options = SupervisedOptions
+    compares_images = False
     monitored_layers = ("backbone",)  # the projector outputs class logits
     uses_labels = True
 

@@ -119,22 +119,30 @@ class SwAV(Method):
             for z in forward_concatenated(self.projector, forward_by_size(self.backbone, batch.views))
         ]
         scores = forward_concatenated(self.prototypes, z)
-        codes = [self._assign(number, z[number], scores[number]) for number in range(2)]
-        return Output(swav_loss(scores, codes, o.temperature), z[0].detach())
+        codes = [self._assign(number, scores[number]) for number in range(2)]
+        return Output(swav_loss(scores, codes, o.temperature), z[0].detach(), (z[1].detach(),))
 
+    @property
+    def _uses_queue(self) -> bool:
+        return bool(self.options.queue) and self.now.epoch >= self.options.queue_start
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # the epoch and the queue decide what is assigned
     @torch.no_grad()
-    def _assign(self, number: int, z: Tensor, scores: Tensor) -> Tensor:
+    def _assign(self, number: int, scores: Tensor) -> Tensor:
         """The codes (N, K) of this rank's rows of a large crop, assigned jointly with all ranks and the queue."""
         o = self.options
         assigned = gather(scores)
         count = len(assigned)
-        if o.queue and self.now.epoch >= o.queue_start:
+        if self._uses_queue:
             queue = cast(Queue, self.queues[number])
             if queue.is_full():
                 assigned = torch.cat([self.prototypes(queue.rows), assigned])
-            if self.training:
-                queue.add(z)
         return local_rows(sinkhorn(assigned, o.epsilon, o.iterations)[-count:])
+
+    def update_buffers(self, output: Output) -> None:
+        if self._uses_queue:
+            for queue, rows in zip(self.queues, (output.projection, *output.for_buffers), strict=True):
+                cast(Queue, queue).add(rows)
 
     def before_update(self) -> None:
         if self.now.step < self.options.freeze:

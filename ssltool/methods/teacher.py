@@ -67,6 +67,7 @@ class Teacher(MomentumMethod):
     with ``ema``, where it is initialised as a copy. The representation of an image is the mean over its patches."""
 
     Options = TeacherOptions
+    compares_images = False
 
     def __init__(self, backbone: nn.Module, dim: int, options: TeacherOptions, run: RunFacts) -> None:
         dim = last_width(backbone, dim)

@@ -136,10 +136,14 @@ class WMSE(Method):
         return [base] * self.options.n_augs
 
     def forward(self, batch: Batch) -> Output:
-        o = self.options
         views = [gather(self.projector(self.backbone(view)).float()) for view in batch.views]
+        return Output(self._loss(views), views[0].detach())
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # the split of the batch depends on the step
+    def _loss(self, views: list[Tensor]) -> Tensor:
+        o = self.options
         generator = seeds.generator(self.run.seed, *self.now, seeds.Stream.WHITENING)
-        return Output(wmse_loss(views, o.w_size, generator, eps=o.eps, iterations=o.w_iter), views[0].detach())
+        return wmse_loss(views, o.w_size, generator, eps=o.eps, iterations=o.w_iter)
 
     def warnings(self) -> list[str]:
         found = super().warnings()

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ssltool.data.pixels import evenly_spaced
 from ssltool.errors import SSLToolError
 from ssltool.methods.base import Method
 from ssltool.models.backbones import last_layer, token_layout
@@ -26,14 +27,19 @@ Patches = Callable[[str, Tensor], object]
 
 
 def block_names(backbone: nn.Module) -> list[str]:
-    """The names of the blocks of ``backbone`` in the order in which they are registered.
+    """The names of the ``named_blocks`` of ``backbone``; of a network without them those of its layers with weights:
+    the children of the network, where these are sequences their elements."""
+    return [name for name, _ in named_blocks(backbone)] or [name for name, _ in _layers(backbone)]
+
+
+def named_blocks(backbone: nn.Module) -> list[tuple[str, nn.Module]]:
+    """The blocks of ``backbone`` with their names, in the order in which they are registered.
 
     Blocks are the elements of sequences of modules (``Sequential``, ``ModuleList``) that have at least two matrices of
     weights: the residual blocks of a ResNet, the layers of a transformer. A stage, which is an element of a sequence
-    and holds most of its parameters in one, is replaced by its blocks. A network without such blocks has its layers
-    with weights: the children of the network, where these are sequences their elements.
+    and holds most of its parameters in one, is replaced by its blocks.
     """
-    return [name for name, _ in _blocks(backbone)] or [name for name, _ in _layers(backbone)]
+    return _blocks(backbone)
 
 
 def _blocks(module: nn.Module, at: str = "", in_sequence: bool = False) -> list[tuple[str, nn.Module]]:
@@ -118,7 +124,7 @@ class BlockOutputs:
         outputs = found._run(images, look)
         found.skipped = [layer for layer in found._features if not usable.get(layer)]
         blocks = [layer for layer, is_usable in usable.items() if is_usable]
-        kept = _spread(blocks, MOST_BLOCKS)
+        kept = [blocks[i] for i in evenly_spaced(len(blocks) - 1, MOST_BLOCKS - 1)] + blocks[-1:]
         found.beyond = [layer for layer in blocks if layer not in kept]
         found._features = {layer: found._features[layer] for layer in kept}
         found.layers = [*kept, *outputs]
@@ -176,10 +182,3 @@ def _representation_tokens(method: Method, images: Tensor) -> str | None:
         return "cls"
     choices = {"cls": tokens[:, 0], "mean": tokens[:, layout.prefix :].mean(dim=1)}
     return max(choices, key=lambda name: float(F.cosine_similarity(choices[name], out).mean()))
-
-
-def _spread(names: list[str], most: int) -> list[str]:
-    """At most ``most`` of ``names``, at equal distances, with the first and the last."""
-    if len(names) <= most:
-        return names
-    return [names[round(i * (len(names) - 1) / (most - 1))] for i in range(most)]

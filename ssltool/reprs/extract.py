@@ -15,6 +15,7 @@ import ssltool
 from ssltool import seeds
 from ssltool.checkpoints.load import Pretrained
 from ssltool.config import SaveReprsConfig
+from ssltool.data.detection import absolute
 from ssltool.data.fingerprint import fingerprint
 from ssltool.data.found import record_of
 from ssltool.data.images import ImageSet
@@ -150,8 +151,10 @@ class Extraction:
         c, network, images = self.config, self.network, self.images
         return network.origin | {
             "dataset": images.name,
-            "data": None if c.data is None else str(Path(c.data).resolve()),
+            "data": absolute(c.data),
             "split": images.split,
+            "image_column": c.image_column,
+            "label_column": c.label_column,
             "classes": list(images.classes),
             "fingerprint": images.fingerprint or None,
             "found": record_of(images),

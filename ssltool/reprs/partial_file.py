@@ -31,6 +31,9 @@ OF_IMAGES = {"images", "fingerprint", "found", "index", "labels", "classes"}
 ALIGNED = 64
 """The length of the first line is a multiple of this many bytes, so that mapped rows are aligned."""
 
+LONGEST_VALUE = 60
+"""Longest value of a fact that a message shows, in characters."""
+
 LONGEST_LINE = 2**24
 """Longest first line in bytes; a file with a longer one was not written by this class."""
 
@@ -39,8 +42,8 @@ class PartialFile:
     """The first rows, each of ``shape``, of the ``total`` rows of ``target``, in batches of ``batch``.
 
     Opening it keeps the ``done`` rows, whole batches, that an earlier process with the same ``facts`` has written. If
-    the facts have changed it starts with no rows, and ``changed`` has their names. A second hidden file, the manifest,
-    has the paths and hashes of the ``images``.
+    the facts have changed it starts with no rows, ``changed`` has their names, and ``why`` says what they were. A
+    second hidden file, the manifest, has the paths and hashes of the ``images``.
 
     Raises:
         SSLToolError: if the file cannot be written, or another process is writing it; or if the files of the images
@@ -72,7 +75,8 @@ class PartialFile:
         self._lock()
         with writing(self.path):
             found = self._stream.read(LONGEST_LINE).partition(b"\n")[0] + b"\n"
-        self.changed = [] if found in (b"\n", line) else _differences(found, facts)
+        differences = {} if found in (b"\n", line) else _differences(found, facts)
+        self.changed, self.why = list(differences), ", ".join(differences.values())
         if images is not None and self.changed and self._has_same_images(images):
             self.changed, line, self._start = [], found, len(found)
         self._line = line
@@ -166,13 +170,21 @@ class PartialFile:
             pass
 
 
-def _differences(line: bytes, facts: Record) -> list[str]:
-    """Names of the facts that differ from those in ``line``; all of them if it is no JSON object."""
+def _differences(line: bytes, facts: Record) -> dict[str, str]:
+    """The facts that differ from those in ``line``, each in words with both values; all of them if it is no JSON
+    object."""
     try:
         found = parse_json(line.decode("utf-8", "replace"))
     except ValueError:
-        return list(facts)
+        found = None
     if not isinstance(found, dict):
-        return list(facts)
+        return dict.fromkeys(facts, "its first line is damaged")
     now = json.loads(to_json(facts))
-    return sorted(name for name in {*found, *now} if found.get(name) != now.get(name))
+    names = sorted(name for name in {*found, *now} if found.get(name) != now.get(name))
+    return {name: _difference(name, found.get(name), now.get(name)) for name in names}
+
+
+def _difference(name: str, before: object, now: object) -> str:
+    """A fact with its values, if these are short and no hashes."""
+    is_short = all(len(str(value)) <= LONGEST_VALUE and not isinstance(value, (dict, list)) for value in (before, now))
+    return f"{name} was {before} and is {now}" if is_short else name

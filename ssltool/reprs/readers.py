@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ssltool.errors import SSLToolError, first_line
 from ssltool.files.npy_files import NUMPY, is_npz, read_npy, read_npz, to_tensor
+from ssltool.files.parquet_files import pyarrow
 from ssltool.files.reading import MAX_RATIO, open_file, parse_json, read_json, size_limit, too_large
 from ssltool.files.stored import Entries, format_of
 from ssltool.files.torch_files import load_dict
@@ -175,17 +176,3 @@ def _ungroup(entries: Entries, path: FilePath, several: str, numbers: np.ndarray
     entries |= {name: entries[name][::count] for name in once if name in entries}
     if several == "view" and isinstance(entries.get("representations"), Tensor):
         entries["representations"] = entries["representations"].unflatten(0, (-1, count))
-
-
-def pyarrow(needed_by: str) -> tuple[Any, Any]:
-    """The modules ``pyarrow`` and ``pyarrow.parquet``.
-
-    Raises:
-        SSLToolError: if they are not installed; the message begins with what needs them.
-    """
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise SSLToolError(f"{needed_by} needs pyarrow: pip install 'ssltool[parquet]'") from error
-    return pyarrow, pyarrow.parquet

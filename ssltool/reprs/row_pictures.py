@@ -8,12 +8,13 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from ssltool.config import SPLITS, DataSettings
-from ssltool.data import fingerprint
+from ssltool.data import archives, fingerprint
 from ssltool.data.cached_images import CACHE
 from ssltool.data.decoding import decode
 from ssltool.data.image_files import pixels
 from ssltool.data.images import ImageSet, open_dataset
 from ssltool.data.layouts import LAYOUTS
+from ssltool.data.layouts.imagenet import find_split
 from ssltool.data.pixels import DEFAULT_RULES, PixelRules
 from ssltool.errors import SSLToolError, found_in
 from ssltool.files.schema import boolean, conform, listing, mapping, nested, optional, text
@@ -64,7 +65,8 @@ class RowPictures:
         self.folder = data or meta.get("data") or (run.get("data") if "data" not in meta else None)
         if not installed and not isinstance(self.folder, str):
             raise SSLToolError(f"{saved.name} does not name the folder of its images; give it with --data DIR")
-        if not installed and not Path(str(self.folder)).exists():
+        is_named = LAYOUTS[self.layout].named is not None and LAYOUTS.load(self.layout, "named")(self.folder)
+        if not installed and not is_named and not Path(str(self.folder)).exists():
             raise SSLToolError(f"no such folder: {self.folder}, of the images; give it with --data DIR")
 
     def picture(self, row: int) -> np.ndarray:
@@ -73,16 +75,25 @@ class RowPictures:
         Raises:
             SSLToolError: if its file is missing, cannot be decoded, or is not the image that the row was computed from.
         """
-        if self.saved.image_paths is None or self.layout == CACHE:
+        if self.saved.image_paths is None or self.layout == CACHE or LAYOUTS[self.layout].columns:
             return self._of_array(int(self.saved.index[row]), row)
         name = PurePosixPath(self.saved.image_paths[row])
-        path = Path(str(self.folder), name)
+        path = self._base / name
         if name.is_absolute() or ".." in name.parts:
             raise SSLToolError(f"{self.saved.name}: the path {name} leads out of the folder of the images")
-        if not path.is_file():
+        member = archives.image(path)
+        if member is None and not path.is_file():
             raise SSLToolError(f"no such file: {path}; give the folder of the images with --data DIR")
-        self._check(row, int(fingerprint.of_files([str(path)]).digests[0]), str(path))
-        return np.asarray(decode(str(path), self.rules))
+        found = fingerprint.of_files([str(path)] if member is None else member.source[member.row : member.row + 1])
+        self._check(row, int(found.digests[0]), str(path))
+        return np.asarray(decode(member or str(path), self.rules))
+
+    @functools.cached_property
+    def _base(self) -> Path:
+        """The folder that the paths are relative to."""
+        folder = archives.root(Path(str(self.folder)))
+        split = find_split(folder, str(self.split)) if self.layout == "imagenet" else None
+        return split or folder
 
     @functools.cached_property
     def rules(self) -> PixelRules:
@@ -92,7 +103,9 @@ class RowPictures:
     @functools.cached_property
     def _arrays(self) -> ImageSet:
         folder = None if LAYOUTS[self.layout].folder is not None else self.folder
-        return open_dataset(DataSettings(data=folder, dataset_type=self.layout), str(self.split))
+        column = self.saved.meta.get("image_column")
+        settings = DataSettings(data=folder, dataset_type=self.layout, image_column=column)
+        return open_dataset(settings, str(self.split))
 
     def _of_array(self, number: int, row: int) -> np.ndarray:
         images = self._arrays

@@ -7,10 +7,10 @@ import os
 
 from ssltool.config import CacheConfig, DataSettings, SourceSettings
 from ssltool.data.cached_images import cache_path
+from ssltool.data.detection import splits_of
 from ssltool.data.found import announce, record_of
 from ssltool.data.images import open_dataset
 from ssltool.data.listing import CORRUPT
-from ssltool.data.splits import splits_of
 from ssltool.settings import Record
 
 

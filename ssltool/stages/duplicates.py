@@ -86,8 +86,8 @@ def run(config: DuplicatesConfig) -> Record:
     Returns:
         {"files", "n", "threshold", "median_distance", "equal": [[image, ...], ...], "near": [...], "leaked", "notes",
         "sheet", "out"}. An image is {"file", "name", "row", "index", "path", "class"}, of a near-duplicate also
-        "distance", to the nearest other one of its group, and "copies", the number of equal images. "leaked" is the
-        number of images of the second file that are in a group, None for one file.
+        "distance", to the nearest other one of its group (of two files, of the other one), and "copies", the number of
+        equal images. "leaked" is the number of images of the second file that are in a group, None for one file.
 
     Raises:
         SSLToolError: for files that cannot be read or are not of one network, or a picture that is missing.
@@ -113,7 +113,9 @@ def run(config: DuplicatesConfig) -> Record:
     document: Record = {"files": names, "n": [len(one) for one in sets.sets], "threshold": threshold, "metric": "cos"}
     document |= {"median_distance": typical, "equal": [[sets.record(row) for row in group.tolist()] for group in equal]}
     document |= {"near": near, "leaked": _leaked(sets, [*equal, *groups])}
-    document |= {"notes": notes + _too_many(sets, groups), "sheet": config.sheet, "out": config.out}
+    # Rows that are equal without being known to be of equal images may be those of a collapsed network.
+    suspect = near if sets.contents is not None else [*near, *document["equal"]]
+    document |= {"notes": notes + _too_many(sets, suspect), "sheet": config.sheet, "out": config.out}
     for kind in KINDS:
         document[kind].sort(key=len, reverse=True)
     if pictures is not None:
@@ -153,24 +155,25 @@ def _components(
 def _near_groups(
     config: DuplicatesConfig, sets: Sets, groups: Sequence[Tensor], contents: Tensor, device: torch.device
 ) -> list[list[Record]]:
-    """The groups of images of different content; of the equal images of a file only the first, with their number."""
-    kept = []
-    for group in groups:
-        _, of_content = contents[group].unique(return_inverse=True)
-        if int(of_content.max()):
-            keys = of_content * 2 + (group >= sets.first)
-            kept.append((group, groups_with_first(keys)))
-    firsts = [group[first] for group, (first, _) in kept]
-    if not firsts:
+    """The groups of images of different content; of equal images only the first, with their number."""
+    kept = [group for group in groups if len(contents[group].unique()) > 1]
+    if not kept:
         return []
-    distances = dict(zip(torch.cat(firsts).tolist(), _nearest(config, sets, torch.cat(firsts), device), strict=True))
-    return [
-        [
-            sets.record(row) | {"distance": distances[row], "copies": copies - 1}
-            for row, copies in zip(group[first].tolist(), counts.tolist(), strict=True)
-        ]
-        for group, (first, counts) in kept
-    ]
+    ids = contents.unique(return_inverse=True)[1]
+    rows = torch.cat(kept)
+    rows = rows[groups_with_first(ids[rows] * 2 + (rows >= sets.first))[0]]
+    nearest = torch.full((int(ids.max()) + 1,), torch.inf)
+    nearest = nearest.scatter_reduce(0, ids[rows], _nearest(config, sets, rows, ids, device), "amin")
+    found = []
+    for group in kept:
+        first, counts = groups_with_first(ids[group])
+        found.append(
+            [
+                sets.record(row) | {"distance": float(nearest[ids[row]]), "copies": copies - 1}
+                for row, copies in zip(group[first].tolist(), counts.tolist(), strict=True)
+            ]
+        )
+    return found
 
 
 def groups_with_first(keys: Tensor) -> tuple[Tensor, Tensor]:
@@ -181,17 +184,20 @@ def groups_with_first(keys: Tensor) -> tuple[Tensor, Tensor]:
     return first[order], counts[order]
 
 
-def _nearest(config: DuplicatesConfig, sets: Sets, rows: Tensor, device: torch.device) -> list[float]:
-    """The distance of each of ``rows``, all of which are in groups, to the nearest other one; of two sets, to the
-    nearest one of the other set. That one is in the same group."""
+def _nearest(config: DuplicatesConfig, sets: Sets, rows: Tensor, ids: Tensor, device: torch.device) -> Tensor:
+    """The distance (n,) of each of ``rows`` (n,), all of which are in groups, to the nearest other one whose content is
+    different, by the ``ids`` of the contents of all rows; of two sets, to that of the other set. It is in the same
+    group. Infinite if there is none."""
     every, distances = sets.rows, torch.empty(len(rows))
     sides = [rows < sets.first, rows >= sets.first] if len(sets.sets) > 1 else [torch.ones_like(rows, dtype=torch.bool)]
     for side, other in zip(sides, sides[::-1], strict=True):
-        bank, ids = RowSet(every.parts, rows[other]), rows[other]
-        search = {"k": 1, "device": device, "memory": config.memory, "skip": (ids, rows[side])}
-        similarity, _ = neighbours(bank, RowSet(every.parts, rows[side]), **search)  # type: ignore[arg-type]
+        ours, theirs = rows[side], rows[other]
+        skip = (ids[theirs], ids[ours])
+        similarity, _ = neighbours(
+            RowSet(every.parts, theirs), RowSet(every.parts, ours), k=1, device=device, memory=config.memory, skip=skip
+        )
         distances[side] = -similarity[:, 0].float()
-    return distances.tolist()  # type: ignore[no-any-return]
+    return distances
 
 
 def _leaked(sets: Sets, groups: Sequence[Tensor]) -> int | None:
@@ -202,7 +208,7 @@ def _leaked(sets: Sets, groups: Sequence[Tensor]) -> int | None:
     return int((rows >= sets.first).sum())
 
 
-def _too_many(sets: Sets, groups: Sequence[Tensor]) -> list[str]:
+def _too_many(sets: Sets, groups: Sequence[Sequence[Record]]) -> list[str]:
     largest, total = max(map(len, groups), default=0), sum(map(len, sets.sets))
     if largest <= MANY * total or largest < 3:
         return []

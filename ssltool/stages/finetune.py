@@ -248,7 +248,7 @@ class _Finetuning(ClassifierLoop):
         for group in state.optimizer.param_groups:
             group["lr"] = lr * group["scale"]
         with autocast(self.device, c.precision):
-            loss, features = state.method(batch)
+            loss, features, _ = state.method(batch)
         state.update(loss)
         return loss, feature_std_tensor(features)
 

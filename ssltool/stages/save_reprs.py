@@ -14,13 +14,13 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from ssltool import seeds
 from ssltool.checkpoints.load import Pretrained, load_pretrained, use_saved_dataset
 from ssltool.config import SaveReprsConfig
+from ssltool.data.detection import splits_of
 from ssltool.data.found import announce, record_of
 from ssltool.data.images import ImageSet, open_dataset
 from ssltool.data.loader import Shard, killed_workers
-from ssltool.data.splits import splits_of
+from ssltool.data.sample import sample_images
 from ssltool.errors import Interrupted, SSLToolError
 from ssltool.models.arch_name import file_name
 from ssltool.reprs import formats
@@ -102,7 +102,7 @@ def _save(
     rows = PartialFile(path, facts, shape, dtype, len(part), extraction.size, images)
     files.callback(rows.close)
     if rows.changed:
-        info(f"{rows.path} is of another run (different: {', '.join(rows.changed)}): starting over")
+        info(f"{rows.path} has rows of an earlier call that differs from this one ({rows.why}): starting over")
     if rows.done:
         _check(extraction, rows.rows(), part[: rows.done], rows)  # an earlier version saved them unchecked
         info(f"continuing after {rows.done} of {len(part)} images in {rows.path}")
@@ -137,7 +137,7 @@ def _rank_path(path: Path, shard: Shard) -> Path:
 
 
 def _sample(images: ImageSet, count: int | None, seed: int) -> ImageSet:
-    """A random sample of ``count`` images, in order; deterministic in the seed.
+    """``sample_images``, or all images if there is no ``count``.
 
     Raises:
         SSLToolError: if there are fewer images.
@@ -146,8 +146,7 @@ def _sample(images: ImageSet, count: int | None, seed: int) -> ImageSet:
         return images
     if count > len(images):
         raise SSLToolError(f"--sample {count}: {images.name} {images.split} has only {len(images)} images; lower it")
-    random = np.random.RandomState(seeds.derive(seed, seeds.Stream.SAVED_VIEWS) % 2**32)
-    return images.select(np.sort(random.permutation(len(images))[:count]))
+    return sample_images(images, count, seed)
 
 
 def _target(config: SaveReprsConfig, images: ImageSet, network: Pretrained, *, several: bool) -> Path:

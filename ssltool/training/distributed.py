@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -193,6 +193,13 @@ def wrap_ddp(model: nn.Module, device: torch.device) -> nn.Module:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         return DistributedDataParallel(model, device_ids=[device.index], **KEEP_BUFFERS)
     return DistributedDataParallel(_sync_batchnorm(model), **KEEP_BUFFERS)
+
+
+def gradient_exchange(model: nn.Module, last: bool) -> AbstractContextManager[None]:
+    """Context of the forward and backward pass of a part of a batch: the ranks exchange their summed gradients in that
+    of the ``last`` part."""
+    wrapped = getattr(model, "_orig_mod", model)  # of torch.compile
+    return nullcontext() if last or not isinstance(wrapped, DistributedDataParallel) else wrapped.no_sync()
 
 
 def _sync_batchnorm(model: nn.Module) -> nn.Module:

@@ -16,6 +16,7 @@ from torch import Tensor
 from ssltool.errors import Interrupted
 from ssltool.settings import Record
 from ssltool.training import distributed
+from ssltool.training.allocator import reuse_freed_memory
 from ssltool.training.progress import Progress
 from ssltool.training.signals import StopRequest
 from ssltool.training.state import FLUSH_EVERY, LoopState
@@ -106,6 +107,7 @@ class TrainingLoop(Generic[S, B]):
             SSLToolError: if a loss is not finite, or if a method of the subclass raises it.
             Interrupted: after a signal on any rank; the state is saved.
         """
+        reuse_freed_memory()
         state = self.state
         while not self.is_done():
             self._train_epoch(stop)

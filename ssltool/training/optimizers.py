@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
 from ssltool.config import PretrainConfig
@@ -19,18 +20,22 @@ TRUST = 0.001
 TINY = 1e-12
 """Lower bound of the learning rate where it is a divisor."""
 
+FUSED = (torch.optim.Adam, torch.optim.AdamW)
+"""Optimizers of which torch has a kernel that updates all parameters in one pass over the memory, in a third to a half
+of the time on a CPU. That of SGD is not faster."""
+
 LARGEST = 1e30
 """Rates above this are infinite: training diverges with them, and says so, where torch's optimizers may overflow and
 raise an error."""
 
 
-def build_optimizer(groups: Iterable[Mapping[str, Any]], config: PretrainConfig) -> Optimizer:
+def build_optimizer(groups: Iterable[Mapping[str, Any] | Tensor], config: PretrainConfig) -> Optimizer:
     """The optimizer of ``config``, for the method's parameter groups."""
     return create_optimizer(config.optimizer, groups, rates_at(config, 0).lr, vars(config))
 
 
 def create_optimizer(
-    name: str, groups: Iterable[Mapping[str, Any]], lr: float, settings: Mapping[str, Any]
+    name: str, groups: Iterable[Mapping[str, Any] | Tensor], lr: float, settings: Mapping[str, Any]
 ) -> Optimizer:
     """Creates the registered optimizer ``name`` with ``weight_decay`` and those ``settings`` that its entry names.
 
@@ -41,9 +46,16 @@ def create_optimizer(
     """
     used = {keyword: settings[key] for keyword, key in OPTIMIZERS[name].settings.items() if key in settings}
     decay = settings["weight_decay"]
-    optimizer: Optimizer = OPTIMIZERS.load(name)(groups, lr, weight_decay=_bounded(decay), **used)
+    cls, groups = OPTIMIZERS.load(name), list(groups)
+    if cls in FUSED and all(p.device.type in ("cpu", "cuda") for group in groups for p in _parameters(group)):
+        used["fused"] = True
+    optimizer: Optimizer = cls(groups, lr, weight_decay=_bounded(decay), **used)
     optimizer.register_step_pre_hook(_bound_rates)
     return optimizer
+
+
+def _parameters(group: Mapping[str, Any] | Tensor) -> list[Tensor]:
+    return list(group["params"]) if isinstance(group, Mapping) else [group]
 
 
 def _bound_rates(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
@@ -84,22 +96,35 @@ class LARS(Optimizer):
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         """One update of every parameter that has a gradient."""
         for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is None:
-                    continue
-                d = p.grad
-                if p.ndim > 1:
-                    d = d.add(p, alpha=group["weight_decay"])
-                    p_norm, d_norm = torch.linalg.vector_norm(p), torch.linalg.vector_norm(d)
-                    ratio = group["trust"] * p_norm / d_norm
-                    if group["clip"]:
-                        ratio = (ratio / max(group["lr"], TINY)).clamp(max=1.0)
-                    d = d * torch.where((p_norm > 0) & (d_norm > 0), ratio, 1.0)
-                velocity = self.state[p].get("momentum_buffer")
-                if velocity is None:
-                    velocity = self.state[p]["momentum_buffer"] = torch.zeros_like(p)
-                velocity.mul_(group["momentum"]).add_(d)
-                p.add_(velocity, alpha=-group["lr"])
+            params = [p for p in group["params"] if p.grad is not None]
+            if not params:
+                continue
+            updates: dict[Tensor, Tensor] = {p: p.grad for p in params if p.grad is not None}
+            matrices = [p for p in params if p.ndim > 1]
+            updates |= zip(matrices, self._scaled(matrices, group), strict=True)
+            for p in params:
+                if "momentum_buffer" not in self.state[p]:
+                    self.state[p]["momentum_buffer"] = torch.zeros_like(p)
+            velocities = [self.state[p]["momentum_buffer"] for p in params]
+            torch._foreach_mul_(velocities, group["momentum"])
+            torch._foreach_add_(velocities, list(updates.values()))
+            torch._foreach_add_(params, velocities, alpha=-group["lr"])
+
+    @staticmethod
+    def _scaled(params: list[Tensor], group: Mapping[str, Any]) -> Sequence[Tensor]:
+        """The decayed and scaled gradients of ``params``."""
+        if not params:
+            return []
+        updates = torch._foreach_add(
+            [p.grad for p in params if p.grad is not None], params, alpha=group["weight_decay"]
+        )
+        p_norms, d_norms = (torch.stack(torch._foreach_norm(tensors)) for tensors in (params, updates))
+        ratios = group["trust"] * p_norms / d_norms
+        if group["clip"]:
+            ratios = (ratios / max(group["lr"], TINY)).clamp(max=1.0)
+        ratios = torch.where((p_norms > 0) & (d_norms > 0), ratios, 1.0)
+        torch._foreach_mul_(updates, ratios.unbind())
+        return updates
 
 
 class LARC(torch.optim.SGD):

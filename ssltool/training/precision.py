@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 import torch
@@ -32,3 +33,26 @@ def without_autocast(function: Callable[P, T]) -> Callable[P, T]:
             return function(*args, **kwargs)
 
     return wrapper
+
+
+BF16_FLAGS = ("avx512_bf16", "amx_bf16")
+"""Features of x86 processors that multiply bfloat16 numbers, as Linux names them."""
+
+
+def native_precision(device: torch.device) -> str:
+    """What ``--precision auto`` is on ``device``: "bf16" if it multiplies bfloat16 numbers, else "fp32"."""
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        native = device.type == "cpu" and torch.backends.mkldnn.is_available() and _has_flag(BF16_FLAGS)
+    return "bf16" if native else "fp32"
+
+
+def _has_flag(names: Collection[str], cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+    """Whether the processor has one of the features ``names``; False where the system does not list them."""
+    try:
+        lines = cpuinfo.read_text(errors="replace").splitlines()
+    except OSError:
+        return False
+    flags = next((line.partition(":")[2].split() for line in lines if line.startswith("flags")), [])
+    return not set(names).isdisjoint(flags)

@@ -6,6 +6,7 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
@@ -29,6 +30,11 @@ OTHER = "use the file of this run, or start the run again"
 """What to do about a state that belongs to something else."""
 
 
+IMPLEMENTATION = ("foreach", "fused", "capturable", "differentiable")
+"""Settings of torch's optimizers that choose the kernels: those of the device, not those of the file. Kernels for all
+parameters at once need states in the memory format of the parameters."""
+
+
 def load_weights(module: nn.Module, weights: Mapping[str, Tensor], file: object, remedy: str = OTHER) -> None:
     """Loads ``weights``, which come from ``file``, into ``module``.
 
@@ -48,7 +54,7 @@ def check_weights(module: nn.Module, weights: Mapping[str, Tensor], file: object
 
 
 def load_optimizer(optimizer: Optimizer, state: Mapping[str, Any], file: object) -> None:
-    """Loads the ``state`` of an optimizer, which comes from ``file``.
+    """Loads the ``state`` of an optimizer, which comes from ``file`` and may have been saved on another device.
 
     Raises:
         SSLToolError: if it is not the state of an optimizer of this kind with these parameters.
@@ -60,13 +66,19 @@ def load_optimizer(optimizer: Optimizer, state: Mapping[str, Any], file: object)
     own = {name for name, value in optimizer.defaults.items() if type(value) is bool}  # torch adds those it lacks
     settings = []
     for group in groups:
-        known = _like(group)
+        known = {name: check for name, check in _like(group).items() if name not in IMPLEMENTATION}
         needed = {name: check for name, check in known.items() if name not in own}
         needed |= {"params": listing(integer(), len(group["params"]))}
         settings.append(mapping(needed, {name: known[name] for name in own & known.keys()}, nested(tensors=True)))
     schema = mapping({"state": mapping(optional=states), "param_groups": sequence(settings)})
     conform({"optimizer": state}, mapping({"optimizer": schema}), file, remedy=OTHER)
-    optimizer.load_state_dict(dict(state))
+    saved = zip(state["param_groups"], groups, strict=True)
+    own_groups = [old | {name: own[name] for name in IMPLEMENTATION if name in own} for old, own in saved]
+    optimizer.load_state_dict({**state, "param_groups": own_groups})
+    for parameter, values in optimizer.state.items():
+        for name, value in values.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape and value.stride() != parameter.stride():
+                values[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def _slot(parameter: Tensor, first: Any) -> Check:

@@ -11,7 +11,6 @@ from typing import TypedDict
 
 import numpy as np
 import torch
-from torch import nn
 
 from ssltool import seeds
 from ssltool.checkpoints.build import build_method
@@ -19,6 +18,7 @@ from ssltool.checkpoints.checkpoint import Checkpoint
 from ssltool.checkpoints.saved_run import SavedRun
 from ssltool.config import PretrainConfig, as_dict
 from ssltool.data import views
+from ssltool.data.detection import absolute
 from ssltool.data.found import record_of
 from ssltool.data.image_files import SAMPLE_HEADERS, identical
 from ssltool.data.images import ImageSet
@@ -38,6 +38,9 @@ from ssltool.methods.base import Method
 from ssltool.methods.options import MethodOptions
 from ssltool.models.backbones import check_size, family_of, plugin_of
 from ssltool.training import OPTIMIZERS
+from ssltool.training.accumulation import accumulation_notes, check_accumulation, has_batch_norm
+from ssltool.training.distributed import group_shard
+from ssltool.training.recomputation import recompute_blocks
 
 DEFAULT_SIZE = 224
 """Default image size in pixels."""
@@ -183,14 +186,17 @@ class TrainingSetup:
             UsageError: if a setting has no effect with the method.
             SSLToolError: if its options contradict the run.
         """
+        c = self.config
         method = build_method(self.saved_run, self.second)
+        check_accumulation(c.method, method, self.batch_size, c.accumulate, group_shard().world)
+        if c.checkpoint_activations:
+            recompute_blocks(method.backbone, c.arch)
         for recipe in method.view_recipes(self.recipe):
             if recipe.size is not None:
                 check_size(method.backbone, recipe.size, "--set local_size")
-        if self.config.n_warmup_steps and all(group["is_encoder"] for group in method.param_groups()):
+        if c.n_warmup_steps and all(group["is_encoder"] for group in method.param_groups()):
             raise UsageError(
-                f"--n-warmup-steps trains the predictor only, and {self.config.method} has no trainable predictor; "
-                "leave it out"
+                f"--n-warmup-steps trains the predictor only, and {c.method} has no trainable predictor; leave it out"
             )
         return method
 
@@ -209,13 +215,20 @@ class TrainingSetup:
 
     def small_batch_causes(self, method: Method) -> list[str]:
         """A warning if the batches are too small for the method's batch norms."""
-        has_bn = any(isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)) for module in method.modules())
-        if not has_bn or self.batch_size >= SMALL_BATCH:
+        count = self.config.accumulate
+        size = self.batch_size // count
+        if not has_batch_norm(method) or size >= SMALL_BATCH:
             return []
+        remedy = "" if count == 1 else ", or lower --accumulate"
         return [
-            f"batch norm statistics of only {self.batch_size} images are unstable; raise --batch-size to at least "
-            f"{SMALL_BATCH}"
+            f"batch norm statistics of only {size} images are unstable; raise --batch-size to at least "
+            f"{SMALL_BATCH * count}{remedy}"
         ]
+
+    def notes(self, method: Method) -> list[str]:
+        """What the settings change that a user may not expect."""
+        accumulation = accumulation_notes(method, self.batch_size, self.config.accumulate)
+        return [*self.preprocessing.notes(), *accumulation]
 
     @functools.cached_property
     def saved_run(self) -> SavedRun:
@@ -225,10 +238,9 @@ class TrainingSetup:
         """
         flags = {f.name for f in dataclasses.fields(self.config) if f.metadata["method_option"]}
         settings = {k: v for k, v in as_dict(self.config).items() if k not in flags.union(TRANSIENT, {"options"})}
-        data = None if self.config.data is None else str(Path(self.config.data).resolve())
         second = self.second
         derived = {
-            "data": data,  # absolute, since later stages may run in another folder
+            "data": absolute(self.config.data),
             "idx_path": None if self.config.idx_path is None else str(Path(self.config.idx_path).resolve()),
             "cache": None if self.config.cache is None else str(Path(self.config.cache).resolve()),
             "method_options": dataclasses.asdict(self.options),  # type: ignore[call-overload]  # subclasses are dataclasses

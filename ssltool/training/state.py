@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,9 +14,10 @@ from torch.optim.optimizer import Optimizer
 
 from ssltool.checkpoints.checkpoint import Checkpoint
 from ssltool.checkpoints.saved_run import SavedRun
+from ssltool.data.loader import Batch
 from ssltool.errors import SSLToolError
 from ssltool.files.schema import ANYTHING, conform, mapping, real
-from ssltool.methods.base import Method
+from ssltool.methods.base import Method, Output
 from ssltool.settings import Record
 from ssltool.training import distributed
 from ssltool.training.restore import OTHER, load_optimizer, load_weights
@@ -130,6 +133,30 @@ class TrainState(LoopState):
         """One optimizer step on ``loss``, with the method's hooks before and after it."""
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()
+        self._apply_gradients()
+
+    def train_on(self, parts: Sequence[Batch], autocast: Callable[[], AbstractContextManager[object]]) -> Output:
+        """One optimizer step on a batch that is given in ``parts`` of equal size, with all hooks of the method.
+
+        ``autocast()`` is the context of the forward passes. Returns the output for the whole batch, detached: the mean
+        loss, and the other tensors concatenated.
+        """
+        outputs = []
+        self.optimizer.zero_grad(set_to_none=True)
+        for number, part in enumerate(parts, start=1):
+            with distributed.gradient_exchange(self.model, number == len(parts)):
+                with autocast():
+                    loss, projection, for_buffers = self.model(part)
+                self.scaler.scale(loss / len(parts)).backward()
+            outputs.append((loss.detach(), projection, for_buffers))
+        losses, projections, for_buffers = zip(*outputs, strict=True)
+        kept = tuple(torch.cat(tensors) for tensors in zip(*for_buffers, strict=True))
+        output = Output(torch.stack(losses).mean(), torch.cat(projections), kept)
+        self.method.update_buffers(output)
+        self._apply_gradients()
+        return output
+
+    def _apply_gradients(self) -> None:
         self.scaler.unscale_(self.optimizer)
         self.method.before_update()
         self.scaler.step(self.optimizer)

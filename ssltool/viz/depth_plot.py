@@ -8,6 +8,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from ssltool.settings import Record
 from ssltool.viz.curves import COLLAPSED_STYLE, PERCENT
@@ -109,6 +110,7 @@ def _label_layers(axis: Axes, named: Sequence[Sequence[str]]) -> None:
     names = max(named, key=len)
     if any(other != names[: len(other)] for other in named) or len(names) > LABELLED:
         axis.set_xlabel("layer, from the input to the output")
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         return
     short = [name.removeprefix("backbone.") for name in names]
     axis.set_xticks(range(1, len(short) + 1), short, rotation=60, ha="right")

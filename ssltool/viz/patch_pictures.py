@@ -22,6 +22,9 @@ COLOUR_MAP = "viridis"
 OUTLIERS = 0.01
 """Fraction of the patches at either end of a principal component that its colours ignore."""
 
+LEAST_RANGE = 0.1
+"""Least range of a colour scale, as a fraction of its largest value: less is not to look like structure."""
+
 MAX_NAME = 22
 """Characters of the name of an image."""
 
@@ -115,8 +118,10 @@ def painted(values: np.ndarray, limits: tuple[float, float]) -> np.ndarray:
 
 
 def limits_of(maps: Sequence[np.ndarray]) -> tuple[float, float]:
-    """The smallest and the largest value of ``maps``."""
-    return min(float(np.nanmin(one)) for one in maps), max(float(np.nanmax(one)) for one in maps)
+    """The colour scale of ``maps``: from their smallest value to their largest, or from a little below if they are
+    nearly equal."""
+    low, high = min(float(np.nanmin(one)) for one in maps), max(float(np.nanmax(one)) for one in maps)
+    return min(low, high - LEAST_RANGE * max(abs(low), abs(high))), high
 
 
 def plot_patches(pictures: Sequence[PatchPicture], path: str) -> None:

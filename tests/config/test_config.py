@@ -73,8 +73,9 @@ def test_a_value_out_of_range_is_refused_with_the_name_of_its_flag(cls, name, bo
     with pytest.raises(SSLToolError) as caught:
         cls(**{name: wrong})
     words = {"minimum": "at least", "maximum": "at most", "above": "greater than"}[bound]
-    assert str(caught.value).startswith(f"--{name.replace('_', '-')} is {wrong}; it must be ")
-    assert f"{words} {value}" in str(caught.value)
+    given, limit = (str(number).removesuffix(".0") for number in (wrong, value))
+    assert str(caught.value).startswith(f"--{name.replace('_', '-')} is {given}; it must be ")
+    assert f"{words} {limit}" in str(caught.value)
 
 
 @pytest.mark.parametrize(("cls", "name", "bound", "value"), BOUNDS)

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from ssltool.config import DataSettings
-from ssltool.data.images import ImageSet, detect, open_dataset
+from ssltool.data.detection import detect
+from ssltool.data.images import ImageSet, open_dataset
 from ssltool.errors import SSLToolError
 
 RNG = np.random.default_rng(0)

@@ -13,8 +13,9 @@ from PIL import Image, features
 
 from ssltool.config import DataSettings
 from ssltool.data import listing
+from ssltool.data.detection import detect
 from ssltool.data.found import record_of
-from ssltool.data.images import ImageSet, detect, open_dataset
+from ssltool.data.images import ImageSet, open_dataset
 from ssltool.data.listing import list_images
 from ssltool.errors import SSLToolError
 
@@ -415,7 +416,7 @@ def test_an_image_that_cannot_be_read_is_an_error_that_may_be_skipped(animals, m
 
 def test_nothing_readable_says_what_was_skipped(tmp_path):
     (tmp_path / "a.heic").write_bytes(b"\0\0\0\x18ftypheic")
-    with pytest.raises(SSLToolError, match=r"no images .*1 not an image: a\.heic"):
+    with pytest.raises(SSLToolError, match=r"no images .*1 file that is no image: a\.heic"):
         opened(tmp_path)
 
 
@@ -456,3 +457,10 @@ def test_labels_follow_the_names_of_the_folders(tmp_path_factory, names, extra, 
         assert made.classes == tuple(sorted(names))
     alone = opened(root / "val", dataset_type="folder")
     assert labels_follow_the_folders(alone) and np.all(alone.labels >= 0)
+
+
+@pytest.mark.parametrize(
+    ("count", "says"), [(1, "1 file that is no image: 0"), (2, "2 files that are no images: 0, 1")]
+)
+def test_what_was_skipped_agrees_in_number(count, says):
+    assert listing.skipped_text({listing.NOT_IMAGE: tuple(map(str, range(count)))}) == says

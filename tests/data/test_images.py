@@ -14,7 +14,8 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 from ssltool.config import DataSettings
 from ssltool.data import image_files
 from ssltool.data.decoding import decode
-from ssltool.data.images import ImageSet, detect, open_dataset, parse_type
+from ssltool.data.detection import detect, parse_type
+from ssltool.data.images import ImageSet, open_dataset
 from ssltool.errors import SSLToolError
 
 

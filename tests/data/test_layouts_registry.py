@@ -11,7 +11,8 @@ import torch
 
 from ssltool.config import SPLITS, DataSettings
 from ssltool.data.decoding import decode
-from ssltool.data.images import detect, open_dataset, parse_type
+from ssltool.data.detection import detect, parse_type
+from ssltool.data.images import open_dataset
 from ssltool.data.layouts import LAYOUTS, DatasetLayout
 from ssltool.errors import SSLToolError, UsageError
 from ssltool.registry import load_plugins

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 
 import pytest
@@ -192,6 +193,29 @@ def test_each_kind_has_three_numbers_a_sentence_and_what_it_needs():
         assert kind.sentence.endswith(".") and set(kind.implies) < set(KINDS) - {name}
         assert set(kind.metrics) <= set(METRICS)
         assert kind.quick == all(metric in QUICK for metric in kind.metrics)
+
+
+class Read:
+    """Thresholds that record which of them a rule reads."""
+
+    def __init__(self, value: float) -> None:
+        self.value, self.names = value, set()
+
+    def __getattr__(self, name: str) -> float:
+        self.names.add(name)
+        return self.value
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_kind_names_the_thresholds_that_its_rule_reads(kind):
+    read = set()
+    for value in (0.0, 0.5, 1e9):
+        for number in (-1.0, 0.1, 1.0):
+            thresholds = Read(value)
+            with contextlib.suppress(ZeroDivisionError):
+                KINDS.load(kind)(dict.fromkeys((*KINDS[kind].numbers, "std_ratio", "directions"), number), thresholds)
+            read |= thresholds.names
+    assert read == set(KINDS[kind].thresholds)
 
 
 def test_a_verdict_names_the_numbers_that_decided_in_its_line():

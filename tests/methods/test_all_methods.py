@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from helpers import same_bits
+from methods_helpers import forward_and_update
 from ssltool.checkpoints.checkpoint import Checkpoint
 from ssltool.config import LinclsConfig, PretrainConfig, SaveReprsConfig
 from ssltool.data.images import open_dataset
@@ -258,7 +259,7 @@ def test_running_statistics_of_distill_are_moving_averages(run):
     method = run.method.train()
     mu, sd = method.mu.clone(), method.sd.clone()
     view = torch.randn(8, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    method(Batch([view], torch.full((8,), -1), torch.arange(8)))
+    forward_and_update(method, Batch([view], torch.full((8,), -1), torch.arange(8)))
     seen = method.teacher(view)
     torch.testing.assert_close(method.mu, 0.95 * mu + 0.05 * seen.mean(dim=0))
     torch.testing.assert_close(method.sd, 0.95 * sd + 0.05 * seen.std(dim=0))

@@ -10,7 +10,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from methods_helpers import build, defaults, facts, layers, negative_log_share, noisy_batch, rows, unit
+from methods_helpers import (
+    build,
+    defaults,
+    facts,
+    forward_and_update,
+    layers,
+    negative_log_share,
+    noisy_batch,
+    rows,
+    unit,
+)
 from ssltool.data.loader import Batch
 from ssltool.errors import SSLToolError
 from ssltool.methods.base import EpochImages, Method, Now
@@ -134,7 +144,7 @@ def test_training_stores_embeddings_of_the_large_crops_in_the_bank():
     model, batch = deepcluster(), noisy_batch(sizes=(8, 8, 4))
     batch.rows = torch.arange(20, 36)
     z = model.projector(torch.cat([model.backbone(v) for v in batch.views])).split(16)
-    model(batch)
+    forward_and_update(model, batch)
     for crop in range(2):
         assert model.bank[crop, 20:36].numpy() == pytest.approx(unit(z[crop]), abs=1e-5)
     assert model.filled.nonzero().flatten().tolist() == list(range(20, 36))

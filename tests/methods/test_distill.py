@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from methods_helpers import Flat, build, defaults, facts, layers, noisy_batch, rows
+from methods_helpers import Flat, build, defaults, facts, forward_and_update, layers, noisy_batch, rows
 from ssltool.data.views import PAPER
 from ssltool.errors import SSLToolError
 from ssltool.methods.base import Method
@@ -101,7 +101,7 @@ def test_running_means_and_unbiased_deviations_are_updated_after_use(alpha):
     for seed in range(3):
         batch = noisy_batch(sizes=(8,), seed=seed)
         t, s = answers(model, batch.views[0]), model.projector(model.backbone(batch.views[0]))
-        out = model(batch)
+        out = forward_and_update(model, batch)
         assert out.loss.item() == pytest.approx(by_hand(s, t, mu, sd), rel=1e-4)
         torch.testing.assert_close(out.projection, s)
         mu, sd = (1 - alpha) * mu + alpha * t.mean(axis=0), (1 - alpha) * sd + alpha * t.std(axis=0, ddof=1)

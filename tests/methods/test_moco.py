@@ -8,7 +8,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from methods_helpers import build, defaults, layers, negative_log_share, noisy_batch, rows, shake, unit
+from methods_helpers import (
+    build,
+    defaults,
+    forward_and_update,
+    layers,
+    negative_log_share,
+    noisy_batch,
+    rows,
+    shake,
+    unit,
+)
 from ssltool.errors import SSLToolError
 from ssltool.methods.moco import MoCo, moco_loss
 
@@ -125,7 +135,7 @@ def test_the_symmetric_loss_is_the_mean_of_both_directions_against_the_same_queu
 def test_keys_enter_the_queue_after_the_loss_is_taken():
     model = built()
     before = model.queue.rows.clone()
-    first = model(noisy_batch()).loss.item()
+    first = forward_and_update(model, noisy_batch()).loss.item()
     keys = model.teacher_forward(noisy_batch().views[1])
     torch.testing.assert_close(model.queue.rows[:16].double(), torch.from_numpy(unit(keys)), atol=1e-5, rtol=0)
     assert torch.equal(model.queue.rows[16:], before[16:])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from methods_helpers import build, facts, nearest, noisy_batch, rows, unit
+from methods_helpers import build, facts, forward_and_update, nearest, noisy_batch, rows, unit
 from ssltool.errors import SSLToolError
 from ssltool.methods.parts.queue import Queue, check_queue
 
@@ -112,7 +112,7 @@ def test_a_method_refuses_a_queue_shorter_than_its_batch(name):
 def test_the_first_views_projections_enter_the_queue(name):
     method = build(name)
     before = method.queue.rows.clone()
-    z1 = method(noisy_batch()).projection
+    z1 = forward_and_update(method, noisy_batch()).projection
     torch.testing.assert_close(method.queue.rows[:16].double(), torch.from_numpy(unit(z1)), atol=1e-5, rtol=0)
     assert torch.equal(method.queue.rows[16:], before[16:])
     assert int(method.queue.added) == 16

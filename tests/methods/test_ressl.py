@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from methods_helpers import build, defaults, facts, layers, noisy_batch, rows, shake, unit
+from methods_helpers import build, defaults, facts, forward_and_update, layers, noisy_batch, rows, shake, unit
 from ssltool.data.views import PAPER
 from ssltool.errors import SSLToolError
 from ssltool.methods.ressl import ressl_loss
@@ -95,7 +95,7 @@ def test_a_forward_pass_uses_the_queue_before_the_batch():
     strong, weak = batch.views
     q = model.projector(model.backbone(strong))
     k = model.teacher["projector"](model.teacher["backbone"](weak))
-    out = model(batch)
+    out = forward_and_update(model, batch)
     assert out.loss.item() == pytest.approx(by_hand(q, k, before), rel=1e-4)
     torch.testing.assert_close(out.projection, q)
     assert array(model.queue.rows[:16]) == pytest.approx(unit(k), abs=1e-6)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from methods_helpers import build, facts, layers, noisy_batch, rows, unit
+from methods_helpers import build, facts, forward_and_update, layers, noisy_batch, rows, unit
 from ssltool.errors import SSLToolError
 from ssltool.methods import method_options
 from ssltool.methods.base import Method, Now
@@ -148,10 +148,10 @@ def test_each_large_crop_has_its_own_queue_filled_from_queue_start_on():
     model, batch = swav(queue=32, queue_start=1), noisy_batch(sizes=(8, 8, 4))
     before = [q.rows.clone() for q in model.queues]
     model.now = Now(epoch=0, step=3)
-    model(batch)
+    forward_and_update(model, batch)
     assert all(torch.equal(q.rows, rows) for q, rows in zip(model.queues, before, strict=True))
     model.now = Now(epoch=1, step=4)
-    model(batch)
+    forward_and_update(model, batch)
     wanted = embedded(model, batch.views)
     assert len(model.queues) == 2
     for q, z, rows_before in zip(model.queues, wanted, before, strict=False):

@@ -123,7 +123,7 @@ def test_a_hook_is_left_in_no_module():
 def test_of_very_many_blocks_some_at_equal_distances_are_taken(monkeypatch):
     monkeypatch.setattr(blocks, "MOST_BLOCKS", 3)
     found = BlockOutputs.of(build("resnet18_w8"), 32, CPU)
-    assert found.layers == ["backbone.layer1.0", "backbone.layer3.0", "backbone.layer4.1", "backbone"]
+    assert found.layers == ["backbone.layer1.0", "backbone.layer2.1", "backbone.layer4.1", "backbone"]
     assert len(found.beyond) == 5
 
 

@@ -42,6 +42,13 @@ def test_rows_come_back_as_they_were(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_differs_from_an_earlier_call_is_said_with_both_values(tmp_path):
+    left(tmp_path, 3)
+    unfinished = opened(tmp_path, FACTS | {"layer": "projector", "config": {"seed": 11}})
+    assert (unfinished.done, unfinished.changed) == (0, ["config", "layer"])
+    assert unfinished.why == "config, layer was backbone and is projector"
+
+
 @pytest.mark.parametrize("shape", [(2, 3), (5,)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_rows_of_any_shape_and_type_come_back(tmp_path, shape, dtype):

@@ -89,7 +89,8 @@ def test_auto_contradicts_resuming_and_overwriting(ssltool):
     flags = ["pretrain", *SHORT, "--exp-id", "auto"]
     assert "give the number of the run" in usage_message(ssltool(*flags, "--resume", "auto"))
     assert "--overwrite does nothing" in usage_message(ssltool(*flags, "--overwrite"))
-    assert "'next'" in usage_message(ssltool("pretrain", *SHORT, "--exp-id", "next"))
+    said = usage_message(ssltool("pretrain", *SHORT, "--exp-id", "next"))
+    assert "'next'" in said and "number" in said and "auto" in said
 
 
 def test_a_run_of_an_earlier_version_is_found_by_resume_auto(ssltool, tmp_path, monkeypatch):

@@ -170,6 +170,51 @@ def test_the_table_names_the_layers_and_the_files_hold_them_all(ssltool, checkpo
     assert json.loads(document.read_text())["networks"][0]["path"] == str(checkpoint)
 
 
+def test_the_sample_is_that_of_save_reprs(ssltool, checkpoint, shades, tmp_path):
+    """Also of a run whose seed is not the default."""
+    run = Checkpoint.load(checkpoint).run.updated(seed=3)
+    other = saved(checkpoint, tmp_path / "other.pt", Checkpoint.load(checkpoint).state_dict, config=run.settings)
+    ran = ssltool("collapse", "--layers", other, "--data", shades, *HERE, "--sample", 20, "--json")
+    layers = {one["layer"]: one["metrics"] for one in ran.json["networks"][0]["layers"]}
+    alone = measured_alone(ssltool, tmp_path, other, "backbone", shades, "--sample", 20)
+    assert alone["n"] == 20 and layers["backbone"] == pytest.approx(alone["metrics"], rel=1e-10)
+    given = ("--sample", 20, "--seed", 4, "--json")
+    ran = ssltool("collapse", "--layers", other, "--data", shades, *HERE, *given)
+    another = {one["layer"]: one["metrics"] for one in ran.json["networks"][0]["layers"]}
+    assert another["backbone"] != pytest.approx(alone["metrics"], rel=1e-3)
+
+
+@pytest.mark.parametrize("unrelated", ["seed", "folder", "epoch"])
+def test_only_checkpoints_of_one_run_are_compared_with_the_previous_one(ssltool, checkpoint, tmp_path, unrelated):
+    loaded = Checkpoint.load(checkpoint)
+    changes = {"seed": {"seed": 3}, "folder": {"lr": 0.5}, "epoch": {}}[unrelated]
+    settings = loaded.run.updated(**changes).settings
+    epoch = loaded.epoch + (unrelated != "epoch")
+    second = saved(checkpoint, tmp_path / "second.pt", loaded.state_dict, config=settings, epoch=epoch)
+    ran = ssltool("collapse", "--layers", checkpoint, second, *FEW, "--json")
+    assert [len(ran.json["networks"]), *{tuple(one["cka"]) for one in ran.json["networks"][1]["layers"]}] == [
+        2,
+        ("untrained",),
+    ]
+
+
+def test_layers_that_shrank_against_the_untrained_network_are_a_collapse_of_the_scale(ssltool, checkpoint, tmp_path):
+    state = Checkpoint.load(checkpoint).state_dict
+    for name in ("bn2.weight", "bn2.bias", "downsample.1.weight", "downsample.1.bias"):
+        state[f"backbone.layer4.0.{name}"] *= 1e-3
+    for name in ("bn2.weight", "bn2.bias"):
+        state[f"backbone.layer4.1.{name}"] *= 1e-3
+    small = saved(checkpoint, tmp_path / "small.pt", state)
+    for path, code in ((small, 3), (checkpoint, 0)):
+        ran = ssltool("collapse", "--layers", path, *FEW, "--fail-on", "scale", "--json")
+        layers = {one["layer"]: one for one in ran.json["networks"][0]["layers"]}
+        (asked,) = layers["backbone"]["asked"]
+        ratio = layers["backbone"]["metrics"]["total_variance"] / layers["backbone"]["untrained"]["total_variance"]
+        assert (ran.code, asked["shown"]) == (code, code == 3)
+        assert asked["numbers"]["variance_ratio"] == pytest.approx(ratio)
+    assert f"variance_ratio {ratio:.4g}" in ssltool("collapse", "--layers", path, *FEW, "--fail-on", "scale").out
+
+
 def test_a_run_folder_is_its_newest_checkpoint(ssltool, trained):
     assert ssltool("collapse", "--layers", trained, *FEW, "--json").json["networks"][0]["epoch"] == 2
 

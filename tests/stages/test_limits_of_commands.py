@@ -12,6 +12,7 @@ from torch import Tensor
 
 from helpers import records, usage_message
 from ssltool.diagnosis.kinds import KINDS
+from ssltool.diagnosis.thresholds import DEFAULT
 from ssltool.errors import Collapsed, Interrupted, UsageError
 from ssltool.stages.pretrain import run as pretrain
 from ssltool.stages.pretrain.dry_run import plan as dry_run
@@ -55,6 +56,21 @@ def test_a_file_that_is_not_of_the_kind_does_not_fail(ssltool, write_reprs):
     path = write_reprs("a.pt", gaussian(300, 8))
     ran = ssltool("collapse", path, *FLAGS, "--fail-on", "local,cluster,complete", "--json")
     assert ran.code == 0 and not ran.json["failed"]
+
+
+def test_each_kind_that_is_asked_for_has_its_numbers_and_thresholds_also_in_a_healthy_file(ssltool, write_reprs):
+    path, other = write_reprs("a.pt", gaussian(300, 8)), write_reprs("b.pt", curve(2000))
+    flags = [*FLAGS, "--fail-on", "local,cluster,dimensional", "--threshold", "local_ratio=4"]
+    measured = ssltool("collapse", path, *FLAGS, "--metrics", "local_dimension,twonn,effective_rank", "--json")
+    local, cluster, dimensional = ssltool("collapse", path, *flags, "--json").json["files"][0]["asked"]
+    assert local["numbers"] == measured.json["files"][0]["metrics"] and not local["shown"]
+    assert local["thresholds"] == {"local_lid": DEFAULT.local_lid, "local_ratio": 4}
+    assert set(cluster["numbers"]) == set(KINDS["cluster"].numbers)
+    assert cluster["numbers"]["clusters_used"] > cluster["thresholds"]["cluster_count"]
+    assert dimensional["numbers"]["used_share"] > dimensional["thresholds"]["partial_rank"]
+    text = ssltool("collapse", path, other, *flags).out
+    assert all(f"{name} {value:.4g}" in text for name, value in local["numbers"].items())
+    assert ["local", "yes"] in [line.split()[1:3] for line in text.splitlines() if str(other) in line]
 
 
 def test_intracluster_needs_labels_or_pseudo_labels(ssltool, write_reprs):

@@ -222,6 +222,13 @@ def test_items_that_cannot_be_compared_are_reported(write_run, write_reprs):
     assert "run folders are measured on the monitor's images" in notes
 
 
+def test_rows_of_different_stems_are_named(write_run):
+    stems = {"a": "small", "b": "imagenet", "c": "small"}
+    a, b, c = (write_run(name, [{"backbone_auc": 0.6}], stem=stem) for name, stem in stems.items())
+    assert any("small" in note and "imagenet" in note for note in rank(a, b)["notes"])
+    assert not any("stem" in note for note in rank(a, c)["notes"])
+
+
 # Agreement
 
 

@@ -32,7 +32,7 @@ from ssltool.files.writing import to_json
 from ssltool.reprs.extract import extract_all
 from ssltool.reprs.representations import Representations
 from ssltool.stages.pretrain import run as pretrain
-from ssltool.stages.report.report import run
+from ssltool.stages.report.report import _layer, run
 
 pytestmark = pytest.mark.xdist_group("report")  # most tests share one page
 
@@ -147,6 +147,23 @@ def test_verdicts_equal_those_of_collapse_on_the_same_images(without_charts, ssl
             assert value == other or value == pytest.approx(other, rel=1e-6)
     knn = ssltool("knn", tmp_path / "backbone.pt", tmp_path / "backbone.pt", "-k", 20, "--json").json
     assert found["knn"] == pytest.approx(knn["accuracy"])
+
+
+def outputs(x, layer="backbone"):
+    return types.SimpleNamespace(representations=x, meta={"layer": layer})
+
+
+def test_a_verdict_is_that_beside_the_untrained_network_and_names_what_only_that_shows():
+    """Outputs that shrank to a hundredth, outputs with less than half of the dimensions, and narrow ones as before."""
+    x = torch.randn(400, 16, generator=torch.Generator().manual_seed(0))
+    run, narrow = types.SimpleNamespace(path="run"), 0.1 * x + 1
+    pairs = ((0.01 * x, x), (4 * x * 0.65 ** torch.arange(16), x), (narrow, narrow))
+    shrunk, flat, same = (_layer(outputs(now), outputs(before), run) for now, before in pairs)
+    assert [kind.kind for kind in shrunk.verdict.kinds] == ["scale"]
+    assert (shrunk.alone.state, shrunk.verdict.state) == ("healthy", "partial")
+    assert (flat.alone.state, flat.verdict.state) == ("healthy", "partial")  # 6 dimensions instead of 16
+    assert (same.alone.state, same.verdict.state) == ("partial", "healthy")
+    assert "total variance" in shrunk.verdict.line and "untrained" in flat.verdict.line
 
 
 def test_one_quantity_is_one_number_in_all_places(monkeypatch, ssltool, tmp_path, tiny):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import shutil
 
 import numpy as np
@@ -83,6 +84,16 @@ def test_an_image_file_that_is_not_in_the_set_is_embedded(ssltool, album, folder
     assert near(ran)[0] == "dog/6.png"
     assert ran.json["queries"][0]["neighbours"][0]["distance"] < 1e-5
     assert ran.json["queries"][0]["row"] is None
+
+
+def test_a_corrupt_query_is_refused_with_what_the_command_can_do(ssltool, album, folder, trained, tmp_path):
+    broken = tmp_path / "photos" / "broken.jpg"
+    broken.parent.mkdir()
+    broken.write_bytes((folder / "dog" / "again.jpg").read_bytes()[:300])
+    said = error_message(ssltool("neighbours", album, broken))
+    assert str(broken) in said and "replace it" in said and "--skip-corrupt" not in said
+    flags = ("--pretrained", trained / "checkpoint.pt", "--device", "cpu", "-j", 0, "-o", tmp_path / "out.pt")
+    assert "--skip-corrupt" in ssltool("save-reprs", broken.parent, *flags).err
 
 
 def test_another_checkpoint_does_not_embed_queries(ssltool, album, tmp_path, folder, tiny):
@@ -186,6 +197,31 @@ def test_images_of_two_files_are_compared_with_the_other_file_only(ssltool, albu
     page = (tmp_path / "leaks.html").read_text()
     assert page.count("<img") == 4 and "leak.jpg" in page
     assert "2 of 14 images" in ssltool("duplicates", album, other).out
+
+
+def test_images_that_are_equal_in_both_files_are_near_duplicates_of_other_images_only(ssltool, write_reprs):
+    """Both files hold x and y, which are 0.1 rad apart, and z, which is far from both; only the second holds w, which
+    is 0.05 rad from y."""
+    x, y, z, w = ([math.cos(angle), math.sin(angle)] for angle in (0.0, 0.1, 1.5, 0.15))
+    a, b = write_reprs("a.pt", torch.tensor([x, y, z])), write_reprs("b.pt", torch.tensor([z, x, y, w]))
+    ran = ssltool("duplicates", a, b, "--threshold", 0.01, "--json").json
+    assert [len(group) for group in ran["equal"]] == [2, 2, 2]
+    (group,) = ran["near"]
+    assert [(one["row"], one["copies"]) for one in group] == [(0, 1), (1, 1), (3, 0)]
+    distances = [1 - math.cos(angle) for angle in (0.1, 0.05, 0.05)]
+    assert [one["distance"] for one in group] == pytest.approx(distances, rel=1e-3)
+    assert ran["leaked"] == 4
+
+
+def test_a_set_of_equal_images_does_not_make_the_threshold_too_large(ssltool, folder, trained, tmp_path):
+    copies = tmp_path / "copies"
+    write_album(copies)
+    for number in range(8):
+        shutil.copy(copies / "cat" / "0.png", copies / f"{number}.png")
+    saved = save_album(copies, trained / "checkpoint.pt", tmp_path / "copies.pt")
+    ran = ssltool("duplicates", saved, "--threshold", 1e-9, "--json").json
+    assert [len(group) for group in ran["equal"]] == [10] and ran["near"] == []
+    assert not any("threshold" in note for note in ran["notes"])
 
 
 def test_files_of_different_networks_are_not_compared(ssltool, write_reprs):

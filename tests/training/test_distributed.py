@@ -86,7 +86,7 @@ def locked_folder(shard):
 
 
 def interrupted_run(shard):
-    network = dict(arch="resnet18_w8", stem="small-stride2", image_size=16, dim=16, pred_dim=8)
+    network = dict(arch="resnet18_w8", stem="small-stride2", image_size=16, dim=16, pred_dim=8, precision="fp32")
     whole = PretrainConfig(**network, epochs=2, steps_per_epoch=3, batch_size=16, device="cpu", out=str(out / "whole"))
     stopped = dataclasses.replace(whole, out=str(out / "stopped"))
     Pretraining(whole, cpu, shard).train()
@@ -182,7 +182,7 @@ def test_two_ranks_of_torchrun_equal_one_process_for_the_same_global_batch(tiny,
     that: a run whose first weights are multiplied by 1 + 1e-7 noise ends these six steps up to 5e-6 away. A step moves
     the weights by 1e-3."""
     one, two = pretrain(tiny("one", save_every=1)), tmp_path / "two"
-    schedule = ["--epochs", 2, "--steps-per-epoch", 3, "-b", 16, "--device", "cpu"]
+    schedule = ["--epochs", 2, "--steps-per-epoch", 3, "-b", 16, "--device", "cpu", "--precision", "fp32"]
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "ssltool"]
     command = [*launcher, "pretrain", *TINY, *schedule, "--out", two]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}

@@ -32,8 +32,18 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "swav with its queue in use": ("swav", {"queue": 32}),
     "teacher by the gradient": ("teacher", {"update": "sgd"}),
     "teacher as a copy": ("teacher", {"update": "copy"}),
+    "ressl in micro-batches": ("ressl", {}),
+    "distill with recomputed activations": ("distill", {}),
 }
 CASES = {name: (name, {}) for name in METHODS} | VARIANTS
+
+VIT = {"arch": "vit_small_depth3", "stem": "auto", "zero_init_residual": True}
+SETTINGS = {
+    "ressl in micro-batches": {"accumulate": 4} | VIT,
+    "distill with recomputed activations": {"checkpoint_activations": True},
+}
+"""Other settings of a case. The one process neither accumulates, which without batch norm changes nothing, nor
+recomputes."""
 
 ONE_STEP = ("simsiam", "simclr", "barlow", "vicreg", "wmse", "paws", "supervised")
 """Methods whose only state is weights; the others run two steps, in two epochs."""
@@ -44,6 +54,7 @@ IN_FLOAT32 = {"swav": {"queue": 32}, "deepcluster": {"prototypes": 4, "heads": 1
 PROGRAM = '''
 """What both ranks run; see the test file. One process group, before which each computes as one process."""
 
+import dataclasses
 import os
 import sys
 from pathlib import Path
@@ -131,7 +142,8 @@ def main():
     torch.Tensor.float = torch.Tensor.double
     cases = configs("cases.pt")
     single_process_cases = list(cases)[int(os.environ["RANK"]) :: 2]  # the ranks split the single-process runs
-    alone = {name: trained(cases[name], Shard()) for name in single_process_cases}
+    plain = {"accumulate": 1, "checkpoint_activations": False}
+    alone = {name: trained(dataclasses.replace(cases[name], **plain), Shard()) for name in single_process_cases}
     with distributed.process_group(cpu, "auto") as shard:
         for name, config in cases.items():
             pair = trained(config, shard)
@@ -178,7 +190,8 @@ def ranks(folder, trained, server) -> list[dict[str, Any]]:
     for name, (method, options) in CASES.items():
         if method in TINY_METHODS:
             out = folder / "double" / str(len(cases))
-            cases[name] = tiny_config(method, out, trained, options=options, epochs=steps_of(method), **common)
+            settings = common | {"epochs": steps_of(method)} | SETTINGS.get(name, {})
+            cases[name] = tiny_config(method, out, trained, options=options, **settings)
     save(cases, folder / "cases.pt")
     save({method: in_float32(method, folder / "two", trained) for method in IN_FLOAT32}, folder / "float32.pt")
     (folder / "program.py").write_text(PROGRAM)

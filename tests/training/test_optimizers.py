@@ -11,6 +11,7 @@ from torch import nn
 from ssltool.config import PretrainConfig
 from ssltool.training import OPTIMIZERS
 from ssltool.training.optimizers import LARC, LARS, build_optimizer, create_optimizer
+from ssltool.training.restore import load_optimizer
 
 
 def parameter(values, gradient) -> nn.Parameter:
@@ -195,3 +196,50 @@ def test_a_rate_that_float32_cannot_hold_makes_training_diverge_and_is_no_error_
         optimizer.step()
     if setting == "lr":
         assert not weight.isfinite().all() or weight.abs().max() > 1e30
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw", "lars"])
+@pytest.mark.parametrize("saved_fused", [None, False, True])
+def test_a_state_saved_by_other_kernels_and_in_another_memory_format_continues_the_same_training(name, saved_fused):
+    """As on another device, or with another --channels-last."""
+    if name == "lars" and saved_fused is not None:
+        pytest.skip("it has no such kernels")
+    generator = torch.Generator().manual_seed(0)
+    start, *gradients = (torch.randn(4, 3, 2, 2, generator=generator) for _ in range(4))
+    settings = {"momentum": 0.9, "weight_decay": 0.01, "lars_trust": 0.001, "lars_clip": False}
+
+    def trained(p: nn.Parameter, optimizer: torch.optim.Optimizer, steps: list[torch.Tensor]) -> nn.Parameter:
+        for gradient in steps:
+            p.grad = torch.empty_like(p).copy_(gradient)
+            optimizer.step()
+        return p
+
+    def made(values: torch.Tensor, memory_format: torch.memory_format) -> tuple[nn.Parameter, torch.optim.Optimizer]:
+        p = nn.Parameter(values.detach().clone(memory_format=memory_format))
+        return p, create_optimizer(name, [{"params": [p]}], 0.1, settings)
+
+    whole = trained(*made(start, torch.channels_last), gradients)
+    before, optimizer = made(start, torch.contiguous_format)
+    trained(before, optimizer, gradients[:1])
+    state = copy.deepcopy(optimizer.state_dict())
+    if name != "lars":
+        state["param_groups"][0]["fused"] = saved_fused
+    after, optimizer = made(before, torch.channels_last)
+    load_optimizer(optimizer, state, "run/checkpoint.pt")
+    torch.testing.assert_close(trained(after, optimizer, gradients[1:]), whole, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw", "lars"])
+def test_a_step_whose_gradients_overflowed_in_fp16_changes_no_weight(name):
+    weight = nn.Parameter(torch.ones(3, 2))
+    optimizer = create_optimizer(name, [{"params": [weight]}], 0.1, {"momentum": 0.9, "weight_decay": 0.0})
+    scaler = torch.amp.GradScaler("cpu")
+    for factor in (1.0, torch.inf, 1.0):
+        optimizer.zero_grad()
+        before = weight.detach().clone()
+        scaler.scale(factor * weight.sum()).backward()
+        scaler.unscale_(optimizer)
+        scaler.step(optimizer)
+        scaler.update()
+        assert torch.equal(weight, before) == (factor != 1.0)
+        assert bool(weight.isfinite().all())

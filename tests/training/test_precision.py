@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ssltool.training.precision import widest_float, without_autocast
+from ssltool.training.precision import BF16_FLAGS, _has_flag, widest_float, without_autocast
 
 CPU = torch.device("cpu")
 
@@ -83,3 +83,22 @@ def test_the_widest_float_is_float64_except_on_mps():
         torch.float64,
         torch.float32,
     )
+
+
+@pytest.mark.parametrize(
+    ("flags", "native"),
+    [
+        ("fpu avx512f avx512_bf16 amx_tile", True),
+        ("fpu amx_bf16 amx_tile", True),
+        ("fpu avx2 avx512f avx512_vnni", False),  # it would convert every number
+        ("", False),
+    ],
+)
+def test_a_processor_multiplies_bf16_if_its_features_say_so(tmp_path, flags, native):
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text(f"processor\t: 0\nmodel name\t: avx512_bf16 model\nflags\t\t: {flags}\nbugs\t\t: none\n")
+    assert _has_flag(BF16_FLAGS, cpuinfo) is native
+
+
+def test_a_system_that_does_not_list_features_computes_in_float32(tmp_path):
+    assert not _has_flag(BF16_FLAGS, tmp_path / "missing")

@@ -90,6 +90,15 @@ def test_maps_are_painted_in_the_colours_of_figures_and_gaps_are_white():
     assert painted(np.ones((2, 2)), (1.0, 1.0)).shape == (2, 2, 3)
 
 
+def test_nearly_equal_norms_and_cosines_have_nearly_the_same_colour():
+    """As after a layer norm; differences of a third of the values use all colours."""
+    noise = np.random.default_rng(0).random((4, 5))
+    for scale, least, most in ((1e-3, 0, 3), (3.0, 150, 255)):
+        norms = 7 - scale * noise
+        channels = painted(norms, limits_of([norms])).astype(int)
+        assert least <= (channels.max(axis=(0, 1)) - channels.min(axis=(0, 1))).max() <= most
+
+
 def test_figures_show_names_as_they_are(tmp_path):
     found = patch_pictures(GRIDS, IMAGES, ["a$b.png", "<x>\x1b[31m", "c" * 80])
     plot_patches(found, str(tmp_path / "a.svg"))

@@ -52,6 +52,10 @@ class DatasetLayout:
         small: ``--small`` selects a version of the dataset.
         class_folders: the labels come from folders, so that ``--unlabelled`` can name some of them.
         single_file: DATA may be a file.
+        archives: DATA may be a zip or tar archive of such a folder.
+        named: ``named(data)``, whether DATA, which is no file or folder, names such a dataset.
+        has_split: ``has_split(folder, split)``, whether a split that it may have is there; by default all are.
+        columns: ``--image-column`` and ``--label-column`` have an effect.
         pixel_flags: those of ``PIXEL_FLAGS`` that can have an effect; none if the reader returns arrays.
         folder: the folder of the images, if they are installed with a package; the layout then takes no DATA.
     """
@@ -66,6 +70,10 @@ class DatasetLayout:
     small: bool = False
     class_folders: bool = False
     single_file: bool = False
+    archives: bool = False
+    named: str | Callable[[str], bool] | None = None
+    has_split: str | Callable[[Path, str], bool] | None = None
+    columns: bool = False
     pixel_flags: tuple[str, ...] = PIXEL_FLAGS
     folder: Path | None = None
 
@@ -82,6 +90,8 @@ LAYOUTS: Registry[DatasetLayout] = Registry(
             generic=True,
             aliases={"imagenet_train": "train"},
             class_folders=True,
+            archives=True,
+            has_split=".imagenet:has_split",
         ),
         "folder": DatasetLayout(
             ".class_folders:read",
@@ -89,19 +99,51 @@ LAYOUTS: Registry[DatasetLayout] = Registry(
             recogniser=".class_folders:has_class_folders",
             generic=True,
             class_folders=True,
+            archives=True,
         ),
-        "images": DatasetLayout(".unlabelled:read", splits=("train",)),
+        "images": DatasetLayout(".unlabelled:read", splits=("train",), archives=True),
         "arrays": DatasetLayout(
             ".arrays:read",
             splits=("train", "val", "test"),
             recogniser=".arrays:recognise",
             single_file=True,
             pixel_flags=("value_range", "background"),
+            has_split=".arrays:has_split",
+        ),
+        "table": DatasetLayout(
+            ".table:read",
+            splits=("train", "val", "test"),
+            recogniser=".table:recognise",
+            generic=True,
+            single_file=True,
+            has_split=".table:has_split",
+            columns=True,
+        ),
+        "webdataset": DatasetLayout(
+            ".webdataset:read",
+            splits=("train", "val", "test"),
+            recogniser=".webdataset:recognise",
+            single_file=True,
+            named=".webdataset:named",
+            has_split=".webdataset:has_split",
+            columns=True,
+        ),
+        "hf": DatasetLayout(
+            ".hf:read",
+            splits=("train", "val", "test"),
+            files=("dataset_dict.json", "dataset_info.json"),
+            recogniser=".hf:recognise",
+            generic=True,
+            single_file=True,
+            named=".hf:named",
+            has_split=".hf:has_split",
+            columns=True,
         ),
         "cache": DatasetLayout(
             ".cached:read",
             splits=("train", "val", "test", "unlabeled"),
             files=("train.cache", "val.cache", "test.cache", "unlabeled.cache"),
+            has_split=".cached:has_split",
             pixel_flags=(),
         ),
         "fashion-mnist": DatasetLayout(

@@ -19,10 +19,9 @@ import torch
 from ssltool.config import DataSettings
 from ssltool.data.images import ImageSet
 from ssltool.data.pixels import SAMPLE_IMAGES, PixelRules, evenly_spaced, settle, to_bytes, unused, value_type
+from ssltool.data.table_columns import of_names, of_numbers
 from ssltool.errors import SSLToolError, first_names
-from ssltool.files.label_values import LABELS_REMEDY, read_targets
-from ssltool.files.npy_files import read_npy, read_npz, to_tensor
-from ssltool.files.text import composed
+from ssltool.files.npy_files import read_npy, read_npz
 
 TEST = {"test_images": "test_labels", "x_test": "y_test", "test": "test_labels"}
 TRAIN = {"train_images": "train_labels", "x_train": "y_train", "train": "train_labels"}
@@ -32,9 +31,6 @@ NAMES = {
     "test": TEST,
 }
 """The name of the images, and that of their labels, for each split; the first that there is is used."""
-
-MAX_CLASSES = 100_000
-"""Labels are numbers below this."""
 
 BLOCK = 256
 """Images that are scaled to 8 bits together."""
@@ -55,6 +51,14 @@ def recognise(folder: Path) -> bool:
     return not _files(folder).keys().isdisjoint(TRAIN)
 
 
+def has_split(folder: Path, split: str) -> bool:
+    """Whether there is an array of the split."""
+    try:
+        return bool(_stored(folder, split))
+    except SSLToolError:
+        return False
+
+
 def read(folder: Path, split: str, settings: DataSettings) -> ImageSet:
     """The images and labels of a split, as uint8 (N, C, H, W). Without labels, the images are unlabelled.
 
@@ -69,9 +73,9 @@ def read(folder: Path, split: str, settings: DataSettings) -> ImageSet:
     if labels is not None:
         if labels.dtype.kind in "US":
             reference = labels if split == "train" else _stored(folder, "train").labels
-            numbers, classes = _of_names(labels, labels if reference is None else reference, source)
+            numbers, classes = of_names(labels, labels if reference is None else reference, source)
         else:
-            numbers, classes = _of_numbers(labels, source)
+            numbers, classes = of_numbers(labels, source)
         if len(numbers) != len(pixels):
             raise SSLToolError(
                 f"{source}: {len(pixels)} images, but labels of shape {labels.shape}; save one class per image (N,)"
@@ -167,31 +171,3 @@ def _on_background(colours: np.ndarray, alpha: np.ndarray | None, rules: PixelRu
         return colours
     share = alpha / 255.0
     return np.rint(share * colours + (1.0 - share) * np.array(rules.background)).astype(np.uint8)
-
-
-def _of_numbers(labels: np.ndarray, source: str) -> tuple[np.ndarray, tuple[str, ...]]:
-    numbers = read_targets(to_tensor(labels, source, "labels"), source, [], "labels")[0].numpy()
-    largest = int(numbers.max(initial=-1))
-    if largest >= MAX_CLASSES:
-        raise SSLToolError(
-            f"{source}: labels are up to {largest}, and must be class numbers below {MAX_CLASSES}; {LABELS_REMEDY}"
-        )
-    return numbers, tuple(map(str, range(largest + 1)))
-
-
-def _of_names(labels: np.ndarray, reference: np.ndarray, source: str) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Class numbers of labels that are names; those of ``reference``, of the train split, number the first classes.
-
-    An empty name is no label.
-    """
-    if reference.dtype.kind not in "US":
-        raise SSLToolError(f"{source}: the labels are names, but those of the train split are {reference.dtype}")
-    own, known = _texts(labels), _texts(reference)
-    classes = (*sorted({*known} - {""}), *sorted({*own} - {*known} - {""}))
-    number = {name: i for i, name in enumerate(classes)} | {"": -1}
-    return np.array([number[name] for name in own], np.int64), classes
-
-
-def _texts(names: np.ndarray) -> list[str]:
-    found: list[str | bytes] = names.ravel().tolist()
-    return [composed(name if isinstance(name, str) else name.decode(errors="backslashreplace")) for name in found]

@@ -46,3 +46,8 @@ def read(folder: Path, split: str, settings: DataSettings) -> ImageSet:
         cached=file.images,
     )
     return images.without({CORRUPT: np.flatnonzero(file.images.corrupt).tolist()})
+
+
+def has_split(folder: Path, split: str) -> bool:
+    """Whether the split was cached."""
+    return cache_path(folder, split).exists()

@@ -12,8 +12,9 @@ import numpy as np
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from ssltool.config import DataSettings
-from ssltool.data import listing
-from ssltool.data.images import ImageSet, is_detected
+from ssltool.data import archives, listing
+from ssltool.data.detection import is_detected
+from ssltool.data.images import ImageSet
 from ssltool.data.listing import (
     Listing,
     direct_images,
@@ -23,6 +24,7 @@ from ssltool.data.listing import (
     subfolders,
     unreadable_folder,
 )
+from ssltool.data.sources import Source
 from ssltool.errors import SSLToolError, counted, first_names
 from ssltool.files.text import composed
 
@@ -82,7 +84,7 @@ def unlabelled_images(name: str, folder: Path, split: str, found: Listing) -> Im
         SSLToolError: if there are none.
     """
     _refuse_none(folder, found)
-    paths = tuple(os.path.join(folder, file) for file in found.files)
+    paths = _paths(folder, found)
     rows = np.arange(len(paths))
     no_labels = np.full(len(paths), -1)
     return ImageSet(name, split, no_labels, rows, paths=paths, files=tuple(found.files), left_out=found.found())
@@ -187,6 +189,11 @@ def _refuse_none(folder: Path, found: Listing) -> None:
             f"no images in {folder}{f' ({skipped})' if skipped else ''}; supported are {', '.join(IMG_EXTENSIONS)}, "
             "and other files that Pillow recognises"
         )
+
+
+def _paths(folder: Path, found: Listing) -> tuple[str, ...] | Source:
+    """The paths of the images, or the source that holds them."""
+    return archives.images_of(folder, found.files) or tuple(os.path.join(folder, file) for file in found.files)
 
 
 def _first(folder: Path, most: int) -> int:

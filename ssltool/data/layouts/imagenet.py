@@ -8,7 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from ssltool.config import DataSettings
-from ssltool.data.images import ImageSet, is_detected
+from ssltool.data.detection import is_detected
+from ssltool.data.images import ImageSet
 from ssltool.data.layouts.class_folders import (
     check_unlabelled,
     class_names,
@@ -18,13 +19,8 @@ from ssltool.data.layouts.class_folders import (
     why_no_classes,
 )
 from ssltool.data.listing import direct_images, list_images, subfolders
+from ssltool.data.splits import ALL_NAMES, INSTEAD, NAMES, TEST
 from ssltool.errors import SSLToolError, first_names
-
-TEST = ("test", "testing")
-NAMES = {"train": ("train", "training"), "val": ("val", "valid", "validation", *TEST), "test": TEST}
-"""The names of the folder of each split, in lower case; the first one that exists is read."""
-
-ALL_NAMES = {name for names in NAMES.values() for name in names}
 
 
 def recognise(folder: Path) -> bool:
@@ -58,6 +54,11 @@ def find_split(folder: Path, split: str) -> Path | None:
     return None
 
 
+def has_split(folder: Path, split: str) -> bool:
+    """Whether there is a folder of the split."""
+    return find_split(folder, split) is not None
+
+
 def read(folder: Path, split: str, settings: DataSettings) -> ImageSet:
     """The images of a split; the class folders of ``train`` number the classes of both splits."""
     own, train = find_split(folder, split), find_split(folder, "train")
@@ -89,7 +90,7 @@ def _why_unlabelled(own: Path, reference: Path, settings: DataSettings) -> str |
 def _notes(folder: Path, own: Path, split: str, settings: DataSettings) -> list[str]:
     notes = []
     if own.name != split:
-        instead = ", because there is no other folder for it" if own.name.lower() in TEST and split == "val" else ""
+        instead = f", {INSTEAD.format('folder')}" if own.name.lower() in TEST and split == "val" else ""
         notes.append(f"{split} is read from the folder {own.name}{instead}")
     if is_detected(settings):
         notes.append(

@@ -6,7 +6,8 @@ import dataclasses
 from pathlib import Path
 
 from ssltool.config import DataSettings
-from ssltool.data.images import ImageSet, is_detected
+from ssltool.data.detection import is_detected
+from ssltool.data.images import ImageSet
 from ssltool.data.layouts.class_folders import unlabelled_images, why_no_classes
 from ssltool.data.listing import list_images, subfolders
 

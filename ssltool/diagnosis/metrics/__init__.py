@@ -118,7 +118,12 @@ METRICS: Registry[Metric] = Registry(
             (0, 1),
         ),
         "mean_cosine": Metric(
-            ".of_rows:mean_cosine", "directions", "low", "0 spread .. 1 collapsed", "mean over pairs", (-1, 1)
+            ".of_rows:mean_cosine",
+            "directions",
+            "low",
+            "0 spread, or rows of zeros .. 1 collapsed",
+            "mean over pairs",
+            (-1, 1),
         ),
         "self_cluster": Metric(
             ".of_rows:self_cluster",

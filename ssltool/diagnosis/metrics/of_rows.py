@@ -45,6 +45,7 @@ def mean_cosine(x: Blocks | Directions) -> float:
     """Mean cosine over all pairs of different rows, (norm(sum of unit rows)^2 - N) / (N (N - 1)); exact in O(N d).
 
     Range [-1 / (N - 1), 1]: 0 for uniformly distributed directions, 1 for complete collapse. Above 0 after a ReLU.
+    A row of zeros has no direction, and the cosine 0 with every row.
 
     Raises:
         SSLToolError: for fewer than two rows.

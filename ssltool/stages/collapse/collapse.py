@@ -106,6 +106,7 @@ def run(config: CollapseConfig) -> Record:
     Returns:
         {"files": [{"path", "n", "d", "type", "normalized", "metrics", "verdict", "notes", "spectrum", ...}, ...],
         "worst", "failed", "plot", ...}; "worst" is the most severe state, "failed" whether ``fail_on`` is reached.
+        "asked" of a file has the numbers of the kinds that ``fail_on`` names.
 
     Raises:
         SSLToolError: for unreadable or non-finite representations, a single row, an unknown metric, threshold or plot
@@ -289,6 +290,8 @@ def _result(
         key = "like" if config.reference is None else "reference"
         result[key] = {name: reference.measured.metrics.get(name) for name in names}
     result["verdict"] = _as_dict(verdict, measured.dead)
+    if request.limit.kinds:
+        result["asked"] = verdict.asked(request.limit.kinds)
     return result
 
 

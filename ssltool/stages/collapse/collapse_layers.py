@@ -10,8 +10,8 @@ import pandas as pd
 import torch
 
 from ssltool.checkpoints.build import build_method
-from ssltool.checkpoints.load import Pretrained, load_pretrained, use_saved_dataset
-from ssltool.checkpoints.load_several import network_settings, order_of_epochs, sampled_images
+from ssltool.checkpoints.load import Pretrained, load_pretrained
+from ssltool.checkpoints.load_several import is_one_run, network_settings, order_of_epochs, sampled_images
 from ssltool.checkpoints.saved_run import SSLTOOL
 from ssltool.config import LAYERS, CollapseLayersConfig, NetworkSettings
 from ssltool.config.fields import STATES
@@ -46,10 +46,6 @@ POOLED = {
 }
 
 
-SAVED = {"reference": "saved representations: give those of the untrained network to collapse FILE --reference FILE"}
-"""What ``--fail-on`` needs for kinds that ``--layers`` does not measure."""
-
-
 @killed_workers()
 def run(config: CollapseLayersConfig) -> Record:
     """The stage: measures each checkpoint beside an untrained network. Writes the table ``out`` and the figure
@@ -67,7 +63,7 @@ def run(config: CollapseLayersConfig) -> Record:
     config.check()
     thresholds = Thresholds.parse(config.threshold)
     limit = Limit.parse(config.fail_on, "--fail-on")
-    limit.require({"rows"}, "--fail-on", SAVED, quick=True)
+    limit.require({"rows", "reference"}, "--fail-on", quick=True)
     device = pick_device(config)
     paths = [_checkpoint(path) for path in config.files]
     loaded, images = _load(config, paths, device)
@@ -77,7 +73,7 @@ def run(config: CollapseLayersConfig) -> Record:
     networks = _networks([(paths[i], loaded[i]) for i in order], config, images, device)
     passed = {id(one): one for network in networks for one in (network, *network.references.values())}
     measure_networks(list(passed.values()), images, config.batch_size, device, config.workers)
-    results = [_result(network, loaded[i], thresholds) for network, i in zip(networks, order, strict=True)]
+    results = [_result(network, loaded[i], thresholds, limit) for network, i in zip(networks, order, strict=True)]
     document: Record = finite(
         {
             "networks": results,
@@ -111,7 +107,7 @@ def _load(
     for one in settings:
         network = load_pretrained(one, device)
         networks.append(network.with_finite_weights(list(network.method.measured_layers)[-1]))
-    images = sampled_images(use_saved_dataset(settings[0], networks[0].run), config)
+    images = sampled_images(settings[0], config, networks[0])
     if len(images) < 2:
         raise SSLToolError(f"{images.name} {images.split}: a spectrum requires at least 2 images; found {len(images)}")
     for network in networks:
@@ -125,7 +121,7 @@ def _networks(
     """The networks in their order, each with those that it is compared with."""
     networks: list[Network] = []
     untrained: dict[str, Network] = {}
-    for path, pretrained in loaded:
+    for i, (path, pretrained) in enumerate(loaded):
         network = Network.of(path, pretrained.method, pretrained.preprocessing, images, device)
         if not pretrained.origin["random"]:
             run = pretrained.run
@@ -135,7 +131,7 @@ def _networks(
                 name = f"the untrained {run.backbone.arch}"
                 untrained[key] = Network.of(name, method, pretrained.preprocessing, images, device, network)
             network.compare(UNTRAINED, untrained[key])
-        if networks:
+        if networks and is_one_run(loaded[i - 1][1], pretrained):
             network.compare(PREVIOUS, networks[-1])
         teacher = _teacher(network, pretrained, config, images, device)
         if teacher is not None:
@@ -163,7 +159,7 @@ def _teacher(
     return Network.of(f"the teacher in {network.name}", method, pretrained.preprocessing, images, device, network)
 
 
-def _result(network: Network, pretrained: Pretrained, thresholds: Thresholds) -> Record:
+def _result(network: Network, pretrained: Pretrained, thresholds: Thresholds, limit: Limit) -> Record:
     """The layers of a network, where its collapse begins, and what limits the numbers."""
     reference = network.references.get(UNTRAINED)
     layers: list[Record] = []
@@ -185,6 +181,7 @@ def _result(network: Network, pretrained: Pretrained, thresholds: Thresholds) ->
                     "kinds": [kind.as_dict() for kind in verdict.kinds],
                 },
             }
+            | ({"asked": verdict.asked(limit.kinds)} if limit.kinds else {})
         )
     states = [one["verdict"]["state"] for one in layers]
     stretch = collapsed_stretch(states, list(network.measured).index(LAYERS[0]))

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ssltool.checkpoints.load import Pretrained, load_pretrained, use_saved_dataset
+from ssltool.checkpoints.load import Pretrained, load_pretrained
 from ssltool.checkpoints.load_several import network_settings, order_of_epochs, sampled_images
 from ssltool.config import DiagnoseConfig, SaveReprsConfig
 from ssltool.config.fields import STATES
@@ -60,8 +60,7 @@ def diagnose_checkpoints(paths: Sequence[str], config: DiagnoseConfig) -> Diagno
     device = pick_device(config)
     settings = [network_settings(config, path, SaveReprsConfig) for path in paths]
     networks = [load_pretrained(one, device) for one in settings]
-    settings[0] = use_saved_dataset(settings[0], networks[0].run)
-    images = sampled_images(settings[0], config)
+    images = sampled_images(settings[0], config, networks[0])
     order, known = order_of_epochs([network.origin["epoch"] for network in networks])
     untrained = load_pretrained(dataclasses.replace(settings[0], random=True), device, seed=config.seed)
     rows = [_row(UNTRAINED, untrained, images, config, device)]

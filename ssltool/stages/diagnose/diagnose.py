@@ -19,6 +19,7 @@ from ssltool.runs.folder import RunFolder
 from ssltool.runs.monitor_folder import STAGE
 from ssltool.settings import Record, flag
 from ssltool.stages.diagnose.findings import find
+from ssltool.stages.diagnose.findings.constant_loss import FEWEST_EPOCHS
 from ssltool.stages.diagnose.findings.finding import Finding
 from ssltool.stages.diagnose.log_formats import read_log
 from ssltool.stages.diagnose.log_formats.log_file import LogFile
@@ -177,6 +178,11 @@ def _report_of_log(series: Series) -> Record:
         f"No fault shows in the log: {series.loss_name} goes from {loss.values[0]:.4g} to {loss.values[-1]:.4g} over "
         f"{counted(len(loss), 'value')}."
     )
+    if len(loss.finite()) < FEWEST_EPOCHS:
+        healthy = (
+            f"The log is too short to judge: {series.loss_name} has {counted(len(loss), 'value')}; "
+            f"{FEWEST_EPOCHS} are needed."
+        )
     report = _report(series.path, "log", series.program, find(series), healthy)
     return (
         report

@@ -14,9 +14,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ssltool.diagnosis.alarms import uniform_losses
+from ssltool.diagnosis.kinds import relative_distance
+from ssltool.diagnosis.thresholds import DEFAULT
 
-TOLERANCE = 1e-3
-"""How near a loss must be to a known value, relative to max(1, |value|)."""
+TOLERANCE = DEFAULT.uniform_loss
+"""How near a loss must be to a known value, relative to max(1, |value|), to decide a verdict by itself."""
 
 BEST_COSINE = 5e-3
 """The tolerance of -1, which a collapsed network approaches slowly: SimSiam's own code without stop-gradient and batch
@@ -55,7 +57,7 @@ class KnownLoss:
 
     def distance(self, loss: float) -> float:
         """The difference to ``loss``, relative to max(1, |value|)."""
-        return abs(loss - self.value) / max(1.0, abs(self.value))
+        return relative_distance(loss, self.value)
 
 
 def _uniform() -> Iterable[KnownLoss]:
@@ -88,7 +90,7 @@ def _of_variance() -> Iterable[KnownLoss]:
 
 def _of_correlation() -> Iterable[KnownLoss]:
     for text, scale in BARLOW_SCALES.items():
-        yield from (KnownLoss(scale * 2**n, f"{text}D, D = {2**n}", UNCORRELATED) for n in range(7, 16))
+        yield from (KnownLoss(scale * 2**n, f"{text}D for D = {2**n}", UNCORRELATED) for n in range(7, 16))
 
 
 FAMILIES = {

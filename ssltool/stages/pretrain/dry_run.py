@@ -21,11 +21,12 @@ from ssltool.stages.pretrain.prepare import prepare
 from ssltool.stages.pretrain.run_time import epochs_within
 from ssltool.training.device import autocast, pick_device
 from ssltool.training.optimizers import build_optimizer
+from ssltool.training.precision import native_precision
 from ssltool.training.schedule import rates_at
 from ssltool.training.setup import TrainingSetup
 
 TRIAL_SECONDS = 0.5
-"""The trial batch is doubled until a step takes this long, or it has the size of the run's batch."""
+"""The trial batch is doubled until a step takes this long, or it has the size of the run's micro-batches."""
 
 
 def plan(config: PretrainConfig) -> Record:
@@ -37,7 +38,7 @@ def plan(config: PretrainConfig) -> Record:
     device = pick_device(config)
     config.check()
     config = with_number(config, pretrain_name(config), create=False)
-    setup = prepare(config)
+    setup = prepare(config, native_precision(device))
     start = find_start(config, setup.saved_run, pretrain_folder(config))
     announce(setup.images)
     first = start.checkpoint.epoch if start.checkpoint else 0
@@ -99,16 +100,17 @@ def _costs(setup: TrainingSetup, device: torch.device) -> Record:
     if setup.config.channels_last:
         method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = build_optimizer(method.param_groups(), setup.config)
-    weights = {p.data_ptr(): p.nbytes for p in method.parameters()}
-    count = min(max(16, method.min_batch_size), setup.batch_size)
+    weights = {p.untyped_storage().data_ptr(): p.nbytes for p in method.parameters()}
+    largest = setup.batch_size // setup.config.accumulate
+    count = min(max(16, method.min_batch_size), largest)
     measured, seconds, saved = 0, 0.0, dict[int, int]()
-    while seconds < TRIAL_SECONDS and measured < setup.batch_size:
+    while seconds < TRIAL_SECONDS and measured < largest:
         try:
             _trial(setup, method, optimizer, device, count)  # warm-up: the first step of a shape prepares its kernels
             seconds, saved = _trial(setup, method, optimizer, device, count)
         except torch.OutOfMemoryError:
             break  # extrapolate from the last batch that fitted
-        measured, count = count, min(2 * count, setup.batch_size)
+        measured, count = count, min(2 * count, largest)
     if not measured:
         raise SSLToolError(
             f"a batch of {count} images does not fit into the memory of {device}; lower --image-size or --dim"
@@ -120,7 +122,7 @@ def _costs(setup: TrainingSetup, device: torch.device) -> Record:
         "warnings": warnings,
         "parameters": sum(p.numel() for p in method.parameters()),
         "trainable_parameters": sum(p.numel() for p in trainable_parameters(method)),
-        "memory_bytes": int(sum(weights.values()) + gradients + state + activations * setup.batch_size / measured),
+        "memory_bytes": int(sum(weights.values()) + gradients + state + activations * largest / measured),
         "images_per_second": measured / seconds,
         "estimated_seconds": setup.epochs * setup.steps * setup.batch_size * seconds / measured,
     }
@@ -129,7 +131,7 @@ def _costs(setup: TrainingSetup, device: torch.device) -> Record:
 def _trial(
     setup: TrainingSetup, method: Method, optimizer: Optimizer, device: torch.device, count: int
 ) -> tuple[float, dict[int, int]]:
-    """Seconds of one step on ``count`` images of noise, and the bytes of each tensor saved for the backward pass."""
+    """Seconds of one step on ``count`` images of noise, and the bytes of each storage kept for the backward pass."""
     batch = _noise([recipe.size or setup.image_size for recipe in method.view_recipes(setup.recipe)], count, device)
     if setup.support is not None:
         batch.support = _noise([setup.image_size], setup.support.batch_size, device)
@@ -138,7 +140,8 @@ def _trial(
     saved: dict[int, int] = {}
 
     def record(tensor: torch.Tensor) -> torch.Tensor:
-        saved[tensor.data_ptr()] = tensor.nbytes
+        storage = tensor.untyped_storage()  # shared by parts of a tensor
+        saved[storage.data_ptr()] = storage.nbytes()
         return tensor
 
     start = time.perf_counter()

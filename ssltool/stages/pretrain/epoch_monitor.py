@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -26,7 +25,8 @@ from ssltool.diagnosis.isolation import same_randomness
 from ssltool.diagnosis.kinds import KINDS
 from ssltool.diagnosis.layer_outputs import LayerOutputs
 from ssltool.diagnosis.limits import Limit
-from ssltool.diagnosis.monitor import MAX_TIME_SHARE, UNKNOWN_CAUSE, Monitor
+from ssltool.diagnosis.monitor import UNKNOWN_CAUSE, Monitor
+from ssltool.diagnosis.monitor_time import cheaper
 from ssltool.diagnosis.probe_images import BATCH_SIZE, Probe
 from ssltool.diagnosis.teacher_moves import TeacherMoves
 from ssltool.methods.base import Method
@@ -85,17 +85,14 @@ class EpochMonitor:
         return _Start(measured, None if pair is None else TeacherMoves.since(*pair))
 
     def _time_warnings(self) -> list[str]:
-        """Suggests cheaper settings, once, if the monitor takes more than ``MAX_TIME_SHARE`` of the training time."""
-        share = self._spent / self._trained
-        if self._warned or share <= MAX_TIME_SHARE:
+        """Suggests cheaper settings, once, if the monitor takes much of the training time."""
+        if self._warned:
             return []
-        self._warned = True
-        every = math.ceil(self.every * share / MAX_TIME_SHARE)
-        size = max(2, int(len(self.images.labels) * MAX_TIME_SHARE / share))
-        return [
-            f"the collapse monitor takes {share:.0%} of the training time; --monitor-every {every} or --monitor-size "
-            f"{size} reduces it to {MAX_TIME_SHARE:.0%}"
-        ]
+        names = ("--monitor-every ", "--monitor-size ")
+        total, images = self.setup.epochs, len(self.images.labels)
+        said = cheaper(self._spent / self._trained, self.every, names, total=total, images=images)
+        self._warned = bool(said)
+        return said
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,13 @@ from ssltool.checkpoints.build import read_teacher
 from ssltool.checkpoints.checkpoint import Checkpoint
 from ssltool.checkpoints.saved_run import SavedRun
 from ssltool.config import PretrainConfig, as_dict
+from ssltool.config.fields import AUTO
 from ssltool.data import views
 from ssltool.data.images import ImageSet, check_pixel_flags, open_dataset
 from ssltool.data.loader import Shard
 from ssltool.data.strategies import read_numbers, read_order
 from ssltool.data.support import Support, stratified_sample
+from ssltool.diagnosis.monitor_time import MIN_IMAGES
 from ssltool.errors import SSLToolError
 from ssltool.methods import method_class, method_options
 from ssltool.methods.options import LabelledSupport
@@ -27,12 +29,21 @@ from ssltool.stages.pretrain.recipe import given_options
 from ssltool.training.distributed import rank_zero_info
 from ssltool.training.setup import DEFAULT_SIZE, TrainingSetup
 
-MIN_PROBE, MAX_PROBE = 256, 2048
+MIN_PROBE, MAX_PROBE = MIN_IMAGES, 2048
 """Limits of the default ``monitor_size``, an eighth of the images, which costs a few percent of an epoch."""
 
+KEPT = ("stem", "epochs", "batch_size", "precision")
+"""Settings whose default a resumed run takes from its checkpoint."""
 
-def prepare(config: PretrainConfig) -> TrainingSetup:
+BUNDLED_STEM, BUNDLED_EPOCHS, BUNDLED_BATCH = "small-stride2", 6, 64
+"""Defaults for the bundled images: a run of minutes on two CPU cores."""
+
+
+def prepare(config: PretrainConfig, native_precision: str = "fp32") -> TrainingSetup:
     """Opens the data, fills in the defaults that depend on it, and checks the schedule of all epochs.
+
+    Args:
+        native_precision: what ``--precision auto`` is in a new run. A resumed run keeps that of its checkpoint.
 
     Raises:
         UsageError: for settings that contradict each other.
@@ -45,6 +56,9 @@ def prepare(config: PretrainConfig) -> TrainingSetup:
     resumed, path = _resumed_run(config)
     if config.raw_pixels is None:
         config = dataclasses.replace(config, raw_pixels=resumed is not None and bool(resumed.pixels["raw_pixels"]))
+    config = _with_defaults_of(resumed, config)
+    if config.precision == AUTO:
+        config = dataclasses.replace(config, precision=native_precision)
     images = open_dataset(config, "train")
     if resumed is not None and path is not None:
         check_images(resumed.settings, path, images)
@@ -84,6 +98,14 @@ def _resumed_run(config: PretrainConfig) -> tuple[SavedRun, Path] | tuple[None, 
     except SSLToolError:  # ``find_start`` raises it again, after the mistakes in the settings
         path = None
     return (None, None) if path is None else (Checkpoint.load(path).run, path)
+
+
+def _with_defaults_of(resumed: SavedRun | None, config: PretrainConfig) -> PretrainConfig:
+    """``config`` with what the defaults of ``KEPT`` were when the resumed run began: they depend on the data, the
+    processor and the version."""
+    saved = {} if resumed is None else resumed.settings
+    kept = {name: saved[name] for name in KEPT if getattr(config, name) in (None, AUTO) and name in saved}
+    return dataclasses.replace(config, **kept)
 
 
 def _epochs_before_trial(config: PretrainConfig, resumed: SavedRun | None) -> int:
@@ -129,16 +151,17 @@ def _default_size(arch: str, images: int | None) -> int:
 
 def _resolve(config: PretrainConfig, images: ImageSet) -> PretrainConfig:
     """``config`` with the defaults that depend on the data."""
-    bundled = images.name == "bundled"
+    bundled, has_stem = images.name == "bundled", "stem" in family_of(config.arch).settings
+    stem = BUNDLED_STEM if bundled and has_stem and config.stem == AUTO else config.stem
     size = config.image_size or _default_size(config.arch, images.own_size)
     return dataclasses.replace(
         config,
         image_size=size,
-        stem=resolve_stem(config.arch, config.stem, size),
+        stem=resolve_stem(config.arch, stem, size),
         **images.rules.settings(),
         **family_of(config.arch).preprocessing(config.arch, size).with_settings(vars(config)).settings(),
-        epochs=config.epochs or (10 if bundled else 100),
-        batch_size=config.batch_size or (128 if bundled else 512),
+        epochs=config.epochs or (BUNDLED_EPOCHS if bundled else 100),
+        batch_size=config.batch_size or (BUNDLED_BATCH if bundled else 512),
         monitor_size=min(len(images), config.monitor_size or min(MAX_PROBE, max(MIN_PROBE, len(images) // 8))),
         # SimSiam's recipe for small images (App. D) has no blur: a blur of two pixels would remove their content.
         blur_p=config.blur_p if config.blur_p is not None else (0.5 if size > SMALL_IMAGE else 0.0),

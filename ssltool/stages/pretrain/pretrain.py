@@ -21,9 +21,10 @@ from ssltool.config.fields import AUTO
 from ssltool.data.found import announce
 from ssltool.data.images import open_dataset
 from ssltool.data.loader import Batch, Loader, Shard, WorkerKilled, killed_workers
+from ssltool.data.prefetch import ahead
 from ssltool.diagnosis.metrics.of_rows import feature_std_tensor
 from ssltool.errors import Collapsed, SSLToolError, UsageError, counted
-from ssltool.methods.base import EpochImages, Now, Output
+from ssltool.methods.base import EpochImages, Now
 from ssltool.runs.folder import RunFolder, with_number
 from ssltool.runs.resume import find_start, pretrain_folder, pretrain_name, say_if_views_differ
 from ssltool.settings import Record
@@ -31,11 +32,13 @@ from ssltool.stages.pretrain.epoch_monitor import EpochMonitor, MonitorResult, c
 from ssltool.stages.pretrain.prepare import check_divisible, prepare
 from ssltool.stages.pretrain.run_time import EpochTime, Estimate, epochs_within, seconds_per_step
 from ssltool.training import distributed
+from ssltool.training.accumulation import micro_batches
 from ssltool.training.device import autocast, pick_device
 from ssltool.training.launch import worker_count
 from ssltool.training.loggers import Logger, check_loggers, open_loggers
 from ssltool.training.loop import TrainingLoop
 from ssltool.training.optimizers import build_optimizer
+from ssltool.training.precision import native_precision
 from ssltool.training.schedule import rates_at
 from ssltool.training.setup import TrainingSetup
 from ssltool.training.signals import StopRequest
@@ -63,7 +66,10 @@ def run(config: PretrainConfig) -> Path:
                 training = Pretraining(config, device, shard, run_folder)
                 folder = training.train()
     except torch.OutOfMemoryError as error:
-        raise SSLToolError(f"out of memory on {device}; lower --batch-size, or try --precision bf16") from error
+        raise SSLToolError(
+            f"out of memory on {device}; lower --batch-size, or try --precision bf16, --accumulate "
+            "or --checkpoint-activations"
+        ) from error
     if training.collapsed:
         raise Collapsed(folder)
     return folder
@@ -100,8 +106,9 @@ class Pretraining(TrainingLoop[TrainState, Batch]):
         with distributed.raise_on_all_ranks():
             if config.download and distributed.is_main():
                 open_dataset(config, "train")
+        native = "fp32" if distributed.all_reduce_max(int(native_precision(device) == "fp32")) else "bf16"
         with distributed.raise_on_all_ranks():
-            self.setup = prepare(dataclasses.replace(config, download=False))
+            self.setup = prepare(dataclasses.replace(config, download=False), native)
             self.config = self.setup.config
             check_divisible(self.setup, shard)
             self.saved = self.setup.saved_run
@@ -121,9 +128,10 @@ class Pretraining(TrainingLoop[TrainState, Batch]):
         )
         if start.checkpoint is not None and start.path is not None:
             self.state.restore(start.checkpoint, start.path)
-            distributed.rank_zero_info(
-                f"resuming {start.path} after {counted(self.state.epoch, 'epoch')}, {counted(self.state.step, 'step')}"
-            )
+            done = f"{counted(self.state.epoch, 'epoch')}, {counted(self.state.step, 'step')}"
+            is_over = self.state.epoch >= self.epochs and config.start_epoch is None
+            said = f"the run of {start.path} is complete" if is_over else f"resuming {start.path} after"
+            distributed.rank_zero_info(f"{said}: {done}; nothing is left to train" if is_over else f"{said} {done}")
             say_if_views_differ(start.checkpoint, self.setup.images, self.setup.image_size)
             if config.minutes is not None:
                 distributed.rank_zero_info(f"--minutes chose {counted(self.epochs, 'epoch')} when the run began")
@@ -199,7 +207,7 @@ class Pretraining(TrainingLoop[TrainState, Batch]):
             f"{counted(self.steps, 'step')} of {c.batch_size}, {c.precision} on {self.device} x {self.shard.world}; "
             f"writing {self.folder.path}"
         )
-        for note in self.setup.preprocessing.notes():
+        for note in self.setup.notes(self.state.method):
             distributed.rank_zero_info(note)
         for warning in self.setup.warnings(self.state.method):
             distributed.rank_zero_info(f"warning: {warning}")
@@ -253,7 +261,7 @@ class Pretraining(TrainingLoop[TrainState, Batch]):
         """The batches of an epoch from ``first_step`` on, with labelled support images if the method uses them. Times
         the waiting."""
         self.estimate.start_epoch()
-        batches, start = self._loaded(epoch, first_step), time.perf_counter()
+        batches, start = ahead(self._loaded(epoch, first_step), self.device), time.perf_counter()
         while True:
             waited_from = time.perf_counter()
             try:
@@ -308,9 +316,8 @@ class Pretraining(TrainingLoop[TrainState, Batch]):
         c, state = self.config, self.state
         state.method.now = Now(state.epoch, state.step)
         self._set_rates()
-        with autocast(self.device, c.precision):
-            output: Output = state.model(self._prepared(batch))
-        state.update(output.loss)
+        parts = micro_batches(self._prepared(batch), c.accumulate)
+        output = state.train_on(parts, lambda: autocast(self.device, c.precision))
         self.epoch_time.images += self.setup.batch_size
         return output.loss, feature_std_tensor(output.projection)
 

@@ -22,6 +22,9 @@ WARM_UP = 2
 TRIAL_SECONDS, TRIAL_STEPS = 5.0, 20
 """A trial ends after this time or this many measured steps, after one step at least."""
 
+SAY_SECONDS, SAY_STEPS = 3.0, 7
+"""After this time or this many measured steps a run says how long it takes: before its first line of progress."""
+
 SPARE = 0.95
 """Fraction of ``--minutes`` that the epochs may take; the monitor and saving take the rest."""
 
@@ -108,7 +111,7 @@ class Estimate:
         if self._last is not None and self._done > WARM_UP:
             self._seconds, self._measured = self._seconds + now - self._last, self._measured + 1
         self._last = now
-        if self._said or (self._seconds < TRIAL_SECONDS and self._measured < TRIAL_STEPS):
+        if self._said or (self._seconds < SAY_SECONDS and self._measured < SAY_STEPS):
             return []
         self._said = True
         each = self._seconds / self._measured

@@ -37,6 +37,10 @@ ORDER = {"low": "lowest first", "high": "highest first", "": "nearest to 1 first
 """The order of the table, by ``Metric.healthier``."""
 
 
+NETWORK_INPUT = {"stem": "stem", "image_size": "image size"}
+"""Settings of a network that change its accuracy by themselves, and what notes call them."""
+
+
 @dataclass(frozen=True)
 class _Request:
     """The parsed settings: the metric to order by, the (layer, metric) features of the forecast, and the forecast that
@@ -257,6 +261,14 @@ def _differences(by: str, rows: Sequence[RankedItem]) -> list[str]:
         notes.append(
             f"{by} grows with the width, and the rows have different architectures ({', '.join(found['arch'])})"
         )
+    for name, title in NETWORK_INPUT.items():
+        values = {row.origin.get(name) for row in rows} - {None}
+        if len(values) > 1:
+            shown = ", ".join(sorted(map(str, values)))
+            notes.append(
+                f"the rows have different {title}s ({shown}): accuracy and metrics depend on it, so compare only rows "
+                f"of the same {title}"
+            )
     if len(found["dataset"]) > 1:
         notes.append(f"the rows have different datasets ({', '.join(found['dataset'])}): they are not comparable")
     elif len({row.origin["fingerprint"] for row in rows if row.origin.get("fingerprint")}) > 1:

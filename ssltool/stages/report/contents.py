@@ -19,7 +19,8 @@ from ssltool.viz.pictures import EmbeddingMap, Views
 class Layer:
     """The outputs of a layer of width ``d``: ``metrics``, the singular values ``s`` of the directions that the layer
     can have, ``notes`` on what may mislead, and ``verdict``; of the untrained network the metrics and the singular
-    values, None if they are not known."""
+    values, None if they are not known; ``alone`` is the verdict without comparing with it, that of ``collapse`` without
+    ``--reference``."""
 
     name: str
     metrics: dict[str, float]
@@ -29,6 +30,7 @@ class Layer:
     verdict: Verdict
     untrained: dict[str, float] | None = None
     untrained_s: Tensor | None = None
+    alone: Verdict | None = None
 
 
 @dataclass(frozen=True)

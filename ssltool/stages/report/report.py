@@ -23,7 +23,7 @@ from ssltool.diagnosis.kinds import ratios
 from ssltool.diagnosis.layer_metrics import KNN_NEIGHBOURS, MEASURED, knn_accuracy
 from ssltool.diagnosis.measure import measure
 from ssltool.diagnosis.row_blocks import Rows
-from ssltool.diagnosis.verdict import judge_measured
+from ssltool.diagnosis.verdict import compare, judge_measured
 from ssltool.errors import SSLToolError, counted
 from ssltool.files.text import escape_xml
 from ssltool.files.torch_files import load_dict
@@ -60,9 +60,9 @@ def run(config: ReportConfig) -> Record:
 
     Returns:
         {"report", "bytes", "runs": [{"run", "name", "checkpoint", "epoch", "images", "verdict", "layers": {layer:
-        {"verdict", "line", "why", "kinds", "notes", "metrics", "untrained"}}, "knn", "untrained_knn", "k"}, ...]}.
-        "untrained" are the metrics of the untrained network. For the folder of a monitor, "checkpoint" and "epoch" are
-        None.
+        {"verdict", "line", "why", "kinds", "alone", "notes", "metrics", "untrained"}}, "knn", "untrained_knn", "k"},
+        ...]}. "untrained" are the metrics of the untrained network, "alone" is the verdict without comparing with it.
+        For the folder of a monitor, "checkpoint" and "epoch" are None.
 
     Raises:
         SSLToolError: for a folder without a run, missing images, weights that do not match the network, a map that
@@ -160,7 +160,8 @@ def _represent(
 
 
 def _layer(reprs: Representations, before: Representations, run: FinishedRun) -> Layer:
-    """The results of a layer; ``before`` are its outputs for the same images in the untrained network."""
+    """The results of a layer; ``before`` are its outputs for the same images in the untrained network. The verdict is
+    that of ``collapse --reference``."""
     x, name = reprs.representations, reprs.meta["layer"]
     nonfinite = int((~torch.isfinite(x).all(dim=1)).sum())
     if nonfinite:
@@ -170,16 +171,19 @@ def _layer(reprs: Representations, before: Representations, run: FinishedRun) ->
         )
     measured = measure(Rows([x]), MEASURED, bound=reprs.meta.get("directions"))
     start = measure(Rows([before.representations]), MEASURED, bound=before.meta.get("directions"))
+    alone = judge_measured(measured, reprs.meta)
     verdict = judge_measured(measured, reprs.meta, numbers=ratios(measured.metrics, start.metrics))
+    compared = compare(verdict, measured.metrics, start.metrics, "untrained")
     return Layer(
         name,
         measured.metrics,
         measured.possible(),
         measured.d,
         measured.notes,
-        verdict,
+        verdict if compared.state == verdict.state else compared,
         start.metrics,
         start.possible(),
+        alone,
     )
 
 
@@ -301,6 +305,7 @@ def _summary(run: FinishedRun, reported: ReportedRun) -> Record:
             "line": layer.verdict.line,
             "why": layer.verdict.why,
             "kinds": [kind.as_dict() for kind in layer.verdict.kinds],
+            "alone": None if layer.alone is None else layer.alone.state,
             "notes": layer.notes,
             "metrics": layer.metrics,
             "untrained": layer.untrained,

@@ -13,10 +13,8 @@ import torch
 
 from ssltool.checkpoints.load import Pretrained, load_pretrained, use_saved_dataset
 from ssltool.config import SaveReprsConfig, ScanConfig
-from ssltool.data.cached_images import CACHE, cache_path
-from ssltool.data.images import ImageSet, layout_of, open_dataset
-from ssltool.data.layouts import LAYOUTS
-from ssltool.data.layouts.imagenet import find_split
+from ssltool.data.detection import has_split, layout_of
+from ssltool.data.images import ImageSet, open_dataset
 from ssltool.data.loader import Loader
 from ssltool.errors import SSLToolError
 from ssltool.files.reading import matching
@@ -76,11 +74,7 @@ class Inputs:
         """The images to evaluate on: the val split, or the train images if there is none."""
         c = self.data_config
         name = layout_of(c)
-        folder = Path(str(c.data))
-        lacking = (name == "imagenet" and find_split(folder, "val") is None) or (
-            name == CACHE and not cache_path(folder, "val").exists()
-        )
-        if lacking or "val" not in LAYOUTS[name].splits:
+        if not has_split(c, "val"):
             return self.train
         rules = self.train.rules.settings()
         return open_dataset(dataclasses.replace(c, dataset_type=name, idx_path=None, **rules), "val")

@@ -36,6 +36,28 @@ def healthy_log(tmp_path):
     return log_writers.mae(tmp_path / "other.txt", [1 / (i + 1) + 0.4 for i in range(30)], [1e-3] * 30)
 
 
+def test_a_log_of_few_values_is_too_short_to_judge(ssltool, tmp_path):
+    few, enough = tmp_path / "few.csv", tmp_path / "enough.csv"
+    few.write_text("epoch,loss\n1,0.5\n")
+    enough.write_text("epoch,loss\n" + "".join(f"{i},{1 / i}\n" for i in range(1, 30)))
+    lines = [ssltool("diagnose", path, "--json").json["reports"][0]["line"] for path in (few, enough)]
+    assert ["too short" in line for line in lines] == [True, False]
+    few.write_text("epoch,loss\n1,nan\n")  # a fault shows in any number of values
+    assert ssltool("diagnose", few, "--json").json["reports"][0]["kind"] == "nonfinite"
+
+
+@pytest.mark.parametrize("cell", ["n/a", ""])
+def test_rows_of_a_table_without_a_loss_are_counted_and_named(ssltool, tmp_path, cell):
+    table = tmp_path / "losses.csv"
+    losses = [str(1 / i) for i in range(1, 21)]
+    losses[2] = losses[6] = cell
+    table.write_text("epoch,loss\n" + "".join(f"{i},{loss}\n" for i, loss in enumerate(losses)))
+    (report,) = ssltool("diagnose", table, "--json").json["reports"]
+    assert report["values"] == 18
+    (note,) = [note for note in report["notes"] if "left out" in note]
+    assert "2 rows" in note and "3, 7" in note
+
+
 @pytest.fixture
 def run_with(trained, tmp_path):
     """A copy of the run folder ``trained`` whose monitor recorded other metrics: ``run_with(backbone, projector)``."""

@@ -87,7 +87,7 @@ SAME_OUTPUT = {
     "Barlow Twins": (
         lambda path: log_writers.barlow_twins(path, np.maximum(decay(8400, 8191, speed=20), 8192), cosine()),
         "uncorrelated-views",
-        "D, D = 8192",
+        "D for D = 8192",
     ),
     "VICReg": (
         lambda path: log_writers.vicreg(path, decay(30, 24.75, speed=30), cosine()),

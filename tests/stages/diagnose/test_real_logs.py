@@ -16,7 +16,7 @@ FILES = sorted(path for path in LOGS.iterdir() if path.suffix != ".md")
 LARGEST = 20_000
 
 PROGRAMS = {
-    "barlow": ("stats.txt of Barlow Twins", "uncorrelated-views", "D, D = 256"),
+    "barlow": ("stats.txt of Barlow Twins", "uncorrelated-views", "D for D = 256"),
     "dino": ("log.txt of DINO", "uniform-output", "ln 1024"),
     "dino_stdout": ("output of a MetricLogger", "uniform-output", "ln 1024"),
     "lightly_train": ("metrics.jsonl of lightly-train", "", ""),

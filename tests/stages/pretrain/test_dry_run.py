@@ -93,9 +93,13 @@ def test_memory_is_linear_in_the_batch_size(ssltool, tmp_path):
 def test_memory_of_activations_is_that_of_the_tensors_saved_for_the_backward_pass(ssltool, tiny, tmp_path):
     low, high = (plan_of(ssltool, tmp_path / "run", "-b", b)["memory_bytes"] for b in (32, 64))
     method = prepare(tiny()).build_method()
-    own = {p.data_ptr() for p in method.parameters()}
+    own = {p.untyped_storage().data_ptr() for p in method.parameters()}
     kept: dict[int, torch.Tensor] = {}
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.setdefault(t.data_ptr(), t), lambda t: t):
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        return kept.setdefault(tensor.untyped_storage().data_ptr(), tensor)
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
         views = [torch.randn(32, 3, 16, 16) for _ in range(2)]
         loss = method(Batch(views, torch.full((32,), -1), torch.arange(32))).loss
     activations = sum(tensor.nbytes for pointer, tensor in kept.items() if pointer not in own)
@@ -120,5 +124,7 @@ def test_text_has_a_row_per_epoch_counted_from_1(ssltool, tmp_path):
 
 
 def test_an_error_of_the_run_is_an_error_of_the_plan(ssltool, tmp_path):
-    ran = ssltool("pretrain", *TINY, "--strategy", "current", "--epochs", 100, "--dry-run", "-o", tmp_path / "run")
+    ran = ssltool(
+        "pretrain", *TINY, "--strategy", "current", "--epochs", 100, "-b", 128, "--dry-run", "-o", tmp_path / "run"
+    )
     assert (ran.code, ran.out) == (1, "") and "--strategy current has 80 images" in ran.err

@@ -17,11 +17,12 @@ import pytest
 import torch
 
 import ssltool.files.stored
+import ssltool.stages.pretrain.pretrain as stage
 from helpers import TINY, Ran, error_message, records, same_bits, same_run, usage_message
 from ssltool.checkpoints.checkpoint import Checkpoint
 from ssltool.data.loader import Batch
 from ssltool.data.strategies import epoch_indices
-from ssltool.errors import SSLToolError
+from ssltool.errors import Interrupted, SSLToolError
 from ssltool.files.reading import file_hash
 from ssltool.files.torch_files import load_dict
 from ssltool.methods.base import Output
@@ -261,6 +262,26 @@ def test_low_precision_trains_and_saves_its_scaler(tiny, precision, parameters):
     assert {tensor.dtype for tensor in weights(run).values()} == {torch.float32, torch.int64}
 
 
+@pytest.mark.parametrize("native", ["bf16", "fp32"])
+def test_auto_is_what_the_processor_multiplies_and_is_saved(tiny, monkeypatch, native):
+    monkeypatch.setattr(stage, "native_precision", lambda device: native)
+    run, given = pretrain(tiny("auto", precision="auto")), pretrain(tiny("given", precision=native))
+    assert settings(run)["precision"] == native
+    assert same_run(run, given)
+
+
+@pytest.mark.parametrize("native", ["bf16", "fp32"])
+def test_a_resumed_run_keeps_its_precision_on_another_processor(tiny, monkeypatch, interrupt_at, native):
+    monkeypatch.setattr(stage, "native_precision", lambda device: native)
+    whole = pretrain(tiny("whole", precision="auto"))
+    interrupt_at(2)
+    with pytest.raises(Interrupted):
+        pretrain(tiny("parts", precision="auto"))
+    other = {"bf16": "fp32", "fp32": "bf16"}[native]
+    monkeypatch.setattr(stage, "native_precision", lambda device: other)
+    assert same_run(whole, pretrain(tiny("parts", precision="auto", resume="auto")))
+
+
 def test_image_files_are_bit_identical_for_any_number_of_workers(tiny, odd_images):
     files = {"data": str(odd_images), "steps_per_epoch": None, "batch_size": 8}
     here, elsewhere = (pretrain(tiny(f"workers{n}", workers=n, **files)) for n in (0, 2))
@@ -321,6 +342,15 @@ def test_disk_full_while_saving_keeps_the_previous_checkpoint(tiny, tmp_path, mo
         "images.jsonl",
         "metrics.jsonl",
     ]
+
+
+def test_a_finished_run_that_is_resumed_is_said_to_be_complete(tiny, tmp_path, capsys):
+    run = pretrain(tiny())
+    before = file_hash(run / "checkpoint.pt")
+    capsys.readouterr()
+    pretrain(tiny(resume="auto"))
+    said = capsys.readouterr().err
+    assert "complete" in said and "resuming" not in said and file_hash(run / "checkpoint.pt") == before
 
 
 def test_a_failed_write_keeps_the_previous_checkpoint(tiny, tmp_path):

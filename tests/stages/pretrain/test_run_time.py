@@ -76,6 +76,7 @@ def lines_of(clock, tiny, seconds: float, steps: int = 30, *, left: int = 100, o
 def test_a_run_says_once_how_long_it_takes(clock, tiny):
     assert lines_of(clock, tiny, 0.6) == ["the run takes about 1 min: 100 steps of 0.6 s"]
     assert lines_of(clock, tiny, 0.6, steps=5) == []
+    assert lines_of(clock, tiny, 0.6, steps=9) != []  # before the first line of progress
     assert lines_of(clock, tiny, 0.1, left=600) == ["the run takes about 1 min: 600 steps of 0.1 s"]
 
 

@@ -22,7 +22,7 @@ def render(runs: Sequence[ReportedRun]) -> str:
         cosines, norms = _limits(run.patches)
         caption = (
             f"Cosines to the patch in row {row}, column {column} (counted from 0): from {cosines[0]:.2f}, dark, to "
-            f"{cosines[1]:.2f}, light. Norms: from {norms[0]:.3g} to {norms[1]:.3g}."
+            f"{cosines[1]:.2f}, light. Norms: from {norms[0]:.3g}, dark, to {norms[1]:.3g}, light."
         )
         grids.append(grid(run_heading([run], runs), _table(run.patches), escape_xml(caption)))
     text = (

@@ -26,12 +26,21 @@ def sentence_of(kind: Shown) -> str:
     return f"{KINDS[kind.kind].sentence} (kind: {kind.kind})"
 
 
+def _without_untrained(layer: Layer) -> str:
+    """Why ``ssltool collapse`` without the untrained network says something else; empty if it does not."""
+    if layer.alone is None or layer.alone.state == layer.verdict.state:
+        return ""
+    why = f" ({' and '.join(layer.alone.why)})" if layer.alone.why else ""
+    return f"Without comparing with the untrained network: {layer.alone.state}{why}, as ssltool collapse says."
+
+
 def _layer(layer: Layer, sampled: int) -> str:
     share = layer.verdict.details["used_share"]
     used = f"{layer.verdict.details['used']:.1f} of {layer.verdict.details['dimensions']:,} dimensions in use"
     text = f"{used}, measured on {sampled:,} images"
     bar = element("span", "", class_="used", style=f"width: {100 * min(1.0, max(share, 0.004)):.1f}%")
     kinds = "".join(element("p", escape_xml(sentence_of(kind)), class_="words kind") for kind in layer.verdict.kinds)
+    kinds += element("p", escape_xml(_without_untrained(layer)), class_="words") if _without_untrained(layer) else ""
     notes = "".join(element("li", escape_xml(note)) for note in layer.notes)
     return element(
         "div",

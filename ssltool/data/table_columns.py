@@ -1,0 +1,114 @@
+"""The columns of a table that hold images and labels, and labels that are numbers or names."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import numpy as np
+
+from ssltool.errors import SSLToolError, first_names
+from ssltool.files.label_values import LABELS_REMEDY, read_targets
+from ssltool.files.npy_files import to_tensor
+from ssltool.files.text import composed
+
+IMAGES = ("image", "img", "path", "image_path", "filepath", "file_path", "filename", "file_name", "file")
+"""Names of the column of images, in lower case; the first one that there is is used."""
+
+LABELS = ("label", "labels", "class", "class_name", "target", "category", "fine_label")
+"""Names of the column of labels, likewise."""
+
+MAX_CLASSES = 100_000
+"""Labels are numbers below this."""
+
+ADVICE = "name the column of labels with --label-column"
+
+Labels = tuple[np.ndarray, tuple[str, ...]]
+"""The class of each image (N,) int64, -1 if it is unlabelled, and the names of the classes."""
+
+
+def image_column(given: str | None, names: Sequence[str], source: object) -> str:
+    """The column of images among ``names``: the ``given`` one, or the first that has a name of ``IMAGES``.
+
+    Raises:
+        SSLToolError: if there is none.
+    """
+    found = _column(given, names, IMAGES, source, "--image-column")
+    if found is None:
+        raise SSLToolError(f"{source} has the columns {first_names(names)}; name that of images with --image-column")
+    return found
+
+
+def label_column(given: str | None, names: Sequence[str], source: object) -> str | None:
+    """The column of labels among ``names``, as ``image_column``; None if none is given and none has such a name."""
+    return _column(given, names, LABELS, source, "--label-column")
+
+
+def _column(given: str | None, names: Sequence[str], known: Collection[str], source: object, flag: str) -> str | None:
+    if given is not None and given not in names:
+        raise SSLToolError(f"{source} has no column {given}, which {flag} names; its columns are {first_names(names)}")
+    by_name = {name.lower(): name for name in reversed(names)}
+    return given or next((by_name[name] for name in known if name in by_name), None)
+
+
+def labels_of(values: Sequence[Any], reference: Sequence[Any] | None, source: str) -> Labels:
+    """The labels of a column, of numbers or names; None and "" are no label. Text that is a number is one.
+
+    Args:
+        values: the labels of the split.
+        reference: those of the train split, which number the first classes; None if it is that split.
+
+    Raises:
+        SSLToolError: if a value is no label.
+    """
+    reference = values if reference is None else reference
+    texts, known = ([_text(value, source) for value in column] for column in (values, reference))
+    if all(text.removeprefix("-").isdecimal() for text in {*texts, *known} - {""}):
+        return of_numbers(np.array([int(text) if text else -1 for text in texts], np.int64), source)
+    return of_names(np.array(texts, str), np.array(known, str), source)
+
+
+def _text(value: Any, source: str) -> str:
+    if value is None or value != value:
+        return ""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if not isinstance(value, (str, int)) or isinstance(value, bool) or len(str(value)) > 1000:
+        raise SSLToolError(f"{source}: a label is {str(value)[:40]!r}; {LABELS_REMEDY}")
+    return str(value).strip()
+
+
+def of_numbers(labels: np.ndarray, source: str) -> Labels:
+    """Labels that are the numbers of classes, (N,), (N, 1) or one-hot (N, C); negative numbers are no label.
+
+    Raises:
+        SSLToolError: if they are no such numbers.
+    """
+    numbers = read_targets(to_tensor(labels, source, "labels"), source, [], "labels")[0].numpy()
+    largest = int(numbers.max(initial=-1))
+    if largest >= MAX_CLASSES:
+        raise SSLToolError(
+            f"{source}: labels are up to {largest}, and must be class numbers below {MAX_CLASSES}; {LABELS_REMEDY}"
+        )
+    return numbers, tuple(map(str, range(largest + 1)))
+
+
+def of_names(labels: np.ndarray, reference: np.ndarray, source: str) -> Labels:
+    """Class numbers of labels that are names; those of ``reference``, of the train split, number the first classes.
+
+    An empty name is no label.
+
+    Raises:
+        SSLToolError: if the labels of the train split are no names.
+    """
+    if reference.dtype.kind not in "US":
+        raise SSLToolError(f"{source}: the labels are names, but those of the train split are {reference.dtype}")
+    own, known = _texts(labels), _texts(reference)
+    classes = (*sorted({*known} - {""}), *sorted({*own} - {*known} - {""}))
+    number = {name: i for i, name in enumerate(classes)} | {"": -1}
+    return np.array([number[name] for name in own], np.int64), classes
+
+
+def _texts(names: np.ndarray) -> list[str]:
+    found: list[str | bytes] = names.ravel().tolist()
+    return [composed(name if isinstance(name, str) else name.decode(errors="backslashreplace")) for name in found]

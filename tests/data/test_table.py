@@ -1,0 +1,177 @@
+"""Tables of paths and labels: .csv, .tsv and .parquet files."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from helpers import TINY, error_message, same_run
+from ssltool.config import DataSettings
+from ssltool.data.detection import detect
+from ssltool.data.images import ImageSet, open_dataset
+from ssltool.errors import SSLToolError
+
+
+def opened(path: Path, split: str = "train", **settings) -> ImageSet:
+    return open_dataset(DataSettings(data=str(path), **settings), split)
+
+
+def write(path: Path, rows: list[tuple[object, ...]], separator: str = ",") -> Path:
+    """A table of ``rows``, the names of the columns first."""
+    if path.suffix == ".parquet":
+        pa = pytest.importorskip("pyarrow")
+        parquet = pytest.importorskip("pyarrow.parquet")
+        names, *cells = rows
+        columns = dict(zip(names, map(list, zip(*cells, strict=True)), strict=True))
+        parquet.write_table(pa.table(columns), path)
+    else:
+        path.write_text("".join(separator.join(map(str, row)) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture
+def images(tmp_path, write_images) -> Path:
+    """A folder with six images of two sizes below it."""
+    write_images(tmp_path / "photos" / "a", 3)
+    write_images(tmp_path / "photos" / "b", 3, size=(16, 20))
+    return tmp_path
+
+
+NAMES = [f"photos/{folder}/{i:03d}.png" for folder in "ba" for i in (2, 0, 1)]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".parquet"])
+def test_table_gives_paths_labels_and_order(images, suffix):
+    rows = [("id", "image", "label"), *((i, name, ["wren", "owl"][i % 2]) for i, name in enumerate(NAMES))]
+    table = write(images / f"birds{suffix}", rows, "\t" if suffix == ".tsv" else ",")
+    made = opened(table)
+    assert detect(str(table)) == made.name == "table"
+    assert made.files == tuple(NAMES) and made.paths == tuple(str(images / name) for name in NAMES)
+    assert made.classes == ("owl", "wren") and made.labels.tolist() == [1, 0] * 3
+
+
+def test_fingerprint_is_that_of_the_paths_and_contents(images):
+    table = write(images / "t.csv", [("path",), *((name,) for name in sorted(NAMES))])
+    folder = opened(images, dataset_type="images")
+    assert [f"photos/{name}" for name in opened(images / "photos", dataset_type="images").files] == sorted(NAMES)
+    assert folder.files[:6] == tuple(sorted(NAMES)) and opened(table).fingerprint == folder.fingerprint
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_separator_of_a_csv_file_is_found(images, separator):
+    table = write(images / "t.csv", [("a", "file", "class"), *(("x", name, 3) for name in NAMES)], separator)
+    assert opened(table).labels.tolist() == [3] * 6 and opened(table).classes == ("0", "1", "2", "3")
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_columns_are_named_and_absolute_paths_are_read(images, suffix):
+    rows = [("where", "what", "label"), *((str(images / name), i % 3, i) for i, name in enumerate(NAMES))]
+    table = write(images / f"t{suffix}", rows)
+    with pytest.raises(SSLToolError, match=r"where, what, label.*--image-column"):
+        opened(table)
+    made = opened(table, image_column="where", label_column="what")
+    assert made.paths == tuple(str(images / name) for name in NAMES) and made.labels.tolist() == [0, 1, 2] * 2
+    with pytest.raises(SSLToolError, match="no column nothing"):
+        opened(table, image_column="nothing")
+
+
+def test_empty_labels_are_unlabelled_and_a_missing_column_says_how_to_name_it(images):
+    table = write(images / "t.csv", [("path", "label"), *((name, "owl" if i else "") for i, name in enumerate(NAMES))])
+    assert opened(table).labels.tolist() == [-1, 0, 0, 0, 0, 0]
+    write(table, [("path", "kind"), *((name, "owl") for name in NAMES)])
+    assert "--label-column" in opened(table).why_unlabelled and opened(table).classes == ()
+
+
+def test_train_numbers_the_classes_of_the_other_splits(images):
+    folder = images / "tables"
+    folder.mkdir()
+    for split, kinds in (("train", "owl tit"), ("validation", "tit ant"), ("test", "owl ant")):
+        rows = [(f"../{name}", kind) for name, kind in zip(NAMES, kinds.split() * 3, strict=True)]
+        write(folder / f"birds-{split}.csv", [("path", "label"), *rows])
+    assert detect(str(folder)) == "table"
+    assert opened(folder).classes == ("owl", "tit")
+    assert (
+        opened(folder, "val").classes == ("owl", "tit", "ant") and opened(folder, "val").labels.tolist() == [1, 2] * 3
+    )
+    assert opened(folder, "test").labels.tolist() == [0, 2] * 3
+
+
+def test_folder_without_table_for_val_reads_test_and_says_so(images):
+    for split in ("train", "test"):
+        write(images / f"{split}.csv", [("path", "label"), *((name, 1) for name in NAMES)])
+    assert detect(str(images)) == "table"
+    assert any("val is read from the files of test" in note for note in opened(images, "val").notes)
+    (images / "test.csv").unlink()
+    with pytest.raises(SSLToolError, match="no val split"):
+        opened(images, "val")
+
+
+def test_class_folders_with_a_table_beside_them_are_class_folders_as_before(images):
+    write(images / "photos" / "train.csv", [("path", "label"), *((name[7:], 1) for name in NAMES)])
+    assert detect(str(images / "photos")) == "folder"
+
+
+def test_missing_images_are_named_and_can_be_skipped(images):
+    table = write(images / "t.csv", [("path", "label"), *((name, 1) for name in (*NAMES[:2], "no.png", NAMES[2]))])
+    with pytest.raises(SSLToolError, match=r"no\.png cannot be read"):
+        opened(table)
+    made = opened(table, skip_corrupt=True)
+    assert made.files == tuple(NAMES[:3]) and made.left_out == {"unreadable": ("no.png",)}
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("path,label\na.png\n", "line 2 has 1 cells"),
+        ("path,label\n", "no rows"),
+        ('path,label\n"a.png,1\n', "not a readable table"),
+        ("path,label\n,1\n", "row 1: the path"),
+        ("", "columns"),
+    ],
+)
+def test_damaged_tables_are_one_line(tmp_path, text, why):
+    (tmp_path / "t.csv").write_text(text)
+    with pytest.raises(SSLToolError, match=why) as found:
+        opened(tmp_path / "t.csv")
+    assert "\n" not in str(found.value)
+
+
+def test_damaged_parquet_and_missing_pyarrow_are_one_line(tmp_path, monkeypatch):
+    pytest.importorskip("pyarrow")
+    (tmp_path / "t.parquet").write_bytes(b"PAR1 but no table")
+    with pytest.raises(SSLToolError, match="not a readable Parquet file"):
+        detect(str(tmp_path / "t.parquet"))
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(SSLToolError, match=r"pip install 'ssltool\[parquet\]'"):
+        detect(str(tmp_path / "t.parquet"))
+
+
+def test_column_flags_are_refused_where_they_have_no_effect(images):
+    with pytest.raises(SSLToolError, match="--label-column has no effect with folder"):
+        opened(images / "photos", label_column="label")
+
+
+def test_run_on_a_table_is_evaluated_with_its_columns_and_equals_one_on_the_folder(images, ssltool, tmp_path):
+    flags = [*TINY, "-b", 4, "--device", "cpu", "-j", 0, "--monitor-every", 0, "--epochs", 1]
+    rows = [(name, name.split("/")[1]) for name in sorted(NAMES)]
+    table = write(images / "t.csv", [("where", "kind"), *rows])
+    columns = ["--image-column", "where", "--label-column", "kind"]
+    assert ssltool("pretrain", table, *columns, *flags, "-o", tmp_path / "one").code == 0
+    assert ssltool("pretrain", images / "photos", *flags, "-o", tmp_path / "two").code == 0
+    assert same_run(tmp_path / "one", tmp_path / "two")
+    reprs = tmp_path / "r.pt"
+    saved = ssltool(
+        "save-reprs", "--pretrained", tmp_path / "one" / "checkpoint.pt", "--device", "cpu", "-o", reprs, "--json"
+    )
+    assert saved.code == 0, saved.err
+    assert json.loads(saved.out)["files"][0]["found"]["classes"] == 2
+    sheet = ["--sheet", tmp_path / "s.html", "-k", 1]
+    ran = ssltool("neighbours", reprs, NAMES[0], *sheet)
+    assert ran.code == 0 and NAMES[0] in ran.out, ran.err
+    table.unlink()
+    assert "no such folder" in error_message(ssltool("neighbours", reprs, NAMES[0], *sheet))
+    assert torch.load(reprs, weights_only=True)["paths"] == sorted(NAMES)

@@ -1,0 +1,85 @@
+"""Compiled methods: nothing is compiled again while a schedule goes on, and the losses are those without."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from ssltool.methods import METHODS
+from ssltool.models import ARCHITECTURES, Architecture
+from ssltool.stages.pretrain import run as pretrain
+from ssltool.stages.pretrain.pretrain import Pretraining
+from tiny_methods import tiny_config
+
+MOVING: dict[str, dict[str, Any]] = {
+    "dino": {"warmup_teacher_temp": 0.02, "warmup_teacher_temp_epochs": 2},
+    "swav": {"queue": 32, "queue_start": 1, "freeze": 1},
+}
+"""Options that change what a step does: a temperature, a queue that is used later on."""
+
+NEEDS_PATCHES = ("teacher",)
+
+
+def two_layers() -> nn.Module:
+    """A network of which a compiler sees little."""
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, stride=2),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(2),
+        nn.Flatten(),
+        nn.Linear(32, 16),
+    )
+
+
+def losses(config: Any, watch: Any = None) -> list[float]:
+    """The loss of each step of a run."""
+    found, step = [], Pretraining.step
+
+    def stepping(run: Pretraining, batch: Any) -> Any:
+        values = step(run, batch)
+        found.append(values[0].item())
+        if watch is not None:
+            watch(run)
+        return values
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Pretraining, "step", stepping)
+        pretrain(config)
+    return found
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # by torch, where a graph ends
+@pytest.mark.usefixtures("registries")
+@pytest.mark.parametrize("method", METHODS)
+def test_no_step_after_the_first_is_compiled_again(tmp_path: Path, trained, monkeypatch, method):
+    """Over two steps of each of three epochs, with the monitor between them, whose measurements are not compiled."""
+    if "two_layers" not in ARCHITECTURES:
+        ARCHITECTURES.add("two_layers", Architecture(two_layers))
+    settings: dict[str, Any] = {"epochs": 3, "steps_per_epoch": 2, "lr_schedule": "step", "warmup_epochs": 1}
+    if method not in NEEDS_PATCHES:
+        settings |= {"arch": "two_layers", "stem": "auto"}
+    options = MOVING.get(method, {})
+    plain = losses(tiny_config(method, tmp_path / "plain", trained, options=options, **settings))
+
+    compiled, frames = torch.compile, []
+    monkeypatch.setattr(torch, "compile", lambda model: compiled(model, backend="eager"))
+    torch._dynamo.reset()
+
+    def watch(run: Pretraining) -> None:
+        frames.append(torch._dynamo.utils.counters["frames"]["ok"])
+        torch._dynamo.config.error_on_recompile = True
+
+    try:
+        config = tiny_config(method, tmp_path / "compiled", trained, options=options, compile=True, **settings)
+        found = losses(config, watch)
+    finally:
+        torch._dynamo.config.error_on_recompile = False
+        torch._dynamo.reset()
+    assert found == pytest.approx(plain, rel=1e-4, abs=1e-5)
+    assert frames[0] > 0
+    assert len(set(frames)) == 1
