@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 import pickle
+import shutil
 import signal
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from fork_server import running
 from PIL import Image
 
 from ssltool.config import CacheConfig, DataSettings, PretrainConfig, SaveReprsConfig
@@ -116,6 +116,17 @@ def test_a_cache_is_a_dataset_without_its_files(photos):
     assert images.fingerprint == files.fingerprint
     assert np.array_equal(images.labels, files.labels)
     assert np.array_equal(images.digests, files.digests)
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+def test_the_cache_of_an_archive_is_that_of_its_folder(photos, tmp_path, kind):
+    archive = shutil.make_archive(str(tmp_path / "archive"), kind, photos)
+    cache(CacheConfig(data=archive, out=str(tmp_path / "of_archive"), size=32, workers=2))
+    ours, theirs = (CacheFile.open(cache_path(path, "train")) for path in (tmp_path / "of_archive", write(photos)))
+    assert ours.head["fingerprint"] == theirs.head["fingerprint"]
+    assert len(with_cache(Path(archive), write(photos))) == len(theirs.labels)
+    for row in range(len(theirs.labels)):
+        assert np.array_equal(ours.images.pixels(row), theirs.images.pixels(row))
 
 
 def test_images_of_one_size_are_in_memory_as_their_files_are(tmp_path):
@@ -343,14 +354,13 @@ def test_packed_paths_are_the_paths():
     assert [packed[row] for row in range(len(packed))] == paths
 
 
-def test_a_killed_command_is_continued(photos, tmp_path):
+def test_a_killed_command_is_continued(photos, tmp_path, server):
     """SIGKILL at any moment leaves no file under the final name, or a whole one."""
     out = tmp_path / "killed"
-    command = [sys.executable, "-m", "ssltool", "cache", str(photos), "-o", str(out), "--size", "32", "-j", "1"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while process.poll() is None and not (out / ".train.cache.unfinished").exists():
-        time.sleep(0.001)
-    process.kill()
-    process.wait()
+    with running(server, "ssltool", "cache", photos, "-o", out, "--size", 32, "-j", 1) as (command, _, _):
+        while command.wait(0.002) is None and not (out / ".train.cache.unfinished").exists():
+            pass
+        os.kill(command.pid, signal.SIGKILL)
+        command.wait()
     cache(CacheConfig(data=str(photos), out=str(out), size=32))
     assert cache_path(out, "train").read_bytes() == cache_path(write(photos), "train").read_bytes()
