@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import pickle
 import shutil
@@ -30,6 +31,7 @@ from ssltool.reprs.representation_set import RepresentationSet
 from ssltool.reprs.row_pictures import RowPictures
 from ssltool.runs.folder import RunFolder
 from ssltool.stages.cache import run as cache
+from ssltool.stages.pretrain import plan
 from ssltool.stages.pretrain import run as pretrain
 from ssltool.stages.save_reprs import run as save_reprs
 
@@ -339,6 +341,14 @@ def test_pictures_of_rows_are_those_of_the_cache_that_was_the_dataset(photos, tm
     pictures = RowPictures(RepresentationSet.open(str(tmp_path / "r.pt")))
     for row in (0, len(images) - 1):
         assert np.array_equal(pictures.picture(row), images.cached.pixels(row))
+
+
+def test_a_dry_run_writes_no_cache_and_uses_one_that_exists(photos, tmp_path):
+    settings = {"data": str(photos), "arch": "resnet18_w8", "image_size": 16, "batch_size": 8, "epochs": 1}
+    config = PretrainConfig(**settings, device="cpu", cache=str(tmp_path / "made"))
+    assert plan(config)["config"]["cache_size"] is None
+    assert not (tmp_path / "made").exists()
+    assert plan(dataclasses.replace(config, cache=str(write(photos))))["config"]["cache_size"] == 32
 
 
 def test_a_run_in_another_folder_finds_the_cache_of_its_settings(photos, tmp_path, monkeypatch):
