@@ -105,7 +105,7 @@ class Pretraining(TrainingLoop[TrainState, Batch]):
     ) -> None:
         with distributed.raise_on_all_ranks():
             if config.download and distributed.is_main():
-                open_dataset(config, "train")
+                open_dataset(dataclasses.replace(config, cache=None, cache_size=None), "train")
         native = "fp32" if distributed.all_reduce_max(int(native_precision(device) == "fp32")) else "bf16"
         with distributed.raise_on_all_ranks():
             self.setup = prepare(dataclasses.replace(config, download=False), native)
