@@ -7,6 +7,7 @@ imported.
 from __future__ import annotations
 
 import dataclasses
+import sys
 import functools
 import types
 import typing
@@ -101,7 +102,7 @@ def _limits(cls: type, f: dataclasses.Field[Any], value: Any) -> str:
     low, high, above = bounds(cls, f) if _within(value, *own) else own
     limits = [f"at least {_short(low)}"] if low is not None else []
     limits += [f"greater than {_short(above)}"] if above is not None else []
-    limits += [f"at most {_short(high)}"] if high is not None else []
+    limits += [f"at most {_short(high)}"] if high not in (None, sys.float_info.max) else []
     return " and ".join(limits)
 
 
