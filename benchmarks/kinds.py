@@ -145,8 +145,9 @@ def _runs(seed: int, arch: str, other: str) -> list[Run]:
     return [dataclasses.replace(run, settings=base | run.settings) for run in found]
 
 
-def _table(seed: int) -> list[Run]:
-    """Runs of all kinds on other architectures, with other seeds, and partly of other methods and settings."""
+def _table(seed: int, of_clusters: int) -> list[Run]:
+    """Runs of all kinds on other architectures, with other seeds, and partly of other methods and settings.
+    ``of_clusters`` is the seed of those on which the thresholds of clusters bear."""
     found = [run for run in _runs(seed, "resnet18_w8", "resnet18_w16") if run.name not in ("swav", "complete simsiam")]
     base = {"seed": seed, "arch": "resnet18_w8"}
     found += [
@@ -157,13 +158,17 @@ def _table(seed: int) -> list[Run]:
         Run("stale ressl", "stale-teacher", "ressl", RESSL | {"momentum": 1.0}, base),
         Run("identical ressl", "identical-teacher", "ressl", RESSL | {"momentum": 0.0}, base),
     ]
-    # More runs of the kind that is hardest to tell from another, with another seed.
-    found += [
-        dataclasses.replace(run, name=f"{run.name} more", settings=run.settings | {"seed": seed + 1})
-        for run in found
-        if run.kind == "complete"
+    found = [
+        _with_seed(run, of_clusters) if run.kind == "cluster" or run.name == "deepcluster" else run for run in found
     ]
-    return found
+    # More runs of what is hardest to tell, with another seed.
+    hard = [run for run in found if run.kind == "complete" or run.name == "deepcluster"]
+    more = [_with_seed(run, run.settings["seed"] + 1) for run in hard]
+    return [*found, *(dataclasses.replace(run, name=f"{run.name} more") for run in more)]
+
+
+def _with_seed(run: Run, seed: int) -> Run:
+    return dataclasses.replace(run, settings=run.settings | {"seed": seed})
 
 
 def _again(runs: list[Run]) -> list[Run]:
@@ -179,7 +184,7 @@ def _interleaved(runs: list[Run]) -> list[Run]:
 
 SETS = {
     "calibration": lambda: _runs(101, "resnet18_w8", "resnet18_w16"),
-    "table": lambda: _interleaved([*_table(707), *_again(_table(808))]),
+    "table": lambda: _interleaved([*_table(707, 909), *_again(_table(808, 1010))]),
 }
 
 

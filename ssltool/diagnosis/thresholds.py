@@ -40,7 +40,7 @@ class Thresholds:
     scale_variance: float = 0.15
     scale_norm: float = 0.5
     cluster_share: float = 0.1
-    cluster_count: float = 10.0
+    cluster_count: float = 4.0
     intracluster_nc1: float = 0.3
     local_lid: float = 2.2
     local_ratio: float = 3.0
