@@ -200,6 +200,35 @@ PUBLISHED = {("cifar", name): wanted for name, wanted in CIFAR.items()}
 PUBLISHED |= {("imagenet", name): wanted for name, wanted in IMAGENET.items()}
 
 
+NOT_ZERO = {("cifar", method) for method in CIFAR.keys() - {"teacher"}}  # torchvision's default; the study has a ViT
+NOT_ZERO |= {("imagenet", method) for method in ("moco", "swav", "deepcluster", "dino", "ressl", "paws", "supervised")}
+ZERO = {("imagenet", method) for method in ("simsiam", "simclr", "mocov3", "barlow", "vicreg", "nnsiam")}
+ZERO |= {("imagenet", "byol")}  # Haiku's blocks: scale_init of the last norm is zeros
+"""Where the last batch norm of each residual branch starts at 1, and where at 0."""
+
+
+@pytest.mark.parametrize(("recipe", "method"), sorted(NOT_ZERO | ZERO))
+def test_residual_branches_start_as_in_the_published_code(recipe, method):
+    config = apply_recipe(PretrainConfig(method=method), recipe)
+    assert config.zero_init_residual is ((recipe, method) in ZERO)
+
+
+def test_every_recipe_with_released_code_for_a_resnet_names_the_start_of_its_residual_branches():
+    assert not NOT_ZERO & ZERO
+    unknown = {("cifar", "teacher"), ("imagenet", "nnclr")}  # NNCLR has no released code
+    assert NOT_ZERO | ZERO | unknown == PUBLISHED.keys()
+
+
+@pytest.mark.parametrize("arch", ["vit_small", "timm:vit_tiny_patch16_224"])
+def test_a_recipe_leaves_out_the_start_of_residual_branches_for_a_network_without_it(arch):
+    assert apply_recipe(PretrainConfig(method="dino", arch=arch), "imagenet").zero_init_residual is True
+
+
+def test_an_explicit_start_of_residual_branches_overrides_the_recipe():
+    config = apply_recipe(PretrainConfig(method="moco"), "cifar", ("zero_init_residual",))
+    assert config.zero_init_residual is True
+
+
 @pytest.mark.parametrize(("recipe", "method"), list(PUBLISHED))
 def test_a_recipes_numbers_are_the_published_ones(recipe, method):
     settings, options = PUBLISHED[recipe, method]

@@ -10,8 +10,12 @@ from ssltool.errors import UsageError, found_in
 from ssltool.methods import method_class
 from ssltool.methods.options import gather_options, ineffective_options, parse_options
 from ssltool.methods.recipes import published
+from ssltool.models.backbones import family_of
 from ssltool.runs.repeat import read_settings, repeat
 from ssltool.settings import Settings, flag, reset_ineffective
+
+OF_ARCHITECTURE = {"zero_init_residual"}
+"""Settings of recipes that some architectures do not have."""
 
 
 def given_options(config: PretrainConfig) -> Settings:
@@ -34,14 +38,15 @@ def apply_recipe(config: PretrainConfig, name: str, explicit: Collection[str] = 
     """``config`` with the recipe ``name`` of its method.
 
     The settings in ``explicit`` and the given options of the method take precedence. Settings of the recipe without an
-    effect keep their defaults. If the warm-up is not shorter than the run, it is a tenth of the epochs.
+    effect keep their defaults, as ``zero_init_residual`` with an architecture that does not have it. If the warm-up is not shorter than the run, it is a tenth of the epochs.
 
     Raises:
-        UsageError: if the recipe is unknown or the method does not have it.
+        UsageError: if the recipe or the architecture is unknown, or the method does not have the recipe.
     """
     recipe = published(config.method, name)
     result = add_options(config, recipe.pop("options"))
-    changes = {setting: value for setting, value in recipe.items() if setting not in explicit}
+    missing = OF_ARCHITECTURE - family_of(config.arch).settings
+    changes = {setting: value for setting, value in recipe.items() if setting not in {*explicit, *missing}}
     result = reset_ineffective(dataclasses.replace(result, **changes), changes)
     if result.epochs and result.warmup_epochs >= result.epochs and "warmup_epochs" in changes:
         return dataclasses.replace(result, warmup_epochs=result.epochs // 10)
