@@ -130,8 +130,8 @@ class PAWS(Method):
         o, labelled = self.options, batch.support
         if labelled is None:
             raise SSLToolError("paws requires a support of labelled images in each batch; found none")
-        # The support and the large crops pass through the whole network together, the small crops in a second pass, each
-        # with batch statistics of its own, as in the released code.
+        # As in the released code, the support and the large crops pass through the whole network together, the small
+        # crops in a second pass, and batch statistics are those of one pass.
         rows = forward_by_size(self._projection_and_prediction, [labelled.views[0], *batch.views])
         support, *anchors = (gather(row[:, 1]) for row in rows)
         target_support, *targets = (gather(row[:, 0].detach()) for row in rows[:3])
