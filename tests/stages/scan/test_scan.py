@@ -311,8 +311,41 @@ def test_with_head_only_the_backbone_keeps_its_bits_and_the_heads_learn_by_sgd(s
     assert same_bits(backbone, {name: start[name] for name in backbone})
     c = saved.config
     assert (c["optimizer"], c["lr"] * 16 / 256, c["weight_decay"], c["head_only"]) == ("sgd", 5.0, 0.0, True)
-    losses = [record["loss"] for record in records(Path(config.out)) if record["phase"] == "cluster"]
-    assert losses[1] < losses[0]
+    slower = settings("slower", epochs=4, selflabel_epochs=1, head_only=True, lr=0.05)
+    scan.run(slower)
+    losses = [record["loss"] for record in records(Path(slower.out)) if record["phase"] == "cluster"]
+    assert losses[-1] < losses[0]
+
+
+def test_steps_that_an_earlier_version_began_are_resumed(settings, monkeypatch):
+    """It computed no validation loss, and self-labelled for 100 epochs."""
+    config = settings(epochs=2, selflabel_epochs=None)
+    monkeypatch.setattr("ssltool.stages.scan.scan.released_epochs", lambda size: 3)
+    for cls, step in ((Clustering, "cluster"), (SelfLabelling, "selflabel")):
+        real = cls.save
+
+        def saving(self, save=real):
+            save(self)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(cls, "save", saving)
+            with pytest.raises(Interrupted):
+                scan.run(dataclasses.replace(config, resume="auto"))
+        path = file(config, f"training_{step}.pt")
+        older = Checkpoint.load(path)
+        for record in older.metrics["epochs"]:
+            record.pop("val_loss", None)
+            record.pop("head", None)
+        older.config.pop("head_only", None)
+        older.save(path)
+        file(config, "best_cluster.pt").unlink(missing_ok=True)
+    monkeypatch.setattr("ssltool.stages.scan.scan.released_epochs", lambda size: 4)
+    scan.run(dataclasses.replace(config, resume="auto"))
+    assert Checkpoint.load(file(config, "clusters.pt")).config["kept_epoch"] == 1
+    last = records(Path(config.out))[-1]
+    assert (last["phase"], last["epoch"]) == ("selflabel", 2)
+    assert {*names(config)} & {"training_cluster.pt", "training_selflabel.pt", "best_cluster.pt"} == set()
 
 
 @pytest.mark.parametrize(("size", "epochs"), [(32, 200), (64, 200), (96, 100), (224, 25), (384, 25)])
