@@ -62,7 +62,7 @@ MOCOV3 = {"dim": 256, "hidden": 512, "momentum": 0.98, "temperature": 0.2}
 VICREG = {"dim": 256, "hidden": 512}
 BARLOW = {"dim": 256, "hidden": 512, "scale": 0.1}
 SWAV = {"dim": 128, "hidden": 512, "prototypes": 128, "queue": 0, "freeze": 60, "local_crops": 0}
-SURE = {"lr": 0.8, "epochs": 6}
+SURE = {"lr": 0.8, "epochs": 20}
 CLUSTER = SWAV | {"prototypes": 16, "freeze": 1000}
 DEEPCLUSTER = {"dim": 128, "hidden": 512, "prototypes": 128, "heads": 2, "local_crops": 0}
 DINO = {"dim": 256, "hidden": 512, "prototypes": 1024, "momentum": 0.98, "head_bn": True, "local_crops": 0}
@@ -179,7 +179,7 @@ def _interleaved(runs: list[Run]) -> list[Run]:
 
 SETS = {
     "calibration": lambda: _runs(101, "resnet18_w8", "resnet18_w16"),
-    "table": lambda: _interleaved([*_table(505), *_again(_table(606))]),
+    "table": lambda: _interleaved([*_table(707), *_again(_table(808))]),
 }
 
 

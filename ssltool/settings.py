@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import sys
 import types
 import typing
 from collections.abc import Collection, Iterable, Iterator
@@ -101,7 +102,10 @@ def _limits(cls: type, f: dataclasses.Field[Any], value: Any) -> str:
     low, high, above = bounds(cls, f) if _within(value, *own) else own
     limits = [f"at least {_short(low)}"] if low is not None else []
     limits += [f"greater than {_short(above)}"] if above is not None else []
-    limits += [f"at most {_short(high)}"] if high is not None else []
+    if high == sys.float_info.max:
+        limits += ["finite"] if value > high else []
+    elif high is not None:
+        limits.append(f"at most {_short(high)}")
     return " and ".join(limits)
 
 

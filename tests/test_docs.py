@@ -26,6 +26,7 @@ import pytest
 from helpers import records
 from ssltool.cli import COMMANDS, cli
 from ssltool.config import (
+    CacheConfig,
     CollapseConfig,
     CollapseLayersConfig,
     DiagnoseConfig,
@@ -56,6 +57,7 @@ ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
 CONFIGS = {
+    "cache": CacheConfig,
     "save-reprs": SaveReprsConfig,
     "knn": KnnConfig,
     "neighbours": NeighboursConfig,

@@ -236,9 +236,17 @@ def _normal(name: str) -> str:
 
 
 def members_of(path: str) -> Iterator[tuple[str, Member]]:
-    """The names and places of all members of an archive but its folders, as it holds them."""
+    """The names and places of all members of an archive but its folders, as it holds them.
+
+    Raises:
+        ValueError: if a place or a size is impossible; and what zipfile and tarfile raise for a damaged archive.
+    """
     with open(path, "rb") as stream:
-        yield from (_tar if is_tar_header(stream.read(512)) else _zip)(path)
+        read = _tar if is_tar_header(stream.read(512)) else _zip
+    for name, member in read(path):
+        if isinstance(member, tuple) and not 0 <= min(member) <= max(member) < 2**63:
+            raise ValueError(f"{name} declares an impossible size or place")
+        yield name, member
 
 
 def _zip(path: str) -> Iterator[tuple[str, Member]]:

@@ -156,6 +156,9 @@ def _is_at(stream: int, place: Path) -> bool:
         return False
 
 
+_flush = getattr(os, "fdatasync", os.fsync)  # macOS has no fdatasync
+
+
 class _Unfinished:
     """The file that is being written: ``done`` images are."""
 
@@ -204,7 +207,7 @@ class _Unfinished:
                 if image is not None:
                     entries[number] = self._end, image.height, image.width
                     self._end += self._write(image.tobytes(), self._end)
-            os.fdatasync(self._stream)
+            _flush(self._stream)
             self._write(entries.tobytes(), self.sections.table + ENTRY.itemsize * self.done)
         self.done += len(block)
 

@@ -83,12 +83,12 @@ class Shown:
 
 
 def _complete(of: Numbers, t: Thresholds) -> list[str]:
+    rank = of["effective_rank"] if of.get("directions", math.inf) > 2 else math.inf
+    is_line = rank < t.line_rank and of["feature_std"] < t.line_std
     crossed = [
         (_is_narrow(of, t.complete_std, t), f"feature_std is below {t.complete_std:g}"),
-        (
-            of["effective_rank"] < t.complete_rank and of.get("directions", math.inf) > 2,
-            f"effective rank is below {t.complete_rank:g}",
-        ),
+        (rank < t.complete_rank, f"effective rank is below {t.complete_rank:g}"),
+        (is_line, f"effective rank is below {t.line_rank:g} with feature_std below {t.line_std:g}"),
     ]
     return [text for holds, text in crossed if holds]
 
@@ -191,7 +191,7 @@ KINDS: Registry[Kind] = Registry(
             "The network gives nearly the same output to every image.",
             state=COMPLETE,
             implies=("dimensional", "cluster", "intracluster", "local"),
-            thresholds=("complete_std", "complete_rank", "reference_std"),
+            thresholds=("complete_std", "complete_rank", "line_std", "line_rank", "reference_std"),
         ),
         "scale": Kind(
             _scale,

@@ -16,7 +16,8 @@ class Thresholds:
     ``*_std`` are values of ``feature_std``. ``complete_rank`` is an effective rank, and ``partial_rank`` an effective
     rank as a fraction of the dimensions. ``partial_dead`` is a fraction of dead directions. ``embedding_rank`` and
     ``embedding_dead`` replace the latter two for projector and predictor, which lose directions in healthy networks
-    too. ``like_rank`` is an effective rank as a fraction of that of a reference run.
+    too. ``line_std`` and ``line_rank`` hold together: a ``feature_std`` of 0.316 is a mean cosine of 0.9 between the
+    outputs of two images. ``like_rank`` is an effective rank as a fraction of that of a reference run.
 
     ``reference_std``, ``scale_variance`` and ``scale_norm`` are fractions of the ``feature_std``, of the total
     variance and of the mean norm of the untrained network. ``cluster_share`` is the share of the clusters in use
@@ -47,6 +48,8 @@ class Thresholds:
     teacher_share: float = 1e-6
     uniform_loss: float = 1e-3
     uniform_looks: float = 2
+    line_std: float = 0.316
+    line_rank: float = 2.0
 
     @classmethod
     def parse(cls, assignments: Iterable[str]) -> Thresholds:

@@ -242,6 +242,7 @@ class TrainingSetup:
         derived = {
             "data": absolute(self.config.data),
             "idx_path": None if self.config.idx_path is None else str(Path(self.config.idx_path).resolve()),
+            "cache": None if self.config.cache is None else str(Path(self.config.cache).resolve()),
             "method_options": dataclasses.asdict(self.options),  # type: ignore[call-overload]  # subclasses are dataclasses
             "dataset": self.images.name,
             "n_images": len(self.images),

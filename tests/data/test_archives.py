@@ -235,10 +235,22 @@ def test_compressed_tar_is_refused_with_what_to_do(classes):
         detect(made)
 
 
+def test_impossible_sizes_are_one_line(tmp_path):
+    for number, size in enumerate((b"\xff" * 11 + b"\x00", b"\x80" + b"\xff" * 11, b"\x80" + bytes(3) + b"\x7f" * 8)):
+        path = tar_of(tmp_path / f"{number}.tar", [("1.png", png(1)), ("2.png", png(2))])
+        data = bytearray(path.read_bytes())
+        data[124:136] = size
+        data[148:156] = b" " * 8
+        data[148:156] = b"%06o\0 " % sum(data[:512])
+        path.write_bytes(data)
+        with pytest.raises(SSLToolError, match=rf"{number}\.tar is not a readable"):
+            opened(path)
+
+
 def test_archive_without_images_and_a_file_that_is_no_archive_are_one_line(tmp_path):
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.writestr("notes.txt", "no image")
-    with pytest.raises(SSLToolError, match=r"no images in .*a\.zip.*not an image"):
+    with pytest.raises(SSLToolError, match=r"no images in .*a\.zip.*notes\.txt"):
         opened(tmp_path / "a.zip")
     (tmp_path / "text").write_text("no archive")
     with pytest.raises(SSLToolError, match="is a file, not a folder"):
@@ -258,6 +270,17 @@ def test_path_of_a_member_finds_it(tmp_path):
     found = archives.image(path / "x" / "1.png")
     assert isinstance(found, SourceImage) and found.read() == png(1)
     assert archives.image(path / "x") is None and archives.image(tmp_path / "none.png") is None
+
+
+def test_cache_of_an_archive_is_that_of_the_folder(classes, tmp_path):
+    archive, cache = pack(classes, "stored"), str(tmp_path / "cache")
+    first = opened(archive, cache=cache)
+    again = opened(classes, cache=cache)  # refused if the fingerprint differed
+    assert first.files == again.files
+    for row, name in enumerate(first.files):
+        expected = np.asarray(decode(str(classes / name)))
+        assert np.array_equal(first.cached.pixels(row), expected)
+        assert np.array_equal(again.cached.pixels(row), expected)
 
 
 # Commands

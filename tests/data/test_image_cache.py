@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import pickle
+import shutil
 import signal
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -14,9 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from fork_server import running
 from PIL import Image
 
-from ssltool.config import CacheConfig, DataSettings, PretrainConfig
+from ssltool.config import CacheConfig, DataSettings, PretrainConfig, SaveReprsConfig
 from ssltool.data import cache_writer
 from ssltool.data.cached_images import cache_path
 from ssltool.data.image_cache import CacheFile
@@ -26,8 +27,13 @@ from ssltool.data.packed_paths import PackedPaths
 from ssltool.data.preprocessing import IMAGENET
 from ssltool.data.views import PAPER
 from ssltool.errors import Interrupted, SSLToolError
+from ssltool.reprs.representation_set import RepresentationSet
+from ssltool.reprs.row_pictures import RowPictures
+from ssltool.runs.folder import RunFolder
 from ssltool.stages.cache import run as cache
+from ssltool.stages.pretrain import plan
 from ssltool.stages.pretrain import run as pretrain
+from ssltool.stages.save_reprs import run as save_reprs
 
 SIZES = ((90, 60), (60, 90), (40, 40), (20, 30), (200, 35))
 
@@ -112,6 +118,17 @@ def test_a_cache_is_a_dataset_without_its_files(photos):
     assert images.fingerprint == files.fingerprint
     assert np.array_equal(images.labels, files.labels)
     assert np.array_equal(images.digests, files.digests)
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+def test_the_cache_of_an_archive_is_that_of_its_folder(photos, tmp_path, kind):
+    archive = shutil.make_archive(str(tmp_path / "archive"), kind, photos)
+    cache(CacheConfig(data=archive, out=str(tmp_path / "of_archive"), size=32, workers=2))
+    ours, theirs = (CacheFile.open(cache_path(path, "train")) for path in (tmp_path / "of_archive", write(photos)))
+    assert ours.head["fingerprint"] == theirs.head["fingerprint"]
+    assert len(with_cache(Path(archive), write(photos))) == len(theirs.labels)
+    for row in range(len(theirs.labels)):
+        assert np.array_equal(ours.images.pixels(row), theirs.images.pixels(row))
 
 
 def test_images_of_one_size_are_in_memory_as_their_files_are(tmp_path):
@@ -314,20 +331,46 @@ def test_a_run_is_not_resumed_with_other_pixels(photos, tmp_path):
             pretrain(PretrainConfig(**settings, **other, resume="auto"))
 
 
+def test_pictures_of_rows_are_those_of_the_cache_that_was_the_dataset(photos, tmp_path):
+    """Also after an image that was left out, whose number no row has."""
+    (photos / "a" / "é04.png").write_bytes(b"no image")
+    folder = write(photos, skip_corrupt=True)
+    images = open_dataset(DataSettings(data=str(folder)), "train")
+    network = {"pretrained": "random", "arch": "resnet18_w8", "image_size": 16, "device": "cpu", "workers": 0}
+    save_reprs(SaveReprsConfig(data=str(folder), out=str(tmp_path / "r.pt"), **network))
+    pictures = RowPictures(RepresentationSet.open(str(tmp_path / "r.pt")))
+    for row in (0, len(images) - 1):
+        assert np.array_equal(pictures.picture(row), images.cached.pixels(row))
+
+
+def test_a_dry_run_writes_no_cache_and_uses_one_that_exists(photos, tmp_path):
+    settings = {"data": str(photos), "arch": "resnet18_w8", "image_size": 16, "batch_size": 8, "epochs": 1}
+    config = PretrainConfig(**settings, device="cpu", cache=str(tmp_path / "made"))
+    assert plan(config)["config"]["cache_size"] is None
+    assert not (tmp_path / "made").exists()
+    assert plan(dataclasses.replace(config, cache=str(write(photos))))["config"]["cache_size"] == 32
+
+
+def test_a_run_in_another_folder_finds_the_cache_of_its_settings(photos, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    images = {"data": "photos", "cache": "made", "arch": "resnet18_w8", "image_size": 16, "batch_size": 8}
+    folder = pretrain(PretrainConfig(**images, epochs=1, steps_per_epoch=1, monitor_every=0, device="cpu", workers=0))
+    assert RunFolder(folder).read_config()["cache"] == str(tmp_path / "made")
+
+
 def test_packed_paths_are_the_paths():
     paths = ["a", "", "é/" + 300 * "x", "\udcff.jpg"]
     packed = PackedPaths(paths)
     assert [packed[row] for row in range(len(packed))] == paths
 
 
-def test_a_killed_command_is_continued(photos, tmp_path):
+def test_a_killed_command_is_continued(photos, tmp_path, server):
     """SIGKILL at any moment leaves no file under the final name, or a whole one."""
     out = tmp_path / "killed"
-    command = [sys.executable, "-m", "ssltool", "cache", str(photos), "-o", str(out), "--size", "32", "-j", "1"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while process.poll() is None and not (out / ".train.cache.unfinished").exists():
-        time.sleep(0.001)
-    process.kill()
-    process.wait()
+    with running(server, "ssltool", "cache", photos, "-o", out, "--size", 32, "-j", 1) as (command, _, _):
+        while command.wait(0.002) is None and not (out / ".train.cache.unfinished").exists():
+            pass
+        os.kill(command.pid, signal.SIGKILL)
+        command.wait()
     cache(CacheConfig(data=str(photos), out=str(out), size=32))
     assert cache_path(out, "train").read_bytes() == cache_path(write(photos), "train").read_bytes()

@@ -11,7 +11,7 @@ import torch
 
 from ssltool.config import SPLITS, DataSettings
 from ssltool.data.decoding import decode
-from ssltool.data.detection import detect, parse_type
+from ssltool.data.detection import detect, has_split, parse_type
 from ssltool.data.images import open_dataset
 from ssltool.data.layouts import LAYOUTS, DatasetLayout
 from ssltool.errors import SSLToolError, UsageError
@@ -61,6 +61,18 @@ def opened(folder, split="train", **settings):
 
 def added(read, **facts) -> None:
     LAYOUTS.add("added", DatasetLayout(read, **facts))
+
+
+def test_has_split_tells_which_splits_are_there(tmp_path, write_images):
+    np.save(tmp_path / "one.npy", np.zeros((2, 4, 4), np.uint8))
+    for name in ("set/train/a", "set/train/b", "set/test/a", "pile"):
+        write_images(tmp_path / name, 2)
+    (tmp_path / "t.csv").write_text("path\npile/000.png\n")
+    found = {
+        name: [split for split in ("train", "val", "test") if has_split(DataSettings(data=str(tmp_path / name)), split)]
+        for name in ("one.npy", "set", "pile", "t.csv")
+    }
+    assert found == {"one.npy": ["train"], "set": ["train", "val", "test"], "pile": ["train"], "t.csv": ["train"]}
 
 
 # A plug-in's layout

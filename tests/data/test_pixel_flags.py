@@ -21,9 +21,9 @@ GIVEN = {
     "--max-pixels": {"max_pixels": 9},
 }
 USED = {
-    **dict.fromkeys(("folder", "imagenet", "images", "places365"), frozenset(GIVEN)),
+    **dict.fromkeys(("folder", "imagenet", "images", "places365", "table", "webdataset", "hf"), frozenset(GIVEN)),
     "arrays": {"--value-range", "--background"},
-    **dict.fromkeys(("bundled", "fashion-mnist", "cifar10", "cifar100", "stl10"), frozenset()),
+    **dict.fromkeys(("bundled", "cache", "fashion-mnist", "cifar10", "cifar100", "stl10"), frozenset()),
 }
 
 

@@ -7,6 +7,7 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ssltool.config.fields import STATES
@@ -135,6 +136,24 @@ def test_the_verdict_changes_at_each_threshold_exclusively(t):
         assert STATES.index(state(t, **{name: limit})) < STATES.index(beyond)
     assert state(t, dead_directions=t.partial_dead + 1e-9) == PARTIAL
     assert state(t, dead_directions=t.partial_dead - 1e-9) == HEALTHY
+
+
+def test_nearly_equal_outputs_in_one_direction_are_a_complete_collapse():
+    """Outputs u + a v with a fixed u and one random a for each image: their mean cosine is that of u and the outputs."""
+    generator = torch.Generator().manual_seed(0)
+    u, v = rotation(100)[:2].double()
+    a = torch.randn(1000, 1, generator=generator, dtype=torch.float64)
+    noise = 5e-4 * torch.randn(1000, 100, generator=generator, dtype=torch.float64)
+    near, far = (u + scale * (a * v + noise) for scale in (0.25, 2.0))
+    unit = [F.normalize(x, dim=1) for x in (near, far)]
+    cosines = [float((z.sum(dim=0).square().sum() - len(z)) / (len(z) * (len(z) - 1))) for z in unit]
+    assert cosines[0] > 0.9 > cosines[1]
+    assert [verdict(x).state for x in (near, far)] == [COMPLETE, PARTIAL]
+
+
+@pytest.mark.parametrize(("std", "rank", "beyond"), [(0.3, 1.9, COMPLETE), (0.32, 1.9, PARTIAL), (0.3, 2.1, PARTIAL)])
+def test_a_line_is_a_complete_collapse_only_if_the_outputs_are_nearly_equal(std, rank, beyond):
+    assert state(feature_std=std, effective_rank=rank) == beyond
 
 
 def test_the_verdict_is_monotonic_in_each_metric():

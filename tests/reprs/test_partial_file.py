@@ -47,6 +47,7 @@ def test_what_differs_from_an_earlier_call_is_said_with_both_values(tmp_path):
     unfinished = opened(tmp_path, FACTS | {"layer": "projector", "config": {"seed": 11}})
     assert (unfinished.done, unfinished.changed) == (0, ["config", "layer"])
     assert unfinished.why == "config, layer was backbone and is projector"
+    unfinished.close()
 
 
 @pytest.mark.parametrize("shape", [(2, 3), (5,)])

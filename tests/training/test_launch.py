@@ -151,6 +151,7 @@ def test_ranks_need_a_place_to_meet(environment, missing):
 COMMANDS = [
     ["pretrain", *TINY],
     ["save-reprs", "--pretrained", "a.pt"],
+    ["cache", "a", "-o", "b"],
     ["knn", "a.pt", "b.pt"],
     ["lincls", "--reprs", "a.pt", "b.pt"],
     ["finetune", "--pretrained", "a.pt"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 
 import numpy as np
@@ -9,6 +10,8 @@ import torch
 from torch.optim.optimizer import Optimizer
 
 from ssltool.config import PretrainConfig
+from ssltool.data.cached_images import cache_path
+from ssltool.data.detection import splits_of
 from ssltool.data.found import announce, record_of
 from ssltool.data.loader import Batch
 from ssltool.errors import SSLToolError
@@ -22,6 +25,7 @@ from ssltool.stages.pretrain.run_time import epochs_within
 from ssltool.training.device import autocast, pick_device
 from ssltool.training.optimizers import build_optimizer
 from ssltool.training.precision import native_precision
+from ssltool.training.progress import info
 from ssltool.training.schedule import rates_at
 from ssltool.training.setup import TrainingSetup
 
@@ -37,6 +41,7 @@ def plan(config: PretrainConfig) -> Record:
     """
     device = pick_device(config)
     config.check()
+    config = _without_unwritten_cache(config)
     config = with_number(config, pretrain_name(config), create=False)
     setup = prepare(config, native_precision(device))
     start = find_start(config, setup.saved_run, pretrain_folder(config))
@@ -59,6 +64,14 @@ def plan(config: PretrainConfig) -> Record:
         **costs,
         "estimated_seconds": seconds * setup.epochs,
     }
+
+
+def _without_unwritten_cache(config: PretrainConfig) -> PretrainConfig:
+    """``config`` without a cache that the run would write first."""
+    if config.cache is None or cache_path(config.cache, splits_of(config.dataset_type, None)[0]).exists():
+        return config
+    info(f"note: {config.cache} has no cache yet, and --dry-run writes none; the plan is that of the files")
+    return dataclasses.replace(config, cache=None, cache_size=None)
 
 
 def _schedule(setup: TrainingSetup, first: int) -> tuple[list[Record], dict[str, float]]:

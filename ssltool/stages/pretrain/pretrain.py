@@ -105,7 +105,7 @@ class Pretraining(TrainingLoop[TrainState, Batch]):
     ) -> None:
         with distributed.raise_on_all_ranks():
             if config.download and distributed.is_main():
-                open_dataset(config, "train")
+                open_dataset(dataclasses.replace(config, cache=None, cache_size=None), "train")
         native = "fp32" if distributed.all_reduce_max(int(native_precision(device) == "fp32")) else "bf16"
         with distributed.raise_on_all_ranks():
             self.setup = prepare(dataclasses.replace(config, download=False), native)
@@ -130,8 +130,8 @@ class Pretraining(TrainingLoop[TrainState, Batch]):
             self.state.restore(start.checkpoint, start.path)
             done = f"{counted(self.state.epoch, 'epoch')}, {counted(self.state.step, 'step')}"
             is_over = self.state.epoch >= self.epochs and config.start_epoch is None
-            said = f"the run of {start.path} is complete" if is_over else f"resuming {start.path} after"
-            distributed.rank_zero_info(f"{said}: {done}; nothing is left to train" if is_over else f"{said} {done}")
+            over, on = f"{start.path} is of a complete run: {done}", f"resuming {start.path} after {done}"
+            distributed.rank_zero_info(over if is_over else on)
             say_if_views_differ(start.checkpoint, self.setup.images, self.setup.image_size)
             if config.minutes is not None:
                 distributed.rank_zero_info(f"--minutes chose {counted(self.epochs, 'epoch')} when the run began")
