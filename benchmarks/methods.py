@@ -33,7 +33,9 @@ NAMES: dict[str, dict[str, Any]] = {
     "simsiam": {"set": {"dim": 512, "pred_dim": 128, "fix_pred_lr": True}},
     "byol": {"set": HEADS | {"momentum": 0.98, "fix_pred_lr": True}},
     "simclr": {"set": {"dim": 128, "hidden": 512}},
-    "moco": {"set": {"dim": 128, "hidden": 512, "queue": 2048, "momentum": 0.98, "symmetric": True}},
+    "moco": {
+        "set": {"dim": 128, "hidden": 512, "queue": 2048, "momentum": 0.98, "symmetric": True, "queued": "second"}
+    },
     "mocov3": {"set": HEADS | {"momentum": 0.98, "temperature": 0.2}},
     "barlow": {"lr": 0.02, "set": {"dim": 512, "hidden": 512, "scale": 0.1}},
     "vicreg": {"lr": 0.05, "set": {"dim": 512, "hidden": 512}},

@@ -15,7 +15,7 @@ from ssltool.checkpoints.match_architecture import BackboneSpec
 from ssltool.checkpoints.saved_run import SavedRun
 from ssltool.data.strategies import steps_in_epoch
 from ssltool.errors import UsageError
-from ssltool.methods import METHODS, method_class, method_options
+from ssltool.methods import METHODS, method_class, method_options, saved_options
 from ssltool.methods.base import Method, RunFacts
 from ssltool.methods.options import TrainedTeacher
 from ssltool.models.backbones import build_backbone, check_size, is_known
@@ -36,7 +36,8 @@ def build_method(run: SavedRun, teacher: Checkpoint | None = None) -> Method:
     require_plugins(run)
     cls, options, facts = Method, None, _run_facts(run)
     if run.method is not None:
-        cls, options = method_class(run.method.name), method_options(run.method.name, run.method.options)
+        name = run.method.name
+        cls, options = method_class(name), method_options(name, saved_options(name, run.method.options))
     torch.manual_seed(seeds.derive(run.seed))
     backbone, width = _build_backbone(run.backbone)
     method = cls(backbone, width, options, facts)

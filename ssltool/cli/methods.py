@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import textwrap
+from typing import Any
 
 import click
 
 from ssltool.cli.flags import Command, json_option, settings
 from ssltool.cli.output import emit, table
 from ssltool.cli.parameter_types import Named
-from ssltool.config import MethodsConfig
+from ssltool.config import MethodsConfig, PretrainConfig
 from ssltool.config.fields import METHODS
 from ssltool.settings import Record, flag
 
@@ -49,9 +50,16 @@ def page(found: Record) -> str:
     parts.append(table(rows, ["option", "type", "default", ""]))
     for name, recipe in found["recipes"].items():
         options = [f"--set {k}={v}" for k, v in recipe.get("options", {}).items()]
-        flags = [
-            flag(k) if v is True else f"{flag(k)} {v}" for k, v in recipe.items() if k != "options" and v is not False
-        ]
-        line = " ".join([*flags, *options])
+        flags = [_written(k, v) for k, v in recipe.items() if k != "options"]
+        line = " ".join([*filter(None, flags), *options])
         parts.append(f"--recipe {name} stands for\n" + textwrap.fill(line, 100, break_on_hyphens=False))
     return "\n\n".join(parts)
+
+
+def _written(name: str, value: Any) -> str:
+    """A setting as it is written on the command line; a flag at its default is not."""
+    if not isinstance(value, bool):
+        return f"{flag(name)} {value}"
+    if value == getattr(PretrainConfig, name):
+        return ""
+    return flag(name) if value else flag(f"no_{name}")

@@ -143,9 +143,9 @@ def momentum(help: str, **more: Any) -> Any:
     return setting(0.9, help, section="Optimisation", minimum=0, maximum=1, advanced=True, **more)
 
 
-def weight_decay(default: float, **more: Any) -> Any:
+def weight_decay(default: float | None, help: str = "weight decay", **more: Any) -> Any:
     """The weight decay."""
-    return setting(default, "weight decay", section="Optimisation", aliases=("--wd",), minimum=0, maximum=ANY, **more)
+    return setting(default, help, section="Optimisation", aliases=("--wd",), minimum=0, maximum=ANY, **more)
 
 
 def warmup_epochs(**more: Any) -> Any:

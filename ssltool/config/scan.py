@@ -25,7 +25,7 @@ STEPS = ("mine", "cluster", "selflabel")
 """The steps of SCAN, in order."""
 
 OF_TRAINING = ("crop_min", "erase_p", "weight_decay", "precision")
-OF_CLUSTERING = ("heads", "entropy_weight", "epochs", "batch_size", "lr")
+OF_CLUSTERING = ("heads", "head_only", "entropy_weight", "epochs", "batch_size", "lr")
 OF_LABELLING = ("threshold", "selflabel_epochs", "selflabel_batch_size", "selflabel_lr")
 OF_NETWORK = ("pretrained", "arch", "stem", "key", "random")
 
@@ -58,6 +58,12 @@ class ScanConfig(RunSettings, NetworkSettings):
         maximum=1000,
         advanced=True,
     )
+    head_only: bool = setting(
+        False,
+        "clustering trains the classifiers alone, by SGD, as the authors do on ImageNet; the backbone does not change",
+        section="Method",
+        advanced=True,
+    )
     entropy_weight: float = setting(
         5.0, "weight of the entropy term, which prevents empty clusters", section="Method", minimum=0, advanced=True
     )
@@ -73,10 +79,10 @@ class ScanConfig(RunSettings, NetworkSettings):
     crop_min: float | None = crop_min(None, " [default: 0.5 up to 64 px, else the checkpoint's]", advanced=True)
     erase_p: float = probability(0.5, "random erasing")
 
-    epochs: int | None = epochs(None, "epochs of clustering [default: 50; 15 on the bundled data]")
+    epochs: int | None = epochs(None, "epochs of clustering [default: 50; 100 with --head-only; 15 on bundled data]")
     selflabel_epochs: int | None = setting(
         None,
-        "epochs of self-labelling [default: 100; 5 on the bundled data]",
+        "epochs of self-labelling [default: 200 up to 64 px, 100 below 224 px, else 25; 5 on the bundled data]",
         section="Optimisation",
         minimum=1,
         maximum=MOST_EPOCHS,
@@ -92,12 +98,14 @@ class ScanConfig(RunSettings, NetworkSettings):
     lr: float | None = learning_rate(
         None,
         "learning rate of clustering with Adam; constant, and not scaled with the batch size "
-        "[default: 0.0001; 0.001 on the bundled data]",
+        "[default: 0.0001; 0.001 on the bundled data; 5 with --head-only]",
     )
     selflabel_lr: float = setting(
         1e-4, "learning rate of self-labelling with Adam; constant", section="Optimisation", above=0, advanced=True
     )
-    weight_decay: float = weight_decay(1e-4, advanced=True)
+    weight_decay: float | None = weight_decay(
+        None, "weight decay [default: 0.0001; 0 for clustering with --head-only]", advanced=True
+    )
     seed: int = seed("weights, order, neighbours and crops", section="Optimisation")
 
     resume: str | None = resume_auto()

@@ -5,6 +5,7 @@ A method's module is imported when the method is used.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -93,6 +94,12 @@ def method_class(name: str) -> type[Method]:
     """
     cls: type[Method] = METHODS.load(name)
     return cls
+
+
+def saved_options(name: str, saved: Mapping[str, Any]) -> dict[str, Any]:
+    """The ``saved`` options of a method, of this or an earlier version; see ``MethodOptions.completed``."""
+    completed: dict[str, Any] = method_class(name).Options.completed(saved)
+    return completed
 
 
 def method_options(name: str, given: dict[str, Any]) -> Any:

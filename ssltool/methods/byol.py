@@ -50,6 +50,9 @@ class BYOLOptions(AsymmetricViews):
     momentum_final: float | None = momentum_final(1.0)
     predictor: str = setting("mlp", "predictor: an MLP or none", choices=("mlp", "none"))
     fix_pred_lr: bool = fix_pred_lr()
+    independent_teacher: bool = setting(
+        False, "initialise the teacher independently of the network, as the released code does; otherwise it is a copy"
+    )
 
     def ineffective(self) -> list[Ineffective]:
         return [Ineffective(("fix_pred_lr",), self.predictor == "none", "predictor=none")]
@@ -63,11 +66,15 @@ class BYOL(MomentumMethod):
 
     def __init__(self, backbone: nn.Module, dim: int, options: BYOLOptions, run: RunFacts) -> None:
         super().__init__(backbone, dim, options, run)
-        self.projector = mlp([dim, options.hidden, options.dim], last_bias=False)
+        widths = [dim, options.hidden, options.dim]
+        self.projector = mlp(widths, last_bias=False)
         self.predictor = nn.Identity()
         if options.predictor == "mlp":
             self.predictor = mlp([options.dim, options.hidden, options.dim], last_bias=False)
-        self.make_teacher()
+        if options.independent_teacher:
+            self.make_teacher(backbone=run.second_backbone()[0], projector=mlp(widths, last_bias=False))
+        else:
+            self.make_teacher()
 
     def forward(self, batch: Batch) -> Output:
         z1, z2 = (self.projector(self.backbone(view)).float() for view in batch.views)

@@ -33,6 +33,7 @@ from ssltool.methods.parts.momentum import MomentumMethod
 from ssltool.methods.parts.multicrop import forward_by_size, forward_concatenated
 from ssltool.methods.parts.prototypes import cosines, uniform_loss_warning
 from ssltool.models.heads import mlp
+from ssltool.models.vit import add_drop_path
 from ssltool.settings import setting
 from ssltool.training.distributed import gather
 from ssltool.training.precision import without_autocast
@@ -94,6 +95,12 @@ class DINOOptions(AsymmetricViews, MultiCrop):
     freeze: int = setting(1, "number of initial epochs in which the last layer is frozen", minimum=0)
     clip_grad: float = setting(3.0, "maximum gradient norm of each parameter; 0 disables clipping", minimum=0)
     head_bn: bool = setting(False, "use batch norm in the head")
+    norm_last_layer: bool = setting(
+        True, "keep the prototypes at length 1; otherwise their lengths are trained, as was done for ViT-S"
+    )
+    drop_path: float = setting(
+        0.0, "rate of stochastic depth in the student's last block, for a ViT", minimum=0, maximum=0.99
+    )
     local_crops: int = local_crops(8)
 
     def ineffective(self) -> list[Ineffective]:
@@ -105,10 +112,20 @@ class DINOOptions(AsymmetricViews, MultiCrop):
 
 
 class UnitPrototypes(nn.Linear):
-    """A linear layer without bias, applied to L2-normalised rows with L2-normalised weights."""
+    """A linear layer without bias, applied to L2-normalised rows with L2-normalised weights.
+
+    With ``scaled``, each output is multiplied by a trained number, which is 1 at first.
+    """
+
+    def __init__(self, dim: int, count: int, *, scaled: bool = False) -> None:
+        super().__init__(dim, count, bias=False)
+        self.scale = nn.Parameter(torch.ones(count, 1)) if scaled else None
 
     def forward(self, x: Tensor) -> Tensor:
-        return cosines(F.normalize(x.float(), dim=1), F.normalize(self.weight, dim=1))
+        prototypes = F.normalize(self.weight, dim=1)
+        if self.scale is not None:
+            prototypes = prototypes * self.scale
+        return cosines(F.normalize(x.float(), dim=1), prototypes)
 
 
 class DINO(MomentumMethod):
@@ -129,8 +146,10 @@ class DINO(MomentumMethod):
                 nn.init.trunc_normal_(layer.weight, std=0.02)
                 if layer.bias is not None:
                     nn.init.zeros_(layer.bias)
-        self.prototypes = UnitPrototypes(o.dim, o.prototypes, bias=False)
+        self.prototypes = UnitPrototypes(o.dim, o.prototypes, scaled=not o.norm_last_layer)
         self.make_teacher()
+        if o.drop_path:  # the teacher has none
+            add_drop_path(backbone, o.drop_path)
         self.register_buffer("center", torch.zeros(o.prototypes))
 
     def forward(self, batch: Batch) -> Output:
@@ -177,7 +196,7 @@ class DINO(MomentumMethod):
                 if p.grad is not None:
                     p.grad.mul_((o.clip_grad / (p.grad.norm() + 1e-6)).clamp(max=1.0))
         if self.now.epoch < o.freeze:
-            self.prototypes.weight.grad = None
+            self.prototypes.zero_grad()
 
     def diagnose(self, loss: float) -> str | None:
         remedy = "Try a lower teacher_temp, a longer warm-up, or a lower lr"

@@ -17,6 +17,7 @@ from ssltool.methods.options import AsymmetricViews, fix_pred_lr, queue_size, te
 from ssltool.methods.parts.matching import info_nce
 from ssltool.methods.parts.queue import Queue, queue_warnings
 from ssltool.models.heads import mlp
+from ssltool.settings import setting
 from ssltool.training.distributed import gather
 from ssltool.training.precision import without_autocast
 
@@ -49,6 +50,9 @@ class NNCLROptions(AsymmetricViews):
     queue: int = queue_size(98304)
     temperature: float = temperature(0.1)
     fix_pred_lr: bool = fix_pred_lr()
+    last_bn_affine: bool = setting(
+        False, "scale and shift in the projector's last batch norm, as in solo-learn and lightly"
+    )
 
 
 class NNCLR(Method):
@@ -59,7 +63,8 @@ class NNCLR(Method):
     def __init__(self, backbone: nn.Module, dim: int, options: NNCLROptions, run: RunFacts) -> None:
         super().__init__(backbone, dim, options, run)
         o = options
-        self.projector = mlp([dim, o.hidden, o.hidden, o.dim], last_bn=True, last_bias=False)
+        widths = [dim, o.hidden, o.hidden, o.dim]
+        self.projector = mlp(widths, last_bn=True, last_affine=o.last_bn_affine, last_bias=False)
         self.predictor = mlp([o.dim, o.pred_hidden, o.dim])
         self.queue = Queue(o.queue, o.dim, run.batch_size)
 

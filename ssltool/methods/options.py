@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from ssltool.errors import UsageError, unknown
 from ssltool.files.misfit import Misfit
@@ -30,9 +30,18 @@ class Ineffective(NamedTuple):
 class MethodOptions(Checked):
     """Base class of method options. Values are range-checked; errors name the option as ``--set NAME``."""
 
+    KEPT: ClassVar[tuple[str, ...]] = ()
+    """Options with another default than in earlier versions, which a resumed run takes from its checkpoint."""
+
     @staticmethod
     def flag_name(name: str) -> str:
         return f"--set {name}"
+
+    @classmethod
+    def completed(cls, saved: Mapping[str, Any]) -> dict[str, Any]:
+        """The ``saved`` options of a run. Those that its version did not have are added where they amounted to another
+        value than their default."""
+        return dict(saved)
 
     def ineffective(self) -> list[Ineffective]:
         """Options that have no effect in combination with the others."""

@@ -17,7 +17,7 @@ from ssltool.data.loader import Batch
 from ssltool.errors import SSLToolError
 from ssltool.methods.base import Method, Output, RunFacts, have_same_shape
 from ssltool.methods.options import LabelledSupport, MultiCrop, temperature, width
-from ssltool.methods.parts.multicrop import forward_by_size, forward_concatenated
+from ssltool.methods.parts.multicrop import forward_by_size
 from ssltool.models.heads import mlp
 from ssltool.settings import setting
 from ssltool.training.distributed import gather
@@ -130,14 +130,19 @@ class PAWS(Method):
         o, labelled = self.options, batch.support
         if labelled is None:
             raise SSLToolError("paws requires a support of labelled images in each batch; found none")
-        # The support and the crops of the same size share batch statistics, as in the released code.
-        h = forward_by_size(self.backbone, [labelled.views[0], *batch.views])
-        z = [row.float() for row in forward_concatenated(self.projector, h)]
-        support, *anchors = (gather(row.float()) for row in forward_concatenated(self.predictor, z))
-        target_support, *targets = (gather(row.detach()) for row in z[:3])
+        # As in the released code, the support and the large crops pass through the whole network together, the small
+        # crops in a second pass, and batch statistics are those of one pass.
+        rows = forward_by_size(self._projection_and_prediction, [labelled.views[0], *batch.views])
+        support, *anchors = (gather(row[:, 1]) for row in rows)
+        target_support, *targets = (gather(row[:, 0].detach()) for row in rows[:3])
         labels = self._one_hot(gather(labelled.labels))
         loss = paws_loss(anchors, support, targets, target_support, labels, o.temperature, o.sharpening, o.me_max)
         return Output(loss, anchors[0].detach())
+
+    def _projection_and_prediction(self, view: Tensor) -> Tensor:
+        """The projection and the prediction (N, 2, D) for a view, in float32."""
+        z = self.projector(self.backbone(view)).float()
+        return torch.stack([z, self.predictor(z).float()], dim=1)
 
     def _one_hot(self, labels: Tensor) -> Tensor:
         """Smoothed labels (S, C) over the C classes of the support."""

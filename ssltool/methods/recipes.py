@@ -2,8 +2,8 @@
 
 ``cifar``: solo-learn's settings for CIFAR-10 with a ResNet-18 (JMLR 2022, scripts/pretrain/cifar); for PAWS and the
 student/teacher study, their own. ``imagenet``: the settings of each method's released code for a ResNet-50. Learning
-rates are per 256 images. Augmentations that ``ssltool.data.views`` does not support are replaced by the closest ones;
-docs/methods.md lists them.
+rates are per 256 images. ``zero_init_residual`` is named where it is off in the source. Augmentations that
+``ssltool.data.views`` does not support are replaced by the closest ones; docs/methods.md lists them.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ from ssltool.errors import UsageError, unknown
 from ssltool.methods import METHODS
 from ssltool.settings import Settings
 
-_CIFAR = {"epochs": 1000, "batch_size": 256, "warmup_epochs": 10, "lr_schedule": "step", "crop_min": 0.08}
+_NOT_ZERO = {"zero_init_residual": False}  # torchvision's default
+
+_CIFAR = _NOT_ZERO | {"epochs": 1000, "batch_size": 256, "warmup_epochs": 10, "lr_schedule": "step", "crop_min": 0.08}
 _CIFAR_SGD = _CIFAR | {"optimizer": "sgd"}
 _CIFAR_LARS = _CIFAR | {"optimizer": "lars", "lars_trust": 0.02, "lars_clip": True}
 _WEAK: Settings = {"blur_p": 0.5}
@@ -24,6 +26,7 @@ _IMAGENET_LARS = _IMAGENET | {"optimizer": "lars"}
 _IMAGENET_SGD = _IMAGENET | {"optimizer": "sgd", "weight_decay": 1e-4, "crop_min": 0.2}
 _SIMSIAM = _IMAGENET_SGD | {"lr": 0.05, "batch_size": 512, "epochs": 100, "warmup_epochs": 0, "lr_schedule": "epoch"}
 _SWAV = _IMAGENET_LARS | {
+    **_NOT_ZERO,
     "lr": 0.3,
     "final_lr": 3e-4,
     "weight_decay": 1e-6,
@@ -57,7 +60,15 @@ RECIPES: dict[str, dict[str, Settings]] = {
         | {
             "lr": 0.3,
             "weight_decay": 1e-4,
-            "options": {"dim": 256, "queue": 32768, "momentum": 0.99, "momentum_final": 0.999, "symmetric": True},
+            "options": {
+                "dim": 256,
+                "hidden": 2048,
+                "queue": 32768,
+                "momentum": 0.99,
+                "momentum_final": 0.999,
+                "symmetric": True,
+                "queued": "separate",
+            },
         },
         "mocov3": _CIFAR_LARS
         | _UNBLURRED
@@ -100,7 +111,11 @@ RECIPES: dict[str, dict[str, Settings]] = {
         },
         "nnclr": _CIFAR_LARS
         | _UNBLURRED
-        | {"lr": 0.4, "weight_decay": 1e-5, "options": {"temperature": 0.2, "queue": 65536, **_ASYMMETRIC}},
+        | {
+            "lr": 0.4,
+            "weight_decay": 1e-5,
+            "options": {"temperature": 0.2, "queue": 65536, "last_bn_affine": True, **_ASYMMETRIC},
+        },
         "nnsiam": _CIFAR_SGD
         | _UNBLURRED
         | {"lr": 0.5, "weight_decay": 1e-5, "options": {"pred_dim": 4096, "queue": 65536, "fix_pred_lr": True}},
@@ -144,6 +159,7 @@ RECIPES: dict[str, dict[str, Settings]] = {
             "blur_p": 0.0,
         },
         "supervised": {
+            **_NOT_ZERO,
             "optimizer": "sgd",
             "lr": 0.2,
             "weight_decay": 5e-4,
@@ -157,10 +173,11 @@ RECIPES: dict[str, dict[str, Settings]] = {
     },
     "imagenet": {
         "simsiam": _SIMSIAM | {"options": {"fix_pred_lr": True}},
-        "byol": _IMAGENET_LARS | {"lr": 0.2, "weight_decay": 1.5e-6, "epochs": 1000, "options": _ASYMMETRIC},
+        "byol": _IMAGENET_LARS
+        | {"lr": 0.2, "weight_decay": 1.5e-6, "epochs": 1000, "options": {"independent_teacher": True, **_ASYMMETRIC}},
         "simclr": _IMAGENET_LARS
         | {"lr": 0.3, "weight_decay": 1e-6, "epochs": 100, "jitter": 2.0, "options": {"temperature": 0.1}},
-        "moco": _SIMSIAM | {"lr": 0.03, "batch_size": 256, "epochs": 200},
+        "moco": _SIMSIAM | _NOT_ZERO | {"lr": 0.03, "batch_size": 256, "epochs": 200},
         "mocov3": _IMAGENET_LARS
         | {"lr": 0.6, "weight_decay": 1e-6, "epochs": 100, "crop_min": 0.2, "options": _ASYMMETRIC},
         "barlow": _BARLOW,
@@ -168,6 +185,7 @@ RECIPES: dict[str, dict[str, Settings]] = {
         "swav": _SWAV | {"options": {"queue": 0}},
         "deepcluster": _SWAV,
         "dino": _IMAGENET_SGD
+        | _NOT_ZERO
         | {
             "lr": 0.03,
             "final_lr": 5e-7,
@@ -176,10 +194,12 @@ RECIPES: dict[str, dict[str, Settings]] = {
             "crop_min": 0.14,
             "options": _ASYMMETRIC,
         },
-        "nnclr": _IMAGENET_LARS | {"lr": 0.3, "weight_decay": 1e-6, "epochs": 1000, "options": _ASYMMETRIC},
+        "nnclr": _IMAGENET_LARS
+        | {"lr": 0.3, "weight_decay": 1e-6, "epochs": 1000, "options": {"last_bn_affine": True, **_ASYMMETRIC}},
         "nnsiam": _SIMSIAM | {"options": {"fix_pred_lr": True}},
-        "ressl": _IMAGENET_SGD | {"lr": 0.05, "batch_size": 256, "epochs": 200, "warmup_epochs": 5},
+        "ressl": _IMAGENET_SGD | _NOT_ZERO | {"lr": 0.05, "batch_size": 256, "epochs": 200, "warmup_epochs": 5},
         "paws": _IMAGENET_LARS
+        | _NOT_ZERO
         | {
             "lr": 0.4,
             "final_lr": 4e-3,
@@ -191,6 +211,7 @@ RECIPES: dict[str, dict[str, Settings]] = {
         },
         "distill": _SIMSIAM,
         "supervised": _SIMSIAM
+        | _NOT_ZERO
         | {
             "lr": 0.1,
             "batch_size": 256,
@@ -203,14 +224,19 @@ RECIPES: dict[str, dict[str, Settings]] = {
     },
 }
 
+VIT_OPTIONS: dict[str, dict[str, Settings]] = {"imagenet": {"dino": {"drop_path": 0.1}}}
+"""Options that a recipe has for ssltool's ViTs only."""
+
 
 def recipes_of(method: str) -> list[str]:
     """Names of the recipes available for a method."""
     return [name for name, methods in RECIPES.items() if method in methods]
 
 
-def published(method: str, name: str) -> Settings:
+def published(method: str, name: str, *, vit: bool = False) -> Settings:
     """The recipe ``name`` of a method: settings of ``PretrainConfig``, and the method's options under "options".
+
+    ``vit``: whether it is for one of ssltool's ViTs.
 
     Raises:
         SSLToolError: for an unknown recipe, or a recipe that is not available for the method.
@@ -221,4 +247,6 @@ def published(method: str, name: str) -> Settings:
     if method not in RECIPES[name]:
         available = " and ".join(recipes_of(method)) or "none"
         raise UsageError(f"--recipe {name} is not available for {method}; available: {available}")
-    return {"options": {}} | RECIPES[name][method]
+    recipe = RECIPES[name][method]
+    more = VIT_OPTIONS.get(name, {}).get(method, {}) if vit else {}
+    return recipe | {"options": recipe.get("options", {}) | more}

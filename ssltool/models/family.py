@@ -43,7 +43,8 @@ class Family(ABC):
     """Backbones that are built by the same code. A family is a single object without state.
 
     Attributes:
-        settings: which of ``stem``, ``zero_init_residual`` and ``stop_grad_conv1`` have an effect.
+        settings: which of ``stem``, ``zero_init_residual``, ``stop_grad_conv1`` and the methods' option ``drop_path``
+            have an effect.
         declares_layers: whether ``layer_of`` is defined.
         listing: a command that lists the names, if they are too many.
     """

@@ -18,6 +18,7 @@ def mlp(
     *,
     hidden_bn: bool = True,
     last_bn: bool = False,
+    last_affine: bool = False,
     last_bias: bool = True,
     activation: Callable[[], nn.Module] = relu,
 ) -> nn.Sequential:
@@ -25,7 +26,8 @@ def mlp(
 
     Args:
         hidden_bn: batch norm after hidden layers, which then have no bias, since batch norm would cancel it.
-        last_bn: batch norm without scale and shift after the last layer.
+        last_bn: batch norm after the last layer.
+        last_affine: whether that batch norm has scale and shift.
         last_bias: whether the last layer has a bias.
     """
     layers: list[nn.Module] = []
@@ -36,5 +38,5 @@ def mlp(
             layers += [nn.BatchNorm1d(after)] if hidden_bn else []
             layers.append(activation())
         elif last_bn:
-            layers.append(nn.BatchNorm1d(after, affine=False))
+            layers.append(nn.BatchNorm1d(after, affine=last_affine))
     return nn.Sequential(*layers)

@@ -10,9 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.vision_transformer import VisionTransformer
+from torchvision.ops import StochasticDepth
 
 from ssltool.checkpoints.parameter_names import timm_name
-from ssltool.errors import SSLToolError
+from ssltool.errors import SSLToolError, UsageError
 from ssltool.models.counterpart import PYTHON, Counterpart, Weights, call
 from ssltool.models.family import SMALL_IMAGE, Family, TokenLayout
 
@@ -108,7 +109,7 @@ class ViT(VisionTransformer):
 class ViTs(Family):
     """All vision transformers of ``VITS``."""
 
-    settings = frozenset({"stop_grad_conv1"})
+    settings = frozenset({"stop_grad_conv1", "drop_path"})
     declares_layers = True
 
     def names(self) -> list[str]:
@@ -150,6 +151,26 @@ class ViTs(Family):
 
 
 FAMILY = ViTs()
+
+
+def add_drop_path(backbone: nn.Module, rate: float) -> None:
+    """Adds stochastic depth to the residual branches of a ViT.
+
+    In training, a branch is left out for an image with a probability that increases linearly from 0 in the first block
+    to ``rate`` in the last. Parameters keep their names.
+
+    Raises:
+        UsageError: if ``backbone`` is not one of these ViTs.
+    """
+    if not isinstance(backbone, ViT):
+        raise UsageError(
+            f"--set drop_path={rate} is for the ViTs of ssltool (vit_small, ...), and the backbone is another network; "
+            "leave it out"
+        )
+    blocks = list(backbone.encoder.layers)
+    for number, block in enumerate(blocks):
+        drop = StochasticDepth(rate * number / max(1, len(blocks) - 1), "row")
+        block.dropout, block.mlp[-1] = drop, drop  # each is the last layer of its branch
 
 
 def counterpart_of(library: str, shape: ViTShape, image_size: int) -> Counterpart | None:

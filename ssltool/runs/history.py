@@ -17,7 +17,7 @@ from ssltool.data.images import open_dataset
 from ssltool.data.strategies import images_seen, read_order
 from ssltool.errors import SSLToolError, found_in
 from ssltool.files.misfit import shown
-from ssltool.methods import method_options
+from ssltool.methods import method_options, saved_options
 from ssltool.runs import monitor_folder
 from ssltool.runs.display_names import display_names
 from ssltool.runs.folder import RunFolder
@@ -122,7 +122,7 @@ def restore_setup(run: FinishedRun, data: str | None = None) -> TrainingSetup:
     with found_in(run.path / "config.json"):
         require_plugins(run.saved)
         config = PretrainConfig(**(values if data is None else values | {"data": data}))
-        options = method_options(config.method, settings["method_options"])
+        options = method_options(config.method, saved_options(config.method, settings["method_options"]))
     if config.data is not None and not Path(config.data).exists():
         raise SSLToolError(f"the images of {run.path} are not in {config.data}; name their folder with --data")
     if config.idx_path is not None and not Path(config.idx_path).is_file():

@@ -225,7 +225,7 @@ def _differing_options(old: Settings, new: Settings) -> list[str]:
     """The method's options that differ. Files are compared by the hashes in ``DERIVED_SETTINGS`` instead."""
     options = method_class(new["method"]).Options
     names = [f.name for f in dataclasses.fields(options) if f.metadata["metavar"] != "FILE"]
-    saved = defaults_of(options) | old["method_options"]
+    saved = defaults_of(options) | options.completed(old["method_options"])
     return differences(names, saved, new["method_options"], MethodOptions.flag_name)
 
 

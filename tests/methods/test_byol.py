@@ -61,6 +61,7 @@ def test_the_defaults_are_the_papers():
         "momentum_final": 1.0,
         "predictor": "mlp",
         "fix_pred_lr": False,
+        "independent_teacher": False,
     }
 
 
@@ -79,6 +80,32 @@ def test_a_forward_pass_compares_predictions_with_the_teachers_projections(predi
     wanted = by_hand(p1, p2, t1, t2)
     assert wanted != pytest.approx(by_hand(p1, p2, p1, p2), abs=0.01)
     assert model(batch).loss.item() == pytest.approx(wanted, rel=1e-5)
+
+
+def test_the_teacher_is_a_copy_of_the_network_by_default():
+    model = build("byol")
+    for name in ("backbone", "projector"):
+        pairs = zip(getattr(model, name).parameters(), model.teacher[name].parameters(), strict=True)
+        assert all(torch.equal(ours, theirs) for ours, theirs in pairs)
+
+
+def test_an_independent_teacher_has_other_weights_of_the_same_distribution_and_is_not_trained():
+    model = build("byol", hidden=400, independent_teacher=True)
+    assert [name for name, _ in model.teacher["projector"].named_parameters()] == [
+        name for name, _ in model.projector.named_parameters()
+    ]
+    for ours, theirs in (
+        (model.backbone.layer, model.teacher["backbone"].layer),
+        (model.projector[0], model.teacher["projector"][0]),
+    ):
+        assert not torch.equal(ours.weight, theirs.weight)
+        assert float(ours.weight.detach().std()) == pytest.approx(float(theirs.weight.std()), rel=0.2)
+    assert not any(p.requires_grad for p in model.teacher.parameters())
+
+
+def test_an_independent_teacher_does_not_change_the_initial_network():
+    one, other = build("byol"), build("byol", independent_teacher=True)
+    assert all(torch.equal(a, b) for a, b in zip(one.projector.parameters(), other.projector.parameters(), strict=True))
 
 
 def test_without_a_predictor_the_loss_of_one_image_seen_twice_is_0_at_first():

@@ -13,9 +13,11 @@ from torch import Tensor, nn
 from methods_helpers import build, defaults, facts, forward_and_update, layers, noisy_batch, rows, shake, unit
 from ssltool.data.views import PAPER
 from ssltool.errors import SSLToolError
+from ssltool.methods import method_class, method_options
 from ssltool.methods.base import Method, Now
 from ssltool.methods.dino import UnitPrototypes, dino_loss
 from ssltool.methods.parts.crops import two_views
+from ssltool.models.backbones import build_backbone
 from target_helpers import array, cross_entropy, softmax
 
 
@@ -127,7 +129,7 @@ def test_the_defaults_are_the_released_codes_for_vit_s():
         "asymmetric": False, "dim": 256, "hidden": 2048, "prototypes": 65536, "student_temp": 0.1, "teacher_temp": 0.04,
         "warmup_teacher_temp": 0.04, "warmup_teacher_temp_epochs": 0, "momentum": 0.996, "momentum_final": 1.0,
         "centering": True, "center_momentum": 0.9, "freeze": 1, "clip_grad": 3.0, "head_bn": False, "local_crops": 8,
-        "local_size": None,
+        "local_size": None, "norm_last_layer": True, "drop_path": 0.0,
     }  # fmt: skip
 
 
@@ -146,12 +148,70 @@ def test_projector_weights_are_initialised_small_and_biases_at_zero():
 
 
 def test_prototypes_are_invariant_to_their_length():
-    layer, (x,) = UnitPrototypes(5, 7, bias=False), rows(1)
+    layer, (x,) = UnitPrototypes(5, 7), rows(1)
     found = layer(x.float()).detach().double().numpy()
     assert found == pytest.approx(unit(x) @ unit(layer.weight).T, abs=1e-6)
     with torch.no_grad():
         layer.weight.mul_(torch.linspace(0.1, 20, 7)[:, None])
     assert layer(9 * x.float()).detach().double().numpy() == pytest.approx(found, abs=1e-6)
+
+
+def test_without_norm_last_layer_the_prototypes_are_weight_normalised_with_trained_lengths():
+    layer, (x,) = UnitPrototypes(5, 7, scaled=True), rows(1)
+    reference = nn.utils.parametrizations.weight_norm(nn.Linear(5, 7, bias=False))
+    with torch.no_grad():
+        layer.scale.copy_(torch.linspace(0.5, 2, 7)[:, None])
+        reference.parametrizations.weight.original0.copy_(layer.scale)
+        reference.parametrizations.weight.original1.copy_(layer.weight)
+    rows_of_unit_length = torch.from_numpy(unit(x)).float()
+    wanted = reference(rows_of_unit_length)
+    torch.testing.assert_close(layer(x.float()), wanted)
+    wanted.square().sum().backward()
+    layer(x.float()).square().sum().backward()
+    torch.testing.assert_close(layer.scale.grad, reference.parametrizations.weight.original0.grad)
+
+
+def test_trained_lengths_start_at_1_decay_as_matrices_and_are_frozen_with_the_last_layer():
+    model = dino(norm_last_layer=False)
+    assert torch.equal(build("dino", prototypes=5, norm_last_layer=False).prototypes.scale, torch.ones(5, 1))
+    decaying, _ = model.param_groups()
+    assert any(p is model.prototypes.scale for p in decaying["params"])
+    model(noisy_batch()).loss.backward()
+    assert float(model.prototypes.scale.grad.norm()) > 0
+    model.before_update()
+    assert model.prototypes.scale.grad is None
+
+
+def vit_dino(**options) -> Method:
+    options = method_options("dino", {"dim": 6, "hidden": 10, "prototypes": 5, **options})
+    torch.manual_seed(0)
+    backbone, width = build_backbone("vit_small_depth3", image_size=8)
+    return method_class("dino")(backbone, width, options, facts())
+
+
+def test_drop_path_leaves_out_residual_branches_of_images_more_often_with_depth():
+    block = vit_dino(drop_path=0.5).backbone.encoder.layers
+    x = torch.randn(400, 2, 384)
+    for number, rate in enumerate((0.0, 0.25, 0.5)):
+        for branch in (block[number].dropout, block[number].mlp[-1]):
+            found = branch(x)
+            kept = (found != 0).flatten(1).any(dim=1)
+            assert float(kept.float().mean()) == pytest.approx(1 - rate, abs=0.1)
+            torch.testing.assert_close(found[kept], x[kept] / (1 - rate))
+
+
+def test_drop_path_is_of_the_students_training_only_and_keeps_the_names_of_parameters():
+    model, plain = vit_dino(drop_path=0.5), vit_dino()
+    view = noisy_batch(sizes=(8,)).views[0]
+    assert model.state_dict().keys() == plain.state_dict().keys()
+    assert not torch.equal(model.backbone(view), plain.backbone(view))
+    torch.testing.assert_close(model.teacher_forward(view), plain.teacher_forward(view))
+    torch.testing.assert_close(model.eval().backbone(view), plain.eval().backbone(view))
+
+
+def test_drop_path_without_a_vit_is_refused():
+    with pytest.raises(SSLToolError, match=r"drop_path=0\.1"):
+        build("dino", drop_path=0.1)
 
 
 @pytest.mark.parametrize("sizes", [(8, 8), (8, 8, 4, 4)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
@@ -20,6 +21,7 @@ from methods_helpers import (
     unit,
 )
 from ssltool.errors import SSLToolError
+from ssltool.methods import method_options, saved_options
 from ssltool.methods.moco import MoCo, moco_loss
 
 
@@ -92,13 +94,18 @@ def test_mismatched_shapes_are_refused(shapes, message):
 def test_the_defaults_are_moco_v2s():
     assert defaults("moco") == {
         "dim": 128,
-        "hidden": 2048,
+        "hidden": None,
         "queue": 65536,
         "temperature": 0.2,
         "momentum": 0.999,
         "momentum_final": None,
         "symmetric": False,
+        "queued": "both",
     }
+
+
+def test_the_hidden_layer_is_as_wide_as_the_backbones_output_by_default():
+    assert layers(build("moco", hidden=None).projector)[0] == "linear 8-8+bias"
 
 
 def test_the_projector_is_a_hidden_layer_and_a_linear_one_without_bn():
@@ -126,10 +133,76 @@ def test_the_first_view_is_query_and_the_teachers_second_the_key():
     assert model(noisy_batch()).loss.item() == pytest.approx(first, rel=1e-5)
 
 
-def test_the_symmetric_loss_is_the_mean_of_both_directions_against_the_same_queue():
-    model = built(symmetric=True)
+class Notebook:
+    """The symmetric steps of the authors' CIFAR notebook, by its rule: the sum of both directions against one queue, to
+    which the keys of both views are added."""
+
+    def __init__(self, model: MoCo) -> None:
+        self.model, self.stored = model, [*model.queue.rows.clone()]
+
+    def step(self) -> float:
+        loss = sum(both_ways(self.model, torch.stack(self.stored)))
+        for view in noisy_batch().views:
+            self.stored = [*self.stored[16:], *torch.from_numpy(unit(self.model.teacher_forward(view))).float()]
+        return loss
+
+
+class SoloLearn(Notebook):
+    """solo-learn's MoCo v2+: the mean of both directions, each against earlier keys of the view that it predicts."""
+
+    def __init__(self, model: MoCo) -> None:
+        self.model = model
+        self.stored = [[*queue.rows.clone()] for queue in (model.queue, model.queue_of_first)]
+
+    def step(self) -> float:
+        loss = sum(both_ways(self.model, torch.stack(rows))[way] for way, rows in enumerate(self.stored)) / 2
+        for number, view in enumerate(reversed(noisy_batch().views)):
+            keys = torch.from_numpy(unit(self.model.teacher_forward(view))).float()
+            self.stored[number] = [*self.stored[number][16:], *keys]
+        return loss
+
+
+@pytest.mark.parametrize(("queued", "released"), [("both", Notebook), ("separate", SoloLearn)])
+def test_three_symmetric_steps_have_the_losses_of_the_released_rule(queued, released):
+    model = built(symmetric=True, queued=queued)
+    reference = released(model)
+    wanted = [reference.step() for _ in range(3)]
+    found = [forward_and_update(model, noisy_batch()).loss.item() for _ in range(3)]
+    assert found == pytest.approx(wanted, rel=1e-5)
+    assert len({round(loss, 3) for loss in found}) == 3 - (queued == "both")  # 32 keys fill the queue in one step
+
+
+def test_with_the_keys_of_the_second_view_the_symmetric_loss_is_the_mean_against_one_queue():
+    model = built(symmetric=True, queued="second")
     wanted = sum(both_ways(model, model.queue.rows.clone())) / 2
-    assert model(noisy_batch()).loss.item() == pytest.approx(wanted, rel=1e-5)
+    assert forward_and_update(model, noisy_batch()).loss.item() == pytest.approx(wanted, rel=1e-5)
+    keys = model.teacher_forward(noisy_batch().views[1])
+    torch.testing.assert_close(model.queue.rows[:16].double(), torch.from_numpy(unit(keys)), atol=1e-5, rtol=0)
+    assert int(model.queue.added) == 16
+
+
+@pytest.mark.parametrize(("queued", "factor"), [("both", 2), ("separate", 1), ("second", 1)])
+def test_the_loss_of_equal_outputs_is_recognised(queued, factor):
+    model = built(symmetric=True, queued=queued)
+    assert model.constant_output_losses == pytest.approx((factor * math.log(33),))
+
+
+@pytest.mark.parametrize(
+    ("saved", "queued"), [({"symmetric": True}, "second"), ({"symmetric": False}, "both"), ({}, "both")]
+)
+def test_options_of_earlier_versions_keep_their_meaning(saved, queued):
+    options = method_options("moco", saved_options("moco", saved | {"hidden": 2048}))
+    assert (options.queued, options.hidden) == (queued, 2048)
+
+
+def test_saved_options_of_this_version_are_not_changed():
+    saved = dataclasses.asdict(method_options("moco", {"symmetric": True}))
+    assert saved_options("moco", saved) == saved
+
+
+def test_queued_without_symmetric_is_refused():
+    with pytest.raises(SSLToolError, match=r"queued=separate .*symmetric=false"):
+        build("moco", queued="separate")
 
 
 def test_keys_enter_the_queue_after_the_loss_is_taken():

@@ -85,6 +85,7 @@ def test_the_defaults_are_the_papers():
         "queue": 98304,
         "temperature": 0.1,
         "fix_pred_lr": False,
+        "last_bn_affine": False,
     }
 
 
@@ -96,6 +97,10 @@ def test_three_layers_project_and_end_on_bn_and_two_predict_without():
         *("linear 10-6", "bn"),
     ]
     assert layers(model.predictor) == ["linear 6-12", "bn+affine", "relu", "linear 12-6+bias"]
+
+
+def test_the_last_batch_norm_can_have_scale_and_shift():
+    assert layers(build("nnclr", last_bn_affine=True).projector)[-2:] == ["linear 10-6", "bn+affine"]
 
 
 def wanted_loss(model: NNCLR, queue: Tensor, temperature: float = 0.1) -> float:

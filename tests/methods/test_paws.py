@@ -196,11 +196,16 @@ def labelled_batch(sizes: tuple[int, ...] = (8, 8)) -> Batch:
 
 
 def embeddings(model: Method, batch: Batch) -> tuple[list[Tensor], list[Tensor]]:
-    """Predictions and projections of the support and the views, all of which share batch statistics."""
-    h = [model.backbone(view) for view in [batch.support.views[0], *batch.views]]
-    lengths = [len(part) for part in h]
-    z = model.projector(torch.cat(h))
-    return list(model.predictor(z).split(lengths)), list(z.split(lengths))
+    """Predictions and projections of the support and the views, by the released network's rule: backbone, projector and
+    predictor once for all images of one size."""
+    images = [batch.support.views[0], *batch.views]
+    predictions, projections = [], []
+    for size in sorted({image.shape[-1] for image in images}, reverse=True):
+        group = [image for image in images if image.shape[-1] == size]
+        z = model.projector(model.backbone(torch.cat(group)))
+        projections += z.split([len(image) for image in group])
+        predictions += model.predictor(z).split([len(image) for image in group])
+    return predictions, projections
 
 
 def test_the_defaults_are_the_released_codes():
@@ -230,6 +235,19 @@ def test_a_forward_pass_is_eq_2_of_the_views_and_the_support_with_smoothed_label
     out = model(batch)
     assert out.loss.item() == pytest.approx(wanted, rel=1e-4, abs=1e-5)
     torch.testing.assert_close(out.projection, anchors[0])
+
+
+def test_small_crops_do_not_change_the_statistics_of_the_support_and_the_large_crops():
+    model, large, batch = build("paws"), labelled_batch(), labelled_batch((8, 8, 4, 4))
+    batch.views[2:] = [100 * view for view in batch.views[2:]]
+    torch.testing.assert_close(model(batch).projection, model(large).projection)
+
+
+def test_each_group_of_crops_of_one_size_updates_the_running_statistics_once():
+    model = build("paws")
+    model(labelled_batch((8, 8, 4, 4)))
+    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm1d)]
+    assert [int(norm.num_batches_tracked) for norm in norms] == [2] * 4
 
 
 def test_without_a_predictor_projections_are_the_anchors():

@@ -53,7 +53,7 @@ CIFAR: dict[str, Wanted] = {
     "moco": (
         SGD | WEAK | {"lr": 0.3, "weight_decay": 1e-4},
         {"dim": 256, "hidden": 2048, "temperature": 0.2, "queue": 32768, "momentum": 0.99, "momentum_final": 0.999}
-        | {"symmetric": True},
+        | {"symmetric": True, "queued": "separate"},  # one queue for each view
     ),
     "mocov3": (
         LARS | UNBLURRED | {"lr": 0.3, "weight_decay": 1e-6},
@@ -89,7 +89,7 @@ CIFAR: dict[str, Wanted] = {
     ),
     "nnclr": (
         LARS | UNBLURRED | {"lr": 0.4, "weight_decay": 1e-5},
-        {"dim": 256, "hidden": 2048, "pred_hidden": 4096, "temperature": 0.2, "queue": 65536},
+        {"dim": 256, "hidden": 2048, "pred_hidden": 4096, "temperature": 0.2, "queue": 65536, "last_bn_affine": True},
     ),
     "nnsiam": (
         SGD | UNBLURRED | {"lr": 0.5, "weight_decay": 1e-5},
@@ -126,7 +126,8 @@ IMAGENET: dict[str, Wanted] = {
     ),
     "byol": (
         BIG | {"lr": 0.2, "weight_decay": 1.5e-6, "epochs": 1000},
-        {"dim": 256, "hidden": 4096, "momentum": 0.996, "momentum_final": 1.0, "asymmetric": True},
+        {"dim": 256, "hidden": 4096, "momentum": 0.996, "momentum_final": 1.0, "asymmetric": True}
+        | {"independent_teacher": True},
     ),
     "simclr": (
         BIG | {"lr": 0.3, "weight_decay": 1e-6, "epochs": 100, "jitter": 2.0},
@@ -134,7 +135,7 @@ IMAGENET: dict[str, Wanted] = {
     ),
     "moco": (
         SMALL | {"lr": 0.03, "batch_size": 256, "epochs": 200},
-        {"dim": 128, "hidden": 2048, "temperature": 0.2, "queue": 65536, "momentum": 0.999, "momentum_final": None}
+        {"dim": 128, "hidden": None, "temperature": 0.2, "queue": 65536, "momentum": 0.999, "momentum_final": None}
         | {"symmetric": False},
     ),
     "mocov3": (
@@ -169,7 +170,7 @@ IMAGENET: dict[str, Wanted] = {
     ),
     "nnclr": (
         BIG | {"lr": 0.3, "weight_decay": 1e-6, "epochs": 1000},
-        {"dim": 256, "hidden": 2048, "pred_hidden": 4096, "temperature": 0.1, "queue": 98304},
+        {"dim": 256, "hidden": 2048, "pred_hidden": 4096, "temperature": 0.1, "queue": 98304, "last_bn_affine": True},
     ),
     "nnsiam": (
         SMALL | {"lr": 0.05, "batch_size": 512, "epochs": 100},
@@ -198,6 +199,41 @@ IMAGENET: dict[str, Wanted] = {
 
 PUBLISHED = {("cifar", name): wanted for name, wanted in CIFAR.items()}
 PUBLISHED |= {("imagenet", name): wanted for name, wanted in IMAGENET.items()}
+
+
+NOT_ZERO = {("cifar", method) for method in CIFAR.keys() - {"teacher"}}  # torchvision's default; the study has a ViT
+NOT_ZERO |= {("imagenet", method) for method in ("moco", "swav", "deepcluster", "dino", "ressl", "paws", "supervised")}
+ZERO = {("imagenet", method) for method in ("simsiam", "simclr", "mocov3", "barlow", "vicreg", "nnsiam")}
+ZERO |= {("imagenet", "byol")}  # Haiku's blocks: scale_init of the last norm is zeros
+"""Where the last batch norm of each residual branch starts at 1, and where at 0."""
+
+
+@pytest.mark.parametrize(("recipe", "method"), sorted(NOT_ZERO | ZERO))
+def test_residual_branches_start_as_in_the_published_code(recipe, method):
+    config = apply_recipe(PretrainConfig(method=method), recipe)
+    assert config.zero_init_residual is ((recipe, method) in ZERO)
+
+
+def test_every_recipe_with_released_code_for_a_resnet_names_the_start_of_its_residual_branches():
+    assert not NOT_ZERO & ZERO
+    unknown = {("cifar", "teacher"), ("imagenet", "nnclr")}  # NNCLR has no released code
+    assert NOT_ZERO | ZERO | unknown == PUBLISHED.keys()
+
+
+@pytest.mark.parametrize("arch", ["vit_small", "timm:vit_tiny_patch16_224"])
+def test_a_recipe_leaves_out_the_start_of_residual_branches_for_a_network_without_it(arch):
+    assert apply_recipe(PretrainConfig(method="dino", arch=arch), "imagenet").zero_init_residual is True
+
+
+@pytest.mark.parametrize(("arch", "rate"), [("vit_small", 0.1), ("vit_tiny_p8", 0.1), ("resnet50", 0.0)])
+def test_dino_on_imagenet_has_drop_path_for_a_vit_only(arch, rate):
+    config = apply_recipe(PretrainConfig(method="dino", arch=arch), "imagenet")
+    assert method_options("dino", gather_options(config.options, {})).drop_path == rate
+
+
+def test_an_explicit_start_of_residual_branches_overrides_the_recipe():
+    config = apply_recipe(PretrainConfig(method="moco"), "cifar", ("zero_init_residual",))
+    assert config.zero_init_residual is True
 
 
 @pytest.mark.parametrize(("recipe", "method"), list(PUBLISHED))

@@ -26,6 +26,9 @@ VARIANTS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "teacher as a copy": ("teacher", {"update": "copy"}, {}),
     "teacher by the gradient": ("teacher", {"update": "sgd"}, {}),
     "moco, symmetric, with adamw": ("moco", {"symmetric": True}, {"optimizer": "adamw"}),
+    "moco, symmetric with two queues": ("moco", {"symmetric": True, "queued": "separate"}, {}),
+    "byol with an independent teacher": ("byol", {"independent_teacher": True}, {}),
+    "dino with trained lengths": ("dino", {"norm_last_layer": False}, {}),
 }
 CASES = {name: (name, {}, {}) for name in METHODS} | VARIANTS
 
@@ -55,6 +58,35 @@ def test_a_run_interrupted_after_every_step_resumes_bit_identically(made, interr
         newest = Checkpoint.load(Path(config.out) / "checkpoint.pt")
         assert (newest.step, newest.epoch, newest.metrics["epoch_step"]) == (step, step // 2, step % 2)
     assert same_run(never, pretrain(config))
+
+
+LATER = {
+    "moco": ("hidden", "queued"),
+    "nnclr": ("last_bn_affine",),
+    "dino": ("norm_last_layer", "drop_path"),
+    "byol": ("independent_teacher",),
+}
+"""Options that are newer than the methods, or have another default than at first."""
+
+
+@pytest.mark.parametrize(("name", "options"), [*((name, {}) for name in LATER), ("moco", {"symmetric": True})])
+def test_a_run_of_an_earlier_version_resumes_with_what_its_options_amounted_to(
+    tmp_path, trained, interrupt_at, name, options
+):
+    """Its file lacks the newer options, and the command that resumes it names none of them."""
+    was = {"hidden": 32} | ({"queued": "second"} if options else {}) if name == "moco" else {}
+    never = pretrain(tiny_config(name, tmp_path / "whole", trained, options=options | was, **SCHEDULE))
+    interrupt_at(0)
+    config = tiny_config(name, tmp_path / "stopped", trained, options=options | was, **SCHEDULE)
+    with pytest.raises(Interrupted):
+        pretrain(config)
+    older = Checkpoint.load(tmp_path / "stopped" / "checkpoint.pt")
+    for option in LATER[name]:
+        if option != "hidden":
+            del older.config["method_options"][option]
+    older.save(tmp_path / "stopped" / "checkpoint.pt")
+    plain = tuple(pair for pair in config.options if pair.partition("=")[0] not in LATER[name])
+    assert same_run(never, pretrain(dataclasses.replace(config, resume="auto", options=plain)))
 
 
 def test_each_chunk_of_a_single_pass_is_new_to_deepcluster(made, interrupt_at):

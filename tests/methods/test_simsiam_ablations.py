@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
@@ -52,6 +53,33 @@ def test_the_cross_entropy_is_invariant_to_row_shifts_but_not_to_norms():
     shifted = [x + 5.0 * i for i, x in enumerate(inputs)]
     assert simsiam_loss(*shifted, similarity="cross_entropy").item() == pytest.approx(value, rel=1e-12)
     assert abs(simsiam_loss(*(2 * x for x in inputs), similarity="cross_entropy").item() - value) > 0.1
+
+
+@pytest.mark.parametrize("bn", ["default", "none"])
+def test_without_a_predictor_the_stop_gradient_only_halves_the_gradient(bn):
+    """So the network minimises -cos(z1, z2), whose minimum is a collapse."""
+    gradients = {}
+    for stop_grad in (True, False):
+        model = build("simsiam", predictor="none", pred_dim=512, bn=bn).double()
+        z1, z2 = (model.projector(model.backbone(view.double())) for view in noisy_batch().views)
+        simsiam_loss(z1, z2, z1, z2, stop_grad=stop_grad).backward()
+        gradients[stop_grad] = {name: p.grad for name, p in model.named_parameters()}
+    for name, whole in gradients[False].items():
+        torch.testing.assert_close(gradients[True][name], whole / 2, rtol=1e-12, atol=1e-15)
+    assert sum(float(whole.norm()) for whole in gradients[False].values()) > 1e-3
+
+
+@pytest.mark.parametrize("change", [{"symmetric": False}, {"predictor": "mlp"}])
+def test_with_a_predictor_or_one_direction_the_stop_gradient_does_more_than_halve_it(change):
+    gradients = []
+    for stop_grad in (True, False):
+        model = build("simsiam", **({"predictor": "none", "pred_dim": 512} | change)).double()
+        doubled = dataclasses.replace(noisy_batch(), views=[view.double() for view in noisy_batch().views])
+        p1, p2, z1, z2 = outputs(model, doubled)
+        simsiam_loss(p1, p2, z1, z2, stop_grad=stop_grad, symmetric=change.get("symmetric", True)).backward()
+        gradients.append(model.backbone.layer.weight.grad)
+    kept, whole = gradients
+    assert float((kept - whole / 2).norm() / whole.norm()) > 0.01
 
 
 @pytest.mark.parametrize("similarity", ["cosine", "cross_entropy"])

@@ -35,6 +35,8 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "paws without its entropy": ("paws", {"me_max": False}),
     "simsiam by cross-entropy": ("simsiam", {"similarity": "cross_entropy", "stop_grad": False}),
     "moco, symmetric": ("moco", {"symmetric": True}),
+    "moco, symmetric with two queues": ("moco", {"symmetric": True, "queued": "separate"}),
+    "dino with trained lengths": ("dino", {"norm_last_layer": False}),
     "teacher by the gradient": ("teacher", {"update": "sgd"}),
 }
 CASES = {name: (name, {}) for name in METHODS} | VARIANTS

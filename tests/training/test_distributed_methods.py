@@ -26,6 +26,7 @@ pytestmark = pytest.mark.xdist_group("every method on two ranks")  # they share 
 
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "moco, symmetric": ("moco", {"symmetric": True}),
+    "moco, symmetric with two queues": ("moco", {"symmetric": True, "queued": "separate"}),
     "simsiam without stop-gradient": ("simsiam", {"stop_grad": False}),
     "simsiam by cross-entropy, one way": ("simsiam", {"similarity": "cross_entropy", "symmetric": False}),
     "wmse, shrunk": ("wmse", {"eps": 0.1}),

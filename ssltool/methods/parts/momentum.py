@@ -24,10 +24,10 @@ class MomentumMethod(Method):
     TEACHER_MODULES: ClassVar[tuple[str, ...]] = ("backbone", "projector")
     teacher: nn.ModuleDict
 
-    def make_teacher(self) -> None:
-        """Creates the teacher as a copy of the network, without gradients."""
-        student = nn.ModuleDict({name: getattr(self, name) for name in self.TEACHER_MODULES})
-        self.teacher = copy.deepcopy(student).requires_grad_(False)
+    def make_teacher(self, **modules: nn.Module) -> None:
+        """Creates the teacher, without gradients: from ``modules``, by default copies of the network's."""
+        made = modules or {name: copy.deepcopy(getattr(self, name)) for name in self.TEACHER_MODULES}
+        self.teacher = nn.ModuleDict(made).requires_grad_(False)
 
     @torch.no_grad()
     def teacher_forward(self, view: Tensor) -> Tensor:

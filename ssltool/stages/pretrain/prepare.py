@@ -25,7 +25,7 @@ from ssltool.methods.options import LabelledSupport
 from ssltool.models.backbones import family_of, resolve_stem
 from ssltool.models.family import SMALL_IMAGE
 from ssltool.runs.resume import check_images, resumed_file
-from ssltool.stages.pretrain.recipe import given_options
+from ssltool.stages.pretrain.recipe import given_options, resumed_options
 from ssltool.training.distributed import rank_zero_info
 from ssltool.training.setup import DEFAULT_SIZE, TrainingSetup
 
@@ -51,9 +51,10 @@ def prepare(config: PretrainConfig, native_precision: str = "fp32") -> TrainingS
     """
     config.check()
     family_of(config.arch)
-    options = method_options(config.method, given_options(config))
+    method_options(config.method, given_options(config))
     check_pixel_flags(config, config)
     resumed, path = _resumed_run(config)
+    options = resumed_options(config, resumed)
     if config.raw_pixels is None:
         config = dataclasses.replace(config, raw_pixels=resumed is not None and bool(resumed.pixels["raw_pixels"]))
     config = _with_defaults_of(resumed, config)

@@ -5,13 +5,18 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Collection, Mapping
 
+from ssltool.checkpoints.saved_run import SavedRun
 from ssltool.config import PretrainConfig
 from ssltool.errors import UsageError, found_in
-from ssltool.methods import method_class
-from ssltool.methods.options import gather_options, ineffective_options, parse_options
+from ssltool.methods import method_class, method_options, saved_options
+from ssltool.methods.options import MethodOptions, gather_options, ineffective_options, parse_options
 from ssltool.methods.recipes import published
+from ssltool.models.backbones import family_of
 from ssltool.runs.repeat import read_settings, repeat
 from ssltool.settings import Settings, flag, reset_ineffective
+
+OF_ARCHITECTURE = {"zero_init_residual"}
+"""Settings of recipes that some architectures do not have."""
 
 
 def given_options(config: PretrainConfig) -> Settings:
@@ -34,14 +39,17 @@ def apply_recipe(config: PretrainConfig, name: str, explicit: Collection[str] = 
     """``config`` with the recipe ``name`` of its method.
 
     The settings in ``explicit`` and the given options of the method take precedence. Settings of the recipe without an
-    effect keep their defaults. If the warm-up is not shorter than the run, it is a tenth of the epochs.
+    effect keep their defaults, as ``zero_init_residual`` with an architecture that does not have it. If the warm-up is
+    not shorter than the run, it is a tenth of the epochs.
 
     Raises:
-        UsageError: if the recipe is unknown or the method does not have it.
+        UsageError: if the recipe or the architecture is unknown, or the method does not have the recipe.
     """
-    recipe = published(config.method, name)
+    known = family_of(config.arch).settings
+    recipe = published(config.method, name, vit="drop_path" in known)
     result = add_options(config, recipe.pop("options"))
-    changes = {setting: value for setting, value in recipe.items() if setting not in explicit}
+    left_out = {*explicit, *(OF_ARCHITECTURE - known)}
+    changes = {setting: value for setting, value in recipe.items() if setting not in left_out}
     result = reset_ineffective(dataclasses.replace(result, **changes), changes)
     if result.epochs and result.warmup_epochs >= result.epochs and "warmup_epochs" in changes:
         return dataclasses.replace(result, warmup_epochs=result.epochs // 10)
@@ -72,4 +80,18 @@ def repeat_run(config: PretrainConfig, path: str, given: Collection[str]) -> Pre
     if saved.get("method", repeated.method) != repeated.method:
         return repeated
     with found_in(f"--config {path}"):
-        return add_options(repeated, saved.get("method_options", {}))
+        return add_options(repeated, saved_options(repeated.method, saved.get("method_options", {})))
+
+
+def resumed_options(config: PretrainConfig, resumed: SavedRun | None) -> MethodOptions:
+    """The options of the method. A resumed run has those of its checkpoint where another version had another default.
+
+    Raises:
+        UsageError: for an unknown option or value, or an option without effect.
+    """
+    options = method_options(config.method, given_options(config))
+    if resumed is not None and resumed.method is not None and resumed.method.name == config.method:
+        saved = saved_options(config.method, resumed.method.options)
+        kept = {name: saved[name] for name in options.KEPT if name in saved}
+        options = method_options(config.method, given_options(add_options(config, kept)))
+    return options

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ssltool.checkpoints.checkpoint import Checkpoint
 from ssltool.checkpoints.saved_run import SavedRun
 from ssltool.data import views
 from ssltool.data.loader import Batch, Loader
@@ -21,6 +23,7 @@ from ssltool.stages.scan.losses import confidence_loss, scan_loss
 from ssltool.stages.scan.mining import NeighbourTable
 from ssltool.training.classifier_setup import ClassifierLoop, training_state
 from ssltool.training.device import autocast
+from ssltool.training.restore import load_weights
 from ssltool.training.setup import TrainingSetup
 
 WEAK_VIEW = dataclasses.replace(views.PLAIN, crop_scale=(1.0, 1.0), flip_p=0.0)
@@ -36,6 +39,11 @@ BLOCK_ROWS = 4096
 def training_path(folder: RunFolder, phase: str) -> Path:
     """The checkpoint of an unfinished step."""
     return folder.path / f"training_{phase}.pt"
+
+
+def best_path(folder: RunFolder) -> Path:
+    """The checkpoint of the best epoch of an unfinished clustering."""
+    return folder.path / "best_cluster.pt"
 
 
 class _ClusterLoop(ClassifierLoop):
@@ -74,7 +82,12 @@ class _ClusterLoop(ClassifierLoop):
 
 
 class Clustering(_ClusterLoop):
-    """SCAN's second step. The output layer is ``heads`` independent classifiers, concatenated."""
+    """SCAN's second step. The output layer is ``heads`` independent classifiers, concatenated.
+
+    After each epoch the SCAN loss of each head on the images of ``validation`` and all their neighbours in
+    ``validation_table`` is computed, with an entropy weight of 1 as in the authors' code. The network of the epoch with
+    the lowest loss is kept in the file ``best``.
+    """
 
     def __init__(
         self,
@@ -84,10 +97,18 @@ class Clustering(_ClusterLoop):
         folder: RunFolder,
         loader: Loader,
         table: NeighbourTable,
+        validation: Loader,
+        validation_table: NeighbourTable,
     ) -> None:
+        self.head_only = bool(saved.settings.get("head_only"))
+        method.backbone.requires_grad_(not self.head_only)
         super().__init__("cluster", method, setup, saved, folder, loader, ("loss", "consistency", "entropy"))
-        self.table = table
+        self.table, self.validation, self.validation_table = table, validation, validation_table.with_self()
         self.heads, self.weight = saved.settings["heads"], saved.settings["entropy_weight"]
+        self.best = best_path(folder)
+
+    def start_epoch(self) -> None:
+        self.state.method.train(not self.head_only)  # in eval mode batch norms of the backbone stay as they are
 
     def batches(self, epoch: int, first_step: int) -> Iterator[Batch]:
         """Batches whose first half are images and whose second half is a random neighbour of each."""
@@ -97,19 +118,37 @@ class Clustering(_ClusterLoop):
         return self.augmented(pairs.ravel(), [self.strong], pairs[0].size, epoch, first_step)
 
     def step(self, batch: Batch) -> tuple[Tensor, ...]:
-        anchors, neighbours = self.logits(batch.views[0]).unflatten(1, (self.heads, -1)).chunk(2)
+        # Two forward passes, so that batch norm does not mix the statistics of images and neighbours.
+        anchors, neighbours = (self.logits(half).unflatten(1, (self.heads, -1)) for half in batch.views[0].chunk(2))
         losses = [scan_loss(anchors[:, h], neighbours[:, h], self.weight) for h in range(self.heads)]
         total, consistency, entropy = (torch.stack(values) for values in zip(*losses, strict=True))
         self.state.update(total.sum())  # the sum: each head gets the gradient of its own loss
         return total.mean(), consistency.mean(), entropy.mean()
 
-    def keep_best_head(self) -> int:
-        """Keeps only the head with the lowest loss over all images and all their neighbours, and returns its index."""
-        log_p = predict(self.state.method, self.loader).unflatten(1, (self.heads, -1)).log_softmax(dim=2)
-        losses = [table_loss(log_p[:, h], self.table, self.weight) for h in range(self.heads)]
-        best = int(np.argmin(losses))
+    def results(self, means: dict[str, float]) -> Record:
+        """The validation loss of the head where it is lowest, and this head; keeps the network if it is the best so
+        far."""
+        log_p = predict(self.state.method, self.validation).unflatten(1, (self.heads, -1)).log_softmax(dim=2)
+        losses = [table_loss(log_p[:, h], self.validation_table, 1.0) for h in range(self.heads)]
+        head = int(np.argmin(losses))
+        if losses[head] < min((record["val_loss"] for record in self._validated), default=math.inf):
+            self.folder.write(self.state.checkpoint(self.saved), self.best)
+        return {"val_loss": losses[head], "head": head}
+
+    @property
+    def _validated(self) -> list[Record]:
+        """The records of the completed epochs, without those of a version that computed no validation loss."""
+        return [record for record in self.state.history if "val_loss" in record]
+
+    def keep_best(self) -> Record:
+        """Loads the network of the epoch with the lowest validation loss with its best head only, and returns the
+        record of the epoch."""
+        last = self.state.epoch - 1
+        found = self._validated or [{"epoch": last, **self.results({})}]  # all epochs may be of an earlier version
+        best = min(found, key=lambda record: record["val_loss"])
+        load_weights(self.state.method, Checkpoint.load(self.best).state_dict, self.best)
         for parameter in self.state.method.projector.parameters():
-            parameter.data = parameter.data.unflatten(0, (self.heads, -1))[best].clone()
+            parameter.data = parameter.data.unflatten(0, (self.heads, -1))[best["head"]].clone()
         return best
 
 

@@ -23,8 +23,12 @@ from ssltool.reprs.extract import extract_all
 from ssltool.reprs.readers import main_files
 from ssltool.reprs.representations import Representations
 from ssltool.settings import Settings
+from ssltool.stages.scan.mining import NeighbourTable, mine
 from ssltool.training.device import pick_device
 from ssltool.training.launch import worker_count
+
+VAL_NEIGHBOURS = 5
+"""Neighbours of each val image in the validation loss of clustering, as in the authors' code."""
 
 
 class Inputs:
@@ -111,6 +115,17 @@ class Inputs:
         """The representations of the images to evaluate on; with ``--reprs``, those of the train images."""
         same = self.config.reprs is not None or self.evaluation is self.train
         return self.train_reprs if same else self._represent(self.evaluation)
+
+    @functools.cached_property
+    def evaluation_table(self) -> NeighbourTable | None:
+        """The nearest neighbours of the val images among them, by the network's backbone; None if there are no val
+        images."""
+        if self.val is None:
+            return None
+        count = min(VAL_NEIGHBOURS, len(self.val) - 1)
+        if not count:
+            return NeighbourTable(np.zeros((1, 1), np.int64), np.ones(1, np.int64), 1)
+        return NeighbourTable.of(mine(self._represent(self.val), count, self.device), self.val, "the val images")
 
     def _represent(self, images: ImageSet) -> Representations:
         return extract_all(self.network, images, SaveReprsConfig(workers=self.config.workers), self.device)

@@ -94,6 +94,11 @@ class NeighbourTable:
         indices[isolated, 0], counts[isolated] = isolated, 1
         return cls(indices, counts, len(isolated))
 
+    def with_self(self) -> NeighbourTable:
+        """The table in which each image is its own first neighbour, as in the authors' validation."""
+        own = np.arange(len(self.indices))[:, None]
+        return NeighbourTable(np.concatenate([own, self.indices], axis=1), self.counts + 1, self.isolated)
+
     def draw(self, anchors: np.ndarray, seed: int, epoch: int) -> np.ndarray:
         """A random neighbour of each of ``anchors`` (n,); deterministic in the seed and the epoch."""
         random = np.random.RandomState(seeds.derive(seed, epoch, seeds.Stream.NEIGHBOURS) % 2**32)

@@ -27,7 +27,13 @@ from ssltool.runs.folder import RunFolder, run_path, with_number
 from ssltool.runs.resume import changed_images, check_compatible, check_images, differences
 from ssltool.settings import Record, Settings
 from ssltool.stages.scan.cluster_scores import score
-from ssltool.stages.scan.cluster_training import Clustering, SelfLabelling, predict, training_path
+from ssltool.stages.scan.cluster_training import (
+    Clustering,
+    SelfLabelling,
+    best_path,
+    predict,
+    training_path,
+)
 from ssltool.stages.scan.inputs import Inputs, unit_rows
 from ssltool.stages.scan.kmeans import kmeans, nearest_centroid
 from ssltool.stages.scan.mining import NeighbourTable, check_neighbours, mine
@@ -47,6 +53,9 @@ SMALL_CROP = 0.5
 
 STEP_SETTINGS = {"cluster": ("heads", "entropy_weight", "erase_p"), "selflabel": ("threshold", "erase_p")}
 """Settings of each step that pretraining does not have."""
+
+HEAD_ONLY = {"optimizer": "sgd", "weight_decay": 0.0}
+"""The optimiser of clustering with ``--head-only``, as in the authors' configurations for ImageNet."""
 
 
 @killed_workers("--resume auto continues after the last saved epoch")
@@ -138,7 +147,7 @@ class _Scan:
             for path in (training_path(self.folder, phase), self.outputs[phase]):
                 if c.resume and path.exists():
                     checkpoint = Checkpoint.load(path)
-                    more = (*VIEW_SETTINGS, *STEP_SETTINGS[phase], "clusters", "phase", "unlabelled")
+                    more = (*VIEW_SETTINGS, *STEP_SETTINGS[phase], "clusters", "phase", "unlabelled", "head_only")
                     check_images(checkpoint.config, path, self.inputs.train, self.inputs.val)
                     check_compatible(checkpoint, saved, path, more=more)
 
@@ -165,7 +174,8 @@ class _Scan:
     def _files(self) -> list[Path]:
         """The files of the first requested step and of all later ones."""
         more = (f"{kind}_{step}.pt" for step in self.later for kind in ("training", "assignments"))
-        return [*(self.outputs[step] for step in self.later), *(self.folder.path / name for name in more)]
+        best = [best_path(self.folder)] if "cluster" in self.later else []
+        return [*(self.outputs[step] for step in self.later), *(self.folder.path / name for name in more), *best]
 
     def _claim(self) -> None:
         """Sets the files to replace aside, and writes the settings and the records to keep."""
@@ -215,10 +225,11 @@ class _Scan:
         """The setup of the clustering step, its saved run, and the neighbours."""
         c, inputs, train, path = self.config, self.inputs, self.inputs.train, self.outputs["mine"]
         table = NeighbourTable.of(self.mined, train, path)
-        epochs, lr = (15, 1e-3) if train.name == "bundled" else (50, 1e-4)
-        setup = self._setup(inputs.network, c.epochs or epochs, c.batch_size, c.lr or lr)
+        epochs, lr = (15, 1e-3) if train.name == "bundled" else (100 if c.head_only else 50, 1e-4)
+        rate, more = c.lr or (5.0 if c.head_only else lr), HEAD_ONLY if c.head_only else {}
+        setup = self._setup(inputs.network, c.epochs or epochs, c.batch_size, rate, more)
         count = inputs.cluster_count(train.labels)
-        saved = self._saved_run(setup, "cluster", count, inputs.network)
+        saved = self._saved_run(setup, "cluster", count, inputs.network).updated(head_only=c.head_only or None)
         return setup, saved.updated(n_classes=count * c.heads, neighbours_hash=file_hash(path)), table
 
     def _cluster(self, stop: StopRequest) -> None:
@@ -231,18 +242,22 @@ class _Scan:
                 f"warning: {table.isolated} of {len(inputs.train)} images have no neighbours; each is its own neighbour"
             )
         method = build_classifier(saved, inputs.network, inputs.device)
-        with inputs.loader(inputs.train) as loader:
-            loop = Clustering(method, setup, saved, self.folder, loader, table)
+        with inputs.loader(inputs.train) as loader, inputs.loader(inputs.evaluation) as validation:
+            validation_table = inputs.evaluation_table or table
+            loop = Clustering(method, setup, saved, self.folder, loader, table, validation, validation_table)
             loop.run(stop, self.folder.log)
-            saved = saved.updated(n_classes=saved.settings["clusters"], head=loop.keep_best_head())
-        self._finish(loop, saved)
+            best = loop.keep_best()
+        kept = {"head": best["head"], "kept_epoch": best["epoch"]}
+        self._finish(loop, saved.updated(n_classes=saved.settings["clusters"], **kept))
+        loop.best.unlink(missing_ok=True)
 
     @functools.cached_property
     def selflabelling(self) -> tuple[TrainingSetup, SavedRun, Pretrained]:
         """The setup of the self-labelling step, its saved run, and the network that it starts from."""
         c, network = self.config, self.inputs.clustered()
-        epochs, size = (5, 250) if self.inputs.train.name == "bundled" else (100, 1000)
-        setup = self._setup(network, c.selflabel_epochs or epochs, c.selflabel_batch_size or size, c.selflabel_lr)
+        epochs, size = (5, 250) if self.inputs.train.name == "bundled" else (released_epochs(network.image_size), 1000)
+        epochs = c.selflabel_epochs or self._begun_with("selflabel", epochs)
+        setup = self._setup(network, epochs, c.selflabel_batch_size or size, c.selflabel_lr)
         count = network.run.settings["n_classes"]
         return setup, self._saved_run(setup, "selflabel", count, network).updated(n_classes=count), network
 
@@ -258,15 +273,25 @@ class _Scan:
             loop.run(stop, self.folder.log)
         self._finish(loop, saved)
 
-    def _setup(self, network: Pretrained, epochs: int, batch_size: int, lr: float) -> TrainingSetup:
+    def _begun_with(self, phase: str, epochs: int) -> int:
+        """The epochs with which a resumed step began, whose default was another one in earlier versions; else
+        ``epochs``."""
+        begun = (training_path(self.folder, phase), self.outputs[phase])
+        found = next((path for path in begun if self.config.resume and path.exists()), None)
+        return epochs if found is None else int(Checkpoint.load(found).config["epochs"])
+
+    def _setup(
+        self, network: Pretrained, epochs: int, batch_size: int, lr: float, more: Settings | None = None
+    ) -> TrainingSetup:
         c, train = self.config, self.inputs.train
         settings: Settings = {name: network.run.settings[name] for name in VIEW_SETTINGS}
         if c.crop_min or network.image_size <= SMALL_IMAGE:
             settings["crop_min"] = c.crop_min or SMALL_CROP
         size = min(batch_size, len(train))
-        settings |= {"epochs": epochs, "batch_size": size, "weight_decay": c.weight_decay, "seed": c.seed}
+        settings |= {"epochs": epochs, "batch_size": size, "seed": c.seed}
         # Pretraining scales its learning rate by batch size / 256, which this cancels.
-        settings |= {"optimizer": "adam", "lr": lr * 256 / size, "fix_all_lr": True}
+        settings |= {"optimizer": "adam", "weight_decay": 1e-4, "lr": lr * 256 / size, "fix_all_lr": True}
+        settings |= (more or {}) | ({} if c.weight_decay is None else {"weight_decay": c.weight_decay})
         return classifier_setup(network, self.inputs.data_config, train, **settings, precision=c.precision)
 
     def _saved_run(self, setup: TrainingSetup, phase: str, count: int, network: Pretrained) -> SavedRun:
@@ -308,3 +333,10 @@ class _Scan:
 
 def _fraction_above(confidence: Tensor, threshold: float) -> float | None:
     return None if bool(confidence.isnan().any()) else float((confidence > threshold).double().mean())
+
+
+def released_epochs(image_size: int) -> int:
+    """The epochs of self-labelling in the authors' configurations of CIFAR-10 (32 pixels), STL-10 (96), ImageNet."""
+    if image_size <= SMALL_IMAGE:
+        return 200
+    return 100 if image_size < 224 else 25

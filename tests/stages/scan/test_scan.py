@@ -27,6 +27,7 @@ from ssltool.stages import scan
 from ssltool.stages.scan import inputs
 from ssltool.stages.scan.cluster_training import WEAK_VIEW, Clustering, SelfLabelling, table_loss
 from ssltool.stages.scan.mining import NeighbourTable
+from ssltool.stages.scan.scan import released_epochs
 
 CPU = torch.device("cpu")
 FILES = {"neighbours.pt", "clusters.pt", "selflabelled.pt"}
@@ -235,23 +236,121 @@ def test_the_loss_of_a_head_equals_plain_loops():
     assert table_loss(log_p, table, 5.0) == pytest.approx(wanted, rel=1e-5)
 
 
-def test_the_head_with_the_lowest_loss_is_kept(settings, monkeypatch):
-    losses = iter([0.3, -2.0, 0.1])
-    kept = []
-    monkeypatch.setattr("ssltool.stages.scan.cluster_training.table_loss", lambda log_p, table, weight: next(losses))
-    keep = Clustering.keep_best_head
+def test_the_epoch_and_the_head_with_the_lowest_validation_loss_are_kept(settings, monkeypatch):
+    losses = iter([0.3, 0.5, 0.1, -2.0, 0.4, 0.2])  # two heads in each of three epochs
+    seen, weights = [], []
+    results = Clustering.results
 
-    def watching(self):
-        kept.append(self.state.method.projector.weight.detach().clone())
-        return keep(self)
+    def watching(self, means):
+        weights.append({name: tensor.clone() for name, tensor in self.state.method.state_dict().items()})
+        return results(self, means)
 
-    monkeypatch.setattr(Clustering, "keep_best_head", watching)
-    config = settings(heads=3, epochs=1)
+    def loss(log_p, table, weight):
+        seen.append((len(log_p), weight))
+        return next(losses)
+
+    monkeypatch.setattr("ssltool.stages.scan.cluster_training.table_loss", loss)
+    monkeypatch.setattr(Clustering, "results", watching)
+    config = dataclasses.replace(settings(heads=2, epochs=3), step="all")
     scan.run(config)
     saved = Checkpoint.load(file(config, "clusters.pt"))
-    assert kept[0].shape == (9, 64)
-    assert torch.equal(saved.state_dict["projector.weight"], kept[0][3:6])
-    assert (saved.config["head"], saved.config["n_classes"]) == (1, 3)
+    best = weights[1]
+    assert torch.equal(saved.state_dict["projector.weight"], best["projector.weight"][3:])
+    assert same_bits(saved.state_dict["backbone.conv1.weight"], best["backbone.conv1.weight"])
+    assert (saved.config["head"], saved.config["kept_epoch"], saved.config["n_classes"]) == (1, 1, 3)
+    assert seen == [(24, 1.0)] * 6  # on the val images, with the authors' weight of the entropy
+    assert [record["val_loss"] for record in records(Path(config.out))[:3]] == [0.3, -2.0, 0.2]
+
+
+def test_the_validation_loss_is_the_released_rule_on_the_val_images(settings, monkeypatch, shades):
+    """Neighbours are the five nearest among the val images and the image itself, all pairs count the same."""
+    found, probabilities = [], []
+    results = Clustering.results
+
+    def watching(self, means):
+        with torch.no_grad():
+            views = [batch.views[0] for batch in self.validation.evaluate(24)]
+            probabilities.append(self.state.method.eval().embed(views[0], "projector").softmax(dim=1).double())
+        found.append((results(self, means)["val_loss"], self.validation_table.indices))
+        return results(self, means)
+
+    monkeypatch.setattr(Clustering, "results", watching)
+    config = settings(epochs=1, selflabel_epochs=1)
+    scan.run(config)
+    (loss, table), p = found[0], probabilities[0]
+    method = load_pretrained(NetworkSettings(pretrained=config.pretrained), CPU).method.eval()
+    images = open_dataset(DataSettings(data=str(shades)), "val")
+    with torch.no_grad():
+        batch = next(iter(Loader(images, IMAGENET.at(16), CPU).evaluate(24)))
+        h = torch.nn.functional.normalize(method.backbone(batch.views[0]).double(), dim=1)
+    near = (h @ h.T).fill_diagonal_(-1).topk(5).indices
+    assert [sorted(row) for row in table.tolist()] == [sorted([i, *row]) for i, row in enumerate(near.tolist())]
+    consistency = [-np.log(float(p[i] @ p[j])) for i in range(24) for j in table[i]]
+    mean = p.mean(dim=0)
+    assert loss == pytest.approx(np.mean(consistency) + float((mean * mean.log()).sum()), rel=1e-4)
+
+
+def test_images_and_neighbours_are_normalised_by_batch_norm_apart(settings, monkeypatch):
+    sizes = []
+    logits = Clustering.logits
+    monkeypatch.setattr(Clustering, "logits", lambda self, view: sizes.append(len(view)) or logits(self, view))
+    config = settings(epochs=1, selflabel_epochs=1)
+    scan.run(config)
+    assert sizes == [16, 16] * 3
+    start = load_pretrained(NetworkSettings(pretrained=config.pretrained), CPU).method.state_dict()
+    steps = Checkpoint.load(file(config, "clusters.pt")).state_dict["backbone.bn1.num_batches_tracked"]
+    assert int(steps - start["backbone.bn1.num_batches_tracked"]) == 2 * 3
+
+
+def test_with_head_only_the_backbone_keeps_its_bits_and_the_heads_learn_by_sgd(settings):
+    config = settings(epochs=2, selflabel_epochs=1, head_only=True, heads=2, lr=None)
+    scan.run(config)
+    saved = Checkpoint.load(file(config, "clusters.pt"))
+    start = load_pretrained(NetworkSettings(pretrained=config.pretrained), CPU).method.state_dict()
+    backbone = {name: tensor for name, tensor in saved.state_dict.items() if name.startswith("backbone.")}
+    assert same_bits(backbone, {name: start[name] for name in backbone})
+    c = saved.config
+    assert (c["optimizer"], c["lr"] * 16 / 256, c["weight_decay"], c["head_only"]) == ("sgd", 5.0, 0.0, True)
+    slower = settings("slower", epochs=4, selflabel_epochs=1, head_only=True, lr=0.05)
+    scan.run(slower)
+    losses = [record["loss"] for record in records(Path(slower.out)) if record["phase"] == "cluster"]
+    assert losses[-1] < losses[0]
+
+
+def test_steps_that_an_earlier_version_began_are_resumed(settings, monkeypatch):
+    """It computed no validation loss, and self-labelled for 100 epochs."""
+    config = settings(epochs=2, selflabel_epochs=None)
+    monkeypatch.setattr("ssltool.stages.scan.scan.released_epochs", lambda size: 3)
+    for cls, step in ((Clustering, "cluster"), (SelfLabelling, "selflabel")):
+        real = cls.save
+
+        def saving(self, save=real):
+            save(self)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(cls, "save", saving)
+            with pytest.raises(Interrupted):
+                scan.run(dataclasses.replace(config, resume="auto"))
+        path = file(config, f"training_{step}.pt")
+        older = Checkpoint.load(path)
+        for record in older.metrics["epochs"]:
+            record.pop("val_loss", None)
+            record.pop("head", None)
+        older.config.pop("head_only", None)
+        older.save(path)
+        file(config, "best_cluster.pt").unlink(missing_ok=True)
+    monkeypatch.setattr("ssltool.stages.scan.scan.released_epochs", lambda size: 4)
+    scan.run(dataclasses.replace(config, resume="auto"))
+    assert Checkpoint.load(file(config, "clusters.pt")).config["kept_epoch"] == 1
+    last = records(Path(config.out))[-1]
+    assert (last["phase"], last["epoch"]) == ("selflabel", 2)
+    assert {*names(config)} & {"training_cluster.pt", "training_selflabel.pt", "best_cluster.pt"} == set()
+
+
+@pytest.mark.parametrize(("size", "epochs"), [(32, 200), (64, 200), (96, 100), (224, 25), (384, 25)])
+def test_self_labelling_lasts_as_in_the_released_configurations(size, epochs):
+    assert released_epochs(size) == epochs
 
 
 def test_the_assignments_are_those_of_the_saved_network(settings, shades):
