@@ -172,7 +172,9 @@ def note_changed_images(network: Pretrained, given: NetworkSettings, images: Ima
     else:  # the list has the images that the run used, and these are others
         changed = None if saved["fingerprint"] == images.fingerprint else "they have another fingerprint"
     if changed is not None:
-        rank_zero_info(f"note: the images of the run changed after {network.origin['checkpoint']} was trained: {changed}")
+        rank_zero_info(
+            f"note: the images of the run changed after {network.origin['checkpoint']} was trained: {changed}"
+        )
 
 
 def check_images(saved: Settings, path: Path, train: ImageSet, val: ImageSet | None = None) -> None:

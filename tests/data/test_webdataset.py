@@ -162,7 +162,7 @@ def test_samples_with_a_class_are_recognised_whatever_the_extension_of_the_image
     path = shard(tmp_path / "s" / "a.tar", members)
     assert detect(str(path)) == detect(str(path.parent)) == "webdataset"
     if extension == "picture":
-        with pytest.raises(SSLToolError, match="picture.*--image-column"):
+        with pytest.raises(SSLToolError, match=r"picture.*--image-column"):
             opened(path)
     assert len(opened(path, image_column=extension)) == 3
 

@@ -61,6 +61,7 @@ def test_a_stage_on_the_images_of_a_run_names_what_changed_after_training(tiny, 
     given = ssltool(command, folder, *network, *more)
     assert given.code == 0 and "is new" not in given.err
 
+
 def test_a_run_does_not_continue_on_a_replaced_image(tiny, folder, replace):
     config = tiny(**on(folder))
     pretrain(config)
