@@ -14,10 +14,10 @@ from ssltool.config import SPLITS, DataSettings
 from ssltool.data.cache_writer import write_cache
 from ssltool.data.image_cache import CacheFile, settings_of
 from ssltool.data.image_files import fits_into_memory, surveyed
-from ssltool.data.listing import CORRUPT
+from ssltool.data.listing import CORRUPT, is_hidden
 from ssltool.data.opening import CorruptImage
 from ssltool.data.pixels import PixelRules
-from ssltool.errors import SSLToolError
+from ssltool.errors import SSLToolError, first_names
 from ssltool.files.misfit import shown
 from ssltool.settings import flag
 
@@ -36,6 +36,12 @@ def cache_path(folder: str | Path, split: str) -> Path:
     return Path(folder, f"{split}.cache")
 
 
+def other_files(folder: Path) -> list[str]:
+    """The names in a folder that are no files of a cache, without hidden ones; none if there is no such folder."""
+    names = os.listdir(folder) if folder.is_dir() else []
+    return sorted({name for name in names if not is_hidden(name)} - {cache_path("", split).name for split in SPLITS})
+
+
 def read_cached(images: ImageSet, whole: ImageSet, settings: DataSettings) -> tuple[ImageSet, list[str]]:
     """The image files ``images``, a part of ``whole``, with their pixels in the folder ``--cache``. If it has no file
     of the split, that is written first, with all images of ``whole``.
@@ -44,7 +50,8 @@ def read_cached(images: ImageSet, whole: ImageSet, settings: DataSettings) -> tu
         The images, and notes about their pixels.
 
     Raises:
-        SSLToolError: if the cache is of other images or pixels, or an image in it is corrupt and not to be skipped.
+        SSLToolError: if the cache is of other images or pixels, an image in it is corrupt and not to be skipped, or it
+            would be written into a folder of other files.
         Interrupted: after a signal while the cache was written.
     """
     folder, given = Path(str(settings.cache)), images.rules
@@ -52,6 +59,11 @@ def read_cached(images: ImageSet, whole: ImageSet, settings: DataSettings) -> tu
         raise SSLToolError(f"--cache {folder} is the folder of the images; name another one")
     path = cache_path(folder, whole.split)
     if not path.exists():
+        if others := other_files(folder):
+            raise SSLToolError(
+                f"{folder} holds other files than those of a cache ({first_names(others, 3)}); name an empty or a new "
+                "folder for the cache"
+            )
         size = given.cache_size or _size_in(folder) or DEFAULT_SIZE
         whole, notes = surveyed(dataclasses.replace(whole, rules=given))
         write_cache(path, whole, given, size, notes, workers=settings.workers, skip_corrupt=settings.skip_corrupt)

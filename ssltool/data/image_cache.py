@@ -138,14 +138,15 @@ class CachedImages:
 
 @dataclass(frozen=True)
 class CacheFile:
-    """A complete cache of one split: its head, images, labels (N,) int64, content hashes (N,) int64, and names."""
+    """A complete cache of one split: its head, images, labels (N,) int64, content hashes (N,) int64, and the names of
+    the files, None of images without names."""
 
     path: str
     head: Settings
     images: CachedImages
     labels: np.ndarray
     digests: np.ndarray
-    files: tuple[str, ...]
+    files: tuple[str, ...] | None
 
     @property
     def rules(self) -> PixelRules:
@@ -171,13 +172,14 @@ class CacheFile:
             whole[start : start + 8 * len(entries)].view("<i8").astype(np.int64)
             for start in (sections.labels, sections.digests)
         )
-        names = whole[sections.names : sections.pixels].tobytes().decode(errors="surrogateescape").split("\0")
+        text = whole[sections.names : sections.pixels].tobytes().decode(errors="surrogateescape")
+        names = tuple(text.split("\0")) if text else None
         _check_entries(path, entries, sections.pixels, held)
-        if len(names) != len(entries) or labels.min() < -1:
+        if (names is not None and len(names) != len(entries)) or labels.min() < -1:
             raise _damaged(path, "its names or labels are not those of its images")
         images = CachedImages(str(path), entries)
         images.__dict__["_mapped"] = whole
-        return cls(str(path), head, images, labels, digests, tuple(names))
+        return cls(str(path), head, images, labels, digests, names)
 
 
 def _read_head(path: FilePath, line: bytes) -> tuple[Settings, Sections]:

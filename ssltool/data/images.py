@@ -116,7 +116,7 @@ class ImageSet:
     def without(self, left_out: Mapping[str, Sequence[int]]) -> ImageSet:
         """The images without some rows, which are recorded as left out: {reason: rows}."""
         rows = np.setdiff1d(np.arange(len(self)), [row for found in left_out.values() for row in found])
-        files = self.files or self.index.astype(str)
+        files = self.files or tuple(map(str, self.index.tolist()))
         named = {reason: tuple(files[row] for row in found) for reason, found in left_out.items() if len(found)}
         total = {reason: (*self.left_out.get(reason, ()), *names) for reason, names in named.items()}
         fewer = self.select(rows) if named else self

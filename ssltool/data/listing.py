@@ -40,6 +40,7 @@ CYCLE = "link to a parent folder"
 REPEATED = "link to a folder that was read"
 NOT_REGULAR = "not a regular file"
 OUTSIDE = "outside the class folders"
+WITHOUT_IMAGE = "sample without an image"
 """Why a file or a folder is not in an image set."""
 
 NOUNS = {
@@ -47,6 +48,7 @@ NOUNS = {
     BROKEN_LINK: (BROKEN_LINK, "broken links"),
     CYCLE: (CYCLE, "links to a parent folder"),
     REPEATED: (REPEATED, "links to folders that were read"),
+    WITHOUT_IMAGE: (WITHOUT_IMAGE, "samples without an image"),
     NOT_REGULAR: ("file that is not regular", "files that are not regular"),
 }
 """The reasons that are no adjectives, as what follows the number of one and of several files."""

@@ -39,9 +39,20 @@ def image_column(given: str | None, names: Sequence[str], source: object) -> str
     return found
 
 
-def label_column(given: str | None, names: Sequence[str], source: object) -> str | None:
-    """The column of labels among ``names``, as ``image_column``; None if none is given and none has such a name."""
-    return _column(given, names, LABELS, source, "--label-column")
+def label_column(given: str | None, names: Sequence[str], source: object, image: str) -> str | None:
+    """The column of labels among ``names``, as ``image_column``, other than the column ``image`` of the images; None if
+    none is given and none has such a name."""
+    if given == image:
+        raise SSLToolError(f"{source}: --label-column {given} is the column of images; name another, or leave it out")
+    others = names if given is not None else [name for name in names if name != image]
+    return _column(given, others, LABELS, source, "--label-column")
+
+
+def chosen(images: Sequence[str], labels: str | None, others: Sequence[str]) -> str:
+    """A note that says which columns of a table, or extensions of samples, have the images and labels, and which
+    ``others`` there are."""
+    note = f"images are read from {first_names(images)}, labels from {labels or 'none'}"
+    return note + (f"; not read: {first_names(others)}" if others else "")
 
 
 def _column(given: str | None, names: Sequence[str], known: Collection[str], source: object, flag: str) -> str | None:

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from ssltool.checkpoints.checkpoint import Checkpoint
+from ssltool.checkpoints.load import Pretrained
 from ssltool.checkpoints.saved_run import EARLIER, SavedRun
-from ssltool.config import PretrainConfig, fixed_settings
+from ssltool.config import NetworkSettings, PretrainConfig, fixed_settings
 from ssltool.data import views
 from ssltool.data.images import ImageSet
 from ssltool.data.loader import BATCHED_SIZE
@@ -154,6 +155,26 @@ def changed_images(saved: Settings, folder: Path, train: ImageSet, val: ImageSet
         if found is not None:
             return found if images is train else f"of the val images, {found}"
     return None
+
+
+def note_changed_images(network: Pretrained, given: NetworkSettings, images: ImageSet) -> None:
+    """Prints a note if the train ``images``, which a stage takes from the network's run because ``given`` names none,
+    are not those that the network was trained on.
+
+    Raises:
+        SSLToolError: if the run's list of images cannot be read.
+    """
+    saved = network.run.settings
+    if given.data is not None or saved.get("fingerprint") is None or saved.get("dataset") != images.name:
+        return
+    if given.idx_path is None and not given.all:
+        changed = changed_images(saved, Path(network.origin["checkpoint"]).parent, images)
+    else:  # the list has the images that the run used, and these are others
+        changed = None if saved["fingerprint"] == images.fingerprint else "they have another fingerprint"
+    if changed is not None:
+        rank_zero_info(
+            f"note: the images of the run changed after {network.origin['checkpoint']} was trained: {changed}"
+        )
 
 
 def check_images(saved: Settings, path: Path, train: ImageSet, val: ImageSet | None = None) -> None:

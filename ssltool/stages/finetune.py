@@ -35,7 +35,7 @@ from ssltool.files.stored import weights_hash
 from ssltool.methods.base import Method
 from ssltool.models.depth import LayerGroup, layer_groups
 from ssltool.runs.folder import RunFolder, run_path, with_number
-from ssltool.runs.resume import check_compatible, check_images
+from ssltool.runs.resume import check_compatible, check_images, note_changed_images
 from ssltool.settings import Record, Settings
 from ssltool.training.classification import Accuracy
 from ssltool.training.classifier_setup import ClassifierLoop, build_classifier, classifier_setup, training_state
@@ -70,8 +70,9 @@ def run(config: FinetuneConfig) -> Record:
     config.check()
     device = pick_device(config)
     network = load_pretrained(config, device).with_finite_weights()
-    config = use_saved_dataset(config, network.run)
+    given, config = config, use_saved_dataset(config, network.run)
     opened = open_labelled(dataclasses.replace(config, labels_fraction=1.0))
+    note_changed_images(network, given, opened[0])
     images = compact(*opened)
     network.refuse_unused_flags(images[1].image_size, crops=True)
     name = default_run_name("finetune", config)

@@ -26,6 +26,7 @@ from ssltool.models.arch_name import file_name
 from ssltool.reprs import formats
 from ssltool.reprs.extract import Extraction
 from ssltool.reprs.partial_file import PartialFile
+from ssltool.runs.resume import note_changed_images
 from ssltool.settings import Record
 from ssltool.training import distributed
 from ssltool.training.device import pick_device
@@ -61,6 +62,8 @@ def run(config: SaveReprsConfig) -> list[Record]:
         settings = all_images if split != "train" and train_only else config
         rules = opened[0].rules.settings() if opened else {}
         opened.append(open_dataset(dataclasses.replace(settings, **rules), split))
+        if split == "train":
+            note_changed_images(network, given, opened[-1])
     network.refuse_unused_flags(*(images.image_size for images in opened), crops=config.views is not None)
     sampled = [_sample(images, config.sample, network.run.seed) for images in opened]
     extractions = [Extraction(network, images, config, device) for images in sampled]

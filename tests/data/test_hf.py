@@ -14,13 +14,14 @@ import torch
 from PIL import Image
 
 from helpers import TINY, same_run
-from ssltool.config import DataSettings
+from ssltool.config import CacheConfig, DataSettings
 from ssltool.data.detection import detect
 from ssltool.data.images import ImageSet, open_dataset
 from ssltool.data.loader import Loader
 from ssltool.data.preprocessing import IMAGENET
 from ssltool.errors import SSLToolError
 from ssltool.runs.data_preview import pixels
+from ssltool.stages.cache import run as run_cache
 
 datasets = pytest.importorskip("datasets", reason="the package datasets is not installed")
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::DeprecationWarning")
@@ -186,3 +187,28 @@ def test_a_run_on_a_dataset_equals_one_on_files_and_later_stages_find_it(tmp_pat
     assert json.loads(saved.out)["files"][0]["found"]["layout"] == "hf"
     ran = ssltool("neighbours", tmp_path / "r.pt", "3.png", "--sheet", tmp_path / "s.html", "-k", 1)
     assert ran.code == 0 and Path(tmp_path / "s.html").exists(), ran.err
+
+
+def test_a_dataset_without_names_is_cached_and_read_from_its_cache_alone(tmp_path):
+    dataset(paths=False).save_to_disk(tmp_path / "d")
+    source, folder = tmp_path / "d", tmp_path / "cache"
+    run_cache(CacheConfig(data=str(source), out=str(folder), size=16))
+    for made in (opened(folder), opened(source, cache=str(folder))):
+        assert made.files is None and made.fingerprint == opened(source).fingerprint
+        assert all((made.cached.pixels(i) == PIXELS[i]).all() for i in range(10))
+
+
+def test_files_of_a_dataset_without_names_load_after_rows_were_skipped(tmp_path, ssltool):
+    cells = [{"bytes": b"no image" if i == 3 else png(PIXELS[i]), "path": None} for i in range(10)]
+    made = datasets.Dataset.from_dict({"image": cells}, features=datasets.Features({"image": datasets.Image()}))
+    made.save_to_disk(tmp_path / "d")
+    flags = ["--skip-corrupt", *TINY, "-b", 4, "--device", "cpu", "-j", 0, "--monitor-every", 0, "--epochs", 1]
+    ran = ssltool("pretrain", tmp_path / "d", *flags, "-o", tmp_path / "run")
+    assert ran.code == 0, ran.err
+    network = ["--pretrained", tmp_path / "run" / "checkpoint.pt", "--device", "cpu"]
+    saved = ssltool("save-reprs", tmp_path / "d", *network, "--skip-corrupt", "-o", tmp_path / "r.pt")
+    assert saved.code == 0, saved.err
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    files = [torch.load(tmp_path / name, weights_only=True) for name in ("run/checkpoint.pt", "r.pt")]
+    for found in (config["found"], files[0]["config"]["found"], files[1]["meta"]["found"]):
+        assert found["skipped"]["corrupt"] == {"count": 1, "first": ["3"]}

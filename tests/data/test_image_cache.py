@@ -291,6 +291,21 @@ def test_a_cache_without_effect_is_refused(photos, settings, monkeypatch):
     assert not cache_path(photos, "train").exists()
 
 
+def test_a_cache_is_not_written_into_a_folder_of_other_files(photos, tmp_path):
+    for folder in (tmp_path, photos / "a"):
+        before = sorted(os.listdir(folder))
+        with pytest.raises(SSLToolError, match="other files"):
+            cache(CacheConfig(data=str(photos), out=str(folder), workers=0))
+        assert sorted(os.listdir(folder)) == before
+
+
+def test_files_beside_a_cache_that_is_the_dataset_are_named(photos):
+    folder = write(photos)
+    assert not any("beside" in note for note in open_dataset(DataSettings(data=str(folder)), "train").notes)
+    Image.new("RGB", (9, 9)).save(folder / "wren.png")
+    assert any("wren.png" in note for note in open_dataset(DataSettings(data=str(folder)), "train").notes)
+
+
 @pytest.mark.parametrize("at", [0, 40, 1000, -1])
 def test_a_damaged_file_is_refused_in_one_line(photos, at):
     path = cache_path(write(photos), "train")

@@ -130,7 +130,8 @@ def test_missing_images_are_named_and_can_be_skipped(images):
         ("path,label\n", "no rows"),
         ('path,label\n"a.png,1\n', "not a readable table"),
         ("path,label\n,1\n", "row 1: the path"),
-        ("", "columns"),
+        ("", "is empty"),
+        ("path,label,label\na.png,1,2\n", "several columns label"),
     ],
 )
 def test_damaged_tables_are_one_line(tmp_path, text, why):
@@ -138,6 +139,41 @@ def test_damaged_tables_are_one_line(tmp_path, text, why):
     with pytest.raises(SSLToolError, match=why) as found:
         opened(tmp_path / "t.csv")
     assert "\n" not in str(found.value)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_rows_without_a_path_are_named_and_can_be_skipped(images, suffix):
+    table = write(images / f"t{suffix}", [("path", "label"), *((name, "x") for name in (*NAMES[:2], "", NAMES[2]))])
+    with pytest.raises(SSLToolError, match="row 3"):
+        opened(table)
+    made = opened(table, skip_corrupt=True)
+    assert made.files == tuple(NAMES[:3]) and made.left_out == {"unreadable": (f"t{suffix}, row 3",)}
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_a_column_of_splits_chooses_the_rows(images, suffix):
+    words = ["train", "Valid", "train", "test", "valid", "train"]
+    rows = list(zip(NAMES, "owl ant tit owl tit owl".split(), words, strict=True))
+    table = write(images / f"t{suffix}", [("path", "label", "split"), *rows])
+    for split, word in (("train", "train"), ("val", "valid"), ("test", "test")):
+        made = opened(table, split)
+        assert made.files == tuple(name for name, _, other in rows if other.lower() == word)
+        kinds = [kind for _, kind, other in rows if other.lower() == word]
+        assert [made.classes[label] for label in made.labels] == kinds and made.classes[:2] == ("owl", "tit")
+    write(table, [("path", "label", "split"), *((name, kind, "train") for name, kind, _ in rows)])
+    with pytest.raises(SSLToolError, match="no val split"):
+        opened(table, "val")
+    write(table, [("path", "label", "split"), *((name, kind, f"fold {i}") for i, (name, kind, _) in enumerate(rows))])
+    assert len(opened(table)) == 6 and any("not read: split" in note for note in opened(table).notes)
+
+
+def test_the_columns_that_are_read_and_that_are_not_are_named(images):
+    table = write(images / "t.csv", [("path", "kind", "class"), *((name, "a", 1) for name in NAMES)])
+    assert "images are read from path, labels from class; not read: kind" in opened(table).notes
+    with pytest.raises(SSLToolError, match="its columns are path, kind, class"):
+        opened(table, label_column="species")
+    with pytest.raises(SSLToolError, match="is the column of images"):
+        opened(table, label_column="path")
 
 
 def test_damaged_parquet_and_missing_pyarrow_are_one_line(tmp_path, monkeypatch):

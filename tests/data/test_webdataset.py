@@ -135,6 +135,38 @@ def test_json_field_may_be_a_number_or_a_name(tmp_path):
         opened(path, label_column="nested")
 
 
+def test_a_label_that_no_sample_has_is_an_error_that_lists_extensions_and_fields(tmp_path):
+    path = shard(tmp_path / "a.tar", samples(range(4), cls=str, json=lambda i: json.dumps({"bird": i, "none": None})))
+    with pytest.raises(SSLToolError) as found:
+        opened(path, label_column="species")
+    assert {"png", "cls", "json", "bird"} <= {*str(found.value).replace(",", "").split()}
+    assert opened(path, label_column="none").why_unlabelled
+
+
+def test_a_label_that_is_no_text_is_an_error_that_names_the_sample(tmp_path):
+    path = shard(tmp_path / "a.tar", samples(range(3), cls=str) | {"0007.png": encoded(7), "0007.cls": b"\xff\xfe"})
+    with pytest.raises(SSLToolError, match="sample 0007"):
+        opened(path)
+
+
+def test_the_extensions_that_are_read_and_that_are_not_are_named(tmp_path):
+    path = shard(tmp_path / "a.tar", samples(range(3), cls=str, json=lambda i: json.dumps({"bird": i}), txt=str))
+    assert "images are read from png, labels from cls; not read: json, txt" in opened(path).notes
+    note = "images are read from png, labels from bird of json; not read: cls, txt"
+    assert note in opened(path, label_column="bird").notes
+
+
+@pytest.mark.parametrize("extension", ["img", "picture"])
+def test_samples_with_a_class_are_recognised_whatever_the_extension_of_the_image(tmp_path, extension):
+    members = {f"{i}.{end}": content for i in range(3) for end, content in (("cls", b"1"), (extension, encoded(i)))}
+    path = shard(tmp_path / "s" / "a.tar", members)
+    assert detect(str(path)) == detect(str(path.parent)) == "webdataset"
+    if extension == "picture":
+        with pytest.raises(SSLToolError, match=r"picture.*--image-column"):
+            opened(path)
+    assert len(opened(path, image_column=extension)) == 3
+
+
 def test_bad_shards_and_patterns_are_one_line(tmp_path):
     good = shard(tmp_path / "s" / "0.tar", samples(range(4), cls=str))
     with pytest.raises(SSLToolError, match=r"no such shard: .*1\.tar"):

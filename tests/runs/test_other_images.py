@@ -48,6 +48,20 @@ def on(folder: Path, **changes):
 # Runs
 
 
+@pytest.mark.parametrize("command", ["save-reprs", "lincls"])
+def test_a_stage_on_the_images_of_a_run_names_what_changed_after_training(tiny, folder, ssltool, tmp_path, command):
+    run = pretrain(tiny(**on(folder)))
+    flags = {"save-reprs": ["-o", tmp_path / "r.pt"], "lincls": ["--epochs", 1, "-b", 4, "-o", tmp_path / "probe"]}
+    more = ["--overwrite"] if command == "lincls" else []
+    network = [*flags[command], "--pretrained", run / "checkpoint.pt", "--device", "cpu", "-j", 0]
+    assert "changed" not in (before := ssltool(command, *network, *more)).err
+    assert before.code == 0, before.err
+    shutil.copy(folder / "train" / "cat" / "000.png", folder / "train" / "cat" / "100.png")
+    assert "cat/100.png is new" in ssltool(command, *network, *more).err
+    given = ssltool(command, folder, *network, *more)
+    assert given.code == 0 and "is new" not in given.err
+
+
 def test_a_run_does_not_continue_on_a_replaced_image(tiny, folder, replace):
     config = tiny(**on(folder))
     pretrain(config)

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from ssltool.config import SPLITS, DataSettings
-from ssltool.data.cached_images import CACHE, cache_path, reduction
+from ssltool.data.cached_images import CACHE, cache_path, other_files, reduction
 from ssltool.data.image_cache import CacheFile
 from ssltool.data.images import ImageSet
 from ssltool.data.listing import CORRUPT
-from ssltool.errors import SSLToolError
+from ssltool.errors import SSLToolError, first_names
 
 
 def read(folder: Path, split: str, settings: DataSettings) -> ImageSet:
@@ -31,13 +31,19 @@ def read(folder: Path, split: str, settings: DataSettings) -> ImageSet:
         raise SSLToolError(
             f"{path} has --cache-size {file.rules.cache_size}, not {settings.cache_size}; leave --cache-size out"
         )
+    notes = [*head["notes"], f"a cache of {head['layout']}, {reduction(file)}"]
+    if others := other_files(folder):
+        notes.append(
+            f"{folder} has files of a cache, which are read; {first_names(others, 3)} beside them are not; "
+            "--dataset-type names another layout"
+        )
     images = ImageSet(
         CACHE,
         split,
         file.labels,
         np.arange(len(file.labels)),
         tuple(head["classes"]),
-        notes=(*head["notes"], f"a cache of {head['layout']}, {reduction(file)}"),
+        notes=tuple(notes),
         why_unlabelled=head["why_unlabelled"],
         fingerprint=head["fingerprint"],
         files=file.files,

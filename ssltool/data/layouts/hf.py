@@ -19,7 +19,7 @@ from ssltool.data.layouts.table import holds_bytes, holds_images
 from ssltool.data.listing import files_with_suffix
 from ssltool.data.sources import LARGEST, Source, ends_of
 from ssltool.data.splits import INSTEAD, TEST, files_of, word_for
-from ssltool.data.table_columns import ADVICE, Labels, image_column, label_column, labels_of
+from ssltool.data.table_columns import ADVICE, Labels, chosen, image_column, label_column, labels_of
 from ssltool.errors import SSLToolError, first_line, first_names
 from ssltool.training.progress import has_bars, is_quiet
 
@@ -120,11 +120,11 @@ def read(place: Path, split: str, settings: DataSettings) -> ImageSet:
         raise SSLToolError(f"{title} has no rows; name another dataset")
     rows, source = np.arange(len(images)), Rows(images, column, np.arange(len(images)), str(place))
     found = ImageSet("hf", split, np.full(len(rows), -1), rows, paths=source, files=_names(images, column))
-    found = found.with_notes(*notes)
-    names = [name for name in dataset.column_names if name != column]
-    label = label_column(settings.label_column, names, title)
+    names = list(dataset.column_names)
+    label = label_column(settings.label_column, names, title, column)
+    found = found.with_notes(*notes, chosen([column], label, [name for name in names if name not in (column, label)]))
     if label is None:
-        return found.without_labels(f"{title} has no column of labels among {first_names(names) or 'none'}; {ADVICE}")
+        return found.without_labels(f"{title} has no column of labels among {first_names(names)}; {ADVICE}")
     return found.with_labels(*_labels(place, dataset, label, split, title))
 
 

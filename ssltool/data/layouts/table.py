@@ -18,8 +18,8 @@ from ssltool.config import DataSettings
 from ssltool.data import table_columns as columns
 from ssltool.data.images import ImageSet
 from ssltool.data.listing import files_with_suffix
-from ssltool.data.splits import files_of
-from ssltool.errors import SSLToolError, first_line
+from ssltool.data.splits import ALL_NAMES, INSTEAD, TEST, files_of, word_for
+from ssltool.errors import SSLToolError, first_line, first_names
 from ssltool.files.parquet_files import pyarrow
 from ssltool.files.reading import decode, open_file, read_bytes
 
@@ -29,11 +29,18 @@ SEPARATORS = ",;\t"
 """What separates the columns of a .csv file, of which its first line has the most."""
 
 
+SPLIT = "split"
+"""The column of a single table that has the split of each row, if its values are names of splits."""
+
+
 class Columns(NamedTuple):
-    """The paths in a table, and its labels, None if it has no such column."""
+    """The paths in a table, and its labels, None if it has no such column; ``note`` says which columns they are.
+    ``names`` are the paths, and "t.csv, row 3" of a row without one."""
 
     paths: list[str]
+    names: list[str]
     labels: list[Any] | None
+    note: str
 
 
 def recognise(place: Path) -> bool:
@@ -80,7 +87,7 @@ def schema_of(file: Path) -> Any:
 def has_split(place: Path, split: str) -> bool:
     """Whether there is a table of the split."""
     try:
-        return split == "train" if place.is_file() else bool(files_of(split, _tables(place), place))
+        return bool(_of_split(place, split))
     except SSLToolError:
         return False
 
@@ -91,21 +98,23 @@ def read(place: Path, split: str, settings: DataSettings) -> ImageSet:
     Raises:
         SSLToolError: naming the table, if it cannot be read, or has no such split or column.
     """
-    files, notes = _of_split(place, split)
-    found = [_read(file, settings) for file in files]
-    names = [path for one in found for path in one.paths]
+    files, rows, notes = _of_split(place, split)
+    found = [_read(file, settings, rows) for file in files]
+    names = [name for one in found for name in one.names]
     if not names:
         raise SSLToolError(f"{files[0]} has no rows; name a table of images")
     base = place if place.is_dir() else place.parent
-    paths = tuple(os.path.join(base, name) for name in names)
+    paths = tuple(os.path.join(base, path) for one in found for path in one.paths)
     images = ImageSet("table", split, np.full(len(names), -1), np.arange(len(names)), paths=paths, files=tuple(names))
-    images = images.with_notes(*notes)
+    images = images.with_notes(*notes, found[0].note)
     labels = _joined(found)
     if labels is None:
-        return images.without_labels(f"{files[0].name} has no column of labels; {columns.ADVICE}")
+        known = first_names(_names(files[0]))
+        return images.without_labels(f"{files[0].name} has no column of labels among {known}; {columns.ADVICE}")
     trained = None
     if split != "train" and has_split(place, "train"):
-        trained = _joined([_read(file, settings) for file in _of_split(place, "train")[0]])
+        files, rows, _ = _of_split(place, "train")
+        trained = _joined([_read(file, settings, rows) for file in files])
     return images.with_labels(*columns.labels_of(labels, trained, f"{files[0]}, {split} images"))
 
 
@@ -114,50 +123,93 @@ def _joined(found: Sequence[Columns]) -> list[Any] | None:
     return labels if all(one.labels is not None for one in found) else None
 
 
-def _of_split(place: Path, split: str) -> tuple[list[Path], list[str]]:
+def _of_split(place: Path, split: str) -> tuple[list[Path], list[int] | None, list[str]]:
+    """The tables of a split, its rows in a single table that has several, else None for all, and notes."""
     if not place.is_file():
         tables = _tables(place)
         if not tables:
             raise SSLToolError(f"{place} has no tables; name a .csv, .tsv or .parquet file, or put train.csv into it")
-        return files_of(split, tables, place)
+        files, notes = files_of(split, tables, place)
+        return files, None, notes
+    words = _splits(place)
+    if words is not None:
+        word = word_for(split, set(words))
+        if word is None:
+            raise SSLToolError(
+                f"{place} has no {split} split: its column {SPLIT} has {first_names(sorted(set(words)))}; write the "
+                "split of each row there"
+            )
+        instead = [f"val is the rows of {word}, {INSTEAD.format('split')}"] if split == "val" and word in TEST else []
+        note = f"{split} is the rows with {word} in the column {SPLIT}"
+        return [place], [row for row, one in enumerate(words) if one == word], instead or [note]
     if split != "train":
-        raise SSLToolError(f"{place} has no {split} split; put train and {split}{place.suffix} into a folder")
-    return [place], []
+        suffix = place.suffix
+        raise SSLToolError(
+            f"{place} has no {split} split; put train{suffix} and {split}{suffix} into a folder, or add a column {SPLIT}"
+        )
+    return [place], None, []
+
+
+def _splits(file: Path) -> list[str] | None:
+    """The name of the split of each row, in lower case; None without a column of them."""
+    if SPLIT not in _names(file):
+        return None
+    words = [str(value).strip().lower() for value in _cells(file, [SPLIT])[0]]
+    return words if words and ALL_NAMES.issuperset(words) else None
 
 
 def _tables(folder: Path) -> list[Path]:
     return files_with_suffix(folder, *SUFFIXES)
 
 
-def _read(file: Path, settings: DataSettings) -> Columns:
-    names = _names(file)
-    image = columns.image_column(settings.image_column, names, file)
-    label = columns.label_column(settings.label_column, [name for name in names if name != image], file)
-    if file.suffix.lower() == ".parquet":
-        _, parquet = pyarrow(f"{file}, a Parquet table,")
-        wanted = [image] if label is None else [image, label]
-        try:
-            table = parquet.read_table(file, columns=wanted)
-        except Exception as error:
-            raise SSLToolError(f"{file} is not a readable Parquet file ({first_line(error)}); copy it again") from error
-        found = Columns(table.column(image).to_pylist(), None if label is None else table.column(label).to_pylist())
-    else:
-        rows = list(_rows(file))[1:]
-        at, label_at = names.index(image), -1 if label is None else names.index(label)
-        found = Columns([row[at] for row in rows], None if label is None else [row[label_at] for row in rows])
-    for row, path in enumerate(found.paths, 1):
-        if not isinstance(path, str) or not path:
+def _read(file: Path, settings: DataSettings, rows: Sequence[int] | None) -> Columns:
+    """The ``rows`` of a table, or all."""
+    header = _names(file)
+    image = columns.image_column(settings.image_column, header, file)
+    label = columns.label_column(settings.label_column, header, file, image)
+    wanted = [image] if label is None else [image, label]
+    cells = _cells(file, wanted)
+    numbers = range(len(cells[0])) if rows is None else rows
+    cells = [[column[row] for row in numbers] for column in cells]
+    paths = [path or "" for path in cells[0]]
+    names = [path or f"{file.name}, row {row + 1}" for path, row in zip(paths, numbers, strict=True)]
+    for path, row in zip(paths, numbers, strict=True):
+        if not isinstance(path, str) or not (path or settings.skip_corrupt):
+            advice = "write a path" if path else "write it, skip it with --skip-corrupt"
             raise SSLToolError(
-                f"{file}, row {row}: the path in the column {image} is {path!r}; name the column of paths with "
-                "--image-column"
+                f"{file}, row {row + 1}: the path in the column {image} is {path!r}; {advice}, or name the column of "
+                "paths with --image-column"
             )
-    return found
+    others = [name for name in header if name not in {*wanted, SPLIT if rows is not None else image}]
+    return Columns(paths, names, None if label is None else cells[1], columns.chosen([image], label, others))
+
+
+def _cells(file: Path, wanted: list[str]) -> list[list[Any]]:
+    """The values of the columns ``wanted``."""
+    if file.suffix.lower() != ".parquet":
+        header, *rows = _rows(file)
+        return [[row[at] for row in rows] for at in map(header.index, wanted)]
+    _, parquet = pyarrow(f"{file}, a Parquet table,")
+    try:
+        table = parquet.read_table(file, columns=wanted)
+    except Exception as error:
+        raise SSLToolError(f"{file} is not a readable Parquet file ({first_line(error)}); copy it again") from error
+    return [table.column(name).to_pylist() for name in wanted]
 
 
 def _names(file: Path) -> list[str]:
-    if file.suffix.lower() == ".parquet":
-        return list(schema_of(file).names)
-    return next(_rows(file), [])
+    """The names of the columns.
+
+    Raises:
+        SSLToolError: if there are none, or two are the same.
+    """
+    names = list(schema_of(file).names) if file.suffix.lower() == ".parquet" else next(_rows(file), [])
+    if not names:
+        raise SSLToolError(f"{file} is empty; write the names of its columns into its first line, such as path,label")
+    repeated = next((name for at, name in enumerate(names) if name and name in names[:at]), None)
+    if repeated is not None:
+        raise SSLToolError(f"{file} has several columns {repeated}; give each column a name of its own")
+    return names
 
 
 def _paths(file: Path, names: list[str]) -> Iterator[str]:

@@ -23,14 +23,14 @@ from ssltool.config import DataSettings
 from ssltool.data.archives import is_archive, members_of
 from ssltool.data.images import ImageSet
 from ssltool.data.layouts.class_folders import contains_images
-from ssltool.data.listing import files_with_suffix, subfolders
+from ssltool.data.listing import WITHOUT_IMAGE, files_with_suffix, subfolders
 from ssltool.data.members import RANGE, Members, Place
 from ssltool.data.splits import ALL_NAMES, files_of
-from ssltool.data.table_columns import labels_of
+from ssltool.data.table_columns import chosen, labels_of
 from ssltool.errors import SSLToolError, first_line, first_names
 from ssltool.training.progress import has_bars, is_quiet
 
-IMAGE = {*(name[1:] for name in IMG_EXTENSIONS), "avif", "gif", "jp2", "jxl", "pbm", "pnm"}
+IMAGE = {*(name[1:] for name in IMG_EXTENSIONS), "avif", "gif", "img", "jp2", "jxl", "pbm", "pnm"}
 """The last parts of the extensions of images."""
 
 LABELS = ("cls", "json", "txt")
@@ -44,15 +44,14 @@ FIRST_MEMBERS = 64
 
 BRACES = re.compile(r"\{([^{}]*)\}")
 
-WITHOUT_IMAGE = "sample without an image"
-
 Parts: TypeAlias = dict[str, tuple[str, Place]]
 """The members of a sample: the name and the place of each extension."""
 
 
 @dataclass
 class Samples:
-    """The images of some shards: the number of the shard, the name, the place and the label of each."""
+    """The images of some shards: the number of the shard, the name, the place and the label of each. ``extensions`` are
+    those of all members, in the order in which they were found."""
 
     shards: list[str]
     numbers: list[int] = field(default_factory=list)
@@ -60,6 +59,7 @@ class Samples:
     places: list[Place] = field(default_factory=list)
     labels: list[Any] = field(default_factory=list)
     without: list[str] = field(default_factory=list)
+    extensions: dict[str, None] = field(default_factory=dict)
 
 
 def named(data: str) -> bool:
@@ -72,10 +72,12 @@ def recognise(place: Path) -> bool:
     if place.is_dir():
         shards = _tars(place)
         is_one = bool(shards) and not contains_images(place) and is_archive(shards[0])
-        return is_one and any(_images(parts) for _, parts in _first(shards[0]))
+        return is_one and any(_images(parts) or _has_class(parts) for _, parts in _first(shards[0]))
     if place.suffix.lower() != ".tar" or not is_archive(place):
         return False
-    return any(_images(parts) and not parts.keys().isdisjoint(LABELS) for _, parts in _first(place))
+    return any(
+        _has_class(parts) or (_images(parts) and not parts.keys().isdisjoint(LABELS)) for _, parts in _first(place)
+    )
 
 
 def has_split(place: Path, split: str) -> bool:
@@ -95,7 +97,10 @@ def read(place: Path, split: str, settings: DataSettings) -> ImageSet:
     shards, notes = _shards(place, split)
     samples = _read(shards, settings)
     if not samples.names:
-        raise SSLToolError(f"{shards[0]} has no sample with an image; name the extension with --image-column")
+        raise SSLToolError(
+            f"{shards[0]} has no sample with an image; its extensions are {first_names([*samples.extensions]) or 'none'}; "
+            "name that of the images with --image-column"
+        )
     several = len(shards) > 1
     base = place if place.is_dir() else shards[0].parent
     prefix = [f"{os.path.relpath(shard, base)}/" if several else "" for shard in shards]
@@ -103,11 +108,17 @@ def read(place: Path, split: str, settings: DataSettings) -> ImageSet:
     files = tuple(prefix[number] + name for number, name in zip(samples.numbers, samples.names, strict=True))
     rows, left_out = np.arange(len(files)), {WITHOUT_IMAGE: tuple(samples.without)} if samples.without else {}
     images = ImageSet("webdataset", split, np.full(len(files), -1), rows, paths=source, files=files, left_out=left_out)
-    images = images.with_notes(*notes)
+    images = images.with_notes(*notes, _chosen(samples, settings.label_column))
     if all(label is None for label in samples.labels):
         what = settings.label_column or "cls"
+        known = [*samples.extensions, *_fields(shards[0])]
+        if what not in known and settings.label_column is not None:
+            raise SSLToolError(
+                f"{place}, {split}: no sample has a member or a field {what}, which --label-column names; there are "
+                f"{first_names(known, 10)}"
+            )
         return images.without_labels(
-            f"no sample has a member or a field {what}; --label-column names an extension, or a field of the .json"
+            f"no sample has a label in {what}; --label-column names an extension, or a field of the .json"
         )
     trained = None
     if split != "train" and has_split(place, "train"):
@@ -168,6 +179,7 @@ def _read(shards: Sequence[Path], settings: DataSettings) -> Samples:
             raise SSLToolError(f"{shard} is not a tar archive; copy it again")
         with open(shard, "rb") as stream:
             for key, parts in _samples(shard):
+                samples.extensions.update(dict.fromkeys(parts))
                 image = _image(parts, settings.image_column, f"{shard}, sample {key}")
                 if image is None:
                     samples.without.append(f"{shard.name}/{key}")
@@ -177,6 +189,27 @@ def _read(shards: Sequence[Path], settings: DataSettings) -> Samples:
                 samples.places.append(image[1])
                 samples.labels.append(_label(stream.fileno(), parts, settings.label_column, f"{shard}, sample {key}"))
     return samples
+
+
+def _chosen(samples: Samples, label: str | None) -> str:
+    """The note that says which extensions are read."""
+    images = dict.fromkeys(_split(name)[1] for name in samples.names)
+    found = (label or "cls").lower()
+    labels = found if found in samples.extensions else None
+    if labels is None and label is not None:
+        labels = f"{label} of json"
+        found = "json"
+    return chosen([*images], labels, [name for name in samples.extensions if name not in {*images, found}])
+
+
+def _fields(shard: Path) -> list[str]:
+    """The fields of the first .json of a shard."""
+    with open(shard, "rb") as stream:
+        for key, parts in _first(shard):
+            if "json" in parts:
+                record = _record(stream.fileno(), parts["json"][1], f"{shard}, sample {key}")
+                return list(record) if isinstance(record, dict) else []
+    return []
 
 
 def _first(shard: Path) -> list[tuple[str, Parts]]:
@@ -214,6 +247,11 @@ def _images(parts: Parts) -> list[str]:
     return [extension for extension in parts if extension.rpartition(".")[2] in IMAGE]
 
 
+def _has_class(parts: Parts) -> bool:
+    """Whether a sample is one by its label alone: a .cls beside another member, which may have any extension."""
+    return "cls" in parts and len(parts) > 1
+
+
 def _image(parts: Parts, given: str | None, sample: str) -> tuple[str, Place] | None:
     if given is not None:
         return parts.get(given.lower())
@@ -230,9 +268,13 @@ def _label(stream: int, parts: Parts, given: str | None, sample: str) -> Any:
         return _text(stream, parts[extension][1], sample)
     if given is None or "json" not in parts:
         return None
+    record = _record(stream, parts["json"][1], sample)
+    return record.get(given) if isinstance(record, dict) else None
+
+
+def _record(stream: int, place: Place, sample: str) -> Any:
     try:
-        record = json.loads(_text(stream, parts["json"][1], sample))
-        return record.get(given) if isinstance(record, dict) else None
+        return json.loads(_text(stream, place, sample))
     except (ValueError, RecursionError) as error:
         raise SSLToolError(f"{sample}: its .json cannot be read ({first_line(error)}); write it again") from error
 
@@ -241,4 +283,9 @@ def _text(stream: int, place: Place, sample: str) -> str:
     _, start, _, size, _ = place
     if size > MOST_LABEL_BYTES:
         raise SSLToolError(f"{sample}: its label has {size:,} bytes; name that of a class with --label-column")
-    return os.pread(stream, size, start).decode("utf-8", "replace").strip()
+    try:
+        return os.pread(stream, size, start).decode().strip()
+    except UnicodeDecodeError as error:
+        raise SSLToolError(
+            f"{sample}: its label is not UTF-8 text; write it again, or name another one with --label-column"
+        ) from error

@@ -17,6 +17,7 @@ from ssltool.data.loader import Batch, Loader
 from ssltool.errors import SSLToolError
 from ssltool.files.stored import weights_hash
 from ssltool.reprs.class_names import Labels, match_classes
+from ssltool.runs.resume import note_changed_images
 from ssltool.settings import Record
 from ssltool.stages.lincls.features import FeatureSource
 from ssltool.stages.lincls.linear_heads import Batches
@@ -35,13 +36,15 @@ class ImageFeatures(FeatureSource):
 
     def __init__(self, config: LinclsConfig, device: torch.device, known: Labels | None = None) -> None:
         network = load_pretrained(config, device).with_finite_weights()
-        self.config = config = use_saved_dataset(config, network.run, train=known is None)
+        given, config = config, use_saved_dataset(config, network.run, train=known is None)
+        self.config = config
         self.method = network.method.eval().requires_grad_(False)
         self.origin = network.origin | {"layer": "backbone"}
         self.width = network.method.backbone_dim
         train: ImageSet | None = None
         if known is None:
             train, val = open_labelled(config)
+            note_changed_images(network, given, train)
             network.refuse_unused_flags(val.image_size, crops=True)
             resolved = train.rules.settings() | network.preprocessing.settings()
             self.config = config = dataclasses.replace(config, **resolved)

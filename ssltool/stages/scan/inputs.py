@@ -22,6 +22,7 @@ from ssltool.methods import CLASSIFIER
 from ssltool.reprs.extract import extract_all
 from ssltool.reprs.readers import main_files
 from ssltool.reprs.representations import Representations
+from ssltool.runs.resume import note_changed_images
 from ssltool.settings import Settings
 from ssltool.stages.scan.mining import NeighbourTable, mine
 from ssltool.training.device import pick_device
@@ -69,6 +70,7 @@ class Inputs:
     def train(self) -> ImageSet:
         """The images to cluster."""
         images = open_dataset(self.data_config, "train")
+        note_changed_images(self.network, self.config, images)
         if self.config.step == "mine":
             self.network.refuse_unused_flags(images.image_size, crops=False)
         return images
