@@ -139,7 +139,7 @@ def test_the_verdict_changes_at_each_threshold_exclusively(t):
 
 
 def test_nearly_equal_outputs_in_one_direction_are_a_complete_collapse():
-    """Outputs u + a v with a fixed u and one random a for each image: their mean cosine is that of u and the outputs."""
+    """Outputs u + a v with a fixed u and a random a for each image: their mean cosine is that of u and the outputs."""
     generator = torch.Generator().manual_seed(0)
     u, v = rotation(100)[:2].double()
     a = torch.randn(1000, 1, generator=generator, dtype=torch.float64)
