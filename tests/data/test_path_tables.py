@@ -153,7 +153,7 @@ def test_rows_without_a_path_are_named_and_can_be_skipped(images, suffix):
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
 def test_a_column_of_splits_chooses_the_rows(images, suffix):
     words = ["train", "Valid", "train", "test", "valid", "train"]
-    rows = list(zip(NAMES, "owl ant tit owl tit owl".split(), words, strict=True))
+    rows = list(zip(NAMES, ["owl", "ant", "tit", "owl", "tit", "owl"], words, strict=True))
     table = write(images / f"t{suffix}", [("path", "label", "split"), *rows])
     for split, word in (("train", "train"), ("val", "valid"), ("test", "test")):
         made = opened(table, split)

@@ -145,7 +145,8 @@ def _of_split(place: Path, split: str) -> tuple[list[Path], list[int] | None, li
     if split != "train":
         suffix = place.suffix
         raise SSLToolError(
-            f"{place} has no {split} split; put train{suffix} and {split}{suffix} into a folder, or add a column {SPLIT}"
+            f"{place} has no {split} split; put train{suffix} and {split}{suffix} into a folder, or add a column "
+            f"{SPLIT}"
         )
     return [place], None, []
 

@@ -98,8 +98,8 @@ def read(place: Path, split: str, settings: DataSettings) -> ImageSet:
     samples = _read(shards, settings)
     if not samples.names:
         raise SSLToolError(
-            f"{shards[0]} has no sample with an image; its extensions are {first_names([*samples.extensions]) or 'none'}; "
-            "name that of the images with --image-column"
+            f"{shards[0]} has no sample with an image; its extensions are "
+            f"{first_names([*samples.extensions]) or 'none'}; name that of the images with --image-column"
         )
     several = len(shards) > 1
     base = place if place.is_dir() else shards[0].parent
