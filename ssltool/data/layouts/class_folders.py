@@ -16,6 +16,7 @@ from ssltool.data import archives, listing
 from ssltool.data.detection import is_detected
 from ssltool.data.images import ImageSet
 from ssltool.data.listing import (
+    NOT_IMAGE,
     Listing,
     direct_images,
     has_images,
@@ -197,8 +198,8 @@ def _of_tables(found: Listing) -> str:
     if not any(name.lower().endswith((".csv", ".tsv", ".parquet")) for name in others):
         return ""
     return (
-        "; a folder of tables has train in the name of one, or a split in none, and the paths in it are relative to the "
-        "folder (--dataset-type table)"
+        "; a folder of tables has train in the name of one, or a split in none, and the paths in it are relative to "
+        "the folder (--dataset-type table)"
     )
 
 
