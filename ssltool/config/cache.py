@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ssltool.config.common import SourceSettings
-from ssltool.config.fields import SPLITS, cache_size, output
+from ssltool.config.fields import SPLITS, cache_size, decoders, output
 from ssltool.settings import setting
 
 
@@ -21,6 +21,7 @@ class CacheConfig(SourceSettings):
         section="Data",
     )
     size: int = cache_size(256, "shorter side of the images; smaller ones are kept as they are")
+    workers: int | None = decoders("threads")
     out: str | None = output("folder of the cache", metavar="DIR")
 
     def mistakes(self) -> Iterator[str]:

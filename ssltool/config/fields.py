@@ -55,9 +55,9 @@ AUTO = "auto"
 """The ``--value-range`` that is taken from a sample, and the ``--exp-id`` that is the next one."""
 
 
-def decoders() -> Any:
-    """The number of processes that decode images."""
-    help = "processes that decode image files [default: one per core, at most 8]"
+def decoders(what: str = "processes") -> Any:
+    """The number of processes or threads that decode images."""
+    help = f"{what} that decode image files [default: one per core, at most 8]"
     return setting(None, help, "-j", section="Data", minimum=0, maximum=1024)
 
 

@@ -23,7 +23,7 @@ import numpy as np
 from ssltool.data.members import DEFLATED, RANGE, STORED, UNREADABLE, Members, Place
 from ssltool.data.sources import SourceImage
 from ssltool.data.splits import ALL_NAMES
-from ssltool.errors import SSLToolError, first_line
+from ssltool.errors import SSLToolError, first_line, first_names
 from ssltool.files.reading import open_file
 
 COMPRESSED = {b"\x1f\x8b": "gunzip", b"BZh": "bunzip2", b"\xfd7zXZ": "unxz", b"\x28\xb5\x2f\xfd": "unzstd"}
@@ -141,7 +141,18 @@ def is_tar_header(head: bytes) -> bool:
 
 
 def root(path: Path) -> Path:
-    """The folder that an archive holds: the archive, or the folder in it that has everything, unless it is a split."""
+    """The folder that an archive holds: the archive, or the folder in it that has everything, unless it is a split.
+
+    Raises:
+        SSLToolError: if ``path`` leads into an archive, and to no folder there.
+    """
+    found = find(path)
+    if found is not None and not isinstance(found[0].node(found[1]), dict):
+        folders = [name for name, node in found[0].tree.items() if isinstance(node, dict)]
+        raise SSLToolError(
+            f"no folder {found[1]} in {found[0].path}, whose folders are {first_names(folders) or 'none'}; correct the "
+            "path"
+        )
     while (inside := entries(path)) is not None:
         shown = [entry for entry in inside if entry.name == ".." or (entry.name[0] != "." and entry.name != "__MACOSX")]
         if len(shown) != 1 or not shown[0].is_dir() or shown[0].name.lower() in ALL_NAMES:

@@ -124,6 +124,8 @@ def _locked(path: Path, stop: StopRequest) -> Iterator[int | None]:
         try:
             if _lock(stream, path):
                 if path.exists():
+                    if _is_at(stream, place):  # created by this process, after the other one had given its file a name
+                        place.unlink()
                     yield None
                     return
                 if _is_at(stream, place):

@@ -26,7 +26,20 @@ def named_errors() -> Iterator[None]:
 def no_folder(folder: Path) -> SSLToolError:
     """The error for a folder of images that does not exist."""
     what = f"{folder} is a file, not a folder" if folder.exists() else f"no such folder: {folder}"
-    return SSLToolError(f"{what}; name the folder of the images as DATA")
+    is_pattern = not folder.exists() and not set("*?[").isdisjoint(str(folder))
+    advice = "patterns are of tar files, and have braces: 'shards-{000..099}.tar'; or " if is_pattern else ""
+    return SSLToolError(f"{what}; {advice}name the folder of the images as DATA")
+
+
+def named_layout(data: str) -> str | None:
+    """The layout whose dataset DATA names, as ``hf:NAME`` does; None if it is a file or a folder."""
+    names = [name for name, layout in LAYOUTS.items() if layout.named]
+    return next((name for name in names if LAYOUTS.load(name, "named")(data)), None)
+
+
+def can_exist(data: str) -> bool:
+    """Whether DATA names a dataset, or a file or folder that exists, which may be in an archive."""
+    return named_layout(data) is not None or os.path.exists(data) or archives.entries(data) is not None
 
 
 def location(data: str, name: str) -> Path:
@@ -106,9 +119,8 @@ def detect(data: str | None) -> str:
     if data is None:
         return "bundled"
     folder, layouts = Path(data), dict(LAYOUTS)
-    for name in [name for name, layout in layouts.items() if layout.named]:
-        if LAYOUTS.load(name, "named")(data):
-            return name
+    if (named := named_layout(data)) is not None:
+        return named
     for name in [name for name, layout in layouts.items() if layout.single_file and folder.is_file()]:
         if LAYOUTS.load(name, "recogniser")(folder):
             return name
@@ -137,5 +149,13 @@ def has_split(settings: DataSettings, split: str) -> bool:
 
 
 def absolute(data: str | None) -> str | None:
-    """DATA as a later stage finds it that runs in another folder; a name such as ``hf:NAME`` is one everywhere."""
-    return data if data is None or data.startswith("hf:") else str(Path(data).resolve())
+    """DATA as a later stage finds it that runs in another folder; ``hf:NAME`` is one everywhere, unless NAME is a
+    folder."""
+    if data is None:
+        return None
+    prefix, name, split = "", data, ""
+    if data.startswith("hf:"):
+        prefix, name, split = data[:3], *data[3:].partition(":")[::2]
+        if not os.path.isdir(name):
+            return data
+    return prefix + str(Path(name).resolve()) + (f":{split}" if split else "")

@@ -40,6 +40,14 @@ NO_FILE = b"no regular file"
 """Takes the place of the content of files that cannot be read."""
 
 
+def _hash(content: bytes) -> int:
+    return int.from_bytes(hashlib.sha256(content).digest()[:8], "little", signed=True)
+
+
+UNREADABLE, EMPTY = _hash(NO_FILE), _hash(bytes(8))
+"""The digests of files that cannot be read, and of empty ones."""
+
+
 @dataclass(frozen=True)
 class Identity:
     """The content hashes of N files, (N,) int64, and why some cannot be used: {row: reason}."""
@@ -114,7 +122,3 @@ def _read_file(path: Encoded) -> Read:
     except (OSError, ValueError, zlib.error) as error:  # ValueError: a null byte in a path
         return _hash(NO_FILE), 0, error.strerror or str(error) if isinstance(error, OSError) else str(error)
     return _hash(found.st_size.to_bytes(8, "little") + content), found.st_size, None
-
-
-def _hash(content: bytes) -> int:
-    return int.from_bytes(hashlib.sha256(content).digest()[:8], "little", signed=True)

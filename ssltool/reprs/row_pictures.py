@@ -11,6 +11,7 @@ from ssltool.config import SPLITS, DataSettings
 from ssltool.data import archives, fingerprint
 from ssltool.data.cached_images import CACHE
 from ssltool.data.decoding import decode
+from ssltool.data.detection import can_exist
 from ssltool.data.image_files import pixels
 from ssltool.data.images import ImageSet, open_dataset
 from ssltool.data.layouts import LAYOUTS
@@ -65,8 +66,7 @@ class RowPictures:
         self.folder = data or meta.get("data") or (run.get("data") if "data" not in meta else None)
         if not installed and not isinstance(self.folder, str):
             raise SSLToolError(f"{saved.name} does not name the folder of its images; give it with --data DIR")
-        is_named = LAYOUTS[self.layout].named is not None and LAYOUTS.load(self.layout, "named")(self.folder)
-        if not installed and not is_named and not Path(str(self.folder)).exists():
+        if not installed and not can_exist(str(self.folder)):
             raise SSLToolError(f"no such folder: {self.folder}, of the images; give it with --data DIR")
 
     def picture(self, row: int) -> np.ndarray:

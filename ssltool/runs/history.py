@@ -12,6 +12,7 @@ import numpy as np
 from ssltool.checkpoints.build import require_plugins
 from ssltool.checkpoints.saved_run import SavedRun, stage_of
 from ssltool.config import PretrainConfig
+from ssltool.data.detection import can_exist
 from ssltool.data.found import announce
 from ssltool.data.images import open_dataset
 from ssltool.data.strategies import images_seen, read_order
@@ -123,7 +124,7 @@ def restore_setup(run: FinishedRun, data: str | None = None) -> TrainingSetup:
         require_plugins(run.saved)
         config = PretrainConfig(**(values if data is None else values | {"data": data}))
         options = method_options(config.method, saved_options(config.method, settings["method_options"]))
-    if config.data is not None and not Path(config.data).exists():
+    if config.data is not None and not can_exist(config.data):
         raise SSLToolError(f"the images of {run.path} are not in {config.data}; name their folder with --data")
     if config.idx_path is not None and not Path(config.idx_path).is_file():
         raise SSLToolError(

@@ -25,6 +25,7 @@ from ssltool.data.loader import Loader
 from ssltool.data.preprocessing import IMAGENET
 from ssltool.data.sources import SourceImage
 from ssltool.errors import SSLToolError
+from ssltool.runs.history import read_runs, restore_setup
 
 
 def opened(path: Path, split: str = "train", **settings) -> ImageSet:
@@ -318,3 +319,18 @@ def test_pictures_of_an_imagenet_folder_are_found_in_its_split(ssltool, trained,
     assert ssltool("save-reprs", tmp_path / "set", *flags, "-o", reprs).code == 0
     ran = ssltool("neighbours", reprs, "a/001.png", "--sheet", tmp_path / "s.html", "-k", 1)
     assert ran.code == 0, ran.err
+
+
+def test_a_folder_that_an_archive_lacks_is_an_error_that_names_those_that_it_has(classes):
+    archive = pack(classes, "stored")
+    with pytest.raises(SSLToolError, match=r"no folder nothing in .*wren") as found:
+        opened(archive / "nothing")
+    assert "permissions" not in str(found.value)
+
+
+def test_the_report_finds_images_in_a_folder_of_an_archive(classes, ssltool, tmp_path):
+    archive = pack(classes, "stored")
+    flags = [*TINY, "-b", 4, "--device", "cpu", "-j", 0, "--monitor-every", 0, "--epochs", 1]
+    ran = ssltool("pretrain", archive / "wren", *flags, "-o", tmp_path / "run")
+    assert ran.code == 0, ran.err
+    assert len(restore_setup(read_runs([tmp_path / "run"])[0]).images) > 0

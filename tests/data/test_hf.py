@@ -15,7 +15,7 @@ from PIL import Image
 
 from helpers import TINY, same_run
 from ssltool.config import CacheConfig, DataSettings
-from ssltool.data.detection import detect
+from ssltool.data.detection import absolute, detect
 from ssltool.data.images import ImageSet, open_dataset
 from ssltool.data.loader import Loader
 from ssltool.data.preprocessing import IMAGENET
@@ -212,3 +212,19 @@ def test_files_of_a_dataset_without_names_load_after_rows_were_skipped(tmp_path,
     files = [torch.load(tmp_path / name, weights_only=True) for name in ("run/checkpoint.pt", "r.pt")]
     for found in (config["found"], files[0]["config"]["found"], files[1]["meta"]["found"]):
         assert found["skipped"]["corrupt"] == {"count": 1, "first": ["3"]}
+
+
+def test_a_split_of_a_name_is_found_by_the_names_of_splits(tmp_path, monkeypatch):
+    for split, rows in (("train", range(6)), ("validation", range(6, 10))):
+        dataset(rows).to_parquet(tmp_path / "d" / "data" / f"{split}-0.parquet")
+    assert same(opened(f"hf:{tmp_path / 'd'}:val"), range(6, 10))
+    with pytest.raises(SSLToolError, match="Unknown split") as found:
+        opened(f"hf:{tmp_path / 'd'}:validate")
+    assert "network" not in str(found.value)
+
+
+def test_a_folder_that_is_named_is_saved_as_an_absolute_path(tmp_path, monkeypatch):
+    (tmp_path / "d").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert absolute("hf:d:val") == f"hf:{tmp_path / 'd'}:val" and absolute("hf:d") == f"hf:{tmp_path / 'd'}"
+    assert absolute("hf:owner/name:val") == "hf:owner/name:val" and absolute("d") == str(tmp_path / "d")

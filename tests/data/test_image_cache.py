@@ -228,7 +228,7 @@ def test_a_second_process_waits_for_the_first_and_reads_its_file(photos, monkeyp
     first.start()
     folder = write(photos)
     first.join()
-    assert len(decoded) == 20
+    assert len(decoded) == 20 and os.listdir(folder) == ["train.cache"]
     assert len(with_cache(photos, folder)) == 20
 
 
@@ -248,6 +248,20 @@ def test_corrupt_images_are_named_and_counted(photos, as_data):
     assert images.left_out["corrupt"] == ("a/é08.png",)
     assert len(images) == len(images.cached.entries) == 19
     assert not images.cached.corrupt.any()
+
+
+def test_a_cache_that_is_the_dataset_tells_empty_files_from_corrupt_ones(photos):
+    broken = photos / "a" / "é08.png"
+    broken.write_bytes(broken.read_bytes()[:60])
+    (photos / "a" / "é02.png").write_bytes(b"")
+    images = open_dataset(DataSettings(data=str(write(photos, skip_corrupt=True))), "train")
+    assert images.left_out == {"empty": ("a/é02.png",), "corrupt": ("a/é08.png",)}
+
+
+def test_a_cache_that_is_the_dataset_tells_missing_files_from_corrupt_ones(photos, tmp_path):
+    (tmp_path / "t.csv").write_text("path\nphotos/a/é00.jpg\nno.png\n")
+    cache(CacheConfig(data=str(tmp_path / "t.csv"), out=str(tmp_path / "c"), skip_corrupt=True))
+    assert open_dataset(DataSettings(data=str(tmp_path / "c")), "train").left_out == {"unreadable": ("no.png",)}
 
 
 def test_a_cache_of_changed_images_is_refused(photos):

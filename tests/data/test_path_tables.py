@@ -211,3 +211,9 @@ def test_run_on_a_table_is_evaluated_with_its_columns_and_equals_one_on_the_fold
     table.unlink()
     assert "no such folder" in error_message(ssltool("neighbours", reprs, NAMES[0], *sheet))
     assert torch.load(reprs, weights_only=True)["paths"] == sorted(NAMES)
+
+
+def test_a_folder_of_tables_whose_images_are_missing_says_how_tables_are_recognised(tmp_path):
+    write(tmp_path / "part-0.csv", [("path", "label"), ("no.png", 1)])
+    with pytest.raises(SSLToolError, match="--dataset-type table"):
+        opened(tmp_path)

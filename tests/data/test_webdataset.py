@@ -171,6 +171,8 @@ def test_bad_shards_and_patterns_are_one_line(tmp_path):
     good = shard(tmp_path / "s" / "0.tar", samples(range(4), cls=str))
     with pytest.raises(SSLToolError, match=r"no such shard: .*1\.tar"):
         opened(tmp_path / "s" / "{0..1}.tar")
+    with pytest.raises(SSLToolError, match=r"braces: 'shards-\{"):
+        opened(tmp_path / "s" / "*.tar")
     with pytest.raises(SSLToolError, match="has no val split"):
         opened(good, "val")
     (tmp_path / "s" / "1.tar").write_bytes(good.read_bytes()[:1500])

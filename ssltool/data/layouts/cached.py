@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from ssltool.config import SPLITS, DataSettings
+from ssltool.data import fingerprint
 from ssltool.data.cached_images import CACHE, cache_path, other_files, reduction
 from ssltool.data.image_cache import CacheFile
 from ssltool.data.images import ImageSet
-from ssltool.data.listing import CORRUPT
+from ssltool.data.listing import CORRUPT, EMPTY, UNREADABLE
 from ssltool.errors import SSLToolError, first_names
 
 
@@ -51,7 +52,11 @@ def read(folder: Path, split: str, settings: DataSettings) -> ImageSet:
         rules=file.rules,
         cached=file.images,
     )
-    return images.without({CORRUPT: np.flatnonzero(file.images.corrupt).tolist()})
+    reasons = {fingerprint.UNREADABLE: UNREADABLE, fingerprint.EMPTY: EMPTY}
+    left_out: dict[str, list[int]] = {}
+    for row in np.flatnonzero(file.images.corrupt).tolist():
+        left_out.setdefault(reasons.get(int(file.digests[row]), CORRUPT), []).append(row)
+    return images.without(left_out)
 
 
 def has_split(folder: Path, split: str) -> bool:

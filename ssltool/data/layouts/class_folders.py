@@ -16,6 +16,7 @@ from ssltool.data import archives, listing
 from ssltool.data.detection import is_detected
 from ssltool.data.images import ImageSet
 from ssltool.data.listing import (
+    NOT_IMAGE,
     Listing,
     direct_images,
     has_images,
@@ -187,8 +188,19 @@ def _refuse_none(folder: Path, found: Listing) -> None:
         skipped = skipped_text(found.found())
         raise SSLToolError(
             f"no images in {folder}{f' ({skipped})' if skipped else ''}; supported are {', '.join(IMG_EXTENSIONS)}, "
-            "and other files that Pillow recognises"
+            f"and other files that Pillow recognises{_of_tables(found)}"
         )
+
+
+def _of_tables(found: Listing) -> str:
+    """Advice for a folder of tables, which is recognised by the first path in that of train."""
+    others = found.left_out.get(NOT_IMAGE, ())
+    if not any(name.lower().endswith((".csv", ".tsv", ".parquet")) for name in others):
+        return ""
+    return (
+        "; a folder of tables has train in the name of one, or a split in none, and the paths in it are relative to "
+        "the folder (--dataset-type table)"
+    )
 
 
 def _paths(folder: Path, found: Listing) -> tuple[str, ...] | Source:

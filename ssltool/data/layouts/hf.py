@@ -6,6 +6,7 @@ its cache. Nothing of a dataset is executed: versions of the library that run sc
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path, PurePath
@@ -18,7 +19,7 @@ from ssltool.data.images import ImageSet
 from ssltool.data.layouts.table import holds_bytes, holds_images
 from ssltool.data.listing import files_with_suffix
 from ssltool.data.sources import LARGEST, Source, ends_of
-from ssltool.data.splits import INSTEAD, TEST, files_of, word_for
+from ssltool.data.splits import INSTEAD, NAMES, TEST, files_of, word_for
 from ssltool.data.table_columns import ADVICE, Labels, chosen, image_column, label_column, labels_of
 from ssltool.errors import SSLToolError, first_line, first_names
 from ssltool.training.progress import has_bars, is_quiet
@@ -141,6 +142,7 @@ def _library() -> Any:
             f"datasets {datasets.__version__} may run code of a dataset: pip install -U 'datasets>={OLDEST}'"
         )
     datasets.logging.set_verbosity_error()
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # without network, it prints each attempt
     if is_quiet() or not has_bars():
         datasets.disable_progress_bars()
     return datasets
@@ -154,21 +156,24 @@ def _of_split(place: Path, split: str) -> tuple[Any, list[str]]:
         if place.is_file() or (files := _parquet_files(place)):
             files, notes = ([place], []) if place.is_file() else files_of(split, files, place)
             if place.is_file() and split != "train":
-                raise SSLToolError(f"{place} has no {split} split; put files train and {split} into a folder")
+                raise SSLToolError(f"{place} has no {split} split; put train.parquet and {split}.parquet into a folder")
             return library.load_dataset("parquet", data_files=list(map(str, files)), split="train"), notes
         if not named(data):
             return _chosen(library.load_from_disk(data), split, place)
         name, _, given = data.removeprefix(PREFIX).partition(":")
         if given and split != "train":
             raise SSLToolError(f"{data} names one split, which is read as train; leave :{given} out")
+        if given in NAMES:
+            return _chosen(library.load_dataset(name), given, place)
         return _chosen(library.load_dataset(name, split=given or None), split, place)
     except SSLToolError:
         raise
     except Exception as error:  # the library raises nearly anything
-        raise SSLToolError(
-            f"{data} cannot be loaded ({first_line(error)}); check its name and the network, or name a folder of "
-            "save_to_disk"
-        ) from error
+        line = first_line(error)
+        advice = "check its name and the network, or name a folder of save_to_disk"
+        if "split" in line.lower():
+            advice = "correct the split, or leave it out"
+        raise SSLToolError(f"{data} cannot be loaded ({line}); {advice}") from error
 
 
 def _chosen(found: Any, split: str, place: Path) -> tuple[Any, list[str]]:
