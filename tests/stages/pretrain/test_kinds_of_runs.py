@@ -17,4 +17,4 @@ def test_the_kind_of_a_run_without_the_part_that_prevents_it_is_named(tmp_path, 
     schedule = {"epochs": 2, "steps_per_epoch": 20, "monitor_size": 160, "lr": 0.5}
     pretrain(tiny_config(method, tmp_path / "run", None, options=options, **schedule))
     *_, last = records(tmp_path / "run")
-    assert last["kinds"].split(", ")[0] == kind, last
+    assert kind in last["kinds"].split(", "), last
