@@ -16,13 +16,11 @@ import argparse
 import os
 import statistics
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
-from file_views import BATCH, SIZE, write_photographs
+from file_views import BATCH, SIZE, milliseconds, write_photographs
 
 from ssltool.config import DataSettings
 from ssltool.data.images import ImageSet, open_dataset
@@ -41,12 +39,6 @@ def train(images: ImageSet, size: int, epoch: int) -> None:
 def evaluate(images: ImageSet, size: int, epoch: int) -> None:
     for _ in Loader(images, IMAGENET.at(size), torch.device("cpu")).evaluate(BATCH):
         pass
-
-
-def milliseconds(work: Callable[[], None], count: int) -> float:
-    start = time.process_time()
-    work()
-    return 1000 * (time.process_time() - start) / count
 
 
 def main() -> None:
