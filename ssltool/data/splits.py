@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from ssltool.errors import SSLToolError, first_names
@@ -17,6 +17,14 @@ ALL_NAMES = {name for names in NAMES.values() for name in names}
 
 INSTEAD = "because there is no other {} for it"
 """Why the test images are the val split."""
+
+
+def is_there(find: Callable[[Path, str], object], place: Path, split: str) -> bool:
+    """Whether ``find(place, split)`` finds something of a split. It may raise an ``SSLToolError`` if not."""
+    try:
+        return bool(find(place, split))
+    except SSLToolError:
+        return False
 
 
 def word_of(name: str) -> str | None:

@@ -19,6 +19,7 @@ import torch
 from ssltool.config import DataSettings
 from ssltool.data.images import ImageSet
 from ssltool.data.pixels import SAMPLE_IMAGES, PixelRules, evenly_spaced, settle, to_bytes, unused, value_type
+from ssltool.data.splits import is_there
 from ssltool.data.table_columns import of_names, of_numbers
 from ssltool.errors import SSLToolError, first_names
 from ssltool.files.npy_files import read_npy, read_npz
@@ -53,10 +54,7 @@ def recognise(folder: Path) -> bool:
 
 def has_split(folder: Path, split: str) -> bool:
     """Whether there is an array of the split."""
-    try:
-        return bool(_stored(folder, split))
-    except SSLToolError:
-        return False
+    return is_there(_stored, folder, split)
 
 
 def read(folder: Path, split: str, settings: DataSettings) -> ImageSet:

@@ -19,7 +19,7 @@ from ssltool.data.images import ImageSet
 from ssltool.data.layouts.table import holds_bytes, holds_images
 from ssltool.data.listing import files_with_suffix
 from ssltool.data.sources import LARGEST, Source, ends_of
-from ssltool.data.splits import INSTEAD, NAMES, TEST, files_of, word_for
+from ssltool.data.splits import INSTEAD, NAMES, TEST, files_of, is_there, word_for
 from ssltool.data.table_columns import ADVICE, Labels, chosen, image_column, label_column, labels_of
 from ssltool.errors import SSLToolError, first_line, first_names
 from ssltool.training.progress import has_bars, is_quiet
@@ -101,10 +101,7 @@ def recognise(place: Path) -> bool:
 
 def has_split(place: Path, split: str) -> bool:
     """Whether the dataset has the split."""
-    try:
-        return bool(_of_split(place, split))
-    except SSLToolError:
-        return False
+    return is_there(_of_split, place, split)
 
 
 def read(place: Path, split: str, settings: DataSettings) -> ImageSet:

@@ -18,7 +18,7 @@ from ssltool.config import DataSettings
 from ssltool.data import table_columns as columns
 from ssltool.data.images import ImageSet
 from ssltool.data.listing import files_with_suffix
-from ssltool.data.splits import ALL_NAMES, INSTEAD, TEST, files_of, word_for
+from ssltool.data.splits import ALL_NAMES, INSTEAD, TEST, files_of, is_there, word_for
 from ssltool.errors import SSLToolError, first_line, first_names
 from ssltool.files.parquet_files import pyarrow
 from ssltool.files.reading import decode, open_file, read_bytes
@@ -86,10 +86,7 @@ def schema_of(file: Path) -> Any:
 
 def has_split(place: Path, split: str) -> bool:
     """Whether there is a table of the split."""
-    try:
-        return bool(_of_split(place, split))
-    except SSLToolError:
-        return False
+    return is_there(_of_split, place, split)
 
 
 def read(place: Path, split: str, settings: DataSettings) -> ImageSet:

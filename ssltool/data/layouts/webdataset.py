@@ -25,7 +25,7 @@ from ssltool.data.images import ImageSet
 from ssltool.data.layouts.class_folders import contains_images
 from ssltool.data.listing import WITHOUT_IMAGE, files_with_suffix, subfolders
 from ssltool.data.members import RANGE, Members, Place
-from ssltool.data.splits import ALL_NAMES, files_of
+from ssltool.data.splits import ALL_NAMES, files_of, is_there
 from ssltool.data.table_columns import chosen, labels_of
 from ssltool.errors import SSLToolError, first_line, first_names
 from ssltool.training.progress import has_bars, is_quiet
@@ -82,10 +82,7 @@ def recognise(place: Path) -> bool:
 
 def has_split(place: Path, split: str) -> bool:
     """Whether there are shards of the split."""
-    try:
-        return bool(_shards(place, split))
-    except SSLToolError:
-        return False
+    return is_there(_shards, place, split)
 
 
 def read(place: Path, split: str, settings: DataSettings) -> ImageSet:
