@@ -51,7 +51,7 @@ def prepare(config: PretrainConfig, native_precision: str = "fp32") -> TrainingS
     """
     config.check()
     family_of(config.arch)
-    method_options(config.method, given_options(config))
+    method_options(config.method, given_options(config))  # mistakes in them come before those in files
     check_pixel_flags(config, config)
     resumed, path = _resumed_run(config)
     options = resumed_options(config, resumed)
