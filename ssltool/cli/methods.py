@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import textwrap
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 import click
@@ -35,18 +37,26 @@ def command(config: MethodsConfig, as_json: bool) -> None:
     if config.name is not None:
         emit(found, page(found), as_json)
         return
-    rows = [
-        [one["name"], str(one["year"]), f"arXiv:{one['paper']}", one["prevents"], one["needs"]]
-        for one in found["methods"]
-    ]
-    header = ["method", "year", "paper", "what prevents collapse", "what it needs"]
-    emit(found, table(rows, header), as_json)
+    emit(found, listing(found["methods"]), as_json)
+
+
+def listing(methods: list[Record]) -> str:
+    """A table of all methods, with a line above each family."""
+    rows = []
+    for family, members in groupby(methods, key=itemgetter("family")):
+        rows.append([f"{family}:", "", "", "", ""])
+        rows += [
+            [f"  {one['name']}", str(one["year"]), f"arXiv:{one['paper']}", one["prevents"], one["needs"]]
+            for one in members
+        ]
+    return table(rows, ["method", "year", "paper", "what prevents collapse", "what it needs"])
 
 
 def page(found: Record) -> str:
     """``describe``'s findings as text."""
     rows = [[o["name"], " | ".join(o["choices"]) or o["type"], str(o["default"]), o["help"]] for o in found["options"]]
-    parts = [found["about"], "needs: " + found["needs"] + "\nprevents collapse by: " + found["prevents"]]
+    facts = f"family: {found['family']}\nneeds: {found['needs']}\nprevents collapse by: {found['prevents']}"
+    parts = [found["about"], facts]
     parts.append(table(rows, ["option", "type", "default", ""]))
     for name, recipe in found["recipes"].items():
         options = [f"--set {k}={v}" for k, v in recipe.get("options", {}).items()]

@@ -15,53 +15,94 @@ if TYPE_CHECKING:
     from ssltool.methods.base import Method
 
 
+CONTRASTIVE = "contrastive"
+DISTILLATION = "distillation"
+REDUNDANCY = "redundancy reduction"
+CLUSTERING = "clustering"
+MASKED = "masked"
+JEPA = "JEPA"
+LABELS = "labels"
+FAMILIES = (CONTRASTIVE, DISTILLATION, REDUNDANCY, CLUSTERING, MASKED, JEPA, LABELS)
+"""The families of methods in the order of the lists. Those of plug-ins come last."""
+
+
 @dataclass(frozen=True)
 class Entry:
     """A method: its class (``target``), its ``paper`` (arXiv number) and ``year``, the mechanism that ``prevents``
-    collapse, and the inputs that it ``needs``."""
+    collapse, the inputs that it ``needs``, and the ``family`` under which it is listed."""
 
     target: str | type[Method]
     year: int
     paper: str
     prevents: str
     needs: str
+    family: str = "other"
 
 
 METHODS: Registry[Entry] = Registry(
     "method",
     __name__,
     {
-        "simsiam": Entry(".simsiam:SimSiam", 2020, "2011.10566", "stop-gradient and predictor", "two views"),
-        "byol": Entry(".byol:BYOL", 2020, "2006.07733", "momentum teacher and predictor", "two views"),
-        "simclr": Entry(".simclr:SimCLR", 2020, "2002.05709", "negatives in the batch", "two views, a large batch"),
-        "moco": Entry(".moco:MoCo", 2020, "2003.04297", "negatives in a queue", "two views"),
+        "simclr": Entry(
+            ".simclr:SimCLR", 2020, "2002.05709", "negatives in the batch", "two views, a large batch", CONTRASTIVE
+        ),
+        "moco": Entry(".moco:MoCo", 2020, "2003.04297", "negatives in a queue", "two views", CONTRASTIVE),
         "mocov3": Entry(
             ".mocov3:MoCoV3",
             2021,
             "2104.02057",
             "negatives in the batch, teacher",
             "two views, a large batch",
+            CONTRASTIVE,
         ),
-        "barlow": Entry(".barlow:Barlow", 2021, "2103.03230", "decorrelated dimensions", "two views"),
-        "vicreg": Entry(".vicreg:VICReg", 2021, "2105.04906", "variance and covariance terms", "two views"),
-        "wmse": Entry(".wmse:WMSE", 2020, "2007.06346", "whitening", "two or more views, a batch larger than dim"),
-        "swav": Entry(".swav:SwAV", 2020, "2006.09882", "equal use of prototypes", "multi-crop"),
-        "deepcluster": Entry(
-            ".deepcluster:DeepCluster",
-            2020,
-            "2006.09882",
-            "k-means each epoch",
-            "multi-crop, image indices",
+        "nnclr": Entry(".nnclr:NNCLR", 2021, "2104.14548", "negatives in the batch", "two views, a queue", CONTRASTIVE),
+        "simsiam": Entry(
+            ".simsiam:SimSiam", 2020, "2011.10566", "stop-gradient and predictor", "two views", DISTILLATION
         ),
-        "dino": Entry(".dino:DINO", 2021, "2104.14294", "centring and sharpening of a teacher", "multi-crop"),
-        "nnclr": Entry(".nnclr:NNCLR", 2021, "2104.14548", "negatives in the batch", "two views, a queue"),
-        "nnsiam": Entry(".nnsiam:NNSiam", 2022, "2209.15007", "stop-gradient and predictor", "two views, a queue"),
+        "nnsiam": Entry(
+            ".nnsiam:NNSiam", 2022, "2209.15007", "stop-gradient and predictor", "two views, a queue", DISTILLATION
+        ),
+        "byol": Entry(".byol:BYOL", 2020, "2006.07733", "momentum teacher and predictor", "two views", DISTILLATION),
         "ressl": Entry(
             ".ressl:ReSSL",
             2021,
             "2107.09282",
             "a sharpened teacher, a queue",
             "a strong and a weak view",
+            DISTILLATION,
+        ),
+        "dino": Entry(
+            ".dino:DINO", 2021, "2104.14294", "centring and sharpening of a teacher", "multi-crop", DISTILLATION
+        ),
+        "distill": Entry(
+            ".distill:Distill",
+            2022,
+            "2209.15007",
+            "a fixed teacher",
+            "a trained teacher's checkpoint",
+            DISTILLATION,
+        ),
+        "teacher": Entry(
+            ".teacher:Teacher",
+            2021,
+            "2104.14294",
+            "depends on the teacher's update",
+            "a plain and a strong view",
+            DISTILLATION,
+        ),
+        "barlow": Entry(".barlow:Barlow", 2021, "2103.03230", "decorrelated dimensions", "two views", REDUNDANCY),
+        "vicreg": Entry(".vicreg:VICReg", 2021, "2105.04906", "variance and covariance terms", "two views", REDUNDANCY),
+        "wmse": Entry(
+            ".wmse:WMSE", 2020, "2007.06346", "whitening", "two or more views, a batch larger than dim", REDUNDANCY
+        ),
+        "swav": Entry(".swav:SwAV", 2020, "2006.09882", "equal use of prototypes", "multi-crop", CLUSTERING),
+        "deepcluster": Entry(
+            ".deepcluster:DeepCluster",
+            2020,
+            "2006.09882",
+            "k-means each epoch",
+            "multi-crop, image indices",
+            CLUSTERING,
         ),
         "paws": Entry(
             ".paws:PAWS",
@@ -69,16 +110,9 @@ METHODS: Registry[Entry] = Registry(
             "2104.13963",
             "labelled support, entropy of the mean",
             "multi-crop, some labels",
+            LABELS,
         ),
-        "distill": Entry(".distill:Distill", 2022, "2209.15007", "a fixed teacher", "a trained teacher's checkpoint"),
-        "teacher": Entry(
-            ".teacher:Teacher",
-            2021,
-            "2104.14294",
-            "depends on the teacher's update",
-            "a plain and a strong view",
-        ),
-        "supervised": Entry(".supervised:Supervised", 2015, "1512.03385", "labels", "labels"),
+        "supervised": Entry(".supervised:Supervised", 2015, "1512.03385", "labels", "labels", LABELS),
     },
 )
 

@@ -7,7 +7,7 @@ import inspect
 from typing import TYPE_CHECKING
 
 from ssltool.config import MethodsConfig
-from ssltool.methods import METHODS, method_class
+from ssltool.methods import FAMILIES, METHODS, method_class
 from ssltool.methods.recipes import RECIPES
 from ssltool.settings import value_type
 
@@ -16,18 +16,25 @@ if TYPE_CHECKING:  # the list of methods needs no torch
 
 
 def run(config: MethodsConfig) -> Record:
-    """``{"methods": [{"name", "year", "paper", "prevents", "needs"}, ...]}``, or with a name ``describe(name)``.
+    """``{"methods": [{"name", "family", "year", "paper", "prevents", "needs"}, ...]}`` by family, or with a name
+    ``describe(name)``.
 
     Raises:
         UsageError: for an unknown name.
     """
     if config.name is not None:
         return describe(config.name)
-    return {"methods": [{"name": name, **_facts(name)} for name in METHODS]}
+    return {"methods": [{"name": name, **_facts(name)} for name in by_family()]}
+
+
+def by_family() -> list[str]:
+    """The names of all methods, ordered by family and within it by year."""
+    families = list(dict.fromkeys([*FAMILIES, *(entry.family for entry in METHODS.values())]))
+    return sorted(METHODS, key=lambda name: (families.index(METHODS[name].family), METHODS[name].year))
 
 
 def describe(name: str) -> Record:
-    """Describes a method: name, year, paper, requirements, options and published recipes.
+    """Describes a method: name, family, year, paper, requirements, options and published recipes.
 
     Raises:
         UsageError: for an unknown name.
@@ -50,4 +57,10 @@ def describe(name: str) -> Record:
 
 def _facts(name: str) -> Record:
     entry = METHODS[name]
-    return {"year": entry.year, "paper": entry.paper, "prevents": entry.prevents, "needs": entry.needs}
+    return {
+        "family": entry.family,
+        "year": entry.year,
+        "paper": entry.paper,
+        "prevents": entry.prevents,
+        "needs": entry.needs,
+    }

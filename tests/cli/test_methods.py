@@ -10,7 +10,7 @@ import pytest
 
 from ssltool.cli.pretrain import command as pretrain_command
 from ssltool.config import PretrainConfig
-from ssltool.methods import METHODS, method_class, method_options
+from ssltool.methods import FAMILIES, METHODS, method_class, method_options
 from ssltool.methods.options import gather_options
 from ssltool.methods.recipes import RECIPES
 from ssltool.stages.pretrain.recipe import apply_recipe
@@ -42,20 +42,35 @@ def plan(ssltool, trained, tmp_path):
 
 def test_the_table_has_a_row_per_method_with_its_paper_and_requirements(ssltool):
     ran = ssltool("methods")
-    rows = ran.out.splitlines()
-    assert (ran.code, ran.err, len(rows)) == (0, "", 1 + len(METHODS))
-    for row, (name, entry) in zip(rows[1:], METHODS.items(), strict=True):
-        columns = re.split(r" {2,}", row)
-        assert columns == [name, str(entry.year), f"arXiv:{entry.paper}", entry.prevents, entry.needs]
+    rows = [re.split(r" {2,}", row.strip()) for row in ran.out.splitlines()[1:]]
+    assert (ran.code, ran.err) == (0, "")
+    assert {row[0]: row[1:] for row in rows if len(row) > 1} == {
+        name: [str(entry.year), f"arXiv:{entry.paper}", entry.prevents, entry.needs] for name, entry in METHODS.items()
+    }
+
+
+def test_the_table_groups_methods_by_family_and_orders_them_by_year(ssltool):
+    groups: list[list[str]] = []
+    families = []
+    for row in ssltool("methods").out.splitlines()[1:]:
+        if row.endswith(":"):
+            families.append(row.removesuffix(":"))
+            groups.append([])
+        else:
+            groups[-1].append(row.split()[0])
+    assert families == [family for family in FAMILIES if any(e.family == family for e in METHODS.values())]
+    assert sum(len(names) for names in groups) == len(METHODS)
+    for family, names in zip(families, groups, strict=True):
+        assert {METHODS[name].family for name in names} == {family}
+        assert [METHODS[name].year for name in names] == sorted(METHODS[name].year for name in names)
 
 
 def test_the_json_list_has_the_entries_of_the_registry(ssltool):
-    found = ssltool("methods", "--json").json["methods"]
-    assert [method["name"] for method in found] == list(METHODS)
-    for method in found:
-        entry = METHODS[method["name"]]
-        assert (method["year"], method["paper"]) == (entry.year, entry.paper)
-        assert (method["prevents"], method["needs"]) == (entry.prevents, entry.needs)
+    found = {method["name"]: method for method in ssltool("methods", "--json").json["methods"]}
+    assert found.keys() == METHODS.keys()
+    for name, entry in METHODS.items():
+        facts = {"year": entry.year, "paper": entry.paper, "prevents": entry.prevents, "needs": entry.needs}
+        assert found[name] == {"name": name, "family": entry.family, **facts}
 
 
 @pytest.mark.parametrize("name", METHODS)
