@@ -2,12 +2,12 @@
 
     python benchmarks/methods.py [--ablations | --speed] [--only NAME ...] [--epochs 8] [--jobs 1] [--data DIR] ...
 
-Trains each on the same architecture (a narrow ResNet-18 without zero-initialised residual branches), saves its
-representations, and prints one Markdown row: the last epoch's loss, 20-NN and linear accuracy on the val images, AUC,
-effective rank, RankMe and the share of dead directions of the train representations, ``feature_std`` of the projection
-in the last epoch, the verdicts on representations and projections, images/s during training, and the process's peak
-memory (for a GPU, the device's). Each run is a separate process. ``--json FILE`` saves all numbers. Compare speeds only
-between rows with the same ``--jobs``.
+Trains each on the same architecture (a narrow ResNet-18 without zero-initialised residual branches, or a small ViT for
+methods that mask patches), saves its representations, and prints one Markdown row: the last epoch's loss, 20-NN and
+linear accuracy on the val images, AUC, effective rank, RankMe and the share of dead directions of the train
+representations, ``feature_std`` of the projection in the last epoch, the verdicts on representations and projections,
+images/s during training, and the process's peak memory (for a GPU, the device's). Each run is a separate process.
+``--json FILE`` saves all numbers. Compare speeds only between rows with the same ``--jobs``.
 """
 
 from __future__ import annotations
@@ -28,8 +28,11 @@ import click
 
 HEADS = {"dim": 256, "hidden": 512}
 CROPS = {"local_crops": 4}
+VIT = {"arch": "vit_w64_depth2", "stem": "auto", "zero_init_residual": True}
+MASKED = VIT | {"optimizer": "adamw", "weight_decay": 0.05, "jitter_p": 0.0, "gray_p": 0.0}
 NAMES: dict[str, dict[str, Any]] = {
     "untrained": {},
+    "untrained vit": VIT,
     "simsiam": {"set": {"dim": 512, "pred_dim": 128, "fix_pred_lr": True}},
     "byol": {"set": HEADS | {"momentum": 0.98, "fix_pred_lr": True}},
     "simclr": {"set": {"dim": 128, "hidden": 512}},
@@ -52,6 +55,8 @@ NAMES: dict[str, dict[str, Any]] = {
     "nnclr": {"set": HEADS | {"pred_hidden": 512, "queue": 2048}},
     "nnsiam": {"set": {"dim": 512, "pred_dim": 128, "fix_pred_lr": True, "queue": 2048}},
     "ressl": {"set": HEADS | {"queue": 2048, "momentum": 0.98}},
+    "mae": MASKED | {"lr": 4e-3, "set": {"width": 64, "depth": 2, "heads": 4}},
+    "ijepa": MASKED | {"lr": 4e-3, "set": {"width": 64, "depth": 2, "heads": 4, "momentum": 0.98}},
     "paws": {"set": {"dim": 256, **CROPS}},
     "distill": {"teacher": "supervised"},
     "teacher": {"optimizer": "adamw", "lr": 2e-3, "set": {"dim": 128, "hidden": 512}},
@@ -59,7 +64,10 @@ NAMES: dict[str, dict[str, Any]] = {
 }
 """The settings of each method in addition to the shared ones: heads for a small network, and the learning rate."""
 
+NO_PROJECTOR = ("mae", "ijepa")
+
 SIMSIAM, BYOL, VICREG, DINO, TEACHER = (NAMES[name] for name in ("simsiam", "byol", "vicreg", "dino", "teacher"))
+I_JEPA = NAMES["ijepa"]
 ABLATIONS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "simsiam": ("simsiam", SIMSIAM, {}),
     "simsiam stop_grad=false": ("simsiam", SIMSIAM, {"stop_grad": False}),
@@ -79,6 +87,9 @@ ABLATIONS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "dino": ("dino", DINO, {}),
     "dino centering=false": ("dino", DINO, {"centering": False}),
     "dino teacher_temp=1": ("dino", DINO, {"teacher_temp": 1.0}),
+    "ijepa": ("ijepa", I_JEPA, {}),
+    "ijepa stop_grad=false": ("ijepa", I_JEPA, {"stop_grad": False, "momentum": 0.996}),
+    "ijepa momentum=0": ("ijepa", I_JEPA, {"momentum": 0.0, "momentum_final": 0.0}),
     "teacher update=ema": ("teacher", TEACHER, {}),
     "teacher update=sgd": ("teacher", TEACHER, {"update": "sgd"}),
     "teacher update=frozen": ("teacher", TEACHER, {"update": "frozen"}),
@@ -141,7 +152,7 @@ def measure(
     from ssltool.stages import knn, lincls, save_reprs
 
     torch.set_num_threads(threads)
-    untrained = name == "untrained"
+    untrained = name.startswith("untrained")
     if untrained:
         run = run | {"epochs": 1, "steps_per_epoch": 1}
     result = train(name, "simsiam" if untrained else method, given, options, folder, **run)
@@ -157,7 +168,6 @@ def measure(
     files = [w["path"] for w in save_reprs.run(SaveReprsConfig(split="both", out=f"{result}/reprs", **network))]
     near = knn.run(KnnConfig(bank=files[0], queries=files[1], k=20))
     probe = LinclsConfig(epochs=5, lr=1.0, lars=True, out=f"{result}-probe", overwrite=True, **network)
-    projector = save_reprs.run(SaveReprsConfig(layer="projector", out=f"{result}/projector.pt", **network))
     found, verdict = judged(files[0])
     row |= {
         "20-NN": f"{near['accuracy']:.1%}",
@@ -166,8 +176,10 @@ def measure(
         "RankMe": f"{found['rankme']:.1f}",
         "dead": f"{found['dead_directions']:.0%}",
         "backbone": verdict,
-        "projection": judged(projector[0]["path"])[1],
     }
+    if method not in NO_PROJECTOR:
+        projector = save_reprs.run(SaveReprsConfig(layer="projector", out=f"{result}/projector.pt", **network))
+        row["projection"] = judged(projector[0]["path"])[1]
     if "linear" in columns:
         row["linear"] = f"{lincls.run(probe)['acc1']:.1%}"
     if not untrained:

@@ -104,6 +104,10 @@ METHODS: Registry[Entry] = Registry(
             "multi-crop, image indices",
             CLUSTERING,
         ),
+        "mae": Entry(".mae:MAE", 2021, "2111.06377", "pixels as targets", "a ViT, one view", MASKED),
+        "ijepa": Entry(
+            ".ijepa:IJEPA", 2023, "2301.08243", "stop-gradient, teacher and predictor", "a ViT, one view", JEPA
+        ),
         "paws": Entry(
             ".paws:PAWS",
             2021,

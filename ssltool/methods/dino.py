@@ -28,6 +28,7 @@ from ssltool.methods.options import (
     temperature,
     width,
 )
+from ssltool.methods.parts.decay import only_matrices_decay
 from ssltool.methods.parts.matching import multicrop_cross_entropy
 from ssltool.methods.parts.momentum import MomentumMethod
 from ssltool.methods.parts.multicrop import forward_by_size, forward_concatenated
@@ -181,13 +182,7 @@ class DINO(MomentumMethod):
         return float(o.warmup_teacher_temp + share * (o.teacher_temp - o.warmup_teacher_temp))
 
     def param_groups(self) -> list[dict[str, Any]]:
-        """The groups of ``Method``, with biases and normalisation parameters in groups without weight decay."""
-        groups = []
-        for group in super().param_groups():
-            for decays in (True, False):
-                params = [p for p in group["params"] if (p.ndim > 1) is decays]
-                groups.append(group | {"params": params} | ({} if decays else {"decays": False}))
-        return groups
+        return only_matrices_decay(super().param_groups())
 
     def before_update(self) -> None:
         o = self.options

@@ -1,9 +1,10 @@
 """Published training settings, for ``--recipe``.
 
 ``cifar``: solo-learn's settings for CIFAR-10 with a ResNet-18 (JMLR 2022, scripts/pretrain/cifar); for PAWS and the
-student/teacher study, their own. ``imagenet``: the settings of each method's released code for a ResNet-50. Learning
-rates are per 256 images. ``zero_init_residual`` is named where it is off in the source. Augmentations that
-``ssltool.data.views`` does not support are replaced by the closest ones; docs/methods.md lists them.
+student/teacher study, their own. ``imagenet``: the settings of each method's released code for a ResNet-50, of
+MAE's for a ViT-B/16 and of I-JEPA's for a ViT-H/14. Learning rates are per 256 images. ``zero_init_residual`` is named
+where it is off in the source. Augmentations that ``ssltool.data.views`` does not support are replaced by the closest
+ones; docs/methods.md lists them.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ _SWAV = _IMAGENET_LARS | {
     "crop_min": 0.14,
     "jitter": 2.0,
 }
+_CROPS_ONLY: Settings = {"jitter_p": 0.0, "gray_p": 0.0, "blur_p": 0.0}
 _TWO_CROPS = {"local_crops": 0}
 _ASYMMETRIC = {"asymmetric": True}
 
@@ -208,6 +210,31 @@ RECIPES: dict[str, dict[str, Settings]] = {
             "crop_min": 0.14,
             "jitter": 2.0,
             "options": {"support_classes": 960},
+        },
+        "mae": _IMAGENET
+        | _CROPS_ONLY
+        | {
+            "optimizer": "adamw",
+            "lr": 1.5e-4,
+            "weight_decay": 0.05,
+            "epochs": 800,
+            "warmup_epochs": 40,
+            "crop_min": 0.2,
+        },
+        "ijepa": _IMAGENET
+        | _CROPS_ONLY
+        | {
+            "optimizer": "adamw",
+            "lr": 1.25e-4,  # 0.001 for the batch of 2048
+            "final_lr": 1.25e-7,
+            "weight_decay": 0.04,
+            "final_weight_decay": 0.4,
+            "batch_size": 2048,
+            "epochs": 300,
+            "warmup_epochs": 40,
+            "crop_min": 0.3,
+            "flip_p": 0.0,
+            "options": {"depth": 12, "heads": 16},
         },
         "distill": _SIMSIAM,
         "supervised": _SIMSIAM
