@@ -21,6 +21,9 @@ MOVING: dict[str, dict[str, Any]] = {
 }
 """Options that change what a step does: a temperature, a queue that is used later on."""
 
+VIEWS: dict[str, dict[str, Any]] = {"ijepa": {"image_size": 32}}
+"""Views of 8 x 8 patches: on a smaller grid a block may be a single patch, which the compiler takes for a constant."""
+
 NEEDS_PATCHES = ("teacher", *MASKED)
 
 
@@ -63,6 +66,7 @@ def test_no_step_after_the_first_is_compiled_again(tmp_path: Path, trained, monk
     settings: dict[str, Any] = {"epochs": 3, "steps_per_epoch": 2, "lr_schedule": "step", "warmup_epochs": 1}
     if method not in NEEDS_PATCHES:
         settings |= {"arch": "two_layers", "stem": "auto"}
+    settings |= VIEWS.get(method, {})
     options = MOVING.get(method, {})
     plain = losses(tiny_config(method, tmp_path / "plain", trained, options=options, **settings))
 
