@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from methods_helpers import facts
+from methods_helpers import facts, small_vit
 from ssltool.config import PretrainConfig
 from ssltool.errors import SSLToolError
 from ssltool.methods import METHODS, method_class, method_options
@@ -68,7 +68,8 @@ def test_each_recipe_gives_a_valid_schedule_and_method(name, method):
         second_backbone=lambda: (nn.Linear(12, 512), 512),
     )
     with torch.device("meta"):  # shapes without numbers: the papers' heads are wide
-        made = method_class(method)(nn.Linear(12, 512), 512, options_of(config), run)
+        network = small_vit() if method_class(method).masks_patches else (nn.Linear(12, 512), 512)
+        made = method_class(method)(*network, options_of(config), run)
     assert made.min_batch_size <= config.batch_size
 
 
