@@ -172,6 +172,7 @@ def test_nothing_but_the_registry_and_the_settings_names_a_method():
         "ssltool.methods.recipes",
         "ssltool.config.pretrain",  # the default of --method
         "ssltool.cli.pretrain",  # the paper's spellings
+        "ssltool.models.transformers_config",  # transformers' architecture of the same name
         "ssltool.checkpoints.checkpoint_layouts",  # other programs, which are called as their methods
         "ssltool.stages.export",
     }

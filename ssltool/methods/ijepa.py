@@ -22,10 +22,10 @@ from ssltool.errors import SSLToolError, UsageError
 from ssltool.methods.base import Output, RunFacts
 from ssltool.methods.options import Ineffective, MethodOptions, momentum, width
 from ssltool.methods.parts.decay import only_matrices_decay
-from ssltool.methods.parts.masks import drawn_masks, of_any_length, patches_of_view
+from ssltool.methods.parts.masks import drawn_masks, patches_of_view
 from ssltool.methods.parts.momentum import MomentumMethod
 from ssltool.methods.parts.patch_decoder import PatchDecoder
-from ssltool.models.backbones import last_width, masked_tokens, patch_tokens
+from ssltool.models.backbones import last_width, masking_family, patch_tokens
 from ssltool.models.masking import Masking, take
 from ssltool.settings import setting
 from ssltool.training.precision import without_autocast
@@ -155,6 +155,7 @@ class IJEPA(MomentumMethod):
         dim = last_width(backbone, dim)
         super().__init__(backbone, dim, options, run)
         o = options
+        self.family = masking_family(backbone)  # a compiler cannot look it up
         patch, self.side = patches_of_view(self)
         if self.side < SMALLEST_SIDE:
             raise UsageError(
@@ -171,11 +172,12 @@ class IJEPA(MomentumMethod):
     def forward(self, batch: Batch) -> Output:
         (view,) = batch.views
         kept, wanted = drawn_masks(self, batch, self._draw)
-        context = of_any_length(masked_tokens(self.backbone, view, Masking(kept=kept))[:, -kept.shape[1] :])
+        tokens = self._targets(view)
+        context = self.family.masked_tokens(self.backbone, view, Masking(kept=kept))[:, -kept.shape[1] :]
         count = wanted.shape[1]
         seen = context.repeat_interleave(count, dim=0), kept.repeat_interleave(count, dim=0)
         prediction = self.predictor(*seen, wanted.flatten(0, 1)).float()
-        target = take(self._targets(view), wanted.flatten(1)).view(prediction.shape)
+        target = take(tokens, wanted.flatten(1)).view(prediction.shape)
         return Output(ijepa_loss(prediction, target), context.detach().float().mean(dim=1))
 
     def _draw(self, images: int, generator: Generator) -> tuple[Tensor, ...]:

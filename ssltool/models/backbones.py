@@ -188,18 +188,27 @@ def patch_tokens(backbone: nn.Module, images: Tensor) -> Tensor:
     return out.flatten(2).mT if layout is None else out[:, layout.prefix :]
 
 
+def masking_family(backbone: nn.Module) -> Family:
+    """The family of a ViT whose patches can be masked.
+
+    Raises:
+        SSLToolError: for another network; ``check_masks`` says so before training.
+    """
+    family = family_of_backbone(backbone)
+    if family is None or not family.takes_masks(backbone):
+        raise SSLToolError(f"the patches of a {type(backbone).__name__} cannot be masked; use a ViT")
+    return family
+
+
 def masked_tokens(backbone: nn.Module, images: Tensor, masking: Masking = NOTHING) -> Tensor:
     """The tokens of a ViT's last layer for ``images`` (N, 3, S, S), if it sees the patches that ``masking`` describes:
     (N, prefix + P, D) in the order of its ``token_layout``, or (N, prefix + K, D) if only K patches are kept. With
     ``NOTHING`` this is ``last_layer``.
 
     Raises:
-        SSLToolError: if the patches of ``backbone`` cannot be masked; ``check_masks`` says so before training.
+        SSLToolError: if the patches of ``backbone`` cannot be masked.
     """
-    family = family_of_backbone(backbone)
-    if family is None:
-        raise SSLToolError(f"the patches of a {type(backbone).__name__} cannot be masked; use a ViT")
-    return family.masked_tokens(backbone, images, masking)
+    return masking_family(backbone).masked_tokens(backbone, images, masking)
 
 
 def check_masks(backbone: nn.Module, arch: str, method: str) -> None:
@@ -208,9 +217,10 @@ def check_masks(backbone: nn.Module, arch: str, method: str) -> None:
     Raises:
         UsageError: if not.
     """
-    family = family_of_backbone(backbone)
-    if family is None or not family.takes_masks(backbone):
+    try:
+        masking_family(backbone)
+    except SSLToolError as error:
         raise UsageError(
             f"{method} masks the patches of a ViT, which {arch} does not allow; choose a ViT with -a, such as "
             "vit_small, vit_base_p8 or timm:vit_small_patch16_224"
-        )
+        ) from error

@@ -25,15 +25,11 @@ def drawn_masks(method: Method, batch: Batch, draw: Callable[[int, Generator], t
     labels = batch.labels
     generator = seeds.generator(method.run.seed, *method.now, seeds.Stream.MASKS)
     rows = slice(batch.first, batch.first + len(labels))
-    return [of_any_length(drawn[rows].to(labels.device)) for drawn in draw(method.run.batch_size, generator)]
-
-
-@torch.compiler.disable  # type: ignore[untyped-decorator]
-def of_any_length(tensor: Tensor) -> Tensor:
-    """``tensor``, whose numbers of patches the compiler does not take for constants: they differ from step to step."""
-    for dimension in range(1, min(tensor.dim(), 3)):
-        torch._dynamo.maybe_mark_dynamic(tensor, dimension)
-    return tensor
+    made = [drawn[rows].to(labels.device) for drawn in draw(method.run.batch_size, generator)]
+    for tensor in made:
+        for dimension in range(1, tensor.dim()):
+            torch._dynamo.maybe_mark_dynamic(tensor, dimension)  # numbers of patches may differ from step to step
+    return made
 
 
 def patches_of_view(method: Method) -> tuple[int, int]:
