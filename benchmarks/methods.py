@@ -52,6 +52,7 @@ NAMES: dict[str, dict[str, Any]] = {
     "nnclr": {"set": HEADS | {"pred_hidden": 512, "queue": 2048}},
     "nnsiam": {"set": {"dim": 512, "pred_dim": 128, "fix_pred_lr": True, "queue": 2048}},
     "ressl": {"set": HEADS | {"queue": 2048, "momentum": 0.98}},
+    "lejepa": {"optimizer": "adamw", "lr": 4e-3, "set": {"dim": 64, "hidden": 512, **CROPS}},
     "paws": {"set": {"dim": 256, **CROPS}},
     "distill": {"teacher": "supervised"},
     "teacher": {"optimizer": "adamw", "lr": 2e-3, "set": {"dim": 128, "hidden": 512}},
@@ -60,6 +61,7 @@ NAMES: dict[str, dict[str, Any]] = {
 """The settings of each method in addition to the shared ones: heads for a small network, and the learning rate."""
 
 SIMSIAM, BYOL, VICREG, DINO, TEACHER = (NAMES[name] for name in ("simsiam", "byol", "vicreg", "dino", "teacher"))
+LEJEPA = NAMES["lejepa"]
 ABLATIONS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "simsiam": ("simsiam", SIMSIAM, {}),
     "simsiam stop_grad=false": ("simsiam", SIMSIAM, {"stop_grad": False}),
@@ -79,6 +81,8 @@ ABLATIONS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "dino": ("dino", DINO, {}),
     "dino centering=false": ("dino", DINO, {"centering": False}),
     "dino teacher_temp=1": ("dino", DINO, {"teacher_temp": 1.0}),
+    "lejepa": ("lejepa", LEJEPA, {}),
+    "lejepa lambd=0": ("lejepa", LEJEPA, {"lambd": 0.0}),
     "teacher update=ema": ("teacher", TEACHER, {}),
     "teacher update=sgd": ("teacher", TEACHER, {"update": "sgd"}),
     "teacher update=frozen": ("teacher", TEACHER, {"update": "frozen"}),

@@ -104,6 +104,7 @@ METHODS: Registry[Entry] = Registry(
             "multi-crop, image indices",
             CLUSTERING,
         ),
+        "lejepa": Entry(".lejepa:LeJEPA", 2025, "2511.08544", "a normal distribution of slices", "multi-crop", JEPA),
         "paws": Entry(
             ".paws:PAWS",
             2021,
