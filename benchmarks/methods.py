@@ -53,6 +53,11 @@ NAMES: dict[str, dict[str, Any]] = {
     "nnsiam": {"set": {"dim": 512, "pred_dim": 128, "fix_pred_lr": True, "queue": 2048}},
     "ressl": {"set": HEADS | {"queue": 2048, "momentum": 0.98}},
     "lejepa": {"optimizer": "adamw", "lr": 4e-3, "set": {"dim": 64, "hidden": 512, **CROPS}},
+    "visreg": {
+        "optimizer": "adamw",
+        "lr": 4e-3,
+        "set": {"dim": 64, "hidden": 512, "slices": 1024, "global_views": 2, **CROPS},
+    },
     "paws": {"set": {"dim": 256, **CROPS}},
     "distill": {"teacher": "supervised"},
     "teacher": {"optimizer": "adamw", "lr": 2e-3, "set": {"dim": 128, "hidden": 512}},
@@ -61,7 +66,7 @@ NAMES: dict[str, dict[str, Any]] = {
 """The settings of each method in addition to the shared ones: heads for a small network, and the learning rate."""
 
 SIMSIAM, BYOL, VICREG, DINO, TEACHER = (NAMES[name] for name in ("simsiam", "byol", "vicreg", "dino", "teacher"))
-LEJEPA = NAMES["lejepa"]
+LEJEPA, VISREG = NAMES["lejepa"], NAMES["visreg"]
 ABLATIONS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "simsiam": ("simsiam", SIMSIAM, {}),
     "simsiam stop_grad=false": ("simsiam", SIMSIAM, {"stop_grad": False}),
@@ -83,6 +88,11 @@ ABLATIONS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "dino teacher_temp=1": ("dino", DINO, {"teacher_temp": 1.0}),
     "lejepa": ("lejepa", LEJEPA, {}),
     "lejepa lambd=0": ("lejepa", LEJEPA, {"lambd": 0.0}),
+    "visreg": ("visreg", VISREG, {}),
+    "visreg lambd=0": ("visreg", VISREG, {"lambd": 0.0}),
+    "visreg scale=0": ("visreg", VISREG, {"scale": 0.0}),
+    "visreg shape=0": ("visreg", VISREG, {"shape": 0.0, "slices": 4096}),
+    "visreg center=0": ("visreg", VISREG, {"center": 0.0}),
     "teacher update=ema": ("teacher", TEACHER, {}),
     "teacher update=sgd": ("teacher", TEACHER, {"update": "sgd"}),
     "teacher update=frozen": ("teacher", TEACHER, {"update": "frozen"}),
