@@ -40,6 +40,9 @@ NAMES: dict[str, dict[str, Any]] = {
     "barlow": {"lr": 0.02, "set": {"dim": 512, "hidden": 512, "scale": 0.1}},
     "vicreg": {"lr": 0.05, "set": {"dim": 512, "hidden": 512}},
     "wmse": {"optimizer": "adam", "lr": 4e-3, "set": {"dim": 16, "hidden": 512, "w_size": 64}},
+    "tico": {"set": HEADS | {"momentum": 0.98}},
+    "mmcr": {"optimizer": "adam", "lr": 4e-3, "set": {"dim": 128, "hidden": 512}},
+    "frossl": {"lr": 0.05, "set": {"dim": 512, "hidden": 512}},
     "empssl": {"crop_min": 0.25, "set": HEADS | {"n_patches": 8}},
     "swav": {
         "set": {"dim": 128, "hidden": 512, "prototypes": 128, "queue": 1024, "queue_start": 2, "freeze": 125, **CROPS}
@@ -67,7 +70,8 @@ NAMES: dict[str, dict[str, Any]] = {
 """The settings of each method in addition to the shared ones: heads for a small network, and the learning rate."""
 
 SIMSIAM, BYOL, VICREG, DINO, TEACHER = (NAMES[name] for name in ("simsiam", "byol", "vicreg", "dino", "teacher"))
-EMPSSL, LEJEPA, VISREG = (NAMES[name] for name in ("empssl", "lejepa", "visreg"))
+TICO, MMCR, FROSSL, EMPSSL = (NAMES[name] for name in ("tico", "mmcr", "frossl", "empssl"))
+LEJEPA, VISREG = NAMES["lejepa"], NAMES["visreg"]
 ABLATIONS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "simsiam": ("simsiam", SIMSIAM, {}),
     "simsiam stop_grad=false": ("simsiam", SIMSIAM, {"stop_grad": False}),
@@ -84,6 +88,12 @@ ABLATIONS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "vicreg": ("vicreg", VICREG, {}),
     "vicreg std=0": ("vicreg", VICREG, {"std": 0.0}),
     "vicreg cov=0": ("vicreg", VICREG, {"cov": 0.0}),
+    "tico": ("tico", TICO, {}),
+    "tico rho=0": ("tico", TICO, {"rho": 0.0}),
+    "mmcr": ("mmcr", MMCR, {}),
+    "mmcr norm=frobenius": ("mmcr", MMCR, {"norm": "frobenius"}),
+    "frossl": ("frossl", FROSSL, {}),
+    "frossl fro=0": ("frossl", FROSSL, {"fro": 0.0}),
     "empssl": ("empssl", EMPSSL, {}),
     "empssl tcr=0": ("empssl", EMPSSL, {"tcr": 0.0}),
     "dino": ("dino", DINO, {}),

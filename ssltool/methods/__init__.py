@@ -95,6 +95,15 @@ METHODS: Registry[Entry] = Registry(
         "wmse": Entry(
             ".wmse:WMSE", 2020, "2007.06346", "whitening", "two or more views, a batch larger than dim", REDUNDANCY
         ),
+        "tico": Entry(
+            ".tico:TiCo", 2022, "2206.10698", "covariance of recent embeddings, teacher", "two views", REDUNDANCY
+        ),
+        "mmcr": Entry(
+            ".mmcr:MMCR", 2023, "2303.03307", "nuclear norm of the centroids", "two or more views", REDUNDANCY
+        ),
+        "frossl": Entry(
+            ".frossl:FroSSL", 2023, "2310.02903", "Frobenius norm of covariances", "two or more views", REDUNDANCY
+        ),
         "empssl": Entry(".empssl:EMPSSL", 2023, "2304.03977", "coding rate of each view", "many patches", REDUNDANCY),
         "swav": Entry(".swav:SwAV", 2020, "2006.09882", "equal use of prototypes", "multi-crop", CLUSTERING),
         "deepcluster": Entry(

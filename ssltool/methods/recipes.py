@@ -89,6 +89,19 @@ RECIPES: dict[str, dict[str, Settings]] = {
         "wmse": _CIFAR
         | _UNBLURRED
         | {"optimizer": "adam", "lr": 2e-3, "weight_decay": 1e-6, "crop_min": 0.2, "jitter": 2.0},
+        "mmcr": _NOT_ZERO
+        | _UNBLURRED
+        | {
+            "optimizer": "adam",
+            "lr": 8e-3,  # 1e-3 for the batch of 32
+            "fix_all_lr": True,
+            "weight_decay": 1e-6,
+            "batch_size": 32,
+            "epochs": 500,
+            "crop_min": 0.08,
+            "options": {"n_augs": 40},
+        },
+        "frossl": _CIFAR_LARS | _STRONG | {"lr": 0.3, "weight_decay": 1e-4},
         "empssl": _CIFAR_LARS
         | {
             "lr": 0.768,  # 0.3 for the batch of 100

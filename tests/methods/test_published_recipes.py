@@ -71,6 +71,15 @@ CIFAR: dict[str, Wanted] = {
         SOLO | UNBLURRED | {"optimizer": "adam", "lr": 2e-3, "weight_decay": 1e-6, "crop_min": 0.2, "jitter": 2.0},
         {"dim": 64, "hidden": 1024, "w_size": 128, "w_iter": 1, "eps": 0.0, "n_augs": 2},
     ),
+    "mmcr": (  # pretrain_cifar_stl.py: Adam, 1e-3 for a batch of 32, and no schedule
+        UNBLURRED | {"optimizer": "adam", "lr": 1e-3 * 256 / 32, "fix_all_lr": True, "weight_decay": 1e-6}
+        | {"batch_size": 32, "epochs": 500},
+        {"dim": 128, "hidden": 512, "lambd": 0.0, "norm": "nuclear", "n_augs": 40},
+    ),
+    "frossl": (  # scripts/pretrain/cifar/frossl.yaml, with random crops
+        LARS | STRONG | {"lr": 0.3, "weight_decay": 1e-4},
+        {"dim": 1024, "hidden": 2048, "sim": 1.0, "fro": 1.0, "n_augs": 2},
+    ),
     "empssl": (  # main.py --data cifar10 --epoch 30 --num_patches 20 --lr 0.3, of a batch of 100, without a warm-up
         LARS
         | {"lars_trust": 0.005, "lr": 0.3 * 256 / 100, "batch_size": 100, "epochs": 30, "warmup_epochs": 0}
