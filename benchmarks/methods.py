@@ -93,7 +93,7 @@ ABLATIONS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "mmcr": ("mmcr", MMCR, {}),
     "mmcr norm=frobenius": ("mmcr", MMCR, {"norm": "frobenius"}),
     "frossl": ("frossl", FROSSL, {}),
-    "frossl fro=0": ("frossl", FROSSL, {"fro": 0.0}),
+    "frossl frobenius=0": ("frossl", FROSSL, {"frobenius": 0.0}),
     "empssl": ("empssl", EMPSSL, {}),
     "empssl tcr=0": ("empssl", EMPSSL, {"tcr": 0.0}),
     "dino": ("dino", DINO, {}),

@@ -2,7 +2,7 @@
 ECCV 2024, arXiv:2310.02903.
 
 The loss minimises the Frobenius norm of each view's normalised covariance, which spreads its eigenvalues, and aligns
-the views with their mean. Without the norm (``--set fro=0``) all embeddings can become equal.
+the views with their mean. Without the norm (``--set frobenius=0``) all embeddings can become equal.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from ssltool.training.precision import without_autocast
 
 
 @without_autocast
-def frossl_loss(views: list[Tensor], sim: float = 1.0, fro: float = 1.0) -> Tensor:
+def frossl_loss(views: list[Tensor], sim: float = 1.0, frobenius: float = 1.0) -> Tensor:
     """Eq. 3 and 6 of arXiv:2310.02903 for V views, with the conventions of the released code.
 
-    The sum over views of fro * log |C_v / tr C_v|_F^2 + sim * V * (mean over rows of |z_v - mean of views|^2), where
-    C_v = Z_v^T Z_v, and each dimension of a view is scaled to length 1 over the batch, but not centred. At least
-    -V * fro * log min(N, D), and at most 0 for equal views.
+    The sum over views of frobenius * log |C_v / tr C_v|_F^2 + sim * V * (mean over rows of |z_v - mean of views|^2),
+    where C_v = Z_v^T Z_v, and each dimension of a view is scaled to length 1 over the batch, but not centred. At least
+    -V * frobenius * log min(N, D), and at most 0 for equal views.
 
     Args:
         views: embeddings of V views of the same images, each (N, D).
-        sim, fro: weights of the invariance and of the Frobenius norm.
+        sim, frobenius: weights of the invariance and of the Frobenius norm.
 
     Raises:
         SSLToolError: for fewer than two views, or different shapes.
@@ -44,7 +44,7 @@ def frossl_loss(views: list[Tensor], sim: float = 1.0, fro: float = 1.0) -> Tens
     check_same_shape("frossl_loss", *views)
     z = F.normalize(torch.stack(views), dim=1)
     invariance = len(views) * (z - z.mean(dim=0)).square().sum(dim=2).mean(dim=1)
-    return (fro * _log_norm(z) + sim * invariance).sum()
+    return (frobenius * _log_norm(z) + sim * invariance).sum()
 
 
 def _log_norm(z: Tensor) -> Tensor:
@@ -61,7 +61,7 @@ class FroSSLOptions(MethodOptions):
     dim: int = width(1024)
     hidden: int = width(2048, "the projector's hidden layers")
     sim: float = setting(1.0, "weight of the invariance term", minimum=0)
-    fro: float = setting(1.0, "weight of the Frobenius norm; without it the network can collapse", minimum=0)
+    frobenius: float = setting(1.0, "weight of the Frobenius norm; without it the network can collapse", minimum=0)
     n_augs: int = setting(2, "number of views per image", minimum=2, maximum=100)
 
 
@@ -79,10 +79,10 @@ class FroSSL(Method):
 
     def forward(self, batch: Batch) -> Output:
         views = [gather(self.projector(self.backbone(view)).float()) for view in batch.views]
-        return Output(frossl_loss(views, self.options.sim, self.options.fro), views[0].detach())
+        return Output(frossl_loss(views, self.options.sim, self.options.frobenius), views[0].detach())
 
     def collapse_causes(self) -> dict[str, bool]:
-        return super().collapse_causes() | {"there is no Frobenius norm (fro=0)": self.options.fro == 0}
+        return super().collapse_causes() | {"there is no Frobenius norm (frobenius=0)": self.options.frobenius == 0}
 
     @property
     def constant_output_losses(self) -> tuple[float, ...]:

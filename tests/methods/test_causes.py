@@ -75,7 +75,7 @@ def test_default_settings_have_no_collapse_cause(name):
         ("tico", {"rho": 0}, "rho=0"),
         ("tico", {"beta": 1}, "beta=1"),
         ("mmcr", {"norm": "frobenius"}, "norm=frobenius"),
-        ("frossl", {"fro": 0}, "fro=0"),
+        ("frossl", {"frobenius": 0}, "frobenius=0"),
         ("empssl", {"tcr": 0}, "tcr=0"),
         ("lejepa", {"lambd": 0}, "lambd=0"),
         ("visreg", {"lambd": 0}, "lambd=0"),

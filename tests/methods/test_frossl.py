@@ -20,13 +20,13 @@ def scaled(view: Tensor) -> np.ndarray:
     return np.stack([z[:, j] / np.linalg.norm(z[:, j]) for j in range(z.shape[1])], axis=1)
 
 
-def by_hand(views: list[Tensor], sim: float = 1.0, fro: float = 1.0) -> float:
+def by_hand(views: list[Tensor], sim: float = 1.0, frobenius: float = 1.0) -> float:
     """Eq. 3 and 6 of arXiv:2310.02903: minus the entropy (of order 2) of eigenvalues, and distances to the mean."""
     z = [scaled(view) for view in views]
     total = 0.0
     for view in z:
         values = np.linalg.svd(view, compute_uv=False) ** 2
-        total += fro * math.log(sum((value / values.sum()) ** 2 for value in values))
+        total += frobenius * math.log(sum((value / values.sum()) ** 2 for value in values))
         distances = [sum((row - np.mean([other[i] for other in z], axis=0)) ** 2) for i, row in enumerate(view)]
         total += sim * len(z) * float(np.mean(distances))
     return total
@@ -80,7 +80,7 @@ def test_wrong_views_are_refused(shapes):
 
 
 def test_the_defaults_are_those_of_the_released_code_for_cifar():
-    assert defaults("frossl") == {"dim": 1024, "hidden": 2048, "sim": 1.0, "fro": 1.0, "n_augs": 2}
+    assert defaults("frossl") == {"dim": 1024, "hidden": 2048, "sim": 1.0, "frobenius": 1.0, "n_augs": 2}
 
 
 def test_the_projector_is_three_layers_the_first_two_with_bn():
@@ -91,9 +91,9 @@ def test_the_projector_is_three_layers_the_first_two_with_bn():
     ]
 
 
-@pytest.mark.parametrize("options", [{}, {"sim": 2.0, "fro": 0.5}, {"n_augs": 3}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"sim": 2.0, "frobenius": 0.5}, {"n_augs": 3}], ids=str)
 def test_a_forward_pass_is_the_weighted_loss_of_all_projections(options):
     model, batch = build("frossl", **options), noisy_batch(sizes=[8] * options.get("n_augs", 2))
     views = [model.projector(model.backbone(view)) for view in batch.views]
-    wanted = by_hand(views, options.get("sim", 1.0), options.get("fro", 1.0))
+    wanted = by_hand(views, options.get("sim", 1.0), options.get("frobenius", 1.0))
     assert model(batch).loss.item() == pytest.approx(wanted, rel=1e-4)

@@ -91,7 +91,7 @@ def test_gradients_are_small_where_singular_values_are_equal_or_0(made, dtype):
 def test_embeddings_that_are_not_finite_are_refused():
     views = rows(2)
     views[0][1, 2] = torch.nan
-    with pytest.raises(SSLToolError, match="not finite.*lower --lr"):
+    with pytest.raises(SSLToolError, match=r"not finite.*lower --lr"):
         mmcr_loss(views)
 
 

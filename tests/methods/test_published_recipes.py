@@ -78,7 +78,7 @@ CIFAR: dict[str, Wanted] = {
     ),
     "frossl": (  # scripts/pretrain/cifar/frossl.yaml, with random crops
         LARS | STRONG | {"lr": 0.3, "weight_decay": 1e-4},
-        {"dim": 1024, "hidden": 2048, "sim": 1.0, "fro": 1.0, "n_augs": 2},
+        {"dim": 1024, "hidden": 2048, "sim": 1.0, "frobenius": 1.0, "n_augs": 2},
     ),
     "empssl": (  # main.py --data cifar10 --epoch 30 --num_patches 20 --lr 0.3, of a batch of 100, without a warm-up
         LARS
