@@ -37,7 +37,7 @@ TINY_METHODS: dict[str, dict[str, Any]] = {
     "ressl": {"dim": 16, "hidden": 32, "momentum": 0.9, "queue": 96},
     "paws": {"dim": 16, "support_per_class": 2, **LOCAL},
     "distill": {"teacher": TRAINED},
-    "teacher": {"dim": 16, "hidden": 32},
+    "teacher": {"dim": 16, "hidden": 32, "dropout": 0.0},  # which other ranks and micro-batches would draw anew
     "supervised": {},
 }
 

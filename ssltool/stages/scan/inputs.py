@@ -52,7 +52,7 @@ class Inputs:
         Raises:
             SSLToolError: if the file has no classifier.
         """
-        changes: Settings = {"pretrained": str(self.clusters_path), "random": False}
+        changes: Settings = {"pretrained": str(self.clusters_path), "random": False, "teacher": False}
         changes |= dict.fromkeys(("arch", "stem", "key"))
         network = load_pretrained(dataclasses.replace(self.config, **changes), self.device).with_finite_weights()
         if network.run.method_name != CLASSIFIER:
