@@ -31,29 +31,24 @@ def losses(run: Path) -> tuple[list[int], list[float]]:
 def main(folder: Path) -> None:
     """Writes ``teacher_study.svg``, and prints the last losses."""
     with figure_style():
-        figure, axes = plt.subplots(1, 4, figsize=(15, 3.8), layout="constrained")
+        figure, axes = plt.subplots(1, 3, figsize=(12, 3.8), layout="constrained")
         for i, regime in enumerate(REGIMES):
             axes[0].plot(*losses(folder / regime), **line_style(i))
         axes[0].set(title="Loss", xlabel="step", ylabel="mean over an epoch")
-        axes[1].plot(*losses(folder / "first-steps"), **line_style(0))
-        axes[1].set(title="Loss, teacher trained by the gradient", xlabel="step", ylabel="mean over 2 steps")
-        for axis in axes[:2]:
-            axis.axhline(math.log(OUTPUTS), color="black", linewidth=0.8, alpha=0.5)
-            axis.text(0.98, math.log(OUTPUTS) + 0.06, f"ln {OUTPUTS}", ha="right", transform=axis.get_yaxis_transform())
-            axis.set_ylim(-0.2, 1.12 * math.log(OUTPUTS))
+        uniform = math.log(OUTPUTS)
+        axes[0].axhline(uniform, color="black", linewidth=0.8, alpha=0.5)
+        axes[0].text(0.98, uniform + 0.06, f"ln {OUTPUTS}", ha="right", transform=axes[0].get_yaxis_transform())
+        axes[0].set_ylim(-0.2, 1.12 * uniform)
         (eigenvalues,) = panels("cov")
-        for axis, network in zip(axes[2:], ("student", "teacher"), strict=True):
+        for axis, network in zip(axes[1:], ("student", "teacher"), strict=True):
             eigenvalues(axis, [read_spectrum(str(folder / regime / f"{network}.pt"), "cov") for regime in REGIMES])
             axis.set_title(f"Eigenvalues, {network}")
-        for axis in axes:
-            light_grid(axis)
+        light_grid(axes[0])
         legend(figure, [TITLES[regime] for regime in REGIMES], [line_style(i) for i in range(len(REGIMES))])
         save_figure(figure, str(folder / "teacher_study.svg"))
     for regime in REGIMES:
-        steps, values = losses(folder / regime)
-        print(f"{regime:7} loss {values[-1]:.4f} after {steps[-1]} steps")
-    below = next((step for step, loss in zip(*losses(folder / "first-steps"), strict=True) if loss < 0.01), None)
-    print(f"sgd     loss below 0.01 from step {below}")
+        points = zip(*losses(folder / regime), strict=True)
+        print(f"{regime:7}", ", ".join(f"{loss:.4f} to step {step}" for step, loss in points))
 
 
 if __name__ == "__main__":

@@ -138,13 +138,13 @@ def load_pretrained(
     untrained = settings.random or source.weights is None
     if source.weights is not None and not settings.random:
         load_weights(method, source.weights, settings.pretrained, remedy)
-    if settings.teacher:
+    if settings.momentum_teacher:
         method = _teacher(method, settings.pretrained)
     preprocessing = run.preprocessing(settings.image_size).with_settings(vars(settings))
     for note in preprocessing.notes():
         distributed.rank_zero_info(note)
     check_size(method.backbone, preprocessing.size)
-    digest = None if settings.teacher else source.hash  # the accuracy of a teacher is not that of its student
+    digest = None if settings.momentum_teacher else source.hash  # the accuracy of a teacher is not that of its student
     origin = {
         "checkpoint": settings.pretrained,
         "checkpoint_hash": digest or weights_hash(method.backbone.state_dict()),
@@ -158,7 +158,7 @@ def load_pretrained(
         "image_size": preprocessing.size,
         "preprocessing": preprocessing.record(),
     }
-    origin |= {"teacher": True} if settings.teacher else {}
+    origin |= {"momentum_teacher": True} if settings.momentum_teacher else {}
     origin |= {} if source.revision is None else {"revision": source.revision}
     return Pretrained(method.to(device).eval(), run, preprocessing, origin)
 
@@ -167,7 +167,7 @@ def _teacher(method: Method, path: str | None) -> Method:
     """The momentum teacher of ``method``."""
     teacher = teacher_network(method)
     if teacher is None:
-        raise SSLToolError(f"--teacher: the method of {path} has no momentum teacher; leave it out")
+        raise SSLToolError(f"--momentum-teacher: the method of {path} has no momentum teacher; leave it out")
     return teacher
 
 

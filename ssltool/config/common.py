@@ -258,7 +258,7 @@ class NetworkSettings(DeviceSettings, DataSettings):
     random: bool = setting(
         False, "use an untrained network of the checkpoint's architecture, as a baseline", section="Model"
     )
-    teacher: bool = setting(
+    momentum_teacher: bool = setting(
         False,
         "use the momentum teacher of the checkpoint instead of the network that was trained, as is usual for DINO",
         section="Model",
@@ -275,7 +275,7 @@ class NetworkSettings(DeviceSettings, DataSettings):
         return [
             *super().conflicts(),
             (("random", "key"), unused, "with --pretrained random"),
-            (("teacher",), self.untrained, "with an untrained network, which has no teacher"),
+            (("momentum_teacher",), self.untrained, "with an untrained network, which has no teacher"),
             (
                 ("key",),
                 str(self.pretrained).startswith("torchvision:"),

@@ -1,4 +1,4 @@
-"""``--teacher``: the later stages use the momentum teacher in a checkpoint."""
+"""``--momentum-teacher``: the later stages use the momentum teacher in a checkpoint."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def checkpoint(request, tmp_path_factory, trained):
 
 @pytest.fixture
 def save(ssltool, tmp_path):
-    """Representations of the first val images: ``save(checkpoint, "--teacher") -> Representations``."""
+    """Representations of the first val images: ``save(checkpoint, "--momentum-teacher") -> Representations``."""
     np.save(tmp_path / "first.npy", np.arange(N))
 
     def run(path, *flags):
@@ -53,22 +53,24 @@ def test_the_rows_are_those_of_the_teachers_modules(checkpoint, save, layer):
         open_dataset(DataSettings(), "val").select(np.arange(N)), IMAGENET.at(16), torch.device("cpu")
     ).evaluate(N)
     wanted = model.embed(batch.views[0], layer).detach()
-    found = save(checkpoint, "--teacher", "--layer", layer)
+    found = save(checkpoint, "--momentum-teacher", "--layer", layer)
     torch.testing.assert_close(found.representations, wanted)
-    assert found.meta["teacher"] is True
+    assert found.meta["momentum_teacher"] is True
 
 
 def test_teacher_and_student_are_different_networks_with_different_hashes(checkpoint, save):
-    student, teacher = save(checkpoint), save(checkpoint, "--teacher")
+    student, teacher = save(checkpoint), save(checkpoint, "--momentum-teacher")
     assert not torch.equal(student.representations, teacher.representations)
     assert student.meta["checkpoint_hash"] != teacher.meta["checkpoint_hash"]
-    assert "teacher" not in student.meta
+    assert "momentum_teacher" not in student.meta
 
 
 def test_a_linear_probe_is_trained_on_the_teachers_backbone(checkpoint, ssltool, tmp_path):
     np.save(tmp_path / "few.npy", np.arange(64))
     flags = ["--idx-path", tmp_path / "few.npy", "--epochs", 1, "--batch-size", 32, "--device", "cpu"]
-    ran = ssltool("lincls", "--pretrained", checkpoint, "--teacher", *flags, "-o", tmp_path / "probe", "--json")
+    ran = ssltool(
+        "lincls", "--pretrained", checkpoint, "--momentum-teacher", *flags, "-o", tmp_path / "probe", "--json"
+    )
     assert ran.code == 0
     weights = Checkpoint.load(checkpoint).state_dict
     prefix = "teacher.backbone."
@@ -77,11 +79,13 @@ def test_a_linear_probe_is_trained_on_the_teachers_backbone(checkpoint, ssltool,
 
 
 def test_a_network_without_a_momentum_teacher_is_refused(ssltool, trained, tmp_path):
-    ran = ssltool("save-reprs", "--pretrained", trained / "checkpoint.pt", "--teacher", "-o", tmp_path / "r.pt")
-    assert ran.code == 1 and len(ran.err.strip().splitlines()) == 1 and "--teacher" in ran.err
+    ran = ssltool(
+        "save-reprs", "--pretrained", trained / "checkpoint.pt", "--momentum-teacher", "-o", tmp_path / "r.pt"
+    )
+    assert ran.code == 1 and len(ran.err.strip().splitlines()) == 1 and "--momentum-teacher" in ran.err
     assert not (tmp_path / "r.pt").exists()
 
 
 def test_an_untrained_network_has_no_teacher(ssltool, checkpoint, tmp_path):
-    ran = ssltool("save-reprs", "--pretrained", checkpoint, "--teacher", "--random", "-o", tmp_path / "r.pt")
-    assert ran.code == 2 and "--teacher" in ran.err
+    ran = ssltool("save-reprs", "--pretrained", checkpoint, "--momentum-teacher", "--random", "-o", tmp_path / "r.pt")
+    assert ran.code == 2 and "--momentum-teacher" in ran.err
