@@ -64,6 +64,8 @@ NAMES: dict[str, dict[str, Any]] = {
 """The settings of each method in addition to the shared ones: heads for a small network, and the learning rate."""
 
 SIMSIAM, BYOL, VICREG, DINO, TEACHER = (NAMES[name] for name in ("simsiam", "byol", "vicreg", "dino", "teacher"))
+SWAV = {"set": {k: v for k, v in NAMES["swav"]["set"].items() if not k.startswith("queue")}}
+MOCO = {"set": {k: v for k, v in NAMES["moco"]["set"].items() if k != "queue"}}
 NO_PREDICTOR = {"predictor": "none", "pred_dim": 512, "fix_pred_lr": False}
 ABLATIONS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "simsiam": ("simsiam", SIMSIAM, {}),
@@ -84,9 +86,22 @@ ABLATIONS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "simsiam bn=hidden": ("simsiam", SIMSIAM, {"bn": "hidden"}),
     "simsiam bn=all": ("simsiam", SIMSIAM, {"bn": "all"}),
     "simsiam similarity=cross_entropy": ("simsiam", SIMSIAM, {"similarity": "cross_entropy"}),
+    "simclr negatives=false": ("simclr", NAMES["simclr"], {"negatives": False}),
+    "moco negatives=false": ("moco", MOCO, {"negatives": False}),
+    "mocov3 negatives=false": ("mocov3", NAMES["mocov3"], {"negatives": False}),
+    "nnclr negatives=false": ("nnclr", NAMES["nnclr"], {"negatives": False}),
+    "nnsiam stop_grad=false": ("nnsiam", NAMES["nnsiam"], {"stop_grad": False}),
+    "ressl teacher_temp=0.1": ("ressl", NAMES["ressl"], {"teacher_temp": 0.1}),
     "byol": ("byol", BYOL, {}),
     "byol predictor=none": ("byol", BYOL, {"predictor": "none", "fix_pred_lr": False}),
     "byol momentum=0": ("byol", BYOL, {"momentum": 0.0, "momentum_final": 0.0}),
+    "byol momentum=1": ("byol", BYOL, {"momentum": 1.0, "momentum_final": 1.0}),
+    "barlow lambd=0": ("barlow", NAMES["barlow"], {"lambd": 0.0}),
+    "wmse eps=1": ("wmse", NAMES["wmse"], {"eps": 1.0}),
+    "swav iterations=0": ("swav", SWAV, {"iterations": 0}),
+    "swav epsilon=1": ("swav", NAMES["swav"], {"epsilon": 1.0}),
+    "paws me_max=false": ("paws", NAMES["paws"], {"me_max": False}),
+    "paws sharpening=1": ("paws", NAMES["paws"], {"sharpening": 1.0}),
     "vicreg": ("vicreg", VICREG, {}),
     "vicreg std=0": ("vicreg", VICREG, {"std": 0.0}),
     "vicreg cov=0": ("vicreg", VICREG, {"cov": 0.0}),
@@ -224,14 +239,16 @@ def measure(name: str, row: Row, folder: str, threads: int, columns: tuple[str, 
 
 
 def judged(path: str) -> tuple[dict[str, float], str]:
-    """The metrics and the verdict of a file of representations, as in ``ssltool collapse``."""
+    """The metrics of a file of representations, and the verdict as in ``ssltool collapse``: the kinds of collapse, or
+    that it is healthy."""
     from ssltool.diagnosis.measure import measure
     from ssltool.diagnosis.verdict import judge_measured
     from ssltool.reprs.representations import Representations
 
     stored = Representations.stored(path)
     found = measure(stored.representations, bound=stored.meta.get("directions"))
-    return found.metrics, judge_measured(found, stored.meta).state
+    verdict = judge_measured(found, stored.meta)
+    return found.metrics, " and ".join(kind.kind for kind in verdict.kinds) or verdict.state
 
 
 def cell(column: str, values: list[str | float]) -> str:
