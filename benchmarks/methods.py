@@ -56,6 +56,12 @@ NAMES: dict[str, dict[str, Any]] = {
     "nnclr": {"set": HEADS | {"pred_hidden": 512, "queue": 2048}},
     "nnsiam": {"set": {"dim": 512, "pred_dim": 128, "fix_pred_lr": True, "queue": 2048}},
     "ressl": {"set": HEADS | {"queue": 2048, "momentum": 0.98}},
+    "lejepa": {"optimizer": "adamw", "lr": 4e-3, "set": {"dim": 64, "hidden": 512, **CROPS}},
+    "visreg": {
+        "optimizer": "adamw",
+        "lr": 4e-3,
+        "set": {"dim": 64, "hidden": 512, "slices": 1024, "global_views": 2, **CROPS},
+    },
     "paws": {"set": {"dim": 256, **CROPS}},
     "distill": {"teacher": "supervised"},
     "teacher": {"optimizer": "adamw", "lr": 2e-3, "set": {"dim": 128, "hidden": 512}},
@@ -67,6 +73,7 @@ SIMSIAM, BYOL, VICREG, DINO, TEACHER = (NAMES[name] for name in ("simsiam", "byo
 SWAV = {"set": {k: v for k, v in NAMES["swav"]["set"].items() if not k.startswith("queue")}}
 MOCO = {"set": {k: v for k, v in NAMES["moco"]["set"].items() if k != "queue"}}
 NO_PREDICTOR = {"predictor": "none", "pred_dim": 512, "fix_pred_lr": False}
+LEJEPA, VISREG = NAMES["lejepa"], NAMES["visreg"]
 ABLATIONS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "simsiam": ("simsiam", SIMSIAM, {}),
     "simsiam stop_grad=false": ("simsiam", SIMSIAM, {"stop_grad": False}),
@@ -108,6 +115,13 @@ ABLATIONS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "dino": ("dino", DINO, {}),
     "dino centering=false": ("dino", DINO, {"centering": False}),
     "dino teacher_temp=1": ("dino", DINO, {"teacher_temp": 1.0}),
+    "lejepa": ("lejepa", LEJEPA, {}),
+    "lejepa lambd=0": ("lejepa", LEJEPA, {"lambd": 0.0}),
+    "visreg": ("visreg", VISREG, {}),
+    "visreg lambd=0": ("visreg", VISREG, {"lambd": 0.0}),
+    "visreg scale=0": ("visreg", VISREG, {"scale": 0.0}),
+    "visreg shape=0": ("visreg", VISREG, {"shape": 0.0, "slices": 4096}),
+    "visreg center=0": ("visreg", VISREG, {"center": 0.0}),
     "teacher update=ema": ("teacher", TEACHER, {}),
     "teacher update=sgd": ("teacher", TEACHER, {"update": "sgd"}),
     "teacher update=frozen": ("teacher", TEACHER, {"update": "frozen"}),

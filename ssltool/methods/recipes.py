@@ -213,6 +213,19 @@ RECIPES: dict[str, dict[str, Settings]] = {
             "jitter": 2.0,
             "options": {"support_classes": 960},
         },
+        "lejepa": {
+            "optimizer": "adamw",
+            "lr": 2.5e-4,  # 5e-4 for the batch of 512
+            "final_lr": 2.5e-7,
+            "weight_decay": 5e-4,
+            "batch_size": 512,
+            "epochs": 100,
+            "warmup_epochs": 1,
+            "lr_schedule": "step",
+            "crop_min": 0.3,
+            "blur_p": 0.5,
+            "solarize_p": 0.2,
+        },
         "distill": _SIMSIAM,
         "supervised": _SIMSIAM
         | _NOT_ZERO

@@ -196,6 +196,12 @@ IMAGENET: dict[str, Wanted] = {
         | {"momentum": 0.9, "warmup_epochs": 0, "crop_min": 0.08, "lr_schedule": "epoch"},
         {"label_smoothing": 0.0},
     ),
+    "lejepa": (  # the README's recommendations for a ResNet, 5e-4 for a batch of 512; the warm-up of MINIMAL.md
+        RELEASED | {"optimizer": "adamw", "lr": 5e-4 * 256 / 512, "final_lr": 5e-4 / 1000 * 256 / 512}
+        | {"weight_decay": 5e-4, "batch_size": 512, "epochs": 100, "warmup_epochs": 1, "lr_schedule": "step"}
+        | {"crop_min": 0.3, "solarize_p": 0.2, "jitter": 1.0},
+        {"dim": 512, "hidden": 2048, "lambd": 0.05, "slices": 1024, "global_views": 2, "local_crops": 6},
+    ),
 }  # fmt: skip
 
 PUBLISHED = {("cifar", name): wanted for name, wanted in CIFAR.items()}
@@ -205,6 +211,7 @@ PUBLISHED |= {("imagenet", name): wanted for name, wanted in IMAGENET.items()}
 NOT_ZERO = {("cifar", method) for method in CIFAR.keys() - {"teacher"}}  # torchvision's default; the study has a ViT
 NOT_ZERO |= {("imagenet", method) for method in ("moco", "swav", "deepcluster", "dino", "ressl", "paws", "supervised")}
 ZERO = {("imagenet", method) for method in ("simsiam", "simclr", "mocov3", "barlow", "vicreg", "nnsiam")}
+ZERO |= {("imagenet", "lejepa")}  # timm's networks
 ZERO |= {("imagenet", "byol")}  # Haiku's blocks: scale_init of the last norm is zeros
 """Where the last batch norm of each residual branch starts at 1, and where at 0."""
 
