@@ -44,6 +44,7 @@ NAMES: dict[str, dict[str, Any]] = {
     "barlow": {"lr": 0.02, "set": {"dim": 512, "hidden": 512, "scale": 0.1}},
     "vicreg": {"lr": 0.05, "set": {"dim": 512, "hidden": 512}},
     "wmse": {"optimizer": "adam", "lr": 4e-3, "set": {"dim": 16, "hidden": 512, "w_size": 64}},
+    "empssl": {"crop_min": 0.25, "set": HEADS | {"n_patches": 8}},
     "swav": {
         "set": {"dim": 128, "hidden": 512, "prototypes": 128, "queue": 1024, "queue_start": 2, "freeze": 125, **CROPS}
     },
@@ -74,6 +75,7 @@ SWAV = {"set": {k: v for k, v in NAMES["swav"]["set"].items() if not k.startswit
 MOCO = {"set": {k: v for k, v in NAMES["moco"]["set"].items() if k != "queue"}}
 NO_PREDICTOR = {"predictor": "none", "pred_dim": 512, "fix_pred_lr": False}
 LEJEPA, VISREG = NAMES["lejepa"], NAMES["visreg"]
+EMPSSL, LEJEPA, VISREG = (NAMES[name] for name in ("empssl", "lejepa", "visreg"))
 ABLATIONS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "simsiam": ("simsiam", SIMSIAM, {}),
     "simsiam stop_grad=false": ("simsiam", SIMSIAM, {"stop_grad": False}),
@@ -112,6 +114,8 @@ ABLATIONS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "vicreg": ("vicreg", VICREG, {}),
     "vicreg std=0": ("vicreg", VICREG, {"std": 0.0}),
     "vicreg cov=0": ("vicreg", VICREG, {"cov": 0.0}),
+    "empssl": ("empssl", EMPSSL, {}),
+    "empssl tcr=0": ("empssl", EMPSSL, {"tcr": 0.0}),
     "dino": ("dino", DINO, {}),
     "dino centering=false": ("dino", DINO, {"centering": False}),
     "dino teacher_temp=1": ("dino", DINO, {"teacher_temp": 1.0}),

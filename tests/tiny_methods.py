@@ -31,6 +31,7 @@ TINY_METHODS: dict[str, dict[str, Any]] = {
     "barlow": {"dim": 16, "hidden": 32},
     "vicreg": {"dim": 16, "hidden": 32},
     "wmse": {"dim": 8, "hidden": 32, "w_size": 16},
+    "empssl": {"dim": 16, "hidden": 32, "n_patches": 3},
     "swav": {"dim": 16, "hidden": 32, "prototypes": 20, "queue": 96, "queue_start": 0, "freeze": 2, **LOCAL},
     "deepcluster": {"dim": 16, "hidden": 32, "prototypes": 20, **LOCAL},
     "dino": {"dim": 16, "hidden": 32, "prototypes": 50, "momentum": 0.9, **LOCAL},

@@ -95,6 +95,7 @@ METHODS: Registry[Entry] = Registry(
         "wmse": Entry(
             ".wmse:WMSE", 2020, "2007.06346", "whitening", "two or more views, a batch larger than dim", REDUNDANCY
         ),
+        "empssl": Entry(".empssl:EMPSSL", 2023, "2304.03977", "coding rate of each view", "many patches", REDUNDANCY),
         "swav": Entry(".swav:SwAV", 2020, "2006.09882", "equal use of prototypes", "multi-crop", CLUSTERING),
         "deepcluster": Entry(
             ".deepcluster:DeepCluster",

@@ -90,6 +90,18 @@ RECIPES: dict[str, dict[str, Settings]] = {
         "wmse": _CIFAR
         | _UNBLURRED
         | {"optimizer": "adam", "lr": 2e-3, "weight_decay": 1e-6, "crop_min": 0.2, "jitter": 2.0},
+        "empssl": _CIFAR_LARS
+        | {
+            "lr": 0.768,  # 0.3 for the batch of 100
+            "weight_decay": 1e-4,
+            "lars_trust": 0.005,
+            "batch_size": 100,
+            "epochs": 30,
+            "warmup_epochs": 0,
+            "crop_min": 0.25,
+            "blur_p": 0.1,
+            "solarize_p": 0.1,
+        },
         "swav": _CIFAR_LARS
         | _STRONG
         | {"lr": 0.6, "weight_decay": 1e-6, "options": {"queue_start": 50, "freeze": 390, **_TWO_CROPS}},

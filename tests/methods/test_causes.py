@@ -75,6 +75,7 @@ def test_default_settings_have_no_collapse_cause(name):
         ("vicreg", {"cov": 0}, "cov=0"),
         ("barlow", {"lambd": 0}, "lambd=0"),
         ("wmse", {"eps": 1.0}, "eps=1"),
+        ("empssl", {"tcr": 0}, "tcr=0"),
         ("lejepa", {"lambd": 0}, "lambd=0"),
         ("visreg", {"lambd": 0}, "lambd=0"),
         ("visreg", {"scale": 0}, "scale=0"),

@@ -71,6 +71,12 @@ CIFAR: dict[str, Wanted] = {
         SOLO | UNBLURRED | {"optimizer": "adam", "lr": 2e-3, "weight_decay": 1e-6, "crop_min": 0.2, "jitter": 2.0},
         {"dim": 64, "hidden": 1024, "w_size": 128, "w_iter": 1, "eps": 0.0, "n_augs": 2},
     ),
+    "empssl": (  # main.py --data cifar10 --epoch 30 --num_patches 20 --lr 0.3, of a batch of 100, without a warm-up
+        LARS
+        | {"lars_trust": 0.005, "lr": 0.3 * 256 / 100, "batch_size": 100, "epochs": 30, "warmup_epochs": 0}
+        | {"weight_decay": 1e-4, "crop_min": 0.25, "jitter": 1.0, "blur_p": 0.1, "solarize_p": 0.1},
+        {"dim": 1024, "hidden": 4096, "n_patches": 20, "sim": 200.0, "tcr": 1.0, "eps2": 0.2},
+    ),
     "swav": (  # frozen for 2 epochs of 50000 // 256 steps
         LARS | STRONG | {"lr": 0.6, "weight_decay": 1e-6},
         {"dim": 128, "hidden": 2048, "prototypes": 3000, "temperature": 0.1, "epsilon": 0.05, "iterations": 3}
