@@ -11,8 +11,8 @@ r = epochs // n_rounds epochs per round and chunk index c = (epoch mod r) // chu
 
 for N images and s = chunk_size epochs per chunk. The buffer is that of experience replay in continual learning
 (Chaudhry et al., "On Tiny Episodic Memories in Continual Learning", arXiv:1902.10486). It has the last images before
-the chunk (``fifo``), or a uniform sample of all earlier ones (``reservoir``; Vitter, ACM TOMS 11, 1985). All epochs have
-the same number of steps: the subset is permuted and trimmed to whole batches, repeatedly, until there are enough
+the chunk (``fifo``), or a uniform sample of all earlier ones (``reservoir``; Vitter, ACM TOMS 11, 1985). All epochs
+have the same number of steps: the subset is permuted and trimmed to whole batches, repeatedly, until there are enough
 batches.
 """
 
