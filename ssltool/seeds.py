@@ -23,7 +23,8 @@ class Stream(enum.IntEnum):
     NEIGHBOURS = 10  # sampled neighbours in SCAN
     SAVED_PATCHES = 11  # sampled patches of save-reprs
     METRICS = 12  # random order of rows in metrics
-    REPLAY = 13  # images of the replay buffer
+    SLICES = 13  # random directions of slices in a step
+    REPLAY = 14  # images of the replay buffer
 
 
 def derive(*numbers: int) -> int:

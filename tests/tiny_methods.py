@@ -35,9 +35,11 @@ TINY_METHODS: dict[str, dict[str, Any]] = {
     "nnclr": {"dim": 16, "hidden": 32, "pred_hidden": 32, "queue": 96},
     "nnsiam": {"dim": 16, "queue": 96},
     "ressl": {"dim": 16, "hidden": 32, "momentum": 0.9, "queue": 96},
+    "lejepa": {"dim": 16, "hidden": 32, "slices": 64, **LOCAL},
+    "visreg": {"dim": 16, "hidden": 32, "slices": 64, "global_views": 2, **LOCAL},
     "paws": {"dim": 16, "support_per_class": 2, **LOCAL},
     "distill": {"teacher": TRAINED},
-    "teacher": {"dim": 16, "hidden": 32},
+    "teacher": {"dim": 16, "hidden": 32, "dropout": 0.0},  # which other ranks and micro-batches would draw anew
     "supervised": {},
 }
 

@@ -104,6 +104,8 @@ METHODS: Registry[Entry] = Registry(
             "multi-crop, image indices",
             CLUSTERING,
         ),
+        "lejepa": Entry(".lejepa:LeJEPA", 2025, "2511.08544", "a normal distribution of slices", "multi-crop", JEPA),
+        "visreg": Entry(".visreg:VISReg", 2026, "2606.02572", "scale of dimensions, normal slices", "multi-crop", JEPA),
         "paws": Entry(
             ".paws:PAWS",
             2021,

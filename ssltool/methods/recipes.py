@@ -2,7 +2,8 @@
 
 ``cifar``: solo-learn's settings for CIFAR-10 with a ResNet-18 (JMLR 2022, scripts/pretrain/cifar); for PAWS and the
 student/teacher study, their own. ``imagenet``: the settings of each method's released code for a ResNet-50. Learning
-rates are per 256 images. ``zero_init_residual`` is named where it is off in the source. Augmentations that
+rates are per 256 images. ``zero_init_residual`` is named where it is off in the source, and ``arch`` where it is the
+method's own. Augmentations that
 ``ssltool.data.views`` does not support are replaced by the closest ones; docs/methods.md lists them.
 """
 
@@ -147,6 +148,9 @@ RECIPES: dict[str, dict[str, Settings]] = {
             },
         },
         "teacher": {
+            "arch": "vit_notebook",
+            "mean": (0.4914, 0.4822, 0.4465),
+            "std": (0.2023, 0.1994, 0.2010),
             "optimizer": "adamw",
             "lr": 2e-3,  # 0.001 for the batch of 128
             "batch_size": 128,
@@ -208,6 +212,19 @@ RECIPES: dict[str, dict[str, Settings]] = {
             "crop_min": 0.14,
             "jitter": 2.0,
             "options": {"support_classes": 960},
+        },
+        "lejepa": {
+            "optimizer": "adamw",
+            "lr": 2.5e-4,  # 5e-4 for the batch of 512
+            "final_lr": 2.5e-7,
+            "weight_decay": 5e-4,
+            "batch_size": 512,
+            "epochs": 100,
+            "warmup_epochs": 1,
+            "lr_schedule": "step",
+            "crop_min": 0.3,
+            "blur_p": 0.5,
+            "solarize_p": 0.2,
         },
         "distill": _SIMSIAM,
         "supervised": _SIMSIAM

@@ -109,8 +109,9 @@ CIFAR: dict[str, Wanted] = {
     ),
     "teacher": (  # the study's notebook: AdamW with torch's weight decay, 0.001 for a batch of 128
         {"optimizer": "adamw", "lr": 0.001 * 256 / 128, "batch_size": 128, "epochs": 10, "weight_decay": 0.01}
-        | {"fix_all_lr": True, "crop_min": 0.8, "flip_p": 0.5, "jitter_p": 0.0, "gray_p": 0.0, "blur_p": 0.0},
-        {"dim": 128, "hidden": 2048, "momentum": 0.996, "momentum_final": 1.0},
+        | {"fix_all_lr": True, "crop_min": 0.8, "flip_p": 0.5, "jitter_p": 0.0, "gray_p": 0.0, "blur_p": 0.0}
+        | {"arch": "vit_notebook"},
+        {"dim": 128, "hidden": 2048, "dropout": 0.1, "second_relu": False, "momentum": 0.996, "momentum_final": 1.0},
     ),
     "supervised": (  # 0.1 for a batch of 128
         PLAIN | {"optimizer": "sgd", "lr": 0.1 * 256 / 128, "batch_size": 128, "epochs": 200, "weight_decay": 5e-4}
@@ -195,6 +196,12 @@ IMAGENET: dict[str, Wanted] = {
         | {"momentum": 0.9, "warmup_epochs": 0, "crop_min": 0.08, "lr_schedule": "epoch"},
         {"label_smoothing": 0.0},
     ),
+    "lejepa": (  # the README's recommendations for a ResNet, 5e-4 for a batch of 512; the warm-up of MINIMAL.md
+        RELEASED | {"optimizer": "adamw", "lr": 5e-4 * 256 / 512, "final_lr": 5e-4 / 1000 * 256 / 512}
+        | {"weight_decay": 5e-4, "batch_size": 512, "epochs": 100, "warmup_epochs": 1, "lr_schedule": "step"}
+        | {"crop_min": 0.3, "solarize_p": 0.2, "jitter": 1.0},
+        {"dim": 512, "hidden": 2048, "lambd": 0.05, "slices": 1024, "global_views": 2, "local_crops": 6},
+    ),
 }  # fmt: skip
 
 PUBLISHED = {("cifar", name): wanted for name, wanted in CIFAR.items()}
@@ -204,6 +211,7 @@ PUBLISHED |= {("imagenet", name): wanted for name, wanted in IMAGENET.items()}
 NOT_ZERO = {("cifar", method) for method in CIFAR.keys() - {"teacher"}}  # torchvision's default; the study has a ViT
 NOT_ZERO |= {("imagenet", method) for method in ("moco", "swav", "deepcluster", "dino", "ressl", "paws", "supervised")}
 ZERO = {("imagenet", method) for method in ("simsiam", "simclr", "mocov3", "barlow", "vicreg", "nnsiam")}
+ZERO |= {("imagenet", "lejepa")}  # timm's networks
 ZERO |= {("imagenet", "byol")}  # Haiku's blocks: scale_init of the last norm is zeros
 """Where the last batch norm of each residual branch starts at 1, and where at 0."""
 
@@ -229,6 +237,16 @@ def test_a_recipe_leaves_out_the_start_of_residual_branches_for_a_network_withou
 def test_dino_on_imagenet_has_drop_path_for_a_vit_only(arch, rate):
     config = apply_recipe(PretrainConfig(method="dino", arch=arch), "imagenet")
     assert method_options("dino", gather_options(config.options, {})).drop_path == rate
+
+
+def test_the_study_standardises_with_cifars_own_means():
+    config = apply_recipe(PretrainConfig(method="teacher"), "cifar")
+    assert (config.mean, config.std) == ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
+
+
+def test_an_explicit_architecture_overrides_that_of_the_recipe():
+    config = apply_recipe(PretrainConfig(method="teacher", arch="vit_small"), "cifar", ("arch",))
+    assert config.arch == "vit_small"
 
 
 def test_an_explicit_start_of_residual_branches_overrides_the_recipe():

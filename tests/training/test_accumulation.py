@@ -30,6 +30,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "deepcluster": {**CLUSTERED, "heads": 2},
     "dino": {**CLUSTERED, "freeze": 0},
     "wmse": {"dim": 3, "w_size": 4},  # as many images as a part has
+    "visreg": {"global_views": 2},
 }
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "paws without its entropy": ("paws", {"me_max": False}),

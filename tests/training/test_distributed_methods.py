@@ -46,7 +46,7 @@ SETTINGS = {
 """Other settings of a case. The one process neither accumulates, which without batch norm changes nothing, nor
 recomputes."""
 
-ONE_STEP = ("simsiam", "simclr", "barlow", "vicreg", "wmse", "paws", "supervised")
+ONE_STEP = ("simsiam", "simclr", "barlow", "vicreg", "wmse", "lejepa", "visreg", "paws", "supervised")
 """Methods whose only state is weights; the others run two steps, in two epochs."""
 
 IN_FLOAT32 = {"swav": {"queue": 32}, "deepcluster": {"prototypes": 4, "heads": 1, "kmeans_iters": 2}}
