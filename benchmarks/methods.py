@@ -74,7 +74,6 @@ SIMSIAM, BYOL, VICREG, DINO, TEACHER = (NAMES[name] for name in ("simsiam", "byo
 SWAV = {"set": {k: v for k, v in NAMES["swav"]["set"].items() if not k.startswith("queue")}}
 MOCO = {"set": {k: v for k, v in NAMES["moco"]["set"].items() if k != "queue"}}
 NO_PREDICTOR = {"predictor": "none", "pred_dim": 512, "fix_pred_lr": False}
-LEJEPA, VISREG = NAMES["lejepa"], NAMES["visreg"]
 EMPSSL, LEJEPA, VISREG = (NAMES[name] for name in ("empssl", "lejepa", "visreg"))
 ABLATIONS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "simsiam": ("simsiam", SIMSIAM, {}),
