@@ -49,6 +49,11 @@ NAMES: dict[str, dict[str, Any]] = {
         "lr": 4e-3,
         "set": HEADS | {"prototypes": 1024, "momentum": 0.98, "head_bn": True, **CROPS},
     },
+    "simdino": {
+        "optimizer": "adamw",
+        "lr": 4e-3,
+        "set": HEADS | {"momentum": 0.98, "head_bn": True, **CROPS},
+    },
     "nnclr": {"set": HEADS | {"pred_hidden": 512, "queue": 2048}},
     "nnsiam": {"set": {"dim": 512, "pred_dim": 128, "fix_pred_lr": True, "queue": 2048}},
     "ressl": {"set": HEADS | {"queue": 2048, "momentum": 0.98}},
@@ -59,7 +64,9 @@ NAMES: dict[str, dict[str, Any]] = {
 }
 """The settings of each method in addition to the shared ones: heads for a small network, and the learning rate."""
 
-SIMSIAM, BYOL, VICREG, DINO, TEACHER = (NAMES[name] for name in ("simsiam", "byol", "vicreg", "dino", "teacher"))
+SIMSIAM, BYOL, VICREG, DINO, SIMDINO, TEACHER = (
+    NAMES[name] for name in ("simsiam", "byol", "vicreg", "dino", "simdino", "teacher")
+)
 ABLATIONS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "simsiam": ("simsiam", SIMSIAM, {}),
     "simsiam stop_grad=false": ("simsiam", SIMSIAM, {"stop_grad": False}),
@@ -79,6 +86,8 @@ ABLATIONS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "dino": ("dino", DINO, {}),
     "dino centering=false": ("dino", DINO, {"centering": False}),
     "dino teacher_temp=1": ("dino", DINO, {"teacher_temp": 1.0}),
+    "simdino": ("simdino", SIMDINO, {}),
+    "simdino gamma=0": ("simdino", SIMDINO, {"gamma": 0.0}),
     "teacher update=ema": ("teacher", TEACHER, {}),
     "teacher update=sgd": ("teacher", TEACHER, {"update": "sgd"}),
     "teacher update=frozen": ("teacher", TEACHER, {"update": "frozen"}),
