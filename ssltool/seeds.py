@@ -23,6 +23,7 @@ class Stream(enum.IntEnum):
     NEIGHBOURS = 10  # sampled neighbours in SCAN
     SAVED_PATCHES = 11  # sampled patches of save-reprs
     METRICS = 12  # random order of rows in metrics
+    MASKS = 13  # masked patches
 
 
 def derive(*numbers: int) -> int:
