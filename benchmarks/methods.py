@@ -54,6 +54,11 @@ NAMES: dict[str, dict[str, Any]] = {
         "lr": 4e-3,
         "set": HEADS | {"prototypes": 1024, "momentum": 0.98, "head_bn": True, **CROPS},
     },
+    "simdino": {
+        "optimizer": "adamw",
+        "lr": 4e-3,
+        "set": HEADS | {"momentum": 0.98, "head_bn": True, **CROPS},
+    },
     "nnclr": {"set": HEADS | {"pred_hidden": 512, "queue": 2048}},
     "nnsiam": {"set": {"dim": 512, "pred_dim": 128, "fix_pred_lr": True, "queue": 2048}},
     "ressl": {"set": HEADS | {"queue": 2048, "momentum": 0.98}},
@@ -70,11 +75,13 @@ NAMES: dict[str, dict[str, Any]] = {
 }
 """The settings of each method in addition to the shared ones: heads for a small network, and the learning rate."""
 
-SIMSIAM, BYOL, VICREG, DINO, TEACHER = (NAMES[name] for name in ("simsiam", "byol", "vicreg", "dino", "teacher"))
 SWAV = {"set": {k: v for k, v in NAMES["swav"]["set"].items() if not k.startswith("queue")}}
 MOCO = {"set": {k: v for k, v in NAMES["moco"]["set"].items() if k != "queue"}}
 NO_PREDICTOR = {"predictor": "none", "pred_dim": 512, "fix_pred_lr": False}
 EMPSSL, LEJEPA, VISREG = (NAMES[name] for name in ("empssl", "lejepa", "visreg"))
+SIMSIAM, BYOL, VICREG, DINO, SIMDINO, TEACHER = (
+    NAMES[name] for name in ("simsiam", "byol", "vicreg", "dino", "simdino", "teacher")
+)
 ABLATIONS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "simsiam": ("simsiam", SIMSIAM, {}),
     "simsiam stop_grad=false": ("simsiam", SIMSIAM, {"stop_grad": False}),
@@ -125,6 +132,8 @@ ABLATIONS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "visreg scale=0": ("visreg", VISREG, {"scale": 0.0}),
     "visreg shape=0": ("visreg", VISREG, {"shape": 0.0, "slices": 4096}),
     "visreg center=0": ("visreg", VISREG, {"center": 0.0}),
+    "simdino": ("simdino", SIMDINO, {}),
+    "simdino gamma=0": ("simdino", SIMDINO, {"gamma": 0.0}),
     "teacher update=ema": ("teacher", TEACHER, {}),
     "teacher update=sgd": ("teacher", TEACHER, {"update": "sgd"}),
     "teacher update=frozen": ("teacher", TEACHER, {"update": "frozen"}),

@@ -83,6 +83,8 @@ def test_default_settings_have_no_collapse_cause(name):
         ("dino", {"centering": False}, "centering=false"),
         ("dino", {"center_momentum": 1}, "center_momentum=1"),
         ("dino", {"teacher_temp": 0.08}, "teacher_temp=0.08, student_temp=0.1"),
+        ("simdino", {"gamma": 0}, "gamma=0"),
+        ("simdino", {"momentum": 0}, "momentum=0"),
         ("swav", {"epsilon": 0.5}, "epsilon=0.5, temperature=0.1"),
         ("ressl", {"teacher_temp": 0.1}, "teacher_temp=0.1, student_temp=0.1"),
         ("paws", {"me_max": False}, "me_max=false"),

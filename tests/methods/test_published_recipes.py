@@ -175,6 +175,13 @@ IMAGENET: dict[str, Wanted] = {
         | {"warmup_teacher_temp_epochs": 0, "center_momentum": 0.9, "momentum_final": 1.0, "freeze": 1}
         | {"clip_grad": 3.0, "head_bn": False, "local_crops": 8, "asymmetric": True},
     ),
+    "simdino": (  # README's command for a ViT-B/16 on 8 GPUs, and its code's defaults: min_lr 1e-6 at batch 8 x 64
+        STEP
+        | {"optimizer": "adamw", "lr": 0.0005, "final_lr": 1e-6 * 256 / 512, "batch_size": 8 * 64, "epochs": 100}
+        | {"weight_decay": 0.04, "final_weight_decay": 0.4, "crop_min": 0.4, "jitter": 1.0},
+        {"dim": 256, "hidden": 2048, "gamma": 1.0, "rate_of": "mean", "momentum": 0.996, "momentum_final": 1.0}
+        | {"eps": round(0.05**0.5, 4), "clip_grad": 3.0, "head_bn": False, "local_crops": 10, "asymmetric": True},
+    ),
     "nnclr": (
         BIG | {"lr": 0.3, "weight_decay": 1e-6, "epochs": 1000},
         {"dim": 256, "hidden": 2048, "pred_hidden": 4096, "temperature": 0.1, "queue": 98304, "last_bn_affine": True},
@@ -215,7 +222,8 @@ PUBLISHED |= {("imagenet", name): wanted for name, wanted in IMAGENET.items()}
 
 
 NOT_ZERO = {("cifar", method) for method in CIFAR.keys() - {"teacher"}}  # torchvision's default; the study has a ViT
-NOT_ZERO |= {("imagenet", method) for method in ("moco", "swav", "deepcluster", "dino", "ressl", "paws", "supervised")}
+NOT_ZERO |= {("imagenet", method) for method in ("moco", "swav", "deepcluster", "dino", "simdino", "ressl")}
+NOT_ZERO |= {("imagenet", method) for method in ("paws", "supervised")}
 ZERO = {("imagenet", method) for method in ("simsiam", "simclr", "mocov3", "barlow", "vicreg", "nnsiam")}
 ZERO |= {("imagenet", "lejepa")}  # timm's networks
 ZERO |= {("imagenet", "byol")}  # Haiku's blocks: scale_init of the last norm is zeros
