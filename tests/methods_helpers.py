@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ssltool.data.loader import Batch
 from ssltool.methods import method_class, method_options
 from ssltool.methods.base import Method, Output, RunFacts
+from ssltool.models.backbones import build_backbone
 
 WIDTH = 8
 """Of what ``Flat`` puts out."""
@@ -38,6 +39,11 @@ def toy_backbone() -> tuple[nn.Module, int]:
     return Flat(), WIDTH
 
 
+def small_vit() -> tuple[nn.Module, int]:
+    """A ViT of 16 patches for images of 8 pixels, and its width."""
+    return build_backbone("vit_w64_depth2_p2", image_size=8)
+
+
 def facts(**changes: Any) -> RunFacts:
     """What a method may know of a run of two epochs of four steps on 64 images, with ``changes``."""
     small = RunFacts(
@@ -55,13 +61,15 @@ def facts(**changes: Any) -> RunFacts:
 
 
 def build(name: str, run: RunFacts | None = None, **options: Any) -> Method:
-    """A registered method on ``Flat``, with weights by seed 0; options that are not given are ``SMALL``'s, else the
-    method's defaults."""
+    """A registered method on ``Flat``, or on ``small_vit`` if it masks patches, with weights by seed 0; options that
+    are not given are ``SMALL``'s, else the method's defaults."""
     known = {f.name for f in dataclasses.fields(method_class(name).Options)}
     small = {key: value for key, value in SMALL.items() if key in known}
     checked = method_options(name, small | options)
     torch.manual_seed(0)
-    return method_class(name)(Flat(), WIDTH, checked, run or facts())
+    cls = method_class(name)
+    backbone = small_vit if cls.masks_patches else toy_backbone
+    return cls(*backbone(), checked, run or facts(second_backbone=backbone))
 
 
 def forward_and_update(method: Method, batch: Batch) -> Output:
@@ -108,13 +116,16 @@ def nearest(queue: Tensor, z: Tensor) -> Tensor:
 
 
 def layers(module: nn.Module) -> list[str]:
-    """What a head is made of, a word a layer: "linear 6-4" with "+bias", "bn" with "+affine", "relu", or the class."""
+    """What a head is made of, a word a layer: "linear 6-4" with "+bias", "bn" with "+affine", "dropout 0.1",
+    "relu", or the class."""
     words = []
     for m in module.modules():
         if isinstance(m, nn.Linear):
             words.append(f"linear {m.in_features}-{m.out_features}" + ("+bias" if m.bias is not None else ""))
         elif isinstance(m, nn.BatchNorm1d):
             words.append("bn" + ("+affine" if m.affine else ""))
+        elif isinstance(m, nn.Dropout):
+            words.append(f"dropout {m.p:g}")
         elif not list(m.children()):
             words.append(type(m).__name__.lower())
     return words

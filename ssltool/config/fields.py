@@ -9,7 +9,8 @@ from typing import Any
 
 from ssltool.settings import flag, setting
 
-STRATEGIES = ("iid", "current", "accumulate", "last")
+STRATEGIES = ("iid", "current", "accumulate", "last", "replay")
+REPLAY_RULES = ("reservoir", "fifo")
 LAYOUTS = "ssltool.data.layouts:LAYOUTS"
 """The registry of dataset layouts."""
 

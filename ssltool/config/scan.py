@@ -27,7 +27,7 @@ STEPS = ("mine", "cluster", "selflabel")
 OF_TRAINING = ("crop_min", "erase_p", "weight_decay", "precision")
 OF_CLUSTERING = ("heads", "head_only", "entropy_weight", "epochs", "batch_size", "lr")
 OF_LABELLING = ("threshold", "selflabel_epochs", "selflabel_batch_size", "selflabel_lr")
-OF_NETWORK = ("pretrained", "arch", "stem", "key", "random")
+OF_NETWORK = ("pretrained", "arch", "stem", "key", "random", "momentum_teacher")
 
 
 @dataclass(frozen=True)

@@ -90,6 +90,9 @@ METHODS: Registry[Entry] = Registry(
             "a plain and a strong view",
             DISTILLATION,
         ),
+        "simdino": Entry(
+            ".simdino:SimDINO", 2025, "2502.10385", "a coding rate, a momentum teacher", "multi-crop", DISTILLATION
+        ),
         "barlow": Entry(".barlow:Barlow", 2021, "2103.03230", "decorrelated dimensions", "two views", REDUNDANCY),
         "vicreg": Entry(".vicreg:VICReg", 2021, "2105.04906", "variance and covariance terms", "two views", REDUNDANCY),
         "wmse": Entry(

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,22 +17,11 @@ from torch import Tensor, nn
 from ssltool.data.loader import Batch
 from ssltool.errors import SSLToolError
 from ssltool.methods.base import Output, RunFacts, have_same_shape
-from ssltool.methods.options import (
-    AsymmetricViews,
-    Ineffective,
-    MultiCrop,
-    local_crops,
-    momentum,
-    momentum_final,
-    temperature,
-    width,
-)
+from ssltool.methods.options import Ineffective, temperature, width
 from ssltool.methods.parts.matching import multicrop_cross_entropy
-from ssltool.methods.parts.momentum import MomentumMethod
 from ssltool.methods.parts.multicrop import forward_by_size, forward_concatenated
 from ssltool.methods.parts.prototypes import cosines, uniform_loss_warning
-from ssltool.models.heads import mlp
-from ssltool.models.vit import add_drop_path
+from ssltool.methods.parts.self_distillation import SelfDistillation, SelfDistillationOptions, projection_head
 from ssltool.settings import setting
 from ssltool.training.distributed import gather
 from ssltool.training.precision import without_autocast
@@ -76,11 +64,10 @@ def dino_loss(
 
 
 @dataclass(frozen=True)
-class DINOOptions(AsymmetricViews, MultiCrop):
+class DINOOptions(SelfDistillationOptions):
     """Options of DINO. Defaults follow the released code for ViT-S, except for its views (``asymmetric``)."""
 
     dim: int = width(256, "the projection before the prototypes")
-    hidden: int = width(2048, "the projector's hidden layers")
     prototypes: int = setting(65536, "number of outputs of the head", minimum=2)
     student_temp: float = temperature(0.1, "the student's logits are")
     teacher_temp: float = temperature(0.04, "the teacher's logits are")
@@ -88,20 +75,13 @@ class DINOOptions(AsymmetricViews, MultiCrop):
     warmup_teacher_temp_epochs: int = setting(
         0, "epochs over which the teacher's temperature increases to teacher_temp", minimum=0
     )
-    momentum: float = momentum(0.996)
-    momentum_final: float | None = momentum_final(1.0)
     centering: bool = setting(True, "subtract the centre from the teacher's logits; without it the network collapses")
     center_momentum: float = setting(0.9, "momentum of the centre", minimum=0, maximum=1)
     freeze: int = setting(1, "number of initial epochs in which the last layer is frozen", minimum=0)
-    clip_grad: float = setting(3.0, "maximum gradient norm of each parameter; 0 disables clipping", minimum=0)
     head_bn: bool = setting(False, "use batch norm in the head")
     norm_last_layer: bool = setting(
         True, "keep the prototypes at length 1; otherwise their lengths are trained, as was done for ViT-S"
     )
-    drop_path: float = setting(
-        0.0, "rate of stochastic depth in the student's last block, for a ViT", minimum=0, maximum=0.99
-    )
-    local_crops: int = local_crops(8)
 
     def ineffective(self) -> list[Ineffective]:
         return [
@@ -128,7 +108,7 @@ class UnitPrototypes(nn.Linear):
         return cosines(F.normalize(x.float(), dim=1), prototypes)
 
 
-class DINO(MomentumMethod):
+class DINO(SelfDistillation):
     """DINO. Projector: three layers with GELU, by default without BN; then L2-normalised prototypes. The teacher has
     the same modules."""
 
@@ -140,16 +120,9 @@ class DINO(MomentumMethod):
     def __init__(self, backbone: nn.Module, dim: int, options: DINOOptions, run: RunFacts) -> None:
         super().__init__(backbone, dim, options, run)
         o = options
-        self.projector = mlp([dim, o.hidden, o.hidden, o.dim], hidden_bn=o.head_bn, activation=nn.GELU)
-        for layer in self.projector:
-            if isinstance(layer, nn.Linear):
-                nn.init.trunc_normal_(layer.weight, std=0.02)
-                if layer.bias is not None:
-                    nn.init.zeros_(layer.bias)
+        self.projector = projection_head([dim, o.hidden, o.hidden, o.dim], bn=o.head_bn)
         self.prototypes = UnitPrototypes(o.dim, o.prototypes, scaled=not o.norm_last_layer)
         self.make_teacher()
-        if o.drop_path:  # the teacher has none
-            add_drop_path(backbone, o.drop_path)
         self.register_buffer("center", torch.zeros(o.prototypes))
 
     def forward(self, batch: Batch) -> Output:
@@ -180,22 +153,9 @@ class DINO(MomentumMethod):
         share = self.now.epoch / max(1, epochs - 1)
         return float(o.warmup_teacher_temp + share * (o.teacher_temp - o.warmup_teacher_temp))
 
-    def param_groups(self) -> list[dict[str, Any]]:
-        """The groups of ``Method``, with biases and normalisation parameters in groups without weight decay."""
-        groups = []
-        for group in super().param_groups():
-            for decays in (True, False):
-                params = [p for p in group["params"] if (p.ndim > 1) is decays]
-                groups.append(group | {"params": params} | ({} if decays else {"decays": False}))
-        return groups
-
     def before_update(self) -> None:
-        o = self.options
-        if o.clip_grad:
-            for p in self.parameters():
-                if p.grad is not None:
-                    p.grad.mul_((o.clip_grad / (p.grad.norm() + 1e-6)).clamp(max=1.0))
-        if self.now.epoch < o.freeze:
+        super().before_update()
+        if self.now.epoch < self.options.freeze:
             self.prototypes.zero_grad()
 
     def diagnose(self, loss: float) -> str | None:

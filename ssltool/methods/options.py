@@ -58,6 +58,11 @@ def temperature(default: float, what: str = "the similarities are") -> Any:
     return setting(default, f"temperature that {what} divided by", above=0)
 
 
+def negatives() -> Any:
+    """Whether a contrastive loss has negatives."""
+    return setting(True, "compare with other images; otherwise the loss is -cosine / temperature of the positive alone")
+
+
 def queue_size(default: int) -> Any:
     """The number of earlier embeddings in a queue."""
     return setting(default, "number of embeddings of earlier batches in the queue", minimum=1)

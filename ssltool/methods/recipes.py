@@ -1,9 +1,10 @@
 """Published training settings, for ``--recipe``.
 
 ``cifar``: solo-learn's settings for CIFAR-10 with a ResNet-18 (JMLR 2022, scripts/pretrain/cifar); for PAWS and the
-student/teacher study, their own. ``imagenet``: the settings of each method's released code for a ResNet-50. Learning
-rates are per 256 images. ``zero_init_residual`` is named where it is off in the source. Augmentations that
-``ssltool.data.views`` does not support are replaced by the closest ones; docs/methods.md lists them.
+student/teacher study, their own. ``imagenet``: the settings of each method's released code for a ResNet-50, and of
+SimDINO's for a ViT-B/16. Learning rates are per 256 images. ``zero_init_residual`` is named where it is off in the
+source, and ``arch`` where it is the method's own. Augmentations that ``ssltool.data.views`` does not support are
+replaced by the closest ones; docs/methods.md lists them.
 """
 
 from __future__ import annotations
@@ -172,6 +173,9 @@ RECIPES: dict[str, dict[str, Settings]] = {
             },
         },
         "teacher": {
+            "arch": "vit_notebook",
+            "mean": (0.4914, 0.4822, 0.4465),
+            "std": (0.2023, 0.1994, 0.2010),
             "optimizer": "adamw",
             "lr": 2e-3,  # 0.001 for the batch of 128
             "batch_size": 128,
@@ -219,6 +223,19 @@ RECIPES: dict[str, dict[str, Settings]] = {
             "crop_min": 0.14,
             "options": _ASYMMETRIC,
         },
+        "simdino": _IMAGENET
+        | _NOT_ZERO
+        | {
+            "optimizer": "adamw",
+            "lr": 5e-4,
+            "final_lr": 5e-7,
+            "weight_decay": 0.04,
+            "final_weight_decay": 0.4,
+            "batch_size": 512,
+            "epochs": 100,
+            "crop_min": 0.4,
+            "options": {"local_crops": 10, **_ASYMMETRIC},
+        },
         "nnclr": _IMAGENET_LARS
         | {"lr": 0.3, "weight_decay": 1e-6, "epochs": 1000, "options": {"last_bn_affine": True, **_ASYMMETRIC}},
         "nnsiam": _SIMSIAM | {"options": {"fix_pred_lr": True}},
@@ -262,7 +279,7 @@ RECIPES: dict[str, dict[str, Settings]] = {
     },
 }
 
-VIT_OPTIONS: dict[str, dict[str, Settings]] = {"imagenet": {"dino": {"drop_path": 0.1}}}
+VIT_OPTIONS: dict[str, dict[str, Settings]] = {"imagenet": {"dino": {"drop_path": 0.1}, "simdino": {"drop_path": 0.1}}}
 """Options that a recipe has for ssltool's ViTs only."""
 
 

@@ -27,6 +27,7 @@ from ssltool.data.preprocessing import Preprocessing
 from ssltool.data.strategies import (
     chunk_too_small_message,
     epoch_indices,
+    epoch_parts,
     epoch_subset,
     steps_in_epoch,
 )
@@ -53,13 +54,16 @@ SMALL_BATCH = 16
 
 
 class _Chunks(TypedDict):
-    """The arguments of ``strategies.epoch_subset``."""
+    """The arguments of ``strategies.epoch_parts``."""
 
     strategy: str
     epoch: int
     epochs: int
     chunk_size: int
     n_rounds: int
+    replay_size: int | None
+    replay_rule: str
+    seed: int
 
 
 @dataclass(frozen=True)
@@ -141,16 +145,13 @@ class TrainingSetup:
         return epoch_subset(self.order, **self._chunks(epoch))
 
     def slice(self, epoch: int) -> tuple[int, int]:
-        """The slice [start, end) of the order that an epoch draws from."""
-        subset = self.subset(epoch)
-        return int(self._positions[subset[0]]), int(self._positions[subset[-1]]) + 1
+        """The slice [start, end) of the order that an epoch draws from, without the images that it replays."""
+        start, stop, _ = epoch_parts(self.order, **self._chunks(epoch))
+        return start, stop
 
-    @functools.cached_property
-    def _positions(self) -> np.ndarray:
-        """The position of each image in the order."""
-        positions = np.empty(len(self.order), np.int64)
-        positions[self.order] = np.arange(len(self.order))
-        return positions
+    def replayed(self, epoch: int) -> np.ndarray:
+        """The images of the replay buffer that an epoch draws from; none for other strategies than ``replay``."""
+        return epoch_parts(self.order, **self._chunks(epoch))[2]
 
     def indices(self, epoch: int) -> np.ndarray:
         """The image numbers of one epoch; see ``strategies.epoch_indices``."""
@@ -161,7 +162,6 @@ class TrainingSetup:
             batch_size=self.batch_size,
             repeat_batch=c.repeat_batch,
             steps_per_epoch=c.steps_per_epoch,
-            seed=c.seed,
         )
 
     def monitored_rows(self) -> np.ndarray:
@@ -177,6 +177,9 @@ class TrainingSetup:
             "epochs": self.epochs,
             "chunk_size": c.chunk_size,
             "n_rounds": c.n_rounds,
+            "replay_size": c.replay_size,
+            "replay_rule": c.replay_rule,
+            "seed": c.seed,
         }
 
     def build_method(self) -> Method:

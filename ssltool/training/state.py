@@ -129,6 +129,12 @@ class TrainState(LoopState):
         self.sums = dict(checkpoint.metrics["sums"])
         self.history = list(checkpoint.metrics["epochs"])
 
+    def restart_at(self, epoch: int, steps: int) -> None:
+        """Continues at the start of ``epoch``, of ``steps`` steps each, instead of the checkpoint's epoch."""
+        self.epoch, self.step, self.epoch_step = epoch, epoch * steps, 0
+        self.sums = dict.fromkeys(self.sums, 0.0)
+        self.history = [record for record in self.history if record["epoch"] < epoch]
+
     def update(self, loss: Tensor) -> None:
         """One optimizer step on ``loss``, with the method's hooks before and after it."""
         self.optimizer.zero_grad(set_to_none=True)

@@ -68,6 +68,9 @@ def test_default_settings_have_no_collapse_cause(name):
         ("byol", {"momentum": 0}, "momentum=0"),
         ("byol", {"momentum": 1}, "momentum=1"),
         ("moco", {"momentum": 1}, "momentum=1"),
+        ("moco", {"negatives": False, "queue": 65536}, "negatives=false"),
+        ("simclr", {"negatives": False}, "negatives=false"),
+        ("swav", {"iterations": 0, "queue": 3840}, "iterations=0"),
         ("vicreg", {"std": 0}, "std=0"),
         ("vicreg", {"cov": 0}, "cov=0"),
         ("barlow", {"lambd": 0}, "lambd=0"),
@@ -84,6 +87,8 @@ def test_default_settings_have_no_collapse_cause(name):
         ("dino", {"centering": False}, "centering=false"),
         ("dino", {"center_momentum": 1}, "center_momentum=1"),
         ("dino", {"teacher_temp": 0.08}, "teacher_temp=0.08, student_temp=0.1"),
+        ("simdino", {"gamma": 0}, "gamma=0"),
+        ("simdino", {"momentum": 0}, "momentum=0"),
         ("swav", {"epsilon": 0.5}, "epsilon=0.5, temperature=0.1"),
         ("ressl", {"teacher_temp": 0.1}, "teacher_temp=0.1, student_temp=0.1"),
         ("paws", {"me_max": False}, "me_max=false"),
@@ -120,6 +125,16 @@ def test_constant_output_losses_equal_the_loss_of_a_forward_pass_with_constant_o
     loss = method(batch).loss.item()
     assert method.constant_output_losses == (pytest.approx(loss, rel=1e-4, abs=1e-5),)
     assert len(method.probable_causes(loss)) == len(method.probable_causes(math.inf)) + 1
+
+
+@pytest.mark.parametrize("name", ["simclr", "moco", "mocov3", "nnclr"])
+def test_without_negatives_the_loss_of_constant_outputs_is_the_lowest_there_is(name):
+    method = made(name, negatives=False, **({"queue": 65536} if name == "moco" else {})).train()
+    before = method(noisy_batch()).loss.item()
+    collapse(method)
+    loss = method(noisy_batch()).loss.item()
+    assert method.constant_output_losses == (pytest.approx(loss, rel=1e-5),)
+    assert loss < before
 
 
 def collapse(method: Method) -> None:

@@ -124,8 +124,9 @@ CIFAR: dict[str, Wanted] = {
     ),
     "teacher": (  # the study's notebook: AdamW with torch's weight decay, 0.001 for a batch of 128
         {"optimizer": "adamw", "lr": 0.001 * 256 / 128, "batch_size": 128, "epochs": 10, "weight_decay": 0.01}
-        | {"fix_all_lr": True, "crop_min": 0.8, "flip_p": 0.5, "jitter_p": 0.0, "gray_p": 0.0, "blur_p": 0.0},
-        {"dim": 128, "hidden": 2048, "momentum": 0.996, "momentum_final": 1.0},
+        | {"fix_all_lr": True, "crop_min": 0.8, "flip_p": 0.5, "jitter_p": 0.0, "gray_p": 0.0, "blur_p": 0.0}
+        | {"arch": "vit_notebook"},
+        {"dim": 128, "hidden": 2048, "dropout": 0.1, "second_relu": False, "momentum": 0.996, "momentum_final": 1.0},
     ),
     "supervised": (  # 0.1 for a batch of 128
         PLAIN | {"optimizer": "sgd", "lr": 0.1 * 256 / 128, "batch_size": 128, "epochs": 200, "weight_decay": 5e-4}
@@ -183,6 +184,13 @@ IMAGENET: dict[str, Wanted] = {
         | {"warmup_teacher_temp_epochs": 0, "center_momentum": 0.9, "momentum_final": 1.0, "freeze": 1}
         | {"clip_grad": 3.0, "head_bn": False, "local_crops": 8, "asymmetric": True},
     ),
+    "simdino": (  # README's command for a ViT-B/16 on 8 GPUs, and its code's defaults: min_lr 1e-6 at batch 8 x 64
+        STEP
+        | {"optimizer": "adamw", "lr": 0.0005, "final_lr": 1e-6 * 256 / 512, "batch_size": 8 * 64, "epochs": 100}
+        | {"weight_decay": 0.04, "final_weight_decay": 0.4, "crop_min": 0.4, "jitter": 1.0},
+        {"dim": 256, "hidden": 2048, "gamma": 1.0, "rate_of": "mean", "momentum": 0.996, "momentum_final": 1.0}
+        | {"eps": round(0.05**0.5, 4), "clip_grad": 3.0, "head_bn": False, "local_crops": 10, "asymmetric": True},
+    ),
     "nnclr": (
         BIG | {"lr": 0.3, "weight_decay": 1e-6, "epochs": 1000},
         {"dim": 256, "hidden": 2048, "pred_hidden": 4096, "temperature": 0.1, "queue": 98304, "last_bn_affine": True},
@@ -223,7 +231,8 @@ PUBLISHED |= {("imagenet", name): wanted for name, wanted in IMAGENET.items()}
 
 
 NOT_ZERO = {("cifar", method) for method in CIFAR.keys() - {"teacher"}}  # torchvision's default; the study has a ViT
-NOT_ZERO |= {("imagenet", method) for method in ("moco", "swav", "deepcluster", "dino", "ressl", "paws", "supervised")}
+NOT_ZERO |= {("imagenet", method) for method in ("moco", "swav", "deepcluster", "dino", "simdino", "ressl")}
+NOT_ZERO |= {("imagenet", method) for method in ("paws", "supervised")}
 ZERO = {("imagenet", method) for method in ("simsiam", "simclr", "mocov3", "barlow", "vicreg", "nnsiam")}
 ZERO |= {("imagenet", "lejepa")}  # timm's networks
 ZERO |= {("imagenet", "byol")}  # Haiku's blocks: scale_init of the last norm is zeros
@@ -251,6 +260,16 @@ def test_a_recipe_leaves_out_the_start_of_residual_branches_for_a_network_withou
 def test_dino_on_imagenet_has_drop_path_for_a_vit_only(arch, rate):
     config = apply_recipe(PretrainConfig(method="dino", arch=arch), "imagenet")
     assert method_options("dino", gather_options(config.options, {})).drop_path == rate
+
+
+def test_the_study_standardises_with_cifars_own_means():
+    config = apply_recipe(PretrainConfig(method="teacher"), "cifar")
+    assert (config.mean, config.std) == ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
+
+
+def test_an_explicit_architecture_overrides_that_of_the_recipe():
+    config = apply_recipe(PretrainConfig(method="teacher", arch="vit_small"), "cifar", ("arch",))
+    assert config.arch == "vit_small"
 
 
 def test_an_explicit_start_of_residual_branches_overrides_the_recipe():

@@ -20,13 +20,15 @@ OPTIONS = {
     "swav": {**CLUSTERED, "queue_start": 0, "freeze": 0},
     "deepcluster": {**CLUSTERED, "heads": 2},
     "dino": {**CLUSTERED, "freeze": 0},
+    "simdino": {"head_bn": True},  # layers this narrow have tiny outputs without it, whose direction a step reverses
     "ressl": {},
     "paws": {},
     "distill": {},
     "teacher": {},
 }
-MULTICROP = ("swav", "deepcluster", "dino", "paws")
-FOLLOWED = {"dino": ("backbone", "projector", "prototypes"), "ressl": ("backbone", "projector")}
+MULTICROP = ("swav", "deepcluster", "dino", "simdino", "paws")
+HEADS = ("backbone", "projector")
+FOLLOWED = {"dino": (*HEADS, "prototypes"), "simdino": HEADS, "ressl": HEADS}
 
 
 def make(name: str, **options) -> Method:

@@ -94,9 +94,11 @@ def _schedule(setup: TrainingSetup, first: int) -> tuple[list[Record], dict[str,
 def _epoch(setup: TrainingSetup, epoch: int, drawn: int, different: int) -> Record:
     """An epoch that draws ``drawn`` images, of which ``different`` are different."""
     rates = rates_at(setup.config, epoch)
+    replays = setup.config.strategy == "replay"
     return {
         "epoch": epoch,
         "slice": list(setup.slice(epoch)),
+        **({"replayed": len(setup.replayed(epoch))} if replays else {}),
         "unique_images": different,
         "steps": drawn // setup.batch_size,
         "times_each": drawn / different,

@@ -135,7 +135,8 @@ class Pretraining(TrainingLoop[TrainState, Batch]):
             say_if_views_differ(start.checkpoint, self.setup.images, self.setup.image_size)
             if config.minutes is not None:
                 distributed.rank_zero_info(f"--minutes chose {counted(self.epochs, 'epoch')} when the run began")
-            _restart_at(self.state, config.start_epoch, self.steps)
+            if config.start_epoch is not None:
+                self.state.restart_at(config.start_epoch, self.steps)
         elif config.resume:
             distributed.rank_zero_info(f"no checkpoint in {self.folder.path}: starting a new run")
         workers = worker_count(config.workers)
@@ -252,7 +253,9 @@ class Pretraining(TrainingLoop[TrainState, Batch]):
             yield self._prepared(batch)
 
     def _prepared(self, batch: Batch) -> Batch:
-        """The batch for the method: without labels unless it uses them, in the memory format of the settings."""
+        """The batch for the method: without labels unless it uses them, in the memory format of the settings, and with
+        its place in the batch over all ranks."""
+        batch.first = self.shard.rank * len(batch.labels)
         if not self.state.method.uses_labels:
             batch.labels = torch.full_like(batch.labels, -1)
         return batch.channels_last() if self.config.channels_last else batch
@@ -351,7 +354,10 @@ class Pretraining(TrainingLoop[TrainState, Batch]):
         state.flush()
         with distributed.raise_on_all_ranks():
             if distributed.is_main():
-                self.folder.save(state.checkpoint(self.saved), keep_epoch=state.epoch - 1 if keep else None)
+                checkpoint = state.checkpoint(self.saved)
+                if self.config.strategy == "replay":
+                    checkpoint.metrics["replayed"] = self.setup.replayed(state.epoch_number - 1).tolist()
+                self.folder.save(checkpoint, keep_epoch=state.epoch - 1 if keep else None)
 
     def _log(self, record: Record) -> None:
         """Logs the record of an epoch with its times, and prints it with the warnings of the method and the monitor."""
@@ -379,14 +385,6 @@ def _build_state(setup: TrainingSetup, device: torch.device) -> TrainState:
     torch.backends.cudnn.benchmark = device.type == "cuda"  # shapes are constant, so benchmarking kernels pays off
     scaler = torch.amp.GradScaler(device.type, enabled=c.precision == "fp16")
     return TrainState(method, model, optimizer, scaler)
-
-
-def _restart_at(state: TrainState, epoch: int | None, steps: int) -> None:
-    """``--start-epoch``: continues at ``epoch`` instead of the checkpoint's epoch."""
-    if epoch is not None:
-        state.epoch, state.step, state.epoch_step = epoch, epoch * steps, 0
-        state.sums = dict.fromkeys(state.sums, 0.0)
-        state.history = [record for record in state.history if record["epoch"] < epoch]
 
 
 def _summary(record: Record, epochs: int) -> str:

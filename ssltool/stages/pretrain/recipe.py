@@ -45,7 +45,10 @@ def apply_recipe(config: PretrainConfig, name: str, explicit: Collection[str] = 
     Raises:
         UsageError: if the recipe or the architecture is unknown, or the method does not have the recipe.
     """
-    known = family_of(config.arch).settings
+    arch = config.arch
+    if "arch" not in explicit:
+        arch = published(config.method, name).get("arch", arch)
+    known = family_of(arch).settings
     recipe = published(config.method, name, vit="drop_path" in known)
     result = add_options(config, recipe.pop("options"))
     left_out = {*explicit, *(OF_ARCHITECTURE - known)}
