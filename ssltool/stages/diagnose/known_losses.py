@@ -162,9 +162,9 @@ BY_NAME = {
     "dino|ibot": ("cross-entropy", "distance"),
     "swav|deepcluster": ("cross-entropy",),
     "sigreg": ("slices",),
-    "tico": ("contrast",),
-    "mmcr": ("nuclear norm",),
-    "frossl": ("frobenius norm",),
+    "tico.*": ("contrast",),
+    "mmcr.*": ("nuclear norm",),
+    "frossl.*": ("frobenius norm",),
     "lejepa|visreg|emp_?ssl": (),
     "koleo|mae|reconstruction|class_loss|cov_loss|covariance": (),
 }
