@@ -28,7 +28,7 @@ from ssltool.training.precision import without_autocast
 
 @without_autocast
 def mmcr_loss(views: list[Tensor], lambd: float = 0.0, norm: str = "nuclear") -> Tensor:
-    """Eq. 5 of arXiv:2303.03307: -|C|_* + lambd * mean over images i of |Z_i|_*.
+    """The loss of arXiv:2303.03307: -|C|_* + lambd * mean over images i of |Z_i|_*.
 
     C (N, D) has the mean of each image's V embeddings of length 1, and Z_i (V, D) the embeddings themselves. In
     [-sqrt(N min(N, D)), 0] for ``lambd`` 0; -sqrt(N) + lambd * sqrt(V) for equal embeddings.

@@ -27,7 +27,7 @@ from ssltool.training.precision import without_autocast
 
 @without_autocast
 def tico_loss(z: Tensor, t: Tensor, c: Tensor, beta: float = 0.9, rho: float = 8.0) -> Tensor:
-    """Eq. 1 of arXiv:2206.10698: -mean cos(z, t) + rho * mean z^T C z; in [-1, 1 + rho].
+    """The loss of arXiv:2206.10698: -mean cos(z, t) + rho * mean z^T C z; in [-1, 1 + rho].
 
     C = beta * c + (1 - beta) * Z^T Z / N is the moving average of the second moments, of this batch too. z and t are
     L2-normalised. The gradient reaches all factors z.

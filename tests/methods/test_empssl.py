@@ -33,7 +33,7 @@ def parts(views, eps2: float) -> tuple[float, float]:
 
 @pytest.mark.parametrize("weights", [(200.0, 1.0, 0.2), (3.0, 0.5, 1.0), (1.0, 0.0, 0.2), (0.0, 1.0, 0.5)])
 @pytest.mark.parametrize(("count", "n", "d"), [(2, 8, 5), (5, 3, 6), (4, 1, 2)])
-def test_the_loss_equals_eq_3_by_loops(count, n, d, weights):
+def test_the_loss_equals_the_papers_by_loops(count, n, d, weights):
     views, (sim, tcr, eps2) = rows(count, n=n, d=d), weights
     found, cosine = parts(views, eps2)
     assert empssl_loss(views, *weights).item() == pytest.approx(-(tcr * found + sim * cosine), rel=1e-10)

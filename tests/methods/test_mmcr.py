@@ -21,7 +21,7 @@ def nuclear(matrix: np.ndarray) -> float:
 
 
 def by_hand(views: list[Tensor], lambd: float = 0.0) -> float:
-    """Eq. 5 of arXiv:2303.03307, image by image."""
+    """The loss of arXiv:2303.03307, image by image."""
     images = [np.stack(of_image) for of_image in zip(*(unit(view) for view in views), strict=True)]
     centroids = np.stack([image.mean(axis=0) for image in images])
     return -nuclear(centroids) + lambd * float(np.mean([nuclear(image) for image in images]))
@@ -29,7 +29,7 @@ def by_hand(views: list[Tensor], lambd: float = 0.0) -> float:
 
 @pytest.mark.parametrize("lambd", [0.0, 0.3])
 @pytest.mark.parametrize(("count", "n", "d"), [(2, 8, 5), (3, 4, 6), (5, 3, 3), (2, 1, 4)])
-def test_the_loss_equals_eq_5_by_eigenvalues(count, n, d, lambd):
+def test_the_loss_equals_the_papers_by_eigenvalues(count, n, d, lambd):
     views = rows(count, n=n, d=d)
     assert mmcr_loss(views, lambd).item() == pytest.approx(by_hand(views, lambd), rel=1e-10)
 

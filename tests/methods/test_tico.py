@@ -24,14 +24,14 @@ def average_of(*batches: Tensor, beta: float = 0.9) -> np.ndarray:
 
 
 def by_hand(z: Tensor, t: Tensor, c: np.ndarray, rho: float = 8.0) -> float:
-    """Eq. 1 of arXiv:2206.10698 for an average ``c`` of this batch too, row by row."""
+    """The loss of arXiv:2206.10698 for an average ``c`` of this batch too, row by row."""
     pairs = list(zip(unit(z), unit(t), strict=True))
     return float(np.mean([-(a @ b) + rho * a @ c @ a for a, b in pairs]))
 
 
 @pytest.mark.parametrize(("beta", "rho"), [(0.9, 8.0), (0.0, 1.0), (0.5, 0.0), (1.0, 3.0)])
 @pytest.mark.parametrize(("n", "d"), [(8, D), (1, 3), (4, 9)])
-def test_the_loss_equals_eq_1_by_loops(n, d, beta, rho):
+def test_the_loss_equals_the_papers_by_loops(n, d, beta, rho):
     earlier, z, t = rows(3, n=n, d=d)
     c = torch.from_numpy(average_of(earlier, beta=beta))
     wanted = by_hand(z, t, average_of(earlier, z, beta=beta), rho)
