@@ -30,7 +30,7 @@ from ssltool.training.precision import without_autocast
 
 @without_autocast
 def empssl_loss(views: list[Tensor], sim: float = 200.0, tcr: float = 1.0, eps2: float = 0.2) -> Tensor:
-    """The objective of arXiv:2304.03977 with the opposite sign: -(tcr * mean R(z_v, eps) + sim * mean cos(z_v, mean of z)).
+    """The objective of arXiv:2304.03977 with the opposite sign: -(tcr * mean R(z_v, eps) + sim * mean cos(z_v, mean)).
 
     R is the coding rate of the rows of one view, of length 1; the means are over views, and for the cosine over images.
     At least -(tcr * R of rows that use all directions equally + sim).
