@@ -38,7 +38,7 @@ from ssltool.files.stored import weights_hash
 from ssltool.methods import METHODS, method_class
 from ssltool.methods.base import Method
 from ssltool.methods.options import MethodOptions
-from ssltool.methods.regularisers import Term, read_terms
+from ssltool.methods.regularisers import REGULARISERS, Term, read_terms
 from ssltool.models.backbones import check_size, family_of, plugin_of
 from ssltool.training import OPTIMIZERS
 from ssltool.training.accumulation import accumulation_notes, check_accumulation, has_batch_norm
@@ -289,6 +289,7 @@ class TrainingSetup:
             METHODS.plugin(c.method),
             plugin_of(c.arch),
             OPTIMIZERS.plugin(c.optimizer),
+            *(REGULARISERS.plugin(term.name) for term in self.terms),
             LAYOUTS.plugin(self.images.name),
             *(self.second.run.plugins if self.second else ()),
         }
