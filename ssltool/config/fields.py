@@ -30,7 +30,8 @@ STATES = ("healthy", "partial", "complete")
 ARCHITECTURES = "ssltool.models.backbones:completions"
 METHODS = "ssltool.methods:METHODS"
 METRICS = "ssltool.diagnosis.metrics:METRICS"
-"""The registries of architectures, methods and metrics."""
+REGULARISERS = "ssltool.methods.regularisers:REGULARISERS"
+"""The registries of architectures, methods, metrics and regularisers."""
 
 LIMITS = "ssltool.diagnosis.limits:choices"
 """The severities and kinds of collapse."""

@@ -11,6 +11,7 @@ from ssltool.config.fields import (
     ARCHITECTURES,
     METHODS,
     MOST_EPOCHS,
+    REGULARISERS,
     REPLAY_RULES,
     STEMS,
     STRATEGIES,
@@ -116,6 +117,15 @@ class PretrainConfig(RunSettings, DeviceSettings, DataSettings):
         "set an option of the method; repeatable. ssltool methods NAME lists them",
         section="Method",
         metavar="NAME=VALUE",
+    )
+    regularise: tuple[str, ...] = setting(
+        (),
+        "add a regulariser to the loss: {names}; of the backbone, or of the projector with @projector; repeatable",
+        section="Method",
+        metavar="NAME=WEIGHT[@LAYER]",
+        names=REGULARISERS,
+        fixed=True,
+        advanced=True,
     )
     dim: int | None = _option("dim", "width of the projection")
     pred_dim: int | None = _option("pred_dim", "hidden width of SimSiam's predictor", advanced=True)

@@ -11,6 +11,7 @@ from typing import TypedDict
 
 import numpy as np
 import torch
+from torch import nn
 
 from ssltool import seeds
 from ssltool.checkpoints.build import build_method
@@ -37,11 +38,13 @@ from ssltool.files.stored import weights_hash
 from ssltool.methods import METHODS, method_class
 from ssltool.methods.base import Method
 from ssltool.methods.options import MethodOptions
+from ssltool.methods.regularisers import REGULARISERS, Term, read_terms
 from ssltool.models.backbones import check_size, family_of, plugin_of
 from ssltool.training import OPTIMIZERS
 from ssltool.training.accumulation import accumulation_notes, check_accumulation, has_batch_norm
 from ssltool.training.distributed import group_shard
 from ssltool.training.recomputation import recompute_blocks
+from ssltool.training.regularised import regularised
 
 DEFAULT_SIZE = 224
 """Default image size in pixels."""
@@ -203,6 +206,15 @@ class TrainingSetup:
             )
         return method
 
+    @property
+    def terms(self) -> tuple[Term, ...]:
+        """The regularisers of the run."""
+        return read_terms(self.config.regularise)
+
+    def regularised(self, method: Method) -> nn.Module:
+        """The method with the terms of the run's regularisers; see ``regularised.regularised``."""
+        return regularised(self.config.method, method, self.terms, self.config.accumulate)
+
     def warnings(self, method: Method) -> list[str]:
         """Warnings about settings that are likely to fail."""
         return self.identical_images + method.warnings() + self.small_batch_causes(method)
@@ -277,6 +289,7 @@ class TrainingSetup:
             METHODS.plugin(c.method),
             plugin_of(c.arch),
             OPTIMIZERS.plugin(c.optimizer),
+            *(REGULARISERS.plugin(term.name) for term in self.terms),
             LAYOUTS.plugin(self.images.name),
             *(self.second.run.plugins if self.second else ()),
         }

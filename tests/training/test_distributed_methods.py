@@ -18,6 +18,7 @@ from helpers import records
 from ssltool.checkpoints.checkpoint import Checkpoint
 from ssltool.config import PretrainConfig
 from ssltool.methods import METHODS
+from ssltool.methods.regularisers import REGULARISERS
 from ssltool.stages.pretrain import run as pretrain
 from ssltool.training.distributed import broadcast, gather, local_rows
 from tiny_methods import NO_EFFECT, TINY_METHODS, tiny_config, tiny_options
@@ -29,6 +30,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "moco, symmetric with two queues": ("moco", {"symmetric": True, "queued": "separate"}),
     "simsiam without stop-gradient": ("simsiam", {"stop_grad": False}),
     "simsiam by cross-entropy, one way": ("simsiam", {"similarity": "cross_entropy", "symmetric": False}),
+    "vicreg with regularisers": ("vicreg", {}),
     "wmse, shrunk": ("wmse", {"eps": 0.1}),
     "swav with its queue in use": ("swav", {"queue": 32}),
     "teacher by the gradient": ("teacher", {"update": "sgd"}),
@@ -41,6 +43,7 @@ CASES = {name: (name, {}) for name in METHODS} | VARIANTS
 VIT = {"arch": "vit_small_depth3", "stem": "auto", "zero_init_residual": True}
 SETTINGS = {
     "ressl in micro-batches": {"accumulate": 4} | VIT,
+    "vicreg with regularisers": {"regularise": tuple(f"{name}=0.1" for name in REGULARISERS)},
     "distill with recomputed activations": {"checkpoint_activations": True},
 }
 """Other settings of a case. The one process neither accumulates, which without batch norm changes nothing, nor
