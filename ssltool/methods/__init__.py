@@ -107,6 +107,17 @@ METHODS: Registry[Entry] = Registry(
             "multi-crop, image indices",
             CLUSTERING,
         ),
+        "ibot": Entry(
+            ".ibot:IBOT", 2021, "2111.07832", "centring and sharpening of a teacher", "a ViT, multi-crop", MASKED
+        ),
+        "dinov2": Entry(
+            ".dinov2:DINOv2",
+            2023,
+            "2304.07193",
+            "equal use of prototypes, KoLeo",
+            "a ViT, multi-crop",
+            MASKED,
+        ),
         "paws": Entry(
             ".paws:PAWS",
             2021,
