@@ -32,6 +32,9 @@ import click
 
 HEADS = {"dim": 256, "hidden": 512}
 CROPS = {"local_crops": 4}
+MASKED = {"optimizer": "adamw", "arch": "vit_w64_depth2", "stem": "auto"}
+"""For methods that mask patches, which need a ViT."""
+
 NAMES: dict[str, dict[str, Any]] = {
     "untrained": {},
     "simsiam": {"set": {"dim": 512, "pred_dim": 128, "fix_pred_lr": True}},
@@ -62,6 +65,8 @@ NAMES: dict[str, dict[str, Any]] = {
         "lr": 4e-3,
         "set": HEADS | {"momentum": 0.98, "head_bn": True, **CROPS},
     },
+    "ibot": MASKED | {"lr": 4e-3, "set": HEADS | {"prototypes": 1024, "momentum": 0.98, **CROPS}},
+    "dinov2": MASKED | {"lr": 4e-3, "set": HEADS | {"prototypes": 1024, "momentum": 0.98, **CROPS}},
     "nnclr": {"set": HEADS | {"pred_hidden": 512, "queue": 2048}},
     "nnsiam": {"set": {"dim": 512, "pred_dim": 128, "fix_pred_lr": True, "queue": 2048}},
     "ressl": {"set": HEADS | {"queue": 2048, "momentum": 0.98}},

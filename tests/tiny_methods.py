@@ -39,6 +39,8 @@ TINY_METHODS: dict[str, dict[str, Any]] = {
     "deepcluster": {"dim": 16, "hidden": 32, "prototypes": 20, **LOCAL},
     "dino": {"dim": 16, "hidden": 32, "prototypes": 50, "momentum": 0.9, **LOCAL},
     "simdino": {"dim": 16, "hidden": 32, "momentum": 0.9, **LOCAL},
+    "ibot": {"dim": 16, "hidden": 32, "prototypes": 50, "momentum": 0.9, **LOCAL},
+    "dinov2": {"dim": 16, "hidden": 32, "prototypes": 50, "momentum": 0.9, **LOCAL},
     "nnclr": {"dim": 16, "hidden": 32, "pred_hidden": 32, "queue": 96},
     "nnsiam": {"dim": 16, "queue": 96},
     "ressl": {"dim": 16, "hidden": 32, "momentum": 0.9, "queue": 96},

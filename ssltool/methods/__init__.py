@@ -117,6 +117,17 @@ METHODS: Registry[Entry] = Registry(
             "multi-crop, image indices",
             CLUSTERING,
         ),
+        "ibot": Entry(
+            ".ibot:IBOT", 2021, "2111.07832", "centring and sharpening of a teacher", "a ViT, multi-crop", MASKED
+        ),
+        "dinov2": Entry(
+            ".dinov2:DINOv2",
+            2023,
+            "2304.07193",
+            "equal use of prototypes, KoLeo",
+            "a ViT, multi-crop",
+            MASKED,
+        ),
         "lejepa": Entry(".lejepa:LeJEPA", 2025, "2511.08544", "a normal distribution of slices", "multi-crop", JEPA),
         "visreg": Entry(".visreg:VISReg", 2026, "2606.02572", "scale of dimensions, normal slices", "multi-crop", JEPA),
         "paws": Entry(

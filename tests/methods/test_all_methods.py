@@ -39,7 +39,7 @@ State = dict[str, Tensor]
 MOVING = {"optimizer": "adam", "lr": 0.01, "weight_decay": 0.0}
 """Adam moves whatever has a gradient, however small, by about the same; without decay nothing else moves."""
 
-FOLLOWED = ("byol", "moco", "mocov3", "dino", "simdino", "ressl", "tico", "teacher")
+FOLLOWED = ("byol", "moco", "mocov3", "dino", "simdino", "ibot", "dinov2", "ressl", "tico", "teacher")
 """Methods with a momentum teacher."""
 
 QUEUES = {

@@ -29,6 +29,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "swav": {**CLUSTERED, "queue_start": 0, "freeze": 0},
     "deepcluster": {**CLUSTERED, "heads": 2},
     "dino": {**CLUSTERED, "freeze": 0},
+    "ibot": {**CLUSTERED, "freeze": 0},
+    "dinov2": {**CLUSTERED, "freeze": 0},
     "wmse": {"dim": 3, "w_size": 4},  # as many images as a part has
     "visreg": {"global_views": 2},
 }
@@ -38,6 +40,8 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "moco, symmetric": ("moco", {"symmetric": True}),
     "moco, symmetric with two queues": ("moco", {"symmetric": True, "queued": "separate"}),
     "dino with trained lengths": ("dino", {"norm_last_layer": False}),
+    "ibot by Sinkhorn-Knopp": ("ibot", {"centering": "sinkhorn"}),
+    "dinov2 without what compares images": ("dinov2", {"centering": "none", "koleo": 0.0}),
     "teacher by the gradient": ("teacher", {"update": "sgd"}),
 }
 CASES = {name: (name, {}) for name in METHODS} | VARIANTS

@@ -36,6 +36,8 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "teacher by the gradient": ("teacher", {"update": "sgd"}),
     "teacher as a copy": ("teacher", {"update": "copy"}),
     "ressl in micro-batches": ("ressl", {}),
+    "ibot in micro-batches": ("ibot", {}),
+    "dinov2 with Gram anchoring": ("dinov2", {"gram": 1.0, "gram_start": 0.5}),
     "distill with recomputed activations": ("distill", {}),
 }
 CASES = {name: (name, {}) for name in METHODS} | VARIANTS
@@ -44,6 +46,7 @@ VIT = {"arch": "vit_small_depth3", "stem": "auto", "zero_init_residual": True}
 SETTINGS = {
     "ressl in micro-batches": {"accumulate": 4} | VIT,
     "vicreg with regularisers": {"regularise": tuple(f"{name}=0.1" for name in REGULARISERS)},
+    "ibot in micro-batches": {"accumulate": 4},
     "distill with recomputed activations": {"checkpoint_activations": True},
 }
 """Other settings of a case. The one process neither accumulates, which without batch norm changes nothing, nor
