@@ -3,9 +3,9 @@
     python benchmarks/advice.py [--only NAME ...] [--arch resnet18_w8] [--epochs 2] [--seed 1] [--json FILE]
 
 Each row is a pair of short trainings on the bundled images: ``resnet18_w8``, 125 steps per epoch, batches of 64, with
-the settings of ``benchmarks/method_settings.py`` apart from the fault. Both are diagnosed by their run folders and their last
-checkpoints. The advice works if the diagnosis of the first finds the fault and that of the second does not; the
-20-NN accuracies of the backbones, as the monitor recorded them, show whether the network is better for it. Prints a
+the settings of ``benchmarks/method_settings.py`` apart from the fault. Both are diagnosed by their run folders and
+their last checkpoints. The advice works if the diagnosis of the first finds the fault and that of the second does not;
+the 20-NN accuracies of the backbones, as the monitor recorded them, show whether the network is better for it. Prints a
 Markdown table with the 20-NN accuracy of the untrained network in the last line.
 """
 

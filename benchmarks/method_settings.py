@@ -92,7 +92,7 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "moco negatives=false": {"queue": 65536},
     "mocov3 negatives=false": {},
     "nnclr negatives=false": {},
-    "nnsiam stop_grad=false": {},
+    "nnsiam predictor=none": NO_PREDICTOR,
     "ressl teacher_temp=0.1": {},
     "byol": {},
     "byol predictor=none": {"fix_pred_lr": False},
