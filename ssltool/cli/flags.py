@@ -73,8 +73,8 @@ class Command(click.Command):
         world = launch().world
         if world > 1 and not self.ranks:
             raise SSLToolError(
-                f"{self.name} runs in one process, and the environment has WORLD_SIZE={world}; start it without "
-                f"torchrun, or {one_process()}"
+                f"{self.name} runs in one process, and the environment has {world} ranks; start it without torchrun or "
+                f"srun -n, or {one_process()}"
             )
         try:
             with with_own_remedies(ctx), told_as_settings(ctx):
