@@ -316,7 +316,8 @@ def config_option(command: F) -> F:
         cls=Setting,
         section="Run",
         metavar="FILE",
-        help="take the settings from another run's config.json; options given here take precedence",
+        help="take the settings from another run's config.json, or from a row of a table (runs.csv:3); options given "
+        "here take precedence",
     )(command)
 
 
@@ -347,4 +348,4 @@ def with_file(ctx: click.Context, config: Any, data_dir: str | None, config_file
 
     stage = str(ctx.command.name)
     names = given(ctx) | ({"data"} if data_dir is not None else set())
-    return repeat(config, config_file, read_settings(config_file, stage), stage, names)
+    return repeat(config, config_file, read_settings(config_file, stage, type(config)), stage, names)
