@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # A Slurm of a controller and two node daemons on this machine:  bash tests/cluster/slurm.sh start|stop FOLDER
 #
-# Needs root and Debian's slurm-wlm and munge. All of its files are in FOLDER; `source FOLDER/environment` makes sbatch,
-# srun and the others use it. Nodes one and two have two CPUs each, whatever the machine has. Jobs of the partition
-# "urgent" preempt those of "batch", which are requeued.
+# Needs root, and Debian's slurm-wlm and munge. All of its files are in FOLDER; after `source FOLDER/environment`, sbatch,
+# srun and the others use it. The nodes "one" and "two", which become names of this machine in /etc/hosts, have two CPUs
+# each, whatever the machine has. Jobs of the partition "urgent" preempt those of "batch", which are requeued after 5
+# seconds (cred_expire; two minutes by default).
 set -euo pipefail
 command=${1:?start or stop} folder=$(realpath -m "${2:?a folder}")
 
@@ -14,12 +15,14 @@ start() {
     mkdir -p /run/munge && chown munge /run/munge
     runuser -u munge -- munged
   fi
+  grep -q "nodes of ssltool" /etc/hosts || echo "127.0.0.1 one two  # nodes of ssltool's tests" >>/etc/hosts
   cat >"$folder/slurm.conf" <<CONF
 ClusterName=ssltool
 SlurmctldHost=$(hostname)
 SlurmctldPort=16817
 SlurmUser=root
 AuthType=auth/munge
+AuthInfo=cred_expire=5
 StateSaveLocation=$folder/state
 SlurmctldPidFile=$folder/slurmctld.pid
 SlurmdPidFile=$folder/slurmd.%n.pid
