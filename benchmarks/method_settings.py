@@ -38,8 +38,8 @@ NAMES: dict[str, dict[str, Any]] = {
     "wmse": {"optimizer": "adam", "lr": 4e-3, "set": {"dim": 16, "hidden": 512, "w_size": 64}},
     "tico": {"set": HEADS | {"momentum": 0.98}},
     "mmcr": {"optimizer": "adam", "lr": 4e-3, "set": {"dim": 128, "hidden": 512}},
-    "frossl": {"lr": 0.05, "set": {"dim": 512, "hidden": 512}},
-    "empssl": {"crop_min": 0.25, "set": HEADS | {"n_patches": 8}},
+    "frossl": {"optimizer": "adam", "lr": 4e-3, "set": HEADS},
+    "empssl": {"optimizer": "adam", "lr": 4e-3, "crop_min": 0.25, "set": HEADS | {"n_patches": 8}},
     "swav": {
         "set": {"dim": 128, "hidden": 512, "prototypes": 128, "queue": 1024, "queue_start": 2, "freeze": 125, **CROPS}
     },

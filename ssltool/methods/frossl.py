@@ -23,6 +23,9 @@ from ssltool.settings import setting
 from ssltool.training.distributed import gather
 from ssltool.training.precision import without_autocast
 
+PUBLISHED_RATIO = 4
+"""The width of the embeddings relative to the batch, in the released settings: 1024 and 256."""
+
 
 @without_autocast
 def frossl_loss(views: list[Tensor], sim: float = 1.0, frobenius: float = 1.0) -> Tensor:
@@ -80,6 +83,17 @@ class FroSSL(Method):
     def forward(self, batch: Batch) -> Output:
         views = [gather(self.projector(self.backbone(view)).float()) for view in batch.views]
         return Output(frossl_loss(views, self.options.sim, self.options.frobenius), views[0].detach())
+
+    def warnings(self) -> list[str]:
+        dim, batch = self.options.dim, self.run.batch_size
+        found = super().warnings()
+        if dim > PUBLISHED_RATIO * batch:
+            found.append(
+                f"dim={dim} is {dim / batch:.3g} times the batch size ({batch}), {PUBLISHED_RATIO} times in published "
+                "runs: the invariance term grows with that and can outweigh the Frobenius norm; try --set "
+                f"dim={PUBLISHED_RATIO * batch}"
+            )
+        return found
 
     def collapse_causes(self) -> dict[str, bool]:
         return super().collapse_causes() | {"there is no Frobenius norm (frobenius=0)": self.options.frobenius == 0}

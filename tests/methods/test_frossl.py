@@ -91,6 +91,12 @@ def test_the_projector_is_three_layers_the_first_two_with_bn():
     ]
 
 
+@pytest.mark.parametrize(("dim", "warned"), [(64, False), (65, True)])
+def test_embeddings_wider_than_four_batches_give_a_warning(dim, warned):
+    found = build("frossl", dim=dim).warnings()  # batches of 16
+    assert [text.startswith("dim=65 ") and "--set dim=64" in text for text in found] == [True] * warned
+
+
 @pytest.mark.parametrize("options", [{}, {"sim": 2.0, "frobenius": 0.5}, {"n_augs": 3}], ids=str)
 def test_a_forward_pass_is_the_weighted_loss_of_all_projections(options):
     model, batch = build("frossl", **options), noisy_batch(sizes=[8] * options.get("n_augs", 2))
