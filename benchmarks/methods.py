@@ -32,9 +32,7 @@ import click
 
 HEADS = {"dim": 256, "hidden": 512}
 CROPS = {"local_crops": 4}
-MASKED = {"optimizer": "adamw", "arch": "vit_w64_depth2", "stem": "auto"}
-"""For methods that mask patches, which need a ViT."""
-
+VIT = {"arch": "vit_w64_depth2", "stem": "auto", "zero_init_residual": True}
 NAMES: dict[str, dict[str, Any]] = {
     "untrained": {},
     "simsiam": {"set": {"dim": 512, "pred_dim": 128, "fix_pred_lr": True}},
@@ -65,8 +63,8 @@ NAMES: dict[str, dict[str, Any]] = {
         "lr": 4e-3,
         "set": HEADS | {"momentum": 0.98, "head_bn": True, **CROPS},
     },
-    "ibot": MASKED | {"lr": 4e-3, "set": HEADS | {"prototypes": 1024, "momentum": 0.98, **CROPS}},
-    "dinov2": MASKED | {"lr": 4e-3, "set": HEADS | {"prototypes": 1024, "momentum": 0.98, **CROPS}},
+    "ibot": VIT | {"optimizer": "adamw", "lr": 4e-3, "set": HEADS | {"prototypes": 1024, "momentum": 0.98, **CROPS}},
+    "dinov2": VIT | {"optimizer": "adamw", "lr": 4e-3, "set": HEADS | {"prototypes": 1024, "momentum": 0.98, **CROPS}},
     "nnclr": {"set": HEADS | {"pred_hidden": 512, "queue": 2048}},
     "nnsiam": {"set": {"dim": 512, "pred_dim": 128, "fix_pred_lr": True, "queue": 2048}},
     "ressl": {"set": HEADS | {"queue": 2048, "momentum": 0.98}},
@@ -147,6 +145,12 @@ ABLATIONS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "visreg scale=0": ("visreg", VISREG, {"scale": 0.0}),
     "visreg shape=0": ("visreg", VISREG, {"shape": 0.0, "slices": 4096}),
     "visreg center=0": ("visreg", VISREG, {"center": 0.0}),
+    "ibot": ("ibot", NAMES["ibot"], {}),
+    "ibot centering=none": ("ibot", NAMES["ibot"], {"centering": "none"}),
+    "ibot mask_p=0": ("ibot", NAMES["ibot"], {"mask_p": 0.0}),
+    "dinov2": ("dinov2", NAMES["dinov2"], {}),
+    "dinov2 koleo=0": ("dinov2", NAMES["dinov2"], {"koleo": 0.0}),
+    "dinov2 centering=none": ("dinov2", NAMES["dinov2"], {"centering": "none"}),
     "simdino": ("simdino", SIMDINO, {}),
     "simdino gamma=0": ("simdino", SIMDINO, {"gamma": 0.0}),
     "teacher update=ema": ("teacher", TEACHER, {}),

@@ -1,8 +1,8 @@
 """Published training settings, for ``--recipe``.
 
 ``cifar``: solo-learn's settings for CIFAR-10 with a ResNet-18 (JMLR 2022, scripts/pretrain/cifar); for PAWS and the
-student/teacher study, their own. ``imagenet``: the settings of each method's released code for a ResNet-50, and of
-SimDINO's for a ViT-B/16. Learning rates are per 256 images. ``zero_init_residual`` is named where it is off in the
+student/teacher study, their own. ``imagenet``: the settings of each method's released code for a ResNet-50, of
+SimDINO's for a ViT-B/16, of iBOT's for a ViT-S/16. Learning rates are per 256 images. ``zero_init_residual`` is named where it is off in the
 source, and ``arch`` where it is the method's own. Augmentations that ``ssltool.data.views`` does not support are
 replaced by the closest ones; docs/methods.md lists them.
 """
@@ -235,6 +235,18 @@ RECIPES: dict[str, dict[str, Settings]] = {
             "epochs": 100,
             "crop_min": 0.4,
             "options": {"local_crops": 10, **_ASYMMETRIC},
+        },
+        "ibot": _IMAGENET
+        | {
+            "optimizer": "adamw",
+            "lr": 5e-4,
+            "final_lr": 2.5e-7,
+            "weight_decay": 0.04,
+            "final_weight_decay": 0.4,
+            "batch_size": 1024,
+            "epochs": 800,
+            "crop_min": 0.25,
+            "options": {"drop_path": 0.1, **_ASYMMETRIC},
         },
         "nnclr": _IMAGENET_LARS
         | {"lr": 0.3, "weight_decay": 1e-6, "epochs": 1000, "options": {"last_bn_affine": True, **_ASYMMETRIC}},

@@ -21,7 +21,7 @@ from ssltool.methods import METHODS
 from ssltool.methods.regularisers import REGULARISERS
 from ssltool.stages.pretrain import run as pretrain
 from ssltool.training.distributed import broadcast, gather, local_rows
-from tiny_methods import NO_EFFECT, TINY_METHODS, tiny_config, tiny_options
+from tiny_methods import MASKED, NO_EFFECT, TINY_METHODS, tiny_config, tiny_options
 
 pytestmark = pytest.mark.xdist_group("every method on two ranks")  # they share one launch, which takes half a minute
 
@@ -199,6 +199,7 @@ def ranks(folder, trained, server) -> list[dict[str, Any]]:
         if method in TINY_METHODS:
             out = folder / "double" / str(len(cases))
             settings = common | {"epochs": steps_of(method)} | SETTINGS.get(name, {})
+            settings |= {"zero_init_residual": True} if method in MASKED else {}
             cases[name] = tiny_config(method, out, trained, options=options, **settings)
     save(cases, folder / "cases.pt")
     save({method: in_float32(method, folder / "two", trained) for method in IN_FLOAT32}, folder / "float32.pt")
