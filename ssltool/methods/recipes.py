@@ -1,8 +1,8 @@
 """Published training settings, for ``--recipe``.
 
 ``cifar``: solo-learn's settings for CIFAR-10 with a ResNet-18 (JMLR 2022, scripts/pretrain/cifar); for PAWS and the
-student/teacher study, their own. ``imagenet``: the settings of each method's released code for a ResNet-50, of
-SimDINO's for a ViT-B/16, of iBOT's for a ViT-S/16. Learning rates are per 256 images. ``zero_init_residual`` is named where it is off in the
+student/teacher study, their own. ``imagenet``: the settings of each method's released code for a ResNet-50, or for the
+ViT that ``arch`` names. Learning rates are per 256 images. ``zero_init_residual`` is named where it is off in the
 source, and ``arch`` where it is the method's own. Augmentations that ``ssltool.data.views`` does not support are
 replaced by the closest ones; docs/methods.md lists them.
 """
@@ -224,8 +224,8 @@ RECIPES: dict[str, dict[str, Settings]] = {
             "options": _ASYMMETRIC,
         },
         "simdino": _IMAGENET
-        | _NOT_ZERO
         | {
+            "arch": "vit_base",
             "optimizer": "adamw",
             "lr": 5e-4,
             "final_lr": 5e-7,
@@ -238,6 +238,7 @@ RECIPES: dict[str, dict[str, Settings]] = {
         },
         "ibot": _IMAGENET
         | {
+            "arch": "vit_small_h6",
             "optimizer": "adamw",
             "lr": 5e-4,
             "final_lr": 2.5e-7,
@@ -246,7 +247,7 @@ RECIPES: dict[str, dict[str, Settings]] = {
             "batch_size": 1024,
             "epochs": 800,
             "crop_min": 0.25,
-            "options": {"drop_path": 0.1, **_ASYMMETRIC},
+            "options": _ASYMMETRIC,
         },
         "nnclr": _IMAGENET_LARS
         | {"lr": 0.3, "weight_decay": 1e-6, "epochs": 1000, "options": {"last_bn_affine": True, **_ASYMMETRIC}},
@@ -291,7 +292,9 @@ RECIPES: dict[str, dict[str, Settings]] = {
     },
 }
 
-VIT_OPTIONS: dict[str, dict[str, Settings]] = {"imagenet": {"dino": {"drop_path": 0.1}, "simdino": {"drop_path": 0.1}}}
+VIT_OPTIONS: dict[str, dict[str, Settings]] = {
+    "imagenet": {name: {"drop_path": 0.1} for name in ("dino", "simdino", "ibot")}
+}
 """Options that a recipe has for ssltool's ViTs only."""
 
 
