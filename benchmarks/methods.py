@@ -54,6 +54,8 @@ NAMES: dict[str, dict[str, Any]] = {
         "set": HEADS | {"prototypes": 1024, "momentum": 0.98, "head_bn": True, **CROPS},
     },
     "nnclr": {"set": HEADS | {"pred_hidden": 512, "queue": 2048}},
+    "directclr": {},
+    "directpred": {"set": {"dim": 128, "hidden": 512, "momentum": 0.98}},
     "nnsiam": {"set": {"dim": 512, "pred_dim": 128, "fix_pred_lr": True, "queue": 2048}},
     "ressl": {"set": HEADS | {"queue": 2048, "momentum": 0.98}},
     "lejepa": {"optimizer": "adamw", "lr": 4e-3, "set": {"dim": 64, "hidden": 512, **CROPS}},
