@@ -42,6 +42,8 @@ TINY_METHODS: dict[str, dict[str, Any]] = {
     "ibot": {"dim": 16, "hidden": 32, "prototypes": 50, "momentum": 0.9, **LOCAL},
     "dinov2": {"dim": 16, "hidden": 32, "prototypes": 50, "momentum": 0.9, **LOCAL},
     "nnclr": {"dim": 16, "hidden": 32, "pred_hidden": 32, "queue": 96},
+    "directclr": {},
+    "directpred": {"dim": 16, "hidden": 32, "momentum": 0.9},
     "nnsiam": {"dim": 16, "queue": 96},
     "ressl": {"dim": 16, "hidden": 32, "momentum": 0.9, "queue": 96},
     "lejepa": {"dim": 16, "hidden": 32, "slices": 64, **LOCAL},

@@ -56,6 +56,14 @@ METHODS: Registry[Entry] = Registry(
             CONTRASTIVE,
         ),
         "nnclr": Entry(".nnclr:NNCLR", 2021, "2104.14548", "negatives in the batch", "two views, a queue", CONTRASTIVE),
+        "directclr": Entry(
+            ".directclr:DirectCLR",
+            2021,
+            "2110.09348",
+            "negatives in the batch",
+            "two views, a large batch",
+            CONTRASTIVE,
+        ),
         "simsiam": Entry(
             ".simsiam:SimSiam", 2020, "2011.10566", "stop-gradient and predictor", "two views", DISTILLATION
         ),
@@ -63,6 +71,14 @@ METHODS: Registry[Entry] = Registry(
             ".nnsiam:NNSiam", 2022, "2209.15007", "stop-gradient and predictor", "two views, a queue", DISTILLATION
         ),
         "byol": Entry(".byol:BYOL", 2020, "2006.07733", "momentum teacher and predictor", "two views", DISTILLATION),
+        "directpred": Entry(
+            ".directpred:DirectPred",
+            2021,
+            "2102.06810",
+            "momentum teacher and a computed predictor",
+            "two views",
+            DISTILLATION,
+        ),
         "ressl": Entry(
             ".ressl:ReSSL",
             2021,

@@ -210,6 +210,8 @@ RECIPES: dict[str, dict[str, Settings]] = {
         "moco": _SIMSIAM | _NOT_ZERO | {"lr": 0.03, "batch_size": 256, "epochs": 200},
         "mocov3": _IMAGENET_LARS
         | {"lr": 0.6, "weight_decay": 1e-6, "epochs": 100, "crop_min": 0.2, "options": _ASYMMETRIC},
+        "directclr": _IMAGENET_LARS
+        | {"lr": 0.3, "final_lr": 3e-4, "weight_decay": 1e-6, "epochs": 100, "options": _ASYMMETRIC},
         "barlow": _BARLOW,
         "vicreg": _BARLOW,
         "swav": _SWAV | {"options": {"queue": 0}},

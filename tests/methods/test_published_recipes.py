@@ -158,6 +158,10 @@ IMAGENET: dict[str, Wanted] = {
         BIG | {"lr": 0.6, "weight_decay": 1e-6, "epochs": 100, "crop_min": 0.2},
         {"dim": 256, "hidden": 4096, "temperature": 1.0, "momentum": 0.99, "momentum_final": 1.0, "asymmetric": True},
     ),
+    "directclr": (
+        BIG | {"lr": 4.8 / 16, "final_lr": 4.8e-3 / 16, "weight_decay": 1e-6, "epochs": 100},
+        {"dim": None, "temperature": 0.1, "asymmetric": True},
+    ),
     "barlow": (
         BIG | {"lr": 0.2, "final_lr": 2e-4, "weight_decay": 1e-6, "batch_size": 2048, "epochs": 1000},
         {"dim": 8192, "hidden": 8192, "lambd": 0.0051, "scale": 1.0, "asymmetric": True},
@@ -257,7 +261,7 @@ PUBLISHED |= {("imagenet", name): wanted for name, wanted in IMAGENET.items()}
 NOT_ZERO = {("cifar", method) for method in CIFAR.keys() - {"teacher"}}  # torchvision's default; the study has a ViT
 NOT_ZERO |= {("imagenet", method) for method in ("moco", "swav", "deepcluster", "dino", "ressl")}
 NOT_ZERO |= {("imagenet", method) for method in ("paws", "supervised")}
-ZERO = {("imagenet", method) for method in ("simsiam", "simclr", "mocov3", "barlow", "vicreg", "nnsiam")}
+ZERO = {("imagenet", method) for method in ("simsiam", "simclr", "mocov3", "directclr", "barlow", "vicreg", "nnsiam")}
 ZERO |= {("imagenet", "lejepa")}  # timm's networks
 ZERO |= {("imagenet", "byol")}  # Haiku's blocks: scale_init of the last norm is zeros
 """Where the last batch norm of each residual branch starts at 1, and where at 0."""
