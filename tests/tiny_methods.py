@@ -46,6 +46,8 @@ TINY_METHODS: dict[str, dict[str, Any]] = {
     "ressl": {"dim": 16, "hidden": 32, "momentum": 0.9, "queue": 96},
     "lejepa": {"dim": 16, "hidden": 32, "slices": 64, **LOCAL},
     "visreg": {"dim": 16, "hidden": 32, "slices": 64, "global_views": 2, **LOCAL},
+    "mae": {"width": 32, "depth": 1, "heads": 2},
+    "ijepa": {"width": 32, "depth": 1, "heads": 2, "momentum": 0.9},
     "paws": {"dim": 16, "support_per_class": 2, **LOCAL},
     "distill": {"teacher": TRAINED},
     "teacher": {"dim": 16, "hidden": 32, "dropout": 0.0},  # which other ranks and micro-batches would draw anew

@@ -120,6 +120,7 @@ METHODS: Registry[Entry] = Registry(
         "ibot": Entry(
             ".ibot:IBOT", 2021, "2111.07832", "centring and sharpening of a teacher", "a ViT, multi-crop", MASKED
         ),
+        "mae": Entry(".mae:MAE", 2021, "2111.06377", "pixels as targets", "a ViT, one view", MASKED),
         "dinov2": Entry(
             ".dinov2:DINOv2",
             2023,
@@ -127,6 +128,9 @@ METHODS: Registry[Entry] = Registry(
             "equal use of prototypes, KoLeo",
             "a ViT, multi-crop",
             MASKED,
+        ),
+        "ijepa": Entry(
+            ".ijepa:IJEPA", 2023, "2301.08243", "stop-gradient, teacher and predictor", "a ViT, one view", JEPA
         ),
         "lejepa": Entry(".lejepa:LeJEPA", 2025, "2511.08544", "a normal distribution of slices", "multi-crop", JEPA),
         "visreg": Entry(".visreg:VISReg", 2026, "2606.02572", "scale of dimensions, normal slices", "multi-crop", JEPA),

@@ -35,6 +35,7 @@ _SWAV = _IMAGENET_LARS | {
     "crop_min": 0.14,
     "jitter": 2.0,
 }
+_CROPS_ONLY: Settings = {"jitter_p": 0.0, "gray_p": 0.0, "blur_p": 0.0}
 _TWO_CROPS = {"local_crops": 0}
 _ASYMMETRIC = {"asymmetric": True}
 
@@ -276,6 +277,31 @@ RECIPES: dict[str, dict[str, Settings]] = {
             "crop_min": 0.3,
             "blur_p": 0.5,
             "solarize_p": 0.2,
+        },
+        "mae": _IMAGENET
+        | _CROPS_ONLY
+        | {
+            "optimizer": "adamw",
+            "lr": 1.5e-4,
+            "weight_decay": 0.05,
+            "epochs": 800,
+            "warmup_epochs": 40,
+            "crop_min": 0.2,
+        },
+        "ijepa": _IMAGENET
+        | _CROPS_ONLY
+        | {
+            "optimizer": "adamw",
+            "lr": 1.25e-4,  # 0.001 for the batch of 2048
+            "final_lr": 1.25e-7,
+            "weight_decay": 0.04,
+            "final_weight_decay": 0.4,
+            "batch_size": 2048,
+            "epochs": 300,
+            "warmup_epochs": 40,
+            "crop_min": 0.3,
+            "flip_p": 0.0,
+            "options": {"depth": 12, "heads": 16},
         },
         "distill": _SIMSIAM,
         "supervised": _SIMSIAM

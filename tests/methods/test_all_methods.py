@@ -40,7 +40,10 @@ MOVING = {"optimizer": "adam", "lr": 0.01, "weight_decay": 0.0}
 """Adam moves whatever has a gradient, however small, by about the same; without decay nothing else moves."""
 
 FOLLOWED = ("byol", "moco", "mocov3", "dino", "simdino", "ibot", "dinov2", "ressl", "tico", "teacher")
-"""Methods with a momentum teacher."""
+"""Methods with a momentum teacher, whose momentum follows a cosine."""
+
+HEADLESS = ("mae", "ijepa")
+"""Methods whose outputs are those of the backbone only."""
 
 QUEUES = {
     "moco": ("queue",),
@@ -164,7 +167,7 @@ def test_the_optimiser_has_each_trainable_parameter_once(run):
     assert sorted(optimised) == sorted(id(p) for p in run.method.parameters() if p.requires_grad)
     fixed = {name for name, p in run.method.named_parameters() if not p.requires_grad}
     frozen = {name.split(".")[0] for name in fixed if not name.startswith("backbone.encoder.pos_embedding")}
-    teachers = {"teacher"} if run.name in (*FOLLOWED, "distill") else set()
+    teachers = {"teacher"} if run.name in (*FOLLOWED, "ijepa", "distill") else set()
     assert frozen == teachers | ({"heads"} if run.name == "deepcluster" else set())
 
 
@@ -280,7 +283,7 @@ def images_and_network(run: Recorded) -> tuple[Tensor, Method]:
 def layer_by_hand(run: Recorded, layer: str) -> Tensor:
     images, method = images_and_network(run)
     with torch.no_grad():
-        if run.name == "teacher":
+        if run.name in ("teacher", "ijepa"):
             places = patch_tokens(method.backbone, images)
             return (places if layer == "backbone" else method.projector(places)).mean(dim=1)
         out = method.backbone(images)
@@ -309,8 +312,8 @@ WIDTHS = {"wmse": 8, "distill": 64, "supervised": 10}
 
 @pytest.mark.parametrize("layer", ["backbone", "projector", "predictor"])
 def test_save_reprs_saves_the_output_of_each_layer_and_refuses_missing_layers(run, layer):
-    if layer == "predictor" and run.name not in PREDICTORS:
-        with pytest.raises(SSLToolError, match="--layer predictor"):
+    if (layer == "predictor" and run.name not in PREDICTORS) or (layer != "backbone" and run.name in HEADLESS):
+        with pytest.raises(SSLToolError, match=f"--layer {layer}"):
             saved(run, layer)
         return
     rows = saved(run, layer)

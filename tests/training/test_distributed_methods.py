@@ -38,6 +38,8 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "ressl in micro-batches": ("ressl", {}),
     "ibot in micro-batches": ("ibot", {}),
     "dinov2 with Gram anchoring": ("dinov2", {"gram": 1.0, "gram_start": 0.5}),
+    "mae in micro-batches": ("mae", {}),
+    "ijepa in micro-batches": ("ijepa", {}),
     "distill with recomputed activations": ("distill", {}),
 }
 CASES = {name: (name, {}) for name in METHODS} | VARIANTS
@@ -47,13 +49,15 @@ SETTINGS = {
     "ressl in micro-batches": {"accumulate": 4} | VIT,
     "vicreg with regularisers": {"regularise": tuple(f"{name}=0.1" for name in REGULARISERS)},
     "ibot in micro-batches": {"accumulate": 4},
+    "mae in micro-batches": {"accumulate": 4},
+    "ijepa in micro-batches": {"accumulate": 4},
     "distill with recomputed activations": {"checkpoint_activations": True},
 }
 """Other settings of a case. The one process neither accumulates, which without batch norm changes nothing, nor
 recomputes."""
 
 ONE_STEP = ("simsiam", "simclr", "barlow", "vicreg", "wmse", "mmcr", "frossl", "empssl", "lejepa", "visreg")
-ONE_STEP += ("paws", "supervised")
+ONE_STEP += ("mae", "paws", "supervised")
 """Methods whose only state is weights; the others run two steps, in two epochs."""
 
 IN_FLOAT32 = {"swav": {"queue": 32}, "deepcluster": {"prototypes": 4, "heads": 1, "kmeans_iters": 2}}
