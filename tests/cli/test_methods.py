@@ -14,7 +14,7 @@ from ssltool.methods import FAMILIES, METHODS, method_class, method_options
 from ssltool.methods.options import gather_options
 from ssltool.methods.recipes import RECIPES
 from ssltool.stages.pretrain.recipe import apply_recipe
-from tiny_methods import TINY_METHODS, tiny_options
+from tiny_methods import MASKED, OF_PATCHES, TINY_METHODS, tiny_options
 
 RECIPE_OF = [(method, recipe) for recipe, methods in RECIPES.items() for method in methods]
 
