@@ -55,8 +55,8 @@ NAMES: dict[str, dict[str, Any]] = {
     },
     "simdino": {
         "optimizer": "adamw",
-        "lr": 4e-3,
-        "set": HEADS | {"momentum": 0.98, "head_bn": True, **CROPS},
+        "lr": 0.012,
+        "set": HEADS | {"gamma": 0.2, "momentum": 0.98, "head_bn": True, **CROPS},
     },
     "ibot": VIT | {"optimizer": "adamw", "lr": 4e-3, "set": HEADS | {"prototypes": 1024, "momentum": 0.98, **CROPS}},
     "dinov2": VIT | {"optimizer": "adamw", "lr": 4e-3, "set": HEADS | {"prototypes": 1024, "momentum": 0.98, **CROPS}},
