@@ -54,6 +54,15 @@ def directcopy_weights(f: Tensor, eps: float = 0.01) -> Tensor:
     return f + eps * torch.eye(len(f), dtype=f.dtype, device=f.device)
 
 
+class ComputedLinear(nn.Linear):
+    """A square linear layer without bias whose weights are a buffer, at first the identity."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__(dim, dim, bias=False)
+        del self.weight
+        self.register_buffer("weight", torch.eye(dim))
+
+
 @dataclass(frozen=True)
 class DirectPredOptions(AsymmetricViews):
     """Options of DirectPred. Defaults are those of the released code's command and configuration (STL-10)."""
@@ -90,9 +99,7 @@ class DirectPred(MomentumMethod):
         self.projector = mlp([dim, options.hidden, options.dim])
         self.predictor: nn.Module = nn.Identity()
         if options.predictor != "none":
-            linear = nn.Linear(options.dim, options.dim, bias=False).requires_grad_(False)
-            nn.init.eye_(linear.weight)
-            self.predictor = linear
+            self.predictor = ComputedLinear(options.dim)
             self.register_buffer("correlation", torch.zeros(options.dim, options.dim))
         self.make_teacher()
 
@@ -112,7 +119,7 @@ class DirectPred(MomentumMethod):
         self.correlation.lerp_(z.mT @ z / len(z), 1.0 - o.rho if self.now.step else 1.0)
         if self.now.step % o.freq == 0:
             weights = directpred_weights if o.predictor == "directpred" else directcopy_weights
-            cast(nn.Linear, self.predictor).weight.copy_(weights(self.correlation, o.eps))
+            cast(Tensor, self.predictor.weight).copy_(weights(self.correlation, o.eps))
 
     def collapse_causes(self) -> dict[str, bool]:
         return super().collapse_causes() | {"there is no predictor (predictor=none)": self.options.predictor == "none"}

@@ -100,6 +100,8 @@ def test_default_settings_have_no_collapse_cause(name):
         ("ressl", {"teacher_temp": 0.1}, "teacher_temp=0.1, student_temp=0.1"),
         ("paws", {"me_max": False}, "me_max=false"),
         ("paws", {"sharpening": 1.0}, "sharpening=1.0"),
+        ("directclr", {"negatives": False}, "negatives=false"),
+        ("directpred", {"predictor": "none"}, "predictor=none"),
         ("teacher", {"update": "sgd"}, "update=sgd"),
         ("teacher", {"update": "copy"}, "update=copy"),
         ("teacher", {"update": "frozen"}, "update=frozen"),
@@ -136,7 +138,7 @@ def test_constant_output_losses_equal_the_loss_of_a_forward_pass_with_constant_o
     assert len(method.probable_causes(loss)) == len(method.probable_causes(math.inf)) + 1
 
 
-@pytest.mark.parametrize("name", ["simclr", "moco", "mocov3", "nnclr"])
+@pytest.mark.parametrize("name", ["simclr", "moco", "mocov3", "nnclr", "directclr"])
 def test_without_negatives_the_loss_of_constant_outputs_is_the_lowest_there_is(name):
     method = made(name, negatives=False, **({"queue": 65536} if name == "moco" else {})).train()
     before = method(noisy_batch()).loss.item()
@@ -152,7 +154,10 @@ def collapse(method: Method) -> None:
         if isinstance(module, Queue):
             module.rows.fill_(1.0 / module.rows.shape[1] ** 0.5)
     dim = getattr(method.options, "dim", method.run.classes)
-    method.projector = Constant(dim)
+    if isinstance(getattr(method, "projector", None), nn.Module):
+        method.projector = Constant(dim)
+    else:
+        method.backbone = Constant(method.backbone_dim)
     if isinstance(getattr(method, "predictor", None), nn.Module):
         method.predictor = nn.Identity()
     teacher = getattr(method, "teacher", None)
