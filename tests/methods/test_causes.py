@@ -30,7 +30,8 @@ class Constant(nn.Module):
         self.dim = dim
 
     def forward(self, x: Tensor) -> Tensor:
-        return x.new_ones(*x.shape[:-1], self.dim)
+        rows = x.shape[:1] if x.dim() == 4 else x.shape[:-1]  # of images, or of vectors
+        return x.new_ones(*rows, self.dim)
 
 
 def made(name: str, **options: Any) -> Method:
