@@ -7,8 +7,11 @@ from typing import Any
 LR = 0.2
 """The learning rate per 256 images of the rows that have none of their own."""
 
-METHOD_OF = {"untrained": "simsiam"}
+METHOD_OF = {"untrained": "simsiam", "untrained vit": "simsiam"}
 """The method of a row that is not named after it."""
+
+NO_PROJECTOR = ("mae", "ijepa", "directclr")
+"""Methods that train the backbone without a projector."""
 
 SHARED = {
     "arch": "resnet18_w16",
@@ -21,11 +24,12 @@ SHARED = {
 
 HEADS = {"dim": 256, "hidden": 512}
 CROPS = {"local_crops": 4}
-MASKED = {"optimizer": "adamw", "arch": "vit_w64_depth2", "stem": "auto"}
-"""For methods that mask patches, which need a ViT."""
+VIT = {"arch": "vit_w64_depth2", "stem": "auto", "zero_init_residual": True}
+MASKED = VIT | {"optimizer": "adamw", "weight_decay": 0.05, "jitter_p": 0.0, "gray_p": 0.0}
 
 NAMES: dict[str, dict[str, Any]] = {
     "untrained": {},
+    "untrained vit": VIT,
     "simsiam": {"set": {"dim": 512, "pred_dim": 128, "fix_pred_lr": True}},
     "byol": {"set": HEADS | {"momentum": 0.98, "fix_pred_lr": True}},
     "simclr": {"set": {"dim": 128, "hidden": 512}},
@@ -51,12 +55,16 @@ NAMES: dict[str, dict[str, Any]] = {
     },
     "simdino": {
         "optimizer": "adamw",
-        "lr": 4e-3,
-        "set": HEADS | {"momentum": 0.98, "head_bn": True, **CROPS},
+        "lr": 0.012,
+        "set": HEADS | {"gamma": 0.2, "momentum": 0.98, "head_bn": True, **CROPS},
     },
-    "ibot": MASKED | {"lr": 4e-3, "set": HEADS | {"prototypes": 1024, "momentum": 0.98, **CROPS}},
-    "dinov2": MASKED | {"lr": 4e-3, "set": HEADS | {"prototypes": 1024, "momentum": 0.98, **CROPS}},
+    "ibot": VIT | {"optimizer": "adamw", "lr": 4e-3, "set": HEADS | {"prototypes": 1024, "momentum": 0.98, **CROPS}},
+    "dinov2": VIT | {"optimizer": "adamw", "lr": 4e-3, "set": HEADS | {"prototypes": 1024, "momentum": 0.98, **CROPS}},
+    "mae": MASKED | {"lr": 4e-3, "set": {"width": 64, "depth": 2, "heads": 4}},
+    "ijepa": MASKED | {"lr": 4e-3, "set": {"width": 64, "depth": 2, "heads": 4, "momentum": 0.98}},
     "nnclr": {"set": HEADS | {"pred_hidden": 512, "queue": 2048}},
+    "directclr": {},
+    "directpred": {"set": {"dim": 128, "hidden": 512, "momentum": 0.98}},
     "nnsiam": {"set": {"dim": 512, "pred_dim": 128, "fix_pred_lr": True, "queue": 2048}},
     "ressl": {"set": HEADS | {"queue": 2048, "momentum": 0.98}},
     "lejepa": {"optimizer": "adamw", "lr": 4e-3, "set": {"dim": 64, "hidden": 512, **CROPS}},
@@ -92,6 +100,11 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "moco negatives=false": {"queue": 65536},
     "mocov3 negatives=false": {},
     "nnclr negatives=false": {},
+    "directclr dim=128": {},
+    "directclr negatives=false": {},
+    "directpred predictor=none": {},
+    "directpred predictor=directcopy": {},
+    "directpred eps=0": {},
     "nnsiam predictor=none": NO_PREDICTOR,
     "ressl teacher_temp=0.1": {},
     "byol": {},
@@ -125,8 +138,18 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "visreg scale=0": {},
     "visreg shape=0": {"slices": 4096},
     "visreg center=0": {},
+    "ibot": {},
+    "ibot centering=none": {},
+    "ibot mask_p=0": {},
+    "ibot momentum=0": {"momentum_final": 0},
+    "dinov2": {},
+    "dinov2 koleo=0": {},
+    "dinov2 centering=none": {},
     "simdino": {},
     "simdino gamma=0": {},
+    "ijepa": {},
+    "ijepa stop_grad=false": {"momentum": 0.996},
+    "ijepa momentum=0": {"momentum_final": 0},
     "teacher update=ema": {},
     "teacher update=sgd": {},
     "teacher update=frozen": {},

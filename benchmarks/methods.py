@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import click
-from method_settings import LR, SHARED, Row, rows_of_ablations, rows_of_methods
+from method_settings import LR, NO_PROJECTOR, SHARED, Row, rows_of_ablations, rows_of_methods
 
 COLUMNS = (
     "arch",
@@ -120,19 +120,19 @@ def measure(name: str, row: Row, folder: str, threads: int, columns: tuple[str, 
     network = {"pretrained": str(result / "checkpoint.pt"), "random": untrained}
     files = [w["path"] for w in save_reprs.run(SaveReprsConfig(split="both", out=f"{result}/reprs", **network))]
     near = knn.run(KnnConfig(bank=files[0], queries=files[1], k=20))
-    projector = save_reprs.run(SaveReprsConfig(layer="projector", out=f"{result}/projector.pt", **network))
     metrics, state = judged(files[0])
-    of_projection, projected = judged(projector[0]["path"])
     found |= {
         "20-NN": near["accuracy"],
         "AUC": metrics["auc"],
         "eff. rank": metrics["effective_rank"],
         "RankMe": metrics["rankme"],
         "dead": metrics["dead_directions"],
-        "proj. rank": of_projection["effective_rank"],
         "backbone": state,
-        "projection": projected,
     }
+    if method not in NO_PROJECTOR:
+        projector = save_reprs.run(SaveReprsConfig(layer="projector", out=f"{result}/projector.pt", **network))
+        of_projection, projected = judged(projector[0]["path"])
+        found |= {"proj. rank": of_projection["effective_rank"], "projection": projected}
     if "linear" in columns:
         probe = LinclsConfig(epochs=5, lr=1.0, lars=True, out=f"{result}-probe", overwrite=True, **network)
         found["linear"] = lincls.run(probe)["acc1"]

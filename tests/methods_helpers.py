@@ -20,6 +20,7 @@ WIDTH = 8
 """Of what ``Flat`` puts out."""
 
 SMALL = {"dim": 6, "hidden": 10, "pred_dim": 4, "pred_hidden": 12, "queue": 32, "w_size": 16}
+SMALL |= {"width": 16, "depth": 1, "heads": 2}
 """Options of a method that ``build`` sets where the method has them."""
 
 

@@ -56,6 +56,14 @@ METHODS: Registry[Entry] = Registry(
             CONTRASTIVE,
         ),
         "nnclr": Entry(".nnclr:NNCLR", 2021, "2104.14548", "negatives in the batch", "two views, a queue", CONTRASTIVE),
+        "directclr": Entry(
+            ".directclr:DirectCLR",
+            2021,
+            "2110.09348",
+            "negatives in the batch",
+            "two views, a large batch",
+            CONTRASTIVE,
+        ),
         "simsiam": Entry(
             ".simsiam:SimSiam", 2020, "2011.10566", "stop-gradient and predictor", "two views", DISTILLATION
         ),
@@ -63,6 +71,14 @@ METHODS: Registry[Entry] = Registry(
             ".nnsiam:NNSiam", 2022, "2209.15007", "stop-gradient and predictor", "two views, a queue", DISTILLATION
         ),
         "byol": Entry(".byol:BYOL", 2020, "2006.07733", "momentum teacher and predictor", "two views", DISTILLATION),
+        "directpred": Entry(
+            ".directpred:DirectPred",
+            2021,
+            "2102.06810",
+            "momentum teacher and a computed predictor",
+            "two views",
+            DISTILLATION,
+        ),
         "ressl": Entry(
             ".ressl:ReSSL",
             2021,
@@ -120,6 +136,7 @@ METHODS: Registry[Entry] = Registry(
         "ibot": Entry(
             ".ibot:IBOT", 2021, "2111.07832", "centring and sharpening of a teacher", "a ViT, multi-crop", MASKED
         ),
+        "mae": Entry(".mae:MAE", 2021, "2111.06377", "pixels as targets", "a ViT, one view", MASKED),
         "dinov2": Entry(
             ".dinov2:DINOv2",
             2023,
@@ -127,6 +144,9 @@ METHODS: Registry[Entry] = Registry(
             "equal use of prototypes, KoLeo",
             "a ViT, multi-crop",
             MASKED,
+        ),
+        "ijepa": Entry(
+            ".ijepa:IJEPA", 2023, "2301.08243", "stop-gradient, teacher and predictor", "a ViT, one view", JEPA
         ),
         "lejepa": Entry(".lejepa:LeJEPA", 2025, "2511.08544", "a normal distribution of slices", "multi-crop", JEPA),
         "visreg": Entry(".visreg:VISReg", 2026, "2606.02572", "scale of dimensions, normal slices", "multi-crop", JEPA),

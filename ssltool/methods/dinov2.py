@@ -71,7 +71,7 @@ class DINOv2(IBOT):
             apart = [koleo_loss(gather(self.of_image(crop).float())) for crop in tokens]
             loss = loss + o.koleo * torch.stack(apart).sum()
         if o.gram:
-            loss = loss + self._gram_loss(tokens, batch.views[:2])
+            loss = self._anchored(loss, tokens, batch.views[:2])
         return output._replace(loss=loss)
 
     @property
@@ -79,14 +79,14 @@ class DINOv2(IBOT):
         """The number of steps after which Gram anchoring begins."""
         return round(self.options.gram_start * self.run.epochs * self.run.steps)
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]  # the step decides whether there is a loss
-    def _gram_loss(self, tokens: list[Tensor], views: list[Tensor]) -> Tensor:
-        """The weighted loss of Gram anchoring of the large crops; 0 before ``gram_step``."""
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # the step decides what is computed
+    def _anchored(self, loss: Tensor, tokens: list[Tensor], views: list[Tensor]) -> Tensor:
+        """``loss`` and, from ``gram_step`` on, the weighted loss of Gram anchoring of the large crops."""
         if self.now.step < self.gram_step:
-            return tokens[0].new_zeros((), dtype=torch.float32)
+            return loss
         with torch.no_grad():
             anchors = patch_tokens(self.gram_teacher, torch.cat(views)).float()
-        return self.options.gram * gram_loss(self.of_patches(torch.cat(tokens)).float(), anchors)
+        return loss + self.options.gram * gram_loss(self.of_patches(torch.cat(tokens)).float(), anchors)
 
     def clip_gradients(self, limit: float) -> None:
         """Scales the gradients of the backbone, and those of each head, whose common norm is above ``limit``."""

@@ -1,8 +1,8 @@
 """Published training settings, for ``--recipe``.
 
 ``cifar``: solo-learn's settings for CIFAR-10 with a ResNet-18 (JMLR 2022, scripts/pretrain/cifar); for PAWS and the
-student/teacher study, their own. ``imagenet``: the settings of each method's released code for a ResNet-50, and of
-SimDINO's for a ViT-B/16. Learning rates are per 256 images. ``zero_init_residual`` is named where it is off in the
+student/teacher study, their own. ``imagenet``: the settings of each method's released code for a ResNet-50, or for the
+ViT that ``arch`` names. Learning rates are per 256 images. ``zero_init_residual`` is named where it is off in the
 source, and ``arch`` where it is the method's own. Augmentations that ``ssltool.data.views`` does not support are
 replaced by the closest ones; docs/methods.md lists them.
 """
@@ -35,6 +35,7 @@ _SWAV = _IMAGENET_LARS | {
     "crop_min": 0.14,
     "jitter": 2.0,
 }
+_CROPS_ONLY: Settings = {"jitter_p": 0.0, "gray_p": 0.0, "blur_p": 0.0}
 _TWO_CROPS = {"local_crops": 0}
 _ASYMMETRIC = {"asymmetric": True}
 
@@ -209,6 +210,8 @@ RECIPES: dict[str, dict[str, Settings]] = {
         "moco": _SIMSIAM | _NOT_ZERO | {"lr": 0.03, "batch_size": 256, "epochs": 200},
         "mocov3": _IMAGENET_LARS
         | {"lr": 0.6, "weight_decay": 1e-6, "epochs": 100, "crop_min": 0.2, "options": _ASYMMETRIC},
+        "directclr": _IMAGENET_LARS
+        | {"lr": 0.3, "final_lr": 3e-4, "weight_decay": 1e-6, "epochs": 100, "options": _ASYMMETRIC},
         "barlow": _BARLOW,
         "vicreg": _BARLOW,
         "swav": _SWAV | {"options": {"queue": 0}},
@@ -224,8 +227,8 @@ RECIPES: dict[str, dict[str, Settings]] = {
             "options": _ASYMMETRIC,
         },
         "simdino": _IMAGENET
-        | _NOT_ZERO
         | {
+            "arch": "vit_base",
             "optimizer": "adamw",
             "lr": 5e-4,
             "final_lr": 5e-7,
@@ -235,6 +238,19 @@ RECIPES: dict[str, dict[str, Settings]] = {
             "epochs": 100,
             "crop_min": 0.4,
             "options": {"local_crops": 10, **_ASYMMETRIC},
+        },
+        "ibot": _IMAGENET
+        | {
+            "arch": "vit_small_h6",
+            "optimizer": "adamw",
+            "lr": 5e-4,
+            "final_lr": 2.5e-7,
+            "weight_decay": 0.04,
+            "final_weight_decay": 0.4,
+            "batch_size": 1024,
+            "epochs": 800,
+            "crop_min": 0.25,
+            "options": _ASYMMETRIC,
         },
         "nnclr": _IMAGENET_LARS
         | {"lr": 0.3, "weight_decay": 1e-6, "epochs": 1000, "options": {"last_bn_affine": True, **_ASYMMETRIC}},
@@ -264,6 +280,31 @@ RECIPES: dict[str, dict[str, Settings]] = {
             "blur_p": 0.5,
             "solarize_p": 0.2,
         },
+        "mae": _IMAGENET
+        | _CROPS_ONLY
+        | {
+            "optimizer": "adamw",
+            "lr": 1.5e-4,
+            "weight_decay": 0.05,
+            "epochs": 800,
+            "warmup_epochs": 40,
+            "crop_min": 0.2,
+        },
+        "ijepa": _IMAGENET
+        | _CROPS_ONLY
+        | {
+            "optimizer": "adamw",
+            "lr": 1.25e-4,  # 0.001 for the batch of 2048
+            "final_lr": 1.25e-7,
+            "weight_decay": 0.04,
+            "final_weight_decay": 0.4,
+            "batch_size": 2048,
+            "epochs": 300,
+            "warmup_epochs": 40,
+            "crop_min": 0.3,
+            "flip_p": 0.0,
+            "options": {"depth": 12, "heads": 16},
+        },
         "distill": _SIMSIAM,
         "supervised": _SIMSIAM
         | _NOT_ZERO
@@ -279,7 +320,9 @@ RECIPES: dict[str, dict[str, Settings]] = {
     },
 }
 
-VIT_OPTIONS: dict[str, dict[str, Settings]] = {"imagenet": {"dino": {"drop_path": 0.1}, "simdino": {"drop_path": 0.1}}}
+VIT_OPTIONS: dict[str, dict[str, Settings]] = {
+    "imagenet": {name: {"drop_path": 0.1} for name in ("dino", "simdino", "ibot")}
+}
 """Options that a recipe has for ssltool's ViTs only."""
 
 

@@ -261,13 +261,7 @@ def _vit(shape: ViTShape, image_size: int, stop_grad_conv1: bool) -> VisionTrans
     # Appendix of MoCo v3 (arXiv:2104.02057): fixed 2-D sine-cosine positions, Xavier-uniform weights.
     positions = torch.cat([torch.zeros(1, dim), sincos_positions(image_size // patch, dim)])[None]
     model.encoder.pos_embedding = nn.Parameter(positions, requires_grad=False)
-    for module in model.modules():
-        if isinstance(module, nn.Linear):
-            nn.init.xavier_uniform_(module.weight)
-            nn.init.zeros_(module.bias)
-        elif isinstance(module, nn.MultiheadAttention):
-            bound = math.sqrt(6 / (dim + dim))  # queries, keys and values as separate matrices
-            nn.init.uniform_(module.in_proj_weight, -bound, bound)
+    initialise_linear(model)
     nn.init.normal_(model.class_token, std=1e-6)
     if model.registers is not None:
         nn.init.normal_(model.registers, std=1e-6)
@@ -277,6 +271,18 @@ def _vit(shape: ViTShape, image_size: int, stop_grad_conv1: bool) -> VisionTrans
     if stop_grad_conv1:
         model.conv_proj.requires_grad_(False)
     return model
+
+
+def initialise_linear(network: nn.Module) -> None:
+    """Draws the weights of linear layers, and of queries, keys and values as separate matrices, Xavier-uniform, and
+    sets the biases of linear layers to 0."""
+    for module in network.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.MultiheadAttention):
+            bound = math.sqrt(6 / (2 * module.embed_dim))
+            nn.init.uniform_(module.in_proj_weight, -bound, bound)
 
 
 def sincos_positions(side: int, dim: int) -> Tensor:

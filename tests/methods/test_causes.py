@@ -30,7 +30,8 @@ class Constant(nn.Module):
         self.dim = dim
 
     def forward(self, x: Tensor) -> Tensor:
-        return x.new_ones(*x.shape[:-1], self.dim)
+        rows = x.shape[:1] if x.dim() == 4 else x.shape[:-1]  # of images, or of vectors
+        return x.new_ones(*rows, self.dim)
 
 
 def made(name: str, **options: Any) -> Method:
@@ -71,6 +72,9 @@ def test_default_settings_have_no_collapse_cause(name):
         ("moco", {"negatives": False, "queue": 65536}, "negatives=false"),
         ("simclr", {"negatives": False}, "negatives=false"),
         ("swav", {"iterations": 0, "queue": 3840}, "iterations=0"),
+        ("ijepa", {"momentum": 0}, "momentum=0"),
+        ("ijepa", {"momentum": 1}, "momentum=1"),
+        ("ijepa", {"stop_grad": False}, "stop_grad=false"),
         ("vicreg", {"std": 0}, "std=0"),
         ("vicreg", {"cov": 0}, "cov=0"),
         ("barlow", {"lambd": 0}, "lambd=0"),
@@ -97,6 +101,8 @@ def test_default_settings_have_no_collapse_cause(name):
         ("ressl", {"teacher_temp": 0.1}, "teacher_temp=0.1, student_temp=0.1"),
         ("paws", {"me_max": False}, "me_max=false"),
         ("paws", {"sharpening": 1.0}, "sharpening=1.0"),
+        ("directclr", {"negatives": False}, "negatives=false"),
+        ("directpred", {"predictor": "none"}, "predictor=none"),
         ("teacher", {"update": "sgd"}, "update=sgd"),
         ("teacher", {"update": "copy"}, "update=copy"),
         ("teacher", {"update": "frozen"}, "update=frozen"),
@@ -117,8 +123,10 @@ def test_supervised_reports_that_c_classes_require_c_minus_1_dimensions():
     assert "4 classes" in cause and "3 dimensions" in cause
 
 
-COLLAPSED = sorted(METHODS.keys() - {"wmse", "paws", "dinov2", "teacher", "distill", "lejepa", "visreg", "tico"})
-"""The first three have no such loss; the others have separate tests."""
+COLLAPSED = sorted(
+    METHODS.keys() - {"wmse", "paws", "dinov2", "mae", "teacher", "distill", "lejepa", "visreg", "tico", "ijepa"}
+)
+"""The first four have no such loss; the others have separate tests."""
 
 
 @pytest.mark.parametrize("name", COLLAPSED)
@@ -131,7 +139,7 @@ def test_constant_output_losses_equal_the_loss_of_a_forward_pass_with_constant_o
     assert len(method.probable_causes(loss)) == len(method.probable_causes(math.inf)) + 1
 
 
-@pytest.mark.parametrize("name", ["simclr", "moco", "mocov3", "nnclr"])
+@pytest.mark.parametrize("name", ["simclr", "moco", "mocov3", "nnclr", "directclr"])
 def test_without_negatives_the_loss_of_constant_outputs_is_the_lowest_there_is(name):
     method = made(name, negatives=False, **({"queue": 65536} if name == "moco" else {})).train()
     before = method(noisy_batch()).loss.item()
@@ -147,7 +155,10 @@ def collapse(method: Method) -> None:
         if isinstance(module, Queue):
             module.rows.fill_(1.0 / module.rows.shape[1] ** 0.5)
     dim = getattr(method.options, "dim", method.run.classes)
-    method.projector = Constant(dim)
+    if isinstance(getattr(method, "projector", None), nn.Module):
+        method.projector = Constant(dim)
+    else:
+        method.backbone = Constant(method.backbone_dim)
     if isinstance(getattr(method, "predictor", None), nn.Module):
         method.predictor = nn.Identity()
     teacher = getattr(method, "teacher", None)

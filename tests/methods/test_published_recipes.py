@@ -158,6 +158,10 @@ IMAGENET: dict[str, Wanted] = {
         BIG | {"lr": 0.6, "weight_decay": 1e-6, "epochs": 100, "crop_min": 0.2},
         {"dim": 256, "hidden": 4096, "temperature": 1.0, "momentum": 0.99, "momentum_final": 1.0, "asymmetric": True},
     ),
+    "directclr": (
+        BIG | {"lr": 4.8 / 16, "final_lr": 4.8e-3 / 16, "weight_decay": 1e-6, "epochs": 100},
+        {"dim": None, "temperature": 0.1, "asymmetric": True},
+    ),
     "barlow": (
         BIG | {"lr": 0.2, "final_lr": 2e-4, "weight_decay": 1e-6, "batch_size": 2048, "epochs": 1000},
         {"dim": 8192, "hidden": 8192, "lambd": 0.0051, "scale": 1.0, "asymmetric": True},
@@ -186,10 +190,22 @@ IMAGENET: dict[str, Wanted] = {
     ),
     "simdino": (  # README's command for a ViT-B/16 on 8 GPUs, and its code's defaults: min_lr 1e-6 at batch 8 x 64
         STEP
-        | {"optimizer": "adamw", "lr": 0.0005, "final_lr": 1e-6 * 256 / 512, "batch_size": 8 * 64, "epochs": 100}
+        | {"arch": "vit_base", "optimizer": "adamw", "lr": 0.0005, "final_lr": 1e-6 * 256 / 512, "batch_size": 8 * 64}
+        | {"epochs": 100}
         | {"weight_decay": 0.04, "final_weight_decay": 0.4, "crop_min": 0.4, "jitter": 1.0},
         {"dim": 256, "hidden": 2048, "gamma": 1.0, "rate_of": "mean", "momentum": 0.996, "momentum_final": 1.0}
-        | {"eps": round(0.05**0.5, 4), "clip_grad": 3.0, "head_bn": False, "local_crops": 10, "asymmetric": True},
+        | {"eps": round(0.05**0.5, 4), "clip_grad": 3.0, "head_bn": False, "drop_path": 0.1, "local_crops": 10}
+        | {"asymmetric": True},
+    ),
+    "ibot": (  # README's command for a ViT-S/16 on 16 GPUs, and its code's defaults: min_lr 1e-6 at batch 1024
+        STEP
+        | {"arch": "vit_small_h6", "optimizer": "adamw", "lr": 0.0005, "final_lr": 1e-6 * 256 / 1024}
+        | {"batch_size": 16 * 64, "epochs": 800}
+        | {"weight_decay": 0.04, "final_weight_decay": 0.4, "crop_min": 0.25, "jitter": 1.0},
+        {"dim": 256, "hidden": 2048, "prototypes": 8192, "student_temp": 0.1, "teacher_temp": 0.07, "momentum": 0.996}
+        | {"warmup_teacher_temp": 0.04, "warmup_teacher_temp_epochs": 30, "center_momentum": 0.9, "momentum_final": 1.0}
+        | {"freeze": 1, "clip_grad": 3.0, "norm_last_layer": False, "drop_path": 0.1, "local_crops": 10}
+        | {"mask_p": 0.5, "mask_min": 0.3 - 0.2, "mask_max": 0.3 + 0.2, "centering": "ema", "asymmetric": True},
     ),
     "nnclr": (
         BIG | {"lr": 0.3, "weight_decay": 1e-6, "epochs": 1000},
@@ -213,6 +229,18 @@ IMAGENET: dict[str, Wanted] = {
         {"dim": 2048, "predictor": True, "temperature": 0.1, "sharpening": 0.25, "label_smoothing": 0.1, "me_max": True}
         | {"support_per_class": 7, "labels_fraction": 0.1, "local_crops": 6},
     ),
+    "mae": (  # PRETRAIN.md; blr is for 256 images
+        PLAIN | {"optimizer": "adamw", "lr": 1.5e-4, "final_lr": 0.0, "weight_decay": 0.05, "final_weight_decay": None}
+        | {"batch_size": 64 * 8 * 8, "epochs": 800, "warmup_epochs": 40, "crop_min": 0.2, "lr_schedule": "step"},
+        {"mask_ratio": 0.75, "norm_pix": True, "width": 512, "depth": 8, "heads": 16},
+    ),
+    "ijepa": (  # configs/in1k_vith14_ep300.yaml: 128 images on each of 16 GPUs
+        PLAIN | {"optimizer": "adamw", "lr": 1e-3 * 256 / 2048, "final_lr": 1e-6 * 256 / 2048, "weight_decay": 0.04}
+        | {"final_weight_decay": 0.4, "batch_size": 128 * 16, "epochs": 300, "warmup_epochs": 40, "crop_min": 0.3}
+        | {"flip_p": 0.0, "lr_schedule": "step"},
+        {"width": 384, "depth": 12, "heads": 16, "momentum": 0.996, "momentum_final": 1.0, "targets": 4}
+        | {"min_context": 10},
+    ),
     "supervised": (
         PLAIN | {"optimizer": "sgd", "lr": 0.1, "batch_size": 256, "epochs": 90, "weight_decay": 1e-4}
         | {"momentum": 0.9, "warmup_epochs": 0, "crop_min": 0.08, "lr_schedule": "epoch"},
@@ -231,9 +259,9 @@ PUBLISHED |= {("imagenet", name): wanted for name, wanted in IMAGENET.items()}
 
 
 NOT_ZERO = {("cifar", method) for method in CIFAR.keys() - {"teacher"}}  # torchvision's default; the study has a ViT
-NOT_ZERO |= {("imagenet", method) for method in ("moco", "swav", "deepcluster", "dino", "simdino", "ressl")}
+NOT_ZERO |= {("imagenet", method) for method in ("moco", "swav", "deepcluster", "dino", "ressl")}
 NOT_ZERO |= {("imagenet", method) for method in ("paws", "supervised")}
-ZERO = {("imagenet", method) for method in ("simsiam", "simclr", "mocov3", "barlow", "vicreg", "nnsiam")}
+ZERO = {("imagenet", method) for method in ("simsiam", "simclr", "mocov3", "directclr", "barlow", "vicreg", "nnsiam")}
 ZERO |= {("imagenet", "lejepa")}  # timm's networks
 ZERO |= {("imagenet", "byol")}  # Haiku's blocks: scale_init of the last norm is zeros
 """Where the last batch norm of each residual branch starts at 1, and where at 0."""
@@ -247,7 +275,9 @@ def test_residual_branches_start_as_in_the_published_code(recipe, method):
 
 def test_every_recipe_with_released_code_for_a_resnet_names_the_start_of_its_residual_branches():
     assert not NOT_ZERO & ZERO
-    unknown = {("cifar", "teacher"), ("imagenet", "nnclr")}  # NNCLR has no released code
+    unknown = {("cifar", "teacher"), ("imagenet", "ibot"), ("imagenet", "simdino")}  # ViTs
+    unknown |= {("imagenet", "nnclr")}  # NNCLR has no released code
+    unknown |= {("imagenet", "mae"), ("imagenet", "ijepa")}
     assert NOT_ZERO | ZERO | unknown == PUBLISHED.keys()
 
 

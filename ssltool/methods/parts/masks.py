@@ -23,7 +23,11 @@ def drawn_masks(method: Method, batch: Batch, draw: Callable[[int, Generator], t
     labels = batch.labels
     generator = seeds.generator(method.run.seed, *method.now, seeds.Stream.MASKS)
     rows = slice(batch.first, batch.first + len(labels))
-    return [drawn[rows].to(labels.device) for drawn in draw(method.run.batch_size, generator)]
+    made = [drawn[rows].to(labels.device) for drawn in draw(method.run.batch_size, generator)]
+    for tensor in made:
+        for dimension in range(1, tensor.dim()):
+            torch._dynamo.maybe_mark_dynamic(tensor, dimension)  # numbers of patches may differ from step to step
+    return made
 
 
 def random_order(images: int, patches: int, generator: Generator) -> Tensor:

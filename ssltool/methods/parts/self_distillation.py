@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from ssltool.methods.options import AsymmetricViews, MultiCrop, local_crops, momentum, momentum_final, width
+from ssltool.methods.parts.decay import only_matrices_decay
 from ssltool.methods.parts.momentum import MomentumMethod
 from ssltool.models.heads import mlp
 from ssltool.models.vit import add_drop_path
@@ -51,12 +52,7 @@ class SelfDistillation(MomentumMethod):
 
     def param_groups(self) -> list[dict[str, Any]]:
         """The groups of ``Method``, with biases and normalisation parameters in groups without weight decay."""
-        groups = []
-        for group in super().param_groups():
-            for decays in (True, False):
-                params = [p for p in group["params"] if (p.ndim > 1) is decays]
-                groups.append(group | {"params": params} | ({} if decays else {"decays": False}))
-        return groups
+        return only_matrices_decay(super().param_groups())
 
     def before_update(self) -> None:
         if self.options.clip_grad:
