@@ -159,13 +159,13 @@ BY_NAME = {
     "barlow.*": ("correlation",),
     "nce|simclr": ("cross-entropy",),
     "contrastive": ("cross-entropy", "4 T ln N"),
-    "dino|ibot": ("cross-entropy", "distance"),
+    "(?<!sim)dino|ibot": ("cross-entropy", "distance"),
     "swav|deepcluster": ("cross-entropy",),
     "sigreg": ("slices",),
     "tico.*": ("contrast",),
     "mmcr.*": ("nuclear norm",),
     "frossl.*": ("frobenius norm",),
-    "lejepa|visreg|emp_?ssl": (),
+    "lejepa|visreg|emp_?ssl|simdino": (),
     "koleo|mae|reconstruction|class_loss|cov_loss|covariance": (),
 }
 """Patterns of the names of losses in logs, such as those of solo-learn, and the families of the losses."""

@@ -221,6 +221,8 @@ def test_a_columns_name_says_which_values_are_known(name, value):
 def test_a_reconstruction_has_no_known_value():
     assert known_by_name("train_reconstruction_loss") == ()
     assert known_by_name("train_lejepa_loss") == ()
+    assert known_by_name("train_simdino_loss") == ()
+    assert known_by_name("train_dino_loss") == known_losses("cross-entropy", "distance")
     assert faults(find(series(decay(1, math.log(2), speed=40)))) == set()
 
 
