@@ -22,10 +22,10 @@ from ssltool.errors import SSLToolError, UsageError
 from ssltool.methods.base import Output, RunFacts
 from ssltool.methods.options import Ineffective, MethodOptions, momentum, width
 from ssltool.methods.parts.decay import only_matrices_decay
-from ssltool.methods.parts.masks import drawn_masks
+from ssltool.methods.parts.masks import drawn_masks, of_any_length, patches_of_view
 from ssltool.methods.parts.momentum import MomentumMethod
 from ssltool.methods.parts.patch_decoder import PatchDecoder
-from ssltool.models.backbones import last_width, masked_tokens, patch_of, patch_tokens
+from ssltool.models.backbones import last_width, masked_tokens, patch_tokens
 from ssltool.models.masking import Masking, take
 from ssltool.settings import setting
 from ssltool.training.precision import without_autocast
@@ -155,8 +155,7 @@ class IJEPA(MomentumMethod):
         dim = last_width(backbone, dim)
         super().__init__(backbone, dim, options, run)
         o = options
-        patch = patch_of(backbone) or 1
-        self.side = run.image_size // patch
+        patch, self.side = patches_of_view(self)
         if self.side < SMALLEST_SIDE:
             raise UsageError(
                 f"ijepa cuts target blocks out of at least {SMALLEST_SIDE} x {SMALLEST_SIDE} patches; a view of "
@@ -172,7 +171,7 @@ class IJEPA(MomentumMethod):
     def forward(self, batch: Batch) -> Output:
         (view,) = batch.views
         kept, wanted = drawn_masks(self, batch, self._draw)
-        context = masked_tokens(self.backbone, view, Masking(kept=kept))[:, -kept.shape[1] :]
+        context = of_any_length(masked_tokens(self.backbone, view, Masking(kept=kept))[:, -kept.shape[1] :])
         count = wanted.shape[1]
         seen = context.repeat_interleave(count, dim=0), kept.repeat_interleave(count, dim=0)
         prediction = self.predictor(*seen, wanted.flatten(0, 1)).float()

@@ -18,9 +18,9 @@ from ssltool.errors import SSLToolError, UsageError
 from ssltool.methods.base import Method, Output, RunFacts
 from ssltool.methods.options import MethodOptions, width
 from ssltool.methods.parts.decay import only_matrices_decay
-from ssltool.methods.parts.masks import drawn_masks, random_order
+from ssltool.methods.parts.masks import drawn_masks, patches_of_view, random_order
 from ssltool.methods.parts.patch_decoder import PatchDecoder
-from ssltool.models.backbones import masked_tokens, patch_of
+from ssltool.models.backbones import masked_tokens
 from ssltool.models.masking import Masking, take
 from ssltool.settings import setting
 from ssltool.training.precision import without_autocast
@@ -82,8 +82,7 @@ class MAE(Method):
     def __init__(self, backbone: nn.Module, dim: int, options: MAEOptions, run: RunFacts) -> None:
         super().__init__(backbone, dim, options, run)
         o = options
-        self.patch = patch_of(backbone) or 1
-        side = run.image_size // self.patch
+        self.patch, side = patches_of_view(self)
         self.patches = side * side
         self.kept = int(round(self.patches * (1.0 - o.mask_ratio), 6))
         if not 0 < self.kept < self.patches:

@@ -24,6 +24,9 @@ MOVING: dict[str, dict[str, Any]] = {
 """Options that change what a step does: a temperature, a queue that is used later on."""
 
 REGULARISED = "vicreg with regularisers"
+VIEWS: dict[str, dict[str, Any]] = {"ijepa": {"image_size": 32}}
+"""Views of 8 x 8 patches: on a smaller grid a block may be a single patch, which the compiler takes for a constant."""
+
 NEEDS_PATCHES = ("teacher", *MASKED)
 
 
@@ -69,6 +72,7 @@ def test_no_step_after_the_first_is_compiled_again(tmp_path: Path, trained, monk
         settings["regularise"] = tuple(f"{name}=0.1" for name in REGULARISERS)
     if method not in NEEDS_PATCHES:
         settings |= {"arch": "two_layers", "stem": "auto"}
+    settings |= VIEWS.get(method, {})
     options = MOVING.get(method, {})
     plain = losses(tiny_config(method, tmp_path / "plain", trained, options=options, **settings))
 

@@ -9,7 +9,9 @@ from torch import Generator, Tensor
 
 from ssltool import seeds
 from ssltool.data.loader import Batch
+from ssltool.errors import SSLToolError
 from ssltool.methods.base import Method
+from ssltool.models.backbones import patch_of
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]  # the masks depend on the step
@@ -23,11 +25,27 @@ def drawn_masks(method: Method, batch: Batch, draw: Callable[[int, Generator], t
     labels = batch.labels
     generator = seeds.generator(method.run.seed, *method.now, seeds.Stream.MASKS)
     rows = slice(batch.first, batch.first + len(labels))
-    made = [drawn[rows].to(labels.device) for drawn in draw(method.run.batch_size, generator)]
-    for tensor in made:
-        for dimension in range(1, tensor.dim()):
-            torch._dynamo.maybe_mark_dynamic(tensor, dimension)  # numbers of patches may differ from step to step
-    return made
+    return [of_any_length(drawn[rows].to(labels.device)) for drawn in draw(method.run.batch_size, generator)]
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def of_any_length(tensor: Tensor) -> Tensor:
+    """``tensor``, whose numbers of patches the compiler does not take for constants: they differ from step to step."""
+    for dimension in range(1, min(tensor.dim(), 3)):
+        torch._dynamo.maybe_mark_dynamic(tensor, dimension)
+    return tensor
+
+
+def patches_of_view(method: Method) -> tuple[int, int]:
+    """The side of a patch in pixels, and the number of patches along the side of a view.
+
+    Raises:
+        SSLToolError: if the backbone has no patches.
+    """
+    patch = patch_of(method.backbone)
+    if patch is None:
+        raise SSLToolError(f"a {type(method.backbone).__name__} has no patches to mask; use a ViT")
+    return patch, method.run.image_size // patch
 
 
 def random_order(images: int, patches: int, generator: Generator) -> Tensor:

@@ -154,7 +154,7 @@ def constants(values: Iterable[float]) -> tuple[KnownLoss, ...]:
 
 BY_NAME = {
     "neg_cos_sim|simsiam": ("cosine", "distance"),
-    "byol_|byol$": ("distance",),
+    "byol_|byol$|i_?jepa": ("distance",),
     "vicreg|vibcreg|variance|var_loss": ("variance",),
     "barlow.*": ("correlation",),
     "nce|simclr": ("cross-entropy",),
