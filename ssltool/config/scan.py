@@ -76,7 +76,11 @@ class ScanConfig(RunSettings, NetworkSettings):
         advanced=True,
     )
 
-    crop_min: float | None = crop_min(None, " [default: 0.5 up to 64 px, else the checkpoint's]", advanced=True)
+    crop_min: float | None = crop_min(
+        None,
+        " [default: up to 64 px 0.5 in clustering and 1, no crops, in self-labelling, else the checkpoint's]",
+        advanced=True,
+    )
     erase_p: float = probability(0.5, "random erasing")
 
     epochs: int | None = epochs(None, "epochs of clustering [default: 50; 100 with --head-only; 15 on bundled data]")
