@@ -19,7 +19,7 @@ from ssltool.models.vit import vit_shape
 from ssltool.models.wide_resnet import wide_shape
 
 BARE = CheckpointLayout("torchvision", None, "")
-RESNETS = [arch for arch in architectures() if not vit_shape(arch) and not wide_shape(arch)]
+RESNETS = [arch for arch in architectures() if not arch.startswith("vit_") and not wide_shape(arch)]
 
 LAYOUTS = tuple(CHECKPOINT_LAYOUTS.values())
 
