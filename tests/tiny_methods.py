@@ -78,6 +78,11 @@ MASKED = tuple(name for name in METHODS if method_class(name).masks_patches)
 """Methods that mask patches, and therefore need a ViT."""
 
 
+def network_of(method: str) -> dict[str, Any]:
+    """The settings of the network and the batches of a method."""
+    return NETWORK | (OF_PATCHES if method in MASKED else {})
+
+
 def tiny_options(method: str, trained: Path | None = None, **changes: Any) -> dict[str, Any]:
     """The table's options of a method, with ``changes``; ``trained`` is the run folder of a network to learn from.
 
@@ -100,6 +105,5 @@ def tiny_config(
     images.parent.mkdir(parents=True, exist_ok=True)
     np.save(images, np.arange(0, 8000, 50))
     given = tuple(f"{name}={value}" for name, value in tiny_options(method, trained, **(options or {})).items())
-    network = NETWORK | (OF_PATCHES if method in MASKED else {})
     schedule = {"epochs": 2, "steps_per_epoch": 5, "idx_path": str(images), "out": str(out)}
-    return PretrainConfig(method=method, options=given, **(network | schedule | settings))
+    return PretrainConfig(method=method, options=given, **(network_of(method) | schedule | settings))

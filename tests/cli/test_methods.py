@@ -14,7 +14,7 @@ from ssltool.methods import FAMILIES, METHODS, method_class, method_options
 from ssltool.methods.options import gather_options
 from ssltool.methods.recipes import RECIPES
 from ssltool.stages.pretrain.recipe import apply_recipe
-from tiny_methods import MASKED, OF_PATCHES, TINY_METHODS, tiny_options
+from tiny_methods import TINY_METHODS, network_of, tiny_options
 
 RECIPE_OF = [(method, recipe) for recipe, methods in RECIPES.items() for method in methods]
 
@@ -26,9 +26,8 @@ def plan(ssltool, trained, tmp_path):
 
     def make(method: str, *flags: object, named: list[str] | None = None) -> dict:
         naming = ["--method", method] if named is None else named
-        arch = OF_PATCHES["arch"] if method in MASKED else "resnet18_w8"
-        stem = [] if method in MASKED else ["--stem", "small-stride2"]
-        network = ["-a", arch, *stem, "--image-size", 16, "--device", "cpu", "-b", 32]
+        built = network_of(method)
+        network = ["-a", built["arch"], "--stem", built["stem"], "--image-size", 16, "--device", "cpu", "-b", 32]
         schedule = ["--epochs", 20, "--steps-per-epoch", 2, "-o", tmp_path / "run"]
         options = [word for k, v in tiny_options(method, trained).items() for word in ("--set", f"{k}={v}")]
         ran = ssltool("pretrain", *naming, *network, *schedule, *options, *flags, "--dry-run", "--json")
