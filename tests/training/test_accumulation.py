@@ -22,7 +22,7 @@ from ssltool.stages.pretrain.prepare import prepare
 from ssltool.training.accumulation import micro_batches
 from ssltool.training.state import TrainState
 from target_helpers import study
-from tiny_methods import MASKED, tiny_config
+from tiny_methods import tiny_config
 
 CLUSTERED = {"prototypes": 5}
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -65,7 +65,7 @@ def make(case: str) -> Method:
 
 def batch_for(method: Method, case: str) -> Batch:
     name, _ = CASES[case]
-    one_view = name in ("distill", "supervised", *MASKED)
+    one_view = name in ("distill", "supervised", "mae", "ijepa")
     batch = noisy_batch(sizes=(8,) if one_view else (8, 8), labels=torch.arange(16) % 4)
     if name == "paws":
         batch.support = noisy_batch(n=8, sizes=(8,), seed=50, labels=torch.arange(8) % 4)
