@@ -1,13 +1,17 @@
 """Every method, and the papers' ablations, with the same budget on the same images.
 
-    python benchmarks/methods.py [--ablations | --speed] [--only NAME ...] [--epochs 8] [--jobs 1] [--data DIR] ...
+    python benchmarks/methods.py [--ablations | --search | --speed] [--only NAME ...] [--epochs 8] [--seeds 1] ...
 
-Trains each on the same architecture (a narrow ResNet-18 without zero-initialised residual branches, or a small ViT for
-methods that mask patches), saves its representations, and prints one Markdown row: the last epoch's loss, 20-NN and
-linear accuracy on the val images, AUC, effective rank, RankMe and the share of dead directions of the train
-representations, ``feature_std`` of the projection in the last epoch, the verdicts on representations and projections,
-images/s during training, and the process's peak memory (for a GPU, the device's). Each run is a separate process.
-``--json FILE`` saves all numbers. Compare speeds only between rows with the same ``--jobs``.
+Trains each, by default a narrow ResNet-18 without zero-initialised residual branches, saves its representations, and
+prints one Markdown row: architecture, learning rate, the last epoch's loss, 20-NN and linear accuracy on the val
+images, AUC, effective rank, RankMe and the share of dead directions of the train representations, the effective rank of
+the projections, ``feature_std`` of the projection in the last epoch, the verdicts on representations and projections,
+images/s during training, and the process's peak memory (for a GPU, the device's). With ``--seeds N`` the values are
+means over N runs, and the smallest and largest accuracy stand behind theirs. Each run is a separate process. ``--json
+FILE`` saves the numbers of all runs. Compare speeds only between rows with the same ``--jobs``.
+
+``--search`` trains each with a third, once and three times its learning rate, without a warm-up and with one of an
+epoch, and seed 20, which the tables do not use. The linear accuracy on the val images chooses.
 """
 
 from __future__ import annotations
@@ -25,87 +29,11 @@ from pathlib import Path
 from typing import Any
 
 import click
+from method_settings import LR, NO_PROJECTOR, SHARED, Row, rows_of_ablations, rows_of_methods
 
-HEADS = {"dim": 256, "hidden": 512}
-CROPS = {"local_crops": 4}
-VIT = {"arch": "vit_w64_depth2", "stem": "auto", "zero_init_residual": True}
-MASKED = VIT | {"optimizer": "adamw", "weight_decay": 0.05, "jitter_p": 0.0, "gray_p": 0.0}
-NAMES: dict[str, dict[str, Any]] = {
-    "untrained": {},
-    "untrained vit": VIT,
-    "simsiam": {"set": {"dim": 512, "pred_dim": 128, "fix_pred_lr": True}},
-    "byol": {"set": HEADS | {"momentum": 0.98, "fix_pred_lr": True}},
-    "simclr": {"set": {"dim": 128, "hidden": 512}},
-    "moco": {
-        "set": {"dim": 128, "hidden": 512, "queue": 2048, "momentum": 0.98, "symmetric": True, "queued": "second"}
-    },
-    "mocov3": {"set": HEADS | {"momentum": 0.98, "temperature": 0.2}},
-    "barlow": {"lr": 0.02, "set": {"dim": 512, "hidden": 512, "scale": 0.1}},
-    "vicreg": {"lr": 0.05, "set": {"dim": 512, "hidden": 512}},
-    "wmse": {"optimizer": "adam", "lr": 4e-3, "set": {"dim": 16, "hidden": 512, "w_size": 64}},
-    "swav": {
-        "set": {"dim": 128, "hidden": 512, "prototypes": 128, "queue": 1024, "queue_start": 2, "freeze": 125, **CROPS}
-    },
-    "deepcluster": {"set": {"dim": 128, "hidden": 512, "prototypes": 128, "heads": 2, **CROPS}},
-    "dino": {
-        "optimizer": "adamw",
-        "lr": 4e-3,
-        "set": HEADS | {"prototypes": 1024, "momentum": 0.98, "head_bn": True, **CROPS},
-    },
-    "nnclr": {"set": HEADS | {"pred_hidden": 512, "queue": 2048}},
-    "nnsiam": {"set": {"dim": 512, "pred_dim": 128, "fix_pred_lr": True, "queue": 2048}},
-    "ressl": {"set": HEADS | {"queue": 2048, "momentum": 0.98}},
-    "mae": MASKED | {"lr": 4e-3, "set": {"width": 64, "depth": 2, "heads": 4}},
-    "ijepa": MASKED | {"lr": 4e-3, "set": {"width": 64, "depth": 2, "heads": 4, "momentum": 0.98}},
-    "paws": {"set": {"dim": 256, **CROPS}},
-    "distill": {"teacher": "supervised"},
-    "teacher": {"optimizer": "adamw", "lr": 2e-3, "set": {"dim": 128, "hidden": 512}},
-    "supervised": {},
-}
-"""The settings of each method in addition to the shared ones: heads for a small network, and the learning rate."""
-
-NO_PROJECTOR = ("mae", "ijepa")
-
-SIMSIAM, BYOL, VICREG, DINO, TEACHER = (NAMES[name] for name in ("simsiam", "byol", "vicreg", "dino", "teacher"))
-I_JEPA = NAMES["ijepa"]
-ABLATIONS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
-    "simsiam": ("simsiam", SIMSIAM, {}),
-    "simsiam stop_grad=false": ("simsiam", SIMSIAM, {"stop_grad": False}),
-    "simsiam predictor=none": ("simsiam", SIMSIAM, {"predictor": "none", "pred_dim": 512, "fix_pred_lr": False}),
-    "simsiam predictor=fixed": ("simsiam", SIMSIAM, {"predictor": "fixed", "fix_pred_lr": False}),
-    "simsiam symmetric=false": ("simsiam", SIMSIAM, {"symmetric": False}),
-    "simsiam bn=none": ("simsiam", SIMSIAM, {"bn": "none"}),
-    "simsiam bn=hidden": ("simsiam", SIMSIAM, {"bn": "hidden"}),
-    "simsiam bn=all": ("simsiam", SIMSIAM, {"bn": "all"}),
-    "simsiam similarity=cross_entropy": ("simsiam", SIMSIAM, {"similarity": "cross_entropy"}),
-    "byol": ("byol", BYOL, {}),
-    "byol predictor=none": ("byol", BYOL, {"predictor": "none", "fix_pred_lr": False}),
-    "byol momentum=0": ("byol", BYOL, {"momentum": 0.0, "momentum_final": 0.0}),
-    "vicreg": ("vicreg", VICREG, {}),
-    "vicreg std=0": ("vicreg", VICREG, {"std": 0.0}),
-    "vicreg cov=0": ("vicreg", VICREG, {"cov": 0.0}),
-    "dino": ("dino", DINO, {}),
-    "dino centering=false": ("dino", DINO, {"centering": False}),
-    "dino teacher_temp=1": ("dino", DINO, {"teacher_temp": 1.0}),
-    "ijepa": ("ijepa", I_JEPA, {}),
-    "ijepa stop_grad=false": ("ijepa", I_JEPA, {"stop_grad": False, "momentum": 0.996}),
-    "ijepa momentum=0": ("ijepa", I_JEPA, {"momentum": 0.0, "momentum_final": 0.0}),
-    "teacher update=ema": ("teacher", TEACHER, {}),
-    "teacher update=sgd": ("teacher", TEACHER, {"update": "sgd"}),
-    "teacher update=frozen": ("teacher", TEACHER, {"update": "frozen"}),
-    "teacher update=copy": ("teacher", TEACHER, {"update": "copy"}),
-}
-"""For each row the method, its settings, and the options of the ablation."""
-
-SHARED = {
-    "arch": "resnet18_w16",
-    "stem": "imagenet",
-    "zero_init_residual": False,
-    "batch_size": 64,
-    "crop_min": 0.5,
-    "precision": "fp32",
-}
-COLUMNS = [
+COLUMNS = (
+    "arch",
+    "lr",
     "loss",
     "20-NN",
     "linear",
@@ -113,12 +41,41 @@ COLUMNS = [
     "eff. rank",
     "RankMe",
     "dead",
+    "proj. rank",
     "feature_std",
     "backbone",
     "projection",
     "images/s",
     "memory GB",
-]
+)
+SPEED = ("arch", "images/s", "memory GB")
+OF_SEARCH = ("loss", "20-NN", "linear", "eff. rank", "proj. rank", "backbone", "projection")
+FORMATS = {"20-NN": ".1%", "linear": ".1%", "dead": ".0%", "loss": ".3f", "AUC": ".3f", "feature_std": ".3f"} | {
+    "eff. rank": ".1f",
+    "RankMe": ".1f",
+    "proj. rank": ".1f",
+    "images/s": ".0f",
+    "memory GB": ".2f",
+}
+RANGED = ("20-NN", "linear")
+"""Columns whose smallest and largest values are shown beside the mean."""
+
+Found = dict[str, str | float]
+
+
+def searched(rows: dict[str, Row]) -> dict[str, Row]:
+    """The rows of the search for the learning rate and the warm-up of each of ``rows``."""
+    found = {}
+    for name, (method, given, options) in rows.items():
+        for factor in (1 / 3, 1, 3):
+            for warmup in (0, 1):
+                lr = float(f"{factor * given.get('lr', LR):.2g}")
+                found[f"{name} lr={lr} warmup={warmup}"] = (
+                    method,
+                    given | {"lr": lr, "warmup_epochs": warmup},
+                    options,
+                )
+    return found
 
 
 def train(name: str, method: str, given: dict[str, Any], options: dict[str, Any], folder: str, **run: Any) -> Path:
@@ -126,100 +83,111 @@ def train(name: str, method: str, given: dict[str, Any], options: dict[str, Any]
     from ssltool.config import PretrainConfig
     from ssltool.stages.pretrain import run as pretrain
 
-    settings = SHARED | {"lr": 0.2} | {k: v for k, v in given.items() if k not in ("set", "teacher")}
+    settings = SHARED | {"lr": LR} | {k: v for k, v in given.items() if k not in ("set", "teacher")}
     chosen = given.get("set", {}) | options
     if "teacher" in given:
-        chosen |= {"teacher": f"{folder}/{given['teacher']}/checkpoint.pt"}
+        chosen |= {"teacher": f"{folder}/{given['teacher']}-{run['seed']}/checkpoint.pt"}
     texts = tuple(f"{option}={value}" for option, value in chosen.items())
     out = f"{folder}/{name.replace(' ', '_')}"
     return pretrain(PretrainConfig(method=method, options=texts, out=out, overwrite=True, **settings, **run))
 
 
-def measure(
-    name: str,
-    method: str,
-    given: dict[str, Any],
-    options: dict[str, Any],
-    folder: str,
-    threads: int,
-    columns: list[str],
-    **run: Any,
-) -> dict[str, str]:
-    """Trains, evaluates and measures one row."""
+def measure(name: str, row: Row, folder: str, threads: int, columns: tuple[str, ...], **run: Any) -> Found:
+    """Trains, evaluates and measures one run of a row."""
     import torch
 
     from ssltool.config import KnnConfig, LinclsConfig, SaveReprsConfig
     from ssltool.stages import knn, lincls, save_reprs
 
     torch.set_num_threads(threads)
+    method, given, options = row
     untrained = name.startswith("untrained")
     if untrained:
         run = run | {"epochs": 1, "steps_per_epoch": 1}
-    result = train(name, "simsiam" if untrained else method, given, options, folder, **run)
+    result = train(f"{name}-{run['seed']}", method, given, options, folder, **run)
     used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
         used = torch.cuda.max_memory_allocated() / 2**30
     records = [json.loads(line) for line in (result / "metrics.jsonl").read_text().splitlines()]
-    speed = f"{sum(r['images_per_second'] for r in records) / len(records):.0f}"
-    row = {"memory GB": f"{used:.2f}"} | ({} if untrained else {"images/s": speed})
+    speed = sum(r["images_per_second"] for r in records) / len(records)
+    found: Found = {"arch": given.get("arch", SHARED["arch"]), "memory GB": used}
+    if not untrained:
+        last = records[-1]
+        found |= {"lr": f"{given.get('lr', LR):g}", "images/s": speed}
+        found |= {"loss": last["loss"], "feature_std": last["feature_std"]}
     if "20-NN" not in columns:
-        return row
+        return found
     network = {"pretrained": str(result / "checkpoint.pt"), "random": untrained}
     files = [w["path"] for w in save_reprs.run(SaveReprsConfig(split="both", out=f"{result}/reprs", **network))]
     near = knn.run(KnnConfig(bank=files[0], queries=files[1], k=20))
-    probe = LinclsConfig(epochs=5, lr=1.0, lars=True, out=f"{result}-probe", overwrite=True, **network)
-    found, verdict = judged(files[0])
-    row |= {
-        "20-NN": f"{near['accuracy']:.1%}",
-        "AUC": f"{found['auc']:.3f}",
-        "eff. rank": f"{found['effective_rank']:.1f}",
-        "RankMe": f"{found['rankme']:.1f}",
-        "dead": f"{found['dead_directions']:.0%}",
-        "backbone": verdict,
+    metrics, state = judged(files[0])
+    found |= {
+        "20-NN": near["accuracy"],
+        "AUC": metrics["auc"],
+        "eff. rank": metrics["effective_rank"],
+        "RankMe": metrics["rankme"],
+        "dead": metrics["dead_directions"],
+        "backbone": state,
     }
     if method not in NO_PROJECTOR:
         projector = save_reprs.run(SaveReprsConfig(layer="projector", out=f"{result}/projector.pt", **network))
-        row["projection"] = judged(projector[0]["path"])[1]
+        of_projection, projected = judged(projector[0]["path"])
+        found |= {"proj. rank": of_projection["effective_rank"], "projection": projected}
     if "linear" in columns:
-        row["linear"] = f"{lincls.run(probe)['acc1']:.1%}"
-    if not untrained:
-        row |= {
-            "loss": f"{records[-1]['loss']:.3f}",
-            "feature_std": f"{records[-1]['feature_std']:.3f}",
-        }
-    return row
+        probe = LinclsConfig(epochs=5, lr=1.0, lars=True, out=f"{result}-probe", overwrite=True, **network)
+        found["linear"] = lincls.run(probe)["acc1"]
+    return found
 
 
 def judged(path: str) -> tuple[dict[str, float], str]:
-    """The metrics and the verdict of a file of representations, as in ``ssltool collapse``."""
+    """The metrics of a file of representations, and the verdict as in ``ssltool collapse``: the kinds of collapse, or
+    that it is healthy."""
     from ssltool.diagnosis.measure import measure
     from ssltool.diagnosis.verdict import judge_measured
     from ssltool.reprs.representations import Representations
 
     stored = Representations.stored(path)
     found = measure(stored.representations, bound=stored.meta.get("directions"))
-    return found.metrics, judge_measured(found, stored.meta).state
+    verdict = judge_measured(found, stored.meta)
+    return found.metrics, " and ".join(kind.kind for kind in verdict.kinds) or verdict.state
+
+
+def cell(column: str, values: list[str | float]) -> str:
+    """What the table shows for the values of all seeds: the mean, or each text once."""
+    if not values:
+        return ""
+    if column not in FORMATS:
+        return ", ".join(sorted({str(value) for value in values}))
+    numbers = [float(value) for value in values]
+    form = FORMATS[column]
+    text = f"{sum(numbers) / len(numbers):{form}}"
+    return f"{text} ({min(numbers):{form}} to {max(numbers):{form}})" if column in RANGED and len(values) > 1 else text
 
 
 @click.command()
 @click.option("--ablations", is_flag=True, help="the ablations instead of the methods")
+@click.option("--search", is_flag=True, help="three learning rates, and two warm-ups, of each method")
 @click.option("--speed", is_flag=True, help="one epoch each; only images/s and memory")
 @click.option("--only", multiple=True, help="this row only; repeatable")
 @click.option("--epochs", default=8, show_default=True)
-@click.option("--jobs", default=1, show_default=True, help="rows that run in parallel")
-@click.option("--threads", default=1, show_default=True, help="threads per row")
+@click.option("--seeds", default=1, show_default=True, help="runs of each row")
+@click.option("--jobs", default=1, show_default=True, help="runs in parallel")
+@click.option("--threads", default=1, show_default=True, help="threads per run")
 @click.option("--data", help="folder of images instead of the bundled ones")
 @click.option("--device", default="auto", show_default=True)
 @click.option("--json", "json_file", help="also save all numbers in this file")
-def main(ablations, speed, only, epochs, jobs, threads, data, device, json_file) -> None:
-    rows = ABLATIONS if ablations else {name: (name, given, {}) for name, given in NAMES.items()}
+def main(ablations, search, speed, only, epochs, seeds, jobs, threads, data, device, json_file) -> None:
+    rows = rows_of_ablations() if ablations else rows_of_methods()
     needed = {rows[name][1].get("teacher") for name in only if name in rows}
-    chosen = {name: row for name, row in rows.items() if not only or name in needed.union(only)}
-    columns = COLUMNS[-2:] if speed else COLUMNS
+    chosen: dict[str, Row] = {name: row for name, row in rows.items() if not only or name in needed.union(only)}
+    if search:
+        chosen = searched(chosen)
+    columns = SPEED if speed else OF_SEARCH if search else COLUMNS[:-2] if ablations else COLUMNS
     if ablations:
-        columns = [column for column in COLUMNS[:-2] if column != "linear"]
+        columns = tuple(column for column in columns if column != "linear")
     run = {"epochs": 1 if speed else epochs, "data": data, "device": device, "threads": threads, "columns": columns}
-    found: dict[str, dict[str, str]] = {}
+    first = 20 if search else 10
+    found: dict[str, list[Found]] = {}
     print("| run | " + " | ".join(columns) + " |")
     print("|---" * (1 + len(columns)) + "|", flush=True)
     context = multiprocessing.get_context("spawn")
@@ -228,10 +196,15 @@ def main(ablations, speed, only, epochs, jobs, threads, data, device, json_file)
         waves = [[n for n in chosen if "teacher" not in chosen[n][1]], [n for n in chosen if "teacher" in chosen[n][1]]]
         for wave in waves:
             with ProcessPoolExecutor(jobs, mp_context=context, max_tasks_per_child=1) as pool:
-                futures = {name: pool.submit(measure, name, *chosen[name], folder, **run) for name in wave}
-                for name, future in futures.items():
-                    found[name] = future.result()
-                    cells = [found[name].get(column, "") for column in columns]
+                futures = {
+                    name: [
+                        pool.submit(measure, name, chosen[name], folder, seed=first + i, **run) for i in range(seeds)
+                    ]
+                    for name in wave
+                }
+                for name, runs in futures.items():
+                    found[name] = [future.result() for future in runs]
+                    cells = [cell(column, [one[column] for one in found[name] if column in one]) for column in columns]
                     print(f"| {name} | " + " | ".join(cells) + " |", flush=True)
     if json_file:
         machine = {"machine": platform.platform(), "cores": os.cpu_count(), "torch": version("torch")}

@@ -1,6 +1,6 @@
 """Draws the figures of the documentation into ``docs/_static``. ``python docs/figures.py``
 
-``strategies.png``: how often each image is used in each epoch under the four data strategies, counted from the index
+``strategies.png``: how often each image is used in each epoch under the five data strategies, counted from the index
 sequences that training uses.
 """
 
@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 
-from ssltool.data.strategies import epoch_indices, epoch_subset
+from ssltool.data.strategies import epoch_indices, epoch_parts, epoch_subset
 from ssltool.viz.spectra import COLOURS, plt
 
 STATIC = Path(__file__).with_name("_static")
@@ -23,6 +23,7 @@ IMAGES, BATCH, EPOCHS, BINS = 1200, 20, 10, 60
 PANELS = {
     "iid": ("all images, every epoch", {}),
     "current": ("one new chunk each epoch", {}),
+    "replay": ("a new chunk, 20 % replayed", {"replay_size": IMAGES // 5}),
     "accumulate": ("all chunks so far", {}),
     "last": ("the last fifth (chunk size 2)", {"chunk_size": 2}),
 }
@@ -49,7 +50,7 @@ def draw_strategies(path: Path) -> None:
     )
     scale = plt.matplotlib.colors.LogNorm(1, EPOCHS)
     figure, axes = plt.subplots(
-        2, len(PANELS), figsize=(11, 4.9), sharex=True, sharey="row", height_ratios=(3.4, 1), layout="constrained"
+        2, len(PANELS), figsize=(13, 4.9), sharex=True, sharey="row", height_ratios=(3.4, 1), layout="constrained"
     )
     for column, (strategy, (meaning, settings)) in enumerate(PANELS.items()):
         seen = exposure(strategy, **settings)
@@ -81,8 +82,10 @@ def draw_strategies(path: Path) -> None:
 
 def _label_block(axis: plt.Axes, epoch: int, seen: np.ndarray, strategy: str, settings: dict[str, int]) -> None:
     """Writes how often an image of the epoch's subset is used, on the block, or beside it if it is narrow."""
-    subset = epoch_subset(np.arange(IMAGES), strategy=strategy, epoch=epoch, epochs=EPOCHS, **settings)
-    low, high = 100 * subset[0] / IMAGES, 100 * (subset[-1] + 1) / IMAGES
+    schedule = {"strategy": strategy, "epoch": epoch, "epochs": EPOCHS, **settings}
+    subset = epoch_subset(np.arange(IMAGES), **schedule)
+    start, stop, _ = epoch_parts(np.arange(IMAGES), **schedule)
+    low, high = 100 * start / IMAGES, 100 * stop / IMAGES
     times = f"{seen[subset].mean():.2g} ×"
     place = {"y": epoch, "s": times, "va": "center_baseline", "fontsize": 8.5}
     if high - low >= 15:

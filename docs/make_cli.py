@@ -22,6 +22,7 @@ from ssltool.data.layouts import LAYOUTS
 from ssltool.diagnosis.kinds import KINDS
 from ssltool.diagnosis.metrics import METRICS
 from ssltool.methods import METHODS
+from ssltool.methods.regularisers import REGULARISERS
 from ssltool.models.backbones import families
 from ssltool.models.family import Family
 from ssltool.registry import Registry
@@ -101,6 +102,7 @@ Everything that is found by name, with the facts in its registry entry. [](plugi
 
 TABLES: dict[str, tuple[Registry[Any], tuple[str, ...]]] = {
     "Methods": (METHODS, ("year", "paper", "prevents", "needs")),
+    "Regularisers": (REGULARISERS, ("paper", "of", "range", "maximised")),
     "Metrics": (METRICS, ("at", "healthier", "range", "interpretation", "source")),
     "Dataset layouts": (LAYOUTS, ("splits", "files")),
     "Checkpoints of other programs": (CHECKPOINT_LAYOUTS, ("program", "method", "prefix")),

@@ -23,7 +23,9 @@ class Stream(enum.IntEnum):
     NEIGHBOURS = 10  # sampled neighbours in SCAN
     SAVED_PATCHES = 11  # sampled patches of save-reprs
     METRICS = 12  # random order of rows in metrics
-    MASKS = 13  # masked patches
+    SLICES = 13  # random directions of slices in a step
+    MASKS = 14  # masked patches
+    REPLAY = 15  # images of the replay buffer
 
 
 def derive(*numbers: int) -> int:

@@ -117,13 +117,16 @@ def nearest(queue: Tensor, z: Tensor) -> Tensor:
 
 
 def layers(module: nn.Module) -> list[str]:
-    """What a head is made of, a word a layer: "linear 6-4" with "+bias", "bn" with "+affine", "relu", or the class."""
+    """What a head is made of, a word a layer: "linear 6-4" with "+bias", "bn" with "+affine", "dropout 0.1",
+    "relu", or the class."""
     words = []
     for m in module.modules():
         if isinstance(m, nn.Linear):
             words.append(f"linear {m.in_features}-{m.out_features}" + ("+bias" if m.bias is not None else ""))
         elif isinstance(m, nn.BatchNorm1d):
             words.append("bn" + ("+affine" if m.affine else ""))
+        elif isinstance(m, nn.Dropout):
+            words.append(f"dropout {m.p:g}")
         elif not list(m.children()):
             words.append(type(m).__name__.lower())
     return words

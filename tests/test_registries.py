@@ -22,6 +22,7 @@ from ssltool.diagnosis.metrics.of_rows import Directions, mean_cosine
 from ssltool.diagnosis.spectrum import singular_values
 from ssltool.errors import SSLToolError, UsageError
 from ssltool.methods import METHODS, Entry
+from ssltool.methods.regularisers import REGULARISERS, Regulariser
 from ssltool.models import ARCHITECTURES, Architecture
 from ssltool.stages.diagnose.findings import FINDINGS, Search
 from ssltool.stages.diagnose.log_formats import LOG_FORMATS, LogFormat
@@ -77,7 +78,10 @@ def test_names_and_facts_need_neither_torch_nor_numpy():
     assert ran.stdout == "set()\n"
 
 
-@pytest.mark.parametrize("registry", [METRICS, OPTIMIZERS, PLOTS, SECTIONS, TARGETS], ids=lambda one: one.kind)
+WITH_TARGETS = [METRICS, OPTIMIZERS, PLOTS, REGULARISERS, SECTIONS, TARGETS]
+
+
+@pytest.mark.parametrize("registry", WITH_TARGETS, ids=lambda one: one.kind)
 def test_every_target_can_be_imported_and_a_taken_name_is_refused(registry):
     for name, entry in registry.items():
         assert callable(registry.load(name))
@@ -89,6 +93,7 @@ def test_the_generated_pages_list_what_a_plugin_adds_to_each_registry(plugin, ss
     """The plug-in adds a metric, an optimizer, a plot and a section; here are the others."""
     assert ssltool("methods", *plugin).code == 0
     METHODS.add("toy", Entry("ssltool.methods.simsiam:SimSiam", 2026, "0000.00000", "nothing", "two views"))
+    REGULARISERS.add("toy", Regulariser(lambda rows: rows.square().sum(), "0000.00000", "rows", "0 .."))
     ARCHITECTURES.add("toynet", Architecture(lambda: torch.nn.Flatten(), dim=3 * 8 * 8))
     LAYOUTS.add("toy", DatasetLayout(lambda folder, split, settings: None, files=("toy.npz",)))
     CHECKPOINT_LAYOUTS.add("toy", CheckpointLayout("toy", None, "toy."))
@@ -101,7 +106,7 @@ def test_the_generated_pages_list_what_a_plugin_adds_to_each_registry(plugin, ss
     pages = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(pages)
     names = pages.names_page()
-    assert len(re.findall(r"^\| `toy` \|", names, re.MULTILINE)) == len(pages.TABLES) == 11
+    assert len(re.findall(r"^\| `toy` \|", names, re.MULTILINE)) == len(pages.TABLES) == 12
     assert "| `toynet` | `toynet` |" in names
     assert "\n## toy\n" in pages.options_page()
     help_texts = pages.cli_page()

@@ -27,6 +27,7 @@ from ssltool.errors import SSLToolError, UsageError, found_in
 from ssltool.files.reading import file_hash
 from ssltool.files.stored import weights_hash
 from ssltool.methods.base import Method
+from ssltool.methods.parts.momentum import teacher_network
 from ssltool.models.backbones import check_size, family_of, resolve_stem
 from ssltool.reprs.nonfinite import all_finite
 from ssltool.settings import Record
@@ -137,13 +138,16 @@ def load_pretrained(
     untrained = settings.random or source.weights is None
     if source.weights is not None and not settings.random:
         load_weights(method, source.weights, settings.pretrained, remedy)
+    if settings.momentum_teacher:
+        method = _teacher(method, settings.pretrained)
     preprocessing = run.preprocessing(settings.image_size).with_settings(vars(settings))
     for note in preprocessing.notes():
         distributed.rank_zero_info(note)
     check_size(method.backbone, preprocessing.size)
+    digest = None if settings.momentum_teacher else source.hash  # the accuracy of a teacher is not that of its student
     origin = {
         "checkpoint": settings.pretrained,
-        "checkpoint_hash": source.hash or weights_hash(method.backbone.state_dict()),
+        "checkpoint_hash": digest or weights_hash(method.backbone.state_dict()),
         "random": untrained,
         PROGRAM: run.program,
         "method": run.method_name,
@@ -154,8 +158,17 @@ def load_pretrained(
         "image_size": preprocessing.size,
         "preprocessing": preprocessing.record(),
     }
+    origin |= {"momentum_teacher": True} if settings.momentum_teacher else {}
     origin |= {} if source.revision is None else {"revision": source.revision}
     return Pretrained(method.to(device).eval(), run, preprocessing, origin)
+
+
+def _teacher(method: Method, path: str | None) -> Method:
+    """The momentum teacher of ``method``."""
+    teacher = teacher_network(method)
+    if teacher is None:
+        raise SSLToolError(f"--momentum-teacher: the method of {path} has no momentum teacher; leave it out")
+    return teacher
 
 
 def _source(settings: NetworkSettings, seed: int | None) -> _Source:

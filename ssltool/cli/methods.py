@@ -68,6 +68,8 @@ def page(found: Record) -> str:
 
 def _written(name: str, value: Any) -> str:
     """A setting as it is written on the command line; a flag at its default is not."""
+    if isinstance(value, tuple):
+        return " ".join([flag(name), *map(str, value)])
     if not isinstance(value, bool):
         return f"{flag(name)} {value}"
     if value == getattr(PretrainConfig, name):

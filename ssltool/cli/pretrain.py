@@ -165,7 +165,7 @@ def _describe(plan: Record) -> str:
     rows = [
         (
             e["epoch"] + 1,
-            "{}:{}".format(*e["slice"]),
+            "{}:{}".format(*e["slice"]) + (f" + {e['replayed']:,} replayed" if e.get("replayed") else ""),
             e["unique_images"],
             e["steps"],
             e["times_each"],

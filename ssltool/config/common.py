@@ -258,6 +258,12 @@ class NetworkSettings(DeviceSettings, DataSettings):
     random: bool = setting(
         False, "use an untrained network of the checkpoint's architecture, as a baseline", section="Model"
     )
+    momentum_teacher: bool = setting(
+        False,
+        "use the momentum teacher of the checkpoint instead of the network that was trained, as is usual for DINO",
+        section="Model",
+        advanced=True,
+    )
 
     @property
     def untrained(self) -> bool:
@@ -269,6 +275,7 @@ class NetworkSettings(DeviceSettings, DataSettings):
         return [
             *super().conflicts(),
             (("random", "key"), unused, "with --pretrained random"),
+            (("momentum_teacher",), self.untrained, "with an untrained network, which has no teacher"),
             (
                 ("key",),
                 str(self.pretrained).startswith("torchvision:"),

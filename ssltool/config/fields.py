@@ -9,7 +9,8 @@ from typing import Any
 
 from ssltool.settings import flag, setting
 
-STRATEGIES = ("iid", "current", "accumulate", "last")
+STRATEGIES = ("iid", "current", "accumulate", "last", "replay")
+REPLAY_RULES = ("reservoir", "fifo")
 LAYOUTS = "ssltool.data.layouts:LAYOUTS"
 """The registry of dataset layouts."""
 
@@ -29,7 +30,8 @@ STATES = ("healthy", "partial", "complete")
 ARCHITECTURES = "ssltool.models.backbones:completions"
 METHODS = "ssltool.methods:METHODS"
 METRICS = "ssltool.diagnosis.metrics:METRICS"
-"""The registries of architectures, methods and metrics."""
+REGULARISERS = "ssltool.methods.regularisers:REGULARISERS"
+"""The registries of architectures, methods, metrics and regularisers."""
 
 LIMITS = "ssltool.diagnosis.limits:choices"
 """The severities and kinds of collapse."""

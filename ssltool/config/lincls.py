@@ -24,7 +24,7 @@ OF_IMAGES = (
     *("data", "dataset_type", "idx_path", "all", "unlabelled", "download", "small", "skip_corrupt"),
     *("cache", "cache_size"),
     *("image_size", *TRANSFORM, "workers", "value_range", "background", "raw_pixels", "max_pixels"),
-    *("pretrained", "arch", "stem", "key", "random"),
+    *("pretrained", "arch", "stem", "key", "random", "momentum_teacher"),
 )
 OF_SGD = ("optimizer", "lars", "epochs", "batch_size", "lr", "lr_sweep", "momentum", "weight_decay")
 OF_LBFGS = ("c", "c_grid", "max_iter")

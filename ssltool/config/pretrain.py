@@ -11,6 +11,8 @@ from ssltool.config.fields import (
     ARCHITECTURES,
     METHODS,
     MOST_EPOCHS,
+    REGULARISERS,
+    REPLAY_RULES,
     STEMS,
     STRATEGIES,
     batch_size,
@@ -42,7 +44,7 @@ class PretrainConfig(RunSettings, DeviceSettings, DataSettings):
     strategy: str = setting(
         "iid",
         "images of each epoch: all (iid), the next chunk (current: a single pass), all chunks so far (accumulate), "
-        "the last chunk (last)",
+        "the last chunk (last), the next chunk and a buffer of earlier images (replay)",
         choices=STRATEGIES,
         section="Data strategy",
     )
@@ -67,6 +69,20 @@ class PretrainConfig(RunSettings, DeviceSettings, DataSettings):
         section="Data strategy",
         minimum=1,
         maximum=MOST_EPOCHS,
+        advanced=True,
+    )
+    replay_size: int | None = setting(
+        None,
+        "images of earlier chunks in the buffer of --strategy replay",
+        section="Data strategy",
+        minimum=0,
+        advanced=True,
+    )
+    replay_rule: str = setting(
+        "reservoir",
+        "images that the buffer keeps: a uniform sample of all earlier ones (reservoir), or the last (fifo)",
+        choices=REPLAY_RULES,
+        section="Data strategy",
         advanced=True,
     )
     repeat_batch: int = setting(
@@ -101,6 +117,15 @@ class PretrainConfig(RunSettings, DeviceSettings, DataSettings):
         "set an option of the method; repeatable. ssltool methods NAME lists them",
         section="Method",
         metavar="NAME=VALUE",
+    )
+    regularise: tuple[str, ...] = setting(
+        (),
+        "add a regulariser to the loss: {names}; of the backbone, or of the projector with @projector; repeatable",
+        section="Method",
+        metavar="NAME=WEIGHT[@LAYER]",
+        names=REGULARISERS,
+        fixed=True,
+        advanced=True,
     )
     dim: int | None = _option("dim", "width of the projection")
     pred_dim: int | None = _option("pred_dim", "hidden width of SimSiam's predictor", advanced=True)
@@ -297,6 +322,8 @@ class PretrainConfig(RunSettings, DeviceSettings, DataSettings):
         return [
             *super().conflicts(),
             (("incremental_idx_path", "chunk_size", "n_rounds"), self.strategy == "iid", "with --strategy iid"),
+            (("replay_size", "replay_rule"), self.strategy != "replay", f"with --strategy {self.strategy}"),
+            (("replay_rule",), self.replay_size == 0, "with --replay-size 0"),
             optimizer_rule(self, self.optimizer),
             (("final_lr", "warmup_epochs", "fix_pred_lr", "lr_schedule"), self.fix_all_lr, "with --fix-all-lr"),
             (("test",), not self.wandb, "without --wandb"),
@@ -312,5 +339,7 @@ class PretrainConfig(RunSettings, DeviceSettings, DataSettings):
         yield from warmup_mistakes(self.warmup_epochs, self.epochs)
         if self.epochs and self.epochs % self.n_rounds:
             yield f"--epochs ({self.epochs}) must be divisible by --n-rounds ({self.n_rounds})"
+        if self.strategy == "replay" and self.replay_size is None:
+            yield "--strategy replay needs --replay-size, the number of images in its buffer"
         if self.epochs and self.start_epoch is not None and self.start_epoch >= self.epochs:
             yield f"--start-epoch {self.start_epoch} must be smaller than --epochs ({self.epochs})"

@@ -27,7 +27,7 @@ STEPS = ("mine", "cluster", "selflabel")
 OF_TRAINING = ("crop_min", "erase_p", "weight_decay", "precision")
 OF_CLUSTERING = ("heads", "head_only", "entropy_weight", "epochs", "batch_size", "lr")
 OF_LABELLING = ("threshold", "selflabel_epochs", "selflabel_batch_size", "selflabel_lr")
-OF_NETWORK = ("pretrained", "arch", "stem", "key", "random")
+OF_NETWORK = ("pretrained", "arch", "stem", "key", "random", "momentum_teacher")
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,11 @@ class ScanConfig(RunSettings, NetworkSettings):
         advanced=True,
     )
 
-    crop_min: float | None = crop_min(None, " [default: 0.5 up to 64 px, else the checkpoint's]", advanced=True)
+    crop_min: float | None = crop_min(
+        None,
+        " [default: up to 64 px 0.5 in clustering and 1, no crops, in self-labelling, else the checkpoint's]",
+        advanced=True,
+    )
     erase_p: float = probability(0.5, "random erasing")
 
     epochs: int | None = epochs(None, "epochs of clustering [default: 50; 100 with --head-only; 15 on bundled data]")

@@ -1,4 +1,4 @@
-"""Data strategies of the collapse paper: the image indices of each epoch. NumPy only.
+"""Data strategies: the image indices of each epoch. All but ``replay`` are those of the collapse paper.
 
 Li, Efros, Pathak, "Understanding Collapse in Non-Contrastive Siamese Representation Learning", ECCV 2022, Sec. 5. With
 r = epochs // n_rounds epochs per round and chunk index c = (epoch mod r) // chunk_size, the subset of an epoch is
@@ -7,17 +7,23 @@ r = epochs // n_rounds epochs per round and chunk index c = (epoch mod r) // chu
     current     order[N*c*s // r : N*(c+1)*s // r]     a single pass: each image is in one chunk only
     accumulate  order[: N*(c+1)*s // r]                all chunks so far
     last        order[-N*s // r :]                     always the last chunk
+    replay      that of current, and a buffer of ``replay_size`` images of the earlier chunks of the round
 
-for N images and s = chunk_size epochs per chunk. All epochs have the same number of steps: the subset is permuted and
-trimmed to whole batches, repeatedly, until there are enough batches.
+for N images and s = chunk_size epochs per chunk. The buffer is that of experience replay in continual learning
+(Chaudhry et al., "On Tiny Episodic Memories in Continual Learning", arXiv:1902.10486). It has the last images before
+the chunk (``fifo``), or a uniform sample of all earlier ones (``reservoir``; Vitter, ACM TOMS 11, 1985). All epochs
+have the same number of steps: the subset is permuted and trimmed to whole batches, repeatedly, until there are enough
+batches.
 """
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
 
+from ssltool import seeds
 from ssltool.config import STRATEGIES
 from ssltool.errors import SSLToolError, unknown
 from ssltool.files.npy_files import read_npy
@@ -26,18 +32,58 @@ LARGEST_EPOCH = 2**28
 """Maximum number of images of an epoch that ``steps_per_epoch`` sets; their numbers are in memory."""
 
 
-def epoch_subset(
-    order: np.ndarray, *, strategy: str, epoch: int, epochs: int, chunk_size: int = 1, n_rounds: int = 1
-) -> np.ndarray:
-    """The subset of ``order`` (N,) used in ``epoch`` (from 0).
+def epoch_subset(order: np.ndarray, **schedule: Any) -> np.ndarray:
+    """The subset of ``order`` (N,) used in an epoch: the replayed images and the slice; see ``epoch_parts``."""
+    start, stop, replayed = epoch_parts(order, **schedule)
+    return np.concatenate([replayed, order[start:stop]]) if len(replayed) else order[start:stop]
+
+
+def epoch_parts(
+    order: np.ndarray,
+    *,
+    strategy: str,
+    epoch: int,
+    epochs: int,
+    chunk_size: int = 1,
+    n_rounds: int = 1,
+    replay_size: int | None = None,
+    replay_rule: str = "reservoir",
+    seed: int = 10,
+) -> tuple[int, int, np.ndarray]:
+    """The slice [start, stop) of ``order`` (N,) that ``epoch`` (from 0) uses, and the images that ``replay`` adds.
+
+    These are the images of the buffer in their order, at most ``replay_size``, and none for the other strategies. The
+    buffer is a function of the seed and the chunk: no state is carried from epoch to epoch.
 
     Raises:
         SSLToolError: for an unknown strategy, or if ``n_rounds`` does not divide ``epochs``.
     """
-    start, stop = _bounds(
-        len(order), strategy=strategy, epoch=epoch, epochs=epochs, chunk_size=chunk_size, n_rounds=n_rounds
-    )
-    return order[start:stop]
+    n = len(order)
+    bounds = _bounds(n, strategy=strategy, epoch=epoch, epochs=epochs, chunk_size=chunk_size, n_rounds=n_rounds)
+    start, stop, _ = slice(*bounds).indices(n)
+    replayed = order[:0]
+    if strategy == "replay" and replay_size and start:
+        keys = -np.arange(n) if replay_rule == "fifo" else reservoir_keys(n, seed)
+        replayed = order[buffer_places(keys, start, replay_size)]
+    return start, stop, replayed
+
+
+@functools.lru_cache(maxsize=1)
+def reservoir_keys(n: int, seed: int) -> np.ndarray:
+    """A random permutation of 0 to n - 1, independent of that of ``read_order``."""
+    return np.random.RandomState(seeds.derive(seed, seeds.Stream.REPLAY) % 2**32).permutation(n)
+
+
+def buffer_places(keys: np.ndarray, seen: int, size: int) -> np.ndarray:
+    """The places, ascending, that a buffer of ``size`` holds after the first ``seen`` places of the order.
+
+    It holds those with the smallest ``keys``. With random keys that is reservoir sampling: each set of ``size`` places
+    is equally likely, and a place that left the buffer does not come back. With decreasing keys the buffer holds the
+    last ``size`` places.
+    """
+    if seen <= size:
+        return np.arange(seen)
+    return np.sort(np.argpartition(keys[:seen], size - 1)[:size])
 
 
 def _bounds(
@@ -54,7 +100,7 @@ def _bounds(
         raise SSLToolError(f"epoch is {epoch}; it must be from 0 to {epochs - 1}")
     per_round = epochs // n_rounds
     chunk = (epoch % per_round) // chunk_size
-    if strategy == "current":
+    if strategy in ("current", "replay"):
         return n * chunk * chunk_size // per_round, n * (chunk + 1) * chunk_size // per_round
     if strategy == "accumulate":
         return None, n * (chunk + 1) * chunk_size // per_round
@@ -87,13 +133,11 @@ def epoch_indices(
     *,
     strategy: str,
     epoch: int,
-    epochs: int,
     batch_size: int,
-    chunk_size: int = 1,
-    n_rounds: int = 1,
     repeat_batch: int = 1,
     steps_per_epoch: int | None = None,
     seed: int = 10,
+    **schedule: Any,
 ) -> np.ndarray:
     """The image indices of one epoch, in batch order.
 
@@ -104,6 +148,7 @@ def epoch_indices(
         repeat_batch: number of consecutive uses of each batch.
         steps_per_epoch: steps of the epoch; N // batch_size if None.
         seed: permutations come from ``numpy.random.RandomState(epoch + seed)``.
+        schedule: ``epochs`` and the other arguments of ``epoch_parts``.
 
     Returns:
         (steps * batch_size,) int64. For ``current``, ``accumulate`` and ``last`` identical to the paper's code.
@@ -118,9 +163,7 @@ def epoch_indices(
         )
     if min(batch_size, repeat_batch) < 1:
         raise SSLToolError(f"--batch-size {batch_size} and --repeat-batch {repeat_batch} must be at least 1")
-    subset = epoch_subset(
-        order, strategy=strategy, epoch=epoch, epochs=epochs, chunk_size=chunk_size, n_rounds=n_rounds
-    )
+    subset = epoch_subset(order, strategy=strategy, epoch=epoch, seed=seed, **schedule)
     steps = steps_in_epoch(len(order), batch_size, steps_per_epoch)
     if len(subset) < batch_size:
         raise SSLToolError(chunk_too_small_message(strategy, epoch, len(subset), batch_size))

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from ssltool.data.loader import Batch
@@ -26,11 +27,18 @@ LARGEST_LOGIT = 88.0
 
 class Output(NamedTuple):
     """The result of a forward pass: the ``loss``, the ``projection`` (N, D) that is monitored for collapse, and
-    ``for_buffers``, tensors (N, ...) that ``Method.update_buffers`` needs in addition."""
+    ``for_buffers``, tensors (N, ...) that ``Method.update_buffers`` needs in addition. ``terms`` are those of
+    regularisers; a method has none."""
 
     loss: Tensor
     projection: Tensor
     for_buffers: tuple[Tensor, ...] = ()
+    terms: tuple[Tensor, ...] = ()
+
+    @property
+    def objective(self) -> Tensor:
+        """What is minimised: the sum of the loss and the terms."""
+        return torch.stack([self.loss, *self.terms]).sum() if self.terms else self.loss
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,17 @@ from torch import Tensor, nn
 
 from ssltool.data.loader import Batch
 from ssltool.methods.base import Output, RunFacts, check_same_shape
-from ssltool.methods.options import Ineffective, MethodOptions, momentum, momentum_final, queue_size, temperature, width
+from ssltool.methods.options import (
+    Ineffective,
+    MethodOptions,
+    momentum,
+    momentum_final,
+    negatives,
+    queue_size,
+    temperature,
+    width,
+)
+from ssltool.methods.parts.matching import NO_NEGATIVES, attraction
 from ssltool.methods.parts.momentum import MomentumMethod
 from ssltool.methods.parts.queue import Queue, check_queue, queue_warnings
 from ssltool.models.heads import mlp
@@ -30,7 +40,7 @@ from ssltool.training.precision import without_autocast
 
 
 @without_autocast
-def moco_loss(q: Tensor, k: Tensor, queue: Tensor, temperature: float = 0.2) -> Tensor:
+def moco_loss(q: Tensor, k: Tensor, queue: Tensor, temperature: float = 0.2, *, negatives: bool = True) -> Tensor:
     """Eq. 1 of arXiv:1911.05722, averaged over the batch; ln(K + 1) if all rows are equal.
 
     Args:
@@ -38,12 +48,16 @@ def moco_loss(q: Tensor, k: Tensor, queue: Tensor, temperature: float = 0.2) -> 
         k: the teacher's keys of the same images (N, D); detached.
         queue: keys of earlier images (K, D); detached.
         temperature: divides the cosines.
+        negatives: whether the keys in the queue repel; otherwise the loss is the mean of -cosine / temperature of query
+            and key.
 
     Raises:
         SSLToolError: if the shapes do not match.
     """
     check_same_shape("moco_loss", q, k)
     check_queue("moco_loss", q, queue)
+    if not negatives:
+        return attraction(q, k.detach(), temperature)
     q, k, queue = F.normalize(q, dim=1), F.normalize(k.detach(), dim=1), F.normalize(queue.detach(), dim=1)
     logits = torch.cat([(q * k).sum(dim=1, keepdim=True), q @ queue.mT], dim=1) / temperature
     return F.cross_entropy(logits, torch.zeros(len(q), dtype=torch.int64, device=q.device))
@@ -61,6 +75,7 @@ class MoCoOptions(MethodOptions):
     )
     queue: int = queue_size(65536)
     temperature: float = temperature(0.2)
+    negatives: bool = negatives()
     momentum: float = momentum(0.999)
     momentum_final: float | None = momentum_final(None)
     symmetric: bool = setting(False, "use both views as queries and keys (v2+)")
@@ -77,7 +92,10 @@ class MoCoOptions(MethodOptions):
         return self.symmetric and self.queued == "both"
 
     def ineffective(self) -> list[Ineffective]:
-        return [Ineffective(("queued",), not self.symmetric, "symmetric=false")]
+        return [
+            Ineffective(("queued",), not self.symmetric, "symmetric=false"),
+            Ineffective(("queue",), not self.negatives, "negatives=false"),
+        ]
 
     @classmethod
     def completed(cls, saved: Mapping[str, Any]) -> dict[str, Any]:
@@ -111,11 +129,11 @@ class MoCo(MomentumMethod):
     def forward(self, batch: Batch) -> Output:
         (x1, x2), o = batch.views, self.options
         q1, k2 = self.projector(self.backbone(x1)).float(), self.teacher_forward(x2)
-        loss = moco_loss(q1, k2, self.queue.rows, o.temperature)
+        loss = moco_loss(q1, k2, self.queue.rows, o.temperature, negatives=o.negatives)
         if not o.symmetric:
             return Output(loss, q1.detach(), (k2,))
         q2, k1 = self.projector(self.backbone(x2)).float(), self.teacher_forward(x1)
-        both = loss + moco_loss(q2, k1, self._queues[-1].rows, o.temperature)
+        both = loss + moco_loss(q2, k1, self._queues[-1].rows, o.temperature, negatives=o.negatives)
         return Output(both if o.sums_both else 0.5 * both, q1.detach(), (k2, k1))
 
     def update_buffers(self, output: Output) -> None:
@@ -125,6 +143,11 @@ class MoCo(MomentumMethod):
     def warnings(self) -> list[str]:
         return super().warnings() + queue_warnings(self.options, self.run)
 
+    def collapse_causes(self) -> dict[str, bool]:
+        return super().collapse_causes() | {NO_NEGATIVES: not self.options.negatives}
+
     @property
     def constant_output_losses(self) -> tuple[float, ...]:
-        return ((2 if self.options.sums_both else 1) * math.log(self.options.queue + 1),)
+        o = self.options
+        one = math.log(o.queue + 1) if o.negatives else -1.0 / o.temperature
+        return ((2 if o.sums_both else 1) * one,)

@@ -14,7 +14,15 @@ from torch import Tensor, nn
 
 from ssltool.data.loader import Batch
 from ssltool.methods.base import Output, RunFacts, check_same_shape
-from ssltool.methods.options import AsymmetricViews, fix_pred_lr, momentum, momentum_final, temperature, width
+from ssltool.methods.options import (
+    AsymmetricViews,
+    fix_pred_lr,
+    momentum,
+    momentum_final,
+    negatives,
+    temperature,
+    width,
+)
 from ssltool.methods.parts.matching import info_nce
 from ssltool.methods.parts.momentum import MomentumMethod
 from ssltool.models.backbones import token_layout
@@ -24,7 +32,9 @@ from ssltool.training.precision import without_autocast
 
 
 @without_autocast
-def mocov3_loss(q1: Tensor, q2: Tensor, k1: Tensor, k2: Tensor, temperature: float = 1.0) -> Tensor:
+def mocov3_loss(
+    q1: Tensor, q2: Tensor, k1: Tensor, k2: Tensor, temperature: float = 1.0, *, negatives: bool = True
+) -> Tensor:
     """Algorithm 1 of arXiv:2104.02057: ctr(q1, k2) + ctr(q2, k1), each averaged over the batch and times 2 T.
 
     For N images the loss is 4 T ln N if all rows are equal.
@@ -33,13 +43,16 @@ def mocov3_loss(q1: Tensor, q2: Tensor, k1: Tensor, k2: Tensor, temperature: flo
         q1, q2: predictions for two views, each (N, D), not necessarily normalised.
         k1, k2: the teacher's projections of the same views, each (N, D); detached.
         temperature: T, divides the cosines.
+        negatives: whether the other images repel; otherwise the loss is -2 (cos(q1, k2) + cos(q2, k1)), BYOL's but for
+            a constant.
 
     Raises:
         SSLToolError: if the shapes differ or are not (N, D).
     """
     check_same_shape("mocov3_loss", q1, q2, k1, k2)
-    both = info_nce(q1, k2.detach(), temperature) + info_nce(q2, k1.detach(), temperature)
-    return both * (2 * temperature)
+    first = info_nce(q1, k2.detach(), temperature, negatives=negatives)
+    second = info_nce(q2, k1.detach(), temperature, negatives=negatives)
+    return (first + second) * (2 * temperature)
 
 
 @dataclass(frozen=True)
@@ -50,6 +63,7 @@ class MoCoV3Options(AsymmetricViews):
     dim: int = width(256)
     hidden: int = width(4096, "the hidden layers of projector and predictor")
     temperature: float = temperature(1.0)
+    negatives: bool = negatives()
     momentum: float = momentum(0.99)
     momentum_final: float | None = momentum_final(1.0)
     fix_pred_lr: bool = fix_pred_lr()
@@ -73,8 +87,10 @@ class MoCoV3(MomentumMethod):
         z1, z2 = (self.projector(self.backbone(view)).float() for view in batch.views)
         q1, q2 = gather(self.predictor(z1).float()), gather(self.predictor(z2).float())
         k1, k2 = (gather(self.teacher_forward(view)) for view in batch.views)
-        return Output(mocov3_loss(q1, q2, k1, k2, self.options.temperature), z1.detach())
+        o = self.options
+        return Output(mocov3_loss(q1, q2, k1, k2, o.temperature, negatives=o.negatives), z1.detach())
 
     @property
     def constant_output_losses(self) -> tuple[float, ...]:
-        return (4 * self.options.temperature * math.log(self.run.batch_size),)
+        o = self.options
+        return (4 * o.temperature * math.log(self.run.batch_size) if o.negatives else -4.0,)

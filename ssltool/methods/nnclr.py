@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ssltool.data.loader import Batch
 from ssltool.methods.base import Method, Output, RunFacts, check_same_shape
-from ssltool.methods.options import AsymmetricViews, fix_pred_lr, queue_size, temperature, width
+from ssltool.methods.options import AsymmetricViews, fix_pred_lr, negatives, queue_size, temperature, width
 from ssltool.methods.parts.matching import info_nce
 from ssltool.methods.parts.queue import Queue, queue_warnings
 from ssltool.models.heads import mlp
@@ -23,7 +23,9 @@ from ssltool.training.precision import without_autocast
 
 
 @without_autocast
-def nnclr_loss(nn1: Tensor, nn2: Tensor, p1: Tensor, p2: Tensor, temperature: float = 0.1) -> Tensor:
+def nnclr_loss(
+    nn1: Tensor, nn2: Tensor, p1: Tensor, p2: Tensor, temperature: float = 0.1, *, negatives: bool = True
+) -> Tensor:
     """Eq. 4 of arXiv:2104.14548 in both directions: CE(nn1 p2^T / T) / 2 + CE(nn2 p1^T / T) / 2.
 
     For N images the loss is ln N if all rows are equal.
@@ -32,12 +34,14 @@ def nnclr_loss(nn1: Tensor, nn2: Tensor, p1: Tensor, p2: Tensor, temperature: fl
         nn1, nn2: nearest neighbours of the projections of two views, each (N, D); detached.
         p1, p2: predictions for the views, each (N, D), not necessarily normalised.
         temperature: T, divides the cosines.
+        negatives: whether the other images repel; otherwise the loss is -(cos(nn1, p2) + cos(nn2, p1)) / 2 T.
 
     Raises:
         SSLToolError: if the shapes differ or are not (N, D).
     """
     check_same_shape("nnclr_loss", nn1, nn2, p1, p2)
-    return 0.5 * (info_nce(nn1.detach(), p2, temperature) + info_nce(nn2.detach(), p1, temperature))
+    first = info_nce(nn1.detach(), p2, temperature, negatives=negatives)
+    return 0.5 * (first + info_nce(nn2.detach(), p1, temperature, negatives=negatives))
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,7 @@ class NNCLROptions(AsymmetricViews):
     pred_hidden: int = width(4096, "the predictor's hidden layer")
     queue: int = queue_size(98304)
     temperature: float = temperature(0.1)
+    negatives: bool = negatives()
     fix_pred_lr: bool = fix_pred_lr()
     last_bn_affine: bool = setting(
         False, "scale and shift in the projector's last batch norm, as in solo-learn and lightly"
@@ -72,7 +77,8 @@ class NNCLR(Method):
         z1, z2 = (self.projector(self.backbone(view)).float() for view in batch.views)
         p1, p2 = gather(self.predictor(z1).float()), gather(self.predictor(z2).float())
         nn1, nn2 = gather(self.queue.nearest(z1)), gather(self.queue.nearest(z2))
-        return Output(nnclr_loss(nn1, nn2, p1, p2, self.options.temperature), z1.detach())
+        o = self.options
+        return Output(nnclr_loss(nn1, nn2, p1, p2, o.temperature, negatives=o.negatives), z1.detach())
 
     def update_buffers(self, output: Output) -> None:
         self.queue.add(output.projection)
@@ -82,4 +88,5 @@ class NNCLR(Method):
 
     @property
     def constant_output_losses(self) -> tuple[float, ...]:
-        return (math.log(self.run.batch_size),)
+        o = self.options
+        return (math.log(self.run.batch_size) if o.negatives else -1.0 / o.temperature,)

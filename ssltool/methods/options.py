@@ -58,6 +58,11 @@ def temperature(default: float, what: str = "the similarities are") -> Any:
     return setting(default, f"temperature that {what} divided by", above=0)
 
 
+def negatives() -> Any:
+    """Whether a contrastive loss has negatives."""
+    return setting(True, "compare with other images; otherwise the loss is -cosine / temperature of the positive alone")
+
+
 def queue_size(default: int) -> Any:
     """The number of earlier embeddings in a queue."""
     return setting(default, "number of embeddings of earlier batches in the queue", minimum=1)
@@ -81,8 +86,8 @@ def momentum_final(default: float | None) -> Any:
 
 
 def local_crops(default: int) -> Any:
-    """The number of small crops in addition to the two large views."""
-    return setting(default, "small crops per image, in addition to the two large ones", minimum=0, maximum=100)
+    """The number of small crops in addition to the large views."""
+    return setting(default, "small crops per image, in addition to the large ones", minimum=0, maximum=100)
 
 
 @dataclass(frozen=True)

@@ -23,35 +23,11 @@ from ssltool.methods.parts.matching import multicrop_cross_entropy
 from ssltool.methods.parts.multicrop import forward_by_size, forward_concatenated
 from ssltool.methods.parts.prototypes import Prototypes, uniform_loss_warning
 from ssltool.methods.parts.queue import Queue, queue_warnings
+from ssltool.methods.parts.sinkhorn import sinkhorn
 from ssltool.models.heads import mlp
 from ssltool.settings import setting
 from ssltool.training.distributed import gather, local_rows
 from ssltool.training.precision import without_autocast
-
-
-@torch.no_grad()
-@without_autocast
-def sinkhorn(scores: Tensor, epsilon: float = 0.05, iterations: int = 3) -> Tensor:
-    """Assignments (N, K) of N rows to K prototypes by Eq. 3 to 5 of arXiv:2006.09882.
-
-    exp(scores / epsilon), normalised alternately such that the prototypes have equal mass and the rows sum to 1; rows
-    are normalised last. Computed in log space, so that no epsilon overflows.
-
-    Args:
-        scores: similarity of each row to each prototype (N, K).
-        epsilon: entropy regularisation; smaller values give harder assignments.
-        iterations: number of iterations.
-
-    Raises:
-        SSLToolError: if ``scores`` is not a non-empty matrix.
-    """
-    if scores.dim() != 2 or not scores.numel():
-        raise SSLToolError(f"sinkhorn expects scores (N, K); found {tuple(scores.shape)}")
-    log_q = scores / epsilon
-    for _ in range(iterations):
-        log_q = log_q - log_q.logsumexp(dim=0)
-        log_q = log_q - log_q.logsumexp(dim=1, keepdim=True)
-    return log_q.exp()
 
 
 @without_autocast
@@ -88,7 +64,9 @@ class SwAVOptions(MultiCrop):
     epsilon: float = setting(
         0.05, "entropy regularisation of the assignments; smaller values give harder assignments", above=0
     )
-    iterations: int = setting(3, "iterations of Sinkhorn-Knopp", minimum=1, maximum=10_000)
+    iterations: int = setting(
+        3, "iterations of Sinkhorn-Knopp; with 0 prototypes can be left unused", minimum=0, maximum=10_000
+    )
     queue: int = setting(
         3840, "number of earlier embeddings assigned together with the batch; 0 disables the queue", minimum=0
     )
@@ -96,7 +74,12 @@ class SwAVOptions(MultiCrop):
     freeze: int = setting(313, "number of initial steps in which the prototypes are frozen", minimum=0)
 
     def ineffective(self) -> list[Ineffective]:
-        return [*super().ineffective(), Ineffective(("queue_start",), self.queue == 0, "queue=0")]
+        unused = self.iterations == 0  # each row is assigned alone
+        return [
+            *super().ineffective(),
+            Ineffective(("queue_start",), self.queue == 0, "queue=0"),
+            Ineffective(("queue", "queue_start"), unused, "iterations=0"),
+        ]
 
 
 class SwAV(Method):
@@ -173,7 +156,10 @@ class SwAV(Method):
     def collapse_causes(self) -> dict[str, bool]:
         o = self.options
         soft = f"assignments are not sharper than predictions (epsilon={o.epsilon}, temperature={o.temperature})"
-        return super().collapse_causes() | {soft: o.epsilon >= o.temperature}
+        return super().collapse_causes() | {
+            "nothing makes the prototypes equally used (iterations=0)": o.iterations == 0,
+            soft: o.epsilon >= o.temperature,
+        }
 
     @property
     def constant_output_losses(self) -> tuple[float, ...]:

@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +27,7 @@ from ssltool.methods.base import EpochImages, Output, RunFacts
 from ssltool.methods.options import Ineffective, MethodOptions, momentum, momentum_final, width
 from ssltool.methods.parts.momentum import MomentumMethod
 from ssltool.models.backbones import last_width, patch_tokens
-from ssltool.models.heads import mlp
+from ssltool.models.heads import relu
 from ssltool.settings import setting
 from ssltool.training.precision import without_autocast
 
@@ -52,18 +54,41 @@ def teacher_loss(student: Tensor, teacher: Tensor) -> Tensor:
 class TeacherOptions(MethodOptions):
     """Options of the study. Defaults follow the study."""
 
+    KEPT: ClassVar[tuple[str, ...]] = ("second_relu", "dropout")
+
     update: str = setting("ema", "update rule of the teacher", choices=("sgd", "frozen", "copy", "ema"))
     dim: int = width(128)
     hidden: int = width(2048, "the projector's hidden layers")
+    second_relu: bool = setting(False, "ReLU after the second hidden layer of the projector too")
+    dropout: float = setting(
+        0.1, "fraction of the units of the projector's hidden layers set to 0 in training", minimum=0, maximum=0.99
+    )
     momentum: float = momentum(0.996)
     momentum_final: float | None = momentum_final(1.0)
+
+    @classmethod
+    def completed(cls, saved: Mapping[str, Any]) -> dict[str, Any]:
+        return {"second_relu": True, "dropout": 0.0} | dict(saved)  # earlier versions had no such options
 
     def ineffective(self) -> list[Ineffective]:
         return [Ineffective(("momentum", "momentum_final"), self.update != "ema", f"update={self.update}")]
 
 
+def _head(dim: int, options: TeacherOptions) -> nn.Sequential:
+    """Linear, ReLU, dropout, linear, dropout, linear: one ReLU, as in the study, unless ``second_relu`` adds one."""
+    hidden, drop = options.hidden, options.dropout
+    after_second = [relu()] if options.second_relu else []
+    layers = [nn.Linear(dim, hidden), relu(), *_dropout(drop), nn.Linear(hidden, hidden), *after_second]
+    return nn.Sequential(*layers, *_dropout(drop), nn.Linear(hidden, options.dim))
+
+
+def _dropout(rate: float) -> list[nn.Module]:
+    return [nn.Dropout(rate)] if rate else []
+
+
 class Teacher(MomentumMethod):
-    """Projector: three linear layers without BN, applied to each patch. The teacher has its own random weights, except
+    """Projector: three linear layers without BN, applied to each patch, with a ReLU after the first and dropout after
+    the first two. The teacher has its own random weights, except
     with ``ema``, where it is initialised as a copy. The representation of an image is the mean over its patches."""
 
     Options = TeacherOptions
@@ -72,10 +97,9 @@ class Teacher(MomentumMethod):
     def __init__(self, backbone: nn.Module, dim: int, options: TeacherOptions, run: RunFacts) -> None:
         dim = last_width(backbone, dim)
         super().__init__(backbone, dim, options, run)
-        widths = [dim, options.hidden, options.hidden, options.dim]
-        self.projector = mlp(widths, hidden_bn=False)
+        self.projector = _head(dim, options)
         second, _ = run.second_backbone()
-        self.teacher = nn.ModuleDict({"backbone": second, "projector": mlp(widths, hidden_bn=False)})
+        self.teacher = nn.ModuleDict({"backbone": second, "projector": _head(dim, options)})
         if options.update == "ema":
             self.update_teacher(0.0)
         own = [*self.backbone.parameters(), *self.projector.parameters()]

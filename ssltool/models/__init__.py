@@ -41,6 +41,7 @@ ARCHITECTURES: Registry[Architecture] = Registry(
         "resnet": Architecture(".resnet:FAMILY"),
         "wide_resnet": Architecture(".wide_resnet:FAMILY"),
         "vit": Architecture(".vit:FAMILY"),
+        "vit_notebook": Architecture(".vit_notebook:FAMILY"),
         "timm": Architecture(".timm_models:FAMILY"),
         "transformers": Architecture(".transformers_models:FAMILY"),
         "torchvision": Architecture(".torchvision_models:FAMILY"),

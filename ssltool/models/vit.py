@@ -238,14 +238,24 @@ def patch_size(image_size: int) -> int:
     return 16 if image_size > SMALL_IMAGE else 4
 
 
-def _vit(shape: ViTShape, image_size: int, stop_grad_conv1: bool) -> VisionTransformer:
-    dim, depth, heads, _, registers = shape
-    patch = shape.patch or patch_size(image_size)
+def divided_into_patches(image_size: int, patch: int | None = None) -> int:
+    """The patch size: ``patch``, or the default.
+
+    Raises:
+        SSLToolError: if ``image_size`` is not divisible by it.
+    """
+    patch = patch or patch_size(image_size)
     if image_size % patch:
         nearest = " or ".join(str(count * patch) for count in (image_size // patch, image_size // patch + 1) if count)
         raise SSLToolError(
             f"--image-size {image_size} is not divisible by the patch size of the ViT, {patch} pixels; use {nearest}"
         )
+    return patch
+
+
+def _vit(shape: ViTShape, image_size: int, stop_grad_conv1: bool) -> VisionTransformer:
+    dim, depth, heads, _, registers = shape
+    patch = divided_into_patches(image_size, shape.patch)
     model = ViT(image_size, patch, depth, heads, hidden_dim=dim, mlp_dim=4 * dim, registers=registers)
     model.heads = nn.Identity()  # type: ignore[assignment]
     # Appendix of MoCo v3 (arXiv:2104.02057): fixed 2-D sine-cosine positions, Xavier-uniform weights.

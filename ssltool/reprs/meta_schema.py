@@ -27,7 +27,7 @@ META = mapping(
         **dict.fromkeys(("transform", "precision", "fingerprint", "data"), optional(text())),
         **dict.fromkeys(("epoch", "seed"), optional(integer(0))),
         **dict.fromkeys(("image_size", "directions", "places", "views", "sample", "sample_patches"), COUNT),
-        "random": optional(boolean()),
+        **dict.fromkeys(("random", "momentum_teacher"), optional(boolean())),
         "preprocessing": optional(PREPROCESSING),
         "classes": optional(listing(text(), what="a list of names")),
         "grid": optional(listing(integer(1, 2**20), 2, what="[rows, columns]")),

@@ -90,9 +90,11 @@ def schedule_of(setup: TrainingSetup, method: Method, records: Sequence[Record] 
     other = [record["epoch"] for record in records if record.get("strategy", strategy) != strategy]
     first = max(other) + 1 if other else 0
     seen = np.zeros(len(setup.order), np.int64)
-    slices, times = [], []
+    slices, times, replayed = [], [], []
+    places = np.argsort(setup.order)
     for epoch in range(first, setup.epochs):
         slices.append(setup.slice(epoch))
+        replayed.append(places[setup.replayed(epoch)])
         counts = np.bincount(setup.indices(epoch), minlength=len(seen))
         times.append(counts.sum() / (counts > 0).sum())
         seen += counts
@@ -112,4 +114,5 @@ def schedule_of(setup: TrainingSetup, method: Method, records: Sequence[Record] 
         lr=np.array([rate.lr for rate in rates]),
         fixed=np.array([rate.fixed for rate in rates]) if fixed else None,
         note=f"Epochs 1 to {first} ran with another data strategy and are not drawn." if first else "",
+        replayed=tuple(replayed) if strategy == "replay" else (),
     )

@@ -26,7 +26,10 @@ from ssltool.runs.resume import DERIVED_SETTINGS, changed_images
 from ssltool.settings import Record, Settings
 from ssltool.training.setup import TrainingSetup
 
-SCHEDULE = ("strategy", "epochs", "batch_size", "chunk_size", "n_rounds", "repeat_batch", "steps_per_epoch", "seed")
+SCHEDULE = (
+    *("strategy", "epochs", "batch_size", "chunk_size", "n_rounds", "replay_size", "replay_rule", "repeat_batch"),
+    *("steps_per_epoch", "seed"),
+)
 """The settings that say which images an epoch uses."""
 
 

@@ -210,7 +210,7 @@ def check_compatible(checkpoint: Checkpoint, run: SavedRun, path: Path, *, more:
     if "labels_hash" not in old:  # an earlier version
         names.remove("labels_hash")
     if old["strategy"] == new["strategy"]:
-        names += ["chunk_size", "n_rounds", "repeat_batch", "order_hash"]
+        names += ["chunk_size", "n_rounds", "replay_size", "replay_rule", "repeat_batch", "order_hash"]
     reason = "would break its schedule or its weights"
     differing = differences(names, old, new)
     if old["method"] == new["method"]:

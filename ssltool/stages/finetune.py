@@ -249,9 +249,9 @@ class _Finetuning(ClassifierLoop):
         for group in state.optimizer.param_groups:
             group["lr"] = lr * group["scale"]
         with autocast(self.device, c.precision):
-            loss, features, _ = state.method(batch)
-        state.update(loss)
-        return loss, feature_std_tensor(features)
+            output = state.method(batch)
+        state.update(output.loss)
+        return output.loss, feature_std_tensor(output.projection)
 
     def results(self, means: dict[str, float]) -> Record:
         state = self.state

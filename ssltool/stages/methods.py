@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ssltool.config import MethodsConfig
 from ssltool.methods import FAMILIES, METHODS, method_class
-from ssltool.methods.recipes import RECIPES
+from ssltool.methods.recipes import RECIPES, published, recipes_of
 from ssltool.settings import value_type
 
 if TYPE_CHECKING:  # the list of methods needs no torch
@@ -50,7 +50,7 @@ def describe(name: str) -> Record:
         }
         for f in dataclasses.fields(cls.Options)
     ]
-    recipes = {recipe: methods[name] for recipe, methods in RECIPES.items() if name in methods}
+    recipes = {one: published(name, one, vit="arch" in RECIPES[one][name]) for one in recipes_of(name)}
     about = (inspect.getdoc(inspect.getmodule(cls)) or "").replace("``", "")
     return {"name": name, **_facts(name), "about": about, "options": options, "recipes": recipes}
 

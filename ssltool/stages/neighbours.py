@@ -122,6 +122,7 @@ def _embed(config: NeighboursConfig, saved: RepresentationSet, files: Sequence[s
     settings = SaveReprsConfig(
         pretrained=checkpoint,
         random=bool(meta.get("random")) and checkpoint != "random",
+        momentum_teacher=bool(meta.get("momentum_teacher")),
         arch=meta.get("arch") if ":" in checkpoint or checkpoint == "random" else None,
         stem=meta.get("stem") if checkpoint == "random" else None,
         image_size=meta.get("image_size"),

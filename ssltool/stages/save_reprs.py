@@ -162,7 +162,8 @@ def _target(config: SaveReprsConfig, images: ImageSet, network: Pretrained, *, s
         return out if config.format != "npy" or out.suffix == suffix else out.with_name(out.name + suffix)
     number = config.exp_id if config.exp_id is not None else int(network.run.settings["exp_id"])
     # The paper's name is for the output of the trained backbone; anything else gets a suffix.
-    parts = ["random" if network.origin["random"] else None, None if config.layer == "backbone" else config.layer]
+    parts = ["random" if network.origin["random"] else None, "momentum_teacher" if config.momentum_teacher else None]
+    parts += [None if config.layer == "backbone" else config.layer]
     parts += [config.tokens, "places" if config.pool == "none" else None]
     counts = {"patches": config.sample_patches, "views": config.views, "sample": config.sample}
     parts += [f"{name}{count}" for name, count in counts.items() if count]

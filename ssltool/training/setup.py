@@ -11,6 +11,7 @@ from typing import TypedDict
 
 import numpy as np
 import torch
+from torch import nn
 
 from ssltool import seeds
 from ssltool.checkpoints.build import build_method
@@ -27,6 +28,7 @@ from ssltool.data.preprocessing import Preprocessing
 from ssltool.data.strategies import (
     chunk_too_small_message,
     epoch_indices,
+    epoch_parts,
     epoch_subset,
     steps_in_epoch,
 )
@@ -36,11 +38,13 @@ from ssltool.files.stored import weights_hash
 from ssltool.methods import METHODS, method_class
 from ssltool.methods.base import Method
 from ssltool.methods.options import MethodOptions
+from ssltool.methods.regularisers import REGULARISERS, Term, read_terms
 from ssltool.models.backbones import check_size, family_of, plugin_of
 from ssltool.training import OPTIMIZERS
 from ssltool.training.accumulation import accumulation_notes, check_accumulation, has_batch_norm
 from ssltool.training.distributed import group_shard
 from ssltool.training.recomputation import recompute_blocks
+from ssltool.training.regularised import regularised
 
 DEFAULT_SIZE = 224
 """Default image size in pixels."""
@@ -53,13 +57,16 @@ SMALL_BATCH = 16
 
 
 class _Chunks(TypedDict):
-    """The arguments of ``strategies.epoch_subset``."""
+    """The arguments of ``strategies.epoch_parts``."""
 
     strategy: str
     epoch: int
     epochs: int
     chunk_size: int
     n_rounds: int
+    replay_size: int | None
+    replay_rule: str
+    seed: int
 
 
 @dataclass(frozen=True)
@@ -141,16 +148,13 @@ class TrainingSetup:
         return epoch_subset(self.order, **self._chunks(epoch))
 
     def slice(self, epoch: int) -> tuple[int, int]:
-        """The slice [start, end) of the order that an epoch draws from."""
-        subset = self.subset(epoch)
-        return int(self._positions[subset[0]]), int(self._positions[subset[-1]]) + 1
+        """The slice [start, end) of the order that an epoch draws from, without the images that it replays."""
+        start, stop, _ = epoch_parts(self.order, **self._chunks(epoch))
+        return start, stop
 
-    @functools.cached_property
-    def _positions(self) -> np.ndarray:
-        """The position of each image in the order."""
-        positions = np.empty(len(self.order), np.int64)
-        positions[self.order] = np.arange(len(self.order))
-        return positions
+    def replayed(self, epoch: int) -> np.ndarray:
+        """The images of the replay buffer that an epoch draws from; none for other strategies than ``replay``."""
+        return epoch_parts(self.order, **self._chunks(epoch))[2]
 
     def indices(self, epoch: int) -> np.ndarray:
         """The image numbers of one epoch; see ``strategies.epoch_indices``."""
@@ -161,7 +165,6 @@ class TrainingSetup:
             batch_size=self.batch_size,
             repeat_batch=c.repeat_batch,
             steps_per_epoch=c.steps_per_epoch,
-            seed=c.seed,
         )
 
     def monitored_rows(self) -> np.ndarray:
@@ -177,6 +180,9 @@ class TrainingSetup:
             "epochs": self.epochs,
             "chunk_size": c.chunk_size,
             "n_rounds": c.n_rounds,
+            "replay_size": c.replay_size,
+            "replay_rule": c.replay_rule,
+            "seed": c.seed,
         }
 
     def build_method(self) -> Method:
@@ -199,6 +205,15 @@ class TrainingSetup:
                 f"--n-warmup-steps trains the predictor only, and {c.method} has no trainable predictor; leave it out"
             )
         return method
+
+    @property
+    def terms(self) -> tuple[Term, ...]:
+        """The regularisers of the run."""
+        return read_terms(self.config.regularise)
+
+    def regularised(self, method: Method) -> nn.Module:
+        """The method with the terms of the run's regularisers; see ``regularised.regularised``."""
+        return regularised(self.config.method, method, self.terms, self.config.accumulate)
 
     def warnings(self, method: Method) -> list[str]:
         """Warnings about settings that are likely to fail."""
@@ -274,6 +289,7 @@ class TrainingSetup:
             METHODS.plugin(c.method),
             plugin_of(c.arch),
             OPTIMIZERS.plugin(c.optimizer),
+            *(REGULARISERS.plugin(term.name) for term in self.terms),
             LAYOUTS.plugin(self.images.name),
             *(self.second.run.plugins if self.second else ()),
         }

@@ -23,7 +23,7 @@ from ssltool.training import distributed
 from ssltool.training.restore import OTHER, load_optimizer, load_weights
 
 SUMS = ("loss", "feature_std")
-"""The values that are averaged over the steps of an epoch; the loss is first."""
+"""The values that are averaged over the steps of an epoch, before those of regularisers; the loss is first."""
 
 FLUSH_EVERY = 10
 """Steps between checks of the losses, each of which synchronises with a GPU."""
@@ -129,6 +129,12 @@ class TrainState(LoopState):
         self.sums = dict(checkpoint.metrics["sums"])
         self.history = list(checkpoint.metrics["epochs"])
 
+    def restart_at(self, epoch: int, steps: int) -> None:
+        """Continues at the start of ``epoch``, of ``steps`` steps each, instead of the checkpoint's epoch."""
+        self.epoch, self.step, self.epoch_step = epoch, epoch * steps, 0
+        self.sums = dict.fromkeys(self.sums, 0.0)
+        self.history = [record for record in self.history if record["epoch"] < epoch]
+
     def update(self, loss: Tensor) -> None:
         """One optimizer step on ``loss``, with the method's hooks before and after it."""
         self.optimizer.zero_grad(set_to_none=True)
@@ -146,12 +152,13 @@ class TrainState(LoopState):
         for number, part in enumerate(parts, start=1):
             with distributed.gradient_exchange(self.model, number == len(parts)):
                 with autocast():
-                    loss, projection, for_buffers = self.model(part)
-                self.scaler.scale(loss / len(parts)).backward()
-            outputs.append((loss.detach(), projection, for_buffers))
-        losses, projections, for_buffers = zip(*outputs, strict=True)
+                    output = Output(*self.model(part))
+                self.scaler.scale(output.objective / len(parts)).backward()
+            outputs.append(output._replace(loss=output.loss.detach(), terms=tuple(t.detach() for t in output.terms)))
+        losses, projections, for_buffers, terms = zip(*outputs, strict=True)
         kept = tuple(torch.cat(tensors) for tensors in zip(*for_buffers, strict=True))
-        output = Output(torch.stack(losses).mean(), torch.cat(projections), kept)
+        means = tuple(torch.stack(values).mean() for values in zip(*terms, strict=True))
+        output = Output(torch.stack(losses).mean(), torch.cat(projections), kept, means)
         self.method.update_buffers(output)
         self._apply_gradients()
         return output
@@ -182,8 +189,11 @@ class TrainState(LoopState):
         self.pending.clear()
         first = self.step - len(rows)
         for number, row in enumerate(rows, start=first + 1):
-            if not math.isfinite(row[0]):
-                raise SSLToolError(f"the loss is {row[0]} at step {number} (epoch {self.epoch_number}); {DIVERGED}")
+            for name, value in zip(self.sums, row, strict=True):
+                if name != "feature_std" and not math.isfinite(value):
+                    raise SSLToolError(
+                        f"the {name} is {value} at step {number} (epoch {self.epoch_number}); {DIVERGED}"
+                    )
         self.latest = rows[-1][0]
         for row in rows:
             for name, value in zip(self.sums, row, strict=True):

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -28,7 +29,7 @@ MAX_LABELLED_BARS = 16
 """Maximum number of epochs whose bars are labelled with how often an image is seen."""
 
 BINS = 100
-"""Maximum number of bins of the images, in the plot of how often each is seen."""
+"""Maximum number of bins of the images, in the plot of how often each is seen, and of the replay buffer."""
 
 AREA_ALPHA = 0.35
 
@@ -48,6 +49,7 @@ class Schedule:
         lr: (T,), the learning rates.
         fixed: (T,), the constant learning rate of the predictor, or None if there is none.
         note: a note for the reader.
+        replayed: of each epoch the positions of the images in the replay buffer; empty for other strategies.
     """
 
     strategy: str
@@ -60,16 +62,17 @@ class Schedule:
     lr: np.ndarray
     fixed: np.ndarray | None
     note: str = ""
+    replayed: tuple[np.ndarray, ...] = ()
 
     def key(self) -> tuple[bytes, ...]:
         """A key that is equal for schedules with equal plots."""
         fixed = self.lr[:0] if self.fixed is None else self.fixed
-        arrays = (self.slices, self.times_each, self.seen, self.at, self.lr, fixed)
+        arrays = (self.slices, self.times_each, self.seen, self.at, self.lr, fixed, *self.replayed)
         return (f"{self.strategy} {self.first} {self.note}".encode(), *(values.tobytes() for values in arrays))
 
 
 def draw_slices(axis: Axes, schedule: Schedule) -> None:
-    """Plots the slice of each epoch as a horizontal bar."""
+    """Plots the slice of each epoch as a horizontal bar, and shades the images of the replay buffer."""
     start, stop = schedule.slices.T
     epochs = schedule.first + 1 + np.arange(len(start))  # counted from 1
     if len(epochs) <= MAX_BARS:
@@ -79,6 +82,8 @@ def draw_slices(axis: Axes, schedule: Schedule) -> None:
         axis.fill_betweenx(
             edges, np.repeat(start, 2), np.repeat(stop, 2), color=COLOURS[0], alpha=AREA_ALPHA, linewidth=0
         )
+    if schedule.replayed:
+        _shade_replayed(axis, schedule)
     if len(epochs) <= MAX_LABELLED_BARS:
         for epoch, low, high, times in zip(epochs.tolist(), start, stop, schedule.times_each, strict=True):
             _label(axis, epoch, low / schedule.images, high / schedule.images, f"{times:.2g} ×", schedule.images)
@@ -96,10 +101,24 @@ def _label(axis: Axes, epoch: float, low: float, high: float, text: str, images:
     axis.text(at * images, epoch, text, ha=align, va="center_baseline", fontsize=8)
 
 
+def _shade_replayed(axis: Axes, schedule: Schedule) -> None:
+    """Shades each epoch's row by the share of the images of a bin that its replay buffer holds."""
+    edges = _bin_edges(schedule.images)
+    shares = np.stack([np.histogram(places, edges)[0] / np.diff(edges) for places in schedule.replayed])
+    colours = np.empty((*shares.shape, 4))
+    colours[..., :3], colours[..., 3] = to_rgb(COLOURS[0]), AREA_ALPHA * shares
+    rows = (schedule.first + len(shares) + 0.5, schedule.first + 0.5)
+    axis.imshow(colours, extent=(0, schedule.images, *rows), aspect="auto", interpolation="nearest")
+
+
+def _bin_edges(images: int) -> np.ndarray:
+    bins = min(BINS, images)
+    return np.linspace(0, images, bins + 1).astype(int)
+
+
 def draw_exposure(axis: Axes, schedule: Schedule) -> None:
     """Plots how often each image is seen in the run, by its position in the order; the mean of each bin."""
-    bins = min(BINS, schedule.images)
-    edges = np.linspace(0, schedule.images, bins + 1).astype(int)
+    edges = _bin_edges(schedule.images)
     mean = np.add.reduceat(schedule.seen, edges[:-1]) / np.diff(edges)
     axis.stairs(mean, edges, fill=True, color=COLOURS[0], alpha=AREA_ALPHA, linewidth=0)
     axis.stairs(mean, edges, baseline=None, color=COLOURS[0], linewidth=1.4)

@@ -15,11 +15,10 @@ from ssltool.checkpoints.match_architecture import match_backbone
 from ssltool.checkpoints.parameter_names import NAMING_SCHEMES, find_naming_schemes, timm_name
 from ssltool.errors import SSLToolError
 from ssltool.models.backbones import architectures, build_backbone
-from ssltool.models.vit import vit_shape
 from ssltool.models.wide_resnet import wide_shape
 
 BARE = CheckpointLayout("torchvision", None, "")
-RESNETS = [arch for arch in architectures() if not vit_shape(arch) and not wide_shape(arch)]
+RESNETS = [arch for arch in architectures() if not arch.startswith("vit_") and not wide_shape(arch)]
 
 LAYOUTS = tuple(CHECKPOINT_LAYOUTS.values())
 

@@ -19,18 +19,19 @@ K = 20
 """Number of prototypes and of rows of a queue."""
 
 QUEUES = {"moco", "ressl", "nnclr", "nnsiam", "swav"}
-CLUSTERS = {"swav", "dino", "deepcluster"}
+CLUSTERS = {"swav", "dino", "ibot", "dinov2", "deepcluster"}
 
 
 class Constant(nn.Module):
-    """Outputs a row of ones for each image."""
+    """Outputs a row of ones for each image, or for each of its patches."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.dim = dim
 
     def forward(self, x: Tensor) -> Tensor:
-        return x.new_ones(len(x), self.dim)
+        rows = x.shape[:1] if x.dim() == 4 else x.shape[:-1]  # of images, or of vectors
+        return x.new_ones(*rows, self.dim)
 
 
 def made(name: str, **options: Any) -> Method:
@@ -68,6 +69,9 @@ def test_default_settings_have_no_collapse_cause(name):
         ("byol", {"momentum": 0}, "momentum=0"),
         ("byol", {"momentum": 1}, "momentum=1"),
         ("moco", {"momentum": 1}, "momentum=1"),
+        ("moco", {"negatives": False, "queue": 65536}, "negatives=false"),
+        ("simclr", {"negatives": False}, "negatives=false"),
+        ("swav", {"iterations": 0, "queue": 3840}, "iterations=0"),
         ("ijepa", {"momentum": 0}, "momentum=0"),
         ("ijepa", {"momentum": 1}, "momentum=1"),
         ("ijepa", {"stop_grad": False}, "stop_grad=false"),
@@ -75,13 +79,30 @@ def test_default_settings_have_no_collapse_cause(name):
         ("vicreg", {"cov": 0}, "cov=0"),
         ("barlow", {"lambd": 0}, "lambd=0"),
         ("wmse", {"eps": 1.0}, "eps=1"),
+        ("tico", {"rho": 0}, "rho=0"),
+        ("tico", {"beta": 1}, "beta=1"),
+        ("mmcr", {"norm": "frobenius"}, "norm=frobenius"),
+        ("frossl", {"frobenius": 0}, "frobenius=0"),
+        ("empssl", {"tcr": 0}, "tcr=0"),
+        ("lejepa", {"lambd": 0}, "lambd=0"),
+        ("visreg", {"lambd": 0}, "lambd=0"),
+        ("visreg", {"scale": 0}, "scale=0"),
+        ("visreg", {"shape": 0}, "shape=0"),
         ("dino", {"centering": False}, "centering=false"),
         ("dino", {"center_momentum": 1}, "center_momentum=1"),
         ("dino", {"teacher_temp": 0.08}, "teacher_temp=0.08, student_temp=0.1"),
+        ("ibot", {"centering": "none"}, "centering=none"),
+        ("ibot", {"center_momentum": 1}, "center_momentum=1"),
+        ("dinov2", {"centering": "none"}, "centering=none"),
+        ("dinov2", {"momentum": 0}, "momentum=0"),
+        ("simdino", {"gamma": 0}, "gamma=0"),
+        ("simdino", {"momentum": 0}, "momentum=0"),
         ("swav", {"epsilon": 0.5}, "epsilon=0.5, temperature=0.1"),
         ("ressl", {"teacher_temp": 0.1}, "teacher_temp=0.1, student_temp=0.1"),
         ("paws", {"me_max": False}, "me_max=false"),
         ("paws", {"sharpening": 1.0}, "sharpening=1.0"),
+        ("directclr", {"negatives": False}, "negatives=false"),
+        ("directpred", {"predictor": "none"}, "predictor=none"),
         ("teacher", {"update": "sgd"}, "update=sgd"),
         ("teacher", {"update": "copy"}, "update=copy"),
         ("teacher", {"update": "frozen"}, "update=frozen"),
@@ -102,8 +123,10 @@ def test_supervised_reports_that_c_classes_require_c_minus_1_dimensions():
     assert "4 classes" in cause and "3 dimensions" in cause
 
 
-COLLAPSED = sorted(METHODS.keys() - {"wmse", "paws", "mae", "teacher", "distill", "ijepa"})
-"""The first three have no such loss; the others have separate tests."""
+COLLAPSED = sorted(
+    METHODS.keys() - {"wmse", "paws", "dinov2", "mae", "teacher", "distill", "lejepa", "visreg", "tico", "ijepa"}
+)
+"""The first four have no such loss; the others have separate tests."""
 
 
 @pytest.mark.parametrize("name", COLLAPSED)
@@ -116,13 +139,26 @@ def test_constant_output_losses_equal_the_loss_of_a_forward_pass_with_constant_o
     assert len(method.probable_causes(loss)) == len(method.probable_causes(math.inf)) + 1
 
 
+@pytest.mark.parametrize("name", ["simclr", "moco", "mocov3", "nnclr", "directclr"])
+def test_without_negatives_the_loss_of_constant_outputs_is_the_lowest_there_is(name):
+    method = made(name, negatives=False, **({"queue": 65536} if name == "moco" else {})).train()
+    before = method(noisy_batch()).loss.item()
+    collapse(method)
+    loss = method(noisy_batch()).loss.item()
+    assert method.constant_output_losses == (pytest.approx(loss, rel=1e-5),)
+    assert loss < before
+
+
 def collapse(method: Method) -> None:
     """Makes all outputs constant: those of the network, its teacher and its queue."""
     for module in method.modules():
         if isinstance(module, Queue):
             module.rows.fill_(1.0 / module.rows.shape[1] ** 0.5)
     dim = getattr(method.options, "dim", method.run.classes)
-    method.projector = Constant(dim)
+    if isinstance(getattr(method, "projector", None), nn.Module):
+        method.projector = Constant(dim)
+    else:
+        method.backbone = Constant(method.backbone_dim)
     if isinstance(getattr(method, "predictor", None), nn.Module):
         method.predictor = nn.Identity()
     teacher = getattr(method, "teacher", None)

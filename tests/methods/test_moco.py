@@ -97,6 +97,7 @@ def test_the_defaults_are_moco_v2s():
         "hidden": None,
         "queue": 65536,
         "temperature": 0.2,
+        "negatives": True,
         "momentum": 0.999,
         "momentum_final": None,
         "symmetric": False,

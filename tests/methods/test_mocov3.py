@@ -75,6 +75,7 @@ def test_the_defaults_are_the_papers_for_a_resnet():
         "dim": 256,
         "hidden": 4096,
         "temperature": 1.0,
+        "negatives": True,
         "momentum": 0.99,
         "momentum_final": 1.0,
         "fix_pred_lr": False,

@@ -84,6 +84,7 @@ def test_the_defaults_are_the_papers():
         "pred_hidden": 4096,
         "queue": 98304,
         "temperature": 0.1,
+        "negatives": True,
         "fix_pred_lr": False,
         "last_bn_affine": False,
     }

@@ -71,6 +71,21 @@ CIFAR: dict[str, Wanted] = {
         SOLO | UNBLURRED | {"optimizer": "adam", "lr": 2e-3, "weight_decay": 1e-6, "crop_min": 0.2, "jitter": 2.0},
         {"dim": 64, "hidden": 1024, "w_size": 128, "w_iter": 1, "eps": 0.0, "n_augs": 2},
     ),
+    "mmcr": (  # pretrain_cifar_stl.py: Adam, 1e-3 for a batch of 32, and no schedule
+        UNBLURRED | {"optimizer": "adam", "lr": 1e-3 * 256 / 32, "fix_all_lr": True, "weight_decay": 1e-6}
+        | {"batch_size": 32, "epochs": 500},
+        {"dim": 128, "hidden": 512, "lambd": 0.0, "norm": "nuclear", "n_augs": 40},
+    ),
+    "frossl": (  # scripts/pretrain/cifar/frossl.yaml, with random crops
+        LARS | STRONG | {"lr": 0.3, "weight_decay": 1e-4},
+        {"dim": 1024, "hidden": 2048, "sim": 1.0, "frobenius": 1.0, "n_augs": 2},
+    ),
+    "empssl": (  # main.py --data cifar10 --epoch 30 --num_patches 20 --lr 0.3, of a batch of 100, without a warm-up
+        LARS
+        | {"lars_trust": 0.005, "lr": 0.3 * 256 / 100, "batch_size": 100, "epochs": 30, "warmup_epochs": 0}
+        | {"weight_decay": 1e-4, "crop_min": 0.25, "jitter": 1.0, "blur_p": 0.1, "solarize_p": 0.1},
+        {"dim": 1024, "hidden": 4096, "n_patches": 20, "sim": 200.0, "tcr": 1.0, "eps2": 0.2},
+    ),
     "swav": (  # frozen for 2 epochs of 50000 // 256 steps
         LARS | STRONG | {"lr": 0.6, "weight_decay": 1e-6},
         {"dim": 128, "hidden": 2048, "prototypes": 3000, "temperature": 0.1, "epsilon": 0.05, "iterations": 3}
@@ -109,8 +124,9 @@ CIFAR: dict[str, Wanted] = {
     ),
     "teacher": (  # the study's notebook: AdamW with torch's weight decay, 0.001 for a batch of 128
         {"optimizer": "adamw", "lr": 0.001 * 256 / 128, "batch_size": 128, "epochs": 10, "weight_decay": 0.01}
-        | {"fix_all_lr": True, "crop_min": 0.8, "flip_p": 0.5, "jitter_p": 0.0, "gray_p": 0.0, "blur_p": 0.0},
-        {"dim": 128, "hidden": 2048, "momentum": 0.996, "momentum_final": 1.0},
+        | {"fix_all_lr": True, "crop_min": 0.8, "flip_p": 0.5, "jitter_p": 0.0, "gray_p": 0.0, "blur_p": 0.0}
+        | {"arch": "vit_notebook"},
+        {"dim": 128, "hidden": 2048, "dropout": 0.1, "second_relu": False, "momentum": 0.996, "momentum_final": 1.0},
     ),
     "supervised": (  # 0.1 for a batch of 128
         PLAIN | {"optimizer": "sgd", "lr": 0.1 * 256 / 128, "batch_size": 128, "epochs": 200, "weight_decay": 5e-4}
@@ -142,6 +158,10 @@ IMAGENET: dict[str, Wanted] = {
         BIG | {"lr": 0.6, "weight_decay": 1e-6, "epochs": 100, "crop_min": 0.2},
         {"dim": 256, "hidden": 4096, "temperature": 1.0, "momentum": 0.99, "momentum_final": 1.0, "asymmetric": True},
     ),
+    "directclr": (
+        BIG | {"lr": 4.8 / 16, "final_lr": 4.8e-3 / 16, "weight_decay": 1e-6, "epochs": 100},
+        {"dim": None, "temperature": 0.1, "asymmetric": True},
+    ),
     "barlow": (
         BIG | {"lr": 0.2, "final_lr": 2e-4, "weight_decay": 1e-6, "batch_size": 2048, "epochs": 1000},
         {"dim": 8192, "hidden": 8192, "lambd": 0.0051, "scale": 1.0, "asymmetric": True},
@@ -167,6 +187,25 @@ IMAGENET: dict[str, Wanted] = {
         {"dim": 256, "hidden": 2048, "prototypes": 65536, "student_temp": 0.1, "teacher_temp": 0.04, "momentum": 0.996}
         | {"warmup_teacher_temp_epochs": 0, "center_momentum": 0.9, "momentum_final": 1.0, "freeze": 1}
         | {"clip_grad": 3.0, "head_bn": False, "local_crops": 8, "asymmetric": True},
+    ),
+    "simdino": (  # README's command for a ViT-B/16 on 8 GPUs, and its code's defaults: min_lr 1e-6 at batch 8 x 64
+        STEP
+        | {"arch": "vit_base", "optimizer": "adamw", "lr": 0.0005, "final_lr": 1e-6 * 256 / 512, "batch_size": 8 * 64}
+        | {"epochs": 100}
+        | {"weight_decay": 0.04, "final_weight_decay": 0.4, "crop_min": 0.4, "jitter": 1.0},
+        {"dim": 256, "hidden": 2048, "gamma": 1.0, "rate_of": "mean", "momentum": 0.996, "momentum_final": 1.0}
+        | {"eps": round(0.05**0.5, 4), "clip_grad": 3.0, "head_bn": False, "drop_path": 0.1, "local_crops": 10}
+        | {"asymmetric": True},
+    ),
+    "ibot": (  # README's command for a ViT-S/16 on 16 GPUs, and its code's defaults: min_lr 1e-6 at batch 1024
+        STEP
+        | {"arch": "vit_small_h6", "optimizer": "adamw", "lr": 0.0005, "final_lr": 1e-6 * 256 / 1024}
+        | {"batch_size": 16 * 64, "epochs": 800}
+        | {"weight_decay": 0.04, "final_weight_decay": 0.4, "crop_min": 0.25, "jitter": 1.0},
+        {"dim": 256, "hidden": 2048, "prototypes": 8192, "student_temp": 0.1, "teacher_temp": 0.07, "momentum": 0.996}
+        | {"warmup_teacher_temp": 0.04, "warmup_teacher_temp_epochs": 30, "center_momentum": 0.9, "momentum_final": 1.0}
+        | {"freeze": 1, "clip_grad": 3.0, "norm_last_layer": False, "drop_path": 0.1, "local_crops": 10}
+        | {"mask_p": 0.5, "mask_min": 0.3 - 0.2, "mask_max": 0.3 + 0.2, "centering": "ema", "asymmetric": True},
     ),
     "nnclr": (
         BIG | {"lr": 0.3, "weight_decay": 1e-6, "epochs": 1000},
@@ -207,6 +246,12 @@ IMAGENET: dict[str, Wanted] = {
         | {"momentum": 0.9, "warmup_epochs": 0, "crop_min": 0.08, "lr_schedule": "epoch"},
         {"label_smoothing": 0.0},
     ),
+    "lejepa": (  # the README's recommendations for a ResNet, 5e-4 for a batch of 512; the warm-up of MINIMAL.md
+        RELEASED | {"optimizer": "adamw", "lr": 5e-4 * 256 / 512, "final_lr": 5e-4 / 1000 * 256 / 512}
+        | {"weight_decay": 5e-4, "batch_size": 512, "epochs": 100, "warmup_epochs": 1, "lr_schedule": "step"}
+        | {"crop_min": 0.3, "solarize_p": 0.2, "jitter": 1.0},
+        {"dim": 512, "hidden": 2048, "lambd": 0.05, "slices": 1024, "global_views": 2, "local_crops": 6},
+    ),
 }  # fmt: skip
 
 PUBLISHED = {("cifar", name): wanted for name, wanted in CIFAR.items()}
@@ -214,8 +259,10 @@ PUBLISHED |= {("imagenet", name): wanted for name, wanted in IMAGENET.items()}
 
 
 NOT_ZERO = {("cifar", method) for method in CIFAR.keys() - {"teacher"}}  # torchvision's default; the study has a ViT
-NOT_ZERO |= {("imagenet", method) for method in ("moco", "swav", "deepcluster", "dino", "ressl", "paws", "supervised")}
-ZERO = {("imagenet", method) for method in ("simsiam", "simclr", "mocov3", "barlow", "vicreg", "nnsiam")}
+NOT_ZERO |= {("imagenet", method) for method in ("moco", "swav", "deepcluster", "dino", "ressl")}
+NOT_ZERO |= {("imagenet", method) for method in ("paws", "supervised")}
+ZERO = {("imagenet", method) for method in ("simsiam", "simclr", "mocov3", "directclr", "barlow", "vicreg", "nnsiam")}
+ZERO |= {("imagenet", "lejepa")}  # timm's networks
 ZERO |= {("imagenet", "byol")}  # Haiku's blocks: scale_init of the last norm is zeros
 """Where the last batch norm of each residual branch starts at 1, and where at 0."""
 
@@ -228,8 +275,9 @@ def test_residual_branches_start_as_in_the_published_code(recipe, method):
 
 def test_every_recipe_with_released_code_for_a_resnet_names_the_start_of_its_residual_branches():
     assert not NOT_ZERO & ZERO
-    unknown = {("cifar", "teacher"), ("imagenet", "nnclr")}  # NNCLR has no released code
-    unknown |= {("imagenet", "mae"), ("imagenet", "ijepa")}  # of ViTs
+    unknown = {("cifar", "teacher"), ("imagenet", "ibot"), ("imagenet", "simdino")}  # ViTs
+    unknown |= {("imagenet", "nnclr")}  # NNCLR has no released code
+    unknown |= {("imagenet", "mae"), ("imagenet", "ijepa")}
     assert NOT_ZERO | ZERO | unknown == PUBLISHED.keys()
 
 
@@ -242,6 +290,16 @@ def test_a_recipe_leaves_out_the_start_of_residual_branches_for_a_network_withou
 def test_dino_on_imagenet_has_drop_path_for_a_vit_only(arch, rate):
     config = apply_recipe(PretrainConfig(method="dino", arch=arch), "imagenet")
     assert method_options("dino", gather_options(config.options, {})).drop_path == rate
+
+
+def test_the_study_standardises_with_cifars_own_means():
+    config = apply_recipe(PretrainConfig(method="teacher"), "cifar")
+    assert (config.mean, config.std) == ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
+
+
+def test_an_explicit_architecture_overrides_that_of_the_recipe():
+    config = apply_recipe(PretrainConfig(method="teacher", arch="vit_small"), "cifar", ("arch",))
+    assert config.arch == "vit_small"
 
 
 def test_an_explicit_start_of_residual_branches_overrides_the_recipe():

@@ -74,7 +74,7 @@ def test_the_loss_is_invariant_to_swapping_the_views_of_some_images():
 
 
 def test_the_defaults_are_the_papers():
-    assert defaults("simclr") == {"dim": 128, "hidden": 2048, "temperature": 0.5}
+    assert defaults("simclr") == {"dim": 128, "hidden": 2048, "temperature": 0.5, "negatives": True}
 
 
 def test_the_projector_is_a_hidden_layer_and_a_last_one_both_with_bn():

@@ -13,7 +13,8 @@ from methods_helpers import build, facts, forward_and_update, layers, noisy_batc
 from ssltool.errors import SSLToolError
 from ssltool.methods import method_options
 from ssltool.methods.base import Method, Now
-from ssltool.methods.swav import sinkhorn, swav_loss
+from ssltool.methods.parts.sinkhorn import sinkhorn
+from ssltool.methods.swav import swav_loss
 from target_helpers import array, cross_entropy
 
 
@@ -224,3 +225,19 @@ def test_a_queue_that_fits_neither_batch_nor_data_gives_warnings():
     found = swav(queue=100, queue_start=1).warnings()
     assert any("queue=100 is not a multiple" in warning for warning in found)
     assert any("queue=100 " in warning and "images (64)" in warning for warning in found)
+
+
+@pytest.mark.parametrize("epsilon", [0.05, 1.0])
+def test_without_iterations_each_row_is_assigned_by_its_own_softmax(epsilon):
+    scores = torch.randn(6, 4, generator=torch.Generator().manual_seed(0)).double()
+    wanted = np.exp(scores.numpy() / epsilon)
+    np.testing.assert_allclose(sinkhorn(scores, epsilon, 0), wanted / wanted.sum(axis=1, keepdims=True), rtol=1e-12)
+
+
+def test_without_iterations_all_rows_can_be_assigned_to_one_prototype_and_the_loss_is_then_near_0():
+    scores = torch.full((6, 4), -1.0)
+    scores[:, 2] = 1.0
+    codes = sinkhorn(scores, 0.05, 0)
+    assert codes[:, 2].min() > 0.999
+    assert swav_loss([scores, scores], [codes, codes]).item() < 1e-6
+    assert sinkhorn(scores, 0.05, 3).sum(dim=0).max() < 1.51  # a quarter of the six rows

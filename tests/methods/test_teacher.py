@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from methods_helpers import defaults, layers, noisy_batch, rows, shake
 from ssltool.data.views import PAPER
 from ssltool.errors import SSLToolError
+from ssltool.methods import method_class, saved_options
 from ssltool.methods.base import EpochImages, Method, Now
 from ssltool.methods.teacher import teacher_loss
 from target_helpers import array, cross_entropy, softmax, study
@@ -111,7 +112,8 @@ def train(model: Method, steps: int, first: int = 0) -> None:
 
 def test_the_defaults_are_the_studys():
     assert defaults("teacher") == {
-        "update": "ema", "dim": 128, "hidden": 2048, "momentum": 0.996, "momentum_final": 1.0,
+        "update": "ema", "dim": 128, "hidden": 2048, "second_relu": False, "dropout": 0.1,
+        "momentum": 0.996, "momentum_final": 1.0,
     }  # fmt: skip
 
 
@@ -120,10 +122,19 @@ def test_an_unknown_update_is_refused():
         study(update="sometimes")
 
 
-def test_student_and_teacher_have_a_head_of_three_layers_without_batch_norm():
-    model = study()
-    wanted = ["linear 8-10+bias", "relu", "linear 10-10+bias", "relu", "linear 10-6+bias"]
+@pytest.mark.parametrize("second_relu", [False, True])
+def test_the_head_has_three_layers_one_relu_or_two_and_dropout_after_both_hidden_layers(second_relu):
+    model = study(dropout=0.25, second_relu=second_relu)
+    first, hidden, last = "linear 8-10+bias", "linear 10-10+bias", "linear 10-6+bias"
+    second = ["relu"] if second_relu else []
+    wanted = [first, "relu", "dropout 0.25", hidden, *second, "dropout 0.25", last]
     assert layers(model.projector) == layers(model.teacher["projector"]) == wanted
+
+
+def test_a_run_of_an_earlier_version_has_two_relus_and_no_dropout():
+    options = saved_options("teacher", {"update": "ema", "dim": 128, "hidden": 2048, "momentum": 0.996})
+    assert (options["second_relu"], options["dropout"]) == (True, 0.0)
+    assert {"second_relu", "dropout"} <= set(method_class("teacher").Options.KEPT)
 
 
 def test_a_forward_pass_compares_the_students_patches_of_the_first_view_with_the_teachers_of_the_second():

@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import chain
+from itertools import chain, permutations
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from ssltool.config import STRATEGIES
-from ssltool.data.strategies import epoch_indices, epoch_subset
+from ssltool.config.fields import REPLAY_RULES
+from ssltool.data.strategies import buffer_places, epoch_indices, epoch_parts, epoch_subset
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,14 @@ class Schedule:
         """Images in a chunk, not rounded."""
         return Fraction(len(self.order) * self.chunk_size, self.per_round)
 
-    def subset(self, strategy: str, epoch: int) -> list[int]:
-        return epoch_subset(self.order, strategy=strategy, epoch=epoch, **self.settings).tolist()
+    def subset(self, strategy: str, epoch: int, **more: Any) -> list[int]:
+        return epoch_subset(self.order, strategy=strategy, epoch=epoch, **self.settings, **more).tolist()
+
+    def before(self, epoch: int) -> list[int]:
+        """The images of the chunks of the round before that of ``epoch``, in their order."""
+        in_round = epoch - epoch % self.per_round
+        firsts = range(in_round, in_round + self.chunk(epoch) * self.chunk_size, self.chunk_size)
+        return list(chain(*(self.subset("current", first) for first in firsts)))
 
 
 @st.composite
@@ -102,3 +109,56 @@ def test_an_epoch_is_whole_batches_that_show_each_image_of_its_subset_at_most_on
         counts = Counter(chain(*distinct[start : start + per_pass]))
         assert set(counts.values()) == {1}
         assert counts.keys() <= set(subset)
+
+
+RULES = st.sampled_from(REPLAY_RULES)
+SIZES = st.integers(0, 70)
+
+
+@given(schedules(), SIZES, RULES, st.integers(0, 2**32 - 1), st.data())
+def test_replay_is_the_chunk_and_as_many_earlier_images_as_the_buffer_holds(made, size, rule, seed, data):
+    epoch = data.draw(st.integers(0, made.n_rounds * made.per_round - 1))
+    buffer = {"replay_size": size, "replay_rule": rule, "seed": seed}
+    start, stop, replayed = epoch_parts(made.order, strategy="replay", epoch=epoch, **made.settings, **buffer)
+    chunk, before = made.subset("current", epoch), made.before(epoch)
+    assert made.order[start:stop].tolist() == chunk
+    assert [image for image in before if image in replayed] == replayed.tolist()
+    assert len(replayed) == min(size, len(before))
+    assert sorted(made.subset("replay", epoch, **buffer)) == sorted([*replayed, *chunk])
+
+
+@given(schedules(), SIZES, st.data())
+def test_a_fifo_buffer_holds_the_last_images(made, size, data):
+    epoch = data.draw(st.integers(0, made.n_rounds * made.per_round - 1))
+    found = made.subset("replay", epoch, replay_size=size, replay_rule="fifo")
+    before = made.before(epoch)
+    assert found == before[max(0, len(before) - size) :] + made.subset("current", epoch)
+
+
+@given(schedules(), SIZES, st.integers(0, 2**32 - 1))
+def test_an_image_that_left_the_reservoir_does_not_come_back_in_the_round(made, size, seed):
+    for start in range(0, made.n_rounds * made.per_round, made.per_round):
+        gone: set[int] = set()
+        for epoch in range(start, start + made.per_round, made.chunk_size):
+            kept = set(made.subset("replay", epoch, replay_size=size, seed=seed)) - set(made.subset("current", epoch))
+            assert not kept & gone
+            gone |= set(made.before(epoch)) - kept
+
+
+@given(schedules(), RULES, st.integers(1, 8), st.integers(0, 2**32 - 1), st.data())
+def test_replay_is_current_without_a_buffer_and_accumulate_with_one_for_all_images(made, rule, batch, seed, data):
+    epoch = data.draw(st.integers(0, made.n_rounds * made.per_round - 1))
+    assume(batch <= len(made.subset("current", epoch)))
+    settings = {"epoch": epoch, "batch_size": batch, "seed": seed, **made.settings}
+    for size, limit in ((0, "current"), (len(made.order), "accumulate")):
+        found = epoch_indices(made.order, strategy="replay", replay_size=size, replay_rule=rule, **settings)
+        assert found.tolist() == epoch_indices(made.order, strategy=limit, **settings).tolist()
+
+
+@given(st.integers(1, 6), st.data())
+def test_each_set_of_images_is_equally_often_the_reservoir_over_all_keys(n, data):
+    seen = data.draw(st.integers(0, n))
+    size = data.draw(st.integers(1, n))
+    counts = Counter(tuple(buffer_places(np.array(keys), seen, size)) for keys in permutations(range(n)))
+    assert len(counts) == math.comb(seen, min(size, seen))
+    assert set(counts.values()) == {math.factorial(n) // len(counts)}

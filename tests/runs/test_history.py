@@ -178,6 +178,7 @@ def test_each_recipe_is_described_once(trained, monkeypatch):
         {"strategy": "current", "epochs": 4},
         {"strategy": "accumulate", "epochs": 4, "chunk_size": 2, "warmup_epochs": 1},
         {"strategy": "last", "epochs": 4, "n_rounds": 2, "fix_pred_lr": True},
+        {"strategy": "replay", "epochs": 4, "replay_size": 900},
         {"epochs": 2, "lr_schedule": "step"},
     ],
     ids=lambda settings: settings.get("strategy", "iid"),
@@ -202,6 +203,13 @@ def test_images_are_counted_by_their_place_in_the_order(tiny):
     setup = prepare(tiny(strategy="last", chunk_size=1, epochs=2))
     found = schedule_of(setup, setup.build_method())
     assert not found.seen[:4000].any() and found.seen[4000:].any()
+
+
+def test_the_schedule_of_replay_has_the_places_of_the_replayed_images(tiny):
+    setup = prepare(tiny(strategy="replay", replay_size=900, replay_rule="fifo", epochs=4))
+    found = schedule_of(setup, setup.build_method())
+    last = [range(max(0, stop - 900), stop) for stop in (0, 2000, 4000, 6000)]
+    assert [places.tolist() for places in found.replayed] == [list(places) for places in last]
 
 
 def test_epochs_of_another_strategy_before_a_resume_are_omitted_with_a_note(tiny):

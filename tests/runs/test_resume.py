@@ -46,6 +46,7 @@ def stopped(tiny, interrupt_at):
 RUNS = {
     "iid": {"n_warmup_steps": 2},
     "current": {"strategy": "current", "fix_pred_lr": True},
+    "replay": {"strategy": "replay", "replay_size": 1500},
     "accumulate with adamw in fp16": {"strategy": "accumulate", "optimizer": "adamw", "precision": "fp16"},
     "lars": {"optimizer": "lars", "repeat_batch": 2},
     "adam by step": {"optimizer": "adam", "lr_schedule": "step", "warmup_epochs": 1, "final_weight_decay": 0.1},
@@ -274,6 +275,15 @@ def test_other_order_or_chunks_under_the_same_strategy_are_refused(tiny, tmp_pat
         again(config, incremental_idx_path=str(order))
     with pytest.raises(SSLToolError, match="--chunk-size was 1, is now 2; --n-rounds was 1, is now 2"):
         again(config, chunk_size=2, n_rounds=2)
+
+
+def test_another_replay_buffer_under_the_same_strategy_is_refused(tiny):
+    config = tiny(strategy="replay", replay_size=100, epochs=4)
+    pretrain(config)
+    with pytest.raises(
+        SSLToolError, match="--replay-size was 100, is now 50; --replay-rule was reservoir, is now fifo"
+    ):
+        again(config, replay_size=50, replay_rule="fifo")
 
 
 def test_run_killed_before_its_first_checkpoint_starts_again(tiny, tmp_path):

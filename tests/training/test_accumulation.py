@@ -22,14 +22,17 @@ from ssltool.stages.pretrain.prepare import prepare
 from ssltool.training.accumulation import micro_batches
 from ssltool.training.state import TrainState
 from target_helpers import study
-from tiny_methods import MASKED, tiny_config
+from tiny_methods import tiny_config
 
 CLUSTERED = {"prototypes": 5}
 OPTIONS: dict[str, dict[str, Any]] = {
     "swav": {**CLUSTERED, "queue_start": 0, "freeze": 0},
     "deepcluster": {**CLUSTERED, "heads": 2},
     "dino": {**CLUSTERED, "freeze": 0},
+    "ibot": {**CLUSTERED, "freeze": 0},
+    "dinov2": {**CLUSTERED, "freeze": 0},
     "wmse": {"dim": 3, "w_size": 4},  # as many images as a part has
+    "visreg": {"global_views": 2},
 }
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "paws without its entropy": ("paws", {"me_max": False}),
@@ -37,6 +40,8 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "moco, symmetric": ("moco", {"symmetric": True}),
     "moco, symmetric with two queues": ("moco", {"symmetric": True, "queued": "separate"}),
     "dino with trained lengths": ("dino", {"norm_last_layer": False}),
+    "ibot by Sinkhorn-Knopp": ("ibot", {"centering": "sinkhorn"}),
+    "dinov2 without what compares images": ("dinov2", {"centering": "none", "koleo": 0.0}),
     "teacher by the gradient": ("teacher", {"update": "sgd"}),
 }
 CASES = {name: (name, {}) for name in METHODS} | VARIANTS
@@ -60,7 +65,7 @@ def make(case: str) -> Method:
 
 def batch_for(method: Method, case: str) -> Batch:
     name, _ = CASES[case]
-    one_view = name in ("distill", "supervised", *MASKED)
+    one_view = name in ("distill", "supervised", "mae", "ijepa")
     batch = noisy_batch(sizes=(8,) if one_view else (8, 8), labels=torch.arange(16) % 4)
     if name == "paws":
         batch.support = noisy_batch(n=8, sizes=(8,), seed=50, labels=torch.arange(8) % 4)

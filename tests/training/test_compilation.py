@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from ssltool.methods import METHODS
+from ssltool.methods.regularisers import REGULARISERS
 from ssltool.models import ARCHITECTURES, Architecture
 from ssltool.stages.pretrain import run as pretrain
 from ssltool.stages.pretrain.pretrain import Pretraining
@@ -17,10 +18,12 @@ from tiny_methods import MASKED, tiny_config
 
 MOVING: dict[str, dict[str, Any]] = {
     "dino": {"warmup_teacher_temp": 0.02, "warmup_teacher_temp_epochs": 2},
+    "dinov2": {"gram": 1.0, "gram_start": 0.5},
     "swav": {"queue": 32, "queue_start": 1, "freeze": 1},
 }
 """Options that change what a step does: a temperature, a queue that is used later on."""
 
+REGULARISED = "vicreg with regularisers"
 VIEWS: dict[str, dict[str, Any]] = {"ijepa": {"image_size": 32}}
 """Views of 8 x 8 patches: on a smaller grid a block may be a single patch, which the compiler takes for a constant."""
 
@@ -58,12 +61,15 @@ def losses(config: Any, watch: Any = None) -> list[float]:
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute")  # by torch, where a graph ends
 @pytest.mark.usefixtures("registries")
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [*METHODS, REGULARISED])
 def test_no_step_after_the_first_is_compiled_again(tmp_path: Path, trained, monkeypatch, method):
     """Over two steps of each of three epochs, with the monitor between them, whose measurements are not compiled."""
     if "two_layers" not in ARCHITECTURES:
         ARCHITECTURES.add("two_layers", Architecture(two_layers))
     settings: dict[str, Any] = {"epochs": 3, "steps_per_epoch": 2, "lr_schedule": "step", "warmup_epochs": 1}
+    if method == REGULARISED:
+        method = "vicreg"
+        settings["regularise"] = tuple(f"{name}=0.1" for name in REGULARISERS)
     if method not in NEEDS_PATCHES:
         settings |= {"arch": "two_layers", "stem": "auto"}
     settings |= VIEWS.get(method, {})

@@ -18,6 +18,7 @@ from helpers import records
 from ssltool.checkpoints.checkpoint import Checkpoint
 from ssltool.config import PretrainConfig
 from ssltool.methods import METHODS
+from ssltool.methods.regularisers import REGULARISERS
 from ssltool.stages.pretrain import run as pretrain
 from ssltool.training.distributed import broadcast, gather, local_rows
 from tiny_methods import MASKED, NO_EFFECT, TINY_METHODS, tiny_config, tiny_options
@@ -29,11 +30,14 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "moco, symmetric with two queues": ("moco", {"symmetric": True, "queued": "separate"}),
     "simsiam without stop-gradient": ("simsiam", {"stop_grad": False}),
     "simsiam by cross-entropy, one way": ("simsiam", {"similarity": "cross_entropy", "symmetric": False}),
+    "vicreg with regularisers": ("vicreg", {}),
     "wmse, shrunk": ("wmse", {"eps": 0.1}),
     "swav with its queue in use": ("swav", {"queue": 32}),
     "teacher by the gradient": ("teacher", {"update": "sgd"}),
     "teacher as a copy": ("teacher", {"update": "copy"}),
     "ressl in micro-batches": ("ressl", {}),
+    "ibot in micro-batches": ("ibot", {}),
+    "dinov2 with Gram anchoring": ("dinov2", {"gram": 1.0, "gram_start": 0.5}),
     "mae in micro-batches": ("mae", {}),
     "ijepa in micro-batches": ("ijepa", {}),
     "distill with recomputed activations": ("distill", {}),
@@ -43,6 +47,8 @@ CASES = {name: (name, {}) for name in METHODS} | VARIANTS
 VIT = {"arch": "vit_small_depth3", "stem": "auto", "zero_init_residual": True}
 SETTINGS = {
     "ressl in micro-batches": {"accumulate": 4} | VIT,
+    "vicreg with regularisers": {"regularise": tuple(f"{name}=0.1" for name in REGULARISERS)},
+    "ibot in micro-batches": {"accumulate": 4},
     "mae in micro-batches": {"accumulate": 4},
     "ijepa in micro-batches": {"accumulate": 4},
     "distill with recomputed activations": {"checkpoint_activations": True},
@@ -50,7 +56,8 @@ SETTINGS = {
 """Other settings of a case. The one process neither accumulates, which without batch norm changes nothing, nor
 recomputes."""
 
-ONE_STEP = ("simsiam", "simclr", "barlow", "vicreg", "wmse", "mae", "paws", "supervised")
+ONE_STEP = ("simsiam", "simclr", "barlow", "vicreg", "wmse", "mmcr", "frossl", "empssl", "lejepa", "visreg")
+ONE_STEP += ("mae", "paws", "supervised")
 """Methods whose only state is weights; the others run two steps, in two epochs."""
 
 IN_FLOAT32 = {"swav": {"queue": 32}, "deepcluster": {"prototypes": 4, "heads": 1, "kmeans_iters": 2}}

@@ -16,12 +16,10 @@ from scipy.stats import binom, norm
 from torch import Tensor
 
 from ssltool.diagnosis.metrics.shared import finite_rows
+from ssltool.diagnosis.slices import epps_pulley, knots, squared_w2
 
 SLICES = 256
 """Number of directions, as in the published minimal code of LeJEPA."""
-
-KNOTS, LAST_KNOT = 17, 3.0
-"""Knots of the trapezoidal rule on [0, 3]; the integrand is symmetric."""
 
 MIN_STD = 1e-6
 """Smallest standard deviation that ``sliced_w2`` divides by, as in the code of VISReg."""
@@ -49,15 +47,7 @@ def sigreg(x: Tensor) -> float:
     N for rows that are not standard normal. O(N d) time and memory for 256 directions.
     """
     z = finite_rows(x, 2)
-    z = z @ slice_directions(z.shape[1]).to(z)
-    t, weights = _knots()
-    step = torch.polar(torch.ones_like(z), z * t[1])
-    power, total = torch.ones_like(step), 0.0
-    for knot, weight in zip(t.tolist(), weights.tolist(), strict=True):
-        error = (power.mean(dim=0) - math.exp(-(knot**2) / 2)).abs().square()
-        total += weight * float(error.mean())
-        power = power * step  # exp(i t z) at the next knot
-    return len(z) * total
+    return float(epps_pulley(z @ slice_directions(z.shape[1]).to(z)).mean())
 
 
 def sigreg_z(x: Tensor) -> float:
@@ -81,7 +71,7 @@ def sigreg_null(n: int, d: int) -> tuple[float, float]:
     follow from the covariances of cos(t U) and cos(s V), exp(-(t^2 + s^2) / 2) (cosh(t s r) - 1), and of the sines,
     exp(-(t^2 + s^2) / 2) sinh(t s r), as power series in r^2.
     """
-    t, weights = (of.numpy() for of in _knots())
+    t, weights = (of.numpy() for of in knots())
     phi = np.exp(-np.square(t) / 2)
     term = np.outer(weights * np.square(phi), weights * np.square(phi))
     products, directions = np.square(np.outer(t, t)), slice_directions(d).numpy()
@@ -91,14 +81,6 @@ def sigreg_null(n: int, d: int) -> tuple[float, float]:
         power, term = power * squares, term * products / (2 * k * (2 * k - 1))
         variance += float(power.mean() * term.sum()) * (4 + 2 * (n - 1) * (4**k - 2)) / n
     return float((weights * (1 - np.square(phi))).sum()), math.sqrt(variance)
-
-
-def _knots() -> tuple[Tensor, Tensor]:
-    """The knots (17,) and their weights, which include the factor exp(-t^2 / 2)."""
-    t = torch.linspace(0, LAST_KNOT, KNOTS, dtype=torch.float64)
-    weights = torch.full_like(t, 2 * LAST_KNOT / (KNOTS - 1))
-    weights[[0, -1]] /= 2
-    return t, weights * torch.exp(-t.square() / 2)
 
 
 def sliced_w2(x: Tensor) -> float:
@@ -114,9 +96,7 @@ def sliced_w2(x: Tensor) -> float:
     z = finite_rows(x, 2)
     z = z - z.mean(dim=0)
     z = z / z.square().mean(dim=0).sqrt().clamp(min=MIN_STD)
-    levels = torch.arange(1, len(z) + 1, dtype=z.dtype, device=z.device) / (len(z) + 1)
-    slices = (slice_directions(z.shape[1]).to(z).T @ z.T).sort(dim=1).values
-    return float((slices - torch.special.ndtri(levels)).square().mean())
+    return float(squared_w2(z @ slice_directions(z.shape[1]).to(z)).mean())
 
 
 def sliced_w2_z(x: Tensor) -> float:

@@ -6,12 +6,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+NO_NEGATIVES = "there are no negatives (negatives=false)"
+"""A cause of collapse."""
 
-def info_nce(rows: Tensor, others: Tensor, temperature: float) -> Tensor:
+
+def info_nce(rows: Tensor, others: Tensor, temperature: float, *, negatives: bool = True) -> Tensor:
     """InfoNCE: mean cross-entropy of matching row i of ``rows`` (N, D) to row i of ``others`` (N, D), with logits
-    cosine / temperature."""
+    cosine / temperature. Without ``negatives`` it is ``attraction``."""
+    if not negatives:
+        return attraction(rows, others, temperature)
     logits = F.normalize(rows, dim=1) @ F.normalize(others, dim=1).mT / temperature
     return F.cross_entropy(logits, torch.arange(len(rows), device=rows.device))
+
+
+def attraction(rows: Tensor, others: Tensor, temperature: float) -> Tensor:
+    """The numerator of InfoNCE alone: the mean of -cosine / temperature of row i of ``rows`` and of ``others``."""
+    return -F.cosine_similarity(rows, others, dim=1).mean() / temperature
 
 
 def multicrop_cross_entropy(logits: list[Tensor], targets: list[Tensor]) -> Tensor:

@@ -7,6 +7,7 @@ import time
 
 import numpy as np
 import torch
+from torch import nn
 from torch.optim.optimizer import Optimizer
 
 from ssltool.config import PretrainConfig
@@ -15,7 +16,7 @@ from ssltool.data.detection import splits_of
 from ssltool.data.found import announce, record_of
 from ssltool.data.loader import Batch
 from ssltool.errors import SSLToolError
-from ssltool.methods.base import Method, trainable_parameters
+from ssltool.methods.base import Method, Output, trainable_parameters
 from ssltool.runs.folder import with_number
 from ssltool.runs.resume import find_start, pretrain_folder, pretrain_name
 from ssltool.settings import Record
@@ -94,9 +95,11 @@ def _schedule(setup: TrainingSetup, first: int) -> tuple[list[Record], dict[str,
 def _epoch(setup: TrainingSetup, epoch: int, drawn: int, different: int) -> Record:
     """An epoch that draws ``drawn`` images, of which ``different`` are different."""
     rates = rates_at(setup.config, epoch)
+    replays = setup.config.strategy == "replay"
     return {
         "epoch": epoch,
         "slice": list(setup.slice(epoch)),
+        **({"replayed": len(setup.replayed(epoch))} if replays else {}),
         "unique_images": different,
         "steps": drawn // setup.batch_size,
         "times_each": drawn / different,
@@ -110,6 +113,7 @@ def _costs(setup: TrainingSetup, device: torch.device) -> Record:
     method = setup.build_method().to(device)
     check_limit(setup.config, method, setup.images)
     warnings = setup.warnings(method)
+    model = setup.regularised(method)
     if setup.config.channels_last:
         method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = build_optimizer(method.param_groups(), setup.config)
@@ -119,8 +123,10 @@ def _costs(setup: TrainingSetup, device: torch.device) -> Record:
     measured, seconds, saved = 0, 0.0, dict[int, int]()
     while seconds < TRIAL_SECONDS and measured < largest:
         try:
-            _trial(setup, method, optimizer, device, count)  # warm-up: the first step of a shape prepares its kernels
-            seconds, saved = _trial(setup, method, optimizer, device, count)
+            _trial(
+                setup, method, model, optimizer, device, count
+            )  # warm-up: the first step of a shape prepares its kernels
+            seconds, saved = _trial(setup, method, model, optimizer, device, count)
         except torch.OutOfMemoryError:
             break  # extrapolate from the last batch that fitted
         measured, count = count, min(2 * count, largest)
@@ -142,7 +148,7 @@ def _costs(setup: TrainingSetup, device: torch.device) -> Record:
 
 
 def _trial(
-    setup: TrainingSetup, method: Method, optimizer: Optimizer, device: torch.device, count: int
+    setup: TrainingSetup, method: Method, model: nn.Module, optimizer: Optimizer, device: torch.device, count: int
 ) -> tuple[float, dict[int, int]]:
     """Seconds of one step on ``count`` images of noise, and the bytes of each storage kept for the backward pass."""
     batch = _noise([recipe.size or setup.image_size for recipe in method.view_recipes(setup.recipe)], count, device)
@@ -159,7 +165,7 @@ def _trial(
 
     start = time.perf_counter()
     with autocast(device, setup.config.precision), torch.autograd.graph.saved_tensors_hooks(record, lambda t: t):
-        loss = method(batch).loss
+        loss = Output(*model(batch)).objective
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()

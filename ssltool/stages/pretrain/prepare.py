@@ -22,6 +22,7 @@ from ssltool.diagnosis.monitor_time import MIN_IMAGES
 from ssltool.errors import SSLToolError
 from ssltool.methods import method_class, method_options
 from ssltool.methods.options import LabelledSupport
+from ssltool.methods.regularisers import read_terms
 from ssltool.models.backbones import family_of, resolve_stem
 from ssltool.models.family import SMALL_IMAGE
 from ssltool.runs.resume import check_images, resumed_file
@@ -52,6 +53,7 @@ def prepare(config: PretrainConfig, native_precision: str = "fp32") -> TrainingS
     config.check()
     family_of(config.arch)
     method_options(config.method, given_options(config))  # mistakes in them come before those in files
+    read_terms(config.regularise)
     check_pixel_flags(config, config)
     resumed, path = _resumed_run(config)
     options = resumed_options(config, resumed)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +42,7 @@ from ssltool.training.precision import native_precision
 from ssltool.training.schedule import rates_at
 from ssltool.training.setup import TrainingSetup
 from ssltool.training.signals import StopRequest
-from ssltool.training.state import TrainState
+from ssltool.training.state import SUMS, TrainState
 
 
 @killed_workers()
@@ -135,7 +135,8 @@ class Pretraining(TrainingLoop[TrainState, Batch]):
             say_if_views_differ(start.checkpoint, self.setup.images, self.setup.image_size)
             if config.minutes is not None:
                 distributed.rank_zero_info(f"--minutes chose {counted(self.epochs, 'epoch')} when the run began")
-            _restart_at(self.state, config.start_epoch, self.steps)
+            if config.start_epoch is not None:
+                self.state.restart_at(config.start_epoch, self.steps)
         elif config.resume:
             distributed.rank_zero_info(f"no checkpoint in {self.folder.path}: starting a new run")
         workers = worker_count(config.workers)
@@ -314,14 +315,16 @@ class Pretraining(TrainingLoop[TrainState, Batch]):
         torch.manual_seed(seeds.derive(seed, state.epoch, state.epoch_step, seeds.Stream.MODEL, self.shard.rank))
 
     def step(self, batch: Batch) -> tuple[Tensor, ...]:
-        """One step of the method; returns the loss and the feature_std of the projections."""
+        """One step of the method; returns the loss, the feature_std of the projections, and the values of the
+        regularisers."""
         c, state = self.config, self.state
         state.method.now = Now(state.epoch, state.step)
         self._set_rates()
         parts = micro_batches(self._prepared(batch), c.accumulate)
         output = state.train_on(parts, lambda: autocast(self.device, c.precision))
         self.epoch_time.images += self.setup.batch_size
-        return output.loss, feature_std_tensor(output.projection)
+        values = (value / term.factor for value, term in zip(output.terms, self.setup.terms, strict=True))
+        return output.loss, feature_std_tensor(output.projection), *values
 
     def _set_rates(self) -> None:
         state = self.state
@@ -353,7 +356,10 @@ class Pretraining(TrainingLoop[TrainState, Batch]):
         state.flush()
         with distributed.raise_on_all_ranks():
             if distributed.is_main():
-                self.folder.save(state.checkpoint(self.saved), keep_epoch=state.epoch - 1 if keep else None)
+                checkpoint = state.checkpoint(self.saved)
+                if self.config.strategy == "replay":
+                    checkpoint.metrics["replayed"] = self.setup.replayed(state.epoch_number - 1).tolist()
+                self.folder.save(checkpoint, keep_epoch=state.epoch - 1 if keep else None)
 
     def _log(self, record: Record) -> None:
         """Logs the record of an epoch with its times, and prints it with the warnings of the method and the monitor."""
@@ -362,7 +368,7 @@ class Pretraining(TrainingLoop[TrainState, Batch]):
         with distributed.raise_on_all_ranks():
             for log in self.loggers:
                 log(record)
-        distributed.rank_zero_info(_summary(record, self.epochs))
+        distributed.rank_zero_info(_summary(record, self.epochs, [term.key for term in self.setup.terms]))
         for warning in filter(None, [diagnosis, *self.monitored.warnings]):
             distributed.rank_zero_info(f"warning: epoch {record['epoch'] + 1}: {warning}")
 
@@ -375,25 +381,19 @@ def _build_state(setup: TrainingSetup, device: torch.device) -> TrainState:
         method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     method.to(device)
     optimizer = build_optimizer(method.param_groups(), c)
-    model = distributed.wrap_ddp(method, device)
+    model = distributed.wrap_ddp(setup.regularised(method), device)
     if c.compile:
         model = torch.compile(model)  # type: ignore[assignment]
     torch.backends.cudnn.benchmark = device.type == "cuda"  # shapes are constant, so benchmarking kernels pays off
     scaler = torch.amp.GradScaler(device.type, enabled=c.precision == "fp16")
-    return TrainState(method, model, optimizer, scaler)
+    sums = dict.fromkeys((*SUMS, *(term.key for term in setup.terms)), 0.0)
+    return TrainState(method, model, optimizer, scaler, sums=sums)
 
 
-def _restart_at(state: TrainState, epoch: int | None, steps: int) -> None:
-    """``--start-epoch``: continues at ``epoch`` instead of the checkpoint's epoch."""
-    if epoch is not None:
-        state.epoch, state.step, state.epoch_step = epoch, epoch * steps, 0
-        state.sums = dict.fromkeys(state.sums, 0.0)
-        state.history = [record for record in state.history if record["epoch"] < epoch]
-
-
-def _summary(record: Record, epochs: int) -> str:
+def _summary(record: Record, epochs: int, regularisers: Sequence[str]) -> str:
+    values = "".join(f"{name} {record[name]:.4g}, " for name in regularisers)
     return (
         f"epoch {record['epoch'] + 1}/{epochs}: loss {record['loss']:.4f}, feature_std {record['feature_std']:.3f}, "
-        f"lr {record['lr']:.4g}, {record['images_per_second']:,.0f} images/s, {record['data_wait']:.1%} data wait"
-        f"{summary(record)}"
+        f"{values}lr {record['lr']:.4g}, {record['images_per_second']:,.0f} images/s, "
+        f"{record['data_wait']:.1%} data wait{summary(record)}"
     )

@@ -54,7 +54,9 @@ class Inputs:
         """
         changes: Settings = {"pretrained": str(self.clusters_path), "random": False}
         changes |= dict.fromkeys(("arch", "stem", "key"))
-        network = load_pretrained(dataclasses.replace(self.config, **changes), self.device).with_finite_weights()
+        network = load_pretrained(
+            dataclasses.replace(self.config, momentum_teacher=False, **changes), self.device
+        ).with_finite_weights()
         if network.run.method_name != CLASSIFIER:
             raise SSLToolError(
                 f"{self.clusters_path} has the method {network.run.method_name}; it must be {CLASSIFIER}"

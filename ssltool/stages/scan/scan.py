@@ -48,8 +48,9 @@ OUTPUTS = {"mine": "neighbours.pt", "cluster": "clusters.pt", "selflabel": "self
 VIEW_SETTINGS = ("crop_min", "flip_p", "jitter_p", "jitter", "gray_p", "blur_p", "solarize_p")
 """Settings of the strong views, taken from the checkpoint."""
 
-SMALL_CROP = 0.5
-"""``crop_min`` of small images. The authors' code does not crop small images."""
+SMALL_CROP = {"cluster": 0.5, "selflabel": 1.0}
+"""``crop_min`` of each step for small images, which the authors' code does not crop. Clustering needs the crops;
+self-labelling loses accuracy with them (docs/scan.md)."""
 
 STEP_SETTINGS = {"cluster": ("heads", "entropy_weight", "erase_p"), "selflabel": ("threshold", "erase_p")}
 """Settings of each step that pretraining does not have."""
@@ -227,7 +228,7 @@ class _Scan:
         table = NeighbourTable.of(self.mined, train, path)
         epochs, lr = (15, 1e-3) if train.name == "bundled" else (100 if c.head_only else 50, 1e-4)
         rate, more = c.lr or (5.0 if c.head_only else lr), HEAD_ONLY if c.head_only else {}
-        setup = self._setup(inputs.network, c.epochs or epochs, c.batch_size, rate, more)
+        setup = self._setup("cluster", inputs.network, c.epochs or epochs, c.batch_size, rate, more)
         count = inputs.cluster_count(train.labels)
         saved = self._saved_run(setup, "cluster", count, inputs.network).updated(head_only=c.head_only or None)
         return setup, saved.updated(n_classes=count * c.heads, neighbours_hash=file_hash(path)), table
@@ -257,7 +258,7 @@ class _Scan:
         c, network = self.config, self.inputs.clustered()
         epochs, size = (5, 250) if self.inputs.train.name == "bundled" else (released_epochs(network.image_size), 1000)
         epochs = c.selflabel_epochs or self._begun_with("selflabel", epochs)
-        setup = self._setup(network, epochs, c.selflabel_batch_size or size, c.selflabel_lr)
+        setup = self._setup("selflabel", network, epochs, c.selflabel_batch_size or size, c.selflabel_lr)
         count = network.run.settings["n_classes"]
         return setup, self._saved_run(setup, "selflabel", count, network).updated(n_classes=count), network
 
@@ -281,12 +282,12 @@ class _Scan:
         return epochs if found is None else int(Checkpoint.load(found).config["epochs"])
 
     def _setup(
-        self, network: Pretrained, epochs: int, batch_size: int, lr: float, more: Settings | None = None
+        self, phase: str, network: Pretrained, epochs: int, batch_size: int, lr: float, more: Settings | None = None
     ) -> TrainingSetup:
         c, train = self.config, self.inputs.train
         settings: Settings = {name: network.run.settings[name] for name in VIEW_SETTINGS}
         if c.crop_min or network.image_size <= SMALL_IMAGE:
-            settings["crop_min"] = c.crop_min or SMALL_CROP
+            settings["crop_min"] = c.crop_min or SMALL_CROP[phase]
         size = min(batch_size, len(train))
         settings |= {"epochs": epochs, "batch_size": size, "seed": c.seed}
         # Pretraining scales its learning rate by batch size / 256, which this cancels.

@@ -13,6 +13,7 @@ from ssltool.stages.pretrain import run as pretrain
 from ssltool.stages.pretrain.prepare import prepare
 
 STRATEGIES = {"iid": {}, "current": {}, "accumulate": {"chunk_size": 2}, "last": {"chunk_size": 3}}
+REPLAY = ("--strategy", "replay", "--epochs", 4, "--replay-size", 2500)
 BATCH = 100
 
 
@@ -49,6 +50,13 @@ def test_the_plan_counts_the_images_of_epoch_indices(ssltool, tmp_path, strategy
 def test_the_slices_of_a_single_pass_are_consecutive(ssltool, tmp_path):
     plan = plan_of(ssltool, tmp_path / "run", "--strategy", "current", "--epochs", 4)
     assert [epoch["slice"] for epoch in plan["epochs"]] == [[0, 2000], [2000, 4000], [4000, 6000], [6000, 8000]]
+
+
+def test_the_plan_of_replay_counts_new_and_replayed_images(ssltool, tmp_path):
+    plan = plan_of(ssltool, tmp_path / "run", *REPLAY)
+    assert [epoch["slice"] for epoch in plan["epochs"]] == [[0, 2000], [2000, 4000], [4000, 6000], [6000, 8000]]
+    assert [epoch["replayed"] for epoch in plan["epochs"]] == [0, 2000, 2500, 2500]
+    assert [epoch["unique_images"] for epoch in plan["epochs"]] == [2000, 4000, 4500, 4500]
 
 
 def test_exposure_of_a_subset_counts_its_own_images(ssltool, tmp_path):

@@ -20,6 +20,7 @@ import ssltool.files.stored
 import ssltool.stages.pretrain.pretrain as stage
 from helpers import TINY, Ran, error_message, records, same_bits, same_run, usage_message
 from ssltool.checkpoints.checkpoint import Checkpoint
+from ssltool.config import STRATEGIES
 from ssltool.data.loader import Batch
 from ssltool.data.strategies import epoch_indices
 from ssltool.errors import Interrupted, SSLToolError
@@ -185,15 +186,26 @@ def test_global_random_state_does_not_change_the_run(tiny):
     assert same_run(first, pretrain(tiny("b")))
 
 
-@pytest.mark.parametrize("strategy", ["iid", "current", "accumulate", "last"])
+@pytest.mark.parametrize("strategy", STRATEGIES)
 def test_each_strategy_trains_on_the_images_of_epoch_indices(tiny, seen, strategy):
     chunks = {} if strategy == "iid" else {"chunk_size": 2, "n_rounds": 2}
+    chunks |= {"replay_size": 900, "replay_rule": "fifo"} if strategy == "replay" else {}
     schedule = {"strategy": strategy, "epochs": 8, "steps_per_epoch": 2, "repeat_batch": 2, "seed": 7, **chunks}
     run = pretrain(tiny(**schedule))
     order = np.arange(8000) if strategy == "iid" else np.load(run / "order.npy")
     expected = [epoch_indices(order, epoch=epoch, batch_size=16, **schedule) for epoch in range(8)]
     assert np.array_equal(np.concatenate([rows for rows, _ in seen]), np.concatenate(expected))
     assert (run / "order.npy").exists() == (strategy != "iid")
+
+
+def test_checkpoints_list_the_replayed_images_of_their_last_epoch(tiny):
+    run = pretrain(tiny(strategy="replay", replay_size=1500, epochs=3, save_every=1))
+    order = np.load(run / "order.npy")
+    kept = [Checkpoint.load(run / f"checkpoint_000{epoch}.pt").metrics["replayed"] for epoch in range(3)]
+    assert [len(images) for images in kept] == [0, 1500, 1500]
+    before = [set(order[: 8000 * epoch // 3].tolist()) for epoch in range(3)]
+    assert all(set(images) <= earlier for images, earlier in zip(kept, before, strict=True))
+    assert 0 < len(set(kept[1]) & set(kept[2])) < 1500  # some of the first chunk made room for some of the second
 
 
 def test_the_order_in_a_file_is_used_and_saved(tiny, seen, tmp_path):
@@ -379,6 +391,8 @@ INEFFECTIVE_FLAGS = [
     (["--chunk-size", "2"], "--chunk-size .*--strategy iid"),
     (["--n-rounds", "2"], "--n-rounds .*--strategy iid"),
     (["--incremental-idx-path", "x.npy"], "--incremental-idx-path .*--strategy iid"),
+    (["--strategy", "current", "--replay-size", "9"], "--replay-size .*--strategy current"),
+    (["--strategy", "replay", "--replay-size", "0", "--replay-rule", "fifo"], "--replay-rule .*--replay-size 0"),
     (["--optimizer", "adamw", "--momentum", "0.5"], "--momentum .*--optimizer adamw"),
     (["--optimizer", "adam", "--momentum", "0.5"], "--momentum .*--optimizer adam"),
     (["--lars-trust", "0.02"], "--lars-trust .*--optimizer sgd"),
@@ -421,6 +435,7 @@ MISTAKES = [
     (["--n-augs", "1"], "n_augs is 1; .*2"),
     (["-m", "simsian"], "method .*simsian.*simsiam"),
     (["--strategy", "current", "--epochs", "7", "--n-rounds", "2"], r"--epochs \(7\) .*--n-rounds \(2\)"),
+    (["--strategy", "replay"], "--strategy replay .*--replay-size"),
     (["--warmup-epochs", "4", "--epochs", "4"], "--warmup-epochs 4 "),
     (["--lr", "0"], r"--lr is 0; it must be greater than 0$"),
     (["--crop-min", "1.5"], r"--crop-min is 1\.5; .*1"),

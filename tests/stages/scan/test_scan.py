@@ -207,13 +207,13 @@ def test_self_labelling_predicts_in_eval_mode_and_trains_in_training_mode(settin
     assert modes == [False, True] * 2
 
 
-@pytest.mark.parametrize(("given", "used"), [(None, 0.5), (0.3, 0.3)])
-def test_crop_min_of_small_images_is_half_by_default(settings, given, used):
+@pytest.mark.parametrize(("given", "used"), [(None, {"clusters.pt": 0.5, "selflabelled.pt": 1.0}), (0.3, {})])
+def test_small_images_are_cropped_in_clustering_and_not_in_self_labelling_by_default(settings, given, used):
     config = settings(epochs=1, selflabel_epochs=1, crop_min=given)
     scan.run(config)
     for name in ("clusters.pt", "selflabelled.pt"):
         saved = Checkpoint.load(file(config, name)).config
-        assert saved["crop_min"] == used
+        assert saved["crop_min"] == used.get(name, given)
         assert saved["jitter_p"] == 0.8  # the checkpoint's
 
 
