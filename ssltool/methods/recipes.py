@@ -283,6 +283,7 @@ RECIPES: dict[str, dict[str, Settings]] = {
         "mae": _IMAGENET
         | _CROPS_ONLY
         | {
+            "arch": "vit_base",
             "optimizer": "adamw",
             "lr": 1.5e-4,
             "weight_decay": 0.05,
@@ -293,6 +294,7 @@ RECIPES: dict[str, dict[str, Settings]] = {
         "ijepa": _IMAGENET
         | _CROPS_ONLY
         | {
+            "arch": "vit_huge_p14",
             "optimizer": "adamw",
             "lr": 1.25e-4,  # 0.001 for the batch of 2048
             "final_lr": 1.25e-7,

@@ -230,12 +230,14 @@ IMAGENET: dict[str, Wanted] = {
         | {"support_per_class": 7, "labels_fraction": 0.1, "local_crops": 6},
     ),
     "mae": (  # PRETRAIN.md; blr is for 256 images
-        PLAIN | {"optimizer": "adamw", "lr": 1.5e-4, "final_lr": 0.0, "weight_decay": 0.05, "final_weight_decay": None}
+        PLAIN | {"arch": "vit_base"}
+        | {"optimizer": "adamw", "lr": 1.5e-4, "final_lr": 0.0, "weight_decay": 0.05, "final_weight_decay": None}
         | {"batch_size": 64 * 8 * 8, "epochs": 800, "warmup_epochs": 40, "crop_min": 0.2, "lr_schedule": "step"},
         {"mask_ratio": 0.75, "norm_pix": True, "width": 512, "depth": 8, "heads": 16},
     ),
     "ijepa": (  # configs/in1k_vith14_ep300.yaml: 128 images on each of 16 GPUs
-        PLAIN | {"optimizer": "adamw", "lr": 1e-3 * 256 / 2048, "final_lr": 1e-6 * 256 / 2048, "weight_decay": 0.04}
+        PLAIN | {"arch": "vit_huge_p14"}
+        | {"optimizer": "adamw", "lr": 1e-3 * 256 / 2048, "final_lr": 1e-6 * 256 / 2048, "weight_decay": 0.04}
         | {"final_weight_decay": 0.4, "batch_size": 128 * 16, "epochs": 300, "warmup_epochs": 40, "crop_min": 0.3}
         | {"flip_p": 0.0, "lr_schedule": "step"},
         {"width": 384, "depth": 12, "heads": 16, "momentum": 0.996, "momentum_final": 1.0, "targets": 4}

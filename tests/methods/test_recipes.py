@@ -69,6 +69,7 @@ def test_each_recipe_gives_a_valid_schedule_and_method(name, method):
 
     run = facts(
         images=images,
+        image_size=size,
         epoch_images=images,
         batch_size=config.batch_size,
         epochs=config.epochs,
