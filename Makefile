@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test coverage fuzz lint types docs bench install clean
+.PHONY: demo test coverage cluster fuzz lint types docs bench install clean
 
 install: $(VENV)/.installed
 $(VENV)/.installed: setup.cfg pyproject.toml
@@ -30,6 +30,12 @@ test: $(VENV)/.developing
 # Apart from "make test", which it would slow down by 40 %. Python 3.12 or newer is faster with COVERAGE_CORE=sysmon.
 coverage: $(VENV)/.developing
 	$(PYTEST) --cov
+
+# Needs root, and Debian's slurm-wlm and munge.
+cluster: $(VENV)/.developing
+	bash tests/cluster/slurm.sh start .slurm
+	. .slurm/environment; $(BIN)/python -m pytest -n 0 tests/cluster; code=$$?; \
+	  bash tests/cluster/slurm.sh stop .slurm; exit $$code
 
 fuzz: $(VENV)/.developing
 	$(BIN)/python tests/fuzz

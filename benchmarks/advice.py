@@ -3,9 +3,9 @@
     python benchmarks/advice.py [--only NAME ...] [--arch resnet18_w8] [--epochs 2] [--seed 1] [--json FILE]
 
 Each row is a pair of short trainings on the bundled images: ``resnet18_w8``, 125 steps per epoch, batches of 64, with
-the settings of ``benchmarks/methods.py`` apart from the fault. Both are diagnosed by their run folders and their last
-checkpoints. The advice works if the diagnosis of the first finds the fault and that of the second does not; the
-20-NN accuracies of the backbones, as the monitor recorded them, show whether the network is better for it. Prints a
+the settings of ``benchmarks/method_settings.py`` apart from the fault. Both are diagnosed by their run folders and
+their last checkpoints. The advice works if the diagnosis of the first finds the fault and that of the second does not;
+the 20-NN accuracies of the backbones, as the monitor recorded them, show whether the network is better for it. Prints a
 Markdown table with the 20-NN accuracy of the untrained network in the last line.
 """
 
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import click
-from methods import NAMES, SHARED
+from method_settings import NAMES, SHARED
 
 HEADS: dict[str, dict[str, Any]] = {name: given.get("set", {}) for name, given in NAMES.items()}
 
@@ -43,7 +43,7 @@ CASES: dict[str, tuple[str, str, dict[str, Any], dict[str, Any]]] = {
     "simclr lr=20": ("uniform-output", "simclr", {"lr": 20.0}, {"lr": 0.2}),
 }
 """For each row the fault to be found, the method, the faulty settings, and the advised ones; both replace those of
-``benchmarks/methods.py``."""
+``benchmarks/method_settings.py``."""
 
 OF_RUN = ("lr",)
 """Settings of the run; all others are options of the method."""

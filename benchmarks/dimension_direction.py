@@ -24,7 +24,8 @@ from typing import Any
 
 import click
 import numpy as np
-from methods import ABLATIONS, NAMES, train
+from method_settings import rows_of_ablations, rows_of_methods
+from methods import train
 
 DIMENSIONS = ("twonn", "mst_dimension", "local_dimension", "effective_rank")
 """The last, a linear dimension, is for comparison."""
@@ -43,7 +44,7 @@ def measure(name: str, seed: int, folder: str, epochs: int, steps: int | None, r
     from ssltool.stages import knn, save_reprs
 
     torch.set_num_threads(1)
-    method, given, options = (name, NAMES[name], {}) if name in NAMES else ABLATIONS[name]
+    method, given, options = (rows_of_methods() | rows_of_ablations())[name]
     run = Path(folder) / f"{name.replace(' ', '_')}-{seed}"
     if not (run / f"checkpoint_{epochs - 1:04d}.pt").exists():
         settings = {"epochs": epochs, "seed": seed, "save_every": 1, "monitor_every": 0, "steps_per_epoch": steps}

@@ -29,127 +29,8 @@ from pathlib import Path
 from typing import Any
 
 import click
+from method_settings import LR, NO_PROJECTOR, SHARED, Row, rows_of_ablations, rows_of_methods
 
-HEADS = {"dim": 256, "hidden": 512}
-CROPS = {"local_crops": 4}
-NAMES: dict[str, dict[str, Any]] = {
-    "untrained": {},
-    "simsiam": {"set": {"dim": 512, "pred_dim": 128, "fix_pred_lr": True}},
-    "byol": {"set": HEADS | {"momentum": 0.98, "fix_pred_lr": True}},
-    "simclr": {"set": {"dim": 128, "hidden": 512}},
-    "moco": {
-        "set": {"dim": 128, "hidden": 512, "queue": 2048, "momentum": 0.98, "symmetric": True, "queued": "second"}
-    },
-    "mocov3": {"set": HEADS | {"momentum": 0.98, "temperature": 0.2}},
-    "barlow": {"lr": 0.02, "set": {"dim": 512, "hidden": 512, "scale": 0.1}},
-    "vicreg": {"lr": 0.05, "set": {"dim": 512, "hidden": 512}},
-    "wmse": {"optimizer": "adam", "lr": 4e-3, "set": {"dim": 16, "hidden": 512, "w_size": 64}},
-    "swav": {
-        "set": {"dim": 128, "hidden": 512, "prototypes": 128, "queue": 1024, "queue_start": 2, "freeze": 125, **CROPS}
-    },
-    "deepcluster": {"set": {"dim": 128, "hidden": 512, "prototypes": 128, "heads": 2, **CROPS}},
-    "dino": {
-        "optimizer": "adamw",
-        "lr": 4e-3,
-        "set": HEADS | {"prototypes": 1024, "momentum": 0.98, "head_bn": True, **CROPS},
-    },
-    "nnclr": {"set": HEADS | {"pred_hidden": 512, "queue": 2048}},
-    "directclr": {},
-    "directpred": {"set": {"dim": 128, "hidden": 512, "momentum": 0.98}},
-    "nnsiam": {"set": {"dim": 512, "pred_dim": 128, "fix_pred_lr": True, "queue": 2048}},
-    "ressl": {"set": HEADS | {"queue": 2048, "momentum": 0.98}},
-    "lejepa": {"optimizer": "adamw", "lr": 4e-3, "set": {"dim": 64, "hidden": 512, **CROPS}},
-    "visreg": {
-        "optimizer": "adamw",
-        "lr": 4e-3,
-        "set": {"dim": 64, "hidden": 512, "slices": 1024, "global_views": 2, **CROPS},
-    },
-    "paws": {"set": {"dim": 256, **CROPS}},
-    "distill": {"teacher": "supervised"},
-    "teacher": {"optimizer": "adamw", "lr": 2e-3, "set": {"dim": 128, "hidden": 512}},
-    "supervised": {},
-}
-"""The settings of each method in addition to the shared ones: heads for a small network, and the learning rate."""
-
-SIMSIAM, BYOL, VICREG, DINO, TEACHER = (NAMES[name] for name in ("simsiam", "byol", "vicreg", "dino", "teacher"))
-SWAV = {"set": {k: v for k, v in NAMES["swav"]["set"].items() if not k.startswith("queue")}}
-MOCO = {"set": {k: v for k, v in NAMES["moco"]["set"].items() if k != "queue"}}
-NO_PREDICTOR = {"predictor": "none", "pred_dim": 512, "fix_pred_lr": False}
-LEJEPA, VISREG = NAMES["lejepa"], NAMES["visreg"]
-ABLATIONS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
-    "simsiam": ("simsiam", SIMSIAM, {}),
-    "simsiam stop_grad=false": ("simsiam", SIMSIAM, {"stop_grad": False}),
-    "simsiam stop_grad=false lr=0.8": ("simsiam", SIMSIAM | {"lr": 0.8}, {"stop_grad": False}),
-    "simsiam predictor=none": ("simsiam", SIMSIAM, NO_PREDICTOR),
-    "simsiam predictor=none lr=0.8": ("simsiam", SIMSIAM | {"lr": 0.8}, NO_PREDICTOR),
-    "simsiam predictor=none symmetric=false": ("simsiam", SIMSIAM, NO_PREDICTOR | {"symmetric": False}),
-    "simsiam predictor=none symmetric=false lr=0.8": (
-        "simsiam",
-        SIMSIAM | {"lr": 0.8},
-        NO_PREDICTOR | {"symmetric": False},
-    ),
-    "simsiam lr=0.8": ("simsiam", SIMSIAM | {"lr": 0.8}, {}),
-    "simsiam predictor=fixed": ("simsiam", SIMSIAM, {"predictor": "fixed", "fix_pred_lr": False}),
-    "simsiam symmetric=false": ("simsiam", SIMSIAM, {"symmetric": False}),
-    "simsiam bn=none": ("simsiam", SIMSIAM, {"bn": "none"}),
-    "simsiam bn=hidden": ("simsiam", SIMSIAM, {"bn": "hidden"}),
-    "simsiam bn=all": ("simsiam", SIMSIAM, {"bn": "all"}),
-    "simsiam similarity=cross_entropy": ("simsiam", SIMSIAM, {"similarity": "cross_entropy"}),
-    "simclr negatives=false": ("simclr", NAMES["simclr"], {"negatives": False}),
-    "moco negatives=false": ("moco", MOCO, {"negatives": False}),
-    "mocov3 negatives=false": ("mocov3", NAMES["mocov3"], {"negatives": False}),
-    "nnclr negatives=false": ("nnclr", NAMES["nnclr"], {"negatives": False}),
-    "directclr dim=128": ("directclr", NAMES["directclr"], {"dim": 128}),
-    "directclr negatives=false": ("directclr", NAMES["directclr"], {"negatives": False}),
-    "directpred predictor=none": ("directpred", NAMES["directpred"], {"predictor": "none"}),
-    "directpred predictor=directcopy": ("directpred", NAMES["directpred"], {"predictor": "directcopy"}),
-    "directpred eps=0": ("directpred", NAMES["directpred"], {"eps": 0.0}),
-    "nnsiam stop_grad=false": ("nnsiam", NAMES["nnsiam"], {"stop_grad": False}),
-    "ressl teacher_temp=0.1": ("ressl", NAMES["ressl"], {"teacher_temp": 0.1}),
-    "byol": ("byol", BYOL, {}),
-    "byol predictor=none": ("byol", BYOL, {"predictor": "none", "fix_pred_lr": False}),
-    "byol momentum=0": ("byol", BYOL, {"momentum": 0.0, "momentum_final": 0.0}),
-    "byol momentum=1": ("byol", BYOL, {"momentum": 1.0, "momentum_final": 1.0}),
-    "barlow lambd=0": ("barlow", NAMES["barlow"], {"lambd": 0.0}),
-    "wmse eps=1": ("wmse", NAMES["wmse"], {"eps": 1.0}),
-    "swav iterations=0": ("swav", SWAV, {"iterations": 0}),
-    "swav epsilon=1": ("swav", NAMES["swav"], {"epsilon": 1.0}),
-    "paws me_max=false": ("paws", NAMES["paws"], {"me_max": False}),
-    "paws sharpening=1": ("paws", NAMES["paws"], {"sharpening": 1.0}),
-    "vicreg": ("vicreg", VICREG, {}),
-    "vicreg std=0": ("vicreg", VICREG, {"std": 0.0}),
-    "vicreg cov=0": ("vicreg", VICREG, {"cov": 0.0}),
-    "dino": ("dino", DINO, {}),
-    "dino centering=false": ("dino", DINO, {"centering": False}),
-    "dino teacher_temp=1": ("dino", DINO, {"teacher_temp": 1.0}),
-    "lejepa": ("lejepa", LEJEPA, {}),
-    "lejepa lambd=0": ("lejepa", LEJEPA, {"lambd": 0.0}),
-    "visreg": ("visreg", VISREG, {}),
-    "visreg lambd=0": ("visreg", VISREG, {"lambd": 0.0}),
-    "visreg scale=0": ("visreg", VISREG, {"scale": 0.0}),
-    "visreg shape=0": ("visreg", VISREG, {"shape": 0.0, "slices": 4096}),
-    "visreg center=0": ("visreg", VISREG, {"center": 0.0}),
-    "teacher update=ema": ("teacher", TEACHER, {}),
-    "teacher update=sgd": ("teacher", TEACHER, {"update": "sgd"}),
-    "teacher update=frozen": ("teacher", TEACHER, {"update": "frozen"}),
-    "teacher update=copy": ("teacher", TEACHER, {"update": "copy"}),
-}
-"""For each row the method, its settings, and the options of the ablation."""
-
-LR = 0.2
-"""The learning rate per 256 images of the rows that have none of their own."""
-
-METHOD_OF = {"untrained": "simsiam"}
-"""The method of a row that is not named after it."""
-
-SHARED = {
-    "arch": "resnet18_w16",
-    "stem": "imagenet",
-    "zero_init_residual": False,
-    "batch_size": 64,
-    "crop_min": 0.5,
-    "precision": "fp32",
-}
 COLUMNS = (
     "arch",
     "lr",
@@ -179,7 +60,6 @@ FORMATS = {"20-NN": ".1%", "linear": ".1%", "dead": ".0%", "loss": ".3f", "AUC":
 RANGED = ("20-NN", "linear")
 """Columns whose smallest and largest values are shown beside the mean."""
 
-Row = tuple[str, dict[str, Any], dict[str, Any]]
 Found = dict[str, str | float]
 
 
@@ -240,19 +120,19 @@ def measure(name: str, row: Row, folder: str, threads: int, columns: tuple[str, 
     network = {"pretrained": str(result / "checkpoint.pt"), "random": untrained}
     files = [w["path"] for w in save_reprs.run(SaveReprsConfig(split="both", out=f"{result}/reprs", **network))]
     near = knn.run(KnnConfig(bank=files[0], queries=files[1], k=20))
-    projector = save_reprs.run(SaveReprsConfig(layer="projector", out=f"{result}/projector.pt", **network))
     metrics, state = judged(files[0])
-    of_projection, projected = judged(projector[0]["path"])
     found |= {
         "20-NN": near["accuracy"],
         "AUC": metrics["auc"],
         "eff. rank": metrics["effective_rank"],
         "RankMe": metrics["rankme"],
         "dead": metrics["dead_directions"],
-        "proj. rank": of_projection["effective_rank"],
         "backbone": state,
-        "projection": projected,
     }
+    if method not in NO_PROJECTOR:
+        projector = save_reprs.run(SaveReprsConfig(layer="projector", out=f"{result}/projector.pt", **network))
+        of_projection, projected = judged(projector[0]["path"])
+        found |= {"proj. rank": of_projection["effective_rank"], "projection": projected}
     if "linear" in columns:
         probe = LinclsConfig(epochs=5, lr=1.0, lars=True, out=f"{result}-probe", overwrite=True, **network)
         found["linear"] = lincls.run(probe)["acc1"]
@@ -297,7 +177,7 @@ def cell(column: str, values: list[str | float]) -> str:
 @click.option("--device", default="auto", show_default=True)
 @click.option("--json", "json_file", help="also save all numbers in this file")
 def main(ablations, search, speed, only, epochs, seeds, jobs, threads, data, device, json_file) -> None:
-    rows = ABLATIONS if ablations else {name: (METHOD_OF.get(name, name), given, {}) for name, given in NAMES.items()}
+    rows = rows_of_ablations() if ablations else rows_of_methods()
     needed = {rows[name][1].get("teacher") for name in only if name in rows}
     chosen: dict[str, Row] = {name: row for name, row in rows.items() if not only or name in needed.union(only)}
     if search:

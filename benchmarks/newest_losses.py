@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from ssltool.diagnosis.measure import measure
-from ssltool.diagnosis.metrics.of_slices import MIN_STD
+from ssltool.diagnosis.metrics.of_slices import slice_directions
+from ssltool.methods.visreg import visreg_regularisation
 
 SHARES = (0.0, 0.125, 0.25, 0.5, 0.75, 0.875, 63 / 64, 1.0)
 NAMES = ("sigreg", "sigreg_z", "sliced_w2", "sliced_w2_z", "w2_uniformity", "coding_rate", "effective_rank")
@@ -55,16 +56,10 @@ def scale(x: Tensor, share: float) -> Tensor:
 KINDS = {"dimensions": dimensions, "subspace": subspace, "scale": scale}
 
 
-def visreg(x: Tensor, shape: float) -> float:
-    """The loss of VISReg without its invariance term, with weights of 1, from its ``shape`` term."""
-    std = x.std(dim=0, correction=0).clamp(min=MIN_STD)
-    return float((std - 1).square().mean() + x.mean(dim=0).square().mean()) + shape
-
-
 def values(x: Tensor) -> dict[str, float]:
     """The measures of rows (N, d)."""
     found = measure(x, NAMES).metrics
-    return found | {"visreg": visreg(x, found["sliced_w2"])}
+    return found | {"visreg": float(visreg_regularisation(x, slice_directions(x.shape[1])))}
 
 
 def draw(found: dict[tuple[str, int, float], dict[str, float]], width: int, path: str) -> None:

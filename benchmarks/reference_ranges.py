@@ -2,10 +2,10 @@
 
     python benchmarks/reference_ranges.py [--minutes 15] [--method NAME ...] [--width 8 ...] [--images 2000 ...] ...
 
-Trains each method with the settings of ``benchmarks/methods.py`` for the same number of steps on the first images of
-the bundled train split, and adds the last epoch's metrics of each layer to the data file of the package. Runs that the
-file has are not repeated, so that several calls can complete it. Seeds are the outermost loop: if the time is up,
-each setting has about as many runs.
+Trains each method with the settings of ``benchmarks/method_settings.py`` for the same number of steps on the first
+images of the bundled train split, and adds the last epoch's metrics of each layer to the data file of the package. Runs
+that the file has are not repeated, so that several calls can complete it. Seeds are the outermost loop: if the time is
+up, each setting has about as many runs.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 
 import click
 import numpy as np
-from methods import NAMES, SHARED
+from method_settings import NAMES, SHARED
 
 ROOT = Path(__file__).resolve().parents[1]
 TARGET = ROOT / "ssltool" / "stages" / "diagnose" / "reference_ranges.json"

@@ -24,7 +24,8 @@ class Stream(enum.IntEnum):
     SAVED_PATCHES = 11  # sampled patches of save-reprs
     METRICS = 12  # random order of rows in metrics
     SLICES = 13  # random directions of slices in a step
-    REPLAY = 14  # images of the replay buffer
+    MASKS = 14  # masked patches
+    REPLAY = 15  # images of the replay buffer
 
 
 def derive(*numbers: int) -> int:

@@ -14,11 +14,13 @@ from torch import Tensor, nn
 from ssltool.data.loader import Batch
 from ssltool.methods import method_class, method_options
 from ssltool.methods.base import Method, Output, RunFacts
+from ssltool.models.backbones import build_backbone
 
 WIDTH = 8
 """Of what ``Flat`` puts out."""
 
 SMALL = {"dim": 6, "hidden": 10, "pred_dim": 4, "pred_hidden": 12, "queue": 32, "w_size": 16}
+SMALL |= {"width": 16, "depth": 1, "heads": 2}
 """Options of a method that ``build`` sets where the method has them."""
 
 
@@ -38,6 +40,11 @@ def toy_backbone() -> tuple[nn.Module, int]:
     return Flat(), WIDTH
 
 
+def small_vit() -> tuple[nn.Module, int]:
+    """A ViT of 16 patches for images of 8 pixels, and its width."""
+    return build_backbone("vit_w64_depth2_p2", image_size=8)
+
+
 def facts(**changes: Any) -> RunFacts:
     """What a method may know of a run of two epochs of four steps on 64 images, with ``changes``."""
     small = RunFacts(
@@ -55,13 +62,15 @@ def facts(**changes: Any) -> RunFacts:
 
 
 def build(name: str, run: RunFacts | None = None, **options: Any) -> Method:
-    """A registered method on ``Flat``, with weights by seed 0; options that are not given are ``SMALL``'s, else the
-    method's defaults."""
+    """A registered method on ``Flat``, or on ``small_vit`` if it masks patches, with weights by seed 0; options that
+    are not given are ``SMALL``'s, else the method's defaults."""
     known = {f.name for f in dataclasses.fields(method_class(name).Options)}
     small = {key: value for key, value in SMALL.items() if key in known}
     checked = method_options(name, small | options)
     torch.manual_seed(0)
-    return method_class(name)(Flat(), WIDTH, checked, run or facts())
+    cls = method_class(name)
+    backbone = small_vit if cls.masks_patches else toy_backbone
+    return cls(*backbone(), checked, run or facts(second_backbone=backbone))
 
 
 def forward_and_update(method: Method, batch: Batch) -> Output:

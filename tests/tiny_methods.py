@@ -1,6 +1,7 @@
 """Settings under which each method of the registry trains in milliseconds; the only table of them.
 
-The network is a ResNet-18 of 8 channels on 160 of the bundled images, of which a batch is 32.
+The network is a ResNet-18 of 8 channels, or a ViT of two layers for methods that mask patches, on 160 of the bundled
+images, of which a batch is 32.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 from ssltool.config import PretrainConfig
+from ssltool.methods import METHODS, method_class
 
 TRAINED = "the checkpoint of a trained network"
 """Stands in the table for a file, which ``tiny_config`` is given."""
@@ -29,9 +31,16 @@ TINY_METHODS: dict[str, dict[str, Any]] = {
     "barlow": {"dim": 16, "hidden": 32},
     "vicreg": {"dim": 16, "hidden": 32},
     "wmse": {"dim": 8, "hidden": 32, "w_size": 16},
+    "tico": {"dim": 16, "hidden": 32, "momentum": 0.9},
+    "mmcr": {"dim": 16, "hidden": 32, "lambd": 0.1},
+    "frossl": {"dim": 16, "hidden": 32},
+    "empssl": {"dim": 16, "hidden": 32, "n_patches": 3},
     "swav": {"dim": 16, "hidden": 32, "prototypes": 20, "queue": 96, "queue_start": 0, "freeze": 2, **LOCAL},
     "deepcluster": {"dim": 16, "hidden": 32, "prototypes": 20, **LOCAL},
     "dino": {"dim": 16, "hidden": 32, "prototypes": 50, "momentum": 0.9, **LOCAL},
+    "simdino": {"dim": 16, "hidden": 32, "momentum": 0.9, **LOCAL},
+    "ibot": {"dim": 16, "hidden": 32, "prototypes": 50, "momentum": 0.9, **LOCAL},
+    "dinov2": {"dim": 16, "hidden": 32, "prototypes": 50, "momentum": 0.9, **LOCAL},
     "nnclr": {"dim": 16, "hidden": 32, "pred_hidden": 32, "queue": 96},
     "directclr": {},
     "directpred": {"dim": 16, "hidden": 32, "momentum": 0.9},
@@ -39,6 +48,8 @@ TINY_METHODS: dict[str, dict[str, Any]] = {
     "ressl": {"dim": 16, "hidden": 32, "momentum": 0.9, "queue": 96},
     "lejepa": {"dim": 16, "hidden": 32, "slices": 64, **LOCAL},
     "visreg": {"dim": 16, "hidden": 32, "slices": 64, "global_views": 2, **LOCAL},
+    "mae": {"width": 32, "depth": 1, "heads": 2},
+    "ijepa": {"width": 32, "depth": 1, "heads": 2, "momentum": 0.9},
     "paws": {"dim": 16, "support_per_class": 2, **LOCAL},
     "distill": {"teacher": TRAINED},
     "teacher": {"dim": 16, "hidden": 32, "dropout": 0.0},  # which other ranks and micro-batches would draw anew
@@ -59,6 +70,12 @@ NETWORK = {
     "device": "cpu",
     "precision": "fp32",
 }
+
+OF_PATCHES = {"arch": "vit_w64_depth2", "stem": "auto"}
+"""In the place of those in ``NETWORK`` for a method that masks patches: as wide, with 16 patches."""
+
+MASKED = tuple(name for name in METHODS if method_class(name).masks_patches)
+"""Methods that mask patches, and therefore need a ViT."""
 
 
 def tiny_options(method: str, trained: Path | None = None, **changes: Any) -> dict[str, Any]:
@@ -83,5 +100,6 @@ def tiny_config(
     images.parent.mkdir(parents=True, exist_ok=True)
     np.save(images, np.arange(0, 8000, 50))
     given = tuple(f"{name}={value}" for name, value in tiny_options(method, trained, **(options or {})).items())
+    network = NETWORK | (OF_PATCHES if method in MASKED else {})
     schedule = {"epochs": 2, "steps_per_epoch": 5, "idx_path": str(images), "out": str(out)}
-    return PretrainConfig(method=method, options=given, **(NETWORK | schedule | settings))
+    return PretrainConfig(method=method, options=given, **(network | schedule | settings))

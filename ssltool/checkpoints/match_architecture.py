@@ -151,7 +151,8 @@ def _vit(
     base = vit_of(dim, depth)
     if base is None:
         raise NotOurs(f"{path}: ssltool has no ViT with width {dim} and {depth} layers")
-    shape = ViTShape(dim, depth, _heads(path, base, positions, layout, arch), patch)
+    registers = weights["registers"].shape[1] if "registers" in weights and weights["registers"].dim() == 3 else 0
+    shape = ViTShape(dim, depth, _heads(path, base, positions, layout, arch), patch, registers)
     found = vit_name(shape, size) or base
     if arch is not None:
         given = vit_shape(arch)

@@ -73,8 +73,8 @@ class Command(click.Command):
         world = launch().world
         if world > 1 and not self.ranks:
             raise SSLToolError(
-                f"{self.name} runs in one process, and the environment has WORLD_SIZE={world}; start it without "
-                f"torchrun, or {one_process()}"
+                f"{self.name} runs in one process, and the environment has {world} ranks; start it without torchrun or "
+                f"srun -n, or {one_process()}"
             )
         try:
             with with_own_remedies(ctx), told_as_settings(ctx):
@@ -316,7 +316,8 @@ def config_option(command: F) -> F:
         cls=Setting,
         section="Run",
         metavar="FILE",
-        help="take the settings from another run's config.json; options given here take precedence",
+        help="take the settings from another run's config.json, or from a row of a table (runs.csv:3); options given "
+        "here take precedence",
     )(command)
 
 
@@ -347,4 +348,4 @@ def with_file(ctx: click.Context, config: Any, data_dir: str | None, config_file
 
     stage = str(ctx.command.name)
     names = given(ctx) | ({"data"} if data_dir is not None else set())
-    return repeat(config, config_file, read_settings(config_file, stage), stage, names)
+    return repeat(config, config_file, read_settings(config_file, stage, type(config)), stage, names)

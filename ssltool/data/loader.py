@@ -52,18 +52,19 @@ BATCHED_SIZE = 64
 @dataclass
 class Batch:
     """``views``: V tensors (B, 3, S, S), where S may differ; ``labels`` (B,), -1 if unlabelled; ``rows`` (B,), indices
-    into the ``ImageSet``; ``support``: the labelled images of the step, for methods that use them."""
+    into the ``ImageSet``; ``support``: labelled images of the step; ``first``: its place in the batch of all ranks."""
 
     views: list[Tensor]
     labels: Tensor
     rows: Tensor
     support: Batch | None = None
+    first: int = 0
 
     def channels_last(self) -> Batch:
         """The batch with all views in channels-last memory format."""
         views = [view.contiguous(memory_format=torch.channels_last) for view in self.views]
         support = self.support.channels_last() if self.support is not None else None
-        return Batch(views, self.labels, self.rows, support)
+        return Batch(views, self.labels, self.rows, support, self.first)
 
 
 @dataclass(frozen=True)

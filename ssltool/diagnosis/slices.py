@@ -22,7 +22,7 @@ def epps_pulley(slices: Tensor) -> Tensor:
     integral is that of LeJEPA's released code: 17 knots on [0, 3], doubled.
     """
     t, weights = knots()
-    step = torch.polar(torch.ones_like(slices), slices * t[1].to(slices))
+    step = torch.polar(torch.ones_like(slices), slices * float(t[1]))
     power, total = torch.ones_like(step), torch.zeros_like(slices[0])
     for knot, weight in zip(t.tolist(), weights.tolist(), strict=True):
         error = power.mean(dim=0) - math.exp(-(knot**2) / 2)

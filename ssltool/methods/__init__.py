@@ -106,11 +106,24 @@ METHODS: Registry[Entry] = Registry(
             "a plain and a strong view",
             DISTILLATION,
         ),
+        "simdino": Entry(
+            ".simdino:SimDINO", 2025, "2502.10385", "a coding rate, a momentum teacher", "multi-crop", DISTILLATION
+        ),
         "barlow": Entry(".barlow:Barlow", 2021, "2103.03230", "decorrelated dimensions", "two views", REDUNDANCY),
         "vicreg": Entry(".vicreg:VICReg", 2021, "2105.04906", "variance and covariance terms", "two views", REDUNDANCY),
         "wmse": Entry(
             ".wmse:WMSE", 2020, "2007.06346", "whitening", "two or more views, a batch larger than dim", REDUNDANCY
         ),
+        "tico": Entry(
+            ".tico:TiCo", 2022, "2206.10698", "covariance of recent embeddings, teacher", "two views", REDUNDANCY
+        ),
+        "mmcr": Entry(
+            ".mmcr:MMCR", 2023, "2303.03307", "nuclear norm of the centroids", "two or more views", REDUNDANCY
+        ),
+        "frossl": Entry(
+            ".frossl:FroSSL", 2023, "2310.02903", "Frobenius norm of covariances", "two or more views", REDUNDANCY
+        ),
+        "empssl": Entry(".empssl:EMPSSL", 2023, "2304.03977", "coding rate of each view", "many patches", REDUNDANCY),
         "swav": Entry(".swav:SwAV", 2020, "2006.09882", "equal use of prototypes", "multi-crop", CLUSTERING),
         "deepcluster": Entry(
             ".deepcluster:DeepCluster",
@@ -119,6 +132,21 @@ METHODS: Registry[Entry] = Registry(
             "k-means each epoch",
             "multi-crop, image indices",
             CLUSTERING,
+        ),
+        "ibot": Entry(
+            ".ibot:IBOT", 2021, "2111.07832", "centring and sharpening of a teacher", "a ViT, multi-crop", MASKED
+        ),
+        "mae": Entry(".mae:MAE", 2021, "2111.06377", "pixels as targets", "a ViT, one view", MASKED),
+        "dinov2": Entry(
+            ".dinov2:DINOv2",
+            2023,
+            "2304.07193",
+            "equal use of prototypes, KoLeo",
+            "a ViT, multi-crop",
+            MASKED,
+        ),
+        "ijepa": Entry(
+            ".ijepa:IJEPA", 2023, "2301.08243", "stop-gradient, teacher and predictor", "a ViT, one view", JEPA
         ),
         "lejepa": Entry(".lejepa:LeJEPA", 2025, "2511.08544", "a normal distribution of slices", "multi-crop", JEPA),
         "visreg": Entry(".visreg:VISReg", 2026, "2606.02572", "scale of dimensions, normal slices", "multi-crop", JEPA),

@@ -95,6 +95,9 @@ class Method(nn.Module):
     uses_labels: ClassVar[bool] = False
     """Whether ``forward`` receives the labels of the batch; otherwise they are all -1."""
 
+    masks_patches: ClassVar[bool] = False
+    """Whether the method masks patches, for which the backbone must be a ViT; see ``models.masking``."""
+
     compares_images: bool = True
     """Whether the loss of an image depends on the other images of its batch, apart from batch norm. If not, the loss is
     a mean over the images, and ``--accumulate`` can train on a batch in parts."""

@@ -86,8 +86,8 @@ def momentum_final(default: float | None) -> Any:
 
 
 def local_crops(default: int) -> Any:
-    """The number of small crops in addition to the two large views."""
-    return setting(default, "small crops per image, in addition to the two large ones", minimum=0, maximum=100)
+    """The number of small crops in addition to the large views."""
+    return setting(default, "small crops per image, in addition to the large ones", minimum=0, maximum=100)
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,10 @@
 """Published training settings, for ``--recipe``.
 
 ``cifar``: solo-learn's settings for CIFAR-10 with a ResNet-18 (JMLR 2022, scripts/pretrain/cifar); for PAWS and the
-student/teacher study, their own. ``imagenet``: the settings of each method's released code for a ResNet-50. Learning
-rates are per 256 images. ``zero_init_residual`` is named where it is off in the source, and ``arch`` where it is the
-method's own. Augmentations that
-``ssltool.data.views`` does not support are replaced by the closest ones; docs/methods.md lists them.
+student/teacher study, their own. ``imagenet``: the settings of each method's released code for a ResNet-50, or for the
+ViT that ``arch`` names. Learning rates are per 256 images. ``zero_init_residual`` is named where it is off in the
+source, and ``arch`` where it is the method's own. Augmentations that ``ssltool.data.views`` does not support are
+replaced by the closest ones; docs/methods.md lists them.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ _SWAV = _IMAGENET_LARS | {
     "crop_min": 0.14,
     "jitter": 2.0,
 }
+_CROPS_ONLY: Settings = {"jitter_p": 0.0, "gray_p": 0.0, "blur_p": 0.0}
 _TWO_CROPS = {"local_crops": 0}
 _ASYMMETRIC = {"asymmetric": True}
 
@@ -90,6 +91,31 @@ RECIPES: dict[str, dict[str, Settings]] = {
         "wmse": _CIFAR
         | _UNBLURRED
         | {"optimizer": "adam", "lr": 2e-3, "weight_decay": 1e-6, "crop_min": 0.2, "jitter": 2.0},
+        "mmcr": _NOT_ZERO
+        | _UNBLURRED
+        | {
+            "optimizer": "adam",
+            "lr": 8e-3,  # 1e-3 for the batch of 32
+            "fix_all_lr": True,
+            "weight_decay": 1e-6,
+            "batch_size": 32,
+            "epochs": 500,
+            "crop_min": 0.08,
+            "options": {"n_augs": 40},
+        },
+        "frossl": _CIFAR_LARS | _STRONG | {"lr": 0.3, "weight_decay": 1e-4},
+        "empssl": _CIFAR_LARS
+        | {
+            "lr": 0.768,  # 0.3 for the batch of 100
+            "weight_decay": 1e-4,
+            "lars_trust": 0.005,
+            "batch_size": 100,
+            "epochs": 30,
+            "warmup_epochs": 0,
+            "crop_min": 0.25,
+            "blur_p": 0.1,
+            "solarize_p": 0.1,
+        },
         "swav": _CIFAR_LARS
         | _STRONG
         | {"lr": 0.6, "weight_decay": 1e-6, "options": {"queue_start": 50, "freeze": 390, **_TWO_CROPS}},
@@ -200,6 +226,32 @@ RECIPES: dict[str, dict[str, Settings]] = {
             "crop_min": 0.14,
             "options": _ASYMMETRIC,
         },
+        "simdino": _IMAGENET
+        | {
+            "arch": "vit_base",
+            "optimizer": "adamw",
+            "lr": 5e-4,
+            "final_lr": 5e-7,
+            "weight_decay": 0.04,
+            "final_weight_decay": 0.4,
+            "batch_size": 512,
+            "epochs": 100,
+            "crop_min": 0.4,
+            "options": {"local_crops": 10, **_ASYMMETRIC},
+        },
+        "ibot": _IMAGENET
+        | {
+            "arch": "vit_small_h6",
+            "optimizer": "adamw",
+            "lr": 5e-4,
+            "final_lr": 2.5e-7,
+            "weight_decay": 0.04,
+            "final_weight_decay": 0.4,
+            "batch_size": 1024,
+            "epochs": 800,
+            "crop_min": 0.25,
+            "options": _ASYMMETRIC,
+        },
         "nnclr": _IMAGENET_LARS
         | {"lr": 0.3, "weight_decay": 1e-6, "epochs": 1000, "options": {"last_bn_affine": True, **_ASYMMETRIC}},
         "nnsiam": _SIMSIAM | {"options": {"fix_pred_lr": True}},
@@ -228,6 +280,31 @@ RECIPES: dict[str, dict[str, Settings]] = {
             "blur_p": 0.5,
             "solarize_p": 0.2,
         },
+        "mae": _IMAGENET
+        | _CROPS_ONLY
+        | {
+            "optimizer": "adamw",
+            "lr": 1.5e-4,
+            "weight_decay": 0.05,
+            "epochs": 800,
+            "warmup_epochs": 40,
+            "crop_min": 0.2,
+        },
+        "ijepa": _IMAGENET
+        | _CROPS_ONLY
+        | {
+            "optimizer": "adamw",
+            "lr": 1.25e-4,  # 0.001 for the batch of 2048
+            "final_lr": 1.25e-7,
+            "weight_decay": 0.04,
+            "final_weight_decay": 0.4,
+            "batch_size": 2048,
+            "epochs": 300,
+            "warmup_epochs": 40,
+            "crop_min": 0.3,
+            "flip_p": 0.0,
+            "options": {"depth": 12, "heads": 16},
+        },
         "distill": _SIMSIAM,
         "supervised": _SIMSIAM
         | _NOT_ZERO
@@ -243,7 +320,9 @@ RECIPES: dict[str, dict[str, Settings]] = {
     },
 }
 
-VIT_OPTIONS: dict[str, dict[str, Settings]] = {"imagenet": {"dino": {"drop_path": 0.1}}}
+VIT_OPTIONS: dict[str, dict[str, Settings]] = {
+    "imagenet": {name: {"drop_path": 0.1} for name in ("dino", "simdino", "ibot")}
+}
 """Options that a recipe has for ssltool's ViTs only."""
 
 

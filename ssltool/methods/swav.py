@@ -23,38 +23,11 @@ from ssltool.methods.parts.matching import multicrop_cross_entropy
 from ssltool.methods.parts.multicrop import forward_by_size, forward_concatenated
 from ssltool.methods.parts.prototypes import Prototypes, uniform_loss_warning
 from ssltool.methods.parts.queue import Queue, queue_warnings
+from ssltool.methods.parts.sinkhorn import sinkhorn
 from ssltool.models.heads import mlp
 from ssltool.settings import setting
 from ssltool.training.distributed import gather, local_rows
 from ssltool.training.precision import without_autocast
-
-
-@torch.no_grad()
-@without_autocast
-def sinkhorn(scores: Tensor, epsilon: float = 0.05, iterations: int = 3) -> Tensor:
-    """Assignments (N, K) of N rows to K prototypes by Eq. 3 to 5 of arXiv:2006.09882.
-
-    exp(scores / epsilon), normalised alternately such that the prototypes have equal mass and the rows sum to 1; rows
-    are normalised last. Computed in log space, so that no epsilon overflows.
-
-    Args:
-        scores: similarity of each row to each prototype (N, K).
-        epsilon: entropy regularisation; smaller values give harder assignments.
-        iterations: number of iterations; with 0 the assignments are softmax(scores / epsilon), and the prototypes can
-            have any mass.
-
-    Raises:
-        SSLToolError: if ``scores`` is not a non-empty matrix.
-    """
-    if scores.dim() != 2 or not scores.numel():
-        raise SSLToolError(f"sinkhorn expects scores (N, K); found {tuple(scores.shape)}")
-    log_q = scores / epsilon
-    if not iterations:
-        return log_q.softmax(dim=1)
-    for _ in range(iterations):
-        log_q = log_q - log_q.logsumexp(dim=0)
-        log_q = log_q - log_q.logsumexp(dim=1, keepdim=True)
-    return log_q.exp()
 
 
 @without_autocast

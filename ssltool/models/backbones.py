@@ -10,6 +10,7 @@ from torch.nn.parameter import is_lazy
 from ssltool.errors import SSLToolError, UsageError, unknown
 from ssltool.models import ARCHITECTURES
 from ssltool.models.family import SMALL_IMAGE, Family, Single, TokenLayout
+from ssltool.models.masking import NOTHING, Masking
 
 
 def families() -> dict[str, Family]:
@@ -49,7 +50,8 @@ def is_known(arch: str) -> bool:
 
 def architectures() -> list[str]:
     """The names to list. Others are valid too: other multiples of 8 in ``resnet18_w16``, other depths and widths in
-    ``wide_resnet28w2``, and a ViT's name followed by its heads (``_h6``) and patch size (``_p8``)."""
+    ``wide_resnet28w2``, and a ViT's name followed by its heads (``_h6``), patch size (``_p8``) and registers
+    (``_r4``)."""
     return [name for family in families().values() for name in family.names()]
 
 
@@ -158,7 +160,7 @@ def check_size(backbone: nn.Module, size: int, flag: str = "--image-size") -> No
 
 
 def patch_of(backbone: nn.Module) -> int | None:
-    """The side of a patch in pixels; None if the backbone has none, or if it follows from the image size."""
+    """The side of a patch in pixels; None if the backbone has none."""
     family = family_of_backbone(backbone)
     return None if family is None else family.patch_size(backbone)
 
@@ -184,3 +186,31 @@ def patch_tokens(backbone: nn.Module, images: Tensor) -> Tensor:
     """
     out, layout = last_layer(backbone, images), token_layout(backbone)
     return out.flatten(2).mT if layout is None else out[:, layout.prefix :]
+
+
+def masked_tokens(backbone: nn.Module, images: Tensor, masking: Masking = NOTHING) -> Tensor:
+    """The tokens of a ViT's last layer for ``images`` (N, 3, S, S), if it sees the patches that ``masking`` describes:
+    (N, prefix + P, D) in the order of its ``token_layout``, or (N, prefix + K, D) if only K patches are kept. With
+    ``NOTHING`` this is ``last_layer``.
+
+    Raises:
+        SSLToolError: if the patches of ``backbone`` cannot be masked; ``check_masks`` says so before training.
+    """
+    family = family_of_backbone(backbone)
+    if family is None:
+        raise SSLToolError(f"the patches of a {type(backbone).__name__} cannot be masked; use a ViT")
+    return family.masked_tokens(backbone, images, masking)
+
+
+def check_masks(backbone: nn.Module, arch: str, method: str) -> None:
+    """Checks that the patches of ``backbone``, which ``arch`` names, can be masked, for the method ``method``.
+
+    Raises:
+        UsageError: if not.
+    """
+    family = family_of_backbone(backbone)
+    if family is None or not family.takes_masks(backbone):
+        raise UsageError(
+            f"{method} masks the patches of a ViT, which {arch} does not allow; choose a ViT with -a, such as "
+            "vit_small, vit_base_p8 or timm:vit_small_patch16_224"
+        )

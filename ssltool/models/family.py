@@ -15,6 +15,7 @@ from ssltool.data.preprocessing import IMAGENET, Preprocessing
 from ssltool.errors import SSLToolError
 from ssltool.models import Architecture
 from ssltool.models.counterpart import Counterpart
+from ssltool.models.masking import Masking
 
 SMALL_IMAGE = 64
 """Image size in pixels up to which ``auto`` is the small stem and a ViT's patches are 4 pixels wide."""
@@ -110,6 +111,20 @@ class Family(ABC):
         """
         raise SSLToolError(f"the outputs for each position of a {type(backbone).__name__} are not known")
 
+    def takes_masks(self, backbone: nn.Module) -> bool:
+        """Whether ``backbone`` is a transformer whose patches can be masked: ``masked_tokens`` is defined, and
+        ``patch_size`` is not None."""
+        return False
+
+    def masked_tokens(self, backbone: nn.Module, images: Tensor, masking: Masking) -> Tensor:
+        """The tokens of the last layer, as ``last_layer`` returns them, if it sees the patches of ``images`` (N, 3, S,
+        S) that ``masking`` describes: (N, prefix + P, D), or (N, prefix + K, D) if only K patches are kept.
+
+        Raises:
+            SSLToolError: unless ``takes_masks``.
+        """
+        raise SSLToolError(f"the patches of a {type(backbone).__name__} cannot be masked; use a ViT")
+
     def grid(self, backbone: nn.Module, patches: int) -> tuple[int, int] | None:
         """The numbers of rows and columns of the ``patches`` of a square image; None if they are not known."""
         return square_grid(patches)
@@ -139,7 +154,7 @@ class Family(ABC):
         """
 
     def patch_size(self, backbone: nn.Module) -> int | None:
-        """The side in pixels of which image sizes are multiples; None if it follows from the image size."""
+        """The side in pixels of the patches, of which image sizes are multiples; None if there are none."""
         return None
 
     def depends_on_size(self, backbone: nn.Module, size: int) -> bool:

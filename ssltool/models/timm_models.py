@@ -17,6 +17,7 @@ from ssltool.errors import SSLToolError, UsageError
 from ssltool.models.arch_name import ArchName
 from ssltool.models.counterpart import PYTHON, Counterpart, call
 from ssltool.models.library import LibraryModels
+from ssltool.models.masking import Masking
 
 LIBRARY = "timm"
 
@@ -107,6 +108,27 @@ class TimmModels(LibraryModels):
 
     def features(self, backbone: nn.Module, images: Tensor) -> Any:
         return backbone.forward_features(images)  # type: ignore[operator]
+
+    def takes_masks(self, backbone: nn.Module) -> bool:
+        """Those of timm's plain ViTs that add positions to square patches and drop none of them."""
+        plain = importlib.import_module("timm.models.vision_transformer").VisionTransformer
+        if type(backbone) is not plain or backbone.pos_embed is None or self.patch_size(backbone) is None:
+            return False
+        network: Any = backbone
+        height, width = network.patch_embed.patch_size
+        return bool(height == width and isinstance(network.patch_drop, nn.Identity))
+
+    def masked_tokens(self, backbone: nn.Module, images: Tensor, masking: Masking) -> Tensor:
+        if not self.takes_masks(backbone):
+            return super().masked_tokens(backbone, images, masking)
+        network: Any = backbone
+        embedded = network.patch_embed(images)  # (N, P, D), or (N, H, W, D) if the network takes several sizes
+        patches = masking.replace(embedded.flatten(1, -2))
+        tokens = network._pos_embed(patches.view(embedded.shape))
+        prefix = network.num_prefix_tokens
+        tokens = torch.cat([tokens[:, :prefix], masking.select(tokens[:, prefix:])], dim=1)
+        out: Tensor = network.norm(network.blocks(network.norm_pre(tokens)))
+        return out
 
     def layers(self, backbone: nn.Module) -> dict[str, int | None] | None:
         """timm's own groups; parameters of the head and of the norm before it count with the head."""

@@ -1,10 +1,11 @@
-"""Vision transformers as in MoCo v3. A name may contain the heads and the patch size (``vit_small_h6_p8``)."""
+"""Vision transformers as in MoCo v3. A name may contain the heads, the patch size and the number of registers
+(``vit_small_h6_p8_r4``)."""
 
 from __future__ import annotations
 
 import math
 import re
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -16,11 +17,12 @@ from ssltool.checkpoints.parameter_names import timm_name
 from ssltool.errors import SSLToolError, UsageError
 from ssltool.models.counterpart import PYTHON, Counterpart, Weights, call
 from ssltool.models.family import SMALL_IMAGE, Family, TokenLayout
+from ssltool.models.masking import NOTHING, Masking
 
 BLOCK = re.compile(r"encoder\.layers\.encoder_layer_(\d+)\.")
 
-# (width, depth, heads) of the ViTs of the collapse paper, of the student/teacher study, and of the standard sizes.
-# MoCo v3's vit_small has 12 heads; that of DINO and timm has 6, and is named vit_small_h6 here.
+# (width, depth, heads) of the ViTs of the collapse paper, of the student/teacher study, of the standard sizes, and of a
+# small one. MoCo v3's vit_small has 12 heads; that of DINO and timm has 6, and is named vit_small_h6 here.
 VITS = {
     "vit_small": (384, 12, 12),
     "vit_small_depth6": (384, 6, 6),
@@ -30,16 +32,19 @@ VITS = {
     "vit_base": (768, 12, 12),
     "vit_large": (1024, 24, 16),
     "vit_huge": (1280, 32, 16),
+    "vit_w64_depth2": (64, 2, 2),
 }
 
 
 class ViTShape(NamedTuple):
-    """Width, depth, heads, and the patch size in pixels; None if the patch size depends on the image size."""
+    """Width, depth, heads, the patch size in pixels, which is None if it depends on the image size, and the number of
+    register tokens."""
 
     dim: int
     depth: int
     heads: int
     patch: int | None
+    registers: int = 0
 
 
 def vit_shape(arch: str) -> ViTShape | None:
@@ -48,14 +53,14 @@ def vit_shape(arch: str) -> ViTShape | None:
     Raises:
         SSLToolError: if the width is not divisible by the number of heads.
     """
-    name = re.fullmatch(r"(vit_\w+?)(?:_h([1-9]\d*))?(?:_p([1-9]\d*))?", arch)
+    name = re.fullmatch(r"(vit_\w+?)(?:_h([1-9]\d*))?(?:_p([1-9]\d*))?(?:_r([1-9]\d*))?", arch)
     if not name or name[1] not in VITS:
         return None
     dim, depth, heads = VITS[name[1]]
     heads = int(name[2] or heads)
     if dim % heads:
         raise SSLToolError(f"{arch}: the width {dim} is not divisible by {heads} heads; choose another number after _h")
-    return ViTShape(dim, depth, heads, int(name[3]) if name[3] else None)
+    return ViTShape(dim, depth, heads, int(name[3]) if name[3] else None, int(name[4] or 0))
 
 
 def vit_of(dim: int, depth: int) -> str | None:
@@ -69,14 +74,32 @@ def vit_name(shape: ViTShape, image_size: int) -> str | None:
     if name is None:
         return None
     heads = f"_h{shape.heads}" if shape.heads != VITS[name][2] else ""
-    return name + heads + (f"_p{shape.patch}" if shape.patch not in (None, patch_size(image_size)) else "")
+    patch = f"_p{shape.patch}" if shape.patch not in (None, patch_size(image_size)) else ""
+    return name + heads + patch + (f"_r{shape.registers}" if shape.registers else "")
 
 
 class ViT(VisionTransformer):
-    """torchvision's ViT, which also returns patch tokens and takes images of any number of whole patches."""
+    """torchvision's ViT, which also returns patch tokens and takes images of any number of whole patches.
 
-    def tokens(self, x: Tensor) -> Tensor:
-        """The class token and the patch tokens (N, 1 + P, D) after the last layer.
+    ``registers`` (arXiv:2309.16588) are further trained tokens (1, R, D), which follow the class token and have no
+    positions, as in DINOv2; None if there are none.
+    """
+
+    registers: nn.Parameter | None
+
+    def __init__(self, *args: Any, registers: int = 0, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        empty = torch.empty(1, registers, self.hidden_dim)
+        self.register_parameter("registers", nn.Parameter(empty) if registers else None)
+
+    @property
+    def layout(self) -> TokenLayout:
+        """The order of the tokens."""
+        return TokenLayout(registers=0 if self.registers is None else self.registers.shape[1])
+
+    def tokens(self, x: Tensor, masking: Masking = NOTHING) -> Tensor:
+        """The class token, the registers and the patch tokens (N, 1 + R + P, D) after the last layer, if it sees the
+        patches that ``masking`` describes.
 
         Raises:
             SSLToolError: if the side of the images is not divisible by the patch size.
@@ -86,10 +109,12 @@ class ViT(VisionTransformer):
                 f"views of {x.shape[-1]} pixels are not divisible into patches of {self.patch_size} pixels; "
                 "change --image-size or --set local_size"
             )
-        patches = self.conv_proj(x)
-        side = patches.shape[-1]
-        x = torch.cat([self.class_token.expand(x.shape[0], -1, -1), patches.flatten(2).mT], dim=1)
-        out: Tensor = self.encoder.ln(self.encoder.layers(self.encoder.dropout(x + self._positions(side))))
+        embedded = self.conv_proj(x)
+        positions = self._positions(embedded.shape[-1])
+        patches = masking.select(masking.replace(embedded.flatten(2).mT) + positions[:, 1:])
+        first = [self.class_token + positions[:, :1], *([] if self.registers is None else [self.registers])]
+        x = torch.cat([*(token.expand(x.shape[0], -1, -1) for token in first), patches], dim=1)
+        out: Tensor = self.encoder.ln(self.encoder.layers(self.encoder.dropout(x)))
         return out
 
     def _positions(self, side: int) -> Tensor:
@@ -135,15 +160,26 @@ class ViTs(Family):
             return int(block[1]) + 1
         if parameter.startswith("encoder.ln."):
             return None
-        if parameter.startswith(("conv_proj.", "class_token", "encoder.pos_embedding")):
+        if parameter.startswith(("conv_proj.", "class_token", "registers", "encoder.pos_embedding")):
             return 0
         raise SSLToolError(f"the layer of {parameter} is unknown: a ViT has no such parameter")
 
     def token_layout(self, backbone: nn.Module) -> TokenLayout | None:
-        return TokenLayout()
+        return backbone.layout if isinstance(backbone, ViT) else TokenLayout()
 
     def last_layer(self, backbone: nn.Module, images: Tensor) -> Tensor:
         return backbone.tokens(images) if isinstance(backbone, ViT) else super().last_layer(backbone, images)
+
+    def takes_masks(self, backbone: nn.Module) -> bool:
+        return isinstance(backbone, ViT)
+
+    def masked_tokens(self, backbone: nn.Module, images: Tensor, masking: Masking) -> Tensor:
+        if not isinstance(backbone, ViT):
+            return super().masked_tokens(backbone, images, masking)
+        return backbone.tokens(images, masking)
+
+    def patch_size(self, backbone: nn.Module) -> int | None:
+        return backbone.patch_size if isinstance(backbone, VisionTransformer) else None
 
     def counterpart(self, library: str, name: str, *, stem: str, image_size: int) -> Counterpart | None:
         shape = vit_shape(name)
@@ -176,11 +212,15 @@ def add_drop_path(backbone: nn.Module, rate: float) -> None:
 def counterpart_of(library: str, shape: ViTShape, image_size: int) -> Counterpart | None:
     """A ViT of ``shape`` for images of ``image_size`` pixels in another library, as ``Family.counterpart``."""
     sizes = (image_size, shape.patch or patch_size(image_size), shape.depth, shape.heads, shape.dim)
-    if library == "timm":
+    if library == "timm" or (library == PYTHON and shape.registers):
         used = dict(zip(("img_size", "patch_size", "depth", "num_heads", "embed_dim"), sizes, strict=True))
+        if shape.registers:
+            used |= {"reg_tokens": shape.registers, "no_embed_class": True}
         model = "vit_base_patch16_224"
         build = f"import timm\nmodel = {call('timm.create_model', model, num_classes=0, **used)}"
-        return Counterpart(model, used, build, lambda weights: {timm_name(name): w for name, w in weights.items()})
+        return Counterpart(model, used, build, _in_timm)
+    if shape.registers:
+        return None
     if library == "transformers":
         names = ("image_size", "patch_size", "num_hidden_layers", "num_attention_heads", "hidden_size")
         more = {"intermediate_size": 4 * shape.dim, "layer_norm_eps": 1e-6}
@@ -214,21 +254,17 @@ def divided_into_patches(image_size: int, patch: int | None = None) -> int:
 
 
 def _vit(shape: ViTShape, image_size: int, stop_grad_conv1: bool) -> VisionTransformer:
-    dim, depth, heads, _ = shape
+    dim, depth, heads, _, registers = shape
     patch = divided_into_patches(image_size, shape.patch)
-    model = ViT(image_size, patch, depth, heads, hidden_dim=dim, mlp_dim=4 * dim)
+    model = ViT(image_size, patch, depth, heads, hidden_dim=dim, mlp_dim=4 * dim, registers=registers)
     model.heads = nn.Identity()  # type: ignore[assignment]
     # Appendix of MoCo v3 (arXiv:2104.02057): fixed 2-D sine-cosine positions, Xavier-uniform weights.
-    positions = _sincos_positions(image_size // patch, dim)
+    positions = torch.cat([torch.zeros(1, dim), sincos_positions(image_size // patch, dim)])[None]
     model.encoder.pos_embedding = nn.Parameter(positions, requires_grad=False)
-    for module in model.modules():
-        if isinstance(module, nn.Linear):
-            nn.init.xavier_uniform_(module.weight)
-            nn.init.zeros_(module.bias)
-        elif isinstance(module, nn.MultiheadAttention):
-            bound = math.sqrt(6 / (dim + dim))  # queries, keys and values as separate matrices
-            nn.init.uniform_(module.in_proj_weight, -bound, bound)
+    initialise_linear(model)
     nn.init.normal_(model.class_token, std=1e-6)
+    if model.registers is not None:
+        nn.init.normal_(model.registers, std=1e-6)
     bound = math.sqrt(6 / (3 * patch * patch + dim))
     nn.init.uniform_(model.conv_proj.weight, -bound, bound)
     nn.init.zeros_(model.conv_proj.bias)  # type: ignore[arg-type]
@@ -237,14 +273,37 @@ def _vit(shape: ViTShape, image_size: int, stop_grad_conv1: bool) -> VisionTrans
     return model
 
 
-def _sincos_positions(side: int, dim: int) -> Tensor:
-    """Positional embeddings (1, 1 + side^2, dim): 0 for the class token, sines and cosines of column and row for each
-    patch."""
+def initialise_linear(network: nn.Module) -> None:
+    """Draws the weights of linear layers, and of queries, keys and values as separate matrices, Xavier-uniform, and
+    sets the biases of linear layers to 0."""
+    for module in network.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.MultiheadAttention):
+            bound = math.sqrt(6 / (2 * module.embed_dim))
+            nn.init.uniform_(module.in_proj_weight, -bound, bound)
+
+
+def sincos_positions(side: int, dim: int) -> Tensor:
+    """Fixed positional embeddings (side^2, dim) of a square of patches, row by row: sines and cosines of the column and
+    the row. ``dim`` is a multiple of 4."""
     omega = 1.0 / 10000 ** (torch.arange(dim // 4) / (dim // 4))
     row, column = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
     angles = [position.flatten()[:, None] * omega for position in (column, row)]
-    patches = torch.cat([f(a) for a in angles for f in (torch.sin, torch.cos)], dim=1)
-    return torch.cat([torch.zeros(1, dim), patches])[None]
+    return torch.cat([f(a) for a in angles for f in (torch.sin, torch.cos)], dim=1)
+
+
+def _in_timm(weights: Weights) -> Weights:
+    """The weights of a ViT with timm's names. With registers, only patches have positions there, so that of the class
+    token is part of the token."""
+    found = {timm_name(name): tensor for name, tensor in weights.items()}
+    registers = found.pop("registers", None)
+    if registers is None:
+        return found
+    positions = found["pos_embed"]
+    token = found["cls_token"] + positions[:, :1]
+    return found | {"cls_token": token, "reg_token": registers, "pos_embed": positions[:, 1:].clone()}
 
 
 def _in_transformers(weights: Weights) -> Weights:

@@ -35,7 +35,7 @@ class NotebookViT(ViTs):
     def build(
         self, name: str, *, stem: str, image_size: int, stop_grad_conv1: bool, zero_init_residual: bool
     ) -> tuple[nn.Module, int]:
-        dim, depth, heads, _ = SHAPE
+        dim, depth, heads = SHAPE[:3]
         patch = divided_into_patches(image_size)
         norm = functools.partial(nn.LayerNorm, eps=EPS)
         model = ViT(image_size, patch, depth, heads, dim, 4 * dim, DROPOUT, DROPOUT, norm_layer=norm)

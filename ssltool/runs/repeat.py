@@ -1,4 +1,4 @@
-"""Repeats a run with the settings in its ``config.json``."""
+"""Repeats a run with the settings in its ``config.json`` or in a row of a table."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from ssltool.errors import SSLToolError, found_in, unknown
 from ssltool.files.reading import read_json
 from ssltool.files.schema import conform, mapping
 from ssltool.files.setting_checks import setting_checks
+from ssltool.runs.table_row import read_row, row_of
 from ssltool.settings import Settings, reset_ineffective
 
 C = TypeVar("C", bound=RunSettings)
@@ -33,12 +34,16 @@ RECORDED = {
 """Keys of each stage's ``config.json`` that are not settings."""
 
 
-def read_settings(path: str, stage: str) -> Settings:
-    """Reads the ``config.json`` of a run of ``stage``, by its own path or by that of the run folder.
+def read_settings(path: str, stage: str, cls: type) -> Settings:
+    """Reads the ``config.json`` of a run of ``stage``, by its own path or by that of the run folder, or the settings of
+    ``cls`` in a row of a table (``FILE.csv:ROW``).
 
     Raises:
         SSLToolError: if it cannot be read, or another stage wrote it.
     """
+    if row := row_of(path):
+        with found_in("--config"):
+            return read_row(*row, cls)
     file = Path(path) / "config.json" if Path(path).is_dir() else Path(path)
     try:
         saved: Settings = conform(read_json(file), SETTINGS, file, remedy="name the config.json of a run")

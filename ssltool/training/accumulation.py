@@ -6,7 +6,7 @@ norm, images are normalised with the statistics of their micro-batch.
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ssltool.data.loader import Batch
@@ -17,12 +17,14 @@ from ssltool.methods.base import Method
 def micro_batches(batch: Batch, count: int) -> list[Batch]:
     """``count`` equal parts of a batch, which share its memory; each has the whole support."""
 
-    def parts(rows: Tensor) -> tuple[Tensor, ...]:
-        return rows.split(len(rows) // count)
+    size = len(batch.labels) // count
 
-    views = zip(*map(parts, batch.views), strict=True)
-    split = zip(views, parts(batch.labels), parts(batch.rows), strict=True)
-    return [Batch(list(views), labels, rows, batch.support) for views, labels, rows in split]
+    def part(start: int) -> Batch:
+        rows = slice(start, start + size)
+        views = [view[rows] for view in batch.views]
+        return Batch(views, batch.labels[rows], batch.rows[rows], batch.support, batch.first + start)
+
+    return [part(start) for start in range(0, size * count, size)]
 
 
 def check_accumulation(name: str, method: Method, batch_size: int, count: int, ranks: int) -> None:

@@ -9,6 +9,7 @@ import torch
 from ssltool.config import DeviceSettings
 from ssltool.errors import SSLToolError
 from ssltool.training import distributed
+from ssltool.training.launch import started_by_srun
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -29,6 +30,8 @@ def pick_device(settings: DeviceSettings, *, local_rank: int = 0) -> torch.devic
     if name == "cuda":
         found = torch.cuda.device_count() if torch.cuda.is_available() else 0
         number = settings.gpu if settings.gpu is not None else local_rank
+        if settings.gpu is None and found == 1 and started_by_srun():
+            number = 0  # Slurm may show each task its own GPU alone
         if number >= found:
             ranked = f" (LOCAL_RANK={local_rank})" if settings.gpu is None and local_rank else ""
             raise SSLToolError(

@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ssltool.data.loader import Shard
 from ssltool.errors import Interrupted, SSLToolError, first_line
-from ssltool.training.launch import launch, one_process, require_address
+from ssltool.training.launch import launch, one_process, require_address, started_by_srun
 from ssltool.training.progress import info
 
 CPU = torch.device("cpu")
@@ -75,13 +75,17 @@ def process_group(device: torch.device, backend: str) -> Iterator[Shard]:
 
 def _join(backend: str) -> None:
     """Initialises the process group, which waits until all ranks have started."""
-    address, world = require_address(), launch().world
-    rank_zero_info(f"waiting for the {world} ranks at {address}")
+    address, here = require_address(), launch()
+    # torchrun's own meeting point is found by the variables; tasks of Slurm meet at the address.
+    place: dict[str, Any] = {}
+    if started_by_srun():
+        place = {"init_method": f"tcp://{address}", "rank": here.rank, "world_size": here.world}
+    rank_zero_info(f"waiting for the {here.world} ranks at {address}")
     try:
-        dist.init_process_group(backend)
+        dist.init_process_group(backend, **place)
     except (RuntimeError, ValueError) as error:
         raise SSLToolError(
-            f"the {world} ranks did not find each other at {address} ({first_line(error)}); check that all were "
+            f"the {here.world} ranks did not find each other at {address} ({first_line(error)}); check that all were "
             f"started, or {one_process()}"
         ) from error
 

@@ -1,16 +1,18 @@
 """The launch environment: which of how many processes this is.
 
-torchrun sets these variables, or a batch script does; the variables of a batch system itself (``SLURM_*``) do not
-count. Only the standard library is imported.
+torchrun sets these variables, or a batch script does. Without them, the tasks of a step of Slurm are the processes
+(``slurm``). Only the standard library is imported.
 """
 
 from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ssltool.errors import SSLToolError
+from ssltool.training import slurm
 
 PLACE = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 """The variables that place this process among others; without them it is one process of one."""
@@ -30,27 +32,40 @@ class Launch:
     local_world: int = 1
 
 
+def started_by_srun() -> bool:
+    """Whether the tasks of a step of Slurm are the processes: srun set variables, and nothing set torchrun's."""
+    return not any(name in os.environ for name in PLACE) and bool(slurm.variables(os.environ))
+
+
+def _variables() -> Mapping[str, str]:
+    """The variables by torchrun's names, from torchrun or a script, or else from srun."""
+    return slurm.variables(os.environ) if started_by_srun() else os.environ
+
+
 def launch() -> Launch:
-    """Reads RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE and MASTER_PORT. Without them this is one process of one.
+    """Reads RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE and MASTER_PORT, or if none of the first four is set, srun's
+    variables. Without any this is one process of one.
 
     Raises:
         SSLToolError: if a variable is not a number in its range, or they contradict each other.
     """
     world = _number("WORLD_SIZE", 1, low=1, high=MOST_RANKS)
-    why = f"WORLD_SIZE={world}" if "WORLD_SIZE" in os.environ else "WORLD_SIZE is not set"
+    why = f"{_called('WORLD_SIZE')}={world}" if "WORLD_SIZE" in _variables() else "WORLD_SIZE is not set"
     local_world = most_local = 1
     if world > 1:  # for one process these do not matter: Kubernetes, for one, may set MASTER_PORT to an address
         _require("RANK", world)
         _number("MASTER_PORT", 1, low=1, high=65535)
         local_world = _number("LOCAL_WORLD_SIZE", 1, low=1, high=world, why=why)
-        most_local = local_world if "LOCAL_WORLD_SIZE" in os.environ else world
+        most_local = local_world if "LOCAL_WORLD_SIZE" in _variables() else world
     rank = _number("RANK", 0, low=0, high=world - 1, why=why)
     local_rank = _number("LOCAL_RANK", 0, low=0, high=most_local - 1, why=f"ranks on this machine: {most_local}")
     return Launch(rank, world, local_rank, local_world)
 
 
 def one_process() -> str:
-    """What to do to run one process: the variables to unset."""
+    """What to do to run one process: the variables to unset, or for tasks of Slurm the variable to set."""
+    if started_by_srun():
+        return "set WORLD_SIZE=1 to run one process in each task"
     return f"unset {' and '.join(name for name in PLACE if name in os.environ)} to run one process"
 
 
@@ -65,19 +80,24 @@ def require_address() -> str:
 
 
 def _require(name: str, world: int) -> str:
-    value = os.environ.get(name)
+    value = _variables().get(name)
     if not value:
         found = "is not set" if value is None else "is empty"
         raise SSLToolError(
-            f"the environment has WORLD_SIZE={world}, but {name} {found}; start the processes with torchrun, or "
-            f"{one_process()}"
+            f"the environment has {_called('WORLD_SIZE')}={world}, but {_called(name)} {found}; start the processes "
+            f"with torchrun or srun, or {one_process()}"
         )
     return value
 
 
+def _called(name: str) -> str:
+    """The variable of the environment that ``name`` was read from."""
+    return slurm.SOURCES[name] if started_by_srun() and name not in os.environ else name
+
+
 def _number(name: str, default: int, *, low: int, high: int, why: str = "") -> int:
     """The variable ``name`` as an integer from ``low`` to ``high``; ``why`` explains the range."""
-    text = os.environ.get(name)
+    text = _variables().get(name)
     if text is None:
         return default
     if re.fullmatch(r"[0-9]{1,9}", text) and low <= int(text) <= high:
@@ -85,7 +105,7 @@ def _number(name: str, default: int, *, low: int, high: int, why: str = "") -> i
     expected = str(low) if low == high else f"a number from {low} to {high}"
     reason = f" ({why})" if why else ""
     raise SSLToolError(
-        f"the environment has {name}={text!r}, expected {expected}{reason}; "
+        f"the environment has {_called(name)}={text!r}, expected {expected}{reason}; "
         f"{one_process()}, or start the processes with torchrun"
     )
 

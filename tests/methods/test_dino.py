@@ -15,8 +15,9 @@ from ssltool.data.views import PAPER
 from ssltool.errors import SSLToolError
 from ssltool.methods import method_class, method_options
 from ssltool.methods.base import Method, Now
-from ssltool.methods.dino import UnitPrototypes, dino_loss
+from ssltool.methods.dino import dino_loss
 from ssltool.methods.parts.crops import two_views
+from ssltool.methods.parts.prototype_distillation import UnitPrototypes
 from ssltool.models.backbones import build_backbone
 from target_helpers import array, cross_entropy, softmax
 

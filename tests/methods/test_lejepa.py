@@ -209,6 +209,12 @@ def test_directions_differ_between_steps_and_seeds_and_are_reproducible():
     assert len({loss_at(0, 0), loss_at(0, 1), loss_at(1, 4), loss_at(0, 0, seed=1)}) == 4
 
 
+def test_a_loss_without_invariance_gives_a_warning():
+    assert build("lejepa").warnings() == []
+    (warning,) = build("lejepa", lambd=1).warnings()
+    assert warning.startswith("lambd=1 ")
+
+
 def test_outputs_of_0_have_the_loss_that_shows_constant_outputs():
     model, batch = build("lejepa", lambd=0.3), noisy_batch(sizes=(8, 8, 4))
     for parameter in model.projector[-1].parameters():

@@ -16,6 +16,7 @@ from ssltool.methods.dino import dino_loss
 from ssltool.methods.distill import distill_loss
 from ssltool.methods.paws import paws_loss
 from ssltool.methods.ressl import ressl_loss
+from ssltool.methods.simdino import simdino_loss
 from ssltool.methods.swav import swav_loss
 from ssltool.methods.teacher import teacher_loss
 
@@ -46,6 +47,10 @@ def dino(*x: Tensor) -> Tensor:
     return dino_loss(list(x[:3]), list(x[3:5]), torch.linspace(-0.2, 0.2, D, dtype=x[0].dtype), 0.2, 0.1)
 
 
+def simdino(*x: Tensor) -> Tensor:
+    return simdino_loss(list(x[:3]), list(x[3:]))
+
+
 def paws(*x: Tensor) -> Tensor:
     anchors, targets, support, target_support = list(x[:3]), list(x[3:5]), x[5], x[6]
     return paws_loss(anchors, support, targets, target_support, LABELS.to(x[0].dtype))
@@ -72,6 +77,7 @@ LOSSES = {
     "swav": Loss(swav, lambda: cosines(3) + [x.softmax(dim=1) for x in rows(2, N, D, 1)], (3, 4), (0, 1, 2, 3, 4)),
     "deepcluster": Loss(deepcluster, lambda: cosines(6)),
     "dino": Loss(dino, lambda: cosines(5), (3, 4), (0, 1, 2, 3, 4)),
+    "simdino": Loss(simdino, lambda: rows(5, N, D), (3, 4), (0, 1, 2, 3, 4)),
     "ressl": Loss(ressl_loss, lambda: rows(3, N, D), (1, 2), (0, 1)),
     "paws": Loss(paws, lambda: rows(5, N, D) + rows(2, 6, D, 1), (3, 4, 6), (0, 1, 2, 3, 4)),
     "paws-without-entropy": Loss(

@@ -15,7 +15,7 @@ from ssltool.methods.parts.crops import default_local_size, small_crops
 from ssltool.methods.parts.multicrop import forward_by_size, forward_concatenated
 from ssltool.models.vit import patch_size
 
-METHODS = ("swav", "deepcluster", "dino", "paws")
+METHODS = ("swav", "deepcluster", "dino", "simdino", "ibot", "dinov2", "paws")
 
 
 def views(*shapes: tuple[int, int]) -> list[torch.Tensor]:
@@ -78,12 +78,16 @@ def test_a_given_local_size_is_used():
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("count", [0, 3])
 def test_a_multi_crop_method_asks_for_two_large_views_and_then_the_small_ones(name, count):
-    made = build(name, local_crops=count, **({} if name == "paws" else {"prototypes": 5})).view_recipes(PAPER)
+    more = {} if name in ("paws", "simdino") else {"prototypes": 5}
+    made = build(name, local_crops=count, **more).view_recipes(PAPER)
     assert made[:2] == [PAPER, PAPER]
     assert made[2:] == [dataclasses.replace(PAPER, crop_scale=(0.05, 0.2), size=4)] * count
 
 
-@pytest.mark.parametrize(("name", "count"), [("swav", 6), ("deepcluster", 6), ("dino", 8), ("paws", 6)])
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [("swav", 6), ("deepcluster", 6), ("dino", 8), ("simdino", 8), ("ibot", 10), ("dinov2", 8), ("paws", 6)],
+)
 def test_the_number_of_small_crops_is_the_papers(name, count):
     options = method_options(name, {})
     assert (options.local_crops, options.local_size) == (count, None)

@@ -16,6 +16,7 @@ from ssltool.errors import SSLToolError
 from ssltool.methods import METHODS, method_class, method_options
 from ssltool.methods.options import LabelledSupport, TrainedTeacher, gather_options
 from ssltool.methods.recipes import RECIPES, recipes_of
+from ssltool.models.backbones import build_backbone
 from ssltool.stages.pretrain.recipe import apply_recipe
 
 ALL = [(name, method) for name, methods in RECIPES.items() for method in methods]
@@ -60,15 +61,21 @@ def test_each_recipe_gives_a_valid_schedule_and_method(name, method):
     assert config.warmup_epochs < config.epochs
     assert config.final_lr < config.lr
     images = 50_000 if name == "cifar" else 1_281_167
+    size = 32 if name == "cifar" else 224
+
+    def network() -> tuple[nn.Module, int]:
+        named = "arch" in RECIPES[name][method]
+        return build_backbone(config.arch, image_size=size) if named else (nn.Linear(12, 512), 512)
+
     run = facts(
         images=images,
         epoch_images=images,
         batch_size=config.batch_size,
         epochs=config.epochs,
-        second_backbone=lambda: (nn.Linear(12, 512), 512),
+        second_backbone=network,
     )
     with torch.device("meta"):  # shapes without numbers: the papers' heads are wide
-        made = method_class(method)(nn.Linear(12, 512), 512, options_of(config), run)
+        made = method_class(method)(*network(), options_of(config), run)
     assert made.min_batch_size <= config.batch_size
 
 

@@ -29,6 +29,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "moco, symmetric with two queues": ("moco", {"symmetric": True, "queued": "separate"}, {}),
     "byol with an independent teacher": ("byol", {"independent_teacher": True}, {}),
     "vicreg with regularisers": ("vicreg", {}, {"regularise": ("vne=0.1", "koleo=1@projector", "orthogonality=1e-3")}),
+    "dinov2 with Gram anchoring": ("dinov2", {"gram": 1.0, "gram_start": 0.5}, {}),
     "dino with trained lengths": ("dino", {"norm_last_layer": False}, {}),
 }
 CASES = {name: (name, {}, {}) for name in METHODS} | VARIANTS

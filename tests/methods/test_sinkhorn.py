@@ -10,7 +10,7 @@ import torch
 
 from methods_helpers import rows
 from ssltool.errors import SSLToolError
-from ssltool.methods.swav import sinkhorn
+from ssltool.methods.parts.sinkhorn import sinkhorn
 from target_helpers import array, softmax
 
 

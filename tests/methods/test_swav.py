@@ -13,7 +13,8 @@ from methods_helpers import build, facts, forward_and_update, layers, noisy_batc
 from ssltool.errors import SSLToolError
 from ssltool.methods import method_options
 from ssltool.methods.base import Method, Now
-from ssltool.methods.swav import sinkhorn, swav_loss
+from ssltool.methods.parts.sinkhorn import sinkhorn
+from ssltool.methods.swav import swav_loss
 from target_helpers import array, cross_entropy
 
 

@@ -14,9 +14,10 @@ from ssltool.methods.base import Now, trainable_parameters
 from ssltool.methods.parts.crops import two_views
 
 TWO_VIEWS = ["simsiam", "byol", "simclr", "moco", "mocov3", "barlow", "vicreg", "wmse", "nnclr", "nnsiam"]
+TWO_VIEWS += ["tico", "frossl"]
 ALL = [*TWO_VIEWS, "supervised"]
 PREDICTORS = ["simsiam", "byol", "mocov3", "nnclr", "nnsiam"]
-ASYMMETRIC = ["byol", "mocov3", "barlow", "vicreg"]
+ASYMMETRIC = ["byol", "mocov3", "barlow", "vicreg", "tico"]
 
 
 def batch_for(name: str, seed: int = 0) -> Batch:
@@ -105,7 +106,7 @@ def test_asymmetric_views_are_available(name):
     assert model.view_recipes(PAPER) == two_views(PAPER, model.options) != [PAPER, PAPER]
 
 
-@pytest.mark.parametrize("name", ["simsiam", "nnsiam", "wmse"])
+@pytest.mark.parametrize("name", ["simsiam", "nnsiam", "wmse", "mmcr", "frossl"])
 def test_n_augs_sets_the_number_of_views(name):
     assert build(name, n_augs=4).view_recipes(PAPER) == [PAPER] * 4
 

@@ -20,13 +20,23 @@ OPTIONS = {
     "swav": {**CLUSTERED, "queue_start": 0, "freeze": 0},
     "deepcluster": {**CLUSTERED, "heads": 2},
     "dino": {**CLUSTERED, "freeze": 0},
+    "ibot": {**CLUSTERED, "freeze": 0},
+    "dinov2": {**CLUSTERED, "freeze": 0, "centering": "ema"},
+    "simdino": {"head_bn": True},  # layers this narrow have tiny outputs without it, whose direction a step reverses
     "ressl": {},
     "paws": {},
     "distill": {},
     "teacher": {},
 }
-MULTICROP = ("swav", "deepcluster", "dino", "paws")
-FOLLOWED = {"dino": ("backbone", "projector", "prototypes"), "ressl": ("backbone", "projector")}
+MULTICROP = ("swav", "deepcluster", "dino", "simdino", "ibot", "dinov2", "paws")
+HEADS = ("backbone", "projector")
+FOLLOWED = {
+    "dino": (*HEADS, "prototypes"),
+    "ibot": (*HEADS, "prototypes"),
+    "dinov2": (*HEADS, "prototypes", "patch_projector", "patch_prototypes"),
+    "simdino": HEADS,
+    "ressl": HEADS,
+}
 
 
 def make(name: str, **options) -> Method:
@@ -210,6 +220,9 @@ NO_EFFECT = [
     *((name, {"local_size": 4}, {"local_crops": 0}, "local_crops=0") for name in MULTICROP),
     ("swav", {"queue_start": 3}, {"queue": 0, "queue_start": 15}, "queue=0"),
     ("dino", {"center_momentum": 0.5}, {"centering": False}, "centering=false"),
+    ("ibot", {"center_momentum": 0.5}, {"centering": "sinkhorn"}, "centering=sinkhorn"),
+    ("ibot", {"mask_max": 0.3}, {"mask_p": 0}, "mask_p=0"),
+    ("dinov2", {"gram_start": 0.3}, {}, "gram=0"),
     ("dino", {"warmup_teacher_temp": 0.03}, {"warmup_teacher_temp_epochs": 0}, "warmup_teacher_temp_epochs=0"),
     *(("teacher", {"momentum": 0.5}, {"update": kind}, f"update={kind}") for kind in ("sgd", "frozen", "copy")),
     ("teacher", {"momentum_final": None}, {"update": "copy"}, "update=copy"),

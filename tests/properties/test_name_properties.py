@@ -84,15 +84,15 @@ def test_blocks_of_a_resnets_children_belong_to_their_layer(scheme, layer, block
     assert scheme.rename(f"{first + layer - 1}.{block}.{name}") == f"layer{layer}.{block}.{name}"
 
 
-@given(widths_and_depths, st.integers(1, 64), st.none() | st.integers(1, 64), st.integers(8, 512))
-def test_a_vits_name_says_its_shape(width_and_depth, heads, patch, image_size):
+@given(widths_and_depths, st.integers(1, 64), st.none() | st.integers(1, 64), st.integers(0, 16), st.integers(8, 512))
+def test_a_vits_name_says_its_shape(width_and_depth, heads, patch, registers, image_size):
     width, depth = width_and_depth
     assume(width % heads == 0)
-    name = vit_name(ViTShape(width, depth, heads, patch), image_size)
+    name = vit_name(ViTShape(width, depth, heads, patch, registers), image_size)
     assert name is not None
     found = vit_shape(name)
     assert found is not None
-    assert (found.dim, found.depth, found.heads) == (width, depth, heads)
+    assert (found.dim, found.depth, found.heads, found.registers) == (width, depth, heads, registers)
     assert (found.patch or patch_size(image_size)) == (patch or patch_size(image_size))
 
 
@@ -101,7 +101,7 @@ def test_a_number_of_heads_in_a_name_is_taken_where_it_divides_the_width(base, h
     arch = f"{base}_h{heads}" + ("" if patch is None else f"_p{patch}")
     width, depth, _ = VITS[base]
     if math.gcd(width, heads) == heads:
-        assert vit_shape(arch) == (width, depth, heads, patch)
+        assert vit_shape(arch) == (width, depth, heads, patch, 0)
     else:
         with pytest.raises(SSLToolError):
             vit_shape(arch)

@@ -80,8 +80,14 @@ def test_every_stage_reads_a_network_of_timm(train, shades, tmp_path, ssltool, a
     assert arch in done[-2].out
 
 
-@pytest.mark.parametrize("method", ["dino", "byol", "teacher", "swav", "mocov3"])
-@pytest.mark.parametrize("arch", [VIT, CNN])
+@pytest.mark.parametrize(
+    ("arch", "method"),
+    [
+        *((arch, name) for arch in (VIT, CNN) for name in ("dino", "byol", "teacher", "swav", "mocov3")),
+        *((VIT, name) for name in ("ibot", "dinov2")),
+        (f"{VIT},class_token=False,global_pool=avg", "ibot"),
+    ],
+)
 def test_methods_with_teachers_patches_and_small_crops_train_a_network_of_timm(train, arch, method):
     tiny_options = {key: value for key, value in TINY_METHODS[method].items() if key != "local_size"}
     options = tuple(f"{key}={value}" for key, value in tiny_options.items())

@@ -22,13 +22,15 @@ from ssltool.stages.pretrain.prepare import prepare
 from ssltool.training.accumulation import micro_batches
 from ssltool.training.state import TrainState
 from target_helpers import study
-from tiny_methods import tiny_config
+from tiny_methods import MASKED, tiny_config
 
 CLUSTERED = {"prototypes": 5}
 OPTIONS: dict[str, dict[str, Any]] = {
     "swav": {**CLUSTERED, "queue_start": 0, "freeze": 0},
     "deepcluster": {**CLUSTERED, "heads": 2},
     "dino": {**CLUSTERED, "freeze": 0},
+    "ibot": {**CLUSTERED, "freeze": 0},
+    "dinov2": {**CLUSTERED, "freeze": 0},
     "wmse": {"dim": 3, "w_size": 4},  # as many images as a part has
     "visreg": {"global_views": 2},
 }
@@ -38,6 +40,8 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "moco, symmetric": ("moco", {"symmetric": True}),
     "moco, symmetric with two queues": ("moco", {"symmetric": True, "queued": "separate"}),
     "dino with trained lengths": ("dino", {"norm_last_layer": False}),
+    "ibot by Sinkhorn-Knopp": ("ibot", {"centering": "sinkhorn"}),
+    "dinov2 without what compares images": ("dinov2", {"centering": "none", "koleo": 0.0}),
     "teacher by the gradient": ("teacher", {"update": "sgd"}),
 }
 CASES = {name: (name, {}) for name in METHODS} | VARIANTS
@@ -61,7 +65,7 @@ def make(case: str) -> Method:
 
 def batch_for(method: Method, case: str) -> Batch:
     name, _ = CASES[case]
-    one_view = name in ("distill", "supervised")
+    one_view = name in ("distill", "supervised", *MASKED)
     batch = noisy_batch(sizes=(8,) if one_view else (8, 8), labels=torch.arange(16) % 4)
     if name == "paws":
         batch.support = noisy_batch(n=8, sizes=(8,), seed=50, labels=torch.arange(8) % 4)
@@ -112,6 +116,7 @@ def test_parts_have_the_rows_of_the_batch_in_order_and_all_of_its_support():
     batch.support = noisy_batch(n=4)
     parts = micro_batches(batch, 3)
     assert [part.rows.tolist() for part in parts] == [list(range(k, k + 4)) for k in (0, 4, 8)]
+    assert [part.first for part in parts] == [0, 4, 8]
     assert torch.equal(torch.cat([part.labels for part in parts]), batch.labels)
     for number, view in enumerate(batch.views):
         assert torch.equal(torch.cat([part.views[number] for part in parts]), view)

@@ -14,16 +14,17 @@ from ssltool.methods.regularisers import REGULARISERS
 from ssltool.models import ARCHITECTURES, Architecture
 from ssltool.stages.pretrain import run as pretrain
 from ssltool.stages.pretrain.pretrain import Pretraining
-from tiny_methods import tiny_config
+from tiny_methods import MASKED, tiny_config
 
 MOVING: dict[str, dict[str, Any]] = {
     "dino": {"warmup_teacher_temp": 0.02, "warmup_teacher_temp_epochs": 2},
+    "dinov2": {"gram": 1.0, "gram_start": 0.5},
     "swav": {"queue": 32, "queue_start": 1, "freeze": 1},
 }
 """Options that change what a step does: a temperature, a queue that is used later on."""
 
 REGULARISED = "vicreg with regularisers"
-NEEDS_PATCHES = ("teacher",)
+NEEDS_PATCHES = ("teacher", *MASKED)
 
 
 def two_layers() -> nn.Module:

@@ -21,7 +21,7 @@ from ssltool.methods import METHODS
 from ssltool.methods.regularisers import REGULARISERS
 from ssltool.stages.pretrain import run as pretrain
 from ssltool.training.distributed import broadcast, gather, local_rows
-from tiny_methods import NO_EFFECT, TINY_METHODS, tiny_config, tiny_options
+from tiny_methods import MASKED, NO_EFFECT, TINY_METHODS, tiny_config, tiny_options
 
 pytestmark = pytest.mark.xdist_group("every method on two ranks")  # they share one launch, which takes half a minute
 
@@ -36,6 +36,10 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "teacher by the gradient": ("teacher", {"update": "sgd"}),
     "teacher as a copy": ("teacher", {"update": "copy"}),
     "ressl in micro-batches": ("ressl", {}),
+    "ibot in micro-batches": ("ibot", {}),
+    "dinov2 with Gram anchoring": ("dinov2", {"gram": 1.0, "gram_start": 0.5}),
+    "mae in micro-batches": ("mae", {}),
+    "ijepa in micro-batches": ("ijepa", {}),
     "distill with recomputed activations": ("distill", {}),
 }
 CASES = {name: (name, {}) for name in METHODS} | VARIANTS
@@ -44,12 +48,16 @@ VIT = {"arch": "vit_small_depth3", "stem": "auto", "zero_init_residual": True}
 SETTINGS = {
     "ressl in micro-batches": {"accumulate": 4} | VIT,
     "vicreg with regularisers": {"regularise": tuple(f"{name}=0.1" for name in REGULARISERS)},
+    "ibot in micro-batches": {"accumulate": 4},
+    "mae in micro-batches": {"accumulate": 4},
+    "ijepa in micro-batches": {"accumulate": 4},
     "distill with recomputed activations": {"checkpoint_activations": True},
 }
 """Other settings of a case. The one process neither accumulates, which without batch norm changes nothing, nor
 recomputes."""
 
-ONE_STEP = ("simsiam", "simclr", "barlow", "vicreg", "wmse", "lejepa", "visreg", "paws", "supervised")
+ONE_STEP = ("simsiam", "simclr", "barlow", "vicreg", "wmse", "mmcr", "frossl", "empssl", "lejepa", "visreg")
+ONE_STEP += ("mae", "paws", "supervised")
 """Methods whose only state is weights; the others run two steps, in two epochs."""
 
 IN_FLOAT32 = {"swav": {"queue": 32}, "deepcluster": {"prototypes": 4, "heads": 1, "kmeans_iters": 2}}
@@ -195,6 +203,7 @@ def ranks(folder, trained, server) -> list[dict[str, Any]]:
         if method in TINY_METHODS:
             out = folder / "double" / str(len(cases))
             settings = common | {"epochs": steps_of(method)} | SETTINGS.get(name, {})
+            settings |= {"zero_init_residual": True} if method in MASKED else {}
             cases[name] = tiny_config(method, out, trained, options=options, **settings)
     save(cases, folder / "cases.pt")
     save({method: in_float32(method, folder / "two", trained) for method in IN_FLOAT32}, folder / "float32.pt")

@@ -44,7 +44,7 @@ def test_what_torchrun_sets_for_one_process_is_one_process(environment):
     assert launch() == Launch(0, 1, 0, 1) and is_main()
 
 
-def test_the_variables_of_a_batch_system_do_not_count(environment):
+def test_the_variables_of_a_batch_script_or_of_mpi_do_not_count(environment):
     environment(SLURM_PROCID="1", SLURM_NTASKS="4", SLURM_LOCALID="1", OMPI_COMM_WORLD_RANK="1")
     assert launch() == Launch() and is_main()
 

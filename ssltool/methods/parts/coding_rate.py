@@ -17,7 +17,7 @@ def coding_rate(z: Tensor, eps: float) -> Tensor:
     r = min(n, d), that of rows which use r directions equally.
 
     Args:
-        z: Z, (n, d), in float32 or float64; not centred.
+        z: Z, (n, d), not centred. The rate is computed in float32 or, for float64, in that.
         eps: the distortion up to which rows are coded, above 0.
 
     Raises:
@@ -26,6 +26,7 @@ def coding_rate(z: Tensor, eps: float) -> Tensor:
     if z.dim() != 2 or not z.numel():
         raise SSLToolError(f"coding_rate expects rows (N, D); found {tuple(z.shape)}")
     n, d = z.shape
-    gram = z @ z.mT if n < d else z.mT @ z  # both have the same nonzero eigenvalues
-    identity = torch.eye(len(gram), dtype=z.dtype, device=z.device)
-    return 0.5 * torch.linalg.slogdet(identity + d / (n * eps**2) * gram).logabsdet
+    wide = z.to(torch.promote_types(z.dtype, torch.float32))
+    gram = wide @ wide.mT if n < d else wide.mT @ wide  # both have the same nonzero eigenvalues
+    identity = torch.eye(len(gram), dtype=wide.dtype, device=z.device)
+    return 0.5 * torch.linalg.slogdet(identity + d / (n * eps**2) * gram).logabsdet.to(z.dtype)

@@ -70,6 +70,12 @@ class GlobalViewsMethod(Method):
         """The loss of the projections ``views``, each (N, D), the global ones first, for ``directions`` (D, K)."""
         raise NotImplementedError
 
+    def warnings(self) -> list[str]:
+        aligned = self.options.lambd < 1
+        return super().warnings() + (
+            [] if aligned else ["lambd=1 leaves no invariance: nothing aligns the views of an image"]
+        )
+
     def collapse_causes(self) -> dict[str, bool]:
         return super().collapse_causes() | {"there is no regularisation (lambd=0)": self.options.lambd == 0}
 

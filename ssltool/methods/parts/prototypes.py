@@ -36,12 +36,14 @@ def cosines(rows: Tensor, others: Tensor) -> Tensor:
     return rows @ others.mT
 
 
-def uniform_loss_warning(loss: float, count: int, epoch: int, remedy: str) -> str | None:
-    """A warning if, after the first epoch, the loss is still that of a uniform output over ``count`` prototypes."""
-    uniform = math.log(count)
+def uniform_loss_warning(loss: float, count: int, epoch: int, remedy: str, cross_entropies: float = 1.0) -> str | None:
+    """A warning if, after the first epoch, the loss is still that of a uniform output over ``count`` prototypes;
+    ``cross_entropies`` is the sum of the weights of the cross-entropies in the loss."""
+    uniform = cross_entropies * math.log(count)
     if epoch == 0 or not is_close(loss, uniform):
         return None
+    formula = f"ln {count}" if cross_entropies == 1 else f"{cross_entropies:.3g} ln {count}"
     return (
-        f"the loss of {loss:.3f} is that of a uniform output over {count} prototypes (ln {count} = {uniform:.3f}): "
+        f"the loss of {loss:.3f} is that of a uniform output over {count} prototypes ({formula} = {uniform:.3f}): "
         f"the network does not distinguish images. {remedy}"
     )

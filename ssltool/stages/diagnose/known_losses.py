@@ -2,7 +2,8 @@
 
 A uniform distribution over K classes, prototypes or candidates has the cross-entropy ln K. Equal vectors have the
 negative cosine -1 (SimSiam) and the distance 0 (BYOL). Outputs without variance have the largest variance term of
-VICReg, and outputs without correlation between the views the largest diagonal term of Barlow Twins, D.
+VICReg, and outputs without correlation between the views the largest diagonal term of Barlow Twins, D. SIGReg of N
+equal outputs is least if they are 0, and the nuclear norm of N equal vectors of length 1 is sqrt(N) (MMCR).
 """
 
 from __future__ import annotations
@@ -40,6 +41,9 @@ VARIANCE_EPS = 1e-4
 
 BARLOW_SCALES = {"": 1.0, "0.1 ": 0.1, "0.025 ": 0.025, "1/32 ": 1 / 32}
 """Factors of Barlow Twins' loss: the paper's code has 1 (earlier 1/32), solo-learn 0.1 or 0.025."""
+
+TICO_WEIGHTS = (8, 20)
+"""Weights of TiCo's covariance contrast: the paper's, and one that others use. Some add 1 to the loss."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +97,28 @@ def _of_correlation() -> Iterable[KnownLoss]:
         yield from (KnownLoss(scale * 2**n, f"{text}D for D = {2**n}", UNCORRELATED) for n in range(7, 16))
 
 
+def _of_slices() -> Iterable[KnownLoss]:
+    from ssltool.diagnosis.slices import knots
+
+    t, weights = knots()  # the weights include exp(-t^2 / 2)
+    missing = float((weights * (1 - (-t.square() / 2).exp()).square()).sum())
+    yield from (KnownLoss(2**n * missing, f"SIGReg of {2**n} zeros", NO_VARIANCE) for n in range(5, 15))
+
+
+def _of_contrast() -> Iterable[KnownLoss]:
+    for rho in TICO_WEIGHTS:
+        yield KnownLoss(rho - 1.0, f"rho - 1 for rho = {rho}", NO_VARIANCE)
+        yield KnownLoss(float(rho), f"rho = {rho}", NO_VARIANCE)
+
+
+def _of_nuclear_norm() -> Iterable[KnownLoss]:
+    yield from (KnownLoss(-(2 ** (n / 2)), f"-sqrt({2**n})", NO_VARIANCE) for n in range(3, 14))
+
+
+def _of_frobenius_norm() -> Iterable[KnownLoss]:
+    yield KnownLoss(0.0, "log 1, of one eigenvalue", NO_VARIANCE)
+
+
 FAMILIES = {
     "cross-entropy": _uniform,
     "4 T ln N": _uniform_of_mocov3,
@@ -100,6 +126,10 @@ FAMILIES = {
     "distance": _of_distance,
     "variance": _of_variance,
     "correlation": _of_correlation,
+    "slices": _of_slices,
+    "contrast": _of_contrast,
+    "nuclear norm": _of_nuclear_norm,
+    "frobenius norm": _of_frobenius_norm,
 }
 """Kinds of losses, and their known values."""
 
@@ -114,11 +144,11 @@ def known_losses(*families: str) -> tuple[KnownLoss, ...]:
 
 
 def constants(values: Iterable[float]) -> tuple[KnownLoss, ...]:
-    """The ``values`` that a method, or a user, gives for constant outputs; logarithms of whole numbers are
-    those of uniform outputs."""
+    """The ``values`` that a method, or a user, gives for constant outputs. Logarithms of whole numbers are those of
+    uniform outputs; -1 and 0 are the best values that a loss can have."""
     known = list(values)
     uniform = uniform_losses(known)
-    kinds = ((value, UNIFORM if value in uniform else UNCORRELATED if value > 0 else CONSTANT) for value in known)
+    kinds = ((value, UNIFORM if value in uniform else CONSTANT if value in (-1, 0) else NO_VARIANCE) for value in known)
     return tuple(KnownLoss(x, f"{x:.4g}", kind, BEST_COSINE if x == -1 else TOLERANCE) for x, kind in kinds)
 
 
@@ -131,6 +161,11 @@ BY_NAME = {
     "contrastive": ("cross-entropy", "4 T ln N"),
     "dino|ibot": ("cross-entropy", "distance"),
     "swav|deepcluster": ("cross-entropy",),
+    "sigreg": ("slices",),
+    "tico.*": ("contrast",),
+    "mmcr.*": ("nuclear norm",),
+    "frossl.*": ("frobenius norm",),
+    "lejepa|visreg|emp_?ssl": (),
     "koleo|mae|reconstruction|class_loss|cov_loss|covariance": (),
 }
 """Patterns of the names of losses in logs, such as those of solo-learn, and the families of the losses."""

@@ -253,7 +253,9 @@ class Pretraining(TrainingLoop[TrainState, Batch]):
             yield self._prepared(batch)
 
     def _prepared(self, batch: Batch) -> Batch:
-        """The batch for the method: without labels unless it uses them, in the memory format of the settings."""
+        """The batch for the method: without labels unless it uses them, in the memory format of the settings, and with
+        its place in the batch over all ranks."""
+        batch.first = self.shard.rank * len(batch.labels)
         if not self.state.method.uses_labels:
             batch.labels = torch.full_like(batch.labels, -1)
         return batch.channels_last() if self.config.channels_last else batch

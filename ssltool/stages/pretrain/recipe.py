@@ -13,6 +13,7 @@ from ssltool.methods.options import MethodOptions, gather_options, ineffective_o
 from ssltool.methods.recipes import published
 from ssltool.models.backbones import family_of
 from ssltool.runs.repeat import read_settings, repeat
+from ssltool.runs.table_row import row_of
 from ssltool.settings import Settings, flag, reset_ineffective
 
 OF_ARCHITECTURE = {"zero_init_residual"}
@@ -71,19 +72,22 @@ def add_options(config: PretrainConfig, options: Mapping[str, object]) -> Pretra
 
 
 def repeat_run(config: PretrainConfig, path: str, given: Collection[str]) -> PretrainConfig:
-    """``config`` with the settings and method options of another run, read from its ``config.json`` at ``path``.
+    """``config`` with the settings and method options of another run, read from its ``config.json`` at ``path`` or from
+    a row of a table.
 
     The settings in ``given`` take precedence. Options of another method are ignored.
 
     Raises:
         SSLToolError: if the file cannot be read or is not a ``config.json`` of pretrain.
     """
-    saved = read_settings(path, "pretrain")
+    saved = read_settings(path, "pretrain", type(config))
     repeated = repeat(config, path, saved, "pretrain", given)
     if saved.get("method", repeated.method) != repeated.method:
         return repeated
+    options = saved.get("method_options", {})
     with found_in(f"--config {path}"):
-        return add_options(repeated, saved_options(repeated.method, saved.get("method_options", {})))
+        completed = options if row_of(path) else saved_options(repeated.method, options)
+        return add_options(repeated, completed)
 
 
 def resumed_options(config: PretrainConfig, resumed: SavedRun | None) -> MethodOptions:

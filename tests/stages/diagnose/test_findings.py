@@ -7,11 +7,13 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 import log_writers
 from ssltool.config.fields import STATES
+from ssltool.diagnosis.metrics.of_slices import sigreg
 from ssltool.stages.diagnose.findings import FINDINGS, find
 from ssltool.stages.diagnose.findings.finding import SENTENCES
 from ssltool.stages.diagnose.findings.output_spread import LIMIT
@@ -186,6 +188,16 @@ def test_the_known_values_are_those_of_the_definitions():
     assert {8192.0, 204.8} <= {one.value for one in known_losses("correlation")}  # sum of (0 - 1)^2, times 0.025
     two_t = 2 * 0.2  # both directions: each a cross-entropy over N candidates, times 2 T
     assert 2 * two_t * math.log(4096) in {one.value for one in known_losses("4 T ln N")}
+    assert -math.sqrt(512) in {
+        one.value for one in known_losses("nuclear norm")
+    }  # rows of length 1, one singular value
+    assert {7.0, 8.0} <= {one.value for one in known_losses("contrast")}  # 8 z^T z z^T z - 1, or without the 1
+
+
+def test_the_known_values_of_sigreg_are_those_of_rows_of_zeros():
+    zeros = [sigreg(torch.zeros(n, 3)) for n in (32, 256, 16384)]
+    known = [one.value for one in known_losses("slices")]
+    assert [known[0], known[3], known[-1]] == pytest.approx(zeros, rel=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -197,6 +209,9 @@ def test_the_known_values_are_those_of_the_definitions():
         ("train_nce_loss", math.log(511)),
         ("train_dino_loss", math.log(4096)),
         ("my_loss", math.log(1000)),
+        ("train_mmcr_loss", -16.0),
+        ("train_frossl_loss", 0.0),
+        ("train_tico_loss", 7.0),
     ],
 )
 def test_a_columns_name_says_which_values_are_known(name, value):
@@ -205,6 +220,7 @@ def test_a_columns_name_says_which_values_are_known(name, value):
 
 def test_a_reconstruction_has_no_known_value():
     assert known_by_name("train_reconstruction_loss") == ()
+    assert known_by_name("train_lejepa_loss") == ()
     assert faults(find(series(decay(1, math.log(2), speed=40)))) == set()
 
 

@@ -68,8 +68,8 @@ MEANINGS = {
         "help there",
     ),
     NO_VARIANCE: _Meaning(
-        "the variance term of outputs that are the same for all images, while the other terms are 0",
-        "the projector's output has no variance, so that the variance term has no gradient either",
+        "the value of outputs that are the same for all images, which the loss is meant to prevent",
+        "the projector's output has no variance, so that what should spread it has no gradient either",
         "begin again with a lower learning rate or a longer warm-up, and check that the projector gets gradients",
     ),
     UNCORRELATED: _Meaning(

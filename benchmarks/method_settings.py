@@ -1,0 +1,177 @@
+"""The settings of the runs of ``methods.py``: of each method, and of the ablations."""
+
+from __future__ import annotations
+
+from typing import Any
+
+LR = 0.2
+"""The learning rate per 256 images of the rows that have none of their own."""
+
+METHOD_OF = {"untrained": "simsiam", "untrained vit": "simsiam"}
+"""The method of a row that is not named after it."""
+
+NO_PROJECTOR = ("mae", "ijepa")
+"""Methods that train the backbone without a projector."""
+
+SHARED = {
+    "arch": "resnet18_w16",
+    "stem": "imagenet",
+    "zero_init_residual": False,
+    "batch_size": 64,
+    "crop_min": 0.5,
+    "precision": "fp32",
+}
+
+HEADS = {"dim": 256, "hidden": 512}
+CROPS = {"local_crops": 4}
+VIT = {"arch": "vit_w64_depth2", "stem": "auto", "zero_init_residual": True}
+MASKED = VIT | {"optimizer": "adamw", "weight_decay": 0.05, "jitter_p": 0.0, "gray_p": 0.0}
+
+NAMES: dict[str, dict[str, Any]] = {
+    "untrained": {},
+    "untrained vit": VIT,
+    "simsiam": {"set": {"dim": 512, "pred_dim": 128, "fix_pred_lr": True}},
+    "byol": {"set": HEADS | {"momentum": 0.98, "fix_pred_lr": True}},
+    "simclr": {"set": {"dim": 128, "hidden": 512}},
+    "moco": {
+        "set": {"dim": 128, "hidden": 512, "queue": 2048, "momentum": 0.98, "symmetric": True, "queued": "second"}
+    },
+    "mocov3": {"set": HEADS | {"momentum": 0.98, "temperature": 0.2}},
+    "barlow": {"lr": 0.02, "set": {"dim": 512, "hidden": 512, "scale": 0.1}},
+    "vicreg": {"lr": 0.05, "set": {"dim": 512, "hidden": 512}},
+    "wmse": {"optimizer": "adam", "lr": 4e-3, "set": {"dim": 16, "hidden": 512, "w_size": 64}},
+    "tico": {"set": HEADS | {"momentum": 0.98}},
+    "mmcr": {"optimizer": "adam", "lr": 4e-3, "set": {"dim": 128, "hidden": 512}},
+    "frossl": {"lr": 0.05, "set": {"dim": 512, "hidden": 512}},
+    "empssl": {"crop_min": 0.25, "set": HEADS | {"n_patches": 8}},
+    "swav": {
+        "set": {"dim": 128, "hidden": 512, "prototypes": 128, "queue": 1024, "queue_start": 2, "freeze": 125, **CROPS}
+    },
+    "deepcluster": {"set": {"dim": 128, "hidden": 512, "prototypes": 128, "heads": 2, **CROPS}},
+    "dino": {
+        "optimizer": "adamw",
+        "lr": 4e-3,
+        "set": HEADS | {"prototypes": 1024, "momentum": 0.98, "head_bn": True, **CROPS},
+    },
+    "simdino": {
+        "optimizer": "adamw",
+        "lr": 4e-3,
+        "set": HEADS | {"momentum": 0.98, "head_bn": True, **CROPS},
+    },
+    "ibot": VIT | {"optimizer": "adamw", "lr": 4e-3, "set": HEADS | {"prototypes": 1024, "momentum": 0.98, **CROPS}},
+    "dinov2": VIT | {"optimizer": "adamw", "lr": 4e-3, "set": HEADS | {"prototypes": 1024, "momentum": 0.98, **CROPS}},
+    "mae": MASKED | {"lr": 4e-3, "set": {"width": 64, "depth": 2, "heads": 4}},
+    "ijepa": MASKED | {"lr": 4e-3, "set": {"width": 64, "depth": 2, "heads": 4, "momentum": 0.98}},
+    "nnclr": {"set": HEADS | {"pred_hidden": 512, "queue": 2048}},
+    "directclr": {},
+    "directpred": {"set": {"dim": 128, "hidden": 512, "momentum": 0.98}},
+    "nnsiam": {"set": {"dim": 512, "pred_dim": 128, "fix_pred_lr": True, "queue": 2048}},
+    "ressl": {"set": HEADS | {"queue": 2048, "momentum": 0.98}},
+    "lejepa": {"optimizer": "adamw", "lr": 4e-3, "set": {"dim": 64, "hidden": 512, **CROPS}},
+    "visreg": {
+        "optimizer": "adamw",
+        "lr": 4e-3,
+        "set": {"dim": 64, "hidden": 512, "slices": 1024, "global_views": 2, **CROPS},
+    },
+    "paws": {"set": {"dim": 256, **CROPS}},
+    "distill": {"teacher": "supervised"},
+    "teacher": {"optimizer": "adamw", "lr": 2e-3, "set": {"dim": 128, "hidden": 512}},
+    "supervised": {},
+}
+"""The settings of each method in addition to the shared ones: heads for a small network, and the learning rate."""
+
+NO_PREDICTOR = {"pred_dim": 512, "fix_pred_lr": False}
+ABLATIONS: dict[str, dict[str, Any]] = {
+    "simsiam": {},
+    "simsiam stop_grad=false": {},
+    "simsiam stop_grad=false lr=0.8": {},
+    "simsiam predictor=none": NO_PREDICTOR,
+    "simsiam predictor=none lr=0.8": NO_PREDICTOR,
+    "simsiam predictor=none symmetric=false": NO_PREDICTOR,
+    "simsiam predictor=none symmetric=false lr=0.8": NO_PREDICTOR,
+    "simsiam lr=0.8": {},
+    "simsiam predictor=fixed": {"fix_pred_lr": False},
+    "simsiam symmetric=false": {},
+    "simsiam bn=none": {},
+    "simsiam bn=hidden": {},
+    "simsiam bn=all": {},
+    "simsiam similarity=cross_entropy": {},
+    "simclr negatives=false": {},
+    "moco negatives=false": {"queue": 65536},
+    "mocov3 negatives=false": {},
+    "nnclr negatives=false": {},
+    "directclr dim=128": {},
+    "directclr negatives=false": {},
+    "directpred predictor=none": {},
+    "directpred predictor=directcopy": {},
+    "directpred eps=0": {},
+    "nnsiam predictor=none": NO_PREDICTOR,
+    "ressl teacher_temp=0.1": {},
+    "byol": {},
+    "byol predictor=none": {"fix_pred_lr": False},
+    "byol momentum=0": {"momentum_final": 0},
+    "byol momentum=1": {},
+    "barlow lambd=0": {},
+    "wmse eps=1": {},
+    "swav iterations=0": {"queue": 3840, "queue_start": 15},
+    "swav epsilon=1": {},
+    "paws me_max=false": {},
+    "paws sharpening=1": {},
+    "vicreg": {},
+    "vicreg std=0": {},
+    "vicreg cov=0": {},
+    "tico": {},
+    "tico rho=0": {},
+    "mmcr": {},
+    "mmcr norm=frobenius": {},
+    "frossl": {},
+    "frossl frobenius=0": {},
+    "empssl": {},
+    "empssl tcr=0": {},
+    "dino": {},
+    "dino centering=false": {},
+    "dino teacher_temp=1": {},
+    "lejepa": {},
+    "lejepa lambd=0": {},
+    "visreg": {},
+    "visreg lambd=0": {},
+    "visreg scale=0": {},
+    "visreg shape=0": {"slices": 4096},
+    "visreg center=0": {},
+    "ibot": {},
+    "ibot centering=none": {},
+    "ibot mask_p=0": {},
+    "ibot momentum=0": {"momentum_final": 0},
+    "dinov2": {},
+    "dinov2 koleo=0": {},
+    "dinov2 centering=none": {},
+    "simdino": {},
+    "simdino gamma=0": {},
+    "ijepa": {},
+    "ijepa stop_grad=false": {"momentum": 0.996},
+    "ijepa momentum=0": {"momentum_final": 0},
+    "teacher update=ema": {},
+    "teacher update=sgd": {},
+    "teacher update=frozen": {},
+    "teacher update=copy": {},
+}
+"""The method and the options of each row, as its name has them, and further options that must change with them."""
+
+Row = tuple[str, dict[str, Any], dict[str, Any]]
+"""The method of a run, its settings, and options that take precedence."""
+
+
+def rows_of_methods() -> dict[str, Row]:
+    """A row for each method, and the untrained network."""
+    return {name: (METHOD_OF.get(name, name), given, {}) for name, given in NAMES.items()}
+
+
+def rows_of_ablations() -> dict[str, Row]:
+    """A row for each ablation."""
+    found = {}
+    for name, more in ABLATIONS.items():
+        method, *changes = name.split()
+        options = dict(change.split("=") for change in changes)
+        rate = {"lr": float(options.pop("lr"))} if "lr" in options else {}
+        found[name] = (method, NAMES[method] | rate, more | options)
+    return found
