@@ -24,7 +24,7 @@ from tiny_methods import tiny_config
 
 CPU = torch.device("cpu")
 EACH = tuple(f"{name}=0.1" for name in REGULARISERS)
-NO_ROWS = ("teacher",)
+NO_ROWS = ("ibot", "dinov2", "teacher", "mae", "ijepa")
 """Methods whose network returns tokens, not a row for each image."""
 
 
