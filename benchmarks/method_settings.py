@@ -10,7 +10,7 @@ LR = 0.2
 METHOD_OF = {"untrained": "simsiam", "untrained vit": "simsiam"}
 """The method of a row that is not named after it."""
 
-NO_PROJECTOR = ("mae", "ijepa")
+NO_PROJECTOR = ("mae", "ijepa", "directclr")
 """Methods that train the backbone without a projector."""
 
 SHARED = {
