@@ -158,7 +158,7 @@ def collapse(method: Method) -> None:
     if isinstance(getattr(method, "projector", None), nn.Module):
         method.projector = Constant(dim)
     else:
-        method.backbone = Constant(method.backbone_dim)
+        method.backbone = nn.Sequential(nn.Flatten(), Constant(method.backbone_dim))
     if isinstance(getattr(method, "predictor", None), nn.Module):
         method.predictor = nn.Identity()
     teacher = getattr(method, "teacher", None)
