@@ -18,7 +18,7 @@ from ssltool.errors import UsageError
 from ssltool.methods import METHODS, method_class, method_options, saved_options
 from ssltool.methods.base import Method, RunFacts
 from ssltool.methods.options import TrainedTeacher
-from ssltool.models.backbones import build_backbone, check_masks, check_size, is_known
+from ssltool.models.backbones import build_backbone, check_masks, check_positions, check_size, is_known
 from ssltool.training.distributed import rank_zero_info
 from ssltool.training.restore import load_weights
 
@@ -31,7 +31,7 @@ def build_method(run: SavedRun, teacher: Checkpoint | None = None) -> Method:
     A run that holds only a backbone yields a plain ``Method``, which cannot be trained.
 
     Raises:
-        UsageError: if the method masks patches and the architecture has none.
+        UsageError: if the method needs patches or positions that the architecture does not give.
         SSLToolError: if the method, one of its options or the architecture is unknown.
     """
     require_plugins(run)
@@ -43,6 +43,8 @@ def build_method(run: SavedRun, teacher: Checkpoint | None = None) -> Method:
     backbone, width = _build_backbone(run.backbone)
     if cls.masks_patches and run.method is not None:
         check_masks(backbone, run.backbone.arch, run.method.name)
+    if cls.compares_positions and run.method is not None:
+        check_positions(backbone, run.backbone.arch, run.method.name)
     method = cls(backbone, width, options, facts)
     if teacher is not None:
         remedy = f"these are not the weights of {teacher.run.backbone.arch}"

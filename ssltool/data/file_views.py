@@ -22,7 +22,7 @@ from torchvision.transforms import functional as tv
 from ssltool.data.decoding import decode
 from ssltool.data.pixels import PixelRules
 from ssltool.data.sources import Encoded
-from ssltool.data.views import central_crop
+from ssltool.data.views import central_crop, crop_edges
 from ssltool.errors import SSLToolError
 
 REDUCTIONS = (8, 4, 2)
@@ -45,34 +45,38 @@ class Box(NamedTuple):
         return Box(top, left, bottom - top, right - left)
 
 
-def file_crops(
-    path: Encoded, rules: PixelRules, params: np.ndarray, sizes: Sequence[int], interpolation: str
-) -> list[Tensor]:
+class Crops(NamedTuple):
+    """The ``views`` of one image, (3, size, size) uint8 each, and where they lie in it: ``boxes`` (V, 4) as
+    ``views.view_boxes``."""
+
+    views: list[Tensor]
+    boxes: Tensor
+
+
+def file_crops(path: Encoded, rules: PixelRules, params: np.ndarray, sizes: Sequence[int], interpolation: str) -> Crops:
     """The crops of the image in a file, as ``crops``. A JPEG is decoded at a half or less where all crops are still at
     least as large as their views; their boxes are then rounded to its pixels.
 
     Raises:
         SSLToolError: as ``decode``.
     """
-    boxes: list[Box] = []
+    drawn: list[Box] = []
     factor = 1
 
     def reduction(size: tuple[int, int]) -> int:
         nonlocal factor
-        boxes.extend(crop_boxes(params, size[1], size[0]))
-        room = min(min(box.height, box.width) / side for box, side in zip(boxes, sizes, strict=True))
+        drawn.extend(crop_boxes(params, size[1], size[0]))
+        room = min(min(box.height, box.width) / side for box, side in zip(drawn, sizes, strict=True))
         factor = next((one for one in REDUCTIONS if one <= room), 1)
         return factor
 
     pixels = np.asarray(decode(path, rules, reduction))
-    if factor > 1:
-        boxes = [box.reduced(factor, *pixels.shape[:2]) for box in boxes]
-    return _cut(pixels, boxes or crop_boxes(params, *pixels.shape[:2]), params["flip"], sizes, interpolation)
+    drawn = drawn or crop_boxes(params, *pixels.shape[:2])
+    boxes = [box.reduced(factor, *pixels.shape[:2]) for box in drawn] if factor > 1 else drawn
+    return Crops(_cut(pixels, boxes, params["flip"], sizes, interpolation), _edges(drawn, params["flip"]))
 
 
-def crops(
-    pixels: np.ndarray, params: np.ndarray, sizes: Sequence[int], interpolation: str = "bilinear"
-) -> list[Tensor]:
+def crops(pixels: np.ndarray, params: np.ndarray, sizes: Sequence[int], interpolation: str = "bilinear") -> Crops:
     """The random crops of one image, resized and mirrored.
 
     Args:
@@ -80,11 +84,9 @@ def crops(
         params: (V,) ``PACKED``, of the V views.
         sizes: the sides of the views.
         interpolation: as in ``Preprocessing``; antialiased.
-
-    Returns:
-        One (3, size, size) uint8 per view.
     """
-    return _cut(pixels, crop_boxes(params, *pixels.shape[:2]), params["flip"], sizes, interpolation)
+    boxes = crop_boxes(params, *pixels.shape[:2])
+    return Crops(_cut(pixels, boxes, params["flip"], sizes, interpolation), _edges(boxes, params["flip"]))
 
 
 def crop_boxes(params: np.ndarray, height: int, width: int) -> list[Box]:
@@ -101,6 +103,10 @@ def _crop_box(areas: list[float], log_ratios: list[float], position: list[float]
         if 0 < w <= width and 0 < h <= height:
             return Box(math.floor(position[0] * (height - h + 1)), math.floor(position[1] * (width - w + 1)), h, w)
     return Box(*central_crop(height, width))
+
+
+def _edges(boxes: list[Box], flips: np.ndarray) -> Tensor:
+    return crop_edges(torch.tensor(boxes), torch.from_numpy(flips))
 
 
 def _cut(

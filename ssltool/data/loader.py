@@ -8,8 +8,7 @@ only on the seed, the epoch and the step, not on the number of workers or ranks.
 
 from __future__ import annotations
 
-import functools
-import os
+import dataclasses
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -32,18 +31,12 @@ from ssltool.data.image_files import MEMORY_LIMIT
 from ssltool.data.images import ImageSet
 from ssltool.data.opening import without_warnings
 from ssltool.data.preprocessing import Preprocessing
+from ssltool.data.shared_memory import PREFETCHED, fits_shared_memory
 from ssltool.data.views import Recipe, ViewParams
 from ssltool.errors import SSLToolError, first_line
-from ssltool.training.progress import info
 
 SIGTERM_GRACE_SECONDS = 20
 """Seconds until a worker exits after SIGTERM."""
-
-SHARED_MEMORY = "/dev/shm"
-"""Where workers place the tensors of a batch."""
-
-PREFETCHED = 2
-"""Batches that each worker holds ready."""
 
 BATCHED_SIZE = 64
 """Side in pixels of images and views up to which the views of images in memory are made in batches on a CPU too."""
@@ -52,19 +45,21 @@ BATCHED_SIZE = 64
 @dataclass
 class Batch:
     """``views``: V tensors (B, 3, S, S), where S may differ; ``labels`` (B,), -1 if unlabelled; ``rows`` (B,), indices
-    into the ``ImageSet``; ``support``: labelled images of the step; ``first``: its place in the batch of all ranks."""
+    into the ``ImageSet``; ``support``: labelled images of the step; ``first``: its place in the batch of all ranks;
+    ``boxes`` (B, V, 4): where training views lie in their images, as ``views.view_boxes``."""
 
     views: list[Tensor]
     labels: Tensor
     rows: Tensor
     support: Batch | None = None
     first: int = 0
+    boxes: Tensor | None = None
 
     def channels_last(self) -> Batch:
         """The batch with all views in channels-last memory format."""
         views = [view.contiguous(memory_format=torch.channels_last) for view in self.views]
         support = self.support.channels_last() if self.support is not None else None
-        return Batch(views, self.labels, self.rows, support, self.first)
+        return dataclasses.replace(self, views=views, support=support)
 
 
 @dataclass(frozen=True)
@@ -141,24 +136,26 @@ class Loader:
                 def cut(numbers: list[int], drawn: ViewParams, size: int, images: Tensor = images) -> Tensor:
                     return views.train_view(images.repeat(len(numbers), 1, 1, 1), drawn, size, preprocessing)
 
-                yield self._batch(rows, _by_size(params, sizes, cut))
+                boxes = torch.stack([views.view_boxes(drawn, *images.shape[-2:]) for drawn in params], dim=1)
+                yield self._batch(rows, _by_size(params, sizes, cut), boxes)
             return
         if self.in_bytes:
             file_views.require_opencv()
         requests = (_view_requests(*step_rows(start), sizes) for start in starts)
         share = batch_size // shard.world
-        for start, pixels in zip(starts, self._decoded(requests, share, sizes), strict=True):
+        for start, (*pixels, boxes) in zip(starts, self._decoded(requests, share, sizes), strict=True):
             rows, params = step_rows(start)
             if self.in_bytes:
                 finished = zip(pixels, params, strict=True)
-                yield self._batch(rows, [views.finish_bytes(view, drawn, preprocessing) for view, drawn in finished])
+                made = [views.finish_bytes(view, drawn, preprocessing) for view, drawn in finished]
+                yield self._batch(rows, made, boxes)
                 continue
 
             def finish(numbers: list[int], drawn: ViewParams, size: int, crops: list[Tensor] = pixels) -> Tensor:
                 together = torch.cat([crops[i] for i in numbers])
                 return views.finish(together.float() / 255.0, drawn, preprocessing)
 
-            yield self._batch(rows, _by_size(params, sizes, finish))
+            yield self._batch(rows, _by_size(params, sizes, finish), boxes)
 
     def _in_batches(self, sizes: list[int]) -> bool:
         """Whether the views are made in batches on the device, of images in memory."""
@@ -194,7 +191,8 @@ class Loader:
         return pixels[torch.from_numpy(rows).to(pixels.device)].to(self.device)
 
     def _decoded(self, requests: Iterator[list[Request]], batch_size: int, sizes: list[int]) -> Iterator[list[Tensor]]:
-        """The images of each batch of ``requests`` on the device, (B, 3, S, S) uint8 for each of ``sizes``."""
+        """The images of each batch of ``requests`` on the device, (B, 3, S, S) uint8 for each of ``sizes``; after
+        training views their boxes (B, V, 4)."""
         if self._files is None:
             batch_bytes = 3 * batch_size * sum(size * size for size in sizes)
             decoded = _Decoded(self.images, self.preprocessing, finished=self.in_bytes)
@@ -206,9 +204,10 @@ class Loader:
                 raise batch
             yield [torch.as_tensor(view).to(self.device, non_blocking=True) for view in batch]
 
-    def _batch(self, rows: np.ndarray, made: list[Tensor]) -> Batch:
+    def _batch(self, rows: np.ndarray, made: list[Tensor], boxes: Tensor | None = None) -> Batch:
         indices = torch.from_numpy(rows)
-        return Batch(made, self.labels[indices].to(self.device), indices.to(self.device))
+        boxes = None if boxes is None else boxes.to(self.device)
+        return Batch(made, self.labels[indices].to(self.device), indices.to(self.device), boxes=boxes)
 
 
 def _by_size(
@@ -254,7 +253,8 @@ def eval_pixels(image: Image.Image, preprocessing: Preprocessing) -> Tensor:
 
 class _Decoded(Dataset[list[Tensor] | SSLToolError]):
     """The views of single images, uint8: (C, S, S) of the validation transform and of crops that a GPU augments,
-    (S, S, 3) of ``finished`` views. If decoding fails, the error is returned and raised in the main process."""
+    (S, S, 3) of ``finished`` views; last the boxes (V, 4) of crops. If decoding fails, the error is returned and
+    raised in the main process."""
 
     def __init__(self, images: ImageSet, preprocessing: Preprocessing, finished: bool) -> None:
         self.rules, self.pixels, self.cached = images.rules, images.images, images.cached
@@ -270,11 +270,11 @@ class _Decoded(Dataset[list[Tensor] | SSLToolError]):
         except SSLToolError as error:
             return error
         if not self.finished:
-            return crops
-        made = (file_views.finish(crop, one) for crop, one in zip(crops, params, strict=True))
-        return [torch.from_numpy(view).permute(2, 0, 1) for view in made]
+            return [*crops.views, crops.boxes]
+        made = (file_views.finish(crop, one) for crop, one in zip(crops.views, params, strict=True))
+        return [*(torch.from_numpy(view).permute(2, 0, 1) for view in made), crops.boxes]
 
-    def _crops(self, row: int, params: np.ndarray, sizes: list[int]) -> list[Tensor]:
+    def _crops(self, row: int, params: np.ndarray, sizes: list[int]) -> file_views.Crops:
         interpolation = self.preprocessing.interpolation
         if self.pixels is not None:
             image = self.pixels[row].expand(3, -1, -1).permute(1, 2, 0).numpy()
@@ -361,32 +361,10 @@ def _set_up_worker(worker: int) -> None:
     without_warnings().__enter__()  # once for the process, which costs less than once for each image
 
 
-def _fits_shared_memory(batch_bytes: int, workers: int) -> bool:
-    """Whether the batches that workers hold ready fit into shared memory, which is 64 MB in many containers; if it is
-    full, workers hang or are killed. stderr says so if they do not."""
-    try:
-        status = os.statvfs(SHARED_MEMORY)
-    except (OSError, AttributeError):  # a system without it
-        return True
-    free = status.f_bavail * status.f_frsize
-    if batch_bytes * (PREFETCHED * workers + 1) <= free:
-        return True
-    _say_slower(free)
-    return False
-
-
-@functools.cache
-def _say_slower(free: int) -> None:
-    info(
-        f"{SHARED_MEMORY} has only {free / 1e6:,.0f} MB free: decoded images are sent through pipes, which is slower; "
-        "enlarge it (docker run --shm-size), or use a smaller -j or --batch-size"
-    )
-
-
 def _file_loader(
     decoded: _Decoded, workers: int, requests: _Requests, device: torch.device, batch_bytes: int
 ) -> DataLoader[_Received]:
-    shared = workers == 0 or _fits_shared_memory(batch_bytes, workers)
+    shared = workers == 0 or fits_shared_memory(batch_bytes, workers)
     return DataLoader(
         decoded,
         batch_sampler=requests,  # type: ignore[arg-type]

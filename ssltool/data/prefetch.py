@@ -35,4 +35,5 @@ def ahead(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
 
 def _tensors(batch: Batch) -> list[Tensor]:
     support = [] if batch.support is None else _tensors(batch.support)
-    return [*batch.views, batch.labels, batch.rows, *support]
+    boxes = [] if batch.boxes is None else [batch.boxes]
+    return [*batch.views, batch.labels, batch.rows, *boxes, *support]

@@ -183,6 +183,20 @@ def crop_boxes(params: ViewParams, height: int, width: int) -> Tensor:
     return torch.where(fits[:, None], boxes, centre)
 
 
+def view_boxes(params: ViewParams, height: int, width: int) -> Tensor:
+    """Where the top, left, bottom and right edges of the views lie in their images, in pixels: (N, 4) float32. A view
+    that is flipped has its left edge at the right. Rotation is not included."""
+    return crop_edges(crop_boxes(params, height, width), params.flip)
+
+
+def crop_edges(boxes: Tensor, flips: Tensor) -> Tensor:
+    """``view_boxes`` of crops (N, 4) (top, left, height, width), of which those with ``flips`` (N,) are mirrored."""
+    top, left, height, width = boxes.float().unbind(dim=1)
+    right = left + width
+    ends = (torch.where(flips, right, left), torch.where(flips, left, right))
+    return torch.stack([top, ends[0], top + height, ends[1]], dim=1)
+
+
 def central_crop(height: int, width: int) -> tuple[int, int, int, int]:
     """The crop (top, left, height, width) if no attempt fits: central, with the aspect ratio clipped to its range."""
     low, high = CROP_RATIO

@@ -111,6 +111,14 @@ METHODS: Registry[Entry] = Registry(
         ),
         "barlow": Entry(".barlow:Barlow", 2021, "2103.03230", "decorrelated dimensions", "two views", REDUNDANCY),
         "vicreg": Entry(".vicreg:VICReg", 2021, "2105.04906", "variance and covariance terms", "two views", REDUNDANCY),
+        "vicregl": Entry(
+            ".vicregl:VICRegL",
+            2022,
+            "2210.01571",
+            "variance and covariance terms",
+            "two views, a feature map",
+            REDUNDANCY,
+        ),
         "wmse": Entry(
             ".wmse:WMSE", 2020, "2007.06346", "whitening", "two or more views, a batch larger than dim", REDUNDANCY
         ),

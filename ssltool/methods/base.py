@@ -98,6 +98,9 @@ class Method(nn.Module):
     masks_patches: ClassVar[bool] = False
     """Whether the method masks patches, for which the backbone must be a ViT; see ``models.masking``."""
 
+    compares_positions: ClassVar[bool] = False
+    """Whether the method uses the ``backbones.output_and_positions`` of the views."""
+
     compares_images: bool = True
     """Whether the loss of an image depends on the other images of its batch, apart from batch norm. If not, the loss is
     a mean over the images, and ``--accumulate`` can train on a batch in parts."""

@@ -43,18 +43,24 @@ def vicreg_loss(z1: Tensor, z2: Tensor, sim: float = 25.0, std: float = 25.0, co
     check_same_shape("vicreg_loss", z1, z2)
     if len(z1) < 2:
         raise SSLToolError("vicreg_loss expects at least 2 rows; found 1")
+    return weighted_terms(z1, z2, sim, std, cov)
+
+
+def weighted_terms(z1: Tensor, z2: Tensor, sim: float, std: float, cov: float) -> Tensor:
+    """``vicreg_loss`` of several pairs of embeddings (..., N, D), averaged over the pairs; shapes are not checked."""
     variance = 0.5 * (_variance(z1) + _variance(z2))
     return sim * F.mse_loss(z1, z2) + std * variance + cov * (_covariance(z1) + _covariance(z2))
 
 
 def _variance(z: Tensor) -> Tensor:
-    return F.relu(1.0 - (z.var(dim=0) + EPS).sqrt()).mean()
+    return F.relu(1.0 - (z.var(dim=-2) + EPS).sqrt()).mean()
 
 
 def _covariance(z: Tensor) -> Tensor:
-    centred = z - z.mean(dim=0)
-    c = centred.mT @ centred / (len(z) - 1)
-    return (c.square().sum() - c.diagonal().square().sum()) / z.shape[1]
+    centred = z - z.mean(dim=-2, keepdim=True)
+    c = centred.mT @ centred / (z.shape[-2] - 1)
+    off_diagonal = c.square().sum() - c.diagonal(dim1=-2, dim2=-1).square().sum()
+    return off_diagonal / (z.numel() // z.shape[-2])
 
 
 @dataclass(frozen=True)

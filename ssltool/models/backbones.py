@@ -188,6 +188,36 @@ def patch_tokens(backbone: nn.Module, images: Tensor) -> Tensor:
     return out.flatten(2).mT if layout is None else out[:, layout.prefix :]
 
 
+def output_and_positions(backbone: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
+    """The output (N, D) of ``backbone`` and its ``patch_tokens`` (N, P, D), in one forward pass.
+
+    Raises:
+        SSLToolError: for a network that ``check_positions`` refuses.
+    """
+    family = family_of_backbone(backbone)
+    if family is None or not family.pools_last_layer:
+        raise SSLToolError(f"how a {type(backbone).__name__} pools its last layer is not known; use a ResNet or a ViT")
+    out, layout = family.last_layer(backbone, images), family.token_layout(backbone)
+    if layout is not None:
+        return out[:, 0], out[:, layout.prefix :]
+    positions = out.flatten(2).mT
+    return positions.mean(dim=1), positions
+
+
+def check_positions(backbone: nn.Module, arch: str, method: str) -> None:
+    """Checks that ``output_and_positions`` is known for ``backbone``, which ``arch`` names, for the method ``method``.
+
+    Raises:
+        UsageError: if not.
+    """
+    family = family_of_backbone(backbone)
+    if family is None or not family.pools_last_layer:
+        raise UsageError(
+            f"{method} compares the positions of a feature map, which {arch} does not give beside its output; choose a "
+            "ResNet, a wide ResNet or a ViT with -a, such as resnet50 or vit_small"
+        )
+
+
 def masking_family(backbone: nn.Module) -> Family:
     """The family of a ViT whose patches can be masked.
 

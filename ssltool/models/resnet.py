@@ -51,6 +51,7 @@ class ResNets(Family):
 
     settings = frozenset({"stem", "zero_init_residual"})
     declares_layers = True
+    pools_last_layer = True
 
     def names(self) -> list[str]:
         narrow = [f"{base}_w{width}" for base in NARROW for width in (16, 32)]

@@ -136,6 +136,7 @@ class ViTs(Family):
 
     settings = frozenset({"stop_grad_conv1", "drop_path"})
     declares_layers = True
+    pools_last_layer = True
 
     def names(self) -> list[str]:
         return [*VITS, "vit_small_h6"]

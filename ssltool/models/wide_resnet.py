@@ -164,6 +164,7 @@ class WideResNets(Family):
     """Wide ResNets of any depth and width, in both forms."""
 
     declares_layers = True
+    pools_last_layer = True
 
     def names(self) -> list[str]:
         plain = [f"wide_resnet{name}" for name in ("16w4", "16w8", "28w2", "28w8", "28w10", "40w2")]

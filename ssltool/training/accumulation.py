@@ -22,7 +22,8 @@ def micro_batches(batch: Batch, count: int) -> list[Batch]:
     def part(start: int) -> Batch:
         rows = slice(start, start + size)
         views = [view[rows] for view in batch.views]
-        return Batch(views, batch.labels[rows], batch.rows[rows], batch.support, batch.first + start)
+        boxes = None if batch.boxes is None else batch.boxes[rows]
+        return Batch(views, batch.labels[rows], batch.rows[rows], batch.support, batch.first + start, boxes)
 
     return [part(start) for start in range(0, size * count, size)]
 

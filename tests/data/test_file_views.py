@@ -44,7 +44,7 @@ def smooth(height: int, width: int) -> np.ndarray:
 def made_of(image: np.ndarray, params: views.ViewParams, size: int) -> torch.Tensor:
     """The views of one image, (V, 3, S, S) uint8."""
     packed = params.packed()
-    crops = file_views.crops(image, packed, [size] * len(packed))
+    crops = file_views.crops(image, packed, [size] * len(packed)).views
     finished = [file_views.finish(crop, row) for crop, row in zip(crops, packed, strict=True)]
     return torch.from_numpy(np.stack(finished)).permute(0, 3, 1, 2)
 
@@ -91,7 +91,7 @@ def test_views_with_hue_are_those_of_the_batch_within_two_steps_on_average():
 @pytest.mark.parametrize("interpolation", ["nearest", "bicubic", "lanczos"])
 def test_other_interpolations_are_pillows(interpolation):
     image, params = smooth(40, 50), drawn(4, PLAIN)
-    made = file_views.crops(image, params.packed(), [16] * 4, interpolation)
+    made = file_views.crops(image, params.packed(), [16] * 4, interpolation).views
     for box, crop, flip in zip(file_views.crop_boxes(params.packed(), 40, 50), made, params.flip, strict=True):
         part = Image.fromarray(image).crop((box.left, box.top, box.left + box.width, box.top + box.height))
         expected = np.asarray(part.resize((16, 16), getattr(Image.Resampling, interpolation.upper())))
@@ -131,7 +131,7 @@ def test_a_jpeg_is_decoded_at_the_lowest_size_at_which_crops_are_as_large_as_vie
 
     monkeypatch.setattr(file_views, "decode", watched)
     path = jpeg(smooth(192, 192), mode)
-    (view,) = file_views.file_crops(path, DEFAULT_RULES, whole(1), [size], "bilinear")
+    (view,) = file_views.file_crops(path, DEFAULT_RULES, whole(1), [size], "bilinear").views
     assert decoded[0].size == (192 // factor, 192 // factor)
     assert view.shape == (3, size, size)
 
@@ -139,8 +139,8 @@ def test_a_jpeg_is_decoded_at_the_lowest_size_at_which_crops_are_as_large_as_vie
 @pytest.mark.parametrize("size", [80, 40, 20])
 def test_views_of_a_reduced_jpeg_are_those_of_the_whole_within_steps(jpeg, size):
     path, params = jpeg(smooth(400, 533)), drawn(8, PLAIN).packed()
-    full = file_views.crops(np.asarray(decode(path)), params, [size] * 8)
-    reduced = file_views.file_crops(path, DEFAULT_RULES, params, [size] * 8, "bilinear")
+    full = file_views.crops(np.asarray(decode(path)), params, [size] * 8).views
+    reduced = file_views.file_crops(path, DEFAULT_RULES, params, [size] * 8, "bilinear").views
     for one, other in zip(full, reduced, strict=True):
         assert (one.float() - other.float()).abs().mean() < HALF_A_PIXEL
 
@@ -156,8 +156,9 @@ def test_a_reduced_jpeg_is_upright(jpeg, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     path, params = jpeg(smooth(240, 320), exif=exif), drawn(4, PLAIN).packed()
-    full = file_views.crops(np.asarray(decode(path)), params, [24] * 4)
-    for one, other in zip(full, file_views.file_crops(path, DEFAULT_RULES, params, [24] * 4, "bilinear"), strict=True):
+    full = file_views.crops(np.asarray(decode(path)), params, [24] * 4).views
+    reduced = file_views.file_crops(path, DEFAULT_RULES, params, [24] * 4, "bilinear").views
+    for one, other in zip(full, reduced, strict=True):
         assert (one.float() - other.float()).abs().mean() < HALF_A_PIXEL
 
 
@@ -167,15 +168,15 @@ def test_other_images_are_decoded_whole(tmp_path, save):
     image = Image.fromarray(smooth(192, 192))
     image = image if save == "PNG" else image.convert(save)
     image.save(path)
-    expected = file_views.crops(np.asarray(decode(str(path))), whole(1), [24])
-    made = file_views.file_crops(str(path), DEFAULT_RULES, whole(1), [24], "bilinear")
+    expected = file_views.crops(np.asarray(decode(str(path))), whole(1), [24]).views
+    made = file_views.file_crops(str(path), DEFAULT_RULES, whole(1), [24], "bilinear").views
     assert torch.equal(made[0], expected[0])
 
 
 def test_raw_pixels_are_not_reduced(jpeg):
     path, rules = jpeg(smooth(192, 192)), dataclasses.replace(DEFAULT_RULES, raw=True)
-    expected = file_views.crops(np.asarray(decode(path, rules)), whole(1), [24])
-    assert torch.equal(file_views.file_crops(path, rules, whole(1), [24], "bilinear")[0], expected[0])
+    expected = file_views.crops(np.asarray(decode(path, rules)), whole(1), [24]).views
+    assert torch.equal(file_views.file_crops(path, rules, whole(1), [24], "bilinear").views[0], expected[0])
 
 
 @pytest.mark.parametrize("kept", [0.3, 0.9])

@@ -17,8 +17,7 @@ import torch
 from PIL import Image
 
 from ssltool.config import DataSettings
-from ssltool.data import loader as loader_module
-from ssltool.data import views
+from ssltool.data import shared_memory, views
 from ssltool.data.images import ImageSet, open_dataset
 from ssltool.data.loader import Batch, Loader, Shard, WorkerKilled, killed_workers
 from ssltool.data.preprocessing import IMAGENET, IMAGENET_STD
@@ -325,7 +324,7 @@ def test_batches_are_the_same_where_shared_memory_is_too_small(on_files, monkeyp
     assert capsys.readouterr().err == ""
     status = types.SimpleNamespace(f_bavail=1, f_frsize=4096)
     monkeypatch.setattr(os, "statvfs", lambda path: status)
-    loader_module._say_slower.cache_clear()
+    shared_memory._say_slower.cache_clear()
     assert all(map(torch.equal, enough, batches()))
     assert "/dev/shm" in capsys.readouterr().err
 

@@ -174,6 +174,8 @@ def _trial(
 
 
 def _noise(sizes: list[int], count: int, device: torch.device) -> Batch:
-    """A batch of random views of the given ``sizes`` of ``count`` images of class 0."""
+    """A batch of random views of the given ``sizes`` of ``count`` images of class 0, each of the whole image."""
     rows = torch.arange(count, device=device)
-    return Batch([torch.randn(count, 3, size, size, device=device) for size in sizes], rows * 0, rows)
+    views = [torch.randn(count, 3, size, size, device=device) for size in sizes]
+    boxes = torch.tensor([0.0, 0.0, 1.0, 1.0], device=device).expand(count, len(sizes), 4)
+    return Batch(views, rows * 0, rows, boxes=boxes)
