@@ -20,7 +20,7 @@ WIDTH = 8
 """Of what ``Flat`` puts out."""
 
 SMALL = {"dim": 6, "hidden": 10, "pred_dim": 4, "pred_hidden": 12, "queue": 32, "w_size": 16}
-SMALL |= {"width": 16, "depth": 1, "heads": 2}
+SMALL |= {"width": 16, "depth": 1, "heads": 2, "map_dim": 5, "map_hidden": 10}
 """Options of a method that ``build`` sets where the method has them."""
 
 
@@ -62,14 +62,14 @@ def facts(**changes: Any) -> RunFacts:
 
 
 def build(name: str, run: RunFacts | None = None, **options: Any) -> Method:
-    """A registered method on ``Flat``, or on ``small_vit`` if it masks patches, with weights by seed 0; options that
+    """A registered method on ``Flat``, or on ``small_vit`` if it needs patches, with weights by seed 0; options that
     are not given are ``SMALL``'s, else the method's defaults."""
     known = {f.name for f in dataclasses.fields(method_class(name).Options)}
     small = {key: value for key, value in SMALL.items() if key in known}
     checked = method_options(name, small | options)
     torch.manual_seed(0)
     cls = method_class(name)
-    backbone = small_vit if cls.masks_patches else toy_backbone
+    backbone = small_vit if cls.masks_patches or cls.compares_positions else toy_backbone
     return cls(*backbone(), checked, run or facts(second_backbone=backbone))
 
 
@@ -89,7 +89,17 @@ def noisy_batch(
     views = [
         F.interpolate(images + noise * torch.randn(images.shape, generator=generator), size=size) for size in sizes
     ]
-    return Batch(views, torch.full((n,), -1) if labels is None else labels, torch.arange(n))
+    labels = torch.full((n,), -1) if labels is None else labels
+    return Batch(views, labels, torch.arange(n), boxes=random_boxes(n, len(sizes), seed))
+
+
+def random_boxes(n: int, views: int, seed: int = 0) -> Tensor:
+    """Edges (n, views, 4) of views in images of 16 pixels, half of them mirrored."""
+    generator = torch.Generator().manual_seed(seed)
+    ends = 16 * torch.rand(n, views, 2, 2, generator=generator).sort(dim=2).values
+    flips = torch.rand(n, views, generator=generator) < 0.5
+    ends[..., 1] = torch.where(flips[..., None], ends[..., 1].flip(-1), ends[..., 1])
+    return ends.flatten(2)
 
 
 def rows(count: int, n: int = 8, d: int = 5, seed: int = 0) -> list[Tensor]:

@@ -30,6 +30,7 @@ TINY_METHODS: dict[str, dict[str, Any]] = {
     "mocov3": {"dim": 16, "hidden": 32, "momentum": 0.9},
     "barlow": {"dim": 16, "hidden": 32},
     "vicreg": {"dim": 16, "hidden": 32},
+    "vicregl": {"dim": 16, "hidden": 32, "map_dim": 16, "map_hidden": 32, "matches": 3, "matches_back": 2},
     "wmse": {"dim": 8, "hidden": 32, "w_size": 16},
     "tico": {"dim": 16, "hidden": 32, "momentum": 0.9},
     "mmcr": {"dim": 16, "hidden": 32, "lambd": 0.1},
@@ -74,13 +75,17 @@ NETWORK = {
 OF_PATCHES = {"arch": "vit_w64_depth2", "stem": "auto"}
 """In the place of those in ``NETWORK`` for a method that masks patches: as wide, with 16 patches."""
 
+OF_MAPS = {"image_size": 32}
+"""The same for a method that compares positions: the last feature map has 2 x 2."""
+
 MASKED = tuple(name for name in METHODS if method_class(name).masks_patches)
 """Methods that mask patches, and therefore need a ViT."""
 
 
 def network_of(method: str) -> dict[str, Any]:
     """The settings of the network and the batches of a method."""
-    return NETWORK | (OF_PATCHES if method in MASKED else {})
+    maps = method_class(method).compares_positions
+    return NETWORK | (OF_PATCHES if method in MASKED else OF_MAPS if maps else {})
 
 
 def tiny_options(method: str, trained: Path | None = None, **changes: Any) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """VICRegL: Bardes, Ponce and LeCun, "VICRegL: Self-Supervised Learning of Local Visual Features", NeurIPS 2022,
 arXiv:2210.01571.
 
-VICReg's loss of the two views, and VICReg's loss of the pairs of positions of their feature maps that are nearest in the
-image or nearest in embedding. Without the variance term (``--set std=0``) all embeddings become equal; without the
+VICReg's loss of the two views, and VICReg's loss of the pairs of positions of their feature maps that are nearest in
+the image or nearest in embedding. Without the variance term (``--set std=0``) all embeddings become equal; without the
 covariance term (``--set cov=0``) all dimensions become equal.
 """
 
@@ -27,7 +27,7 @@ from ssltool.training.precision import without_autocast
 
 
 def positions_in_image(boxes: Tensor, rows: int, columns: int) -> Tensor:
-    """The centres (y, x) in the image of the ``rows`` x ``columns`` positions of feature maps, in the order of its rows.
+    """The centres (y, x) in the image of the ``rows`` x ``columns`` positions of feature maps, row by row.
 
     Args:
         boxes: (N, 4), where the edges of the views lie in their images, as ``views.view_boxes``.
@@ -66,12 +66,11 @@ def matched_loss(
     std: float = 25.0,
     cov: float = 1.0,
 ) -> Tensor:
-    """Section 3.1 of arXiv:2210.01571: VICReg's loss of pairs of positions, with the conventions of the released code; at
-    least 0.
+    """The local loss of arXiv:2210.01571: VICReg's loss of pairs of positions, as in the released code; at least 0.
 
     Each position of ``x`` is paired with that of ``y`` whose key is nearest, and each of ``y`` with one of ``x``. Of an
-    image the best ``counts[i]`` pairs are kept, in the order of their positions. The loss of the k-th pairs of all images
-    is VICReg's, with half the covariance term. The result is the mean over the pairs, both directions and ``counts``.
+    image the best ``counts[i]`` pairs are kept, in the order of their positions. The loss of the k-th pairs of all
+    images is VICReg's, with half the covariance term. The result is the mean over k, both directions and ``counts``.
 
     Args:
         x, y: embeddings of the positions of two views, (N, P, D) and (N, Q, D), N at least 2.

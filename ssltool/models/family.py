@@ -47,8 +47,8 @@ class Family(ABC):
         settings: which of ``stem``, ``zero_init_residual``, ``stop_grad_conv1`` and the methods' option ``drop_path``
             have an effect.
         declares_layers: whether ``layer_of`` is defined.
-        pools_last_layer: whether the output of a backbone is the first token of its ``last_layer``, or the mean over the
-            positions of a feature map.
+        pools_last_layer: whether the output of a backbone is the first token of its ``last_layer``, or the mean over
+            the positions of a feature map.
         listing: a command that lists the names, if they are too many.
     """
 

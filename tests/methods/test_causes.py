@@ -77,6 +77,8 @@ def test_default_settings_have_no_collapse_cause(name):
         ("ijepa", {"stop_grad": False}, "stop_grad=false"),
         ("vicreg", {"std": 0}, "std=0"),
         ("vicreg", {"cov": 0}, "cov=0"),
+        ("vicregl", {"std": 0}, "std=0"),
+        ("vicregl", {"cov": 0}, "cov=0"),
         ("barlow", {"lambd": 0}, "lambd=0"),
         ("wmse", {"eps": 1.0}, "eps=1"),
         ("tico", {"rho": 0}, "rho=0"),
@@ -159,6 +161,8 @@ def collapse(method: Method) -> None:
         method.projector = Constant(dim)
     else:
         method.backbone = nn.Sequential(nn.Flatten(), Constant(method.backbone_dim))
+    if hasattr(method, "map_projector"):
+        method.map_projector = Constant(method.options.map_dim)
     if isinstance(getattr(method, "predictor", None), nn.Module):
         method.predictor = nn.Identity()
     teacher = getattr(method, "teacher", None)
