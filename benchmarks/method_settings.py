@@ -39,7 +39,11 @@ NAMES: dict[str, dict[str, Any]] = {
     "mocov3": {"set": HEADS | {"momentum": 0.98, "temperature": 0.2}},
     "barlow": {"lr": 0.02, "set": {"dim": 512, "hidden": 512, "scale": 0.1}},
     "vicreg": {"lr": 0.05, "set": {"dim": 512, "hidden": 512}},
-    "vicregl": {"lr": 0.05, "set": {"dim": 512, "hidden": 512, "map_dim": 128, "map_hidden": 128}},
+    "vicregl": {
+        "stem": "small-stride2",
+        "lr": 0.05,
+        "set": {"dim": 512, "hidden": 512, "map_dim": 128, "map_hidden": 128},
+    },
     "wmse": {"optimizer": "adam", "lr": 4e-3, "set": {"dim": 16, "hidden": 512, "w_size": 64}},
     "tico": {"set": HEADS | {"momentum": 0.98}},
     "mmcr": {"optimizer": "adam", "lr": 4e-3, "set": {"dim": 128, "hidden": 512}},

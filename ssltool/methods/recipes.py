@@ -214,6 +214,15 @@ RECIPES: dict[str, dict[str, Settings]] = {
         | {"lr": 0.3, "final_lr": 3e-4, "weight_decay": 1e-6, "epochs": 100, "options": _ASYMMETRIC},
         "barlow": _BARLOW,
         "vicreg": _BARLOW,
+        "vicregl": _IMAGENET_LARS
+        | {
+            "lr": 0.3,
+            "final_lr": 3e-4,
+            "weight_decay": 1e-6,
+            "batch_size": 512,
+            "epochs": 100,
+            "options": _ASYMMETRIC,
+        },
         "swav": _SWAV | {"options": {"queue": 0}},
         "deepcluster": _SWAV,
         "dino": _IMAGENET_SGD

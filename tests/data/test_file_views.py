@@ -145,6 +145,12 @@ def test_views_of_a_reduced_jpeg_are_those_of_the_whole_within_steps(jpeg, size)
         assert (one.float() - other.float()).abs().mean() < HALF_A_PIXEL
 
 
+def test_boxes_of_a_reduced_jpeg_are_in_pixels_of_the_whole(jpeg):
+    path, params = jpeg(smooth(400, 533)), drawn(8, PLAIN)
+    made = file_views.file_crops(path, DEFAULT_RULES, params.packed(), [20] * 8, "bilinear")
+    assert torch.equal(made.boxes, views.view_boxes(params, 400, 533))
+
+
 def test_the_smallest_crop_decides():
     boxes = [Box(0, 0, 400, 400), Box(10, 20, 100, 300)]
     assert boxes[1].reduced(2, 200, 200) == Box(5, 10, 50, 150)

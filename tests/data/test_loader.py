@@ -16,6 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
+from ssltool import seeds
 from ssltool.config import DataSettings
 from ssltool.data import shared_memory, views
 from ssltool.data.images import ImageSet, open_dataset
@@ -79,11 +80,41 @@ def assert_same(batches, others, tolerance=0.0):
         for a, b in zip(one.views, other.views, strict=True):
             assert a.shape == b.shape
             assert (a - b).abs().max() <= tolerance
+        assert (one.boxes is None) == (other.boxes is None)
+        assert one.boxes is None or torch.equal(one.boxes, other.boxes)
 
 
 @pytest.fixture(params=["in_memory", "on_disk"])
 def images(request) -> ImageSet:
     return request.getfixturevalue(request.param)
+
+
+def test_boxes_of_batches_are_the_crops_with_mirrored_views_from_right_to_left(images):
+    for step, batch in enumerate(epoch(Loader(images, IMAGENET.at(SIZE), CPU), recipes=SEVERAL)):
+        generator = seeds.generator(3, 1, step)
+        for v, recipe in enumerate(SEVERAL):
+            params = views.sample_params(BATCH, recipe, generator)
+            for box, (top, left, h, w), flip in zip(
+                batch.boxes[:, v].tolist(), views.crop_boxes(params, 26, 32).tolist(), params.flip, strict=True
+            ):
+                assert box == [top, left + w * flip, top + h, left + w * (not flip)]
+
+
+def test_a_view_shows_what_is_in_its_box(in_memory, on_disk):
+    """Of images whose red grows with the column and whose green grows with the row."""
+    y, x = torch.meshgrid(torch.arange(26), torch.arange(32), indexing="ij")
+    one = torch.stack([7 * x, 7 * y, 0 * x]).to(torch.uint8)
+    for path in on_disk.paths:
+        Image.fromarray(one.permute(1, 2, 0).numpy()).save(path)
+    for images in (dataclasses.replace(in_memory, images=one.expand(N, -1, -1, -1)), on_disk):
+        for batch in epoch(Loader(images, IMAGENET.at(SIZE), CPU), recipes=[PLAIN]):
+            shown = views.to_pixels(batch.views[0], IMAGENET.at(SIZE)).float() / 7 + 0.5
+            top, left, bottom, right = batch.boxes[:, 0].unbind(dim=1)
+            assert torch.allclose(shown[:, 0].mean(dim=(1, 2)), (left + right) / 2, atol=0.1)
+            assert torch.allclose(shown[:, 1].mean(dim=(1, 2)), (top + bottom) / 2, atol=0.1)
+            half = SIZE // 2
+            across = shown[:, 0, :, half:].mean(dim=(1, 2)) - shown[:, 0, :, :half].mean(dim=(1, 2))
+            assert torch.allclose(across, (right - left) / 2, atol=0.3)  # negative if mirrored
 
 
 def test_batches_follow_the_indices_with_their_labels(images):
@@ -131,6 +162,7 @@ def test_concatenated_batches_of_all_ranks_equal_the_batch_of_one_process(images
     for batch, parts in zip(whole, zip(*shards, strict=True), strict=True):
         assert torch.cat([p.rows for p in parts]).tolist() == batch.rows.tolist()
         assert torch.cat([p.labels for p in parts]).tolist() == batch.labels.tolist()
+        assert torch.equal(torch.cat([p.boxes for p in parts]), batch.boxes)
         for v, view in enumerate(batch.views):
             assert (torch.cat([p.views[v] for p in parts]) - view).abs().max() < ROUNDING
 

@@ -170,6 +170,11 @@ IMAGENET: dict[str, Wanted] = {
         BIG | {"lr": 0.2, "final_lr": 2e-4, "weight_decay": 1e-6, "batch_size": 2048, "epochs": 1000},
         {"dim": 8192, "hidden": 8192, "sim": 25.0, "std": 25.0, "cov": 1.0, "asymmetric": True},
     ),
+    "vicregl": (  # README's command for a ResNet-50, and the code's defaults: --end-lr-ratio 0.001, --maps-mlp
+        BIG | {"lr": 0.3, "final_lr": 0.3 * 0.001, "weight_decay": 1e-6, "batch_size": 512, "epochs": 100},
+        {"dim": 8192, "hidden": 8192, "map_dim": 512, "map_hidden": 512, "alpha": 0.75, "matches": 20}
+        | {"matches_back": 4, "all_l2": True, "sim": 25.0, "std": 25.0, "cov": 1.0, "asymmetric": True},
+    ),
     "swav": (
         CLUSTERING,
         {"dim": 128, "hidden": 2048, "prototypes": 3000, "temperature": 0.1, "epsilon": 0.05, "iterations": 3}
@@ -264,6 +269,7 @@ NOT_ZERO = {("cifar", method) for method in CIFAR.keys() - {"teacher"}}  # torch
 NOT_ZERO |= {("imagenet", method) for method in ("moco", "swav", "deepcluster", "dino", "ressl")}
 NOT_ZERO |= {("imagenet", method) for method in ("paws", "supervised")}
 ZERO = {("imagenet", method) for method in ("simsiam", "simclr", "mocov3", "directclr", "barlow", "vicreg", "nnsiam")}
+ZERO |= {("imagenet", "vicregl")}
 ZERO |= {("imagenet", "lejepa")}  # timm's networks
 ZERO |= {("imagenet", "byol")}  # Haiku's blocks: scale_init of the last norm is zeros
 """Where the last batch norm of each residual branch starts at 1, and where at 0."""
