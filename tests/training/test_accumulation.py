@@ -118,6 +118,7 @@ def test_parts_have_the_rows_of_the_batch_in_order_and_all_of_its_support():
     assert [part.rows.tolist() for part in parts] == [list(range(k, k + 4)) for k in (0, 4, 8)]
     assert [part.first for part in parts] == [0, 4, 8]
     assert torch.equal(torch.cat([part.labels for part in parts]), batch.labels)
+    assert torch.equal(torch.cat([part.boxes for part in parts]), batch.boxes)
     for number, view in enumerate(batch.views):
         assert torch.equal(torch.cat([part.views[number] for part in parts]), view)
     assert all(part.support is batch.support for part in parts)
