@@ -30,7 +30,7 @@ from ssltool.stages import lincls, save_reprs
 from ssltool.stages.pretrain import run as pretrain
 from ssltool.stages.pretrain.prepare import prepare
 from ssltool.stages.pretrain.pretrain import Pretraining
-from tiny_methods import MASKED, NO_EFFECT, TINY_METHODS, tiny_config, tiny_options
+from tiny_methods import MASKED, NO_EFFECT, TINY_METHODS, network_of, tiny_config, tiny_options
 
 pytestmark = pytest.mark.xdist_group("all methods")  # a method's tests share its run
 
@@ -275,7 +275,7 @@ def images_and_network(run: Recorded) -> tuple[Tensor, Method]:
     images = open_dataset(SaveReprsConfig(idx_path=str(run.path.parent / "twenty.npy")), "train").images
     assert images is not None
     run.method.load_state_dict(run.states[-1])
-    return eval_view(images, IMAGENET.at(16)), run.method.eval()
+    return eval_view(images, IMAGENET.at(network_of(run.name)["image_size"])), run.method.eval()
 
 
 def layer_by_hand(run: Recorded, layer: str) -> Tensor:
