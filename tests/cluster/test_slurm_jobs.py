@@ -114,7 +114,7 @@ def test_a_job_that_reaches_its_time_limit_is_requeued_and_ends_with_the_bits_of
 
 @pytest.mark.parametrize("tasks", [1, 2])
 def test_a_preempted_job_is_requeued_and_ends_with_the_bits_of_an_unbroken_one(tmp_path, data, tasks):
-    flags = ["--epochs", 60, "--steps-per-epoch", 8, "--save-every", 1000]
+    flags = ["--epochs", 40, "--steps-per-epoch", 8, "--save-every", 1000]
     ranks = ["--nodes=2", "--ntasks-per-node=1"] if tasks == 2 else ["--nodes=1"]
     run, undisturbed = tmp_path / "run", tmp_path / "undisturbed"
     if tasks == 2:
