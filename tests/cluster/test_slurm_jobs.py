@@ -131,6 +131,17 @@ def test_a_preempted_job_is_requeued_and_ends_with_the_bits_of_an_unbroken_one(t
     assert same_bits(run, wanted)
 
 
+def test_a_cancelled_job_saves_and_is_not_requeued(tmp_path, data):
+    run = tmp_path / "run"
+    job = submit(tmp_path, SCRIPTS / "pretrain.sh", data, run, *BRIEF, "--epochs", 4000)
+    until(lambda: (run / "metrics.jsonl").exists())
+    slurm("scancel", job)
+    assert wait(job) == ["CANCELLED"]
+    time.sleep(8)  # longer than a requeued job waits
+    assert states(job) == ["CANCELLED"] and restarts(job) == 0
+    assert Checkpoint.load(run / "checkpoint.pt").step > 0
+
+
 def test_an_array_trains_the_rows_of_a_table(tmp_path, data):
     table = tmp_path / "runs.csv"
     table.write_text("run,method,lr,hidden (option)\nslow,simsiam,0.01,\nother,byol,0.1,24\n")
