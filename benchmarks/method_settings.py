@@ -65,7 +65,7 @@ NAMES: dict[str, dict[str, Any]] = {
     },
     "ibot": VIT | {"optimizer": "adamw", "lr": 4e-3, "set": HEADS | {"prototypes": 1024, "momentum": 0.98, **CROPS}},
     "dinov2": VIT | {"optimizer": "adamw", "lr": 4e-3, "set": HEADS | {"prototypes": 1024, "momentum": 0.98, **CROPS}},
-    "mae": MASKED | {"lr": 4e-3, "set": {"width": 64, "depth": 2, "heads": 4}},
+    "mae": MASKED | {"lr": 8e-3, "set": {"width": 64, "depth": 1, "heads": 4}},
     "ijepa": MASKED | {"lr": 4e-3, "set": {"width": 64, "depth": 2, "heads": 4, "momentum": 0.98}},
     "nnclr": {"set": HEADS | {"pred_hidden": 512, "queue": 2048}},
     "directclr": {},

@@ -17,5 +17,8 @@ shift 2
 row=$SLURM_ARRAY_TASK_ID
 srun --kill-on-bad-exit=1 ssltool pretrain --config "$table:$row" --out "$folder/$row" --save-steps 500 --resume auto "$@"
 code=$?
-[ $code -eq 138 ] && scontrol requeue "${SLURM_ARRAY_JOB_ID}_$row"
+job=${SLURM_ARRAY_JOB_ID}_$row
+if [ $code -eq 138 ] || [ $code -eq 143 ]; then # a job that is cancelled does not run any more
+  scontrol show job "$job" | grep -q JobState=RUNNING && scontrol requeue "$job"
+fi
 exit $code

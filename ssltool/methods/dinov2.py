@@ -1,8 +1,8 @@
 """DINOv2: Oquab et al., "DINOv2: Learning Robust Visual Features without Supervision", TMLR 2024, arXiv:2304.07193.
 
-iBOT with a head of its own for patches, Sinkhorn-Knopp in the place of the centre, and KoLeo, which keeps the class
-tokens of a batch apart. With ``--set gram=1`` it has the Gram anchoring of DINOv3 (arXiv:2508.10104) too: from
-``gram_start`` on, the similarities between patches stay those of the teacher at that time.
+iBOT with a separate head for patches, Sinkhorn-Knopp instead of the centre, and KoLeo, which keeps the class tokens of
+a batch apart. ``--set gram=1`` adds the Gram anchoring of DINOv3 (arXiv:2508.10104): from ``gram_start`` on, the
+similarities between patches are kept close to those of the teacher at that time.
 """
 
 from __future__ import annotations

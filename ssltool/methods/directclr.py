@@ -1,9 +1,9 @@
 """DirectCLR: Jing, Vincent, LeCun and Tian, "Understanding Dimensional Collapse in Contrastive Self-supervised
 Learning", ICLR 2022, arXiv:2110.09348.
 
-Contrastive learning without a projector: the loss sees the first d0 dimensions of the representation alone. If it sees
-all of them (``--set dim=`` the backbone's width), the representation has a dimensional collapse, as that of SimCLR
-without a projector; without negatives (``--set negatives=false``) it collapses.
+Contrastive learning without a projector: the loss sees only the first d0 dimensions of the representation. If it sees
+all of them (``--set dim=`` the backbone's width), the representation has a dimensional collapse, like that of SimCLR
+without a projector. Without negatives (``--set negatives=false``) it collapses.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """iBOT: Zhou et al., "iBOT: Image BERT Pre-Training with Online Tokenizer", ICLR 2022, arXiv:2111.07832.
 
-DINO, whose student sees mask tokens in the place of some patches of the large crops, and predicts the teacher's
-distribution at these patches too. The head is the same for class tokens and patches. Without masks (``--set mask_p=0``)
-it is DINO; without centring (``--set centering=none``) the network collapses.
+DINO with masked patches: the student sees mask tokens instead of some patches of the large crops, and also predicts the
+teacher's distribution at these patches. Class tokens and patches have the same head. Without masks (``--set mask_p=0``)
+it is DINO. Without centring (``--set centering=none``) the network collapses.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """I-JEPA: Assran et al., "Self-Supervised Learning from Images with a Joint-Embedding Predictive Architecture", CVPR
 2023, arXiv:2301.08243.
 
-From the tokens of a large block of an image, the context, a predictor computes the tokens of four small blocks that
-were cut out of it, as a momentum teacher sees them in the whole image. The stop-gradient and the teacher prevent
-collapse: if the gradient flows through the targets too (``--set stop_grad=false``), equal tokens are a solution.
+The network sees a large block of an image, the context. From its tokens a predictor computes the tokens of four small
+blocks that were cut out of the context. The targets are the tokens that a momentum teacher computes from the whole
+image. The stop-gradient and the teacher prevent collapse: if the gradient flows through the targets too
+(``--set stop_grad=false``), equal tokens are a solution.
 """
 
 from __future__ import annotations
@@ -81,9 +82,9 @@ def draw_blocks(images: int, side: int, targets: int, min_context: int, generato
     and of those of each target (images, targets, M).
 
     All blocks of a kind have the same size. The context is a block without the patches of the targets. Of 20 places for
-    it, the first that keeps ``min_context`` patches is taken, else the one that keeps most; if none keeps any, the last
-    targets are not cut out. K is the smallest number of kept patches of an image; of more, K at random are used. The
-    released code uses the first K, and places no block in the last row or column.
+    it, the first that keeps ``min_context`` patches is taken, else the one that keeps most. If none keeps any, the last
+    targets are not cut out. K is the smallest number of patches that the context of an image keeps. Contexts that keep
+    more use K of them, at random. The released code uses the first K, and places no block in the last row or column.
     """
     height, width = block_size(side, TARGET_SCALE, TARGET_ASPECT, generator)
     rows, columns = _places(images, targets, side, (height, width), generator)

@@ -1,8 +1,8 @@
 """MAE: He et al., "Masked Autoencoders Are Scalable Vision Learners", CVPR 2022, arXiv:2111.06377.
 
 The network sees a quarter of the patches. A decoder, which is discarded after training, predicts the pixels of the
-others. The targets are pixels, not outputs of the network, so equal outputs for all images are no solution of the loss:
-a run that collapses has another cause, such as a learning rate at which it diverges.
+others. The targets are pixels, not outputs of the network, so equal outputs for all images do not minimise the loss: a
+run that collapses has another cause, such as a learning rate at which it diverges.
 """
 
 from __future__ import annotations

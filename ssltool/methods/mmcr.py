@@ -2,8 +2,8 @@
 NeurIPS 2023, arXiv:2303.03307.
 
 The loss maximises the nuclear norm of the matrix of the images' centroids: long centroids align the views of an image,
-and many equal singular values spread the images. With the Frobenius norm in its place (``--set norm=frobenius``) only
-the alignment is left, and all embeddings become equal.
+and many equal singular values spread the images. With the Frobenius norm instead (``--set norm=frobenius``) only the
+alignment is left, and all embeddings become equal.
 """
 
 from __future__ import annotations

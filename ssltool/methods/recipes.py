@@ -4,7 +4,7 @@
 student/teacher study, their own. ``imagenet``: the settings of each method's released code for a ResNet-50, or for the
 ViT that ``arch`` names. Learning rates are per 256 images. ``zero_init_residual`` is named where it is off in the
 source, and ``arch`` where it is the method's own. Augmentations that ``ssltool.data.views`` does not support are
-replaced by the closest ones; docs/methods.md lists them.
+replaced by the closest ones; docs/method-notes.md lists them.
 """
 
 from __future__ import annotations

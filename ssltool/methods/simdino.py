@@ -1,7 +1,7 @@
 """SimDINO: Wu et al., "Simplifying DINO via Coding Rate Regularization", ICML 2025, arXiv:2502.10385.
 
 DINO without prototypes, temperatures and centring: the student's embeddings move towards those of a momentum teacher
-across crops, and a coding rate, which is large if a batch uses many directions, prevents collapse. Without it
+across crops. A coding rate, which is large if a batch uses many directions, prevents collapse. Without it
 (``--set gamma=0``) equal outputs for all images are the minimum.
 """
 

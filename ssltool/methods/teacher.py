@@ -88,8 +88,8 @@ def _dropout(rate: float) -> list[nn.Module]:
 
 class Teacher(MomentumMethod):
     """Projector: three linear layers without BN, applied to each patch, with a ReLU after the first and dropout after
-    the first two. The teacher has its own random weights, except
-    with ``ema``, where it is initialised as a copy. The representation of an image is the mean over its patches."""
+    the first two. The teacher has its own random weights, except with ``ema``, where it is initialised as a copy. The
+    representation of an image is the mean over its patches."""
 
     Options = TeacherOptions
     compares_images = False

@@ -1,8 +1,8 @@
 """TiCo: Zhu et al., "TiCo: Transformation Invariance and Covariance Contrast for Self-Supervised Visual Representation
 Learning", arXiv:2206.10698.
 
-The embedding of a view predicts a momentum teacher's embedding of the other view, and avoids the directions in which
-embeddings were large in recent batches, which a moving average of their second moments shows. Without that
+The embedding of a view is aligned with a momentum teacher's embedding of the other view. It is kept away from the
+directions in which recent embeddings are large, by a moving average of their second moments. Without that term
 (``--set rho=0``) the network collapses, because it has no predictor.
 """
 

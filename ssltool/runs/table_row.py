@@ -27,8 +27,8 @@ def row_of(path: str) -> tuple[str, int] | None:
 
 
 def read_row(file: str, number: int, cls: type) -> Settings:
-    """The settings of the configuration ``cls`` in a row; an empty cell is none. Columns that are neither settings nor
-    options of a method, such as losses, are named on stderr.
+    """The settings of the configuration ``cls`` in a row; an empty cell is the default. Columns that are neither
+    settings nor options of a method, such as losses, are named on stderr.
 
     Raises:
         SSLToolError: if the file cannot be read, or has no such row.

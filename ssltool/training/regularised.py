@@ -1,7 +1,7 @@
 """Regularisers as a part of the objective of any method: ``--regularise``.
 
-A method does not know of them. Hooks on its layers, which do nothing outside a step, keep what these return for the
-first view of the student.
+A method does not know of them. Hooks keep the outputs of its layers for the first view of the student. Outside a step
+they do nothing.
 """
 
 from __future__ import annotations

@@ -114,7 +114,7 @@ def test_a_job_that_reaches_its_time_limit_is_requeued_and_ends_with_the_bits_of
 
 @pytest.mark.parametrize("tasks", [1, 2])
 def test_a_preempted_job_is_requeued_and_ends_with_the_bits_of_an_unbroken_one(tmp_path, data, tasks):
-    flags = ["--epochs", 60, "--steps-per-epoch", 8, "--save-every", 1000]
+    flags = ["--epochs", 40, "--steps-per-epoch", 8, "--save-every", 1000]
     ranks = ["--nodes=2", "--ntasks-per-node=1"] if tasks == 2 else ["--nodes=1"]
     run, undisturbed = tmp_path / "run", tmp_path / "undisturbed"
     if tasks == 2:
@@ -129,6 +129,17 @@ def test_a_preempted_job_is_requeued_and_ends_with_the_bits_of_an_unbroken_one(t
     assert wait(job) == ["COMPLETED"]
     assert restarts(job) == 1
     assert same_bits(run, wanted)
+
+
+def test_a_cancelled_job_saves_and_is_not_requeued(tmp_path, data):
+    run = tmp_path / "run"
+    job = submit(tmp_path, SCRIPTS / "pretrain.sh", data, run, *BRIEF, "--epochs", 4000)
+    until(lambda: (run / "metrics.jsonl").exists())
+    slurm("scancel", job)
+    assert wait(job) == ["CANCELLED"]
+    time.sleep(8)  # longer than a requeued job waits
+    assert states(job) == ["CANCELLED"] and restarts(job) == 0
+    assert Checkpoint.load(run / "checkpoint.pt").step > 0
 
 
 def test_an_array_trains_the_rows_of_a_table(tmp_path, data):

@@ -1,1 +1,1 @@
-"""Components that several methods share: queues, momentum teachers, multi-crop, prototypes."""
+"""Components that several methods share: queues, momentum teachers, multi-crop, prototypes, masks."""

@@ -16,11 +16,11 @@ from ssltool.models.backbones import patch_of
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]  # the masks depend on the step
 def drawn_masks(method: Method, batch: Batch, draw: Callable[[int, Generator], tuple[Tensor, ...]]) -> list[Tensor]:
-    """The rows for ``batch``, on its device, of what ``draw(images, generator)`` returns for the images of a step over
-    all ranks.
+    """Masks for ``batch``, on its device: its rows of what ``draw(images, generator)`` returns for the images of all
+    ranks.
 
-    The generator is that of the run's seed, the epoch and the step, so the masks of an image depend neither on the
-    number of ranks nor on the parts into which a batch is accumulated.
+    The generator is seeded with the run's seed, the epoch and the step, so the masks of an image depend neither on the
+    number of ranks nor on the micro-batches.
     """
     labels = batch.labels
     generator = seeds.generator(method.run.seed, *method.now, seeds.Stream.MASKS)

@@ -16,8 +16,8 @@ from ssltool.models.vit import initialise_linear, sincos_positions
 class PatchDecoder(nn.Module):
     """Maps the tokens of seen patches to outputs for other patches.
 
-    The tokens are embedded, and a trained mask token stands for each patch that is asked for. All have the fixed
-    positions of their patches, except tokens before the patches, and pass the same transformer blocks.
+    The tokens are embedded, and a trained mask token stands for each wanted patch. The fixed position of its patch is
+    added to each token, except to those before the patches. All tokens pass the same transformer blocks.
 
     Args:
         dim, out: widths of the tokens and of the output.

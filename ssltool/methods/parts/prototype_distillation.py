@@ -1,4 +1,4 @@
-"""What the methods share whose student matches a teacher's distribution over prototypes: DINO, iBOT and DINOv2."""
+"""What DINO, iBOT and DINOv2 share: a student that matches its teacher's distribution over prototypes."""
 
 from __future__ import annotations
 

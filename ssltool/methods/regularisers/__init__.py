@@ -15,7 +15,8 @@ REGULARISED_LAYERS = ("backbone", "projector")
 
 @dataclass(frozen=True)
 class Regulariser:
-    """A regulariser: its function (``target``), its ``paper`` (arXiv number), ``of`` what it is, and its ``range``.
+    """A regulariser: its function (``target``), its ``paper`` (arXiv number), its ``range``, and what it is ``of``:
+    "rows" or "weights".
 
     The function takes the ``rows`` (N, D) of a layer, or the list of its ``weights``, and returns a scalar. One that is
     ``maximised`` is subtracted from the loss.

@@ -15,7 +15,7 @@ def von_neumann_entropy(rows: Tensor) -> Tensor:
     """-sum_j l_j log l_j with l the eigenvalues of Z^T Z / N and Z the L2-normalised rows; arXiv:2304.01434.
 
     Between 0, if all rows have one direction, and log min(N, D), if the autocorrelation has min(N, D) equal
-    eigenvalues. These are squared singular values, so that nothing is squared before they are computed.
+    eigenvalues. They are computed as squared singular values, without forming Z^T Z.
 
     Args:
         rows: (N, D), N at least 1, in float32 or float64.
