@@ -141,9 +141,10 @@ class VICRegL(Method):
             places.append(positions_in_image(boxes, *self._grid(positions.shape[1])))
         counts = (o.matches, o.matches_back)
         weights = (o.sim, o.std, o.cov)
-        by_place = matched_loss(*maps, *places, counts, *weights)
-        by_embedding = matched_loss(*maps, *maps, (maps[0].shape[1],) if o.all_l2 else counts, *weights)
-        whole = vicreg_loss(*images, o.sim, o.std, 0.5 * o.cov)
+        (x, y), (a, b) = maps, places
+        by_place = matched_loss(x, y, a, b, counts, *weights)
+        by_embedding = matched_loss(x, y, x, y, (x.shape[1],) if o.all_l2 else counts, *weights)
+        whole = vicreg_loss(images[0], images[1], o.sim, o.std, 0.5 * o.cov)
         return Output(o.alpha * whole + (1.0 - o.alpha) * (by_place + by_embedding), images[0].detach())
 
     def _grid(self, positions: int) -> tuple[int, int]:
