@@ -27,7 +27,8 @@ REGULARISED = "vicreg with regularisers"
 VIEWS: dict[str, dict[str, Any]] = {"ijepa": {"image_size": 32}}
 """Views of 8 x 8 patches: on a smaller grid a block may be a single patch, which the compiler takes for a constant."""
 
-NEEDS_PATCHES = ("teacher", *MASKED)
+NEEDS_PATCHES = ("teacher", "vicregl", *MASKED)
+"""Methods that need more of a network than one vector for an image."""
 
 
 def two_layers() -> nn.Module:
