@@ -20,7 +20,8 @@ train() {  # NAME FLAGS...
   local run=$out/$1
   shift
   step "$run"
-  ssltool pretrain --method teacher --recipe cifar --seed 42 --monitor-every 0 "$@" --out "$run" --resume auto
+  ssltool pretrain --method teacher --recipe cifar --seed 42 --precision fp32 --monitor-every 0 "$@" --out "$run" \
+    --resume auto
 }
 
 mkdir -p "$out"

@@ -95,3 +95,16 @@ def test_evaluation_pipeline_measures_a_network_and_an_untrained_one_by_every_st
         assert row.rstrip(" |").endswith(f"{found['accuracy']:.1%}")
         assert row.count("%") == 8
     assert "simsiam" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_student_teacher_study_draws_losses_and_spectra_of_four_regimes(bash, tmp_path):
+    np.save(tmp_path / "few.npy", np.arange(0, 8000, 40))
+    network = ["-a", "vit_w64_depth2", "--set", "hidden=32", "--idx-path", "few.npy", "--device", "cpu"]
+    out = bash("teacher_study.sh", "out", *network, "--epochs", 2, "--steps-per-epoch", 1, "-b", 8)
+    lines = [line.split() for line in out.splitlines() if "to step" in line]
+    assert [line[0] for line in lines] == ["sgd", "frozen", "copy", "ema"]
+    assert all(line[-1] == "2" for line in lines)
+    assert (tmp_path / "out/teacher_study.svg").read_text().count("Eigenvalues, ") == 2
+    student, teacher = (tmp_path / f"out/copy/{network}.pt" for network in ("student", "teacher"))
+    assert Checkpoint.load(tmp_path / "out/copy/checkpoint.pt").config["method_options"]["update"] == "copy"
+    assert student.read_bytes() != teacher.read_bytes()
