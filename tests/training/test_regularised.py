@@ -24,8 +24,8 @@ from tiny_methods import MASKED, tiny_config
 
 CPU = torch.device("cpu")
 EACH = tuple(f"{name}=0.1" for name in REGULARISERS)
-NO_ROWS = ("teacher", *MASKED)
-"""Methods whose network returns tokens, not a row for each image."""
+NO_ROWS = ("teacher", "vicregl", *MASKED)
+"""Methods that take tokens or feature maps from the network, not a row for each image."""
 
 
 @pytest.fixture
