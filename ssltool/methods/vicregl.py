@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from ssltool.data.loader import Batch
 from ssltool.errors import SSLToolError
-from ssltool.methods.base import Method, Output, RunFacts
-from ssltool.methods.options import AsymmetricViews, width
-from ssltool.methods.vicreg import EPS, vicreg_loss, weighted_terms
+from ssltool.methods.base import Output, RunFacts
+from ssltool.methods.options import width
+from ssltool.methods.vicreg import EPS, VICReg, VICRegOptions, vicreg_loss, weighted_terms
 from ssltool.models.backbones import last_width, output_and_positions, patch_grid
 from ssltool.models.heads import mlp
 from ssltool.settings import setting
@@ -95,11 +95,9 @@ def matched_loss(
 
 
 @dataclass(frozen=True)
-class VICRegLOptions(AsymmetricViews):
+class VICRegLOptions(VICRegOptions):
     """Options of VICRegL. Defaults follow the paper, except for its views (``asymmetric``)."""
 
-    dim: int = width(8192)
-    hidden: int = width(8192, "the projector's hidden layers")
     map_dim: int = width(512, "the projection of each position")
     map_hidden: int = width(512, "the hidden layers of the positions' projector")
     alpha: float = setting(
@@ -110,13 +108,10 @@ class VICRegLOptions(AsymmetricViews):
     all_l2: bool = setting(
         True, "pair all positions by embedding; otherwise as many as by place, those that are nearest"
     )
-    sim: float = setting(25.0, "weight of the invariance term", minimum=0)
-    std: float = setting(25.0, "weight of the variance term; without it the network collapses", minimum=0)
-    cov: float = setting(1.0, "weight of the covariance term; without it dimensions become correlated", minimum=0)
 
 
-class VICRegL(Method):
-    """VICRegL. Projectors (the paper's expanders) of images and of positions: three linear layers, BN after the first
+class VICRegL(VICReg):
+    """VICRegL. The projector of images is VICReg's. That of positions has three linear layers too, BN after the first
     two."""
 
     Options = VICRegLOptions
@@ -125,7 +120,6 @@ class VICRegL(Method):
     def __init__(self, backbone: nn.Module, dim: int, options: VICRegLOptions, run: RunFacts) -> None:
         super().__init__(backbone, dim, options, run)
         o = options
-        self.projector = mlp([dim, o.hidden, o.hidden, o.dim], last_bias=False)
         self.map_projector = mlp([last_width(backbone, dim), o.map_hidden, o.map_hidden, o.map_dim], last_bias=False)
 
     def forward(self, batch: Batch) -> Output:
@@ -152,12 +146,6 @@ class VICRegL(Method):
         if grid is None:
             raise SSLToolError(f"vicregl needs a feature map in rows and columns; found {positions} positions")
         return grid
-
-    def collapse_causes(self) -> dict[str, bool]:
-        return super().collapse_causes() | {
-            "there is no variance term (std=0)": self.options.std == 0,
-            "there is no covariance term (cov=0)": self.options.cov == 0,
-        }
 
     @property
     def constant_output_losses(self) -> tuple[float, ...]:

@@ -22,7 +22,7 @@ SOURCES = {
 
 FIRST_PORT, PORTS = 15_000, 15_000
 """The ranks meet at a port from 15000 to 29999, below those that Linux gives to outgoing connections. It follows from
-the numbers of job and step, so that jobs on one machine have different ones."""
+the numbers of job and step, so that jobs on one machine rarely have the same."""
 
 
 def variables(environ: Mapping[str, str]) -> dict[str, str]:
