@@ -55,7 +55,7 @@ def train(folder: Path, method: str, changes: dict[str, Any], arch: str, epochs:
     from ssltool.stages.pretrain import run as pretrain
 
     given = {name: value for name, value in NAMES[method].items() if name != "set"}
-    settings = SHARED | {"lr": 0.2, "steps_per_epoch": 125, "monitor_size": 512, "arch": arch} | given
+    settings = SHARED | {"steps_per_epoch": 125, "monitor_size": 512, "arch": arch} | given
     settings |= {name: value for name, value in changes.items() if name in OF_RUN}
     options = HEADS[method] | {name: value for name, value in changes.items() if name not in OF_RUN}
     texts = tuple(f"{name}={value}" for name, value in options.items())

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-LR = 0.2
-"""The learning rate per 256 images of the rows that have none of their own."""
-
 METHOD_OF = {"untrained": "simsiam", "untrained vit": "simsiam"}
 """The method of a row that is not named after it."""
 
@@ -18,6 +15,8 @@ SHARED = {
     "stem": "imagenet",
     "zero_init_residual": False,
     "batch_size": 64,
+    "lr": 0.2,
+    "warmup_epochs": 1,
     "crop_min": 0.5,
     "precision": "fp32",
 }

@@ -4,14 +4,16 @@
 
 Trains each, by default a narrow ResNet-18 without zero-initialised residual branches, saves its representations, and
 prints one Markdown row: architecture, learning rate, the last epoch's loss, 20-NN and linear accuracy on the val
-images, AUC, effective rank, RankMe and the share of dead directions of the train representations, the effective rank of
-the projections, ``feature_std`` of the projection in the last epoch, the verdicts on representations and projections,
-images/s during training, and the process's peak memory (for a GPU, the device's). With ``--seeds N`` the values are
-means over N runs, and the smallest and largest accuracy stand behind theirs. Each run is a separate process. ``--json
-FILE`` saves the numbers of all runs. Compare speeds only between rows with the same ``--jobs``.
+images (logistic regression on the standardised representations), AUC, effective rank, RankMe and the share of dead
+directions of the train representations, the effective rank of the projections, ``feature_std`` of the projection in the
+last epoch, the verdicts on representations and projections, images/s during training, and the process's peak memory
+(for a GPU, the device's). With ``--seeds N`` the values are means over N runs, and the smallest and largest accuracy
+stand behind theirs. Each row is a separate process. ``--json FILE`` saves the numbers of all runs after each row.
+Compare speeds only between rows with the same ``--jobs``.
 
-``--search`` trains each with a third, once and three times its learning rate, without a warm-up and with one of an
-epoch, and seed 20, which the tables do not use. The linear accuracy on the val images chooses.
+``--search`` trains each with a third, once and three times its learning rate, after a warm-up of an epoch, and then at
+the best of these rates without a warm-up. The linear accuracy on the val images chooses. The seed is 20, which the
+tables do not use. ``distill`` needs a trained teacher and is left out.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import click
-from method_settings import LR, NO_PROJECTOR, SHARED, Row, rows_of_ablations, rows_of_methods
+from method_settings import NO_PROJECTOR, SHARED, Row, rows_of_ablations, rows_of_methods
 
 COLUMNS = (
     "arch",
@@ -49,7 +51,7 @@ COLUMNS = (
     "memory GB",
 )
 SPEED = ("arch", "images/s", "memory GB")
-OF_SEARCH = ("loss", "20-NN", "linear", "eff. rank", "proj. rank", "backbone", "projection")
+OF_SEARCH = ("lr", "warm-up", "loss", "20-NN", "linear", "eff. rank", "proj. rank", "backbone", "projection")
 FORMATS = {"20-NN": ".1%", "linear": ".1%", "dead": ".0%", "loss": ".3f", "AUC": ".3f", "feature_std": ".3f"} | {
     "eff. rank": ".1f",
     "RankMe": ".1f",
@@ -63,27 +65,12 @@ RANGED = ("20-NN", "linear")
 Found = dict[str, str | float]
 
 
-def searched(rows: dict[str, Row]) -> dict[str, Row]:
-    """The rows of the search for the learning rate and the warm-up of each of ``rows``."""
-    found = {}
-    for name, (method, given, options) in rows.items():
-        for factor in (1 / 3, 1, 3):
-            for warmup in (0, 1):
-                lr = float(f"{factor * given.get('lr', LR):.2g}")
-                found[f"{name} lr={lr} warmup={warmup}"] = (
-                    method,
-                    given | {"lr": lr, "warmup_epochs": warmup},
-                    options,
-                )
-    return found
-
-
 def train(name: str, method: str, given: dict[str, Any], options: dict[str, Any], folder: str, **run: Any) -> Path:
     """One pretraining run; returns its folder."""
     from ssltool.config import PretrainConfig
     from ssltool.stages.pretrain import run as pretrain
 
-    settings = SHARED | {"lr": LR} | {k: v for k, v in given.items() if k not in ("set", "teacher")}
+    settings = SHARED | {k: v for k, v in given.items() if k not in ("set", "teacher")}
     chosen = given.get("set", {}) | options
     if "teacher" in given:
         chosen |= {"teacher": f"{folder}/{given['teacher']}-{run['seed']}/checkpoint.pt"}
@@ -113,7 +100,8 @@ def measure(name: str, row: Row, folder: str, threads: int, columns: tuple[str, 
     found: Found = {"arch": given.get("arch", SHARED["arch"]), "memory GB": used}
     if not untrained:
         last = records[-1]
-        found |= {"lr": f"{given.get('lr', LR):g}", "images/s": speed}
+        settings = SHARED | given
+        found |= {"lr": f"{settings['lr']:g}", "warm-up": str(settings["warmup_epochs"]), "images/s": speed}
         found |= {"loss": last["loss"], "feature_std": last["feature_std"]}
     if "20-NN" not in columns:
         return found
@@ -134,9 +122,27 @@ def measure(name: str, row: Row, folder: str, threads: int, columns: tuple[str, 
         of_projection, projected = judged(projector[0]["path"])
         found |= {"proj. rank": of_projection["effective_rank"], "projection": projected}
     if "linear" in columns:
-        probe = LinclsConfig(epochs=5, lr=1.0, lars=True, out=f"{result}-probe", overwrite=True, **network)
+        probe = LinclsConfig(reprs=(files[0], files[1]), solver="lbfgs", out=f"{result}-probe", overwrite=True)
         found["linear"] = lincls.run(probe)["acc1"]
     return found
+
+
+def measure_seeds(name: str, row: Row, folder: str, seeds: list[int], **run: Any) -> list[Found]:
+    """The measured runs of a row, one for each seed."""
+    return [measure(name, row, folder, seed=seed, **run) for seed in seeds]
+
+
+def measure_search(name: str, row: Row, folder: str, seeds: list[int], **run: Any) -> list[Found]:
+    """Three learning rates after a warm-up, and the best of them without one."""
+    method, given, options = row
+    rate = (SHARED | given)["lr"]
+    found = []
+    for factor in (1 / 3, 1, 3):
+        tried = given | {"lr": float(f"{factor * rate:.2g}"), "warmup_epochs": 1}
+        found.append(measure(f"{name} lr={tried['lr']}", (method, tried, options), folder, seed=seeds[0], **run))
+    best = max(found, key=lambda one: one["linear"])
+    tried = given | {"lr": float(best["lr"]), "warmup_epochs": 0}
+    return [*found, measure(f"{name} no warm-up", (method, tried, options), folder, seed=seeds[0], **run)]
 
 
 def judged(path: str) -> tuple[dict[str, float], str]:
@@ -166,7 +172,7 @@ def cell(column: str, values: list[str | float]) -> str:
 
 @click.command()
 @click.option("--ablations", is_flag=True, help="the ablations instead of the methods")
-@click.option("--search", is_flag=True, help="three learning rates, and two warm-ups, of each method")
+@click.option("--search", is_flag=True, help="three learning rates of each method, and no warm-up")
 @click.option("--speed", is_flag=True, help="one epoch each; only images/s and memory")
 @click.option("--only", multiple=True, help="this row only; repeatable")
 @click.option("--epochs", default=8, show_default=True)
@@ -181,12 +187,14 @@ def main(ablations, search, speed, only, epochs, seeds, jobs, threads, data, dev
     needed = {rows[name][1].get("teacher") for name in only if name in rows}
     chosen: dict[str, Row] = {name: row for name, row in rows.items() if not only or name in needed.union(only)}
     if search:
-        chosen = searched(chosen)
+        chosen = {n: row for n, row in chosen.items() if not n.startswith("untrained") and "teacher" not in row[1]}
     columns = SPEED if speed else OF_SEARCH if search else COLUMNS[:-2] if ablations else COLUMNS
     if ablations:
         columns = tuple(column for column in columns if column != "linear")
     run = {"epochs": 1 if speed else epochs, "data": data, "device": device, "threads": threads, "columns": columns}
+    measured = measure_search if search else measure_seeds
     first = 20 if search else 10
+    machine = {"machine": platform.platform(), "cores": os.cpu_count(), "torch": version("torch")}
     found: dict[str, list[Found]] = {}
     print("| run | " + " | ".join(columns) + " |")
     print("|---" * (1 + len(columns)) + "|", flush=True)
@@ -197,18 +205,17 @@ def main(ablations, search, speed, only, epochs, seeds, jobs, threads, data, dev
         for wave in waves:
             with ProcessPoolExecutor(jobs, mp_context=context, max_tasks_per_child=1) as pool:
                 futures = {
-                    name: [
-                        pool.submit(measure, name, chosen[name], folder, seed=first + i, **run) for i in range(seeds)
-                    ]
+                    name: pool.submit(measured, name, chosen[name], folder, [*range(first, first + seeds)], **run)
                     for name in wave
                 }
-                for name, runs in futures.items():
-                    found[name] = [future.result() for future in runs]
-                    cells = [cell(column, [one[column] for one in found[name] if column in one]) for column in columns]
-                    print(f"| {name} | " + " | ".join(cells) + " |", flush=True)
-    if json_file:
-        machine = {"machine": platform.platform(), "cores": os.cpu_count(), "torch": version("torch")}
-        Path(json_file).write_text(json.dumps({"argv": sys.argv[1:], **machine, "rows": found}, indent=2))
+                for name, future in futures.items():
+                    found[name] = future.result()
+                    for runs in [[one] for one in found[name]] if search else [found[name]]:
+                        cells = [cell(column, [one[column] for one in runs if column in one]) for column in columns]
+                        print(f"| {name} | " + " | ".join(cells) + " |", flush=True)
+                    if json_file:
+                        document = {"argv": sys.argv[1:], **machine, "rows": found}
+                        Path(json_file).write_text(json.dumps(document, indent=2))
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ def train(folder: Path, method: str, arch: str, images: int, epochs: int, seed: 
     given = NAMES[method]
     numbers = folder / "images.npy"
     np.save(numbers, np.arange(images))
-    settings = SHARED | {"lr": 0.2} | {name: value for name, value in given.items() if name != "set"}
+    settings = SHARED | {name: value for name, value in given.items() if name != "set"}
     settings |= {"arch": arch, "epochs": epochs, "steps_per_epoch": STEPS_PER_EPOCH, "seed": seed, "device": "cpu"}
     options = tuple(f"{name}={value}" for name, value in given["set"].items())
     out = folder / "run"
