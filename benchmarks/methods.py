@@ -71,6 +71,7 @@ def train(name: str, method: str, given: dict[str, Any], options: dict[str, Any]
     from ssltool.stages.pretrain import run as pretrain
 
     settings = SHARED | {k: v for k, v in given.items() if k not in ("set", "teacher")}
+    settings["warmup_epochs"] = min(settings["warmup_epochs"], run["epochs"] - 1)
     chosen = given.get("set", {}) | options
     if "teacher" in given:
         chosen |= {"teacher": f"{folder}/{given['teacher']}-{run['seed']}/checkpoint.pt"}
