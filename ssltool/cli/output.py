@@ -12,6 +12,7 @@ import click
 from ssltool.files.text import each_line, one_line
 from ssltool.files.writing import to_json
 from ssltool.settings import Record
+from ssltool.training.launch import launch
 
 
 def table(rows: Sequence[Sequence[Any]], header: Sequence[str] = ()) -> str:
@@ -38,8 +39,9 @@ def cell(value: Any) -> str:
 
 
 def emit(document: Record, text: str, as_json: bool) -> None:
-    """Prints ``document`` as JSON, or ``text``."""
-    click.echo(to_json(document) if as_json else each_line(text))
+    """Prints ``document`` as JSON, or ``text``; of several ranks, rank 0 does."""
+    if launch().rank == 0:
+        click.echo(to_json(document) if as_json else each_line(text))
 
 
 def message(text: object) -> None:
