@@ -26,6 +26,7 @@ class Stream(enum.IntEnum):
     SLICES = 13  # random directions of slices in a step
     MASKS = 14  # masked patches
     REPLAY = 15  # images of the replay buffer
+    ORDER = 16  # keyed permutations of the images
 
 
 def derive(*numbers: int) -> int:

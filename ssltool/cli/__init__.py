@@ -3,6 +3,7 @@ import."""
 
 from __future__ import annotations
 
+import gc
 import importlib
 import sys
 from collections.abc import Iterator
@@ -116,4 +117,6 @@ def main() -> None:
         if launch().rank == 0:  # under torchrun every rank stops; one says so
             message(stop)
         code = 128 + stop.number
-    sys.exit(code)  # not above: the exception would keep what the stage held, worker processes too, until the very end
+    # An exception keeps what the stage held, worker processes too, and a frame that raises a local variable keeps it.
+    gc.collect()
+    sys.exit(code)

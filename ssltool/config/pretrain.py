@@ -31,6 +31,12 @@ from ssltool.config.fields import (
 from ssltool.settings import Rule, setting
 from ssltool.training import optimizer_rule, optimizers_of
 
+STREAM_HAS = (
+    *("incremental_idx_path", "keyed_order", "chunk_size", "n_rounds", "idx_path", "small", "download"),
+    *("skip_corrupt", "label_column", "cache", "cache_size", "minutes", "start_epoch"),
+)
+"""Settings that do nothing with ``stream``."""
+
 
 def _option(name: str, help: str, default: Any = None, **more: Any) -> Any:
     """A flag for the method's option ``name``; its default does not change the option."""
@@ -53,6 +59,22 @@ class PretrainConfig(RunSettings, DeviceSettings, DataSettings):
         "order of the images, a .npy file [default: random by --seed, saved as order.npy in the run folder]",
         section="Data strategy",
         metavar="FILE",
+        advanced=True,
+    )
+    keyed_order: bool = setting(
+        False,
+        "compute the order of the images, and of those of each epoch, from the seed where it is needed, instead of "
+        "keeping it in memory; another order than the default's",
+        section="Data strategy",
+        fixed=True,
+        advanced=True,
+    )
+    stream: bool = setting(
+        False,
+        "read WebDataset shards once, in their order, without listing their images first; needs --strategy current, "
+        "--epochs and --steps-per-epoch",
+        section="Data strategy",
+        fixed=True,
         advanced=True,
     )
     chunk_size: int = setting(
@@ -322,6 +344,8 @@ class PretrainConfig(RunSettings, DeviceSettings, DataSettings):
         return [
             *super().conflicts(),
             (("incremental_idx_path", "chunk_size", "n_rounds"), self.strategy == "iid", "with --strategy iid"),
+            (("incremental_idx_path",), self.keyed_order, "with --keyed-order"),
+            (STREAM_HAS, self.stream, "with --stream, which reads the images once, in their order"),
             (("replay_size", "replay_rule"), self.strategy != "replay", f"with --strategy {self.strategy}"),
             (("replay_rule",), self.replay_size == 0, "with --replay-size 0"),
             optimizer_rule(self, self.optimizer),
@@ -341,5 +365,9 @@ class PretrainConfig(RunSettings, DeviceSettings, DataSettings):
             yield f"--epochs ({self.epochs}) must be divisible by --n-rounds ({self.n_rounds})"
         if self.strategy == "replay" and self.replay_size is None:
             yield "--strategy replay needs --replay-size, the number of images in its buffer"
+        if self.keyed_order and self.strategy == "replay" and self.replay_size and self.replay_rule == "reservoir":
+            yield "--replay-rule reservoir keeps a number for each image in memory; with --keyed-order use fifo"
+        if self.stream and (self.strategy != "current" or self.steps_per_epoch is None or self.epochs is None):
+            yield "--stream needs --strategy current, --epochs and --steps-per-epoch; it does not count the images first"
         if self.epochs and self.start_epoch is not None and self.start_epoch >= self.epochs:
             yield f"--start-epoch {self.start_epoch} must be smaller than --epochs ({self.epochs})"

@@ -220,5 +220,7 @@ def identical(images: ImageSet) -> bool:
         SSLToolError: if an image of the sample cannot be decoded.
     """
     rows = evenly_spaced(len(images), SAMPLE_HEADERS)
+    if isinstance(images.paths, Source) and images.paths.in_order:
+        rows = np.arange(len(rows))
     arrays = (pixels(images, row) for row in rows.tolist())
     return len(rows) > 1 and all(itertools.starmap(np.array_equal, itertools.pairwise(arrays)))

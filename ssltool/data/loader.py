@@ -26,6 +26,7 @@ from torchvision.transforms import InterpolationMode
 
 from ssltool import seeds
 from ssltool.data import file_views, sources, views
+from ssltool.data.computed_orders import Order
 from ssltool.data.decoding import decode
 from ssltool.data.image_files import MEMORY_LIMIT
 from ssltool.data.images import ImageSet
@@ -102,7 +103,7 @@ class Loader:
 
     def train(
         self,
-        indices: np.ndarray,
+        indices: Order,
         recipes: list[Recipe],
         *,
         batch_size: int,

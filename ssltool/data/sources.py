@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple, TypeAlias, overload
+from typing import ClassVar, NamedTuple, TypeAlias, overload
 
 import numpy as np
 
@@ -19,7 +19,9 @@ LARGEST = 2**30
 
 
 class Source(ABC):
-    """N encoded images, which ``self[row]`` stands for."""
+    """N encoded images, which ``self[row]`` stands for; ``in_order`` if they are to be read in the order of rows."""
+
+    in_order: ClassVar[bool] = False
 
     @abstractmethod
     def __len__(self) -> int:

@@ -25,6 +25,7 @@ import numpy as np
 
 from ssltool import seeds
 from ssltool.config import STRATEGIES
+from ssltool.data.computed_orders import ComputedOrder, Consecutive, Epoch, KeyedPermutation, Order
 from ssltool.errors import SSLToolError, unknown
 from ssltool.files.npy_files import read_npy
 
@@ -32,14 +33,14 @@ LARGEST_EPOCH = 2**28
 """Maximum number of images of an epoch that ``steps_per_epoch`` sets; their numbers are in memory."""
 
 
-def epoch_subset(order: np.ndarray, **schedule: Any) -> np.ndarray:
+def epoch_subset(order: Order, **schedule: Any) -> np.ndarray:
     """The subset of ``order`` (N,) used in an epoch: the replayed images and the slice; see ``epoch_parts``."""
     start, stop, replayed = epoch_parts(order, **schedule)
     return np.concatenate([replayed, order[start:stop]]) if len(replayed) else order[start:stop]
 
 
 def epoch_parts(
-    order: np.ndarray,
+    order: Order,
     *,
     strategy: str,
     epoch: int,
@@ -63,8 +64,10 @@ def epoch_parts(
     start, stop, _ = slice(*bounds).indices(n)
     replayed = order[:0]
     if strategy == "replay" and replay_size and start:
-        keys = -np.arange(n) if replay_rule == "fifo" else reservoir_keys(n, seed)
-        replayed = order[buffer_places(keys, start, replay_size)]
+        if replay_rule == "fifo":
+            replayed = order[max(0, start - replay_size) : start]
+        else:
+            replayed = order[buffer_places(reservoir_keys(n, seed), start, replay_size)]
     return start, stop, replayed
 
 
@@ -75,11 +78,10 @@ def reservoir_keys(n: int, seed: int) -> np.ndarray:
 
 
 def buffer_places(keys: np.ndarray, seen: int, size: int) -> np.ndarray:
-    """The places, ascending, that a buffer of ``size`` holds after the first ``seen`` places of the order.
+    """The places, ascending, that a reservoir of ``size`` holds after the first ``seen`` places of the order.
 
-    It holds those with the smallest ``keys``. With random keys that is reservoir sampling: each set of ``size`` places
-    is equally likely, and a place that left the buffer does not come back. With decreasing keys the buffer holds the
-    last ``size`` places.
+    It holds those with the smallest ``keys``, which are random: each set of ``size`` places is equally likely, and a
+    place that left the buffer does not come back.
     """
     if seen <= size:
         return np.arange(seen)
@@ -129,7 +131,7 @@ def chunk_too_small_message(strategy: str, epoch: int, size: int, batch_size: in
 
 
 def epoch_indices(
-    order: np.ndarray,
+    order: Order,
     *,
     strategy: str,
     epoch: int,
@@ -138,11 +140,11 @@ def epoch_indices(
     steps_per_epoch: int | None = None,
     seed: int = 10,
     **schedule: Any,
-) -> np.ndarray:
+) -> Order:
     """The image indices of one epoch, in batch order.
 
     Args:
-        order: (N,) integers, the order of the data.
+        order: (N,) integers, the order of the data. If they are computed, so are the indices.
         epoch: the epoch, from 0.
         batch_size: images per batch, over all ranks.
         repeat_batch: number of consecutive uses of each batch.
@@ -151,22 +153,28 @@ def epoch_indices(
         schedule: ``epochs`` and the other arguments of ``epoch_parts``.
 
     Returns:
-        (steps * batch_size,) int64. For ``current``, ``accumulate`` and ``last`` identical to the paper's code.
+        (steps * batch_size,) int64, an array or a computed order. For arrays and ``current``, ``accumulate`` and ``last`` identical to the paper's code.
 
     Raises:
         SSLToolError: for incompatible settings, or a subset smaller than a batch.
     """
-    if steps_per_epoch is not None and steps_per_epoch * batch_size > LARGEST_EPOCH:
+    computed = isinstance(order, ComputedOrder)
+    if not computed and steps_per_epoch is not None and steps_per_epoch * batch_size > LARGEST_EPOCH:
         raise SSLToolError(
             f"--steps-per-epoch {steps_per_epoch} of --batch-size {batch_size} are more than {LARGEST_EPOCH:,} images "
             "an epoch; lower one of them"
         )
     if min(batch_size, repeat_batch) < 1:
         raise SSLToolError(f"--batch-size {batch_size} and --repeat-batch {repeat_batch} must be at least 1")
-    subset = epoch_subset(order, strategy=strategy, epoch=epoch, seed=seed, **schedule)
+    start, stop, replayed = epoch_parts(order, strategy=strategy, epoch=epoch, seed=seed, **schedule)
     steps = steps_in_epoch(len(order), batch_size, steps_per_epoch)
-    if len(subset) < batch_size:
-        raise SSLToolError(chunk_too_small_message(strategy, epoch, len(subset), batch_size))
+    size = len(replayed) + stop - start
+    if size < batch_size:
+        raise SSLToolError(chunk_too_small_message(strategy, epoch, size, batch_size))
+    if isinstance(order, ComputedOrder):  # the buffer is the part of the order before the chunk
+        start -= len(replayed)
+        return Epoch(order, start, stop, batch_size, steps, min(repeat_batch, steps), seed, epoch)
+    subset = np.concatenate([replayed, order[start:stop]])
     rng = np.random.RandomState(seed=(epoch + seed) % 2**32)
     whole = len(subset) - len(subset) % batch_size
     pieces: list[np.ndarray] = []
@@ -178,20 +186,32 @@ def epoch_indices(
     return np.concatenate(pieces)[: steps * batch_size].astype(np.int64)
 
 
-def images_seen(n: int, epochs_done: int, **settings: Any) -> int:
+def images_seen(
+    n: int, epochs_done: int, *, keyed_order: bool = False, stream: bool = False, seed: int = 10, **settings: Any
+) -> int:
     """How many different ones of ``n`` images the first ``epochs_done`` epochs use.
 
-    ``settings`` are those of ``epoch_indices`` without the order, which does not change the number, and the epoch.
+    ``settings`` are those of ``epoch_indices`` without the order and the epoch. An order in an array does not change
+    the number.
 
     Raises:
         SSLToolError: as ``epoch_indices``.
     """
     seen = np.zeros(n, dtype=bool)
+    order = computed_order(n, seed, keyed=keyed_order, stream=stream)
     for epoch in range(epochs_done):
-        seen[epoch_indices(np.arange(n), epoch=epoch, **settings)] = True
+        used = epoch_indices(np.arange(n) if order is None else order, epoch=epoch, seed=seed, **settings)
+        seen[np.asarray(used)] = True
         if seen.all():
             break
     return int(seen.sum())
+
+
+def computed_order(n: int, seed: int, *, keyed: bool, stream: bool) -> ComputedOrder | None:
+    """The order of ``n`` images with ``--keyed-order`` or ``--stream``; None without them."""
+    if stream:
+        return Consecutive(n)
+    return KeyedPermutation(n, seed, seeds.Stream.ORDER) if keyed else None
 
 
 def read_numbers(path: str, n: int, flag: str) -> np.ndarray:

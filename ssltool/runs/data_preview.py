@@ -89,13 +89,14 @@ def schedule_of(setup: TrainingSetup, method: Method, records: Sequence[Record] 
     strategy = setup.config.strategy
     other = [record["epoch"] for record in records if record.get("strategy", strategy) != strategy]
     first = max(other) + 1 if other else 0
-    seen = np.zeros(len(setup.order), np.int64)
+    order = np.asarray(setup.order)
+    seen = np.zeros(len(order), np.int64)
     slices, times, replayed = [], [], []
-    places = np.argsort(setup.order)
+    places = np.argsort(order)
     for epoch in range(first, setup.epochs):
         slices.append(setup.slice(epoch))
         replayed.append(places[setup.replayed(epoch)])
-        counts = np.bincount(setup.indices(epoch), minlength=len(seen))
+        counts = np.bincount(np.asarray(setup.indices(epoch)), minlength=len(seen))
         times.append(counts.sum() / (counts > 0).sum())
         seen += counts
     continuous = setup.config.lr_schedule == "step"
@@ -109,7 +110,7 @@ def schedule_of(setup: TrainingSetup, method: Method, records: Sequence[Record] 
         first=first,
         slices=np.array(slices).reshape(-1, 2),
         times_each=np.array(times),
-        seen=seen[setup.order],
+        seen=seen[order],
         at=np.array([epoch + share for epoch, share in points]),
         lr=np.array([rate.lr for rate in rates]),
         fixed=np.array([rate.fixed for rate in rates]) if fixed else None,

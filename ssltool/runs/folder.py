@@ -21,9 +21,11 @@ from ssltool.checkpoints.checkpoint import Checkpoint
 from ssltool.checkpoints.saved_run import SETTINGS
 from ssltool.config import RunSettings
 from ssltool.config.fields import AUTO
+from ssltool.data.computed_orders import Order
 from ssltool.data.images import ImageSet
 from ssltool.data.loader import WorkerKilled
 from ssltool.data.manifest import Manifest
+from ssltool.data.shard_stream import ShardStream
 from ssltool.errors import SSLToolError
 from ssltool.files.reading import read_json
 from ssltool.files.schema import conform
@@ -34,6 +36,7 @@ from ssltool.runs.records import read_records
 from ssltool.settings import Record, Settings
 
 NEWEST = "checkpoint.pt"
+SHARDS = "shards.json"
 IMAGES, VAL_IMAGES = "images.jsonl", "val_images.jsonl"
 PROBE = "probe.pt"
 STAGE_FILES = {
@@ -326,15 +329,25 @@ class RunFolder:
         contents.save(path)
         self._has_result()
 
-    def save_order(self, order: np.ndarray) -> None:
-        """Writes the order of the data, (N,) image numbers, to ``order.npy``."""
+    def save_order(self, order: Order) -> None:
+        """Writes the order of the data, (N,) image numbers, to ``order.npy``, unless it is computed."""
         self._check_lock()
-        write_atomically(self.path / "order.npy", lambda stream: np.save(stream, order))
+        if isinstance(order, np.ndarray):
+            write_atomically(self.path / "order.npy", lambda stream: np.save(stream, order))
+
+    def save_counts(self, images: ImageSet, row: int) -> None:
+        """Writes the number of images of each shard that begins before ``row`` of a stream to ``shards.json``, so that
+        a resumed run does not count them again."""
+        self._check_lock()
+        if isinstance(images.paths, ShardStream):
+            write_json(self.path / SHARDS, images.paths.count_until(row))
 
     def save_images(self, train: ImageSet, val: ImageSet | None = None) -> None:
         """Writes the paths and the hashes of the training images to ``images.jsonl``, and those of the val images, if
-        the run reads any, to ``val_images.jsonl``."""
+        the run reads any, to ``val_images.jsonl``. A stream has no list."""
         self._check_lock()
+        if isinstance(train.paths, ShardStream):
+            return
         Manifest.of(train).save(self.path / IMAGES)
         if val is not None:
             Manifest.of(val).save(self.path / VAL_IMAGES)

@@ -12,10 +12,11 @@ import numpy as np
 from ssltool.checkpoints.build import require_plugins
 from ssltool.checkpoints.saved_run import SavedRun, stage_of
 from ssltool.config import PretrainConfig
+from ssltool.data.computed_orders import Order
 from ssltool.data.detection import can_exist
 from ssltool.data.found import announce
 from ssltool.data.images import open_dataset
-from ssltool.data.strategies import images_seen, read_order
+from ssltool.data.strategies import computed_order, images_seen, read_order
 from ssltool.errors import SSLToolError, found_in
 from ssltool.files.misfit import shown
 from ssltool.methods import method_options, saved_options
@@ -28,7 +29,7 @@ from ssltool.training.setup import TrainingSetup
 
 SCHEDULE = (
     *("strategy", "epochs", "batch_size", "chunk_size", "n_rounds", "replay_size", "replay_rule", "repeat_batch"),
-    *("steps_per_epoch", "seed"),
+    *("steps_per_epoch", "seed", "keyed_order", "stream"),
 )
 """The settings that say which images an epoch uses."""
 
@@ -139,8 +140,10 @@ def restore_setup(run: FinishedRun, data: str | None = None) -> TrainingSetup:
         raise SSLToolError(
             f"{run.path} was trained on other images: {changed}; restore them, or name their folder with --data"
         )
-    order = np.arange(len(images))
-    if config.strategy != "iid":
+    order: Order | None = computed_order(len(images), config.seed, keyed=config.keyed_order, stream=config.stream)
+    if order is None and config.strategy == "iid":
+        order = np.arange(len(images))
+    if order is None:
         saved_order = run.path / "order.npy"
         order_file = str(saved_order) if saved_order.is_file() else config.incremental_idx_path
         order = read_order(order_file, len(images), config.seed)

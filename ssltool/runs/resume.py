@@ -165,7 +165,12 @@ def note_changed_images(network: Pretrained, given: NetworkSettings, images: Ima
         SSLToolError: if the run's list of images cannot be read.
     """
     saved = network.run.settings
-    if given.data is not None or saved.get("fingerprint") is None or saved.get("dataset") != images.name:
+    if (
+        given.data is not None
+        or saved.get("stream")
+        or saved.get("fingerprint") is None
+        or saved.get("dataset") != images.name
+    ):
         return
     if given.idx_path is None and not given.all:
         changed = changed_images(saved, Path(network.origin["checkpoint"]).parent, images)

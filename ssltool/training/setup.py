@@ -19,6 +19,7 @@ from ssltool.checkpoints.checkpoint import Checkpoint
 from ssltool.checkpoints.saved_run import SavedRun
 from ssltool.config import PretrainConfig, as_dict
 from ssltool.data import views
+from ssltool.data.computed_orders import ComputedOrder, KeyedPermutation, Order
 from ssltool.data.detection import absolute
 from ssltool.data.found import record_of
 from ssltool.data.image_files import SAMPLE_HEADERS, identical
@@ -76,7 +77,7 @@ class TrainingSetup:
     Attributes:
         config: the settings, with all defaults resolved.
         options: the method's options.
-        order: (N,) image numbers, the order of the data.
+        order: (N,) image numbers, the order of the data, in an array or computed.
         recipe: the augmentation of the views.
         support: the labelled images, if the method uses them.
         second: the checkpoint of the trained teacher, if the method uses one.
@@ -85,7 +86,7 @@ class TrainingSetup:
     config: PretrainConfig
     options: MethodOptions
     images: ImageSet
-    order: np.ndarray
+    order: Order
     recipe: views.Recipe
     support: Support | None = None
     second: Checkpoint | None = None
@@ -141,7 +142,8 @@ class TrainingSetup:
 
     @property
     def _epoch_sizes(self) -> list[int]:
-        return [len(self.subset(epoch)) for epoch in range(self.epochs)]
+        parts = (epoch_parts(self.order, **self._chunks(epoch)) for epoch in range(self.epochs))
+        return [stop - start + len(replayed) for start, stop, replayed in parts]
 
     def subset(self, epoch: int) -> np.ndarray:
         """The images that an epoch draws from; see ``strategies.epoch_subset``."""
@@ -156,7 +158,7 @@ class TrainingSetup:
         """The images of the replay buffer that an epoch draws from; none for other strategies than ``replay``."""
         return epoch_parts(self.order, **self._chunks(epoch))[2]
 
-    def indices(self, epoch: int) -> np.ndarray:
+    def indices(self, epoch: int) -> Order:
         """The image numbers of one epoch; see ``strategies.epoch_indices``."""
         c = self.config
         return epoch_indices(
@@ -168,9 +170,15 @@ class TrainingSetup:
         )
 
     def monitored_rows(self) -> np.ndarray:
-        """The rows of the images that the monitor measures, in order: a function of the seed."""
-        drawn = torch.randperm(len(self.images), generator=seeds.generator(self.config.seed, seeds.Stream.MONITOR))
-        return drawn[: self.config.monitor_size].sort().values.numpy()
+        """The rows of the images that the monitor measures, in order: a function of the seed, or the first of a
+        stream."""
+        c, n = self.config, len(self.images)
+        if c.stream:
+            return np.arange(min(n, c.monitor_size or n))
+        if c.keyed_order:
+            return np.sort(KeyedPermutation(n, c.seed, seeds.Stream.MONITOR)[: c.monitor_size])
+        drawn = torch.randperm(n, generator=seeds.generator(c.seed, seeds.Stream.MONITOR))
+        return drawn[: c.monitor_size].sort().values.numpy()
 
     def _chunks(self, epoch: int) -> _Chunks:
         c = self.config
@@ -296,6 +304,8 @@ class TrainingSetup:
         return sorted(name for name in used if name is not None)
 
 
-def numbers_hash(numbers: np.ndarray) -> str:
-    """The first 16 hex digits of the SHA-256 of ``numbers``."""
+def numbers_hash(numbers: Order) -> str:
+    """The first 16 hex digits of the SHA-256 of ``numbers``, or of what computes them."""
+    if isinstance(numbers, ComputedOrder):
+        return hashlib.sha256(numbers.identity).hexdigest()[:16]
     return hashlib.sha256(np.ascontiguousarray(numbers).tobytes()).hexdigest()[:16]

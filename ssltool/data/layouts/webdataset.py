@@ -82,7 +82,7 @@ def recognise(place: Path) -> bool:
 
 def has_split(place: Path, split: str) -> bool:
     """Whether there are shards of the split."""
-    return is_there(_shards, place, split)
+    return is_there(shards_of, place, split)
 
 
 def read(place: Path, split: str, settings: DataSettings) -> ImageSet:
@@ -91,7 +91,7 @@ def read(place: Path, split: str, settings: DataSettings) -> ImageSet:
     Raises:
         SSLToolError: naming the shard, if it cannot be read, or a sample has several images.
     """
-    shards, notes = _shards(place, split)
+    shards, notes = shards_of(place, split)
     samples = _read(shards, settings)
     if not samples.names:
         raise SSLToolError(
@@ -119,14 +119,14 @@ def read(place: Path, split: str, settings: DataSettings) -> ImageSet:
         )
     trained = None
     if split != "train" and has_split(place, "train"):
-        trained = _read(_shards(place, "train")[0], settings).labels
+        trained = _read(shards_of(place, "train")[0], settings).labels
     return images.with_labels(*labels_of(samples.labels, trained, f"{place}, {split} images"))
 
 
 # Shards
 
 
-def _shards(place: Path, split: str) -> tuple[list[Path], list[str]]:
+def shards_of(place: Path, split: str) -> tuple[list[Path], list[str]]:
     """The shards of a split, and notes."""
     if place.is_dir():
         found = _tars(place)
@@ -168,12 +168,34 @@ def _expanded(pattern: str) -> list[str]:
 # Samples
 
 
+def images_of_shard(shard: str, image_column: str | None) -> Members:
+    """The images of one shard, each the member ``image_column`` of its sample.
+
+    Raises:
+        SSLToolError: if the shard cannot be read, or a sample has no image or several.
+    """
+    _require_tar(Path(shard))
+    found = []
+    for key, parts in _samples(Path(shard)):
+        image = _image(parts, image_column, f"{shard}, sample {key}")
+        if image is None:
+            raise SSLToolError(
+                f"{shard}, sample {key}, has no image; remove it, or name the extension with --image-column"
+            )
+        found.append(image)
+    return Members.of([shard], [0] * len(found), [name for name, _ in found], [place for _, place in found])
+
+
+def _require_tar(shard: Path) -> None:
+    if not is_archive(shard):
+        raise SSLToolError(f"{shard} is not a tar archive; copy it again")
+
+
 def _read(shards: Sequence[Path], settings: DataSettings) -> Samples:
     samples = Samples([str(shard) for shard in shards])
     hidden = is_quiet() or not has_bars()
     for number, shard in enumerate(tqdm(shards, desc="indexing shards", disable=hidden, leave=False)):
-        if not is_archive(shard):
-            raise SSLToolError(f"{shard} is not a tar archive; copy it again")
+        _require_tar(shard)
         with open(shard, "rb") as stream:
             for key, parts in _samples(shard):
                 samples.extensions.update(dict.fromkeys(parts))

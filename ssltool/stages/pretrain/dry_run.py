@@ -80,7 +80,9 @@ def _schedule(setup: TrainingSetup, first: int) -> tuple[list[Record], dict[str,
     of images never used."""
     uses, epochs = np.zeros(len(setup.images), np.int64), []
     for epoch in range(setup.epochs):
-        counts = np.bincount(setup.indices(epoch), minlength=len(uses))  # sorting them would take ten times as long
+        counts = np.bincount(
+            np.asarray(setup.indices(epoch)), minlength=len(uses)
+        )  # sorting them would take ten times as long
         uses += counts
         if epoch >= first:
             epochs.append(_epoch(setup, epoch, int(counts.sum()), int(np.count_nonzero(counts))))

@@ -14,9 +14,11 @@ from ssltool.checkpoints.saved_run import SavedRun
 from ssltool.config import PretrainConfig, as_dict
 from ssltool.config.fields import AUTO
 from ssltool.data import views
+from ssltool.data.computed_orders import Order
 from ssltool.data.images import ImageSet, check_pixel_flags, open_dataset
 from ssltool.data.loader import Shard
-from ssltool.data.strategies import read_numbers, read_order
+from ssltool.data.shard_stream import open_stream
+from ssltool.data.strategies import computed_order, read_numbers, read_order
 from ssltool.data.support import Support, stratified_sample
 from ssltool.diagnosis.monitor_time import MIN_IMAGES
 from ssltool.errors import SSLToolError
@@ -25,6 +27,7 @@ from ssltool.methods.options import LabelledSupport
 from ssltool.methods.regularisers import read_terms
 from ssltool.models.backbones import family_of, resolve_stem
 from ssltool.models.family import SMALL_IMAGE
+from ssltool.runs.folder import SHARDS
 from ssltool.runs.resume import check_images, resumed_file
 from ssltool.stages.pretrain.recipe import given_options, resumed_options
 from ssltool.training.distributed import rank_zero_info
@@ -38,6 +41,10 @@ KEPT = ("stem", "epochs", "batch_size", "precision")
 
 BUNDLED_STEM, BUNDLED_EPOCHS, BUNDLED_BATCH = "small-stride2", 6, 64
 """Defaults for the bundled images: a run of minutes on two CPU cores."""
+
+
+DEFAULT_BATCH = 512
+"""Default number of images in a batch."""
 
 
 def prepare(config: PretrainConfig, native_precision: str = "fp32") -> TrainingSetup:
@@ -62,7 +69,7 @@ def prepare(config: PretrainConfig, native_precision: str = "fp32") -> TrainingS
     config = _with_defaults_of(resumed, config)
     if config.precision == AUTO:
         config = dataclasses.replace(config, precision=native_precision)
-    images = open_dataset(config, "train")
+    images = _open(config, path)
     if resumed is not None and path is not None:
         check_images(resumed.settings, path, images)
     if len(images) < 2:
@@ -72,9 +79,11 @@ def prepare(config: PretrainConfig, native_precision: str = "fp32") -> TrainingS
     config = _resolve(config, images)
     for message in config.mistakes():  # mistakes in the defaults that depend on the data
         raise SSLToolError(message)
-    order = np.arange(len(images))
-    if config.strategy != "iid":
-        order = read_order(config.incremental_idx_path, len(images), config.seed)
+    order: Order | None = computed_order(len(images), config.seed, keyed=config.keyed_order, stream=config.stream)
+    if order is None:
+        order = np.arange(len(images))
+        if config.strategy != "iid":
+            order = read_order(config.incremental_idx_path, len(images), config.seed)
     support = _support(config, options, images)
     setup = TrainingSetup(
         config, options, images, order, views.recipe_of(as_dict(config)), support, read_teacher(config.method, options)
@@ -92,6 +101,15 @@ def prepare(config: PretrainConfig, native_precision: str = "fp32") -> TrainingS
             "these out, or choose a method without labels"
         )
     return setup
+
+
+def _open(config: PretrainConfig, resumed_from: Path | None) -> ImageSet:
+    """The training images; of a stream, as many as the run reads."""
+    if not config.stream:
+        return open_dataset(config, "train")
+    steps, epochs, batch_size = config.steps_per_epoch or 0, config.epochs or 0, config.batch_size or DEFAULT_BATCH
+    count = epochs * -(-steps // config.repeat_batch) * batch_size
+    return open_stream(config, count, resumed_from and resumed_from.parent / SHARDS)
 
 
 def _resumed_run(config: PretrainConfig) -> tuple[SavedRun, Path] | tuple[None, None]:
@@ -164,7 +182,7 @@ def _resolve(config: PretrainConfig, images: ImageSet) -> PretrainConfig:
         **images.rules.settings(),
         **family_of(config.arch).preprocessing(config.arch, size).with_settings(vars(config)).settings(),
         epochs=config.epochs or (BUNDLED_EPOCHS if bundled else 100),
-        batch_size=config.batch_size or (BUNDLED_BATCH if bundled else 512),
+        batch_size=config.batch_size or (BUNDLED_BATCH if bundled else DEFAULT_BATCH),
         monitor_size=min(len(images), config.monitor_size or min(MAX_PROBE, max(MIN_PROBE, len(images) // 8))),
         # SimSiam's recipe for small images (App. D) has no blur: a blur of two pixels would remove their content.
         blur_p=config.blur_p if config.blur_p is not None else (0.5 if size > SMALL_IMAGE else 0.0),

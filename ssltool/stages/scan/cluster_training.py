@@ -112,7 +112,7 @@ class Clustering(_ClusterLoop):
 
     def batches(self, epoch: int, first_step: int) -> Iterator[Batch]:
         """Batches whose first half are images and whose second half is a random neighbour of each."""
-        anchors = self.setup.indices(epoch)
+        anchors = np.asarray(self.setup.indices(epoch))
         neighbours = self.table.draw(anchors, self.setup.config.seed, epoch)
         pairs = np.stack([rows.reshape(self.steps, -1) for rows in (anchors, neighbours)], axis=1)
         return self.augmented(pairs.ravel(), [self.strong], pairs[0].size, epoch, first_step)
@@ -176,7 +176,9 @@ class SelfLabelling(_ClusterLoop):
 
     def batches(self, epoch: int, first_step: int) -> Iterator[Batch]:
         setup = self.setup
-        return self.augmented(setup.indices(epoch), [WEAK_VIEW, self.strong], setup.batch_size, epoch, first_step)
+        return self.augmented(
+            np.asarray(setup.indices(epoch)), [WEAK_VIEW, self.strong], setup.batch_size, epoch, first_step
+        )
 
     def step(self, batch: Batch) -> tuple[Tensor, ...]:
         weak, strong = batch.views
