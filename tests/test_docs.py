@@ -141,6 +141,7 @@ def parse(arguments: list[str]) -> None:
             patched("ssltool.stages.pretrain", run=prepare),
             patched("ssltool.stages.pretrain", plan=prepare),
             patched("ssltool.stages.pretrain.prepare", open_dataset=mock.Mock(side_effect=Opened)),
+            patched("ssltool.stages.pretrain.prepare", open_stream=mock.Mock(side_effect=Opened)),
             pytest.raises(Opened),
         ):
             command.invoke(context)

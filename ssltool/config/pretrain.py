@@ -368,6 +368,6 @@ class PretrainConfig(RunSettings, DeviceSettings, DataSettings):
         if self.keyed_order and self.strategy == "replay" and self.replay_size and self.replay_rule == "reservoir":
             yield "--replay-rule reservoir keeps a number for each image in memory; with --keyed-order use fifo"
         if self.stream and (self.strategy != "current" or self.steps_per_epoch is None or self.epochs is None):
-            yield "--stream needs --strategy current, --epochs and --steps-per-epoch; it does not count the images first"
+            yield "--stream does not count the images, and needs --strategy current, --epochs and --steps-per-epoch"
         if self.epochs and self.start_epoch is not None and self.start_epoch >= self.epochs:
             yield f"--start-epoch {self.start_epoch} must be smaller than --epochs ({self.epochs})"

@@ -153,7 +153,8 @@ def epoch_indices(
         schedule: ``epochs`` and the other arguments of ``epoch_parts``.
 
     Returns:
-        (steps * batch_size,) int64, an array or a computed order. For arrays and ``current``, ``accumulate`` and ``last`` identical to the paper's code.
+        (steps * batch_size,) int64, an array or a computed order. The arrays of ``current``, ``accumulate`` and
+        ``last`` are identical to those of the paper's code.
 
     Raises:
         SSLToolError: for incompatible settings, or a subset smaller than a batch.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -22,6 +22,8 @@ from ssltool.training.launch import launch, one_process, require_address, starte
 from ssltool.training.progress import info
 
 CPU = torch.device("cpu")
+
+T = TypeVar("T")
 
 KEEP_BUFFERS: dict[str, Any] = {
     "forward_sync_buffers"
@@ -171,6 +173,15 @@ def broadcast(tensor: Tensor) -> Tensor:
     if dist.is_initialized():
         dist.broadcast(tensor, 0)
     return tensor
+
+
+def broadcast_object(value: T) -> T:
+    """``value`` of rank 0, on all ranks; it must be picklable."""
+    if not dist.is_initialized():
+        return value
+    values = [value]
+    dist.broadcast_object_list(values, 0, device=CPU)
+    return values[0]
 
 
 @contextmanager

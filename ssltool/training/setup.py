@@ -169,6 +169,10 @@ class TrainingSetup:
             steps_per_epoch=c.steps_per_epoch,
         )
 
+    def rows_read(self, steps: int) -> int:
+        """How many images of a stream the first ``steps`` steps read, up to those of repeated batches."""
+        return steps * self.batch_size // self.config.repeat_batch
+
     def monitored_rows(self) -> np.ndarray:
         """The rows of the images that the monitor measures, in order: a function of the seed, or the first of a
         stream."""

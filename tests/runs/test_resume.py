@@ -46,6 +46,7 @@ def stopped(tiny, interrupt_at):
 RUNS = {
     "iid": {"n_warmup_steps": 2},
     "current": {"strategy": "current", "fix_pred_lr": True},
+    "keyed order": {"strategy": "current", "keyed_order": True},
     "replay": {"strategy": "replay", "replay_size": 1500},
     "accumulate with adamw in fp16": {"strategy": "accumulate", "optimizer": "adamw", "precision": "fp16"},
     "lars": {"optimizer": "lars", "repeat_batch": 2},

@@ -23,14 +23,14 @@ from ssltool.data.support import Support, stratified_sample
 from ssltool.diagnosis.monitor_time import MIN_IMAGES
 from ssltool.errors import SSLToolError
 from ssltool.methods import method_class, method_options
-from ssltool.methods.options import LabelledSupport
+from ssltool.methods.options import LabelledSupport, MethodOptions
 from ssltool.methods.regularisers import read_terms
 from ssltool.models.backbones import family_of, resolve_stem
 from ssltool.models.family import SMALL_IMAGE
 from ssltool.runs.folder import SHARDS
 from ssltool.runs.resume import check_images, resumed_file
 from ssltool.stages.pretrain.recipe import given_options, resumed_options
-from ssltool.training.distributed import rank_zero_info
+from ssltool.training.distributed import broadcast_object, is_main, raise_on_all_ranks, rank_zero_info
 from ssltool.training.setup import DEFAULT_SIZE, TrainingSetup
 
 MIN_PROBE, MAX_PROBE = MIN_IMAGES, 2048
@@ -57,19 +57,9 @@ def prepare(config: PretrainConfig, native_precision: str = "fp32") -> TrainingS
         UsageError: for settings that contradict each other.
         SSLToolError: for anything else that would stop the run later: a bad order, a chunk smaller than a batch, ...
     """
-    config.check()
-    family_of(config.arch)
-    method_options(config.method, given_options(config))  # mistakes in them come before those in files
-    read_terms(config.regularise)
-    check_pixel_flags(config, config)
-    resumed, path = _resumed_run(config)
-    options = resumed_options(config, resumed)
-    if config.raw_pixels is None:
-        config = dataclasses.replace(config, raw_pixels=resumed is not None and bool(resumed.pixels["raw_pixels"]))
-    config = _with_defaults_of(resumed, config)
-    if config.precision == AUTO:
-        config = dataclasses.replace(config, precision=native_precision)
-    images = _open(config, path)
+    with raise_on_all_ranks():  # before rank 0 lists the images for all
+        config, options, resumed, path = _before_images(config, native_precision)
+    images = _open_on_ranks(config, path)
     if resumed is not None and path is not None:
         check_images(resumed.settings, path, images)
     if len(images) < 2:
@@ -101,6 +91,37 @@ def prepare(config: PretrainConfig, native_precision: str = "fp32") -> TrainingS
             "these out, or choose a method without labels"
         )
     return setup
+
+
+def _before_images(
+    config: PretrainConfig, native_precision: str
+) -> tuple[PretrainConfig, MethodOptions, SavedRun | None, Path | None]:
+    """The settings with the defaults that do not depend on the images, the method's options, and the run that is
+    resumed, with the path of its checkpoint."""
+    config.check()
+    family_of(config.arch)
+    method_options(config.method, given_options(config))  # mistakes in them come before those in files
+    read_terms(config.regularise)
+    check_pixel_flags(config, config)
+    resumed, path = _resumed_run(config)
+    if config.raw_pixels is None:
+        config = dataclasses.replace(config, raw_pixels=resumed is not None and bool(resumed.pixels["raw_pixels"]))
+    config = _with_defaults_of(resumed, config)
+    if config.precision == AUTO:
+        config = dataclasses.replace(config, precision=native_precision)
+    return config, resumed_options(config, resumed), resumed, path
+
+
+def _open_on_ranks(config: PretrainConfig, resumed_from: Path | None) -> ImageSet:
+    """The training images. Rank 0 lists the files and sends the list to the other ranks; images in memory or in a cache
+    are opened by each rank."""
+    images: ImageSet | None = None
+    with raise_on_all_ranks():
+        if is_main():
+            images = _open(config, resumed_from)
+    has_list = images is not None and images.paths is not None and images.cached is None
+    listed = broadcast_object(images if has_list else None)
+    return listed or images or _open(config, resumed_from)
 
 
 def _open(config: PretrainConfig, resumed_from: Path | None) -> ImageSet:

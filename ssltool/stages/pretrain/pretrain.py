@@ -357,8 +357,7 @@ class Pretraining(TrainingLoop[TrainState, Batch]):
         with distributed.raise_on_all_ranks():
             if distributed.is_main():
                 checkpoint = state.checkpoint(self.saved)
-                rows = state.step * self.setup.batch_size // self.config.repeat_batch
-                self.folder.save_counts(self.setup.images, rows)
+                self.folder.save_counts(self.setup.images, self.setup.rows_read(state.step))
                 if self.config.strategy == "replay":
                     checkpoint.metrics["replayed"] = self.setup.replayed(state.epoch_number - 1).tolist()
                 self.folder.save(checkpoint, keep_epoch=state.epoch - 1 if keep else None)
