@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from ssltool.cli.flags import Command, Setting, json_option, settings
-from ssltool.cli.output import cell, emit, message, table
+from ssltool.cli.output import cell, emit, note, table
 from ssltool.config import CollapseConfig, CollapseLayersConfig
 from ssltool.errors import counted
 from ssltool.settings import Record
@@ -19,7 +19,7 @@ COLLAPSED = 3
 """Exit code for a verdict at least as severe as ``--fail-on``."""
 
 
-@click.command("collapse", cls=Command)
+@click.command("collapse", cls=Command, ranks=True)
 @click.argument("files", metavar="FILE...", nargs=-1, required=True)
 @click.option(
     "--layers",
@@ -73,8 +73,8 @@ def command(ctx: click.Context, config: CollapseConfig | CollapseLayersConfig, l
         result = run(config)
         items, text = result["files"], _text(result, config)
     for one in items:
-        for note in one["notes"]:
-            message(f"note: {one['path']}: {note}")
+        for text in one["notes"]:
+            note(f"{one['path']}: {text}")
     emit(result, text, as_json)
     if result["failed"]:
         ctx.exit(COLLAPSED)

@@ -6,7 +6,7 @@ import click
 
 from ssltool.cli.collapse import COLLAPSED
 from ssltool.cli.flags import Command, json_option, settings
-from ssltool.cli.output import cell, emit, message, table
+from ssltool.cli.output import cell, emit, note, table
 from ssltool.config import DiagnoseConfig
 from ssltool.config.fields import STATES
 from ssltool.errors import counted
@@ -40,8 +40,8 @@ def command(ctx: click.Context, config: DiagnoseConfig, as_json: bool) -> None:
     from ssltool.stages.diagnose import run
 
     result = run(config)
-    for note in result["notes"]:
-        message(f"note: {note}")
+    for text in result["notes"]:
+        note(text)
     emit(result, "\n\n".join(map(_text, result["reports"])), as_json)
     if result["failed"]:
         ctx.exit(COLLAPSED)
