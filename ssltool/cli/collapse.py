@@ -11,6 +11,7 @@ from ssltool.cli.output import cell, emit, note, table
 from ssltool.config import CollapseConfig, CollapseLayersConfig
 from ssltool.errors import counted
 from ssltool.settings import Record
+from ssltool.training.launch import launch
 
 UNSHOWN = ("effective_rank", "total_variance", "coding_rate")
 """Metrics of layers that are not in the table beside the others; the first has a place of its own."""
@@ -76,7 +77,7 @@ def command(ctx: click.Context, config: CollapseConfig | CollapseLayersConfig, l
         for text in one["notes"]:
             note(f"{one['path']}: {text}")
     emit(result, text, as_json)
-    if result["failed"]:
+    if result["failed"] and launch().rank == 0:  # an exit code of another rank may end rank 0 before it prints
         ctx.exit(COLLAPSED)
 
 

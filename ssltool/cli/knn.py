@@ -11,7 +11,7 @@ from ssltool.errors import counted
 from ssltool.settings import Record
 
 
-@click.command("knn", cls=Command)
+@click.command("knn", cls=Command, ranks=True)
 @click.argument("bank", metavar="[TRAIN]", required=False)
 @click.argument("queries", metavar="[VAL]", required=False)
 @settings(KnnConfig, positional=("bank", "queries"))

@@ -192,8 +192,9 @@ def raise_on_all_ranks(device: torch.device = CPU) -> Iterator[None]:
 
 
 @contextmanager
-def measuring_ranks(device: torch.device) -> Iterator[Ranks]:
+def measuring_ranks() -> Iterator[Ranks]:
     """Context manager for stages that measure: the ranks of ``process_group``, of which only rank 0 prints messages.
+    They exchange results on the CPU, whatever their devices are.
 
     In a program that has initialised a group of its own, each process measures alone.
 
@@ -203,12 +204,12 @@ def measuring_ranks(device: torch.device) -> Iterator[Ranks]:
     if not under_torchrun() or dist.is_initialized():
         yield ALONE
         return
-    with process_group(device, "auto") as shard, quiet(is_quiet() or shard.rank > 0):
+    with process_group(CPU, "gloo") as shard, quiet(is_quiet() or shard.rank > 0):
         yield _GroupRanks(shard)
 
 
 class _GroupRanks(Ranks):
-    """The ranks of the process group. Objects are exchanged on the CPU."""
+    """The ranks of the process group."""
 
     def __init__(self, shard: Shard) -> None:
         self.rank, self.world = shard.rank, shard.world

@@ -99,8 +99,12 @@ def files(write_reprs):
     x = rows(700)
     x[650] = x[3]
     labels = torch.arange(700) % 4
-    paths = [write_reprs("a.pt", x[:300], labels[:300]), write_reprs("b.pt", x[300:], labels[300:], range(300, 700))]
-    return paths, write_reprs("reference.pt", rows(700, seed=1), labels)
+    images = {"split": "train", "fingerprint": "0123456789abcdef"}
+    paths = [
+        write_reprs("a.pt", x[:300], labels[:300], range(300), **images),
+        write_reprs("b.pt", x[300:], labels[300:], range(300, 700), **images),
+    ]
+    return paths, write_reprs("reference.pt", rows(700, seed=1), labels, **images)
 
 
 @pytest.mark.parametrize("by", ["--like", "--reference"])

@@ -47,7 +47,7 @@ def guarded():
         only_on(1)()
 
 
-with distributed.measuring_ranks(torch.device("cpu")) as ranks:
+with distributed.measuring_ranks() as ranks:
     found["merged"] = ranks.merged([ranks.rank], lambda a, b: a + b)
     found["gathered"] = ranks.gathered({"rank": ranks.rank})
     found["from main"] = ranks.from_main(lambda: f"of rank {ranks.rank}")
@@ -109,6 +109,6 @@ def test_spans_are_a_partition_in_order_of_about_equal_parts(world, count):
 
 def test_one_process_measures_alone(monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
-    with distributed.measuring_ranks(distributed.CPU) as ranks:
+    with distributed.measuring_ranks() as ranks:
         assert ranks is ALONE and ranks.span(7) == range(7)
         assert ranks.merged(3, max) == ranks.from_main(lambda: 3) == 3 and ranks.gathered(3) == [3]

@@ -68,9 +68,10 @@ def run(config: CollapseConfig) -> Record:
         SSLToolError: for unreadable or non-finite representations, a single row, an unknown metric, threshold or plot
             format. Nothing is written then.
     """
-    request = _parse(config)
-    with distributed.measuring_ranks(request.device) as ranks:
+    config.check()
+    with distributed.measuring_ranks() as ranks:
         with ranks.same_errors():
+            request = _parse(config)
             inputs = InputFiles.open(config.files, config.pool, merge=config.merge)
             paths = spectrum_paths(config, request.folder, inputs)
         reference = _reference(config, request, ranks)
@@ -114,7 +115,6 @@ def _written(
 
 
 def _parse(config: CollapseConfig) -> _Request:
-    config.check()
     device = pick_device(config, local_rank=distributed.local_rank())
     if device.type == "mps":  # MPS does not support float64
         device = torch.device("cpu")
