@@ -11,6 +11,7 @@ import pytest
 import torch
 from fork_server import run_ranks
 
+from helpers import assert_close, error_message
 from ssltool.diagnosis.measure import measure
 from ssltool.diagnosis.metrics import METRICS, QUICK
 from ssltool.diagnosis.row_blocks import Rows
@@ -43,22 +44,6 @@ def rows(n: int, d: int = 12, seed: int = 0) -> torch.Tensor:
     return torch.randn(n, d, generator=generator) * torch.logspace(0, -1, d) + 0.5
 
 
-def assert_equal(found: Any, wanted: Any, rel: float, at: str = "") -> None:
-    """Compares nested results, numbers up to a relative difference."""
-    if isinstance(wanted, dict):
-        assert found.keys() == wanted.keys(), at
-        for key in wanted:
-            assert_equal(found[key], wanted[key], rel, f"{at}.{key}")
-    elif isinstance(wanted, (list, tuple)):
-        assert len(found) == len(wanted), at
-        for number, (one, other) in enumerate(zip(found, wanted, strict=True)):
-            assert_equal(one, other, rel, f"{at}[{number}]")
-    elif isinstance(wanted, float):
-        assert found == pytest.approx(wanted, rel=rel, abs=1e-14, nan_ok=True), at
-    else:
-        assert found == wanted, at
-
-
 class OneAfterAnother(Ranks):
     """Rank ``rank`` of ``world`` in one process; ``sent`` has what the later ranks gave."""
 
@@ -88,8 +73,8 @@ def test_sums_of_parts_of_the_rows_give_the_results_of_all(n, world, normalize):
     for rank in reversed(range(world)):
         ranks = OneAfterAnother(rank, world, sent)
         found = measure(Rows(parts, ranks=ranks), tuple(QUICK), normalize=normalize)
-    assert_equal(found.metrics, wanted.metrics, 1e-11)
-    assert_equal(found.s.tolist(), wanted.s.tolist(), 1e-11)
+    assert_close(found.metrics, wanted.metrics, 1e-11)
+    assert_close(found.s.tolist(), wanted.s.tolist(), 1e-11)
     assert found.notes == wanted.notes and found.dead == wanted.dead
 
 
@@ -135,7 +120,7 @@ def test_every_option_gives_the_result_of_one_process(ssltool, server, files, tm
     assert one.code == two.returncode == 3
     document = json.loads(two.stdout)
     assert len(document["files"][0]["metrics"]) > 0.7 * len(METRICS)
-    assert_equal(document, one.json, 1e-11)
+    assert_close(document, one.json, 1e-11)
     torch.testing.assert_close([Spectrum.load(path).stds for path in paths], kept, rtol=1e-11, atol=0)
     assert (tmp_path / "plot.svg").exists()
     notes = [line for line in two.stderr.splitlines() if line.startswith("note: ")]
@@ -150,7 +135,7 @@ def test_rows_that_are_not_finite_are_left_out_or_refused_by_all_ranks(ssltool, 
     one, two = ssltool("collapse", path, *flags), run_ranks(server, "ssltool", "collapse", path, *flags)
     assert two.returncode == 0, two.stderr
     assert one.json["files"][0]["n"] == 497
-    assert_equal(json.loads(two.stdout), one.json, 1e-11)
+    assert_close(json.loads(two.stdout), one.json, 1e-11)
     refused, alone = run_ranks(server, "ssltool", "collapse", path), ssltool("collapse", path)
     assert refused.returncode == alone.code == 1
     assert alone.err in refused.stderr and "Traceback" not in refused.stderr
@@ -163,3 +148,22 @@ def test_an_error_on_one_rank_ends_all_and_writes_nothing(server, write_reprs, t
     assert ran.returncode == 1
     assert "this machine cannot read it" in ran.stderr and "Traceback" not in ran.stderr
     assert ran.stdout == "" and not (tmp_path / "a_svd.pt").exists()
+
+
+def test_a_rank_that_is_missing_among_merged_files_is_named(ssltool, write_reprs):
+    """Of each split, because another split has files of the same ranks."""
+    x = rows(40)
+    for split in ("train", "val"):
+        for rank in range(4):
+            write_reprs(f"{split}.rank{rank}of4.pt", x[rank::4], shard=[rank, 4], split=split)
+    whole = sorted((write_reprs("other.pt", x).parent).glob("*.rank*of4.pt"))
+    assert len(whole) == 8 and ssltool("collapse", *whole, "--merge").code == 0
+    missing = next(path for path in whole if path.name == "val.rank1of4.pt")
+    message = error_message(ssltool("collapse", *(path for path in whole if path != missing), "--merge"))
+    assert "rank 1 of 4" in message and str(missing) in message
+
+
+def test_the_file_of_one_rank_alone_has_a_note_that_names_the_others(ssltool, write_reprs):
+    path = write_reprs("a.rank1of2.pt", rows(40), shard=[1, 2])
+    (note,) = [note for note in ssltool("collapse", path, "--json").json["files"][0]["notes"] if "rank 1" in note]
+    assert str(path).replace("rank1", "rank*") in note

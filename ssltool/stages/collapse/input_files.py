@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ssltool.diagnosis.row_blocks import Rows
 from ssltool.reprs.class_names import Labels, unified
-from ssltool.reprs.representation_set import transform_notes
+from ssltool.reprs.representation_set import file_of_rank, require_all_ranks, transform_notes
 from ssltool.reprs.representations import Representations, image_name
 from ssltool.reprs.same_images import repeated_images
 from ssltool.settings import Record
@@ -29,11 +29,13 @@ class InputFiles:
         """A set of rows for each of ``paths``, or with ``merge`` one of all.
 
         Raises:
-            SSLToolError: if a file cannot be read.
+            SSLToolError: if a file cannot be read, or a rank's file is missing among those that are merged.
         """
         files = [Representations.stored(path, pool) for path in paths]
         if merge:
-            return [cls(tuple(paths), files)]
+            whole = cls(tuple(paths), files)
+            require_all_ranks(whole.name, paths, [file.meta for file in files])
+            return [whole]
         return [cls((path,), [file]) for path, file in zip(paths, files, strict=True)]
 
     @property
@@ -64,6 +66,7 @@ class InputFiles:
         return [
             *self._repeated_images(same_images),
             *self._same_image(),
+            *self._one_rank(),
             *transform_notes(*(file.meta for file in self.files)),
         ]
 
@@ -85,6 +88,15 @@ class InputFiles:
         """A note on repeated images in merged files: a distributed sampler pads its shards with them."""
         repeated, why = repeated_images(self.files, by) if len(self.files) > 1 else (0, "")
         return [f"repeated images in the merged files{why and f' ({why})'}: {repeated:,}"] if repeated else []
+
+    def _one_rank(self) -> list[str]:
+        """A note on a file that one of several ranks wrote, and that is measured alone."""
+        shard = self.meta.get("shard")
+        if len(self.files) > 1 or not shard:
+            return []
+        rank, world = shard
+        every = file_of_rank(self.paths[0], rank, world, "*")
+        return [f"these are the rows of rank {rank} of {world} only; --merge {every or 'FILE...'} measures all"]
 
     def _same_image(self) -> list[str]:
         """A note if all images have the same content, by their digests, which files of earlier versions lack."""
