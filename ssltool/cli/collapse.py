@@ -74,8 +74,8 @@ def command(ctx: click.Context, config: CollapseConfig | CollapseLayersConfig, l
         result = run(config)
         items, text = result["files"], _text(result, config)
     for one in items:
-        for text in one["notes"]:
-            note(f"{one['path']}: {text}")
+        for line in one["notes"]:
+            note(f"{one['path']}: {line}")
     emit(result, text, as_json)
     if result["failed"] and launch().rank == 0:  # an exit code of another rank may end rank 0 before it prints
         ctx.exit(COLLAPSED)
