@@ -148,7 +148,8 @@ def pass_images(
     for patches in (patches for network in networks for patches in network.patches.values()):
         patches.begin(part.start * batch_size)
     with ranks.same_errors():
-        _pass(networks, images, rows, batch_size, device, workers)
+        if len(rows):
+            _pass(networks, images, rows, batch_size, device, workers)
     for network in networks:
         network.merge_ranks(ranks)
 
