@@ -78,14 +78,7 @@ def neighbours(
     Raises:
         SSLToolError: for different widths, an empty bank, or NaN or infinite values.
     """
-    bank, queries = RowSet.of(bank), RowSet.of(queries)
-    if bank.width != queries.width:
-        raise SSLToolError(
-            f"the bank has width {bank.width} and the queries have width {queries.width}; "
-            "save both with the same network and --layer"
-        )
-    if not len(bank):
-        raise SSLToolError("the bank has no rows; save representations of labelled images")
+    bank, queries = _checked(RowSet.of(bank), RowSet.of(queries))
     fetch = min(k + _most_repeated(skip) + (max(k, SPARE) if precision == "bf16" else 0), len(bank))
     with workers(device) as (threads, spread):
         count = 0 if ranks.rank else len(queries)
@@ -111,6 +104,17 @@ def neighbours(
             with ranks.same_errors():
                 list(spread(finish, [] if ranks.rank else tiles))
     return space.in_original_scale(similarity), rows
+
+
+def _checked(bank: RowSet, queries: RowSet) -> tuple[RowSet, RowSet]:
+    if bank.width != queries.width:
+        raise SSLToolError(
+            f"the bank has width {bank.width} and the queries have width {queries.width}; "
+            "save both with the same network and --layer"
+        )
+    if not len(bank):
+        raise SSLToolError("the bank has no rows; save representations of labelled images")
+    return bank, queries
 
 
 def _spans(low: int, high: int, step: int) -> list[tuple[int, int]]:
