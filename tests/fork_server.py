@@ -84,7 +84,7 @@ def running(path: Path, *command: object) -> Iterator[tuple[Command, TextIO, Tex
 def run_ranks(path: Path, *command: object, ranks: int = 2, limit: float = 600) -> CompletedProcess[str]:
     """Runs a command on several ranks, in the environment that torchrun sets; the streams of all ranks are joined.
 
-    As with torchrun, a rank that fails ends the others.
+    As with torchrun, a rank that fails ends the others. Its exit code is that of the result.
     """
     with socket.socket() as free:
         free.bind(("localhost", 0))
@@ -97,14 +97,16 @@ def run_ranks(path: Path, *command: object, ranks: int = 2, limit: float = 600) 
             variables = everywhere | {"RANK": rank, "LOCAL_RANK": rank, "OMP_NUM_THREADS": 1}
             environment = os.environ | {name: str(value) for name, value in variables.items()}
             started.append(Command(str(path), [*map(str, command)], environment, streams))
+        failed = 0
         while None in (codes := [one.wait(0.05) for one in started]):
-            if any(codes) or time.monotonic() > end:
+            failed = failed or max(code or 0 for code in codes)
+            if failed or time.monotonic() > end:
                 for one in started:
                     if one.code is None:
                         os.kill(one.pid, signal.SIGKILL)
         for stream in (out, err):
             stream.seek(0)
-        return CompletedProcess(command, max(codes), out.read(), err.read())
+        return CompletedProcess(command, failed or max(codes), out.read(), err.read())
 
 
 def serve(path: str) -> None:

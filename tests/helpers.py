@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from ssltool.checkpoints.checkpoint import Checkpoint
@@ -57,6 +58,22 @@ def same_bits(a: Any, b: Any) -> bool:
     if isinstance(a, (list, tuple)):
         return isinstance(b, (list, tuple)) and len(a) == len(b) and all(map(same_bits, a, b))
     return type(a) is type(b) and bool(a == b)
+
+
+def assert_close(found: Any, wanted: Any, rel: float, at: str = "") -> None:
+    """Compares nested results, numbers up to a relative difference."""
+    if isinstance(wanted, dict):
+        assert found.keys() == wanted.keys(), at
+        for key in wanted:
+            assert_close(found[key], wanted[key], rel, f"{at}.{key}")
+    elif isinstance(wanted, (list, tuple)):
+        assert len(found) == len(wanted), at
+        for number, (one, other) in enumerate(zip(found, wanted, strict=True)):
+            assert_close(one, other, rel, f"{at}[{number}]")
+    elif isinstance(wanted, float):
+        assert found == pytest.approx(wanted, rel=rel, abs=1e-14, nan_ok=True), at
+    else:
+        assert found == wanted, at
 
 
 def same_run(a: Path, b: Path) -> bool:

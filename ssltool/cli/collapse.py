@@ -7,10 +7,11 @@ from typing import Any
 import click
 
 from ssltool.cli.flags import Command, Setting, json_option, settings
-from ssltool.cli.output import cell, emit, message, table
+from ssltool.cli.output import cell, emit, note, table
 from ssltool.config import CollapseConfig, CollapseLayersConfig
 from ssltool.errors import counted
 from ssltool.settings import Record
+from ssltool.training.launch import launch
 
 UNSHOWN = ("effective_rank", "total_variance", "coding_rate")
 """Metrics of layers that are not in the table beside the others; the first has a place of its own."""
@@ -19,7 +20,7 @@ COLLAPSED = 3
 """Exit code for a verdict at least as severe as ``--fail-on``."""
 
 
-@click.command("collapse", cls=Command)
+@click.command("collapse", cls=Command, ranks=True)
 @click.argument("files", metavar="FILE...", nargs=-1, required=True)
 @click.option(
     "--layers",
@@ -73,10 +74,10 @@ def command(ctx: click.Context, config: CollapseConfig | CollapseLayersConfig, l
         result = run(config)
         items, text = result["files"], _text(result, config)
     for one in items:
-        for note in one["notes"]:
-            message(f"note: {one['path']}: {note}")
+        for line in one["notes"]:
+            note(f"{one['path']}: {line}")
     emit(result, text, as_json)
-    if result["failed"]:
+    if result["failed"] and launch().rank == 0:  # an exit code of another rank may end rank 0 before it prints
         ctx.exit(COLLAPSED)
 
 

@@ -6,16 +6,17 @@ import click
 
 from ssltool.cli.collapse import COLLAPSED
 from ssltool.cli.flags import Command, json_option, settings
-from ssltool.cli.output import cell, emit, message, table
+from ssltool.cli.output import cell, emit, note, table
 from ssltool.config import DiagnoseConfig
 from ssltool.config.fields import STATES
 from ssltool.errors import counted
 from ssltool.settings import Record
+from ssltool.training.launch import launch
 
 LEVELS = {STATES[0]: "note", STATES[1]: "warning", STATES[2]: "fault"}
 
 
-@click.command("diagnose", cls=Command)
+@click.command("diagnose", cls=Command, ranks=True)
 @click.argument("items", metavar="RUN|LOG|CHECKPOINT...", nargs=-1, required=True)
 @settings(DiagnoseConfig, positional=("items",))
 @json_option
@@ -40,10 +41,10 @@ def command(ctx: click.Context, config: DiagnoseConfig, as_json: bool) -> None:
     from ssltool.stages.diagnose import run
 
     result = run(config)
-    for note in result["notes"]:
-        message(f"note: {note}")
+    for text in result["notes"]:
+        note(text)
     emit(result, "\n\n".join(map(_text, result["reports"])), as_json)
-    if result["failed"]:
+    if result["failed"] and launch().rank == 0:  # as for collapse
         ctx.exit(COLLAPSED)
 
 

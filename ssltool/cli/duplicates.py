@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from ssltool.cli.flags import Command, json_option, settings
-from ssltool.cli.output import emit, message, table
+from ssltool.cli.output import emit, note, table
 from ssltool.config import DuplicatesConfig
 from ssltool.errors import counted
 from ssltool.settings import Record
@@ -36,8 +36,8 @@ def command(config: DuplicatesConfig, as_json: bool) -> None:
     from ssltool.stages.duplicates import run
 
     result = run(config)
-    for note in result["notes"]:
-        message(f"note: {note}")
+    for text in result["notes"]:
+        note(text)
     emit(result, _text(result, config), as_json)
 
 

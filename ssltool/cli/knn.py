@@ -5,13 +5,13 @@ from __future__ import annotations
 import click
 
 from ssltool.cli.flags import Command, json_option, obsolete_flags, settings
-from ssltool.cli.output import emit, message, table
+from ssltool.cli.output import emit, note, table
 from ssltool.config import KnnConfig
 from ssltool.errors import counted
 from ssltool.settings import Record
 
 
-@click.command("knn", cls=Command)
+@click.command("knn", cls=Command, ranks=True)
 @click.argument("bank", metavar="[TRAIN]", required=False)
 @click.argument("queries", metavar="[VAL]", required=False)
 @settings(KnnConfig, positional=("bank", "queries"))
@@ -36,8 +36,8 @@ def command(config: KnnConfig, as_json: bool) -> None:
     from ssltool.stages.knn import run
 
     result = run(config)
-    for note in result["notes"]:
-        message(f"note: {note}")
+    for text in result["notes"]:
+        note(text)
     emit(result, _text(result), as_json)
 
 

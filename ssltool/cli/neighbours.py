@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from ssltool.cli.flags import Command, json_option, settings
-from ssltool.cli.output import emit, message, table
+from ssltool.cli.output import emit, note, table
 from ssltool.config import NeighboursConfig
 from ssltool.settings import Record
 
@@ -32,7 +32,7 @@ def command(config: NeighboursConfig, as_json: bool) -> None:
 
     result = run(config)
     if result["chosen"] is not None:
-        message(f"note: no QUERY is given: {result['chosen']}")
+        note(f"no QUERY is given: {result['chosen']}")
     emit(result, _text(result), as_json)
 
 

@@ -10,7 +10,7 @@ from ssltool.config import OutliersConfig
 from ssltool.settings import Record
 
 
-@click.command("outliers", cls=Command)
+@click.command("outliers", cls=Command, ranks=True)
 @click.argument("reprs", metavar="REPRS")
 @settings(OutliersConfig, positional=("reprs",))
 @json_option

@@ -44,6 +44,12 @@ def emit(document: Record, text: str, as_json: bool) -> None:
         click.echo(to_json(document) if as_json else each_line(text))
 
 
+def note(text: object) -> None:
+    """Prints a note to a result on stderr; of several ranks, rank 0 does."""
+    if launch().rank == 0:
+        message(f"note: {text}")
+
+
 def message(text: object) -> None:
     """Prints a line on stderr."""
     print(one_line(text), file=sys.stderr, flush=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from ssltool.cli.flags import Command, json_option, settings
-from ssltool.cli.output import cell, emit, message, table
+from ssltool.cli.output import cell, emit, note, table
 from ssltool.config import RankConfig
 from ssltool.errors import counted
 from ssltool.settings import Record
@@ -42,8 +42,8 @@ def command(config: RankConfig, as_json: bool) -> None:
     from ssltool.stages.rank.rank import run
 
     result = run(config)
-    for note in result["notes"]:
-        message(f"note: {note}")
+    for text in result["notes"]:
+        note(text)
     emit(result, _text(result, config), as_json)
 
 

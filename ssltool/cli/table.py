@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from ssltool.cli.flags import Command, json_option, settings
-from ssltool.cli.output import cell, emit, message
+from ssltool.cli.output import cell, emit, message, note
 from ssltool.cli.output import table as as_table
 from ssltool.config import TableConfig
 from ssltool.settings import Record
@@ -33,8 +33,8 @@ def command(config: TableConfig, as_json: bool) -> None:
     from ssltool.stages.table import run
 
     result = run(config)
-    for note in result["notes"]:
-        message(f"note: {note}")
+    for text in result["notes"]:
+        note(text)
     for one in result["left_out"]:
         message(f"left out: {one['why'] if one['path'] in one['why'] else ': '.join(one.values())}")
     emit(result, _text(result, config), as_json)

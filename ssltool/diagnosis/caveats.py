@@ -29,13 +29,9 @@ PRECISIONS = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 
 
 class CaveatTracker:
-    """Tracks duplicate rows, all-zero rows, constant dimensions and the precision of rows (n, d) in one pass.
+    """Tracks duplicate rows, all-zero rows, constant dimensions and the precision of rows (n, d) in one pass."""
 
-    ``row_name`` gives the name of a row by its number, if rows have names.
-    """
-
-    def __init__(self, row_name: Callable[[int], str] | None = None) -> None:
-        self.row_name = row_name
+    def __init__(self) -> None:
         self.zeros = 0
         self._hashes: list[np.ndarray] = []
         self._first: Tensor | None = None
@@ -59,19 +55,29 @@ class CaveatTracker:
         factors = np.random.RandomState(0).randint(0, 2**63, size=words.shape[1], dtype=np.uint64) * np.uint64(2)
         self._hashes.append(mixed @ (factors + np.uint64(1)))
 
+    def merge(self, other: CaveatTracker) -> None:
+        """Adds the rows of another tracker, which follow these."""
+        if other._first is None or other._changed is None:
+            return
+        if self._first is None or self._changed is None:
+            self._first, self._changed = other._first, other._changed
+        self._changed = self._changed | other._changed | (other._first != self._first)
+        self.zeros += other.zeros
+        self._hashes += other._hashes
+        self._holds = {dtype: held and other._holds[dtype] for dtype, held in self._holds.items()}
+
     def repeated(self) -> int:
         """Number of rows that are equal to an earlier row."""
         hashes = np.concatenate(self._hashes)
         return len(hashes) - len(np.unique(hashes))
 
-    def first_repeated(self) -> str:
-        """The names of the first rows that are equal to an earlier one, and of that one; empty without names."""
-        if self.row_name is None:
-            return ""
+    def first_repeated(self, name: Callable[[int], str]) -> str:
+        """The names of the first rows that are equal to an earlier one, and of that one; ``name`` gives that of a row
+        by its number."""
         hashes = np.concatenate(self._hashes)
         _, first, inverse = np.unique(hashes, return_index=True, return_inverse=True)
         repeats = np.flatnonzero(first[inverse] != np.arange(len(hashes)))
-        named = [f"{self.row_name(int(row))} as {self.row_name(int(first[inverse[row]]))}" for row in repeats[:NAMED]]
+        named = [f"{name(int(row))} as {name(int(first[inverse[row]]))}" for row in repeats[:NAMED]]
         return ", ".join(named) + (f" and {len(repeats) - NAMED:,} more" if len(repeats) > NAMED else "")
 
     def constant(self) -> list[int]:
@@ -109,11 +115,13 @@ def caveat_messages(
     n: int,
     d: int,
     bound: int | None = None,
+    row_name: Callable[[int], str] | None = None,
 ) -> list[str]:
     """Messages about properties that affect the metrics, one each.
 
     ``s`` and ``uncentred`` are the singular values with and without centring; ``deviations`` are the standard
     deviations of the d dimensions over n rows. ``bound`` is the largest possible rank of the layer, if it is known.
+    ``row_name`` gives the name of a row by its number, if rows have names.
     """
     found = []
     rank = min(d, bound or d)
@@ -130,7 +138,7 @@ def caveat_messages(
         )
     repeated = caveats.repeated()
     if repeated:
-        names = caveats.first_repeated()
+        names = "" if row_name is None else caveats.first_repeated(row_name)
         found.append(f"duplicate rows: {repeated:,} of {n:,}{names and f' ({names})'}; each occurrence counts")
     if caveats.zeros:
         found.append(f"all-zero rows: {caveats.zeros:,} of {n:,}; their direction is undefined")

@@ -68,11 +68,16 @@ class LayerSums:
         self._directions.update(rows)
         self._waiting.append(rows)
         if sum(map(len, self._waiting)) >= max(1024, 2 * rows.shape[1]):
-            self._flush()
+            self.flush()
+
+    def merge(self, other: LayerSums) -> None:
+        """Adds the rows of other sums of the same layer; both are flushed."""
+        self._factor.merge(other._factor)
+        self._directions.merge(other._directions)
 
     def measured(self) -> MeasuredLayer:
         """The results for all rows, of which there must be at least one."""
-        self._flush()
+        self.flush()
         s = self._factor.singular_values().cpu()
         n, d = self._factor.rows, len(self._directions.total)
         possible = s[: possible_directions(n, d, self.bound)]
@@ -84,7 +89,8 @@ class LayerSums:
         metrics = {name: float(values[name]) for name in LAYER_METRICS}
         return MeasuredLayer(self.layer, n, d, self.bound, s, metrics, len(dead))
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Adds the rows that wait for a block of efficient size."""
         if self._waiting:
             self._factor.update(torch.cat(self._waiting))
             self._waiting.clear()

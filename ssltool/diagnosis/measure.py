@@ -117,14 +117,20 @@ def measure(
     rows.check()
     if len(rows) < 2:
         raise SSLToolError(f"{rows.name}: a spectrum requires at least 2 rows; found {len(rows)}")
-    caveats = CaveatTracker(rows.row_name)
+    caveats = CaveatTracker()
     sums = Directions(gram=needs_gram(names))
     source = Source(rows, Factor(), sums, bound, pair_rows, clusters, pseudo_labels, seed, matched, tokens)
     source.require(names)
     _pass(source, normalize, caveats, each=each)
+    return rows.ranks.from_main(lambda: _measured(source, names, caveats))
+
+
+def _measured(source: Source, names: Collection[str], caveats: CaveatTracker) -> Measured:
+    """The results of one pass over all rows, and the metrics of samples of them."""
+    rows, bound = source.rows, source.bound
     s, uncentred = source.singular_values, source["uncentred spectrum"]
     deviations = source.factor.deviations().cpu()
-    notes = caveat_messages(caveats, s, uncentred, deviations, len(rows), rows.width, bound)
+    notes = caveat_messages(caveats, s, uncentred, deviations, len(rows), rows.width, bound, rows.row_name)
     if rows.skipped:
         notes.insert(0, f"rows with NaN or infinite values, left out: {rows.skipped:,}")
     values = {name: source.metric(name) for name in names}
@@ -214,20 +220,44 @@ def _pass(
     counts: Tensor | None = None,
     each: Callable[[int], object] | None = None,
 ) -> None:
-    """One pass over the rows, each with its number of occurrences in ``counts`` (n,), by default 1."""
-    first = 0
-    for block in source.rows.blocks(each=each):
+    """One pass over the rows, each with its number of occurrences in ``counts`` (n,), by default 1. Each rank reads its
+    part of the rows, and rank 0 then has the sums of all."""
+    ranks = source.rows.ranks
+    sums = _Sums(source.factor, source.directions, caveats)
+    with ranks.same_errors():
+        for first, block in source.rows.own_blocks(each):
+            sums.update(block, None if counts is None else counts[first : first + len(block)], normalize)
+    sums = ranks.merged(sums, _Sums.merged)
+    source.factor, source.directions = sums.factor, sums.directions
+
+
+@dataclass
+class _Sums:
+    """What one pass over rows collects."""
+
+    factor: Factor
+    directions: Directions
+    caveats: CaveatTracker | None
+
+    def update(self, block: Tensor, counts: Tensor | None, normalize: bool) -> None:
         weights = None
         if counts is not None:
-            weights = counts[first : first + len(block)].to(block.device)
-            first += len(block)
+            weights = counts.to(block.device)
             block, weights = block[weights > 0], weights[weights > 0]
         if not len(block):
-            continue
-        source.factor.update(unit_rows(block) if normalize else block, weights)
-        source.directions.update(block, weights)
-        if caveats is not None:
-            caveats.update(block)
+            return
+        self.factor.update(unit_rows(block) if normalize else block, weights)
+        self.directions.update(block, weights)
+        if self.caveats is not None:
+            self.caveats.update(block)
+
+    def merged(self, other: _Sums) -> _Sums:
+        """These sums with those of the ``other`` rows, which follow these."""
+        self.factor.merge(other.factor)
+        self.directions.merge(other.directions)
+        if self.caveats is not None and other.caveats is not None:
+            self.caveats.merge(other.caveats)
+        return self
 
 
 def _of_counted(
@@ -236,4 +266,4 @@ def _of_counted(
     """Metrics of one pass over the rows, each with its number of occurrences in ``counts`` (n,)."""
     source = Source(rows, Factor(), Directions(gram=needs_gram(names)), bound)
     _pass(source, normalize, counts=torch.from_numpy(counts))
-    return {name: source.metric(name) for name in names}
+    return rows.ranks.from_main(lambda: {name: float(source.metric(name)) for name in names})

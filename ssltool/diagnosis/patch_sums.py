@@ -21,19 +21,30 @@ class PatchSums:
 
     def __init__(self, images: int) -> None:
         self._every = max(1, -(-images // RANKED))
-        self._seen = 0
+        self._next = self._seen = 0
         self._cosines = 0.0
         self._ranks: list[float] = []
+
+    def begin(self, image: int) -> None:
+        """Says that the first image is that of number ``image``, of a rank that does not begin with image 0."""
+        self._next = image
+
+    def merge(self, other: PatchSums) -> None:
+        """Adds the images of other sums, which follow these."""
+        self._seen += other._seen
+        self._cosines += other._cosines
+        self._ranks += other._ranks
 
     def update(self, patches: Tensor) -> None:
         """Adds finite patches (n, P, d) of n images; single patches have no metrics."""
         count = len(patches)
         if patches.shape[1] > 1:
             self._cosines += patch_cosine(patches) * count
-            ranked = patches[-self._seen % self._every :: self._every]
+            ranked = patches[-self._next % self._every :: self._every]
             for block in image_blocks(ranked) if len(ranked) else ():
                 self._ranks += ranks_of_images(block)
         self._seen += count
+        self._next += count
 
     def metrics(self) -> dict[str, float]:
         """``PATCH_METRICS``; NaN without patches."""

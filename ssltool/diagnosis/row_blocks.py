@@ -9,7 +9,8 @@ from torch import Tensor
 
 from ssltool.diagnosis.spectrum import row_blocks
 from ssltool.errors import SSLToolError
-from ssltool.reprs.nonfinite import finite_rows, refuse_nonfinite_rows, refuse_range
+from ssltool.reprs.nonfinite import finite_rows, largest_value, refuse_nonfinite_rows, refuse_range
+from ssltool.training.ranks import ALONE, Ranks
 
 CPU = torch.device("cpu")
 
@@ -20,7 +21,8 @@ class Rows:
     ``blocks`` yields one block at a time on ``device``, so that memory-mapped files may be larger than memory. Rows
     with NaN or infinite values raise an error that ends with ``hint``, or with ``skip_nonfinite`` are left out and
     counted in ``skipped``. ``labels`` are (n,) for each tensor, one for each image, negative where there is none.
-    ``image_name`` gives the name of each of the n entries of all tensors, by its number.
+    ``image_name`` gives the name of each of the n entries of all tensors, by its number. Each of several ``ranks`` has
+    all tensors, and checks and reads its own part of their rows.
     """
 
     def __init__(
@@ -33,6 +35,7 @@ class Rows:
         device: torch.device = CPU,
         name: str = "the representations",
         image_name: Callable[[int], str] | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
         if not parts or any(part.dim() not in (2, 3) for part in parts):
             found = [tuple(part.shape) for part in parts]
@@ -47,6 +50,7 @@ class Rows:
         self.views = (parts[0] if len(parts) == 1 else torch.cat(list(parts))) if all_views else None
         self.width = widths[0]
         self.name, self.device, self.skip_nonfinite, self.hint = name, device, skip_nonfinite, hint
+        self.ranks, self.span = ranks, ranks.span(sum(map(len, self.parts)))
         each = [len(rows) // max(1, len(part)) for rows, part in zip(self.parts, parts, strict=True)]
         self._labels = None if labels is None else [c.repeat_interleave(q) for c, q in zip(labels, each, strict=True)]
         self._image_name, self._rows_of_image = image_name, each[0]
@@ -81,24 +85,46 @@ class Rows:
         return lambda row: name((row if kept is None else int(kept[row])) // each)
 
     def check(self) -> None:
-        """Finds the rows that are not finite. Later calls do nothing.
+        """Finds the rows that are not finite, of all ranks. Later calls do nothing.
 
         Raises:
             SSLToolError: if there are such rows, unless ``skip_nonfinite``; lists the first indices.
         """
         if self._checked:
             return
-        kept = [finite_rows(part) for part in self.parts]
+        own = [part for part, _ in self._within(self.span)]
+        with self.ranks.same_errors():
+            finite = torch.cat([finite_rows(part) for part in own])
+            largest = [largest_value(part) for part in own]
+        found = self.ranks.gathered(((~finite).nonzero().flatten() + self.span.start, largest))
+        kept = torch.ones(sum(map(len, self.parts)), dtype=torch.bool)
+        kept[torch.cat([numbers for numbers, _ in found])] = False
         if not self.skip_nonfinite:
-            refuse_nonfinite_rows(torch.cat(kept), self.name, self.hint)
-        for part in self.parts:
-            refuse_range(part, self.name)
-        self._kept = None if all(bool(finite.all()) for finite in kept) else kept
+            refuse_nonfinite_rows(kept, self.name, self.hint)
+        for values in zip(*(values for _, values in found), strict=True):
+            refuse_range(max(values), self.name)
+        self._kept = None if bool(kept.all()) else list(kept.split([len(part) for part in self.parts]))
         self._checked = True
 
-    def blocks(self, chunk_rows: int | None = None, each: Callable[[int], object] | None = None) -> Iterator[Tensor]:
-        """Yields the rows (n, d) in order, in their stored precision; calls ``each`` with the number of rows read."""
-        for part, kept in self._with_kept():
+    def own_blocks(self, each: Callable[[int], object] | None = None) -> Iterator[tuple[int, Tensor]]:
+        """``blocks`` of this rank's part of the rows, each with the number of its first row among those of all."""
+        kept = None if self._kept is None else torch.cat(self._kept)
+        first = self.span.start if kept is None else int(kept[: self.span.start].sum())
+        for block in self.blocks(each=each, span=self.span):
+            yield first, block
+            first += len(block)
+
+    def blocks(
+        self,
+        chunk_rows: int | None = None,
+        each: Callable[[int], object] | None = None,
+        span: range | None = None,
+    ) -> Iterator[Tensor]:
+        """Yields the rows (n, d) in order, in their stored precision; calls ``each`` with the number of rows read.
+
+        ``span`` are the numbers of the rows, in all tensors, that are read; by default all.
+        """
+        for part, kept in self._within(span):
             start = 0
             for block in row_blocks(part, chunk_rows):
                 finite = block if kept is None else block[kept[start : start + len(block)]]
@@ -117,6 +143,15 @@ class Rows:
                 taken.append(block[(inside - first).to(block.device)])
             first += len(block)
         return torch.cat(taken)
+
+    def _within(self, span: range | None) -> list[tuple[Tensor, Tensor | None]]:
+        """The rows of each tensor in ``span``, by default all, and which of them are kept."""
+        found, first = [], 0
+        for part, kept in self._with_kept():
+            inside = slice(None) if span is None else slice(max(0, span.start - first), max(0, span.stop - first))
+            found.append((part[inside], None if kept is None else kept[inside]))
+            first += len(part)
+        return found
 
     def _with_kept(self) -> list[tuple[Tensor, Tensor | None]]:
         all_kept: list[Tensor | None] = [None] * len(self.parts)

@@ -35,18 +35,22 @@ def finite_rows(x: Tensor) -> Tensor:
     return finite
 
 
-def refuse_range(x: Tensor, name: str) -> None:
-    """Checks that float32, which the stages compute with, can hold the rows ``x`` (n, d) of ``name``.
+def largest_value(x: Tensor) -> float:
+    """The largest absolute value of float64 rows ``x`` (n, d) that is not NaN or infinite; 0 for rows of lower
+    precision, whose values float32 holds."""
+    if x.dtype != torch.float64:
+        return 0.0
+    return max((float(block.nan_to_num(0, 0, 0).abs().max()) for block in x.split(BLOCK) if block.numel()), default=0.0)
+
+
+def refuse_range(largest: float, name: str) -> None:
+    """Checks that float32, which the stages compute with, can hold the rows of ``name``, whose ``largest_value`` is
+    ``largest``.
 
     Raises:
-        SSLToolError: if the largest absolute value is above that of float32, or so small that it becomes 0.
+        SSLToolError: if it is above that of float32, or so small that it becomes 0.
     """
-    if x.dtype != torch.float64:
-        return
     limits = torch.finfo(torch.float32)
-    largest = max(
-        (float(block.nan_to_num(0, 0, 0).abs().max()) for block in x.split(BLOCK) if block.numel()), default=0
-    )
     if largest > limits.max or 0 < largest < limits.tiny:
         change = "divide" if largest > 1 else "multiply"
         raise SSLToolError(

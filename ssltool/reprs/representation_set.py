@@ -144,24 +144,44 @@ def parts_of(name: FilePath, read: Callable[[Path], Representations]) -> tuple[t
                 f"{paths[0]} and {path} are not parts of one set: their images were transformed in different ways: "
                 f"{', '.join(other_transform)}"
             )
-    _check_all_ranks(str(name), [file.meta.get("shard") for file in files])
+    require_all_ranks(str(name), paths, [file.meta for file in files])
     return paths, files
 
 
-def _check_all_ranks(name: str, shards: Sequence[Sequence[int] | None]) -> None:
-    """Raises ``SSLToolError`` if the file of a rank is missing: a metric of part of the rows is a different number."""
-    if not any(shards):
-        return
-    world = next(shard[1] for shard in shards if shard)
-    present = {shard[0] for shard in shards if shard and shard[1] == world}
-    if len(present) < world:
+def require_all_ranks(name: str, paths: Sequence[FilePath], metas: Sequence[Record]) -> None:
+    """Checks that no rank's file is missing among files with these ``metas``: a metric of part of the rows is a
+    different number. ``name`` is how messages call the files, which may be of several networks and splits.
+
+    Raises:
+        SSLToolError: names the ranks that are missing, and the file of the first one.
+    """
+    sets: dict[tuple[str, ...], list[tuple[int, int, FilePath]]] = {}
+    for path, meta in zip(paths, metas, strict=True):
+        if shard := meta.get("shard"):
+            key = tuple(str(meta.get(key)) for key in (*NETWORK_KEYS, *SPLIT_KEYS))
+            sets.setdefault((str(shard[1]), *key), []).append((*shard, path))
+    for found in sets.values():
+        rank, world, path = found[0]
+        present = {rank for rank, _, _ in found}
+        if len(present) == world:
+            continue
         missing = [rank for rank in range(min(world, len(present) + 10)) if rank not in present]
         more = world - len(present) - len(missing)
+        ranks = ", ".join(map(str, missing)) + (f" and {more:,} more" if more else "")
+        first = file_of_rank(path, rank, world, missing[0])
+        every = file_of_rank(path, rank, world, "*") or f"train_reprs_e0.rank*of{world}.pt"
         raise SSLToolError(
-            f"{name} lacks the rows of rank {', '.join(map(str, missing))}{f' and {more:,} more' if more else ''} of "
-            f"{world}, which are in other files; "
-            "name the files of all ranks, as in 'train_reprs_e0.rank*.pt'"
+            f"{name} lacks the rows of rank {ranks} of {world}{f', {first}' if first else ''}; name the files of all "
+            f"ranks, as in '{every}', or run save-reprs again on {world} ranks if a file is missing"
         )
+
+
+def file_of_rank(path: FilePath, rank: int, world: int, other: int | str) -> Path | None:
+    """The file of the rank ``other``, or with ``*`` the pattern of all, by the name of that of ``rank``; None if this
+    has another name than ``save-reprs`` gives."""
+    own = f".rank{rank}of{world}."
+    name = Path(path).name
+    return Path(path).with_name(name.replace(own, f".rank{other}of{world}.")) if own in name else None
 
 
 def transform_notes(*metas: Record) -> list[str]:

@@ -18,7 +18,7 @@ from ssltool.files.stored import Entries, Stored, format_of, refuse_objects
 from ssltool.files.writing import FilePath
 from ssltool.reprs.class_names import Labels, unified
 from ssltool.reprs.meta_schema import META
-from ssltool.reprs.nonfinite import finite_rows, refuse_nonfinite_rows, refuse_range
+from ssltool.reprs.nonfinite import finite_rows, largest_value, refuse_nonfinite_rows, refuse_range
 from ssltool.reprs.positions import Layout, arranged
 from ssltool.reprs.readers import read_entries
 from ssltool.settings import Record
@@ -132,7 +132,7 @@ class Representations(Stored):
                 "with --pool mean"
             )
         refuse_nonfinite_rows(finite_rows(stored.representations), str(path))
-        refuse_range(stored.representations, str(path))
+        refuse_range(largest_value(stored.representations), str(path))
         return stored
 
     @classmethod

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 import torch
+from torch import Tensor
 
 from ssltool.config import OutliersConfig
 from ssltool.errors import SSLToolError
@@ -12,6 +13,7 @@ from ssltool.reprs.representation_set import RepresentationSet
 from ssltool.reprs.row_pictures import RowPictures
 from ssltool.runs.tables import write_table
 from ssltool.settings import Record
+from ssltool.training import distributed
 from ssltool.training.device import pick_device
 
 
@@ -28,14 +30,24 @@ def run(config: OutliersConfig) -> Record:
         SSLToolError: for files that cannot be read, fewer than k + 1 rows, or a picture that is missing.
     """
     config.check()
-    device = pick_device(config)
-    saved = RepresentationSet.open(config.reprs, config.pool)
-    if len(saved) <= config.k:
-        raise SSLToolError(f"{saved.name} has {len(saved)} rows, so none has -k {config.k} others; lower -k")
-    pictures = None if config.sheet is None else RowPictures(saved, config.data)
-    ids = torch.arange(len(saved))
-    search = {"k": config.k, "device": device, "memory": config.memory}
-    similarity, near = neighbours(saved.rows, saved.rows, skip=(ids, ids), **search)  # type: ignore[arg-type]
+    with distributed.measuring_ranks() as ranks:
+        with ranks.same_errors():
+            device = pick_device(config, local_rank=distributed.local_rank())
+            saved = RepresentationSet.open(config.reprs, config.pool)
+            if len(saved) <= config.k:
+                raise SSLToolError(f"{saved.name} has {len(saved)} rows, so none has -k {config.k} others; lower -k")
+            pictures = None if config.sheet is None else RowPictures(saved, config.data)
+        ids = torch.arange(len(saved))
+        near = neighbours(
+            saved.rows, saved.rows, skip=(ids, ids), k=config.k, device=device, memory=config.memory, ranks=ranks
+        )
+        return ranks.from_main(lambda: _result(config, saved, pictures, *near))
+
+
+def _result(
+    config: OutliersConfig, saved: RepresentationSet, pictures: RowPictures | None, similarity: Tensor, near: Tensor
+) -> Record:
+    """Sorts the images, writes the files and returns the document."""
     distances = -similarity[:, -1]
     order = distances.sort(descending=True, stable=True).indices[: config.count].tolist()
     found = [

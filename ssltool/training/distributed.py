@@ -7,7 +7,9 @@ that of the mean loss over all ranks, as DistributedDataParallel's gradient aver
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+import io
+import pickle
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, TypeVar
 
@@ -19,7 +21,10 @@ from torch.nn.parallel import DistributedDataParallel
 from ssltool.data.loader import Shard
 from ssltool.errors import Interrupted, SSLToolError, first_line
 from ssltool.training.launch import launch, one_process, require_address, started_by_srun
-from ssltool.training.progress import info
+from ssltool.training.progress import info, is_quiet, quiet
+from ssltool.training.ranks import ALONE, Ranks
+
+T = TypeVar("T")
 
 CPU = torch.device("cpu")
 
@@ -195,6 +200,86 @@ def raise_on_all_ranks(device: torch.device = CPU) -> Iterator[None]:
         failure = error
     if all_reduce_max(int(failure is not None), device):
         raise failure or SSLToolError("another rank failed; see its error message")
+
+
+@contextmanager
+def measuring_ranks() -> Iterator[Ranks]:
+    """Context manager for stages that measure: the ranks of ``process_group``, of which only rank 0 prints messages.
+    They exchange results on the CPU, whatever their devices are.
+
+    In a program that has initialised a group of its own, each process measures alone.
+
+    Raises:
+        SSLToolError: as ``process_group``.
+    """
+    if not under_torchrun() or dist.is_initialized():
+        yield ALONE
+        return
+    with process_group(CPU, "gloo") as shard, quiet(is_quiet() or shard.rank > 0):
+        yield _GroupRanks(shard)
+
+
+class _GroupRanks(Ranks):
+    """The ranks of the process group."""
+
+    def __init__(self, shard: Shard) -> None:
+        self.rank, self.world = shard.rank, shard.world
+
+    def same_errors(self) -> AbstractContextManager[None]:
+        return raise_on_all_ranks()
+
+    def from_main(self, compute: Callable[[], T]) -> T:
+        found: list[Any] = [None]
+        with raise_on_all_ranks():
+            if self.rank == 0:
+                found[0] = compute()
+        dist.broadcast_object_list(found, 0, device=CPU)
+        result: T = found[0]
+        return result
+
+    def merged(self, value: T, merge: Callable[[T, T], T]) -> T:
+        step = 1
+        while step < self.world:  # a binary tree: each rank gives its value to the nearest one below that is left
+            if self.rank % (2 * step):
+                _send(value, self.rank - step)
+                break
+            if self.rank + step < self.world:
+                value = merge(value, _receive(self.rank + step))
+            step *= 2
+        return value
+
+    def gathered(self, value: T) -> list[T]:
+        values: list[Any] = [None] * self.world
+        for rank in range(self.world):
+            found = [value]
+            dist.broadcast_object_list(found, rank, device=CPU)
+            values[rank] = found[0]
+        return values
+
+
+class _Pickler(pickle.Pickler):
+    """Pickles tensors of a GPU so that they are on that of the rank that reads them."""
+
+    def reducer_override(self, value: Any) -> Any:
+        if isinstance(value, Tensor) and value.device.type != "cpu":
+            return Tensor.to, (value.cpu(), value.device.type)
+        return NotImplemented
+
+
+def _send(value: Any, rank: int) -> None:
+    stream = io.BytesIO()
+    _Pickler(stream, pickle.HIGHEST_PROTOCOL).dump(value)
+    contents = torch.frombuffer(stream.getbuffer(), dtype=torch.uint8)
+    dist.send(torch.tensor([len(contents)]), rank)
+    dist.send(contents, rank)
+
+
+def _receive(rank: int) -> Any:
+    size = torch.empty(1, dtype=torch.int64)
+    dist.recv(size, rank)
+    contents = torch.empty(int(size), dtype=torch.uint8)
+    dist.recv(contents, rank)
+    return pickle.loads(contents.numpy().data)  # of another rank of this program
 
 
 def wrap_ddp(model: nn.Module, device: torch.device) -> nn.Module:

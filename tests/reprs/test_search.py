@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import pytest
 import torch
@@ -312,3 +316,38 @@ def test_rows_of_very_different_sizes_are_refused_with_l2():
         bank[number] *= 1e30
         with pytest.raises(SSLToolError, match="larger than others"):
             neighbours(bank, random(3, 4), k=1, metric="l2")
+
+
+WITHIN_LIMIT = """
+import resource, sys, torch
+from ssltool.reprs.neighbours.search import neighbours
+
+def data_bytes():
+    status = open("/proc/self/status").read()
+    return 1024 * int(status.split("VmData:")[1].split()[0])
+
+torch.set_num_threads(1)
+x = torch.from_file(sys.argv[1], size=200_000 * 128, dtype=torch.float32).reshape(200_000, 128)
+neighbours(x[:3000], x[:20], k=5, memory=16)  # what libraries load on first use
+resource.setrlimit(resource.RLIMIT_DATA, (data_bytes() + int(sys.argv[2]),) * 2)
+try:
+    x.clone()
+    print("the limit limits nothing")
+except RuntimeError:
+    print(neighbours(x, x[:20], k=1, memory=16)[1].flatten().tolist() == list(range(20)))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit on a process's own memory is Linux's")
+def test_a_mapped_bank_is_searched_in_far_less_memory_than_its_size(tmp_path):
+    """The process may not have 48 MiB of memory beside the mapped pages; the file has 98."""
+    with (tmp_path / "rows.bin").open("wb") as file:
+        for seed in range(20):
+            random(10_000, 128, seed=seed).numpy().tofile(file)
+    ran = subprocess.run(
+        [sys.executable, "-c", WITHIN_LIMIT, tmp_path / "rows.bin", str(48 << 20)],
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert ran.stdout == "True\n", ran.stderr[-2000:]

@@ -154,6 +154,19 @@ class Directions:
         if self._gram is not None:
             self._gram = self._gram + weighted.T @ unit
 
+    def merge(self, other: Directions) -> None:
+        """Adds all rows of other sums, of the same width and with a Gram matrix if these have one."""
+        if other._total is None or other._squares is None:
+            return
+        if self._total is None or self._squares is None:
+            self._total, self._squares, self._gram = other._total, other._squares, other._gram
+        else:
+            self._total, self._squares = self._total + other._total, self._squares + other._squares
+            if self._gram is not None and other._gram is not None:
+                self._gram = self._gram + other._gram
+        self.rows += other.rows
+        self.lengths += other.lengths
+
     @property
     def total(self) -> Tensor:
         """The sum of the rows (d,)."""

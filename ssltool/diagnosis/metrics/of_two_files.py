@@ -31,16 +31,24 @@ class CrossMoments:
             return
         # Exactly the row if all are equal.
         centres = tuple(rows[0] + (rows - rows[0]).mean(dim=0) for rows in (x, y))
-        moments = (y - centres[1]).T @ (x - centres[0])
+        self._add(len(x), (centres[0], centres[1]), (y - centres[1]).T @ (x - centres[0]))
+
+    def merge(self, other: CrossMoments) -> None:
+        """Adds the rows of other moments of the same widths."""
+        if other._means is not None:
+            self._add(other.rows, other._means, other._moments)
+
+    def _add(self, rows: int, means: tuple[Tensor, Tensor], moments: Tensor) -> None:
+        """Adds ``rows`` rows with their ``means`` and the ``moments`` about these."""
         if self._means is None:
-            self._means, self._moments = (centres[0], centres[1]), moments
+            self._means, self._moments = means, moments
         else:
             # The moments of two sets about their common means.
-            apart = [centre - mean for centre, mean in zip(centres, self._means, strict=True)]
-            share = len(x) / (self.rows + len(x))
+            apart = [theirs - mean for theirs, mean in zip(means, self._means, strict=True)]
+            share = rows / (self.rows + rows)
             self._moments += moments + torch.outer(apart[1], apart[0]) * (self.rows * share)
             self._means = self._means[0] + apart[0] * share, self._means[1] + apart[1] * share
-        self.rows += len(x)
+        self.rows += rows
 
     def norm(self) -> float:
         """The Frobenius norm of Y^T X; 0 without rows."""

@@ -20,6 +20,7 @@ from torch import Tensor
 from ssltool.errors import SSLToolError
 from ssltool.reprs.neighbours.metric_space import Map, MetricSpace, Transformed, product, workers
 from ssltool.reprs.row_set import RowSet
+from ssltool.training.ranks import ALONE, Ranks
 
 CPU = torch.device("cpu")
 
@@ -35,6 +36,9 @@ tight clusters bfloat16 cannot tell many rows apart."""
 
 ROUNDING = 2.0**-21
 """Bound of the error of the float32 product of two unit vectors, divided by the square root of their width."""
+
+Nearest = tuple[Tensor, Tensor]
+"""The values and rows, each (n, k), of the nearest rows of n queries."""
 
 MULTIPLE = 8
 """Tiles have multiples of this many rows and columns, so that equal rows have equal products at any position."""
@@ -52,6 +56,7 @@ def neighbours(
     memory: float = MEMORY,
     chunk: int | None = None,
     each: Callable[[int], object] | None = None,
+    ranks: Ranks = ALONE,
 ) -> tuple[Tensor, Tensor]:
     """The ``k`` nearest rows of ``bank`` (M, d) to each of ``queries`` (N, d).
 
@@ -63,26 +68,22 @@ def neighbours(
         memory: MiB that the search may use in addition to its inputs and result.
         chunk: the largest number of queries that are compared at a time.
         each: called from time to time with the number of comparisons since the last call.
+        ranks: each of several compares its part of the bank with all queries.
 
     Returns:
         Similarities and rows of the bank, each (N, k) on the CPU, most similar first, equally similar rows in the order
         of the bank; -inf and -1 where there are fewer than k. Similarities that float32 may not hold are float64.
+        Of several ranks, rank 0 has the result; the others have no rows.
 
     Raises:
         SSLToolError: for different widths, an empty bank, or NaN or infinite values.
     """
-    bank, queries = RowSet.of(bank), RowSet.of(queries)
-    if bank.width != queries.width:
-        raise SSLToolError(
-            f"the bank has width {bank.width} and the queries have width {queries.width}; "
-            "save both with the same network and --layer"
-        )
-    if not len(bank):
-        raise SSLToolError("the bank has no rows; save representations of labelled images")
+    bank, queries = _checked(RowSet.of(bank), RowSet.of(queries))
     fetch = min(k + _most_repeated(skip) + (max(k, SPARE) if precision == "bf16" else 0), len(bank))
     with workers(device) as (threads, spread):
-        similarity = torch.full((len(queries), k), -torch.inf, dtype=torch.float32)
-        rows = torch.full((len(queries), k), -1)
+        count = 0 if ranks.rank else len(queries)
+        similarity = torch.full((count, k), -torch.inf, dtype=torch.float32)
+        rows = torch.full((count, k), -1)
         space = MetricSpace.centred_on(bank, metric, device, precision, queries)
         sizes = TileSizes.within(memory, bank.width, fetch, threads, len(bank), len(queries), chunk)
 
@@ -96,10 +97,24 @@ def neighbours(
 
         for low in range(0, len(queries), sizes.chunk):
             spans = _spans(low, min(low + sizes.chunk, len(queries)), sizes.queries)
-            tiles = list(spread(lambda span: Tile(space, queries, span, fetch), spans))
-            _search(space, bank, tiles, sizes, spread, each)
-            list(spread(finish, tiles))
+            with ranks.same_errors():
+                tiles = list(spread(lambda span: Tile(space, queries, span, fetch), spans))
+                _search(space, bank, tiles, sizes, spread, each, ranks)
+            _merge_ranks(tiles, ranks)
+            with ranks.same_errors():
+                list(spread(finish, [] if ranks.rank else tiles))
     return space.in_original_scale(similarity), rows
+
+
+def _checked(bank: RowSet, queries: RowSet) -> tuple[RowSet, RowSet]:
+    if bank.width != queries.width:
+        raise SSLToolError(
+            f"the bank has width {bank.width} and the queries have width {queries.width}; "
+            "save both with the same network and --layer"
+        )
+    if not len(bank):
+        raise SSLToolError("the bank has no rows; save representations of labelled images")
+    return bank, queries
 
 
 def _spans(low: int, high: int, step: int) -> list[tuple[int, int]]:
@@ -118,8 +133,12 @@ def _search(
     sizes: TileSizes,
     spread: Map,
     each: Callable[[int], object] | None,
+    ranks: Ranks,
 ) -> None:
-    """Compares every row of the bank with every tile, one block of the bank at a time."""
+    """Compares every row of this rank's part of the bank with every tile, one block of the bank at a time.
+
+    Parts begin where blocks of ``sizes.rows`` rows do in one process, so that the products are the same to the bit.
+    """
 
     def prepare(span: tuple[int, int]) -> tuple[int, Tensor, Tensor]:
         transformed = space.transform(bank.block(*span))
@@ -131,11 +150,33 @@ def _search(
         for low, rows, half_norms in block:
             tile.update(product(rows, tile.operand).sub_(half_norms), low)
 
-    for low, high in _spans(0, len(bank), sizes.block):
+    part = ranks.span(-(-len(bank) // sizes.rows))
+    for low, high in _spans(part.start * sizes.rows, min(part.stop * sizes.rows, len(bank)), sizes.block):
         block = list(spread(prepare, _spans(low, high, sizes.rows)))
         list(spread(compare, tiles))
         if each is not None:
             each((high - low) * sum(len(tile) for tile in tiles))
+
+
+def _merge_ranks(tiles: list[Tile], ranks: Ranks) -> None:
+    """Gives the tiles of rank 0 the nearest rows of all ranks, whose parts of the bank are in their order."""
+
+    def merge(one: list[Nearest], other: list[Nearest]) -> list[Nearest]:
+        return [
+            _nearest(torch.cat([values, more], dim=1), torch.cat([rows, further], dim=1), values.shape[1])
+            for (values, rows), (more, further) in zip(one, other, strict=True)
+        ]
+
+    merged: list[Nearest] = ranks.merged([(tile.values, tile.rows) for tile in tiles], merge)
+    for tile, nearest in zip(tiles, merged, strict=True):
+        tile.values, tile.rows = nearest
+
+
+def _nearest(values: Tensor, rows: Tensor, k: int) -> Nearest:
+    """The ``k`` columns of ``values`` (n, m) that are largest, in descending order, and the ``rows`` (n, m) there; of
+    equal values the first ones."""
+    values, order = values.sort(dim=1, descending=True, stable=True)
+    return values[:, :k].clone(), rows.gather(1, order[:, :k])
 
 
 class Tile:
@@ -177,8 +218,7 @@ class Tile:
         added = int(count.max())
         values = F.pad(self.values, (0, added), value=-torch.inf).index_put_((query, column), values)
         rows = F.pad(self.rows, (0, added), value=-1).index_put_((query, column), rows)
-        values, order = values.sort(dim=1, descending=True, stable=True)
-        self.values, self.rows = values[:, :k].clone(), rows.gather(1, order[:, :k])
+        self.values, self.rows = _nearest(values, rows, k)
 
     def ranked(self, bank: RowSet, count: int) -> tuple[Tensor, Tensor]:
         """Similarities and rows, each (n, k) on the CPU, in their final order.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -32,7 +32,8 @@ from ssltool.runs.display_names import display_names
 from ssltool.runs.folder import NEWEST
 from ssltool.runs.tables import write_table
 from ssltool.settings import Record
-from ssltool.stages.collapse.networks import Network, measure_networks
+from ssltool.stages.collapse.networks import Network, pass_images
+from ssltool.training import distributed
 from ssltool.training.device import pick_device
 
 UNTRAINED, PREVIOUS, TEACHER = "untrained", "previous", "teacher_network"
@@ -51,6 +52,8 @@ def run(config: CollapseLayersConfig) -> Record:
     """The stage: measures each checkpoint beside an untrained network. Writes the table ``out`` and the figure
     ``plot``.
 
+    Under torchrun each rank passes its part of the images, and rank 0 writes.
+
     Returns:
         {"networks": [{"path", "layers": [{"layer", "metrics", "cka", "verdict", ...}, ...], "begins", "line", ...},
         ...], "images", "worst", "failed", "plot"}; "worst" is the most severe state of a layer in which a collapse
@@ -64,16 +67,29 @@ def run(config: CollapseLayersConfig) -> Record:
     thresholds = Thresholds.parse(config.threshold)
     limit = Limit.parse(config.fail_on, "--fail-on")
     limit.require({"rows", "reference"}, "--fail-on", quick=True)
-    device = pick_device(config)
-    paths = [_checkpoint(path) for path in config.files]
-    loaded, images = _load(config, paths, device)
-    order = list(range(len(loaded)))
-    if len({(network.run.backbone.arch, network.run.method_name) for network in loaded}) == 1:
-        order, _ = order_of_epochs([network.origin["epoch"] for network in loaded])
-    networks = _networks([(paths[i], loaded[i]) for i in order], config, images, device)
-    passed = {id(one): one for network in networks for one in (network, *network.references.values())}
-    measure_networks(list(passed.values()), images, config.batch_size, device, config.workers)
-    results = [_result(network, loaded[i], thresholds, limit) for network, i in zip(networks, order, strict=True)]
+    with distributed.measuring_ranks() as ranks:
+        with ranks.same_errors():
+            device = pick_device(config, local_rank=distributed.local_rank())
+            loaded, images = _load(config, device)
+            networks = _networks(loaded, config, images, device)
+        passed = {id(one): one for network in networks for one in (network, *network.references.values())}
+        pass_images(list(passed.values()), images, config.batch_size, device, config.workers, ranks)
+        return ranks.from_main(lambda: _measured(config, passed.values(), networks, loaded, images, thresholds, limit))
+
+
+def _measured(
+    config: CollapseLayersConfig,
+    passed: Iterable[Network],
+    networks: Sequence[Network],
+    loaded: Sequence[tuple[str, Pretrained]],
+    images: ImageSet,
+    thresholds: Thresholds,
+    limit: Limit,
+) -> Record:
+    """Computes the metrics of the ``passed`` networks, writes the files and returns the document."""
+    for network in passed:
+        network.measure()
+    results = [_result(network, one, thresholds, limit) for network, (_, one) in zip(networks, loaded, strict=True)]
     document: Record = finite(
         {
             "networks": results,
@@ -96,23 +112,26 @@ def _checkpoint(path: str) -> str:
     return str(newest) if newest.is_file() else path
 
 
-def _load(
-    config: CollapseLayersConfig, paths: Sequence[str], device: torch.device
-) -> tuple[list[Pretrained], ImageSet]:
-    """The networks, and the images that all of them are measured on: those of the first."""
+def _load(config: CollapseLayersConfig, device: torch.device) -> tuple[list[tuple[str, Pretrained]], ImageSet]:
+    """The networks with their paths, those of one run in the order of their epochs, and the images that all of them are
+    measured on: those of the first path."""
+    paths = [_checkpoint(path) for path in config.files]
     settings = [network_settings(config, path, NetworkSettings) for path in paths]
     for one in settings:
         one.check()
     networks = []
     for one in settings:
-        network = load_pretrained(one, device)
+        network = load_pretrained(one, device, ranks=True)
         networks.append(network.with_finite_weights(list(network.method.measured_layers)[-1]))
     images = sampled_images(settings[0], config, networks[0])
     if len(images) < 2:
         raise SSLToolError(f"{images.name} {images.split}: a spectrum requires at least 2 images; found {len(images)}")
     for network in networks:
         network.refuse_unused_flags(images.image_size, crops=False)
-    return networks, images
+    order = list(range(len(networks)))
+    if len({(network.run.backbone.arch, network.run.method_name) for network in networks}) == 1:
+        order, _ = order_of_epochs([network.origin["epoch"] for network in networks])
+    return [(paths[i], networks[i]) for i in order], images
 
 
 def _networks(
@@ -152,7 +171,8 @@ def _teacher(
                 "momentum teacher is found; leave it out"
             )
         settings = network_settings(config, network.name, NetworkSettings)
-        found = load_pretrained(dataclasses.replace(settings, key=config.teacher_key), device).with_finite_weights()
+        teacher = dataclasses.replace(settings, key=config.teacher_key)
+        found = load_pretrained(teacher, device, ranks=True).with_finite_weights()
         method = found.method
     if method is None:
         return None

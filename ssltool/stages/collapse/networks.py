@@ -6,7 +6,9 @@ import contextlib
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,6 +25,7 @@ from ssltool.models.blocks import BlockOutputs
 from ssltool.reprs.nonfinite import all_finite
 from ssltool.training.launch import worker_count
 from ssltool.training.progress import Progress
+from ssltool.training.ranks import ALONE, Ranks
 
 
 @dataclass
@@ -100,6 +103,16 @@ class Network:
             )
         return out
 
+    def merge_ranks(self, ranks: Ranks) -> None:
+        """Gives rank 0 the sums of all ranks, one layer at a time."""
+        for layer, sums in self.sums.items():
+            sums.flush()
+            self.sums[layer] = ranks.merged(sums, _merged)
+        for layer in self.patches:
+            self.patches[layer] = ranks.merged(self.patches[layer], _merged)
+        for key in sorted(self.moments):
+            self.moments[key] = ranks.merged(self.moments[key], _merged)
+
     def measure(self) -> None:
         """Computes the metrics of all images."""
         for layer, sums in self.sums.items():
@@ -108,30 +121,61 @@ class Network:
             self.measured[layer] = dataclasses.replace(found, metrics=found.metrics | more)
 
 
+S = TypeVar("S", LayerSums, PatchSums, CrossMoments)
+
+
+def _merged(sums: S, others: S) -> S:
+    sums.merge(others)  # type: ignore[arg-type]
+    return sums
+
+
 @torch.inference_mode()
-def measure_networks(
-    networks: Sequence[Network], images: ImageSet, batch_size: int, device: torch.device, workers: int | None
+def pass_images(
+    networks: Sequence[Network],
+    images: ImageSet,
+    batch_size: int,
+    device: torch.device,
+    workers: int | None,
+    ranks: Ranks = ALONE,
 ) -> None:
-    """Passes the images once through all networks and fills in ``measured``.
+    """Passes the images once through all networks, each rank its part of the batches. Rank 0 then has the sums.
 
     Raises:
         SSLToolError: if an image cannot be decoded, or an output is not finite.
     """
+    part = ranks.span(-(-len(images) // batch_size))
+    rows = np.arange(part.start * batch_size, min(part.stop * batch_size, len(images)))
+    for patches in (patches for network in networks for patches in network.patches.values()):
+        patches.begin(part.start * batch_size)
+    with ranks.same_errors():
+        if len(rows):
+            _pass(networks, images, rows, batch_size, device, workers)
+    for network in networks:
+        network.merge_ranks(ranks)
+
+
+def _pass(
+    networks: Sequence[Network],
+    images: ImageSet,
+    rows: np.ndarray,
+    batch_size: int,
+    device: torch.device,
+    workers: int | None,
+) -> None:
+    """Passes the images ``rows`` through all networks."""
     transforms = list(dict.fromkeys(network.preprocessing for network in networks))
-    steps = -(-len(images) // batch_size)
+    steps = -(-len(rows) // batch_size)
     with contextlib.ExitStack() as stack:
         count = worker_count(workers)
         loaders = [stack.enter_context(contextlib.closing(Loader(images, p, device, count))) for p in transforms]
         progress = stack.enter_context(contextlib.closing(Progress("images", steps, every=max(1, steps // 10))))
-        for batches in zip(*(loader.evaluate(batch_size) for loader in loaders), strict=True):
+        for batches in zip(*(loader.evaluate(batch_size, rows) for loader in loaders), strict=True):
             views = {
                 transform: batch.views[0].contiguous(memory_format=torch.channels_last)
                 for transform, batch in zip(transforms, batches, strict=True)
             }
             _add(networks, views)
             progress.update(len(batches[0].views[0]))
-    for network in networks:
-        network.measure()
 
 
 def _add(networks: Sequence[Network], views: dict[Preprocessing, Tensor]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -32,7 +33,9 @@ from ssltool.stages.diagnose.keep import Candidate, choose
 from ssltool.stages.diagnose.monitored_layers import LOWER_RATE, NOT_FINITE_CAUSE
 from ssltool.stages.diagnose.teacher_copy import TeacherAndStudent, compare_teacher, teacher_findings
 from ssltool.stages.diagnose.tested_advice import RATE
+from ssltool.training import distributed
 from ssltool.training.device import pick_device
+from ssltool.training.ranks import ALONE, Ranks
 
 UNTRAINED = "untrained"
 
@@ -51,21 +54,28 @@ class DiagnosedCheckpoints:
     notes: list[str] = field(default_factory=list)
 
 
-def diagnose_checkpoints(paths: Sequence[str], config: DiagnoseConfig) -> DiagnosedCheckpoints:
+def diagnose_checkpoints(paths: Sequence[str], config: DiagnoseConfig, ranks: Ranks = ALONE) -> DiagnosedCheckpoints:
     """The diagnosis of the checkpoints ``paths``, in the order of their epochs if all are known, else as given.
 
     Raises:
         SSLToolError: for a checkpoint or images that cannot be used.
     """
-    device = pick_device(config)
-    settings = [network_settings(config, path, SaveReprsConfig) for path in paths]
-    networks = [load_pretrained(one, device) for one in settings]
-    images = sampled_images(settings[0], config, networks[0])
-    order, known = order_of_epochs([network.origin["epoch"] for network in networks])
-    untrained = load_pretrained(dataclasses.replace(settings[0], random=True), device, seed=config.seed)
-    rows = [_row(UNTRAINED, untrained, images, config, device)]
-    rows += [_row(paths[i], networks[i], images, config, device, rows[0]) for i in order]
-    teachers = _teachers([paths[i] for i in order])
+    with ranks.same_errors():
+        device = pick_device(config, local_rank=distributed.local_rank())
+        settings = [network_settings(config, path, SaveReprsConfig) for path in paths]
+        networks = [load_pretrained(one, device, ranks=True) for one in settings]
+        images = sampled_images(settings[0], config, networks[0])
+        order, known = order_of_epochs([network.origin["epoch"] for network in networks])
+        random = dataclasses.replace(settings[0], random=True)
+        untrained = load_pretrained(random, device, seed=config.seed, ranks=True)
+    rows = [_row(UNTRAINED, untrained, images, config, device, ranks)]
+    rows += [_row(paths[i], networks[i], images, config, device, ranks, rows[0]) for i in order]
+    return ranks.from_main(lambda: _diagnosed([paths[i] for i in order], rows, images, known))
+
+
+def _diagnosed(paths: Sequence[str], rows: list[Record], images: ImageSet, known: bool) -> DiagnosedCheckpoints:
+    """The findings in the ``rows`` of the untrained network and of the checkpoints ``paths``."""
+    teachers = _teachers(paths)
     findings = [
         *collapse_findings(rows[1:], known),
         *teacher_findings(teachers, {row["path"]: row["epoch"] for row in rows[1:]}),
@@ -84,6 +94,7 @@ def _row(
     images: ImageSet,
     config: DiagnoseConfig,
     device: torch.device,
+    ranks: Ranks,
     untrained: Record | None = None,
 ) -> Record:
     """The measurements of one network beside the ``untrained`` one; the verdict on one whose weights or outputs are not
@@ -95,16 +106,22 @@ def _row(
         network.with_finite_weights()
     except SSLToolError as error:
         return row | {"line": str(error)}
-    extraction = Extraction(network, images, network_settings(config, path, SaveReprsConfig), device)
-    rows = torch.cat(list(extraction.batches(range(len(images)))))
-    if not bool(torch.isfinite(rows).all()):
-        return row
-    return row | _measured(rows, images, extraction.features.directions, config, untrained)
+    with ranks.same_errors():
+        extraction = Extraction(network, images, network_settings(config, path, SaveReprsConfig), device)
+        part = ranks.span(-(-len(images) // extraction.size))
+        numbers = range(part.start * extraction.size, min(part.stop * extraction.size, len(images)))
+        batches = list(extraction.batches(numbers)) if numbers else []
+    found = ranks.merged(batches, operator.add)
+    directions = extraction.features.directions
+    return row | ranks.from_main(lambda: _measured(torch.cat(found), images, directions, config, untrained))
 
 
 def _measured(
     rows: Tensor, images: ImageSet, directions: int | None, config: DiagnoseConfig, untrained: Record | None
 ) -> Record:
+    """The measurements of finite ``rows``; nothing of others."""
+    if not bool(torch.isfinite(rows).all()):
+        return {}
     asked = metrics_of(Limit.parse(config.fail_on, "--fail-on").kinds)
     given = Rows([rows], labels=[torch.from_numpy(images.labels)])
     measured = measure(given, tuple(dict.fromkeys((*MEASURED, *asked))), bound=directions)

@@ -26,6 +26,8 @@ from ssltool.stages.diagnose.log_formats.log_file import LogFile
 from ssltool.stages.diagnose.log_formats.tensorboard_events import is_record
 from ssltool.stages.diagnose.log_formats.wandb_file import IDENT
 from ssltool.stages.diagnose.series import Series
+from ssltool.training import distributed
+from ssltool.training.ranks import Ranks
 
 HEAD = 512
 """Bytes by which a log is told from a checkpoint."""
@@ -55,6 +57,8 @@ LACKING = {
 def run(config: DiagnoseConfig) -> Record:
     """The stage: a report for each run folder and log, and one for all checkpoints together.
 
+    Under torchrun each rank passes its part of the images through the checkpoints; rank 0 does the rest.
+
     Returns:
         {"reports": [{"path", "source", "read", "state", "kind", "line", "findings", "keep", "notes", "next", ...},
         ...], "worst", "failed", "notes"}; "worst" is the most severe state, "failed" whether ``fail_on`` is reached.
@@ -63,16 +67,17 @@ def run(config: DiagnoseConfig) -> Record:
         SSLToolError: for an item that is none of these or cannot be read, or a setting without effect.
     """
     config.check()
-    runs, logs, checkpoints, notes = _split(config.items)
-    if not checkpoints and (unused := config.of_checkpoints()):
-        raise SSLToolError(f"{flag(unused[0])} has no effect without a checkpoint; leave it out, or name one")
-    if config.loss is not None and not logs:
-        raise SSLToolError("--loss has no effect without a log; leave it out, or name one")
     limit = Limit.parse(config.fail_on, "--fail-on")
-    limit.require(_needs(runs, logs, checkpoints), "--fail-on", LACKING)
-    reports = [_report_of_run(path) for path in runs]
-    reports += [_report_of_log(read_log(log, config.loss)) for log in logs]
-    reports += [_report_of_checkpoints(checkpoints, config)] if checkpoints else []
+    with distributed.measuring_ranks() as ranks:
+        runs, logs, checkpoints, notes = ranks.from_main(lambda: _found(config, limit))
+        reports = ranks.from_main(
+            lambda: [*map(_report_of_run, runs), *(_report_of_log(read_log(log, config.loss)) for log in logs)]
+        )
+        reports += [_report_of_checkpoints(checkpoints, config, ranks)] if checkpoints else []
+        return ranks.from_main(lambda: _document(config, limit, reports, notes))
+
+
+def _document(config: DiagnoseConfig, limit: Limit, reports: Sequence[Record], notes: Sequence[str]) -> Record:
     worst = max((report["state"] for report in reports), key=STATES.index)
     failed = any(limit.is_reached(report["state"], report["kinds"]) for report in reports)
     document: Record = finite({"reports": reports, "worst": worst, "failed": failed, "notes": notes})
@@ -86,6 +91,17 @@ def _needs(runs: Sequence[Path], logs: Sequence[LogFile], checkpoints: Sequence[
     found = {"loss"} if logs else set()
     found |= {"rows", "reference", "networks", "labels"} if checkpoints or runs else set()
     return found | ({"loss"} if runs else set())
+
+
+def _found(config: DiagnoseConfig, limit: Limit) -> tuple[list[Path], list[LogFile], list[str], list[str]]:
+    """``_split``, checked against the settings."""
+    runs, logs, checkpoints, notes = _split(config.items)
+    if not checkpoints and (unused := config.of_checkpoints()):
+        raise SSLToolError(f"{flag(unused[0])} has no effect without a checkpoint; leave it out, or name one")
+    if config.loss is not None and not logs:
+        raise SSLToolError("--loss has no effect without a log; leave it out, or name one")
+    limit.require(_needs(runs, logs, checkpoints), "--fail-on", LACKING)
+    return runs, logs, checkpoints, notes
 
 
 def _split(items: Sequence[str]) -> tuple[list[Path], list[LogFile], list[str], list[str]]:
@@ -222,10 +238,10 @@ def _report_of_run(path: Path) -> Record:
     )
 
 
-def _report_of_checkpoints(paths: Sequence[str], config: DiagnoseConfig) -> Record:
+def _report_of_checkpoints(paths: Sequence[str], config: DiagnoseConfig, ranks: Ranks) -> Record:
     from ssltool.stages.diagnose.checkpoint_series import diagnose_checkpoints
 
-    found = diagnose_checkpoints(paths, config)
+    found = diagnose_checkpoints(paths, config, ranks)
     healthy = f"The last of {counted(len(paths), 'checkpoint')} has not collapsed, on {found.images}."
     if len(paths) == 1:
         healthy = f"The checkpoint has not collapsed, on {found.images}."

@@ -21,12 +21,14 @@ from ssltool.reprs.neighbours.search import neighbours
 from ssltool.reprs.neighbours.vote import keep_labelled, predicted_labels
 from ssltool.reprs.representation_set import SPLIT_KEYS, RepresentationSet, check_same_network, transform_notes
 from ssltool.reprs.row_set import RowSet
-from ssltool.reprs.same_images import image_ids
+from ssltool.reprs.same_images import ImageIds, image_ids
 from ssltool.settings import Record, flag
 from ssltool.stages.knn import paper_files
 from ssltool.stages.knn.accuracy import accuracy_with_interval, confusion_matrix, per_class_accuracy
+from ssltool.training import distributed
 from ssltool.training.device import pick_device
 from ssltool.training.progress import Progress
+from ssltool.training.ranks import Ranks
 
 IMAGES_KEYS = (*SPLIT_KEYS, "fingerprint")
 """Metadata of the images that the file of neighbours keeps."""
@@ -75,8 +77,40 @@ def run(config: KnnConfig) -> Record:
         SSLToolError: for incompatible settings, files that cannot be read or compared, a bank in which no row can vote,
             and queries without labels.
     """
-    device = pick_device(config)
     config.check()
+    with distributed.measuring_ranks() as ranks:
+        with ranks.same_errors():
+            device = pick_device(config, local_rank=distributed.local_rank())
+            inputs = _read(config)
+        held = _held_out(config, inputs, device, ranks) if config.select_k == "holdout" else None
+        near = _search(config, inputs.voters, inputs.queries.rows, inputs.k_max, device, ranks, skip=inputs.skip)
+        return ranks.from_main(lambda: _result(config, inputs, near, held))
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """What is read: the ``bank`` with its ``voters``, the labelled rows, and their ``labels``, the ``queries`` with
+    their labels in the numbers of ``classes``, the images of both that are the same (``ids``), and how many rows can
+    vote at ``most``."""
+
+    bank: RepresentationSet
+    voters: RowSet
+    labels: Tensor
+    queries: RepresentationSet
+    classes: Matched
+    ids: ImageIds | None
+    most: int
+    k_max: int
+
+    @property
+    def skip(self) -> tuple[Tensor, Tensor] | None:
+        """Ids of the voters and of the queries, if an image is in both."""
+        if self.ids is None or not bool(self.ids.shared.any()):
+            return None
+        return self.ids.bank[self.bank.targets >= 0], self.ids.queries
+
+
+def _read(config: KnnConfig) -> _Inputs:
     bank, queries = (RepresentationSet.open(name, config.pool) for name in _file_names(config))
     _check_outputs(config, bank, queries)
     check_same_network(bank, queries)
@@ -89,33 +123,34 @@ def run(config: KnnConfig) -> Record:
     if config.neighbours is None:  # the file has the neighbours of unlabelled queries, too
         queries = queries.keep(queries.targets >= 0)
     ids = image_ids(bank, queries, config.same_images)
-    same = ids is not None and bool(ids.shared.any())
-    most = len(voters) - same
+    most = len(voters) - (ids is not None and bool(ids.shared.any()))
     if most < 1:
         raise SSLToolError(
             f"{bank.name} has one labelled row, and the query is the same row: no row can vote; "
             "name a bank with more rows"
         )
     k_max = min(max(config.ks) if config.folder is None else max(*config.ks, paper_files.MAX_K), most)
-    held = _held_out(config, voters, labels, device) if config.select_k == "holdout" else None
-    skip = (ids.bank[bank.targets >= 0], ids.queries) if ids is not None and same else None
-    found = _classify(config, (voters, labels), (queries.rows, queries.targets), k_max, skip, device)
-    k = _choose_k(config, found, held)
-    document = _document(config, found, held, k, (bank, labels), queries, classes)
+    return _Inputs(bank, voters, labels, queries, classes, ids, most, k_max)
+
+
+def _result(config: KnnConfig, inputs: _Inputs, near: tuple[Tensor, Tensor], held: _HeldOut | None) -> Record:
+    """Lets the neighbours vote, writes the files and returns the document."""
+    bank, queries, ids, skip = inputs.bank, inputs.queries, inputs.ids, inputs.skip
+    found = _vote(config, near, inputs.labels, queries.targets)
+    tried = None if held is None else _vote(config, held.near, held.labels, held.truth)
+    k = _choose_k(config, found, tried)
+    document = _document(config, found, tried, k, inputs)
     own = 0 if skip is None else int(torch.isin(skip[1], skip[0]).sum())
     transforms = transform_notes(bank.meta, queries.meta)
-    notes = [*classes.notes, *transforms, *_notes(config, found, own, "" if ids is None else ids.why, most)]
+    notes = [*inputs.classes.notes, *transforms]
+    notes += _notes(config, found, own, "" if ids is None else ids.why, inputs.most)
     document |= {"self_excluded": own > 0, "excluded": own, "notes": notes}
     if config.neighbours is not None:
-        _save_neighbours(config, found, (bank, voters), queries, document)
+        _save_neighbours(config, found, inputs, document)
     if config.folder is not None and k is not None:
-        paper_files.write(
-            config,
-            found.similarity,
-            voters.index_of(found.rows),
-            _accuracies(found, document["query_size"]),
-            found.column(k),
-        )
+        rows = inputs.voters.index_of(found.rows)
+        accuracies = _accuracies(found, document["query_size"])
+        paper_files.write(config, found.similarity, rows, accuracies, found.column(k))
     if config.out is not None:
         write_json(config.out, document)
     for name in ("per_class", "confusion"):
@@ -139,38 +174,49 @@ def _check_outputs(config: KnnConfig, *inputs: RepresentationSet) -> None:
             raise SSLToolError(f"{flag(name)} {path} is also an input; give another name")
 
 
-def _held_out(config: KnnConfig, voters: RowSet, labels: Tensor, device: torch.device) -> Classification:
-    """Classifies held-out rows of the bank by the others."""
+@dataclass(frozen=True)
+class _HeldOut:
+    """Held-out rows of the bank: their ``truth``, and the neighbours among the others, with ``labels``."""
+
+    near: tuple[Tensor, Tensor]
+    labels: Tensor
+    truth: Tensor
+
+
+def _held_out(config: KnnConfig, inputs: _Inputs, device: torch.device, ranks: Ranks) -> _HeldOut:
+    """Searches the neighbours of held-out rows of the bank among the others."""
+    voters, labels = inputs.voters, inputs.labels
     held = torch.zeros(len(labels), dtype=torch.bool)
     held[torch.from_numpy(hold_out(labels.numpy(), config.holdout, config.seed)[1])] = True
-    rest = (voters.keep(~held), labels[~held])
-    return _classify(config, rest, (voters.keep(held), labels[held]), min(max(config.ks), len(rest[0])), None, device)
+    rest, k = voters.keep(~held), min(max(config.ks), int((~held).sum()))
+    return _HeldOut(_search(config, rest, voters.keep(held), k, device, ranks), labels[~held], labels[held])
 
 
-def _classify(
+def _search(
     config: KnnConfig,
-    bank: tuple[RowSet, Tensor],
-    queries: tuple[RowSet, Tensor],
+    rows: RowSet,
+    queries: RowSet,
     k: int,
-    skip: tuple[Tensor, Tensor] | None,
     device: torch.device,
-) -> Classification:
-    """Finds the neighbours and predicts labels; long searches show their progress."""
-    (rows, labels), (query_rows, truth) = bank, queries
+    ranks: Ranks,
+    *,
+    skip: tuple[Tensor, Tensor] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Finds the neighbours; long searches show their progress."""
     steps = 100
-    total, done = len(rows) * len(query_rows), 0
+    total, done = len(rows) * len(queries), 0
     progress = Progress("neighbours", steps, visible=total > LONG)
 
     def each(compared: int) -> None:
         nonlocal done
-        done += compared
-        while progress.done < steps * done // total:
-            progress.update(len(query_rows) // steps)
+        done += compared * ranks.world
+        while progress.done < min(steps, steps * done // total):
+            progress.update(len(queries) // steps)
 
     with contextlib.closing(progress):
-        similarity, near = neighbours(
+        return neighbours(
             rows,
-            query_rows,
+            queries,
             k=k,
             metric=config.metric,
             skip=skip,
@@ -179,10 +225,16 @@ def _classify(
             memory=config.memory,
             chunk=config.chunk,
             each=each,
+            ranks=ranks,
         )
-    predicted = predicted_labels(similarity, near, labels, weighted=config.weighted, temperature=config.temperature)
+
+
+def _vote(config: KnnConfig, near: tuple[Tensor, Tensor], labels: Tensor, truth: Tensor) -> Classification:
+    """The predictions that follow from similarities and rows, whose ``labels`` vote."""
+    similarity, rows = near
+    predicted = predicted_labels(similarity, rows, labels, weighted=config.weighted, temperature=config.temperature)
     correct = ((predicted == truth[:, None]) & (truth >= 0)[:, None]).sum(dim=0)
-    return Classification(similarity, near, predicted, correct)
+    return Classification(similarity, rows, predicted, correct)
 
 
 def _choose_k(config: KnnConfig, found: Classification, held: Classification | None) -> int | None:
@@ -203,11 +255,10 @@ def _document(
     found: Classification,
     held: Classification | None,
     k: int | None,
-    bank: tuple[RepresentationSet, Tensor],
-    queries: RepresentationSet,
-    names: Matched,
+    inputs: _Inputs,
 ) -> Record:
     """The result, with the accuracy of each class and the confusion matrix at the chosen k."""
+    bank, labels, queries, names = inputs.bank, inputs.labels, inputs.queries, inputs.classes
     scored = queries.targets >= 0
     count, truth = int(scored.sum()), queries.targets[scored]
     accuracies: list[Record] = [{"k": one} | accuracy_with_interval(found.correct_at(one), count) for one in config.ks]
@@ -217,7 +268,7 @@ def _document(
     document: Record = {"accuracy": None, "interval": None, "balanced_accuracy": None, "k": k}
     if k is not None:
         predicted = found.predicted[scored, found.column(k)]
-        classes = per_class_accuracy(predicted, truth, bank[1], names.name)
+        classes = per_class_accuracy(predicted, truth, labels, names.name)
         document |= accuracy_with_interval(found.correct_at(k), count)
         document["balanced_accuracy"] = sum(one["accuracy"] for one in classes) / len(classes)
         document |= {"per_class": classes, "confusion": confusion_matrix(predicted, truth, names.name)}
@@ -230,9 +281,9 @@ def _document(
         "weighted": config.weighted,
         "temperature": config.temperature if config.weighted else None,
         "precision": config.precision,
-        "classes": len(bank[1].unique()),
-        "bank": bank[0].name,
-        "bank_size": len(bank[1]),
+        "classes": len(labels.unique()),
+        "bank": bank.name,
+        "bank_size": len(labels),
         "queries": queries.name,
         "query_size": count,
     }
@@ -256,14 +307,8 @@ def _notes(config: KnnConfig, found: Classification, own: int, why: str, most: i
     return notes
 
 
-def _save_neighbours(
-    config: KnnConfig,
-    found: Classification,
-    bank: tuple[RepresentationSet, RowSet],
-    queries: RepresentationSet,
-    document: Record,
-) -> None:
-    saved, voters = bank
+def _save_neighbours(config: KnnConfig, found: Classification, inputs: _Inputs, document: Record) -> None:
+    saved, voters, queries = inputs.bank, inputs.voters, inputs.queries
     numbers = saved.index[saved.targets >= 0]
     k = max(config.ks)
     near = found.rows[:, :k]
