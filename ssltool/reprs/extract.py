@@ -19,7 +19,8 @@ from ssltool.data.detection import absolute
 from ssltool.data.fingerprint import fingerprint
 from ssltool.data.found import record_of
 from ssltool.data.images import ImageSet
-from ssltool.data.loader import Batch, Loader, Shard
+from ssltool.data.loader import Batch, Loader
+from ssltool.data.shard import Shard
 from ssltool.errors import SSLToolError, counted, found_in
 from ssltool.models.outputs import Features
 from ssltool.models.tokens import KINDS

@@ -6,20 +6,25 @@ that of the mean loss over all ranks, as DistributedDataParallel's gradient aver
 
 from __future__ import annotations
 
+import functools
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ssltool.data.loader import Shard
+from ssltool.data.loader import WorkerKilled
+from ssltool.data.shard import Shard
 from ssltool.errors import Interrupted, SSLToolError, first_line
 from ssltool.training.launch import launch, one_process, require_address, started_by_srun
 from ssltool.training.progress import info
+
+T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., None])
 
 CPU = torch.device("cpu")
 
@@ -49,13 +54,14 @@ def local_rank() -> int:
 
 @contextmanager
 def process_group(device: torch.device, backend: str) -> Iterator[Shard]:
-    """Context manager that initialises the process group and yields the shard of this rank.
+    """Context manager that initialises the process group and yields the shard of this rank. A group that the process
+    has joined before is used and kept.
 
     Raises:
         SSLToolError: if the backend does not support the device, or the ranks do not find each other.
     """
-    if not under_torchrun():
-        yield Shard()
+    if not under_torchrun() or dist.is_initialized():
+        yield group_shard()
         return
     if backend == "nccl" and device.type != "cuda":
         raise SSLToolError(f"--dist-backend nccl requires --device cuda; found {device.type}; use gloo")
@@ -102,6 +108,16 @@ def all_reduce_mean(values: Tensor) -> Tensor:
         dist.all_reduce(values)
         values /= dist.get_world_size()
     return values
+
+
+def all_reduce_sum(*tensors: Tensor) -> None:
+    """Replaces the ``tensors``, of one type and device, by their sums over the ranks, in one exchange; no gradient."""
+    if not dist.is_initialized():
+        return
+    flat = torch.cat([tensor.detach().flatten() for tensor in tensors])
+    dist.all_reduce(flat)
+    for tensor, total in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
+        tensor.detach().copy_(total.view_as(tensor))
 
 
 def group_shard() -> Shard:
@@ -182,8 +198,55 @@ def raise_on_all_ranks(device: torch.device = CPU) -> Iterator[None]:
         yield
     except SSLToolError as error:
         failure = error
-    if all_reduce_max(int(failure is not None), device):
-        raise failure or SSLToolError("another rank failed; see its error message")
+    kinds = (SSLToolError, WorkerKilled)  # after the second, a run keeps what it has
+    code = 0 if failure is None else 1 + isinstance(failure, WorkerKilled)
+    if code := all_reduce_max(code, device):
+        raise failure or kinds[code - 1]("another rank failed; see its error message")
+
+
+def by_rank_zero(write: F) -> F:
+    """Decorator of a function that all ranks call: rank 0 alone runs it, and all of them raise its ``SSLToolError``."""
+
+    @functools.wraps(write)
+    def on_ranks(*args: Any, **kwargs: Any) -> None:
+        with raise_on_all_ranks():
+            if is_main():
+                write(*args, **kwargs)
+
+    return on_ranks  # type: ignore[return-value]
+
+
+def together(batches: Iterator[T]) -> Iterator[T]:
+    """``batches``, of which all ranks have equally many; an ``SSLToolError`` of one rank is raised on all."""
+    while True:
+        with raise_on_all_ranks():
+            batch = next(batches, None)
+        if batch is None:
+            return
+        yield batch
+
+
+def from_rank_zero(make: Callable[[], T]) -> T:
+    """The result of ``make()`` on rank 0, on all ranks; they raise its ``SSLToolError`` too. It must be picklable."""
+    found: list[Any] = [None]
+    with raise_on_all_ranks():
+        if is_main():
+            found = [make()]
+    if dist.is_initialized():
+        dist.broadcast_object_list(found, 0, device=CPU)
+    result: T = found[0]
+    return result
+
+
+def rank_zero_first(make: Callable[[], T]) -> T:
+    """The result of ``make()`` on each rank. Rank 0 calls it before the others, which then find what it downloaded; an
+    ``SSLToolError`` of one rank is raised on all."""
+    made: list[T] = []
+    for turn in (True, False):
+        with raise_on_all_ranks():
+            if is_main() is turn:
+                made.append(make())
+    return made[0]
 
 
 def wrap_ddp(model: nn.Module, device: torch.device) -> nn.Module:

@@ -15,7 +15,7 @@ from torch import nn
 
 from helpers import TINY, records, same_run
 from ssltool.checkpoints.checkpoint import Checkpoint
-from ssltool.data.loader import Shard
+from ssltool.data.shard import Shard
 from ssltool.errors import SSLToolError
 from ssltool.stages.pretrain import run as pretrain
 from ssltool.stages.pretrain.pretrain import Pretraining
@@ -43,7 +43,8 @@ import torch
 from ssltool.config import PretrainConfig
 from ssltool.errors import Interrupted, SSLToolError
 from ssltool.runs.folder import RunFolder
-from ssltool.stages.pretrain.pretrain import Pretraining, _locked
+from ssltool.runs.lock import RunLock
+from ssltool.stages.pretrain.pretrain import Pretraining
 from ssltool.training import distributed
 
 torch.set_num_threads(1)
@@ -75,11 +76,12 @@ def numbers(shard):
 
 
 def locked_folder(shard):
-    """What ``pretrain`` does on each rank while another process writes the run folder."""
-    with RunFolder(out / "locked").locked() if shard.rank == 1 else contextlib.nullcontext():
+    """What a stage does on each rank while another process writes the run folder."""
+    (out / "locked").mkdir(exist_ok=True)
+    with RunLock(out / "locked") if shard.rank == 1 else contextlib.nullcontext():
         distributed.all_reduce_max(0)
         try:
-            with _locked(RunFolder(out / "locked")):
+            with RunFolder(out / "locked").locked():
                 found["locked"] = ""
         except SSLToolError as error:
             found["locked"] = str(error)
@@ -212,6 +214,16 @@ def test_shards_partition_the_batch_in_order():
     rows = list(range(12))
     assert [rows[Shard(rank, 3).slice(12)] for rank in range(3)] == [rows[:4], rows[4:8], rows[8:]]
     assert rows[Shard().slice(12)] == rows
+
+
+@pytest.mark.parametrize(("count", "world"), [(5, 4), (1, 3), (7, 2), (12, 3), (0, 2)])
+def test_shards_of_any_number_of_rows_have_each_row_once_and_pad_to_equal_sizes(count, world):
+    shards = [Shard(rank, world) for rank in range(world)]
+    assert [row for shard in shards for row in range(count)[shard.slice(count)]] == list(range(count))
+    assert len({len(shard.padded(count)) for shard in shards}) == 1
+    for shard in shards:
+        own = len(shard.padded(count)) - shard.padding(count)
+        assert shard.padded(count)[:own].tolist() == list(range(count)[shard.slice(count)])
 
 
 def test_one_process_is_the_identity(monkeypatch):

@@ -15,7 +15,7 @@ from ssltool.config import PretrainConfig, as_dict
 from ssltool.config.fields import AUTO
 from ssltool.data import views
 from ssltool.data.images import ImageSet, check_pixel_flags, open_dataset
-from ssltool.data.loader import Shard
+from ssltool.data.shard import Shard
 from ssltool.data.strategies import read_numbers, read_order
 from ssltool.data.support import Support, stratified_sample
 from ssltool.diagnosis.monitor_time import MIN_IMAGES
