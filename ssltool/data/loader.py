@@ -122,9 +122,8 @@ class Loader:
             local = shard.of_parts(len(rows), parts)
             return rows[local], [views.sample_params(len(rows), recipe, generator)[local] for recipe in recipes]
 
-        def padded(start: int, batch: Batch) -> Batch:
-            batch.padding = shard.padding(min(batch_size, len(indices) - start))
-            return batch
+        def padding(start: int) -> int:
+            return shard.padding(len(indices[start : start + batch_size]))
 
         if self._in_batches(sizes):
             for start in starts:
@@ -135,7 +134,7 @@ class Loader:
                     return views.train_view(images.repeat(len(numbers), 1, 1, 1), drawn, size, preprocessing)
 
                 boxes = torch.stack([views.view_boxes(drawn, *images.shape[-2:]) for drawn in params], dim=1)
-                yield padded(start, self._batch(rows, _by_size(params, sizes, cut), boxes))
+                yield self._batch(rows, _by_size(params, sizes, cut), boxes, padding(start))
             return
         if self.in_bytes:
             file_views.require_opencv()
@@ -144,16 +143,15 @@ class Loader:
         for start, (*pixels, boxes) in zip(starts, received, strict=True):
             rows, params = step_rows(start)
             if self.in_bytes:
-                finished = zip(pixels, params, strict=True)
-                made = [views.finish_bytes(view, drawn, preprocessing) for view, drawn in finished]
-                yield padded(start, self._batch(rows, made, boxes))
+                made = [views.finish_bytes(*pair, preprocessing) for pair in zip(pixels, params, strict=True)]
+                yield self._batch(rows, made, boxes, padding(start))
                 continue
 
             def finish(numbers: list[int], drawn: ViewParams, size: int, crops: list[Tensor] = pixels) -> Tensor:
                 together = torch.cat([crops[i] for i in numbers])
                 return views.finish(together.float() / 255.0, drawn, preprocessing)
 
-            yield padded(start, self._batch(rows, _by_size(params, sizes, finish), boxes))
+            yield self._batch(rows, _by_size(params, sizes, finish), boxes, padding(start))
 
     def _in_batches(self, sizes: list[int]) -> bool:
         """Whether the views are made in batches on the device, of images in memory."""
@@ -177,9 +175,8 @@ class Loader:
         parts = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
 
         def batch(number: int, view: Tensor) -> Batch:
-            made = self._batch(parts[number], [view])
-            made.padding = min(len(view), max(0, number * batch_size + len(view) - own))
-            return made
+            padding = min(len(view), max(0, number * batch_size + len(view) - own))
+            return self._batch(parts[number], [view], padding=padding)
 
         if self.pixels is not None and views.can_view(self.pixels, preprocessing):
             for number, part in enumerate(parts):
@@ -213,10 +210,10 @@ class Loader:
                 raise batch
             yield [torch.as_tensor(view).to(self.device, non_blocking=True) for view in batch]
 
-    def _batch(self, rows: np.ndarray, made: list[Tensor], boxes: Tensor | None = None) -> Batch:
+    def _batch(self, rows: np.ndarray, made: list[Tensor], boxes: Tensor | None = None, padding: int = 0) -> Batch:
         indices = torch.from_numpy(rows)
         boxes = None if boxes is None else boxes.to(self.device)
-        return Batch(made, self.labels[indices].to(self.device), indices.to(self.device), boxes=boxes)
+        return Batch(made, self.labels[indices].to(self.device), indices.to(self.device), boxes=boxes, padding=padding)
 
 
 def _by_size(
