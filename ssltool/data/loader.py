@@ -31,16 +31,13 @@ from ssltool.data.image_files import MEMORY_LIMIT
 from ssltool.data.images import ImageSet
 from ssltool.data.opening import without_warnings
 from ssltool.data.preprocessing import Preprocessing
-from ssltool.data.shard import Shard
+from ssltool.data.shard import ONE_PROCESS, Shard
 from ssltool.data.shared_memory import PREFETCHED, fits_shared_memory
 from ssltool.data.views import Recipe, ViewParams
 from ssltool.errors import SSLToolError, first_line
 
 SIGTERM_GRACE_SECONDS = 20
 """Seconds until a worker exits after SIGTERM."""
-
-ONE_PROCESS = Shard()
-"""The shard that has all rows."""
 
 BATCHED_SIZE = 64
 """Side in pixels of images and views up to which the views of images in memory are made in batches on a CPU too."""

@@ -35,3 +35,7 @@ class Shard:
         """How many numbers of ``padded`` are not of the ``slice``."""
         own = self.slice(count)
         return -(-count // self.world) - (own.stop - own.start)
+
+
+ONE_PROCESS = Shard()
+"""The shard that has all rows."""

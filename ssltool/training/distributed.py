@@ -6,6 +6,7 @@ that of the mean loss over all ranks, as DistributedDataParallel's gradient aver
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import inspect
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from ssltool.config import DataSettings
 from ssltool.data.loader import WorkerKilled
 from ssltool.data.shard import Shard
 from ssltool.errors import Interrupted, SSLToolError, first_line
@@ -24,6 +26,7 @@ from ssltool.training.launch import launch, one_process, require_address, starte
 from ssltool.training.progress import info
 
 T = TypeVar("T")
+D = TypeVar("D", bound=DataSettings)
 F = TypeVar("F", bound=Callable[..., None])
 
 CPU = torch.device("cpu")
@@ -238,15 +241,15 @@ def from_rank_zero(make: Callable[[], T]) -> T:
     return result
 
 
-def rank_zero_first(make: Callable[[], T]) -> T:
-    """The result of ``make()`` on each rank. Rank 0 calls it before the others, which then find what it downloaded; an
-    ``SSLToolError`` of one rank is raised on all."""
-    made: list[T] = []
-    for turn in (True, False):
+def open_on_ranks(open_data: Callable[[D], T], settings: D) -> T:
+    """``open_data(settings)`` on each rank; an ``SSLToolError`` of one rank is raised on all. With ``--download``
+    rank 0 is the first, and the only one that downloads."""
+    opened: list[T] = []
+    for downloads in (True, False) if settings.download else (None,):
         with raise_on_all_ranks():
-            if is_main() is turn:
-                made.append(make())
-    return made[0]
+            if downloads is None or downloads is is_main():
+                opened.append(open_data(dataclasses.replace(settings, download=downloads is True)))
+    return opened[0]
 
 
 def wrap_ddp(model: nn.Module, device: torch.device) -> nn.Module:

@@ -1,0 +1,210 @@
+"""The training stages after pretraining on two ranks give the results of one process."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from fork_server import run_ranks
+
+from helpers import same_bits
+from ssltool.checkpoints.probe import Probe
+from ssltool.config import LinclsConfig
+from ssltool.reprs.representations import Representations
+from ssltool.stages import lincls
+
+pytestmark = pytest.mark.xdist_group("two ranks")  # all tests share one launch
+
+PROGRAM = '''
+"""Runs the stages of RUNS on this rank, all in one process group."""
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+import torch
+
+from ssltool import config
+from ssltool.data import loader
+from ssltool.errors import Interrupted, SSLToolError
+from ssltool.stages import lincls
+from ssltool.training import distributed
+from ssltool.training.progress import Progress
+
+torch.set_num_threads(1)
+STAGES = {"lincls": (lincls.run, config.LinclsConfig)}
+update, read = Progress.update, loader.Loader._gather
+
+
+def unreadable(loader, rows):
+    raise SSLToolError("unreadable here")
+
+
+def ran(rank, stage, settings, stop_at, fails):
+    done = 0
+
+    def counting(progress, *args):
+        nonlocal done
+        done += 1
+        if rank == 1 and done == stop_at:
+            os.kill(os.getpid(), signal.SIGUSR1)
+        update(progress, *args)
+
+    Progress.update = counting
+    loader.Loader._gather = unreadable if fails and rank == 1 else read
+    run, cls = STAGES[stage]
+    try:
+        return {"result": run(cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}))}
+    except Interrupted as stopped:
+        return {"stopped by": stopped.number}
+    except SSLToolError as error:
+        return {"error": str(error)}
+
+
+folder = Path(sys.argv[1])
+with distributed.process_group(torch.device("cpu"), "auto") as shard:
+    found = [ran(shard.rank, *one) for one in json.loads((folder / "runs.json").read_text())]
+(folder / f"rank{shard.rank}.json").write_text(json.dumps(found))
+'''
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run of ``stage``: the signal comes in step ``stop_at`` to rank 1, or its images are unreadable there."""
+
+    stage: str
+    settings: dict[str, Any]
+    stop_at: int = 0
+    fails: bool = False
+
+
+STAGES = {"lincls": (lincls.run, LinclsConfig)}
+
+
+def clouds(count: int, seed: int) -> Representations:
+    """Rows of three classes around three points; the first dimension is far from 0."""
+    generator = torch.Generator().manual_seed(seed)
+    targets = torch.arange(count) % 3
+    rows = torch.randn(count, 5, generator=generator) + 2 * torch.eye(3, 5)[targets]
+    rows[:, 0] += 100
+    return Representations(rows, targets, torch.arange(count), {"dataset": f"clouds{seed}"})
+
+
+def runs_in(folder: Path, checkpoint: Path) -> dict[str, Run]:
+    """The runs by name, in this order. No number of images or rows is even, and the last batch has one."""
+    network = {"device": "cpu", "workers": 0, "pretrained": str(checkpoint), "data": str(folder / "shades")}
+    images = network | {"batch_size": 46, "epochs": 2}
+    rows = {"device": "cpu", "reprs": [str(folder / "train.pt"), str(folder / "val.pt")]}
+    sgd = rows | {"batch_size": 50, "epochs": 2, "lr": 1.0}
+    return {
+        "images": Run("lincls", images | {"lr": 3.0}),
+        "sweep": Run("lincls", images | {"lr_sweep": "0.3,3", "holdout": 0.2, "batch_size": 7}),
+        "unreadable": Run("lincls", images | {"lr": 3.0}, fails=True),
+        "stopped": Run("lincls", images | {"lr": 3.0}, stop_at=3),
+        "begun": Run("lincls", images | {"lr": 3.0}, stop_at=3),
+        "rows": Run("lincls", sgd | {"standardise": True}),
+        "lbfgs": Run("lincls", rows | {"solver": "lbfgs"}),
+        "grid": Run("lincls", rows | {"solver": "lbfgs", "c_grid": "0.01,1", "standardise": False}),
+    }
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, server, trained, shades) -> tuple[Path, dict[str, list[Any]]]:
+    """The folder of the runs, ``one/NAME`` in one process and ``two/NAME`` on two ranks, and what each rank returned
+    for each name."""
+    folder = tmp_path_factory.mktemp("stages")
+    shutil.copytree(shades, folder / "shades")
+    for image in (folder / "shades" / "train" / "dark" / "0.png", folder / "shades" / "val" / "light" / "0.png"):
+        image.unlink()
+    clouds(151, 0).save(folder / "train.pt")
+    clouds(31, 1).save(folder / "val.pt")
+    runs = runs_in(folder, trained / "checkpoint.pt")
+    on_ranks = {name: replace(run, settings=run.settings | {"out": f"two/{name}"}) for name, run in runs.items()}
+    again = on_ranks["stopped"]
+    on_ranks["resumed"] = Run(again.stage, again.settings | {"resume": "auto"})
+    trained_probe = {"resume": "two/images/probe.pt", "evaluate": True}
+    kept = {
+        name: value for name, value in runs["images"].settings.items() if name not in ("batch_size", "epochs", "lr")
+    }
+    on_ranks["evaluated"] = Run("lincls", kept | trained_probe)
+    listed = [[one.stage, one.settings, one.stop_at, one.fails] for one in on_ranks.values()]
+    (folder / "runs.json").write_text(json.dumps(listed))
+    (folder / "program.py").write_text(PROGRAM)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        ran = run_ranks(server, folder / "program.py", folder)
+        assert ran.returncode == 0, ran.stderr
+        for name, one in runs.items():
+            if not one.stop_at and not one.fails:
+                run, settings = STAGES[one.stage]
+                run(settings(**_tuples(one.settings), out=f"one/{name}"))
+    both = [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(2)]
+    return folder, {name: list(found) for name, *found in zip(on_ranks, *both, strict=True)}
+
+
+def _tuples(settings: dict[str, Any]) -> dict[str, Any]:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
+
+
+@pytest.mark.parametrize("name", ["images", "sweep", "rows", "lbfgs", "grid"])
+def test_probe_of_two_ranks_is_that_of_one_process(finished, name):
+    """Sums over a batch or the rows are taken in another order, which moves a weight by about 1e-7 in a step. L-BFGS
+    ends where the gradient is below 1e-4, so its optimum is known less well."""
+    folder, results = finished
+    one, two = (Probe.load(folder / kind / name / "probe.pt") for kind in ("one", "two"))
+    near = {"rtol": 1e-2, "atol": 1e-3} if name in ("lbfgs", "grid") else {"rtol": 1e-4, "atol": 1e-5}
+    torch.testing.assert_close((two.weight, two.bias), (one.weight, one.bias), **near)
+    assert one.weight.abs().max() > 0.05  # it was trained: it began with weights of 0.01
+    for a, b in zip(
+        [one.metrics, *one.metrics.get("tried", ())], [two.metrics, *two.metrics.get("tried", ())], strict=True
+    ):
+        assert numbers_of(b) == pytest.approx(numbers_of(a), rel=1e-4)
+    first, second = results[name]
+    assert first == second == json.loads(json.dumps({"result": two.metrics}))
+
+
+def numbers_of(record: dict[str, Any]) -> dict[str, float]:
+    """The numbers of a result, without that of iterations, which depends on rounding."""
+    return {k: v for k, v in record.items() if isinstance(v, (int, float)) and k != "iterations"}
+
+
+def test_stopped_probe_of_two_ranks_resumes_to_the_same_bits(finished):
+    folder, results = finished
+    assert results["stopped"] == [{"stopped by": 10}] * 2
+    whole, resumed = (Probe.load(folder / "two" / name / "probe.pt") for name in ("images", "stopped"))
+    assert same_bits(vars(whole)["state"], vars(resumed)["state"])
+    assert same_bits((whole.weight, whole.bias), (resumed.weight, resumed.bias))
+
+
+def test_probe_that_two_ranks_began_goes_on_in_one_process(finished):
+    folder, results = finished
+    assert results["begun"] == [{"stopped by": 10}] * 2
+    settings = results["images"][0]["result"]["checkpoint"]
+    begun = runs_in(folder, Path(settings))["begun"].settings
+    lincls.run(LinclsConfig(**begun, out=str(folder / "two" / "begun"), resume="auto"))
+    one, two = (Probe.load(folder / path / "probe.pt") for path in ("one/images", "two/begun"))
+    torch.testing.assert_close((two.weight, two.bias), (one.weight, one.bias), rtol=1e-4, atol=1e-5)
+    assert numbers_of(two.metrics) == pytest.approx(numbers_of(one.metrics), rel=1e-4)
+
+
+def test_error_on_one_rank_ends_both_and_leaves_no_run(finished):
+    folder, results = finished
+    first, second = results["unreadable"]
+    assert "another rank" in first["error"] and "unreadable here" in second["error"]
+    assert not (folder / "two" / "unreadable").exists()
+
+
+def test_evaluation_on_two_ranks_counts_every_image_once(finished):
+    _, results = finished
+    (first, second), trained = results["evaluated"], results["images"][0]["result"]
+    assert first == second
+    names = ("acc1", "acc5", "class_acc1", "val_size")
+    assert [first["result"][name] for name in names] == [trained[name] for name in names]
+    assert trained["val_size"] == 23
