@@ -117,6 +117,9 @@ def all_reduce_sum(*tensors: Tensor) -> None:
     """Replaces the ``tensors``, of one type and device, by their sums over the ranks, in one exchange; no gradient."""
     if not dist.is_initialized():
         return
+    if len(tensors) == 1 and tensors[0].is_contiguous():
+        dist.all_reduce(tensors[0].detach())
+        return
     flat = torch.cat([tensor.detach().flatten() for tensor in tensors])
     dist.all_reduce(flat)
     for tensor, total in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):

@@ -12,11 +12,14 @@ import pytest
 import torch
 from fork_server import run_ranks
 
-from helpers import same_bits
+from helpers import records, same_bits
+from ssltool.checkpoints.checkpoint import Checkpoint
 from ssltool.checkpoints.probe import Probe
-from ssltool.config import LinclsConfig
+from ssltool.config import FinetuneConfig, LinclsConfig, ScanConfig
+from ssltool.reprs.clusters_file import Clusters
+from ssltool.reprs.neighbours.file import Neighbours
 from ssltool.reprs.representations import Representations
-from ssltool.stages import lincls
+from ssltool.stages import finetune, lincls, scan
 
 pytestmark = pytest.mark.xdist_group("two ranks")  # all tests share one launch
 
@@ -34,12 +37,16 @@ import torch
 from ssltool import config
 from ssltool.data import loader
 from ssltool.errors import Interrupted, SSLToolError
-from ssltool.stages import lincls
+from ssltool.stages import finetune, lincls, scan
 from ssltool.training import distributed
 from ssltool.training.progress import Progress
 
 torch.set_num_threads(1)
-STAGES = {"lincls": (lincls.run, config.LinclsConfig)}
+STAGES = {
+    "lincls": (lincls.run, config.LinclsConfig),
+    "finetune": (finetune.run, config.FinetuneConfig),
+    "scan": (scan.run, config.ScanConfig),
+}
 update, read = Progress.update, loader.Loader._gather
 
 
@@ -75,17 +82,26 @@ with distributed.process_group(torch.device("cpu"), "auto") as shard:
 '''
 
 
+TUNED = "finetuned_pretrained_seed0.pt"
+
+
 @dataclass(frozen=True)
 class Run:
-    """A run of ``stage``: the signal comes in step ``stop_at`` to rank 1, or its images are unreadable there."""
+    """A run of ``stage``: a signal comes in step ``stop_at`` to rank 1, its images are unreadable there, or two ranks
+    cannot share its batches."""
 
     stage: str
     settings: dict[str, Any]
     stop_at: int = 0
     fails: bool = False
+    refused: bool = False
 
 
-STAGES = {"lincls": (lincls.run, LinclsConfig)}
+STAGES: dict[str, tuple[Any, Any]] = {
+    "lincls": (lincls.run, LinclsConfig),
+    "finetune": (finetune.run, FinetuneConfig),
+    "scan": (scan.run, ScanConfig),
+}
 
 
 def clouds(count: int, seed: int) -> Representations:
@@ -102,6 +118,8 @@ def runs_in(folder: Path, checkpoint: Path) -> dict[str, Run]:
     network = {"device": "cpu", "workers": 0, "pretrained": str(checkpoint), "data": str(folder / "shades")}
     images = network | {"batch_size": 46, "epochs": 2}
     rows = {"device": "cpu", "reprs": [str(folder / "train.pt"), str(folder / "val.pt")]}
+    clustering = network | {"neighbours": 5, "kmeans": True, "heads": 2, "epochs": 2, "batch_size": 16}
+    clustering |= {"selflabel_epochs": 1, "selflabel_batch_size": 22, "threshold": 0.1}
     sgd = rows | {"batch_size": 50, "epochs": 2, "lr": 1.0}
     return {
         "images": Run("lincls", images | {"lr": 3.0}),
@@ -111,6 +129,14 @@ def runs_in(folder: Path, checkpoint: Path) -> dict[str, Run]:
         "begun": Run("lincls", images | {"lr": 3.0}, stop_at=3),
         "rows": Run("lincls", sgd | {"standardise": True}),
         "lbfgs": Run("lincls", rows | {"solver": "lbfgs"}),
+        "tuned": Run("finetune", network | {"batch_size": 16, "epochs": 2}),
+        "tuning stopped": Run("finetune", network | {"batch_size": 16, "epochs": 2}, stop_at=3),
+        "tuning unreadable": Run("finetune", network | {"batch_size": 16}, fails=True),
+        "tuning by 15": Run("finetune", network | {"batch_size": 15}, refused=True),
+        "clustered": Run("scan", clustering),
+        "clustering stopped": Run("scan", clustering, stop_at=3),
+        "clustering unreadable": Run("scan", clustering, fails=True),
+        "clustering by 15": Run("scan", clustering | {"batch_size": 15}, refused=True),
         "grid": Run("lincls", rows | {"solver": "lbfgs", "c_grid": "0.01,1", "standardise": False}),
     }
 
@@ -127,8 +153,8 @@ def finished(tmp_path_factory, server, trained, shades) -> tuple[Path, dict[str,
     clouds(31, 1).save(folder / "val.pt")
     runs = runs_in(folder, trained / "checkpoint.pt")
     on_ranks = {name: replace(run, settings=run.settings | {"out": f"two/{name}"}) for name, run in runs.items()}
-    again = on_ranks["stopped"]
-    on_ranks["resumed"] = Run(again.stage, again.settings | {"resume": "auto"})
+    for name in ("stopped", "tuning stopped", "clustering stopped"):
+        on_ranks[f"{name}, resumed"] = Run(runs[name].stage, on_ranks[name].settings | {"resume": "auto"})
     trained_probe = {"resume": "two/images/probe.pt", "evaluate": True}
     kept = {
         name: value for name, value in runs["images"].settings.items() if name not in ("batch_size", "epochs", "lr")
@@ -142,7 +168,7 @@ def finished(tmp_path_factory, server, trained, shades) -> tuple[Path, dict[str,
         ran = run_ranks(server, folder / "program.py", folder)
         assert ran.returncode == 0, ran.stderr
         for name, one in runs.items():
-            if not one.stop_at and not one.fails:
+            if not (one.stop_at or one.fails or one.refused):
                 run, settings = STAGES[one.stage]
                 run(settings(**_tuples(one.settings), out=f"one/{name}"))
     both = [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(2)]
@@ -194,11 +220,65 @@ def test_probe_that_two_ranks_began_goes_on_in_one_process(finished):
     assert numbers_of(two.metrics) == pytest.approx(numbers_of(one.metrics), rel=1e-4)
 
 
-def test_error_on_one_rank_ends_both_and_leaves_no_run(finished):
+@pytest.mark.parametrize("name", ["unreadable", "tuning unreadable", "clustering unreadable"])
+def test_error_on_one_rank_ends_both_and_leaves_no_run(finished, name):
     folder, results = finished
-    first, second = results["unreadable"]
+    first, second = results[name]
     assert "another rank" in first["error"] and "unreadable here" in second["error"]
-    assert not (folder / "two" / "unreadable").exists()
+    assert not (folder / "two" / name).exists()
+
+
+@pytest.mark.parametrize("name", ["tuning by 15", "clustering by 15"])
+def test_batches_that_two_ranks_cannot_share_are_refused_in_one_line(finished, name):
+    folder, results = finished
+    assert all("--batch-size 15" in found["error"] and "\n" not in found["error"] for found in results[name])
+    assert not (folder / "two" / name).exists()
+
+
+def test_fine_tuned_network_of_two_ranks_is_that_of_one_process(finished):
+    """Batch norm amplifies the rounding of the sums; a step moves the weights by about 1e-2."""
+    folder, results = finished
+    one, two = (Checkpoint.load(folder / kind / "tuned" / TUNED) for kind in ("one", "two"))
+    torch.testing.assert_close(two.state_dict, one.state_dict, rtol=1e-3, atol=1e-4)
+    assert float((one.state_dict["projector.weight"]).abs().max()) > 0.05
+    for a, b in zip(records(folder / "one" / "tuned"), records(folder / "two" / "tuned"), strict=True):
+        assert numbers_of(b) == pytest.approx(numbers_of(a), rel=1e-3)
+    first, second = results["tuned"]
+    assert first == second and first["result"]["val_size"] == 23
+
+
+def test_clusters_of_two_ranks_are_those_of_one_process(finished):
+    folder, results = finished
+    kinds = [folder / kind / "clustered" for kind in ("one", "two")]
+    one, two = (Neighbours.load(path / "neighbours.pt") for path in kinds)
+    assert torch.equal(one.indices, two.indices) and torch.equal(one.bank_index, two.bank_index)
+    torch.testing.assert_close(one.distances, two.distances, rtol=1e-4, atol=1e-6)
+    for file in ("clusters.pt", "selflabelled.pt"):
+        one, two = (Checkpoint.load(path / file) for path in kinds)
+        torch.testing.assert_close(two.state_dict, one.state_dict, rtol=1e-3, atol=1e-4)
+    for file in ("assignments_kmeans.pt", "assignments_cluster.pt", "assignments_selflabel.pt"):
+        one, two = (Clusters.load(path / file) for path in kinds)
+        assert torch.equal(one.assignments, two.assignments)
+        assert numbers_of(two.meta) == pytest.approx(numbers_of(one.meta), rel=1e-3)
+    before, after = map(records, kinds)
+    assert [record["phase"] for record in before] == ["cluster", "cluster", "selflabel"]
+    for a, b in zip(before, after, strict=True):
+        assert numbers_of(b) == pytest.approx(numbers_of(a), rel=1e-3)
+    first, second = results["clustered"]
+    assert first == second
+
+
+@pytest.mark.parametrize(
+    ("whole", "stopped", "files"),
+    [("tuned", "tuning stopped", [TUNED]), ("clustered", "clustering stopped", ["clusters.pt", "selflabelled.pt"])],
+)
+def test_stopped_training_of_two_ranks_resumes_to_the_same_bits(finished, whole, stopped, files):
+    folder, results = finished
+    assert results[stopped] == [{"stopped by": 10}] * 2
+    assert "result" in results[f"{stopped}, resumed"][0]
+    for file in files:
+        a, b = (Checkpoint.load(folder / "two" / name / file) for name in (whole, stopped))
+        assert same_bits((a.state_dict, a.optimizer), (b.state_dict, b.optimizer))
 
 
 def test_evaluation_on_two_ranks_counts_every_image_once(finished):

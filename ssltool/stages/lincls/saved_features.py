@@ -190,7 +190,7 @@ def _blocks(count: int) -> list[slice]:
     return [slice(start, start + BLOCK_ROWS) for start in range(0, count, BLOCK_ROWS)]
 
 
-def _mean_and_deviation(x: Tensor, shard: Shard) -> tuple[Tensor, Tensor]:
+def _mean_and_deviation(x: Tensor, shard: Shard = ONE_PROCESS) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation (d,) of each dimension of ``x`` (N, d), float64; 1 for constant dimensions. Each rank
     sums its slice of the rows."""
     own = x[shard.slice(len(x))]

@@ -15,7 +15,6 @@ from ssltool.config import PretrainConfig, as_dict
 from ssltool.config.fields import AUTO
 from ssltool.data import views
 from ssltool.data.images import ImageSet, check_pixel_flags, open_dataset
-from ssltool.data.shard import Shard
 from ssltool.data.strategies import read_numbers, read_order
 from ssltool.data.support import Support, stratified_sample
 from ssltool.diagnosis.monitor_time import MIN_IMAGES
@@ -169,16 +168,3 @@ def _resolve(config: PretrainConfig, images: ImageSet) -> PretrainConfig:
         # SimSiam's recipe for small images (App. D) has no blur: a blur of two pixels would remove their content.
         blur_p=config.blur_p if config.blur_p is not None else (0.5 if size > SMALL_IMAGE else 0.0),
     )
-
-
-def check_divisible(setup: TrainingSetup, shard: Shard) -> None:
-    """Raises ``SSLToolError`` if a batch is not divisible by the number of ranks."""
-    if setup.batch_size % shard.world:
-        raise SSLToolError(
-            f"--batch-size {setup.batch_size} is not divisible by the number of ranks ({shard.world}); change it"
-        )
-    if setup.support is not None and setup.support.batch_size % shard.world:
-        raise SSLToolError(
-            f"the {setup.support.batch_size} labelled images of a step are not divisible by the number of ranks "
-            f"({shard.world}); change --set support_per_class"
-        )

@@ -29,7 +29,7 @@ from ssltool.runs.folder import RunFolder, with_number
 from ssltool.runs.resume import find_start, pretrain_folder, pretrain_name, say_if_views_differ
 from ssltool.settings import Record
 from ssltool.stages.pretrain.epoch_monitor import EpochMonitor, MonitorResult, check_limit, has_collapsed, summary
-from ssltool.stages.pretrain.prepare import check_divisible, prepare
+from ssltool.stages.pretrain.prepare import prepare
 from ssltool.stages.pretrain.run_time import EpochTime, Estimate, epochs_within, seconds_per_step
 from ssltool.training import distributed
 from ssltool.training.accumulation import micro_batches
@@ -89,7 +89,7 @@ class Pretraining(TrainingLoop[TrainState, Batch]):
         with distributed.raise_on_all_ranks():
             self.setup = prepare(dataclasses.replace(config, download=False), native)
             self.config = self.setup.config
-            check_divisible(self.setup, shard)
+            self.setup.check_divisible(shard)
             self.saved = self.setup.saved_run
             self.folder = folder or pretrain_folder(config)
             start = find_start(config, self.saved, self.folder)
