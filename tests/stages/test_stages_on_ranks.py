@@ -82,7 +82,7 @@ with distributed.process_group(torch.device("cpu"), "auto") as shard:
 '''
 
 
-TUNED = "finetuned_pretrained_seed0.pt"
+TUNED = "finetuned_pretrained_seed10.pt"
 
 
 @dataclass(frozen=True)
