@@ -185,7 +185,7 @@ def test_probe_of_two_ranks_is_that_of_one_process(finished, name):
     ends where the gradient is below 1e-4, so its optimum is known less well."""
     folder, results = finished
     one, two = (Probe.load(folder / kind / name / "probe.pt") for kind in ("one", "two"))
-    near = {"rtol": 1e-2, "atol": 1e-3} if name in ("lbfgs", "grid") else {"rtol": 1e-4, "atol": 1e-5}
+    near = {"rtol": 1e-3, "atol": 1e-4} if name in ("lbfgs", "grid") else {"rtol": 1e-4, "atol": 1e-5}
     torch.testing.assert_close((two.weight, two.bias), (one.weight, one.bias), **near)
     assert one.weight.abs().max() > 0.05  # it was trained: it began with weights of 0.01
     for a, b in zip(
@@ -236,15 +236,25 @@ def test_batches_that_two_ranks_cannot_share_are_refused_in_one_line(finished, n
 
 
 def test_fine_tuned_network_of_two_ranks_is_that_of_one_process(finished):
-    """Batch norm amplifies the rounding of the sums; a step moves the weights by about 1e-2."""
+    """Batch norm amplifies the rounding of the sums: four steps end about 1e-6 away."""
     folder, results = finished
     one, two = (Checkpoint.load(folder / kind / "tuned" / TUNED) for kind in ("one", "two"))
-    torch.testing.assert_close(two.state_dict, one.state_dict, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(two.state_dict, one.state_dict, rtol=1e-4, atol=5e-5)
     assert float((one.state_dict["projector.weight"]).abs().max()) > 0.05
     for a, b in zip(records(folder / "one" / "tuned"), records(folder / "two" / "tuned"), strict=True):
         assert numbers_of(b) == pytest.approx(numbers_of(a), rel=1e-3)
     first, second = results["tuned"]
     assert first == second and first["result"]["val_size"] == 23
+
+
+def test_command_on_two_ranks_prints_one_result(finished, server, monkeypatch):
+    folder, results = finished
+    monkeypatch.chdir(folder)
+    flags = ["--reprs", "train.pt", "val.pt", "--solver", "lbfgs", "--device", "cpu", "-o", "two/printed", "--json"]
+    ran = run_ranks(server, "ssltool", "lincls", *flags)
+    assert ran.returncode == 0, ran.stderr
+    assert json.loads(ran.stdout)["acc1"] == results["lbfgs"][0]["result"]["acc1"]
+    assert ran.stderr.count("151 train representations") == 1
 
 
 def test_clusters_of_two_ranks_are_those_of_one_process(finished):
@@ -255,7 +265,7 @@ def test_clusters_of_two_ranks_are_those_of_one_process(finished):
     torch.testing.assert_close(one.distances, two.distances, rtol=1e-4, atol=1e-6)
     for file in ("clusters.pt", "selflabelled.pt"):
         one, two = (Checkpoint.load(path / file) for path in kinds)
-        torch.testing.assert_close(two.state_dict, one.state_dict, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(two.state_dict, one.state_dict, rtol=1e-4, atol=5e-5)
     for file in ("assignments_kmeans.pt", "assignments_cluster.pt", "assignments_selflabel.pt"):
         one, two = (Clusters.load(path / file) for path in kinds)
         assert torch.equal(one.assignments, two.assignments)

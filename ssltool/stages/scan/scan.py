@@ -235,12 +235,8 @@ class _Scan:
     def _kmeans(self) -> None:
         train, evaluation = self.inputs.train_reprs, self.inputs.evaluation_reprs
         count = self.inputs.cluster_count(train.targets.numpy())
-
-        def assigned() -> Tensor:
-            centroids = kmeans(unit_rows(train), count, self.config.seed)
-            return torch.from_numpy(nearest_centroid(unit_rows(evaluation), centroids))
-
-        assignments = distributed.from_rank_zero(assigned)
+        centroids = kmeans(unit_rows(train), count, self.config.seed, self.shard)
+        assignments = torch.from_numpy(nearest_centroid(unit_rows(evaluation), centroids))
         confidence = torch.full((len(evaluation),), torch.nan)
         clusters = Clusters(assignments, confidence, evaluation.targets, evaluation.index)
         self._save_assignments("kmeans", clusters, count, str(evaluation.meta.get("split", "train")))
