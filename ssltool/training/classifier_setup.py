@@ -82,8 +82,21 @@ def training_state(
     method, or a module ``called`` that contains it, on several ranks wrapped for them."""
     scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
     optimizer = build_optimizer(groups, config)
-    model = distributed.wrap_ddp(method if called is None else called, device)
+    several = distributed.group_shard().world > 1
+    unused = several and has_unused_parameters(method, config.image_size or 0, device)
+    model = distributed.wrap_ddp(method if called is None else called, device, some_unused=unused)
     return TrainState(method, model, optimizer, scaler, sums=dict.fromkeys(sums, 0.0))
+
+
+def has_unused_parameters(method: Method, size: int, device: torch.device) -> bool:
+    """Whether the logits, of images of ``size`` pixels, do not depend on some trainable parameter, as on the mask token
+    of DINOv2."""
+    training = method.training
+    logits = method.eval().embed(torch.zeros(1, 3, size, size, device=device), "projector")
+    trainable = [parameter for parameter in method.parameters() if parameter.requires_grad]
+    gradients = torch.autograd.grad(logits.sum(), trainable, allow_unused=True)
+    method.train(training)
+    return any(gradient is None for gradient in gradients)
 
 
 class ClassifierLoop(TrainingLoop[TrainState, Batch]):

@@ -255,17 +255,19 @@ def open_on_ranks(open_data: Callable[[D], T], settings: D) -> T:
     return opened[0]
 
 
-def wrap_ddp(model: nn.Module, device: torch.device) -> nn.Module:
-    """Wraps ``model`` in DistributedDataParallel, with batch norm synchronised over the ranks.
+def wrap_ddp(model: nn.Module, device: torch.device, *, some_unused: bool = False) -> nn.Module:
+    """Wraps ``model`` in DistributedDataParallel, with batch norm synchronised over the ranks. ``some_unused`` is
+    whether some trainable parameters get no gradient.
 
     Buffers are not broadcast: running statistics, queues and centres are computed from the batches of all ranks.
     """
+    settings = KEEP_BUFFERS | {"find_unused_parameters": some_unused}
     if not dist.is_initialized():
         return model
     if device.type == "cuda":
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-        return DistributedDataParallel(model, device_ids=[device.index], **KEEP_BUFFERS)
-    return DistributedDataParallel(_sync_batchnorm(model), **KEEP_BUFFERS)
+        return DistributedDataParallel(model, device_ids=[device.index], **settings)
+    return DistributedDataParallel(_sync_batchnorm(model), **settings)
 
 
 def gradient_exchange(model: nn.Module, last: bool) -> AbstractContextManager[None]:

@@ -63,8 +63,23 @@ def batch_statistics(shard):
         found[name]["parameters"] = {key: p.grad for key, p in layer.named_parameters()}
 
 
+def unused_parameter(shard):
+    model = torch.nn.Linear(2, 1)
+    model.mask = torch.nn.Parameter(torch.ones(1))
+    wrapped = distributed.wrap_ddp(model, cpu, some_unused=True)
+    for step in range(2):
+        model.zero_grad()
+        wrapped(torch.full((1, 2), 1.0 + shard.rank)).sum().backward()
+    found["gradient of weight"], found["gradient of mask"] = model.weight.grad, model.mask.grad
+
+
 def numbers(shard):
     found["shard"] = [shard.rank, shard.world]
+    sums = torch.tensor([1.0, 2.0]) * (shard.rank + 1), torch.full((2, 1), 10.0 ** shard.rank)
+    distributed.all_reduce_sum(*sums)
+    found["sums"] = list(sums)
+    found["from zero"] = distributed.from_rank_zero(lambda: f"of rank {shard.rank}")
+    found["together"] = list(distributed.together(iter([shard.rank, 7])))
     found["mean"] = distributed.all_reduce_mean(torch.tensor([1.0, 10.0]) * (shard.rank + 1))
     found["largest"] = distributed.all_reduce_max([15, 0][shard.rank])
     try:
@@ -110,6 +125,7 @@ def interrupted_run(shard):
 
 with distributed.process_group(cpu, "auto") as shard:
     batch_statistics(shard)
+    unused_parameter(shard)
     numbers(shard)
     locked_folder(shard)
     interrupted_run(shard)
@@ -156,10 +172,19 @@ def test_batch_statistics_and_their_gradients_are_those_of_the_whole_batch(ranks
         torch.testing.assert_close(part["parameters"], {key: p.grad for key, p in layer.named_parameters()}, **close)
 
 
+def test_parameter_without_gradient_does_not_stop_the_ranks(ranks):
+    for found in ranks[1]:
+        assert found["gradient of weight"].tolist() == [[1.5, 1.5]]  # the mean over the ranks
+        assert found["gradient of mask"] is None
+
+
 def test_shards_and_reductions_over_ranks(ranks):
     for rank, found in enumerate(ranks[1]):
         assert found["shard"] == [rank, 2]
         assert found["mean"].tolist() == [1.5, 15.0]
+        assert [one.tolist() for one in found["sums"]] == [[3.0, 6.0], [[11.0], [11.0]]]
+        assert found["from zero"] == "of rank 0"
+        assert found["together"] == [rank, 7]
         assert found["largest"] == 15
 
 
