@@ -34,7 +34,7 @@ CURVES = {"image size, JPEG": SIZES, "workers, JPEG": WORKERS, "batch, from memo
 def measure(point: dict[str, Any], arch: str, files: Path) -> dict[str, float]:
     """Images per second over ``SECONDS``, and the share of the waiting for data."""
     from ssltool.config import PretrainConfig
-    from ssltool.data.loader import Shard
+    from ssltool.data.shard import Shard
     from ssltool.stages.pretrain.pretrain import Pretraining
     from ssltool.training.allocator import reuse_freed_memory
 

@@ -119,8 +119,8 @@ def plain_loop(arch: str, image_size: int, batch_size: int, images: Tensor, peer
 def ours(images: Tensor, folder: Path, **settings: Any) -> Iterator[float]:
     """Trains SimSiam with ssltool; yields the seconds that each step waited for its batch."""
     from ssltool.config import PretrainConfig
-    from ssltool.data.loader import Shard
     from ssltool.data.prefetch import ahead
+    from ssltool.data.shard import Shard
     from ssltool.stages.pretrain.pretrain import Pretraining
 
     data = folder / "train.npy"

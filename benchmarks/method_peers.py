@@ -256,7 +256,7 @@ METHODS: dict[str, tuple[Callable[[nn.Module, int], Theirs], dict[str, Any]]] = 
 def training_of(method: str, arch: str, folder: Path) -> Any:
     """A training of ours on the bundled images."""
     from ssltool.config import PretrainConfig
-    from ssltool.data.loader import Shard
+    from ssltool.data.shard import Shard
     from ssltool.stages.pretrain.pretrain import Pretraining
 
     options = tuple(f"{name}={value}" for name, value in METHODS[method][1].items())

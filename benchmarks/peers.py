@@ -244,7 +244,7 @@ def stable_pretraining(row: Row, files: Path) -> Any:
 
 def ssltool(precision: str, row: Row, files: Path) -> Any:
     from ssltool.config import PretrainConfig
-    from ssltool.data.loader import Shard
+    from ssltool.data.shard import Shard
     from ssltool.stages.pretrain.pretrain import Pretraining
     from ssltool.training.allocator import reuse_freed_memory
 

@@ -26,7 +26,8 @@ from collapse import Watch
 from ssltool.checkpoints.load import Pretrained, load_pretrained
 from ssltool.config import DataSettings, PretrainConfig, SaveReprsConfig
 from ssltool.data.images import ImageSet, open_dataset
-from ssltool.data.loader import Loader, Shard
+from ssltool.data.loader import Loader
+from ssltool.data.shard import Shard
 from ssltool.reprs.extract import Extraction
 from ssltool.stages.pretrain import run as pretrain
 from ssltool.stages.save_reprs import _save

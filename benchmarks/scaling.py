@@ -55,9 +55,7 @@ def images_per_second(arch: str, ranks: int | None, steps: int, folder: str) -> 
 
 def bytes_of_a_step(arch: str, steps: int, folder: str) -> float:
     """The bytes that two ranks send in a step."""
-    short, long = (
-        int(run(command(arch, 2, count, 1, f"{folder}/run"), isolated=True)) for count in (steps, 3 * steps)
-    )
+    short, long = (int(run(command(arch, 2, count, 1, f"{folder}/run"), isolated=True)) for count in (steps, 3 * steps))
     return (long - short) / (2 * steps)
 
 

@@ -13,7 +13,7 @@ from ssltool.settings import Record
 TITLES = {"pretrained": "pretrained", "scratch": "from scratch"}
 
 
-@click.command("finetune", cls=Command)
+@click.command("finetune", cls=Command, ranks=True)
 @data_argument
 @settings(FinetuneConfig)
 @config_option

@@ -21,7 +21,7 @@ from ssltool.errors import counted
 from ssltool.settings import Record
 
 
-@click.command("lincls", cls=Command)
+@click.command("lincls", cls=Command, ranks=True)
 @data_argument
 @settings(LinclsConfig)
 @config_option

@@ -12,7 +12,7 @@ from ssltool.config import ScanConfig
 from ssltool.settings import Record
 
 
-@click.command("scan", cls=Command)
+@click.command("scan", cls=Command, ranks=True)
 @data_argument
 @settings(ScanConfig)
 @config_option

@@ -32,6 +32,7 @@ from ssltool.data.image_files import MEMORY_LIMIT
 from ssltool.data.images import ImageSet
 from ssltool.data.opening import without_warnings
 from ssltool.data.preprocessing import Preprocessing
+from ssltool.data.shard import ONE_PROCESS, Shard
 from ssltool.data.shared_memory import PREFETCHED, fits_shared_memory
 from ssltool.data.views import Recipe, ViewParams
 from ssltool.errors import SSLToolError, first_line
@@ -47,7 +48,8 @@ BATCHED_SIZE = 64
 class Batch:
     """``views``: V tensors (B, 3, S, S), where S may differ; ``labels`` (B,), -1 if unlabelled; ``rows`` (B,), indices
     into the ``ImageSet``; ``support``: labelled images of the step; ``first``: its place in the batch of all ranks;
-    ``boxes`` (B, V, 4): where training views lie in their images, as ``views.view_boxes``."""
+    ``boxes`` (B, V, 4): where training views lie in their images, as ``views.view_boxes``; ``padding``: how many of its
+    last images only make it as large as that of the other ranks."""
 
     views: list[Tensor]
     labels: Tensor
@@ -55,30 +57,17 @@ class Batch:
     support: Batch | None = None
     first: int = 0
     boxes: Tensor | None = None
+    padding: int = 0
+
+    def without_padding(self, rows: Tensor) -> Tensor:
+        """The ``rows`` (B, ...) of the batch that are not padding."""
+        return rows[: len(rows) - self.padding]
 
     def channels_last(self) -> Batch:
         """The batch with all views in channels-last memory format."""
         views = [view.contiguous(memory_format=torch.channels_last) for view in self.views]
         support = self.support.channels_last() if self.support is not None else None
         return dataclasses.replace(self, views=views, support=support)
-
-
-@dataclass(frozen=True)
-class Shard:
-    """The part of each global batch that this process handles."""
-
-    rank: int = 0
-    world: int = 1
-
-    def slice(self, batch_size: int) -> slice:
-        """The rows of this rank in a batch. Slices have equal size and are ordered by rank."""
-        share = batch_size // self.world
-        return slice(self.rank * share, (self.rank + 1) * share)
-
-    def padded(self, count: int) -> np.ndarray:
-        """The numbers below ``count`` that this rank handles: as many on every rank; the first ones pad them."""
-        total = -(-count // self.world) * self.world
-        return np.resize(np.arange(count), total)[self.slice(total)]
 
 
 class Loader:
@@ -110,11 +99,13 @@ class Loader:
         seed: int,
         epoch: int,
         first_step: int = 0,
-        shard: Shard = Shard(),
+        shard: Shard = ONE_PROCESS,
+        parts: int = 1,
     ) -> Iterator[Batch]:
         """The batches of one epoch, starting at ``first_step``, with one view per recipe.
 
-        ``indices`` (steps * batch_size,) index the ``ImageSet``; the last batch may be smaller.
+        ``indices`` (steps * batch_size,) index the ``ImageSet``; the last batch may be smaller. A rank has the same
+        share of each of the ``parts`` of a batch, which are equally large.
 
         Raises:
             SSLToolError: naming the image, if one cannot be decoded.
@@ -126,8 +117,11 @@ class Loader:
         def step_rows(start: int) -> tuple[np.ndarray, list[ViewParams]]:
             rows = indices[start : start + batch_size]
             generator = seeds.generator(seed, epoch, start // batch_size)
-            local = shard.slice(len(rows))
+            local = shard.of_parts(len(rows), parts)
             return rows[local], [views.sample_params(len(rows), recipe, generator)[local] for recipe in recipes]
+
+        def padding(start: int) -> int:
+            return shard.padding(len(indices[start : start + batch_size]))
 
         if self._in_batches(sizes):
             for start in starts:
@@ -138,25 +132,24 @@ class Loader:
                     return views.train_view(images.repeat(len(numbers), 1, 1, 1), drawn, size, preprocessing)
 
                 boxes = torch.stack([views.view_boxes(drawn, *images.shape[-2:]) for drawn in params], dim=1)
-                yield self._batch(rows, _by_size(params, sizes, cut), boxes)
+                yield self._batch(rows, _by_size(params, sizes, cut), boxes, padding(start))
             return
         if self.in_bytes:
             file_views.require_opencv()
         requests = (_view_requests(*step_rows(start), sizes) for start in starts)
-        share = batch_size // shard.world
-        for start, (*pixels, boxes) in zip(starts, self._decoded(requests, share, sizes), strict=True):
+        received = self._decoded(requests, len(shard.padded(batch_size)), sizes)
+        for start, (*pixels, boxes) in zip(starts, received, strict=True):
             rows, params = step_rows(start)
             if self.in_bytes:
-                finished = zip(pixels, params, strict=True)
-                made = [views.finish_bytes(view, drawn, preprocessing) for view, drawn in finished]
-                yield self._batch(rows, made, boxes)
+                made = [views.finish_bytes(*pair, preprocessing) for pair in zip(pixels, params, strict=True)]
+                yield self._batch(rows, made, boxes, padding(start))
                 continue
 
             def finish(numbers: list[int], drawn: ViewParams, size: int, crops: list[Tensor] = pixels) -> Tensor:
                 together = torch.cat([crops[i] for i in numbers])
                 return views.finish(together.float() / 255.0, drawn, preprocessing)
 
-            yield self._batch(rows, _by_size(params, sizes, finish), boxes)
+            yield self._batch(rows, _by_size(params, sizes, finish), boxes, padding(start))
 
     def _in_batches(self, sizes: list[int]) -> bool:
         """Whether the views are made in batches on the device, of images in memory."""
@@ -164,22 +157,32 @@ class Loader:
             return False
         return not self.in_bytes or max(*self.pixels.shape[-2:], *sizes) <= BATCHED_SIZE
 
-    def evaluate(self, batch_size: int, rows: np.ndarray | None = None) -> Iterator[Batch]:
-        """All images in order, or those at indices ``rows``, with the validation transform.
+    def evaluate(
+        self, batch_size: int, rows: np.ndarray | None = None, *, shard: Shard = ONE_PROCESS
+    ) -> Iterator[Batch]:
+        """All images in order, or those at indices ``rows``, with the validation transform; of several ranks each has
+        its slice, in as many batches as the others.
 
         Raises:
             SSLToolError: naming the image, if one cannot be decoded.
         """
         preprocessing, size = self.preprocessing, self.preprocessing.size
         rows = np.arange(len(self.images)) if rows is None else rows
+        own = len(rows[shard.slice(len(rows))])
+        rows = rows[shard.padded(len(rows))]
         parts = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
+
+        def batch(number: int, view: Tensor) -> Batch:
+            padding = min(len(view), max(0, number * batch_size + len(view) - own))
+            return self._batch(parts[number], [view], padding=padding)
+
         if self.pixels is not None and views.can_view(self.pixels, preprocessing):
-            for part in parts:
-                yield self._batch(part, [views.eval_view(self._gather(part), preprocessing)])
+            for number, part in enumerate(parts):
+                yield batch(number, views.eval_view(self._gather(part), preprocessing))
             return
         requests: Iterator[list[Request]] = ([(int(row), None, [size]) for row in part] for part in parts)
-        for part, pixels in zip(parts, self._decoded(requests, batch_size, [size]), strict=True):
-            yield self._batch(part, [views.standardise(pixels[0].float() / 255.0, preprocessing)])
+        for number, pixels in enumerate(self._decoded(requests, batch_size, [size])):
+            yield batch(number, views.standardise(pixels[0].float() / 255.0, preprocessing))
 
     def close(self) -> None:
         """Stops the worker processes."""
@@ -205,10 +208,10 @@ class Loader:
                 raise batch
             yield [torch.as_tensor(view).to(self.device, non_blocking=True) for view in batch]
 
-    def _batch(self, rows: np.ndarray, made: list[Tensor], boxes: Tensor | None = None) -> Batch:
+    def _batch(self, rows: np.ndarray, made: list[Tensor], boxes: Tensor | None = None, padding: int = 0) -> Batch:
         indices = torch.from_numpy(rows)
         boxes = None if boxes is None else boxes.to(self.device)
-        return Batch(made, self.labels[indices].to(self.device), indices.to(self.device), boxes=boxes)
+        return Batch(made, self.labels[indices].to(self.device), indices.to(self.device), boxes=boxes, padding=padding)
 
 
 def _by_size(

@@ -131,7 +131,7 @@ class ViewParams:
             rows[name] = getattr(self, name).numpy()
         return rows
 
-    def __getitem__(self, rows: slice) -> ViewParams:
+    def __getitem__(self, rows: slice | np.ndarray) -> ViewParams:
         return ViewParams(**{f.name: getattr(self, f.name)[rows] for f in dataclasses.fields(self)})
 
     @staticmethod

@@ -19,7 +19,8 @@ from ssltool.data.detection import absolute
 from ssltool.data.fingerprint import fingerprint
 from ssltool.data.found import record_of
 from ssltool.data.images import ImageSet
-from ssltool.data.loader import Batch, Loader, Shard
+from ssltool.data.loader import Batch, Loader
+from ssltool.data.shard import ONE_PROCESS, Shard
 from ssltool.errors import SSLToolError, counted, found_in
 from ssltool.models.outputs import Features
 from ssltool.models.tokens import KINDS
@@ -28,6 +29,7 @@ from ssltool.reprs.kept_tokens import KeptTokens
 from ssltool.reprs.nonfinite import all_finite
 from ssltool.reprs.representations import PLACE, PLACES, Representations
 from ssltool.settings import Record
+from ssltool.training import distributed
 from ssltool.training.device import DTYPES, autocast
 from ssltool.training.launch import worker_count
 from ssltool.training.setup import numbers_hash
@@ -37,17 +39,23 @@ VIEW_BLOCK = 256
 
 
 def extract_all(
-    network: Pretrained, images: ImageSet, config: SaveReprsConfig, device: torch.device
+    network: Pretrained, images: ImageSet, config: SaveReprsConfig, device: torch.device, shard: Shard = ONE_PROCESS
 ) -> Representations:
-    """The representations of all ``images``, in order, in eval mode and in memory.
+    """The representations of all ``images``, in order, in eval mode and in memory. Of several ranks, each computes its
+    share of the batches, and all return all rows.
 
     Their shape is (N, d) with the validation transform, (N, Q, d) for Q augmented views, (N P, d) for P positions.
     """
-    extraction = Extraction(network, images, config, device)
-    rows, done = torch.empty((len(images), *extraction.shape), dtype=extraction.dtype), 0
-    for batch in extraction.batches(range(len(images))):
-        rows[done : done + len(batch)] = batch
-        done += len(batch)
+    with distributed.raise_on_all_ranks():
+        extraction = Extraction(network, images, config, device)
+        own = extraction.share(shard)
+        new = torch.empty if len(own) == len(images) else torch.zeros
+        rows, done = new((len(images), *extraction.shape), dtype=extraction.dtype), own.start
+        for batch in extraction.batches(own) if own else ():
+            rows[done : done + len(batch)] = batch
+            done += len(batch)
+    if shard.world > 1:
+        distributed.all_reduce_sum(rows)
     return extraction.to_representations(rows, range(len(images)), Shard())
 
 
@@ -94,6 +102,12 @@ class Extraction:
                 f"{counted(steps, 'batch')} of {self.size}, fewer than {shard.world} ranks; lower --batch-size or "
                 "start fewer ranks"
             )
+        return self.share(shard)
+
+    def share(self, shard: Shard) -> range:
+        """The images of one rank, as ``images_of``; none if there are fewer batches than ranks."""
+        total = len(self.images)
+        steps = -(-total // self.size)
         first, last = (steps * rank // shard.world * self.size for rank in (shard.rank, shard.rank + 1))
         return range(first, min(last, total))
 

@@ -11,7 +11,8 @@ import torch
 from ssltool.data import views
 from ssltool.data.image_files import pixels
 from ssltool.data.images import ImageSet
-from ssltool.data.loader import Loader, Shard
+from ssltool.data.loader import Loader
+from ssltool.data.shard import Shard
 from ssltool.errors import SSLToolError
 from ssltool.methods.base import Method
 from ssltool.settings import Record

@@ -34,6 +34,7 @@ from ssltool.files.writing import copy_atomically, to_json, write_atomically, wr
 from ssltool.runs.lock import RunLock
 from ssltool.runs.records import read_records
 from ssltool.settings import Record, Settings
+from ssltool.training import distributed
 
 NEWEST = "checkpoint.pt"
 SHARDS = "shards.json"
@@ -91,30 +92,35 @@ def _next_number(name: str) -> int:
 def with_number(settings: R, default_name: str, *, create: bool = True) -> R:
     """``settings`` with a number for ``--exp-id auto``, whose folder this process has created; else ``settings``.
 
-    Two processes that start at once get different numbers, because only one of them can create a folder. Without
-    ``create`` the number is the one that is free now.
+    Two processes that start at once get different numbers, because only one of them can create a folder. Ranks get the
+    same number. Without ``create`` the number is the one that is free now.
 
     Raises:
         SSLToolError: if the folder cannot be created.
     """
-    while settings.exp_id == AUTO and settings.out is None:
-        number = _next_number(settings.exp_name or default_name)
-        numbered = dataclasses.replace(settings, exp_id=number)
-        path = run_path(numbered, default_name)
-        if not create:
-            return numbered
+    if settings.exp_id != AUTO or settings.out is not None:
+        return settings
+    name = settings.exp_name or default_name
+    number = distributed.from_rank_zero(lambda: _created_number(name)) if create else _next_number(name)
+    return dataclasses.replace(settings, exp_id=number)
+
+
+def _created_number(name: str) -> int:
+    """The number of a new run folder with this name, which this process has created."""
+    while True:
+        number = _next_number(name)
+        path = LOGS / f"{name}_{number:04d}"
         with writing(path):
             LOGS.mkdir(exist_ok=True)
-            try:
+            with contextlib.suppress(FileExistsError):
                 path.mkdir()
-            except FileExistsError:
-                continue
-        return numbered
-    return settings
+                return number
 
 
 class RunFolder:
     """The folder of one run of a stage. A stage writes to it while it holds its lock, and nothing before ``claim``.
+
+    Of several ranks, all call the methods that write; rank 0 alone does it, and all of them raise its errors.
 
     ``is_new``: the folder was created for this run, by ``with_number``, and is removed if the run fails.
     """
@@ -142,6 +148,14 @@ class RunFolder:
             SSLToolError: if a living process holds the lock, or the folder cannot be written; and by each method that
                 writes if the folder was moved or the lock lost.
         """
+        with contextlib.ExitStack() as stack:
+            with distributed.raise_on_all_ranks():
+                if distributed.is_main():
+                    stack.enter_context(self._locked())
+            yield
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
         self._check_is_folder()
         target = Path(os.path.realpath(self.path))  # the path may be a link to a folder that does not exist yet
         created = [target] if self.is_new else []
@@ -207,6 +221,7 @@ class RunFolder:
     def _files(self, patterns: Sequence[str]) -> list[Path]:
         return [path for pattern in patterns for path in self.path.glob(pattern)]
 
+    @distributed.by_rank_zero
     def claim(
         self,
         settings: Settings,
@@ -312,6 +327,7 @@ class RunFolder:
         """The records of ``metrics.jsonl``, one per epoch; raises as ``read_records``."""
         return read_records(self.metrics)
 
+    @distributed.by_rank_zero
     def log(self, record: Record) -> None:
         """Appends one record to ``metrics.jsonl``."""
         self._check_lock()
@@ -319,22 +335,33 @@ class RunFolder:
             stream.write(to_json(record) + "\n")
         self._has_result()
 
+    @distributed.by_rank_zero
     def write(self, contents: Stored, path: Path) -> None:
         """Writes a result of the run to ``path`` in this folder.
 
         Raises:
             SSLToolError: if it cannot be written; the previous file is kept.
         """
+        self._write(contents, path)
+
+    @distributed.by_rank_zero
+    def remove(self, path: Path) -> None:
+        """Removes the file ``path`` in this folder, if there is one."""
+        path.unlink(missing_ok=True)
+
+    def _write(self, contents: Stored, path: Path) -> None:
         self._check_lock()
         contents.save(path)
         self._has_result()
 
+    @distributed.by_rank_zero
     def save_order(self, order: Order) -> None:
         """Writes the order of the data, (N,) image numbers, to ``order.npy``, unless it is computed."""
         self._check_lock()
         if isinstance(order, np.ndarray):
             write_atomically(self.path / "order.npy", lambda stream: np.save(stream, order))
 
+    @distributed.by_rank_zero
     def save_counts(self, images: ImageSet, row: int) -> None:
         """Writes the number of images of each shard that begins before ``row`` of a stream to ``shards.json``, so that
         a resumed run does not count them again."""
@@ -342,6 +369,7 @@ class RunFolder:
         if isinstance(images.paths, ShardStream):
             write_json(self.path / SHARDS, images.paths.count_until(row))
 
+    @distributed.by_rank_zero
     def save_images(self, train: ImageSet, val: ImageSet | None = None) -> None:
         """Writes the paths and the hashes of the training images to ``images.jsonl``, and those of the val images, if
         the run reads any, to ``val_images.jsonl``. A stream has no list."""
@@ -352,19 +380,19 @@ class RunFolder:
         if val is not None:
             Manifest.of(val).save(self.path / VAL_IMAGES)
 
-    def save(self, checkpoint: Checkpoint, *, keep_epoch: int | None = None) -> Path:
+    @distributed.by_rank_zero
+    def save(self, checkpoint: Checkpoint, *, keep_epoch: int | None = None) -> None:
         """Writes ``checkpoint`` to ``checkpoint.pt``, and with ``keep_epoch`` (from 0) also to that epoch's file.
 
         Raises:
             SSLToolError: if it cannot be written; the previous files are kept.
         """
         if keep_epoch is None:
-            self.write(checkpoint, self.newest)
-            return self.newest
+            self._write(checkpoint, self.newest)
+            return
         kept = self.path / f"checkpoint_{keep_epoch:04d}.pt"
-        self.write(checkpoint, kept)
+        self._write(checkpoint, kept)
         copy_atomically(kept, self.newest)
-        return kept
 
 
 def _is_resumed_after(error: BaseException) -> bool:

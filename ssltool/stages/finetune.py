@@ -27,16 +27,18 @@ from ssltool.data.found import announce, record_of
 from ssltool.data.images import ImageSet
 from ssltool.data.labels import compact, open_labelled
 from ssltool.data.loader import Batch, Loader, killed_workers
+from ssltool.data.shard import Shard
 from ssltool.data.support import stratified_sample
 from ssltool.diagnosis.metrics.of_rows import feature_std_tensor
 from ssltool.errors import SSLToolError
 from ssltool.files.schema import ANYTHING, conform, listing, mapping, real, sequence
 from ssltool.files.stored import weights_hash
-from ssltool.methods.base import Method
+from ssltool.methods.base import Method, Output
 from ssltool.models.depth import LayerGroup, layer_groups
 from ssltool.runs.folder import RunFolder, run_path, with_number
 from ssltool.runs.resume import check_compatible, check_images, note_changed_images
 from ssltool.settings import Record, Settings
+from ssltool.training import distributed
 from ssltool.training.classification import Accuracy
 from ssltool.training.classifier_setup import ClassifierLoop, build_classifier, classifier_setup, training_state
 from ssltool.training.device import autocast, pick_device
@@ -68,18 +70,27 @@ def run(config: FinetuneConfig) -> Record:
         Interrupted: after a signal; the state is saved.
     """
     config.check()
-    device = pick_device(config)
-    network = load_pretrained(config, device).with_finite_weights()
+    device = pick_device(config, local_rank=distributed.local_rank())
+    with distributed.process_group(device, "auto") as shard:
+        config, network, images = distributed.open_on_ranks(lambda settings: _open(settings, device), config)
+        name = default_run_name("finetune", config)
+        numbered = with_number(config, name)
+        folder = RunFolder(run_path(numbered, name), "finetune", is_new=numbered is not config)
+        with folder.locked():
+            return _train(numbered, network, images, folder, shard, device)
+
+
+def _open(
+    config: FinetuneConfig, device: torch.device
+) -> tuple[FinetuneConfig, Pretrained, tuple[ImageSet, ImageSet, int]]:
+    """``config`` with the dataset, the network, and the train and val images with the number of their classes."""
+    network = load_pretrained(config, device, ranks=True).with_finite_weights()
     given, config = config, use_saved_dataset(config, network.run)
     opened = open_labelled(dataclasses.replace(config, labels_fraction=1.0))
     note_changed_images(network, given, opened[0])
     images = compact(*opened)
     network.refuse_unused_flags(images[1].image_size, crops=True)
-    name = default_run_name("finetune", config)
-    numbered = with_number(config, name)
-    folder = RunFolder(run_path(numbered, name), "finetune", is_new=numbered is not config)
-    with folder.locked():
-        return _train(numbered, network, images, folder, device)
+    return config, network, images
 
 
 def _train(
@@ -87,6 +98,7 @@ def _train(
     network: Pretrained,
     images: tuple[ImageSet, ImageSet, int],
     folder: RunFolder,
+    shard: Shard,
     device: torch.device,
 ) -> Record:
     """Trains the arms that are not complete, and returns the result document.
@@ -94,14 +106,17 @@ def _train(
     ``images`` are the train and val images, and the number of their classes.
     """
     train, val, classes = images
-    arms = [
-        _make_arm(arm, seed, config, network, (train, val), folder.path)
-        for seed in range(config.seed, config.seed + config.seeds)
-        for arm in _arm_names(config, network)
-    ]
-    histories = {arm.path: _load_history(arm, train, val) for arm in arms if config.resume and arm.path.exists()}
-    resumed_from = next(iter(histories), None)
-    folder.refuse_if_taken(overwrite=config.overwrite, resume=config.resume, resumed_from=resumed_from)
+    with distributed.raise_on_all_ranks():
+        arms = [
+            _make_arm(arm, seed, config, network, (train, val), folder.path)
+            for seed in range(config.seed, config.seed + config.seeds)
+            for arm in _arm_names(config, network)
+        ]
+        for arm in arms:
+            arm.setup.check_divisible(shard)
+        histories = {arm.path: _load_history(arm, train, val) for arm in arms if config.resume and arm.path.exists()}
+        resumed_from = next(iter(histories), None)
+        folder.refuse_if_taken(overwrite=config.overwrite, resume=config.resume, resumed_from=resumed_from)
     batch_size = arms[0].setup.batch_size
     records = [record for history in histories.values() for record in history]
     settings = as_dict(config) | {"stage": "finetune", "batch_size": batch_size, "network": network.origin}
@@ -240,8 +255,9 @@ class _Finetuning(ClassifierLoop):
             seed=setup.config.seed,
             epoch=epoch,
             first_step=first_step,
+            shard=self.shard,
         )
-        return map(Batch.channels_last, batches)
+        return map(Batch.channels_last, distributed.together(batches))
 
     def step(self, batch: Batch) -> tuple[Tensor, ...]:
         state, c = self.state, self.setup.config
@@ -249,9 +265,9 @@ class _Finetuning(ClassifierLoop):
         for group in state.optimizer.param_groups:
             group["lr"] = lr * group["scale"]
         with autocast(self.device, c.precision):
-            output = state.method(batch)
+            output = Output(*state.model(batch))
         state.update(output.loss)
-        return output.loss, feature_std_tensor(output.projection)
+        return output.loss, feature_std_tensor(distributed.gather(output.projection))
 
     def results(self, means: dict[str, float]) -> Record:
         state = self.state
@@ -262,8 +278,9 @@ class _Finetuning(ClassifierLoop):
     def _evaluate(self) -> dict[str, float]:
         method = self.state.method.eval()
         accuracy = Accuracy(self.classes, self.device)
-        for batch in self.validation.evaluate(256):
-            accuracy.add(method.embed(batch.channels_last().views[0], "projector"), batch.labels)
+        for batch in distributed.together(self.validation.evaluate(256, shard=self.shard)):
+            scores = method.embed(batch.channels_last().views[0], "projector")
+            accuracy.add(batch.without_padding(scores), batch.without_padding(batch.labels))
         return accuracy.result()
 
 

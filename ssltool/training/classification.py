@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ssltool.training import distributed
+
 TOP_K = 5
 """A prediction counts for ``acc5`` if the class is among this many highest scores."""
 
@@ -25,7 +27,8 @@ def linear_classifier(width: int, classes: int, generator: torch.Generator) -> n
 
 
 class Accuracy:
-    """Top-1 and top-5 accuracy, counted per class on the device. Only ``result`` synchronises with it."""
+    """Top-1 and top-5 accuracy over the rows of all ranks, counted per class on the device. Only ``result``
+    synchronises with it."""
 
     def __init__(self, classes: int, device: torch.device) -> None:
         self._counts = torch.zeros(3, classes, dtype=torch.int64, device=device)  # rows, top-1 hits, top-5 hits
@@ -37,11 +40,13 @@ class Accuracy:
         self._counts.index_add_(1, labels, counts.long())
 
     def result(self) -> dict[str, float]:
-        """``acc1``, ``acc5`` and ``class_acc1``, the mean of the top-1 accuracies of the classes, in [0, 1].
+        """``acc1``, ``acc5`` and ``class_acc1``, the mean of the top-1 accuracies of the classes, in [0, 1]. To be
+        called once, by all ranks.
 
         Raises:
             ZeroDivisionError: if no batch was added.
         """
+        distributed.all_reduce_sum(self._counts)
         rows, top1, top5 = self._counts.cpu()
         total, present = int(rows.sum()), rows > 0
         return {

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from ssltool import seeds
 from ssltool.checkpoints.build import build_method
@@ -25,6 +26,7 @@ from ssltool.methods.base import Method
 from ssltool.models.backbones import depends_on_size
 from ssltool.runs.folder import RunFolder
 from ssltool.settings import Record
+from ssltool.training import distributed
 from ssltool.training.loop import TrainingLoop
 from ssltool.training.optimizers import build_optimizer
 from ssltool.training.setup import TrainingSetup
@@ -74,15 +76,31 @@ def training_state(
     config: PretrainConfig,
     device: torch.device,
     sums: tuple[str, ...],
+    called: nn.Module | None = None,
 ) -> TrainState:
-    """The initial state of training ``method``; ``sums`` names the values that each step records."""
+    """The initial state of training ``method``; ``sums`` names the values that each step records. A step calls the
+    method, or a module ``called`` that contains it, on several ranks wrapped for them."""
     scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
     optimizer = build_optimizer(groups, config)
-    return TrainState(method, method, optimizer, scaler, sums=dict.fromkeys(sums, 0.0))
+    several = distributed.group_shard().world > 1
+    unused = several and has_unused_parameters(method, config.image_size or 0, device)
+    model = distributed.wrap_ddp(method if called is None else called, device, some_unused=unused)
+    return TrainState(method, model, optimizer, scaler, sums=dict.fromkeys(sums, 0.0))
+
+
+def has_unused_parameters(method: Method, size: int, device: torch.device) -> bool:
+    """Whether the logits, of images of ``size`` pixels, do not depend on some trainable parameter, as on the mask token
+    of DINOv2."""
+    training = method.training
+    logits = method.eval().embed(torch.zeros(1, 3, size, size, device=device), "projector")
+    trainable = [parameter for parameter in method.parameters() if parameter.requires_grad]
+    gradients = torch.autograd.grad(logits.sum(), trainable, allow_unused=True)
+    method.train(training)
+    return any(gradient is None for gradient in gradients)
 
 
 class ClassifierLoop(TrainingLoop[TrainState, Batch]):
-    """The training of a classifier in one process, resumed from the checkpoint ``path`` in ``folder`` if it exists.
+    """The training of a classifier, resumed from the checkpoint ``path`` in ``folder`` if it exists.
 
     ``saved`` is the run as the checkpoint records it; ``label`` is added to each record, to identify it among others
     in the run folder.
@@ -101,18 +119,21 @@ class ClassifierLoop(TrainingLoop[TrainState, Batch]):
     ) -> None:
         super().__init__(state, path, epochs=epochs, steps=steps, name=" ".join(map(str, label.values())))
         self.saved, self.folder, self.label = saved, folder, label
-        if path.exists():
-            state.restore(Checkpoint.load(path), path)
+        self.shard = distributed.group_shard()
+        with distributed.raise_on_all_ranks():
+            if path.exists():
+                state.restore(Checkpoint.load(path), path)
 
     def start_epoch(self) -> None:
         self.state.model.train()
 
     def seed_step(self) -> None:
-        state = self.state
-        torch.manual_seed(seeds.derive(self.saved.seed, state.epoch, state.epoch_step, seeds.Stream.MODEL))
+        state, rank = self.state, self.shard.rank
+        numbers = (state.epoch, state.epoch_step, seeds.Stream.MODEL, *([rank] if rank else []))
+        torch.manual_seed(seeds.derive(self.saved.seed, *numbers))
 
     def images_in(self, batch: Batch) -> int:
-        return len(batch.labels)
+        return len(batch.labels) * self.shard.world
 
     def finish_epoch(self) -> Record:
         state = self.state
@@ -129,4 +150,6 @@ class ClassifierLoop(TrainingLoop[TrainState, Batch]):
 
     def save(self) -> None:
         self.state.flush()
-        self.folder.write(self.state.checkpoint(self.saved), self.path)
+        with distributed.raise_on_all_ranks():
+            checkpoint = self.state.checkpoint(self.saved)
+        self.folder.write(checkpoint, self.path)

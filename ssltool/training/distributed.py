@@ -6,6 +6,8 @@ that of the mean loss over all ranks, as DistributedDataParallel's gradient aver
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import inspect
 import io
 import pickle
@@ -18,7 +20,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ssltool.data.loader import Shard
+from ssltool.config import DataSettings
+from ssltool.data.loader import WorkerKilled
+from ssltool.data.shard import Shard
 from ssltool.errors import Interrupted, SSLToolError, first_line
 from ssltool.training.launch import launch, one_process, require_address, started_by_srun
 from ssltool.training.progress import info, is_quiet, quiet
@@ -26,9 +30,11 @@ from ssltool.training.ranks import ALONE, Ranks
 
 T = TypeVar("T")
 
+D = TypeVar("D", bound=DataSettings)
+F = TypeVar("F", bound=Callable[..., None])
+
 CPU = torch.device("cpu")
 
-T = TypeVar("T")
 
 KEEP_BUFFERS: dict[str, Any] = {
     "forward_sync_buffers"
@@ -56,13 +62,14 @@ def local_rank() -> int:
 
 @contextmanager
 def process_group(device: torch.device, backend: str) -> Iterator[Shard]:
-    """Context manager that initialises the process group and yields the shard of this rank.
+    """Context manager that initialises the process group and yields the shard of this rank. A group that the process
+    has joined before is used and kept.
 
     Raises:
         SSLToolError: if the backend does not support the device, or the ranks do not find each other.
     """
-    if not under_torchrun():
-        yield Shard()
+    if not under_torchrun() or dist.is_initialized():
+        yield group_shard()
         return
     if backend == "nccl" and device.type != "cuda":
         raise SSLToolError(f"--dist-backend nccl requires --device cuda; found {device.type}; use gloo")
@@ -109,6 +116,19 @@ def all_reduce_mean(values: Tensor) -> Tensor:
         dist.all_reduce(values)
         values /= dist.get_world_size()
     return values
+
+
+def all_reduce_sum(*tensors: Tensor) -> None:
+    """Replaces the ``tensors``, of one type and device, by their sums over the ranks, in one exchange; no gradient."""
+    if not dist.is_initialized():
+        return
+    if len(tensors) == 1 and tensors[0].is_contiguous():
+        dist.all_reduce(tensors[0].detach())
+        return
+    flat = torch.cat([tensor.detach().flatten() for tensor in tensors])
+    dist.all_reduce(flat)
+    for tensor, total in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
+        tensor.detach().copy_(total.view_as(tensor))
 
 
 def group_shard() -> Shard:
@@ -180,15 +200,6 @@ def broadcast(tensor: Tensor) -> Tensor:
     return tensor
 
 
-def broadcast_object(value: T) -> T:
-    """``value`` of rank 0, on all ranks; it must be picklable."""
-    if not dist.is_initialized():
-        return value
-    values = [value]
-    dist.broadcast_object_list(values, 0, device=CPU)
-    return values[0]
-
-
 @contextmanager
 def raise_on_all_ranks(device: torch.device = CPU) -> Iterator[None]:
     """Context manager that raises an ``SSLToolError`` on all ranks if one rank raises it, to avoid deadlocks. The ranks
@@ -198,8 +209,55 @@ def raise_on_all_ranks(device: torch.device = CPU) -> Iterator[None]:
         yield
     except SSLToolError as error:
         failure = error
-    if all_reduce_max(int(failure is not None), device):
-        raise failure or SSLToolError("another rank failed; see its error message")
+    kinds = (SSLToolError, WorkerKilled)  # after the second, a run keeps what it has
+    code = 0 if failure is None else 1 + isinstance(failure, WorkerKilled)
+    if code := all_reduce_max(code, device):
+        raise failure or kinds[code - 1]("another rank failed; see its error message")
+
+
+def by_rank_zero(write: F) -> F:
+    """Decorator of a function that all ranks call: rank 0 alone runs it, and all of them raise its ``SSLToolError``."""
+
+    @functools.wraps(write)
+    def on_ranks(*args: Any, **kwargs: Any) -> None:
+        with raise_on_all_ranks():
+            if is_main():
+                write(*args, **kwargs)
+
+    return on_ranks  # type: ignore[return-value]
+
+
+def together(batches: Iterator[T]) -> Iterator[T]:
+    """``batches``, of which all ranks have equally many; an ``SSLToolError`` of one rank is raised on all."""
+    while True:
+        with raise_on_all_ranks():
+            batch = next(batches, None)
+        if batch is None:
+            return
+        yield batch
+
+
+def from_rank_zero(make: Callable[[], T]) -> T:
+    """The result of ``make()`` on rank 0, on all ranks; they raise its ``SSLToolError`` too. It must be picklable."""
+    found: list[Any] = [None]
+    with raise_on_all_ranks():
+        if is_main():
+            found = [make()]
+    if dist.is_initialized():
+        dist.broadcast_object_list(found, 0, device=CPU)
+    result: T = found[0]
+    return result
+
+
+def open_on_ranks(open_data: Callable[[D], T], settings: D) -> T:
+    """``open_data(settings)`` on each rank; an ``SSLToolError`` of one rank is raised on all. With ``--download``
+    rank 0 is the first, and the only one that downloads."""
+    opened: list[T] = []
+    for downloads in (True, False) if settings.download else (None,):
+        with raise_on_all_ranks():
+            if downloads is None or downloads is is_main():
+                opened.append(open_data(dataclasses.replace(settings, download=downloads is True)))
+    return opened[0]
 
 
 @contextmanager
@@ -229,13 +287,7 @@ class _GroupRanks(Ranks):
         return raise_on_all_ranks()
 
     def from_main(self, compute: Callable[[], T]) -> T:
-        found: list[Any] = [None]
-        with raise_on_all_ranks():
-            if self.rank == 0:
-                found[0] = compute()
-        dist.broadcast_object_list(found, 0, device=CPU)
-        result: T = found[0]
-        return result
+        return from_rank_zero(compute)
 
     def merged(self, value: T, merge: Callable[[T, T], T]) -> T:
         step = 1
@@ -282,17 +334,19 @@ def _receive(rank: int) -> Any:
     return pickle.loads(contents.numpy().data)  # of another rank of this program
 
 
-def wrap_ddp(model: nn.Module, device: torch.device) -> nn.Module:
-    """Wraps ``model`` in DistributedDataParallel, with batch norm synchronised over the ranks.
+def wrap_ddp(model: nn.Module, device: torch.device, *, some_unused: bool = False) -> nn.Module:
+    """Wraps ``model`` in DistributedDataParallel, with batch norm synchronised over the ranks. ``some_unused`` is
+    whether some trainable parameters get no gradient.
 
     Buffers are not broadcast: running statistics, queues and centres are computed from the batches of all ranks.
     """
+    settings = KEEP_BUFFERS | {"find_unused_parameters": some_unused}
     if not dist.is_initialized():
         return model
     if device.type == "cuda":
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-        return DistributedDataParallel(model, device_ids=[device.index], **KEEP_BUFFERS)
-    return DistributedDataParallel(_sync_batchnorm(model), **KEEP_BUFFERS)
+        return DistributedDataParallel(model, device_ids=[device.index], **settings)
+    return DistributedDataParallel(_sync_batchnorm(model), **settings)
 
 
 def gradient_exchange(model: nn.Module, last: bool) -> AbstractContextManager[None]:

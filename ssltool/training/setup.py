@@ -26,6 +26,7 @@ from ssltool.data.image_files import SAMPLE_HEADERS, identical
 from ssltool.data.images import ImageSet
 from ssltool.data.layouts import LAYOUTS
 from ssltool.data.preprocessing import Preprocessing
+from ssltool.data.shard import Shard
 from ssltool.data.strategies import (
     chunk_too_small_message,
     epoch_indices,
@@ -217,6 +218,18 @@ class TrainingSetup:
                 f"--n-warmup-steps trains the predictor only, and {c.method} has no trainable predictor; leave it out"
             )
         return method
+
+    def check_divisible(self, shard: Shard, option: str = "--batch-size") -> None:
+        """Raises ``SSLToolError`` if a batch, which ``option`` sets, is not divisible by the number of ranks."""
+        if self.batch_size % shard.world:
+            raise SSLToolError(
+                f"{option} {self.batch_size} is not divisible by the number of ranks ({shard.world}); change it"
+            )
+        if self.support is not None and self.support.batch_size % shard.world:
+            raise SSLToolError(
+                f"the {self.support.batch_size} labelled images of a step are not divisible by the number of ranks "
+                f"({shard.world}); change --set support_per_class"
+            )
 
     @property
     def terms(self) -> tuple[Term, ...]:

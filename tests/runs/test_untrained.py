@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ssltool.config import RankConfig
-from ssltool.data.loader import Shard
+from ssltool.data.shard import Shard
 from ssltool.runs.history import read_runs, restore_setup
 from ssltool.runs.untrained import untrained_record
 from ssltool.stages.pretrain.epoch_monitor import EpochMonitor

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from memory_watch import Watch, needs_proc
 
 from helpers import same_bits
 from ssltool.checkpoints.load import load_pretrained
@@ -199,25 +199,7 @@ def test_a_value_that_is_not_finite_is_named_where_its_image_is_read(save, tmp_p
         tokens[3]
 
 
-class Watch(threading.Thread):
-    """Records the peak of this process's memory that is not backed by a file, in bytes."""
-
-    def __init__(self) -> None:
-        super().__init__(daemon=True)
-        self.most = self.anonymous()
-        self.stopped = threading.Event()
-
-    @staticmethod
-    def anonymous() -> int:
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return next(1024 * int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
-
-    def run(self) -> None:
-        while not self.stopped.wait(0.002):
-            self.most = max(self.most, self.anonymous())
-
-
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc/self/status")
+@needs_proc
 @pytest.mark.parametrize("kind", ["pt", "npy"])
 def test_memory_does_not_grow_with_the_number_of_images(ssltool, trained, tmp_path, kind):
     """4096 tokens of 8 floats an image: 131 kB of rows, and 82 kB of labels, numbers and places."""
@@ -226,11 +208,8 @@ def test_memory_does_not_grow_with_the_number_of_images(ssltool, trained, tmp_pa
     peaks = {}
     for images in (64, 64, 1024):
         np.save(tmp_path / "some.npy", np.arange(images))
-        watch = Watch()
-        watch.start()
-        assert ssltool("save-reprs", *flags, "-o", tmp_path / f"{images}.{kind}").code == 0
-        watch.stopped.set()
-        watch.join()
+        with Watch() as watch:
+            assert ssltool("save-reprs", *flags, "-o", tmp_path / f"{images}.{kind}").code == 0
         peaks[images] = watch.most
     rows = 960 * 4096 * 4 * 8
     assert peaks[1024] - peaks[64] < 0.25 * rows

@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from ssltool import seeds
 from ssltool.training.classification import Accuracy, epoch_order, linear_classifier
+from ssltool.training.classifier_setup import has_unused_parameters
 
 CPU = torch.device("cpu")
 
@@ -70,3 +72,22 @@ def test_a_classifier_starts_small_and_without_bias_and_leaves_the_global_genera
     assert layer.bias.tolist() == [0.0] * 50
     assert layer.weight.requires_grad and layer.bias.requires_grad
     assert torch.equal(layer.weight, linear_classifier(100, 50, seeds.generator(1)).weight)
+
+
+class Network(nn.Module):
+    """A linear layer with a mask token, which its output does not depend on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.mask = nn.Linear(3 * 4 * 4, 2), nn.Parameter(torch.zeros(1))
+
+    def embed(self, view: torch.Tensor, layer: str) -> torch.Tensor:
+        return self.layer(view.flatten(1))
+
+
+def test_trainable_parameters_without_effect_are_found():
+    network = Network()
+    assert has_unused_parameters(network, 4, torch.device("cpu"))
+    network.mask.requires_grad_(False)
+    assert not has_unused_parameters(network, 4, torch.device("cpu"))
+    assert network.training and network.layer.weight.grad is None

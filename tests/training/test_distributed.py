@@ -15,7 +15,7 @@ from torch import nn
 
 from helpers import TINY, records, same_run
 from ssltool.checkpoints.checkpoint import Checkpoint
-from ssltool.data.loader import Shard
+from ssltool.data.shard import Shard
 from ssltool.errors import SSLToolError
 from ssltool.stages.pretrain import run as pretrain
 from ssltool.stages.pretrain.pretrain import Pretraining
@@ -43,7 +43,8 @@ import torch
 from ssltool.config import PretrainConfig
 from ssltool.errors import Interrupted, SSLToolError
 from ssltool.runs.folder import RunFolder
-from ssltool.stages.pretrain.pretrain import Pretraining, _locked
+from ssltool.runs.lock import RunLock
+from ssltool.stages.pretrain.pretrain import Pretraining
 from ssltool.training import distributed
 
 torch.set_num_threads(1)
@@ -62,8 +63,23 @@ def batch_statistics(shard):
         found[name]["parameters"] = {key: p.grad for key, p in layer.named_parameters()}
 
 
+def unused_parameter(shard):
+    model = torch.nn.Linear(2, 1)
+    model.mask = torch.nn.Parameter(torch.ones(1))
+    wrapped = distributed.wrap_ddp(model, cpu, some_unused=True)
+    for step in range(2):
+        model.zero_grad()
+        wrapped(torch.full((1, 2), 1.0 + shard.rank)).sum().backward()
+    found["gradient of weight"], found["gradient of mask"] = model.weight.grad, model.mask.grad
+
+
 def numbers(shard):
     found["shard"] = [shard.rank, shard.world]
+    sums = torch.tensor([1.0, 2.0]) * (shard.rank + 1), torch.full((2, 1), 10.0 ** shard.rank)
+    distributed.all_reduce_sum(*sums)
+    found["sums"] = list(sums)
+    found["from zero"] = distributed.from_rank_zero(lambda: f"of rank {shard.rank}")
+    found["together"] = list(distributed.together(iter([shard.rank, 7])))
     found["mean"] = distributed.all_reduce_mean(torch.tensor([1.0, 10.0]) * (shard.rank + 1))
     found["largest"] = distributed.all_reduce_max([15, 0][shard.rank])
     try:
@@ -75,11 +91,12 @@ def numbers(shard):
 
 
 def locked_folder(shard):
-    """What ``pretrain`` does on each rank while another process writes the run folder."""
-    with RunFolder(out / "locked").locked() if shard.rank == 1 else contextlib.nullcontext():
+    """What a stage does on each rank while another process writes the run folder."""
+    (out / "locked").mkdir(exist_ok=True)
+    with RunLock(out / "locked") if shard.rank == 1 else contextlib.nullcontext():
         distributed.all_reduce_max(0)
         try:
-            with _locked(RunFolder(out / "locked")):
+            with RunFolder(out / "locked").locked():
                 found["locked"] = ""
         except SSLToolError as error:
             found["locked"] = str(error)
@@ -108,6 +125,7 @@ def interrupted_run(shard):
 
 with distributed.process_group(cpu, "auto") as shard:
     batch_statistics(shard)
+    unused_parameter(shard)
     numbers(shard)
     locked_folder(shard)
     interrupted_run(shard)
@@ -154,10 +172,19 @@ def test_batch_statistics_and_their_gradients_are_those_of_the_whole_batch(ranks
         torch.testing.assert_close(part["parameters"], {key: p.grad for key, p in layer.named_parameters()}, **close)
 
 
+def test_parameter_without_gradient_does_not_stop_the_ranks(ranks):
+    for found in ranks[1]:
+        assert found["gradient of weight"].tolist() == [[1.5, 1.5]]  # the mean over the ranks
+        assert found["gradient of mask"] is None
+
+
 def test_shards_and_reductions_over_ranks(ranks):
     for rank, found in enumerate(ranks[1]):
         assert found["shard"] == [rank, 2]
         assert found["mean"].tolist() == [1.5, 15.0]
+        assert [one.tolist() for one in found["sums"]] == [[3.0, 6.0], [[11.0], [11.0]]]
+        assert found["from zero"] == "of rank 0"
+        assert found["together"] == [rank, 7]
         assert found["largest"] == 15
 
 
@@ -212,6 +239,16 @@ def test_shards_partition_the_batch_in_order():
     rows = list(range(12))
     assert [rows[Shard(rank, 3).slice(12)] for rank in range(3)] == [rows[:4], rows[4:8], rows[8:]]
     assert rows[Shard().slice(12)] == rows
+
+
+@pytest.mark.parametrize(("count", "world"), [(5, 4), (1, 3), (7, 2), (12, 3), (0, 2)])
+def test_shards_of_any_number_of_rows_have_each_row_once_and_pad_to_equal_sizes(count, world):
+    shards = [Shard(rank, world) for rank in range(world)]
+    assert [row for shard in shards for row in range(count)[shard.slice(count)]] == list(range(count))
+    assert len({len(shard.padded(count)) for shard in shards}) == 1
+    for shard in shards:
+        own = len(shard.padded(count)) - shard.padding(count)
+        assert shard.padded(count)[:own].tolist() == list(range(count)[shard.slice(count)])
 
 
 def test_one_process_is_the_identity(monkeypatch):

@@ -74,7 +74,7 @@ from pathlib import Path
 import torch
 
 from ssltool.config import PretrainConfig
-from ssltool.data.loader import Shard
+from ssltool.data.shard import Shard
 from ssltool.files.stored import weights_hash
 from ssltool.stages.pretrain.pretrain import Pretraining
 from ssltool.training import distributed

@@ -176,7 +176,8 @@ def test_every_command_refuses_a_rank_that_was_left_in_the_environment(
     assert list(tmp_path.iterdir()) == []
 
 
-ALONE = [command for command in COMMANDS if command[0] not in ("pretrain", "save-reprs", "knn", "collapse")]
+ON_RANKS = ("pretrain", "save-reprs", "lincls", "finetune", "scan", "knn", "collapse")
+ALONE = [command for command in COMMANDS if command[0] not in ON_RANKS]
 
 
 @pytest.mark.parametrize("command", ALONE, ids=[command[0] for command in ALONE])

@@ -13,6 +13,7 @@ from ssltool.config import LinclsConfig
 from ssltool.data.found import record_of
 from ssltool.data.images import ImageSet
 from ssltool.data.labels import hold_out
+from ssltool.data.shard import Shard
 from ssltool.errors import counted
 from ssltool.files.stored import weights_hash
 from ssltool.settings import Record
@@ -20,9 +21,11 @@ from ssltool.stages.lincls.linear_heads import Batches, Linear
 
 
 class FeatureSource(ABC):
-    """Training, held-out and val rows: features (B, width) and class indices (B,), in batches.
+    """Training, held-out and val rows: features (B, width) and class indices (B,), in batches, of which each rank has
+    its share.
 
     Attributes:
+        shard: the share of this rank.
         kind: what a row is, for messages: "images" or "representations".
         slow: whether the features are computed in each step, so that progress is printed more often.
         origin: the network and the data of the features.
@@ -40,6 +43,7 @@ class FeatureSource(ABC):
 
     kind: str
     slow: bool
+    shard: Shard
     config: LinclsConfig
     origin: Record
     width: int

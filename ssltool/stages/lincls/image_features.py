@@ -14,6 +14,7 @@ from ssltool.data import views
 from ssltool.data.images import ImageSet
 from ssltool.data.labels import class_indices, open_labelled, open_labelled_val
 from ssltool.data.loader import Batch, Loader
+from ssltool.data.shard import ONE_PROCESS, Shard
 from ssltool.errors import SSLToolError
 from ssltool.files.stored import weights_hash
 from ssltool.reprs.class_names import Labels, match_classes
@@ -21,6 +22,7 @@ from ssltool.runs.resume import note_changed_images
 from ssltool.settings import Record
 from ssltool.stages.lincls.features import FeatureSource
 from ssltool.stages.lincls.linear_heads import Batches
+from ssltool.training import distributed
 from ssltool.training.classification import epoch_order
 from ssltool.training.launch import worker_count
 
@@ -34,8 +36,11 @@ class ImageFeatures(FeatureSource):
     kind = "images"
     slow = True
 
-    def __init__(self, config: LinclsConfig, device: torch.device, known: Labels | None = None) -> None:
-        network = load_pretrained(config, device).with_finite_weights()
+    def __init__(
+        self, config: LinclsConfig, device: torch.device, shard: Shard = ONE_PROCESS, known: Labels | None = None
+    ) -> None:
+        self.shard = shard
+        network = load_pretrained(config, device, ranks=True).with_finite_weights()
         given, config = config, use_saved_dataset(config, network.run, train=known is None)
         self.config = config
         self.method = network.method.eval().requires_grad_(False)
@@ -74,16 +79,14 @@ class ImageFeatures(FeatureSource):
     def train(self, epoch: int, batch_size: int, first_step: int = 0) -> Batches:
         loader, seed = self._loaders["train"], self.config.seed
         order = epoch_order(len(loader.images), seed, epoch)
-        batches = loader.train(
-            order, [views.PROBE], batch_size=batch_size, seed=seed, epoch=epoch, first_step=first_step
-        )
-        return self._embed(batches)
+        schedule = {"batch_size": batch_size, "seed": seed, "epoch": epoch, "first_step": first_step}
+        return self._embed(loader.train(order, [views.PROBE], **schedule, shard=self.shard))
 
     def held_out(self) -> Batches:
-        return self._embed(self._loaders["held_out"].evaluate(EVAL_BATCH_SIZE))
+        return self._embed(self._loaders["held_out"].evaluate(EVAL_BATCH_SIZE, shard=self.shard))
 
     def val(self) -> Batches:
-        return self._embed(self._loaders["val"].evaluate(EVAL_BATCH_SIZE))
+        return self._embed(self._loaders["val"].evaluate(EVAL_BATCH_SIZE, shard=self.shard))
 
     def check(self) -> Record:
         if weights_hash(self.method.backbone.state_dict()) != self._hash:
@@ -95,11 +98,11 @@ class ImageFeatures(FeatureSource):
             loader.close()
 
     def _embed(self, batches: Iterator[Batch]) -> Batches:
-        for batch in batches:
+        for batch in distributed.together(batches):
             with torch.no_grad():
                 view = batch.views[0].contiguous(memory_format=torch.channels_last)
                 features = self.method.embed(view, "backbone")
-            yield features, batch.labels
+            yield batch.without_padding(features), batch.without_padding(batch.labels)
 
 
 def _names(images: ImageSet) -> dict[int, str]:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ssltool.checkpoints.probe import Probe
-from ssltool.config import LinclsConfig, as_dict
+from ssltool.config import as_dict
 from ssltool.errors import SSLToolError
 from ssltool.runs.folder import PROBE, RunFolder
 from ssltool.settings import Record
@@ -28,7 +28,7 @@ def solve(source: SavedFeatures, folder: RunFolder, device: torch.device) -> Rec
     candidates, fit = ([], None) if config.c_grid is None else _grid_search(source, values, device)
     chosen = best(values, [record["held_acc1"] for record in candidates]) if candidates else 0
     x, y = source.matrix(with_held_out=True)
-    fit = _fit(x, y, values[chosen], config, fit)
+    fit = _fit(x, y, values[chosen], source, fit)
     weight, bias = _linear(source, fit, device)
     accuracies = _score(source.val(), (weight, bias), source)
     record = accuracies | _facts(values[chosen], fit)
@@ -54,7 +54,7 @@ def _grid_search(
     x, y = source.matrix(with_held_out=False)
     candidates, fit = [], None
     for c in values:
-        fit = _fit(x, y, c, source.config, fit)
+        fit = _fit(x, y, c, source, fit)
         accuracies = _score(source.held_out(), _linear(source, fit, device), source)
         candidates.append(_facts(c, fit) | {"held_acc1": accuracies["acc1"]})
     return candidates, fit
@@ -67,8 +67,9 @@ def _score(batches: Batches, classifier: Linear, source: SavedFeatures) -> dict[
     return accuracies
 
 
-def _fit(x: Tensor, y: Tensor, c: float, config: LinclsConfig, start: Logistic | None) -> Logistic:
-    fit = logistic_regression(x, y, c=c, max_iter=config.max_iter, start=start)
+def _fit(x: Tensor, y: Tensor, c: float, source: SavedFeatures, start: Logistic | None) -> Logistic:
+    config = source.config
+    fit = logistic_regression(x, y, c=c, max_iter=config.max_iter, start=start, shard=source.shard)
     if not fit.converged:
         advice = "raise --max-iter" if config.standardise else "add --standardise or raise --max-iter"
         distributed.rank_zero_info(

@@ -20,6 +20,7 @@ from ssltool.config.fields import TRANSFORM
 from ssltool.data import preprocessing as transforms
 from ssltool.data.found import announce
 from ssltool.data.loader import killed_workers
+from ssltool.data.shard import Shard
 from ssltool.errors import SSLToolError
 from ssltool.reprs.class_names import Labels
 from ssltool.reprs.representation_set import NETWORK_KEYS, NETWORK_TITLES
@@ -51,33 +52,33 @@ def run(config: LinclsConfig) -> Record:
         Interrupted: after SIGTERM, SIGINT or SIGUSR1; the state is saved.
     """
     config.check()
-    device = pick_device(config)
-    folder = RunFolder(run_path(config, default_name(config)), "lincls")
-    if config.evaluate:
+    device = pick_device(config, local_rank=distributed.local_rank())
+    with distributed.process_group(device, "auto") as shard:
+        if config.evaluate:
+            return _evaluate(config, device, shard)
+        numbered = with_number(config, default_name(config))
+        folder = RunFolder(run_path(numbered, default_name(config)), "lincls", is_new=numbered is not config)
+        with folder.locked():
+            return _train(numbered, device, folder, shard)
+
+
+def _train(config: LinclsConfig, device: torch.device, folder: RunFolder, shard: Shard) -> Record:
+    with distributed.raise_on_all_ranks():
         path = find_file(config.resume, folder.path / PROBE)
-        if path is None:
-            raise SSLToolError(f"{folder.path} holds no {PROBE} to evaluate; name one with --resume FILE")
-        return _evaluate(config, device, Probe.load(path)) | {"probe": str(path)}
-    numbered = with_number(config, default_name(config))
-    folder = RunFolder(run_path(numbered, default_name(config)), "lincls", is_new=numbered is not config)
-    with folder.locked():
-        return _train(numbered, device, folder)
-
-
-def _train(config: LinclsConfig, device: torch.device, folder: RunFolder) -> Record:
-    path = find_file(config.resume, folder.path / PROBE)
-    folder.refuse_if_taken(overwrite=config.overwrite, resume=config.resume, resumed_from=path)
-    with contextlib.closing(_open(config, device)) as source:
+        folder.refuse_if_taken(overwrite=config.overwrite, resume=config.resume, resumed_from=path)
+    with contextlib.closing(_open(config, device, shard)) as source:
         _announce(source)
         if isinstance(source, SavedFeatures) and config.solver == "lbfgs":
             return solve(source, folder, device)
         return ProbeLoop(source, folder, device, path).train()
 
 
-def _open(config: LinclsConfig, device: torch.device, probe: Probe | None = None) -> FeatureSource:
+def _open(config: LinclsConfig, device: torch.device, shard: Shard, probe: Probe | None = None) -> FeatureSource:
     """Opens the source of the features; with a trained ``probe``, only the val rows."""
     known = None if probe is None else Labels("the probe", probe.classes, probe.names)
-    return ImageFeatures(config, device, known) if config.reprs is None else SavedFeatures(config, device, known)
+    if config.reprs is not None:
+        return SavedFeatures(config, device, shard, known)
+    return distributed.open_on_ranks(lambda settings: ImageFeatures(settings, device, shard, known), config)
 
 
 def _announce(source: FeatureSource) -> None:
@@ -93,10 +94,16 @@ def _transform_of(probe: Probe, config: LinclsConfig) -> Settings:
     return {name: tuple(value) if isinstance(value, list) else value for name, value in saved.items()}
 
 
-def _evaluate(config: LinclsConfig, device: torch.device, probe: Probe) -> Record:
+def _evaluate(config: LinclsConfig, device: torch.device, shard: Shard) -> Record:
+    folder = run_path(config, default_name(config))
+    with distributed.raise_on_all_ranks():
+        path = find_file(config.resume, folder / PROBE)
+        if path is None:
+            raise SSLToolError(f"{folder} holds no {PROBE} to evaluate; name one with --resume FILE")
+        probe = Probe.load(path)
     if config.reprs is None:
         config = dataclasses.replace(config, **_transform_of(probe, config))
-    with contextlib.closing(_open(config, device, probe)) as source:
+    with contextlib.closing(_open(config, device, shard, probe)) as source:
         _announce(source)
         origin = probe.config.get("origin", {})
         differing = differences(list(NETWORK_KEYS), origin, source.origin, NETWORK_TITLES.__getitem__)
@@ -117,4 +124,4 @@ def _evaluate(config: LinclsConfig, device: torch.device, probe: Probe) -> Recor
                 "the probe's scores of val rows are not finite, because its weights or the "
                 "rows are too large; train it again with a lower --lr, or divide the rows by a constant"
             )
-        return accuracies | source.facts() | source.check() | source.origin
+        return accuracies | source.facts() | source.check() | source.origin | {"probe": str(path)}

@@ -12,13 +12,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssltool.settings import Record
+from ssltool.training import distributed
 from ssltool.training.classification import Accuracy
 from ssltool.training.optimizers import create_optimizer
 from ssltool.training.precision import widest_float
 from ssltool.training.restore import load_optimizer, load_weights
 
 Batches = Iterator[tuple[Tensor, Tensor]]
-"""Features (B, d) and class indices (B,)."""
+"""Features (B, d) and class indices (B,); of several ranks each has its share of a batch, which may be empty."""
 
 Linear = tuple[Tensor, Tensor]
 """A classifier: weight (C, d) and bias (C,)."""
@@ -51,17 +52,20 @@ class Heads:
         for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
 
-    def update(self, x: Tensor, y: Tensor) -> None:
-        """One step of every classifier on features ``x`` (B, d) with class indices ``y`` (B,)."""
+    def update(self, x: Tensor, y: Tensor, count: int) -> None:
+        """One step of every classifier on a batch of ``count`` rows, of which this rank has the features ``x`` (B, d)
+        and class indices ``y`` (B,)."""
         weight, bias = torch.cat([head.weight for head in self.layers]), torch.cat([head.bias for head in self.layers])
         logits = F.linear(x, weight, bias).unflatten(1, (len(self.layers), -1))  # (B, K, C), in one product
         each = F.cross_entropy(logits.flatten(0, 1), y.repeat_interleave(len(self.layers)), reduction="none")
-        losses = each.unflatten(0, (len(x), -1)).mean(dim=0)
+        losses = each.view(len(x), len(self.layers)).sum(dim=0) / count
         self.optimizer.zero_grad()
         losses.sum().backward()
+        sums = torch.stack([losses.detach() * count, (logits.argmax(dim=2) == y[:, None]).sum(dim=0)])
+        gradients = [p.grad for layer in self.layers for p in layer.parameters() if p.grad is not None]
+        distributed.all_reduce_sum(sums, *gradients)
         self.optimizer.step()
-        correct = (logits.argmax(dim=2) == y[:, None]).sum(dim=0)
-        self.sums += torch.stack([losses.detach() * len(x), correct])
+        self.sums += sums
 
     def finish_epoch(self, n: int) -> tuple[list[float], list[float]]:
         """The mean loss and the training accuracy of each classifier over the ``n`` rows of the epoch."""
@@ -97,17 +101,18 @@ def is_finite(classifier: Linear) -> bool:
 
 @torch.inference_mode()
 def score(batches: Batches, classifiers: Iterable[Linear], classes: int) -> list[dict[str, float] | None]:
-    """The accuracies of each classifier in one pass over ``batches``, see ``Accuracy.result``; None for a classifier
-    with a score that is not finite, whose accuracies have no meaning.
+    """The accuracies of each classifier in one pass over ``batches`` of all ranks, see ``Accuracy.result``; None for a
+    classifier with a score that is not finite, whose accuracies have no meaning.
 
     The class indices of the batches are in [0, ``classes``).
     """
     classifiers = list(classifiers)
     accuracies = [Accuracy(classes, weight.device) for weight, _ in classifiers]
-    finite = torch.ones(len(classifiers), dtype=torch.bool, device=classifiers[0][0].device)
+    infinite = torch.zeros(len(classifiers), dtype=torch.int64, device=classifiers[0][0].device)
     for x, y in batches:
         for i, ((weight, bias), accuracy) in enumerate(zip(classifiers, accuracies, strict=True)):
             scores = F.linear(x.to(weight.dtype), weight, bias)
-            finite[i] &= scores.isfinite().all()
+            infinite[i] += ~scores.isfinite().all()
             accuracy.add(scores, y)
-    return [accuracy.result() if good else None for accuracy, good in zip(accuracies, finite.tolist(), strict=True)]
+    distributed.all_reduce_sum(infinite)
+    return [None if bad else accuracy.result() for accuracy, bad in zip(accuracies, infinite.tolist(), strict=True)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from ssltool.config import LinclsConfig
 from ssltool.data.image_files import MEMORY_LIMIT
 from ssltool.data.labels import class_indices
+from ssltool.data.shard import ONE_PROCESS, Shard
 from ssltool.data.support import stratified_sample
 from ssltool.errors import SSLToolError, UsageError
 from ssltool.files.stored import weights_hash
@@ -27,7 +29,6 @@ from ssltool.stages.lincls.features import FeatureSource
 from ssltool.stages.lincls.linear_heads import Batches, Linear
 from ssltool.training import distributed
 from ssltool.training.classification import epoch_order
-from ssltool.training.launch import one_process
 from ssltool.training.precision import widest_float
 
 BLOCK_ROWS = 8192
@@ -52,10 +53,17 @@ class SavedFeatures(FeatureSource):
     kind = "representations"
     slow = False
 
-    def __init__(self, config: LinclsConfig, device: torch.device, known: Labels | None = None) -> None:
-        if distributed.under_torchrun():
-            raise SSLToolError(f"this stage runs in one process; start it without torchrun, or {one_process()}")
-        self.config, self.device = config, device
+    def __init__(
+        self, config: LinclsConfig, device: torch.device, shard: Shard = ONE_PROCESS, known: Labels | None = None
+    ) -> None:
+        self.config, self.device, self.shard = config, device, shard
+        with distributed.raise_on_all_ranks():
+            self._read(config, known)
+        if known is None:
+            self._prepare()
+
+    def _read(self, config: LinclsConfig, known: Labels | None) -> None:
+        """Opens the files, and selects the rows."""
         names = config.reprs or ()
         if len(names) != 2 or os.path.realpath(names[0]) == os.path.realpath(names[1]):
             raise UsageError("--reprs takes two different files: one to train on and one to evaluate on")
@@ -80,10 +88,10 @@ class SavedFeatures(FeatureSource):
         self._val = val.rows.block(0, len(val)), torch.from_numpy(targets)
         if known is None:
             self.contents = {"train_contents": _contents_hash(train), "val_contents": _contents_hash(val)}
-            self._prepare_training(train)
+            self._select(train)
 
-    def _prepare_training(self, train: RepresentationSet) -> None:
-        """Selects the labelled fraction, splits off the held-out rows, and standardises if requested."""
+    def _select(self, train: RepresentationSet) -> None:
+        """Selects the labelled fraction of the training rows and splits off the held-out ones."""
         config = self.config
         rows, labels, index = train.rows.block(0, len(train)), train.targets.numpy(), train.index.numpy()
         if config.labels_fraction < 1:
@@ -98,30 +106,45 @@ class SavedFeatures(FeatureSource):
                 "divide the rows by a constant"
             )
         self.config = dataclasses.replace(config, standardise=standardise)
-        self._scale = _mean_and_deviation(self._raw) if standardise else None
-        self._rows = self._raw if self._scale is None else _standardised(self._raw, *self._scale)
-        if self.device.type == "cuda" and self._rows.nbytes <= MEMORY_LIMIT:
-            self._rows, self._targets = self._rows.to(self.device), self._targets.to(self.device)
+
+    def _prepare(self) -> None:
+        """Standardises the training rows if requested; of several ranks, each sums its share of them."""
+        self._scale = _mean_and_deviation(self._raw, self.shard) if self.config.standardise else None
+        self._rows = self._raw
+        if self.config.solver == "sgd" or self.shard.world == 1:
+            self._rows = self._prepared(self._raw)
+            self._targets = self._targets.to(self._rows.device)
+
+    def _prepared(self, rows: Tensor) -> Tensor:
+        """Raw training ``rows``, standardised if requested, and on the device if they fit."""
+        rows = rows if self._scale is None else _standardised(rows, *self._scale)
+        return rows.to(self.device) if self.device.type == "cuda" and rows.nbytes <= MEMORY_LIMIT else rows
 
     def train(self, epoch: int, batch_size: int, first_step: int = 0) -> Batches:
         order = self._train_rows[torch.from_numpy(epoch_order(len(self._train_rows), self.config.seed, epoch))]
         for start in range(first_step * batch_size, len(order), batch_size):
-            rows = order[start : start + batch_size].to(self._rows.device)
+            rows = order[start : start + batch_size]
+            rows = rows[self.shard.slice(len(rows))].to(self._rows.device)
             yield self._rows[rows].to(self.device), self._targets[rows].to(self.device)
 
     def matrix(self, *, with_held_out: bool) -> tuple[Tensor, Tensor]:
-        """The training rows (N, d) and their class indices (N,), with or without the held-out rows."""
-        if with_held_out or not len(self._held_out_rows):
-            return self._rows, self._targets
-        train = self._train_rows.to(self._rows.device)
-        return self._rows[train], self._targets[train]
+        """This rank's slice of the N training rows, (n, d), and the class indices of all of them, (N,), with or without
+        the held-out rows."""
+        whole, rows = with_held_out or not len(self._held_out_rows), self._train_rows.to(self._rows.device)
+        targets = self._targets if whole else self._targets[rows]
+        own = self.shard.slice(len(targets))
+        if self.shard.world > 1:  # each rank has its share only in memory
+            return self._prepared(self._raw[own if whole else rows[own]]), targets
+        return self._rows if whole else self._rows[rows], targets
 
     def held_out(self) -> Batches:
-        rows = self._held_out_rows
+        rows = self._held_out_rows[self.shard.slice(len(self._held_out_rows))]
         return self._in_order(self._raw[rows], self._targets[rows.to(self._targets.device)])
 
     def val(self) -> Batches:
-        return self._in_order(*self._val)
+        rows, targets = self._val
+        own = self.shard.slice(len(rows))
+        return self._in_order(rows[own], targets[own])
 
     def for_raw_features(self, classifier: Linear) -> Linear:
         if self._scale is None:
@@ -167,12 +190,19 @@ def _blocks(count: int) -> list[slice]:
     return [slice(start, start + BLOCK_ROWS) for start in range(0, count, BLOCK_ROWS)]
 
 
-def _mean_and_deviation(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation (d,) of each dimension of ``x`` (N, d), float64; 1 for constant dimensions."""
-    blocks = _blocks(len(x))
-    mean = torch.stack([x[block].double().sum(dim=0) for block in blocks]).sum(dim=0) / len(x)
-    squares = torch.stack([(x[block].double() - mean).square().sum(dim=0) for block in blocks]).sum(dim=0)
-    deviation = (squares / len(x)).sqrt()
+def _mean_and_deviation(x: Tensor, shard: Shard = ONE_PROCESS) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation (d,) of each dimension of ``x`` (N, d), float64; 1 for constant dimensions. Each rank
+    sums its slice of the rows."""
+    own = x[shard.slice(len(x))]
+
+    def mean_of(terms: Callable[[Tensor], Tensor]) -> Tensor:
+        sums = [terms(own[block].double()).sum(dim=0) for block in _blocks(len(own))]
+        total = torch.stack(sums or [torch.zeros(x.shape[1], dtype=torch.float64)]).sum(dim=0)
+        distributed.all_reduce_sum(total)
+        return total / len(x)
+
+    mean = mean_of(lambda rows: rows)
+    deviation = mean_of(lambda rows: (rows - mean).square()).sqrt()
     return mean, torch.where(deviation > TINY * mean.abs(), deviation, 1.0)
 
 

@@ -25,6 +25,7 @@ from ssltool.settings import Record, defaults_of, flag
 from ssltool.stages.lincls.features import FeatureSource
 from ssltool.stages.lincls.linear_heads import Batches, Heads, Linear, is_finite, score
 from ssltool.stages.lincls.selection import best, rates, warn_at_boundary
+from ssltool.training import distributed
 from ssltool.training.classification import linear_classifier
 from ssltool.training.loop import TrainingLoop
 from ssltool.training.progress import Progress
@@ -72,6 +73,7 @@ class ProbeLoop(TrainingLoop[ProbeState, tuple[Tensor, Tensor]]):
         self.rates = rates(c)
         self.train_size = source.sizes["train_size"]
         self.batch_size = c.batch_size or (4096 if self.train_size >= LARGE else 256)
+        self.rows_in_batch = self.batch_size  # of all ranks
         self.optimizer = c.optimizer_name
         self.saved = as_dict(c) | {
             "batch_size": self.batch_size,
@@ -89,15 +91,15 @@ class ProbeLoop(TrainingLoop[ProbeState, tuple[Tensor, Tensor]]):
         state = ProbeState(Heads(start, len(self.rates), self.optimizer, device=device, **options))
         steps = -(-self.train_size // self.batch_size)
         super().__init__(state, folder.path / PROBE, epochs=c.epochs, steps=steps)
-        if resumed_from is not None:
-            self._restore(Probe.load(resumed_from), resumed_from)
+        with distributed.raise_on_all_ranks():
+            if resumed_from is not None:
+                self._restore(Probe.load(resumed_from), resumed_from)
         folder.claim(self.saved, state.history, resumed_from=resumed_from)
         if source.training_images is not None:
             folder.save_images(source.training_images, source.val_images)
         total, done = c.epochs * steps, state.epoch * steps + state.epoch_step
-        self.display = Progress(
-            "probe", total, done=done, every=STEPS_PER_LINE if source.slow else -(-total // PROGRESS_LINES)
-        )
+        every = STEPS_PER_LINE if source.slow else -(-total // PROGRESS_LINES)
+        self.display = Progress("probe", total, done=done, every=every, visible=distributed.is_main())
 
     def train(self) -> Record:
         """Trains to the last epoch and returns the result, which is also saved in the probe.
@@ -122,10 +124,11 @@ class ProbeLoop(TrainingLoop[ProbeState, tuple[Tensor, Tensor]]):
         return self.source.train(epoch, self.batch_size, first_step)
 
     def images_in(self, batch: tuple[Tensor, Tensor]) -> int:
-        return len(batch[0])
+        return self.rows_in_batch
 
     def step(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
-        self.state.heads.update(*batch)
+        self.rows_in_batch = min(self.batch_size, self.train_size - self.state.epoch_step * self.batch_size)
+        self.state.heads.update(*batch, self.rows_in_batch)
         return ()  # ``heads`` sums the losses
 
     def _rates_now(self) -> list[float]:
@@ -141,7 +144,8 @@ class ProbeLoop(TrainingLoop[ProbeState, tuple[Tensor, Tensor]]):
         (accuracies,) = score(self.source.val(), [self._classifiers()[state.chosen]], self.source.total_classes)
         if accuracies is None:
             raise self._diverged("scores of val rows are")
-        self.source.check()
+        with distributed.raise_on_all_ranks():
+            self.source.check()
         record: Record = {"epoch": state.epoch} | chosen | {"lr": rate} | accuracies
         if self.config.chooses:
             record |= {"base_lr": chosen["lr"], "tried": candidates}

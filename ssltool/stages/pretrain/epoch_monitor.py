@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from ssltool.config import PretrainConfig
 from ssltool.config.fields import STATES
 from ssltool.data.images import ImageSet
-from ssltool.data.loader import Loader, Shard
+from ssltool.data.loader import Loader
 from ssltool.data.preprocessing import Preprocessing
+from ssltool.data.shard import Shard
 from ssltool.data.views import to_pixels
 from ssltool.diagnosis.alarms import names_of_kinds, uniform_losses
 from ssltool.diagnosis.isolation import same_randomness

@@ -16,7 +16,6 @@ from ssltool.config.fields import AUTO
 from ssltool.data import views
 from ssltool.data.computed_orders import Order
 from ssltool.data.images import ImageSet, check_pixel_flags, open_dataset
-from ssltool.data.loader import Shard
 from ssltool.data.shard_stream import open_stream
 from ssltool.data.strategies import computed_order, read_numbers, read_order
 from ssltool.data.support import Support, stratified_sample
@@ -30,7 +29,7 @@ from ssltool.models.family import SMALL_IMAGE
 from ssltool.runs.folder import SHARDS
 from ssltool.runs.resume import check_images, resumed_file
 from ssltool.stages.pretrain.recipe import given_options, resumed_options
-from ssltool.training.distributed import broadcast_object, is_main, raise_on_all_ranks, rank_zero_info
+from ssltool.training.distributed import from_rank_zero, raise_on_all_ranks, rank_zero_info
 from ssltool.training.setup import DEFAULT_SIZE, TrainingSetup
 
 MIN_PROBE, MAX_PROBE = MIN_IMAGES, 2048
@@ -115,13 +114,14 @@ def _before_images(
 def _open_on_ranks(config: PretrainConfig, resumed_from: Path | None) -> ImageSet:
     """The training images. Rank 0 lists the files and sends the list to the other ranks; images in memory or in a cache
     are opened by each rank."""
-    images: ImageSet | None = None
-    with raise_on_all_ranks():
-        if is_main():
-            images = _open(config, resumed_from)
-    has_list = images is not None and images.paths is not None and images.cached is None
-    listed = broadcast_object(images if has_list else None)
-    return listed or images or _open(config, resumed_from)
+    own: list[ImageSet] = []
+
+    def list_files() -> ImageSet | None:
+        own.append(_open(config, resumed_from))
+        return own[0] if own[0].paths is not None and own[0].cached is None else None
+
+    listed = from_rank_zero(list_files)
+    return listed or (own[0] if own else _open(config, resumed_from))
 
 
 def _open(config: PretrainConfig, resumed_from: Path | None) -> ImageSet:
@@ -208,16 +208,3 @@ def _resolve(config: PretrainConfig, images: ImageSet) -> PretrainConfig:
         # SimSiam's recipe for small images (App. D) has no blur: a blur of two pixels would remove their content.
         blur_p=config.blur_p if config.blur_p is not None else (0.5 if size > SMALL_IMAGE else 0.0),
     )
-
-
-def check_divisible(setup: TrainingSetup, shard: Shard) -> None:
-    """Raises ``SSLToolError`` if a batch is not divisible by the number of ranks."""
-    if setup.batch_size % shard.world:
-        raise SSLToolError(
-            f"--batch-size {setup.batch_size} is not divisible by the number of ranks ({shard.world}); change it"
-        )
-    if setup.support is not None and setup.support.batch_size % shard.world:
-        raise SSLToolError(
-            f"the {setup.support.batch_size} labelled images of a step are not divisible by the number of ranks "
-            f"({shard.world}); change --set support_per_class"
-        )

@@ -17,11 +17,11 @@ from torch import Tensor
 
 from ssltool import seeds
 from ssltool.config import PretrainConfig
-from ssltool.config.fields import AUTO
 from ssltool.data.found import announce
 from ssltool.data.images import open_dataset
-from ssltool.data.loader import Batch, Loader, Shard, WorkerKilled, killed_workers
+from ssltool.data.loader import Batch, Loader, WorkerKilled, killed_workers
 from ssltool.data.prefetch import ahead
+from ssltool.data.shard import Shard
 from ssltool.diagnosis.metrics.of_rows import feature_std_tensor
 from ssltool.errors import Collapsed, SSLToolError, UsageError, counted
 from ssltool.methods.base import EpochImages, Now
@@ -29,7 +29,7 @@ from ssltool.runs.folder import RunFolder, with_number
 from ssltool.runs.resume import find_start, pretrain_folder, pretrain_name, say_if_views_differ
 from ssltool.settings import Record
 from ssltool.stages.pretrain.epoch_monitor import EpochMonitor, MonitorResult, check_limit, has_collapsed, summary
-from ssltool.stages.pretrain.prepare import check_divisible, prepare
+from ssltool.stages.pretrain.prepare import prepare
 from ssltool.stages.pretrain.run_time import EpochTime, Estimate, epochs_within, seconds_per_step
 from ssltool.training import distributed
 from ssltool.training.accumulation import micro_batches
@@ -59,11 +59,12 @@ def run(config: PretrainConfig) -> Path:
     device = pick_device(config, local_rank=distributed.local_rank())
     try:
         with distributed.process_group(device, config.dist_backend) as shard:
-            is_new, config = config.exp_id == AUTO, _numbered(config)
-            run_folder = pretrain_folder(config)
-            run_folder.is_new = is_new
-            with _locked(run_folder):
-                training = Pretraining(config, device, shard, run_folder)
+            config.check()
+            numbered = with_number(config, pretrain_name(config))
+            run_folder = pretrain_folder(numbered)
+            run_folder.is_new = numbered is not config
+            with run_folder.locked():
+                training = Pretraining(numbered, device, shard, run_folder)
                 folder = training.train()
     except torch.OutOfMemoryError as error:
         raise SSLToolError(
@@ -73,28 +74,6 @@ def run(config: PretrainConfig) -> Path:
     if training.collapsed:
         raise Collapsed(folder)
     return folder
-
-
-def _numbered(config: PretrainConfig) -> PretrainConfig:
-    """``config`` with the number that rank 0 takes for ``--exp-id auto``, on all ranks."""
-    config.check()
-    if config.exp_id != AUTO:
-        return config
-    number = 0
-    with distributed.raise_on_all_ranks():
-        if distributed.is_main():
-            number = int(with_number(config, pretrain_name(config)).exp_id)
-    return dataclasses.replace(config, exp_id=distributed.all_reduce_max(number))
-
-
-@contextlib.contextmanager
-def _locked(folder: RunFolder) -> Iterator[None]:
-    """Holds the lock of ``folder`` on rank 0; the other ranks stop if it cannot be taken."""
-    with contextlib.ExitStack() as stack:
-        with distributed.raise_on_all_ranks():
-            if distributed.is_main():
-                stack.enter_context(folder.locked())
-        yield
 
 
 class Pretraining(TrainingLoop[TrainState, Batch]):
@@ -110,7 +89,7 @@ class Pretraining(TrainingLoop[TrainState, Batch]):
         with distributed.raise_on_all_ranks():
             self.setup = prepare(dataclasses.replace(config, download=False), native)
             self.config = self.setup.config
-            check_divisible(self.setup, shard)
+            self.setup.check_divisible(shard)
             self.saved = self.setup.saved_run
             self.folder = folder or pretrain_folder(config)
             start = find_start(config, self.saved, self.folder)
@@ -149,13 +128,13 @@ class Pretraining(TrainingLoop[TrainState, Batch]):
         left = (self.epochs - self.state.epoch) * self.steps - self.state.epoch_step
         self.estimate = Estimate(self.config, left, start.checkpoint is not None, device.type == "cpu")
         self.loggers: list[Logger] = []
+        self.folder.claim(self.saved.settings, self.state.history, resumed_from=start.path)
+        self.folder.save_images(self.setup.images)
+        if self.config.strategy != "iid":
+            self.folder.save_order(self.setup.order)
         with distributed.raise_on_all_ranks():
             if distributed.is_main():
-                self.folder.claim(self.saved.settings, self.state.history, resumed_from=start.path)
-                self.folder.save_images(self.setup.images)
-                if self.config.strategy != "iid":
-                    self.folder.save_order(self.setup.order)
-                self.loggers = [self.folder.log, *open_loggers(self.config, self.folder.path)]
+                self.loggers = open_loggers(self.config, self.folder.path)
 
     def _choose_epochs(self, minutes: float) -> None:
         """Sets the number of epochs that fit into ``minutes``, from trial steps of a network that is then discarded."""
@@ -355,17 +334,17 @@ class Pretraining(TrainingLoop[TrainState, Batch]):
         keep = state.epoch_step == 0 and (state.epoch % self.config.save_every == 0 or last)
         state.flush()
         with distributed.raise_on_all_ranks():
-            if distributed.is_main():
-                checkpoint = state.checkpoint(self.saved)
-                self.folder.save_counts(self.setup.images, self.setup.rows_read(state.step))
-                if self.config.strategy == "replay":
-                    checkpoint.metrics["replayed"] = self.setup.replayed(state.epoch_number - 1).tolist()
-                self.folder.save(checkpoint, keep_epoch=state.epoch - 1 if keep else None)
+            checkpoint = state.checkpoint(self.saved)
+        if self.config.strategy == "replay":
+            checkpoint.metrics["replayed"] = self.setup.replayed(state.epoch_number - 1).tolist()
+        self.folder.save_counts(self.setup.images, self.setup.rows_read(state.step))
+        self.folder.save(checkpoint, keep_epoch=state.epoch - 1 if keep else None)
 
     def _log(self, record: Record) -> None:
         """Logs the record of an epoch with its times, and prints it with the warnings of the method and the monitor."""
         diagnosis = self.state.method.diagnose(record["loss"])
         record = record | self.epoch_time.record() | self.monitored.timing
+        self.folder.log(record)
         with distributed.raise_on_all_ranks():
             for log in self.loggers:
                 log(record)

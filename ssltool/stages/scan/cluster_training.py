@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ssltool.checkpoints.checkpoint import Checkpoint
 from ssltool.checkpoints.saved_run import SavedRun
@@ -21,6 +21,7 @@ from ssltool.runs.folder import RunFolder
 from ssltool.settings import Record
 from ssltool.stages.scan.losses import confidence_loss, scan_loss
 from ssltool.stages.scan.mining import NeighbourTable
+from ssltool.training import distributed
 from ssltool.training.classifier_setup import ClassifierLoop, training_state
 from ssltool.training.device import autocast
 from ssltool.training.restore import load_weights
@@ -46,6 +47,17 @@ def best_path(folder: RunFolder) -> Path:
     return folder.path / "best_cluster.pt"
 
 
+class _Logits(nn.Module):
+    """The logits (N, heads * clusters) of each of several views, of a forward pass each."""
+
+    def __init__(self, method: Method) -> None:
+        super().__init__()
+        self.method = method
+
+    def forward(self, *views: Tensor) -> list[Tensor]:
+        return [self.method.embed(view, "projector") for view in views]
+
+
 class _ClusterLoop(ClassifierLoop):
     """Base of both steps: a classifier of clusters, trained with Adam at a constant learning rate."""
 
@@ -62,23 +74,24 @@ class _ClusterLoop(ClassifierLoop):
         self.setup, self.loader, self.device = setup, loader, loader.device
         self.strong = dataclasses.replace(setup.recipe, erase_p=saved.settings["erase_p"], erase_scale=ERASE_SCALE)
         groups = [{"params": [p for p in method.parameters() if p.requires_grad]}]
-        state = training_state(method, groups, setup.config, self.device, sums)
+        state = training_state(method, groups, setup.config, self.device, sums, _Logits(method))
         path, label = training_path(folder, phase), {"phase": phase}
         super().__init__(state, saved, folder, path, epochs=setup.epochs, steps=setup.steps, label=label)
 
     def augmented(
-        self, rows: np.ndarray, recipes: list[views.Recipe], size: int, epoch: int, step: int
+        self, rows: np.ndarray, recipes: list[views.Recipe], size: int, epoch: int, step: int, parts: int = 1
     ) -> Iterator[Batch]:
-        """Batches of augmented views of the images ``rows``."""
-        seed = self.setup.config.seed
-        batches = self.loader.train(rows, recipes, batch_size=size, seed=seed, epoch=epoch, first_step=step)
-        return map(Batch.channels_last, batches)
+        """Batches of augmented views of the images ``rows``; a rank has its share of each of the ``parts`` of one."""
+        schedule = {"batch_size": size, "seed": self.setup.config.seed, "epoch": epoch, "first_step": step}
+        batches = self.loader.train(rows, recipes, **schedule, shard=self.shard, parts=parts)
+        return map(Batch.channels_last, distributed.together(batches))
 
-    def logits(self, view: Tensor) -> Tensor:
-        """Logits (N, heads * clusters) of a view (N, 3, S, S)."""
+    def logits(self, model: nn.Module, *views: Tensor) -> list[Tensor]:
+        """Logits (N, heads * clusters) of each view by ``model``, of the images of all ranks; a rank has those of
+        (N / ranks, 3, S, S)."""
         with autocast(self.device, self.setup.config.precision):
-            logits = self.state.method.embed(view, "projector")
-        return logits.float()
+            logits = model(*views)
+        return [distributed.gather(one.float()) for one in logits]
 
 
 class Clustering(_ClusterLoop):
@@ -115,11 +128,12 @@ class Clustering(_ClusterLoop):
         anchors = np.asarray(self.setup.indices(epoch))
         neighbours = self.table.draw(anchors, self.setup.config.seed, epoch)
         pairs = np.stack([rows.reshape(self.steps, -1) for rows in (anchors, neighbours)], axis=1)
-        return self.augmented(pairs.ravel(), [self.strong], pairs[0].size, epoch, first_step)
+        return self.augmented(pairs.ravel(), [self.strong], pairs[0].size, epoch, first_step, parts=2)
 
     def step(self, batch: Batch) -> tuple[Tensor, ...]:
         # Two forward passes, so that batch norm does not mix the statistics of images and neighbours.
-        anchors, neighbours = (self.logits(half).unflatten(1, (self.heads, -1)) for half in batch.views[0].chunk(2))
+        logits = self.logits(self.state.model, *batch.views[0].chunk(2))
+        anchors, neighbours = (half.unflatten(1, (self.heads, -1)) for half in logits)
         losses = [scan_loss(anchors[:, h], neighbours[:, h], self.weight) for h in range(self.heads)]
         total, consistency, entropy = (torch.stack(values) for values in zip(*losses, strict=True))
         self.state.update(total.sum())  # the sum: each head gets the gradient of its own loss
@@ -129,7 +143,8 @@ class Clustering(_ClusterLoop):
         """The validation loss of the head where it is lowest, and this head; keeps the network if it is the best so
         far."""
         log_p = predict(self.state.method, self.validation).unflatten(1, (self.heads, -1)).log_softmax(dim=2)
-        losses = [table_loss(log_p[:, h], self.validation_table, 1.0) for h in range(self.heads)]
+        table, heads = self.validation_table, range(self.heads)
+        losses = distributed.from_rank_zero(lambda: [table_loss(log_p[:, h], table, 1.0) for h in heads])
         head = int(np.argmin(losses))
         if losses[head] < min((record["val_loss"] for record in self._validated), default=math.inf):
             self.folder.write(self.state.checkpoint(self.saved), self.best)
@@ -146,7 +161,8 @@ class Clustering(_ClusterLoop):
         last = self.state.epoch - 1
         found = self._validated or [{"epoch": last, **self.results({})}]  # all epochs may be of an earlier version
         best = min(found, key=lambda record: record["val_loss"])
-        load_weights(self.state.method, Checkpoint.load(self.best).state_dict, self.best)
+        with distributed.raise_on_all_ranks():
+            load_weights(self.state.method, Checkpoint.load(self.best).state_dict, self.best)
         for parameter in self.state.method.projector.parameters():
             parameter.data = parameter.data.unflatten(0, (self.heads, -1))[best["head"]].clone()
         return best
@@ -172,6 +188,7 @@ class SelfLabelling(_ClusterLoop):
         self, method: Method, setup: TrainingSetup, saved: SavedRun, folder: RunFolder, loader: Loader
     ) -> None:
         super().__init__("selflabel", method, setup, saved, folder, loader, ("loss", "confident"))
+        self.predicting = _Logits(method)
         self.threshold = saved.settings["threshold"]
 
     def batches(self, epoch: int, first_step: int) -> Iterator[Batch]:
@@ -184,12 +201,13 @@ class SelfLabelling(_ClusterLoop):
         weak, strong = batch.views
         method = self.state.method.eval()  # predict as in inference
         with torch.no_grad():
-            predictions = self.logits(weak)
+            (predictions,) = self.logits(self.predicting, weak)
         method.train()
-        loss, confident = confidence_loss(predictions, self.logits(strong), self.threshold)
+        (logits,) = self.logits(self.state.model, strong)
+        loss, confident = confidence_loss(predictions, logits, self.threshold)
         if confident:
             self.state.update(loss)
-        return loss, torch.tensor(confident / len(weak), device=self.device)
+        return loss, torch.tensor(confident / len(logits), device=self.device)
 
     def results(self, means: dict[str, float]) -> Record:
         if means["confident"] == 0:
@@ -202,7 +220,8 @@ class SelfLabelling(_ClusterLoop):
 
 @torch.inference_mode()
 def predict(method: Method, loader: Loader) -> Tensor:
-    """Logits (N, heads * clusters) of all images of a loader, in eval mode, on the CPU."""
+    """Logits (N, heads * clusters) of all images of a loader, in eval mode, on the CPU; each rank computes a share."""
     method.eval()
-    logits = [method.embed(b.channels_last().views[0], "projector").float().cpu() for b in loader.evaluate(256)]
-    return torch.cat(logits)
+    batches = distributed.together(loader.evaluate(256, shard=distributed.group_shard()))
+    logits = [method.embed(batch.channels_last().views[0], "projector").float().cpu() for batch in batches]
+    return distributed.gather(torch.cat(logits))[: len(loader.images)]

@@ -16,6 +16,7 @@ from ssltool.config import SaveReprsConfig, ScanConfig
 from ssltool.data.detection import has_split, layout_of
 from ssltool.data.images import ImageSet, open_dataset
 from ssltool.data.loader import Loader
+from ssltool.data.shard import Shard
 from ssltool.errors import SSLToolError
 from ssltool.files.reading import matching
 from ssltool.methods import CLASSIFIER
@@ -25,7 +26,6 @@ from ssltool.reprs.representations import Representations
 from ssltool.runs.resume import note_changed_images
 from ssltool.settings import Settings
 from ssltool.stages.scan.mining import NeighbourTable, mine
-from ssltool.training.device import pick_device
 from ssltool.training.launch import worker_count
 
 VAL_NEIGHBOURS = 5
@@ -33,18 +33,18 @@ VAL_NEIGHBOURS = 5
 
 
 class Inputs:
-    """The inputs of one invocation. ``clusters_path`` is the file of the clustering step."""
+    """The inputs of one invocation on ``device``. ``clusters_path`` is the file of the clustering step, ``shard`` the
+    share of this rank."""
 
-    def __init__(self, config: ScanConfig, clusters_path: Path) -> None:
-        self.config, self.clusters_path = config, clusters_path
-        self.device = pick_device(config)
+    def __init__(self, config: ScanConfig, device: torch.device, shard: Shard, clusters_path: Path) -> None:
+        self.config, self.device, self.shard, self.clusters_path = config, device, shard, clusters_path
 
     @functools.cached_property
     def network(self) -> Pretrained:
         """The pretrained network; with ``--step selflabel``, the network of the clustering step."""
         if self.config.step == "selflabel":
             return self.clustered()
-        return load_pretrained(self.config, self.device).with_finite_weights()
+        return load_pretrained(self.config, self.device, ranks=True).with_finite_weights()
 
     def clustered(self) -> Pretrained:
         """The network of the clustering step.
@@ -55,7 +55,7 @@ class Inputs:
         changes: Settings = {"pretrained": str(self.clusters_path), "random": False}
         changes |= dict.fromkeys(("arch", "stem", "key"))
         network = load_pretrained(
-            dataclasses.replace(self.config, momentum_teacher=False, **changes), self.device
+            dataclasses.replace(self.config, momentum_teacher=False, **changes), self.device, ranks=True
         ).with_finite_weights()
         if network.run.method_name != CLASSIFIER:
             raise SSLToolError(
@@ -129,10 +129,12 @@ class Inputs:
         count = min(VAL_NEIGHBOURS, len(self.val) - 1)
         if not count:
             return NeighbourTable(np.zeros((1, 1), np.int64), np.ones(1, np.int64), 1)
-        return NeighbourTable.of(mine(self._represent(self.val), count, self.device), self.val, "the val images")
+        mined = mine(self._represent(self.val), count, self.device, self.shard)
+        return NeighbourTable.of(mined, self.val, "the val images")
 
     def _represent(self, images: ImageSet) -> Representations:
-        return extract_all(self.network, images, SaveReprsConfig(workers=self.config.workers), self.device)
+        settings = SaveReprsConfig(workers=self.config.workers)
+        return extract_all(self.network, images, settings, self.device, self.shard)
 
     def cluster_count(self, labels: np.ndarray) -> int:
         """The number of clusters: ``--clusters``, or the number of classes in ``labels``.

@@ -9,12 +9,14 @@ import torch
 
 from ssltool import seeds
 from ssltool.data.images import ImageSet
+from ssltool.data.shard import ONE_PROCESS, Shard
 from ssltool.errors import SSLToolError
 from ssltool.files.misfit import shown
 from ssltool.files.writing import FilePath
 from ssltool.reprs.neighbours.file import Neighbours
 from ssltool.reprs.neighbours.search import neighbours
 from ssltool.reprs.representations import Representations
+from ssltool.training import distributed
 
 
 def check_neighbours(k: int, images: int) -> None:
@@ -27,8 +29,9 @@ def check_neighbours(k: int, images: int) -> None:
         raise SSLToolError(f"--neighbours {k} must be smaller than the number of images ({images}); lower it")
 
 
-def mine(reprs: Representations, k: int, device: torch.device) -> Neighbours:
-    """The ``k`` nearest other rows of each row by cosine similarity.
+def mine(reprs: Representations, k: int, device: torch.device, shard: Shard = ONE_PROCESS) -> Neighbours:
+    """The ``k`` nearest other rows of each row by cosine similarity. Of several ranks, each searches for its share of
+    the rows.
 
     This is the inner product of the paper, whose features have length 1. ``meta["accuracy"]`` is the fraction of
     neighbours with the same label, None without labels.
@@ -38,7 +41,10 @@ def mine(reprs: Representations, k: int, device: torch.device) -> Neighbours:
     """
     check_neighbours(k, len(reprs))
     features, index = reprs.representations, reprs.index
-    similarity, indices = neighbours(features, features, k=k, skip=(index, index), device=device)
+    own = slice(None) if shard.world == 1 else torch.from_numpy(shard.padded(len(reprs)))
+    with distributed.raise_on_all_ranks():
+        found = neighbours(features, features[own], k=k, skip=(index, index[own]), device=device)
+    similarity, indices = (distributed.gather(one)[: len(reprs)] for one in found)
     valid = indices >= 0  # -1 fills rows whose image number occurs twice
     labels = reprs.targets[indices.clamp(min=0)]
     compared = valid & (labels >= 0) & (reprs.targets[:, None] >= 0)

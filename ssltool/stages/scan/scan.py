@@ -16,6 +16,7 @@ from ssltool.config import ScanConfig, as_dict
 from ssltool.config.scan import STEPS
 from ssltool.data.found import announce, record_of
 from ssltool.data.loader import killed_workers
+from ssltool.data.shard import Shard
 from ssltool.errors import SSLToolError
 from ssltool.files.reading import file_hash
 from ssltool.files.schema import ANYTHING, conform, mapping
@@ -37,8 +38,9 @@ from ssltool.stages.scan.cluster_training import (
 from ssltool.stages.scan.inputs import Inputs, unit_rows
 from ssltool.stages.scan.kmeans import kmeans, nearest_centroid
 from ssltool.stages.scan.mining import NeighbourTable, check_neighbours, mine
+from ssltool.training import distributed
 from ssltool.training.classifier_setup import build_classifier, classifier_setup
-from ssltool.training.distributed import rank_zero_info
+from ssltool.training.device import pick_device
 from ssltool.training.setup import TrainingSetup
 from ssltool.training.signals import StopRequest
 
@@ -54,6 +56,9 @@ self-labelling loses accuracy with them (docs/scan.md)."""
 
 STEP_SETTINGS = {"cluster": ("heads", "entropy_weight", "erase_p"), "selflabel": ("threshold", "erase_p")}
 """Settings of each step that pretraining does not have."""
+
+BATCH_FLAGS = {"cluster": "--batch-size", "selflabel": "--selflabel-batch-size"}
+"""The flag of each step that trains, which sets the images in a batch."""
 
 HEAD_ONLY = {"optimizer": "sgd", "weight_decay": 0.0}
 """The optimiser of clustering with ``--head-only``, as in the authors' configurations for ImageNet."""
@@ -72,26 +77,29 @@ def run(config: ScanConfig) -> Record:
         Interrupted: after a signal; the state is saved.
     """
     config.check()
-    return _Scan(config).run()
+    device = pick_device(config, local_rank=distributed.local_rank())
+    with distributed.process_group(device, "auto") as shard:
+        return _Scan(config, device, shard).run()
 
 
 class _Scan:
     """One invocation: its inputs, its folder, and the results so far."""
 
-    def __init__(self, config: ScanConfig) -> None:
+    def __init__(self, config: ScanConfig, device: torch.device, shard: Shard) -> None:
         name = "scan" if config.pretrained is None else default_run_name("scan", config)
         self.config = with_number(config, name)
         self.steps = STEPS if config.step == "all" else (config.step,)
         self.later = STEPS[STEPS.index(self.steps[0]) :]
         self.folder = RunFolder(run_path(self.config, name), "scan", is_new=self.config is not config)
         self.outputs = {step: self.folder.path / OUTPUTS[step] for step in STEPS}
-        self.inputs = Inputs(config, self.outputs["cluster"])
+        self.inputs = Inputs(config, device, shard, self.outputs["cluster"])
+        self.shard = shard
         self.results: Record = {}
 
     def run(self) -> Record:
         """Runs the requested steps in order."""
         with self.folder.locked():
-            self._check()
+            distributed.open_on_ranks(self._check, self.config)
             self._claim()
             announce(*self.inputs.opened)
             return self._run()
@@ -108,13 +116,16 @@ class _Scan:
                 self._selflabel(stop)
         for name, result in self.results.items():
             if result.get("empty"):
-                rank_zero_info(f"warning: {name}: {result['empty']} of {result['clusters']} clusters are empty")
+                distributed.rank_zero_info(
+                    f"warning: {name}: {result['empty']} of {result['clusters']} clusters are empty"
+                )
         found = [record_of(images) for images in self.inputs.opened]
         return {"steps": self.results, "found": found, "run": str(self.folder.path)}
 
-    def _check(self) -> None:
-        """Checks everything that can be checked before a file is written."""
+    def _check(self, config: ScanConfig) -> None:
+        """Checks everything that can be checked before a file is written, and opens the images with ``config``."""
         c, first = self.config, self.steps[0]
+        self.inputs.config = config
         self.folder.refuse_if_taken(overwrite=False, resumed_from=self.outputs["mine"])  # another stage's results
         existing = [path for path in self._files() if path.exists()]
         if existing and not (c.overwrite or c.resume):
@@ -132,7 +143,25 @@ class _Scan:
             check_neighbours(c.neighbours, len(self.inputs.train_reprs if c.reprs else self.inputs.train))
         if c.kmeans or "cluster" in self.steps:
             self.inputs.cluster_count(self.inputs.train_reprs.targets.numpy() if c.reprs else self.inputs.train.labels)
+        self._check_batches()
         self._check_files()
+        if {*BATCH_FLAGS} & {*self.steps} or (c.kmeans and not c.reprs):
+            _ = self.inputs.evaluation
+
+    def _check_batches(self) -> None:
+        """Checks that the number of ranks divides the batches."""
+        for step, flag in BATCH_FLAGS.items():
+            if step in self.steps and self._batch_size(step) % self.shard.world:
+                raise SSLToolError(
+                    f"{flag} {self._batch_size(step)} is not divisible by the number of ranks ({self.shard.world}); "
+                    "change it"
+                )
+
+    def _batch_size(self, step: str) -> int:
+        """The images in a batch of a step; those of clustering have a neighbour each."""
+        c, train = self.config, self.inputs.train
+        labelling = c.selflabel_batch_size or (250 if train.name == "bundled" else 1000)
+        return min(c.batch_size if step == "cluster" else labelling, len(train))
 
     def _check_files(self) -> None:
         """Checks that the files of earlier steps fit, and that a resumed step has the settings that it began with."""
@@ -181,31 +210,32 @@ class _Scan:
     def _claim(self) -> None:
         """Sets the files to replace aside, and writes the settings and the records to keep."""
         training = {step: training_path(self.folder, step) for step in self.later}
-        if self.config.resume:
-            training = {step: path for step, path in training.items() if path.exists()}
-        records = [record for record in self.folder.read_metrics() if record.get("phase") not in training]
-        for path in training.values() if self.config.resume else ():
-            records += Checkpoint.load(path).metrics["epochs"]
+        with distributed.raise_on_all_ranks():
+            if self.config.resume:
+                training = {step: path for step, path in training.items() if path.exists()}
+            records = [record for record in self.folder.read_metrics() if record.get("phase") not in training]
+            for path in training.values() if self.config.resume else ():
+                records += Checkpoint.load(path).metrics["epochs"]
+            is_new = not self.folder.is_started() or (self.steps[0] == "mine" and not self.config.resume)
         settings = as_dict(self.config) | {"stage": "scan"}
-        is_new = not self.folder.is_started() or (self.steps[0] == "mine" and not self.config.resume)
         resumed_from = None if is_new else self.outputs["mine"]
         replaced = () if self.config.resume else [path.name for path in self._files()]
         self.folder.claim(settings, records, resumed_from=resumed_from, replaced=replaced, until_done=True)
-        val = self.inputs.val if {"cluster", "selflabel"} & {*self.steps} else None
+        val = self.inputs.val if {*BATCH_FLAGS} & {*self.steps} else None
         if "train" in self.inputs.__dict__:
             self.folder.save_images(self.inputs.train, val)
 
     def _mine(self) -> None:
-        path = self.outputs["mine"]
-        if not path.exists():
-            self.folder.write(mine(self.inputs.train_reprs, self.config.neighbours, self.inputs.device), path)
-        meta = Neighbours.load(path).meta
+        path, inputs = self.outputs["mine"], self.inputs
+        if not distributed.from_rank_zero(path.exists):
+            self.folder.write(mine(inputs.train_reprs, self.config.neighbours, inputs.device, self.shard), path)
+        meta = distributed.from_rank_zero(lambda: Neighbours.load(path).meta)
         self.results["mine"] = {"neighbours": meta.get("k"), "accuracy": meta.get("accuracy")}
 
     def _kmeans(self) -> None:
         train, evaluation = self.inputs.train_reprs, self.inputs.evaluation_reprs
         count = self.inputs.cluster_count(train.targets.numpy())
-        centroids = kmeans(unit_rows(train), count, self.config.seed)
+        centroids = kmeans(unit_rows(train), count, self.config.seed, self.shard)
         assignments = torch.from_numpy(nearest_centroid(unit_rows(evaluation), centroids))
         confidence = torch.full((len(evaluation),), torch.nan)
         clusters = Clusters(assignments, confidence, evaluation.targets, evaluation.index)
@@ -228,18 +258,19 @@ class _Scan:
         table = NeighbourTable.of(self.mined, train, path)
         epochs, lr = (15, 1e-3) if train.name == "bundled" else (100 if c.head_only else 50, 1e-4)
         rate, more = c.lr or (5.0 if c.head_only else lr), HEAD_ONLY if c.head_only else {}
-        setup = self._setup("cluster", inputs.network, c.epochs or epochs, c.batch_size, rate, more)
+        setup = self._setup("cluster", inputs.network, c.epochs or epochs, rate, more)
         count = inputs.cluster_count(train.labels)
         saved = self._saved_run(setup, "cluster", count, inputs.network).updated(head_only=c.head_only or None)
         return setup, saved.updated(n_classes=count * c.heads, neighbours_hash=file_hash(path)), table
 
     def _cluster(self, stop: StopRequest) -> None:
-        if self.outputs["cluster"].exists():
+        if distributed.from_rank_zero(self.outputs["cluster"].exists):
             self._load_results("cluster")
             return
-        (setup, saved, table), inputs = self.clustering, self.inputs
+        with distributed.raise_on_all_ranks():
+            (setup, saved, table), inputs = self.clustering, self.inputs
         if table.isolated:
-            rank_zero_info(
+            distributed.rank_zero_info(
                 f"warning: {table.isolated} of {len(inputs.train)} images have no neighbours; each is its own neighbour"
             )
         method = build_classifier(saved, inputs.network, inputs.device)
@@ -250,23 +281,24 @@ class _Scan:
             best = loop.keep_best()
         kept = {"head": best["head"], "kept_epoch": best["epoch"]}
         self._finish(loop, saved.updated(n_classes=saved.settings["clusters"], **kept))
-        loop.best.unlink(missing_ok=True)
+        self.folder.remove(loop.best)
 
     @functools.cached_property
     def selflabelling(self) -> tuple[TrainingSetup, SavedRun, Pretrained]:
         """The setup of the self-labelling step, its saved run, and the network that it starts from."""
         c, network = self.config, self.inputs.clustered()
-        epochs, size = (5, 250) if self.inputs.train.name == "bundled" else (released_epochs(network.image_size), 1000)
+        epochs = 5 if self.inputs.train.name == "bundled" else released_epochs(network.image_size)
         epochs = c.selflabel_epochs or self._begun_with("selflabel", epochs)
-        setup = self._setup("selflabel", network, epochs, c.selflabel_batch_size or size, c.selflabel_lr)
+        setup = self._setup("selflabel", network, epochs, c.selflabel_lr)
         count = network.run.settings["n_classes"]
         return setup, self._saved_run(setup, "selflabel", count, network).updated(n_classes=count), network
 
     def _selflabel(self, stop: StopRequest) -> None:
-        if self.outputs["selflabel"].exists():
+        if distributed.from_rank_zero(self.outputs["selflabel"].exists):
             self._load_results("selflabel")
             return
-        setup, saved, network = self.selflabelling
+        with distributed.raise_on_all_ranks():
+            setup, saved, network = self.selflabelling
         method = build_classifier(saved, network, self.inputs.device)
         method.projector.load_state_dict(network.method.projector.state_dict())
         with self.inputs.loader(self.inputs.train) as loader:
@@ -282,13 +314,13 @@ class _Scan:
         return epochs if found is None else int(Checkpoint.load(found).config["epochs"])
 
     def _setup(
-        self, phase: str, network: Pretrained, epochs: int, batch_size: int, lr: float, more: Settings | None = None
+        self, phase: str, network: Pretrained, epochs: int, lr: float, more: Settings | None = None
     ) -> TrainingSetup:
         c, train = self.config, self.inputs.train
         settings: Settings = {name: network.run.settings[name] for name in VIEW_SETTINGS}
         if c.crop_min or network.image_size <= SMALL_IMAGE:
             settings["crop_min"] = c.crop_min or SMALL_CROP[phase]
-        size = min(batch_size, len(train))
+        size = self._batch_size(phase)
         settings |= {"epochs": epochs, "batch_size": size, "seed": c.seed}
         # Pretraining scales its learning rate by batch size / 256, which this cancels.
         settings |= {"optimizer": "adam", "weight_decay": 1e-4, "lr": lr * 256 / size, "fix_all_lr": True}
@@ -313,7 +345,7 @@ class _Scan:
             phase, Clusters(assignments, confidence, targets, index), saved.settings["clusters"], images.split
         )
         self.folder.write(loop.state.checkpoint(saved), self.outputs[phase])
-        loop.path.unlink(missing_ok=True)
+        self.folder.remove(loop.path)
 
     def _save_assignments(self, name: str, clusters: Clusters, count: int, split: str) -> None:
         targets = clusters.targets
@@ -327,8 +359,9 @@ class _Scan:
     def _load_results(self, name: str) -> None:
         """Loads the results of a step that was finished before."""
         path = self.folder.path / f"assignments_{name}.pt"
-        meta = Clusters.load(path).meta
-        conform({"meta": meta}, mapping({"meta": mapping(SCORES, other=ANYTHING)}), path)
+        with distributed.raise_on_all_ranks():
+            meta = Clusters.load(path).meta
+            conform({"meta": meta}, mapping({"meta": mapping(SCORES, other=ANYTHING)}), path)
         self.results[name] = {key: value for key, value in meta.items() if key not in ("made_by", "seed")}
 
 

@@ -29,7 +29,7 @@ def learn(one: Heads, rates) -> list[torch.Tensor]:
     x, y = clouds(96)
     one.set_rates(rates)
     for low in range(0, 96, 8):
-        one.update(x[low : low + 8], y[low : low + 8])
+        one.update(x[low : low + 8], y[low : low + 8], 8)
     return [weight for weight, _ in one.classifiers()]
 
 
@@ -63,7 +63,7 @@ def test_losses_and_accuracies_of_an_epoch_are_means_over_its_rows():
     one.set_rates((0.0, 0.0))  # nothing moves, so the epoch's means are those of the start
     x, y = clouds(20)
     for part in (slice(0, 16), slice(16, 20)):
-        one.update(x[part], y[part])
+        one.update(x[part], y[part], len(y[part]))
     weight, bias = one.classifiers()[0]
     logits = x @ weight.T + bias
     losses, hits = one.finish_epoch(20)

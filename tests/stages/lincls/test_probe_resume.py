@@ -25,11 +25,11 @@ def stop_after(monkeypatch):
     def arm(steps: int) -> None:
         done = []
 
-        def updating(heads, x, y):
+        def updating(heads, *batch):
             done.append(1)
             if len(done) == steps:
                 os.kill(os.getpid(), signal.SIGTERM)
-            update(heads, x, y)
+            update(heads, *batch)
 
         monkeypatch.setattr(Heads, "update", updating)
 

@@ -6,6 +6,7 @@ import re
 
 import pytest
 import torch
+from memory_watch import Watch, needs_proc
 
 from helpers import records
 from probe_helpers import clouds
@@ -300,3 +301,18 @@ def test_the_deviation_of_a_dimension_far_from_zero_is_exact(monkeypatch):
     torch.testing.assert_close(deviation, x.double().std(dim=0, correction=0))
     scaled = saved_features._standardised(x, mean, deviation)
     torch.testing.assert_close(scaled.std(dim=0, correction=0), torch.ones(6), rtol=1e-5, atol=0)
+
+
+@needs_proc
+def test_rows_in_a_file_are_not_copied_to_train_on_them(tmp_path):
+    """128 MiB of rows: a batch has 16 MiB, and a block of statistics in double precision 64 MiB."""
+    generator = torch.Generator().manual_seed(0)
+    for name, count in (("train", 2**15), ("val", 2**9)):
+        rows = torch.randn(count, 2**10, generator=generator)
+        meta = {"dataset": f"noise {name}"}
+        Representations(rows, torch.arange(count) % 3, torch.arange(count), meta).save(tmp_path / f"{name}.pt")
+    del rows
+    files = tuple(str(tmp_path / f"{name}.pt") for name in ("train", "val"))
+    with Watch() as watch:
+        lincls.run(LinclsConfig(reprs=files, device="cpu", epochs=1, batch_size=4096, out=str(tmp_path / "run")))
+    assert watch.most - watch.first < 96 * 2**20

@@ -92,8 +92,8 @@ def test_the_checkpoint_and_the_backbone_are_not_changed(settings, trained):
 
 
 def test_a_backbone_whose_running_statistics_change_is_an_error(settings, monkeypatch, tmp_path):
-    def careless(config, device):
-        network = load_pretrained(config, device)
+    def careless(*args, **settings):
+        network = load_pretrained(*args, **settings)
         backbone = network.method.backbone
         backbone.train = lambda mode=True: nn.Module.train(backbone, True)  # whatever is asked: BN goes on averaging
         return network

@@ -20,8 +20,9 @@ import ssltool.stages.pretrain.epoch_monitor
 from helpers import TINY, records, same_bits, same_run
 from ssltool.checkpoints.checkpoint import Checkpoint
 from ssltool.data.images import open_dataset
-from ssltool.data.loader import Loader, Shard
+from ssltool.data.loader import Loader
 from ssltool.data.preprocessing import IMAGENET, Preprocessing
+from ssltool.data.shard import Shard
 from ssltool.diagnosis.kinds import RATIOS
 from ssltool.diagnosis.layer_metrics import MEASURED
 from ssltool.diagnosis.measure import measure as measure_exactly

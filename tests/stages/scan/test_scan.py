@@ -201,7 +201,7 @@ def test_self_labelling_predicts_in_eval_mode_and_trains_in_training_mode(settin
     modes = []
     logits = SelfLabelling.logits
     monkeypatch.setattr(
-        SelfLabelling, "logits", lambda self, view: modes.append(self.state.method.training) or logits(self, view)
+        SelfLabelling, "logits", lambda self, *args: modes.append(self.state.method.training) or logits(self, *args)
     )
     scan.run(settings(selflabel_epochs=1))
     assert modes == [False, True] * 2
@@ -293,7 +293,9 @@ def test_the_validation_loss_is_the_released_rule_on_the_val_images(settings, mo
 def test_images_and_neighbours_are_normalised_by_batch_norm_apart(settings, monkeypatch):
     sizes = []
     logits = Clustering.logits
-    monkeypatch.setattr(Clustering, "logits", lambda self, view: sizes.append(len(view)) or logits(self, view))
+    monkeypatch.setattr(
+        Clustering, "logits", lambda self, model, *views: sizes.extend(map(len, views)) or logits(self, model, *views)
+    )
     config = settings(epochs=1, selflabel_epochs=1)
     scan.run(config)
     assert sizes == [16, 16] * 3
