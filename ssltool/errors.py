@@ -23,6 +23,14 @@ class UsageError(SSLToolError):
     """
 
 
+class AnotherRankFailed(SSLToolError):
+    """Another rank failed, which prints the error. The command line prints nothing and exits with the same ``code``."""
+
+    def __init__(self, message: str = "another rank failed; see its error message", code: int = 1) -> None:
+        super().__init__(message)
+        self.code = code
+
+
 def unknown(what: str, name: str, known: Iterable[str]) -> UsageError:
     """The error for a name that is not in ``known``; it suggests the nearest ones."""
     known = sorted(known)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -17,9 +18,11 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ssltool.data.loader import Shard
-from ssltool.errors import Interrupted, SSLToolError, first_line
-from ssltool.training.launch import launch, one_process, require_address, started_by_srun
+from ssltool.errors import AnotherRankFailed, Interrupted, SSLToolError, UsageError, first_line
+from ssltool.training.launch import launch, one_process, require_address, started_by_srun, started_by_torchrun
+from ssltool.training.peers import Peers, common_name, described
 from ssltool.training.progress import info
+from ssltool.training.signals import finish_in_spite_of_sigterm
 
 CPU = torch.device("cpu")
 
@@ -61,33 +64,70 @@ def process_group(device: torch.device, backend: str) -> Iterator[Shard]:
         raise SSLToolError(f"--dist-backend nccl requires --device cuda; found {device.type}; use gloo")
     # Flags and counts use gloo on the CPU, so that exchanging them does not synchronise with the device.
     chosen = backend if backend != "auto" else "nccl" if device.type == "cuda" else "gloo"
-    _join("cpu:gloo,cuda:nccl" if chosen == "nccl" else chosen)
+    peers = _join("cpu:gloo,cuda:nccl" if chosen == "nccl" else chosen)
     stopped: Interrupted | None = None
     try:
         yield Shard(dist.get_rank(), dist.get_world_size())
     except Interrupted as interrupted:
         stopped = interrupted
-    # Not after other errors: other ranks may be waiting in a collective, and torchrun terminates them.
+    except (Exception, KeyboardInterrupt) as error:
+        finish_in_spite_of_sigterm()
+        # The group is not destroyed: other ranks may be waiting in a collective.
+        if (ended := _explained(error, peers)) is error:
+            raise
+        raise ended from error
+    peers.close(done=True)
     dist.destroy_process_group()
     if stopped is not None:
         raise stopped
 
 
-def _join(backend: str) -> None:
+def _explained(error: BaseException, peers: Peers) -> BaseException:
+    """The error that this rank ends with: of several ranks that end for one reason, one prints it."""
+    if isinstance(error, AnotherRankFailed):
+        peers.close(done=False)
+        return error
+    failure = None
+    if isinstance(error, RuntimeError) and not isinstance(error, torch.OutOfMemoryError):
+        failure = peers.find()  # a collective fails with an error of this type if another rank is gone
+    own = failure is None
+    failure = failure or peers.report(peers.rank, first_line(error))
+    peers.close(done=False)
+    if own:
+        same = failure.rank != peers.rank and failure.why == first_line(error)
+        return AnotherRankFailed() if same and isinstance(error, SSLToolError) else error
+    return SSLToolError(described(failure)) if failure.reporter == peers.rank else AnotherRankFailed()
+
+
+JOIN_SECONDS = 600.0
+"""How long the ranks wait for each other at the start."""
+
+
+def _join(backend: str) -> Peers:
     """Initialises the process group, which waits until all ranks have started."""
     address, here = require_address(), launch()
-    # torchrun's own meeting point is found by the variables; tasks of Slurm meet at the address.
-    place: dict[str, Any] = {}
-    if started_by_srun():
-        place = {"init_method": f"tcp://{address}", "rank": here.rank, "world_size": here.world}
     rank_zero_info(f"waiting for the {here.world} ranks at {address}")
     try:
-        dist.init_process_group(backend, **place)
-    except (RuntimeError, ValueError) as error:
+        store = _store(address)
+        name = common_name(store, here.rank, here.world, JOIN_SECONDS)
+        own = dist.PrefixStore(f"{name}/peers", _store(address))
+        own.set_timeout(timedelta(seconds=10))
+        peers = Peers(own, here, address, started_by_torchrun())
+        dist.init_process_group(backend, store=dist.PrefixStore(name, store), rank=here.rank, world_size=here.world)
+    except (RuntimeError, ValueError, SSLToolError) as error:
         raise SSLToolError(
             f"the {here.world} ranks did not find each other at {address} ({first_line(error)}); check that all were "
             f"started, or {one_process()}"
         ) from error
+    return peers
+
+
+def _store(address: str) -> dist.Store:
+    """A new connection to the store of the ranks. torchrun hosts it, or else rank 0."""
+    here = launch()
+    url = f"tcp://{address}" if started_by_srun() else "env://"
+    store: dist.Store = next(dist.rendezvous(url, here.rank, here.world, timeout=timedelta(seconds=JOIN_SECONDS)))[0]
+    return store
 
 
 def is_main() -> bool:
@@ -175,15 +215,27 @@ def broadcast(tensor: Tensor) -> Tensor:
 
 @contextmanager
 def raise_on_all_ranks(device: torch.device = CPU) -> Iterator[None]:
-    """Context manager that raises an ``SSLToolError`` on all ranks if one rank raises it, to avoid deadlocks. The ranks
-    exchange a flag on ``device``."""
+    """Context manager that raises an error on all ranks if one rank raises an ``SSLToolError``, to avoid deadlocks. The
+    ranks exchange a flag on ``device``.
+
+    Raises:
+        SSLToolError: that of the first rank that failed; on the others ``AnotherRankFailed``.
+    """
     failure: SSLToolError | None = None
     try:
         yield
     except SSLToolError as error:
         failure = error
-    if all_reduce_max(int(failure is not None), device):
-        raise failure or SSLToolError("another rank failed; see its error message")
+    if not dist.is_initialized():
+        if failure:
+            raise failure
+        return
+    rank, world = dist.get_rank(), dist.get_world_size()
+    wrong_usage = isinstance(failure, UsageError)
+    found = all_reduce_max(0 if failure is None else 2 * (world - rank) + wrong_usage, device)
+    if found:
+        first, code = world - found // 2, 1 + found % 2
+        raise failure if failure and first == rank else AnotherRankFailed(code=code)
 
 
 def wrap_ddp(model: nn.Module, device: torch.device) -> nn.Module:
