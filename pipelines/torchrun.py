@@ -1,4 +1,4 @@
-"""torchrun with the exit code of the ranks, and without its tracebacks:  python pipelines/torchrun.py OPTIONS OF TORCHRUN
+"""torchrun with the exit code of the ranks, and without its tracebacks:  python pipelines/torchrun.py ARGUMENTS
 
 After a signal to this process the code is 128 + its number, as that of ``ssltool``. SIGUSR1 is passed on, too.
 """

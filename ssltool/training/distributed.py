@@ -15,6 +15,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed import PrefixStore, rendezvous  # type: ignore[attr-defined]
 from torch.nn.parallel import DistributedDataParallel
 
 from ssltool.data.loader import Shard
@@ -64,9 +65,10 @@ def process_group(device: torch.device, backend: str) -> Iterator[Shard]:
         raise SSLToolError(f"--dist-backend nccl requires --device cuda; found {device.type}; use gloo")
     # Flags and counts use gloo on the CPU, so that exchanging them does not synchronise with the device.
     chosen = backend if backend != "auto" else "nccl" if device.type == "cuda" else "gloo"
-    peers = _join("cpu:gloo,cuda:nccl" if chosen == "nccl" else chosen)
+    store, peers = _meet()
     stopped: Interrupted | None = None
     try:
+        _connect("cpu:gloo,cuda:nccl" if chosen == "nccl" else chosen, store, peers)
         yield Shard(dist.get_rank(), dist.get_world_size())
     except Interrupted as interrupted:
         stopped = interrupted
@@ -103,31 +105,42 @@ JOIN_SECONDS = 600.0
 """How long the ranks wait for each other at the start."""
 
 
-def _join(backend: str) -> Peers:
-    """Initialises the process group, which waits until all ranks have started."""
+def _meet() -> tuple[PrefixStore, Peers]:
+    """Waits until all ranks have started, and returns a store for this start of them."""
     address, here = require_address(), launch()
     rank_zero_info(f"waiting for the {here.world} ranks at {address}")
     try:
         store = _store(address)
         name = common_name(store, here.rank, here.world, JOIN_SECONDS)
-        own = dist.PrefixStore(f"{name}/peers", _store(address))
-        own.set_timeout(timedelta(seconds=10))
-        peers = Peers(own, here, address, started_by_torchrun())
-        dist.init_process_group(backend, store=dist.PrefixStore(name, store), rank=here.rank, world_size=here.world)
+        own = PrefixStore(f"{name}/peers", _store(address))
     except (RuntimeError, ValueError, SSLToolError) as error:
-        raise SSLToolError(
-            f"the {here.world} ranks did not find each other at {address} ({first_line(error)}); check that all were "
-            f"started, or {one_process()}"
-        ) from error
-    return peers
+        raise _apart(error) from error
+    own.set_timeout(timedelta(seconds=10))
+    return PrefixStore(name, store), Peers(own, here, address, started_by_torchrun())
 
 
-def _store(address: str) -> dist.Store:
+def _connect(backend: str, store: PrefixStore, peers: Peers) -> None:
+    """Initialises the process group."""
+    try:
+        dist.init_process_group(backend, store=store, rank=launch().rank, world_size=launch().world)
+    except (RuntimeError, ValueError) as error:
+        if peers.find():
+            raise
+        raise _apart(error) from error
+
+
+def _apart(error: Exception) -> SSLToolError:
+    return SSLToolError(
+        f"the {launch().world} ranks did not find each other at {require_address()} ({first_line(error)}); check that "
+        f"all were started, or {one_process()}"
+    )
+
+
+def _store(address: str) -> Any:
     """A new connection to the store of the ranks. torchrun hosts it, or else rank 0."""
     here = launch()
     url = f"tcp://{address}" if started_by_srun() else "env://"
-    store: dist.Store = next(dist.rendezvous(url, here.rank, here.world, timeout=timedelta(seconds=JOIN_SECONDS)))[0]
-    return store
+    return next(rendezvous(url, here.rank, here.world, timeout=timedelta(seconds=JOIN_SECONDS)))[0]
 
 
 def is_main() -> bool:

@@ -59,35 +59,38 @@ def common_name(store: Any, rank: int, world: int, seconds: float) -> str:
         SSLToolError: if a rank has not started by then; it names the rank.
     """
     end = time.monotonic() + seconds
-    name = _answer_all(store, world, end) if rank == 0 else _ask(store, rank, end)
-    if name:
-        return name
-    missing = [0] if rank else [r for r in range(1, world) if not store.check([f"asks/{r}"])]
-    raise SSLToolError(f"rank {first_few(missing)} of {world} did not start within {seconds:g} s")
+    name, missing = _answer_all(store, world, end) if rank == 0 else _ask(store, rank, world, end)
+    if missing:
+        raise SSLToolError(f"rank {first_few(missing)} of {world} did not start within {seconds:g} s")
+    return name
 
 
-def _answer_all(store: Any, world: int, end: float) -> str:
+def _answer_all(store: Any, world: int, end: float) -> tuple[str, list[int]]:
+    """Chooses the name. Returns it with the ranks that did not start."""
     name, waiting = secrets.token_hex(8), [*range(1, world)]
-    while True:
+    while waiting and time.monotonic() < end:
         for rank in waiting:
             if store.check([f"asks/{rank}"]):
                 store.set("answer/" + store.get(f"asks/{rank}").decode(), name)
         waiting = [rank for rank in waiting if not store.check([f"{name}/started/{rank}"])]
-        if not waiting or time.monotonic() > end:
-            return "" if waiting else name
         time.sleep(0.05)
+    if not waiting:
+        store.set(f"{name}/complete", "")
+    return name, waiting
 
 
-def _ask(store: Any, rank: int, end: float) -> str:
-    key = secrets.token_hex(8)
+def _ask(store: Any, rank: int, world: int, end: float) -> tuple[str, list[int]]:
+    """Asks for the name. Returns it with the ranks that did not start."""
+    key, name = secrets.token_hex(8), ""
     store.set(f"asks/{rank}", key)
-    while not store.check([f"answer/{key}"]):
-        if time.monotonic() > end:
-            return ""
+    while time.monotonic() < end:
+        if not name and store.check([f"answer/{key}"]):
+            name = store.get(f"answer/{key}").decode()
+            store.set(f"{name}/started/{rank}", "")
+        if name and store.check([f"{name}/complete"]):
+            return name, []
         time.sleep(0.05)
-    name: str = store.get(f"answer/{key}").decode()
-    store.set(f"{name}/started/{rank}", "")
-    return name
+    return name, [r for r in range(1, world) if not store.check([f"asks/{r}"])] or [0]
 
 
 class Peers:
