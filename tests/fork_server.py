@@ -84,7 +84,7 @@ def running(path: Path, *command: object) -> Iterator[tuple[Command, TextIO, Tex
 def run_ranks(path: Path, *command: object, ranks: int = 2, limit: float = 600) -> CompletedProcess[str]:
     """Runs a command on several ranks, in the environment that torchrun sets; the streams of all ranks are joined.
 
-    As with torchrun, a rank that fails ends the others.
+    As with torchrun, a rank that fails ends the others, by SIGTERM and after 30 s by SIGKILL.
     """
     with socket.socket() as free:
         free.bind(("localhost", 0))
@@ -99,9 +99,10 @@ def run_ranks(path: Path, *command: object, ranks: int = 2, limit: float = 600) 
             started.append(Command(str(path), [*map(str, command)], environment, streams))
         while None in (codes := [one.wait(0.05) for one in started]):
             if any(codes) or time.monotonic() > end:
+                end = min(end, time.monotonic() + 30)
                 for one in started:
                     if one.code is None:
-                        os.kill(one.pid, signal.SIGKILL)
+                        os.kill(one.pid, signal.SIGKILL if time.monotonic() > end else signal.SIGTERM)
         for stream in (out, err):
             stream.seek(0)
         return CompletedProcess(command, max(codes), out.read(), err.read())

@@ -87,6 +87,7 @@ def process_group(device: torch.device, backend: str) -> Iterator[Shard]:
 def _explained(error: BaseException, peers: Peers) -> BaseException:
     """The error that this rank ends with: of several ranks that end for one reason, one prints it."""
     if isinstance(error, AnotherRankFailed):
+        peers.find()  # a launcher ends all ranks with the first: let the one that prints prepare for that
         peers.close(done=False)
         return error
     failure = None

@@ -43,7 +43,7 @@ def test_a_rank_ends_with_one_line_and_a_whole_checkpoint_when_the_other_is_kill
         assert time.monotonic() - start < 30
     assert [text[:13] for text in lines if "waiting for" not in text][-1:] == [f"error: rank {killed}"]
     assert sum(text.startswith("error") for text in lines) == 1 and "Traceback" not in "".join(lines)
-    assert Checkpoint.load(run / "checkpoint.pt").step >= 3
+    assert Checkpoint.load(run / "checkpoint.pt").step >= 2
 
 
 def test_an_error_that_all_ranks_share_is_one_line(server, tmp_path):
