@@ -28,7 +28,7 @@ BEAT = 1.0
 GONE = 4
 """A rank is gone if it gave no sign of life for as many beats, and a collective failed."""
 
-SILENT = 20
+SILENT = 14
 """A rank is gone if it gave no sign of life for as many beats. A process ends by itself as many beats after it saw that
 another failed, if its main thread waits for that rank and will not notice."""
 
