@@ -34,7 +34,7 @@ coverage: $(VENV)/.developing
 # Needs root, and Debian's slurm-wlm and munge.
 cluster: $(VENV)/.developing
 	bash tests/cluster/slurm.sh start .slurm
-	. .slurm/environment; $(BIN)/python -m pytest -n 0 tests/cluster; code=$$?; \
+	. .slurm/environment; CLUSTER_TESTS=1 $(BIN)/python -m pytest -n 0 tests/cluster; code=$$?; \
 	  bash tests/cluster/slurm.sh stop .slurm; exit $$code
 
 fuzz: $(VENV)/.developing

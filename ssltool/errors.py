@@ -12,8 +12,11 @@ from typing import SupportsInt
 class SSLToolError(Exception):
     """An error that the user can fix. One line: what is wrong, what was found, what to do.
 
-    The command line prints it after ``error:`` and exits with 1.
+    The command line prints it after ``error:`` and exits with 1. After a ``resumable`` error, a run can go on from what
+    it has saved; other errors would come again.
     """
+
+    resumable = False
 
 
 class UsageError(SSLToolError):
@@ -21,6 +24,14 @@ class UsageError(SSLToolError):
 
     The command line prints it with the command's usage and exits with 2.
     """
+
+
+class AnotherRankFailed(SSLToolError):
+    """Another rank failed, which prints the error. The command line prints nothing and exits with the same ``code``."""
+
+    def __init__(self, *, code: int = 1, resumable: bool = False) -> None:
+        super().__init__("another rank failed; see its error message")
+        self.code, self.resumable = code, resumable
 
 
 def unknown(what: str, name: str, known: Iterable[str]) -> UsageError:

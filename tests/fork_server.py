@@ -84,7 +84,8 @@ def running(path: Path, *command: object) -> Iterator[tuple[Command, TextIO, Tex
 def run_ranks(path: Path, *command: object, ranks: int = 2, limit: float = 600) -> CompletedProcess[str]:
     """Runs a command on several ranks, in the environment that torchrun sets; the streams of all ranks are joined.
 
-    As with torchrun, a rank that fails ends the others. Its exit code is that of the result.
+    As with torchrun, a rank that fails ends the others, by SIGTERM and after 30 s by SIGKILL. Its exit code is that of
+    the result.
     """
     with socket.socket() as free:
         free.bind(("localhost", 0))
@@ -101,9 +102,10 @@ def run_ranks(path: Path, *command: object, ranks: int = 2, limit: float = 600) 
         while None in (codes := [one.wait(0.05) for one in started]):
             failed = failed or max(code or 0 for code in codes)
             if failed or time.monotonic() > end:
+                end = min(end, time.monotonic() + 30)
                 for one in started:
                     if one.code is None:
-                        os.kill(one.pid, signal.SIGKILL)
+                        os.kill(one.pid, signal.SIGKILL if time.monotonic() > end else signal.SIGTERM)
         for stream in (out, err):
             stream.seek(0)
         return CompletedProcess(command, failed or max(codes), out.read(), err.read())

@@ -3,6 +3,7 @@ import."""
 
 from __future__ import annotations
 
+import atexit
 import gc
 import importlib
 import sys
@@ -16,10 +17,10 @@ import ssltool
 from ssltool.cli.flags import HELP_NAMES
 from ssltool.cli.output import message
 from ssltool.cli.streams import prepare_streams, require_utf8
-from ssltool.errors import Interrupted, SSLToolError, unknown
+from ssltool.errors import AnotherRankFailed, Interrupted, SSLToolError, unknown
 from ssltool.files.text import one_line
 from ssltool.registry import load_installed_plugins
-from ssltool.training.launch import launch
+from ssltool.training.launch import launch, tell_torchrun
 
 COMMANDS = {
     "methods": "List the pretraining methods and their options.",
@@ -107,11 +108,15 @@ def main() -> None:
     exit code 2."""
     require_utf8()
     prepare_streams()
+    atexit.register(gc.freeze)  # else the interpreter looks for cycles among all that torch imports, for up to 2 s
     try:
         load_installed_plugins()
         cli(prog_name="ssltool")
+    except AnotherRankFailed as error:
+        code = error.code
     except SSLToolError as error:
         message(f"error: {error}")
+        tell_torchrun(str(error))
         code = 1
     except Interrupted as stop:
         if launch().rank == 0:  # under torchrun every rank stops; one says so

@@ -76,6 +76,8 @@ class Command(click.Command):
                 f"{self.name} runs in one process, and the environment has {world} ranks; start it without torchrun or "
                 f"srun -n, or {one_process()}"
             )
+        if world > 1:  # torch, not yet imported, would print a trace of its calls for each connection that is closed
+            os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
         try:
             with with_own_remedies(ctx), told_as_settings(ctx):
                 return super().invoke(ctx)

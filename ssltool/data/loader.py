@@ -322,6 +322,8 @@ def _collate_arrays(items: list[list[Tensor] | SSLToolError]) -> _Received:
 class WorkerKilled(SSLToolError):
     """A process that decodes images was killed."""
 
+    resumable = True
+
 
 @contextmanager
 def killed_workers(kept: str = "") -> Iterator[None]:

@@ -51,7 +51,7 @@ def weights_hash(state_dict: dict[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for name, tensor in state_dict.items():
         digest.update(name.encode())
-        digest.update(tensor.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy())  # not copied
+        digest.update(tensor.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().data)  # not copied
     return digest.hexdigest()
 
 

@@ -23,7 +23,6 @@ from ssltool.config import RunSettings
 from ssltool.config.fields import AUTO
 from ssltool.data.computed_orders import Order
 from ssltool.data.images import ImageSet
-from ssltool.data.loader import WorkerKilled
 from ssltool.data.manifest import Manifest
 from ssltool.data.shard_stream import ShardStream
 from ssltool.errors import SSLToolError
@@ -397,7 +396,7 @@ class RunFolder:
 
 def _is_resumed_after(error: BaseException) -> bool:
     """Whether a run that ``error`` ended is to be resumed from what it has saved; other errors would come again."""
-    return not isinstance(error, SSLToolError) or isinstance(error, WorkerKilled)
+    return not isinstance(error, SSLToolError) or error.resumable
 
 
 def _record_key(record: Record) -> tuple[object, ...]:

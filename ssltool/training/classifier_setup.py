@@ -27,6 +27,7 @@ from ssltool.models.backbones import depends_on_size
 from ssltool.runs.folder import RunFolder
 from ssltool.settings import Record
 from ssltool.training import distributed
+from ssltool.training.data_parallel import wrap_ddp
 from ssltool.training.loop import TrainingLoop
 from ssltool.training.optimizers import build_optimizer
 from ssltool.training.setup import TrainingSetup
@@ -84,7 +85,7 @@ def training_state(
     optimizer = build_optimizer(groups, config)
     several = distributed.group_shard().world > 1
     unused = several and has_unused_parameters(method, config.image_size or 0, device)
-    model = distributed.wrap_ddp(method if called is None else called, device, some_unused=unused)
+    model = wrap_ddp(method if called is None else called, device, some_unused=unused)
     return TrainState(method, model, optimizer, scaler, sums=dict.fromkeys(sums, 0.0))
 
 

@@ -8,41 +8,32 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import inspect
 import io
 import pickle
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor
+from torch.distributed import PrefixStore, rendezvous  # type: ignore[attr-defined]
 
 from ssltool.config import DataSettings
-from ssltool.data.loader import WorkerKilled
 from ssltool.data.shard import Shard
-from ssltool.errors import Interrupted, SSLToolError, first_line
-from ssltool.training.launch import launch, one_process, require_address, started_by_srun
+from ssltool.errors import AnotherRankFailed, Interrupted, SSLToolError, UsageError, first_line
+from ssltool.training.launch import launch, one_process, require_address, started_by_srun, started_by_torchrun
+from ssltool.training.peers import Peers, common_name, described
 from ssltool.training.progress import info, is_quiet, quiet
 from ssltool.training.ranks import ALONE, Ranks
+from ssltool.training.signals import finish_in_spite_of_sigterm
 
 T = TypeVar("T")
-
 D = TypeVar("D", bound=DataSettings)
 F = TypeVar("F", bound=Callable[..., None])
 
 CPU = torch.device("cpu")
-
-
-KEEP_BUFFERS: dict[str, Any] = {
-    "forward_sync_buffers"
-    if "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
-    # torch before 2.13
-    else "broadcast_buffers": False
-}
-"""The argument of DistributedDataParallel by which buffers are not broadcast before each forward pass."""
 
 
 def shard_from_env() -> Shard:
@@ -75,33 +66,83 @@ def process_group(device: torch.device, backend: str) -> Iterator[Shard]:
         raise SSLToolError(f"--dist-backend nccl requires --device cuda; found {device.type}; use gloo")
     # Flags and counts use gloo on the CPU, so that exchanging them does not synchronise with the device.
     chosen = backend if backend != "auto" else "nccl" if device.type == "cuda" else "gloo"
-    _join("cpu:gloo,cuda:nccl" if chosen == "nccl" else chosen)
+    store, peers = _meet()
     stopped: Interrupted | None = None
     try:
+        _connect("cpu:gloo,cuda:nccl" if chosen == "nccl" else chosen, store, peers)
         yield Shard(dist.get_rank(), dist.get_world_size())
     except Interrupted as interrupted:
         stopped = interrupted
-    # Not after other errors: other ranks may be waiting in a collective, and torchrun terminates them.
+    except (Exception, KeyboardInterrupt) as error:
+        finish_in_spite_of_sigterm()
+        # The group is not destroyed: other ranks may be waiting in a collective.
+        if (ended := _explained(error, peers)) is error:
+            raise
+        raise ended from error
+    peers.close(done=True)
     dist.destroy_process_group()
     if stopped is not None:
         raise stopped
 
 
-def _join(backend: str) -> None:
-    """Initialises the process group, which waits until all ranks have started."""
+def _explained(error: BaseException, peers: Peers) -> BaseException:
+    """The error that this rank ends with: of several ranks that end for one reason, one prints it."""
+    if isinstance(error, AnotherRankFailed):
+        peers.find()  # a launcher ends all ranks with the first: let the one that prints prepare for that
+        peers.close(done=False)
+        return error
+    failure = None
+    if isinstance(error, RuntimeError) and not isinstance(error, torch.OutOfMemoryError):
+        failure = peers.find()  # a collective fails with an error of this type if another rank is gone
+    own = failure is None
+    failure = failure or peers.report(peers.rank, first_line(error))
+    peers.close(done=False)
+    if own:
+        same = failure.rank != peers.rank and failure.why == first_line(error)
+        return AnotherRankFailed() if same and isinstance(error, SSLToolError) else error
+    return SSLToolError(described(failure)) if failure.reporter == peers.rank else AnotherRankFailed()
+
+
+JOIN_SECONDS = 600.0
+"""How long the ranks wait for each other at the start."""
+
+
+def _meet() -> tuple[PrefixStore, Peers]:
+    """Waits until all ranks have started, and returns a store for this start of them."""
     address, here = require_address(), launch()
-    # torchrun's own meeting point is found by the variables; tasks of Slurm meet at the address.
-    place: dict[str, Any] = {}
-    if started_by_srun():
-        place = {"init_method": f"tcp://{address}", "rank": here.rank, "world_size": here.world}
     rank_zero_info(f"waiting for the {here.world} ranks at {address}")
     try:
-        dist.init_process_group(backend, **place)
+        store = _store(address)
+        name = common_name(store, here.rank, here.world, JOIN_SECONDS)
+        own = PrefixStore(f"{name}/peers", _store(address))
+    except (RuntimeError, ValueError, SSLToolError) as error:
+        raise _apart(error) from error
+    own.set_timeout(timedelta(seconds=10))
+    return PrefixStore(name, store), Peers(own, here, address, started_by_torchrun())
+
+
+def _connect(backend: str, store: PrefixStore, peers: Peers) -> None:
+    """Initialises the process group."""
+    try:
+        dist.init_process_group(backend, store=store, rank=launch().rank, world_size=launch().world)
     except (RuntimeError, ValueError) as error:
-        raise SSLToolError(
-            f"the {here.world} ranks did not find each other at {address} ({first_line(error)}); check that all were "
-            f"started, or {one_process()}"
-        ) from error
+        if peers.find():
+            raise
+        raise _apart(error) from error
+
+
+def _apart(error: Exception) -> SSLToolError:
+    return SSLToolError(
+        f"the {launch().world} ranks did not find each other at {require_address()} ({first_line(error)}); check that "
+        f"all were started, or {one_process()}"
+    )
+
+
+def _store(address: str) -> Any:
+    """A new connection to the store of the ranks. torchrun hosts it, or else rank 0."""
+    here = launch()
+    url = f"tcp://{address}" if started_by_srun() else "env://"
+    return next(rendezvous(url, here.rank, here.world, timeout=timedelta(seconds=JOIN_SECONDS)))[0]
 
 
 def is_main() -> bool:
@@ -162,6 +203,12 @@ def local_rows(rows: Tensor) -> Tensor:
     return rows.chunk(dist.get_world_size())[dist.get_rank()] if dist.is_initialized() else rows
 
 
+def all_reduce_sum_with_gradient(values: Tensor) -> Tensor:
+    """The sum of ``values`` over the ranks; differentiable."""
+    total: Tensor = _Sum.apply(values)
+    return total
+
+
 class _Sum(torch.autograd.Function):
     """The sum of a tensor over the ranks."""
 
@@ -202,17 +249,27 @@ def broadcast(tensor: Tensor) -> Tensor:
 
 @contextmanager
 def raise_on_all_ranks(device: torch.device = CPU) -> Iterator[None]:
-    """Context manager that raises an ``SSLToolError`` on all ranks if one rank raises it, to avoid deadlocks. The ranks
-    exchange a flag on ``device``."""
+    """Context manager that raises an error on all ranks if one rank raises an ``SSLToolError``, to avoid deadlocks. The
+    ranks exchange a flag on ``device``.
+
+    Raises:
+        SSLToolError: that of the first rank that failed; on the others ``AnotherRankFailed``.
+    """
     failure: SSLToolError | None = None
     try:
         yield
     except SSLToolError as error:
         failure = error
-    kinds = (SSLToolError, WorkerKilled)  # after the second, a run keeps what it has
-    code = 0 if failure is None else 1 + isinstance(failure, WorkerKilled)
-    if code := all_reduce_max(code, device):
-        raise failure or kinds[code - 1]("another rank failed; see its error message")
+    if not dist.is_initialized():
+        if failure:
+            raise failure
+        return
+    rank, world = dist.get_rank(), dist.get_world_size()
+    of_failure = 0 if failure is None else 4 * (world - rank) + 2 * failure.resumable + isinstance(failure, UsageError)
+    found = all_reduce_max(of_failure, device)
+    if found:
+        first, code, resumable = world - found // 4, 1 + found % 2, found % 4 > 1
+        raise failure if failure and first == rank else AnotherRankFailed(code=code, resumable=resumable)
 
 
 def by_rank_zero(write: F) -> F:
@@ -332,66 +389,6 @@ def _receive(rank: int) -> Any:
     contents = torch.empty(int(size), dtype=torch.uint8)
     dist.recv(contents, rank)
     return pickle.loads(contents.numpy().data)  # of another rank of this program
-
-
-def wrap_ddp(model: nn.Module, device: torch.device, *, some_unused: bool = False) -> nn.Module:
-    """Wraps ``model`` in DistributedDataParallel, with batch norm synchronised over the ranks. ``some_unused`` is
-    whether some trainable parameters get no gradient.
-
-    Buffers are not broadcast: running statistics, queues and centres are computed from the batches of all ranks.
-    """
-    settings = KEEP_BUFFERS | {"find_unused_parameters": some_unused}
-    if not dist.is_initialized():
-        return model
-    if device.type == "cuda":
-        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-        return DistributedDataParallel(model, device_ids=[device.index], **settings)
-    return DistributedDataParallel(_sync_batchnorm(model), **settings)
-
-
-def gradient_exchange(model: nn.Module, last: bool) -> AbstractContextManager[None]:
-    """Context of the forward and backward pass of a part of a batch: the ranks exchange their summed gradients in that
-    of the ``last`` part."""
-    wrapped = getattr(model, "_orig_mod", model)  # of torch.compile
-    return nullcontext() if last or not isinstance(wrapped, DistributedDataParallel) else wrapped.no_sync()
-
-
-def _sync_batchnorm(model: nn.Module) -> nn.Module:
-    for module in model.modules():
-        if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
-            module.__class__ = _Sync1d if isinstance(module, nn.BatchNorm1d) else _Sync2d
-    return model
-
-
-class _SyncMixin:
-    """Batch norm synchronised over the ranks, on any device; torch's SyncBatchNorm supports GPUs only."""
-
-    def forward(self: Any, x: Tensor) -> Tensor:
-        if not self.training:
-            return super().forward(x)  # type: ignore[misc]
-        dims = [d for d in range(x.dim()) if d != 1]
-        shape = [1, -1] + [1] * (x.dim() - 2)
-        count = x.numel() // x.shape[1] * dist.get_world_size()  # all ranks have equally many rows
-        wide = x.float()
-        mean = _Sum.apply(wide.sum(dims)) / count
-        centred = wide - mean.view(shape)
-        variance = _Sum.apply(centred.square().sum(dims)) / count
-        with torch.no_grad():
-            self.num_batches_tracked.add_(1)
-            self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(variance * count / (count - 1), self.momentum)
-        out = centred * torch.rsqrt(variance + self.eps).view(shape)
-        if self.affine:
-            out = out * self.weight.view(shape) + self.bias.view(shape)
-        return out.to(x.dtype)
-
-
-class _Sync1d(_SyncMixin, nn.BatchNorm1d):
-    pass
-
-
-class _Sync2d(_SyncMixin, nn.BatchNorm2d):
-    pass
 
 
 def rank_zero_info(text: str) -> None:

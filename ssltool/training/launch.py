@@ -6,10 +6,14 @@ torchrun sets these variables, or a batch script does. Without them, the tasks o
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import re
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from ssltool.errors import SSLToolError
 from ssltool.training import slurm
@@ -35,6 +39,19 @@ class Launch:
 def started_by_srun() -> bool:
     """Whether the tasks of a step of Slurm are the processes: srun set variables, and nothing set torchrun's."""
     return not any(name in os.environ for name in PLACE) and bool(slurm.variables(os.environ))
+
+
+def started_by_torchrun() -> bool:
+    """Whether torchrun is the parent of this process."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
+def tell_torchrun(error: str) -> None:
+    """Writes the error of this rank to the file from which torchrun's summary takes it, if torchrun named one."""
+    if path := os.environ.get("TORCHELASTIC_ERROR_FILE"):
+        record = {"message": error, "timestamp": int(time.time())}
+        with contextlib.suppress(OSError):  # the summary is a convenience; the error itself is printed
+            Path(path).write_text(json.dumps(record))
 
 
 def _variables() -> Mapping[str, str]:

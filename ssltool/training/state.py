@@ -20,6 +20,7 @@ from ssltool.files.schema import ANYTHING, conform, mapping, real
 from ssltool.methods.base import Method, Output
 from ssltool.settings import Record
 from ssltool.training import distributed
+from ssltool.training.data_parallel import gradient_exchange
 from ssltool.training.restore import OTHER, load_optimizer, load_weights
 
 SUMS = ("loss", "feature_std")
@@ -150,7 +151,7 @@ class TrainState(LoopState):
         outputs = []
         self.optimizer.zero_grad(set_to_none=True)
         for number, part in enumerate(parts, start=1):
-            with distributed.gradient_exchange(self.model, number == len(parts)):
+            with gradient_exchange(self.model, number == len(parts)):
                 with autocast():
                     output = Output(*self.model(part))
                 self.scaler.scale(output.objective / len(parts)).backward()

@@ -19,7 +19,7 @@ from ssltool.data.shard import Shard
 from ssltool.errors import SSLToolError
 from ssltool.stages.pretrain import run as pretrain
 from ssltool.stages.pretrain.pretrain import Pretraining
-from ssltool.training import distributed
+from ssltool.training import data_parallel, distributed
 
 pytestmark = pytest.mark.xdist_group("two ranks")  # most tests share one launch
 
@@ -45,7 +45,7 @@ from ssltool.errors import Interrupted, SSLToolError
 from ssltool.runs.folder import RunFolder
 from ssltool.runs.lock import RunLock
 from ssltool.stages.pretrain.pretrain import Pretraining
-from ssltool.training import distributed
+from ssltool.training import data_parallel, distributed
 
 torch.set_num_threads(1)
 out = Path(sys.argv[1])
@@ -55,7 +55,7 @@ found = {}
 
 def batch_statistics(shard):
     for name, (layer, batch, weight) in torch.load(out / "layers.pt", weights_only=False).items():
-        model = distributed.wrap_ddp(layer, cpu)
+        model = data_parallel.wrap_ddp(layer, cpu)
         share = batch[shard.slice(len(batch))].requires_grad_()
         made = model(share)
         (made * weight[shard.slice(len(batch))]).sum(dim=tuple(range(1, made.dim()))).mean().backward()
@@ -66,7 +66,7 @@ def batch_statistics(shard):
 def unused_parameter(shard):
     model = torch.nn.Linear(2, 1)
     model.mask = torch.nn.Parameter(torch.ones(1))
-    wrapped = distributed.wrap_ddp(model, cpu, some_unused=True)
+    wrapped = data_parallel.wrap_ddp(model, cpu, some_unused=True)
     for step in range(2):
         model.zero_grad()
         wrapped(torch.full((1, 2), 1.0 + shard.rank)).sum().backward()
@@ -256,7 +256,7 @@ def test_one_process_is_the_identity(monkeypatch):
     model = nn.BatchNorm1d(3)
     with distributed.process_group(CPU, "auto") as shard:
         assert shard == Shard(0, 1)
-        assert distributed.wrap_ddp(model, CPU) is model and type(model) is nn.BatchNorm1d
+        assert data_parallel.wrap_ddp(model, CPU) is model and type(model) is nn.BatchNorm1d
         assert distributed.all_reduce_max(7) == 7
         assert distributed.all_reduce_mean(torch.tensor([1.5, 2.5])).tolist() == [1.5, 2.5]
         assert distributed.is_main() and not distributed.under_torchrun()

@@ -33,6 +33,7 @@ from ssltool.stages.pretrain.prepare import prepare
 from ssltool.stages.pretrain.run_time import EpochTime, Estimate, epochs_within, seconds_per_step
 from ssltool.training import distributed
 from ssltool.training.accumulation import micro_batches
+from ssltool.training.data_parallel import wrap_ddp
 from ssltool.training.device import autocast, pick_device
 from ssltool.training.launch import worker_count
 from ssltool.training.loggers import Logger, check_loggers, open_loggers
@@ -361,7 +362,7 @@ def _build_state(setup: TrainingSetup, device: torch.device) -> TrainState:
         method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     method.to(device)
     optimizer = build_optimizer(method.param_groups(), c)
-    model = distributed.wrap_ddp(setup.regularised(method), device)
+    model = wrap_ddp(setup.regularised(method), device)
     if c.compile:
         model = torch.compile(model)  # type: ignore[assignment]
     torch.backends.cudnn.benchmark = device.type == "cuda"  # shapes are constant, so benchmarking kernels pays off
