@@ -25,6 +25,7 @@ from ssltool.data.images import ImageSet
 from ssltool.data.loader import WorkerKilled
 from ssltool.data.manifest import Manifest
 from ssltool.errors import SSLToolError
+from ssltool.files.integrity import check_written
 from ssltool.files.reading import read_json
 from ssltool.files.schema import conform
 from ssltool.files.stored import Stored
@@ -34,6 +35,7 @@ from ssltool.runs.records import read_records
 from ssltool.settings import Record, Settings
 
 NEWEST = "checkpoint.pt"
+NUMBERED = re.compile("checkpoint_([0-9]{4,})[.]pt")
 IMAGES, VAL_IMAGES = "images.jsonl", "val_images.jsonl"
 PROBE = "probe.pt"
 STAGE_FILES = {
@@ -339,8 +341,10 @@ class RunFolder:
         if val is not None:
             Manifest.of(val).save(self.path / VAL_IMAGES)
 
-    def save(self, checkpoint: Checkpoint, *, keep_epoch: int | None = None) -> Path:
+    def save(self, checkpoint: Checkpoint, *, keep_epoch: int | None = None, keep: int | None = None) -> Path:
         """Writes ``checkpoint`` to ``checkpoint.pt``, and with ``keep_epoch`` (from 0) also to that epoch's file.
+
+        With ``keep``, at least 1, only that many files of epochs up to ``keep_epoch`` stay, the newest ones.
 
         Raises:
             SSLToolError: if it cannot be written; the previous files are kept.
@@ -350,8 +354,17 @@ class RunFolder:
             return self.newest
         kept = self.path / f"checkpoint_{keep_epoch:04d}.pt"
         self.write(checkpoint, kept)
-        copy_atomically(kept, self.newest)
+        copy_atomically(kept, self.newest, check_written)
+        earlier = [file for epoch, file in self.kept().items() if epoch <= keep_epoch]
+        for file in earlier[:-keep] if keep is not None else ():
+            with writing(file):
+                file.unlink()
         return kept
+
+    def kept(self) -> dict[int, Path]:
+        """The files of single epochs by their number from 0, in order."""
+        found = (NUMBERED.fullmatch(path.name) for path in self.path.glob("checkpoint_*.pt"))
+        return {number: self.path / name for number, name in sorted((int(m[1]), m[0]) for m in found if m)}
 
 
 def _is_resumed_after(error: BaseException) -> bool:

@@ -359,7 +359,8 @@ class Pretraining(TrainingLoop[TrainState, Batch]):
                 checkpoint = state.checkpoint(self.saved)
                 if self.config.strategy == "replay":
                     checkpoint.metrics["replayed"] = self.setup.replayed(state.epoch_number - 1).tolist()
-                self.folder.save(checkpoint, keep_epoch=state.epoch - 1 if keep else None)
+                keep_epoch = state.epoch - 1 if keep else None
+                self.folder.save(checkpoint, keep_epoch=keep_epoch, keep=self.config.keep)
 
     def _log(self, record: Record) -> None:
         """Logs the record of an epoch with its times, and prints it with the warnings of the method and the monitor."""
