@@ -81,16 +81,19 @@ class Campaign:
         self.seconds: dict[str, float] = {}
         self.good = work / "good" / "pretrain"
 
-    def prepare(self) -> None:
-        """Makes the unbroken runs, and times them."""
-        for name, stage in STAGES.items():
-            folder, start = self.work / "good" / name, time.monotonic()
-            folder.mkdir(parents=True)
-            codes = self.finish(self.start(stage, folder))
-            if any(codes):
-                raise SystemExit(f"the unbroken run of {name} failed:\n{(folder / 'log').read_text()}")
-            self.seconds[name] = time.monotonic() - start
-            print(f"unbroken {name}: {self.seconds[name]:.1f} s", flush=True)
+    def prepare(self, name: str) -> None:
+        """Makes the unbroken run of a stage, and times it."""
+        if name in self.seconds:
+            return
+        if name != "pretrain":
+            self.prepare("pretrain")
+        folder, start = self.work / "good" / name, time.monotonic()
+        folder.mkdir(parents=True)
+        codes = self.finish(self.start(STAGES[name], folder))
+        if any(codes):
+            raise SystemExit(f"the unbroken run of {name} failed:\n{(folder / 'log').read_text()}")
+        self.seconds[name] = time.monotonic() - start
+        print(f"unbroken {name}: {self.seconds[name]:.1f} s", flush=True)
 
     def start(self, stage: Stage, folder: Path) -> list[fork_server.Command]:
         """Starts the command of ``stage`` in ``folder``, on all its ranks."""
@@ -121,6 +124,7 @@ class Campaign:
         """Runs a case in a new folder."""
         rng = Random(f"{seed} {number}")
         name, how = rng.choice(CASES)
+        self.prepare(name)
         stage, folder = STAGES[name], self.work / "case"
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
@@ -130,7 +134,7 @@ class Campaign:
             time.sleep(rng.uniform(0, 1.2 * self.seconds[name]))
             if rng.random() < 0.7 and "killed" in how:
                 wait_for_write(folder, started)
-            if started[0].wait(0) is None:
+            if started[0].wait(0.001) is None:
                 BREAKS[how](started, rng)
                 case.tried += 1
             self.finish(started)
@@ -217,8 +221,10 @@ def serving(folder: Path) -> Iterator[Path]:
     command = [sys.executable, fork_server.__file__, path]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
         assert process.stdout is not None and process.stdout.readline() == "ready\n"
-        yield path
-        process.kill()
+        try:
+            yield path
+        finally:
+            process.kill()
 
 
 def show(cases: list[Case]) -> None:
@@ -247,7 +253,6 @@ def main() -> int:
     start = time.monotonic()
     with tempfile.TemporaryDirectory() as work, serving(Path(work)) as server:
         campaign = Campaign(server, Path(work))
-        campaign.prepare()
         number = args.case or 0
         while sum(case.tried for case in cases) < args.kills and time.monotonic() < start + 60 * args.minutes:
             cases.append(case := campaign.case(args.seed, number))
