@@ -26,10 +26,8 @@ train "$arch-singlepass" 2 --strategy current --save-every "$hybrid" ${order:+--
 order=${order:-logs/$arch-singlepass_0002/order.npy}
 train "$arch-cumulative" 3 --strategy accumulate --incremental-idx-path "$order"
 train "$arch-last$last" 4 --strategy last --chunk-size $((epochs * last / 100)) --incremental-idx-path "$order"
-# The hybrid continues the single pass on all images, with the same cosine schedule.
-hybrid_run=logs/$arch-hybrid_0005
-if [ -e "$hybrid_run/checkpoint.pt" ]; then start=$hybrid_run
-else start=logs/$arch-singlepass_0002/checkpoint_$(printf %04d $((hybrid - 1))).pt; fi
+# The hybrid continues the single pass on all images, with the same cosine schedule, and then its own checkpoints.
+start=logs/$arch-singlepass_0002/checkpoint_$(printf %04d $((hybrid - 1))).pt
 # shellcheck disable=SC2086
 ssltool pretrain "$data" -a "$arch" --fix-pred-lr --epochs "$epochs" -b "$batch" --seed 10 \
   --exp-name "$arch-hybrid" --exp-id 5 --resume "$start" ${FLAGS:-}

@@ -24,6 +24,7 @@ from ssltool.data.images import check_pixel_flags, open_dataset
 from ssltool.data.preprocessing import Preprocessing, refuse_unused
 from ssltool.data.strategies import read_numbers
 from ssltool.errors import SSLToolError, UsageError, found_in
+from ssltool.files.integrity import check_file
 from ssltool.files.reading import file_hash
 from ssltool.files.stored import weights_hash
 from ssltool.methods.base import Method
@@ -190,11 +191,13 @@ def _source(settings: NetworkSettings, seed: int | None) -> _Source:
 
 
 def _read(path: str, arch: str | None, stem: str | None, key: str | None = None) -> _Source:
+    folder = find_model_folder(path)
+    if folder is None:
+        check_file(path)  # the tensors are mapped into memory
     checkpoint, foreign = read_checkpoint(path, arch=arch, stem=stem, key=key)
     if foreign is not None:
         distributed.rank_zero_info(f"reading {path}: {foreign}")
     epoch = checkpoint.epoch if foreign is None else foreign.epoch
-    folder = find_model_folder(path)
     digest = file_hash(path) if folder is None else folder_hash(folder)
     return _Source(SavedRun.read(checkpoint.config, path), checkpoint.state_dict, epoch, digest)
 

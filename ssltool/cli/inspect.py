@@ -11,7 +11,7 @@ import click
 from ssltool.cli.flags import Command, json_option, settings
 from ssltool.cli.output import cell, emit, table
 from ssltool.config import InspectConfig
-from ssltool.errors import counted
+from ssltool.errors import SSLToolError, counted
 from ssltool.files.text import one_line
 from ssltool.settings import Record
 
@@ -39,11 +39,27 @@ def command(config: InspectConfig, as_json: bool) -> None:
     ssltool inspect checkpoint_0099.pth.tar resnet50.pth --json
     ssltool inspect model.safetensors --keys
     ssltool inspect downloads/
+    ssltool inspect --verify run/
     """
     from ssltool.stages.inspect import run
 
+    if config.verify:
+        _verify(config, as_json)
+        return
     result = run(config)
     emit({"files": result}, "\n\n".join(map(_text, result)), as_json)
+
+
+def _verify(config: InspectConfig, as_json: bool) -> None:
+    """Prints the state of every file, and raises ``SSLToolError`` if one is damaged."""
+    from ssltool.stages.inspect import DAMAGED, verify
+
+    result = verify(config)
+    rows = [[one["path"], round(one["bytes"] / 1e6, 1), one["state"], one.get("problem", "")] for one in result]
+    emit({"files": result}, table(rows, ["file", "MB", "state", "problem"]) if rows else "no checkpoints", as_json)
+    damaged = sum(one["state"] == DAMAGED for one in result)
+    if damaged:
+        raise SSLToolError(f"{damaged} of {counted(len(result), 'file')} damaged; copy or regenerate what is damaged")
 
 
 def _text(about: Record) -> str:

@@ -294,6 +294,13 @@ class PretrainConfig(RunSettings, DeviceSettings, DataSettings):
         advanced=True,
     )
     save_every: int = setting(10, "epochs between checkpoints that are kept", section="Run", minimum=1, advanced=True)
+    keep: int | None = setting(
+        None,
+        "keep only this many of these checkpoints, the newest [default: all]",
+        section="Run",
+        minimum=1,
+        advanced=True,
+    )
     save_steps: int | None = setting(
         None, "also update checkpoint.pt after every this many steps", section="Run", minimum=1, advanced=True
     )

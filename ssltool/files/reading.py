@@ -45,11 +45,13 @@ FIRST_BYTES = {
 }
 """How files of other kinds begin."""
 
+UNKNOWN = "data of an unknown kind"
+
 
 def kind_of_content(head: bytes) -> str:
     """What a file holds by its first bytes, 512 or all of them: "a JPEG image", "text", "data of an unknown kind"."""
     kind = next((name for start, name in FIRST_BYTES.items() if head.startswith(start)), None)
-    return kind or ("text" if _is_text(head) else "data of an unknown kind")
+    return kind or ("text" if _is_text(head) else UNKNOWN)
 
 
 def _is_text(head: bytes) -> bool:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import MISSING, dataclass, fields
-from typing import Any, ClassVar, TypeVar
+from typing import IO, Any, ClassVar, TypeVar, cast
 
 import torch
 from torch import Tensor
 
 import ssltool
 from ssltool.errors import SSLToolError
+from ssltool.files.integrity import HashingWriter, check_written
 from ssltool.files.misfit import describe, name_keys
 from ssltool.files.placeholders import placeholder_names
 from ssltool.files.schema import conform, mapping, text
@@ -55,6 +56,12 @@ def weights_hash(state_dict: dict[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
+def _save(contents: Entries, stream: IO[bytes]) -> None:
+    writer = HashingWriter(stream)
+    torch.save(contents, cast(IO[bytes], writer))  # which only writes and flushes
+    writer.finish()
+
+
 @dataclass
 class Stored:
     """Base class of file formats. The dataclass fields of a format are the file's keys, declared with ``entry``."""
@@ -62,21 +69,22 @@ class Stored:
     FORMAT: ClassVar[str]
 
     def save(self, path: FilePath) -> None:
-        """Writes the file atomically.
+        """Writes the file atomically, with its hash, by which it is checked before it replaces an existing file.
 
         Raises:
             SSLToolError: if it cannot be written; an existing file is kept.
         """
         contents = {"format": self.FORMAT, "ssltool": ssltool.__version__, "torch": str(torch.__version__)}
         contents |= {f.name: getattr(self, f.name) for f in fields(self)}
-        write_atomically(path, lambda stream: torch.save(contents, stream))
+        write_atomically(path, lambda stream: _save(contents, stream), check_written)
 
     @classmethod
     def load(cls: type[S], path: FilePath) -> S:
-        """Loads the file, without executing code.
+        """Loads the file, without executing code, and compares it with its hash unless it is memory-mapped.
 
         Raises:
-            SSLToolError: if it is missing, truncated, of another format, or contains pickled objects.
+            DamagedFile: if it is truncated, or its bytes do not have the hash in it.
+            SSLToolError: if it is missing, of another format, or contains pickled objects.
         """
         return cls._load(path)
 

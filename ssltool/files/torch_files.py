@@ -11,9 +11,10 @@ import zlib
 from typing import IO, Any, cast
 
 from ssltool.errors import SSLToolError, first_line
+from ssltool.files.integrity import DamagedFile, check_end, check_hash
 from ssltool.files.pickle_outline import NotReadable, outline_pickle
 from ssltool.files.placeholders import Placeholder, load_without_objects, module_weights
-from ssltool.files.reading import kind_of_content, open_file, size_limit, too_large
+from ssltool.files.reading import UNKNOWN, kind_of_content, open_file, size_limit, too_large
 
 SMALL = 2**20
 """Bytes to which the entries of any zip archive may inflate."""
@@ -52,11 +53,16 @@ def load_dict(
 ) -> dict[Any, Any]:
     """Loads the dict in a ``.pt`` file, to the CPU. ``wanted`` is what messages ask for in place of another kind.
 
+    A file that is not memory-mapped is compared with its hash, if it has one.
+
     Raises:
-        SSLToolError: if there is no such file or it may not be read, if it is cut short, of another kind or larger than
-            the limit, if it is not a dict, or could only be read by executing code.
+        DamagedFile: if it is cut short, or its bytes do not have the hash in it.
+        SSLToolError: if there is no such file or it may not be read, if it is of another kind or larger than the
+            limit, if it is not a dict, or could only be read by executing code.
     """
     with open_file(path) as stream:
+        if not mmap:
+            check_hash(stream, path)
         zipped, mappable = _check_kind(path, stream, wanted)
         source = functools.partial(_torch_path if zipped else _limited, path, stream)
         try:
@@ -122,7 +128,7 @@ def _reason(path: str | os.PathLike[str], error: Exception) -> SSLToolError:
         return SSLToolError(f"{path} names {blocked[1]}, which torch never reads; use a file of another source")
     if "Weights only load failed" in text and "Unsupported operand" not in text:
         return SSLToolError(f"{path} contains objects that only executing them could read; {STATE_DICT}")
-    return SSLToolError(f"{path} is not a readable .pt file and may be truncated; copy or regenerate it")
+    return DamagedFile(f"{path} is not a readable .pt file and may be truncated; copy or regenerate it")
 
 
 def _torchscript(path: object) -> SSLToolError:
@@ -153,12 +159,13 @@ def _check_kind(path: object, stream: IO[bytes], wanted: str) -> tuple[bool, boo
         )
     if not head.strip(b"\0"):
         found = "is empty" if not head else "begins with zeros, as after a power cut"
-        raise SSLToolError(f"{path} {found}; copy or regenerate it")
+        raise DamagedFile(f"{path} {found}; copy or regenerate it")
     raise _other_kind(path, kind_of_content(head), wanted)
 
 
 def _other_kind(path: object, kind: str, wanted: str) -> SSLToolError:
-    return SSLToolError(f"{path} holds {kind}; name {wanted}")
+    error = DamagedFile if kind == UNKNOWN else SSLToolError
+    return error(f"{path} holds {kind}; name {wanted}")
 
 
 def _check_zip(path: object, stream: IO[bytes], wanted: str) -> bool:
@@ -170,6 +177,7 @@ def _check_zip(path: object, stream: IO[bytes], wanted: str) -> bool:
     size = os.fstat(stream.fileno()).st_size
     try:
         with zipfile.ZipFile(stream) as archive:
+            check_end(stream, path)
             entries = archive.infolist()
             names = [entry.filename for entry in entries]
             pickles = [entry for entry in entries if entry.filename.endswith("data.pkl")]
@@ -196,7 +204,7 @@ def _check_zip(path: object, stream: IO[bytes], wanted: str) -> bool:
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, NotImplementedError, RuntimeError) as error:
         cut = "not a zip file" in str(error)
         found = "its list of contents, which is at its end, is missing" if cut else first_line(error)
-        raise SSLToolError(f"{path} is cut short or damaged ({found}); copy it again") from error
+        raise DamagedFile(f"{path} is cut short or damaged ({found}); copy it again") from error
     finally:
         stream.seek(0)
 

@@ -36,11 +36,18 @@ def writing(path: FilePath) -> Iterator[None]:
         raise SSLToolError(f"cannot write {path}: {reason}{kept}; free space or choose another location") from error
 
 
-def write_atomically(path: FilePath, write: Callable[[IO[bytes]], object]) -> None:
+Write = Callable[[IO[bytes]], object]
+"""Writes to a binary stream, or reads from it."""
+
+
+def write_atomically(path: FilePath, write: Write, check: Write | None = None) -> None:
     """Replaces ``path`` atomically by what ``write`` writes to the binary stream that it is called with.
 
+    ``check`` is called with the new file, which is read back from the disk, before it replaces the old one; it raises
+    ``OSError`` if something is wrong.
+
     A symbolic link stays, and its target is replaced or created. A device, a pipe, and the file that stdout or stderr
-    is redirected to are written in place, once all bytes are known.
+    is redirected to are written in place, once all bytes are known, and are not checked.
 
     Raises:
         SSLToolError: if the file cannot be written (disk full, no permission, links in a circle); ``path`` is then
@@ -50,7 +57,7 @@ def write_atomically(path: FilePath, write: Callable[[IO[bytes]], object]) -> No
         found = _stat(path)
         stream = _standard_stream(found)
         if found is None or (stat.S_ISREG(found.st_mode) and stream is None):
-            _replace(Path(os.path.realpath(path)), write)
+            _replace(Path(os.path.realpath(path)), write, check)
             return
         with tempfile.TemporaryFile() as buffer:  # formats seek, which pipes cannot
             _check_writable_in_place(path, found.st_mode, stream)
@@ -63,8 +70,9 @@ def write_atomically(path: FilePath, write: Callable[[IO[bytes]], object]) -> No
                 shutil.copyfileobj(buffer, target)
 
 
-def copy_atomically(source: Path, path: Path) -> None:
-    """Replaces ``path`` atomically by a hard link to ``source``, or by a copy if the file system has no such links.
+def copy_atomically(source: Path, path: Path, check: Write | None = None) -> None:
+    """Replaces ``path`` atomically by a hard link to ``source``, or by a copy if the file system has no such links,
+    which ``check`` checks as in ``write_atomically``.
 
     A symbolic link stays, and its target is replaced.
 
@@ -78,7 +86,7 @@ def copy_atomically(source: Path, path: Path) -> None:
             os.link(source, temporary)
         except OSError:
             with open(source, "rb") as stream:
-                write_atomically(path, lambda to: shutil.copyfileobj(stream, to))
+                write_atomically(path, lambda to: shutil.copyfileobj(stream, to), check)
             return
         with _removed_at_the_end(temporary):
             os.replace(temporary, target)
@@ -177,7 +185,7 @@ def _removed_at_the_end(temporary: Path) -> Iterator[None]:
             temporary.unlink()
 
 
-def _replace(target: Path, write: Callable[[IO[bytes]], object]) -> None:
+def _replace(target: Path, write: Write, check: Write | None) -> None:
     temporary = _temporary(target)
     with _removed_at_the_end(temporary):
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -185,4 +193,9 @@ def _replace(target: Path, write: Callable[[IO[bytes]], object]) -> None:
             write(stream)
             stream.flush()
             os.fsync(stream.fileno())
+            if check is not None and hasattr(os, "posix_fadvise"):  # else it would be read from memory
+                os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        if check is not None:
+            with open(temporary, "rb") as stream:
+                check(stream)
         os.replace(temporary, target)

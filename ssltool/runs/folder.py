@@ -6,26 +6,22 @@ config.json  metrics.jsonl  images.jsonl  val_images.jsonl  order.npy  checkpoin
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import glob
 import os
 import re
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 
 from ssltool.checkpoints.checkpoint import Checkpoint
 from ssltool.checkpoints.saved_run import SETTINGS
-from ssltool.config import RunSettings
-from ssltool.config.fields import AUTO
 from ssltool.data.computed_orders import Order
 from ssltool.data.images import ImageSet
 from ssltool.data.manifest import Manifest
 from ssltool.data.shard_stream import ShardStream
 from ssltool.errors import SSLToolError
+from ssltool.files.integrity import check_written
 from ssltool.files.reading import read_json
 from ssltool.files.schema import conform
 from ssltool.files.stored import Stored
@@ -37,6 +33,7 @@ from ssltool.training import distributed
 
 NEWEST = "checkpoint.pt"
 SHARDS = "shards.json"
+NUMBERED = re.compile("checkpoint_([0-9]{4,})[.]pt")
 IMAGES, VAL_IMAGES = "images.jsonl", "val_images.jsonl"
 PROBE = "probe.pt"
 STAGE_FILES = {
@@ -64,56 +61,6 @@ RECORD_KEYS = ("arm", "seed", "phase", "epoch")
 
 RESULT_FILES = {"pretrain": "checkpoint*.pt", "lincls": "probe.pt", "finetune": "finetuned*.pt", "scan": "clusters.pt"}
 """Patterns of the results of each stage. They show which stage wrote a folder."""
-
-
-LOGS = Path("logs")
-"""The folder of run folders."""
-
-R = TypeVar("R", bound=RunSettings)
-
-
-def run_path(settings: RunSettings, default_name: str) -> Path:
-    """``--out``, or ``logs/<exp_name>_<exp_id, 4 digits>``; for ``--exp-id auto`` one more than the largest number."""
-    if settings.out is not None:
-        return Path(settings.out)
-    name = settings.exp_name or default_name
-    number = _next_number(name) if settings.exp_id == AUTO else int(settings.exp_id)
-    return LOGS / f"{name}_{number:04d}"
-
-
-def _next_number(name: str) -> int:
-    """One more than the largest number of the run folders with this name."""
-    pattern = re.compile(re.escape(name) + r"_([0-9]{4,18})")
-    found = (pattern.fullmatch(path.name) for path in LOGS.glob(f"{glob.escape(name)}_*"))
-    return max((int(match[1]) for match in found if match), default=-1) + 1
-
-
-def with_number(settings: R, default_name: str, *, create: bool = True) -> R:
-    """``settings`` with a number for ``--exp-id auto``, whose folder this process has created; else ``settings``.
-
-    Two processes that start at once get different numbers, because only one of them can create a folder. Ranks get the
-    same number. Without ``create`` the number is the one that is free now.
-
-    Raises:
-        SSLToolError: if the folder cannot be created.
-    """
-    if settings.exp_id != AUTO or settings.out is not None:
-        return settings
-    name = settings.exp_name or default_name
-    number = distributed.from_rank_zero(lambda: _created_number(name)) if create else _next_number(name)
-    return dataclasses.replace(settings, exp_id=number)
-
-
-def _created_number(name: str) -> int:
-    """The number of a new run folder with this name, which this process has created."""
-    while True:
-        number = _next_number(name)
-        path = LOGS / f"{name}_{number:04d}"
-        with writing(path):
-            LOGS.mkdir(exist_ok=True)
-            with contextlib.suppress(FileExistsError):
-                path.mkdir()
-                return number
 
 
 class RunFolder:
@@ -329,6 +276,10 @@ class RunFolder:
     @distributed.by_rank_zero
     def log(self, record: Record) -> None:
         """Appends one record to ``metrics.jsonl``."""
+        self.append(record)
+
+    def append(self, record: Record) -> None:
+        """``log`` for rank 0 alone."""
         self._check_lock()
         with writing(self.metrics), open(self.metrics, "a", encoding="utf-8") as stream:
             stream.write(to_json(record) + "\n")
@@ -360,10 +311,9 @@ class RunFolder:
         if isinstance(order, np.ndarray):
             write_atomically(self.path / "order.npy", lambda stream: np.save(stream, order))
 
-    @distributed.by_rank_zero
     def save_counts(self, images: ImageSet, row: int) -> None:
         """Writes the number of images of each shard that begins before ``row`` of a stream to ``shards.json``, so that
-        a resumed run does not count them again."""
+        a resumed run does not count them again. For rank 0 alone, as ``save``."""
         self._check_lock()
         if isinstance(images.paths, ShardStream):
             write_json(self.path / SHARDS, images.paths.count_until(row))
@@ -379,9 +329,10 @@ class RunFolder:
         if val is not None:
             Manifest.of(val).save(self.path / VAL_IMAGES)
 
-    @distributed.by_rank_zero
-    def save(self, checkpoint: Checkpoint, *, keep_epoch: int | None = None) -> None:
+    def save(self, checkpoint: Checkpoint, *, keep_epoch: int | None = None, keep: int | None = None) -> None:
         """Writes ``checkpoint`` to ``checkpoint.pt``, and with ``keep_epoch`` (from 0) also to that epoch's file.
+
+        With ``keep``, at least 1, only that many files of epochs up to ``keep_epoch`` stay, the newest ones.
 
         Raises:
             SSLToolError: if it cannot be written; the previous files are kept.
@@ -391,7 +342,16 @@ class RunFolder:
             return
         kept = self.path / f"checkpoint_{keep_epoch:04d}.pt"
         self._write(checkpoint, kept)
-        copy_atomically(kept, self.newest)
+        copy_atomically(kept, self.newest, check_written)
+        earlier = [file for epoch, file in self.kept().items() if epoch <= keep_epoch]
+        for file in earlier[:-keep] if keep is not None else ():
+            with writing(file):
+                file.unlink()
+
+    def kept(self) -> dict[int, Path]:
+        """The files of single epochs by their number from 0, in order."""
+        found = (NUMBERED.fullmatch(path.name) for path in self.path.glob("checkpoint_*.pt"))
+        return {number: self.path / name for number, name in sorted((int(m[1]), m[0]) for m in found if m)}
 
 
 def _is_resumed_after(error: BaseException) -> bool:

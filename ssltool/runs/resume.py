@@ -17,16 +17,21 @@ from ssltool.data import views
 from ssltool.data.images import ImageSet
 from ssltool.data.loader import BATCHED_SIZE
 from ssltool.data.manifest import Manifest
-from ssltool.errors import SSLToolError
+from ssltool.errors import SSLToolError, counted
+from ssltool.files.integrity import DamagedFile
 from ssltool.files.misfit import shown
 from ssltool.files.reading import require
 from ssltool.methods import method_class
 from ssltool.methods.options import MethodOptions
 from ssltool.models.arch_name import file_name
-from ssltool.runs.folder import IMAGES, VAL_IMAGES, RunFolder, run_path
+from ssltool.runs.folder import IMAGES, NEWEST, VAL_IMAGES, RunFolder
 from ssltool.runs.run_names import changed_settings, run_name
+from ssltool.runs.run_paths import run_path
 from ssltool.settings import Settings, defaults_of, flag
 from ssltool.training.distributed import rank_zero_info
+
+CHECKPOINT = "checkpoint for --resume"
+"""What a missing file is in messages."""
 
 WITHIN_EPOCH = ("Data strategy", "Views")
 """Sections of settings that may change between epochs, as in the paper's hybrid strategy, but not within one."""
@@ -43,6 +48,15 @@ DERIVED_SETTINGS = {
     "neighbours_hash": "the hash of the neighbours",
 }
 """Saved settings that are derived from files and data instead of flags, with their names in messages."""
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """The checkpoint that a run resumes from, its file, and what is to be said about the choice, a line each."""
+
+    path: Path
+    checkpoint: Checkpoint
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -96,22 +110,82 @@ def find_start(config: PretrainConfig, run: SavedRun, folder: RunFolder) -> Star
     Raises:
         SSLToolError: if the folder contains another run, or the checkpoint is missing, unreadable or incompatible.
     """
-    path = resumed_file(config)
+    found = find_resumed(config)
+    path = None if found is None else found.path
     folder.refuse_if_taken(overwrite=config.overwrite, resume=config.resume, resumed_from=path)
-    if path is None:
+    if found is None:
         return Start(folder, None, None)
-    checkpoint = Checkpoint.load(path)
-    check_compatible(checkpoint, run, path)
-    return Start(folder, path, checkpoint)
+    for note in found.notes:
+        rank_zero_info(note)
+    check_compatible(found.checkpoint, run, found.path)
+    return Start(folder, found.path, found.checkpoint)
 
 
-def resumed_file(config: PretrainConfig) -> Path | None:
-    """The checkpoint that the run of ``config`` resumes from, or None.
+def find_resumed(config: PretrainConfig) -> Resumed | None:
+    """The checkpoint that the run of ``config`` resumes from; None if it starts anew.
+
+    Of a folder, it is the newest undamaged one. A run that began with ``--resume FILE`` of another folder, as a hybrid
+    run does, continues with its own checkpoints if it has any, so that its command may be repeated.
 
     Raises:
-        SSLToolError: if the named checkpoint does not exist.
+        SSLToolError: if the named checkpoint does not exist or cannot be loaded, or if all those of a folder are
+            damaged.
     """
-    return find_file(config.resume, pretrain_folder(config).newest)
+    if config.resume is None:
+        return None
+    folder = pretrain_folder(config)
+    if config.resume == "auto":
+        return _newest_good(folder)
+    named = Path(config.resume)
+    if os.path.isdir(named):
+        found = _newest_good(RunFolder(named))
+    else:
+        require(named, CHECKPOINT)
+        found = Resumed(named, Checkpoint.load(named))
+    if found is None:
+        raise SSLToolError(f"no such {CHECKPOINT}: {named / NEWEST}")
+    restarts = (
+        config.overwrite or config.start_epoch is not None or found.path.parent.resolve() == folder.path.resolve()
+    )
+    return found if restarts else _continued(found, folder) or found
+
+
+def _newest_good(folder: RunFolder) -> Resumed | None:
+    """The newest checkpoint of ``folder`` that is not damaged; None if there is none at all.
+
+    Raises:
+        SSLToolError: if all are damaged, or the newest undamaged one cannot be used for another reason.
+    """
+    damaged: list[str] = []
+    for path in (folder.newest, *reversed(folder.kept().values())):
+        if not path.exists():
+            continue
+        try:
+            checkpoint = Checkpoint.load(path)
+        except DamagedFile as error:
+            damaged.append(str(error).rpartition("; ")[0])  # without what to do
+            continue
+        return Resumed(path, checkpoint, tuple(f"warning: {found}; using {path}" for found in damaged))
+    if damaged:
+        others = f", and {counted(len(damaged) - 1, 'earlier checkpoint')} too" if damaged[1:] else ""
+        raise SSLToolError(
+            f"{damaged[0]}{others}; restore a checkpoint, or start again with --overwrite and without --resume"
+        )
+    return None
+
+
+def _continued(start: Resumed, folder: RunFolder) -> Resumed | None:
+    """The newest checkpoint of ``folder`` if its run began with ``start``; None if not, or if there is none.
+
+    The run has the records of all epochs, so it then has those of ``start``.
+    """
+    own = _newest_good(folder)
+    if own is None:
+        return None
+    before = start.checkpoint.metrics["epochs"]
+    began = own.checkpoint.metrics["epochs"][: len(before)] == before and own.checkpoint.step >= start.checkpoint.step
+    note = f"{folder.path} continues {start.path} already"
+    return dataclasses.replace(own, notes=(*own.notes, note)) if began else None
 
 
 def find_file(resume: str | None, newest: Path) -> Path | None:
@@ -128,7 +202,7 @@ def find_file(resume: str | None, newest: Path) -> Path | None:
         return newest if newest.exists() else None
     path = Path(resume)
     path = path / newest.name if os.path.isdir(path) else path
-    require(path, "checkpoint for --resume")
+    require(path, CHECKPOINT)
     return path
 
 

@@ -20,7 +20,7 @@ ALWAYS = ("method", "arch", "strategy", "seed")
 
 OF_THE_FOLDER = (
     *("out", "exp_name", "exp_id", "overwrite", "resume", "start_epoch", "print_freq", "save_every", "save_steps"),
-    *("tensorboard", "wandb", "test", "dry_run"),
+    *("keep", "tensorboard", "wandb", "test", "dry_run"),
 )
 DERIVED = ("found", "epoch_images", *(name for name in HASHES if name != "fingerprint"))
 """Settings in which runs may differ that are no columns: what a run writes and where, and what follows from others."""

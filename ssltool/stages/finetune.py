@@ -35,8 +35,9 @@ from ssltool.files.schema import ANYTHING, conform, listing, mapping, real, sequ
 from ssltool.files.stored import weights_hash
 from ssltool.methods.base import Method, Output
 from ssltool.models.depth import LayerGroup, layer_groups
-from ssltool.runs.folder import RunFolder, run_path, with_number
+from ssltool.runs.folder import RunFolder
 from ssltool.runs.resume import check_compatible, check_images, note_changed_images
+from ssltool.runs.run_paths import run_path, with_number
 from ssltool.settings import Record, Settings
 from ssltool.training import distributed
 from ssltool.training.classification import Accuracy

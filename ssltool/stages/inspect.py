@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,12 +25,14 @@ from ssltool.checkpoints.read import extract_settings, plain, read_entries
 from ssltool.checkpoints.saved_run import PROGRAM, SSLTOOL
 from ssltool.config import InspectConfig
 from ssltool.errors import SSLToolError, first_line
+from ssltool.files.integrity import check_file, check_parts
 from ssltool.files.misfit import name_keys
 from ssltool.files.npy_files import read_npy
 from ssltool.files.placeholders import module_weights, placeholder_names
 from ssltool.files.reading import file_hash, read_json, require
 from ssltool.files.schema import MAX_DEPTH
 from ssltool.files.stored import format_of
+from ssltool.files.torch_files import load_dict
 from ssltool.models.backbones import build_backbone
 from ssltool.reprs.readers import BESIDE, kind_of
 from ssltool.reprs.readers import read_entries as read_arrays
@@ -61,6 +64,47 @@ def run(config: InspectConfig) -> list[Record]:
     for path in config.files:
         require(path, "file or folder")
     return [_describe(Path(path), config) for path in config.files]
+
+
+OK, NO_HASH, DAMAGED = "ok", "no hash", "damaged"
+"""What ``verify`` finds of a file. Files of earlier versions and of other programs have no hash."""
+
+
+def verify(config: InspectConfig) -> list[Record]:
+    """Whether each file is undamaged, and each checkpoint in a folder: its ``path``, ``bytes``, ``state`` (``OK``,
+    ``NO_HASH`` or ``DAMAGED``), and ``problem`` if it is damaged.
+
+    Of a zip archive without a hash the checksums of the parts are compared. All tensors are read.
+
+    Raises:
+        UsageError: if no file is named.
+        SSLToolError: if a path does not exist, or its folder may not be read.
+    """
+    config.check()
+    for path in config.files:
+        require(path, "file or folder")
+    files = [file for path in map(Path, config.files) for file in (_files_in(path) if path.is_dir() else [path])]
+    return [_verify(file, config) for file in files]
+
+
+def _files_in(folder: Path) -> list[Path]:
+    return [file for file in _weight_files(folder) if not file.is_dir()]
+
+
+def _verify(path: Path, config: InspectConfig) -> Record:
+    about: Record = {"path": str(path), "bytes": path.stat().st_size}
+    try:
+        if check_file(path):
+            load_dict(path)
+            return about | {"state": OK}
+        if zipfile.is_zipfile(path):
+            check_parts(path)
+        described = _describe(path, config)
+        if described["kind"] == UNREADABLE:
+            return about | {"state": DAMAGED, "problem": described["problem"]}
+    except SSLToolError as error:
+        return about | {"state": DAMAGED, "problem": str(error)}
+    return about | {"state": NO_HASH}
 
 
 def _describe(path: Path, config: InspectConfig) -> Record:

@@ -17,12 +17,17 @@ from ssltool.errors import Interrupted
 from ssltool.settings import Record
 from ssltool.training import distributed
 from ssltool.training.allocator import reuse_freed_memory
+from ssltool.training.background import Background
 from ssltool.training.progress import Progress
 from ssltool.training.signals import StopRequest
 from ssltool.training.state import FLUSH_EVERY, LoopState
 
 S = TypeVar("S", bound=LoopState)
 B = TypeVar("B")
+
+
+FAILED = 1000
+"""What a rank whose save has failed gives the others in place of the number of a signal."""
 
 
 class TrainingLoop(Generic[S, B]):
@@ -43,6 +48,7 @@ class TrainingLoop(Generic[S, B]):
         self.state, self.path = state, path
         self.epochs, self.steps = epochs, steps
         self.name, self.steps_per_line = name, steps_per_line
+        self.background = Background()
 
     def batches(self, epoch: int, first_step: int) -> Iterator[B]:
         """The batches of an epoch, starting at ``first_step``."""
@@ -61,7 +67,7 @@ class TrainingLoop(Generic[S, B]):
         raise NotImplementedError
 
     def save(self) -> None:
-        """Writes ``path``; ``state.epoch_step`` is 0 at the end of an epoch."""
+        """Writes ``path``, or has ``background`` write it; ``state.epoch_step`` is 0 at the end of an epoch."""
         raise NotImplementedError
 
     def images_in(self, batch: B) -> int:
@@ -108,17 +114,19 @@ class TrainingLoop(Generic[S, B]):
             Interrupted: after a signal on any rank; the state is saved.
         """
         reuse_freed_memory()
-        state = self.state
-        while not self.is_done():
-            self._train_epoch(stop)
-            record = self.finish_epoch()
-            state.history.append(record)
-            self.save()
-            log(record)
-            signal = distributed.all_reduce_max(stop.number)
-            if signal and state.epoch < self.epochs:
-                raise Interrupted(signal, str(self.path))
-        return state.history
+        with self.background:
+            while not self.is_done():
+                self._train_epoch(stop)
+                record = self.finish_epoch()
+                self.state.history.append(record)
+                self.save()
+                log(record)
+                signal = self._signal(stop)
+                if signal and self.state.epoch < self.epochs:
+                    self._finish_saves()
+                    raise Interrupted(signal, str(self.path))
+            self._finish_saves()
+        return self.state.history
 
     def _train_epoch(self, stop: StopRequest) -> None:
         state = self.state
@@ -130,7 +138,18 @@ class TrainingLoop(Generic[S, B]):
                 if state.epoch_step % FLUSH_EVERY == 0:
                     state.flush()
                 progress.update(self.images_in(batch), state.status())
-                self._save_within_epoch(distributed.all_reduce_max(stop.number))
+                self._save_within_epoch(self._signal(stop))
+
+    def _signal(self, stop: StopRequest) -> int:
+        """The number of a signal that a rank has received, or 0. Raises ``SSLToolError`` if a save has failed."""
+        number = distributed.all_reduce_max(FAILED if self.background.has_failed() else stop.number)
+        if number == FAILED:
+            self._finish_saves()
+        return number
+
+    def _finish_saves(self) -> None:
+        with distributed.raise_on_all_ranks():
+            self.background.wait()
 
     def _save_within_epoch(self, signal: int) -> None:
         if self.state.epoch_step == self.steps:
@@ -138,4 +157,5 @@ class TrainingLoop(Generic[S, B]):
         if signal or self.must_save():
             self.save()
         if signal:
+            self._finish_saves()
             raise Interrupted(signal, str(self.path))

@@ -22,6 +22,7 @@ import torch
 
 from fuzz.changes import change
 from fuzz.values import EXECUTED, HOSTILE, PLAIN, TENSORS, Executed
+from ssltool.files.integrity import LABEL, LENGTH
 
 Damage = Callable[[Path, Random], str]
 
@@ -253,6 +254,8 @@ def partial_file(path: Path, rng: Random) -> str:
 def in_bytes(path: Path, rng: Random) -> str:
     """Any file as bytes: flipped, cut, inserted, zeroed, spliced, or replaced by another good file or a pickle."""
     data = bytearray(path.read_bytes())
+    if rng.random() < 0.5:  # else every reader stops at the hash
+        data = data[: -LENGTH - 2] + b"\0\0" if LABEL in data[-LENGTH:] else data
     at = rng.randrange(max(1, len(data)))
     length = rng.choice([1, 4, 64, 4096])
     others = sorted(one for one in path.parent.iterdir() if one.is_file() and one != path)

@@ -16,8 +16,9 @@ from ssltool.checkpoints.checkpoint import Checkpoint
 from ssltool.config import PretrainConfig
 from ssltool.errors import SSLToolError
 from ssltool.files.reading import file_hash
-from ssltool.runs.folder import RunFolder, run_path
+from ssltool.runs.folder import RunFolder
 from ssltool.runs.lock import NAME
+from ssltool.runs.run_paths import run_path
 
 SHORT = [*TINY, "--epochs", "1", "--steps-per-epoch", "1", "-b", "16", "--device", "cpu"]
 

@@ -117,6 +117,7 @@ def at_step(monkeypatch):
             def stepping(batch):
                 count[0] += 1
                 if count[0] == number:
+                    loop.background.wait()  # a save that began before
                     act()
                 return step(batch)
 

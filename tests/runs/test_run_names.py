@@ -11,8 +11,8 @@ import pytest
 
 from helpers import TINY, usage_message
 from ssltool.config import PretrainConfig
-from ssltool.runs.folder import run_path, with_number
 from ssltool.runs.resume import pretrain_folder, pretrain_name
+from ssltool.runs.run_paths import run_path, with_number
 
 SHORT = [*TINY, "--epochs", "1", "--steps-per-epoch", "1", "-b", "4", "--monitor-every", "0", "--device", "cpu"]
 

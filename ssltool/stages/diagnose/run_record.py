@@ -146,7 +146,7 @@ def _unusual(run: SavedRun, records: Sequence[Record]) -> list[Finding]:
 
 def _keep(folder: RunFolder, records: Sequence[Record]) -> Record:
     """The checkpoint to keep, of those whose epoch was monitored."""
-    kept = {int(file.stem[11:]): file for file in sorted(folder.path.glob("checkpoint_[0-9]*.pt"))}
+    kept = folder.kept()
     if records[-1]["epoch"] not in kept and folder.newest.exists():
         kept[records[-1]["epoch"]] = folder.newest
     by_epoch = {record["epoch"]: record for record in records}

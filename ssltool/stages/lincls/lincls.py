@@ -24,8 +24,9 @@ from ssltool.data.shard import Shard
 from ssltool.errors import SSLToolError
 from ssltool.reprs.class_names import Labels
 from ssltool.reprs.representation_set import NETWORK_KEYS, NETWORK_TITLES
-from ssltool.runs.folder import PROBE, RunFolder, run_path, with_number
+from ssltool.runs.folder import PROBE, RunFolder
 from ssltool.runs.resume import differences, find_file
+from ssltool.runs.run_paths import run_path, with_number
 from ssltool.settings import Record, Settings
 from ssltool.stages.lincls.features import FeatureSource
 from ssltool.stages.lincls.image_features import ImageFeatures

@@ -17,8 +17,8 @@ from ssltool.data.found import announce, record_of
 from ssltool.data.loader import Batch
 from ssltool.errors import SSLToolError
 from ssltool.methods.base import Method, Output, trainable_parameters
-from ssltool.runs.folder import with_number
 from ssltool.runs.resume import find_start, pretrain_folder, pretrain_name
+from ssltool.runs.run_paths import with_number
 from ssltool.settings import Record
 from ssltool.stages.pretrain.epoch_monitor import check_limit
 from ssltool.stages.pretrain.prepare import prepare

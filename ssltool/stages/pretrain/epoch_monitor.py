@@ -230,3 +230,13 @@ def in_memory(
         pixels = [to_pixels(batch.views[0], preprocessing) for batch in loader.evaluate(BATCH_SIZE)]
     cropped = dataclasses.replace(images, images=torch.cat(pixels), paths=None, size=None)
     return Loader(cropped, dataclasses.replace(preprocessing, keeps_size=True), device)
+
+
+def epoch_line(record: Record, epochs: int, regularisers: Sequence[str]) -> str:
+    """What is printed of the record of an epoch."""
+    values = "".join(f"{name} {record[name]:.4g}, " for name in regularisers)
+    return (
+        f"epoch {record['epoch'] + 1}/{epochs}: loss {record['loss']:.4f}, feature_std {record['feature_std']:.3f}, "
+        f"{values}lr {record['lr']:.4g}, {record['images_per_second']:,.0f} images/s, "
+        f"{record['data_wait']:.1%} data wait{summary(record)}"
+    )

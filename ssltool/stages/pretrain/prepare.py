@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from ssltool.checkpoints.build import read_teacher
-from ssltool.checkpoints.checkpoint import Checkpoint
 from ssltool.checkpoints.saved_run import SavedRun
 from ssltool.config import PretrainConfig, as_dict
 from ssltool.config.fields import AUTO
@@ -27,7 +26,7 @@ from ssltool.methods.regularisers import read_terms
 from ssltool.models.backbones import family_of, resolve_stem
 from ssltool.models.family import SMALL_IMAGE
 from ssltool.runs.folder import SHARDS
-from ssltool.runs.resume import check_images, resumed_file
+from ssltool.runs.resume import check_images, find_resumed
 from ssltool.stages.pretrain.recipe import given_options, resumed_options
 from ssltool.training.distributed import from_rank_zero, raise_on_all_ranks, rank_zero_info
 from ssltool.training.setup import DEFAULT_SIZE, TrainingSetup
@@ -136,10 +135,10 @@ def _open(config: PretrainConfig, resumed_from: Path | None) -> ImageSet:
 def _resumed_run(config: PretrainConfig) -> tuple[SavedRun, Path] | tuple[None, None]:
     """The run that is resumed, and the path of its checkpoint."""
     try:
-        path = resumed_file(config)
+        found = find_resumed(config)
     except SSLToolError:  # ``find_start`` raises it again, after the mistakes in the settings
-        path = None
-    return (None, None) if path is None else (Checkpoint.load(path).run, path)
+        found = None
+    return (None, None) if found is None else (found.checkpoint.run, found.path)
 
 
 def _with_defaults_of(resumed: SavedRun | None, config: PretrainConfig) -> PretrainConfig:

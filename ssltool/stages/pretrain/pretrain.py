@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ssltool import seeds
+from ssltool.checkpoints.checkpoint import Checkpoint
 from ssltool.config import PretrainConfig
 from ssltool.data.found import announce
 from ssltool.data.images import open_dataset
@@ -25,14 +26,16 @@ from ssltool.data.shard import Shard
 from ssltool.diagnosis.metrics.of_rows import feature_std_tensor
 from ssltool.errors import Collapsed, SSLToolError, UsageError, counted
 from ssltool.methods.base import EpochImages, Now
-from ssltool.runs.folder import RunFolder, with_number
+from ssltool.runs.folder import RunFolder
 from ssltool.runs.resume import find_start, pretrain_folder, pretrain_name, say_if_views_differ
+from ssltool.runs.run_paths import with_number
 from ssltool.settings import Record
-from ssltool.stages.pretrain.epoch_monitor import EpochMonitor, MonitorResult, check_limit, has_collapsed, summary
+from ssltool.stages.pretrain.epoch_monitor import EpochMonitor, MonitorResult, check_limit, epoch_line, has_collapsed
 from ssltool.stages.pretrain.prepare import prepare
 from ssltool.stages.pretrain.run_time import EpochTime, Estimate, epochs_within, seconds_per_step
 from ssltool.training import distributed
 from ssltool.training.accumulation import micro_batches
+from ssltool.training.background import copied
 from ssltool.training.data_parallel import wrap_ddp
 from ssltool.training.device import autocast, pick_device
 from ssltool.training.launch import worker_count
@@ -135,7 +138,7 @@ class Pretraining(TrainingLoop[TrainState, Batch]):
             self.folder.save_order(self.setup.order)
         with distributed.raise_on_all_ranks():
             if distributed.is_main():
-                self.loggers = open_loggers(self.config, self.folder.path)
+                self.loggers = [self._record, *open_loggers(self.config, self.folder.path)]
 
     def _choose_epochs(self, minutes: float) -> None:
         """Sets the number of epochs that fit into ``minutes``, from trial steps of a network that is then discarded."""
@@ -329,27 +332,35 @@ class Pretraining(TrainingLoop[TrainState, Batch]):
         return record
 
     def save(self) -> None:
-        """Writes ``checkpoint.pt``, and every ``save_every`` epochs and at the end also ``checkpoint_NNNN.pt``."""
+        """Writes ``checkpoint.pt``, and every ``save_every`` epochs and at the end also ``checkpoint_NNNN.pt``, from a
+        copy of the state while training goes on; at most one save is under way."""
         state = self.state
         last = state.epoch == self.epochs or self.collapsed
         keep = state.epoch_step == 0 and (state.epoch % self.config.save_every == 0 or last)
         state.flush()
         with distributed.raise_on_all_ranks():
-            checkpoint = state.checkpoint(self.saved)
-        if self.config.strategy == "replay":
-            checkpoint.metrics["replayed"] = self.setup.replayed(state.epoch_number - 1).tolist()
-        self.folder.save_counts(self.setup.images, self.setup.rows_read(state.step))
-        self.folder.save(checkpoint, keep_epoch=state.epoch - 1 if keep else None)
+            if distributed.is_main():
+                checkpoint = state.checkpoint(self.saved)
+                if self.config.strategy == "replay":
+                    checkpoint.metrics["replayed"] = self.setup.replayed(state.epoch_number - 1).tolist()
+                self.folder.save_counts(self.setup.images, self.setup.rows_read(state.step))
+                self.background.wait()
+                frozen = Checkpoint(**copied(vars(checkpoint)))
+                epoch = state.epoch - 1 if keep else None
+                self.background.submit(lambda: self.folder.save(frozen, keep_epoch=epoch, keep=self.config.keep))
+
+    def _record(self, record: Record) -> None:
+        """Has the record of an epoch written after its checkpoint: it counts as a result of the run, too."""
+        self.background.submit(lambda: self.folder.append(record))
 
     def _log(self, record: Record) -> None:
         """Logs the record of an epoch with its times, and prints it with the warnings of the method and the monitor."""
         diagnosis = self.state.method.diagnose(record["loss"])
         record = record | self.epoch_time.record() | self.monitored.timing
-        self.folder.log(record)
         with distributed.raise_on_all_ranks():
             for log in self.loggers:
                 log(record)
-        distributed.rank_zero_info(_summary(record, self.epochs, [term.key for term in self.setup.terms]))
+        distributed.rank_zero_info(epoch_line(record, self.epochs, [term.key for term in self.setup.terms]))
         for warning in filter(None, [diagnosis, *self.monitored.warnings]):
             distributed.rank_zero_info(f"warning: epoch {record['epoch'] + 1}: {warning}")
 
@@ -369,12 +380,3 @@ def _build_state(setup: TrainingSetup, device: torch.device) -> TrainState:
     scaler = torch.amp.GradScaler(device.type, enabled=c.precision == "fp16")
     sums = dict.fromkeys((*SUMS, *(term.key for term in setup.terms)), 0.0)
     return TrainState(method, model, optimizer, scaler, sums=sums)
-
-
-def _summary(record: Record, epochs: int, regularisers: Sequence[str]) -> str:
-    values = "".join(f"{name} {record[name]:.4g}, " for name in regularisers)
-    return (
-        f"epoch {record['epoch'] + 1}/{epochs}: loss {record['loss']:.4f}, feature_std {record['feature_std']:.3f}, "
-        f"{values}lr {record['lr']:.4g}, {record['images_per_second']:,.0f} images/s, "
-        f"{record['data_wait']:.1%} data wait{summary(record)}"
-    )

@@ -140,7 +140,7 @@ def read_run_folder(path: str, *, checkpoints: bool) -> tuple[list[RankedItem], 
     epochs, notes = [max(monitored)], []
     kept: dict[int, Path | None]
     if checkpoints:
-        kept = {int(file.stem[11:]): file for file in sorted(folder.path.glob("checkpoint_[0-9]*.pt"))}
+        kept = {**folder.kept()}
         epochs = [epoch for epoch in kept if epoch in monitored]
         if not epochs:
             found = f"of epochs {', '.join(str(epoch + 1) for epoch in kept)}, none monitored" if kept else "none"

@@ -24,8 +24,9 @@ from ssltool.files.stored import weights_hash
 from ssltool.models.family import SMALL_IMAGE
 from ssltool.reprs.clusters_file import SCORES, Clusters
 from ssltool.reprs.neighbours.file import Neighbours
-from ssltool.runs.folder import RunFolder, run_path, with_number
+from ssltool.runs.folder import RunFolder
 from ssltool.runs.resume import changed_images, check_compatible, check_images, differences
+from ssltool.runs.run_paths import run_path, with_number
 from ssltool.settings import Record, Settings
 from ssltool.stages.scan.cluster_scores import score
 from ssltool.stages.scan.cluster_training import (
