@@ -117,7 +117,6 @@ def _meet() -> tuple[PrefixStore, Peers]:
         own = PrefixStore(f"{name}/peers", _store(address))
     except (RuntimeError, ValueError, SSLToolError) as error:
         raise _apart(error) from error
-    own.set_timeout(timedelta(seconds=10))
     return PrefixStore(name, store), Peers(own, here, address, started_by_torchrun())
 
 
