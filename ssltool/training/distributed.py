@@ -127,7 +127,11 @@ def _connect(backend: str, store: PrefixStore, peers: Peers) -> None:
     except (RuntimeError, ValueError) as error:
         if peers.find():
             raise
-        raise _apart(error) from error
+        raise SSLToolError(
+            f"the {launch().world} ranks met at {require_address()}, but did not connect to each other "
+            f"({first_line(error)}); on several machines, set GLOO_SOCKET_IFNAME (with NCCL also NCCL_SOCKET_IFNAME) to "
+            f"the network interface that they share, as `ip address` names it"
+        ) from error
 
 
 def _apart(error: Exception) -> SSLToolError:

@@ -1,8 +1,8 @@
 """Two hosts on this machine: network namespaces whose link can be delayed and cut.
 
 Each namespace has one end of a veth pair. The other ends are in the namespace of this process, which forwards the
-frames between them as a switch would. (``tc qdisc netem`` delays, too, but some kernels come without it.) Needs root and
-iproute2.
+frames between them as a switch would. (``tc qdisc netem`` delays, too, but some kernels come without it.) Needs root
+and iproute2.
 """
 
 from __future__ import annotations
