@@ -129,8 +129,8 @@ def _connect(backend: str, store: PrefixStore, peers: Peers) -> None:
             raise
         raise SSLToolError(
             f"the {launch().world} ranks met at {require_address()}, but did not connect to each other "
-            f"({first_line(error)}); on several machines, set GLOO_SOCKET_IFNAME (with NCCL also NCCL_SOCKET_IFNAME) to "
-            f"the network interface that they share, as `ip address` names it"
+            f"({first_line(error)}); on several machines, set GLOO_SOCKET_IFNAME to the network interface that they "
+            f"share, as `ip address` names it (with NCCL also NCCL_SOCKET_IFNAME)"
         ) from error
 
 
