@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import FrameType
 from typing import Any
 
 from ssltool.errors import SSLToolError, first_few
@@ -183,7 +184,8 @@ class Peers:
     def _watch_network(self) -> None:
         """Ends the process if the other thread waits for the store, and the main thread stays in one call. A run that
         goes on without the store, while torchrun is suspended, is left alone."""
-        beats, count, place = 0, 0, (None, 0)
+        place: tuple[FrameType | None, int] = (None, 0)
+        beats = count = 0
         while not self._ended.wait(BEAT):
             if self._beats != beats:
                 beats, count, place = self._beats, 0, (None, 0)
