@@ -117,7 +117,6 @@ def _meet() -> tuple[PrefixStore, Peers]:
         own = PrefixStore(f"{name}/peers", _store(address))
     except (RuntimeError, ValueError, SSLToolError) as error:
         raise _apart(error) from error
-    own.set_timeout(timedelta(seconds=10))
     return PrefixStore(name, store), Peers(own, here, address, started_by_torchrun())
 
 
@@ -128,7 +127,11 @@ def _connect(backend: str, store: PrefixStore, peers: Peers) -> None:
     except (RuntimeError, ValueError) as error:
         if peers.find():
             raise
-        raise _apart(error) from error
+        raise SSLToolError(
+            f"the {launch().world} ranks met at {require_address()}, but did not connect to each other "
+            f"({first_line(error)}); on several machines, set GLOO_SOCKET_IFNAME to the network interface that they "
+            f"share, as `ip address` names it (with NCCL also NCCL_SOCKET_IFNAME)"
+        ) from error
 
 
 def _apart(error: Exception) -> SSLToolError:

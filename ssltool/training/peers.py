@@ -2,7 +2,8 @@
 
 A rank whose collective fails knows only that a connection was closed. The ranks therefore share a store of keys. A rank
 that fails writes why before it ends. One that is killed cannot, so each rank counts up a number every ``BEAT`` seconds,
-and the others find the one whose number stands still.
+and the others find the one whose number stands still. If the network to the store is cut, no operation of the store
+returns: a second thread finds that.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import FrameType
 from typing import Any
 
 from ssltool.errors import SSLToolError, first_few
@@ -107,22 +109,30 @@ class Peers:
     """
 
     def __init__(self, store: Any, here: Launch, address: str, by_torchrun: bool) -> None:
-        self.store, self.rank, self.address, self.by_torchrun = store, here.rank, address, by_torchrun
+        self.store, self.rank, self.by_torchrun = store, here.rank, by_torchrun
+        self.store_name = f"the store of the ranks at {address}"
         self.watched: Sequence[int] = range(1, here.world) if here.rank == 0 else [0]
         # Prints what no rank can be chosen for, because the store is gone: one on each machine.
         self.speaks = here.local_rank == 0 or (here.rank == 1 and not by_torchrun)
         self.parent = os.getppid() if by_torchrun else None
         self._numbers: dict[int, tuple[bytes, int]] = {}
-        self._lost, self._closed = False, threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="peers", daemon=True)
-        self._thread.start()
+        self._lost, self._closed, self._ended = False, threading.Event(), threading.Event()
+        self._beats = 0
+        self._threads = [
+            threading.Thread(target=work, name="peers", daemon=True) for work in (self._watch, self._watch_network)
+        ]
+        for thread in self._threads:
+            thread.start()
 
     def close(self, *, done: bool) -> None:
-        """Ends the thread, as it must before the process ends. A rank that is ``done`` with its part is not missed."""
+        """Ends the threads, as they must before the process ends. A rank that is ``done`` with its part is not
+        missed."""
         self._closed.set()
-        self._thread.join()
+        self._threads[0].join()
         if done and not self._lost:
             self._try("set", f"alive/{self.rank}", DONE)
+        self._ended.set()
+        self._threads[1].join()
 
     def report(self, rank: int, why: str) -> Failure:
         """Says that ``rank`` failed, and returns the first failure that a rank reported."""
@@ -137,10 +147,7 @@ class Peers:
             if failure := self._failed():
                 return failure
             time.sleep(BEAT / 10)
-        if not self._lost:
-            return None
-        why = f"is gone, and with it the store of the ranks at {self.address}"
-        return Failure(0, f"or its torchrun {why}" if self.by_torchrun else why, self.rank if self.speaks else -1)
+        return self._without_store(f"is gone, and with it {self.store_name}") if self._lost else None
 
     def _try(self, operation: str, *arguments: Any) -> Any:
         """An operation of the store; None if the store is gone."""
@@ -150,6 +157,9 @@ class Peers:
             self._lost = True
             return None
 
+    def _without_store(self, why: str) -> Failure:
+        return Failure(0, f"or its torchrun {why}" if self.by_torchrun else why, self.rank if self.speaks else -1)
+
     def _read(self, text: bytes | None) -> Failure | None:
         return Failure(**json.loads(text)) if text else None
 
@@ -157,19 +167,35 @@ class Peers:
         return self._read(self._try("get", "failed")) if self._try("check", ["failed"]) else None
 
     def _watch(self) -> None:
-        number, seen = 0, 0
+        seen = 0
         while not self._closed.wait(BEAT):
-            number += 1
+            self._beats += 1
             if self.parent is not None and os.getppid() != self.parent:
                 self._stop_without_parent()
                 self.parent = None
             if self._lost:
                 continue
-            self._try("set", f"alive/{self.rank}", str(number))
+            self._try("set", f"alive/{self.rank}", str(self._beats))
             failure = self._failed() or self._missing()
             seen = seen + 1 if failure else 0
             if failure and seen > SILENT:
                 self._end(failure)
+
+    def _watch_network(self) -> None:
+        """Ends the process if the other thread waits for the store, and the main thread stays in one call. A run that
+        goes on without the store, while torchrun is suspended, is left alone."""
+        place: tuple[FrameType | None, int] = (None, 0)
+        beats = count = 0
+        while not self._ended.wait(BEAT):
+            if self._beats != beats:
+                beats, count, place = self._beats, 0, (None, 0)
+                continue
+            frame = sys._current_frames().get(threading.main_thread().ident or 0)
+            before, place = place, (frame, frame.f_lasti if frame else 0)
+            count = count + 1 if place == before else 0
+            if count >= 2 * SILENT:
+                why = f"did not answer for {count * BEAT:g} s: it hangs, or the network to {self.store_name} is cut"
+                self._end(self._without_store(why))
 
     def _missing(self) -> Failure | None:
         """Counts the beats since each watched rank gave a sign of life, and reports the first that is gone. A process

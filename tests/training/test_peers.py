@@ -175,3 +175,31 @@ def test_a_rank_that_cannot_act_on_a_signal_ends_with_128_plus_the_signal(monkey
     ran = subprocess.run([sys.executable, "-c", BLOCKED], capture_output=True, text=True, timeout=60)
     assert (ran.returncode, ran.stdout) == (128 + 15, "recorded 10\n")
     assert len(ran.stderr.splitlines()) == 1
+
+
+SILENT = """
+import sys, threading, time
+sys.path.insert(0, {tests!r})
+from test_peers import DictStore
+from ssltool.training import peers
+from ssltool.training.launch import Launch
+peers.BEAT = 0.02
+class Cut(DictStore):
+    def check(self, keys):
+        threading.Event().wait()
+one = peers.Peers(Cut(), Launch(1, 2, 0, 1), "here:1", False)
+end = time.monotonic() + 1
+def step():
+    time.sleep(0.01)
+while time.monotonic() < end:
+    step()
+print("goes on", flush=True)
+threading.Event().wait(20)
+"""
+
+
+def test_a_rank_that_waits_ends_with_one_line_if_the_store_does_not_answer():
+    code = SILENT.format(tests=str(Path(__file__).parent))
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (ran.returncode, ran.stdout) == (1, "goes on\n")
+    assert len(ran.stderr.splitlines()) == 1 and "rank 0 " in ran.stderr and "here:1" in ran.stderr
