@@ -16,7 +16,7 @@ SHARED = {
     "zero_init_residual": False,
     "batch_size": 64,
     "lr": 0.2,
-    "warmup_epochs": 1,
+    "warmup_epochs": 0,
     "crop_min": 0.5,
     "precision": "fp32",
 }
@@ -83,6 +83,21 @@ NAMES: dict[str, dict[str, Any]] = {
     "supervised": {},
 }
 """The settings of each method in addition to the shared ones: heads for a small network, and the learning rate."""
+
+SEARCHED = {
+    "simsiam": (0.6, 0),
+    "byol": (0.6, 1),
+    "simclr": (0.2, 1),
+    "moco": (0.6, 1),
+    "vicregl": (0.15, 1),
+    "tico": (0.6, 0),
+    "mmcr": (0.012, 0),
+    "frossl": (0.012, 1),
+    "empssl": (0.012, 0),
+    "swav": (0.6, 1),
+}
+"""The learning rate and the epochs of warm-up that ``methods.py --search`` found, for the comparison of the methods.
+The ablations and other benchmarks keep the rates above."""
 
 NO_PREDICTOR = {"pred_dim": 512, "fix_pred_lr": False}
 ABLATIONS: dict[str, dict[str, Any]] = {
@@ -172,6 +187,16 @@ Row = tuple[str, dict[str, Any], dict[str, Any]]
 def rows_of_methods() -> dict[str, Row]:
     """A row for each method, and the untrained network."""
     return {name: (METHOD_OF.get(name, name), given, {}) for name, given in NAMES.items()}
+
+
+def rows_after_search() -> dict[str, Row]:
+    """``rows_of_methods`` with the learning rates and warm-ups that the search found."""
+    return {
+        name: (method, given | dict(zip(("lr", "warmup_epochs"), SEARCHED[name], strict=True)), options)
+        if name in SEARCHED
+        else (method, given, options)
+        for name, (method, given, options) in rows_of_methods().items()
+    }
 
 
 def rows_of_ablations() -> dict[str, Row]:

@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import click
-from method_settings import NO_PROJECTOR, SHARED, Row, rows_of_ablations, rows_of_methods
+from method_settings import NO_PROJECTOR, SHARED, Row, rows_after_search, rows_of_ablations, rows_of_methods
 
 COLUMNS = (
     "arch",
@@ -184,7 +184,7 @@ def cell(column: str, values: list[str | float]) -> str:
 @click.option("--device", default="auto", show_default=True)
 @click.option("--json", "json_file", help="also save all numbers in this file")
 def main(ablations, search, speed, only, epochs, seeds, jobs, threads, data, device, json_file) -> None:
-    rows = rows_of_ablations() if ablations else rows_of_methods()
+    rows = rows_of_ablations() if ablations else rows_of_methods() if search else rows_after_search()
     needed = {rows[name][1].get("teacher") for name in only if name in rows}
     chosen: dict[str, Row] = {name: row for name, row in rows.items() if not only or name in needed.union(only)}
     if search:
