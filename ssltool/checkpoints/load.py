@@ -192,7 +192,7 @@ def _source(settings: NetworkSettings, seed: int | None) -> _Source:
 
 def _read(path: str, arch: str | None, stem: str | None, key: str | None = None) -> _Source:
     folder = find_model_folder(path)
-    if folder is None:
+    if folder is None and not Path(path).is_dir():
         check_file(path)  # the tensors are mapped into memory
     checkpoint, foreign = read_checkpoint(path, arch=arch, stem=stem, key=key)
     if foreign is not None:

@@ -156,7 +156,6 @@ def test_changed_shards_are_refused_on_resume(streamed, tmp_path, interrupt_at):
 
 def test_ranks_other_than_0_take_the_list_of_files_from_it(shards, tiny, monkeypatch):
     images = open_dataset(DataSettings(data=shards), "train")
-    monkeypatch.setattr(prepare, "is_main", lambda: False)
-    monkeypatch.setattr(prepare, "broadcast_object", lambda value: images)
+    monkeypatch.setattr(prepare, "from_rank_zero", lambda make: images)
     monkeypatch.setattr(prepare, "open_dataset", None)  # calling it would fail
     assert prepare.prepare(tiny(data=shards, steps_per_epoch=1)).images is images

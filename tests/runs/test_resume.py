@@ -303,6 +303,7 @@ def test_missing_checkpoint_is_refused_by_name(tiny, tmp_path):
 def test_truncated_checkpoint_is_refused_and_not_changed(tiny):
     config = tiny()
     newest = pretrain(config) / "checkpoint.pt"
+    (newest.parent / "checkpoint_0001.pt").unlink()  # it would be used instead
     half = newest.read_bytes()[: newest.stat().st_size // 2]
     newest.unlink()
     newest.write_bytes(half)

@@ -115,7 +115,7 @@ def test_a_check_does_not_change_the_method_and_measures_the_output_of_embed(nam
             rows = torch.cat([method.embed(batch.views[0], layer) for batch in batches])
             exact = measure_exactly(rows, EXACT).metrics
             ours = {key: values[f"{layer}_{key}"] for key in EXACT if values[f"{layer}_{key}"] is not None}
-            assert ours == pytest.approx({key: exact[key] for key in ours}, rel=1e-5)
+            assert ours == pytest.approx({key: exact[key] for key in ours}, rel=1e-4)
             assert EXACT[:5] == tuple(ours)[:5]
 
 
