@@ -1,10 +1,10 @@
 """``python tests/campaign --kills 200 --seed 0``: breaks runs at random moments and goes on with the same command.
 
-A case is a run in a folder of its own. It is broken once to four times (``breaks.py``), and more than half of the kills
-come while a file is being written. Then its command is repeated until it finishes, and its files are compared, bit for
+A case is a run in a folder of its own. It is broken up to five times (``breaks.py``), and more than half of the kills
+wait until a file is being written. Then its command is repeated until it finishes, and its files are compared, bit for
 bit, with those of a run that was never broken. A break counts if the command fails by it. It is lost if a process then
-hangs or prints a traceback, if the command fails once the cause is gone, or if a bit differs. The kind and the plan of a
-case are a function of the seed and its number, and the moments depend on the machine; ``--case N`` repeats one.
+hangs or prints a traceback, if the command fails once the cause is gone, or if a bit differs. The plan of a case is a
+function of the seed and its number, its moments depend on the machine; ``--case N`` repeats one.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ sys.path[:0] = [str(TESTS), str(TESTS.parent)]
 import fork_server  # noqa: E402
 from breaks import BREAKS, KINDS, kind, unfinished, wait_for_write  # noqa: E402
 from commands import STAGES, Job, difference, write_images  # noqa: E402
-from disks import Disk  # noqa: E402
+from disks import Disk, hide_mounts  # noqa: E402
 
 WRITING = 0.65
 """Share of the kills that wait until a file is being written."""
@@ -97,7 +97,7 @@ class Campaign:
                 stack.enter_context(disk.mounted())
             except OSError as error:
                 raise NoDisk(str(error)) from error
-            for _ in range(rng.randint(1, 4)):
+            for _ in range(rng.randint(2, 5)):
                 case.loss = case.loss or self.broken(case, folder, disk, rng)
             case.loss = case.loss or self.unbroken(case, folder, disk)
         return case
@@ -106,7 +106,7 @@ class Campaign:
         """Starts the commands of a case and breaks them; what was lost."""
         how, job = BREAKS[case.how], self.start(case.name, folder, self.log, disk)
         if how.kills and rng.random() < WRITING:
-            wait_for_write(job, folder, rng)
+            wait_for_write(job, folder, STAGES[case.name].writes, rng)
         else:
             job.has_ended(rng.uniform(0, 0.8 * self.seconds[case.name]))
         if job.codes:
@@ -132,11 +132,8 @@ class Campaign:
 
 
 @contextmanager
-def serving(folder: Path, path: Path | None) -> Iterator[Path]:
-    """The socket of a fork server, of a new one unless there is a ``path``."""
-    if path is not None:
-        yield path
-        return
+def serving(folder: Path) -> Iterator[Path]:
+    """The socket of a fork server."""
     path, environment = folder / "socket", os.environ | {"PYTHONPATH": str(TESTS.parent), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, fork_server.__file__, path]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
@@ -170,13 +167,13 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--case", type=int, help="run only this case")
     parser.add_argument("--only", choices=sorted(BREAKS), help="run only cases of this break")
-    parser.add_argument("--server", type=Path, help="socket of a running tests/fork_server.py, which starts slowly")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="stop after this time")
     args = parser.parse_args()
     cases: list[Case] = []
     skipped: dict[str, str] = {}
     start = time.monotonic()
-    with tempfile.TemporaryDirectory() as work, serving(Path(work), args.server) as server:
+    hide_mounts()
+    with tempfile.TemporaryDirectory() as work, serving(Path(work)) as server:
         print(f"imported in {time.monotonic() - start:.0f} s", flush=True)
         campaign = Campaign(server, Path(work))
         number = args.case or 0

@@ -13,9 +13,6 @@ from random import Random
 from commands import Job
 from disks import Disk, LoopDisk, SlowDisk, SmallDisk
 
-MOST_WRITES = 12
-"""Files of a run of ``pretrain`` that are waited for, at most, before it is killed while the next is written."""
-
 WRITE = 0.02
 """Seconds, at most, from the beginning of a file until the process that writes it is killed."""
 
@@ -92,9 +89,10 @@ def unfinished(folder: Path) -> Iterator[Path]:
     return folder.rglob(".*.tmp")
 
 
-def wait_for_write(job: Job, folder: Path, rng: Random) -> None:
-    """Waits until one of the next files is being written, then up to ``WRITE`` seconds; or until the job ends."""
-    left, writing = rng.randint(1, MOST_WRITES), False
+def wait_for_write(job: Job, folder: Path, writes: int, rng: Random) -> None:
+    """Waits until one of the next ``writes`` files is being written, then up to ``WRITE`` seconds; or until the job
+    ends."""
+    left, writing = rng.randint(1, writes), False
     while left and not job.has_ended():
         before, writing = writing, any(unfinished(folder))
         left -= writing and not before

@@ -39,28 +39,35 @@ REPRS = ["{out}/reprs/train_reprs_e0.pt", "{out}/reprs/val_reprs_e0.pt"]
 class Stage:
     """Commands that follow each other as in a job script, each on ``ranks``.
 
-    ``{run}`` is a finished run, ``{out}`` the folder to write into and ``{data}`` that of the images.
+    ``{run}`` is a finished run, ``{out}`` the folder to write into and ``{data}`` that of the images. A process writes
+    about so many files that the next ``writes`` can be waited for.
     """
 
     commands: tuple[list[object], ...]
     ranks: int = 1
+    writes: int = 8
 
 
-def _stage(*command: object, ranks: int = 1) -> Stage:
-    return Stage(([*command],), ranks)
+def _stage(*command: object, ranks: int = 1, writes: int = 8) -> Stage:
+    return Stage(([*command],), ranks, writes)
 
 
 STAGES = {
     "pretrain": _stage(*PRETRAIN, "-o", "{out}"),
     "pretrain, 2 ranks": _stage(*PRETRAIN, "-o", "{out}", ranks=2),
-    "save-reprs": _stage("save-reprs", *DATA, "--pretrained", "{run}/checkpoint.pt", "-b", 16, "-o", "{out}/reprs.pt"),
+    "save-reprs": _stage(
+        *("save-reprs", *DATA, "--pretrained", "{run}/checkpoint.pt", "-b", 16, "-o", "{out}/reprs.pt"),
+        writes=2,
+    ),
     "lincls": _stage(
         *("lincls", *DATA, "--pretrained", "{run}/checkpoint.pt"),
         *("--epochs", 4, "-b", 64, *RESUMED, "-o", "{out}"),
+        writes=6,
     ),
     "finetune": _stage(
         *("finetune", *DATA, "--pretrained", "{run}/checkpoint.pt"),
         *("--epochs", 3, "-b", 96, *RESUMED, "-o", "{out}"),
+        writes=6,
     ),
     "a chain": Stage(
         (
@@ -68,7 +75,8 @@ STAGES = {
             ["save-reprs", *DATA, "--pretrained", "{out}/run/checkpoint.pt", "--split", "both", "-o", "{out}/reprs"],
             ["knn", *REPRS, "-k", 5, "--device", "cpu", "--neighbours", "{out}/neighbours.pt"],
             ["lincls", "--reprs", *REPRS, "--epochs", 4, "-b", 64, *RESUMED, "--device", "cpu", "-o", "{out}/probe"],
-        )
+        ),
+        writes=16,
     ),
 }
 

@@ -5,6 +5,7 @@ All but the folder need root on Linux. ``mounted`` raises ``OSError`` where such
 
 from __future__ import annotations
 
+import ctypes
 import os
 import subprocess
 from collections.abc import Iterator
@@ -14,6 +15,9 @@ from random import Random
 
 SIZE = 8
 """Size of a small file system in MiB."""
+
+CLONE_NEWNS = 0x20000
+"""The flag of Linux's ``unshare`` for mounts."""
 
 RATE = 2_000_000
 """Bytes that a slow disk writes and reads in a second."""
@@ -25,6 +29,17 @@ def _run(*command: object, succeeds: int = 0) -> str:
     if done.returncode > succeeds:
         raise OSError(f"{command[0]}: {(done.stderr.strip() or 'failed').splitlines()[0]}")
     return done.stdout.strip()
+
+
+def hide_mounts() -> None:
+    """Gives this process mounts of its own, if it may.
+
+    Another process that copies the mounts would keep a read-only file system in use. The kernel removes them at the
+    end, however that comes.
+    """
+    libc = ctypes.CDLL(None)
+    if os.geteuid() == 0 and hasattr(libc, "unshare") and libc.unshare(CLONE_NEWNS) == 0:
+        _run("mount", "--make-rprivate", "/")
 
 
 class Disk:
