@@ -10,9 +10,10 @@ function of the seed and its number, its moments depend on the machine; ``--case
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import shutil
-import subprocess
+import signal
 import sys
 import tempfile
 import time
@@ -25,11 +26,15 @@ from random import Random
 
 TESTS = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(TESTS), str(TESTS.parent)]
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import fork_server  # noqa: E402
 from breaks import BREAKS, KINDS, kind, unfinished, wait_for_write  # noqa: E402
 from commands import STAGES, Job, difference, write_images  # noqa: E402
 from disks import Disk, hide_mounts  # noqa: E402
+
+STAGE_MODULES = ("cli", *(f"stages.{name}" for name in ("pretrain", "save_reprs", "knn", "lincls", "finetune")))
+"""What the commands import, but for small modules."""
 
 WRITING = 0.65
 """Share of the kills that wait until a file is being written."""
@@ -133,15 +138,19 @@ class Campaign:
 
 @contextmanager
 def serving(folder: Path) -> Iterator[Path]:
-    """The socket of a fork server."""
-    path, environment = folder / "socket", os.environ | {"PYTHONPATH": str(TESTS.parent), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, fork_server.__file__, path]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
-        assert process.stdout is not None and process.stdout.readline() == "ready\n"
-        try:
-            yield path
-        finally:
-            process.kill()
+    """The socket of a process that runs commands in its forks. It is a fork of this one, which has imported torch."""
+    for name in STAGE_MODULES:
+        importlib.import_module(f"ssltool.{name}")
+    path = folder / "socket"
+    with fork_server.listening(str(path)) as server:
+        pid = os.fork()
+        if pid == 0:
+            fork_server.answer(server)
+    try:
+        yield path
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
 
 
 def show(cases: list[Case], skipped: dict[str, str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import resource
 import signal
 import time
@@ -24,7 +25,8 @@ def _limit(kind: int, sizes: Callable[[int, Random], int]) -> Act:
 
     def act(job: Job, disk: Disk, rng: Random) -> None:
         pid = job.running[0].pid
-        resource.prlimit(pid, kind, (sizes(pid, rng), resource.RLIM_INFINITY))
+        with contextlib.suppress(ProcessLookupError, FileNotFoundError):  # it has ended
+            resource.prlimit(pid, kind, (sizes(pid, rng), resource.RLIM_INFINITY))
 
     return act
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -144,8 +145,10 @@ class Job:
             elif any(codes):
                 self._end_others(codes)
             if time.monotonic() > end:
-                break
-        return bool(self.codes)
+                return False
+        while any(Path(f"/proc/{one.pid}").exists() for one in self.running):  # they may still have files open
+            time.sleep(0.002)
+        return True
 
     def _end_others(self, codes: list[int | None]) -> None:
         if not self._failed_at:
@@ -159,7 +162,8 @@ class Job:
         """Sends a signal to those of the ``ranks``, or of all ranks, that still run."""
         for one in self.running if ranks is None else ranks:
             if one.wait(0.001) is None:
-                os.kill(one.pid, number)
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(one.pid, number)
 
     def finish(self) -> str:
         """Waits for the end; what is wrong if a process did not end, else an empty text."""

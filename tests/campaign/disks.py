@@ -19,7 +19,7 @@ SIZE = 8
 CLONE_NEWNS = 0x20000
 """The flag of Linux's ``unshare`` for mounts."""
 
-RATE = 2_000_000
+RATE = 4_000_000
 """Bytes that a slow disk writes and reads in a second."""
 
 
