@@ -109,12 +109,13 @@ class Campaign:
 
     def broken(self, case: Case, folder: Path, disk: Disk, rng: Random) -> str:
         """Starts the commands of a case and breaks them; what was lost."""
-        how, job = BREAKS[case.how], self.start(case.name, folder, self.log, disk)
+        how, job, start = BREAKS[case.how], self.start(case.name, folder, self.log, disk), time.monotonic()
         if how.kills and rng.random() < WRITING:
             wait_for_write(job, folder, STAGES[case.name].writes, rng)
         else:
             job.has_ended(rng.uniform(0, 0.8 * self.seconds[case.name]))
         if job.codes:
+            self.seconds[case.name] = min(self.seconds[case.name], time.monotonic() - start)  # the load has changed
             return f"the command failed: {self.last_line()}" if any(job.codes) else ""
         how.act(job, disk, rng)
         hangs = job.finish()
