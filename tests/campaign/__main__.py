@@ -109,7 +109,8 @@ class Campaign:
 
     def broken(self, case: Case, folder: Path, disk: Disk, rng: Random) -> str:
         """Starts the commands of a case and breaks them; what was lost."""
-        how, job, start = BREAKS[case.how], self.start(case.name, folder, self.log, disk), time.monotonic()
+        how, start, earlier = BREAKS[case.how], time.monotonic(), {*unfinished(folder)}
+        job = self.start(case.name, folder, self.log, disk)
         if how.kills and rng.random() < WRITING:
             wait_for_write(job, folder, STAGES[case.name].writes, rng)
         else:
@@ -120,7 +121,7 @@ class Campaign:
         how.act(job, disk, rng)
         hangs = job.finish()
         case.tried += any(job.codes)
-        case.writing += how.kills and any(job.codes) and any(unfinished(folder))
+        case.writing += how.kills and any(job.codes) and not earlier.issuperset(unfinished(folder))
         disk.repair()
         return hangs or ("a traceback" if "Traceback" in self.log.read_text() else "")
 
@@ -197,7 +198,7 @@ def main() -> int:
                     print(f"skipped: {how}: {error}", flush=True)
                 else:
                     done = time.monotonic() - start
-                    print(f"{done:.0f} s: {number} {name}: {how}: {case.tried} {case.writing}", flush=True)
+                    print(f"{done:.0f} s: case {number}, {name}: {how}: {case.tried} {case.writing}", flush=True)
                     if case.loss:
                         print(f"lost (--seed {args.seed} --case {number}): {case.loss}", flush=True)
                         print(campaign.log.read_text(), flush=True)

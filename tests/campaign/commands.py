@@ -186,5 +186,6 @@ def difference(good: Path, folder: Path) -> str:
         for key in compared:
             if not same_bits(a[key], b.get(key)):
                 return f"{name}: {key} differs"
-    left = [path.name for path in folder.rglob(".*") if path.name != ".ssltool.lock"]
+    runs = [path.parent for path in folder.rglob("config.json")]
+    left = [path.name for path in folder.rglob(".*") if path.parent in runs]  # beside other files they may stay
     return f"left over: {left}" if left else ""
