@@ -3,7 +3,7 @@
 A case is a run in a folder of its own. It is broken up to five times (``breaks.py``), and more than half of the kills
 wait until a file is being written. Then its command is repeated until it finishes, and its files are compared, bit for
 bit, with those of a run that was never broken. A break counts if the command fails by it. It is lost if a process then
-hangs or prints a traceback, if the command fails once the cause is gone, or if a bit differs. The plan of a case is a
+hangs, if the command fails once the cause is gone, or if a bit differs. The plan of a case is a
 function of the seed and its number, its moments depend on the machine; ``--case N`` repeats one.
 """
 
@@ -42,13 +42,15 @@ WRITING = 0.65
 
 @dataclass
 class Case:
-    """What became of a case: how often it was broken, how often a file was being written, and what was lost."""
+    """What became of a case: how often it was broken, how often a file was being written, how many tracebacks were
+    printed, and what was lost."""
 
     name: str
     how: str
     number: int
     tried: int = 0
     writing: int = 0
+    tracebacks: int = 0
     loss: str = ""
 
 
@@ -123,7 +125,8 @@ class Campaign:
         case.tried += any(job.codes)
         case.writing += how.kills and any(job.codes) and not earlier.issuperset(unfinished(folder))
         disk.repair()
-        return hangs or ("a traceback" if "Traceback" in self.log.read_text() else "")
+        case.tracebacks = self.log.read_text().count("Traceback (")
+        return hangs
 
     def unbroken(self, case: Case, folder: Path, disk: Disk) -> str:
         """Lets the commands of a case finish; what was lost."""
@@ -155,18 +158,22 @@ def serving(folder: Path) -> Iterator[Path]:
         os.waitpid(pid, 0)
 
 
+COLUMNS = ("tried", "writing", "survived", "lost", "tracebacks")
+
+
 def show(cases: list[Case], skipped: dict[str, str]) -> None:
     """Prints the table."""
     rows: dict[str, Counter[str]] = {}
     for case in cases:
         row = rows.setdefault(f"{case.name}: {case.how}", Counter())
         lost = max(case.tried, 1) if case.loss else 0
-        row.update(tried=case.tried, writing=case.writing, survived=case.tried - lost, lost=lost)
+        survived = max(case.tried - lost, 0)
+        row.update(tried=case.tried, writing=case.writing, survived=survived, lost=lost, tracebacks=case.tracebacks)
     total = sum(rows.values(), Counter())
-    print("\n| what was broken, and how | tried | killed while a file was written | survived | lost |")
-    print("|---|---:|---:|---:|---:|")
+    print("\n| what was broken, and how | tried | killed while a file was written | survived | lost | tracebacks |")
+    print("|---|---:|---:|---:|---:|---:|")
     for name, row in [*sorted(rows.items()), ("**all**", total)]:
-        print(f"| {name} | {row['tried']} | {row['writing']} | {row['survived']} | {row['lost']} |")
+        print(f"| {name} | " + " | ".join(str(row[column]) for column in COLUMNS) + " |")
     for name, why in skipped.items():
         print(f"skipped: {name}: {why}")
 
