@@ -36,7 +36,7 @@ def test_a_thread_that_does_not_start_is_a_failed_allocation():
         raise RuntimeError("can't start new thread")  # as Python says if there is no memory for its stack
 
     found = CliRunner().invoke(
-        Command("knn", callback=fail, params=[click.Option(["--count"], type=int)]), ["--count", 9]
+        Command("knn", callback=fail, params=[click.Option(["--count"], type=int)]), ["--count", "9"]
     )
     assert isinstance(found.exception, SSLToolError)
 
