@@ -22,7 +22,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from subprocess import CompletedProcess
-from typing import TextIO
+from typing import NoReturn, TextIO
 
 SHIM = """#!{python} -SE
 import os, sys
@@ -112,23 +112,34 @@ def run_ranks(path: Path, *command: object, ranks: int = 2, limit: float = 600) 
 
 
 def serve(path: str) -> None:
-    """Runs commands until the process is ended."""
+    """Imports ``ssltool``, and runs commands until the process is ended."""
     ssltool = importlib.import_module("ssltool")
     for module in pkgutil.walk_packages(ssltool.__path__, "ssltool."):
         if not module.name.startswith("ssltool.integrations."):  # they import other libraries
             importlib.import_module(module.name)
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-    with socket.socket(socket.AF_UNIX) as server:
-        server.bind(path)
-        server.listen()
+    with listening(path) as server:
         print("ready", flush=True)
-        while True:
-            client, _ = server.accept()
-            if os.fork() == 0:
-                server.close()
-                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-                _command(client)
-            client.close()
+        answer(server)
+
+
+def listening(path: str) -> socket.socket:
+    """The socket of a server."""
+    server = socket.socket(socket.AF_UNIX)
+    server.bind(path)
+    server.listen()
+    return server
+
+
+def answer(server: socket.socket) -> NoReturn:
+    """Runs commands in forks of this process until it is ended."""
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    while True:
+        client, _ = server.accept()
+        if os.fork() == 0:
+            server.close()
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            _command(client)
+        client.close()
 
 
 def _command(client: socket.socket) -> None:

@@ -11,7 +11,10 @@ import click
 
 from ssltool.errors import SSLToolError
 
-FAILED = ("can't allocate memory", "out of memory", "Storage size calculation overflowed", "multiplication overflow")
+FAILED = (
+    *("can't allocate memory", "out of memory", "Storage size calculation overflowed", "multiplication overflow"),
+    "can't start new thread",  # its stack is memory, too
+)
 """What the messages of torch's errors of allocation contain; they have no type of their own on the CPU."""
 
 SMALLER = 100

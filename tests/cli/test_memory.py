@@ -31,6 +31,16 @@ def test_an_allocation_of_any_library_is_told(allocate):
     assert isinstance(found.exception, SSLToolError) and "--count" in str(found.exception)
 
 
+def test_a_thread_that_does_not_start_is_a_failed_allocation():
+    def fail(count: int) -> None:
+        raise RuntimeError("can't start new thread")  # as Python says if there is no memory for its stack
+
+    found = CliRunner().invoke(
+        Command("knn", callback=fail, params=[click.Option(["--count"], type=int)]), ["--count", "9"]
+    )
+    assert isinstance(found.exception, SSLToolError)
+
+
 def test_other_errors_are_not_changed():
     def fail() -> None:
         raise RuntimeError("a mistake")
