@@ -18,7 +18,7 @@ from fuzz.changes import change
 from fuzz.kinds import KINDS
 from fuzz.values import EXECUTED, PLAIN, TENSORS, Executed
 
-CASES, BLOCKS = 320, 8
+CASES, BLOCKS = 200, 8
 """Cases in the suite, and the tests that they are spread over."""
 
 SEED = 1
