@@ -60,10 +60,7 @@ def run(config: InspectConfig) -> list[Record]:
         UsageError: if no file is named.
         SSLToolError: if a path does not exist, or its folder may not be read.
     """
-    config.check()
-    for path in config.files:
-        require(path, "file or folder")
-    return [_describe(Path(path), config) for path in config.files]
+    return [_describe(path, config) for path in _paths(config)]
 
 
 OK, NO_HASH, DAMAGED = "ok", "no hash", "damaged"
@@ -80,11 +77,16 @@ def verify(config: InspectConfig) -> list[Record]:
         UsageError: if no file is named.
         SSLToolError: if a path does not exist, or its folder may not be read.
     """
+    files = [file for path in _paths(config) for file in (_files_in(path) if path.is_dir() else [path])]
+    return [_verify(file, config) for file in files]
+
+
+def _paths(config: InspectConfig) -> list[Path]:
+    """The named files and folders, which exist."""
     config.check()
     for path in config.files:
         require(path, "file or folder")
-    files = [file for path in map(Path, config.files) for file in (_files_in(path) if path.is_dir() else [path])]
-    return [_verify(file, config) for file in files]
+    return [Path(path) for path in config.files]
 
 
 def _files_in(folder: Path) -> list[Path]:
