@@ -6,6 +6,7 @@ from __future__ import annotations
 import atexit
 import gc
 import importlib
+import multiprocessing
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -123,5 +124,6 @@ def main() -> None:
             message(stop)
         code = 128 + stop.number
     # An exception keeps what the stage held, worker processes too, and a frame that raises a local variable keeps it.
-    gc.collect()
+    if multiprocessing.active_children():
+        gc.collect()
     sys.exit(code)
