@@ -18,7 +18,7 @@ from ssltool.data.views import Recipe
 from ssltool.diagnosis.alarms import constant_output_causes
 from ssltool.errors import SSLToolError
 from ssltool.methods.options import MethodOptions
-from ssltool.methods.parts.crops import small_crops, two_views
+from ssltool.methods.parts.crops import large_views, small_crops
 from ssltool.models.backbones import patch_of
 
 LARGEST_LOGIT = 88.0
@@ -131,9 +131,9 @@ class Method(nn.Module):
         return self.now.step / (self.run.epochs * self.run.steps)
 
     def view_recipes(self, base: Recipe) -> list[Recipe]:
-        """One recipe per view of an image: two large views, and the small crops that the options request."""
+        """One recipe per view of an image: the large views, and the small crops that the options request."""
         patch = patch_of(self.backbone)
-        return two_views(base, self.options) + small_crops(base, self.options, self.run.image_size, patch)
+        return large_views(base, self.options) + small_crops(base, self.options, self.run.image_size, patch)
 
     def forward(self, batch: Batch) -> Output:
         """The loss of a batch. What changes buffers belongs into ``update_buffers``."""

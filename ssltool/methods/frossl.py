@@ -14,10 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssltool.data.loader import Batch
-from ssltool.data.views import Recipe
 from ssltool.errors import SSLToolError
 from ssltool.methods.base import Method, Output, RunFacts, check_same_shape
-from ssltool.methods.options import MethodOptions, width
+from ssltool.methods.options import SeveralViews, width
 from ssltool.models.heads import mlp
 from ssltool.settings import setting
 from ssltool.training.distributed import gather
@@ -58,14 +57,13 @@ def _log_norm(z: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class FroSSLOptions(MethodOptions):
+class FroSSLOptions(SeveralViews):
     """Options of FroSSL. Defaults follow the released code for CIFAR-10."""
 
     dim: int = width(1024)
     hidden: int = width(2048, "the projector's hidden layers")
     sim: float = setting(1.0, "weight of the invariance term", minimum=0)
     frobenius: float = setting(1.0, "weight of the Frobenius norm; without it the network can collapse", minimum=0)
-    n_augs: int = setting(2, "number of views per image", minimum=2, maximum=100)
 
 
 class FroSSL(Method):
@@ -76,9 +74,6 @@ class FroSSL(Method):
     def __init__(self, backbone: nn.Module, dim: int, options: FroSSLOptions, run: RunFacts) -> None:
         super().__init__(backbone, dim, options, run)
         self.projector = mlp([dim, options.hidden, options.hidden, options.dim])
-
-    def view_recipes(self, base: Recipe) -> list[Recipe]:
-        return [base] * self.options.n_augs
 
     def forward(self, batch: Batch) -> Output:
         views = [gather(self.projector(self.backbone(view)).float()) for view in batch.views]

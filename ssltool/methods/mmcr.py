@@ -15,10 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssltool.data.loader import Batch
-from ssltool.data.views import Recipe
 from ssltool.errors import SSLToolError
 from ssltool.methods.base import Method, Output, RunFacts, check_same_shape
-from ssltool.methods.options import MethodOptions, width
+from ssltool.methods.options import SeveralViews, width
 from ssltool.methods.parts.multicrop import forward_concatenated
 from ssltool.models.heads import mlp
 from ssltool.settings import setting
@@ -63,7 +62,7 @@ def _nuclear_norms(matrices: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class MMCROptions(MethodOptions):
+class MMCROptions(SeveralViews):
     """Options of MMCR. Defaults follow the released code for CIFAR-10, except for its 40 views (``n_augs``)."""
 
     dim: int = width(128)
@@ -74,7 +73,6 @@ class MMCROptions(MethodOptions):
         "norm of the centroids that is maximised; with frobenius the network collapses",
         choices=("nuclear", "frobenius"),
     )
-    n_augs: int = setting(2, "number of views per image", minimum=2, maximum=100)
 
 
 class MMCR(Method):
@@ -85,9 +83,6 @@ class MMCR(Method):
     def __init__(self, backbone: nn.Module, dim: int, options: MMCROptions, run: RunFacts) -> None:
         super().__init__(backbone, dim, options, run)
         self.projector = mlp([dim, options.hidden, options.dim], last_bias=False)
-
-    def view_recipes(self, base: Recipe) -> list[Recipe]:
-        return [base] * self.options.n_augs
 
     def forward(self, batch: Batch) -> Output:
         views = forward_concatenated(lambda view: self.projector(self.backbone(view)).float(), batch.views)

@@ -100,6 +100,13 @@ class AsymmetricViews(MethodOptions):
 
 
 @dataclass(frozen=True)
+class SeveralViews(MethodOptions):
+    """Options of a method whose loss takes any number of large views."""
+
+    n_augs: int = setting(2, "number of views per image", minimum=2, maximum=100)
+
+
+@dataclass(frozen=True)
 class MultiCrop(MethodOptions):
     """Options of a multi-crop method: two large views and several small crops."""
 

@@ -21,10 +21,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssltool.data.loader import Batch
-from ssltool.data.views import Recipe
 from ssltool.errors import unknown
 from ssltool.methods.base import Method, Output, RunFacts, check_same_shape
-from ssltool.methods.options import Ineffective, MethodOptions, fix_pred_lr, width
+from ssltool.methods.options import Ineffective, SeveralViews, fix_pred_lr, width
 from ssltool.models.heads import mlp
 from ssltool.settings import setting
 from ssltool.training.precision import without_autocast
@@ -75,13 +74,12 @@ DISTANCES = {"cosine": _cosine, "cross_entropy": _cross_entropy}
 
 
 @dataclass(frozen=True)
-class SimSiamOptions(MethodOptions):
+class SimSiamOptions(SeveralViews):
     """Options of SimSiam. Defaults follow the paper."""
 
     dim: int = width(2048)
     pred_dim: int = width(512, "the predictor's hidden layer")
     fix_pred_lr: bool = fix_pred_lr()
-    n_augs: int = setting(2, "number of views per image; the loss is the mean over all pairs", minimum=2, maximum=100)
     stop_grad: bool = setting(True, "stop the gradient through the target; without it the network collapses")
     predictor: str = setting(
         "mlp", "predictor: an MLP, none, or an MLP with fixed weights", choices=("mlp", "none", "fixed")
@@ -122,9 +120,6 @@ class SimSiam(Method):
             self.predictor = mlp(widths, hidden_bn=hidden, last_bn=after, last_bias=not after)
         if options.predictor == "fixed":
             self.predictor.requires_grad_(False)
-
-    def view_recipes(self, base: Recipe) -> list[Recipe]:
-        return [base] * self.options.n_augs
 
     def forward(self, batch: Batch) -> Output:
         o = self.options

@@ -14,10 +14,9 @@ from torch import Tensor, nn
 
 from ssltool import seeds
 from ssltool.data.loader import Batch
-from ssltool.data.views import Recipe
 from ssltool.errors import SSLToolError
 from ssltool.methods.base import Method, Output, RunFacts, check_same_shape
-from ssltool.methods.options import MethodOptions, width
+from ssltool.methods.options import SeveralViews, width
 from ssltool.models.heads import mlp
 from ssltool.settings import setting
 from ssltool.training.distributed import gather
@@ -101,7 +100,7 @@ def wmse_loss(
 
 
 @dataclass(frozen=True)
-class WMSEOptions(MethodOptions):
+class WMSEOptions(SeveralViews):
     """Options of W-MSE. Defaults follow the paper for CIFAR."""
 
     dim: int = width(64)
@@ -109,7 +108,6 @@ class WMSEOptions(MethodOptions):
     w_size: int = setting(128, "number of images whitened together; more than dim, at most the batch size", minimum=2)
     w_iter: int = setting(1, "number of random splits of a batch into such parts", minimum=1, maximum=10_000)
     eps: float = setting(0.0, "shrinkage of the covariance towards the identity", minimum=0, maximum=1)
-    n_augs: int = setting(2, "number of views per image; the loss is the mean over all pairs", minimum=2, maximum=100)
 
 
 class WMSE(Method):
@@ -131,9 +129,6 @@ class WMSE(Method):
             )
         self.min_batch_size = options.w_size
         self.projector = mlp([dim, options.hidden, options.dim])
-
-    def view_recipes(self, base: Recipe) -> list[Recipe]:
-        return [base] * self.options.n_augs
 
     def forward(self, batch: Batch) -> Output:
         views = [gather(self.projector(self.backbone(view)).float()) for view in batch.views]

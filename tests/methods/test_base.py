@@ -14,7 +14,7 @@ from ssltool.data.views import PAPER, PLAIN
 from ssltool.errors import SSLToolError
 from ssltool.methods import options as declared
 from ssltool.methods.base import Method, Now, check_same_shape, trainable_parameters
-from ssltool.methods.parts.crops import two_views
+from ssltool.methods.parts.crops import large_views
 from ssltool.settings import Checked
 
 
@@ -145,14 +145,14 @@ def test_asymmetric_views_are_byols_table_6():
 
 
 def test_asymmetric_views_of_a_recipe_without_blur_have_none():
-    first, second = two_views(PLAIN, Options(asymmetric=True))
+    first, second = large_views(PLAIN, Options(asymmetric=True))
     assert (first.blur_p, second.blur_p) == (0.0, 0.0)
     assert (first.solarize_p, second.solarize_p) == (0.0, 0.2)
 
 
 def test_asymmetric_views_scale_the_blur_and_solarisation_of_the_run():
     base = dataclasses.replace(PAPER, blur_p=0.3, solarize_p=0.5)
-    first, second = two_views(base, Options(asymmetric=True))
+    first, second = large_views(base, Options(asymmetric=True))
     assert (first.blur_p, second.blur_p) == pytest.approx((0.6, 0.06))
     assert (first.solarize_p, second.solarize_p) == (0.5, 0.5)
 

@@ -16,7 +16,7 @@ from ssltool.errors import SSLToolError
 from ssltool.methods import method_class, method_options
 from ssltool.methods.base import Method, Now
 from ssltool.methods.dino import dino_loss
-from ssltool.methods.parts.crops import two_views
+from ssltool.methods.parts.crops import large_views
 from ssltool.methods.parts.prototype_distillation import UnitPrototypes
 from ssltool.models.backbones import build_backbone
 from target_helpers import array, cross_entropy, softmax
@@ -300,7 +300,7 @@ def test_biases_and_norms_have_no_weight_decay():
 def test_asymmetric_views_are_byols():
     model = dino(asymmetric=True, local_crops=1)
     small = dataclasses.replace(PAPER, crop_scale=(0.05, 0.2), size=4, saturation=0.2)  # one jitter for all crops
-    assert model.view_recipes(PAPER) == [*two_views(PAPER, model.options), small]
+    assert model.view_recipes(PAPER) == [*large_views(PAPER, model.options), small]
 
 
 def test_a_loss_of_ln_k_after_the_first_epoch_gives_a_warning():

@@ -11,7 +11,7 @@ from ssltool.data.loader import Batch
 from ssltool.data.views import PAPER
 from ssltool.methods import method_class
 from ssltool.methods.base import Now, trainable_parameters
-from ssltool.methods.parts.crops import two_views
+from ssltool.methods.parts.crops import large_views
 
 TWO_VIEWS = ["simsiam", "byol", "simclr", "moco", "mocov3", "barlow", "vicreg", "wmse", "nnclr", "nnsiam"]
 TWO_VIEWS += ["tico", "frossl"]
@@ -103,7 +103,7 @@ def test_two_views_are_made_by_the_runs_recipe(name):
 @pytest.mark.parametrize("name", ASYMMETRIC)
 def test_asymmetric_views_are_available(name):
     model = build(name, asymmetric=True)
-    assert model.view_recipes(PAPER) == two_views(PAPER, model.options) != [PAPER, PAPER]
+    assert model.view_recipes(PAPER) == large_views(PAPER, model.options) != [PAPER, PAPER]
 
 
 @pytest.mark.parametrize("name", ["simsiam", "nnsiam", "wmse", "mmcr", "frossl"])

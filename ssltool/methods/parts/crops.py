@@ -1,4 +1,4 @@
-"""Recipes for the views of a method: two large views, symmetric or asymmetric as in BYOL, and small crops."""
+"""Recipes for the views of a method: large views, symmetric or asymmetric as in BYOL, and small crops."""
 
 from __future__ import annotations
 
@@ -6,20 +6,23 @@ import dataclasses
 from typing import Any
 
 from ssltool.data.views import Recipe
-from ssltool.methods.options import AsymmetricViews, MultiCrop
+from ssltool.methods.options import AsymmetricViews, MultiCrop, SeveralViews
 from ssltool.models.vit import patch_size
 
 MIN_CROP_AREA = 0.05
 """Smallest crop area as a fraction of the image, as in SwAV and DINO."""
 
 
-def two_views(base: Recipe, options: Any) -> list[Recipe]:
-    """The two large views: ``base`` twice, or with ``options.asymmetric`` those of BYOL (arXiv:2006.07733, Table 6).
+def large_views(base: Recipe, options: Any) -> list[Recipe]:
+    """The large views: ``base`` twice or ``options.n_augs`` times, or with ``options.asymmetric`` those of BYOL
+    (arXiv:2006.07733, Table 6).
 
     Relative to ``base``, the blur probability of the first view is doubled. That of the second is a fifth, and its
     solarisation probability is at least 0.2. Both have half the saturation. For the papers' blur probability of 0.5,
     this gives 1 and 0.1.
     """
+    if isinstance(options, SeveralViews):
+        return [base] * options.n_augs
     if not (isinstance(options, AsymmetricViews) and options.asymmetric):
         return [base, base]
     base = _halve_saturation(base)
