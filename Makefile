@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test coverage cluster fuzz lint types docs bench install clean
+.PHONY: demo test slow coverage cluster fuzz lint types docs bench install clean
 
 install: $(VENV)/.installed
 $(VENV)/.installed: setup.cfg pyproject.toml
@@ -26,6 +26,10 @@ PYTEST := $(BIN)/python -m pytest -n auto --dist loadgroup
 
 test: $(VENV)/.developing
 	$(PYTEST)
+
+# What "make test" leaves out.
+slow: $(VENV)/.developing
+	$(PYTEST) -m slow
 
 # Apart from "make test", which it would slow down by 40 %. Python 3.12 or newer is faster with COVERAGE_CORE=sysmon.
 coverage: $(VENV)/.developing

@@ -27,6 +27,9 @@ REGULARISED = "vicreg with regularisers"
 VIEWS: dict[str, dict[str, Any]] = {"ijepa": {"image_size": 32}}
 """Views of 8 x 8 patches: on a smaller grid a block may be a single patch, which the compiler takes for a constant."""
 
+QUICK = ("simsiam", "moco", "swav", "dino")
+"""Methods whose steps are compiled in ``make test``; ``make slow`` compiles the others."""
+
 NEEDS_PATCHES = ("teacher", "vicregl", *MASKED)
 """Methods that need more of a network than one vector for an image."""
 
@@ -62,7 +65,10 @@ def losses(config: Any, watch: Any = None) -> list[float]:
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute")  # by torch, where a graph ends
 @pytest.mark.usefixtures("registries")
-@pytest.mark.parametrize("method", [*METHODS, REGULARISED])
+@pytest.mark.parametrize(
+    "method",
+    [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in (*METHODS, REGULARISED)],
+)
 def test_no_step_after_the_first_is_compiled_again(tmp_path: Path, trained, monkeypatch, method):
     """Over two steps of each of three epochs, with the monitor between them, whose measurements are not compiled."""
     if "two_layers" not in ARCHITECTURES:
