@@ -153,11 +153,11 @@ class IBOT(PrototypeDistillation):
             logits = self.teacher["prototypes"](self.teacher["projector"](self.of_image(torch.cat(seen))))
             targets = self._targets(logits, "center").chunk(2)
         loss = multicrop_cross_entropy([crop / o.student_temp for crop in student], list(targets))
-        means = [logits.mean(dim=0, keepdim=True)]
+        means = [logits.mean(dim=0, keepdim=True)] if o.centering == "ema" else []
         if o.mask_p:
-            patches, patch_mean = self._patch_loss(torch.cat(tokens), torch.cat(seen), masks)
-            loss, means = loss + patches, [*means, patch_mean]
-        return Distilled(Output(loss, z[0].detach(), tuple(means) if o.centering == "ema" else ()), tokens)
+            patches, patch_means = self._patch_loss(torch.cat(tokens), torch.cat(seen), masks)
+            loss, means = loss + patches, [*means, *patch_means]
+        return Distilled(Output(loss, z[0].detach(), tuple(means)), tokens)
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]  # the masks depend on the step
     def masks(self, batch: Batch) -> Tensor:
@@ -191,17 +191,17 @@ class IBOT(PrototypeDistillation):
         return (centred / temp).softmax(dim=1)
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]  # the number of masked patches differs between steps
-    def _patch_loss(self, tokens: Tensor, seen: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
+    def _patch_loss(self, tokens: Tensor, seen: Tensor, masks: Tensor) -> tuple[Tensor, list[Tensor]]:
         """The loss of the masked patches, from the ``tokens`` (2 N, T, D) of the student and those ``seen`` by the
-        teacher, and the mean (1, K) of the teacher's logits over all patches."""
+        teacher, and for the centre the mean (1, K) of the teacher's logits over all patches."""
         projector, prototypes = (getattr(self, name) for name in self.PATCH_HEAD)
         student = prototypes(projector(self.of_patches(tokens)[masks]))
         with torch.no_grad():
             z = self.teacher[self.PATCH_HEAD[0]](self.of_patches(seen))
             last = cast(UnitPrototypes, self.teacher[self.PATCH_HEAD[1]])
             targets = self._targets(last(z[masks]), "patch_center")
-            mean = last.mean(z.flatten(0, 1)) if self.options.centering == "ema" else targets[:0]
-        return masked_patch_loss(student, targets, masks, self.options.student_temp), mean
+            means = [last.mean(z.flatten(0, 1))] if self.options.centering == "ema" else []
+        return masked_patch_loss(student, targets, masks, self.options.student_temp), means
 
     def update_buffers(self, output: Output) -> None:
         for name, means in zip(("center", "patch_center"), output.for_buffers, strict=False):

@@ -261,6 +261,19 @@ RECIPES: dict[str, dict[str, Settings]] = {
             "crop_min": 0.25,
             "options": _ASYMMETRIC,
         },
+        "dinov2": _IMAGENET
+        | {
+            "arch": "vit_large",
+            "optimizer": "adamw",
+            "lr": 2**0.5 * 5e-4,  # 0.004 for a batch of 1024, and by its square root: 0.004 sqrt(2) for that of 2048
+            "final_lr": 1.25e-7,
+            "weight_decay": 0.04,
+            "final_weight_decay": 0.4,
+            "batch_size": 2048,
+            "epochs": 100,
+            "crop_min": 0.32,
+            "options": {"momentum": 0.992, "centering": "ema", **_ASYMMETRIC},
+        },
         "nnclr": _IMAGENET_LARS
         | {"lr": 0.3, "weight_decay": 1e-6, "epochs": 1000, "options": {"last_bn_affine": True, **_ASYMMETRIC}},
         "nnsiam": _SIMSIAM | {"options": {"fix_pred_lr": True}},
@@ -332,7 +345,7 @@ RECIPES: dict[str, dict[str, Settings]] = {
 }
 
 VIT_OPTIONS: dict[str, dict[str, Settings]] = {
-    "imagenet": {name: {"drop_path": 0.1} for name in ("dino", "simdino", "ibot")}
+    "imagenet": {name: {"drop_path": 0.1} for name in ("dino", "simdino", "ibot")} | {"dinov2": {"drop_path": 0.3}}
 }
 """Options that a recipe has for ssltool's ViTs only."""
 

@@ -212,6 +212,16 @@ IMAGENET: dict[str, Wanted] = {
         | {"freeze": 1, "clip_grad": 3.0, "norm_last_layer": False, "drop_path": 0.1, "local_crops": 10}
         | {"mask_p": 0.5, "mask_min": 0.3 - 0.2, "mask_max": 0.3 + 0.2, "centering": "ema", "asymmetric": True},
     ),
+    "dinov2": (  # configs/train/vitl16_short.yaml and the default configuration, on 4 nodes of 8 GPUs
+        STEP
+        | {"arch": "vit_large", "optimizer": "adamw", "lr": 0.004 * (32 * 64 / 1024) ** 0.5 * 256 / (32 * 64)}
+        | {"final_lr": 1e-6 * 256 / (32 * 64), "batch_size": 32 * 64, "epochs": 100}
+        | {"weight_decay": 0.04, "final_weight_decay": 0.4, "crop_min": 0.32, "jitter": 1.0},
+        {"dim": 384, "hidden": 2048, "prototypes": 131072, "student_temp": 0.1, "teacher_temp": 0.07, "momentum": 0.992}
+        | {"warmup_teacher_temp": 0.04, "warmup_teacher_temp_epochs": 30, "center_momentum": 0.9, "momentum_final": 1.0}
+        | {"freeze": 1, "clip_grad": 3.0, "norm_last_layer": False, "drop_path": 0.3, "local_crops": 8, "koleo": 0.1}
+        | {"mask_p": 0.5, "mask_min": 0.1, "mask_max": 0.5, "centering": "ema", "asymmetric": True},
+    ),
     "nnclr": (
         BIG | {"lr": 0.3, "weight_decay": 1e-6, "epochs": 1000},
         {"dim": 256, "hidden": 2048, "pred_hidden": 4096, "temperature": 0.1, "queue": 98304, "last_bn_affine": True},
@@ -283,7 +293,7 @@ def test_residual_branches_start_as_in_the_published_code(recipe, method):
 
 def test_every_recipe_with_released_code_for_a_resnet_names_the_start_of_its_residual_branches():
     assert not NOT_ZERO & ZERO
-    unknown = {("cifar", "teacher"), ("imagenet", "ibot"), ("imagenet", "simdino")}  # ViTs
+    unknown = {("cifar", "teacher"), ("imagenet", "ibot"), ("imagenet", "dinov2"), ("imagenet", "simdino")}  # ViTs
     unknown |= {("imagenet", "nnclr")}  # NNCLR has no released code
     unknown |= {("imagenet", "mae"), ("imagenet", "ijepa")}
     assert NOT_ZERO | ZERO | unknown == PUBLISHED.keys()

@@ -41,7 +41,11 @@ REGULARISERS: Registry[Regulariser] = Registry(
         ),
         "w2": Regulariser(".w2:wasserstein_uniformity", "2403.00642", "rows", "0 isotropic .. 1.41 equal rows"),
         "ldreg": Regulariser(
-            ".ldreg:log_local_dimension", "2401.10474", "rows", "0 a line .. log D isotropic", maximised=True
+            ".ldreg:log_local_dimension",
+            "2401.10474",
+            "rows",
+            "0 a line .. log D isotropic, and below 0 if rows repeat",
+            maximised=True,
         ),
         "orthogonality": Regulariser(
             ".orthogonality:orthogonality_loss", "2411.00392", "weights", "0 orthonormal rows or columns, and more"
