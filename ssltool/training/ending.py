@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import torch
 
-from ssltool.errors import AnotherRankFailed, Interrupted, SSLToolError, first_line
+from ssltool.errors import AnotherRankFailed, Interrupted, SSLToolError, UsageError, first_line
 from ssltool.training.peers import BEAT, Failure, Peers, described
 from ssltool.training.signals import StopRequest, finish_in_spite_of_sigterm
 
@@ -94,7 +94,8 @@ def _explained(error: BaseException, peers: Peers) -> BaseException:
     peers.close(done=False)
     if own:
         same = failure.rank != peers.rank and failure.why == first_line(error)
-        return AnotherRankFailed() if same and isinstance(error, SSLToolError) else error
+        code = 1 + isinstance(error, UsageError)
+        return AnotherRankFailed(code=code) if same and isinstance(error, SSLToolError) else error
     return _of_rank(failure, peers)
 
 
