@@ -121,9 +121,11 @@ def send_usr1(job: str, tmp_path: Path) -> None:
     slurm("scancel", "--signal=USR1", job)
 
 
-@pytest.mark.parametrize(("tasks", "stop"), [(1, preempt), (2, preempt), (2, send_usr1)])
-def test_a_job_that_is_stopped_is_requeued_and_ends_with_the_bits_of_an_unbroken_one(tmp_path, data, tasks, stop):
-    flags = ["--epochs", 40, "--steps-per-epoch", 8, "--save-every", 1000]
+@pytest.mark.parametrize(("tasks", "stop", "epochs"), [(1, preempt, 40), (2, preempt, 40), (2, send_usr1, 16)])
+def test_a_job_that_is_stopped_is_requeued_and_ends_with_the_bits_of_an_unbroken_one(
+    tmp_path, data, tasks, stop, epochs
+):
+    flags = ["--epochs", epochs, "--steps-per-epoch", 8, "--save-every", 1000]
     ranks = ["--nodes=2", "--ntasks-per-node=1"] if tasks == 2 else ["--nodes=1"]
     run, undisturbed = tmp_path / "run", tmp_path / "undisturbed"
     if tasks == 2:
