@@ -247,7 +247,5 @@ class Peers:
 
 def described(failure: Failure) -> str:
     """The message of an error, on the rank that found that another one is gone."""
-    return (
-        f"rank {failure.rank} {failure.why}; what was saved is whole: start the same command again, of a training with "
-        "--resume auto"
-    )
+    again = "what was saved is whole; start the command again, a training with --resume auto"
+    return f"rank {failure.rank} {failure.why}; {again}"
