@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import fork_server
@@ -18,6 +21,7 @@ from ssltool.checkpoints.checkpoint import Checkpoint
 pytestmark = pytest.mark.xdist_group("pipelines")  # they share one server
 
 PIPELINES = Path(__file__).parents[1] / "pipelines"
+DOCS = PIPELINES.parent / "docs"
 
 
 @pytest.fixture
@@ -57,6 +61,29 @@ def test_eval_scripts_write_the_papers_files_beside_the_run(bash, trained, tmp_p
     assert 0 < summary["acc"] <= 1
     assert (reprs / "train_reprs_e0_svd.pt").exists()
     assert (reprs / "spectrum.png").read_bytes().startswith(b"\x89PNG")
+
+
+LAUNCHER = """#!/bin/bash
+trap 'exit 138' USR1
+touch started
+while :; do sleep 0.02; done
+"""
+
+
+def test_the_line_for_batch_scripts_passes_the_signal_on_and_ends_with_the_launchers_code(tmp_path):
+    line = re.search(r"`(python pipelines/torchrun.py .* & trap .*)`", (DOCS / "clusters.md").read_text())
+    assert line is not None
+    (tmp_path / "python").write_text(LAUNCHER)
+    (tmp_path / "python").chmod(0o755)
+    path = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    script = subprocess.Popen(["bash", "-c", line[1]], cwd=tmp_path, env=os.environ | path)
+    until = time.monotonic() + 30
+    while not (tmp_path / "started").exists():
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    time.sleep(0.3)  # for the trap of the script
+    script.send_signal(signal.SIGUSR1)
+    assert script.wait(30) == 138
 
 
 def test_paper_pipeline_trains_and_measures_the_five_regimes(bash, tmp_path, write_images):

@@ -17,6 +17,9 @@ FAILED = (
 )
 """What the messages of torch's errors of allocation contain; they have no type of their own on the CPU."""
 
+FAILED_IN_ONEDNN = ("could not create a primitive", "could not create a memory object", "could not execute a primitive")
+"""oneDNN's messages without memory. Those for what it does not support go on."""
+
 SMALLER = 100
 """How many times smaller than the largest integer others are that the message names too."""
 
@@ -32,9 +35,14 @@ def told_as_settings(ctx: click.Context) -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        if not (isinstance(error, MemoryError) or any(words in str(error) for words in FAILED)):
+        if not _is_of_memory(error):
             raise
         raise SSLToolError(f"there is not enough memory{_amount(error)}; {_remedy(ctx)}") from error
+
+
+def _is_of_memory(error: MemoryError | RuntimeError) -> bool:
+    text = str(error)
+    return isinstance(error, MemoryError) or any(words in text for words in FAILED) or text in FAILED_IN_ONEDNN
 
 
 def _amount(error: BaseException) -> str:

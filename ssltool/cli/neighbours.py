@@ -10,7 +10,7 @@ from ssltool.config import NeighboursConfig
 from ssltool.settings import Record
 
 
-@click.command("neighbours", cls=Command)
+@click.command("neighbours", cls=Command, ranks=True)
 @click.argument("reprs", metavar="REPRS")
 @click.argument("queries", metavar="[QUERY]...", nargs=-1)
 @settings(NeighboursConfig, positional=("reprs", "queries"))

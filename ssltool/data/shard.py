@@ -1,4 +1,4 @@
-"""The share of one of several ranks in the rows of a batch or of a set."""
+"""The part of one of several ranks, in the rows of a batch or of a set, or in what it computes alone."""
 
 from __future__ import annotations
 
@@ -9,14 +9,20 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Shard:
-    """The part of each global batch that this process handles."""
+    """The part that this process handles."""
 
     rank: int = 0
     world: int = 1
 
+    def span(self, count: int) -> range:
+        """The numbers below ``count`` that this rank handles: contiguous, in the order of the ranks, of equal sizes up
+        to one. No rank is without a number if there are as many as ranks."""
+        return range(count * self.rank // self.world, count * (self.rank + 1) // self.world)
+
     def slice(self, count: int) -> slice:
-        """The rows of this rank, of ``count`` rows. Slices are ordered by rank, and of equal size if the number of
-        ranks divides ``count``; else those of the last ranks are smaller, or empty."""
+        """The rows of this rank, of ``count`` rows, where ranks exchange equally many: as ``span`` if the number of
+        ranks divides ``count``; else those of the last ranks are smaller, or empty, so that all padding is at the
+        end."""
         share = -(-count // self.world)
         return slice(min(self.rank * share, count), min((self.rank + 1) * share, count))
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ssltool.diagnosis.spectrum import row_blocks
 from ssltool.errors import SSLToolError
-from ssltool.reprs.nonfinite import finite_rows, largest_value, refuse_nonfinite_rows, refuse_range
+from ssltool.reprs.nonfinite import read_values, refuse_nonfinite_rows, refuse_range, within
 from ssltool.training.ranks import ALONE, Ranks
 
 CPU = torch.device("cpu")
@@ -92,18 +92,13 @@ class Rows:
         """
         if self._checked:
             return
-        own = [part for part, _ in self._within(self.span)]
-        with self.ranks.same_errors():
-            finite = torch.cat([finite_rows(part) for part in own])
-            largest = [largest_value(part) for part in own]
-        found = self.ranks.gathered(((~finite).nonzero().flatten() + self.span.start, largest))
-        kept = torch.ones(sum(map(len, self.parts)), dtype=torch.bool)
-        kept[torch.cat([numbers for numbers, _ in found])] = False
+        found = read_values(self.parts, self.ranks)
+        kept = torch.cat([finite for finite, _ in found])
         if not self.skip_nonfinite:
             refuse_nonfinite_rows(kept, self.name, self.hint)
-        for values in zip(*(values for _, values in found), strict=True):
-            refuse_range(max(values), self.name)
-        self._kept = None if bool(kept.all()) else list(kept.split([len(part) for part in self.parts]))
+        for _, largest in found:
+            refuse_range(largest, self.name)
+        self._kept = None if bool(kept.all()) else [finite for finite, _ in found]
         self._checked = True
 
     def own_blocks(self, each: Callable[[int], object] | None = None) -> Iterator[tuple[int, Tensor]]:
@@ -146,12 +141,10 @@ class Rows:
 
     def _within(self, span: range | None) -> list[tuple[Tensor, Tensor | None]]:
         """The rows of each tensor in ``span``, by default all, and which of them are kept."""
-        found, first = [], 0
-        for part, kept in self._with_kept():
-            inside = slice(None) if span is None else slice(max(0, span.start - first), max(0, span.stop - first))
-            found.append((part[inside], None if kept is None else kept[inside]))
-            first += len(part)
-        return found
+        counts = [len(part) for part in self.parts]
+        inside = within(counts, range(sum(counts)) if span is None else span)
+        pairs = zip(self._with_kept(), inside, strict=True)
+        return [(part[rows], None if kept is None else kept[rows]) for (part, kept), rows in pairs]
 
     def _with_kept(self) -> list[tuple[Tensor, Tensor | None]]:
         all_kept: list[Tensor | None] = [None] * len(self.parts)

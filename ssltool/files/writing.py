@@ -7,6 +7,7 @@ import errno
 import json
 import math
 import os
+import re
 import shutil
 import stat
 import tempfile
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from ssltool.errors import SSLToolError, first_line
+from ssltool.files.processes import STALE, lives, place_of_pids
 from ssltool.files.text import storable
 
 FilePath = str | os.PathLike[str]
@@ -104,7 +106,8 @@ def write_folder(path: Path, names: Collection[str], fill: Callable[[Path], obje
         if os.path.lexists(target) and not (target.is_dir() and {file.name for file in target.iterdir()} <= {*names}):
             raise SSLToolError(f"{path} exists and has other files than {', '.join(names)}; choose another name")
         target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent) as temporary:
+        prefix = _temporary(target).name.removesuffix("tmp")
+        with tempfile.TemporaryDirectory(prefix=prefix, suffix=".tmp", dir=target.parent) as temporary:
             new, old = Path(temporary, "new"), Path(temporary, "old")
             new.mkdir()
             fill(new)
@@ -116,6 +119,7 @@ def write_folder(path: Path, names: Collection[str], fill: Callable[[Path], obje
                 if old.exists():
                     old.rename(target)
                 raise
+            _remove_stale(target, os.stat(temporary).st_mtime)  # not before: one may hold the folder that it replaces
 
 
 def write_text(path: FilePath, text: str) -> None:
@@ -173,7 +177,24 @@ def _check_writable_in_place(path: FilePath, mode: int, stream: int | None) -> N
 
 
 def _temporary(target: Path) -> Path:
-    return target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    """The name of a file beside ``target`` that says whose it is."""
+    return target.with_name(f".{target.name}.{place_of_pids()}.{os.getpid()}.tmp")
+
+
+def _remove_stale(target: Path, now: float) -> None:
+    """Removes what dead processes have left of writing ``target``. Those of other machines are dead if they have
+    written nothing for ``STALE`` seconds until ``now``, by the clock of the file system."""
+    named = re.compile(rf"[.]{re.escape(target.name)}[.]([0-9a-f]{{8}})[.]([0-9]{{1,10}})([.]\w+)?[.]tmp")
+    with contextlib.suppress(OSError), os.scandir(target.parent) as entries:  # the next write tries again
+        for entry in entries:
+            if found := named.fullmatch(entry.name):
+                here, silent = found[1] == place_of_pids(), now - entry.stat(follow_symlinks=False).st_mtime
+                if lives(int(found[2])) if here else silent <= STALE:
+                    continue
+                if entry.is_dir(follow_symlinks=False):
+                    shutil.rmtree(entry.path, ignore_errors=True)
+                else:
+                    os.unlink(entry.path)
 
 
 @contextlib.contextmanager
@@ -190,6 +211,7 @@ def _replace(target: Path, write: Write, check: Write | None) -> None:
     with _removed_at_the_end(temporary):
         target.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as stream:
+            _remove_stale(target, os.fstat(stream.fileno()).st_mtime)
             write(stream)
             stream.flush()
             os.fsync(stream.fileno())

@@ -107,9 +107,8 @@ class Extraction:
     def share(self, shard: Shard) -> range:
         """The images of one rank, as ``images_of``; none if there are fewer batches than ranks."""
         total = len(self.images)
-        steps = -(-total // self.size)
-        first, last = (steps * rank // shard.world * self.size for rank in (shard.rank, shard.rank + 1))
-        return range(first, min(last, total))
+        steps = shard.span(-(-total // self.size))
+        return range(steps.start * self.size, min(steps.stop * self.size, total))
 
     @torch.inference_mode()
     def batches(self, numbers: range) -> Generator[Tensor, None, None]:

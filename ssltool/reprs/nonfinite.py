@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from ssltool.errors import SSLToolError, first_few
 from ssltool.training.precision import widest_float
+from ssltool.training.ranks import ALONE, Ranks
 
 BLOCK = 8192
 """Rows that are checked at a time, so that a mapped file is read page by page."""
@@ -41,6 +45,39 @@ def largest_value(x: Tensor) -> float:
     if x.dtype != torch.float64:
         return 0.0
     return max((float(block.nan_to_num(0, 0, 0).abs().max()) for block in x.split(BLOCK) if block.numel()), default=0.0)
+
+
+def read_values(parts: Sequence[Tensor], ranks: Ranks = ALONE) -> list[tuple[Tensor, float]]:
+    """``finite_rows`` and ``largest_value`` of each of ``parts``, (n, d). Each of several ranks has all of them, and
+    reads its span of their rows."""
+    counts = [len(part) for part in parts]
+    span = ranks.span(sum(counts))
+    with ranks.same_errors():
+        own = [part[inside] for part, inside in zip(parts, within(counts, span), strict=True)]
+        wrong = (~torch.cat([finite_rows(part) for part in own])).nonzero().flatten() + span.start
+        largest = [largest_value(part) for part in own]
+    found = ranks.gathered((wrong, largest))
+    finite = torch.ones(sum(counts), dtype=torch.bool)
+    finite[torch.cat([numbers for numbers, _ in found])] = False
+    largest = [max(values) for values in zip(*(of_rank for _, of_rank in found), strict=True)]
+    return list(zip(finite.split(counts), largest, strict=True))
+
+
+def within(counts: Sequence[int], span: range) -> list[slice]:
+    """Which rows of parts with ``counts`` rows are in a ``span`` of the rows of all parts."""
+    starts = [0, *itertools.accumulate(counts)]
+    return [slice(max(0, span.start - start), max(0, span.stop - start)) for start in starts[:-1]]
+
+
+def refuse_values(parts: Sequence[Tensor], names: Sequence[str], ranks: Ranks = ALONE) -> None:
+    """Checks the rows of the files ``names``, of which each of several ``ranks`` reads a part.
+
+    Raises:
+        SSLToolError: on all ranks, for the first file with values that are not finite or that float32 cannot hold.
+    """
+    for (finite, largest), name in zip(read_values(parts, ranks), names, strict=True):
+        refuse_nonfinite_rows(finite, name)
+        refuse_range(largest, name)
 
 
 def refuse_range(largest: float, name: str) -> None:

@@ -15,10 +15,12 @@ from ssltool.errors import SSLToolError
 from ssltool.files.reading import matching
 from ssltool.files.writing import FilePath
 from ssltool.reprs.class_names import Labels, unified
+from ssltool.reprs.nonfinite import refuse_values
 from ssltool.reprs.readers import main_files
 from ssltool.reprs.representations import Representations, image_name
 from ssltool.reprs.row_set import RowSet
 from ssltool.settings import Record
+from ssltool.training.ranks import ALONE, Ranks
 
 NETWORK_KEYS = ("checkpoint_hash", "layer", "tokens", "pool", "random", "image_size")
 """Keys of the metadata that identify the network; rows can be compared only if these are equal."""
@@ -59,16 +61,20 @@ class RepresentationSet:
     image_paths: list[str] | None = None
 
     @classmethod
-    def open(cls, name: str, pool: str | None = None) -> RepresentationSet:
+    def open(cls, name: str, pool: str | None = None, ranks: Ranks = ALONE) -> RepresentationSet:
         """Opens the file ``name``, the files that match it as a pattern, or the files of all ranks that wrote it.
 
-        ``pool`` is as in ``Representations.stored``.
+        Args:
+            pool: as in ``Representations.stored``.
+            ranks: each of several checks the values of its part of the rows.
 
         Raises:
-            SSLToolError: if a file cannot be read, the files differ in network, dataset or width, or a rank's file is
-                missing.
+            SSLToolError: if a file cannot be read, has values that are not finite, the files differ in network, dataset
+                or width, or a rank's file is missing; on all ranks.
         """
-        paths, files = parts_of(name, lambda path: Representations.mapped(path, pool))
+        with ranks.same_errors():
+            paths, files = parts_of(name, lambda path: Representations.mapped(path, pool))
+        refuse_values([file.representations for file in files], [str(path) for path in paths], ranks)
         targets, classes = unified(
             [Labels.of(str(path), file.targets, file.classes) for path, file in zip(paths, files, strict=True)]
         )

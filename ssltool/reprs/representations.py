@@ -18,7 +18,7 @@ from ssltool.files.stored import Entries, Stored, format_of, refuse_objects
 from ssltool.files.writing import FilePath
 from ssltool.reprs.class_names import Labels, unified
 from ssltool.reprs.meta_schema import META
-from ssltool.reprs.nonfinite import finite_rows, largest_value, refuse_nonfinite_rows, refuse_range
+from ssltool.reprs.nonfinite import refuse_values
 from ssltool.reprs.positions import Layout, arranged
 from ssltool.reprs.readers import read_entries
 from ssltool.settings import Record
@@ -113,12 +113,14 @@ class Representations(Stored):
     @classmethod
     def _load_one(cls, path: FilePath, pool: str | None) -> Representations:
         stored = cls.mapped(path, pool)
+        refuse_values([stored.representations], [str(path)])
         stored.representations = stored.representations.float()
         return stored
 
     @classmethod
     def mapped(cls, path: FilePath, pool: str | None = None) -> Representations:
-        """Reads one file with one row per image, memory-mapped, in its own precision; raises as ``load``."""
+        """Reads one file with one row per image, memory-mapped, in its own precision, without checking the values;
+        else raises as ``load``."""
         stored = cls.stored(path, pool)
         if stored.representations.dim() == 3:
             views = stored.representations.shape[1]
@@ -131,8 +133,6 @@ class Representations(Stored):
                 f"{path} holds {places} positions of each image; save one row per image, their mean, or average them "
                 "with --pool mean"
             )
-        refuse_nonfinite_rows(finite_rows(stored.representations), str(path))
-        refuse_range(largest_value(stored.representations), str(path))
         return stored
 
     @classmethod

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ssltool.errors import SSLToolError
+from ssltool.files.processes import STALE, lives, start_of
 from ssltool.files.writing import writing
 from ssltool.training.progress import info
 
@@ -31,9 +32,6 @@ NAME = ".ssltool.lock"
 
 BEAT = 10.0
 """Seconds between two signs of life of the owner."""
-
-STALE = 60.0
-"""Seconds without a sign of life after which an owner on another machine is dead."""
 
 POLL = 1.0
 """Seconds between two looks at the lock of another process."""
@@ -54,7 +52,7 @@ class Owner:
     def this_process(cls) -> Owner:
         """A new owner."""
         since = time.strftime("%Y-%m-%d %H:%M:%S")
-        return cls(socket.gethostname(), os.getpid(), _start_of(os.getpid()), since, secrets.token_hex(8))
+        return cls(socket.gethostname(), os.getpid(), start_of(os.getpid()), since, secrets.token_hex(8))
 
     @classmethod
     def parse(cls, contents: bytes) -> Owner | None:
@@ -72,25 +70,10 @@ class Owner:
         """Whether the process lives; None if it is on another machine."""
         if self.host != socket.gethostname():
             return None
-        try:
-            os.kill(self.pid, 0)
-        except ProcessLookupError:
-            return False
-        except PermissionError:  # a process of another user
-            pass
-        return _start_of(self.pid) in (self.start, "")
+        return lives(self.pid, self.start)
 
     def __str__(self) -> str:
         return f"process {self.pid} on {self.host}, since {self.since}"
-
-
-def _start_of(pid: int) -> str:
-    """When the kernel started a process, in its own units; empty if that is unknown, "ended" for a zombie."""
-    try:
-        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except (OSError, ValueError):
-        return ""
-    return "ended" if state == "Z" else fields[18]
 
 
 @dataclass(frozen=True)

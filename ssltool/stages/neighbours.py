@@ -27,6 +27,7 @@ from ssltool.reprs.row_queries import row_of_query
 from ssltool.reprs.spherical_kmeans import distant_rows, spherical_kmeans
 from ssltool.runs.tables import write_table
 from ssltool.settings import Record
+from ssltool.training import distributed
 from ssltool.training.device import pick_device
 
 SAMPLE = 4096
@@ -56,25 +57,41 @@ def run(config: NeighboursConfig) -> Record:
             missing.
     """
     config.check()
-    device = pick_device(config)
-    saved = RepresentationSet.open(config.reprs, config.pool)
-    pictures = None if config.sheet is None else RowPictures(saved, config.data)
-    chosen = None
-    if config.queries:
-        queries = _named(config, saved, device)
-    else:
-        queries = _spread(config, saved, device)
-        chosen = f"{counted(len(queries), 'image')} nearest to the centres of k-means, seed {config.seed}"
-    x = torch.stack([query.rows for query in queries])
-    ids = torch.tensor([-1 if query.row is None else query.row for query in queries])
-    search = {"k": config.k, "device": device, "memory": config.memory}
-    similarity, near = neighbours(saved.rows, x, skip=(torch.arange(len(saved)), ids), **search)  # type: ignore[arg-type]
+    with distributed.measuring_ranks() as ranks:
+        with ranks.same_errors():
+            device = pick_device(config, local_rank=distributed.local_rank())
+        saved = RepresentationSet.open(config.reprs, config.pool, ranks)
+        with ranks.same_errors():
+            pictures = None if config.sheet is None else RowPictures(saved, config.data)
+        choose = _named if config.queries else _spread
+        queries = ranks.from_main(lambda: choose(config, saved, device))
+        skip = (torch.arange(len(saved)), torch.tensor([-1 if query.row is None else query.row for query in queries]))
+        x = torch.stack([query.rows for query in queries])
+        near = neighbours(saved.rows, x, skip=skip, k=config.k, device=device, memory=config.memory, ranks=ranks)
+        return ranks.from_main(lambda: _result(config, saved, pictures, queries, *near))
+
+
+def _result(
+    config: NeighboursConfig,
+    saved: RepresentationSet,
+    pictures: RowPictures | None,
+    queries: Sequence[Query],
+    similarity: Tensor,
+    near: Tensor,
+) -> Record:
+    """Writes the files and returns the document."""
+    spread = f"{counted(len(queries), 'image')} nearest to the centres of k-means, seed {config.seed}"
     found = [
         _record(saved, query, rows[rows >= 0].tolist(), -values[rows >= 0])
         for query, rows, values in zip(queries, near, similarity, strict=True)
     ]
     document: Record = {"file": saved.name, "n": len(saved), "d": saved.rows.width, "k": config.k, "metric": "cos"}
-    document |= {"chosen": chosen, "queries": found, "sheet": config.sheet, "out": config.out}
+    document |= {
+        "chosen": None if config.queries else spread,
+        "queries": found,
+        "sheet": config.sheet,
+        "out": config.out,
+    }
     if pictures is not None:
         _write_sheet(config, pictures, document)
     if config.out is not None:
@@ -94,7 +111,7 @@ def _spread(config: NeighboursConfig, saved: RepresentationSet, device: torch.de
 
 
 def _of_row(saved: RepresentationSet, row: int) -> Query:
-    return Query(saved.image_name(row), saved.rows.block(row, row + 1)[0].float(), row)
+    return Query(saved.image_name(row), saved.rows.take(torch.tensor([row]))[0].float(), row)
 
 
 def _named(config: NeighboursConfig, saved: RepresentationSet, device: torch.device) -> list[Query]:

@@ -33,7 +33,8 @@ def run(config: OutliersConfig) -> Record:
     with distributed.measuring_ranks() as ranks:
         with ranks.same_errors():
             device = pick_device(config, local_rank=distributed.local_rank())
-            saved = RepresentationSet.open(config.reprs, config.pool)
+        saved = RepresentationSet.open(config.reprs, config.pool, ranks)
+        with ranks.same_errors():
             if len(saved) <= config.k:
                 raise SSLToolError(f"{saved.name} has {len(saved)} rows, so none has -k {config.k} others; lower -k")
             pictures = None if config.sheet is None else RowPictures(saved, config.data)

@@ -2,13 +2,14 @@
 
 Each batch of rows is appended to a partial file next to the target, so only one batch is in memory, and a run that was
 stopped or killed is continued by the same command. Under torchrun each rank computes its own part of the batches and
-writes its own file; the ranks do not communicate.
+writes its own file; the ranks exchange only that one has failed or was stopped.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -47,7 +48,15 @@ def run(config: SaveReprsConfig) -> list[Record]:
         Interrupted: after SIGTERM, SIGINT or SIGUSR1; another call with the same settings continues.
     """
     config.check()
-    shard = distributed.shard_from_env()
+    with distributed.separate_ranks() as agreed:
+        return _run(config, distributed.shard_from_env(), agreed)
+
+
+Agreed = Callable[[int], int]
+"""Gives the number of the signal that any rank got, by that of this rank; see ``distributed.separate_ranks``."""
+
+
+def _run(config: SaveReprsConfig, shard: Shard, agreed: Agreed) -> list[Record]:
     if config.download and shard.world > 1:
         raise SSLToolError("--download under torchrun would download once per rank; download in one process first")
     formats.check(config.format)
@@ -74,7 +83,11 @@ def run(config: SaveReprsConfig) -> list[Record]:
     announce(*sampled)
     with contextlib.ExitStack() as files, StopRequest() as stop:
         # Partial files are removed at the end: if the second split is stopped, the first one is not computed again.
-        partial = [_save(p, path, shard, config, stop, files) for p, path in zip(extractions, paths, strict=True)]
+
+        def stopped() -> int:
+            return agreed(stop.number)
+
+        partial = [_save(p, path, shard, config, stopped, files) for p, path in zip(extractions, paths, strict=True)]
         for file in partial:
             file.remove()
     return [
@@ -96,7 +109,7 @@ def _save(
     path: Path,
     shard: Shard,
     config: SaveReprsConfig,
-    stop: StopRequest,
+    stopped: Callable[[], int],
     files: contextlib.ExitStack,
 ) -> PartialFile:
     """Computes the missing rows, writes the file, and returns the partial file for removal."""
@@ -119,8 +132,8 @@ def _save(
             _check(extraction, batch, part[rows.done :], rows)
             rows.append(batch)
             progress.update(len(batch) * (config.views or 1))
-            if stop.number and rows.done < len(part):
-                raise Interrupted(stop.number, f"{rows.done} of {len(part)} images in {rows.path}")
+            if (number := stopped()) and rows.done < len(part):
+                raise Interrupted(number, f"{rows.done} of {len(part)} images in {rows.path}")
     saved = extraction.to_representations(rows.rows(), part, shard, folder=rows.path.parent)
     formats.write(saved, path, config.format)
     return rows

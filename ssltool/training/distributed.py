@@ -22,12 +22,19 @@ from torch.distributed import PrefixStore, rendezvous  # type: ignore[attr-defin
 
 from ssltool.config import DataSettings
 from ssltool.data.shard import Shard
-from ssltool.errors import AnotherRankFailed, Interrupted, SSLToolError, UsageError, first_line
-from ssltool.training.launch import launch, one_process, require_address, started_by_srun, started_by_torchrun
-from ssltool.training.peers import Peers, common_name, described
+from ssltool.errors import AnotherRankFailed, SSLToolError, UsageError, first_line
+from ssltool.training.ending import ending, ending_together
+from ssltool.training.launch import (
+    has_address,
+    launch,
+    one_process,
+    require_address,
+    started_by_srun,
+    started_by_torchrun,
+)
+from ssltool.training.peers import Peers, common_name
 from ssltool.training.progress import info, is_quiet, quiet
 from ssltool.training.ranks import ALONE, Ranks
-from ssltool.training.signals import finish_in_spite_of_sigterm
 
 T = TypeVar("T")
 D = TypeVar("D", bound=DataSettings)
@@ -67,40 +74,24 @@ def process_group(device: torch.device, backend: str) -> Iterator[Shard]:
     # Flags and counts use gloo on the CPU, so that exchanging them does not synchronise with the device.
     chosen = backend if backend != "auto" else "nccl" if device.type == "cuda" else "gloo"
     store, peers = _meet()
-    stopped: Interrupted | None = None
-    try:
+    with ending(peers, dist.destroy_process_group):
         _connect("cpu:gloo,cuda:nccl" if chosen == "nccl" else chosen, store, peers)
         yield Shard(dist.get_rank(), dist.get_world_size())
-    except Interrupted as interrupted:
-        stopped = interrupted
-    except (Exception, KeyboardInterrupt) as error:
-        finish_in_spite_of_sigterm()
-        # The group is not destroyed: other ranks may be waiting in a collective.
-        if (ended := _explained(error, peers)) is error:
-            raise
-        raise ended from error
-    peers.close(done=True)
-    dist.destroy_process_group()
-    if stopped is not None:
-        raise stopped
 
 
-def _explained(error: BaseException, peers: Peers) -> BaseException:
-    """The error that this rank ends with: of several ranks that end for one reason, one prints it."""
-    if isinstance(error, AnotherRankFailed):
-        peers.find()  # a launcher ends all ranks with the first: let the one that prints prepare for that
-        peers.close(done=False)
-        return error
-    failure = None
-    if isinstance(error, RuntimeError) and not isinstance(error, torch.OutOfMemoryError):
-        failure = peers.find()  # a collective fails with an error of this type if another rank is gone
-    own = failure is None
-    failure = failure or peers.report(peers.rank, first_line(error))
-    peers.close(done=False)
-    if own:
-        same = failure.rank != peers.rank and failure.why == first_line(error)
-        return AnotherRankFailed() if same and isinstance(error, SSLToolError) else error
-    return SSLToolError(described(failure)) if failure.reporter == peers.rank else AnotherRankFailed()
+@contextmanager
+def separate_ranks() -> Iterator[Callable[[int], int]]:
+    """Context manager for ranks that exchange nothing but that one has failed or was stopped; all then end.
+
+    Yields a function to call often, with the number of the signal that this rank got, or 0. It returns the number that
+    any rank got, and raises ``SSLToolError`` if another rank failed or is gone. Rank 0 waits until all are done. One
+    process, and ranks without an address where they meet, are on their own.
+    """
+    if not under_torchrun() or dist.is_initialized() or not has_address():
+        yield lambda number: number
+        return
+    with ending_together(_meet()[1]) as agreed:
+        yield agreed
 
 
 JOIN_SECONDS = 600.0

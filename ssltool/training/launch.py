@@ -86,6 +86,11 @@ def one_process() -> str:
     return f"unset {' and '.join(name for name in PLACE if name in os.environ)} to run one process"
 
 
+def has_address() -> bool:
+    """Whether the environment says where the ranks meet."""
+    return all(_variables().get(name) for name in ("MASTER_ADDR", "MASTER_PORT"))
+
+
 def require_address() -> str:
     """``HOST:PORT`` where the ranks meet.
 

@@ -115,6 +115,8 @@ class Peers:
         # Prints what no rank can be chosen for, because the store is gone: one on each machine.
         self.speaks = here.local_rank == 0 or (here.rank == 1 and not by_torchrun)
         self.parent = os.getppid() if by_torchrun else None
+        self.noticed: Failure | None = None  # what the thread has found, before it ends the process
+        self.listens, self.signal = False, 0  # whether to look for ``stop``, and the number that any rank has given it
         self._numbers: dict[int, tuple[bytes, int]] = {}
         self._lost, self._closed, self._ended = False, threading.Event(), threading.Event()
         self._beats = 0
@@ -139,15 +141,28 @@ class Peers:
         mine = Failure(rank, why, self.rank)
         return self._read(self._try("compare_set", "failed", "", json.dumps(vars(mine)))) or mine
 
+    def stop(self, number: int) -> None:
+        """Tells all ranks that this one stops after the signal ``number``."""
+        self._try("set", "signal", str(number))
+        self.signal = number
+
+    def doubt(self) -> None:
+        """From now on, a rank is gone after fewer beats without a sign of life."""
+        self._try("set", "doubt", "")
+
+    def are_done(self) -> bool:
+        """Whether all ranks that this one watches were done when it last looked."""
+        return all(self._numbers.get(rank, (b"", 0))[0] == DONE.encode() for rank in self.watched)
+
     def find(self) -> Failure | None:
         """The failure that made a collective of this rank fail; None if all ranks live."""
-        self._try("set", "doubt", "")
+        self.doubt()
         end = time.monotonic() + (GONE + 2) * BEAT
         while time.monotonic() < end and not self._lost:
             if failure := self._failed():
                 return failure
             time.sleep(BEAT / 10)
-        return self._without_store(f"is gone, and with it {self.store_name}") if self._lost else None
+        return self._without_store() if self._lost else None
 
     def _try(self, operation: str, *arguments: Any) -> Any:
         """An operation of the store; None if the store is gone."""
@@ -157,7 +172,8 @@ class Peers:
             self._lost = True
             return None
 
-    def _without_store(self, why: str) -> Failure:
+    def _without_store(self, why: str = "") -> Failure:
+        why = why or f"is gone, and with it {self.store_name}"
         return Failure(0, f"or its torchrun {why}" if self.by_torchrun else why, self.rank if self.speaks else -1)
 
     def _read(self, text: bytes | None) -> Failure | None:
@@ -174,9 +190,12 @@ class Peers:
                 self._stop_without_parent()
                 self.parent = None
             if self._lost:
+                self.noticed = self.noticed or self._without_store()
                 continue
             self._try("set", f"alive/{self.rank}", str(self._beats))
-            failure = self._failed() or self._missing()
+            if self.listens and self._try("check", ["signal"]):
+                self.signal = int(self._try("get", "signal") or 0)
+            failure = self.noticed = self._failed() or self._missing()
             seen = seen + 1 if failure else 0
             if failure and seen > SILENT:
                 self._end(failure)
@@ -228,4 +247,5 @@ class Peers:
 
 def described(failure: Failure) -> str:
     """The message of an error, on the rank that found that another one is gone."""
-    return f"rank {failure.rank} {failure.why}; what was saved is whole, and --resume auto continues with it"
+    again = "what was saved is whole; start the command again, a training with --resume auto"
+    return f"rank {failure.rank} {failure.why}; {again}"

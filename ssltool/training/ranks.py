@@ -10,6 +10,8 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import TypeVar
 
+from ssltool.data.shard import Shard
+
 T = TypeVar("T")
 
 
@@ -20,9 +22,8 @@ class Ranks:
     world = 1
 
     def span(self, count: int) -> range:
-        """The numbers below ``count`` that this rank handles: contiguous, in the order of the ranks, of equal sizes up
-        to one."""
-        return range(count * self.rank // self.world, count * (self.rank + 1) // self.world)
+        """The numbers below ``count`` that this rank handles, as ``Shard.span``."""
+        return Shard(self.rank, self.world).span(count)
 
     def same_errors(self) -> AbstractContextManager[None]:
         """Context manager in which an ``SSLToolError`` of one rank is raised on all. No rank waits for another one

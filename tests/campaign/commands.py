@@ -186,6 +186,5 @@ def difference(good: Path, folder: Path) -> str:
         for key in compared:
             if not same_bits(a[key], b.get(key)):
                 return f"{name}: {key} differs"
-    runs = [path.parent for path in folder.rglob("config.json")]
-    left = [path.name for path in folder.rglob(".*") if path.parent in runs]  # beside other files they may stay
+    left = [path.name for path in folder.rglob(".*")]
     return f"left over: {left}" if left else ""

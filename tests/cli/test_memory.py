@@ -31,14 +31,22 @@ def test_an_allocation_of_any_library_is_told(allocate):
     assert isinstance(found.exception, SSLToolError) and "--count" in str(found.exception)
 
 
-def test_a_thread_that_does_not_start_is_a_failed_allocation():
+@pytest.mark.parametrize(
+    ("text", "of_memory"),
+    [
+        ("can't start new thread", True),  # as Python says if there is no memory for its stack
+        ("could not create a primitive", True),  # as oneDNN says
+        ("could not create a primitive descriptor for the matmul primitive", False),
+    ],
+)
+def test_messages_that_mean_a_failed_allocation_are_told(text, of_memory):
     def fail(count: int) -> None:
-        raise RuntimeError("can't start new thread")  # as Python says if there is no memory for its stack
+        raise RuntimeError(text)
 
     found = CliRunner().invoke(
         Command("knn", callback=fail, params=[click.Option(["--count"], type=int)]), ["--count", "9"]
     )
-    assert isinstance(found.exception, SSLToolError)
+    assert isinstance(found.exception, SSLToolError) is of_memory
 
 
 def test_other_errors_are_not_changed():

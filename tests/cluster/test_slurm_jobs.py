@@ -112,9 +112,20 @@ def test_a_job_that_reaches_its_time_limit_is_requeued_and_ends_with_the_bits_of
     assert same_bits(run, unbroken(data, tmp_path / "alone", *flags))
 
 
-@pytest.mark.parametrize("tasks", [1, 2])
-def test_a_preempted_job_is_requeued_and_ends_with_the_bits_of_an_unbroken_one(tmp_path, data, tasks):
-    flags = ["--epochs", 40, "--steps-per-epoch", 8, "--save-every", 1000]
+def preempt(job: str, tmp_path: Path) -> None:
+    urgent = submit(tmp_path, "--partition=urgent", "--nodes=2", "--exclusive", "--wrap", "sleep 1")
+    assert wait(urgent) == ["COMPLETED"]
+
+
+def send_usr1(job: str, tmp_path: Path) -> None:
+    slurm("scancel", "--signal=USR1", job)
+
+
+@pytest.mark.parametrize(("tasks", "stop", "epochs"), [(1, preempt, 40), (2, preempt, 40), (2, send_usr1, 16)])
+def test_a_job_that_is_stopped_is_requeued_and_ends_with_the_bits_of_an_unbroken_one(
+    tmp_path, data, tasks, stop, epochs
+):
+    flags = ["--epochs", epochs, "--steps-per-epoch", 8, "--save-every", 1000]
     ranks = ["--nodes=2", "--ntasks-per-node=1"] if tasks == 2 else ["--nodes=1"]
     run, undisturbed = tmp_path / "run", tmp_path / "undisturbed"
     if tasks == 2:
@@ -124,8 +135,7 @@ def test_a_preempted_job_is_requeued_and_ends_with_the_bits_of_an_unbroken_one(t
         wanted = unbroken(data, undisturbed, *flags)
     job = submit(tmp_path, *ranks, SCRIPTS / "pretrain.sh", data, run, *BRIEF, *flags)
     until(lambda: (run / "metrics.jsonl").exists() and len((run / "metrics.jsonl").read_text().splitlines()) > 2)
-    urgent = submit(tmp_path, "--partition=urgent", "--nodes=2", "--exclusive", "--wrap", "sleep 1")
-    assert wait(urgent) == ["COMPLETED"]
+    stop(job, tmp_path)
     assert wait(job) == ["COMPLETED"]
     assert restarts(job) == 1
     assert same_bits(run, wanted)

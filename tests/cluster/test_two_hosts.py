@@ -26,6 +26,7 @@ pytestmark = [
 ]
 
 NETWORK = ["-a", "resnet18_w8", "--stem", "small-stride2", "--image-size", "16", "--dim", "16", "--pred-dim", "8"]
+ROOT = Path(__file__).parents[2]
 BRIEF = [*NETWORK, "-b", "16", "--device", "cpu", "--monitor-every", "0", "--workers", "0", "--print-freq", "1"]
 SHORT = ["--epochs", "2", "--steps-per-epoch", "4", "--save-steps", "1", "--resume", "auto"]
 
@@ -155,6 +156,58 @@ def test_two_hosts_equal_two_ranks_of_one_bit_for_bit_whatever_the_link_takes(cl
     row(f"a delay of {delay} s, {per_step:.2f} s per step", ranks, seconds)
     assert ranks.codes() == [0, 0], ranks.printed()
     assert same_bits(unbroken, tmp_path / "run")
+
+
+PROGRAM = """#!/bin/sh
+echo "$RANK of $WORLD_SIZE" >>"$0.starts"
+exec sleep 1000
+"""
+
+
+def test_a_torchrun_that_is_started_again_meets_the_one_that_lives(cluster, tmp_path, monkeypatch):
+    """By default torch gives later rounds the address of the first, which the new torchrun does not get."""
+    monkeypatch.setenv("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
+    program, starts = tmp_path / "program", tmp_path / "program.starts"
+    program.write_text(PROGRAM)
+    program.chmod(0o755)
+
+    agents: list[fork_server.Command] = []
+
+    def agent(host: int) -> None:
+        meeting = ["--nnodes", 2, "--rdzv-backend", "c10d", "--rdzv-endpoint", f"{ADDRESSES[0]}:29400"]
+        meeting += ["--rdzv-conf", f"is_host={1 - host}", "--rdzv-id", "a", "--max-restarts", 3]
+        words = [ROOT / "pipelines" / "torchrun.py", *meeting, "--no-python", program]
+        with open(tmp_path / f"{host}.log", "a") as log, open(os.devnull) as nothing:
+            streams = [nothing.fileno(), log.fileno(), log.fileno()]
+            socket = str(cluster.folder / f"socket{host}")
+            agents.append(fork_server.Command(socket, [str(word) for word in words], os.environ, streams))
+
+    def kill(host: int, *, ranks_only: bool = False) -> None:
+        for pid in cluster.network.processes(host):
+            is_rank = Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"sleep")
+            if pid != cluster.servers[host].pid and (is_rank or not ranks_only):
+                os.kill(pid, signal.SIGKILL)
+
+    def until_started(count: int) -> None:
+        end = time.monotonic() + 200
+        while not starts.exists() or len(starts.read_text().splitlines()) < count:
+            assert time.monotonic() < end, [(tmp_path / f"{host}.log").read_text() for host in range(2)]
+            time.sleep(0.1)
+
+    agent(0)
+    agent(1)
+    until_started(2)
+    kill(1)
+    time.sleep(5)
+    kill(0, ranks_only=True)  # as a rank of a training ends when the other one is gone
+    begin = time.monotonic()
+    agent(1)
+    until_started(4)
+    print(f"\nthe two torchruns met {time.monotonic() - begin:.1f} s after one was started again")
+    assert starts.read_text().split("\n")[2:4] in (["0 of 2", "1 of 2"], ["1 of 2", "0 of 2"])
+    for host in range(2):
+        kill(host)
+    assert all(one.wait(20) is not None for one in agents)
 
 
 def test_a_run_goes_on_after_the_link_was_cut_for_10_seconds(cluster, unbroken, tmp_path):

@@ -19,8 +19,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ssltool.errors import SSLToolError
+from ssltool.files.processes import STALE, place_of_pids
 from ssltool.files.reading import file_hash
-from ssltool.files.writing import copy_atomically, write_atomically, write_json, write_text
+from ssltool.files.writing import copy_atomically, write_atomically, write_folder, write_json, write_text
 from ssltool.reprs.formats import write
 from ssltool.reprs.representations import Representations
 
@@ -200,3 +201,33 @@ def test_any_text_is_written_as_valid_utf8(tmp_path_factory, text):
 def test_a_file_name_that_the_locale_cannot_decode_is_written_as_it_is_spelled(tmp_path):
     write_text(tmp_path / "t", b"l\xc3\xa4uf".decode("ascii", "surrogateescape"))
     assert (tmp_path / "t").read_bytes() == "läuf".encode()
+
+
+def test_a_write_removes_what_dead_processes_left_of_the_same_file_and_nothing_else(tmp_path):
+    ended = subprocess.Popen([sys.executable, "-SEc", ""])
+    ended.wait()
+    here, elsewhere = place_of_pids(), f"{int(place_of_pids(), 16) ^ 1:08x}"
+    left = {
+        f".a.pt.{here}.{ended.pid}.tmp": False,
+        f".a.pt.{here}.{os.getppid()}.tmp": True,  # its process lives
+        f".b.a.pt.{here}.{ended.pid}.tmp": True,  # of another file
+        f".a.pt.old.{here}.{ended.pid}.tmp": True,
+        f".a.pt.{elsewhere}.{ended.pid}.tmp": True,  # of a machine that wrote a moment ago
+        f".a.pt.{elsewhere}.{os.getppid()}.tmp": False,  # of one that wrote nothing for long
+        ".a.pt.unfinished": True,
+    }
+    for name in left:
+        (tmp_path / name).touch()
+    old = (tmp_path / ".a.pt.unfinished").stat().st_mtime - STALE - 5
+    os.utime(tmp_path / f".a.pt.{elsewhere}.{os.getppid()}.tmp", (old, old))
+    WRITERS["bytes"](tmp_path / "a.pt")
+    assert sorted(os.listdir(tmp_path)) == sorted(["a.pt", *(name for name, kept in left.items() if kept)])
+
+
+def test_a_folder_that_a_killed_process_was_writing_is_removed_with_what_it_held(tmp_path):
+    ended = subprocess.Popen([sys.executable, "-SEc", ""])
+    ended.wait()
+    left = tmp_path / f".a.{place_of_pids()}.{ended.pid}.k2x_.tmp"
+    (left / "old").mkdir(parents=True)
+    write_folder(tmp_path / "a", ["b"], lambda new: (new / "b").touch())
+    assert os.listdir(tmp_path) == ["a"] and os.listdir(tmp_path / "a") == ["b"]

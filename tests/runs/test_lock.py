@@ -20,7 +20,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ssltool.errors import SSLToolError
-from ssltool.runs.lock import BEAT, NAME, POLL, STALE, Owner, RunLock
+from ssltool.files.processes import STALE
+from ssltool.runs.lock import BEAT, NAME, POLL, Owner, RunLock
 
 
 class Clock:

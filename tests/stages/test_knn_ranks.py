@@ -1,4 +1,4 @@
-"""``knn`` and ``outliers`` on several ranks give the results of one process, to the bit."""
+"""``knn``, ``neighbours`` and ``outliers`` on several ranks give the results of one process, to the bit."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from helpers import same_bits
 from knn_helpers import labels, random
 from ssltool.files.torch_files import load_dict
 from ssltool.reprs.neighbours.search import neighbours
+from ssltool.reprs.nonfinite import read_values
 from ssltool.training.ranks import Ranks
 
 pytestmark = pytest.mark.xdist_group("two ranks")
@@ -65,6 +66,16 @@ def test_parts_of_the_bank_give_the_neighbours_of_the_whole_bank(bank, world, op
         assert same_bits(on_ranks(world, rows, queries, k=k, skip=skip, **options), wanted)
 
 
+def test_each_rank_reads_the_values_of_its_part_only():
+    def found(rank, wrong):
+        rows = random(10, 3)
+        rows[wrong] = torch.inf
+        (first, _), (second, _) = read_values(rows.split([4, 6]), OneAfterAnother(rank, 2, {}))
+        return (~torch.cat([first, second])).nonzero().flatten().tolist()
+
+    assert [found(0, 4), found(0, 5), found(1, 4), found(1, 5)] == [[4], [], [], [5]]
+
+
 def test_more_neighbours_than_rows_on_a_rank_and_ranks_without_rows():
     rows, queries = random(20, 5), random(7, 5, seed=1)
     assert same_bits(on_ranks(6, rows, queries, k=19), neighbours(rows, queries, k=19))
@@ -90,8 +101,19 @@ def test_two_ranks_of_knn_write_the_files_of_one_process(ssltool, server, write_
     assert same_bits(results[0][1], results[1][1])
 
 
-def test_two_ranks_of_outliers_print_the_images_of_one_process(ssltool, server, write_reprs):
+@pytest.mark.parametrize("command", ["outliers", "neighbours"])
+def test_two_ranks_print_the_images_of_one_process(ssltool, server, write_reprs, command):
     path = write_reprs("a.pt", random(5000, 8))
-    alone, ran = ssltool("outliers", path, "-k", 5), run_ranks(server, "ssltool", "outliers", path, "-k", 5)
+    alone, ran = ssltool(command, path, "-k", 5), run_ranks(server, "ssltool", command, path, "-k", 5)
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout == alone.out
+
+
+def test_values_that_are_not_finite_on_any_rank_are_one_line_that_counts_those_of_all(ssltool, server, write_reprs):
+    bank = random(100, 4)
+    bank[[3, 97]] = torch.nan
+    paths = write_reprs("bank.pt", bank), write_reprs("queries.pt", random(10, 4))
+    ran = run_ranks(server, "ssltool", "knn", *paths)
+    assert ran.returncode == 1
+    errors = [line for line in ran.stderr.splitlines() if not line.startswith("waiting")]
+    assert errors == ssltool("knn", *paths).err.splitlines() and "(rows 3, 97)" in errors[0]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from ssltool.errors import SSLToolError
+from ssltool.errors import Interrupted, SSLToolError
 from ssltool.training import peers
 from ssltool.training.launch import Launch
 from ssltool.training.peers import Failure, Peers, common_name
@@ -118,6 +118,43 @@ def test_the_first_failure_that_is_reported_is_that_of_all_ranks(ranks):
     first, second, third = ranks(3)
     assert second.report(1, "disk is full") == Failure(1, "disk is full", 1)
     assert third.report(2, "connection closed") == first.find() == Failure(1, "disk is full", 1)
+
+
+@pytest.fixture
+def ending_together():
+    """Imported late, because it imports torch, which the processes that import this file do not need."""
+    from ssltool.training import ending
+
+    return ending.ending_together
+
+
+def test_a_signal_to_one_rank_stops_all_that_need_nothing_of_each_other(ranks, ending_together):
+    def work(one: Peers, number: int) -> int:
+        try:
+            with ending_together(one) as agreed:
+                while not (found := agreed(number)):
+                    time.sleep(0.01)
+                raise Interrupted(found, "rows")
+        except Interrupted as stop:
+            return stop.number
+
+    started = ranks(3)
+    with ThreadPoolExecutor(3) as pool:
+        assert [*pool.map(work, started, [0, 10, 0])] == [10, 10, 10]
+
+
+def test_rank_0_leaves_after_all_that_need_nothing_of_each_other(ranks, ending_together):
+    left = []
+
+    def work(one: Peers) -> None:
+        with ending_together(one):
+            time.sleep(0.3 * one.rank)
+        left.append(one.rank)
+
+    started = ranks(3)
+    with ThreadPoolExecutor(3) as pool:
+        [*pool.map(work, started)]
+    assert left == [1, 2, 0]
 
 
 def test_without_the_store_one_rank_of_a_machine_says_that_rank_0_is_gone(ranks, store):

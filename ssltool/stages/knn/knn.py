@@ -81,7 +81,9 @@ def run(config: KnnConfig) -> Record:
     with distributed.measuring_ranks() as ranks:
         with ranks.same_errors():
             device = pick_device(config, local_rank=distributed.local_rank())
-            inputs = _read(config)
+        bank, queries = (RepresentationSet.open(name, config.pool, ranks) for name in _file_names(config))
+        with ranks.same_errors():
+            inputs = _matched(config, bank, queries)
         held = _held_out(config, inputs, device, ranks) if config.select_k == "holdout" else None
         near = _search(config, inputs.voters, inputs.queries.rows, inputs.k_max, device, ranks, skip=inputs.skip)
         return ranks.from_main(lambda: _result(config, inputs, near, held))
@@ -110,8 +112,8 @@ class _Inputs:
         return self.ids.bank[self.bank.targets >= 0], self.ids.queries
 
 
-def _read(config: KnnConfig) -> _Inputs:
-    bank, queries = (RepresentationSet.open(name, config.pool) for name in _file_names(config))
+def _matched(config: KnnConfig, bank: RepresentationSet, queries: RepresentationSet) -> _Inputs:
+    """What is compared of the rows of both files; raises as ``run``."""
     _check_outputs(config, bank, queries)
     check_same_network(bank, queries)
     for one, then in ((bank, "nothing can vote"), (queries, "there is no accuracy to measure")):
