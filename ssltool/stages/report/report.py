@@ -39,12 +39,13 @@ from ssltool.runs.untrained import untrained_network
 from ssltool.settings import Record
 from ssltool.stages.report.conclusion import plain_sentence
 from ssltool.stages.report.contents import LabelledImage, Layer, Neighbours, ReportedRun
-from ssltool.stages.report.html import element, page, sizes
+from ssltool.stages.report.html import page
 from ssltool.stages.report.monitored import read_monitored
 from ssltool.stages.report.sections import SECTIONS, Section
 from ssltool.training.device import pick_device
 from ssltool.training.progress import info
 from ssltool.training.setup import TrainingSetup
+from ssltool.viz.page import element, sizes
 from ssltool.viz.patch_pictures import PatchPicture, patch_pictures
 from ssltool.viz.pictures import EmbeddingMap
 

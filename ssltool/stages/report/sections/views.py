@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from ssltool.files.text import escape_xml
 from ssltool.stages.report.contents import ReportedRun
-from ssltool.stages.report.html import columns, element, grid, image_caption, lead, picture, run_heading
+from ssltool.stages.report.html import picture, run_heading
+from ssltool.viz.page import columns, element, grid, image_caption, lead
 from ssltool.viz.pictures import Views
 
 
