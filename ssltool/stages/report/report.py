@@ -106,12 +106,12 @@ def measure_run(run: FinishedRun, config: ReportConfig, device: torch.device, da
     network = load_pretrained(NetworkSettings(pretrained=str(file)), device)
     if network.run.method is None:
         raise SSLToolError(f"{file} is a checkpoint of {network.run.program}, not of pretrain; copy it again")
-    rows = np.sort(np.random.RandomState(config.seed).permutation(len(setup.images))[: config.size])
+    rows = sampled_rows(setup, config)
     images = setup.images.select(rows)
     layers = network.method.measured_layers
-    reprs = {name: _represent(network, images, name, config, device) for name in layers}
+    reprs = {name: represent(network, images, name, config, device) for name in layers}
     start = untrained_network(file, device)
-    before = {name: _represent(start, images, name, config, device) for name in layers}
+    before = {name: represent(start, images, name, config, device) for name in layers}
     backbone, origin = reprs["backbone"], _origin(network, config, file, device)
     return ReportedRun(
         name=run.name,
@@ -153,9 +153,15 @@ def has(one: ReportedRun, section: Section) -> bool:
     return not section.needs or getattr(one, section.needs) is not None
 
 
-def _represent(
+def sampled_rows(setup: TrainingSetup, config: ReportConfig) -> np.ndarray:
+    """The rows of the training images that are measured, in increasing order."""
+    return np.sort(np.random.RandomState(config.seed).permutation(len(setup.images))[: config.size])
+
+
+def represent(
     network: Pretrained, images: ImageSet, layer: str, config: ReportConfig, device: torch.device
 ) -> Representations:
+    """The outputs of a ``layer`` for the ``images``."""
     settings = SaveReprsConfig(layer=layer, workers=config.workers)
     return extract_all(network, images, settings, device)
 

@@ -1,0 +1,136 @@
+"""The runs in the given folders: found again at each look, and one document about all of them."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from ssltool.config.fields import STATES
+from ssltool.errors import SSLToolError, counted, first_names
+from ssltool.files.reading import require
+from ssltool.files.text import one_line
+from ssltool.files.writing import to_json
+from ssltool.runs.differing import ALWAYS, differing_settings, flat_settings, setting_cell
+from ssltool.runs.display_names import display_names
+from ssltool.settings import Record, Settings
+from ssltool.stages.watch.watched_run import RUNNING, Signature, WatchedRun, read_settings, signature
+
+DEEPEST = 6
+"""How many folders below a given one a run folder may be."""
+
+MOST_RUNS = 2000
+"""The largest number of runs; others are left out, and the page says so."""
+
+
+class RunIndex:
+    """The runs in the folders ``roots``, or below them. Symbolic links below them are not followed, so that nothing
+    outside them is read.
+
+    Attributes:
+        runs: by their id, in the order of their paths.
+        document: what is known of all runs, as JSON; ``version`` changes when it does.
+
+    Raises:
+        SSLToolError: if a root does not exist.
+    """
+
+    def __init__(self, roots: Sequence[str]) -> None:
+        for root in roots:
+            require(root, "run folder")
+            if not os.path.isdir(root):
+                raise SSLToolError(f"{root} is a file; name a run folder, or a folder of run folders")
+        self.roots = [Path(root).resolve() for root in roots]
+        self.runs: dict[str, WatchedRun] = {}
+        self.version = 0
+        self.document = b""
+        self.contents: Record = {}
+        self._configs: dict[Path, tuple[Signature, Settings | None]] = {}
+
+    def refresh(self) -> None:
+        """Looks for new runs and new records."""
+        found = dict.fromkeys(path for root in self.roots for path in self._below(root))
+        known = {run.path: run for run in self.runs.values()}
+        runs = []
+        for path, _ in zip(found, range(MOST_RUNS), strict=False):
+            settings = self._configs[path][1] or {}
+            run = known.get(path)
+            if run is None or run.settings is not settings:
+                run = WatchedRun(path, settings)
+            runs.append(run)
+        for run, name in zip(runs, display_names([str(run.path) for run in runs]), strict=True):
+            run.name = name
+            run.refresh()
+        self.runs = {run.id: run for run in runs}
+        contents = self._contents(runs, len(found) - len(runs))
+        if contents != self.contents:
+            self.version += 1
+            self.contents = contents
+            self.document = to_json({"version": self.version, **contents}).encode()
+
+    def _below(self, folder: Path, depth: int = 0) -> Iterator[Path]:
+        """The run folders in a folder, which may be one itself."""
+        if self._is_run(folder):
+            yield folder
+            return
+        if depth == DEEPEST:
+            return
+        try:
+            with os.scandir(folder) as entries:
+                inner = sorted(
+                    e.path for e in entries if e.is_dir(follow_symlinks=False) and not e.name.startswith(".")
+                )
+        except OSError:  # it was removed, or may not be read
+            return
+        for path in inner:
+            yield from self._below(Path(path), depth + 1)
+
+    def _is_run(self, folder: Path) -> bool:
+        seen = signature(folder / "config.json")
+        if seen is None:
+            return False
+        if folder not in self._configs or self._configs[folder][0] != seen:
+            self._configs[folder] = seen, read_settings(folder)
+        return self._configs[folder][1] is not None
+
+    def _contents(self, runs: Sequence[WatchedRun], left_out: int) -> Record:
+        flat = [flat_settings(run.settings) for run in runs]
+        differing = differing_settings(flat) if len(runs) > 1 else []
+        names = list(dict.fromkeys([*ALWAYS, *differing]))
+        rows = [
+            run.row | {"settings": {name: _text(one[name]) for name in names if one.get(name) is not None}}
+            for run, one in zip(runs, flat, strict=True)
+        ]
+        return {
+            "runs": rows,
+            "differing": [one_line(name, 200) for name in differing],
+            "summary": summary(rows),
+            "note": f"{left_out} further runs are left out; name fewer folders" if left_out > 0 else "",
+        }
+
+
+def summary(rows: Sequence[Record]) -> str:
+    """How many runs there are, how many train, and which have collapsed, in one sentence."""
+    if not rows:
+        return "There is no run yet; it will appear here."
+    running = sum(row["state"] == RUNNING for row in rows)
+    text = f"{counted(len(rows), 'run')}, {running or 'none'} of them running: " if len(rows) > 1 else ""
+    states = Counter(row["verdict"] for row in rows)
+    if len(rows) == 1:
+        state, name = rows[0]["verdict"], rows[0]["name"]
+        said = {None: "has no verdict yet", STATES[0]: "is healthy", STATES[1]: "has partly collapsed"}
+        return f"{name} {said.get(state, 'has collapsed')}."
+    parts = [f"{states[STATES[0]]} healthy"] if states[STATES[0]] else []
+    for state, said in zip(STATES[1:], ("partly collapsed", "collapsed"), strict=True):
+        if states[state]:
+            names = first_names([row["name"] for row in rows if row["verdict"] == state], 3)
+            parts.append(f"{states[state]} {said} ({names})")
+    parts += [f"{states[None]} without a verdict yet"] if states[None] else []
+    return f"{text}{', '.join(parts)}."
+
+
+def _text(value: object) -> object:
+    """A setting as a cell: numbers as they are, text in one line."""
+    plain = setting_cell(value)
+    return one_line(plain, 200) if isinstance(plain, str) else plain
