@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -36,9 +37,5 @@ class WatchConfig(Checked):
             yield "name at least one run folder, or a folder of run folders"
         if self.host is not None and self.token is None:
             yield "--host needs --token TEXT, so that not everyone who reaches this machine sees the runs"
-        if self.token is not None and not (
-            len(self.token) >= TOKEN_LENGTH
-            and self.token.isascii()
-            and self.token.replace("-", "").replace("_", "").isalnum()
-        ):
+        if self.token is not None and not re.fullmatch(f"[A-Za-z0-9_-]{{{TOKEN_LENGTH},}}", self.token):
             yield f"--token must be {TOKEN_LENGTH} or more letters, digits, - and _"

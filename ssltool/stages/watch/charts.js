@@ -9,7 +9,7 @@ const steps = (low, high, count) => {
   const power = 10 ** Math.floor(Math.log10(raw));
   const step = power * [1, 2, 5, 10].find((factor) => factor * power >= raw * 0.999);
   const found = [];
-  for (let i = Math.ceil(low / step - 1e-9); i * step <= high + step * 1e-9; i += 1) found.push(i * step);
+  for (let i = Math.ceil(low / step - 1e-9); i * step <= high + step * 1e-9; i += 1) found.push(i * step || 0);
   return found;
 };
 
@@ -122,7 +122,7 @@ export const chart = (options) => {
     drawing.append(svg("rect", { x, y: TOP, width, height: HEIGHT - TOP - BOTTOM, class: `ground ${state}` }));
     drawing.append(svg("rect", { x, y: HEIGHT - BOTTOM, width, height: 4, class: `strip ${state}` }));
   });
-  for (const value of options.log ? powers(y0, y1) : steps(y0, y1, 4)) {
+  for (const value of options.log ? powers(y0, y1) : steps(y0, y1, 5)) {
     const [, y] = place(x0, value);
     drawing.append(svg("line", { x1: LEFT, x2: WIDTH - RIGHT, y1: y, y2: y, class: "grid" }));
     drawing.append(svg("text", { x: LEFT - 6, y: y + 3.5, class: "tick", "text-anchor": "end" }, number(options.log ? 10 ** value : value)));

@@ -23,7 +23,8 @@ LONGEST = 1800.0
 MOST_WAITING = 200
 """Jobs that may wait; more are refused."""
 
-NICENESS = 19
+NICENESS = 10
+"""With 19, a job would hardly advance beside a training that uses all cores."""
 
 THREADS = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "CUDA_VISIBLE_DEVICES": "", "PYTHONUTF8": "1"}
 """A job takes one core, and nothing of the accelerator that a training uses."""

@@ -83,7 +83,7 @@ class RunIndex:
                 )
         except OSError:  # it was removed, or may not be read
             return
-        for path in inner:
+        for path in sorted(entry.path for entry in folders if not entry.name.startswith(".")):
             yield from self._below(Path(path), depth + 1)
 
     def _is_run(self, folder: Path) -> bool:

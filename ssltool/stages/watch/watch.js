@@ -54,7 +54,7 @@ const render = () => {
     if (run) view.update(run);
     else if (known(news.version)) view.root.replaceChildren(element("p", {}, "There is no such run; it may have been moved."));
   }
-  byId("title").textContent = ids.length === 0 ? "Runs" : ids.length === 1 ? "Run" : "Two runs";
+  byId("title").textContent = ids.length === 0 ? "Runs" : ids.length === 1 ? views[0].run?.name ?? "Run" : "Two runs";
   byId("summary").textContent = ids.length ? "" : news.summary;
   byId("note").textContent = news.note;
   byId("differences")?.replaceChildren(ids.length === 2 ? differences(ids) : "");
