@@ -78,9 +78,7 @@ class RunIndex:
             return
         try:
             with os.scandir(folder) as entries:
-                inner = sorted(
-                    e.path for e in entries if e.is_dir(follow_symlinks=False) and not e.name.startswith(".")
-                )
+                folders = [entry for entry in entries if entry.is_dir(follow_symlinks=False)]
         except OSError:  # it was removed, or may not be read
             return
         for path in sorted(entry.path for entry in folders if not entry.name.startswith(".")):
