@@ -20,6 +20,10 @@ const powers = (low, high) => {
   return found.length > 1 ? found : steps(low, high, 3);
 };
 
+// 0.01, 1, 100, and 10⁻⁶ where that is shorter.
+const power = (exponent) => (Number.isInteger(exponent) && Math.abs(exponent) > 3
+  ? `10${String(exponent).replace(/./g, (sign) => "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"["-0123456789".indexOf(sign)])}` : number(10 ** exponent));
+
 const range = (lines, options) => {
   let [x0, x1, y0, y1] = [Infinity, -Infinity, Infinity, -Infinity];
   for (const { x, low, high } of lines) {
@@ -125,7 +129,7 @@ export const chart = (options) => {
   for (const value of options.log ? powers(y0, y1) : steps(y0, y1, 5)) {
     const [, y] = place(x0, value);
     drawing.append(svg("line", { x1: LEFT, x2: WIDTH - RIGHT, y1: y, y2: y, class: "grid" }));
-    drawing.append(svg("text", { x: LEFT - 6, y: y + 3.5, class: "tick", "text-anchor": "end" }, number(options.log ? 10 ** value : value)));
+    drawing.append(svg("text", { x: LEFT - 6, y: y + 3.5, class: "tick", "text-anchor": "end" }, options.log ? power(value) : number(value)));
   }
   const whole = steps(x0, x1, 5).filter(Number.isInteger);
   for (const value of whole) {

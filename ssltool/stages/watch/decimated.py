@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 MOST_POINTS = 250
@@ -11,6 +11,11 @@ MOST_POINTS = 250
 
 MOST_KEYS = 300
 """The largest number of curves; later ones are left out."""
+
+NUMBERS = frozenset((int, float))
+
+LARGEST = 1e300
+"""Numbers beyond it, infinite ones and NaN are no values."""
 
 Extremes = list[float | None]
 
@@ -32,32 +37,40 @@ class DecimatedCurves:
         self.high: dict[str, Extremes] = {}
         self._counts: list[int] = []
 
-    def add(self, x: float, values: Mapping[str, float]) -> None:
-        """Adds the values at a position. What was added at this position or later ones before is dropped, as by a
-        training that resumed from an earlier step."""
-        while self.x and self.x[-1] >= x:
-            self._drop_last()
-        if not self._counts or self._counts[-1] >= self.width:
-            if len(self.x) >= 2 * self.most:
-                self._halve()
-            self._append(x)
-        self._counts[-1] += 1
-        for name, value in values.items():
-            low = self.low.get(name)
-            if low is None:
+    def extend(self, xs: Sequence[float], records: Sequence[Mapping[str, Any]]) -> None:
+        """Adds the numbers of ``records`` at the positions ``xs``. What was added at a position or later ones before
+        is dropped, as by a training that resumed from an earlier step; within a point that is not seen."""
+        start = 0
+        while start < len(xs):
+            while self.x and self.x[-1] >= xs[start]:
+                self._drop_last()
+            if not self._counts or self._counts[-1] >= self.width:
+                if len(self.x) >= 2 * self.most:
+                    self._halve()
+                self._append(xs[start])
+            end = start + 1
+            last = min(len(xs), start + self.width - self._counts[-1])
+            while end < last and xs[end] > xs[end - 1]:
+                end += 1
+            self._counts[-1] += end - start
+            self._merge(records[start:end])
+            start = end
+
+    def _merge(self, records: Sequence[Mapping[str, Any]]) -> None:
+        """Adds records to the last point."""
+        for name in dict.fromkeys(chain.from_iterable(records)):
+            given = [record.get(name) for record in records]
+            values = [v for v in given if type(v) in NUMBERS and -LARGEST < v < LARGEST]
+            if not values and not (NUMBERS & set(map(type, given))):
+                continue
+            if name not in self.low:
                 if len(self.low) >= MOST_KEYS:
                     continue
-                low = self.low[name] = [None] * len(self.x)
+                self.low[name] = [None] * len(self.x)
                 self.high[name] = [None] * len(self.x)
-            if not math.isfinite(value):
-                continue
-            before = low[-1]
-            if before is None or value < before:
-                low[-1] = value
-            high = self.high[name]
-            before = high[-1]
-            if before is None or value > before:
-                high[-1] = value
+            if values:
+                self.low[name][-1] = _extreme(min, [self.low[name][-1], min(values)])
+                self.high[name][-1] = _extreme(max, [self.high[name][-1], max(values)])
 
     def as_dict(self, names: Sequence[str]) -> dict[str, Any]:
         """The curves ``names`` as plain values of five digits; ``high`` has only those that differ from ``low``."""

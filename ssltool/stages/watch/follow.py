@@ -8,26 +8,22 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import os
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from ssltool.config.fields import STATES
 from ssltool.settings import Record
-from ssltool.stages.watch.decimated import DecimatedCurves, Stretches
+from ssltool.stages.watch.decimated import LARGEST, NUMBERS, DecimatedCurves, Stretches
 
 BLOCK = 1 << 20
 """Bytes that are read at once; a longer line is no record."""
 
 TAIL = 1 << 16
 """Bytes at the end of a file in which the last record is looked for first."""
-
-LONGEST = 200
-"""Characters of the longest name of a value that is read."""
 
 POSITIONS = ("epoch", "step")
 """Keys of the position of a record; epochs count from 0 in records, and from 1 where they are shown."""
@@ -63,7 +59,7 @@ class Follower:
                 lines = os.pread(file, size, start).split(b"\n")
                 for line in reversed(lines[:-1] if start == 0 else lines[1:-1]):
                     record = parsed(line)
-                    if record is not None:
+                    if record is not None and position(record, unit_of(record)) is not None:
                         last = last or record
                         if "verdict" in record:
                             return last, record
@@ -99,43 +95,44 @@ class Follower:
             lines = lines[1:]
             self.malformed += 1
             self._is_long = False
-        for line in lines:
-            self._add(line)
+        self._add(_records(lines))
         self._offset += end
         return True
 
-    def _add(self, line: bytes) -> None:
-        if not line.strip():
+    def _add(self, records: Sequence[Record | None]) -> None:
+        self.malformed += sum(record is None for record in records)
+        known = [record for record in records if record is not None]
+        if not known:
             return
-        record = parsed(line)
-        if record is None:
-            self.malformed += 1
-            return
-        unit = unit_of(record)
-        self.unit = self.unit or unit
-        x = position(record, self.unit)
-        if x is None:
-            self.malformed += 1
-            return
-        self.count += 1
-        self.curves.add(x, {name: value for name, value in record.items() if type(value) in (int, float)})
-        if "verdict" in record:
-            self.verdicts.add(x, verdict_of(record))
+        self.unit = self.unit or unit_of(known[0])
+        placed = [(x, record) for record in known if (x := position(record, self.unit)) is not None]
+        self.malformed += len(known) - len(placed)
+        self.count += len(placed)
+        self.curves.extend([x for x, _ in placed], [record for _, record in placed])
+        for x, record in placed:
+            if "verdict" in record:
+                self.verdicts.add(x, verdict_of(record))
+
+
+def _records(lines: Sequence[bytes]) -> list[Record | None]:
+    """The records in lines; parsed together, which is faster, unless one of them is none."""
+    lines = [line for line in lines if line and not line.isspace()]
+    try:
+        found = json.loads(b"[" + b",".join(lines) + b"]")
+    except (ValueError, RecursionError):
+        found = []
+    if len(found) != len(lines) or not all(isinstance(record, dict) for record in found):
+        return [parsed(line) for line in lines]
+    return list(found)
 
 
 def parsed(line: bytes) -> Record | None:
-    """The record in a line, None if it is none. Numbers that a float cannot hold are left out."""
+    """The record in a line, None if it is none."""
     try:
         record = json.loads(line)
     except (ValueError, RecursionError):
         return None
-    if not isinstance(record, dict) or position(record, unit_of(record)) is None:
-        return None
-    return {name: value for name, value in record.items() if len(name) <= LONGEST and _fits(value)}
-
-
-def _fits(value: Any) -> bool:
-    return type(value) is not int or abs(value) < 2**63
+    return record if isinstance(record, dict) else None
 
 
 def unit_of(record: Record) -> str:
@@ -158,7 +155,7 @@ def verdict_of(record: Record) -> str | None:
 
 def finite_number(value: Any) -> float | None:
     """A finite number, None for anything else."""
-    return value if type(value) in (int, float) and math.isfinite(value) else None
+    return value if type(value) in NUMBERS and -LARGEST < value < LARGEST else None
 
 
 @contextlib.contextmanager

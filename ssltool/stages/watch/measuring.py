@@ -31,6 +31,7 @@ from ssltool.stages.report.monitored import read_monitored
 from ssltool.stages.report.report import measure_run, represent, sampled_rows
 from ssltool.stages.report.sections import SECTIONS
 from ssltool.training.progress import quiet
+from ssltool.viz.spectra import NOISE
 
 MOST_CHECKPOINTS = 24
 """Of more checkpoints, evenly spaced ones are measured; the last is always one."""
@@ -115,7 +116,8 @@ def _layer(s: Tensor, metrics: Record) -> dict[str, Any]:
     index = np.unique(np.geomspace(1, len(values), min(len(values), MOST_VALUES)).round().astype(int))
     total = values.sum()
     cumulative = np.cumsum(values) / total if total > 0 else np.ones_like(values)
-    found = {"index": index.tolist(), "s": _rounded(values[index - 1]), "cumulative": _rounded(cumulative[index - 1])}
+    shown = [s if s > NOISE * values[0] else None for s in _rounded(values[index - 1])]
+    found = {"index": index.tolist(), "s": shown, "cumulative": _rounded(cumulative[index - 1])}
     return found | {name: metrics[name] for name in MAIN if name in metrics}
 
 

@@ -59,8 +59,10 @@ class RunIndex:
             if run is None or run.settings is not settings:
                 run = WatchedRun(path, settings)
             runs.append(run)
-        for run, name in zip(runs, display_names([str(run.path) for run in runs]), strict=True):
-            run.name = name
+        if [run.path for run in runs] != list(known):
+            for run, name in zip(runs, display_names([str(run.path) for run in runs]), strict=True):
+                run.name = name
+        for run in runs:
             run.refresh()
         self.runs = {run.id: run for run in runs}
         contents = self._contents(runs, len(found) - len(runs))

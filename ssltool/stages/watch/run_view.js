@@ -151,7 +151,7 @@ export class RunView {
     const titles = { neighbours: "Nearest neighbours", views: "Views" };
     this.find("pictures-of").replaceChildren(...Object.entries(sections).flatMap(([name, html]) => {
       const content = new DOMParser().parseFromString(html, "text/html").body;
-      return [element("h3", {}, titles[name]), element("div", {}, ...content.childNodes)];
+      return [element("div", {}, element("h3", {}, titles[name]), ...content.childNodes)];
     }));
   }
 

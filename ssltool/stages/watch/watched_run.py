@@ -18,6 +18,7 @@ from ssltool.files.text import one_line
 from ssltool.files.writing import to_json
 from ssltool.runs.lock import is_held
 from ssltool.settings import Record, Settings
+from ssltool.stages.watch.decimated import MOST_KEYS
 from ssltool.stages.watch.follow import Follower, finite_number, opened, position, unit_of, verdict_of
 
 LARGEST_CONFIG = 1 << 22
@@ -66,7 +67,8 @@ class WatchedRun:
     def values(self) -> Record:
         """The finite numbers of the last record, and of the last one with a verdict what that lacks."""
         merged = self._judged | self._last
-        return {name: value for name, given in merged.items() if (value := finite_number(given)) is not None}
+        known = {name: value for name, given in merged.items() if (value := finite_number(given)) is not None}
+        return {one_line(name, 100): known[name] for name in list(known)[:MOST_KEYS]}
 
     def curves_document(self, names: Sequence[str]) -> str:
         """The curves ``names``, as far as they are read, as JSON."""
