@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import os
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -31,16 +32,13 @@ from ssltool.stages.watch.jobs import Job, Jobs
 from ssltool.stages.watch.live_page import ASSETS, html, static
 from ssltool.stages.watch.run_index import RunIndex
 from ssltool.stages.watch.watched_run import WatchedRun
-from ssltool.viz.curve_list import LOSS, curves_of_layers, layers_of
+from ssltool.viz.curve_list import LAYERS, LOSS, curves_of_layers
 
 BUDGET = 0.1
 """Seconds for which one request reads records."""
 
 MOST_AT_ONCE = 24
 """Runs whose curves one request may ask for, and runs that are ranked together."""
-
-OTHER_CURVES = ("lr", "images_per_second")
-"""Curves that the page draws beside those of a report."""
 
 
 class Watch:
@@ -49,18 +47,18 @@ class Watch:
     def __init__(self, index: RunIndex, every: float) -> None:
         self.index, self.every = index, every
         self.jobs = Jobs()
+        self._looks: asyncio.Task[None] | None = None
         self.measured: dict[str, dict[int, Record]] = {}
 
     @contextlib.asynccontextmanager
     async def lifespan(self, app: Starlette) -> AsyncIterator[None]:
         """Looks at the files while the server runs."""
-        task = asyncio.create_task(self._look())
+        self._looks = asyncio.create_task(self._look())
         try:
             yield
         finally:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+            self._looks.cancel()
+            await asyncio.wait([self._looks])
             await self.jobs.close()
 
     async def _look(self) -> None:
@@ -81,6 +79,8 @@ class Watch:
 
     async def runs(self, request: Request) -> Response:
         """All runs; 204 if nothing changed since the version ``seen``."""
+        if self._looks is not None and self._looks.done():
+            self._looks.result()  # raises what ended it: the page must not show old numbers as new ones
         if request.query_params.get("seen") == str(self.index.version):
             return Response(status_code=204)
         return Response(self.index.document, media_type="application/json")
@@ -165,23 +165,14 @@ def application(index: RunIndex, *, every: float, host: str | None = None, token
 def _curves(runs: Sequence[WatchedRun]) -> str:
     """The curves of the runs as JSON, after reading on for ``BUDGET`` seconds in all."""
     deadline = time.monotonic() + BUDGET
-    complete, keys = True, dict.fromkeys(OTHER_CURVES)
-    for run in runs:
-        with run.lock:
-            complete &= run.follower.read(deadline - time.monotonic())
-            keys |= dict.fromkeys(run.follower.curves.low)
-    layers = layers_of([[keys]])
-    curves = (LOSS, *curves_of_layers(layers))
-    names = tuple(dict.fromkeys([*(name for curve in curves for name, _ in curve.keys), *OTHER_CURVES]))
+    complete = [run.read(deadline - time.monotonic()) for run in runs]
+    layers = {name: style for run in runs for name, style in run.layers.items()} or LAYERS
     head = {
-        "complete": complete,
+        "complete": all(complete),
         "layers": layers,
-        "panels": [
-            {"title": one.title, "label": one.label, "keys": one.keys, "scale": one.scale, "collapsed": one.collapsed}
-            for one in curves
-        ],
+        "panels": [dataclasses.asdict(curve) for curve in (LOSS, *curves_of_layers(layers))],
     }
-    return f'{to_json(head)[:-1]}, "runs": [{", ".join(run.curves_document(names) for run in runs)}]}}'
+    return f'{to_json(head)[:-1]}, "runs": [{", ".join(filter(None, (run.curves for run in runs)))}]}}'
 
 
 def _ranked(job: Job | None, runs: Sequence[WatchedRun]) -> Record:

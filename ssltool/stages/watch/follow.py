@@ -19,7 +19,7 @@ from ssltool.config.fields import STATES
 from ssltool.settings import Record
 from ssltool.stages.watch.decimated import LARGEST, NUMBERS, DecimatedCurves, Stretches
 
-BLOCK = 1 << 20
+BLOCK = 1 << 18
 """Bytes that are read at once; a longer line is no record."""
 
 TAIL = 1 << 16
@@ -75,10 +75,10 @@ class Follower:
             if status.st_ino != self._inode or status.st_size < self._offset:
                 self._restart(status.st_ino)
             while self._offset < status.st_size:
-                block = os.pread(file, BLOCK, self._offset)
-                if not self._take(block) or time.monotonic() > deadline:
+                if time.monotonic() > deadline:
+                    return False
+                if not self._take(os.pread(file, BLOCK, self._offset)):  # the last line is not complete yet
                     break
-            return status.st_size - self._offset < BLOCK and time.monotonic() <= deadline
         return True
 
     def _take(self, block: bytes) -> bool:

@@ -7,7 +7,6 @@ import hashlib
 import os
 import threading
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from ssltool.runs.lock import is_held
 from ssltool.settings import Record, Settings
 from ssltool.stages.watch.decimated import MOST_KEYS
 from ssltool.stages.watch.follow import Follower, finite_number, opened, position, unit_of, verdict_of
+from ssltool.viz.curve_list import LOSS, curves_of_layers, layers_of
 
 LARGEST_CONFIG = 1 << 22
 """Bytes of the largest settings that are read."""
@@ -31,6 +31,9 @@ RUNNING, FINISHED, STOPPED, DEAD, NO_NEWS = "running", "finished", "stopped", "d
 """Whether a run trains: it does; it is done; it stopped before its last epoch; its process died; or it is not known,
 and there was no record for ``QUIET`` seconds."""
 
+OTHER_CURVES = ("lr", "images_per_second")
+"""Curves that the page draws beside those of a report."""
+
 Signature = tuple[int, int, int] | None
 
 
@@ -40,7 +43,9 @@ class WatchedRun:
     Attributes:
         id: a name for addresses, the same for the same folder.
         name: a short name that differs from those of the other runs.
-        lock: held by the thread that reads.
+        row: what is known of it, for the table.
+        curves: its curves as JSON, as far as they are read; empty before the first record.
+        layers: the layers that it measures, with their line styles.
     """
 
     def __init__(self, path: Path, settings: Settings) -> None:
@@ -49,9 +54,11 @@ class WatchedRun:
         self.name = path.name
         self.is_monitored = stage_of(settings) == MONITOR
         self.follower = Follower(path / "metrics.jsonl")
-        self.lock = threading.Lock()
+        self._reads = threading.Lock()
         self.row: Record = {}
-        self._sent: tuple[tuple[object, ...], str] = ((), "")
+        self.curves = ""
+        self.layers: dict[str, str] = {}
+        self._sent = 0
         self._seen: Signature = (0, 0, 0)
         self._last: Record = {}
         self._judged: Record = {}
@@ -70,16 +77,26 @@ class WatchedRun:
         known = {name: value for name, given in merged.items() if (value := finite_number(given)) is not None}
         return {one_line(name, 100): known[name] for name in list(known)[:MOST_KEYS]}
 
-    def curves_document(self, names: Sequence[str]) -> str:
-        """The curves ``names``, as far as they are read, as JSON."""
-        with self.lock:
-            follower = self.follower
-            wanted = (follower.count, *names)
-            if self._sent[0] != wanted:
-                found = {"id": self.id, "unit": follower.unit, "count": follower.count}
-                found |= {"malformed": follower.malformed, "verdicts": follower.verdicts.starts}
-                self._sent = wanted, to_json(found | follower.curves.as_dict(names))
-            return self._sent[1]
+    def read(self, seconds: float) -> bool:
+        """Reads records for about as long; whether all are read. False at once if another thread is reading."""
+        if not self._reads.acquire(blocking=False):
+            return False
+        try:
+            is_complete = self.follower.read(seconds)
+            if self.follower.count != self._sent:
+                self._sent = self.follower.count
+                self.curves = self._curves()
+            return is_complete
+        finally:
+            self._reads.release()
+
+    def _curves(self) -> str:
+        follower = self.follower
+        self.layers = layers_of([[follower.curves.low]])
+        names = [name for curve in (LOSS, *curves_of_layers(self.layers)) for name, _ in curve.keys]
+        found = {"id": self.id, "unit": follower.unit, "count": follower.count, "malformed": follower.malformed}
+        found |= {"verdicts": follower.verdicts.starts}
+        return to_json(found | follower.curves.as_dict([*dict.fromkeys([*names, *OTHER_CURVES])]))
 
     def _row(self, now: float) -> Record:
         last, judged = self._last, self._judged
