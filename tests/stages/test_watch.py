@@ -1,4 +1,4 @@
-"""``watch``: reading records that grow, the index of runs, and the page's server; also with hostile files and requests."""
+"""``watch``: records that grow, the index of runs, and the server of the page; also hostile files and requests."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -59,7 +60,7 @@ def test_a_decimated_curve_is_bounded_and_keeps_the_extremes():
     curves.extend(range(1000), [{"loss": value} for value in values])
     assert 10 <= len(curves.x) <= 20
     edges = [*map(int, curves.x), 1000]
-    parts = [values[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    parts = [values[a:b] for a, b in pairwise(edges)]
     assert curves.low["loss"] == [min(part) for part in parts]
     assert curves.high["loss"] == [max(part) for part in parts]
 
@@ -200,7 +201,9 @@ def test_the_page_serves_its_files_and_documents_and_forbids_everything_else(tmp
         for answer in answers:
             policy = answer.headers["content-security-policy"]
             assert "default-src 'none'" in policy and "unsafe" not in policy
-        assert "<script>" not in answers[0].text and " style=" not in answers[0].text and " onclick" not in answers[0].text
+        assert (
+            "<script>" not in answers[0].text and " style=" not in answers[0].text and " onclick" not in answers[0].text
+        )
         found = answers[-1].json()
         assert page.get("/api/runs", params={"seen": found["version"]}).status_code == 204
         name = found["runs"][0]["id"]
@@ -251,7 +254,15 @@ def test_a_token_is_needed_once_and_is_not_left_in_the_address(tmp_path, make_ru
 
 @pytest.mark.parametrize(
     ("given", "name"),
-    [("a:80", "a"), ("[::1]:80", "::1"), ("[::1]", "::1"), ("a:b", None), ("[::1", None), ("[::1]x", None), (":80", None)],
+    [
+        ("a:80", "a"),
+        ("[::1]:80", "::1"),
+        ("[::1]", "::1"),
+        ("a:b", None),
+        ("[::1", None),
+        ("[::1]x", None),
+        (":80", None),
+    ],
 )
 def test_host_headers(given, name):
     assert host_name(given) == name
@@ -269,7 +280,7 @@ def test_text_of_files_stays_text(tmp_path, make_run):
         assert evil not in page.get("/").text
 
 
-def test_settings_of_others_are_refused(ssltool, tmp_path):
+def test_settings_that_would_open_the_page_to_others_or_have_no_effect_are_refused(tmp_path):
     with pytest.raises(SSLToolError, match="nowhere"):
         RunIndex(["nowhere"])
     for wrong in ({"host": "0.0.0.0"}, {"token": "short"}, {"token": "ü" * 20}, {"terminal": True, "port": 1}):

@@ -99,12 +99,12 @@ class RunIndex:
         differing = differing_settings(flat) if len(runs) > 1 else []
         names = list(dict.fromkeys([*ALWAYS, *differing]))
         rows = [
-            run.row | {"settings": {name: _text(one[name]) for name in names if one.get(name) is not None}}
+            run.row | {"settings": {_text(name): _text(one[name]) for name in names if one.get(name) is not None}}
             for run, one in zip(runs, flat, strict=True)
         ]
         return {
             "runs": rows,
-            "differing": [one_line(name, 200) for name in differing],
+            "differing": [_text(name) for name in differing],
             "summary": summary(rows),
             "note": f"{left_out} further runs are left out; name fewer folders" if left_out > 0 else "",
         }
