@@ -59,7 +59,7 @@ class DecimatedCurves:
     def _merge(self, records: Sequence[Mapping[str, Any]]) -> None:
         """Adds records to the last point."""
         for name in dict.fromkeys(chain.from_iterable(records)):
-            given = [record.get(name) for record in records]
+            given: list[Any] = [record.get(name) for record in records]
             values = [v for v in given if type(v) in NUMBERS and -LARGEST < v < LARGEST]
             if not values and not (NUMBERS & set(map(type, given))):
                 continue

@@ -11,7 +11,7 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from ssltool.files.text import one_line
@@ -49,8 +49,8 @@ class Job:
 class Jobs:
     """The jobs of a server, by name. ``close`` stops them."""
 
-    def __init__(self, environment: Mapping[str, str] | None = None) -> None:
-        self.environment = os.environ | THREADS | (environment or {})
+    def __init__(self) -> None:
+        self.environment = os.environ | THREADS
         self._jobs: dict[str, Job] = {}
         self._queue: list[Job] = []
         self._task: asyncio.Task[None] | None = None
