@@ -23,7 +23,7 @@ RUNS, RECORDS, FILES, CLIENTS, SECONDS = 200, 100_000, 20, 50, 20.0
 RECORD = (
     '{"epoch": %d, "step": %d, "loss": %.6f, "lr": 0.05, "images_per_second": %.1f, "seconds": 11.2, "backbone_auc": '
     '%.6f, "backbone_effective_rank": %.4f, "backbone_feature_std": 0.91, "backbone_dead_directions": 0.0, '
-    '"projector_auc": 0.8, "projector_effective_rank": 31.5, "projector_feature_std": 0.7, "verdict": "%s", "kinds": ""}'
+    '"projector_auc": 0.8, "projector_effective_rank": 31.5, "projector_feature_std": 0.7, "verdict": "%s"}'
 )
 
 

@@ -68,7 +68,7 @@ def follow(page, address: str) -> None:
     row = page.locator("#runs tbody tr", has_text="mine")
     expect(row.locator(".state")).to_have_text("running", timeout=SLOW)
     expect(row).to_contain_text(re.compile(r"\b[2-9] of 14"), timeout=SLOW)
-    page.wait_for_function(f"{PATHS} !== ''", timeout=SLOW)
+    expect(page.locator("#curves .plot:first-child path").first).to_be_attached(timeout=SLOW)
     early, verdict = page.evaluate(PATHS), row.locator(".badge").inner_text()
     assert "complete" not in verdict
     expect(row.locator(".state")).to_have_text("finished", timeout=SLOW)

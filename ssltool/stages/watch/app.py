@@ -115,10 +115,10 @@ class Watch:
             version = str(run.row["at"])
             self.jobs.want(name, version, arguments)
             job = self.jobs.get(name)
-        found = {"state": "none", "result": None, "error": ""} if job is None else job.as_dict()
+        found: Record = {"state": "none", "result": None, "error": ""} if job is None else job.as_dict()
         found["version"] = None if job is None else job.version
-        if found["result"] is not None:
-            found["result"] = found["result"] | {"checkpoints": [known[at] for at in sorted(known)]}
+        if (result := found["result"]) is not None:
+            found["result"] = {**result, "checkpoints": [known[at] for at in sorted(known)]}
         return _json(found)
 
     async def rank(self, request: Request) -> Response:

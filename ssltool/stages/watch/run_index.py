@@ -116,11 +116,10 @@ def summary(rows: Sequence[Record]) -> str:
         return "There is no run yet; it will appear here."
     running = sum(row["state"] == RUNNING for row in rows)
     text = f"{counted(len(rows), 'run')}, {running or 'none'} of them running: " if len(rows) > 1 else ""
-    states = Counter(row["verdict"] for row in rows)
     if len(rows) == 1:
-        state, name = rows[0]["verdict"], rows[0]["name"]
-        said = {None: "has no verdict yet", STATES[0]: "is healthy", STATES[1]: "has partly collapsed"}
-        return f"{name} {said.get(state, 'has collapsed')}."
+        one = {None: "has no verdict yet", STATES[0]: "is healthy", STATES[1]: "has partly collapsed"}
+        return f"{rows[0]['name']} {one.get(rows[0]['verdict'], 'has collapsed')}."
+    states = Counter(row["verdict"] for row in rows)
     parts = [f"{states[STATES[0]]} healthy"] if states[STATES[0]] else []
     for state, said in zip(STATES[1:], ("partly collapsed", "collapsed"), strict=True):
         if states[state]:
