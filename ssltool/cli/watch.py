@@ -25,10 +25,10 @@ def command(config: WatchConfig, as_json: bool) -> None:
     """Follow runs while they train, on a page in the browser or in the terminal. Nothing is written into their
     folders.
 
-    RUNS are run folders of pretrain, folders of ssltool.Monitor, or folders that hold some; new runs appear by
-    themselves. The page shows curves, spectra, verdicts, causes and advice, and compares runs. It is for this machine
-    only; --host with --token opens it to others. --json prints what is known now, and so does --terminal if the output
-    is no terminal.
+    RUNS are run folders of pretrain, folders of ssltool.Monitor, folders that hold some, and logs that diagnose reads;
+    new runs appear by themselves. The page shows curves, spectra, verdicts, causes and advice, and compares runs. It is
+    for this machine only; --host with --token opens it to others. --json prints what is known now, and so does
+    --terminal if the output is no terminal.
 
     \b
     ssltool watch logs

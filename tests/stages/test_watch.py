@@ -280,6 +280,23 @@ def test_text_of_files_stays_text(tmp_path, make_run):
         assert evil not in page.get("/").text
 
 
+def test_the_log_of_another_program_is_watched_and_read_again_when_it_grows(tmp_path):
+    log = tmp_path / "losses.csv"
+    rows = ["epoch,loss,lr", *(f"{i},{1 / (i + 1)},0.1" for i in range(5))]
+    log.write_text("\n".join(rows) + "\n")
+    index = RunIndex([str(log)])
+    index.refresh()
+    (run,) = index.runs.values()
+    assert run.read(1) and run.follower.curves.low["loss"] == pytest.approx([1 / (i + 1) for i in range(5)])
+    assert (run.row["state"], run.row["at"], run.row["values"]["lr"]) == ("running", 5, 0.1)
+    log.write_text("\n".join([*rows, "5,0.01,0.1"]) + "\n")
+    index.refresh()
+    assert run.follower.count == 6 and run.row["values"]["loss"] == 0.01
+    (tmp_path / "other.bin").write_bytes(b"\0\1\2")
+    with pytest.raises(SSLToolError):
+        RunIndex([str(tmp_path / "other.bin")])
+
+
 def test_settings_that_would_open_the_page_to_others_or_have_no_effect_are_refused(tmp_path):
     with pytest.raises(SSLToolError, match="nowhere"):
         RunIndex(["nowhere"])

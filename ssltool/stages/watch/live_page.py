@@ -113,7 +113,7 @@ def _template() -> str:
         element("h3", "During training")
         + element("ul", "", class_="legend")
         + element("div", "", class_="charts live"),
-        element("h3", "Spectrum") + spectra,
+        element("h3", "Spectrum", class_="of-checkpoints") + element("div", spectra, class_="of-checkpoints"),
         element("div", "", class_="pictures-of"),
         settings,
     ]

@@ -25,7 +25,7 @@ MOST_RUNS = 2000
 
 
 class RunIndex:
-    """The runs in the folders ``roots``, or below them. Symbolic links below them are not followed, so that nothing
+    """The runs in the folders ``roots``, or below them, and the logs among the ``roots``. Symbolic links below them are not followed, so that nothing
     outside them is read.
 
     Attributes:
@@ -33,15 +33,15 @@ class RunIndex:
         document: what is known of all runs, as JSON; ``version`` changes when it does.
 
     Raises:
-        SSLToolError: if a root does not exist.
+        SSLToolError: if a root does not exist, or is a file that is no log.
     """
 
     def __init__(self, roots: Sequence[str]) -> None:
         for root in roots:
-            require(root, "run folder")
-            if not os.path.isdir(root):
-                raise SSLToolError(f"{root} is a file; name a run folder, or a folder of run folders")
-        self.roots = [Path(root).resolve() for root in roots]
+            require(root, "run folder or log")
+        paths = list(dict.fromkeys(Path(root).resolve() for root in roots))
+        self.roots = [path for path in paths if path.is_dir()]
+        self.logs = _logs([path for path in paths if not path.is_dir()])
         self.runs: dict[str, WatchedRun] = {}
         self.version = 0
         self.document = b""
@@ -59,13 +59,14 @@ class RunIndex:
             if run is None or run.settings is not settings:
                 run = WatchedRun(path, settings)
             runs.append(run)
+        runs += self.logs
         if [run.path for run in runs] != list(known):
             for run, name in zip(runs, display_names([str(run.path) for run in runs]), strict=True):
                 run.name = name
         for run in runs:
             run.refresh()
         self.runs = {run.id: run for run in runs}
-        contents = self._contents(runs, len(found) - len(runs))
+        contents = self._contents(runs, len(found) + len(self.logs) - len(runs))
         if contents != self.contents:
             self.version += 1
             self.contents = contents
@@ -108,6 +109,14 @@ class RunIndex:
             "summary": summary(rows),
             "note": f"{left_out} further runs are left out; name fewer folders" if left_out > 0 else "",
         }
+
+
+def _logs(paths: Sequence[Path]) -> list[WatchedRun]:
+    if not paths:
+        return []
+    from ssltool.stages.watch.watched_log import WatchedLog  # imports NumPy, which folders do not need
+
+    return [WatchedLog(path) for path in paths]
 
 
 def summary(rows: Sequence[Record]) -> str:

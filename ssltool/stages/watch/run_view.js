@@ -53,6 +53,7 @@ export class RunView {
     this.run = run;
     this.find("run-head").replaceChildren(element("h2", { class: "name" }, run.name),
       element("span", { class: `state ${run.state.replace(" ", "-")}` }, run.state), run.verdict ? badge(run.verdict) : "");
+    for (const part of this.root.querySelectorAll(".of-checkpoints")) part.hidden = Boolean(run.log);
     const layer = (metric) => run.values[`${run.layer}_${metric}`];
     const tiles = [
       [run.unit, known(run.of) ? `${number(run.at)} of ${number(run.of)}` : number(run.at)],

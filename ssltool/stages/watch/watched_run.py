@@ -53,7 +53,7 @@ class WatchedRun:
         self.id = hashlib.sha256(os.fsencode(path)).hexdigest()[:12]
         self.name = path.name
         self.is_monitored = stage_of(settings) == MONITOR
-        self.follower = Follower(path / "metrics.jsonl")
+        self.follower: Follower = Follower(path / "metrics.jsonl")
         self._reads = threading.Lock()
         self.row: Record = {}
         self.curves = ""
