@@ -16,9 +16,7 @@ TOKEN_LENGTH = 16
 class WatchConfig(Checked):
     """Settings of ``ssltool watch``."""
 
-    runs: tuple[str, ...] = setting(
-        (), "run folders of pretrain or of a monitor, folders that hold some, or logs of other programs"
-    )
+    runs: tuple[str, ...] = setting((), "run folders, folders that hold some, or logs of other programs")
     port: int = setting(8765, "port of the page; 0 takes a free one", section="Output", minimum=0, maximum=65535)
     open: bool = setting(True, "open the page in a browser", section="Output")
     host: str | None = setting(

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ssltool.config.fields import STATES
-from ssltool.errors import SSLToolError, counted, first_names
+from ssltool.errors import counted, first_names
 from ssltool.files.reading import require
 from ssltool.files.text import one_line
 from ssltool.files.writing import to_json
@@ -25,8 +25,8 @@ MOST_RUNS = 2000
 
 
 class RunIndex:
-    """The runs in the folders ``roots``, or below them, and the logs among the ``roots``. Symbolic links below them are not followed, so that nothing
-    outside them is read.
+    """The runs in the folders ``roots``, or below them, and the logs among the ``roots``. Symbolic links below them are
+    not followed, so that nothing outside them is read.
 
     Attributes:
         runs: by their id, in the order of their paths.
@@ -114,7 +114,7 @@ class RunIndex:
 def _logs(paths: Sequence[Path]) -> list[WatchedRun]:
     if not paths:
         return []
-    from ssltool.stages.watch.watched_log import WatchedLog  # imports NumPy, which folders do not need
+    from ssltool.stages.watch.watched_log import WatchedLog  # imports torch, which folders do not need
 
     return [WatchedLog(path) for path in paths]
 
