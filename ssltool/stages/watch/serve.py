@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import socket
@@ -76,15 +77,19 @@ def listen(host: str, port: int) -> socket.socket:
     Raises:
         SSLToolError: if the address is not one of this machine, or the port is taken.
     """
-    try:
-        family, kind, protocol, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, kind, protocol)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(place)
-        listener.listen(WAITING)
-    except OSError as error:
-        reason = error.strerror or error
-        raise SSLToolError(f"cannot listen on port {port} of {host}: {reason}; choose another --port, or 0") from error
+    with contextlib.ExitStack() as stack:
+        try:
+            family, kind, protocol, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+            listener = stack.enter_context(socket.socket(family, kind, protocol))
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(place)
+            listener.listen(WAITING)
+        except OSError as error:
+            reason = error.strerror or error
+            raise SSLToolError(
+                f"cannot listen on port {port} of {host}: {reason}; choose another --port, or 0"
+            ) from error
+        stack.pop_all()  # it stays open
     return listener
 
 
