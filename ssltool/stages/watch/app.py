@@ -42,13 +42,12 @@ MOST_AT_ONCE = 24
 
 
 class Watch:
-    """The state behind the page: the ``index`` of the runs, the ``jobs``, and what was measured of each run."""
+    """The state behind the page: the ``index`` of the runs and the ``jobs``."""
 
     def __init__(self, index: RunIndex, every: float) -> None:
         self.index, self.every = index, every
         self.jobs = Jobs()
         self._looks: asyncio.Task[None] | None = None
-        self.measured: dict[str, dict[int, Record]] = {}
 
     @contextlib.asynccontextmanager
     async def lifespan(self, app: Starlette) -> AsyncIterator[None]:
@@ -105,9 +104,9 @@ class Watch:
 
     async def measure(self, request: Request) -> Response:
         """Spectra of the checkpoints, neighbours and views. A POST starts to measure; a GET tells what is known."""
-        run, name = self._run(request), f"measure {self._run(request).id}"
+        run = self._run(request)
+        name, known = f"measure {run.id} {run.since}", run.measured
         job = self.jobs.get(name)
-        known = self.measured.setdefault(run.id, {})
         if job is not None and job.result is not None:
             known |= {_position(one): one for one in job.result["checkpoints"]}
         if request.method == "POST":

@@ -43,6 +43,8 @@ class WatchedRun:
     Attributes:
         id: a name for addresses, the same for the same folder.
         name: a short name that differs from those of the other runs.
+        since: the state of its settings' file; another one is another run.
+        measured: what was measured of its checkpoints, by epoch or step.
         row: what is known of it, for the table.
         curves: its curves as JSON, as far as they are read; empty before the first record.
         layers: the layers that it measures, with their line styles.
@@ -56,6 +58,8 @@ class WatchedRun:
         self.follower: Follower = Follower(path / "metrics.jsonl")
         self._reads = threading.Lock()
         self.row: Record = {}
+        self.since = signature(path / "config.json")
+        self.measured: dict[int, Record] = {}
         self.curves = ""
         self.layers: dict[str, str] = {}
         self._sent = 0
