@@ -8,7 +8,8 @@ from pathlib import Path
 
 import ssltool
 from ssltool.files.text import escape_xml
-from ssltool.stages.report.html import columns, element, lead, legend, page, sample
+from ssltool.stages.report.html import page, sample
+from ssltool.viz.page import columns, element, lead, legend
 from ssltool.viz.style import COLOURS, STYLES
 
 EVIL = """</script><b onclick="x">'&"""
