@@ -1,7 +1,8 @@
 // The table of all runs: sorted, filtered, with chosen columns; and which runs are drawn.
 import { badge, colour, duration, element, known, left, number, percent, sample } from "./dom.js";
 
-export const MOST_DRAWN = 7;
+const FIRST_DRAWN = 6;
+const MOST_DRAWN = 7; // as many as there are colours
 
 const table = document.getElementById("runs");
 const filter = document.getElementById("filter");
@@ -41,7 +42,8 @@ export class Overview {
   constructor(onChoice) {
     this.onChoice = onChoice;
     this.runs = [];
-    this.drawn = null; // ids; null until the first runs are known
+    this.drawn = []; // ids, in the order of their colours
+    this.isChosen = false; // until the user chooses, the first runs are drawn
     this.columns = null; // null: the default ones and the settings that differ
     filter.addEventListener("input", () => this.render());
     table.addEventListener("change", (event) => this.choose(event.target.value, event.target.checked));
@@ -54,15 +56,16 @@ export class Overview {
   update(runs, differing) {
     this.runs = runs;
     this.differing = differing;
-    if (this.drawn === null && runs.length) {
+    this.drawn = this.drawn.filter((id) => runs.some((run) => run.id === id));
+    if (!this.isChosen) {
       const running = runs.filter((run) => run.state === "running");
-      this.drawn = [...new Set([...running, ...runs])].slice(0, 6).map((run) => run.id);
+      this.drawn = [...new Set([...this.drawn, ...[...running, ...runs].map((run) => run.id)])].slice(0, FIRST_DRAWN);
     }
-    this.drawn = (this.drawn ?? []).filter((id) => runs.some((run) => run.id === id));
     this.render();
   }
 
   choose(id, chosen) {
+    this.isChosen = true;
     const others = this.drawn.filter((one) => one !== id);
     this.drawn = chosen ? [...others, id].slice(-MOST_DRAWN) : others;
     this.render();

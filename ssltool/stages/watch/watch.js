@@ -65,7 +65,7 @@ const render = () => {
 
 // The curves of the shown runs, again until they are read to the end.
 const drawCurves = async () => {
-  const ids = route().length ? route() : overview.drawn ?? [];
+  const ids = route().length ? route() : overview.drawn;
   const key = ids.map((id) => `${id} ${news.runs.find((run) => run.id === id)?.size}`).join();
   if (key === drawnOf) return;
   drawnOf = key;
