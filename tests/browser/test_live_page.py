@@ -102,7 +102,7 @@ def look_at_the_run(page) -> None:
 
     page.locator("#runs tbody a", has_text="mine").click()
     expect(page.locator(".diagnosis")).to_contain_text("stop-gradient", timeout=SLOW)
-    assert page.locator(".live .strip.complete").count() >= 6
+    expect(page.locator(".live .strip.complete")).to_have_count(8)
     page.get_by_role("button", name="Measure checkpoints").click()
     expect(page.locator(".spectra .plot")).to_have_count(4, timeout=SLOW)
     page.locator(".slider").focus()

@@ -10,7 +10,7 @@ const SOON = 0.15; // seconds until the next part of curves that are not read to
 
 let news = { version: null, runs: [], differing: [], summary: "", note: "" };
 let views = [];
-let drawnOf = ""; // the runs and sizes whose curves are shown
+let drawnOf = ""; // the view, and the runs and sizes whose curves are shown
 
 const overview = new Overview(() => drawCurves());
 
@@ -66,7 +66,7 @@ const render = () => {
 // The curves of the shown runs, again until they are read to the end.
 const drawCurves = async () => {
   const ids = route().length ? route() : overview.drawn;
-  const key = ids.map((id) => `${id} ${news.runs.find((run) => run.id === id)?.size}`).join();
+  const key = route().join() + ids.map((id) => `${id} ${news.runs.find((run) => run.id === id)?.size}`).join();
   if (key === drawnOf) return;
   drawnOf = key;
   try {
