@@ -127,7 +127,7 @@ def test_what_is_no_record_is_left_out_and_counted(tmp_path):
 @pytest.mark.parametrize("kind", ["link", "pipe", "folder", "missing"])
 def test_only_regular_files_in_the_folder_are_read(tmp_path, make_run, kind):
     secret = tmp_path.parent / f"{tmp_path.name}-secret"
-    secret.write_text(record(0, loss=42.0))
+    secret.write_text(record(0, loss=4242.125))
     run = make_run()
     file = run / "metrics.jsonl"
     file.unlink()
@@ -136,7 +136,7 @@ def test_only_regular_files_in_the_folder_are_read(tmp_path, make_run, kind):
     follower = Follower(file)
     assert follower.read(9) and follower.count == 0 and follower.last() == ({}, {})
     with client(tmp_path) as page:
-        assert "42" not in page.get("/api/runs").text
+        assert "4242.125" not in page.get("/api/runs").text
 
 
 def test_folders_behind_links_are_no_runs(tmp_path, make_run):
@@ -160,7 +160,7 @@ def test_new_runs_and_records_change_the_document_and_nothing_is_written(tmp_pat
         stream.write(record(1))
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     index.refresh()
-    rows = {row["name"]: row for row in json.loads(index.document)["runs"]}
+    rows = {row["name"]: row for row in index.contents["runs"]}
     assert index.version == version + 1
     assert (rows["first"]["at"], rows["first"]["judged"], rows["first"]["values"]["backbone_auc"]) == (2, 1, 0.6)
     assert (rows["second"]["verdict"], rows["second"]["kinds"]) == ("partial", "dimensional")

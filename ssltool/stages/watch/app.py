@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import gzip
 import os
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -17,7 +18,6 @@ from functools import partial
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -47,6 +47,7 @@ class Watch:
     def __init__(self, index: RunIndex, every: float) -> None:
         self.index, self.every = index, every
         self.jobs = Jobs()
+        self._curves = CurvesDocuments()
         self._looks: asyncio.Task[None] | None = None
 
     @contextlib.asynccontextmanager
@@ -82,13 +83,13 @@ class Watch:
             self._looks.result()  # raises what ended it: the page must not show old numbers as new ones
         if request.query_params.get("seen") == str(self.index.version):
             return Response(status_code=204)
-        return Response(self.index.document, media_type="application/json")
+        return _compressed(request, self.index.document)
 
     async def curves(self, request: Request) -> Response:
         """The curves of the runs ``ids``, as far as they are read; ``complete`` says whether that is all."""
         ids = request.query_params.get("ids", "").split(",")[:MOST_AT_ONCE]
         runs = [run for name in dict.fromkeys(ids) if (run := self.index.runs.get(name)) is not None]
-        return Response(await asyncio.to_thread(_curves, runs), media_type="application/json")
+        return _compressed(request, await asyncio.to_thread(self._curves.read, runs))
 
     async def run(self, request: Request) -> Response:
         """The settings of a run."""
@@ -156,22 +157,33 @@ def application(index: RunIndex, *, every: float, host: str | None = None, token
     ]
     middleware = [
         Middleware(partial(Guard, host=host, token=token)),  # type: ignore[arg-type]
-        Middleware(GZipMiddleware, minimum_size=2000, compresslevel=1),
     ]
     return Starlette(routes=routes, middleware=middleware, lifespan=watch.lifespan)
 
 
-def _curves(runs: Sequence[WatchedRun]) -> str:
-    """The curves of the runs as JSON, after reading on for ``BUDGET`` seconds in all."""
-    deadline = time.monotonic() + BUDGET
-    complete = [run.read(deadline - time.monotonic()) for run in runs]
-    layers = {name: style for run in runs for name, style in run.layers.items()} or LAYERS
-    head = {
-        "complete": all(complete),
-        "layers": layers,
-        "panels": [dataclasses.asdict(curve) for curve in (LOSS, *curves_of_layers(layers))],
-    }
-    return f'{to_json(head)[:-1]}, "runs": [{", ".join(filter(None, (run.curves for run in runs)))}]}}'
+class CurvesDocuments:
+    """The last few documents of curves, compressed: many clients ask for the same one."""
+
+    def __init__(self, most: int = 16) -> None:
+        self.most = most
+        self._known: dict[tuple[object, ...], bytes] = {}
+
+    def read(self, runs: Sequence[WatchedRun]) -> bytes:
+        """The curves of the runs as JSON by gzip, after reading on for ``BUDGET`` seconds in all."""
+        deadline = time.monotonic() + BUDGET
+        complete = all([run.read(deadline - time.monotonic()) for run in runs])
+        key = (complete, *(run.curves for run in runs))
+        found = self._known.pop(key, None) or gzip.compress(self._compose(runs, complete).encode(), compresslevel=1)
+        self._known[key] = found
+        while len(self._known) > self.most:
+            self._known.pop(next(iter(self._known)))
+        return found
+
+    def _compose(self, runs: Sequence[WatchedRun], complete: bool) -> str:
+        layers = {name: style for run in runs for name, style in run.layers.items()} or LAYERS
+        panels = [dataclasses.asdict(curve) for curve in (LOSS, *curves_of_layers(layers))]
+        head = to_json({"complete": complete, "layers": layers, "panels": panels})
+        return f'{head[:-1]}, "runs": [{", ".join(filter(None, (run.curves for run in runs)))}]}}'
 
 
 def _ranked(job: Job | None, runs: Sequence[WatchedRun]) -> Record:
@@ -195,6 +207,14 @@ def _ranked(job: Job | None, runs: Sequence[WatchedRun]) -> Record:
 
 def _position(one: Record) -> int:
     return int(one.get("epoch") or one.get("step") or 0)
+
+
+def _compressed(request: Request, document: bytes) -> Response:
+    """A JSON document that was compressed by gzip once for all clients."""
+    headers = {"Content-Encoding": "gzip", "Vary": "Accept-Encoding"}
+    if "gzip" not in request.headers.get("accept-encoding", ""):
+        document, headers = gzip.decompress(document), {}
+    return Response(document, media_type="application/json", headers=headers)
 
 
 def _json(document: Record) -> Response:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -30,7 +31,8 @@ class RunIndex:
 
     Attributes:
         runs: by their id, in the order of their paths.
-        document: what is known of all runs, as JSON; ``version`` changes when it does.
+        contents: what is known of all runs; ``version`` changes when it does.
+        document: both as JSON by gzip.
 
     Raises:
         SSLToolError: if a root does not exist, or is a file that is no log.
@@ -70,7 +72,8 @@ class RunIndex:
         if contents != self.contents:
             self.version += 1
             self.contents = contents
-            self.document = to_json({"version": self.version, **contents}).encode()
+            document = to_json({"version": self.version, **contents})
+            self.document = gzip.compress(document.encode(), compresslevel=1)
 
     def _below(self, folder: Path, depth: int = 0) -> Iterator[Path]:
         """The run folders in a folder, which may be one itself."""
