@@ -180,8 +180,8 @@ class CurvesDocuments:
         return found
 
     def _compose(self, runs: Sequence[WatchedRun], complete: bool) -> str:
-        layers = {name: style for run in runs for name, style in run.layers.items()} or LAYERS
-        panels = [dataclasses.asdict(curve) for curve in (LOSS, *curves_of_layers(layers))]
+        layers = {name: style for run in runs for name, style in run.layers.items()}
+        panels = [dataclasses.asdict(curve) for curve in (LOSS, *curves_of_layers(layers or LAYERS))]
         head = to_json({"complete": complete, "layers": layers, "panels": panels})
         return f'{head[:-1]}, "runs": [{", ".join(filter(None, (run.curves for run in runs)))}]}}'
 

@@ -61,10 +61,10 @@ class RunIndex:
             if run is None or run.settings is not settings:
                 run = WatchedRun(path, settings)
             runs.append(run)
+        if [run.path for run in (*runs, *self.logs)] != list(known):
+            _name(runs)
+            _name(self.logs)  # apart, because paths of other depths would make all names long
         runs += self.logs
-        if [run.path for run in runs] != list(known):
-            for run, name in zip(runs, display_names([str(run.path) for run in runs]), strict=True):
-                run.name = name
         for run in runs:
             run.refresh()
         self.runs = {run.id: run for run in runs}
@@ -100,7 +100,8 @@ class RunIndex:
 
     def _contents(self, runs: Sequence[WatchedRun], left_out: int) -> Record:
         flat = [flat_settings(run.settings) for run in runs]
-        differing = differing_settings(flat) if len(runs) > 1 else []
+        trained = [one for run, one in zip(runs, flat, strict=True) if not run.is_monitored]
+        differing = differing_settings(trained) if len(trained) > 1 else []
         names = list(dict.fromkeys([*ALWAYS, *differing]))
         rows = [
             run.row | {"settings": {_text(name): _text(one[name]) for name in names if one.get(name) is not None}}
@@ -112,6 +113,11 @@ class RunIndex:
             "summary": summary(rows),
             "note": f"{left_out} further runs are left out; name fewer folders" if left_out > 0 else "",
         }
+
+
+def _name(runs: Sequence[WatchedRun]) -> None:
+    for run, name in zip(runs, display_names([str(run.path) for run in runs]), strict=True):
+        run.name = name
 
 
 def _logs(paths: Sequence[Path]) -> list[WatchedRun]:

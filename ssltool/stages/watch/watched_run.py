@@ -96,8 +96,10 @@ class WatchedRun:
 
     def _curves(self) -> str:
         follower = self.follower
-        self.layers = layers_of([[follower.curves.low]])
-        names = [name for curve in (LOSS, *curves_of_layers(self.layers)) for name, _ in curve.keys]
+        layers = layers_of([[follower.curves.low]])
+        names = [name for curve in (LOSS, *curves_of_layers(layers)) for name, _ in curve.keys]
+        has_layers = any(name in follower.curves.low for name in names if name != LOSS.keys[0][0])
+        self.layers = layers if has_layers else {}
         found = {"id": self.id, "unit": follower.unit, "count": follower.count, "malformed": follower.malformed}
         found |= {"verdicts": follower.verdicts.starts}
         return to_json(found | follower.curves.as_dict([*dict.fromkeys([*names, *OTHER_CURVES])]))
