@@ -210,6 +210,7 @@ def test_the_page_serves_its_files_and_documents_and_forbids_everything_else(tmp
         curves = page.get("/api/curves", params={"ids": f"{name},nobody"}).json()
         assert curves["complete"] and [run["x"] for run in curves["runs"]] == [[1, 2, 3]]
         assert page.get(f"/api/runs/{name}").json()["settings"]["arch"] == "resnet18"
+        assert page.post("/api/rank", params={"ids": name}).json()["state"] == "failed"  # without a verdict
 
 
 PATHS = [

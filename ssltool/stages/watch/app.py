@@ -122,14 +122,18 @@ class Watch:
         return _json(found)
 
     async def rank(self, request: Request) -> Response:
-        """What ``ssltool rank`` says of the runs ``ids``, or with ``checkpoints`` of all checkpoints that they kept. A
-        POST starts it; a GET tells what is known."""
+        """What ``ssltool rank`` says of those of the runs ``ids`` that a monitor looked at, or with ``checkpoints`` of
+        all checkpoints that they kept. A POST starts it; a GET tells what is known."""
         ids = request.query_params.get("ids", "").split(",")[:MOST_AT_ONCE]
-        runs = [run for name in ids if (run := self.index.runs.get(name)) is not None]
+        runs = [run for name in ids if (run := self.index.runs.get(name)) is not None and run.row["judged"] is not None]
+        if not runs:
+            return _json(
+                {"state": "failed", "result": None, "error": "the monitor has looked at none of these runs yet"}
+            )
         checkpoints = ["--checkpoints"] if request.query_params.get("checkpoints") else []
         name = " ".join(["rank", *checkpoints, *(run.id for run in runs)])
         job = self.jobs.get(name)
-        if request.method == "POST" and runs:
+        if request.method == "POST":
             arguments = ["-m", "ssltool", "rank", *checkpoints, *(str(run.path) for run in runs), "--json"]
             version = " ".join(str(run.row["judged"]) for run in runs)
             job = self.jobs.want(name, version, arguments)
