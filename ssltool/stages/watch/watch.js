@@ -108,7 +108,7 @@ const rank = async (checkpoints) => {
 };
 
 const showRanking = (box, result) => {
-  const at = result.rows.some((row) => known(row.step)) ? "step" : "epoch";
+  const at = result.rows.every((row) => known(row.epoch)) ? "epoch" : "step";
   const titles = ["Rank", "Run", at, result.by, "verdict", "kNN (%)"];
   const rows = result.rows.map((row) => {
     const name = row.id ? element("a", { href: `#run=${row.id}` }, row.run) : row.run;
