@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test slow coverage cluster fuzz lint types docs bench install clean
+.PHONY: demo test slow coverage cluster browser fuzz lint types docs bench install clean
 
 install: $(VENV)/.installed
 $(VENV)/.installed: setup.cfg pyproject.toml
@@ -40,6 +40,11 @@ cluster: $(VENV)/.developing
 	bash tests/cluster/slurm.sh start .slurm
 	. .slurm/environment; CLUSTER_TESTS=1 $(BIN)/python -m pytest -n 0 tests/cluster; code=$$?; \
 	  bash tests/cluster/slurm.sh stop .slurm; exit $$code
+
+# Needs Chromium. The browser of the machine is used; Playwright downloads none.
+browser: $(VENV)/.developing
+	$(BIN)/python -m pip install --quiet playwright
+	BROWSER_TESTS=1 $(BIN)/python -m pytest -n 0 tests/browser
 
 fuzz: $(VENV)/.developing
 	$(BIN)/python tests/fuzz

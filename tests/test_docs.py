@@ -45,6 +45,7 @@ from ssltool.config import (
     SaveReprsConfig,
     ScanConfig,
     TableConfig,
+    WatchConfig,
 )
 from ssltool.diagnosis.metrics import METRICS
 from ssltool.diagnosis.verdict import Thresholds
@@ -72,6 +73,7 @@ CONFIGS = {
     "rank": RankConfig,
     "plot": PlotConfig,
     "report": ReportConfig,
+    "watch": WatchConfig,
     "inspect": InspectConfig,
     "export": ExportConfig,
 }

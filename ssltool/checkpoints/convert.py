@@ -21,7 +21,8 @@ from ssltool.checkpoints.named_backbone import NamedBackbone
 from ssltool.checkpoints.other_folders import describe_folder
 from ssltool.checkpoints.parameter_names import NamingScheme, with_timm_names
 from ssltool.checkpoints.read import METADATA, read_entries
-from ssltool.checkpoints.saved_run import SSLTOOL, SavedRun
+from ssltool.checkpoints.saved_run import SavedRun
+from ssltool.checkpoints.setting_names import SSLTOOL
 from ssltool.checkpoints.side_settings import SideSettings, side_settings
 from ssltool.checkpoints.timm_derivation import Source
 from ssltool.checkpoints.timm_networks import longest_name

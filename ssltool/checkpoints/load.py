@@ -16,7 +16,8 @@ from ssltool.checkpoints.hub import HUB, TIMM, hub_folder, published_timm
 from ssltool.checkpoints.match_architecture import BackboneSpec
 from ssltool.checkpoints.model_folder import find_model_folder, folder_hash
 from ssltool.checkpoints.named_backbone import check_given
-from ssltool.checkpoints.saved_run import PROGRAM, SSLTOOL, SavedData, SavedRun
+from ssltool.checkpoints.saved_run import SavedData, SavedRun
+from ssltool.checkpoints.setting_names import PROGRAM, SSLTOOL
 from ssltool.checkpoints.torchvision_weights import published_weights
 from ssltool.config import LAYERS, NetworkSettings, PretrainConfig
 from ssltool.data.detection import detect, parse_type

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from ssltool.checkpoints.load import Pretrained, use_saved_dataset
-from ssltool.checkpoints.saved_run import SSLTOOL
+from ssltool.checkpoints.setting_names import SSLTOOL
 from ssltool.config import CheckpointsSettings, NetworkSettings
 from ssltool.data.detection import parse_type
 from ssltool.data.found import announce

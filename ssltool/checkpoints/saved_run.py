@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ssltool.checkpoints.match_architecture import BackboneSpec
+from ssltool.checkpoints.setting_names import HASHES, PROGRAM, SSLTOOL, stage_of
 from ssltool.config import PretrainConfig, as_dict
 from ssltool.config.fields import MOST_EPOCHS, TRANSFORM
 from ssltool.data import views
@@ -35,17 +36,9 @@ from ssltool.models.backbones import family_of
 from ssltool.models.family import SMALL_IMAGE
 from ssltool.settings import Settings
 
-SSLTOOL = "ssltool"
-
-PROGRAM = "program"
-"""The key of the program that wrote the network. Only settings of a backbone without a run have it."""
-
 PIXELS = {"raw_pixels": True, "background": "#ffffff", "value_range": None}
 EARLIER = PIXELS | {k: list(v) if isinstance(v, tuple) else v for k, v in IMAGENET.settings().items()}
 """What settings amounted to before they existed, where that is not their default; ``PIXELS`` are those of pixels."""
-
-STAGE_KEYS = {"origin": "lincls", "arm": "finetune", "phase": "scan"}
-"""Keys that only one stage writes; they identify the stage of settings that do not name it."""
 
 PRETRAIN = setting_checks(PretrainConfig)
 
@@ -68,11 +61,6 @@ RUN = {
     **dict.fromkeys(("n_images", "n_classes", "epoch_images"), COUNT),
 }
 """The settings that every run of pretraining, and every training of a classifier, has."""
-
-HASHES = (
-    *("fingerprint", "val_fingerprint", "index_hash", "labels_hash", "order_hash", "second_hash", "support_hash"),
-    *("start_hash", "neighbours_hash"),
-)
 
 FACTS = {
     "stage": text(200),
@@ -240,15 +228,6 @@ class SavedRun:
     def recipe(self) -> views.Recipe:
         """How the run makes its views."""
         return views.recipe_of(self.settings)
-
-
-def stage_of(settings: Settings) -> str | None:
-    """The stage that wrote ``settings``; None for a backbone without a run."""
-    if PROGRAM in settings:
-        return None
-    if "stage" in settings:
-        return str(settings["stage"])
-    return next((stage for key, stage in STAGE_KEYS.items() if key in settings), "pretrain")
 
 
 def _backbone(settings: Settings) -> BackboneSpec:

@@ -40,6 +40,7 @@ COMMANDS = {
     "table": "Put runs, their settings, metrics and accuracies in one table.",
     "rank": "Rank runs or checkpoints without labels.",
     "plot": "Plot spectra, runs, views or schedules.",
+    "watch": "Follow runs live, on a local page or in the terminal.",
     "report": "Write an HTML report on one or several runs.",
     "inspect": "Describe checkpoints and other files.",
     "export": "Convert a checkpoint for another library.",

@@ -38,6 +38,7 @@ from ssltool.config.report import ReportConfig
 from ssltool.config.save_reprs import SaveReprsConfig
 from ssltool.config.scan import ScanConfig
 from ssltool.config.table import TableConfig
+from ssltool.config.watch import WatchConfig
 
 __all__ = [
     "LAYERS",
@@ -71,6 +72,7 @@ __all__ = [
     "ScanConfig",
     "SourceSettings",
     "TableConfig",
+    "WatchConfig",
     "as_dict",
     "fixed_settings",
 ]

@@ -54,7 +54,9 @@ def views_of(setup: TrainingSetup, method: Method, rows: int, *, epoch: int = 0,
     titles = [f"view {i + 1}" + (f", {size} px" if size != sizes[0] else "") for i, size in enumerate(sizes)]
     shown = [int(row) for row in batch.rows[:rows]]
     originals, names = [pixels(setup.images, row) for row in shown], [image_name(setup.images, row) for row in shown]
-    return Views(originals, [[view[i] for view in drawn] for i in range(rows)], titles, _describe(recipes), names)
+    return Views(
+        originals, [[view[i] for view in drawn] for i in range(rows)], titles, _describe(recipes), names, epoch
+    )
 
 
 def _describe(recipes: Sequence[views.Recipe]) -> list[str]:

@@ -24,7 +24,8 @@ def display_names(paths: Sequence[str]) -> list[str]:
         count = Counter(names)
         chosen = [min(i + (count[name] > 1), 2) for i, name in zip(chosen, names, strict=True)]
         names = [options[i] for i, options in zip(chosen, candidates, strict=True)]
-    return _numbered([names[distinct.index(_normalised(path))] for path in paths])
+    name_of = dict(zip(distinct, names, strict=True))
+    return _numbered([name_of[_normalised(path)] for path in paths])
 
 
 def _normalised(path: str) -> Path:

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from ssltool.checkpoints.build import require_plugins
-from ssltool.checkpoints.saved_run import SavedRun, stage_of
+from ssltool.checkpoints.saved_run import SavedRun
+from ssltool.checkpoints.setting_names import stage_of
 from ssltool.config import PretrainConfig
 from ssltool.data.computed_orders import Order
 from ssltool.data.detection import can_exist

@@ -87,6 +87,23 @@ class _Found:
     held: bool | None
 
 
+def is_held(folder: Path) -> bool | None:
+    """Whether a living process holds the lock of ``folder``: False if its owner is dead, None if there is no lock.
+    Nothing is written."""
+    try:
+        number = os.open(folder / NAME, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return None
+    try:
+        owner, beat = _owner(number), os.fstat(number).st_mtime
+    except OSError:  # such as a pipe
+        return None
+    finally:
+        os.close(number)
+    running = owner.is_running() if owner else None
+    return time.time() - beat < STALE if running is None else running
+
+
 class RunLock:
     """Context manager that holds the lock of the existing ``folder``.
 

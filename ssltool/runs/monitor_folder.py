@@ -13,7 +13,7 @@ from torch import Tensor
 
 import ssltool
 from ssltool.checkpoints.checkpoint import NUMBER
-from ssltool.checkpoints.saved_run import stage_of
+from ssltool.checkpoints.setting_names import MONITOR, stage_of
 from ssltool.diagnosis.spectrum_file import Spectrum
 from ssltool.errors import SSLToolError, first_names
 from ssltool.files.schema import Check, conform, integer, listing, mapping, nested, optional, real, text
@@ -22,7 +22,7 @@ from ssltool.runs.folder import RunFolder
 from ssltool.runs.records import read_records
 from ssltool.settings import Record, Settings
 
-STAGE = "monitor"
+STAGE = MONITOR
 """The ``stage`` in the settings of such a folder."""
 
 LOOK = mapping({"step": integer(0)}, dict.fromkeys(("verdict", "kinds"), optional(text(200))), NUMBER)

@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ssltool.checkpoints.saved_run import HASHES, LATER, stage_of
+from ssltool.checkpoints.saved_run import LATER
+from ssltool.checkpoints.setting_names import stage_of
 from ssltool.errors import SSLToolError
 from ssltool.files.reading import file_hash
 from ssltool.runs import monitor_folder
+from ssltool.runs.differing import ALWAYS, differing_settings, flat_settings, setting_cell
 from ssltool.runs.folder import RunFolder
 from ssltool.settings import Record, Settings
-
-ALWAYS = ("method", "arch", "strategy", "seed")
-"""Settings that a table has even if they are the same for all runs."""
-
-OF_THE_FOLDER = (
-    *("out", "exp_name", "exp_id", "overwrite", "resume", "start_epoch", "print_freq", "save_every", "save_steps"),
-    *("keep", "tensorboard", "wandb", "test", "dry_run"),
-)
-DERIVED = ("found", "epoch_images", *(name for name in HASHES if name != "fingerprint"))
-"""Settings in which runs may differ that are no columns: what a run writes and where, and what follows from others."""
 
 
 @dataclass(frozen=True)
@@ -81,26 +72,6 @@ def kept_checkpoint(folder: RunFolder, record: Record, records: Sequence[Record]
     return folder.newest if record is records[-1] and folder.newest.exists() else None
 
 
-def flat_settings(settings: Settings) -> Settings:
-    """Settings in one dict, the method's options as ``NAME (option)``."""
-    options = {f"{name} (option)": value for name, value in settings.get("method_options", {}).items()}
-    return {name: value for name, value in settings.items() if name != "method_options"} | options
-
-
-def differing_settings(settings: Sequence[Settings]) -> list[str]:
-    """The names of the ``settings``, flat, that are not the same for all runs."""
-    names = dict.fromkeys(name for one in settings for name in one)
-    return [
-        name
-        for name in names
-        if name not in (*OF_THE_FOLDER, *DERIVED) and len({_key(one.get(name)) for one in settings}) > 1
-    ]
-
-
-def _key(value: Any) -> str:
-    return json.dumps(value, default=str, sort_keys=True)
-
-
 def columns(settings: Sequence[Settings], records: Sequence[Mapping[str, Any]]) -> tuple[list[Record], list[str]]:
     """The columns of a table of runs: the settings in ``ALWAYS``, those that differ, and all values of the records.
 
@@ -117,12 +88,8 @@ def columns(settings: Sequence[Settings], records: Sequence[Mapping[str, Any]]) 
     values = dict.fromkeys(name for record in records for name in record if name != "strategy")
     titles = {name: f"{name} (record)" if name in chosen else name for name in values}
     rows = [
-        {name: _plain(one.get(name)) for name in chosen} | {title: record.get(name) for name, title in titles.items()}
+        {name: setting_cell(one.get(name)) for name in chosen}
+        | {title: record.get(name) for name, title in titles.items()}
         for one, record in zip(flat, records, strict=True)
     ]
     return rows, differing
-
-
-def _plain(value: Any) -> Any:
-    """A setting as a cell: lists and dicts as JSON."""
-    return json.dumps(value) if isinstance(value, (list, tuple, dict)) else value

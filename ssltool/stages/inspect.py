@@ -22,7 +22,7 @@ from ssltool.checkpoints.convert import ForeignBackbone, find_backbone
 from ssltool.checkpoints.find_weights import find_weights
 from ssltool.checkpoints.model_folder import CONFIG, ModelFolder, find_model_folder, read_model_folder, read_weights
 from ssltool.checkpoints.read import extract_settings, plain, read_entries
-from ssltool.checkpoints.saved_run import PROGRAM, SSLTOOL
+from ssltool.checkpoints.setting_names import PROGRAM, SSLTOOL
 from ssltool.config import InspectConfig
 from ssltool.errors import SSLToolError, first_line
 from ssltool.files.integrity import check_file, check_parts

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from ssltool.checkpoints.saved_run import stage_of
+from ssltool.checkpoints.setting_names import stage_of
 from ssltool.config import TableConfig
 from ssltool.errors import SSLToolError, counted
 from ssltool.files.writing import finite

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ssltool.viz.curve_list import (
+    BATCH_FEATURE_STD,
+    LOSS,
+    MONITORED,
+    PERCENT,
+    Curve,
+    Records,
+    curves_of_layers,
+    layers_of,
+)
 from ssltool.viz.style import (
     check_format,
     figure_style,
@@ -20,62 +29,8 @@ from ssltool.viz.style import (
     save_figure,
 )
 
-LAYERS = {"backbone": "-", "projector": "--"}
-"""The layers that runs monitor and their line styles. A monitor of another training may have others."""
-
-OTHER_STYLES = ("-.", ":", "--", "-")
-"""The line styles of other layers, in turn."""
-
-PERCENT = 100.0
-
 MIN_SPAN = 5.0
 """Minimum range of an axis in percentage points."""
-
-Records = Sequence[Mapping[str, Any]]
-"""The lines of a run's ``metrics.jsonl``."""
-
-
-@dataclass(frozen=True)
-class Curve:
-    """A panel over epochs.
-
-    Attributes:
-        title: its title.
-        label: label of the vertical axis, with the unit.
-        keys: keys of a record, each with its line style.
-        scale: factor by which the values are multiplied.
-        collapsed: the value at complete collapse, or None if it is not known.
-    """
-
-    title: str
-    label: str
-    keys: tuple[tuple[str, str], ...]
-    scale: float = 1.0
-    collapsed: float | None = None
-
-
-def curves_of_layers(layers: Mapping[str, str]) -> tuple[Curve, ...]:
-    """The panels of the metrics of ``layers``, given with their line styles; the kNN accuracy is of the first."""
-
-    def keys(metric: str) -> tuple[tuple[str, str], ...]:
-        return tuple((f"{layer}_{metric}", style) for layer, style in layers.items())
-
-    return (
-        Curve("AUC", "AUC (1: collapsed)", keys("auc"), 1.0, 1.0),
-        Curve("Effective rank", "dimensions in use", keys("effective_rank"), 1.0, 1.0),
-        Curve("Feature std", "std of directions × √d", keys("feature_std"), 1.0, 0.0),
-        Curve("Dead directions", "dead directions (%)", keys("dead_directions"), PERCENT),
-        Curve("kNN accuracy", "accuracy (%)", tuple((name, "-") for name, _ in keys("knn")), PERCENT),
-    )
-
-
-MONITORED = curves_of_layers(LAYERS)
-LOSS = Curve("Loss", "mean loss of the epoch", (("loss", "-"),))
-BATCH_FEATURE_STD = Curve(
-    "Feature std of training batches", "std of directions × √d", (("feature_std", "--"),), 1.0, 0.0
-)
-"""``feature_std`` of the projections in the training batches, for runs without a monitor."""
-
 
 COLLAPSED_STYLE: dict[str, Any] = {"color": "black", "alpha": 0.45, "linewidth": 0.8, "linestyle": (0, (1, 2))}
 """The line at the value of complete collapse."""
@@ -87,15 +42,6 @@ def curves_of(runs: Sequence[Records]) -> list[Curve]:
     if not any(_points(records, MONITORED[2].keys[0][0]) for records in runs):
         curves.append(BATCH_FEATURE_STD)
     return [curve for curve in curves if any(_points(records, name) for records in runs for name, _ in curve.keys)]
-
-
-def layers_of(runs: Sequence[Records]) -> dict[str, str]:
-    """The monitored layers of the runs with their line styles; ``LAYERS`` if there are no others."""
-    ends = "_effective_rank"
-    found = {key.removesuffix(ends): None for records in runs for r in records for key in r if key.endswith(ends)}
-    others = [name for name in found if name not in LAYERS]
-    known = {name: style for name, style in LAYERS.items() if name in found or not others}
-    return known | {name: OTHER_STYLES[i % len(OTHER_STYLES)] for i, name in enumerate(others)}
 
 
 def has_epochs(runs: Sequence[Records]) -> bool:

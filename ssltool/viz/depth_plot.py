@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from ssltool.settings import Record
-from ssltool.viz.curves import COLLAPSED_STYLE, PERCENT
+from ssltool.viz.curve_list import PERCENT
+from ssltool.viz.curves import COLLAPSED_STYLE
 from ssltool.viz.style import check_format, figure_style, legend, light_grid, line_style, save_figure
 
 UNTRAINED_STYLE: dict[str, Any] = {"color": "0.55", "linestyle": "-", "linewidth": 1.2, "marker": ".", "markersize": 4}

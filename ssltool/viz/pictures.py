@@ -41,6 +41,7 @@ class Views:
         titles: the titles of the V views.
         recipes: descriptions of the augmentations.
         names: the names of the R images; empty if they have none.
+        epoch: the epoch, from 0, in whose first step they are.
     """
 
     originals: list[np.ndarray]
@@ -48,6 +49,7 @@ class Views:
     titles: list[str]
     recipes: list[str]
     names: list[str] = field(default_factory=list)
+    epoch: int = 0
 
 
 @dataclass(frozen=True)

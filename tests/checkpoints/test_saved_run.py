@@ -9,7 +9,8 @@ import pytest
 from helpers import records
 from ssltool.checkpoints.checkpoint import Checkpoint
 from ssltool.checkpoints.match_architecture import BackboneSpec
-from ssltool.checkpoints.saved_run import SavedRun, stage_of
+from ssltool.checkpoints.saved_run import SavedRun
+from ssltool.checkpoints.setting_names import stage_of
 from ssltool.data import views
 from ssltool.errors import SSLToolError
 

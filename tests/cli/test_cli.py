@@ -64,7 +64,7 @@ def test_help_lists_every_command_with_a_line(ssltool):
     assert ran.code == 0
     stages = {"pretrain", "save-reprs", "knn", "lincls", "collapse", "finetune", "scan"}
     stages |= {"neighbours", "duplicates", "outliers", "table", "cache"}
-    assert set(COMMANDS) == stages | {"methods", "diagnose", "rank", "plot", "report", "inspect", "export"}
+    assert set(COMMANDS) == stages | {"methods", "diagnose", "rank", "plot", "watch", "report", "inspect", "export"}
     lines = {line.strip() for line in ran.out.splitlines()}
     for name, summary in COMMANDS.items():
         assert any(line.startswith(f"{name} ") and line.endswith(summary) for line in lines), name

@@ -17,7 +17,8 @@ from matplotlib.figure import Figure
 
 from ssltool.files.text import LONGEST, csv_cell, each_line, escape_xml, one_line, visible
 from ssltool.runs.tables import write_table
-from ssltool.stages.report.html import columns, element, lead, legend, page
+from ssltool.stages.report.html import page
+from ssltool.viz.page import columns, element, lead, legend
 from ssltool.viz.style import figure_style, save_figure
 from ssltool.viz.style import legend as figure_legend
 from ssltool.viz.svg import inline_svg

@@ -6,9 +6,12 @@ import configparser
 from fnmatch import fnmatch
 from pathlib import Path
 
+import pytest
+
 import ssltool
 from ssltool.files.text import escape_xml
-from ssltool.stages.report.html import columns, element, lead, legend, page, sample
+from ssltool.stages.report.html import page, sample
+from ssltool.viz.page import columns, element, lead, legend
 from ssltool.viz.style import COLOURS, STYLES
 
 EVIL = """</script><b onclick="x">'&"""
@@ -42,14 +45,11 @@ def test_the_contents_link_to_the_sections():
     assert '<a href="#one">First</a>' in made and '<section id="one"><h2>First</h2><p>x</p></section>' in made
 
 
-def test_the_style_and_the_script_are_packaged():
+@pytest.mark.parametrize("package", ["viz", "stages/watch"])
+def test_the_styles_and_the_scripts_are_packaged(package):
     settings = configparser.ConfigParser()
     settings.read(ROOT / "setup.cfg")
-    patterns = settings["options.package_data"]["ssltool.stages.report"].split()
-    files = [
-        path.name
-        for path in (ROOT / "ssltool" / "stages" / "report").iterdir()
-        if path.is_file() and path.suffix != ".py"
-    ]
-    assert sorted(files) == ["report.css", "report.js"]
+    patterns = settings["options.package_data"][f"ssltool.{package.replace('/', '.')}"].split()
+    files = [path.name for path in (ROOT / "ssltool" / package).iterdir() if path.is_file() and path.suffix != ".py"]
+    assert {name.rpartition(".")[2] for name in files} == {"css", "js"}
     assert all(any(fnmatch(name, pattern) for pattern in patterns) for name in files)

@@ -19,8 +19,8 @@ from ssltool.errors import SSLToolError
 from ssltool.files.reading import file_hash
 from ssltool.reprs.clusters_file import Clusters
 from ssltool.reprs.neighbours.file import Neighbours
+from ssltool.runs.differing import differing_settings
 from ssltool.runs.folder import RunFolder
-from ssltool.runs.run_table import differing_settings
 from ssltool.stages.rank.rank import run as rank
 from ssltool.stages.table import run
 

@@ -12,7 +12,7 @@ import torch
 from ssltool.checkpoints.build import build_method
 from ssltool.checkpoints.load import Pretrained, load_pretrained
 from ssltool.checkpoints.load_several import is_one_run, network_settings, order_of_epochs, sampled_images
-from ssltool.checkpoints.saved_run import SSLTOOL
+from ssltool.checkpoints.setting_names import SSLTOOL
 from ssltool.config import LAYERS, CollapseLayersConfig, NetworkSettings
 from ssltool.config.fields import STATES
 from ssltool.data.found import record_of

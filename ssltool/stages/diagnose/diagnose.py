@@ -8,7 +8,7 @@ from pathlib import Path
 from ssltool.checkpoints.hub import HUB, TIMM
 from ssltool.checkpoints.load import PUBLISHED
 from ssltool.checkpoints.model_folder import find_model_folder
-from ssltool.checkpoints.saved_run import stage_of
+from ssltool.checkpoints.setting_names import stage_of
 from ssltool.config import DiagnoseConfig
 from ssltool.config.fields import STATES
 from ssltool.diagnosis.limits import Limit

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 from ssltool.checkpoints.build import outline_method
-from ssltool.checkpoints.saved_run import SavedRun, stage_of
+from ssltool.checkpoints.saved_run import SavedRun
+from ssltool.checkpoints.setting_names import stage_of
 from ssltool.config import LAYERS
 from ssltool.config.fields import STATES
 from ssltool.diagnosis.monitor import UNKNOWN_CAUSE

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ssltool.checkpoints.described_weights import Description
 from ssltool.checkpoints.load import Pretrained
 from ssltool.checkpoints.match_architecture import BackboneSpec
-from ssltool.checkpoints.saved_run import PROGRAM
+from ssltool.checkpoints.setting_names import PROGRAM
 from ssltool.data.preprocessing import Preprocessing
 from ssltool.errors import SSLToolError
 from ssltool.models.backbones import family_of, resolve_stem

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from ssltool.checkpoints.checkpoint import Checkpoint
-from ssltool.checkpoints.saved_run import stage_of
+from ssltool.checkpoints.setting_names import stage_of
 from ssltool.diagnosis.measure import measure
 from ssltool.diagnosis.metrics import METRICS
 from ssltool.diagnosis.row_blocks import Rows

@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from importlib import resources
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ssltool.config.fields import STATES
-from ssltool.diagnosis.verdict import Verdict
 from ssltool.files.text import escape_xml
 from ssltool.stages.report.contents import ReportedRun
+from ssltool.viz.page import asset, document, element, masthead, section
 from ssltool.viz.pictures import data_url
 from ssltool.viz.style import COLOURS, figure_style, line_style
 from ssltool.viz.svg import SERIES, inline_svg
-
-SIGNS = dict(zip(STATES, "●◐○", strict=True))
-"""Symbols of the verdicts, in addition to colour."""
 
 FEW_PIXELS = 40
 """Images up to this side length in pixels are scaled up without interpolation."""
@@ -34,24 +29,6 @@ SHAPES = {
     "*": '<path d="M6 .8l1.4 3.7 3.9.1-3 2.5 1 3.9L6 8.8 2.7 11l1-3.9-3-2.5 3.9-.1z"/>',
 }  # fmt: skip
 """Markers of matplotlib in SVG."""
-
-
-def element(tag: str, content: str = "", **attributes: object) -> str:
-    """``<tag name="value">content</tag>``; ``content`` is HTML, values of attributes are escaped. ``class_``
-    means class, and ``data_x`` data-x; attributes that are None are omitted."""
-    present = {name.rstrip("_").replace("_", "-"): v for name, v in attributes.items() if v is not None}
-    inside = "".join(f' {name}="{escape_xml(v)}"' for name, v in present.items())
-    return f"<{tag}{inside}>" if tag == "img" else f"<{tag}{inside}>{content}</{tag}>"
-
-
-def lead(text: str) -> str:
-    """An introductory sentence of a section."""
-    return element("p", escape_xml(text), class_="lead")
-
-
-def sizes(numbers: Iterable[int]) -> str:
-    """The different ``numbers`` in order, such as ``512 or 1,000``."""
-    return " or ".join(f"{number:,}" for number in sorted(set(numbers)))
 
 
 def panel(draw: Callable[[Axes], None], prefix: str, alt: str, size: tuple[float, float] = (4.0, 2.9)) -> str:
@@ -80,43 +57,10 @@ def sample(i: int, style: str | None = None, *, marker: bool = False) -> str:
     )
 
 
-def legend(names: Sequence[str], samples: Sequence[str]) -> str:
-    """A legend: a list of names, each with its symbol."""
-    items = [element("li", sample + escape_xml(name)) for name, sample in zip(names, samples, strict=True)]
-    return element("ul", "".join(items), class_="legend")
-
-
-def columns(titles: Sequence[str], rows: Sequence[str], **attributes: object) -> str:
-    """A table that scrolls horizontally if it is wider than the page; ``titles`` and ``rows`` are HTML."""
-    body = element("thead", element("tr", "".join(titles))) + element("tbody", "\n".join(rows))
-    return element("div", element("table", body, **attributes), class_="scroll", tabindex=0)
-
-
-def badge(verdict: Verdict) -> str:
-    """The state of a verdict as symbol, word and colour."""
-    word = f"{verdict.state} collapse" if verdict.severity else verdict.state
-    return element("span", f"{SIGNS[verdict.state]} {word}", class_=f"badge {verdict.state}")
-
-
 def picture(image: np.ndarray, alt: str) -> str:
     """An image (H, W, 3) uint8, embedded in the page."""
     few = "few" if max(image.shape[:2]) <= FEW_PIXELS else None
     return element("img", src=data_url(image), alt=alt, class_=few)
-
-
-def caption_below(text: str, **attributes: object) -> str:
-    """A caption below a picture; ``text`` is HTML."""
-    return element("span", text, **attributes)
-
-
-def image_caption(name: str) -> str:
-    """The name of an image below a picture: of a path its last part, the whole path as a tooltip."""
-    return caption_below(escape_xml(name.rsplit("/", 1)[-1]), title=name, class_="name")
-
-
-def grid(heading: str, pictures: str, caption: str) -> str:
-    """Pictures below a heading, with an optional caption; all arguments are HTML."""
-    return element("figure", heading + pictures + (element("figcaption", caption) if caption else ""))
 
 
 def run_heading(shown: Sequence[ReportedRun], runs: Sequence[ReportedRun]) -> str:
@@ -127,25 +71,12 @@ def run_heading(shown: Sequence[ReportedRun], runs: Sequence[ReportedRun]) -> st
 def page(title: str, header: str, parts: Sequence[tuple[str, str, str]], footer: str) -> str:
     """The complete document; ``parts`` are (name, title, HTML) of the sections. The contents link to the names."""
     links = [element("li", element("a", escape_xml(words), href=f"#{name}")) for name, words, _ in parts]
-    sections = [
-        element("section", element("h2", escape_xml(words)) + content, id=name) for name, words, content in parts
-    ]
     contents = element("nav", element("ol", "".join(links)), aria_label="Contents")
-    eyebrow = element("p", "ssltool report", class_="eyebrow")
-    toggle = element("button", "dark / light", type="button", id="theme", hidden="hidden")
     body = (
-        element("header", element("div", eyebrow + toggle, class_="masthead") + header)
+        element("header", masthead("ssltool report") + header)
         + contents
-        + element("main", "\n".join(sections))
+        + element("main", "\n".join(section(*part) for part in parts))
         + element("footer", footer)
+        + f"\n<script>\n{asset('page.js')}</script>"
     )
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape_xml(title)}</title>\n<style>\n{_file('report.css')}</style>\n</head>\n"
-        f"<body>\n{body}\n<script>\n{_file('report.js')}</script>\n</body>\n</html>\n"
-    )
-
-
-def _file(name: str) -> str:
-    return resources.files("ssltool.stages.report").joinpath(name).read_text(encoding="utf-8")
+    return document(title, f"<style>\n{asset('page.css')}</style>", body)

@@ -39,12 +39,13 @@ from ssltool.runs.untrained import untrained_network
 from ssltool.settings import Record
 from ssltool.stages.report.conclusion import plain_sentence
 from ssltool.stages.report.contents import LabelledImage, Layer, Neighbours, ReportedRun
-from ssltool.stages.report.html import element, page, sizes
+from ssltool.stages.report.html import page
 from ssltool.stages.report.monitored import read_monitored
 from ssltool.stages.report.sections import SECTIONS, Section
 from ssltool.training.device import pick_device
 from ssltool.training.progress import info
 from ssltool.training.setup import TrainingSetup
+from ssltool.viz.page import element, sizes
 from ssltool.viz.patch_pictures import PatchPicture, patch_pictures
 from ssltool.viz.pictures import EmbeddingMap
 
@@ -105,12 +106,12 @@ def measure_run(run: FinishedRun, config: ReportConfig, device: torch.device, da
     network = load_pretrained(NetworkSettings(pretrained=str(file)), device)
     if network.run.method is None:
         raise SSLToolError(f"{file} is a checkpoint of {network.run.program}, not of pretrain; copy it again")
-    rows = np.sort(np.random.RandomState(config.seed).permutation(len(setup.images))[: config.size])
+    rows = sampled_rows(setup, config)
     images = setup.images.select(rows)
     layers = network.method.measured_layers
-    reprs = {name: _represent(network, images, name, config, device) for name in layers}
+    reprs = {name: represent(network, images, name, config, device) for name in layers}
     start = untrained_network(file, device)
-    before = {name: _represent(start, images, name, config, device) for name in layers}
+    before = {name: represent(start, images, name, config, device) for name in layers}
     backbone, origin = reprs["backbone"], _origin(network, config, file, device)
     return ReportedRun(
         name=run.name,
@@ -152,9 +153,15 @@ def has(one: ReportedRun, section: Section) -> bool:
     return not section.needs or getattr(one, section.needs) is not None
 
 
-def _represent(
+def sampled_rows(setup: TrainingSetup, config: ReportConfig) -> np.ndarray:
+    """The rows of the training images that are measured, in increasing order."""
+    return np.sort(np.random.RandomState(config.seed).permutation(len(setup.images))[: config.size])
+
+
+def represent(
     network: Pretrained, images: ImageSet, layer: str, config: ReportConfig, device: torch.device
 ) -> Representations:
+    """The outputs of a ``layer`` for the ``images``."""
     settings = SaveReprsConfig(layer=layer, workers=config.workers)
     return extract_all(network, images, settings, device)
 

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from ssltool.files.text import escape_xml
 from ssltool.stages.report.contents import ReportedRun
-from ssltool.stages.report.html import charts, legend, panel, run_heading, sample
+from ssltool.stages.report.html import charts, panel, run_heading, sample
 from ssltool.viz.data_schedule import Schedule, draw_exposure, draw_rates, draw_slices, rate_names
+from ssltool.viz.page import legend
 
 
 def render(runs: Sequence[ReportedRun]) -> str:

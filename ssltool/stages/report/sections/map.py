@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from ssltool.stages.report.contents import ReportedRun
-from ssltool.stages.report.html import SHAPES, element, grid, lead, legend, panel, run_heading
+from ssltool.stages.report.html import SHAPES, panel, run_heading
 from ssltool.viz import pictures
+from ssltool.viz.page import element, grid, lead, legend
 from ssltool.viz.pictures import EmbeddingMap
 from ssltool.viz.style import COLOURS
 

@@ -9,7 +9,8 @@ from ssltool.diagnosis.layer_metrics import KNN_NEIGHBOURS
 from ssltool.diagnosis.metrics import MAIN, METRICS
 from ssltool.files.text import escape_xml
 from ssltool.stages.report.contents import ReportedRun
-from ssltool.stages.report.html import badge, columns, element, lead, sample, sizes
+from ssltool.stages.report.html import sample
+from ssltool.viz.page import badge, columns, element, lead, sizes
 
 SHORT = {"auc": "AUC", "rankme": "RankMe", "dead_directions": "Dead directions (%)"}
 
@@ -45,7 +46,7 @@ def render(runs: Sequence[ReportedRun]) -> str:
             cells = [
                 element("th", (sample(i) if len(runs) > 1 else "") + escape_xml(run.name), scope="row"),
                 element("td", escape_xml(layer.name)),
-                element("td", badge(layer.verdict), data_value=layer.verdict.severity),
+                element("td", badge(layer.verdict.state), data_value=layer.verdict.severity),
                 *metrics,
                 *map(_number, [run.loss, run.sampled, run.trained_images, run.origin["epoch"]]),
             ]

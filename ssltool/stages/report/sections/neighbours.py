@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from ssltool.diagnosis.layer_metrics import KNN_NEIGHBOURS
 from ssltool.files.text import escape_xml
 from ssltool.stages.report.contents import LabelledImage, Neighbours, ReportedRun
-from ssltool.stages.report.html import caption_below, columns, element, grid, image_caption, lead, picture, run_heading
+from ssltool.stages.report.html import picture, run_heading
+from ssltool.viz.page import caption_below, columns, element, grid, image_caption, lead
 
 
 def render(runs: Sequence[ReportedRun]) -> str:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from ssltool.files.text import escape_xml
 from ssltool.stages.report.contents import ReportedRun
-from ssltool.stages.report.html import caption_below, columns, element, grid, lead, picture, run_heading
+from ssltool.stages.report.html import picture, run_heading
+from ssltool.viz.page import caption_below, columns, element, grid, lead
 from ssltool.viz.patch_pictures import PatchPicture, limits_of, painted
 
 TITLES = ("image", "components", "cosines", "norms")

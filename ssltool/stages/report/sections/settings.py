@@ -6,10 +6,10 @@ import json
 from collections.abc import Sequence
 
 from ssltool.files.text import escape_xml
-from ssltool.runs.run_table import flat_settings
+from ssltool.runs.differing import flat_settings
 from ssltool.settings import Settings
 from ssltool.stages.report.contents import ReportedRun
-from ssltool.stages.report.html import columns, element
+from ssltool.viz.page import columns, element
 
 
 def render(runs: Sequence[ReportedRun]) -> str:

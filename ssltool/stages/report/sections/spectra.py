@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from ssltool.files.text import escape_xml
 from ssltool.stages.report.contents import Layer, ReportedRun
-from ssltool.stages.report.html import charts, element, lead, legend, panel, sample
+from ssltool.stages.report.html import charts, panel, sample
+from ssltool.viz.page import element, lead, legend
 from ssltool.viz.spectra import panels
 from ssltool.viz.style import COLOURS
 

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from ssltool.diagnosis.phases import phases_of_records
 from ssltool.files.text import escape_xml
 from ssltool.stages.report.contents import ReportedRun
-from ssltool.stages.report.html import charts, element, lead, legend, panel, sample, sizes
+from ssltool.stages.report.html import charts, panel, sample
 from ssltool.viz import curves
+from ssltool.viz.page import element, lead, legend, sizes
 from ssltool.viz.style import COLOURS
 
 

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from ssltool.diagnosis.kinds import KINDS, Shown
 from ssltool.files.text import escape_xml
 from ssltool.stages.report.contents import Layer, ReportedRun
-from ssltool.stages.report.html import badge, element, sample
+from ssltool.stages.report.html import sample
+from ssltool.viz.page import badge, element
 
 
 def render(runs: Sequence[ReportedRun]) -> str:
@@ -44,7 +45,7 @@ def _layer(layer: Layer, sampled: int) -> str:
     notes = "".join(element("li", escape_xml(note)) for note in layer.notes)
     return element(
         "div",
-        element("h4", escape_xml(layer.name.capitalize()) + badge(layer.verdict))
+        element("h4", escape_xml(layer.name.capitalize()) + badge(layer.verdict.state))
         + element("p", escape_xml(layer.verdict.line), class_="evidence")
         + element("div", bar, class_="bar", role="img", aria_label=text)
         + element("p", text, class_="words")

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from ssltool.files.text import escape_xml
 from ssltool.stages.report.contents import ReportedRun
-from ssltool.stages.report.html import columns, element, grid, image_caption, lead, picture, run_heading
+from ssltool.stages.report.html import picture, run_heading
+from ssltool.viz.page import columns, element, grid, image_caption, lead
 from ssltool.viz.pictures import Views
 
 
@@ -19,7 +20,9 @@ def render(runs: Sequence[ReportedRun]) -> str:
         content = _view_grid(run.views), "<br>".join(map(escape_xml, run.views.recipes))
         groups.setdefault(content, []).append(run)
     grids = [grid(run_heading(group, runs), *content) for content, group in groups.items()]
-    text = "Training images and their augmented views in the first step of the first epoch."
+    epochs = sorted({run.views.epoch + 1 for run in runs if run.views is not None})
+    when = "the first epoch" if epochs == [1] else f"epoch {' or '.join(map(str, epochs))}"
+    text = f"Training images and their augmented views in the first step of {when}."
     return lead(text) + element("div", "".join(grids), class_="side")
 
 

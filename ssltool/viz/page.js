@@ -8,10 +8,6 @@
     root.dataset.theme = dark ? "light" : "dark";
   });
 
-  const table = document.getElementById("runs");
-  const heads = [...table.tHead.rows[0].cells];
-  const body = table.tBodies[0];
-
   // The sort key of a cell: a number, else text; empty cells are last.
   const value = (row, column) => {
     const cell = row.cells[column];
@@ -20,21 +16,33 @@
   };
   const compare = (a, b) => (typeof a === "number" && typeof b === "number" ? a - b : String(a).localeCompare(String(b)));
 
-  const sort = (column, descending) => {
-    const rows = [...body.rows].sort((first, second) => {
+  const sort = (table, column, descending) => {
+    const sorted = [...table.tBodies[0].rows].sort((first, second) => {
       const a = value(first, column);
       const b = value(second, column);
       if (a === null || b === null) return (a === null) - (b === null);
       return descending ? compare(b, a) : compare(a, b);
     });
-    body.append(...rows);
-    heads.forEach((head, i) => head.setAttribute("aria-sort", i !== column ? "none" : descending ? "descending" : "ascending"));
+    table.tBodies[0].append(...sorted);
+    [...table.tHead.rows[0].cells].forEach((head, i) => {
+      head.setAttribute("aria-sort", i !== column ? "none" : descending ? "descending" : "ascending");
+    });
   };
-  heads.forEach((head, column) => {
-    head.querySelector("button").addEventListener("click", () => sort(column, head.ariaSort === "ascending"));
-  });
+
+  for (const table of document.querySelectorAll("table.sortable")) {
+    table.tHead.addEventListener("click", (event) => {
+      const head = event.target.closest("button")?.closest("th");
+      if (head) sort(table, head.cellIndex, head.ariaSort === "ascending");
+    });
+    // A page that changes the rows asks for the order that was chosen before.
+    table.addEventListener("changed-rows", () => {
+      const head = table.tHead.querySelector("[aria-sort='ascending'], [aria-sort='descending']");
+      if (head) sort(table, head.cellIndex, head.ariaSort === "descending");
+    });
+  }
 
   // report.html#sort=3 sorts by the fourth column in ascending order, #sort=-3 in descending order.
   const anchor = /^#sort=(-?)(\d+)$/.exec(location.hash);
-  if (anchor && Number(anchor[2]) < heads.length) sort(Number(anchor[2]), anchor[1] === "-");
+  const first = document.getElementById("runs");
+  if (anchor && Number(anchor[2]) < first.tHead.rows[0].cells.length) sort(first, Number(anchor[2]), anchor[1] === "-");
 })();
