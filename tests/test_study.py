@@ -1,0 +1,218 @@
+"""The scripts of the study: their statistics on data with known answers, and one run that is killed and goes on."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import json
+import sys
+import tarfile
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+import ssltool
+from ssltool import read_run
+
+STUDY = Path(__file__).parents[1] / "pipelines" / "study"
+
+
+def script(name: str) -> ModuleType:
+    """A script of the study as a module."""
+    spec = importlib.util.spec_from_file_location(f"study_{name}", STUDY / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+design, estimates, gather, prepare, run = map(script, ("design", "estimates", "gather", "prepare", "run"))
+
+
+def test_the_table_of_runs_is_that_of_the_design():
+    assert design.table().to_csv(index=False) == (STUDY / "runs.csv").read_text()
+
+
+def test_every_cell_of_the_design_has_three_seeds_and_every_parent_is_a_run():
+    runs = design.table()
+    cells = runs["run"].str.removesuffix("-s1").str.removesuffix("-s2").str.removesuffix("-s3")
+    assert (cells.value_counts() == 3).all() and runs["run"].is_unique
+    assert set(runs["parent"].dropna()) <= set(runs["run"])
+
+
+def test_holm_multiplies_by_the_number_of_hypotheses_that_are_left():
+    assert estimates.holm([0.01, 0.04, 0.03]).tolist() == pytest.approx([0.03, 0.06, 0.06])
+    assert estimates.holm([0.6, 0.7]).tolist() == [1.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("value", "low", "high", "paper", "expected"),
+    [
+        (2, 1, 3, 1, "same"),
+        (0.5, 0.1, 0.9, 1, "weaker"),
+        (0.1, -0.5, 0.6, 1, "absent"),
+        (-2, -3, -1, 1, "opposite"),
+        (-2, -3, -1, -1, "same"),
+        (0.5, -2, 3, 1, "undecided"),
+    ],
+)
+def test_an_effect_is_judged_by_its_interval_and_the_size_that_counts(value, low, high, paper, expected):
+    assert estimates.verdict(estimates.Estimate(value, low, high), 1.0, paper) == expected
+
+
+def seeds(spread: float, trials: int = 1) -> pd.DataFrame:
+    """Runs of three seeds at four sizes, whose y is 2 x + a constant of the seed + noise."""
+    x, seed = np.meshgrid([0.0, 1.0, 2.0, 3.0], [1, 2, 3])
+    noise = np.random.RandomState(trials).randn(12) * spread
+    return pd.DataFrame({"x": x.ravel(), "seed": seed.ravel(), "y": 2 * x.ravel() + 10 * seed.ravel() + noise})
+
+
+def test_a_slope_leaves_out_what_is_constant_in_a_block():
+    assert estimates.slope(seeds(0), "y", "x") == pytest.approx(2)
+
+
+def test_the_bootstrap_interval_contains_the_truth_about_as_often_as_it_says():
+    hits = 0
+    for trial in range(60):
+        runs = seeds(1.0, trial).assign(y=lambda r: r["y"] - 10 * r["seed"], one=1)
+        found = estimates.bootstrap(runs, lambda r: estimates.slope(r, "y", "x", "one"), ["x"], draws=100)
+        hits += found.low <= 2 <= found.high
+    assert hits >= 48  # of 57 expected; 48 or fewer of 60 have a probability below 0.001 at 95 %
+
+
+def test_a_forecast_is_scored_on_groups_that_were_left_out():
+    random = np.random.RandomState(0)
+    runs = pd.DataFrame({"x": random.randn(60), "noise": random.randn(60), "group": np.repeat(list("abcdef"), 10)})
+    runs["y"] = 3 * runs["x"] + 1
+    exact = estimates.forecast(runs, ["x"], "y", "group", draws=50)
+    assert exact.r2.value == pytest.approx(1) and exact.rank.value == pytest.approx(1) and exact.error < 1e-9
+    assert estimates.forecast(runs, ["noise"], "y", "group", draws=50).r2.value < 0.05
+    runs["own"] = runs["group"].map(dict(zip("abcdef", range(6), strict=True)))
+    runs["y"] = [{"a": 5, "b": -3, "c": 1, "d": -2, "e": 4, "f": -5}[g] for g in runs["group"]]
+    assert estimates.forecast(runs, ["own"], "y", "group", draws=50).r2.value < 0.2  # knows the groups, not new ones
+
+
+def test_a_fall_begins_where_the_values_stay_below():
+    assert estimates.first_fall([1, 5, 3, 5, 4, 3], 2) == 5
+    assert estimates.first_fall([1, 5, 3, 3, 2, 3], 2) == 2
+    assert estimates.first_fall([1, 2, 3], 1) is None
+
+
+def package(path: Path, vendor: str, colours: dict[str, str]) -> Path:
+    """An npm package of emoji: a square of a colour for each image."""
+    face, wave = "1f600.png", {"1F3FB": {"unified": "1F44B-1F3FB", "image": "1f44b-1f3fb.png"}}
+    symbols = [
+        {"unified": "1F600", "image": face, "category": "Smileys", "subcategory": "face"},
+        {"unified": "1F44B", "image": "1f44b.png", "category": "People", "subcategory": "h", "skin_variations": wave},
+        {"unified": "1F34E", "image": "1f34e.png", "category": "Food", "subcategory": "food"},
+        {"unified": "1F3FB", "image": "1f3fb.png", "category": "Component", "subcategory": "skin-tone"},
+    ]
+    with tarfile.open(path, "w:gz") as archive:
+        for name, data in {"emoji.json": json.dumps(symbols).encode(), **squares(vendor, colours)}.items():
+            member = tarfile.TarInfo(f"package/{name}")
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    return path
+
+
+def squares(vendor: str, colours: dict[str, str]) -> dict[str, bytes]:
+    files = {}
+    for name, colour in colours.items():
+        stream = io.BytesIO()
+        Image.new("RGBA", (64, 64), colour).save(stream, "png")
+        files[f"img/{vendor}/64/{name}.png"] = stream.getvalue()
+    return files
+
+
+def test_a_symbol_of_all_vendors_and_skin_tones_is_in_one_split(tmp_path):
+    one = {"1f600": "red", "1f44b": "green", "1f44b-1f3fb": "black", "1f34e": "blue", "1f3fb": "grey"}
+    other = {"1f600": "orange", "1f44b": "lime", "1f34e": "navy"}
+    packages = [package(tmp_path / "a.tgz", "google", one), package(tmp_path / "b.tgz", "twitter", other)]
+    groups = []
+    for path in packages:
+        with tarfile.open(path) as archive:
+            symbols = prepare.read_symbols(archive.extractfile("package/emoji.json").read())
+        groups += [symbols[f"{name}.png"][1] for name in (one if path is packages[0] else other) if name != "1f3fb"]
+    assert len(set(groups)) == 3
+    prepare.emoji(packages, tmp_path / "out")
+    splits = {name: np.load(tmp_path / f"out/{name}.npy") for name in ("train", "val", "train_labels", "val_labels")}
+    assert len(splits["train"]) + len(splits["val"]) == 7 and splits["train"].shape[1:] == (32, 32, 3)
+    assert not set(splits["train_labels"]) & set(splits["val_labels"])  # each label has one symbol here
+
+
+def test_nearly_equal_images_join_their_groups():
+    images = np.random.RandomState(0).randint(0, 256, (4, 8, 8, 3)).astype(np.uint8)
+    images[3] = np.clip(images[0].astype(int) + 5, 0, 255)
+    merged = prepare.merge_groups(images, ["a", "b", "b", "c"])
+    assert merged[0] == merged[3] != merged[1] == merged[2]
+
+
+def test_one_symbol_has_one_group_in_any_gender_and_direction():
+    codes = ["1F9D1-200D-1F33E", "1F468-1F3FC-200D-1F33E", "1F469-200D-1F33E"]  # farmers
+    assert len({prepare.group_of(code, "person-role") for code in codes}) == 1
+    assert prepare.group_of("1F3C3-200D-2640-FE0F-200D-27A1-FE0F", "sport") == prepare.group_of("1F3C3", "sport")
+    assert prepare.group_of("1F468", "person") != prepare.group_of("1F469", "person")
+
+
+@pytest.fixture
+def study(tmp_path, monkeypatch):
+    """Calls run.py for a table of two tiny runs, one of which resumes the other: ``study("pass")``."""
+    common = {"part": "1a", "data": "tiny", "arch": "resnet18_w2", "seed": 1, "method": "simsiam", "epochs": 2}
+    common |= {"options": "dim=16 pred_dim=4", "stem": "small-stride2", "steps_per_epoch": 4, "batch_size": 16}
+    rows = [
+        {"run": "pass", "images": 64, "parent_epochs": None, "parent": None, "strategy": "current"} | common,
+        {"run": "hybrid", "images": 64, "parent_epochs": 1, "parent": "pass", "strategy": None} | common,
+    ]
+    pd.DataFrame(rows).astype({"parent_epochs": "Int64"}).to_csv(tmp_path / "runs.csv", index=False)
+    data = tmp_path / "data/tiny"
+    data.mkdir(parents=True)
+    random = np.random.RandomState(0)
+    for split, count in (("train", 96), ("val", 32)):
+        np.save(data / f"{split}.npy", random.randint(0, 256, (count, 16, 16), dtype=np.uint8))
+        np.save(data / f"{split}_labels.npy", np.arange(count) % 4)
+    for module in (run, gather):
+        monkeypatch.setattr(module, "RUNS", tmp_path / "runs.csv")
+
+    def call(name: str) -> list[dict]:
+        given = ["run.py", name, "--data", str(tmp_path / "data"), "--out", str(tmp_path / "runs")]
+        monkeypatch.setattr(sys, "argv", given)
+        run.main()
+        return [json.loads(line) for line in (tmp_path / f"runs/{name}/rows.jsonl").read_text().splitlines()]
+
+    return call
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_run_that_broke_while_measuring_goes_on_and_a_complete_one_is_left_alone(study, tmp_path, monkeypatch):
+    probe, probes = ssltool.lincls, []
+
+    def breaks(**settings: object) -> object:
+        probes.append(settings)
+        if len(probes) == 2:
+            raise KeyboardInterrupt
+        return probe(**settings)
+
+    monkeypatch.setattr(ssltool, "lincls", breaks)
+    with pytest.raises(KeyboardInterrupt):
+        study("pass")
+    (first,) = (json.loads(line) for line in (tmp_path / "runs/pass/rows.jsonl").read_text().splitlines())
+    lines = study("pass")
+    assert lines[0] == first and [line["epoch"] for line in lines] == [0, 1, 2]
+    assert lines[2]["d"] == 16 and lines[2]["lidar"] >= 1 and 0 <= lines[2]["probe"] <= 1
+    assert lines[0]["knn"] != lines[2]["knn"] or lines[0]["auc"] != lines[2]["auc"]
+    assert study("pass") == lines and len(probes) == 4
+    hybrid = study("hybrid")
+    assert [(line["epoch"], line["step"]) for line in hybrid] == [(2, 8)]
+    assert read_run(tmp_path / "runs/hybrid/train")["strategy"].tolist() == ["current", "iid"]
+    table = gather.gather(tmp_path / "runs")
+    assert table[["run", "epoch"]].to_numpy().tolist() == [["pass", 0], ["pass", 1], ["pass", 2], ["hybrid", 2]]
+    assert table["m_effective_rank"].notna().tolist() == [False, True, True, True]
+
+
+def test_an_unknown_run_is_refused(study):
+    with pytest.raises(SystemExit, match="no run missing"):
+        study("missing")
