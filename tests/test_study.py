@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
+import functools
+import importlib
 import io
 import json
 import sys
 import tarfile
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pandas as pd
@@ -21,16 +21,11 @@ from ssltool import read_run
 STUDY = Path(__file__).parents[1] / "pipelines" / "study"
 
 
-def script(name: str) -> ModuleType:
-    """A script of the study as a module."""
-    spec = importlib.util.spec_from_file_location(f"study_{name}", STUDY / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-design, estimates, gather, prepare, run = map(script, ("design", "estimates", "gather", "prepare", "run"))
+sys.path.insert(0, str(STUDY))  # the scripts import each other by name, as they do when they are run
+design, estimates, gather, prepare, report, results, run = map(
+    importlib.import_module, ("design", "estimates", "gather", "prepare", "report", "results", "run")
+)
+sys.path.remove(str(STUDY))
 
 
 def test_the_table_of_runs_is_that_of_the_design():
@@ -100,6 +95,45 @@ def test_a_fall_begins_where_the_values_stay_below():
     assert estimates.first_fall([1, 5, 3, 5, 4, 3], 2) == 5
     assert estimates.first_fall([1, 5, 3, 3, 2, 3], 2) == 2
     assert estimates.first_fall([1, 2, 3], 1) is None
+
+
+@pytest.fixture
+def table_of_results(tmp_path, monkeypatch):
+    """A table as of gather.py: the rank falls by half from 500 to 60,000 images, everything else is noise."""
+    monkeypatch.setattr(report, "bootstrap", functools.partial(estimates.bootstrap, draws=20))
+    random, runs = np.random.RandomState(0), design.table()
+    rows = []
+    for one in runs.to_dict("records"):
+        images = 60_000 if pd.isna(one["images"]) else one["images"]
+        for epoch in range(0 if pd.isna(one["parent_epochs"]) else one["parent_epochs"] + 1, 17):
+            rank = 20 * 0.5 ** (epoch / 16 * np.log(images / 500) / np.log(120)) * np.exp(0.01 * random.randn())
+            row = {"run": one["run"], "epoch": epoch, "effective_rank": rank, "auc": 0.8 + 1e-4 * random.randn()}
+            row |= {"probe": 0.7 + 1e-3 * random.randn(), "knn": 0.7, "projector_effective_rank": rank}
+            rows.append(row | {"m_effective_rank": rank, "m_knn": 0.7 - 0.1 * (epoch > 12), "parameters": 1000})
+    path = tmp_path / "study.csv"
+    pd.DataFrame(rows).to_csv(path, index=False)
+    return results.read(path)
+
+
+def test_the_report_finds_the_effect_that_is_there_and_no_other(table_of_results):
+    found = report.small(table_of_results).set_index("outcome")
+    assert found["paper"].tolist() == ["same", "absent", "absent"]
+    assert found.iloc[0, 0].value == pytest.approx(-1, abs=0.05)
+    (_, _), (_, trends), *_ = report.question_1(table_of_results)
+    of_rank = trends[trends["outcome"].str.contains("rank")]
+    assert (of_rank["paper"] == "same").all() and (of_rank["p (Holm)"] < 0.01).all()
+    for question in (report.question_2, report.question_3):
+        ((_, orders),) = question(table_of_results)
+        assert (orders["p (Holm)"] > 0.001).all() and len(orders) % 3 == 0
+    ((_, methods),) = report.question_6(table_of_results)
+    assert len(methods) == 8 * 3 and methods["method"].nunique() == 8
+
+
+def test_an_early_sign_is_counted_in_steps_before_the_accuracy(table_of_results):
+    ((_, found),) = report.question_5(table_of_results[table_of_results["run"].str.startswith("1a-w4-nall")])
+    rank = found.set_index("measure").loc["effective rank"]
+    assert (rank["falls"], rank["accuracy falls"], rank["before it"], rank["alone"]) == (3, 3, 3, 0)
+    assert rank["lead in steps"].value in {192 * lead for lead in (8, 9, 10, 11)}
 
 
 def package(path: Path, vendor: str, colours: dict[str, str]) -> Path:

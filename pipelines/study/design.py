@@ -1,7 +1,7 @@
 """Writes the table of runs of docs/study-plan.md, one row a run:  python pipelines/study/design.py > runs.csv
 
-``images`` is the number of images, a random subset by the seed (empty: all). ``parent`` is the run whose checkpoint
-after ``parent_epochs`` epochs a hybrid resumes. The other columns are settings of ``ssltool pretrain``; an empty cell is
+``images`` is the number of images, a random subset by the seed (empty: all); ``parent`` is the run whose checkpoint
+after ``parent_epochs`` epochs a hybrid resumes. The other columns are settings of ``ssltool pretrain``, empty for
 the default. With ``--costs`` it prints the runs and the estimated core-hours of each part instead.
 """
 

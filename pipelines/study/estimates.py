@@ -101,7 +101,7 @@ class Forecast(NamedTuple):
     error: float
 
 
-def forecast(runs: pd.DataFrame, measures: Sequence[str], target: str, groups: str, draws: int = 1000) -> Forecast:
+def forecast(runs: pd.DataFrame, measures: Sequence[str], target: str, groups: str, draws: int = 500) -> Forecast:
     """Leaves out each group in turn, and forecasts ``target`` by a linear regression on ``measures`` of the others.
 
     R2 is 1 - (squared errors) / (squared deviations from the mean of all runs): 0 is no better than that mean.

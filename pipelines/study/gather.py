@@ -29,7 +29,7 @@ MONITORED = {
 }
 """Columns of the run's records, and their names in the table."""
 
-OF_THE_RUN = ("d", "projector_d", "machine", "cpu", "ssltool")
+OF_THE_RUN = ("d", "projector_d", "parameters", "machine", "cpu", "ssltool")
 LARGEST = 1_000_000
 """Bytes that the table may have."""
 

@@ -106,7 +106,8 @@ class Run:
         line = {"run": self.row["run"], "epoch": epoch, "step": epoch * int(self.row["steps_per_epoch"])}
         line |= measures(self.checkpoint(epoch), self.reprs, self.random_rows("bank", BANK, 0), untrained=epoch == 0)
         line |= {"measuring_seconds": time.time() - started, "machine": platform.machine(), "cpu": cpu_name()}
-        line |= {"ssltool": ssltool.__version__}
+        backbone = ssltool.load_backbone(str(self.checkpoint(epoch)))
+        line |= {"ssltool": ssltool.__version__, "parameters": sum(p.numel() for p in backbone.parameters())}
         part = self.rows.with_suffix(".part")
         part.write_text("".join(json.dumps(one) + "\n" for one in [*self.lines(), line]))
         os.replace(part, self.rows)
