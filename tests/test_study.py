@@ -70,13 +70,18 @@ def test_a_slope_leaves_out_what_is_constant_in_a_block():
     assert estimates.slope(seeds(0), "y", "x") == pytest.approx(2)
 
 
-def test_the_bootstrap_interval_contains_the_truth_about_as_often_as_it_says():
-    hits = 0
-    for trial in range(60):
+def test_the_bootstrap_interval_contains_the_truth_and_is_as_wide_as_theory_says():
+    found = []
+    for trial in range(12):
         runs = seeds(1.0, trial).assign(y=lambda r: r["y"] - 10 * r["seed"], one=1)
-        found = estimates.bootstrap(runs, lambda r: estimates.slope(r, "y", "x", "one"), ["x"], draws=100)
-        hits += found.low <= 2 <= found.high
-    assert hits >= 48  # of 57 expected; 48 or fewer of 60 have a probability below 0.001 at 95 %
+        found.append(estimates.bootstrap(runs, lambda r: estimates.slope(r, "y", "x", "one"), ["x"], draws=60))
+    assert sum(one.low <= 2 <= one.high for one in found) >= 9  # 11.4 expected
+    assert np.mean([(one.high - one.low) / 2 for one in found]) == pytest.approx(1.96 / 15**0.5, rel=0.15)
+
+
+def test_the_interval_of_three_pairs_knows_that_they_are_three():
+    found = estimates.mean(np.array([1.0, 2.0, 3.0]))
+    assert (found.low, found.high) == pytest.approx((2 - 4.303 / 3**0.5, 2 + 4.303 / 3**0.5), abs=1e-3)
 
 
 def test_a_forecast_is_scored_on_groups_that_were_left_out():

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from estimates import bootstrap, first_fall, forecast, holm, paired, slope, verdict
+from estimates import bootstrap, first_fall, forecast, holm, mean, paired, slope, verdict
 from results import OUTCOMES, last, read, simsiam_iid
-from scipy.stats import page_trend_test, ttest_rel
+from scipy.stats import page_trend_test, ttest_1samp
 
 PAPER = {"log2_rank": -1, "auc": 1, "probe_points": -1}
 """The sign in the paper of the effect of more images in a small network."""
@@ -39,9 +39,8 @@ def small(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def contrast(runs: pd.DataFrame, outcome: str, few: int, many: int) -> Row:
-    """``many`` images minus ``few``."""
-    both = runs[runs["images"].isin((few, many))]
-    found = bootstrap(both, lambda r: paired(r, outcome, "images", many, few), ["images"])
+    """``many`` images minus ``few``, of the runs of each seed."""
+    found = mean(paired(runs, outcome, "images", many, few, ["seed"]))
     counts, name = OUTCOMES[outcome]
     return {"outcome": name, f"{many:,} - {few:,} images": found, "paper": verdict(found, counts, PAPER[outcome])}
 
@@ -114,13 +113,10 @@ def differences(runs: pd.DataFrame, by: str, base: str, points: list[str]) -> pd
     places = [("all", runs)] if len(runs[points].drop_duplicates()) > 1 else []
     places += [(" ".join(f"{n}={v:.0f}" for n, v in zip(points, at, strict=True)), r) for at, r in runs.groupby(points)]
     for (place, here), outcome in ((p, o) for p in places for o in OUTCOMES):
-        table = here.pivot(index=[*points, "seed"], columns=by, values=outcome)
-        for other in table.columns.drop(base):
-            pair = here[here[by].isin((base, other))]
-            effect = bootstrap(pair, lambda r, o=other, y=outcome: paired(r, y, by, o, base), [by, *points])
-            known = table[[other, base]].dropna()
-            p = ttest_rel(known[other], known[base]).pvalue
-            found.append({"outcome": OUTCOMES[outcome][1], "at": place, by: other, "difference": effect, "p": p})
+        for other in sorted(set(here[by]) - {base}):
+            pairs = paired(here, outcome, by, other, base, [*points, "seed"])
+            effect = {"difference": mean(pairs), "p": ttest_1samp(pairs, 0).pvalue}
+            found.append({"outcome": OUTCOMES[outcome][1], "at": place, by: other} | effect)
     return with_holm(pd.DataFrame(found))
 
 
@@ -148,16 +144,15 @@ def question_4(rows: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
 
 def question_5(rows: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
     """How many steps before the accuracy each measure falls."""
-    starts = pd.DataFrame({run: falls(table) for run, table in rows[rows["epoch"] > 0].groupby("run")}).T
+    starts = pd.DataFrame({run: falls(table) for run, table in rows[rows["epoch"] > 0].groupby("run")}).T.astype(float)
     fell = starts["accuracy"].notna()
     steps, found = int(rows["steps_per_epoch"].iloc[0]), []
-    for name in FALLS:
+    for name in starts.columns.drop("accuracy"):
         lead = ((starts["accuracy"] - starts[name])[fell]).dropna() * steps
         row: Row = {"measure": name, "falls": starts[name].notna().sum(), "alone": (starts[name].notna() & ~fell).sum()}
         row |= {"accuracy falls": fell.sum(), "before it": (lead > 0).sum()}
         if len(lead) > 1:
-            frame = pd.DataFrame({"lead": lead.to_numpy(), "one": 1})
-            row["lead in steps"] = bootstrap(frame, lambda r: float(r["lead"].median()), ["one"])
+            row["lead in steps"] = bootstrap(lead.to_frame("lead"), lambda r: float(r["lead"].median()))
         found.append(row)
     yield "Falls, and by how many steps they precede that of the accuracy", pd.DataFrame(found)
 

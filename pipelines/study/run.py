@@ -32,6 +32,9 @@ MEASURED = (0, 1, 2, 4, 8, 12, 16)
 BANK = 10_000
 """Train images, the same for all runs of a dataset, that are measured and train the probe."""
 
+VIEWED = 500
+"""Images of which 10 views are measured."""
+
 TRAIN_IMAGES = {"fashion": 60_000}
 
 
@@ -118,7 +121,8 @@ def measures(checkpoint: Path, reprs: Path, bank: Path, *, untrained: bool) -> d
     """All measures of a network: of the backbone, of the projector with the prefix ``projector_``, and accuracies."""
     network = {"pretrained": checkpoint, "random": untrained, "idx_path": bank, "workers": 0}
     train, val = (one.path for one in ssltool.save_reprs(split="both", out=reprs, **network))
-    ssltool.save_reprs(split="train", views=10, sample=500, out=reprs / "views.pt", **network)
+    sample = min(VIEWED, len(np.load(bank)))
+    ssltool.save_reprs(split="train", views=10, sample=sample, out=reprs / "views.pt", **network)
     found = collapse(train, "all", "") | collapse(reprs / "views.pt", "alignment,lidar", "")
     if ssltool.load_representations(train).meta["method"] != "supervised":  # whose projector is its classifier
         ssltool.save_reprs(split="train", layer="projector", out=reprs / "projector.pt", **network)
@@ -130,8 +134,9 @@ def measures(checkpoint: Path, reprs: Path, bank: Path, *, untrained: bool) -> d
 
 def collapse(path: Path, metrics: str, prefix: str) -> dict[str, Any]:
     """The metrics of a file of representations, and the verdict."""
-    table = ssltool.collapse(files=[path], metrics=metrics, pair_rows=2000).table
-    return {f"{prefix}{name}": value for name, value in table.iloc[0].items() if name not in ("path", "n")}
+    (found,) = ssltool.collapse(files=[path], metrics=metrics, pair_rows=2000).document["files"]
+    values = {"d": found["d"], "verdict": found["verdict"]["state"], **found["metrics"]}
+    return {f"{prefix}{name}": value for name, value in values.items()}
 
 
 def cpu_name() -> str:
