@@ -2,7 +2,7 @@
 
 A row for each run and epoch. ``m_`` are the values of the run's own monitor, of 1,024 of its images, after every epoch;
 the others are measured on the same images in all runs, after the epochs of ``run.MEASURED``. The settings of a run are
-in runs.csv, and what does not change within a run is in its last row. Numbers have four digits.
+in runs.csv, and what does not change within a run is in its last row. Numbers have three digits.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def gather(folder: Path) -> pd.DataFrame:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("study/runs"), help="folder of the runs")
-    text = gather(parser.parse_args().out).to_csv(index=False, float_format="%.4g")
+    text = gather(parser.parse_args().out).to_csv(index=False, float_format="%.3g")
     if len(text) > LARGEST:
         sys.exit(f"error: the table has {len(text):,} bytes, more than {LARGEST:,}; leave out columns in gather.py")
     sys.stdout.write(text)

@@ -123,17 +123,17 @@ def measures(checkpoint: Path, reprs: Path, bank: Path, *, untrained: bool) -> d
     train, val = (one.path for one in ssltool.save_reprs(split="both", out=reprs, **network))
     sample = min(VIEWED, len(np.load(bank)))
     ssltool.save_reprs(split="train", views=10, sample=sample, out=reprs / "views.pt", **network)
-    found = collapse(train, "all", "") | collapse(reprs / "views.pt", "alignment,lidar", "")
+    found = collapse(reprs / "views.pt", "alignment,lidar", "") | collapse(train, "all", "")
     if ssltool.load_representations(train).meta["method"] != "supervised":  # whose projector is its classifier
         ssltool.save_reprs(split="train", layer="projector", out=reprs / "projector.pt", **network)
-        found |= collapse(reprs / "projector.pt", "all", "projector_")
+        found |= collapse(reprs / "projector.pt", None, "projector_")
     found["knn"] = ssltool.knn(bank=train, queries=val, k=20).accuracy
     probe = ssltool.lincls(reprs=(train, val), solver="lbfgs", out=reprs / "probe")
     return found | {"probe": probe.acc1, "probe_class": probe.class_acc1}
 
 
-def collapse(path: Path, metrics: str, prefix: str) -> dict[str, Any]:
-    """The metrics of a file of representations, and the verdict."""
+def collapse(path: Path, metrics: str | None, prefix: str) -> dict[str, Any]:
+    """The metrics of a file of representations, by default those of one pass over it, and the verdict."""
     (found,) = ssltool.collapse(files=[path], metrics=metrics, pair_rows=2000).document["files"]
     values = {"d": found["d"], "verdict": found["verdict"]["state"], **found["metrics"]}
     return {f"{prefix}{name}": value for name, value in values.items()}
