@@ -13,7 +13,8 @@
 study=${1:?the folder of runs.csv} data=${2:?the folder of the images} folder=${3:?a folder for the runs}
 export OMP_NUM_THREADS=${SLURM_CPUS_PER_TASK:-1}
 run=$(sed -n "$((SLURM_ARRAY_TASK_ID + 1))p" "$study/runs.csv" | cut -d, -f1)
-srun --kill-on-bad-exit=1 python "$study/run.py" "${run:?there is no row $SLURM_ARRAY_TASK_ID}" --data "$data" --out "$folder"
+srun --kill-on-bad-exit=1 \
+  python "$study/run.py" "${run:?there is no row $SLURM_ARRAY_TASK_ID}" --data "$data" --out "$folder"
 code=$?
 job=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID
 if [ $code -eq 138 ] || [ $code -eq 143 ]; then # a job that is cancelled does not run any more
