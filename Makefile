@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test slow coverage cluster browser fuzz lint types docs bench install clean
+.PHONY: demo test slow coverage cluster browser fuzz lint types docs bench study study-small study-data install clean
 
 install: $(VENV)/.installed
 $(VENV)/.installed: setup.cfg pyproject.toml
@@ -73,6 +73,27 @@ bench: install
 	$(BIN)/python benchmarks/reprs.py
 	$(BIN)/python benchmarks/knn.py
 	$(BIN)/python benchmarks/probe.py
+
+# docs/study-plan.md. The images must be in study/data, by pipelines/study/prepare.py. Both go on where they stopped.
+STUDY := pipelines/study
+WITH_STUDY = PATH="$(CURDIR)/$(BIN):$$PATH"
+
+# Six runs, about 25 minutes of one core, and their conclusion: do more images lower the rank of a small network?
+study-small: study-data
+	$(WITH_STUDY) bash $(STUDY)/study.sh 2 '^1a-w4-n(500|all)-'
+	$(BIN)/python $(STUDY)/gather.py > study/small.csv
+	$(BIN)/python $(STUDY)/report.py study/small.csv small
+
+# 198 runs, about 19 core-hours.
+study: study-data
+	$(WITH_STUDY) bash $(STUDY)/study.sh $$(nproc)
+	$(BIN)/python $(STUDY)/gather.py > docs/_static/study.csv
+	$(BIN)/python $(STUDY)/figures.py docs/_static/study.csv docs/_static
+	$(BIN)/python $(STUDY)/report.py docs/_static/study.csv > study/tables.md
+
+study-data: install
+	$(BIN)/python -m pip install --quiet --editable '.[study]'
+	test -e study/data/fashion || $(BIN)/python $(STUDY)/prepare.py fashion /usr/share/datasets/fashion-mnist
 
 clean:
 	rm -rf $(VENV) demo docs/_build build htmlcov .coverage *.egg-info

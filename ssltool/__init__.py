@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     )
     from ssltool.diagnosis.diagnose import Diagnosis
     from ssltool.diagnosis.monitor import Check, Monitor
-    from ssltool.errors import SSLToolError, UsageError
+    from ssltool.errors import Interrupted, SSLToolError, UsageError
     from ssltool.reprs.representations import Representations
     from ssltool.stages.results import (
         CollapseResult,
@@ -49,6 +49,7 @@ _CLASSES = {
     ),
     "Check": "ssltool.diagnosis.monitor",
     "Diagnosis": "ssltool.diagnosis.diagnose",
+    "Interrupted": "ssltool.errors",
     "Monitor": "ssltool.diagnosis.monitor",
     "PretrainedBackbone": "ssltool.checkpoints.pretrained_backbone",
     "Representations": "ssltool.reprs.representations",
@@ -62,6 +63,7 @@ __all__ = [
     "CollapseConfig",
     "CollapseResult",
     "Diagnosis",
+    "Interrupted",
     "KnnConfig",
     "KnnResult",
     "LinclsConfig",
@@ -111,6 +113,7 @@ def pretrain(config: PretrainConfig | None = None, /, *, verbose: bool = False, 
     Raises:
         UsageError: for settings that are invalid by themselves.
         SSLToolError: for data or files that cannot be used; nothing is then half-written.
+        Interrupted: after SIGTERM, SIGINT or SIGUSR1, whose number it has; the state is saved.
     """
     from ssltool.stages.results import PretrainResult, called
 

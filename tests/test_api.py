@@ -64,7 +64,8 @@ def test_verbose_prints_on_stderr_only(tmp_path, capsys):
 
 
 def test_keywords_and_a_settings_object_give_the_same_run(tmp_path):
-    first = package.pretrain(**TINY, out=tmp_path / "a")
+    of_a_table = {name: np.int64(value) if isinstance(value, int) else value for name, value in TINY.items()}
+    first = package.pretrain(**of_a_table, out=tmp_path / "a")
     second = package.pretrain(package.PretrainConfig(**TINY, out=str(tmp_path / "b")))
     assert same_run(first.folder, second.folder)
     assert first.checkpoint == tmp_path / "a" / "checkpoint.pt"

@@ -49,7 +49,7 @@ def is_known(arch: str) -> bool:
 
 
 def architectures() -> list[str]:
-    """The names to list. Others are valid too: other multiples of 8 in ``resnet18_w16``, other depths and widths in
+    """The names to list. Others are valid too: other even widths in ``resnet18_w16``, other depths and widths in
     ``wide_resnet28w2``, and a ViT's name followed by its heads (``_h6``), patch size (``_p8``) and registers
     (``_r4``)."""
     return [name for family in families().values() for name in family.names()]

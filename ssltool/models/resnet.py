@@ -110,7 +110,7 @@ FAMILY = ResNets()
 
 def _narrow(arch: str) -> re.Match[str] | None:
     name = re.fullmatch(r"(resnet\d+)_w(\d+)", arch)
-    return name if name and name[1] in NARROW and int(name[2]) > 0 and int(name[2]) % 8 == 0 else None
+    return name if name and name[1] in NARROW and int(name[2]) > 0 and int(name[2]) % 2 == 0 else None
 
 
 def _first_conv(width: int, kernel: int, stride: int, padding: int) -> nn.Conv2d:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from ssltool import config as configs
@@ -44,7 +45,8 @@ def called(config: Any, name: str, settings: Mapping[str, Any], verbose: bool) -
 
 
 def from_keywords(cls: type, settings: Mapping[str, Any]) -> Any:
-    """An instance of the settings class ``cls``. Paths, lists and mappings are converted as on the command line.
+    """An instance of the settings class ``cls``. Paths, lists, mappings and NumPy's numbers are converted as on the
+    command line.
 
     Raises:
         UsageError: for an unknown name, with the nearest ones, or a value out of range.
@@ -63,6 +65,8 @@ def _plain(value: Any, kind: type) -> Any:
         return tuple(_plain(inner, str) for inner in value)
     if isinstance(value, os.PathLike):
         value = os.fspath(value)
+    if isinstance(value, np.generic):  # a cell of a table
+        value = value.item()
     return (value,) if isinstance(value, str) and kind not in (str, int, float, bool) else value
 
 
