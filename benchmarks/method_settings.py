@@ -95,6 +95,8 @@ SEARCHED = {
     "frossl": (0.012, 1),
     "empssl": (0.012, 0),
     "swav": (0.6, 1),
+    "dino": (0.004, 1),
+    "simdino": (0.036, 1),
 }
 """The learning rate and the epochs of warm-up that ``methods.py --search`` found, for the comparison of the methods.
 The ablations and other benchmarks keep the rates above."""

@@ -362,6 +362,8 @@ def test_batches_are_the_same_where_shared_memory_is_too_small(on_files, monkeyp
     assert "/dev/shm" in capsys.readouterr().err
 
 
+# torch's signal handler may raise in the middle of tempfile's code, which then leaves a file to the garbage collection.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_killed_worker_is_one_line(on_files):
     def decode_and_kill(loader: Loader) -> None:
         for _ in range(1000):

@@ -1,4 +1,4 @@
-"""Some hundred cases of the fuzzer, and what the fuzzer itself must hold: it finds what is wrong and repeats a case."""
+"""Eighty cases of the fuzzer, and what the fuzzer itself must hold: it finds what is wrong and repeats a case."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from fuzz.changes import change
 from fuzz.kinds import KINDS
 from fuzz.values import EXECUTED, PLAIN, TENSORS, Executed
 
-CASES, BLOCKS = 200, 8
+CASES, BLOCKS = 80, 4
 """Cases in the suite, and the tests that they are spread over."""
 
 SEED = 1
