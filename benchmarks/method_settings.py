@@ -97,6 +97,12 @@ SEARCHED = {
     "swav": (0.6, 1),
     "dino": (0.004, 1),
     "simdino": (0.036, 1),
+    "mae": (0.0027, 1),
+    "ijepa": (0.004, 1),
+    "directclr": (0.2, 0),
+    "directpred": (0.2, 1),
+    "lejepa": (0.012, 0),
+    "visreg": (0.012, 1),
 }
 """The learning rate and the epochs of warm-up that ``methods.py --search`` found, for the comparison of the methods.
 The ablations and other benchmarks keep the rates above."""
