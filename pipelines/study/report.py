@@ -91,20 +91,21 @@ def line(plane: pd.DataFrame) -> Row:
 
 def question_2(rows: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
     """Each order minus iid, over both points and at each."""
-    runs = last(rows)
-    runs["order"] = runs["run"].str.extract(r"^2-(\w+)-")[0].fillna("iid")
-    points = runs[runs["part"] == "2"][["width", "images"]].drop_duplicates()
-    both = runs[runs["part"].isin(("1a", "2"))].merge(points, on=["width", "images"])
-    yield "Orders minus iid", differences(both, "order", "iid", ["width", "images"])
+    yield "Orders minus iid", beside_1a(rows, "2", "order", "iid")
 
 
 def question_3(rows: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
     """Each setting minus the centre."""
-    runs = last(rows)
-    runs["setting"] = runs["run"].str.extract(r"^3-(.+)-w\d+-")[0].fillna("centre")
-    point = runs[runs["part"] == "3"][["width", "images"]].drop_duplicates()
-    near = runs[runs["part"].isin(("1a", "3"))].merge(point, on=["width", "images"])
-    yield "Settings minus those of the centre", differences(near, "setting", "centre", ["width", "images"])
+    yield "Settings minus those of the centre", beside_1a(rows, "3", "setting", "centre")
+
+
+def beside_1a(rows: pd.DataFrame, part: str, by: str, base: str) -> pd.DataFrame:
+    """The runs of a part, named after what they change, minus those of 1a at the same points: the ``base``."""
+    runs, points = last(rows), ["width", "images"]
+    runs[by] = runs["run"].str.extract(rf"^{part}-(.+)-w\d+-")[0].fillna(base)
+    places = runs[runs["part"] == part][points].drop_duplicates()
+    near = runs[runs["part"].isin(("1a", part))].merge(places, on=points)
+    return differences(near, by, base, points)
 
 
 def differences(runs: pd.DataFrame, by: str, base: str, points: list[str]) -> pd.DataFrame:
