@@ -30,6 +30,7 @@ from ssltool.config import (
     CollapseConfig,
     CollapseLayersConfig,
     DiagnoseConfig,
+    DoctorConfig,
     DuplicatesConfig,
     ExportConfig,
     FinetuneConfig,
@@ -76,6 +77,7 @@ CONFIGS = {
     "watch": WatchConfig,
     "inspect": InspectConfig,
     "export": ExportConfig,
+    "doctor": DoctorConfig,
 }
 SHRINK = {
     "pretrain": "-a resnet18_w8 --image-size 16 --dim 16 --epochs 2 --steps-per-epoch 3 -b 32 --device cpu",

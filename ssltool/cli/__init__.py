@@ -44,6 +44,7 @@ COMMANDS = {
     "report": "Write an HTML report on one or several runs.",
     "inspect": "Describe checkpoints and other files.",
     "export": "Convert a checkpoint for another library.",
+    "doctor": "Check the installation and the machine, and their speed.",
 }
 """Each command and its line in ``ssltool --help``."""
 

@@ -21,6 +21,7 @@ from ssltool.config.common import (
     fixed_settings,
 )
 from ssltool.config.diagnose import DiagnoseConfig
+from ssltool.config.doctor import DoctorConfig
 from ssltool.config.duplicates import DuplicatesConfig
 from ssltool.config.export import ExportConfig
 from ssltool.config.fields import LAYERS, SPLITS, STEMS, STRATEGIES
@@ -52,6 +53,7 @@ __all__ = [
     "DataSettings",
     "DeviceSettings",
     "DiagnoseConfig",
+    "DoctorConfig",
     "DuplicatesConfig",
     "ExportConfig",
     "FinetuneConfig",

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from ssltool.errors import SSLToolError
 from ssltool.training import slurm
+from ssltool.training.processor import usable_cores
 
 PLACE = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 """The variables that place this process among others; without them it is one process of one."""
@@ -136,5 +137,4 @@ def worker_count(workers: int | None) -> int:
     """Worker processes of this rank: ``workers``, or by default the cores divided by the local ranks, at most 8."""
     if workers is not None:
         return workers
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(8, cores // launch().local_world))
+    return max(1, min(8, usable_cores() // launch().local_world))

@@ -10,6 +10,8 @@ from typing import ParamSpec, TypeVar
 import torch
 from torch import Tensor
 
+from ssltool.training.processor import BF16_FLAGS, CPUINFO, cpu_flags
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -35,10 +37,6 @@ def without_autocast(function: Callable[P, T]) -> Callable[P, T]:
     return wrapper
 
 
-BF16_FLAGS = ("avx512_bf16", "amx_bf16")
-"""Features of x86 processors that multiply bfloat16 numbers, as Linux names them."""
-
-
 def native_precision(device: torch.device) -> str:
     """What ``--precision auto`` is on ``device``: "bf16" if it multiplies bfloat16 numbers, else "fp32"."""
     if device.type == "cuda":
@@ -48,11 +46,6 @@ def native_precision(device: torch.device) -> str:
     return "bf16" if native else "fp32"
 
 
-def _has_flag(names: Collection[str], cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
-    """Whether the processor has one of the features ``names``; False where the system does not list them."""
-    try:
-        lines = cpuinfo.read_text(errors="replace").splitlines()
-    except OSError:
-        return False
-    flags = next((line.partition(":")[2].split() for line in lines if line.startswith("flags")), [])
-    return not set(names).isdisjoint(flags)
+def _has_flag(names: Collection[str], cpuinfo: Path = CPUINFO) -> bool:
+    """Whether the processor has one of the features ``names``."""
+    return not cpu_flags(cpuinfo).isdisjoint(names)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import lzma
 import os
 import pickle
 import tracemalloc
@@ -68,20 +69,25 @@ def test_damaged_idx_file_is_refused_by_name(tmp_path, write_fashion, damage):
         fashion_mnist.read(tmp_path, "train", SETTINGS)
 
 
-def test_damaged_gzip_is_refused_wherever_the_damage_is(tmp_path, write_fashion):
-    write_fashion(tmp_path, gz=True)
-    path = tmp_path / "t10k-images-idx3-ubyte.gz"
+@pytest.mark.parametrize(("end", "compress"), [(".gz", gzip.compress), (".xz", lzma.compress)])
+def test_damaged_compressed_file_is_refused_wherever_the_damage_is(tmp_path, write_fashion, end, compress):
+    write_fashion(tmp_path)
+    name = "t10k-images-idx3-ubyte"
+    data = (tmp_path / name).read_bytes()
+    path = tmp_path / f"{name}{end}"
+    path.write_bytes(compress(data))
+    assert read_idx(path).tolist() == read_idx(tmp_path / name).tolist()
     whole = path.read_bytes()
     for place in (0, 10, len(whole) // 2, len(whole) - 6):  # magic number, kind of block, contents, check sum
         broken = bytearray(whole)
-        broken[place] = 0xFF
+        broken[place] ^= 0xFF
         path.write_bytes(broken)
         with pytest.raises(SSLToolError, match="t10k-images"):
             read_idx(path)
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(SSLToolError, match="t10k-images"):
         read_idx(path)
-    path.write_bytes(gzip.compress(b"something else"))
+    path.write_bytes(compress(b"something else"))
     with pytest.raises(SSLToolError, match="IDX"):
         read_idx(path)
 
@@ -251,10 +257,11 @@ def test_what_an_idx_header_declares_is_compared_with_the_file(tmp_path, header)
     assert str(caught.value).isprintable()
 
 
-def test_a_gzip_of_zeros_is_not_inflated(tmp_path):
-    path = tmp_path / "train-labels-idx1-ubyte.gz"
-    block = gzip.compress(bytes(2**24))
-    path.write_bytes(gzip.compress(b"\0\0\x08\x01" + (2**32 - 1).to_bytes(4, "big")) + block * 256)  # 4 GB
+@pytest.mark.parametrize(("end", "compress"), [(".gz", gzip.compress), (".xz", lzma.compress)])
+def test_compressed_zeros_are_not_inflated(tmp_path, end, compress):
+    path = tmp_path / f"train-labels-idx1-ubyte{end}"
+    block = compress(bytes(2**24))
+    path.write_bytes(compress(b"\0\0\x08\x01" + (2**32 - 1).to_bytes(4, "big")) + block * 256)  # 4 GB
     tracemalloc.start()
     with pytest.raises(SSLToolError, match="declares the shape"):
         read_idx(path, 1)

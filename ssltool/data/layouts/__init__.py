@@ -150,7 +150,7 @@ LAYOUTS: Registry[DatasetLayout] = Registry(
             ".fashion_mnist:read",
             files=(
                 *("FashionMNIST", "MNIST/raw"),
-                *(f"train-images{mark}idx3-ubyte{end}" for mark in "-." for end in ("", ".gz")),
+                *(f"train-images{mark}idx3-ubyte{end}" for mark in "-." for end in ("", ".gz", ".xz")),
             ),
             download=".fashion_mnist:download",
             pixel_flags=(),

@@ -11,7 +11,7 @@ import numpy as np
 import torchvision.datasets as tv
 
 from ssltool.config import DataSettings
-from ssltool.data.raw import Arrays, find, read_idx
+from ssltool.data.raw import COMPRESSED, Arrays, find, read_idx
 
 PLACES = ("", "FashionMNIST/raw/", "MNIST/raw/", "raw/")
 
@@ -21,7 +21,7 @@ def read(folder: Path, split: str, settings: DataSettings) -> Arrays:
     prefix = {"train": "train", "val": "t10k"}[split]
     arrays = []
     for kind, ndim in (("images", 3), ("labels", 1)):
-        names = [f"{prefix}-{kind}{mark}idx{ndim}-ubyte{end}" for mark in "-." for end in ("", ".gz")]
+        names = [f"{prefix}-{kind}{mark}idx{ndim}-ubyte{end}" for mark in "-." for end in ("", *COMPRESSED)]
         arrays.append(read_idx(find(folder, *(f"{place}{name}" for place in PLACES for name in names)), ndim))
     return arrays[0][:, None], arrays[1].astype(np.int64)
 
