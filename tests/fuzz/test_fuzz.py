@@ -1,4 +1,4 @@
-"""Eighty cases of the fuzzer, and what the fuzzer itself must hold: it finds what is wrong and repeats a case."""
+"""Forty cases of the fuzzer, and what the fuzzer itself must hold: it finds what is wrong and repeats a case."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from fuzz.changes import change
 from fuzz.kinds import KINDS
 from fuzz.values import EXECUTED, PLAIN, TENSORS, Executed
 
-CASES, BLOCKS = 80, 4
+CASES, BLOCKS = 40, 4
 """Cases in the suite, and the tests that they are spread over."""
 
 SEED = 1

@@ -48,12 +48,17 @@ def made(tmp_path_factory, trained):
     return make
 
 
+EVERY_STEP = ("simsiam", "moco", "deepcluster in a single pass", "dinov2 with Gram anchoring")
+"""Cases that are interrupted after every step, again and again; the others after one, which differs."""
+
+
 @pytest.mark.parametrize("name", CASES)
-def test_a_run_interrupted_after_every_step_resumes_bit_identically(made, interrupt_at, name):
-    """Within the first epoch, at its end, and within the second."""
+def test_an_interrupted_run_resumes_bit_identically(made, interrupt_at, name):
+    """After the first step, at the end of the first epoch, or within the second."""
     never = pretrain(made(name, "whole"))
     config = dataclasses.replace(made(name, "stopped"), resume="auto")
-    for step in (1, 2, 3):
+    steps = (1, 2, 3)
+    for step in steps if name in EVERY_STEP else steps[list(CASES).index(name) % 3 :][:1]:
         interrupt_at(step - 1)
         with pytest.raises(Interrupted):
             pretrain(config)
