@@ -255,3 +255,25 @@ def test_a_run_that_broke_while_measuring_goes_on_and_a_complete_one_is_left_alo
 def test_an_unknown_run_is_refused(study):
     with pytest.raises(SystemExit, match="no run missing"):
         study("missing")
+
+
+def test_the_cost_of_a_choice_is_what_its_checkpoint_lacks_to_the_best_of_its_run(monkeypatch):
+    """Of two runs, the first is best at its highest rank, the second at its last checkpoint."""
+    monkeypatch.setattr(report, "bootstrap", functools.partial(estimates.bootstrap, draws=10))
+    rows = pd.DataFrame(
+        {
+            "run": ["a"] * 3 + ["b"] * 3 + ["measured once"],
+            "epoch": [1, 2, 4, 1, 2, 4, 4],
+            "method": "simsiam",
+            "probe": [0.5, 0.7, 0.6, 0.5, 0.6, 0.8, 0.1],
+            "effective_rank": [1.0, 9.0, 2.0, 5.0, 3.0, 1.0, 1.0],
+        }
+    )
+    rows = rows.assign(probe_points=100 * rows["probe"], **dict.fromkeys(("m_loss", "m_knn", "auc"), rows["epoch"]))
+    rows = rows.assign(**dict.fromkeys(("rankme", "feature_std", "lidar"), rows["epoch"]))
+    found = report.choices(rows).set_index("checkpoint")
+    assert found.loc["the last", "points"].value == pytest.approx((10 + 0) / 2)
+    assert found.loc["highest effective_rank", "points"].value == pytest.approx((0 + 30) / 2)
+    assert found.loc["lowest loss", "points"].value == pytest.approx((20 + 30) / 2)  # the first: here it rises
+    assert found["best"].tolist()[:2] == [0.5, 0.0]
+    assert (found["runs"] == 2).all()

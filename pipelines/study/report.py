@@ -29,6 +29,15 @@ FALLS = {
 }
 """Question 5: the monitored value, the size of a fall, and whether it is a ratio; an AUC falls by rising."""
 
+CHOICES = {
+    "the last": ("epoch", 1),
+    "lowest loss": ("m_loss", -1),
+    "highest kNN of the monitor": ("m_knn", 1),
+    "lowest AUC": ("auc", -1),
+    **{f"highest {name}": (name, 1) for name in ("effective_rank", "rankme", "feature_std", "lidar")},
+}
+"""Question 4: ways to choose a checkpoint of a run: the column, and whether its largest or smallest value is taken."""
+
 Row = dict[str, object]
 
 
@@ -141,6 +150,22 @@ def question_4(rows: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
                 scores = forecast(runs, names, target, groups)
                 found.append({"from": " + ".join(names), "R2": scores.r2, "rank": scores.rank, "error": scores.error})
             yield f"{target}, {groups} left out, {len(runs)} runs of SimSiam", pd.DataFrame(found).round(4)
+    yield "The chosen checkpoint of a run, in points of the probe below its best", choices(rows)
+
+
+def choices(rows: pd.DataFrame) -> pd.DataFrame:
+    """What each way to choose a checkpoint costs: the mean over the runs of SimSiam that were measured more than once,
+    with an interval by a bootstrap over them, and how often it takes the best."""
+    runs = rows[(rows["method"] == "simsiam") & (rows["epoch"] > 0) & rows["probe"].notna()]
+    runs = runs[runs.groupby("run")["probe"].transform("size") > 1]
+    best, found = runs.groupby("run")["probe_points"].max(), []
+    for name, (column, sign) in CHOICES.items():
+        known = runs[runs[column].notna()]
+        taken = known.loc[(sign * known[column]).groupby(known["run"]).idxmax()].set_index("run")["probe_points"]
+        cost = (best - taken).dropna()
+        mean_cost = bootstrap(cost.to_frame("cost"), lambda r: float(r["cost"].mean()))
+        found.append({"checkpoint": name, "runs": len(cost), "points": mean_cost, "best": (cost == 0).mean()})
+    return pd.DataFrame(found)
 
 
 def question_5(rows: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
