@@ -10,6 +10,7 @@ from pathlib import Path
 
 import ssltool
 from ssltool.config import DoctorConfig
+from ssltool.data.shared_memory import SHARED_MEMORY
 from ssltool.errors import SSLToolError
 from ssltool.settings import Record
 from ssltool.stages.doctor import machine
@@ -99,7 +100,7 @@ def notes(found: Record) -> list[str]:
     shared = found["memory"]["shared_free_bytes"]
     if shared is not None and shared < LITTLE_SHARED:
         lines.append(
-            f"{machine.SHARED_MEMORY} has only {shared / 1e6:,.0f} MB, so batches of worker processes may not fit; "
+            f"{SHARED_MEMORY} has only {shared / 1e6:,.0f} MB, so batches of worker processes may not fit; "
             "enlarge it (docker run --shm-size=8g), or use a smaller -j"
         )
     if found["open_files"] is not None and found["open_files"] < FEW_FILES:
