@@ -27,6 +27,8 @@ from ssltool.files.schema import conform
 from ssltool.files.stored import Stored
 from ssltool.files.writing import copy_atomically, to_json, write_atomically, write_json, write_text, writing
 from ssltool.runs.lock import RunLock
+from ssltool.runs.progress_file import NAME as PROGRESS
+from ssltool.runs.progress_file import ProgressFile
 from ssltool.runs.records import read_records
 from ssltool.settings import Record, Settings
 from ssltool.training import distributed
@@ -37,7 +39,7 @@ NUMBERED = re.compile("checkpoint_([0-9]{4,})[.]pt")
 IMAGES, VAL_IMAGES = "images.jsonl", "val_images.jsonl"
 PROBE = "probe.pt"
 STAGE_FILES = {
-    "pretrain": ("config.json", "metrics.jsonl", IMAGES, "order.npy", "checkpoint*.pt", ".*.tmp"),
+    "pretrain": ("config.json", "metrics.jsonl", PROGRESS, IMAGES, "order.npy", "checkpoint*.pt", ".*.tmp"),
     "lincls": ("config.json", "metrics.jsonl", IMAGES, VAL_IMAGES, "probe.pt", ".*.tmp"),
     "finetune": ("config.json", "metrics.jsonl", IMAGES, VAL_IMAGES, "finetuned*.pt", ".*.tmp"),
     "scan": (
@@ -251,6 +253,16 @@ class RunFolder:
                 shutil.move(path, os.path.realpath(self.path / path.name))  # a link stays, as when it was written
             for folder in {path.parent for path in kept}:
                 folder.rmdir()
+
+    @contextlib.contextmanager
+    def progress_file(self) -> Iterator[ProgressFile]:
+        """The file that says how far the epoch is, which is removed at the end. For rank 0 alone."""
+        file = ProgressFile(self.path, self._check_lock)
+        file.remove()  # of a process that was killed
+        try:
+            yield file
+        finally:
+            file.remove()
 
     def _check_lock(self) -> None:
         if self._lock is not None:

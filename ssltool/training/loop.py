@@ -80,6 +80,9 @@ class TrainingLoop(Generic[S, B]):
     def seed_step(self) -> None:
         """Called before each step: seeds the random numbers of the network, such as those of dropout."""
 
+    def note_progress(self, progress: Progress) -> None:
+        """Called after each step, with the progress of the epoch."""
+
     def must_save(self) -> bool:
         """Whether to save after a step within an epoch, without a signal."""
         return False
@@ -138,6 +141,7 @@ class TrainingLoop(Generic[S, B]):
                 if state.epoch_step % FLUSH_EVERY == 0:
                     state.flush()
                 progress.update(self.images_in(batch), state.status())
+                self.note_progress(progress)
                 self._save_within_epoch(self._signal(stop))
 
     def _signal(self, stop: StopRequest) -> int:

@@ -45,13 +45,15 @@ def has_bars() -> bool:
 
 class Progress:
     """Progress of one epoch in steps, with throughput and the remaining time of the run. ``done`` steps were completed
-    before, and ``later`` steps follow in other epochs; plain lines are printed every ``every`` steps."""
+    before, and ``later`` steps follow in other epochs; plain lines are printed every ``every`` steps. ``rate`` is in
+    images/s, ``left`` the seconds that the run still takes."""
 
     def __init__(
         self, title: str, steps: int, *, done: int = 0, later: int = 0, every: int = 10, visible: bool = True
     ) -> None:
         self.title, self.steps, self.later, self.every = title, steps, later, every
         self.done = self._started_at = done
+        self.rate = self.left = 0.0
         self._images = 0
         self._start = time.perf_counter()
         visible = visible and not is_quiet()
@@ -71,8 +73,9 @@ class Progress:
         self.done += 1
         self._images += images
         elapsed = time.perf_counter() - self._start
-        left = elapsed / (self.done - self._started_at) * (self.steps - self.done + self.later)
-        state = f"{text} {self._images / elapsed:,.0f} images/s, {duration(left)} left".strip()
+        self.rate = self._images / elapsed
+        self.left = elapsed / (self.done - self._started_at) * (self.steps - self.done + self.later)
+        state = f"{text} {self.rate:,.0f} images/s, {duration(self.left)} left".strip()
         self._bar.set_postfix_str(state, refresh=False)
         self._bar.update()
         if self._plain and (self.done % self.every == 0 or self.done == self.steps):

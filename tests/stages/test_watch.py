@@ -193,6 +193,43 @@ def test_running_finished_stopped_and_dead_runs_are_told_apart(tmp_path, make_ru
     assert all(len(row) == len(HEADER) for row in rows_of(index.contents))
 
 
+def test_a_running_epoch_shows_how_far_it_is_and_a_file_that_says_something_else_is_ignored(tmp_path, make_run):
+    folder = make_run("run", record(0, images_per_second=50.0) + record(1))
+    told = {"epoch": 2, "epoch_step": 3, "steps": 12, "loss": 0.25, "images_per_second": 70.0, "seconds_left": 600.0}
+    (folder / "progress.json").write_text(json.dumps(told))
+    index = RunIndex([str(tmp_path)])
+
+    def row() -> dict:
+        index.refresh()
+        (run,) = index.runs.values()
+        return run.row
+
+    assert row()["within"] == 0  # no process trains
+    with RunLock(folder):
+        now = row()
+        assert (now["at"], now["within"]) == (2, 0.25)
+        assert (now["values"]["loss"], now["values"]["images_per_second"]) == (0.25, 70.0)
+        assert now["ends"] == pytest.approx((folder / "progress.json").stat().st_mtime + 600, abs=1)
+        assert rows_of({"runs": [now]})[0][HEADER.index("at")] == "2.25/4"
+        damaged = [
+            {"epoch": 1},
+            {"epoch_step": 13},
+            {"steps": 0},
+            {"seconds_left": "x"},
+            {"loss": "<b>"},
+            {"steps": None},
+        ]
+        for change in damaged:
+            (folder / "progress.json").write_text(json.dumps(told | change))
+            assert row()["within"] == (0.25 if "loss" in change else 0)
+        for text in ("[]", "{", "\0", "9" * 5000):
+            (folder / "progress.json").write_text(text)
+            assert row()["within"] == 0
+        (folder / "progress.json").unlink()
+        (folder / "progress.json").symlink_to(folder / "config.json")
+        assert row()["within"] == 0
+
+
 def test_the_page_serves_its_files_and_documents_and_forbids_everything_else(tmp_path, make_run):
     make_run(lines="".join(record(i, backbone_auc=0.5) for i in range(3)))
     with client(tmp_path) as page:

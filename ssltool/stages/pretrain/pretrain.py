@@ -27,6 +27,7 @@ from ssltool.diagnosis.metrics.of_rows import feature_std_tensor
 from ssltool.errors import Collapsed, SSLToolError, UsageError, counted
 from ssltool.methods.base import EpochImages, Now
 from ssltool.runs.folder import RunFolder
+from ssltool.runs.progress_file import ProgressFile
 from ssltool.runs.resume import find_start, pretrain_folder, pretrain_name, say_if_views_differ
 from ssltool.runs.run_paths import with_number
 from ssltool.settings import Record
@@ -43,6 +44,7 @@ from ssltool.training.loggers import Logger, check_loggers, open_loggers
 from ssltool.training.loop import TrainingLoop
 from ssltool.training.optimizers import build_optimizer
 from ssltool.training.precision import native_precision
+from ssltool.training.progress import Progress
 from ssltool.training.schedule import rates_at
 from ssltool.training.setup import TrainingSetup
 from ssltool.training.signals import StopRequest
@@ -102,6 +104,7 @@ class Pretraining(TrainingLoop[TrainState, Batch]):
         self.monitor: EpochMonitor | None = None
         self.monitored, self.epoch_time = MonitorResult(), EpochTime()
         self.collapsed = False
+        self.progress_file: ProgressFile | None = None
         super().__init__(
             _build_state(self.setup, device),
             self.folder.newest,
@@ -166,7 +169,12 @@ class Pretraining(TrainingLoop[TrainState, Batch]):
         if c.monitor_every and state.epoch < self.epochs:
             with distributed.raise_on_all_ranks():
                 self.monitor = EpochMonitor(self.setup, self.device, self.shard)
-        with StopRequest() as stop, contextlib.closing(self.loader), contextlib.closing(self.support or self.loader):
+        with contextlib.ExitStack() as stack:
+            stop = stack.enter_context(StopRequest())
+            for loader in filter(None, (self.loader, self.support)):
+                stack.enter_context(contextlib.closing(loader))
+            if distributed.is_main():
+                self.progress_file = stack.enter_context(self.folder.progress_file())
             try:
                 with killed_workers():
                     records = self.run(stop, self._log)
@@ -198,6 +206,10 @@ class Pretraining(TrainingLoop[TrainState, Batch]):
 
     def is_done(self) -> bool:
         return self.collapsed or super().is_done()
+
+    def note_progress(self, progress: Progress) -> None:
+        if self.progress_file is not None:
+            self.progress_file.write(progress, self.state.epoch, self.state.latest)
 
     def must_save(self) -> bool:
         every = self.config.save_steps

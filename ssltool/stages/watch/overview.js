@@ -10,8 +10,9 @@ const layerValue = (run, metric) => run.values[`${run.layer}_${metric}`];
 
 const progress = (run) => {
   if (!known(run.of)) return element("td", { "data-value": run.at ?? 0 }, `${run.unit} ${number(run.at ?? 0)}`);
-  const meter = element("progress", { max: run.of, value: run.at, "aria-label": `${run.at} of ${run.of} epochs` });
-  return element("td", { "data-value": run.at / run.of }, meter, element("span", { class: "words" }, ` ${number(run.at)} of ${number(run.of)}`));
+  const at = run.at + (run.within ?? 0);
+  const meter = element("progress", { max: run.of, value: at, "aria-label": `${number(at)} of ${run.of} epochs` });
+  return element("td", { "data-value": at / run.of }, meter, element("span", { class: "words" }, ` ${number(at)} of ${number(run.of)}`));
 };
 
 const cellOf = (value, text) => element("td", { class: "number", "data-value": known(value) ? value : "" }, text);

@@ -20,7 +20,7 @@ def rows_of(contents: Record, now: float | None = None) -> list[list[Any]]:
 
 def _row(run: Record, now: float) -> list[Any]:
     values, layer = run["values"], run["layer"]
-    at = "-" if run["at"] is None else f"{run['at']:g}"
+    at = "-" if run["at"] is None else f"{run['at'] + run.get('within', 0.0):.4g}"
     loss = "not finite" if run["diverged"] else values.get("loss")
     rate = values.get("images_per_second")
     verdict = run["verdict"]

@@ -16,6 +16,7 @@ from ssltool.files.reading import parse_json
 from ssltool.files.text import one_line
 from ssltool.files.writing import to_json
 from ssltool.runs.lock import is_held
+from ssltool.runs.progress_file import NAME as PROGRESS
 from ssltool.settings import Record, Settings
 from ssltool.stages.watch.decimated import MOST_KEYS
 from ssltool.stages.watch.follow import Follower, finite_number, opened, position, unit_of, verdict_of
@@ -23,6 +24,9 @@ from ssltool.viz.curve_list import LOSS, curves_of_layers, layers_of
 
 LARGEST_CONFIG = 1 << 22
 """Bytes of the largest settings that are read."""
+
+LARGEST_PROGRESS = 1 << 12
+"""Bytes of the largest file about the progress within an epoch that is read."""
 
 QUIET = 600.0
 """Seconds without a new look after which the training that a monitor watches may have ended."""
@@ -112,6 +116,11 @@ class WatchedRun:
         state = self._state(at or 0, of, now - changed)
         each = sum(finite_number(last.get(key)) or 0.0 for key in ("seconds", "monitor_seconds"))
         left = None if of is None or state != RUNNING or not each else max(0.0, of - (at or 0)) * each
+        within = self._within(at or 0) if state == RUNNING and not self.is_monitored else None
+        values = self.values()
+        if within:
+            changed, left = within["changed"], within["left"]
+            values |= within["values"]
         return {
             "id": self.id,
             "name": one_line(self.name, 200),
@@ -121,6 +130,7 @@ class WatchedRun:
             "state": state,
             "unit": unit,
             "at": at,
+            "within": within["part"] if within else 0.0,
             "of": None if self.is_monitored else of,
             "ends": None if left is None else round(changed + left),
             "changed": round(changed),
@@ -130,8 +140,25 @@ class WatchedRun:
             "unjudged": "verdict" in judged and judged["verdict"] is None,
             "kinds": one_line(judged.get("kinds") or "", 200),
             "diverged": "loss" in last and finite_number(last["loss"]) is None,
-            "values": self.values(),
+            "values": values,
         }
+
+    def _within(self, at: float) -> Record | None:
+        """What the run says of the epoch that it is in, the one after ``at``; None if it says nothing."""
+        found: Any = None
+        with contextlib.suppress(OSError, ValueError), opened(self.path / PROGRESS) as (file, status):
+            if status.st_size <= LARGEST_PROGRESS:
+                found = parse_json(os.pread(file, LARGEST_PROGRESS, 0).decode())
+        if not isinstance(found, dict):
+            return None
+        epoch, step, steps, left = (
+            finite_number(found.get(k)) for k in ("epoch", "epoch_step", "steps", "seconds_left")
+        )
+        if epoch != at or step is None or not steps or not 0 <= step <= steps or left is None:
+            return None
+        known = {name: finite_number(found.get(name)) for name in ("loss", "images_per_second")}
+        values = {name: value for name, value in known.items() if value is not None}
+        return {"part": step / steps, "left": left, "changed": status.st_mtime, "values": values}
 
     def _first_layer(self) -> object:
         layers = self.settings.get("layers") if self.is_monitored else None
