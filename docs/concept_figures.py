@@ -46,7 +46,7 @@ class Run:
     Attributes:
         name, note: the two lines above its panel.
         loss: what is minimised.
-        view: from embeddings (N, D) to what the loss compares: (N, D) again.
+        view: from embeddings (N, D) to what the loss compares: (N, D) again. Without a circle, their mean is subtracted.
         half: half the side of the panel.
         circle: whether the unit circle is drawn.
     """
@@ -59,12 +59,12 @@ class Run:
     circle: bool = False
 
 
-def centred(z: Tensor) -> Tensor:
-    return z - z.mean(dim=0)
+def unchanged(z: Tensor) -> Tensor:
+    return z
 
 
-def standardised(z: Tensor) -> Tensor:
-    return centred(z) / z.std(dim=0, correction=0)
+def scaled(z: Tensor) -> Tensor:
+    return z / z.std(dim=0, correction=0)
 
 
 def directions(z: Tensor) -> Tensor:
@@ -76,21 +76,21 @@ def simsiam(stop_grad: bool) -> Loss:
 
 
 COLLAPSE = [
-    Run("Healthy", "VICReg", lambda z1, z2, h: vicreg_loss(z1, z2), centred, 4),
-    Run("Dimensional collapse", "cov=0", lambda z1, z2, h: vicreg_loss(z1, z2, cov=0), centred, 4),
-    Run("Complete collapse", "std=0, cov=0", lambda z1, z2, h: vicreg_loss(z1, z2, std=0, cov=0), centred, 4),
+    Run("Healthy", "VICReg", lambda z1, z2, h: vicreg_loss(z1, z2), unchanged, 3.5),
+    Run("Dimensional collapse", "cov=0", lambda z1, z2, h: vicreg_loss(z1, z2, cov=0), unchanged, 3.5),
+    Run("Complete collapse", "std=0, cov=0", lambda z1, z2, h: vicreg_loss(z1, z2, std=0, cov=0), unchanged, 3.5),
 ]
-"""Six-dimensional embeddings, of which the first two dimensions are drawn."""
+"""Five-dimensional embeddings, of which the first two dimensions are drawn."""
 
 LOSSES = [
     Run("SimSiam", "predictor, stop-gradient", simsiam(True), directions, 1.25, True),
     Run("SimSiam", "stop_grad=false", simsiam(False), directions, 1.25, True),
     Run("SimCLR", "negatives", lambda z1, z2, h: nt_xent_loss(z1, z2), directions, 1.25, True),
     Run("SimCLR", "negatives=false", lambda z1, z2, h: nt_xent_loss(z1, z2, negatives=False), directions, 1.25, True),
-    Run("VICReg", "variance, covariance", lambda z1, z2, h: vicreg_loss(z1, z2), centred, 3.5),
-    Run("VICReg", "cov=0", lambda z1, z2, h: vicreg_loss(z1, z2, cov=0), centred, 3.5),
-    Run("Barlow Twins", "redundancy term", lambda z1, z2, h: barlow_loss(z1, z2), standardised, 3.5),
-    Run("Barlow Twins", "lambd=0", lambda z1, z2, h: barlow_loss(z1, z2, lambd=0), standardised, 3.5),
+    Run("VICReg", "variance, covariance", lambda z1, z2, h: vicreg_loss(z1, z2), unchanged, 3.5),
+    Run("VICReg", "cov=0", lambda z1, z2, h: vicreg_loss(z1, z2, cov=0), unchanged, 3.5),
+    Run("Barlow Twins", "redundancy term", lambda z1, z2, h: barlow_loss(z1, z2), scaled, 3.5),
+    Run("Barlow Twins", "lambd=0", lambda z1, z2, h: barlow_loss(z1, z2, lambd=0), scaled, 3.5),
 ]
 """Two-dimensional embeddings."""
 
@@ -103,7 +103,6 @@ def snapshots(loss: Loss, width: int, steps: list[int]) -> list[tuple[Tensor, Te
     centres = 1.5 * torch.randn(CLUSTERS, 1, WIDTH, **float64)
     images = (centres + 0.7 * torch.randn(CLUSTERS, PER_CLUSTER, WIDTH, **float64)).flatten(0, 1)
     network, predictor = mlp([WIDTH, 32, 32, width]).double(), mlp([width, 32, width]).double()
-    nn.init.normal_(network[-1].weight, std=0.3)  # embeddings with a standard deviation near 1
     optimizer = torch.optim.Adam([*network.parameters(), *predictor.parameters()], lr=0.01)
     found = []
     for step in range(steps[-1] + 1):
@@ -125,7 +124,8 @@ def frames(run: Run, width: int, steps: list[int] = STEPS) -> dict[str, Any]:
     points, spectra, text = [], [], []
     for z, views, loss in snapshots(run.loss, width, steps):
         drawn = run.view(z)
-        points.append((100 * drawn[:, :2]).round().int().flatten().tolist())
+        xy = drawn[:, :2] if run.circle else (drawn - drawn.mean(dim=0))[:, :2]
+        points.append((100 * xy).round().int().flatten().tolist())
         found = measure(drawn, ("auc", "effective_rank", "feature_std"))
         spectra.append([float(f"{s:.3g}") for s in found.s.tolist()])
         rank, spread, auc = (found.metrics[name] for name in ("effective_rank", "feature_std", "auc"))
@@ -181,7 +181,7 @@ def draw_spectra(found: dict[str, Any], path: Path) -> None:
         bottom.set(xlabel="principal direction", ylim=(0, 1.04))
     axes[0, 0].set_ylabel("singular value")
     axes[1, 0].set_ylabel("cumulative explained variance")
-    axes[0, 2].legend(frameon=False, fontsize=8)
+    axes[0, 0].legend(frameon=False, fontsize=8, loc="lower left")
     save(figure, path)
 
 
@@ -211,7 +211,7 @@ def read_script(path: Path) -> dict[str, Any]:
 
 if __name__ == "__main__":
     plt.rcParams.update({"font.family": "DejaVu Sans", "font.size": 9.5})
-    collapse, losses = document(COLLAPSE, 6), document(LOSSES, 2)
+    collapse, losses = document(COLLAPSE, 5), document(LOSSES, 2)
     write_script(collapse, STATIC / "concepts-collapse.js")
     write_script(losses, STATIC / "concepts-losses.js")
     draw_clouds(collapse, STATIC / "concepts-clouds.png")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import re
 from pathlib import Path
 
@@ -16,10 +16,9 @@ FILES = sorted(STATIC.glob("concepts*"))
 
 @pytest.fixture(scope="module")
 def figures():
-    spec = importlib.util.spec_from_file_location("concept_figures", DOCS / "concept_figures.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(DOCS)
+        yield importlib.import_module("concept_figures")
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +58,22 @@ def test_the_spectra_are_those_of_the_points(losses):
 def test_runs_of_a_figure_begin_with_the_same_embeddings(collapse):
     first, *others = (run["points"][0] for run in collapse.values())
     assert all(points == first for points in others)
+
+
+def test_the_runs_collapse_as_the_page_says(collapse, losses):
+    healthy, dimensional, complete = collapse.values()
+    assert number(healthy, "effective_rank") > 4.5 and number(healthy, "feature_std") > 0.9
+    assert number(dimensional, "effective_rank") < 1.5 and number(dimensional, "feature_std") > 0.5
+    assert number(complete, "effective_rank") > 4 and number(complete, "feature_std") < 0.05
+    distances = [number(run, "distance") for run in (complete, dimensional, healthy)]
+    assert distances == sorted(distances)
+    for name, note in (("SimSiam", "stop_grad=false"), ("SimCLR", "negatives=false")):
+        as_it_is, without = (run for run in losses.values() if run["name"] == name)
+        assert without["note"] == note and number(without, "loss") < number(as_it_is, "loss")
+        assert number(without, "feature_std") < 0.1 and number(as_it_is, "feature_std") > 0.9
+    for name in ("VICReg", "Barlow Twins"):
+        as_it_is, without = (run for run in losses.values() if run["name"] == name)
+        assert number(as_it_is, "effective_rank") > 1.9 and number(without, "effective_rank") < 1.7
 
 
 def test_every_file_is_small_and_needs_no_network():

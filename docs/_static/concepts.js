@@ -107,7 +107,7 @@
       const slider = element("input", { type: "range", min: 0, max: this.last, "aria-label": "Training step" });
       const step = element("output", {});
       button.addEventListener("click", () => (this.timer ? this.stop() : this.play()));
-      slider.addEventListener("input", () => { this.stop(); this.show(Number(slider.value)); });
+      slider.addEventListener("input", () => this.stop(Number(slider.value)));
       this.draws.push((frame) => {
         button.textContent = this.timer ? "Pause" : "Play";
         slider.value = frame;
@@ -124,16 +124,17 @@
 
     play() {
       this.timer = setInterval(() => {
-        if (this.frame + 1 >= this.last) this.stop();
-        this.show(this.frame + (this.frame < this.last ? 1 : 0));
+        const next = this.frame + 1;
+        if (next < this.last) this.show(next);
+        else this.stop(this.last);
       }, MILLISECONDS_PER_FRAME);
       this.show(this.frame < this.last ? this.frame : 0);
     }
 
-    stop() {
+    stop(frame = this.frame) {
       clearInterval(this.timer);
       this.timer = null;
-      this.show(this.frame);
+      this.show(frame);
     }
   }
 
