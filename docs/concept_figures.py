@@ -46,7 +46,7 @@ class Run:
     Attributes:
         name, note: the two lines above its panel.
         loss: what is minimised.
-        view: from embeddings (N, D) to what the loss compares: (N, D) again. Without a circle, their mean is subtracted.
+        view: from embeddings (N, D) to what the loss compares, (N, D). Without a circle, the mean is subtracted.
         half: half the side of the panel.
         circle: whether the unit circle is drawn.
     """

@@ -1,4 +1,4 @@
-"""The figures of ``docs/concepts.md``: the committed data is what their script computes, and shows what the page says."""
+"""The figures of ``docs/concepts.md``: their data is what the script computes, and shows what the page says."""
 
 from __future__ import annotations
 
