@@ -77,7 +77,7 @@
       }
       for (let j = 0; j < width; j++) shape(svg, "text", { x: x(j), y: 187, "text-anchor": "middle" }, `${j + 1}`);
       shape(svg, "text", { x: 165, y: 206, "text-anchor": "middle" }, "principal direction");
-      if (plot.flat) shape(svg, "path", { d: `M${x(0)} ${y(1 / width)}L${x(width - 1)} ${y(1)}`, class: "guide" });
+      if (plot.flat) shape(svg, "path", { d: `M${x(0)} ${y(1 / width)}L${x(width - 1)} ${y(1)}`, class: "guide flat" });
       const lines = data.runs.map((_, i) => shape(svg, "path", { class: `run run${i}` }));
       place.append(element("div", {}, element("b", {}, plot.title), svg));
       return (frame) => lines.forEach((line, i) => line.setAttribute("d", path(plot.heights(data.runs[i].s[frame]))));
