@@ -25,3 +25,15 @@ html_theme_options = {
     "light_css_variables": {"color-brand-primary": "#0072B2", "color-brand-content": "#0072B2"},
     "dark_css_variables": {"color-brand-primary": "#56B4E9", "color-brand-content": "#56B4E9"},
 }
+
+CONCEPTS = ("concepts-collapse.js", "concepts-losses.js", "concepts.js")
+
+
+def add_scripts(app, pagename, templatename, context, doctree):
+    """Loads the scripts of the interactive figures in their page only."""
+    for name in CONCEPTS if pagename == "concepts" else ():
+        app.add_js_file(name, loading_method="defer")
+
+
+def setup(app):
+    app.connect("html-page-context", add_scripts)
