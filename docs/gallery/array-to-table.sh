@@ -1,0 +1,32 @@
+# %% [markdown]
+# # From a Slurm array to one table
+#
+# A table of settings, a run for each row, and all results in one table. On a cluster the runs are tasks of an array:
+# `sbatch --array=1-4 pipelines/slurm/array.sh runs.csv runs ...`. Here a loop of bash stands in for it, so that the
+# example needs no Slurm; a row is `--config runs.csv:N` in both.
+
+# %%
+set -e
+cat >runs.csv <<'END'
+method,lr,negatives (option)
+simclr,0.1,true
+simclr,0.4,true
+simclr,0.1,false
+simclr,0.4,false
+END
+for SLURM_ARRAY_TASK_ID in 1 2 3 4; do
+  ssltool pretrain --config runs.csv:$SLURM_ARRAY_TASK_ID -a resnet18_w4 --stem small-stride2 --image-size 16 \
+    --set dim=64 --set hidden=64 --epochs 2 --steps-per-epoch 15 -b 64 --monitor-size 512 \
+    --out runs/$SLURM_ARRAY_TASK_ID --resume auto
+done
+
+# %% [markdown]
+# Each task has a folder. `table` joins them, with the settings in which the runs differ; `--out` has all columns.
+
+# %%
+ssltool table runs/*/ --out table.csv
+ssltool table runs/*/
+ssltool plot auc runs/*/ --x accuracy --group-by method -o array-to-table.png
+
+# %% [markdown]
+# ## What to see

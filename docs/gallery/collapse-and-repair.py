@@ -1,0 +1,43 @@
+# %% [markdown]
+# # Collapse on purpose, and repair it
+#
+# Three runs of VICReg with one seed: as published; without its variance term, which lets it collapse; and the same with
+# another term against collapse, the von Neumann entropy of the projections (`--regularise vne=1@projector`).
+
+# %%
+import matplotlib.pyplot as plt
+
+import ssltool
+
+small = {"arch": "resnet18_w4", "stem": "small-stride2", "image_size": 16, "monitor_size": 512}
+training = {"epochs": 4, "steps_per_epoch": 15, "batch_size": 64, "lr": 0.4}
+broken = {"dim": 64, "hidden": 64, "std": 0.0}
+runs = {
+    "as published": {"options": {"dim": 64, "hidden": 64}},
+    "no variance term": {"options": broken},
+    "no variance term, vne": {"options": broken, "regularise": ("vne=1@projector",)},
+}
+for name, settings in runs.items():
+    run = ssltool.pretrain(method="vicreg", **small, **training, **settings, out=name)
+    print(f"{name}: {'collapsed' if run.collapsed else 'not collapsed'}")
+
+# %% [markdown]
+# The monitor of each run has measured the network after every epoch.
+
+# %%
+panels = {
+    "loss": "loss (lower is better)",
+    "projector_feature_std": "spread of the projections\n(1 isotropic, 0 collapsed)",
+    "backbone_knn": "kNN accuracy of the backbone",
+}
+figure, axes = plt.subplots(1, 3, figsize=(9, 3), layout="constrained")
+for name, style in zip(runs, ("-o", "--s", ":^"), strict=True):
+    history = ssltool.read_run(name)
+    for axis, (column, title) in zip(axes, panels.items(), strict=True):
+        axis.plot(history["epoch"] + 1, history[column], style, label=name)
+        axis.set(title=title, xlabel="epoch", xticks=history["epoch"] + 1)
+axes[1].legend(fontsize=8)
+figure.savefig("collapse-and-repair.png", dpi=90)
+
+# %% [markdown]
+# ## What to see

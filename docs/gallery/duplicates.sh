@@ -1,0 +1,36 @@
+# %% [markdown]
+# # Duplicates and leaks in my data
+#
+# A val image that is also in train makes an accuracy too good. Here three are put there on purpose: one as the same
+# file, one saved as JPEG, and one at another size. An untrained network is enough to find them.
+
+# %%
+set -e
+python - <<'END'
+import gzip
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from ssltool.data.bundled import FOLDER
+
+pixels = np.frombuffer(gzip.open(FOLDER / "t10k-images-idx3-ubyte.gz").read(), np.uint8, offset=16).reshape(-1, 28, 28)
+for split in ("train", "val"):
+    Path(f"photos/{split}").mkdir(parents=True)
+for number in range(200):
+    Image.fromarray(pixels[number]).resize((56, 56)).save(f"photos/{'train' if number < 150 else 'val'}/{number:03d}.png")
+Path("photos/val/same-file.png").write_bytes(Path("photos/train/003.png").read_bytes())
+Image.open("photos/train/011.png").save("photos/val/as-jpeg.jpg", quality=90)
+Image.open("photos/train/025.png").resize((48, 48)).save("photos/val/smaller.png")
+END
+
+# %% [markdown]
+# Representations of both splits, and the groups that have images of both:
+
+# %%
+ssltool save-reprs photos --split both --pretrained random -a resnet18_w8 --image-size 56 --stem small-stride2 -o reprs
+ssltool duplicates reprs/train_reprs_e0.pt reprs/val_reprs_e0.pt --out leaks.csv --sheet duplicates.png
+
+# %% [markdown]
+# ## What to see

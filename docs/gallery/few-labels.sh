@@ -1,0 +1,44 @@
+# %% [markdown]
+# # Few labels: PAWS or a probe
+#
+# 100 of the 8,000 bundled images keep their label, 10 of each class. PAWS uses them while it trains. SimCLR uses none, and
+# a probe learns from the 100 labels afterwards. An untrained network with the same probe is the baseline.
+
+# %%
+set -e
+network="-a resnet18_w4 --stem small-stride2 --image-size 16"
+training="--epochs 4 --steps-per-epoch 15 -b 64 --lr 0.4 --monitor-size 512"
+ssltool pretrain $network $training --method simclr --set dim=64 --set hidden=64 -o simclr
+ssltool pretrain $network $training --method paws --set dim=64 --set labels_fraction=0.0125 --set support_per_class=4 \
+  --set local_crops=0 -o paws
+
+# %% [markdown]
+# The same protocol for all three: logistic regression on the representations of the 100 labelled images, evaluated on
+# the val images.
+
+# %%
+ssltool save-reprs --pretrained simclr/checkpoint.pt --random --split both -o untrained
+for run in simclr paws; do
+  ssltool save-reprs --pretrained $run/checkpoint.pt --split both -o $run/reprs
+done
+for folder in untrained simclr/reprs paws/reprs; do
+  ssltool lincls --reprs $folder/train_reprs_e0.pt $folder/val_reprs_e0.pt --solver lbfgs --labels-fraction 0.0125 \
+    -o $folder/probe --json >$folder/probe.json
+done
+
+# %%
+python - <<'END'
+import json
+
+import matplotlib.pyplot as plt
+
+names = {"untrained": "untrained", "SimCLR": "simclr/reprs", "PAWS": "paws/reprs"}
+accuracies = [json.load(open(f"{folder}/probe.json"))["acc1"] for folder in names.values()]
+figure, axis = plt.subplots(figsize=(4.5, 3), layout="constrained")
+axis.bar_label(axis.bar(list(names), accuracies, color=["0.7", "C0", "C1"]), fmt="%.0f")
+axis.set(title="accuracy of a probe on 100 labels", ylim=(0, 100), ylabel="%")
+figure.savefig("few-labels.png", dpi=100)
+END
+
+# %% [markdown]
+# ## What to see

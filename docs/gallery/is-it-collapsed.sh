@@ -1,0 +1,25 @@
+# %% [markdown]
+# # Is my network collapsed?
+#
+# Two runs of SimCLR on the bundled images. The second lacks the negatives, which prevent its collapse. The network is
+# tiny and trains for 60 steps, so that the example takes seconds; your runs are measured with the same commands.
+
+# %%
+set -e
+network="-a resnet18_w4 --stem small-stride2 --image-size 16 --method simclr --set dim=64 --set hidden=64"
+training="--epochs 2 --steps-per-epoch 30 -b 64 --lr 0.4 --monitor-size 512"
+ssltool pretrain $network $training -o healthy
+ssltool pretrain $network $training --set negatives=false -o collapsed
+
+# %% [markdown]
+# The output of the projector is what the loss sees, so a collapse is complete there first. An untrained network
+# (`--random`) shows what the numbers would be without training.
+
+# %%
+ssltool save-reprs --pretrained healthy/checkpoint.pt --random --layer projector --sample 1000 -o untrained.pt
+ssltool save-reprs --pretrained healthy/checkpoint.pt --layer projector --sample 1000 -o healthy.pt
+ssltool save-reprs --pretrained collapsed/checkpoint.pt --layer projector --sample 1000 -o collapsed.pt
+ssltool collapse untrained.pt healthy.pt collapsed.pt --plot is-it-collapsed.png
+
+# %% [markdown]
+# ## What to see

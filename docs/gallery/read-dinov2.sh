@@ -1,0 +1,38 @@
+# %% [markdown]
+# # Read a DINOv2 checkpoint
+#
+# `--pretrained` reads folders of transformers. To need no download, this example writes a small DINOv2 with random
+# weights; with the network at hand, put `hf-hub:facebook/dinov2-small` in the place of `dinov2`. It needs `pip install
+# 'ssltool[transformers]'`.
+
+# %%
+set -e
+python - <<'END'
+import torch
+import transformers
+
+torch.manual_seed(0)
+config = transformers.Dinov2Config(image_size=28, patch_size=7, hidden_size=48, num_hidden_layers=4, num_attention_heads=3)
+transformers.Dinov2Model(config).save_pretrained("dinov2")
+transformers.BitImageProcessor(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28}).save_pretrained("dinov2")
+END
+
+# %% [markdown]
+# What is it, and which network does ssltool build for it?
+
+# %%
+ssltool inspect dinov2
+
+# %% [markdown]
+# Class tokens and patches of 300 images, and a verdict on the class tokens: `--tokens all` saves both, `cls` the class
+# tokens only.
+
+# %%
+ssltool save-reprs --dataset-type bundled --split val --pretrained dinov2 --sample 300 --tokens cls -o cls.pt
+ssltool save-reprs --dataset-type bundled --split val --pretrained dinov2 --sample 300 --tokens all -o tokens.pt
+ssltool collapse cls.pt
+ssltool collapse tokens.pt --metrics patch_cosine,patch_rank,cls_patch_cosine,high_norm_tokens
+ssltool plot patches tokens.pt --rows 4 -o read-dinov2.png
+
+# %% [markdown]
+# ## What to see
