@@ -15,20 +15,20 @@ broken = {"dim": 64, "hidden": 64, "std": 0.0}
 runs = {
     "as published": {"options": {"dim": 64, "hidden": 64}},
     "no variance term": {"options": broken},
-    "no variance term, vne": {"options": broken, "regularise": ("vne=1@projector",)},
+    "vne instead": {"options": broken, "regularise": ("vne=1@projector",)},
 }
 for name, settings in runs.items():
-    run = ssltool.pretrain(method="vicreg", **small, **training, **settings, out=name)
-    print(f"{name}: {'collapsed' if run.collapsed else 'not collapsed'}")
+    ssltool.pretrain(method="vicreg", **small, **training, **settings, out=name)
+    print(f"{name}:", *ssltool.read_run(name)["verdict"])
 
 # %% [markdown]
 # The monitor of each run has measured the network after every epoch.
 
 # %%
 panels = {
-    "loss": "loss (lower is better)",
     "projector_feature_std": "spread of the projections\n(1 isotropic, 0 collapsed)",
-    "backbone_knn": "kNN accuracy of the backbone",
+    "projector_effective_rank": "effective rank\nof the projections",
+    "backbone_knn": "20-NN accuracy\nof the backbone",
 }
 figure, axes = plt.subplots(1, 3, figsize=(9, 3), layout="constrained")
 for name, style in zip(runs, ("-o", "--s", ":^"), strict=True):
@@ -36,8 +36,8 @@ for name, style in zip(runs, ("-o", "--s", ":^"), strict=True):
     for axis, (column, title) in zip(axes, panels.items(), strict=True):
         axis.plot(history["epoch"] + 1, history[column], style, label=name)
         axis.set(title=title, xlabel="epoch", xticks=history["epoch"] + 1)
-axes[1].legend(fontsize=8)
-figure.savefig("collapse-and-repair.png", dpi=90)
+axes[0].legend(fontsize=8)
+figure.savefig("collapse-and-repair.png")
 
 # %% [markdown]
 # ## What to see

@@ -22,15 +22,17 @@ for number in range(200):
     Image.fromarray(pixels[number]).resize((56, 56)).save(f"photos/{'train' if number < 150 else 'val'}/{number:03d}.png")
 Path("photos/val/same-file.png").write_bytes(Path("photos/train/003.png").read_bytes())
 Image.open("photos/train/011.png").save("photos/val/as-jpeg.jpg", quality=90)
-Image.open("photos/train/025.png").resize((48, 48)).save("photos/val/smaller.png")
+Image.open("photos/train/025.png").resize((28, 28)).save("photos/val/smaller.png")
 END
 
 # %% [markdown]
 # Representations of both splits, and the groups that have images of both:
 
 # %%
-ssltool save-reprs photos --split both --pretrained random -a resnet18_w8 --image-size 56 --stem small-stride2 -o reprs
-ssltool duplicates reprs/train_reprs_e0.pt reprs/val_reprs_e0.pt --out leaks.csv --sheet duplicates.png
+network="--pretrained random -a resnet18_w8 --image-size 56 --stem small-stride2"
+ssltool save-reprs photos --split train $network -o train.pt
+ssltool save-reprs photos --split val $network -o val.pt
+ssltool duplicates train.pt val.pt --out leaks.csv --sheet duplicates.png
 
 # %% [markdown]
 # ## What to see

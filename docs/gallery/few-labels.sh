@@ -37,7 +37,7 @@ accuracies = [json.load(open(f"{folder}/probe.json"))["acc1"] for folder in name
 figure, axis = plt.subplots(figsize=(4.5, 3), layout="constrained")
 axis.bar_label(axis.bar(list(names), accuracies, color=["0.7", "C0", "C1"]), fmt="%.0f")
 axis.set(title="accuracy of a probe on 100 labels", ylim=(0, 100), ylabel="%")
-figure.savefig("few-labels.png", dpi=100)
+figure.savefig("few-labels.png")
 END
 
 # %% [markdown]

@@ -12,14 +12,15 @@ ssltool pretrain $network $training -o healthy
 ssltool pretrain $network $training --set negatives=false -o collapsed
 
 # %% [markdown]
-# The output of the projector is what the loss sees, so a collapse is complete there first. An untrained network
-# (`--random`) shows what the numbers would be without training.
+# The output of the projector is what the loss sees, so a collapse is strongest there. `collapse` gives a verdict with
+# its evidence, and the spectra. Without `--layer` it would be the representation before the projector.
 
 # %%
-ssltool save-reprs --pretrained healthy/checkpoint.pt --random --layer projector --sample 1000 -o untrained.pt
-ssltool save-reprs --pretrained healthy/checkpoint.pt --layer projector --sample 1000 -o healthy.pt
-ssltool save-reprs --pretrained collapsed/checkpoint.pt --layer projector --sample 1000 -o collapsed.pt
-ssltool collapse untrained.pt healthy.pt collapsed.pt --plot is-it-collapsed.png
+for run in healthy collapsed; do
+  ssltool save-reprs --pretrained $run/checkpoint.pt --layer projector --sample 1000 -o $run.pt
+done
+ssltool collapse healthy.pt collapsed.pt --plot is-it-collapsed.png
 
 # %% [markdown]
 # ## What to see
+#

@@ -73,4 +73,4 @@ for number, check in enumerate(watch.checks):
     axis.semilogy(range(1, 17), check.spectra["projector"], color=shade, label=f"step {check.step}: {check.state}")
 axis.set(title="spectrum of the projections", xlabel="singular value", ylabel="size")
 axis.legend(fontsize=8, ncols=2)
-figure.savefig("monitor-lightning.png", dpi=100)
+figure.savefig("monitor-lightning.png")

@@ -71,4 +71,4 @@ for axis, title in zip(axes, ("loss", "feature_std: 1 isotropic, 0 collapsed"), 
             axis.axvspan(check.step - 5, check.step + 5, color="0.9", linewidth=0)
     axis.set(title=title, xlabel="step")
 axes[1].legend()
-figure.savefig("monitor-pytorch.png", dpi=100)
+figure.savefig("monitor-pytorch.png")

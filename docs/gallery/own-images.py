@@ -30,7 +30,7 @@ images = [Image.fromarray(image) for image in pixels[:300]]
 # %%
 with tarfile.open("shards-000.tar", "w") as shard:
     for number, (image, label) in enumerate(zip(images, labels, strict=False)):
-        folder = Path("folder") / CLASSES[label]
+        folder = Path("folder") / f"{label}-{CLASSES[label]}"
         folder.mkdir(parents=True, exist_ok=True)
         image.save(folder / f"{number:03d}.png")
         for ending, content in (("png", (folder / f"{number:03d}.png").read_bytes()), ("cls", str(label).encode())):
@@ -42,25 +42,26 @@ rows = {"image": images, "label": labels[:300].tolist()}
 datasets.Dataset.from_dict(rows, features=features).save_to_disk("hugging-face")
 
 # %% [markdown]
-# Each is embedded by the same untrained network. The order of the images may differ, so their classes are compared.
+# Each is embedded by the same untrained network. The labels are those of the class folders, of the `.cls` members and of
+# the column `label`.
 
 # %%
 network = {"pretrained": "random", "arch": "resnet18_w4", "stem": "small-stride2", "image_size": 28}
 found = {}
 for data in ("folder", "shards-000.tar", "hugging-face"):
-    (saved,) = ssltool.save_reprs(data=data, out=f"{Path(data).stem}.pt", **network)
+    (saved,) = ssltool.save_reprs(data=data, out=f"{Path(data).stem}.pt", **network, verbose=True)
     found[data] = ssltool.load_representations(saved.path)
-    print(data, found[data].representations.shape, found[data].meta["dataset_type"])
 
 # %%
+rows = np.asarray(found["folder"].representations)
+components = np.linalg.svd(rows - rows.mean(0), full_matrices=False)[2][:2]
 figure, axes = plt.subplots(1, 3, figsize=(9, 3), layout="constrained")
 for axis, (data, saved) in zip(axes, found.items(), strict=True):
-    rows = saved.representations - saved.representations.mean(0)
-    x, y = (rows @ np.linalg.svd(rows, full_matrices=False)[2][:2].T).T
+    x, y = components @ (np.asarray(saved.representations) - rows.mean(0)).T
     axis.scatter(x, y, c=saved.targets, cmap="tab10", s=8)
-    axis.set(title=f"{data}: {len(rows)} images", xlabel="component 1", xticks=[], yticks=[])
+    axis.set(title=f"{data}: {len(saved.targets)} images", xlabel="component 1", xticks=[], yticks=[])
 axes[0].set_ylabel("component 2")
-figure.savefig("own-images.png", dpi=80)
+figure.savefig("own-images.png")
 
 # %% [markdown]
 # ## What to see

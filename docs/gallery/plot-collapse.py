@@ -50,7 +50,7 @@ fourth.set(title="4. 20-NN accuracy", xlabel="AUC")
 fourth.margins(0.25)
 first.legend(fontsize=8)
 third.legend(fontsize=8)
-figure.savefig("plot-collapse.png", dpi=75)
+figure.savefig("plot-collapse.png")
 
 # %% [markdown]
 # ## What to see

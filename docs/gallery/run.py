@@ -1,40 +1,47 @@
 """Runs the examples of the gallery: ``python docs/gallery/run.py [NAME ...]``, by default all.
 
-Each runs in an empty folder, with the ``ssltool`` of this checkout. It must leave ``NAME.png``, which is copied beside
-the script. Printed are the seconds, and those of the processor.
+Each runs in an empty folder, with the ``ssltool`` of this checkout. It must leave ``NAME.png``, of which a small
+copy is saved beside the script. Printed are the seconds, and those of the processor.
 """
 
 from __future__ import annotations
 
 import os
 import resource
-import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
+from PIL import Image
+
 HERE = Path(__file__).resolve().parent
 CHECKOUT = HERE.parents[1]
 EXAMPLES = {path.stem: path for path in sorted(HERE.iterdir()) if path.suffix in (".py", ".sh") and path.stem != "run"}
 PROGRAMS = {".py": [sys.executable], ".sh": ["bash"]}
-LIMIT = 80_000
-"""The largest picture, in bytes."""
+SIDE = 900
+"""The largest width and height of a picture, in pixels."""
 
 
 def run(script: Path, folder: Path, environment: dict[str, str]) -> str | None:
-    """Runs an example in ``folder`` and copies its picture; what is wrong, or None."""
+    """Runs an example in ``folder`` and saves its picture; what is wrong, or None."""
     code = subprocess.run([*PROGRAMS[script.suffix], script], cwd=folder, env=environment).returncode
     picture = folder / f"{script.stem}.png"
     if code:
         return f"exit code {code}"
     if not picture.exists():
         return f"no {picture.name}"
-    if picture.stat().st_size > LIMIT:
-        return f"{picture.name} has {picture.stat().st_size:,} bytes, more than {LIMIT:,}"
-    shutil.copy(picture, script.with_suffix(".png"))
+    save_small(picture, script.with_suffix(".png"))
     return None
+
+
+def save_small(picture: Path, copy: Path) -> None:
+    """Saves a picture with at most ``SIDE`` pixels and 128 colours, which takes a few ten thousand bytes."""
+    with Image.open(picture) as image:
+        small = image.convert("RGB")
+    small.thumbnail((SIDE, SIDE))
+    small.quantize(128).save(copy, optimize=True)
 
 
 def main(names: list[str]) -> int:
