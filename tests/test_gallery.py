@@ -10,7 +10,6 @@ from pathlib import Path
 
 import fork_server
 import pytest
-
 from test_docs import parse
 
 GALLERY = Path(__file__).resolve().parents[1] / "docs" / "gallery"
@@ -79,6 +78,8 @@ def test_the_quickest_example_of_bash_runs(server, tmp_path):
     folder = tmp_path / "programs"
     environment = programs(folder)
     fork_server.shim(folder / "ssltool", server)
-    done = subprocess.run(["bash", GALLERY / "own-method.sh"], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        ["bash", GALLERY / "own-method.sh"], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "own-method.png").exists()

@@ -15,11 +15,13 @@ from PIL import Image
 
 from ssltool.data.bundled import FOLDER
 
-pixels = np.frombuffer(gzip.open(FOLDER / "t10k-images-idx3-ubyte.gz").read(), np.uint8, offset=16).reshape(-1, 28, 28)
+content = gzip.decompress((FOLDER / "t10k-images-idx3-ubyte.gz").read_bytes())
+pixels = np.frombuffer(content, np.uint8, offset=16).reshape(-1, 28, 28)
 for split in ("train", "val"):
     Path(f"photos/{split}").mkdir(parents=True)
 for number in range(200):
-    Image.fromarray(pixels[number]).resize((56, 56)).save(f"photos/{'train' if number < 150 else 'val'}/{number:03d}.png")
+    split = "train" if number < 150 else "val"
+    Image.fromarray(pixels[number]).resize((56, 56)).save(f"photos/{split}/{number:03d}.png")
 Path("photos/val/same-file.png").write_bytes(Path("photos/train/003.png").read_bytes())
 Image.open("photos/train/011.png").save("photos/val/as-jpeg.jpg", quality=90)
 Image.open("photos/train/025.png").resize((28, 28)).save("photos/val/smaller.png")

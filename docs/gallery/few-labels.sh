@@ -1,12 +1,12 @@
 # %% [markdown]
 # # Few labels: PAWS or a probe
 #
-# 100 of the 8,000 bundled images keep their label, 10 of each class. PAWS uses them while it trains. SimCLR uses none, and
-# a probe learns from the 100 labels afterwards. An untrained network with the same probe is the baseline.
+# 100 of the 8,000 bundled images keep their label, 10 of each class. PAWS uses them while it trains. SimCLR uses none,
+# and a probe learns from the 100 labels afterwards. An untrained network with the same probe is the baseline.
 
 # %%
 set -e
-network="-a resnet18_w4 --stem small-stride2 --image-size 16"
+network="-a resnet18_w8 --stem small-stride2 --image-size 16"
 training="--epochs 4 --steps-per-epoch 15 -b 64 --lr 0.4 --monitor-size 512"
 ssltool pretrain $network $training --method simclr --set dim=64 --set hidden=64 -o simclr
 ssltool pretrain $network $training --method paws --set dim=64 --set labels_fraction=0.0125 --set support_per_class=4 \

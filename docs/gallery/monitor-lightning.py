@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from ssltool.data.bundled import FOLDER
 from ssltool.integrations.lightning import CollapseMonitor
 
-pixels = np.frombuffer(gzip.open(FOLDER / "t10k-images-idx3-ubyte.gz").read(), np.uint8, offset=16)
+pixels = np.frombuffer(gzip.decompress((FOLDER / "t10k-images-idx3-ubyte.gz").read_bytes()), np.uint8, offset=16)
 images = torch.tensor(pixels.reshape(-1, 1, 28, 28) / 255, dtype=torch.float32).expand(-1, 3, -1, -1)
 
 
@@ -34,17 +34,21 @@ class Method(lightning.LightningModule):
         self.projector = nn.Sequential(nn.Linear(32, 64), nn.BatchNorm1d(64), nn.ReLU(), nn.Linear(64, 16))
 
     def training_step(self, batch, batch_idx):
-        z1, z2 = (self.projector(self.backbone(batch[0] + 0.3 * torch.randn_like(batch[0]))) for _ in range(2))
+        z1, z2 = (self.projector(self.backbone(self.view(batch[0]))) for _ in range(2))
         loss = (z1 - z2).square().mean()
         if self.global_step < 60:
             loss = loss + sum((torch.cov(z.T) - torch.eye(16)).square().mean() for z in (z1, z2))
         return loss
 
+    def view(self, batch):
+        """Another brightness for each image, and noise."""
+        return 2 * torch.rand(len(batch), 1, 1, 1) * batch + 0.5 * torch.randn_like(batch)
+
     def validation_step(self, batch, batch_idx):
         pass
 
     def configure_optimizers(self):
-        return torch.optim.Adam(self.parameters(), lr=0.005)
+        return torch.optim.Adam(self.parameters(), lr=0.02)
 
 
 # %% [markdown]
@@ -54,7 +58,7 @@ class Method(lightning.LightningModule):
 lightning.seed_everything(0)
 watch = CollapseMonitor({"backbone": "backbone", "projector": "projector"}, every=20, stop_on="complete")
 off = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
-trainer = lightning.Trainer(max_steps=300, callbacks=[watch], accelerator="cpu", limit_val_batches=0, **off)
+trainer = lightning.Trainer(max_steps=300, callbacks=[watch], accelerator="cpu", num_sanity_val_steps=0, **off)
 train = DataLoader(TensorDataset(images[:1500]), batch_size=64, shuffle=True)
 trainer.fit(Method(), train, DataLoader(TensorDataset(images[1500:]), batch_size=64))
 print("stopped at step", trainer.global_step, "of 300:", watch.checks[-1])

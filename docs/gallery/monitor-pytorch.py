@@ -16,14 +16,20 @@ from torch import nn
 import ssltool
 from ssltool.data.bundled import FOLDER
 
-pixels = np.frombuffer(gzip.open(FOLDER / "t10k-images-idx3-ubyte.gz").read(), np.uint8, offset=16)
+pixels = np.frombuffer(gzip.decompress((FOLDER / "t10k-images-idx3-ubyte.gz").read_bytes()), np.uint8, offset=16)
 images = torch.tensor(pixels.reshape(-1, 1, 28, 28) / 255, dtype=torch.float32).expand(-1, 3, -1, -1)
 train, held_out = images[:1500], images[1500:]
 
 # %% [markdown]
 # The loop is an ordinary one. The monitor is two lines: `Monitor(...)` before it, and `monitor.step(...)` in it.
 
+
 # %%
+def view(batch: torch.Tensor) -> torch.Tensor:
+    """Another brightness for each image, and noise."""
+    return 2 * torch.rand(len(batch), 1, 1, 1) * batch + 0.5 * torch.randn_like(batch)
+
+
 def distance_to_identity(z: torch.Tensor) -> torch.Tensor:
     return (torch.cov(z.T) - torch.eye(z.shape[1])).square().mean()
 
@@ -34,13 +40,13 @@ backbone = nn.Sequential(
     *(nn.Conv2d(16, 32, 3, 2), nn.BatchNorm2d(32), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()),
 )
 projector = nn.Sequential(nn.Linear(32, 64), nn.BatchNorm1d(64), nn.ReLU(), nn.Linear(64, 16))
-optimizer = torch.optim.Adam([*backbone.parameters(), *projector.parameters()], lr=0.005)
+optimizer = torch.optim.Adam([*backbone.parameters(), *projector.parameters()], lr=0.02)
 monitor = ssltool.Monitor(held_out, {"backbone": backbone, "projector": projector}, every=10)
 
 checks = []
 for step in range(121):
     batch = train[torch.randint(len(train), (64,))]
-    z1, z2 = (projector(backbone(batch + 0.3 * torch.randn_like(batch))) for _ in range(2))
+    z1, z2 = (projector(backbone(view(batch))) for _ in range(2))
     loss = (z1 - z2).square().mean()
     if step < 60:
         loss = loss + distance_to_identity(z1) + distance_to_identity(z2)

@@ -19,8 +19,9 @@ import ssltool
 from ssltool.data.bundled import FOLDER
 
 CLASSES = ["t-shirt", "trousers", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot"]
-pixels = np.frombuffer(gzip.open(FOLDER / "t10k-images-idx3-ubyte.gz").read(), np.uint8, offset=16).reshape(-1, 28, 28)
-labels = np.frombuffer(gzip.open(FOLDER / "t10k-labels-idx1-ubyte.gz").read(), np.uint8, offset=8)
+content = gzip.decompress((FOLDER / "t10k-images-idx3-ubyte.gz").read_bytes())
+pixels = np.frombuffer(content, np.uint8, offset=16).reshape(-1, 28, 28)
+labels = np.frombuffer(gzip.decompress((FOLDER / "t10k-labels-idx1-ubyte.gz").read_bytes()), np.uint8, offset=8)
 images = [Image.fromarray(image) for image in pixels[:300]]
 
 # %% [markdown]
@@ -42,8 +43,8 @@ rows = {"image": images, "label": labels[:300].tolist()}
 datasets.Dataset.from_dict(rows, features=features).save_to_disk("hugging-face")
 
 # %% [markdown]
-# Each is embedded by the same untrained network. The labels are those of the class folders, of the `.cls` members and of
-# the column `label`.
+# Each is embedded by the same untrained network. The labels are those of the class folders, of the `.cls` members and
+# of the column `label`.
 
 # %%
 network = {"pretrained": "random", "arch": "resnet18_w4", "stem": "small-stride2", "image_size": 28}

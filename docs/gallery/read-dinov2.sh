@@ -12,9 +12,11 @@ import torch
 import transformers
 
 torch.manual_seed(0)
-config = transformers.Dinov2Config(image_size=28, patch_size=7, hidden_size=48, num_hidden_layers=4, num_attention_heads=3)
+sizes = {"image_size": 28, "patch_size": 7, "hidden_size": 48, "num_hidden_layers": 4, "num_attention_heads": 3}
+config = transformers.Dinov2Config(**sizes)
 transformers.Dinov2Model(config).save_pretrained("dinov2")
-transformers.BitImageProcessor(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28}).save_pretrained("dinov2")
+processor = transformers.BitImageProcessor(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28})
+processor.save_pretrained("dinov2")
 END
 
 # %% [markdown]

@@ -63,7 +63,9 @@ def main(names: list[str]) -> int:
                 wrong = run(EXAMPLES[name], Path(folder), environment)
             after = resource.getrusage(resource.RUSAGE_CHILDREN)
             processor = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-            print(f"{name}: {time.monotonic() - start:.0f} s, {processor:.0f} s of processor: {wrong or 'ok'}", flush=True)
+            print(
+                f"{name}: {time.monotonic() - start:.0f} s, {processor:.0f} s of processor: {wrong or 'ok'}", flush=True
+            )
             failed |= wrong is not None
     return int(failed)
 

@@ -1,8 +1,8 @@
 # %% [markdown]
 # # Single pass and hybrid
 #
-# The collapse paper trains on consecutive chunks of the data, each only once (`--strategy current`, the single pass), and
-# goes on from there with all images (the hybrid). The three runs here have the same number of steps.
+# The collapse paper trains on consecutive chunks of the data, each only once (`--strategy current`, the single pass),
+# and goes on from there with all images (the hybrid). The three runs here have the same number of steps.
 
 # %%
 set -e

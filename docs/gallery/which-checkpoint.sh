@@ -34,3 +34,9 @@ END
 
 # %% [markdown]
 # ## What to see
+#
+# The star is the checkpoint that `rank` puts first. The loss, on the left, falls to 0 and would keep the last one. The
+# spread of the projections rises while the network learns and falls when it collapses; its highest value is at the
+# checkpoint with the highest accuracy. The order of the other checkpoints does not agree with their accuracies: the
+# first epoch, with the untrained outputs still close together, is last. The table says so (the correlations below it,
+# with their wide intervals), and `ssltool watch run` or `ssltool report run` shows the same curves.
