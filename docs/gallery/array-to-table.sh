@@ -16,7 +16,7 @@ simclr,0.4,false
 END
 for SLURM_ARRAY_TASK_ID in 1 2 3 4; do
   ssltool pretrain --config runs.csv:$SLURM_ARRAY_TASK_ID -a resnet18_w4 --stem small-stride2 --image-size 16 \
-    --set dim=64 --set hidden=64 --epochs 2 --steps-per-epoch 15 -b 64 --monitor-size 512 \
+    --set dim=64 --set hidden=64 --epochs 2 --steps-per-epoch 10 -b 64 --monitor-size 512 \
     --out runs/$SLURM_ARRAY_TASK_ID --resume auto
 done
 

@@ -22,7 +22,7 @@ from ssltool.training.distributed import gather
 
 @dataclass(frozen=True)
 class Options(MethodOptions):
-    whiten: float = setting(1.0, "weight of the term that makes the covariance of the batch the identity", minimum=0)
+    whiten: float = setting(20.0, "weight of the term that makes the covariance of the batch the identity", minimum=0)
 
 
 class Mine(Method):
@@ -48,7 +48,7 @@ END
 
 # %%
 training="--plugin my_ssl.py -a resnet18_w4 --stem small-stride2 --image-size 16 --method mine --lr 0.4
-  --epochs 4 --steps-per-epoch 15 -b 64 --monitor-size 512"
+  --epochs 3 --steps-per-epoch 12 -b 64 --monitor-size 512"
 ssltool pretrain $training -o whitened
 ssltool pretrain $training --set whiten=0 -o attraction
 ssltool plot curves whitened attraction -o own-method.png

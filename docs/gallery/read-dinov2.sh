@@ -38,3 +38,8 @@ ssltool plot patches tokens.pt --rows 4 -o read-dinov2.png
 
 # %% [markdown]
 # ## What to see
+#
+# Each row is an image: the pixels that the network sees, the first three principal components of its patches as colours,
+# the cosine of each patch to the framed one, and the norms. The random network is judged *healthy*: it keeps the images
+# apart, although it has learned nothing. Equal patches, such as those of the black background, have equal colours. All
+# norms are equal, because a layer norm is last. With trained weights, parts of an object have one colour.

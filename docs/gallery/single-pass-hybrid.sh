@@ -7,7 +7,7 @@
 # %%
 set -e
 training="-a resnet18_w4 --stem small-stride2 --image-size 16 --set dim=64 --set pred_dim=16 --set fix_pred_lr=true
-  --epochs 6 --steps-per-epoch 10 -b 64 --lr 1 --monitor-size 512"
+  --epochs 6 --steps-per-epoch 8 -b 64 --lr 1 --monitor-size 512"
 ssltool pretrain $training -o all-images
 ssltool pretrain $training --strategy current --save-every 3 -o single-pass
 ssltool pretrain $training --resume single-pass/checkpoint_0002.pt -o hybrid
