@@ -23,7 +23,7 @@ images = torch.tensor(pixels.reshape(-1, 1, 28, 28) / 255, dtype=torch.float32).
 
 # %%
 class Method(lightning.LightningModule):
-    """Pulls the two views of an image together. What prevents collapse ends after 60 steps, as by a wrong schedule."""
+    """Pulls the two views of an image together. A weak term against collapse ends after 60 steps."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -52,11 +52,11 @@ class Method(lightning.LightningModule):
 
 
 # %% [markdown]
-# The training could take 300 steps. `stop_on="complete"` ends it at the first look that finds a complete collapse.
+# The training could take 300 steps. `stop_on="partial"` ends it at the first look that finds a collapse.
 
 # %%
 lightning.seed_everything(0)
-watch = CollapseMonitor({"backbone": "backbone", "projector": "projector"}, every=20, stop_on="complete")
+watch = CollapseMonitor({"backbone": "backbone", "projector": "projector"}, every=20, stop_on="partial")
 off = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
 trainer = lightning.Trainer(max_steps=300, callbacks=[watch], accelerator="cpu", num_sanity_val_steps=0, **off)
 train = DataLoader(TensorDataset(images[:1500]), batch_size=64, shuffle=True)

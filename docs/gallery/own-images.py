@@ -66,3 +66,6 @@ figure.savefig("own-images.png")
 
 # %% [markdown]
 # ## What to see
+#
+# The three panels are equal: each form gives the same 300 images with the same labels, whose classes are the colours. The
+# messages say how each was read, and what was left out. The network is untrained, so the classes overlap.
