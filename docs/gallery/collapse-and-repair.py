@@ -1,8 +1,8 @@
 # %% [markdown]
 # # Collapse on purpose, and repair it
 #
-# Three runs of VICReg with one seed: as published; without its variance term, which lets it collapse; and the same with
-# another term against collapse, the von Neumann entropy of the projections (`--regularise vne=1@projector`).
+# Three runs of VICReg with one seed: as published; without its variance term, which lets it collapse; and the same
+# with another term against collapse, the von Neumann entropy of the projections (`--regularise vne=1@projector`).
 
 # %%
 import matplotlib.pyplot as plt
@@ -42,7 +42,7 @@ figure.savefig("collapse-and-repair.png")
 # %% [markdown]
 # ## What to see
 #
-# Without its variance term the projections of VICReg stay within about two dimensions, their spread falls, and so does the
-# accuracy. The entropy term brings the spread and the rank back, the rank even above that of the published loss. The
-# accuracy follows only in part: a term that repairs the metrics does not replace what the method has lost. Try other
-# weights, and the regularisers `koleo`, `w2` and `ldreg`.
+# Without its variance term the projections of VICReg stay within about two dimensions, their spread falls, and so
+# does the accuracy. The entropy term brings the spread and the rank back, the rank even above that of the published
+# loss. The accuracy follows only in part: a term that repairs the metrics does not replace what the method has lost.
+# Try other weights, and the regularisers `koleo`, `w2` and `ldreg`.

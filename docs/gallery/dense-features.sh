@@ -1,8 +1,8 @@
 # %% [markdown]
 # # Dense features of a ViT
 #
-# Segmentation and detection use a vector for each patch. A good accuracy of images does not say that these differ from
-# patch to patch. A small ViT learns with MoCo v3; its patches are measured before and after.
+# Segmentation and detection use a vector for each patch. A good accuracy of images does not say that these differ
+# from patch to patch. A small ViT learns with MoCo v3; its patches are measured before and after.
 
 # %%
 set -e

@@ -39,7 +39,7 @@ ssltool duplicates train.pt val.pt --out leaks.csv --sheet duplicates.png
 # %% [markdown]
 # ## What to see
 #
-# The sheet has the same file in both splits, as *equal*, and below it the near-duplicates. The copy as JPEG is the nearest
-# pair. The other pairs are different objects of one outline, which an untrained network finds alike; and the copy at half
-# the size is not found: it is farther than the default threshold. So look at the sheet, take a network that was trained
-# on your images, and raise `--threshold` to find more. `leaks.csv` has the names.
+# The sheet has the same file in both splits, as *equal*, and below it the near-duplicates. The copy as JPEG is the
+# nearest pair. The other pairs are different objects of one outline, which an untrained network finds alike; and the
+# copy at half the size is not found: it is farther than the default threshold. So look at the sheet, take a network
+# that was trained on your images, and raise `--threshold` to find more. `leaks.csv` has the names.

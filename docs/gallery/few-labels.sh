@@ -1,8 +1,8 @@
 # %% [markdown]
 # # Few labels: PAWS or a probe
 #
-# 100 of the 8,000 bundled images keep their label, 10 of each class. PAWS uses them while it trains. SimCLR uses none,
-# and a probe learns from the 100 labels afterwards. An untrained network with the same probe is the baseline.
+# 100 of the 8,000 bundled images keep their label, 10 of each class. PAWS uses them while it trains. SimCLR uses
+# none, and a probe learns from the 100 labels afterwards. An untrained network with the same probe is the baseline.
 
 # %%
 set -e
@@ -13,8 +13,8 @@ ssltool pretrain $network $training --method paws --set dim=64 --set labels_frac
   --set local_crops=0 -o paws
 
 # %% [markdown]
-# The same protocol for all three: logistic regression on the representations of the 100 labelled images, evaluated on
-# the val images.
+# The same protocol for all three: logistic regression on the representations of the 100 labelled images, evaluated
+# on the val images.
 
 # %%
 ssltool save-reprs --pretrained simclr/checkpoint.pt --random --split both -o untrained

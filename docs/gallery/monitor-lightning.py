@@ -67,8 +67,8 @@ print("stopped at step", trainer.global_step, "of 300:", watch.checks[-1])
 # ## What to see
 #
 # Each line is the spectrum of the projections at one look, from the first (light) to the last (dark). The singular
-# values fall together, and one direction stays far above the others. Then the callback stops the training, long before
-# its 300 steps.
+# values fall together, and one direction stays far above the others. Then the callback stops the training, long
+# before its 300 steps.
 
 # %%
 figure, axis = plt.subplots(figsize=(5, 3.2), layout="constrained")

@@ -2,8 +2,8 @@
 # # The monitor in a plain PyTorch loop
 #
 # `ssltool.Monitor` watches any training: it embeds the same held-out images every few steps and judges each layer.
-# Here the loss pulls the two views of an image together. A second term is to keep the covariance of the projections near
-# the identity, but its weight is small, and after 60 steps it is dropped, as by a wrong schedule.
+# Here the loss pulls the two views of an image together. A second term is to keep the covariance of the projections
+# near the identity, but its weight is small, and after 60 steps it is dropped, as by a wrong schedule.
 
 # %%
 import gzip
@@ -62,9 +62,10 @@ for step in range(121):
 # ## What to see
 #
 # The loss only improves, and is 0 as soon as the second term is gone. The spread of the projections, `feature_std`,
-# shows what happens: it rises in the first steps, and then falls, as the outputs for all images become alike. The grey
-# part is where the monitor no longer said *healthy*, and it warned once, at its beginning. The backbone keeps its spread:
-# this collapse is one of the projector. Remedies are a larger weight, a predictor with a stop-gradient, or negatives.
+# shows what happens: it rises in the first steps, and then falls, as the outputs for all images become alike. The
+# grey part is where the monitor no longer said *healthy*, and it warned once, at its beginning. The backbone keeps
+# its spread: this collapse is one of the projector. Remedies are a larger weight, a predictor with a stop-gradient,
+# or negatives.
 
 # %%
 steps = [check.step for check in checks]

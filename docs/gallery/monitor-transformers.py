@@ -1,8 +1,8 @@
 # %% [markdown]
 # # The monitor in the Trainer of transformers
 #
-# `CollapseMonitor` of `ssltool.integrations.transformers` is a `TrainerCallback`. Its values go through `Trainer.log`,
-# and so to TensorBoard or Weights & Biases. It needs `pip install 'ssltool[transformers]'`.
+# `CollapseMonitor` of `ssltool.integrations.transformers` is a `TrainerCallback`. Its values go through
+# `Trainer.log`, and so to TensorBoard or Weights & Biases. It needs `pip install 'ssltool[transformers]'`.
 
 # %%
 import gzip
@@ -43,8 +43,8 @@ class SimSiam(nn.Module):
 
 
 # %% [markdown]
-# Two trainings, one without the stop-gradient. Each writes its looks into a folder, which `read_run`, `ssltool plot`,
-# `ssltool rank` and `ssltool watch` read.
+# Two trainings, one without the stop-gradient. Each writes its looks into a folder, which `read_run`, `ssltool
+# plot`, `ssltool rank` and `ssltool watch` read.
 
 # %%
 for name, stop_gradient in (("with", True), ("without", False)):
@@ -61,9 +61,10 @@ for name, stop_gradient in (("with", True), ("without", False)):
 # %% [markdown]
 # ## What to see
 #
-# At step 0 both have the untrained projector, whose outputs are nearly equal for all images. Training spreads them more
-# with the stop-gradient than without. Without it about three directions are left, and the monitor says *partial*; with
-# it, the rank rises again after the first steps. The curves go up and down, as short trainings of a ViT do.
+# At step 0 both have the untrained projector, whose outputs are nearly equal for all images. Training spreads them
+# more with the stop-gradient than without. Without it about three directions are left, and the monitor says
+# *partial*; with it, the rank rises again after the first steps. The curves go up and down, as short trainings of a
+# ViT do.
 
 # %%
 figure, axes = plt.subplots(1, 2, figsize=(7.5, 2.8), layout="constrained")

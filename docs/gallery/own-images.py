@@ -1,8 +1,8 @@
 # %% [markdown]
 # # My own images: a folder, tar shards, a dataset of Hugging Face
 #
-# The same 300 images in three forms. DATA may be any of them, and nothing else changes in a command or a call. It needs
-# `pip install 'ssltool[hf]'` for the last form.
+# The same 300 images in three forms. DATA may be any of them, and nothing else changes in a command or a call. It
+# needs `pip install 'ssltool[hf]'` for the last form.
 
 # %%
 import gzip
@@ -43,8 +43,8 @@ rows = {"image": images, "label": labels[:300].tolist()}
 datasets.Dataset.from_dict(rows, features=features).save_to_disk("hugging-face")
 
 # %% [markdown]
-# Each is embedded by the same untrained network. The labels are those of the class folders, of the `.cls` members and
-# of the column `label`.
+# Each is embedded by the same untrained network. The labels are those of the class folders, of the `.cls` members
+# and of the column `label`.
 
 # %%
 network = {"pretrained": "random", "arch": "resnet18_w4", "stem": "small-stride2", "image_size": 28}
@@ -67,5 +67,6 @@ figure.savefig("own-images.png")
 # %% [markdown]
 # ## What to see
 #
-# The three panels are equal: each form gives the same 300 images with the same labels, whose classes are the colours. The
-# messages say how each was read, and what was left out. The network is untrained, so the classes overlap.
+# The three panels are equal: each form gives the same 300 images with the same labels, whose classes are the
+# colours. The messages say how each was read, and what was left out. The network is untrained, so the classes
+# overlap.

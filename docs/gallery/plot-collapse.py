@@ -1,10 +1,10 @@
 # %% [markdown]
 # # The paper's notebook, question by question
 #
-# The notebook `plot_collapse.ipynb` of [Li, Efros and Pathak](https://arxiv.org/abs/2209.15007) loads spectra and plots
-# them. Here its four questions are asked of four runs: two widths of a ResNet-18, each trained on all images and on one
-# twentieth of them (`strategy="last"`, `chunk_size=5`). Each trains for 48 steps, so no figure of the paper is to be
-# expected: this shows how to ask.
+# The notebook `plot_collapse.ipynb` of [Li, Efros and Pathak](https://arxiv.org/abs/2209.15007) loads spectra and
+# plots them. Here its four questions are asked of four runs: two widths of a ResNet-18, each trained on all images
+# and on one twentieth of them (`strategy="last"`, `chunk_size=5`). Each trains for 48 steps, so no figure of the
+# paper is to be expected: this shows how to ask.
 
 # %%
 import matplotlib.pyplot as plt

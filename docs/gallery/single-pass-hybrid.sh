@@ -1,8 +1,8 @@
 # %% [markdown]
 # # Single pass and hybrid
 #
-# The collapse paper trains on consecutive chunks of the data, each only once (`--strategy current`, the single pass),
-# and goes on from there with all images (the hybrid). The three runs here have the same number of steps.
+# The collapse paper trains on consecutive chunks of the data, each only once (`--strategy current`, the single
+# pass), and goes on from there with all images (the hybrid). The three runs here have the same number of steps.
 
 # %%
 set -e
@@ -13,7 +13,8 @@ ssltool pretrain $training --strategy current --save-every 3 -o single-pass
 ssltool pretrain $training --resume single-pass/checkpoint_0002.pt -o hybrid
 
 # %% [markdown]
-# `ssltool plot schedule` shows what the three runs saw: the same chunks of the data order in the same number of steps.
+# `ssltool plot schedule` shows what the three runs saw: the same chunks of the data order in the same number of
+# steps.
 
 # %%
 ssltool rank all-images single-pass hybrid --by auc

@@ -2,8 +2,8 @@
 # # Which checkpoint do I keep?
 #
 # A run of VICReg without its variance term, whose loss improves all the time. `rank --checkpoints` orders the saved
-# checkpoints by a metric that needs no labels: here by the spread of the projections, `feature_std`. The bundled images
-# have labels, so the table also shows the 20-NN accuracy, and how well the two orders agree.
+# checkpoints by a metric that needs no labels: here by the spread of the projections, `feature_std`. The bundled
+# images have labels, so the table also shows the 20-NN accuracy, and how well the two orders agree.
 
 # %%
 set -e
@@ -35,8 +35,8 @@ END
 # %% [markdown]
 # ## What to see
 #
-# The star is the checkpoint that `rank` puts first. The loss, on the left, falls to 0 and would keep the last one. The
-# spread of the projections rises while the network learns and falls when it collapses; its highest value is at the
-# checkpoint with the highest accuracy. The order of the other checkpoints does not agree with their accuracies: the
-# first epoch, with the untrained outputs still close together, is last. The table says so (the correlations below it,
-# with their wide intervals), and `ssltool watch run` or `ssltool report run` shows the same curves.
+# The star is the checkpoint that `rank` puts first. The loss, on the left, falls to 0 and would keep the last one.
+# The spread of the projections rises while the network learns and falls when it collapses; its highest value is at
+# the checkpoint with the highest accuracy. The order of the other checkpoints does not agree with their accuracies:
+# the first epoch, with the untrained outputs still close together, is last. The table says so (the correlations
+# below it, with their wide intervals), and `ssltool watch run` or `ssltool report run` shows the same curves.
