@@ -6,13 +6,15 @@ import ast
 import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import fork_server
 import pytest
 from test_docs import parse
 
-GALLERY = Path(__file__).resolve().parents[1] / "docs" / "gallery"
+ROOT = Path(__file__).resolve().parents[1]
+GALLERY = ROOT / "docs" / "gallery"
 EXAMPLES = sorted(path for path in GALLERY.iterdir() if path.suffix in (".py", ".sh") and path.stem != "run")
 PYTHON = [path for path in EXAMPLES if path.suffix == ".py"]
 BASH = [path for path in EXAMPLES if path.suffix == ".sh"]
@@ -26,7 +28,8 @@ def programs(folder: Path, *names: str) -> dict[str, str]:
     for name in names:
         (folder / name).write_text(STUB)
         (folder / name).chmod(0o755)
-    return os.environ | {"PATH": f"{folder}:{os.environ['PATH']}", "CALLS": str(folder / "calls")}
+    path = os.pathsep.join([str(folder), str(Path(sys.executable).parent), os.environ["PATH"]])
+    return os.environ | {"PATH": path, "PYTHONPATH": str(ROOT), "CALLS": str(folder / "calls")}
 
 
 def test_every_example_has_a_title_a_text_a_small_picture_and_a_row_in_the_index():
@@ -79,7 +82,7 @@ def test_the_quickest_example_of_bash_runs(server, tmp_path):
     environment = programs(folder)
     fork_server.shim(folder / "ssltool", server)
     done = subprocess.run(
-        ["bash", GALLERY / "own-method.sh"], cwd=tmp_path, env=environment, capture_output=True, text=True
+        ["bash", GALLERY / "duplicates.sh"], cwd=tmp_path, env=environment, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "own-method.png").exists()
+    assert (tmp_path / "duplicates.png").exists()

@@ -7,7 +7,7 @@
 # %%
 set -e
 network="-a resnet18_w8 --stem small-stride2 --image-size 16"
-training="--epochs 3 --steps-per-epoch 12 -b 64 --lr 0.4 --monitor-size 512"
+training="--epochs 3 --steps-per-epoch 10 -b 64 --lr 0.4 --monitor-size 512"
 ssltool pretrain $network $training --method simclr --set dim=64 --set hidden=64 -o simclr
 ssltool pretrain $network $training --method paws --set dim=64 --set labels_fraction=0.0125 --set support_per_class=4 \
   --set local_crops=0 -o paws
@@ -17,25 +17,26 @@ ssltool pretrain $network $training --method paws --set dim=64 --set labels_frac
 # on the val images.
 
 # %%
-ssltool save-reprs --pretrained simclr/checkpoint.pt --random --split both -o untrained
+ssltool save-reprs --pretrained simclr/checkpoint.pt --random --split both -o reprs/untrained
 for run in simclr paws; do
-  ssltool save-reprs --pretrained $run/checkpoint.pt --split both -o $run/reprs
+  ssltool save-reprs --pretrained $run/checkpoint.pt --split both -o reprs/$run
 done
-for folder in untrained simclr/reprs paws/reprs; do
-  ssltool lincls --reprs $folder/train_reprs_e0.pt $folder/val_reprs_e0.pt --solver lbfgs --labels-fraction 0.0125 \
-    -o $folder/probe --json >$folder/probe.json
+for name in untrained simclr paws; do
+  ssltool lincls --reprs reprs/$name/train_reprs_e0.pt reprs/$name/val_reprs_e0.pt --solver lbfgs \
+    --labels-fraction 0.0125 -o probe-$name --json >$name.json
 done
 
 # %%
 python - <<'END'
 import json
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 
-names = {"untrained": "untrained", "SimCLR": "simclr/reprs", "PAWS": "paws/reprs"}
-accuracies = [json.load(open(f"{folder}/probe.json"))["acc1"] for folder in names.values()]
+names = ("untrained", "simclr", "paws")
+accuracies = [json.loads(Path(f"{name}.json").read_text())["acc1"] for name in names]
 figure, axis = plt.subplots(figsize=(4.5, 3), layout="constrained")
-axis.bar_label(axis.bar(list(names), accuracies, color=["0.7", "C0", "C1"]), fmt="%.0f")
+axis.bar_label(axis.bar(names, accuracies, color=["0.7", "C0", "C1"]), fmt="%.0f")
 axis.set(title="accuracy of a probe on 100 labels", ylim=(0, 100), ylabel="%")
 figure.savefig("few-labels.png")
 END

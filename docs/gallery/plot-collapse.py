@@ -3,7 +3,7 @@
 #
 # The notebook `plot_collapse.ipynb` of [Li, Efros and Pathak](https://arxiv.org/abs/2209.15007) loads spectra and
 # plots them. Here its four questions are asked of four runs: two widths of a ResNet-18, each trained on all images
-# and on one twentieth of them (`strategy="last"`, `chunk_size=5`). Each trains for 48 steps, so no figure of the
+# and on one twentieth of them (`strategy="last"`, `chunk_size=5`). Each trains for 40 steps, so no figure of the
 # paper is to be expected: this shows how to ask.
 
 # %%
@@ -12,7 +12,7 @@ import torch
 
 import ssltool
 
-steps = {"epochs": 4, "steps_per_epoch": 12, "batch_size": 64, "lr": 1.0, "monitor_size": 512, "monitor_every": 4}
+steps = {"epochs": 4, "steps_per_epoch": 10, "batch_size": 64, "lr": 1.0, "monitor_size": 512, "monitor_every": 4}
 steps |= {"stem": "small-stride2", "image_size": 16, "options": {"dim": 64, "pred_dim": 16, "fix_pred_lr": True}}
 found = {}
 for arch in ("resnet18_w4", "resnet18_w8"):
