@@ -45,8 +45,9 @@ class Method(lightning.LightningModule):
 
 
 # %% [markdown]
-# The training could take 300 steps. `stop_on="complete"` ends it at the first look that finds a complete collapse. The
-# loss at which that happens, -1, is that of equal outputs; named as a constant loss, it is given as the probable cause.
+# The training could take 300 steps. `stop_on="complete"` ends it at the first look that finds a complete collapse.
+# The loss at which that happens, -1, is that of equal outputs; named as a constant loss, it is given as the probable
+# cause.
 
 # %%
 lightning.seed_everything(0)
@@ -63,8 +64,8 @@ print("stopped at step", trainer.global_step, "of 300:", watch.checks[-1], *watc
 #
 # The training ends at step 10 instead of 300: `feature_std` of the projections is below 0.05, which means that the
 # outputs for all images have nearly one direction, and the loss is almost -1, the value of equal outputs. In the
-# picture the largest singular value runs away from the others within these steps. The first look, at step 0, is one at
-# an untrained network; it is not judged, but the later ones are compared with it.
+# picture the largest singular value runs away from the others within these steps. The first look, at step 0, is one
+# at an untrained network; it is not judged, but the later ones are compared with it.
 
 # %%
 figure, axis = plt.subplots(figsize=(6, 3.2), layout="constrained")

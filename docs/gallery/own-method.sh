@@ -55,3 +55,8 @@ ssltool plot curves whitened attraction -o own-method.png
 
 # %% [markdown]
 # ## What to see
+#
+# With the term the monitor says *healthy*, and the backbone uses about three times as many dimensions as without it,
+# where it says *partial collapse* while the loss falls to 0. The accuracies (at the lower right) hardly differ after
+# so few steps: a flat spectrum alone is no good representation. `save-reprs`, `knn`, `lincls` and the other commands
+# take the same `--plugin my_ssl.py`.

@@ -23,7 +23,8 @@ ssltool plot curves all-images single-pass hybrid -o single-pass-hybrid.png
 # %% [markdown]
 # ## What to see
 #
-# The hybrid has the first three epochs of the single pass, on whose curves it lies, and its own after these. All three
-# networks are healthy. The single pass has the lowest rank and accuracy here, and the hybrid recovers; but one seed and
-# differences of a few per cent show no more than noise. The effect of the paper is not to be expected: in 48 steps no
-# run sees an image often. For a real comparison raise `--epochs` and `--steps-per-epoch`, as in `pipelines/paper.sh`.
+# The hybrid has the first three epochs of the single pass, on whose curves it lies, and its own after these. All
+# three networks are healthy. The single pass has the lowest rank and accuracy here, and the hybrid recovers; but one
+# seed and differences of a few per cent show no more than noise. The effect of the paper is not to be expected: in
+# 48 steps no run sees an image often. For a real comparison raise `--epochs` and `--steps-per-epoch`, as in
+# `pipelines/paper.sh`.
