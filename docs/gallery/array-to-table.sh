@@ -21,12 +21,16 @@ for SLURM_ARRAY_TASK_ID in 1 2 3 4; do
 done
 
 # %% [markdown]
-# Each task has a folder. `table` joins them, with the settings in which the runs differ; `--out` has all columns.
+# Each task has a folder. `table` prints the main columns of all, with the settings in which the runs differ, and
+# writes all columns to `--out`.
 
 # %%
 ssltool table runs/*/ --out table.csv
-ssltool table runs/*/
 ssltool plot auc runs/*/ --x accuracy --group-by method -o array-to-table.png
 
 # %% [markdown]
 # ## What to see
+#
+# A point is a run: its accuracy against the AUC of the backbone, where 1 is a complete collapse. Without negatives
+# both runs have a higher AUC and a lower accuracy than with them, at either learning rate. The table has the same
+# numbers by row, with the columns `lr` and `negatives (option)`, in which the runs differ, and the verdict of each.
