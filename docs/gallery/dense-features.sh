@@ -8,7 +8,7 @@
 set -e
 ssltool pretrain -a vit_w64_depth2_p4 --image-size 28 --method mocov3 \
   --set dim=64 --set hidden=128 --set temperature=0.2 --optimizer adamw --lr 0.004 \
-  --epochs 3 --steps-per-epoch 20 -b 64 --monitor-size 512 -o run
+  --epochs 3 --steps-per-epoch 12 -b 64 --monitor-size 512 -o run
 ssltool save-reprs --pretrained run/checkpoint.pt --random --split val --sample 300 --tokens all -o before.pt
 ssltool save-reprs --pretrained run/checkpoint.pt --split val --sample 300 --tokens all -o after.pt
 

@@ -7,7 +7,7 @@
 # %%
 set -e
 network="-a resnet18_w8 --stem small-stride2 --image-size 16"
-training="--epochs 3 --steps-per-epoch 10 -b 64 --lr 0.4 --monitor-size 512"
+training="--epochs 2 --steps-per-epoch 10 -b 64 --lr 0.4 --monitor-size 512"
 ssltool pretrain $network $training --method simclr --set dim=64 --set hidden=64 -o simclr
 ssltool pretrain $network $training --method paws --set dim=64 --set labels_fraction=0.0125 --set support_per_class=4 \
   --set local_crops=0 -o paws
