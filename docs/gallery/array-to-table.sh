@@ -31,7 +31,7 @@ ssltool plot auc runs/*/ --x accuracy --group-by method -o array-to-table.png
 # %% [markdown]
 # ## What to see
 #
-# A point is a run: its accuracy against the AUC of the backbone, where 1 is a complete collapse. The two at the upper
-# left lack the negatives: at either learning rate they have a higher AUC and a lower accuracy than the run with them.
-# The table has the same numbers by row, with the columns `lr` and `negatives (option)`, in which the runs differ, and
-# the verdict of each.
+# A point is a run: its accuracy against the AUC of the backbone, where 1 is a complete collapse. The two at the
+# upper left lack the negatives: at either learning rate they have a higher AUC and a lower accuracy than the run
+# with them. The table has the same numbers by row, with the columns `lr` and `negatives (option)`, in which the runs
+# differ, and the verdict of each.

@@ -54,3 +54,9 @@ figure.savefig("plot-collapse.png")
 
 # %% [markdown]
 # ## What to see
+#
+# At both widths the spectrum of the run on all images falls faster than that of the run on 5 %, and its AUC is
+# higher: the direction that the paper describes for networks that are small for their data. With 40 steps and one
+# seed this is an illustration, no evidence. The fourth panel warns of a wrong comparison: over both widths a higher
+# AUC goes with a *higher* accuracy, because the wider network is better. AUC compares networks of one architecture,
+# and longer trainings. [A study](../study.md) asks the paper's questions with enough runs.
