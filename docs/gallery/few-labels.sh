@@ -1,8 +1,8 @@
 # %% [markdown]
 # # Few labels: PAWS or a probe
 #
-# 100 of the 8,000 bundled images keep their label, 10 of each class. PAWS uses them while it trains. SimCLR uses
-# none, and a probe learns from the 100 labels afterwards. An untrained network with the same probe is the baseline.
+# With 100 labels, 10 of each class, for the 8,000 bundled images: PAWS uses them while it trains. SimCLR uses none,
+# and a probe learns from 100 labels afterwards. An untrained network with the same probe is the baseline.
 
 # %%
 set -e
@@ -13,8 +13,8 @@ ssltool pretrain $network $training --method paws --set dim=64 --set labels_frac
   --set local_crops=0 -o paws
 
 # %% [markdown]
-# The same protocol for all three: logistic regression on the representations of the 100 labelled images, evaluated
-# on the val images.
+# The same protocol for all three: logistic regression on the representations of 100 labelled images, evaluated on
+# the val images.
 
 # %%
 ssltool save-reprs --pretrained simclr/checkpoint.pt --random --split both -o reprs/untrained
@@ -46,5 +46,5 @@ END
 #
 # Both trainings give a representation from which 100 labels teach much more than from that of the untrained network.
 # PAWS, which saw labels while it trained, is not better than SimCLR after these 20 steps, and the monitor finds a
-# partial collapse in it: its heads have hardly begun to learn. Its paper trains for at least 100 epochs. Compare
-# methods at your own number of labels and epochs, with several seeds.
+# partial collapse in it. Its paper trains for 100 epochs and more. Compare methods at your own number of labels and
+# epochs, and with several seeds.
