@@ -12,13 +12,14 @@ import torch
 
 import ssltool
 
-steps = {"epochs": 4, "steps_per_epoch": 10, "batch_size": 64, "lr": 1.0, "monitor_size": 512, "monitor_every": 4}
-steps |= {"stem": "small-stride2", "image_size": 16, "options": {"dim": 64, "pred_dim": 16, "fix_pred_lr": True}}
+network = {"stem": "small-stride2", "image_size": 16, "options": {"dim": 64, "pred_dim": 16, "fix_pred_lr": True}}
+steps = {"epochs": 4, "steps_per_epoch": 10, "batch_size": 64, "lr": 1.0}
+monitor = {"monitor_size": 512, "monitor_every": 4}
 found = {}
 for arch in ("resnet18_w4", "resnet18_w8"):
     for name, data in (("all", {}), ("5 %", {"strategy": "last", "chunk_size": 5})):
         out = f"{arch}-{name.replace(' %', '')}"
-        ssltool.pretrain(arch=arch, **steps, **data, out=out)
+        ssltool.pretrain(arch=arch, **network, **steps, **monitor, **data, out=out)
         files = ssltool.save_reprs(pretrained=f"{out}/checkpoint.pt", split="both", out=out)
         accuracy = ssltool.knn(bank=files[0].path, queries=files[1].path, k=20).accuracy
         table = ssltool.collapse(files=[files[0].path]).table

@@ -7,8 +7,8 @@
 
 # %%
 set -e
-ssltool pretrain -a resnet18_w4 --stem small-stride2 --image-size 16 --method vicreg --set dim=64 --set hidden=64 \
-  --set std=0 --epochs 5 --steps-per-epoch 12 -b 64 --lr 0.4 --monitor-size 512 --save-every 1 -o run
+ssltool pretrain -a resnet18_w4 --stem small-stride2 --image-size 16 \
+  --method vicreg --set dim=64 --set hidden=64 --set std=0 --epochs 5 --steps-per-epoch 12 -b 64 --lr 0.4 --monitor-size 512 --save-every 1 -o run
 ssltool rank run --checkpoints --layer projector --by feature_std --out checkpoints.csv
 
 # %% [markdown]
@@ -19,7 +19,8 @@ python - <<'END'
 import matplotlib.pyplot as plt
 import pandas as pd
 
-table = pd.read_csv("checkpoints.csv").dropna(subset=["rank"]).sort_values("epoch")  # the untrained network has no rank
+table = pd.read_csv("checkpoints.csv").sort_values("epoch")
+table = table.dropna(subset=["rank"])  # the untrained network has none
 best = table.loc[table["rank"].idxmin()]
 figure, axes = plt.subplots(1, 3, figsize=(8.5, 2.8), layout="constrained")
 for axis, column in zip(axes, ("loss", "feature_std", "knn")):
