@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test slow coverage cluster browser fuzz lint types docs bench study study-small study-data install clean
+.PHONY: demo test slow coverage cluster browser fuzz lint types docs gallery bench study study-small study-data install clean
 
 install: $(VENV)/.installed
 $(VENV)/.installed: setup.cfg pyproject.toml
@@ -60,6 +60,11 @@ types: $(VENV)/.developing
 docs: $(VENV)/.developing
 	$(BIN)/python docs/make_cli.py --check
 	$(BIN)/sphinx-build -q -W -b html docs docs/_build/html
+
+# Runs the examples of docs/gallery and renews their pictures: "make gallery", or some, "make gallery ONLY='duplicates'".
+gallery: install
+	$(BIN)/python -m pip install --quiet --editable '.[lightning,transformers,hf]'
+	$(BIN)/python docs/gallery/run.py $(ONLY)
 
 bench: install
 	$(BIN)/python -m pip install --quiet --editable '.[bench]'
