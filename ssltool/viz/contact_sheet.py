@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,11 +24,17 @@ PER_LINE = 9
 SIDE = 160
 """Longest side of a picture in pixels."""
 
-CELL, TEXT = 1.3, 0.36
+CELL, TEXT = 1.3, 0.4
 """Width of a cell of a figure, and the height of its text, in inches."""
 
 NAME_LENGTH = 22
 """Characters of a line of a name in a figure."""
+
+HEADING, NOTE, TITLE = (10.5, 0.24), (7.5, 0.17), (8.5, 0.26)
+"""Size of the letters in points, and height of a line in inches, of the texts above pictures."""
+
+WIDE = 0.0085
+"""Width of a letter in inches, for each point of its size: that of a wide one, so that no line is cut off."""
 
 
 @dataclass(frozen=True)
@@ -68,24 +75,26 @@ def write_sheet(path: str, heading: str, strips: Sequence[Strip], notes: Sequenc
 def _figure(heading: str, strips: Sequence[Strip], notes: Sequence[str]) -> Figure:
     """A figure on one axis in inches, from the top left down: one axis for each picture would take minutes."""
     columns = max((len(line) for strip in strips for line in strip.lines()), default=1)
-    titles = [bool(strip.title) for strip in strips]
     lines = sum(1 for strip in strips for _ in strip.lines())
     width = max(5.0, columns * CELL)
-    height = 0.4 + 0.17 * len(notes) + lines * (CELL + TEXT) + 0.26 * sum(titles)
+    texts = [(text, HEADING) for text in _wrapped(heading, HEADING, width)]
+    texts += [(text, NOTE) for note in notes for text in _wrapped(note, NOTE, width)]
+    titles = [_wrapped(strip.title, TITLE, width) for strip in strips]
+    height = 0.16 + sum(h for _, (_, h) in texts) + lines * (CELL + TEXT) + TITLE[1] * sum(map(len, titles))
     with figure_style():
         figure = Figure(figsize=(width, height))
         axis = figure.add_axes((0.0, 0.0, 1.0, 1.0))
         axis.set(xlim=(0, width), ylim=(height, 0))
         axis.axis("off")
-        axis.text(0.08, 0.24, heading, fontsize=10.5, weight="bold")
-        top = 0.4
-        for note in notes:
-            axis.text(0.08, top + 0.1, note, fontsize=7.5)
-            top += 0.17
-        for strip in strips:
-            if strip.title:
-                axis.text(0.08, top + 0.2, strip.title, fontsize=8.5)
-                top += 0.26
+        top = 0.08
+        for text, (size, line_height) in texts:
+            top += line_height
+            axis.text(0.08, top - 0.07, text, fontsize=size, weight="bold" if size == HEADING[0] else "normal")
+        top += 0.08
+        for strip, title in zip(strips, titles, strict=True):
+            for text in title:
+                top += TITLE[1]
+                axis.text(0.08, top - 0.06, text, fontsize=TITLE[0])
             for line in strip.lines():
                 for column, picture in enumerate(line):
                     _draw(axis, picture, column * CELL, top)
@@ -106,7 +115,7 @@ def _draw(axis: Axes, picture: Picture, left: float, top: float) -> None:
     if picture.marked:
         corner = (left + pad / 2, top + pad / 2)
         axis.add_patch(Rectangle(corner, CELL - pad, CELL - pad, fill=False, edgecolor=COLOURS[1], linewidth=1.4))
-    words = [*_lines(picture.name), *([picture.below] if picture.below else [])]
+    words = [*_lines(picture.name), *_below(picture.below)]
     axis.text(left + CELL / 2, top + CELL, "\n".join(words), fontsize=5.8, ha="center", va="top", linespacing=1.15)
 
 
@@ -115,7 +124,21 @@ def _lines(name: str) -> list[str]:
     name = visible(name)
     folder, slash, file = name.rpartition("/")
     parts = [name] if len(name) <= NAME_LENGTH or not folder else [folder + slash, file]
-    return [part if len(part) <= NAME_LENGTH else "…" + part[1 - NAME_LENGTH :] for part in parts]
+    return [_end(part) for part in parts]
+
+
+def _below(text: str) -> list[str]:
+    """The line below a name; one for each of its parts if it is too long."""
+    return [_end(part) for part in ([text] if len(text) <= NAME_LENGTH else text.split(" · ")) if part]
+
+
+def _end(text: str) -> str:
+    return text if len(text) <= NAME_LENGTH else "…" + text[1 - NAME_LENGTH :]
+
+
+def _wrapped(text: str, style: tuple[float, float], width: float) -> list[str]:
+    """Lines of a text that fit into a figure of this width in inches."""
+    return textwrap.wrap(visible(text), int((width - 0.16) / (WIDE * style[0])))
 
 
 def _thumbnail(image: np.ndarray) -> np.ndarray:
