@@ -64,7 +64,8 @@ def test_help_lists_every_command_with_a_line(ssltool):
     assert ran.code == 0
     stages = {"pretrain", "save-reprs", "knn", "lincls", "collapse", "finetune", "scan"}
     stages |= {"neighbours", "duplicates", "outliers", "table", "cache"}
-    assert set(COMMANDS) == stages | {"methods", "diagnose", "rank", "plot", "watch", "report", "inspect", "export"}
+    others = {"methods", "diagnose", "rank", "plot", "watch", "report", "inspect", "export", "doctor"}
+    assert set(COMMANDS) == stages | others
     lines = {line.strip() for line in ran.out.splitlines()}
     for name, summary in COMMANDS.items():
         assert any(line.startswith(f"{name} ") and line.endswith(summary) for line in lines), name
