@@ -72,7 +72,9 @@ def test_wheel_holds_every_file_of_the_package_and_the_licence(distributions):
 
 
 def test_installed_wheel_trains_on_its_images_without_the_checkout(installed, tmp_path):
-    code = "import runpy, ssltool; print(ssltool.__file__); runpy.run_module('ssltool', run_name='__main__')"
+    code = (
+        "import runpy, ssltool; print(ssltool.__file__, flush=True); runpy.run_module('ssltool', run_name='__main__')"
+    )
     options = ["-a", "resnet18_w8", "-b", "32", "--epochs", "1", "--steps-per-epoch", "1", "-o", "run"]
     ran = subprocess.run(
         [sys.executable, "-c", code, "pretrain", *options],

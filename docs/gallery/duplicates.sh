@@ -7,7 +7,7 @@
 # %%
 set -e
 python - <<'END'
-import gzip
+import lzma
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ from PIL import Image
 
 from ssltool.data.bundled import FOLDER
 
-content = gzip.decompress((FOLDER / "t10k-images-idx3-ubyte.gz").read_bytes())
+content = lzma.decompress((FOLDER / "t10k-images-idx3-ubyte.xz").read_bytes())
 pixels = np.frombuffer(content, np.uint8, offset=16).reshape(-1, 28, 28)
 for split in ("train", "val"):
     Path(f"photos/{split}").mkdir(parents=True)

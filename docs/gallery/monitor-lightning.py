@@ -5,7 +5,7 @@
 # loggers, and ends the training with `stop_on`. It needs `pip install 'ssltool[lightning]'`.
 
 # %%
-import gzip
+import lzma
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from ssltool.data.bundled import FOLDER
 from ssltool.integrations.lightning import CollapseMonitor
 
-pixels = np.frombuffer(gzip.decompress((FOLDER / "t10k-images-idx3-ubyte.gz").read_bytes()), np.uint8, offset=16)
+pixels = np.frombuffer(lzma.decompress((FOLDER / "t10k-images-idx3-ubyte.xz").read_bytes()), np.uint8, offset=16)
 images = torch.tensor(pixels.reshape(-1, 1, 28, 28) / 255, dtype=torch.float32).expand(-1, 3, -1, -1)
 
 

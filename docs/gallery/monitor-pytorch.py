@@ -6,7 +6,7 @@
 # near the identity, but its weight is small, and after 60 steps it is dropped, as by a wrong schedule.
 
 # %%
-import gzip
+import lzma
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -16,7 +16,7 @@ from torch import nn
 import ssltool
 from ssltool.data.bundled import FOLDER
 
-pixels = np.frombuffer(gzip.decompress((FOLDER / "t10k-images-idx3-ubyte.gz").read_bytes()), np.uint8, offset=16)
+pixels = np.frombuffer(lzma.decompress((FOLDER / "t10k-images-idx3-ubyte.xz").read_bytes()), np.uint8, offset=16)
 images = torch.tensor(pixels.reshape(-1, 1, 28, 28) / 255, dtype=torch.float32).expand(-1, 3, -1, -1)
 train, held_out = images[:1500], images[1500:]
 

@@ -5,8 +5,8 @@
 # needs `pip install 'ssltool[hf]'` for the last form.
 
 # %%
-import gzip
 import io
+import lzma
 import tarfile
 from pathlib import Path
 
@@ -19,9 +19,9 @@ import ssltool
 from ssltool.data.bundled import FOLDER
 
 CLASSES = ["t-shirt", "trousers", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot"]
-content = gzip.decompress((FOLDER / "t10k-images-idx3-ubyte.gz").read_bytes())
+content = lzma.decompress((FOLDER / "t10k-images-idx3-ubyte.xz").read_bytes())
 pixels = np.frombuffer(content, np.uint8, offset=16).reshape(-1, 28, 28)
-labels = np.frombuffer(gzip.decompress((FOLDER / "t10k-labels-idx1-ubyte.gz").read_bytes()), np.uint8, offset=8)
+labels = np.frombuffer(lzma.decompress((FOLDER / "t10k-labels-idx1-ubyte.xz").read_bytes()), np.uint8, offset=8)
 images = [Image.fromarray(image) for image in pixels[:300]]
 
 # %% [markdown]
