@@ -7,16 +7,14 @@
 # %%
 set -e
 python - <<'END'
-import lzma
 from pathlib import Path
 
-import numpy as np
 from PIL import Image
 
 from ssltool.data.bundled import FOLDER
+from ssltool.data.raw import read_idx
 
-content = lzma.decompress((FOLDER / "t10k-images-idx3-ubyte.xz").read_bytes())
-pixels = np.frombuffer(content, np.uint8, offset=16).reshape(-1, 28, 28)
+pixels = read_idx(FOLDER / "t10k-images-idx3-ubyte.xz")
 for split in ("train", "val"):
     Path(f"photos/{split}").mkdir(parents=True)
 for number in range(200):

@@ -5,20 +5,19 @@
 # loggers, and ends the training with `stop_on`. It needs `pip install 'ssltool[lightning]'`.
 
 # %%
-import lzma
 
 import matplotlib.pyplot as plt
-import numpy as np
 import pytorch_lightning as lightning
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from ssltool.data.bundled import FOLDER
+from ssltool.data.raw import read_idx
 from ssltool.integrations.lightning import CollapseMonitor
 
-pixels = np.frombuffer(lzma.decompress((FOLDER / "t10k-images-idx3-ubyte.xz").read_bytes()), np.uint8, offset=16)
-images = torch.tensor(pixels.reshape(-1, 1, 28, 28) / 255, dtype=torch.float32).expand(-1, 3, -1, -1)
+pixels = read_idx(FOLDER / "t10k-images-idx3-ubyte.xz")
+images = torch.tensor(pixels[:, None] / 255, dtype=torch.float32).expand(-1, 3, -1, -1)
 
 
 # %%

@@ -6,18 +6,17 @@
 # near the identity, but its weight is small, and after 60 steps it is dropped, as by a wrong schedule.
 
 # %%
-import lzma
 
 import matplotlib.pyplot as plt
-import numpy as np
 import torch
 from torch import nn
 
 import ssltool
 from ssltool.data.bundled import FOLDER
+from ssltool.data.raw import read_idx
 
-pixels = np.frombuffer(lzma.decompress((FOLDER / "t10k-images-idx3-ubyte.xz").read_bytes()), np.uint8, offset=16)
-images = torch.tensor(pixels.reshape(-1, 1, 28, 28) / 255, dtype=torch.float32).expand(-1, 3, -1, -1)
+pixels = read_idx(FOLDER / "t10k-images-idx3-ubyte.xz")
+images = torch.tensor(pixels[:, None] / 255, dtype=torch.float32).expand(-1, 3, -1, -1)
 train, held_out = images[:1500], images[1500:]
 
 # %% [markdown]

@@ -5,20 +5,19 @@
 # `Trainer.log`, and so to TensorBoard or Weights & Biases. It needs `pip install 'ssltool[transformers]'`.
 
 # %%
-import lzma
 
 import matplotlib.pyplot as plt
-import numpy as np
 import torch
 import transformers
 from torch import nn
 
 import ssltool
 from ssltool.data.bundled import FOLDER
+from ssltool.data.raw import read_idx
 from ssltool.integrations.transformers import CollapseMonitor
 
-pixels = np.frombuffer(lzma.decompress((FOLDER / "t10k-images-idx3-ubyte.xz").read_bytes()), np.uint8, offset=16)
-images = torch.tensor(pixels.reshape(-1, 1, 28, 28) / 255, dtype=torch.float32).expand(-1, 3, -1, -1)
+pixels = read_idx(FOLDER / "t10k-images-idx3-ubyte.xz")
+images = torch.tensor(pixels[:, None] / 255, dtype=torch.float32).expand(-1, 3, -1, -1)
 rows = [{"pixel_values": image} for image in images]
 
 

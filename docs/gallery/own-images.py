@@ -6,7 +6,6 @@
 
 # %%
 import io
-import lzma
 import tarfile
 from pathlib import Path
 
@@ -17,11 +16,11 @@ from PIL import Image
 
 import ssltool
 from ssltool.data.bundled import FOLDER
+from ssltool.data.raw import read_idx
 
 CLASSES = ["t-shirt", "trousers", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot"]
-content = lzma.decompress((FOLDER / "t10k-images-idx3-ubyte.xz").read_bytes())
-pixels = np.frombuffer(content, np.uint8, offset=16).reshape(-1, 28, 28)
-labels = np.frombuffer(lzma.decompress((FOLDER / "t10k-labels-idx1-ubyte.xz").read_bytes()), np.uint8, offset=8)
+pixels = read_idx(FOLDER / "t10k-images-idx3-ubyte.xz")
+labels = read_idx(FOLDER / "t10k-labels-idx1-ubyte.xz")
 images = [Image.fromarray(image) for image in pixels[:300]]
 
 # %% [markdown]

@@ -23,4 +23,5 @@ def cpu_flags(cpuinfo: Path = CPUINFO) -> set[str]:
         lines = cpuinfo.read_text(errors="replace").splitlines()
     except OSError:
         return set()
-    return {flag for line in lines if line.startswith(("flags", "Features")) for flag in line.partition(":")[2].split()}
+    first = next((line for line in lines if line.startswith(("flags", "Features"))), "")  # one line for each core
+    return set(first.partition(":")[2].split())

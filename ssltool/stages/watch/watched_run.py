@@ -145,10 +145,7 @@ class WatchedRun:
 
     def _within(self, at: float) -> Record | None:
         """What the run says of the epoch that it is in, the one after ``at``; None if it says nothing."""
-        found: Any = None
-        with contextlib.suppress(OSError, ValueError), opened(self.path / PROGRESS) as (file, status):
-            if status.st_size <= LARGEST_PROGRESS:
-                found = parse_json(os.pread(file, LARGEST_PROGRESS, 0).decode())
+        found, changed = small_json(self.path / PROGRESS, LARGEST_PROGRESS)
         if not isinstance(found, dict):
             return None
         epoch, step, steps, left = (
@@ -158,7 +155,7 @@ class WatchedRun:
             return None
         known = {name: finite_number(found.get(name)) for name in ("loss", "images_per_second")}
         values = {name: value for name, value in known.items() if value is not None}
-        return {"part": step / steps, "left": left, "changed": status.st_mtime, "values": values}
+        return {"part": step / steps, "left": left, "changed": changed, "values": values}
 
     def _first_layer(self) -> object:
         layers = self.settings.get("layers") if self.is_monitored else None
@@ -177,14 +174,19 @@ class WatchedRun:
 
 def read_settings(folder: Path) -> Settings | None:
     """The settings of a run of pretrain, or of the folder of a monitor; None if ``folder`` is neither."""
-    settings: Any = None
-    with contextlib.suppress(OSError, ValueError), opened(folder / "config.json") as (file, status):
-        if status.st_size <= LARGEST_CONFIG:
-            settings = parse_json(os.pread(file, LARGEST_CONFIG, 0).decode())
+    settings, _ = small_json(folder / "config.json", LARGEST_CONFIG)
     if not isinstance(settings, dict) or not isinstance(settings.get("method_options", {}), dict):
         return None
     is_ours = "layers" in settings if stage_of(settings) == MONITOR else {"method", "arch"} <= settings.keys()
     return settings if is_ours and stage_of(settings) in ("pretrain", MONITOR) else None
+
+
+def small_json(path: Path, largest: int) -> tuple[Any, float]:
+    """The JSON in a file of at most ``largest`` bytes, and when the file last changed; (None, 0) if there is none."""
+    with contextlib.suppress(OSError, ValueError), opened(path) as (file, status):
+        if status.st_size <= largest:
+            return parse_json(os.pread(file, largest, 0).decode()), status.st_mtime
+    return None, 0.0
 
 
 def signature(path: Path) -> Signature:
