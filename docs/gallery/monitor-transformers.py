@@ -61,8 +61,8 @@ for name, stop_gradient in (("with", True), ("without", False)):
 # ## What to see
 #
 # At step 0 both have the untrained projector, whose outputs are nearly equal for all images. Training spreads them
-# more with the stop-gradient than without. Without it about three directions are left, and the monitor says
-# *partial*; with it, the rank rises again after the first steps. The curves go up and down, as short trainings of a
+# more with the stop-gradient than without, and the rank stays higher. Without it about three directions are left, and
+# the monitor says *partial*. The curves go up and down, and differ with the number of threads, as short trainings of a
 # ViT do.
 
 # %%
