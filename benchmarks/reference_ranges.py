@@ -5,7 +5,8 @@
 Trains each method with the settings of ``benchmarks/method_settings.py`` for the same number of steps on the first
 images of the bundled train split, and adds the last epoch's metrics of each layer to the data file of the package. Runs
 that the file has are not repeated, so that several calls can complete it. Seeds are the outermost loop: if the time is
-up, each setting has about as many runs.
+up, each setting has about as many runs. Methods that need a ViT train the small one of the settings; ``--width`` does
+not apply to them.
 """
 
 from __future__ import annotations
@@ -20,14 +21,16 @@ from typing import Any
 
 import click
 import numpy as np
-from method_settings import NAMES, SHARED
+from method_settings import METHOD_OF, NAMES, SHARED
 
 ROOT = Path(__file__).resolve().parents[1]
 TARGET = ROOT / "ssltool" / "stages" / "diagnose" / "reference_ranges.json"
 METRICS = ("auc", "effective_rank", "dead_directions", "feature_std", "rankme", "mean_norm", "coding_rate")
 """Those of them that the monitor records."""
 
-METHODS = tuple(name for name in NAMES if name not in ("untrained", "paws", "distill", "teacher", "supervised"))
+METHODS = tuple(
+    name for name in NAMES if name not in METHOD_OF and name not in ("paws", "distill", "teacher", "supervised")
+)
 """The methods without labels and without a trained teacher."""
 
 STEPS_PER_EPOCH = 125
@@ -47,7 +50,7 @@ def train(folder: Path, method: str, arch: str, images: int, epochs: int, seed: 
     np.save(numbers, np.arange(images))
     settings = SHARED | {name: value for name, value in given.items() if name != "set"}
     settings |= {"arch": arch, "epochs": epochs, "steps_per_epoch": STEPS_PER_EPOCH, "seed": seed, "device": "cpu"}
-    options = tuple(f"{name}={value}" for name, value in given["set"].items())
+    options = tuple(f"{name}={value}" for name, value in given.get("set", {}).items())
     out = folder / "run"
     pretrain(
         PretrainConfig(
@@ -88,7 +91,8 @@ def main(methods, widths, counts, seeds, epochs, minutes) -> None:
     known = {key(run) for run in runs}
     with tempfile.TemporaryDirectory() as folder, quiet():
         for seed, width, images, method in itertools.product(seeds, widths, counts, methods):
-            facts = {"method": method, "arch": f"resnet18_w{width}", "images": images, "epochs": epochs, "seed": seed}
+            arch = NAMES[method].get("arch", f"resnet18_w{width}")
+            facts = {"method": method, "arch": arch, "images": images, "epochs": epochs, "seed": seed}
             if key(facts) in known:
                 continue
             if time.monotonic() - start > 60 * minutes:
