@@ -113,6 +113,22 @@ def test_imports_point_one_way():
     assert wrong == []
 
 
+def test_stages_do_not_import_one_another():
+    """Except the live page, which shows what report shows and reads the logs that diagnose reads."""
+
+    def stage(module: str) -> str:
+        return module.split(".")[2] if module.startswith("ssltool.stages.") else ""
+
+    pairs = {
+        (stage(module), stage(imported))
+        for module in MODULES
+        for imported in imports(module) & MODULES.keys()
+        if stage(module) and stage(imported) and stage(module) != "results"  # the API's steps after a result
+    }
+    found = {(one, other) for one, other in pairs if one != other}
+    assert found == {("watch", "report"), ("watch", "diagnose")}
+
+
 def test_modules_do_not_import_one_another_in_a_circle():
     waiting = {module: on_import(module) - {"ssltool"} for module in MODULES}
     while ready := {module for module, needed in waiting.items() if not needed & waiting.keys()}:
