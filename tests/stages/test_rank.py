@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -201,6 +203,19 @@ def test_views_are_measured_by_the_metrics_that_need_them(tmp_path):
     x += torch.randn(40, 1, 4, generator=torch.Generator().manual_seed(1))
     Representations(x, torch.full((40,), -1), torch.arange(40)).save(tmp_path / "views.pt")
     assert rank(tmp_path / "views.pt", by="lidar")["rows"][0]["lidar"] == pytest.approx(lidar(x), rel=1e-9)
+
+
+@pytest.mark.parametrize(("untrained", "counted"), [(0.1, None), (0.3, "1 of 3"), (0.5, "2 of 3"), (0.9, "3 of 3")])
+def test_checkpoints_that_are_not_above_the_untrained_network_are_counted(write_run, monkeypatch, untrained, counted):
+    from ssltool.stages.rank import items
+
+    monkeypatch.setattr(items, "untrained_record", lambda *_: {"backbone_auc": 0.8, "backbone_knn": untrained})
+    monkeypatch.setattr(items, "read_runs", lambda paths: [SimpleNamespace(path=Path(paths[0]), settings={})])
+    epochs = [{"backbone_auc": 0.6, "backbone_knn": knn} for knn in (0.2, 0.5, 0.7)]
+    notes = [
+        note for note in rank(write_run("a", epochs, kept=range(3)), checkpoints=True)["notes"] if "not above" in note
+    ]
+    assert [note.split(": ")[1].split(" have")[0] for note in notes] == ([f"{counted} checkpoints"] if counted else [])
 
 
 def test_representations_say_where_they_come_from(tmp_path):

@@ -88,6 +88,7 @@ def run(config: RankConfig) -> Record:
             )
     notes += _differences(request.by, rows)
     untrained, more = _read_untrained(config)
+    notes += _not_above_untrained(rows, untrained)
     assign_display_names([*rows, *untrained])
     cells, others = _other_columns([*rows, *untrained], later)
     notes += more + others
@@ -147,6 +148,19 @@ def _read_untrained(config: RankConfig) -> tuple[list[RankedItem], list[str]]:
     """With ``checkpoints`` the untrained networks of the run folders, and notes."""
     found = [read_untrained(path) for path in config.items if config.checkpoints and Path(path).is_dir()]
     return [item for items, _ in found for item in items], [note for _, notes in found for note in notes]
+
+
+def _not_above_untrained(rows: Sequence[RankedItem], untrained: Sequence[RankedItem]) -> list[str]:
+    """Notes on the checkpoints whose kNN accuracy is at most that of the untrained network of their run."""
+    notes = []
+    for before in untrained:
+        known = [row.knn for row in rows if Path(row.path).parent == Path(before.path) and row.knn is not None]
+        if known and before.knn is not None and (below := sum(knn <= before.knn for knn in known)):
+            notes.append(
+                f"{before.path}: {below} of {counted(len(known), 'checkpoint')} have a kNN accuracy that is not above "
+                f"the untrained network's ({before.knn:.1%})"
+            )
+    return notes
 
 
 def _other_columns(rows: Sequence[RankedItem], later: Mapping[str, str]) -> tuple[list[Record], list[str]]:
