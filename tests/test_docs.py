@@ -274,7 +274,28 @@ def test_the_method_of_the_architecture_page_trains(monkeypatch, registries, tmp
     assert [record["step"] for record in records(run)] == [2]
 
 
-def test_the_benchmark_of_the_methods_has_them_all():
+def settings_of_the_benchmark(table: str) -> list[str]:
+    """The names in a table of ``benchmarks/method_settings.py``."""
     source = ast.parse((ROOT / "benchmarks" / "method_settings.py").read_text(encoding="utf-8"))
-    (names,) = [n.value for n in source.body if isinstance(n, ast.AnnAssign) and ast.unparse(n.target) == "NAMES"]
-    assert {ast.literal_eval(key) for key in names.keys} == {"untrained", "untrained vit", *METHODS}
+    (value,) = [n.value for n in source.body if isinstance(n, ast.AnnAssign) and ast.unparse(n.target) == table]
+    assert isinstance(value, ast.Dict)
+    return [ast.literal_eval(key) for key in value.keys if key is not None]
+
+
+def test_the_benchmark_of_the_methods_has_them_all():
+    assert set(settings_of_the_benchmark("NAMES")) == {"untrained", "untrained vit", *METHODS}
+
+
+def test_the_ablations_of_the_benchmark_are_those_of_the_page_and_each_method_has_a_run_without_any():
+    runs = [name.split() for name in settings_of_the_benchmark("ABLATIONS")]
+    assert {run[0] for run in runs if len(run) == 1} == METHODS.keys() - {"teacher"}  # each regime of it is a study
+    measured = {(method, change.partition("=")[0]) for method, *changes in runs for change in changes}
+    text = (DOCS / "collapse-on-purpose.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\w[\w, ]*) \| (`.*?) \|", text[: text.index("have no such option")], re.MULTILINE)
+    listed = {
+        (method, option)
+        for methods, options in rows
+        for method in methods.split(", ")
+        for option in re.findall(r"`(\w+)=", options.partition("with")[0])
+    }
+    assert listed == measured - {("simsiam", "lr")}
