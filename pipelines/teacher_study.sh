@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # The student/teacher study:  bash pipelines/teacher_study.sh [FOLDER] [FLAGS OF PRETRAIN...]
 #
-# The notebook's four regimes, which differ in how the teacher is updated, with its network and settings
-# (--recipe cifar): losses, and the spectra of the outputs of student and teacher for every patch of test images, in
+# Four regimes, which differ in how the teacher is updated, with the notebook's network and settings (--recipe cifar):
+# losses, and the spectra of the outputs of student and teacher for every patch of test images, in
 # FOLDER/teacher_study.svg. By default 8 epochs of 5 steps on the bundled images, about ten minutes on two CPU cores;
 # existing runs are kept. The notebook's own run is
 #

@@ -1,7 +1,7 @@
 """Published training settings, for ``--recipe``.
 
-``cifar``: solo-learn's settings for CIFAR-10 with a ResNet-18 (JMLR 2022, scripts/pretrain/cifar); for PAWS and the
-student/teacher study, their own. ``imagenet``: the settings of each method's released code for a ResNet-50, or for the
+``cifar``: solo-learn's settings for CIFAR-10 with a ResNet-18 (JMLR 2022, scripts/pretrain/cifar), or else those of the
+method's own code. ``imagenet``: the settings of each method's released code for a ResNet-50, or for the
 ViT that ``arch`` names. Learning rates are per 256 images. ``zero_init_residual`` is named where it is off in the
 source, and ``arch`` where it is the method's own. Augmentations that ``ssltool.data.views`` does not support are
 replaced by the closest ones; docs/method-notes.md lists them.
@@ -104,6 +104,17 @@ RECIPES: dict[str, dict[str, Settings]] = {
             "options": {"n_augs": 40},
         },
         "frossl": _CIFAR_LARS | _STRONG | {"lr": 0.3, "weight_decay": 1e-4},
+        "directpred": _NOT_ZERO
+        | {
+            "optimizer": "sgd",
+            "lr": 0.06,  # 0.03 for the batch of 128
+            "fix_all_lr": True,
+            "weight_decay": 4e-4,
+            "batch_size": 128,
+            "epochs": 100,
+            "crop_min": 0.08,
+            "blur_p": 0.0,
+        },
         "empssl": _CIFAR_LARS
         | {
             "lr": 0.768,  # 0.3 for the batch of 100
@@ -300,6 +311,19 @@ RECIPES: dict[str, dict[str, Settings]] = {
             "lr_schedule": "step",
             "crop_min": 0.3,
             "blur_p": 0.5,
+            "solarize_p": 0.2,
+        },
+        "visreg": _IMAGENET
+        | {
+            "arch": "vit_base",
+            "optimizer": "adamw",
+            "lr": 1.8e-3,  # 9e-4 for the batch of 128
+            "final_lr": 1.8e-6,
+            "weight_decay": 0.05,
+            "batch_size": 128,
+            "epochs": 100,
+            "warmup_epochs": 5,
+            "crop_min": 0.3,
             "solarize_p": 0.2,
         },
         "mae": _IMAGENET

@@ -1,7 +1,8 @@
 """Regularisers as a part of the objective of any method: ``--regularise``.
 
 A method does not know of them. Hooks keep the outputs of its layers for the first view of the student. Outside a step
-they do nothing.
+they do nothing. A method that takes tokens or a feature map from its backbone computes no such output: the rows are
+then those that it is evaluated by, ``Method.outputs``, of a further forward pass of the first view.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ssltool.data.loader import Batch
-from ssltool.errors import SSLToolError, UsageError
+from ssltool.errors import UsageError
 from ssltool.methods.base import Method, Output
 from ssltool.methods.regularisers import REGULARISERS, Term
 from ssltool.training.distributed import gather
@@ -32,6 +33,7 @@ class Regularised(nn.Module):
     def __init__(self, name: str, method: Method, terms: Sequence[Term]) -> None:
         super().__init__()
         self.name, self.method, self.terms = name, method, tuple(terms)
+        self._entries = [REGULARISERS[term.name] for term in terms]
         self._functions = [REGULARISERS.load(term.name) for term in terms]
         self._kept: dict[str, Tensor] | None = None
         for layer in dict.fromkeys(term.layer for term in terms):
@@ -53,22 +55,23 @@ class Regularised(nn.Module):
         self._kept = {}
         output = self.method(batch)
         kept, self._kept = self._kept, None
-        terms = zip(self.terms, self._functions, strict=True)
-        values = tuple(term.factor * function(self._argument(term, kept, batch)) for term, function in terms)
+        layers = {term.layer for term, entry in zip(self.terms, self._entries, strict=True) if entry.of == "rows"}
+        rows = {layer: gather(self._rows(layer, kept, batch).float()) for layer in sorted(layers)}
+        values = tuple(
+            term.factor
+            * function(rows[term.layer] if entry.of == "rows" else weights_of(getattr(self.method, term.layer)))
+            for term, function, entry in zip(self.terms, self._functions, self._entries, strict=True)
+        )
         return cast(Output, output._replace(terms=values))
 
-    def _argument(self, term: Term, kept: dict[str, Tensor], batch: Batch) -> Tensor | list[Tensor]:
-        if REGULARISERS[term.name].of == "weights":
-            return weights_of(getattr(self.method, term.layer))
-        rows = kept.get(term.layer)
+    def _rows(self, layer: str, kept: dict[str, Tensor], batch: Batch) -> Tensor:
+        """The rows (N, D) of ``layer`` for the first view."""
+        rows, first = kept.get(layer), 0
         if rows is None or rows.dim() != 2:
-            found = "none" if rows is None else f"a tensor of shape {tuple(rows.shape)}"
-            raise SSLToolError(
-                f"--regularise {term.name}: {self.name} has no output (N, D) of the {term.layer} for whole images; "
-                f"found {found}; use a regulariser of weights, or leave it out"
-            )
-        first = 0 if batch.support is None else len(batch.support.rows)  # labelled images precede the views
-        return gather(rows[first : first + len(batch.rows)].float())
+            rows = self.method.outputs(batch.views[0], layer)[layer]
+        elif batch.support is not None:
+            first = len(batch.support.rows)  # labelled images precede the views
+        return rows[first : first + len(batch.rows)]
 
 
 def weights_of(module: nn.Module) -> list[Tensor]:

@@ -24,8 +24,7 @@ from tiny_methods import MASKED, tiny_config
 
 CPU = torch.device("cpu")
 EACH = tuple(f"{name}=0.1" for name in REGULARISERS)
-NO_ROWS = ("teacher", "vicregl", *MASKED)
-"""Methods that take tokens or feature maps from the network, not a row for each image."""
+NO_PROJECTOR = ("mae", "ijepa", "directclr")
 
 
 @pytest.fixture
@@ -53,25 +52,37 @@ def seen_by(config: PretrainConfig) -> tuple[Regularised, Any, Tensor]:
     return model, batch, rows
 
 
-@pytest.mark.parametrize("method", [name for name in METHODS if name not in NO_ROWS])
+@pytest.mark.parametrize("method", METHODS)
 def test_a_regulariser_sees_the_students_rows_of_the_first_view_with_their_gradient(config, method):
     model, batch, rows = seen_by(config(method, regularise=("vne=1",)))
-    expected = model.method.backbone(batch.views[0])
     assert rows.requires_grad
-    torch.testing.assert_close(rows, expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(rows, model.method.embed(batch.views[0], "backbone"), rtol=1e-5, atol=1e-6)
 
 
-def test_a_regulariser_at_the_projector_sees_its_output(config):
-    model, batch, rows = seen_by(config("dino", regularise=("vne=1@projector",)))
-    expected = model.method.projector(model.method.backbone(batch.views[0]))
-    torch.testing.assert_close(rows, expected, rtol=1e-5, atol=1e-6)
+@pytest.mark.parametrize("method", ["simsiam", "dino", "teacher", "vicregl", "ibot", "dinov2", "paws"])
+def test_a_regulariser_at_the_projector_sees_its_output(config, method):
+    options = {"mask_p": 0} if method in ("ibot", "dinov2") else {}  # else it sees that of the masked view
+    model, batch, rows = seen_by(config(method, regularise=("vne=1@projector",), options=options))
+    assert rows.requires_grad
+    torch.testing.assert_close(rows, model.method.embed(batch.views[0], "projector"), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("method", NO_ROWS)
-def test_a_method_without_a_row_for_each_image_is_refused_but_for_its_weights(config, method):
-    with pytest.raises(SSLToolError, match=f"{method} has no output .* of the backbone"):
-        seen_by(config(method, regularise=("vne=1",)))
-    assert math.isfinite(records(pretrain(config(method, regularise=("orthogonality=1e-6",))))[0]["loss"])
+@pytest.mark.parametrize("method", NO_PROJECTOR)
+def test_a_method_without_a_projector_has_no_rows_there(config, method):
+    with pytest.raises(UsageError, match=f"{method} has no projector"):
+        seen_by(config(method, regularise=("vne=1@projector",)))
+
+
+@pytest.mark.parametrize("method", ["teacher", "vicregl", *MASKED])
+def test_two_terms_of_a_method_of_tokens_are_those_of_its_representations(config, method):
+    made = config(method, regularise=("vne=1", "w2=0.5", "orthogonality=1e-6"))
+    setup = prepare(made)
+    model = setup.regularised(setup.build_method()).eval()
+    batch = noise([recipe.size or 16 for recipe in model.method.view_recipes(setup.recipe)], 32, CPU)
+    rows = model.method.embed(batch.views[0], "backbone")
+    wanted = [-REGULARISERS.load("vne")(rows), 0.5 * REGULARISERS.load("w2")(rows)]
+    torch.testing.assert_close(torch.stack(list(model(batch).terms[:2])), torch.stack(wanted), rtol=1e-4, atol=1e-5)
+    assert math.isfinite(records(pretrain(made))[0]["backbone_vne"])
 
 
 def test_the_gradient_is_that_of_the_loss_and_the_weighted_terms(config):
