@@ -80,7 +80,7 @@ CIFAR: dict[str, Wanted] = {
         LARS | STRONG | {"lr": 0.3, "weight_decay": 1e-4},
         {"dim": 1024, "hidden": 2048, "sim": 1.0, "frobenius": 1.0, "n_augs": 2},
     ),
-    "directpred": (  # ssl/real-dataset: README's command, and config/byol_config.yaml: 0.03 for a batch of 128, constant
+    "directpred": (  # ssl/real-dataset, README and config/byol_config.yaml: 0.03 for a batch of 128, constant
         UNBLURRED | {"optimizer": "sgd", "momentum": 0.9, "lr": 0.03 * 256 / 128, "fix_all_lr": True}
         | {"weight_decay": 4e-4, "batch_size": 128, "epochs": 100, "flip_p": 0.5, "gray_p": 0.2, "jitter_p": 0.8},
         {"dim": 128, "hidden": 512, "predictor": "directpred", "eps": 0.01, "rho": 0.3, "freq": 1, "momentum": 0.996}
@@ -275,7 +275,7 @@ IMAGENET: dict[str, Wanted] = {
         | {"crop_min": 0.3, "solarize_p": 0.2, "jitter": 1.0},
         {"dim": 512, "hidden": 2048, "lambd": 0.05, "slices": 1024, "global_views": 2, "local_crops": 6},
     ),
-    "visreg": (  # 074fb51, configs/default.yaml: 16 images on each GPU; README's command has 8 of them; decay in train.py
+    "visreg": (  # 074fb51, configs/default.yaml and train.py: 16 images on each of 8 GPUs, as in the README
         RELEASED | {"arch": "vit_base", "optimizer": "adamw", "lr": 9e-4 * 256 / (8 * 16)}
         | {"final_lr": 9e-4 / 1000 * 256 / (8 * 16), "weight_decay": 5e-2, "batch_size": 8 * 16, "epochs": 100}
         | {"warmup_epochs": 5, "lr_schedule": "step", "crop_min": 0.3, "solarize_p": 0.2, "jitter": 1.0},
