@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from glob import has_magic
 from pathlib import Path
 
 import torch
@@ -152,6 +153,12 @@ def parts_of(name: FilePath, read: Callable[[Path], Representations]) -> tuple[t
             )
     require_all_ranks(str(name), paths, [file.meta for file in files])
     return paths, files
+
+
+def files_of(path: FilePath) -> list[str]:
+    """The file ``path``, or if it does not exist the files of all ranks that wrote it."""
+    found = path if has_magic(str(path)) else matching(path)
+    return main_files(found) if isinstance(found, list) else [str(found)]
 
 
 def require_all_ranks(name: str, paths: Sequence[FilePath], metas: Sequence[Record]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -166,11 +167,29 @@ def test_an_array_trains_the_rows_of_a_table(tmp_path, data):
     assert found[1]["method_options"]["hidden"] == 24
 
 
-def test_a_chain_of_jobs_ends_with_a_report(tmp_path, data):
-    run = tmp_path / "run"
-    printed = slurm("bash", SCRIPTS / "chain.sh", data, run, "--cpus-per-task=1", *BRIEF, "--epochs", 1)
+def chain(data: Path, run: Path, resources: str, epochs: int = 1) -> dict[str, str]:
+    """The numbers of the jobs of a chain, by their names."""
+    printed = slurm("bash", SCRIPTS / "chain.sh", data, run, resources, *BRIEF, "--epochs", epochs)
     jobs = dict(line.split() for line in printed.splitlines())
     assert list(jobs) == ["pretrain", "save-reprs", "knn", "collapse", "report"]
-    for job in jobs.values():
+    return jobs
+
+
+@pytest.mark.parametrize("resources", ["--cpus-per-task=1", "--cpus-per-task=1 --nodes=2 --ntasks-per-node=1"])
+def test_a_chain_of_jobs_ends_with_a_report(tmp_path, data, resources):
+    run = tmp_path / "run"
+    for job in chain(data, run, resources).values():
         assert wait(job) == ["COMPLETED"]
     assert "<html" in (run / "report.html").read_text()
+    collapse = json.loads(re.search(r"^{.*}$", next(run.glob("collapse-*.log")).read_text(), re.MULTILINE)[0])
+    assert collapse["files"][0]["n"] == 256
+
+
+def test_a_later_job_of_a_chain_that_is_stopped_is_requeued_and_the_chain_goes_on(tmp_path, data):
+    run = tmp_path / "run"
+    jobs = chain(data, run, "--cpus-per-task=1")
+    until(lambda: states(jobs["save-reprs"]) == ["RUNNING"], seconds=300)
+    send_usr1(jobs["save-reprs"], tmp_path)
+    for job in jobs.values():
+        assert wait(job) == ["COMPLETED"]
+    assert restarts(jobs["save-reprs"]) == 1

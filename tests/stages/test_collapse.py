@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -206,6 +207,47 @@ def test_merged_files_are_measured_as_the_file_of_all_their_rows(ssltool, write_
         torch.testing.assert_close(one.stds, other.stds, rtol=1e-12, atol=0)
         assert one.meta["source"] == [str(part) for part in parts]
         assert one.meta["source_hash"] == [file_hash(part) for part in parts]
+
+
+SAME_IMAGES = {"dataset": "made-up", "split": "train", "fingerprint": "0123456789abcdef"}
+
+
+def write_ranks(folder: Path, x: Tensor, world: int, *ranks: int, suffix: str = ".pt") -> Path:
+    """The rows as the files of ``ranks`` of ``world``; returns the path that save-reprs was given."""
+    for rank in ranks:
+        part = torch.arange(len(x)).tensor_split(world)[rank]
+        meta = SAME_IMAGES | {"shard": [rank, world]}
+        stored = Representations(x[part], torch.full((len(part),), -1), part, meta)
+        stored.save(folder / f"train.rank{rank}of{world}{suffix}")
+    return folder / f"train{suffix}"
+
+
+def test_the_files_of_all_ranks_are_measured_by_the_name_that_save_reprs_was_given(ssltool, write_reprs, tmp_path):
+    x = rows(90, 24)
+    (wanted,) = ssltool("collapse", write_reprs("whole.pt", x), "--json").json["files"]
+    given = write_ranks(tmp_path, x, 3, 0, 1, 2)
+    other = write_reprs("other.pt", rows(50, 24))
+    found, alone = ssltool("collapse", given, other, "--json").json["files"]
+    assert (found["path"], found["n"], alone["n"]) == (str(given), 90, 50)
+    assert found["metrics"] == pytest.approx(wanted["metrics"], rel=1e-12, abs=1e-12)
+    assert found["spectrum"] == str(tmp_path / "train_svd.pt")
+    assert Spectrum.load(found["spectrum"]).meta["source"] == [str(tmp_path / f"train.rank{k}of3.pt") for k in range(3)]
+    (merged,) = ssltool("collapse", given, other, "--merge", "--json").json["files"]
+    assert merged["n"] == 140
+
+
+def test_a_file_of_a_rank_that_is_missing_is_named(ssltool, tmp_path):
+    given = write_ranks(tmp_path, rows(90, 24), 3, 0, 2)
+    ran = ssltool("collapse", given)
+    assert ran.code == 1 and "rank1of3" in ran.err
+
+
+def test_the_reference_may_be_the_files_of_all_ranks(ssltool, write_reprs, tmp_path):
+    now, before = write_reprs("now.pt", rows(90, 24), **SAME_IMAGES), rows(90, 24, seed=1)
+    whole, given = write_reprs("old.pt", before, **SAME_IMAGES), write_ranks(tmp_path, before, 2, 0, 1)
+    found = [ssltool("collapse", now, "--reference", reference, "--json") for reference in (whole, given)]
+    one, other = (ran.json["files"][0]["metrics"] for ran in found)
+    assert one == pytest.approx(other, rel=1e-12, abs=1e-12)
 
 
 def test_without_merge_each_file_is_measured_by_itself(ssltool, write_reprs):

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from ssltool.diagnosis.row_blocks import Rows
 from ssltool.reprs.class_names import Labels, unified
-from ssltool.reprs.representation_set import file_of_rank, require_all_ranks, transform_notes
+from ssltool.reprs.readers import stem_of
+from ssltool.reprs.representation_set import file_of_rank, files_of, require_all_ranks, transform_notes
 from ssltool.reprs.representations import Representations, image_name
 from ssltool.reprs.same_images import repeated_images
 from ssltool.settings import Record
@@ -19,29 +21,35 @@ from ssltool.training.ranks import Ranks
 
 @dataclasses.dataclass(frozen=True)
 class InputFiles:
-    """A set of rows: the representations in one file, or with ``--merge`` in several."""
+    """A set of rows: the representations in one file, those of all ranks, or with ``--merge`` in several."""
 
+    name: str
+    """How messages call the set: the path as it was given."""
+    prefix: Path
+    """The path of the set without a suffix, after which files are named."""
     paths: tuple[str, ...]
     files: list[Representations]
 
     @classmethod
     def open(cls, paths: Sequence[str], pool: str | None, *, merge: bool) -> list[InputFiles]:
-        """A set of rows for each of ``paths``, or with ``merge`` one of all.
+        """A set of rows for each of ``paths``, or with ``merge`` one of all. A path that several ranks wrote stands for
+        their files.
 
         Raises:
-            SSLToolError: if a file cannot be read, or a rank's file is missing among those that are merged.
+            SSLToolError: if a file cannot be read, or a rank's file is missing among those that are read as one.
         """
-        files = [Representations.stored(path, pool) for path in paths]
+        parts = [files_of(path) for path in paths]
         if merge:
-            whole = cls(tuple(paths), files)
-            require_all_ranks(whole.name, paths, [file.meta for file in files])
-            return [whole]
-        return [cls((path,), [file]) for path, file in zip(paths, files, strict=True)]
+            name, suffix = f"{paths[0]} and {len(paths) - 1} more", "_merged"
+            return [cls._read(name, paths[0], suffix, [file for files in parts for file in files], pool)]
+        return [cls._read(path, path, "", files, pool) for path, files in zip(paths, parts, strict=True)]
 
-    @property
-    def name(self) -> str:
-        """How messages call the set."""
-        return self.paths[0] if len(self.paths) == 1 else f"{self.paths[0]} and {len(self.paths) - 1} more"
+    @classmethod
+    def _read(cls, name: str, first: str, suffix: str, paths: Sequence[str], pool: str | None) -> InputFiles:
+        files = [Representations.stored(path, pool) for path in paths]
+        if len(files) > 1:
+            require_all_ranks(name, paths, [file.meta for file in files])
+        return cls(name, Path(first).with_name(stem_of(first) + suffix), tuple(paths), files)
 
     @property
     def meta(self) -> Record:

@@ -12,7 +12,6 @@ from ssltool.diagnosis.measure import Measured
 from ssltool.diagnosis.spectrum_file import Spectrum
 from ssltool.errors import SSLToolError
 from ssltool.files.reading import file_hash
-from ssltool.reprs.readers import stem_of
 from ssltool.runs.display_names import display_names
 from ssltool.stages.collapse.input_files import InputFiles
 
@@ -64,9 +63,8 @@ def spectrum_paths(config: CollapseConfig, folder: Path | None, inputs: Sequence
     kinds = SPECTRA if config.type == "all" else (config.type,)
     targets = []
     for source in inputs:
-        first = Path(source.paths[0])
-        stem = stem_of(first) + ("_merged" if len(source.paths) > 1 else "")
-        targets.append({kind: (folder or first.parent) / f"{stem}_{middle}{kind}.pt" for kind in kinds})
+        where, stem = folder or source.prefix.parent, source.prefix.name
+        targets.append({kind: where / f"{stem}_{middle}{kind}.pt" for kind in kinds})
     if len({path for paths in targets for path in paths.values()}) < len(kinds) * len(targets):
         raise SSLToolError("two inputs have the same spectrum file; rename one of them, or leave out --out")
     return targets
@@ -77,5 +75,5 @@ def plot(config: CollapseConfig, inputs: Sequence[InputFiles], measurements: Seq
     from ssltool.viz.spectra import plot_spectra
 
     kind = "svd" if config.type == "all" else config.type
-    names = display_names([source.paths[0] for source in inputs])
+    names = display_names(config.files[: len(inputs)])
     plot_spectra(names, [measured.possible(kind) for measured in measurements], str(config.plot), kind=kind)
