@@ -35,7 +35,7 @@ slow: $(VENV)/.developing
 coverage: $(VENV)/.developing
 	$(PYTEST) --cov
 
-# Needs root, and Debian's slurm-wlm and munge.
+# Needs root, and Debian's slurm-wlm, munge and iproute2.
 cluster: $(VENV)/.developing
 	bash tests/cluster/slurm.sh start .slurm
 	. .slurm/environment; CLUSTER_TESTS=1 $(BIN)/python -m pytest -n 0 tests/cluster; code=$$?; \
