@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ssltool.errors import SSLToolError
-from ssltool.files.processes import STALE, lives, start_of
+from ssltool.files.processes import STALE, lives, place_of_pids, start_of
 from ssltool.files.writing import writing
 from ssltool.training.progress import info
 
@@ -39,20 +39,22 @@ POLL = 1.0
 
 @dataclass(frozen=True)
 class Owner:
-    """The process that holds a lock: ``start`` is when the kernel started it, ``since`` when it took the lock, and
-    ``token`` differs between all processes."""
+    """The process that holds a lock: ``start`` is when the kernel started it, ``since`` when it took the lock,
+    ``token`` differs between all processes, and ``place`` is where its number holds, such as in a container."""
 
     host: str
     pid: int
     start: str
     since: str
     token: str
+    place: str = ""
 
     @classmethod
     def this_process(cls) -> Owner:
         """A new owner."""
         since = time.strftime("%Y-%m-%d %H:%M:%S")
-        return cls(socket.gethostname(), os.getpid(), start_of(os.getpid()), since, secrets.token_hex(8))
+        pid, token = os.getpid(), secrets.token_hex(8)
+        return cls(socket.gethostname(), pid, start_of(pid), since, token, place_of_pids())
 
     @classmethod
     def parse(cls, contents: bytes) -> Owner | None:
@@ -62,13 +64,13 @@ class Owner:
             owner = cls(**values)
         except (ValueError, TypeError, RecursionError):
             return None
-        texts = (owner.host, owner.start, owner.since, owner.token)
+        texts = (owner.host, owner.start, owner.since, owner.token, owner.place)
         valid = all(isinstance(text, str) and text.isprintable() for text in texts) and type(owner.pid) is int
         return owner if valid and 0 < owner.pid < 2**31 else None
 
     def is_running(self) -> bool | None:
-        """Whether the process lives; None if it is on another machine."""
-        if self.host != socket.gethostname():
+        """Whether the process lives; None if it is on another machine or in another container."""
+        if self.host != socket.gethostname() or self.place not in ("", place_of_pids()):
             return None
         return lives(self.pid, self.start)
 

@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import signal
+import socket
 import subprocess
 import threading
 import warnings
@@ -164,13 +165,22 @@ def test_a_dead_owner_on_another_machine_is_replaced_once_its_lock_is_stale(tmp_
 
 
 @pytest.mark.usefixtures("any_system")
-def test_a_living_owner_on_another_machine_is_refused_at_its_next_sign_of_life(tmp_path):
-    file, clock = left(tmp_path, host="elsewhere"), Clock()
+@pytest.mark.parametrize("where", [{"host": "elsewhere"}, {"place": "elsewhere"}], ids=["machine", "container"])
+def test_a_living_owner_on_another_machine_is_refused_at_its_next_sign_of_life(tmp_path, where):
+    """Its number may be that of no process here: in a container that has the same name of the host, too."""
+    file, clock = left(tmp_path, **where), Clock()
     clock.at[BEAT] = lambda: os.utime(file, ns=(1, 1))  # its clock may differ
-    with pytest.raises(SSLToolError, match="elsewhere"):
+    with pytest.raises(SSLToolError, match=where.get("host", socket.gethostname())):
         locked(tmp_path, clock).__enter__()
     assert clock.now < BEAT + 2 * POLL
     assert json.loads(file.read_text())["token"] == "theirs"
+
+
+def test_an_owner_of_an_earlier_version_names_no_container(tmp_path):
+    file = left(tmp_path)
+    file.write_text(json.dumps({key: value for key, value in json.loads(file.read_text()).items() if key != "place"}))
+    with locked(tmp_path) as lock:
+        lock.check()
 
 
 @pytest.mark.usefixtures("any_system")
@@ -264,7 +274,7 @@ def test_a_lock_file_with_any_contents_names_no_owner(contents):
     assert Owner.parse(contents if isinstance(contents, bytes) else contents.encode()) is None
 
 
-@pytest.mark.parametrize("key", ["host", "pid", "start", "since", "token"])
+@pytest.mark.parametrize("key", ["host", "pid", "start", "since", "token", "place"])
 @pytest.mark.parametrize("value", [None, -1, 0, 1.5, [], {}, True, "a\nb", "\x1b[31m", 2**80])
 def test_a_lock_file_with_a_wrong_value_names_no_owner(key, value):
     assert Owner.parse(json.dumps(asdict(Owner.this_process()) | {key: value}).encode()) is None
