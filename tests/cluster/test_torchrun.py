@@ -19,6 +19,7 @@ from ssltool.checkpoints.checkpoint import Checkpoint
 pytestmark = pytest.mark.skipif("CLUSTER_TESTS" not in os.environ, reason="takes minutes: make cluster")
 
 ROOT = Path(__file__).parents[2]
+OURS = [sys.executable, ROOT / "pipelines" / "torchrun.py"]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
 NETWORK = ["-a", "resnet18_w8", "--stem", "small-stride2", "--image-size", "16", "--dim", "16", "--pred-dim", "8"]
 BRIEF = [*NETWORK, "-b", "16", "--device", "cpu", "--monitor-every", "0", "--workers", "0", "--print-freq", "1"]
@@ -97,20 +98,29 @@ def test_one_restart_after_a_kill_ends_with_the_bits_of_an_unbroken_run(tmp_path
     assert same_bits(tmp_path / "whole", tmp_path / "broken")
 
 
-def test_a_changed_number_of_ranks_goes_on(tmp_path):
-    flags = ["--epochs", 2, "--steps-per-epoch", 3, "--resume", "auto", "-o", tmp_path / "run"]
-    alone = start([sys.executable], *flags, log=tmp_path / "log")
-    until_in(tmp_path / "log", "epoch 1/2 step 2/")
-    alone.send_signal(signal.SIGTERM)
-    assert alone.wait(100) == 143
-    assert start([*TORCHRUN, "--standalone", "--nproc-per-node", 2], *flags, log=tmp_path / "log").wait(300) == 0
-    assert Checkpoint.load(tmp_path / "run" / "checkpoint.pt").step == 6
+@pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1)])
+def test_a_run_that_is_resumed_with_another_number_of_ranks_differs_by_rounding_only(tmp_path, before, after):
+    def launcher(ranks: int) -> list[object]:
+        return [sys.executable] if ranks == 1 else [*OURS, "--standalone", "--nproc-per-node", ranks]
+
+    flags, log = ["--epochs", 2, "--steps-per-epoch", 3, "--resume", "auto"], tmp_path / "log"
+    assert start(launcher(before), *flags, "-o", tmp_path / "whole", log=tmp_path / "whole.log").wait(300) == 0
+    broken = start(launcher(before), *flags, "-o", tmp_path / "run", log=log)
+    until_in(log, "epoch 1/2 step 2/")
+    broken.send_signal(signal.SIGTERM)
+    assert broken.wait(100) == 143
+    assert start(launcher(after), *flags, "-o", tmp_path / "run", log=log).wait(300) == 0, log.read_text()
+    whole, run = (Checkpoint.load(tmp_path / name / "checkpoint.pt") for name in ("whole", "run"))
+    assert run.step == whole.step == 6
+    for name, tensor in whole.state_dict.items():
+        torch.testing.assert_close(run.state_dict[name], tensor, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_our_torchrun_ends_with_the_exit_code_of_its_ranks(tmp_path, number):
-    launcher = [sys.executable, ROOT / "pipelines" / "torchrun.py", "--standalone", "--nproc-per-node", 2]
-    process = start(launcher, "--epochs", 1000, "-o", tmp_path / "run", log=tmp_path / "log")
+    process = start(
+        [*OURS, "--standalone", "--nproc-per-node", 2], "--epochs", 1000, "-o", tmp_path / "run", log=tmp_path / "log"
+    )
     until_in(tmp_path / "log", "step 2/")
     ranks = [*children(process.pid).values()]
     process.send_signal(number)
