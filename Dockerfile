@@ -2,7 +2,8 @@
 #
 #   docker build -t ssltool .                          for processors
 #   docker build -t ssltool --build-arg CUDA=12.9 .    for GPUs whose driver takes CUDA 12.9
-#   docker run --rm -v /path/to/images:/data:ro -v "$PWD/runs":/runs ssltool pretrain /data -a resnet18
+#   docker run --rm --user "$(id -u):$(id -g)" -v /path/to/images:/data:ro -v "$PWD/runs":/runs \
+#     ssltool pretrain /data -a resnet18     as the owner of the folder ./runs, which must exist
 FROM mambaorg/micromamba:2.3.0
 
 # conda-forge chooses PyTorch's build by this variable: without CUDA if it is empty.

@@ -6,6 +6,7 @@ The last two are extrapolated from the rate of steps on the run's own batches, w
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -32,7 +33,8 @@ LONG_SECONDS = 2 * 3600
 """A run on a CPU that takes longer is told what would be shorter."""
 
 SMALL_SIZE = 96
-SMALL_ARCH = "resnet18_w32"
+SMALL_WIDTH = 32
+SMALL_ARCH = f"resnet18_w{SMALL_WIDTH}"
 """What it is told."""
 
 
@@ -124,7 +126,18 @@ class Estimate:
         c = self.config
         if not self.on_cpu or seconds <= LONG_SECONDS:
             return []
-        shorter = [f"--image-size {SMALL_SIZE}"] if (c.image_size or 0) > SMALL_SIZE else []
-        shorter += [f"-a {SMALL_ARCH}"] if c.arch != SMALL_ARCH else []
-        shorter += ["--minutes"] if c.minutes is None else []
-        return [f"on a CPU, {', '.join(shorter)} or a GPU would make it shorter"]
+        shorter = []
+        if not self.resumed:  # whose settings are fixed
+            shorter += [f"--image-size {SMALL_SIZE}"] if (c.image_size or 0) > SMALL_SIZE else []
+            shorter += [f"-a {SMALL_ARCH}"] if _is_wider(c.arch) else []
+            shorter += ["--minutes"] if c.minutes is None else []
+        return [
+            f"on a CPU, {', '.join(shorter)} or a GPU would make it shorter" if shorter else "a GPU would be faster"
+        ]
+
+
+def _is_wider(arch: str) -> bool:
+    """Whether ``arch`` is a ResNet of more channels than ``SMALL_ARCH``."""
+    resnet = re.match(r"(?:wide_)?resnet\d+", arch)
+    width = re.search(r"_w(\d+)", arch)
+    return resnet is not None and (width is None or int(width[1]) > SMALL_WIDTH)

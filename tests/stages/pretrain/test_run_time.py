@@ -64,8 +64,8 @@ def test_a_time_in_which_no_epoch_fits_is_refused_with_one_that_is_enough():
         epochs_within(4, 0.0, 95.0, rounds=3)
 
 
-def lines_of(clock, tiny, seconds: float, steps: int = 30, *, left: int = 100, on_cpu: bool = True, **changes):
-    estimate = Estimate(tiny(**changes), left, resumed=False, on_cpu=on_cpu)
+def lines_of(clock, tiny, seconds: float, steps: int = 30, *, left: int = 100, on_cpu: bool = True, resumed: bool = False, **changes):
+    estimate = Estimate(tiny(**changes), left, resumed, on_cpu)
     lines = []
     for _ in range(steps):
         clock.now += seconds
@@ -104,6 +104,13 @@ def test_the_time_between_epochs_is_not_that_of_a_step(clock, tiny):
             {"image_size": 97, "arch": "resnet18_w32", "minutes": 300.0, "epochs": None},
             "on a CPU, --image-size 96 or a GPU would make it shorter",
         ),
+        (
+            {"arch": "resnet50_w64", "image_size": 32},
+            "on a CPU, -a resnet18_w32, --minutes or a GPU would make it shorter",
+        ),
+        ({"arch": "resnet18_w8", "image_size": 32}, "on a CPU, --minutes or a GPU would make it shorter"),
+        ({"arch": "vit_small", "image_size": 32}, "on a CPU, --minutes or a GPU would make it shorter"),
+        ({"arch": "resnet50", "image_size": 224, "resumed": True}, "a GPU would be faster"),
     ],
 )
 def test_a_long_run_on_a_cpu_is_told_what_is_shorter(clock, tiny, changes, advice):
