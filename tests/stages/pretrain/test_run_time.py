@@ -64,7 +64,17 @@ def test_a_time_in_which_no_epoch_fits_is_refused_with_one_that_is_enough():
         epochs_within(4, 0.0, 95.0, rounds=3)
 
 
-def lines_of(clock, tiny, seconds: float, steps: int = 30, *, left: int = 100, on_cpu: bool = True, resumed: bool = False, **changes):
+def lines_of(
+    clock,
+    tiny,
+    seconds: float,
+    steps: int = 30,
+    *,
+    left: int = 100,
+    on_cpu: bool = True,
+    resumed: bool = False,
+    **changes,
+):
     estimate = Estimate(tiny(**changes), left, resumed, on_cpu)
     lines = []
     for _ in range(steps):
