@@ -18,6 +18,8 @@ from fuzz.changes import change
 from fuzz.kinds import KINDS
 from fuzz.values import EXECUTED, PLAIN, TENSORS, Executed
 
+pytestmark = pytest.mark.xdist_group("fuzz")  # the good files are made once
+
 CASES, BLOCKS = 40, 4
 """Cases in the suite, and the tests that they are spread over."""
 
