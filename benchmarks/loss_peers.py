@@ -176,9 +176,8 @@ def compared(pair: Pair, rows: int, width: int) -> tuple[float, float, float]:
     for loss in (pair.ours, pair.theirs):
         z = embeddings(pair.views, rows, width)
         value = loss(z)
-        value.backward()
         values.append(value.item())
-        gradients.append(z[0].grad if z[0].grad is not None else torch.zeros_like(z[0]))
+        gradients.append(torch.autograd.grad(value, z[0])[0])
     return values[0], values[1], float((gradients[1] - gradients[0]).norm() / gradients[0].norm())
 
 

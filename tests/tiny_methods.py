@@ -78,6 +78,9 @@ OF_PATCHES = {"arch": "vit_w64_depth2", "stem": "auto"}
 OF_MAPS = {"image_size": 32}
 """The same for a method that compares positions: the last feature map has 2 x 2."""
 
+NO_PROJECTOR = ("mae", "ijepa", "directclr")
+"""Methods that train the backbone without a projector."""
+
 MASKED = tuple(name for name in METHODS if method_class(name).masks_patches)
 """Methods that mask patches, and therefore need a ViT."""
 

@@ -5,7 +5,6 @@
 # loggers, and ends the training with `stop_on`. It needs `pip install 'ssltool[lightning]'`.
 
 # %%
-
 import matplotlib.pyplot as plt
 import pytorch_lightning as lightning
 import torch

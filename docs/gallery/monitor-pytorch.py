@@ -6,7 +6,6 @@
 # near the identity, but its weight is small, and after 60 steps it is dropped, as by a wrong schedule.
 
 # %%
-
 import matplotlib.pyplot as plt
 import torch
 from torch import nn

@@ -5,7 +5,6 @@
 # `Trainer.log`, and so to TensorBoard or Weights & Biases. It needs `pip install 'ssltool[transformers]'`.
 
 # %%
-
 import matplotlib.pyplot as plt
 import torch
 import transformers

@@ -13,25 +13,21 @@ shift 3
 here=$(cd "$(dirname "$0")" && pwd)
 reprs=$run/reprs
 
-submit() {  # DEPENDENCY NAME FLAGS OF SBATCH -- COMMAND...
-  local after=$1 name=$2 flags=()
+submit() {  # DEPENDENCY NAME COMMAND...
+  local after=$1 name=$2
   shift 2
-  while [ "$1" != -- ]; do
-    flags+=("$1")
-    shift
-  done
-  shift
   # shellcheck disable=SC2086
-  sbatch --parsable --kill-on-invalid-dep=yes --dependency="$after" --job-name="$name" $resources "${flags[@]}" \
+  sbatch --parsable --kill-on-invalid-dep=yes --dependency="$after" --job-name="$name" $resources \
     --output="$run/%x-%j.log" "$here/stage.sh" "$@"
 }
 
 mkdir -p "$run"
 # shellcheck disable=SC2086
 train=$(sbatch --parsable $resources --output="$run/%x-%j.log" "$here/pretrain.sh" "$data" "$run" "$@")
-save=$(submit "afterok:$train" save-reprs -- save-reprs "$data" --pretrained "$run/checkpoint.pt" --split both \
+save=$(submit "afterok:$train" save-reprs save-reprs "$data" --pretrained "$run/checkpoint.pt" --split both \
   -o "$reprs")
-knn=$(submit "afterok:$save" knn -- knn "$reprs/train_reprs_e0.pt" "$reprs/val_reprs_e0.pt" --json)
-collapse=$(submit "afterok:$save" collapse -- collapse "$reprs/train_reprs_e0.pt" --json)
-report=$(submit "afterok:$collapse,afterany:$knn" report --nodes=1 --ntasks=1 -- report "$run" -o "$run/report.html")
+knn=$(submit "afterok:$save" knn knn "$reprs/train_reprs_e0.pt" "$reprs/val_reprs_e0.pt" --json)
+collapse=$(submit "afterok:$save" collapse collapse "$reprs/train_reprs_e0.pt" --json)
+resources="$resources --nodes=1 --ntasks=1"
+report=$(submit "afterok:$collapse,afterany:$knn" report report "$run" -o "$run/report.html")
 printf '%s\n' "pretrain $train" "save-reprs $save" "knn $knn" "collapse $collapse" "report $report"

@@ -1,10 +1,10 @@
 """Published training settings, for ``--recipe``.
 
 ``cifar``: solo-learn's settings for CIFAR-10 with a ResNet-18 (JMLR 2022, scripts/pretrain/cifar), or else those of the
-method's own code. ``imagenet``: the settings of each method's released code for a ResNet-50, or for the
-ViT that ``arch`` names. Learning rates are per 256 images. ``zero_init_residual`` is named where it is off in the
-source, and ``arch`` where it is the method's own. Augmentations that ``ssltool.data.views`` does not support are
-replaced by the closest ones; docs/method-notes.md lists them.
+method's own code. ``imagenet``: the settings of each method's released code for a ResNet-50, or for the ViT that
+``arch`` names. Learning rates are per 256 images. ``zero_init_residual`` is named where it is off in the source, and
+``arch`` where it is the method's own. Augmentations that ``ssltool.data.views`` does not support are replaced by the
+closest ones; docs/method-notes.md lists them.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from torch import Tensor
 from ssltool.errors import SSLToolError, first_line
 from ssltool.files.npy_files import NUMPY, is_npz, read_npy, read_npz, to_tensor
 from ssltool.files.parquet_files import pyarrow
-from ssltool.files.reading import MAX_RATIO, open_file, parse_json, read_json, size_limit, too_large
+from ssltool.files.reading import MAX_RATIO, matching, open_file, parse_json, read_json, size_limit, too_large
 from ssltool.files.stored import Entries, format_of
 from ssltool.files.torch_files import load_dict
 from ssltool.files.writing import FilePath
@@ -69,6 +69,16 @@ def stem_of(path: FilePath) -> str:
     name = Path(path).name
     suffix = next((suffix for suffix in SUFFIXES if name.endswith(suffix)), "")
     return name.removesuffix(suffix)
+
+
+def files_of(name: FilePath) -> list[str]:
+    """The file ``name``, the files that match it as a pattern, or the files of all ranks that wrote it.
+
+    Raises:
+        SSLToolError: if a pattern matches nothing.
+    """
+    found = matching(name)
+    return main_files(found) if isinstance(found, list) else [str(found)]
 
 
 def main_files(paths: Iterable[str]) -> list[str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from glob import has_magic
 from pathlib import Path
 
 import torch
@@ -13,11 +12,10 @@ from torch import Tensor
 
 from ssltool.data.preprocessing import differences
 from ssltool.errors import SSLToolError
-from ssltool.files.reading import matching
 from ssltool.files.writing import FilePath
 from ssltool.reprs.class_names import Labels, unified
 from ssltool.reprs.nonfinite import refuse_values
-from ssltool.reprs.readers import main_files
+from ssltool.reprs.readers import files_of
 from ssltool.reprs.representations import Representations, image_name
 from ssltool.reprs.row_set import RowSet
 from ssltool.settings import Record
@@ -135,8 +133,7 @@ def parts_of(name: FilePath, read: Callable[[Path], Representations]) -> tuple[t
     Raises:
         SSLToolError: if a file cannot be read, the files differ in network or dataset, or a rank's file is missing.
     """
-    found = matching(name)
-    paths = tuple(map(Path, main_files(found) if isinstance(found, list) else [found]))
+    paths = tuple(map(Path, files_of(name)))
     files = [read(path) for path in paths]
     for path, file in zip(paths[1:], files[1:], strict=True):
         for key in (*NETWORK_KEYS, *SPLIT_KEYS):
@@ -153,12 +150,6 @@ def parts_of(name: FilePath, read: Callable[[Path], Representations]) -> tuple[t
             )
     require_all_ranks(str(name), paths, [file.meta for file in files])
     return paths, files
-
-
-def files_of(path: FilePath) -> list[str]:
-    """The file ``path``, or if it does not exist the files of all ranks that wrote it."""
-    found = path if has_magic(str(path)) else matching(path)
-    return main_files(found) if isinstance(found, list) else [str(found)]
 
 
 def require_all_ranks(name: str, paths: Sequence[FilePath], metas: Sequence[Record]) -> None:

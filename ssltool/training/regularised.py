@@ -33,7 +33,8 @@ class Regularised(nn.Module):
     def __init__(self, name: str, method: Method, terms: Sequence[Term]) -> None:
         super().__init__()
         self.name, self.method, self.terms = name, method, tuple(terms)
-        self._entries = [REGULARISERS[term.name] for term in terms]
+        of_rows = [term.layer for term in terms if REGULARISERS[term.name].of == "rows"]
+        self._layers_of_rows = tuple(dict.fromkeys(of_rows))
         self._functions = [REGULARISERS.load(term.name) for term in terms]
         self._kept: dict[str, Tensor] | None = None
         for layer in dict.fromkeys(term.layer for term in terms):
@@ -55,14 +56,15 @@ class Regularised(nn.Module):
         self._kept = {}
         output = self.method(batch)
         kept, self._kept = self._kept, None
-        layers = {term.layer for term, entry in zip(self.terms, self._entries, strict=True) if entry.of == "rows"}
-        rows = {layer: gather(self._rows(layer, kept, batch).float()) for layer in sorted(layers)}
-        values = tuple(
-            term.factor
-            * function(rows[term.layer] if entry.of == "rows" else weights_of(getattr(self.method, term.layer)))
-            for term, function, entry in zip(self.terms, self._functions, self._entries, strict=True)
-        )
+        rows = {layer: gather(self._rows(layer, kept, batch).float()) for layer in self._layers_of_rows}
+        terms = zip(self.terms, self._functions, strict=True)
+        values = tuple(term.factor * function(self._argument(term, rows)) for term, function in terms)
         return cast(Output, output._replace(terms=values))
+
+    def _argument(self, term: Term, rows: dict[str, Tensor]) -> Tensor | list[Tensor]:
+        if REGULARISERS[term.name].of == "weights":
+            return weights_of(getattr(self.method, term.layer))
+        return rows[term.layer]
 
     def _rows(self, layer: str, kept: dict[str, Tensor], batch: Batch) -> Tensor:
         """The rows (N, D) of ``layer`` for the first view."""

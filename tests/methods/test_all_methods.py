@@ -30,7 +30,7 @@ from ssltool.stages import lincls, save_reprs
 from ssltool.stages.pretrain import run as pretrain
 from ssltool.stages.pretrain.prepare import prepare
 from ssltool.stages.pretrain.pretrain import Pretraining
-from tiny_methods import MASKED, NO_EFFECT, TINY_METHODS, network_of, tiny_config, tiny_options
+from tiny_methods import MASKED, NO_EFFECT, NO_PROJECTOR, TINY_METHODS, network_of, tiny_config, tiny_options
 
 pytestmark = pytest.mark.xdist_group("all methods")  # a method's tests share its run
 
@@ -51,7 +51,6 @@ QUEUES = {
 }
 
 PREDICTORS = ("simsiam", "byol", "mocov3", "nnclr", "nnsiam", "paws", "directpred")
-NO_PROJECTOR = ("mae", "ijepa", "directclr")
 
 
 @dataclass

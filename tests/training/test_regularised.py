@@ -20,11 +20,10 @@ from ssltool.stages.pretrain import run as pretrain
 from ssltool.stages.pretrain.dry_run import _noise as noise
 from ssltool.stages.pretrain.prepare import prepare
 from ssltool.training.regularised import Regularised, weights_of
-from tiny_methods import MASKED, tiny_config
+from tiny_methods import MASKED, NO_PROJECTOR, tiny_config
 
 CPU = torch.device("cpu")
 EACH = tuple(f"{name}=0.1" for name in REGULARISERS)
-NO_PROJECTOR = ("mae", "ijepa", "directclr")
 
 
 @pytest.fixture

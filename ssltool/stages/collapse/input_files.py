@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from glob import has_magic
 from pathlib import Path
 
 import torch
@@ -11,8 +12,8 @@ from torch import Tensor
 
 from ssltool.diagnosis.row_blocks import Rows
 from ssltool.reprs.class_names import Labels, unified
-from ssltool.reprs.readers import stem_of
-from ssltool.reprs.representation_set import file_of_rank, files_of, require_all_ranks, transform_notes
+from ssltool.reprs.readers import files_of, stem_of
+from ssltool.reprs.representation_set import file_of_rank, require_all_ranks, transform_notes
 from ssltool.reprs.representations import Representations, image_name
 from ssltool.reprs.same_images import repeated_images
 from ssltool.settings import Record
@@ -38,7 +39,7 @@ class InputFiles:
         Raises:
             SSLToolError: if a file cannot be read, or a rank's file is missing among those that are read as one.
         """
-        parts = [files_of(path) for path in paths]
+        parts = [[path] if has_magic(path) else files_of(path) for path in paths]
         if merge:
             name, suffix = f"{paths[0]} and {len(paths) - 1} more", "_merged"
             return [cls._read(name, paths[0], suffix, [file for files in parts for file in files], pool)]

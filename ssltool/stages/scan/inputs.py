@@ -18,10 +18,9 @@ from ssltool.data.images import ImageSet, open_dataset
 from ssltool.data.loader import Loader
 from ssltool.data.shard import Shard
 from ssltool.errors import SSLToolError
-from ssltool.files.reading import matching
 from ssltool.methods import CLASSIFIER
 from ssltool.reprs.extract import extract_all
-from ssltool.reprs.readers import main_files
+from ssltool.reprs.readers import files_of
 from ssltool.reprs.representations import Representations
 from ssltool.runs.resume import note_changed_images
 from ssltool.settings import Settings
@@ -111,8 +110,8 @@ class Inputs:
         c = self.config
         if c.reprs is None:
             return self._represent(self.train)
-        found = matching(c.reprs)
-        return Representations.load(main_files(found) if isinstance(found, list) else found, c.pool)
+        files = files_of(c.reprs)
+        return Representations.load(files if len(files) > 1 else files[0], c.pool)
 
     @functools.cached_property
     def evaluation_reprs(self) -> Representations:
