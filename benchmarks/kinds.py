@@ -2,14 +2,15 @@
 
     python benchmarks/kinds.py train calibration FOLDER [--only NAME ...]
     python benchmarks/kinds.py train table FOLDER
+    python benchmarks/kinds.py train newer FOLDER
     python benchmarks/kinds.py score FOLDER [--json FILE]
 
 ``train`` trains each run on the bundled images for a short time, most of them with a part of the method left out so
 that they collapse on purpose. It keeps in FOLDER the outputs of the trained and of the untrained network for up to
 500 training images, the losses, the prototypes, and how far teacher and student moved. The runs of ``calibration``
 have other seeds and architectures than those of ``table``, and partly other methods and settings; thresholds are set on
-them only. ``score`` gives all this to the verdict, as the monitor does, and prints the kinds that it names and the
-confusion matrix.
+them only. ``newer`` are runs of other methods. ``kinds_runs.py`` has all runs. ``score`` gives all this to the verdict,
+as the monitor does, and prints the kinds that it names and the confusion matrix.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import os
 import platform
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ import click
 import numpy as np
 import torch
 import torch.nn.functional as F
+from kinds_runs import HEALTHY, SETS, SHARED, UNTRAINED, Run
 from torch import Tensor, nn
 
 IMAGES = 500
@@ -37,155 +39,8 @@ IMAGES = 500
 SAME = 0.9
 """Mean cosine of the projections of different images, from which on they are nearly the same."""
 
-HEALTHY, UNTRAINED = "healthy", "untrained"
-
-# What every run has in common, unless it says otherwise.
-SHARED: dict[str, Any] = {
-    "arch": "resnet18_w16",
-    "stem": "imagenet",
-    "zero_init_residual": False,
-    "batch_size": 64,
-    "crop_min": 0.5,
-    "epochs": 4,
-    "steps_per_epoch": 30,
-    "lr": 0.2,
-    "monitor_every": 0,
-    "precision": "fp32",
-}
-PLAIN = {"crop_min": 1.0, "flip_p": 0.0, "jitter_p": 0.0, "gray_p": 0.0}
-ADAMW = {"optimizer": "adamw", "lr": 4e-3}
-BYOL = {"dim": 256, "hidden": 512, "momentum": 0.98, "fix_pred_lr": True}
-SIMSIAM = {"dim": 512, "pred_dim": 128, "fix_pred_lr": True}
-MOCO = {"dim": 128, "hidden": 512, "queue": 1024, "momentum": 0.98, "symmetric": True, "queued": "second"}
-RESSL = {"dim": 256, "hidden": 512, "queue": 1024, "momentum": 0.98}
-MOCOV3 = {"dim": 256, "hidden": 512, "momentum": 0.98, "temperature": 0.2}
-VICREG = {"dim": 256, "hidden": 512}
-BARLOW = {"dim": 256, "hidden": 512, "scale": 0.1}
-SWAV = {"dim": 128, "hidden": 512, "prototypes": 128, "queue": 0, "freeze": 60, "local_crops": 0}
-SURE = {"lr": 0.8, "epochs": 20}
-CLUSTER = SWAV | {"prototypes": 16, "freeze": 1000}
-DEEPCLUSTER = {"dim": 128, "hidden": 512, "prototypes": 128, "heads": 2, "local_crops": 0}
-DINO = {"dim": 256, "hidden": 512, "prototypes": 1024, "momentum": 0.98, "head_bn": True, "local_crops": 0}
-
-
-@dataclass(frozen=True)
-class Run:
-    """A run of known ``kind``: a method, its options, and settings that differ from ``SHARED``."""
-
-    name: str
-    kind: str
-    method: str
-    options: dict[str, Any] = field(default_factory=dict)
-    settings: dict[str, Any] = field(default_factory=dict)
-
-    def file(self, folder: Path) -> Path:
-        """Where its outputs are kept."""
-        return folder / f"{self.name.replace(' ', '_')}.pt"
-
-
-def _runs(seed: int, arch: str, other: str) -> list[Run]:
-    """Runs of all kinds on two architectures."""
-    wide = {"arch": other}
-    fast, looks = {"lr": 0.2, "epochs": 8}, {"epochs": 8}
-    long = {"images": 256, "epochs": 30, "steps_per_epoch": None, "lr": 0.1, **PLAIN}
-    found = [
-        Run("simsiam", HEALTHY, "simsiam", SIMSIAM),
-        Run("byol", HEALTHY, "byol", BYOL, wide),
-        Run("simclr", HEALTHY, "simclr", {"dim": 128, "hidden": 512}),
-        Run("moco", HEALTHY, "moco", MOCO),
-        Run("barlow", HEALTHY, "barlow", BARLOW, {"lr": 0.02}),
-        Run("vicreg", HEALTHY, "vicreg", VICREG, wide | {"lr": 0.05}),
-        Run("swav", HEALTHY, "swav", SWAV),
-        Run("complete simsiam", "complete", "simsiam", SIMSIAM | {"stop_grad": False}, SURE),
-        Run("complete teacher", "complete", "teacher", {"dim": 128, "hidden": 512, "update": "sgd"}, ADAMW),
-        Run("complete simsiam wide", "complete", "simsiam", SIMSIAM | {"stop_grad": False, "bn": "none"}, wide | SURE),
-        Run("dimensional vicreg", "dimensional", "vicreg", VICREG | {"cov": 0.0}, {"lr": 0.05}),
-        Run("dimensional barlow", "dimensional", "barlow", BARLOW | {"lambd": 0.0}, {"lr": 0.02}),
-        Run("dimensional barlow weak", "dimensional", "barlow", BARLOW | {"lambd": 1e-6}, wide | {"lr": 0.02}),
-        Run("dimensional vicreg weak", "dimensional", "vicreg", VICREG | {"cov": 1e-4}, wide | {"lr": 0.05}),
-        Run("cluster 16", "cluster", "unbalanced", CLUSTER),
-        Run("cluster 64", "cluster", "unbalanced", CLUSTER | {"prototypes": 64}),
-        Run("cluster 128", "cluster", "unbalanced", CLUSTER | {"prototypes": 128}, wide),
-        Run("cluster dino", "cluster", "dino", DINO | {"centering": False}, ADAMW),
-        Run("cluster sharp", "cluster", "unbalanced", CLUSTER | {"prototypes": 32, "temperature": 0.05}),
-        Run("intracluster", "intracluster", "supervised", {}, long),
-        Run("intracluster wide", "intracluster", "supervised", {}, long | wide),
-        Run("intracluster smooth", "intracluster", "supervised", {"label_smoothing": 0.1}, long),
-        Run("intracluster decay", "intracluster", "supervised", {}, long | {"weight_decay": 1e-3}),
-        Run("local 1", "local", "bottleneck", VICREG | {"inner": 1}, {"lr": 0.05}),
-        Run("local 2", "local", "bottleneck", VICREG | {"inner": 2}, {"lr": 0.05}),
-        Run("local 1 wide", "local", "bottleneck", VICREG | {"inner": 1}, wide | {"lr": 0.05}),
-        Run("local 2 wide", "local", "bottleneck", VICREG | {"inner": 2}, wide | {"lr": 0.05}),
-        Run("scale vicreg", "scale", "vicreg", VICREG | {"std": 0.0}, fast),
-        Run("scale vicreg wide", "scale", "vicreg", VICREG | {"std": 0.0}, wide | fast),
-        Run("scale vicreg narrow", "scale", "vicreg", VICREG | {"std": 0.0, "dim": 128}, fast),
-        Run("scale vicreg weak", "scale", "vicreg", VICREG | {"std": 0.0, "sim": 10.0}, fast),
-        Run("stale byol", "stale-teacher", "byol", BYOL | {"momentum": 1.0}),
-        Run("stale moco", "stale-teacher", "moco", MOCO | {"momentum": 1.0}),
-        Run("stale mocov3", "stale-teacher", "mocov3", MOCOV3 | {"momentum": 1.0, "momentum_final": 1.0}, wide),
-        Run("stale dino", "stale-teacher", "dino", DINO | {"momentum": 1.0}, ADAMW),
-        Run("identical byol", "identical-teacher", "byol", BYOL | {"momentum": 0.0, "momentum_final": 0.0}),
-        Run("identical moco", "identical-teacher", "moco", MOCO | {"momentum": 0.0}),
-        Run("identical mocov3", "identical-teacher", "mocov3", MOCOV3 | {"momentum": 0.0, "momentum_final": 0.0}, wide),
-        Run("identical dino", "identical-teacher", "dino", DINO | {"momentum": 0.0, "momentum_final": 0.0}, ADAMW),
-        Run("uniform dino", "uniform-output", "dino", DINO | {"teacher_temp": 1.0}, ADAMW | looks),
-        Run(
-            "uniform dino small",
-            "uniform-output",
-            "dino",
-            DINO | {"teacher_temp": 1.0, "prototypes": 256},
-            ADAMW | looks,
-        ),
-        Run("uniform swav", "uniform-output", "swav", SWAV | {"epsilon": 10.0, "freeze": 0}, wide | looks),
-        Run("uniform swav soft", "uniform-output", "swav", SWAV | {"epsilon": 1.0, "freeze": 0}, looks),
-    ]
-    untrained = ["resnet18_w8", "resnet18_w16", "resnet18_w32", "resnet18", "resnet50_w16"]
-    found += [Run(f"untrained {arch}", UNTRAINED, "simclr", {"dim": 128}, {"arch": arch}) for arch in untrained]
-    base = {"seed": seed, "arch": arch}
-    return [dataclasses.replace(run, settings=base | run.settings) for run in found]
-
-
-def _table(seed: int, of_clusters: int) -> list[Run]:
-    """Runs of all kinds on other architectures, with other seeds, and partly of other methods and settings.
-    ``of_clusters`` is the seed of those on which the thresholds of clusters bear."""
-    found = [run for run in _runs(seed, "resnet18_w8", "resnet18_w16") if run.name not in ("swav", "complete simsiam")]
-    base = {"seed": seed, "arch": "resnet18_w8"}
-    found += [
-        Run("deepcluster", HEALTHY, "deepcluster", DEEPCLUSTER, base),
-        Run("nnclr", HEALTHY, "nnclr", {"dim": 128, "hidden": 512, "pred_hidden": 256, "queue": 1024}, base),
-        Run("complete simsiam narrow", "complete", "simsiam", SIMSIAM | {"dim": 128, "stop_grad": False}, base | SURE),
-        Run("complete simsiam plain", "complete", "simsiam", SIMSIAM | {"stop_grad": False}, base | SURE),
-        Run("stale ressl", "stale-teacher", "ressl", RESSL | {"momentum": 1.0}, base),
-        Run("identical ressl", "identical-teacher", "ressl", RESSL | {"momentum": 0.0}, base),
-    ]
-    found = [
-        _with_seed(run, of_clusters) if run.kind == "cluster" or run.name == "deepcluster" else run for run in found
-    ]
-    # More runs of what is hardest to tell, with another seed.
-    hard = [run for run in found if run.kind == "complete" or run.name == "deepcluster"]
-    more = [_with_seed(run, run.settings["seed"] + 1) for run in hard]
-    return [*found, *(dataclasses.replace(run, name=f"{run.name} more") for run in more)]
-
-
-def _with_seed(run: Run, seed: int) -> Run:
-    return dataclasses.replace(run, settings=run.settings | {"seed": seed})
-
-
-def _again(runs: list[Run]) -> list[Run]:
-    """A second set of ``runs``, with names of their own; the untrained networks are measured once."""
-    return [dataclasses.replace(run, name=f"{run.name} again") for run in runs if run.kind != UNTRAINED]
-
-
-def _interleaved(runs: list[Run]) -> list[Run]:
-    """A run of each kind, then a second of each, and so on, so that a part of them has all kinds."""
-    places = [sum(other.kind == run.kind for other in runs[:i]) for i, run in enumerate(runs)]
-    return [run for _, run in sorted(zip(places, runs, strict=True), key=lambda pair: pair[0])]
-
-
-SETS = {
-    "calibration": lambda: _runs(101, "resnet18_w8", "resnet18_w16"),
-    "table": lambda: _interleaved([*_table(707, 909), *_again(_table(808, 1010))]),
-}
+SHRUNK = 0.1
+"""Ratio of their variance to the untrained network's, up to which the projections lie nearly in one point."""
 
 
 def register() -> None:
@@ -258,11 +113,12 @@ def train(run: Run, folder: Path) -> None:
         setup, config=dataclasses.replace(setup.config, monitor_size=min(IMAGES, len(setup.images)))
     )
     probe = RunImages(probe_setup, device, shard)
+    before = outputs(untrained, probe)
     after = outputs(method if run.kind != UNTRAINED else untrained, probe)
     found = {
-        "run": dataclasses.asdict(run) | {"kind": true_kind(run, after)},
+        "run": dataclasses.asdict(run) | {"kind": true_kind(run, before, after)},
         "labels": probe.labels,
-        "before": outputs(untrained, probe),
+        "before": before,
         "after": after,
         "bounds": {name: method.max_rank(name) for name in method.measured_layers},
         "moves": {} if run.kind == UNTRAINED else moves(method, untrained),
@@ -274,16 +130,21 @@ def train(run: Run, folder: Path) -> None:
     torch.save(found, run.file(folder))
 
 
-def true_kind(run: Run, after: dict[str, Tensor]) -> str:
+def true_kind(run: Run, before: dict[str, Tensor], after: dict[str, Tensor]) -> str:
     """What the run ended as: a loss that constant outputs minimise is also minimal if the outputs lie in one direction,
     on both sides of the origin, which is a dimensional collapse. So a run is a complete collapse if the outputs of two
-    images have a cosine of at least ``SAME`` on average."""
+    images have a cosine of at least ``SAME`` on average. Otherwise it is one of the scale if their variance is at most
+    ``SHRUNK`` of the untrained network's."""
     if run.kind != "complete":
         return run.kind
-    unit = F.normalize(after["projector"].double(), dim=1)
+    last = [*after][-1]
+    unit = F.normalize(after[last].double(), dim=1)
     n = len(unit)
     cosine = float((unit.sum(dim=0).square().sum() - n) / (n * (n - 1)))
-    return "complete" if cosine >= SAME else "dimensional"
+    if cosine >= SAME:
+        return "complete"
+    shrunk = after[last].double().var(dim=0).sum() <= SHRUNK * before[last].double().var(dim=0).sum()
+    return "scale" if shrunk else "dimensional"
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""The memory of the process that runs the tests."""
+"""The memory of a process that is not backed by a file."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ from pathlib import Path
 
 import pytest
 
-STATUS = Path("/proc/self/status")
+STATUS = "/proc/{}/status"
 
-needs_proc = pytest.mark.skipif(not STATUS.exists(), reason=f"needs {STATUS}")
+needs_proc = pytest.mark.skipif(not Path(STATUS.format("self")).exists(), reason="needs /proc")
 
 
 class Watch(threading.Thread):
-    """Records the peak of this process's memory that is not backed by a file, in bytes, within a ``with`` block."""
+    """Records the peak of the memory of this process, or of the process ``pid``, in bytes, within a ``with`` block."""
 
-    def __init__(self) -> None:
+    def __init__(self, pid: int | str = "self") -> None:
         super().__init__(daemon=True)
+        self.status = Path(STATUS.format(pid))
         self.most = self.first = self.anonymous()
         self.stopped = threading.Event()
 
@@ -28,10 +29,13 @@ class Watch(threading.Thread):
         self.stopped.set()
         self.join()
 
-    @staticmethod
-    def anonymous() -> int:
-        lines = STATUS.read_text().splitlines()
-        return next(1024 * int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
+    def anonymous(self) -> int:
+        """The memory now; 0 of a process that has ended."""
+        try:
+            lines = self.status.read_text().splitlines()
+        except (FileNotFoundError, ProcessLookupError):
+            return 0
+        return next((1024 * int(line.split()[1]) for line in lines if line.startswith("RssAnon")), 0)
 
     def run(self) -> None:
         while not self.stopped.wait(0.002):

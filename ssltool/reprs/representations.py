@@ -89,23 +89,31 @@ class Representations(Stored):
         """
         if isinstance(path_or_paths, (str, os.PathLike)):
             return cls._load_one(path_or_paths, pool)
-        parts = [cls._load_one(path, pool) for path in path_or_paths]
+        return cls.concatenated(path_or_paths, [cls._load_one(path, pool) for path in path_or_paths])
+
+    @classmethod
+    def concatenated(cls, paths: Sequence[FilePath], parts: Sequence[Representations]) -> Representations:
+        """The rows of all ``parts``, which were read from ``paths``, as ``load`` returns them.
+
+        Raises:
+            SSLToolError: if there is none, or their widths differ.
+        """
         if not parts:
             raise SSLToolError("no representation files were given; name at least one")
         widths = [part.representations.shape[1] for part in parts]
         if len(set(widths)) > 1:
-            found = ", ".join(f"{path}: {width}" for path, width in zip(path_or_paths, widths, strict=True))
+            found = ", ".join(f"{path}: {width}" for path, width in zip(paths, widths, strict=True))
             raise SSLToolError(f"representations of different widths cannot be concatenated ({found})")
-        named = zip(path_or_paths, parts, strict=True)
+        named = zip(paths, parts, strict=True)
         targets, classes = unified([Labels.of(str(path), part.targets, part.classes) for path, part in named])
-        paths = [part.paths for part in parts if part.paths is not None]
+        image_paths = [part.paths for part in parts if part.paths is not None]
         digests = [part.digests for part in parts if part.digests is not None]
         return cls(
             torch.cat([part.representations for part in parts]),
             torch.cat(targets),
             torch.cat([part.index for part in parts]),
             parts[0].meta | ({"classes": classes} if classes else {}),
-            [path for part in paths for path in part] if len(paths) == len(parts) else None,
+            [path for part in image_paths for path in part] if len(image_paths) == len(parts) else None,
             torch.cat(digests) if len(digests) == len(parts) else None,
             **{name: _concatenated([getattr(part, name) for part in parts]) for name in PLACES},
         )

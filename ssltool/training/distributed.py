@@ -97,6 +97,9 @@ def separate_ranks() -> Iterator[Callable[[int], int]]:
 JOIN_SECONDS = 600.0
 """How long the ranks wait for each other at the start."""
 
+WAIT_HOURS = 24.0
+"""How long ranks wait for one that does more than they, such as listing the images. ``Peers`` notices one that died."""
+
 
 def _meet() -> tuple[PrefixStore, Peers]:
     """Waits until all ranks have started, and returns a store for this start of them."""
@@ -114,7 +117,9 @@ def _meet() -> tuple[PrefixStore, Peers]:
 def _connect(backend: str, store: PrefixStore, peers: Peers) -> None:
     """Initialises the process group."""
     try:
-        dist.init_process_group(backend, store=store, rank=launch().rank, world_size=launch().world)
+        dist.init_process_group(
+            backend, timedelta(hours=WAIT_HOURS), store=store, rank=launch().rank, world_size=launch().world
+        )
     except (RuntimeError, ValueError) as error:
         if peers.find():
             raise

@@ -72,6 +72,24 @@ def test_three_processes_exchange_results_and_errors(tmp_path, server):
         assert one["still together"] == [0, 1, 2]
 
 
+SLOW_RANK = """
+import sys
+import time
+
+from ssltool.training import distributed
+
+distributed.WAIT_HOURS = float(sys.argv[1]) / 3600
+with distributed.measuring_ranks() as ranks:
+    ranks.from_main(lambda: time.sleep(4))
+"""
+
+
+@pytest.mark.parametrize(("limit", "waits"), [(1, False), (60, True)])
+def test_ranks_wait_for_rank_0_as_long_as_the_limit(tmp_path, server, limit, waits):
+    (tmp_path / "program.py").write_text(SLOW_RANK)
+    assert (run_ranks(server, tmp_path / "program.py", limit).returncode == 0) == waits
+
+
 @pytest.mark.parametrize("world", range(1, 10))
 def test_rank_0_gets_the_values_of_all_ranks_in_their_order(monkeypatch, world):
     """Values are strings, so that another order or a value that is merged twice shows; each rank is a thread."""

@@ -20,7 +20,7 @@ from ssltool.data.shard import Shard
 from ssltool.errors import SSLToolError
 from ssltool.methods import CLASSIFIER
 from ssltool.reprs.extract import extract_all
-from ssltool.reprs.readers import files_of
+from ssltool.reprs.representation_set import parts_of
 from ssltool.reprs.representations import Representations
 from ssltool.runs.resume import note_changed_images
 from ssltool.settings import Settings
@@ -110,8 +110,8 @@ class Inputs:
         c = self.config
         if c.reprs is None:
             return self._represent(self.train)
-        files = files_of(c.reprs)
-        return Representations.load(files if len(files) > 1 else files[0], c.pool)
+        paths, parts = parts_of(c.reprs, lambda path: Representations.load(path, c.pool))
+        return parts[0] if len(parts) == 1 else Representations.concatenated(paths, parts)
 
     @functools.cached_property
     def evaluation_reprs(self) -> Representations:

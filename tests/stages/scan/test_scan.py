@@ -395,6 +395,29 @@ def test_reprs_of_the_same_network_give_the_same_neighbours(settings, trained, s
     assert torch.equal(one.indices, other.indices)
 
 
+def test_reprs_of_several_ranks_are_one_set_and_a_missing_rank_is_an_error(tmp_path):
+    rows, targets = torch.randn(40, 4, generator=torch.Generator().manual_seed(0)), torch.arange(40) % 2
+    whole = Representations(rows, targets, torch.arange(40), {"split": "train"})
+    whole.save(tmp_path / "whole.pt")
+    for rank in range(2):
+        mine = slice(20 * rank, 20 * rank + 20)
+        part = Representations(rows[mine], targets[mine], torch.arange(40)[mine], whole.meta | {"shard": [rank, 2]})
+        part.save(tmp_path / f"parts.rank{rank}of2.pt")
+
+    def mined(name):
+        scan.run(
+            ScanConfig(reprs=str(tmp_path / name), step="mine", neighbours=3, device="cpu", out=str(tmp_path / "out"))
+        )
+        found = Neighbours.load(tmp_path / "out" / "neighbours.pt").indices
+        (tmp_path / "out" / "neighbours.pt").unlink()
+        return found
+
+    assert torch.equal(mined("parts.pt"), mined("whole.pt"))
+    (tmp_path / "parts.rank1of2.pt").unlink()
+    with pytest.raises(SSLToolError, match="rank 1 of 2"):
+        mined("parts.pt")
+
+
 def test_clustering_reads_neighbours_from_any_source(settings, tmp_path):
     config = dataclasses.replace(settings("other"), step="cluster", **defaults_of(settings(), "epochs"))
     near = torch.arange(48).roll(1)[:, None]
