@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     )
     from ssltool.diagnosis.diagnose import Diagnosis
     from ssltool.diagnosis.monitor import Check, Monitor
-    from ssltool.errors import Interrupted, SSLToolError, UsageError
+    from ssltool.errors import Diverged, Interrupted, SSLToolError, UsageError
     from ssltool.reprs.representations import Representations
     from ssltool.stages.results import (
         CollapseResult,
@@ -49,6 +49,7 @@ _CLASSES = {
     ),
     "Check": "ssltool.diagnosis.monitor",
     "Diagnosis": "ssltool.diagnosis.diagnose",
+    "Diverged": "ssltool.errors",
     "Interrupted": "ssltool.errors",
     "Monitor": "ssltool.diagnosis.monitor",
     "PretrainedBackbone": "ssltool.checkpoints.pretrained_backbone",
@@ -63,6 +64,7 @@ __all__ = [
     "CollapseConfig",
     "CollapseResult",
     "Diagnosis",
+    "Diverged",
     "Interrupted",
     "KnnConfig",
     "KnnResult",
@@ -113,6 +115,7 @@ def pretrain(config: PretrainConfig | None = None, /, *, verbose: bool = False, 
     Raises:
         UsageError: for settings that are invalid by themselves.
         SSLToolError: for data or files that cannot be used; nothing is then half-written.
+        Diverged: if the loss or the weights are not finite; the last checkpoint is from before.
         Interrupted: after SIGTERM, SIGINT or SIGUSR1, whose number it has; the state is saved.
     """
     from ssltool.stages.results import PretrainResult, called

@@ -26,6 +26,10 @@ class UsageError(SSLToolError):
     """
 
 
+class Diverged(SSLToolError):
+    """The loss or the weights of a training are not finite. The last checkpoint is from before."""
+
+
 class AnotherRankFailed(SSLToolError):
     """Another rank failed, which prints the error. The command line prints nothing and exits with the same ``code``."""
 

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from scipy.stats import ttest_1samp
 
 import ssltool
 from ssltool import read_run
@@ -34,7 +35,7 @@ def test_the_table_of_runs_is_that_of_the_design():
 
 def test_every_cell_of_the_design_has_three_seeds_and_every_parent_is_a_run():
     runs = design.table()
-    cells = runs["run"].str.removesuffix("-s1").str.removesuffix("-s2").str.removesuffix("-s3")
+    cells = runs["run"].str.replace(r"-s[1-6]$", "", regex=True)
     assert (cells.value_counts() == 3).all() and runs["run"].is_unique
     assert set(runs["parent"].dropna()) <= set(runs["run"])
 
@@ -80,8 +81,33 @@ def test_the_bootstrap_interval_contains_the_truth_and_is_as_wide_as_theory_says
 
 
 def test_the_interval_of_three_pairs_knows_that_they_are_three():
-    found = estimates.mean(np.array([1.0, 2.0, 3.0]))
+    (found,), p = estimates.pooled([np.array([1.0, 2.0, 3.0])])
     assert (found.low, found.high) == pytest.approx((2 - 4.303 / 3**0.5, 2 + 4.303 / 3**0.5), abs=1e-3)
+    assert p[0] == pytest.approx(ttest_1samp([1.0, 2.0, 3.0], 0).pvalue)
+
+
+def test_comparisons_share_one_standard_deviation():
+    """Deviations of -1, 0, 1 and -2, 0, 2 with four degrees of freedom: 2.5, and t = 2.776."""
+    found, p = estimates.pooled([np.array([1.0, 2.0, 3.0]), np.array([-2.0, 0.0, 2.0])])
+    half = 2.776 * (2.5 / 3) ** 0.5
+    assert (found[0].low, found[0].high) == pytest.approx((2 - half, 2 + half), abs=1e-3)
+    assert (found[1].low, found[1].high) == pytest.approx((-half, half), abs=1e-3)
+    assert p[1] == 1 and 0 < p[0] < 1
+
+
+def test_the_interval_of_a_slope_is_that_of_least_squares():
+    runs = seeds(1.0, 3)
+    found = estimates.slope_interval(runs, "y", "x", scale=2.0)
+    design = np.column_stack([runs["x"], pd.get_dummies(runs["seed"]).to_numpy(dtype=float)])
+    weights, (rest,), *_ = np.linalg.lstsq(design, runs["y"], rcond=None)
+    error = (rest / 8 * np.linalg.inv(design.T @ design)[0, 0]) ** 0.5
+    assert found.value == pytest.approx(2 * weights[0])
+    assert found.high - found.value == pytest.approx(2 * 2.306 * error, rel=1e-3)
+
+
+def test_an_effect_whose_adjusted_p_value_is_not_small_is_undecided():
+    effect = estimates.Estimate(2.0, 1.0, 3.0)
+    assert [estimates.verdict(effect, 1.0, 1, p) for p in (0.04, 0.06)] == ["same", "undecided"]
 
 
 def test_a_forecast_is_scored_on_groups_that_were_left_out():
@@ -112,8 +138,9 @@ def table_of_results(tmp_path, monkeypatch):
         images = 60_000 if pd.isna(one["images"]) else one["images"]
         for epoch in range(0 if pd.isna(one["parent_epochs"]) else one["parent_epochs"] + 1, 17):
             rank = 20 * 0.5 ** (epoch / 16 * np.log(images / 500) / np.log(120)) * np.exp(0.01 * random.randn())
-            row = {"run": one["run"], "epoch": epoch, "effective_rank": rank, "auc": 0.8 + 1e-4 * random.randn()}
-            row |= {"probe": 0.7 + 1e-3 * random.randn(), "knn": 0.7, "projector_effective_rank": rank}
+            row = {"run": one["run"], "epoch": epoch, "val_effective_rank": rank}
+            row |= {"val_auc": 0.8 + 1e-4 * random.randn(), "knn": 0.7, "projector_effective_rank": rank}
+            row |= {"probe": 0.7 + 1e-3 * random.randn(), "probe_class": 0.5, "train_images": images}
             rows.append(row | {"m_effective_rank": rank, "m_knn": 0.7 - 0.1 * (epoch > 12), "parameters": 1000})
     path = tmp_path / "study.csv"
     pd.DataFrame(rows).to_csv(path, index=False)
@@ -123,13 +150,20 @@ def table_of_results(tmp_path, monkeypatch):
 def test_the_report_finds_the_effect_that_is_there_and_no_other(table_of_results):
     found = report.small(table_of_results).set_index("outcome")
     assert found["paper"].tolist() == ["same", "absent", "absent"]
-    assert found.iloc[0, 0].value == pytest.approx(-1, abs=0.05)
-    (_, _), (_, trends), *_ = report.question_1(table_of_results)
+    assert found["difference"].iloc[0].value == pytest.approx(-1, abs=0.05)
+    found = dict(report.question_1(table_of_results))
+    trends = found["From 500 to 60,000 images, by the slope in each width"]
     of_rank = trends[trends["outcome"].str.contains("rank")]
     assert (of_rank["paper"] == "same").all() and (of_rank["p (Holm)"] < 0.01).all()
-    for question in (report.question_2, report.question_3):
-        ((_, orders),) = question(table_of_results)
-        assert (orders["p (Holm)"] > 0.001).all() and len(orders) % 3 == 0
+    parts = found["All images against 500, in the other parts"]
+    assert set(parts["part"]) == {"1b", "1c", "1d", "1e"} and len(parts) == 3 * 6
+    assert (parts.loc[parts["outcome"].str.contains("rank"), "paper"] == "same").all()
+    (_, orders), (_, switching) = report.question_2(table_of_results)
+    assert len(orders) == 3 * 2 * 7 and len(switching) == 3 * 2 * 3 and (orders["pairs"] == 3).all()
+    (_, settings), (_, images) = report.question_3(table_of_results)
+    assert len(settings) == 3 * 9 and images["paper"].tolist() == ["same", "absent", "absent"]
+    for table in (orders, switching, settings):
+        assert (table["p (Holm)"] > 0.001).all() and not table["paper"].isin(("same", "opposite")).any()
     ((_, methods),) = report.question_6(table_of_results)
     assert len(methods) == 8 * 3 and methods["method"].nunique() == 8
 
@@ -244,12 +278,45 @@ def test_a_run_that_broke_while_measuring_goes_on_and_a_complete_one_is_left_alo
     assert lines[2]["d"] == 16 and lines[2]["lidar"] >= 1 and 0 <= lines[2]["probe"] <= 1
     assert lines[0]["knn"] != lines[2]["knn"] or lines[0]["auc"] != lines[2]["auc"]
     assert study("pass") == lines and len(probes) == 4
+    assert lines[2]["probe"] == pytest.approx((lines[2]["probe_even"] + lines[2]["probe_odd"]) / 2)
+    assert lines[2]["train_images"] == 64 and "nc1" in lines[2] and "nc1" not in lines[1] and "twonn" in lines[1]
     hybrid = study("hybrid")
     assert [(line["epoch"], line["step"]) for line in hybrid] == [(2, 8)]
     assert read_run(tmp_path / "runs/hybrid/train")["strategy"].tolist() == ["current", "iid"]
     table = gather.gather(tmp_path / "runs")
     assert table[["run", "epoch"]].to_numpy().tolist() == [["pass", 0], ["pass", 1], ["pass", 2], ["hybrid", 2]]
     assert table["m_effective_rank"].notna().tolist() == [False, True, True, True]
+    spectra = gather.spectra(tmp_path / "runs")
+    assert {name.split("/")[1] for name in spectra if name.startswith("pass/")} == {
+        f"epoch{epoch}_{layer}values" for epoch in (0, 2) for layer in ("", "val_", "projector_")
+    }
+    values = spectra["pass/epoch2_val_values"]
+    p = values / values.sum()
+    assert np.exp(-(p * np.log(p)).sum()) == pytest.approx(lines[2]["val_effective_rank"], rel=1e-3)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_run_that_diverges_is_measured_up_to_its_last_checkpoint_and_not_trained_again(study, tmp_path, monkeypatch):
+    pretrain, trained = ssltool.pretrain, []
+
+    def diverges(**settings: object) -> object:
+        trained.append(settings)
+        pretrain(**settings)
+        (tmp_path / "runs/pass/train/checkpoint_0001.pt").unlink()
+        raise ssltool.Diverged("the loss is nan")
+
+    monkeypatch.setattr(ssltool, "pretrain", diverges)
+    assert [line["epoch"] for line in study("pass")] == [0, 1]
+    assert [line["epoch"] for line in study("pass")] == [0, 1] and len(trained) == 1
+    table = gather.gather(tmp_path / "runs")
+    assert table["diverged"].tolist()[-1] and table["diverged"].isna().sum() == len(table) - 1
+
+
+def test_the_table_keeps_differences_of_a_thousandth():
+    table = pd.DataFrame(
+        {"run": ["a"], "epoch": [3], "val_auc": [0.812345], "twonn": [3.14159], "m_verdict": ["healthy"]}
+    )
+    assert gather.text_of(table).splitlines()[1] == "a,3,0.8123,3.14,healthy"
 
 
 def test_an_unknown_run_is_refused(study):
@@ -265,11 +332,12 @@ def test_the_cost_of_a_choice_is_what_its_checkpoint_lacks_to_the_best_of_its_ru
             "run": ["a"] * 3 + ["b"] * 3 + ["measured once"],
             "epoch": [1, 2, 4, 1, 2, 4, 4],
             "method": "simsiam",
-            "probe": [0.5, 0.7, 0.6, 0.5, 0.6, 0.8, 0.1],
+            "probe_even": [0.5, 0.7, 0.6, 0.5, 0.6, 0.8, 0.1],
+            "probe_odd": [0.5, 0.7, 0.6, 0.5, 0.6, 0.8, 0.1],
             "effective_rank": [1.0, 9.0, 2.0, 5.0, 3.0, 1.0, 1.0],
         }
     )
-    rows = rows.assign(probe_points=100 * rows["probe"], **dict.fromkeys(("m_loss", "m_knn", "auc"), rows["epoch"]))
+    rows = rows.assign(**dict.fromkeys(("m_loss", "m_knn", "auc"), rows["epoch"]))
     rows = rows.assign(**dict.fromkeys(("rankme", "feature_std", "lidar"), rows["epoch"]))
     found = report.choices(rows).set_index("checkpoint")
     assert found.loc["the last", "points"].value == pytest.approx((10 + 0) / 2)

@@ -14,12 +14,14 @@ from typing import Any
 
 import pandas as pd
 
-SEEDS = (1, 2, 3)
+SEEDS, FRESH_SEEDS = (1, 2, 3), (4, 5, 6)
 IMAGES = (500, 4000, 16000, 60000)
 WIDTHS = (2, 4, 8, 16)
 EPOCHS, STEPS, BATCH = 16, 192, 128
-MOST, LEAST = (4, 60000), (16, 4000)
-"""Width and images of question 1 that collapse most and least. Placeholders until the rule of the plan is applied."""
+MOST, LEAST = (4, 60000), (16, 16000)
+"""Width and images of question 1 that collapse most and least. Placeholders until the rule of the plan is applied. The
+runs of question 2 have seeds of their own: those of question 1, by which the points are chosen, would be a biased
+control."""
 
 CENTRE = (8, 16000)
 """Width and images around which question 3 changes one setting at a time."""
@@ -38,15 +40,22 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "lr-quarter": {"lr": 0.05},
     "lr-times-4": {"lr": 0.8},
     "decay-0": {"weight_decay": 0.0},
-    "decay-paper": {"weight_decay": 1e-4},
     "decay-times-4": {"weight_decay": 2e-3},
     "predictor-cosine": {"options": "dim=256 pred_dim=64 fix_pred_lr=false"},
     "projector-narrow": {"options": "dim=64 pred_dim=16 fix_pred_lr=true"},
     "projector-wide": {"options": "dim=1024 pred_dim=256 fix_pred_lr=true"},
-    "batch-256": {"batch_size": 256},
+    "batch-256": {"batch_size": 256, "lr": 0.1},
     "views-weak": {"crop_min": 0.6, "jitter_p": 0.0},
 }
-"""Question 3. Rates are per 256 images, so a batch of 256 also doubles the rate of a step."""
+"""Question 3. Rates are per 256 images, so the batch of 256 has the rate of a step of the others, and sees the images
+twice as often."""
+
+FAULTS: dict[str, dict[str, Any]] = {
+    "no-stop-gradient": {"options": "dim=128 pred_dim=32 fix_pred_lr=true stop_grad=false"},
+    "no-predictor": {"options": "dim=128 predictor=none"},
+    "lr-times-16": {"lr": 3.2},
+}
+"""Question 5: settings of SimSiam of width 4 that are expected to make the accuracy fall."""
 
 HEADS = "dim=128 hidden=128"
 METHODS: dict[str, dict[str, Any]] = {
@@ -62,7 +71,7 @@ METHODS: dict[str, dict[str, Any]] = {
     },
     "lejepa": {"options": f"{HEADS} local_crops=0", "optimizer": "adamw", "lr": 4e-3},
 }
-"""Question 6: the settings of benchmarks/method_settings.py, with heads for a representation of width 32."""
+"""Question 6: optimisers and rates of benchmarks/method_settings.py, and heads for a representation of width 32."""
 
 SECONDS = {
     "resnet18_w2": 0.054,
@@ -74,7 +83,7 @@ SECONDS = {
 }
 """Estimated seconds of a step of SimSiam with 128 images of 28 pixels, one thread; see the plan."""
 
-MEASURING = 60.0
+MEASURING = 90.0
 """Estimated seconds of start-up and of all measurements of a run."""
 
 
@@ -96,6 +105,8 @@ def question_1() -> Iterator[dict[str, Any]]:
         yield row("1a", "", width, whole(images), seed)
     for width, seed in product(WIDTHS, SEEDS):
         yield row("1b", "supervised", width, None, seed, method="supervised", options=None)
+    for width, seed in product((4, 16), SEEDS):
+        yield row("1b", "supervised", width, 500, seed, method="supervised", options=None)
     for width, images, seed in product((4, 16), (500, None), SEEDS):
         yield row("1c", "emoji", width, images, seed, data="emoji")
     for images, seed in product((500, None), SEEDS):
@@ -104,16 +115,17 @@ def question_1() -> Iterator[dict[str, Any]]:
 
 def question_2() -> Iterator[dict[str, Any]]:
     """Order of the data, at the points of question 1 that collapse most and least."""
-    orders = {
+    orders: dict[str, dict[str, Any]] = {
+        "iid": {},
         "current": {"strategy": "current"},
         "accumulate": {"strategy": "accumulate"},
         "last": {"strategy": "last", "chunk_size": 4},
         "replay": {"strategy": "replay"},
     }
-    for (width, images), (name, order), seed in product((MOST, LEAST), orders.items(), SEEDS):
+    for (width, images), (name, order), seed in product((MOST, LEAST), orders.items(), FRESH_SEEDS):
         replay = {"replay_size": images // 8} if name == "replay" else {}
         yield row("2", name, width, whole(images), seed, **order, **replay)
-    for (width, images), switch, seed in product((MOST, LEAST), (4, 8, 12), SEEDS):
+    for (width, images), switch, seed in product((MOST, LEAST), (4, 8, 12), FRESH_SEEDS):
         hybrid = row("2", f"hybrid{switch}", width, whole(images), seed, parent_epochs=switch)
         yield hybrid | {"parent": row("2", "current", width, whole(images), seed)["run"]}
 
@@ -122,6 +134,12 @@ def question_3() -> Iterator[dict[str, Any]]:
     """One training setting at a time."""
     for (name, settings), seed in product(SETTINGS.items(), SEEDS):
         yield row("3", name, *CENTRE, seed, **settings)
+
+
+def question_5() -> Iterator[dict[str, Any]]:
+    """Runs that are expected to collapse."""
+    for (name, settings), seed in product(FAULTS.items(), SEEDS):
+        yield row("5", name, 4, None, seed, **settings)
 
 
 def question_6() -> Iterator[dict[str, Any]]:
@@ -143,7 +161,7 @@ def whole(images: int) -> int | None:
 
 def table() -> pd.DataFrame:
     """All runs, in the order in which they are run."""
-    parts = (question_1(), question_2(), question_3(), question_6(), wide())
+    parts = (question_1(), question_2(), question_5(), question_3(), question_6(), wide())
     runs = pd.DataFrame([run for part in parts for run in part]).dropna(axis=1, how="all")
     whole_numbers = [name for name in ("images", "chunk_size", "replay_size", "parent_epochs") if name in runs]
     return runs.astype(dict.fromkeys(whole_numbers, "Int64"))

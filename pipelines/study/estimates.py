@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy.stats import spearmanr, ttest_1samp
+from scipy.stats import spearmanr
+from scipy.stats import t as student_t
 from sklearn.linear_model import LinearRegression
 from sklearn.model_selection import LeaveOneGroupOut, cross_val_predict
 from sklearn.pipeline import make_pipeline
@@ -64,6 +65,16 @@ def slope(runs: pd.DataFrame, y: str, x: str, block: str = "seed") -> float:
     return float((values[:, 0] * values[:, 1]).sum() / (values[:, 1] ** 2).sum())
 
 
+def slope_interval(runs: pd.DataFrame, y: str, x: str, scale: float = 1.0, block: str = "seed") -> Estimate:
+    """``scale`` times the slope of ``slope``, with the t interval of least squares."""
+    value, blocks = slope(runs, y, x, block), runs[block]
+    of_y, of_x = (runs[name] - runs[name].groupby(blocks).transform("mean") for name in (y, x))
+    freedom = len(runs) - blocks.nunique() - 1
+    error = np.sqrt(((of_y - value * of_x) ** 2).sum() / freedom / (of_x**2).sum())
+    half = student_t.ppf(0.975, freedom) * error
+    return Estimate(*(float(scale * one) for one in (value, value - half, value + half)))
+
+
 def paired(runs: pd.DataFrame, y: str, by: str, one: object, other: object, keys: Sequence[str]) -> np.ndarray:
     """The differences of ``y`` between the run whose ``by`` is ``one`` and that whose ``by`` is ``other``, for all
     values of the ``keys`` that have both."""
@@ -71,14 +82,29 @@ def paired(runs: pd.DataFrame, y: str, by: str, one: object, other: object, keys
     return (table[one] - table[other]).dropna().to_numpy()
 
 
-def mean(values: np.ndarray) -> Estimate:
-    """The mean of a few values with its t interval.
+class Pooled(NamedTuple):
+    """The mean of the differences of each comparison, with intervals and p-values."""
 
-    A bootstrap of three values excludes 0 whenever they have one sign, a quarter of the time if there is no effect.
+    effects: list[Estimate]
+    p: np.ndarray
+
+
+def pooled(differences: Sequence[np.ndarray]) -> Pooled:
+    """The mean of each of several sets of differences, with a t interval, and the p-values of the hypothesis of 0.
+
+    They use one standard deviation, pooled over all sets, which must be about equal in them: three pairs alone would
+    have two degrees of freedom. A bootstrap of three values excludes 0 whenever they have one sign, a quarter of the
+    time if there is no effect.
     """
-    value = float(values.mean())
-    low, high = ttest_1samp(values, 0).confidence_interval(0.95)
-    return Estimate(value, float(low), float(high))
+    freedom = sum(len(one) - 1 for one in differences)
+    deviation = np.sqrt(sum(((one - one.mean()) ** 2).sum() for one in differences) / freedom)
+    effects, p = [], []
+    for one in differences:
+        error = deviation / np.sqrt(len(one))
+        half = student_t.ppf(0.975, freedom) * error
+        effects.append(Estimate(float(one.mean()), float(one.mean() - half), float(one.mean() + half)))
+        p.append(2 * student_t.sf(abs(one.mean()) / error, freedom))
+    return Pooled(effects, np.array(p))
 
 
 def holm(p: Sequence[float]) -> np.ndarray:
@@ -91,27 +117,30 @@ def holm(p: Sequence[float]) -> np.ndarray:
     return result
 
 
-def verdict(found: Estimate, counts: float, paper: int) -> str:
+def verdict(found: Estimate, counts: float, paper: int, p: float = 0.0) -> str:
     """What an effect is beside the paper's: same, weaker, absent, opposite or undecided.
 
     Args:
         found: the effect.
         counts: the smallest size that counts, above 0.
         paper: the sign of the paper's effect, 1 or -1.
+        p: the p-value, adjusted for the number of comparisons; only effects with one below 0.05 are there.
     """
     value, low, high = (paper * found.value, *sorted((paper * found.low, paper * found.high)))
-    if low > 0:
+    if p < 0.05 and low > 0:
         return "same" if value >= counts else "weaker"
-    if high < 0:
+    if p < 0.05 and high < 0:
         return "opposite"
     return "absent" if -counts < low and high < counts else "undecided"
 
 
 class Forecast(NamedTuple):
-    """How well measures forecast an accuracy in groups of runs that were left out."""
+    """How well measures forecast an accuracy in groups of runs that were left out; ``within`` is the mean over the
+    groups of Spearman's correlation between the runs of a group, which their common width or dataset cannot raise."""
 
     r2: Estimate
     rank: Estimate
+    within: float
     error: float
 
 
@@ -135,7 +164,9 @@ def forecast(runs: pd.DataFrame, measures: Sequence[str], target: str, groups: s
         return Estimate(statistic(y, predicted), float(low), float(high))
 
     error = float(np.sqrt(np.mean((y - predicted) ** 2)))
-    return Forecast(estimate(r_squared), estimate(lambda a, b: float(spearmanr(a, b).statistic)), error)
+    ranks = [spearmanr(y[i], predicted[i]).statistic for i in rows if len(np.unique(predicted[i])) > 1]
+    within = float(np.mean(ranks)) if ranks else float("nan")
+    return Forecast(estimate(r_squared), estimate(lambda a, b: float(spearmanr(a, b).statistic)), within, error)
 
 
 def r_squared(y: np.ndarray, predicted: np.ndarray) -> float:

@@ -15,8 +15,8 @@ from results import last, read, simsiam_iid
 from ssltool.viz.style import COLOURS, MARKERS, figure_style, light_grid, log_scale, plt, save_figure
 
 PANELS = {
-    "effective_rank": "effective rank of the backbone",
-    "auc": "AUC of the backbone (high: collapsed)",
+    "val_effective_rank": "effective rank of the backbone",
+    "val_auc": "AUC of the backbone (high: collapsed)",
     "projector_effective_rank": "effective rank of the projector",
     "probe_points": "linear probe, % correct",
 }
@@ -46,14 +46,14 @@ def plane(rows: pd.DataFrame, path: str) -> None:
 def orders(rows: pd.DataFrame, path: str) -> None:
     """The seeds and means of each order, at each point of question 2."""
     runs = last(rows)
-    runs["order"] = runs["run"].str.extract(r"^2-(\w+)-")[0].fillna("iid")
-    points = runs.loc[runs["part"] == "2", ["width", "images"]].drop_duplicates()
-    names = ("effective_rank", "auc", "probe_points")
+    runs = runs[runs["part"] == "2"].assign(order=lambda r: r["run"].str.extract(r"^2-(\w+)-w")[0])
+    points = runs[["width", "images"]].drop_duplicates()
+    names = ("val_effective_rank", "val_auc", "probe_points")
     figure, axes = plt.subplots(
         len(points), len(names), figsize=(11, 2.8 * len(points)), squeeze=False, sharex=True, layout="constrained"
     )
     for line, (_, point) in zip(axes, points.iterrows(), strict=True):
-        here = runs[runs["part"].isin(("1a", "2")) & (runs[["width", "images"]] == point).all(axis=1)]
+        here = runs[(runs[["width", "images"]] == point).all(axis=1)]
         for axis, name in zip(line, names, strict=True):
             for place, order in enumerate(ORDERS):
                 values = here.loc[here["order"] == order, name]
@@ -69,7 +69,7 @@ def forecast(rows: pd.DataFrame, path: str) -> None:
     runs = last(rows)
     runs = runs[runs["method"] == "simsiam"]
     figure, axes = plt.subplots(1, 3, figsize=(11, 3.6), sharey=True, layout="constrained")
-    for axis, name in zip(axes, ("auc", "effective_rank", "m_loss"), strict=True):
+    for axis, name in zip(axes, ("val_auc", "val_effective_rank", "m_loss"), strict=True):
         for i, (network, group) in enumerate(runs.groupby(["data", "arch"])):
             style = {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)]}
             axis.plot(group[name], group["probe_points"], linestyle="", label=" ".join(network), **style)

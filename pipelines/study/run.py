@@ -1,8 +1,10 @@
 """One run of the study, or what is missing of it:  python pipelines/study/run.py RUN --data DIR --out DIR
 
 Pretrains as the row RUN of runs.csv says, saves representations of fixed images at fixed epochs, and measures them. The
-measures of an epoch are a line of OUT/RUN/rows.jsonl, which is replaced as a whole. A run that was killed goes on from
-its newest checkpoint and its last line; one that is complete is left alone. DATA has the folders of prepare.py.
+measures of an epoch are a line of OUT/RUN/rows.jsonl, and the singular values are in OUT/RUN/spectra.npz; both are
+replaced as a whole. A run that was killed goes on from its newest checkpoint and its last line; one that is complete is
+left alone. A run that diverges is measured up to its last checkpoint, and OUT/RUN/diverged.txt says where it stopped.
+DATA has the folders of prepare.py.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import json
 import os
 import platform
 import shutil
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -19,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 
 import ssltool
 
@@ -35,6 +39,9 @@ BANK = 10_000
 VIEWED = 500
 """Images of which 10 views are measured."""
 
+OF_VAL = ("auc", "effective_rank", "rankme", "feature_std", "dead_directions")
+"""Metrics that are also kept of the val images, which no run has trained on."""
+
 TRAIN_IMAGES = {"fashion": 60_000}
 
 
@@ -44,19 +51,21 @@ class Run:
     def __init__(self, row: pd.Series, data: Path, out: Path) -> None:
         self.row, self.data, self.out = row, data / row["data"], out
         self.folder = out / row["run"]
-        self.rows = self.folder / "rows.jsonl"
+        self.rows, self.spectra = self.folder / "rows.jsonl", self.folder / "spectra.npz"
+        self.diverged, self.times = self.folder / "diverged.txt", self.folder / "times.jsonl"
         self.train_folder, self.reprs = self.folder / "train", self.folder / "reprs"
 
     @property
     def epochs(self) -> list[int]:
-        """The epochs to measure: those after the parent's."""
+        """The epochs to measure: of a hybrid, its first one and those after it."""
         first = int(self.row["parent_epochs"]) + 1 if pd.notna(self.row["parent_epochs"]) else 0
-        return [epoch for epoch in MEASURED if first <= epoch <= int(self.row["epochs"])]
+        return sorted({first, *(epoch for epoch in MEASURED if first <= epoch <= int(self.row["epochs"]))})
 
     def missing(self) -> list[int]:
         """The epochs that have no measures yet."""
         done = {line["epoch"] for line in self.lines()}
-        return [epoch for epoch in self.epochs if epoch not in done]
+        left = [epoch for epoch in self.epochs if epoch not in done]
+        return [epoch for epoch in left if self.checkpoint(epoch).exists()] if self.diverged.exists() else left
 
     def lines(self) -> list[dict[str, Any]]:
         """The measures so far."""
@@ -66,21 +75,24 @@ class Run:
         """The checkpoint after ``epoch`` epochs; the untrained network is rebuilt from any."""
         return self.train_folder / f"checkpoint_{max(epoch, self.epochs[0], 1) - 1:04d}.pt"
 
+    def all_images(self) -> int:
+        """The number of train images of the dataset."""
+        return TRAIN_IMAGES.get(self.row["data"]) or len(np.load(self.data / "train.npy", mmap_mode="r"))
+
     def random_rows(self, name: str, count: int, seed: int) -> Path:
         """A file with the numbers of ``count`` random train images; those of one seed are nested."""
         path = self.out / "subsets" / f"{self.row['data']}-{name}.npy"
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            total = TRAIN_IMAGES.get(self.row["data"]) or len(np.load(self.data / "train.npy", mmap_mode="r"))
             part = path.with_name(f"{path.stem}-{os.getpid()}.npy")
-            np.save(part, np.sort(np.random.RandomState(seed).permutation(total)[:count]))
+            np.save(part, np.sort(np.random.RandomState(seed).permutation(self.all_images())[:count]))
             os.replace(part, path)
         return path
 
     def train(self) -> None:
         """Trains to the end, from the newest checkpoint if there is one."""
         last = self.checkpoint(int(self.row["epochs"]))
-        if last.exists():
+        if last.exists() or self.diverged.exists():
             return
         settings: dict[str, Any] = self.row.drop([*OF_THE_STUDY]).dropna().to_dict()
         settings["options"] = tuple(settings.get("options", "").split())
@@ -90,11 +102,22 @@ class Run:
         settings["resume"] = "auto"
         if pd.notna(self.row["parent"]):
             settings["resume"] = self.parent_checkpoint()
-        started = time.time()
-        ssltool.pretrain(
-            data=self.data, out=self.train_folder, save_every=1, monitor_size=1024, workers=0, verbose=True, **settings
-        )
-        print(f"{self.row['run']}: trained in {time.time() - started:.0f} s", file=sys.stderr)
+        started, used = time.time(), time.process_time()
+        try:
+            ssltool.pretrain(
+                data=self.data,
+                out=self.train_folder,
+                save_every=1,
+                monitor_size=1024,
+                workers=0,
+                verbose=True,
+                **settings,
+            )
+        except ssltool.Diverged as error:
+            self.diverged.write_text(f"{error}\n")
+        spent = {"training_seconds": time.time() - started, "training_cpu_seconds": time.process_time() - used}
+        with self.times.open("a") as file:
+            file.write(json.dumps(spent) + "\n")
 
     def parent_checkpoint(self) -> Path:
         """The checkpoint that a hybrid resumes. Its run is trained first if necessary."""
@@ -104,32 +127,85 @@ class Run:
 
     def measure(self, epoch: int) -> None:
         """Adds the line of ``epoch``."""
-        started = time.time()
+        started, used = time.time(), time.process_time()
         shutil.rmtree(self.reprs, ignore_errors=True)
+        checkpoint, ends = self.checkpoint(epoch), epoch in (0, int(self.row["epochs"]))
+        bank = self.random_rows("bank", BANK, 0)
         line = {"run": self.row["run"], "epoch": epoch, "step": epoch * int(self.row["steps_per_epoch"])}
-        line |= measures(self.checkpoint(epoch), self.reprs, self.random_rows("bank", BANK, 0), untrained=epoch == 0)
-        line |= {"measuring_seconds": time.time() - started, "machine": platform.machine(), "cpu": cpu_name()}
-        backbone = ssltool.load_backbone(str(self.checkpoint(epoch)))
-        line |= {"ssltool": ssltool.__version__, "parameters": sum(p.numel() for p in backbone.parameters())}
+        found, spectra = measures(checkpoint, self.reprs, bank, untrained=epoch == 0, every=ends)
+        line |= found | {"train_images": int(self.row["images"]) if pd.notna(self.row["images"]) else self.all_images()}
+        backbone = ssltool.load_backbone(str(checkpoint))
+        line |= {"parameters": sum(p.numel() for p in backbone.parameters()), **machine()}
+        line |= {"measuring_seconds": time.time() - started, "measuring_cpu_seconds": time.process_time() - used}
+        self.keep_spectra({f"epoch{epoch}_{name}": values for name, values in spectra.items()})
         part = self.rows.with_suffix(".part")
         part.write_text("".join(json.dumps(one) + "\n" for one in [*self.lines(), line]))
         os.replace(part, self.rows)
         shutil.rmtree(self.reprs)
 
+    def keep_spectra(self, spectra: dict[str, np.ndarray]) -> None:
+        """Adds singular values to the file of them."""
+        kept = dict(np.load(self.spectra)) if self.spectra.exists() else {}
+        part = self.spectra.with_name("part.npz")
+        np.savez_compressed(part, **kept | spectra)
+        os.replace(part, self.spectra)
 
-def measures(checkpoint: Path, reprs: Path, bank: Path, *, untrained: bool) -> dict[str, Any]:
-    """All measures of a network: of the backbone, of the projector with the prefix ``projector_``, and accuracies."""
+
+def measures(
+    checkpoint: Path, reprs: Path, bank: Path, *, untrained: bool, every: bool
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """All measures of a network: of the backbone, of the projector with the prefix ``projector_``, of the backbone on
+    the val images with ``val_``, and accuracies; and the singular values of each. If not ``every``, metrics that need
+    more than one pass over the rows are left out but ``twonn``."""
     network = {"pretrained": checkpoint, "random": untrained, "idx_path": bank, "workers": 0}
     train, val = (one.path for one in ssltool.save_reprs(split="both", out=reprs, **network))
+    files = {"": train, "val_": val}
     sample = min(VIEWED, len(np.load(bank)))
     ssltool.save_reprs(split="train", views=10, sample=sample, out=reprs / "views.pt", **network)
-    found = collapse(reprs / "views.pt", "alignment,lidar", "") | collapse(train, "all", "")
+    found = collapse(reprs / "views.pt", "alignment,lidar", "")
+    found |= collapse(train, "all", "") if every else collapse(train, None, "") | collapse(train, "twonn", "")
+    of_val = collapse(val, None, "")
+    found |= {f"val_{name}": of_val[name] for name in OF_VAL}
     if ssltool.load_representations(train).meta["method"] != "supervised":  # whose projector is its classifier
-        ssltool.save_reprs(split="train", layer="projector", out=reprs / "projector.pt", **network)
-        found |= collapse(reprs / "projector.pt", None, "projector_")
+        files["projector_"] = reprs / "projector.pt"
+        ssltool.save_reprs(split="train", layer="projector", out=files["projector_"], **network)
+        found |= collapse(files["projector_"], None, "projector_")
     found["knn"] = ssltool.knn(bank=train, queries=val, k=20).accuracy
-    probe = ssltool.lincls(reprs=(train, val), solver="lbfgs", out=reprs / "probe")
-    return found | {"probe": probe.acc1, "probe_class": probe.class_acc1}
+    found |= probe_accuracies(train, val, reprs / "probe")
+    spectra = {f"{name}values": singular_values(file) for name, file in files.items()}
+    return found, spectra
+
+
+def probe_accuracies(train: Path, val: Path, out: Path) -> dict[str, float]:
+    """Of a linear probe: the accuracy on all val images, the mean of the classes, on the train images, and on the val
+    images with even and with odd numbers, of which one half can choose and the other score the choice."""
+    probe = ssltool.lincls(reprs=(train, val), solver="lbfgs", out=out)
+    saved = torch.load(out / "probe.pt", weights_only=True)
+    classes = saved.get("labels", torch.arange(len(saved["weight"])))
+    found = {"probe": probe.acc1, "probe_class": probe.class_acc1}
+    for name, file, rows in (
+        ("probe_train", train, slice(None)),
+        ("probe_even", val, slice(0, None, 2)),
+        ("probe_odd", val, slice(1, None, 2)),
+    ):
+        reprs = ssltool.load_representations(file)
+        logits = reprs.representations[rows].double() @ saved["weight"].double().T + saved["bias"].double()
+        right = classes[logits.argmax(dim=1)] == reprs.targets[rows]
+        found[name] = float(right.double().mean())
+    return found
+
+
+def singular_values(file: Path) -> np.ndarray:
+    """The singular values of the centred rows of a file."""
+    return ssltool.measure(ssltool.load_representations(file).representations).singular_values.float().numpy()
+
+
+def machine() -> dict[str, Any]:
+    """Where and with which versions a line was computed."""
+    git = ["git", "-C", str(RUNS.parent), "rev-parse", "--short", "HEAD"]
+    commit = subprocess.run(git, capture_output=True, text=True).stdout.strip()
+    versions = {"ssltool": ssltool.__version__, "commit": commit, "torch": torch.__version__}
+    return {"machine": platform.machine(), "cpu": cpu_name(), "load": os.getloadavg()[0], **versions}
 
 
 def collapse(path: Path, metrics: str | None, prefix: str) -> dict[str, Any]:

@@ -22,5 +22,8 @@ one() {  # RUN; xargs goes on after a run that fails
   }
 }
 export -f one
-tail -n +2 "$here/runs.csv" | cut -d, -f1 | { grep -E -- "$pattern" || true; } |
-  xargs -P "$processes" -I{} bash -c 'one "$1"' one {}
+rows=$(tail -n +2 "$here/runs.csv" | { grep -E -- "$pattern" || true; })
+for name in $(cut -d, -f3 <<<"$rows" | sort -u); do
+  [ -e "$DATA/$name" ] || { echo "error: $DATA has no $name; prepare it with $here/prepare.py, whose --help says how" >&2; exit 1; }
+done
+cut -d, -f1 <<<"$rows" | xargs -P "$processes" -I{} bash -c 'one "$1"' one {}

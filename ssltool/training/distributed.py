@@ -117,9 +117,8 @@ def _meet() -> tuple[PrefixStore, Peers]:
 def _connect(backend: str, store: PrefixStore, peers: Peers) -> None:
     """Initialises the process group."""
     try:
-        dist.init_process_group(
-            backend, timedelta(hours=WAIT_HOURS), store=store, rank=launch().rank, world_size=launch().world
-        )
+        here, limit = launch(), timedelta(hours=WAIT_HOURS)
+        dist.init_process_group(backend, timeout=limit, store=store, rank=here.rank, world_size=here.world)
     except (RuntimeError, ValueError) as error:
         if peers.find():
             raise

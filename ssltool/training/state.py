@@ -15,7 +15,7 @@ from torch.optim.optimizer import Optimizer
 from ssltool.checkpoints.checkpoint import Checkpoint
 from ssltool.checkpoints.saved_run import SavedRun
 from ssltool.data.loader import Batch
-from ssltool.errors import SSLToolError
+from ssltool.errors import Diverged
 from ssltool.files.schema import ANYTHING, conform, mapping, real
 from ssltool.methods.base import Method, Output
 from ssltool.settings import Record
@@ -49,7 +49,7 @@ class LoopState:
         """Processes the recorded values; this synchronises with a GPU.
 
         Raises:
-            SSLToolError: if a loss is not finite; the message gives its step.
+            Diverged: if a loss is not finite; the message gives its step.
         """
 
     def finish_epoch(self) -> dict[str, float]:
@@ -93,11 +93,11 @@ class TrainState(LoopState):
         """The checkpoint of ``run`` in this state. Its tensors are the live ones, so save it before the next step.
 
         Raises:
-            SSLToolError: if the weights are not finite.
+            Diverged: if the weights are not finite.
         """
         weights = self.method.state_dict()
         if not bool(torch.stack([torch.isfinite(tensor).all() for tensor in weights.values()]).all()):
-            raise SSLToolError(
+            raise Diverged(
                 f"the weights are not finite after step {self.step} (epoch {self.epoch_number}); {DIVERGED}"
             )
         scaler = self.scaler.state_dict()
@@ -182,7 +182,7 @@ class TrainState(LoopState):
         """Adds the recorded values, averaged over the ranks, to the sums, which are then equal on all ranks.
 
         Raises:
-            SSLToolError: if a loss is not finite; the message gives its step.
+            Diverged: if a loss is not finite; the message gives its step.
         """
         if not self.pending:
             return
@@ -192,7 +192,7 @@ class TrainState(LoopState):
         for number, row in enumerate(rows, start=first + 1):
             for name, value in zip(self.sums, row, strict=True):
                 if name != "feature_std" and not math.isfinite(value):
-                    raise SSLToolError(
+                    raise Diverged(
                         f"the {name} is {value} at step {number} (epoch {self.epoch_number}); {DIVERGED}"
                     )
         self.latest = rows[-1][0]

@@ -75,11 +75,13 @@ def test_three_processes_exchange_results_and_errors(tmp_path, server):
 SLOW_RANK = """
 import sys
 import time
+from pathlib import Path
 
 from ssltool.training import distributed
 
 distributed.WAIT_HOURS = float(sys.argv[1]) / 3600
 with distributed.measuring_ranks() as ranks:
+    Path(sys.argv[2], str(ranks.rank)).touch()
     ranks.from_main(lambda: time.sleep(4))
 """
 
@@ -87,7 +89,9 @@ with distributed.measuring_ranks() as ranks:
 @pytest.mark.parametrize(("limit", "waits"), [(1, False), (60, True)])
 def test_ranks_wait_for_rank_0_as_long_as_the_limit(tmp_path, server, limit, waits):
     (tmp_path / "program.py").write_text(SLOW_RANK)
-    assert (run_ranks(server, tmp_path / "program.py", limit).returncode == 0) == waits
+    ran = run_ranks(server, tmp_path / "program.py", limit, tmp_path)
+    assert (tmp_path / "0").exists() and (tmp_path / "1").exists()
+    assert (ran.returncode == 0) == waits, ran.stderr
 
 
 @pytest.mark.parametrize("world", range(1, 10))
