@@ -16,7 +16,17 @@ RATE = f"the lower learning rate, SimSiam and BYOL with 5 and 0.2, {TRAININGS}"
 
 MOMENTUM = f"BYOL with a momentum of 0 and of 0.98, {TRAININGS}"
 
-PARTS = {"stop_grad=false": "SimSiam", "predictor=none": "SimSiam and BYOL", "std=0": "VICReg", "cov=0": "VICReg"}
+PARTS = {
+    "stop_grad=false": "SimSiam",
+    "predictor=none": "SimSiam, BYOL and DirectPred",
+    "std=0": "VICReg",
+    "cov=0": "VICReg",
+    "gamma=0": "SimDINO",
+    "rho=0": "TiCo",
+    "norm=frobenius": "MMCR",
+    "frobenius=0": "FroSSL",
+    "tcr=0": "EMP-SSL",
+}
 """Settings that leave out a part, and the methods that collapsed without it and did not with it."""
 
 SETTING = re.compile(r"\((\w+=[^(),]+)\)$")
