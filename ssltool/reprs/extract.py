@@ -89,18 +89,20 @@ class Extraction:
             self.size = max(1, VIEW_BLOCK // config.views)
 
     def images_of(self, shard: Shard) -> range:
-        """The images of one rank. They are whole batches, so that the rows are those of a single process.
+        """The images of one rank. They are whole batches, so that the rows are those of a single process. If there are
+        fewer batches than ranks, batches are smaller, but not those of random views, which depend on their size.
 
         Raises:
-            SSLToolError: if there are fewer batches than ranks.
+            SSLToolError: if a rank would have no images.
         """
         total = len(self.images)
+        if self.config.views is None and total >= shard.world:
+            self.size = min(self.size, total // shard.world)
         steps = -(-total // self.size)
         if steps < shard.world:
             raise SSLToolError(
                 f"{counted(total, 'image')} of {self.images.name} {self.images.split} are "
-                f"{counted(steps, 'batch')} of {self.size}, fewer than {shard.world} ranks; lower --batch-size or "
-                "start fewer ranks"
+                f"{counted(steps, 'batch')} of {self.size}, fewer than {shard.world} ranks; start fewer ranks"
             )
         return self.share(shard)
 

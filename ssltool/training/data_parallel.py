@@ -7,10 +7,11 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ssltool.training.distributed import all_reduce_sum_with_gradient, group_shard
+from ssltool.training.distributed import all_reduce_sum, gather, group_shard
 
 KEEP_BUFFERS: dict[str, Any] = {
     "forward_sync_buffers"
@@ -56,21 +57,52 @@ class _SyncMixin:
     def forward(self: Any, x: Tensor) -> Tensor:
         if not self.training:
             return super().forward(x)  # type: ignore[misc]
-        dims = [d for d in range(x.dim()) if d != 1]
-        shape = [1, -1] + [1] * (x.dim() - 2)
+        mean, variance = _statistics(x.detach(), self.eps)
         count = x.numel() // x.shape[1] * group_shard().world  # all ranks have equally many rows
-        wide = x.float()
-        mean = all_reduce_sum_with_gradient(wide.sum(dims)) / count
-        centred = wide - mean.view(shape)
-        variance = all_reduce_sum_with_gradient(centred.square().sum(dims)) / count
         with torch.no_grad():
             self.num_batches_tracked.add_(1)
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(variance * count / (count - 1), self.momentum)
-        out = centred * torch.rsqrt(variance + self.eps).view(shape)
-        if self.affine:
-            out = out * self.weight.view(shape) + self.bias.view(shape)
-        return out.to(x.dtype)
+        normalised: Tensor = _Normalise.apply(x, self.weight, self.bias, mean, variance, self.eps)
+        return normalised
+
+
+def _statistics(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """Mean and population variance (C,) of the channels of ``x`` (N, C, ...) over all ranks, by one exchange."""
+    wide = x if x.dtype == torch.float64 else x.float()
+    _, mean, inverse = torch.native_batch_norm(wide, None, None, None, None, True, 0.0, eps)
+    means, variances = gather(torch.stack([mean, inverse.pow(-2) - eps])[None]).unbind(dim=1)
+    mean = means.mean(dim=0)
+    return mean, variances.mean(dim=0) + (means - mean).square().mean(dim=0)
+
+
+class _Normalise(torch.autograd.Function):
+    """Batch norm of ``x`` by the statistics over all ranks. Their gradient is part of that of ``x``, by one exchange:
+    that of a loss which is summed over the ranks."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, mean: Tensor, variance: Tensor, eps: float
+    ) -> Tensor:
+        ctx.save_for_backward(x, weight, mean, variance)
+        ctx.eps = eps
+        return F.batch_norm(x, mean, variance, weight, bias, False, 0.0, eps)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, mean, variance = ctx.saved_tensors
+        of_x, of_weight, of_bias = torch.ops.aten.native_batch_norm_backward(
+            gradients[0], x, weight, mean, variance, None, None, False, ctx.eps, [True, True, True]
+        )
+        sums = torch.stack([of_weight, of_bias])
+        all_reduce_sum(sums)
+        inverse = torch.rsqrt(variance + ctx.eps)
+        sums = sums / (x.numel() // x.shape[1] * group_shard().world)
+        slope, offset = sums * (inverse if weight is None else weight * inverse)
+        slope = slope * inverse
+        shape = [1, -1] + [1] * (x.dim() - 2)
+        of_x = of_x - (x * slope.view(shape) + (offset - slope * mean).view(shape))
+        return of_x.to(x.dtype), *((None, None) if weight is None else (of_weight, of_bias)), None, None, None
 
 
 class _Sync1d(_SyncMixin, nn.BatchNorm1d):

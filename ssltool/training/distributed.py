@@ -201,24 +201,6 @@ def local_rows(rows: Tensor) -> Tensor:
     return rows.chunk(dist.get_world_size())[dist.get_rank()] if dist.is_initialized() else rows
 
 
-def all_reduce_sum_with_gradient(values: Tensor) -> Tensor:
-    """The sum of ``values`` over the ranks; differentiable."""
-    total: Tensor = _Sum.apply(values)
-    return total
-
-
-class _Sum(torch.autograd.Function):
-    """The sum of a tensor over the ranks."""
-
-    @staticmethod
-    def forward(ctx: Any, values: Tensor) -> Tensor:
-        return _sum(values)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        return _sum(gradients[0])  # the loss of every rank depends on the sum
-
-
 class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor) -> Tensor:

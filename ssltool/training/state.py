@@ -97,9 +97,7 @@ class TrainState(LoopState):
         """
         weights = self.method.state_dict()
         if not bool(torch.stack([torch.isfinite(tensor).all() for tensor in weights.values()]).all()):
-            raise Diverged(
-                f"the weights are not finite after step {self.step} (epoch {self.epoch_number}); {DIVERGED}"
-            )
+            raise Diverged(f"the weights are not finite after step {self.step} (epoch {self.epoch_number}); {DIVERGED}")
         scaler = self.scaler.state_dict()
         return Checkpoint(
             method=run.method_name,
@@ -192,9 +190,7 @@ class TrainState(LoopState):
         for number, row in enumerate(rows, start=first + 1):
             for name, value in zip(self.sums, row, strict=True):
                 if name != "feature_std" and not math.isfinite(value):
-                    raise Diverged(
-                        f"the {name} is {value} at step {number} (epoch {self.epoch_number}); {DIVERGED}"
-                    )
+                    raise Diverged(f"the {name} is {value} at step {number} (epoch {self.epoch_number}); {DIVERGED}")
         self.latest = rows[-1][0]
         for row in rows:
             for name, value in zip(self.sums, row, strict=True):

@@ -203,6 +203,16 @@ def test_ranks_together_write_what_one_process_writes(save, monkeypatch, tmp_pat
     assert not (tmp_path / "r.pt").exists()
 
 
+def test_every_rank_has_images_when_they_are_fewer_than_a_batch_for_each(save, monkeypatch, tmp_path):
+    save("--split", "train", "-o", tmp_path / "one.pt")
+    ranks(monkeypatch, save, 3, "--split", "train", "-b", 100, "-o", tmp_path / "r.pt")
+    parts = [Representations.stored(tmp_path / f"r.rank{rank}of3.pt") for rank in range(3)]
+    one = Representations.stored(tmp_path / "one.pt")
+    assert min(map(len, parts)) >= N // 3 - 1
+    assert torch.equal(torch.cat([part.index for part in parts]), one.index)
+    torch.testing.assert_close(torch.cat([part.representations for part in parts]), one.representations)
+
+
 def test_later_stages_read_the_files_of_all_ranks_as_one(save, monkeypatch, ssltool, tmp_path):
     save("--split", "train", "-o", tmp_path / "one.pt")
     ranks(monkeypatch, save, 2, "--split", "train", "-o", tmp_path / "r.pt")
@@ -232,7 +242,7 @@ def test_a_stopped_rank_continues_its_own_part(save, stop_after, monkeypatch, tm
 @pytest.mark.parametrize(
     ("flags", "line"),
     [
-        (["-b", 100], rf"{N} images of bundled train .*\b100\b.*\b2 ranks"),
+        (["--views", 30, "--sample", 3], r"3 images of bundled train .*\b1 batch .*\b2 ranks"),
         (["--gpu", 0, "--device", "auto"], "--gpu 0 "),
         (["--download"], "--download .*torchrun"),
     ],
