@@ -104,7 +104,7 @@ def test_two_tasks_on_two_nodes_train_what_one_process_trains(tmp_path, data):
 
 
 def test_a_job_that_reaches_its_time_limit_is_requeued_and_ends_with_the_bits_of_an_unbroken_run(tmp_path, data):
-    flags = ["--epochs", 400, "--steps-per-epoch", 8, "--save-every", 1000]
+    flags = ["--epochs", 150, "--steps-per-epoch", 8, "--save-every", 1000]  # half a minute or more
     run = tmp_path / "run"
     limit = ["--time=1", "--signal=USR1@50"]
     job = submit(tmp_path, *limit, SCRIPTS / "pretrain.sh", data, run, *BRIEF, *flags)
