@@ -6,8 +6,8 @@ Trains SimSiam on the bundled images with a batch of 64 a rank, alternating: one
 and two ranks, each with one thread. Images/s are those of the second epoch. The bytes that two ranks exchange in a step
 are the difference of two runs of different length, counted on the loopback device of a network namespace of its own
 (which needs root). The model of them is printed beside the count: an all-reduce of n bytes over W ranks sends
-2 (W - 1) n in total, once for the gradients, and for each batch norm and view once for two sums of the backward pass. The
-two statistics of the forward pass are gathered, which sends as much with two ranks.
+2 (W - 1) n in total, once for the gradients, and for each batch norm and view once for two sums of the backward pass.
+The two statistics of the forward pass are gathered, which sends as much with two ranks.
 """
 
 from __future__ import annotations
