@@ -97,7 +97,7 @@ def _verify(path: Path, config: InspectConfig) -> Record:
     about: Record = {"path": str(path), "bytes": path.stat().st_size}
     try:
         if check_file(path):
-            load_dict(path)
+            load_dict(path, mmap=True)  # whose hash is not computed again
             return about | {"state": OK}
         if zipfile.is_zipfile(path):
             check_parts(path)
