@@ -69,7 +69,7 @@ def results(folder: Path, parent_epochs: int) -> pd.DataFrame:
 
 
 def times(folder: Path) -> dict[str, float]:
-    """The seconds of the training, over all its sessions that ended by themselves."""
+    """The seconds of the training: the sum of all its starts that ended by themselves."""
     file = folder / "times.jsonl"
     lines = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
     return {name: sum(line[name] for line in lines) for name in ("training_seconds", "training_cpu_seconds")}
