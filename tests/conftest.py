@@ -22,7 +22,7 @@ from helpers import Ran
 from ssltool import cli
 from ssltool.data import bundled
 from ssltool.data.layouts import fashion_mnist
-from ssltool.registry import REGISTRIES
+from ssltool.registry import REGISTRIES, _loaded
 from ssltool.reprs.representations import Representations
 from ssltool.training import precision
 
@@ -83,7 +83,10 @@ def ssltool(monkeypatch, capsys):
 def registries():
     """Lets a test add to any registry; afterwards they are as they were."""
     before = {id(registry): (dict(registry._entries), dict(registry._plugins)) for registry in REGISTRIES}
+    loaded = dict(_loaded)
     yield
+    _loaded.clear()  # the next test may write another plug-in to the same path
+    _loaded.update(loaded)
     for registry in REGISTRIES:
         built_in = {name: entry for name, entry in registry._entries.items() if registry.plugin(name) is None}
         registry._entries, registry._plugins = before.get(id(registry), (built_in, {}))

@@ -33,7 +33,7 @@ WATCHING = [False]
 
 
 def _watch(event: str, arguments: Any) -> None:
-    if WATCHING[0] and event.startswith(EVENTS) and not event.startswith(HARMLESS):
+    if WATCHING and WATCHING[0] and event.startswith(EVENTS) and not event.startswith(HARMLESS):
         SPRUNG.append(event)
 
 
