@@ -1,6 +1,6 @@
 # Two commands do all the set-up on a machine with Python, make and git:
 #   make demo    installs into .venv, then trains, measures and compares two runs on the bundled images
-#   make test    installs into .venv, then runs the whole test suite on all cores
+#   make test    installs into .venv, then runs the tests on all cores; not those of slow, cluster, browser and fuzz
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin

@@ -48,7 +48,7 @@ the same program and also works in a checkout without installation.
 - Results go to stdout, as a table or with `--json` as one JSON document. Progress and messages go to stderr.
 - Exit codes: 0 success; 1 an error in files or data, one line `error: ...`; 2 a mistake on the command line; 3
   collapse, with `pretrain --stop-on`, `collapse --fail-on` or `diagnose --fail-on`; 128 + N stopped by signal N after
-  saving, see [](clusters.md).
+  saving, see [Several GPUs, and clusters](clusters.md).
 - `--config run/config.json` repeats a run of `pretrain`, `lincls`, `finetune` or `scan` into a new folder. Options
   given beside it take precedence; where the first run wrote and what it resumed are ignored.
 
@@ -81,7 +81,7 @@ OPTIONS = """\
 
 # Options of the methods
 
-This is what `ssltool methods NAME` prints. Options are set with `--set NAME=VALUE`, repeatable. [](methods.md)
+This is what `ssltool methods NAME` prints. Options are set with `--set NAME=VALUE`, repeatable. [Methods](methods.md)
 describes the methods.
 """
 
@@ -97,7 +97,8 @@ NAMES = """\
 
 # Registered names
 
-Everything that is found by name, with the facts in its registry entry. [](plugins.md) describes how to add to each.
+Everything that is found by name, with the facts in its registry entry. [Plug-ins](plugins.md) describes how to add to
+each.
 """
 
 TABLES: dict[str, tuple[Registry[Any], tuple[str, ...]]] = {

@@ -101,8 +101,9 @@ class Collapsed(Exception):
 
 
 class Interrupted(Exception):
-    """A stage saved its state and stopped because of the signal ``number``; the exit code is 128 + ``number``."""
+    """A command stopped because of the signal ``number``, after it ``saved`` what it says; the exit code is
+    128 + ``number``."""
 
-    def __init__(self, number: int, saved: str) -> None:
-        super().__init__(f"stopped by signal {number}; saved {saved}")
+    def __init__(self, number: int, saved: str = "") -> None:
+        super().__init__(f"stopped by signal {number}" + (f"; saved {saved}" if saved else ""))
         self.number = number

@@ -296,6 +296,29 @@ def test_a_run_that_broke_while_measuring_goes_on_and_a_complete_one_is_left_alo
 
 
 @pytest.mark.filterwarnings("ignore")
+def test_results_of_another_machine_stay_in_the_table_and_a_partial_run_does_not_replace_a_complete_one(
+    study, tmp_path, capsys
+):
+    table, runs = tmp_path / "study.csv", tmp_path / "runs"
+    study("pass")
+    gather.write(table, runs, add=False)
+    alone, values = pd.read_csv(table), dict(np.load(table.with_suffix(".npz")))
+    assert gather.complete(alone) == ["pass"]
+    runs.rename(tmp_path / "elsewhere")
+    study("hybrid")  # trains a part of its parent, which is not measured
+    gather.write(table, runs, add=True)
+    both = pd.read_csv(table)
+    columns = ["run", "epoch", "step", "probe", "val_auc", "m_loss"]
+    assert both.loc[both["run"] == "pass", columns].equals(alone[columns])
+    assert gather.complete(both) == ["pass", "hybrid"]
+    kept = dict(np.load(table.with_suffix(".npz")))
+    assert set(values) < set(kept) and all(np.array_equal(kept[name], values[name]) for name in values)
+    before = table.read_text()
+    gather.write(table, runs, add=True)
+    assert table.read_text() == before
+
+
+@pytest.mark.filterwarnings("ignore")
 def test_a_run_that_diverges_is_measured_up_to_its_last_checkpoint_and_not_trained_again(study, tmp_path, monkeypatch):
     pretrain, trained = ssltool.pretrain, []
 

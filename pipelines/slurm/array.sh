@@ -15,6 +15,7 @@
 table=${1:?a table of runs} folder=${2:?a folder for the runs}
 shift 2
 row=$SLURM_ARRAY_TASK_ID
+export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1} # srun does not take it from sbatch, from Slurm 22.05 on
 srun --kill-on-bad-exit=1 ssltool pretrain --config "$table:$row" --out "$folder/$row" --save-steps 500 --resume auto "$@"
 code=$?
 job=${SLURM_ARRAY_JOB_ID}_$row

@@ -15,6 +15,7 @@
 # requeue it. RUN must be on a file system that all nodes share.
 data=${1:?the folder of the images} run=${2:?the run folder}
 shift 2
+export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1} # srun does not take it from sbatch, from Slurm 22.05 on
 srun --kill-on-bad-exit=1 ssltool pretrain "$data" --out "$run" --save-steps 500 --resume auto "$@"
 code=$?
 if [ $code -eq 138 ] || [ $code -eq 143 ]; then # a job that is cancelled does not run any more

@@ -8,6 +8,7 @@
 #     sbatch --gpus=1 --time=01:00:00 pipelines/slurm/stage.sh save-reprs DATA --pretrained RUN/checkpoint.pt -o REPRS
 #
 # A command that does not save its progress starts again from the beginning.
+export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1} # srun does not take it from sbatch, from Slurm 22.05 on
 srun --kill-on-bad-exit=1 ssltool "$@"
 code=$?
 if [ $code -eq 138 ] || [ $code -eq 143 ]; then # a job that is cancelled does not run any more

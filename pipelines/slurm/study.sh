@@ -13,6 +13,7 @@
 study=${1:?the folder of runs.csv} data=${2:?the folder of the images} folder=${3:?a folder for the runs}
 export OMP_NUM_THREADS=${SLURM_CPUS_PER_TASK:-1}
 run=$(sed -n "$((SLURM_ARRAY_TASK_ID + 1))p" "$study/runs.csv" | cut -d, -f1)
+export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1} # srun does not take it from sbatch, from Slurm 22.05 on
 srun --kill-on-bad-exit=1 \
   python "$study/run.py" "${run:?there is no row $SLURM_ARRAY_TASK_ID}" --data "$data" --out "$folder"
 code=$?

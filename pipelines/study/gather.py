@@ -5,6 +5,9 @@ the others are measured on the same images in all runs, after the epochs of ``ru
 in runs.csv, and what does not change within a run is in its last row. Numbers have three digits, those that differ
 little between runs four. Beside the table, study.npz has the singular values of each run, untrained and at its end. The
 files are replaced as a whole; runs without results are named on stderr.
+
+With ``--add``, results of runs of other machines are kept: of a run that is both in the table and in the folder, those
+with more measured epochs. With ``--complete`` it prints the runs whose results in the table are complete instead.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -75,20 +79,36 @@ def times(folder: Path) -> dict[str, float]:
     return {name: sum(line[name] for line in lines) for name in ("training_seconds", "training_cpu_seconds")}
 
 
-def gather(folder: Path) -> pd.DataFrame:
-    """The rows of all runs with results, in the order of runs.csv."""
+def gather(folder: Path, earlier: pd.DataFrame | None = None) -> pd.DataFrame:
+    """The rows of all runs with results in the folder or in an ``earlier`` table, in the order of runs.csv."""
     runs = pd.read_csv(RUNS).set_index("run")
+    parents = runs["parent_epochs"].fillna(0).astype(int)
     found = [name for name in runs.index if (folder / name / "train" / "metrics.jsonl").exists()]
-    if not found:
+    rows = {name: results(folder / name, parents[name]) for name in found}
+    for name, known in () if earlier is None else earlier.groupby("run"):
+        if name in runs.index and measured(known) >= measured(rows.get(name)):
+            rows[name] = known.dropna(axis=1, how="all")
+    if not rows:
         sys.exit(f"error: {folder} has no results; run pipelines/study/study.sh first")
-    missing = [name for name in runs.index if name not in found]
+    missing = [name for name in runs.index if name not in rows]
     if missing:
         more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
         print(f"{len(missing)} of {len(runs)} runs have no results: {', '.join(missing[:5])}{more}", file=sys.stderr)
-    parents = runs["parent_epochs"].fillna(0).astype(int)
-    table = pd.concat([results(folder / name, parents[name]) for name in found], ignore_index=True)
+    table = pd.concat([rows[name] for name in runs.index if name in rows], ignore_index=True)
     first = ["run", "epoch", "step", "knn", "probe", "probe_class", *MONITORED.values()]
     return table[[name for name in first if name in table] + [name for name in table if name not in first]]
+
+
+def measured(rows: pd.DataFrame | None) -> int:
+    """The number of measured epochs."""
+    return int(rows["probe"].notna().sum()) if rows is not None and "probe" in rows else 0
+
+
+def complete(table: pd.DataFrame) -> list[str]:
+    """The runs that were measured after their last epoch, or diverged."""
+    last = table["run"].map(pd.read_csv(RUNS).set_index("run")["epochs"])
+    ended = (table["epoch"] == last) & table["probe"].notna()
+    return list(table.loc[ended | table["diverged"].notna(), "run"].unique())
 
 
 def text_of(table: pd.DataFrame) -> str:
@@ -103,34 +123,57 @@ def text_of(table: pd.DataFrame) -> str:
     return shown.to_csv(index=False)
 
 
-def spectra(folder: Path) -> dict[str, np.ndarray]:
-    """The singular values of the runs before training and at their ends, as float32, by run, epoch and layer."""
-    found = {}
-    for file in sorted(folder.glob("*/spectra.npz")):
-        with np.load(file) as kept:
-            last = max(int(name.split("_")[0].removeprefix("epoch")) for name in kept.files)
+def spectra(folder: Path, earlier: Path | None = None) -> dict[str, np.ndarray]:
+    """The singular values of the runs before training and at their ends, as float32, by run, epoch and layer. Of a run
+    that is in the folder and in an ``earlier`` file, those of the later end."""
+    found: dict[str, dict[str, np.ndarray]] = {}
+    if earlier is not None and earlier.exists():
+        with np.load(earlier) as kept:
             for name in kept.files:
-                if name.startswith((f"epoch{last}_", "epoch0_")):
-                    found[f"{file.parent.name}/{name}"] = kept[name]
-    return found
+                run, values = name.split("/")
+                found.setdefault(run, {})[values] = kept[name]
+    for file in sorted(folder.glob("*/spectra.npz")):
+        run = file.parent.name
+        with np.load(file) as kept:
+            last = last_epoch(kept.files)
+            if last >= last_epoch(found.get(run, ())):
+                ends = (f"epoch{last}_", "epoch0_")
+                found[run] = {name: kept[name] for name in kept.files if name.startswith(ends)}
+    return {f"{run}/{name}": found[run][name] for run in sorted(found) for name in found[run]}
+
+
+def last_epoch(names: Iterable[str]) -> int:
+    """The largest epoch of names such as ``epoch16_values``, or -1."""
+    return max((int(name.split("_")[0].removeprefix("epoch")) for name in names), default=-1)
+
+
+def write(path: Path, runs: Path, *, add: bool) -> None:
+    """Writes the table and the singular values."""
+    values = path.with_suffix(".npz")
+    text = text_of(gather(runs, pd.read_csv(path) if add and path.exists() else None))
+    if len(text) > LARGEST:
+        sys.exit(f"error: the table has {len(text):,} bytes, more than {LARGEST:,}; leave out columns in gather.py")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part.npz")
+    np.savez_compressed(part, **spectra(runs, values if add else None))
+    os.replace(part, values)
+    part = path.with_suffix(".part")
+    part.write_text(text)
+    os.replace(part, path)
 
 
 def main() -> None:
-    """Writes the files."""
+    """Writes the files, or prints the complete runs."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("table", type=Path, help="the file to write")
     parser.add_argument("--runs", type=Path, default=Path("study/runs"), help="folder of the runs")
+    parser.add_argument("--add", action="store_true", help="keep results of runs of other machines")
+    parser.add_argument("--complete", action="store_true", help="print the complete runs of the table, write nothing")
     given = parser.parse_args()
-    text = text_of(gather(given.runs))
-    if len(text) > LARGEST:
-        sys.exit(f"error: the table has {len(text):,} bytes, more than {LARGEST:,}; leave out columns in gather.py")
-    given.table.parent.mkdir(parents=True, exist_ok=True)
-    part = given.table.with_suffix(".part")
-    part.write_text(text)
-    os.replace(part, given.table)
-    part = given.table.with_suffix(".part.npz")
-    np.savez_compressed(part, **spectra(given.runs))
-    os.replace(part, given.table.with_suffix(".npz"))
+    if given.complete:
+        print(*complete(pd.read_csv(given.table)), sep="\n")
+    else:
+        write(given.table, given.runs, add=given.add)
 
 
 if __name__ == "__main__":

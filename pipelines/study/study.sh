@@ -6,7 +6,8 @@
 #
 # PATTERN is a regular expression of names in runs.csv, by default all. The images are in study/data, the runs in
 # study/runs, or where STUDY_DATA and STUDY_RUNS say. It may be stopped and started again at any time: complete runs are
-# skipped, and others go on from their newest checkpoint. The log of a run is in its folder.
+# skipped, and others go on from their newest checkpoint. The log of a run is in its folder. Runs that are complete in the
+# table STUDY_DONE, of gather.py, are skipped too: so several machines share the work.
 set -euo pipefail
 processes=${1:?the number of runs at a time} pattern=${2:-.}
 here=$(cd "$(dirname "$0")" && pwd)
@@ -26,4 +27,5 @@ rows=$(tail -n +2 "$here/runs.csv" | { grep -E -- "$pattern" || true; })
 for name in $(cut -d, -f3 <<<"$rows" | sort -u); do
   [ -e "$DATA/$name" ] || { echo "error: $DATA has no $name; prepare it with $here/prepare.py, whose --help says how" >&2; exit 1; }
 done
-cut -d, -f1 <<<"$rows" | xargs -P "$processes" -I{} bash -c 'one "$1"' one {}
+done=$([ -z "${STUDY_DONE:-}" ] || python "$here/gather.py" "$STUDY_DONE" --complete)
+cut -d, -f1 <<<"$rows" | { grep -vxF -- "$done" || true; } | xargs -P "$processes" -I{} bash -c 'one "$1"' one {}

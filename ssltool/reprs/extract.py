@@ -63,7 +63,8 @@ class Extraction:
     """The extraction of the representations of ``images`` by ``network``, in the order of the images.
 
     ``shape`` is the shape of an image's rows: (d,), (Q, d) for Q views, or (P, d) for P positions, which are the
-    ``tokens``. ``size`` is the number of images in a batch.
+    ``tokens``. ``size`` is the number of images in a batch: that of the settings, or less so that each of ``ranks`` has
+    a batch. Random views depend on it, so theirs is always the same.
 
     Raises:
         UsageError: if the network has no such layer.
@@ -71,7 +72,9 @@ class Extraction:
             are to be sampled.
     """
 
-    def __init__(self, network: Pretrained, images: ImageSet, config: SaveReprsConfig, device: torch.device) -> None:
+    def __init__(
+        self, network: Pretrained, images: ImageSet, config: SaveReprsConfig, device: torch.device, ranks: int = 1
+    ) -> None:
         if not len(images):
             raise SSLToolError(f"{images.name} {images.split} has no images; name another --split, or other DATA")
         self.network, self.images, self.config, self.device = network, images, config, device
@@ -83,21 +86,18 @@ class Extraction:
             self.shape = (len(self.tokens), *self.shape[1:])
         self.places = 1 if self.tokens is None else len(self.tokens)
         self.dtype = DTYPES.get(config.dtype, torch.float32)
-        self.size = config.batch_size
-        if config.views is not None:
-            self.shape = (config.views, *self.shape)
-            self.size = max(1, VIEW_BLOCK // config.views)
+        if config.views is None:
+            self.size = min(config.batch_size, max(1, len(images) // ranks))
+        else:
+            self.shape, self.size = (config.views, *self.shape), max(1, VIEW_BLOCK // config.views)
 
     def images_of(self, shard: Shard) -> range:
-        """The images of one rank. They are whole batches, so that the rows are those of a single process. If there are
-        fewer batches than ranks, batches are smaller, but not those of random views, which depend on their size.
+        """The images of one rank. They are whole batches, so that the rows are those of a single process.
 
         Raises:
             SSLToolError: if a rank would have no images.
         """
         total = len(self.images)
-        if self.config.views is None and total >= shard.world:
-            self.size = min(self.size, total // shard.world)
         steps = -(-total // self.size)
         if steps < shard.world:
             raise SSLToolError(

@@ -76,7 +76,7 @@ def _run(config: SaveReprsConfig, shard: Shard, agreed: Agreed) -> list[Record]:
             note_changed_images(network, given, opened[-1])
     network.refuse_unused_flags(*(images.image_size for images in opened), crops=config.views is not None)
     sampled = [_sample(images, config.sample, network.run.seed) for images in opened]
-    extractions = [Extraction(network, images, config, device) for images in sampled]
+    extractions = [Extraction(network, images, config, device, shard.world) for images in sampled]
     paths = [_target(config, images, network, several=len(splits) > 1) for images in sampled]
     shards = [Shard(rank, shard.world) for rank in range(shard.world)]
     parts = [[extraction.images_of(each) for each in shards] for extraction in extractions]

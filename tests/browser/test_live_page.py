@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import re
 import shutil
@@ -48,6 +50,40 @@ def train(folder: Path, name: str, *flags: str) -> subprocess.Popen[bytes]:
     """Starts a run in ``folder/logs/name``."""
     command = [sys.executable, "-m", "ssltool", "pretrain", *flags, "--out", f"logs/{name}"]
     return subprocess.Popen(command, cwd=folder, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+
+
+def write_run(folder: Path, name: str, loss: float, lr: float) -> None:
+    """The files of a run of two epochs that ends with this loss."""
+    run = folder / "logs" / name
+    run.mkdir()
+    settings = {"stage": "pretrain", "method": "simsiam", "arch": "resnet18", "epochs": 2, "lr": lr}
+    (run / "config.json").write_text(json.dumps(settings | {"method_options": {}}))
+    records = [{"epoch": i, "step": 10 * i, "loss": loss / (i or 0.5), "seconds": 1.0} for i in (0, 1)]
+    records[1] |= {"verdict": "healthy", "backbone_auc": 0.5 + lr}
+    (run / "metrics.jsonl").write_text("".join(json.dumps(one) + "\n" for one in records))
+
+
+def state_of(folder: Path) -> dict[str, tuple[int, int]]:
+    """The size and the time of every file and folder."""
+    found = {path: path.lstat() for path in folder.rglob("*")}
+    return {str(path): (stat.st_size, stat.st_mtime_ns) for path, stat in found.items()}
+
+
+@contextlib.contextmanager
+def opened(address: str) -> Iterator:
+    """The page in a browser; afterwards its console must be empty."""
+    from playwright.sync_api import sync_playwright
+
+    said: list[str] = []
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 1400, "height": 900}, color_scheme="light")
+        page.on("console", lambda message: said.append(message.text))
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.goto(address)
+        yield page
+        browser.close()
+    assert said == []
 
 
 def fits(page) -> bool:
@@ -113,19 +149,14 @@ def look_at_the_run(page) -> None:
 
 
 def test_a_collapsing_run_in_a_browser(tmp_path, address):
-    from playwright.sync_api import expect, sync_playwright
+    from playwright.sync_api import expect
 
-    said: list[str] = []
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 1400, "height": 900}, color_scheme="light")
-        page.on("console", lambda message: said.append(message.text))
-        page.on("pageerror", lambda error: said.append(str(error)))
-        page.goto(address)
+    with opened(address) as page:
         expect(page.locator("#summary")).to_contain_text("no run yet", timeout=SLOW)
         with train(tmp_path, "mine", *COLLAPSING) as run:
             follow(page)
             assert run.wait() == 0
+        before = state_of(tmp_path / "logs")
         use_keys(page)
         look_at_the_run(page)
         for width in (390, 1800):
@@ -136,5 +167,42 @@ def test_a_collapsing_run_in_a_browser(tmp_path, address):
         dark = ground(page)
         page.locator("#theme").click()
         assert (light != dark, ground(page)) == (True, light)
-        browser.close()
-    assert said == []
+        assert state_of(tmp_path / "logs") == before
+
+
+def test_many_runs_are_sorted_filtered_and_two_of_them_compared(tmp_path, address):
+    from playwright.sync_api import expect
+
+    for name, loss, lr in (("first", 0.3, 0.1), ("second", 0.1, 0.2), ("third", 0.2, 0.4)):
+        write_run(tmp_path, name, loss, lr)
+    before = state_of(tmp_path / "logs")
+    with opened(address) as page:
+        names = page.locator("#runs tbody a")
+        expect(names).to_have_text(["first", "second", "third"], timeout=SLOW)
+        page.get_by_role("button", name="Loss", exact=True).click()
+        expect(names).to_have_text(["second", "third", "first"])
+        page.get_by_role("button", name="Loss", exact=True).click()
+        expect(names).to_have_text(["first", "third", "second"])
+        heads = page.locator("#runs thead th")
+        expect(heads.filter(has_text="lr")).to_have_count(1)  # the setting in which they differ
+        page.locator("#chooser summary").click()
+        page.locator("#columns label", has_text=re.compile("^ *Loss$")).click()
+        expect(heads.filter(has_text="Loss")).to_have_count(0)
+        page.locator("#chooser summary").click()
+        page.locator("#filter").fill("lr 0.4")
+        expect(names).to_have_text(["third"])
+        page.locator("#filter").fill("")
+        page.get_by_label("draw first").uncheck()
+        page.locator("#compare").click()
+        expect(page.locator("#title")).to_have_text("Two runs")
+        expect(page.locator("#differences tbody tr")).to_have_count(1)
+        expect(page.locator("#differences tbody td")).to_have_text(["0.2", "0.4"])
+        expect(page.locator("#details .run .name")).to_have_text(["second", "third"])
+        boxes = [page.locator("#details .run").nth(i).bounding_box() for i in (0, 1)]
+        assert boxes[0]["y"] == boxes[1]["y"] and boxes[0]["x"] + boxes[0]["width"] <= boxes[1]["x"]
+        page.set_viewport_size({"width": 390, "height": 900})
+        assert fits(page)
+        page.keyboard.press("Escape")
+        page.get_by_role("button", name="Rank the drawn runs").click()
+        expect(page.locator(".ranks tbody th").first).to_have_text("second", timeout=SLOW)
+    assert state_of(tmp_path / "logs") == before

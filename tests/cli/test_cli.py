@@ -391,3 +391,13 @@ def test_the_command_line_and_its_help_do_not_import_torch():
     )
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=os.environ, check=True)
     assert ran.stdout == "[]\n"
+
+
+@pytest.mark.parametrize("name", ["methods", "knn"])
+def test_ctrl_c_ends_every_command_with_130(monkeypatch, ssltool, name):
+    def run(*args: object, **kwargs: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(importlib.import_module(f"ssltool.stages.{name}"), "run", run)
+    stopped = ssltool(*name.split(), *{"knn": ["a.pt", "b.pt"]}.get(name, []))
+    assert (stopped.code, stopped.out) == (130, "") and len(stopped.err.splitlines()) == 1

@@ -247,7 +247,8 @@ def test_each_host_that_is_left_ends_with_one_line_that_names_the_rank_and_the_r
     for rank in living:
         assert seconds[rank] < 45 and ranks.codes()[rank] in (1, 255)  # 255: the server saw no code
         assert len(ranks.errors(rank)) == 1 and f"rank {1 - rank} " in ranks.errors(rank)[0]
-    assert Checkpoint.load(tmp_path / "run" / "checkpoint.pt").step >= 5
+    # That of the first epoch at least: the file of step 5 may be incomplete when its rank is killed.
+    assert Checkpoint.load(tmp_path / "run" / "checkpoint.pt").step >= 4
     cluster.network.cut = False
     again = start(cluster, tmp_path / "run")
     again.wait()
