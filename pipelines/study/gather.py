@@ -87,7 +87,7 @@ def gather(folder: Path, earlier: pd.DataFrame | None = None) -> pd.DataFrame:
     rows = {name: results(folder / name, parents[name]) for name in found}
     for name, known in () if earlier is None else earlier.groupby("run"):
         if name in runs.index and measured(known) >= measured(rows.get(name)):
-            rows[name] = known.dropna(axis=1, how="all")
+            rows[name] = known
     if not rows:
         sys.exit(f"error: {folder} has no results; run pipelines/study/study.sh first")
     missing = [name for name in runs.index if name not in rows]
@@ -96,7 +96,7 @@ def gather(folder: Path, earlier: pd.DataFrame | None = None) -> pd.DataFrame:
         print(f"{len(missing)} of {len(runs)} runs have no results: {', '.join(missing[:5])}{more}", file=sys.stderr)
     table = pd.concat([rows[name] for name in runs.index if name in rows], ignore_index=True)
     first = ["run", "epoch", "step", "knn", "probe", "probe_class", *MONITORED.values()]
-    return table[[name for name in first if name in table] + [name for name in table if name not in first]]
+    return table[[name for name in first if name in table] + sorted(set(table) - set(first))].infer_objects()
 
 
 def measured(rows: pd.DataFrame | None) -> int:
@@ -118,7 +118,7 @@ def text_of(table: pd.DataFrame) -> str:
         digits = 4 if any(part in name for part in PRECISE) else 3
         whole = (shown[name].dropna() % 1 == 0).all()
         shown[name] = shown[name].map(
-            lambda x, d=digits, w=whole: f"{x:.0f}" if w else f"{x:.{d}g}", na_action="ignore"
+            lambda x, d=digits, w=whole: f"{x:.0f}" if w else f"{float(f'{x:.{d}g}'):.15g}", na_action="ignore"
         )
     return shown.to_csv(index=False)
 
