@@ -19,6 +19,7 @@ batches.
 from __future__ import annotations
 
 import functools
+import math
 from typing import Any
 
 import numpy as np
@@ -26,11 +27,17 @@ import numpy as np
 from ssltool import seeds
 from ssltool.config import STRATEGIES
 from ssltool.data.computed_orders import ComputedOrder, Consecutive, Epoch, KeyedPermutation, Order
-from ssltool.errors import SSLToolError, unknown
+from ssltool.errors import SSLToolError, counted, unknown
 from ssltool.files.npy_files import read_npy
 
 LARGEST_EPOCH = 2**28
 """Maximum number of images of an epoch that ``steps_per_epoch`` sets; their numbers are in memory."""
+
+FEW_STEPS = 8
+"""With fewer steps in an epoch, a smaller batch is proposed."""
+
+SMALLEST_BATCH = 16
+"""Of the proposed batches: batch statistics of fewer images are inaccurate."""
 
 
 def epoch_subset(order: Order, **schedule: Any) -> np.ndarray:
@@ -120,6 +127,16 @@ def steps_in_epoch(n: int, batch_size: int, steps_per_epoch: int | None = None) 
     if batch_size > n:
         raise SSLToolError(f"--batch-size {batch_size} is larger than the number of images ({n}); lower it")
     return n // batch_size if steps_per_epoch is None else steps_per_epoch
+
+
+def few_steps_notes(n: int, batch_size: int) -> list[str]:
+    """The note on a batch size that leaves few steps in an epoch of ``n`` images, with one that makes at least
+    twice as many."""
+    steps = n // batch_size
+    smaller = max(SMALLEST_BATCH, 2 ** int(math.log2(max(1, n / FEW_STEPS))))
+    if steps >= FEW_STEPS or n // smaller < 2 * steps:
+        return []
+    return [f"an epoch has only {counted(steps, 'step')} of {batch_size} images; -b {smaller} makes {n // smaller}"]
 
 
 def chunk_too_small_message(strategy: str, epoch: int, size: int, batch_size: int) -> str:

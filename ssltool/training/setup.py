@@ -32,6 +32,7 @@ from ssltool.data.strategies import (
     epoch_indices,
     epoch_parts,
     epoch_subset,
+    few_steps_notes,
     steps_in_epoch,
 )
 from ssltool.data.support import Support
@@ -268,7 +269,8 @@ class TrainingSetup:
     def notes(self, method: Method) -> list[str]:
         """What the settings change that a user may not expect."""
         accumulation = accumulation_notes(method, self.batch_size, self.config.accumulate)
-        return [*self.preprocessing.notes(), *accumulation]
+        few = [] if self.config.steps_per_epoch else few_steps_notes(len(self.images), self.batch_size)
+        return [*self.preprocessing.notes(), *accumulation, *few]
 
     @functools.cached_property
     def saved_run(self) -> SavedRun:

@@ -10,7 +10,14 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from ssltool.data.strategies import epoch_indices, epoch_subset, read_numbers, read_order, steps_in_epoch
+from ssltool.data.strategies import (
+    epoch_indices,
+    epoch_subset,
+    few_steps_notes,
+    read_numbers,
+    read_order,
+    steps_in_epoch,
+)
 from ssltool.errors import SSLToolError
 
 PAPER_STRATEGIES = ("current", "accumulate", "last")
@@ -156,6 +163,19 @@ def test_steps_per_epoch_overrides_the_steps_up_and_down(order):
         assert len(made) == 9 * steps
     assert steps_in_epoch(103, 9, 50) == 50
     assert steps_in_epoch(103, 9) == 11
+
+
+@pytest.mark.parametrize(
+    ("n", "batch_size", "proposed"), [(802, 512, 64), (802, 201, 64), (100, 64, 16), (8000, 4096, 512)]
+)
+def test_a_batch_that_leaves_few_steps_is_noted_with_one_that_makes_more(n, batch_size, proposed):
+    (note,) = few_steps_notes(n, batch_size)
+    assert f"-b {proposed} " in note and n // proposed >= 2 * (n // batch_size)
+
+
+@pytest.mark.parametrize(("n", "batch_size"), [(802, 100), (802, 101), (8000, 512), (20, 16), (20, 20), (1, 1)])
+def test_enough_steps_and_small_batches_are_not_noted(n, batch_size):
+    assert few_steps_notes(n, batch_size) == []
 
 
 def test_repeat_batch_uses_each_batch_that_often_in_a_row(order):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -148,7 +149,8 @@ class Pretraining(TrainingLoop[TrainState, Batch]):
         start = time.perf_counter()
         self.start_epoch()
         epoch_start = time.perf_counter() - start
-        seconds = seconds_per_step(self._loaded(0, 0), lambda batch: float(self.step(batch)[0].detach()))
+        twice = itertools.chain.from_iterable(self._loaded(0, 0) for _ in range(2))  # for epochs of a single step
+        seconds = seconds_per_step(twice, lambda batch: float(self.step(batch)[0].detach()))
         epoch, used = epoch_start + seconds * self.steps, time.perf_counter() - start
         rounds = self.config.n_rounds
         # The clocks of the ranks differ, and all of them must choose the same.

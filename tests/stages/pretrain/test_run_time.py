@@ -147,6 +147,18 @@ def test_minutes_choose_the_epochs_and_the_run_is_that_of_these_epochs(tiny, slo
     assert Checkpoint.load(fitted / "checkpoint.pt").config["epochs"] == 2
 
 
+def test_a_trial_of_epochs_of_one_step_has_a_second_step_to_measure(tiny, monkeypatch):
+    seen: list[int] = []
+
+    def trial(batches, step) -> float:
+        seen.extend(len(batch.rows) for batch in batches)
+        return 10.0
+
+    monkeypatch.setattr("ssltool.stages.pretrain.pretrain.seconds_per_step", trial)
+    pretrain(tiny(epochs=None, minutes=0.4, steps_per_epoch=1, batch_size=16, monitor_every=0))
+    assert seen == [16, 16]
+
+
 def test_a_resumed_run_keeps_the_epochs_that_minutes_chose(tiny, slow, capsys, monkeypatch):
     run = pretrain(tiny(epochs=None, minutes=1.3, monitor_every=0))
     monkeypatch.setattr("ssltool.stages.pretrain.pretrain.seconds_per_step", lambda *_: pytest.fail("a second trial"))
