@@ -218,6 +218,22 @@ def test_checkpoints_that_are_not_above_the_untrained_network_are_counted(write_
     assert [note.split(": ")[1].split(" have")[0] for note in notes] == ([f"{counted} checkpoints"] if counted else [])
 
 
+@pytest.mark.parametrize(
+    ("verdicts", "change", "noted"),
+    [
+        (["healthy"] * 3, {}, True),
+        (["healthy", "healthy", "partial"], {}, False),
+        (["healthy", "healthy", None], {}, False),
+        (["healthy"] * 3, {"backbone_knn": 0.5}, False),
+        (["healthy"], {}, False),
+    ],
+)
+def test_checkpoints_that_are_all_healthy_are_said_not_to_be_ordered_by_quality(write_run, verdicts, change, noted):
+    epochs = [{"backbone_auc": 0.6 + i / 10, "verdict": verdict} | change for i, verdict in enumerate(verdicts)]
+    notes = rank(write_run("a", epochs, kept=range(len(epochs))), checkpoints=True)["notes"]
+    assert any("ssltool diagnose" in note for note in notes) == noted
+
+
 def test_representations_say_where_they_come_from(tmp_path):
     x = torch.randn(30, 3)
     meta = {"method": "byol", "arch": "resnet50", "strategy": "current", "epoch": 10, "layer": "backbone"}

@@ -88,7 +88,7 @@ def run(config: RankConfig) -> Record:
             )
     notes += _differences(request.by, rows)
     untrained, more = _read_untrained(config)
-    notes += _not_above_untrained(rows, untrained)
+    notes += _not_above_untrained(rows, untrained) + _all_healthy(config, rows, kind)
     assign_display_names([*rows, *untrained])
     cells, others = _other_columns([*rows, *untrained], later)
     notes += more + others
@@ -161,6 +161,18 @@ def _not_above_untrained(rows: Sequence[RankedItem], untrained: Sequence[RankedI
                 f"the untrained network's ({before.knn:.1%})"
             )
     return notes
+
+
+def _all_healthy(config: RankConfig, rows: Sequence[RankedItem], kind: str | None) -> list[str]:
+    """A note on checkpoints that have no accuracies and none of which collapsed: their order does not say which is
+    best."""
+    healthy = all(row.record.get("verdict") == "healthy" for row in rows)
+    if not (config.checkpoints and kind is None and healthy and len(rows) > 1):
+        return []
+    return [
+        f"none of the {len(rows)} checkpoints collapsed, and among these the order does not say which is best; ssltool "
+        "diagnose names the one to keep"
+    ]
 
 
 def _other_columns(rows: Sequence[RankedItem], later: Mapping[str, str]) -> tuple[list[Record], list[str]]:
