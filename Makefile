@@ -1,11 +1,11 @@
 # Two commands do all the set-up on a machine with Python, make and git:
 #   make demo    installs into .venv, then trains, measures and compares two runs on the bundled images
-#   make test    installs into .venv, then runs the tests on all cores; not those of slow, cluster, browser and fuzz
+#   make test    installs into .venv, then runs the tests on all cores; not those of slow, cluster, browser, gpu and fuzz
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test slow coverage cluster browser fuzz lint types docs gallery bench study study-small study-data install clean
+.PHONY: demo test slow coverage cluster browser gpu fuzz lint types docs gallery bench study study-small study-data install clean
 
 install: $(VENV)/.installed
 $(VENV)/.installed: setup.cfg pyproject.toml
@@ -45,6 +45,10 @@ cluster: $(VENV)/.developing
 browser: $(VENV)/.developing
 	$(BIN)/python -m pip install --quiet playwright
 	BROWSER_TESTS=1 $(BIN)/python -m pytest -n 0 tests/browser
+
+# The commands on a GPU, beside the CPU.
+gpu: $(VENV)/.installed
+	$(BIN)/python tests/gpu
 
 fuzz: $(VENV)/.developing
 	$(BIN)/python tests/fuzz
