@@ -93,7 +93,7 @@ study-small: study-data
 	$(BIN)/python $(STUDY)/gather.py study/small.csv
 	$(BIN)/python $(STUDY)/report.py study/small.csv small
 
-# 216 runs, about 22 core-hours. The results are gathered also if some runs failed.
+# 195 runs, about 28 core-hours. The results are gathered also if some runs failed.
 study: study-data
 	-$(WITH_STUDY) bash $(STUDY)/study.sh $$(nproc)
 	$(BIN)/python $(STUDY)/gather.py docs/_static/study.csv

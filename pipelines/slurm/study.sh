@@ -6,7 +6,7 @@
 #SBATCH --open-mode=append
 # The runs of pipelines/study/runs.csv, one in each task of an array:
 #
-#     sbatch --array=1-216 --time=01:00:00 pipelines/slurm/study.sh PIPELINES/study DATA FOLDER
+#     sbatch --array=1-195 --time=01:00:00 pipelines/slurm/study.sh PIPELINES/study DATA FOLDER
 #
 # PIPELINES/study is the folder of runs.csv; DATA has the images of prepare.py, and FOLDER gets the runs. A job that is
 # interrupted is requeued and goes on from its checkpoint; submitting the array again runs what is missing.

@@ -30,16 +30,23 @@ TRAINING = "--epochs 1 --steps-per-epoch 4 -b 64 --monitor-size 256 --precision 
 @dataclass(frozen=True)
 class Check:
     """A command; {out} in its words is a folder of its own. ``near`` is the largest difference of a number, relative to
-    it or absolute where it is below 1. With ``two``, flags for them, it also runs on two ranks."""
+    it or absolute where it is below 1. With ``two``, flags for them, it also runs on two ranks. What is compared is the
+    document of ``then``, a command that reads what this one wrote, if there is one."""
 
     words: str
     near: float
     two: str | None = None
+    then: str | None = None
 
 
 CHECKS = {
     "pretrain": Check(f"pretrain {NETWORK} {TRAINING} -o {{out}}/run", 0.05, two="--dist-backend gloo"),
-    "save-reprs": Check("save-reprs --pretrained run/checkpoint.pt --split val -o {out}/reprs", 0.02, two=""),
+    "save-reprs": Check(
+        "save-reprs --pretrained run/checkpoint.pt --split val -o {out}/reprs.pt",
+        0.02,
+        two="",
+        then="collapse {out}/reprs.pt",
+    ),
     "collapse": Check("collapse reprs/train_reprs_e0.pt --pair-rows 500", 1e-6, two=""),
     "collapse-layers": Check("collapse --layers run/checkpoint.pt --sample 256", 0.02, two=""),
     "knn": Check("knn reprs/train_reprs_e0.pt reprs/val_reprs_e0.pt", 1e-6, two=""),
@@ -49,7 +56,7 @@ CHECKS = {
         "lincls --reprs reprs/train_reprs_e0.pt reprs/val_reprs_e0.pt --solver lbfgs -o {out}/rows", 0.01
     ),
     "finetune": Check("finetune --pretrained run/checkpoint.pt --epochs 1 -b 256 -o {out}/tuned", 0.05),
-    "scan": Check("scan --pretrained run/checkpoint.pt --step mine --neighbours 5 -b 256 -o {out}/scan", 0.05),
+    "scan": Check("scan --pretrained run/checkpoint.pt --step mine --neighbours 5 -o {out}/scan", 0.05),
 }
 """The commands, in this order. They read run/ and reprs/, which ``MADE`` makes."""
 
@@ -134,14 +141,17 @@ def differences(found: object, wanted: object, near: float) -> list[str]:
 def check(name: str, folder: Path, device: str) -> Iterator[str]:
     """A line for each way in which the command ran."""
     one, has_device = CHECKS[name], name in ON_A_DEVICE
-    words = one.words.split()
-    wanted = run([word.format(out="cpu") for word in words] + ["--device", "cpu"] * has_device, folder, 0)
+
+    def document(out: str, device: str, ranks: int, more: str) -> dict[str, Any]:
+        flags = ["--device", device] * has_device + more.split()
+        found = run([word.format(out=out) for word in one.words.split()] + flags, folder, ranks)
+        return found if one.then is None else run(one.then.format(out=out).split(), folder, 0)
+
+    wanted = document(f"{name}-reference", "cpu", 0, "")
     for ranks, more in [(0, "")] + ([] if one.two is None else [(2, one.two)]):
         begin = time.perf_counter()
-        flags = ["--device", device] * has_device + more.split()
         try:
-            found = run([word.format(out=f"{device}{ranks}") for word in words] + flags, folder, ranks)
-            apart = differences(found, wanted, one.near)
+            apart = differences(document(f"{name}-{ranks}", device, ranks, more), wanted, one.near)
         except RuntimeError as error:
             apart = [f"failed: {error}"]
         outcome = "DIFFERS: " + "; ".join(apart[:3]) if apart else "agrees"
