@@ -33,7 +33,7 @@ from ssltool.training.launch import (
     started_by_torchrun,
 )
 from ssltool.training.peers import Peers, common_name
-from ssltool.training.progress import info, is_quiet, quiet
+from ssltool.training.progress import info, is_quiet, quiet, stdout_to_stderr
 from ssltool.training.ranks import ALONE, Ranks
 
 T = TypeVar("T")
@@ -118,7 +118,8 @@ def _connect(backend: str, store: PrefixStore, peers: Peers) -> None:
     """Initialises the process group."""
     try:
         here, limit = launch(), timedelta(hours=WAIT_HOURS)
-        dist.init_process_group(backend, timeout=limit, store=store, rank=here.rank, world_size=here.world)
+        with stdout_to_stderr():  # Gloo prints there in torch 2.8 and 2.9
+            dist.init_process_group(backend, timeout=limit, store=store, rank=here.rank, world_size=here.world)
     except (RuntimeError, ValueError) as error:
         if peers.find():
             raise

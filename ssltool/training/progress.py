@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
 
 from tqdm.auto import tqdm
@@ -36,6 +37,19 @@ def info(text: str) -> None:
     if not is_quiet():
         tqdm.write(one_line(text), file=sys.stderr)
         sys.stderr.flush()
+
+
+@contextmanager
+def stdout_to_stderr() -> Iterator[None]:
+    """Sends what libraries of C++ print to stdout, which is for results, to stderr within a ``with`` block. It does
+    nothing if one of the streams is closed."""
+    with ExitStack() as stack:
+        with suppress(OSError):
+            kept = os.dup(1)
+            stack.callback(os.close, kept)
+            os.dup2(2, 1)
+            stack.callback(os.dup2, kept, 1)
+        yield
 
 
 def has_bars() -> bool:

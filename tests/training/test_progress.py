@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 
-from ssltool.training.progress import Progress
+from ssltool.training.progress import Progress, stdout_to_stderr
 
 
 def steps(progress: Progress, count: int, text: str = "") -> None:
@@ -60,3 +61,11 @@ def test_terminal_gets_a_bar_and_no_lines(capsys, monkeypatch):
     assert captured.out == "" and "epoch 1/2" in captured.err and "\r" in captured.err
     assert "step 2/2" not in captured.err
     assert re.search(r"2/2, loss -0.5 [\d,]+ images/s, 0 s left", str(progress._bar))
+
+
+def test_what_a_library_prints_to_stdout_is_on_stderr_within_the_block_only(capfd):
+    os.write(1, b"before,")
+    with stdout_to_stderr():
+        os.write(1, b"within")
+    os.write(1, b"after")
+    assert capfd.readouterr() == ("before,after", "within")
