@@ -46,10 +46,12 @@ class NotReadable(Exception):
 
 @dataclass
 class Outline:
-    """The globals of a pickle, by module and name, and the number of operations that use them."""
+    """The globals of a pickle, by module and name, the number of operations that use them, and the storages of tensors:
+    the type, the key and the number of elements of each."""
 
     roles: dict[Name, Role] = field(default_factory=dict)
     uses: int = 0
+    storages: set[tuple[Name, bytes, int]] = field(default_factory=set)
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,11 @@ PUSHES = {
 }
 """Operations that push a value, and the bytes of their argument."""
 
+INTEGERS = _codes("BININT BININT1 BININT2")
+SIGNED = _codes("BININT LONG1")
+KEPT = 8
+"""Values at the beginning of a stack that are kept: a storage has fewer, and long lists would take memory."""
+
 LENGTHS = {pickle.BINUNICODE: 4, pickle.SHORT_BINSTRING: 1, pickle.LONG1: 1}
 """Operations that push a value whose length precedes it, and the bytes of the length."""
 
@@ -101,7 +108,8 @@ def outline_pickle(stream: IO[bytes], most: int) -> Outline:
 
 
 class _Reader:
-    """The stack of an unpickler, with globals, calls and tuples on it, and None for all other values."""
+    """The stack of an unpickler, with globals, calls and tuples on it, the integers and texts at its beginning, and
+    None for all other values."""
 
     def __init__(self, stream: IO[bytes]) -> None:
         self.stream, self.found = stream, Outline()
@@ -119,12 +127,12 @@ class _Reader:
                 data = read(size)
                 if len(data) < size:
                     break
-                self.stack.append(_LATIN if data == LATIN else None)
+                self.stack.append(_LATIN if data == LATIN else self._kept(code, data))
             elif code in PUTS:
                 memo[int.from_bytes(read(PUTS[code]), "little")] = self.stack[-1]
             elif code in PUSHES:
-                read(PUSHES[code])
-                self.stack.append(None)
+                data = read(PUSHES[code])
+                self.stack.append(self._kept(code, data) if code in INTEGERS else None)
             elif code in GETS:
                 self.stack.append(memo[int.from_bytes(read(GETS[code]), "little")])
                 self.encoders += self.stack[-1] is _ENCODER
@@ -174,9 +182,26 @@ class _Reader:
         elif code == pickle.BINPERSID:
             if isinstance(stack[-1], tuple) and len(stack[-1]) == 4:  # a tensor's storage has more entries
                 raise NotReadable("it holds the class of a network with its program, as torch's legacy format does")
+            self._storage(stack[-1])
             stack[-1] = None
         else:
             raise _foreign(code)
+
+    def _kept(self, code: bytes, data: bytes) -> int | bytes | None:
+        """The integer or the short text that an operation pushes, if it is one of the first on the stack."""
+        if len(self.stack) >= KEPT or len(data) > LONGEST_NAME:
+            return None
+        if code in INTEGERS or code == pickle.LONG1:
+            return int.from_bytes(data, "little", signed=code in SIGNED)
+        return data
+
+    def _storage(self, value: Any) -> None:
+        """Notes a storage: ("storage", type, key, location, number of elements), and more in the legacy format."""
+        if isinstance(value, tuple) and len(value) >= 5:
+            _, kind, key, _, count = value[:5]
+            if not (isinstance(kind, _Global) and isinstance(key, bytes) and isinstance(count, int)):
+                raise NotReadable("it is damaged: a storage has no type, key or size", damaged=True)
+            self.found.storages.add((kind.name, key, count))
 
     def _call(self, called: Any, arguments: Any) -> _Made:
         if not isinstance(called, _Global):

@@ -128,6 +128,14 @@ class _Wrapper(_Subclass):
         raise NotImplementedError(cls.name)
 
 
+ITEM_BYTES = {
+    **dict.fromkeys(("Half", "BFloat16", "Short"), 2),
+    **dict.fromkeys(("Float", "Int", "QInt32"), 4),
+    **dict.fromkeys(("Double", "Long", "ComplexFloat"), 8),
+    "ComplexDouble": 16,
+}
+"""The bytes of an element of torch's storages, by their names; one in all others."""
+
 BASES: Mapping[Role, type] = {
     Role.OBJECT: Placeholder,
     Role.DICT: _Dict,
@@ -150,7 +158,12 @@ def _new_class(name: Name, role: Role) -> Any:
 
 
 def load_without_objects(
-    source: Callable[[], Any], pickles: Sequence[IO[bytes]], *, most: int, mmap: bool = False
+    source: Callable[[], Any],
+    pickles: Sequence[IO[bytes]],
+    *,
+    most: int,
+    mmap: bool = False,
+    stored: Mapping[bytes, int] | None = None,
 ) -> Any:
     """What ``torch.save`` wrote, on the CPU, with a placeholder for each object that torch does not create by itself.
 
@@ -162,14 +175,17 @@ def load_without_objects(
         pickles: the pickles in the file that hold objects. They are read first.
         most: the maximum number of operations of each.
         mmap: whether tensors are mapped into memory.
+        stored: the bytes of each storage in the file, by its key; None if they are not known.
 
     Raises:
-        NotReadable: as ``outline_pickle``, or if the pickles name too many classes or use them too often.
+        NotReadable: as ``outline_pickle``, if the pickles name too many classes or use them too often, or if a storage
+            is larger than its bytes, which torch does not check in all versions.
         Exception: what ``torch.load`` raises for other reasons.
     """
     outlines = [outline_pickle(stream, most) for stream in pickles]
     roles = {name: role for outline in outlines for name, role in outline.roles.items()}
     _check_amount(roles, outlines)
+    _check_storages(outlines, stored or {})
     classes: dict[Name, Any] = {}
     for name, role in roles.items():
         known = _known_as(name)
@@ -183,6 +199,13 @@ def _check_amount(roles: Mapping[Name, Role], outlines: Sequence[Outline]) -> No
     uses = sum(outline.uses for outline in outlines)
     if len(roles) > MOST_NAMES or len(roles) * uses > MOST_WORK:
         raise NotReadable(f"it holds {uses:,} objects of {len(roles):,} classes, which is too many")
+
+
+def _check_storages(outlines: Sequence[Outline], stored: Mapping[bytes, int]) -> None:
+    for (_, name), key, count in (storage for outline in outlines for storage in outline.storages):
+        size = count * ITEM_BYTES.get(name.removesuffix("Storage"), 1)
+        if not 0 <= size <= stored.get(key, size):
+            raise NotReadable(f"its storage {key!r} has {stored[key]:,} of {size:,} bytes", damaged=True)
 
 
 def _known_as(name: Name) -> Name:

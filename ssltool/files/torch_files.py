@@ -66,9 +66,9 @@ def load_dict(
         zipped, mappable = _check_kind(path, stream, wanted)
         source = functools.partial(_torch_path if zipped else _limited, path, stream)
         try:
-            pickles = _zipped_pickles(stream) if zipped else [_legacy_pickle(path, stream)]
+            pickles, stored = _zipped_pickles(stream) if zipped else ([_legacy_pickle(path, stream)], None)
             most = size_limit() // STEP_BYTES
-            contents = load_without_objects(source, pickles, most=most, mmap=mmap and mappable)
+            contents = load_without_objects(source, pickles, most=most, mmap=mmap and mappable, stored=stored)
         except SSLToolError:
             raise
         except Exception as error:  # torch.load may raise anything if the bytes are not a pickle
@@ -101,10 +101,14 @@ def _limited(path: str | os.PathLike[str], stream: IO[bytes]) -> _Limited:
     return _Limited(stream, path)
 
 
-def _zipped_pickles(stream: IO[bytes]) -> list[IO[bytes]]:
-    """The pickles with objects in a zip archive, in memory; their size has been checked."""
+def _zipped_pickles(stream: IO[bytes]) -> tuple[list[IO[bytes]], dict[bytes, int]]:
+    """The pickles with objects in a zip archive, in memory; their size has been checked. And the bytes of each storage,
+    by its key."""
     with zipfile.ZipFile(stream) as archive:
-        return [io.BytesIO(archive.read(name)) for name in archive.namelist() if name.endswith("data.pkl")]
+        storages = (entry for entry in archive.infolist() if "/data/" in entry.filename)
+        stored = {entry.filename.rpartition("/data/")[2].encode(): entry.file_size for entry in storages}
+        pickles = [io.BytesIO(archive.read(name)) for name in archive.namelist() if name.endswith("data.pkl")]
+    return [*pickles], stored
 
 
 def _legacy_pickle(path: str | os.PathLike[str], stream: IO[bytes]) -> IO[bytes]:

@@ -21,6 +21,7 @@ import torch
 from ssltool.data.strategies import read_numbers
 from ssltool.errors import SSLToolError, UsageError
 from ssltool.files.npy_files import read_npy, read_npz
+from ssltool.files.placeholders import ITEM_BYTES
 from ssltool.files.reading import decode, file_hash, matching, open_file, read_json, require, size_limit
 from ssltool.files.torch_files import load_dict
 from ssltool.reprs.readers import read_entries
@@ -181,6 +182,28 @@ def test_a_storage_that_is_larger_than_the_file_is_refused(tmp_path, zipped, mma
     else:
         path.write_bytes(grow(path.read_bytes()))
     refusal(path, lambda file: load_dict(file, mmap=mmap))
+
+
+def test_torch_has_no_storage_whose_size_is_not_known():
+    """The names and the sizes by which storages are checked are those of all storages of torch."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        kinds = [kind for name, kind in vars(torch).items() if name.endswith("Storage") and hasattr(kind, "dtype")]
+        sizes = {kind.__name__.removesuffix("Storage"): kind.dtype.itemsize for kind in kinds}
+    assert {name: ITEM_BYTES.get(name, 1) for name in sizes} == sizes and len(sizes) > 10
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.int32, torch.bool, torch.complex64])
+@pytest.mark.parametrize("mmap", [True, False])
+def test_a_storage_may_be_as_large_as_its_bytes_and_no_larger(tmp_path, dtype, mmap):
+    path = tmp_path / "a.pt"
+    torch.save({"a": torch.ones(1000).to(dtype), "view": torch.arange(60.0)[10:20], "none": torch.empty(0)}, path)
+    assert load_dict(path, mmap=mmap)["a"].dtype == dtype
+
+    def grow(name: str, data: bytes) -> bytes:
+        return data.replace(b"M\xe8\x03", b"M\xe9\x03") if name.endswith("data.pkl") else data
+
+    refusal(rewritten(path, tmp_path / "b.pt", grow), lambda file: load_dict(file, mmap=mmap))
 
 
 @pytest.mark.parametrize("zipped", [True, False])
