@@ -205,7 +205,7 @@ def _check_storages(outlines: Sequence[Outline], stored: Mapping[bytes, int]) ->
     for (_, name), key, count in (storage for outline in outlines for storage in outline.storages):
         size = count * ITEM_BYTES.get(name.removesuffix("Storage"), 1)
         if not 0 <= size <= stored.get(key, size):
-            raise NotReadable(f"its storage {key!r} has {stored[key]:,} of {size:,} bytes", damaged=True)
+            raise NotReadable(f"its storage {key!r} has {stored.get(key, 0):,} of {size:,} bytes", damaged=True)
 
 
 def _known_as(name: Name) -> Name:

@@ -154,7 +154,7 @@ def _network(model: str, settings: dict[str, Any]) -> nn.Module:
         for name in settings:
             if name not in taken:
                 raise TypeError(f"unexpected keyword argument '{name}'")
-    return network.to(torch.empty(0).device)  # get_default_device() is no meta device in torch 2.6
+    return network.to(torch.get_default_device())
 
 
 def _vit(model: str, image_size: int, settings: dict[str, Any]) -> ViT:
