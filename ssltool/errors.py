@@ -13,10 +13,11 @@ class SSLToolError(Exception):
     """An error that the user can fix. One line: what is wrong, what was found, what to do.
 
     The command line prints it after ``error:`` and exits with 1. After a ``resumable`` error, a run can go on from what
-    it has saved; other errors would come again.
+    it has saved; other errors would come again. ``on_all_ranks`` is set where every rank raises an error at this place.
     """
 
     resumable = False
+    on_all_ranks = False
 
 
 class UsageError(SSLToolError):

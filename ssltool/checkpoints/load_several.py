@@ -12,8 +12,10 @@ from ssltool.checkpoints.setting_names import SSLTOOL
 from ssltool.config import CheckpointsSettings, NetworkSettings
 from ssltool.data.detection import parse_type
 from ssltool.data.found import announce
-from ssltool.data.images import ImageSet, open_dataset
+from ssltool.data.images import ImageSet
 from ssltool.data.sample import sample_images
+from ssltool.training.open_images import open_images
+from ssltool.training.ranks import ALONE, Ranks
 
 C = TypeVar("C", bound=NetworkSettings)
 
@@ -25,11 +27,14 @@ def network_settings(config: CheckpointsSettings, path: str, cls: type[C]) -> C:
     return cls(**given, pretrained=path)
 
 
-def sampled_images(settings: NetworkSettings, config: CheckpointsSettings, first: Pretrained) -> ImageSet:
+def sampled_images(
+    settings: NetworkSettings, config: CheckpointsSettings, first: Pretrained, ranks: Ranks = ALONE
+) -> ImageSet:
     """The images that ``settings`` name, by default of the dataset of the network ``first``, at most ``config.sample``
-    of them: those of ``save-reprs --sample`` of that network, unless ``config`` has a seed."""
+    of them: those of ``save-reprs --sample`` of that network, unless ``config`` has a seed. All ``ranks`` call it."""
     settings = use_saved_dataset(settings, first.run)
-    images = open_dataset(settings, config.split or parse_type(settings.dataset_type)[1] or "train")
+    split = config.split or parse_type(settings.dataset_type)[1] or "train"
+    images = open_images(settings, split, ranks.from_main)
     announce(images)
     return sample_images(images, config.sample, first.run.seed if config.seed is None else config.seed)
 

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 
 from ssltool import seeds
-from ssltool.config import LabelledSettings
+from ssltool.config import DataSettings, LabelledSettings
 from ssltool.data.detection import parse_type
 from ssltool.data.images import ImageSet, open_dataset
 from ssltool.data.support import stratified_sample
 from ssltool.errors import SSLToolError, counted, first_names
 
+Open = Callable[[DataSettings, str], ImageSet]
+"""Opens the images of a split; by default ``open_dataset``."""
 
-def open_labelled(settings: LabelledSettings) -> tuple[ImageSet, ImageSet]:
+
+def open_labelled(settings: LabelledSettings, open_split: Open = open_dataset) -> tuple[ImageSet, ImageSet]:
     """The labelled train images, restricted by ``--idx-path`` and ``--labels-fraction``, and all labelled val images.
 
     The val images may have classes that the train images do not have; a note of the val images names them.
@@ -23,8 +27,8 @@ def open_labelled(settings: LabelledSettings) -> tuple[ImageSet, ImageSet]:
         SSLToolError: if a split has no labels, ``--dataset-type`` names a split, or no class is in both.
     """
     _check_no_split(settings)
-    train = _labelled(open_dataset(settings, "train"))
-    val = open_labelled_val(dataclasses.replace(settings, **train.rules.settings()))
+    train = _labelled(open_split(settings, "train"))
+    val = open_labelled_val(dataclasses.replace(settings, **train.rules.settings()), open_split)
     unseen = ~np.isin(val.labels, train.labels)
     if unseen.all():
         raise SSLToolError(
@@ -41,14 +45,14 @@ def open_labelled(settings: LabelledSettings) -> tuple[ImageSet, ImageSet]:
     return train, val
 
 
-def open_labelled_val(settings: LabelledSettings) -> ImageSet:
+def open_labelled_val(settings: LabelledSettings, open_split: Open = open_dataset) -> ImageSet:
     """All labelled val images.
 
     Raises:
         SSLToolError: if they have no labels, or ``--dataset-type`` names a split.
     """
     name = _check_no_split(settings)
-    return _labelled(open_dataset(dataclasses.replace(settings, dataset_type=name, idx_path=None), "val"))
+    return _labelled(open_split(dataclasses.replace(settings, dataset_type=name, idx_path=None), "val"))
 
 
 def hold_out(labels: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -44,6 +44,7 @@ from ssltool.training.classification import Accuracy
 from ssltool.training.classifier_setup import ClassifierLoop, build_classifier, classifier_setup, training_state
 from ssltool.training.device import autocast, pick_device
 from ssltool.training.launch import worker_count
+from ssltool.training.open_images import open_images
 from ssltool.training.restore import OTHER
 from ssltool.training.schedule import rates_at
 from ssltool.training.setup import TrainingSetup
@@ -73,7 +74,8 @@ def run(config: FinetuneConfig) -> Record:
     config.check()
     device = pick_device(config, local_rank=distributed.local_rank())
     with distributed.process_group(device, "auto") as shard:
-        config, network, images = distributed.open_on_ranks(lambda settings: _open(settings, device), config)
+        with distributed.raise_on_all_ranks():
+            config, network, images = _open(config, device)
         name = default_run_name("finetune", config)
         numbered = with_number(config, name)
         folder = RunFolder(run_path(numbered, name), "finetune", is_new=numbered is not config)
@@ -87,7 +89,7 @@ def _open(
     """``config`` with the dataset, the network, and the train and val images with the number of their classes."""
     network = load_pretrained(config, device, ranks=True).with_finite_weights()
     given, config = config, use_saved_dataset(config, network.run)
-    opened = open_labelled(dataclasses.replace(config, labels_fraction=1.0))
+    opened = open_labelled(dataclasses.replace(config, labels_fraction=1.0), open_images)
     note_changed_images(network, given, opened[0])
     images = compact(*opened)
     network.refuse_unused_flags(images[1].image_size, crops=True)

@@ -19,7 +19,7 @@ from ssltool.checkpoints.load import Pretrained, load_pretrained, use_saved_data
 from ssltool.config import SaveReprsConfig
 from ssltool.data.detection import splits_of
 from ssltool.data.found import announce, record_of
-from ssltool.data.images import ImageSet, open_dataset
+from ssltool.data.images import ImageSet
 from ssltool.data.loader import killed_workers
 from ssltool.data.sample import sample_images
 from ssltool.data.shard import Shard
@@ -32,7 +32,9 @@ from ssltool.runs.resume import note_changed_images
 from ssltool.settings import Record
 from ssltool.training import distributed
 from ssltool.training.device import pick_device
+from ssltool.training.open_images import open_images
 from ssltool.training.progress import Progress, info
+from ssltool.training.separate_ranks import SeparateRanks
 from ssltool.training.signals import StopRequest
 
 
@@ -48,15 +50,11 @@ def run(config: SaveReprsConfig) -> list[Record]:
         Interrupted: after SIGTERM, SIGINT or SIGUSR1; another call with the same settings continues.
     """
     config.check()
-    with distributed.separate_ranks() as agreed:
-        return _run(config, distributed.shard_from_env(), agreed)
+    with distributed.separate_ranks() as ranks:
+        return _run(config, distributed.shard_from_env(), ranks)
 
 
-Agreed = Callable[[int], int]
-"""Gives the number of the signal that any rank got, by that of this rank; see ``distributed.separate_ranks``."""
-
-
-def _run(config: SaveReprsConfig, shard: Shard, agreed: Agreed) -> list[Record]:
+def _run(config: SaveReprsConfig, shard: Shard, ranks: SeparateRanks) -> list[Record]:
     if config.download and shard.world > 1:
         raise SSLToolError("--download under torchrun would download once per rank; download in one process first")
     formats.check(config.format)
@@ -71,7 +69,7 @@ def _run(config: SaveReprsConfig, shard: Shard, agreed: Agreed) -> list[Record]:
     for split in splits:
         settings = all_images if split != "train" and train_only else config
         rules = opened[0].rules.settings() if opened else {}
-        opened.append(open_dataset(dataclasses.replace(settings, **rules), split))
+        opened.append(open_images(dataclasses.replace(settings, **rules), split, ranks.from_rank_zero))
         if split == "train":
             note_changed_images(network, given, opened[-1])
     network.refuse_unused_flags(*(images.image_size for images in opened), crops=config.views is not None)
@@ -85,7 +83,7 @@ def _run(config: SaveReprsConfig, shard: Shard, agreed: Agreed) -> list[Record]:
         # Partial files are removed at the end: if the second split is stopped, the first one is not computed again.
 
         def stopped() -> int:
-            return agreed(stop.number)
+            return ranks.agreed(stop.number)
 
         partial = [_save(p, path, shard, config, stopped, files) for p, path in zip(extractions, paths, strict=True)]
         for file in partial:

@@ -6,7 +6,6 @@ that of the mean loss over all ranks, as DistributedDataParallel's gradient aver
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import io
 import pickle
@@ -20,7 +19,6 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import PrefixStore, rendezvous  # type: ignore[attr-defined]
 
-from ssltool.config import DataSettings
 from ssltool.data.shard import Shard
 from ssltool.errors import AnotherRankFailed, SSLToolError, UsageError, first_line
 from ssltool.training.ending import ending, ending_together
@@ -35,9 +33,9 @@ from ssltool.training.launch import (
 from ssltool.training.peers import Peers, common_name
 from ssltool.training.progress import info, is_quiet, quiet, stdout_to_stderr
 from ssltool.training.ranks import ALONE, Ranks
+from ssltool.training.separate_ranks import ConnectedRanks, SeparateRanks
 
 T = TypeVar("T")
-D = TypeVar("D", bound=DataSettings)
 F = TypeVar("F", bound=Callable[..., None])
 
 CPU = torch.device("cpu")
@@ -80,18 +78,17 @@ def process_group(device: torch.device, backend: str) -> Iterator[Shard]:
 
 
 @contextmanager
-def separate_ranks() -> Iterator[Callable[[int], int]]:
-    """Context manager for ranks that exchange nothing but that one has failed or was stopped; all then end.
+def separate_ranks() -> Iterator[SeparateRanks]:
+    """Context manager for ranks that work without collectives; if one fails or is stopped, all end.
 
-    Yields a function to call often, with the number of the signal that this rank got, or 0. It returns the number that
-    any rank got, and raises ``SSLToolError`` if another rank failed or is gone. Rank 0 waits until all are done. One
-    process, and ranks without an address where they meet, are on their own.
+    Rank 0 waits until all are done. One process, and ranks without an address where they meet, are on their own.
     """
     if not under_torchrun() or dist.is_initialized() or not has_address():
-        yield lambda number: number
+        yield SeparateRanks()
         return
-    with ending_together(_meet()[1]) as agreed:
-        yield agreed
+    store, peers = _meet()
+    with ending_together(peers):
+        yield ConnectedRanks(peers, store, launch().world)
 
 
 JOIN_SECONDS = 600.0
@@ -231,7 +228,8 @@ def broadcast(tensor: Tensor) -> Tensor:
 @contextmanager
 def raise_on_all_ranks(device: torch.device = CPU) -> Iterator[None]:
     """Context manager that raises an error on all ranks if one rank raises an ``SSLToolError``, to avoid deadlocks. The
-    ranks exchange a flag on ``device``.
+    ranks exchange a flag on ``device``. The blocks may be nested: the flag of a rank that fails outside of an inner
+    block answers those of the ranks inside. What a block raises must leave the outer ones, too.
 
     Raises:
         SSLToolError: that of the first rank that failed; on the others ``AnotherRankFailed``.
@@ -240,6 +238,8 @@ def raise_on_all_ranks(device: torch.device = CPU) -> Iterator[None]:
     try:
         yield
     except SSLToolError as error:
+        if error.on_all_ranks:
+            raise
         failure = error
     if not dist.is_initialized():
         if failure:
@@ -250,7 +250,9 @@ def raise_on_all_ranks(device: torch.device = CPU) -> Iterator[None]:
     found = all_reduce_max(of_failure, device)
     if found:
         first, code, resumable = world - found // 4, 1 + found % 2, found % 4 > 1
-        raise failure if failure and first == rank else AnotherRankFailed(code=code, resumable=resumable)
+        raised = failure if failure and first == rank else AnotherRankFailed(code=code, resumable=resumable)
+        raised.on_all_ranks = True
+        raise raised
 
 
 def by_rank_zero(write: F) -> F:
@@ -285,17 +287,6 @@ def from_rank_zero(make: Callable[[], T]) -> T:
         dist.broadcast_object_list(found, 0, device=CPU)
     result: T = found[0]
     return result
-
-
-def open_on_ranks(open_data: Callable[[D], T], settings: D) -> T:
-    """``open_data(settings)`` on each rank; an ``SSLToolError`` of one rank is raised on all. With ``--download``
-    rank 0 is the first, and the only one that downloads."""
-    opened: list[T] = []
-    for downloads in (True, False) if settings.download else (None,):
-        with raise_on_all_ranks():
-            if downloads is None or downloads is is_main():
-                opened.append(open_data(dataclasses.replace(settings, download=downloads is True)))
-    return opened[0]
 
 
 @contextmanager

@@ -34,25 +34,17 @@ def ending(peers: Peers, leave: Callable[[], object] = lambda: None) -> Iterator
 
 
 @contextmanager
-def ending_together(peers: Peers) -> Iterator[Callable[[int], int]]:
+def ending_together(peers: Peers) -> Iterator[None]:
     """Context manager for ranks without collectives, as ``distributed.separate_ranks``."""
-
-    def agreed(number: int) -> int:
-        if peers.noticed is not None:
-            raise _of_rank(peers.noticed, peers)
-        if number and not peers.signal:
-            peers.stop(number)
-        return number or peers.signal
-
     peers.listens = True
     with _heard(peers), ending(peers):
         stopped: Interrupted | None = None
         try:
-            yield agreed
+            yield
         except Interrupted as interrupted:
             stopped = interrupted
         if peers.rank == 0:
-            _wait_for_others(peers, agreed)
+            _wait_for_others(peers)
             if peers.signal and stopped is None:
                 stopped = Interrupted(peers.signal, "the rows of rank 0")
         elif stopped is not None and (failure := peers.find()):  # a launcher stops the ranks that are left
@@ -72,10 +64,23 @@ def _heard(peers: Peers) -> Iterator[None]:
         raise
 
 
-def _wait_for_others(peers: Peers, agreed: Callable[[int], int]) -> None:
+def agreed_signal(peers: Peers, number: int) -> int:
+    """The number of the signal that any rank got, or 0; ``number`` is that of this rank.
+
+    Raises:
+        SSLToolError: if another rank failed or is gone.
+    """
+    if peers.noticed is not None:
+        raise _of_rank(peers.noticed, peers)
+    if number and not peers.signal:
+        peers.stop(number)
+    return number or peers.signal
+
+
+def _wait_for_others(peers: Peers) -> None:
     with StopRequest() as stop:
         while not peers.are_done():
-            if agreed(stop.number):
+            if agreed_signal(peers, stop.number):
                 peers.doubt()
             time.sleep(0.1)
 

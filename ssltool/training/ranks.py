@@ -27,7 +27,7 @@ class Ranks:
 
     def same_errors(self) -> AbstractContextManager[None]:
         """Context manager in which an ``SSLToolError`` of one rank is raised on all. No rank waits for another one
-        inside."""
+        inside, except in ``from_main``."""
         return nullcontext()
 
     def from_main(self, compute: Callable[[], T]) -> T:

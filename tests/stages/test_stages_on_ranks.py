@@ -35,7 +35,7 @@ from pathlib import Path
 import torch
 
 from ssltool import config
-from ssltool.data import loader
+from ssltool.data import images, loader
 from ssltool.errors import Interrupted, SSLToolError
 from ssltool.stages import finetune, lincls, scan
 from ssltool.training import distributed
@@ -47,7 +47,16 @@ STAGES = {
     "finetune": (finetune.run, config.FinetuneConfig),
     "scan": (scan.run, config.ScanConfig),
 }
-update, read = Progress.update, loader.Loader._gather
+update, read, read_layout = Progress.update, loader.Loader._gather, images._read
+listings = []
+
+
+def listed(name, *args):
+    listings.append(name)
+    return read_layout(name, *args)
+
+
+images._read = listed
 
 
 def unreadable(loader, rows):
@@ -79,6 +88,7 @@ folder = Path(sys.argv[1])
 with distributed.process_group(torch.device("cpu"), "auto") as shard:
     found = [ran(shard.rank, *one) for one in json.loads((folder / "runs.json").read_text())]
 (folder / f"rank{shard.rank}.json").write_text(json.dumps(found))
+(folder / f"listings{shard.rank}.json").write_text(json.dumps(listings))
 '''
 
 
@@ -226,6 +236,11 @@ def test_error_on_one_rank_ends_both_and_leaves_no_run(finished, name):
     first, second = results[name]
     assert "another rank" in first["error"] and "unreadable here" in second["error"]
     assert not (folder / "two" / name).exists()
+
+
+def test_rank_0_lists_the_images_for_both(finished):
+    first, second = (json.loads((finished[0] / f"listings{rank}.json").read_text()) for rank in range(2))
+    assert {*first} == {"imagenet"} and not second
 
 
 @pytest.mark.parametrize("name", ["tuning by 15", "clustering by 15"])

@@ -35,6 +35,7 @@ from ssltool.settings import Record
 from ssltool.stages.collapse.networks import Network, pass_images
 from ssltool.training import distributed
 from ssltool.training.device import pick_device
+from ssltool.training.ranks import Ranks
 
 UNTRAINED, PREVIOUS, TEACHER = "untrained", "previous", "teacher_network"
 COMPARISONS = (UNTRAINED, PREVIOUS, TEACHER)
@@ -70,7 +71,7 @@ def run(config: CollapseLayersConfig) -> Record:
     with distributed.measuring_ranks() as ranks:
         with ranks.same_errors():
             device = pick_device(config, local_rank=distributed.local_rank())
-            loaded, images = _load(config, device)
+            loaded, images = _load(config, device, ranks)
             networks = _networks(loaded, config, images, device)
         passed = {id(one): one for network in networks for one in (network, *network.references.values())}
         pass_images(list(passed.values()), images, config.batch_size, device, config.workers, ranks)
@@ -112,7 +113,9 @@ def _checkpoint(path: str) -> str:
     return str(newest) if newest.is_file() else path
 
 
-def _load(config: CollapseLayersConfig, device: torch.device) -> tuple[list[tuple[str, Pretrained]], ImageSet]:
+def _load(
+    config: CollapseLayersConfig, device: torch.device, ranks: Ranks
+) -> tuple[list[tuple[str, Pretrained]], ImageSet]:
     """The networks with their paths, those of one run in the order of their epochs, and the images that all of them are
     measured on: those of the first path."""
     paths = [_checkpoint(path) for path in config.files]
@@ -123,7 +126,7 @@ def _load(config: CollapseLayersConfig, device: torch.device) -> tuple[list[tupl
     for one in settings:
         network = load_pretrained(one, device, ranks=True)
         networks.append(network.with_finite_weights(list(network.method.measured_layers)[-1]))
-    images = sampled_images(settings[0], config, networks[0])
+    images = sampled_images(settings[0], config, networks[0], ranks)
     if len(images) < 2:
         raise SSLToolError(f"{images.name} {images.split}: a spectrum requires at least 2 images; found {len(images)}")
     for network in networks:

@@ -64,7 +64,7 @@ def diagnose_checkpoints(paths: Sequence[str], config: DiagnoseConfig, ranks: Ra
         device = pick_device(config, local_rank=distributed.local_rank())
         settings = [network_settings(config, path, SaveReprsConfig) for path in paths]
         networks = [load_pretrained(one, device, ranks=True) for one in settings]
-        images = sampled_images(settings[0], config, networks[0])
+        images = sampled_images(settings[0], config, networks[0], ranks)
         order, known = order_of_epochs([network.origin["epoch"] for network in networks])
         random = dataclasses.replace(settings[0], random=True)
         untrained = load_pretrained(random, device, seed=config.seed, ranks=True)

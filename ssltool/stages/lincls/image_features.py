@@ -25,6 +25,7 @@ from ssltool.stages.lincls.linear_heads import Batches
 from ssltool.training import distributed
 from ssltool.training.classification import epoch_order
 from ssltool.training.launch import worker_count
+from ssltool.training.open_images import open_images
 
 EVAL_BATCH_SIZE = 256
 """Images in a batch for evaluation."""
@@ -48,7 +49,7 @@ class ImageFeatures(FeatureSource):
         self.width = network.method.backbone_dim
         train: ImageSet | None = None
         if known is None:
-            train, val = open_labelled(config)
+            train, val = open_labelled(config, open_images)
             note_changed_images(network, given, train)
             network.refuse_unused_flags(val.image_size, crops=True)
             resolved = train.rules.settings() | network.preprocessing.settings()
@@ -56,7 +57,7 @@ class ImageFeatures(FeatureSource):
             self.classes, self.names, self.notes = np.unique(train.labels), _names(train), ()
             labels = val.labels
         else:
-            val = open_labelled_val(config)
+            val = open_labelled_val(config, open_images)
             matched = match_classes(known, Labels("val", torch.from_numpy(val.labels), _names(val)), config.labels_by)
             self.classes, self.names, self.notes = known.numbers.numpy(), known.names, matched.notes
             labels = matched.numbers.numpy()

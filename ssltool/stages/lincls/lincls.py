@@ -79,7 +79,8 @@ def _open(config: LinclsConfig, device: torch.device, shard: Shard, probe: Probe
     known = None if probe is None else Labels("the probe", probe.classes, probe.names)
     if config.reprs is not None:
         return SavedFeatures(config, device, shard, known)
-    return distributed.open_on_ranks(lambda settings: ImageFeatures(settings, device, shard, known), config)
+    with distributed.raise_on_all_ranks():
+        return ImageFeatures(config, device, shard, known)
 
 
 def _announce(source: FeatureSource) -> None:

@@ -28,7 +28,8 @@ from ssltool.models.family import SMALL_IMAGE
 from ssltool.runs.folder import SHARDS
 from ssltool.runs.resume import check_images, find_resumed
 from ssltool.stages.pretrain.recipe import given_options, resumed_options
-from ssltool.training.distributed import from_rank_zero, raise_on_all_ranks, rank_zero_info
+from ssltool.training.distributed import rank_zero_info
+from ssltool.training.open_images import open_on_ranks
 from ssltool.training.setup import DEFAULT_SIZE, TrainingSetup
 
 MIN_PROBE, MAX_PROBE = MIN_IMAGES, 2048
@@ -55,9 +56,8 @@ def prepare(config: PretrainConfig, native_precision: str = "fp32") -> TrainingS
         UsageError: for settings that contradict each other.
         SSLToolError: for anything else that would stop the run later: a bad order, a chunk smaller than a batch, ...
     """
-    with raise_on_all_ranks():  # before rank 0 lists the images for all
-        config, options, resumed, path = _before_images(config, native_precision)
-    images = _open_on_ranks(config, path)
+    config, options, resumed, path = _before_images(config, native_precision)
+    images = open_on_ranks(lambda own: _open(own, path), config)
     if resumed is not None and path is not None:
         check_images(resumed.settings, path, images)
     if len(images) < 2:
@@ -108,19 +108,6 @@ def _before_images(
     if config.precision == AUTO:
         config = dataclasses.replace(config, precision=native_precision)
     return config, resumed_options(config, resumed), resumed, path
-
-
-def _open_on_ranks(config: PretrainConfig, resumed_from: Path | None) -> ImageSet:
-    """The training images. Rank 0 lists the files and sends the list to the other ranks; images in memory or in a cache
-    are opened by each rank."""
-    own: list[ImageSet] = []
-
-    def list_files() -> ImageSet | None:
-        own.append(_open(config, resumed_from))
-        return own[0] if own[0].paths is not None and own[0].cached is None else None
-
-    listed = from_rank_zero(list_files)
-    return listed or (own[0] if own else _open(config, resumed_from))
 
 
 def _open(config: PretrainConfig, resumed_from: Path | None) -> ImageSet:

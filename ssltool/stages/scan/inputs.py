@@ -1,4 +1,4 @@
-"""The inputs of SCAN's steps: network, images and representations, each opened on first use."""
+"""The inputs of SCAN's steps: network, images and representations, each opened on first use, by all ranks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 from ssltool.checkpoints.load import Pretrained, load_pretrained, use_saved_dataset
 from ssltool.config import SaveReprsConfig, ScanConfig
 from ssltool.data.detection import has_split, layout_of
-from ssltool.data.images import ImageSet, open_dataset
+from ssltool.data.images import ImageSet
 from ssltool.data.loader import Loader
 from ssltool.data.shard import Shard
 from ssltool.errors import SSLToolError
@@ -26,6 +26,7 @@ from ssltool.runs.resume import note_changed_images
 from ssltool.settings import Settings
 from ssltool.stages.scan.mining import NeighbourTable, mine
 from ssltool.training.launch import worker_count
+from ssltool.training.open_images import open_images
 
 VAL_NEIGHBOURS = 5
 """Neighbours of each val image in the validation loss of clustering, as in the authors' code."""
@@ -70,7 +71,7 @@ class Inputs:
     @functools.cached_property
     def train(self) -> ImageSet:
         """The images to cluster."""
-        images = open_dataset(self.data_config, "train")
+        images = open_images(self.data_config, "train")
         note_changed_images(self.network, self.config, images)
         if self.config.step == "mine":
             self.network.refuse_unused_flags(images.image_size, crops=False)
@@ -84,7 +85,7 @@ class Inputs:
         if not has_split(c, "val"):
             return self.train
         rules = self.train.rules.settings()
-        return open_dataset(dataclasses.replace(c, dataset_type=name, idx_path=None, **rules), "val")
+        return open_images(dataclasses.replace(c, dataset_type=name, idx_path=None, **rules), "val")
 
     @property
     def val(self) -> ImageSet | None:

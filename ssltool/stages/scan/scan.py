@@ -100,7 +100,8 @@ class _Scan:
     def run(self) -> Record:
         """Runs the requested steps in order."""
         with self.folder.locked():
-            distributed.open_on_ranks(self._check, self.config)
+            with distributed.raise_on_all_ranks():
+                self._check()
             self._claim()
             announce(*self.inputs.opened)
             return self._run()
@@ -123,10 +124,9 @@ class _Scan:
         found = [record_of(images) for images in self.inputs.opened]
         return {"steps": self.results, "found": found, "run": str(self.folder.path)}
 
-    def _check(self, config: ScanConfig) -> None:
-        """Checks everything that can be checked before a file is written, and opens the images with ``config``."""
+    def _check(self) -> None:
+        """Checks everything that can be checked before a file is written, and opens the images."""
         c, first = self.config, self.steps[0]
-        self.inputs.config = config
         self.folder.refuse_if_taken(overwrite=False, resumed_from=self.outputs["mine"])  # another stage's results
         existing = [path for path in self._files() if path.exists()]
         if existing and not (c.overwrite or c.resume):
@@ -145,9 +145,9 @@ class _Scan:
         if c.kmeans or "cluster" in self.steps:
             self.inputs.cluster_count(self.inputs.train_reprs.targets.numpy() if c.reprs else self.inputs.train.labels)
         self._check_batches()
-        self._check_files()
         if {*BATCH_FLAGS} & {*self.steps} or (c.kmeans and not c.reprs):
             _ = self.inputs.evaluation
+        self._check_files()
 
     def _check_batches(self) -> None:
         """Checks that the number of ranks divides the batches."""

@@ -1,0 +1,120 @@
+"""Rank 0 lists the images of all ranks."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from fork_server import run_ranks
+from PIL import Image
+
+from ssltool.config import DataSettings
+from ssltool.training.open_images import open_images
+
+PROGRAM = '''
+"""Opens images in several ways on this rank, and notes what it opened itself."""
+
+import json
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+
+import torch
+
+from ssltool.config import DataSettings
+from ssltool.errors import SSLToolError
+from ssltool.training import distributed, open_images
+
+folder, kind = Path(sys.argv[1]), sys.argv[2]
+opened = []
+open_dataset = open_images.open_dataset
+
+
+def counting(settings, split):
+    opened.append(settings.download)
+    return open_dataset(settings, split)
+
+
+def opening(name, **settings):
+    """What this rank opened itself, and the images or the error that it got."""
+    opened.clear()
+    found = {}
+    try:
+        images = open_images.open_images(DataSettings(data=str(folder / name), **settings), "train", from_rank_zero)
+        found = {"files": images.files, "labels": images.labels.tolist(), "fingerprint": images.fingerprint}
+    except SSLToolError as error:
+        found["error"] = str(error)
+    return found | {"opened": list(opened)}
+
+
+group = distributed.process_group(torch.device("cpu"), "gloo") if kind == "group" else distributed.separate_ranks()
+open_images.open_dataset = counting
+with group as ranks:
+    here = distributed.shard_from_env()
+    from_rank_zero = distributed.from_rank_zero if kind == "group" else ranks.from_rank_zero
+    found = {name: opening(name) for name in ("small", "large", "images.npy")}
+    open_images.open_dataset = lambda settings, split: opened.append(settings.download) or open_dataset(DataSettings(
+        data=settings.data), split)
+    found["downloaded"] = opening("images.npy", download=True)
+    open_images.open_dataset = counting
+    if kind == "group":
+        found["missing"] = opening("missing")
+        try:
+            with distributed.raise_on_all_ranks():
+                if here.rank == 1:
+                    raise SSLToolError("only here")
+                with distributed.raise_on_all_ranks():
+                    open_images.open_images(DataSettings(data=str(folder / "large")), "train")
+        except SSLToolError as error:
+            found["before"] = str(error)
+        found["at last"] = opening("large")
+Path(folder, f"{kind}{here.rank}.json").write_text(json.dumps(found))
+'''
+
+
+@pytest.fixture(scope="module", params=["group", "separate"])
+def ranks(request, tmp_path_factory, server, shades):
+    """What each of three ranks opened, in a process group or connected by their store alone, and the folder."""
+    folder = tmp_path_factory.mktemp("images")
+    shutil.copytree(shades, folder / "small")
+    for split in ("train", "val"):  # of two sizes, so that they are not in memory
+        for number, side in enumerate((120, 140)):
+            (folder / "large" / split / "all").mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (side, side), (number, 0, 0)).save(folder / "large" / split / "all" / f"{number}.png")
+    np.save(folder / "images.npy", np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3), np.uint8))
+    (folder / "program.py").write_text(PROGRAM)
+    ran = run_ranks(server, folder / "program.py", folder, request.param, ranks=3)
+    assert ran.returncode == 0, ran.stderr
+    return folder, [json.loads((folder / f"{request.param}{rank}.json").read_text()) for rank in range(3)]
+
+
+def test_rank_0_alone_lists_image_files(ranks):
+    folder, found = ranks
+    for name in ("small", "large"):
+        alone = open_images(DataSettings(data=str(folder / name)), "train")
+        assert (alone.images is None) == (name == "large")
+        for rank, one in enumerate(found):
+            assert one[name]["opened"] == [False] * (rank == 0), name
+            assert one[name]["files"] == [*(alone.files or ())]
+            assert one[name]["labels"] == alone.labels.tolist()
+            assert one[name]["fingerprint"] == alone.fingerprint
+
+
+def test_each_rank_opens_images_in_memory(ranks):
+    assert [one["images.npy"]["opened"] for one in ranks[1]] == [[False]] * 3
+    assert len({one["images.npy"]["fingerprint"] for one in ranks[1]}) == 1
+
+
+def test_rank_0_alone_downloads(ranks):
+    assert [one["downloaded"]["opened"] for one in ranks[1]] == [[True], [False], [False]]
+
+
+@pytest.mark.parametrize("ranks", ["group"], indirect=True)
+def test_error_before_or_while_rank_0_lists_is_raised_on_all_ranks(ranks):
+    first, *others = (one["missing"]["error"] for one in ranks[1])
+    assert "missing" in first and all("another rank" in error for error in others)
+    assert ["only here" in one["before"] for one in ranks[1]] == [False, True, False]
+    assert all("another rank" in ranks[1][rank]["before"] for rank in (0, 2))
+    assert len({str(one["at last"]["files"]) for one in ranks[1]}) == 1  # they are still in step
