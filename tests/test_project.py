@@ -78,7 +78,7 @@ def test_continuous_integration_runs_an_executable_on_the_oldest_python(metadata
     assert pythons(metadata)[0] in versions
     assert set(versions) <= set(pythons(metadata))
     assert [step["run"] for step in workflow["jobs"]["check"]["steps"] if "run" in step] == [".ci/run"]
-    assert workflow[True].keys() == {"push", "pull_request"}  # YAML 1.1 reads "on" as a truth value
+    assert workflow[True].keys() >= {"push", "pull_request"}  # YAML 1.1 reads "on" as a truth value
 
 
 def test_what_continuous_integration_makes_is_in_the_makefile(workflow):

@@ -23,8 +23,8 @@ STUDY = Path(__file__).parents[1] / "pipelines" / "study"
 
 
 sys.path.insert(0, str(STUDY))  # the scripts import each other by name, as they do when they are run
-design, estimates, gather, prepare, report, results, run = map(
-    importlib.import_module, ("design", "estimates", "gather", "prepare", "report", "results", "run")
+design, estimates, figures, gather, prepare, report, results, run = map(
+    importlib.import_module, ("design", "estimates", "figures", "gather", "prepare", "report", "results", "run")
 )
 sys.path.remove(str(STUDY))
 
@@ -166,6 +166,17 @@ def test_the_report_finds_the_effect_that_is_there_and_no_other(table_of_results
         assert (table["p (Holm)"] > 0.001).all() and not table["paper"].isin(("same", "opposite")).any()
     ((_, methods),) = report.question_6(table_of_results)
     assert len(methods) == 8 * 3 and methods["method"].nunique() == 8
+
+
+def test_each_figure_is_drawn_from_the_results_of_its_part(table_of_results, tmp_path, monkeypatch):
+    rows = table_of_results.assign(m_auc=0.8, m_loss=-0.9)
+    monkeypatch.setattr(figures, "read", lambda path: rows[rows["part"].isin(("1a", "6"))])
+    monkeypatch.setattr(sys, "argv", ["figures.py", "study.csv", str(tmp_path)])
+    figures.main()
+    assert {path.stem for path in tmp_path.glob("*.svg")} == {"study-plane", "study-forecast", "study-methods"}
+    for name in set(figures.FIGURES) - {"plane", "forecast", "methods"}:
+        figures.FIGURES[name][0](rows, str(tmp_path / f"{name}.svg"))
+        assert (tmp_path / f"{name}.svg").stat().st_size > 5000
 
 
 def test_an_early_sign_is_counted_in_steps_before_the_accuracy(table_of_results):

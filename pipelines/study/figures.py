@@ -6,11 +6,13 @@ Each figure is drawn if the table has its runs.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 from matplotlib.axes import Axes
-from results import last, read, simsiam_iid
+from report import compared, of_methods, of_settings
+from results import OUTCOMES, last, read, simsiam_iid
 
 from ssltool.viz.style import COLOURS, MARKERS, figure_style, light_grid, log_scale, plt, save_figure
 
@@ -24,8 +26,10 @@ ORDERS = ("iid", "current", "replay", "accumulate", "last", "hybrid4", "hybrid8"
 
 
 def plane(rows: pd.DataFrame, path: str) -> None:
-    """Measures by the number of images, a line for each width; dots are seeds, dashed lines the untrained networks."""
+    """Measures by the number of images, a line for each width; dots are seeds, dashed lines the untrained networks, and
+    crosses the supervised ones."""
     runs, untrained = simsiam_iid(last(rows)), simsiam_iid(rows[rows["epoch"] == 0])
+    supervised = last(rows[rows["method"] == "supervised"])
     figure, axes = plt.subplots(1, len(PANELS), figsize=(14, 3.6), layout="constrained")
     for axis, (name, title) in zip(axes, PANELS.items(), strict=True):
         for i, (width, group) in enumerate(runs.groupby("width")):
@@ -34,12 +38,15 @@ def plane(rows: pd.DataFrame, path: str) -> None:
             axis.plot(group["images"], group[name], ".", color=COLOURS[i], markersize=3)
             before = untrained.loc[untrained["width"] == width, name].mean()
             axis.axhline(before, color=COLOURS[i], linestyle="--", linewidth=0.8)
+            labels = supervised[supervised["width"] == width]
+            axis.plot(labels["images"], labels[name], "x", color=COLOURS[i])
         finish(axis, title)
         log_scale(axis, "x")
         axis.set_xlabel("train images, equal number of steps")
     for axis in axes[[0, 2]]:
         log_scale(axis, "y")
-    axes[-1].legend(title="dashed: untrained")
+    handles = axes[-1].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside right center", title="dashed: untrained\ncrosses: supervised")
     save_figure(figure, path)
 
 
@@ -79,10 +86,75 @@ def forecast(rows: pd.DataFrame, path: str) -> None:
     save_figure(figure, path)
 
 
+def settings(rows: pd.DataFrame, path: str) -> None:
+    """The effect of each setting of question 3, and below them that of the images."""
+    changed, images = of_settings(rows)
+    tables = [compared(changed), compared(images).assign(setting=lambda t: t["images"] + " images")]
+    effects(pd.concat(tables), "setting", path)
+
+
+def methods(rows: pd.DataFrame, path: str) -> None:
+    """The effect of the images in each method of question 6."""
+    effects(compared(of_methods(rows)), "method", path)
+
+
+def effects(table: pd.DataFrame, by: str, path: str) -> None:
+    """The differences of ``report.compared`` with their intervals, a line for each value of ``by``. The grey band has
+    the effects that are too small to count."""
+    names = list(dict.fromkeys(table[by]))
+    figure, axes = plt.subplots(
+        1, len(OUTCOMES), figsize=(11, 1.2 + 0.32 * len(names)), sharey=True, layout="constrained"
+    )
+    for axis, (counts, outcome) in zip(axes, OUTCOMES.values(), strict=True):
+        for place, name in enumerate(names):
+            (one,) = table.loc[(table["outcome"] == outcome) & (table[by] == name), "difference"]
+            axis.plot([one.low, one.high], [place, place], color=COLOURS[0])
+            axis.plot(one.value, place, "o", color=COLOURS[0])
+        axis.axvspan(-counts, counts, color="0.9", zorder=0)
+        axis.axvline(0, color="black", linewidth=0.8)
+        finish(axis, outcome)
+        axis.set_xlabel("difference")
+    axes[0].set_yticks(range(len(names)), names)
+    axes[0].invert_yaxis()
+    save_figure(figure, path)
+
+
+def early(rows: pd.DataFrame, path: str) -> None:
+    """What the own monitor saw in the runs of width 4 with all images that were expected to collapse, and in those
+    with the usual settings; a line for each run."""
+    runs = rows[
+        (rows["epoch"] > 0) & (rows["part"].isin(("1a", "5"))) & (rows["width"] == 4) & (rows["images"] == 60000)
+    ]
+    runs = runs.assign(setting=runs["run"].str.extract(r"^5-(.+)-w")[0].fillna("usual settings"))
+    panels = {"m_knn": "kNN accuracy of the monitor", "m_effective_rank": "effective rank", "m_auc": "AUC"}
+    figure, axes = plt.subplots(1, len(panels), figsize=(11, 3.6), layout="constrained")
+    for axis, (column, title) in zip(axes, panels.items(), strict=True):
+        for i, (setting, group) in enumerate(runs.groupby("setting", sort=False)):
+            for number, (_, run) in enumerate(group.groupby("run")):
+                style = {"color": COLOURS[i], "marker": MARKERS[i], "markersize": 3}
+                axis.plot(run["epoch"] * run["steps_per_epoch"], run[column], label=setting * (number == 0), **style)
+        finish(axis, title)
+        axis.set_xlabel("steps")
+    log_scale(axes[1], "y")
+    axes[-1].legend(fontsize=7)
+    save_figure(figure, path)
+
+
 def finish(axis: Axes, title: str) -> None:
     """A title, and a light grid."""
     axis.set_title(title)
     light_grid(axis)
+
+
+FIGURES: dict[str, tuple[Callable[[pd.DataFrame, str], None], str]] = {
+    "plane": (plane, "1a"),
+    "orders": (orders, "2"),
+    "settings": (settings, "3"),
+    "forecast": (forecast, "1a"),
+    "early": (early, "5"),
+    "methods": (methods, "6"),
+}
+"""How each figure is drawn, and the part of the runs that it needs."""
 
 
 def main() -> None:
@@ -92,7 +164,7 @@ def main() -> None:
     rows, folder = read(Path(sys.argv[1])), Path(sys.argv[2])
     parts = set(rows["part"])
     with figure_style():
-        for name, draw, needed in (("plane", plane, "1a"), ("orders", orders, "2"), ("forecast", forecast, "1a")):
+        for name, (draw, needed) in FIGURES.items():
             if needed in parts:
                 draw(rows, str(folder / f"study-{name}.svg"))
 

@@ -176,14 +176,20 @@ def question_2(rows: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
 
 def question_3(rows: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
     """Each setting minus the centre, and beside it the effect of the images at its width."""
+    settings, images = of_settings(rows)
+    yield "Settings minus those of the centre", compared(settings)
+    yield "The images at the same width", compared(images)
+
+
+def of_settings(rows: pd.DataFrame) -> tuple[list[Comparison], list[Comparison]]:
+    """The comparisons of question 3: of settings, and of images."""
     runs = last(rows)
     runs["setting"] = runs["run"].str.extract(r"^3-(.+)-w\d+-")[0].fillna("centre")
     places = runs.loc[runs["part"] == "3", ["width", "images"]].drop_duplicates()
     near = runs[runs["part"].isin(("1a", "3"))].merge(places, on=["width", "images"])
     plane = simsiam_iid(runs)
     images = contrasts(plane[plane["width"].isin(places["width"])], ["width"])
-    yield "Settings minus those of the centre", compared(differences(near, "setting", "centre"))
-    yield "The images at the same width", compared(images)
+    return differences(near, "setting", "centre"), images
 
 
 def differences(runs: pd.DataFrame, by: str, base: str) -> list[Comparison]:
@@ -265,9 +271,13 @@ def falls(run: pd.DataFrame) -> dict[str, int | None]:
 
 def question_6(rows: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
     """All images against 500, in each method."""
+    yield "Width 4: 60,000 images against 500", compared(of_methods(rows))
+
+
+def of_methods(rows: pd.DataFrame) -> list[Comparison]:
+    """The comparisons of question 6."""
     runs = last(rows)
-    runs = runs[(runs["part"] == "6") | ((runs["part"] == "1a") & (runs["width"] == 4))]
-    yield "Width 4: 60,000 images against 500", compared(contrasts(runs, ["method"]))
+    return contrasts(runs[(runs["part"] == "6") | ((runs["part"] == "1a") & (runs["width"] == 4))], ["method"])
 
 
 def markdown(table: pd.DataFrame) -> str:
