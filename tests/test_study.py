@@ -18,13 +18,15 @@ from scipy.stats import ttest_1samp
 
 import ssltool
 from ssltool import read_run
+from ssltool.stages.rank.forecast import Forecast
 
 STUDY = Path(__file__).parents[1] / "pipelines" / "study"
 
 
 sys.path.insert(0, str(STUDY))  # the scripts import each other by name, as they do when they are run
-design, estimates, figures, gather, prepare, report, results, run = map(
-    importlib.import_module, ("design", "estimates", "figures", "gather", "prepare", "report", "results", "run")
+design, estimates, figures, fit_forecast, gather, prepare, report, results, run = map(
+    importlib.import_module,
+    ("design", "estimates", "figures", "fit_forecast", "gather", "prepare", "report", "results", "run"),
 )
 sys.path.remove(str(STUDY))
 
@@ -177,6 +179,21 @@ def test_each_figure_is_drawn_from_the_results_of_its_part(table_of_results, tmp
     for name in set(figures.FIGURES) - {"plane", "forecast", "methods"}:
         figures.FIGURES[name][0](rows, str(tmp_path / f"{name}.svg"))
         assert (tmp_path / f"{name}.svg").stat().st_size > 5000
+
+
+def test_the_forecast_of_the_study_is_a_file_of_rank(table_of_results, tmp_path, monkeypatch, capsys):
+    rows = table_of_results
+    random = np.random.RandomState(1)
+    rows = rows.assign(m_auc=random.rand(len(rows)), m_loss=-random.rand(len(rows)), m_projector_auc=0.9)
+    rows["probe"] = 0.9 - 0.3 * rows["m_auc"] - 0.1 * rows["m_loss"]
+    monkeypatch.setattr(fit_forecast, "read", lambda path: rows)
+    monkeypatch.setattr(sys, "argv", ["fit_forecast.py", "study.csv", str(tmp_path / "forecast.json")])
+    fit_forecast.main()
+    found = Forecast.load(tmp_path / "forecast.json")
+    assert [feature.coefficient for feature in found.features] == pytest.approx([-0.3, -0.1])
+    assert found.intercept == pytest.approx(0.9) and found.accuracy == "linear"
+    assert found.domain["method"] == ["simsiam"] and not any("hybrid" in run for run in found.runs)
+    assert f"{found.rows} runs: R^2 1.000" in capsys.readouterr().out
 
 
 def test_an_early_sign_is_counted_in_steps_before_the_accuracy(table_of_results):

@@ -36,7 +36,7 @@ def command(config: RankConfig, as_json: bool) -> None:
     \b
     ssltool rank logs/*/
     ssltool rank logs/simsiam-resnet18-iid_0000 --checkpoints --by effective_rank
-    ssltool rank logs/*/ --accuracy linear --fit forecast.json --features auc,feature_std
+    ssltool rank logs/*/ --accuracy linear --fit forecast.json --features auc,loss
     ssltool rank new/*/ --predict forecast.json --out table.csv
     """
     from ssltool.stages.rank.rank import run
@@ -85,7 +85,8 @@ def _interval(found: dict[str, float]) -> str:
 
 def _forecast(forecast: Record) -> str:
     """The coefficients of a forecast, and whether it is better than the mean."""
-    lines = [[f"{f['layer']}_{f['metric']}", f["coefficient"], f["mean"]] for f in forecast["features"]]
+    names = ["_".join(filter(None, (one["layer"], one["metric"]))) for one in forecast["features"]]
+    lines = [[name, one["coefficient"], one["mean"]] for name, one in zip(names, forecast["features"], strict=True)]
     head = f"forecast of {ACCURACY[forecast['accuracy']]}, fitted to {counted(forecast['rows'], 'row')}"
     tail = (
         f"R^2 {forecast['r2']:.3f}; leave-one-out error {forecast['loo_error']:.4g}, "

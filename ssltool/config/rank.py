@@ -44,7 +44,8 @@ class RankConfig(Checked):
     )
     features: str | None = setting(
         None,
-        "comma-separated metrics for --fit; projector_auc is the auc of the projector [default: auc,feature_std]",
+        "comma-separated metrics for --fit; projector_auc is the auc of the projector, loss the training loss "
+        "[default: auc,feature_std]",
         metavar="A,B",
         names=METRICS,
     )

@@ -188,7 +188,8 @@ def test_a_chain_of_jobs_ends_with_a_report(tmp_path, data, resources):
 def test_a_later_job_of_a_chain_that_is_stopped_is_requeued_and_the_chain_goes_on(tmp_path, data):
     run = tmp_path / "run"
     jobs = chain(data, run, "--cpus-per-task=1")
-    until(lambda: states(jobs["save-reprs"]) == ["RUNNING"], seconds=300)
+    step = f"{jobs['save-reprs']}.0"  # scancel signals no job whose first step has not begun
+    until(lambda: step in slurm("squeue", "--noheader", "--steps", "--format=%i").split(), seconds=300)
     send_usr1(jobs["save-reprs"], tmp_path)
     for job in jobs.values():
         assert wait(job) == ["COMPLETED"]

@@ -577,6 +577,50 @@ def test_a_forecast_for_training_rows_or_outside_their_range_is_reported(several
     assert beyond.startswith("1 of 2 rows lie outside")
 
 
+def test_the_loss_may_be_a_feature(write_run, write_reprs, tmp_path):
+    path, points = tmp_path / "forecast.json", [(0.9, -0.5), (0.6, -0.9), (0.8, -0.7), (0.7, -0.95), (0.65, -0.6)]
+    runs = [
+        write_run(f"l{i}", [{"backbone_auc": auc, "loss": loss, "backbone_knn": 1 - auc / 2 - loss / 10}])
+        for i, (auc, loss) in enumerate(points)
+    ]
+    rank(*runs, fit=str(path), features="auc,loss")
+    (auc, loss), saved = json.loads(path.read_text())["features"], Forecast.load(path)
+    assert auc["coefficient"] == pytest.approx(-0.5) and loss["coefficient"] == pytest.approx(-0.1)
+    assert (loss["metric"], loss["lowest"], loss["highest"]) == ("loss", -0.95, -0.5)
+    assert saved.features[1].key == "loss" and saved.domain["method"] == ["simsiam"]
+    found = rank(write_run("new", [{"backbone_auc": 0.7, "loss": -0.8}]), predict=str(path))
+    assert found["rows"][0]["forecast"] == pytest.approx(1 - 0.35 + 0.08)
+    x = torch.randn(60, 5, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(SSLToolError, match=r"has no loss, only .*choose one of these$"):
+        rank(write_reprs("x.pt", x), predict=str(path))
+
+
+def test_losses_of_several_methods_are_not_comparable(several, write_run, tmp_path):
+    other = write_run("b", [{"backbone_auc": 0.7, "loss": 5.0, "backbone_knn": 0.4}], method="byol")
+    varied = [write_run(f"v{i}", [{"backbone_auc": 0.6, "loss": -i / 9, "backbone_knn": 0.5}]) for i in range(3)]
+    settings = {"fit": str(tmp_path / "forecast.json")}
+    runs = [*several(), *varied, other]
+    noted = {name: " ".join(rank(*runs, features=name, **settings)["notes"]) for name in ("loss", "auc")}
+    assert "byol and simsiam" in noted["loss"] and "byol" not in noted["auc"]
+
+
+def test_a_forecast_for_runs_of_another_kind_is_reported(several, write_run, tmp_path):
+    path = tmp_path / "forecast.json"
+    rank(*several(), fit=str(path), features="auc")
+    assert json.loads(path.read_text())["domain"] == {
+        "method": ["simsiam"],
+        "arch": ["resnet18"],
+        "dataset": ["made-up"],
+    }
+    other = write_run("other", [{"backbone_auc": 0.75}], method="byol", dataset="elsewhere")
+    (note,) = rank(other, predict=str(path))["notes"]
+    assert "the method byol, the dataset elsewhere" in note
+    known = json.loads(path.read_text())
+    del known["domain"]  # as in files of earlier versions
+    path.write_text(json.dumps(known))
+    assert rank(other, predict=str(path))["notes"] == []
+
+
 def test_forecasts_of_representations_measure_their_features(several, write_reprs, tmp_path):
     path = tmp_path / "forecast.json"
     rank(*several(), fit=str(path))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
@@ -19,7 +19,7 @@ from ssltool.files.misfit import describe
 from ssltool.files.reading import read_json
 from ssltool.files.schema import choice, conform, integer, listing, mapping, nested, real, text
 from ssltool.files.writing import FilePath, write_json
-from ssltool.settings import Record
+from ssltool.settings import Record, Settings
 
 LEVEL = 0.95
 """Confidence of an interval."""
@@ -29,6 +29,12 @@ MIN_ROWS = 4
 
 FEATURES = ("auc", "feature_std")
 """Default features of a forecast: auc detects partial collapse, feature_std complete collapse."""
+
+LOSS = ("", "loss")
+"""The training loss of the epoch as a feature, of no layer. Losses are compared within one method only."""
+
+DOMAIN = ("method", "arch", "dataset")
+"""What a forecast knows of its rows beside the ranges of the features."""
 
 COLLINEAR = 1e-8
 """Standardised features are collinear if their smallest singular value is below this share of the largest."""
@@ -95,6 +101,7 @@ FORECAST = mapping(
         ),
         **dict.fromkeys(("r2", "loo_error", "loo_error_of_mean"), real()),
     },
+    optional={"domain": mapping(optional=dict.fromkeys(DOMAIN, listing(text())))},
     other=nested(),
 )
 """The file of a forecast."""
@@ -102,7 +109,7 @@ FORECAST = mapping(
 
 @dataclass(frozen=True)
 class Feature:
-    """A metric of one layer, its coefficient in a forecast, and its mean and range over the training rows."""
+    """A metric of one layer, or ``LOSS``: its coefficient in a forecast, and its mean and range over the rows."""
 
     layer: str
     metric: str
@@ -113,8 +120,13 @@ class Feature:
 
     @property
     def key(self) -> str:
-        """Its key in the records of a run, as ``backbone_auc``."""
-        return f"{self.layer}_{self.metric}"
+        """Its key in the records of a run."""
+        return record_key(self.layer, self.metric)
+
+
+def record_key(layer: str, metric: str) -> str:
+    """The key of a feature in the records of a run: ``backbone_auc``, ``loss``."""
+    return f"{layer}_{metric}" if layer else metric
 
 
 def feature_keys(text: str | None, layer: str) -> list[tuple[str, str]]:
@@ -126,9 +138,9 @@ def feature_keys(text: str | None, layer: str) -> list[tuple[str, str]]:
     keys = []
     for name in [part.strip().replace("-", "_") for part in text.split(",")] if text is not None else FEATURES:
         prefix, _, rest = name.partition("_")
-        key = (prefix, rest) if prefix in LAYERS else (layer, name)
-        if key[1] not in METRICS:
-            raise unknown("feature", name, METRICS)
+        key = LOSS if name == LOSS[1] else (prefix, rest) if prefix in LAYERS else (layer, name)
+        if key != LOSS and key[1] not in METRICS:
+            raise unknown("feature", name, [*METRICS, LOSS[1]])
         keys.append(key)
     return list(dict.fromkeys(keys))
 
@@ -147,6 +159,7 @@ class Forecast:
         loo_error: the leave-one-out root mean square error.
         loo_error_of_mean: the same for predicting the mean of the other rows. A model whose ``loo_error`` is not
             smaller is useless.
+        domain: the methods, architectures and datasets of the training rows, as far as they are known.
     """
 
     FORMAT: ClassVar[str] = "ssltool/forecast/1"
@@ -159,6 +172,7 @@ class Forecast:
     r2: float
     loo_error: float
     loo_error_of_mean: float
+    domain: dict[str, list[str]] = field(default_factory=dict)
 
     def predict(self, values: np.ndarray) -> np.ndarray:
         """The forecast (n,) for the features' ``values`` (n, k)."""
@@ -168,6 +182,14 @@ class Forecast:
         """Which rows (n,) of ``values`` (n, k) have a feature outside the range of the training rows."""
         low, high = (np.array([getattr(f, end) for f in self.features]) for end in ("lowest", "highest"))
         return np.any((values < low) | (values > high), axis=1)
+
+    def outside_domain(self, origins: Sequence[Settings]) -> list[str]:
+        """What rows of these ``origins`` (their settings) have that no training row had: ``the method byol``."""
+        return [
+            f"the {name} {value}"
+            for name, known in self.domain.items()
+            for value in sorted({str(origin[name]) for origin in origins if origin.get(name) is not None} - {*known})
+        ]
 
     def as_dict(self) -> Record:
         """The forecast as a dict for JSON, with the name of its format."""
@@ -192,24 +214,36 @@ class Forecast:
             )
         known = conform(contents, FORECAST, path, remedy="fit it again with --fit")
         features = [Feature(**{f.name: one[f.name] for f in dataclasses.fields(Feature)}) for one in known["features"]]
-        known = {f.name: known[f.name] for f in dataclasses.fields(cls)}
+        known = {f.name: known[f.name] for f in dataclasses.fields(cls) if f.name in known}
         return cls(**(known | {"features": features}))
 
 
+def domain_of(origins: Sequence[Settings]) -> dict[str, list[str]]:
+    """The values of ``DOMAIN`` in the settings of some rows; a name that one of them lacks is left out."""
+    found = {name: {origin.get(name) for origin in origins} for name in DOMAIN}
+    return {name: sorted(map(str, values)) for name, values in found.items() if None not in values}
+
+
 def fit(
-    keys: Sequence[tuple[str, str]], values: np.ndarray, accuracies: np.ndarray, *, accuracy: str, runs: Sequence[str]
+    keys: Sequence[tuple[str, str]],
+    values: np.ndarray,
+    accuracies: np.ndarray,
+    *,
+    accuracy: str,
+    runs: Sequence[str],
+    domain: dict[str, list[str]] | None = None,
 ) -> Forecast:
     """Least squares of ``accuracies`` (n,) on the features' ``values`` (n, k), named by (layer, metric) ``keys``.
 
     The features are not transformed. Leave-one-out errors are e_i / (1 - h_i), with h the leverages, which equals
-    fitting n times. ``runs`` are the paths of the rows.
+    fitting n times. ``runs`` are the paths of the rows, ``domain`` is that of ``domain_of``.
 
     Raises:
         SSLToolError: for fewer than k + 2 rows, equal accuracies, features that are constant or collinear, or a row
             without which they would be.
     """
     n, k = values.shape
-    titles = [f"{layer}_{metric}" for layer, metric in keys]
+    titles = [record_key(*key) for key in keys]
     if n < k + 2:
         raise SSLToolError(
             f"a forecast from {counted(k, 'feature')} needs at least {k + 2} rows with an accuracy, and there are {n}; "
@@ -251,6 +285,7 @@ def fit(
         r2=1 - float(errors @ errors) / float(deviations @ deviations),
         loo_error=rms(errors / (1 - leverage)),
         loo_error_of_mean=rms(deviations * n / (n - 1)),
+        domain=domain or {},
     )
 
 

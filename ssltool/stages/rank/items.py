@@ -29,6 +29,7 @@ from ssltool.runs.history import read_runs
 from ssltool.runs.run_table import kept_checkpoint
 from ssltool.runs.untrained import untrained_record
 from ssltool.settings import Record, Settings
+from ssltool.stages.rank.forecast import LOSS, record_key
 
 OF_FILES = ("method", "arch", "strategy", "dataset", "split", "layer")
 """Metadata of a file of representations that is in the table."""
@@ -66,11 +67,11 @@ class RankedItem:
 
     def value(self, layer: str, metric: str) -> float:
         """The value of one metric; raises ``SSLToolError`` if the item does not have it."""
-        key = f"{layer}_{metric}"
+        key = record_key(layer, metric)
         if key not in self.metrics:
+            instead = f", or give a file of the {layer}'s representations instead (ssltool save-reprs)" if layer else ""
             raise SSLToolError(
-                f"{self.path} has no {key}, only {', '.join(self.metrics)}; choose one of these, or give a file of the "
-                f"{layer}'s representations instead (ssltool save-reprs)"
+                f"{self.path} has no {key}, only {', '.join(self.metrics)}; choose one of these{instead}"
             )
         return self.metrics[key]
 
@@ -196,9 +197,11 @@ def _read_monitored(path: str, *, checkpoints: bool) -> list[RankedItem]:
 
 
 def recorded_metrics(record: Mapping[str, Any]) -> dict[str, float]:
-    """The metrics that the monitor recorded in an epoch, by layer and name."""
+    """The metrics that the monitor recorded in an epoch, by layer and name, and the loss; nothing of an epoch that was
+    not monitored."""
     ends = tuple(f"_{metric}" for metric in METRICS)
-    return {key: _nan_if_none(value) for key, value in record.items() if key.endswith(ends)}
+    metrics = {key: _nan_if_none(value) for key, value in record.items() if key.endswith(ends)}
+    return metrics | {LOSS[1]: _nan_if_none(record["loss"])} if metrics and LOSS[1] in record else metrics
 
 
 def measure_file(

@@ -22,7 +22,17 @@ from ssltool.runs.evaluations import Evaluation, accuracies_of, read_evaluations
 from ssltool.runs.run_table import columns
 from ssltool.runs.tables import frame_of, write_table
 from ssltool.settings import Record
-from ssltool.stages.rank.forecast import MIN_ROWS, Forecast, feature_keys, fit, kendall, rms, spearman
+from ssltool.stages.rank.forecast import (
+    LOSS,
+    MIN_ROWS,
+    Forecast,
+    domain_of,
+    feature_keys,
+    fit,
+    kendall,
+    rms,
+    spearman,
+)
 from ssltool.stages.rank.items import (
     RankedItem,
     assign_display_names,
@@ -262,8 +272,12 @@ def _fit_forecast(
     usable = np.isfinite(values).all(axis=1)
     if not usable.all():
         notes.append(f"{int((~usable).sum())} rows with a feature that is not finite are not used to fit the forecast")
-    runs = [row.path for row, use in zip(rows, usable, strict=True) if use]
-    return fit(request.features, values[usable], _known_accuracies(rows)[usable], accuracy=kind, runs=runs)
+    rows = [row for row, use in zip(rows, usable, strict=True) if use]
+    domain = domain_of([row.origin for row in rows])
+    if LOSS in request.features and len(domain.get("method", ())) > 1:
+        notes.append(f"the losses of {' and '.join(domain['method'])} are not comparable: fit each method by itself")
+    known = _known_accuracies(rows)
+    return fit(request.features, values[usable], known, accuracy=kind, runs=[row.path for row in rows], domain=domain)
 
 
 def _apply_forecast(forecast: Forecast, rows: Sequence[RankedItem], notes: list[str]) -> np.ndarray:
@@ -273,6 +287,8 @@ def _apply_forecast(forecast: Forecast, rows: Sequence[RankedItem], notes: list[
         notes.append(
             f"{outside} of {len(rows)} rows lie outside the range of the features that the forecast was fitted to"
         )
+    if others := forecast.outside_domain([row.origin for row in rows]):
+        notes.append(f"the forecast was not fitted to {', '.join(others)}, and may not hold there")
     training = sum(row.path in forecast.runs for row in rows)
     if training:
         notes.append(f"{training} of {len(rows)} rows were used to fit the forecast: their errors are too small")
