@@ -13,11 +13,12 @@ class SSLToolError(Exception):
     """An error that the user can fix. One line: what is wrong, what was found, what to do.
 
     The command line prints it after ``error:`` and exits with 1. After a ``resumable`` error, a run can go on from what
-    it has saved; other errors would come again. ``on_all_ranks`` is set where every rank raises an error at this place.
+    it has saved; other errors would come again.
     """
 
     resumable = False
     on_all_ranks = False
+    """Whether every rank raises an error at this place; see ``distributed.raise_on_all_ranks``."""
 
 
 class UsageError(SSLToolError):
@@ -103,7 +104,9 @@ class Collapsed(Exception):
 
 class Interrupted(Exception):
     """A command stopped because of the signal ``number``, after it ``saved`` what it says; the exit code is
-    128 + ``number``."""
+    128 + ``number``. ``on_all_ranks`` is that of ``SSLToolError``."""
+
+    on_all_ranks = False
 
     def __init__(self, number: int, saved: str = "") -> None:
         super().__init__(f"stopped by signal {number}" + (f"; saved {saved}" if saved else ""))

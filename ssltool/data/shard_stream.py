@@ -45,6 +45,7 @@ class ShardStream(Source):
     """
 
     in_order = True
+    opened_by_each_rank = True
 
     def __init__(self, shards: Sequence[str], n: int, image_column: str | None, counts: Mapping[str, int]) -> None:
         self.shards, self.n, self.image_column = tuple(shards), n, image_column
@@ -120,6 +121,7 @@ class _Selected(Source):
     """The images of a stream at ``rows``."""
 
     in_order = True
+    opened_by_each_rank = True
 
     def __init__(self, stream: ShardStream, rows: np.ndarray) -> None:
         self.stream, self.rows = stream, rows

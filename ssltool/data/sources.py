@@ -19,9 +19,11 @@ LARGEST = 2**30
 
 
 class Source(ABC):
-    """N encoded images, which ``self[row]`` stands for; ``in_order`` if they are to be read in the order of rows."""
+    """N encoded images, which ``self[row]`` stands for; ``in_order`` if they are to be read in the order of rows.
+    ``opened_by_each_rank`` if that takes no list of them, or another machine may have other files."""
 
     in_order: ClassVar[bool] = False
+    opened_by_each_rank: ClassVar[bool] = False
 
     @abstractmethod
     def __len__(self) -> int:

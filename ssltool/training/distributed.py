@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.distributed import PrefixStore, rendezvous  # type: ignore[attr-defined]
 
 from ssltool.data.shard import Shard
-from ssltool.errors import AnotherRankFailed, SSLToolError, UsageError, first_line
+from ssltool.errors import AnotherRankFailed, Interrupted, SSLToolError, UsageError, first_line
 from ssltool.training.ending import ending, ending_together
 from ssltool.training.launch import (
     has_address,
@@ -227,17 +227,18 @@ def broadcast(tensor: Tensor) -> Tensor:
 
 @contextmanager
 def raise_on_all_ranks(device: torch.device = CPU) -> Iterator[None]:
-    """Context manager that raises an error on all ranks if one rank raises an ``SSLToolError``, to avoid deadlocks. The
-    ranks exchange a flag on ``device``. The blocks may be nested: the flag of a rank that fails outside of an inner
-    block answers those of the ranks inside. What a block raises must leave the outer ones, too.
+    """Context manager that raises an error on all ranks if one raises ``SSLToolError`` or ``Interrupted``, to avoid
+    deadlocks. The ranks exchange a flag on ``device``. The blocks may be nested: the flag of a rank that fails outside
+    of an inner block answers those of the ranks inside. What a block raises must leave the outer ones, too.
 
     Raises:
         SSLToolError: that of the first rank that failed; on the others ``AnotherRankFailed``.
+        Interrupted: if the first rank raised it.
     """
-    failure: SSLToolError | None = None
+    failure: SSLToolError | Interrupted | None = None
     try:
         yield
-    except SSLToolError as error:
+    except (SSLToolError, Interrupted) as error:
         if error.on_all_ranks:
             raise
         failure = error
@@ -245,14 +246,30 @@ def raise_on_all_ranks(device: torch.device = CPU) -> Iterator[None]:
         if failure:
             raise failure
         return
-    rank, world = dist.get_rank(), dist.get_world_size()
-    of_failure = 0 if failure is None else 4 * (world - rank) + 2 * failure.resumable + isinstance(failure, UsageError)
-    found = all_reduce_max(of_failure, device)
+    own = dist.get_world_size() - dist.get_rank()  # the lowest rank that failed has the highest flag
+    found = all_reduce_max(_flag_of(failure, own), device)
     if found:
-        first, code, resumable = world - found // 4, 1 + found % 2, found % 4 > 1
-        raised = failure if failure and first == rank else AnotherRankFailed(code=code, resumable=resumable)
+        raised = failure if failure and found >> FAILURE_BITS == own else _failure_of(found)
         raised.on_all_ranks = True
         raise raised
+
+
+FAILURE_BITS = 9
+"""Bits of a flag that say how a rank failed: the number of a signal, and two of an ``SSLToolError``."""
+
+
+def _flag_of(failure: SSLToolError | Interrupted | None, place: int) -> int:
+    if failure is None:
+        return 0
+    if isinstance(failure, Interrupted):
+        return place << FAILURE_BITS | failure.number << 2
+    return place << FAILURE_BITS | failure.resumable << 1 | isinstance(failure, UsageError)
+
+
+def _failure_of(flag: int) -> SSLToolError | Interrupted:
+    """What a rank raises because of the flag of another one."""
+    number = flag >> 2 & (1 << FAILURE_BITS - 2) - 1
+    return Interrupted(number) if number else AnotherRankFailed(code=1 + flag % 2, resumable=flag >> 1 & 1 == 1)
 
 
 def by_rank_zero(write: F) -> F:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar
 
 from ssltool.config import DataSettings
 from ssltool.data.images import ImageSet, open_dataset
+from ssltool.data.sources import Source
 from ssltool.training import distributed
 
 S = TypeVar("S", bound=DataSettings)
 T = TypeVar("T")
+
+NAMES_AT_ONCE = 1_000_000
+"""Names that are sent to the other ranks at once."""
 
 
 class FromRankZero(Protocol):
@@ -32,20 +36,36 @@ def open_on_ranks(
 ) -> ImageSet:
     """``open_data(settings)``, which rank 0 calls first, and alone with ``--download``.
 
-    Image files, and archives and tables of them, are listed by rank 0, which sends the list to the others, with the
-    pixels if these are in memory. Arrays of images and a cache are opened by each rank.
+    Image files, and archives and tables of them, are listed by rank 0, which sends the list to the others. Images in
+    memory or in a cache are opened by each rank, as are sources that are ``opened_by_each_rank``.
 
     Raises:
         SSLToolError: that of rank 0; for what only another rank cannot open, on that rank alone.
     """
     own: list[ImageSet] = []
 
-    def list_files() -> ImageSet | None:
+    def open_first() -> ImageSet | None:
         own.append(open_data(settings))
-        of_files = own[0].paths is not None or own[0].files is not None
-        return own[0] if of_files and own[0].cached is None else None
+        (images,) = own
+        if images.cached is not None or images.paths is None:
+            return None
+        if isinstance(images.paths, Source):
+            return None if images.paths.opened_by_each_rank else images
+        return dataclasses.replace(images, paths=(), files=None if images.files is None else ())
 
-    listed = from_rank_zero(list_files)
-    if listed is not None:
-        return listed
-    return own[0] if own else open_data(dataclasses.replace(settings, download=False))
+    sent = from_rank_zero(open_first)
+    if sent is None:
+        return own[0] if own else open_data(dataclasses.replace(settings, download=False))
+    paths = _names(own, "paths", len(sent), from_rank_zero) if sent.paths == () else sent.paths
+    files = _names(own, "files", len(sent), from_rank_zero) if sent.files == () else sent.files
+    return own[0] if own else dataclasses.replace(sent, paths=paths, files=files)
+
+
+def _names(own: Sequence[ImageSet], name: str, count: int, from_rank_zero: FromRankZero) -> tuple[str, ...]:
+    """The ``count`` names in the attribute ``name`` of rank 0's images, in pieces: pickling very many at once would stop
+    the thread that shows the others that rank 0 lives."""
+    found: list[str] = []
+    for start in range(0, count, NAMES_AT_ONCE):
+        piece = slice(start, start + NAMES_AT_ONCE)
+        found += from_rank_zero(lambda piece=piece: getattr(own[0], name)[piece])  # type: ignore[misc]
+    return tuple(found)

@@ -7,13 +7,15 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from ssltool.errors import Interrupted
 from ssltool.training.ending import agreed_signal
 from ssltool.training.peers import Peers
+from ssltool.training.signals import StopRequest
 
 T = TypeVar("T")
 
-PIECE = 1 << 24
-"""Bytes that are sent to the store at once."""
+PIECE = 1 << 22
+"""Bytes that are sent to the store at once, which refuses more than 8 MiB."""
 
 
 class SeparateRanks:
@@ -33,6 +35,7 @@ class SeparateRanks:
 
         Raises:
             SSLToolError: if ``make`` or another rank fails.
+            Interrupted: if a rank is stopped by a signal.
         """
         return make()
 
@@ -50,16 +53,22 @@ class ConnectedRanks(SeparateRanks):
         key = f"result/{self._results}"
         self._results += 1
         if self._peers.rank == 0:
-            result = make()
+            try:
+                result = make()
+            except Interrupted as stopped:
+                self._peers.stop(stopped.number)
+                raise
             data = pickle.dumps(result)
             starts = range(0, len(data), PIECE)
             for number, start in enumerate(starts):
                 self._store.set(f"{key}/{number}", data[start : start + PIECE])
             self._store.set(key, str(len(starts)))
             return result
-        while not self._store.check([key]):
-            self.agreed(0)
-            time.sleep(0.1)
+        with StopRequest() as stop:
+            while not self._store.check([key]):
+                if number := self.agreed(stop.number):
+                    raise Interrupted(number)
+                time.sleep(0.1)
         pieces = [f"{key}/{number}" for number in range(int(self._store.get(key)))]
         received: T = pickle.loads(b"".join(map(self._store.get, pieces)))
         if self._store.add(f"{key}/readers", 1) == self._world - 1:  # the last one: the store holds them in memory

@@ -35,7 +35,7 @@ from pathlib import Path
 import torch
 
 from ssltool import config
-from ssltool.data import images, loader
+from ssltool.data import image_files, images, loader
 from ssltool.errors import Interrupted, SSLToolError
 from ssltool.stages import finetune, lincls, scan
 from ssltool.training import distributed
@@ -57,6 +57,7 @@ def listed(name, *args):
 
 
 images._read = listed
+image_files.fits_into_memory = lambda size, count: False  # images in memory are opened by each rank
 
 
 def unreadable(loader, rows):
@@ -175,6 +176,7 @@ def finished(tmp_path_factory, server, trained, shades) -> tuple[Path, dict[str,
     (folder / "program.py").write_text(PROGRAM)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
+        patch.setattr("ssltool.data.image_files.fits_into_memory", lambda size, count: False)  # as in PROGRAM
         ran = run_ranks(server, folder / "program.py", folder)
         assert ran.returncode == 0, ran.stderr
         for name, one in runs.items():

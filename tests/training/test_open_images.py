@@ -51,6 +51,7 @@ def opening(name, **settings):
 
 group = distributed.process_group(torch.device("cpu"), "gloo") if kind == "group" else distributed.separate_ranks()
 open_images.open_dataset = counting
+open_images.NAMES_AT_ONCE = 3
 with group as ranks:
     here = distributed.shard_from_env()
     from_rank_zero = distributed.from_rank_zero if kind == "group" else ranks.from_rank_zero
@@ -70,6 +71,8 @@ with group as ranks:
         except SSLToolError as error:
             found["before"] = str(error)
         found["at last"] = opening("large")
+    else:
+        found["much"] = ranks.from_rank_zero(lambda: "x" * 20_000_000) == "x" * 20_000_000
 Path(folder, f"{kind}{here.rank}.json").write_text(json.dumps(found))
 '''
 
@@ -80,7 +83,7 @@ def ranks(request, tmp_path_factory, server, shades):
     folder = tmp_path_factory.mktemp("images")
     shutil.copytree(shades, folder / "small")
     for split in ("train", "val"):  # of two sizes, so that they are not in memory
-        for number, side in enumerate((120, 140)):
+        for number, side in enumerate(range(120, 127)):
             (folder / "large" / split / "all").mkdir(parents=True, exist_ok=True)
             Image.new("RGB", (side, side), (number, 0, 0)).save(folder / "large" / split / "all" / f"{number}.png")
     np.save(folder / "images.npy", np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3), np.uint8))
@@ -92,23 +95,28 @@ def ranks(request, tmp_path_factory, server, shades):
 
 def test_rank_0_alone_lists_image_files(ranks):
     folder, found = ranks
-    for name in ("small", "large"):
-        alone = open_images(DataSettings(data=str(folder / name)), "train")
-        assert (alone.images is None) == (name == "large")
-        for rank, one in enumerate(found):
-            assert one[name]["opened"] == [False] * (rank == 0), name
-            assert one[name]["files"] == [*(alone.files or ())]
-            assert one[name]["labels"] == alone.labels.tolist()
-            assert one[name]["fingerprint"] == alone.fingerprint
+    alone = open_images(DataSettings(data=str(folder / "large")), "train")
+    assert alone.images is None and len(alone) == 7
+    for rank, one in enumerate(found):
+        assert one["large"]["opened"] == [False] * (rank == 0)
+        assert one["large"]["files"] == [*(alone.files or ())]
+        assert one["large"]["labels"] == alone.labels.tolist()
+        assert one["large"]["fingerprint"] == alone.fingerprint
 
 
 def test_each_rank_opens_images_in_memory(ranks):
-    assert [one["images.npy"]["opened"] for one in ranks[1]] == [[False]] * 3
-    assert len({one["images.npy"]["fingerprint"] for one in ranks[1]}) == 1
+    for name in ("small", "images.npy"):
+        assert [one[name]["opened"] for one in ranks[1]] == [[False]] * 3
+        assert len({one[name]["fingerprint"] for one in ranks[1]}) == 1
 
 
 def test_rank_0_alone_downloads(ranks):
     assert [one["downloaded"]["opened"] for one in ranks[1]] == [[True], [False], [False]]
+
+
+@pytest.mark.parametrize("ranks", ["separate"], indirect=True)
+def test_separate_ranks_get_more_than_their_store_takes_at_once(ranks):
+    assert [one["much"] for one in ranks[1]] == [True] * 3
 
 
 @pytest.mark.parametrize("ranks", ["group"], indirect=True)

@@ -72,6 +72,49 @@ def test_three_processes_exchange_results_and_errors(tmp_path, server):
         assert one["still together"] == [0, 1, 2]
 
 
+STOPPED = """
+import json
+import sys
+from pathlib import Path
+
+import torch
+
+from ssltool.errors import Interrupted
+from ssltool.training import distributed
+
+folder, kind, stopped = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+
+
+def stop():
+    raise Interrupted(10, "something")
+
+
+found = "nothing"
+try:
+    if kind == "group":
+        with distributed.process_group(torch.device("cpu"), "gloo") as shard:
+            with distributed.raise_on_all_ranks():
+                if shard.rank == stopped != 0:
+                    stop()
+                distributed.from_rank_zero(stop if stopped == 0 else int)
+    else:
+        with distributed.separate_ranks() as ranks:
+            ranks.from_rank_zero(stop)
+except Interrupted as interrupted:
+    found = f"{interrupted.number} {interrupted}"
+Path(folder, str(distributed.shard_from_env().rank)).write_text(found)
+"""
+
+
+@pytest.mark.parametrize(("kind", "stopped"), [("group", 0), ("group", 2), ("separate", 0)])
+def test_a_signal_to_one_rank_that_others_wait_for_stops_all(tmp_path, server, kind, stopped):
+    (tmp_path / "program.py").write_text(STOPPED)
+    ran = run_ranks(server, tmp_path / "program.py", tmp_path, kind, stopped, ranks=3, limit=60)
+    found = [(tmp_path / str(rank)).read_text() for rank in range(3)]
+    assert [one[:2] for one in found] == ["10"] * 3, ran.stderr
+    assert [rank for rank, one in enumerate(found) if "saved something" in one] == [stopped]
+
+
 SLOW_RANK = """
 import sys
 import time

@@ -37,6 +37,8 @@ class Rows(Source):
     """Images in a column of a ``datasets.Dataset`` in Arrow format; ``rows`` are their places in it, and ``title`` is
     what messages call the dataset."""
 
+    opened_by_each_rank = True  # a pickled dataset is the paths of the cache of this machine
+
     def __init__(self, dataset: Any, column: str, rows: np.ndarray, title: str) -> None:
         self.dataset, self.column, self.rows, self.title = dataset, column, rows, title
 

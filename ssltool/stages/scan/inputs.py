@@ -25,6 +25,7 @@ from ssltool.reprs.representations import Representations
 from ssltool.runs.resume import note_changed_images
 from ssltool.settings import Settings
 from ssltool.stages.scan.mining import NeighbourTable, mine
+from ssltool.training import distributed
 from ssltool.training.launch import worker_count
 from ssltool.training.open_images import open_images
 
@@ -82,7 +83,7 @@ class Inputs:
         """The images to evaluate on: the val split, or the train images if there is none."""
         c = self.data_config
         name = layout_of(c)
-        if not has_split(c, "val"):
+        if not distributed.from_rank_zero(lambda: has_split(c, "val")):
             return self.train
         rules = self.train.rules.settings()
         return open_images(dataclasses.replace(c, dataset_type=name, idx_path=None, **rules), "val")

@@ -194,10 +194,14 @@ class _Scan:
 
     def _check_mined(self) -> None:
         """Checks that the neighbours are those that this run would mine."""
-        path, inputs, old = self.outputs["mine"], self.inputs, self.mined.meta
-        now = inputs.train_reprs.meta if self.config.reprs else inputs.network.origin | {"layer": "backbone"}
-        now = {"k": self.config.neighbours} | {name: now.get(name) for name in ("checkpoint_hash", "layer")}
+        path, inputs = self.outputs["mine"], self.inputs
         names = {"k": "--neighbours", "checkpoint_hash": "the hash of the checkpoint", "layer": "the layer"}
+        if self.config.reprs:
+            old, now = Neighbours.load(path).meta, inputs.train_reprs.meta
+            names |= {"dataset": "the dataset", "split": "the split", "fingerprint": "the hash of the images"}
+        else:
+            old, now = self.mined.meta, inputs.network.origin | {"layer": "backbone"}
+        now = {name: now.get(name) for name in names} | {"k": self.config.neighbours}
         differing = differences([name for name in names if name in old], old, now, names.__getitem__)
         if differing:
             raise SSLToolError(f"cannot resume {path}: {'; '.join(differing)}; give its values, or mine again")

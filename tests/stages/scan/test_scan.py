@@ -395,6 +395,22 @@ def test_reprs_of_the_same_network_give_the_same_neighbours(settings, trained, s
     assert torch.equal(one.indices, other.indices)
 
 
+def test_neighbours_of_reprs_are_kept_on_resume_and_those_of_others_refused(tmp_path):
+    rows = torch.randn(12, 4, generator=torch.Generator().manual_seed(0))
+    meta = {"dataset": "made-up", "split": "train", "checkpoint_hash": "ab", "layer": "backbone", "fingerprint": "cd"}
+    made = tmp_path / "r.pt"
+    Representations(rows, torch.arange(12) % 3, torch.arange(12), meta).save(made)
+    config = ScanConfig(reprs=str(made), step="mine", neighbours=3, device="cpu", out=str(tmp_path / "out"))
+    scan.run(config)
+    before = file(config, "neighbours.pt").read_bytes()
+    scan.run(dataclasses.replace(config, resume="auto"))
+    assert file(config, "neighbours.pt").read_bytes() == before
+    for name, title in (("checkpoint_hash", "checkpoint"), ("fingerprint", "images"), ("split", "split")):
+        Representations(rows, torch.arange(12) % 3, torch.arange(12), meta | {name: "other"}).save(made)
+        with pytest.raises(SSLToolError, match=f"cannot resume .*{title}"):
+            scan.run(dataclasses.replace(config, resume="auto"))
+
+
 def test_reprs_of_several_ranks_are_one_set_and_a_missing_rank_is_an_error(tmp_path):
     rows, targets = torch.randn(40, 4, generator=torch.Generator().manual_seed(0)), torch.arange(40) % 2
     whole = Representations(rows, targets, torch.arange(40), {"split": "train"})
