@@ -62,8 +62,8 @@ def open_on_ranks(
 
 
 def _names(own: Sequence[ImageSet], name: str, count: int, from_rank_zero: FromRankZero) -> tuple[str, ...]:
-    """The ``count`` names in the attribute ``name`` of rank 0's images, in pieces: pickling very many at once would stop
-    the thread that shows the others that rank 0 lives."""
+    """The ``count`` names in the attribute ``name`` of rank 0's images, in pieces: pickling very many at once would
+    stop the thread that shows the others that rank 0 lives."""
     found: list[str] = []
     for start in range(0, count, NAMES_AT_ONCE):
         piece = slice(start, start + NAMES_AT_ONCE)

@@ -22,8 +22,8 @@ from ssltool.data.loader import Loader
 from ssltool.data.preprocessing import IMAGENET
 from ssltool.data.shard_stream import open_stream
 from ssltool.errors import Interrupted, SSLToolError
-from ssltool.stages.pretrain import prepare
 from ssltool.stages.pretrain import run as pretrain
+from ssltool.training import open_images
 
 COUNTS = (5, 1, 9, 4, 8)
 
@@ -154,8 +154,15 @@ def test_changed_shards_are_refused_on_resume(streamed, tmp_path, interrupt_at):
         pretrain(streamed("run", resume="auto"))
 
 
-def test_ranks_other_than_0_take_the_list_of_files_from_it(shards, tiny, monkeypatch):
+def test_ranks_other_than_0_take_the_list_of_shards_from_it(shards, monkeypatch):
     images = open_dataset(DataSettings(data=shards), "train")
-    monkeypatch.setattr(prepare, "from_rank_zero", lambda make: images)
-    monkeypatch.setattr(prepare, "open_dataset", None)  # calling it would fail
-    assert prepare.prepare(tiny(data=shards, steps_per_epoch=1)).images is images
+    monkeypatch.setattr(open_images, "open_dataset", None)  # calling it would fail
+    found = open_images.open_images(DataSettings(data=shards), "train", lambda make: images)
+    assert found.paths is images.paths and found.files == images.files
+
+
+def test_each_rank_opens_a_stream(shards):
+    sent, settings = [], DataSettings(data=shards)
+    images = open_stream(settings, 20, None)
+    assert open_images.open_on_ranks(lambda _: images, settings, lambda make: sent.append(make())) is images
+    assert sent == [None]

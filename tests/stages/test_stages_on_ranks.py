@@ -35,7 +35,7 @@ from pathlib import Path
 import torch
 
 from ssltool import config
-from ssltool.data import image_files, images, loader
+from ssltool.data import loader
 from ssltool.errors import Interrupted, SSLToolError
 from ssltool.stages import finetune, lincls, scan
 from ssltool.training import distributed
@@ -47,17 +47,7 @@ STAGES = {
     "finetune": (finetune.run, config.FinetuneConfig),
     "scan": (scan.run, config.ScanConfig),
 }
-update, read, read_layout = Progress.update, loader.Loader._gather, images._read
-listings = []
-
-
-def listed(name, *args):
-    listings.append(name)
-    return read_layout(name, *args)
-
-
-images._read = listed
-image_files.fits_into_memory = lambda size, count: False  # images in memory are opened by each rank
+update, read = Progress.update, loader.Loader._gather
 
 
 def unreadable(loader, rows):
@@ -89,7 +79,6 @@ folder = Path(sys.argv[1])
 with distributed.process_group(torch.device("cpu"), "auto") as shard:
     found = [ran(shard.rank, *one) for one in json.loads((folder / "runs.json").read_text())]
 (folder / f"rank{shard.rank}.json").write_text(json.dumps(found))
-(folder / f"listings{shard.rank}.json").write_text(json.dumps(listings))
 '''
 
 
@@ -176,7 +165,6 @@ def finished(tmp_path_factory, server, trained, shades) -> tuple[Path, dict[str,
     (folder / "program.py").write_text(PROGRAM)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr("ssltool.data.image_files.fits_into_memory", lambda size, count: False)  # as in PROGRAM
         ran = run_ranks(server, folder / "program.py", folder)
         assert ran.returncode == 0, ran.stderr
         for name, one in runs.items():
@@ -238,11 +226,6 @@ def test_error_on_one_rank_ends_both_and_leaves_no_run(finished, name):
     first, second = results[name]
     assert "another rank" in first["error"] and "unreadable here" in second["error"]
     assert not (folder / "two" / name).exists()
-
-
-def test_rank_0_lists_the_images_for_both(finished):
-    first, second = (json.loads((finished[0] / f"listings{rank}.json").read_text()) for rank in range(2))
-    assert {*first} == {"imagenet"} and not second
 
 
 @pytest.mark.parametrize("name", ["tuning by 15", "clustering by 15"])

@@ -77,6 +77,81 @@ Path(folder, f"{kind}{here.rank}.json").write_text(json.dumps(found))
 '''
 
 
+STAGES = '''
+"""Runs the stages that read images on this rank, and notes which listed them."""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+
+from ssltool import config
+from ssltool.data import image_files, images
+from ssltool.stages import finetune, lincls, scan
+from ssltool.training import distributed
+
+folder, checkpoint, listed, read = Path(sys.argv[1]), sys.argv[2], [], images._read
+common = {"device": "cpu", "workers": 0, "data": str(folder / "small")}
+network = common | {"pretrained": checkpoint}
+
+
+def reading(*args):
+    listed.append(stage)
+    return read(*args)
+
+
+images._read = reading
+image_files.fits_into_memory = lambda size, count: False  # images in memory are opened by each rank
+with distributed.process_group(torch.device("cpu"), "gloo") as shard:
+    stage = "lincls"
+    lincls.run(config.LinclsConfig(**network, epochs=1, batch_size=24, out=str(folder / "lincls")))
+    stage = "finetune"
+    finetune.run(config.FinetuneConfig(**network, epochs=1, batch_size=24, out=str(folder / "finetune")))
+    stage = "scan"
+    scan.run(config.ScanConfig(**network, step="mine", neighbours=3, out=str(folder / "scan")))
+Path(folder, f"stages{shard.rank}.json").write_text(json.dumps(listed))
+'''
+
+
+def test_rank_0_lists_the_images_of_each_stage(tmp_path, server, shades, trained):
+    shutil.copytree(shades, tmp_path / "small")
+    (tmp_path / "program.py").write_text(STAGES)
+    ran = run_ranks(server, tmp_path / "program.py", tmp_path, trained / "checkpoint.pt")
+    assert ran.returncode == 0, ran.stderr
+    first, second = (json.loads((tmp_path / f"stages{rank}.json").read_text()) for rank in range(2))
+    assert {*first} == {"lincls", "finetune", "scan"} and second == []
+
+
+COMMANDS = [["collapse", "--layers"], ["diagnose"], ["save-reprs", "-o", "reprs", "--pretrained"]]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command[0])
+def test_rank_0_lists_the_images_that_checkpoints_see(tmp_path, server, shades, trained, monkeypatch, command):
+    monkeypatch.chdir(tmp_path)
+    script = """
+import sys
+from ssltool.cli import main
+from ssltool.data import image_files, images
+from ssltool.training import distributed
+
+read = images._read
+def reading(*args):
+    print("listed by", distributed.shard_from_env().rank, file=sys.stderr)
+    return read(*args)
+
+images._read = reading
+image_files.fits_into_memory = lambda size, count: False
+sys.argv = ["ssltool", *sys.argv[1:]]
+main()
+"""
+    (tmp_path / "program.py").write_text(script)
+    flags = ["--data", shades, "--device", "cpu", "-j", 0]
+    ran = run_ranks(server, tmp_path / "program.py", *command, trained / "checkpoint.pt", *flags)
+    assert ran.returncode == 0, ran.stderr
+    assert "listed by 0" in ran.stderr and "listed by 1" not in ran.stderr
+
+
 @pytest.fixture(scope="module", params=["group", "separate"])
 def ranks(request, tmp_path_factory, server, shades):
     """What each of three ranks opened, in a process group or connected by their store alone, and the folder."""

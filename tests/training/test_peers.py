@@ -121,18 +121,18 @@ def test_the_first_failure_that_is_reported_is_that_of_all_ranks(ranks):
 
 
 @pytest.fixture
-def ending_together():
+def ending():
     """Imported late, because it imports torch, which the processes that import this file do not need."""
     from ssltool.training import ending
 
-    return ending.ending_together
+    return ending
 
 
-def test_a_signal_to_one_rank_stops_all_that_need_nothing_of_each_other(ranks, ending_together):
+def test_a_signal_to_one_rank_stops_all_that_need_nothing_of_each_other(ranks, ending):
     def work(one: Peers, number: int) -> int:
         try:
-            with ending_together(one) as agreed:
-                while not (found := agreed(number)):
+            with ending.ending_together(one):
+                while not (found := ending.agreed_signal(one, number)):
                     time.sleep(0.01)
                 raise Interrupted(found, "rows")
         except Interrupted as stop:
@@ -143,11 +143,11 @@ def test_a_signal_to_one_rank_stops_all_that_need_nothing_of_each_other(ranks, e
         assert [*pool.map(work, started, [0, 10, 0])] == [10, 10, 10]
 
 
-def test_rank_0_leaves_after_all_that_need_nothing_of_each_other(ranks, ending_together):
+def test_rank_0_leaves_after_all_that_need_nothing_of_each_other(ranks, ending):
     left = []
 
     def work(one: Peers) -> None:
-        with ending_together(one):
+        with ending.ending_together(one):
             time.sleep(0.3 * one.rank)
         left.append(one.rank)
 

@@ -242,25 +242,15 @@ def fit(
         SSLToolError: for fewer than k + 2 rows, equal accuracies, features that are constant or collinear, or a row
             without which they would be.
     """
-    n, k = values.shape
-    titles = [record_key(*key) for key in keys]
-    if n < k + 2:
-        raise SSLToolError(
-            f"a forecast from {counted(k, 'feature')} needs at least {k + 2} rows with an accuracy, and there are {n}; "
-            "add runs, or use fewer --features"
-        )
+    n = len(values)
     mean, spread = values.mean(axis=0), np.ptp(values, axis=0)
-    if np.ptp(accuracies) == 0:
-        raise SSLToolError(f"all {n} accuracies are {accuracies[0]:g}, so there is nothing to fit; add other runs")
-    constant = [title for title, width in zip(titles, spread, strict=True) if width == 0]
-    if constant:
-        raise SSLToolError(f"{' and '.join(constant)}: the same in all {n} rows; leave it out of --features")
+    _check_enough(keys, spread, n, accuracies)
     design = np.column_stack([np.ones(n), (values - mean) / spread])
     s = np.linalg.svd(design[:, 1:], compute_uv=False)
     if s[-1] < COLLINEAR * s[0]:
         raise SSLToolError(
-            f"{', '.join(titles)} are collinear in these rows, so their coefficients are not determined; "
-            "leave one out of --features"
+            f"{', '.join(record_key(*key) for key in keys)} are collinear in these rows, so their coefficients are not "
+            "determined; leave one out of --features"
         )
     q, r = np.linalg.qr(design)
     leverage = (q * q).sum(axis=1)
@@ -287,6 +277,21 @@ def fit(
         loo_error_of_mean=rms(deviations * n / (n - 1)),
         domain=domain or {},
     )
+
+
+def _check_enough(keys: Sequence[tuple[str, str]], spread: np.ndarray, n: int, accuracies: np.ndarray) -> None:
+    """Refuses too few rows, equal accuracies, and features that are the same in all rows; ``spread`` are the ranges of
+    the features."""
+    if n < len(keys) + 2:
+        raise SSLToolError(
+            f"a forecast from {counted(len(keys), 'feature')} needs at least {len(keys) + 2} rows with an accuracy, "
+            f"and there are {n}; add runs, or use fewer --features"
+        )
+    if np.ptp(accuracies) == 0:
+        raise SSLToolError(f"all {n} accuracies are {accuracies[0]:g}, so there is nothing to fit; add other runs")
+    constant = [record_key(*key) for key, width in zip(keys, spread, strict=True) if width == 0]
+    if constant:
+        raise SSLToolError(f"{' and '.join(constant)}: the same in all {n} rows; leave it out of --features")
 
 
 def rms(errors: np.ndarray) -> float:

@@ -151,7 +151,7 @@ def test_labels_change_scores_only(settings, monkeypatch):
         images = open_dataset(config, split)
         return dataclasses.replace(images, labels=np.full(len(images), -1))
 
-    monkeypatch.setattr(inputs, "open_dataset", without)
+    monkeypatch.setattr(inputs, "open_images", without)
     result = scan.run(unlabelled)
     for name in ("clusters.pt", "selflabelled.pt"):
         one, other = Checkpoint.load(file(labelled, name)), Checkpoint.load(file(unlabelled, name))
@@ -165,7 +165,7 @@ def test_labels_change_scores_only(settings, monkeypatch):
 
 def test_without_labels_the_number_of_clusters_must_be_given_before_anything_is_written(settings, monkeypatch):
     monkeypatch.setattr(
-        inputs, "open_dataset", lambda c, s: dataclasses.replace(open_dataset(c, s), labels=np.full(48, -1))
+        inputs, "open_images", lambda c, s: dataclasses.replace(open_dataset(c, s), labels=np.full(48, -1))
     )
     config = settings()
     with pytest.raises(SSLToolError, match=r"0 known classes.*--clusters"):
