@@ -46,7 +46,8 @@ def plane(rows: pd.DataFrame, path: str) -> None:
     for axis in axes[[0, 2]]:
         log_scale(axis, "y")
     handles = axes[-1].get_legend_handles_labels()
-    figure.legend(*handles, loc="outside right center", title="dashed: untrained\ncrosses: supervised")
+    title = "dashed: untrained" if supervised.empty else "dashed: untrained\ncrosses: supervised"
+    figure.legend(*handles, loc="outside right center", title=title)
     save_figure(figure, path)
 
 
@@ -74,7 +75,7 @@ def orders(rows: pd.DataFrame, path: str) -> None:
 def forecast(rows: pd.DataFrame, path: str) -> None:
     """The probe's accuracy by AUC, effective rank and loss, a dot for each run of SimSiam."""
     runs = last(rows)
-    runs = runs[runs["method"] == "simsiam"]
+    runs = runs[(runs["method"] == "simsiam") & runs["parent"].isna()]
     figure, axes = plt.subplots(1, 3, figsize=(11, 3.6), sharey=True, layout="constrained")
     for axis, name in zip(axes, ("val_auc", "val_effective_rank", "m_loss"), strict=True):
         for i, (network, group) in enumerate(runs.groupby(["data", "arch"])):

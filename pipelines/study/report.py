@@ -212,6 +212,7 @@ def question_4(rows: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
     runs["size"] = runs["images"].fillna(0)
     sets = [*((m,) for m in (*COMPETITORS, *MEASURES)), ("m_loss",)]
     sets += [*((m, "m_loss") for m in MEASURES), *combinations(MEASURES[:4], 2)]
+    sets += [("m_auc",), ("m_auc", "m_loss")]  # of the own monitor, as in the forecast that fit_forecast.py writes
     for target in ("probe", "gain"):
         for groups in ("network", "size"):
             scores = {names: forecast(runs, names, target, groups) for names in sets}

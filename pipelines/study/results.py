@@ -27,7 +27,7 @@ def read(path: Path) -> pd.DataFrame:
     ``knn_points``.
     """
     runs = pd.read_csv(RUNS)
-    rows = pd.read_csv(path).merge(runs, on="run", validate="many_to_one")
+    rows = pd.read_csv(path).merge(runs, on="run", validate="many_to_one").copy()  # in one block
     for name in ("parameters", "train_images"):
         rows[name] = rows.groupby("run")[name].transform("last")
     rows["images"] = rows["images"].fillna(rows["train_images"])

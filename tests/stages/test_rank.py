@@ -591,7 +591,7 @@ def test_the_loss_may_be_a_feature(write_run, write_reprs, tmp_path):
     found = rank(write_run("new", [{"backbone_auc": 0.7, "loss": -0.8}]), predict=str(path))
     assert found["rows"][0]["forecast"] == pytest.approx(1 - 0.35 + 0.08)
     x = torch.randn(60, 5, generator=torch.Generator().manual_seed(0))
-    with pytest.raises(SSLToolError, match=r"has no loss, only .*choose one of these$"):
+    with pytest.raises(SSLToolError, match="has no loss; give a run folder"):
         rank(write_reprs("x.pt", x), predict=str(path))
 
 
@@ -602,6 +602,12 @@ def test_losses_of_several_methods_are_not_comparable(several, write_run, tmp_pa
     runs = [*several(), *varied, other]
     noted = {name: " ".join(rank(*runs, features=name, **settings)["notes"]) for name in ("loss", "auc")}
     assert "byol and simsiam" in noted["loss"] and "byol" not in noted["auc"]
+    with pytest.raises(SSLToolError, match="needs at least 3 rows with an accuracy, and there are 0"):
+        rank(
+            *(write_run(f"n{i}", [{"backbone_auc": 0.7, "loss": None, "backbone_knn": i / 9}]) for i in range(3)),
+            features="loss",
+            **settings,
+        )
 
 
 def test_a_forecast_for_runs_of_another_kind_is_reported(several, write_run, tmp_path):
@@ -614,7 +620,7 @@ def test_a_forecast_for_runs_of_another_kind_is_reported(several, write_run, tmp
     }
     other = write_run("other", [{"backbone_auc": 0.75}], method="byol", dataset="elsewhere")
     (note,) = rank(other, predict=str(path))["notes"]
-    assert "the method byol, the dataset elsewhere" in note
+    assert "the method byol, the type of dataset elsewhere" in note
     known = json.loads(path.read_text())
     del known["domain"]  # as in files of earlier versions
     path.write_text(json.dumps(known))

@@ -33,8 +33,8 @@ FEATURES = ("auc", "feature_std")
 LOSS = ("", "loss")
 """The training loss of the epoch as a feature, of no layer. Losses are compared within one method only."""
 
-DOMAIN = ("method", "arch", "dataset")
-"""What a forecast knows of its rows beside the ranges of the features."""
+DOMAIN = {"method": "the method", "arch": "the architecture", "dataset": "the type of dataset"}
+"""What a forecast knows of its rows beside the ranges of the features, and what messages call it."""
 
 COLLINEAR = 1e-8
 """Standardised features are collinear if their smallest singular value is below this share of the largest."""
@@ -159,7 +159,8 @@ class Forecast:
         loo_error: the leave-one-out root mean square error.
         loo_error_of_mean: the same for predicting the mean of the other rows. A model whose ``loo_error`` is not
             smaller is useless.
-        domain: the methods, architectures and datasets of the training rows, as far as they are known.
+        domain: the methods, architectures and types of dataset of the training rows. What a row does not have is left
+            out.
     """
 
     FORMAT: ClassVar[str] = "ssltool/forecast/1"
@@ -186,7 +187,7 @@ class Forecast:
     def outside_domain(self, origins: Sequence[Settings]) -> list[str]:
         """What rows of these ``origins`` (their settings) have that no training row had: ``the method byol``."""
         return [
-            f"the {name} {value}"
+            f"{DOMAIN[name]} {value}"
             for name, known in self.domain.items()
             for value in sorted({str(origin[name]) for origin in origins if origin.get(name) is not None} - {*known})
         ]
@@ -243,8 +244,8 @@ def fit(
             without which they would be.
     """
     n = len(values)
+    _check_values(keys, values, accuracies)
     mean, spread = values.mean(axis=0), np.ptp(values, axis=0)
-    _check_enough(keys, spread, n, accuracies)
     design = np.column_stack([np.ones(n), (values - mean) / spread])
     s = np.linalg.svd(design[:, 1:], compute_uv=False)
     if s[-1] < COLLINEAR * s[0]:
@@ -279,9 +280,9 @@ def fit(
     )
 
 
-def _check_enough(keys: Sequence[tuple[str, str]], spread: np.ndarray, n: int, accuracies: np.ndarray) -> None:
-    """Refuses too few rows, equal accuracies, and features that are the same in all rows; ``spread`` are the ranges of
-    the features."""
+def _check_values(keys: Sequence[tuple[str, str]], values: np.ndarray, accuracies: np.ndarray) -> None:
+    """Refuses too few rows, equal accuracies, and features that are the same in all rows."""
+    n = len(values)
     if n < len(keys) + 2:
         raise SSLToolError(
             f"a forecast from {counted(len(keys), 'feature')} needs at least {len(keys) + 2} rows with an accuracy, "
@@ -289,7 +290,7 @@ def _check_enough(keys: Sequence[tuple[str, str]], spread: np.ndarray, n: int, a
         )
     if np.ptp(accuracies) == 0:
         raise SSLToolError(f"all {n} accuracies are {accuracies[0]:g}, so there is nothing to fit; add other runs")
-    constant = [record_key(*key) for key, width in zip(keys, spread, strict=True) if width == 0]
+    constant = [record_key(*key) for key, width in zip(keys, np.ptp(values, axis=0), strict=True) if width == 0]
     if constant:
         raise SSLToolError(f"{' and '.join(constant)}: the same in all {n} rows; leave it out of --features")
 

@@ -69,9 +69,12 @@ class RankedItem:
         """The value of one metric; raises ``SSLToolError`` if the item does not have it."""
         key = record_key(layer, metric)
         if key not in self.metrics:
-            instead = f", or give a file of the {layer}'s representations instead (ssltool save-reprs)" if layer else ""
+            if (layer, metric) == LOSS:
+                raise SSLToolError(f"{self.path} has no {key}; give a run folder of pretrain, or a forecast without it")
+            known = ", ".join(name for name in self.metrics if name != LOSS[1])
             raise SSLToolError(
-                f"{self.path} has no {key}, only {', '.join(self.metrics)}; choose one of these{instead}"
+                f"{self.path} has no {key}, only {known}; choose one of these, or give a file of the {layer}'s "
+                "representations instead (ssltool save-reprs)"
             )
         return self.metrics[key]
 

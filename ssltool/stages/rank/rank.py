@@ -273,9 +273,10 @@ def _fit_forecast(
     if not usable.all():
         notes.append(f"{int((~usable).sum())} rows with a feature that is not finite are not used to fit the forecast")
     rows = [row for row, use in zip(rows, usable, strict=True) if use]
+    methods = sorted({str(row.origin["method"]) for row in rows if row.origin.get("method") is not None})
+    if LOSS in request.features and len(methods) > 1:
+        notes.append(f"the losses of {' and '.join(methods)} are not comparable: fit each method by itself")
     domain = domain_of([row.origin for row in rows])
-    if LOSS in request.features and len(domain.get("method", ())) > 1:
-        notes.append(f"the losses of {' and '.join(domain['method'])} are not comparable: fit each method by itself")
     known = _known_accuracies(rows)
     return fit(request.features, values[usable], known, accuracy=kind, runs=[row.path for row in rows], domain=domain)
 
