@@ -85,8 +85,9 @@ def _interval(found: dict[str, float]) -> str:
 
 def _forecast(forecast: Record) -> str:
     """The coefficients of a forecast, and whether it is better than the mean."""
-    names = ["_".join(filter(None, (one["layer"], one["metric"]))) for one in forecast["features"]]
-    lines = [[name, one["coefficient"], one["mean"]] for name, one in zip(names, forecast["features"], strict=True)]
+    from ssltool.stages.rank.forecast import record_key
+
+    lines = [[record_key(f["layer"], f["metric"]), f["coefficient"], f["mean"]] for f in forecast["features"]]
     head = f"forecast of {ACCURACY[forecast['accuracy']]}, fitted to {counted(forecast['rows'], 'row')}"
     tail = (
         f"R^2 {forecast['r2']:.3f}; leave-one-out error {forecast['loo_error']:.4g}, "
