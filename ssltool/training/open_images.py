@@ -67,5 +67,6 @@ def _names(own: Sequence[ImageSet], name: str, count: int, from_rank_zero: FromR
     found: list[str] = []
     for start in range(0, count, NAMES_AT_ONCE):
         piece = slice(start, start + NAMES_AT_ONCE)
-        found += from_rank_zero(lambda piece=piece: getattr(own[0], name)[piece])  # type: ignore[misc]
+        names = from_rank_zero(lambda piece=piece: getattr(own[0], name)[piece])  # type: ignore[misc]
+        found += () if own else names  # rank 0 needs no copy
     return tuple(found)
