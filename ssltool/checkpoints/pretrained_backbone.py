@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from ssltool.checkpoints.load import load_pretrained
 from ssltool.config import NetworkSettings
-from ssltool.data.loader import eval_pixels
 from ssltool.data.preprocessing import Preprocessing
 from ssltool.data.views import standardise
+from ssltool.data.workers import eval_pixels
 from ssltool.training.progress import quiet
 
 

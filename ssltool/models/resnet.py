@@ -14,7 +14,7 @@ from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 from ssltool.errors import SSLToolError
 from ssltool.models.counterpart import PYTHON, Counterpart, call
 from ssltool.models.family import Family
-from ssltool.models.trimmed_conv import trim_convolutions
+from ssltool.models.small_map_conv import use_small_map_convolutions
 
 # The collapse paper's variants: (block, layers, width per group).
 VARIANTS: dict[str, tuple[type[BasicBlock | Bottleneck], list[int], int]] = {
@@ -69,7 +69,7 @@ class ResNets(Family):
         if stem != "imagenet":
             model.conv1 = _first_conv(model.bn1.num_features, *STEM_CONVS[stem])
             model.maxpool = nn.Identity()  # type: ignore[assignment]
-        trim_convolutions(model)
+        use_small_map_convolutions(model)
         return model, dim
 
     def owns(self, backbone: nn.Module) -> bool:

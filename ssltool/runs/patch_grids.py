@@ -13,8 +13,8 @@ from ssltool.checkpoints.load import Pretrained
 from ssltool.config import SaveReprsConfig
 from ssltool.data.image_files import pixels
 from ssltool.data.images import ImageSet
-from ssltool.data.loader import eval_pixels
 from ssltool.data.preprocessing import Preprocessing
+from ssltool.data.workers import eval_pixels
 from ssltool.errors import SSLToolError
 from ssltool.models.tokens import PATCH
 from ssltool.reprs.extract import extract_all

@@ -8,7 +8,7 @@ import torch
 
 from ssltool.checkpoints.load import Pretrained, load_pretrained
 from ssltool.config import NetworkSettings, SaveReprsConfig
-from ssltool.data.loader import killed_workers
+from ssltool.data.workers import killed_workers
 from ssltool.diagnosis.layer_metrics import knn_accuracy, measured_layer
 from ssltool.files.writing import finite
 from ssltool.reprs.extract import extract_all

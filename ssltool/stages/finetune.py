@@ -26,9 +26,10 @@ from ssltool.config import FinetuneConfig, as_dict
 from ssltool.data.found import announce, record_of
 from ssltool.data.images import ImageSet
 from ssltool.data.labels import compact, open_labelled
-from ssltool.data.loader import Batch, Loader, killed_workers
+from ssltool.data.loader import Batch, Loader
 from ssltool.data.shard import Shard
 from ssltool.data.support import stratified_sample
+from ssltool.data.workers import killed_workers
 from ssltool.diagnosis.metrics.of_rows import feature_std_tensor
 from ssltool.errors import SSLToolError
 from ssltool.files.schema import ANYTHING, conform, listing, mapping, real, sequence

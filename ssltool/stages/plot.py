@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ssltool.config import PlotConfig
-from ssltool.data.loader import killed_workers
+from ssltool.data.workers import killed_workers
 from ssltool.viz import PLOTS
 
 if TYPE_CHECKING:

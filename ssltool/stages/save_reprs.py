@@ -20,9 +20,9 @@ from ssltool.config import SaveReprsConfig
 from ssltool.data.detection import splits_of
 from ssltool.data.found import announce, record_of
 from ssltool.data.images import ImageSet
-from ssltool.data.loader import killed_workers
 from ssltool.data.sample import sample_images
 from ssltool.data.shard import Shard
+from ssltool.data.workers import killed_workers
 from ssltool.errors import Interrupted, SSLToolError
 from ssltool.models.arch_name import file_name
 from ssltool.reprs import formats

@@ -73,6 +73,7 @@ class TrainState(LoopState):
         sums: the sums of the recorded values over the steps of the current epoch.
         pending: the values of the steps since the last ``flush``.
         latest: the loss of the last flushed step.
+        cuda_graphs: whether the model is compiled into CUDA graphs, whose tensors the next step overwrites.
     """
 
     method: Method
@@ -83,6 +84,7 @@ class TrainState(LoopState):
     sums: dict[str, float] = field(default_factory=lambda: dict.fromkeys(SUMS, 0.0))
     pending: list[Tensor] = field(default_factory=list)
     latest: float | None = None
+    cuda_graphs: bool = False
 
     @property
     def epoch_number(self) -> int:
@@ -148,6 +150,8 @@ class TrainState(LoopState):
         """
         outputs = []
         self.optimizer.zero_grad(set_to_none=True)
+        if self.cuda_graphs:
+            torch.compiler.cudagraph_mark_step_begin()
         for number, part in enumerate(parts, start=1):
             with gradient_exchange(self.model, number == len(parts)):
                 with autocast():

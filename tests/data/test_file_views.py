@@ -10,17 +10,18 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from view_helpers import drawn, smooth
 
-from ssltool import seeds
 from ssltool.data import file_views, views
 from ssltool.data.decoding import decode
 from ssltool.data.file_views import Box
 from ssltool.data.images import ImageSet
-from ssltool.data.loader import BATCHED_SIZE, Loader, _Decoded
+from ssltool.data.loader import BATCHED_SIZE, Loader
 from ssltool.data.opening import CorruptImage
 from ssltool.data.pixels import DEFAULT_RULES
 from ssltool.data.preprocessing import IMAGENET
 from ssltool.data.views import PAPER, PLAIN, Recipe
+from ssltool.data.workers import Decoded
 from ssltool.errors import SSLToolError
 
 HALF_A_PIXEL = 3.0
@@ -28,17 +29,6 @@ HALF_A_PIXEL = 3.0
 by up to 10 steps from one pixel of the views to the next."""
 
 EVERYTHING = dataclasses.replace(PAPER, solarize_p=0.3, rotation=15.0)
-
-
-def drawn(n: int, recipe: Recipe = PAPER, seed: int = 0) -> views.ViewParams:
-    return views.sample_params(n, recipe, seeds.generator(seed))
-
-
-def smooth(height: int, width: int) -> np.ndarray:
-    """An image (height, width, 3) without noise, as photographs are at the size of a pixel."""
-    y, x = np.mgrid[:height, :width] / min(height, width)
-    waves = [np.sin(7 * x + 3 * c) * np.cos((5 + c) * y) for c in range(3)]
-    return np.rint(127.5 + 100 * np.stack(waves, axis=-1)).astype(np.uint8)
 
 
 def made_of(image: np.ndarray, params: views.ViewParams, size: int) -> torch.Tensor:
@@ -230,12 +220,12 @@ def test_large_images_in_memory_do_not_depend_on_workers(pixels):
 
 
 def test_views_are_in_channels_last_memory(pixels):
-    made = _Decoded(in_memory(pixels, 3, 70), IMAGENET.at(70), finished=True)[0, drawn(1).packed(), [70]]
+    made = Decoded(in_memory(pixels, 3, 70), IMAGENET.at(70), finished=True)[0, drawn(1).packed(), [70]]
     assert made[0].shape == (3, 70, 70) and made[0].stride() == (1, 3 * 70, 3)
 
 
 def test_crops_for_a_gpu_need_no_opencv_and_are_finished_there(pixels):
-    made = _Decoded(in_memory(pixels, 3, 70), IMAGENET.at(70), finished=False)[0, drawn(1).packed(), [70]]
+    made = Decoded(in_memory(pixels, 3, 70), IMAGENET.at(70), finished=False)[0, drawn(1).packed(), [70]]
     assert made[0].shape == (3, 70, 70) and made[0].is_contiguous()
 
 

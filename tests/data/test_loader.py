@@ -20,10 +20,11 @@ from ssltool import seeds
 from ssltool.config import DataSettings
 from ssltool.data import shared_memory, views
 from ssltool.data.images import ImageSet, open_dataset
-from ssltool.data.loader import Batch, Loader, WorkerKilled, killed_workers
+from ssltool.data.loader import Batch, Loader
 from ssltool.data.preprocessing import IMAGENET, IMAGENET_STD
 from ssltool.data.shard import Shard
 from ssltool.data.views import PAPER, PLAIN, PROBE, Recipe
+from ssltool.data.workers import WorkerKilled, killed_workers
 from ssltool.errors import SSLToolError
 
 CPU = torch.device("cpu")

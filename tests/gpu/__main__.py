@@ -31,16 +31,19 @@ TRAINING = "--epochs 1 --steps-per-epoch 4 -b 64 --monitor-size 256 --precision 
 class Check:
     """A command; {out} in its words is a folder of its own. ``near`` is the largest difference of a number, relative to
     it or absolute where it is below 1. With ``two``, flags for them, it also runs on two ranks. What is compared is the
-    document of ``then``, a command that reads what this one wrote, if there is one."""
+    document of ``then``, a command that reads what this one wrote, if there is one. On CUDA the command has the flags
+    ``on_cuda``, too."""
 
     words: str
     near: float
     two: str | None = None
     then: str | None = None
+    on_cuda: str = ""
 
 
 CHECKS = {
     "pretrain": Check(f"pretrain {NETWORK} {TRAINING} -o {{out}}/run", 0.05, two="--dist-backend gloo"),
+    "pretrain-graphs": Check(f"pretrain {NETWORK} {TRAINING} -o {{out}}/run", 0.05, on_cuda="--compile --cuda-graphs"),
     "save-reprs": Check(
         "save-reprs --pretrained run/checkpoint.pt --split val -o {out}/reprs.pt",
         0.02,
@@ -67,6 +70,7 @@ MADE = (
 
 ON_A_DEVICE = (
     "pretrain",
+    "pretrain-graphs",
     "save-reprs",
     "collapse-layers",
     "diagnose",
@@ -144,6 +148,7 @@ def check(name: str, folder: Path, device: str) -> Iterator[str]:
 
     def document(out: str, device: str, ranks: int, more: str) -> dict[str, Any]:
         flags = ["--device", device] * has_device + more.split()
+        flags += one.on_cuda.split() if device.startswith("cuda") else []
         found = run([word.format(out=out) for word in one.words.split()] + flags, folder, ranks)
         return found if one.then is None else run(one.then.format(out=out).split(), folder, 0)
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from ssltool.errors import UsageError
 from ssltool.methods import METHODS
 from ssltool.methods.regularisers import REGULARISERS
 from ssltool.models import ARCHITECTURES, Architecture
@@ -84,7 +85,7 @@ def test_no_step_after_the_first_is_compiled_again(tmp_path: Path, trained, monk
     plain = losses(tiny_config(method, tmp_path / "plain", trained, options=options, **settings))
 
     compiled, frames = torch.compile, []
-    monkeypatch.setattr(torch, "compile", lambda model: compiled(model, backend="eager"))
+    monkeypatch.setattr(torch, "compile", lambda model, mode: compiled(model, backend="eager"))
     torch._dynamo.reset()
 
     def watch(run: Pretraining) -> None:
@@ -100,3 +101,28 @@ def test_no_step_after_the_first_is_compiled_again(tmp_path: Path, trained, monk
     assert found == pytest.approx(plain, rel=1e-4, abs=1e-5)
     assert frames[0] > 0
     assert len(set(frames)) == 1
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
+def test_cuda_graphs_are_refused_on_a_cpu_and_no_run_folder_is_made(tmp_path: Path, trained):
+    with pytest.raises(UsageError, match="needs a CUDA device"):
+        pretrain(tiny_config("simsiam", tmp_path / "run", trained, compile=True, cuda_graphs=True))
+    assert not (tmp_path / "run").exists()
+
+
+def test_cuda_graphs_without_compile_are_refused(tmp_path: Path, trained):
+    with pytest.raises(UsageError, match="without --compile"):
+        pretrain(tiny_config("simsiam", tmp_path / "run", trained, cuda_graphs=True))
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # by torch, where a graph ends
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("method", ["simsiam", "moco", "byol"])
+def test_losses_of_cuda_graphs_are_those_without(tmp_path: Path, trained, method):
+    """Also with micro-batches, whose results must outlive the next one of the step."""
+    settings: dict[str, Any] = {"device": "cuda", "epochs": 3, "steps_per_epoch": 2, "accumulate": 2}
+    plain = losses(tiny_config(method, tmp_path / "plain", trained, **settings))
+    torch._dynamo.reset()
+    found = losses(tiny_config(method, tmp_path / "graphs", trained, **settings, compile=True, cuda_graphs=True))
+    assert torch._dynamo.utils.counters["inductor"]["cudagraph_skips"] == 0
+    assert found == pytest.approx(plain, rel=1e-2, abs=1e-3)

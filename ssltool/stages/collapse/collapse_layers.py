@@ -17,7 +17,7 @@ from ssltool.config import LAYERS, CollapseLayersConfig, NetworkSettings
 from ssltool.config.fields import STATES
 from ssltool.data.found import record_of
 from ssltool.data.images import ImageSet
-from ssltool.data.loader import killed_workers
+from ssltool.data.workers import killed_workers
 from ssltool.diagnosis.depth_verdict import collapsed_stretch, judge_layer
 from ssltool.diagnosis.layer_sums import LAYER_METRICS
 from ssltool.diagnosis.limits import Limit

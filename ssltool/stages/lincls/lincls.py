@@ -19,8 +19,8 @@ from ssltool.config import LinclsConfig
 from ssltool.config.fields import TRANSFORM
 from ssltool.data import preprocessing as transforms
 from ssltool.data.found import announce
-from ssltool.data.loader import killed_workers
 from ssltool.data.shard import Shard
+from ssltool.data.workers import killed_workers
 from ssltool.errors import SSLToolError
 from ssltool.reprs.class_names import Labels
 from ssltool.reprs.representation_set import NETWORK_KEYS, NETWORK_TITLES

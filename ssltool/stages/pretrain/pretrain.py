@@ -21,9 +21,10 @@ from ssltool.checkpoints.checkpoint import Checkpoint
 from ssltool.config import PretrainConfig
 from ssltool.data.found import announce
 from ssltool.data.images import open_dataset
-from ssltool.data.loader import Batch, Loader, WorkerKilled, killed_workers
+from ssltool.data.loader import Batch, Loader
 from ssltool.data.prefetch import ahead
 from ssltool.data.shard import Shard
+from ssltool.data.workers import WorkerKilled, killed_workers
 from ssltool.diagnosis.metrics.of_rows import feature_std_tensor
 from ssltool.errors import Collapsed, SSLToolError, UsageError, counted
 from ssltool.methods.base import EpochImages, Now
@@ -126,11 +127,11 @@ class Pretraining(TrainingLoop[TrainState, Batch]):
                 self.state.restart_at(config.start_epoch, self.steps)
         elif config.resume:
             distributed.rank_zero_info(f"no checkpoint in {self.folder.path}: starting a new run")
-        workers = worker_count(config.workers)
-        self.loader = Loader(self.setup.images, self.setup.preprocessing, device, workers)
+        how = (self.setup.preprocessing, device, worker_count(config.workers))
+        self.loader = Loader(self.setup.images, *how)
         self.support: Loader | None = None
         if self.setup.support is not None:
-            self.support = Loader(self.setup.support.images, self.setup.preprocessing, device, workers)
+            self.support = Loader(self.setup.support.images, *how)
         if config.minutes is not None and start.checkpoint is None:
             self._choose_epochs(config.minutes)
         left = (self.epochs - self.state.epoch) * self.steps - self.state.epoch_step
@@ -388,9 +389,11 @@ def _build_state(setup: TrainingSetup, device: torch.device) -> TrainState:
     method.to(device)
     optimizer = build_optimizer(method.param_groups(), c)
     model = wrap_ddp(setup.regularised(method), device)
+    if c.cuda_graphs and device.type != "cuda":
+        raise UsageError(f"--cuda-graphs needs a CUDA device, and this run is on {device.type}; leave it out")
     if c.compile:
-        model = torch.compile(model)  # type: ignore[assignment]
+        model = torch.compile(model, mode="reduce-overhead" if c.cuda_graphs else None)  # type: ignore[assignment]
     torch.backends.cudnn.benchmark = device.type == "cuda"  # shapes are constant, so benchmarking kernels pays off
     scaler = torch.amp.GradScaler(device.type, enabled=c.precision == "fp16")
     sums = dict.fromkeys((*SUMS, *(term.key for term in setup.terms)), 0.0)
-    return TrainState(method, model, optimizer, scaler, sums=sums)
+    return TrainState(method, model, optimizer, scaler, sums=sums, cuda_graphs=c.cuda_graphs)

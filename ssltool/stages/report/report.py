@@ -18,7 +18,7 @@ from ssltool.config import NetworkSettings, ReportConfig, SaveReprsConfig
 from ssltool.data.found import record_of
 from ssltool.data.image_files import pixels
 from ssltool.data.images import ImageSet
-from ssltool.data.loader import killed_workers
+from ssltool.data.workers import killed_workers
 from ssltool.diagnosis.kinds import ratios
 from ssltool.diagnosis.layer_metrics import KNN_NEIGHBOURS, MEASURED, knn_accuracy
 from ssltool.diagnosis.measure import measure

@@ -15,8 +15,8 @@ from ssltool.checkpoints.saved_run import SavedRun
 from ssltool.config import ScanConfig, as_dict
 from ssltool.config.scan import STEPS
 from ssltool.data.found import announce, record_of
-from ssltool.data.loader import killed_workers
 from ssltool.data.shard import Shard
+from ssltool.data.workers import killed_workers
 from ssltool.errors import SSLToolError
 from ssltool.files.reading import file_hash
 from ssltool.files.schema import ANYTHING, conform, mapping
