@@ -47,7 +47,7 @@ class _Recomputed:
             forward,
             *args,
             use_reentrant=False,
-            context_fn=lambda: (nullcontext(), _with_copied_buffers(self)),
+            context_fn=functools.partial(_contexts, self),
             **kwargs,
         )
 

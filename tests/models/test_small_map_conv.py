@@ -41,8 +41,10 @@ def outputs_and_gradients(run: Callable[[Tensor], Tensor], images: Tensor, *para
     return [made, *torch.autograd.grad(made.square().sum(), [images, *parameters])]
 
 
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("product", [CONV, *PRODUCTS])
 @given(
+    batch=st.integers(1, 3),
     height=st.integers(1, 6),
     width=st.integers(1, 6),
     kernel=st.tuples(st.integers(1, 7), st.integers(1, 7)),
@@ -50,12 +52,14 @@ def outputs_and_gradients(run: Callable[[Tensor], Tensor], images: Tensor, *para
     padding=st.integers(0, 3),
     bias=st.booleans(),
 )
-def test_outputs_and_gradients_are_those_of_torch(product, height, width, kernel, stride, padding, bias):
+def test_outputs_and_gradients_are_those_of_torch(
+    product, memory_format, batch, height, width, kernel, stride, padding, bias
+):
     padding = tuple(min(padding, size // 2) for size in kernel)
     assume(height + 2 * padding[0] >= kernel[0] and width + 2 * padding[1] >= kernel[1])
     ours, plain = pair(3, 4, kernel, stride=stride, padding=padding, bias=bias)
-    assert type(ours) is SmallMapConv2d
-    images = torch.randn(2, 3, height, width, dtype=torch.float64).requires_grad_()
+    assert type(ours.to(memory_format=memory_format)) is SmallMapConv2d
+    images = torch.randn(batch, 3, height, width, dtype=torch.float64).to(memory_format=memory_format).requires_grad_()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(small_map_conv, "faster_product", lambda *given: product)
         found = outputs_and_gradients(ours, images, *ours.parameters())
@@ -64,12 +68,38 @@ def test_outputs_and_gradients_are_those_of_torch(product, height, width, kernel
 
 
 @pytest.mark.parametrize("product", PRODUCTS)
-def test_images_without_gradient_get_none(product):
-    taps, weight = taps_of(3, 3, 1, 1), torch.randn(4, 2, 3, 3, dtype=torch.float64, requires_grad=True)
-    images = torch.randn(2, 2, 3, 3, dtype=torch.float64)
-    found, expected = product.apply(images, weight, taps, taps), F.conv2d(images, weight, padding=1)
-    for one, other in zip(*(torch.autograd.grad(y.sum(), weight) for y in (found, expected)), strict=True):
-        torch.testing.assert_close(one, other)
+@pytest.mark.parametrize("frozen", ["images", "weight"])
+def test_what_is_frozen_gets_no_gradient_and_the_rest_that_of_torch(product, frozen):
+    taps = taps_of(3, 3, 1, 1)
+    given = {"images": torch.randn(2, 2, 3, 3, dtype=torch.float64), "weight": torch.randn(4, 2, 3, 3).double()}
+    trained = next(one for name, one in given.items() if name != frozen).requires_grad_()
+    expected = torch.autograd.grad(F.conv2d(*given.values(), padding=1).square().sum(), trained)[0]
+    made = product.apply(*given.values(), taps, taps)
+    torch.testing.assert_close(torch.autograd.grad(made.square().sum(), trained, retain_graph=True)[0], expected)
+    gradients = product.backward(made.grad_fn, torch.ones_like(made))
+    assert [gradient is None for gradient in gradients[:2]] == [name == frozen for name in given]
+
+
+def test_an_empty_batch_has_an_empty_result():
+    ours, _ = pair(64, 64, 3, padding=1)
+    assert ours(torch.empty(0, 64, 2, 2, dtype=torch.float64)).shape == (0, 64, 2, 2)
+
+
+def test_gradients_of_two_passes_keep_the_layout_of_the_weight():
+    """That of a 1x1 convolution too, for which DistributedDataParallel compares all strides."""
+    ours = pair(64, 64, 1, stride=2, bias=False)[0].to(memory_format=torch.channels_last)
+    images = torch.randn(2, 64, 4, 4, dtype=torch.float64).to(memory_format=torch.channels_last)
+    (ours(images).sum() + ours(2 * images).sum()).backward()
+    assert ours.weight.grad.stride() == ours.weight.stride()
+
+
+@pytest.mark.parametrize("product", PRODUCTS)
+def test_nothing_but_images_and_weight_is_kept_for_the_backward_pass(product):
+    kept = []
+    images, weight = (torch.randn(shape, requires_grad=True) for shape in ((4, 8, 2, 2), (16, 8, 3, 3)))
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.data_ptr()) or x, lambda x: x):
+        product.apply(images, weight, *2 * (taps_of(2, 3, 1, 1),))
+    assert kept == [images.data_ptr(), weight.data_ptr()]
 
 
 @pytest.mark.parametrize("product", PRODUCTS)
@@ -101,8 +131,8 @@ def test_in_evaluation_the_convolution_is_torchs(monkeypatch):
     assert torch.equal(ours(images), plain(images))
 
 
-@pytest.mark.parametrize("settings", [{"groups": 2}, {"dilation": 2}])
-def test_grouped_and_dilated_convolutions_stay(settings):
+@pytest.mark.parametrize("settings", [{"groups": 2}, {"dilation": 2}, {"padding": 1, "padding_mode": "reflect"}])
+def test_other_kinds_of_convolutions_stay(settings):
     network = nn.Sequential(nn.Conv2d(4, 4, 3, **settings))
     use_small_map_convolutions(network)
     assert type(network[0]) is nn.Conv2d
@@ -143,6 +173,7 @@ def test_pairs_are_the_products_of_a_convolution_in_one_dimension(inputs, kernel
         (512, 512, 2, 3, 1, MapProduct),
         (16, 16, 2, 3, 1, CONV),
         (512, 512, 3, 3, 1, WindowProduct),
+        (512, 512, 7, 3, 1, CONV),
         (64, 64, 8, 3, 1, CONV),
         (64, 32, 14, 1, 2, CONV),
         (128, 64, 8, 1, 2, WindowProduct),
@@ -151,19 +182,28 @@ def test_pairs_are_the_products_of_a_convolution_in_one_dimension(inputs, kernel
 )
 def test_products_are_chosen_for_small_maps_of_enough_channels(made, given, size, kernel, stride, expected):
     taps = taps_of(size, kernel, stride, kernel // 2)
-    weight = torch.empty(made, given, taps.length, taps.length)
-    assert faster_product(weight, taps, taps) is expected
+    assert faster_product((made, given, taps.length, taps.length), torch.float32, taps, taps) is expected
 
 
-def test_bfloat16_multiplies_larger_maps_with_amx_only(monkeypatch):
-    taps, weight = taps_of(4, 3, 1, 1), torch.empty(128, 128, 3, 3, dtype=torch.bfloat16)
-    for has_amx, expected in ((True, WindowProduct), (False, CONV)):
-        monkeypatch.setattr(small_map_conv, "has_amx", lambda has=has_amx: has)
-        assert faster_product(weight, taps, taps) is expected
+@pytest.mark.parametrize(
+    ("flags", "of_one_pixel", "of_sixteen"),
+    [
+        ({"avx512_bf16", "amx_bf16"}, WindowProduct, WindowProduct),
+        ({"avx512_bf16"}, WindowProduct, CONV),
+        ({"avx2"}, CONV, CONV),
+    ],
+)
+def test_products_in_bfloat16_depend_on_the_features_of_the_processor(monkeypatch, flags, of_one_pixel, of_sixteen):
+    monkeypatch.setattr(small_map_conv, "cpu_flags", lambda: flags)
+    monkeypatch.setattr(small_map_conv, "min_channels_per_pixel", small_map_conv.min_channels_per_pixel.__wrapped__)
+    for side, expected in ((1, of_one_pixel), (4, of_sixteen)):
+        taps = taps_of(side, 3, 1, 1)
+        assert faster_product((128, 128, 3, 3), torch.bfloat16, taps, taps) is expected
+    assert faster_product((128, 128, 1, 1), torch.float16, taps, taps) is CONV
 
 
 @pytest.mark.parametrize("size", [32, 64])
-def test_a_resnet_for_small_images_trains_as_torchvisions(size):
+def test_a_resnet_for_small_images_trains_as_torchvisions(monkeypatch, size):
     import torchvision
 
     ours, _ = build_backbone("resnet18", stem="imagenet", image_size=size, zero_init_residual=False)
@@ -172,9 +212,11 @@ def test_a_resnet_for_small_images_trains_as_torchvisions(size):
     theirs.load_state_dict(ours.state_dict())
     images = torch.randn(4, 3, size, size)
     grads = []
+    chosen = set()
+    monkeypatch.setattr(small_map_conv, "faster_product", lambda *g: chosen.add(made := faster_product(*g)) or made)
     for network in (ours.double(), theirs.double()):
         network(images.double()).square().mean().backward()
         grads.append({name: p.grad for name, p in network.named_parameters()})
-    assert any(isinstance(module, SmallMapConv2d) for module in ours.modules())
+    assert chosen == {CONV, *PRODUCTS}
     for name, grad in grads[1].items():
         torch.testing.assert_close(grads[0][name], grad, rtol=1e-9, atol=1e-12)
