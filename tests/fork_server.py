@@ -113,6 +113,7 @@ def run_ranks(path: Path, *command: object, ranks: int = 2, limit: float = 600) 
 
 def serve(path: str) -> None:
     """Imports ``ssltool``, and runs commands until the process is ended."""
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # as a command on ranks sets it before it imports torch
     ssltool = importlib.import_module("ssltool")
     for module in pkgutil.walk_packages(ssltool.__path__, "ssltool."):
         if not module.name.startswith("ssltool.integrations."):  # they import other libraries
