@@ -204,7 +204,7 @@ def main() -> None:
         found[name] = run_row(name, args.seconds, args.limit)
         value = found[name]
         text = value if isinstance(value, str) else "  ".join(f"{k} {v:.3g}" for k, v in value.items())
-        print(f"{time.perf_counter() - begun:5.0f} s  {name:48} {text}", flush=True)
+        print(f"{time.perf_counter() - begun:5.0f} s  {name:36} {text}", flush=True)
         if args.json:
             args.json.write_text(json.dumps(machine | {"rows": found}, indent=1))
 
