@@ -1,6 +1,6 @@
 """The time of convolutions of small maps, by oneDNN and as matrix products, forward and backward.
 
-    python benchmarks/small_maps.py [--threads 2] [--rounds 5] [--batches 64 256] [--without-amx]
+    python benchmarks/small_maps.py [--threads 2] [--rounds 5] [--batches 64 256] [--forward] [--without-amx]
 
 The shapes are those of ResNets for images of 28 to 224 pixels. Each line has the milliseconds of ``F.conv2d``, and how
 many times as fast are the product of windows, the product of maps (of at most 4 x 4 pixels), and what

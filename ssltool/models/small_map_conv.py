@@ -86,24 +86,22 @@ class SmallMapConv2d(nn.Conv2d):
     """
 
     def forward(self, images: Tensor) -> Tensor:
-        if (
-            not self.training
-            or isinstance(self.padding, str)
-            or images.ndim != 4
-            or min(images.shape[-2:]) > LARGEST_MAP
-        ):
+        if not self.training or isinstance(self.padding, str) or images.ndim != 4:
             return super().forward(images)
-        geometry = zip(images.shape[-2:], self.kernel_size, self.stride, self.padding, strict=True)
+        sizes, multiplies = images.shape[-2:], images.device.type == "cpu" and not torch.compiler.is_compiling()
+        covers = sizes[0] >= self.kernel_size[0] and sizes[1] >= self.kernel_size[1]
+        if covers and not (multiplies and min(sizes) <= LARGEST_MAP):
+            return super().forward(images)
+        geometry = zip(sizes, self.kernel_size, self.stride, self.padding, strict=True)
         rows, columns = (taps_of(*of_side) for of_side in geometry)
         trims = (rows.length, columns.length) != self.kernel_size
         weight = self.weight[:, :, rows.used, columns.used] if trims else self.weight
-        if images.device.type == "cpu" and not torch.compiler.is_compiling():
-            autocasts = torch.is_autocast_enabled("cpu") and weight.dtype is torch.float32
-            dtype = torch.get_autocast_dtype("cpu") if autocasts else weight.dtype
-            product = faster_product(weight.shape, dtype, rows, columns)
-            if product is not None and len(images):
-                out: Tensor = product.apply(images.to(dtype), weight.to(dtype), rows, columns)  # type: ignore[no-untyped-call]
-                return out if self.bias is None else out + self.bias.to(dtype)[:, None, None]
+        autocasts = torch.is_autocast_enabled("cpu") and weight.dtype is torch.float32
+        dtype = torch.get_autocast_dtype("cpu") if autocasts else weight.dtype
+        product = faster_product(weight.shape, dtype, rows, columns) if multiplies and len(images) else None
+        if product is not None and images.dtype in (weight.dtype, dtype):
+            out: Tensor = product.apply(images.to(dtype), weight.to(dtype), rows, columns)  # type: ignore[no-untyped-call]
+            return out if self.bias is None else out + self.bias.to(dtype)[:, None, None]
         strides, padding = (rows.stride, columns.stride), (rows.padding, columns.padding)
         return F.conv2d(images, weight, self.bias, strides, padding)
 

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 
 from ssltool.config import DeviceSettings
-from ssltool.errors import SSLToolError
+from ssltool.errors import SSLToolError, UsageError
 from ssltool.training import distributed
 from ssltool.training.launch import started_by_srun
 
@@ -43,6 +43,16 @@ def pick_device(settings: DeviceSettings, *, local_rank: int = 0) -> torch.devic
     if name == "mps" and not torch.backends.mps.is_available():
         raise SSLToolError("--device mps is not available on this machine; try --device cpu")
     return torch.device(name)
+
+
+def require_cuda(device: torch.device, flag: str) -> None:
+    """Refuses ``flag`` on other devices than CUDA.
+
+    Raises:
+        UsageError: naming the flag and the device.
+    """
+    if device.type != "cuda":
+        raise UsageError(f"{flag} needs a CUDA device, and this run is on {device.type}; leave it out")
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:

@@ -80,6 +80,12 @@ def test_what_is_frozen_gets_no_gradient_and_the_rest_that_of_torch(product, fro
     assert [gradient is None for gradient in gradients[:2]] == [name == frozen for name in given]
 
 
+def test_images_of_another_type_than_the_weight_are_refused_as_by_torch():
+    for conv in pair(64, 64, 3, padding=1):
+        with pytest.raises(RuntimeError):
+            conv(torch.randn(2, 64, 2, 2))
+
+
 def test_an_empty_batch_has_an_empty_result():
     ours, _ = pair(64, 64, 3, padding=1)
     assert ours(torch.empty(0, 64, 2, 2, dtype=torch.float64)).shape == (0, 64, 2, 2)

@@ -14,6 +14,7 @@ from ssltool.methods import METHODS
 from ssltool.methods.regularisers import REGULARISERS
 from ssltool.models import ARCHITECTURES, Architecture
 from ssltool.stages.pretrain import run as pretrain
+from ssltool.stages.pretrain.dry_run import plan
 from ssltool.stages.pretrain.pretrain import Pretraining
 from tiny_methods import MASKED, tiny_config
 
@@ -104,9 +105,11 @@ def test_no_step_after_the_first_is_compiled_again(tmp_path: Path, trained, monk
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
-def test_cuda_graphs_are_refused_on_a_cpu_and_no_run_folder_is_made(tmp_path: Path, trained):
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_cuda_graphs_are_refused_on_a_cpu_and_no_run_folder_is_made(tmp_path: Path, trained, dry_run):
+    config = tiny_config("simsiam", tmp_path / "run", trained, compile=True, cuda_graphs=True)
     with pytest.raises(UsageError, match="needs a CUDA device"):
-        pretrain(tiny_config("simsiam", tmp_path / "run", trained, compile=True, cuda_graphs=True))
+        plan(config) if dry_run else pretrain(config)
     assert not (tmp_path / "run").exists()
 
 

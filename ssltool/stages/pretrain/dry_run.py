@@ -23,7 +23,7 @@ from ssltool.settings import Record
 from ssltool.stages.pretrain.epoch_monitor import check_limit
 from ssltool.stages.pretrain.prepare import prepare
 from ssltool.stages.pretrain.run_time import epochs_within
-from ssltool.training.device import autocast, pick_device
+from ssltool.training.device import autocast, pick_device, require_cuda
 from ssltool.training.optimizers import build_optimizer
 from ssltool.training.precision import native_precision
 from ssltool.training.progress import info
@@ -114,6 +114,8 @@ def _costs(setup: TrainingSetup, device: torch.device) -> Record:
     """Number of parameters, and memory and time extrapolated from a few trial steps on noise."""
     method = setup.build_method().to(device)
     check_limit(setup.config, method, setup.images)
+    if setup.config.cuda_graphs:
+        require_cuda(device, "--cuda-graphs")
     warnings = setup.warnings(method)
     model = setup.regularised(method)
     if setup.config.channels_last:

@@ -40,7 +40,7 @@ from ssltool.training import distributed
 from ssltool.training.accumulation import micro_batches
 from ssltool.training.background import copied
 from ssltool.training.data_parallel import wrap_ddp
-from ssltool.training.device import autocast, pick_device
+from ssltool.training.device import autocast, pick_device, require_cuda
 from ssltool.training.launch import worker_count
 from ssltool.training.loggers import Logger, check_loggers, open_loggers
 from ssltool.training.loop import TrainingLoop
@@ -389,8 +389,8 @@ def _build_state(setup: TrainingSetup, device: torch.device) -> TrainState:
     method.to(device)
     optimizer = build_optimizer(method.param_groups(), c)
     model = wrap_ddp(setup.regularised(method), device)
-    if c.cuda_graphs and device.type != "cuda":
-        raise UsageError(f"--cuda-graphs needs a CUDA device, and this run is on {device.type}; leave it out")
+    if c.cuda_graphs:
+        require_cuda(device, "--cuda-graphs")
     if c.compile:
         model = torch.compile(model, mode="reduce-overhead" if c.cuda_graphs else None)  # type: ignore[assignment]
     torch.backends.cudnn.benchmark = device.type == "cuda"  # shapes are constant, so benchmarking kernels pays off
