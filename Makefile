@@ -96,9 +96,9 @@ study-small: study-data
 # 195 runs, about 28 core-hours. The results are gathered also if some runs failed.
 study: study-data
 	-$(WITH_STUDY) bash $(STUDY)/study.sh $$(nproc)
-	$(BIN)/python $(STUDY)/gather.py docs/_static/study.csv
-	$(BIN)/python $(STUDY)/figures.py docs/_static/study.csv docs/_static
-	$(BIN)/python $(STUDY)/report.py docs/_static/study.csv > study/tables.md
+	$(BIN)/python $(STUDY)/gather.py study/study.csv
+	$(BIN)/python $(STUDY)/report.py study/study.csv > study/tables.md
+	$(BIN)/python $(STUDY)/figures.py study/study.csv study
 
 study-data: install
 	$(BIN)/python -m pip install --quiet --editable '.[study]'

@@ -9,10 +9,11 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from report import compared, of_methods, of_settings
-from results import OUTCOMES, last, read, simsiam_iid
+from report import of_methods, of_settings
+from results import ALL, FEWEST, OUTCOMES, last, order_of, read, simsiam_iid
 
 from ssltool.viz.style import COLOURS, MARKERS, figure_style, light_grid, log_scale, plt, save_figure
 
@@ -22,6 +23,9 @@ PANELS = {
     "projector_effective_rank": "effective rank of the projector",
     "probe_points": "linear probe, % correct",
 }
+LEAST_SHARE = 1e-4
+"""The least share of the sum of singular values that the figure of spectra shows."""
+
 ORDERS = ("iid", "current", "replay", "accumulate", "last", "hybrid4", "hybrid8", "hybrid12")
 
 
@@ -54,7 +58,7 @@ def plane(rows: pd.DataFrame, path: str) -> None:
 def orders(rows: pd.DataFrame, path: str) -> None:
     """The seeds and means of each order, at each point of question 2."""
     runs = last(rows)
-    runs = runs[runs["part"] == "2"].assign(order=lambda r: r["run"].str.extract(r"^2-(\w+)-w")[0])
+    runs = runs[runs["part"] == "2"].assign(order=order_of)
     points = runs[["width", "images"]].drop_duplicates()
     names = ("val_effective_rank", "val_auc", "probe_points")
     figure, axes = plt.subplots(
@@ -87,21 +91,50 @@ def forecast(rows: pd.DataFrame, path: str) -> None:
     save_figure(figure, path)
 
 
+def spectra(rows: pd.DataFrame, path: str, table: Path) -> None:
+    """The singular values of the backbone on the val images as shares of their sum, a panel for each width: untrained,
+    and trained with 500 and with all images. Lines are geometric means of the seeds; shares below ``LEAST_SHARE`` are
+    not shown."""
+    runs, values = simsiam_iid(last(rows)), np.load(table.with_suffix(".npz"))
+    widths = sorted(runs["width"].unique())
+    figure, axes = plt.subplots(
+        1, len(widths), figsize=(3.7 * len(widths), 3.4), squeeze=False, sharey=True, layout="constrained"
+    )
+    for axis, width in zip(axes[0], widths, strict=True):
+        here = runs[runs["width"] == width]
+        curves = {"untrained": (here.loc[here["images"] == FEWEST, "run"], 0)}
+        for images in (FEWEST, ALL):
+            curves[f"{images:,} images"] = here.loc[here["images"] == images, "run"], int(here["epochs"].iloc[0])
+        for i, (label, (names, epoch)) in enumerate(curves.items()):
+            of_seeds = [values[f"{name}/epoch{epoch}_val_values"] for name in names]
+            if of_seeds:
+                logs = [np.log(np.maximum(one.astype(float) / one.sum(), 1e-12)) for one in of_seeds]
+                shares = np.exp(np.mean(logs, axis=0))
+                shown = shares[shares >= LEAST_SHARE]
+                axis.plot(np.arange(1, len(shown) + 1), shown, color=COLOURS[i], marker=MARKERS[i], label=label)
+        finish(axis, f"width {width}")
+        log_scale(axis, "y")
+        axis.set_xlabel("singular value")
+    axes[0][0].set_ylabel("share of their sum")
+    axes[0][0].legend()
+    save_figure(figure, path)
+
+
 def settings(rows: pd.DataFrame, path: str) -> None:
     """The effect of each setting of question 3, and below them that of the images."""
-    changed, images = of_settings(rows)
-    tables = [compared(changed), compared(images).assign(setting=lambda t: t["images"] + " images")]
-    effects(pd.concat(tables), "setting", path)
+    table = of_settings(rows)
+    effects(table.assign(setting=table["setting"].fillna(table["images"] + " images")), "setting", path)
 
 
 def methods(rows: pd.DataFrame, path: str) -> None:
     """The effect of the images in each method of question 6."""
-    effects(compared(of_methods(rows)), "method", path)
+    effects(of_methods(rows), "method", path)
 
 
 def effects(table: pd.DataFrame, by: str, path: str) -> None:
-    """The differences of ``report.compared`` with their intervals, a line for each value of ``by``. The grey band has
-    the effects that are too small to count."""
+    """The differences of ``comparisons.compared`` with their intervals, a line for each value of ``by``. The grey band
+    has the effects that are too small to count. What was not run has no line."""
+    table = table[table["pairs"] > 0]
     names = list(dict.fromkeys(table[by]))
     figure, axes = plt.subplots(
         1, len(OUTCOMES), figsize=(11, 1.2 + 0.32 * len(names)), sharey=True, layout="constrained"
@@ -163,11 +196,13 @@ def main() -> None:
     if len(sys.argv) != 3:
         sys.exit("error: name the table of results and a folder, as in figures.py study.csv docs/_static")
     rows, folder = read(Path(sys.argv[1])), Path(sys.argv[2])
-    parts = set(rows["part"])
+    parts = set(last(rows)["part"])
     with figure_style():
         for name, (draw, needed) in FIGURES.items():
             if needed in parts:
                 draw(rows, str(folder / f"study-{name}.svg"))
+        if "1a" in parts:
+            spectra(rows, str(folder / "study-val-spectra.svg"), Path(sys.argv[1]))
 
 
 if __name__ == "__main__":

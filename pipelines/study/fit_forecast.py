@@ -27,7 +27,7 @@ def fitted(rows: pd.DataFrame, features: str) -> Forecast:
     if missing := [name for name in columns if name not in rows]:
         raise SSLToolError(f"the table has no {', '.join(missing)}; use features that the monitor recorded")
     runs = fashion(rows).dropna(subset=["probe", *columns])
-    domain = {"method": ["simsiam"], "arch": sorted(runs["arch"].unique())}
+    domain = {"method": ["simsiam"], "arch": sorted(runs["arch"].unique()), "dataset": ["fashion-mnist"]}
     return fit(
         keys,
         runs[columns].to_numpy(dtype=float),

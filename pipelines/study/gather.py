@@ -54,22 +54,34 @@ def results(folder: Path, parent_epochs: int) -> pd.DataFrame:
     rows = folder / "rows.jsonl"
     lines = [json.loads(line) for line in rows.read_text().splitlines()] if rows.exists() else []
     measured = pd.DataFrame(lines, columns=None if lines else ["epoch"]).set_index("epoch")
-    records = ssltool.read_run(str(folder / "train"))
-    records["epoch"] += 1  # after the epoch
-    monitored = records.rename(columns=MONITORED).set_index("epoch")
-    monitored = monitored[[name for name in ("step", *MONITORED.values()) if name in monitored]]
-    table = measured.combine_first(monitored).sort_index()
+    table = measured.combine_first(monitored(folder / "train")).sort_index()
     table = table.loc[(table.index > parent_epochs) | (table.index == 0) & (parent_epochs == 0)].reset_index()
+    diverged = (folder / "diverged.txt").exists() or None
+    if diverged and table.empty:  # in its first epoch
+        return pd.DataFrame({"run": [folder.name], "epoch": [parent_epochs], "diverged": [True]})
     table["run"] = folder.name
+    if table.empty:
+        return table
     constant = [name for name in OF_THE_RUN if name in table]
     last = table[constant].ffill().iloc[-1]
     table[constant] = None
     table.loc[table.index[-1], constant] = last
-    ended = times(folder) | {"diverged": (folder / "diverged.txt").exists() or None}
+    ended = times(folder) | {"diverged": diverged}
     for name, value in ended.items():
         table[name] = None
         table.loc[table.index[-1], name] = value
     return table
+
+
+def monitored(folder: Path) -> pd.DataFrame:
+    """What the monitor of a run recorded, by epoch from 1; nothing if no epoch has ended."""
+    log = folder / "metrics.jsonl"
+    if not log.exists() or not log.stat().st_size:
+        return pd.DataFrame(columns=["epoch"]).set_index("epoch")
+    records = ssltool.read_run(str(folder))
+    records["epoch"] += 1  # after the epoch
+    table = records.rename(columns=MONITORED).set_index("epoch")
+    return table[[name for name in ("step", *MONITORED.values()) if name in table]]
 
 
 def times(folder: Path) -> dict[str, float]:
@@ -83,10 +95,10 @@ def gather(folder: Path, earlier: pd.DataFrame | None = None) -> pd.DataFrame:
     """The rows of all runs with results in the folder or in an ``earlier`` table, in the order of runs.csv."""
     runs = pd.read_csv(RUNS).set_index("run")
     parents = runs["parent_epochs"].fillna(0).astype(int)
-    found = [name for name in runs.index if (folder / name / "train" / "metrics.jsonl").exists()]
-    rows = {name: results(folder / name, parents[name]) for name in found}
+    found = {name: results(folder / name, parents[name]) for name in runs.index if (folder / name).exists()}
+    rows = {name: table for name, table in found.items() if not table.empty}
     for name, known in () if earlier is None else earlier.groupby("run"):
-        if name in runs.index and measured(known) >= measured(rows.get(name)):
+        if name in runs.index and progress(known) >= progress(rows.get(name)):
             rows[name] = known
     if not rows:
         sys.exit(f"error: {folder} has no results; run pipelines/study/study.sh first")
@@ -99,16 +111,21 @@ def gather(folder: Path, earlier: pd.DataFrame | None = None) -> pd.DataFrame:
     return table[[name for name in first if name in table] + sorted(set(table) - set(first))].infer_objects()
 
 
-def measured(rows: pd.DataFrame | None) -> int:
-    """The number of measured epochs."""
-    return int(rows["probe"].notna().sum()) if rows is not None and "probe" in rows else 0
+def progress(rows: pd.DataFrame | None) -> tuple[int, bool, int]:
+    """The number of measured epochs, whether the run diverged, and the number of epochs."""
+    if rows is None:
+        return 0, False, 0
+    measured, diverged = (int(rows[name].notna().sum()) if name in rows else 0 for name in ("probe", "diverged"))
+    return measured, bool(diverged), len(rows)
 
 
 def complete(table: pd.DataFrame) -> list[str]:
     """The runs that were measured after their last epoch, or diverged."""
     last = table["run"].map(pd.read_csv(RUNS).set_index("run")["epochs"])
     ended = (table["epoch"] == last) & table["probe"].notna()
-    return list(table.loc[ended | table["diverged"].notna(), "run"].unique())
+    if "diverged" in table:
+        ended |= table["diverged"].notna()
+    return list(table.loc[ended, "run"].unique())
 
 
 def text_of(table: pd.DataFrame) -> str:
