@@ -21,10 +21,12 @@ WIDEST = 16
 """With the fewest and with all images only: each run costs as much as three others."""
 
 EPOCHS, STEPS, BATCH = 16, 192, 128
-MOST, LEAST = (4, 60000), (8, 16000)
-"""Width and images of question 1 that collapse most and least. Placeholders until the rule of the plan is applied. The
-runs of question 2 have seeds of their own: those of question 1, by which the points are chosen, would be a biased
-control."""
+MOST, LEAST = (4, 60000), (4, 16000)
+"""Width and images of question 1 that collapse most and least, by the rule of the plan (``results.points``).
+
+The runs of question 2 have seeds of their own: those of question 1, by which the points were chosen, would be a biased
+control.
+"""
 
 CENTRE = (4, 16000)
 """Width and images around which question 3 changes one setting at a time."""
