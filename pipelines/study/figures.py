@@ -115,6 +115,7 @@ def spectra(rows: pd.DataFrame, path: str, table: Path) -> None:
         finish(axis, f"width {width}")
         log_scale(axis, "y")
         axis.set_xlabel("singular value")
+        axis.xaxis.get_major_locator().set_params(integer=True)
     axes[0][0].set_ylabel("share of their sum")
     axes[0][0].legend()
     save_figure(figure, path)
