@@ -14,13 +14,12 @@ from __future__ import annotations
 
 import argparse
 import os
-import statistics
 import tempfile
 from pathlib import Path
 
 import numpy as np
 import torch
-from file_views import BATCH, SIZE, milliseconds, write_photographs
+from file_views import BATCH, SIZE, medians, milliseconds, write_photographs
 
 from ssltool.config import DataSettings
 from ssltool.data.images import ImageSet, open_dataset
@@ -67,12 +66,11 @@ def main() -> None:
         print("|---|---|---|---|---|---|")
         for work, title in ((train, "two views of {} px"), (evaluate, "the validation transform, {} px")):
             for size in args.sizes:
-                times: dict[str, list[float]] = {"decode": [], "cache": []}
-                for epoch in range(args.rounds + 1):  # the first one warms up
-                    for way, images in (("decode", files), ("cache", cached)):
-                        spent = milliseconds(lambda i=images, w=work, s=size, e=epoch: w(i, s, e), len(paths))
-                        times[way] += [spent] if epoch else []
-                decode, read = (statistics.median(values) for values in times.values())
+                programs = {
+                    way: lambda epoch, i=images, w=work, s=size: w(i, s, epoch)
+                    for way, images in (("decode", files), ("cache", cached))
+                }
+                decode, read = medians(programs, args.rounds, len(paths)).values()
                 cells = f"{decode:.2f} | {1000 / decode:,.0f} | {read:.2f} | {1000 / read:,.0f} | {decode / read:.2f}"
                 print(f"| {title.format(size)} | {cells} |", flush=True)
 

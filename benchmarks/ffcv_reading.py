@@ -13,7 +13,6 @@ The rounds alternate. Times are processor times of the process, medians over the
 from __future__ import annotations
 
 import argparse
-import statistics
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -27,7 +26,7 @@ from ffcv.loader import OrderOption
 from ffcv.pipeline.pipeline_spec import PipelineSpec
 from ffcv.transforms import NormalizeImage, RandomHorizontalFlip, ToTensor, ToTorchImage
 from ffcv.writer import DatasetWriter
-from file_views import BATCH, milliseconds, open_pil, write_photographs
+from file_views import BATCH, medians, open_pil, write_photographs
 
 from ssltool.config import DataSettings
 from ssltool.data.images import ImageSet, open_dataset
@@ -110,13 +109,8 @@ def main() -> None:
         print("|---|---|---|---|---|---|---|")
         for mode, images, path in (("raw", cached, raw), ("jpg", files, jpg)):
             for size in args.sizes:
-                programs = by_ssltool(images, size), by_ffcv(path, size)
-                times: tuple[list[float], list[float]] = ([], [])
-                for epoch in range(args.rounds + 1):  # the first one warms up
-                    for program, spent in zip(programs, times, strict=True):
-                        one = milliseconds(lambda p=program, e=epoch: p(e), len(paths))
-                        spent += [one] if epoch else []
-                ours, theirs = (statistics.median(spent) for spent in times)
+                programs = {"ssltool": by_ssltool(images, size), "FFCV": by_ffcv(path, size)}
+                ours, theirs = medians(programs, args.rounds, len(paths)).values()
                 cells = f"{ours:.2f} | {1000 / ours:,.0f} | {theirs:.2f} | {1000 / theirs:,.0f} | {theirs / ours:.2f}"
                 print(f"| {mode} | two of {size} px | {cells} |", flush=True)
 

@@ -14,12 +14,13 @@ shared; the ratios are of medians.
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import random
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -118,6 +119,17 @@ def milliseconds(work: Callable[[], None], count: int) -> float:
     return 1000 * (time.process_time() - start) / count
 
 
+def medians(programs: Mapping[str, Callable[[int], None]], rounds: int, count: int) -> dict[str, float]:
+    """Milliseconds an image of each program, which is called with the number of the round and goes through ``count``
+    images: medians over rounds in which the programs alternate. Round 0 warms up."""
+    times: dict[str, list[float]] = {name: [] for name in programs}
+    for number in range(rounds + 1):
+        for name, program in programs.items():
+            spent = milliseconds(functools.partial(program, number), count)
+            times[name] += [spent] if number else []
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=64)
@@ -132,19 +144,15 @@ def main() -> None:
             f"{args.images} JPEG files of {SIZE[0]} x {SIZE[1]}, {mean / 1000:.0f} KB on average, two views, one thread"
         )
         for size in args.sizes:
-            table = peers(size)
-            times: dict[str, list[float]] = {name: [] for name in (*table, "ssltool")}
-            for epoch in range(args.rounds + 1):  # the first one warms up
-                for name, (decoder, transform) in table.items():
-                    spent = milliseconds(lambda d=decoder, t=transform: by_peer(paths, d, t), len(paths))
-                    times[name] += [spent] if epoch else []
-                spent = milliseconds(lambda size=size, epoch=epoch: by_loader(paths, size, epoch), len(paths))
-                times["ssltool"] += [spent] if epoch else []
-            ours = statistics.median(times["ssltool"])
-            for name, values in times.items():
-                middle = statistics.median(values)
+            programs = {
+                name: lambda _, d=decoder, t=transform: by_peer(paths, d, t)
+                for name, (decoder, transform) in peers(size).items()
+            }
+            programs["ssltool"] = lambda epoch, size=size: by_loader(paths, size, epoch)
+            times = medians(programs, args.rounds, len(paths))
+            for name, middle in times.items():
                 line = f"{size} px  {name:25} {middle:6.2f} ms an image {1000 / middle:6.0f} images/s"
-                print(f"{line}  {middle / ours:5.2f}")
+                print(f"{line}  {middle / times['ssltool']:5.2f}")
 
 
 if __name__ == "__main__":
