@@ -19,20 +19,20 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from file_views import BATCH, SIZE, medians, milliseconds, write_photographs
+from file_views import BATCH, SIZE, by_loader, image_set, medians, milliseconds, write_photographs
 
 from ssltool.config import DataSettings
 from ssltool.data.images import ImageSet, open_dataset
 from ssltool.data.loader import Loader
 from ssltool.data.preprocessing import IMAGENET
-from ssltool.data.views import PAPER
 from ssltool.training.progress import quiet
 
 
-def train(images: ImageSet, size: int, epoch: int) -> None:
-    loader = Loader(images, IMAGENET.at(size), torch.device("cpu"))
-    for _ in loader.train(np.arange(len(images)), [PAPER, PAPER], batch_size=BATCH, seed=0, epoch=epoch):
-        pass
+def of_cache(settings: DataSettings) -> ImageSet:
+    """The images of a cache, which is written if there is none. Not in memory, where images of one size would be: as of
+    a folder with images of several sizes."""
+    found = open_dataset(settings, "train")
+    return ImageSet("images", "train", found.labels, np.arange(len(found)), rules=found.rules, cached=found.cached)
 
 
 def evaluate(images: ImageSet, size: int, epoch: int) -> None:
@@ -52,19 +52,16 @@ def main() -> None:
         source, cache = Path(name, "files"), Path(name, "cache")
         source.mkdir()
         paths = write_photographs(source, args.images)
-        rows = np.arange(len(paths))
-        files = ImageSet("images", "train", np.full(len(paths), -1), rows, paths=tuple(paths))
+        files = image_set(paths)
         settings = DataSettings(data=str(source), cache=str(cache), cache_size=args.cache_size, workers=1)
         writing = milliseconds(lambda: open_dataset(settings, "train"), len(paths))
-        cached = open_dataset(settings, "train")
-        # Not in memory, where images of one size would be: as of a folder with images of several sizes.
-        cached = ImageSet("images", "train", files.labels, rows, rules=cached.rules, cached=cached.cached)
+        cached = of_cache(settings)
         held = sum(file.stat().st_size for file in cache.iterdir())
         print(f"{len(paths)} JPEG files of {SIZE[0]} x {SIZE[1]}, {sum(map(os.path.getsize, paths)) / 1e6:.0f} MB")
         print(f"cache of {args.cache_size}: {held / 1e6:.0f} MB, written in {writing:.2f} ms an image\n")
         print("| views | decode, ms an image | images/s | cache, ms an image | images/s | ratio |")
         print("|---|---|---|---|---|---|")
-        for work, title in ((train, "two views of {} px"), (evaluate, "the validation transform, {} px")):
+        for work, title in ((by_loader, "two views of {} px"), (evaluate, "the validation transform, {} px")):
             for size in args.sizes:
                 programs = {
                     way: lambda epoch, i=images, w=work, s=size: w(i, s, epoch)

@@ -13,12 +13,14 @@ The rounds alternate. Times are processor times of the process, medians over the
 from __future__ import annotations
 
 import argparse
+import functools
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from cache import of_cache
 from ffcv.fields import RGBImageField
 from ffcv.fields.rgb_image import RandomResizedCropRGBImageDecoder
 from ffcv.loader import Loader as FFCVLoader
@@ -26,12 +28,10 @@ from ffcv.loader import OrderOption
 from ffcv.pipeline.pipeline_spec import PipelineSpec
 from ffcv.transforms import NormalizeImage, RandomHorizontalFlip, ToTensor, ToTorchImage
 from ffcv.writer import DatasetWriter
-from file_views import BATCH, medians, open_pil, write_photographs
+from file_views import BATCH, by_loader, image_set, medians, open_pil, write_photographs
 
 from ssltool.config import DataSettings
-from ssltool.data.images import ImageSet, open_dataset
-from ssltool.data.loader import Loader
-from ssltool.data.preprocessing import IMAGENET, IMAGENET_MEAN, IMAGENET_STD
+from ssltool.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from ssltool.data.views import PLAIN
 from ssltool.training.progress import quiet
 
@@ -73,17 +73,6 @@ def by_ffcv(path: Path, size: int) -> Callable[[int], None]:
     return epoch
 
 
-def by_ssltool(images: ImageSet, size: int) -> Callable[[int], None]:
-    loader = Loader(images, IMAGENET.at(size), torch.device("cpu"))
-
-    def epoch(number: int) -> None:
-        rows = np.arange(len(images))
-        for _ in loader.train(rows, [PLAIN, PLAIN], batch_size=BATCH, seed=0, epoch=number):
-            pass
-
-    return epoch
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=256)
@@ -95,23 +84,19 @@ def main() -> None:
         source = Path(name, "files")
         source.mkdir()
         paths = write_photographs(source, args.images)
-        rows = np.arange(len(paths))
-        files = ImageSet("images", "train", np.full(len(paths), -1), rows, paths=tuple(paths))
         settings = DataSettings(data=str(source), cache=str(Path(name, "cache")), cache_size=256, workers=1)
-        open_dataset(settings, "train")
-        opened = open_dataset(settings, "train")
-        # Not in memory, where images of one size would be: as of a folder with images of several sizes.
-        cached = ImageSet("images", "train", files.labels, rows, rules=opened.rules, cached=opened.cached)
+        files, cached = image_set(paths), of_cache(settings)
         raw, jpg = Path(name, "raw.beton"), Path(name, "jpg.beton")
-        write_ffcv(raw, [cached.cached.pixels(row) for row in rows], "raw")
+        write_ffcv(raw, [cached.cached.pixels(row) for row in range(len(paths))], "raw")
         write_ffcv(jpg, [np.asarray(open_pil(path)) for path in paths], "jpg")
         print("| images | views | ssltool, ms an image | images/s | FFCV, ms an image | images/s | ratio |")
         print("|---|---|---|---|---|---|---|")
         for mode, images, path in (("raw", cached, raw), ("jpg", files, jpg)):
             for size in args.sizes:
-                programs = {"ssltool": by_ssltool(images, size), "FFCV": by_ffcv(path, size)}
-                ours, theirs = medians(programs, args.rounds, len(paths)).values()
-                cells = f"{ours:.2f} | {1000 / ours:,.0f} | {theirs:.2f} | {1000 / theirs:,.0f} | {theirs / ours:.2f}"
+                ours = functools.partial(by_loader, images, size, recipe=PLAIN)
+                programs = {"ssltool": ours, "FFCV": by_ffcv(path, size)}
+                own, theirs = medians(programs, args.rounds, len(paths)).values()
+                cells = f"{own:.2f} | {1000 / own:,.0f} | {theirs:.2f} | {1000 / theirs:,.0f} | {theirs / own:.2f}"
                 print(f"| {mode} | two of {size} px | {cells} |", flush=True)
 
 

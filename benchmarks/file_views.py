@@ -20,7 +20,7 @@ import random
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +33,7 @@ from torchvision.transforms import v2
 from ssltool.data.images import ImageSet
 from ssltool.data.loader import Loader
 from ssltool.data.preprocessing import IMAGENET, IMAGENET_MEAN, IMAGENET_STD
-from ssltool.data.views import PAPER
+from ssltool.data.views import PAPER, Recipe
 
 SIZE = (500, 375)
 QUALITY = 90
@@ -105,11 +105,16 @@ def by_peer(paths: list[str], decoder: Callable, transform: Callable) -> None:
             torch.stack(view)
 
 
-def by_loader(paths: list[str], size: int, epoch: int) -> None:
+def image_set(paths: Sequence[str]) -> ImageSet:
+    """Files as the loader takes them."""
     count = len(paths)
-    images = ImageSet("files", "train", np.zeros(count, np.int64), np.arange(count), paths=tuple(paths))
+    return ImageSet("images", "train", np.full(count, -1), np.arange(count), paths=tuple(paths))
+
+
+def by_loader(images: ImageSet, size: int, epoch: int, recipe: Recipe = PAPER) -> None:
+    """An epoch of two views by the loader of ``ssltool pretrain``, without workers."""
     loader = Loader(images, IMAGENET.at(size), torch.device("cpu"))
-    for _ in loader.train(np.arange(count), [PAPER, PAPER], batch_size=BATCH, seed=0, epoch=epoch):
+    for _ in loader.train(np.arange(len(images)), [recipe, recipe], batch_size=BATCH, seed=0, epoch=epoch):
         pass
 
 
@@ -139,6 +144,7 @@ def main() -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         paths = write_photographs(Path(folder), args.images)
+        files = image_set(paths)
         mean = sum(map(os.path.getsize, paths)) / len(paths)
         print(
             f"{args.images} JPEG files of {SIZE[0]} x {SIZE[1]}, {mean / 1000:.0f} KB on average, two views, one thread"
@@ -148,7 +154,7 @@ def main() -> None:
                 name: lambda _, d=decoder, t=transform: by_peer(paths, d, t)
                 for name, (decoder, transform) in peers(size).items()
             }
-            programs["ssltool"] = lambda epoch, size=size: by_loader(paths, size, epoch)
+            programs["ssltool"] = lambda epoch, size=size: by_loader(files, size, epoch)
             times = medians(programs, args.rounds, len(paths))
             for name, middle in times.items():
                 line = f"{size} px  {name:25} {middle:6.2f} ms an image {1000 / middle:6.0f} images/s"
