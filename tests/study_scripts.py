@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 STUDY = Path(__file__).parents[1] / "pipelines" / "study"
+STUDY_TABLE = Path(__file__).parents[1] / "docs" / "_static" / "study.csv"
 
 sys.path.insert(0, str(STUDY))
 capacity, design, early, estimates, figures, fit_forecast, forecasts, gather, prepare, report, results, run = map(

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy.stats import page_trend_test, spearmanr
+from scipy.stats import page_trend_test, rankdata
 from scipy.stats import t as student_t
 from sklearn.linear_model import LinearRegression
 from sklearn.model_selection import LeaveOneGroupOut, cross_val_predict
@@ -234,7 +234,7 @@ def r_squared(y: np.ndarray, predicted: np.ndarray) -> float:
 def rank_correlation(y: np.ndarray, predicted: np.ndarray) -> float:
     """Spearman's correlation; NaN if all values of one are equal."""
     varied = min(len(np.unique(y)), len(np.unique(predicted))) > 1
-    return float(spearmanr(y, predicted).statistic) if varied else float("nan")
+    return float(np.corrcoef(rankdata(y), rankdata(predicted))[0, 1]) if varied else float("nan")
 
 
 def first_fall(values: Sequence[float], size: float) -> int | None:

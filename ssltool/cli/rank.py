@@ -31,7 +31,8 @@ def command(config: RankConfig, as_json: bool) -> None:
 
     Agreement is Spearman's and Kendall's rank correlation with 95 % intervals: +1 for the same order as the accuracies,
     0 for no relation, -1 for the reverse order. --fit fits a linear forecast of accuracy to runs with known accuracy,
-    --predict applies it to others. Compare its error with that of always predicting the mean.
+    --predict applies it to others. Compare its error with that of always predicting the mean. --predict study applies
+    the forecast of the documentation's study, which was fitted to small networks on Fashion-MNIST.
 
     \b
     ssltool rank logs/*/
@@ -85,7 +86,7 @@ def _interval(found: dict[str, float]) -> str:
 
 def _forecast(forecast: Record) -> str:
     """The coefficients of a forecast, and whether it is better than the mean."""
-    from ssltool.stages.rank.forecast import record_key
+    from ssltool.stages.rank.forecast import DOMAIN, record_key
 
     lines = [[record_key(f["layer"], f["metric"]), f["coefficient"], f["mean"]] for f in forecast["features"]]
     head = f"forecast of {ACCURACY[forecast['accuracy']]}, fitted to {counted(forecast['rows'], 'row')}"
@@ -95,4 +96,6 @@ def _forecast(forecast: Record) -> str:
     )
     if forecast["loo_error"] >= forecast["loo_error_of_mean"]:
         tail += ": no better than the mean"
+    for name, error in forecast["group_errors"].items():
+        tail += f"\nerror for another {DOMAIN[name]}: {error:.4g}"
     return f"{head}\n{table([['intercept', forecast['intercept'], '-'], *lines], ['', 'weight', 'mean'])}\n{tail}"

@@ -49,7 +49,11 @@ class RankConfig(Checked):
         metavar="A,B",
         names=METRICS,
     )
-    predict: str | None = setting(None, "forecast accuracies with a file that --fit wrote", metavar="FORECAST")
+    predict: str | None = setting(
+        None,
+        "forecast accuracies with a file that --fit wrote, or with the one of the documentation's study: study",
+        metavar="FORECAST",
+    )
     out: str | None = output("write the table to this .csv or .json file")
 
     def conflicts(self) -> list[Rule]:

@@ -503,6 +503,25 @@ def test_the_leave_one_out_error_is_that_of_fitting_again_without_each_row(sampl
     assert found.loo_error_of_mean == pytest.approx(np.sqrt(np.mean(np.square(means))), rel=1e-9)
 
 
+def test_the_error_for_another_architecture_is_that_of_fitting_again_without_it(sample):
+    values, y, names = sample
+    archs = np.array(["a", "a", "b", "c", "b", "c", "a", "b", "b"])
+    found = fit(KEYS, values, y, accuracy="knn", runs=names, origins=[{"arch": arch, "method": "m"} for arch in archs])
+    errors = np.empty(9)
+    for arch in "abc":
+        group = archs == arch
+        without = fit(KEYS, values[~group], y[~group], accuracy="knn", runs=names)
+        errors[group] = without.predict(values[group]) - y[group]
+    assert found.group_errors == {"arch": pytest.approx(np.sqrt(np.mean(np.square(errors))), rel=1e-9)}
+
+
+def test_there_is_no_error_for_another_architecture_if_the_others_do_not_determine_the_forecast(sample):
+    values, y, names = sample
+    origins = [{"arch": "a" if row < 7 else "b"} for row in range(9)]  # two rows are fewer than three coefficients
+    found = fit(KEYS, values, y, accuracy="knn", runs=names, origins=origins)
+    assert found.domain == {"arch": ["a", "b"]} and found.group_errors == {}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -625,6 +644,20 @@ def test_a_forecast_for_runs_of_another_kind_is_reported(several, write_run, tmp
     del known["domain"]  # as in files of earlier versions
     path.write_text(json.dumps(known))
     assert rank(other, predict=str(path))["notes"] == []
+
+
+def test_the_forecast_of_the_study_warns_of_a_run_outside_its_domain(write_run):
+    shipped = Forecast.load("study")
+    assert shipped.domain["method"] == ["simsiam"] and 0 < shipped.loo_error < shipped.group_errors["arch"]
+    middle = {feature.key: feature.mean for feature in shipped.features}
+    other = write_run("other", [middle], method="byol", arch="resnet50", dataset="elsewhere")
+    result = rank(other, predict="study")
+    (note,) = result["notes"]
+    assert all(name in note for name in ("the method byol", "architecture resnet50", "dataset elsewhere"))
+    (row,) = result["rows"]
+    assert row["forecast"] == pytest.approx(shipped.predict(np.array([[*middle.values()]]))[0])
+    known = write_run("known", [middle], method="simsiam", arch=shipped.domain["arch"][0], dataset="fashion-mnist")
+    assert rank(known, predict="study")["notes"] == []
 
 
 def test_forecasts_of_representations_measure_their_features(several, write_reprs, tmp_path):

@@ -8,13 +8,24 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
-from study_scripts import STUDY, capacity, design, early, estimates, figures, fit_forecast, forecasts, report, results
+from study_scripts import (
+    STUDY_TABLE,
+    capacity,
+    design,
+    early,
+    estimates,
+    figures,
+    fit_forecast,
+    forecasts,
+    report,
+    results,
+)
 
 from ssltool.stages.rank.forecast import Forecast
 
 
 def test_the_points_of_question_2_are_those_of_the_rule():
-    ratios = results.points(results.read(STUDY.parents[1] / "docs/_static/study.csv"))
+    ratios = results.points(results.read(STUDY_TABLE))
     if ratios is None:
         pytest.skip("part 1a of the study is not complete, so there are no points yet")
     assert (ratios.idxmin(), ratios.idxmax()) == (design.MOST, design.LEAST)
@@ -202,6 +213,13 @@ def test_the_forecast_of_the_study_is_a_file_of_rank(table_of_results, tmp_path,
     assert found.intercept == pytest.approx(0.9) and found.accuracy == "linear"
     assert found.domain["method"] == ["simsiam"] and not any("hybrid" in run for run in found.runs)
     assert f"{found.rows} runs: R^2 1.000" in capsys.readouterr().out
+
+
+def test_the_shipped_forecast_is_that_of_the_committed_results():
+    found, shipped = fit_forecast.fitted(results.read(STUDY_TABLE)), Forecast.load("study")
+    assert found.runs == shipped.runs and found.domain == shipped.domain
+    numbers = ("intercept", "r2", "loo_error")
+    assert [getattr(found, name) for name in numbers] == pytest.approx([getattr(shipped, name) for name in numbers])
 
 
 def test_an_early_sign_is_counted_in_steps_before_the_accuracy(table_of_results):

@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -33,8 +34,11 @@ FEATURES = ("auc", "feature_std")
 LOSS = ("", "loss")
 """The training loss of the epoch as a feature, of no layer. Losses are compared within one method only."""
 
-DOMAIN = {"method": "the method", "arch": "the architecture", "dataset": "the type of dataset"}
+DOMAIN = {"method": "method", "arch": "architecture", "dataset": "type of dataset"}
 """What a forecast knows of its rows beside the ranges of the features, and what messages call it."""
+
+BUILT_IN = {"study": "study_forecast.json"}
+"""Forecasts beside this module, by the names that ``--predict`` knows: that of docs/study.md."""
 
 COLLINEAR = 1e-8
 """Standardised features are collinear if their smallest singular value is below this share of the largest."""
@@ -101,7 +105,10 @@ FORECAST = mapping(
         ),
         **dict.fromkeys(("r2", "loo_error", "loo_error_of_mean"), real()),
     },
-    optional={"domain": mapping(optional=dict.fromkeys(DOMAIN, listing(text())))},
+    optional={
+        "domain": mapping(optional=dict.fromkeys(DOMAIN, listing(text()))),
+        "group_errors": mapping(optional=dict.fromkeys(DOMAIN, real())),
+    },
     other=nested(),
 )
 """The file of a forecast."""
@@ -161,6 +168,9 @@ class Forecast:
             smaller is useless.
         domain: the methods, architectures and types of dataset of the training rows. What a row does not have is left
             out.
+        group_errors: for each name in ``domain`` with several values, the root mean square error of rows of a value
+            that no other row had, such as another architecture. It is left out where the other rows do not determine
+            the coefficients.
     """
 
     FORMAT: ClassVar[str] = "ssltool/forecast/1"
@@ -174,6 +184,7 @@ class Forecast:
     loo_error: float
     loo_error_of_mean: float
     domain: dict[str, list[str]] = field(default_factory=dict)
+    group_errors: dict[str, float] = field(default_factory=dict)
 
     def predict(self, values: np.ndarray) -> np.ndarray:
         """The forecast (n,) for the features' ``values`` (n, k)."""
@@ -187,7 +198,7 @@ class Forecast:
     def outside_domain(self, origins: Sequence[Settings]) -> list[str]:
         """What rows of these ``origins`` (their settings) have that no training row had: ``the method byol``."""
         return [
-            f"{DOMAIN[name]} {value}"
+            f"the {DOMAIN[name]} {value}"
             for name, known in self.domain.items()
             for value in sorted({str(origin[name]) for origin in origins if origin.get(name) is not None} - {*known})
         ]
@@ -202,11 +213,13 @@ class Forecast:
 
     @classmethod
     def load(cls, path: FilePath) -> Forecast:
-        """Reads a file that ``save`` wrote.
+        """Reads a file that ``save`` wrote, or one of ``BUILT_IN`` by its name.
 
         Raises:
             SSLToolError: if it is missing, not JSON, of another format, or incomplete.
         """
+        if path in BUILT_IN:
+            path = Path(__file__).with_name(BUILT_IN[str(path)])
         contents = read_json(path)
         found = contents.get("format", "no format") if isinstance(contents, dict) else type(contents).__name__
         if found != cls.FORMAT:
@@ -221,7 +234,7 @@ class Forecast:
 
 def domain_of(origins: Sequence[Settings]) -> dict[str, list[str]]:
     """The values of ``DOMAIN`` in the settings of some rows; a name that one of them lacks is left out."""
-    found = {name: {origin.get(name) for origin in origins} for name in DOMAIN}
+    found = {name: {origin.get(name) for origin in origins} or {None} for name in DOMAIN}
     return {name: sorted(map(str, values)) for name, values in found.items() if None not in values}
 
 
@@ -232,12 +245,13 @@ def fit(
     *,
     accuracy: str,
     runs: Sequence[str],
-    domain: dict[str, list[str]] | None = None,
+    origins: Sequence[Settings] = (),
 ) -> Forecast:
     """Least squares of ``accuracies`` (n,) on the features' ``values`` (n, k), named by (layer, metric) ``keys``.
 
-    The features are not transformed. Leave-one-out errors are e_i / (1 - h_i), with h the leverages, which equals
-    fitting n times. ``runs`` are the paths of the rows, ``domain`` is that of ``domain_of``.
+    The features are not transformed. The errors of rows G that are left out are (I - H_GG)^-1 e_G, with e the residuals
+    and H the hat matrix, which equals a fit without them. ``runs`` are the paths of the rows, ``origins`` their
+    settings.
 
     Raises:
         SSLToolError: for fewer than k + 2 rows, equal accuracies, features that are constant or collinear, or a row
@@ -263,6 +277,12 @@ def fit(
     weights = np.linalg.solve(r, q.T @ accuracies)
     coefficients = weights[1:] / spread
     errors, deviations = accuracies - design @ weights, accuracies - accuracies.mean()
+    domain = domain_of(origins)
+    group_errors = {
+        name: rms(errors_left_out(q, errors, [str(origin[name]) for origin in origins]))
+        for name, several in domain.items()
+        if len(several) > 1
+    }
     features = [
         Feature(*key, *map(float, numbers))
         for key, *numbers in zip(keys, coefficients, mean, values.min(axis=0), values.max(axis=0), strict=True)
@@ -276,8 +296,21 @@ def fit(
         r2=1 - float(errors @ errors) / float(deviations @ deviations),
         loo_error=rms(errors / (1 - leverage)),
         loo_error_of_mean=rms(deviations * n / (n - 1)),
-        domain=domain or {},
+        domain=domain,
+        group_errors={name: error for name, error in group_errors.items() if math.isfinite(error)},
     )
+
+
+def errors_left_out(q: np.ndarray, errors: np.ndarray, groups: Sequence[str]) -> np.ndarray:
+    """The errors (n,) of the rows of each group by a fit to the others, of the orthonormal ``q`` (n, k) of the design
+    and the residuals ``errors`` (n,). NaN for a group without which the coefficients are not determined."""
+    found, names = np.empty_like(errors), np.asarray(groups)
+    for name in np.unique(names):
+        rows = names == name
+        hat = q[rows] @ q[rows].T
+        known = np.linalg.eigvalsh(hat)[-1] <= 1 - COLLINEAR
+        found[rows] = np.linalg.solve(np.eye(len(hat)) - hat, errors[rows]) if known else np.nan
+    return found
 
 
 def _check_values(keys: Sequence[tuple[str, str]], values: np.ndarray, accuracies: np.ndarray) -> None:

@@ -26,7 +26,6 @@ from ssltool.stages.rank.forecast import (
     LOSS,
     MIN_ROWS,
     Forecast,
-    domain_of,
     feature_keys,
     fit,
     kendall,
@@ -276,9 +275,14 @@ def _fit_forecast(
     methods = sorted({str(row.origin["method"]) for row in rows if row.origin.get("method") is not None})
     if LOSS in request.features and len(methods) > 1:
         notes.append(f"the losses of {' and '.join(methods)} are not comparable: fit each method by itself")
-    domain = domain_of([row.origin for row in rows])
-    known = _known_accuracies(rows)
-    return fit(request.features, values[usable], known, accuracy=kind, runs=[row.path for row in rows], domain=domain)
+    return fit(
+        request.features,
+        values[usable],
+        _known_accuracies(rows),
+        accuracy=kind,
+        runs=[row.path for row in rows],
+        origins=[row.origin for row in rows],
+    )
 
 
 def _apply_forecast(forecast: Forecast, rows: Sequence[RankedItem], notes: list[str]) -> np.ndarray:
