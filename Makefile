@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test slow coverage cluster browser gpu fuzz lint types docs gallery bench study study-small study-data install clean
+.PHONY: demo test slow coverage cluster browser gpu fuzz lint types docs gallery bench study study-small study-page study-data install clean
 
 install: $(VENV)/.installed
 $(VENV)/.installed: setup.cfg pyproject.toml
@@ -99,6 +99,13 @@ study: study-data
 	$(BIN)/python $(STUDY)/gather.py study/study.csv
 	$(BIN)/python $(STUDY)/report.py study/study.csv > study/tables.md
 	$(BIN)/python $(STUDY)/figures.py study/study.csv study
+
+# What the documentation has of the committed table: the page of all tables, the figures, and the forecast of rank.
+study-page: $(VENV)/.developing
+	$(BIN)/python $(STUDY)/report.py docs/_static/study.csv > study-tables.part
+	mv study-tables.part docs/study-tables.md
+	$(BIN)/python $(STUDY)/figures.py docs/_static/study.csv docs/_static
+	$(BIN)/python $(STUDY)/fit_forecast.py docs/_static/study.csv
 
 study-data: install
 	$(BIN)/python -m pip install --quiet --editable '.[study]'

@@ -26,7 +26,8 @@ class Estimate(NamedTuple):
     high: float = np.nan
 
     def __str__(self) -> str:
-        return f"{self.value:.3g} [{self.low:.3g}, {self.high:.3g}]"
+        interval = "" if np.isnan(self.low) else f" [{self.low:.3g}, {self.high:.3g}]"
+        return f"{self.value:.3g}{interval}"
 
 
 def bootstrap(

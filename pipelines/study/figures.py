@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from forecasts import fashion
 from matplotlib.axes import Axes
 from report import of_methods, of_settings
 from results import ALL, FEWEST, OUTCOMES, last, order_of, read, simsiam_iid
@@ -77,17 +78,16 @@ def orders(rows: pd.DataFrame, path: str) -> None:
 
 
 def forecast(rows: pd.DataFrame, path: str) -> None:
-    """The probe's accuracy by AUC, effective rank and loss, a dot for each run of SimSiam."""
-    runs = last(rows)
-    runs = runs[(runs["method"] == "simsiam") & runs["parent"].isna()]
+    """The probe's accuracy by AUC, effective rank and loss, a dot for each run of SimSiam on Fashion-MNIST."""
+    runs = fashion(rows)
     figure, axes = plt.subplots(1, 3, figsize=(11, 3.6), sharey=True, layout="constrained")
     for axis, name in zip(axes, ("val_auc", "val_effective_rank", "m_loss"), strict=True):
-        for i, (network, group) in enumerate(runs.groupby(["data", "arch"])):
+        for i, (network, group) in enumerate(runs.groupby("arch")):
             style = {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)]}
-            axis.plot(group[name], group["probe_points"], linestyle="", label=" ".join(network), **style)
+            axis.plot(group[name], group["probe_points"], linestyle="", label=network, **style)
         finish(axis, PANELS.get(name, "loss"))
     axes[0].set_ylabel(PANELS["probe_points"])
-    axes[-1].legend(fontsize=7)
+    figure.legend(*axes[-1].get_legend_handles_labels(), loc="outside right center")
     save_figure(figure, path)
 
 

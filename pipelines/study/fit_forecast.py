@@ -13,7 +13,8 @@ import sys
 from pathlib import Path
 
 import pandas as pd
-from results import last, read
+from forecasts import fashion
+from results import read
 
 from ssltool.errors import SSLToolError
 from ssltool.stages.rank import forecast
@@ -37,12 +38,6 @@ def fitted(rows: pd.DataFrame, features: str = "auc,loss") -> Forecast:
         runs=list(runs["run"]),
         origins=[{"method": "simsiam", "arch": arch, "dataset": "fashion-mnist"} for arch in runs["arch"]],
     )
-
-
-def fashion(rows: pd.DataFrame) -> pd.DataFrame:
-    """The last rows of the runs of the forecast. The accuracy on emoji is another one, the mean of the classes."""
-    runs = last(rows)
-    return runs[(runs["method"] == "simsiam") & (runs["data"] == "fashion") & runs["parent"].isna()]
 
 
 def main() -> None:

@@ -53,10 +53,8 @@ def question(rows: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
     for target in ("probe", "gain"):
         for groups in ("network", "images"):
             yield f"{target}, {groups} left out", scores(runs, sets, target, groups)
-    shipped = [(name,) for name in COMPETITORS] + [("m_auc",), ("m_loss",), ("m_auc", "m_loss")]
-    of_fashion = runs[runs["data"] == "fashion"]
-    title = "probe, network left out, from what the own monitor records, on Fashion-MNIST alone"
-    yield title, scores(of_fashion, shipped, "probe", "network")
+    title = "probe, network left out, on Fashion-MNIST alone"
+    yield title, scores(fashion(rows), [*sets, ("m_auc",), ("m_auc", "m_loss")], "probe", "network")
     yield "The chosen checkpoint of a run, in points of the probe below its best", choices(rows)
 
 
@@ -64,6 +62,13 @@ def simsiam(runs: pd.DataFrame) -> pd.DataFrame:
     """The runs of SimSiam but the hybrids, with the ``network`` and the ``gain`` over the untrained one."""
     found = runs[(runs["method"] == "simsiam") & runs["parent"].isna()]
     return found.assign(network=found["data"] + " " + found["arch"], gain=found["probe"] - found["untrained_probe"])
+
+
+def fashion(rows: pd.DataFrame) -> pd.DataFrame:
+    """The last rows of the runs of ``simsiam`` on Fashion-MNIST. The accuracy on emoji is another one, the mean of the
+    classes."""
+    runs = simsiam(last(rows))
+    return runs[runs["data"] == "fashion"]
 
 
 def scores(runs: pd.DataFrame, sets: Sequence[tuple[str, ...]], target: str, groups: str) -> pd.DataFrame:

@@ -1,11 +1,12 @@
 """Prints the tables of docs/study.md as Markdown:  python pipelines/study/report.py study.csv [small|1|2|3|4|5|6 ...]
 
-The statistics are those of docs/study-plan.md. Without a number it prints all questions that have results. Runs of the
-plan that are not complete are comparisons without a value.
+The statistics are those of docs/study-plan.md. Without a number it prints all questions that have results, as the page
+docs/study-tables.md. Runs of the plan that are not complete are comparisons without a value.
 """
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,9 +14,27 @@ from pathlib import Path
 import capacity
 import early
 import forecasts
+import numpy as np
 import pandas as pd
+import results
 from comparisons import HYBRID, MORE_IMAGES, SINGLE_PASS, Comparison, compared, contrasts, differences, families
-from results import order_of, planned, points, read, simsiam_iid
+from estimates import Estimate
+from results import last, order_of, planned, points, read, simsiam_iid
+
+HEAD = """# Tables of the study
+
+These are all tables of [the study](study.md), of {runs} of the {planned} runs of [its plan](study-plan.md), which
+explains the statistics. Values in brackets are 95 % intervals, a cell without a value is empty. The results are those
+of [`study.csv`](_static/study.csv) with the SHA-256
+
+    {sha256}
+
+The page is the output of
+
+```bash
+python pipelines/study/report.py docs/_static/study.csv > docs/study-tables.md
+```"""
+"""The beginning of docs/study-tables.md."""
 
 HYBRIDS = ("hybrid4", "hybrid8", "hybrid12")
 
@@ -80,11 +99,28 @@ def methods(rows: pd.DataFrame) -> Tables:
     yield from families(of_methods(rows)).items()
 
 
+def head(rows: pd.DataFrame, table: str) -> str:
+    """The beginning of the page."""
+    return HEAD.format(runs=len(last(rows)), planned=len(results.settings()), sha256=checksum(table))
+
+
+def checksum(table: str) -> str:
+    """The SHA-256 of the file of results, by which a page of tables is known to be of it."""
+    return hashlib.sha256(Path(table).read_bytes()).hexdigest()
+
+
 def markdown(table: pd.DataFrame) -> str:
-    """A Markdown table."""
-    text = table.map(lambda value: f"{value:.4g}" if isinstance(value, float) else str(value))
+    """A Markdown table. NaN and None are empty cells."""
+    text = table.map(shown)
     lines = [list(map(str, table.columns)), ["---"] * table.shape[1], *text.to_numpy().tolist()]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def shown(value: object) -> str:
+    """A cell."""
+    if isinstance(value, Estimate):
+        return "" if np.isnan(value.value) else str(value)
+    return "" if pd.isna(value) else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 QUESTIONS: dict[str, Callable[[pd.DataFrame], Tables]] = {
@@ -105,10 +141,15 @@ def main() -> None:
     if sys.argv[2:] == ["small"]:
         print(markdown(small(rows)))
         return
+    if not sys.argv[2:]:
+        print(
+            HEAD.format(runs=last(rows)["run"].nunique(), planned=len(results.settings()), sha256=checksum(sys.argv[1]))
+        )
     parts = set(rows["part"].astype(str).str[0]) | {"4", "5"}
     for name in sys.argv[2:] or sorted(parts):
+        print(f"\n## Question {name}")
         for title, table in QUESTIONS[name](rows):
-            print(f"\n## {name}: {title}\n\n{markdown(table)}")
+            print(f"\n### {title}\n\n{markdown(table)}")
 
 
 if __name__ == "__main__":

@@ -215,6 +215,10 @@ def test_the_forecast_of_the_study_is_a_file_of_rank(table_of_results, tmp_path,
     assert f"{found.rows} runs: R^2 1.000" in capsys.readouterr().out
 
 
+def test_the_page_of_tables_is_of_the_committed_results():
+    assert report.checksum(str(STUDY_TABLE)) in (STUDY_TABLE.parents[1] / "study-tables.md").read_text()
+
+
 def test_the_shipped_forecast_is_that_of_the_committed_results():
     found, shipped = fit_forecast.fitted(results.read(STUDY_TABLE)), Forecast.load("study")
     assert found.runs == shipped.runs and found.domain == shipped.domain
@@ -277,9 +281,12 @@ def test_the_report_prints_a_markdown_table_for_each_question(table_of_results, 
     monkeypatch.setattr(sys, "argv", ["report.py", "study.csv", "2", "3"])
     report.main()
     lines = capsys.readouterr().out.splitlines()
-    titles = [line for line in lines if line.startswith("## ")]
-    assert [title.split(":")[0] for title in titles] == ["## 2", "## 2", "## 3", "## 3"]
+    titles = [line.split()[0] for line in lines if line.startswith("#")]
+    assert titles == ["##", "###", "###", "##", "###", "###"]
     assert sum(line.startswith("| ---") for line in lines) == 4
+    assert report.markdown(pd.DataFrame({"a": [np.nan, 0.25], "b": [None, estimates.Estimate(np.nan)]})).endswith(
+        "|  |  |\n| 0.25 |  |"
+    )
 
 
 def test_the_cost_of_a_choice_is_what_its_checkpoint_lacks_to_the_best_of_its_run(monkeypatch):
