@@ -87,13 +87,13 @@ bench: install
 STUDY := pipelines/study
 WITH_STUDY = PATH="$(CURDIR)/$(BIN):$$PATH"
 
-# Six runs, about 25 minutes of one core, and their conclusion: do more images lower the rank of a small network?
+# Six runs, about half an hour of a core, and their conclusion: do more images lower the rank of a small network?
 study-small: study-data
 	$(WITH_STUDY) bash $(STUDY)/study.sh 2 '^1a-w4-n(500|all)-'
 	$(BIN)/python $(STUDY)/gather.py study/small.csv
 	$(BIN)/python $(STUDY)/report.py study/small.csv small
 
-# 195 runs, about 28 core-hours. The results are gathered also if some runs failed.
+# 195 runs, about 17 core-hours of an Intel Xeon (docs/study.md). The results are gathered also if some runs failed.
 study: study-data
 	-$(WITH_STUDY) bash $(STUDY)/study.sh $$(nproc)
 	$(BIN)/python $(STUDY)/gather.py study/study.csv

@@ -27,7 +27,24 @@ PANELS = {
 LEAST_SHARE = 1e-4
 """The least share of the sum of singular values that the figure of spectra shows."""
 
-ORDERS = ("iid", "current", "replay", "accumulate", "last", "hybrid4", "hybrid8", "hybrid12")
+ORDERS = {
+    **{name: name for name in ("iid", "current", "replay", "accumulate", "last")},
+    **{f"hybrid{epochs}": f"hybrid, {epochs} of 16" for epochs in (4, 8, 12)},
+}
+"""The orders of question 2, and what the figure calls them: of a hybrid, after which epoch it switches."""
+
+SETTINGS = {
+    "lr-quarter": "learning rate / 4",
+    "lr-times-4": "learning rate × 4",
+    "decay-0": "no weight decay",
+    "decay-times-4": "weight decay × 4",
+    "predictor-cosine": "predictor's rate: cosine",
+    "projector-narrow": "projector's width / 4",
+    "projector-wide": "projector's width × 4",
+    "batch-256": "batch 256",
+    "views-weak": "weak views",
+}
+"""The settings of question 3."""
 
 
 def plane(rows: pd.DataFrame, path: str) -> None:
@@ -73,7 +90,7 @@ def orders(rows: pd.DataFrame, path: str) -> None:
                 axis.plot([place] * len(values), values, "o", color=COLOURS[place == 0], markersize=4)
                 axis.plot([place - 0.3, place + 0.3], [values.mean()] * 2, color="black")
             finish(axis, f"{PANELS[name]}\nwidth {point['width']:.0f}, {point['images']:,.0f} images")
-            axis.set_xticks(range(len(ORDERS)), ORDERS, rotation=60)
+            axis.set_xticks(range(len(ORDERS)), ORDERS.values(), rotation=60)
     save_figure(figure, path)
 
 
@@ -124,17 +141,18 @@ def spectra(rows: pd.DataFrame, path: str, table: Path) -> None:
 def settings(rows: pd.DataFrame, path: str) -> None:
     """The effect of each setting of question 3, and below them that of the images."""
     table = of_settings(rows)
-    effects(table.assign(setting=table["setting"].fillna(table["images"] + " images")), "setting", path)
+    names = table["setting"].map(SETTINGS).fillna(f"{ALL:,} images, not {FEWEST}")
+    effects(table.assign(setting=names), "setting", "difference from the usual settings", path)
 
 
 def methods(rows: pd.DataFrame, path: str) -> None:
     """The effect of the images in each method of question 6."""
-    effects(of_methods(rows), "method", path)
+    effects(of_methods(rows), "method", f"{ALL:,} images minus {FEWEST}", path)
 
 
-def effects(table: pd.DataFrame, by: str, path: str) -> None:
+def effects(table: pd.DataFrame, by: str, difference: str, path: str) -> None:
     """The differences of ``comparisons.compared`` with their intervals, a line for each value of ``by``. The grey band
-    has the effects that are too small to count. What was not run has no line."""
+    has the effects that are too small to count. What was not run has no line. ``difference`` says of what."""
     table = table[table["pairs"] > 0]
     names = list(dict.fromkeys(table[by]))
     figure, axes = plt.subplots(
@@ -148,7 +166,7 @@ def effects(table: pd.DataFrame, by: str, path: str) -> None:
         axis.axvspan(-counts, counts, color="0.9", zorder=0)
         axis.axvline(0, color="black", linewidth=0.8)
         finish(axis, outcome)
-        axis.set_xlabel("difference")
+    figure.supxlabel(f"{difference}, with 95 % intervals; grey: too small to count", fontsize="medium")
     axes[0].set_yticks(range(len(names)), names)
     axes[0].invert_yaxis()
     save_figure(figure, path)
@@ -160,9 +178,9 @@ def early(rows: pd.DataFrame, path: str) -> None:
     runs = rows[
         (rows["epoch"] > 0) & (rows["part"].isin(("1a", "5"))) & (rows["width"] == 4) & (rows["images"] == 60000)
     ]
-    runs = runs.assign(setting=runs["run"].str.extract(r"^5-(.+)-w")[0].fillna("usual settings"))
+    runs = runs.assign(setting=runs["run"].str.extract(r"^5-(.+)-w")[0].str.replace("-", " ").fillna("usual settings"))
     panels = {"m_knn": "kNN accuracy of the monitor", "m_effective_rank": "effective rank", "m_auc": "AUC"}
-    figure, axes = plt.subplots(1, len(panels), figsize=(11, 3.6), layout="constrained")
+    figure, axes = plt.subplots(1, len(panels), figsize=(12.5, 3.4), layout="constrained")
     for axis, (column, title) in zip(axes, panels.items(), strict=True):
         for i, (setting, group) in enumerate(runs.groupby("setting", sort=False)):
             for number, (_, run) in enumerate(group.groupby("run")):
@@ -171,7 +189,7 @@ def early(rows: pd.DataFrame, path: str) -> None:
         finish(axis, title)
         axis.set_xlabel("steps")
     log_scale(axes[1], "y")
-    axes[-1].legend(fontsize=7)
+    figure.legend(*axes[-1].get_legend_handles_labels(), loc="outside right center")
     save_figure(figure, path)
 
 
