@@ -8,6 +8,7 @@ from ssltool.cli.flags import Command, json_option, settings
 from ssltool.cli.output import cell, emit, message, note
 from ssltool.cli.output import table as as_table
 from ssltool.config import TableConfig
+from ssltool.runs.differing import OPTION
 from ssltool.settings import Record
 
 SHOWN = ("auc", "effective_rank", "dead_directions", "knn")
@@ -57,7 +58,10 @@ def _text(result: Record, config: TableConfig) -> str:
 
 
 def _is_useful(name: str, rows: list[Record], differing: list[str]) -> bool:
-    """Whether any row has a value; of settings, whether those that have the setting differ in it."""
+    """Whether any row has a value; of settings, whether the runs that have the setting differ in it. None is a value of
+    a setting, but not of the option of a method, which other methods lack; monitors have no settings."""
+    if name in differing and not name.endswith(OPTION):
+        return len({str(row[name]) for row in rows if row.get("method") is not None}) > 1
     values = {str(row[name]) for row in rows if row.get(name) is not None}
     return len(values) > (name in differing)
 

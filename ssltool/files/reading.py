@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import glob
 import hashlib
 import json
@@ -45,6 +46,9 @@ FIRST_BYTES = {
 }
 """How files of other kinds begin."""
 
+TERMINAL = "\x1b\b"
+"""Control characters of colours and progress bars in the output of programs."""
+
 UNKNOWN = "data of an unknown kind"
 
 
@@ -55,8 +59,11 @@ def kind_of_content(head: bytes) -> str:
 
 
 def _is_text(head: bytes) -> bool:
-    text = head[:-4].decode("utf-8", "replace") if len(head) == 512 else head.decode("utf-8", "replace")
-    return all(letter.isprintable() or letter.isspace() for letter in text) and "\ufffd" not in text
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")  # leaves out a character that is cut off at the end
+    text = decoder.decode(head, final=len(head) < 512)
+    return (
+        all(letter.isprintable() or letter.isspace() or letter in TERMINAL for letter in text) and "\ufffd" not in text
+    )
 
 
 def size_limit() -> int:

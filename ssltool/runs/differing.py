@@ -12,6 +12,9 @@ from ssltool.settings import Settings
 ALWAYS = ("method", "arch", "strategy", "seed")
 """Settings that a table has even if they are the same for all runs."""
 
+OPTION = " (option)"
+"""The end of the names of the method's options."""
+
 OF_THE_FOLDER = (
     *("out", "exp_name", "exp_id", "overwrite", "resume", "start_epoch", "print_freq", "save_every", "save_steps"),
     *("keep", "tensorboard", "wandb", "test", "dry_run"),
@@ -21,8 +24,8 @@ DERIVED = ("found", "epoch_images", *(name for name in HASHES if name != "finger
 
 
 def flat_settings(settings: Settings) -> Settings:
-    """Settings in one dict, the method's options as ``NAME (option)``."""
-    options = {f"{name} (option)": value for name, value in settings.get("method_options", {}).items()}
+    """Settings in one dict, the method's options with ``OPTION`` after their names."""
+    options = {f"{name}{OPTION}": value for name, value in settings.get("method_options", {}).items()}
     return {name: value for name, value in settings.items() if name != "method_options"} | options
 
 

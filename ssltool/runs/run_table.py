@@ -13,7 +13,7 @@ from ssltool.errors import SSLToolError
 from ssltool.files.reading import file_hash
 from ssltool.runs import monitor_folder
 from ssltool.runs.differing import ALWAYS, differing_settings, flat_settings, setting_cell
-from ssltool.runs.folder import RunFolder
+from ssltool.runs.folder import NEWEST, RunFolder
 from ssltool.settings import Record, Settings
 
 
@@ -34,8 +34,8 @@ class RunRow:
     checkpoint: Path | None = None
 
     def checkpoint_hash(self) -> str | None:
-        """The hash of the checkpoint, None if there is none."""
-        return None if self.checkpoint is None else file_hash(self.checkpoint)
+        """The hash of the checkpoint; None if there is none."""
+        return hash_after_epoch(self.checkpoint, self.record)
 
 
 def last_row(path: str) -> tuple[RunRow, list[str]]:
@@ -63,7 +63,8 @@ def last_row(path: str) -> tuple[RunRow, list[str]]:
 
 
 def kept_checkpoint(folder: RunFolder, record: Record, records: Sequence[Record]) -> Path | None:
-    """The file of the checkpoint after the epoch of ``record``, or None if it was not kept."""
+    """The file of the checkpoint after the epoch of ``record``, or None if it was not kept. Of the last epoch it may be
+    the newest one, which ``is_after_epoch`` reads."""
     if "epoch" not in record:
         return None
     kept = folder.path / f"checkpoint_{record['epoch']:04d}.pt"
@@ -72,11 +73,31 @@ def kept_checkpoint(folder: RunFolder, record: Record, records: Sequence[Record]
     return folder.newest if record is records[-1] and folder.newest.exists() else None
 
 
+def hash_after_epoch(checkpoint: Path | None, record: Record) -> str | None:
+    """The hash of a checkpoint; None if there is none or if it is not that after the epoch of ``record``."""
+    return None if checkpoint is None or not is_after_epoch(checkpoint, record) else file_hash(checkpoint)
+
+
+def is_after_epoch(checkpoint: Path, record: Record) -> bool:
+    """Whether the file has the weights after the epoch of ``record``: ``checkpoint.pt`` may be of some step after it,
+    as ``--save-steps`` and signals write it. A damaged file has none."""
+    from ssltool.checkpoints.checkpoint import Checkpoint
+
+    if checkpoint.name != NEWEST:
+        return True
+    try:
+        found = Checkpoint.load(checkpoint)
+    except SSLToolError:
+        return False
+    return found.epoch == record["epoch"] + 1 and not found.metrics["epoch_step"]
+
+
 def columns(settings: Sequence[Settings], records: Sequence[Mapping[str, Any]]) -> tuple[list[Record], list[str]]:
     """The columns of a table of runs: the settings in ``ALWAYS``, those that differ, and all values of the records.
 
-    A value of a record that has the name of a column of settings gets the name ``NAME (record)``. A run without a value
-    has None.
+    A value of a record that has the name of a setting gets the name ``NAME (record)``, also where that setting is no
+    column: a table is read as settings, too, and ``lr`` is not the rate of the last step. A run without a value has
+    None.
 
     Returns:
         A dict for each run, with the same keys in the same order, and the names of the settings that differ.
@@ -86,7 +107,8 @@ def columns(settings: Sequence[Settings], records: Sequence[Mapping[str, Any]]) 
     chosen = [*(name for name in ALWAYS if any(name in one for one in flat)), *differing]
     chosen = list(dict.fromkeys(chosen))
     values = dict.fromkeys(name for record in records for name in record if name != "strategy")
-    titles = {name: f"{name} (record)" if name in chosen else name for name in values}
+    of_settings = {name for one in flat for name in one}
+    titles = {name: f"{name} (record)" if name in of_settings else name for name in values}
     rows = [
         {name: setting_cell(one.get(name)) for name in chosen}
         | {title: record.get(name) for name, title in titles.items()}

@@ -22,7 +22,17 @@ from ssltool.data.strategies import read_numbers
 from ssltool.errors import SSLToolError, UsageError
 from ssltool.files.npy_files import read_npy, read_npz
 from ssltool.files.placeholders import ITEM_BYTES
-from ssltool.files.reading import decode, file_hash, matching, open_file, read_json, require, size_limit
+from ssltool.files.reading import (
+    UNKNOWN,
+    decode,
+    file_hash,
+    kind_of_content,
+    matching,
+    open_file,
+    read_json,
+    require,
+    size_limit,
+)
 from ssltool.files.torch_files import load_dict
 from ssltool.reprs.readers import read_entries
 from ssltool.settings import SIZE_LIMIT
@@ -98,6 +108,16 @@ def test_a_file_of_another_kind_is_told_by_its_content_and_all_that_would_do_are
     assert kind in message and all(suffix in message.split(";")[1] for suffix in (".pt", ".npy", ".npz", ".parquet"))
     message = refusal(tmp_path / name, lambda path: read_numbers(str(path), 8, "--idx-path"))
     assert kind in message and message.count("numpy.save") == 1
+
+
+@pytest.mark.parametrize("text", ["=> 训练图像\n", "Epoch: |█▌  |\b\b", "\x1b[32mepoch 0\x1b[0m: 损失\n", "a"])
+def test_output_of_programs_in_any_language_is_text_wherever_its_head_ends(text):
+    data = (text * 600).encode()
+    for start in range(12):
+        head = data[data.index(text[0].encode()) :]
+        assert kind_of_content((b"x" * start + head)[:512]) == "text"
+    assert kind_of_content(data[: len(data) // 600]) == "text"
+    assert kind_of_content("训".encode()[:2]) == kind_of_content(b"\x00" * 512) == UNKNOWN
 
 
 def test_a_file_without_permission_is_told_apart(good, monkeypatch):

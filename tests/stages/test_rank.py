@@ -42,7 +42,8 @@ def write_run(tmp_path):
         for epoch in range(len(epochs)) if newest else ():
             seed = sum(map(ord, name)) * 100 + epoch
             weights = {"w": torch.rand(3, generator=torch.Generator().manual_seed(seed))}
-            state = Checkpoint("simsiam", "resnet18", epoch + 1, 0, config, weights, {}, None, {})
+            progress = {"epochs": [], "epoch_step": 0, "sums": {}}
+            state = Checkpoint("simsiam", "resnet18", epoch + 1, 0, config, weights, {}, None, progress)
             folder.save(state, keep_epoch=epoch if epoch in kept else None)
         return folder.path
 
@@ -216,6 +217,22 @@ def test_checkpoints_that_are_not_above_the_untrained_network_are_counted(write_
         note for note in rank(write_run("a", epochs, kept=range(3)), checkpoints=True)["notes"] if "not above" in note
     ]
     assert [note.split(": ")[1].split(" have")[0] for note in notes] == ([f"{counted} checkpoints"] if counted else [])
+
+
+def test_the_untrained_network_may_lack_the_metric_that_orders_the_checkpoints(write_run, write_probe, monkeypatch):
+    from ssltool.stages.rank import items
+
+    monkeypatch.setattr(items, "untrained_record", lambda *_: {"backbone_auc": 0.8})
+    monkeypatch.setattr(items, "read_runs", lambda paths: [SimpleNamespace(path=Path(paths[0]), settings={})])
+    run = write_run("a", [{"backbone_auc": 0.6, "backbone_local_dimension": d} for d in (2.0, 3.0)], kept=range(2))
+    probe = write_probe("p", run / "checkpoint_0001.pt", 0.7)
+    result = rank(run, probe, checkpoints=True, by="local_dimension", accuracy="linear")
+    assert [(row["local_dimension"], row["accuracy"]) for row in result["rows"]] == [
+        (3.0, 0.7),
+        (2.0, None),
+        (None, None),
+    ]
+    assert not any("untrained" in note for note in result["notes"])  # that of the probe is not looked for
 
 
 @pytest.mark.parametrize(
@@ -539,6 +556,24 @@ def test_what_cannot_be_learned_from_is_refused(sample, change, message):
     values, y, names = sample
     with pytest.raises(SSLToolError, match=message):
         fit(KEYS, *change(values, y), accuracy="knn", runs=names)
+
+
+def test_a_table_of_empty_accuracies_has_too_few_rows(several, tmp_path):
+    runs, table = several(), tmp_path / "accuracies.csv"
+    table.write_text("run,accuracy\n" + "".join(f"{run.name},\n" for run in runs))
+    with pytest.raises(SSLToolError, match="needs at least 3 rows with an accuracy, and there are 0"):
+        rank(*runs, accuracy=str(table), fit=str(tmp_path / "forecast.json"), features="auc")
+
+
+def test_a_probe_of_a_step_after_the_ranked_epoch_is_not_its_accuracy(write_run, write_probe):
+    run = write_run("a", [{"backbone_auc": 0.7}, {"backbone_auc": 0.6}])
+    assert rank(run, write_probe("p", run / "checkpoint.pt", 0.7), accuracy="linear")["rows"][0]["accuracy"] == 0.7
+    later = Checkpoint.load(run / "checkpoint.pt")
+    later.metrics["epoch_step"] = 77  # as a signal or --save-steps leaves it
+    later.save(run / "checkpoint.pt")
+    probe = write_probe("q", run / "checkpoint.pt", 0.8)
+    with pytest.raises(SSLToolError, match="was trained on a ranked checkpoint"):
+        rank(run, probe, accuracy="linear")
 
 
 def test_as_many_rows_as_features_and_two_more_are_enough(sample):

@@ -13,7 +13,7 @@ import torch
 
 from helpers import records
 from ssltool.checkpoints.probe import Probe
-from ssltool.config import RankConfig, TableConfig
+from ssltool.config import PretrainConfig, RankConfig, TableConfig
 from ssltool.diagnosis.monitor import Monitor
 from ssltool.errors import SSLToolError
 from ssltool.files.reading import file_hash
@@ -21,6 +21,7 @@ from ssltool.reprs.clusters_file import Clusters
 from ssltool.reprs.neighbours.file import Neighbours
 from ssltool.runs.differing import differing_settings
 from ssltool.runs.folder import RunFolder
+from ssltool.runs.table_row import read_row
 from ssltool.stages.rank.rank import run as rank
 from ssltool.stages.table import run
 
@@ -79,7 +80,7 @@ def finetuned(tmp_path):
 def test_a_row_has_the_record_of_the_last_epoch_with_all_layers(trained):
     (row,) = table(trained)["rows"]
     last = records(trained)[-1]
-    assert {name: row[name] for name in last if name != "lr"} == {name: last[name] for name in last if name != "lr"}
+    assert {name: row[f"{name} (record)" if name == "lr" else name] for name in last} == last
     assert {name.split("_")[0] for name in row} >= {"backbone", "projector"}
     assert (row["method"], row["seed"], row["path"]) == ("simsiam", 10, str(trained))
 
@@ -95,6 +96,11 @@ def test_the_columns_are_the_settings_in_which_the_runs_differ(copy, trained):
     ]
     rates = {row["lr (record)"] for row in found["rows"]}  # that of the epoch has a name of its own
     assert rates == {records(trained)[-1]["lr"]}
+
+
+def test_a_row_is_read_as_settings_without_the_rate_of_the_last_step(copy, tmp_path):
+    table(*(copy(name, seed=seed) for seed, name in enumerate("ab")), out=str(tmp_path / "runs.csv"))
+    assert "lr" not in read_row(str(tmp_path / "runs.csv"), 1, PretrainConfig)
 
 
 def test_numbers_and_text_differ_and_lists_are_compared_by_their_values():
@@ -196,6 +202,12 @@ def test_the_printed_table_has_what_differs_and_counts_epochs_from_1(copy, sslto
     assert "seed" not in head and "momentum" not in head
     assert [line[:3] for line in lines] == [["a", "0.1", "2"], ["b", "0.05", "2"]]
     assert "--out FILE.csv writes all columns" in ran.out
+
+
+def test_a_setting_that_some_runs_leave_out_is_printed(copy, ssltool):
+    ran = ssltool("table", copy("a", idx_path=None), copy("b", idx_path="subset.txt"))
+    head, *lines = [line.split() for line in ran.out.splitlines()[:3]]
+    assert head[:3] == ["run", "idx_path", "epoch"] and [line[1] for line in lines] == ["-", "subset.txt"]
 
 
 def test_what_is_no_table_is_refused(trained, probe, tmp_path, ssltool):

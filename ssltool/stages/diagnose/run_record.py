@@ -20,6 +20,7 @@ from ssltool.errors import SSLToolError
 from ssltool.methods.base import Method
 from ssltool.models.outputs import Features
 from ssltool.runs.folder import RunFolder
+from ssltool.runs.run_table import is_after_epoch
 from ssltool.settings import Record
 from ssltool.stages.diagnose.findings import find
 from ssltool.stages.diagnose.findings.finding import NOTE, Finding
@@ -148,7 +149,7 @@ def _unusual(run: SavedRun, records: Sequence[Record]) -> list[Finding]:
 def _keep(folder: RunFolder, records: Sequence[Record]) -> Record:
     """The checkpoint to keep, of those whose epoch was monitored."""
     kept = folder.kept()
-    if records[-1]["epoch"] not in kept and folder.newest.exists():
+    if records[-1]["epoch"] not in kept and folder.newest.exists() and is_after_epoch(folder.newest, records[-1]):
         kept[records[-1]["epoch"]] = folder.newest
     by_epoch = {record["epoch"]: record for record in records}
     of_files = [(file, epoch, by_epoch.get(epoch, {})) for epoch, file in kept.items()]

@@ -18,7 +18,7 @@ from ssltool.diagnosis.metrics import METRICS
 from ssltool.diagnosis.row_blocks import Rows
 from ssltool.diagnosis.token_blocks import tokens_of
 from ssltool.errors import SSLToolError
-from ssltool.files.reading import file_hash, require
+from ssltool.files.reading import require
 from ssltool.reprs.readers import read_entries
 from ssltool.reprs.representations import Representations
 from ssltool.runs import monitor_folder
@@ -26,7 +26,7 @@ from ssltool.runs.display_names import display_names
 from ssltool.runs.evaluations import PROTOCOL
 from ssltool.runs.folder import RunFolder
 from ssltool.runs.history import read_runs
-from ssltool.runs.run_table import kept_checkpoint
+from ssltool.runs.run_table import hash_after_epoch, kept_checkpoint
 from ssltool.runs.untrained import untrained_record
 from ssltool.settings import Record, Settings
 from ssltool.stages.rank.forecast import LOSS, record_key
@@ -80,7 +80,7 @@ class RankedItem:
 
     def source_hash(self) -> str | None:
         """The hash of the item's checkpoint, or None if it is not known."""
-        return file_hash(self.checkpoint) if self.checkpoint is not None else self.checkpoint_hash
+        return self.checkpoint_hash or hash_after_epoch(self.checkpoint, self.record)
 
     @property
     def knn(self) -> float | None:

@@ -29,6 +29,7 @@ from ssltool.stages.rank.forecast import (
     feature_keys,
     fit,
     kendall,
+    record_key,
     rms,
     spearman,
 )
@@ -96,7 +97,7 @@ def run(config: RankConfig) -> Record:
                 f"the forecast is of {forecast.accuracy} accuracy and the rows have {kind} accuracy: no errors"
             )
     notes += _differences(request.by, rows)
-    untrained, more = _read_untrained(config)
+    untrained, more = _read_untrained(config, later)
     notes += _not_above_untrained(rows, untrained) + _all_healthy(config, rows, kind)
     assign_display_names([*rows, *untrained])
     cells, others = _other_columns([*rows, *untrained], later)
@@ -153,9 +154,10 @@ def _read_items(config: RankConfig, request: _Request) -> tuple[list[RankedItem]
     return rows, later, notes
 
 
-def _read_untrained(config: RankConfig) -> tuple[list[RankedItem], list[str]]:
-    """With ``checkpoints`` the untrained networks of the run folders, and notes."""
-    found = [read_untrained(path) for path in config.items if config.checkpoints and Path(path).is_dir()]
+def _read_untrained(config: RankConfig, later: Mapping[str, str]) -> tuple[list[RankedItem], list[str]]:
+    """With ``checkpoints`` the untrained networks of the run folders of pretrain, and notes."""
+    folders = [path for path in map(Path, config.items) if path.is_dir() and str(path) not in later]
+    found = [read_untrained(str(path)) for path in folders if config.checkpoints]
     return [item for items, _ in found for item in items], [note for _, notes in found for note in notes]
 
 
@@ -258,7 +260,7 @@ def _agreement(scores: np.ndarray, rows: Sequence[RankedItem], notes: list[str])
 
 
 def _features(rows: Sequence[RankedItem], keys: Sequence[tuple[str, str]]) -> np.ndarray:
-    return np.array([[row.value(*key) for key in keys] for row in rows])
+    return np.array([[row.value(*key) for key in keys] for row in rows]).reshape(len(rows), len(keys))
 
 
 def _fit_forecast(
@@ -346,7 +348,7 @@ def _table(
             "run": row.display_name,
             **{key: row.origin.get(key) for key in ("epoch", "method", "arch", "strategy")},
             **({"step": row.origin.get("step")} if of_steps else {}),
-            by: row.value(layer, by),
+            by: row.metrics.get(record_key(layer, by), math.nan) if row.untrained else row.value(layer, by),
             "verdict": row.verdict,
             "loss": row.record.get("loss"),
             "knn": row.knn,

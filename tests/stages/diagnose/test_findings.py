@@ -336,6 +336,13 @@ def test_terms_that_cross_are_a_note_that_names_both():
     assert found.state == STATES[0]
 
 
+def test_a_term_of_weight_0_is_no_constant_output_and_a_term_that_falls_to_0_is():
+    healthy = decay(2, 1) + noise(0.01)
+    assert not faults(find(series(healthy, "cosine", "distance", terms={"aux_loss": np.zeros(N)})))
+    falls = np.where(np.arange(N) < 10, 0.5, 0.0)
+    assert "constant-output" in faults(find(series(healthy, "cosine", "distance", terms={"aux_loss": falls})))
+
+
 def test_a_spread_of_the_outputs_near_0_is_equal_outputs():
     evenly = {"train_z_std_step": np.full(N, 1 / math.sqrt(2048))}
     gone = {"train_z_std_step": decay(1 / math.sqrt(2048), 1e-6, speed=60)}

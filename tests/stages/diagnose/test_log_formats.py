@@ -262,6 +262,25 @@ def test_the_loss_of_the_training_is_found_by_its_name(names, wanted):
     assert next(iter(loss_columns(names)), None) == wanted
 
 
+@pytest.mark.parametrize(
+    ("header", "counters", "unit", "at"),
+    [
+        ("epoch,step", [(e, s) for e in range(3) for s in range(4)], "step", range(12)),
+        ("epoch,iteration", [(e, s) for e in (1, 2) for s in (1, 11)], "step", (12, 22, 23, 33)),
+        ("epoch,batch", [(e, s) for e in range(3) for s in range(4)], "row", range(1, 13)),
+        ("epoch,step", [(0, 0), (0, 1), (1, 2), (1, 3), (1, 2), (1, 3)], "step", (0, 1, 2, 3)),  # a resumed run
+        ("epoch,step", [(0, 0), (0, 1), (1, 0), (1, 1), (1, 0), (1, 1)], "step", (0, 1, 2, 3)),
+        ("epoch,batch", [(0, 9), (1, 9), (1, 9), (2, 9)], "epoch", (0, 1, 2)),
+    ],
+)
+def test_every_value_counts_whatever_counts_the_steps(tmp_path, header, counters, unit, at):
+    rows = [",".join(map(str, (*counter, value))) for value, counter in enumerate(counters)]
+    (tmp_path / "log.csv").write_text("\n".join([f"{header},loss", *rows]) + "\n")
+    found = read(tmp_path / "log.csv")
+    assert (found.unit, list(found.loss.at)) == (unit, list(at))
+    assert found.loss.values[-1] == len(counters) - 1
+
+
 @given(st.lists(st.tuples(st.integers(1, 1000), st.integers(-(2**63), 2**63 - 1) | st.binary(max_size=300))))
 def test_messages_of_any_fields_are_read(pairs):
     data = b"".join(log_writers.field(number, value) for number, value in pairs)

@@ -82,8 +82,13 @@ MEANINGS = {
 
 def find(series: Series) -> list[Finding]:
     """A finding for each loss or term that stands at one of its known values until the end of the log."""
-    found = (_in(series, name, curve.finite()) for name, curve in series.losses.items())
+    found = (_in(series, name, curve.finite()) for name, curve in series.losses.items() if not _is_off(series, name))
     return [finding for finding in found if finding is not None]
+
+
+def _is_off(series: Series, name: str) -> bool:
+    """Whether it is a term that another program logs with the weight 0: it is 0 from the first value on."""
+    return not series.is_ours and name != series.loss_name and not series.losses[name].values.any()
 
 
 def _in(series: Series, name: str, curve: Curve) -> Finding | None:

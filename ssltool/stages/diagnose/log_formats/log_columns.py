@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterable, Sequence
 
@@ -30,6 +31,8 @@ NO_LOSS = r"(^|[_/. ])(val|valid|validation|test|eval|online|class|probe)([_/. ]
 
 RATE = r"(^|[_/. -])(lr|learning_rate)([-_/. ]|$)"
 
+EPOCH = "epoch"
+
 STEPS = {
     "_step": "step",
     "global_step": "step",
@@ -37,7 +40,7 @@ STEPS = {
     "step": "step",
     "iteration": "step",
     "iter": "step",
-    "epoch": "epoch",
+    EPOCH: "epoch",
 }
 """Columns that count, in order of preference, and their unit."""
 
@@ -64,16 +67,14 @@ def read_columns(
     names = names_of(rows)
     require_column(path, names, loss)
     said = list(notes)
-    if at is None:
-        steps = next((name for name in STEPS if name in names), None)
-        at = list(map(float, range(1, len(rows) + 1))) if steps is None else column(rows, steps)
-        unit = "row" if steps is None else STEPS[steps]
-    at = finite_steps(at)
-    said += repeated_steps(path, at)
     candidates = loss_columns(names) if loss is None else [loss]
     if not candidates:
         raise SSLToolError(f"{path}: no column is called a loss; name one with --loss: {first_names(names, most=20)}")
     chosen = candidates[0]
+    if at is None:
+        at, unit = _steps(rows, chosen)
+    at = finite_steps(at)
+    said += repeated_steps(path, at)
     if len(candidates) > 1:
         said.append(f"the loss is the column {chosen}; --loss takes another, such as {candidates[1]}")
     rate = next((name for name in names if re.search(RATE, name.lower())), None)
@@ -81,6 +82,29 @@ def read_columns(
     terms = {name: curves[name] for name in _terms(names, chosen)}
     others = {name: curve for name, curve in curves.items() if name not in (chosen, rate, *terms)}
     return Series(path, program, str(unit), curves[chosen], chosen, curves.get(rate or ""), terms, others, said)
+
+
+def _steps(rows: Sequence[Row], loss: str) -> tuple[list[float | None], str]:
+    """The step or epoch of each row by the first of ``STEPS``, or its number, and the unit.
+
+    Steps that begin again in each epoch are continued from epoch to epoch. Rows are counted if those with a ``loss``
+    repeat their epoch, as the rows of batches do.
+    """
+    numbered: tuple[list[float | None], str] = [float(number) for number in range(1, len(rows) + 1)], "row"
+    counter = next((name for name in STEPS if any(name in row for row in rows)), None)
+    if counter is None:
+        return numbered
+    at, epochs = finite_steps(column(rows, counter)), finite_steps(column(rows, EPOCH))
+    of_loss = [i for i, row in enumerate(rows) if loss in row and at[i] is not None and epochs[i] is not None]
+    found = [(at[i] or 0.0, epochs[i] or 0.0) for i in of_loss]
+    pairs = list(itertools.pairwise(found))
+    if counter == EPOCH:
+        repeated = sum(one == other for one, other in pairs)
+        return numbered if 2 * repeated > len(pairs) else (at, STEPS[counter])
+    if any(step < before and epoch > earlier for (before, earlier), (step, epoch) in pairs):
+        length = max(step for step, _ in found) - min(step for step, _ in found) + 1
+        at = [None if x is None or e is None else e * length + x for x, e in zip(at, epochs, strict=True)]
+    return at, STEPS[counter]
 
 
 def loss_columns(names: Sequence[str]) -> list[str]:
