@@ -277,12 +277,6 @@ def fit(
     weights = np.linalg.solve(r, q.T @ accuracies)
     coefficients = weights[1:] / spread
     errors, deviations = accuracies - design @ weights, accuracies - accuracies.mean()
-    domain = domain_of(origins)
-    group_errors = {
-        name: rms(errors_left_out(q, errors, [str(origin[name]) for origin in origins]))
-        for name, several in domain.items()
-        if len(several) > 1
-    }
     features = [
         Feature(*key, *map(float, numbers))
         for key, *numbers in zip(keys, coefficients, mean, values.min(axis=0), values.max(axis=0), strict=True)
@@ -296,14 +290,24 @@ def fit(
         r2=1 - float(errors @ errors) / float(deviations @ deviations),
         loo_error=rms(errors / (1 - leverage)),
         loo_error_of_mean=rms(deviations * n / (n - 1)),
-        domain=domain,
-        group_errors={name: error for name, error in group_errors.items() if math.isfinite(error)},
+        domain=domain_of(origins),
+        group_errors=group_errors(q, errors, origins),
     )
 
 
+def group_errors(q: np.ndarray, errors: np.ndarray, origins: Sequence[Settings]) -> dict[str, float]:
+    """``Forecast.group_errors`` of the orthonormal ``q`` (n, k) of the design and the residuals ``errors`` (n,)."""
+    found = {
+        name: rms(errors_left_out(q, errors, [str(origin[name]) for origin in origins]))
+        for name, several in domain_of(origins).items()
+        if len(several) > 1
+    }
+    return {name: error for name, error in found.items() if math.isfinite(error)}
+
+
 def errors_left_out(q: np.ndarray, errors: np.ndarray, groups: Sequence[str]) -> np.ndarray:
-    """The errors (n,) of the rows of each group by a fit to the others, of the orthonormal ``q`` (n, k) of the design
-    and the residuals ``errors`` (n,). NaN for a group without which the coefficients are not determined."""
+    """The errors (n,) of the rows of each group by a fit to the others; NaN for a group without which the coefficients
+    are not determined."""
     found, names = np.empty_like(errors), np.asarray(groups)
     for name in np.unique(names):
         rows = names == name
