@@ -133,6 +133,7 @@ _PAPER = "noncontrastive-ssl"
 
 _CLASS_TOKEN = ("the class token is the output",)
 
+_SOLO = ("the padding of solo-learn's first convolution (else --stem small)",)
 _SCAN = ("a stem without pooling; SCAN's network for STL-10 has one",)
 
 CHECKPOINT_LAYOUTS: Registry[CheckpointLayout] = Registry(
@@ -176,13 +177,16 @@ CHECKPOINT_LAYOUTS: Registry[CheckpointLayout] = Registry(
             ("projector.0.bias",),
             "small-padded",
             {"vit_tiny": 12},
+            stem_assumes=_SOLO,
         ),
         "solo-learn/mae": CheckpointLayout(
             "solo-learn", None, "backbone.", ("classifier.", "decoder.decoder_embed."), heads={"vit_tiny": 12}
         ),
-        "solo-learn": CheckpointLayout("solo-learn", None, "backbone.", ("classifier.",), stem="small-padded"),
+        "solo-learn": CheckpointLayout(
+            "solo-learn", None, "backbone.", ("classifier.",), stem="small-padded", stem_assumes=_SOLO
+        ),
         "solo-learn/encoder": CheckpointLayout(
-            "solo-learn", None, "encoder.", ("classifier.",), stem="small-padded"
+            "solo-learn", None, "encoder.", ("classifier.",), stem="small-padded", stem_assumes=_SOLO
         ),  # earlier versions
         "barlowtwins": CheckpointLayout("barlowtwins", "barlow", "backbone.", ("projector.", "bn.running_mean")),
         "vicreg": CheckpointLayout(

@@ -129,10 +129,7 @@ def find_backbone(
         mean_of_patches=layout.mean_of_patches and "mask_token" not in backbone,  # which lightly-train's own ViTs have
     )
     network = find_network(source, layout, scheme, arch=arch, stem=stem)
-    epoch = entries.get("epoch")
-    epoch = epoch if type(epoch) is int and 0 <= epoch < MOST_EPOCHS else None
-    if epoch is not None and ("pytorch-lightning_version" in entries or layout.first_epoch == 0):
-        epoch += 1  # these programs save the number of the current epoch, others that of completed epochs
+    epoch = _completed_epochs(entries, layout)
     named = parse(network.spec.arch)
     if layout.program in (TIMM, TORCHVISION) and named is not None:  # bare weights, whose names several libraries use
         layout = dataclasses.replace(layout, program=named.library)
@@ -143,6 +140,22 @@ def find_backbone(
     return ForeignBackbone(
         layout, network.spec, held, ignored, epoch, found, skipped, [*network.assumed, *layout.assumes]
     )
+
+
+def _completed_epochs(entries: Mapping[str, Any], layout: CheckpointLayout) -> int | None:
+    """The number of completed epochs. Some programs save the number of the current epoch from 0 instead: timm since its
+    version 2 of the format, and Lightning, whose loop counts the epochs that it has processed."""
+    epoch, version = entries.get("epoch"), entries.get("version")
+    if type(epoch) is not int or not 0 <= epoch < MOST_EPOCHS:
+        return None
+    if "pytorch-lightning_version" in entries:
+        found = entries
+        for name in ("loops", "fit_loop", "epoch_progress", "current"):
+            found = found.get(name, {}) if isinstance(found, Mapping) else {}
+        processed = found.get("processed") if isinstance(found, Mapping) else None
+        return processed if type(processed) is int and 0 <= processed <= MOST_EPOCHS else epoch + 1
+    of_timm = type(version) is int and version > 1 and {"arch", "state_dict"} <= entries.keys()
+    return epoch + (of_timm or layout.first_epoch == 0)
 
 
 def _require_elements(path: FilePath, weights: Mapping[str, Tensor]) -> None:
@@ -222,6 +235,8 @@ def read_checkpoint(
     """
     folder = find_model_folder(path)
     if folder is not None:
+        if key is not None:
+            raise SSLToolError(f"--key {key} has no effect: {path} is a folder of transformers or timm; leave it out")
         foreign = ForeignBackbone.named(read_model_folder(folder, arch=arch, stem=stem))
         return backbone_checkpoint(foreign), foreign
     if Path(path).is_dir():

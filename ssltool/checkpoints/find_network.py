@@ -139,7 +139,7 @@ def _own(source: Source, layout: CheckpointLayout, scheme: NamingScheme, arch: s
             "save its representations to a .npz file instead"
         )
     assumed = [] if layout.names_program or arch is not None else _assumptions(source, weights, spec.arch)
-    if spec.stem == "small" and stem in (None, "auto") and (layout.stem_assumes or layout.stem is None):
+    if spec.stem in ("small", layout.stem) and stem in (None, "auto") and (layout.stem_assumes or layout.stem is None):
         assumed += layout.stem_assumes or ["a stem of stride 1 and no pooling (else --stem small-stride2)"]
     return Network(spec, add_batch_counters(weights, spec), list(left_out), assumed)
 

@@ -146,7 +146,8 @@ def load_pretrained(
     for note in preprocessing.notes():
         distributed.rank_zero_info(note)
     check_size(method.backbone, preprocessing.size)
-    digest = None if settings.momentum_teacher else source.hash  # the accuracy of a teacher is not that of its student
+    is_one_of_several = settings.momentum_teacher or settings.key is not None
+    digest = None if is_one_of_several else source.hash  # the accuracy of a teacher is not that of its student
     origin = {
         "checkpoint": settings.pretrained,
         "checkpoint_hash": digest or weights_hash(method.backbone.state_dict()),

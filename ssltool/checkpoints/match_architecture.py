@@ -107,11 +107,9 @@ def _stem(path: str, weights: Mapping[str, Tensor], layout: CheckpointLayout, gi
     possible = [name for name, (side, *_) in STEM_CONVS.items() if side == kernel]
     if not possible:
         raise SSLToolError(f"{path}: the first convolution is {kernel}x{kernel}; no stem of ssltool has such a kernel")
-    if len(possible) > 1 and layout.stem is not None:
-        possible = [layout.stem]
     if given is not None and given not in possible:
         raise _contradiction(path, "stem", given, " or ".join(possible))
-    return given or possible[0]
+    return given or (layout.stem if layout.stem in possible else possible[0])
 
 
 def _wide_resnet(

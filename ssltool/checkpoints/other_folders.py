@@ -8,7 +8,7 @@ from pathlib import Path
 MOST = 10_000
 """Files of a folder that are looked at."""
 
-WEIGHTS = (".safetensors", ".bin", ".pth", ".pt", ".ckpt", ".tar")
+WEIGHT_ENDINGS = (".safetensors", ".bin", ".pth", ".pt", ".ckpt", ".tar", ".pkl", ".pyth", ".torch")
 """Ends of the names of files of weights, in the order in which one is proposed."""
 
 OTHERS = ("optimizer", "scheduler", "scaler", "random_states", "rng_state", "training_args")
@@ -31,8 +31,8 @@ def describe_folder(folder: Path) -> str:
     index = next((path for path in files if path.name.endswith(".index.json")), None)
     if index is not None:
         return f"{index} lists shards of weights; copy the config.json of the network beside it, or save one file"
-    found = [path for path in files if path.name.endswith(WEIGHTS) and not path.name.startswith(OTHERS)]
-    order = sorted(found, key=lambda path: next(i for i, end in enumerate(WEIGHTS) if path.name.endswith(end)))
+    found = [path for path in files if path.name.endswith(WEIGHT_ENDINGS) and not path.name.startswith(OTHERS)]
+    order = sorted(found, key=lambda path: next(i for i, end in enumerate(WEIGHT_ENDINGS) if path.name.endswith(end)))
     return f"name a file, such as {order[0]}" if order else "name a file of weights"
 
 

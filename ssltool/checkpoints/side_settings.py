@@ -28,6 +28,12 @@ LARGEST = 2**18
 MOST = 10_000
 """Maximum number of settings."""
 
+OF_OTHERS = {
+    *("projector", "projection", "projection_head", "proj", "predictor", "decoder", "head", "classifier"),
+    *("online_classifier", "probe", "text", "text_model", "text_encoder", "text_config"),
+}
+"""Names of modules beside the backbone, whose settings are not its own."""
+
 T = TypeVar("T")
 
 
@@ -48,13 +54,15 @@ class SideSettings:
     def find(self, kind: type[T], *names: str) -> T | None:
         """The value of type ``kind`` of the first of ``names`` that has one.
 
-        A name stands for itself and for the end of a longer name, at a dot. The least nested is taken; if several are,
-        with different values, the name has none.
+        A name stands for itself and for the end of a longer name, at a dot, but not for a setting of ``OF_OTHERS``. The
+        least nested is taken; if several are, with different values, the name has none.
         """
         for name in names:
             found: dict[int, list[T]] = {}
             for key, value in self.values.items():
-                if type(value) is kind and (key == name or key.endswith(f".{name}")):
+                above = key.removesuffix(name)
+                fits = key == name or (above != key and above.endswith("."))
+                if type(value) is kind and fits and not OF_OTHERS & {*above.split(".")}:
                     found.setdefault(key.count("."), []).append(value)
             if found:
                 least = found[min(found)]

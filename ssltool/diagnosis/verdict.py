@@ -156,13 +156,18 @@ def compare(
     reference: Mapping[str, float],
     name: str,
     thresholds: Thresholds = DEFAULT,
+    *,
+    untrained: bool = False,
 ) -> Verdict:
-    """``verdict`` compared with a reference run: at least partial if far fewer dimensions are in use."""
+    """``verdict`` compared with a reference run: at least partial if far fewer dimensions are in use. An ``untrained``
+    network keeps its state."""
     ours, theirs = metrics["effective_rank"], reference["effective_rank"]
     text = f"dimensions in use: {ours:.3g} ({name}: {theirs:.3g})"
     if ours >= thresholds.like_rank * theirs:
         return dataclasses.replace(verdict, line=f"{verdict.line}; {text}")
     text += f", a ratio below {thresholds.like_rank:.0%}"
+    if untrained:
+        return dataclasses.replace(verdict, line=f"{verdict.line}; {text}")
     state = max(verdict.state, STATES[1], key=STATES.index)
     line = verdict.line.replace(_title(verdict.state), _title(state), 1)
     kinds = verdict.kinds or [Shown("dimensional", STATES[1], fewer_numbers(metrics, reference), [text])]

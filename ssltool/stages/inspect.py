@@ -20,7 +20,15 @@ from ssltool.checkpoints.build import require_plugins
 from ssltool.checkpoints.checkpoint import Checkpoint
 from ssltool.checkpoints.convert import ForeignBackbone, find_backbone
 from ssltool.checkpoints.find_weights import find_weights
-from ssltool.checkpoints.model_folder import CONFIG, ModelFolder, find_model_folder, read_model_folder, read_weights
+from ssltool.checkpoints.model_folder import (
+    CONFIG,
+    ModelFolder,
+    find_model_folder,
+    read_model_folder,
+    read_weights,
+    weight_files,
+)
+from ssltool.checkpoints.other_folders import WEIGHT_ENDINGS
 from ssltool.checkpoints.read import extract_settings, plain, read_entries
 from ssltool.checkpoints.setting_names import PROGRAM, SSLTOOL
 from ssltool.config import InspectConfig
@@ -45,9 +53,6 @@ from ssltool.settings import Record
 UNREADABLE = "unreadable"
 CHECKPOINT = "checkpoint"
 WEIGHTS = "weights"
-
-WEIGHT_SUFFIXES = (".pt", ".pth", ".tar", ".ckpt", ".safetensors", ".bin", ".pkl", ".pyth")
-"""Endings of the names of checkpoints."""
 
 
 def run(config: InspectConfig) -> list[Record]:
@@ -90,17 +95,28 @@ def _paths(config: InspectConfig) -> list[Path]:
 
 
 def _files_in(folder: Path) -> list[Path]:
-    return [file for file in _weight_files(folder) if not file.is_dir()]
+    found: list[Path] = []
+    for file in _weight_files(folder):
+        try:
+            found += weight_files(file) if file.is_dir() else [file]
+        except SSLToolError:
+            found.append(file)  # whose problem is found again
+    return found
 
 
 def _verify(path: Path, config: InspectConfig) -> Record:
     about: Record = {"path": str(path), "bytes": path.stat().st_size}
     try:
+        if path.is_dir():
+            weight_files(path)  # of a model, which has none
         if check_file(path):
             load_dict(path, mmap=True)  # whose hash is not computed again
             return about | {"state": OK}
         if zipfile.is_zipfile(path):
             check_parts(path)
+        if find_model_folder(path) is not None:
+            read_entries(path)  # of which a description does not say whether it is damaged
+            return about | {"state": NO_HASH}
         described = _describe(path, config)
         if described["kind"] == UNREADABLE:
             return about | {"state": DAMAGED, "problem": described["problem"]}
@@ -120,7 +136,7 @@ def _describe(path: Path, config: InspectConfig) -> Record:
     except SSLToolError as error:
         return about | {"kind": UNREADABLE, "problem": str(error)}
     if model is not None:
-        return about | _describe_model(model, config.keys)
+        return about | _describe_model(model, config)
     readers = {
         ".npy": _describe_npy,
         ".json": _describe_json,
@@ -186,16 +202,22 @@ def _describe_backbone(found: ForeignBackbone) -> Record:
     }
 
 
-def _describe_model(folder: ModelFolder, keys: bool) -> Record:
+def _describe_model(folder: ModelFolder, config: InspectConfig) -> Record:
     """Describes a folder of transformers or timm."""
     settings = {"settings": plain(folder.config)}
+    if config.key is not None:
+        return {
+            "kind": WEIGHTS,
+            **settings,
+            "problem": f"--key {config.key} has no effect: the weights are of one network",
+        }
     try:
         weights = read_weights(folder)
         size = {"tensors": len(weights), "parameters": _count(weights)}
         found = ForeignBackbone.named(read_model_folder(folder))
     except SSLToolError as error:
         return {"kind": WEIGHTS, **settings, "problem": str(error)}
-    return _describe_backbone(found) | size | settings | ({"keys": _list_tensors(weights)} if keys else {})
+    return _describe_backbone(found) | size | settings | ({"keys": _list_tensors(weights)} if config.keys else {})
 
 
 def _describe_ours(path: Path, kind: str, entries: Record) -> Record:
@@ -234,7 +256,7 @@ def _describe_folder(path: Path, config: InspectConfig) -> Record:
     try:
         model = find_model_folder(path)
         if model is not None:
-            return _describe_model(model, config.keys)
+            return _describe_model(model, config)
         found = _weight_files(path)
         about = _describe_run(path) if (path / CONFIG).exists() or not found else {"kind": "folder of checkpoints"}
     except SSLToolError as error:
@@ -250,11 +272,11 @@ def _weight_files(path: Path) -> list[Path]:
     found: list[Path] = []
     for inner in _listed(path):
         if not inner.is_dir():
-            found += [inner] if inner.suffix in WEIGHT_SUFFIXES else []
+            found += [inner] if inner.suffix in WEIGHT_ENDINGS else []
         elif _is_model(inner):
             found.append(inner)
         elif os.access(inner, os.R_OK | os.X_OK):
-            found += [file for file in _listed(inner) if file.suffix in WEIGHT_SUFFIXES and not file.is_dir()]
+            found += [file for file in _listed(inner) if file.suffix in WEIGHT_ENDINGS and not file.is_dir()]
     return sorted(found, key=lambda file: (file.parent, _in_order(file.name)))
 
 

@@ -7,6 +7,7 @@ import re
 import pytest
 import timm
 import torch
+import torchvision
 from torch import nn
 
 from checkpoint_helpers import (
@@ -154,8 +155,36 @@ def test_user_sets_the_small_stem_if_the_program_is_unknown(load):
     assert load(case.entries, stem="small-stride2").origin["stem"] == "small-stride2"
     with pytest.raises(SSLToolError, match=r"--stem .*imagenet.* small .*small-stride2 .*small-padded"):
         load(case.entries, stem="imagenet")
-    with pytest.raises(SSLToolError, match=r"--stem .*small.* small-padded"):
-        load(PROGRAMS["solo-learn, CIFAR"]().entries, stem="small")
+    assert load(PROGRAMS["solo-learn, CIFAR"]().entries, stem="small").origin["stem"] == "small"
+
+
+def test_completed_epochs_are_counted_as_the_program_saves_them(load):
+    weights = torchvision.models.resnet18().state_dict()
+    state = {"state_dict": {f"backbone.{name}": tensor for name, tensor in weights.items()}, "epoch": 2}
+
+    def progress(**counts):
+        return {"fit_loop": {"epoch_progress": {"current": counts}}}
+
+    lightning = {"pytorch-lightning_version": "2.5", "hyper_parameters": {}}
+    cases = {
+        3: lightning | {"loops": progress(ready=3, processed=3, completed=2)},  # by a callback in its third epoch
+        2: lightning | {"loops": progress(ready=2, processed=2, completed=2)},  # after the training
+    }
+    for expected, entries in cases.items():
+        assert load(state | entries).origin["epoch"] == expected
+    assert load(state | lightning).origin["epoch"] == 3
+    timm = {"arch": "resnet18", "state_dict": weights, "epoch": 99}
+    assert load(timm).origin["epoch"] == 99 and load(timm | {"version": 2}).origin["epoch"] == 100
+
+
+def test_networks_of_one_file_have_hashes_of_their_own(load):
+    student, teacher = (torchvision.models.resnet18().state_dict() for _ in range(2))
+    named = {
+        name: {f"module.backbone.{k}": tensor for k, tensor in weights.items()}
+        for name, weights in {"student": student, "teacher": teacher}.items()
+    }
+    found = [load(named, key=key).origin["checkpoint_hash"] for key in ("student", "teacher", "student")]
+    assert found[0] == found[2] != found[1]
 
 
 # Heads, which no weight shows

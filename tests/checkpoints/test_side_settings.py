@@ -90,7 +90,11 @@ def test_relative_paths_have_folders_above_them(tmp_path, monkeypatch):
         ({"img_size": "96"}, "image_size", 96),
         ({"img_size": True}, "image_size", None),
         ({"num_attention_heads": 12}, "heads", 12),
-        ({"encoder": {"num_heads": 12}, "decoder": {"num_heads": 16}}, "heads", None),  # which of them?
+        ({"encoder": {"num_heads": 12}, "decoder": {"num_heads": 16}}, "heads", 12),
+        ({"student": {"num_heads": 12}, "other": {"num_heads": 16}}, "heads", None),  # which of them?
+        ({"decoder": {"num_heads": 8}}, "heads", None),
+        ({"backbone": "resnet18", "projector": {"activation": "gelu"}}, "act_layer", None),
+        ({"model": {"text": {"act_layer": "gelu"}, "act_layer": "silu"}}, "act_layer", "silu"),
         ({"encoder": {"num_heads": 12}, "decoder": {"num_heads": 12}}, "heads", 12),
         ({"stem": "small"}, "stem", "small"),
         ({}, "arch", None),

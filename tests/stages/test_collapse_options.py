@@ -426,6 +426,14 @@ def test_the_table_of_groups_is_below_that_of_the_files(ssltool, runs):
     assert all("+-" in line for line in lines[1:])
 
 
+def test_all_metrics_of_the_files_are_in_the_groups(ssltool, tmp_path):
+    for arch in "ab":
+        Representations(gaussian(60, 5), torch.arange(60) % 3, torch.arange(60), {"arch": arch}).save(tmp_path / arch)
+    files = tmp_path / "a", tmp_path / "b"
+    found = strict(ssltool("collapse", *files, "--group-by", "arch", "--metrics", "all", "--json").out)
+    assert "nc1" in found["groups"][0]["mean"] and set(found["groups"][0]["mean"]) == {*found["files"][0]["metrics"]}
+
+
 def test_out_csv_has_a_row_for_each_file_that_pandas_reads_back(ssltool, runs, tmp_path):
     found = strict(ssltool("collapse", *runs, "--out", "tables/t.csv", "--json").out)["files"]
     frame = pd.read_csv(tmp_path / "tables" / "t.csv")

@@ -191,6 +191,27 @@ def test_a_folder_of_the_hub_stays_one_model_also_inside_of_a_folder(tmp_path, t
     assert (row["path"], row["epoch"], row["width"]) == (str(tmp_path / "hub" / "model"), 7, 64)
 
 
+def test_damaged_weights_of_a_model_folder_are_found(tmp_path, ssltool):
+    described(tmp_path / "a.safetensors", "resnet18_w8", 32, "imagenet")
+    export(tmp_path / "a.safetensors", "huggingface", tmp_path / "models" / "hub")
+    assert ssltool("inspect", "--verify", tmp_path / "models").code == 0
+    (weights,) = (tmp_path / "models" / "hub").glob("*.safetensors")
+    weights.write_bytes(weights.read_bytes()[:-100])
+    for named in (weights, tmp_path / "models" / "hub", tmp_path / "models"):
+        ran = ssltool("inspect", "--verify", named, "--json")
+        assert ran.code == 1 and [one["state"] for one in ran.json["files"]] == ["damaged"]
+    weights.unlink()
+    assert ssltool("inspect", "--verify", tmp_path / "models").code == 1
+
+
+def test_a_network_cannot_be_chosen_in_a_model_folder(tmp_path, ssltool):
+    described(tmp_path / "a.safetensors", "resnet18_w8", 32, "imagenet")
+    export(tmp_path / "a.safetensors", "huggingface", tmp_path / "hub")
+    assert "--key student has no effect" in look(tmp_path / "hub", key="student")["problem"]
+    ran = ssltool("export", tmp_path / "hub", "--to", "timm", "-o", tmp_path / "o.pth", "--key", "student")
+    assert ran.code == 1 and not (tmp_path / "o.pth").exists()
+
+
 def test_the_table_of_a_folder_has_one_row_for_each_file_and_counts_the_unusable(ssltool, tmp_path):
     torch.save(PROGRAMS["simsiam"]().entries, tmp_path / "good.pth")
     torch.save({"representations": torch.ones(2, 3)}, tmp_path / "rows.pt")

@@ -134,6 +134,10 @@ def test_the_file_of_an_untrained_network_has_not_collapsed(ssltool, write_reprs
     ran = ssltool("collapse", untrained, *FLAGS, "--fail-on", "partial")
     assert ran.code == 0 and "the network is untrained, which is no collapse" in ran.out
     assert ssltool("collapse", trained, *FLAGS, "--fail-on", "complete").code == 3
+    healthy = write_reprs("h.pt", gaussian(100, 8), random=False, epoch=3)
+    narrow = write_reprs("n.pt", gaussian(100, 8) * torch.tensor([1.0] + [1e-3] * 7), random=True, epoch=0)
+    ran = ssltool("collapse", narrow, "--like", healthy, *FLAGS, "--fail-on", "partial")
+    assert ran.code == 0 and "a ratio below" in ran.out
 
 
 def test_a_log_shows_uniform_outputs_and_no_kind_of_representations(ssltool, tmp_path):

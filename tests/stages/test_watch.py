@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import subprocess
@@ -21,6 +22,7 @@ from ssltool.stages.watch.app import application
 from ssltool.stages.watch.decimated import DecimatedCurves, Stretches
 from ssltool.stages.watch.follow import BLOCK, Follower
 from ssltool.stages.watch.guard import host_name
+from ssltool.stages.watch.jobs import Jobs
 from ssltool.stages.watch.run_index import RunIndex
 from ssltool.stages.watch.status_table import HEADER, rows_of
 
@@ -191,6 +193,8 @@ def test_running_finished_stopped_and_dead_runs_are_told_apart(tmp_path, make_ru
     assert rows["running"]["ends"] == pytest.approx(rows["running"]["changed"] + 2 * 2.0, abs=2)
     assert (rows["monitored"]["layer"], rows["monitored"]["at"]) == ("head", 5)
     assert all(len(row) == len(HEADER) for row in rows_of(index.contents))
+    late = rows["monitored"] | {"at": 1234567}
+    assert rows_of({"runs": [late]})[0][HEADER.index("at")] == "1234567"
 
 
 def test_a_running_epoch_shows_how_far_it_is_and_a_file_that_says_something_else_is_ignored(tmp_path, make_run):
@@ -359,3 +363,19 @@ def test_the_server_starts_without_torch_and_numpy():
     )
     found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert found.stderr.strip() == "[]"
+
+
+def test_a_job_that_failed_is_tried_again_when_it_is_asked_for_again(tmp_path):
+    async def ask() -> list[str]:
+        jobs, states = Jobs(), []
+        program = ["-c", f"open({str(tmp_path / 'mounted')!r}).close(); print('{{}}')"]
+        for again in (False, False, True):
+            jobs.want("a job", "1", program, again=again)
+            while jobs.get("a job").state in ("waiting", "working"):
+                await asyncio.sleep(0.01)
+            states.append(jobs.get("a job").state)
+            (tmp_path / "mounted").touch()
+        await jobs.close()
+        return states
+
+    assert asyncio.run(ask()) == ["failed", "failed", "done"]

@@ -106,7 +106,8 @@ def _written(
         for verdict in (result["verdict"] for result in results)
     )
     if config.group_by is not None:
-        document["groups"] = means_of_groups(results, config.group_by, request.metrics)
+        names = dict.fromkeys(name for result in results for name in result["metrics"])
+        document["groups"] = means_of_groups(results, config.group_by, list(names))
     if config.plot is not None:
         plot(config, inputs, measurements)
     if request.table is not None:
@@ -212,7 +213,7 @@ def _measure(
             views=rows.views is not None,
             labels=rows.labels is not None or config.pseudo_labels is not None,
             reference=matched is not None,
-            patches=tokens is not None and tokens.count("patch") > 0,
+            patches=tokens is not None and tokens.count("patch") > 1,
             class_tokens=tokens is not None and tokens.count("cls") > 0,
         )
     with tqdm(
@@ -259,7 +260,14 @@ def _result(
     }
     if reference is not None:
         name = str(config.reference or config.like)
-        verdict = compare(verdict, measured.metrics, reference.measured.metrics, name, request.thresholds)
+        verdict = compare(
+            verdict,
+            measured.metrics,
+            reference.measured.metrics,
+            name,
+            request.thresholds,
+            untrained=bool(is_untrained(source.meta)),
+        )
         key = "like" if config.reference is None else "reference"
         result[key] = {name: reference.measured.metrics.get(name) for name in names}
     result["verdict"] = _as_dict(verdict, measured.dead)

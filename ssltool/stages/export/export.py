@@ -9,6 +9,7 @@ import torch
 
 from ssltool.checkpoints.load import load_pretrained
 from ssltool.checkpoints.model_folder import find_model_folder, folder_hash
+from ssltool.checkpoints.other_folders import WEIGHT_ENDINGS
 from ssltool.checkpoints.read import SAFETENSORS
 from ssltool.config import ExportConfig, NetworkSettings
 from ssltool.errors import SSLToolError, UsageError
@@ -61,6 +62,14 @@ def _has_plan(network: Exported, to: str, path: Path) -> bool:
     return True
 
 
+def _without_ending(name: str) -> str:
+    """The name of a file of weights without ``.pth``, ``.pth.tar`` and the like; other dots are part of a name, as in
+    ``lr0.1``."""
+    while (cut := Path(name)).suffix in WEIGHT_ENDINGS and cut.stem:
+        name = cut.stem
+    return name
+
+
 def _path(config: ExportConfig) -> Path:
     """The file or folder to write."""
     target, source = TARGETS[config.to], Path(config.checkpoint)
@@ -69,7 +78,7 @@ def _path(config: ExportConfig) -> Path:
         stem = source.name
     else:
         source = source if source.name else source.resolve()
-        stem = source.name.partition(".")[0] or source.name
+        stem = source.name if source.is_dir() else _without_ending(source.name)
     path = Path(config.out) if config.out is not None else source.with_name(f"{stem}-{config.to}{target.ending}")
     wrong = bool(target.endings) and path.suffix not in target.endings
     if wrong or (target.not_safetensors and path.suffix == SAFETENSORS):

@@ -142,8 +142,10 @@ class _Scan:
                 )
         else:
             check_neighbours(c.neighbours, len(self.inputs.train_reprs if c.reprs else self.inputs.train))
-        if c.kmeans or "cluster" in self.steps:
-            self.inputs.cluster_count(self.inputs.train_reprs.targets.numpy() if c.reprs else self.inputs.train.labels)
+        if "cluster" in self.steps or (c.kmeans and not c.reprs):
+            self.inputs.cluster_count(self.inputs.train.labels)
+        if c.kmeans and c.reprs:
+            self.inputs.cluster_count(self.inputs.train_reprs.targets.numpy())
         self._check_batches()
         if {*BATCH_FLAGS} & {*self.steps} or (c.kmeans and not c.reprs):
             _ = self.inputs.evaluation

@@ -113,7 +113,7 @@ class Watch:
         if request.method == "POST":
             arguments = ["-m", "ssltool.stages.watch.measuring", str(run.path), *map(str, sorted(known))]
             version = str(run.row["at"])
-            self.jobs.want(name, version, arguments)
+            self.jobs.want(name, version, arguments, again=True)
             job = self.jobs.get(name)
         found: Record = {"state": "none", "result": None, "error": ""} if job is None else job.as_dict()
         found["version"] = None if job is None else job.version
@@ -136,7 +136,7 @@ class Watch:
         if request.method == "POST":
             arguments = ["-m", "ssltool", "rank", *checkpoints, *(str(run.path) for run in runs), "--json"]
             version = " ".join(str(run.row["judged"]) for run in runs)
-            job = self.jobs.want(name, version, arguments)
+            job = self.jobs.want(name, version, arguments, again=True)
         return _json(_ranked(job, runs))
 
     def _run(self, request: Request) -> WatchedRun:

@@ -60,10 +60,12 @@ class Jobs:
         """The job with this name, None if it was not asked for."""
         return self._jobs.get(name)
 
-    def want(self, name: str, version: str, arguments: Sequence[str]) -> Job:
-        """The job with this name, which is started unless it was for this ``version``."""
+    def want(self, name: str, version: str, arguments: Sequence[str], *, again: bool = False) -> Job:
+        """The job with this name, which is started unless it was for this ``version``; with ``again`` also if that one
+        failed."""
         job = self._jobs.get(name)
-        if job is None or (job.version != version and job.state not in ("waiting", "working")):
+        is_old = job is not None and (job.version != version or (again and job.state == "failed"))
+        if job is None or (is_old and job.state not in ("waiting", "working")):
             if len(self._queue) >= MOST_WAITING:
                 return Job(arguments, version, "failed", error="too many jobs are waiting")
             earlier = None if job is None else job.result or job.earlier

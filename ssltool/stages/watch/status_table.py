@@ -20,14 +20,15 @@ def rows_of(contents: Record, now: float | None = None) -> list[list[Any]]:
 
 def _row(run: Record, now: float) -> list[Any]:
     values, layer = run["values"], run["layer"]
-    at = "-" if run["at"] is None else f"{run['at'] + run.get('within', 0.0):.4g}"
+    within = run.get("within", 0.0)
+    at = "-" if run["at"] is None else f"{run['at'] + within:.2f}" if within else f"{run['at']:.0f}"
     loss = "not finite" if run["diverged"] else values.get("loss")
     rate = values.get("images_per_second")
     verdict = run["verdict"]
     return [
         run["name"],
         run["state"],
-        f"{at}/{run['of']:g}" if run["of"] is not None else at,
+        f"{at}/{run['of']:.0f}" if run["of"] is not None else at,
         loss,
         values.get("lr"),
         None if rate is None else round(rate),

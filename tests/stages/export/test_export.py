@@ -16,9 +16,11 @@ from checkpoint_helpers import PROGRAMS, noise, plain_resnet18, settled
 from helpers import same_bits
 from ssltool.checkpoints.build import backbone_weights
 from ssltool.checkpoints.convert import read_checkpoint
+from ssltool.config import ExportConfig
 from ssltool.errors import SSLToolError
 from ssltool.models.backbones import build_backbone
 from ssltool.models.resnet import torchvision_resnets
+from ssltool.stages.export.export import _path as default_path
 
 
 @pytest.fixture
@@ -133,6 +135,22 @@ def test_our_own_checkpoint_is_exported(ssltool, tmp_path):
 
 def test_timm_has_every_resnet_of_torchvision():
     assert [arch for arch in torchvision_resnets() if not timm.is_model(arch)] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "written"),
+    [
+        ("lr0.05.safetensors", "lr0.05-timm.pth"),
+        ("resnet50.a1_in1k.bin", "resnet50.a1_in1k-timm.pth"),
+        ("model_best.pth.tar", "model_best-timm.pth"),
+        ("vissl.torch", "vissl-timm.pth"),
+        (".pth", ".pth-timm.pth"),
+    ],
+)
+def test_the_default_name_leaves_out_the_ending_and_nothing_else(tmp_path, name, written):
+    (tmp_path / name).touch()
+    config = ExportConfig(str(tmp_path / name), to="timm")
+    assert default_path(config) == tmp_path / written
 
 
 def test_the_default_path_is_in_the_checkpoints_folder(resnet18):
