@@ -266,7 +266,7 @@ def read_order(path: str | None, n: int, seed: int) -> np.ndarray:
         SSLToolError: if the file is not a permutation of 0 to n - 1.
     """
     if path is None:
-        return np.random.RandomState(seed).permutation(n).astype(np.int64)
+        return np.random.RandomState(seed % 2**32).permutation(n).astype(np.int64)
     order = read_numbers(path, n, "--incremental-idx-path")
     if len(order) != n:
         raise SSLToolError(

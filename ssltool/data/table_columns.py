@@ -75,7 +75,9 @@ def labels_of(values: Sequence[Any], reference: Sequence[Any] | None, source: st
     reference = values if reference is None else reference
     texts, known = ([_text(value, source) for value in column] for column in (values, reference))
     if all(text.removeprefix("-").isdecimal() for text in {*texts, *known} - {""}):
-        return of_numbers(np.array([int(text) if text else -1 for text in texts], np.int64), source)
+        numbers = [int(text) if text else -1 for text in texts]
+        largest = np.iinfo(np.int64).max  # which of_numbers refuses as it does any that is too large
+        return of_numbers(np.array([max(-1, min(number, largest)) for number in numbers], np.int64), source)
     return of_names(np.array(texts, str), np.array(known, str), source)
 
 

@@ -55,7 +55,8 @@ def classifier_setup(
             "pixels; train it at that size"
         )
     trainable = dataclasses.replace(backbone, image_size=size, stop_grad_conv1=False)
-    data = {name: getattr(settings, name) for name in ("data", "dataset_type", "idx_path", "unlabelled", "small")}
+    names = ("data", "dataset_type", "image_column", "label_column", "idx_path", "unlabelled", "small")
+    data = {name: getattr(settings, name) for name in names}
     data |= images.rules.settings() | network.preprocessing.settings()
     config = PretrainConfig(**dataclasses.asdict(trainable), **data, method=CLASSIFIER, monitor_every=0, **more)
     options = method_options(CLASSIFIER, {"label_smoothing": label_smoothing})

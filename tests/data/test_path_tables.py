@@ -14,6 +14,7 @@ from ssltool.config import DataSettings
 from ssltool.data.detection import detect
 from ssltool.data.images import ImageSet, open_dataset
 from ssltool.errors import SSLToolError
+from ssltool.reprs.representations import Representations
 
 
 def opened(path: Path, split: str = "train", **settings) -> ImageSet:
@@ -52,6 +53,31 @@ def test_table_gives_paths_labels_and_order(images, suffix):
     assert detect(str(table)) == made.name == "table"
     assert made.files == tuple(NAMES) and made.paths == tuple(str(images / name) for name in NAMES)
     assert made.classes == ("owl", "wren") and made.labels.tolist() == [1, 0] * 3
+
+
+@pytest.mark.parametrize("mark", ["\u2028", "\x85", "\x0c", "\x1d"])
+def test_a_caption_may_contain_any_mark_that_is_no_end_of_a_line_in_a_file(images, mark):
+    rows = [("image", "label", "caption"), *((name, i % 2, f"a bird{mark}in a tree") for i, name in enumerate(NAMES))]
+    assert opened(write(images / "t.csv", rows)).labels.tolist() == [0, 1] * 3
+
+
+@pytest.mark.parametrize("label", [100_001, 2**63, 2**64 - 1, 10**30])
+def test_labels_that_are_no_class_numbers_are_refused(images, label):
+    table = write(images / "t.csv", [("image", "label"), *((name, label) for name in NAMES)])
+    with pytest.raises(SSLToolError, match="must be class numbers below"):
+        opened(table)
+
+
+def test_a_fine_tuned_network_reads_the_columns_of_its_table_again(images, ssltool):
+    rows = [(name, i, i % 2, split) for split in ("train", "val") for i, name in enumerate(NAMES)]
+    table = write(images / "t.csv", [("image", "label", "species", "split"), *rows])
+    flags = ["-a", "resnet18_w2", "--pretrained", "random", "--epochs", 1, "-b", 3, "--image-size", 16, "-j", 0]
+    ran = ssltool("finetune", table, "--label-column", "species", *flags, "-o", images / "ft")
+    assert ran.code == 0, ran.err
+    (trained,) = (images / "ft").glob("finetuned*.pt")
+    ran = ssltool("save-reprs", "--pretrained", trained, "-j", 0, "-o", images / "r.pt")
+    assert ran.code == 0, ran.err
+    assert Representations.load(images / "r.pt").targets.tolist() == [0, 1] * 3
 
 
 def test_fingerprint_is_that_of_the_paths_and_contents(images):

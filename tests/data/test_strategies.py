@@ -25,6 +25,11 @@ SCHEDULES = [(1, 1, 1), (4, 1, 1), (7, 1, 1), (6, 1, 2), (7, 1, 3), (5, 1, 9), (
 """(epochs, rounds, epochs in a chunk), with chunks that do not divide a round and one longer than it."""
 
 
+@pytest.mark.parametrize("seed", [2**32 - 1, 2**32, 2**63 - 1])
+def test_any_seed_orders_the_images(seed):
+    assert sorted(read_order(None, 10, seed)) == list(range(10))
+
+
 def naive_indices(order, strategy, epoch, epochs, batch, chunk_size, n_rounds, repeat, steps, seed):
     """The paper's sequence, batch by batch on plain lists, its slices in exact fractions."""
     n = len(order)

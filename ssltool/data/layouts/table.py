@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +25,9 @@ from ssltool.files.parquet_files import pyarrow
 from ssltool.files.reading import decode, open_file, read_bytes
 
 SUFFIXES = (".csv", ".tsv", ".parquet")
+
+LINE = re.compile(r"\r\n|\r|\n")
+"""The end of a line. Other separators of lines in Unicode are part of a text, such as a caption."""
 
 SEPARATORS = ",;\t"
 """What separates the columns of a .csv file, of which its first line has the most."""
@@ -232,7 +236,7 @@ def _rows(file: Path) -> Iterator[list[str]]:
     separator = "\t" if file.suffix.lower() == ".tsv" else max(SEPARATORS, key=first.count)
     width = 0
     try:
-        for number, row in enumerate(csv.reader(text.splitlines(), delimiter=separator, strict=True), 1):
+        for number, row in enumerate(csv.reader(LINE.split(text), delimiter=separator, strict=True), 1):
             width = width or len(row)
             if row and len(row) != width:
                 raise SSLToolError(f"{file}: line {number} has {len(row)} cells and the first {width}; write it again")

@@ -155,7 +155,7 @@ def has(one: ReportedRun, section: Section) -> bool:
 
 def sampled_rows(setup: TrainingSetup, config: ReportConfig) -> np.ndarray:
     """The rows of the training images that are measured, in increasing order."""
-    return np.sort(np.random.RandomState(config.seed).permutation(len(setup.images))[: config.size])
+    return np.sort(np.random.RandomState(config.seed % 2**32).permutation(len(setup.images))[: config.size])
 
 
 def represent(
