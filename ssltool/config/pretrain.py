@@ -33,7 +33,7 @@ from ssltool.training import optimizer_rule, optimizers_of
 
 STREAM_HAS = (
     *("incremental_idx_path", "keyed_order", "chunk_size", "n_rounds", "idx_path", "small", "download"),
-    *("skip_corrupt", "label_column", "cache", "cache_size", "minutes", "start_epoch"),
+    *("skip_corrupt", "label_column", "unlabelled", "cache", "cache_size", "minutes", "start_epoch"),
 )
 """Settings that do nothing with ``stream``."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,13 +12,14 @@ import numpy as np
 import torch
 
 from ssltool.config import SPLITS, DataSettings
+from ssltool.data import fingerprint
 from ssltool.data.cache_writer import write_cache
 from ssltool.data.image_cache import CacheFile, settings_of
 from ssltool.data.image_files import fits_into_memory, surveyed
-from ssltool.data.listing import CORRUPT, is_hidden
+from ssltool.data.listing import CORRUPT, EMPTY, UNREADABLE, is_hidden
 from ssltool.data.opening import CorruptImage
 from ssltool.data.pixels import PixelRules
-from ssltool.errors import SSLToolError, first_names
+from ssltool.errors import SSLToolError, counted, first_names
 from ssltool.files.misfit import shown
 from ssltool.settings import flag
 
@@ -81,6 +83,36 @@ def read_cached(images: ImageSet, whole: ImageSet, settings: DataSettings) -> tu
 def reduction(file: CacheFile) -> str:
     """What a cache did to its images, for notes."""
     return f"with a shorter side of at most {file.rules.cache_size} pixels"
+
+
+def without_corrupt(images: ImageSet) -> ImageSet:
+    """The images of a cache without those that could not be read when it was written, by reason."""
+    reasons = {fingerprint.UNREADABLE: UNREADABLE, fingerprint.EMPTY: EMPTY}
+    left_out: dict[str, list[int]] = {}
+    if images.cached is not None and images.digests is not None:
+        for row in np.flatnonzero(images.cached.corrupt).tolist():
+            left_out.setdefault(reasons.get(int(images.digests[row]), CORRUPT), []).append(row)
+    return images.without(left_out)
+
+
+def check_labels(path: Path, images: ImageSet) -> None:
+    """Refuses a cache whose labels are not those of ``images``, which were read with it: as a dataset of its own it has
+    the labels with which it was written.
+
+    Raises:
+        SSLToolError: if they differ.
+    """
+    file = CacheFile.open(path)
+    same = np.array_equal(file.labels[images.index], images.labels)
+    if not same or tuple(file.head["classes"]) != images.classes:
+        raise SSLToolError(
+            f"{path} has other labels than DATA now: {_named(file.head['classes'])}, not {_named(images.classes)}; "
+            "delete it, or write to another folder"
+        )
+
+
+def _named(classes: Sequence[str]) -> str:
+    return f"{counted(len(classes), 'class')} ({first_names(classes, 3)})" if classes else "none"
 
 
 def _size_in(folder: Path) -> int | None:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ssltool.config import DataSettings
 from ssltool.data import fingerprint, listing
-from ssltool.data.cached_images import into_memory, read_cached
+from ssltool.data.cached_images import into_memory, read_cached, without_corrupt
 from ssltool.data.detection import layout_of, location, named_errors, parse_type
 from ssltool.data.image_cache import CachedImages
 from ssltool.data.image_files import OWN_SIZE_LIMIT, read_files
@@ -181,6 +181,8 @@ def open_dataset(settings: DataSettings, split: str) -> ImageSet:
     whole = images
     if settings.idx_path is not None:
         images = images.select(read_numbers(settings.idx_path, len(images), "--idx-path"))
+    if images.cached is not None:
+        images = without_corrupt(images)
     rules, notes = PixelRules.of(settings), list[str]()
     if settings.skip_corrupt and images.paths is None:
         raise SSLToolError(f"--skip-corrupt has no effect with {name}, which has no image files; leave it out")

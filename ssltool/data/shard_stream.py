@@ -18,7 +18,7 @@ import numpy as np
 
 from ssltool.config import DataSettings
 from ssltool.data.computed_orders import Consecutive
-from ssltool.data.detection import layout_of, location, named_errors
+from ssltool.data.detection import layout_of, location, named_errors, parse_type
 from ssltool.data.image_files import SAMPLE_HEADERS, surveyed
 from ssltool.data.images import ImageSet
 from ssltool.data.layouts import webdataset
@@ -154,6 +154,8 @@ def open_stream(settings: DataSettings, n: int, counts: Path | None = None) -> I
     name = layout_of(settings)
     if name != "webdataset":
         raise SSLToolError(f"--stream reads WebDataset shards as DATA; found {name}; leave it out")
+    if parse_type(settings.dataset_type)[1] not in (None, "train"):
+        raise SSLToolError(f"--stream reads the shards of the train split, not {settings.dataset_type}; leave one out")
     shards, notes = webdataset.shards_of(location(str(settings.data), name), "train")
     paths = [str(shard) for shard in shards]
     sizes = shards[0].parent / SIZES

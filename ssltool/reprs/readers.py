@@ -24,10 +24,17 @@ from ssltool.files.writing import FilePath
 BESIDE = ("targets", "index", "paths", "digests", "row", "column", "kind")
 """Arrays beside ``NAME.npy``: ``NAME_targets.npy`` etc."""
 
+ROWS = ("representations", "features", "embeddings", "feats", "x", "X", "arr_0")
+TARGETS = ("targets", "labels", "target", "label", "y")
+"""Keys of rows and labels, of which the first is this program's."""
+
 SUFFIXES = (".pt", ".npy", ".npz", ".parquet")
 
 COLUMNS = {"representation": "representations", "target": "targets", "path": "paths", "digest": "digests"}
 """Columns of a parquet table that have another name than the key of a ``.pt`` file."""
+
+NEEDED = {*ROWS, *TARGETS, *BESIDE, *COLUMNS, "view", "place"}
+"""Columns of a parquet table that are read. Others may have empty cells."""
 
 
 def read_entries(path: FilePath) -> Entries:
@@ -118,7 +125,7 @@ def _read_parquet(path: FilePath) -> Entries:
         file = pq.ParquetFile(path, memory_map=True)
         _check_size(path, file)
         table = file.read()
-        columns = {name: _column(pa, table[name]) for name in table.column_names}
+        columns = {name: _column(pa, name, table[name]) for name in table.column_names}
         description = _description(_parquet_json(file.schema_arrow.metadata))
     except SSLToolError:
         raise
@@ -150,8 +157,13 @@ def _parquet_json(metadata: dict[bytes, bytes] | None) -> Any:
     return None if text is None else parse_json(text.decode("utf-8", "replace"))
 
 
-def _column(pa: Any, column: Any) -> np.ndarray | list[Any] | None:
-    """Numbers (N,) or lists of numbers of one length (N, D) as an array, text as a list; None for other columns."""
+def _column(pa: Any, name: str, column: Any) -> np.ndarray | list[Any] | None:
+    """Numbers (N,) or lists of numbers of one length (N, D) as an array, text as a list; None for other columns. An
+    empty label is -1.
+
+    Raises:
+        ValueError: for a column of ``NEEDED`` with other empty cells, or lists of different lengths.
+    """
     column = column.combine_chunks()
     if isinstance(column, pa.ChunkedArray):
         column = pa.concat_arrays(column.chunks)
@@ -165,13 +177,16 @@ def _column(pa: Any, column: Any) -> np.ndarray | list[Any] | None:
     values = column.flatten() if lists else column
     if not (pa.types.is_floating(values.type) or pa.types.is_integer(values.type) or pa.types.is_boolean(values.type)):
         return None
-    if column.null_count or values.null_count:
-        raise ValueError("it has empty cells")
+    if name in TARGETS and pa.types.is_integer(kind) and column.null_count:
+        column = values = column.cast(pa.int64()).fill_null(-1)
+    uneven = lists and not pa.types.is_fixed_size_list(kind) and len(np.unique(np.diff(column.offsets.to_numpy()))) > 1
+    if column.null_count or values.null_count or uneven:
+        if name not in NEEDED:
+            return None
+        raise ValueError(f"its column {name} has {'lists of different lengths' if uneven else 'empty cells'}")
     flat: np.ndarray = values.to_numpy(zero_copy_only=False)
     if not lists:
         return flat
-    if not pa.types.is_fixed_size_list(kind) and len(np.unique(np.diff(column.offsets.to_numpy()))) > 1:
-        raise ValueError("its lists have different lengths")
     return flat.reshape(len(column), -1)
 
 

@@ -20,13 +20,9 @@ from ssltool.reprs.class_names import Labels, unified
 from ssltool.reprs.meta_schema import META
 from ssltool.reprs.nonfinite import refuse_values
 from ssltool.reprs.positions import Layout, arranged
-from ssltool.reprs.readers import read_entries
+from ssltool.reprs.readers import ROWS, TARGETS, read_entries
 from ssltool.settings import Record
 from ssltool.training.progress import info
-
-ROWS = ("representations", "features", "embeddings", "feats", "x", "X", "arr_0")
-TARGETS = ("targets", "labels", "target", "label", "y")
-"""Keys of rows and labels, of which the first is this program's."""
 
 PLACE = ("row", "column")
 PLACES = (*PLACE, "kind")

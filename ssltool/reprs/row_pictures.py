@@ -102,9 +102,15 @@ class RowPictures:
 
     @functools.cached_property
     def _arrays(self) -> ImageSet:
-        folder = None if LAYOUTS[self.layout].folder is not None else self.folder
-        column = self.saved.meta.get("image_column")
-        settings = DataSettings(data=folder, dataset_type=self.layout, image_column=column)
+        layout = LAYOUTS[self.layout]
+        rules = {name: value for name, value in self.rules.settings().items() if name in layout.pixel_flags}
+        settings = DataSettings(
+            data=None if layout.folder is not None else self.folder,
+            dataset_type=self.layout,
+            image_column=self.saved.meta.get("image_column"),
+            skip_corrupt=layout.columns,  # save-reprs may have left some out; a row names its image by the number
+            **rules,
+        )
         return open_dataset(settings, str(self.split))
 
     def _of_array(self, number: int, row: int) -> np.ndarray:

@@ -28,7 +28,7 @@ POINTS_PER_EPOCH = 8
 
 def image_name(images: ImageSet, row: int) -> str:
     """The relative path of the image in ``row``, or ``#`` and its number in the dataset if it has no file."""
-    return f"#{images.index[row]}" if images.files is None else images.files[row]
+    return f"#{images.index[np.array([row])][0]}" if images.files is None else images.files[row]
 
 
 def views_of(setup: TrainingSetup, method: Method, rows: int, *, epoch: int = 0, workers: int | None = 0) -> Views:

@@ -17,13 +17,14 @@ from ssltool.data.computed_orders import Order
 from ssltool.data.detection import can_exist
 from ssltool.data.found import announce
 from ssltool.data.images import open_dataset
+from ssltool.data.shard_stream import open_stream
 from ssltool.data.strategies import computed_order, images_seen, read_order
 from ssltool.errors import SSLToolError, found_in
 from ssltool.files.misfit import shown
 from ssltool.methods import method_options, saved_options
 from ssltool.runs import monitor_folder
 from ssltool.runs.display_names import display_names
-from ssltool.runs.folder import RunFolder
+from ssltool.runs.folder import SHARDS, RunFolder
 from ssltool.runs.resume import DERIVED_SETTINGS, changed_images
 from ssltool.settings import Record, Settings
 from ssltool.training.setup import TrainingSetup
@@ -135,7 +136,9 @@ def restore_setup(run: FinishedRun, data: str | None = None) -> TrainingSetup:
         raise SSLToolError(
             f"{run.path} was trained on the images listed in {config.idx_path}, which does not exist; restore the file"
         )
-    images = open_dataset(config, "train")
+    images = (
+        open_stream(config, settings["n_images"], run.path / SHARDS) if config.stream else open_dataset(config, "train")
+    )
     changed = changed_images(settings, run.path, images)
     if changed is not None and images.name == settings["dataset"]:
         raise SSLToolError(

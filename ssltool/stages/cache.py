@@ -6,7 +6,7 @@ import dataclasses
 import os
 
 from ssltool.config import CacheConfig, DataSettings, SourceSettings
-from ssltool.data.cached_images import cache_path
+from ssltool.data.cached_images import cache_path, check_labels
 from ssltool.data.detection import splits_of
 from ssltool.data.found import announce, record_of
 from ssltool.data.images import open_dataset
@@ -22,7 +22,8 @@ def run(config: CacheConfig) -> list[Record]:
 
     Raises:
         UsageError: for settings that contradict each other.
-        SSLToolError: for images that cannot be read or decoded, or a cache of other images; nothing is half-written.
+        SSLToolError: for images that cannot be read or decoded, or a cache of other images or labels; nothing is
+            half-written.
         Interrupted: after SIGTERM, SIGINT or SIGUSR1; another call with the same settings continues.
     """
     config.check()
@@ -34,6 +35,7 @@ def run(config: CacheConfig) -> list[Record]:
         images = open_dataset(settings, split)
         announce(images)
         path = cache_path(folder, split)
+        check_labels(path, images)
         written.append(
             {
                 "path": str(path),

@@ -31,7 +31,7 @@ from ssltool.data.shard import Shard
 from ssltool.data.support import stratified_sample
 from ssltool.data.workers import killed_workers
 from ssltool.diagnosis.metrics.of_rows import feature_std_tensor
-from ssltool.errors import SSLToolError
+from ssltool.errors import SSLToolError, counted
 from ssltool.files.schema import ANYTHING, conform, listing, mapping, real, sequence
 from ssltool.files.stored import weights_hash
 from ssltool.methods.base import Method, Output
@@ -121,6 +121,8 @@ def _train(
         histories = {arm.path: _load_history(arm, train, val) for arm in arms if config.resume and arm.path.exists()}
         resumed_from = next(iter(histories), None)
         folder.refuse_if_taken(overwrite=config.overwrite, resume=config.resume, resumed_from=resumed_from)
+        if resumed_from is not None:
+            _refuse_fewer(arms, folder)
     batch_size = arms[0].setup.batch_size
     records = [record for history in histories.values() for record in history]
     settings = as_dict(config) | {"stage": "finetune", "batch_size": batch_size, "network": network.origin}
@@ -168,6 +170,17 @@ def _arm_names(config: FinetuneConfig, network: Pretrained) -> list[str]:
     if network.origin["random"]:
         return [SCRATCH]
     return [PRETRAINED, SCRATCH] if config.from_scratch else [PRETRAINED]
+
+
+def _refuse_fewer(arms: Sequence[_Arm], folder: RunFolder) -> None:
+    """Refuses to resume without arms or seeds that the folder has records of, which would be lost."""
+    done = {(record["arm"], record["seed"]) for record in folder.read_metrics()}
+    if lost := sorted(done - {(arm.name, arm.seed) for arm in arms}):
+        name, seed = lost[0]
+        raise SSLToolError(
+            f"{folder.path} has results of {counted(len(lost), 'other training')}, such as {name} with seed {seed}; "
+            "resume with the same --seed, at least as many --seeds, and --from-scratch if it was given"
+        )
 
 
 def _make_arm(

@@ -232,6 +232,19 @@ def test_a_second_process_waits_for_the_first_and_reads_its_file(photos, monkeyp
     assert len(with_cache(photos, folder)) == 20
 
 
+def test_a_cache_is_not_said_to_have_labels_that_came_later(photos, tmp_path, ssltool):
+    names = sorted(str(path) for path in photos.rglob("*.png"))
+    rows = [("path", "label", "species"), *((name, i, i % 2) for i, name in enumerate(names))]
+    (tmp_path / "t.csv").write_text("".join(f"{','.join(map(str, row))}\n" for row in rows))
+    write_labels = ("cache", tmp_path / "t.csv", "-o", tmp_path / "labelled", "--label-column")
+    assert ssltool(*write_labels, "species").code == 0
+    assert ssltool(*write_labels, "species").code == 0  # it is there
+    ran = ssltool(*write_labels, "label")
+    assert ran.code == 1 and "has other labels" in ran.err and "2 classes" in ran.err
+    kept = open_dataset(DataSettings(data=str(tmp_path / "labelled")), "train")
+    assert kept.labels.tolist() == [i % 2 for i in range(len(names))]
+
+
 @pytest.mark.parametrize("as_data", [False, True])
 def test_corrupt_images_are_named_and_counted(photos, as_data):
     broken = photos / "a" / "é08.png"
@@ -248,6 +261,18 @@ def test_corrupt_images_are_named_and_counted(photos, as_data):
     assert images.left_out["corrupt"] == ("a/é08.png",)
     assert len(images) == len(images.cached.entries) == 19
     assert not images.cached.corrupt.any()
+
+
+def test_numbers_of_images_count_corrupt_ones_in_a_cache_as_they_do_in_its_folder(photos, tmp_path):
+    broken = photos / "a" / "é08.png"
+    broken.write_bytes(broken.read_bytes()[:60])
+    folder = write(photos, skip_corrupt=True)
+    np.save(tmp_path / "numbers.npy", np.arange(3, 20))
+    chosen = {"idx_path": str(tmp_path / "numbers.npy")}
+    cached = open_dataset(DataSettings(data=str(folder), **chosen), "train")
+    files = open_dataset(DataSettings(data=str(photos), skip_corrupt=True, **chosen), "train")
+    assert cached.files == files.files and np.array_equal(cached.index, files.index)
+    assert len(cached) == 16 and cached.left_out == {"corrupt": ("a/é08.png",)}
 
 
 def test_a_cache_that_is_the_dataset_tells_empty_files_from_corrupt_ones(photos):

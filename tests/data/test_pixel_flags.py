@@ -9,10 +9,13 @@ from PIL import Image
 
 from helpers import TINY, error_message
 from ssltool.config import DataSettings
+from ssltool.data.image_files import pixels
 from ssltool.data.images import check_pixel_flags, open_dataset
 from ssltool.data.layouts import LAYOUTS, PIXEL_FLAGS
 from ssltool.data.pixels import DEFAULT_RULES
 from ssltool.errors import SSLToolError
+from ssltool.reprs.representation_set import RepresentationSet
+from ssltool.reprs.row_pictures import RowPictures
 
 GIVEN = {
     "--value-range": {"value_range": ("0", "9")},
@@ -104,3 +107,31 @@ def test_settings_of_a_run_that_have_no_effect_on_other_images_are_no_error(sslt
     network = ["--pretrained", tmp_path / "run" / "checkpoint.pt"]
     ran = ssltool("save-reprs", *network, "--dataset-type", "bundled", "--sample", 4, "-o", tmp_path / "a.pt")
     assert ran.code == 0, ran.err
+
+
+@pytest.mark.parametrize("kind", ["range", "background", "corrupt"])
+def test_pictures_of_rows_are_read_as_the_rows_were(ssltool, tmp_path, kind):
+    """Arrays with a range, a table of transparent files, and a table of which a file was left out."""
+    if kind == "range":
+        np.save(tmp_path / "images.npy", np.random.default_rng(0).integers(0, 4096, (4, 20, 20), np.uint16))
+        data, flags = "images.npy", ["--value-range", 0, 4095]
+    else:
+        for i in range(3):
+            Image.new("RGBA", (20, 20), (200, 60 * i, 0, 100)).save(tmp_path / f"{i}.png")
+        data = "t.csv"
+        names = ["path", *(["none.png"] if kind == "corrupt" else []), "0.png", "1.png", "2.png"]
+        (tmp_path / data).write_text("\n".join(names) + "\n")
+        flags = ["--skip-corrupt"] if kind == "corrupt" else ["--background", "black"]
+    network = ["--pretrained", "random", "-a", "resnet18_w2", "--image-size", 16, "--device", "cpu", "-j", 0]
+    ran = ssltool("save-reprs", tmp_path / data, *flags, *network, "-o", tmp_path / "r.pt")
+    assert ran.code == 0, ran.err
+    settings = DataSettings(
+        data=str(tmp_path / data),
+        value_range=("0", "4095") if kind == "range" else None,
+        background="black" if kind == "background" else "white",
+        skip_corrupt=kind == "corrupt",
+    )
+    images, pictures = open_dataset(settings, "train"), RowPictures(RepresentationSet.open(str(tmp_path / "r.pt")))
+    for row in range(len(images)):
+        expected = pixels(images, row)
+        assert np.array_equal(pictures.picture(row), expected)

@@ -128,6 +128,21 @@ def test_too_few_images_are_an_error_before_training_if_the_shards_are_counted(s
     open_stream(DataSettings(data=shards), 27)
 
 
+def test_pictures_of_a_streamed_run_are_of_its_images(streamed, ssltool, tmp_path):
+    pretrain(streamed("run", save_every=1))
+    for plot in ("schedule", "views"):
+        ran = ssltool("plot", plot, tmp_path / "run", "-o", tmp_path / f"{plot}.png")
+        assert ran.code == 0, ran.err
+    ran = ssltool("report", tmp_path / "run", "-o", tmp_path / "report.html", "--device", "cpu")
+    assert ran.code == 0, ran.err
+
+
+@pytest.mark.parametrize("change", [{"dataset_type": "webdataset_val"}, {"unlabelled": ("0",)}])
+def test_settings_that_do_nothing_with_a_stream_are_refused(streamed, change):
+    with pytest.raises(SSLToolError):
+        pretrain(streamed(**change))
+
+
 def test_the_end_of_the_shards_stops_the_run_and_keeps_its_progress(streamed, tmp_path):
     with pytest.raises(SSLToolError, match="27 images"):
         pretrain(streamed("run", steps_per_epoch=4))

@@ -140,6 +140,24 @@ def test_parquet_of_pandas_is_read(tmp_path):
     assert (found.targets.tolist(), found.classes) == ([1, 0, -1, 1, 0], ["a", "b"])
 
 
+def test_columns_of_parquet_that_are_not_read_may_have_empty_cells(tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    rows = np.random.default_rng(0).normal(size=(3, 4))
+    known = {
+        "embeddings": pa.array(list(rows)),
+        "age": pa.array([None, 1.5, 2.0]),
+        "boxes": pa.array([[1], [1, 2], []]),
+        "label": pa.array([2, None, 0], pa.uint16()),
+    }
+    pa.parquet.write_table(pa.table(known), tmp_path / "t.parquet")
+    found = Representations.load(tmp_path / "t.parquet")
+    assert np.allclose(found.representations.numpy(), rows) and found.targets.tolist() == [2, -1, 0]
+    for changed in ({"embeddings": known["boxes"]}, {"embeddings": pa.array([[0.0], None, [1.0]])}):
+        pa.parquet.write_table(pa.table(known | changed), tmp_path / "t.parquet")
+        with pytest.raises(SSLToolError, match="column embeddings"):
+            Representations.load(tmp_path / "t.parquet")
+
+
 def damage(path, how: str) -> None:
     if how == "cut":
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])

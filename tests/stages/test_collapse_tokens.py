@@ -150,6 +150,31 @@ def test_rows_left_out_leave_no_complete_images(ssltool, write):
     assert ssltool("collapse", name, "--skip-nonfinite", *FLAGS).code == 0
 
 
+def test_all_metrics_of_files_with_incomplete_images_or_one_patch_are_those_of_rows(write, found):
+    bad = TOKENS.clone()
+    bad[4, 3, 1] = math.nan
+    flags = ("--metrics", "all", "--skip-nonfinite")
+    of_tokens = {*OF_PATCHES.split(","), "cls_patch_cosine"}
+    for name in (write("bad.pt", bad), write("one.pt", PATCHES[:, :1], cls=False)):
+        metrics = found(name, *flags)["metrics"]
+        assert "auc" in metrics and not {*metrics} & of_tokens
+    views = gaussian(N, 4, D)
+    views[3, 2, 0] = math.nan
+    Representations(views, torch.full((N,), -1), torch.arange(N), {}).save("views.pt")
+    metrics = found("views.pt", *flags)["metrics"]
+    assert "auc" in metrics and "alignment" not in metrics
+
+
+def test_a_reference_may_be_of_several_ranks(write, found):
+    before = gaussian(N, 1 + P, 5, seed=3)
+    now, _ = (
+        write("now.pt", TOKENS),
+        [write(f"then.rank{rank}of2.pt", before[rank::2], torch.arange(N)[rank::2]) for rank in range(2)],
+    )
+    metrics = found(now, "--reference", "then.pt", "--metrics", "gram_drift")["metrics"]
+    assert metrics["gram_drift"] == pytest.approx(gram_drift(PATCHES, before[:, 1:]))
+
+
 def test_drift_is_from_the_same_images_in_any_order(write, found):
     before, order = gaussian(N, 1 + P, 5, seed=3), torch.randperm(N)
     now, then = write("now.pt", TOKENS), write("then.pt", before[order], order)

@@ -260,6 +260,16 @@ def test_a_finished_run_can_be_resumed_with_more_seeds_and_another_arm(settings,
     ]
 
 
+@pytest.mark.parametrize("change", [{"seeds": 1}, {"from_scratch": False}, {"seed": 11}])
+def test_resuming_with_fewer_seeds_or_arms_is_refused_and_loses_nothing(settings, change):
+    config = settings(epochs=1, seeds=2, from_scratch=True)
+    finetune.run(config)
+    before = records(Path(config.out))
+    with pytest.raises(SSLToolError, match=r"results of \d other training"):
+        finetune.run(dataclasses.replace(config, resume="auto", **change))
+    assert records(Path(config.out)) == before
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [

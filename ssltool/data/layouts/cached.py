@@ -7,16 +7,15 @@ from pathlib import Path
 import numpy as np
 
 from ssltool.config import SPLITS, DataSettings
-from ssltool.data import fingerprint
 from ssltool.data.cached_images import CACHE, cache_path, other_files, reduction
 from ssltool.data.image_cache import CacheFile
 from ssltool.data.images import ImageSet
-from ssltool.data.listing import CORRUPT, EMPTY, UNREADABLE
 from ssltool.errors import SSLToolError, first_names
 
 
 def read(folder: Path, split: str, settings: DataSettings) -> ImageSet:
-    """The images of a split, without those that were corrupt. The files from which they were made are not needed."""
+    """The images of a split, also those that were corrupt, so that all have their numbers. The files from which they
+    were made are not needed."""
     path = cache_path(folder, split)
     if not path.exists():
         found = [other for other in SPLITS if cache_path(folder, other).exists()]
@@ -38,7 +37,7 @@ def read(folder: Path, split: str, settings: DataSettings) -> ImageSet:
             f"{folder} has files of a cache, which are read; {first_names(others, 3)} beside them are not; "
             "--dataset-type names another layout"
         )
-    images = ImageSet(
+    return ImageSet(
         CACHE,
         split,
         file.labels,
@@ -52,11 +51,6 @@ def read(folder: Path, split: str, settings: DataSettings) -> ImageSet:
         rules=file.rules,
         cached=file.images,
     )
-    reasons = {fingerprint.UNREADABLE: UNREADABLE, fingerprint.EMPTY: EMPTY}
-    left_out: dict[str, list[int]] = {}
-    for row in np.flatnonzero(file.images.corrupt).tolist():
-        left_out.setdefault(reasons.get(int(file.digests[row]), CORRUPT), []).append(row)
-    return images.without(left_out)
 
 
 def has_split(folder: Path, split: str) -> bool:

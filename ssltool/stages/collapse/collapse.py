@@ -21,7 +21,6 @@ from ssltool.diagnosis.token_blocks import Tokens, tokens_of
 from ssltool.diagnosis.verdict import NEEDED, Thresholds, Verdict, compare, is_untrained, judge_measured
 from ssltool.errors import SSLToolError, UsageError
 from ssltool.reprs.representation_set import RepresentationSet
-from ssltool.reprs.representations import Representations
 from ssltool.reprs.same_images import MatchedRows, match_rows
 from ssltool.reprs.same_tokens import match_tokens
 from ssltool.reprs.token_set import token_set
@@ -192,7 +191,8 @@ def _matched(
     tokens = tokens_of(source.paths, source.files, metrics.METRICS if every else names)
     if reference is None:
         return tokens, None
-    before = None if tokens is None else token_set([reference], [Representations.stored(reference, config.pool)])
+    (other,) = InputFiles.open([reference], config.pool, merge=False)
+    before = None if tokens is None else token_set(other.paths, other.files)
     if tokens is None or before is None:
         ours, theirs = (RepresentationSet.open(name, config.pool) for name in (source.name, reference))
         return tokens, match_rows(ours, theirs, config.same_images)
@@ -208,13 +208,15 @@ def _measure(
     with rows.ranks.same_errors():
         tokens, matched = _matched(source, reference, config, (*names, *of_kinds))
     if config.metrics == "all":
+        rows.check()
+        whole = not rows.skipped  # images lack no view or token
         names = metrics.metric_names(
             "all",
-            views=rows.views is not None,
+            views=whole and rows.views is not None,
             labels=rows.labels is not None or config.pseudo_labels is not None,
             reference=matched is not None,
-            patches=tokens is not None and tokens.count("patch") > 1,
-            class_tokens=tokens is not None and tokens.count("cls") > 0,
+            patches=whole and tokens is not None and tokens.count("patch") > 1,
+            class_tokens=whole and tokens is not None and tokens.count("cls") > 0,
         )
     with tqdm(
         total=len(rows.span),
