@@ -44,9 +44,9 @@ def main() -> None:
     """Writes the file, and prints what it is worth."""
     if not 2 <= len(sys.argv) <= 4:
         sys.exit("error: name the table of results, as in fit_forecast.py study.csv")
-    table, file, *features = map(str, (*sys.argv[1:], *([SHIPPED] if len(sys.argv) == 2 else ())))
+    file = sys.argv[2] if len(sys.argv) > 2 else SHIPPED
     try:
-        found = fitted(read(Path(table)), *features)
+        found = fitted(read(Path(sys.argv[1])), *sys.argv[3:])
         found.save(file)
     except SSLToolError as error:
         sys.exit(f"error: {error}")

@@ -142,9 +142,7 @@ def main() -> None:
         print(markdown(small(rows)))
         return
     if not sys.argv[2:]:
-        print(
-            HEAD.format(runs=last(rows)["run"].nunique(), planned=len(results.settings()), sha256=checksum(sys.argv[1]))
-        )
+        print(head(rows, sys.argv[1]))
     parts = set(rows["part"].astype(str).str[0]) | {"4", "5"}
     for name in sys.argv[2:] or sorted(parts):
         print(f"\n## Question {name}")
