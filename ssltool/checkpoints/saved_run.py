@@ -249,11 +249,18 @@ def _data(settings: Settings) -> SavedData:
         image_column=settings.get("image_column"),
         label_column=settings.get("label_column"),
         subset=settings.get("idx_path"),
-        subset_hash=settings.get("index_hash") if not settings.get("skip_corrupt") else None,
+        subset_hash=_subset_hash(settings),
         images=settings["n_images"],
         classes=settings["n_classes"],
         epoch_images=settings["epoch_images"],
     )
+
+
+def _subset_hash(settings: Settings) -> str | None:
+    """The hash of the numbers in the file of ``--idx-path``. Earlier versions saved only that of the images trained on,
+    which pretraining without ``--skip-corrupt`` does not reduce further."""
+    fewer = settings.get("skip_corrupt") or stage_of(settings) != "pretrain"
+    return settings.get("idx_path_hash") or (None if fewer else settings.get("index_hash"))
 
 
 def _schedule(settings: Settings) -> SavedSchedule:

@@ -16,8 +16,8 @@ MONITOR = "monitor"
 """The stage of the folder of a monitor in another program's training."""
 
 HASHES = (
-    *("fingerprint", "val_fingerprint", "index_hash", "labels_hash", "order_hash", "second_hash", "support_hash"),
-    *("start_hash", "neighbours_hash"),
+    *("fingerprint", "val_fingerprint", "index_hash", "idx_path_hash", "labels_hash", "order_hash", "second_hash"),
+    *("support_hash", "start_hash", "neighbours_hash"),
 )
 """The hashes of what a run reads."""
 

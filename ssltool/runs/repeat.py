@@ -24,8 +24,8 @@ NOT_REPEATED = ("out", "exp_name", "exp_id", "overwrite", "resume", "start_epoch
 RECORDED = {
     "pretrain": (
         *("method_options", "dataset", "n_images", "n_classes", "epoch_images", "second_backbone", "second_hash"),
-        *("support_hash", "index_hash", "labels_hash", "fingerprint", "found", "order_hash", "plugins"),
-        "views_version",
+        *("support_hash", "index_hash", "idx_path_hash", "labels_hash", "fingerprint", "found", "order_hash"),
+        *("plugins", "views_version"),
     ),
     "lincls": ("origin", "identity", "fingerprint", "val_fingerprint", "train_contents", "val_contents"),
     "finetune": ("stage", "network", "val_fingerprint"),

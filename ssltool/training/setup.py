@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict
@@ -33,6 +34,7 @@ from ssltool.data.strategies import (
     epoch_parts,
     epoch_subset,
     few_steps_notes,
+    read_numbers,
     steps_in_epoch,
 )
 from ssltool.data.support import Support
@@ -294,6 +296,7 @@ class TrainingSetup:
             "second_hash": second and weights_hash(second.state_dict),
             "support_hash": None if self.support is None else numbers_hash(self.support.images.index),
             "index_hash": numbers_hash(self.images.index),
+            "idx_path_hash": self.config.idx_path and numbers_hash(read_listed(self.config.idx_path)),
             "labels_hash": self._labels_hash(),
             "fingerprint": self.images.fingerprint,
             "found": record_of(self.images),
@@ -321,6 +324,11 @@ class TrainingSetup:
             *(self.second.run.plugins if self.second else ()),
         }
         return sorted(name for name in used if name is not None)
+
+
+def read_listed(path: str) -> np.ndarray:
+    """The image numbers, int64, that the file ``path`` of ``--idx-path`` lists, of any number of images."""
+    return read_numbers(path, sys.maxsize, "--idx-path")
 
 
 def numbers_hash(numbers: Order) -> str:

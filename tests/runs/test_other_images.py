@@ -395,6 +395,29 @@ def test_a_list_of_images_that_is_gone_or_changed_is_named(ssltool, part, tmp_pa
     assert "some.npy" in message and "--all" in message and "--idx-path" in message
 
 
+@pytest.mark.parametrize("left_out", ["a fraction", "a corrupt file"])
+def test_a_changed_list_is_named_whatever_was_left_out_of_the_images_in_it(ssltool, part, folder, tmp_path, left_out):
+    tuned, quick = tmp_path / "tuned", ["-j", 0, "--device", "cpu", "--epochs", 1, "-b", 4, "-o", tmp_path / "tuned"]
+    if left_out == "a fraction":
+        ran = ssltool("finetune", "--pretrained", part, "--labels-fraction", 0.5, *quick)
+        network = tuned / "finetuned_pretrained_seed10.pt"
+    else:
+        (folder / "train" / "cat" / "003.png").write_bytes(b"")
+        chosen = ["--idx-path", tmp_path / "some.npy", "--skip-corrupt"]
+        ran = ssltool("pretrain", folder, *TINY, *chosen, "--monitor-every", 0, *quick)
+        network = tuned / "checkpoint.pt"
+    assert ran.code == 0, ran.err
+    saved = Checkpoint.load(network).config
+    assert saved["n_images"] < 8 and saved["index_hash"] != saved["idx_path_hash"]
+    fixed = ["save-reprs", "--pretrained", network, "--device", "cpu", "-j", 0, "--skip-corrupt"]
+    if left_out == "a fraction":
+        fixed.remove("--skip-corrupt")
+    ran = ssltool(*fixed, "-o", tmp_path / "a.pt")
+    assert ran.code == 0 and "8 train images" in ran.err, ran.err
+    np.save(tmp_path / "some.npy", [12, 3, 0, 19, 5, 6, 7, 9])
+    assert "some.npy" in error_message(ssltool(*fixed, "-o", tmp_path / "b.pt"))
+
+
 def test_all_without_a_part_is_an_error(ssltool, trained, tmp_path):
     ran = ssltool("save-reprs", "--pretrained", trained / "checkpoint.pt", "--all", "-o", tmp_path / "a.pt")
     assert "--all" in error_message(ran)
