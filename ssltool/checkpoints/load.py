@@ -160,6 +160,7 @@ def load_pretrained(
         "preprocessing": preprocessing.record(),
     }
     origin |= {"momentum_teacher": True} if settings.momentum_teacher else {}
+    origin |= {"key": settings.key} if settings.key is not None else {}
     origin |= {} if source.revision is None else {"revision": source.revision}
     return Pretrained(method.to(device).eval(), run, preprocessing, origin)
 

@@ -24,7 +24,7 @@ META = mapping(
     optional={
         **dict.fromkeys(("checkpoint", "checkpoint_hash", "program", "method", "arch", "stem"), optional(text())),
         **dict.fromkeys(("strategy", "dataset", "split", "layer", "tokens", "pool"), optional(text())),
-        **dict.fromkeys(("transform", "precision", "fingerprint", "data"), optional(text())),
+        **dict.fromkeys(("transform", "precision", "fingerprint", "data", "key"), optional(text())),
         **dict.fromkeys(("epoch", "seed"), optional(integer(0))),
         **dict.fromkeys(("image_size", "directions", "places", "views", "sample", "sample_patches"), COUNT),
         **dict.fromkeys(("random", "momentum_teacher"), optional(boolean())),

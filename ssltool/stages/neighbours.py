@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ssltool import seeds
 from ssltool.checkpoints.load import load_pretrained
+from ssltool.checkpoints.setting_names import PROGRAM, SSLTOOL
 from ssltool.config import NeighboursConfig, SaveReprsConfig
 from ssltool.data.decoding import decode
 from ssltool.data.images import set_of_files
@@ -136,11 +137,14 @@ def _embed(config: NeighboursConfig, saved: RepresentationSet, files: Sequence[s
             f"{files[0]} is not an image of {saved.name}, which names no checkpoint that could embed it; give it with "
             "--pretrained"
         )
+    # A run's own file has its architecture; another program's may need it.
+    named = checkpoint == "random" or ":" in checkpoint or meta.get(PROGRAM) not in (None, SSLTOOL)
     settings = SaveReprsConfig(
         pretrained=checkpoint,
         random=bool(meta.get("random")) and checkpoint != "random",
         momentum_teacher=bool(meta.get("momentum_teacher")),
-        arch=meta.get("arch") if ":" in checkpoint or checkpoint == "random" else None,
+        key=meta.get("key"),
+        arch=meta.get("arch") if named else None,
         stem=meta.get("stem") if checkpoint == "random" else None,
         image_size=meta.get("image_size"),
         layer=meta.get("layer") or "backbone",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -175,6 +176,7 @@ def _target(config: SaveReprsConfig, images: ImageSet, network: Pretrained, *, s
     number = config.exp_id if config.exp_id is not None else int(network.run.settings["exp_id"])
     # The paper's name is for the output of the trained backbone; anything else gets a suffix.
     parts = ["random" if network.origin["random"] else None, "momentum_teacher" if config.momentum_teacher else None]
+    parts += [None if config.key is None else re.sub(r"[^\w.-]", "-", config.key)]
     parts += [None if config.layer == "backbone" else config.layer]
     parts += [config.tokens, "places" if config.pool == "none" else None]
     counts = {"patches": config.sample_patches, "views": config.views, "sample": config.sample}

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed
+from PIL import Image
 from torch import nn
 
 from checkpoint_helpers import bare, dino, linear, mocov3_vit, norm, resnet, solo, under
@@ -20,6 +21,7 @@ from ssltool.checkpoints.convert import read_checkpoint
 from ssltool.checkpoints.find_weights import find_weights
 from ssltool.errors import SSLToolError
 from ssltool.files.torch_files import load_dict
+from ssltool.reprs.representations import Representations
 
 resnet = functools.cache(resnet)
 
@@ -168,6 +170,21 @@ def test_key_is_a_flag_of_every_command_that_reads_a_checkpoint(ssltool, tmp_pat
         assert "resnet18_w8" in ran.err
     else:
         assert ran.code == 0 and "target" in ran.err + ran.out
+
+
+def test_rows_of_two_networks_of_one_checkpoint_have_two_default_files(ssltool, tmp_path, monkeypatch, write_images):
+    torch.save({"nets": {"online": weights(0), "target": weights(1)}}, tmp_path / "x.pth")
+    write_images(tmp_path / "images" / "train" / "a", 3)
+    monkeypatch.chdir(tmp_path)
+    fixed = ["save-reprs", "images", "--pretrained", "x.pth", "--image-size", 32, "-j", 0, "--device", "cpu", "--json"]
+    written = [ssltool(*fixed, "--key", key).json["files"][0]["path"] for key in ("nets/online", "nets/target")]
+    one, other = map(Representations.load, written)
+    assert not torch.equal(one.representations, other.representations)
+    assert (one.meta["key"], other.meta["key"]) == ("nets/online", "nets/target")
+    Image.open("images/train/a/000.png").save("new.bmp")  # the same pixels, another content
+    ran = ssltool("neighbours", written[1], "new.bmp", "-k", 1, "--json")
+    assert ran.code == 0, ran.err  # embedded by the network that computed the rows
+    assert ran.json["queries"][0]["neighbours"][0]["distance"] < 1e-5
 
 
 def test_key_without_effect_is_an_error(ssltool, tmp_path):

@@ -118,6 +118,25 @@ def test_four_channels_are_composited(tmp_path):
     assert torch.equal(opened(tmp_path / "a.npy").images, torch.from_numpy(expected).permute(0, 3, 1, 2))
 
 
+@pytest.mark.parametrize("dtype", [np.uint16, np.int64, np.float32])
+@pytest.mark.parametrize("opaque", [1, 255, 65535])
+def test_alpha_is_a_share_of_1_255_or_65535_whatever_the_range_of_the_colours(tmp_path, dtype, opaque):
+    share = RNG.integers(0, 2, (6, 5, 4, 1)) if opaque == 1 else RNG.integers(0, 256, (6, 5, 4, 1)) / 255
+    np.save(tmp_path / "a.npy", np.concatenate([COLOUR, np.rint(share * opaque)], axis=3).astype(dtype))
+    expected = np.rint(COLOUR * share + 255 * (1 - share)).astype(np.uint8)
+    found = opened(tmp_path / "a.npy", value_range=("0", "255"))
+    assert torch.equal(found.images, torch.from_numpy(expected).permute(0, 3, 1, 2))
+
+
+@pytest.mark.parametrize("alpha", [-1.0, 65536.0, np.nan, np.inf])
+def test_alpha_of_another_range_is_refused(tmp_path, alpha):
+    array = np.concatenate([COLOUR, COLOUR[..., :1]], axis=3).astype(np.float32)
+    array[3, 2, 1, 3] = alpha
+    np.save(tmp_path / "a.npy", array)
+    with pytest.raises(SSLToolError, match=r"a\.npy.*alpha, has values from .*\[\.\.\., :3\]"):
+        opened(tmp_path / "a.npy", value_range=("0", "255"))
+
+
 @pytest.mark.parametrize(
     ("array", "high"), [(RNG.integers(0, 65536, (6, 5, 4), np.uint16), 65535), (RNG.random((6, 5, 4)), 1)]
 )

@@ -9,6 +9,7 @@ import shutil
 
 import numpy as np
 import pytest
+import timm
 import torch
 from album import save_album, write_album
 from PIL import Image
@@ -84,6 +85,21 @@ def test_an_image_file_that_is_not_in_the_set_is_embedded(ssltool, album, folder
     assert near(ran)[0] == "dog/6.png"
     assert ran.json["queries"][0]["neighbours"][0]["distance"] < 1e-5
     assert ran.json["queries"][0]["row"] is None
+
+
+def test_a_query_is_embedded_by_the_architecture_that_a_checkpoint_does_not_tell(ssltool, folder, tmp_path):
+    torch.manual_seed(0)
+    vit = timm.models.VisionTransformer(img_size=8, patch_size=8, embed_dim=384, num_heads=6, num_classes=0)
+    weights = vit.state_dict()
+    weights["pos_embed"][:, 0] = 0
+    torch.save(weights, tmp_path / "vit.pth")
+    flags = ["-a", "vit_small_h6_p8", "--pretrained", tmp_path / "vit.pth", "--device", "cpu", "-j", 0]
+    ran = ssltool("save-reprs", folder, *flags, "-o", tmp_path / "vit.pt", "--skip-corrupt", "--image-size", 8)
+    assert ran.code == 0, ran.err
+    Image.open(folder / "dog" / "6.png").save(tmp_path / "new.bmp")
+    ran = ssltool("neighbours", tmp_path / "vit.pt", tmp_path / "new.bmp", "--json")
+    assert ran.code == 0, ran.err
+    assert ran.json["queries"][0]["neighbours"][0]["distance"] < 1e-5
 
 
 def test_a_corrupt_query_is_refused_with_what_the_command_can_do(ssltool, album, folder, trained, tmp_path):

@@ -18,7 +18,7 @@ import torch
 
 from ssltool.config import DataSettings
 from ssltool.data.images import ImageSet
-from ssltool.data.pixels import SAMPLE_IMAGES, PixelRules, evenly_spaced, settle, to_bytes, unused, value_type
+from ssltool.data.pixels import FLOAT, SAMPLE_IMAGES, PixelRules, evenly_spaced, settle, to_bytes, unused, value_type
 from ssltool.data.splits import is_there
 from ssltool.data.table_columns import of_names, of_numbers
 from ssltool.errors import SSLToolError, first_names
@@ -32,6 +32,9 @@ NAMES = {
     "test": TEST,
 }
 """The name of the images, and that of their labels, for each split; the first that there is is used."""
+
+OPAQUE = (1.0, 255.0, 65535.0)
+"""The values of alpha that may be those of opaque pixels."""
 
 BLOCK = 256
 """Images that are scaled to 8 bits together."""
@@ -151,17 +154,26 @@ def _pixels(images: np.ndarray, rules: PixelRules, source: str) -> tuple[np.ndar
         rules = settle(rules, sample)
     elif images.shape[3] < 4:
         return images.transpose(0, 3, 1, 2), rules
+    of_alpha = PixelRules(value_range=(0.0, _opaque(images[..., 3], source))) if images.shape[3] == 4 else None
     out = np.empty((len(images), 1 if images.shape[3] == 1 else 3, *images.shape[1:3]), np.uint8)
     for start in range(0, len(images), BLOCK):
         block = images[start : start + BLOCK]
-        if kind is not None:
-            colours = to_bytes(block[..., :3], kind, rules, source)
-            # Alpha is a fraction of its type's range, whatever the range of the colours is.
-            alpha = to_bytes(block[..., 3:], kind, PixelRules(), source) if block.shape[3] == 4 else None
-        else:
-            colours, alpha = block[..., :3], block[..., 3:]
+        colours = block[..., :3] if kind is None else to_bytes(block[..., :3], kind, rules, source)
+        alpha = None if of_alpha is None else to_bytes(block[..., 3:], kind or FLOAT, of_alpha, source)
         out[start : start + BLOCK] = _on_background(colours, alpha, rules).transpose(0, 3, 1, 2)
     return out, rules
+
+
+def _opaque(alpha: np.ndarray, source: str) -> float:
+    """The value of opaque pixels: the smallest of ``OPAQUE`` that no alpha exceeds. The colours may have another range."""
+    low, high = float(alpha.min()), float(alpha.max())
+    found = [value for value in OPAQUE if 0 <= low <= high <= value]
+    if not found:
+        raise SSLToolError(
+            f"{source}: the fourth channel, alpha, has values from {low:g} to {high:g}, and opaque must be 1, 255 "
+            "or 65535; scale it, or leave it out with x[..., :3]"
+        )
+    return found[0]
 
 
 def _on_background(colours: np.ndarray, alpha: np.ndarray | None, rules: PixelRules) -> np.ndarray:
