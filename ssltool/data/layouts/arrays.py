@@ -165,7 +165,7 @@ def _pixels(images: np.ndarray, rules: PixelRules, source: str) -> tuple[np.ndar
 
 
 def _opaque(alpha: np.ndarray, source: str) -> float:
-    """The value of opaque pixels: the smallest of ``OPAQUE`` that no alpha exceeds. The colours may have another range."""
+    """The value of opaque pixels: the smallest of ``OPAQUE`` that no alpha exceeds. Colours may have another range."""
     low, high = float(alpha.min()), float(alpha.max())
     found = [value for value in OPAQUE if 0 <= low <= high <= value]
     if not found:

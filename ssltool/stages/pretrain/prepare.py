@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -152,11 +153,17 @@ def _support(config: PretrainConfig, options: Any, images: ImageSet) -> Support 
     if options.labels_path is not None:
         if options.labels_fraction != type(options)().labels_fraction:
             raise SSLToolError("--set labels_path and labels_fraction contradict each other; leave one of them out")
-        numbers = read_numbers(options.labels_path, int(images.index.max()) + 1, "--labels-path")
+        numbers = read_numbers(options.labels_path, sys.maxsize, "--labels-path")
         rows = np.flatnonzero(np.isin(images.index, numbers) & (images.labels >= 0))
         if not len(rows):
             raise SSLToolError(
                 f"{options.labels_path} names no labelled training image; list numbers of images with labels, from 0"
+            )
+        if len(rows) < len(numbers):  # --idx-path and --skip-corrupt leave out images whose numbers are valid
+            other = np.setdiff1d(numbers, images.index[rows])
+            rank_zero_info(
+                f"note: {len(other):,} of the {len(numbers):,} numbers in {options.labels_path} are those of no "
+                f"labelled training image; the first is {other[0]}"
             )
     labelled = images.select(rows)
     classes = len(np.unique(labelled.labels))
