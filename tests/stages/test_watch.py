@@ -22,7 +22,7 @@ from ssltool.stages.watch.app import application
 from ssltool.stages.watch.decimated import DecimatedCurves, Stretches
 from ssltool.stages.watch.follow import BLOCK, Follower
 from ssltool.stages.watch.guard import host_name
-from ssltool.stages.watch.jobs import Jobs
+from ssltool.stages.watch.jobs import Job, Jobs
 from ssltool.stages.watch.run_index import RunIndex
 from ssltool.stages.watch.status_table import HEADER, rows_of
 
@@ -363,6 +363,17 @@ def test_the_server_starts_without_torch_and_numpy():
     )
     found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert found.stderr.strip() == "[]"
+
+
+def test_a_diagnosis_that_failed_is_made_again_when_the_run_is_opened_again(tmp_path, make_run, monkeypatch):
+    make_run()
+    wanted = []
+    monkeypatch.setattr(Jobs, "want", lambda self, *args, again=False: wanted.append(again) or Job([], "1", "failed"))
+    with client(tmp_path) as page:
+        (run,) = page.get("/api/runs").json()["runs"]
+        for ask in (page.post, page.get, page.get, page.post):
+            assert ask(f"/api/runs/{run['id']}/diagnosis").json()["state"] == "failed"
+    assert wanted == [True, False, False, True]
 
 
 def test_a_job_that_failed_is_tried_again_when_it_is_asked_for_again(tmp_path):

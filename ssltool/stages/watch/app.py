@@ -98,10 +98,11 @@ class Watch:
         return _json({"settings": cells})
 
     async def diagnosis(self, request: Request) -> Response:
-        """What ``ssltool diagnose`` says of a run: made again when there are new records."""
+        """What ``ssltool diagnose`` says of a run: made again when there are new records, by a POST also if it failed."""
         run = self._run(request)
         arguments = ["-m", "ssltool", "diagnose", str(run.path), "--json"]
-        return _json(self.jobs.want(f"diagnose {run.id}", str(run.row["size"]), arguments).as_dict())
+        again = request.method == "POST"
+        return _json(self.jobs.want(f"diagnose {run.id}", str(run.row["size"]), arguments, again=again).as_dict())
 
     async def measure(self, request: Request) -> Response:
         """Spectra of the checkpoints, neighbours and views. A POST starts to measure; a GET tells what is known."""
@@ -156,7 +157,7 @@ def application(index: RunIndex, *, every: float, host: str | None = None, token
         Route("/api/curves", watch.curves),
         Route("/api/rank", watch.rank, methods=["GET", "POST"]),
         Route("/api/runs/{id}", watch.run),
-        Route("/api/runs/{id}/diagnosis", watch.diagnosis),
+        Route("/api/runs/{id}/diagnosis", watch.diagnosis, methods=["GET", "POST"]),
         Route("/api/runs/{id}/measure", watch.measure, methods=["GET", "POST"]),
     ]
     middleware = [

@@ -90,7 +90,7 @@ export class RunView {
     this.isAsking = true;
     try {
       for (let seconds = 1; ; seconds = Math.min(4, seconds + 1)) {
-        const job = await fetched(`/api/runs/${this.id}/diagnosis`);
+        const job = await fetched(`/api/runs/${this.id}/diagnosis`, seconds === 1 ? post : {});
         this.showDiagnosis(job);
         if (job.state === "done" || job.state === "failed") break;
         await new Promise((wake) => setTimeout(wake, 1000 * seconds));
