@@ -98,7 +98,7 @@ class Watch:
         return _json({"settings": cells})
 
     async def diagnosis(self, request: Request) -> Response:
-        """What ``ssltool diagnose`` says of a run: made again when there are new records, by a POST also if it failed."""
+        """What ``diagnose`` says of a run: made again when there are new records; by a POST also if it failed."""
         run = self._run(request)
         arguments = ["-m", "ssltool", "diagnose", str(run.path), "--json"]
         again = request.method == "POST"
