@@ -152,9 +152,8 @@ CHECKPOINT_LAYOUTS: Registry[CheckpointLayout] = Registry(
         ),
         "moco-v3": CheckpointLayout("moco-v3", "mocov3", "base_encoder.", ("momentum_encoder.",), heads=MOCO_HEADS),
         "noncontrastive-ssl/nnsiam": CheckpointLayout(_PAPER, "nnsiam", "encoder.", ("predictor.", "queue_ptr")),
-        "simsiam": CheckpointLayout(
-            "simsiam", "simsiam", "encoder.", ("predictor.",), ("classifier.",), heads=MOCO_HEADS
-        ),
+        # SimSiam's own code has no ViTs, so those in such files may have any number of heads.
+        "simsiam": CheckpointLayout("simsiam", "simsiam", "encoder.", ("predictor.",), ("classifier.",), heads=None),
         "patrickhua/simsiam": CheckpointLayout(
             "PatrickHua/SimSiam",
             "simsiam",

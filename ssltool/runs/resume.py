@@ -273,12 +273,19 @@ def check_images(saved: Settings, path: Path, train: ImageSet, val: ImageSet | N
         )
 
 
-def check_compatible(checkpoint: Checkpoint, run: SavedRun, path: Path, *, more: Sequence[str] = ()) -> None:
+def check_compatible(
+    checkpoint: Checkpoint,
+    run: SavedRun,
+    path: Path,
+    *,
+    more: Sequence[str] = (),
+    flag_name: Callable[[str], str] = flag,
+) -> None:
     """Checks that ``run`` can resume from ``checkpoint``; ``check_images`` compares the images.
 
     The data strategy may change at the end of an epoch. If it does not change, the order and the chunks must be equal.
-    ``more`` names settings that must be equal in addition to those of pretraining. Settings that are newer than the
-    checkpoint had their default, or the value in ``EARLIER``.
+    ``more`` names settings that must be equal in addition to those of pretraining; ``flag_name`` is that of
+    ``differences``. Settings that are newer than the checkpoint had their default, or the value in ``EARLIER``.
 
     Raises:
         SSLToolError: if settings differ that must be equal; the message gives each with both values.
@@ -291,7 +298,7 @@ def check_compatible(checkpoint: Checkpoint, run: SavedRun, path: Path, *, more:
     if old["strategy"] == new["strategy"]:
         names += ["chunk_size", "n_rounds", "replay_size", "replay_rule", "repeat_batch", "order_hash"]
     reason = "would break its schedule or its weights"
-    differing = differences(names, old, new)
+    differing = differences(names, old, new, flag_name)
     if old["method"] == new["method"]:
         differing += _differing_options(old, new)
     if not differing and checkpoint.metrics["epoch_step"]:

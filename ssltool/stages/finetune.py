@@ -39,7 +39,7 @@ from ssltool.models.depth import LayerGroup, layer_groups
 from ssltool.runs.folder import RunFolder
 from ssltool.runs.resume import check_compatible, check_images, note_changed_images
 from ssltool.runs.run_paths import run_path, with_number
-from ssltool.settings import Record, Settings
+from ssltool.settings import Record, Settings, flag
 from ssltool.training import distributed
 from ssltool.training.classification import Accuracy
 from ssltool.training.classifier_setup import ClassifierLoop, build_classifier, classifier_setup, training_state
@@ -54,7 +54,7 @@ from ssltool.training.state import SUMS
 
 PRETRAINED, SCRATCH = "pretrained", "scratch"
 
-FIXED = ("crop_min", "layer_decay", "head_lr", "unlabelled")
+FIXED = {PRETRAINED: ("crop_min", "layer_decay", "head_lr", "unlabelled"), SCRATCH: ("crop_min", "unlabelled")}
 """Settings that must stay the same when an arm is resumed, besides those of every run."""
 
 ACCURACIES = ("acc1", "acc5", "class_acc1")
@@ -238,7 +238,10 @@ def _load_history(arm: _Arm, train: ImageSet, val: ImageSet) -> list[Record]:
     """
     checkpoint = Checkpoint.load(arm.path)
     check_images(checkpoint.config, arm.path, train, val)
-    check_compatible(checkpoint, arm.saved, arm.path, more=FIXED)
+    own = {"lr": flag("scratch_lr")} if arm.name == SCRATCH else {}
+    check_compatible(
+        checkpoint, arm.saved, arm.path, more=FIXED[arm.name], flag_name=lambda name: own.get(name, flag(name))
+    )
     history: list[Record] = checkpoint.metrics["epochs"]
     schema = listing(ANYTHING, checkpoint.epoch)
     if checkpoint.epoch == arm.setup.epochs:

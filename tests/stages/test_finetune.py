@@ -289,6 +289,13 @@ def test_resuming_with_other_settings_is_refused_and_changes_nothing(settings, c
     assert len(records(Path(config.out))) == 1
 
 
+def test_the_flag_that_changed_is_named_where_only_the_network_from_scratch_has_it(settings):
+    config = settings(epochs=1, from_scratch=True, scratch_lr=0.2)
+    finetune.run(config)
+    with pytest.raises(SSLToolError, match=r"scratch.*: --scratch-lr was 0\.2, is now 0\.1\. This"):
+        finetune.run(dataclasses.replace(config, resume="auto", scratch_lr=0.1))
+
+
 def test_resuming_from_another_checkpoint_is_refused(settings, tmp_path, tiny):
     from ssltool.stages.pretrain import run as pretrain
 
