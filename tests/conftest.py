@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import signal
 import subprocess
@@ -16,11 +15,11 @@ import hypothesis
 import numpy as np
 import pytest
 import torch
+from bundled_reads import read_once
 from PIL import Image
 
 from helpers import Ran
 from ssltool import cli
-from ssltool.data import bundled
 from ssltool.data.layouts import fashion_mnist
 from ssltool.registry import REGISTRIES, _loaded
 from ssltool.reprs.representations import Representations
@@ -43,14 +42,8 @@ hypothesis.settings.load_profile("ssltool")
 
 @pytest.fixture(scope="session", autouse=True)
 def bundled_images_are_read_once() -> Iterator[None]:
-    """Most tests open the bundled images, and each time would decompress them anew."""
-    read_idx, once = fashion_mnist.read_idx, functools.cache(fashion_mnist.read_idx)
-
-    def read(path: Path, ndim: int | None = None) -> np.ndarray:
-        return (once if path.parent == bundled.FOLDER else read_idx)(path, ndim)
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fashion_mnist, "read_idx", read)
+        patch.setattr(fashion_mnist, "read_idx", read_once())
         yield
 
 

@@ -118,9 +118,23 @@ def serve(path: str) -> None:
     for module in pkgutil.walk_packages(ssltool.__path__, "ssltool."):
         if not module.name.startswith("ssltool.integrations."):  # they import other libraries
             importlib.import_module(module.name)
+    _read_bundled_images()
     with listening(path) as server:
         print("ready", flush=True)
         answer(server)
+
+
+def _read_bundled_images() -> None:
+    """Reads them before any fork, which then has them."""
+    from bundled_reads import read_once
+
+    from ssltool.config import DataSettings
+    from ssltool.data import bundled
+    from ssltool.data.layouts import fashion_mnist
+
+    fashion_mnist.read_idx = read_once()
+    for split in ("train", "val"):
+        fashion_mnist.read(bundled.FOLDER, split, DataSettings())
 
 
 def listening(path: str) -> socket.socket:

@@ -21,7 +21,7 @@ from ssltool.methods import METHODS
 from ssltool.methods.regularisers import REGULARISERS
 from ssltool.stages.pretrain import run as pretrain
 from ssltool.training.distributed import broadcast, gather, local_rows
-from tiny_methods import MASKED, NO_EFFECT, TINY_METHODS, tiny_config, tiny_options
+from tiny_methods import MASKED, NO_EFFECT, OF_PATCHES, TINY_METHODS, tiny_config, tiny_options
 
 pytestmark = pytest.mark.xdist_group("every method on two ranks")  # they share one launch, which takes half a minute
 
@@ -44,7 +44,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 CASES = {name: (name, {}) for name in METHODS} | VARIANTS
 
-VIT = {"arch": "vit_small_depth3", "stem": "auto", "zero_init_residual": True}
+VIT = OF_PATCHES | {"zero_init_residual": True}
 SETTINGS = {
     "ressl in micro-batches": {"accumulate": 4} | VIT,
     "vicreg with regularisers": {"regularise": tuple(f"{name}=0.1" for name in REGULARISERS)},
@@ -197,7 +197,7 @@ def folder(tmp_path_factory) -> Path:
 def ranks(folder, trained, server) -> list[dict[str, Any]]:
     """The results of each of two ranks."""
     # Residual branches start at random: where they start at zero, most of the first step's gradients are zero.
-    common = {"steps_per_epoch": 1, "zero_init_residual": False, "overwrite": True}
+    common = {"steps_per_epoch": 1, "zero_init_residual": False, "overwrite": True, "monitor_every": 0}
     cases = {}
     for name, (method, options) in CASES.items():
         if method in TINY_METHODS:
