@@ -46,6 +46,13 @@ SETTINGS = {
 }
 """The settings of question 3."""
 
+COLLAPSES = {
+    "no-stop-gradient": "no stop-gradient",
+    "no-predictor": "no predictor",
+    "lr-times-16": "learning rate × 16",
+}
+"""The settings of question 5 that were expected to collapse."""
+
 
 def plane(rows: pd.DataFrame, path: str) -> None:
     """Measures by the number of images, a line for each width; dots are seeds, dashed lines the untrained networks, and
@@ -74,17 +81,20 @@ def plane(rows: pd.DataFrame, path: str) -> None:
 
 
 def orders(rows: pd.DataFrame, path: str) -> None:
-    """The seeds and means of each order, at each point of question 2."""
+    """The seeds and means of each order, at each point of question 2. What differs too little from iid to count is
+    within the grey band."""
     runs = last(rows)
     runs = runs[runs["part"] == "2"].assign(order=order_of)
     points = runs[["width", "images"]].drop_duplicates()
-    names = ("val_effective_rank", "val_auc", "probe_points")
+    names = dict(zip(("val_effective_rank", "val_auc", "probe_points"), OUTCOMES.values(), strict=True))
     figure, axes = plt.subplots(
         len(points), len(names), figsize=(11, 2.8 * len(points)), squeeze=False, sharex=True, layout="constrained"
     )
     for line, (_, point) in zip(axes, points.iterrows(), strict=True):
         here = runs[(runs[["width", "images"]] == point).all(axis=1)]
-        for axis, name in zip(line, names, strict=True):
+        for axis, (name, (counts, outcome)) in zip(line, names.items(), strict=True):
+            iid, change = here.loc[here["order"] == "iid", name].mean(), np.array([-counts, counts])
+            axis.axhspan(*(iid * 2.0**change if "log2" in outcome else iid + change), color="0.9", zorder=0)
             for place, order in enumerate(ORDERS):
                 values = here.loc[here["order"] == order, name]
                 axis.plot([place] * len(values), values, "o", color=COLOURS[place == 0], markersize=4)
@@ -178,7 +188,8 @@ def early(rows: pd.DataFrame, path: str) -> None:
     runs = rows[
         (rows["epoch"] > 0) & (rows["part"].isin(("1a", "5"))) & (rows["width"] == 4) & (rows["images"] == 60000)
     ]
-    runs = runs.assign(setting=runs["run"].str.extract(r"^5-(.+)-w")[0].str.replace("-", " ").fillna("usual settings"))
+    runs = runs.assign(setting=runs["run"].str.extract(r"^5-(.+)-w")[0].map(COLLAPSES).fillna("usual settings"))
+    runs["m_effective_rank"] = runs["m_effective_rank"].clip(lower=1.0)  # that of equal outputs is recorded as 0
     panels = {"m_knn": "kNN accuracy of the monitor", "m_effective_rank": "effective rank", "m_auc": "AUC"}
     figure, axes = plt.subplots(1, len(panels), figsize=(12.5, 3.4), layout="constrained")
     for axis, (column, title) in zip(axes, panels.items(), strict=True):

@@ -59,14 +59,16 @@ def read_cached(images: ImageSet, whole: ImageSet, settings: DataSettings) -> tu
     folder, given = Path(str(settings.cache)), images.rules
     if settings.data is not None and os.path.realpath(folder) == os.path.realpath(settings.data):
         raise SSLToolError(f"--cache {folder} is the folder of the images; name another one")
-    path = cache_path(folder, whole.split)
+    path, others = cache_path(folder, whole.split), _rules_in(folder)
+    if given.auto and others is not None and others.value_range is not None:  # all splits have one range
+        given = dataclasses.replace(given, value_range=others.value_range, auto=False)
     if not path.exists():
-        if others := other_files(folder):
+        if strange := other_files(folder):
             raise SSLToolError(
-                f"{folder} holds other files than those of a cache ({first_names(others, 3)}); name an empty or a new "
+                f"{folder} holds other files than those of a cache ({first_names(strange, 3)}); name an empty or a new "
                 "folder for the cache"
             )
-        size = given.cache_size or _size_in(folder) or DEFAULT_SIZE
+        size = given.cache_size or (others.cache_size if others else None) or DEFAULT_SIZE
         whole, notes = surveyed(dataclasses.replace(whole, rules=given))
         write_cache(path, whole, given, size, notes, workers=settings.workers, skip_corrupt=settings.skip_corrupt)
     file = CacheFile.open(path)
@@ -115,10 +117,10 @@ def _named(classes: Sequence[str]) -> str:
     return f"{counted(len(classes), 'class')} ({first_names(classes, 3)})" if classes else "none"
 
 
-def _size_in(folder: Path) -> int | None:
-    """The size of the other splits in the folder of a cache; None if there are none."""
+def _rules_in(folder: Path) -> PixelRules | None:
+    """The rules of the first split in the folder of a cache; None if there is none."""
     found = (cache_path(folder, split) for split in SPLITS)
-    return next((CacheFile.open(path).rules.cache_size for path in found if path.exists()), None)
+    return next((CacheFile.open(path).rules for path in found if path.exists()), None)
 
 
 def _check(file: CacheFile, whole: ImageSet, given: PixelRules) -> None:

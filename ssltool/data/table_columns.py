@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -20,6 +21,9 @@ LABELS = ("label", "labels", "class", "class_name", "target", "category", "fine_
 
 MAX_CLASSES = 100_000
 """Labels are numbers below this."""
+
+WHOLE_NUMBER = re.compile(r"-?\d+(\.0*)?")
+"""Text that is a class number; pandas writes 1 as 1.0 in a column with empty cells."""
 
 ADVICE = "name the column of labels with --label-column"
 
@@ -63,22 +67,30 @@ def _column(given: str | None, names: Sequence[str], known: Collection[str], sou
 
 
 def labels_of(values: Sequence[Any], reference: Sequence[Any] | None, source: str) -> Labels:
-    """The labels of a column, of numbers or names; None and "" are no label. Text that is a number is one.
+    """The labels of a column, of numbers or names; None and "" are no label. Text that is a whole number is one.
 
     Args:
         values: the labels of the split.
         reference: those of the train split, which number the first classes; None if it is that split.
 
     Raises:
-        SSLToolError: if a value is no label.
+        SSLToolError: if a value is no label, or one is a name and those of the train split are numbers.
     """
-    reference = values if reference is None else reference
-    texts, known = ([_text(value, source) for value in column] for column in (values, reference))
-    if all(text.removeprefix("-").isdecimal() for text in {*texts, *known} - {""}):
-        numbers = [int(text) if text else -1 for text in texts]
-        largest = np.iinfo(np.int64).max  # which of_numbers refuses as it does any that is too large
-        return of_numbers(np.array([max(-1, min(number, largest)) for number in numbers], np.int64), source)
-    return of_names(np.array(texts, str), np.array(known, str), source)
+    texts = [_text(value, source) for value in values]
+    known = texts if reference is None else [_text(value, source) for value in reference]
+    if are_names(known):
+        return numbered(texts, sorted({*known} - {""}))
+    name = next((text for text in texts if text and not WHOLE_NUMBER.fullmatch(text)), None)
+    if name is not None and any(known):
+        raise SSLToolError(
+            f"{source}: the label {name!r} is a name, and those of the train split are numbers; write its number, or "
+            "nothing for an image without a label"
+        )
+    if name is not None:
+        return numbered(texts, ())
+    largest = np.iinfo(np.int64).max  # which of_numbers refuses as it does any that is too large
+    numbers = [int(text.partition(".")[0]) if text else -1 for text in texts]
+    return of_numbers(np.array([max(-1, min(number, largest)) for number in numbers], np.int64), source)
 
 
 def _text(value: Any, source: str) -> str:
@@ -88,7 +100,7 @@ def _text(value: Any, source: str) -> str:
         value = int(value)
     if not isinstance(value, (str, int)) or isinstance(value, bool) or len(str(value)) > 1000:
         raise SSLToolError(f"{source}: a label is {str(value)[:40]!r}; {LABELS_REMEDY}")
-    return str(value).strip()
+    return composed(str(value).strip())
 
 
 def of_numbers(labels: np.ndarray, source: str) -> Labels:
@@ -106,22 +118,13 @@ def of_numbers(labels: np.ndarray, source: str) -> Labels:
     return numbers, tuple(map(str, range(largest + 1)))
 
 
-def of_names(labels: np.ndarray, reference: np.ndarray, source: str) -> Labels:
-    """Class numbers of labels that are names; those of ``reference``, of the train split, number the first classes.
-
-    An empty name is no label.
-
-    Raises:
-        SSLToolError: if the labels of the train split are no names.
-    """
-    if reference.dtype.kind not in "US":
-        raise SSLToolError(f"{source}: the labels are names, but those of the train split are {reference.dtype}")
-    own, known = _texts(labels), _texts(reference)
-    classes = (*sorted({*known} - {""}), *sorted({*own} - {*known} - {""}))
+def numbered(names: Sequence[str], known: Sequence[str]) -> Labels:
+    """The class numbers of ``names``, of which "" is none: first the ``known`` classes in their order, then others."""
+    classes = (*known, *sorted({*names} - {*known} - {""}))
     number = {name: i for i, name in enumerate(classes)} | {"": -1}
-    return np.array([number[name] for name in own], np.int64), classes
+    return np.array([number[name] for name in names], np.int64), classes
 
 
-def _texts(names: np.ndarray) -> list[str]:
-    found: list[str | bytes] = names.ravel().tolist()
-    return [composed(name if isinstance(name, str) else name.decode(errors="backslashreplace")) for name in found]
+def are_names(texts: Sequence[str]) -> bool:
+    """Whether a label among them is a name, not a number."""
+    return not all(map(WHOLE_NUMBER.fullmatch, {*texts} - {""}))

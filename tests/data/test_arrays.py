@@ -234,9 +234,30 @@ def test_labels_that_are_names_are_numbered_by_the_train_split(tmp_path):
     assert opened(tmp_path).labels.tolist() == [2, 0, 1, 0, 2, 1]
     made = opened(tmp_path, "val")
     assert (made.labels.tolist(), made.classes) == ([2, 1], ("ant", "bee", "cat"))
-    np.save(tmp_path / "train_labels.npy", np.arange(6))
-    with pytest.raises(SSLToolError, match=r"labels .*names.*int64"):
+
+
+@pytest.mark.parametrize("names_in", ["train", "val"])
+def test_names_in_one_split_and_numbers_in_the_other_are_refused(tmp_path, names_in):
+    for split in ("train", "val"):
+        np.save(tmp_path / f"{split}.npy", GREY)
+        np.save(tmp_path / f"{split}_labels.npy", ["cat", "ant"] * 3 if split == names_in else np.arange(6))
+    assert len(opened(tmp_path).classes) == (2 if names_in == "train" else 6)
+    with pytest.raises(SSLToolError, match=r"val images: .*names.*"):
         opened(tmp_path, "val")
+
+
+@pytest.mark.parametrize("text_in", ["train", "val", "both"])
+def test_numbers_that_are_text_are_numbers(tmp_path, text_in):
+    numbers = np.array([10, 2, 0, 11, 1, 3])
+    for split in ("train", "val"):
+        np.save(tmp_path / f"{split}.npy", GREY)
+        np.save(tmp_path / f"{split}_labels.npy", numbers.astype(str) if text_in in (split, "both") else numbers)
+        assert opened(tmp_path, split).labels.tolist() == numbers.tolist()
+
+
+def test_test_images_alone_may_have_names_as_labels(tmp_path):
+    np.savez(tmp_path / "a.npz", test_images=GREY, test_labels=["cat", "ant"] * 3)
+    assert opened(tmp_path / "a.npz", "test").labels.tolist() == [1, 0] * 3
 
 
 def test_pickles_are_not_loaded(tmp_path, bomb):

@@ -138,6 +138,50 @@ def test_columns_of_text_and_numbers_are_labels_and_none_says_how_to_name_it(tmp
         opened(tmp_path / "d", image_column="nothing")
 
 
+def labelled(values: list[object], names: list[str] | None):
+    """Rows whose labels are numbers of ``names``, or values without names."""
+    label = datasets.Value("string" if isinstance(values[0], str) else "int64")
+    features = datasets.Features(
+        {"photo": datasets.Image(), "label": datasets.ClassLabel(names=names) if names else label}
+    )
+    photos = [{"bytes": png(PIXELS[i]), "path": None} for i in range(len(values))]
+    return datasets.Dataset.from_dict({"photo": photos, "label": values}, features=features)
+
+
+@pytest.mark.parametrize(
+    ("val", "names"),
+    [
+        ([0, 1, 2, -1], ["bee", "cat", "dog", "ant"]),
+        (["bee", "cat", "dog", ""], None),
+        ([2, 0, 3, -1], ["cat", "ant", "bee", "dog"]),
+        ([2, 0, 3, -1], None),
+    ],
+    ids=["other numbers", "text", "as in train, and a class more", "numbers only"],
+)
+def test_the_class_names_of_train_number_those_of_the_other_splits(tmp_path, val, names):
+    train = labelled([0, 1, 2], ["cat", "ant", "bee"])
+    datasets.DatasetDict({"train": train, "test": labelled(val, names)}).save_to_disk(tmp_path / "d")
+    assert opened(tmp_path / "d").labels.tolist() == [0, 1, 2]
+    if names is None and val[0] == 2:
+        with pytest.raises(SSLToolError, match="a label is 3, and the train split has 3 classes"):
+            opened(tmp_path / "d", "val")
+        return
+    made = opened(tmp_path / "d", "val")
+    assert made.labels.tolist() == [2, 0, 3, -1] and made.classes == ("cat", "ant", "bee", "dog")
+
+
+def test_text_in_train_numbers_the_class_names_of_val(tmp_path):
+    parts = {"train": labelled(["dog", "ant"], None), "test": labelled([0, 1], ["dog", "ant"])}
+    datasets.DatasetDict(parts).save_to_disk(tmp_path / "d")
+    assert opened(tmp_path / "d", "val").labels.tolist() == opened(tmp_path / "d").labels.tolist() == [1, 0]
+
+
+def test_a_folder_of_parquet_files_with_images_in_a_column_of_any_name_is_found(tmp_path):
+    for split in ("train", "test"):
+        dataset().rename_column("photo", "image").to_parquet(tmp_path / "d" / f"{split}.parquet")
+    assert detect(str(tmp_path / "d")) == "hf" and len(opened(tmp_path / "d", "val")) == 10
+
+
 def test_rows_that_refer_to_files_are_read_from_them(tmp_path, write_images):
     paths = [*write_images(tmp_path / "a", 2), *write_images(tmp_path / "a" / "b", 1, size=(7, 7))]
     made = datasets.Dataset.from_dict({"image": list(map(str, paths))}).cast_column("image", datasets.Image())

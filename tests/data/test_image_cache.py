@@ -428,3 +428,25 @@ def test_a_killed_command_is_continued(photos, tmp_path, server):
         command.wait()
     cache(CacheConfig(data=str(photos), out=str(out), size=32))
     assert cache_path(out, "train").read_bytes() == cache_path(write(photos), "train").read_bytes()
+
+
+@pytest.mark.parametrize("first", ["train", "val"])
+@pytest.mark.parametrize("together", [True, False])
+def test_all_splits_of_a_cache_have_one_automatic_range(tmp_path, first, together):
+    for split, largest in (("train", 4000), ("val", 2000)):
+        (tmp_path / "wide" / split).mkdir(parents=True)
+        for i in range(3):
+            values = np.linspace(0, largest, 256).reshape(16, 16).astype(np.uint16) + i
+            Image.fromarray(values).save(tmp_path / "wide" / split / f"{i}.png")
+    settings = {"data": str(tmp_path / "wide"), "dataset_type": "imagenet", "value_range": ("auto",)}
+    made = {"out": str(tmp_path / "made"), **settings}
+    for split in ["both"] if together else [first, {"train": "val", "val": "train"}[first]]:
+        cache(CacheConfig(**made, split=split))
+    opened = {split: open_dataset(DataSettings(data=str(tmp_path / "made")), split) for split in ("train", "val")}
+    assert opened["train"].rules.value_range == opened["val"].rules.value_range
+    again = DataSettings(**settings, cache=str(tmp_path / "made"))
+    assert {open_dataset(again, split).rules for split in opened} == {opened["train"].rules}
+    pixels = {split: next(iter(images.images)) for split, images in opened.items()}
+    low, high = opened["val"].rules.value_range
+    grey = (np.linspace(0, 2000, 256).reshape(16, 16).astype(np.uint16) - low) / (high - low) * 255
+    assert pixels["val"][0].numpy() == pytest.approx(np.rint(grey.clip(0, 255)), abs=1)

@@ -126,6 +126,82 @@ def test_train_numbers_the_classes_of_the_other_splits(images):
     assert opened(folder, "test").labels.tolist() == [0, 2] * 3
 
 
+def of_splits(images: Path, **labels: list[object]) -> Path:
+    """A folder with a table for each split, of these labels."""
+    folder = images / "tables"
+    folder.mkdir()
+    for split, column in labels.items():
+        rows = [(f"../{NAMES[i % len(NAMES)]}", label) for i, label in enumerate(column)]
+        write(folder / f"{split}.csv", [("path", "label"), *rows])
+    return folder
+
+
+def test_a_name_among_the_numbers_of_val_is_named_and_an_empty_label_is_none(images):
+    folder = of_splits(images, train=list(range(12)), val=[11, 2, "unknown", 10], test=[11, 2, "", 10])
+    assert opened(folder).labels.tolist() == list(range(12))
+    with pytest.raises(SSLToolError, match=r"val images: the label 'unknown' .* numbers"):
+        opened(folder, "val")
+    assert opened(folder, "test").labels.tolist() == [11, 2, -1, 10]
+
+
+@pytest.mark.parametrize("fractions", [("train",), ("val",), ("train", "val")])
+def test_whole_numbers_that_are_written_with_a_point_are_the_same_classes(images, fractions):
+    """As pandas writes a column of numbers with an empty cell."""
+    numbers = [10, 2, 0, 11, 1, 3]
+    labels = {split: [f"{n}.0" if split in fractions else n for n in numbers] for split in ("train", "val")}
+    folder = of_splits(images, **labels)
+    for split in ("train", "val"):
+        made = opened(folder, split)
+        assert made.labels.tolist() == numbers and made.classes == tuple(map(str, range(12)))
+
+
+def test_a_detected_table_is_named_with_the_flag_that_reads_all_files(images):
+    write(images / "annotated.csv", [("path", "label"), *((name, 1) for name in NAMES[:2])])
+    (note,) = [note for note in opened(images).notes if "detected" in note]
+    assert "annotated.csv" in note and "--dataset-type images" in note
+    assert not any("detected" in note for note in opened(images, dataset_type="table").notes)
+    assert not any("detected" in note for note in opened(images / "annotated.csv").notes)
+
+
+@pytest.mark.parametrize("odd", ["dev", ""])
+def test_a_row_of_no_split_among_rows_of_splits_is_refused(images, odd):
+    rows = zip(NAMES, ["train", "train", "test", odd, "test", "train"], strict=True)
+    table = write(images / "t.csv", [("path", "Split"), *rows])
+    with pytest.raises(SSLToolError, match=f"row 4: the column Split has '{odd}'"):
+        opened(table)
+
+
+def test_the_column_of_splits_is_found_in_any_case(images):
+    rows = zip(NAMES, ["train", "train", "test", "test", "test", "train"], strict=True)
+    table = write(images / "t.csv", [("path", "SPLIT"), *rows])
+    assert [len(opened(table, split)) for split in ("train", "test")] == [3, 3]
+    assert not any("not read" in note for note in opened(table).notes)
+
+
+@pytest.mark.parametrize("path", ["x" * 5000, "a\0b"])
+def test_a_table_beside_images_whose_first_cell_cannot_be_a_path_is_no_table(images, path):
+    write(images / "photos" / "a" / "notes.csv", [("file", "words"), (path, "1")])
+    assert detect(str(images / "photos" / "a")) == "images"
+
+
+def test_a_damaged_parquet_file_beside_images_is_no_dataset(images):
+    (images / "photos" / "a" / "meta.parquet").write_bytes(b"no parquet")
+    assert detect(str(images / "photos" / "a")) == "images"
+    (images / "alone").mkdir()
+    (images / "alone" / "train.parquet").write_bytes(b"no parquet")
+    with pytest.raises(SSLToolError, match=r"train\.parquet"):
+        opened(images / "alone")
+
+
+def test_text_of_a_parquet_table_that_cannot_be_decoded_is_one_line(images):
+    pa = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    bad = pa.Array.from_buffers(pa.string(), 1, [None, pa.py_buffer(b"\0\0\0\0\4\0\0\0"), pa.py_buffer(b"caf\xe9")])
+    parquet.write_table(pa.table({"path": pa.array(NAMES[:1]), "label": bad}), images / "t.parquet")
+    with pytest.raises(SSLToolError, match=r"t\.parquet is not a readable Parquet file"):
+        opened(images / "t.parquet")
+
+
 def test_folder_without_table_for_val_reads_test_and_says_so(images):
     for split in ("train", "test"):
         write(images / f"{split}.csv", [("path", "label"), *((name, 1) for name in NAMES)])

@@ -20,7 +20,7 @@ from ssltool.config import DataSettings
 from ssltool.data.images import ImageSet
 from ssltool.data.pixels import FLOAT, SAMPLE_IMAGES, PixelRules, evenly_spaced, settle, to_bytes, unused, value_type
 from ssltool.data.splits import is_there
-from ssltool.data.table_columns import of_names, of_numbers
+from ssltool.data.table_columns import Labels, are_names, labels_of, of_numbers
 from ssltool.errors import SSLToolError, first_names
 from ssltool.files.npy_files import read_npy, read_npz
 
@@ -72,11 +72,8 @@ def read(folder: Path, split: str, settings: DataSettings) -> ImageSet:
     pixels, rules = _pixels(images, asked, source)
     numbers, classes = np.full(len(pixels), -1), tuple[str, ...]()
     if labels is not None:
-        if labels.dtype.kind in "US":
-            reference = labels if split == "train" else _stored(folder, "train").labels
-            numbers, classes = of_names(labels, labels if reference is None else reference, source)
-        else:
-            numbers, classes = of_numbers(labels, source)
+        trained = _stored(folder, "train").labels if split != "train" and has_split(folder, "train") else None
+        numbers, classes = _labels(labels, trained, source)
         if len(numbers) != len(pixels):
             raise SSLToolError(
                 f"{source}: {len(pixels)} images, but labels of shape {labels.shape}; save one class per image (N,)"
@@ -107,6 +104,22 @@ def _stored(folder: Path, split: str) -> Stored:
         raise SSLToolError(f"{folder} has no {split} split; put train.npy and {split}.npy into a folder")
     beside = folder.with_name(f"{folder.stem}_labels.npy")
     return Stored(_load(folder), _load(beside) if beside.is_file() else None, folder.stem)
+
+
+def _labels(labels: np.ndarray, trained: np.ndarray | None, source: str) -> Labels:
+    """The labels of a split, of numbers or text, as in a table; ``trained`` are those of the train split."""
+    own, known = (None if each is None or each.dtype.kind not in "US" else _texts(each) for each in (labels, trained))
+    if trained is not None and (own is None) != (known is None) and are_names(own or known or ()):
+        kinds = ("numbers", "names") if own is None else ("names", "numbers")
+        raise SSLToolError(
+            f"{source}: the labels are {kinds[0]}, and those of the train split {kinds[1]}; save both alike"
+        )
+    return of_numbers(labels, source) if own is None else labels_of(own, known, source)
+
+
+def _texts(labels: np.ndarray) -> list[str]:
+    found: list[str | bytes] = labels.ravel().tolist()
+    return [name if isinstance(name, str) else name.decode(errors="backslashreplace") for name in found]
 
 
 def _files(folder: Path) -> dict[str, Path]:

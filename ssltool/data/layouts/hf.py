@@ -16,11 +16,12 @@ import numpy as np
 
 from ssltool.config import DataSettings
 from ssltool.data.images import ImageSet
+from ssltool.data.layouts.class_folders import contains_images
 from ssltool.data.layouts.table import holds_bytes, holds_images
 from ssltool.data.listing import files_with_suffix
 from ssltool.data.sources import LARGEST, Source, ends_of
 from ssltool.data.splits import INSTEAD, NAMES, TEST, files_of, is_there, word_for
-from ssltool.data.table_columns import ADVICE, Labels, chosen, image_column, label_column, labels_of
+from ssltool.data.table_columns import ADVICE, Labels, chosen, image_column, label_column, labels_of, numbered
 from ssltool.errors import SSLToolError, first_line, first_names
 from ssltool.training.progress import has_bars, is_quiet
 
@@ -98,7 +99,12 @@ def recognise(place: Path) -> bool:
     if place.is_file():
         return place.suffix.lower() == ".parquet" and holds_images(place)
     files = _parquet_files(place)
-    return bool(files) and holds_images(files[0])
+    try:
+        return bool(files) and holds_images(files[0])
+    except SSLToolError:
+        if contains_images(place):  # it is a file beside them, or pyarrow is missing
+            return False
+        raise
 
 
 def has_split(place: Path, split: str) -> bool:
@@ -221,12 +227,31 @@ def _names(images: Any, column: str) -> tuple[str, ...] | None:
 
 
 def _labels(place: Path, dataset: Any, column: str, split: str, title: str) -> Labels:
-    feature, values = dataset.features[column], list(dataset[column])
-    classes = getattr(feature, "names", None)
-    if classes is not None:
-        numbers = np.array([-1 if value is None else value for value in values], np.int64)
-        return numbers, tuple(classes)
-    trained = None
+    """The labels of a column; the train split numbers the classes, whatever numbers this one has for their names."""
+    values, names = _classes(dataset, column)
+    trained: list[Any] | None = None
+    known: tuple[str, ...] | None = None
     if split != "train" and has_split(place, "train"):
-        trained = list(_of_split(place, "train")[0][column])
-    return labels_of(values, trained, title)
+        train = _of_split(place, "train")[0]
+        if column in train.column_names:
+            trained, known = _classes(train, column)
+    if names is None and known is None:
+        return labels_of(values, trained, title)
+    if names is None and not any(isinstance(value, str) for value in values):  # numbers of the classes of train
+        numbers, classes = labels_of(values, None, title)
+        if len(classes) > len(known or ()):
+            raise SSLToolError(
+                f"{title}: a label is {len(classes) - 1}, and the train split has {len(known or ())} classes"
+            )
+        return numbers, known or ()
+    if names is not None:
+        values = [None if value is None or value < 0 else names[value] for value in values]
+    if known is None and trained is not None:
+        return labels_of(values, trained, title)
+    return numbered([value or "" for value in values], known or names or ())
+
+
+def _classes(dataset: Any, column: str) -> tuple[list[Any], tuple[str, ...] | None]:
+    """The values of a column, and the names of the classes that they number; None if they are no such numbers."""
+    names = getattr(dataset.features[column], "names", None)
+    return list(dataset[column]), None if names is None else tuple(names)

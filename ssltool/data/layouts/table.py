@@ -17,6 +17,7 @@ import numpy as np
 
 from ssltool.config import DataSettings
 from ssltool.data import table_columns as columns
+from ssltool.data.detection import is_detected
 from ssltool.data.images import ImageSet
 from ssltool.data.listing import files_with_suffix
 from ssltool.data.splits import ALL_NAMES, INSTEAD, TEST, files_of, is_there, word_for
@@ -55,9 +56,11 @@ def recognise(place: Path) -> bool:
     if not tables:
         return False
     try:
-        first = _names(files_of("train", tables, place)[0][0])
-        return (place / next(_paths(files_of("train", tables, place)[0][0], first))).is_file()
-    except (SSLToolError, StopIteration):
+        first = files_of("train", tables, place)[0][0]
+        if first.suffix.lower() == ".parquet" and holds_images(first):
+            return False
+        return (place / next(_paths(first, _names(first)))).is_file()
+    except (SSLToolError, StopIteration, OSError, ValueError):  # also for text that cannot be a path
         return False
 
 
@@ -107,6 +110,9 @@ def read(place: Path, split: str, settings: DataSettings) -> ImageSet:
     base = place if place.is_dir() else place.parent
     paths = tuple(os.path.join(base, path) for one in found for path in one.paths)
     images = ImageSet("table", split, np.full(len(names), -1), np.arange(len(names)), paths=paths, files=tuple(names))
+    if is_detected(settings) and place.is_dir():
+        detected = f"--dataset-type table was detected: {first_names([file.name for file in files])} has their paths"
+        notes = [f"{detected}; --dataset-type images reads all image files", *notes]
     images = images.with_notes(*notes, found[0].note)
     labels = _joined(found)
     if labels is None:
@@ -132,16 +138,17 @@ def _of_split(place: Path, split: str) -> tuple[list[Path], list[int] | None, li
             raise SSLToolError(f"{place} has no tables; name a .csv, .tsv or .parquet file, or put train.csv into it")
         files, notes = files_of(split, tables, place)
         return files, None, notes
-    words = _splits(place)
-    if words is not None:
+    found = _splits(place)
+    if found is not None:
+        column, words = found
         word = word_for(split, set(words))
         if word is None:
             raise SSLToolError(
-                f"{place} has no {split} split: its column {SPLIT} has {first_names(sorted(set(words)))}; write the "
+                f"{place} has no {split} split: its column {column} has {first_names(sorted(set(words)))}; write the "
                 "split of each row there"
             )
         instead = [f"val is the rows of {word}, {INSTEAD.format('split')}"] if split == "val" and word in TEST else []
-        note = f"{split} is the rows with {word} in the column {SPLIT}"
+        note = f"{split} is the rows with {word} in the column {column}"
         return [place], [row for row, one in enumerate(words) if one == word], instead or [note]
     if split != "train":
         suffix = place.suffix
@@ -152,12 +159,25 @@ def _of_split(place: Path, split: str) -> tuple[list[Path], list[int] | None, li
     return [place], None, []
 
 
-def _splits(file: Path) -> list[str] | None:
-    """The name of the split of each row, in lower case; None without a column of them."""
-    if SPLIT not in _names(file):
+def _splits(file: Path) -> tuple[str, list[str]] | None:
+    """The column of splits, and the name of the split of each row, in lower case; None without such a column.
+
+    Raises:
+        SSLToolError: if some rows have the name of a split, and others something else.
+    """
+    column = next((name for name in _names(file) if name.lower() == SPLIT), None)
+    if column is None:
         return None
-    words = [str(value).strip().lower() for value in _cells(file, [SPLIT])[0]]
-    return words if words and ALL_NAMES.issuperset(words) else None
+    words = [str("" if value is None else value).strip().lower() for value in _cells(file, [column])[0]]
+    if ALL_NAMES.isdisjoint(words):
+        return None
+    other = next((row for row, word in enumerate(words) if word not in ALL_NAMES), None)
+    if other is not None:
+        raise SSLToolError(
+            f"{file}, row {other + 1}: the column {column} has {words[other]!r}, and other rows the name of a split; "
+            "write train, val or test, or give the column another name"
+        )
+    return column, words
 
 
 def _tables(folder: Path) -> list[Path]:
@@ -182,7 +202,7 @@ def _read(file: Path, settings: DataSettings, rows: Sequence[int] | None) -> Col
                 f"{file}, row {row + 1}: the path in the column {image} is {path!r}; {advice}, or name the column of "
                 "paths with --image-column"
             )
-    others = [name for name in header if name not in {*wanted, SPLIT if rows is not None else image}]
+    others = [name for name in header if name not in wanted and (rows is None or name.lower() != SPLIT)]
     return Columns(paths, names, None if label is None else cells[1], columns.chosen([image], label, others))
 
 
@@ -194,9 +214,9 @@ def _cells(file: Path, wanted: list[str]) -> list[list[Any]]:
     _, parquet = pyarrow(f"{file}, a Parquet table,")
     try:
         table = parquet.read_table(file, columns=wanted)
+        return [table.column(name).to_pylist() for name in wanted]
     except Exception as error:
         raise SSLToolError(f"{file} is not a readable Parquet file ({first_line(error)}); copy it again") from error
-    return [table.column(name).to_pylist() for name in wanted]
 
 
 def _names(file: Path) -> list[str]:
