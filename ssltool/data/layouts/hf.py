@@ -23,6 +23,7 @@ from ssltool.data.sources import LARGEST, Source, ends_of
 from ssltool.data.splits import INSTEAD, NAMES, TEST, files_of, is_there, word_for
 from ssltool.data.table_columns import ADVICE, Labels, chosen, image_column, label_column, labels_of, numbered
 from ssltool.errors import SSLToolError, first_line, first_names
+from ssltool.files.text import composed
 from ssltool.training.progress import has_bars, is_quiet
 
 PREFIX = "hf:"
@@ -248,10 +249,10 @@ def _labels(place: Path, dataset: Any, column: str, split: str, title: str) -> L
         values = [None if value is None or value < 0 else names[value] for value in values]
     if known is None and trained is not None:
         return labels_of(values, trained, title)
-    return numbered([value or "" for value in values], known or names or ())
+    return numbered([composed(value or "") for value in values], known or names or ())
 
 
 def _classes(dataset: Any, column: str) -> tuple[list[Any], tuple[str, ...] | None]:
     """The values of a column, and the names of the classes that they number; None if they are no such numbers."""
     names = getattr(dataset.features[column], "names", None)
-    return list(dataset[column]), None if names is None else tuple(names)
+    return list(dataset[column]), None if names is None else tuple(map(composed, names))
