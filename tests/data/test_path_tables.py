@@ -196,7 +196,7 @@ def test_a_damaged_parquet_file_beside_images_is_no_dataset(images):
 def test_text_of_a_parquet_table_that_cannot_be_decoded_is_one_line(images):
     pa = pytest.importorskip("pyarrow")
     parquet = pytest.importorskip("pyarrow.parquet")
-    bad = pa.Array.from_buffers(pa.string(), 1, [None, pa.py_buffer(b"\0\0\0\0\4\0\0\0"), pa.py_buffer(b"caf\xe9")])
+    bad = pa.Array.from_buffers(pa.string(), 1, [None, pa.py_buffer(b"\0\0\0\0\5\0\0\0"), pa.py_buffer(b"na\xefve")])
     parquet.write_table(pa.table({"path": pa.array(NAMES[:1]), "label": bad}), images / "t.parquet")
     with pytest.raises(SSLToolError, match=r"t\.parquet is not a readable Parquet file"):
         opened(images / "t.parquet")
