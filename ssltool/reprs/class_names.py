@@ -113,19 +113,32 @@ def match_classes(reference: Labels, other: Labels, by: str = "name") -> Matched
 
 
 def unified(parts: Sequence[Labels]) -> tuple[list[Tensor], list[str]]:
-    """The labels of the files of one set in the numbers of the first file, and the names of all classes.
+    """The labels of the files of one set in the numbers of the first file with names of classes, and the names of all
+    classes. Labels of files without names are those numbers, if all others have the same names.
 
     Raises:
-        SSLToolError: if a file gives a name to two classes, or to some of its classes only.
+        SSLToolError: if a file gives a name to two classes, or to some of its classes only, or if one has labels but no
+            names, and those of two others differ.
     """
-    first, numbers = parts[0], [parts[0].numbers]
-    for part in parts[1:]:
-        if first.names != part.names and first.names and part.names:
-            own, names = _by_name(first, part, "save both with the same classes")
-            numbers.append(own)
-            first = Labels(first.title, first.numbers, names)
-        else:
+    named = [part for part in parts if part.names]
+    if not named:
+        return [part.numbers for part in parts], []
+    first = named[0]
+    other = next((part for part in named if part.named and part.names != first.names), None)
+    unnamed = next((part for part in parts if not part.names and part.present), None)
+    if other is not None and unnamed is not None:
+        raise SSLToolError(
+            f"{unnamed.title} has labels without names of classes, and the names of {first.title} and {other.title} "
+            "differ, so that its labels cannot be compared; save all with the same classes"
+        )
+    numbers = []
+    for part in parts:
+        if not part.names or part.names == first.names:
             numbers.append(part.numbers)
+            continue
+        own, names = _by_name(first, part, "save both with the same classes")
+        numbers.append(own)
+        first = Labels(first.title, first.numbers, names)
     return numbers, [first.names.get(number, "") for number in range(max(first.names, default=-1) + 1)]
 
 

@@ -142,6 +142,28 @@ def test_a_class_without_a_name_beside_named_ones_is_refused_or_noted():
     assert "--labels-by" not in str(caught.value)
 
 
+@given(st.permutations(range(3)))
+def test_a_part_without_labels_changes_those_of_the_others_nowhere(order):
+    parts = [labels("a", [0, 1], ["ant", "bee"]), labels("b", [0, 1], ["bee", "cat"]), labels("none", [-1, -1], [])]
+    numbers, classes = unified([parts[i] for i in order])
+    named = {
+        parts[i].title: [classes[number] if number >= 0 else "" for number in part.tolist()]
+        for i, part in zip(order, numbers, strict=True)
+    }
+    assert named == {"a": ["ant", "bee"], "b": ["bee", "cat"], "none": ["", ""]}
+
+
+@given(st.permutations(range(3)))
+def test_numbers_without_names_beside_different_names_are_refused(order):
+    parts = [labels("a", [0, 1], ["ant", "bee"]), labels("b", [0, 1], ["bee", "cat"]), labels("c", [0, 1], [])]
+    with pytest.raises(SSLToolError, match=r"^c has labels without names of classes"):
+        unified([parts[i] for i in order])
+    parts[1] = labels("b", [1, 0], ["ant", "bee"])
+    numbers, classes = unified([parts[i] for i in order])
+    assert classes == ["ant", "bee"]
+    assert [part.tolist() for part in numbers] == [parts[i].numbers.tolist() for i in order]
+
+
 def test_the_parts_of_a_set_have_the_classes_of_all():
     numbers, classes = unified([labels("a", [0, 1], ["ant", "cat"]), labels("b", [1, 0], ["bee", "cat"])])
     assert [part.tolist() for part in numbers] == [[0, 1], [1, 2]]

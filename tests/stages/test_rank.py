@@ -122,6 +122,18 @@ def test_what_could_not_be_measured_is_last_and_has_no_rank(write_run):
     ]
 
 
+def test_an_infinite_metric_is_last_and_has_no_rank(write_reprs):
+    """nc1 of classes with equal means, 1 and -1 in each, is the variance within over one of 0 between."""
+    both = torch.tensor([1.0, -1.0]).repeat(8)[:, None] * torch.eye(16)[0]
+    targets = torch.arange(2).repeat_interleave(8)
+    same = write_reprs("same.pt", both + torch.eye(16)[1], targets)
+    near = write_reprs("near.pt", both + torch.nn.functional.one_hot(targets, 16), targets)
+    far = write_reprs("far.pt", both + 9 * torch.nn.functional.one_hot(targets, 16), targets)
+    result = rank(same, near, far, by="nc1")
+    assert [(row["rank"], row["run"]) for row in result["rows"]][2] == (None, "same")
+    assert [row["rank"] for row in result["rows"]] == [1, 2, None]
+
+
 def test_the_last_monitored_epoch_speaks_for_a_run(write_run):
     run = write_run("a", [{"backbone_auc": 0.9}, {"backbone_auc": 0.7, "verdict": "partial"}, {}], strategy="last")
     (row,) = rank(run)["rows"]

@@ -335,8 +335,9 @@ def _table(
     cells: Sequence[Record],
 ) -> list[Record]:
     """The rows, best first, with further ``cells``. Equal metrics share a rank. The last rows have none: those whose
-    metric is NaN, and after these the untrained networks, which are beyond the end of ``distance``."""
+    metric is not finite, and after these the untrained networks, which are beyond the end of ``distance``."""
     beyond = np.full(len(rows) - len(distance), np.nan)
+    distance = np.where(np.isfinite(distance), distance, np.nan)
     distance, forecasts, errors = (np.concatenate([of, beyond]) for of in (distance, forecasts, errors))
     ranks = stats.rankdata(distance, method="min", nan_policy="omit")
     of_steps = any("epoch" not in row.origin for row in rows if not row.untrained)
