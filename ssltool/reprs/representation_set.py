@@ -195,9 +195,11 @@ def transform_notes(*metas: Record) -> list[str]:
 
 
 def check_same_network(
-    bank: RepresentationSet, queries: RepresentationSet, titles: tuple[str, str] = ("TRAIN", "VAL")
+    bank: RepresentationSet | Representations,
+    queries: RepresentationSet | Representations,
+    titles: tuple[str, str] = ("TRAIN", "VAL"),
 ) -> None:
-    """Checks that both sets, which messages call by their ``titles``, come from the same network, as far as their
+    """Checks that both, which messages call by their ``titles``, come from the same network, as far as their
     metadata show it.
 
     Raises:

@@ -250,6 +250,15 @@ def test_the_reference_may_be_the_files_of_all_ranks(ssltool, write_reprs, tmp_p
     assert one == pytest.approx(other, rel=1e-12, abs=1e-12)
 
 
+@pytest.mark.parametrize("key", ["checkpoint_hash", "layer", "random", "image_size"])
+def test_files_of_different_networks_are_not_merged(ssltool, write_reprs, key):
+    values = {"random": [False, True], "image_size": [16, 32]}.get(key, ["one", "other"])
+    parts = [write_reprs(f"{i}.pt", rows(50, 8), **{key: value}) for i, value in enumerate(values)]
+    message = error_message(ssltool("collapse", *parts, "--merge"))
+    assert key.replace("_", " ") in message and all(str(value) in message for value in (*values, *parts))
+    assert ssltool("collapse", *parts).code == 0
+
+
 def test_without_merge_each_file_is_measured_by_itself(ssltool, write_reprs):
     parts = in_halves(write_reprs, rows(90))
     assert [found["n"] for found in ssltool("collapse", *parts, "--json").json["files"]] == [60, 30]

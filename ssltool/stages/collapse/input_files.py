@@ -13,7 +13,7 @@ from torch import Tensor
 from ssltool.diagnosis.row_blocks import Rows
 from ssltool.reprs.class_names import Labels, unified
 from ssltool.reprs.readers import files_of, stem_of
-from ssltool.reprs.representation_set import file_of_rank, require_all_ranks, transform_notes
+from ssltool.reprs.representation_set import check_same_network, file_of_rank, require_all_ranks, transform_notes
 from ssltool.reprs.representations import Representations, image_name
 from ssltool.reprs.same_images import repeated_images
 from ssltool.settings import Record
@@ -37,7 +37,8 @@ class InputFiles:
         their files.
 
         Raises:
-            SSLToolError: if a file cannot be read, or a rank's file is missing among those that are read as one.
+            SSLToolError: if a file cannot be read, or of those that are read as one, a rank's file is missing, or two
+                come from different networks.
         """
         parts = [[path] if has_magic(path) else files_of(path) for path in paths]
         if merge:
@@ -48,6 +49,8 @@ class InputFiles:
     @classmethod
     def _read(cls, name: str, first: str, suffix: str, paths: Sequence[str], pool: str | None) -> InputFiles:
         files = [Representations.stored(path, pool) for path in paths]
+        for path, file in zip(paths[1:], files[1:], strict=True):
+            check_same_network(files[0], file, (paths[0], path))
         if len(files) > 1:
             require_all_ranks(name, paths, [file.meta for file in files])
         return cls(name, Path(first).with_name(stem_of(first) + suffix), tuple(paths), files)
