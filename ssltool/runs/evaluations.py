@@ -21,7 +21,10 @@ from ssltool.runs.folder import PROBE, RunFolder
 from ssltool.settings import Record
 
 PROTOCOL = {
-    "lincls": ("features", "optimizer", "epochs", "batch_size", "labels_fraction", "val_size", "image_size"),
+    "lincls": (
+        *("features", "optimizer", "epochs", "batch_size", "labels_fraction", "val_size", "image_size"),
+        *("layer", "tokens", "pool"),
+    ),
     "finetune": ("optimizer", "epochs", "batch_size", "lr", "layer_decay", "labels_fraction", "image_size"),
     "scan": ("clusters", "neighbours", "seed", "scored_on"),
 }
@@ -119,9 +122,10 @@ def _of_scan(path: str) -> list[Evaluation]:
         if meta.get("accuracy") is None:
             continue
         if name == "kmeans" or not clustered.exists():
-            digest = Neighbours.load(mined).meta.get("checkpoint_hash") if mined.exists() else None
+            network = Neighbours.load(mined).meta if mined.exists() else {}
         else:
-            digest = _origin(Checkpoint.load(clustered).config).get("checkpoint_hash")
+            network = _origin(Checkpoint.load(clustered).config)
+        digest = None if network.get("random") else network.get("checkpoint_hash")
         protocol = {key: meta.get(key, settings.get(key)) for key in PROTOCOL["scan"]}
         accuracies = {f"scan_{name}_accuracy": float(meta["accuracy"])}
         source = str(settings.get("pretrained") or settings.get("reprs"))

@@ -138,6 +138,26 @@ def test_results_of_different_protocols_have_columns_of_their_own(trained, probe
     assert [row[f"finetuned_acc1 (labels_fraction {share})"] for share in ("0.1", "0.01")] == [0.5, 0.4]
 
 
+def test_probes_of_different_layers_have_columns_of_their_own(trained, probe):
+    last = trained / "checkpoint.pt"
+    (row,) = table(trained, probe("p", last, 0.6, layer="backbone"), probe("q", last, 0.4, layer="projector"))["rows"]
+    assert [row[f"linear_acc1 (layer {layer})"] for layer in ("backbone", "projector")] == [0.6, 0.4]
+
+
+@pytest.mark.parametrize("untrained", [True, False])
+def test_clusters_of_an_untrained_network_are_not_those_of_its_checkpoint(copy, tmp_path, untrained):
+    a = copy("a")
+    scan = RunFolder(tmp_path / "scan", "scan")
+    scan.claim({"stage": "scan", "pretrained": str(a)})
+    one = torch.zeros(3, dtype=torch.long)
+    meta = {"checkpoint_hash": file_hash(a / "checkpoint_0001.pt"), "random": untrained, "k": 1, "metric": "cos"}
+    Neighbours(one[:, None], torch.zeros(3, 1), one, one[:, None], meta).save(scan.path / "neighbours.pt")
+    Clusters(one, torch.zeros(3), one, one, {"accuracy": 0.625}).save(scan.path / "assignments_kmeans.pt")
+    found = table(a, scan.path)
+    assert found["rows"][0].get("scan_kmeans_accuracy") == (None if untrained else 0.625)
+    assert bool(found["left_out"] or found["notes"]) == untrained
+
+
 def test_no_folder_is_dropped_without_a_word(copy, probe, finetuned, tmp_path, ssltool):
     run_, broken = copy("a"), copy("b")
     (broken / "metrics.jsonl").write_text('{"epoch": "x"}\n{}\n')

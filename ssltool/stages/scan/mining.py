@@ -15,6 +15,7 @@ from ssltool.files.misfit import shown
 from ssltool.files.writing import FilePath
 from ssltool.reprs.neighbours.file import Neighbours
 from ssltool.reprs.neighbours.search import neighbours
+from ssltool.reprs.representation_set import NETWORK_KEYS, SPLIT_KEYS
 from ssltool.reprs.representations import Representations
 from ssltool.training import distributed
 
@@ -49,7 +50,7 @@ def mine(reprs: Representations, k: int, device: torch.device, shard: Shard = ON
     labels = reprs.targets[indices.clamp(min=0)]
     compared = valid & (labels >= 0) & (reprs.targets[:, None] >= 0)
     same_label = (labels == reprs.targets[:, None])[compared]
-    meta = {name: reprs.meta.get(name) for name in ("checkpoint_hash", "layer", "dataset", "split", "fingerprint")}
+    meta = {name: reprs.meta.get(name) for name in (*NETWORK_KEYS, *SPLIT_KEYS, "fingerprint")}
     accuracy = float(same_label.double().mean()) if len(same_label) else None
     return Neighbours(
         indices,

@@ -24,6 +24,7 @@ from ssltool.files.stored import weights_hash
 from ssltool.models.family import SMALL_IMAGE
 from ssltool.reprs.clusters_file import SCORES, Clusters
 from ssltool.reprs.neighbours.file import Neighbours
+from ssltool.reprs.representation_set import NETWORK_TITLES
 from ssltool.runs.folder import RunFolder
 from ssltool.runs.resume import changed_images, check_compatible, check_images, differences
 from ssltool.runs.run_paths import run_path, with_number
@@ -197,7 +198,8 @@ class _Scan:
     def _check_mined(self) -> None:
         """Checks that the neighbours are those that this run would mine."""
         path, inputs = self.outputs["mine"], self.inputs
-        names = {"k": "--neighbours", "checkpoint_hash": "the hash of the checkpoint", "layer": "the layer"}
+        names = {"k": "--neighbours"} | {key: f"the {title}" for key, title in NETWORK_TITLES.items()}
+        names |= {"checkpoint_hash": "the hash of the checkpoint", "random": "untrained"}
         if self.config.reprs:
             old, now = Neighbours.load(path).meta, inputs.train_reprs.meta
             names |= {"dataset": "the dataset", "split": "the split", "fingerprint": "the hash of the images"}

@@ -622,6 +622,16 @@ def test_neighbours_of_another_network_are_not_continued(settings, trained):
     scan.run(dataclasses.replace(config, resume="auto"))
 
 
+@pytest.mark.parametrize("change", [{"random": True}, {"image_size": 20}])
+def test_neighbours_by_other_rows_of_one_checkpoint_are_not_continued(settings, change):
+    config = settings(epochs=1, selflabel_epochs=1)
+    alone = {"step": "mine", **defaults_of(config, "neighbours")}
+    scan.run(dataclasses.replace(config, **alone))
+    with pytest.raises(SSLToolError, match=r"neighbours\.pt: (untrained|the image size) was"):
+        scan.run(dataclasses.replace(config, **alone, **change, resume="auto"))
+    scan.run(dataclasses.replace(config, **alone, resume="auto"))
+
+
 def test_resuming_with_other_settings_is_refused(settings, monkeypatch):
     config = settings()
     step = Clustering.step
