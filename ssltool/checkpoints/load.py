@@ -22,6 +22,7 @@ from ssltool.config import LAYERS, NetworkSettings, PretrainConfig
 from ssltool.data.detection import detect, parse_type
 from ssltool.data.images import check_pixel_flags, open_dataset
 from ssltool.data.preprocessing import Preprocessing, refuse_unused
+from ssltool.data.strategies import read_numbers
 from ssltool.errors import SSLToolError, UsageError, found_in
 from ssltool.files.integrity import check_file
 from ssltool.files.reading import file_hash
@@ -34,7 +35,7 @@ from ssltool.settings import Record
 from ssltool.training import distributed
 from ssltool.training.launch import one_process
 from ssltool.training.restore import check_weights, load_weights
-from ssltool.training.setup import DEFAULT_SIZE, numbers_hash, read_listed
+from ssltool.training.setup import DEFAULT_SIZE, numbers_hash
 
 C = TypeVar("C", bound=NetworkSettings)
 
@@ -308,7 +309,7 @@ def _subset_of(settings: NetworkSettings, saved: SavedData) -> str | None:
     advice = "give the file with --idx-path, or use all images with --all"
     if not Path(saved.subset).is_file():
         raise SSLToolError(f"the run used the images listed in {saved.subset}, which does not exist; {advice}")
-    listed = read_listed(saved.subset)
+    listed = read_numbers(saved.subset, None, "--idx-path")
     if saved.subset_hash not in (None, numbers_hash(listed)):
         raise SSLToolError(f"the run used the images listed in {saved.subset}, which has changed since; {advice}")
     distributed.rank_zero_info(

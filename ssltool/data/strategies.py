@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import functools
 import math
+import sys
 from typing import Any
 
 import numpy as np
@@ -232,8 +233,9 @@ def computed_order(n: int, seed: int, *, keyed: bool, stream: bool) -> ComputedO
     return KeyedPermutation(n, seed, seeds.Stream.ORDER) if keyed else None
 
 
-def read_numbers(path: str, n: int, flag: str) -> np.ndarray:
-    """Unique image indices from 0 to n - 1, int64, from the ``.npy`` file given with ``flag``.
+def read_numbers(path: str, n: int | None, flag: str) -> np.ndarray:
+    """Unique image indices from 0 to n - 1, int64, from the ``.npy`` file given with ``flag``. If ``n`` is None, they
+    may be those of any number of images.
 
     Raises:
         SSLToolError: if the file is missing or not a 1-d integer array, or if indices are out of range or repeated.
@@ -247,6 +249,7 @@ def read_numbers(path: str, n: int, flag: str) -> np.ndarray:
         raise SSLToolError(f"{flag}: {path} must be a 1-d array of integers; found {found}")
     if not len(numbers):
         raise SSLToolError(f"{flag}: {path} is empty")
+    n = sys.maxsize if n is None else n
     outside = numbers[(numbers < 0) | (numbers >= n)]
     if len(outside):
         raise SSLToolError(

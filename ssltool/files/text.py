@@ -91,3 +91,8 @@ def _visible(character: str) -> str:
     if 0xDC80 <= code <= 0xDCFF:  # a byte of a file name that is no text
         code -= 0xDC00
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def part_of_name(text: str) -> str:
+    """``text`` as a part of a file's name: what is no letter, digit, ``_``, ``.`` or ``-`` becomes ``-``."""
+    return re.sub(r"[^\w.-]", "-", text)

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from ssltool.errors import SSLToolError, UsageError
+from ssltool.files.text import part_of_name
 
 LONGEST_NAME = 2_000
 """Maximum length of the name of an architecture with its settings, in characters."""
@@ -46,7 +47,7 @@ def file_name(name: str) -> str:
     if arch is None:
         return name
     digest = f"-{hashlib.sha256(name.encode()).hexdigest()[:8]}" if arch.settings else ""
-    return re.sub(r"[^\w.-]", "-", f"{arch.library}-{arch.model}{digest}")
+    return part_of_name(f"{arch.library}-{arch.model}{digest}")
 
 
 def parse(name: str) -> ArchName | None:

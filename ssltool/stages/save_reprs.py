@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from ssltool.data.sample import sample_images
 from ssltool.data.shard import Shard
 from ssltool.data.workers import killed_workers
 from ssltool.errors import Interrupted, SSLToolError
+from ssltool.files.text import part_of_name
 from ssltool.models.arch_name import file_name
 from ssltool.reprs import formats
 from ssltool.reprs.extract import Extraction
@@ -176,7 +176,7 @@ def _target(config: SaveReprsConfig, images: ImageSet, network: Pretrained, *, s
     number = config.exp_id if config.exp_id is not None else int(network.run.settings["exp_id"])
     # The paper's name is for the output of the trained backbone; anything else gets a suffix.
     parts = ["random" if network.origin["random"] else None, "momentum_teacher" if config.momentum_teacher else None]
-    parts += [None if config.key is None else re.sub(r"[^\w.-]", "-", config.key)]
+    parts += [None if config.key is None else part_of_name(config.key)]
     parts += [None if config.layer == "backbone" else config.layer]
     parts += [config.tokens, "places" if config.pool == "none" else None]
     counts = {"patches": config.sample_patches, "views": config.views, "sample": config.sample}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict
@@ -282,10 +281,10 @@ class TrainingSetup:
         """
         flags = {f.name for f in dataclasses.fields(self.config) if f.metadata["method_option"]}
         settings = {k: v for k, v in as_dict(self.config).items() if k not in flags.union(TRANSIENT, {"options"})}
-        second = self.second
+        second, listed = self.second, self.config.idx_path
         derived = {
             "data": absolute(self.config.data),
-            "idx_path": None if self.config.idx_path is None else str(Path(self.config.idx_path).resolve()),
+            "idx_path": None if listed is None else str(Path(listed).resolve()),
             "cache": None if self.config.cache is None else str(Path(self.config.cache).resolve()),
             "method_options": dataclasses.asdict(self.options),  # type: ignore[call-overload]  # subclasses are dataclasses
             "dataset": self.images.name,
@@ -296,7 +295,7 @@ class TrainingSetup:
             "second_hash": second and weights_hash(second.state_dict),
             "support_hash": None if self.support is None else numbers_hash(self.support.images.index),
             "index_hash": numbers_hash(self.images.index),
-            "idx_path_hash": self.config.idx_path and numbers_hash(read_listed(self.config.idx_path)),
+            "idx_path_hash": listed and numbers_hash(read_numbers(listed, None, "--idx-path")),
             "labels_hash": self._labels_hash(),
             "fingerprint": self.images.fingerprint,
             "found": record_of(self.images),
@@ -324,11 +323,6 @@ class TrainingSetup:
             *(self.second.run.plugins if self.second else ()),
         }
         return sorted(name for name in used if name is not None)
-
-
-def read_listed(path: str) -> np.ndarray:
-    """The image numbers, int64, that the file ``path`` of ``--idx-path`` lists, of any number of images."""
-    return read_numbers(path, sys.maxsize, "--idx-path")
 
 
 def numbers_hash(numbers: Order) -> str:

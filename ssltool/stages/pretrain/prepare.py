@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -153,7 +152,7 @@ def _support(config: PretrainConfig, options: Any, images: ImageSet) -> Support 
     if options.labels_path is not None:
         if options.labels_fraction != type(options)().labels_fraction:
             raise SSLToolError("--set labels_path and labels_fraction contradict each other; leave one of them out")
-        numbers = read_numbers(options.labels_path, sys.maxsize, "--labels-path")
+        numbers = read_numbers(options.labels_path, None, "--labels-path")
         rows = np.flatnonzero(np.isin(images.index, numbers) & (images.labels >= 0))
         if not len(rows):
             raise SSLToolError(
