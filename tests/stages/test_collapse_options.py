@@ -371,6 +371,36 @@ def test_far_fewer_dimensions_than_in_the_other_file_are_a_partial_collapse(writ
     assert measured(path, *loose, "--like", reference)["verdict"]["state"] == state
 
 
+@pytest.mark.parametrize(
+    ("by", "ours", "theirs"), [("--like", 60, 2000), ("--like", 2000, 60), ("--reference", 60, 2000)]
+)
+def test_rows_of_one_distribution_are_healthy_beside_any_number_of_others(write, measured, by, ours, theirs):
+    """60 rows cannot have half of the 100 dimensions of 2,000 rows."""
+    x, images = gaussian(2000, 200), {"dataset": "folder", "split": "val", "fingerprint": "here"}
+    path, reference = write("a.pt", x[:ours], **images), write("b.pt", x[:theirs], **images)
+    found = measured(path, by, reference)
+    assert found["verdict"]["state"] == "healthy"
+    (note,) = [note for note in found["notes"] if "b.pt" in note and "compared" in note]
+    assert "60 rows" in note
+
+
+def test_the_number_of_rows_hides_no_collapse_beside_a_reference(write, measured):
+    loose = ["--threshold", "partial_dead=1", "--threshold", "partial_rank=0"]
+    path, reference = write("a.pt", in_dimensions(10, n=300)), write("b.pt", in_dimensions(60))
+    assert measured(path, *loose, "--like", reference)["verdict"]["state"] == "partial"
+
+
+def test_a_narrow_file_is_compared_with_the_dimensions_that_it_can_have(write, measured):
+    narrow, wide = write("a.pt", gaussian(1000, 20)), write("b.pt", gaussian(1000, 200))
+    found = measured(narrow, "--like", wide)
+    assert found["verdict"]["state"] == "healthy"
+    assert "b.pt: 20" in found["verdict"]["line"]
+    assert any("counts as 20" in note for note in found["notes"])
+    flat = write("c.pt", torch.cat([gaussian(1000, 4), 1e-3 * gaussian(1000, 16, seed=2)], dim=1))
+    loose = ["--threshold", "partial_dead=1", "--threshold", "partial_rank=0.01"]
+    assert measured(flat, *loose, "--like", wide)["verdict"]["state"] == "partial"
+
+
 @pytest.mark.parametrize("state", STATES)
 @pytest.mark.parametrize("other", STATES)
 def test_like_never_makes_a_verdict_better(write, measured, state, other):

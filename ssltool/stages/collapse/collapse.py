@@ -28,7 +28,7 @@ from ssltool.runs.tables import file_rows, means_of_groups, write_table
 from ssltool.settings import Record
 from ssltool.stages.collapse.input_files import InputFiles
 from ssltool.stages.collapse.saved_spectra import plot, save_spectra, spectrum_paths
-from ssltool.stages.collapse.untrained_reference import Reference
+from ssltool.stages.collapse.untrained_reference import EffectiveRanks, Reference
 from ssltool.training import distributed
 from ssltool.training.device import pick_device
 from ssltool.training.progress import has_bars, is_quiet
@@ -81,7 +81,10 @@ def run(config: CollapseConfig) -> Record:
                 _require(source, rows, reference, config, request)
             measured = _measure(source, rows, config, request, config.reference)
             measurements.append(measured)
-            result = ranks.from_main(partial(_result, source, measured, config, request, reference))
+            pair = None
+            if reference is not None:
+                pair = reference.effective_ranks(rows, measured, normalize=config.normalize, seed=config.seed)
+            result = ranks.from_main(partial(_result, source, measured, config, request, reference, pair))
             results.append(result | _uncertainty(rows, measured, config, request))
         return ranks.from_main(lambda: _written(config, request, inputs, measurements, results, paths))
 
@@ -179,7 +182,8 @@ def _reference(config: CollapseConfig, request: _Request, ranks: Ranks) -> Refer
         (source,) = InputFiles.open([path], config.pool, merge=False)
     alone = tuple(name for name in request.metrics if metrics.METRICS[name].at not in metrics.OF_TWO_FILES)
     alone_request = dataclasses.replace(request, metrics=alone, limit=Limit())
-    return Reference(source.meta, _measure(source, _rows(source, config, alone_request, ranks), config, alone_request))
+    rows = _rows(source, config, alone_request, ranks)
+    return Reference(source.meta, rows, _measure(source, rows, config, alone_request))
 
 
 def _matched(
@@ -242,7 +246,12 @@ def _measure(
 
 
 def _result(
-    source: InputFiles, measured: Measured, config: CollapseConfig, request: _Request, reference: Reference | None
+    source: InputFiles,
+    measured: Measured,
+    config: CollapseConfig,
+    request: _Request,
+    reference: Reference | None,
+    pair: EffectiveRanks | None,
 ) -> Record:
     names = _reported(measured, config, request)
     numbers: Mapping[str, float] = {}
@@ -260,16 +269,17 @@ def _result(
         "notes": measured.notes + source.notes(config.same_images),
         "origin": {key: source.meta[key] for key in ORIGIN if key in source.meta},
     }
-    if reference is not None:
+    if reference is not None and pair is not None:
         name = str(config.reference or config.like)
         verdict = compare(
             verdict,
-            measured.metrics,
-            reference.measured.metrics,
+            {**measured.metrics, "effective_rank": pair.ours},
+            {"effective_rank": pair.theirs},
             name,
             request.thresholds,
             untrained=bool(is_untrained(source.meta)),
         )
+        result["notes"] += pair.notes
         key = "like" if config.reference is None else "reference"
         result[key] = {name: reference.measured.metrics.get(name) for name in names}
     result["verdict"] = _as_dict(verdict, measured.dead)
