@@ -16,6 +16,7 @@ from dataclasses import field
 from typing import Any
 
 from ssltool.errors import UsageError, counted
+from ssltool.files.overwriting import refuse_overwriting
 
 Settings = dict[str, Any]
 """Settings as plain values, as in ``config.json`` and in a checkpoint's ``config``."""
@@ -51,6 +52,7 @@ def setting(
     metavar: str | None = None,
     nargs: int = 1,
     alone: Collection[str] = (),
+    writes: bool = False,
 ) -> Any:
     """A dataclass field with what the command line and the checks need to know about it.
 
@@ -67,6 +69,7 @@ def setting(
         method_option: the method's option that the setting stands for.
         nargs: how many values follow the flag.
         alone: values that follow the flag alone, in place of ``nargs`` values, or of a number.
+        writes: the value is the path of a file that the stage writes.
     """
     metadata = {k: v for k, v in locals().items() if k != "default"}
     return field(default=default, metadata=metadata)
@@ -194,11 +197,25 @@ class Checked:
 
         Raises:
             UsageError: for the first one.
+            SSLToolError: if an output is also an input.
         """
         for name, why in ineffective(self, self.conflicts()):
             raise UsageError(f"{flag(name)} does nothing {why}; leave one of them out")
         for message in self.mistakes():
             raise UsageError(message)
+        refuse_overwriting(*self._outputs_and_inputs())
+
+    def _outputs_and_inputs(self) -> tuple[dict[str, str], list[str]]:
+        """The paths of outputs by their flags, and what else is text, which may be paths of inputs."""
+        outputs: dict[str, str] = {}
+        inputs: list[str] = []
+        for f in dataclasses.fields(self):  # type: ignore[arg-type]
+            value = getattr(self, f.name)
+            if f.metadata.get("writes") and value is not None:
+                outputs[self.flag_name(f.name)] = value
+            else:
+                inputs += [one for one in (value if isinstance(value, tuple) else (value,)) if isinstance(one, str)]
+        return outputs, inputs
 
     @staticmethod
     def flag_name(name: str) -> str:

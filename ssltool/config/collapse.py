@@ -103,6 +103,7 @@ class CollapseConfig(DeviceSettings):
         "plot the spectra, or with --layers the metrics over the depth, to this file: .png, .pdf or .svg",
         section="Output",
         metavar="FILE",
+        writes=True,
     )
     out: str | None = output(
         "folder for the spectrum files [default: that of each input], or a .csv or .json file for the table", "PATH"
@@ -160,7 +161,9 @@ class CollapseLayersConfig(CheckpointsSettings):
         "exit with code 3 if the collapse of the last layers is of this severity or kind", section="Verdict"
     )
     threshold: tuple[str, ...] = thresholds()
-    plot: str | None = setting(None, "figure of the metrics over the depth", section="Output", metavar="FILE")
+    plot: str | None = setting(
+        None, "figure of the metrics over the depth", section="Output", metavar="FILE", writes=True
+    )
     out: str | None = output(".csv or .json file for the table")
 
     def mistakes(self) -> Iterator[str]:

@@ -346,6 +346,7 @@ class SimilarImagesSettings(DeviceSettings):
         "write a contact sheet with the pictures and their names: .html, .png, .pdf or .svg",
         section="Output",
         metavar="FILE",
+        writes=True,
     )
 
     def conflicts(self) -> list[Rule]:

@@ -228,7 +228,7 @@ def thresholds() -> Any:
 
 def output(help: str, metavar: str = "FILE") -> Any:
     """Where a result is written."""
-    return setting(None, help, "-o", section="Output", metavar=metavar)
+    return setting(None, help, "-o", section="Output", metavar=metavar, writes=True)
 
 
 def wrong_suffix(name: str, path: str | None, *suffixes: str) -> list[str]:

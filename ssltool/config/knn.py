@@ -58,7 +58,11 @@ class KnnConfig(DeviceSettings):
     per_class: bool = setting(False, "also print the accuracy of each class", section="Output")
     confusion: bool = setting(False, "also print the confusion matrix", section="Output")
     neighbours: str | None = setting(
-        None, "write the neighbours of all queries and their distances to this file", section="Output", metavar="FILE"
+        None,
+        "write the neighbours of all queries and their distances to this file",
+        section="Output",
+        metavar="FILE",
+        writes=True,
     )
     out: str | None = output("write what --json prints to this .json file, with classes and confusion matrix")
     folder: str | None = setting(

@@ -40,7 +40,10 @@ class RankConfig(Checked):
         metavar="DIR",
     )
     fit: str | None = setting(
-        None, "fit a linear forecast of the accuracy to metrics and write it to this .json file", metavar="FORECAST"
+        None,
+        "fit a linear forecast of the accuracy to metrics and write it to this .json file",
+        metavar="FORECAST",
+        writes=True,
     )
     features: str | None = setting(
         None,
@@ -72,5 +75,3 @@ class RankConfig(Checked):
             yield f"--accuracy is '{self.accuracy}'; it must be knn, linear, or a .csv file"
         yield from wrong_suffix("fit", self.fit, ".json")
         yield from wrong_suffix("out", self.out, ".csv", ".json")
-        if self.out is not None and self.out == self.fit:
-            yield f"--out and --fit are both {self.out}; write the table and the forecast to two files"

@@ -29,7 +29,7 @@ class ReportConfig(DeviceSettings):
     )
     seed: int = seed("the choice of images and of t-SNE")
     title: str | None = setting(None, "heading of the page [default: the runs' names]", section="Output")
-    out: str = setting("report.html", "HTML file to write", "-o", section="Output", metavar="FILE")
+    out: str = setting("report.html", "HTML file to write", "-o", section="Output", metavar="FILE", writes=True)
 
     def mistakes(self) -> Iterator[str]:
         if not self.runs:

@@ -13,10 +13,10 @@ from typing import IO
 import numpy as np
 from torch import Tensor
 
+from ssltool.files.overwriting import BESIDE
 from ssltool.files.parquet_files import pyarrow
 from ssltool.files.text import storable
 from ssltool.files.writing import to_json, write_atomically, write_json
-from ssltool.reprs.readers import BESIDE
 from ssltool.reprs.representations import PLACES, Representations
 from ssltool.settings import Record
 

@@ -15,14 +15,12 @@ from torch import Tensor
 
 from ssltool.errors import SSLToolError, first_line
 from ssltool.files.npy_files import NUMPY, is_npz, read_npy, read_npz, to_tensor
+from ssltool.files.overwriting import BESIDE
 from ssltool.files.parquet_files import pyarrow
 from ssltool.files.reading import MAX_RATIO, matching, open_file, parse_json, read_json, size_limit, too_large
 from ssltool.files.stored import Entries, format_of
 from ssltool.files.torch_files import load_dict
 from ssltool.files.writing import FilePath
-
-BESIDE = ("targets", "index", "paths", "digests", "row", "column", "kind")
-"""Arrays beside ``NAME.npy``: ``NAME_targets.npy`` etc."""
 
 ROWS = ("representations", "features", "embeddings", "feats", "x", "X", "arr_0")
 TARGETS = ("targets", "labels", "target", "label", "y")

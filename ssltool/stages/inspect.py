@@ -36,13 +36,14 @@ from ssltool.errors import SSLToolError, first_line
 from ssltool.files.integrity import check_file, check_parts
 from ssltool.files.misfit import name_keys
 from ssltool.files.npy_files import read_npy
+from ssltool.files.overwriting import names_beside
 from ssltool.files.placeholders import module_weights, placeholder_names
 from ssltool.files.reading import file_hash, read_json, require
 from ssltool.files.schema import MAX_DEPTH
 from ssltool.files.stored import format_of
 from ssltool.files.torch_files import load_dict
 from ssltool.models.backbones import build_backbone
-from ssltool.reprs.readers import BESIDE, kind_of
+from ssltool.reprs.readers import kind_of
 from ssltool.reprs.readers import read_entries as read_arrays
 from ssltool.reprs.representations import Representations, holds_rows
 from ssltool.reprs.token_set import count_tokens
@@ -325,8 +326,7 @@ def _describe_npy(path: Path) -> Record:
         array = read_npy(path, mmap=True)
     except SSLToolError as error:
         return {"kind": UNREADABLE, "problem": str(error)}
-    beside = (path.with_name(f"{path.stem}{end}") for end in (".json", *(f"_{name}.npy" for name in BESIDE)))
-    if array.dtype.kind == "f" and any(file.exists() for file in beside):  # as save-reprs writes it
+    if array.dtype.kind == "f" and any(map(os.path.exists, names_beside(str(path)))):  # as save-reprs writes it
         return _describe_representations(path)
     kind = "array"
     if array.ndim == 1 and array.dtype.kind in "iu":

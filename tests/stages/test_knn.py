@@ -146,10 +146,41 @@ def test_where_k_is_larger_than_what_can_vote_all_do_and_it_says_so(ssltool, wri
     assert "5 rows can vote" in run(ssltool, path, path, "-k", 6)[1]
 
 
+def test_each_query_has_all_voters_but_its_own_image(ssltool, write_reprs):
+    """Queries of images 0 to 3 and 10, in a bank of images 0 to 3: of k = 4, the new image has four votes."""
+    images = {"split": "train", "fingerprint": "0123456789abcdef"}
+    rows = torch.tensor([[1.0, 0.0], [1.0, 0.1], [1.0, 0.2], [1.0, 3.0], [1.0, 2.9]])
+    bank = write_reprs("bank.pt", rows[:4], [0, 0, 1, 1], range(4), **images)
+    queries = write_reprs("queries.pt", rows, [0, 0, 1, 1, 0], [0, 1, 2, 3, 10], **images)
+    document, said = run(ssltool, bank, queries, "-k", "3,4")
+    # Without its own, image 0 has the votes 0 1 1, 1 likewise, 2 has 0 0 1, and 3 has 1 0 0: none is right. Of the new
+    # image the nearest three are 3, 2 and 1, labels 1 1 0; all four are a tie, which goes to class 0.
+    assert [one["accuracy"] for one in document["accuracies"]] == [0.0, 0.2]
+    assert "3 to 4 rows can vote" in said
+
+
+def test_an_unlabelled_row_of_a_querys_image_is_no_missing_voter(ssltool, write_reprs):
+    images = {"split": "train", "fingerprint": "0123456789abcdef"}
+    bank = write_reprs("bank.pt", random(4, 2), [-1, 0, 1, 1], range(4), **images)
+    queries = write_reprs("queries.pt", random(4, 2)[:1], [1], [0], **images)
+    document, said = run(ssltool, bank, queries, "-k", 3)
+    assert document["accuracy"] == 1.0 and document["excluded"] == 0
+    assert "can vote" not in said
+
+
+def test_queries_without_a_voter_are_wrong_and_counted(ssltool, write_reprs):
+    images = {"split": "train", "fingerprint": "0123456789abcdef"}
+    bank = write_reprs("bank.pt", random(2, 2), [1, -1], range(2), **images)
+    queries = write_reprs("queries.pt", random(2, 2), [1, 1], range(2), **images)
+    document, said = run(ssltool, bank, queries, "-k", 1)
+    assert document["accuracy"] == 0.5
+    assert "on 1 of the queries no row can vote" in said
+
+
 def test_a_bank_of_one_row_cannot_classify_that_row(ssltool, write_reprs):
     path = write_reprs("r.pt", random(1, 2), [3])
     ran = ssltool("knn", path, path, "--device", "cpu")
-    assert ran.code == 1 and "has one labelled row" in ran.err
+    assert ran.code == 1 and "no row can vote" in ran.err and "r.pt" in ran.err
     assert run(ssltool, path, write_reprs("q.pt", random(2, 2), [3, 4]))[0]["accuracy"] == 0.5
 
 

@@ -803,7 +803,7 @@ def test_notes_are_on_stderr_and_the_table_on_stdout(several, write_run, ssltool
         ({"fit": "a.json"}, "no row has one"),
         ({"fit": "a.csv"}, r"--fit a\.csv: .*\.json"),
         ({"out": "a.txt"}, "--out a.txt"),
-        ({"out": "a.json", "fit": "a.json"}, "--out and --fit are both a.json"),
+        ({"out": "a.json", "fit": "a.json"}, "--fit and --out are both a.json"),
         ({"by": "acu"}, "unknown metric 'acu'; did you mean auc"),
         ({"by": "auc,alpha"}, "name one metric"),
         ({"by": "twonn"}, "has no backbone_twonn, only backbone_auc"),

@@ -57,7 +57,7 @@ def spectrum_paths(config: CollapseConfig, folder: Path | None, inputs: Sequence
     """The path of each spectrum, by its type, for each input, in ``folder`` or beside it.
 
     Raises:
-        SSLToolError: if two inputs have the same.
+        SSLToolError: if two inputs have the same, or it is a file with something else than a spectrum.
     """
     middle = "normalized_" if config.normalize else ""
     kinds = SPECTRA if config.type == "all" else (config.type,)
@@ -67,7 +67,21 @@ def spectrum_paths(config: CollapseConfig, folder: Path | None, inputs: Sequence
         targets.append({kind: where / f"{stem}_{middle}{kind}.pt" for kind in kinds})
     if len({path for paths in targets for path in paths.values()}) < len(kinds) * len(targets):
         raise SSLToolError("two inputs have the same spectrum file; rename one of them, or leave out --out")
+    for path in (path for paths in targets for path in paths.values()):
+        _refuse_other_file(path)
     return targets
+
+
+def _refuse_other_file(path: Path) -> None:
+    """Refuses to replace a file that is no spectrum."""
+    if not path.is_file():
+        return
+    try:
+        Spectrum.load(path)
+    except SSLToolError as error:
+        raise SSLToolError(
+            f"{path}, where the spectrum is to be written, is no spectrum; rename it, or name a folder with --out"
+        ) from error
 
 
 def plot(config: CollapseConfig, inputs: Sequence[InputFiles], measurements: Sequence[Measured]) -> None:

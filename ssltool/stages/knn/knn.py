@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from torch import Tensor
 from ssltool.config import KnnConfig
 from ssltool.data.labels import hold_out
 from ssltool.errors import SSLToolError
+from ssltool.files.overwriting import refuse_overwriting
 from ssltool.files.writing import write_json
 from ssltool.reprs.class_names import Matched, match_classes
 from ssltool.reprs.neighbours.file import Neighbours
@@ -92,8 +92,8 @@ def run(config: KnnConfig) -> Record:
 @dataclass(frozen=True)
 class _Inputs:
     """What is read: the ``bank`` with its ``voters``, the labelled rows, and their ``labels``, the ``queries`` with
-    their labels in the numbers of ``classes``, the images of both that are the same (``ids``), and how many rows can
-    vote at ``most``."""
+    their labels in the numbers of ``classes``, the images of both that are the same (``ids``), and how many voters each
+    query has (``available``)."""
 
     bank: RepresentationSet
     voters: RowSet
@@ -101,7 +101,7 @@ class _Inputs:
     queries: RepresentationSet
     classes: Matched
     ids: ImageIds | None
-    most: int
+    available: Tensor
     k_max: int
 
     @property
@@ -125,14 +125,24 @@ def _matched(config: KnnConfig, bank: RepresentationSet, queries: Representation
     if config.neighbours is None:  # the file has the neighbours of unlabelled queries, too
         queries = queries.keep(queries.targets >= 0)
     ids = image_ids(bank, queries, config.same_images)
-    most = len(voters) - (ids is not None and bool(ids.shared.any()))
+    available = torch.full((len(queries),), len(voters))
+    if ids is not None:
+        available -= _occurrences(ids.queries, ids.bank[bank.targets >= 0])
+    most = int(available.max())
     if most < 1:
         raise SSLToolError(
-            f"{bank.name} has one labelled row, and the query is the same row: no row can vote; "
+            f"the labelled rows of {bank.name} are of the same image as the query: no row can vote; "
             "name a bank with more rows"
         )
     k_max = min(max(config.ks) if config.folder is None else max(*config.ks, paper_files.MAX_K), most)
-    return _Inputs(bank, voters, labels, queries, classes, ids, most, k_max)
+    return _Inputs(bank, voters, labels, queries, classes, ids, available, k_max)
+
+
+def _occurrences(of: Tensor, among: Tensor) -> Tensor:
+    """How often each number of ``of`` (n,) occurs in ``among``."""
+    numbers, counts = among.unique(return_counts=True)
+    place = torch.searchsorted(numbers, of).clamp(max=len(numbers) - 1)
+    return torch.where(numbers[place] == of, counts[place], 0)
 
 
 def _result(config: KnnConfig, inputs: _Inputs, near: tuple[Tensor, Tensor], held: _HeldOut | None) -> Record:
@@ -145,7 +155,7 @@ def _result(config: KnnConfig, inputs: _Inputs, near: tuple[Tensor, Tensor], hel
     own = 0 if skip is None else int(torch.isin(skip[1], skip[0]).sum())
     transforms = transform_notes(bank.meta, queries.meta)
     notes = [*inputs.classes.notes, *transforms]
-    notes += _notes(config, found, own, "" if ids is None else ids.why, inputs.most)
+    notes += _notes(config, found, own, "" if ids is None else ids.why, inputs.available)
     document |= {"self_excluded": own > 0, "excluded": own, "notes": notes}
     if config.neighbours is not None:
         _save_neighbours(config, found, inputs, document)
@@ -169,11 +179,9 @@ def _file_names(config: KnnConfig) -> tuple[str, str]:
 
 
 def _check_outputs(config: KnnConfig, *inputs: RepresentationSet) -> None:
-    read = {os.path.realpath(path) for one in inputs for path in one.paths}
-    for name in ("out", "neighbours"):
-        path = getattr(config, name)
-        if path is not None and os.path.realpath(path) in read:
-            raise SSLToolError(f"{flag(name)} {path} is also an input; give another name")
+    """Refuses outputs that are files of the inputs, such as those of ranks."""
+    outputs = {flag(name): getattr(config, name) for name in ("out", "neighbours") if getattr(config, name)}
+    refuse_overwriting(outputs, [str(path) for one in inputs for path in one.paths])
 
 
 @dataclass(frozen=True)
@@ -291,13 +299,19 @@ def _document(
     }
 
 
-def _notes(config: KnnConfig, found: Classification, own: int, why: str, most: int) -> list[str]:
-    """Notes for the user; ``why`` says how the ``own`` images of both files were told to be the same."""
+def _notes(config: KnnConfig, found: Classification, own: int, why: str, available: Tensor) -> list[str]:
+    """Notes for the user; ``why`` says how the ``own`` images of both files were told to be the same, and ``available``
+    (N,) how many rows can vote on each query."""
     notes = []
     if own:
         notes.append(f"{own:,} of the queries are in the bank{why and f' ({why})'}; no row votes on itself")
-    if max(config.ks) > most:
-        notes.append(f"{most:,} rows can vote; with a larger k, all of them do")
+    least, most = int(available.min()), int(available.max())
+    if max(config.ks) > least:
+        count = f"{least:,}" if least == most else f"{least:,} to {most:,}"
+        notes.append(f"{count} rows can vote; with a larger k, all of them do")
+    if least == 0:
+        alone = int((available == 0).sum())
+        notes.append(f"on {alone:,} of the queries no row can vote; their predictions count as wrong")
     copies = int((found.similarity[:, 0] == 0).sum())
     if copies:
         what = "has the same direction as" if config.metric == "cos" else "equals"

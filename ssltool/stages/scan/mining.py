@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,9 +16,23 @@ from ssltool.files.misfit import shown
 from ssltool.files.writing import FilePath
 from ssltool.reprs.neighbours.file import Neighbours
 from ssltool.reprs.neighbours.search import neighbours
-from ssltool.reprs.representation_set import NETWORK_KEYS, SPLIT_KEYS
+from ssltool.reprs.representation_set import NETWORK_KEYS, NETWORK_TITLES, SPLIT_KEYS
 from ssltool.reprs.representations import Representations
+from ssltool.runs.resume import differences
+from ssltool.settings import Record
 from ssltool.training import distributed
+
+NETWORK = {key: f"the {title}" for key, title in NETWORK_TITLES.items()} | {
+    "checkpoint_hash": "the hash of the checkpoint",
+    "random": "untrained",
+}
+"""What a file of neighbours keeps of the network that embedded the images, and how messages call it."""
+
+
+def mined_differences(names: Mapping[str, str], old: Record, now: Record) -> list[str]:
+    """The differences of those entries ``names`` of the metadata of neighbours that ``old`` has, for messages."""
+    known = {name: now.get(name) for name in names}
+    return differences([name for name in names if name in old], old, known, names.__getitem__)
 
 
 def check_neighbours(k: int, images: int) -> None:

@@ -24,9 +24,8 @@ from ssltool.files.stored import weights_hash
 from ssltool.models.family import SMALL_IMAGE
 from ssltool.reprs.clusters_file import SCORES, Clusters
 from ssltool.reprs.neighbours.file import Neighbours
-from ssltool.reprs.representation_set import NETWORK_TITLES
 from ssltool.runs.folder import RunFolder
-from ssltool.runs.resume import changed_images, check_compatible, check_images, differences
+from ssltool.runs.resume import changed_images, check_compatible, check_images
 from ssltool.runs.run_paths import run_path, with_number
 from ssltool.settings import Record, Settings
 from ssltool.stages.scan.cluster_scores import score
@@ -39,7 +38,7 @@ from ssltool.stages.scan.cluster_training import (
 )
 from ssltool.stages.scan.inputs import Inputs, unit_rows
 from ssltool.stages.scan.kmeans import kmeans, nearest_centroid
-from ssltool.stages.scan.mining import NeighbourTable, check_neighbours, mine
+from ssltool.stages.scan.mining import NETWORK, NeighbourTable, check_neighbours, mine, mined_differences
 from ssltool.training import distributed
 from ssltool.training.classifier_setup import build_classifier, classifier_setup
 from ssltool.training.device import pick_device
@@ -197,18 +196,23 @@ class _Scan:
 
     def _check_mined(self) -> None:
         """Checks that the neighbours are those that this run would mine."""
-        path, inputs = self.outputs["mine"], self.inputs
-        names = {"k": "--neighbours"} | {key: f"the {title}" for key, title in NETWORK_TITLES.items()}
-        names |= {"checkpoint_hash": "the hash of the checkpoint", "random": "untrained"}
+        path, names = self.outputs["mine"], {"k": "--neighbours"} | NETWORK
         if self.config.reprs:
-            old, now = Neighbours.load(path).meta, inputs.train_reprs.meta
+            old, now = Neighbours.load(path).meta, self.inputs.train_reprs.meta
             names |= {"dataset": "the dataset", "split": "the split", "fingerprint": "the hash of the images"}
         else:
-            old, now = self.mined.meta, inputs.network.origin | {"layer": "backbone"}
-        now = {name: now.get(name) for name in names} | {"k": self.config.neighbours}
-        differing = differences([name for name in names if name in old], old, now, names.__getitem__)
+            old, now = self.mined.meta, self._embedding_network()
+        differing = mined_differences(names, old, now | {"k": self.config.neighbours})
         if differing:
             raise SSLToolError(f"cannot resume {path}: {'; '.join(differing)}; give its values, or mine again")
+
+    def _other_network(self) -> list[str]:
+        """How the network that embedded the neighbours differs from the one that this run embeds images with."""
+        return mined_differences(NETWORK, self.mined.meta, self._embedding_network())
+
+    def _embedding_network(self) -> Record:
+        """What neighbours keep of the network that this run embeds images with."""
+        return self.inputs.network.origin | {"layer": "backbone"}
 
     def _files(self) -> list[Path]:
         """The files of the first requested step and of all later ones."""
@@ -278,6 +282,11 @@ class _Scan:
             return
         with distributed.raise_on_all_ranks():
             (setup, saved, table), inputs = self.clustering, self.inputs
+        if "mine" not in self.steps and (differing := self._other_network()):
+            distributed.rank_zero_info(
+                f"note: {self.outputs['mine']} has the neighbours of another network than the one that is clustered: "
+                + "; ".join(differing)
+            )
         if table.isolated:
             distributed.rank_zero_info(
                 f"warning: {table.isolated} of {len(inputs.train)} images have no neighbours; each is its own neighbour"

@@ -622,6 +622,18 @@ def test_neighbours_of_another_network_are_not_continued(settings, trained):
     scan.run(dataclasses.replace(config, resume="auto"))
 
 
+def test_clustering_tells_of_neighbours_of_another_network(settings, capsys):
+    config = settings(epochs=1, selflabel_epochs=1)
+    scan.run(dataclasses.replace(config, step="mine", **defaults_of(config, "neighbours")))
+    cluster = dataclasses.replace(config, step="cluster", **defaults_of(config, "epochs"))
+    capsys.readouterr()
+    scan.run(cluster)
+    assert "another network" not in capsys.readouterr().err
+    scan.run(dataclasses.replace(cluster, random=True, overwrite=True))
+    (said,) = [line for line in capsys.readouterr().err.splitlines() if "another network" in line]
+    assert said.startswith("note: ") and "neighbours.pt" in said and "untrained" in said
+
+
 @pytest.mark.parametrize("change", [{"random": True}, {"image_size": 20}])
 def test_neighbours_by_other_rows_of_one_checkpoint_are_not_continued(settings, change):
     config = settings(epochs=1, selflabel_epochs=1)
