@@ -57,9 +57,12 @@ class Command:
         if self.code is None:
             self.server.settimeout(seconds)
             try:
-                self.code = int.from_bytes(self.server.recv(1) or b"\xff", "big")
+                answer = self.server.recv(1)
             except TimeoutError:
                 return None
+            except ConnectionResetError:  # it was killed before it had read the command
+                answer = b""
+            self.code = int.from_bytes(answer or b"\xff", "big")
             self.server.close()
         return self.code
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections import Counter
 from pathlib import Path
+from threading import Thread
 
+import fork_server
 import torch
 from breaks import BREAKS, KINDS, kind, unfinished
 from commands import STAGES, Job, Stage, difference
@@ -43,3 +46,20 @@ def test_commands_of_a_chain_follow_each_other_until_one_fails_or_is_killed(serv
     killed = Job(server, Stage((start, start)), {}, log)
     killed.signal(signal.SIGKILL)
     assert killed.finish() == "" and any(killed.codes) and len(killed.waiting) == 1
+
+
+def test_a_command_that_ends_before_it_reads_its_message_counts_as_killed(tmp_path):
+    path = str(tmp_path / "socket")
+    with fork_server.listening(path) as server, open(os.devnull) as nothing:
+        ends = []
+
+        def accept() -> None:
+            ends.append(server.accept()[0])
+            ends[0].sendall(bytes(4))
+
+        thread = Thread(target=accept)
+        thread.start()
+        command = fork_server.Command(path, ["ssltool", "methods"], {}, [nothing.fileno()] * 3)
+        thread.join()
+        ends[0].close()  # before it has read anything
+        assert command.wait(10) == 255
