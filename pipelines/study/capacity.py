@@ -8,9 +8,8 @@ import numpy as np
 import pandas as pd
 from comparisons import MORE_IMAGES, Comparison, Row, compared, comparison, contrasts, families
 from estimates import Estimate, Slope, bootstrap, holm, page, paired, pooled, slope, slope_in_blocks, verdict
-from results import ALL, FEWEST, OUTCOMES, last, planned, points, simsiam_iid
+from results import ALL, FEWEST, OUTCOMES, last, means, planned, points, simsiam_iid
 
-SHOWN = ("val_effective_rank", "log2_relative", "val_auc", "projector_effective_rank", "knn_points", "probe_points")
 SPAN = float(np.log2(ALL / FEWEST))
 """From 500 to 60,000 images, in powers of two."""
 
@@ -57,11 +56,11 @@ def cells(rows: pd.DataFrame) -> pd.DataFrame:
     """Means of the seeds, their number, and the standard deviations of the rank relative to the untrained network."""
     runs = last(rows)
     runs = runs[runs["part"].isin(("1a", "1b", "1c", "1d", "1e"))]
-    of_cell = runs.groupby(["part", "data", "method", "arch", "images"], dropna=False)
-    table = of_cell[[*SHOWN]].mean().round(3)
-    table.insert(0, "runs", of_cell.size())
-    table.insert(3, "its sd", of_cell["log2_relative"].std().round(3))
-    return table.reset_index().astype({"images": int})
+    cell = ["part", "data", "method", "arch", "images"]
+    table = means(runs, cell)
+    spread = runs.groupby(cell, dropna=False)["log2_relative"].std().round(3)
+    table.insert(table.columns.get_loc("log2_relative") + 1, "its sd", spread.to_numpy())
+    return table
 
 
 def trends(plane: pd.DataFrame) -> pd.DataFrame:

@@ -19,7 +19,7 @@ import pandas as pd
 import results
 from comparisons import HYBRID, MORE_IMAGES, SINGLE_PASS, Comparison, compared, contrasts, differences, families
 from estimates import Estimate
-from results import last, order_of, planned, points, read, simsiam_iid
+from results import last, means, order_of, planned, points, read, simsiam_iid
 
 HEAD = """# Tables of the study
 
@@ -52,6 +52,7 @@ def orders(rows: pd.DataFrame) -> Tables:
     paper makes claims about the point that collapses, the other one is a control."""
     runs = planned(rows)
     runs = runs[runs["part"] == "2"].assign(order=order_of)
+    yield "Means of the seeds", means(runs, ["width", "images", "order"])
     ratios, found = points(rows), []
     claims = {"current": SINGLE_PASS, **dict.fromkeys(HYBRIDS, HYBRID)}
     for point, here in runs.groupby(["width", "images"]):
@@ -71,14 +72,19 @@ def is_later(one: Comparison) -> bool:
 def of_settings(rows: pd.DataFrame) -> pd.DataFrame:
     """Question 3: each setting minus the centre, and beside it the effect of the images at its width, which is not of
     the family."""
+    near = near_the_centre(rows)
+    found = differences(near, "setting", "centre", "Settings minus those of the centre", {})
+    plane = simsiam_iid(planned(rows))
+    beside = contrasts(plane[plane["width"].isin(near["width"])], ["width"], "The images at the same width")
+    return compared([*found, *beside])
+
+
+def near_the_centre(rows: pd.DataFrame) -> pd.DataFrame:
+    """The runs of question 3, and those of question 1 with its width and images, with their ``setting``."""
     runs = planned(rows)
     runs["setting"] = runs["run"].str.extract(r"^3-(.+)-w\d+-")[0].fillna("centre")
     places = runs.loc[runs["part"] == "3", ["width", "images"]].drop_duplicates()
-    near = runs[runs["part"].isin(("1a", "3"))].merge(places, on=["width", "images"])
-    found = differences(near, "setting", "centre", "Settings minus those of the centre", {})
-    plane = simsiam_iid(runs)
-    beside = contrasts(plane[plane["width"].isin(places["width"])], ["width"], "The images at the same width")
-    return compared([*found, *beside])
+    return runs[runs["part"].isin(("1a", "3"))].merge(places, on=["width", "images"])
 
 
 def of_methods(rows: pd.DataFrame) -> pd.DataFrame:
@@ -91,11 +97,14 @@ def of_methods(rows: pd.DataFrame) -> pd.DataFrame:
 
 def settings(rows: pd.DataFrame) -> Tables:
     """The tables of question 3."""
+    yield "Means of the seeds", means(near_the_centre(rows), ["width", "images", "setting"])
     yield from families(of_settings(rows)).items()
 
 
 def methods(rows: pd.DataFrame) -> Tables:
     """The tables of question 6."""
+    runs = planned(rows)
+    yield "Means of the seeds", means(runs[runs["part"] == "6"], ["method", "images"])
     yield from families(of_methods(rows)).items()
 
 
@@ -135,8 +144,10 @@ QUESTIONS: dict[str, Callable[[pd.DataFrame], Tables]] = {
 
 def main() -> None:
     """Prints what the command line asks for."""
-    if len(sys.argv) < 2:
-        sys.exit("error: name the table of results, as in report.py study.csv 1")
+    if len(sys.argv) < 2 or not Path(sys.argv[1]).is_file() or not {*sys.argv[2:]} <= {"small", *QUESTIONS}:
+        sys.exit(
+            "error: name the table of results, and what to print of it: report.py study.csv [small|1|2|3|4|5|6 ...]"
+        )
     rows = read(Path(sys.argv[1]))
     if sys.argv[2:] == ["small"]:
         print(markdown(small(rows)))

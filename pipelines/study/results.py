@@ -15,6 +15,12 @@ OUTCOMES = {
 }
 """Primary outcomes: the smallest effect that counts, and the name. All are of val images, which no run trained on."""
 
+SHOWN = (
+    *("val_effective_rank", "log2_relative", "val_auc", "projector_effective_rank", "m_loss", "knn_points"),
+    "probe_points",
+)
+"""The columns of tables of means."""
+
 BY_CLASS = ("emoji",)
 """Datasets in which one class has more than half of the images: their accuracy is the mean of the classes."""
 
@@ -66,6 +72,14 @@ def planned(rows: pd.DataFrame) -> pd.DataFrame:
     known = settings()
     measured = last(rows).drop(columns=known.columns.drop("run"), errors="ignore")
     return known.merge(measured, on="run", how="left")
+
+
+def means(runs: pd.DataFrame, by: list[str]) -> pd.DataFrame:
+    """The means of ``SHOWN`` over the complete runs of each group, and the number of these."""
+    groups = runs.dropna(subset=["val_effective_rank"]).groupby(by, dropna=False)
+    table = groups[[*SHOWN]].mean().round(3)
+    table.insert(0, "runs", groups.size())
+    return table.reset_index().astype({"images": int})
 
 
 def simsiam_iid(rows: pd.DataFrame) -> pd.DataFrame:

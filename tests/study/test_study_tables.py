@@ -87,6 +87,7 @@ def table_of_results(tmp_path, monkeypatch):
                 | {
                     "m_effective_rank": rank,
                     "m_knn": 0.7 - 0.1 * (epoch > 12),
+                    "m_loss": -0.9,
                     "parameters": 100 * int(one["arch"].split("_w")[1]) ** 2,
                 }
             )
@@ -111,13 +112,16 @@ def test_the_report_finds_the_effect_that_is_there_and_no_other(table_of_results
     assert found["Means of the seeds"]["runs"].eq(3).all()
     growth = found["60,000 images minus 500, by the number of steps"]
     assert growth["width 4"].iloc[-1].value == pytest.approx(-1, abs=0.05) and len(growth) == 17
-    orders, switching = (table for _, table in report.orders(table_of_results))
+    means, orders, switching = (table for _, table in report.orders(table_of_results))
+    assert len(means) == 2 * 8 and means["runs"].eq(3).all()
     assert len(orders) == 3 * 2 * 7 and len(switching) == 3 * 2 * 3 and (orders["pairs"] == 3).all()
-    settings, images = (table for _, table in report.settings(table_of_results))
+    means, settings, images = (table for _, table in report.settings(table_of_results))
+    assert len(means) == 10 and means["runs"].eq(3).all()
     assert len(settings) == 3 * 9 and images["verdict"].tolist() == ["effect", "absent", "absent"]
     for table in (orders, switching, settings):
         assert (table["p (Holm)"] > 0.001).all() and not table["verdict"].isin(("same", "opposite")).any()
-    methods, simsiam = (table for _, table in report.methods(table_of_results))
+    means, methods, simsiam = (table for _, table in report.methods(table_of_results))
+    assert len(means) == 7 * 2 and means["runs"].eq(3).all()
     assert len(methods) == 7 * 3 and methods["method"].nunique() == 7 and len(simsiam) == 3
 
 
@@ -127,7 +131,7 @@ def test_the_paper_is_asked_about_the_point_that_collapses_only(table_of_results
     rows.loc[rows["run"].str.startswith("2-current"), "log2_rank"] += 1.0
     ratios = pd.Series({design.MOST: 0.5, design.LEAST: 0.9})
     monkeypatch.setattr(report, "points", lambda rows: ratios)
-    (_, orders), _ = report.orders(rows)
+    _, (_, orders), _ = report.orders(rows)
     current = orders[(orders["order"] == "current") & orders["outcome"].str.contains("rank")]
     most, least = ("width {}, {:,} images".format(*point) for point in (design.MOST, design.LEAST))
     assert dict(zip(current["at"], current["verdict"], strict=True)) == {most: "same", least: "effect"}
@@ -149,13 +153,14 @@ def test_a_table_that_lacks_runs_still_has_the_families_of_the_plan(table_of_res
     assert trends["runs"].tolist() == [11, 11, 12] * 3 and trends["p (Holm)"].notna().all()
     parts = found["All images against 500, in the other parts"]
     assert parts.loc[parts["part"] == "1e", "verdict"].eq("not run").all() and len(parts) == 3 * 4
-    settings, _ = (table for _, table in report.settings(rows))
+    means, settings, _ = (table for _, table in report.settings(rows))
+    assert "batch-256" not in set(means["setting"]) and len(means) == 9
     assert len(settings) == 3 * 9
     assert settings.groupby("setting")["pairs"].first()[["batch-256", "decay-0", "lr-quarter"]].tolist() == [0, 1, 2]
-    methods, _ = (table for _, table in report.methods(rows))
+    _, methods, _ = (table for _, table in report.methods(rows))
     assert methods.groupby("method")["pairs"].first()[["byol", "dino", "vicreg"]].tolist() == [2, 0, 3]
     assert results.points(rows) is None
-    orders, _ = (table for _, table in report.orders(rows))
+    _, orders, _ = (table for _, table in report.orders(rows))
     assert len(orders) == 3 * 2 * 7 and set(orders["pairs"]) == {2, 3}
 
 
@@ -170,6 +175,15 @@ def test_a_diverged_run_leaves_the_other_seeds_of_its_cell(table_of_results):
     found = dict(capacity.question(rows))
     means = found["Means of the seeds"].set_index(["part", "arch", "images"])["runs"]
     assert means["1a", "resnet18_w8", 500] == 2 and means["1a", "resnet18_w8", 60_000] == 3
+
+
+def test_means_are_those_of_the_complete_runs_of_a_group():
+    runs = pd.DataFrame({name: [1.0, 3.0, 7.0, None] for name in results.SHOWN})
+    table = results.means(
+        runs.assign(setting=["a", "a", "b", "b"], images=[500.0, 500.0, 60000.0, 60000.0]), ["setting", "images"]
+    )
+    assert table["runs"].tolist() == [2, 1] and table["probe_points"].tolist() == [2.0, 7.0]
+    assert table["images"].tolist() == [500, 60000]
 
 
 def test_nothing_is_reported_of_a_run_that_was_trained_and_not_yet_measured(table_of_results):
@@ -276,14 +290,18 @@ def test_a_forecast_is_scored_for_each_measure_alone_and_with_the_loss(table_of_
     assert set(tables[0][1]["groups"]) == {6}  # widths 2, 4, 8 and 16, depth 34, emoji
 
 
-def test_the_report_prints_a_markdown_table_for_each_question(table_of_results, monkeypatch, capsys):
+def test_the_report_prints_a_markdown_table_for_each_question(table_of_results, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(report, "read", lambda path: table_of_results)
-    monkeypatch.setattr(sys, "argv", ["report.py", "study.csv", "2", "3"])
+    for wrong in ([], ["--help"], [str(tmp_path / "study.csv"), "7"]):
+        monkeypatch.setattr(sys, "argv", ["report.py", *wrong])
+        with pytest.raises(SystemExit, match=r"report\.py study\.csv"):
+            report.main()
+    monkeypatch.setattr(sys, "argv", ["report.py", str(tmp_path / "study.csv"), "2", "3"])
     report.main()
     lines = capsys.readouterr().out.splitlines()
     titles = [line.split()[0] for line in lines if line.startswith("#")]
-    assert titles == ["##", "###", "###", "##", "###", "###"]
-    assert sum(line.startswith("| ---") for line in lines) == 4
+    assert titles == ["##", "###", "###", "###", "##", "###", "###", "###"]
+    assert sum(line.startswith("| ---") for line in lines) == 6
     assert report.markdown(pd.DataFrame({"a": [np.nan, 0.25], "b": [None, estimates.Estimate(np.nan)]})).endswith(
         "|  |  |\n| 0.25 |  |"
     )
