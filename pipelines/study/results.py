@@ -16,8 +16,8 @@ OUTCOMES = {
 """Primary outcomes: the smallest effect that counts, and the name. All are of val images, which no run trained on."""
 
 SHOWN = (
-    *("val_effective_rank", "log2_relative", "val_auc", "projector_effective_rank", "m_loss", "knn_points"),
-    "probe_points",
+    *("val_effective_rank", "log2_relative", "val_auc", "projector_effective_rank", "projector_dead_directions"),
+    *("m_loss", "knn_points", "probe_points"),
 )
 """The columns of tables of means."""
 

@@ -81,6 +81,7 @@ def table_of_results(tmp_path, monkeypatch):
             rank = 20 * 0.5 ** (epoch / 16 * np.log(images / 500) / np.log(120)) * np.exp(0.01 * random.randn())
             row = {"run": one["run"], "epoch": epoch, "step": 192 * epoch, "val_effective_rank": rank}
             row |= {"val_auc": 0.8 + 1e-4 * random.randn(), "knn": 0.7, "projector_effective_rank": rank}
+            row["projector_dead_directions"] = 0.0
             row |= {"probe": 0.7 + 1e-3 * random.randn(), "probe_class": 0.5, "train_images": images}
             rows.append(
                 row
