@@ -88,9 +88,9 @@ def scores(runs: pd.DataFrame, sets: Sequence[tuple[str, ...]], target: str, gro
 
 def choices(rows: pd.DataFrame) -> pd.DataFrame:
     """What each way to choose a checkpoint costs: the mean over the complete runs of SimSiam that are no hybrids, with
-    an interval by a bootstrap over them, and how often it takes the best. The best checkpoint is that with the highest
-    accuracy on one half of the val images; accuracies are those of the other half. Datasets whose accuracy is the mean
-    of the classes have no such halves."""
+    an interval by a bootstrap over them, their median, and how often it takes the best. The best checkpoint is that
+    with the highest accuracy on one half of the val images; accuracies are those of the other half. Datasets whose
+    accuracy is the mean of the classes have no such halves."""
     complete = set(simsiam(last(rows))["run"])
     runs = rows[rows["run"].isin(complete) & ~rows["data"].isin(BY_CLASS)]
     runs = runs[(runs["epoch"] > 0) & runs["probe_even"].notna()]
@@ -102,5 +102,7 @@ def choices(rows: pd.DataFrame) -> pd.DataFrame:
         cost = (best - 100 * taken["probe_odd"]).dropna()
         mean_cost = bootstrap(cost.to_frame("cost"), lambda r: float(r["cost"].mean()))
         same = (taken["epoch"] == epochs.loc[taken.index]).mean()
-        found.append({"checkpoint": name, "runs": len(cost), "points": mean_cost, "best": same})
+        found.append(
+            {"checkpoint": name, "runs": len(cost), "points": mean_cost, "median": float(cost.median()), "best": same}
+        )
     return pd.DataFrame(found)

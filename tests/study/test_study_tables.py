@@ -309,29 +309,34 @@ def test_the_report_prints_a_markdown_table_for_each_question(table_of_results, 
 
 
 def test_the_cost_of_a_choice_is_what_its_checkpoint_lacks_to_the_best_of_its_run(monkeypatch):
-    """Of two runs, the first is best at its highest rank, the second at its last checkpoint."""
+    """Of three runs, the first is best at its highest rank, the others at their last checkpoints."""
     monkeypatch.setattr(forecasts, "bootstrap", functools.partial(estimates.bootstrap, draws=10))
+    accuracies = [0.5, 0.7, 0.6] + 2 * [0.5, 0.6, 0.8] + [0.1]
     rows = pd.DataFrame(
         {
-            "run": ["a"] * 3 + ["b"] * 3 + ["not complete"],
-            "epoch": [1, 2, 4, 1, 2, 4, 2],
+            "run": ["a"] * 3 + ["b"] * 3 + ["c"] * 3 + ["not complete"],
+            "epoch": [1, 2, 4] * 3 + [2],
             "epochs": 4,
             "method": "simsiam",
             "data": "fashion",
             "arch": "resnet18_w4",
             "parent": None,
-            "probe_even": [0.5, 0.7, 0.6, 0.5, 0.6, 0.8, 0.1],
-            "probe_odd": [0.5, 0.7, 0.6, 0.5, 0.6, 0.8, 0.1],
-            "probe": [0.5, 0.7, 0.6, 0.5, 0.6, 0.8, 0.1],
+            "probe_even": accuracies,
+            "probe_odd": accuracies,
+            "probe": accuracies,
             "untrained_probe": 0.4,
-            "effective_rank": [1.0, 9.0, 2.0, 5.0, 3.0, 1.0, 1.0],
+            "effective_rank": [1.0, 9.0, 2.0] + 2 * [5.0, 3.0, 1.0] + [1.0],
         }
     )
     rows = rows.assign(**dict.fromkeys(("m_loss", "m_knn", "auc"), rows["epoch"]))
     rows = rows.assign(**dict.fromkeys(("rankme", "feature_std", "lidar"), rows["epoch"]))
     found = forecasts.choices(rows).set_index("checkpoint")
-    assert found.loc["the last", "points"].value == pytest.approx((10 + 0) / 2)
-    assert found.loc["highest effective_rank", "points"].value == pytest.approx((0 + 30) / 2)
-    assert found.loc["lowest loss", "points"].value == pytest.approx((20 + 30) / 2)  # the first: here it rises
-    assert found["best"].tolist()[:2] == [0.5, 0.0]
-    assert (found["runs"] == 2).all()
+    for name, costs in {
+        "the last": [10, 0, 0],
+        "highest effective_rank": [0, 30, 30],
+        "lowest loss": [20, 30, 30],
+    }.items():
+        assert found.loc[name, "points"].value == pytest.approx(np.mean(costs))
+        assert found.loc[name, "median"] == pytest.approx(np.median(costs))
+    assert found["best"].tolist()[:2] == pytest.approx([2 / 3, 0])  # the lowest loss is at the first: here it rises
+    assert (found["runs"] == 3).all()
