@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,12 @@ class Ran:
     @property
     def json(self) -> Any:
         return json.loads(self.out)
+
+
+def slow_but(quick: Collection[Any], values: Iterable[Any]) -> list[Any]:
+    """Parameters of a test: all ``values``, of which ``make test`` runs the ``quick`` ones, and ``make slow`` the
+    others."""
+    return [value if value in quick else pytest.param(value, marks=pytest.mark.slow) for value in values]
 
 
 def usage_message(ran: Ran) -> str:

@@ -124,6 +124,7 @@ def test_evaluation_pipeline_measures_a_network_and_an_untrained_one_by_every_st
     assert "simsiam" in (tmp_path / "out" / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_student_teacher_study_draws_losses_and_spectra_of_four_regimes(bash, tmp_path):
     np.save(tmp_path / "few.npy", np.arange(0, 8000, 40))
     network = ["-a", "vit_w64_depth2", "--set", "hidden=32", "--idx-path", "few.npy", "--device", "cpu"]

@@ -85,6 +85,10 @@ MASKED = tuple(name for name in METHODS if method_class(name).masks_patches)
 """Methods that mask patches, and therefore need a ViT."""
 
 
+QUICK = ("simsiam", "byol", "moco", "barlow", "dino", "swav", "deepcluster", "mae", "distill", "supervised")
+"""A method of each kind, for tests that take a second or more for each method."""
+
+
 def network_of(method: str) -> dict[str, Any]:
     """The settings of the network and the batches of a method."""
     maps = method_class(method).compares_positions

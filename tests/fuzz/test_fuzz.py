@@ -1,4 +1,4 @@
-"""Forty cases of the fuzzer, and what the fuzzer itself must hold: it finds what is wrong and repeats a case."""
+"""Twenty cases of the fuzzer (``make slow``: forty), and what it must hold: it finds faults and repeats a case."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ from fuzz.cases import GOOD, Case
 from fuzz.changes import change
 from fuzz.kinds import KINDS
 from fuzz.values import EXECUTED, PLAIN, TENSORS, Executed
+from helpers import slow_but
 
 pytestmark = pytest.mark.xdist_group("fuzz")  # the good files are made once
 
 CASES, BLOCKS = 40, 4
-"""Cases in the suite, and the tests that they are spread over."""
+"""Cases, and the tests that they are spread over."""
 
 SEED = 1
 
@@ -33,7 +34,7 @@ def good(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("block", range(BLOCKS))
+@pytest.mark.parametrize("block", slow_but([0, 1], range(BLOCKS)))
 def test_a_command_does_its_work_on_a_damaged_file_or_refuses_it_in_one_line(good, tmp_path, block):
     numbers = range(block * CASES // BLOCKS, (block + 1) * CASES // BLOCKS)
     found = [outcomes.run_case(good, tmp_path, SEED, number) for number in numbers]

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from helpers import same_bits
+from helpers import same_bits, slow_but
 from methods_helpers import forward_and_update
 from ssltool.checkpoints.checkpoint import Checkpoint
 from ssltool.config import LinclsConfig, PretrainConfig, SaveReprsConfig
@@ -30,7 +30,16 @@ from ssltool.stages import lincls, save_reprs
 from ssltool.stages.pretrain import run as pretrain
 from ssltool.stages.pretrain.prepare import prepare
 from ssltool.stages.pretrain.pretrain import Pretraining
-from tiny_methods import MASKED, NO_EFFECT, NO_PROJECTOR, TINY_METHODS, network_of, tiny_config, tiny_options
+from tiny_methods import (
+    MASKED,
+    NO_EFFECT,
+    NO_PROJECTOR,
+    QUICK,
+    TINY_METHODS,
+    network_of,
+    tiny_config,
+    tiny_options,
+)
 
 pytestmark = pytest.mark.xdist_group("all methods")  # a method's tests share its run
 
@@ -307,6 +316,7 @@ WIDTHS = {"wmse": 8, "distill": 64, "supervised": 10}
 """Of the projection, where the table's is not 16: distill's is its teacher's, supervised's the number of classes."""
 
 
+@pytest.mark.parametrize("run", slow_but(QUICK, METHODS), indirect=True)
 @pytest.mark.parametrize("layer", ["backbone", "projector", "predictor"])
 def test_save_reprs_saves_the_output_of_each_layer_and_refuses_missing_layers(run, layer):
     if (layer == "predictor" and run.name not in PREDICTORS) or (layer == "projector" and run.name in NO_PROJECTOR):
@@ -334,7 +344,7 @@ def test_a_linear_probe_does_not_change_the_backbone(run, tmp_path):
     assert 0 < result["acc1"] <= result["acc5"] < 1
 
 
-@pytest.mark.parametrize("run", METHODS, indirect=True)
+@pytest.mark.parametrize("run", slow_but(QUICK, METHODS), indirect=True)
 def test_bf16_gives_nearly_the_same_first_loss_and_float32_weights(run, steps):
     half = steps(run.name, {}, precision="bf16")
     assert half.losses[0] != run.losses[0]
@@ -343,7 +353,7 @@ def test_bf16_gives_nearly_the_same_first_loss_and_float32_weights(run, steps):
     assert {x.dtype for x in half.states[-1].values()} <= {torch.float32, torch.int64, torch.bool}
 
 
-@pytest.mark.parametrize("method", ["dino", "swav", "mocov3", "teacher"])
+@pytest.mark.parametrize("method", slow_but(["swav", "teacher"], ["dino", "swav", "mocov3", "teacher"]))
 def test_all_weights_of_a_vit_are_trained_except_its_position_embedding(steps, method):
     options = {"local_size": 8} if "local_size" in tiny_options(method) else {}
     vit = {"arch": "vit_small_depth3", "stem": "auto", "batch_size": 16, "epochs": 1, "steps_per_epoch": 2}

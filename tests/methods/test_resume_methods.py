@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from helpers import records, same_run
+from helpers import records, same_run, slow_but
 from ssltool.checkpoints.checkpoint import Checkpoint
 from ssltool.config import PretrainConfig
 from ssltool.errors import Interrupted
 from ssltool.methods import METHODS
 from ssltool.stages.pretrain import run as pretrain
-from tiny_methods import tiny_config
+from tiny_methods import QUICK, tiny_config
 
 SCHEDULE = {"epochs": 2, "steps_per_epoch": 2}
 
@@ -52,7 +52,7 @@ EVERY_STEP = ("simsiam", "moco", "deepcluster in a single pass", "dinov2 with Gr
 """Cases that are interrupted after every step, again and again; the others after one, which differs."""
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", slow_but((*QUICK, *VARIANTS), CASES))
 def test_an_interrupted_run_resumes_bit_identically(made, interrupt_at, name):
     """After the first step, at the end of the first epoch, or within the second."""
     never = pretrain(made(name, "whole"))

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from helpers import error_message, records, usage_message
+from helpers import error_message, records, slow_but, usage_message
 from ssltool.config import PlotConfig
 from ssltool.diagnosis.spectrum_file import Spectrum
 from ssltool.errors import SSLToolError
@@ -46,7 +46,7 @@ def monitored(trained, tmp_path):
 
 
 @pytest.mark.parametrize("kind", PLOTS)
-@pytest.mark.parametrize("ending", ["png", "pdf", "svg"])
+@pytest.mark.parametrize("ending", slow_but(["svg"], ["png", "pdf", "svg"]))
 def test_every_plot_is_deterministic_in_every_format(ssltool, tmp_path, monitored, rows, kind, ending):
     source = rows if kind in ("spectrum", "renyi") else monitored("a", backbone_auc=0.8, backbone_knn=0.5)
     out = [tmp_path / f"{i}.{ending}" for i in range(2)]

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from helpers import slow_but
 from ssltool.errors import UsageError
 from ssltool.methods import METHODS
 from ssltool.methods.regularisers import REGULARISERS
@@ -28,9 +29,6 @@ MOVING: dict[str, dict[str, Any]] = {
 REGULARISED = "vicreg with regularisers"
 VIEWS: dict[str, dict[str, Any]] = {"ijepa": {"image_size": 32}}
 """Views of 8 x 8 patches: on a smaller grid a block may be a single patch, which the compiler takes for a constant."""
-
-QUICK = ("simsiam", "moco", "swav", "dino")
-"""Methods whose steps are compiled in ``make test``; ``make slow`` compiles the others."""
 
 NEEDS_PATCHES = ("teacher", "vicregl", *MASKED)
 """Methods that need more of a network than one vector for an image."""
@@ -69,7 +67,7 @@ def losses(config: Any, watch: Any = None) -> list[float]:
 @pytest.mark.usefixtures("registries")
 @pytest.mark.parametrize(
     "method",
-    [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in (*METHODS, REGULARISED)],
+    slow_but(("simsiam", "moco", "swav", "dino"), (*METHODS, REGULARISED)),
 )
 def test_no_step_after_the_first_is_compiled_again(tmp_path: Path, trained, monkeypatch, method):
     """Over two steps of each of three epochs, with the monitor between them, whose measurements are not compiled."""

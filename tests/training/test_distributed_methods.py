@@ -14,14 +14,14 @@ import pytest
 import torch
 from fork_server import run_ranks
 
-from helpers import records
+from helpers import records, slow_but
 from ssltool.checkpoints.checkpoint import Checkpoint
 from ssltool.config import PretrainConfig
 from ssltool.methods import METHODS
 from ssltool.methods.regularisers import REGULARISERS
 from ssltool.stages.pretrain import run as pretrain
 from ssltool.training.distributed import broadcast, gather, local_rows
-from tiny_methods import MASKED, NO_EFFECT, OF_PATCHES, TINY_METHODS, tiny_config, tiny_options
+from tiny_methods import MASKED, NO_EFFECT, OF_PATCHES, QUICK, TINY_METHODS, tiny_config, tiny_options
 
 pytestmark = pytest.mark.xdist_group("every method on two ranks")  # they share one launch, which takes half a minute
 
@@ -43,6 +43,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "distill with recomputed activations": ("distill", {}),
 }
 CASES = {name: (name, {}) for name in METHODS} | VARIANTS
+NOT_SLOW = (*QUICK, *(name for name in VARIANTS if "micro-batches" not in name), "ressl in micro-batches")
 
 VIT = OF_PATCHES | {"zero_init_residual": True}
 SETTINGS = {
@@ -194,13 +195,15 @@ def folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def ranks(folder, trained, server) -> list[dict[str, Any]]:
-    """The results of each of two ranks."""
+def ranks(request, folder, trained, server) -> list[dict[str, Any]]:
+    """The results of each of two ranks, in the cases of which a test was selected."""
+    tests = [one for one in request.session.items if one.module is request.module and hasattr(one, "callspec")]
+    selected = {value for one in tests for value in one.callspec.params.values()}
     # Residual branches start at random: where they start at zero, most of the first step's gradients are zero.
     common = {"steps_per_epoch": 1, "zero_init_residual": False, "overwrite": True, "monitor_every": 0}
     cases = {}
     for name, (method, options) in CASES.items():
-        if method in TINY_METHODS:
+        if method in TINY_METHODS and name in selected:
             out = folder / "double" / str(len(cases))
             settings = common | {"epochs": steps_of(method)} | SETTINGS.get(name, {})
             settings |= {"zero_init_residual": True} if method in MASKED else {}
@@ -225,7 +228,7 @@ def in_float32(method: str, folder: Path, trained: Path) -> PretrainConfig:
     return tiny_config(method, folder / method, trained, options=IN_FLOAT32[method], epochs=1, steps_per_epoch=3)
 
 
-@pytest.fixture(params=CASES)
+@pytest.fixture(params=slow_but(NOT_SLOW, CASES))
 def case(request, ranks) -> tuple[str, dict[str, Any]]:
     """A method, and the results of one of its cases on two ranks and in one process."""
     method, _ = CASES[request.param]
@@ -262,7 +265,7 @@ def test_weights_and_buffers_on_two_ranks_are_those_of_one_process(case):
     assert not off
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", slow_but(NOT_SLOW, CASES))
 def test_ranks_have_the_same_bits(ranks, name):
     tiny_options(CASES[name][0])
     first, second = (found["hash"][name] for found in ranks)

@@ -134,6 +134,7 @@ def test_the_plan_of_a_run_needs_less_memory(ssltool, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute")  # by torch, where a graph ends
+@pytest.mark.slow
 def test_a_compiled_network_counts_each_batch_once_too():
     compiled, plain = network("resnet", True), network("resnet", False)
     images = torch.randn(4, 3, 16, 16)

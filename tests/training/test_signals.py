@@ -9,7 +9,7 @@ import time
 import pytest
 from fork_server import running
 
-from helpers import TINY, records
+from helpers import TINY, records, slow_but
 from ssltool.checkpoints.checkpoint import Checkpoint
 from ssltool.training.signals import SIGNALS, StopRequest
 
@@ -45,7 +45,7 @@ def test_second_sigint_raises_keyboard_interrupt():
             os.kill(os.getpid(), signal.SIGINT)
 
 
-@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize("number", slow_but([signal.SIGTERM], SIGNALS))
 def test_stopped_process_saves_exits_with_128_plus_the_signal_and_resumes(
     ssltool, server, tmp_path, write_images, number
 ):
