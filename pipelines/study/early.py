@@ -54,12 +54,25 @@ def question(rows: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
     table = [{"measure": name, **lead([fall(run, name) for run in runs], accuracy, steps)} for name in FALLS]
     table.append({"measure": "the verdict on the layers", **lead([verdict(run) for run in runs], accuracy, steps)})
     yield "Falls, and by how many steps they precede that of the accuracy", pd.DataFrame(table)
+    yield "The step of each fall, in runs that have one", steps_of_falls(runs, accuracy, steps)
     found: list[Row] = []
     for name, (value, limits) in THRESHOLDS.items():
         for limit in limits:
             below = [onset(values < limit) if (values := known(run, value)) is not None else -1 for run in runs]
             found.append({"measure": name, "below": limit, **lead(below, accuracy, steps)})
     yield "Thresholds", pd.DataFrame(found)
+
+
+def steps_of_falls(runs: list[pd.DataFrame], accuracy: list[int | None], steps: int) -> pd.DataFrame:
+    """The number of steps after which the accuracy, each measure and the verdict fell, a row for each run in which one
+    of them did."""
+    table = []
+    for run, fell in zip(runs, accuracy, strict=True):
+        falls = {"accuracy": fell, **{name: fall(run, name) for name in FALLS}, "verdict": verdict(run)}
+        epochs = {name: None if epoch in (None, -1) else (epoch + 1) * steps for name, epoch in falls.items()}
+        table.append({"run": run["run"].iloc[0], **epochs})
+    found = pd.DataFrame(table).astype({name: "Int64" for name in table[0] if name != "run"})
+    return found.dropna(how="all", subset=[name for name in found if name != "run"])
 
 
 def lead(signs: list[int | None], accuracy: list[int | None], steps: int) -> Row:

@@ -254,6 +254,11 @@ def test_an_early_sign_is_counted_in_steps_before_the_accuracy(table_of_results)
         falls.loc["the verdict on the layers", "lead in steps"].value == 2 * 192
     )  # from epoch 11, the accuracy from 13
     assert falls.loc["AUC", "runs"] == 0  # which this monitor did not record
+    steps = found["The step of each fall, in runs that have one"]
+    assert steps["accuracy"].tolist() == [13 * 192] * 3 and steps["verdict"].tolist() == [11 * 192] * 3
+    assert steps["AUC"].isna().all()
+    still = dict(early.question(rows.assign(m_knn=0.7, m_effective_rank=9.0, m_verdict="healthy")))
+    assert still["The step of each fall, in runs that have one"].empty
     rows = rows.assign(m_feature_std=np.where(rows["epoch"] > 5, 0.15, 0.5), m_dead_directions=0.2)
     found = dict(early.question(rows))
     limits = found["Thresholds"].set_index(["measure", "below"])
