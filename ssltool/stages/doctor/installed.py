@@ -8,6 +8,7 @@ import json
 import signal
 import subprocess
 import sys
+from collections.abc import Iterable
 
 from ssltool.settings import Record
 
@@ -80,18 +81,19 @@ def _ended(code: int) -> str:
 
 def extras() -> list[Record]:
     """The extras: {"name", "gives", "packages": {name: version or None}, "present"}. None is imported."""
-    found = []
+    found, distributions = [], importlib.metadata.packages_distributions()  # once: it lists the files of every package
     for name, (modules, gives) in EXTRAS.items():
-        packages = {module: _version(module) for module in modules}
+        packages = {module: _version(module, distributions.get(module, [module])) for module in modules}
         found.append({"name": name, "gives": gives, "packages": packages, "present": None not in packages.values()})
     return found
 
 
-def _version(module: str) -> str | None:
-    """The version of the package that has ``module``; "installed" if it has none, None if it is missing."""
+def _version(module: str, distributions: Iterable[str]) -> str | None:
+    """The version of the first of the ``distributions`` that is installed, which have ``module``; "installed" if it has
+    none, None if it is missing."""
     if importlib.util.find_spec(module) is None:
         return None
-    for name in importlib.metadata.packages_distributions().get(module, [module]):
+    for name in distributions:
         try:
             return importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
